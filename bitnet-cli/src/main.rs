@@ -1,0 +1,3 @@
+//! The `bitnet` program.
+#![forbid(unsafe_code)]
+fn main() {}

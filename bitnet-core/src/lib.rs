@@ -1,0 +1,2 @@
+//! Memory, devices, tensors, ternary matrices and the reference operations of BitNet-Rust.
+

@@ -1,0 +1,2 @@
+//! GGUF and safetensors containers, memory-mapped and checked.
+

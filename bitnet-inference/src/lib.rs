@@ -1,0 +1,2 @@
+//! Tokenizers, chat templates, models, samplers and the engine that writes text.
+#![forbid(unsafe_code)]

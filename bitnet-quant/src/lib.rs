@@ -1,0 +1,2 @@
+//! Quantisers and storage codecs between numbers and trits.
+#![forbid(unsafe_code)]

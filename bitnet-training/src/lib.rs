@@ -1,0 +1,2 @@
+//! Quantisation-aware training of ternary language models.
+#![forbid(unsafe_code)]
