@@ -1,2 +1,23 @@
 //! Memory, devices, tensors, ternary matrices and the reference operations of BitNet-Rust.
+//!
+//! The floor that everything else stands on. It names no model and reads no file.
+//!
+//! - [`memory`]: a pool of aligned blocks that accounts for its bytes, and [`memory::tensor`], strided tensors on
+//!   pool-backed or mapped storage.
+//! - [`ternary`]: the central noun, a matrix of trits with scales per tensor, row or group.
+//! - [`backend`]: the closed, short list of operations that a back end offers.
+//! - [`reference`]: each of those operations, scalar and obvious: the oracle that every back end is held to.
+//! - [`simd`]: which instruction sets this processor has, and how to force one.
+//! - [`device`]: what computes, and what it can do.
 
+pub mod backend;
+pub mod dense;
+pub mod device;
+mod error;
+pub mod memory;
+pub mod operands;
+pub mod reference;
+pub mod simd;
+pub mod ternary;
+
+pub use error::{Error, Result};

@@ -1,0 +1,220 @@
+//! The closed, short list of operations that a back end offers.
+//!
+//! A model is written against [`Backend`] alone: it never asks on which device it runs, and quantisation is a
+//! property of a weight. Every operation has its scalar twin in [`crate::reference`], which states the exact
+//! arithmetic; integers must equal it bit for bit, floating-point results within the bound that the conformance
+//! suite states.
+
+use std::any::Any;
+use std::fmt::Debug;
+
+use crate::Result;
+use crate::dense::DenseRows;
+use crate::memory::tensor::BitNetTensor;
+use crate::ternary::TernaryMatrix;
+
+/// A ternary weight in the layout that a back end's kernels like. Made once, at load, by [`Backend::prepare`].
+pub trait TernaryWeight: Debug + Send + Sync + Any {
+    /// Output features.
+    fn rows(&self) -> usize;
+
+    /// Input features.
+    fn cols(&self) -> usize;
+
+    /// Bytes held.
+    fn bytes(&self) -> usize;
+
+    /// For the back end that made it.
+    fn as_any(&self) -> &dyn Any;
+}
+
+/// How the input of a ternary layer is treated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ActivationPrecision {
+    /// Quantised to 8 bits with one scale per token (BitNet b1.58, "W1.58A8").
+    Int8,
+    /// Left in f32: weight-only quantisation ("A16" models).
+    Float,
+}
+
+/// The gated activation of a feed-forward layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Activation {
+    /// `x / (1 + exp(-x))`
+    Silu,
+    /// `max(x, 0)²`
+    Relu2,
+    /// The tanh form of GELU.
+    GeluTanh,
+}
+
+/// Which components of a head RoPE rotates together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RopeOrder {
+    /// Components `j` and `j + d/2` ("NEOX", rotate-half).
+    Halves,
+    /// Components `2j` and `2j + 1` ("NORM", interleaved).
+    Interleaved,
+}
+
+/// Cosines and sines of every position, `[positions, head_dim / 2]` each.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RopeTable {
+    /// Components rotated in each head; an even number.
+    pub dim: usize,
+    /// `cos(position * frequency_j)`.
+    pub cos: Vec<f32>,
+    /// `sin(position * frequency_j)`.
+    pub sin: Vec<f32>,
+}
+
+impl RopeTable {
+    /// The table for `positions` positions with the given inverse frequencies (`[dim / 2]`). Angles are computed
+    /// in f32, as the reference implementations do.
+    pub fn new(inverse_frequencies: &[f32], positions: usize) -> Self {
+        let half = inverse_frequencies.len();
+        let mut cos = Vec::with_capacity(positions * half);
+        let mut sin = Vec::with_capacity(positions * half);
+        for position in 0..positions {
+            for &frequency in inverse_frequencies {
+                let angle = f64::from(position as f32 * frequency);
+                cos.push(angle.cos() as f32);
+                sin.push(angle.sin() as f32);
+            }
+        }
+        Self { dim: 2 * half, cos, sin }
+    }
+
+    /// Number of positions in the table.
+    pub fn positions(&self) -> usize {
+        if self.dim == 0 { 0 } else { self.cos.len() / (self.dim / 2) }
+    }
+}
+
+/// The shape of an attention operation.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AttentionShape {
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads; divides `heads`.
+    pub kv_heads: usize,
+    /// Components of a head.
+    pub head_dim: usize,
+    /// Factor of the scores, `1 / sqrt(head_dim)` as a rule.
+    pub scale: f32,
+}
+
+/// The integers inside one `bit_linear`: what every instruction set must agree on bit for bit.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BitLinearIntegers {
+    /// Quantised activations, `[tokens, cols]`.
+    pub activations: Vec<i8>,
+    /// Activation scales, `[tokens]`: `q = round(x * scale)`.
+    pub activation_scales: Vec<f32>,
+    /// Dot products of trits and activations, `[tokens, rows, groups]`; one group unless the weight has group
+    /// scales.
+    pub dots: Vec<i32>,
+}
+
+/// What computes. All tensors are contiguous; activations are f32.
+///
+/// # Errors
+/// Every operation answers [`crate::Error::ShapeMismatch`] for operands that do not fit,
+/// [`crate::Error::DTypeMismatch`] and [`crate::Error::NotContiguous`] for operands of another kind, and
+/// [`crate::Error::NotWritable`] for an output that is shared.
+pub trait Backend: Debug + Send + Sync {
+    /// The name by which the back end is looked up.
+    fn name(&self) -> &'static str;
+
+    /// What runs here, in words: instruction set, threads.
+    fn describe(&self) -> String;
+
+    /// Takes a ternary matrix into the layout of this back end's kernels.
+    fn prepare(&self, matrix: TernaryMatrix) -> Result<Box<dyn TernaryWeight>>;
+
+    /// Rows `tokens` of `table` (`[vocabulary, hidden]`) into `out` (`[tokens, hidden]`).
+    fn embed(&self, table: &dyn DenseRows, tokens: &[u32], out: &mut BitNetTensor) -> Result<()>;
+
+    /// `out[i] = x · weights[i]ᵀ` for ternary weights that share one input: `x` is `[tokens, cols]`, `out[i]` is
+    /// `[tokens, rows_i]`. With [`ActivationPrecision::Int8`] each token is quantised once for all weights, the
+    /// dot product is exact in i32, and `out = dot / activation_scale * weight_scale`.
+    fn bit_linear(
+        &self,
+        x: &BitNetTensor,
+        precision: ActivationPrecision,
+        weights: &[&dyn TernaryWeight],
+        out: &mut [&mut BitNetTensor],
+    ) -> Result<()>;
+
+    /// The integers of [`Backend::bit_linear`] for one weight, for verification.
+    fn bit_linear_integers(
+        &self,
+        x: &BitNetTensor,
+        weight: &dyn TernaryWeight,
+    ) -> Result<BitLinearIntegers>;
+
+    /// `out = x · weightᵀ (+ bias)` for an ordinary matrix: `x` is `[tokens, cols]`, `out` is `[tokens, rows]`.
+    fn linear(
+        &self,
+        x: &BitNetTensor,
+        weight: &dyn DenseRows,
+        bias: Option<&[f32]>,
+        out: &mut BitNetTensor,
+    ) -> Result<()>;
+
+    /// `out = weight * (x / sqrt(mean(x²) + eps))` over runs of `weight.len()` components (a row, or a head);
+    /// `x` and `out` are `[tokens, n * weight.len()]`.
+    fn rms_norm(
+        &self,
+        x: &BitNetTensor,
+        weight: &[f32],
+        eps: f32,
+        out: &mut BitNetTensor,
+    ) -> Result<()>;
+
+    /// Rotates each head of `x` (`[tokens, heads * head_dim]`) in place; token `i` stands at `first + i`. Only
+    /// the first `table.dim` components of a head are rotated.
+    fn rope(
+        &self,
+        x: &mut BitNetTensor,
+        head_dim: usize,
+        first: usize,
+        table: &RopeTable,
+        order: RopeOrder,
+    ) -> Result<()>;
+
+    /// Causal attention over a cache: `q` is `[tokens, heads * head_dim]`, `k` and `v` are
+    /// `[capacity, kv_heads * head_dim]`; token `i` stands at `first + i` and sees `0..=first + i`.
+    fn attention(
+        &self,
+        q: &BitNetTensor,
+        k: &BitNetTensor,
+        v: &BitNetTensor,
+        first: usize,
+        shape: AttentionShape,
+        out: &mut BitNetTensor,
+    ) -> Result<()>;
+
+    /// `gate = activation(gate) * up`, element by element.
+    fn gate(
+        &self,
+        activation: Activation,
+        gate: &mut BitNetTensor,
+        up: &BitNetTensor,
+    ) -> Result<()>;
+
+    /// `x += y`, element by element.
+    fn add(&self, x: &mut BitNetTensor, y: &BitNetTensor) -> Result<()>;
+
+    /// `x *= y`, element by element.
+    fn mul(&self, x: &mut BitNetTensor, y: &BitNetTensor) -> Result<()>;
+
+    /// Softmax of each row of `x` (`[rows, n]`) in place.
+    fn softmax(&self, x: &mut BitNetTensor) -> Result<()>;
+
+    /// The elements of `x` (F16, BF16 or F32) as f32 in `out`, of the same shape.
+    fn cast(&self, x: &BitNetTensor, out: &mut BitNetTensor) -> Result<()>;
+
+    /// Rows of `x` (`[n, width]`) into rows `first..first + n` of `out` (`[capacity, width]`).
+    fn copy(&self, x: &BitNetTensor, out: &mut BitNetTensor, first: usize) -> Result<()>;
+}

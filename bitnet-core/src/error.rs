@@ -1,0 +1,156 @@
+//! What can go wrong with memory, tensors, ternary matrices and operations on them.
+
+/// The result of everything in this crate that can fail.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What can go wrong with memory, tensors, ternary matrices and operations on them.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// An operand does not have the shape that the operation needs.
+    #[error("{op}: {operand} has shape {got:?}, but {expected} is needed")]
+    ShapeMismatch {
+        /// The operation.
+        op: &'static str,
+        /// Which operand.
+        operand: &'static str,
+        /// The shape that was given.
+        got: Vec<usize>,
+        /// The shape that is needed, in words or numbers.
+        expected: String,
+    },
+    /// An operand does not have the element type that the operation needs.
+    #[error("{op}: the element type is {got}, but {expected} is needed; cast it first")]
+    DTypeMismatch {
+        /// The operation.
+        op: &'static str,
+        /// The element type that was given.
+        got: crate::memory::tensor::BitNetDType,
+        /// The element type that is needed.
+        expected: crate::memory::tensor::BitNetDType,
+    },
+    /// A contiguous tensor is needed, and this one is a strided view.
+    #[error("{op}: the tensor is a strided view of shape {shape:?}; make it contiguous first")]
+    NotContiguous {
+        /// The operation.
+        op: &'static str,
+        /// The shape of the view.
+        shape: Vec<usize>,
+    },
+    /// The tensor's storage is shared or read-only, so it can't be written in place.
+    #[error("{op}: the tensor shares its storage or is read-only; copy it first")]
+    NotWritable {
+        /// The operation.
+        op: &'static str,
+    },
+    /// A buffer's length or alignment does not fit the tensor that is to be laid over it.
+    #[error("{what}: {got} bytes do not fit {expected}")]
+    BadStorage {
+        /// What is laid over the buffer.
+        what: &'static str,
+        /// Length of the buffer in bytes.
+        got: usize,
+        /// What is needed.
+        expected: String,
+    },
+    /// An index is outside its range.
+    #[error("{op}: index {index} is outside 0..{len}")]
+    OutOfRange {
+        /// The operation.
+        op: &'static str,
+        /// The index.
+        index: usize,
+        /// The number of valid indices.
+        len: usize,
+    },
+    /// A size does not fit the address space.
+    #[error("{what}: the size overflows the address space")]
+    SizeOverflow {
+        /// What was to be sized.
+        what: &'static str,
+    },
+    /// The alignment is not a power of two, or is above 2 MiB.
+    #[error("alignment {align} is not a power of two between 1 and 2 MiB")]
+    BadAlignment {
+        /// The alignment that was asked for, in bytes.
+        align: usize,
+    },
+    /// The system or the pool's limit refused memory.
+    #[error(
+        "cannot allocate {bytes} bytes: {live} bytes are in use and the limit is {limit}; free some or raise the limit"
+    )]
+    OutOfMemory {
+        /// The bytes asked for.
+        bytes: usize,
+        /// The bytes in use.
+        live: usize,
+        /// The pool's limit in bytes.
+        limit: usize,
+    },
+    /// The handle belongs to another pool.
+    #[error("the handle belongs to another pool; give it back to the pool that made it")]
+    ForeignHandle,
+    /// A code that is not a trit.
+    #[error(
+        "row {row}, column {col}: code {code} is not a trit (0, 1 or 2); the file is damaged or has another layout"
+    )]
+    BadCode {
+        /// Row of the matrix.
+        row: usize,
+        /// Column of the matrix.
+        col: usize,
+        /// The code met.
+        code: u8,
+    },
+    /// A scale that is not a finite number.
+    #[error("scale {index} is {value}; scales must be finite")]
+    BadScale {
+        /// Index of the scale.
+        index: usize,
+        /// Its value.
+        value: f32,
+    },
+    /// The number of scales does not fit the granularity.
+    #[error(
+        "{got} scales given for granularity {granularity:?} of a [{rows}, {cols}] matrix, {expected} needed"
+    )]
+    ScaleCount {
+        /// The scales given.
+        got: usize,
+        /// The scales needed.
+        expected: usize,
+        /// The granularity.
+        granularity: crate::ternary::ScaleGranularity,
+        /// Rows of the matrix.
+        rows: usize,
+        /// Columns of the matrix.
+        cols: usize,
+    },
+    /// A weight that another back end prepared.
+    #[error(
+        "{op}: the weight was prepared by another back end than {backend}; prepare it with this one"
+    )]
+    ForeignWeight {
+        /// The operation.
+        op: &'static str,
+        /// The back end that was asked.
+        backend: &'static str,
+    },
+    /// The instruction set level is unknown or this processor does not have it.
+    #[error("instruction set {name:?} is not available here; available: {available}")]
+    IsaUnavailable {
+        /// The name that was asked for.
+        name: String,
+        /// The levels that this processor has.
+        available: String,
+    },
+    /// An instruction set level gave a wrong answer on a known question.
+    #[error("instruction set {name} fails its self-test on this processor and must not be used")]
+    IsaBroken {
+        /// The level.
+        name: &'static str,
+    },
+    /// A block-quantised or mapped matrix could not be decoded.
+    #[error("{0}")]
+    Decode(String),
+}

@@ -1,0 +1,7 @@
+//! Aligned memory that is accounted for: the pool, its handles, and the tensors that live in it.
+
+mod block;
+mod pool;
+pub mod tensor;
+
+pub use pool::{HybridMemoryPool, MemoryHandle, MemoryMetrics};

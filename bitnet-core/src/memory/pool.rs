@@ -1,0 +1,247 @@
+//! A pool of aligned blocks by size class: freed blocks are kept and handed out again.
+//!
+//! Sizes are rounded up to four classes per doubling (at most a quarter is lost), never below one cache line.
+//! A block that is freed goes to the free list of its class; [`HybridMemoryPool::trim`] gives them back.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::block::Block;
+use crate::device::Device;
+use crate::{Error, Result};
+
+/// The smallest alignment and size: a cache line.
+const LINE: usize = 64;
+/// The largest alignment served.
+const MAX_ALIGN: usize = 2 << 20;
+
+/// What a pool holds, in bytes and calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MemoryMetrics {
+    /// Bytes asked for by the allocations that are alive.
+    pub total_allocated: u64,
+    /// The largest value that `total_allocated` has had.
+    pub peak_allocated: u64,
+    /// Bytes that the pool has from the system: alive, rounding and free blocks kept.
+    pub reserved: u64,
+    /// Allocations made so far.
+    pub allocations: u64,
+    /// Allocations given back so far.
+    pub deallocations: u64,
+}
+
+/// A block of a pool, owned: it can't be duplicated, so it can't be freed twice.
+#[derive(Debug)]
+pub struct MemoryHandle {
+    block: Block,
+    size: usize,
+    pool: Arc<PoolState>,
+}
+
+impl MemoryHandle {
+    /// The bytes asked for.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// The bytes, initialised (zero in a fresh allocation).
+    pub fn bytes(&self) -> &[u8] {
+        &self.block.bytes()[..self.size]
+    }
+
+    /// The bytes, for writing.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        let size = self.size;
+        &mut self.block.bytes_mut()[..size]
+    }
+}
+
+#[derive(Debug)]
+struct PoolState {
+    limit: usize,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    free: BTreeMap<(usize, usize), Vec<Block>>,
+    metrics: MemoryMetrics,
+}
+
+impl PoolState {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A pool of aligned memory with exact accounts. Cloning gives another handle to the same pool.
+#[derive(Debug, Clone)]
+pub struct HybridMemoryPool {
+    state: Arc<PoolState>,
+}
+
+impl HybridMemoryPool {
+    /// A pool bounded only by the address space.
+    ///
+    /// # Errors
+    /// None today; fallible so that later pools may reserve memory up front.
+    pub fn new() -> Result<Self> {
+        Ok(Self::with_limit(isize::MAX as usize))
+    }
+
+    /// A pool that refuses to hold more than `limit` bytes.
+    pub fn with_limit(limit: usize) -> Self {
+        Self { state: Arc::new(PoolState { limit, inner: Mutex::default() }) }
+    }
+
+    /// `size` zeroed bytes aligned to at least `align` and at least a cache line.
+    ///
+    /// # Errors
+    /// [`Error::BadAlignment`], [`Error::SizeOverflow`] or [`Error::OutOfMemory`]; before the last, the free
+    /// blocks kept are given back and the allocation is tried once more.
+    pub fn allocate(&self, size: usize, align: usize, _device: &Device) -> Result<MemoryHandle> {
+        if !align.is_power_of_two() || align > MAX_ALIGN {
+            return Err(Error::BadAlignment { align });
+        }
+        let align = align.max(LINE);
+        let class = size_class(size).ok_or(Error::SizeOverflow { what: "allocation" })?;
+        let recycled = self.state.lock().free.get_mut(&(class, align)).and_then(Vec::pop);
+        let block = match recycled {
+            Some(mut block) => {
+                block.bytes_mut()[..size].fill(0);
+                block
+            }
+            None => self.grow(class, align)?,
+        };
+        let mut inner = self.state.lock();
+        let metrics = &mut inner.metrics;
+        metrics.total_allocated += size as u64;
+        metrics.peak_allocated = metrics.peak_allocated.max(metrics.total_allocated);
+        metrics.allocations += 1;
+        drop(inner);
+        Ok(MemoryHandle { block, size, pool: Arc::clone(&self.state) })
+    }
+
+    /// Gives a block back for reuse.
+    ///
+    /// # Errors
+    /// [`Error::ForeignHandle`] if another pool made the handle (its block then goes back to that pool).
+    pub fn deallocate(&self, handle: MemoryHandle) -> Result<()> {
+        let foreign = !Arc::ptr_eq(&handle.pool, &self.state);
+        recycle(handle);
+        if foreign { Err(Error::ForeignHandle) } else { Ok(()) }
+    }
+
+    /// Gives the free blocks that are kept back to the system; the bytes given back.
+    pub fn trim(&self) -> usize {
+        let free = std::mem::take(&mut self.state.lock().free);
+        let bytes: usize = free.values().flatten().map(Block::len).sum();
+        self.state.lock().metrics.reserved -= bytes as u64;
+        bytes
+    }
+
+    /// The accounts.
+    pub fn get_metrics(&self) -> MemoryMetrics {
+        self.state.lock().metrics
+    }
+
+    fn grow(&self, class: usize, align: usize) -> Result<Block> {
+        for attempt in 0..2 {
+            let mut inner = self.state.lock();
+            let reserved = inner.metrics.reserved as usize;
+            if class <= self.state.limit.saturating_sub(reserved)
+                && let Some(block) = Block::zeroed(class, align)
+            {
+                inner.metrics.reserved += block.len() as u64;
+                return Ok(block);
+            }
+            drop(inner);
+            if attempt == 0 {
+                self.trim();
+            }
+        }
+        let live = self.get_metrics().total_allocated as usize;
+        Err(Error::OutOfMemory { bytes: class, live, limit: self.state.limit })
+    }
+}
+
+/// Puts a block on its pool's free list and settles the accounts.
+pub(super) fn recycle(handle: MemoryHandle) {
+    let MemoryHandle { block, size, pool } = handle;
+    let mut inner = pool.lock();
+    inner.metrics.total_allocated -= size as u64;
+    inner.metrics.deallocations += 1;
+    inner.free.entry((block.len(), block.align())).or_default().push(block);
+}
+
+/// The size rounded up to four classes per doubling, at least a cache line.
+fn size_class(size: usize) -> Option<usize> {
+    let size = size.max(LINE);
+    let step = ((size - 1).checked_ilog2().map_or(LINE, |log| 1usize << log) / 4).max(LINE);
+    let class = size.checked_next_multiple_of(step)?;
+    (class <= isize::MAX as usize - MAX_ALIGN).then_some(class)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_size_and_alignment_is_served_and_accounted() {
+        let pool = HybridMemoryPool::new().unwrap();
+        let mut sizes = vec![0usize, 1, 63, 64, 65, 4095, 4096, 4097];
+        for k in [512 << 10, 1 << 20, 3 << 20] {
+            sizes.extend([k - 1, k, k + 1]);
+        }
+        for &size in &sizes {
+            for align in [1usize, 64, 4096, 2 << 20] {
+                let mut handle = pool.allocate(size, align, &Device::Cpu).unwrap();
+                assert_eq!(handle.bytes().len(), size);
+                assert_eq!(handle.bytes().as_ptr() as usize % align.max(64), 0);
+                assert!(handle.bytes().iter().all(|&b| b == 0), "recycled blocks are zeroed");
+                handle.bytes_mut().fill(0xa5);
+                pool.deallocate(handle).unwrap();
+            }
+        }
+        let metrics = pool.get_metrics();
+        assert_eq!(metrics.total_allocated, 0);
+        assert_eq!(metrics.allocations, metrics.deallocations);
+        assert_eq!(pool.trim() as u64, metrics.reserved);
+        assert_eq!(pool.get_metrics().reserved, 0);
+    }
+
+    #[test]
+    fn classes_waste_at_most_a_quarter() {
+        for size in (64..100_000).chain([1 << 20, (1 << 20) + 1, 700 << 20]) {
+            let class = size_class(size).unwrap();
+            assert!(class >= size && class - size <= (size / 4).max(63), "{size} -> {class}");
+        }
+        assert_eq!(size_class(usize::MAX), None);
+    }
+
+    #[test]
+    fn limits_alignment_and_foreign_handles_are_errors() {
+        let pool = HybridMemoryPool::with_limit(1 << 20);
+        assert!(matches!(pool.allocate(8, 3, &Device::Cpu), Err(Error::BadAlignment { align: 3 })));
+        assert!(matches!(
+            pool.allocate(usize::MAX, 64, &Device::Cpu),
+            Err(Error::SizeOverflow { .. })
+        ));
+        assert!(matches!(pool.allocate(2 << 20, 64, &Device::Cpu), Err(Error::OutOfMemory { .. })));
+        let other = HybridMemoryPool::new().unwrap();
+        let handle = other.allocate(100, 64, &Device::Cpu).unwrap();
+        assert_eq!(pool.deallocate(handle), Err(Error::ForeignHandle));
+        assert_eq!(other.get_metrics().total_allocated, 0);
+    }
+
+    #[test]
+    fn kept_blocks_give_way_when_the_limit_is_reached() {
+        let pool = HybridMemoryPool::with_limit(1 << 20);
+        let handle = pool.allocate(700 << 10, 64, &Device::Cpu).unwrap();
+        pool.deallocate(handle).unwrap();
+        assert!(
+            pool.allocate(600 << 10, 4096, &Device::Cpu).is_ok(),
+            "the kept block is trimmed first"
+        );
+    }
+}

@@ -1,0 +1,326 @@
+//! The tensor itself: metadata over bytes of a pool or of a mapped file.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::{BitNetDType, TensorMetadata};
+use crate::device::Device;
+use crate::memory::pool::recycle;
+use crate::memory::{HybridMemoryPool, MemoryHandle};
+use crate::{Error, Result};
+
+/// Bytes that someone else keeps alive, such as a mapped file.
+pub type SharedBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
+
+/// Pool-backed bytes that return to their pool when the last tensor over them is gone.
+#[derive(Debug)]
+struct PoolBytes(Option<MemoryHandle>);
+
+impl Drop for PoolBytes {
+    fn drop(&mut self) {
+        if let Some(handle) = self.0.take() {
+            recycle(handle);
+        }
+    }
+}
+
+#[derive(Clone)]
+enum Storage {
+    Pool(Arc<PoolBytes>),
+    Shared(SharedBytes),
+}
+
+/// A strided tensor. Cloning and viewing share the storage; writing needs it unshared.
+#[derive(Clone)]
+pub struct BitNetTensor {
+    metadata: TensorMetadata,
+    /// First element's offset in the storage, in elements.
+    offset: usize,
+    storage: Storage,
+}
+
+impl std::fmt::Debug for BitNetTensor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BitNetTensor").field("metadata", &self.metadata).finish_non_exhaustive()
+    }
+}
+
+impl BitNetTensor {
+    /// A zeroed tensor in the pool.
+    ///
+    /// # Errors
+    /// [`Error::SizeOverflow`] or [`Error::OutOfMemory`].
+    pub fn new(metadata: TensorMetadata, pool: &HybridMemoryPool) -> Result<Self> {
+        let bytes = metadata.dtype().bytes_for(metadata.elements()?)?;
+        let handle = pool.allocate(bytes, 64, metadata.device())?;
+        Ok(Self { metadata, offset: 0, storage: Storage::Pool(Arc::new(PoolBytes(Some(handle)))) })
+    }
+
+    /// A zeroed f32 tensor of this shape in the pool, on the CPU.
+    ///
+    /// # Errors
+    /// As [`BitNetTensor::new`].
+    pub fn zeros(shape: &[usize], pool: &HybridMemoryPool) -> Result<Self> {
+        Self::new(TensorMetadata::new(shape.to_vec(), BitNetDType::F32, Device::Cpu), pool)
+    }
+
+    /// An f32 tensor with the given values in row-major order, in the pool.
+    ///
+    /// # Errors
+    /// [`Error::BadStorage`] if the number of values is not that of the shape; as [`BitNetTensor::new`].
+    pub fn from_f32(shape: &[usize], values: &[f32], pool: &HybridMemoryPool) -> Result<Self> {
+        let mut out = Self::zeros(shape, pool)?;
+        let data = out.f32_mut()?;
+        if data.len() != values.len() {
+            return Err(Error::BadStorage {
+                what: "f32 tensor",
+                got: values.len() * 4,
+                expected: format!("shape {shape:?}"),
+            });
+        }
+        data.copy_from_slice(values);
+        Ok(out)
+    }
+
+    /// A read-only tensor over bytes that `bytes` keeps alive, such as a mapped file. Nothing is copied.
+    ///
+    /// # Errors
+    /// [`Error::BadStorage`] if the number of bytes is not that of the metadata.
+    pub fn from_shared(metadata: TensorMetadata, bytes: SharedBytes) -> Result<Self> {
+        let needed = metadata.dtype().bytes_for(metadata.elements()?)?;
+        let got = (*bytes).as_ref().len();
+        if got != needed {
+            return Err(Error::BadStorage {
+                what: "mapped tensor",
+                got,
+                expected: format!("{needed} bytes"),
+            });
+        }
+        Ok(Self { metadata, offset: 0, storage: Storage::Shared(bytes) })
+    }
+
+    /// Shape, strides, element type and device.
+    pub fn metadata(&self) -> &TensorMetadata {
+        &self.metadata
+    }
+
+    /// The extent of each dimension.
+    pub fn shape(&self) -> &[usize] {
+        self.metadata.shape()
+    }
+
+    /// The element type.
+    pub fn dtype(&self) -> BitNetDType {
+        self.metadata.dtype()
+    }
+
+    /// Where the tensor lives.
+    pub fn device(&self) -> &Device {
+        self.metadata.device()
+    }
+
+    /// The extents of a two-dimensional tensor.
+    ///
+    /// # Errors
+    /// [`Error::ShapeMismatch`] for any other number of dimensions.
+    pub fn dims2(&self, op: &'static str, operand: &'static str) -> Result<(usize, usize)> {
+        match *self.shape() {
+            [a, b] => Ok((a, b)),
+            _ => Err(Error::ShapeMismatch {
+                op,
+                operand,
+                got: self.shape().to_vec(),
+                expected: "two dimensions".into(),
+            }),
+        }
+    }
+
+    /// The bytes of a contiguous tensor.
+    ///
+    /// # Errors
+    /// [`Error::NotContiguous`] for a strided view.
+    pub fn bytes(&self) -> Result<&[u8]> {
+        let range = self.byte_range("bytes")?;
+        let all = match &self.storage {
+            Storage::Pool(pool) => pool.0.as_ref().map_or(&[][..], MemoryHandle::bytes),
+            Storage::Shared(shared) => (**shared).as_ref(),
+        };
+        all.get(range).ok_or(Error::SizeOverflow { what: "tensor view" })
+    }
+
+    /// The elements of a contiguous f32 tensor, row-major.
+    ///
+    /// # Errors
+    /// [`Error::DTypeMismatch`], [`Error::NotContiguous`], or [`Error::BadStorage`] if mapped bytes are not
+    /// aligned to four.
+    pub fn f32(&self) -> Result<&[f32]> {
+        self.expect_dtype("f32 view", BitNetDType::F32)?;
+        let bytes = self.bytes()?;
+        bytemuck::try_cast_slice(bytes).map_err(|_| Error::BadStorage {
+            what: "f32 view",
+            got: bytes.len(),
+            expected: "an address that is a multiple of 4".into(),
+        })
+    }
+
+    /// The elements of a contiguous f32 tensor, for writing.
+    ///
+    /// # Errors
+    /// As [`BitNetTensor::f32`], and [`Error::NotWritable`] if the storage is shared or mapped.
+    pub fn f32_mut(&mut self) -> Result<&mut [f32]> {
+        self.expect_dtype("f32 view", BitNetDType::F32)?;
+        let range = self.byte_range("f32 view")?;
+        let Storage::Pool(pool) = &mut self.storage else {
+            return Err(Error::NotWritable { op: "f32 view" });
+        };
+        let handle = Arc::get_mut(pool)
+            .and_then(|bytes| bytes.0.as_mut())
+            .ok_or(Error::NotWritable { op: "f32 view" })?;
+        let bytes =
+            handle.bytes_mut().get_mut(range).ok_or(Error::SizeOverflow { what: "tensor view" })?;
+        let got = bytes.len();
+        bytemuck::try_cast_slice_mut(bytes).map_err(|_| Error::BadStorage {
+            what: "f32 view",
+            got,
+            expected: "an address that is a multiple of 4".into(),
+        })
+    }
+
+    /// A view with dimensions `a` and `b` exchanged.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] for a dimension that is not there.
+    pub fn transpose(&self, a: usize, b: usize) -> Result<Self> {
+        for index in [a, b] {
+            self.expect_dim("transpose", index)?;
+        }
+        Ok(Self { metadata: self.metadata.transposed(a, b), ..self.clone() })
+    }
+
+    /// A view of `range` along dimension `dim`; whole-element types only.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] if the dimension or the range is not there, [`Error::DTypeMismatch`] for types that
+    /// pack several elements in a byte.
+    pub fn narrow(&self, dim: usize, range: Range<usize>) -> Result<Self> {
+        self.expect_dim("narrow", dim)?;
+        let extent = self.shape()[dim];
+        if range.start > range.end || range.end > extent {
+            return Err(Error::OutOfRange {
+                op: "narrow",
+                index: range.end.max(range.start),
+                len: extent + 1,
+            });
+        }
+        if self.dtype().packing().0 != 1 {
+            return Err(Error::DTypeMismatch {
+                op: "narrow",
+                got: self.dtype(),
+                expected: BitNetDType::I8,
+            });
+        }
+        let offset = self.offset + range.start * self.metadata.strides()[dim];
+        Ok(Self {
+            metadata: self.metadata.narrowed(dim, range.len()),
+            offset,
+            storage: self.storage.clone(),
+        })
+    }
+
+    /// A contiguous f32 copy of an f32 view, in the pool.
+    ///
+    /// # Errors
+    /// [`Error::DTypeMismatch`] for other element types; as [`BitNetTensor::new`].
+    pub fn to_contiguous(&self, pool: &HybridMemoryPool) -> Result<Self> {
+        self.expect_dtype("to_contiguous", BitNetDType::F32)?;
+        let mut out = Self::zeros(self.shape(), pool)?;
+        let all = match &self.storage {
+            Storage::Pool(bytes) => bytes.0.as_ref().map_or(&[][..], MemoryHandle::bytes),
+            Storage::Shared(shared) => (**shared).as_ref(),
+        };
+        let (shape, strides) = (self.metadata.shape().to_vec(), self.metadata.strides().to_vec());
+        for (i, value) in out.f32_mut()?.iter_mut().enumerate() {
+            let (mut rest, mut at) = (i, self.offset);
+            for (&extent, &stride) in shape.iter().zip(&strides).rev() {
+                at += rest % extent * stride;
+                rest /= extent;
+            }
+            let element =
+                all.get(at * 4..at * 4 + 4).ok_or(Error::SizeOverflow { what: "tensor view" })?;
+            *value = bytemuck::pod_read_unaligned(element);
+        }
+        Ok(out)
+    }
+
+    fn byte_range(&self, op: &'static str) -> Result<Range<usize>> {
+        if !self.metadata.is_contiguous() {
+            return Err(Error::NotContiguous { op, shape: self.shape().to_vec() });
+        }
+        let (elements, unit) = self.dtype().packing();
+        let start = self.offset / elements * unit;
+        Ok(start..start + self.dtype().bytes_for(self.metadata.elements()?)?)
+    }
+
+    fn expect_dtype(&self, op: &'static str, expected: BitNetDType) -> Result<()> {
+        if self.dtype() == expected {
+            return Ok(());
+        }
+        Err(Error::DTypeMismatch { op, got: self.dtype(), expected })
+    }
+
+    fn expect_dim(&self, op: &'static str, dim: usize) -> Result<()> {
+        let len = self.shape().len();
+        if dim < len { Ok(()) } else { Err(Error::OutOfRange { op, index: dim, len }) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool() -> HybridMemoryPool {
+        HybridMemoryPool::new().unwrap()
+    }
+
+    #[test]
+    fn views_share_and_copies_do_not() {
+        let pool = pool();
+        let values: Vec<f32> = (0..12).map(|i| i as f32).collect();
+        let mut t = BitNetTensor::from_f32(&[3, 4], &values, &pool).unwrap();
+        let rows = t.narrow(0, 1..3).unwrap();
+        assert_eq!(rows.f32().unwrap(), &values[4..]);
+        assert_eq!(rows.f32().unwrap().as_ptr(), t.f32().unwrap()[4..].as_ptr(), "zero-copy");
+        assert!(matches!(t.f32_mut(), Err(Error::NotWritable { .. })), "a view is alive");
+        let columns = t.transpose(0, 1).unwrap();
+        assert!(matches!(columns.f32(), Err(Error::NotContiguous { .. })));
+        let copy = columns.to_contiguous(&pool).unwrap();
+        assert_eq!(copy.shape(), [4, 3]);
+        assert_eq!(copy.f32().unwrap()[..4], [0.0, 4.0, 8.0, 1.0]);
+        drop((rows, columns));
+        t.f32_mut().unwrap()[0] = 7.0;
+        assert_eq!(copy.f32().unwrap()[0], 0.0);
+    }
+
+    #[test]
+    fn storage_returns_to_the_pool() {
+        let pool = pool();
+        let t = BitNetTensor::zeros(&[100], &pool).unwrap();
+        assert_eq!(pool.get_metrics().total_allocated, 400);
+        let view = t.narrow(0, 0..10).unwrap();
+        drop(t);
+        assert_eq!(pool.get_metrics().total_allocated, 400, "the view keeps it");
+        drop(view);
+        assert_eq!(pool.get_metrics().total_allocated, 0);
+    }
+
+    #[test]
+    fn mapped_storage_is_checked_and_read_only() {
+        let bytes: SharedBytes = Arc::new(vec![0u8; 16]);
+        let metadata = TensorMetadata::new(vec![8], BitNetDType::F16, Device::Cpu);
+        let t = BitNetTensor::from_shared(metadata.clone(), Arc::clone(&bytes)).unwrap();
+        assert_eq!(t.bytes().unwrap().len(), 16);
+        assert!(matches!(t.f32(), Err(Error::DTypeMismatch { .. })));
+        let bad = TensorMetadata::new(vec![9], BitNetDType::F16, Device::Cpu);
+        assert!(matches!(BitNetTensor::from_shared(bad, bytes), Err(Error::BadStorage { .. })));
+    }
+}

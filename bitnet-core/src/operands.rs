@@ -1,0 +1,188 @@
+//! Checks of operands that every back end makes before it touches a byte.
+
+use crate::backend::{AttentionShape, RopeTable, TernaryWeight};
+use crate::dense::DenseRows;
+use crate::memory::tensor::BitNetTensor;
+use crate::{Error, Result};
+
+fn mismatch(op: &'static str, operand: &'static str, t: &BitNetTensor, expected: String) -> Error {
+    Error::ShapeMismatch { op, operand, got: t.shape().to_vec(), expected }
+}
+
+/// That `t` is `[rows, cols]`.
+///
+/// # Errors
+/// [`Error::ShapeMismatch`] otherwise.
+pub fn expect_shape(
+    op: &'static str,
+    operand: &'static str,
+    t: &BitNetTensor,
+    rows: usize,
+    cols: usize,
+) -> Result<()> {
+    if t.shape() == [rows, cols] {
+        Ok(())
+    } else {
+        Err(mismatch(op, operand, t, format!("[{rows}, {cols}]")))
+    }
+}
+
+/// That both tensors have one shape.
+///
+/// # Errors
+/// [`Error::ShapeMismatch`] otherwise.
+pub fn expect_same(op: &'static str, a: &BitNetTensor, b: &BitNetTensor) -> Result<()> {
+    if a.shape() == b.shape() {
+        Ok(())
+    } else {
+        Err(mismatch(op, "second operand", b, format!("{:?}", a.shape())))
+    }
+}
+
+/// Operands of `embed`: every token is a row of `table`, `out` is `[tokens, cols]`.
+///
+/// # Errors
+/// [`Error::OutOfRange`] or [`Error::ShapeMismatch`].
+pub fn embed(table: &dyn DenseRows, tokens: &[u32], out: &BitNetTensor) -> Result<()> {
+    if let Some(&token) = tokens.iter().find(|&&t| t as usize >= table.rows()) {
+        return Err(Error::OutOfRange { op: "embed", index: token as usize, len: table.rows() });
+    }
+    expect_shape("embed", "out", out, tokens.len(), table.cols())
+}
+
+/// Operands of `bit_linear`; the number of tokens.
+///
+/// # Errors
+/// [`Error::ShapeMismatch`].
+pub fn bit_linear(
+    x: &BitNetTensor,
+    weights: &[&dyn TernaryWeight],
+    out: &[&mut BitNetTensor],
+) -> Result<usize> {
+    let (tokens, _) = x.dims2("bit_linear", "x")?;
+    if weights.len() != out.len() {
+        return Err(Error::ShapeMismatch {
+            op: "bit_linear",
+            operand: "outputs",
+            got: vec![out.len()],
+            expected: format!("{} outputs", weights.len()),
+        });
+    }
+    for (weight, out) in weights.iter().zip(out) {
+        expect_shape("bit_linear", "x", x, tokens, weight.cols())?;
+        expect_shape("bit_linear", "out", out, tokens, weight.rows())?;
+    }
+    Ok(tokens)
+}
+
+/// Operands of `linear`; the number of tokens.
+///
+/// # Errors
+/// [`Error::ShapeMismatch`].
+pub fn linear(
+    x: &BitNetTensor,
+    weight: &dyn DenseRows,
+    bias: Option<&[f32]>,
+    out: &BitNetTensor,
+) -> Result<usize> {
+    let (tokens, _) = x.dims2("linear", "x")?;
+    expect_shape("linear", "x", x, tokens, weight.cols())?;
+    expect_shape("linear", "out", out, tokens, weight.rows())?;
+    match bias {
+        Some(bias) if bias.len() != weight.rows() => Err(Error::ShapeMismatch {
+            op: "linear",
+            operand: "bias",
+            got: vec![bias.len()],
+            expected: format!("[{}]", weight.rows()),
+        }),
+        _ => Ok(tokens),
+    }
+}
+
+/// Operands of `rms_norm`.
+///
+/// # Errors
+/// [`Error::ShapeMismatch`].
+pub fn rms_norm(x: &BitNetTensor, weight: &[f32], out: &BitNetTensor) -> Result<()> {
+    expect_same("rms_norm", x, out)?;
+    let (_, width) = x.dims2("rms_norm", "x")?;
+    if weight.is_empty() || !width.is_multiple_of(weight.len()) {
+        return Err(mismatch(
+            "rms_norm",
+            "x",
+            x,
+            format!("rows of a multiple of {} components", weight.len()),
+        ));
+    }
+    Ok(())
+}
+
+/// Operands of `rope`; the number of tokens.
+///
+/// # Errors
+/// [`Error::ShapeMismatch`], or [`Error::OutOfRange`] for a position beyond the table.
+pub fn rope(x: &BitNetTensor, head_dim: usize, first: usize, table: &RopeTable) -> Result<usize> {
+    let (tokens, width) = x.dims2("rope", "x")?;
+    if head_dim == 0 || !width.is_multiple_of(head_dim) || table.dim > head_dim {
+        return Err(mismatch(
+            "rope",
+            "x",
+            x,
+            format!("heads of {head_dim} components, {} rotated", table.dim),
+        ));
+    }
+    let end = first.saturating_add(tokens);
+    if end > table.positions() {
+        return Err(Error::OutOfRange { op: "rope", index: end - 1, len: table.positions() });
+    }
+    Ok(tokens)
+}
+
+/// Operands of `attention`; the number of tokens.
+///
+/// # Errors
+/// [`Error::ShapeMismatch`], or [`Error::OutOfRange`] for a position beyond the cache.
+pub fn attention(
+    q: &BitNetTensor,
+    k: &BitNetTensor,
+    v: &BitNetTensor,
+    first: usize,
+    shape: AttentionShape,
+    out: &BitNetTensor,
+) -> Result<usize> {
+    let (tokens, _) = q.dims2("attention", "q")?;
+    let (capacity, _) = k.dims2("attention", "k")?;
+    let AttentionShape { heads, kv_heads, head_dim, .. } = shape;
+    if kv_heads == 0 || head_dim == 0 || !heads.is_multiple_of(kv_heads) {
+        return Err(mismatch(
+            "attention",
+            "q",
+            q,
+            format!("{heads} heads divisible by {kv_heads} key heads"),
+        ));
+    }
+    expect_shape("attention", "q", q, tokens, heads * head_dim)?;
+    expect_shape("attention", "k", k, capacity, kv_heads * head_dim)?;
+    expect_shape("attention", "v", v, capacity, kv_heads * head_dim)?;
+    expect_same("attention", q, out)?;
+    let end = first.saturating_add(tokens);
+    if end > capacity {
+        return Err(Error::OutOfRange { op: "attention", index: end - 1, len: capacity });
+    }
+    Ok(tokens)
+}
+
+/// Operands of `copy`: the element range of `out` that is written.
+///
+/// # Errors
+/// [`Error::ShapeMismatch`], or [`Error::OutOfRange`] if the rows do not fit.
+pub fn copy(x: &BitNetTensor, out: &BitNetTensor, first: usize) -> Result<std::ops::Range<usize>> {
+    let (rows, width) = x.dims2("copy", "x")?;
+    let (capacity, _) = out.dims2("copy", "out")?;
+    expect_shape("copy", "out", out, capacity, width)?;
+    let end = first.saturating_add(rows);
+    if end > capacity {
+        return Err(Error::OutOfRange { op: "copy", index: end - 1, len: capacity });
+    }
+    Ok(first * width..end * width)
+}

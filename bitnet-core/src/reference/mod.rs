@@ -1,0 +1,13 @@
+//! Each operation of [`crate::backend`], scalar and obvious: the oracle that every back end is held to.
+//!
+//! The functions of this module work on slices and state the arithmetic; [`ReferenceBackend`] puts them behind
+//! the [`Backend`](crate::backend::Backend) trait. Sums of floats are accumulated in f64, so that the oracle is
+//! nearer to the truth than what it judges.
+
+mod ops;
+mod reference_backend;
+mod ternary_ops;
+
+pub use ops::{activate, attention, embed, gate, linear, rms_norm, rope, softmax, to_f32};
+pub use reference_backend::ReferenceBackend;
+pub use ternary_ops::{bit_linear_float, bit_linear_int8, quantize_activations, ternary_dots};

@@ -1,0 +1,210 @@
+//! The reference operations behind the back-end trait: slow, and right by inspection.
+
+use std::any::Any;
+
+use super::{ops, ternary_ops};
+use crate::backend::{
+    Activation, ActivationPrecision, AttentionShape, Backend, BitLinearIntegers, RopeOrder,
+    RopeTable, TernaryWeight,
+};
+use crate::dense::{DenseRows, PlainType};
+use crate::memory::tensor::{BitNetDType, BitNetTensor};
+use crate::operands;
+use crate::ternary::TernaryMatrix;
+use crate::{Error, Result};
+
+/// The back end named `reference`: one thread, no vector instructions of its own.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ReferenceBackend;
+
+/// A ternary matrix as it is: the reference needs no other layout.
+impl TernaryWeight for TernaryMatrix {
+    fn rows(&self) -> usize {
+        self.rows()
+    }
+
+    fn cols(&self) -> usize {
+        self.cols()
+    }
+
+    fn bytes(&self) -> usize {
+        self.bytes()
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+fn matrix<'a>(op: &'static str, weight: &'a dyn TernaryWeight) -> Result<&'a TernaryMatrix> {
+    weight.as_any().downcast_ref().ok_or(Error::ForeignWeight { op, backend: "reference" })
+}
+
+impl Backend for ReferenceBackend {
+    fn name(&self) -> &'static str {
+        "reference"
+    }
+
+    fn describe(&self) -> String {
+        "reference (scalar, one thread)".into()
+    }
+
+    fn prepare(&self, matrix: TernaryMatrix) -> Result<Box<dyn TernaryWeight>> {
+        Ok(Box::new(matrix))
+    }
+
+    fn embed(&self, table: &dyn DenseRows, tokens: &[u32], out: &mut BitNetTensor) -> Result<()> {
+        operands::embed(table, tokens, out)?;
+        ops::embed(table, tokens, out.f32_mut()?)
+    }
+
+    fn bit_linear(
+        &self,
+        x: &BitNetTensor,
+        precision: ActivationPrecision,
+        weights: &[&dyn TernaryWeight],
+        out: &mut [&mut BitNetTensor],
+    ) -> Result<()> {
+        operands::bit_linear(x, weights, out)?;
+        for (weight, out) in weights.iter().zip(out) {
+            let weight = matrix("bit_linear", *weight)?;
+            let tokens = x.f32()?.chunks_exact(weight.cols());
+            for (x, out) in tokens.zip(out.f32_mut()?.chunks_exact_mut(weight.rows())) {
+                match precision {
+                    ActivationPrecision::Int8 => ternary_ops::bit_linear_int8(weight, x, out),
+                    ActivationPrecision::Float => ternary_ops::bit_linear_float(weight, x, out),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn bit_linear_integers(
+        &self,
+        x: &BitNetTensor,
+        weight: &dyn TernaryWeight,
+    ) -> Result<BitLinearIntegers> {
+        let weight = matrix("bit_linear", weight)?;
+        let (tokens, _) = x.dims2("bit_linear", "x")?;
+        operands::expect_shape("bit_linear", "x", x, tokens, weight.cols())?;
+        let mut activations = vec![0i8; tokens * weight.cols()];
+        let mut activation_scales = Vec::with_capacity(tokens);
+        let mut dots = Vec::new();
+        for (x, q) in
+            x.f32()?.chunks_exact(weight.cols()).zip(activations.chunks_exact_mut(weight.cols()))
+        {
+            activation_scales.push(ternary_ops::quantize_activations(x, q));
+            dots.extend(ternary_ops::ternary_dots(weight, q));
+        }
+        Ok(BitLinearIntegers { activations, activation_scales, dots })
+    }
+
+    fn linear(
+        &self,
+        x: &BitNetTensor,
+        weight: &dyn DenseRows,
+        bias: Option<&[f32]>,
+        out: &mut BitNetTensor,
+    ) -> Result<()> {
+        operands::linear(x, weight, bias, out)?;
+        ops::linear(x.f32()?, weight, bias, out.f32_mut()?)
+    }
+
+    fn rms_norm(
+        &self,
+        x: &BitNetTensor,
+        weight: &[f32],
+        eps: f32,
+        out: &mut BitNetTensor,
+    ) -> Result<()> {
+        operands::rms_norm(x, weight, out)?;
+        ops::rms_norm(x.f32()?, weight, eps, out.f32_mut()?);
+        Ok(())
+    }
+
+    fn rope(
+        &self,
+        x: &mut BitNetTensor,
+        head_dim: usize,
+        first: usize,
+        table: &RopeTable,
+        order: RopeOrder,
+    ) -> Result<()> {
+        let tokens = operands::rope(x, head_dim, first, table)?;
+        let heads = x.shape()[1] / head_dim;
+        for (index, head) in x.f32_mut()?.chunks_exact_mut(head_dim).enumerate() {
+            debug_assert!(index / heads < tokens);
+            ops::rope(head, first + index / heads, table, order);
+        }
+        Ok(())
+    }
+
+    fn attention(
+        &self,
+        q: &BitNetTensor,
+        k: &BitNetTensor,
+        v: &BitNetTensor,
+        first: usize,
+        shape: AttentionShape,
+        out: &mut BitNetTensor,
+    ) -> Result<()> {
+        operands::attention(q, k, v, first, shape, out)?;
+        ops::attention(q.f32()?, k.f32()?, v.f32()?, first, shape, out.f32_mut()?);
+        Ok(())
+    }
+
+    fn gate(
+        &self,
+        activation: Activation,
+        gate: &mut BitNetTensor,
+        up: &BitNetTensor,
+    ) -> Result<()> {
+        operands::expect_same("gate", gate, up)?;
+        ops::gate(activation, gate.f32_mut()?, up.f32()?);
+        Ok(())
+    }
+
+    fn add(&self, x: &mut BitNetTensor, y: &BitNetTensor) -> Result<()> {
+        operands::expect_same("add", x, y)?;
+        for (x, y) in x.f32_mut()?.iter_mut().zip(y.f32()?) {
+            *x += y;
+        }
+        Ok(())
+    }
+
+    fn mul(&self, x: &mut BitNetTensor, y: &BitNetTensor) -> Result<()> {
+        operands::expect_same("mul", x, y)?;
+        for (x, y) in x.f32_mut()?.iter_mut().zip(y.f32()?) {
+            *x *= y;
+        }
+        Ok(())
+    }
+
+    fn softmax(&self, x: &mut BitNetTensor) -> Result<()> {
+        let (_, width) = x.dims2("softmax", "x")?;
+        for row in x.f32_mut()?.chunks_exact_mut(width.max(1)) {
+            ops::softmax(row);
+        }
+        Ok(())
+    }
+
+    fn cast(&self, x: &BitNetTensor, out: &mut BitNetTensor) -> Result<()> {
+        operands::expect_same("cast", x, out)?;
+        let plain = match x.dtype() {
+            BitNetDType::F32 => PlainType::F32,
+            BitNetDType::F16 => PlainType::F16,
+            BitNetDType::BF16 => PlainType::BF16,
+            got => {
+                return Err(Error::DTypeMismatch { op: "cast", got, expected: BitNetDType::F32 });
+            }
+        };
+        ops::to_f32(plain, x.bytes()?, out.f32_mut()?);
+        Ok(())
+    }
+
+    fn copy(&self, x: &BitNetTensor, out: &mut BitNetTensor, first: usize) -> Result<()> {
+        let range = operands::copy(x, out, first)?;
+        out.f32_mut()?[range].copy_from_slice(x.f32()?);
+        Ok(())
+    }
+}

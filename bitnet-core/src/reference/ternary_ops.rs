@@ -1,0 +1,124 @@
+//! Ternary layers, scalar: activation quantisation, exact integer dot products, rescaling.
+
+use crate::ternary::{ScaleGranularity, TernaryMatrix};
+
+/// Quantises one token: `scale = 127 / max(1e-5, max|x|)`, `q = clamp(round_half_even(x * scale), -128, 127)`.
+/// Returns the scale (BitNet b1.58, absmax per token).
+///
+/// A NaN quantises to 0, as a saturating conversion does.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn quantize_activations(x: &[f32], q: &mut [i8]) -> f32 {
+    assert_eq!(x.len(), q.len());
+    let largest = x.iter().fold(0f32, |m, v| m.max(v.abs()));
+    let scale = 127.0 / largest.max(1e-5);
+    for (q, &x) in q.iter_mut().zip(x) {
+        *q = (x * scale).round_ties_even().clamp(-128.0, 127.0) as i8;
+    }
+    scale
+}
+
+/// Dot products of each row's trits with `q` (`[cols]`), one for each group of the row: `[rows, groups]`.
+///
+/// # Panics
+/// If `q` is not `cols` long.
+pub fn ternary_dots(weight: &TernaryMatrix, q: &[i8]) -> Vec<i32> {
+    assert_eq!(q.len(), weight.cols());
+    let group = group_len(weight);
+    let mut trits = vec![0i8; weight.cols()];
+    let mut dots = Vec::with_capacity(weight.rows() * weight.cols().div_ceil(group.max(1)));
+    for row in 0..weight.rows() {
+        weight.unpack_row(row, &mut trits);
+        for (t, q) in trits.chunks(group).zip(q.chunks(group)) {
+            dots.push(t.iter().zip(q).map(|(&t, &q)| i32::from(t) * i32::from(q)).sum());
+        }
+    }
+    dots
+}
+
+/// One token through a W1.58A8 layer: `out[row] = Σ_groups dot / activation_scale * weight_scale`.
+///
+/// # Panics
+/// If the lengths do not fit.
+pub fn bit_linear_int8(weight: &TernaryMatrix, x: &[f32], out: &mut [f32]) {
+    assert_eq!(out.len(), weight.rows());
+    let mut q = vec![0i8; x.len()];
+    let activation_scale = quantize_activations(x, &mut q);
+    let dots = ternary_dots(weight, &q);
+    let groups = dots.len().checked_div(weight.rows()).unwrap_or(0);
+    for (row, out) in out.iter_mut().enumerate() {
+        let dots = &dots[row * groups..(row + 1) * groups];
+        *out = match weight.granularity() {
+            ScaleGranularity::Tensor => dots[0] as f32 / activation_scale * weight.scales()[0],
+            ScaleGranularity::Row => dots[0] as f32 / activation_scale * weight.scales()[row],
+            ScaleGranularity::Group(_) => {
+                let scales = &weight.scales()[row * groups..(row + 1) * groups];
+                let sum: f64 =
+                    dots.iter().zip(scales).map(|(&d, &s)| f64::from(d) * f64::from(s)).sum();
+                (sum / f64::from(activation_scale)) as f32
+            }
+        };
+    }
+}
+
+/// One token through a weight-only ternary layer: `out[row] = Σ trit * scale * x`.
+///
+/// # Panics
+/// If the lengths do not fit.
+pub fn bit_linear_float(weight: &TernaryMatrix, x: &[f32], out: &mut [f32]) {
+    assert_eq!(x.len(), weight.cols());
+    assert_eq!(out.len(), weight.rows());
+    let group = group_len(weight);
+    let mut trits = vec![0i8; weight.cols()];
+    for (row, out) in out.iter_mut().enumerate() {
+        weight.unpack_row(row, &mut trits);
+        let mut sum = 0f64;
+        for (index, (t, x)) in trits.chunks(group).zip(x.chunks(group)).enumerate() {
+            let dot: f64 = t.iter().zip(x).map(|(&t, &x)| f64::from(t) * f64::from(x)).sum();
+            sum += dot * f64::from(weight.scale_at(row, index * group));
+        }
+        *out = sum as f32;
+    }
+}
+
+/// Weights along a row that share one scale.
+fn group_len(weight: &TernaryMatrix) -> usize {
+    match weight.granularity() {
+        ScaleGranularity::Group(n) => n,
+        ScaleGranularity::Tensor | ScaleGranularity::Row => weight.cols().max(1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn activations_round_half_to_even_and_never_leave_int8() {
+        let mut q = [0i8; 5];
+        let scale = quantize_activations(&[127.0, 0.5, 1.5, -2.5, -127.0], &mut q);
+        assert_eq!(scale, 1.0);
+        assert_eq!(q, [127, 0, 2, -2, -127]);
+        let mut q = [1i8; 3];
+        assert_eq!(quantize_activations(&[0.0; 3], &mut q), 127.0 / 1e-5);
+        assert_eq!(q, [0; 3]);
+        let mut q = [1i8; 2];
+        quantize_activations(&[f32::NAN, 1.0], &mut q);
+        assert_eq!(q, [0, 127]);
+    }
+
+    #[test]
+    fn group_scales_apply_to_their_group() {
+        let trits: Vec<i8> = (0..128).map(|i| if i < 64 { 1 } else { -1 }).collect();
+        let m =
+            TernaryMatrix::from_trits(1, 128, &trits, ScaleGranularity::Group(64), vec![1.0, 10.0])
+                .unwrap();
+        let x = vec![1.0; 128];
+        let mut out = [0.0];
+        bit_linear_float(&m, &x, &mut out);
+        assert_eq!(out, [64.0 - 640.0]);
+        bit_linear_int8(&m, &x, &mut out);
+        assert_eq!(out, [64.0 - 640.0]);
+    }
+}

@@ -1,0 +1,130 @@
+//! Which instruction sets this processor has, and how one is chosen.
+//!
+//! A level is chosen once: the best that is available, or the one that `BITNET_ISA` names (`scalar`, `avx2`,
+//! `avxvnni`, `avx512vnni`, `neon`, `neon-dotprod`). Detection is not proof: the CPU back end asks every level a
+//! known question before it trusts it.
+
+use crate::{Error, Result};
+
+/// An instruction set level, in the order in which they are preferred.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum IsaLevel {
+    /// Plain Rust, no vector instructions: always there.
+    Scalar,
+    /// 64-bit Arm with Advanced SIMD.
+    Neon,
+    /// Advanced SIMD with `SDOT`.
+    NeonDotprod,
+    /// x86-64 with AVX2 and FMA.
+    Avx2,
+    /// AVX2 with 256-bit `VPDPBUSD`.
+    AvxVnni,
+    /// AVX-512 F, BW, VL and VNNI.
+    Avx512Vnni,
+}
+
+impl IsaLevel {
+    /// Every level that any processor may have.
+    pub const ALL: [Self; 6] =
+        [Self::Scalar, Self::Neon, Self::NeonDotprod, Self::Avx2, Self::AvxVnni, Self::Avx512Vnni];
+
+    /// The name, as `BITNET_ISA` takes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Scalar => "scalar",
+            Self::Neon => "neon",
+            Self::NeonDotprod => "neon-dotprod",
+            Self::Avx2 => "avx2",
+            Self::AvxVnni => "avxvnni",
+            Self::Avx512Vnni => "avx512vnni",
+        }
+    }
+
+    /// Whether this processor reports the level.
+    pub fn is_detected(self) -> bool {
+        match self {
+            Self::Scalar => true,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            #[cfg(target_arch = "x86_64")]
+            Self::AvxVnni => Self::Avx2.is_detected() && is_x86_feature_detected!("avxvnni"),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vnni => {
+                Self::Avx2.is_detected()
+                    && is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512vnni")
+            }
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => std::arch::is_aarch64_feature_detected!("neon"),
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDotprod => {
+                Self::Neon.is_detected() && std::arch::is_aarch64_feature_detected!("dotprod")
+            }
+            #[expect(
+                unreachable_patterns,
+                reason = "which levels remain depends on the architecture"
+            )]
+            _ => false,
+        }
+    }
+
+    /// The levels that this processor reports, best last.
+    pub fn available() -> Vec<Self> {
+        Self::ALL.into_iter().filter(|level| level.is_detected()).collect()
+    }
+
+    /// The best level that this processor reports.
+    pub fn best() -> Self {
+        Self::ALL.into_iter().rev().find(|level| level.is_detected()).unwrap_or(Self::Scalar)
+    }
+
+    /// The level of a name, if this processor has it.
+    ///
+    /// # Errors
+    /// [`Error::IsaUnavailable`] with the names that are available.
+    pub fn from_name(name: &str) -> Result<Self> {
+        Self::available()
+            .into_iter()
+            .find(|level| level.name().eq_ignore_ascii_case(name))
+            .ok_or_else(|| {
+                let available: Vec<_> =
+                    Self::available().iter().map(|level| level.name()).collect();
+                Error::IsaUnavailable { name: name.into(), available: available.join(", ") }
+            })
+    }
+
+    /// The level that `BITNET_ISA` forces, or the best one.
+    ///
+    /// # Errors
+    /// [`Error::IsaUnavailable`] if the variable names a level that is not there.
+    pub fn selected() -> Result<Self> {
+        match std::env::var("BITNET_ISA") {
+            Ok(name) if !name.is_empty() => Self::from_name(&name),
+            _ => Ok(Self::best()),
+        }
+    }
+}
+
+impl std::fmt::Display for IsaLevel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_round_trip_and_unknown_ones_are_told() {
+        for level in IsaLevel::available() {
+            assert_eq!(IsaLevel::from_name(level.name()), Ok(level));
+        }
+        let error = IsaLevel::from_name("mmx").unwrap_err().to_string();
+        assert!(error.contains("mmx") && error.contains("scalar"), "{error}");
+        assert!(IsaLevel::available().contains(&IsaLevel::best()));
+    }
+}

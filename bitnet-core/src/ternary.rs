@@ -1,0 +1,387 @@
+//! A matrix of trits in the canonical layout, with scales per tensor, row or group.
+//!
+//! ```text
+//! code = trit + 1             0 = -1, 1 = 0, 2 = +1; 3 never occurs
+//! word = u32, little-endian   element j of the 16 in bits 2j, 2j+1
+//! row  = whole blocks of 128 elements = 8 words; the tail is filled with code 1 (zero)
+//! ```
+//!
+//! As bytes, element `j` of a row stands in byte `j / 4`, bits `2 (j % 4)`, whatever the machine.
+
+use crate::{Error, Result};
+
+/// Elements in a row are padded to a multiple of this many, so that kernels read whole vectors.
+pub const ROW_BLOCK: usize = 128;
+/// Codes in one 32-bit word.
+pub const CODES_PER_WORD: usize = 16;
+/// A word of sixteen zero trits.
+const ZERO_WORD: u32 = 0x5555_5555;
+
+/// One ternary weight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(i8)]
+pub enum Trit {
+    /// -1
+    Minus = -1,
+    /// 0
+    Zero = 0,
+    /// +1
+    Plus = 1,
+}
+
+impl Trit {
+    /// The trit of a code 0, 1 or 2; `None` for anything else.
+    pub fn from_code(code: u8) -> Option<Self> {
+        match code {
+            0 => Some(Self::Minus),
+            1 => Some(Self::Zero),
+            2 => Some(Self::Plus),
+            _ => None,
+        }
+    }
+
+    /// The storage code: trit + 1.
+    pub fn code(self) -> u8 {
+        (self as i8 + 1) as u8
+    }
+}
+
+/// How many weights share one scale.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ScaleGranularity {
+    /// One scale for the whole matrix.
+    Tensor,
+    /// One scale for each row (output feature).
+    Row,
+    /// One scale for each run of this many weights along a row; a multiple of 64 that divides the columns.
+    Group(usize),
+}
+
+impl ScaleGranularity {
+    /// The number of scales of a `[rows, cols]` matrix. Group scales are stored row by row.
+    ///
+    /// # Errors
+    /// [`Error::ShapeMismatch`] if a group size is not a multiple of 64 that divides `cols`.
+    pub fn scale_count(self, rows: usize, cols: usize) -> Result<usize> {
+        match self {
+            Self::Tensor => Ok(1),
+            Self::Row => Ok(rows),
+            Self::Group(n) if n > 0 && n % 64 == 0 && cols.is_multiple_of(n) => {
+                rows.checked_mul(cols / n).ok_or(Error::SizeOverflow { what: "ternary scales" })
+            }
+            Self::Group(n) => Err(Error::ShapeMismatch {
+                op: "ternary matrix",
+                operand: "columns",
+                got: vec![rows, cols],
+                expected: format!("a multiple of the group size {n}, itself a multiple of 64"),
+            }),
+        }
+    }
+}
+
+/// How often each trit occurs in a matrix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TritCounts {
+    /// Number of weights -1.
+    pub minus: usize,
+    /// Number of weights 0.
+    pub zero: usize,
+    /// Number of weights +1.
+    pub plus: usize,
+}
+
+/// A `[rows, cols]` matrix of trits: weight `= scale * trit`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TernaryMatrix {
+    rows: usize,
+    cols: usize,
+    words_per_row: usize,
+    words: Vec<u32>,
+    granularity: ScaleGranularity,
+    scales: Vec<f32>,
+}
+
+impl TernaryMatrix {
+    /// From trits -1, 0, 1 in row-major order.
+    ///
+    /// # Errors
+    /// [`Error::ShapeMismatch`] if `trits` is not `rows * cols` long, [`Error::BadCode`] for any other value,
+    /// and those of [`TernaryBuilder::finish`].
+    pub fn from_trits(
+        rows: usize,
+        cols: usize,
+        trits: &[i8],
+        granularity: ScaleGranularity,
+        scales: Vec<f32>,
+    ) -> Result<Self> {
+        if rows.checked_mul(cols) != Some(trits.len()) {
+            return Err(Error::ShapeMismatch {
+                op: "ternary matrix",
+                operand: "trits",
+                got: vec![trits.len()],
+                expected: format!("[{rows}, {cols}]"),
+            });
+        }
+        let mut builder = TernaryBuilder::new(rows, cols)?;
+        let mut codes = vec![0u8; cols];
+        for row in 0..rows {
+            for (code, &trit) in codes.iter_mut().zip(&trits[row * cols..(row + 1) * cols]) {
+                *code = trit.wrapping_add(1) as u8;
+            }
+            builder.push_row(&codes)?;
+        }
+        builder.finish(granularity, scales)
+    }
+
+    /// Output features.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Input features.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Columns rounded up to whole blocks of [`ROW_BLOCK`].
+    pub fn padded_cols(&self) -> usize {
+        self.words_per_row * CODES_PER_WORD
+    }
+
+    /// How the scales are laid out.
+    pub fn granularity(&self) -> ScaleGranularity {
+        self.granularity
+    }
+
+    /// The scales: 1, `rows` or `rows * cols / group` of them.
+    pub fn scales(&self) -> &[f32] {
+        &self.scales
+    }
+
+    /// The packed words of one row, padding included.
+    ///
+    /// # Panics
+    /// If `row >= rows`.
+    pub fn row_words(&self, row: usize) -> &[u32] {
+        &self.words[row * self.words_per_row..(row + 1) * self.words_per_row]
+    }
+
+    /// All packed words, row after row.
+    pub fn words(&self) -> &[u32] {
+        &self.words
+    }
+
+    /// The trit at `[row, col]` as -1, 0 or 1.
+    ///
+    /// # Panics
+    /// If the position is outside the matrix.
+    pub fn trit(&self, row: usize, col: usize) -> i8 {
+        assert!(col < self.cols, "column {col} of {}", self.cols);
+        let word = self.row_words(row)[col / CODES_PER_WORD];
+        ((word >> (2 * (col % CODES_PER_WORD))) & 3) as i8 - 1
+    }
+
+    /// Writes the trits of one row, -1, 0 or 1, into `out` (`[cols]`).
+    ///
+    /// # Panics
+    /// If `row >= rows` or `out` is not `cols` long.
+    pub fn unpack_row(&self, row: usize, out: &mut [i8]) {
+        assert_eq!(out.len(), self.cols);
+        for (chunk, &word) in out.chunks_mut(CODES_PER_WORD).zip(self.row_words(row)) {
+            for (j, trit) in chunk.iter_mut().enumerate() {
+                *trit = ((word >> (2 * j)) & 3) as i8 - 1;
+            }
+        }
+    }
+
+    /// All trits in row-major order.
+    pub fn to_trits(&self) -> Vec<i8> {
+        let mut out = vec![0; self.rows * self.cols];
+        if self.cols > 0 {
+            for (row, chunk) in out.chunks_mut(self.cols).enumerate() {
+                self.unpack_row(row, chunk);
+            }
+        }
+        out
+    }
+
+    /// The scale of the weight at `[row, col]`.
+    pub fn scale_at(&self, row: usize, col: usize) -> f32 {
+        match self.granularity {
+            ScaleGranularity::Tensor => self.scales[0],
+            ScaleGranularity::Row => self.scales[row],
+            ScaleGranularity::Group(n) => self.scales[row * (self.cols / n) + col / n],
+        }
+    }
+
+    /// Bytes held by the codes and the scales.
+    pub fn bytes(&self) -> usize {
+        self.words.len() * 4 + self.scales.len() * 4
+    }
+
+    /// How often each trit occurs.
+    pub fn counts(&self) -> TritCounts {
+        let mut plus = 0usize;
+        let mut minus = 0usize;
+        for &word in &self.words {
+            let low = word & ZERO_WORD;
+            let high = (word >> 1) & ZERO_WORD;
+            plus += high.count_ones() as usize;
+            minus += (ZERO_WORD & !low & !high).count_ones() as usize;
+        }
+        TritCounts { minus, zero: self.rows * self.cols - plus - minus, plus }
+    }
+}
+
+/// Fills a [`TernaryMatrix`] row by row, so that a codec never holds more than one row unpacked.
+#[derive(Debug)]
+pub struct TernaryBuilder {
+    rows: usize,
+    cols: usize,
+    words_per_row: usize,
+    words: Vec<u32>,
+}
+
+impl TernaryBuilder {
+    /// An empty matrix of the given shape.
+    ///
+    /// # Errors
+    /// [`Error::SizeOverflow`] or [`Error::OutOfMemory`] if the matrix can't be held.
+    pub fn new(rows: usize, cols: usize) -> Result<Self> {
+        let words_per_row = cols.div_ceil(ROW_BLOCK) * (ROW_BLOCK / CODES_PER_WORD);
+        let total = words_per_row
+            .checked_mul(rows)
+            .ok_or(Error::SizeOverflow { what: "ternary matrix" })?;
+        let mut words = Vec::new();
+        words.try_reserve_exact(total).map_err(|_| Error::OutOfMemory {
+            bytes: total.saturating_mul(4),
+            live: 0,
+            limit: isize::MAX as usize,
+        })?;
+        Ok(Self { rows, cols, words_per_row, words })
+    }
+
+    /// Appends a row of codes 0, 1, 2 (`[cols]`).
+    ///
+    /// # Errors
+    /// [`Error::BadCode`] for a code above 2, [`Error::ShapeMismatch`] for a wrong length or one row too many.
+    pub fn push_row(&mut self, codes: &[u8]) -> Result<()> {
+        let row = self.rows_pushed();
+        if codes.len() != self.cols || row >= self.rows {
+            return Err(Error::ShapeMismatch {
+                op: "ternary matrix",
+                operand: "row",
+                got: vec![row, codes.len()],
+                expected: format!("row < {} of {} codes", self.rows, self.cols),
+            });
+        }
+        let start = self.words.len();
+        for chunk in codes.chunks(CODES_PER_WORD) {
+            let mut word =
+                if chunk.len() == CODES_PER_WORD { 0 } else { ZERO_WORD << (2 * chunk.len()) };
+            let mut seen = 0u8;
+            for (j, &code) in chunk.iter().enumerate() {
+                seen |= u8::from(code > 2);
+                word |= u32::from(code & 3) << (2 * j);
+            }
+            if seen != 0 {
+                let col = codes.iter().position(|&c| c > 2).unwrap_or(0);
+                self.words.truncate(start);
+                return Err(Error::BadCode { row, col, code: codes[col] });
+            }
+            self.words.push(word);
+        }
+        self.words.resize(start + self.words_per_row, ZERO_WORD);
+        Ok(())
+    }
+
+    /// Rows appended so far.
+    pub fn rows_pushed(&self) -> usize {
+        self.words.len().checked_div(self.words_per_row).unwrap_or(0)
+    }
+
+    /// Completes the matrix.
+    ///
+    /// # Errors
+    /// [`Error::ShapeMismatch`] if rows are missing, [`Error::ScaleCount`] or [`Error::BadScale`] if the scales
+    /// do not fit.
+    pub fn finish(self, granularity: ScaleGranularity, scales: Vec<f32>) -> Result<TernaryMatrix> {
+        let Self { rows, cols, words_per_row, words } = self;
+        if words.len() != rows * words_per_row {
+            return Err(Error::ShapeMismatch {
+                op: "ternary matrix",
+                operand: "rows",
+                got: vec![words.len().checked_div(words_per_row).unwrap_or(0)],
+                expected: format!("{rows} rows"),
+            });
+        }
+        let expected = granularity.scale_count(rows, cols)?;
+        if scales.len() != expected {
+            return Err(Error::ScaleCount { got: scales.len(), expected, granularity, rows, cols });
+        }
+        if let Some((index, &value)) = scales.iter().enumerate().find(|(_, s)| !s.is_finite()) {
+            return Err(Error::BadScale { index, value });
+        }
+        Ok(TernaryMatrix { rows, cols, words_per_row, words, granularity, scales })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn packing_keeps_every_trit(rows in 1usize..5, cols in 1usize..300, seed in any::<u64>()) {
+            let mut state = seed | 1;
+            let trits: Vec<i8> = (0..rows * cols)
+                .map(|_| {
+                    state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                    ((state >> 33) % 3) as i8 - 1
+                })
+                .collect();
+            let matrix =
+                TernaryMatrix::from_trits(rows, cols, &trits, ScaleGranularity::Tensor, vec![0.5]).unwrap();
+            prop_assert_eq!(matrix.to_trits(), trits.clone());
+            prop_assert_eq!(matrix.padded_cols() % ROW_BLOCK, 0);
+            let counts = matrix.counts();
+            prop_assert_eq!(counts.plus, trits.iter().filter(|&&t| t == 1).count());
+            prop_assert_eq!(counts.minus, trits.iter().filter(|&&t| t == -1).count());
+            prop_assert_eq!(counts.zero, trits.iter().filter(|&&t| t == 0).count());
+        }
+    }
+
+    #[test]
+    fn the_layout_is_the_documented_one() {
+        let mut trits = vec![0i8; 128];
+        trits[0] = 1;
+        trits[5] = -1;
+        let m =
+            TernaryMatrix::from_trits(1, 128, &trits, ScaleGranularity::Row, vec![2.0]).unwrap();
+        let bytes: Vec<u8> = m.row_words(0).iter().flat_map(|w| w.to_le_bytes()).collect();
+        assert_eq!(bytes[0], 0b01_01_01_10);
+        assert_eq!(bytes[1], 0b01_01_00_01);
+        assert!(bytes[2..].iter().all(|&b| b == 0x55));
+    }
+
+    #[test]
+    fn bad_codes_scales_and_shapes_are_named() {
+        let mut b = TernaryBuilder::new(2, 20).unwrap();
+        let mut codes = [1u8; 20];
+        codes[17] = 3;
+        assert_eq!(b.push_row(&codes), Err(Error::BadCode { row: 0, col: 17, code: 3 }));
+        b.push_row(&[1; 20]).unwrap();
+        assert!(matches!(b.push_row(&[1; 19]), Err(Error::ShapeMismatch { .. })));
+        b.push_row(&[2; 20]).unwrap();
+        assert!(matches!(
+            b.finish(ScaleGranularity::Tensor, vec![f32::NAN]),
+            Err(Error::BadScale { .. })
+        ));
+        assert!(
+            TernaryMatrix::from_trits(1, 1, &[2], ScaleGranularity::Tensor, vec![1.0]).is_err()
+        );
+        assert!(ScaleGranularity::Group(100).scale_count(1, 200).is_err());
+        assert!(TernaryBuilder::new(usize::MAX, 4096).is_err());
+    }
+}
