@@ -63,10 +63,6 @@ impl IsaLevel {
             Self::NeonDotprod => {
                 Self::Neon.is_detected() && std::arch::is_aarch64_feature_detected!("dotprod")
             }
-            #[expect(
-                unreachable_patterns,
-                reason = "which levels remain depends on the architecture"
-            )]
             _ => false,
         }
     }
