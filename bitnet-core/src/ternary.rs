@@ -214,6 +214,20 @@ impl TernaryMatrix {
         }
     }
 
+    /// The same trits with every scale multiplied by `factor`.
+    ///
+    /// # Errors
+    /// [`Error::BadScale`] if a product is not finite.
+    pub fn scaled(mut self, factor: f32) -> Result<Self> {
+        for (index, scale) in self.scales.iter_mut().enumerate() {
+            *scale *= factor;
+            if !scale.is_finite() {
+                return Err(Error::BadScale { index, value: *scale });
+            }
+        }
+        Ok(self)
+    }
+
     /// Bytes held by the codes and the scales.
     pub fn bytes(&self) -> usize {
         self.words.len() * 4 + self.scales.len() * 4
