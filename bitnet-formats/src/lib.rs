@@ -1,2 +1,34 @@
 //! GGUF and safetensors containers, memory-mapped and checked.
+//!
+//! This crate reads and writes *containers*: it says which tensors a file holds, of which type and shape, and hands out
+//! their bytes without copying. What the bytes mean is the business of the codecs, what the tensors mean that of the models.
+//!
+//! Everything a file says is checked once, when it is opened: counts against the bytes that remain, sums with checked
+//! arithmetic, offsets against the file's length and against each other. After that a tensor's [`Region`] is in bounds by
+//! construction. A file that shrinks under the mapping gives [`Error::Truncated`] from [`Region::check`] instead of killing
+//! the process.
+//!
+//! * [`gguf`]: GGUF v2 and v3, single or split, and a writer of v3.
+//! * [`safetensors`]: one file, a sharded index or a model folder, and a writer.
+//! * [`names`]: tensor names of Hugging Face checkpoints and of GGUF files, both ways.
+//! * [`mmap`]: mapped files and byte regions.
 
+#![deny(unsafe_code)]
+
+mod atomic;
+pub mod error;
+pub mod gguf;
+#[allow(
+    unsafe_code,
+    reason = "mapping files, advising the kernel and handling SIGBUS need it; nothing else in this crate does"
+)]
+pub mod mmap;
+pub mod names;
+pub mod safetensors;
+mod sniff;
+
+pub use error::{Error, Result};
+pub use gguf::GgufFile;
+pub use mmap::{MappedFile, Region};
+pub use safetensors::SafeTensors;
+pub use sniff::Format;

@@ -1,0 +1,107 @@
+//! Writing a file so that it is there whole or not at all: temporary file beside it, fsync, rename, fsync of the folder.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+
+use crate::error::{Error, Result, shown_path};
+
+/// Writes `path` through `fill`. Until `fill` has returned and everything is on the disk, `path` keeps what it held;
+/// on any error the temporary file is removed.
+pub(crate) fn write_atomically(
+    path: &Path,
+    fill: impl FnOnce(&mut BufWriter<&File>) -> Result<()>,
+) -> Result<()> {
+    let name = shown_path(path);
+    let fail = |action| move |source| Error::Io { file: name.clone(), action, source };
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let temporary = tempfile::Builder::new()
+        .prefix(".bitnet-")
+        .suffix(".tmp")
+        .tempfile_in(folder)
+        .map_err(fail.clone()("create a temporary file beside it"))?;
+    {
+        let mut sink = BufWriter::with_capacity(1 << 20, temporary.as_file());
+        fill(&mut sink)?;
+        sink.flush().map_err(fail.clone()("write"))?;
+    }
+    temporary.as_file().sync_all().map_err(fail.clone()("bring the data to the disk"))?;
+    set_default_mode(temporary.as_file()).map_err(fail.clone()("set its permissions"))?;
+    temporary
+        .persist(path)
+        .map_err(|error| fail.clone()("rename the finished file")(error.error))?;
+    sync_folder(folder).map_err(fail("bring the folder to the disk"))
+}
+
+/// Temporary files are private to their owner; a finished model is readable by all, as any new file would be.
+#[cfg(unix)]
+fn set_default_mode(file: &File) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    file.set_permissions(std::fs::Permissions::from_mode(0o644))
+}
+
+#[cfg(not(unix))]
+fn set_default_mode(_file: &File) -> io::Result<()> {
+    Ok(())
+}
+
+#[cfg(unix)]
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+#[cfg(not(unix))]
+fn sync_folder(_folder: &Path) -> io::Result<()> {
+    Ok(())
+}
+
+/// A sink that takes exactly as many bytes as a tensor has.
+pub(crate) struct Exact<'a> {
+    sink: &'a mut dyn Write,
+    left: u64,
+    overfull: bool,
+}
+
+impl<'a> Exact<'a> {
+    /// Lets `supply` write the data of one tensor, `extent` = (offset in the file, bytes).
+    pub(crate) fn fill(
+        file: &str,
+        tensor: &str,
+        extent: (u64, u64),
+        sink: &'a mut dyn Write,
+        supply: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    ) -> Result<()> {
+        let (offset, nbytes) = extent;
+        let mut exact = Self { sink, left: nbytes, overfull: false };
+        let supplied = supply(&mut exact);
+        let problem = if exact.overfull {
+            format!("more than its {nbytes} bytes were supplied")
+        } else {
+            supplied.map_err(|source| Error::io(file, "write", source))?;
+            if exact.left == 0 {
+                return Ok(());
+            }
+            format!("{} of its {nbytes} bytes were not supplied", exact.left)
+        };
+        Err(Error::tensor(file, tensor, "data", offset, problem))
+    }
+}
+
+impl Write for Exact<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if bytes.len() as u64 > self.left {
+            self.overfull = true;
+            return Err(io::Error::other("more bytes were supplied for a tensor than it has"));
+        }
+        let written = self.sink.write(bytes)?;
+        self.left -= written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.sink.flush()
+    }
+}

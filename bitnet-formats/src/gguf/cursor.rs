@@ -1,0 +1,81 @@
+//! A reader of little-endian fields that never leaves its bytes and says what it was reading when they ended.
+
+use std::fmt;
+
+use crate::error::{Error, Result};
+
+/// A position in a file's bytes.
+pub(super) struct Cursor<'a> {
+    file: &'a str,
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Cursor<'a> {
+    pub(super) fn new(file: &'a str, bytes: &'a [u8]) -> Self {
+        Self { file, bytes, at: 0 }
+    }
+
+    /// The same bytes from another position, which may lie behind their end (then every read fails).
+    pub(super) fn at(file: &'a str, bytes: &'a [u8], at: usize) -> Self {
+        Self { file, bytes, at: at.min(bytes.len()) }
+    }
+
+    pub(super) fn offset(&self) -> u64 {
+        self.at as u64
+    }
+
+    pub(super) fn remaining(&self) -> u64 {
+        (self.bytes.len() - self.at) as u64
+    }
+
+    /// The bytes that were not read yet.
+    pub(super) fn rest(&self) -> &'a [u8] {
+        self.bytes.get(self.at..).unwrap_or(&[])
+    }
+
+    pub(super) fn file(&self) -> &'a str {
+        self.file
+    }
+
+    /// The next `count` bytes.
+    pub(super) fn take(&mut self, count: u64, what: fmt::Arguments<'_>) -> Result<&'a [u8]> {
+        let taken = usize::try_from(count)
+            .ok()
+            .and_then(|count| self.at.checked_add(count))
+            .and_then(|end| Some((end, self.bytes.get(self.at..end)?)));
+        let Some((end, taken)) = taken else {
+            return Err(Error::UnexpectedEnd {
+                file: self.file.to_owned(),
+                what: what.to_string(),
+                offset: self.offset(),
+                needed: count,
+                available: self.remaining(),
+            });
+        };
+        self.at = end;
+        Ok(taken)
+    }
+
+    /// The next `N` bytes as an array.
+    pub(super) fn array<const N: usize>(&mut self, what: fmt::Arguments<'_>) -> Result<[u8; N]> {
+        let taken = self.take(N as u64, what)?;
+        let mut array = [0; N];
+        array.copy_from_slice(taken);
+        Ok(array)
+    }
+
+    pub(super) fn u32(&mut self, what: fmt::Arguments<'_>) -> Result<u32> {
+        self.array(what).map(u32::from_le_bytes)
+    }
+
+    pub(super) fn u64(&mut self, what: fmt::Arguments<'_>) -> Result<u64> {
+        self.array(what).map(u64::from_le_bytes)
+    }
+
+    /// A string: its length, then as many bytes.
+    pub(super) fn string_bytes(&mut self, what: fmt::Arguments<'_>) -> Result<&'a [u8]> {
+        let len = self.u64(what)?;
+        self.take(len, what)
+    }
+}

@@ -1,0 +1,148 @@
+//! Split GGUF models: `NAME-00001-of-00003.gguf` names the first file, whose keys say how many there are.
+
+use std::path::Path;
+
+use super::{GgufFile, parse};
+use crate::error::{Error, Result};
+use crate::mmap::MappedFile;
+
+const COUNT: &str = "split.count";
+const NUMBER: &str = "split.no";
+const TENSORS: &str = "split.tensors.count";
+
+/// The most files of one model: more than these would be below a gigabyte each for any known model.
+const SHARD_LIMIT: u32 = 999;
+
+/// Number and count of files, if the model is split.
+fn position(file: &GgufFile) -> Result<Option<(u32, u32)>> {
+    match file.metadata().opt_u32(COUNT)? {
+        None | Some(0 | 1) => Ok(None),
+        Some(count) => Ok(Some((file.metadata().get_u32(NUMBER)?, count))),
+    }
+}
+
+/// Refuses a split model that was given as bytes.
+pub(super) fn refuse(file: &GgufFile) -> Result<()> {
+    match position(file)? {
+        None => Ok(()),
+        Some((number, count)) => {
+            let shard = format!("{} of {count}", u64::from(number) + 1);
+            Err(Error::shard(
+                file.name(),
+                &shard,
+                "a split model can only be opened by its path; merge it or give the path",
+            ))
+        }
+    }
+}
+
+/// Opens the other files of a split model and takes over their tensors; a model of one file is returned as it is.
+pub(super) fn open_rest(mut first: GgufFile, path: &Path) -> Result<GgufFile> {
+    let Some((number, count)) = position(&first)? else { return Ok(first) };
+    let file = first.name().to_owned();
+    let given =
+        path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let Some(stem) = stem(&given) else {
+        let problem = format!(
+            "it is one of {count} files, but is not named NAME-00001-of-{count:05}.gguf; restore its name"
+        );
+        return Err(Error::shard(&file, &given, problem));
+    };
+    if number != 0 {
+        let first = shard_name(stem, 0, count);
+        return Err(Error::shard(
+            &file,
+            &given,
+            format!("it is not the first file of its model; open \"{first}\""),
+        ));
+    }
+    if given != shard_name(stem, 0, count) {
+        let problem =
+            format!("its keys say file 1 of {count}, its name says otherwise; restore its name");
+        return Err(Error::shard(&file, &given, problem));
+    }
+    if count > SHARD_LIMIT {
+        let (value, limit) = (count.into(), SHARD_LIMIT.into());
+        return Err(Error::limit(
+            &file,
+            format!("number of files in key \"{COUNT}\""),
+            0,
+            value,
+            limit,
+        ));
+    }
+    // All of them are looked for before the first one is read: a missing one is the usual mistake.
+    for index in 1..count {
+        let name = shard_name(stem, index, count);
+        if !path.with_file_name(&name).exists() {
+            let problem =
+                format!("file {} of {count} is missing; put it beside the first one", index + 1);
+            return Err(Error::shard(&file, &name, problem));
+        }
+    }
+    for index in 1..count {
+        add_shard(&mut first, path, &shard_name(stem, index, count), (index, count))?;
+    }
+    match first.metadata.opt_u64(TENSORS)? {
+        Some(expected) if expected != first.tensors.len() as u64 => {
+            let problem = format!(
+                "key \"{TENSORS}\" says {expected} tensors, the files hold {}",
+                first.tensors.len()
+            );
+            Err(Error::shard(
+                &file,
+                &given,
+                format!("{problem}; download all files of the model again"),
+            ))
+        }
+        _ => Ok(first),
+    }
+}
+
+fn add_shard(first: &mut GgufFile, path: &Path, name: &str, expected: (u32, u32)) -> Result<()> {
+    let file = MappedFile::open(&path.with_file_name(name))?;
+    let parsed = parse(file.bytes(), file.name())?;
+    let mut shard = GgufFile::single(file, parsed)?;
+    let found = position(&shard)?;
+    if found != Some(expected) {
+        let found = found.map_or("not a part of a split model".to_owned(), |(number, count)| {
+            format!("file {} of {count} by its keys", u64::from(number) + 1)
+        });
+        let problem =
+            format!("it should be file {} of {}, but is {found}", expected.0 + 1, expected.1);
+        return Err(Error::shard(first.name(), name, format!("{problem}; download it again")));
+    }
+    for tensor in &mut shard.tensors {
+        tensor.shard = first.shards.len();
+    }
+    first.shards.append(&mut shard.shards);
+    let Some(file) = first.shards.last().cloned() else { return Ok(()) };
+    first.add_tensors(&file, shard.tensors)
+}
+
+fn shard_name(stem: &str, index: u32, count: u32) -> String {
+    format!("{stem}-{:05}-of-{count:05}.gguf", u64::from(index) + 1)
+}
+
+/// NAME in `NAME-00001-of-00003.gguf`.
+fn stem(name: &str) -> Option<&str> {
+    let rest = name.strip_suffix(".gguf")?;
+    let (rest, count) = rest.rsplit_once("-of-")?;
+    let (stem, number) = rest.rsplit_once('-')?;
+    let five_digits =
+        |text: &str| text.len() == 5 && text.bytes().all(|byte| byte.is_ascii_digit());
+    (five_digits(count) && five_digits(number)).then_some(stem)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_split_files() {
+        assert_eq!(stem("bitnet-2b-00001-of-00003.gguf"), Some("bitnet-2b"));
+        assert_eq!(shard_name("bitnet-2b", 0, 3), "bitnet-2b-00001-of-00003.gguf");
+        assert_eq!(stem("bitnet-2b.gguf"), None);
+        assert_eq!(stem("a-1-of-3.gguf"), None);
+    }
+}

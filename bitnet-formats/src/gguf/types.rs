@@ -1,0 +1,226 @@
+//! The storage types of GGUF tensors: ids, block sizes, byte sizes, and what to say about those that are not read.
+
+use std::fmt;
+
+/// A storage type that this program reads.
+///
+/// A type packs `block_weights` consecutive weights of a row into `block_bytes` bytes; I2_S alone is described by the whole
+/// tensor instead (packed codes, then one scale).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum GgmlType {
+    /// 32-bit floats, id 0.
+    F32,
+    /// IEEE 16-bit floats, id 1.
+    F16,
+    /// bfloat16, id 30.
+    Bf16,
+    /// 4-bit codes, one f16 scale per 32, id 2.
+    Q4_0,
+    /// 8-bit codes, one f16 scale per 32, id 8.
+    Q8_0,
+    /// 6-bit codes in super-blocks of 256, id 14.
+    Q6K,
+    /// Ternary, base 3, one f16 scale per 256, id 34.
+    Tq1_0,
+    /// Ternary, 2 bits, one f16 scale per 256, id 35.
+    Tq2_0,
+    /// Ternary, 2 bits, one f32 scale per tensor behind the codes, id 36 (bitnet.cpp). Which of its three code layouts
+    /// was used is not in the file.
+    I2S,
+    /// 2-bit codes, one f16 scale per 64, id 42 (the upstream meaning of the id).
+    Q2_0G64,
+    /// 2-bit codes, one f16 scale per 128: the older meaning of id 42, told apart by the tensor's size.
+    Q2_0G128,
+}
+
+/// What the id in a file stands for.
+pub(super) enum Id {
+    /// One of the types that are read.
+    Known(GgmlType),
+    /// Id 42, whose block size the tensor's extent decides.
+    Q2_0,
+    /// A type with a name that is not read, and what to do.
+    Unsupported { name: &'static str, advice: &'static str },
+    /// A number without a meaning here.
+    Unknown,
+}
+
+const REQUANTISE: &str = "make a copy in TQ2_0, Q8_0, Q6_K, Q4_0 or F16 with `llama-quantize`";
+const NOT_STORED: &str =
+    "it only exists while a program runs; write the model again with the program that made it";
+const TILED: &str = "its bytes depend on kernel settings that the file does not hold; convert the model to i2_s or TQ2_0 from its \
+    original checkpoint";
+const REMOVED: &str =
+    "it was removed from ggml; convert the model again from its original checkpoint";
+const ROW_SCALED: &str =
+    "it is a type of ik_llama.cpp; convert the model to TQ2_0 or use its I2_S original";
+
+impl GgmlType {
+    /// The type's name as ggml and bitnet.cpp write it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "F32",
+            Self::F16 => "F16",
+            Self::Bf16 => "BF16",
+            Self::Q4_0 => "Q4_0",
+            Self::Q8_0 => "Q8_0",
+            Self::Q6K => "Q6_K",
+            Self::Tq1_0 => "TQ1_0",
+            Self::Tq2_0 => "TQ2_0",
+            Self::I2S => "I2_S",
+            Self::Q2_0G64 => "Q2_0 (64-weight blocks)",
+            Self::Q2_0G128 => "Q2_0 (128-weight blocks)",
+        }
+    }
+
+    /// The id that stands in files.
+    #[must_use]
+    pub fn id(self) -> u32 {
+        match self {
+            Self::F32 => 0,
+            Self::F16 => 1,
+            Self::Q4_0 => 2,
+            Self::Q8_0 => 8,
+            Self::Q6K => 14,
+            Self::Bf16 => 30,
+            Self::Tq1_0 => 34,
+            Self::Tq2_0 => 35,
+            Self::I2S => 36,
+            Self::Q2_0G64 | Self::Q2_0G128 => 42,
+        }
+    }
+
+    /// Whether every weight is one of -s, 0, +s (Q2_0 can hold +2s as well).
+    #[must_use]
+    pub fn is_ternary(self) -> bool {
+        matches!(self, Self::Tq1_0 | Self::Tq2_0 | Self::I2S | Self::Q2_0G64 | Self::Q2_0G128)
+    }
+
+    /// Weights and bytes of one block. For I2_S: 4 weights in 1 byte, to which the tensor's 32 bytes of scale are added.
+    #[must_use]
+    pub fn block(self) -> (u64, u64) {
+        match self {
+            Self::F32 => (1, 4),
+            Self::F16 | Self::Bf16 => (1, 2),
+            Self::Q4_0 => (32, 18),
+            Self::Q8_0 => (32, 34),
+            Self::Q6K => (256, 210),
+            Self::Tq1_0 => (256, 54),
+            Self::Tq2_0 => (256, 66),
+            Self::I2S => (4, 1),
+            Self::Q2_0G64 => (64, 18),
+            Self::Q2_0G128 => (128, 34),
+        }
+    }
+
+    /// The bytes of a tensor of these dimensions (ggml order, `dims[0]` contiguous).
+    ///
+    /// `None` where the dimensions are not 1 to 4 positive numbers, where a row is not whole blocks (for I2_S: the tensor
+    /// is not whole bytes), or where the size does not fit.
+    #[must_use]
+    pub fn nbytes(self, dims: &[u64]) -> Option<u64> {
+        if dims.is_empty() || dims.len() > 4 || dims.contains(&0) {
+            return None;
+        }
+        let weights = dims.iter().try_fold(1_u64, |product, &dim| product.checked_mul(dim))?;
+        let (block_weights, block_bytes) = self.block();
+        let whole = if self == Self::I2S { weights } else { *dims.first()? };
+        if !whole.is_multiple_of(block_weights) || i64::try_from(weights).is_err() {
+            return None;
+        }
+        let packed = (weights / block_weights).checked_mul(block_bytes)?;
+        packed.checked_add(if self == Self::I2S { 32 } else { 0 })
+    }
+
+    pub(super) fn from_id(id: u32) -> Id {
+        let unsupported = |name, advice| Id::Unsupported { name, advice };
+        match id {
+            0 => Id::Known(Self::F32),
+            1 => Id::Known(Self::F16),
+            2 => Id::Known(Self::Q4_0),
+            3 => unsupported("Q4_1", REQUANTISE),
+            4 => unsupported("Q4_2", REMOVED),
+            5 => unsupported("Q4_3", REMOVED),
+            6 => unsupported("Q5_0", REQUANTISE),
+            7 => unsupported("Q5_1", REQUANTISE),
+            8 => Id::Known(Self::Q8_0),
+            9 => unsupported("Q8_1", NOT_STORED),
+            10 => unsupported("Q2_K", REQUANTISE),
+            11 => unsupported("Q3_K", REQUANTISE),
+            12 => unsupported("Q4_K", REQUANTISE),
+            13 => unsupported("Q5_K", REQUANTISE),
+            14 => Id::Known(Self::Q6K),
+            15 => unsupported("Q8_K", NOT_STORED),
+            16 => unsupported("IQ2_XXS", REQUANTISE),
+            17 => unsupported("IQ2_XS", REQUANTISE),
+            18 => unsupported("IQ3_XXS", REQUANTISE),
+            19 => unsupported("IQ1_S", REQUANTISE),
+            20 => unsupported("IQ4_NL", REQUANTISE),
+            21 => unsupported("IQ3_S", REQUANTISE),
+            22 => unsupported("IQ2_S", REQUANTISE),
+            23 => unsupported("IQ4_XS", REQUANTISE),
+            24 => unsupported("I8", REQUANTISE),
+            25 => unsupported("I16", REQUANTISE),
+            26 => unsupported("I32", REQUANTISE),
+            27 => unsupported("I64", REQUANTISE),
+            28 => unsupported("F64", REQUANTISE),
+            29 => unsupported("IQ1_M", REQUANTISE),
+            30 => Id::Known(Self::Bf16),
+            31 => unsupported("Q4_0_4_4", REMOVED),
+            32 => unsupported("Q4_0_4_8", REMOVED),
+            33 => unsupported("Q4_0_8_8", REMOVED),
+            34 => Id::Known(Self::Tq1_0),
+            35 => Id::Known(Self::Tq2_0),
+            36 => Id::Known(Self::I2S),
+            37 => unsupported("I8_S (bitnet.cpp) or IQ4_NL_4_8 (removed from ggml)", NOT_STORED),
+            38 => unsupported("TL1 (bitnet.cpp) or IQ4_NL_8_8 (removed from ggml)", TILED),
+            39 => unsupported("TL2 (bitnet.cpp) or MXFP4 (ggml), which share the id 39", TILED),
+            40 => unsupported("NVFP4", REQUANTISE),
+            41 => unsupported("Q1_0", REQUANTISE),
+            42 => Id::Q2_0,
+            134 => unsupported("IQ1_BN", ROW_SCALED),
+            135 => unsupported("IQ2_BN", ROW_SCALED),
+            335 => unsupported("IQ2_BN_R4", ROW_SCALED),
+            _ => Id::Unknown,
+        }
+    }
+}
+
+impl fmt::Display for GgmlType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_follow_the_formats() {
+        // The 2B-4T shapes: a gate projection in I2_S, the embedding in F16 and Q6_K.
+        assert_eq!(GgmlType::I2S.nbytes(&[2560, 6912]), Some(2560 * 6912 / 4 + 32));
+        assert_eq!(GgmlType::F16.nbytes(&[2560, 128_256]), Some(656_670_720));
+        assert_eq!(GgmlType::Q6K.nbytes(&[2560, 128_256]), Some(2560 / 256 * 210 * 128_256));
+        assert_eq!(GgmlType::Tq2_0.nbytes(&[256, 3]), Some(198));
+        assert_eq!(GgmlType::Tq1_0.nbytes(&[512]), Some(108));
+        assert_eq!(GgmlType::Q2_0G64.nbytes(&[128, 2]), Some(72));
+        assert_eq!(GgmlType::Q2_0G128.nbytes(&[128, 2]), Some(68));
+    }
+
+    #[test]
+    fn partial_blocks_and_overflow_have_no_size() {
+        assert_eq!(GgmlType::Tq2_0.nbytes(&[128, 2]), None, "a row is half a block");
+        assert_eq!(GgmlType::I2S.nbytes(&[3, 3]), None, "not whole bytes");
+        assert_eq!(GgmlType::F32.nbytes(&[1 << 62, 4]), None);
+        assert_eq!(
+            GgmlType::F32.nbytes(&[1 << 62]),
+            None,
+            "bytes overflow although the count does not"
+        );
+        assert_eq!(GgmlType::F32.nbytes(&[5, 0]), None);
+        assert_eq!(GgmlType::F32.nbytes(&[]), None);
+    }
+}

@@ -1,0 +1,297 @@
+//! Writing GGUF v3: metadata in the order given, tensor data streamed, the file complete or absent.
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use super::metadata::Metadata;
+use super::types::GgmlType;
+use super::value::{ARRAY_LIMIT, Value, ValueType};
+use crate::atomic::{Exact, write_atomically};
+use crate::error::{Error, Result, shown, shown_path};
+
+const ALIGNMENT_KEY: &str = "general.alignment";
+
+/// A tensor that will be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PendingTensor {
+    /// Its name, at most 64 bytes.
+    pub name: String,
+    /// Its dimensions in ggml order (`dims[0]` contiguous).
+    pub dims: Vec<u64>,
+    /// How its values are stored.
+    pub ggml_type: GgmlType,
+    /// The bytes it takes, which follow from type and dimensions.
+    pub nbytes: u64,
+}
+
+/// Collects keys and tensor descriptions, then writes the file in one pass.
+///
+/// ```no_run
+/// # use bitnet_formats::gguf::{GgmlType, GgufWriter, Value};
+/// # use std::path::Path;
+/// let mut writer = GgufWriter::new();
+/// writer.put("general.architecture", Value::String("bitnet"))?;
+/// writer.add_tensor("output_norm.weight", &[4], GgmlType::F32)?;
+/// writer.write(Path::new("model.gguf"), |tensor, sink| sink.write_all(&vec![0; tensor.nbytes as usize]))?;
+/// # Ok::<(), bitnet_formats::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct GgufWriter {
+    alignment: u64,
+    keys: Vec<(String, Vec<u8>)>,
+    tensors: Vec<PendingTensor>,
+}
+
+impl Default for GgufWriter {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl GgufWriter {
+    /// An empty model with the default alignment of 32 bytes.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { alignment: 32, keys: Vec::new(), tensors: Vec::new() }
+    }
+
+    /// Sets a key; keys are written in the order of their first setting, a second setting replaces the value.
+    /// `general.alignment` sets the alignment of the data as well.
+    ///
+    /// # Errors
+    /// [`Error::Key`] for a key that readers refuse (empty, too long, with control characters, an alignment that is not
+    /// a u32 power of two of at least 8).
+    pub fn put(&mut self, key: &str, value: Value<'_>) -> Result<()> {
+        if key == ALIGNMENT_KEY {
+            self.alignment = match value {
+                Value::U32(bytes) if bytes.is_power_of_two() && (8..=1 << 20).contains(&bytes) => {
+                    bytes.into()
+                }
+                _ => {
+                    return Err(refused_key(
+                        key,
+                        "the alignment is a u32, a power of two of 8 to 2^20",
+                    ));
+                }
+            };
+        }
+        let mut encoded = Vec::new();
+        encode(&mut encoded, &value);
+        self.put_encoded(key, value.value_type(), encoded)
+    }
+
+    /// Sets a key to an array of strings.
+    ///
+    /// # Errors
+    /// As [`GgufWriter::put`], and for more than 2^22 elements.
+    pub fn put_strings<S: AsRef<str>>(&mut self, key: &str, values: &[S]) -> Result<()> {
+        self.put_array(key, ValueType::String, values, |sink, value| {
+            encode_string(sink, value.as_ref())
+        })
+    }
+
+    /// Sets a key to an array of 32-bit floats.
+    ///
+    /// # Errors
+    /// As [`GgufWriter::put_strings`].
+    pub fn put_f32s(&mut self, key: &str, values: &[f32]) -> Result<()> {
+        self.put_array(key, ValueType::F32, values, |sink, value| sink.extend(value.to_le_bytes()))
+    }
+
+    /// Sets a key to an array of signed 32-bit integers.
+    ///
+    /// # Errors
+    /// As [`GgufWriter::put_strings`].
+    pub fn put_i32s(&mut self, key: &str, values: &[i32]) -> Result<()> {
+        self.put_array(key, ValueType::I32, values, |sink, value| sink.extend(value.to_le_bytes()))
+    }
+
+    /// Sets a key to an array of unsigned 32-bit integers.
+    ///
+    /// # Errors
+    /// As [`GgufWriter::put_strings`].
+    pub fn put_u32s(&mut self, key: &str, values: &[u32]) -> Result<()> {
+        self.put_array(key, ValueType::U32, values, |sink, value| sink.extend(value.to_le_bytes()))
+    }
+
+    /// Takes over every key of a read file that `wanted` accepts, `general.alignment` and the `split.*` keys never.
+    ///
+    /// # Errors
+    /// As [`GgufWriter::put`].
+    pub fn copy_metadata(
+        &mut self,
+        from: &Metadata,
+        mut wanted: impl FnMut(&str) -> bool,
+    ) -> Result<()> {
+        for (key, value) in from.iter() {
+            if key != ALIGNMENT_KEY && !key.starts_with("split.") && wanted(key) {
+                self.put(key, value)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds a tensor; data is asked for in this order. `dims` are in ggml order, `dims[0]` contiguous.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] for a name or dimensions that readers refuse, [`Error::DuplicateTensor`].
+    pub fn add_tensor(&mut self, name: &str, dims: &[u64], ggml_type: GgmlType) -> Result<()> {
+        let refused =
+            |field, problem: String| Err(Error::tensor("new GGUF file", name, field, 0, problem));
+        if name.is_empty() || name.len() > 64 || name.chars().any(char::is_control) {
+            return refused(
+                "name",
+                "it must have 1 to 64 bytes and no control characters".to_owned(),
+            );
+        }
+        let Some(nbytes) = ggml_type.nbytes(dims) else {
+            return refused("dimensions", format!("{dims:?} do not fit type {ggml_type}"));
+        };
+        if self.tensors.iter().any(|tensor| tensor.name == name) {
+            let (file, tensor) = ("new GGUF file".to_owned(), shown(name));
+            return Err(Error::DuplicateTensor { file, tensor, offset: 0 });
+        }
+        self.tensors.push(PendingTensor {
+            name: name.to_owned(),
+            dims: dims.to_vec(),
+            ggml_type,
+            nbytes,
+        });
+        Ok(())
+    }
+
+    /// The tensors added so far, in order.
+    #[must_use]
+    pub fn tensors(&self) -> &[PendingTensor] {
+        &self.tensors
+    }
+
+    /// Writes the file: into a temporary one in the same folder first, which takes the place of `path` when it is
+    /// complete and on the disk. `data` is called once per tensor, in order, and writes exactly `nbytes` bytes.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where writing fails or `data` does; [`Error::Tensor`] where it wrote another number of bytes.
+    pub fn write(
+        &self,
+        path: &Path,
+        mut data: impl FnMut(&PendingTensor, &mut dyn Write) -> io::Result<()>,
+    ) -> Result<()> {
+        let file = shown_path(path);
+        let header = self.header(&file)?;
+        write_atomically(path, |sink| {
+            let failed = |source| Error::io(&file, "write", source);
+            sink.write_all(&header).map_err(failed)?;
+            let mut offset = header.len() as u64;
+            for tensor in &self.tensors {
+                Exact::fill(&file, &tensor.name, (offset, tensor.nbytes), sink, |sink| {
+                    data(tensor, sink)
+                })?;
+                offset += tensor.nbytes;
+                let padding = offset.next_multiple_of(self.alignment) - offset;
+                io::copy(&mut io::Read::take(io::repeat(0), padding), sink).map_err(failed)?;
+                offset += padding;
+            }
+            Ok(())
+        })
+    }
+
+    /// Everything in front of the data, padded.
+    fn header(&self, file: &str) -> Result<Vec<u8>> {
+        let mut header = Vec::new();
+        header.extend(b"GGUF");
+        header.extend(3_u32.to_le_bytes());
+        header.extend((self.tensors.len() as u64).to_le_bytes());
+        header.extend((self.keys.len() as u64).to_le_bytes());
+        for (key, encoded) in &self.keys {
+            encode_string(&mut header, key);
+            header.extend(encoded);
+        }
+        let mut offset = 0_u64;
+        for tensor in &self.tensors {
+            encode_string(&mut header, &tensor.name);
+            header.extend((tensor.dims.len() as u32).to_le_bytes());
+            tensor.dims.iter().for_each(|dim| header.extend(dim.to_le_bytes()));
+            header.extend(tensor.ggml_type.id().to_le_bytes());
+            header.extend(offset.to_le_bytes());
+            offset = offset
+                .checked_add(tensor.nbytes)
+                .and_then(|end| end.checked_next_multiple_of(self.alignment))
+                .ok_or_else(|| {
+                    Error::tensor(
+                        file,
+                        &tensor.name,
+                        "offset",
+                        0,
+                        "the tensors together exceed 2^64 bytes",
+                    )
+                })?;
+        }
+        let padded = header.len().next_multiple_of(self.alignment as usize);
+        header.resize(padded, 0);
+        Ok(header)
+    }
+
+    fn put_array<T>(
+        &mut self,
+        key: &str,
+        element: ValueType,
+        values: &[T],
+        encode_one: impl Fn(&mut Vec<u8>, &T),
+    ) -> Result<()> {
+        if values.len() as u64 > ARRAY_LIMIT {
+            return Err(refused_key(key, "the array has more than 2^22 elements"));
+        }
+        let mut encoded = Vec::new();
+        encoded.extend(element.id().to_le_bytes());
+        encoded.extend((values.len() as u64).to_le_bytes());
+        values.iter().for_each(|value| encode_one(&mut encoded, value));
+        self.put_encoded(key, ValueType::Array, encoded)
+    }
+
+    fn put_encoded(&mut self, key: &str, value_type: ValueType, value: Vec<u8>) -> Result<()> {
+        if key.is_empty() || key.len() > 0xFFFF || key.chars().any(char::is_control) {
+            return Err(refused_key(
+                key,
+                "it must have 1 to 65535 bytes and no control characters",
+            ));
+        }
+        let mut encoded = value_type.id().to_le_bytes().to_vec();
+        encoded.extend(value);
+        match self.keys.iter_mut().find(|(present, _)| present == key) {
+            Some((_, present)) => *present = encoded,
+            None => self.keys.push((key.to_owned(), encoded)),
+        }
+        Ok(())
+    }
+}
+
+fn refused_key(key: &str, problem: &str) -> Error {
+    Error::key("new GGUF file", key, 0, problem)
+}
+
+fn encode_string(sink: &mut Vec<u8>, text: &str) {
+    sink.extend((text.len() as u64).to_le_bytes());
+    sink.extend(text.as_bytes());
+}
+
+fn encode(sink: &mut Vec<u8>, value: &Value<'_>) {
+    match value {
+        Value::U8(value) => sink.extend(value.to_le_bytes()),
+        Value::I8(value) => sink.extend(value.to_le_bytes()),
+        Value::U16(value) => sink.extend(value.to_le_bytes()),
+        Value::I16(value) => sink.extend(value.to_le_bytes()),
+        Value::U32(value) => sink.extend(value.to_le_bytes()),
+        Value::I32(value) => sink.extend(value.to_le_bytes()),
+        Value::F32(value) => sink.extend(value.to_le_bytes()),
+        Value::U64(value) => sink.extend(value.to_le_bytes()),
+        Value::I64(value) => sink.extend(value.to_le_bytes()),
+        Value::F64(value) => sink.extend(value.to_le_bytes()),
+        Value::Bool(value) => sink.push(u8::from(*value)),
+        Value::String(text) => encode_string(sink, text),
+        Value::Array(array) => {
+            sink.extend(array.element.id().to_le_bytes());
+            sink.extend((array.len as u64).to_le_bytes());
+            sink.extend(array.bytes);
+        }
+    }
+}

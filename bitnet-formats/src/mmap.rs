@@ -1,0 +1,305 @@
+//! Files mapped into memory, and cheap handles on ranges of their bytes.
+//!
+//! A mapped file that another process cuts short raises SIGBUS when the lost pages are read, which kills the process by
+//! default. On Unix the first mapping installs a handler for it (see [`fault`]) that puts zero pages there and marks the mapping;
+//! [`Region::check`] then reports [`Error::Truncated`]. Whoever loads a model calls it after decoding.
+
+use std::fmt;
+use std::fs::{File, Metadata, OpenOptions};
+use std::ops::{Deref, Range};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use memmap2::{Mmap, MmapOptions};
+
+use crate::error::{Error, Result, shown_path};
+
+#[cfg(unix)]
+mod fault;
+
+/// The bytes of one file: mapped, or held in memory.
+pub struct MappedFile {
+    name: String,
+    bytes: Backing,
+}
+
+enum Backing {
+    Mapped(Mapping),
+    Owned(Vec<u8>),
+    Static(&'static [u8]),
+}
+
+struct Mapping {
+    // Declared before `map`, so that it is dropped first: an address leaves the registry before it is unmapped.
+    #[cfg(unix)]
+    guard: fault::Guard,
+    map: Mmap,
+    file: File,
+    len: u64,
+    modified: Option<SystemTime>,
+}
+
+impl MappedFile {
+    /// Maps a regular file for reading. An empty file gives an empty mapping.
+    ///
+    /// # Errors
+    /// [`Error::NotRegularFile`] for directories, pipes, devices and sockets (never blocks on one); [`Error::Io`] where
+    /// the file cannot be opened or mapped; [`Error::Limit`] where too many files are mapped at once.
+    pub fn open(path: &Path) -> Result<Arc<Self>> {
+        let name = shown_path(path);
+        // Asked before opening: to open some devices is to change them.
+        let before =
+            std::fs::metadata(path).map_err(|source| Error::io(&name, "find the file", source))?;
+        require_regular(&name, &before)?;
+        let file = open_without_blocking(path)
+            .map_err(|source| Error::io(&name, "open the file", source))?;
+        let found =
+            file.metadata().map_err(|source| Error::io(&name, "read the file's length", source))?;
+        require_regular(&name, &found)?;
+        if found.len() == 0 {
+            return Ok(Arc::new(Self { name, bytes: Backing::Owned(Vec::new()) }));
+        }
+        let len = usize::try_from(found.len())
+            .map_err(|_| Error::limit(&name, "file length", 0, found.len(), usize::MAX as u64))?;
+        // SAFETY: the mapping is private to this type and read-only. Another process may still change the file; readers
+        // treat the bytes as untrusted at every read, and the SIGBUS that cutting the file short raises is handled.
+        let map = unsafe { MmapOptions::new().len(len).map(&file) }
+            .map_err(|source| Error::io(&name, "map the file", source))?;
+        #[cfg(unix)]
+        let guard = fault::Guard::register(&name, map.as_ptr() as usize, len)?;
+        let mapping = Mapping {
+            #[cfg(unix)]
+            guard,
+            map,
+            len: found.len(),
+            modified: found.modified().ok(),
+            file,
+        };
+        Ok(Arc::new(Self { name, bytes: Backing::Mapped(mapping) }))
+    }
+
+    /// Bytes in memory under a name for messages.
+    #[must_use]
+    pub fn from_bytes(bytes: Vec<u8>, name: &str) -> Arc<Self> {
+        Arc::new(Self { name: name.to_owned(), bytes: Backing::Owned(bytes) })
+    }
+
+    /// Bytes that are part of the program, under a name for messages; they are not copied.
+    #[must_use]
+    pub fn from_static(bytes: &'static [u8], name: &str) -> Arc<Self> {
+        Arc::new(Self { name: name.to_owned(), bytes: Backing::Static(bytes) })
+    }
+
+    /// The file's name as messages show it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// All bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        match &self.bytes {
+            Backing::Mapped(mapping) => &mapping.map,
+            Backing::Owned(bytes) => bytes,
+            Backing::Static(bytes) => bytes,
+        }
+    }
+
+    /// The whole file as a region.
+    #[must_use]
+    pub fn region(self: &Arc<Self>) -> Region {
+        Region { file: Arc::clone(self), start: 0, len: self.bytes().len() }
+    }
+
+    /// Whether the file is still what was mapped.
+    ///
+    /// # Errors
+    /// [`Error::Truncated`] where pages were lost or the file is shorter now; [`Error::Changed`] where it is longer or
+    /// was written to; [`Error::Io`] where it cannot be asked.
+    pub fn check(&self) -> Result<()> {
+        let Backing::Mapped(mapping) = &self.bytes else { return Ok(()) };
+        let found = mapping
+            .file
+            .metadata()
+            .map_err(|source| Error::io(&self.name, "read the file's length", source))?;
+        if found.len() < mapping.len || mapping.is_damaged() {
+            return Err(Error::Truncated {
+                file: self.name.clone(),
+                mapped: mapping.len,
+                now: found.len(),
+            });
+        }
+        if found.len() != mapping.len || found.modified().ok() != mapping.modified {
+            return Err(Error::Changed { file: self.name.clone() });
+        }
+        Ok(())
+    }
+}
+
+impl Mapping {
+    #[cfg(unix)]
+    fn is_damaged(&self) -> bool {
+        self.guard.is_damaged()
+    }
+
+    #[cfg(not(unix))]
+    fn is_damaged(&self) -> bool {
+        false
+    }
+}
+
+impl fmt::Debug for MappedFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "MappedFile({}, {} bytes)", self.name, self.bytes().len())
+    }
+}
+
+/// A range of a file's bytes; clones share the file, which stays mapped as long as any of them lives.
+#[derive(Clone)]
+pub struct Region {
+    file: Arc<MappedFile>,
+    start: usize,
+    len: usize,
+}
+
+impl Region {
+    /// The number of bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are no bytes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Where the region begins in its file, in bytes.
+    #[must_use]
+    pub fn offset(&self) -> u64 {
+        self.start as u64
+    }
+
+    /// The file that the bytes belong to.
+    #[must_use]
+    pub fn file(&self) -> &Arc<MappedFile> {
+        &self.file
+    }
+
+    /// A part of this region, `range` counted from its first byte.
+    ///
+    /// # Errors
+    /// [`Error::UnexpectedEnd`] where the range is not inside the region.
+    pub fn slice(&self, range: Range<usize>) -> Result<Self> {
+        if range.start > range.end || range.end > self.len {
+            return Err(Error::UnexpectedEnd {
+                file: self.file.name.clone(),
+                what: "a part of a mapped region".to_owned(),
+                offset: (self.start as u64).saturating_add(range.start as u64),
+                needed: range.end.saturating_sub(range.start) as u64,
+                available: self.len.saturating_sub(range.start) as u64,
+            });
+        }
+        Ok(Self {
+            file: Arc::clone(&self.file),
+            start: self.start + range.start,
+            len: range.end - range.start,
+        })
+    }
+
+    /// Tells the kernel that the pages wholly inside this region are not needed for now, so that they leave the resident
+    /// set. Reading them later brings them back from the file. Does nothing for bytes that are not mapped.
+    pub fn release(&self) {
+        #[cfg(unix)]
+        if let Backing::Mapped(mapping) = &self.file.bytes {
+            let page = fault::page_size();
+            let first = self.start.next_multiple_of(page);
+            let last = (self.start + self.len) / page * page;
+            if first < last {
+                // SAFETY: the range is whole pages of a live, read-only mapping of a file: dropping them loses nothing,
+                // the next read fetches them again.
+                let advised = unsafe {
+                    mapping.map.unchecked_advise_range(
+                        memmap2::UncheckedAdvice::DontNeed,
+                        first,
+                        last - first,
+                    )
+                };
+                // A refusal leaves the pages where they are, which is what was before.
+                drop(advised);
+            }
+        }
+    }
+
+    /// Whether the file is still what was mapped; see [`MappedFile::check`].
+    ///
+    /// # Errors
+    /// Those of [`MappedFile::check`].
+    pub fn check(&self) -> Result<()> {
+        self.file.check()
+    }
+}
+
+impl Deref for Region {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // In bounds by construction: regions begin whole and only shrink.
+        self.file.bytes().get(self.start..self.start + self.len).unwrap_or(&[])
+    }
+}
+
+impl AsRef<[u8]> for Region {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+impl fmt::Debug for Region {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Region({}, {}..{})", self.file.name, self.start, self.start + self.len)
+    }
+}
+
+fn require_regular(name: &str, found: &Metadata) -> Result<()> {
+    let kind = found.file_type();
+    if kind.is_file() {
+        return Ok(());
+    }
+    let kind = if kind.is_dir() { "a directory" } else { special_kind(kind) };
+    Err(Error::NotRegularFile { file: name.to_owned(), kind })
+}
+
+#[cfg(unix)]
+fn special_kind(kind: std::fs::FileType) -> &'static str {
+    use std::os::unix::fs::FileTypeExt;
+    if kind.is_fifo() {
+        "a pipe (FIFO)"
+    } else if kind.is_char_device() || kind.is_block_device() {
+        "a device"
+    } else if kind.is_socket() {
+        "a socket"
+    } else {
+        "a special file"
+    }
+}
+
+#[cfg(not(unix))]
+fn special_kind(_kind: std::fs::FileType) -> &'static str {
+    "a special file"
+}
+
+#[cfg(unix)]
+fn open_without_blocking(path: &Path) -> std::io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    // Should the path have become a pipe since it was looked at, opening it must not wait for a writer.
+    OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)
+}
+
+#[cfg(not(unix))]
+fn open_without_blocking(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new().read(true).open(path)
+}

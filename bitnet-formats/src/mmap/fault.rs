@@ -1,0 +1,195 @@
+//! Surviving SIGBUS on mapped files: a lock-free registry of mappings and a signal handler that reads it.
+//!
+//! The handler does only what is safe in a signal: atomic loads and stores, one `mmap` and, for addresses that are not
+//! ours, a call of whatever handler stood there before.
+
+use std::ffi::{c_int, c_void};
+use std::ptr;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+
+use crate::error::{Error, Result};
+
+/// How many files can be mapped at once; a split model has tens.
+const SLOTS: usize = 1024;
+
+/// One mapping. `sequence` is odd while the slot is being changed, so that a reader never pairs an old start with a new
+/// length. A slot that is being changed is not the one that faults: its mapping is not yet, or no longer, reachable.
+struct Slot {
+    taken: AtomicBool,
+    sequence: AtomicUsize,
+    start: AtomicUsize,
+    len: AtomicUsize,
+    damaged: AtomicBool,
+}
+
+impl Slot {
+    const fn new() -> Self {
+        Self {
+            taken: AtomicBool::new(false),
+            sequence: AtomicUsize::new(0),
+            start: AtomicUsize::new(0),
+            len: AtomicUsize::new(0),
+            damaged: AtomicBool::new(false),
+        }
+    }
+
+    fn set(&self, start: usize, len: usize) {
+        self.sequence.fetch_add(1, SeqCst);
+        self.start.store(start, SeqCst);
+        self.len.store(len, SeqCst);
+        self.damaged.store(false, SeqCst);
+        self.sequence.fetch_add(1, SeqCst);
+    }
+
+    /// The end of the mapping if `address` is inside it.
+    fn end_if_contains(&self, address: usize) -> Option<usize> {
+        let before = self.sequence.load(SeqCst);
+        let start = self.start.load(SeqCst);
+        let len = self.len.load(SeqCst);
+        let after = self.sequence.load(SeqCst);
+        let stable = before == after && before.is_multiple_of(2);
+        let end = start.checked_add(len)?;
+        (stable && start <= address && address < end).then_some(end)
+    }
+}
+
+static REGISTRY: [Slot; SLOTS] = [const { Slot::new() }; SLOTS];
+static PAGE: AtomicUsize = AtomicUsize::new(0);
+static PREVIOUS: OnceLock<libc::sigaction> = OnceLock::new();
+static INSTALLED: OnceLock<std::result::Result<(), i32>> = OnceLock::new();
+
+/// A mapping's place in the registry, given back when dropped.
+pub(super) struct Guard {
+    slot: &'static Slot,
+}
+
+impl Guard {
+    /// Enters the mapping `[start, start + len)`, and installs the handler if this is the first one.
+    pub(super) fn register(file: &str, start: usize, len: usize) -> Result<Self> {
+        (*INSTALLED.get_or_init(install)).map_err(|code| {
+            Error::io(
+                file,
+                "guard the mapping against truncation",
+                std::io::Error::from_raw_os_error(code),
+            )
+        })?;
+        for slot in &REGISTRY {
+            if slot.taken.compare_exchange(false, true, SeqCst, SeqCst).is_ok() {
+                slot.set(start, len);
+                return Ok(Self { slot });
+            }
+        }
+        Err(Error::limit(file, "number of files mapped at once", 0, SLOTS as u64 + 1, SLOTS as u64))
+    }
+
+    pub(super) fn is_damaged(&self) -> bool {
+        self.slot.damaged.load(SeqCst)
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.slot.set(0, 0);
+        self.slot.taken.store(false, SeqCst);
+    }
+}
+
+/// The size of a memory page in bytes, a power of two.
+pub(super) fn page_size() -> usize {
+    let known = PAGE.load(SeqCst);
+    if known != 0 {
+        return known;
+    }
+    // SAFETY: sysconf has no preconditions.
+    let asked = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    let page = usize::try_from(asked).ok().filter(|page| page.is_power_of_two()).unwrap_or(4096);
+    PAGE.store(page, SeqCst);
+    page
+}
+
+/// Installs the handler; the error is an `errno`.
+fn install() -> std::result::Result<(), i32> {
+    page_size();
+    let errno = || std::io::Error::last_os_error().raw_os_error().unwrap_or(0);
+    // SAFETY: all-zero bytes are a valid `sigaction` (no handler, no flags, empty mask).
+    let mut previous: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: a null new action only asks; `previous` is a valid place for the answer.
+    if unsafe { libc::sigaction(libc::SIGBUS, ptr::null(), &raw mut previous) } != 0 {
+        return Err(errno());
+    }
+    // Known before our handler can run.
+    PREVIOUS.get_or_init(|| previous);
+    // SAFETY: as above.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = on_bus_error as *const () as libc::sighandler_t;
+    // On the alternate stack where there is one: a stack overflow raises SIGBUS on some systems.
+    action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+    // SAFETY: `action` is fully set and `on_bus_error` has the signature that SA_SIGINFO asks for and is signal-safe.
+    if unsafe { libc::sigaction(libc::SIGBUS, &raw const action, ptr::null_mut()) } != 0 {
+        return Err(errno());
+    }
+    Ok(())
+}
+
+extern "C" fn on_bus_error(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
+    // SAFETY: the kernel passes a valid `siginfo_t`, which outlives this call, to an SA_SIGINFO handler.
+    let told = unsafe { &*info };
+    let code = told.si_code;
+    // Positive codes come from the kernel and carry an address; the others were sent by a process.
+    if code > 0 {
+        // SAFETY: for a SIGBUS raised by the kernel the address is the field that is set.
+        let address = unsafe { told.si_addr() } as usize;
+        if cover_with_zeros(address) {
+            return;
+        }
+    }
+    pass_on(signal, code <= 0, info, context);
+}
+
+/// Replaces what is left of the registered mapping from `address` on by zero pages. A fault means that the file ends
+/// before that page, so everything behind it is lost as well; the mapping as a whole is marked.
+fn cover_with_zeros(address: usize) -> bool {
+    for slot in &REGISTRY {
+        let Some(end) = slot.end_if_contains(address) else { continue };
+        slot.damaged.store(true, SeqCst);
+        let page = PAGE.load(SeqCst).max(1);
+        let start = address / page * page;
+        let len = end.next_multiple_of(page) - start;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | libc::MAP_NORESERVE;
+        // SAFETY: the pages belong to a mapping of ours, alive because the interrupted thread was reading it; it is
+        // only ever read, so that zeros in its place are valid for every holder of a slice. `mmap` is a bare system call.
+        let covered =
+            unsafe { libc::mmap(start as *mut c_void, len, libc::PROT_READ, flags, -1, 0) };
+        return covered != libc::MAP_FAILED;
+    }
+    false
+}
+
+/// Does for a foreign SIGBUS what would have been done without us. `sent`: by a process, not raised by a memory access.
+fn pass_on(signal: c_int, sent: bool, info: *mut libc::siginfo_t, context: *mut c_void) {
+    let previous = PREVIOUS.get();
+    let handler = previous.map_or(libc::SIG_DFL, |previous| previous.sa_sigaction);
+    if handler == libc::SIG_IGN && sent {
+        return;
+    }
+    if handler == libc::SIG_DFL || handler == libc::SIG_IGN {
+        // SAFETY: restoring the default action has no preconditions.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        // SAFETY: raising a signal has no preconditions; it is blocked until this handler returns.
+        unsafe { libc::raise(signal) };
+        return;
+    }
+    let with_info = previous.is_some_and(|previous| previous.sa_flags & libc::SA_SIGINFO != 0);
+    if with_info {
+        type Handler = extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void);
+        // SAFETY: the program that installed this handler with SA_SIGINFO vouched for its being one of this type.
+        let handler = unsafe { std::mem::transmute::<libc::sighandler_t, Handler>(handler) };
+        handler(signal, info, context);
+    } else {
+        // SAFETY: the program that installed this handler without SA_SIGINFO vouched for its being one of this type.
+        let handler =
+            unsafe { std::mem::transmute::<libc::sighandler_t, extern "C" fn(c_int)>(handler) };
+        handler(signal);
+    }
+}

@@ -1,0 +1,1 @@
+//! Tensor names of Hugging Face checkpoints and of GGUF files.

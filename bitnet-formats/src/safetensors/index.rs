@@ -1,0 +1,241 @@
+//! `*.safetensors.index.json`: which file of a model holds which tensor.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::{Component, Path, PathBuf};
+
+use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
+
+use super::json::{JSON_BYTES, Progress, TENSOR_LIMIT, Text};
+use super::{SafeTensors, Shard, ShardIndex};
+use crate::error::{Error, Result, shown, shown_path};
+use crate::mmap::MappedFile;
+
+/// A validated index: every file name in it is a bare name.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Index {
+    /// The files, each once, in the order of their first mention.
+    pub files: Vec<String>,
+    /// The tensors in index order, each with the place of its file in `files`.
+    pub tensors: Vec<(String, usize)>,
+}
+
+/// Validates an index given as bytes; `name` stands for it in messages.
+///
+/// # Errors
+/// [`Error::Header`], [`Error::Limit`], [`Error::DuplicateTensor`] for the index itself, [`Error::Shard`] for a file name
+/// that is more than a name.
+pub fn parse_index(bytes: &[u8], name: &str) -> Result<Index> {
+    if bytes.len() as u64 > JSON_BYTES {
+        return Err(Error::limit(name, "length of the index", 0, bytes.len() as u64, JSON_BYTES));
+    }
+    let mut builder = Builder {
+        file: name,
+        index: Index::default(),
+        by_file: HashMap::new(),
+        by_tensor: HashMap::new(),
+        progress: Progress { field: "index", ..Progress::default() },
+        has_map: false,
+    };
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let parsed = deserializer.deserialize_map(&mut builder).and_then(|()| deserializer.end());
+    match parsed {
+        Err(error) => Err(builder.progress.explain(&error, name, bytes, 0)),
+        Ok(()) if !builder.has_map => Err(Error::header(
+            name,
+            "weight_map",
+            0,
+            "it is missing, so that this is no index of safetensors files",
+        )),
+        Ok(()) => Ok(builder.index),
+    }
+}
+
+/// Opens every file that an index names and checks that each holds what it should.
+pub(super) fn open(path: &Path) -> Result<SafeTensors> {
+    let file = MappedFile::open(path)?;
+    let name = file.name().to_owned();
+    let index = parse_index(file.bytes(), &name)?;
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let mut shards = Vec::new();
+    for shard in &index.files {
+        shards.push(Shard::new(MappedFile::open(&resolve(folder, shard, &name)?)?)?);
+    }
+    let mut names = Vec::new();
+    let mut by_name = HashMap::new();
+    for (tensor, shard) in index.tensors {
+        if shards.get(shard).and_then(|shard: &Shard| shard.find(&tensor)).is_none() {
+            let shard = index.files.get(shard).map_or("", String::as_str);
+            let problem = format!(
+                "it does not hold tensor \"{}\", which the index puts there; download both again",
+                shown(&tensor)
+            );
+            return Err(Error::shard(&name, shard, problem));
+        }
+        by_name.insert(tensor.clone(), shard);
+        names.push(tensor);
+    }
+    Ok(SafeTensors { name, shards, index: Some(ShardIndex { names, shards: by_name }) })
+}
+
+/// The path of a shard: beside the index, links followed only inside its folder or, in a Hugging Face cache, to the blobs of
+/// the same model (`models--ORG--NAME/snapshots/REVISION/FILE` links to `models--ORG--NAME/blobs/HASH`).
+fn resolve(folder: &Path, shard: &str, index: &str) -> Result<PathBuf> {
+    let path = folder.join(shard);
+    let real = match path.canonicalize() {
+        Ok(real) => real,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Err(Error::shard(index, shard, "it is missing; put it beside the index"));
+        }
+        Err(error) => return Err(Error::io(&shown_path(&path), "find the file", error)),
+    };
+    let home = folder
+        .canonicalize()
+        .map_err(|source| Error::io(&shown_path(folder), "find the folder", source))?;
+    let blobs = home
+        .parent()
+        .filter(|parent| parent.file_name().is_some_and(|name| name == "snapshots"))
+        .and_then(Path::parent)
+        .map(|model| model.join("blobs"));
+    if real.starts_with(&home) || blobs.is_some_and(|blobs| real.starts_with(blobs)) {
+        return Ok(real);
+    }
+    Err(Error::shard(
+        index,
+        shard,
+        "it is a link out of the model's folder; put the file itself beside the index",
+    ))
+}
+
+/// Whether a file name is one plain name on every system.
+fn is_bare_name(name: &str) -> bool {
+    let mut components = Path::new(name).components();
+    let single = matches!((components.next(), components.next()), (Some(Component::Normal(only)), None) if only == name);
+    single
+        && name.len() <= 255
+        && !name.contains(['/', '\\', ':'])
+        && !name.chars().any(char::is_control)
+}
+
+struct Builder<'i> {
+    file: &'i str,
+    index: Index,
+    by_file: HashMap<String, usize>,
+    by_tensor: HashMap<String, ()>,
+    progress: Progress,
+    has_map: bool,
+}
+
+impl<'de> Visitor<'de> for &mut Builder<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object with weight_map")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<(), A::Error> {
+        while let Some(key) = map.next_key_seed(Text)? {
+            if key != "weight_map" {
+                map.next_value::<IgnoredAny>()?;
+                continue;
+            }
+            self.progress.field = "weight_map";
+            if std::mem::replace(&mut self.has_map, true) {
+                return Err(A::Error::custom("it appears twice"));
+            }
+            map.next_value_seed(WeightMap { builder: self })?;
+            (self.progress.tensor, self.progress.field) = (None, "index");
+        }
+        Ok(())
+    }
+}
+
+struct WeightMap<'b, 'i> {
+    builder: &'b mut Builder<'i>,
+}
+
+impl<'de> DeserializeSeed<'de> for WeightMap<'_, '_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(
+        self,
+        deserializer: D,
+    ) -> std::result::Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for WeightMap<'_, '_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of file names")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<(), A::Error> {
+        let builder = self.builder;
+        while let Some(tensor) = map.next_key_seed(Text)? {
+            builder.progress.tensor = Some(tensor.clone().into_owned());
+            let file = map.next_value_seed(Text)?;
+            let count = builder.index.tensors.len() as u64 + 1;
+            let refusal = if !is_bare_name(&file) {
+                let problem = "the index may only name files beside itself, without any path; correct the index";
+                Some(Error::shard(
+                    builder.file,
+                    &file,
+                    format!("tensor \"{}\": {problem}", shown(&tensor)),
+                ))
+            } else if count > TENSOR_LIMIT {
+                Some(Error::limit(builder.file, "number of tensors", 0, count, TENSOR_LIMIT))
+            } else if builder.by_tensor.insert(tensor.clone().into_owned(), ()).is_some() {
+                Some(Error::DuplicateTensor {
+                    file: builder.file.to_owned(),
+                    tensor: shown(&tensor),
+                    offset: 0,
+                })
+            } else {
+                None
+            };
+            if let Some(refusal) = refusal {
+                return Err(builder.progress.fail(refusal));
+            }
+            let next = builder.index.files.len();
+            let place = *builder.by_file.entry(file.into_owned()).or_insert_with_key(|file| {
+                builder.index.files.push(file.clone());
+                next
+            });
+            builder.index.tensors.push((tensor.into_owned(), place));
+            builder.progress.tensor = None;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_bare_names_are_files_of_an_index() {
+        assert!(is_bare_name("model-00001-of-00002.safetensors"));
+        for name in [
+            "",
+            ".",
+            "..",
+            "/etc/passwd",
+            "../x",
+            "a/b",
+            "a\\b",
+            "C:x",
+            "a\0b",
+            "a/",
+            "./a",
+            "a\nb",
+        ] {
+            assert!(!is_bare_name(name), "{name:?}");
+        }
+    }
+}

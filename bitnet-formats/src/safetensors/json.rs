@@ -1,0 +1,93 @@
+//! What the two JSON readers share: names that stay in the text, typed errors out of the middle of a parse, byte offsets.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, Visitor};
+
+use crate::error::{Error, shown};
+
+/// The most tensors of one file or index; the largest mixtures of experts have tens of thousands.
+pub(super) const TENSOR_LIMIT: u64 = 1 << 20;
+/// The largest header or index in bytes (the format's own limit for headers).
+pub(super) const JSON_BYTES: u64 = 100_000_000;
+
+/// Where a parse is, and the typed error that ended it, if one of ours did.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    /// The tensor being read.
+    pub(super) tensor: Option<String>,
+    /// The field being read.
+    pub(super) field: &'static str,
+    pub(super) failure: Option<Error>,
+}
+
+impl Progress {
+    /// Ends the parse with a typed error.
+    pub(super) fn fail<E: serde::de::Error>(&mut self, error: Error) -> E {
+        self.failure = Some(error);
+        E::custom("see the typed error")
+    }
+
+    /// The error to report for one of `serde_json`; `text` is what was parsed, beginning at byte `base` of the file.
+    pub(super) fn explain(
+        self,
+        error: &serde_json::Error,
+        file: &str,
+        text: &[u8],
+        base: u64,
+    ) -> Error {
+        if let Some(failure) = self.failure {
+            return failure;
+        }
+        let offset = base + offset_of(text, error.line(), error.column());
+        let problem = message_of(error);
+        match self.tensor {
+            Some(tensor) => Error::tensor(file, &tensor, self.field, offset, problem),
+            None => Error::header(file, self.field, offset, problem),
+        }
+    }
+}
+
+/// The byte at a line and column (both from 1; column 0 is the end of the line before).
+fn offset_of(text: &[u8], line: usize, column: usize) -> u64 {
+    let newlines =
+        text.iter().enumerate().filter(|&(_, &byte)| byte == b'\n').map(|(at, _)| at + 1);
+    let start = std::iter::once(0).chain(newlines).nth(line.saturating_sub(1)).unwrap_or(0);
+    (start + column.saturating_sub(1)).min(text.len()) as u64
+}
+
+/// The message without the position, which is given as a byte offset; it may repeat text of the file.
+fn message_of(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let bare = text.rsplit_once(" at line ").map_or(text.as_str(), |(bare, _)| bare);
+    // Quotes are the parser's own; everything else is made safe.
+    shown(bare).replace("\\\"", "\"").replace("\\'", "'")
+}
+
+/// Reads a string, borrowed where it has no escapes.
+pub(super) struct Text;
+
+impl<'de> DeserializeSeed<'de> for Text {
+    type Value = Cow<'de, str>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Text {
+    type Value = Cow<'de, str>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+
+    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
+        Ok(Cow::Borrowed(text))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+        Ok(Cow::Owned(text.to_owned()))
+    }
+}

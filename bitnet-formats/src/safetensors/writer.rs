@@ -1,0 +1,111 @@
+//! Writing a safetensors file: data streamed, the file complete or absent.
+
+use std::collections::HashSet;
+use std::io::{self, Write};
+use std::path::Path;
+
+use super::dtype::Dtype;
+use crate::atomic::{Exact, write_atomically};
+use crate::error::{Error, Result, shown, shown_path};
+
+/// A tensor that will be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorSpec {
+    /// Its name, unique in the file.
+    pub name: String,
+    /// The type of its elements.
+    pub dtype: Dtype,
+    /// Its shape, the last dimension contiguous.
+    pub shape: Vec<usize>,
+}
+
+impl TensorSpec {
+    /// The bytes of its data; `None` where they do not fit 64 bits.
+    #[must_use]
+    pub fn nbytes(&self) -> Option<u64> {
+        let shape: Vec<u64> = self.shape.iter().map(|&dim| dim as u64).collect();
+        self.dtype.nbytes(&shape)
+    }
+}
+
+/// Writes a safetensors file: into a temporary one in the same folder first, which takes the place of `path` when it is
+/// complete and on the disk.
+///
+/// Tensors are laid out by falling element size, so that each is aligned to its type; `data` is called once per tensor, in
+/// that order, and writes exactly its bytes, little-endian. `metadata` becomes `__metadata__` where it is not empty.
+///
+/// # Errors
+/// [`Error::DuplicateTensor`], [`Error::Key`] for a name used twice in `metadata`, [`Error::Io`] where writing fails or `data`
+/// does, [`Error::Tensor`] where it wrote another number of bytes.
+pub fn write(
+    path: &Path,
+    tensors: &[TensorSpec],
+    metadata: &[(String, String)],
+    mut data: impl FnMut(&TensorSpec, &mut dyn Write) -> io::Result<()>,
+) -> Result<()> {
+    let file = shown_path(path);
+    let mut order: Vec<&TensorSpec> = tensors.iter().collect();
+    order.sort_by_key(|tensor| std::cmp::Reverse(tensor.dtype.size()));
+    let header = header(&file, &order, metadata)?;
+    write_atomically(path, |sink| {
+        sink.write_all(&header).map_err(|source| Error::io(&file, "write", source))?;
+        let mut offset = header.len() as u64;
+        for tensor in &order {
+            let nbytes = size_of_tensor(&file, tensor)?;
+            Exact::fill(&file, &tensor.name, (offset, nbytes), sink, |sink| data(tensor, sink))?;
+            offset += nbytes;
+        }
+        Ok(())
+    })
+}
+
+/// Length and JSON text, padded with blanks to a multiple of 8.
+fn header(file: &str, tensors: &[&TensorSpec], metadata: &[(String, String)]) -> Result<Vec<u8>> {
+    let mut object = serde_json::Map::new();
+    if !metadata.is_empty() {
+        let mut notes = serde_json::Map::new();
+        for (key, value) in metadata {
+            if notes.insert(key.clone(), value.as_str().into()).is_some() {
+                return Err(Error::key(file, key, 0, "it is given twice"));
+            }
+        }
+        object.insert("__metadata__".to_owned(), notes.into());
+    }
+    let mut begin = 0_u64;
+    let mut seen = HashSet::new();
+    for tensor in tensors {
+        if tensor.name == "__metadata__" {
+            return Err(Error::tensor(file, &tensor.name, "name", 0, "the name is reserved"));
+        }
+        if !seen.insert(&tensor.name) {
+            return Err(Error::DuplicateTensor {
+                file: file.to_owned(),
+                tensor: shown(&tensor.name),
+                offset: 0,
+            });
+        }
+        let end = begin
+            .checked_add(size_of_tensor(file, tensor)?)
+            .ok_or_else(|| too_large(file, tensor))?;
+        let description = serde_json::json!({
+            "dtype": tensor.dtype.name(),
+            "shape": tensor.shape,
+            "data_offsets": [begin, end],
+        });
+        object.insert(tensor.name.clone(), description);
+        begin = end;
+    }
+    let mut text = serde_json::Value::Object(object).to_string().into_bytes();
+    text.resize(text.len().next_multiple_of(8), b' ');
+    let mut header = (text.len() as u64).to_le_bytes().to_vec();
+    header.extend(text);
+    Ok(header)
+}
+
+fn size_of_tensor(file: &str, tensor: &TensorSpec) -> Result<u64> {
+    tensor.nbytes().ok_or_else(|| too_large(file, tensor))
+}
+
+fn too_large(file: &str, tensor: &TensorSpec) -> Error {
+    Error::tensor(file, &tensor.name, "shape", 0, "the data exceeds 2^64 bytes")
+}
