@@ -1,0 +1,209 @@
+//! Ordinary numbers as they lie on disk: plain floats and ggml's block types, decoded row by row.
+
+use super::{plain, q4_0, q6_k, q8_0, shape};
+use crate::{Error, Result};
+use bitnet_core::dense::{DenseRows, PlainType};
+use std::fmt;
+
+/// The storage type of a dense matrix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[expect(non_camel_case_types, reason = "ggml's names, as users know them")]
+pub enum DenseType {
+    /// IEEE 754 binary32.
+    F32,
+    /// IEEE 754 binary16.
+    F16,
+    /// bfloat16.
+    BF16,
+    /// ggml Q8_0: 8 bits and an f16 scale for every 32.
+    Q8_0,
+    /// ggml Q6_K: 6 bits, int8 scales for every 16, an f16 scale for every 256.
+    Q6_K,
+    /// ggml Q4_0: 4 bits and an f16 scale for every 32.
+    Q4_0,
+}
+
+impl DenseType {
+    /// The name, as users know it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "F32",
+            Self::F16 => "F16",
+            Self::BF16 => "BF16",
+            Self::Q8_0 => "Q8_0",
+            Self::Q6_K => "Q6_K",
+            Self::Q4_0 => "Q4_0",
+        }
+    }
+
+    /// Numbers in a block; columns are a multiple of it.
+    pub fn block_len(self) -> usize {
+        match self {
+            Self::F32 | Self::F16 | Self::BF16 => 1,
+            Self::Q8_0 => q8_0::BLOCK,
+            Self::Q6_K => q6_k::BLOCK,
+            Self::Q4_0 => q4_0::BLOCK,
+        }
+    }
+
+    /// Bytes of a block.
+    pub fn block_bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::BF16 => 2,
+            Self::Q8_0 => q8_0::BLOCK_BYTES,
+            Self::Q6_K => q6_k::BLOCK_BYTES,
+            Self::Q4_0 => q4_0::BLOCK_BYTES,
+        }
+    }
+
+    /// The plain float type, if it is one.
+    pub fn plain(self) -> Option<PlainType> {
+        match self {
+            Self::F32 => Some(PlainType::F32),
+            Self::F16 => Some(PlainType::F16),
+            Self::BF16 => Some(PlainType::BF16),
+            Self::Q8_0 | Self::Q6_K | Self::Q4_0 => None,
+        }
+    }
+
+    /// Bytes of a stored `[rows, cols]` matrix.
+    ///
+    /// # Errors
+    /// [`Error::EmptyShape`], [`Error::NotAMultiple`] or [`Error::SizeOverflow`] for a shape that the type can't hold.
+    pub fn size(self, rows: usize, cols: usize) -> Result<usize> {
+        shape::blocked_size(self.name(), rows, cols, self.block_len(), self.block_bytes())
+    }
+}
+
+/// A `[rows, cols]` matrix over its stored bytes, which may be mapped and need no alignment.
+pub struct DenseMatrix<B> {
+    dtype: DenseType,
+    rows: usize,
+    cols: usize,
+    row_bytes: usize,
+    bytes: B,
+}
+
+impl<B: AsRef<[u8]>> DenseMatrix<B> {
+    /// Over bytes in row-major order, little-endian.
+    ///
+    /// # Errors
+    /// Those of [`DenseType::size`], [`Error::Length`] if `bytes` is not exactly that long.
+    pub fn new(dtype: DenseType, rows: usize, cols: usize, bytes: B) -> Result<Self> {
+        let size = dtype.size(rows, cols)?;
+        shape::exact_len(dtype.name(), rows, cols, bytes.as_ref().len(), size)?;
+        Ok(Self { dtype, rows, cols, row_bytes: size / rows, bytes })
+    }
+
+    /// The storage type.
+    pub fn dtype(&self) -> DenseType {
+        self.dtype
+    }
+
+    /// The stored bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.bytes.as_ref()
+    }
+}
+
+impl<B> fmt::Debug for DenseMatrix<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DenseMatrix")
+            .field("dtype", &self.dtype)
+            .field("rows", &self.rows)
+            .field("cols", &self.cols)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<B: AsRef<[u8]> + Send + Sync> DenseRows for DenseMatrix<B> {
+    fn rows(&self) -> usize {
+        self.rows
+    }
+
+    fn cols(&self) -> usize {
+        self.cols
+    }
+
+    fn type_name(&self) -> &'static str {
+        self.dtype.name()
+    }
+
+    fn bytes(&self) -> usize {
+        self.rows * self.row_bytes
+    }
+
+    fn decode_row(&self, row: usize, out: &mut [f32]) -> bitnet_core::Result<()> {
+        const OP: &str = "decode row";
+        if row >= self.rows {
+            return Err(bitnet_core::Error::OutOfRange { op: OP, index: row, len: self.rows });
+        }
+        if out.len() != self.cols {
+            return Err(bitnet_core::Error::ShapeMismatch {
+                op: OP,
+                operand: "out",
+                got: vec![out.len()],
+                expected: format!("[{}]", self.cols),
+            });
+        }
+        let start = row * self.row_bytes;
+        let stored = self.bytes.as_ref().get(start..start + self.row_bytes).ok_or_else(|| {
+            bitnet_core::Error::Decode(format!(
+                "{}: the bytes of row {row} are gone; open the file again",
+                self.dtype.name()
+            ))
+        })?;
+        match self.dtype {
+            DenseType::F32 => plain::decode_f32(stored, out),
+            DenseType::F16 => plain::decode_f16(stored, out),
+            DenseType::BF16 => plain::decode_bf16(stored, out),
+            DenseType::Q8_0 => q8_0::decode(stored, out),
+            DenseType::Q6_K => q6_k::decode(stored, out),
+            DenseType::Q4_0 => q4_0::decode(stored, out),
+        }
+        Ok(())
+    }
+
+    fn plain(&self) -> Option<(PlainType, &[u8])> {
+        self.dtype.plain().map(|plain| (plain, self.bytes.as_ref()))
+    }
+}
+
+/// Appends one row to a stored matrix. `row` is named in errors only.
+///
+/// Floats are rounded half to even; Q8_0 is ggml's reference quantiser.
+///
+/// # Errors
+/// [`Error::BadNumber`] for a number that is not finite or that the type can't hold, [`Error::NotAMultiple`] for a
+/// row that is not whole blocks, [`Error::ReadOnly`] for Q6_K and Q4_0.
+pub fn encode_row(dtype: DenseType, row: usize, values: &[f32], out: &mut Vec<u8>) -> Result<()> {
+    let format = dtype.name();
+    shape::multiple(format, "columns", values.len(), dtype.block_len())?;
+    let bad = |col: usize| Error::BadNumber { format, row, col, value: values[col] };
+    if let Some(col) = values.iter().position(|v| !v.is_finite()) {
+        return Err(bad(col));
+    }
+    match dtype {
+        DenseType::F32 => out.extend(values.iter().flat_map(|v| v.to_le_bytes())),
+        DenseType::F16 => plain::encode_f16(values, out).map_err(bad)?,
+        DenseType::BF16 => plain::encode_bf16(values, out).map_err(bad)?,
+        DenseType::Q8_0 => q8_0::encode(values, out).map_err(bad)?,
+        DenseType::Q6_K | DenseType::Q4_0 => return Err(Error::ReadOnly { format }),
+    }
+    Ok(())
+}
+
+/// Stores a whole matrix as `dtype`, one row at a time.
+///
+/// # Errors
+/// Those of [`DenseType::size`], of [`encode_row`] and of reading `matrix`.
+pub fn encode(matrix: &dyn DenseRows, dtype: DenseType) -> Result<Vec<u8>> {
+    let mut out = shape::buffer(dtype.size(matrix.rows(), matrix.cols())?)?;
+    let mut values = vec![0f32; matrix.cols()];
+    for row in 0..matrix.rows() {
+        matrix.decode_row(row, &mut values)?;
+        encode_row(dtype, row, &values, &mut out)?;
+    }
+    Ok(out)
+}

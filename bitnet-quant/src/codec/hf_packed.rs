@@ -1,0 +1,76 @@
+//! Packed weights of Hugging Face `quant_method: bitnet` checkpoints: four rows a byte, planar, the scale elsewhere.
+//!
+//! ```text
+//! U8 tensor [R, cols], R = ceil(rows / 4)
+//!   bits        7 6      5 4      3 2      1 0
+//!   byte [r][k] [3R+r]   [2R+r]   [R+r]    [r]     row of the weight; code = trit + 1
+//! ```
+//!
+//! Places past the last row are written as 0 and not read. Source: huggingface/transformers,
+//! `integrations/bitnet.py`, `pack_weights`.
+
+use super::{scales, shape};
+use crate::{Error, Result};
+use bitnet_core::ternary::{ScaleGranularity, TernaryBuilder, TernaryMatrix};
+
+/// The format's name.
+pub const FORMAT: &str = "packed U8";
+
+/// Bytes of a stored `[rows, cols]` matrix: `ceil(rows / 4) * cols`.
+///
+/// # Errors
+/// [`Error::EmptyShape`] or [`Error::SizeOverflow`].
+pub fn size(rows: usize, cols: usize) -> Result<usize> {
+    shape::not_empty(FORMAT, rows, cols)?;
+    shape::blocked_size(FORMAT, rows.div_ceil(4), cols, 1, 1)
+}
+
+/// Reads a `[rows, cols]` matrix whose weights are `scale * trit`.
+///
+/// `scale` multiplies: a checkpoint of class `bitlinear` stores its inverse.
+///
+/// # Errors
+/// Those of [`size`], [`Error::Length`] if `bytes` is not exactly that long, [`Error::NotTernary`] for code 3,
+/// [`Error::BadScale`] for a scale that is NaN or infinite.
+pub fn decode(bytes: &[u8], rows: usize, cols: usize, scale: f32) -> Result<TernaryMatrix> {
+    shape::exact_len(FORMAT, rows, cols, bytes.len(), size(rows, cols)?)?;
+    if !scale.is_finite() {
+        return Err(Error::BadScale { format: FORMAT, row: 0, block: 0, value: scale });
+    }
+    let packed_rows = rows.div_ceil(4);
+    let mut builder = TernaryBuilder::new(rows, cols)?;
+    let mut codes = vec![0u8; cols];
+    for row in 0..rows {
+        let packed = &bytes[row % packed_rows * cols..][..cols];
+        let shift = 2 * (row / packed_rows);
+        for (code, &byte) in codes.iter_mut().zip(packed) {
+            *code = (byte >> shift) & 3;
+        }
+        shape::only_trits(FORMAT, row, &codes)?;
+        builder.push_row(&codes)?;
+    }
+    Ok(builder.finish(ScaleGranularity::Tensor, vec![scale])?)
+}
+
+/// Writes the codes of a matrix and returns them with its one scale, which multiplies.
+///
+/// # Errors
+/// Those of [`size`], [`Error::ScaleGranularity`] if the weights do not share one scale.
+pub fn encode(matrix: &TernaryMatrix) -> Result<(Vec<u8>, f32)> {
+    let (rows, cols) = (matrix.rows(), matrix.cols());
+    let size = size(rows, cols)?;
+    let scale = scales::tensor_scale(FORMAT, matrix)?;
+    let mut out = shape::buffer(size)?;
+    out.resize(size, 0);
+    let packed_rows = rows.div_ceil(4);
+    let mut trits = vec![0i8; cols];
+    for row in 0..rows {
+        matrix.unpack_row(row, &mut trits);
+        let shift = 2 * (row / packed_rows);
+        let packed = &mut out[row % packed_rows * cols..][..cols];
+        for (byte, &trit) in packed.iter_mut().zip(&trits) {
+            *byte |= ((trit + 1) as u8) << shift;
+        }
+    }
+    Ok((out, scale))
+}

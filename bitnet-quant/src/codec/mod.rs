@@ -1,0 +1,88 @@
+//! Storage formats: one file each, from bytes to trits or rows of f32, and back.
+//!
+//! Every decoder checks the length before anything else and works row by row, so that nothing but the result and
+//! one row is ever held. Every `size` is the exact number of bytes of a stored matrix.
+
+pub mod dense;
+pub mod hf_packed;
+pub mod i2_s;
+mod plain;
+pub mod q2_0;
+mod q4_0;
+mod q6_k;
+mod q8_0;
+mod scales;
+mod shape;
+pub mod tq1_0;
+pub mod tq2_0;
+
+use crate::Result;
+use bitnet_core::ternary::TernaryMatrix;
+use i2_s::I2sLayout;
+
+/// A ternary storage format that carries its own scales.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum TernaryStorage {
+    /// bitnet.cpp I2_S, one f32 scale: [`i2_s`].
+    I2S(I2sLayout),
+    /// ggml TQ1_0, f16 scales per 256: [`tq1_0`].
+    TQ1_0,
+    /// ggml TQ2_0, f16 scales per 256: [`tq2_0`].
+    TQ2_0,
+    /// ggml Q2_0, f16 scales per `block` (64 or 128): [`q2_0`].
+    Q2_0 {
+        /// Weights that share a scale: 64 or 128.
+        block: usize,
+    },
+}
+
+impl TernaryStorage {
+    /// The format's name, as users know it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::I2S(_) => i2_s::FORMAT,
+            Self::TQ1_0 => tq1_0::FORMAT,
+            Self::TQ2_0 => tq2_0::FORMAT,
+            Self::Q2_0 { .. } => q2_0::FORMAT,
+        }
+    }
+
+    /// Bytes of a stored `[rows, cols]` matrix.
+    ///
+    /// # Errors
+    /// Those of the format's `size`: a shape that it can't hold.
+    pub fn size(self, rows: usize, cols: usize) -> Result<usize> {
+        match self {
+            Self::I2S(layout) => i2_s::size(rows, cols, layout),
+            Self::TQ1_0 => tq1_0::size(rows, cols),
+            Self::TQ2_0 => tq2_0::size(rows, cols),
+            Self::Q2_0 { block } => q2_0::size(rows, cols, block),
+        }
+    }
+
+    /// Reads a `[rows, cols]` matrix.
+    ///
+    /// # Errors
+    /// Those of the format's `decode`: length, codes, scales.
+    pub fn decode(self, bytes: &[u8], rows: usize, cols: usize) -> Result<TernaryMatrix> {
+        match self {
+            Self::I2S(layout) => i2_s::decode(bytes, rows, cols, layout),
+            Self::TQ1_0 => tq1_0::decode(bytes, rows, cols),
+            Self::TQ2_0 => tq2_0::decode(bytes, rows, cols),
+            Self::Q2_0 { block } => q2_0::decode(bytes, rows, cols, block),
+        }
+    }
+
+    /// Writes a matrix.
+    ///
+    /// # Errors
+    /// Those of the format's `encode`: a shape or scales that it can't hold.
+    pub fn encode(self, matrix: &TernaryMatrix) -> Result<Vec<u8>> {
+        match self {
+            Self::I2S(layout) => i2_s::encode(matrix, layout),
+            Self::TQ1_0 => tq1_0::encode(matrix),
+            Self::TQ2_0 => tq2_0::encode(matrix),
+            Self::Q2_0 { block } => q2_0::encode(matrix, block),
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! Q2_0 of ggml: two bits a weight in order and an f16 scale for every 64 (mainline) or 128 (older files).
+//!
+//! ```text
+//! block  64 weights -> 18 bytes, 128 weights -> 34 bytes: d (f16), then qs        value = d * (code - 1)
+//!   bits      7 6    5 4    3 2    1 0
+//!   byte i:   4i+3   4i+2   4i+1   4i
+//! ```
+//!
+//! Source: ggml, `block_q2_0`; the two block lengths share a type id and differ in the tensor's size. Code 3, twice
+//! the scale, is legal in the format and no trit.
+
+use super::{scales, shape};
+use crate::{Error, Result};
+use bitnet_core::ternary::{TernaryBuilder, TernaryMatrix};
+
+/// The format's name.
+pub const FORMAT: &str = "Q2_0";
+
+/// Bytes of a block of 64 or 128 weights.
+fn block_bytes(block: usize) -> Result<usize> {
+    match block {
+        64 | 128 => Ok(2 + block / 4),
+        _ => Err(Error::UnknownBlock { format: FORMAT, block }),
+    }
+}
+
+/// Bytes of a stored `[rows, cols]` matrix in blocks of 64 or 128, which must divide the columns.
+///
+/// # Errors
+/// [`Error::UnknownBlock`], [`Error::EmptyShape`], [`Error::NotAMultiple`] or [`Error::SizeOverflow`] for a shape
+/// that the format can't hold.
+pub fn size(rows: usize, cols: usize, block: usize) -> Result<usize> {
+    shape::blocked_size(FORMAT, rows, cols, block.max(1), block_bytes(block)?)
+}
+
+/// Reads a `[rows, cols]` matrix; scales that are equal collapse to one per row or tensor.
+///
+/// # Errors
+/// Those of [`size`], [`Error::Length`] if `bytes` is not exactly that long, [`Error::NotTernary`] for code 3,
+/// [`Error::BadScale`] for a scale that is NaN or infinite.
+pub fn decode(bytes: &[u8], rows: usize, cols: usize, block: usize) -> Result<TernaryMatrix> {
+    shape::exact_len(FORMAT, rows, cols, bytes.len(), size(rows, cols, block)?)?;
+    let block_bytes = block_bytes(block)?;
+    let mut builder = TernaryBuilder::new(rows, cols)?;
+    let mut scales = scales::BlockScales::new(FORMAT, cols, block);
+    let mut codes = vec![0u8; cols];
+    for (row, packed) in bytes.chunks_exact(cols / block * block_bytes).enumerate() {
+        for (packed, codes) in packed.chunks_exact(block_bytes).zip(codes.chunks_exact_mut(block)) {
+            for (codes, &byte) in codes.chunks_exact_mut(4).zip(&packed[2..]) {
+                codes.copy_from_slice(&[byte & 3, (byte >> 2) & 3, (byte >> 4) & 3, byte >> 6]);
+            }
+            scales.push([packed[0], packed[1]], codes)?;
+        }
+        shape::only_trits(FORMAT, row, &codes)?;
+        builder.push_row(&codes)?;
+    }
+    let (granularity, scales) = scales.finish();
+    Ok(builder.finish(granularity, scales)?)
+}
+
+/// Writes a matrix. Scales are rounded to the nearest f16; a block of zeros gets the scale 0.
+///
+/// # Errors
+/// Those of [`size`], [`Error::ScaleGranularity`] if weights of one block differ in scale, [`Error::ScaleRange`] for
+/// a scale that f16 can't hold.
+pub fn encode(matrix: &TernaryMatrix, block: usize) -> Result<Vec<u8>> {
+    let (rows, cols) = (matrix.rows(), matrix.cols());
+    let mut out = shape::buffer(size(rows, cols, block)?)?;
+    let room = if block == 64 { "64 weights" } else { "128 weights" };
+    let mut trits = vec![0i8; cols];
+    for row in 0..rows {
+        matrix.unpack_row(row, &mut trits);
+        for (index, weights) in trits.chunks_exact(block).enumerate() {
+            let run = index * block..(index + 1) * block;
+            let scale = scales::run_scale(FORMAT, room, matrix, row, &trits, run)?;
+            out.extend_from_slice(&scales::f16_scale(FORMAT, row, index, scale)?);
+            out.extend(weights.chunks_exact(4).map(|four| {
+                four.iter().rev().fold(0u8, |byte, &trit| (byte << 2) | (trit + 1) as u8)
+            }));
+        }
+    }
+    Ok(out)
+}

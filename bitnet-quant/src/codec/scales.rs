@@ -1,0 +1,146 @@
+//! Scales between stored blocks and the granularity of a matrix.
+//!
+//! A block whose trits are all zero has no say: any scale keeps its values.
+
+use crate::{Error, Result};
+use bitnet_core::ternary::{ScaleGranularity, TernaryMatrix};
+use half::f16;
+
+/// The scales of a block format, collected row by row while a matrix is decoded.
+#[derive(Debug)]
+pub(super) struct BlockScales {
+    format: &'static str,
+    block: usize,
+    per_row: usize,
+    values: Vec<f32>,
+    /// Whether the block holds a trit that is not zero.
+    used: Vec<bool>,
+}
+
+impl BlockScales {
+    /// For rows of `cols` weights in blocks of `block`, which must divide them.
+    pub(super) fn new(format: &'static str, cols: usize, block: usize) -> Self {
+        Self { format, block, per_row: cols / block, values: Vec::new(), used: Vec::new() }
+    }
+
+    /// The next block's little-endian f16 scale and codes.
+    pub(super) fn push(&mut self, scale: [u8; 2], codes: &[u8]) -> Result<()> {
+        let value = f16::from_le_bytes(scale).to_f32();
+        if !value.is_finite() {
+            let (row, block) = (self.values.len() / self.per_row, self.values.len() % self.per_row);
+            return Err(Error::BadScale { format: self.format, row, block, value });
+        }
+        self.values.push(value);
+        self.used.push(codes.iter().any(|&c| c != 1));
+        Ok(())
+    }
+
+    /// The coarsest of tensor, row and group granularity that keeps every value.
+    pub(super) fn finish(self) -> (ScaleGranularity, Vec<f32>) {
+        if let Some(scale) = one_scale(&self.values, &self.used) {
+            return (ScaleGranularity::Tensor, vec![scale]);
+        }
+        let rows: Option<Vec<f32>> = self
+            .values
+            .chunks(self.per_row)
+            .zip(self.used.chunks(self.per_row))
+            .map(|(values, used)| one_scale(values, used))
+            .collect();
+        match rows {
+            Some(scales) => (ScaleGranularity::Row, scales),
+            None => (ScaleGranularity::Group(self.block), self.values),
+        }
+    }
+}
+
+/// The scale that all used blocks share; the first block's if none is used; `None` if they differ.
+fn one_scale(values: &[f32], used: &[bool]) -> Option<f32> {
+    let mut shared = None;
+    for (&value, _) in values.iter().zip(used).filter(|(_, used)| **used) {
+        match shared {
+            None => shared = Some(value),
+            Some(scale) if scale == value => {}
+            Some(_) => return None,
+        }
+    }
+    shared.or_else(|| values.first().copied())
+}
+
+/// The scale that the weights of one run of a row share, 0 if all their trits are zero. `trits` is the whole row.
+pub(super) fn run_scale(
+    format: &'static str,
+    room: &'static str,
+    matrix: &TernaryMatrix,
+    row: usize,
+    trits: &[i8],
+    run: std::ops::Range<usize>,
+) -> Result<f32> {
+    let group = match matrix.granularity() {
+        ScaleGranularity::Group(n) => n,
+        ScaleGranularity::Tensor | ScaleGranularity::Row => matrix.cols(),
+    };
+    let mut shared = None;
+    let mut start = run.start;
+    while start < run.end {
+        let end = run.end.min((start / group + 1) * group);
+        if trits[start..end].iter().any(|&t| t != 0) {
+            let scale = matrix.scale_at(row, start);
+            if shared.is_some_and(|s| s != scale) {
+                return Err(Error::ScaleGranularity {
+                    format,
+                    row,
+                    start: run.start,
+                    end: run.end,
+                    granularity: matrix.granularity(),
+                    room,
+                });
+            }
+            shared = Some(scale);
+        }
+        start = end;
+    }
+    Ok(shared.unwrap_or(0.0))
+}
+
+/// The scale that all weights of a matrix share; the first scale if all trits are zero.
+pub(super) fn tensor_scale(format: &'static str, matrix: &TernaryMatrix) -> Result<f32> {
+    let cols = matrix.cols();
+    if matrix.granularity() == ScaleGranularity::Tensor {
+        return Ok(matrix.scales().first().copied().unwrap_or(0.0));
+    }
+    let mut trits = vec![0i8; cols];
+    let mut shared = None;
+    for row in 0..matrix.rows() {
+        matrix.unpack_row(row, &mut trits);
+        if trits.iter().all(|&t| t == 0) {
+            continue;
+        }
+        let scale = run_scale(format, "tensor", matrix, row, &trits, 0..cols)?;
+        if shared.is_some_and(|s| s != scale) {
+            return Err(Error::ScaleGranularity {
+                format,
+                row,
+                start: 0,
+                end: cols,
+                granularity: matrix.granularity(),
+                room: "tensor",
+            });
+        }
+        shared = Some(scale);
+    }
+    Ok(shared.unwrap_or_else(|| matrix.scales().first().copied().unwrap_or(0.0)))
+}
+
+/// A block's scale as little-endian f16, rounded to the nearest; refused if it would become infinite or vanish.
+pub(super) fn f16_scale(
+    format: &'static str,
+    row: usize,
+    block: usize,
+    value: f32,
+) -> Result<[u8; 2]> {
+    let scale = f16::from_f32(value);
+    if !scale.is_finite() || (value != 0.0 && scale.to_f32() == 0.0) {
+        return Err(Error::ScaleRange { format, row, block, value });
+    }
+    Ok(scale.to_le_bytes())
+}

@@ -1,0 +1,70 @@
+//! Checked sizes of stored matrices, and the buffers that codecs fill.
+
+use crate::{Error, Result};
+
+/// Bytes of a `[rows, cols]` matrix stored as `block_bytes` for every `block` weights along a row.
+pub(super) fn blocked_size(
+    format: &'static str,
+    rows: usize,
+    cols: usize,
+    block: usize,
+    block_bytes: usize,
+) -> Result<usize> {
+    not_empty(format, rows, cols)?;
+    multiple(format, "columns", cols, block)?;
+    (cols / block)
+        .checked_mul(block_bytes)
+        .and_then(|row| row.checked_mul(rows))
+        .filter(|&size| isize::try_from(size).is_ok())
+        .ok_or(Error::SizeOverflow { format, rows, cols })
+}
+
+/// Refuses a matrix without weights.
+pub(super) fn not_empty(format: &'static str, rows: usize, cols: usize) -> Result<()> {
+    if rows == 0 || cols == 0 { Err(Error::EmptyShape { format, rows, cols }) } else { Ok(()) }
+}
+
+/// Refuses a dimension that is not a multiple of `multiple`.
+pub(super) fn multiple(
+    format: &'static str,
+    dimension: &'static str,
+    got: usize,
+    multiple: usize,
+) -> Result<()> {
+    if got.is_multiple_of(multiple) {
+        Ok(())
+    } else {
+        Err(Error::NotAMultiple { format, dimension, got, multiple })
+    }
+}
+
+/// Refuses bytes that are not exactly as many as the shape takes.
+pub(super) fn exact_len(
+    format: &'static str,
+    rows: usize,
+    cols: usize,
+    got: usize,
+    expected: usize,
+) -> Result<()> {
+    if got == expected { Ok(()) } else { Err(Error::Length { format, rows, cols, got, expected }) }
+}
+
+/// An empty buffer with room for `bytes`.
+pub(super) fn buffer(bytes: usize) -> Result<Vec<u8>> {
+    let mut out = Vec::new();
+    out.try_reserve_exact(bytes).map_err(|_| bitnet_core::Error::OutOfMemory {
+        bytes,
+        live: 0,
+        limit: isize::MAX as usize,
+    })?;
+    Ok(out)
+}
+
+/// Refuses a row with a code above 2, which stands for twice the scale.
+pub(super) fn only_trits(format: &'static str, row: usize, codes: &[u8]) -> Result<()> {
+    if codes.iter().fold(0u8, |most, &c| most.max(c)) <= 2 {
+        return Ok(());
+    }
+    let col = codes.iter().position(|&c| c > 2).unwrap_or(0);
+    Err(Error::NotTernary { format, row, col })
+}

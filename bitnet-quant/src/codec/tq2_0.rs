@@ -1,0 +1,94 @@
+//! TQ2_0 of ggml: two bits a weight and an f16 scale for every 256.
+//!
+//! ```text
+//! block  256 weights -> 66 bytes: qs[64], then d (f16)        value = d * (code - 1)
+//! qs     two halves of 32 bytes, each for 128 weights
+//!   bits      7 6     5 4     3 2     1 0
+//!   byte m:   96+m    64+m    32+m    m
+//! ```
+//!
+//! Source: ggml, `block_tq2_0`. Code 3 is twice the scale, which no encoder writes and no trit can hold.
+
+use super::{scales, shape};
+use crate::Result;
+use bitnet_core::ternary::{TernaryBuilder, TernaryMatrix};
+
+/// The format's name.
+pub const FORMAT: &str = "TQ2_0";
+/// Weights in a block.
+pub const BLOCK: usize = 256;
+/// Bytes of a block.
+pub const BLOCK_BYTES: usize = 66;
+/// Bytes of codes in a block.
+const CODES: usize = 64;
+
+/// Bytes of a stored `[rows, cols]` matrix; columns are a multiple of 256.
+///
+/// # Errors
+/// [`crate::Error::EmptyShape`], [`crate::Error::NotAMultiple`] or [`crate::Error::SizeOverflow`] for a shape that
+/// the format can't hold.
+pub fn size(rows: usize, cols: usize) -> Result<usize> {
+    shape::blocked_size(FORMAT, rows, cols, BLOCK, BLOCK_BYTES)
+}
+
+/// Reads a `[rows, cols]` matrix; scales that are equal collapse to one per row or tensor.
+///
+/// # Errors
+/// Those of [`size`], [`crate::Error::Length`] if `bytes` is not exactly that long, [`crate::Error::NotTernary`] for
+/// code 3, [`crate::Error::BadScale`] for a scale that is NaN or infinite.
+pub fn decode(bytes: &[u8], rows: usize, cols: usize) -> Result<TernaryMatrix> {
+    shape::exact_len(FORMAT, rows, cols, bytes.len(), size(rows, cols)?)?;
+    let mut builder = TernaryBuilder::new(rows, cols)?;
+    let mut scales = scales::BlockScales::new(FORMAT, cols, BLOCK);
+    let mut codes = vec![0u8; cols];
+    for (row, packed) in bytes.chunks_exact(cols / BLOCK * BLOCK_BYTES).enumerate() {
+        for (block, codes) in packed.chunks_exact(BLOCK_BYTES).zip(codes.chunks_exact_mut(BLOCK)) {
+            unpack(&block[..CODES], codes);
+            scales.push([block[CODES], block[CODES + 1]], codes)?;
+        }
+        shape::only_trits(FORMAT, row, &codes)?;
+        builder.push_row(&codes)?;
+    }
+    let (granularity, scales) = scales.finish();
+    Ok(builder.finish(granularity, scales)?)
+}
+
+/// The 256 codes of a block.
+fn unpack(packed: &[u8], codes: &mut [u8]) {
+    for (packed, codes) in packed.chunks_exact(32).zip(codes.chunks_exact_mut(128)) {
+        for (plane, codes) in codes.chunks_exact_mut(32).enumerate() {
+            for (code, &byte) in codes.iter_mut().zip(packed) {
+                *code = (byte >> (2 * plane)) & 3;
+            }
+        }
+    }
+}
+
+/// Writes a matrix. Scales are rounded to the nearest f16; a block of zeros gets the scale 0.
+///
+/// # Errors
+/// Those of [`size`], [`crate::Error::ScaleGranularity`] if weights of one block differ in scale,
+/// [`crate::Error::ScaleRange`] for a scale that f16 can't hold.
+pub fn encode(matrix: &TernaryMatrix) -> Result<Vec<u8>> {
+    let (rows, cols) = (matrix.rows(), matrix.cols());
+    let mut out = shape::buffer(size(rows, cols)?)?;
+    let mut trits = vec![0i8; cols];
+    for row in 0..rows {
+        matrix.unpack_row(row, &mut trits);
+        for (block, weights) in trits.chunks_exact(BLOCK).enumerate() {
+            let run = block * BLOCK..(block + 1) * BLOCK;
+            let scale = scales::run_scale(FORMAT, "256 weights", matrix, row, &trits, run)?;
+            let mut packed = [0u8; CODES];
+            for (packed, weights) in packed.chunks_exact_mut(32).zip(weights.chunks_exact(128)) {
+                for (plane, weights) in weights.chunks_exact(32).enumerate() {
+                    for (byte, &trit) in packed.iter_mut().zip(weights) {
+                        *byte |= ((trit + 1) as u8) << (2 * plane);
+                    }
+                }
+            }
+            out.extend_from_slice(&packed);
+            out.extend_from_slice(&scales::f16_scale(FORMAT, row, block, scale)?);
+        }
+    }
+    Ok(out)
+}
