@@ -1,2 +1,14 @@
 //! The CPU back end of BitNet-Rust: ternary and dense kernels for every instruction set, chosen at run time.
+//!
+//! A kernel is written once, over the few instructions of the `Isa` trait, and compiled for each instruction set;
+//! which one runs is decided when a [`CpuBackend`] is made. Integers equal those of [`bitnet_core::reference`] bit
+//! for bit on every level, and no result depends on the number of threads.
 
+mod activations;
+mod backend;
+mod isa;
+mod ops;
+mod threads;
+
+pub use backend::{CpuBackend, CpuOptions};
+pub use isa::proven_levels;

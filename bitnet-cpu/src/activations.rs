@@ -1,0 +1,230 @@
+//! Activations as the kernels read them: quantised and laid out in planes, or as f32 in planes.
+//!
+//! ```text
+//! tokens stand in tiles of four, then one by one; a tile holds block 0 of its tokens, then block 1, ...
+//! block = 128 elements in four planes: plane i holds element 4b + i at index b; the last one is filled with zeros
+//! ```
+
+use std::ops::Range;
+
+use crate::isa::{ActivationBlock, AnyIsa, Isa, LANES, Op};
+use crate::threads::Threads;
+use bitnet_core::Result;
+use bitnet_core::ternary::ROW_BLOCK;
+
+/// Tokens that a kernel takes at once.
+pub(crate) const TILE: usize = 4;
+
+/// A block of f32 activations in planes.
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(64))]
+pub(crate) struct FloatBlock(pub(crate) [[f32; 32]; 4]);
+
+/// Quantised activations of all tokens.
+#[derive(Debug)]
+pub(crate) struct Quantized {
+    /// The blocks, tile after tile.
+    pub(crate) blocks: Vec<ActivationBlock>,
+    /// `127 / max(1e-5, max|x|)` of each token.
+    pub(crate) scales: Vec<f32>,
+    /// `Σ q` over each 64 elements: `[tokens, 2 * blocks]`.
+    pub(crate) sums: Vec<i32>,
+    /// Blocks of one token.
+    pub(crate) width: usize,
+}
+
+/// The tiles of `tokens` tokens: as many of [`TILE`] as there are, then single ones.
+pub(crate) fn tiles(tokens: usize) -> impl Iterator<Item = Range<usize>> + Clone {
+    let whole = tokens / TILE * TILE;
+    let single = (whole..tokens).map(|token| token..token + 1);
+    (0..whole).step_by(TILE).map(|token| token..token + TILE).chain(single)
+}
+
+/// Where block `k` of a token stands, and of how many tokens its tile is: `(first, stride)`.
+fn place(token: usize, tokens: usize, width: usize) -> (usize, usize) {
+    if token < tokens / TILE * TILE {
+        (token / TILE * TILE * width + token % TILE, TILE)
+    } else {
+        (token * width, 1)
+    }
+}
+
+impl Quantized {
+    /// Quantises `x` (`[tokens, cols]`), as [`bitnet_core::reference::quantize_activations`] does.
+    pub(crate) fn new(
+        x: &[f32],
+        tokens: usize,
+        cols: usize,
+        isa: AnyIsa,
+        threads: &Threads,
+    ) -> Result<Self> {
+        let width = cols.div_ceil(ROW_BLOCK);
+        let mut scales = vec![0f32; tokens];
+        let mut sums = vec![0i32; tokens * width * 2];
+        let mut blocks = vec![ActivationBlock([[0; 32]; 4]); tokens * width];
+        if cols == 0 {
+            return Ok(Self { blocks, scales, sums, width });
+        }
+        let mut pieces = Vec::new();
+        let (mut free, mut scales_left, mut sums_left) =
+            (&mut blocks[..], &mut scales[..], &mut sums[..]);
+        for range in threads.tile_ranges(tokens, TILE, cols) {
+            let (head, tail) = free.split_at_mut(range.len() * width);
+            free = tail;
+            let (scales, tail) = scales_left.split_at_mut(range.len());
+            scales_left = tail;
+            let (sums, tail) = sums_left.split_at_mut(range.len() * width * 2);
+            sums_left = tail;
+            let x = &x[range.start * cols..range.end * cols];
+            pieces.push(Quantize { x, cols, width, blocks: head, scales, sums });
+        }
+        threads.each(pieces, |piece| {
+            isa.run(piece);
+            Ok(())
+        })?;
+        Ok(Self { blocks, scales, sums, width })
+    }
+
+    /// The blocks of a tile of tokens.
+    pub(crate) fn tile(&self, tokens: &Range<usize>) -> &[ActivationBlock] {
+        &self.blocks[tokens.start * self.width..tokens.end * self.width]
+    }
+
+    /// The quantised activations in order, `[tokens, cols]`.
+    pub(crate) fn activations(&self, tokens: usize, cols: usize) -> Vec<i8> {
+        let mut all = Vec::with_capacity(tokens * cols);
+        for token in 0..tokens {
+            let (first, stride) = place(token, tokens, self.width);
+            all.extend((0..cols).map(|col| {
+                let block = &self.blocks[first + col / ROW_BLOCK * stride];
+                let index = col % ROW_BLOCK;
+                block.0[index % 4][index / 4]
+            }));
+        }
+        all
+    }
+
+    /// `Σ q` over each 64 elements of a token.
+    pub(crate) fn sums(&self, token: usize) -> &[i32] {
+        &self.sums[token * self.width * 2..(token + 1) * self.width * 2]
+    }
+}
+
+/// Quantises some tokens.
+struct Quantize<'a> {
+    x: &'a [f32],
+    cols: usize,
+    width: usize,
+    blocks: &'a mut [ActivationBlock],
+    scales: &'a mut [f32],
+    sums: &'a mut [i32],
+}
+
+impl Op for Quantize<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, _: I) {
+        let Self { x, cols, width, blocks, scales, sums } = self;
+        let tokens = scales.len();
+        for (token, x) in x.chunks_exact(cols).enumerate() {
+            let scale = 127.0 / largest(x).max(1e-5);
+            scales[token] = scale;
+            let (first, stride) = place(token, tokens, width);
+            for (k, x) in x.chunks(ROW_BLOCK).enumerate() {
+                let mut padded = [0f32; ROW_BLOCK];
+                padded[..x.len()].copy_from_slice(x);
+                let block = quantize_block(&padded, scale);
+                let at = 2 * (token * width + k);
+                sums[at] = block_sum(&block, 0);
+                sums[at + 1] = block_sum(&block, 16);
+                blocks[first + k * stride] = block;
+            }
+        }
+    }
+}
+
+/// `max|x|`, NaN left out.
+#[inline(always)]
+fn largest(x: &[f32]) -> f32 {
+    let mut lanes = [0f32; LANES];
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    for chunk in chunks {
+        for (lane, x) in lanes.iter_mut().zip(chunk) {
+            // Not `f32::max`: this form is one instruction, and keeps the lane where x is NaN.
+            *lane = if x.abs() > *lane { x.abs() } else { *lane };
+        }
+    }
+    rest.iter().chain(&lanes).fold(0f32, |largest, x| largest.max(x.abs()))
+}
+
+/// `q = clamp(round_half_even(x * scale), -128, 127)`, NaN to 0, in planes.
+#[inline(always)]
+fn quantize_block(x: &[f32; ROW_BLOCK], scale: f32) -> ActivationBlock {
+    let mut flat = [0i8; ROW_BLOCK];
+    for (q, x) in flat.iter_mut().zip(x) {
+        *q = (x * scale).round_ties_even().clamp(-128.0, 127.0) as i8;
+    }
+    let mut block = ActivationBlock([[0; 32]; 4]);
+    for (b, four) in flat.as_chunks::<4>().0.iter().enumerate() {
+        for (plane, &q) in block.0.iter_mut().zip(four) {
+            plane[b] = q;
+        }
+    }
+    block
+}
+
+/// `Σ q` over indices `from..from + 16` of the planes.
+#[inline(always)]
+fn block_sum(block: &ActivationBlock, from: usize) -> i32 {
+    let mut sum = 0;
+    for plane in &block.0 {
+        for &q in &plane[from..from + 16] {
+            sum += i32::from(q);
+        }
+    }
+    sum
+}
+
+/// Activations of all tokens as f32 in planes, laid out as [`Quantized`] ones.
+pub(crate) fn float_blocks(x: &[f32], tokens: usize, cols: usize) -> Vec<FloatBlock> {
+    let width = cols.div_ceil(ROW_BLOCK);
+    let mut blocks = vec![FloatBlock([[0.0; 32]; 4]); tokens * width];
+    if cols == 0 {
+        return blocks;
+    }
+    for (token, x) in x.chunks_exact(cols).enumerate() {
+        let (first, stride) = place(token, tokens, width);
+        for (k, x) in x.chunks(ROW_BLOCK).enumerate() {
+            let block = &mut blocks[first + k * stride];
+            for (index, &x) in x.iter().enumerate() {
+                block.0[index % 4][index / 4] = x;
+            }
+        }
+    }
+    blocks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_stand_in_tiles_of_four_then_one_by_one() {
+        let found: Vec<_> = tiles(6).collect();
+        assert_eq!(found, [0..4, 4..5, 5..6]);
+        assert_eq!(tiles(0).count(), 0);
+        assert_eq!(place(5, 9, 10), (41, 4));
+        assert_eq!(place(8, 9, 10), (80, 1));
+    }
+
+    #[test]
+    fn elements_stand_in_planes() {
+        let x: Vec<f32> = (0..300).map(|i| i as f32).collect();
+        let blocks = float_blocks(&x, 1, 300);
+        assert_eq!(blocks.len(), 3);
+        assert_eq!(blocks[1].0[3][31], 255.0);
+        assert_eq!(blocks[2].0[0][0], 256.0);
+        assert_eq!(blocks[2].0[0][11], 0.0);
+    }
+}

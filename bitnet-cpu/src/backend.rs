@@ -1,0 +1,172 @@
+//! The back end named `cpu`: each operation on the chosen instruction set and the back end's own threads.
+
+use crate::isa::{Chosen, choose, proven_levels};
+use crate::ops::{self, CpuWeight, Machine};
+use crate::threads::{Threads, usable_cores};
+use bitnet_core::Result;
+use bitnet_core::backend::{
+    Activation, ActivationPrecision, AttentionShape, Backend, BitLinearIntegers, RopeOrder,
+    RopeTable, TernaryWeight,
+};
+use bitnet_core::dense::DenseRows;
+use bitnet_core::memory::tensor::BitNetTensor;
+use bitnet_core::simd::IsaLevel;
+use bitnet_core::ternary::TernaryMatrix;
+
+/// How a [`CpuBackend`] is to run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CpuOptions {
+    /// Threads, the caller's included; `None` for one on each physical core that this process may use.
+    pub threads: Option<usize>,
+    /// Instruction set level; `None` for the one that `BITNET_ISA` names, or the best one that proves itself.
+    pub isa: Option<IsaLevel>,
+}
+
+/// The back end named `cpu`.
+///
+/// Several threads may call it at once; each call is answered on the caller's thread and the back end's workers.
+#[derive(Debug)]
+pub struct CpuBackend {
+    chosen: Chosen,
+    threads: Threads,
+}
+
+impl CpuBackend {
+    /// A back end on this machine's processor.
+    ///
+    /// # Errors
+    /// [`bitnet_core::Error::IsaUnavailable`] if the level that is asked for, here or by `BITNET_ISA`, is not there,
+    /// [`bitnet_core::Error::IsaBroken`] if it fails its self-test, [`bitnet_core::Error::OutOfMemory`] if the
+    /// system refuses threads.
+    pub fn new(options: CpuOptions) -> Result<Self> {
+        let named = std::env::var_os("BITNET_ISA").is_some_and(|name| !name.is_empty());
+        let forced = options.isa.is_some() || named;
+        let level = options.isa.map_or_else(IsaLevel::selected, Ok)?;
+        let chosen = choose(level, forced, &proven_levels())?;
+        let threads = Threads::new(options.threads.unwrap_or_else(usable_cores))?;
+        Ok(Self { chosen, threads })
+    }
+
+    /// The instruction set level that runs.
+    pub fn level(&self) -> IsaLevel {
+        self.chosen.level
+    }
+
+    /// Number of threads, the caller's included.
+    pub fn threads(&self) -> usize {
+        self.threads.count()
+    }
+
+    fn machine(&self) -> Machine<'_> {
+        Machine { isa: self.chosen.isa, threads: &self.threads }
+    }
+}
+
+impl Backend for CpuBackend {
+    fn name(&self) -> &'static str {
+        "cpu"
+    }
+
+    fn describe(&self) -> String {
+        let plural = if self.threads() == 1 { "" } else { "s" };
+        format!("cpu ({}, {} thread{plural})", self.level(), self.threads())
+    }
+
+    fn prepare(&self, matrix: TernaryMatrix) -> Result<Box<dyn TernaryWeight>> {
+        Ok(Box::new(CpuWeight(matrix)))
+    }
+
+    fn embed(&self, table: &dyn DenseRows, tokens: &[u32], out: &mut BitNetTensor) -> Result<()> {
+        ops::embed(table, tokens, out, self.machine())
+    }
+
+    fn bit_linear(
+        &self,
+        x: &BitNetTensor,
+        precision: ActivationPrecision,
+        weights: &[&dyn TernaryWeight],
+        out: &mut [&mut BitNetTensor],
+    ) -> Result<()> {
+        ops::bit_linear(x, precision, weights, out, self.machine())
+    }
+
+    fn bit_linear_integers(
+        &self,
+        x: &BitNetTensor,
+        weight: &dyn TernaryWeight,
+    ) -> Result<BitLinearIntegers> {
+        ops::bit_linear_integers(x, weight, self.machine())
+    }
+
+    fn linear(
+        &self,
+        x: &BitNetTensor,
+        weight: &dyn DenseRows,
+        bias: Option<&[f32]>,
+        out: &mut BitNetTensor,
+    ) -> Result<()> {
+        ops::linear(x, weight, bias, out, self.machine())
+    }
+
+    fn rms_norm(
+        &self,
+        x: &BitNetTensor,
+        weight: &[f32],
+        eps: f32,
+        out: &mut BitNetTensor,
+    ) -> Result<()> {
+        ops::rms_norm(x, weight, eps, out, self.machine())
+    }
+
+    fn rope(
+        &self,
+        x: &mut BitNetTensor,
+        head_dim: usize,
+        first: usize,
+        table: &RopeTable,
+        order: RopeOrder,
+    ) -> Result<()> {
+        ops::rope(x, head_dim, first, table, order, self.machine())
+    }
+
+    fn attention(
+        &self,
+        q: &BitNetTensor,
+        k: &BitNetTensor,
+        v: &BitNetTensor,
+        first: usize,
+        shape: AttentionShape,
+        out: &mut BitNetTensor,
+    ) -> Result<()> {
+        ops::attention(q, k, v, first, shape, out, self.machine())
+    }
+
+    fn gate(
+        &self,
+        activation: Activation,
+        gate: &mut BitNetTensor,
+        up: &BitNetTensor,
+    ) -> Result<()> {
+        ops::gate(activation, gate, up, self.machine())
+    }
+
+    fn add(&self, x: &mut BitNetTensor, y: &BitNetTensor) -> Result<()> {
+        ops::add(x, y, self.machine())
+    }
+
+    fn mul(&self, x: &mut BitNetTensor, y: &BitNetTensor) -> Result<()> {
+        ops::mul(x, y, self.machine())
+    }
+
+    fn softmax(&self, x: &mut BitNetTensor) -> Result<()> {
+        ops::softmax(x, self.machine())
+    }
+
+    fn cast(&self, x: &BitNetTensor, out: &mut BitNetTensor) -> Result<()> {
+        ops::cast(x, out, self.machine())
+    }
+
+    fn copy(&self, x: &BitNetTensor, out: &mut BitNetTensor, first: usize) -> Result<()> {
+        ops::copy(x, out, first)
+    }
+}

@@ -1,0 +1,91 @@
+//! AVX2 with the 256-bit `VPDPBUSD` of AVX-VNNI: products summed in fours, straight into 32 bits.
+
+use std::arch::x86_64::*;
+
+use super::avx2::Avx2;
+use super::{ActivationBlock, CodeBlock, Isa, LANES, Op};
+use bitnet_core::simd::IsaLevel;
+
+/// AVX-VNNI on top of AVX2.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct AvxVnni(Avx2);
+
+impl Isa for AvxVnni {
+    type Codes = [__m256i; 4];
+    type Run = __m256i;
+    type Sums = __m256i;
+    const RUN: usize = usize::MAX;
+
+    fn detect() -> Option<Self> {
+        if IsaLevel::AvxVnni.is_detected() { Avx2::detect().map(Self) } else { None }
+    }
+
+    fn run<O: Op>(self, op: O) -> O::Output {
+        #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+        fn enter<O: Op>(isa: AvxVnni, op: O) -> O::Output {
+            op.eval(isa)
+        }
+        // SAFETY: a value of `AvxVnni` exists only where `detect` found AVX-VNNI and what `Avx2` needs.
+        unsafe { enter(self, op) }
+    }
+
+    #[inline(always)]
+    fn start(self) -> Self::Run {
+        self.0.zero()
+    }
+
+    #[inline(always)]
+    fn unpack(self, codes: &CodeBlock) -> Self::Codes {
+        self.0.unpack(codes)
+    }
+
+    #[inline(always)]
+    fn multiply_add(self, run: Self::Run, codes: Self::Codes, x: &ActivationBlock) -> Self::Run {
+        // SAFETY: `self` proves AVX2 and AVX-VNNI.
+        unsafe { multiply_add(run, codes, x) }
+    }
+
+    #[inline(always)]
+    fn zero(self) -> Self::Sums {
+        self.0.zero()
+    }
+
+    #[inline(always)]
+    fn widen(self, sums: Self::Sums, run: Self::Run) -> Self::Sums {
+        // SAFETY: `self` proves AVX2.
+        unsafe { add(sums, run) }
+    }
+
+    #[inline(always)]
+    fn halves(self, sums: Self::Sums) -> [i32; 2] {
+        self.0.halves(sums)
+    }
+
+    #[inline(always)]
+    fn mul_add(self, a: f32, b: f32, c: f32) -> f32 {
+        a.mul_add(b, c)
+    }
+
+    #[inline(always)]
+    fn f16(self, halves: &[[u8; 2]; LANES]) -> [f32; LANES] {
+        self.0.f16(halves)
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn add(a: __m256i, b: __m256i) -> __m256i {
+    _mm256_add_epi32(a, b)
+}
+
+#[inline]
+#[target_feature(enable = "avx2,avxvnni")]
+fn multiply_add(run: __m256i, codes: [__m256i; 4], x: &ActivationBlock) -> __m256i {
+    let mut run = run;
+    for (codes, x) in codes.into_iter().zip(&x.0) {
+        // SAFETY: the array is 32 bytes long, and the load needs no alignment.
+        let plane = unsafe { _mm256_loadu_si256(x.as_ptr().cast()) };
+        run = _mm256_dpbusd_avx_epi32(run, codes, plane);
+    }
+    run
+}

@@ -1,0 +1,189 @@
+//! The few instructions over which every kernel is written once, and the choice of who supplies them.
+//!
+//! ```text
+//! weights      [u32; 8]        byte b of the 32 holds elements 4b..4b+3, two bits each
+//! activations  [[i8; 32]; 4]   plane i holds element 4b+i at index b
+//! Σ code·x     = Σ_i Σ_b ((byte_b >> 2i) & 3) · plane_i[b]
+//! Σ trit·x     = Σ code·x - Σ x
+//! ```
+//!
+//! Bytes 0..16 and 16..32 are summed apart, because scales may belong to groups of 64 elements.
+
+mod prove;
+mod scalar;
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512vnni;
+#[cfg(target_arch = "x86_64")]
+mod avxvnni;
+// The kernels read words as bytes, so they are for little-endian processors.
+#[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+mod neon;
+#[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+mod neon_dotprod;
+
+use bitnet_core::simd::IsaLevel;
+
+pub use prove::proven_levels;
+pub(crate) use prove::{Chosen, choose};
+
+/// The packed codes of 128 weights.
+pub(crate) type CodeBlock = [u32; 8];
+
+/// 128 quantised activations in four planes: plane `i` holds element `4b + i` at index `b`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[repr(C, align(64))]
+pub(crate) struct ActivationBlock(pub(crate) [[i8; 32]; 4]);
+
+/// Numbers that the dense kernels take in one step.
+pub(crate) const LANES: usize = 16;
+
+/// An instruction set. A value of the type is the proof that the processor has it.
+///
+/// Methods are called only from code that [`Isa::run`] entered, or they do not inline.
+pub(crate) trait Isa: Copy + Send + Sync {
+    /// The unpacked codes of a block.
+    type Codes: Copy;
+    /// Sums over at most [`Isa::RUN`] blocks.
+    type Run: Copy;
+    /// Sums over any number of blocks.
+    type Sums: Copy;
+    /// Blocks after which a [`Isa::Run`] must be widened.
+    const RUN: usize;
+
+    /// The instruction set, if the processor reports it.
+    fn detect() -> Option<Self>;
+
+    /// Runs `op` in a function compiled for this instruction set.
+    fn run<O: Op>(self, op: O) -> O::Output;
+
+    /// An empty run.
+    fn start(self) -> Self::Run;
+
+    /// The codes of a block, ready to multiply.
+    fn unpack(self, codes: &CodeBlock) -> Self::Codes;
+
+    /// `run + code · x` over one block.
+    fn multiply_add(self, run: Self::Run, codes: Self::Codes, x: &ActivationBlock) -> Self::Run;
+
+    /// Empty sums.
+    fn zero(self) -> Self::Sums;
+
+    /// `sums + run`. Wraps modulo 2³².
+    fn widen(self, sums: Self::Sums, run: Self::Run) -> Self::Sums;
+
+    /// The sums over bytes 0..16 and over bytes 16..32 of all blocks.
+    fn halves(self, sums: Self::Sums) -> [i32; 2];
+
+    /// `a * b + c`, rounded once where the instruction set does that in one instruction.
+    fn mul_add(self, a: f32, b: f32, c: f32) -> f32;
+
+    /// Half-precision numbers, little-endian, as f32.
+    #[inline(always)]
+    fn f16(self, halves: &[[u8; 2]; LANES]) -> [f32; LANES] {
+        let mut out = [0.0; LANES];
+        for (out, &bytes) in out.iter_mut().zip(halves) {
+            *out = f16_to_f32(u16::from_le_bytes(bytes));
+        }
+        out
+    }
+}
+
+/// A kernel, written once for all instruction sets.
+pub(crate) trait Op {
+    /// What the kernel gives.
+    type Output;
+
+    /// The kernel. `#[inline(always)]`, as everything that it calls in its loops.
+    fn eval<I: Isa>(self, isa: I) -> Self::Output;
+}
+
+/// Exact for every finite half; written without branches so that it vectorises.
+#[inline(always)]
+fn f16_to_f32(half: u16) -> f32 {
+    const BIAS: u32 = (127 - 15) << 23;
+    let sign = u32::from(half & 0x8000) << 16;
+    let rest = u32::from(half & 0x7fff);
+    let shifted = rest << 13;
+    // A subnormal half: give it the exponent of the smallest normal one, then take that number off again.
+    let subnormal = f32::from_bits(shifted + BIAS + (1 << 23)) - f32::from_bits(BIAS + (1 << 23));
+    let magnitude = if rest < 0x0400 {
+        subnormal.to_bits()
+    } else if rest < 0x7c00 {
+        shifted + BIAS
+    } else {
+        shifted | 0x7f80_0000
+    };
+    f32::from_bits(sign | magnitude)
+}
+
+/// Any instruction set that this program was compiled for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum AnyIsa {
+    Scalar(scalar::Scalar),
+    #[cfg(target_arch = "x86_64")]
+    Avx2(avx2::Avx2),
+    #[cfg(target_arch = "x86_64")]
+    AvxVnni(avxvnni::AvxVnni),
+    #[cfg(target_arch = "x86_64")]
+    Avx512Vnni(avx512vnni::Avx512Vnni),
+    #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+    Neon(neon::Neon),
+    #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+    NeonDotprod(neon_dotprod::NeonDotprod),
+}
+
+impl AnyIsa {
+    /// The instruction set of a level, if the processor reports it.
+    pub(crate) fn detect(level: IsaLevel) -> Option<Self> {
+        match level {
+            IsaLevel::Scalar => Isa::detect().map(Self::Scalar),
+            #[cfg(target_arch = "x86_64")]
+            IsaLevel::Avx2 => Isa::detect().map(Self::Avx2),
+            #[cfg(target_arch = "x86_64")]
+            IsaLevel::AvxVnni => Isa::detect().map(Self::AvxVnni),
+            #[cfg(target_arch = "x86_64")]
+            IsaLevel::Avx512Vnni => Isa::detect().map(Self::Avx512Vnni),
+            #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+            IsaLevel::Neon => Isa::detect().map(Self::Neon),
+            #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+            IsaLevel::NeonDotprod => Isa::detect().map(Self::NeonDotprod),
+            _ => None,
+        }
+    }
+
+    /// Runs `op` in a function compiled for this instruction set.
+    pub(crate) fn run<O: Op>(self, op: O) -> O::Output {
+        match self {
+            Self::Scalar(isa) => isa.run(op),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(isa) => isa.run(op),
+            #[cfg(target_arch = "x86_64")]
+            Self::AvxVnni(isa) => isa.run(op),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vnni(isa) => isa.run(op),
+            #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+            Self::Neon(isa) => isa.run(op),
+            #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+            Self::NeonDotprod(isa) => isa.run(op),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_half_converts_exactly() {
+        for bits in 0..=u16::MAX {
+            let (ours, expected) = (f16_to_f32(bits), half::f16::from_bits(bits).to_f32());
+            assert!(
+                ours.to_bits() == expected.to_bits() || (ours.is_nan() && expected.is_nan()),
+                "{bits:#06x}: {ours} is not {expected}"
+            );
+        }
+    }
+}

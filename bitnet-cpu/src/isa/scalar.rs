@@ -1,0 +1,69 @@
+//! Plain Rust: the level that is always there.
+
+use super::{ActivationBlock, CodeBlock, Isa, Op};
+
+/// No instruction beyond those that the program was compiled for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Scalar(());
+
+impl Isa for Scalar {
+    type Codes = [[u8; 32]; 4];
+    type Run = [i32; 2];
+    type Sums = [i32; 2];
+    const RUN: usize = usize::MAX;
+
+    fn detect() -> Option<Self> {
+        Some(Self(()))
+    }
+
+    fn run<O: Op>(self, op: O) -> O::Output {
+        op.eval(self)
+    }
+
+    #[inline(always)]
+    fn start(self) -> Self::Run {
+        [0; 2]
+    }
+
+    #[inline(always)]
+    fn unpack(self, codes: &CodeBlock) -> Self::Codes {
+        let mut bytes = [0; 32];
+        for (bytes, word) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(codes) {
+            *bytes = word.to_le_bytes();
+        }
+        [0, 2, 4, 6].map(|shift| bytes.map(|byte| (byte >> shift) & 3))
+    }
+
+    #[inline(always)]
+    fn multiply_add(self, run: Self::Run, codes: Self::Codes, x: &ActivationBlock) -> Self::Run {
+        let mut halves = run;
+        for (codes, x) in codes.iter().zip(&x.0) {
+            for (half, sum) in halves.iter_mut().enumerate() {
+                for b in 16 * half..16 * half + 16 {
+                    *sum = sum.wrapping_add(i32::from(codes[b]) * i32::from(x[b]));
+                }
+            }
+        }
+        halves
+    }
+
+    #[inline(always)]
+    fn zero(self) -> Self::Sums {
+        [0; 2]
+    }
+
+    #[inline(always)]
+    fn widen(self, sums: Self::Sums, run: Self::Run) -> Self::Sums {
+        [sums[0].wrapping_add(run[0]), sums[1].wrapping_add(run[1])]
+    }
+
+    #[inline(always)]
+    fn halves(self, sums: Self::Sums) -> [i32; 2] {
+        sums
+    }
+
+    #[inline(always)]
+    fn mul_add(self, a: f32, b: f32, c: f32) -> f32 {
+        a * b + c
+    }
+}

@@ -1,0 +1,59 @@
+//! The gated activation of a feed-forward layer, with the reference's arithmetic.
+
+use super::Machine;
+use crate::isa::{Isa, Op};
+use bitnet_core::backend::Activation;
+use bitnet_core::memory::tensor::BitNetTensor;
+use bitnet_core::reference::activate;
+use bitnet_core::{Result, operands};
+
+/// `gate = activation(gate) * up`. See [`bitnet_core::backend::Backend::gate`].
+pub(crate) fn gate(
+    activation: Activation,
+    gate: &mut BitNetTensor,
+    up: &BitNetTensor,
+    machine: Machine<'_>,
+) -> Result<()> {
+    operands::expect_same("gate", gate, up)?;
+    let up = up.f32()?;
+    let mut rest = gate.f32_mut()?;
+    let work = if activation == Activation::Relu2 { 1 } else { 16 };
+    let mut pieces = Vec::new();
+    for range in machine.threads.ranges(rest.len(), work) {
+        let (gate, tail) = rest.split_at_mut(range.len());
+        rest = tail;
+        pieces.push(Gate { activation, gate, up: &up[range] });
+    }
+    machine.threads.each(pieces, |piece| {
+        machine.isa.run(piece);
+        Ok(())
+    })
+}
+
+struct Gate<'a> {
+    activation: Activation,
+    gate: &'a mut [f32],
+    up: &'a [f32],
+}
+
+impl Op for Gate<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, _: I) {
+        let pairs = self.gate.iter_mut().zip(self.up);
+        match self.activation {
+            Activation::Relu2 => {
+                for (gate, up) in pairs {
+                    let positive = gate.max(0.0);
+                    *gate = positive * positive * up;
+                }
+            }
+            activation => {
+                for (gate, up) in pairs {
+                    *gate = activate(activation, *gate) * up;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Dense layers: plain float types by a kernel of their own, every other storage one decoded row at a time.
+//!
+//! The bound against the exact result is that of the dot product, see `dot.rs`, and half an ulp for the bias.
+
+use std::ops::Range;
+
+use super::Machine;
+use super::dot::{Bf16, F16, F32, Plain, Stored, dots};
+use crate::activations::{TILE, tiles};
+use crate::isa::{Isa, Op};
+use crate::threads::columns;
+use bitnet_core::dense::{DenseRows, PlainType};
+use bitnet_core::memory::tensor::BitNetTensor;
+use bitnet_core::{Error, Result, operands};
+
+/// Rows that pass over a tile of tokens before the next tile is taken.
+const ROWS: usize = 8;
+
+/// `out = x · weightᵀ (+ bias)`. See [`bitnet_core::backend::Backend::linear`].
+pub(crate) fn linear(
+    x: &BitNetTensor,
+    weight: &dyn DenseRows,
+    bias: Option<&[f32]>,
+    out: &mut BitNetTensor,
+    machine: Machine<'_>,
+) -> Result<()> {
+    let tokens = operands::linear(x, weight, bias, out)?;
+    let (rows, cols) = (weight.rows(), weight.cols());
+    let ranges = machine.threads.ranges(rows, tokens.saturating_mul(cols));
+    let x = x.f32()?;
+    let parts = columns(out.f32_mut()?, rows, &ranges);
+    let pieces = ranges.into_iter().zip(parts).collect();
+    machine
+        .threads
+        .each(pieces, |(rows, out)| machine.isa.run(Linear { x, tokens, weight, bias, rows, out }))
+}
+
+/// Some rows of the weight, for all tokens.
+struct Linear<'a> {
+    x: &'a [f32],
+    tokens: usize,
+    weight: &'a dyn DenseRows,
+    bias: Option<&'a [f32]>,
+    rows: Range<usize>,
+    out: Vec<&'a mut [f32]>,
+}
+
+impl Op for Linear<'_> {
+    type Output = Result<()>;
+
+    #[inline(always)]
+    fn eval<I: Isa>(mut self, isa: I) -> Result<()> {
+        let (cols, all) = (self.weight.cols(), self.weight.rows() * self.weight.cols());
+        match self.weight.plain() {
+            Some((PlainType::F32, bytes)) if bytes.len() == all * 4 => {
+                self.plain::<F32, I>(isa, bytes.as_chunks().0);
+            }
+            Some((PlainType::F16, bytes)) if bytes.len() == all * 2 => {
+                self.plain::<F16, I>(isa, bytes.as_chunks().0);
+            }
+            Some((PlainType::BF16, bytes)) if bytes.len() == all * 2 => {
+                self.plain::<Bf16, I>(isa, bytes.as_chunks().0);
+            }
+            Some((plain, bytes)) => {
+                return Err(Error::Decode(format!(
+                    "linear: {} bytes are not a [{}, {cols}] matrix of {plain:?}; the file is damaged",
+                    bytes.len(),
+                    self.weight.rows(),
+                )));
+            }
+            None => return self.decoded(isa),
+        }
+        Ok(())
+    }
+}
+
+impl Linear<'_> {
+    #[inline(always)]
+    fn plain<S: Stored, I: Isa>(&mut self, isa: I, weight: &[S::Raw]) {
+        let cols = self.weight.cols();
+        for rows in blocks(self.rows.clone()) {
+            let numbers = &weight[rows.start * cols..rows.end * cols];
+            self.block::<S, I>(isa, rows, numbers);
+        }
+    }
+
+    #[inline(always)]
+    fn decoded<I: Isa>(&mut self, isa: I) -> Result<()> {
+        let cols = self.weight.cols();
+        let mut numbers = vec![0f32; ROWS.min(self.rows.len()) * cols];
+        for rows in blocks(self.rows.clone()) {
+            for (index, row) in rows.clone().enumerate() {
+                self.weight.decode_row(row, &mut numbers[index * cols..(index + 1) * cols])?;
+            }
+            let numbers = &numbers[..rows.len() * cols];
+            self.block::<Plain, I>(isa, rows, numbers);
+        }
+        Ok(())
+    }
+
+    /// A block of rows, whose numbers are given, for all tokens.
+    #[inline(always)]
+    fn block<S: Stored, I: Isa>(&mut self, isa: I, rows: Range<usize>, numbers: &[S::Raw]) {
+        for tile in tiles(self.tokens) {
+            if tile.len() == TILE {
+                self.tile::<S, I, TILE>(isa, rows.clone(), numbers, tile);
+            } else {
+                self.tile::<S, I, 1>(isa, rows.clone(), numbers, tile);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn tile<S: Stored, I: Isa, const T: usize>(
+        &mut self,
+        isa: I,
+        rows: Range<usize>,
+        numbers: &[S::Raw],
+        tile: Range<usize>,
+    ) {
+        let cols = self.weight.cols();
+        let mut xs = [&self.x[..0]; T];
+        for (token, x) in tile.clone().zip(&mut xs) {
+            *x = &self.x[token * cols..(token + 1) * cols];
+        }
+        for (index, row) in rows.enumerate() {
+            let sums = dots::<S, I, T>(isa, &numbers[index * cols..(index + 1) * cols], xs);
+            for (token, sum) in tile.clone().zip(sums) {
+                let sum = self.bias.map_or(sum, |bias| sum + bias[row]);
+                self.out[token][row - self.rows.start] = sum;
+            }
+        }
+    }
+}
+
+/// `rows` in blocks of [`ROWS`].
+fn blocks(rows: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    rows.clone().step_by(ROWS).map(move |start| start..(start + ROWS).min(rows.end))
+}

@@ -1,0 +1,38 @@
+//! The operations of [`bitnet_core::backend::Backend`], one file each, in the order of that list.
+
+mod add;
+mod attention;
+mod bit_linear;
+mod cast;
+mod copy;
+mod dot;
+mod embed;
+mod gate;
+mod linear;
+mod mul;
+mod rms_norm;
+mod rope;
+mod softmax;
+
+pub(crate) use add::add;
+pub(crate) use attention::attention;
+pub(crate) use bit_linear::{CpuWeight, bit_linear, bit_linear_integers, block_sums};
+pub(crate) use cast::cast;
+pub(crate) use copy::copy;
+pub(crate) use embed::embed;
+pub(crate) use gate::gate;
+pub(crate) use linear::linear;
+pub(crate) use mul::mul;
+pub(crate) use rms_norm::rms_norm;
+pub(crate) use rope::rope;
+pub(crate) use softmax::softmax;
+
+use crate::isa::AnyIsa;
+use crate::threads::Threads;
+
+/// What every operation runs on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Machine<'a> {
+    pub(crate) isa: AnyIsa,
+    pub(crate) threads: &'a Threads,
+}

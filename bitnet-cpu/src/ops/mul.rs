@@ -1,0 +1,39 @@
+//! `x *= y`, element by element, bit for bit what the reference computes.
+
+use super::Machine;
+use crate::isa::{Isa, Op};
+use bitnet_core::memory::tensor::BitNetTensor;
+use bitnet_core::{Result, operands};
+
+/// See [`bitnet_core::backend::Backend::mul`].
+pub(crate) fn mul(x: &mut BitNetTensor, y: &BitNetTensor, machine: Machine<'_>) -> Result<()> {
+    operands::expect_same("mul", x, y)?;
+    let y = y.f32()?;
+    let mut rest = x.f32_mut()?;
+    let mut pieces = Vec::new();
+    for range in machine.threads.ranges(rest.len(), 1) {
+        let (x, tail) = rest.split_at_mut(range.len());
+        rest = tail;
+        pieces.push(Mul { x, y: &y[range] });
+    }
+    machine.threads.each(pieces, |piece| {
+        machine.isa.run(piece);
+        Ok(())
+    })
+}
+
+struct Mul<'a> {
+    x: &'a mut [f32],
+    y: &'a [f32],
+}
+
+impl Op for Mul<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, _: I) {
+        for (x, y) in self.x.iter_mut().zip(self.y) {
+            *x *= y;
+        }
+    }
+}

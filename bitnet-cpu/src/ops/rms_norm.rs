@@ -1,0 +1,70 @@
+//! Root-mean-square normalisation. The squares are summed in f64, so a result differs from the reference's by one
+//! rounding of the mean at most.
+
+use super::Machine;
+use crate::isa::{Isa, LANES, Op};
+use bitnet_core::memory::tensor::BitNetTensor;
+use bitnet_core::{Result, operands};
+
+/// `out = weight * (x / sqrt(mean(x²) + eps))`. See [`bitnet_core::backend::Backend::rms_norm`].
+pub(crate) fn rms_norm(
+    x: &BitNetTensor,
+    weight: &[f32],
+    eps: f32,
+    out: &mut BitNetTensor,
+    machine: Machine<'_>,
+) -> Result<()> {
+    operands::rms_norm(x, weight, out)?;
+    let (x, out) = (x.f32()?, out.f32_mut()?);
+    let ranges = machine.threads.ranges(x.len() / weight.len(), weight.len());
+    let mut pieces = Vec::new();
+    let mut rest = out;
+    for range in ranges {
+        let (out, tail) = rest.split_at_mut(range.len() * weight.len());
+        rest = tail;
+        let x = &x[range.start * weight.len()..range.end * weight.len()];
+        pieces.push(RmsNorm { x, weight, eps, out });
+    }
+    machine.threads.each(pieces, |piece| {
+        machine.isa.run(piece);
+        Ok(())
+    })
+}
+
+struct RmsNorm<'a> {
+    x: &'a [f32],
+    weight: &'a [f32],
+    eps: f32,
+    out: &'a mut [f32],
+}
+
+impl Op for RmsNorm<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, _: I) {
+        let n = self.weight.len();
+        for (x, out) in self.x.chunks_exact(n).zip(self.out.chunks_exact_mut(n)) {
+            let mean = sum_of_squares(x) / n as f64;
+            let factor = 1.0 / (mean as f32 + self.eps).sqrt();
+            for ((out, &x), &w) in out.iter_mut().zip(x).zip(self.weight) {
+                *out = w * (x * factor);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn sum_of_squares(x: &[f32]) -> f64 {
+    let mut lanes = [0f64; LANES];
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    for chunk in chunks {
+        for (lane, &x) in lanes.iter_mut().zip(chunk) {
+            *lane += f64::from(x) * f64::from(x);
+        }
+    }
+    for (lane, &x) in lanes.iter_mut().zip(rest) {
+        *lane += f64::from(x) * f64::from(x);
+    }
+    lanes.iter().sum()
+}

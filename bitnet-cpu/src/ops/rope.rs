@@ -1,0 +1,77 @@
+//! Rotary position embedding, in place. Bit for bit what the reference computes.
+
+use super::Machine;
+use crate::isa::{Isa, Op};
+use bitnet_core::backend::{RopeOrder, RopeTable};
+use bitnet_core::memory::tensor::BitNetTensor;
+use bitnet_core::{Result, operands};
+
+/// Rotates each head of `x`. See [`bitnet_core::backend::Backend::rope`].
+pub(crate) fn rope(
+    x: &mut BitNetTensor,
+    head_dim: usize,
+    first: usize,
+    table: &RopeTable,
+    order: RopeOrder,
+    machine: Machine<'_>,
+) -> Result<()> {
+    let tokens = operands::rope(x, head_dim, first, table)?;
+    let width = x.shape()[1];
+    let mut rest = x.f32_mut()?;
+    let mut pieces = Vec::new();
+    for range in machine.threads.ranges(tokens, width) {
+        let (x, tail) = rest.split_at_mut(range.len() * width);
+        rest = tail;
+        pieces.push(Rope { x, width, head_dim, first: first + range.start, table, order });
+    }
+    machine.threads.each(pieces, |piece| {
+        machine.isa.run(piece);
+        Ok(())
+    })
+}
+
+struct Rope<'a> {
+    x: &'a mut [f32],
+    width: usize,
+    head_dim: usize,
+    first: usize,
+    table: &'a RopeTable,
+    order: RopeOrder,
+}
+
+impl Op for Rope<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, _: I) {
+        let half = self.table.dim / 2;
+        if self.width == 0 || half == 0 {
+            return;
+        }
+        for (token, x) in self.x.chunks_exact_mut(self.width).enumerate() {
+            let at = (self.first + token) * half;
+            let (cos, sin) = (&self.table.cos[at..at + half], &self.table.sin[at..at + half]);
+            for head in x.chunks_exact_mut(self.head_dim) {
+                match self.order {
+                    RopeOrder::Halves => rotate_halves(&mut head[..2 * half], cos, sin),
+                    RopeOrder::Interleaved => rotate_pairs(&mut head[..2 * half], cos, sin),
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn rotate_halves(head: &mut [f32], cos: &[f32], sin: &[f32]) {
+    let (first, second) = head.split_at_mut(cos.len());
+    for (((a, b), cos), sin) in first.iter_mut().zip(second).zip(cos).zip(sin) {
+        (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+    }
+}
+
+#[inline(always)]
+fn rotate_pairs(head: &mut [f32], cos: &[f32], sin: &[f32]) {
+    for (([a, b], cos), sin) in head.as_chunks_mut::<2>().0.iter_mut().zip(cos).zip(sin) {
+        (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+    }
+}

@@ -1,0 +1,53 @@
+//! Softmax of each row in place, with the reference's arithmetic.
+
+use super::Machine;
+use crate::isa::{Isa, Op};
+use bitnet_core::Result;
+use bitnet_core::memory::tensor::BitNetTensor;
+
+/// See [`bitnet_core::backend::Backend::softmax`].
+pub(crate) fn softmax(x: &mut BitNetTensor, machine: Machine<'_>) -> Result<()> {
+    let (rows, width) = x.dims2("softmax", "x")?;
+    let mut rest = x.f32_mut()?;
+    let mut pieces = Vec::new();
+    for range in machine.threads.ranges(rows, width.saturating_mul(8)) {
+        let (rows, tail) = rest.split_at_mut(range.len() * width);
+        rest = tail;
+        pieces.push(Softmax { rows, width });
+    }
+    machine.threads.each(pieces, |piece| {
+        machine.isa.run(piece);
+        Ok(())
+    })
+}
+
+struct Softmax<'a> {
+    rows: &'a mut [f32],
+    width: usize,
+}
+
+impl Op for Softmax<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, _: I) {
+        for row in self.rows.chunks_exact_mut(self.width.max(1)) {
+            softmax_row(row);
+        }
+    }
+}
+
+/// `exp(x - max) / Σ exp(x - max)`; an empty row stays empty.
+#[inline(always)]
+pub(super) fn softmax_row(row: &mut [f32]) {
+    let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let mut sum = 0f64;
+    for x in row.iter_mut() {
+        *x = (*x - largest).exp();
+        sum += f64::from(*x);
+    }
+    let factor = (1.0 / sum) as f32;
+    for x in row {
+        *x *= factor;
+    }
+}

@@ -1,0 +1,199 @@
+//! A pool of threads that lives as long as its back end, and the static division of work among them.
+//!
+//! The caller does the first piece itself, so a pool of `n` threads has `n - 1` workers. Each element of a result is
+//! computed by one thread in one order, so no result depends on how many there are.
+
+use std::ops::Range;
+
+use bitnet_core::{Error, Result};
+use rayon::ThreadPool;
+
+/// Elementary steps (multiplications, elements) below which a second thread costs more than it gives.
+const WORTH: usize = 1 << 17;
+
+/// The threads of a back end.
+#[derive(Debug)]
+pub(crate) struct Threads {
+    count: usize,
+    workers: Option<ThreadPool>,
+}
+
+impl Threads {
+    /// `count` threads, the caller's included; 0 counts as 1.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] if the system refuses a thread.
+    pub(crate) fn new(count: usize) -> Result<Self> {
+        let count = count.max(1);
+        if count == 1 {
+            return Ok(Self { count, workers: None });
+        }
+        let workers = rayon::ThreadPoolBuilder::new()
+            .num_threads(count - 1)
+            .thread_name(|index| format!("bitnet-cpu-{}", index + 1))
+            .build()
+            .map_err(|_| Error::OutOfMemory {
+                bytes: (count - 1).saturating_mul(2 << 20),
+                live: 0,
+                limit: isize::MAX as usize,
+            })?;
+        Ok(Self { count, workers: Some(workers) })
+    }
+
+    /// Number of threads, the caller's included.
+    pub(crate) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Divides `items` of `work` elementary steps each into at most one range a thread; no range is empty.
+    pub(crate) fn ranges(&self, items: usize, work: usize) -> Vec<Range<usize>> {
+        let worth = items.saturating_mul(work) / WORTH + 1;
+        let pieces = self.count.min(worth).min(items);
+        (0..pieces).map(|i| items * i / pieces..items * (i + 1) / pieces).collect()
+    }
+
+    /// As [`Threads::ranges`], with every boundary but the last a multiple of `tile`.
+    pub(crate) fn tile_ranges(&self, items: usize, tile: usize, work: usize) -> Vec<Range<usize>> {
+        let tiles = self.ranges(items.div_ceil(tile), work.saturating_mul(tile));
+        tiles.into_iter().map(|t| t.start * tile..(t.end * tile).min(items)).collect()
+    }
+
+    /// Runs `f` on every piece, each on a thread of its own.
+    ///
+    /// # Errors
+    /// That of the first piece, in order, for which `f` fails.
+    pub(crate) fn each<P: Send>(
+        &self,
+        pieces: Vec<P>,
+        f: impl Fn(P) -> Result<()> + Sync,
+    ) -> Result<()> {
+        let mut results = vec![Ok(()); pieces.len()];
+        let mut work = pieces.into_iter().zip(&mut results);
+        match &self.workers {
+            Some(workers) if work.len() > 1 => {
+                let first = work.next();
+                workers.in_place_scope(|scope| {
+                    for (piece, result) in work {
+                        let f = &f;
+                        scope.spawn(move |_| *result = f(piece));
+                    }
+                    if let Some((piece, result)) = first {
+                        *result = f(piece);
+                    }
+                });
+            }
+            _ => work.for_each(|(piece, result)| *result = f(piece)),
+        }
+        results.into_iter().collect()
+    }
+}
+
+/// Physical cores that this process may use: one for each set of sibling processors, where the system tells them,
+/// and otherwise every processor that it may use.
+pub(crate) fn usable_cores() -> usize {
+    let available = std::thread::available_parallelism().map_or(1, usize::from);
+    let cores = allowed_processors().map(|allowed| {
+        let siblings = |cpu: &usize| {
+            let path = format!("/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list");
+            std::fs::read_to_string(path).ok()
+        };
+        allowed.iter().map(siblings).collect::<Option<std::collections::BTreeSet<_>>>()
+    });
+    match cores {
+        Some(Some(cores)) if !cores.is_empty() => available.min(cores.len()),
+        _ => available,
+    }
+}
+
+/// Numbers of the processors that the scheduler may give this process, on Linux.
+fn allowed_processors() -> Option<Vec<usize>> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
+    parse_list(list)
+}
+
+/// `0-3,8` as 0, 1, 2, 3, 8.
+fn parse_list(list: &str) -> Option<Vec<usize>> {
+    let mut numbers = Vec::new();
+    for part in list.trim().split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last) = (first.parse::<u16>().ok()?, last.parse::<u16>().ok()?);
+        numbers.extend((first..=last).map(usize::from));
+    }
+    Some(numbers)
+}
+
+/// `out` (`[rows, width]`) cut into one part for each range of columns; a part holds that range of every row.
+/// The ranges follow one another and cover the width.
+pub(crate) fn columns<'a>(
+    out: &'a mut [f32],
+    width: usize,
+    ranges: &[Range<usize>],
+) -> Vec<Vec<&'a mut [f32]>> {
+    let mut parts: Vec<Vec<_>> = ranges.iter().map(|_| Vec::new()).collect();
+    if width == 0 {
+        return parts;
+    }
+    for mut row in out.chunks_exact_mut(width) {
+        for (range, part) in ranges.iter().zip(&mut parts) {
+            let (head, tail) = row.split_at_mut(range.len());
+            part.push(head);
+            row = tail;
+        }
+    }
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_cover_everything_once() {
+        for count in [1, 2, 3, 7] {
+            let threads = Threads::new(count).unwrap();
+            for items in [0, 1, 2, 5, 100] {
+                let ranges = threads.ranges(items, WORTH);
+                assert_eq!(ranges.len(), count.min(items));
+                assert_eq!(
+                    ranges.into_iter().flatten().collect::<Vec<_>>(),
+                    (0..items).collect::<Vec<_>>()
+                );
+                let tiled = threads.tile_ranges(items, 4, WORTH);
+                assert!(tiled.iter().all(|range| range.start % 4 == 0));
+                assert_eq!(
+                    tiled.into_iter().flatten().collect::<Vec<_>>(),
+                    (0..items).collect::<Vec<_>>()
+                );
+            }
+            assert!(threads.ranges(100, 1).len() == 1, "little work stays with the caller");
+        }
+    }
+
+    #[test]
+    fn the_first_error_in_order_is_told() {
+        for count in [1, 3] {
+            let threads = Threads::new(count).unwrap();
+            let fail = |i: i32| if i == 0 { Ok(()) } else { Err(Error::Decode(i.to_string())) };
+            assert_eq!(threads.each(vec![0, 1, 2], fail), Err(Error::Decode("1".into())));
+        }
+    }
+
+    #[test]
+    fn lists_of_processors_are_read() {
+        assert_eq!(parse_list("\t0-2,8\n"), Some(vec![0, 1, 2, 8]));
+        assert_eq!(parse_list("x"), None);
+        assert!(usable_cores() >= 1);
+    }
+
+    #[test]
+    fn columns_are_cut_row_by_row() {
+        let mut out = [0.0; 6];
+        for (i, part) in columns(&mut out, 3, &[0..1, 1..3]).into_iter().enumerate() {
+            for row in part {
+                row.fill(i as f32);
+            }
+        }
+        assert_eq!(out, [0.0, 1.0, 1.0, 0.0, 1.0, 1.0]);
+    }
+}
