@@ -1,0 +1,1 @@
+"""Parts of `models.py` and `at_size.py`: codecs, GGUF container, NumPy arithmetic and the run through transformers."""
