@@ -1,0 +1,170 @@
+//! Codecs and quantisers against what other programs made: `scripts/golden/codecs.py` says which program made which
+//! file. Codes, trits, int8 activations, decoded values and stored bytes are equal bit for bit. The exceptions are two
+//! scales of transformers, one unit in the last place each: its mean is summed in f32, where this crate's is in f64,
+//! and `127 / tensor` is a rounded reciprocal times 127 in torch.
+
+use bitnet_core::dense::DenseRows;
+use bitnet_core::ternary::{ScaleGranularity, TernaryMatrix};
+use bitnet_quant::activations::absmax_int8;
+use bitnet_quant::codec::dense::{self, DenseMatrix, DenseType};
+use bitnet_quant::codec::i2_s::{self, I2sLayout};
+use bitnet_quant::codec::{TernaryStorage, hf_packed};
+use bitnet_quant::weights::{absmean, detect_ternary};
+use std::path::Path;
+
+fn bytes(name: &str) -> Vec<u8> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/codecs").join(name);
+    std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+fn floats(name: &str) -> Vec<f32> {
+    bytes(name).as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+}
+
+fn int8s(name: &str) -> Vec<i8> {
+    bytes(name).into_iter().map(|b| b as i8).collect()
+}
+
+fn values(matrix: &TernaryMatrix) -> Vec<f32> {
+    let trits = matrix.to_trits();
+    (0..trits.len())
+        .map(|i| matrix.scale_at(i / matrix.cols(), i % matrix.cols()) * f32::from(trits[i]))
+        .collect()
+}
+
+fn rows(matrix: &dyn DenseRows) -> Vec<f32> {
+    let mut out = vec![0.0; matrix.rows() * matrix.cols()];
+    for (row, out) in out.chunks_mut(matrix.cols()).enumerate() {
+        matrix.decode_row(row, out).unwrap();
+    }
+    out
+}
+
+fn stored_floats(rows: usize, cols: usize, values: &[f32]) -> DenseMatrix<Vec<u8>> {
+    let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+    DenseMatrix::new(DenseType::F32, rows, cols, bytes).unwrap()
+}
+
+fn within_one_ulp(a: f32, b: f32) -> bool {
+    a.to_bits().abs_diff(b.to_bits()) <= 1
+}
+
+#[test]
+fn ggml_ternary_blocks_are_read_and_written_as_ggml_does() {
+    for (storage, folder, cols) in [
+        (TernaryStorage::TQ1_0, "tq1_0", 512),
+        (TernaryStorage::TQ2_0, "tq2_0", 512),
+        (TernaryStorage::Q2_0 { block: 64 }, "q2_0", 256),
+    ] {
+        let stored = bytes(&format!("{folder}/stored.3x{cols}.u8"));
+        let expected = floats(&format!("{folder}/values.3x{cols}.f32"));
+        let matrix = storage.decode(&stored, 3, cols).unwrap();
+        assert_eq!(values(&matrix), expected, "{folder}");
+        assert_eq!(storage.encode(&matrix).unwrap(), stored, "{folder}");
+        let found = detect_ternary(&stored_floats(3, cols, &expected)).unwrap().unwrap();
+        assert_eq!(storage.encode(&found).unwrap(), stored, "{folder}");
+    }
+}
+
+#[test]
+fn every_code_byte_of_ggml_ternary_blocks_decodes_as_in_ggml() {
+    for (storage, folder) in [(TernaryStorage::TQ1_0, "tq1_0"), (TernaryStorage::TQ2_0, "tq2_0")] {
+        let raw = bytes(&format!("{folder}/raw.2x768.u8"));
+        let matrix = storage.decode(&raw, 2, 768).unwrap();
+        assert_eq!(matrix.granularity(), ScaleGranularity::Group(256));
+        assert_eq!(values(&matrix), floats(&format!("{folder}/raw_values.2x768.f32")), "{folder}");
+    }
+}
+
+#[test]
+fn i2_s_is_what_bitnet_cpp_writes_in_each_of_its_layouts() {
+    let expected = floats("i2_s/values.4x256.f32");
+    for layout in [I2sLayout::X86, I2sLayout::Arm64, I2sLayout::X4] {
+        let stored = bytes(&format!("i2_s/{}.4x256.u8", layout.name()));
+        let matrix = i2_s::decode(&stored, 4, 256, layout).unwrap();
+        assert_eq!(values(&matrix), expected, "{layout:?}");
+        assert_eq!(i2_s::encode(&matrix, layout).unwrap(), stored, "{layout:?}");
+    }
+}
+
+#[test]
+fn packed_weights_are_what_transformers_packs() {
+    for (rows, cols) in [(8, 128), (12, 5), (6, 7), (5, 3), (9, 2)] {
+        let stored = bytes(&format!("hf_packed/stored.{rows}x{cols}.u8"));
+        let matrix = hf_packed::decode(&stored, rows, cols, 0.25).unwrap();
+        assert_eq!(matrix.to_trits(), int8s(&format!("hf_packed/trits.{rows}x{cols}.i8")));
+        assert_eq!(hf_packed::encode(&matrix).unwrap(), (stored, 0.25));
+    }
+}
+
+#[test]
+fn dense_blocks_decode_as_in_ggml() {
+    for (dtype, stored, expected, rows_, cols) in [
+        (DenseType::Q8_0, "q8_0/stored.3x256.u8", "q8_0/values.3x256.f32", 3, 256),
+        (DenseType::Q4_0, "q4_0/stored.3x256.u8", "q4_0/values.3x256.f32", 3, 256),
+        (DenseType::Q6_K, "q6_k/stored.2x512.u8", "q6_k/stored_values.2x512.f32", 2, 512),
+        (DenseType::Q6_K, "q6_k/raw.2x512.u8", "q6_k/raw_values.2x512.f32", 2, 512),
+        (DenseType::F16, "f16/stored.1x1721.u8", "f16/values.1x1721.f32", 1, 1721),
+        (DenseType::BF16, "bf16/stored.1x1770.u8", "bf16/values.1x1770.f32", 1, 1770),
+    ] {
+        let matrix = DenseMatrix::new(dtype, rows_, cols, bytes(stored)).unwrap();
+        assert_eq!(rows(&matrix), floats(expected), "{stored}");
+    }
+}
+
+#[test]
+fn dense_encoders_write_the_bytes_of_ggml_and_torch() {
+    for (dtype, source, expected, rows, cols) in [
+        (DenseType::Q8_0, "q8_0/source.3x256.f32", "q8_0/stored.3x256.u8", 3, 256),
+        (DenseType::F16, "f16/source.1x192.f32", "f16/encoded.1x192.u8", 1, 192),
+        (DenseType::BF16, "bf16/source.1x192.f32", "bf16/encoded.1x192.u8", 1, 192),
+        (DenseType::F32, "q8_0/source.3x256.f32", "q8_0/source.3x256.f32", 3, 256),
+    ] {
+        let matrix = DenseMatrix::new(DenseType::F32, rows, cols, bytes(source)).unwrap();
+        assert_eq!(dense::encode(&matrix, dtype).unwrap(), bytes(expected), "{dtype:?}");
+    }
+}
+
+#[test]
+fn absmean_gives_the_trits_of_transformers() {
+    for (name, dtype, rows, cols) in [
+        ("f32", DenseType::F32, 16, 200),
+        ("bf16", DenseType::BF16, 16, 200),
+        ("f16", DenseType::F16, 16, 200),
+        ("tiny", DenseType::F32, 16, 200),
+        ("ties", DenseType::F32, 1, 12),
+        ("ties_bf16", DenseType::BF16, 1, 12),
+        ("zeros", DenseType::F32, 3, 4),
+    ] {
+        let suffix = dtype.name().to_lowercase();
+        let weight = bytes(&format!("absmean/{name}.weight.{rows}x{cols}.{suffix}"));
+        let weight = DenseMatrix::new(dtype, rows, cols, weight).unwrap();
+        let matrix = absmean(&weight).unwrap();
+        assert_eq!(
+            matrix.to_trits(),
+            int8s(&format!("absmean/{name}.trits.{rows}x{cols}.i8")),
+            "{name}"
+        );
+        let scale = floats(&format!("absmean/{name}.scale.1x1.f32"))[0];
+        assert!(within_one_ulp(matrix.scales()[0], scale), "{name}: {:?} {scale}", matrix.scales());
+    }
+}
+
+#[test]
+fn activations_are_the_int8_of_transformers() {
+    for name in ["f32", "bf16"] {
+        let x = floats(&format!("absmax/{name}.x.16x160.f32"));
+        let expected = int8s(&format!("absmax/{name}.q.16x160.i8"));
+        let scales = floats(&format!("absmax/{name}.scale.16x1.f32"));
+        for (row, x) in x.chunks(160).enumerate() {
+            let mut q = [0i8; 160];
+            let scale = absmax_int8(x, &mut q);
+            assert_eq!(q, expected[row * 160..(row + 1) * 160], "{name}, row {row}");
+            assert!(
+                within_one_ulp(scale, scales[row]),
+                "{name}, row {row}: {scale} {}",
+                scales[row]
+            );
+        }
+    }
+}

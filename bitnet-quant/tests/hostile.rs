@@ -1,0 +1,398 @@
+//! Damaged and hostile input: every case is a typed error, and every byte value has one meaning.
+
+use bitnet_core::dense::DenseRows;
+use bitnet_core::ternary::{ScaleGranularity, TernaryMatrix};
+use bitnet_quant::Error;
+use bitnet_quant::codec::dense::{self, DenseMatrix, DenseType};
+use bitnet_quant::codec::i2_s::{self, I2sLayout};
+use bitnet_quant::codec::{TernaryStorage, hf_packed};
+use bitnet_quant::weights::{absmean, absmean_by, detect_ternary};
+use half::f16;
+use proptest::prelude::*;
+
+const STORAGES: [TernaryStorage; 7] = [
+    TernaryStorage::I2S(I2sLayout::X86),
+    TernaryStorage::I2S(I2sLayout::Arm64),
+    TernaryStorage::I2S(I2sLayout::X4),
+    TernaryStorage::TQ1_0,
+    TernaryStorage::TQ2_0,
+    TernaryStorage::Q2_0 { block: 64 },
+    TernaryStorage::Q2_0 { block: 128 },
+];
+const DENSE: [DenseType; 6] = [
+    DenseType::F32,
+    DenseType::F16,
+    DenseType::BF16,
+    DenseType::Q8_0,
+    DenseType::Q6_K,
+    DenseType::Q4_0,
+];
+
+#[test]
+fn shapes_without_weights_or_beyond_memory_are_refused() {
+    for storage in STORAGES {
+        for (rows, cols) in [(0, 256), (4, 0), (0, 0)] {
+            assert!(matches!(storage.decode(&[], rows, cols), Err(Error::EmptyShape { .. })));
+        }
+        let huge = usize::MAX - 255;
+        for (rows, cols) in [(huge, huge), (huge, 256), (4, huge)] {
+            let result = storage.decode(&[0; 64], rows, cols);
+            assert!(
+                matches!(result, Err(Error::SizeOverflow { .. } | Error::Length { .. })),
+                "{storage:?} [{rows}, {cols}]: {result:?}"
+            );
+        }
+    }
+    for dtype in DENSE {
+        assert!(matches!(DenseMatrix::new(dtype, 0, 256, []), Err(Error::EmptyShape { .. })));
+        assert!(matches!(DenseMatrix::new(dtype, 1, 0, []), Err(Error::EmptyShape { .. })));
+        let huge = usize::MAX - 255;
+        assert!(matches!(DenseMatrix::new(dtype, huge, huge, []), Err(Error::SizeOverflow { .. })));
+    }
+    assert!(matches!(hf_packed::decode(&[], 0, 4, 1.0), Err(Error::EmptyShape { .. })));
+    assert!(matches!(
+        hf_packed::decode(&[], usize::MAX, usize::MAX, 1.0),
+        Err(Error::SizeOverflow { .. })
+    ));
+}
+
+#[test]
+fn shapes_off_the_block_grid_are_refused() {
+    for storage in STORAGES {
+        let (rows, cols, dimension) = match storage {
+            TernaryStorage::I2S(I2sLayout::X4) => (3, 256, "rows"),
+            _ => (4, 32, "columns"),
+        };
+        match storage.decode(&[0; 64], rows, cols) {
+            Err(Error::NotAMultiple { dimension: named, .. }) => assert_eq!(named, dimension),
+            other => panic!("{storage:?}: {other:?}"),
+        }
+    }
+    let unknown = TernaryStorage::Q2_0 { block: 0 }.decode(&[0; 64], 1, 64);
+    assert!(matches!(unknown, Err(Error::UnknownBlock { block: 0, .. })));
+    assert!(matches!(
+        DenseMatrix::new(DenseType::Q6_K, 1, 128, vec![0; 210]),
+        Err(Error::NotAMultiple { .. })
+    ));
+}
+
+#[test]
+fn one_byte_more_or_less_is_refused() {
+    for storage in STORAGES {
+        let size = storage.size(4, 256).unwrap();
+        for got in [0, size - 1, size + 1] {
+            let result = storage.decode(&vec![0; got], 4, 256);
+            assert!(
+                matches!(result, Err(Error::Length { expected, .. }) if expected == size),
+                "{storage:?}: {result:?}"
+            );
+        }
+    }
+    for dtype in DENSE {
+        let size = dtype.size(4, 256).unwrap();
+        for got in [size - 1, size + 1] {
+            assert!(matches!(
+                DenseMatrix::new(dtype, 4, 256, vec![0; got]),
+                Err(Error::Length { .. })
+            ));
+        }
+    }
+    assert!(matches!(
+        hf_packed::decode(&[0; 7], 4, 8, 1.0),
+        Err(Error::Length { expected: 8, .. })
+    ));
+}
+
+/// Each of the 256 code bytes in every place of one block, against the formats' definitions.
+#[test]
+fn every_byte_value_has_its_meaning() {
+    for byte in 0..=255u8 {
+        let pairs: Vec<u8> = (0..4).map(|i| (byte >> (2 * i)) & 3).collect();
+        let has_three = pairs.contains(&3);
+        let trit = |code: u8| code as i8 - 1;
+
+        let mut stored = vec![byte; 32];
+        stored.extend([0u8; 32]);
+        for (layout, plane) in [(I2sLayout::X86, 32), (I2sLayout::Arm64, 16)] {
+            let trits = i2_s::decode(&stored, 1, 128, layout).unwrap().to_trits();
+            for (e, &t) in trits.iter().enumerate() {
+                let code = pairs[3 - e / plane % 4];
+                assert_eq!(t, if code == 3 { 0 } else { trit(code) }, "{layout:?} {byte:#x} {e}");
+            }
+        }
+
+        let mut stored = vec![byte; 64];
+        stored.extend(f16::ONE.to_le_bytes());
+        match TernaryStorage::TQ2_0.decode(&stored, 1, 256) {
+            Ok(matrix) => {
+                assert!(!has_three);
+                for (e, &t) in matrix.to_trits().iter().enumerate() {
+                    assert_eq!(t, trit(pairs[e % 128 / 32]));
+                }
+            }
+            Err(error) => {
+                let col = 32 * pairs.iter().position(|&p| p == 3).unwrap();
+                assert_eq!(error, Error::NotTernary { format: "TQ2_0", row: 0, col });
+            }
+        }
+
+        let mut stored = f16::ONE.to_le_bytes().to_vec();
+        stored.extend([byte; 16]);
+        let storage = TernaryStorage::Q2_0 { block: 64 };
+        match storage.decode(&stored, 1, 64) {
+            Ok(matrix) => {
+                assert!(!has_three);
+                for (e, &t) in matrix.to_trits().iter().enumerate() {
+                    assert_eq!(t, trit(pairs[e % 4]));
+                }
+            }
+            Err(error) => {
+                let col = pairs.iter().position(|&p| p == 3).unwrap();
+                assert_eq!(error, Error::NotTernary { format: "Q2_0", row: 0, col });
+            }
+        }
+
+        match hf_packed::decode(&[byte], 4, 1, 1.0) {
+            Ok(matrix) => {
+                assert!(!has_three);
+                assert_eq!(matrix.to_trits(), pairs.iter().map(|&p| trit(p)).collect::<Vec<_>>());
+            }
+            Err(error) => {
+                let row = pairs.iter().position(|&p| p == 3).unwrap();
+                assert_eq!(error, Error::NotTernary { format: "packed U8", row, col: 0 });
+            }
+        }
+    }
+}
+
+/// A base-3 byte is `ceil(q * 256 / 243)` for one q, so decoding q's digits again is division; bytes that no q gives
+/// still decode to trits.
+#[test]
+fn every_base_3_byte_decodes_to_its_digits() {
+    let decode = |byte: u8| {
+        let mut stored = vec![byte; 52];
+        stored.extend(f16::ONE.to_le_bytes());
+        TernaryStorage::TQ1_0.decode(&stored, 1, 256).unwrap().to_trits()
+    };
+    for byte in 0..=255 {
+        assert_eq!(decode(byte).len(), 256);
+    }
+    for q in 0..243u16 {
+        let trits = decode((q * 256).div_ceil(243) as u8);
+        let digits: Vec<i8> = [81, 27, 9, 3, 1].iter().map(|p| (q / p % 3) as i8 - 1).collect();
+        for n in 0..5 {
+            assert!(trits[n * 32..(n + 1) * 32].iter().all(|&t| t == digits[n]), "{q}");
+            assert!(trits[160 + n * 16..176 + n * 16].iter().all(|&t| t == digits[n]), "{q}");
+        }
+        for n in 0..4 {
+            assert!(trits[240 + n * 4..244 + n * 4].iter().all(|&t| t == digits[n]), "{q}");
+        }
+    }
+}
+
+#[test]
+fn scales_that_are_not_finite_are_refused_with_their_place() {
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        for layout in [I2sLayout::X86, I2sLayout::Arm64, I2sLayout::X4] {
+            let mut stored = vec![0; 4 * 128 / 4 + 32];
+            stored[128..132].copy_from_slice(&bad.to_le_bytes());
+            assert!(matches!(
+                i2_s::decode(&stored, 4, 128, layout),
+                Err(Error::BadScale { format: "I2_S", .. })
+            ));
+        }
+        assert!(matches!(hf_packed::decode(&[0; 4], 4, 4, bad), Err(Error::BadScale { .. })));
+        for (storage, block_bytes, at) in [
+            (TernaryStorage::TQ1_0, 54, 52),
+            (TernaryStorage::TQ2_0, 66, 64),
+            (TernaryStorage::Q2_0 { block: 128 }, 34, 0),
+        ] {
+            let size = storage.size(2, 512).unwrap();
+            let mut stored = vec![0; size];
+            let per_row = size / 2 / block_bytes;
+            let start = (per_row + 1) * block_bytes + at;
+            stored[start..start + 2].copy_from_slice(&f16::from_f32(bad).to_le_bytes());
+            assert!(
+                matches!(
+                    storage.decode(&stored, 2, 512),
+                    Err(Error::BadScale { row: 1, block: 1, .. })
+                ),
+                "{storage:?}"
+            );
+        }
+        let none =
+            TernaryMatrix::from_trits(1, 128, &[1; 128], ScaleGranularity::Tensor, vec![bad]);
+        assert!(none.is_err(), "no matrix holds such a scale, so no encoder can meet one");
+    }
+}
+
+#[test]
+fn scales_that_the_format_has_no_room_for_are_refused() {
+    let group = ScaleGranularity::Group(64);
+    let matrix =
+        TernaryMatrix::from_trits(1, 256, &[1; 256], group, vec![1.0, 1.0, 2.0, 1.0]).unwrap();
+    for storage in STORAGES {
+        let result = storage.encode(&matrix);
+        match storage {
+            TernaryStorage::Q2_0 { block: 64 } => assert!(result.is_ok()),
+            TernaryStorage::I2S(I2sLayout::X4) => {
+                assert!(matches!(result, Err(Error::NotAMultiple { .. })));
+            }
+            _ => assert!(
+                matches!(result, Err(Error::ScaleGranularity { row: 0, .. })),
+                "{storage:?}"
+            ),
+        }
+    }
+    let by_row =
+        TernaryMatrix::from_trits(2, 128, &[1; 256], ScaleGranularity::Row, vec![1.0, 2.0])
+            .unwrap();
+    assert!(matches!(hf_packed::encode(&by_row), Err(Error::ScaleGranularity { row: 1, .. })));
+    for scale in [1e6, 1e-9] {
+        let matrix =
+            TernaryMatrix::from_trits(1, 256, &[1; 256], ScaleGranularity::Tensor, vec![scale])
+                .unwrap();
+        for storage in [TernaryStorage::TQ1_0, TernaryStorage::TQ2_0] {
+            assert!(matches!(storage.encode(&matrix), Err(Error::ScaleRange { .. })));
+        }
+        let stored = i2_s::encode(&matrix, I2sLayout::X86).unwrap();
+        assert_eq!(i2_s::decode(&stored, 1, 256, I2sLayout::X86).unwrap(), matrix);
+    }
+}
+
+#[test]
+fn weights_that_are_not_finite_are_named() {
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let values = [1.0, 0.5, -1.0, 2.0, bad, 1.0];
+        let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let matrix = DenseMatrix::new(DenseType::F32, 2, 3, bytes).unwrap();
+        for granularity in [ScaleGranularity::Tensor, ScaleGranularity::Row] {
+            let error = absmean_by(&matrix, granularity).unwrap_err();
+            assert!(matches!(error, Error::BadNumber { row: 1, col: 1, .. }), "{error}");
+            assert!(error.to_string().contains("row 1, column 1"));
+        }
+        for dtype in [DenseType::F32, DenseType::F16, DenseType::BF16] {
+            let error = dense::encode(&matrix, dtype).unwrap_err();
+            assert!(matches!(error, Error::BadNumber { row: 1, col: 1, .. }), "{error}");
+        }
+        assert_eq!(detect_ternary(&matrix).unwrap(), None);
+    }
+}
+
+#[test]
+fn numbers_beyond_the_type_and_types_without_encoder_are_refused() {
+    let mut out = Vec::new();
+    let mut values = [0f32; 32];
+    values[7] = 65520.0;
+    assert!(matches!(
+        dense::encode_row(DenseType::F16, 5, &values, &mut out),
+        Err(Error::BadNumber { row: 5, col: 7, .. })
+    ));
+    values[7] = -1e8;
+    assert!(matches!(
+        dense::encode_row(DenseType::Q8_0, 5, &values, &mut out),
+        Err(Error::BadNumber { row: 5, col: 7, .. })
+    ));
+    assert!(dense::encode_row(DenseType::BF16, 5, &values, &mut out).is_ok());
+    values[7] = f32::MAX;
+    assert!(dense::encode_row(DenseType::BF16, 5, &values, &mut out).is_err());
+    assert!(matches!(
+        dense::encode_row(DenseType::Q4_0, 0, &values, &mut out),
+        Err(Error::ReadOnly { .. })
+    ));
+    assert!(matches!(
+        dense::encode_row(DenseType::Q8_0, 0, &values[..31], &mut out),
+        Err(Error::NotAMultiple { .. })
+    ));
+}
+
+#[test]
+fn rows_that_are_not_there_are_refused() {
+    for dtype in DENSE {
+        let bytes = vec![0; dtype.size(2, 256).unwrap()];
+        let matrix = DenseMatrix::new(dtype, 2, 256, bytes).unwrap();
+        assert!(matches!(
+            matrix.decode_row(2, &mut [0.0; 256]),
+            Err(bitnet_core::Error::OutOfRange { index: 2, len: 2, .. })
+        ));
+        assert!(matches!(
+            matrix.decode_row(usize::MAX, &mut [0.0; 256]),
+            Err(bitnet_core::Error::OutOfRange { .. })
+        ));
+        assert!(matches!(
+            matrix.decode_row(1, &mut [0.0; 255]),
+            Err(bitnet_core::Error::ShapeMismatch { .. })
+        ));
+        let plain = matches!(dtype, DenseType::F32 | DenseType::F16 | DenseType::BF16);
+        assert_eq!(matrix.plain().is_some(), plain);
+    }
+}
+
+#[test]
+fn matrices_without_weights_are_refused_by_the_quantisers() {
+    #[derive(Debug)]
+    struct Empty;
+    impl DenseRows for Empty {
+        fn rows(&self) -> usize {
+            3
+        }
+        fn cols(&self) -> usize {
+            0
+        }
+        fn type_name(&self) -> &'static str {
+            "F32"
+        }
+        fn bytes(&self) -> usize {
+            0
+        }
+        fn decode_row(&self, _: usize, _: &mut [f32]) -> bitnet_core::Result<()> {
+            Ok(())
+        }
+    }
+    assert!(matches!(absmean(&Empty), Err(Error::EmptyShape { .. })));
+    assert!(matches!(detect_ternary(&Empty), Err(Error::EmptyShape { .. })));
+}
+
+#[test]
+fn layout_names_are_the_documented_ones() {
+    for (name, layout) in
+        [("canonical", I2sLayout::X86), ("arm64", I2sLayout::Arm64), ("x4", I2sLayout::X4)]
+    {
+        assert_eq!(name.parse(), Ok(layout));
+        assert_eq!(layout.name(), name);
+    }
+    assert!(matches!("X86".parse::<I2sLayout>(), Err(Error::UnknownLayout { .. })));
+}
+
+proptest! {
+    /// Whatever the bytes, decoding ends in a matrix or a typed error, and a matrix survives being written again.
+    #[test]
+    fn arbitrary_bytes_never_panic(which in 0..STORAGES.len(), seed in any::<u64>()) {
+        let storage = STORAGES[which];
+        let mut state = seed;
+        let stored: Vec<u8> = (0..storage.size(4, 256).unwrap())
+            .map(|_| {
+                state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                (state >> 56) as u8
+            })
+            .collect();
+        if let Ok(matrix) = storage.decode(&stored, 4, 256) {
+            let again = storage.encode(&matrix).unwrap();
+            prop_assert_eq!(storage.decode(&again, 4, 256).unwrap().to_trits(), matrix.to_trits());
+        }
+    }
+
+    /// Blocks are decoded wherever they lie in memory.
+    #[test]
+    fn storage_needs_no_alignment(which in 0..DENSE.len(), offset in 0usize..8, seed in any::<u8>()) {
+        let dtype = DENSE[which];
+        let size = dtype.size(2, 256).unwrap();
+        let stored: Vec<u8> = (0..size + offset).map(|i| (i as u8).wrapping_mul(31) ^ seed).collect();
+        let aligned = stored[offset..].to_vec();
+        let mut a = vec![0f32; 256];
+        let mut b = vec![0f32; 256];
+        DenseMatrix::new(dtype, 2, 256, &stored[offset..]).unwrap().decode_row(1, &mut a).unwrap();
+        DenseMatrix::new(dtype, 2, 256, aligned).unwrap().decode_row(1, &mut b).unwrap();
+        prop_assert!(a.iter().zip(&b).all(|(a, b)| a.to_bits() == b.to_bits()));
+    }
+}

@@ -1,0 +1,262 @@
+"""Writes tests/golden/codecs: what other programs make of small matrices, for the codecs and quantisers to equal.
+
+    python scripts/golden/codecs.py --bitnet-cpp <microsoft/BitNet>/src/ggml-bitnet-mad.cpp [--out tests/golden/codecs]
+
+Needs numpy, gguf, torch, transformers, llama-cpp-python (for its ggml library) and a C++ compiler. Every file is raw
+and little-endian; its name ends in the matrix's shape and the file's element type: `stored.3x512.u8`, `values.3x512.f32`.
+Outputs are the other program's, never computed here:
+
+    tq1_0 tq2_0 q8_0 q4_0    gguf-py `quantize`, and ggml's C `dequantize_row_*`, which must agree with gguf-py's
+    q6_k                     random blocks through both; one quantised by ggml's C `quantize_row_q6_K_ref`
+    q2_0                     ggml's C functions (blocks of 64)
+    i2_s                     `quantize_i2_s` of bitnet.cpp, compiled three times for its three layouts
+    hf_packed absmean absmax transformers, integrations/bitnet.py
+    f16 bf16                 torch
+"""
+
+import argparse
+import ctypes
+import os
+import pathlib
+import subprocess
+import tempfile
+
+os.environ["TORCHDYNAMO_DISABLE"] = "1"
+
+import gguf
+import gguf.quants
+import llama_cpp
+import numpy as np
+import torch
+from transformers.integrations import bitnet as hf
+
+RNG = np.random.default_rng(158)
+OUT = None
+Q = gguf.GGMLQuantizationType
+
+
+def write(folder, name, array, kind=None):
+    """One raw file; its suffix is `kind` or else the array's element type."""
+    array = np.ascontiguousarray(array)
+    suffix = kind or {"float32": "f32", "uint8": "u8", "int8": "i8"}[array.dtype.name]
+    (OUT / folder).mkdir(parents=True, exist_ok=True)
+    array.tofile(OUT / folder / f"{name}.{suffix}")
+
+
+def shaped(rows, cols, name):
+    return f"{name}.{rows}x{cols}"
+
+
+def ggml():
+    return ctypes.CDLL(str(pathlib.Path(llama_cpp.__file__).parent / "lib" / "libggml-base.so"))
+
+
+def ggml_dequantize(name, stored, shape):
+    out = np.empty(shape, np.float32)
+    stored = np.ascontiguousarray(stored)
+    getattr(ggml(), f"dequantize_row_{name}")(
+        stored.ctypes.data_as(ctypes.c_void_p), out.ctypes.data_as(ctypes.c_void_p), ctypes.c_int64(out.size)
+    )
+    return out
+
+
+def ggml_quantize(name, values, size):
+    out = np.zeros(size, np.uint8)
+    values = np.ascontiguousarray(values)
+    getattr(ggml(), f"quantize_row_{name}_ref")(
+        values.ctypes.data_as(ctypes.c_void_p), out.ctypes.data_as(ctypes.c_void_p), ctypes.c_int64(values.size)
+    )
+    return out
+
+
+def trits(rows, cols):
+    return RNG.integers(-1, 2, (rows, cols)).astype(np.float32)
+
+
+def block_scaled(rows, cols, block):
+    """Trits under f16 scales that differ by block; the last row shares one, and one block is all zero."""
+    scales = RNG.uniform(0.01, 2, (rows, cols // block)).astype(np.float16).astype(np.float32)
+    scales[-1] = scales[-1, 0]
+    values = trits(rows, cols) * np.repeat(scales, block, axis=1)
+    values[0, :block] = 0
+    return values
+
+
+def same(a, b):
+    assert np.array_equal(a.view(np.uint32), b.view(np.uint32)) or np.array_equal(a, b), "references disagree"
+
+
+def ternary_blocks():
+    for name, qtype, codes in [("tq1_0", Q.TQ1_0, 52), ("tq2_0", Q.TQ2_0, 64)]:
+        values = block_scaled(3, 512, 256)
+        stored = gguf.quants.quantize(values, qtype)
+        same(gguf.quants.dequantize(stored, qtype), ggml_dequantize(name, stored, values.shape))
+        same(values, ggml_dequantize(name, stored, values.shape))
+        write(name, shaped(3, 512, "stored"), stored, "u8")
+        write(name, shaped(3, 512, "values"), values)
+        # Every byte value in the place of codes; TQ2_0 has no trit for the bit pair 3.
+        legal = [b for b in range(256) if name == "tq1_0" or all((b >> s) & 3 != 3 for s in (0, 2, 4, 6))]
+        raw = RNG.choice(np.array(legal, np.uint8), (2, 3, codes))
+        raw.reshape(-1)[: len(legal)] = legal
+        d = RNG.uniform(-1, 1, (2, 3, 1)).astype(np.float16).view(np.uint8).reshape(2, 3, 2)
+        raw = np.concatenate([raw, d], axis=-1).reshape(2, -1)
+        values = ggml_dequantize(name, raw, (2, 768))
+        same(values, gguf.quants.dequantize(raw, qtype))
+        write(name, shaped(2, 768, "raw"), raw, "u8")
+        write(name, shaped(2, 768, "raw_values"), values)
+    values = block_scaled(3, 256, 64)
+    stored = ggml_quantize("q2_0", values, 3 * 4 * 18)
+    same(values, ggml_dequantize("q2_0", stored, values.shape))
+    write("q2_0", shaped(3, 256, "stored"), stored)
+    write("q2_0", shaped(3, 256, "values"), values)
+
+
+def dense_blocks():
+    values = RNG.normal(0, 0.03, (3, 256)).astype(np.float32)
+    values[0, :32] = 0
+    values[0, 32:64] = np.arange(-16, 16) + 0.5
+    values[0, 32] = 127  # d = 1: the halves above are exact ties
+    values[1, :32] *= 1e-4
+    for name, qtype in [("q8_0", Q.Q8_0), ("q4_0", Q.Q4_0)]:
+        stored = gguf.quants.quantize(values, qtype)
+        decoded = gguf.quants.dequantize(stored, qtype)
+        same(decoded, ggml_dequantize(name, stored, values.shape))
+        write(name, shaped(3, 256, "source"), values)
+        write(name, shaped(3, 256, "stored"), stored, "u8")
+        write(name, shaped(3, 256, "values"), decoded)
+    values = RNG.normal(0, 0.03, (2, 512)).astype(np.float32)
+    stored = ggml_quantize("q6_K", values, 4 * 210).reshape(2, 420)
+    raw = RNG.integers(0, 256, (2, 2, 208)).astype(np.uint8)
+    d = RNG.normal(0, 0.01, (2, 2, 1)).astype(np.float16).view(np.uint8).reshape(2, 2, 2)
+    raw = np.concatenate([raw, d], axis=-1).reshape(2, 420)
+    for name, stored in [("stored", stored), ("raw", raw)]:
+        decoded = gguf.quants.dequantize(stored, Q.Q6_K)
+        same(decoded, ggml_dequantize("q6_K", stored, (2, 512)))
+        write("q6_k", shaped(2, 512, name), stored, "u8")
+        write("q6_k", shaped(2, 512, f"{name}_values"), decoded)
+
+
+def halves():
+    bits = np.unique(np.concatenate([np.arange(0, 1 << 16, 37), [0, 1, 0x3FF, 0x400, 0x7BFF, 0x8001]]))
+    bits = bits[: len(bits) // 2 * 2].astype(np.uint16)
+    source = RNG.normal(0, 1, 192).astype(np.float32)
+    # Halfway between neighbours: to even, up and down; subnormal in f16; below it.
+    source[:8] = [1 + 2**-11, 1 + 3 * 2**-11, 1 + 2**-8, 1 + 3 * 2**-8, 3e-6, 1e-9, -65504, 2**-25]
+    for name, dtype in [("f16", torch.float16), ("bf16", torch.bfloat16)]:
+        stored = torch.from_numpy(bits.view(np.int16)).view(dtype)
+        stored = stored[torch.isfinite(stored)]
+        write(name, shaped(1, len(stored), "stored"), stored.view(torch.int16).numpy().view(np.uint16), "u8")
+        write(name, shaped(1, len(stored), "values"), stored.float().numpy())
+        write(name, shaped(1, 192, "source"), source)
+        write(name, shaped(1, 192, "encoded"), torch.from_numpy(source).to(dtype).view(torch.int16).numpy().view(np.uint16), "u8")
+
+
+def i2_s(source):
+    text = pathlib.Path(source).read_text()
+    start = text.index("size_t quantize_i2_s(")
+    body = text[start : text.index("\n}\n", start) + 3]
+    prelude = """
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <cassert>
+using namespace std;
+#define GGML_TYPE_I2_S 36
+static size_t ggml_row_size(int, int64_t n) { return n; }
+extern "C" """
+    layouts = {
+        "canonical": ["-D__AVX__", "-DACT_PARALLEL", "-DQK_I2_S=128"],
+        "x4": ["-D__AVX__", "-DQK_I2_S=128"],
+        "arm64": ["-U__AVX__", "-U__AVX2__", "-U__AVX512F__", "-U__SSSE3__", "-D__ARM_NEON", "-DQK_I2_S=64"],
+    }
+    values = np.float32(0.7265625) * trits(4, 256)
+    write("i2_s", shaped(4, 256, "values"), values)
+    with tempfile.TemporaryDirectory() as folder:
+        code = pathlib.Path(folder) / "i2_s.cpp"
+        code.write_text(prelude + body)
+        for layout, flags in layouts.items():
+            library = pathlib.Path(folder) / f"{layout}.so"
+            subprocess.run(["g++", "-O1", "-shared", "-fPIC", *flags, str(code), "-o", str(library)], check=True)
+            stored = np.zeros(values.size // 4 + 32, np.uint8)
+            ctypes.CDLL(str(library)).quantize_i2_s(
+                values.ctypes.data_as(ctypes.c_void_p), stored.ctypes.data_as(ctypes.c_void_p),
+                ctypes.c_int64(4), ctypes.c_int64(256), None,
+            )
+            write("i2_s", shaped(4, 256, layout), stored)
+
+
+def packed():
+    for rows, cols in [(8, 128), (12, 5), (6, 7), (5, 3), (9, 2)]:
+        values = torch.from_numpy(trits(rows, cols)).to(torch.int8)
+        stored = hf.pack_weights(values.clone())
+        unpacked = hf.unpack_weights(stored, torch.float32)[:rows]
+        assert torch.equal(unpacked, values.float())
+        write("hf_packed", shaped(rows, cols, "stored"), stored.numpy())
+        write("hf_packed", shaped(rows, cols, "trits"), values.numpy())
+
+
+def absmean():
+    normal = torch.from_numpy(RNG.normal(0.001, 0.02, (16, 200)).astype(np.float32))
+    # mean|W| = 1, so W * s = W: exact ties at 0.5, 1.5 and 2.5 in both signs.
+    ties = torch.tensor([[0.5, -0.5, 1.5, -1.5, 2.5, -2.5, 0.0, -0.0, 0.5, 0.5, 0.5, 1.5]])
+    assert ties.abs().mean() == 1
+    cases = {
+        "f32": normal,
+        "bf16": normal.to(torch.bfloat16),
+        "f16": normal.to(torch.float16),
+        "ties": ties,
+        "ties_bf16": (ties * 0.03125).to(torch.bfloat16),
+        "tiny": normal * 1e-6,
+        "zeros": torch.zeros(3, 4),
+    }
+    for name, weight in cases.items():
+        quantised = hf.WeightQuant.apply(weight)
+        # The scale is WeightQuant's own expression, which it does not return.
+        scale = weight.float().abs().mean().clamp_(min=1e-5)
+        rows, cols = weight.shape
+        raw = weight if weight.dtype == torch.float32 else weight.view(torch.int16)
+        dtype = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}[weight.dtype]
+        write("absmean", shaped(rows, cols, f"{name}.weight"), raw.numpy(), dtype)
+        write("absmean", shaped(rows, cols, f"{name}.trits"), quantised.sign().to(torch.int8).numpy())
+        write("absmean", shaped(1, 1, f"{name}.scale"), (1 / (1 / scale)).reshape(1, 1).numpy())
+
+
+def absmax():
+    x = RNG.normal(0, 3, (16, 160)).astype(np.float32)
+    x[0] = 0
+    x[1] *= np.float32(1e-7)
+    x[2] = np.float32(2) ** -3 * np.tile(np.arange(-40, 40) + 0.5, 2)
+    x[2, 0] = np.float32(127 / 8)  # s = 8: the rest of the row is exact ties
+    layer = hf.BitLinear(160, 4, bias=False, dtype=torch.float32)
+    q, scale = layer.activation_quant(torch.from_numpy(x))
+    same((q.float() / scale).numpy(), hf.ActQuant.apply(torch.from_numpy(x)).numpy())
+    bf16 = torch.from_numpy(x).to(torch.bfloat16).float()
+    q16, scale16 = layer.activation_quant(bf16)
+    for name, x, q, scale in [("f32", torch.from_numpy(x), q, scale), ("bf16", bf16, q16, scale16)]:
+        write("absmax", shaped(16, 160, f"{name}.x"), x.numpy())
+        write("absmax", shaped(16, 160, f"{name}.q"), q.numpy())
+        write("absmax", shaped(16, 1, f"{name}.scale"), scale.numpy())
+        exact = (np.float32(127) / np.maximum(np.float32(1e-5), np.abs(x.numpy()).max(axis=1, keepdims=True)))
+        inexact = int((scale.numpy() != exact).sum())
+        print(f"absmax {name}: {inexact} of 16 scales are not 127 / max correctly rounded")
+
+
+def main():
+    global OUT
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--bitnet-cpp", required=True, help="ggml-bitnet-mad.cpp of microsoft/BitNet")
+    parser.add_argument("--out", default="tests/golden/codecs")
+    args = parser.parse_args()
+    OUT = pathlib.Path(args.out)
+    ternary_blocks()
+    dense_blocks()
+    halves()
+    i2_s(args.bitnet_cpp)
+    packed()
+    absmean()
+    absmax()
+
+
+if __name__ == "__main__":
+    main()
