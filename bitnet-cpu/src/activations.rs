@@ -128,7 +128,7 @@ impl Op for Quantize<'_> {
         let Self { x, cols, width, blocks, scales, sums } = self;
         let tokens = scales.len();
         for (token, x) in x.chunks_exact(cols).enumerate() {
-            let scale = 127.0 / largest(x).max(1e-5);
+            let scale = bitnet_core::reference::activation_scale(largest(x));
             scales[token] = scale;
             let (first, stride) = place(token, tokens, width);
             for (k, x) in x.chunks(ROW_BLOCK).enumerate() {

@@ -2,7 +2,13 @@
 
 use crate::ternary::{ScaleGranularity, TernaryMatrix};
 
-/// Quantises one token: `scale = 127 / max(1e-5, max|x|)`, `q = clamp(round_half_even(x * scale), -128, 127)`.
+/// The scale of a token whose largest magnitude is `largest`: 127 / max(1e-5, largest), computed as PyTorch divides
+/// a number by a tensor, by the reciprocal, so that trained models see the very scale they were trained with.
+pub fn activation_scale(largest: f32) -> f32 {
+    (1.0 / largest.max(1e-5)) * 127.0
+}
+
+/// Quantises one token: `scale =` [`activation_scale`]`(max|x|)`, `q = clamp(round_half_even(x * scale), -128, 127)`.
 /// Returns the scale (BitNet b1.58, absmax per token).
 ///
 /// A NaN quantises to 0, as a saturating conversion does.
@@ -12,7 +18,7 @@ use crate::ternary::{ScaleGranularity, TernaryMatrix};
 pub fn quantize_activations(x: &[f32], q: &mut [i8]) -> f32 {
     assert_eq!(x.len(), q.len());
     let largest = x.iter().fold(0f32, |m, v| m.max(v.abs()));
-    let scale = 127.0 / largest.max(1e-5);
+    let scale = activation_scale(largest);
     for (q, &x) in q.iter_mut().zip(x) {
         *q = (x * scale).round_ties_even().clamp(-128.0, 127.0) as i8;
     }
@@ -101,7 +107,12 @@ mod tests {
         assert_eq!(scale, 1.0);
         assert_eq!(q, [127, 0, 2, -2, -127]);
         let mut q = [1i8; 3];
-        assert_eq!(quantize_activations(&[0.0; 3], &mut q), 127.0 / 1e-5);
+        assert_eq!(quantize_activations(&[0.0; 3], &mut q), (1.0f32 / 1e-5) * 127.0);
+        assert_eq!(
+            activation_scale(4.126_738_5),
+            (1.0f32 / 4.126_738_5) * 127.0,
+            "not the quotient"
+        );
         assert_eq!(q, [0; 3]);
         let mut q = [1i8; 2];
         quantize_activations(&[f32::NAN, 1.0], &mut q);
