@@ -1,0 +1,335 @@
+//! The filters, methods, tests and functions that a template may call, with the meter running.
+
+use std::sync::Arc;
+
+use minijinja::value::{Kwargs, Rest, Value, ValueKind};
+use minijinja::{Environment, Error, ErrorKind, State, filters as engine, functions, tests};
+
+use super::budget::{Budget, Stop};
+use super::{clock, json};
+
+/// Filters that the engine has and templates have no need of; some of them make much from little.
+const REMOVED: [&str; 10] = ["batch", "slice", "sum", "groupby", "chain", "zip", "pprint", "urlencode", "lines", "debug"];
+
+/// Gives an environment its filters, methods, tests and functions.
+pub(crate) fn install(env: &mut Environment<'_>, budget: &Arc<Budget>, now: u64) {
+    for name in REMOVED {
+        env.remove_filter(name);
+        env.remove_global(name);
+    }
+    for (name, filter) in bounded_filters() {
+        let meter = budget.clone();
+        env.add_filter(name, move |state: &mut State<'_, '_>, args: Rest<Value>| call(&meter, state, &filter, &args));
+    }
+    for (name, test) in comparing_tests() {
+        let meter = budget.clone();
+        env.add_test(name, move |state: &mut State<'_, '_>, args: Rest<Value>| -> Result<bool, Error> {
+            args.iter().try_for_each(|arg| meter.weigh(arg).map(|_| ()))?;
+            Ok(test.call(state, &args)?.is_true())
+        });
+    }
+    for (name, function) in [
+        ("range", Value::from_function(functions::range)),
+        ("dict", Value::from_function(functions::dict)),
+        ("namespace", Value::from_function(functions::namespace)),
+    ] {
+        let meter = budget.clone();
+        env.add_function(name, move |state: &mut State<'_, '_>, args: Rest<Value>| -> Result<Value, Error> {
+            args.iter().try_for_each(|arg| meter.weigh(arg).map(|_| ()))?;
+            function.call(state, &args)
+        });
+    }
+    growing_filters(env, budget);
+    let meter = budget.clone();
+    env.add_function("raise_exception", move |message: Value| -> Result<Value, Error> {
+        let text = meter.text(&message)?;
+        Err(meter.stop(Stop::Raised(text.chars().take(1000).collect())))
+    });
+    let meter = budget.clone();
+    env.add_function("strftime_now", move |format: &str| -> Result<String, Error> {
+        meter.pay_text(format.len() as u64 * 16)?;
+        clock::strftime(format, now).map_err(|problem| Error::new(ErrorKind::InvalidOperation, problem))
+    });
+    let meter = budget.clone();
+    env.set_unknown_method_callback(move |state, value, method, args| self::method(&meter, state, value, method, args));
+}
+
+/// Filters whose result is at most a small multiple of what they are given.
+fn bounded_filters() -> Vec<(&'static str, Value)> {
+    vec![
+        ("lower", Value::from_function(engine::lower)),
+        ("upper", Value::from_function(engine::upper)),
+        ("title", Value::from_function(engine::title)),
+        ("capitalize", Value::from_function(engine::capitalize)),
+        ("dictsort", Value::from_function(engine::dictsort)),
+        ("items", Value::from_function(engine::items)),
+        ("reverse", Value::from_function(engine::reverse)),
+        ("split", Value::from_function(engine::split)),
+        ("first", Value::from_function(engine::first)),
+        ("last", Value::from_function(engine::last)),
+        ("min", Value::from_function(engine::min)),
+        ("max", Value::from_function(engine::max)),
+        ("sort", Value::from_function(engine::sort)),
+        ("list", Value::from_function(engine::list)),
+        ("unique", Value::from_function(engine::unique)),
+        ("select", Value::from_function(engine::select)),
+        ("reject", Value::from_function(engine::reject)),
+        ("selectattr", Value::from_function(engine::selectattr)),
+        ("rejectattr", Value::from_function(engine::rejectattr)),
+        ("map", Value::from_function(engine::map)),
+        ("length", Value::from_function(engine::length)),
+        ("count", Value::from_function(engine::length)),
+        ("int", Value::from_function(engine::int)),
+        ("float", Value::from_function(engine::float)),
+        ("attr", Value::from_function(engine::attr)),
+        ("escape", Value::from_function(engine::escape)),
+        ("e", Value::from_function(engine::escape)),
+    ]
+}
+
+/// Tests that compare two values of any size.
+fn comparing_tests() -> Vec<(&'static str, Value)> {
+    vec![
+        ("eq", Value::from_function(tests::is_eq)),
+        ("equalto", Value::from_function(tests::is_eq)),
+        ("==", Value::from_function(tests::is_eq)),
+        ("ne", Value::from_function(tests::is_ne)),
+        ("!=", Value::from_function(tests::is_ne)),
+        ("lt", Value::from_function(tests::is_lt)),
+        ("lessthan", Value::from_function(tests::is_lt)),
+        ("<", Value::from_function(tests::is_lt)),
+        ("le", Value::from_function(tests::is_le)),
+        ("<=", Value::from_function(tests::is_le)),
+        ("gt", Value::from_function(tests::is_gt)),
+        ("greaterthan", Value::from_function(tests::is_gt)),
+        (">", Value::from_function(tests::is_gt)),
+        ("ge", Value::from_function(tests::is_ge)),
+        (">=", Value::from_function(tests::is_ge)),
+        ("in", Value::from_function(tests::is_in)),
+    ]
+}
+
+/// Calls a filter: pays for what it reads, and for what it makes.
+fn call(meter: &Budget, state: &mut State<'_, '_>, filter: &Value, args: &[Value]) -> Result<Value, Error> {
+    for arg in args {
+        meter.weigh(arg)?;
+    }
+    let made = filter.call(state, args)?;
+    meter.keep(made)
+}
+
+/// Filters whose result can be far longer than what they are given: each knows the length before it writes.
+fn growing_filters(env: &mut Environment<'_>, budget: &Arc<Budget>) {
+    let meter = budget.clone();
+    env.add_filter("trim", move |value: &Value, letters: Option<String>| -> Result<Value, Error> {
+        let text = meter.text(value)?;
+        Ok(Value::from(trimmed(&text, letters.as_deref(), true, true)))
+    });
+    let meter = budget.clone();
+    env.add_filter("string", move |value: &Value| meter.text(value).map(Value::from));
+    let meter = budget.clone();
+    env.add_filter("safe", move |value: &Value| meter.text(value).map(Value::from));
+    let meter = budget.clone();
+    env.add_filter("tojson", move |value: &Value, indent: Option<Value>, options: Kwargs| -> Result<Value, Error> {
+        to_json(&meter, value, indent, &options).map(Value::from)
+    });
+    let meter = budget.clone();
+    env.add_filter("replace", move |value: &Value, from: &Value, to: &Value, count: Option<i64>| {
+        let (value, from, to) = (meter.text(value)?, meter.text(from)?, meter.text(to)?);
+        replace(&meter, &value, &from, &to, count)
+    });
+    let meter = budget.clone();
+    env.add_filter("join", move |state: &mut State<'_, '_>, value: &Value, with: Option<Value>, rest: Rest<Value>| {
+        let with = with.unwrap_or_else(|| Value::from(""));
+        if with.is_kwargs() || !rest.is_empty() {
+            let args: Vec<Value> = [value.clone(), with].into_iter().chain(rest.0).collect();
+            let mapped = join_options(&meter, state, &args)?;
+            return join(&meter, &mapped.0, &mapped.1);
+        }
+        join(&meter, value, &meter.text(&with)?)
+    });
+    let meter = budget.clone();
+    env.add_filter("indent", move |state: &mut State<'_, '_>, args: Rest<Value>| indent(&meter, state, &args));
+    let meter = budget.clone();
+    let format = Value::from_function(engine::format);
+    env.add_filter("format", move |state: &mut State<'_, '_>, args: Rest<Value>| -> Result<Value, Error> {
+        check_format(&meter, &args, '%')?;
+        call(&meter, state, &format, &args)
+    });
+}
+
+/// What Python's `str.isspace` holds to be white space.
+fn is_space(letter: char) -> bool {
+    letter.is_whitespace() || matches!(letter, '\u{1c}'..='\u{1f}')
+}
+
+fn trimmed<'t>(text: &'t str, letters: Option<&str>, start: bool, end: bool) -> &'t str {
+    let cut = |letter: char| letters.map_or_else(|| is_space(letter), |letters| letters.contains(letter));
+    let text = if start { text.trim_start_matches(cut) } else { text };
+    if end { text.trim_end_matches(cut) } else { text }
+}
+
+fn to_json(meter: &Budget, value: &Value, indent: Option<Value>, options: &Kwargs) -> Result<String, Error> {
+    let indent = match indent {
+        Some(indent) => Some(indent),
+        None => options.get::<Option<Value>>("indent")?,
+    };
+    let indent = match indent.filter(|indent| !indent.is_none() && !indent.is_undefined()) {
+        None => None,
+        Some(indent) => match (indent.as_str(), indent.as_usize()) {
+            (Some(text), _) if text.len() <= 16 => Some(text.to_owned()),
+            (None, Some(width)) if width <= 16 => Some(" ".repeat(width)),
+            _ => return Err(meter.stop(Stop::Limit("an indent of more than 16 for JSON".into()))),
+        },
+    };
+    let (mut comma, mut colon) = (if indent.is_some() { "," } else { ", " }.to_owned(), ": ".to_owned());
+    if let Some(separators) = options.get::<Option<Vec<String>>>("separators")? {
+        match <[String; 2]>::try_from(separators) {
+            Ok([item, key]) if item.len() <= 16 && key.len() <= 16 => (comma, colon) = (item, key),
+            _ => return Err(Error::new(ErrorKind::InvalidOperation, "separators must be two short texts")),
+        }
+    }
+    let style = json::Style {
+        indent,
+        comma,
+        colon,
+        sort_keys: options.get::<Option<bool>>("sort_keys")?.unwrap_or(false),
+        ascii: options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false),
+    };
+    options.assert_all_used()?;
+    let size = meter.weigh(value)?;
+    meter.pay_text(size)?;
+    meter.pay(size.saturating_mul(6))?;
+    let mut out = String::new();
+    json::write(value, &style, 0, &mut out)?;
+    meter.pay_text(out.len() as u64)?;
+    Ok(out)
+}
+
+fn replace(meter: &Budget, text: &str, from: &str, to: &str, count: Option<i64>) -> Result<Value, Error> {
+    let found = if from.is_empty() { text.chars().count() + 1 } else { text.matches(from).count() };
+    let times = count.and_then(|count| usize::try_from(count).ok()).map_or(found, |count| count.min(found));
+    meter.pay_text((text.len() as u64).saturating_add((times as u64).saturating_mul(to.len() as u64)))?;
+    Ok(Value::from(text.replacen(from, to, times)))
+}
+
+fn join(meter: &Budget, value: &Value, with: &str) -> Result<Value, Error> {
+    let mut out = String::new();
+    let items = match value.as_str() {
+        Some(text) => {
+            meter.pay(text.len() as u64 * 64)?;
+            text.chars().map(|letter| Value::from(letter.to_string())).collect()
+        }
+        None => meter.list(value)?,
+    };
+    for (index, item) in items.iter().enumerate() {
+        let text = meter.text(item)?;
+        let between = if index > 0 { with } else { "" };
+        meter.pay_text((out.len() + between.len() + text.len()) as u64)?;
+        meter.pay((between.len() + text.len()) as u64)?;
+        out.push_str(between);
+        out.push_str(&text);
+    }
+    Ok(Value::from(out))
+}
+
+/// `join(…, attribute=…)` and `join(d=…)`: the items and the text between them.
+fn join_options(meter: &Budget, state: &mut State<'_, '_>, args: &[Value]) -> Result<(Value, String), Error> {
+    let (value, rest) = args.split_first().ok_or_else(|| Error::from(ErrorKind::MissingArgument))?;
+    let mut with = String::new();
+    let mut attribute = None;
+    for (index, arg) in rest.iter().enumerate() {
+        if arg.is_kwargs() {
+            if let Ok(text) = arg.get_attr("d").map(|d| if d.is_undefined() { None } else { Some(d) }) {
+                with = text.map_or(Ok(with), |text| meter.text(&text))?;
+            }
+            attribute = arg.get_attr("attribute").ok().filter(|a| !a.is_undefined()).or(attribute);
+        } else if index == 0 {
+            with = meter.text(arg)?;
+        } else {
+            attribute = Some(arg.clone());
+        }
+    }
+    let items = match attribute {
+        Some(attribute) => {
+            let named = Kwargs::from_iter([("attribute", attribute)]);
+            let map = Value::from_function(engine::map);
+            call(meter, state, &map, &[value.clone(), Value::from(named)])?
+        }
+        None => value.clone(),
+    };
+    Ok((items, with))
+}
+
+fn indent(meter: &Budget, state: &mut State<'_, '_>, args: &[Value]) -> Result<Value, Error> {
+    let text = args.first().map(|text| meter.text(text)).transpose()?.unwrap_or_default();
+    let mut width = 4;
+    for arg in args.iter().skip(1) {
+        let named = if arg.is_kwargs() { arg.get_attr("width")? } else { arg.clone() };
+        if named.is_number() {
+            width = named.as_usize().unwrap_or(usize::MAX);
+            break;
+        }
+    }
+    let lines = text.matches('\n').count() as u64 + 1;
+    meter.pay_text(lines.saturating_mul(width as u64).saturating_add(text.len() as u64))?;
+    Value::from_function(engine::indent).call(state, args)
+}
+
+/// Refuses widths that make much from little.
+fn check_format(meter: &Budget, args: &[Value], mark: char) -> Result<(), Error> {
+    let text = args.first().map(|text| meter.text(text)).transpose()?.unwrap_or_default();
+    let mut digits = 0;
+    for letter in text.chars() {
+        digits = if letter.is_ascii_digit() { digits + 1 } else { 0 };
+        if digits > 3 || (mark == '%' && letter == '*') {
+            return Err(meter.stop(Stop::Limit("a format with a width of more than three digits".into())));
+        }
+    }
+    let nested = text.split('{').skip(1).any(|field| !field.contains('}') && !field.is_empty());
+    if mark == '{' && nested {
+        return Err(meter.stop(Stop::Limit("a format with a field inside a field".into())));
+    }
+    let fields = text.matches(mark).count() as u64;
+    let size = args.iter().map(|arg| meter.weigh(arg)).sum::<Result<u64, _>>()?;
+    meter.pay_text(fields.saturating_mul(size.saturating_add(1000)))
+}
+
+/// Python's methods of texts, lists and maps.
+fn method(
+    meter: &Budget,
+    state: &mut State<'_, '_>,
+    value: &Value,
+    method: &str,
+    args: &[Value],
+) -> Result<Value, Error> {
+    meter.pay(64)?;
+    if let Some(text) = value.as_str() {
+        meter.pay(text.len() as u64)?;
+        args.iter().try_for_each(|arg| meter.weigh(arg).map(|_| ()))?;
+        let letters = args.first().and_then(Value::as_str);
+        match (method, args) {
+            ("strip", [] | [_]) => return Ok(Value::from(trimmed(text, letters, true, true))),
+            ("lstrip", [] | [_]) => return Ok(Value::from(trimmed(text, letters, true, false))),
+            ("rstrip", [] | [_]) => return Ok(Value::from(trimmed(text, letters, false, true))),
+            ("join", [items]) => return join(meter, items, text),
+            ("replace", [from, to, rest @ ..]) => {
+                let (from, to) = (meter.text(from)?, meter.text(to)?);
+                let count = rest.first().and_then(Value::as_i64);
+                return replace(meter, text, &from, &to, count);
+            }
+            ("format", _) => {
+                let all: Vec<Value> = [value.clone()].into_iter().chain(args.iter().cloned()).collect();
+                check_format(meter, &all, '{')?;
+            }
+            _ => {}
+        }
+    } else if matches!(value.kind(), ValueKind::Seq) || !args.is_empty() {
+        meter.weigh(value)?;
+        args.iter().try_for_each(|arg| meter.weigh(arg).map(|_| ()))?;
+    } else {
+        meter.pay(value.len().unwrap_or(1) as u64 * 64)?;
+    }
+    let made = minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args)?;
+    meter.keep(made)
+}

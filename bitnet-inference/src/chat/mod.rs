@@ -1,0 +1,230 @@
+//! Chat templates: messages to the text that a model was trained on, as `transformers.apply_chat_template` renders it.
+//!
+//! A template comes with a model and is a program: it runs within a budget of steps, work, memory and output, cannot
+//! reach files, and is tried once when it is loaded.
+
+mod budget;
+mod builtin;
+mod clock;
+mod error;
+mod filters;
+mod json;
+mod operators;
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use minijinja::machinery::{CodeGenerator, eval, make_string_output, parse};
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Serde, Value};
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, Output, State};
+
+pub use builtin::{Builtin, is_broken_bitnet_template};
+pub use error::TemplateError;
+
+use budget::{Budget, Stop};
+
+/// Longest template source, in bytes.
+const MAX_SOURCE: usize = 64 * 1024;
+/// Steps, beside those that the messages add.
+const STEPS: u64 = 100_000;
+/// Steps added per message.
+const STEPS_PER_MESSAGE: u64 = 2_000;
+/// Work and memory in bytes, beside what the messages add.
+const WORK: u64 = 48 << 20;
+/// Work added per byte of the messages.
+const WORK_PER_BYTE: u64 = 64;
+/// Longest single text, beside what the messages add.
+const TEXT: u64 = 256 << 10;
+/// Longest single text, as a multiple of the messages.
+const TEXT_PER_BYTE: u64 = 4;
+/// Calls within calls.
+const RECURSION: usize = 100;
+
+/// One message of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Message {
+    /// Who speaks: `system`, `user`, `assistant`.
+    pub role: String,
+    /// What is said.
+    pub content: String,
+}
+
+impl Message {
+    /// A message of a role.
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        Self { role: role.into(), content: content.into() }
+    }
+}
+
+/// What a template is given beside the messages.
+#[derive(Debug, Clone, Default)]
+pub struct RenderOptions<'a> {
+    /// End with the words that make the model answer.
+    pub add_generation_prompt: bool,
+    /// The beginning-of-text token as text.
+    pub bos_token: &'a str,
+    /// The end-of-text token as text.
+    pub eos_token: &'a str,
+    /// Further variables. They come from the program, never from a request.
+    pub extra: serde_json::Map<String, serde_json::Value>,
+    /// The moment that `strftime_now` tells, in seconds since 1970 (UTC); the system's clock if not given.
+    pub now: Option<u64>,
+}
+
+/// A chat template, tried once and ready to render.
+#[derive(Debug, Clone)]
+pub struct ChatTemplate {
+    name: String,
+    source: String,
+}
+
+impl ChatTemplate {
+    /// Takes a Jinja source and tries it on a small conversation; `name` is what messages call it.
+    ///
+    /// # Errors
+    /// [`TemplateError::Syntax`], [`TemplateError::TooLong`] or [`TemplateError::Limit`]. A template that refuses the small
+    /// conversation itself is taken: it may want another one.
+    pub fn new(source: &str, name: &str) -> Result<Self, TemplateError> {
+        if source.len() > MAX_SOURCE {
+            return Err(TemplateError::TooLong { name: name.into(), size: source.len(), limit: MAX_SOURCE });
+        }
+        let template = Self { name: name.into(), source: without_generation_marks(source) };
+        let options = RenderOptions { add_generation_prompt: true, now: Some(0), ..RenderOptions::default() };
+        match template.render(&[Message::new("user", "Hello")], &options) {
+            Ok(_) | Err(TemplateError::Raised { .. } | TemplateError::Render { .. }) => Ok(template),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A template known by name.
+    ///
+    /// # Errors
+    /// None in practice: the built-in templates are tried as any other.
+    pub fn builtin(kind: Builtin) -> Result<Self, TemplateError> {
+        Self::new(kind.source(), kind.name())
+    }
+
+    /// What the template is called in messages.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The Jinja source.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// The prompt for a conversation.
+    ///
+    /// # Errors
+    /// [`TemplateError::Raised`] if the template refuses the messages, [`TemplateError::Limit`] or
+    /// [`TemplateError::Render`] if it fails.
+    pub fn render(&self, messages: &[Message], options: &RenderOptions<'_>) -> Result<String, TemplateError> {
+        let size: u64 = messages.iter().map(|message| (message.role.len() + message.content.len()) as u64).sum();
+        let budget = Arc::new(Budget::new(
+            WORK.saturating_add(size.saturating_mul(WORK_PER_BYTE)),
+            TEXT.saturating_add(size.saturating_mul(TEXT_PER_BYTE)),
+        ));
+        let now = options.now.unwrap_or_else(|| SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs()));
+        let mut env = Environment::new();
+        env.set_recursion_limit(RECURSION);
+        operators::install(&mut env, &budget);
+        filters::install(&mut env, &budget, now);
+        let meter = budget.clone();
+        env.set_formatter(move |out: &mut Output<'_>, _: &mut State<'_, '_>, value: &Value| {
+            let text = meter.text(value)?;
+            out.write_str(&text).map_err(Error::from)
+        });
+        self.run(&mut env, &budget, messages, options).map_err(|error| self.explain(&error, &budget))
+    }
+
+    fn run(
+        &self,
+        env: &mut Environment<'_>,
+        budget: &Budget,
+        messages: &[Message],
+        options: &RenderOptions<'_>,
+    ) -> Result<String, Error> {
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?;
+        let tree = parse(&self.source, &self.name, syntax)?;
+        let mut generator = CodeGenerator::new(&self.name, &self.source);
+        generator.compile_stmt(&tree);
+        let (mut program, mut blocks) = generator.finish();
+        let mut raw = operators::longest_raw(&program);
+        operators::exchange(&mut program).map_err(|what| operators::unmetered(budget, what))?;
+        for block in blocks.values_mut() {
+            raw = raw.max(operators::longest_raw(block));
+            operators::exchange(block).map_err(|what| operators::unmetered(budget, what))?;
+        }
+        // Text between tags costs one step whatever its length, so long texts leave fewer steps.
+        let steps = STEPS.min(WORK / (raw as u64 + 1)) + STEPS_PER_MESSAGE * messages.len() as u64;
+        env.set_fuel(Some(steps));
+        let mut text = String::new();
+        let context = context(messages, options);
+        eval(env, &program, context, &blocks, &mut make_string_output(&mut text), AutoEscape::None)?;
+        Ok(text)
+    }
+
+    fn explain(&self, error: &Error, budget: &Budget) -> TemplateError {
+        let name = self.name.clone();
+        match budget.stopped() {
+            Some(Stop::Raised(message)) => return TemplateError::Raised { name, message },
+            Some(Stop::Limit(problem)) => return TemplateError::Limit { name, problem },
+            None => {}
+        }
+        let mut problem = error.to_string();
+        if let Some(line) = error.line() {
+            problem = format!("line {line}: {problem}");
+        }
+        match error.kind() {
+            ErrorKind::SyntaxError
+            | ErrorKind::UnknownFilter
+            | ErrorKind::UnknownTest
+            | ErrorKind::TemplateNotFound
+            | ErrorKind::BadInclude => TemplateError::Syntax { name, problem },
+            ErrorKind::OutOfFuel => TemplateError::Limit { name, problem: "it takes too many steps".into() },
+            _ if problem.contains("recursion limit") => TemplateError::Limit { name, problem },
+            _ => TemplateError::Render { name, problem },
+        }
+    }
+}
+
+fn context(messages: &[Message], options: &RenderOptions<'_>) -> Value {
+    let extra = options.extra.iter().map(|(key, value)| (key.clone(), Value::from(Serde(value))));
+    let own = [
+        ("messages", Value::from(Serde(messages))),
+        ("add_generation_prompt", Value::from(options.add_generation_prompt)),
+        ("bos_token", Value::from(options.bos_token)),
+        ("eos_token", Value::from(options.eos_token)),
+        ("tools", Value::from(())),
+        ("documents", Value::from(())),
+    ];
+    let mut all: Vec<(String, Value)> = own.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+    all.extend(extra);
+    Value::from_pairs(all)
+}
+
+/// `{% generation %}` marks what a trainer learns from and has no bearing on the text: it becomes a condition that holds.
+fn without_generation_marks(source: &str) -> String {
+    let mut out = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(at) = rest.find("{%") {
+        let (before, tag) = rest.split_at(at + 2);
+        out.push_str(before);
+        let body = tag.trim_start_matches(['-', '+']).trim_start();
+        let lead = &tag[..tag.len() - body.len()];
+        out.push_str(lead);
+        rest = body;
+        for (mark, condition) in [("generation", "if true"), ("endgeneration", "endif")] {
+            if let Some(after) = body.strip_prefix(mark) {
+                if after.trim_start().trim_start_matches(['-', '+']).starts_with("%}") {
+                    out.push_str(condition);
+                    rest = after;
+                }
+            }
+        }
+    }
+    out.push_str(rest);
+    out
+}

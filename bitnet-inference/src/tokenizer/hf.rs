@@ -1,0 +1,331 @@
+//! Reading tokenizer.json, and encoding as the `tokenizers` library does.
+//!
+//! Every field is checked before the library sees it, because the library answers some impossible files with a panic;
+//! what the checks miss is caught at the call and becomes an error.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use serde::Deserialize;
+use serde_json::Value;
+use tokenizers::models::bpe::{BPE, Merges, Vocab};
+use tokenizers::{AddedToken, AddedVocabulary, Model, NormalizerWrapper, OffsetType, PreTokenizer};
+
+use super::EncodeOptions;
+use super::error::{Result, TokenizerError, shortened};
+use super::hf_parts::{Affixes, At, Cutter, Decoding, affixes, cutters, decoding, normalizer};
+use super::vocabulary::{Class, Piece, Vocabulary, byte_token};
+
+/// Highest number of ids, gaps included, that a vocabulary may have.
+pub(crate) const MAX_IDS: usize = 1 << 22;
+/// Longest token in bytes.
+pub(crate) const MAX_TOKEN_BYTES: usize = 64 * 1024;
+
+#[derive(Deserialize)]
+struct FileJson {
+    #[serde(default)]
+    version: Option<String>,
+    #[serde(default)]
+    added_tokens: Vec<AddedJson>,
+    #[serde(default)]
+    normalizer: Value,
+    #[serde(default)]
+    pre_tokenizer: Value,
+    #[serde(default)]
+    post_processor: Value,
+    #[serde(default)]
+    decoder: Value,
+    model: ModelJson,
+}
+
+#[derive(Deserialize)]
+struct AddedJson {
+    id: u32,
+    content: String,
+    #[serde(default)]
+    single_word: bool,
+    #[serde(default)]
+    lstrip: bool,
+    #[serde(default)]
+    rstrip: bool,
+    #[serde(default)]
+    normalized: bool,
+    #[serde(default)]
+    special: bool,
+}
+
+#[derive(Deserialize)]
+struct ModelJson {
+    #[serde(rename = "type", default)]
+    kind: Option<String>,
+    #[serde(default)]
+    dropout: Option<f32>,
+    #[serde(default)]
+    unk_token: Option<String>,
+    #[serde(default)]
+    continuing_subword_prefix: Option<String>,
+    #[serde(default)]
+    end_of_word_suffix: Option<String>,
+    #[serde(default)]
+    fuse_unk: bool,
+    #[serde(default)]
+    byte_fallback: bool,
+    #[serde(default)]
+    ignore_merges: bool,
+    #[serde(default)]
+    vocab: Value,
+    #[serde(default)]
+    merges: Option<MergesJson>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum MergesJson {
+    Pairs(Vec<(String, String)>),
+    Lines(Vec<String>),
+}
+
+/// The encoder of a tokenizer.json.
+pub(crate) struct HfEncoder {
+    file: String,
+    model: BPE,
+    normalizer: Option<NormalizerWrapper>,
+    cutters: Vec<Cutter>,
+    /// Finds all added tokens in a text.
+    parsing: AddedVocabulary,
+    /// Finds those that are not special.
+    literal: AddedVocabulary,
+    affixes: Affixes,
+}
+
+/// A read file: its encoder, its tokens and whether a leading space is dropped when decoding.
+pub(crate) struct Loaded {
+    pub(crate) encoder: HfEncoder,
+    pub(crate) vocabulary: Vocabulary,
+    pub(crate) drop_first_space: bool,
+}
+
+impl std::fmt::Debug for HfEncoder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HfEncoder").field("file", &self.file).finish_non_exhaustive()
+    }
+}
+
+/// Reads a tokenizer.json.
+pub(crate) fn load(bytes: &[u8], file: &str) -> Result<Loaded> {
+    let syntax = |error: serde_json::Error| TokenizerError::Syntax { file: file.into(), problem: error.to_string() };
+    let json: FileJson = serde_json::from_slice(bytes).map_err(syntax)?;
+    let at = |field| At { file, field };
+    if json.version.as_deref().is_some_and(|version| version != "1.0") {
+        return Err(at("version").unsupported(json.version.unwrap_or_default(), "1.0"));
+    }
+    let decoding = decoding(at("decoder"), &json.decoder)?;
+    let normalizer = normalizer(at("normalizer"), &json.normalizer)?;
+    let mut steps = Vec::new();
+    cutters(at("pre_tokenizer"), &json.pre_tokenizer, 0, &mut steps)?;
+    let mut around = Affixes::default();
+    affixes(at("post_processor"), &json.post_processor, 0, &mut around)?;
+
+    let (vocab, merges) = check_model(at("model"), &json.model)?;
+    let vocabulary = pieces(file, &vocab, &json.added_tokens, &json.model, &decoding)?;
+    for &id in around.before.iter().chain(&around.after) {
+        if vocabulary.get(id).is_none() {
+            return Err(at("post_processor").invalid(format!("token id {id} is not in the vocabulary")));
+        }
+    }
+    let model = guarded(file, "building the model", || {
+        let mut builder = BPE::builder()
+            .vocab_and_merges(vocab, merges)
+            .byte_fallback(json.model.byte_fallback)
+            .ignore_merges(json.model.ignore_merges)
+            .fuse_unk(json.model.fuse_unk);
+        if let Some(unknown) = json.model.unk_token.clone() {
+            builder = builder.unk_token(unknown);
+        }
+        builder.build()
+    })?;
+    let parsing = added_vocabulary(file, &json.added_tokens, &model, normalizer.as_ref())?;
+    let mut literal = parsing.clone();
+    literal.set_encode_special_tokens(true);
+    let encoder =
+        HfEncoder { file: file.into(), model, normalizer, cutters: steps, parsing, literal, affixes: around };
+    Ok(Loaded { encoder, vocabulary, drop_first_space: decoding.drop_first_space })
+}
+
+/// Checks the model's own fields and takes out its words and merges.
+fn check_model(at: At<'_>, model: &ModelJson) -> Result<(Vocab, Merges)> {
+    let kind = model.kind.as_deref().unwrap_or(if model.merges.is_some() { "BPE" } else { "unnamed" });
+    if kind != "BPE" {
+        return Err(at.unsupported(kind, "BPE"));
+    }
+    if model.dropout.is_some_and(|dropout| dropout != 0.0) {
+        return Err(at.invalid("`dropout` would make token ids random; set it to null"));
+    }
+    for affix in [&model.continuing_subword_prefix, &model.end_of_word_suffix].into_iter().flatten() {
+        if !affix.is_empty() {
+            return Err(at.unsupported(affix.as_str(), "an empty subword prefix and word suffix"));
+        }
+    }
+    let vocab = Vocab::deserialize(&model.vocab)
+        .map_err(|error| at.invalid(format!("`vocab` must map texts to ids of 32 bits: {error}")))?;
+    if let Some(unknown) = model.unk_token.as_ref().filter(|unknown| !vocab.contains_key(unknown.as_str())) {
+        return Err(at.invalid(format!("`unk_token` {unknown:?} is not in `vocab`")));
+    }
+    let merges = match &model.merges {
+        None => return Err(at.invalid("`merges` is missing")),
+        Some(MergesJson::Pairs(pairs)) => pairs.clone(),
+        Some(MergesJson::Lines(lines)) => {
+            let lines = lines.iter().filter(|line| !line.starts_with("#version"));
+            lines
+                .map(|line| match line.split_once(' ') {
+                    Some((left, right)) if !right.contains(' ') => Ok((left.to_owned(), right.to_owned())),
+                    _ => Err(at.invalid(format!("merge {:?} is not two texts with a space between", shortened(line)))),
+                })
+                .collect::<Result<Merges>>()?
+        }
+    };
+    let mut joined = String::new();
+    for (left, right) in &merges {
+        joined.clear();
+        joined.push_str(left);
+        joined.push_str(right);
+        for part in [left, right, &joined] {
+            if !vocab.contains_key(part.as_str()) {
+                return Err(at.invalid(format!(
+                    "merge {:?} + {:?} needs the token {:?}, which `vocab` does not have",
+                    shortened(left),
+                    shortened(right),
+                    shortened(part)
+                )));
+            }
+        }
+    }
+    Ok((vocab, merges))
+}
+
+/// All tokens by id.
+fn pieces(
+    file: &str,
+    vocab: &Vocab,
+    added: &[AddedJson],
+    model: &ModelJson,
+    decoding: &Decoding,
+) -> Result<Vocabulary> {
+    let at = |field| At { file, field };
+    let count = vocab.len() + added.len();
+    let highest = vocab.values().chain(added.iter().map(|token| &token.id)).max();
+    let size = highest.map_or(0, |&id| id as usize + 1);
+    if size > MAX_IDS || size > 2 * count + 1024 {
+        return Err(at("model.vocab").invalid(format!("{count} tokens, but ids up to {}", size - 1)));
+    }
+    let mut pieces: Vec<Option<Piece>> = vec![None; size];
+    for (text, &id) in vocab {
+        let class = if model.unk_token.as_ref() == Some(text) {
+            Class::Unknown
+        } else if decoding.byte_fallback && byte_token(text).is_some() {
+            Class::Byte
+        } else {
+            Class::Normal
+        };
+        let slot = &mut pieces[id as usize];
+        if let Some(other) = slot {
+            return Err(at("model.vocab").invalid(format!(
+                "{:?} and {:?} have the same id {id}",
+                shortened(text),
+                shortened(&other.text)
+            )));
+        }
+        *slot = Some(piece(at("model.vocab"), text, class, decoding)?);
+    }
+    for token in added {
+        let class = if token.special { Class::Control } else { Class::UserDefined };
+        let field = at("added_tokens");
+        if token.content.is_empty() {
+            return Err(field.invalid(format!("token {} is empty", token.id)));
+        }
+        let in_vocab = vocab.get(&token.content).copied();
+        let slot = &mut pieces[token.id as usize];
+        let taken = slot.as_ref().is_some_and(|other| *other.text != *token.content);
+        if taken || in_vocab.is_some_and(|id| id != token.id) {
+            let content = shortened(&token.content);
+            return Err(field.invalid(format!("{content:?} has id {}, which contradicts another token", token.id)));
+        }
+        *slot = Some(piece(field, &token.content, class, decoding)?);
+    }
+    Ok(Vocabulary::new(pieces))
+}
+
+fn piece(at: At<'_>, text: &str, class: Class, decoding: &Decoding) -> Result<Piece> {
+    if text.len() > MAX_TOKEN_BYTES {
+        return Err(at.invalid(format!("a token of {} bytes; at most {MAX_TOKEN_BYTES} are taken", text.len())));
+    }
+    Ok(Piece { text: text.into(), bytes: decoding.bytes(text).into(), class })
+}
+
+fn added_vocabulary(
+    file: &str,
+    added: &[AddedJson],
+    model: &BPE,
+    normalizer: Option<&NormalizerWrapper>,
+) -> Result<AddedVocabulary> {
+    let tokens = added.iter().map(|token| {
+        AddedToken::from(token.content.as_str(), token.special)
+            .single_word(token.single_word)
+            .lstrip(token.lstrip)
+            .rstrip(token.rstrip)
+            .normalized(token.normalized)
+    });
+    let vocabulary = guarded(file, "adding tokens", || {
+        let mut vocabulary = AddedVocabulary::new();
+        vocabulary.add_tokens(tokens, model, normalizer)?;
+        Ok(vocabulary)
+    })?;
+    for token in added {
+        let got = vocabulary.token_to_id(&token.content, model);
+        if got != Some(token.id) {
+            let at = At { file, field: "added_tokens" };
+            return Err(at.invalid(format!(
+                "{:?} should have id {}, but the ids before it leave {got:?}; added tokens must follow the vocabulary without gaps",
+                shortened(&token.content),
+                token.id
+            )));
+        }
+    }
+    Ok(vocabulary)
+}
+
+impl HfEncoder {
+    /// Encodes a text.
+    pub(crate) fn encode(&self, text: &str, options: EncodeOptions) -> Result<Vec<u32>> {
+        let added = if options.parse_special { &self.parsing } else { &self.literal };
+        let ids = guarded(&self.file, "encoding", || {
+            let mut parts = added.extract_and_normalize(self.normalizer.as_ref(), text);
+            for cutter in &self.cutters {
+                cutter.pre_tokenize(&mut parts)?;
+            }
+            parts.tokenize(|part| self.model.tokenize(part.get()))?;
+            Ok(parts.into_encoding(None, 0, OffsetType::None)?.get_ids().to_vec())
+        })?;
+        if !options.add_special {
+            return Ok(ids);
+        }
+        Ok([self.affixes.before.as_slice(), &ids, &self.affixes.after].concat())
+    }
+
+    /// What is put around every text.
+    pub(crate) fn affixes(&self) -> &Affixes {
+        &self.affixes
+    }
+}
+
+/// Calls the library; its errors and, should one come through, its panics become errors.
+fn guarded<T>(file: &str, action: &'static str, call: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
+    let library = |problem: String| TokenizerError::Library { file: file.into(), action, problem };
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(match error.downcast::<TokenizerError>() {
+            Ok(ours) => *ours,
+            Err(theirs) => library(theirs.to_string()),
+        }),
+        Err(_) => Err(library("it panicked".into())),
+    }
+}

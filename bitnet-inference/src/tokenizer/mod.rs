@@ -1,0 +1,209 @@
+//! Tokenizers: from tokenizer.json or from the vocabulary inside a GGUF file, text to ids and back.
+
+mod alphabet;
+mod error;
+mod hf;
+mod hf_parts;
+mod split;
+mod stream;
+mod vocabulary;
+
+use std::path::Path;
+
+pub use error::TokenizerError;
+pub use stream::TextStream;
+
+use error::Result;
+use vocabulary::{Class, Vocabulary};
+
+/// Tokens by whose name a model ends its turn or its text.
+const END_NAMES: [&str; 12] = [
+    "<|eot_id|>",
+    "<|im_end|>",
+    "<|end_of_text|>",
+    "<|endoftext|>",
+    "<end_of_turn>",
+    "<|eom_id|>",
+    "<|end|>",
+    "<|end_of_turn|>",
+    "<|EOT|>",
+    "<EOT>",
+    "<|return|>",
+    "</s>",
+];
+/// Largest tokenizer.json, in bytes.
+const MAX_FILE: u64 = 256 << 20;
+
+/// What encoding does beside cutting text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct EncodeOptions {
+    /// Put the tokens around the text that the tokenizer asks for, such as the beginning-of-text token.
+    pub add_special: bool,
+    /// Read control tokens written in the text as those tokens. Leave it off for text from a user.
+    pub parse_special: bool,
+}
+
+#[derive(Debug)]
+enum Encoder {
+    Hf(Box<hf::HfEncoder>),
+}
+
+/// Text to token ids and back.
+#[derive(Debug)]
+pub struct Tokenizer {
+    encoder: Encoder,
+    vocabulary: Vocabulary,
+    drop_first_space: bool,
+    bos: Option<u32>,
+    eos: Option<u32>,
+    end: Vec<u32>,
+    assumptions: Vec<String>,
+}
+
+impl Tokenizer {
+    /// Reads a tokenizer.json.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Io`] if the file cannot be read, else as [`Tokenizer::from_json_bytes`].
+    pub fn from_json_file(path: &Path) -> Result<Self> {
+        let file = path.display().to_string();
+        let io = |source| TokenizerError::Io { file: file.clone(), source };
+        let facts = std::fs::metadata(path).map_err(io)?;
+        if !facts.is_file() || facts.len() > MAX_FILE {
+            let problem = format!("not a file of at most {MAX_FILE} bytes");
+            return Err(TokenizerError::Syntax { file, problem });
+        }
+        let bytes = std::fs::read(path).map_err(io)?;
+        Self::from_json_bytes(&bytes, &file)
+    }
+
+    /// Reads the contents of a tokenizer.json; `name` is what messages call it.
+    ///
+    /// The special tokens known only to tokenizer_config.json are guessed here: [`Tokenizer::bos_id`] is the last token that
+    /// the file puts before a text, [`Tokenizer::eos_id`] the first token after it or the first that bears an end name.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Syntax`], [`TokenizerError::Invalid`] or [`TokenizerError::Unsupported`], each naming the field.
+    pub fn from_json_bytes(bytes: &[u8], name: &str) -> Result<Self> {
+        let hf::Loaded { encoder, vocabulary, drop_first_space } = hf::load(bytes, name)?;
+        let bos = encoder.affixes().before.last().copied();
+        let mut tokenizer = Self {
+            eos: encoder.affixes().after.first().copied(),
+            bos,
+            encoder: Encoder::Hf(Box::new(encoder)),
+            vocabulary,
+            drop_first_space,
+            end: Vec::new(),
+            assumptions: Vec::new(),
+        };
+        tokenizer.find_ends(&[]);
+        if tokenizer.eos.is_none() {
+            let named = ["<|end_of_text|>", "<|endoftext|>", "</s>", "<|im_end|>", "<|eot_id|>"];
+            tokenizer.eos = named.iter().find_map(|name| tokenizer.control_id(name));
+        }
+        Ok(tokenizer)
+    }
+
+    fn control_id(&self, name: &str) -> Option<u32> {
+        self.id_of(name).filter(|&id| self.is_special(id))
+    }
+
+    /// Collects the end tokens: those declared, and those that bear an end name.
+    fn find_ends(&mut self, declared: &[Option<u32>]) {
+        let named = END_NAMES.iter().filter_map(|name| self.control_id(name));
+        let mut end: Vec<u32> = self.eos.into_iter().chain(declared.iter().copied().flatten()).chain(named).collect();
+        end.sort_unstable();
+        end.dedup();
+        self.end = end;
+    }
+
+    /// The token ids of a text.
+    ///
+    /// # Errors
+    /// [`TokenizerError::PatternTooSlow`], [`TokenizerError::Unencodable`] or [`TokenizerError::Library`].
+    pub fn encode(&self, text: &str, options: EncodeOptions) -> Result<Vec<u32>> {
+        match &self.encoder {
+            Encoder::Hf(encoder) => encoder.encode(text, options),
+        }
+    }
+
+    /// The token ids of bytes that should be UTF-8; what is not becomes U+FFFD, as Python's `errors="replace"` does.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_bytes(&self, bytes: &[u8], options: EncodeOptions) -> Result<Vec<u32>> {
+        self.encode(&String::from_utf8_lossy(bytes), options)
+    }
+
+    /// The text of tokens; with `skip_special` control tokens are left out. Bytes that are not UTF-8 become U+FFFD.
+    ///
+    /// # Errors
+    /// [`TokenizerError::UnknownId`] for an id that the vocabulary does not have.
+    pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
+        let mut bytes = Vec::new();
+        for &id in ids {
+            let piece = self.vocabulary.piece(id)?;
+            if !(skip_special && self.is_special(id)) {
+                bytes.extend_from_slice(&piece.bytes);
+            }
+        }
+        let kept = if self.drop_first_space { bytes.strip_prefix(b" ").unwrap_or(&bytes) } else { &bytes };
+        Ok(String::from_utf8_lossy(kept).into_owned())
+    }
+
+    /// The bytes that a token adds to a text; they need not be whole characters.
+    ///
+    /// # Errors
+    /// [`TokenizerError::UnknownId`] for an id that the vocabulary does not have.
+    pub fn token_bytes(&self, id: u32) -> Result<Vec<u8>> {
+        Ok(self.vocabulary.piece(id)?.bytes.to_vec())
+    }
+
+    /// A token as its file writes it, such as `Ġthe` or `<0x0A>`, if the vocabulary has it.
+    pub fn token_text(&self, id: u32) -> Option<&str> {
+        self.vocabulary.get(id).map(|piece| &*piece.text)
+    }
+
+    /// The id of a token by its written form.
+    pub fn id_of(&self, token: &str) -> Option<u32> {
+        self.vocabulary.id(token)
+    }
+
+    /// One past the highest token id.
+    pub fn vocab_size(&self) -> usize {
+        self.vocabulary.len()
+    }
+
+    /// Whether a token steers the model and is no text.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.vocabulary.get(id).is_some_and(|piece| piece.class == Class::Control)
+    }
+
+    /// The beginning-of-text token.
+    pub fn bos_id(&self) -> Option<u32> {
+        self.bos
+    }
+
+    /// The end-of-text token.
+    pub fn eos_id(&self) -> Option<u32> {
+        self.eos
+    }
+
+    /// All tokens after which a model has nothing more to say, in order of id.
+    pub fn end_of_generation_ids(&self) -> &[u32] {
+        &self.end
+    }
+
+    /// What the file does not say and was assumed, in sentences.
+    pub fn assumptions(&self) -> &[String] {
+        &self.assumptions
+    }
+
+    pub(crate) fn vocabulary(&self) -> &Vocabulary {
+        &self.vocabulary
+    }
+
+    pub(crate) fn drops_first_space(&self) -> bool {
+        self.drop_first_space
+    }
+}
