@@ -1,1 +1,22 @@
-//! Checks on the source tree itself.
+//! Checks on the source tree itself: what a program can check about the code is a test.
+//!
+//! `cargo test -p xtask` reads every file that git tracks, or would track, and asks each check in [`checks`] what is wrong with it.
+//! A check is a pure function from a [`Tree`] to [`Finding`]s, so that its own test can feed it a tree that must be refused.
+//!
+//! ```
+//! use xtask::{Tree, checks};
+//!
+//! let tree = Tree::from_texts(&[("bitnet-quant/src/lib.rs", "pub fn f() {}\n")]);
+//! let findings = checks::headers::check(&tree);
+//! assert_eq!(findings[0].to_string(), "bitnet-quant/src/lib.rs:1: begins without a `//!` line that says what the file holds");
+//! ```
+#![forbid(unsafe_code)]
+
+pub mod checks;
+mod finding;
+mod rust_text;
+mod tree;
+
+pub use finding::Finding;
+pub use rust_text::RustText;
+pub use tree::{SourceFile, Tree};

@@ -1,0 +1,40 @@
+//! Ignored tests: a test that does not run by itself says why.
+
+use crate::{Finding, Tree};
+
+/// Finds `#[ignore]` without a reason, and with an empty one.
+pub fn check(tree: &Tree) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (path, text) in tree.rust() {
+        for (at, line) in text.code.iter().enumerate() {
+            // Both quotes of an empty reason are left, and nothing between them.
+            let squeezed: String = line.split_whitespace().collect();
+            if squeezed.contains("#[ignore]")
+                || squeezed.contains("#[ignore=\"\"]")
+                || squeezed.contains(",ignore)]")
+            {
+                findings.push(Finding::new(
+                    path,
+                    at + 1,
+                    "write `#[ignore = \"why, and how to run it\"]`",
+                ));
+            }
+        }
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refuses_silence() {
+        let source = "//! T.\n#[ignore]\n#[ignore = \"\"]\n#[cfg_attr(x, ignore)]\n#[ignore = \"ten minutes: run with --ignored\"]\n";
+        let lines: Vec<_> = check(&Tree::from_texts(&[("a.rs", source)]))
+            .iter()
+            .map(|finding| finding.line)
+            .collect();
+        assert_eq!(lines, [2, 3, 4]);
+    }
+}

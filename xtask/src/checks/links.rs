@@ -1,0 +1,94 @@
+//! Links: what a Markdown file points to inside the repository exists.
+
+use crate::{Finding, Tree};
+
+/// Finds Markdown links and pictures whose file is not in the tree.
+pub fn check(tree: &Tree) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for file in tree.files.iter().filter(|file| file.path.ends_with(".md")) {
+        let folder = file.path.rsplit_once('/').map_or("", |(folder, _)| folder);
+        let mut fenced = false;
+        for (at, line) in file.text().unwrap_or_default().lines().enumerate() {
+            if line.trim_start().starts_with("```") {
+                fenced = !fenced;
+            }
+            if fenced {
+                continue;
+            }
+            for target in targets(&without_code(line)) {
+                if !resolves(tree, folder, target) {
+                    findings.push(Finding::new(
+                        &file.path,
+                        at + 1,
+                        format!("links to `{target}`, which does not exist"),
+                    ));
+                }
+            }
+        }
+    }
+    findings
+}
+
+/// The targets of `[…](target)` and of `[…]: target`.
+fn targets(line: &str) -> Vec<&str> {
+    let inline = line.split("](").skip(1).filter_map(|rest| rest.split([')', ' ']).next());
+    let defined = line
+        .trim_start()
+        .strip_prefix('[')
+        .and_then(|rest| rest.split_once("]: "))
+        .map(|(_, rest)| rest.trim());
+    inline.chain(defined).collect()
+}
+
+/// The line without its `code spans`.
+fn without_code(line: &str) -> String {
+    line.split('`').step_by(2).collect::<Vec<_>>().join("`")
+}
+
+fn resolves(tree: &Tree, folder: &str, target: &str) -> bool {
+    let path = target.split('#').next().unwrap_or_default();
+    let elsewhere =
+        ["https://", "http://", "mailto:"].iter().any(|scheme| target.starts_with(scheme));
+    if elsewhere || (path.is_empty() && target.starts_with('#')) {
+        return true;
+    }
+    let mut parts: Vec<&str> = folder.split('/').filter(|part| !part.is_empty()).collect();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." if parts.pop().is_none() => return false,
+            ".." => {}
+            part => parts.push(part),
+        }
+    }
+    !path.is_empty() && !path.starts_with('/') && tree.holds(&parts.join("/"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refuses_what_is_not_there() {
+        let text = "[a](guide.md) [b](../README.md#top) ![p](curve.svg)\n[c](https://example.org/x) [d](#here)\n\
+                    `[e](nowhere.md)` [f](missing.md \"t\")\n```\n[g](nowhere.md)\n```\n[h]: gone.md\n[i](../../outside.md)\n[j](../src)\n";
+        let tree = Tree::from_texts(&[
+            ("docs/a.md", text),
+            ("docs/guide.md", ""),
+            ("README.md", ""),
+            ("src/lib.rs", ""),
+        ]);
+        let found: Vec<_> =
+            check(&tree).into_iter().map(|finding| (finding.line, finding.what)).collect();
+        let missing = |name: &str| format!("links to `{name}`, which does not exist");
+        assert_eq!(
+            found,
+            [
+                (1, missing("curve.svg")),
+                (3, missing("missing.md")),
+                (7, missing("gone.md")),
+                (8, missing("../../outside.md"))
+            ]
+        );
+    }
+}

@@ -1,0 +1,55 @@
+//! Manifests: what the workspace says once, no crate says again.
+
+use crate::{Finding, Tree};
+
+/// The lines that every member's manifest has.
+const INHERITED: &[&str] = &[
+    "version.workspace = true",
+    "edition.workspace = true",
+    "rust-version.workspace = true",
+    "license.workspace = true",
+];
+
+/// Finds members that do not inherit the version, the edition, the oldest compiler, the licence or the lints.
+pub fn check(tree: &Tree) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for file in tree.files.iter().filter(|file| is_member(&file.path)) {
+        let lines: Vec<&str> = file.text().unwrap_or_default().lines().map(str::trim).collect();
+        for key in INHERITED.iter().filter(|key| !lines.contains(key)) {
+            findings.push(Finding::new(&file.path, 1, format!("write `{key}`")));
+        }
+        if !lines.windows(2).any(|pair| pair == ["[lints]", "workspace = true"]) {
+            findings.push(Finding::new(
+                &file.path,
+                1,
+                "take the lints of the workspace: `[lints]`, `workspace = true`",
+            ));
+        }
+    }
+    findings
+}
+
+/// Members stand flat at the root; `fuzz` is a workspace of its own.
+fn is_member(path: &str) -> bool {
+    path.split_once('/').is_some_and(|(folder, rest)| rest == "Cargo.toml" && folder != "fuzz")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refuses_an_own_edition_and_missing_lints() {
+        let good = format!("[package]\n{}\n\n[lints]\nworkspace = true\n", INHERITED.join("\n"));
+        let bad = good
+            .replace("edition.workspace = true", "edition = \"2021\"")
+            .replace("[lints]", "[features]");
+        let tree = Tree::from_texts(&[
+            ("a/Cargo.toml", &good),
+            ("b/Cargo.toml", &bad),
+            ("fuzz/Cargo.toml", ""),
+        ]);
+        let found: Vec<_> = check(&tree).into_iter().map(|finding| finding.path).collect();
+        assert_eq!(found, ["b/Cargo.toml", "b/Cargo.toml"]);
+    }
+}

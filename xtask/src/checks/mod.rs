@@ -1,0 +1,16 @@
+//! The checks, one rule to a file; each is a function from the tree to what is wrong with it.
+
+pub mod floors;
+pub mod headers;
+pub mod ignored_tests;
+pub mod lengths;
+pub mod links;
+pub mod manifests;
+pub mod names;
+pub mod private_words;
+pub mod processors;
+pub mod safety_comments;
+pub mod sizes;
+
+pub mod unfinished;
+pub mod unsafe_places;

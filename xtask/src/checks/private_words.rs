@@ -1,0 +1,138 @@
+//! Private words: nothing in the repository depends on, or speaks of, the place where it was written.
+
+use crate::{Finding, RustText, Tree};
+
+/// Beginnings of paths that exist on one machine only. Each is written in two halves so that this file passes its own check.
+const MACHINE_PATHS: &[&str] = &[
+    concat!("/ro", "ot/"),
+    concat!("/ho", "me/"),
+    concat!("/Us", "ers/"),
+    concat!("\\Us", "ers\\"),
+    concat!("/wo", "rk/"),
+    concat!("/fa", "rm/"),
+];
+
+/// Hosts that package registries are served from: which one is used is a setting of the reader's machine.
+const REGISTRY_HOSTS: &[&str] = &[
+    concat!("index.crat", "es.io"),
+    concat!("static.crat", "es.io"),
+    concat!("py", "pi.org"),
+    concat!("pythonho", "sted.org"),
+    concat!("download.pyto", "rch.org"),
+    concat!("npm", "js.org"),
+    concat!("deb.deb", "ian.org"),
+    concat!("archive.ubun", "tu.com"),
+];
+
+/// Addresses of private networks.
+const PRIVATE_HOSTS: &[&str] =
+    &[concat!("://1", "0."), concat!("://192", ".168."), concat!("://172", ".1")];
+
+/// Finds machine paths, registry hosts and numbers of issues.
+pub fn check(tree: &Tree) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    // The lock file is written by cargo, and golden files hold what others' programs wrote.
+    let ours = |path: &str| !path.ends_with(".lock") && !path.starts_with("tests/golden/");
+    for file in tree.files.iter().filter(|file| ours(&file.path)) {
+        let Some(text) = file.text() else { continue };
+        for (at, line) in text.lines().enumerate() {
+            if let Some(word) = MACHINE_PATHS.iter().find(|path| begins_in(line, path)) {
+                findings.push(Finding::new(
+                    &file.path,
+                    at + 1,
+                    format!("`{word}` is a path of one machine"),
+                ));
+            }
+            if let Some(word) =
+                REGISTRY_HOSTS.iter().chain(PRIVATE_HOSTS).find(|host| line.contains(*host))
+            {
+                findings.push(Finding::new(
+                    &file.path,
+                    at + 1,
+                    format!("`{word}` names a host that the reader may not use"),
+                ));
+            }
+        }
+        for (at, line) in
+            prose(&file.path, text).iter().enumerate().filter(|(_, line)| names_an_issue(line))
+        {
+            findings.push(Finding::new(
+                &file.path,
+                at + 1,
+                format!("`{}` names an issue: give the reason itself", line.trim()),
+            ));
+        }
+    }
+    findings
+}
+
+/// Whether `line` holds `path` as the beginning of a path, not as the middle of a relative one.
+fn begins_in(line: &str, path: &str) -> bool {
+    line.match_indices(path).any(|(at, _)| {
+        !line[..at].ends_with(|c: char| c.is_alphanumeric() || "._-*}>)".contains(c))
+    })
+}
+
+/// The lines that people read: comments of Rust, the whole of Markdown, nothing of the rest.
+fn prose(path: &str, text: &str) -> Vec<String> {
+    if path.ends_with(".rs") {
+        RustText::new(text).comments
+    } else if path.ends_with(".md") {
+        text.lines().map(str::to_owned).collect()
+    } else {
+        text.lines()
+            .map(|line| line.split_once("# ").map_or("", |(_, comment)| comment).to_owned())
+            .collect()
+    }
+}
+
+/// Whether `line` gives the number of an issue or of a pull request, in words or after a hash.
+fn names_an_issue(line: &str) -> bool {
+    let number =
+        |rest: &str| rest.trim_start_matches([' ', '#']).starts_with(|c: char| c.is_ascii_digit());
+    let lower = line.to_ascii_lowercase();
+    let said = ["issue ", "issue #", "pull request "]
+        .iter()
+        .any(|word| lower.split(word).skip(1).any(number));
+    let hash = line.match_indices('#').any(|(at, _)| {
+        let digits = line[at + 1..].chars().take_while(char::is_ascii_digit).count();
+        let ends = !line[at + 1 + digits..].starts_with(|c: char| c.is_alphanumeric() || c == '_');
+        (at == 0 || line[..at].ends_with([' ', '('])) && (1..=5).contains(&digits) && ends
+    });
+    said || hash
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(path: &str, text: &str) -> bool {
+        !check(&Tree::from_texts(&[(path, text)])).is_empty()
+    }
+
+    #[test]
+    fn refuses_machine_paths() {
+        assert!(refused("a.sh", &format!("cd {}x", MACHINE_PATHS[0])));
+        assert!(refused("a.rs", &format!("//! See `{}a/b`.", MACHINE_PATHS[1])));
+        assert!(!refused("a.md", &format!("docs{}page.md", MACHINE_PATHS[1])));
+    }
+
+    #[test]
+    fn refuses_registry_and_private_hosts() {
+        assert!(refused("a.toml", &format!("index = \"https://{}\"", REGISTRY_HOSTS[2])));
+        assert!(refused("a.md", &format!("http{}1.2/", PRIVATE_HOSTS[0])));
+        assert!(!refused("Cargo.lock", &format!("source = \"https://{}\"", REGISTRY_HOSTS[0])));
+    }
+
+    #[test]
+    fn refuses_numbers_of_issues() {
+        let said = ["see issue", " 12"].concat();
+        assert!(refused("a.md", &said));
+        assert!(refused("a.rs", &["//! Mends (", "#7", ")."].concat()));
+        assert!(!refused(
+            "a.rs",
+            "//! A file.\n#[inline]\nlet x = \"#1\"; // The 2 issued tokens.\n"
+        ));
+        assert!(!refused("a.md", "# 1. A heading\nThe colour #123456.\n"));
+    }
+}

@@ -1,0 +1,27 @@
+//! What a check has found: a place and a sentence.
+
+use std::fmt;
+
+/// One broken rule at one place; printed as `path:line: what`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// The file, relative to the root of the repository.
+    pub path: String,
+    /// The line, counted from 1; 1 for a finding about the whole file.
+    pub line: usize,
+    /// What is wrong and what to do about it.
+    pub what: String,
+}
+
+impl Finding {
+    /// A finding at `line` (counted from 1) of `path`.
+    pub fn new(path: &str, line: usize, what: impl Into<String>) -> Self {
+        Self { path: path.to_owned(), line, what: what.into() }
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}: {}", self.path, self.line, self.what)
+    }
+}

@@ -1,0 +1,41 @@
+//! Every check, asked about the repository as it stands.
+
+use xtask::{Finding, Tree, checks};
+
+/// Fails with one line per finding.
+fn expect_none(findings: &[Finding]) {
+    let lines: Vec<String> = findings.iter().map(ToString::to_string).collect();
+    assert!(findings.is_empty(), "{} findings\n{}", findings.len(), lines.join("\n"));
+}
+
+/// One test per check of the tree.
+macro_rules! tree_tests {
+    ($($check:ident),* $(,)?) => {$(
+        #[test]
+        fn $check() {
+            let tree = Tree::read().unwrap();
+            assert!(tree.files.len() > 50, "the tree was not read: {} files", tree.files.len());
+            expect_none(&checks::$check::check(&tree));
+        }
+    )*};
+}
+
+tree_tests!(
+    headers,
+    ignored_tests,
+    lengths,
+    links,
+    manifests,
+    names,
+    private_words,
+    processors,
+    safety_comments,
+    sizes,
+    unfinished,
+    unsafe_places,
+);
+
+#[test]
+fn floors() {
+    expect_none(&checks::floors::check(&checks::floors::metadata().unwrap()));
+}
