@@ -35,14 +35,14 @@ fn values(matrix: &TernaryMatrix) -> Vec<f32> {
 fn rows(matrix: &dyn DenseRows) -> Vec<f32> {
     let mut out = vec![0.0; matrix.rows() * matrix.cols()];
     for (row, out) in out.chunks_mut(matrix.cols()).enumerate() {
-        matrix.decode_row(row, out).unwrap();
+        matrix.decode_row(row, out).expect("a row of the matrix");
     }
     out
 }
 
 fn stored_floats(rows: usize, cols: usize, values: &[f32]) -> DenseMatrix<Vec<u8>> {
     let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-    DenseMatrix::new(DenseType::F32, rows, cols, bytes).unwrap()
+    DenseMatrix::new(DenseType::F32, rows, cols, bytes).expect("values of the shape")
 }
 
 fn within_one_ulp(a: f32, b: f32) -> bool {

@@ -50,7 +50,7 @@ fn values(matrix: &TernaryMatrix) -> Vec<f32> {
 
 fn dense(rows: usize, cols: usize, values: &[f32]) -> DenseMatrix<Vec<u8>> {
     let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-    DenseMatrix::new(DenseType::F32, rows, cols, bytes).unwrap()
+    DenseMatrix::new(DenseType::F32, rows, cols, bytes).expect("values of the shape")
 }
 
 proptest! {

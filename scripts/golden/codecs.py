@@ -3,7 +3,8 @@
     python scripts/golden/codecs.py --bitnet-cpp <microsoft/BitNet>/src/ggml-bitnet-mad.cpp [--out tests/golden/codecs]
 
 Needs numpy, gguf, torch, transformers, llama-cpp-python (for its ggml library) and a C++ compiler. Every file is raw
-and little-endian; its name ends in the matrix's shape and the file's element type: `stored.3x512.u8`, `values.3x512.f32`.
+and little-endian; its name ends in the matrix's shape and the file's element type: `stored.3x512.u8`,
+`values.3x512.f32`.
 Outputs are the other program's, never computed here:
 
     tq1_0 tq2_0 q8_0 q4_0    gguf-py `quantize`, and ggml's C `dequantize_row_*`, which must agree with gguf-py's
@@ -148,7 +149,8 @@ def halves():
         write(name, shaped(1, len(stored), "stored"), stored.view(torch.int16).numpy().view(np.uint16), "u8")
         write(name, shaped(1, len(stored), "values"), stored.float().numpy())
         write(name, shaped(1, 192, "source"), source)
-        write(name, shaped(1, 192, "encoded"), torch.from_numpy(source).to(dtype).view(torch.int16).numpy().view(np.uint16), "u8")
+        encoded = torch.from_numpy(source).to(dtype).view(torch.int16).numpy()
+        write(name, shaped(1, 192, "encoded"), encoded, "u8")
 
 
 def i2_s(source):
