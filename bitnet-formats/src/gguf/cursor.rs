@@ -9,16 +9,23 @@ pub(super) struct Cursor<'a> {
     file: &'a str,
     bytes: &'a [u8],
     at: usize,
+    /// Reads that end behind this offset are refused.
+    limit: u64,
 }
 
 impl<'a> Cursor<'a> {
     pub(super) fn new(file: &'a str, bytes: &'a [u8]) -> Self {
-        Self { file, bytes, at: 0 }
+        Self::at(file, bytes, 0)
     }
 
     /// The same bytes from another position, which may lie behind their end (then every read fails).
     pub(super) fn at(file: &'a str, bytes: &'a [u8], at: usize) -> Self {
-        Self { file, bytes, at: at.min(bytes.len()) }
+        Self { file, bytes, at: at.min(bytes.len()), limit: u64::MAX }
+    }
+
+    /// From now on, refuses to read behind `limit`: in a sparse file there may be terabytes to step through.
+    pub(super) fn set_limit(&mut self, limit: u64) {
+        self.limit = limit;
     }
 
     pub(super) fn offset(&self) -> u64 {
@@ -53,6 +60,10 @@ impl<'a> Cursor<'a> {
                 available: self.remaining(),
             });
         };
+        if end as u64 > self.limit {
+            let what = format!("end of {what}");
+            return Err(Error::limit(self.file, what, self.offset(), end as u64, self.limit));
+        }
         self.at = end;
         Ok(taken)
     }

@@ -8,6 +8,7 @@
 //! Source: the safetensors README. The rules that its audit asked for hold here: no holes, no overlap, the last offset is the
 //! end of the file, no name twice.
 
+mod describe;
 mod dtype;
 mod header;
 mod index;

@@ -1,0 +1,288 @@
+//! Reading the JSON text of a safetensors header into [`Header`]'s tables, field by field, refusing what is not expected.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+
+use super::dtype::Dtype;
+use super::header::{Entry, Header};
+use super::json::{Progress, TENSOR_LIMIT, Text};
+use crate::error::{Error, Result, shown};
+
+/// The most dimensions of a tensor.
+const DIMS_LIMIT: usize = 32;
+/// All of `__metadata__` together, in bytes.
+const METADATA_BYTES: usize = 16 << 20;
+
+/// Fills the tables of `header` from `json`, which begins at byte 8 of the file.
+pub(super) fn describe(header: &mut Header, json: &[u8], file: &str) -> Result<()> {
+    let progress = Progress { field: "header", ..Progress::default() };
+    let mut builder = Builder { file, text: json, header, progress, has_metadata: false };
+    let mut deserializer = serde_json::Deserializer::from_slice(json);
+    let parsed = deserializer.deserialize_map(&mut builder).and_then(|()| deserializer.end());
+    parsed.map_err(|error| builder.progress.explain(&error, file, json, 8))
+}
+
+/// A header under construction.
+struct Builder<'h> {
+    file: &'h str,
+    text: &'h [u8],
+    header: &'h mut Header,
+    progress: Progress,
+    has_metadata: bool,
+}
+
+impl Builder<'_> {
+    /// Where a name stands in the text, counted from the beginning of the file; `None` where it had escapes, so that its
+    /// decoded form lies elsewhere.
+    fn place_of(&self, name: &str) -> Option<u64> {
+        let distance = (name.as_ptr() as usize).checked_sub(self.text.as_ptr() as usize)?;
+        (distance < self.text.len()).then_some(8 + distance as u64)
+    }
+
+    /// The place for messages: the beginning of the header where the name's own is not known.
+    fn offset_of(&self, name: &str) -> u64 {
+        self.place_of(name).unwrap_or(8)
+    }
+
+    /// Keeps a name: (start, length, whether in `escaped_names`).
+    fn keep_name(&mut self, name: &str) -> Option<(u32, u32, bool)> {
+        let len = u32::try_from(name.len()).ok()?;
+        if let Some(start) = self.place_of(name) {
+            return Some((u32::try_from(start).ok()?, len, false));
+        }
+        let start = u32::try_from(self.header.escaped_names.len()).ok()?;
+        self.header.escaped_names.push_str(name);
+        Some((start, len, true))
+    }
+}
+
+impl<'h> Visitor<'h> for &mut Builder<'h> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of tensors")
+    }
+
+    fn visit_map<A: MapAccess<'h>>(self, mut map: A) -> std::result::Result<(), A::Error> {
+        loop {
+            (self.progress.tensor, self.progress.field) = (None, "header");
+            let Some(name) = map.next_key_seed(Text)? else { return Ok(()) };
+            if name == "__metadata__" {
+                self.progress.field = "__metadata__";
+                if std::mem::replace(&mut self.has_metadata, true) {
+                    return Err(A::Error::custom("it appears twice"));
+                }
+                map.next_value_seed(Notes { into: &mut self.header.metadata })?;
+                continue;
+            }
+            if self.header.entries.len() as u64 >= TENSOR_LIMIT {
+                let at = self.offset_of(&name);
+                let error = Error::limit(
+                    self.file,
+                    "number of tensors",
+                    at,
+                    TENSOR_LIMIT + 1,
+                    TENSOR_LIMIT,
+                );
+                return Err(self.progress.fail(error));
+            }
+            map.next_value_seed(OneTensor { builder: self, name })?;
+        }
+    }
+}
+
+/// The value of `__metadata__`: strings only.
+struct Notes<'b> {
+    into: &'b mut Vec<(String, String)>,
+}
+
+impl<'de> DeserializeSeed<'de> for Notes<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(
+        self,
+        deserializer: D,
+    ) -> std::result::Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Notes<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of strings")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<(), A::Error> {
+        let mut bytes = 0;
+        let mut seen = std::collections::HashSet::new();
+        while let Some(key) = map.next_key_seed(Text)? {
+            let value = map.next_value_seed(Text)?;
+            // The pair itself takes room as well.
+            bytes += key.len() + value.len() + size_of::<(String, String)>();
+            if bytes > METADATA_BYTES {
+                return Err(A::Error::custom(format!("it takes more than {METADATA_BYTES} bytes")));
+            }
+            if !seen.insert(key.clone().into_owned()) {
+                return Err(A::Error::custom(format!("key \"{key}\" appears twice")));
+            }
+            self.into.push((key.into_owned(), value.into_owned()));
+        }
+        Ok(())
+    }
+}
+
+/// One tensor's object: `dtype`, `shape` and `data_offsets`, each once, nothing else.
+struct OneTensor<'b, 'h> {
+    builder: &'b mut Builder<'h>,
+    name: Cow<'h, str>,
+}
+
+impl<'h> DeserializeSeed<'h> for OneTensor<'_, 'h> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'h>>(
+        self,
+        deserializer: D,
+    ) -> std::result::Result<(), D::Error> {
+        let Self { builder, name } = self;
+        let before = builder.header.shapes.len();
+        let mut fields =
+            Fields { builder: &mut *builder, name: &name, dtype: None, shape: None, offsets: None };
+        let parsed = deserializer.deserialize_map(&mut fields);
+        let (dtype, shape, offsets) = (fields.dtype, fields.shape, fields.offsets);
+        if parsed.is_err() {
+            builder.progress.tensor = Some(name.clone().into_owned());
+        }
+        parsed?;
+        let (Some(dtype), Some(n_dims), Some((begin, end))) = (dtype, shape, offsets) else {
+            let missing = if dtype.is_none() {
+                "dtype"
+            } else if shape.is_none() {
+                "shape"
+            } else {
+                "data_offsets"
+            };
+            let error = Error::tensor(
+                builder.file,
+                &name,
+                missing,
+                builder.offset_of(&name),
+                "it is missing",
+            );
+            return Err(builder.progress.fail(error));
+        };
+        let kept = builder.keep_name(&name);
+        let (Some((name_start, name_len, escaped)), Ok(shape_start)) =
+            (kept, u32::try_from(before))
+        else {
+            return Err(D::Error::custom("the header is too large"));
+        };
+        let entry = Entry { name_start, name_len, begin, end, shape_start, n_dims, dtype, escaped };
+        builder.header.entries.push(entry);
+        Ok(())
+    }
+}
+
+struct Fields<'b, 'h> {
+    builder: &'b mut Builder<'h>,
+    name: &'b Cow<'h, str>,
+    dtype: Option<Dtype>,
+    shape: Option<u8>,
+    offsets: Option<(u64, u64)>,
+}
+
+impl<'h> Visitor<'h> for &mut Fields<'_, 'h> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object with dtype, shape and data_offsets")
+    }
+
+    fn visit_map<A: MapAccess<'h>>(self, mut map: A) -> std::result::Result<(), A::Error> {
+        self.builder.progress.field = "description";
+        while let Some(field) = map.next_key_seed(Text)? {
+            let twice = match &*field {
+                "dtype" => {
+                    self.builder.progress.field = "dtype";
+                    let name = map.next_value_seed(Text)?;
+                    let Some(dtype) = Dtype::from_name(&name) else {
+                        return Err(self.unknown_dtype(&name));
+                    };
+                    self.dtype.replace(dtype).is_some()
+                }
+                "shape" => {
+                    self.builder.progress.field = "shape";
+                    let n_dims =
+                        map.next_value_seed(Shape { into: &mut self.builder.header.shapes })?;
+                    self.shape.replace(n_dims).is_some()
+                }
+                "data_offsets" => {
+                    self.builder.progress.field = "data_offsets";
+                    self.offsets.replace(map.next_value()?).is_some()
+                }
+                other => return Err(A::Error::custom(format!("the field \"{other}\" is unknown"))),
+            };
+            if twice {
+                return Err(A::Error::custom("the field appears twice"));
+            }
+            self.builder.progress.field = "description";
+        }
+        Ok(())
+    }
+}
+
+impl Fields<'_, '_> {
+    fn unknown_dtype<E: serde::de::Error>(&mut self, dtype: &str) -> E {
+        let builder = &mut *self.builder;
+        let error = Error::UnsupportedType {
+            file: builder.file.to_owned(),
+            tensor: shown(self.name),
+            type_name: format!("dtype \"{}\"", shown(dtype)),
+            offset: builder.offset_of(self.name),
+            advice: "save the tensor as F32, F16, BF16 or U8",
+        };
+        builder.progress.fail(error)
+    }
+}
+
+/// A shape, appended to the others.
+struct Shape<'b> {
+    into: &'b mut Vec<u64>,
+}
+
+impl<'de> DeserializeSeed<'de> for Shape<'_> {
+    type Value = u8;
+
+    fn deserialize<D: Deserializer<'de>>(
+        self,
+        deserializer: D,
+    ) -> std::result::Result<u8, D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Shape<'_> {
+    type Value = u8;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array of sizes")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> std::result::Result<u8, A::Error> {
+        let mut n_dims = 0_u8;
+        while let Some(dim) = seq.next_element()? {
+            if usize::from(n_dims) == DIMS_LIMIT {
+                return Err(A::Error::custom(format!(
+                    "there are more than {DIMS_LIMIT} dimensions"
+                )));
+            }
+            self.into.push(dim);
+            n_dims += 1;
+        }
+        Ok(n_dims)
+    }
+}
