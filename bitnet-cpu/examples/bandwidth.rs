@@ -1,0 +1,141 @@
+//! Measures how fast one token and many tokens pass through layers of the 2B model's shapes.
+//!
+//! `cargo run --release -p bitnet-cpu --example bandwidth [threads]`, with `BITNET_ISA` to force a level.
+
+use std::time::Instant;
+
+use bitnet_core::Result;
+use bitnet_core::backend::{ActivationPrecision, AttentionShape, Backend};
+use bitnet_core::dense::{DenseRows, PlainType};
+use bitnet_core::memory::HybridMemoryPool;
+use bitnet_core::memory::tensor::BitNetTensor;
+use bitnet_core::ternary::{ScaleGranularity, TernaryMatrix};
+use bitnet_cpu::{CpuBackend, CpuOptions};
+
+const ROUNDS: usize = 31;
+
+/// The median of the times of [`ROUNDS`] calls, in seconds.
+fn median(mut call: impl FnMut() -> Result<()>) -> Result<f64> {
+    let mut times = Vec::with_capacity(ROUNDS);
+    for _ in 0..ROUNDS {
+        let start = Instant::now();
+        call()?;
+        times.push(start.elapsed().as_secs_f64());
+    }
+    times.sort_by(f64::total_cmp);
+    Ok(times[ROUNDS / 2])
+}
+
+/// A dense matrix of a plain type.
+#[derive(Debug)]
+struct Table(usize, usize, PlainType, Vec<u8>);
+
+impl DenseRows for Table {
+    fn rows(&self) -> usize {
+        self.0
+    }
+
+    fn cols(&self) -> usize {
+        self.1
+    }
+
+    fn type_name(&self) -> &'static str {
+        "plain"
+    }
+
+    fn bytes(&self) -> usize {
+        self.3.len()
+    }
+
+    fn decode_row(&self, row: usize, out: &mut [f32]) -> Result<()> {
+        let size = self.3.len() / self.0;
+        bitnet_core::reference::to_f32(self.2, &self.3[row * size..(row + 1) * size], out);
+        Ok(())
+    }
+
+    fn plain(&self) -> Option<(PlainType, &[u8])> {
+        Some((self.2, &self.3))
+    }
+}
+
+fn ternary(
+    backend: &CpuBackend,
+    tokens: usize,
+    layers: usize,
+    granularity: ScaleGranularity,
+    precision: ActivationPrecision,
+) -> Result<()> {
+    let (rows, cols) = (6912, 2560);
+    let pool = HybridMemoryPool::new()?;
+    let values: Vec<f32> = (0..tokens * cols).map(|i| (i * 37 % 101) as f32 - 50.0).collect();
+    let x = BitNetTensor::from_f32(&[tokens, cols], &values, &pool)?;
+    let mut out = BitNetTensor::zeros(&[tokens, rows], &pool)?;
+    let mut weights = Vec::new();
+    for layer in 0..layers {
+        let trits: Vec<i8> = (0..rows * cols).map(|i| ((i * 7 + layer) % 3) as i8 - 1).collect();
+        let scales = vec![1.0; granularity.scale_count(rows, cols)?];
+        let matrix = TernaryMatrix::from_trits(rows, cols, &trits, granularity, scales)?;
+        weights.push(backend.prepare(matrix)?);
+    }
+    let mut next = (0..layers).cycle();
+    let seconds = median(|| {
+        let weight = &weights[next.next().unwrap_or(0)];
+        backend.bit_linear(&x, precision, &[&**weight], &mut [&mut out])
+    })?;
+    println!(
+        "bit_linear {precision:?} {granularity:?} [{tokens}, {cols}] x [{rows}, {cols}], {layers} weights in turn: {:.0} us, {:.1} GB/s packed, {:.1} GMAC/s",
+        seconds * 1e6,
+        (rows * cols / 4) as f64 / seconds / 1e9,
+        (tokens * rows * cols) as f64 / seconds / 1e9,
+    );
+    Ok(())
+}
+
+fn linear(backend: &CpuBackend, tokens: usize, plain: PlainType) -> Result<()> {
+    let (rows, cols) = (32000, 2560);
+    let pool = HybridMemoryPool::new()?;
+    let x = BitNetTensor::from_f32(&[tokens, cols], &vec![0.5; tokens * cols], &pool)?;
+    let mut out = BitNetTensor::zeros(&[tokens, rows], &pool)?;
+    let size = if plain == PlainType::F32 { 4 } else { 2 };
+    let table = Table(rows, cols, plain, vec![0x3c; rows * cols * size]);
+    let seconds = median(|| backend.linear(&x, &table, None, &mut out))?;
+    println!(
+        "linear {plain:?} [{tokens}, {cols}] x [{rows}, {cols}]: {:.0} us, {:.1} GB/s, {:.1} GMAC/s",
+        seconds * 1e6,
+        table.bytes() as f64 / seconds / 1e9,
+        (tokens * rows * cols) as f64 / seconds / 1e9,
+    );
+    Ok(())
+}
+
+fn attention(backend: &CpuBackend, tokens: usize, first: usize) -> Result<()> {
+    let shape = AttentionShape { heads: 20, kv_heads: 5, head_dim: 128, scale: 0.088 };
+    let pool = HybridMemoryPool::new()?;
+    let cache = BitNetTensor::from_f32(&[4096, 640], &vec![0.1; 4096 * 640], &pool)?;
+    let q = BitNetTensor::from_f32(&[tokens, 2560], &vec![0.5; tokens * 2560], &pool)?;
+    let mut out = BitNetTensor::zeros(&[tokens, 2560], &pool)?;
+    let seconds = median(|| backend.attention(&q, &cache, &cache, first, shape, &mut out))?;
+    println!("attention, {tokens} tokens at {first}: {:.0} us", seconds * 1e6);
+    Ok(())
+}
+
+fn main() -> Result<()> {
+    let threads = std::env::args().nth(1).and_then(|n| n.parse().ok());
+    let backend = CpuBackend::new(CpuOptions { threads, isa: None })?;
+    println!("{}", backend.describe());
+    let (int8, float) = (ActivationPrecision::Int8, ActivationPrecision::Float);
+    ternary(&backend, 1, 1, ScaleGranularity::Tensor, int8)?;
+    ternary(&backend, 1, 24, ScaleGranularity::Tensor, int8)?;
+    ternary(&backend, 1, 24, ScaleGranularity::Group(64), int8)?;
+    ternary(&backend, 1, 24, ScaleGranularity::Group(128), int8)?;
+    ternary(&backend, 1, 24, ScaleGranularity::Tensor, float)?;
+    ternary(&backend, 128, 1, ScaleGranularity::Tensor, int8)?;
+    ternary(&backend, 32, 1, ScaleGranularity::Tensor, float)?;
+    for plain in [PlainType::F32, PlainType::F16, PlainType::BF16] {
+        linear(&backend, 1, plain)?;
+        linear(&backend, 16, plain)?;
+    }
+    attention(&backend, 1, 100)?;
+    attention(&backend, 1, 4000)?;
+    attention(&backend, 64, 0)
+}

@@ -1,0 +1,130 @@
+//! Operands that do not fit: every operation says so with a typed error.
+
+use super::*;
+use bitnet_core::Error;
+use bitnet_core::backend::{
+    Activation, ActivationPrecision, AttentionShape, RopeOrder, RopeTable, TernaryWeight,
+};
+
+/// A weight that no back end made.
+#[derive(Debug)]
+struct Foreign;
+
+impl TernaryWeight for Foreign {
+    fn rows(&self) -> usize {
+        4
+    }
+
+    fn cols(&self) -> usize {
+        8
+    }
+
+    fn bytes(&self) -> usize {
+        0
+    }
+
+    fn as_any(&self) -> &dyn std::any::Any {
+        self
+    }
+}
+
+macro_rules! refused {
+    ($result:expr, $error:pat) => {
+        let result = $result;
+        assert!(matches!(result, Err($error)), "{}: {result:?}", stringify!($result));
+    };
+}
+
+fn layers(backend: &dyn Backend, pool: &HybridMemoryPool) {
+    let zeros = |rows, cols| BitNetTensor::zeros(&[rows, cols], pool).unwrap();
+    let int8 = ActivationPrecision::Int8;
+    let matrix = Numbers::new(13).matrix(4, 8, ScaleGranularity::Tensor);
+    let weight = backend.prepare(matrix).unwrap();
+    let mut out = zeros(2, 4);
+    for precision in [int8, ActivationPrecision::Float] {
+        refused!(
+            backend.bit_linear(&zeros(2, 9), precision, &[&*weight], &mut [&mut out]),
+            Error::ShapeMismatch { .. }
+        );
+        refused!(
+            backend.bit_linear(&zeros(3, 8), precision, &[&*weight], &mut [&mut out]),
+            Error::ShapeMismatch { .. }
+        );
+        refused!(
+            backend.bit_linear(&zeros(2, 8), precision, &[&Foreign], &mut [&mut out]),
+            Error::ForeignWeight { .. }
+        );
+    }
+    refused!(
+        backend.bit_linear(&zeros(2, 8), int8, &[&*weight], &mut []),
+        Error::ShapeMismatch { .. }
+    );
+    refused!(backend.bit_linear_integers(&zeros(2, 8), &Foreign), Error::ForeignWeight { .. });
+    refused!(backend.bit_linear_integers(&zeros(2, 7), &*weight), Error::ShapeMismatch { .. });
+    let strided = zeros(8, 2).transpose(0, 1).unwrap();
+    refused!(
+        backend.bit_linear(&strided, int8, &[&*weight], &mut [&mut out]),
+        Error::NotContiguous { .. }
+    );
+    let shared = out.clone();
+    refused!(
+        backend.bit_linear(&zeros(2, 8), int8, &[&*weight], &mut [&mut out]),
+        Error::NotWritable { .. }
+    );
+    drop(shared);
+    let table = Rows::plain_f32(4, 8, &[0.0; 32]);
+    refused!(backend.linear(&zeros(2, 7), &table, None, &mut out), Error::ShapeMismatch { .. });
+    refused!(backend.linear(&zeros(1, 8), &table, None, &mut out), Error::ShapeMismatch { .. });
+    refused!(
+        backend.linear(&zeros(2, 8), &table, Some(&[0.0; 3]), &mut out),
+        Error::ShapeMismatch { .. }
+    );
+    refused!(backend.embed(&table, &[4], &mut zeros(1, 8)), Error::OutOfRange { .. });
+    refused!(backend.embed(&table, &[0], &mut zeros(2, 8)), Error::ShapeMismatch { .. });
+}
+
+fn positions(backend: &dyn Backend, pool: &HybridMemoryPool) {
+    let zeros = |rows, cols| BitNetTensor::zeros(&[rows, cols], pool).unwrap();
+    let table = RopeTable::new(&[1.0, 0.5], 3);
+    let order = RopeOrder::Halves;
+    refused!(backend.rope(&mut zeros(2, 8), 4, 2, &table, order), Error::OutOfRange { .. });
+    refused!(
+        backend.rope(&mut zeros(2, 8), 4, usize::MAX, &table, order),
+        Error::OutOfRange { .. }
+    );
+    refused!(backend.rope(&mut zeros(2, 7), 4, 0, &table, order), Error::ShapeMismatch { .. });
+    refused!(backend.rope(&mut zeros(2, 8), 2, 0, &table, order), Error::ShapeMismatch { .. });
+    let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: 2, scale: 1.0 };
+    let (q, cache) = (zeros(2, 8), zeros(3, 4));
+    let mut out = zeros(2, 8);
+    refused!(backend.attention(&q, &cache, &cache, 2, shape, &mut out), Error::OutOfRange { .. });
+    refused!(
+        backend.attention(&q, &cache, &zeros(2, 4), 0, shape, &mut out),
+        Error::ShapeMismatch { .. }
+    );
+    let odd = AttentionShape { kv_heads: 3, ..shape };
+    refused!(backend.attention(&q, &cache, &cache, 0, odd, &mut out), Error::ShapeMismatch { .. });
+    refused!(backend.copy(&zeros(2, 4), &mut zeros(3, 4), 2), Error::OutOfRange { .. });
+    refused!(backend.copy(&zeros(2, 3), &mut zeros(3, 4), 0), Error::ShapeMismatch { .. });
+}
+
+fn pairs(backend: &dyn Backend, pool: &HybridMemoryPool) {
+    let zeros = |rows, cols| BitNetTensor::zeros(&[rows, cols], pool).unwrap();
+    let (mut x, y) = (zeros(2, 4), zeros(4, 2));
+    refused!(backend.add(&mut x, &y), Error::ShapeMismatch { .. });
+    refused!(backend.mul(&mut x, &y), Error::ShapeMismatch { .. });
+    refused!(backend.gate(Activation::Silu, &mut x, &y), Error::ShapeMismatch { .. });
+    refused!(backend.cast(&y, &mut x), Error::ShapeMismatch { .. });
+    refused!(backend.rms_norm(&y, &[1.0; 2], 1e-5, &mut x), Error::ShapeMismatch { .. });
+    refused!(backend.rms_norm(&zeros(2, 4), &[1.0; 3], 1e-5, &mut x), Error::ShapeMismatch { .. });
+    refused!(backend.rms_norm(&zeros(2, 4), &[], 1e-5, &mut x), Error::ShapeMismatch { .. });
+    let mut line = BitNetTensor::zeros(&[4], pool).unwrap();
+    refused!(backend.softmax(&mut line), Error::ShapeMismatch { .. });
+}
+
+pub(crate) fn cases(backend: &dyn Backend) {
+    let pool = pool();
+    layers(backend, &pool);
+    positions(backend, &pool);
+    pairs(backend, &pool);
+}

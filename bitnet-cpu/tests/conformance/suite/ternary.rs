@@ -1,0 +1,222 @@
+//! Cases of `prepare`, `bit_linear` and `bit_linear_integers`.
+
+use super::*;
+use bitnet_core::backend::ActivationPrecision::{Float, Int8};
+
+const SHAPES: [(usize, usize, usize); 13] = [
+    (1, 1, 1),
+    (1, 1, 0),
+    (3, 63, 1),
+    (5, 64, 2),
+    (5, 100, 2),
+    (2, 127, 3),
+    (33, 128, 9),
+    (7, 129, 5),
+    (4, 300, 4),
+    (3, 192, 1),
+    (6, 768, 6),
+    (70, 2560, 1),
+    (5, 2304, 8),
+];
+
+fn granularities(cols: usize) -> impl Iterator<Item = ScaleGranularity> {
+    let groups = [64, 128, 192, 256, 768].map(ScaleGranularity::Group);
+    [ScaleGranularity::Tensor, ScaleGranularity::Row]
+        .into_iter()
+        .chain(groups)
+        .filter(move |granularity| granularity.scale_count(1, cols).is_ok())
+}
+
+/// Activations that have gone wrong somewhere: each gives `[tokens * cols]` values.
+fn activations(kind: usize, n: usize, numbers: &mut Numbers) -> Vec<f32> {
+    let random = numbers.floats(n);
+    let with = |value: f32| {
+        let mut x = random.clone();
+        if let Some(first) = x.first_mut() {
+            *first = value;
+        }
+        x
+    };
+    match kind {
+        0 => random,
+        1 => vec![0.0; n],
+        2 => random.iter().map(|x| x.signum() * 1e30).collect(),
+        3 => random.iter().map(|x| x * 1e-40).collect(),
+        4 => with(f32::NAN),
+        5 => with(f32::INFINITY),
+        6 => with(f32::MAX),
+        // Halves: with the largest at 127 every other one is a tie.
+        7 => with(127.0)
+            .iter()
+            .map(|x| if *x == 127.0 { *x } else { (x * 99.0).trunc() + 0.5 })
+            .collect(),
+        _ => with(-1e-5),
+    }
+}
+
+const KINDS: usize = 9;
+
+/// Half to even, by the definition.
+fn round(x: f64) -> f64 {
+    let floor = x.floor();
+    match (x - floor).partial_cmp(&0.5) {
+        Some(std::cmp::Ordering::Less) => floor,
+        Some(std::cmp::Ordering::Equal) if floor % 2.0 == 0.0 => floor,
+        _ => floor + 1.0,
+    }
+}
+
+/// Quantised activations and scale of one token.
+fn quantized(x: &[f32]) -> (Vec<i8>, f32) {
+    let mut largest = 1e-5f32;
+    for x in x {
+        if x.abs() > largest {
+            largest = x.abs();
+        }
+    }
+    let scale = (1.0 / largest) * 127.0;
+    let one = |x: &f32| {
+        let scaled = x * scale;
+        if scaled.is_nan() { 0 } else { round(f64::from(scaled)).clamp(-128.0, 127.0) as i8 }
+    };
+    (x.iter().map(one).collect(), scale)
+}
+
+fn group_len(matrix: &TernaryMatrix) -> usize {
+    match matrix.granularity() {
+        ScaleGranularity::Group(n) => n,
+        ScaleGranularity::Tensor | ScaleGranularity::Row => matrix.cols(),
+    }
+}
+
+/// One token through one row, in 8 bits: the dots of the groups and the result.
+fn int8_row(matrix: &TernaryMatrix, row: usize, q: &[i8], scale: f32) -> (Vec<i32>, f32) {
+    let n = group_len(matrix);
+    let dots: Vec<i32> = (0..matrix.cols() / n)
+        .map(|group| {
+            let cols = group * n..(group + 1) * n;
+            cols.map(|col| i32::from(matrix.trit(row, col)) * i32::from(q[col])).sum()
+        })
+        .collect();
+    let out = if matches!(matrix.granularity(), ScaleGranularity::Group(_)) {
+        let mut sum = 0.0;
+        for (group, &dot) in dots.iter().enumerate() {
+            sum += f64::from(dot) * f64::from(matrix.scale_at(row, group * n));
+        }
+        (sum / f64::from(scale)) as f32
+    } else {
+        dots[0] as f32 / scale * matrix.scale_at(row, 0)
+    };
+    (dots, out)
+}
+
+fn int8_case(backend: &dyn Backend, matrix: &TernaryMatrix, tokens: usize, values: &[f32]) {
+    let pool = pool();
+    let (rows, cols) = (matrix.rows(), matrix.cols());
+    let case = format!("{:?} of [{rows}, {cols}], {tokens} tokens", matrix.granularity());
+    let weight = backend.prepare(matrix.clone()).unwrap();
+    assert_eq!((weight.rows(), weight.cols()), (rows, cols));
+    assert!(weight.bytes() >= rows * cols / 5, "{case}: trits take bytes");
+    let x = tensor(tokens, cols, values, &pool);
+    let mut out = dirty(tokens, rows, &pool);
+    backend.bit_linear(&x, Int8, &[&*weight], &mut [&mut out]).unwrap();
+    let integers = backend.bit_linear_integers(&x, &*weight).unwrap();
+    let (mut q, mut scales, mut dots, mut expected) = (vec![], vec![], vec![], vec![]);
+    for x in values.chunks_exact(cols) {
+        let (token, scale) = quantized(x);
+        for row in 0..rows {
+            let (row_dots, out) = int8_row(matrix, row, &token, scale);
+            dots.extend(row_dots);
+            // A sum of negative zeros is a matter of where one starts.
+            expected.push(out + 0.0);
+        }
+        q.extend(token);
+        scales.push(scale.to_bits());
+    }
+    let found: Vec<_> = integers.activation_scales.iter().map(|scale| scale.to_bits()).collect();
+    assert_eq!(found, scales, "{case}: scales");
+    assert_eq!(integers.activations, q, "{case}: activations");
+    assert_eq!(integers.dots, dots, "{case}: dots");
+    let found: Vec<_> = out.f32().unwrap().iter().map(|x| same_bits(x + 0.0)).collect();
+    let expected: Vec<_> = expected.into_iter().map(same_bits).collect();
+    assert_eq!(found, expected, "{case}: out");
+}
+
+/// In f32: within `(cols / 16 + 16) · 2⁻²⁴ · Σ |scale·trit·x|` of the exact result.
+fn float_case(backend: &dyn Backend, matrix: &TernaryMatrix, tokens: usize, values: &[f32]) {
+    let pool = pool();
+    let (rows, cols) = (matrix.rows(), matrix.cols());
+    let weight = backend.prepare(matrix.clone()).unwrap();
+    let x = tensor(tokens, cols, values, &pool);
+    let mut out = dirty(tokens, rows, &pool);
+    backend.bit_linear(&x, Float, &[&*weight], &mut [&mut out]).unwrap();
+    let (mut expected, mut sizes) = (vec![], vec![]);
+    for x in values.chunks_exact(cols) {
+        for row in 0..rows {
+            let (mut sum, mut size) = (0f64, 0f64);
+            for (col, &x) in x.iter().enumerate() {
+                let product = f64::from(matrix.trit(row, col)) * f64::from(x);
+                sum += product * f64::from(matrix.scale_at(row, col));
+                size += (product * f64::from(matrix.scale_at(row, col))).abs();
+            }
+            expected.push(sum);
+            sizes.push(size);
+        }
+    }
+    let case = format!("f32, {:?} of [{rows}, {cols}], {tokens} tokens", matrix.granularity());
+    let factor = (cols as f64 / 16.0 + 16.0) * EPS;
+    let smallest = f64::from(f32::from_bits(1));
+    assert_close(&case, out.f32().unwrap(), &expected, |i| factor * sizes[i] + smallest);
+}
+
+/// Several weights of different granularity on one input, as the projections of an attention layer are.
+fn shared_input(backend: &dyn Backend) {
+    let (pool, mut numbers) = (pool(), Numbers::new(11));
+    let x = tensor(5, 256, &numbers.floats(5 * 256), &pool);
+    let matrices = [
+        numbers.matrix(300, 256, ScaleGranularity::Tensor),
+        numbers.matrix(1, 256, ScaleGranularity::Row),
+        numbers.matrix(40, 256, ScaleGranularity::Group(64)),
+    ];
+    let weights: Vec<_> = matrices.iter().map(|m| backend.prepare(m.clone()).unwrap()).collect();
+    let weights: Vec<_> = weights.iter().map(|weight| &**weight).collect();
+    for precision in [Int8, Float] {
+        let mut together: Vec<_> = matrices.iter().map(|m| dirty(5, m.rows(), &pool)).collect();
+        let mut outs: Vec<_> = together.iter_mut().collect();
+        backend.bit_linear(&x, precision, &weights, &mut outs).unwrap();
+        for ((matrix, weight), together) in matrices.iter().zip(&weights).zip(&together) {
+            let mut alone = dirty(5, matrix.rows(), &pool);
+            backend.bit_linear(&x, precision, &[*weight], &mut [&mut alone]).unwrap();
+            assert_eq!(bits(together), bits(&alone), "{precision:?}");
+        }
+        backend.bit_linear(&x, precision, &[], &mut []).unwrap();
+    }
+}
+
+pub(crate) fn cases(backend: &dyn Backend) {
+    let mut numbers = Numbers::new(1);
+    for (rows, cols, tokens) in SHAPES {
+        for granularity in granularities(cols) {
+            let matrix = numbers.matrix(rows, cols, granularity);
+            for kind in 0..KINDS {
+                let values = activations(kind, tokens * cols, &mut numbers);
+                int8_case(backend, &matrix, tokens, &values);
+                // Sums of the largest numbers may overflow f32 on the way.
+                if kind != 6 {
+                    float_case(backend, &matrix, tokens, &values);
+                }
+            }
+        }
+    }
+    // The largest sums that there are: every product at its extreme.
+    for trit in [-1, 1] {
+        let trits = vec![trit; 2 * 8192];
+        let matrix =
+            TernaryMatrix::from_trits(2, 8192, &trits, ScaleGranularity::Tensor, vec![1.0])
+                .unwrap();
+        for value in [-1.0, 1.0] {
+            int8_case(backend, &matrix, 5, &vec![value; 5 * 8192]);
+        }
+    }
+    shared_input(backend);
+}
