@@ -1,2 +1,23 @@
 //! Quantisation-aware training of ternary language models.
 #![forbid(unsafe_code)]
+
+pub mod checkpoint;
+pub mod config;
+mod error;
+pub mod export;
+pub mod layers;
+pub mod model;
+pub mod optimizer;
+pub mod parameters;
+mod rng;
+mod run;
+mod stories;
+mod tell;
+mod trainer;
+pub mod vocabulary;
+
+pub use config::{ModelConfig, TrainConfig};
+pub use error::{Error, Result};
+pub use run::{TrainReport, train_from_config};
+pub use stories::story;
+pub use trainer::{Step, Trainer};

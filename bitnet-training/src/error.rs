@@ -1,0 +1,59 @@
+//! Everything that can go wrong while training, each variant naming what to change.
+use std::path::PathBuf;
+
+/// A failure of training, of its files or of its configuration.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A field of the configuration has a value that no model can have.
+    #[error("configuration field `{field}`: {reason}")]
+    Config {
+        /// Name of the field as it stands in the JSON file.
+        field: &'static str,
+        /// What is wrong and which values are allowed.
+        reason: String,
+    },
+    /// A file could not be read or written.
+    #[error("{}: {source}; check that the path exists and is writable", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's answer.
+        source: std::io::Error,
+    },
+    /// A JSON file is not what is expected.
+    #[error("{}: {source}; compare it with models/stories.json", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: serde_json::Error,
+    },
+    /// A checkpoint does not fit the run that wants to continue from it.
+    #[error("checkpoint {}: {reason}; remove it to start over", path.display())]
+    Checkpoint {
+        /// The file.
+        path: PathBuf,
+        /// What does not fit.
+        reason: String,
+    },
+    /// The loss stopped being a number.
+    #[error(
+        "loss is {loss} at step {step}; lower `peak_learning_rate` and resume from the last checkpoint"
+    )]
+    Diverged {
+        /// Step that produced it.
+        step: u64,
+        /// The value.
+        loss: f64,
+    },
+    /// A text needs bytes that the vocabulary lacks, or a vocabulary cannot be built.
+    #[error("vocabulary: {0}")]
+    Vocabulary(String),
+    /// The exported file could not be written.
+    #[error("export: {0}")]
+    Export(String),
+}
+
+/// Result of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

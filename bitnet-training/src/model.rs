@@ -1,0 +1,420 @@
+//! Forward and backward pass of the model over a handful of stories.
+//!
+//! ```text
+//! a = RMS(h)   qkv = W·Q(a)   o = attention(rope(qkv))   h += W·Q(RMS(o))
+//! b = RMS(h)   gate, up = W·Q(b)   u = relu(gate)²·up    h += W·Q(RMS(u))
+//! logits = E · RMS(h)
+//! ```
+//! `Q` is the int8 fake quantiser, `W` an already fake-quantised matrix, `E` the tied embedding.
+use std::ops::Range;
+
+use crate::{
+    config::ModelConfig,
+    layers::{
+        AttentionShape, RotaryTable, attention_backward, attention_forward, cross_entropy,
+        fake_quantize_rows, gate_backward, gate_forward, linear_backward_input,
+        linear_backward_weight, linear_forward, rms_norm_backward, rms_norm_forward,
+    },
+    parameters::{LayerLayout, Layout},
+};
+
+/// Texts laid end to end; attention never crosses from one to the next.
+#[derive(Debug, Clone, Default)]
+pub struct Batch {
+    /// Input tokens of all texts.
+    pub inputs: Vec<u32>,
+    /// For every input token, the token that follows it.
+    pub targets: Vec<u32>,
+    /// Rows of each text.
+    pub segments: Vec<Range<usize>>,
+}
+
+impl Batch {
+    /// Appends one text, cut to `context` inputs. Texts of fewer than two tokens predict nothing and are skipped.
+    pub fn push(&mut self, tokens: &[u32], context: usize) {
+        let n = tokens.len().saturating_sub(1).min(context);
+        if n == 0 {
+            return;
+        }
+        let start = self.inputs.len();
+        self.inputs.extend_from_slice(&tokens[..n]);
+        self.targets.extend_from_slice(&tokens[1..=n]);
+        self.segments.push(start..start + n);
+    }
+
+    /// Empties the batch, keeping its memory.
+    pub fn clear(&mut self) {
+        self.inputs.clear();
+        self.targets.clear();
+        self.segments.clear();
+    }
+
+    /// Number of predictions.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.inputs.len()
+    }
+
+    /// True if there is nothing to predict.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.inputs.is_empty()
+    }
+}
+
+/// The fixed part of a model: sizes, layout and rotary table.
+#[derive(Debug, Clone)]
+pub struct Model {
+    /// Sizes.
+    pub config: ModelConfig,
+    /// Where the parameters lie.
+    pub layout: Layout,
+    rotary: RotaryTable,
+}
+
+/// What the forward pass of one layer keeps for the backward pass.
+#[derive(Debug, Default)]
+struct LayerState {
+    input: Vec<f32>,
+    attn_in: Vec<f32>,
+    attn_r: Vec<f32>,
+    qkv: Vec<f32>,
+    probabilities: Vec<f32>,
+    attended: Vec<f32>,
+    sub_in: Vec<f32>,
+    sub_r: Vec<f32>,
+    middle: Vec<f32>,
+    ffn_in: Vec<f32>,
+    ffn_r: Vec<f32>,
+    gate_up: Vec<f32>,
+    gated: Vec<f32>,
+    down_in: Vec<f32>,
+    down_r: Vec<f32>,
+}
+
+/// Memory of one shard: activations and scratch gradients, grown to the largest batch seen.
+#[derive(Debug, Default)]
+pub struct Workspace {
+    layers: Vec<LayerState>,
+    stream: Vec<f32>,
+    normed: Vec<f32>,
+    output_r: Vec<f32>,
+    logits: Vec<f32>,
+    d_stream: Vec<f32>,
+    d_wide: Vec<f32>,
+    d_narrow: Vec<f32>,
+}
+
+fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
+    buffer.resize(len, 0.0);
+    buffer
+}
+
+impl Workspace {
+    /// Logits of the last [`Model::forward`], `[tokens, vocab]`.
+    #[must_use]
+    pub fn logits(&self) -> &[f32] {
+        &self.logits
+    }
+}
+
+impl Model {
+    /// Prepares a model of valid sizes.
+    #[must_use]
+    pub fn new(config: ModelConfig) -> Self {
+        let layout = Layout::new(&config);
+        let rotary = RotaryTable::new(config.context_length, config.head_dim(), config.rope_base);
+        Self { config, layout, rotary }
+    }
+
+    fn attention_shape(&self) -> AttentionShape {
+        let (heads, kv_heads) = (self.config.heads, self.config.kv_heads);
+        AttentionShape { heads, kv_heads, head_dim: self.config.head_dim() }
+    }
+
+    /// Computes the logits of a batch; `weights` are the effective ones of [`Layout::quantize`].
+    ///
+    /// # Panics
+    /// If a token is not below `vocab_size` or a segment is longer than the context.
+    pub fn forward(&self, weights: &[f32], batch: &Batch, work: &mut Workspace) {
+        let (t, h) = (batch.len(), self.config.hidden_size);
+        work.layers.resize_with(self.config.layers, LayerState::default);
+        sized(&mut work.stream, t * h);
+        let embedding = &weights[self.layout.embedding.clone()];
+        for (row, &token) in work.stream.chunks_exact_mut(h).zip(&batch.inputs) {
+            row.copy_from_slice(&embedding[token as usize * h..][..h]);
+        }
+        for (layer, state) in self.layout.layers.iter().zip(&mut work.layers) {
+            self.attention_block(weights, layer, state, &mut work.stream, &batch.segments);
+            self.feed_forward_block(weights, layer, state, &mut work.stream);
+        }
+        let gain = &weights[self.layout.output_norm.clone()];
+        rms_norm_forward(
+            sized(&mut work.normed, t * h),
+            sized(&mut work.output_r, t),
+            &work.stream,
+            gain,
+            self.config.rms_eps,
+        );
+        let vocab = self.config.vocab_size;
+        linear_forward(
+            sized(&mut work.logits, t * vocab),
+            &work.normed,
+            embedding,
+            [t, vocab, h],
+            false,
+        );
+    }
+
+    fn attention_block(
+        &self,
+        w: &[f32],
+        layer: &LayerLayout,
+        s: &mut LayerState,
+        stream: &mut [f32],
+        segments: &[Range<usize>],
+    ) {
+        let (h, eps, shape) =
+            (self.config.hidden_size, self.config.rms_eps, self.attention_shape());
+        let (t, fused) = (stream.len() / h, shape.fused());
+        sized(&mut s.input, t * h).copy_from_slice(stream);
+        rms_norm_forward(
+            sized(&mut s.attn_in, t * h),
+            sized(&mut s.attn_r, t),
+            stream,
+            &w[layer.attn_norm.clone()],
+            eps,
+        );
+        fake_quantize_rows(&mut s.attn_in, h);
+        linear_forward(
+            sized(&mut s.qkv, t * fused),
+            &s.attn_in,
+            &w[layer.qkv()],
+            [t, fused, h],
+            false,
+        );
+        self.rotate(&mut s.qkv, segments, false);
+        let area: usize = segments.iter().map(|r| r.len() * r.len() * shape.heads).sum();
+        let mut probabilities = sized(&mut s.probabilities, area);
+        sized(&mut s.attended, t * h);
+        for r in segments {
+            let (mine, rest) = probabilities.split_at_mut(r.len() * r.len() * shape.heads);
+            probabilities = rest;
+            let output = &mut s.attended[r.start * h..r.end * h];
+            attention_forward(output, mine, &s.qkv[r.start * fused..r.end * fused], r.len(), shape);
+        }
+        rms_norm_forward(
+            sized(&mut s.sub_in, t * h),
+            sized(&mut s.sub_r, t),
+            &s.attended,
+            &w[layer.attn_sub_norm.clone()],
+            eps,
+        );
+        fake_quantize_rows(&mut s.sub_in, h);
+        linear_forward(stream, &s.sub_in, &w[layer.o.clone()], [t, h, h], true);
+    }
+
+    fn feed_forward_block(
+        &self,
+        w: &[f32],
+        layer: &LayerLayout,
+        s: &mut LayerState,
+        stream: &mut [f32],
+    ) {
+        let (h, f, eps) = (self.config.hidden_size, self.config.feed_forward, self.config.rms_eps);
+        let t = stream.len() / h;
+        sized(&mut s.middle, t * h).copy_from_slice(stream);
+        rms_norm_forward(
+            sized(&mut s.ffn_in, t * h),
+            sized(&mut s.ffn_r, t),
+            stream,
+            &w[layer.ffn_norm.clone()],
+            eps,
+        );
+        fake_quantize_rows(&mut s.ffn_in, h);
+        linear_forward(
+            sized(&mut s.gate_up, t * 2 * f),
+            &s.ffn_in,
+            &w[layer.gate_up()],
+            [t, 2 * f, h],
+            false,
+        );
+        gate_forward(sized(&mut s.gated, t * f), &s.gate_up, f);
+        rms_norm_forward(
+            sized(&mut s.down_in, t * f),
+            sized(&mut s.down_r, t),
+            &s.gated,
+            &w[layer.ffn_sub_norm.clone()],
+            eps,
+        );
+        fake_quantize_rows(&mut s.down_in, f);
+        linear_forward(stream, &s.down_in, &w[layer.down.clone()], [t, h, f], true);
+    }
+
+    fn rotate(&self, qkv: &mut [f32], segments: &[Range<usize>], inverse: bool) {
+        let shape = self.attention_shape();
+        let rotated = (shape.heads + shape.kv_heads) * shape.head_dim;
+        for r in segments {
+            for (position, row) in qkv[r.start * shape.fused()..r.end * shape.fused()]
+                .chunks_exact_mut(shape.fused())
+                .enumerate()
+            {
+                for head in row[..rotated].chunks_exact_mut(shape.head_dim) {
+                    self.rotary.rotate(head, position, inverse);
+                }
+            }
+        }
+    }
+
+    /// Adds the gradient of `scale · summed loss` to `gradients` and returns the summed loss in nats.
+    ///
+    /// # Panics
+    /// As [`Model::forward`].
+    pub fn loss_and_gradients(
+        &self,
+        weights: &[f32],
+        batch: &Batch,
+        scale: f32,
+        work: &mut Workspace,
+        gradients: &mut [f32],
+    ) -> f64 {
+        self.forward(weights, batch, work);
+        let (t, h, vocab) = (batch.len(), self.config.hidden_size, self.config.vocab_size);
+        let loss = cross_entropy(&mut work.logits, &batch.targets, vocab, scale);
+        let embedding = self.layout.embedding.clone();
+        linear_backward_weight(
+            &mut gradients[embedding.clone()],
+            &work.logits,
+            &work.normed,
+            [t, vocab, h],
+        );
+        linear_backward_input(
+            sized(&mut work.d_narrow, t * h),
+            &work.logits,
+            &weights[embedding.clone()],
+            [t, vocab, h],
+        );
+        let norm = self.layout.output_norm.clone();
+        let (gain, d_gain) = (&weights[norm.clone()], &mut gradients[norm]);
+        rms_norm_backward(
+            sized(&mut work.d_stream, t * h),
+            d_gain,
+            &work.d_narrow,
+            &work.stream,
+            gain,
+            &work.output_r,
+            false,
+        );
+        for index in (0..self.layout.layers.len()).rev() {
+            self.feed_forward_backward(weights, index, work, gradients);
+            self.attention_block_backward(weights, index, work, gradients, &batch.segments);
+        }
+        let d_embedding = &mut gradients[embedding];
+        for (row, &token) in work.d_stream.chunks_exact(h).zip(&batch.inputs) {
+            for (d, g) in d_embedding[token as usize * h..][..h].iter_mut().zip(row) {
+                *d += g;
+            }
+        }
+        loss
+    }
+
+    fn feed_forward_backward(
+        &self,
+        w: &[f32],
+        index: usize,
+        work: &mut Workspace,
+        gradients: &mut [f32],
+    ) {
+        let (layer, s) = (&self.layout.layers[index], &work.layers[index]);
+        let (h, f) = (self.config.hidden_size, self.config.feed_forward);
+        let t = work.d_stream.len() / h;
+        linear_backward_weight(
+            &mut gradients[layer.down.clone()],
+            &work.d_stream,
+            &s.down_in,
+            [t, h, f],
+        );
+        let d_narrow = sized(&mut work.d_narrow, t * f);
+        linear_backward_input(d_narrow, &work.d_stream, &w[layer.down.clone()], [t, h, f]);
+        let (d_wide, gain) = (sized(&mut work.d_wide, t * 2 * f), &w[layer.ffn_sub_norm.clone()]);
+        let d_gated = &mut d_wide[..t * f];
+        rms_norm_backward(
+            d_gated,
+            &mut gradients[layer.ffn_sub_norm.clone()],
+            d_narrow,
+            &s.gated,
+            gain,
+            &s.down_r,
+            false,
+        );
+        d_narrow.copy_from_slice(d_gated);
+        gate_backward(d_wide, d_narrow, &s.gate_up, f);
+        linear_backward_weight(&mut gradients[layer.gate_up()], d_wide, &s.ffn_in, [t, 2 * f, h]);
+        let d_narrow = sized(&mut work.d_narrow, t * h);
+        linear_backward_input(d_narrow, d_wide, &w[layer.gate_up()], [t, 2 * f, h]);
+        let gain = &w[layer.ffn_norm.clone()];
+        rms_norm_backward(
+            &mut work.d_stream,
+            &mut gradients[layer.ffn_norm.clone()],
+            d_narrow,
+            &s.middle,
+            gain,
+            &s.ffn_r,
+            true,
+        );
+    }
+
+    fn attention_block_backward(
+        &self,
+        w: &[f32],
+        index: usize,
+        work: &mut Workspace,
+        gradients: &mut [f32],
+        segments: &[Range<usize>],
+    ) {
+        let (layer, s) = (&self.layout.layers[index], &work.layers[index]);
+        let (h, shape) = (self.config.hidden_size, self.attention_shape());
+        let (t, fused) = (work.d_stream.len() / h, shape.fused());
+        linear_backward_weight(
+            &mut gradients[layer.o.clone()],
+            &work.d_stream,
+            &s.sub_in,
+            [t, h, h],
+        );
+        let d_narrow = sized(&mut work.d_narrow, t * h);
+        linear_backward_input(d_narrow, &work.d_stream, &w[layer.o.clone()], [t, h, h]);
+        let (d_wide, gain) =
+            (sized(&mut work.d_wide, t * (h + fused)), &w[layer.attn_sub_norm.clone()]);
+        let (d_attended, d_qkv) = d_wide.split_at_mut(t * h);
+        rms_norm_backward(
+            d_attended,
+            &mut gradients[layer.attn_sub_norm.clone()],
+            d_narrow,
+            &s.attended,
+            gain,
+            &s.sub_r,
+            false,
+        );
+        let mut probabilities = s.probabilities.as_slice();
+        for r in segments {
+            let (mine, rest) = probabilities.split_at(r.len() * r.len() * shape.heads);
+            probabilities = rest;
+            let (d_out, rows) =
+                (&d_attended[r.start * h..r.end * h], r.start * fused..r.end * fused);
+            attention_backward(&mut d_qkv[rows.clone()], d_out, mine, &s.qkv[rows], r.len(), shape);
+        }
+        self.rotate(d_qkv, segments, true);
+        linear_backward_weight(&mut gradients[layer.qkv()], d_qkv, &s.attn_in, [t, fused, h]);
+        linear_backward_input(d_narrow, d_qkv, &w[layer.qkv()], [t, fused, h]);
+        let gain = &w[layer.attn_norm.clone()];
+        rms_norm_backward(
+            &mut work.d_stream,
+            &mut gradients[layer.attn_norm.clone()],
+            d_narrow,
+            &s.input,
+            gain,
+            &s.attn_r,
+            true,
+        );
+    }
+}

@@ -1,0 +1,91 @@
+//! AdamW with decoupled weight decay, and the two-stage learning-rate schedule of b1.58 training.
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use crate::config::TrainConfig;
+
+/// Elements per parallel task; part of no result, since the update is element by element.
+const CHUNK: usize = 1 << 14;
+
+/// Moments of every parameter and the number of steps taken.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AdamW {
+    /// First moment.
+    pub m: Vec<f32>,
+    /// Second moment.
+    pub v: Vec<f32>,
+    /// Steps taken.
+    pub steps: u64,
+    decayed: Vec<bool>,
+}
+
+/// Rates of one step.
+#[derive(Debug, Clone, Copy)]
+pub struct Rates {
+    /// Learning rate.
+    pub learning_rate: f32,
+    /// Weight decay.
+    pub weight_decay: f32,
+    /// First-moment decay.
+    pub beta1: f32,
+    /// Second-moment decay.
+    pub beta2: f32,
+}
+
+impl AdamW {
+    /// Moments of zero for `len` parameters; weight decay touches only the `decayed` ranges.
+    #[must_use]
+    pub fn new(len: usize, decayed: &[Range<usize>]) -> Self {
+        let mut mask = vec![false; len];
+        for range in decayed {
+            mask[range.clone()].fill(true);
+        }
+        Self { m: vec![0.0; len], v: vec![0.0; len], steps: 0, decayed: mask }
+    }
+
+    /// One step: `p ← p·(1 - lr·wd) - lr · m̂ / (sqrt(v̂) + 1e-8)`, the gradient multiplied by `factor` first (clipping).
+    pub fn step(&mut self, parameters: &mut [f32], gradients: &[f32], factor: f32, rates: Rates) {
+        self.steps += 1;
+        let Rates { learning_rate, weight_decay, beta1, beta2 } = rates;
+        let t = self.steps as f64;
+        let step_size = (f64::from(learning_rate) / (1.0 - f64::from(beta1).powf(t))) as f32;
+        let root = (1.0 - f64::from(beta2).powf(t)).sqrt() as f32;
+        let keep = 1.0 - learning_rate * weight_decay;
+        let state = self
+            .m
+            .par_chunks_mut(CHUNK)
+            .zip(self.v.par_chunks_mut(CHUNK))
+            .zip(self.decayed.par_chunks(CHUNK));
+        parameters.par_chunks_mut(CHUNK).zip(gradients.par_chunks(CHUNK)).zip(state).for_each(
+            |((p, g), ((m, v), d))| {
+                for i in 0..p.len() {
+                    let g = g[i] * factor;
+                    m[i] = beta1 * m[i] + (1.0 - beta1) * g;
+                    v[i] = beta2 * v[i] + (1.0 - beta2) * g * g;
+                    let kept = if d[i] { p[i] * keep } else { p[i] };
+                    p[i] = kept - step_size * m[i] / (v[i].sqrt() / root + 1e-8);
+                }
+            },
+        );
+    }
+}
+
+/// Rates of step `step` (0-based) of a run.
+///
+/// Warm-up to the peak; a line from the peak to four fifths of it at `stage_two_step`; there a drop to two thirds of the peak, from
+/// which a second line falls to zero at the end. Weight decay stops where the second stage begins.
+#[must_use]
+pub fn schedule(config: &TrainConfig, step: u64) -> Rates {
+    let peak = f64::from(config.peak_learning_rate);
+    let (stage, weight_decay) = if step < config.stage_two_step {
+        (1.0 - 0.2 * step as f64 / config.stage_two_step as f64, config.weight_decay)
+    } else {
+        let left = config.steps.saturating_sub(step) as f64
+            / (config.steps - config.stage_two_step).max(1) as f64;
+        (2.0 / 3.0 * left, 0.0)
+    };
+    let warmup = ((step + 1) as f64 / config.warmup_steps.max(1) as f64).min(1.0);
+    let learning_rate = (peak * stage * warmup) as f32;
+    Rates { learning_rate, weight_decay, beta1: config.beta1, beta2: config.beta2 }
+}

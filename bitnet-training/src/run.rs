@@ -1,0 +1,104 @@
+//! A whole run in a folder: log, checkpoints, and the report at the end.
+//!
+//! The folder holds `checkpoint.safetensors` (everything needed to go on) and `training.csv` (one line per step).
+use std::{
+    fmt::Write as _,
+    path::{Path, PathBuf},
+    sync::atomic::AtomicBool,
+};
+
+use serde::Serialize;
+
+use crate::{
+    checkpoint::write_atomic,
+    config::TrainConfig,
+    error::{Error, Result},
+    trainer::{Step, Trainer},
+};
+
+const HEADER: &str = "step,tokens,seconds,loss,validation_loss,learning_rate,gradient_norm\n";
+
+/// What a run achieved.
+#[derive(Debug, Clone, Serialize)]
+pub struct TrainReport {
+    /// Trainable parameters.
+    pub parameters: usize,
+    /// Steps taken.
+    pub steps: u64,
+    /// Tokens seen.
+    pub tokens: u64,
+    /// Seconds of training, resumed parts included.
+    pub seconds: f64,
+    /// Loss of the last step, nats per token.
+    pub loss: f64,
+    /// Loss on held-out stories at the end, nats per token.
+    pub validation_loss: f64,
+    /// The checkpoint.
+    pub checkpoint: PathBuf,
+    /// The log.
+    pub log: PathBuf,
+}
+
+/// Trains in `out_dir`, which is made if absent. With `resume`, a checkpoint found there is continued; without, it is overwritten.
+///
+/// Set `stop` (from a signal handler, say) to end after the current step with a checkpoint written; `on_step` sees every step.
+///
+/// # Errors
+/// Whatever the configuration, the files or a diverging loss give; see [`Error`].
+pub fn train_from_config(
+    config: &TrainConfig,
+    out_dir: &Path,
+    resume: bool,
+    stop: &AtomicBool,
+    on_step: &mut dyn FnMut(&Step),
+) -> Result<TrainReport> {
+    std::fs::create_dir_all(out_dir)
+        .map_err(|source| Error::Io { path: out_dir.to_owned(), source })?;
+    let (checkpoint, log) = (out_dir.join("checkpoint.safetensors"), out_dir.join("training.csv"));
+    let mut trainer = Trainer::new(config.clone())?;
+    let mut csv = HEADER.to_owned();
+    if resume && checkpoint.exists() {
+        trainer.resume(&checkpoint)?;
+        csv = earlier_lines(&log, trainer.steps());
+    }
+    let mut last_loss = f64::NAN;
+    trainer.train(stop, &mut |trainer, step| {
+        let validation = step.validation_loss.map_or(String::new(), |l| format!("{l:.6}"));
+        let _infallible = writeln!(
+            csv,
+            "{},{},{:.1},{:.6},{validation},{:.6e},{:.4}",
+            step.step, step.tokens, step.seconds, step.loss, step.learning_rate, step.gradient_norm
+        );
+        last_loss = step.loss;
+        if step.step.is_multiple_of(trainer.config().checkpoint_every) {
+            trainer.save(&checkpoint)?;
+            write_atomic(&log, csv.as_bytes())?;
+        }
+        on_step(step);
+        Ok(())
+    })?;
+    trainer.save(&checkpoint)?;
+    write_atomic(&log, csv.as_bytes())?;
+    Ok(TrainReport {
+        parameters: trainer.parameters().len(),
+        steps: trainer.steps(),
+        tokens: trainer.tokens(),
+        seconds: trainer.seconds(),
+        loss: last_loss,
+        validation_loss: trainer.validate(),
+        checkpoint,
+        log,
+    })
+}
+
+/// The header and the lines of an earlier log up to `step`.
+fn earlier_lines(log: &Path, step: u64) -> String {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let kept = text.lines().skip(1).filter(|line| {
+        line.split(',')
+            .next()
+            .and_then(|first| first.parse::<u64>().ok())
+            .is_some_and(|number| number <= step)
+    });
+    kept.fold(HEADER.to_owned(), |csv, line| csv + line + "\n")
+}

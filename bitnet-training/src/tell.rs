@@ -1,0 +1,49 @@
+//! Sampling from the model in training: slow, meant for looking at samples while a run goes on.
+use crate::{
+    model::{Batch, Workspace},
+    rng::Rng,
+    trainer::Trainer,
+};
+
+impl Trainer {
+    /// Continues `prompt` until the end token or the end of the context; temperature 0 takes the likeliest token.
+    pub fn tell(&self, prompt: &str, temperature: f32, seed: u64) -> String {
+        let effective = self.effective_parameters();
+        let mut rng = Rng::new(seed);
+        let mut ids = vec![self.vocabulary().begin()];
+        self.vocabulary().encode(prompt, &mut ids);
+        let (vocab, end) = (self.model().config.vocab_size, self.vocabulary().end());
+        let mut work = Workspace::default();
+        while ids.len() < self.model().config.context_length {
+            let batch = Batch {
+                inputs: ids.clone(),
+                targets: Vec::new(),
+                segments: std::iter::once(0..ids.len()).collect(),
+            };
+            self.model().forward(&effective, &batch, &mut work);
+            let next = sample(&work.logits()[(ids.len() - 1) * vocab..], temperature, &mut rng);
+            if next == end {
+                break;
+            }
+            ids.push(next);
+        }
+        String::from_utf8_lossy(&self.vocabulary().decode(&ids)).into_owned()
+    }
+}
+
+fn sample(logits: &[f32], temperature: f32, rng: &mut Rng) -> u32 {
+    let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap_or(0);
+    if temperature <= 0.0 {
+        return best as u32;
+    }
+    let weights: Vec<f64> =
+        logits.iter().map(|l| f64::from((l - logits[best]) / temperature).exp()).collect();
+    let mut left = rng.uniform() * weights.iter().sum::<f64>();
+    weights
+        .iter()
+        .position(|w| {
+            left -= w;
+            left < 0.0
+        })
+        .unwrap_or(best) as u32
+}

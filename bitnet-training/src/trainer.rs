@@ -1,0 +1,334 @@
+//! The training loop: stories in, one AdamW step per batch out, the same bits for any number of threads.
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
+
+use rayon::prelude::*;
+use serde::Serialize;
+
+use crate::{
+    checkpoint,
+    config::TrainConfig,
+    error::{Error, Result},
+    model::{Batch, Model, Workspace},
+    optimizer::{AdamW, schedule},
+    stories::story,
+    vocabulary::Vocabulary,
+};
+
+/// First seed of the held-out stories; training never gets there.
+const HELD_OUT: u64 = 1 << 60;
+/// Elements per task when gradients are summed; part of the arithmetic of the norm.
+const CHUNK: usize = 1 << 14;
+
+/// What one optimiser step reports.
+#[derive(Debug, Clone, Serialize)]
+pub struct Step {
+    /// Steps taken, this one included.
+    pub step: u64,
+    /// Steps of the whole run.
+    pub steps: u64,
+    /// Mean loss of the batch, nats per token.
+    pub loss: f64,
+    /// Mean loss on held-out stories, on the steps that validate.
+    pub validation_loss: Option<f64>,
+    /// Learning rate of this step.
+    pub learning_rate: f32,
+    /// Norm of the gradient before clipping.
+    pub gradient_norm: f64,
+    /// Tokens seen since the start of the run.
+    pub tokens: u64,
+    /// Seconds of training since the start of the run, resumed parts included.
+    pub seconds: f64,
+    /// Tokens per second of this session.
+    pub tokens_per_second: f64,
+    /// Seconds left at this session's pace.
+    pub eta_seconds: f64,
+}
+
+#[derive(Debug)]
+struct Shard {
+    batch: Batch,
+    work: Workspace,
+    gradients: Vec<f32>,
+    loss: f64,
+}
+
+/// One run in memory.
+#[derive(Debug)]
+pub struct Trainer {
+    config: TrainConfig,
+    model: Model,
+    vocabulary: Vocabulary,
+    parameters: Vec<f32>,
+    effective: Vec<f32>,
+    optimizer: AdamW,
+    shards: Vec<Shard>,
+    validation: Vec<Batch>,
+    pool: Arc<rayon::ThreadPool>,
+    tokens: u64,
+    seconds: f64,
+}
+
+impl Trainer {
+    /// Learns the vocabulary, lays out the model and draws its initial weights.
+    ///
+    /// # Errors
+    /// [`Error::Config`] or [`Error::Vocabulary`].
+    pub fn new(config: TrainConfig) -> Result<Self> {
+        config.validate()?;
+        let texts: Vec<String> = (0..config.vocabulary_stories)
+            .into_par_iter()
+            .map(|i| story(config.seed.wrapping_add(i)))
+            .collect();
+        let vocabulary =
+            Vocabulary::learn(texts.iter().map(String::as_str), config.model.vocab_size)?;
+        let model = Model::new(config.model.clone());
+        let parameters = model.layout.initial(&config.model, config.seed);
+        let len = model.layout.len;
+        let shard = || Shard {
+            batch: Batch::default(),
+            work: Workspace::default(),
+            gradients: vec![0.0; len],
+            loss: 0.0,
+        };
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(config.threads)
+            .build()
+            .map_err(|e| Error::Config { field: "threads", reason: e.to_string() })?;
+        let mut trainer = Self {
+            shards: (0..config.shards).map(|_| shard()).collect(),
+            effective: vec![0.0; len],
+            optimizer: AdamW::new(len, &model.layout.decayed()),
+            validation: Vec::new(),
+            tokens: 0,
+            seconds: 0.0,
+            config,
+            model,
+            vocabulary,
+            parameters,
+            pool: Arc::new(pool),
+        };
+        trainer.validation = trainer.held_out();
+        Ok(trainer)
+    }
+
+    /// The configuration.
+    #[must_use]
+    pub fn config(&self) -> &TrainConfig {
+        &self.config
+    }
+
+    /// The vocabulary.
+    #[must_use]
+    pub fn vocabulary(&self) -> &Vocabulary {
+        &self.vocabulary
+    }
+
+    /// The model's sizes and layout.
+    #[must_use]
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// The latent parameters, laid out as [`Model::layout`] says.
+    #[must_use]
+    pub fn parameters(&self) -> &[f32] {
+        &self.parameters
+    }
+
+    /// The parameters as the forward pass uses them: ternary matrices quantised, the rest as they are.
+    #[must_use]
+    pub fn effective_parameters(&self) -> Vec<f32> {
+        let mut effective = vec![0.0; self.parameters.len()];
+        self.model.layout.quantize(&mut effective, &self.parameters);
+        effective
+    }
+
+    /// Tokens seen.
+    #[must_use]
+    pub fn tokens(&self) -> u64 {
+        self.tokens
+    }
+
+    /// Seconds of training.
+    #[must_use]
+    pub fn seconds(&self) -> f64 {
+        self.seconds
+    }
+
+    /// Steps taken.
+    #[must_use]
+    pub fn steps(&self) -> u64 {
+        self.optimizer.steps
+    }
+
+    fn held_out(&self) -> Vec<Batch> {
+        let seeds: Vec<u64> = (0..self.config.validation_stories).map(|i| HELD_OUT + i).collect();
+        let batch = |seeds: &[u64]| {
+            let mut batch = Batch::default();
+            seeds.iter().for_each(|&seed| self.push_story(&mut batch, seed));
+            batch
+        };
+        seeds.chunks(16).map(batch).collect()
+    }
+
+    fn push_story(&self, batch: &mut Batch, seed: u64) {
+        let mut ids = vec![self.vocabulary.begin()];
+        self.vocabulary.encode(&story(seed), &mut ids);
+        ids.push(self.vocabulary.end());
+        batch.push(&ids, self.config.model.context_length);
+    }
+
+    /// Takes one optimiser step and returns `(mean loss, gradient norm, learning rate)`.
+    fn step(&mut self) -> (f64, f64, f32) {
+        let mut shards = std::mem::take(&mut self.shards);
+        let step = self.optimizer.steps;
+        let per_shard = self.config.stories_per_shard as u64;
+        let first = self.config.seed.wrapping_add(step * per_shard * shards.len() as u64);
+        let pool = Arc::clone(&self.pool);
+        let result = pool.install(|| {
+            shards.par_iter_mut().enumerate().for_each(|(index, shard)| {
+                shard.batch.clear();
+                for i in 0..per_shard {
+                    self.push_story(
+                        &mut shard.batch,
+                        first.wrapping_add(index as u64 * per_shard + i) % HELD_OUT,
+                    );
+                }
+            });
+            let total: usize = shards.iter().map(|shard| shard.batch.len()).sum();
+            self.model.layout.quantize(&mut self.effective, &self.parameters);
+            shards.par_iter_mut().for_each(|shard| {
+                shard.gradients.fill(0.0);
+                let Shard { batch, work, gradients, loss } = shard;
+                *loss = self.model.loss_and_gradients(
+                    &self.effective,
+                    batch,
+                    1.0 / total as f32,
+                    work,
+                    gradients,
+                );
+            });
+            let norm = sum_gradients(&mut shards);
+            let rates = schedule(&self.config, step);
+            let factor = (f64::from(self.config.gradient_clip) / (norm + 1e-6)).min(1.0) as f32;
+            self.optimizer.step(&mut self.parameters, &shards[0].gradients, factor, rates);
+            self.tokens += total as u64;
+            let loss = shards.iter().map(|shard| shard.loss).sum::<f64>() / total as f64;
+            (loss, norm, rates.learning_rate)
+        });
+        self.shards = shards;
+        result
+    }
+
+    /// Mean loss on the held-out stories, nats per token.
+    pub fn validate(&mut self) -> f64 {
+        self.model.layout.quantize(&mut self.effective, &self.parameters);
+        let (mut loss, mut tokens) = (0.0, 0);
+        let mut work = Workspace::default();
+        for batch in &self.validation {
+            self.model.forward(&self.effective, batch, &mut work);
+            let mut logits = work.logits().to_vec();
+            loss += crate::layers::cross_entropy(
+                &mut logits,
+                &batch.targets,
+                self.config.model.vocab_size,
+                1.0,
+            );
+            tokens += batch.len();
+        }
+        loss / tokens.max(1) as f64
+    }
+
+    /// Trains until the configured number of steps, or until `stop` is set; `progress` sees every step.
+    ///
+    /// # Errors
+    /// [`Error::Diverged`] if the loss is not a number, or what `progress` returns.
+    pub fn train(
+        &mut self,
+        stop: &AtomicBool,
+        progress: &mut dyn FnMut(&mut Self, &Step) -> Result<()>,
+    ) -> Result<()> {
+        let (start, tokens_before, seconds_before) = (Instant::now(), self.tokens, self.seconds);
+        while self.optimizer.steps < self.config.steps && !stop.load(Ordering::Relaxed) {
+            let (loss, gradient_norm, learning_rate) = self.step();
+            let step = self.optimizer.steps;
+            if !loss.is_finite() {
+                return Err(Error::Diverged { step, loss });
+            }
+            let validates =
+                step.is_multiple_of(self.config.validate_every) || step == self.config.steps;
+            let validation_loss = validates.then(|| self.validate());
+            let elapsed = start.elapsed().as_secs_f64();
+            self.seconds = seconds_before + elapsed;
+            let tokens_per_second = (self.tokens - tokens_before) as f64 / elapsed.max(1e-9);
+            let left = (self.config.steps - step) as f64 * self.tokens as f64 / step as f64;
+            let report = Step {
+                step,
+                steps: self.config.steps,
+                loss,
+                validation_loss,
+                learning_rate,
+                gradient_norm,
+                tokens: self.tokens,
+                seconds: self.seconds,
+                tokens_per_second,
+                eta_seconds: left / tokens_per_second.max(1e-9),
+            };
+            progress(self, &report)?;
+        }
+        Ok(())
+    }
+
+    /// Writes everything that [`Trainer::resume`] needs.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let vectors = [self.parameters.as_slice(), &self.optimizer.m, &self.optimizer.v];
+        checkpoint::save(
+            path,
+            &self.config,
+            (self.optimizer.steps, self.tokens, self.seconds),
+            vectors,
+        )
+    }
+
+    /// Continues from a checkpoint: the steps that follow are those of the uninterrupted run, bit for bit.
+    ///
+    /// # Errors
+    /// [`Error::Io`], or [`Error::Checkpoint`] if the file is damaged or of another configuration.
+    pub fn resume(&mut self, path: &Path) -> Result<()> {
+        let stored = checkpoint::load(path, &self.config, self.model.layout.len)?;
+        let [parameters, m, v] = stored.vectors;
+        self.parameters = parameters;
+        (self.optimizer.m, self.optimizer.v, self.optimizer.steps) = (m, v, stored.step);
+        (self.tokens, self.seconds) = (stored.tokens, stored.seconds);
+        Ok(())
+    }
+}
+
+/// Sums all gradients into the first shard's, shard by shard in their order, and returns the norm of the sum.
+fn sum_gradients(shards: &mut [Shard]) -> f64 {
+    let Some((first, others)) = shards.split_first_mut() else { return 0.0 };
+    let squares: Vec<f64> = first
+        .gradients
+        .par_chunks_mut(CHUNK)
+        .enumerate()
+        .map(|(index, chunk)| {
+            for other in others.iter() {
+                for (sum, g) in chunk.iter_mut().zip(&other.gradients[index * CHUNK..]) {
+                    *sum += g;
+                }
+            }
+            chunk.iter().map(|&g| f64::from(g) * f64::from(g)).sum()
+        })
+        .collect();
+    squares.iter().sum::<f64>().sqrt()
+}
