@@ -78,7 +78,9 @@ impl Budget {
         if depth > MAX_DEPTH {
             return Err(self.limit(&format!("it nests lists or maps more than {MAX_DEPTH} deep")));
         }
-        let own = value.as_str().map(str::len).or(value.as_bytes().map(<[u8]>::len)).unwrap_or(0) as u64 + ITEM;
+        let own = value.as_str().map(str::len).or(value.as_bytes().map(<[u8]>::len)).unwrap_or(0)
+            as u64
+            + ITEM;
         self.pay(own)?;
         let mut total = own;
         match value.kind() {

@@ -1,9 +1,21 @@
 //! Dates for `strftime_now`: the few format codes that templates use, in UTC.
 
 const MONTHS: [&str; 12] = [
-    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December",
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
 ];
-const DAYS: [&str; 7] = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
+const DAYS: [&str; 7] =
+    ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
 
 /// A moment as year, month 1-12, day 1-31, day of the week 0-6 from Monday, day of the year 1-366 and seconds of the day.
 struct Moment {
@@ -21,7 +33,8 @@ fn moment(unix: u64) -> Moment {
     let shifted = days + 719_468;
     let cycle = shifted / 146_097;
     let in_cycle = shifted % 146_097;
-    let year_of_cycle = (in_cycle - in_cycle / 1_460 + in_cycle / 36_524 - in_cycle / 146_096) / 365;
+    let year_of_cycle =
+        (in_cycle - in_cycle / 1_460 + in_cycle / 36_524 - in_cycle / 146_096) / 365;
     let from_march = in_cycle - (365 * year_of_cycle + year_of_cycle / 4 - year_of_cycle / 100);
     let month_from_march = (5 * from_march + 2) / 153;
     let day = from_march - (153 * month_from_march + 2) / 5 + 1;
@@ -31,7 +44,14 @@ fn moment(unix: u64) -> Moment {
     let before = [0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334];
     let month = month as usize;
     let year_day = before.get(month - 1).copied().unwrap_or(0) + u64::from(leap && month > 2) + day;
-    Moment { year: year as i64, month, day, weekday: ((days + 3) % 7) as usize, year_day, seconds: unix % 86_400 }
+    Moment {
+        year: year as i64,
+        month,
+        day,
+        weekday: ((days + 3) % 7) as usize,
+        year_day,
+        seconds: unix % 86_400,
+    }
 }
 
 /// Formats seconds since 1970, at most the year 9999, by Python's `strftime` codes; the error names a code that is not known.
@@ -52,7 +72,9 @@ pub(crate) fn strftime(format: &str, unix: u64) -> Result<String, String> {
         if bare {
             code = letters.next();
         }
-        let number = |value: u64, width: usize| if bare { value.to_string() } else { format!("{value:0width$}") };
+        let number = |value: u64, width: usize| {
+            if bare { value.to_string() } else { format!("{value:0width$}") }
+        };
         let twelve = if hour % 12 == 0 { 12 } else { hour % 12 };
         out.push_str(&match code {
             Some('Y') => at.year.to_string(),
@@ -73,7 +95,9 @@ pub(crate) fn strftime(format: &str, unix: u64) -> Result<String, String> {
             Some('F') => format!("{}-{:02}-{:02}", at.year, at.month, at.day),
             Some('T') => format!("{hour:02}:{minute:02}:{second:02}"),
             Some('%') => "%".to_owned(),
-            other => return Err(format!("the date code %{} is not supported", other.unwrap_or(' '))),
+            other => {
+                return Err(format!("the date code %{} is not supported", other.unwrap_or(' ')));
+            }
         });
     }
     Ok(out)
@@ -86,7 +110,10 @@ mod tests {
     #[test]
     fn dates_are_the_calendars() {
         assert_eq!(strftime("%d %b %Y", 1_721_952_000).unwrap(), "26 Jul 2024");
-        assert_eq!(strftime("%A, %B %-d, %Y %H:%M:%S %j", 1_709_210_096).unwrap(), "Thursday, February 29, 2024 12:34:56 060");
+        assert_eq!(
+            strftime("%A, %B %-d, %Y %H:%M:%S %j", 1_709_210_096).unwrap(),
+            "Thursday, February 29, 2024 12:34:56 060"
+        );
         assert_eq!(strftime("%F %T %I %p %%", 0).unwrap(), "1970-01-01 00:00:00 12 AM %");
         assert!(strftime("%Q", 0).is_err());
     }

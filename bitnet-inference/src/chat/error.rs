@@ -39,7 +39,9 @@ pub enum TemplateError {
         message: String,
     },
     /// Rendering failed.
-    #[error("{name}: {problem}; the template does not fit these messages, or uses what is not supported")]
+    #[error(
+        "{name}: {problem}; the template does not fit these messages, or uses what is not supported"
+    )]
     Render {
         /// What the template is called.
         name: String,

@@ -9,7 +9,8 @@ use super::budget::{Budget, Stop};
 use super::{clock, json};
 
 /// Filters that the engine has and templates have no need of; some of them make much from little.
-const REMOVED: [&str; 10] = ["batch", "slice", "sum", "groupby", "chain", "zip", "pprint", "urlencode", "lines", "debug"];
+const REMOVED: [&str; 10] =
+    ["batch", "slice", "sum", "groupby", "chain", "zip", "pprint", "urlencode", "lines", "debug"];
 
 /// Gives an environment its filters, methods, tests and functions.
 pub(crate) fn install(env: &mut Environment<'_>, budget: &Arc<Budget>, now: u64) {
@@ -19,14 +20,19 @@ pub(crate) fn install(env: &mut Environment<'_>, budget: &Arc<Budget>, now: u64)
     }
     for (name, filter) in bounded_filters() {
         let meter = budget.clone();
-        env.add_filter(name, move |state: &mut State<'_, '_>, args: Rest<Value>| call(&meter, state, &filter, &args));
+        env.add_filter(name, move |state: &mut State<'_, '_>, args: Rest<Value>| {
+            call(&meter, state, &filter, &args)
+        });
     }
     for (name, test) in comparing_tests() {
         let meter = budget.clone();
-        env.add_test(name, move |state: &mut State<'_, '_>, args: Rest<Value>| -> Result<bool, Error> {
-            args.iter().try_for_each(|arg| meter.weigh(arg).map(|_| ()))?;
-            Ok(test.call(state, &args)?.is_true())
-        });
+        env.add_test(
+            name,
+            move |state: &mut State<'_, '_>, args: Rest<Value>| -> Result<bool, Error> {
+                args.iter().try_for_each(|arg| meter.weigh(arg).map(|_| ()))?;
+                Ok(test.call(state, &args)?.is_true())
+            },
+        );
     }
     for (name, function) in [
         ("range", Value::from_function(functions::range)),
@@ -34,10 +40,13 @@ pub(crate) fn install(env: &mut Environment<'_>, budget: &Arc<Budget>, now: u64)
         ("namespace", Value::from_function(functions::namespace)),
     ] {
         let meter = budget.clone();
-        env.add_function(name, move |state: &mut State<'_, '_>, args: Rest<Value>| -> Result<Value, Error> {
-            args.iter().try_for_each(|arg| meter.weigh(arg).map(|_| ()))?;
-            function.call(state, &args)
-        });
+        env.add_function(
+            name,
+            move |state: &mut State<'_, '_>, args: Rest<Value>| -> Result<Value, Error> {
+                args.iter().try_for_each(|arg| meter.weigh(arg).map(|_| ()))?;
+                function.call(state, &args)
+            },
+        );
     }
     growing_filters(env, budget);
     let meter = budget.clone();
@@ -48,10 +57,13 @@ pub(crate) fn install(env: &mut Environment<'_>, budget: &Arc<Budget>, now: u64)
     let meter = budget.clone();
     env.add_function("strftime_now", move |format: &str| -> Result<String, Error> {
         meter.pay_text(format.len() as u64 * 16)?;
-        clock::strftime(format, now).map_err(|problem| Error::new(ErrorKind::InvalidOperation, problem))
+        clock::strftime(format, now)
+            .map_err(|problem| Error::new(ErrorKind::InvalidOperation, problem))
     });
     let meter = budget.clone();
-    env.set_unknown_method_callback(move |state, value, method, args| self::method(&meter, state, value, method, args));
+    env.set_unknown_method_callback(move |state, value, method, args| {
+        self::method(&meter, state, value, method, args)
+    });
 }
 
 /// Filters whose result is at most a small multiple of what they are given.
@@ -110,7 +122,12 @@ fn comparing_tests() -> Vec<(&'static str, Value)> {
 }
 
 /// Calls a filter: pays for what it reads, and for what it makes.
-fn call(meter: &Budget, state: &mut State<'_, '_>, filter: &Value, args: &[Value]) -> Result<Value, Error> {
+fn call(
+    meter: &Budget,
+    state: &mut State<'_, '_>,
+    filter: &Value,
+    args: &[Value],
+) -> Result<Value, Error> {
     for arg in args {
         meter.weigh(arg)?;
     }
@@ -130,32 +147,46 @@ fn growing_filters(env: &mut Environment<'_>, budget: &Arc<Budget>) {
     let meter = budget.clone();
     env.add_filter("safe", move |value: &Value| meter.text(value).map(Value::from));
     let meter = budget.clone();
-    env.add_filter("tojson", move |value: &Value, indent: Option<Value>, options: Kwargs| -> Result<Value, Error> {
-        to_json(&meter, value, indent, &options).map(Value::from)
-    });
+    env.add_filter(
+        "tojson",
+        move |value: &Value, indent: Option<Value>, options: Kwargs| -> Result<Value, Error> {
+            to_json(&meter, value, indent, &options).map(Value::from)
+        },
+    );
     let meter = budget.clone();
-    env.add_filter("replace", move |value: &Value, from: &Value, to: &Value, count: Option<i64>| {
-        let (value, from, to) = (meter.text(value)?, meter.text(from)?, meter.text(to)?);
-        replace(&meter, &value, &from, &to, count)
-    });
+    env.add_filter(
+        "replace",
+        move |value: &Value, from: &Value, to: &Value, count: Option<i64>| {
+            let (value, from, to) = (meter.text(value)?, meter.text(from)?, meter.text(to)?);
+            replace(&meter, &value, &from, &to, count)
+        },
+    );
     let meter = budget.clone();
-    env.add_filter("join", move |state: &mut State<'_, '_>, value: &Value, with: Option<Value>, rest: Rest<Value>| {
-        let with = with.unwrap_or_else(|| Value::from(""));
-        if with.is_kwargs() || !rest.is_empty() {
-            let args: Vec<Value> = [value.clone(), with].into_iter().chain(rest.0).collect();
-            let mapped = join_options(&meter, state, &args)?;
-            return join(&meter, &mapped.0, &mapped.1);
-        }
-        join(&meter, value, &meter.text(&with)?)
-    });
+    env.add_filter(
+        "join",
+        move |state: &mut State<'_, '_>, value: &Value, with: Option<Value>, rest: Rest<Value>| {
+            let with = with.unwrap_or_else(|| Value::from(""));
+            if with.is_kwargs() || !rest.is_empty() {
+                let args: Vec<Value> = [value.clone(), with].into_iter().chain(rest.0).collect();
+                let mapped = join_options(&meter, state, &args)?;
+                return join(&meter, &mapped.0, &mapped.1);
+            }
+            join(&meter, value, &meter.text(&with)?)
+        },
+    );
     let meter = budget.clone();
-    env.add_filter("indent", move |state: &mut State<'_, '_>, args: Rest<Value>| indent(&meter, state, &args));
+    env.add_filter("indent", move |state: &mut State<'_, '_>, args: Rest<Value>| {
+        indent(&meter, state, &args)
+    });
     let meter = budget.clone();
     let format = Value::from_function(engine::format);
-    env.add_filter("format", move |state: &mut State<'_, '_>, args: Rest<Value>| -> Result<Value, Error> {
-        check_format(&meter, &args, '%')?;
-        call(&meter, state, &format, &args)
-    });
+    env.add_filter(
+        "format",
+        move |state: &mut State<'_, '_>, args: Rest<Value>| -> Result<Value, Error> {
+            check_format(&meter, &args, '%')?;
+            call(&meter, state, &format, &args)
+        },
+    );
 }
 
 /// What Python's `str.isspace` holds to be white space.
@@ -164,12 +195,18 @@ fn is_space(letter: char) -> bool {
 }
 
 fn trimmed<'t>(text: &'t str, letters: Option<&str>, start: bool, end: bool) -> &'t str {
-    let cut = |letter: char| letters.map_or_else(|| is_space(letter), |letters| letters.contains(letter));
+    let cut =
+        |letter: char| letters.map_or_else(|| is_space(letter), |letters| letters.contains(letter));
     let text = if start { text.trim_start_matches(cut) } else { text };
     if end { text.trim_end_matches(cut) } else { text }
 }
 
-fn to_json(meter: &Budget, value: &Value, indent: Option<Value>, options: &Kwargs) -> Result<String, Error> {
+fn to_json(
+    meter: &Budget,
+    value: &Value,
+    indent: Option<Value>,
+    options: &Kwargs,
+) -> Result<String, Error> {
     let indent = match indent {
         Some(indent) => Some(indent),
         None => options.get::<Option<Value>>("indent")?,
@@ -182,11 +219,17 @@ fn to_json(meter: &Budget, value: &Value, indent: Option<Value>, options: &Kwarg
             _ => return Err(meter.stop(Stop::Limit("an indent of more than 16 for JSON".into()))),
         },
     };
-    let (mut comma, mut colon) = (if indent.is_some() { "," } else { ", " }.to_owned(), ": ".to_owned());
+    let (mut comma, mut colon) =
+        (if indent.is_some() { "," } else { ", " }.to_owned(), ": ".to_owned());
     if let Some(separators) = options.get::<Option<Vec<String>>>("separators")? {
         match <[String; 2]>::try_from(separators) {
             Ok([item, key]) if item.len() <= 16 && key.len() <= 16 => (comma, colon) = (item, key),
-            _ => return Err(Error::new(ErrorKind::InvalidOperation, "separators must be two short texts")),
+            _ => {
+                return Err(Error::new(
+                    ErrorKind::InvalidOperation,
+                    "separators must be two short texts",
+                ));
+            }
         }
     }
     let style = json::Style {
@@ -206,10 +249,19 @@ fn to_json(meter: &Budget, value: &Value, indent: Option<Value>, options: &Kwarg
     Ok(out)
 }
 
-fn replace(meter: &Budget, text: &str, from: &str, to: &str, count: Option<i64>) -> Result<Value, Error> {
+fn replace(
+    meter: &Budget,
+    text: &str,
+    from: &str,
+    to: &str,
+    count: Option<i64>,
+) -> Result<Value, Error> {
     let found = if from.is_empty() { text.chars().count() + 1 } else { text.matches(from).count() };
-    let times = count.and_then(|count| usize::try_from(count).ok()).map_or(found, |count| count.min(found));
-    meter.pay_text((text.len() as u64).saturating_add((times as u64).saturating_mul(to.len() as u64)))?;
+    let times =
+        count.and_then(|count| usize::try_from(count).ok()).map_or(found, |count| count.min(found));
+    meter.pay_text(
+        (text.len() as u64).saturating_add((times as u64).saturating_mul(to.len() as u64)),
+    )?;
     Ok(Value::from(text.replacen(from, to, times)))
 }
 
@@ -234,13 +286,20 @@ fn join(meter: &Budget, value: &Value, with: &str) -> Result<Value, Error> {
 }
 
 /// `join(…, attribute=…)` and `join(d=…)`: the items and the text between them.
-fn join_options(meter: &Budget, state: &mut State<'_, '_>, args: &[Value]) -> Result<(Value, String), Error> {
-    let (value, rest) = args.split_first().ok_or_else(|| Error::from(ErrorKind::MissingArgument))?;
+fn join_options(
+    meter: &Budget,
+    state: &mut State<'_, '_>,
+    args: &[Value],
+) -> Result<(Value, String), Error> {
+    let (value, rest) =
+        args.split_first().ok_or_else(|| Error::from(ErrorKind::MissingArgument))?;
     let mut with = String::new();
     let mut attribute = None;
     for (index, arg) in rest.iter().enumerate() {
         if arg.is_kwargs() {
-            if let Ok(text) = arg.get_attr("d").map(|d| if d.is_undefined() { None } else { Some(d) }) {
+            if let Ok(text) =
+                arg.get_attr("d").map(|d| if d.is_undefined() { None } else { Some(d) })
+            {
                 with = text.map_or(Ok(with), |text| meter.text(&text))?;
             }
             attribute = arg.get_attr("attribute").ok().filter(|a| !a.is_undefined()).or(attribute);
@@ -283,7 +342,9 @@ fn check_format(meter: &Budget, args: &[Value], mark: char) -> Result<(), Error>
     for letter in text.chars() {
         digits = if letter.is_ascii_digit() { digits + 1 } else { 0 };
         if digits > 3 || (mark == '%' && letter == '*') {
-            return Err(meter.stop(Stop::Limit("a format with a width of more than three digits".into())));
+            return Err(
+                meter.stop(Stop::Limit("a format with a width of more than three digits".into()))
+            );
         }
     }
     let nested = text.split('{').skip(1).any(|field| !field.contains('}') && !field.is_empty());
@@ -319,7 +380,8 @@ fn method(
                 return replace(meter, text, &from, &to, count);
             }
             ("format", _) => {
-                let all: Vec<Value> = [value.clone()].into_iter().chain(args.iter().cloned()).collect();
+                let all: Vec<Value> =
+                    [value.clone()].into_iter().chain(args.iter().cloned()).collect();
                 check_format(meter, &all, '{')?;
             }
             _ => {}

@@ -19,7 +19,12 @@ pub(crate) struct Style {
 }
 
 /// Writes a value; its size was checked before.
-pub(crate) fn write(value: &Value, style: &Style, depth: usize, out: &mut String) -> Result<(), Error> {
+pub(crate) fn write(
+    value: &Value,
+    style: &Style,
+    depth: usize,
+    out: &mut String,
+) -> Result<(), Error> {
     match value.kind() {
         ValueKind::None => out.push_str("null"),
         ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),
@@ -27,9 +32,11 @@ pub(crate) fn write(value: &Value, style: &Style, depth: usize, out: &mut String
         ValueKind::String => string(value.as_str().unwrap_or_default(), style.ascii, out),
         ValueKind::Seq | ValueKind::Iterable => {
             let items: Vec<Value> = value.try_iter()?.checked().collect::<Result<_, _>>()?;
-            enclosed(('[', ']'), items.len(), style, depth, out, |index, out| match items.get(index) {
-                Some(item) => write(item, style, depth + 1, out),
-                None => Ok(()),
+            enclosed(('[', ']'), items.len(), style, depth, out, |index, out| {
+                match items.get(index) {
+                    Some(item) => write(item, style, depth + 1, out),
+                    None => Ok(()),
+                }
             })?;
         }
         ValueKind::Map => {

@@ -87,12 +87,19 @@ impl ChatTemplate {
     /// conversation itself is taken: it may want another one.
     pub fn new(source: &str, name: &str) -> Result<Self, TemplateError> {
         if source.len() > MAX_SOURCE {
-            return Err(TemplateError::TooLong { name: name.into(), size: source.len(), limit: MAX_SOURCE });
+            return Err(TemplateError::TooLong {
+                name: name.into(),
+                size: source.len(),
+                limit: MAX_SOURCE,
+            });
         }
         let template = Self { name: name.into(), source: without_generation_marks(source) };
-        let options = RenderOptions { add_generation_prompt: true, now: Some(0), ..RenderOptions::default() };
+        let options =
+            RenderOptions { add_generation_prompt: true, now: Some(0), ..RenderOptions::default() };
         match template.render(&[Message::new("user", "Hello")], &options) {
-            Ok(_) | Err(TemplateError::Raised { .. } | TemplateError::Render { .. }) => Ok(template),
+            Ok(_) | Err(TemplateError::Raised { .. } | TemplateError::Render { .. }) => {
+                Ok(template)
+            }
             Err(error) => Err(error),
         }
     }
@@ -120,13 +127,22 @@ impl ChatTemplate {
     /// # Errors
     /// [`TemplateError::Raised`] if the template refuses the messages, [`TemplateError::Limit`] or
     /// [`TemplateError::Render`] if it fails.
-    pub fn render(&self, messages: &[Message], options: &RenderOptions<'_>) -> Result<String, TemplateError> {
-        let size: u64 = messages.iter().map(|message| (message.role.len() + message.content.len()) as u64).sum();
+    pub fn render(
+        &self,
+        messages: &[Message],
+        options: &RenderOptions<'_>,
+    ) -> Result<String, TemplateError> {
+        let size: u64 = messages
+            .iter()
+            .map(|message| (message.role.len() + message.content.len()) as u64)
+            .sum();
         let budget = Arc::new(Budget::new(
             WORK.saturating_add(size.saturating_mul(WORK_PER_BYTE)),
             TEXT.saturating_add(size.saturating_mul(TEXT_PER_BYTE)),
         ));
-        let now = options.now.unwrap_or_else(|| SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs()));
+        let now = options.now.unwrap_or_else(|| {
+            SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs())
+        });
         let mut env = Environment::new();
         env.set_recursion_limit(RECURSION);
         operators::install(&mut env, &budget);
@@ -136,7 +152,8 @@ impl ChatTemplate {
             let text = meter.text(value)?;
             out.write_str(&text).map_err(Error::from)
         });
-        self.run(&mut env, &budget, messages, options).map_err(|error| self.explain(&error, &budget))
+        self.run(&mut env, &budget, messages, options)
+            .map_err(|error| self.explain(&error, &budget))
     }
 
     fn run(
@@ -162,7 +179,14 @@ impl ChatTemplate {
         env.set_fuel(Some(steps));
         let mut text = String::new();
         let context = context(messages, options);
-        eval(env, &program, context, &blocks, &mut make_string_output(&mut text), AutoEscape::None)?;
+        eval(
+            env,
+            &program,
+            context,
+            &blocks,
+            &mut make_string_output(&mut text),
+            AutoEscape::None,
+        )?;
         Ok(text)
     }
 
@@ -183,7 +207,9 @@ impl ChatTemplate {
             | ErrorKind::UnknownTest
             | ErrorKind::TemplateNotFound
             | ErrorKind::BadInclude => TemplateError::Syntax { name, problem },
-            ErrorKind::OutOfFuel => TemplateError::Limit { name, problem: "it takes too many steps".into() },
+            ErrorKind::OutOfFuel => {
+                TemplateError::Limit { name, problem: "it takes too many steps".into() }
+            }
             _ if problem.contains("recursion limit") => TemplateError::Limit { name, problem },
             _ => TemplateError::Render { name, problem },
         }
@@ -200,7 +226,8 @@ fn context(messages: &[Message], options: &RenderOptions<'_>) -> Value {
         ("tools", Value::from(())),
         ("documents", Value::from(())),
     ];
-    let mut all: Vec<(String, Value)> = own.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+    let mut all: Vec<(String, Value)> =
+        own.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
     all.extend(extra);
     Value::from_pairs(all)
 }

@@ -34,7 +34,8 @@ pub(crate) fn exchange(instructions: &mut Instructions<'_>) -> Result<(), &'stat
     let mut index = 0;
     while let Some(instruction) = instructions.get_mut(index) {
         let filter = |name, count| Some(Instruction::ApplyFilter(name, Some(count), NOT_CACHED));
-        let count = |n: usize| u16::try_from(n).map_err(|_| "a list or map with more than 65535 items");
+        let count =
+            |n: usize| u16::try_from(n).map_err(|_| "a list or map with more than 65535 items");
         let metered = match instruction {
             Instruction::StringConcat => filter(JOIN, 2),
             Instruction::Add => filter(ADD, 2),
@@ -47,9 +48,13 @@ pub(crate) fn exchange(instructions: &mut Instructions<'_>) -> Result<(), &'stat
             Instruction::Gt => filter(COMPARISONS[4].0, 2),
             Instruction::Gte => filter(COMPARISONS[5].0, 2),
             Instruction::In => filter(COMPARISONS[6].0, 2),
-            Instruction::BuildList(Some(n)) | Instruction::BuildTuple(Some(n)) if *n > 0 => filter(LIST, count(*n)?),
+            Instruction::BuildList(Some(n)) | Instruction::BuildTuple(Some(n)) if *n > 0 => {
+                filter(LIST, count(*n)?)
+            }
             Instruction::BuildMap(n) if *n > 0 => filter(MAP, count(n.saturating_mul(2))?),
-            Instruction::CompareAndPreserve(_) => return Err("a comparison of more than two values"),
+            Instruction::CompareAndPreserve(_) => {
+                return Err("a comparison of more than two values");
+            }
             _ => None,
         };
         if let Some(metered) = metered {
@@ -109,7 +114,9 @@ pub(crate) fn install(env: &mut Environment<'_>, budget: &Arc<Budget>) {
     let meter = budget.clone();
     env.add_filter(MAP, move |args: Rest<Value>| -> Result<Value, Error> {
         args.iter().try_for_each(|item| meter.weigh(item).map(|_| ()))?;
-        let pairs = args.chunks_exact(2).filter_map(|pair| Some((pair.first()?.clone(), pair.get(1)?.clone())));
+        let pairs = args
+            .chunks_exact(2)
+            .filter_map(|pair| Some((pair.first()?.clone(), pair.get(1)?.clone())));
         Ok(Value::from_pairs(pairs))
     });
 }
@@ -130,7 +137,10 @@ fn add(meter: &Budget, args: &[Value]) -> Result<Value, Error> {
         return Ok(Value::from(items));
     }
     if left.is_undefined() || right.is_undefined() {
-        return Err(Error::new(ErrorKind::UndefinedError, "cannot add to a value that is not defined"));
+        return Err(Error::new(
+            ErrorKind::UndefinedError,
+            "cannot add to a value that is not defined",
+        ));
     }
     evaluate("a + b", &[("a", left), ("b", right)])
 }
@@ -152,7 +162,9 @@ fn multiply(meter: &Budget, args: &[Value]) -> Result<Value, Error> {
 }
 
 fn slice(meter: &Budget, args: &[Value]) -> Result<Value, Error> {
-    let [value, start, stop, step] = args else { return Err(Error::from(ErrorKind::MissingArgument)) };
+    let [value, start, stop, step] = args else {
+        return Err(Error::from(ErrorKind::MissingArgument));
+    };
     let size = value.as_str().map_or(value.len().unwrap_or(0).saturating_mul(64), str::len);
     meter.pay(size as u64)?;
     let sliced = evaluate("a[b:c:d]", &[("a", value), ("b", start), ("c", stop), ("d", step)])?;

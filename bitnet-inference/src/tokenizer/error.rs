@@ -43,7 +43,9 @@ pub enum TokenizerError {
         supported: String,
     },
     /// A regular expression of the file needs too many steps on this text.
-    #[error("the split pattern {pattern:?} takes more than {limit} steps on this text; the tokenizer file is damaged or hostile, or the text must be given in smaller pieces")]
+    #[error(
+        "the split pattern {pattern:?} takes more than {limit} steps on this text; the tokenizer file is damaged or hostile, or the text must be given in smaller pieces"
+    )]
     PatternTooSlow {
         /// The pattern, shortened.
         pattern: String,
@@ -51,7 +53,9 @@ pub enum TokenizerError {
         limit: usize,
     },
     /// A token id that the vocabulary does not have.
-    #[error("token id {id} is not in the vocabulary of {size} tokens; the model and the tokenizer do not belong together")]
+    #[error(
+        "token id {id} is not in the vocabulary of {size} tokens; the model and the tokenizer do not belong together"
+    )]
     UnknownId {
         /// The id.
         id: u32,
@@ -59,13 +63,17 @@ pub enum TokenizerError {
         size: usize,
     },
     /// The vocabulary cannot write this text.
-    #[error("the vocabulary has no token for {text:?} and no unknown token; the tokenizer file is incomplete")]
+    #[error(
+        "the vocabulary has no token for {text:?} and no unknown token; the tokenizer file is incomplete"
+    )]
     Unencodable {
         /// The piece of text, shortened.
         text: String,
     },
     /// The tokenizer library failed in a way that its own checks do not foresee.
-    #[error("{file}: the tokenizer failed while {action}: {problem}; check the file with the program that made it")]
+    #[error(
+        "{file}: the tokenizer failed while {action}: {problem}; check the file with the program that made it"
+    )]
     Library {
         /// The file.
         file: String,

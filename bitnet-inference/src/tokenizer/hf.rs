@@ -112,7 +112,10 @@ impl std::fmt::Debug for HfEncoder {
 
 /// Reads a tokenizer.json.
 pub(crate) fn load(bytes: &[u8], file: &str) -> Result<Loaded> {
-    let syntax = |error: serde_json::Error| TokenizerError::Syntax { file: file.into(), problem: error.to_string() };
+    let syntax = |error: serde_json::Error| TokenizerError::Syntax {
+        file: file.into(),
+        problem: error.to_string(),
+    };
     let json: FileJson = serde_json::from_slice(bytes).map_err(syntax)?;
     let at = |field| At { file, field };
     if json.version.as_deref().is_some_and(|version| version != "1.0") {
@@ -126,10 +129,12 @@ pub(crate) fn load(bytes: &[u8], file: &str) -> Result<Loaded> {
     affixes(at("post_processor"), &json.post_processor, 0, &mut around)?;
 
     let (vocab, merges) = check_model(at("model"), &json.model)?;
-    let vocabulary = pieces(file, &vocab, &json.added_tokens, &json.model, &decoding)?;
+    let vocabulary = pieces(file, &vocab, &json.added_tokens, &decoding)?;
     for &id in around.before.iter().chain(&around.after) {
         if vocabulary.get(id).is_none() {
-            return Err(at("post_processor").invalid(format!("token id {id} is not in the vocabulary")));
+            return Err(
+                at("post_processor").invalid(format!("token id {id} is not in the vocabulary"))
+            );
         }
     }
     let model = guarded(file, "building the model", || {
@@ -146,28 +151,40 @@ pub(crate) fn load(bytes: &[u8], file: &str) -> Result<Loaded> {
     let parsing = added_vocabulary(file, &json.added_tokens, &model, normalizer.as_ref())?;
     let mut literal = parsing.clone();
     literal.set_encode_special_tokens(true);
-    let encoder =
-        HfEncoder { file: file.into(), model, normalizer, cutters: steps, parsing, literal, affixes: around };
+    let encoder = HfEncoder {
+        file: file.into(),
+        model,
+        normalizer,
+        cutters: steps,
+        parsing,
+        literal,
+        affixes: around,
+    };
     Ok(Loaded { encoder, vocabulary, drop_first_space: decoding.drop_first_space })
 }
 
 /// Checks the model's own fields and takes out its words and merges.
 fn check_model(at: At<'_>, model: &ModelJson) -> Result<(Vocab, Merges)> {
-    let kind = model.kind.as_deref().unwrap_or(if model.merges.is_some() { "BPE" } else { "unnamed" });
+    let kind =
+        model.kind.as_deref().unwrap_or(if model.merges.is_some() { "BPE" } else { "unnamed" });
     if kind != "BPE" {
         return Err(at.unsupported(kind, "BPE"));
     }
     if model.dropout.is_some_and(|dropout| dropout != 0.0) {
         return Err(at.invalid("`dropout` would make token ids random; set it to null"));
     }
-    for affix in [&model.continuing_subword_prefix, &model.end_of_word_suffix].into_iter().flatten() {
+    for affix in [&model.continuing_subword_prefix, &model.end_of_word_suffix].into_iter().flatten()
+    {
         if !affix.is_empty() {
             return Err(at.unsupported(affix.as_str(), "an empty subword prefix and word suffix"));
         }
     }
-    let vocab = Vocab::deserialize(&model.vocab)
-        .map_err(|error| at.invalid(format!("`vocab` must map texts to ids of 32 bits: {error}")))?;
-    if let Some(unknown) = model.unk_token.as_ref().filter(|unknown| !vocab.contains_key(unknown.as_str())) {
+    let vocab = Vocab::deserialize(&model.vocab).map_err(|error| {
+        at.invalid(format!("`vocab` must map texts to ids of 32 bits: {error}"))
+    })?;
+    if let Some(unknown) =
+        model.unk_token.as_ref().filter(|unknown| !vocab.contains_key(unknown.as_str()))
+    {
         return Err(at.invalid(format!("`unk_token` {unknown:?} is not in `vocab`")));
     }
     let merges = match &model.merges {
@@ -177,8 +194,13 @@ fn check_model(at: At<'_>, model: &ModelJson) -> Result<(Vocab, Merges)> {
             let lines = lines.iter().filter(|line| !line.starts_with("#version"));
             lines
                 .map(|line| match line.split_once(' ') {
-                    Some((left, right)) if !right.contains(' ') => Ok((left.to_owned(), right.to_owned())),
-                    _ => Err(at.invalid(format!("merge {:?} is not two texts with a space between", shortened(line)))),
+                    Some((left, right)) if !right.contains(' ') => {
+                        Ok((left.to_owned(), right.to_owned()))
+                    }
+                    _ => Err(at.invalid(format!(
+                        "merge {:?} is not two texts with a space between",
+                        shortened(line)
+                    ))),
                 })
                 .collect::<Result<Merges>>()?
         }
@@ -207,7 +229,6 @@ fn pieces(
     file: &str,
     vocab: &Vocab,
     added: &[AddedJson],
-    model: &ModelJson,
     decoding: &Decoding,
 ) -> Result<Vocabulary> {
     let at = |field| At { file, field };
@@ -215,18 +236,18 @@ fn pieces(
     let highest = vocab.values().chain(added.iter().map(|token| &token.id)).max();
     let size = highest.map_or(0, |&id| id as usize + 1);
     if size > MAX_IDS || size > 2 * count + 1024 {
-        return Err(at("model.vocab").invalid(format!("{count} tokens, but ids up to {}", size - 1)));
+        return Err(
+            at("model.vocab").invalid(format!("{count} tokens, but ids up to {}", size - 1))
+        );
     }
     let mut pieces: Vec<Option<Piece>> = vec![None; size];
     for (text, &id) in vocab {
-        let class = if model.unk_token.as_ref() == Some(text) {
-            Class::Unknown
-        } else if decoding.byte_fallback && byte_token(text).is_some() {
+        let class = if decoding.byte_fallback && byte_token(text).is_some() {
             Class::Byte
         } else {
             Class::Normal
         };
-        let slot = &mut pieces[id as usize];
+        let Some(slot) = pieces.get_mut(id as usize) else { continue };
         if let Some(other) = slot {
             return Err(at("model.vocab").invalid(format!(
                 "{:?} and {:?} have the same id {id}",
@@ -243,11 +264,14 @@ fn pieces(
             return Err(field.invalid(format!("token {} is empty", token.id)));
         }
         let in_vocab = vocab.get(&token.content).copied();
-        let slot = &mut pieces[token.id as usize];
+        let Some(slot) = pieces.get_mut(token.id as usize) else { continue };
         let taken = slot.as_ref().is_some_and(|other| *other.text != *token.content);
         if taken || in_vocab.is_some_and(|id| id != token.id) {
             let content = shortened(&token.content);
-            return Err(field.invalid(format!("{content:?} has id {}, which contradicts another token", token.id)));
+            return Err(field.invalid(format!(
+                "{content:?} has id {}, which contradicts another token",
+                token.id
+            )));
         }
         *slot = Some(piece(field, &token.content, class, decoding)?);
     }
@@ -256,7 +280,10 @@ fn pieces(
 
 fn piece(at: At<'_>, text: &str, class: Class, decoding: &Decoding) -> Result<Piece> {
     if text.len() > MAX_TOKEN_BYTES {
-        return Err(at.invalid(format!("a token of {} bytes; at most {MAX_TOKEN_BYTES} are taken", text.len())));
+        return Err(at.invalid(format!(
+            "a token of {} bytes; at most {MAX_TOKEN_BYTES} are taken",
+            text.len()
+        )));
     }
     Ok(Piece { text: text.into(), bytes: decoding.bytes(text).into(), class })
 }
@@ -318,7 +345,11 @@ impl HfEncoder {
 }
 
 /// Calls the library; its errors and, should one come through, its panics become errors.
-fn guarded<T>(file: &str, action: &'static str, call: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
+fn guarded<T>(
+    file: &str,
+    action: &'static str,
+    call: impl FnOnce() -> tokenizers::Result<T>,
+) -> Result<T> {
     let library = |problem: String| TokenizerError::Library { file: file.into(), action, problem };
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(Ok(value)) => Ok(value),

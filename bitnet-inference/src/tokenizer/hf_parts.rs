@@ -4,7 +4,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokenizers::pattern::Pattern;
 use tokenizers::{
-    NormalizerWrapper, PreTokenizedString, PreTokenizer, PreTokenizerWrapper, SplitDelimiterBehavior,
+    NormalizerWrapper, PreTokenizedString, PreTokenizer, PreTokenizerWrapper,
+    SplitDelimiterBehavior,
 };
 
 use super::error::{Result, TokenizerError};
@@ -22,7 +23,11 @@ pub(crate) struct At<'a> {
 
 impl At<'_> {
     pub(crate) fn invalid(&self, problem: impl Into<String>) -> TokenizerError {
-        TokenizerError::Invalid { file: self.file.into(), field: self.field.into(), problem: problem.into() }
+        TokenizerError::Invalid {
+            file: self.file.into(),
+            field: self.field.into(),
+            problem: problem.into(),
+        }
     }
 
     pub(crate) fn unsupported(&self, found: impl Into<String>, supported: &str) -> TokenizerError {
@@ -36,7 +41,9 @@ impl At<'_> {
 
     /// The `type` of a part.
     fn kind<'v>(&self, part: &'v Value) -> Result<&'v str> {
-        part.get("type").and_then(Value::as_str).ok_or_else(|| self.invalid("the part has no `type`"))
+        part.get("type")
+            .and_then(Value::as_str)
+            .ok_or_else(|| self.invalid("the part has no `type`"))
     }
 
     /// The parts of a `Sequence`.
@@ -96,7 +103,12 @@ struct SplitJson {
 }
 
 /// Reads the pre-tokenizer into steps, refusing what could run away or panic.
-pub(crate) fn cutters(at: At<'_>, part: &Value, depth: usize, into: &mut Vec<Cutter>) -> Result<()> {
+pub(crate) fn cutters(
+    at: At<'_>,
+    part: &Value,
+    depth: usize,
+    into: &mut Vec<Cutter>,
+) -> Result<()> {
     if part.is_null() {
         return Ok(());
     }
@@ -122,7 +134,11 @@ pub(crate) fn cutters(at: At<'_>, part: &Value, depth: usize, into: &mut Vec<Cut
             let cuts = part.get("use_regex").and_then(Value::as_bool).unwrap_or(true);
             if cuts && !prefix {
                 let regex = BoundedRegex::new(GPT2).map_err(|problem| at.invalid(problem))?;
-                into.push(Cutter::Split { regex, behavior: SplitDelimiterBehavior::Isolated, invert: false });
+                into.push(Cutter::Split {
+                    regex,
+                    behavior: SplitDelimiterBehavior::Isolated,
+                    invert: false,
+                });
                 if let Some(fields) = part.as_object_mut() {
                     fields.insert("use_regex".into(), Value::Bool(false));
                 }
@@ -130,7 +146,9 @@ pub(crate) fn cutters(at: At<'_>, part: &Value, depth: usize, into: &mut Vec<Cut
             into.push(Cutter::Library(Box::new(serde_json::from_value(part).map_err(bad)?)));
         }
         "Digits" | "Punctuation" | "Metaspace" | "Whitespace" | "WhitespaceSplit" => {
-            into.push(Cutter::Library(Box::new(PreTokenizerWrapper::deserialize(part).map_err(bad)?)));
+            into.push(Cutter::Library(Box::new(
+                PreTokenizerWrapper::deserialize(part).map_err(bad)?,
+            )));
         }
         other => {
             return Err(at.unsupported(
@@ -158,14 +176,20 @@ pub(crate) fn normalizer(at: At<'_>, part: &Value) -> Result<Option<NormalizerWr
 
 fn check_normalizer(at: At<'_>, part: &Value, depth: usize) -> Result<()> {
     match at.kind(part)? {
-        "Sequence" => {
-            at.members(part, "normalizers", depth)?.iter().try_for_each(|member| check_normalizer(at, member, depth + 1))
-        }
+        "Sequence" => at
+            .members(part, "normalizers", depth)?
+            .iter()
+            .try_for_each(|member| check_normalizer(at, member, depth + 1)),
         "Replace" => {
             let pattern = part.get("pattern");
             if let Some(pattern) = pattern.and_then(|p| p.get("Regex")).and_then(Value::as_str) {
-                if pattern.len() > 1024 || ["(?=", "(?!", "(?<", "(?>", "\\", "(?("].iter().any(|s| pattern.contains(s)) {
-                    return Err(at.unsupported(pattern, "in a normaliser: patterns without look-around and escapes"));
+                if pattern.len() > 1024
+                    || ["(?=", "(?!", "(?<", "(?>", "\\", "(?("].iter().any(|s| pattern.contains(s))
+                {
+                    return Err(at.unsupported(
+                        pattern,
+                        "in a normaliser: patterns without look-around and escapes",
+                    ));
                 }
             }
             let content = part.get("content").and_then(Value::as_str).unwrap_or_default();
@@ -220,7 +244,10 @@ impl Decoding {
 pub(crate) fn decoding(at: At<'_>, part: &Value) -> Result<Decoding> {
     let mut decoding = Decoding::default();
     if part.is_null() {
-        return Err(at.unsupported("null", "ByteLevel, Metaspace, or a Sequence of Replace, ByteFallback, Fuse, Strip"));
+        return Err(at.unsupported(
+            "null",
+            "ByteLevel, Metaspace, or a Sequence of Replace, ByteFallback, Fuse, Strip",
+        ));
     }
     read_decoder(at, part, 0, &mut decoding)?;
     Ok(decoding)
@@ -240,10 +267,14 @@ fn read_decoder(at: At<'_>, part: &Value, depth: usize, into: &mut Decoding) -> 
             let from = part.get("pattern").and_then(|p| p.get("String")).and_then(Value::as_str);
             let to = part.get("content").and_then(Value::as_str);
             match (from, to) {
-                (Some(from), Some(to)) if !from.is_empty() && to.len() <= 64 && into.replace.len() < 8 => {
+                (Some(from), Some(to))
+                    if !from.is_empty() && to.len() <= 64 && into.replace.len() < 8 =>
+                {
                     into.replace.push((from.into(), to.into()));
                 }
-                _ => return Err(at.invalid("Replace must have a String pattern and a short content")),
+                _ => {
+                    return Err(at.invalid("Replace must have a String pattern and a short content"));
+                }
             }
         }
         "Strip" => {
@@ -252,7 +283,9 @@ fn read_decoder(at: At<'_>, part: &Value, depth: usize, into: &mut Decoding) -> 
             match (content, count("start"), count("stop")) {
                 (Some(" "), Some(1), Some(0)) => into.drop_first_space = true,
                 (Some(_), Some(0), Some(0)) => {}
-                _ => return Err(at.unsupported(part.to_string(), "Strip of one space at the start")),
+                _ => {
+                    return Err(at.unsupported(part.to_string(), "Strip of one space at the start"));
+                }
             }
         }
         "Metaspace" => {
@@ -263,7 +296,10 @@ fn read_decoder(at: At<'_>, part: &Value, depth: usize, into: &mut Decoding) -> 
             into.drop_first_space = prefix && scheme != "never";
         }
         other => {
-            return Err(at.unsupported(other, "Sequence, ByteLevel, ByteFallback, Fuse, Replace, Strip, Metaspace"));
+            return Err(at.unsupported(
+                other,
+                "Sequence, ByteLevel, ByteFallback, Fuse, Replace, Strip, Metaspace",
+            ));
         }
     }
     Ok(())
@@ -293,20 +329,30 @@ pub(crate) fn affixes(at: At<'_>, part: &Value, depth: usize, into: &mut Affixes
 }
 
 fn template(at: At<'_>, part: &Value, into: &mut Affixes) -> Result<()> {
-    let single = part.get("single").and_then(Value::as_array).ok_or_else(|| at.invalid("`single` must be a list"))?;
+    let single = part
+        .get("single")
+        .and_then(Value::as_array)
+        .ok_or_else(|| at.invalid("`single` must be a list"))?;
     let mut inner = Affixes::default();
     let mut texts = 0;
     for piece in single {
         if let Some(special) = piece.get("SpecialToken") {
             let name = special.get("id").and_then(Value::as_str).unwrap_or_default();
-            let ids = part.get("special_tokens").and_then(|all| all.get(name)).and_then(|token| token.get("ids"));
+            let ids = part
+                .get("special_tokens")
+                .and_then(|all| all.get(name))
+                .and_then(|token| token.get("ids"));
             let ids = ids.and_then(Value::as_array).ok_or_else(|| {
-                at.invalid(format!("the template names {name:?}, which `special_tokens` does not have"))
+                at.invalid(format!(
+                    "the template names {name:?}, which `special_tokens` does not have"
+                ))
             })?;
             let target = if texts == 0 { &mut inner.before } else { &mut inner.after };
             for id in ids {
                 let id = id.as_u64().and_then(|id| u32::try_from(id).ok());
-                target.push(id.ok_or_else(|| at.invalid(format!("the id of {name:?} is not a token id")))?);
+                target.push(
+                    id.ok_or_else(|| at.invalid(format!("the id of {name:?} is not a token id")))?,
+                );
             }
         } else if piece.get("Sequence").is_some() {
             texts += 1;

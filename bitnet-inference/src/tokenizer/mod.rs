@@ -1,16 +1,21 @@
 //! Tokenizers: from tokenizer.json or from the vocabulary inside a GGUF file, text to ids and back.
 
 mod alphabet;
+mod bpe;
 mod error;
+mod gguf;
 mod hf;
 mod hf_parts;
+mod merge;
 mod split;
+mod spm;
 mod stream;
 mod vocabulary;
 
 use std::path::Path;
 
 pub use error::TokenizerError;
+pub use gguf::GgufVocabulary;
 pub use stream::TextStream;
 
 use error::Result;
@@ -46,6 +51,7 @@ pub struct EncodeOptions {
 #[derive(Debug)]
 enum Encoder {
     Hf(Box<hf::HfEncoder>),
+    Gguf(Box<gguf::GgufEncoder>),
 }
 
 /// Text to token ids and back.
@@ -104,6 +110,31 @@ impl Tokenizer {
         Ok(tokenizer)
     }
 
+    /// Takes the vocabulary of a GGUF file.
+    ///
+    /// A file of model `gpt2` that does not name its pre-tokenizer is read as Llama 3, which is told in
+    /// [`Tokenizer::assumptions`].
+    ///
+    /// # Errors
+    /// [`TokenizerError::Invalid`] for values that contradict each other, [`TokenizerError::Unsupported`] for a model or a
+    /// pre-tokenizer that is not known; the message lists the known ones.
+    pub fn from_vocabulary(source: GgufVocabulary) -> Result<Self> {
+        let (bos, eos, eot) = (source.bos, source.eos, source.eot);
+        let gguf::Loaded { encoder, vocabulary, drop_first_space, assumptions } =
+            gguf::load(source)?;
+        let mut tokenizer = Self {
+            encoder: Encoder::Gguf(Box::new(encoder)),
+            vocabulary,
+            drop_first_space,
+            bos,
+            eos,
+            end: Vec::new(),
+            assumptions,
+        };
+        tokenizer.find_ends(&[eot]);
+        Ok(tokenizer)
+    }
+
     fn control_id(&self, name: &str) -> Option<u32> {
         self.id_of(name).filter(|&id| self.is_special(id))
     }
@@ -111,7 +142,8 @@ impl Tokenizer {
     /// Collects the end tokens: those declared, and those that bear an end name.
     fn find_ends(&mut self, declared: &[Option<u32>]) {
         let named = END_NAMES.iter().filter_map(|name| self.control_id(name));
-        let mut end: Vec<u32> = self.eos.into_iter().chain(declared.iter().copied().flatten()).chain(named).collect();
+        let mut end: Vec<u32> =
+            self.eos.into_iter().chain(declared.iter().copied().flatten()).chain(named).collect();
         end.sort_unstable();
         end.dedup();
         self.end = end;
@@ -124,6 +156,7 @@ impl Tokenizer {
     pub fn encode(&self, text: &str, options: EncodeOptions) -> Result<Vec<u32>> {
         match &self.encoder {
             Encoder::Hf(encoder) => encoder.encode(text, options),
+            Encoder::Gguf(encoder) => encoder.encode(text, options, &self.vocabulary),
         }
     }
 
@@ -147,7 +180,8 @@ impl Tokenizer {
                 bytes.extend_from_slice(&piece.bytes);
             }
         }
-        let kept = if self.drop_first_space { bytes.strip_prefix(b" ").unwrap_or(&bytes) } else { &bytes };
+        let kept =
+            if self.drop_first_space { bytes.strip_prefix(b" ").unwrap_or(&bytes) } else { &bytes };
         Ok(String::from_utf8_lossy(kept).into_owned())
     }
 
@@ -174,9 +208,11 @@ impl Tokenizer {
         self.vocabulary.len()
     }
 
-    /// Whether a token steers the model and is no text.
+    /// Whether a token steers the model or stands for unknown text, and is no text itself.
     pub fn is_special(&self, id: u32) -> bool {
-        self.vocabulary.get(id).is_some_and(|piece| piece.class == Class::Control)
+        self.vocabulary
+            .get(id)
+            .is_some_and(|piece| matches!(piece.class, Class::Control | Class::Unknown))
     }
 
     /// The beginning-of-text token.

@@ -5,11 +5,19 @@ use fancy_regex::{Regex, RegexBuilder};
 use super::error::{Result, TokenizerError, shortened};
 
 /// GPT-2: contractions, words, numbers and marks, each with a space before it.
-pub(crate) const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+pub(crate) const GPT2: &str =
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 /// Llama 3: numbers in groups of three.
 pub(crate) const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 /// Qwen 2: as Llama 3, but every digit on its own.
 pub(crate) const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+/// Falcon: marks, then words as GPT-2, then digits in threes, one pattern after the other.
+pub(crate) const FALCON: [&str; 3] = [
+    r"[\p{P}\$\+<=>\^~\|`]+",
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)",
+    "[0-9][0-9][0-9]",
+];
 
 /// Steps that one match of a pattern from a file may take.
 const STEPS: usize = 100_000;
@@ -29,9 +37,13 @@ impl BoundedRegex {
     /// Compiles a pattern; the error is the compiler's message.
     pub(crate) fn new(pattern: &str) -> Result<Self, String> {
         if pattern.len() > MAX_PATTERN {
-            return Err(format!("the pattern is {} bytes long, more than {MAX_PATTERN}", pattern.len()));
+            return Err(format!(
+                "the pattern is {} bytes long, more than {MAX_PATTERN}",
+                pattern.len()
+            ));
         }
-        let limit = if [GPT2, LLAMA3, QWEN2].contains(&pattern) { STEPS_KNOWN } else { STEPS };
+        let known = [GPT2, LLAMA3, QWEN2].contains(&pattern) || FALCON.contains(&pattern);
+        let limit = if known { STEPS_KNOWN } else { STEPS };
         let regex = RegexBuilder::new(pattern)
             .backtrack_limit(limit)
             .delegate_size_limit(8 << 20)
@@ -76,7 +88,10 @@ impl BoundedRegex {
     }
 
     fn too_slow(&self) -> TokenizerError {
-        TokenizerError::PatternTooSlow { pattern: shortened(self.regex.as_str()), limit: self.limit }
+        TokenizerError::PatternTooSlow {
+            pattern: shortened(self.regex.as_str()),
+            limit: self.limit,
+        }
     }
 }
 
@@ -92,7 +107,10 @@ mod tests {
     #[test]
     fn llama3_and_qwen2_differ_in_numbers_only() {
         assert_eq!(pieces(LLAMA3, "I'M 12345  x"), ["I", "'M", " ", "123", "45", " ", " x"]);
-        assert_eq!(pieces(QWEN2, "I'M 12345  x"), ["I", "'M", " ", "1", "2", "3", "4", "5", " ", " x"]);
+        assert_eq!(
+            pieces(QWEN2, "I'M 12345  x"),
+            ["I", "'M", " ", "1", "2", "3", "4", "5", " ", " x"]
+        );
         assert_eq!(pieces(GPT2, "I'M 12345  x"), ["I", "'", "M", " 12345", " ", " x"]);
     }
 
@@ -108,6 +126,9 @@ mod tests {
     #[test]
     fn a_pattern_that_explodes_is_an_error() {
         let regex = BoundedRegex::new(r"(?:(?=a)a+)+(?!.)b").unwrap();
-        assert!(matches!(regex.cuts(&"a".repeat(5000)), Err(TokenizerError::PatternTooSlow { .. })));
+        assert!(matches!(
+            regex.cuts(&"a".repeat(5000)),
+            Err(TokenizerError::PatternTooSlow { .. })
+        ));
     }
 }

@@ -19,7 +19,12 @@ pub struct TextStream<'a> {
 impl<'a> TextStream<'a> {
     /// A stream for the beginning of a text; control tokens are left out.
     pub fn new(tokenizer: &'a Tokenizer) -> Self {
-        Self { tokenizer, skip_special: true, drop_space: tokenizer.drops_first_space(), held: Vec::new() }
+        Self {
+            tokenizer,
+            skip_special: true,
+            drop_space: tokenizer.drops_first_space(),
+            held: Vec::new(),
+        }
     }
 
     /// A stream for text that goes on where other text ended, as an answer after a prompt: a space at the beginning stays.

@@ -1,0 +1,147 @@
+//! Byte-level byte-pair encoding with ranked merges, as GGUF files of model `gpt2` mean it.
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+
+use super::alphabet;
+use super::error::{Result, TokenizerError, shortened};
+use super::hf_parts::At;
+use super::merge::merge;
+use super::split::{BoundedRegex, FALCON, GPT2, LLAMA3, QWEN2};
+use super::vocabulary::Vocabulary;
+
+/// Names of pre-tokenizers, the patterns that they cut with in turn, and whether a word that is a token stays whole.
+const KNOWN: [(&[&str], &[&str], bool); 4] = [
+    (&["llama3", "llama-v3", "llama-bpe", "falcon3", "falcon_e", "falcon-e"], &[LLAMA3], true),
+    (&["qwen2", "deepseek-r1-qwen"], &[QWEN2], false),
+    (&["falcon"], &FALCON, false),
+    (&["gpt-2", "phi-2"], &[GPT2], false),
+];
+
+/// What a file that names no pre-tokenizer gets.
+pub(crate) const DEFAULT_PRE: &str = "llama-bpe";
+
+/// The encoder for a text without control tokens.
+#[derive(Debug)]
+pub(crate) struct Bpe {
+    cuts: Vec<BoundedRegex>,
+    whole_words: bool,
+    /// Left and right token to rank and joined token.
+    merges: HashMap<(u32, u32), (u32, u32)>,
+}
+
+impl Bpe {
+    /// Whether files with this pre-tokenizer begin texts with the beginning-of-text token unless they say otherwise.
+    pub(crate) fn begins_by_default(pre: &str) -> bool {
+        KNOWN[0].0.contains(&pre)
+    }
+
+    /// Takes the name of the pre-tokenizer and the merges, `left right`, best first.
+    pub(crate) fn new(
+        file: &str,
+        pre: &str,
+        merges: &[String],
+        vocabulary: &Vocabulary,
+    ) -> Result<Self> {
+        let at = At { file, field: "tokenizer.ggml.pre" };
+        let Some((_, patterns, whole_words)) =
+            KNOWN.iter().find(|(names, ..)| names.contains(&pre))
+        else {
+            let names: Vec<&str> =
+                KNOWN.iter().flat_map(|(names, ..)| names.iter().copied()).collect();
+            let supported = format!(
+                "{}; put the model's tokenizer.json beside the file, or set the key to the one that cuts text in the same way",
+                names.join(", ")
+            );
+            return Err(at.unsupported(pre, &supported));
+        };
+        let cuts = patterns
+            .iter()
+            .map(|pattern| BoundedRegex::new(pattern).map_err(|problem| at.invalid(problem)));
+        let cuts = cuts.collect::<Result<_>>()?;
+        Ok(Self { cuts, whole_words: *whole_words, merges: ranked(file, merges, vocabulary)? })
+    }
+
+    /// Encodes a text that holds no control tokens, appending to `ids`.
+    pub(crate) fn encode(
+        &self,
+        text: &str,
+        vocabulary: &Vocabulary,
+        ids: &mut Vec<u32>,
+    ) -> Result<()> {
+        let mut words = vec![(0, text.len())];
+        for cut in &self.cuts {
+            let mut finer = Vec::with_capacity(words.len());
+            for (start, end) in words {
+                let word = text.get(start..end).unwrap_or_default();
+                finer.extend(
+                    cut.cuts(word)?.into_iter().map(|(from, to, _)| (start + from, start + to)),
+                );
+            }
+            words = finer;
+        }
+        for (start, end) in words {
+            let word = alphabet::spelled(text.get(start..end).unwrap_or_default());
+            self.encode_word(&word, vocabulary, ids)?;
+        }
+        Ok(())
+    }
+
+    fn encode_word(&self, word: &str, vocabulary: &Vocabulary, ids: &mut Vec<u32>) -> Result<()> {
+        if self.whole_words {
+            if let Some(id) = vocabulary.id(word) {
+                ids.push(id);
+                return Ok(());
+            }
+        }
+        let symbols = merge(
+            word,
+            |letter| vocabulary.id(letter),
+            |left, right| {
+                let &(rank, id) = self.merges.get(&(left.id?, right.id?))?;
+                Some((Reverse(rank), id))
+            },
+        );
+        for symbol in symbols {
+            let missing = || TokenizerError::Unencodable { text: shortened(symbol.text(word)) };
+            ids.push(symbol.id.ok_or_else(missing)?);
+        }
+        Ok(())
+    }
+}
+
+/// The merges by token, with their ranks.
+fn ranked(
+    file: &str,
+    merges: &[String],
+    vocabulary: &Vocabulary,
+) -> Result<HashMap<(u32, u32), (u32, u32)>> {
+    let at = At { file, field: "tokenizer.ggml.merges" };
+    let mut ranks = HashMap::with_capacity(merges.len());
+    let mut joined = String::new();
+    for (rank, line) in (0u32..).zip(merges) {
+        let Some((left, right)) =
+            line.split_once(' ').filter(|(left, right)| !left.is_empty() && !right.is_empty())
+        else {
+            return Err(at.invalid(format!(
+                "merge {rank}, {:?}, is not two tokens with a space between",
+                shortened(line)
+            )));
+        };
+        joined.clear();
+        joined.push_str(left);
+        joined.push_str(right);
+        let id = |token: &str| {
+            let missing = || {
+                format!(
+                    "merge {rank}, {:?}, needs the token {:?}, which is missing",
+                    shortened(line),
+                    shortened(token)
+                )
+            };
+            vocabulary.id(token).ok_or_else(|| at.invalid(missing()))
+        };
+        ranks.entry((id(left)?, id(right)?)).or_insert((rank, id(&joined)?));
+    }
+    Ok(ranks)
+}

@@ -1,0 +1,114 @@
+//! SentencePiece vocabularies, as GGUF files of model `llama` mean them: the best-scored pair is joined first.
+
+use std::cmp::Ordering;
+
+use super::error::{Result, TokenizerError, shortened};
+use super::hf_parts::At;
+use super::merge::{Symbol, merge};
+use super::vocabulary::{Class, Vocabulary, byte_token};
+
+/// Stands for a space.
+pub(crate) const SPACE: char = '▁';
+
+/// A score with a total order; never NaN.
+#[derive(Debug, Clone, Copy)]
+struct Score(f32);
+
+impl PartialEq for Score {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Score {}
+
+impl PartialOrd for Score {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Score {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.total_cmp(&other.0)
+    }
+}
+
+/// The encoder for a text without control tokens.
+#[derive(Debug)]
+pub(crate) struct SentencePiece {
+    scores: Vec<f32>,
+    bytes: Vec<Option<u32>>,
+    unknown: Option<u32>,
+}
+
+impl SentencePiece {
+    /// Takes the score of every token.
+    pub(crate) fn new(
+        file: &str,
+        scores: Vec<f32>,
+        unknown: Option<u32>,
+        vocabulary: &Vocabulary,
+    ) -> Result<Self> {
+        let at = At { file, field: "tokenizer.ggml.scores" };
+        if let Some(id) = scores.iter().position(|score| score.is_nan()) {
+            return Err(at.invalid(format!("the score of token {id} is not a number")));
+        }
+        let mut bytes = vec![None; 256];
+        for (id, piece) in vocabulary.iter().filter(|(_, piece)| piece.class == Class::Byte) {
+            let at = At { file, field: "tokenizer.ggml.tokens" };
+            let wrong = || {
+                at.invalid(format!(
+                    "token {id}, {:?}, is marked as a byte, but is not <0xHH>",
+                    shortened(&piece.text)
+                ))
+            };
+            let byte = byte_token(&piece.text).ok_or_else(wrong)?;
+            if let Some(slot) = bytes.get_mut(usize::from(byte)) {
+                slot.get_or_insert(id);
+            }
+        }
+        // -0.0 and 0.0 are the same score.
+        let scores = scores.into_iter().map(|score| score + 0.0).collect();
+        Ok(Self { scores, bytes, unknown })
+    }
+
+    /// Encodes a text that holds no control tokens, appending to `ids`; with `prefix` a space is put before it.
+    pub(crate) fn encode(
+        &self,
+        text: &str,
+        prefix: bool,
+        vocabulary: &Vocabulary,
+        ids: &mut Vec<u32>,
+    ) -> Result<()> {
+        let mut spelled = String::with_capacity(text.len() + SPACE.len_utf8());
+        if prefix {
+            spelled.push(SPACE);
+        }
+        spelled.extend(text.chars().map(|letter| if letter == ' ' { SPACE } else { letter }));
+        let pair = |left: &Symbol, right: &Symbol| {
+            let id = vocabulary.id(spelled.get(left.start..right.end)?)?;
+            let score = self.scores.get(usize::try_from(id).ok()?)?;
+            Some((Score(*score), id))
+        };
+        for symbol in merge(&spelled, |letter| vocabulary.id(letter), pair) {
+            match symbol.id {
+                Some(id) => ids.push(id),
+                None => self.fall_back(symbol.text(&spelled), ids)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a character that is no token as bytes, or as the unknown token.
+    fn fall_back(&self, text: &str, ids: &mut Vec<u32>) -> Result<()> {
+        let bytes: Option<Vec<u32>> =
+            text.bytes().map(|byte| self.bytes.get(usize::from(byte)).copied().flatten()).collect();
+        match (bytes, self.unknown) {
+            (Some(bytes), _) => ids.extend(bytes),
+            (None, Some(unknown)) => ids.push(unknown),
+            (None, None) => return Err(TokenizerError::Unencodable { text: shortened(text) }),
+        }
+        Ok(())
+    }
+}
