@@ -12,6 +12,8 @@ float64. That nothing was missed is proven by `reference.forward`, which agrees 
 
 import contextlib
 import copy
+import tempfile
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -19,8 +21,10 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 from transformers.integrations.bitnet import AutoBitLinear, BitLinear, WeightQuant, unpack_weights
 
+from .weights import OFFLINE, Checkpoint, config, stored_tensors, write_folder
+
 GREEDY = 64
-LENGTHS = (5, 9, 24)
+LENGTHS = (5, 9, 16)
 
 
 def load(folder):
@@ -38,6 +42,25 @@ def load(folder):
         assert b.dtype == (torch.uint8 if isinstance(model.get_submodule(name.rpartition(".")[0]), BitLinear)
                            and name.endswith(".weight") else torch.float32), (name, b.dtype)
     return model.eval().requires_grad_(False)
+
+
+def load_values(ckpt, activation):
+    """The model whose weights have exactly the values of `ckpt`, whatever file they came from.
+
+    activation "int8": AutoBitLinear in offline mode (a scale per row is set as a vector, which broadcasts); "none": plain
+    linears on `scale * trits`.
+    """
+    with tempfile.TemporaryDirectory() as tmp:
+        quantised = activation == "int8"
+        one = {k: replace(v, stored_scale=np.resize(v.scale, 1)) for k, v in ckpt.linears().items()}
+        flat = Checkpoint(ckpt.dims, ckpt.tensors | one)
+        tensors = stored_tensors(flat, "f32", "packed" if quantised else "dense")
+        write_folder(tmp, config(ckpt.dims, dtype="float32", quantization=OFFLINE if quantised else None), tensors)
+        model = load(tmp)
+    if quantised:
+        for name, v in ckpt.linears().items():
+            model.get_submodule(name).weight_scale = torch.from_numpy(v.scale[:, 0].copy())
+    return model
 
 
 @contextlib.contextmanager
@@ -116,18 +139,35 @@ def tie_margins(model, batch):
     return worst
 
 
+@contextlib.contextmanager
+def int8_activations(model):
+    """While inside, every quantised linear appends its int8 activations to the yielded list."""
+    seen = []
+
+    def hook(module, args):
+        x = normed(module, args[0])
+        seen.append((x * act_scale(x)).round().clamp(-128, 127).to(torch.int8))
+
+    handles = [m.register_forward_pre_hook(hook) for m in bit_linears(model).values()]
+    yield seen
+    for h in handles:
+        h.remove()
+
+
 def choose_prompts(model, dims, seed):
-    """Three prompts. The first is, of 512, the one whose activations stay farthest from rounding ties, so that with it
-    layers and logits can be compared to float32 rounding alone; the others are as they fall."""
+    """Three prompts and their tie margins. Each is, of 512 random ones, that whose activations stay farthest from rounding
+    ties, so that with these prompts layers and logits can be compared to float32 rounding alone."""
     rng = np.random.default_rng(seed + 1)
-    prompts = [rng.integers(0, dims.vocab - 4, n) for n in LENGTHS]
-    margin = None
-    if bit_linears(model):
-        batch = rng.integers(0, dims.vocab - 4, (512, LENGTHS[0]))
-        m = tie_margins(model, torch.from_numpy(batch))
-        best = int(m.argmax())
-        prompts[0], margin = batch[best], float(m[best])
-    return prompts, margin
+    prompts, margins = [], []
+    for n in LENGTHS:
+        batch = rng.integers(0, dims.vocab - 4, (512, n))
+        best = 0
+        if bit_linears(model):
+            m = tie_margins(model, torch.from_numpy(batch))
+            best = int(m.argmax())
+            margins.append(float(m[best]))
+        prompts.append(batch[best])
+    return prompts, margins
 
 
 def greedy(model, prompt):

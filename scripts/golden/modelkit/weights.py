@@ -18,6 +18,8 @@ from .codecs import hf_pack, to_bf16
 PROJ = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
         "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
 
+OFFLINE = {"quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "offline"}
+
 
 @dataclass
 class Dims:
@@ -36,6 +38,7 @@ class Dims:
     eps: float = 1e-5
     tied: bool = True
     context: int = 512
+    fine_norms: bool = False  # norm weights with all float32 bits
 
     def linear_shape(self, proj):
         """`[N, K]` of a projection."""
@@ -81,30 +84,49 @@ def both_halves(x):
     return np.where(np.abs(x) < 2.0**-14, 0, x).astype(np.float32)
 
 
-def norm_weight(rng, n, centre=1.0):
-    return both_halves(np.abs(centre * (1 + 0.25 * rng.standard_normal(n))) + 0.05)
+def norm_weight(rng, n, fine, centre=1.0):
+    """Around `centre`. `fine` keeps every float32 bit: products of coarse embeddings (Q4_0, Q8_0, Q6_K) and coarse norm
+    weights fall exactly on rounding ties of the int8 quantiser so often that no two programs could agree."""
+    w = np.abs(centre * (1 + 0.25 * rng.standard_normal(n))) + 0.05
+    return w.astype(np.float32) if fine else both_halves(w)
+
+
+def clear_ties(rng, embedding, norm):
+    """Redraw embedding rows which the first norm takes onto an int8 rounding tie.
+
+    With 8-bit mantissas on both sides exact ties are common (a few rows in a hundred), and how they round depends on the
+    last bit of every operation before: no two programs could agree on them.
+    """
+    for row in range(len(embedding)):
+        while True:
+            x = embedding[row].astype(np.float64) * norm
+            y = x / np.abs(x).max() * 127
+            if np.abs(y - np.floor(y) - 0.5).min() > 1e-4:
+                break
+            embedding[row] = both_halves(0.25 * rng.standard_normal(embedding.shape[1]))
 
 
 def random_checkpoint(dims, seed, linear, input_norms=False):
-    """A checkpoint whose linears are made by `linear(rng, n, k) -> Ternary`."""
+    """A checkpoint whose linears are made by `linear(rng, n, k, projection) -> Ternary`."""
     rng = np.random.default_rng(seed)
     t = {"model.embed_tokens.weight": both_halves(0.25 * rng.standard_normal((dims.vocab, dims.hidden)))}
     for i in range(dims.layers):
         p = f"model.layers.{i}."
-        t[p + "input_layernorm.weight"] = norm_weight(rng, dims.hidden)
+        t[p + "input_layernorm.weight"] = norm_weight(rng, dims.hidden, dims.fine_norms)
         for proj in PROJ:
             n, k = dims.linear_shape(proj)
-            t[p + proj] = linear(rng, n, k)
+            t[p + proj] = linear(rng, n, k, proj)
             if input_norms:
-                t[p + proj].norm = norm_weight(rng, k)
+                t[p + proj].norm = norm_weight(rng, k, dims.fine_norms)
         if dims.family == "bitnet":
-            t[p + "self_attn.attn_sub_norm.weight"] = norm_weight(rng, dims.hidden, 0.8)
-            t[p + "mlp.ffn_sub_norm.weight"] = norm_weight(rng, dims.ffn, 1.2)
+            t[p + "self_attn.attn_sub_norm.weight"] = norm_weight(rng, dims.hidden, dims.fine_norms, 0.8)
+            t[p + "mlp.ffn_sub_norm.weight"] = norm_weight(rng, dims.ffn, dims.fine_norms, 1.2)
         if dims.family == "qwen3":
-            t[p + "self_attn.q_norm.weight"] = norm_weight(rng, dims.head_dim, 1.2)
-            t[p + "self_attn.k_norm.weight"] = norm_weight(rng, dims.head_dim, 1.2)
-        t[p + "post_attention_layernorm.weight"] = norm_weight(rng, dims.hidden)
-    t["model.norm.weight"] = norm_weight(rng, dims.hidden, 1.5)
+            t[p + "self_attn.q_norm.weight"] = norm_weight(rng, dims.head_dim, dims.fine_norms, 1.2)
+            t[p + "self_attn.k_norm.weight"] = norm_weight(rng, dims.head_dim, dims.fine_norms, 1.2)
+        t[p + "post_attention_layernorm.weight"] = norm_weight(rng, dims.hidden, dims.fine_norms)
+    clear_ties(rng, t["model.embed_tokens.weight"], t["model.layers.0.input_layernorm.weight"])
+    t["model.norm.weight"] = norm_weight(rng, dims.hidden, dims.fine_norms, 1.5)
     if not dims.tied:
         t["lm_head.weight"] = both_halves(0.25 * rng.standard_normal((dims.vocab, dims.hidden)))
     return Checkpoint(dims, t)
@@ -125,7 +147,7 @@ def _scale(rng, k, shape=(1, 1)):
 def packed(direction):
     """Per-tensor ternaries with a bfloat16 `weight_scale` that is multiplied or divided by."""
 
-    def make(rng, n, k):
+    def make(rng, n, k, _proj):
         trits, s = _trits(rng, n, k), _scale(rng, k)
         if direction == "multiply":
             stored = both_halves(s)
@@ -139,7 +161,7 @@ def packed(direction):
 def with_scales(groups=None, round_to=np.float16):
     """Already-ternary values `±s/0`. groups: None = one scale, "row", "shards" (two row halves) or a group size."""
 
-    def make(rng, n, k):
+    def make(rng, n, k, _proj):
         trits = _trits(rng, n, k)
         if groups is None:
             s = _scale(rng, k)
@@ -158,7 +180,7 @@ def with_scales(groups=None, round_to=np.float16):
 def latents(store):
     """Float latents, stored as "bf16", "f16" or "f32", none of which lies near a rounding threshold."""
 
-    def make(rng, n, k):
+    def make(rng, n, k, _proj):
         w = (rng.uniform(0.9, 2.2) / np.sqrt(k) * rng.standard_normal((n, k))).astype(np.float32)
         cast = {"bf16": to_bf16, "f16": lambda x: x.astype(np.float16).astype(np.float32), "f32": lambda x: x}[store]
         w = cast(w)
@@ -207,7 +229,7 @@ def config(dims, architecture=None, model_type=None, dtype="bfloat16", quantizat
         out["head_dim"] = dims.head_dim
     if quantization:
         out["quantization_config"] = quantization
-    return out | extra
+    return {k: v for k, v in (out | extra).items() if v is not None or k == "rope_scaling"}
 
 
 TORCH = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
@@ -244,6 +266,7 @@ def write_folder(folder, conf, tensors, shards=1):
     (folder / "generation_config.json").write_text(json.dumps(gen, indent=2) + "\n")
     if shards == 1:
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        (folder / "model.safetensors").chmod(0o644)
         return
     names = list(tensors)
     cut = -(-len(names) // shards)
@@ -252,6 +275,7 @@ def write_folder(folder, conf, tensors, shards=1):
         part = names[s * cut:(s + 1) * cut]
         file = f"model-{s + 1:05}-of-{shards:05}.safetensors"
         save_file({k: tensors[k] for k in part}, folder / file, metadata={"format": "pt"})
+        (folder / file).chmod(0o644)
         weight_map |= dict.fromkeys(part, file)
     total = sum(t.numel() * t.element_size() for t in tensors.values())
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
