@@ -1,2 +1,29 @@
 //! Tokenizers, chat templates, models, samplers and the engine that writes text.
+//!
+//! Three ways in, from simple to free:
+//!
+//! - **simple**: [`Model::complete`] continues a text;
+//! - **streaming**: [`generate()`] gives each piece of text as soon as it is whole, with samplers, stop strings and
+//!   cancellation;
+//! - **advanced**: [`Session`] reads tokens and returns logits, and [`models::Decoder`] runs single layers.
 #![forbid(unsafe_code)]
+
+mod cache;
+pub mod chat;
+mod error;
+mod generate;
+pub mod loader;
+mod model;
+pub mod models;
+pub mod sampler;
+mod session;
+mod stop;
+pub mod tokenizer;
+
+pub use cache::{KvCache, LayerCache};
+pub use error::{InferenceError, Result};
+pub use generate::{FinishReason, GenerateOptions, Generated, generate};
+pub use loader::{Inspection, LoadOptions, ModelFacts, SuggestedSampling, backend_by_name};
+pub use model::{EMBEDDED, EMBEDDED_NAME, Model, ModelSource};
+pub use session::Session;
+pub use stop::StopFilter;

@@ -1,0 +1,114 @@
+//! What can go wrong between a model on disk and text on the screen.
+
+use std::path::PathBuf;
+
+/// The result of everything in this crate that can fail.
+pub type Result<T, E = InferenceError> = std::result::Result<T, E>;
+
+/// What can go wrong between a model on disk and text on the screen.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InferenceError {
+    /// The container could not be read.
+    #[error(transparent)]
+    Format(#[from] bitnet_formats::Error),
+    /// The weights could not be decoded or quantised.
+    #[error("{file}: tensor {tensor}: {source}")]
+    Weights {
+        /// The file.
+        file: String,
+        /// The tensor.
+        tensor: String,
+        /// What was wrong.
+        source: bitnet_quant::Error,
+    },
+    /// An operation refused its operands.
+    #[error(transparent)]
+    Core(#[from] bitnet_core::Error),
+    /// A setting of the model is missing, of the wrong kind, or impossible.
+    #[error("{file}: {field}: {problem}")]
+    Config {
+        /// The file.
+        file: String,
+        /// The key or field.
+        field: String,
+        /// What is wrong with it and what to do.
+        problem: String,
+    },
+    /// A tensor that the architecture needs is not in the file.
+    #[error(
+        "{file}: tensor {tensor} is missing; the file is incomplete or of another architecture than it says"
+    )]
+    MissingTensor {
+        /// The file.
+        file: String,
+        /// The tensor.
+        tensor: String,
+    },
+    /// A tensor does not have the shape that the settings ask for.
+    #[error(
+        "{file}: tensor {tensor} has shape {got:?}, but the model's settings ask for {expected:?}"
+    )]
+    TensorShape {
+        /// The file.
+        file: String,
+        /// The tensor.
+        tensor: String,
+        /// Its shape, rows first.
+        got: Vec<usize>,
+        /// The shape needed, rows first.
+        expected: Vec<usize>,
+    },
+    /// Something that this version does not do.
+    #[error("{what} is not supported; {instead}")]
+    UnsupportedOperation {
+        /// What was asked for.
+        what: String,
+        /// What to do instead.
+        instead: String,
+    },
+    /// A limit was reached: context length, memory.
+    #[error("{what}: {used} asked for, {limit} available; {advice}")]
+    Resource {
+        /// What ran out.
+        what: &'static str,
+        /// How much was asked for.
+        used: usize,
+        /// How much there is.
+        limit: usize,
+        /// What to do.
+        advice: &'static str,
+    },
+    /// Something is in use by another thread, or a thread has failed.
+    #[error("{what}; {advice}")]
+    Concurrency {
+        /// What happened.
+        what: String,
+        /// What to do.
+        advice: &'static str,
+    },
+    /// A request's own parameter is out of range.
+    #[error("{parameter} = {value} is not valid: {problem}")]
+    Parameter {
+        /// The parameter.
+        parameter: &'static str,
+        /// Its value.
+        value: String,
+        /// What is valid.
+        problem: &'static str,
+    },
+    /// The tokenizer could not be read or refused a text.
+    #[error(transparent)]
+    Tokenizer(#[from] crate::tokenizer::TokenizerError),
+    /// The chat template could not be read or rendered.
+    #[error(transparent)]
+    Template(#[from] crate::chat::TemplateError),
+    /// The system refused a file.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}

@@ -1,0 +1,149 @@
+//! Builds a decoder from a checkpoint, one tensor at a time: what is decoded leaves the resident set at once.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use bitnet_core::backend::Backend;
+use bitnet_core::memory::HybridMemoryPool;
+
+use super::{Checkpoint, StoredLinear};
+use crate::models::{
+    Architecture, Attention, Decoder, FeedForward, Head, Layer, Linear, Projection,
+};
+use crate::{InferenceError, Result};
+
+/// A decoder, with what had to be assumed about its tensors and where its head comes from.
+pub(crate) struct Assembled {
+    pub(crate) decoder: Decoder,
+    pub(crate) assumptions: Vec<String>,
+    pub(crate) head: String,
+}
+
+/// Decodes every tensor for `backend`. `on_layer` is told (layers done, layers in all).
+pub(crate) fn assemble(
+    checkpoint: &dyn Checkpoint,
+    backend: Arc<dyn Backend>,
+    pool: HybridMemoryPool,
+    on_layer: &mut dyn FnMut(usize, usize),
+) -> Result<Assembled> {
+    let config = checkpoint.config().clone();
+    config.validate(checkpoint.file())?;
+    let mut builder = Builder { checkpoint, backend: &*backend, assumptions: BTreeSet::new() };
+    let embedding = checkpoint
+        .dense("token_embd", config.vocab_size, config.hidden)?
+        .ok_or_else(|| builder.missing("token_embd"))?;
+    let mut layers = Vec::with_capacity(config.layers);
+    for index in 0..config.layers {
+        layers.push(builder.layer(index)?);
+        on_layer(index + 1, config.layers);
+    }
+    let output_norm = builder.norm("output_norm", config.hidden)?;
+    let (head, head_fact) = builder.head()?;
+    checkpoint.check()?;
+    let assumptions = builder.assumptions.into_iter().collect();
+    let decoder = Decoder { config, embedding, layers, output_norm, head, backend, pool };
+    Ok(Assembled { decoder, assumptions, head: head_fact })
+}
+
+struct Builder<'a> {
+    checkpoint: &'a dyn Checkpoint,
+    backend: &'a dyn Backend,
+    assumptions: BTreeSet<String>,
+}
+
+impl Builder<'_> {
+    fn missing(&self, tensor: &str) -> InferenceError {
+        InferenceError::MissingTensor { file: self.checkpoint.file().into(), tensor: tensor.into() }
+    }
+
+    fn norm(&self, name: &str, len: usize) -> Result<Vec<f32>> {
+        self.checkpoint.vector(name, len)?.ok_or_else(|| self.missing(name))
+    }
+
+    fn sub_norm(&self, name: &str, len: usize) -> Result<Option<Vec<f32>>> {
+        match self.checkpoint.config().architecture {
+            Architecture::BitNet => Ok(Some(self.norm(name, len)?)),
+            Architecture::Llama | Architecture::Qwen3 => Ok(None),
+        }
+    }
+
+    fn layer(&mut self, index: usize) -> Result<Layer> {
+        let c = self.checkpoint.config();
+        let (hidden, intermediate) = (c.hidden, c.intermediate);
+        let (q_width, kv_width) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
+        let (head_dim, architecture) = (c.head_dim, c.architecture);
+        let name = |part: &str| format!("blk.{index}.{part}");
+        let head_norms = match architecture {
+            Architecture::Qwen3 => Some([
+                self.norm(&name("attn_q_norm"), head_dim)?,
+                self.norm(&name("attn_k_norm"), head_dim)?,
+            ]),
+            Architecture::BitNet | Architecture::Llama => None,
+        };
+        let attention = Attention {
+            qkv: [
+                self.projection(&name("attn_q"), q_width, hidden)?,
+                self.projection(&name("attn_k"), kv_width, hidden)?,
+                self.projection(&name("attn_v"), kv_width, hidden)?,
+            ],
+            head_norms,
+            sub_norm: self.sub_norm(&name("attn_sub_norm"), q_width)?,
+            output: self.projection(&name("attn_output"), hidden, q_width)?,
+        };
+        let feed_forward = FeedForward {
+            gate_up: [
+                self.projection(&name("ffn_gate"), intermediate, hidden)?,
+                self.projection(&name("ffn_up"), intermediate, hidden)?,
+            ],
+            sub_norm: self.sub_norm(&name("ffn_sub_norm"), intermediate)?,
+            down: self.projection(&name("ffn_down"), hidden, intermediate)?,
+        };
+        Ok(Layer {
+            attention_norm: self.norm(&name("attn_norm"), hidden)?,
+            attention,
+            feed_forward_norm: self.norm(&name("ffn_norm"), hidden)?,
+            feed_forward,
+        })
+    }
+
+    fn projection(&mut self, name: &str, rows: usize, cols: usize) -> Result<Projection> {
+        let decoded =
+            self.checkpoint.linear(name, rows, cols)?.ok_or_else(|| self.missing(name))?;
+        self.assumptions.extend(decoded.assumption);
+        let weight = self.prepare(decoded.linear)?;
+        let input_norm = self
+            .checkpoint
+            .vector(&format!("{name}_norm_in"), cols)?
+            .map(|weight| (weight, self.checkpoint.input_norm_eps()));
+        Ok(Projection { weight, input_norm })
+    }
+
+    fn prepare(&self, linear: StoredLinear) -> Result<Linear> {
+        Ok(match linear {
+            StoredLinear::Ternary(matrix, precision) => {
+                Linear::Ternary(self.backend.prepare(matrix)?, precision)
+            }
+            StoredLinear::Dense(rows) => Linear::Dense(rows),
+        })
+    }
+
+    fn head(&mut self) -> Result<(Head, String)> {
+        let c = self.checkpoint.config();
+        if self.checkpoint.tied() == Some(true) {
+            return Ok((Head::Tied, "the embedding table (tied)".into()));
+        }
+        let own = self.checkpoint.dense("output", c.vocab_size, c.hidden)?;
+        match (own, self.checkpoint.tied()) {
+            (Some(rows), _) => {
+                let fact = format!("a matrix of its own ({})", rows.type_name());
+                Ok((Head::Own(Linear::Dense(rows)), fact))
+            }
+            (None, Some(false)) => Err(self.missing("output")),
+            (None, _) => {
+                self.assumptions
+                    .insert("no head in the file: the embedding table is used (tied)".into());
+                Ok((Head::Tied, "the embedding table (the file has no head)".into()))
+            }
+        }
+    }
+}

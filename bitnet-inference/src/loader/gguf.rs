@@ -1,0 +1,490 @@
+//! GGUF checkpoints: architectures `bitnet-b1.58`, `bitnet-25`, `bitnet`, `llama` and `qwen3`.
+
+use std::sync::Arc;
+
+use bitnet_core::backend::{Activation, ActivationPrecision, RopeOrder};
+use bitnet_core::dense::DenseRows;
+use bitnet_core::ternary::TernaryMatrix;
+use bitnet_formats::gguf::{GgmlType, GgufFile, Metadata, TensorInfo};
+use bitnet_quant::codec::dense::{DenseMatrix, DenseType};
+use bitnet_quant::codec::i2_s::I2sLayout;
+use bitnet_quant::codec::{i2_s, q2_0, tq1_0, tq2_0};
+
+use super::ternary_rows::TernaryRows;
+use super::{
+    Checkpoint, Decoded, Described, LoadOptions, ModelFacts, StoredLinear, SuggestedSampling,
+};
+use crate::chat::ChatTemplate;
+use crate::models::{Architecture, ModelConfig, RopeScaling, bitnet, llama, qwen3};
+use crate::tokenizer::{GgufVocabulary, Tokenizer};
+use crate::{InferenceError, Result};
+
+/// An open GGUF model.
+pub(crate) struct GgufCheckpoint {
+    file: GgufFile,
+    arch: String,
+    config: ModelConfig,
+    layout: I2sLayout,
+    precision: Option<ActivationPrecision>,
+}
+
+impl GgufCheckpoint {
+    pub(crate) fn new(file: GgufFile, options: &LoadOptions) -> Result<Self> {
+        let arch = file.metadata().get_str("general.architecture")?.to_owned();
+        let config = read_config(&file, &arch)?;
+        config.validate(file.name())?;
+        Ok(Self { file, arch, config, layout: options.i2s_layout, precision: options.activations })
+    }
+
+    pub(crate) fn file(&self) -> &GgufFile {
+        &self.file
+    }
+
+    fn find(&self, name: &str) -> Option<&TensorInfo> {
+        self.file.find(&format!("{name}.weight"))
+    }
+
+    /// Checks the shape (rows first) of a tensor.
+    fn expect(&self, tensor: &TensorInfo, expected: &[usize]) -> Result<()> {
+        let got: Vec<usize> = tensor.dims.iter().rev().map(|&d| d as usize).collect();
+        // Trailing dimensions of 1 say nothing.
+        let significant =
+            got.len() - got.iter().take_while(|&&d| d == 1).count().min(got.len() - 1);
+        if got[got.len() - significant..] == *expected || got == expected {
+            return Ok(());
+        }
+        Err(InferenceError::TensorShape {
+            file: self.file.name().into(),
+            tensor: tensor.name.clone(),
+            got,
+            expected: expected.to_vec(),
+        })
+    }
+
+    fn weights_error(
+        &self,
+        tensor: &TensorInfo,
+        source: impl Into<bitnet_quant::Error>,
+    ) -> InferenceError {
+        InferenceError::Weights {
+            file: self.file.name().into(),
+            tensor: tensor.name.clone(),
+            source: source.into(),
+        }
+    }
+
+    fn decode_ternary(
+        &self,
+        tensor: &TensorInfo,
+        rows: usize,
+        cols: usize,
+    ) -> Result<TernaryMatrix> {
+        let region = self.file.data(tensor)?;
+        let matrix = match tensor.ggml_type {
+            GgmlType::I2S => i2_s::decode(&region, rows, cols, self.layout),
+            GgmlType::Tq1_0 => tq1_0::decode(&region, rows, cols),
+            GgmlType::Tq2_0 => tq2_0::decode(&region, rows, cols),
+            GgmlType::Q2_0G64 => q2_0::decode(&region, rows, cols, 64),
+            GgmlType::Q2_0G128 => q2_0::decode(&region, rows, cols, 128),
+            other => {
+                return Err(InferenceError::UnsupportedOperation {
+                    what: format!("tensor {} of type {}", tensor.name, other.name()),
+                    instead: "the ternary types are I2_S, TQ1_0, TQ2_0 and Q2_0".into(),
+                });
+            }
+        };
+        let mut matrix = matrix.map_err(|e| self.weights_error(tensor, e))?;
+        region.release();
+        let scale_name =
+            format!("{}.scale", tensor.name.strip_suffix(".weight").unwrap_or(&tensor.name));
+        if let Some(scale) = self.vector_of(&scale_name, 1)? {
+            matrix = matrix.scaled(scale[0])?;
+        }
+        Ok(matrix)
+    }
+
+    fn dense_matrix(
+        &self,
+        tensor: &TensorInfo,
+        rows: usize,
+        cols: usize,
+    ) -> Result<Arc<dyn DenseRows>> {
+        let dense_type = match tensor.ggml_type {
+            GgmlType::F32 => DenseType::F32,
+            GgmlType::F16 => DenseType::F16,
+            GgmlType::Bf16 => DenseType::BF16,
+            GgmlType::Q8_0 => DenseType::Q8_0,
+            GgmlType::Q6K => DenseType::Q6_K,
+            GgmlType::Q4_0 => DenseType::Q4_0,
+            _ => {
+                let matrix = self.decode_ternary(tensor, rows, cols)?;
+                return Ok(Arc::new(TernaryRows::new(matrix, tensor.ggml_type.name())));
+            }
+        };
+        let region = self.file.data(tensor)?;
+        let matrix = DenseMatrix::new(dense_type, rows, cols, region)
+            .map_err(|e| self.weights_error(tensor, e))?;
+        Ok(Arc::new(matrix))
+    }
+
+    fn vector_of(&self, full_name: &str, len: usize) -> Result<Option<Vec<f32>>> {
+        let Some(tensor) = self.file.find(full_name) else { return Ok(None) };
+        self.expect(tensor, &[len])?;
+        let rows = self.dense_matrix(tensor, 1, len)?;
+        let mut out = vec![0.0; len];
+        rows.decode_row(0, &mut out)?;
+        match out.iter().position(|v| !v.is_finite()) {
+            None => Ok(Some(out)),
+            Some(index) => Err(InferenceError::Config {
+                file: self.file.name().into(),
+                field: full_name.into(),
+                problem: format!("element {index} is {}; the file is damaged", out[index]),
+            }),
+        }
+    }
+
+    /// How the inputs of ternary layers are treated, and why.
+    fn input_precision(&self, ggml_type: GgmlType) -> ActivationPrecision {
+        if let Some(forced) = self.precision {
+            return forced;
+        }
+        match (self.config.architecture, ggml_type) {
+            (Architecture::BitNet, _) | (_, GgmlType::I2S) => ActivationPrecision::Int8,
+            (Architecture::Llama, GgmlType::Tq1_0 | GgmlType::Tq2_0) => ActivationPrecision::Int8,
+            _ => ActivationPrecision::Float,
+        }
+    }
+
+    pub(crate) fn describe(&self, options: &LoadOptions) -> Result<Described> {
+        let metadata = self.file.metadata();
+        let mut assumptions = Vec::new();
+        let tokenizer = if metadata.value("tokenizer.ggml.model")?.is_some() {
+            Some(Tokenizer::from_vocabulary(GgufVocabulary::from_metadata(metadata)?)?)
+        } else {
+            None
+        };
+        if let Some(tokenizer) = &tokenizer {
+            assumptions.extend(tokenizer.assumptions().iter().cloned());
+            if tokenizer.vocab_size() > self.config.vocab_size {
+                return Err(self.bad_key(
+                    "tokenizer.ggml.tokens",
+                    format!(
+                        "{} tokens, but the embedding has {} rows",
+                        tokenizer.vocab_size(),
+                        self.config.vocab_size
+                    ),
+                ));
+            }
+        }
+        let (template, template_fact) = self.template(options, &mut assumptions)?;
+        let mut end_tokens = Vec::new();
+        for key in ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"] {
+            end_tokens.extend(metadata.opt_u32(key)?);
+        }
+        if let Some(tokenizer) = &tokenizer {
+            end_tokens.extend_from_slice(tokenizer.end_of_generation_ids());
+        }
+        let tokenizer_fact = match metadata.opt_str("tokenizer.ggml.model")? {
+            Some(model) => {
+                let pre = metadata.opt_str("tokenizer.ggml.pre")?.unwrap_or("not said");
+                format!("in the file: {model}, pre-tokenizer {pre}")
+            }
+            None => "none in the file".into(),
+        };
+        let facts = ModelFacts {
+            file: self.file.name().into(),
+            container: format!("GGUF v{}", self.file.version()),
+            name: metadata.opt_str("general.name")?.map(str::to_owned),
+            architecture: self.arch.clone(),
+            activation: self.activation_fact()?,
+            weights: self.weights_fact(),
+            inputs: self.inputs_fact(),
+            rope: self.rope_fact(),
+            head: String::new(),
+            tokenizer: tokenizer_fact,
+            template: template_fact,
+            assumptions,
+        };
+        Ok(Described {
+            facts,
+            tokenizer,
+            template,
+            end_tokens,
+            defaults: SuggestedSampling::default(),
+        })
+    }
+
+    fn bad_key(&self, key: &str, problem: String) -> InferenceError {
+        InferenceError::Config { file: self.file.name().into(), field: key.into(), problem }
+    }
+
+    fn template(
+        &self,
+        options: &LoadOptions,
+        assumptions: &mut Vec<String>,
+    ) -> Result<(Option<ChatTemplate>, String)> {
+        if let Some(source) = &options.chat_template {
+            return Ok((
+                Some(ChatTemplate::new(source, "--chat-template")?),
+                "given by the user".into(),
+            ));
+        }
+        let official = matches!(self.arch.as_str(), "bitnet-b1.58" | "bitnet-25");
+        match self.file.metadata().opt_str("tokenizer.chat_template")? {
+            Some(source) if official && crate::chat::is_broken_bitnet_template(source) => {
+                assumptions.push(
+                    "the chat template in the file is the one that makes the model talk to itself: replaced by \
+                     the template of the original checkpoint"
+                        .into(),
+                );
+                let template = ChatTemplate::builtin(crate::chat::Builtin::BitNet)?;
+                Ok((Some(template), "built in (2B-4T); the file's own is broken".into()))
+            }
+            Some(source) => Ok((
+                Some(ChatTemplate::new(source, "tokenizer.chat_template")?),
+                "in the file".into(),
+            )),
+            None => Ok((None, "none in the file".into())),
+        }
+    }
+
+    fn activation_fact(&self) -> Result<String> {
+        let name = match self.config.activation {
+            Activation::Relu2 => "ReLU²",
+            Activation::Silu => "SiLU",
+            Activation::GeluTanh => "GELU (tanh)",
+        };
+        let key = format!("{}.hidden_activation", self.arch);
+        let source = match (self.arch.as_str(), self.file.metadata().opt_str(&key)?) {
+            ("bitnet-b1.58" | "bitnet-25", _) => "by the architecture; the file has no key for it",
+            (_, Some(_)) => "from the file",
+            (_, None) => "the architecture's default",
+        };
+        Ok(format!("{name} ({source})"))
+    }
+
+    fn ternary_types(&self) -> Vec<GgmlType> {
+        let mut types: Vec<GgmlType> = Vec::new();
+        for tensor in self.file.tensors().iter().filter(|t| t.ggml_type.is_ternary()) {
+            if !types.contains(&tensor.ggml_type) {
+                types.push(tensor.ggml_type);
+            }
+        }
+        types
+    }
+
+    fn weights_fact(&self) -> String {
+        let types = self.ternary_types();
+        if types.is_empty() {
+            return "plain numbers; made ternary at load where they are not yet".into();
+        }
+        let names: Vec<_> = types
+            .iter()
+            .map(|t| match t {
+                GgmlType::I2S => format!("I2_S, layout {}, scale multiplies", self.layout.name()),
+                other => format!("{}, scale multiplies", other.name()),
+            })
+            .collect();
+        names.join("; ")
+    }
+
+    fn inputs_fact(&self) -> String {
+        let first = self.ternary_types().first().copied().unwrap_or(GgmlType::F16);
+        match (self.precision, self.input_precision(first)) {
+            (Some(_), ActivationPrecision::Int8) => "int8 per token (asked for)".into(),
+            (Some(_), ActivationPrecision::Float) => "f32, weight-only (asked for)".into(),
+            (None, ActivationPrecision::Int8) => "int8 per token".into(),
+            (None, ActivationPrecision::Float) => "f32 (weight-only quantisation)".into(),
+        }
+    }
+
+    fn rope_fact(&self) -> String {
+        match self.config.rope_order {
+            RopeOrder::Halves => {
+                "components j and j + d/2 (rows of Q and K are not permuted)".into()
+            }
+            RopeOrder::Interleaved => {
+                "components 2j and 2j + 1 (rows of Q and K are permuted)".into()
+            }
+        }
+    }
+}
+
+impl Checkpoint for GgufCheckpoint {
+    fn file(&self) -> &str {
+        self.file.name()
+    }
+
+    fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    fn vector(&self, name: &str, len: usize) -> Result<Option<Vec<f32>>> {
+        self.vector_of(&format!("{name}.weight"), len)
+    }
+
+    fn linear(&self, name: &str, rows: usize, cols: usize) -> Result<Option<Decoded>> {
+        if self.file.find(&format!("{name}.bias")).is_some() {
+            return Err(InferenceError::UnsupportedOperation {
+                what: format!("the bias {name}.bias"),
+                instead: "no known ternary model has biases".into(),
+            });
+        }
+        let Some(tensor) = self.find(name) else { return Ok(None) };
+        self.expect(tensor, &[rows, cols])?;
+        let precision = self.input_precision(tensor.ggml_type);
+        if tensor.ggml_type.is_ternary() {
+            let matrix = self.decode_ternary(tensor, rows, cols)?;
+            return Ok(Some(Decoded {
+                linear: StoredLinear::Ternary(matrix, precision),
+                assumption: None,
+            }));
+        }
+        let dense = self.dense_matrix(tensor, rows, cols)?;
+        let decoded = super::ternary_rows::from_dense(
+            dense,
+            self.config.architecture == Architecture::BitNet,
+            precision,
+        )
+        .map_err(|e| self.weights_error(tensor, e))?;
+        if matches!(decoded.linear, StoredLinear::Ternary(..)) {
+            self.file.data(tensor)?.release();
+        }
+        Ok(Some(decoded))
+    }
+
+    fn dense(&self, name: &str, rows: usize, cols: usize) -> Result<Option<Arc<dyn DenseRows>>> {
+        let Some(tensor) = self.find(name) else { return Ok(None) };
+        self.expect(tensor, &[rows, cols])?;
+        Ok(Some(self.dense_matrix(tensor, rows, cols)?))
+    }
+
+    fn input_norm_eps(&self) -> f32 {
+        self.config.norm_eps
+    }
+
+    fn tied(&self) -> Option<bool> {
+        None
+    }
+
+    fn check(&self) -> Result<()> {
+        Ok(self.file.check()?)
+    }
+}
+
+/// Reads shapes and constants from the keys of architecture `arch`.
+fn read_config(file: &GgufFile, arch: &str) -> Result<ModelConfig> {
+    let metadata = file.metadata();
+    let key = |name: &str| format!("{arch}.{name}");
+    let architecture = match arch {
+        "bitnet-b1.58" | "bitnet-25" | "bitnet" => Architecture::BitNet,
+        "llama" => Architecture::Llama,
+        "qwen3" => Architecture::Qwen3,
+        other => {
+            return Err(InferenceError::UnsupportedOperation {
+                what: format!("{}: the architecture {other:?}", file.name()),
+                instead: "bitnet-b1.58, bitnet-25, bitnet, llama and qwen3 are".into(),
+            });
+        }
+    };
+    let bad = |name: &str, problem: String| InferenceError::Config {
+        file: file.name().into(),
+        field: key(name),
+        problem,
+    };
+    let count = |name: &str| -> Result<usize> { Ok(metadata.get_u64(&key(name))? as usize) };
+    let hidden = count("embedding_length")?;
+    let heads = count("attention.head_count")?;
+    if heads == 0 {
+        return Err(bad("attention.head_count", "0; a model has at least one head".into()));
+    }
+    let kv_heads = metadata.opt_u64(&key("attention.head_count_kv"))?.map_or(heads, |n| n as usize);
+    let head_dim = match metadata.opt_u64(&key("attention.key_length"))? {
+        Some(length) => length as usize,
+        None => hidden / heads,
+    };
+    if let Some(values) = metadata.opt_u64(&key("attention.value_length"))?
+        && values as usize != head_dim
+    {
+        return Err(bad(
+            "attention.value_length",
+            format!("{values} differs from the key length {head_dim}"),
+        ));
+    }
+    if let Some(rotated) = metadata.opt_u64(&key("rope.dimension_count"))?
+        && rotated as usize != head_dim
+    {
+        return Err(bad(
+            "rope.dimension_count",
+            format!(
+                "{rotated} of {head_dim} components; rotating a part of a head is not supported"
+            ),
+        ));
+    }
+    let activation = bitnet::gguf_activation(arch, metadata.opt_str(&key("hidden_activation"))?)
+        .map_err(|name| {
+            bad("hidden_activation", format!("{name:?} is not known; relu2, silu and gelu are"))
+        })?;
+    let vocab_size = vocab_size(file, metadata, &key("vocab_size"))?;
+    let rope_order = match architecture {
+        Architecture::BitNet => bitnet::ROPE_ORDER,
+        Architecture::Llama => llama::GGUF_ROPE_ORDER,
+        Architecture::Qwen3 => qwen3::ROPE_ORDER,
+    };
+    Ok(ModelConfig {
+        architecture,
+        vocab_size,
+        hidden,
+        layers: count("block_count")?,
+        heads,
+        kv_heads,
+        head_dim,
+        intermediate: count("feed_forward_length")?,
+        context: count("context_length")?,
+        norm_eps: metadata.get_f32(&key("attention.layer_norm_rms_epsilon"))?,
+        activation,
+        rope_theta: metadata.opt_f32(&key("rope.freq_base"))?.unwrap_or(10_000.0),
+        rope_order,
+        rope_scaling: rope_scaling(file, metadata, arch)?,
+    })
+}
+
+/// Rows of the embedding table: it decides, the key is optional.
+fn vocab_size(file: &GgufFile, metadata: &Metadata, key: &str) -> Result<usize> {
+    let tensor = file.tensor("token_embd.weight")?;
+    let rows = tensor.dims.get(1).copied().unwrap_or(0);
+    match metadata.opt_u64(key)? {
+        Some(said) if said != rows => Err(InferenceError::Config {
+            file: file.name().into(),
+            field: key.into(),
+            problem: format!("{said}, but token_embd.weight has {rows} rows"),
+        }),
+        _ => Ok(rows as usize),
+    }
+}
+
+fn rope_scaling(file: &GgufFile, metadata: &Metadata, arch: &str) -> Result<RopeScaling> {
+    let key = format!("{arch}.rope.scaling.type");
+    let factor = metadata.opt_f32(&format!("{arch}.rope.scaling.factor"))?.unwrap_or(1.0);
+    if let Some(tensor) = file.find("rope_freqs.weight") {
+        let region = file.data(tensor)?;
+        let ones =
+            region.chunks_exact(4).all(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]) == 1.0);
+        if tensor.ggml_type != GgmlType::F32 || !ones {
+            return Err(InferenceError::UnsupportedOperation {
+                what: format!("{}: RoPE frequency factors (rope_freqs.weight)", file.name()),
+                instead: "use the Hugging Face folder of the model".into(),
+            });
+        }
+    }
+    match metadata.opt_str(&key)? {
+        None | Some("none") => Ok(RopeScaling::None),
+        Some("linear") if factor == 1.0 => Ok(RopeScaling::None),
+        Some("linear") => Ok(RopeScaling::Linear(factor)),
+        Some(other) => Err(InferenceError::Config {
+            file: file.name().into(),
+            field: key,
+            problem: format!("{other:?} is not supported; none and linear are"),
+        }),
+    }
+}

@@ -1,0 +1,181 @@
+//! From files to a model: what the file says, what the rules settle, and what had to be assumed.
+
+mod assemble;
+mod gguf;
+mod hf_config;
+mod huggingface;
+mod inspect;
+mod ternary_rows;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bitnet_core::backend::{ActivationPrecision, Backend};
+use bitnet_core::dense::DenseRows;
+use bitnet_core::memory::HybridMemoryPool;
+use bitnet_core::ternary::TernaryMatrix;
+use bitnet_formats::gguf::GgufFile;
+use bitnet_quant::codec::i2_s::I2sLayout;
+
+use crate::Result;
+use crate::chat::ChatTemplate;
+use crate::models::ModelConfig;
+use crate::tokenizer::Tokenizer;
+
+pub(crate) use assemble::assemble;
+pub(crate) use gguf::GgufCheckpoint;
+pub(crate) use huggingface::HfCheckpoint;
+pub use inspect::{Inspection, TensorSummary};
+
+/// Choices that a file may leave open.
+#[derive(Debug, Clone, Default)]
+pub struct LoadOptions {
+    /// Byte layout of I2_S tensors; the canonical one unless told.
+    pub i2s_layout: I2sLayout,
+    /// Treatment of the inputs of ternary layers, where the rules should be overruled.
+    pub activations: Option<ActivationPrecision>,
+    /// A chat template that replaces the model's own.
+    pub chat_template: Option<String>,
+    /// The pool for activations and caches; a new one unless given.
+    pub pool: Option<HybridMemoryPool>,
+}
+
+/// A linear layer's weight, decoded.
+pub(crate) enum StoredLinear {
+    Ternary(TernaryMatrix, ActivationPrecision),
+    Dense(Arc<dyn DenseRows>),
+}
+
+/// A matrix with what had to be assumed about it.
+pub(crate) struct Decoded {
+    pub(crate) linear: StoredLinear,
+    pub(crate) assumption: Option<String>,
+}
+
+/// A checkpoint of any container. Names are GGUF's without `.weight`: `token_embd`, `blk.0.attn_q`.
+pub(crate) trait Checkpoint {
+    /// The file, as messages name it.
+    fn file(&self) -> &str;
+
+    /// Shapes and constants.
+    fn config(&self) -> &ModelConfig;
+
+    /// A vector of `len` numbers, if it is there.
+    fn vector(&self, name: &str, len: usize) -> Result<Option<Vec<f32>>>;
+
+    /// A linear layer's weight, `[rows, cols]`, if it is there.
+    fn linear(&self, name: &str, rows: usize, cols: usize) -> Result<Option<Decoded>>;
+
+    /// A matrix that stays as it is stored, `[rows, cols]`, if it is there.
+    fn dense(&self, name: &str, rows: usize, cols: usize) -> Result<Option<Arc<dyn DenseRows>>>;
+
+    /// Epsilon of the norms before single projections.
+    fn input_norm_eps(&self) -> f32;
+
+    /// Whether the head is the embedding table: yes, no, or not said.
+    fn tied(&self) -> Option<bool>;
+
+    /// That the files are still what was mapped.
+    fn check(&self) -> Result<()>;
+}
+
+/// What a checkpoint says beside its weights.
+pub(crate) struct Described {
+    pub(crate) facts: ModelFacts,
+    pub(crate) tokenizer: Option<Tokenizer>,
+    pub(crate) template: Option<ChatTemplate>,
+    pub(crate) end_tokens: Vec<u32>,
+    pub(crate) defaults: SuggestedSampling,
+}
+
+/// The facts about a model that go wrong silently when they are guessed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ModelFacts {
+    /// The file or folder.
+    pub file: String,
+    /// `GGUF v3`, `safetensors`.
+    pub container: String,
+    /// The model's name, where the file gives one.
+    pub name: Option<String>,
+    /// The architecture, in the file's own word.
+    pub architecture: String,
+    /// The activation function of the feed-forward gate, and where it comes from.
+    pub activation: String,
+    /// How ternary weights are stored and in which direction their scale works.
+    pub weights: String,
+    /// How the inputs of ternary layers are treated.
+    pub inputs: String,
+    /// Which RoPE components are paired, and why.
+    pub rope: String,
+    /// Where the head comes from.
+    pub head: String,
+    /// Where the tokenizer comes from.
+    pub tokenizer: String,
+    /// Where the chat template comes from.
+    pub template: String,
+    /// What the file does not say and the rules settled.
+    pub assumptions: Vec<String>,
+}
+
+/// Sampling values that the model's authors suggest.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct SuggestedSampling {
+    /// Temperature.
+    pub temperature: Option<f32>,
+    /// Top-k.
+    pub top_k: Option<usize>,
+    /// Top-p.
+    pub top_p: Option<f32>,
+}
+
+/// An open checkpoint: nothing but its header has been read.
+pub(crate) enum Opened {
+    Gguf(Box<GgufCheckpoint>),
+    Hf(Box<HfCheckpoint>),
+}
+
+impl Opened {
+    pub(crate) fn open(path: &Path, options: &LoadOptions) -> Result<Self> {
+        if path.is_dir() || path.extension().is_some_and(|e| e == "safetensors" || e == "json") {
+            return Ok(Self::Hf(Box::new(HfCheckpoint::open(path, options)?)));
+        }
+        Ok(Self::Gguf(Box::new(GgufCheckpoint::new(GgufFile::open(path)?, options)?)))
+    }
+
+    pub(crate) fn from_static(
+        bytes: &'static [u8],
+        name: &str,
+        options: &LoadOptions,
+    ) -> Result<Self> {
+        Ok(Self::Gguf(Box::new(GgufCheckpoint::new(GgufFile::from_static(bytes, name)?, options)?)))
+    }
+
+    pub(crate) fn checkpoint(&self) -> &dyn Checkpoint {
+        match self {
+            Self::Gguf(checkpoint) => &**checkpoint,
+            Self::Hf(checkpoint) => &**checkpoint,
+        }
+    }
+
+    pub(crate) fn describe(&self, options: &LoadOptions) -> Result<Described> {
+        match self {
+            Self::Gguf(checkpoint) => checkpoint.describe(options),
+            Self::Hf(checkpoint) => checkpoint.describe(options),
+        }
+    }
+}
+
+/// The back end of a name.
+///
+/// # Errors
+/// [`crate::InferenceError::UnsupportedOperation`] for a name that is not known; those of the back end.
+pub fn backend_by_name(name: &str, options: bitnet_cpu::CpuOptions) -> Result<Arc<dyn Backend>> {
+    match name {
+        "cpu" => Ok(Arc::new(bitnet_cpu::CpuBackend::new(options)?)),
+        "reference" => Ok(Arc::new(bitnet_core::reference::ReferenceBackend)),
+        other => Err(crate::InferenceError::UnsupportedOperation {
+            what: format!("the back end {other:?}"),
+            instead: "the back ends are cpu and reference".into(),
+        }),
+    }
+}

@@ -1,0 +1,224 @@
+//! A model, loaded: decoder, tokenizer, chat template, and the facts about them.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use bitnet_core::backend::Backend;
+use bitnet_core::memory::HybridMemoryPool;
+use bitnet_cpu::CpuOptions;
+
+use crate::chat::{ChatTemplate, Message, RenderOptions};
+use crate::generate::{GenerateOptions, Generated, generate};
+use crate::loader::{
+    LoadOptions, ModelFacts, Opened, SuggestedSampling, assemble, backend_by_name,
+};
+use crate::models::{Decoder, ModelConfig};
+use crate::session::Session;
+use crate::tokenizer::{EncodeOptions, Tokenizer};
+use crate::{InferenceError, Result};
+
+/// The model that is part of the program: a small ternary language model that writes stories.
+pub static EMBEDDED: &[u8] = include_bytes!("../models/stories.gguf");
+
+/// What the embedded model is called in messages.
+pub const EMBEDDED_NAME: &str = "stories.gguf (embedded)";
+
+/// Context for which memory is reserved unless told otherwise.
+const DEFAULT_CONTEXT: usize = 4096;
+
+/// Where a model comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ModelSource<'a> {
+    /// The model that is part of the program.
+    Embedded,
+    /// A GGUF file, a safetensors file or a Hugging Face folder.
+    Path(&'a Path),
+}
+
+/// A language model that can read and write text.
+///
+/// ```
+/// use bitnet_inference::Model;
+///
+/// let model = Model::embedded()?;
+/// let story = model.complete("Once upon a time", 24)?;
+/// assert!(!story.text.is_empty());
+/// # Ok::<(), bitnet_inference::InferenceError>(())
+/// ```
+#[derive(Debug)]
+pub struct Model {
+    decoder: Decoder,
+    tokenizer: Option<Tokenizer>,
+    template: Option<ChatTemplate>,
+    end_tokens: BTreeSet<u32>,
+    facts: ModelFacts,
+    suggested: SuggestedSampling,
+}
+
+impl Model {
+    /// The embedded model on all physical cores.
+    ///
+    /// # Errors
+    /// If the memory can't be had.
+    pub fn embedded() -> Result<Self> {
+        Self::load(ModelSource::Embedded)
+    }
+
+    /// A model on the CPU with the best instruction set, on all physical cores.
+    ///
+    /// # Errors
+    /// Those of [`Model::load_with`].
+    pub fn load(source: ModelSource<'_>) -> Result<Self> {
+        let backend = backend_by_name("cpu", CpuOptions::default())?;
+        Self::load_with(source, &LoadOptions::default(), backend, &mut |_, _| {})
+    }
+
+    /// A model on a back end of choice; `on_layer` is told (layers done, layers in all).
+    ///
+    /// # Errors
+    /// Whatever is wrong with the files: unreadable, damaged, of an unknown kind, or not enough memory.
+    pub fn load_with(
+        source: ModelSource<'_>,
+        options: &LoadOptions,
+        backend: Arc<dyn Backend>,
+        on_layer: &mut dyn FnMut(usize, usize),
+    ) -> Result<Self> {
+        let opened = open(source, options)?;
+        let described = opened.describe(options)?;
+        let pool = match &options.pool {
+            Some(pool) => pool.clone(),
+            None => HybridMemoryPool::new()?,
+        };
+        let assembled = assemble(opened.checkpoint(), backend, pool, on_layer)?;
+        let vocab_size = assembled.decoder.config.vocab_size;
+        let mut facts = described.facts;
+        facts.head = assembled.head;
+        facts.assumptions.extend(assembled.assumptions);
+        let end_tokens: BTreeSet<u32> = described.end_tokens.into_iter().collect();
+        if let Some(&token) = end_tokens.iter().find(|&&t| t as usize >= vocab_size) {
+            return Err(InferenceError::Config {
+                file: facts.file,
+                field: "end-of-text token".into(),
+                problem: format!("{token} is outside the vocabulary of {vocab_size} tokens"),
+            });
+        }
+        if described.tokenizer.is_some() && end_tokens.is_empty() {
+            facts
+                .assumptions
+                .push("no end-of-text token is known: writing stops at the length limit".into());
+        }
+        Ok(Self {
+            decoder: assembled.decoder,
+            tokenizer: described.tokenizer,
+            template: described.template,
+            end_tokens,
+            facts,
+            suggested: described.defaults,
+        })
+    }
+
+    /// Shapes and constants.
+    pub fn config(&self) -> &ModelConfig {
+        &self.decoder.config
+    }
+
+    /// The decoder, for work with token ids and hidden states.
+    pub fn decoder(&self) -> &Decoder {
+        &self.decoder
+    }
+
+    /// The tokenizer, if the model came with one.
+    pub fn tokenizer(&self) -> Option<&Tokenizer> {
+        self.tokenizer.as_ref()
+    }
+
+    /// The chat template, if the model came with one.
+    pub fn template(&self) -> Option<&ChatTemplate> {
+        self.template.as_ref()
+    }
+
+    /// Tokens that end a text.
+    pub fn end_tokens(&self) -> &BTreeSet<u32> {
+        &self.end_tokens
+    }
+
+    /// The facts that go wrong silently when they are guessed.
+    pub fn facts(&self) -> &ModelFacts {
+        &self.facts
+    }
+
+    /// Sampling values that the model's authors suggest.
+    pub fn suggested_sampling(&self) -> SuggestedSampling {
+        self.suggested
+    }
+
+    /// An empty sequence; `context` tokens fit, or the model's own context up to 4096.
+    ///
+    /// # Errors
+    /// If the memory can't be had.
+    pub fn session(&self, context: Option<usize>) -> Result<Session<'_>> {
+        let capacity = context.unwrap_or_else(|| self.config().context.min(DEFAULT_CONTEXT));
+        Session::new(&self.decoder, capacity)
+    }
+
+    /// Tokens of a plain prompt, with the tokens that begin a text.
+    ///
+    /// # Errors
+    /// If the model has no tokenizer or the tokenizer refuses the text.
+    pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>> {
+        let tokenizer = self.tokenizer.as_ref().ok_or_else(no_tokenizer)?;
+        Ok(tokenizer.encode(text, EncodeOptions { add_special: true, parse_special: true })?)
+    }
+
+    /// Tokens of a conversation, ending where the assistant's answer begins.
+    ///
+    /// # Errors
+    /// [`InferenceError::UnsupportedOperation`] if the model has no chat template; those of the template and the
+    /// tokenizer.
+    pub fn encode_chat(&self, messages: &[Message]) -> Result<Vec<u32>> {
+        let tokenizer = self.tokenizer.as_ref().ok_or_else(no_tokenizer)?;
+        let template =
+            self.template.as_ref().ok_or_else(|| InferenceError::UnsupportedOperation {
+                what: "chatting with a model that has no chat template".into(),
+                instead: "give one with --chat-template, or use `bitnet run` to continue a text"
+                    .into(),
+            })?;
+        let text = |id: Option<u32>| id.and_then(|id| tokenizer.token_text(id)).unwrap_or_default();
+        let options = RenderOptions {
+            add_generation_prompt: true,
+            bos_token: text(tokenizer.bos_id()),
+            eos_token: text(tokenizer.eos_id()),
+            ..RenderOptions::default()
+        };
+        let rendered = template.render(messages, &options)?;
+        // The template writes the beginning-of-text token itself, if there is to be one.
+        Ok(tokenizer
+            .encode(&rendered, EncodeOptions { add_special: false, parse_special: true })?)
+    }
+
+    /// Continues `prompt` greedily by at most `max_tokens` tokens: the simplest way to use a model.
+    ///
+    /// # Errors
+    /// Those of [`Model::encode_prompt`] and [`generate`].
+    pub fn complete(&self, prompt: &str, max_tokens: usize) -> Result<Generated> {
+        let tokens = self.encode_prompt(prompt)?;
+        let mut session = self.session(None)?;
+        let options = GenerateOptions { max_tokens, ..GenerateOptions::default() };
+        generate(self, &mut session, &tokens, &options, &mut |_| true)
+    }
+}
+
+pub(crate) fn open(source: ModelSource<'_>, options: &LoadOptions) -> Result<Opened> {
+    match source {
+        ModelSource::Embedded => Opened::from_static(EMBEDDED, EMBEDDED_NAME, options),
+        ModelSource::Path(path) => Opened::open(path, options),
+    }
+}
+
+fn no_tokenizer() -> InferenceError {
+    InferenceError::UnsupportedOperation {
+        what: "text with a model that has no tokenizer".into(),
+        instead: "put tokenizer.json beside the model, or use token ids through `Session`".into(),
+    }
+}

@@ -1,0 +1,328 @@
+//! The decoder that BitNet, Llama and Qwen3 share, as their papers write it.
+//!
+//! ```text
+//! h  = E[token]
+//! a  = norm(h);  q, k, v = L_q(a), L_k(a), L_v(a);  (q, k = head_norm(q), head_norm(k))
+//! h += L_o( (sub_norm)( attention(rope(q), rope(k), v) ) )
+//! b  = norm(h);  u = activation(L_gate(b)) * L_up(b)
+//! h += L_down( (sub_norm)( u ) )
+//! logits = head( norm(h) )
+//! ```
+//!
+//! What stands in brackets is there if the weight is: BitNet has the sub-norms, Qwen3 the head norms, Llama none.
+//! Sources: BitNet b1.58 2B4T technical report; Llama 2; Qwen3.
+
+use std::sync::Arc;
+
+use bitnet_core::backend::{
+    ActivationPrecision, AttentionShape, Backend, RopeTable, TernaryWeight,
+};
+use bitnet_core::dense::DenseRows;
+use bitnet_core::memory::HybridMemoryPool;
+use bitnet_core::memory::tensor::BitNetTensor;
+
+use super::ModelConfig;
+use crate::Result;
+use crate::cache::{KvCache, LayerCache};
+
+/// The weight of a linear layer: quantisation is its property, not the model's.
+#[derive(Debug)]
+pub enum Linear {
+    /// Trits, with the treatment of the input that the model was trained for.
+    Ternary(Box<dyn TernaryWeight>, ActivationPrecision),
+    /// An ordinary matrix.
+    Dense(Arc<dyn DenseRows>),
+}
+
+impl Linear {
+    /// Output features.
+    pub fn rows(&self) -> usize {
+        match self {
+            Self::Ternary(weight, _) => weight.rows(),
+            Self::Dense(weight) => weight.rows(),
+        }
+    }
+}
+
+/// A linear layer, with an RMS norm on its input where the checkpoint has one.
+#[derive(Debug)]
+pub struct Projection {
+    /// The weight, `[out_features, in_features]`.
+    pub weight: Linear,
+    /// The input norm's weight, `[in_features]`, and its epsilon.
+    pub input_norm: Option<(Vec<f32>, f32)>,
+}
+
+/// Attention of one layer.
+#[derive(Debug)]
+pub struct Attention {
+    /// Query, key and value projections.
+    pub qkv: [Projection; 3],
+    /// Norm of each query head and each key head, `[head_dim]` (Qwen3).
+    pub head_norms: Option<[Vec<f32>; 2]>,
+    /// Norm before the output projection, `[heads * head_dim]` (BitNet).
+    pub sub_norm: Option<Vec<f32>>,
+    /// Output projection.
+    pub output: Projection,
+}
+
+/// Feed-forward part of one layer.
+#[derive(Debug)]
+pub struct FeedForward {
+    /// Gate and up projections.
+    pub gate_up: [Projection; 2],
+    /// Norm before the down projection, `[intermediate]` (BitNet).
+    pub sub_norm: Option<Vec<f32>>,
+    /// Down projection.
+    pub down: Projection,
+}
+
+/// One layer.
+#[derive(Debug)]
+pub struct Layer {
+    /// Norm before attention, `[hidden]`.
+    pub attention_norm: Vec<f32>,
+    /// Attention.
+    pub attention: Attention,
+    /// Norm before the feed-forward part, `[hidden]`.
+    pub feed_forward_norm: Vec<f32>,
+    /// Feed-forward part.
+    pub feed_forward: FeedForward,
+}
+
+/// The output head.
+#[derive(Debug)]
+pub enum Head {
+    /// The embedding table, used again.
+    Tied,
+    /// A matrix of its own, `[vocabulary, hidden]`.
+    Own(Linear),
+}
+
+/// A decoder-only language model on a back end.
+#[derive(Debug)]
+pub struct Decoder {
+    /// Shapes and constants.
+    pub config: ModelConfig,
+    /// The embedding table, `[vocabulary, hidden]`.
+    pub embedding: Arc<dyn DenseRows>,
+    /// The layers.
+    pub layers: Vec<Layer>,
+    /// Norm before the head, `[hidden]`.
+    pub output_norm: Vec<f32>,
+    /// The head.
+    pub head: Head,
+    pub(crate) backend: Arc<dyn Backend>,
+    pub(crate) pool: HybridMemoryPool,
+}
+
+impl Decoder {
+    /// What computes.
+    pub fn backend(&self) -> &dyn Backend {
+        &*self.backend
+    }
+
+    /// The pool that activations and caches live in.
+    pub fn pool(&self) -> &HybridMemoryPool {
+        &self.pool
+    }
+
+    /// An empty cache for `capacity` positions.
+    ///
+    /// # Errors
+    /// If the memory can't be had.
+    pub fn new_cache(&self, capacity: usize) -> Result<KvCache> {
+        KvCache::new(
+            self.layers.len(),
+            capacity,
+            self.config.kv_heads * self.config.head_dim,
+            &self.pool,
+        )
+    }
+
+    /// The rotation table for `positions` positions.
+    ///
+    /// # Errors
+    /// None beyond memory.
+    pub fn rope_table(&self, positions: usize) -> Result<RopeTable> {
+        Ok(RopeTable::new(&self.config.inverse_frequencies(), positions))
+    }
+
+    /// Runs `tokens` after what `cache` holds: the hidden states `[tokens, hidden]` before the output norm.
+    ///
+    /// # Errors
+    /// [`crate::InferenceError::Resource`] if the cache is full, [`crate::InferenceError::Core`] for a token that
+    /// is not in the vocabulary.
+    pub fn forward(
+        &self,
+        tokens: &[u32],
+        cache: &mut KvCache,
+        rope: &RopeTable,
+    ) -> Result<BitNetTensor> {
+        cache.ensure_room(tokens.len())?;
+        let first = cache.len();
+        let mut h = self.tensor(tokens.len(), self.config.hidden)?;
+        self.backend.embed(&*self.embedding, tokens, &mut h)?;
+        for (index, layer) in self.layers.iter().enumerate() {
+            self.layer(layer, &mut h, cache.layer_mut(index), first, rope)?;
+        }
+        cache.advance(tokens.len());
+        Ok(h)
+    }
+
+    /// One layer, in place: `h` is `[tokens, hidden]`, the first token stands at `first`.
+    ///
+    /// # Errors
+    /// [`crate::InferenceError::Core`] if shapes do not fit.
+    pub fn layer(
+        &self,
+        layer: &Layer,
+        h: &mut BitNetTensor,
+        cache: &mut LayerCache,
+        first: usize,
+        rope: &RopeTable,
+    ) -> Result<()> {
+        let a = self.norm(h, &layer.attention_norm)?;
+        let o = self.attention(&layer.attention, a, cache, first, rope)?;
+        self.backend.add(h, &o)?;
+        let b = self.norm(h, &layer.feed_forward_norm)?;
+        let d = self.feed_forward(&layer.feed_forward, b)?;
+        Ok(self.backend.add(h, &d)?)
+    }
+
+    /// Logits `[tokens, vocabulary]` of hidden states `[tokens, hidden]`.
+    ///
+    /// # Errors
+    /// [`crate::InferenceError::Core`] if shapes do not fit.
+    pub fn logits(&self, h: &BitNetTensor) -> Result<BitNetTensor> {
+        let x = self.norm(h, &self.output_norm)?;
+        match &self.head {
+            Head::Own(Linear::Ternary(weight, precision)) => {
+                self.ternary(&x, *precision, &**weight)
+            }
+            Head::Own(Linear::Dense(weight)) => self.dense(&x, &**weight),
+            Head::Tied => self.dense(&x, &*self.embedding),
+        }
+    }
+
+    fn attention(
+        &self,
+        attention: &Attention,
+        x: BitNetTensor,
+        cache: &mut LayerCache,
+        first: usize,
+        rope: &RopeTable,
+    ) -> Result<BitNetTensor> {
+        let c = &self.config;
+        let [mut q, mut k, v] = self.project(&x, &attention.qkv)?;
+        if let Some([q_norm, k_norm]) = &attention.head_norms {
+            q = self.norm(&q, q_norm)?;
+            k = self.norm(&k, k_norm)?;
+        }
+        self.backend.rope(&mut q, c.head_dim, first, rope, c.rope_order)?;
+        self.backend.rope(&mut k, c.head_dim, first, rope, c.rope_order)?;
+        self.backend.copy(&k, &mut cache.k, first)?;
+        self.backend.copy(&v, &mut cache.v, first)?;
+
+        let shape = AttentionShape {
+            heads: c.heads,
+            kv_heads: c.kv_heads,
+            head_dim: c.head_dim,
+            scale: 1.0 / (c.head_dim as f32).sqrt(),
+        };
+        let mut o = self.tensor(q.shape()[0], q.shape()[1])?;
+        self.backend.attention(&q, &cache.k, &cache.v, first, shape, &mut o)?;
+        if let Some(sub_norm) = &attention.sub_norm {
+            o = self.norm(&o, sub_norm)?;
+        }
+        let [out] = self.project(&o, std::array::from_ref(&attention.output))?;
+        Ok(out)
+    }
+
+    fn feed_forward(&self, feed_forward: &FeedForward, x: BitNetTensor) -> Result<BitNetTensor> {
+        let [mut u, up] = self.project(&x, &feed_forward.gate_up)?;
+        self.backend.gate(self.config.activation, &mut u, &up)?;
+        if let Some(sub_norm) = &feed_forward.sub_norm {
+            u = self.norm(&u, sub_norm)?;
+        }
+        let [out] = self.project(&u, std::array::from_ref(&feed_forward.down))?;
+        Ok(out)
+    }
+
+    /// Projections of one input. Ternary ones without input norms go to the back end together, so that the input
+    /// is quantised once.
+    fn project<const N: usize>(
+        &self,
+        x: &BitNetTensor,
+        projections: &[Projection; N],
+    ) -> Result<[BitNetTensor; N]> {
+        let mut outputs = Vec::with_capacity(N);
+        for p in projections {
+            outputs.push(self.tensor(x.shape()[0], p.weight.rows())?);
+        }
+        let mut together = Vec::with_capacity(N);
+        let mut shared = None;
+        for (p, out) in projections.iter().zip(&mut outputs) {
+            let normed = match &p.input_norm {
+                Some((weight, eps)) => Some(self.norm_with(x, weight, *eps)?),
+                None => None,
+            };
+            match (&p.weight, normed) {
+                (Linear::Dense(weight), normed) => {
+                    self.backend.linear(normed.as_ref().unwrap_or(x), &**weight, None, out)?;
+                }
+                (Linear::Ternary(weight, precision), Some(x)) => {
+                    self.backend.bit_linear(&x, *precision, &[&**weight], &mut [out])?;
+                }
+                (Linear::Ternary(weight, precision), None)
+                    if shared.is_none_or(|s| s == *precision) =>
+                {
+                    shared = Some(*precision);
+                    together.push((&**weight, out));
+                }
+                (Linear::Ternary(weight, precision), None) => {
+                    self.backend.bit_linear(x, *precision, &[&**weight], &mut [out])?;
+                }
+            }
+        }
+        if let Some(precision) = shared {
+            let (weights, mut outs): (Vec<_>, Vec<_>) = together.into_iter().unzip();
+            self.backend.bit_linear(x, precision, &weights, &mut outs)?;
+        }
+        let count = outputs.len();
+        outputs.try_into().map_err(|_| {
+            bitnet_core::Error::OutOfRange { op: "project", index: count, len: N }.into()
+        })
+    }
+
+    fn norm(&self, x: &BitNetTensor, weight: &[f32]) -> Result<BitNetTensor> {
+        self.norm_with(x, weight, self.config.norm_eps)
+    }
+
+    fn norm_with(&self, x: &BitNetTensor, weight: &[f32], eps: f32) -> Result<BitNetTensor> {
+        let mut out = self.tensor(x.shape()[0], x.shape()[1])?;
+        self.backend.rms_norm(x, weight, eps, &mut out)?;
+        Ok(out)
+    }
+
+    fn dense(&self, x: &BitNetTensor, weight: &dyn DenseRows) -> Result<BitNetTensor> {
+        let mut out = self.tensor(x.shape()[0], weight.rows())?;
+        self.backend.linear(x, weight, None, &mut out)?;
+        Ok(out)
+    }
+
+    fn ternary(
+        &self,
+        x: &BitNetTensor,
+        precision: ActivationPrecision,
+        weight: &dyn TernaryWeight,
+    ) -> Result<BitNetTensor> {
+        let mut out = self.tensor(x.shape()[0], weight.rows())?;
+        self.backend.bit_linear(x, precision, &[weight], &mut [&mut out])?;
+        Ok(out)
+    }
+
+    fn tensor(&self, rows: usize, cols: usize) -> Result<BitNetTensor> {
+        Ok(BitNetTensor::zeros(&[rows, cols], &self.pool)?)
+    }
+}

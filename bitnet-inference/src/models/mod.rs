@@ -1,0 +1,10 @@
+//! Model architectures: one decoder, and one short file for each family that says how it differs.
+
+pub mod bitnet;
+mod config;
+mod decoder;
+pub mod llama;
+pub mod qwen3;
+
+pub use config::{Architecture, ModelConfig, RopeScaling};
+pub use decoder::{Attention, Decoder, FeedForward, Head, Layer, Linear, Projection};

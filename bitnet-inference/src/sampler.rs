@@ -1,0 +1,414 @@
+//! Samplers: from logits to a token, as pure functions of their arguments.
+//!
+//! The chain, in this order (the order of llama.cpp's defaults): logit bias, penalties; then, unless greedy,
+//! top-k, typical, top-p, min-p on the softmax of the logits; temperature; draw. A temperature of zero is greedy:
+//! the largest logit wins, the lowest id among equals.
+
+use std::collections::HashMap;
+
+use crate::{InferenceError, Result};
+
+/// How tokens are chosen.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SamplerConfig {
+    /// Divides the logits before the draw; 0 is greedy.
+    pub temperature: f32,
+    /// Keep the `k` most probable tokens; 0 keeps all.
+    pub top_k: usize,
+    /// Keep the smallest set of most probable tokens whose probability reaches this; 1 keeps all.
+    pub top_p: f32,
+    /// Drop tokens less probable than this fraction of the most probable one; 0 keeps all.
+    pub min_p: f32,
+    /// Keep the tokens whose information is nearest to the entropy until their probability reaches this; 1 keeps
+    /// all (locally typical sampling).
+    pub typical_p: f32,
+    /// Divides positive and multiplies negative logits of tokens seen lately (CTRL); 1 does nothing.
+    pub repetition_penalty: f32,
+    /// Subtracted once for each time a token was seen lately.
+    pub frequency_penalty: f32,
+    /// Subtracted once from tokens seen lately.
+    pub presence_penalty: f32,
+    /// How many of the last tokens the penalties look at.
+    pub penalty_window: usize,
+    /// Added to the logits of these tokens; `-inf` forbids one.
+    pub logit_bias: Vec<(u32, f32)>,
+    /// Seed of the draw.
+    pub seed: u64,
+}
+
+impl Default for SamplerConfig {
+    /// Greedy, without penalties.
+    fn default() -> Self {
+        Self {
+            temperature: 0.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            typical_p: 1.0,
+            repetition_penalty: 1.0,
+            frequency_penalty: 0.0,
+            presence_penalty: 0.0,
+            penalty_window: 64,
+            logit_bias: Vec::new(),
+            seed: 0,
+        }
+    }
+}
+
+impl SamplerConfig {
+    /// Checks every value.
+    ///
+    /// # Errors
+    /// [`InferenceError::Parameter`] naming the first value that is out of range.
+    pub fn validate(&self, vocab_size: usize) -> Result<()> {
+        let checks: [(&'static str, f32, bool, &'static str); 7] = [
+            (
+                "temperature",
+                self.temperature,
+                self.temperature >= 0.0,
+                "a finite number of at least 0",
+            ),
+            ("top_p", self.top_p, self.top_p > 0.0 && self.top_p <= 1.0, "above 0, at most 1"),
+            ("min_p", self.min_p, (0.0..=1.0).contains(&self.min_p), "from 0 to 1"),
+            (
+                "typical_p",
+                self.typical_p,
+                self.typical_p > 0.0 && self.typical_p <= 1.0,
+                "above 0, at most 1",
+            ),
+            (
+                "repetition_penalty",
+                self.repetition_penalty,
+                self.repetition_penalty > 0.0,
+                "above 0",
+            ),
+            ("frequency_penalty", self.frequency_penalty, true, "a finite number"),
+            ("presence_penalty", self.presence_penalty, true, "a finite number"),
+        ];
+        for (parameter, value, valid, problem) in checks {
+            if !(valid && value.is_finite()) {
+                return Err(InferenceError::Parameter {
+                    parameter,
+                    value: value.to_string(),
+                    problem,
+                });
+            }
+        }
+        for &(token, bias) in &self.logit_bias {
+            if token as usize >= vocab_size || bias.is_nan() || bias == f32::INFINITY {
+                return Err(InferenceError::Parameter {
+                    parameter: "logit_bias",
+                    value: format!("{token}:{bias}"),
+                    problem: "a token of the vocabulary and a number below infinity",
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A sampler with its random state.
+#[derive(Debug, Clone)]
+pub struct Sampler {
+    config: SamplerConfig,
+    random: SplitMix64,
+}
+
+impl Sampler {
+    /// A sampler for a vocabulary of `vocab_size` tokens.
+    ///
+    /// # Errors
+    /// Those of [`SamplerConfig::validate`].
+    pub fn new(config: SamplerConfig, vocab_size: usize) -> Result<Self> {
+        config.validate(vocab_size)?;
+        let random = SplitMix64(config.seed);
+        Ok(Self { config, random })
+    }
+
+    /// Chooses a token from `logits` (`[vocabulary]`, changed in place by bias and penalties); `history` is what
+    /// was read and written so far, oldest first.
+    ///
+    /// # Errors
+    /// [`InferenceError::Parameter`] if no token has a finite logit.
+    pub fn sample(&mut self, logits: &mut [f32], history: &[u32]) -> Result<u32> {
+        apply_bias(logits, &self.config.logit_bias);
+        apply_penalties(logits, history, &self.config);
+        if self.config.temperature == 0.0 {
+            return greedy(logits);
+        }
+        let candidates = candidates(logits, &self.config)?;
+        Ok(draw(&candidates, self.config.temperature, self.random.next_unit()))
+    }
+}
+
+/// The token with the largest logit; the lowest id among equals.
+///
+/// # Errors
+/// [`InferenceError::Parameter`] if no token has a finite logit.
+pub fn greedy(logits: &[f32]) -> Result<u32> {
+    let mut best: Option<(usize, f32)> = None;
+    for (token, &logit) in logits.iter().enumerate() {
+        if logit.is_finite() && best.is_none_or(|(_, b)| logit > b) {
+            best = Some((token, logit));
+        }
+    }
+    best.map(|(token, _)| token as u32).ok_or_else(no_candidate)
+}
+
+fn no_candidate() -> InferenceError {
+    InferenceError::Parameter {
+        parameter: "logits",
+        value: "no finite value".into(),
+        problem: "the model gave no usable output, or every token is forbidden by the bias",
+    }
+}
+
+fn apply_bias(logits: &mut [f32], bias: &[(u32, f32)]) {
+    for &(token, bias) in bias {
+        if let Some(logit) = logits.get_mut(token as usize) {
+            *logit += bias;
+        }
+    }
+}
+
+fn apply_penalties(logits: &mut [f32], history: &[u32], config: &SamplerConfig) {
+    if config.repetition_penalty == 1.0
+        && config.frequency_penalty == 0.0
+        && config.presence_penalty == 0.0
+    {
+        return;
+    }
+    let window = &history[history.len().saturating_sub(config.penalty_window)..];
+    let mut counts: HashMap<u32, f32> = HashMap::new();
+    for &token in window {
+        *counts.entry(token).or_default() += 1.0;
+    }
+    for (token, count) in counts {
+        let Some(logit) = logits.get_mut(token as usize) else { continue };
+        *logit = if *logit > 0.0 {
+            *logit / config.repetition_penalty
+        } else {
+            *logit * config.repetition_penalty
+        };
+        *logit -= count * config.frequency_penalty + config.presence_penalty;
+    }
+}
+
+/// A token that may still be drawn.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Candidate {
+    token: u32,
+    logit: f32,
+    probability: f64,
+}
+
+/// The tokens left after top-k, typical, top-p and min-p, most probable first.
+fn candidates(logits: &[f32], config: &SamplerConfig) -> Result<Vec<Candidate>> {
+    let mut kept: Vec<Candidate> = logits
+        .iter()
+        .enumerate()
+        .filter(|(_, logit)| logit.is_finite())
+        .map(|(token, &logit)| Candidate { token: token as u32, logit, probability: 0.0 })
+        .collect();
+    if kept.is_empty() {
+        return Err(no_candidate());
+    }
+    let by_logit =
+        |a: &Candidate, b: &Candidate| b.logit.total_cmp(&a.logit).then(a.token.cmp(&b.token));
+    if config.top_k > 0 && config.top_k < kept.len() {
+        kept.select_nth_unstable_by(config.top_k - 1, by_logit);
+        kept.truncate(config.top_k);
+    }
+    kept.sort_unstable_by(by_logit);
+    normalise(&mut kept);
+    if config.typical_p < 1.0 {
+        keep_typical(&mut kept, f64::from(config.typical_p));
+    }
+    if config.top_p < 1.0 {
+        keep_until(&mut kept, f64::from(config.top_p));
+    }
+    if config.min_p > 0.0 {
+        let floor = f64::from(config.min_p) * kept[0].probability;
+        kept.retain(|c| c.probability >= floor);
+    }
+    Ok(kept)
+}
+
+/// Softmax of the logits of candidates that are sorted by them.
+fn normalise(kept: &mut [Candidate]) {
+    let largest = f64::from(kept[0].logit);
+    let mut sum = 0.0;
+    for c in kept.iter_mut() {
+        c.probability = (f64::from(c.logit) - largest).exp();
+        sum += c.probability;
+    }
+    for c in kept {
+        c.probability /= sum;
+    }
+}
+
+/// Keeps the shortest prefix whose probability reaches `limit`, then restores probabilities that sum to one.
+fn keep_until(kept: &mut Vec<Candidate>, limit: f64) {
+    let mut sum = 0.0;
+    let count = kept.iter().position(|c| {
+        sum += c.probability;
+        sum >= limit
+    });
+    kept.truncate(count.map_or(kept.len(), |index| index + 1));
+    normalise(kept);
+}
+
+/// Locally typical sampling (Meister et al., 2022).
+fn keep_typical(kept: &mut Vec<Candidate>, limit: f64) {
+    let information = |c: &Candidate| -c.probability.max(f64::MIN_POSITIVE).ln();
+    let entropy: f64 = kept.iter().map(|c| c.probability * information(c)).sum();
+    kept.sort_by(|a, b| {
+        (information(a) - entropy)
+            .abs()
+            .total_cmp(&(information(b) - entropy).abs())
+            .then(a.token.cmp(&b.token))
+    });
+    let mut sum = 0.0;
+    let count = kept.iter().position(|c| {
+        sum += c.probability;
+        sum >= limit
+    });
+    kept.truncate(count.map_or(kept.len(), |index| index + 1));
+    kept.sort_by(|a, b| b.logit.total_cmp(&a.logit).then(a.token.cmp(&b.token)));
+    normalise(kept);
+}
+
+/// Draws from the softmax of `logit / temperature` with a uniform number in `[0, 1)`.
+fn draw(kept: &[Candidate], temperature: f32, uniform: f64) -> u32 {
+    let largest = f64::from(kept[0].logit);
+    let weight = |c: &Candidate| ((f64::from(c.logit) - largest) / f64::from(temperature)).exp();
+    let total: f64 = kept.iter().map(weight).sum();
+    let mut left = uniform * total;
+    for c in kept {
+        left -= weight(c);
+        if left < 0.0 {
+            return c.token;
+        }
+    }
+    kept[kept.len() - 1].token
+}
+
+/// SplitMix64 (Steele, Lea, Flood 2014): one seed gives one sequence on every machine and in every version.
+#[derive(Debug, Clone)]
+struct SplitMix64(u64);
+
+impl SplitMix64 {
+    fn next_u64(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A uniform number in `[0, 1)` with 53 bits.
+    fn next_unit(&mut self) -> f64 {
+        (self.next_u64() >> 11) as f64 / (1u64 << 53) as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(change: impl FnOnce(&mut SamplerConfig)) -> SamplerConfig {
+        let mut config = SamplerConfig { temperature: 1.0, ..SamplerConfig::default() };
+        change(&mut config);
+        config
+    }
+
+    fn kept(logits: &[f32], config: &SamplerConfig) -> Vec<u32> {
+        candidates(logits, config).unwrap().iter().map(|c| c.token).collect()
+    }
+
+    /// Logits whose softmax is 0.5, 0.25, 0.15, 0.1.
+    fn known() -> Vec<f32> {
+        [0.25f32, 0.5, 0.1, 0.15].iter().map(|p| p.ln()).collect()
+    }
+
+    #[test]
+    fn filters_keep_what_their_definitions_say() {
+        let logits = known();
+        assert_eq!(kept(&logits, &config(|_| ())), [1, 0, 3, 2]);
+        assert_eq!(kept(&logits, &config(|c| c.top_k = 2)), [1, 0]);
+        assert_eq!(kept(&logits, &config(|c| c.top_p = 0.74)), [1, 0]);
+        assert_eq!(kept(&logits, &config(|c| c.top_p = 0.76)), [1, 0, 3]);
+        assert_eq!(kept(&logits, &config(|c| c.min_p = 0.4)), [1, 0]);
+        assert_eq!(kept(&logits, &config(|c| c.top_p = 0.01)), [1]);
+        // Entropy is 1.208; information 0.693, 1.386, 1.897, 2.303: token 0 is the most typical, then 1.
+        assert_eq!(kept(&logits, &config(|c| c.typical_p = 0.2)), [0]);
+        assert_eq!(kept(&logits, &config(|c| c.typical_p = 0.7)), [1, 0]);
+    }
+
+    #[test]
+    fn draws_follow_the_distribution_and_the_seed() {
+        let mut sampler = Sampler::new(config(|c| c.seed = 7), 4).unwrap();
+        let mut counts = [0usize; 4];
+        for _ in 0..20_000 {
+            counts[sampler.sample(&mut known(), &[]).unwrap() as usize] += 1;
+        }
+        for (count, expected) in counts.iter().zip([0.25, 0.5, 0.1, 0.15]) {
+            assert!((*count as f64 / 20_000.0 - expected).abs() < 0.02, "{counts:?}");
+        }
+        let run = |seed| {
+            let mut s = Sampler::new(config(|c| c.seed = seed), 4).unwrap();
+            (0..50).map(|_| s.sample(&mut known(), &[]).unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(run(1), run(1));
+        assert_ne!(run(1), run(2));
+    }
+
+    #[test]
+    fn penalties_and_bias_follow_their_formulas() {
+        let c = config(|c| {
+            c.repetition_penalty = 2.0;
+            c.frequency_penalty = 0.5;
+            c.presence_penalty = 0.25;
+            c.penalty_window = 3;
+        });
+        let mut logits = [4.0, -4.0, 1.0, 1.0];
+        apply_penalties(&mut logits, &[3, 0, 0, 1], &c);
+        assert_eq!(logits, [2.0 - 1.25, -8.0 - 0.75, 1.0, 1.0], "token 3 is outside the window");
+        let mut sampler = Sampler::new(
+            SamplerConfig { logit_bias: vec![(1, f32::NEG_INFINITY)], ..Default::default() },
+            4,
+        )
+        .unwrap();
+        assert_eq!(
+            sampler.sample(&mut known(), &[]).unwrap(),
+            0,
+            "the likeliest token is forbidden"
+        );
+    }
+
+    #[test]
+    fn greedy_takes_the_lowest_id_and_skips_nan() {
+        assert_eq!(greedy(&[f32::NAN, 1.0, 2.0, 2.0]).unwrap(), 2);
+        assert!(greedy(&[f32::NAN, f32::NEG_INFINITY]).is_err());
+    }
+
+    #[test]
+    fn values_out_of_range_are_named() {
+        type Spoil = fn(&mut SamplerConfig);
+        let cases: [(&str, Spoil); 7] = [
+            ("temperature", |c| c.temperature = f32::NAN),
+            ("temperature", |c| c.temperature = -1.0),
+            ("top_p", |c| c.top_p = 0.0),
+            ("min_p", |c| c.min_p = 1.5),
+            ("typical_p", |c| c.typical_p = 0.0),
+            ("repetition_penalty", |c| c.repetition_penalty = 0.0),
+            ("logit_bias", |c| c.logit_bias = vec![(4, 1.0)]),
+        ];
+        for (name, spoil) in cases {
+            let mut c = SamplerConfig::default();
+            spoil(&mut c);
+            let message = Sampler::new(c, 4).unwrap_err().to_string();
+            assert!(message.contains(name), "{message}");
+        }
+    }
+}
