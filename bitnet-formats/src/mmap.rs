@@ -1,7 +1,7 @@
 //! Files mapped into memory, and cheap handles on ranges of their bytes.
 //!
 //! A mapped file that another process cuts short raises SIGBUS when the lost pages are read, which kills the process by
-//! default. On Unix the first mapping installs a handler for it (see [`fault`]) that puts zero pages there and marks the mapping;
+//! default. On Unix the first mapping installs a handler for it that puts zero pages there and marks the mapping;
 //! [`Region::check`] then reports [`Error::Truncated`]. Whoever loads a model calls it after decoding.
 
 use std::fmt;

@@ -1,6 +1,8 @@
 //! Files written by the public Python packages `gguf` and `safetensors` read here as those packages read them
 //! (`tests/golden/make.py` wrote both the files and the readings).
 
+#![allow(clippy::unwrap_used, reason = "a test may stop at any surprise")]
+
 mod support;
 
 use bitnet_formats::gguf::{Value, ValueType};

@@ -1,5 +1,7 @@
 //! GGUF files that lie: each is refused with an error that names file, field or tensor, and offset.
 
+#![allow(clippy::unwrap_used, reason = "a test may stop at any surprise")]
+
 mod support;
 
 use bitnet_formats::gguf::{GgmlType, GgufWriter, Value, parse};

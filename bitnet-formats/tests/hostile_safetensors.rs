@@ -1,5 +1,7 @@
 //! safetensors files, indexes and folders that lie: each is refused with an error that names file, tensor or field, and offset.
 
+#![allow(clippy::unwrap_used, reason = "a test may stop at any surprise")]
+
 mod support;
 
 use std::path::Path;

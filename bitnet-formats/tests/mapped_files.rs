@@ -1,5 +1,7 @@
 //! Paths that are not files, files that are not finite, files that change under the mapping.
 
+#![allow(clippy::unwrap_used, reason = "a test may stop at any surprise")]
+
 mod support;
 
 use std::fs::{File, OpenOptions};
@@ -101,7 +103,7 @@ fn an_unreadable_file_is_refused() {
     use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().unwrap();
     let path = file_of(folder.path(), b"GGUF");
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0)).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o000)).unwrap();
     match (File::open(&path), MappedFile::open(&path)) {
         (Err(_), refusal) => {
             refused!(refusal.unwrap_err(), Error::Io { .. }, "model.gguf", "cannot open the file")

@@ -1,5 +1,7 @@
 //! What the writers write, the readers read back.
 
+#![allow(clippy::unwrap_used, reason = "a test may stop at any surprise")]
+
 mod support;
 
 use std::io;

@@ -11,8 +11,8 @@ use crate::sniff::refuse_pickle;
 
 /// At most this many keys; models have below a hundred.
 const KEY_LIMIT: u64 = 1 << 16;
-/// At most this many tensors; the largest mixtures of experts have tens of thousands.
-const TENSOR_LIMIT: u64 = 1 << 18;
+/// At most this many tensors; the largest models have a few thousand (experts are stacked).
+const TENSOR_LIMIT: u64 = 1 << 17;
 /// The longest key, in bytes (the format's own limit).
 const KEY_BYTES: u64 = (1 << 16) - 1;
 /// All keys together, in bytes.
@@ -20,7 +20,7 @@ const ALL_KEYS_BYTES: usize = 8 << 20;
 /// The longest tensor name, in bytes (the format's own limit).
 const NAME_BYTES: u64 = 64;
 /// Where the metadata must have ended, in bytes from the beginning; the largest vocabularies need some 20 MB.
-const METADATA_BYTES: u64 = 256 << 20;
+const METADATA_BYTES: u64 = 128 << 20;
 /// The coarsest alignment of tensors, in bytes.
 const ALIGNMENT_LIMIT: u32 = 1 << 20;
 /// Bytes of the shortest possible key with its value: length, one character, type, one byte.
