@@ -12,18 +12,34 @@ use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::ternary::{ScaleGranularity, TernaryMatrix};
 use bitnet_cpu::{CpuBackend, CpuOptions};
 
-const ROUNDS: usize = 31;
+/// Calls that are measured at least.
+const ROUNDS: usize = 9;
 
-/// The median of the times of [`ROUNDS`] calls, in seconds.
-fn median(mut call: impl FnMut() -> Result<()>) -> Result<f64> {
+/// Seconds that this thread has been on a processor, where the system tells.
+fn on_processor() -> Option<f64> {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    let nanoseconds: u64 = text.split_whitespace().next()?.parse().ok()?;
+    Some(nanoseconds as f64 / 1e9)
+}
+
+/// Seconds that a call takes. With one thread it is the mean of the time on the processor, which other programs
+/// leave alone; otherwise the median of the time that passes.
+fn measure(backend: &CpuBackend, mut call: impl FnMut() -> Result<()>) -> Result<f64> {
+    let before = on_processor();
     let mut times = Vec::with_capacity(ROUNDS);
-    for _ in 0..ROUNDS {
+    let mut total = 0.0;
+    while times.len() < ROUNDS || total < 0.1 {
         let start = Instant::now();
         call()?;
-        times.push(start.elapsed().as_secs_f64());
+        let time = start.elapsed().as_secs_f64();
+        total += time;
+        times.push(time);
+    }
+    if let (1, Some(before), Some(after)) = (backend.threads(), before, on_processor()) {
+        return Ok((after - before) / times.len() as f64);
     }
     times.sort_by(f64::total_cmp);
-    Ok(times[ROUNDS / 2])
+    Ok(times[times.len() / 2])
 }
 
 /// A dense matrix of a plain type.
@@ -78,7 +94,7 @@ fn ternary(
         weights.push(backend.prepare(matrix)?);
     }
     let mut next = (0..layers).cycle();
-    let seconds = median(|| {
+    let seconds = measure(backend, || {
         let weight = &weights[next.next().unwrap_or(0)];
         backend.bit_linear(&x, precision, &[&**weight], &mut [&mut out])
     })?;
@@ -98,7 +114,7 @@ fn linear(backend: &CpuBackend, tokens: usize, plain: PlainType) -> Result<()> {
     let mut out = BitNetTensor::zeros(&[tokens, rows], &pool)?;
     let size = if plain == PlainType::F32 { 4 } else { 2 };
     let table = Table(rows, cols, plain, vec![0x3c; rows * cols * size]);
-    let seconds = median(|| backend.linear(&x, &table, None, &mut out))?;
+    let seconds = measure(backend, || backend.linear(&x, &table, None, &mut out))?;
     println!(
         "linear {plain:?} [{tokens}, {cols}] x [{rows}, {cols}]: {:.0} us, {:.1} GB/s, {:.1} GMAC/s",
         seconds * 1e6,
@@ -114,7 +130,8 @@ fn attention(backend: &CpuBackend, tokens: usize, first: usize) -> Result<()> {
     let cache = BitNetTensor::from_f32(&[4096, 640], &vec![0.1; 4096 * 640], &pool)?;
     let q = BitNetTensor::from_f32(&[tokens, 2560], &vec![0.5; tokens * 2560], &pool)?;
     let mut out = BitNetTensor::zeros(&[tokens, 2560], &pool)?;
-    let seconds = median(|| backend.attention(&q, &cache, &cache, first, shape, &mut out))?;
+    let seconds =
+        measure(backend, || backend.attention(&q, &cache, &cache, first, shape, &mut out))?;
     println!("attention, {tokens} tokens at {first}: {:.0} us", seconds * 1e6);
     Ok(())
 }

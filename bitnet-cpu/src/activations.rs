@@ -15,10 +15,13 @@ use bitnet_core::ternary::ROW_BLOCK;
 /// Tokens that a kernel takes at once.
 pub(crate) const TILE: usize = 4;
 
-/// A block of f32 activations in planes.
+/// Elements of a [`FloatBlock`].
+pub(crate) const FLOAT_BLOCK: usize = 4 * LANES;
+
+/// 64 f32 activations in planes: plane `i` holds element `4b + i` at index `b`.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
-pub(crate) struct FloatBlock(pub(crate) [[f32; 32]; 4]);
+pub(crate) struct FloatBlock(pub(crate) [[f32; LANES]; 4]);
 
 /// Quantised activations of all tokens.
 #[derive(Debug)]
@@ -186,16 +189,17 @@ fn block_sum(block: &ActivationBlock, from: usize) -> i32 {
     sum
 }
 
-/// Activations of all tokens as f32 in planes, laid out as [`Quantized`] ones.
+/// Activations of all tokens as f32 in planes, in tiles as [`Quantized`] ones: `2 * cols / 128` blocks a token,
+/// rounded up to whole rows of weights.
 pub(crate) fn float_blocks(x: &[f32], tokens: usize, cols: usize) -> Vec<FloatBlock> {
-    let width = cols.div_ceil(ROW_BLOCK);
-    let mut blocks = vec![FloatBlock([[0.0; 32]; 4]); tokens * width];
+    let width = float_width(cols);
+    let mut blocks = vec![FloatBlock([[0.0; LANES]; 4]); tokens * width];
     if cols == 0 {
         return blocks;
     }
     for (token, x) in x.chunks_exact(cols).enumerate() {
         let (first, stride) = place(token, tokens, width);
-        for (k, x) in x.chunks(ROW_BLOCK).enumerate() {
+        for (k, x) in x.chunks(FLOAT_BLOCK).enumerate() {
             let block = &mut blocks[first + k * stride];
             for (index, &x) in x.iter().enumerate() {
                 block.0[index % 4][index / 4] = x;
@@ -203,6 +207,11 @@ pub(crate) fn float_blocks(x: &[f32], tokens: usize, cols: usize) -> Vec<FloatBl
         }
     }
     blocks
+}
+
+/// [`FloatBlock`]s of one token, the padding of the weights included.
+pub(crate) fn float_width(cols: usize) -> usize {
+    cols.div_ceil(ROW_BLOCK) * (ROW_BLOCK / FLOAT_BLOCK)
 }
 
 #[cfg(test)]
@@ -222,9 +231,10 @@ mod tests {
     fn elements_stand_in_planes() {
         let x: Vec<f32> = (0..300).map(|i| i as f32).collect();
         let blocks = float_blocks(&x, 1, 300);
-        assert_eq!(blocks.len(), 3);
-        assert_eq!(blocks[1].0[3][31], 255.0);
-        assert_eq!(blocks[2].0[0][0], 256.0);
-        assert_eq!(blocks[2].0[0][11], 0.0);
+        assert_eq!(blocks.len(), 6);
+        assert_eq!(blocks[1].0[3][15], 127.0);
+        assert_eq!(blocks[4].0[0][0], 256.0);
+        assert_eq!(blocks[4].0[0][11], 0.0);
+        assert_eq!(blocks[5].0, [[0.0; LANES]; 4]);
     }
 }

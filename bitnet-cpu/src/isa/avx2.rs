@@ -5,7 +5,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{ActivationBlock, CodeBlock, Isa, LANES, Op};
+use super::{ActivationBlock, CodeBlock, HalfCodeBlock, Isa, LANES, Op};
 use bitnet_core::simd::IsaLevel;
 
 /// AVX2, FMA and F16C.
@@ -66,15 +66,54 @@ impl Isa for Avx2 {
         unsafe { halves(sums) }
     }
 
+    type Floats = [__m256; 2];
+
     #[inline(always)]
-    fn mul_add(self, a: f32, b: f32, c: f32) -> f32 {
-        a.mul_add(b, c)
+    fn splat(self, x: f32) -> Self::Floats {
+        // SAFETY: `self` proves AVX2, FMA and F16C.
+        unsafe { splat(x) }
     }
 
     #[inline(always)]
-    fn f16(self, halves: &[[u8; 2]; LANES]) -> [f32; LANES] {
-        // SAFETY: `self` proves AVX2 and F16C.
-        unsafe { f16(halves) }
+    fn load(self, x: &[f32; LANES]) -> Self::Floats {
+        // SAFETY: `self` proves AVX2, FMA and F16C.
+        unsafe { load(x) }
+    }
+
+    #[inline(always)]
+    fn load_f32(self, x: &[[u8; 4]; LANES]) -> Self::Floats {
+        // SAFETY: `self` proves AVX2, FMA and F16C.
+        unsafe { load_f32(x) }
+    }
+
+    #[inline(always)]
+    fn load_bf16(self, x: &[[u8; 2]; LANES]) -> Self::Floats {
+        // SAFETY: `self` proves AVX2, FMA and F16C.
+        unsafe { load_bf16(x) }
+    }
+
+    #[inline(always)]
+    fn load_f16(self, x: &[[u8; 2]; LANES]) -> Self::Floats {
+        // SAFETY: `self` proves AVX2, FMA and F16C.
+        unsafe { load_f16(x) }
+    }
+
+    #[inline(always)]
+    fn trits(self, codes: &HalfCodeBlock) -> [Self::Floats; 4] {
+        // SAFETY: `self` proves AVX2, FMA and F16C.
+        unsafe { trits(codes) }
+    }
+
+    #[inline(always)]
+    fn mul_add(self, a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats {
+        // SAFETY: `self` proves AVX2, FMA and F16C.
+        unsafe { mul_add(a, b, c) }
+    }
+
+    #[inline(always)]
+    fn store(self, x: Self::Floats) -> [f32; LANES] {
+        // SAFETY: `self` proves AVX2, FMA and F16C.
+        unsafe { store(x) }
     }
 }
 
@@ -138,15 +177,88 @@ fn halves(sums: __m256i) -> [i32; 2] {
 }
 
 #[inline]
+#[target_feature(enable = "avx2")]
+fn splat(x: f32) -> [__m256; 2] {
+    [_mm256_set1_ps(x); 2]
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load(x: &[f32; LANES]) -> [__m256; 2] {
+    let eight = |x: &[f32; 8]| {
+        // SAFETY: eight numbers are 32 bytes, and the load needs no alignment.
+        unsafe { _mm256_loadu_ps(x.as_ptr()) }
+    };
+    let (halves, _) = x.as_chunks();
+    [eight(&halves[0]), eight(&halves[1])]
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load_f32(x: &[[u8; 4]; LANES]) -> [__m256; 2] {
+    let eight = |x: &[[u8; 4]; 8]| {
+        // SAFETY: eight numbers are 32 bytes, and the load needs no alignment.
+        unsafe { _mm256_loadu_ps(x.as_ptr().cast()) }
+    };
+    let (halves, _) = x.as_chunks();
+    [eight(&halves[0]), eight(&halves[1])]
+}
+
+/// Eight 16-bit numbers.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn eight(x: &[[u8; 2]; 8]) -> __m128i {
+    // SAFETY: eight numbers are 16 bytes, and the load needs no alignment.
+    unsafe { _mm_loadu_si128(x.as_ptr().cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load_bf16(x: &[[u8; 2]; LANES]) -> [__m256; 2] {
+    let (halves, _) = x.as_chunks();
+    let widen = |x| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(eight(x))));
+    [widen(&halves[0]), widen(&halves[1])]
+}
+
+#[inline]
 #[target_feature(enable = "avx2,f16c")]
-fn f16(halves: &[[u8; 2]; LANES]) -> [f32; LANES] {
-    let mut out = [0f32; LANES];
-    for (out, halves) in out.as_chunks_mut::<8>().0.iter_mut().zip(halves.as_chunks::<8>().0) {
-        // SAFETY: eight halves are 16 bytes, and the load needs no alignment.
-        let bits = unsafe { _mm_loadu_si128(halves.as_ptr().cast()) };
-        let numbers = _mm256_cvtph_ps(bits);
+fn load_f16(x: &[[u8; 2]; LANES]) -> [__m256; 2] {
+    let (halves, _) = x.as_chunks();
+    [_mm256_cvtph_ps(eight(&halves[0])), _mm256_cvtph_ps(eight(&halves[1]))]
+}
+
+/// Looks the codes up: the index is three bits, of which the third belongs to the next code, so the table holds
+/// its four entries twice.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn trits(codes: &HalfCodeBlock) -> [[__m256; 2]; 4] {
+    let table = _mm256_setr_ps(-1.0, 0.0, 1.0, 0.0, -1.0, 0.0, 1.0, 0.0);
+    // SAFETY: the array is 16 bytes long, and the load needs no alignment.
+    let bytes = unsafe { _mm_loadu_si128(codes.as_ptr().cast()) };
+    let low = _mm256_cvtepu8_epi32(bytes);
+    let high = _mm256_cvtepu8_epi32(_mm_srli_si128::<8>(bytes));
+    let look = |codes| _mm256_permutevar8x32_ps(table, codes);
+    [
+        [look(low), look(high)],
+        [look(_mm256_srli_epi32::<2>(low)), look(_mm256_srli_epi32::<2>(high))],
+        [look(_mm256_srli_epi32::<4>(low)), look(_mm256_srli_epi32::<4>(high))],
+        [look(_mm256_srli_epi32::<6>(low)), look(_mm256_srli_epi32::<6>(high))],
+    ]
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn mul_add(a: [__m256; 2], b: [__m256; 2], c: [__m256; 2]) -> [__m256; 2] {
+    [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])]
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn store(x: [__m256; 2]) -> [f32; LANES] {
+    let mut out = [0.0; LANES];
+    for (out, x) in out.as_chunks_mut::<8>().0.iter_mut().zip(x) {
         // SAFETY: eight numbers are 32 bytes, and the store needs no alignment.
-        unsafe { _mm256_storeu_ps(out.as_mut_ptr(), numbers) };
+        unsafe { _mm256_storeu_ps(out.as_mut_ptr(), x) };
     }
     out
 }

@@ -9,7 +9,7 @@
 use std::arch::x86_64::*;
 
 use super::avx2::Avx2;
-use super::{ActivationBlock, CodeBlock, Isa, LANES, Op};
+use super::{ActivationBlock, CodeBlock, HalfCodeBlock, Isa, LANES, Op};
 use bitnet_core::simd::IsaLevel;
 
 /// AVX-512 F, BW, VL and VNNI on top of AVX2.
@@ -71,14 +71,54 @@ impl Isa for Avx512Vnni {
         self.0.halves(folded)
     }
 
+    type Floats = __m512;
+
     #[inline(always)]
-    fn mul_add(self, a: f32, b: f32, c: f32) -> f32 {
-        a.mul_add(b, c)
+    fn splat(self, x: f32) -> Self::Floats {
+        // SAFETY: `self` proves AVX-512 F.
+        unsafe { splat(x) }
     }
 
     #[inline(always)]
-    fn f16(self, halves: &[[u8; 2]; LANES]) -> [f32; LANES] {
-        self.0.f16(halves)
+    fn load(self, x: &[f32; LANES]) -> Self::Floats {
+        // SAFETY: `self` proves AVX-512 F.
+        unsafe { load(x) }
+    }
+
+    #[inline(always)]
+    fn load_f32(self, x: &[[u8; 4]; LANES]) -> Self::Floats {
+        // SAFETY: `self` proves AVX-512 F.
+        unsafe { load_f32(x) }
+    }
+
+    #[inline(always)]
+    fn load_bf16(self, x: &[[u8; 2]; LANES]) -> Self::Floats {
+        // SAFETY: `self` proves AVX-512 F.
+        unsafe { load_bf16(x) }
+    }
+
+    #[inline(always)]
+    fn load_f16(self, x: &[[u8; 2]; LANES]) -> Self::Floats {
+        // SAFETY: `self` proves AVX-512 F.
+        unsafe { load_f16(x) }
+    }
+
+    #[inline(always)]
+    fn trits(self, codes: &HalfCodeBlock) -> [Self::Floats; 4] {
+        // SAFETY: `self` proves AVX-512 F.
+        unsafe { trits(codes) }
+    }
+
+    #[inline(always)]
+    fn mul_add(self, a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats {
+        // SAFETY: `self` proves AVX-512 F.
+        unsafe { mul_add(a, b, c) }
+    }
+
+    #[inline(always)]
+    fn store(self, x: Self::Floats) -> [f32; LANES] {
+        // SAFETY: `self` proves AVX-512 F.
+        unsafe { store(x) }
     }
 }
 
@@ -128,4 +168,76 @@ fn multiply_add(run: __m512i, codes: [__m512i; 2], x: &ActivationBlock) -> __m51
         run = _mm512_dpbusd_epi32(run, codes, planes);
     }
     run
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn splat(x: f32) -> __m512 {
+    _mm512_set1_ps(x)
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load(x: &[f32; LANES]) -> __m512 {
+    // SAFETY: the array is 64 bytes long, and the load needs no alignment.
+    unsafe { _mm512_loadu_ps(x.as_ptr()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load_f32(x: &[[u8; 4]; LANES]) -> __m512 {
+    // SAFETY: the array is 64 bytes long, and the load needs no alignment.
+    unsafe { _mm512_loadu_ps(x.as_ptr().cast()) }
+}
+
+/// Sixteen 16-bit numbers.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn sixteen(x: &[[u8; 2]; LANES]) -> __m256i {
+    // SAFETY: the array is 32 bytes long, and the load needs no alignment.
+    unsafe { _mm256_loadu_si256(x.as_ptr().cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load_bf16(x: &[[u8; 2]; LANES]) -> __m512 {
+    _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(sixteen(x))))
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load_f16(x: &[[u8; 2]; LANES]) -> __m512 {
+    _mm512_cvtph_ps(sixteen(x))
+}
+
+/// Looks the codes up: the index is four bits, of which two belong to the next code, so the table holds its four
+/// entries four times.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn trits(codes: &HalfCodeBlock) -> [__m512; 4] {
+    let table = _mm512_broadcast_f32x4(_mm_setr_ps(-1.0, 0.0, 1.0, 0.0));
+    // SAFETY: the array is 16 bytes long, and the load needs no alignment.
+    let bytes = unsafe { _mm_loadu_si128(codes.as_ptr().cast()) };
+    let codes = _mm512_cvtepu8_epi32(bytes);
+    [
+        _mm512_permutexvar_ps(codes, table),
+        _mm512_permutexvar_ps(_mm512_srli_epi32::<2>(codes), table),
+        _mm512_permutexvar_ps(_mm512_srli_epi32::<4>(codes), table),
+        _mm512_permutexvar_ps(_mm512_srli_epi32::<6>(codes), table),
+    ]
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn mul_add(a: __m512, b: __m512, c: __m512) -> __m512 {
+    _mm512_fmadd_ps(a, b, c)
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn store(x: __m512) -> [f32; LANES] {
+    let mut out = [0.0; LANES];
+    // SAFETY: the array is 64 bytes long, and the store needs no alignment.
+    unsafe { _mm512_storeu_ps(out.as_mut_ptr(), x) };
+    out
 }

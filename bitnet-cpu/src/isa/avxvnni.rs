@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::avx2::Avx2;
-use super::{ActivationBlock, CodeBlock, Isa, LANES, Op};
+use super::{ActivationBlock, CodeBlock, HalfCodeBlock, Isa, LANES, Op};
 use bitnet_core::simd::IsaLevel;
 
 /// AVX-VNNI on top of AVX2.
@@ -61,15 +61,7 @@ impl Isa for AvxVnni {
         self.0.halves(sums)
     }
 
-    #[inline(always)]
-    fn mul_add(self, a: f32, b: f32, c: f32) -> f32 {
-        a.mul_add(b, c)
-    }
-
-    #[inline(always)]
-    fn f16(self, halves: &[[u8; 2]; LANES]) -> [f32; LANES] {
-        self.0.f16(halves)
-    }
+    floats_of_base!(Avx2);
 }
 
 #[inline]

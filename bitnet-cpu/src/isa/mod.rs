@@ -9,6 +9,53 @@
 //!
 //! Bytes 0..16 and 16..32 are summed apart, because scales may belong to groups of 64 elements.
 
+/// The methods on floats of an instruction set that has them from the one in its first field.
+macro_rules! floats_of_base {
+    ($base:ty) => {
+        type Floats = <$base as Isa>::Floats;
+
+        #[inline(always)]
+        fn splat(self, x: f32) -> Self::Floats {
+            self.0.splat(x)
+        }
+
+        #[inline(always)]
+        fn load(self, x: &[f32; LANES]) -> Self::Floats {
+            self.0.load(x)
+        }
+
+        #[inline(always)]
+        fn load_f32(self, x: &[[u8; 4]; LANES]) -> Self::Floats {
+            self.0.load_f32(x)
+        }
+
+        #[inline(always)]
+        fn load_bf16(self, x: &[[u8; 2]; LANES]) -> Self::Floats {
+            self.0.load_bf16(x)
+        }
+
+        #[inline(always)]
+        fn load_f16(self, x: &[[u8; 2]; LANES]) -> Self::Floats {
+            self.0.load_f16(x)
+        }
+
+        #[inline(always)]
+        fn trits(self, codes: &HalfCodeBlock) -> [Self::Floats; 4] {
+            self.0.trits(codes)
+        }
+
+        #[inline(always)]
+        fn mul_add(self, a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats {
+            self.0.mul_add(a, b, c)
+        }
+
+        #[inline(always)]
+        fn store(self, x: Self::Floats) -> [f32; LANES] {
+            self.0.store(x)
+        }
+    };
+}
+
 mod prove;
 mod scalar;
 
@@ -31,6 +78,9 @@ pub(crate) use prove::{Chosen, choose};
 
 /// The packed codes of 128 weights.
 pub(crate) type CodeBlock = [u32; 8];
+
+/// The packed codes of 64 weights.
+pub(crate) type HalfCodeBlock = [u32; 4];
 
 /// 128 quantised activations in four planes: plane `i` holds element `4b + i` at index `b`.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -77,18 +127,39 @@ pub(crate) trait Isa: Copy + Send + Sync {
     /// The sums over bytes 0..16 and over bytes 16..32 of all blocks.
     fn halves(self, sums: Self::Sums) -> [i32; 2];
 
-    /// `a * b + c`, rounded once where the instruction set does that in one instruction.
-    fn mul_add(self, a: f32, b: f32, c: f32) -> f32;
+    /// Sixteen f32 numbers.
+    type Floats: Copy;
 
-    /// Half-precision numbers, little-endian, as f32.
+    /// `x` in every lane.
+    fn splat(self, x: f32) -> Self::Floats;
+
+    /// Sixteen numbers.
+    fn load(self, x: &[f32; LANES]) -> Self::Floats;
+
+    /// Sixteen numbers, little-endian.
+    fn load_f32(self, x: &[[u8; 4]; LANES]) -> Self::Floats;
+
+    /// Sixteen bfloat16 numbers, little-endian.
+    fn load_bf16(self, x: &[[u8; 2]; LANES]) -> Self::Floats;
+
+    /// Sixteen half-precision numbers, little-endian.
     #[inline(always)]
-    fn f16(self, halves: &[[u8; 2]; LANES]) -> [f32; LANES] {
+    fn load_f16(self, x: &[[u8; 2]; LANES]) -> Self::Floats {
         let mut out = [0.0; LANES];
-        for (out, &bytes) in out.iter_mut().zip(halves) {
+        for (out, &bytes) in out.iter_mut().zip(x) {
             *out = f16_to_f32(u16::from_le_bytes(bytes));
         }
-        out
+        self.load(&out)
     }
+
+    /// The trits of 64 weights, plane by plane.
+    fn trits(self, codes: &HalfCodeBlock) -> [Self::Floats; 4];
+
+    /// `a * b + c`, rounded once where the instruction set does that in one instruction.
+    fn mul_add(self, a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats;
+
+    /// The lanes in order.
+    fn store(self, x: Self::Floats) -> [f32; LANES];
 }
 
 /// A kernel, written once for all instruction sets.

@@ -5,7 +5,7 @@
 
 use std::arch::aarch64::*;
 
-use super::{ActivationBlock, CodeBlock, Isa, Op};
+use super::{ActivationBlock, CodeBlock, HalfCodeBlock, Isa, LANES, Op};
 use bitnet_core::simd::IsaLevel;
 
 /// Advanced SIMD.
@@ -66,9 +66,48 @@ impl Isa for Neon {
         unsafe { halves(sums) }
     }
 
+    type Floats = [float32x4_t; 4];
+
     #[inline(always)]
-    fn mul_add(self, a: f32, b: f32, c: f32) -> f32 {
-        a.mul_add(b, c)
+    fn splat(self, x: f32) -> Self::Floats {
+        // SAFETY: `self` proves Advanced SIMD.
+        unsafe { splat(x) }
+    }
+
+    #[inline(always)]
+    fn load(self, x: &[f32; LANES]) -> Self::Floats {
+        // SAFETY: `self` proves Advanced SIMD.
+        unsafe { load(x) }
+    }
+
+    #[inline(always)]
+    fn load_f32(self, x: &[[u8; 4]; LANES]) -> Self::Floats {
+        // SAFETY: `self` proves Advanced SIMD.
+        unsafe { load_f32(x) }
+    }
+
+    #[inline(always)]
+    fn load_bf16(self, x: &[[u8; 2]; LANES]) -> Self::Floats {
+        // SAFETY: `self` proves Advanced SIMD.
+        unsafe { load_bf16(x) }
+    }
+
+    #[inline(always)]
+    fn trits(self, codes: &HalfCodeBlock) -> [Self::Floats; 4] {
+        // SAFETY: `self` proves Advanced SIMD.
+        unsafe { trits(codes) }
+    }
+
+    #[inline(always)]
+    fn mul_add(self, a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats {
+        // SAFETY: `self` proves Advanced SIMD.
+        unsafe { mul_add(a, b, c) }
+    }
+
+    #[inline(always)]
+    fn store(self, x: Self::Floats) -> [f32; LANES] {
+        // SAFETY: `self` proves Advanced SIMD.
+        unsafe { store(x) }
     }
 }
 
@@ -140,4 +179,86 @@ fn multiply_add(
         *run = vpadalq_s16(vpadalq_s16(*run, low), high);
     }
     run
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn splat(x: f32) -> [float32x4_t; 4] {
+    [vdupq_n_f32(x); 4]
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn load(x: &[f32; LANES]) -> [float32x4_t; 4] {
+    let mut out = splat(0.0);
+    for (out, x) in out.iter_mut().zip(x.as_chunks::<4>().0) {
+        // SAFETY: four numbers are 16 bytes, and the load needs no alignment.
+        *out = unsafe { vld1q_f32(x.as_ptr()) };
+    }
+    out
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn load_f32(x: &[[u8; 4]; LANES]) -> [float32x4_t; 4] {
+    let mut out = splat(0.0);
+    for (out, x) in out.iter_mut().zip(x.as_chunks::<4>().0) {
+        // SAFETY: four numbers are 16 bytes, and a load of bytes needs no alignment.
+        let bytes = unsafe { vld1q_u8(x.as_ptr().cast()) };
+        *out = vreinterpretq_f32_u8(bytes);
+    }
+    out
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn load_bf16(x: &[[u8; 2]; LANES]) -> [float32x4_t; 4] {
+    let mut out = splat(0.0);
+    for (out, x) in out.iter_mut().zip(x.as_chunks::<4>().0) {
+        // SAFETY: four numbers are 8 bytes, and a load of bytes needs no alignment.
+        let bytes = unsafe { vld1_u8(x.as_ptr().cast()) };
+        *out = vreinterpretq_f32_u32(vshll_n_u16::<16>(vreinterpret_u16_u8(bytes)));
+    }
+    out
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn trits(codes: &HalfCodeBlock) -> [[float32x4_t; 4]; 4] {
+    let one = vdupq_n_s8(1);
+    let planes = planes(codes);
+    let mut out = [splat(0.0); 4];
+    for (out, codes) in out.iter_mut().zip(planes) {
+        let trits = vsubq_s8(codes, one);
+        let (low, high) = (vmovl_s8(vget_low_s8(trits)), vmovl_high_s8(trits));
+        *out = [
+            vcvtq_f32_s32(vmovl_s16(vget_low_s16(low))),
+            vcvtq_f32_s32(vmovl_high_s16(low)),
+            vcvtq_f32_s32(vmovl_s16(vget_low_s16(high))),
+            vcvtq_f32_s32(vmovl_high_s16(high)),
+        ];
+    }
+    out
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn mul_add(a: [float32x4_t; 4], b: [float32x4_t; 4], c: [float32x4_t; 4]) -> [float32x4_t; 4] {
+    [
+        vfmaq_f32(c[0], a[0], b[0]),
+        vfmaq_f32(c[1], a[1], b[1]),
+        vfmaq_f32(c[2], a[2], b[2]),
+        vfmaq_f32(c[3], a[3], b[3]),
+    ]
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn store(x: [float32x4_t; 4]) -> [f32; LANES] {
+    let mut out = [0.0; LANES];
+    for (out, x) in out.as_chunks_mut::<4>().0.iter_mut().zip(x) {
+        // SAFETY: four numbers are 16 bytes, and the store needs no alignment.
+        unsafe { vst1q_f32(out.as_mut_ptr(), x) };
+    }
+    out
 }

@@ -4,7 +4,7 @@ use std::arch::aarch64::*;
 use std::arch::asm;
 
 use super::neon::{Neon, plane_half};
-use super::{ActivationBlock, CodeBlock, Isa, Op};
+use super::{ActivationBlock, CodeBlock, HalfCodeBlock, Isa, LANES, Op};
 use bitnet_core::simd::IsaLevel;
 
 /// `SDOT` on top of Advanced SIMD.
@@ -61,10 +61,7 @@ impl Isa for NeonDotprod {
         self.0.halves(sums)
     }
 
-    #[inline(always)]
-    fn mul_add(self, a: f32, b: f32, c: f32) -> f32 {
-        a.mul_add(b, c)
-    }
+    floats_of_base!(Neon);
 }
 
 /// `SDOT`, whose intrinsic is not stable yet.

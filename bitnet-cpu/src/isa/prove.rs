@@ -54,7 +54,7 @@ impl Op for &Question {
     #[inline(always)]
     fn eval<I: Isa>(self, isa: I) -> Self::Output {
         let [halves] = block_sums(isa, &self.codes, &self.x);
-        (halves, isa.f16(&self.halves).map(f32::to_bits))
+        (halves, isa.store(isa.load_f16(&self.halves)).map(f32::to_bits))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Plain Rust: the level that is always there.
 
-use super::{ActivationBlock, CodeBlock, Isa, Op};
+use super::{ActivationBlock, CodeBlock, HalfCodeBlock, Isa, LANES, Op};
 
 /// No instruction beyond those that the program was compiled for.
 #[derive(Debug, Clone, Copy)]
@@ -62,8 +62,52 @@ impl Isa for Scalar {
         sums
     }
 
+    type Floats = [f32; LANES];
+
     #[inline(always)]
-    fn mul_add(self, a: f32, b: f32, c: f32) -> f32 {
-        a * b + c
+    fn splat(self, x: f32) -> Self::Floats {
+        [x; LANES]
+    }
+
+    #[inline(always)]
+    fn load(self, x: &[f32; LANES]) -> Self::Floats {
+        *x
+    }
+
+    #[inline(always)]
+    fn load_f32(self, x: &[[u8; 4]; LANES]) -> Self::Floats {
+        x.map(f32::from_le_bytes)
+    }
+
+    #[inline(always)]
+    fn load_bf16(self, x: &[[u8; 2]; LANES]) -> Self::Floats {
+        x.map(|bytes| f32::from_bits(u32::from(u16::from_le_bytes(bytes)) << 16))
+    }
+
+    #[inline(always)]
+    fn trits(self, codes: &HalfCodeBlock) -> [Self::Floats; 4] {
+        let mut planes = [[0.0; LANES]; 4];
+        for (word, codes) in codes.iter().enumerate() {
+            for (b, byte) in codes.to_le_bytes().into_iter().enumerate() {
+                for (i, plane) in planes.iter_mut().enumerate() {
+                    plane[4 * word + b] = (f32::from((byte >> (2 * i)) & 3)) - 1.0;
+                }
+            }
+        }
+        planes
+    }
+
+    #[inline(always)]
+    fn mul_add(self, a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats {
+        let mut out = c;
+        for ((out, a), b) in out.iter_mut().zip(&a).zip(&b) {
+            *out += a * b;
+        }
+        out
+    }
+
+    #[inline(always)]
+    fn store(self, x: Self::Floats) -> [f32; LANES] {
+        x
     }
 }

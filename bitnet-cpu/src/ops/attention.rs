@@ -7,9 +7,10 @@
 use std::ops::Range;
 
 use super::Machine;
-use super::dot::{Plain, dots};
+use super::dot::{Plain, dots, load_rest};
 use super::softmax::softmax_row;
-use crate::isa::{Isa, Op};
+use crate::activations::TILE;
+use crate::isa::{Isa, LANES, Op};
 use bitnet_core::backend::AttentionShape;
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::{Result, operands};
@@ -64,7 +65,6 @@ impl Op for Attention<'_> {
         let sharing = heads / kv_heads;
         let stride = kv_heads * head_dim;
         let mut scores = Vec::new();
-        let mut run = vec![0f32; head_dim];
         let mut rest = self.out;
         let mut head = self.heads.start;
         while head < self.heads.end {
@@ -81,7 +81,7 @@ impl Op for Attention<'_> {
             for scores in scores.chunks_exact_mut(visible) {
                 softmax_row(scores);
             }
-            cache.mix(isa, &scores, self.v, &mut run, out);
+            cache.mix(isa, &scores, self.v, out);
             head = end;
         }
     }
@@ -104,33 +104,87 @@ impl Cache {
     /// `scores[h, p] = q[h] · k[p] * scale`.
     #[inline(always)]
     fn score<I: Isa>(&self, isa: I, q: &[f32], k: &[f32], scale: f32, scores: &mut [f32]) {
+        let tile = TILE * self.head_dim;
+        let whole = q.len() / tile * tile;
+        let (tiled, single) = scores.split_at_mut(whole / self.head_dim * self.visible);
+        let tiles = q.chunks_exact(tile).zip(tiled.chunks_exact_mut(TILE * self.visible));
+        for (q, scores) in tiles {
+            self.score_tile::<I, TILE>(isa, q, k, scale, scores);
+        }
+        let singles = q[whole..].chunks_exact(self.head_dim);
+        for (q, scores) in singles.zip(single.chunks_exact_mut(self.visible)) {
+            self.score_tile::<I, 1>(isa, q, k, scale, scores);
+        }
+    }
+
+    #[inline(always)]
+    fn score_tile<I: Isa, const T: usize>(
+        &self,
+        isa: I,
+        q: &[f32],
+        k: &[f32],
+        scale: f32,
+        scores: &mut [f32],
+    ) {
+        let mut heads = [&q[..0]; T];
+        for (head, q) in heads.iter_mut().zip(q.chunks_exact(self.head_dim)) {
+            *head = q;
+        }
         for position in 0..self.visible {
-            let key = self.row(k, position);
-            for (h, q) in q.chunks_exact(self.head_dim).enumerate() {
-                let [dot] = dots::<Plain, I, 1>(isa, key, [q]);
+            let dots = dots::<Plain, I, T>(isa, self.row(k, position), heads);
+            for (h, dot) in dots.into_iter().enumerate() {
                 scores[h * self.visible + position] = dot * scale;
             }
         }
     }
 
-    /// `out[h] = Σ_p scores[h, p] * v[p]`; `run` is scratch of one head.
+    /// `out[h] = Σ_p scores[h, p] * v[p]`.
     #[inline(always)]
-    fn mix<I: Isa>(&self, isa: I, scores: &[f32], v: &[f32], run: &mut [f32], out: &mut [f32]) {
+    fn mix<I: Isa>(&self, isa: I, scores: &[f32], v: &[f32], out: &mut [f32]) {
         out.fill(0.0);
         for start in (0..self.visible).step_by(RUN) {
             let positions = start..(start + RUN).min(self.visible);
             let heads = scores.chunks_exact(self.visible).zip(out.chunks_exact_mut(self.head_dim));
             for (scores, out) in heads {
-                run.fill(0.0);
-                for position in positions.clone() {
-                    let score = scores[position];
-                    for (sum, &v) in run.iter_mut().zip(self.row(v, position)) {
-                        *sum = isa.mul_add(score, v, *sum);
-                    }
+                let mut at = 0;
+                while at + 4 * LANES <= self.head_dim {
+                    self.mix_run::<I, 4>(isa, scores, v, positions.clone(), at, out);
+                    at += 4 * LANES;
                 }
-                for (out, &run) in out.iter_mut().zip(&*run) {
-                    *out += run;
+                while at < self.head_dim {
+                    self.mix_run::<I, 1>(isa, scores, v, positions.clone(), at, out);
+                    at += LANES;
                 }
+            }
+        }
+    }
+
+    /// Adds a run of positions to components `at..at + 16 * C`, or as many of them as there are.
+    #[inline(always)]
+    fn mix_run<I: Isa, const C: usize>(
+        &self,
+        isa: I,
+        scores: &[f32],
+        v: &[f32],
+        positions: Range<usize>,
+        at: usize,
+        out: &mut [f32],
+    ) {
+        let mut sums = [isa.splat(0.0); C];
+        for position in positions {
+            let score = isa.splat(scores[position]);
+            let (chunks, rest) = self.row(v, position)[at..].as_chunks::<LANES>();
+            for (c, sum) in sums.iter_mut().enumerate() {
+                let v = match chunks.get(c) {
+                    Some(v) => isa.load(v),
+                    None => load_rest::<Plain, I>(isa, rest),
+                };
+                *sum = isa.mul_add(score, v, *sum);
+            }
+        }
+        for (out, sum) in out[at..].chunks_mut(LANES).zip(sums) {
+            for (out, sum) in out.iter_mut().zip(isa.store(sum)) {
+                *out += sum;
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Floats of any plain type as f32, exactly.
 
 use super::Machine;
-use super::dot::{Bf16, F16, F32, Stored};
+use super::dot::{Bf16, F16, F32, Stored, load_rest};
 use crate::isa::{Isa, LANES, Op};
 use bitnet_core::memory::tensor::{BitNetDType, BitNetTensor};
 use bitnet_core::{Error, Result, operands};
@@ -45,10 +45,11 @@ impl<S: Stored> Op for Cast<'_, S> {
 
     #[inline(always)]
     fn eval<I: Isa>(self, isa: I) {
-        for (out, x) in self.out.chunks_mut(LANES).zip(self.x.chunks(LANES)) {
-            let mut padded = [S::Raw::default(); LANES];
-            padded[..x.len()].copy_from_slice(x);
-            out.copy_from_slice(&S::load(isa, &padded)[..x.len()]);
+        let (chunks, rest) = self.x.as_chunks::<LANES>();
+        let (whole, last) = self.out.as_chunks_mut::<LANES>();
+        for (out, x) in whole.iter_mut().zip(chunks) {
+            *out = isa.store(S::load(isa, x));
         }
+        last.copy_from_slice(&isa.store(load_rest::<S, I>(isa, rest))[..rest.len()]);
     }
 }

@@ -11,7 +11,7 @@ pub(crate) trait Stored {
     type Raw: Copy + Default;
 
     /// Sixteen of them as f32.
-    fn load<I: Isa>(isa: I, raw: &[Self::Raw; LANES]) -> [f32; LANES];
+    fn load<I: Isa>(isa: I, raw: &[Self::Raw; LANES]) -> I::Floats;
 }
 
 /// Numbers in memory, as they are.
@@ -27,8 +27,8 @@ impl Stored for Plain {
     type Raw = f32;
 
     #[inline(always)]
-    fn load<I: Isa>(_: I, raw: &[f32; LANES]) -> [f32; LANES] {
-        *raw
+    fn load<I: Isa>(isa: I, raw: &[f32; LANES]) -> I::Floats {
+        isa.load(raw)
     }
 }
 
@@ -36,12 +36,8 @@ impl Stored for F32 {
     type Raw = [u8; 4];
 
     #[inline(always)]
-    fn load<I: Isa>(_: I, raw: &[[u8; 4]; LANES]) -> [f32; LANES] {
-        let mut out = [0.0; LANES];
-        for (out, &raw) in out.iter_mut().zip(raw) {
-            *out = f32::from_le_bytes(raw);
-        }
-        out
+    fn load<I: Isa>(isa: I, raw: &[[u8; 4]; LANES]) -> I::Floats {
+        isa.load_f32(raw)
     }
 }
 
@@ -49,8 +45,8 @@ impl Stored for F16 {
     type Raw = [u8; 2];
 
     #[inline(always)]
-    fn load<I: Isa>(isa: I, raw: &[[u8; 2]; LANES]) -> [f32; LANES] {
-        isa.f16(raw)
+    fn load<I: Isa>(isa: I, raw: &[[u8; 2]; LANES]) -> I::Floats {
+        isa.load_f16(raw)
     }
 }
 
@@ -58,18 +54,22 @@ impl Stored for Bf16 {
     type Raw = [u8; 2];
 
     #[inline(always)]
-    fn load<I: Isa>(_: I, raw: &[[u8; 2]; LANES]) -> [f32; LANES] {
-        let mut out = [0.0; LANES];
-        for (out, &raw) in out.iter_mut().zip(raw) {
-            *out = f32::from_bits(u32::from(u16::from_le_bytes(raw)) << 16);
-        }
-        out
+    fn load<I: Isa>(isa: I, raw: &[[u8; 2]; LANES]) -> I::Floats {
+        isa.load_bf16(raw)
     }
+}
+
+/// Fewer than sixteen numbers, with zeros behind them.
+#[inline(always)]
+pub(crate) fn load_rest<S: Stored, I: Isa>(isa: I, rest: &[S::Raw]) -> I::Floats {
+    let mut padded = [S::Raw::default(); LANES];
+    padded[..rest.len()].copy_from_slice(rest);
+    S::load(isa, &padded)
 }
 
 /// The sum of the lanes, in pairs.
 #[inline(always)]
-fn fold(lanes: &[f32; LANES]) -> f32 {
+pub(crate) fn fold(lanes: &[f32; LANES]) -> f32 {
     let mut eight = [0f32; 8];
     for (i, sum) in eight.iter_mut().enumerate() {
         *sum = lanes[i] + lanes[i + 8];
@@ -81,14 +81,6 @@ fn fold(lanes: &[f32; LANES]) -> f32 {
     (four[0] + four[2]) + (four[1] + four[3])
 }
 
-/// One step of sixteen numbers.
-#[inline(always)]
-fn step<I: Isa>(isa: I, lanes: &mut [f32; LANES], row: &[f32; LANES], x: &[f32; LANES]) {
-    for ((lane, &row), &x) in lanes.iter_mut().zip(row).zip(x) {
-        *lane = isa.mul_add(row, x, *lane);
-    }
-}
-
 /// `row · xs[t]` for each of `T` vectors as long as the row.
 #[inline(always)]
 pub(crate) fn dots<S: Stored, I: Isa, const T: usize>(
@@ -96,28 +88,24 @@ pub(crate) fn dots<S: Stored, I: Isa, const T: usize>(
     row: &[S::Raw],
     xs: [&[f32]; T],
 ) -> [f32; T] {
-    let mut lanes = [[0f32; LANES]; T];
+    let mut lanes = [isa.splat(0.0); T];
     let (chunks, rest) = row.as_chunks::<LANES>();
     let xs = xs.map(|x| x[..row.len()].as_chunks::<LANES>());
     for (k, chunk) in chunks.iter().enumerate() {
         let row = S::load(isa, chunk);
         for (lanes, (x, _)) in lanes.iter_mut().zip(&xs) {
-            step(isa, lanes, &row, &x[k]);
+            *lanes = isa.mul_add(row, isa.load(&x[k]), *lanes);
         }
     }
     if !rest.is_empty() {
-        let mut padded = [S::Raw::default(); LANES];
-        padded[..rest.len()].copy_from_slice(rest);
-        let row = S::load(isa, &padded);
+        let row = load_rest::<S, I>(isa, rest);
         for (lanes, (_, rest)) in lanes.iter_mut().zip(&xs) {
-            let mut x = [0f32; LANES];
-            x[..rest.len()].copy_from_slice(rest);
-            step(isa, lanes, &row, &x);
+            *lanes = isa.mul_add(row, load_rest::<Plain, I>(isa, rest), *lanes);
         }
     }
     let mut sums = [0f32; T];
-    for (sum, lanes) in sums.iter_mut().zip(&lanes) {
-        *sum = fold(lanes);
+    for (sum, lanes) in sums.iter_mut().zip(lanes) {
+        *sum = fold(&isa.store(lanes));
     }
     sums
 }

@@ -1,56 +1,39 @@
 //! Ternary weights times f32 activations: weight-only quantisation.
 //!
-//! A row (or group) is summed in 32 lanes, one for each index of a plane, which are then added in pairs; groups are
-//! added in f64. With `n` elements in a row or group the result lies within `(n / 32 + 8) · 2⁻²⁴ · Σ |trit·x| · scale`
-//! of the exact one.
+//! A row (or group) is summed in 16 lanes, which are then added in pairs; groups are added in f64. With `n` elements
+//! in a row or group the result lies within `(n / 16 + 8) · 2⁻²⁴ · Σ |trit·x| · scale` of the exact one.
 
 use std::ops::Range;
 
-use super::{Part, row_blocks, row_scales};
-use crate::activations::{FloatBlock, TILE, tiles};
-use crate::isa::{CodeBlock, Isa, Op};
-use bitnet_core::ternary::{ROW_BLOCK, ScaleGranularity, TernaryMatrix};
+use super::{Part, row_scales};
+use crate::activations::{FLOAT_BLOCK, FloatBlock, TILE, float_width, tiles};
+use crate::isa::{HalfCodeBlock, Isa, Op};
+use crate::ops::dot::fold;
+use bitnet_core::ternary::{ScaleGranularity, TernaryMatrix};
 
 /// Rows that pass over a tile of tokens before the next tile is taken.
 const ROWS: usize = 32;
 
-/// Adds `trit · x` over some blocks to the lanes of `T` tokens; lane `b` takes index `b` of every plane.
+/// `Σ trit · x` of `T` tokens over some blocks.
 #[inline(always)]
-fn block_lanes<I: Isa, const T: usize>(
+fn block_sums<I: Isa, const T: usize>(
     isa: I,
-    codes: &[CodeBlock],
+    codes: &[HalfCodeBlock],
     x: &[[FloatBlock; T]],
-    lanes: &mut [[f32; 32]; T],
-) {
+) -> [f32; T] {
+    let mut lanes = [isa.splat(0.0); T];
     for (codes, x) in codes.iter().zip(x) {
-        let mut bytes = [0u8; 32];
-        for (bytes, word) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(codes) {
-            *bytes = word.to_le_bytes();
-        }
-        for plane in 0..4 {
-            let mut trits = [0f32; 32];
-            for (trit, &byte) in trits.iter_mut().zip(&bytes) {
-                *trit = (i32::from((byte >> (2 * plane)) & 3) - 1) as f32;
-            }
+        for (plane, trits) in isa.trits(codes).into_iter().enumerate() {
             for (lanes, x) in lanes.iter_mut().zip(x) {
-                for ((lane, &trit), &x) in lanes.iter_mut().zip(&trits).zip(&x.0[plane]) {
-                    *lane = isa.mul_add(trit, x, *lane);
-                }
+                *lanes = isa.mul_add(trits, isa.load(&x.0[plane]), *lanes);
             }
         }
     }
-}
-
-/// The sum of sixteen lanes, in pairs.
-#[inline(always)]
-fn fold(lanes: &[f32]) -> f32 {
-    let mut four = [0f32; 4];
-    for lanes in lanes.chunks_exact(8) {
-        for (i, four) in four.iter_mut().enumerate() {
-            *four += lanes[i] + lanes[i + 4];
-        }
+    let mut sums = [0f32; T];
+    for (sum, lanes) in sums.iter_mut().zip(lanes) {
+        *sum = fold(&isa.store(lanes));
     }
-    (four[0] + four[2]) + (four[1] + four[3])
+    sums
 }
 
 /// `Σ trit · scale · x` of `T` tokens with one row.
@@ -61,23 +44,17 @@ fn row_sums<I: Isa, const T: usize>(
     row: usize,
     x: &[[FloatBlock; T]],
 ) -> [f64; T] {
-    let (codes, scales) = (row_blocks(weight, row), row_scales(weight, row));
-    let (blocks, halves) = match weight.granularity() {
-        ScaleGranularity::Tensor | ScaleGranularity::Row => (codes.len().max(1), None),
-        ScaleGranularity::Group(n) if n % ROW_BLOCK == 0 => (n / ROW_BLOCK, None),
-        ScaleGranularity::Group(n) => (1, Some(n / (ROW_BLOCK / 2))),
+    let (codes, _) = weight.row_words(row).as_chunks();
+    let blocks = match weight.granularity() {
+        ScaleGranularity::Tensor | ScaleGranularity::Row => codes.len().max(1),
+        ScaleGranularity::Group(n) => n / FLOAT_BLOCK,
     };
     let mut sums = [0f64; T];
-    for (index, (codes, x)) in codes.chunks(blocks).zip(x.chunks(blocks)).enumerate() {
-        let mut lanes = [[0f32; 32]; T];
-        block_lanes(isa, codes, x, &mut lanes);
-        for (sum, lanes) in sums.iter_mut().zip(&lanes) {
-            for (half, lanes) in lanes.as_chunks::<16>().0.iter().enumerate() {
-                let group = halves.map_or(index, |n| (2 * index + half) / n);
-                // The second half of the last block may be padding: it has no scale, and its sum is zero.
-                let scale = scales.get(group).map_or(0.0, |&scale| f64::from(scale));
-                *sum += f64::from(fold(lanes)) * scale;
-            }
+    // The padding of the last block has no scale, and needs none.
+    let groups = codes.chunks(blocks).zip(x.chunks(blocks)).zip(row_scales(weight, row));
+    for ((codes, x), &scale) in groups {
+        for (sum, group) in sums.iter_mut().zip(block_sums(isa, codes, x)) {
+            *sum += f64::from(group) * f64::from(scale);
         }
     }
     sums
@@ -99,7 +76,7 @@ impl Float<'_> {
         tile: Range<usize>,
         rows: Range<usize>,
     ) {
-        let width = part.weight.padded_cols() / ROW_BLOCK;
+        let width = float_width(part.weight.cols());
         let (x, _) = x[tile.start * width..tile.end * width].as_chunks::<T>();
         for row in rows {
             let sums = row_sums::<I, T>(isa, part.weight, row, x);
