@@ -273,7 +273,9 @@ fn read_decoder(at: At<'_>, part: &Value, depth: usize, into: &mut Decoding) -> 
                     into.replace.push((from.into(), to.into()));
                 }
                 _ => {
-                    return Err(at.invalid("Replace must have a String pattern and a short content"));
+                    return Err(
+                        at.invalid("Replace must have a String pattern and a short content")
+                    );
                 }
             }
         }
