@@ -20,3 +20,8 @@ mod tree;
 pub use finding::Finding;
 pub use rust_text::RustText;
 pub use tree::{SourceFile, Tree};
+
+/// The examples of the README, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
