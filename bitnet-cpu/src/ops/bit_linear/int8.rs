@@ -41,65 +41,38 @@ pub(crate) fn block_sums<I: Isa, const T: usize>(
     halves
 }
 
-/// How a row is cut: elements that share a scale.
-#[derive(Clone, Copy)]
-enum Cut {
-    /// One scale for the row.
-    Whole,
-    /// Groups of whole blocks.
-    Blocks(usize),
-    /// Groups of an odd number of half blocks.
-    Halves(usize),
-}
-
-impl Cut {
-    fn of(weight: &TernaryMatrix) -> Self {
-        match weight.granularity() {
-            ScaleGranularity::Tensor | ScaleGranularity::Row => Self::Whole,
-            ScaleGranularity::Group(n) if n % ROW_BLOCK == 0 => Self::Blocks(n / ROW_BLOCK),
-            ScaleGranularity::Group(n) => Self::Halves(n / (ROW_BLOCK / 2)),
-        }
-    }
-
-    /// `Σ q` of each group of a token, from those of each half block.
-    fn group_sums(self, halves: &[i32], groups: usize, out: &mut Vec<i32>) {
-        let len = match self {
-            Self::Whole => halves.len().max(1),
-            Self::Blocks(n) => 2 * n,
-            Self::Halves(n) => n,
-        };
-        let start = out.len();
-        out.extend(halves.chunks(len).map(|group| group.iter().sum::<i32>()).take(groups));
-        out.resize(start + groups, 0);
+/// Half blocks that share a scale, if not the whole row does.
+fn group_halves(weight: &TernaryMatrix) -> Option<usize> {
+    match weight.granularity() {
+        ScaleGranularity::Tensor | ScaleGranularity::Row => None,
+        ScaleGranularity::Group(n) => Some(n / (ROW_BLOCK / 2)),
     }
 }
 
-/// `Σ code·x` of `T` tokens with one row, group by group, into `out` (`[T, groups]`, zeroed).
+/// Sums of half blocks (`[halves]`) to those of groups (`[groups]`); padding behind the last group is left out.
 #[inline(always)]
-fn row_sums<I: Isa, const T: usize>(
+fn group_sums(halves: &[i32], len: Option<usize>, out: &mut [i32]) {
+    let len = len.unwrap_or(halves.len()).max(1);
+    for (out, group) in out.iter_mut().zip(halves.chunks(len)) {
+        *out = group.iter().fold(0, |sum, half| sum.wrapping_add(*half));
+    }
+}
+
+/// `Σ code·x` of `T` tokens over each half block of a row, into `halves` (`[T, 2 * blocks]`).
+#[inline(always)]
+fn half_sums<I: Isa, const T: usize>(
     isa: I,
-    cut: Cut,
     codes: &[CodeBlock],
     x: &[[ActivationBlock; T]],
-    groups: usize,
-    out: &mut [i32],
+    halves: &mut [i32],
 ) {
-    let blocks = match cut {
-        Cut::Whole => codes.len().max(1),
-        Cut::Blocks(n) => n,
-        Cut::Halves(_) => 1,
-    };
-    for (index, (codes, x)) in codes.chunks(blocks).zip(x.chunks(blocks)).enumerate() {
-        for (halves, out) in block_sums(isa, codes, x).iter().zip(out.chunks_exact_mut(groups)) {
-            if let Cut::Halves(n) = cut {
-                for (half, &sum) in halves.iter().enumerate() {
-                    // The second half of the last block may be padding, whose sum is zero.
-                    let group = ((2 * index + half) / n).min(groups - 1);
-                    out[group] = out[group].wrapping_add(sum);
-                }
-            } else {
-                out[index] = halves[0].wrapping_add(halves[1]);
-            }
+    let width = 2 * codes.len();
+    for (k, (codes, x)) in codes.iter().zip(x).enumerate() {
+        let codes = isa.unpack(codes);
+        for (t, x) in x.iter().enumerate() {
+            let run = isa.multiply_add(isa.start(), codes, x);
+            let sums = isa.halves(isa.widen(isa.zero(), run));
+            halves[t * width + 2 * k..][..2].copy_from_slice(&sums);
         }
     }
 }
@@ -114,16 +87,27 @@ fn tile_dots<I: Isa, const T: usize>(
     rows: Range<usize>,
     give: &mut impl FnMut(usize, usize, &[i32]),
 ) {
-    let (cut, groups) = (Cut::of(weight), groups(weight));
+    let (len, groups) = (group_halves(weight), groups(weight));
     let (blocks, _) = x.tile(&tile).as_chunks::<T>();
-    let mut sums = Vec::with_capacity(T * groups);
-    for token in tile.clone() {
-        cut.group_sums(x.sums(token), groups, &mut sums);
+    let mut sums = vec![0i32; T * groups];
+    for (token, sums) in tile.clone().zip(sums.chunks_exact_mut(groups)) {
+        group_sums(x.sums(token), len, sums);
     }
     let mut dots = vec![0i32; T * groups];
+    let mut halves = vec![0i32; if len.is_some() { T * 2 * x.width } else { 0 }];
     for row in rows {
-        dots.fill(0);
-        row_sums(isa, cut, row_blocks(weight, row), blocks, groups, &mut dots);
+        let codes = row_blocks(weight, row);
+        if len.is_some() {
+            half_sums(isa, codes, blocks, &mut halves);
+            let tokens = dots.chunks_exact_mut(groups).zip(halves.chunks_exact(2 * x.width));
+            for (dots, halves) in tokens {
+                group_sums(halves, len, dots);
+            }
+        } else {
+            for (dot, [low, high]) in dots.iter_mut().zip(block_sums(isa, codes, blocks)) {
+                *dot = low.wrapping_add(high);
+            }
+        }
         for (dot, sum) in dots.iter_mut().zip(&sums) {
             *dot = dot.wrapping_sub(*sum);
         }
