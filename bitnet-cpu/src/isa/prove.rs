@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use super::{ActivationBlock, AnyIsa, CodeBlock, Isa, LANES, Op, f16_to_f32};
+use super::{ActivationBlock, AnyIsa, CodeBlock, HalfCodeBlock, Isa, LANES, Op, f16_to_f32};
 use crate::ops::block_sums;
 use bitnet_core::simd::IsaLevel;
 use bitnet_core::{Error, Result};
@@ -10,11 +10,12 @@ use bitnet_core::{Error, Result};
 /// Blocks of the question: more than two runs of any level, and no multiple of one.
 const BLOCKS: usize = 37;
 
-/// The question: codes, activations and half-precision numbers.
+/// The question: codes, activations, finite numbers of 16 bits and whole numbers.
 struct Question {
     codes: [CodeBlock; BLOCKS],
     x: [[ActivationBlock; 1]; BLOCKS],
     halves: [[u8; 2]; LANES],
+    whole: [f32; LANES],
 }
 
 impl Question {
@@ -29,6 +30,7 @@ impl Question {
             codes: [[0; 8]; BLOCKS],
             x: [[ActivationBlock([[0; 32]; 4]); 1]; BLOCKS],
             halves: [[0; 2]; LANES],
+            whole: [0.0; LANES],
         };
         for (k, (codes, [x])) in question.codes.iter_mut().zip(&mut question.x).enumerate() {
             let largest = if k / 18 % 2 == 0 { -128 } else { 127 };
@@ -43,23 +45,48 @@ impl Question {
         for half in &mut question.halves {
             *half = (next() as u16 & 0xbfff).to_le_bytes();
         }
+        for number in &mut question.whole {
+            *number = (next() % 1000) as f32;
+        }
         question
     }
 }
 
-/// What a level answers: the sums over both halves and the bits of the numbers.
+/// What a level answers: the sums over both halves, and the bits of eight vectors of floats (half precision,
+/// bfloat16, f32, four planes of trits, and a product with a sum), all of which are exact.
+type Answer = ([i32; 2], [[u32; LANES]; 8]);
+
+impl Question {
+    /// The first half of the first block.
+    fn trits(&self) -> &HalfCodeBlock {
+        &self.codes[0].as_chunks::<4>().0[0]
+    }
+}
+
 impl Op for &Question {
-    type Output = ([i32; 2], [u32; LANES]);
+    type Output = Answer;
 
     #[inline(always)]
     fn eval<I: Isa>(self, isa: I) -> Self::Output {
         let [halves] = block_sums(isa, &self.codes, &self.x);
-        (halves, isa.store(isa.load_f16(&self.halves)).map(f32::to_bits))
+        let trits = isa.trits(self.trits());
+        let whole = isa.load(&self.whole);
+        let vectors = [
+            isa.load_f16(&self.halves),
+            isa.load_bf16(&self.halves),
+            isa.load_f32(&self.whole.map(f32::to_le_bytes)),
+            trits[0],
+            trits[1],
+            trits[2],
+            trits[3],
+            isa.mul_add(trits[1], isa.splat(3.0), whole),
+        ];
+        (halves, vectors.map(|vector| isa.store(vector).map(f32::to_bits)))
     }
 }
 
 /// The answer by another way than any kernel's: one element at a time, in the order of the elements.
-fn answer(question: &Question) -> ([i32; 2], [u32; LANES]) {
+fn answer(question: &Question) -> Answer {
     let mut halves = [0i32; 2];
     for (codes, [x]) in question.codes.iter().zip(&question.x) {
         for element in 0..128 {
@@ -68,7 +95,20 @@ fn answer(question: &Question) -> ([i32; 2], [u32; LANES]) {
             halves[element / 64] += code as i32 * i32::from(x);
         }
     }
-    (halves, question.halves.map(|bytes| f16_to_f32(u16::from_le_bytes(bytes)).to_bits()))
+    let mut trits = [[0f32; LANES]; 4];
+    for element in 0..64 {
+        let code = (question.trits()[element / 16] >> (2 * (element % 16))) & 3;
+        trits[element % 4][element / 4] = code as f32 - 1.0;
+    }
+    let bits = question.halves.map(u16::from_le_bytes);
+    let mut last = question.whole;
+    for (sum, trit) in last.iter_mut().zip(trits[1]) {
+        *sum += 3.0 * trit;
+    }
+    let bfloats = bits.map(|bits| f32::from_bits(u32::from(bits) << 16));
+    let [t0, t1, t2, t3] = trits;
+    let vectors = [bits.map(f16_to_f32), bfloats, question.whole, t0, t1, t2, t3, last];
+    (halves, vectors.map(|vector| vector.map(f32::to_bits)))
 }
 
 fn prove(isa: AnyIsa) -> bool {
