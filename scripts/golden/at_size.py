@@ -8,7 +8,7 @@
 
 Both files are written tensor by tensor. The truth is computed with transformers' own BitNetDecoderLayer and
 AutoBitLinear, holding one layer's weights at a time in float32 and in float64, read back from model.safetensors.
-About 2.4 GB of files; peak memory below 3 GiB; some minutes on one core.
+About 2.4 GB of files; peak memory about 3 GiB; ten minutes on a busy core.
 """
 
 import argparse
