@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
+/// Most parameters that a model may have; gradients and moments of each are held in memory.
+const MAX_PARAMETERS: u64 = 1 << 30;
+
 /// Sizes of the model (architecture `bitnet-b1.58`: ReLU², sub-norms, grouped queries, tied head).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -34,6 +37,26 @@ impl ModelConfig {
     #[must_use]
     pub fn head_dim(&self) -> usize {
         self.hidden_size / self.heads
+    }
+
+    /// Number of parameters; saturates for sizes that [`ModelConfig::validate`] refuses.
+    #[must_use]
+    pub fn parameters(&self) -> u64 {
+        let [vocab, hidden, layers, feed_forward, heads, kv_heads] = [
+            self.vocab_size,
+            self.hidden_size,
+            self.layers,
+            self.feed_forward,
+            self.heads.max(1),
+            self.kv_heads,
+        ]
+        .map(|n| n as u128);
+        let kv = hidden / heads * kv_heads;
+        let rows = 2 * hidden + 2 * kv + 3 * feed_forward;
+        let gains = 3 * hidden + feed_forward;
+        let layer = hidden.saturating_mul(rows).saturating_add(gains);
+        let total = layer.saturating_mul(layers).saturating_add((vocab + 1).saturating_mul(hidden));
+        u64::try_from(total).unwrap_or(u64::MAX)
     }
 
     /// Checks every field.
@@ -83,6 +106,11 @@ impl ModelConfig {
             self.rms_eps > 0.0 && self.rms_eps < 0.1,
             "rms_eps",
             "must lie between 0 and 0.1 (usually 1e-5)",
+        )?;
+        require(
+            self.parameters() <= MAX_PARAMETERS,
+            "layers",
+            "the model has more than 2^30 parameters, which is beyond this trainer; make it smaller",
         )
     }
 }

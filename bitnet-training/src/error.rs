@@ -29,12 +29,12 @@ pub enum Error {
         /// Where and why.
         source: serde_json::Error,
     },
-    /// A checkpoint does not fit the run that wants to continue from it.
-    #[error("checkpoint {}: {reason}; remove it to start over", path.display())]
+    /// A checkpoint cannot be written, or read, or does not fit the run that wants to continue from it.
+    #[error("checkpoint {}: {reason}; correct that, or train without it", path.display())]
     Checkpoint {
         /// The file.
         path: PathBuf,
-        /// What does not fit.
+        /// What is wrong.
         reason: String,
     },
     /// The loss stopped being a number.

@@ -3,6 +3,7 @@
 
 pub mod checkpoint;
 pub mod config;
+mod curve;
 mod error;
 pub mod export;
 pub mod layers;
@@ -17,6 +18,7 @@ mod trainer;
 pub mod vocabulary;
 
 pub use config::{ModelConfig, TrainConfig};
+pub use curve::training_curve;
 pub use error::{Error, Result};
 pub use run::{TrainReport, train_from_config};
 pub use stories::story;

@@ -89,3 +89,79 @@ pub fn schedule(config: &TrainConfig, step: u64) -> Rates {
     let learning_rate = (peak * stage * warmup) as f32;
     Rates { learning_rate, weight_decay, beta1: config.beta1, beta2: config.beta2 }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ModelConfig;
+
+    fn config() -> TrainConfig {
+        let model = ModelConfig {
+            vocab_size: 300,
+            context_length: 16,
+            hidden_size: 128,
+            layers: 1,
+            heads: 2,
+            kv_heads: 1,
+            feed_forward: 128,
+            rope_base: 10_000.0,
+            rms_eps: 1e-5,
+        };
+        TrainConfig {
+            name: String::new(),
+            model,
+            seed: 0,
+            vocabulary_stories: 1,
+            steps: 200,
+            stage_two_step: 100,
+            shards: 1,
+            stories_per_shard: 1,
+            threads: 1,
+            peak_learning_rate: 3e-3,
+            warmup_steps: 10,
+            weight_decay: 0.1,
+            beta1: 0.9,
+            beta2: 0.95,
+            gradient_clip: 1.0,
+            validate_every: 1,
+            validation_stories: 1,
+            checkpoint_every: 1,
+        }
+    }
+
+    #[test]
+    fn the_schedule_has_two_stages() {
+        let rate = |step| schedule(&config(), step).learning_rate;
+        assert!((rate(0) - 3e-4).abs() < 1e-8);
+        assert!((rate(10) - 3e-3 * 0.98).abs() < 1e-8);
+        assert!((rate(100) - 2e-3).abs() < 1e-8);
+        assert!((rate(150) - 1e-3).abs() < 1e-8);
+        assert!(rate(99) > 1.19 * rate(100));
+        assert_eq!(rate(200), 0.0);
+        assert_eq!([99, 100].map(|step| schedule(&config(), step).weight_decay), [0.1, 0.0]);
+    }
+
+    #[test]
+    fn the_first_stage_does_not_depend_on_the_length_of_the_run() {
+        let longer = TrainConfig { steps: 1000, ..config() };
+        for step in 0..100 {
+            assert_eq!(
+                schedule(&config(), step).learning_rate,
+                schedule(&longer, step).learning_rate
+            );
+        }
+    }
+
+    #[test]
+    fn the_first_step_moves_by_the_learning_rate_and_the_decay() {
+        let mut adam = AdamW::new(2, std::slice::from_ref(&(0..1)));
+        let mut p = [1.0, 1.0];
+        adam.step(
+            &mut p,
+            &[0.5, -0.5],
+            1.0,
+            Rates { learning_rate: 0.1, weight_decay: 0.2, beta1: 0.9, beta2: 0.95 },
+        );
+        assert!((p[0] - (0.98 - 0.1)).abs() < 1e-6 && (p[1] - 1.1).abs() < 1e-6, "{p:?}");
+    }
+}

@@ -154,3 +154,55 @@ impl Layout {
         self.layers.iter().flat_map(|layer| layer.ternary().map(|(_, range)| range)).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_layout_covers_every_parameter_once() {
+        let config = ModelConfig {
+            vocab_size: 300,
+            context_length: 16,
+            hidden_size: 128,
+            layers: 3,
+            heads: 8,
+            kv_heads: 2,
+            feed_forward: 384,
+            rope_base: 10_000.0,
+            rms_eps: 1e-5,
+        };
+        let layout = Layout::new(&config);
+        assert_eq!(layout.len as u64, config.parameters());
+        let mut ranges = vec![layout.embedding.clone(), layout.output_norm.clone()];
+        for layer in &layout.layers {
+            ranges.extend(layer.ternary().map(|(_, range)| range));
+            ranges.extend(layer.norms().map(|(_, range)| range));
+        }
+        ranges.sort_by_key(|range| range.start);
+        let mut end = 0;
+        for range in ranges {
+            assert_eq!(range.start, end);
+            end = range.end;
+        }
+        assert_eq!(end, layout.len);
+    }
+
+    #[test]
+    fn decayed_ranges_are_the_ternary_matrices() {
+        let config = ModelConfig {
+            vocab_size: 300,
+            context_length: 16,
+            hidden_size: 128,
+            layers: 1,
+            heads: 2,
+            kv_heads: 1,
+            feed_forward: 128,
+            rope_base: 10_000.0,
+            rms_eps: 1e-5,
+        };
+        let decayed: usize =
+            Layout::new(&config).decayed().iter().map(ExactSizeIterator::len).sum();
+        assert_eq!(decayed, 128 * (128 + 64 + 64 + 128 + 128 + 128 + 128));
+    }
+}

@@ -1,8 +1,10 @@
 //! A whole run in a folder: log, checkpoints, and the report at the end.
 //!
-//! The folder holds `checkpoint.safetensors` (everything needed to go on) and `training.csv` (one line per step).
+//! The folder holds `checkpoint.safetensors` (everything needed to go on), `training.csv` (one line per
+//! step), and at the end of a session `training-curve.svg` and `model.gguf`.
 use std::{
     fmt::Write as _,
+    io::Write as _,
     path::{Path, PathBuf},
     sync::atomic::AtomicBool,
 };
@@ -10,8 +12,8 @@ use std::{
 use serde::Serialize;
 
 use crate::{
-    checkpoint::write_atomic,
     config::TrainConfig,
+    curve::training_curve,
     error::{Error, Result},
     trainer::{Step, Trainer},
 };
@@ -35,8 +37,12 @@ pub struct TrainReport {
     pub validation_loss: f64,
     /// The checkpoint.
     pub checkpoint: PathBuf,
-    /// The log.
+    /// The log, one line per step.
     pub log: PathBuf,
+    /// The training curve (SVG), there from the second step on.
+    pub curve: PathBuf,
+    /// The model as a GGUF file.
+    pub model: PathBuf,
 }
 
 /// Trains in `out_dir`, which is made if absent. With `resume`, a checkpoint found there is continued; without, it is overwritten.
@@ -79,16 +85,38 @@ pub fn train_from_config(
     })?;
     trainer.save(&checkpoint)?;
     write_atomic(&log, csv.as_bytes())?;
+    let (parameters, tokens) = (trainer.parameters().len(), trainer.tokens());
+    let curve = out_dir.join("training-curve.svg");
+    let title = format!("{}: {parameters} parameters, {tokens} tokens", config.name);
+    if let Some(svg) = training_curve(&csv, &title) {
+        write_atomic(&curve, svg.as_bytes())?;
+    }
+    let model = out_dir.join("model.gguf");
+    trainer.export(&model)?;
     Ok(TrainReport {
-        parameters: trainer.parameters().len(),
+        parameters,
         steps: trainer.steps(),
-        tokens: trainer.tokens(),
+        tokens,
         seconds: trainer.seconds(),
         loss: last_loss,
         validation_loss: trainer.validate(),
         checkpoint,
         log,
+        curve,
+        model,
     })
+}
+
+/// Writes `bytes` to a temporary file beside `path`, syncs it and renames it.
+fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+    let temporary = path.with_extension("tmp");
+    let write = || {
+        let mut file = std::fs::File::create(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, path)
+    };
+    write().map_err(|source| Error::Io { path: path.to_owned(), source })
 }
 
 /// The header and the lines of an earlier log up to `step`.

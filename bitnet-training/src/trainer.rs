@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::{
-    checkpoint,
+    checkpoint::{self, Counters},
     config::TrainConfig,
     error::{Error, Result},
     model::{Batch, Model, Workspace},
@@ -289,27 +289,23 @@ impl Trainer {
     /// Writes everything that [`Trainer::resume`] needs.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::Checkpoint`] if the file cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
         let vectors = [self.parameters.as_slice(), &self.optimizer.m, &self.optimizer.v];
-        checkpoint::save(
-            path,
-            &self.config,
-            (self.optimizer.steps, self.tokens, self.seconds),
-            vectors,
-        )
+        let (step, tokens, seconds) = (self.optimizer.steps, self.tokens, self.seconds);
+        checkpoint::save(path, &self.config, Counters { step, tokens, seconds }, vectors)
     }
 
     /// Continues from a checkpoint: the steps that follow are those of the uninterrupted run, bit for bit.
     ///
     /// # Errors
-    /// [`Error::Io`], or [`Error::Checkpoint`] if the file is damaged or of another configuration.
+    /// [`Error::Checkpoint`] if the file is absent, damaged or of another configuration.
     pub fn resume(&mut self, path: &Path) -> Result<()> {
         let stored = checkpoint::load(path, &self.config, self.model.layout.len)?;
         let [parameters, m, v] = stored.vectors;
         self.parameters = parameters;
-        (self.optimizer.m, self.optimizer.v, self.optimizer.steps) = (m, v, stored.step);
-        (self.tokens, self.seconds) = (stored.tokens, stored.seconds);
+        (self.optimizer.m, self.optimizer.v, self.optimizer.steps) = (m, v, stored.counters.step);
+        (self.tokens, self.seconds) = (stored.counters.tokens, stored.counters.seconds);
         Ok(())
     }
 }

@@ -114,6 +114,8 @@ fn a_run_in_a_folder_stops_logs_and_goes_on() {
     .unwrap();
     assert_eq!(seen, [1, 2, 3, 4, 5, 6]);
     assert!(report.validation_loss.is_finite());
+    GgufFile::open(&report.model).unwrap();
+    assert!(std::fs::read_to_string(&report.curve).unwrap().starts_with("<svg"));
     let log = std::fs::read_to_string(&report.log).unwrap();
     let steps: Vec<&str> =
         log.lines().skip(1).map(|line| line.split(',').next().unwrap()).collect();
@@ -184,6 +186,7 @@ fn impossible_configurations_are_refused_by_field() {
     assert_eq!(refused(&|c| c.model.kv_heads = 3), "kv_heads");
     assert_eq!(refused(&|c| c.model.feed_forward = usize::MAX), "feed_forward");
     assert_eq!(refused(&|c| c.model.vocab_size = 5), "vocab_size");
+    assert_eq!(refused(&|c| (c.model.layers, c.model.hidden_size) = (1024, 32768)), "layers");
     assert_eq!(refused(&|c| c.steps = 0), "steps");
     assert_eq!(refused(&|c| c.peak_learning_rate = f32::NAN), "peak_learning_rate");
     assert_eq!(refused(&|c| c.shards = 0), "shards");
