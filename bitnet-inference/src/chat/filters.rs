@@ -20,15 +20,16 @@ pub(crate) fn install(env: &mut Environment<'_>, budget: &Arc<Budget>, now: u64)
     }
     for (name, filter) in bounded_filters() {
         let meter = budget.clone();
-        env.add_filter(name, move |state: &mut State<'_, '_>, args: Rest<Value>| {
-            call(&meter, state, &filter, &args)
+        env.add_filter(name, move |state: &mut State<'_, '_>, args: Rest<Value>, named: Kwargs| {
+            call(&meter, state, &filter, &together(args, named))
         });
     }
     for (name, test) in comparing_tests() {
         let meter = budget.clone();
         env.add_test(
             name,
-            move |state: &mut State<'_, '_>, args: Rest<Value>| -> Result<bool, Error> {
+            move |state: &mut State<'_, '_>, args: Rest<Value>, named: Kwargs| -> Result<bool, Error> {
+                let args = together(args, named);
                 args.iter().try_for_each(|arg| meter.weigh(arg).map(|_| ()))?;
                 Ok(test.call(state, &args)?.is_true())
             },
@@ -42,7 +43,8 @@ pub(crate) fn install(env: &mut Environment<'_>, budget: &Arc<Budget>, now: u64)
         let meter = budget.clone();
         env.add_function(
             name,
-            move |state: &mut State<'_, '_>, args: Rest<Value>| -> Result<Value, Error> {
+            move |state: &mut State<'_, '_>, args: Rest<Value>, named: Kwargs| -> Result<Value, Error> {
+                let args = together(args, named);
                 args.iter().try_for_each(|arg| meter.weigh(arg).map(|_| ()))?;
                 function.call(state, &args)
             },
@@ -162,27 +164,20 @@ fn growing_filters(env: &mut Environment<'_>, budget: &Arc<Budget>) {
         },
     );
     let meter = budget.clone();
-    env.add_filter(
-        "join",
-        move |state: &mut State<'_, '_>, value: &Value, with: Option<Value>, rest: Rest<Value>| {
-            let with = with.unwrap_or_else(|| Value::from(""));
-            if with.is_kwargs() || !rest.is_empty() {
-                let args: Vec<Value> = [value.clone(), with].into_iter().chain(rest.0).collect();
-                let mapped = join_options(&meter, state, &args)?;
-                return join(&meter, &mapped.0, &mapped.1);
-            }
-            join(&meter, value, &meter.text(&with)?)
-        },
-    );
+    env.add_filter("join", move |state: &mut State<'_, '_>, args: Rest<Value>, named: Kwargs| {
+        let (items, with) = join_options(&meter, state, &args, &named)?;
+        join(&meter, &items, &with)
+    });
     let meter = budget.clone();
-    env.add_filter("indent", move |state: &mut State<'_, '_>, args: Rest<Value>| {
-        indent(&meter, state, &args)
+    env.add_filter("indent", move |state: &mut State<'_, '_>, args: Rest<Value>, named: Kwargs| {
+        indent(&meter, state, &together(args, named))
     });
     let meter = budget.clone();
     let format = Value::from_function(engine::format);
     env.add_filter(
         "format",
-        move |state: &mut State<'_, '_>, args: Rest<Value>| -> Result<Value, Error> {
+        move |state: &mut State<'_, '_>, args: Rest<Value>, named: Kwargs| -> Result<Value, Error> {
+            let args = together(args, named);
             check_format(&meter, &args, '%')?;
             call(&meter, state, &format, &args)
         },
@@ -285,39 +280,46 @@ fn join(meter: &Budget, value: &Value, with: &str) -> Result<Value, Error> {
     Ok(Value::from(out))
 }
 
-/// `join(…, attribute=…)` and `join(d=…)`: the items and the text between them.
+/// The items to join and the text between them; with `attribute` each item's attribute of that name.
 fn join_options(
     meter: &Budget,
     state: &mut State<'_, '_>,
     args: &[Value],
+    named: &Kwargs,
 ) -> Result<(Value, String), Error> {
-    let (value, rest) =
-        args.split_first().ok_or_else(|| Error::from(ErrorKind::MissingArgument))?;
-    let mut with = String::new();
-    let mut attribute = None;
-    for (index, arg) in rest.iter().enumerate() {
-        if arg.is_kwargs() {
-            if let Ok(text) =
-                arg.get_attr("d").map(|d| if d.is_undefined() { None } else { Some(d) })
-            {
-                with = text.map_or(Ok(with), |text| meter.text(&text))?;
-            }
-            attribute = arg.get_attr("attribute").ok().filter(|a| !a.is_undefined()).or(attribute);
-        } else if index == 0 {
-            with = meter.text(arg)?;
-        } else {
-            attribute = Some(arg.clone());
-        }
+    let items = args.first().ok_or_else(|| Error::from(ErrorKind::MissingArgument))?;
+    let with = args.get(1).cloned().or(named.get::<Option<Value>>("d")?);
+    let with = with.map_or(Ok(String::new()), |with| meter.text(&with))?;
+    let attribute = args.get(2).cloned().or(named.get::<Option<Value>>("attribute")?);
+    named.assert_all_used()?;
+    let Some(attribute) = attribute else { return Ok((items.clone(), with)) };
+    let named = Value::from(Kwargs::from_iter([("attribute", attribute)]));
+    let map = Value::from_function(engine::map);
+    Ok((call(meter, state, &map, &[items.clone(), named])?, with))
+}
+
+/// The arguments as the engine passes them on: named ones last.
+fn together(args: Rest<Value>, named: Kwargs) -> Vec<Value> {
+    let mut args = args.0;
+    if named.args().next().is_some() {
+        args.push(Value::from(named));
     }
-    let items = match attribute {
-        Some(attribute) => {
-            let named = Kwargs::from_iter([("attribute", attribute)]);
-            let map = Value::from_function(engine::map);
-            call(meter, state, &map, &[value.clone(), Value::from(named)])?
+    args
+}
+
+/// Python's `str.title`: a capital after everything that is no letter.
+fn titled(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut inside = false;
+    for letter in text.chars() {
+        if inside {
+            out.extend(letter.to_lowercase());
+        } else {
+            out.extend(letter.to_uppercase());
         }
-        None => value.clone(),
-    };
-    Ok((items, with))
+        inside = letter.is_alphabetic();
+    }
+    out
 }
 
 fn indent(meter: &Budget, state: &mut State<'_, '_>, args: &[Value]) -> Result<Value, Error> {
@@ -373,6 +375,11 @@ fn method(
             ("strip", [] | [_]) => return Ok(Value::from(trimmed(text, letters, true, true))),
             ("lstrip", [] | [_]) => return Ok(Value::from(trimmed(text, letters, true, false))),
             ("rstrip", [] | [_]) => return Ok(Value::from(trimmed(text, letters, false, true))),
+            ("title", []) => return meter.keep(Value::from(titled(text))),
+            ("split", []) => {
+                meter.pay(text.len() as u64 * 64)?;
+                return Ok(text.split(is_space).filter(|part| !part.is_empty()).map(Value::from).collect());
+            }
             ("join", [items]) => return join(meter, items, text),
             ("replace", [from, to, rest @ ..]) => {
                 let (from, to) = (meter.text(from)?, meter.text(to)?);

@@ -11,20 +11,20 @@ use minijinja::{Environment, Error, ErrorKind};
 
 use super::budget::{Budget, Stop};
 
-const JOIN: &str = "operator ~";
-const ADD: &str = "operator +";
-const MULTIPLY: &str = "operator *";
-const SLICE: &str = "operator []";
-const LIST: &str = "list of";
-const MAP: &str = "map of";
+const JOIN: &str = "operator:~";
+const ADD: &str = "operator:+";
+const MULTIPLY: &str = "operator:*";
+const SLICE: &str = "operator:[]";
+const LIST: &str = "list:";
+const MAP: &str = "map:";
 const COMPARISONS: [(&str, &str); 7] = [
-    ("operator ==", "a == b"),
-    ("operator !=", "a != b"),
-    ("operator <", "a < b"),
-    ("operator <=", "a <= b"),
-    ("operator >", "a > b"),
-    ("operator >=", "a >= b"),
-    ("operator in", "a in b"),
+    ("operator:==", "a == b"),
+    ("operator:!=", "a != b"),
+    ("operator:<", "a < b"),
+    ("operator:<=", "a <= b"),
+    ("operator:>", "a > b"),
+    ("operator:>=", "a >= b"),
+    ("operator:in", "a in b"),
 ];
 /// Marks a filter that the engine is not to cache by its position.
 const NOT_CACHED: u8 = u8::MAX;

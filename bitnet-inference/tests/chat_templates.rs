@@ -1,0 +1,111 @@
+//! Chat templates render to the text that transformers makes of them.
+
+use std::path::PathBuf;
+
+use bitnet_inference::chat::{
+    Builtin, ChatTemplate, Message, RenderOptions, TemplateError, is_broken_bitnet_template,
+};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+#[derive(Deserialize)]
+struct Golden {
+    builtin: Vec<String>,
+    templates: Map<String, Value>,
+    cases: Vec<Case>,
+}
+
+#[derive(Deserialize)]
+struct Case {
+    name: String,
+    messages: Vec<Message>,
+    add_generation_prompt: bool,
+    #[serde(default)]
+    extra: Map<String, Value>,
+    text: Option<String>,
+    error: Option<String>,
+}
+
+fn golden() -> Golden {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/chat/rendered.json");
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+fn options(case: &Case) -> RenderOptions<'static> {
+    RenderOptions {
+        add_generation_prompt: case.add_generation_prompt,
+        bos_token: "<s>",
+        eos_token: "</s>",
+        extra: case.extra.clone(),
+        now: Some(0),
+    }
+}
+
+#[test]
+fn templates_render_as_transformers_renders_them() {
+    let golden = golden();
+    let mut wrong = Vec::new();
+    for case in &golden.cases {
+        let source = golden.templates[&case.name].as_str().unwrap();
+        let template = ChatTemplate::new(source, &case.name).unwrap();
+        let got = template.render(&case.messages, &options(case));
+        let right = match (&got, &case.text, &case.error) {
+            (Ok(got), Some(text), None) => got == text,
+            (Err(TemplateError::Raised { message, .. }), None, Some(error)) => message == error,
+            _ => false,
+        };
+        if !right {
+            wrong.push(format!("{}: {got:?}\n   not {:?} {:?}", case.name, case.text, case.error));
+        }
+    }
+    assert!(golden.cases.len() > 300);
+    assert!(
+        wrong.is_empty(),
+        "{} of {}\n{}",
+        wrong.len(),
+        golden.cases.len(),
+        wrong[..wrong.len().min(40)].join("\n")
+    );
+}
+
+#[test]
+fn builtin_templates_render_the_same() {
+    let golden = golden();
+    assert_eq!(golden.builtin.len(), Builtin::ALL.len());
+    for name in &golden.builtin {
+        let template = ChatTemplate::builtin(Builtin::from_name(name).unwrap()).unwrap();
+        for case in golden.cases.iter().filter(|case| case.name == *name) {
+            assert_eq!(
+                Some(template.render(&case.messages, &options(case)).unwrap()),
+                case.text,
+                "{name}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_2b_4t_prompt_is_the_checkpoints_and_not_the_gguf_files() {
+    let template = ChatTemplate::builtin(Builtin::BitNet).unwrap();
+    let messages = [Message::new("system", "Be brief. "), Message::new("user", " Hi")];
+    let options = RenderOptions {
+        add_generation_prompt: true,
+        bos_token: "<|begin_of_text|>",
+        ..RenderOptions::default()
+    };
+    assert_eq!(
+        template.render(&messages, &options).unwrap(),
+        "<|begin_of_text|>System: Be brief.<|eot_id|>User: Hi<|eot_id|>Assistant: "
+    );
+    assert!(is_broken_bitnet_template(
+        "{{ 'Human: ' + m.content + '\\n\\nBITNETAssistant: ' + eos_token }}"
+    ));
+    assert!(!is_broken_bitnet_template(template.source()));
+}
+
+#[test]
+fn dates_come_from_the_moment_given() {
+    let template = ChatTemplate::new("{{ strftime_now('%d %b %Y') }}", "date").unwrap();
+    let options = RenderOptions { now: Some(1_721_952_000), ..RenderOptions::default() };
+    assert_eq!(template.render(&[], &options).unwrap(), "26 Jul 2024");
+}
