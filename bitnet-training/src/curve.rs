@@ -1,6 +1,6 @@
 //! The training curve as an SVG picture, drawn from the log of a run.
 //!
-//! Two panels share the horizontal axis (tokens seen): the loss above, the learning rate below.
+//! Two panels share the horizontal axis (tokens seen): the loss above on a logarithmic scale, the learning rate below.
 use std::fmt::Write as _;
 
 const WIDTH: f64 = 860.0;
@@ -12,7 +12,7 @@ const HEIGHT: f64 = 520.0;
 /// Points that a polyline is thinned to.
 const POINTS: usize = 600;
 /// Half-life of the smoothed loss, in steps.
-const HALF_LIFE: f64 = 20.0;
+const HALF_LIFE: f64 = 6.0;
 
 /// A point of the log.
 struct Row {
@@ -38,15 +38,26 @@ struct Axis {
     high: f64,
     from: f64,
     to: f64,
+    logarithmic: bool,
 }
 
 impl Axis {
     fn at(&self, value: f64) -> f64 {
-        self.from + (value - self.low) / (self.high - self.low) * (self.to - self.from)
+        let share = if self.logarithmic {
+            (value / self.low).ln() / (self.high / self.low).ln()
+        } else {
+            (value - self.low) / (self.high - self.low)
+        };
+        self.from + share * (self.to - self.from)
     }
 
-    /// Round values inside the axis, about `count` of them.
+    /// Round values inside the axis: 1, 2, 3, 5 times powers of ten on a logarithmic one, else about `count` equal steps.
     fn ticks(&self, count: f64) -> Vec<f64> {
+        if self.logarithmic {
+            let decades = -6..=3;
+            let all = decades.flat_map(|d| [1.0, 2.0, 3.0, 5.0].map(|m| m * 10f64.powi(d)));
+            return all.filter(|t| (self.low..=self.high).contains(t)).collect();
+        }
         let rough = (self.high - self.low) / count;
         let power = 10f64.powf(rough.log10().floor());
         let step = [1.0, 2.0, 5.0, 10.0]
@@ -69,11 +80,13 @@ pub fn training_curve(csv: &str, title: &str) -> Option<String> {
     let rows = rows(csv);
     let last = rows.last().filter(|_| rows.len() > 1)?;
     let highest = |f: &dyn Fn(&Row) -> f64| rows.iter().map(f).fold(f64::MIN_POSITIVE, f64::max);
-    let x = Axis { low: 0.0, high: last.tokens, from: LEFT, to: WIDTH - RIGHT };
-    let loss =
-        Axis { low: 0.0, high: highest(&|r| r.loss) * 1.02, from: LOSS_PANEL.1, to: LOSS_PANEL.0 };
-    let rate =
-        Axis { low: 0.0, high: highest(&|r| r.rate) * 1.1, from: RATE_PANEL.1, to: RATE_PANEL.0 };
+    let x = Axis { low: 0.0, high: last.tokens, from: LEFT, to: WIDTH - RIGHT, logarithmic: false };
+    let lowest =
+        rows.iter().flat_map(|r| [Some(r.loss), r.validation]).flatten().fold(f64::MAX, f64::min);
+    let (low, high) = (0.9 * lowest.max(1e-5), 1.1 * highest(&|r| r.loss));
+    let loss = Axis { low, high, from: LOSS_PANEL.1, to: LOSS_PANEL.0, logarithmic: true };
+    let high = highest(&|r| r.rate) * 1.1;
+    let rate = Axis { low: 0.0, high, from: RATE_PANEL.1, to: RATE_PANEL.0, logarithmic: false };
 
     let mut svg = String::new();
     header(&mut svg, title);
