@@ -28,7 +28,10 @@ pub(crate) fn install(env: &mut Environment<'_>, budget: &Arc<Budget>, now: u64)
         let meter = budget.clone();
         env.add_test(
             name,
-            move |state: &mut State<'_, '_>, args: Rest<Value>, named: Kwargs| -> Result<bool, Error> {
+            move |state: &mut State<'_, '_>,
+                  args: Rest<Value>,
+                  named: Kwargs|
+                  -> Result<bool, Error> {
                 let args = together(args, named);
                 args.iter().try_for_each(|arg| meter.weigh(arg).map(|_| ()))?;
                 Ok(test.call(state, &args)?.is_true())
@@ -43,7 +46,10 @@ pub(crate) fn install(env: &mut Environment<'_>, budget: &Arc<Budget>, now: u64)
         let meter = budget.clone();
         env.add_function(
             name,
-            move |state: &mut State<'_, '_>, args: Rest<Value>, named: Kwargs| -> Result<Value, Error> {
+            move |state: &mut State<'_, '_>,
+                  args: Rest<Value>,
+                  named: Kwargs|
+                  -> Result<Value, Error> {
                 let args = together(args, named);
                 args.iter().try_for_each(|arg| meter.weigh(arg).map(|_| ()))?;
                 function.call(state, &args)
@@ -176,7 +182,10 @@ fn growing_filters(env: &mut Environment<'_>, budget: &Arc<Budget>) {
     let format = Value::from_function(engine::format);
     env.add_filter(
         "format",
-        move |state: &mut State<'_, '_>, args: Rest<Value>, named: Kwargs| -> Result<Value, Error> {
+        move |state: &mut State<'_, '_>,
+              args: Rest<Value>,
+              named: Kwargs|
+              -> Result<Value, Error> {
             let args = together(args, named);
             check_format(&meter, &args, '%')?;
             call(&meter, state, &format, &args)
@@ -378,7 +387,11 @@ fn method(
             ("title", []) => return meter.keep(Value::from(titled(text))),
             ("split", []) => {
                 meter.pay(text.len() as u64 * 64)?;
-                return Ok(text.split(is_space).filter(|part| !part.is_empty()).map(Value::from).collect());
+                return Ok(text
+                    .split(is_space)
+                    .filter(|part| !part.is_empty())
+                    .map(Value::from)
+                    .collect());
             }
             ("join", [items]) => return join(meter, items, text),
             ("replace", [from, to, rest @ ..]) => {

@@ -14,7 +14,7 @@ mod operators;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use minijinja::machinery::{CodeGenerator, eval, make_string_output, parse};
+use minijinja::machinery::{CodeGenerator, Token, eval, make_string_output, parse, tokenize};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Serde, Value};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, Output, State};
@@ -38,6 +38,10 @@ const WORK_PER_BYTE: u64 = 64;
 const TEXT: u64 = 256 << 10;
 /// Longest single text, as a multiple of the messages.
 const TEXT_PER_BYTE: u64 = 4;
+/// Most words and signs in one tag: the engine recurses along an expression, so its length bounds the stack.
+const TAG: usize = 400;
+/// Most `elif`s, each of which the engine nests in the one before.
+const BRANCHES: usize = 150;
 /// Calls within calls.
 const RECURSION: usize = 100;
 
@@ -164,6 +168,7 @@ impl ChatTemplate {
         options: &RenderOptions<'_>,
     ) -> Result<String, Error> {
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?;
+        check_shape(&self.source, syntax.clone(), budget)?;
         let tree = parse(&self.source, &self.name, syntax)?;
         let mut generator = CodeGenerator::new(&self.name, &self.source);
         generator.compile_stmt(&tree);
@@ -214,6 +219,25 @@ impl ChatTemplate {
             _ => TemplateError::Render { name, problem },
         }
     }
+}
+
+/// Refuses a source whose expressions or branches are too long for the engine's stack.
+fn check_shape(source: &str, syntax: SyntaxConfig, budget: &Budget) -> Result<(), Error> {
+    let (mut length, mut branches) = (0, 0);
+    for token in tokenize(source, false, syntax) {
+        match token?.0 {
+            Token::VariableStart | Token::BlockStart => length = 0,
+            Token::Ident("elif") => branches += 1,
+            _ => length += 1,
+        }
+        if length > TAG || branches > BRANCHES {
+            let problem = format!(
+                "it has more than {TAG} words and signs in one tag, or more than {BRANCHES} elifs"
+            );
+            return Err(budget.stop(Stop::Limit(problem)));
+        }
+    }
+    Ok(())
 }
 
 fn context(messages: &[Message], options: &RenderOptions<'_>) -> Value {

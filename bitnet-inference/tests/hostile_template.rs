@@ -1,0 +1,237 @@
+//! Templates that try to use up time, memory or the stack, or to reach what is not theirs, are stopped with an error.
+
+use bitnet_inference::chat::{ChatTemplate, Message, RenderOptions, TemplateError};
+
+/// Loads and renders; a hostile template fails in one or the other.
+fn outcome(source: &str) -> Result<String, TemplateError> {
+    let template = ChatTemplate::new(source, "hostile")?;
+    template.render(&[Message::new("user", "Hello")], &RenderOptions::default())
+}
+
+#[track_caller]
+fn refused(source: &str) {
+    let shown: String = source.chars().take(100).collect();
+    match outcome(source) {
+        Err(
+            TemplateError::Limit { .. }
+            | TemplateError::Syntax { .. }
+            | TemplateError::Render { .. }
+            | TemplateError::TooLong { .. },
+        ) => {}
+        Err(other) => panic!("{shown}: {other}"),
+        Ok(text) => panic!("{shown}: rendered {} bytes", text.len()),
+    }
+}
+
+#[track_caller]
+fn limited(source: &str) {
+    let shown: String = source.chars().take(100).collect();
+    match outcome(source) {
+        Err(TemplateError::Limit { .. }) => {}
+        other => panic!("{shown}: {:?}", other.map(|text| text.len())),
+    }
+}
+
+/// A loop of the given body with a namespace that keeps a text and a list.
+fn loops(body: &str) -> String {
+    format!(
+        "{{% set ns = namespace(s='xxxxxxxx', l=[1]) %}}{{% for i in range(10000) %}}{body}{{% endfor %}}{{{{ ns.s | length }}}}"
+    )
+}
+
+#[test]
+fn deep_nesting_in_the_source_is_refused() {
+    for depth in [1_000, 10_000, 30_000] {
+        refused(&format!("{{{{ {}1{} }}}}", "(".repeat(depth), ")".repeat(depth)));
+        refused(&format!("{{{{ {}1{} }}}}", "[".repeat(depth), "]".repeat(depth)));
+        refused(&"{% if 1 %}".repeat(depth));
+        refused(&format!("{}x{}", "{%if 1%}".repeat(depth), "{%endif%}".repeat(depth)));
+    }
+}
+
+#[test]
+fn long_chains_in_the_source_end_without_using_up_the_stack() {
+    for size in [100, 2_000, 10_000] {
+        for source in [
+            format!("{{{{ 1{} }}}}", "+1".repeat(size)),
+            format!("{{{{ 1{} }}}}", "~1".repeat(size)),
+            format!("{{{{ x{} }}}}", ".y".repeat(size)),
+            format!("{{{{ x{} }}}}", "[0]".repeat(size)),
+            format!("{{{{ 'x'{} }}}}", "|e".repeat(size)),
+            format!("{{{{ {}1 }}}}", "not ".repeat(size)),
+            format!("{{{{ {}1 }}}}", "-".repeat(size)),
+            format!("{{{{ 1{} }}}}", " if 1 else 1".repeat(size / 3)),
+            format!("{{{{ 1{} }}}}", " and 1".repeat(size)),
+            format!("{{{{ 1{} }}}}", "**1".repeat(size)),
+            format!("{{% if 0 %}}{}{{% endif %}}", "{%elif 0%}".repeat(size / 2)),
+        ] {
+            let _either = outcome(&source);
+        }
+    }
+}
+
+#[test]
+fn recursion_is_bounded() {
+    refused("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}");
+    refused("{% macro m(n) %}{{ m(n ~ 'x') ~ m(n ~ 'y') }}{% endmacro %}{{ m('') }}");
+    refused("{% block a %}{{ self.a() }}{% endblock %}");
+    refused("{% for i in [1] recursive %}{{ loop([1]) }}{% endfor %}");
+}
+
+#[test]
+fn loops_are_bounded() {
+    let nested = "{% for i in range(1000) %}".repeat(5) + "x" + &"{% endfor %}".repeat(5);
+    limited(&nested);
+    refused("{% for i in range(1000000000) %}{% endfor %}");
+    limited(&format!("{{% for i in range(99999) %}}{}{{% endfor %}}", "x".repeat(50_000)));
+    limited(&format!(
+        "{{% for i in range(99999) %}}{{% set s %}}{}{{% endset %}}{{% endfor %}}",
+        "x".repeat(50_000)
+    ));
+}
+
+#[test]
+fn texts_cannot_double() {
+    for body in [
+        "{% set ns.s = ns.s ~ ns.s %}",
+        "{% set ns.s = ns.s + ns.s %}",
+        "{% set ns.s = ns.s * 2 %}",
+        "{% set ns.s %}{{ ns.s }}{{ ns.s }}{% endset %}",
+        "{% set ns.s = ns.s | replace('x', 'xx') %}",
+        "{% set ns.s = ns.s.replace('x', 'xx') %}",
+        "{% set ns.s = ns.s | replace('', 'x') %}",
+        "{% set ns.s = [ns.s, ns.s] | join %}",
+        "{% set ns.s = [ns.s, ns.s] | join(ns.s) %}",
+        "{% set ns.s = ns.s.join([ns.s, ns.s]) %}",
+        "{% set ns.s = '%s%s' | format(ns.s, ns.s) %}",
+        "{% set ns.s = '{}{}'.format(ns.s, ns.s) %}",
+        "{% set ns.s = [ns.s, ns.s] | tojson %}",
+        "{% set ns.s = [ns.s, ns.s] | string %}",
+        "{% set ns.s = [ns.s, ns.s] ~ '' %}",
+        "{% set ns.s = (ns.s ~ '\\n') | indent(1000) %}",
+        "{% set ns.l = ns.l + ns.l %}",
+        "{% set ns.l = ns.l * 2 %}",
+        "{% set ns.l = [ns.l, ns.l] %}",
+        "{% set ns.l = ns.l + [ns.s | list] %}",
+        "{% set ns.l = ns.l + [range(10000) | list] %}",
+        "{% set ns.l = {'a': ns.l, 'b': ns.l} %}",
+        "{% set ns.l = dict(a=ns.l, b=ns.l) %}",
+        "{% set ns.l = namespace(a=ns.l) %}",
+    ] {
+        limited(&loops(body));
+    }
+    let straight = "{% set s = s ~ s %}".repeat(40);
+    limited(&format!("{{% set s = 'xxxxxxxx' %}}{straight}{{{{ s | length }}}}"));
+    let escaped = "{% set s = s | tojson %}".repeat(40);
+    limited(&format!("{{% set s = '\"' %}}{escaped}{{{{ s | length }}}}"));
+    let shared = "{% set l = [l, l] %}".repeat(40);
+    for last in [
+        "{{ l }}",
+        "{{ l == l }}",
+        "{{ l in l }}",
+        "{{ l | tojson }}",
+        "{{ l | string }}",
+        "{{ l is eq(l) }}",
+        "{{ l | sort }}",
+    ] {
+        limited(&format!("{{% set l = [1] %}}{shared}{last}"));
+    }
+}
+
+#[test]
+fn widths_and_counts_are_bounded() {
+    for source in [
+        "{{ 'a\nb' | indent(1000000000) }}",
+        "{{ 'a\nb' | indent(width=1000000000) }}",
+        "{{ 'a' | indent(1000000000, true) }}",
+        "{{ '%1000000000d' | format(1) }}",
+        "{{ '%*d' | format(1000000000, 1) }}",
+        "{{ '{:1000000000}'.format(1) }}",
+        "{{ '{:{}}'.format(1, 1000000000) }}",
+        "{{ 'x' * 1000000000 }}",
+        "{{ 1000000000 * 'x' }}",
+        "{{ [1] * 1000000000 }}",
+        "{{ 'x' | center(1000000000) }}",
+        "{{ 'x'.center(1000000000) }}",
+        "{{ 'x'.ljust(1000000000) }}",
+        "{{ [1] | batch(1000000000, 'x') | list }}",
+        "{{ [1] | slice(1000000000) | list }}",
+        "{{ {'a': 1} | tojson(indent=1000000000) }}",
+        "{{ 10 ** 100000 }}",
+        "{{ range(1000000000) | list | length }}",
+        "{{ lipsum(1000000) }}",
+    ] {
+        refused(source);
+    }
+    let a = "x".repeat(1000);
+    limited(&format!(
+        "{{{{ '{a}' | replace('x', '{a}') | replace('x', '{a}') | replace('x', '{a}') | length }}}}"
+    ));
+}
+
+#[test]
+fn nothing_outside_the_template_is_reached() {
+    for source in [
+        "{% include '/etc/passwd' %}",
+        "{% include 'hostile' %}",
+        "{% extends 'hostile' %}",
+        "{% import '/etc/passwd' as p %}{{ p }}",
+        "{% from 'hostile' import m %}",
+        "{{ ''.__class__.__mro__ }}",
+        "{{ messages.__class__.__base__.__subclasses__() }}",
+        "{{ self.__init__.__globals__ }}",
+        "{{ raise_exception.__globals__['os'] }}",
+        "{{ open('/etc/passwd') }}",
+        "{{ debug() }}",
+    ] {
+        refused(source);
+    }
+}
+
+#[test]
+fn a_namespace_inside_itself_is_refused() {
+    limited("{% set ns = namespace() %}{% set ns.me = ns %}{{ ns }}");
+    limited("{% set ns = namespace() %}{% set ns.me = ns %}{{ ns == [ns] }}");
+    limited(
+        "{% set ns = namespace(l=[]) %}{% for i in range(20000) %}{% set ns.l = [ns.l] %}{% endfor %}{{ 1 }}",
+    );
+}
+
+#[test]
+fn a_source_that_is_too_long_is_refused_unread() {
+    assert!(matches!(outcome(&" ".repeat(1 << 20)), Err(TemplateError::TooLong { .. })));
+}
+
+#[test]
+fn broken_syntax_names_the_line() {
+    match outcome("a\nb\n{{ c") {
+        Err(TemplateError::Syntax { problem, .. }) => {
+            assert!(problem.contains("line 3"), "{problem}")
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(matches!(outcome("{{ x | no_such_filter }}"), Err(TemplateError::Syntax { .. })));
+}
+
+#[test]
+fn the_templates_own_refusal_is_told() {
+    let template =
+        ChatTemplate::new("{{ raise_exception('no system ' ~ 'please') }}", "strict").unwrap();
+    match template.render(&[Message::new("system", "x")], &RenderOptions::default()) {
+        Err(TemplateError::Raised { message, .. }) => assert_eq!(message, "no system please"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn long_conversations_fit_the_limits() {
+    for kind in bitnet_inference::chat::Builtin::ALL {
+        let template = ChatTemplate::builtin(kind).unwrap();
+        let messages: Vec<Message> = (0..2000)
+            .map(|i| Message::new(if i % 2 == 0 { "user" } else { "assistant" }, "x".repeat(200)))
+            .collect();
+        assert!(template.render(&messages, &RenderOptions::default()).unwrap().len() > 400_000);
+        let long = [Message::new("user", "y ".repeat(1 << 20))];
+        assert!(template.render(&long, &RenderOptions::default()).unwrap().len() >= (2 << 20) - 1);
+    }
+}
