@@ -1,3 +1,48 @@
-//! The `bitnet` program.
+//! The `bitnet` program: runs, checks and trains ternary language models.
 #![forbid(unsafe_code)]
-fn main() {}
+
+mod args;
+mod commands;
+mod interrupt;
+mod load;
+mod output;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::{Cli, Command};
+use crate::commands::Outcome;
+use crate::output::Output;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let mut output = Output::new(&cli.general);
+    let result = interrupt::install().and_then(|()| dispatch(&cli, &mut output));
+    let code = match result.and_then(|outcome| output.finish().map(|()| outcome)) {
+        Ok(Outcome::Done) => 0,
+        Ok(Outcome::CheckFailed) => 1,
+        Ok(Outcome::Interrupted) => 130,
+        // Whoever read the output has seen enough.
+        Err(error) if output::is_closed_pipe(&error) => 0,
+        Err(error) => {
+            output.error(&error);
+            2
+        }
+    };
+    ExitCode::from(code)
+}
+
+fn dispatch(cli: &Cli, output: &mut Output) -> anyhow::Result<Outcome> {
+    match &cli.command {
+        Command::Run(args) => commands::run::run(cli, args, output),
+        Command::Chat(args) => commands::chat::run(cli, args, output),
+        Command::Inspect(args) => commands::inspect::run(cli, args, output),
+        Command::Tokenize(args) => commands::tokenize::run(cli, args, output),
+        Command::Perplexity(args) => commands::perplexity::run(cli, args, output),
+        Command::Verify(args) => commands::verify::run(cli, args, output),
+        Command::Doctor => commands::doctor::run(cli, output),
+        Command::Train(args) => commands::train::run(cli, args, output),
+        Command::Completions(args) => commands::completions::run(args, output),
+    }
+}

@@ -6,6 +6,7 @@ mod hf_config;
 mod huggingface;
 mod inspect;
 mod ternary_rows;
+mod text;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -26,6 +27,7 @@ pub(crate) use assemble::assemble;
 pub(crate) use gguf::GgufCheckpoint;
 pub(crate) use huggingface::HfCheckpoint;
 pub use inspect::{Inspection, TensorSummary};
+pub use text::tokenizer_of;
 
 /// Choices that a file may leave open.
 #[derive(Debug, Clone, Default)]

@@ -1,0 +1,397 @@
+//! The command line as it is typed.
+
+use std::path::PathBuf;
+
+use bitnet_core::backend::ActivationPrecision;
+use bitnet_quant::codec::i2_s::I2sLayout;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    done
+  1    a check failed (verify, doctor)
+  2    wrong usage, or an input that can't be used
+  130  interrupted (Ctrl-C)
+
+Environment:
+  BITNET_ISA  force an instruction set level (scalar, avx2, avxvnni, avx512vnni, neon, neon-dotprod)
+  NO_COLOR    no colours";
+
+/// Runs, checks and trains ternary (BitNet b1.58) language models.
+///
+/// Without --model, the small story model that is part of the program is used.
+#[derive(Debug, Parser)]
+#[command(name = "bitnet", version, after_help = EXIT_CODES, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    #[command(flatten)]
+    pub(crate) general: General,
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+}
+
+/// What every command understands.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "General")]
+pub(crate) struct General {
+    /// Print JSON on standard output
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Threads that compute [default: one on each physical core]
+    #[arg(long, global = true, value_name = "N", value_parser = positive)]
+    pub(crate) threads: Option<usize>,
+    /// Seed of whatever is drawn at random [default: another one in each run; it is printed]
+    #[arg(long, global = true, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+    /// When to use colours
+    #[arg(
+        long,
+        global = true,
+        value_name = "WHEN",
+        default_value = "auto",
+        hide_default_value = true
+    )]
+    pub(crate) color: ColorChoice,
+    /// Say more
+    #[arg(short, long, global = true)]
+    pub(crate) verbose: bool,
+}
+
+/// When to use colours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ColorChoice {
+    /// On a terminal, unless NO_COLOR is set
+    Auto,
+    /// Always
+    Always,
+    /// Never
+    Never,
+}
+
+/// Which model, and how to read and run it.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Model")]
+pub(crate) struct ModelArgs {
+    /// A GGUF file, a safetensors file or a Hugging Face folder [default: the embedded story model]
+    #[arg(short, long, global = true, value_name = "PATH")]
+    pub(crate) model: Option<PathBuf>,
+    /// Tokens of context to reserve memory for [default: the model's own, up to 4096]
+    #[arg(long, global = true, value_name = "N", value_parser = positive)]
+    pub(crate) ctx: Option<usize>,
+    /// Where to compute
+    #[arg(
+        long,
+        global = true,
+        value_name = "NAME",
+        default_value = "cpu",
+        hide_default_value = true
+    )]
+    pub(crate) backend: BackendName,
+    /// Byte layout of I2_S tensors, which files do not say
+    #[arg(
+        long,
+        global = true,
+        value_name = "LAYOUT",
+        default_value = "canonical",
+        hide_default_value = true
+    )]
+    pub(crate) i2s_layout: Layout,
+    /// Treatment of the inputs of ternary layers [default: what the model was trained for]
+    #[arg(long, global = true, value_name = "HOW")]
+    pub(crate) activations: Option<Precision>,
+    /// A jinja chat template that replaces the model's own
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) chat_template: Option<PathBuf>,
+}
+
+/// A back end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BackendName {
+    /// Vector kernels on all cores
+    Cpu,
+    /// The slow, obvious arithmetic that everything is checked against
+    Reference,
+}
+
+impl BackendName {
+    /// The name that the engine knows.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Reference => "reference",
+        }
+    }
+}
+
+/// A layout of I2_S.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Layout {
+    /// 128 weights in 32 bytes: published files, x86 builds, converters
+    Canonical,
+    /// 64 weights in 16 bytes: files written by ARM builds since November 2025
+    Arm64,
+    /// Four rows in a byte: builds without ACT_PARALLEL
+    X4,
+}
+
+impl From<Layout> for I2sLayout {
+    fn from(layout: Layout) -> Self {
+        match layout {
+            Layout::Canonical => Self::X86,
+            Layout::Arm64 => Self::Arm64,
+            Layout::X4 => Self::X4,
+        }
+    }
+}
+
+/// A treatment of the inputs of ternary layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Precision {
+    /// Quantised to 8 bits, one scale for each token (W1.58A8)
+    Int8,
+    /// Left as they are (weight-only quantisation)
+    Float,
+}
+
+impl From<Precision> for ActivationPrecision {
+    fn from(precision: Precision) -> Self {
+        match precision {
+            Precision::Int8 => Self::Int8,
+            Precision::Float => Self::Float,
+        }
+    }
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Continue a text
+    Run(RunArgs),
+    /// Talk with a model
+    Chat(ChatArgs),
+    /// Say what a model file is, and what will be assumed about it
+    Inspect(InspectArgs),
+    /// Split text into tokens, or join tokens to text
+    Tokenize(TokenizeArgs),
+    /// Measure how well a model predicts a text
+    Perplexity(PerplexityArgs),
+    /// Check a model's arithmetic against the reference, integer by integer
+    Verify(VerifyArgs),
+    /// Check this machine
+    Doctor,
+    /// Train a small ternary model
+    Train(TrainArgs),
+    /// Print shell completions
+    Completions(CompletionsArgs),
+}
+
+/// `bitnet run`.
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// The text to continue; `-` reads it from standard input
+    pub(crate) prompt: String,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
+    /// Do not print the prompt before the text
+    #[arg(long)]
+    pub(crate) no_echo: bool,
+}
+
+/// How tokens are chosen and when writing stops. A value that is not given is the one that the model's authors
+/// suggest, if they do.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Writing")]
+pub(crate) struct SamplingArgs {
+    /// Write at most this many tokens
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 256)]
+    pub(crate) max_tokens: usize,
+    /// Temperature; 0 always takes the likeliest token [default: the model's, else 0.7]
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
+    pub(crate) temp: Option<f32>,
+    /// Choose among the K likeliest tokens; 0 = all [default: the model's, else all]
+    #[arg(long, value_name = "K")]
+    pub(crate) top_k: Option<usize>,
+    /// Choose among the likeliest tokens that reach probability P together [default: the model's, else 0.9]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    pub(crate) top_p: Option<f32>,
+    /// Drop tokens less likely than P times the likeliest one
+    #[arg(
+        long,
+        value_name = "P",
+        default_value_t = 0.0,
+        hide_default_value = true,
+        allow_negative_numbers = true
+    )]
+    pub(crate) min_p: f32,
+    /// Locally typical sampling; 1 = off
+    #[arg(
+        long,
+        value_name = "P",
+        default_value_t = 1.0,
+        hide_default_value = true,
+        allow_negative_numbers = true
+    )]
+    pub(crate) typical: f32,
+    /// Penalty on tokens of the last 64; 1 = none
+    #[arg(
+        long,
+        value_name = "X",
+        default_value_t = 1.0,
+        hide_default_value = true,
+        allow_negative_numbers = true
+    )]
+    pub(crate) repeat_penalty: f32,
+    /// Penalty for each time that a token was among the last 64; 0 = none
+    #[arg(
+        long,
+        value_name = "X",
+        default_value_t = 0.0,
+        hide_default_value = true,
+        allow_negative_numbers = true
+    )]
+    pub(crate) frequency_penalty: f32,
+    /// Penalty on tokens that were among the last 64; 0 = none
+    #[arg(
+        long,
+        value_name = "X",
+        default_value_t = 0.0,
+        hide_default_value = true,
+        allow_negative_numbers = true
+    )]
+    pub(crate) presence_penalty: f32,
+    /// Add V to the logit of token ID (-inf forbids it); may be repeated
+    #[arg(long, value_name = "ID=V", value_parser = logit_bias)]
+    pub(crate) logit_bias: Vec<(u32, f32)>,
+    /// Stop before this text; may be repeated
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) stop: Vec<String>,
+    /// Go on after the model's end tokens
+    #[arg(long)]
+    pub(crate) ignore_eos: bool,
+}
+
+/// `bitnet chat`.
+#[derive(Debug, Args)]
+pub(crate) struct ChatArgs {
+    /// The system prompt
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) system: Option<String>,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
+}
+
+/// `bitnet inspect`.
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// The model, as for --model
+    #[arg(value_name = "MODEL")]
+    pub(crate) path: Option<PathBuf>,
+    /// List every tensor
+    #[arg(long)]
+    pub(crate) tensors: bool,
+}
+
+/// `bitnet tokenize`.
+#[derive(Debug, Args)]
+pub(crate) struct TokenizeArgs {
+    /// The text; `-` reads it from standard input
+    #[arg(required_unless_present = "decode")]
+    pub(crate) text: Option<String>,
+    /// Print the ids only
+    #[arg(long)]
+    pub(crate) ids: bool,
+    /// Neither add the tokens that begin and end a text, nor read special tokens in it
+    #[arg(long)]
+    pub(crate) no_special: bool,
+    /// Print the text of these ids
+    #[arg(long, value_name = "ID", num_args = 1.., value_delimiter = ',', conflicts_with_all = ["text", "ids"])]
+    pub(crate) decode: Vec<u32>,
+}
+
+/// `bitnet perplexity`.
+#[derive(Debug, Args)]
+pub(crate) struct PerplexityArgs {
+    /// The text
+    #[arg(short, long, value_name = "TEXT")]
+    pub(crate) file: PathBuf,
+    /// Tokens of a window [default: 512, or the model's context if that is smaller]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub(crate) ctx_window: Option<usize>,
+    /// Move windows by N tokens and score the last N of each [default: windows follow one another, and the second
+    /// half of each is scored]
+    #[arg(long, value_name = "N", value_parser = positive, conflicts_with = "all")]
+    pub(crate) stride: Option<usize>,
+    /// Score every token of every window
+    #[arg(long)]
+    pub(crate) all: bool,
+}
+
+/// `bitnet verify`.
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// The model, as for --model
+    #[arg(value_name = "MODEL")]
+    pub(crate) path: Option<PathBuf>,
+    /// Tokens to run
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = positive)]
+    pub(crate) tokens: usize,
+}
+
+/// `bitnet train`.
+#[derive(Debug, Args)]
+pub(crate) struct TrainArgs {
+    /// The recipe (JSON)
+    #[arg(long, value_name = "FILE", required_unless_present = "story")]
+    pub(crate) config: Option<PathBuf>,
+    /// The folder for checkpoints and the log
+    #[arg(long, value_name = "DIR", required_unless_present = "story")]
+    pub(crate) out: Option<PathBuf>,
+    /// Go on from the checkpoint in the folder
+    #[arg(long)]
+    pub(crate) resume: bool,
+    /// Print the training story of this seed instead
+    #[arg(long, value_name = "SEED", conflicts_with_all = ["config", "out", "resume"])]
+    pub(crate) story: Option<u64>,
+}
+
+/// `bitnet completions`.
+#[derive(Debug, Args)]
+pub(crate) struct CompletionsArgs {
+    /// The shell
+    pub(crate) shell: clap_complete::Shell,
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("a whole number of at least 1 is needed".into()),
+        Ok(number) => Ok(number),
+    }
+}
+
+fn logit_bias(text: &str) -> Result<(u32, f32), String> {
+    let (id, value) = text.split_once('=').ok_or("write ID=V, for example 42=-5")?;
+    let id = id.trim().parse().map_err(|_| format!("{id:?} is not a token id"))?;
+    let value: f32 = value.trim().parse().map_err(|_| format!("{value:?} is not a number"))?;
+    Ok((id, value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn logit_biases_are_read() {
+        assert_eq!(logit_bias("3=-inf"), Ok((3, f32::NEG_INFINITY)));
+        assert_eq!(logit_bias("3=1.5"), Ok((3, 1.5)));
+        for wrong in ["3", "x=1", "3=y", "-1=2"] {
+            assert!(logit_bias(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! A conversation: who said what, and how much of it fits.
+
+use anyhow::{Context, Result};
+use bitnet_inference::chat::Message;
+use serde_json::{Value, json};
+
+/// Turns of user and assistant, after an optional system prompt.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Conversation {
+    system: Option<String>,
+    turns: Vec<Turn>,
+}
+
+/// What the user said and what was answered; no answer yet for the last turn.
+#[derive(Debug, Clone, PartialEq)]
+struct Turn {
+    user: String,
+    answer: Option<String>,
+}
+
+impl Conversation {
+    /// An empty conversation.
+    pub(crate) fn new(system: Option<String>) -> Self {
+        Self { system: system.filter(|s| !s.is_empty()), turns: Vec::new() }
+    }
+
+    /// The system prompt.
+    pub(crate) fn system(&self) -> Option<&str> {
+        self.system.as_deref()
+    }
+
+    /// Replaces the system prompt; an empty one is none.
+    pub(crate) fn set_system(&mut self, text: &str) {
+        self.system = (!text.is_empty()).then(|| text.to_owned());
+    }
+
+    /// Number of turns.
+    pub(crate) fn len(&self) -> usize {
+        self.turns.len()
+    }
+
+    /// Forgets all turns.
+    pub(crate) fn clear(&mut self) {
+        self.turns.clear();
+    }
+
+    /// What the user says next.
+    pub(crate) fn ask(&mut self, text: &str) {
+        self.turns.push(Turn { user: text.to_owned(), answer: None });
+    }
+
+    /// The answer to the last question.
+    pub(crate) fn answer(&mut self, text: &str) {
+        if let Some(turn) = self.turns.last_mut() {
+            turn.answer = Some(text.to_owned());
+        }
+    }
+
+    /// Takes the last turn back: what the user said in it.
+    pub(crate) fn undo(&mut self) -> Option<String> {
+        self.turns.pop().map(|turn| turn.user)
+    }
+
+    /// The messages from turn `first` on, after the system prompt.
+    pub(crate) fn messages(&self, first: usize) -> Vec<Message> {
+        let message =
+            |role: &str, content: &str| Message { role: role.into(), content: content.into() };
+        let mut out: Vec<Message> = self.system.iter().map(|s| message("system", s)).collect();
+        for turn in self.turns.iter().skip(first) {
+            out.push(message("user", &turn.user));
+            out.extend(turn.answer.iter().map(|answer| message("assistant", answer)));
+        }
+        out
+    }
+
+    /// The same as one text, for models that only continue texts.
+    pub(crate) fn text(&self, first: usize) -> String {
+        let mut out = self.system.clone().unwrap_or_default();
+        for turn in self.turns.iter().skip(first) {
+            if !out.is_empty() && !out.ends_with('\n') {
+                out.push('\n');
+            }
+            out.push_str(&turn.user);
+            out.push_str(turn.answer.as_deref().unwrap_or_default());
+        }
+        out
+    }
+
+    /// The first turn from which on the conversation fits into `limit` tokens, with its tokens; the last turn is
+    /// always there, whether it fits or not.
+    pub(crate) fn fitting(
+        &self,
+        limit: usize,
+        tokens: impl Fn(usize) -> Result<Vec<u32>>,
+    ) -> Result<(usize, Vec<u32>)> {
+        let last = self.turns.len().saturating_sub(1);
+        let mut first = 0;
+        loop {
+            let tokens = tokens(first)?;
+            if tokens.len() <= limit || first == last {
+                return Ok((first, tokens));
+            }
+            first += 1;
+        }
+    }
+
+    /// The conversation as a file holds it.
+    pub(crate) fn to_json(&self) -> Value {
+        let messages: Vec<Value> = self
+            .messages(0)
+            .iter()
+            .map(|m| json!({ "role": m.role, "content": m.content }))
+            .collect();
+        json!({ "messages": messages })
+    }
+
+    /// Reads what [`Conversation::to_json`] writes.
+    pub(crate) fn from_json(value: &Value) -> Result<Self> {
+        let messages = value["messages"].as_array().context("no list called \"messages\"")?;
+        let mut out = Self::default();
+        for (index, message) in messages.iter().enumerate() {
+            let content = message["content"]
+                .as_str()
+                .with_context(|| format!("message {index} has no content"))?;
+            let unanswered = out.turns.last().is_some_and(|turn| turn.answer.is_none());
+            match message["role"].as_str() {
+                Some("system") if index == 0 => out.set_system(content),
+                Some("user") if !unanswered => out.ask(content),
+                Some("assistant") if unanswered => out.answer(content),
+                role => anyhow::bail!(
+                    "message {index} has role {role:?}; expected are an optional system message, then user and \
+                     assistant in turn"
+                ),
+            }
+        }
+        Ok(out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn example() -> Conversation {
+        let mut c = Conversation::new(Some("Be kind.".into()));
+        c.ask("Hi");
+        c.answer("Hello!");
+        c.ask("Bye");
+        c
+    }
+
+    #[test]
+    fn messages_alternate_after_the_system_prompt() {
+        let roles = |c: &Conversation, first| {
+            c.messages(first).iter().map(|m| m.role.clone()).collect::<Vec<_>>()
+        };
+        let mut c = example();
+        assert_eq!(roles(&c, 0), ["system", "user", "assistant", "user"]);
+        assert_eq!(roles(&c, 1), ["system", "user"]);
+        assert_eq!(c.undo().as_deref(), Some("Bye"));
+        assert_eq!(c.len(), 1);
+        c.set_system("");
+        assert_eq!(roles(&c, 0), ["user", "assistant"]);
+        assert_eq!(c.text(0), "HiHello!");
+    }
+
+    #[test]
+    fn the_oldest_turns_are_left_out_first() {
+        let c = example();
+        let tokens = |first: usize| Ok(vec![0; c.messages(first).len()]);
+        assert_eq!(c.fitting(4, tokens).unwrap(), (0, vec![0; 4]));
+        assert_eq!(c.fitting(3, tokens).unwrap(), (1, vec![0; 2]));
+        assert_eq!(c.fitting(0, tokens).unwrap().0, 1, "the last turn stays");
+    }
+
+    #[test]
+    fn files_round_trip_and_wrong_ones_are_refused() {
+        let mut c = example();
+        c.answer("See you.");
+        assert_eq!(Conversation::from_json(&c.to_json()).unwrap(), c);
+        for wrong in [
+            json!({}),
+            json!({ "messages": [{ "role": "assistant", "content": "x" }] }),
+            json!({ "messages": [{ "role": "user" }] }),
+            json!({ "messages": [{ "role": "user", "content": "a" }, { "role": "user", "content": "b" }] }),
+        ] {
+            assert!(Conversation::from_json(&wrong).is_err(), "{wrong}");
+        }
+    }
+}

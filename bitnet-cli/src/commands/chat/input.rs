@@ -1,0 +1,95 @@
+//! Where the user's lines come from: an editor with a history on a terminal, else standard input.
+
+use std::io::BufRead;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use rustyline::DefaultEditor;
+use rustyline::error::ReadlineError;
+
+/// Lines that the history keeps.
+const HISTORY: usize = 1000;
+
+/// One line, or why there is none.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Line {
+    /// A line, without its end.
+    Text(String),
+    /// Ctrl-C at the prompt.
+    Interrupt,
+    /// Ctrl-D, or the end of the input.
+    End,
+}
+
+/// Where lines come from.
+#[derive(Debug)]
+pub(crate) enum Input {
+    /// A terminal.
+    Editor {
+        /// The editor.
+        editor: Box<DefaultEditor>,
+        /// The file of the history.
+        history: Option<PathBuf>,
+    },
+    /// A pipe or a file.
+    Plain,
+}
+
+impl Input {
+    /// An editor if `interactive`.
+    pub(crate) fn new(interactive: bool) -> Result<Self> {
+        if !interactive {
+            return Ok(Self::Plain);
+        }
+        let config =
+            rustyline::Config::builder().max_history_size(HISTORY)?.auto_add_history(true).build();
+        let mut editor = DefaultEditor::with_config(config).context("can't use this terminal")?;
+        let history = history_file();
+        if let Some(path) = &history {
+            // There is none before the first chat.
+            let _ = editor.load_history(path);
+        }
+        Ok(Self::Editor { editor: Box::new(editor), history })
+    }
+
+    /// The next line.
+    pub(crate) fn read(&mut self, prompt: &str) -> Result<Line> {
+        match self {
+            Self::Editor { editor, .. } => match editor.readline(prompt) {
+                Ok(line) => Ok(Line::Text(line)),
+                Err(ReadlineError::Interrupted) => Ok(Line::Interrupt),
+                Err(ReadlineError::Eof) => Ok(Line::End),
+                Err(error) => Err(error).context("can't read from the terminal"),
+            },
+            Self::Plain => {
+                let mut line = Vec::new();
+                let read = std::io::stdin().lock().read_until(b'\n', &mut line);
+                if read.context("can't read standard input")? == 0 {
+                    return Ok(Line::End);
+                }
+                let line = String::from_utf8(line).context("standard input is not UTF-8 text")?;
+                Ok(Line::Text(line.trim_end_matches(['\n', '\r']).to_owned()))
+            }
+        }
+    }
+
+    /// Keeps the history.
+    pub(crate) fn save(&mut self) {
+        if let Self::Editor { editor, history: Some(path) } = self {
+            if let Some(folder) = path.parent() {
+                let _ = std::fs::create_dir_all(folder);
+            }
+            // A history that can't be kept is no reason to fail.
+            let _ = editor.save_history(path);
+        }
+    }
+}
+
+/// `bitnet/chat_history` in the user's folder for state.
+fn history_file() -> Option<PathBuf> {
+    let folder = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
+    let state = folder("XDG_STATE_HOME")
+        .or_else(|| folder("LOCALAPPDATA"))
+        .or_else(|| folder("HOME").map(|home| home.join(Path::new(".local/state"))))?;
+    Some(state.join("bitnet").join("chat_history"))
+}

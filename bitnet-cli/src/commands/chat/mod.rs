@@ -1,0 +1,272 @@
+//! `bitnet chat`: a conversation in turns.
+
+mod command;
+mod conversation;
+mod input;
+
+use std::io::IsTerminal;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use bitnet_inference::{FinishReason, GenerateOptions, Generated, Model, Session, generate};
+use serde_json::json;
+
+use super::{Outcome, sampling};
+use crate::args::{ChatArgs, Cli};
+use crate::interrupt::Listener;
+use crate::load;
+use crate::output::{Output, count, without_controls};
+use command::{Command, HELP};
+use conversation::Conversation;
+use input::{Input, Line};
+
+/// Tokens that are kept free for an answer when old turns are left out, as a part of the context.
+const ANSWER_PART: usize = 4;
+
+/// Chats until the user leaves.
+pub(crate) fn run(cli: &Cli, args: &ChatArgs, output: &mut Output) -> Result<Outcome> {
+    let model = load::model(cli, output)?;
+    let session = load::session(cli, &model, output)?;
+    let options = sampling::options(&args.sampling, &model, 0);
+    options.sampler.validate(model.config().vocab_size)?;
+    let interactive = std::io::stdin().is_terminal() && output.is_terminal() && !output.json;
+    let mut chat = Chat {
+        model: &model,
+        session,
+        options,
+        seed: cli.general.seed,
+        conversation: Conversation::new(args.system.clone()),
+        left_out: 0,
+        last: None,
+        interactive,
+    };
+    chat.welcome(output);
+    let mut input = Input::new(interactive)?;
+    let result = chat.talk(&mut input, output);
+    input.save();
+    result
+}
+
+struct Chat<'m> {
+    model: &'m Model,
+    session: Session<'m>,
+    options: GenerateOptions,
+    /// The seed that the user fixed.
+    seed: Option<u64>,
+    conversation: Conversation,
+    /// Oldest turns that no longer fit.
+    left_out: usize,
+    last: Option<Generated>,
+    interactive: bool,
+}
+
+impl Chat<'_> {
+    fn welcome(&self, output: &mut Output) {
+        let facts = self.model.facts();
+        if self.interactive {
+            let name = without_controls(facts.name.as_deref().unwrap_or(&facts.file)).into_owned();
+            output.note(&format!("{name}: /help lists the commands, Ctrl-D leaves"));
+        }
+        if self.model.template().is_none() {
+            output.note(
+                "This model has no chat template: your lines are continued as one text. Give a template with \
+                 --chat-template.",
+            );
+        }
+    }
+
+    fn talk(&mut self, input: &mut Input, output: &mut Output) -> Result<Outcome> {
+        let mut interrupted_before = false;
+        loop {
+            let line = match input.read("> ")? {
+                Line::Text(line) => line,
+                Line::End => return Ok(Outcome::Done),
+                Line::Interrupt if interrupted_before => return Ok(Outcome::Interrupted),
+                Line::Interrupt => {
+                    output.note("press Ctrl-C again, or Ctrl-D, to leave");
+                    interrupted_before = true;
+                    continue;
+                }
+            };
+            interrupted_before = false;
+            if line.trim().is_empty() {
+                continue;
+            }
+            let done = match command::parse(&line) {
+                Some(Ok(Command::Quit)) => return Ok(Outcome::Done),
+                Some(Ok(command)) => self.obey(&command, output),
+                Some(Err(problem)) => Err(anyhow::anyhow!(problem)),
+                None => {
+                    self.conversation.ask(
+                        line.strip_prefix('/').filter(|l| l.starts_with('/')).unwrap_or(&line),
+                    );
+                    self.answer(output)
+                }
+            };
+            match done {
+                // A mistake in a conversation does not end it; in a script it does.
+                Err(error) if self.interactive && !crate::output::is_closed_pipe(&error) => {
+                    output.error(&error)
+                }
+                done => done?,
+            }
+        }
+    }
+
+    fn obey(&mut self, command: &Command<'_>, output: &mut Output) -> Result<()> {
+        match *command {
+            Command::Help => output.note(HELP),
+            Command::System("") => {
+                let text = self.conversation.system().unwrap_or("no system prompt").to_owned();
+                output.note(&without_controls(&text));
+            }
+            Command::System(text) => {
+                self.start_again();
+                self.conversation.set_system(text);
+                output.note("system prompt set; the conversation starts again");
+            }
+            Command::Reset => {
+                self.start_again();
+                output.note("the conversation starts again");
+            }
+            Command::Undo => match self.conversation.undo() {
+                Some(text) => output.note(&format!("taken back: {}", without_controls(&text))),
+                None => output.note("there is nothing to take back"),
+            },
+            Command::Retry => match self.conversation.undo() {
+                Some(text) => {
+                    self.conversation.ask(&text);
+                    return self.answer(output);
+                }
+                None => output.note("there is nothing to answer again"),
+            },
+            Command::Save(file) => {
+                save(&self.conversation, Path::new(file))?;
+                output.note(&format!("{} saved in {file}", count(self.conversation.len(), "turn")));
+            }
+            Command::Load(file) => {
+                self.conversation = open(Path::new(file))?;
+                self.left_out = 0;
+                output.note(&format!(
+                    "{} loaded from {file}",
+                    count(self.conversation.len(), "turn")
+                ));
+            }
+            Command::Stats => {
+                let text = match &self.last {
+                    Some(generated) => sampling::summary(generated, &self.options),
+                    None => "nothing was answered yet".into(),
+                };
+                output.note(&text);
+                let (used, all) = (self.session.tokens().len(), self.session.capacity());
+                output.note(&format!("[context {used} of {all} tokens]"));
+            }
+            Command::Seed(seed) => self.seed = seed,
+            Command::Temp(temperature) => self.options.sampler.temperature = temperature,
+            Command::Quit => {}
+        }
+        Ok(())
+    }
+
+    fn start_again(&mut self) {
+        self.conversation.clear();
+        self.left_out = 0;
+        self.last = None;
+    }
+
+    /// Answers the last question, or takes it back if that fails.
+    fn answer(&mut self, output: &mut Output) -> Result<()> {
+        let answered = self.try_answer(output);
+        if answered.is_err() {
+            self.conversation.undo();
+        }
+        answered
+    }
+
+    fn try_answer(&mut self, output: &mut Output) -> Result<()> {
+        let tokens = self.prompt(output)?;
+        self.options.sampler.seed = self.seed.unwrap_or_else(sampling::random_seed);
+        let listener = Listener::new();
+        let mut shown = Ok(());
+        let mut ends_line = true;
+        let json = output.json;
+        let generated =
+            generate(self.model, &mut self.session, &tokens, &self.options, &mut |text| {
+                if !json && !text.is_empty() && shown.is_ok() {
+                    ends_line = text.ends_with('\n');
+                    shown = output.stream(text);
+                }
+                shown.is_ok() && !listener.asked()
+            });
+        shown?;
+        if !json && !ends_line {
+            output.stream("\n")?;
+        }
+        let generated = generated?;
+        match generated.finish {
+            FinishReason::Cancelled => output.note("[stopped]"),
+            FinishReason::Length => output.note("[cut off at the length limit; raise it with -n]"),
+            FinishReason::ContextFull => {
+                output.note("[cut off: the context is full; raise it with --ctx, or /reset]")
+            }
+            _ => {}
+        }
+        self.conversation.answer(&generated.text);
+        if json {
+            let mut value = sampling::to_json(&generated, &self.options);
+            value["turns_left_out"] = json!(self.left_out);
+            output.json(&value)?;
+        } else if output.verbose {
+            output.note(&sampling::summary(&generated, &self.options));
+        }
+        self.last = Some(generated);
+        Ok(())
+    }
+
+    /// The tokens of what still fits of the conversation.
+    fn prompt(&mut self, output: &mut Output) -> Result<Vec<u32>> {
+        let capacity = self.session.capacity();
+        let reserve = (capacity / ANSWER_PART).min(self.options.max_tokens);
+        let (conversation, model) = (&self.conversation, self.model);
+        let (first, tokens) = conversation.fitting(capacity - reserve, |first| {
+            Ok(match model.template() {
+                Some(_) => model.encode_chat(&conversation.messages(first))?,
+                None => model.encode_prompt(&conversation.text(first))?,
+            })
+        })?;
+        if tokens.len() >= capacity {
+            let length = count(tokens.len(), "token");
+            bail!(
+                "this message takes {length} and the context is {capacity}; shorten it or raise --ctx"
+            );
+        }
+        if first > self.left_out {
+            let forgotten = count(first, "turn");
+            output.note(&format!(
+                "[the context is full: the oldest {forgotten} of this conversation no longer count]"
+            ));
+        }
+        self.left_out = first;
+        Ok(tokens)
+    }
+}
+
+fn save(conversation: &Conversation, path: &Path) -> Result<()> {
+    let text = format!("{:#}\n", conversation.to_json());
+    let temporary = path.with_extension("tmp");
+    let write = || -> std::io::Result<()> {
+        let mut file = std::fs::File::create(&temporary)?;
+        std::io::Write::write_all(&mut file, text.as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, path)
+    };
+    write().with_context(|| format!("can't write {}", path.display()))
+}
+
+fn open(path: &Path) -> Result<Conversation> {
+    let text = std::fs::read(path).with_context(|| format!("can't read {}", path.display()))?;
+    let value =
+        serde_json::from_slice(&text).with_context(|| format!("{} is not JSON", path.display()))?;
+    Conversation::from_json(&value)
+        .with_context(|| format!("{} is not a conversation", path.display()))
+}

@@ -1,0 +1,294 @@
+//! `bitnet doctor`: what this machine is, and whether everything that the program needs works on it.
+
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use bitnet_core::device::{Device, DeviceCapabilities, auto_select_device};
+use bitnet_core::simd::IsaLevel;
+use bitnet_cpu::{CpuBackend, CpuOptions, proven_levels};
+use bitnet_inference::{EMBEDDED, LoadOptions, Model, ModelSource, backend_by_name, sampler};
+use serde_json::{Value, json};
+
+use super::Outcome;
+use crate::args::Cli;
+use crate::output::{self, Output, without_controls};
+
+/// Memory below which even small models may not fit.
+const LITTLE_MEMORY: u64 = 512 << 20;
+
+/// The verdict on one thing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Ok,
+    Warn,
+    Fail,
+}
+
+impl Verdict {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Warn => "warn",
+            Self::Fail => "fail",
+        }
+    }
+}
+
+/// One line of the report.
+#[derive(Debug)]
+struct Check {
+    name: &'static str,
+    verdict: Verdict,
+    text: String,
+    /// The same for programs.
+    data: Value,
+}
+
+fn check(name: &'static str, verdict: Verdict, text: impl Into<String>, data: Value) -> Check {
+    Check { name, verdict, text: text.into(), data }
+}
+
+/// Checks this machine.
+pub(crate) fn run(cli: &Cli, output: &mut Output) -> Result<Outcome> {
+    let device = auto_select_device();
+    let caps = DeviceCapabilities::for_device(&device);
+    let threads = cli.general.threads;
+    let checks = [
+        processor(&caps),
+        caches(&caps),
+        instruction_sets(),
+        kernels(threads),
+        memory(&caps),
+        bandwidth(&caps),
+        pages(&caps),
+        numa(&caps),
+        devices(&device),
+        embedded_model(threads),
+    ];
+    if output.json {
+        output.json(&to_json(&checks))?;
+    } else {
+        for check in &checks {
+            print(check, output)?;
+        }
+        summary(&checks, output)?;
+    }
+    let failed = checks.iter().any(|c| c.verdict == Verdict::Fail);
+    Ok(if failed { Outcome::CheckFailed } else { Outcome::Done })
+}
+
+fn or_unavailable<T: ToString>(value: Option<T>) -> String {
+    value.map_or_else(|| "unavailable".into(), |v| v.to_string())
+}
+
+fn processor(caps: &DeviceCapabilities) -> Check {
+    let name = caps.name.clone();
+    let cores = match caps.physical_cores {
+        Some(physical) => {
+            format!("{}, {} logical", output::count(physical, "core"), caps.logical_cores)
+        }
+        None => output::count(caps.logical_cores, "logical core"),
+    };
+    let text = format!("{} ({}); {cores}", or_unavailable(name.as_deref()), std::env::consts::ARCH);
+    let data = json!({
+        "name": name,
+        "architecture": std::env::consts::ARCH,
+        "system": std::env::consts::OS,
+        "logical_cores": caps.logical_cores,
+        "physical_cores": caps.physical_cores,
+    });
+    check("processor", Verdict::Ok, text, data)
+}
+
+fn caches(caps: &DeviceCapabilities) -> Check {
+    let [l1, l2, l3] = caps.cache_bytes;
+    let size = |bytes: Option<usize>| or_unavailable(bytes.map(|b| output::bytes(b as u64)));
+    let text = format!("L1 data {}, L2 {}, L3 {}", size(l1), size(l2), size(l3));
+    check("caches", Verdict::Ok, text, json!({ "l1_data": l1, "l2": l2, "l3": l3 }))
+}
+
+/// What is detected, and what proves itself.
+fn instruction_sets() -> Check {
+    let proven = proven_levels();
+    let names = |wanted: Option<bool>| -> Vec<&'static str> {
+        proven
+            .iter()
+            .filter(|(_, ok)| wanted.is_none_or(|w| w == *ok))
+            .map(|(level, _)| level.name())
+            .collect()
+    };
+    let (good, broken) = (names(Some(true)), names(Some(false)));
+    let (verdict, text) = if broken.is_empty() {
+        (Verdict::Ok, format!("{}: detected, and each gives the right answer", good.join(", ")))
+    } else {
+        let broken = broken.join(", ");
+        (
+            Verdict::Warn,
+            format!(
+                "{broken} detected, but gives wrong answers: never used; right: {}",
+                good.join(", ")
+            ),
+        )
+    };
+    let data = json!({ "detected": names(None), "proven": good, "broken": broken });
+    check("instructions", verdict, text, data)
+}
+
+/// What is chosen, and why.
+fn kernels(threads: Option<usize>) -> Check {
+    let forced = std::env::var("BITNET_ISA").ok().filter(|name| !name.is_empty());
+    match CpuBackend::new(CpuOptions { threads, isa: None }) {
+        Ok(backend) => {
+            let level = backend.level();
+            let why = match &forced {
+                Some(_) => "BITNET_ISA asks for it".to_owned(),
+                None if level == IsaLevel::best() => "the best that is detected".to_owned(),
+                None => "the best that gives right answers".to_owned(),
+            };
+            let count = output::count(backend.threads(), "thread");
+            let slow = level == IsaLevel::Scalar && forced.is_none();
+            let verdict = if slow { Verdict::Warn } else { Verdict::Ok };
+            let advice = if slow {
+                "; this processor has no vector instructions that are known here: slow"
+            } else {
+                ""
+            };
+            let data = json!({ "level": level.name(), "threads": backend.threads(), "bitnet_isa": forced });
+            check("kernels", verdict, format!("{level} ({why}), {count}{advice}"), data)
+        }
+        Err(error) => {
+            check("kernels", Verdict::Fail, error.to_string(), json!({ "bitnet_isa": forced }))
+        }
+    }
+}
+
+fn memory(caps: &DeviceCapabilities) -> Check {
+    let size = |bytes: Option<u64>| or_unavailable(bytes.map(output::bytes));
+    let little = caps.available_memory.is_some_and(|bytes| bytes < LITTLE_MEMORY);
+    let verdict = if little { Verdict::Warn } else { Verdict::Ok };
+    let advice = if little { "; close something before loading a model" } else { "" };
+    let text =
+        format!("{} available of {}{advice}", size(caps.available_memory), size(caps.total_memory));
+    check(
+        "memory",
+        verdict,
+        text,
+        json!({ "available": caps.available_memory, "total": caps.total_memory }),
+    )
+}
+
+fn bandwidth(caps: &DeviceCapabilities) -> Check {
+    let measured = Some(caps.memory_bandwidth_gbps).filter(|&rate| rate > 0.0);
+    let threads = output::count(caps.logical_cores, "thread");
+    let (verdict, text) = match measured {
+        Some(rate) => (Verdict::Ok, format!("{rate:.1} GB/s read, measured with {threads}")),
+        None => (Verdict::Warn, "unavailable: not enough memory to measure it".to_owned()),
+    };
+    check(
+        "bandwidth",
+        verdict,
+        text,
+        json!({ "gigabytes_per_second": measured, "threads": caps.logical_cores }),
+    )
+}
+
+fn pages(caps: &DeviceCapabilities) -> Check {
+    let text = or_unavailable(caps.page_bytes.map(|b| output::bytes(b as u64)));
+    check("page size", Verdict::Ok, text, json!({ "bytes": caps.page_bytes }))
+}
+
+fn numa(caps: &DeviceCapabilities) -> Check {
+    let data = json!({ "nodes": caps.numa_nodes });
+    match caps.numa_nodes {
+        Some(nodes) if nodes > 1 => {
+            let text = format!(
+                "{nodes} nodes; threads are not bound to one: try `numactl -N 0 -m 0 bitnet ...`"
+            );
+            check("NUMA", Verdict::Warn, text, data)
+        }
+        nodes => check(
+            "NUMA",
+            Verdict::Ok,
+            nodes.map_or("unavailable".into(), |n| output::count(n, "node")),
+            data,
+        ),
+    }
+}
+
+fn devices(device: &Device) -> Check {
+    check("devices", Verdict::Ok, device.to_string(), json!([device.to_string()]))
+}
+
+/// Loads the embedded model and writes one token with it.
+fn embedded_model(threads: Option<usize>) -> Check {
+    match write_one_token(threads) {
+        Ok((load, write)) => {
+            let size = output::bytes(EMBEDDED.len() as u64);
+            let text = format!(
+                "{size}, loaded in {load:.1} ms, prompt read and one token written in {write:.1} ms"
+            );
+            let data = json!({ "bytes": EMBEDDED.len(), "load_ms": load, "write_ms": write });
+            check("embedded model", Verdict::Ok, text, data)
+        }
+        Err(error) => check("embedded model", Verdict::Fail, format!("{error:#}"), Value::Null),
+    }
+}
+
+/// Milliseconds for loading, and for reading a prompt and choosing a token.
+fn write_one_token(threads: Option<usize>) -> Result<(f64, f64)> {
+    let start = Instant::now();
+    let backend = backend_by_name("cpu", CpuOptions { threads, isa: None })?;
+    let model =
+        Model::load_with(ModelSource::Embedded, &LoadOptions::default(), backend, &mut |_, _| {})?;
+    let load = start.elapsed();
+    let start = Instant::now();
+    let tokens = model.encode_prompt("Once upon a time")?;
+    let logits = model.session(Some(tokens.len() + 1))?.feed(&tokens)?;
+    if logits.iter().any(|l| !l.is_finite()) {
+        bail!("its logits are no numbers; run `bitnet verify`");
+    }
+    sampler::greedy(&logits)?;
+    Ok((load.as_secs_f64() * 1e3, start.elapsed().as_secs_f64() * 1e3))
+}
+
+fn print(check: &Check, output: &mut Output) -> Result<()> {
+    let padded = format!("{:<4}", check.verdict.word());
+    let word = match check.verdict {
+        Verdict::Ok => output.style.good(&padded),
+        Verdict::Warn => output.style.warn(&padded),
+        Verdict::Fail => output.style.bad(&padded),
+    }
+    .into_owned();
+    let mut head = format!("{word}  {:<14}", check.name);
+    for line in output::wrap(&without_controls(&check.text), 78) {
+        output.line(&format!("{head}  {line}"))?;
+        head = " ".repeat(4 + 2 + 14);
+    }
+    Ok(())
+}
+
+fn summary(checks: &[Check], output: &mut Output) -> Result<()> {
+    let number = |verdict| checks.iter().filter(|c| c.verdict == verdict).count();
+    let (warned, failed) = (number(Verdict::Warn), number(Verdict::Fail));
+    output.line("")?;
+    let line = match (failed, warned) {
+        (0, 0) => output.style.good("everything works").into_owned(),
+        (0, _) => format!("everything works; {}", output::count(warned, "warning")),
+        (_, 0) => format!("{} failed", output::count(failed, "check")),
+        (_, _) => format!(
+            "{} failed; {}",
+            output::count(failed, "check"),
+            output::count(warned, "warning")
+        ),
+    };
+    output.line(&line)
+}
+
+fn to_json(checks: &[Check]) -> Value {
+    let passed = checks.iter().all(|c| c.verdict != Verdict::Fail);
+    let checks: Vec<Value> = checks
+        .iter()
+        .map(|c| json!({ "name": c.name, "verdict": c.verdict.word(), "text": c.text, "data": c.data }))
+        .collect();
+    json!({ "version": env!("CARGO_PKG_VERSION"), "passed": passed, "checks": checks })
+}

@@ -1,0 +1,257 @@
+//! `bitnet inspect`: what a model is, without loading it.
+
+use anyhow::Result;
+use bitnet_core::backend::{Activation, RopeOrder};
+use bitnet_inference::models::{ModelConfig, RopeScaling};
+use bitnet_inference::{Inspection, ModelFacts};
+use serde_json::{Value, json};
+
+use super::Outcome;
+use crate::args::{Cli, InspectArgs};
+use crate::load;
+use crate::output::{self, Output, without_controls};
+
+/// Width of the column of labels.
+const LABEL: usize = 14;
+/// Width of a line.
+const WIDTH: usize = 100;
+/// Longest name of a tensor that is shown whole.
+const NAME: usize = 52;
+
+/// Describes the model.
+pub(crate) fn run(cli: &Cli, args: &InspectArgs, output: &mut Output) -> Result<Outcome> {
+    let source = load::source(cli, args.path.as_deref())?;
+    let inspection = Inspection::of(source, &load::options(cli)?)?;
+    if output.json {
+        output.json(&to_json(&inspection))?;
+        return Ok(Outcome::Done);
+    }
+    let facts = &inspection.facts;
+    let title = without_controls(facts.name.as_deref().unwrap_or(&facts.file)).into_owned();
+    output.line(&output.style.bold(&title).into_owned())?;
+    row(output, "file", &facts.file)?;
+    row(output, "container", &facts.container)?;
+    for (label, text) in config_rows(&inspection.config) {
+        row(output, label, &text)?;
+    }
+    output.line("")?;
+    for (label, text) in fact_rows(facts) {
+        row(output, label, text)?;
+    }
+    assumptions(output, facts)?;
+    sizes(output, &inspection)?;
+    if args.tensors || output.verbose {
+        tensors(output, &inspection)?;
+    }
+    Ok(Outcome::Done)
+}
+
+/// A label and its text, wrapped under itself.
+pub(crate) fn row(output: &mut Output, label: &str, text: &str) -> Result<()> {
+    let mut label = label;
+    for line in output::wrap(&without_controls(text), WIDTH - LABEL - 4) {
+        let padded = format!("{label:<LABEL$}");
+        let padded = output.style.dim(&padded).into_owned();
+        output.line(&format!("  {padded}  {line}"))?;
+        label = "";
+    }
+    Ok(())
+}
+
+/// The facts that go wrong silently, with where each comes from.
+pub(crate) fn fact_rows(facts: &ModelFacts) -> Vec<(&'static str, &str)> {
+    let rows = [
+        ("architecture", facts.architecture.as_str()),
+        ("activation", &facts.activation),
+        ("weights", &facts.weights),
+        ("inputs", &facts.inputs),
+        ("RoPE", &facts.rope),
+        ("head", &facts.head),
+        ("tokenizer", &facts.tokenizer),
+        ("template", &facts.template),
+    ];
+    // Where the head comes from is known after loading only.
+    rows.into_iter().filter(|(_, text)| !text.is_empty()).collect()
+}
+
+/// What the file does not say and the rules settled.
+pub(crate) fn assumptions(output: &mut Output, facts: &ModelFacts) -> Result<()> {
+    if facts.assumptions.is_empty() {
+        return Ok(());
+    }
+    output.line("")?;
+    output.line(&output.style.bold("Assumed, because the file does not say").into_owned())?;
+    for assumption in &facts.assumptions {
+        for (index, line) in
+            output::wrap(&without_controls(assumption), WIDTH - 4).iter().enumerate()
+        {
+            output.line(&format!("  {} {line}", if index == 0 { "-" } else { " " }))?;
+        }
+    }
+    Ok(())
+}
+
+fn config_rows(config: &ModelConfig) -> Vec<(&'static str, String)> {
+    let c = config;
+    let rope = match c.rope_scaling {
+        RopeScaling::None => String::new(),
+        RopeScaling::Linear(factor) => format!(", stretched linearly by {factor}"),
+        RopeScaling::Llama3 { factor, .. } => format!(", stretched as Llama 3.1 does by {factor}"),
+    };
+    let cache = (2 * size_of::<f32>() * c.layers * c.kv_heads * c.head_dim) as u64;
+    vec![
+        ("layers", format!("{} of width {}, feed-forward {}", c.layers, c.hidden, c.intermediate)),
+        (
+            "attention",
+            format!("{} heads of {}, {} key-value heads", c.heads, c.head_dim, c.kv_heads),
+        ),
+        ("vocabulary", format!("{} tokens", c.vocab_size)),
+        ("context", format!("{} tokens; RoPE base {}{rope}", c.context, c.rope_theta)),
+        ("cache", format!("{} a token", output::bytes(cache))),
+    ]
+}
+
+fn sizes(output: &mut Output, inspection: &Inspection) -> Result<()> {
+    output.line("")?;
+    output.line(&output.style.bold("Size by type").into_owned())?;
+    let elements = |storage: &str| -> u64 {
+        let of_type = inspection.tensors.iter().filter(|t| t.storage == storage);
+        of_type.map(|t| t.shape.iter().product::<u64>()).sum()
+    };
+    let (mut count, mut total) = (0, 0);
+    for (storage, tensors, size) in inspection.bytes_by_type() {
+        let bits = 8.0 * size as f64 / elements(&storage).max(1) as f64;
+        size_row(output, &storage, tensors, size, &format!("{bits:.2} bits an element"))?;
+        count += tensors;
+        total += size;
+    }
+    size_row(output, "all", count, total, "")
+}
+
+fn size_row(
+    output: &mut Output,
+    storage: &str,
+    tensors: usize,
+    size: u64,
+    note: &str,
+) -> Result<()> {
+    let storage = without_controls(storage);
+    let tensors = output::count(tensors, "tensor");
+    let line = format!("  {storage:<LABEL$}  {tensors:>14}  {:>12}  {note}", output::bytes(size));
+    output.line(line.trim_end())
+}
+
+fn tensors(output: &mut Output, inspection: &Inspection) -> Result<()> {
+    output.line("")?;
+    output.line(&output.style.bold("Tensors").into_owned())?;
+    let shown: Vec<String> =
+        inspection.tensors.iter().map(|t| shorten(&without_controls(&t.name))).collect();
+    let width = shown.iter().map(|n| n.chars().count()).max().unwrap_or(0);
+    for (name, tensor) in shown.iter().zip(&inspection.tensors) {
+        let shape: Vec<String> = tensor.shape.iter().map(ToString::to_string).collect();
+        let size = output::bytes(tensor.bytes);
+        output.line(&format!(
+            "  {name:<width$}  {:<6}  {:>15}  {size:>10}",
+            tensor.storage,
+            shape.join(" x ")
+        ))?;
+    }
+    Ok(())
+}
+
+/// A name that fits its column, its middle left out if it must be.
+fn shorten(name: &str) -> String {
+    let length = name.chars().count();
+    if length <= NAME {
+        return name.to_owned();
+    }
+    let head: String = name.chars().take(NAME / 2 - 1).collect();
+    let tail: String = name.chars().skip(length - NAME / 2).collect();
+    format!("{head}…{tail}")
+}
+
+fn to_json(inspection: &Inspection) -> Value {
+    let tensors: Vec<Value> = inspection
+        .tensors
+        .iter()
+        .map(|t| json!({ "name": t.name, "type": t.storage, "shape": t.shape, "bytes": t.bytes }))
+        .collect();
+    let types: Vec<Value> = inspection
+        .bytes_by_type()
+        .into_iter()
+        .map(|(storage, tensors, bytes)| json!({ "type": storage, "tensors": tensors, "bytes": bytes }))
+        .collect();
+    json!({
+        "facts": facts_json(&inspection.facts),
+        "config": config_json(&inspection.config),
+        "types": types,
+        "tensors": tensors,
+    })
+}
+
+/// The facts, for programs.
+pub(crate) fn facts_json(facts: &ModelFacts) -> Value {
+    let mut value = json!({ "file": facts.file, "container": facts.container, "name": facts.name });
+    for (label, text) in fact_rows(facts) {
+        value[label.to_lowercase()] = json!(text);
+    }
+    value["assumptions"] = json!(facts.assumptions);
+    value
+}
+
+fn config_json(c: &ModelConfig) -> Value {
+    let activation = match c.activation {
+        Activation::Silu => "silu",
+        Activation::Relu2 => "relu2",
+        Activation::GeluTanh => "gelu_tanh",
+    };
+    let order = match c.rope_order {
+        RopeOrder::Halves => "halves",
+        RopeOrder::Interleaved => "interleaved",
+    };
+    let scaling = match c.rope_scaling {
+        RopeScaling::None => Value::Null,
+        RopeScaling::Linear(factor) => {
+            json!({ "kind": "linear", "factor": output::number(factor) })
+        }
+        RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
+            json!({
+                "kind": "llama3",
+                "factor": output::number(factor),
+                "low_freq_factor": output::number(low_freq_factor),
+                "high_freq_factor": output::number(high_freq_factor),
+                "original_context": output::number(original_context),
+            })
+        }
+    };
+    json!({
+        "architecture": c.architecture.to_string(),
+        "vocab_size": c.vocab_size,
+        "hidden": c.hidden,
+        "layers": c.layers,
+        "heads": c.heads,
+        "kv_heads": c.kv_heads,
+        "head_dim": c.head_dim,
+        "intermediate": c.intermediate,
+        "context": c.context,
+        "norm_eps": output::number(c.norm_eps),
+        "activation": activation,
+        "rope_theta": output::number(c.rope_theta),
+        "rope_order": order,
+        "rope_scaling": scaling,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_names_keep_both_ends() {
+        assert_eq!(shorten("blk.0.attn_q.weight"), "blk.0.attn_q.weight");
+        let long = format!("model.layers.0.{}.weight", "x".repeat(100));
+        let short = shorten(&long);
+        assert_eq!(short.chars().count(), NAME);
+        assert!(short.starts_with("model.layers.0.") && short.ends_with(".weight"));
+    }
+}

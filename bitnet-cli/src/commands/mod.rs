@@ -1,0 +1,23 @@
+//! One file for each command.
+
+pub(crate) mod chat;
+pub(crate) mod completions;
+pub(crate) mod doctor;
+pub(crate) mod inspect;
+pub(crate) mod perplexity;
+pub(crate) mod run;
+pub(crate) mod sampling;
+pub(crate) mod tokenize;
+pub(crate) mod train;
+pub(crate) mod verify;
+
+/// How a command ended, if nothing went wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// It did what was asked.
+    Done,
+    /// It did, and a check failed.
+    CheckFailed,
+    /// The user stopped it.
+    Interrupted,
+}

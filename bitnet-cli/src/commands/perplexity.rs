@@ -1,0 +1,265 @@
+//! `bitnet perplexity`: how well a model predicts a text.
+//!
+//! The text is cut into windows; each is read by itself, its first token replaced by the one that begins a text where
+//! the model has such a token. Which predictions of a window count:
+//!
+//! | option | windows begin every | scored |
+//! |---|---|---|
+//! | (none) | window | the second half, as llama.cpp's `perplexity` does |
+//! | `--stride N` | N tokens | the last N tokens |
+//! | `--all` | window | every token but the first; a shorter last window too |
+
+use std::ops::Range;
+
+use anyhow::{Context, Result, bail};
+use bitnet_inference::Model;
+use bitnet_inference::tokenizer::{EncodeOptions, Tokenizer};
+use serde_json::json;
+
+use super::Outcome;
+use crate::args::{Cli, PerplexityArgs};
+use crate::interrupt::Listener;
+use crate::load;
+use crate::output::{self, Output};
+
+/// Tokens of a window unless told otherwise.
+const WINDOW: usize = 512;
+
+/// A window: the tokens read, and which of them are scored (positions within it, never 0).
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Window {
+    tokens: Range<usize>,
+    scored: Range<usize>,
+}
+
+/// Sums of negative log-likelihoods, in nats.
+#[derive(Debug, Clone, Copy, Default)]
+struct Score {
+    tokens: usize,
+    bytes: usize,
+    sum: f64,
+    sum_of_squares: f64,
+}
+
+impl Score {
+    fn add(&mut self, nats: f64, bytes: usize) {
+        self.tokens += 1;
+        self.bytes += bytes;
+        self.sum += nats;
+        self.sum_of_squares += nats * nats;
+    }
+
+    /// Nats per token, and the standard error of that mean; `None` for the error of a single token.
+    fn mean(&self) -> (f64, Option<f64>) {
+        let n = self.tokens as f64;
+        let mean = self.sum / n;
+        let variance = (self.sum_of_squares / n - mean * mean).max(0.0);
+        (mean, (self.tokens > 1).then(|| (variance / (n - 1.0)).sqrt()))
+    }
+}
+
+/// Measures and prints the perplexity of a text.
+pub(crate) fn run(cli: &Cli, args: &PerplexityArgs, output: &mut Output) -> Result<Outcome> {
+    let text =
+        std::fs::read(&args.file).with_context(|| format!("can't read {}", args.file.display()))?;
+    let text = String::from_utf8(text)
+        .with_context(|| format!("{} is not UTF-8 text", args.file.display()))?;
+    let model = load::model(cli, output)?;
+    let tokenizer =
+        model.tokenizer().context("the model has no tokenizer; put tokenizer.json beside it")?;
+    let tokens =
+        tokenizer.encode(&text, EncodeOptions { add_special: true, parse_special: false })?;
+    let size = args.ctx_window.unwrap_or_else(|| WINDOW.min(model.config().context));
+    let windows = windows(tokens.len(), size, args)?;
+    let nothing =
+        tokenizer.encode("", EncodeOptions { add_special: true, parse_special: false })?;
+    let beginning = nothing.first().copied().filter(|&token| tokenizer.bos_id() == Some(token));
+
+    let listener = Listener::new();
+    let mut score = Score::default();
+    let mut progress = output.progress("window");
+    for (index, window) in windows.iter().enumerate() {
+        progress.update(index, windows.len());
+        if listener.asked() {
+            return Ok(Outcome::Interrupted);
+        }
+        add_window(&model, tokenizer, &tokens, window, beginning, &mut score)?;
+    }
+    drop(progress);
+    report(args, &model, size, windows.len(), tokens.len(), &score, output)?;
+    Ok(Outcome::Done)
+}
+
+/// The windows over `total` tokens.
+fn windows(total: usize, size: usize, args: &PerplexityArgs) -> Result<Vec<Window>> {
+    if size < 2 {
+        bail!("--ctx-window {size}: at least 2 tokens are needed to predict one from another");
+    }
+    if let Some(stride) = args.stride.filter(|&stride| stride >= size) {
+        bail!("--stride {stride} must be smaller than the window of {size} tokens");
+    }
+    if total < if args.all { 2 } else { size } {
+        bail!(
+            "the text has {}, but a window takes {size}; give more text, a smaller --ctx-window, or --all",
+            output::count(total, "token")
+        );
+    }
+    let step = args.stride.unwrap_or(size);
+    let first_scored = match args.stride {
+        _ if args.all => 1,
+        Some(stride) => size - stride,
+        // The prediction at size / 2 is of the token after it.
+        None => size / 2 + 1,
+    };
+    let mut out = Vec::new();
+    for start in (0..total).step_by(step) {
+        let end = (start + size).min(total);
+        if end - start == size || (args.all && end - start > 1) {
+            out.push(Window { tokens: start..end, scored: first_scored..end - start });
+        }
+    }
+    Ok(out)
+}
+
+fn add_window(
+    model: &Model,
+    tokenizer: &Tokenizer,
+    tokens: &[u32],
+    window: &Window,
+    beginning: Option<u32>,
+    score: &mut Score,
+) -> Result<()> {
+    let mut read = tokens[window.tokens.clone()].to_vec();
+    if let Some(beginning) = beginning {
+        read[0] = beginning;
+    }
+    let mut session = model.session(Some(read.len()))?;
+    session.feed_all(&read, &mut |index, logits| {
+        let next = index + 1;
+        if window.scored.contains(&next) {
+            let token = read[next];
+            let bytes = tokenizer.token_bytes(token).map_or(0, |bytes| bytes.len());
+            score.add(negative_log_likelihood(logits, token), bytes);
+        }
+    })?;
+    Ok(())
+}
+
+/// `-ln softmax(logits)[token]`
+fn negative_log_likelihood(logits: &[f32], token: u32) -> f64 {
+    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|&l| f64::from(l - largest).exp()).sum();
+    let own = logits.get(token as usize).copied().unwrap_or(f32::NEG_INFINITY);
+    sum.ln() - f64::from(own - largest)
+}
+
+fn report(
+    args: &PerplexityArgs,
+    model: &Model,
+    window: usize,
+    windows: usize,
+    tokens: usize,
+    score: &Score,
+    output: &mut Output,
+) -> Result<()> {
+    let (nats, error) = score.mean();
+    if !nats.is_finite() {
+        bail!(
+            "{}: the model gives logits that are no numbers; run `bitnet verify` on it",
+            model.facts().file
+        );
+    }
+    let perplexity = nats.exp();
+    let error_of_perplexity = error.map(|e| e * perplexity);
+    let bits_per_byte =
+        (score.bytes > 0).then(|| score.sum / std::f64::consts::LN_2 / score.bytes as f64);
+    let how = match args.stride {
+        _ if args.all => "every token scored".to_owned(),
+        Some(stride) => format!("moved by {stride}, the last {stride} of each scored"),
+        None => "the second half of each scored".to_owned(),
+    };
+    if output.json {
+        return output.json(&json!({
+            "model": model.facts().file,
+            "file": args.file.display().to_string(),
+            "perplexity": perplexity,
+            "standard_error": error_of_perplexity,
+            "nats_per_token": nats,
+            "nats_standard_error": error,
+            "bits_per_byte": bits_per_byte,
+            "tokens": tokens,
+            "tokens_scored": score.tokens,
+            "bytes_scored": score.bytes,
+            "window": window,
+            "windows": windows,
+            "stride": args.stride,
+            "all": args.all,
+        }));
+    }
+    let plus_minus = |error: Option<f64>| error.map_or_else(String::new, |e| format!(" ± {e:.4}"));
+    output.line(&format!("perplexity   {perplexity:.4}{}", plus_minus(error_of_perplexity)))?;
+    output.line(&format!("nats/token   {nats:.4}{}", plus_minus(error)))?;
+    let bits = bits_per_byte.map_or_else(|| "unavailable".to_owned(), |b| format!("{b:.4}"));
+    output.line(&format!("bits/byte    {bits}"))?;
+    output.note(&format!(
+        "[{} of {tokens} scored, in {} of {window}; {how}]",
+        output::count(score.tokens, "token"),
+        output::count(windows, "window"),
+    ));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(stride: Option<usize>, all: bool) -> PerplexityArgs {
+        PerplexityArgs { file: "text".into(), ctx_window: None, stride, all }
+    }
+
+    #[test]
+    fn the_second_half_is_scored_unless_told() {
+        let windows = windows(21, 8, &args(None, false)).unwrap();
+        assert_eq!(
+            windows,
+            [Window { tokens: 0..8, scored: 5..8 }, Window { tokens: 8..16, scored: 5..8 }]
+        );
+    }
+
+    #[test]
+    fn strides_score_each_token_once() {
+        let windows = windows(20, 8, &args(Some(4), false)).unwrap();
+        let scored: Vec<usize> =
+            windows.iter().flat_map(|w| w.scored.clone().map(|i| i + w.tokens.start)).collect();
+        assert_eq!(scored, (4..20).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn all_takes_the_short_last_window() {
+        let all = windows(17, 8, &args(None, true)).unwrap();
+        assert_eq!(all.len(), 2, "a single token predicts nothing");
+        assert_eq!(
+            windows(18, 8, &args(None, true)).unwrap()[2],
+            Window { tokens: 16..18, scored: 1..2 }
+        );
+    }
+
+    #[test]
+    fn impossible_windows_are_refused() {
+        assert!(windows(100, 1, &args(None, false)).is_err());
+        assert!(windows(7, 8, &args(None, false)).is_err());
+        assert!(windows(100, 8, &args(Some(8), false)).is_err());
+    }
+
+    #[test]
+    fn likelihoods_and_their_mean_follow_the_formulas() {
+        let nats = negative_log_likelihood(&[0.5f32.ln(), 0.25f32.ln(), 0.25f32.ln()], 1);
+        assert!((nats - 4f64.ln()).abs() < 1e-6, "{nats}");
+        let mut score = Score::default();
+        score.add(1.0, 1);
+        score.add(3.0, 1);
+        let (mean, error) = score.mean();
+        assert_eq!(mean, 2.0);
+        assert_eq!(error, Some(1.0), "variance 1 over n - 1 = 1");
+    }
+}

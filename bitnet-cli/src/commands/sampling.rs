@@ -1,0 +1,99 @@
+//! From the command line's sampling values to the engine's, and measurements in words.
+
+use std::hash::{BuildHasher, RandomState};
+
+use bitnet_inference::sampler::SamplerConfig;
+use bitnet_inference::{FinishReason, GenerateOptions, Generated, Model};
+use serde_json::{Value, json};
+
+use crate::args::SamplingArgs;
+use crate::output;
+
+/// Temperature where neither the user nor the model's authors say one.
+const TEMPERATURE: f32 = 0.7;
+/// Top-p where neither the user nor the model's authors say one.
+const TOP_P: f32 = 0.9;
+
+/// What to write and when to stop: what the user says, else what the model's authors suggest, else the program's own
+/// values.
+pub(crate) fn options(args: &SamplingArgs, model: &Model, seed: u64) -> GenerateOptions {
+    let suggested = model.suggested_sampling();
+    let sampler = SamplerConfig {
+        temperature: args.temp.or(suggested.temperature).unwrap_or(TEMPERATURE),
+        top_k: args.top_k.or(suggested.top_k).unwrap_or(0),
+        top_p: args.top_p.or(suggested.top_p).unwrap_or(TOP_P),
+        min_p: args.min_p,
+        typical_p: args.typical,
+        repetition_penalty: args.repeat_penalty,
+        frequency_penalty: args.frequency_penalty,
+        presence_penalty: args.presence_penalty,
+        logit_bias: args.logit_bias.clone(),
+        seed,
+        ..SamplerConfig::default()
+    };
+    GenerateOptions {
+        sampler,
+        max_tokens: args.max_tokens,
+        stop: args.stop.clone(),
+        stop_tokens: Vec::new(),
+        ignore_end: args.ignore_eos,
+    }
+}
+
+/// A seed that differs from run to run, short enough to be typed again.
+pub(crate) fn random_seed() -> u64 {
+    RandomState::new().hash_one(std::process::id()) & 0xffff_ffff
+}
+
+/// Why the writing ended, in words.
+fn ending(finish: FinishReason) -> &'static str {
+    match finish {
+        FinishReason::EndOfText => "the text is complete",
+        FinishReason::Stop => "a stop text came",
+        FinishReason::Length => "length limit (-n)",
+        FinishReason::ContextFull => "the context is full (--ctx)",
+        FinishReason::Cancelled => "stopped",
+        other => other.name(),
+    }
+}
+
+/// One line about what was written.
+pub(crate) fn summary(generated: &Generated, options: &GenerateOptions) -> String {
+    let speed = |tokens, time| match output::rate(tokens, time) {
+        Some(rate) => format!(", {rate:.1} tokens/s"),
+        None => String::new(),
+    };
+    let read = generated.prompt_tokens_read;
+    let cached = generated.prompt_tokens - read;
+    let chance = if options.sampler.temperature == 0.0 {
+        "greedy".to_owned()
+    } else {
+        format!("seed {}", options.sampler.seed)
+    };
+    format!(
+        "[prompt {}{}{}; wrote {}{}; {}; {chance}]",
+        output::count(generated.prompt_tokens, "token"),
+        if cached > 0 { format!(" ({cached} cached)") } else { String::new() },
+        speed(read, generated.prompt_time),
+        output::count(generated.tokens.len(), "token"),
+        speed(generated.tokens.len(), generated.write_time),
+        ending(generated.finish),
+    )
+}
+
+/// What was written, for programs.
+pub(crate) fn to_json(generated: &Generated, options: &GenerateOptions) -> Value {
+    json!({
+        "text": generated.text,
+        "tokens": generated.tokens,
+        "finish_reason": generated.finish.name(),
+        "seed": options.sampler.seed,
+        "temperature": output::number(options.sampler.temperature),
+        "prompt_tokens": generated.prompt_tokens,
+        "prompt_tokens_read": generated.prompt_tokens_read,
+        "prompt_seconds": generated.prompt_time.as_secs_f64(),
+        "prompt_tokens_per_second": output::rate(generated.prompt_tokens_read, generated.prompt_time),
+        "write_seconds": generated.write_time.as_secs_f64(),
+        "write_tokens_per_second": output::rate(generated.tokens.len(), generated.write_time),
+    })
+}

@@ -1,0 +1,74 @@
+//! `bitnet tokenize`: text to tokens and back.
+
+use anyhow::{Context, Result};
+use bitnet_inference::tokenizer::{EncodeOptions, Tokenizer};
+use bitnet_inference::tokenizer_of;
+use serde_json::json;
+
+use super::Outcome;
+use super::run::text_or_stdin;
+use crate::args::{Cli, TokenizeArgs};
+use crate::load;
+use crate::output::{Output, count};
+
+/// Prints tokens, or the text of tokens.
+pub(crate) fn run(cli: &Cli, args: &TokenizeArgs, output: &mut Output) -> Result<Outcome> {
+    let text = args.text.as_deref().map(text_or_stdin).transpose()?;
+    let tokenizer = tokenizer_of(load::source(cli, None)?, &load::options(cli)?)?
+        .context("the model has no tokenizer; put tokenizer.json beside it")?;
+    match text {
+        None => decode(&tokenizer, &args.decode, output)?,
+        Some(text) => encode(&tokenizer, &text, args, output)?,
+    }
+    Ok(Outcome::Done)
+}
+
+fn decode(tokenizer: &Tokenizer, ids: &[u32], output: &mut Output) -> Result<()> {
+    let text = tokenizer.decode(ids, false)?;
+    if output.json {
+        return output.json(&json!({ "ids": ids, "text": text }));
+    }
+    output.stream(&text)?;
+    output.line("")
+}
+
+fn encode(
+    tokenizer: &Tokenizer,
+    text: &str,
+    args: &TokenizeArgs,
+    output: &mut Output,
+) -> Result<()> {
+    let special = !args.no_special;
+    let ids =
+        tokenizer.encode(text, EncodeOptions { add_special: special, parse_special: special })?;
+    let pieces = ids.iter().map(|&id| piece(tokenizer, id)).collect::<Result<Vec<_>>>()?;
+    if output.json {
+        return output.json(&json!({ "ids": ids, "pieces": pieces, "count": ids.len() }));
+    }
+    if args.ids {
+        let ids: Vec<_> = ids.iter().map(ToString::to_string).collect();
+        return output.line(&ids.join(" "));
+    }
+    for (id, piece) in ids.iter().zip(&pieces) {
+        output.line(&format!("{id:>7}  {piece}"))?;
+    }
+    let characters = count(text.chars().count(), "character");
+    output.note(&format!("[{} for {characters}]", count(ids.len(), "token")));
+    Ok(())
+}
+
+/// What a token writes, as it would stand in quotes in a program; the name of a token that is no text; bytes that are
+/// not whole characters as `\xE2`.
+fn piece(tokenizer: &Tokenizer, id: u32) -> Result<String> {
+    if tokenizer.is_special(id) {
+        return Ok(tokenizer.token_text(id).unwrap_or_default().to_owned());
+    }
+    let bytes = tokenizer.token_bytes(id)?;
+    let mut out = String::from("\"");
+    for chunk in bytes.utf8_chunks() {
+        out.extend(chunk.valid().chars().flat_map(char::escape_debug));
+        out.extend(chunk.invalid().iter().map(|byte| format!("\\x{byte:02X}")));
+    }
+    out.push('"');
+    Ok(out)
+}

@@ -1,0 +1,266 @@
+//! `bitnet verify`: a model's arithmetic against the reference, integer by integer.
+//!
+//! The model is loaded once, on a [`Panel`] of back ends: the scalar reference and the CPU back end at every instruction
+//! set level that this processor has. Then
+//!
+//! 1. while loading, each ternary matrix gets one fixed input on every member: quantised activations, their scales and
+//!    the integer dot products must equal the reference's bit for bit;
+//! 2. the reference runs some tokens, and at each ternary layer every member gets the very same input: the integers
+//!    must be equal bit for bit, the outputs of this and every other operation within [`panel::OPERATION_BOUND`];
+//! 3. each member runs the tokens by itself, and its logits must agree with the reference's within [`LOGIT_BOUND`].
+
+mod panel;
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use bitnet_core::simd::IsaLevel;
+use bitnet_cpu::proven_levels;
+use bitnet_inference::{Model, ModelFacts, sampler};
+use serde_json::{Value, json};
+
+use super::Outcome;
+use super::inspect::{assumptions, fact_rows, facts_json, row};
+use crate::args::{Cli, VerifyArgs};
+use crate::load;
+use crate::output::{self, Output};
+use panel::{Findings, Panel};
+
+/// How far logits may lie from the reference's: root mean square of the difference, relative to that of the reference's
+/// logits about their mean. Floating-point sums in another order may round an activation to the neighbouring int8, and
+/// that travels through the layers; a wrong operation gives a difference of the order of 1.
+const LOGIT_BOUND: f64 = 0.05;
+
+/// The text whose tokens are run.
+const TEXT: &str =
+    "Once upon a time there was a small robot who wanted to learn how to count the stars.";
+
+/// What a member's own run gave.
+#[derive(Debug)]
+struct EndToEnd {
+    member: String,
+    /// Relative root mean square difference of all logits.
+    difference: f64,
+    /// Positions at which the likeliest token is the reference's.
+    same_best: usize,
+    positions: usize,
+}
+
+/// Verifies the model.
+pub(crate) fn run(cli: &Cli, args: &VerifyArgs, output: &mut Output) -> Result<Outcome> {
+    let levels = levels(output)?;
+    let panel = Arc::new(Panel::new(&levels, cli.general.threads)?);
+    let mut progress = output.progress("loading and checking layer");
+    let source = load::source(cli, args.path.as_deref())?;
+    let model = Model::load_with(source, &load::options(cli)?, panel.clone(), &mut |done, all| {
+        progress.update(done, all);
+    })?;
+    drop(progress);
+
+    let tokens = tokens(&model, args.tokens)?;
+    let mut runs = Vec::new();
+    let steps = panel.members().len();
+    let mut progress = output.progress("running member");
+    progress.update(0, steps);
+    panel.drive(0, true);
+    let expected = logits(&model, &tokens)?;
+    if expected.iter().flatten().any(|l| !l.is_finite()) {
+        bail!(
+            "{}: the reference gives logits that are no numbers; the file is damaged",
+            model.facts().file
+        );
+    }
+    for member in 1..steps {
+        progress.update(member, steps);
+        panel.drive(member, false);
+        let got = logits(&model, &tokens)?;
+        runs.push(compare(panel.members()[member].clone(), &expected, &got));
+    }
+    drop(progress);
+
+    let findings = panel.findings();
+    let passed = findings.mismatches.is_empty()
+        && findings.operations.values().all(|d| *d <= panel::OPERATION_BOUND)
+        && runs.iter().all(|r| r.difference <= LOGIT_BOUND);
+    if output.json {
+        output.json(&to_json(&model, &findings, &runs, tokens.len(), passed))?;
+    } else {
+        report(&model, &findings, &runs, &tokens, passed, output)?;
+    }
+    Ok(if passed { Outcome::Done } else { Outcome::CheckFailed })
+}
+
+/// The levels of this processor; one that fails its self-test is left out with a warning.
+fn levels(output: &mut Output) -> Result<Vec<IsaLevel>> {
+    let mut levels = Vec::new();
+    for (level, proven) in proven_levels() {
+        if proven {
+            levels.push(level);
+        } else {
+            output.warning(&format!("{level} fails its self-test on this processor and is never used; see `bitnet doctor`"));
+        }
+    }
+    if levels.is_empty() {
+        bail!(
+            "no instruction set level of this processor passes its self-test; see `bitnet doctor`"
+        );
+    }
+    Ok(levels)
+}
+
+/// The tokens to run: those of a sentence, or evenly spread ids for a model without a tokenizer.
+fn tokens(model: &Model, count: usize) -> Result<Vec<u32>> {
+    let vocabulary = model.config().vocab_size;
+    let mut tokens = match model.tokenizer() {
+        Some(_) => model.encode_prompt(TEXT)?,
+        None => Vec::new(),
+    };
+    let step = (vocabulary / 7).max(1);
+    tokens.extend((0..count).map(|i| (i * step % vocabulary) as u32));
+    tokens.truncate(count.min(model.config().context));
+    Ok(tokens)
+}
+
+/// Logits after each token: all but the last are read together, as a prompt is, and the last alone, as in writing.
+fn logits(model: &Model, tokens: &[u32]) -> Result<Vec<Vec<f32>>> {
+    let mut session = model.session(Some(tokens.len()))?;
+    let mut rows = Vec::new();
+    let (last, prompt) = tokens.split_last().context("no tokens to run")?;
+    if !prompt.is_empty() {
+        session.feed_all(prompt, &mut |_, row| rows.push(row.to_vec()))?;
+    }
+    rows.push(session.feed(&[*last])?);
+    Ok(rows)
+}
+
+fn compare(member: String, expected: &[Vec<f32>], got: &[Vec<f32>]) -> EndToEnd {
+    let mut squares = 0.0;
+    let mut scale = 0.0;
+    let mut same_best = 0;
+    for (a, b) in expected.iter().zip(got) {
+        let mean = a.iter().map(|&v| f64::from(v)).sum::<f64>() / a.len() as f64;
+        squares += a.iter().zip(b).map(|(&x, &y)| f64::from(x - y).powi(2)).sum::<f64>();
+        scale += a.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>();
+        same_best += usize::from(
+            matches!((sampler::greedy(a), sampler::greedy(b)), (Ok(x), Ok(y)) if x == y),
+        );
+    }
+    let difference =
+        if squares == 0.0 { 0.0 } else { (squares / scale.max(f64::MIN_POSITIVE)).sqrt() };
+    // A difference that is no number must not pass.
+    let difference = if difference.is_nan() { f64::INFINITY } else { difference };
+    EndToEnd { member, difference, same_best, positions: expected.len() }
+}
+
+fn report(
+    model: &Model,
+    findings: &Findings,
+    runs: &[EndToEnd],
+    tokens: &[u32],
+    passed: bool,
+    output: &mut Output,
+) -> Result<()> {
+    let facts = model.facts();
+    output.line(&output.style.bold("Facts that go wrong silently").into_owned())?;
+    row(output, "file", &facts.file)?;
+    for (label, text) in fact_rows(facts) {
+        row(output, label, text)?;
+    }
+    row(output, "end tokens", &end_tokens(model))?;
+    assumptions(output, facts)?;
+
+    output.line("")?;
+    output.line(&output.style.bold("Checks against the scalar reference").into_owned())?;
+    let equal = findings.mismatches.is_empty();
+    check(output, equal, "integers", &integers_line(findings))?;
+    for mismatch in findings.mismatches.iter().take(10) {
+        row(output, "", mismatch)?;
+    }
+    for (operation, difference) in &findings.operations {
+        let ok = *difference <= panel::OPERATION_BOUND;
+        let text =
+            format!("largest difference {difference:.1e}, bound {:.0e}", panel::OPERATION_BOUND);
+        check(output, ok, operation, &text)?;
+    }
+    for run in runs {
+        let text = format!(
+            "logits differ by {:.1e}, bound {LOGIT_BOUND:.0e}; likeliest token the same at {} of {}",
+            run.difference, run.same_best, run.positions
+        );
+        check(output, run.difference <= LOGIT_BOUND, &run.member, &text)?;
+    }
+    output.line("")?;
+    let members: Vec<&str> = runs.iter().map(|r| r.member.as_str()).collect();
+    let verdict = if passed {
+        let ran = output::count(tokens.len(), "token");
+        output
+            .style
+            .good(&format!("PASS: {} equal the reference over {ran}", members.join(", ")))
+            .into_owned()
+    } else {
+        output
+            .style
+            .bad("FAIL: this model must not be trusted on this machine; see the lines marked FAIL")
+            .into_owned()
+    };
+    output.line(&verdict)
+}
+
+fn check(output: &mut Output, ok: bool, label: &str, text: &str) -> Result<()> {
+    let word = if ok { output.style.good("ok  ") } else { output.style.bad("FAIL") }.into_owned();
+    output.line(&format!("  {word}  {label:<14}  {text}"))
+}
+
+fn integers_line(findings: &Findings) -> String {
+    format!(
+        "{} compared in {}, {} different",
+        findings.integers,
+        output::count(findings.matrices, "ternary matrix").replace("matrixs", "matrices"),
+        findings.mismatches.len()
+    )
+}
+
+fn end_tokens(model: &Model) -> String {
+    if model.end_tokens().is_empty() {
+        return "none known: writing stops at the length limit".into();
+    }
+    let name = |&id: &u32| match model.tokenizer().and_then(|t| t.token_text(id)) {
+        Some(text) => format!("{id} {text}"),
+        None => id.to_string(),
+    };
+    model.end_tokens().iter().map(name).collect::<Vec<_>>().join(", ")
+}
+
+fn to_json(
+    model: &Model,
+    findings: &Findings,
+    runs: &[EndToEnd],
+    tokens: usize,
+    passed: bool,
+) -> Value {
+    let facts: &ModelFacts = model.facts();
+    let runs: Vec<Value> = runs
+        .iter()
+        .map(|r| {
+            json!({
+                "backend": r.member,
+                "logit_difference": r.difference,
+                "bound": LOGIT_BOUND,
+                "same_best_token": r.same_best,
+                "positions": r.positions,
+            })
+        })
+        .collect();
+    json!({
+        "passed": passed,
+        "facts": facts_json(facts),
+        "end_tokens": model.end_tokens(),
+        "tokens": tokens,
+        "ternary_matrices": findings.matrices,
+        "integers_compared": findings.integers,
+        "mismatches": findings.mismatches,
+        "operations": findings.operations,
+        "operation_bound": panel::OPERATION_BOUND,
+        "backends": runs,
+    })
+}

@@ -1,0 +1,419 @@
+//! A back end made of several: one computes, and the others are asked the same questions.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bitnet_core::backend::{
+    Activation, ActivationPrecision, AttentionShape, Backend, BitLinearIntegers, RopeOrder,
+    RopeTable, TernaryWeight,
+};
+use bitnet_core::dense::DenseRows;
+use bitnet_core::memory::HybridMemoryPool;
+use bitnet_core::memory::tensor::BitNetTensor;
+use bitnet_core::reference::ReferenceBackend;
+use bitnet_core::simd::IsaLevel;
+use bitnet_core::ternary::TernaryMatrix;
+use bitnet_core::{Error, Result};
+use bitnet_cpu::{CpuBackend, CpuOptions};
+
+/// How far one operation's output may lie from the reference's on the same input: the largest difference in a row,
+/// relative to the largest magnitude in that row of the reference.
+pub(crate) const OPERATION_BOUND: f64 = 1e-4;
+
+/// What the comparisons found.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Findings {
+    /// Ternary matrices compared.
+    pub(crate) matrices: usize,
+    /// Integers compared, over all members.
+    pub(crate) integers: u64,
+    /// Where integers differ, in words.
+    pub(crate) mismatches: Vec<String>,
+    /// Largest difference of each operation, relative.
+    pub(crate) operations: BTreeMap<&'static str, f64>,
+}
+
+/// The reference and its challengers.
+#[derive(Debug)]
+pub(crate) struct Panel {
+    names: Vec<String>,
+    members: Vec<Arc<dyn Backend>>,
+    driver: AtomicUsize,
+    comparing: AtomicBool,
+    findings: Mutex<Findings>,
+    pool: HybridMemoryPool,
+}
+
+/// One ternary matrix, prepared by every member.
+#[derive(Debug)]
+struct PanelWeight {
+    number: usize,
+    weights: Vec<Box<dyn TernaryWeight>>,
+}
+
+impl TernaryWeight for PanelWeight {
+    fn rows(&self) -> usize {
+        self.weights[0].rows()
+    }
+
+    fn cols(&self) -> usize {
+        self.weights[0].cols()
+    }
+
+    fn bytes(&self) -> usize {
+        self.weights.iter().map(|w| w.bytes()).sum()
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+fn own(weight: &dyn TernaryWeight) -> Result<&PanelWeight> {
+    weight
+        .as_any()
+        .downcast_ref()
+        .ok_or(Error::ForeignWeight { op: "bit_linear", backend: "panel" })
+}
+
+impl Panel {
+    /// The reference, and the CPU back end at each of these levels.
+    pub(crate) fn new(levels: &[IsaLevel], threads: Option<usize>) -> Result<Self> {
+        let mut names = vec!["reference".to_owned()];
+        let mut members: Vec<Arc<dyn Backend>> = vec![Arc::new(ReferenceBackend)];
+        for &level in levels {
+            members.push(Arc::new(CpuBackend::new(CpuOptions { threads, isa: Some(level) })?));
+            names.push(format!("cpu {level}"));
+        }
+        Ok(Self {
+            names,
+            members,
+            driver: AtomicUsize::new(0),
+            comparing: AtomicBool::new(false),
+            findings: Mutex::default(),
+            pool: HybridMemoryPool::new()?,
+        })
+    }
+
+    /// The members' names, the reference first.
+    pub(crate) fn members(&self) -> &[String] {
+        &self.names
+    }
+
+    /// Lets `member` compute from now on, comparing all others with the reference or not.
+    pub(crate) fn drive(&self, member: usize, comparing: bool) {
+        self.driver.store(member, Ordering::SeqCst);
+        self.comparing.store(comparing, Ordering::SeqCst);
+    }
+
+    /// What was found so far.
+    pub(crate) fn findings(&self) -> Findings {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Findings> {
+        self.findings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn computing(&self) -> &dyn Backend {
+        &*self.members[self.driver.load(Ordering::SeqCst)]
+    }
+
+    fn comparing(&self) -> bool {
+        self.comparing.load(Ordering::SeqCst)
+    }
+
+    /// Runs `operation` on the member that computes; when comparing, on all others too, each into its own copy of
+    /// `out` as it was.
+    fn ask(
+        &self,
+        name: &'static str,
+        out: &mut BitNetTensor,
+        operation: impl Fn(usize, &dyn Backend, &mut BitNetTensor) -> Result<()>,
+    ) -> Result<()> {
+        let driver = self.driver.load(Ordering::SeqCst);
+        if !self.comparing() {
+            return operation(driver, self.computing(), out);
+        }
+        let before = out.f32()?.to_vec();
+        operation(driver, self.computing(), out)?;
+        for (index, member) in self.members.iter().enumerate().filter(|&(index, _)| index != driver)
+        {
+            let mut theirs = BitNetTensor::from_f32(out.shape(), &before, &self.pool)?;
+            operation(index, &**member, &mut theirs)?;
+            self.note_difference(name, out, &theirs)?;
+        }
+        Ok(())
+    }
+
+    fn note_difference(
+        &self,
+        name: &'static str,
+        expected: &BitNetTensor,
+        got: &BitNetTensor,
+    ) -> Result<()> {
+        let width = expected.shape().last().copied().unwrap_or(1).max(1);
+        let mut largest = 0f64;
+        for (a, b) in expected.f32()?.chunks(width).zip(got.f32()?.chunks(width)) {
+            let scale = a.iter().fold(f32::MIN_POSITIVE, |m, v| m.max(v.abs()));
+            for (x, y) in a.iter().zip(b) {
+                let difference = f64::from((x - y).abs()) / f64::from(scale);
+                largest = largest.max(if difference.is_nan() { f64::INFINITY } else { difference });
+            }
+        }
+        let mut findings = self.lock();
+        let known = findings.operations.entry(name).or_default();
+        *known = known.max(largest);
+        Ok(())
+    }
+
+    /// Compares the integers of every member on one input.
+    fn compare_integers(&self, x: &BitNetTensor, weight: &PanelWeight, input: &str) -> Result<()> {
+        let expected = self.members[0].bit_linear_integers(x, &*weight.weights[0])?;
+        for ((member, name), theirs) in
+            self.members.iter().zip(&self.names).zip(&weight.weights).skip(1)
+        {
+            let got = member.bit_linear_integers(x, &**theirs)?;
+            let compared =
+                expected.activations.len() + expected.activation_scales.len() + expected.dots.len();
+            let mut findings = self.lock();
+            findings.integers += compared as u64;
+            if let Some(what) = first_difference(&expected, &got) {
+                let place = place(weight.number, weight.rows(), weight.cols());
+                findings.mismatches.push(format!("{name}: {place}, {input}: {what}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Which matrix it is: they are prepared layer by layer, seven to a layer.
+fn place(number: usize, rows: usize, cols: usize) -> String {
+    const PARTS: [&str; 7] =
+        ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"];
+    format!(
+        "ternary matrix {number} ([{rows}, {cols}]; blk.{}.{} if all are ternary)",
+        number / 7,
+        PARTS[number % 7]
+    )
+}
+
+/// The first difference, in words.
+fn first_difference(expected: &BitLinearIntegers, got: &BitLinearIntegers) -> Option<String> {
+    fn differ<T: PartialEq + Copy + std::fmt::Display>(
+        what: &str,
+        expected: &[T],
+        got: &[T],
+    ) -> Option<String> {
+        if expected.len() != got.len() {
+            return Some(format!("{} {what} instead of {}", got.len(), expected.len()));
+        }
+        let at = expected.iter().zip(got).position(|(a, b)| a != b)?;
+        Some(format!("{what} {at} is {} instead of {}", got[at], expected[at]))
+    }
+    let bits = |scales: &[f32]| scales.iter().map(|s| s.to_bits()).collect::<Vec<_>>();
+    differ("activation", &expected.activations, &got.activations)
+        .or_else(|| {
+            differ(
+                "bits of scale",
+                &bits(&expected.activation_scales),
+                &bits(&got.activation_scales),
+            )
+        })
+        .or_else(|| differ("dot product", &expected.dots, &got.dots))
+}
+
+/// Two rows that every matrix is asked about: values of all sizes with one outlier, and values whose quantisation
+/// meets ties.
+fn fixed_input(cols: usize, pool: &HybridMemoryPool) -> Result<BitNetTensor> {
+    let mut state = 0x2545_f491_4f6c_dd1du64;
+    let mut values = Vec::with_capacity(2 * cols);
+    for index in 0..cols {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        let unit = (state >> 40) as f32 / (1 << 24) as f32 * 2.0 - 1.0;
+        values.push(if index == cols / 3 { 6.5 } else { unit * unit * unit * 3.0 });
+    }
+    values.extend((0..cols).map(|index| ((index * 37 % 255) as f32 - 127.0) / 2.0));
+    BitNetTensor::from_f32(&[2, cols], &values, pool)
+}
+
+impl Backend for Panel {
+    fn name(&self) -> &'static str {
+        "panel"
+    }
+
+    fn describe(&self) -> String {
+        format!("panel of {}", self.names.join(", "))
+    }
+
+    fn prepare(&self, matrix: TernaryMatrix) -> Result<Box<dyn TernaryWeight>> {
+        let number = self.lock().matrices;
+        let weights =
+            self.members.iter().map(|m| m.prepare(matrix.clone())).collect::<Result<_>>()?;
+        let weight = PanelWeight { number, weights };
+        let x = fixed_input(weight.cols(), &self.pool)?;
+        self.compare_integers(&x, &weight, "fixed input")?;
+        self.lock().matrices += 1;
+        Ok(Box::new(weight))
+    }
+
+    fn embed(&self, table: &dyn DenseRows, tokens: &[u32], out: &mut BitNetTensor) -> Result<()> {
+        self.ask("embed", out, |_, member, out| member.embed(table, tokens, out))
+    }
+
+    fn bit_linear(
+        &self,
+        x: &BitNetTensor,
+        precision: ActivationPrecision,
+        weights: &[&dyn TernaryWeight],
+        out: &mut [&mut BitNetTensor],
+    ) -> Result<()> {
+        for (weight, out) in weights.iter().zip(out) {
+            let weight = own(*weight)?;
+            if self.comparing() {
+                self.compare_integers(x, weight, "the model's own input")?;
+            }
+            self.ask("bit_linear", out, |index, member, out| {
+                member.bit_linear(x, precision, &[&*weight.weights[index]], &mut [out])
+            })?;
+        }
+        Ok(())
+    }
+
+    fn bit_linear_integers(
+        &self,
+        x: &BitNetTensor,
+        weight: &dyn TernaryWeight,
+    ) -> Result<BitLinearIntegers> {
+        let driver = self.driver.load(Ordering::SeqCst);
+        self.computing().bit_linear_integers(x, &*own(weight)?.weights[driver])
+    }
+
+    fn linear(
+        &self,
+        x: &BitNetTensor,
+        weight: &dyn DenseRows,
+        bias: Option<&[f32]>,
+        out: &mut BitNetTensor,
+    ) -> Result<()> {
+        self.ask("linear", out, |_, member, out| member.linear(x, weight, bias, out))
+    }
+
+    fn rms_norm(
+        &self,
+        x: &BitNetTensor,
+        weight: &[f32],
+        eps: f32,
+        out: &mut BitNetTensor,
+    ) -> Result<()> {
+        self.ask("rms_norm", out, |_, member, out| member.rms_norm(x, weight, eps, out))
+    }
+
+    fn rope(
+        &self,
+        x: &mut BitNetTensor,
+        head_dim: usize,
+        first: usize,
+        table: &RopeTable,
+        order: RopeOrder,
+    ) -> Result<()> {
+        self.ask("rope", x, |_, member, x| member.rope(x, head_dim, first, table, order))
+    }
+
+    fn attention(
+        &self,
+        q: &BitNetTensor,
+        k: &BitNetTensor,
+        v: &BitNetTensor,
+        first: usize,
+        shape: AttentionShape,
+        out: &mut BitNetTensor,
+    ) -> Result<()> {
+        self.ask("attention", out, |_, member, out| member.attention(q, k, v, first, shape, out))
+    }
+
+    fn gate(
+        &self,
+        activation: Activation,
+        gate: &mut BitNetTensor,
+        up: &BitNetTensor,
+    ) -> Result<()> {
+        self.ask("gate", gate, |_, member, gate| member.gate(activation, gate, up))
+    }
+
+    fn add(&self, x: &mut BitNetTensor, y: &BitNetTensor) -> Result<()> {
+        self.ask("add", x, |_, member, x| member.add(x, y))
+    }
+
+    fn mul(&self, x: &mut BitNetTensor, y: &BitNetTensor) -> Result<()> {
+        self.ask("mul", x, |_, member, x| member.mul(x, y))
+    }
+
+    fn softmax(&self, x: &mut BitNetTensor) -> Result<()> {
+        self.ask("softmax", x, |_, member, x| member.softmax(x))
+    }
+
+    fn cast(&self, x: &BitNetTensor, out: &mut BitNetTensor) -> Result<()> {
+        self.ask("cast", out, |_, member, out| member.cast(x, out))
+    }
+
+    fn copy(&self, x: &BitNetTensor, out: &mut BitNetTensor, first: usize) -> Result<()> {
+        // Copies whole caches otherwise.
+        self.computing().copy(x, out, first)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bitnet_core::ternary::ScaleGranularity;
+
+    /// A matrix whose trit 3 in row 1 is `trit`.
+    fn matrix(trit: i8) -> TernaryMatrix {
+        let mut trits: Vec<i8> = (0..4 * 64).map(|i| (i * 7 % 3) as i8 - 1).collect();
+        trits[64 + 3] = trit;
+        TernaryMatrix::from_trits(4, 64, &trits, ScaleGranularity::Tensor, vec![0.5]).unwrap()
+    }
+
+    #[test]
+    fn every_level_of_this_processor_agrees() {
+        let panel = Panel::new(&IsaLevel::available(), Some(2)).unwrap();
+        panel.prepare(matrix(1)).unwrap();
+        let findings = panel.findings();
+        assert_eq!(findings.mismatches, Vec::<String>::new());
+        assert_eq!(findings.matrices, 1);
+        let each = 2 * 64 + 2 + 2 * 4;
+        assert_eq!(findings.integers, (each * IsaLevel::available().len()) as u64);
+    }
+
+    #[test]
+    fn a_member_that_sees_another_trit_is_found() {
+        let panel = Panel::new(&[IsaLevel::Scalar], Some(1)).unwrap();
+        let mut weights = vec![panel.members[0].prepare(matrix(1)).unwrap()];
+        weights.push(panel.members[1].prepare(matrix(-1)).unwrap());
+        let weight = PanelWeight { number: 8, weights };
+        let x = fixed_input(64, &panel.pool).unwrap();
+        let mut out = BitNetTensor::zeros(&[2, 4], &panel.pool).unwrap();
+        panel.drive(0, true);
+        panel.bit_linear(&x, ActivationPrecision::Int8, &[&weight], &mut [&mut out]).unwrap();
+        let findings = panel.findings();
+        assert!(findings.operations["bit_linear"] > OPERATION_BOUND, "{findings:?}");
+        let message = findings.mismatches.concat();
+        for word in ["cpu scalar", "blk.1.attn_k", "dot product 1 "] {
+            assert!(message.contains(word), "{message}");
+        }
+    }
+
+    #[test]
+    fn outputs_that_are_no_numbers_do_not_pass() {
+        let panel = Panel::new(&[], None).unwrap();
+        let good = BitNetTensor::from_f32(&[1, 2], &[1.0, 2.0], &panel.pool).unwrap();
+        let bad = BitNetTensor::from_f32(&[1, 2], &[1.0, f32::NAN], &panel.pool).unwrap();
+        panel.note_difference("linear", &good, &bad).unwrap();
+        assert_eq!(panel.findings().operations["linear"], f64::INFINITY);
+    }
+}

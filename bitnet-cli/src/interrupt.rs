@@ -1,0 +1,48 @@
+//! Ctrl-C: it ends the program, or stops the work that asked to be stopped.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, Result};
+
+static LISTENING: AtomicBool = AtomicBool::new(false);
+static ASKED: AtomicBool = AtomicBool::new(false);
+
+/// Takes over Ctrl-C. Unless someone is listening, or if it comes a second time, the program ends with code 130.
+pub(crate) fn install() -> Result<()> {
+    ctrlc::set_handler(|| {
+        if !LISTENING.load(Ordering::SeqCst) || ASKED.swap(true, Ordering::SeqCst) {
+            std::process::exit(130);
+        }
+    })
+    .context("can't listen for Ctrl-C")
+}
+
+/// While it lives, Ctrl-C only asks to stop.
+#[derive(Debug)]
+pub(crate) struct Listener(());
+
+impl Listener {
+    /// Begins to listen.
+    pub(crate) fn new() -> Self {
+        ASKED.store(false, Ordering::SeqCst);
+        LISTENING.store(true, Ordering::SeqCst);
+        Self(())
+    }
+
+    /// Whether Ctrl-C has come.
+    pub(crate) fn asked(&self) -> bool {
+        ASKED.load(Ordering::SeqCst)
+    }
+
+    /// The flag itself, for work that watches it.
+    #[cfg(feature = "train")]
+    pub(crate) fn flag(&self) -> &'static AtomicBool {
+        &ASKED
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        LISTENING.store(false, Ordering::SeqCst);
+    }
+}

@@ -1,0 +1,74 @@
+//! From the command line to a loaded model.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use bitnet_core::backend::Backend;
+use bitnet_cpu::CpuOptions;
+use bitnet_inference::{LoadOptions, Model, ModelSource, Session, backend_by_name};
+
+use crate::args::Cli;
+use crate::output::Output;
+
+/// The model that is meant: `positional`, `--model`, or the embedded one.
+pub(crate) fn source<'a>(cli: &'a Cli, positional: Option<&'a Path>) -> Result<ModelSource<'a>> {
+    match (positional, cli.model.model.as_deref()) {
+        (Some(_), Some(_)) => {
+            bail!("the model is given twice: as an argument and with --model; give it once")
+        }
+        (Some(path), None) | (None, Some(path)) => Ok(ModelSource::Path(path)),
+        (None, None) => Ok(ModelSource::Embedded),
+    }
+}
+
+/// The options for loading that the command line gives.
+pub(crate) fn options(cli: &Cli) -> Result<LoadOptions> {
+    let chat_template = match &cli.model.chat_template {
+        None => None,
+        Some(path) => {
+            let read = std::fs::read_to_string(path);
+            Some(read.with_context(|| format!("can't read the chat template {}", path.display()))?)
+        }
+    };
+    Ok(LoadOptions {
+        i2s_layout: cli.model.i2s_layout.into(),
+        activations: cli.model.activations.map(Into::into),
+        chat_template,
+        ..LoadOptions::default()
+    })
+}
+
+/// The back end that the command line names.
+pub(crate) fn backend(cli: &Cli) -> Result<Arc<dyn Backend>> {
+    let options = CpuOptions { threads: cli.general.threads, isa: None };
+    Ok(backend_by_name(cli.model.backend.name(), options)?)
+}
+
+/// Loads the model that `--model` names, showing progress.
+pub(crate) fn model(cli: &Cli, output: &mut Output) -> Result<Model> {
+    let backend = backend(cli)?;
+    let mut progress = output.progress("loading layer");
+    let model = Model::load_with(source(cli, None)?, &options(cli)?, backend, &mut |done, all| {
+        progress.update(done, all);
+    })?;
+    drop(progress);
+    if output.verbose {
+        output.note(&format!("{}: {}", model.facts().file, model.decoder().backend().describe()));
+        for assumption in &model.facts().assumptions {
+            output.note(&format!("assumed: {assumption}"));
+        }
+    }
+    Ok(model)
+}
+
+/// A sequence with the room that the command line asks for.
+pub(crate) fn session<'m>(cli: &Cli, model: &'m Model, output: &mut Output) -> Result<Session<'m>> {
+    let trained = model.config().context;
+    if cli.model.ctx.is_some_and(|asked| asked > trained) {
+        output.warning(&format!(
+            "the model was trained for {trained} tokens of context; beyond them it may ramble"
+        ));
+    }
+    Ok(model.session(cli.model.ctx)?)
+}
