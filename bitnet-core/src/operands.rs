@@ -153,7 +153,7 @@ pub fn attention(
     let (tokens, _) = q.dims2("attention", "q")?;
     let (capacity, _) = k.dims2("attention", "k")?;
     let AttentionShape { heads, kv_heads, head_dim, .. } = shape;
-    if kv_heads == 0 || head_dim == 0 || !heads.is_multiple_of(kv_heads) {
+    if heads == 0 || kv_heads == 0 || head_dim == 0 || !heads.is_multiple_of(kv_heads) {
         return Err(mismatch(
             "attention",
             "q",

@@ -9,7 +9,7 @@ use crate::dense::{DenseRows, PlainType};
 /// # Errors
 /// Those of [`DenseRows::decode_row`].
 pub fn embed(table: &dyn DenseRows, tokens: &[u32], out: &mut [f32]) -> Result<()> {
-    for (out, &token) in out.chunks_exact_mut(table.cols()).zip(tokens) {
+    for (out, &token) in out.chunks_exact_mut(table.cols().max(1)).zip(tokens) {
         table.decode_row(token as usize, out)?;
     }
     Ok(())
@@ -29,7 +29,7 @@ pub fn linear(
     let mut row = vec![0f32; cols];
     for r in 0..rows {
         weight.decode_row(r, &mut row)?;
-        for (x, out) in x.chunks_exact(cols).zip(out.chunks_exact_mut(rows)) {
+        for (x, out) in x.chunks_exact(cols.max(1)).zip(out.chunks_exact_mut(rows)) {
             let sum: f64 = x.iter().zip(&row).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum();
             out[r] = (sum + bias.map_or(0.0, |b| f64::from(b[r]))) as f32;
         }

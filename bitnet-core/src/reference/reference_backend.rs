@@ -68,8 +68,8 @@ impl Backend for ReferenceBackend {
         operands::bit_linear(x, weights, out)?;
         for (weight, out) in weights.iter().zip(out) {
             let weight = matrix("bit_linear", *weight)?;
-            let tokens = x.f32()?.chunks_exact(weight.cols());
-            for (x, out) in tokens.zip(out.f32_mut()?.chunks_exact_mut(weight.rows())) {
+            let tokens = x.f32()?.chunks_exact(weight.cols().max(1));
+            for (x, out) in tokens.zip(out.f32_mut()?.chunks_exact_mut(weight.rows().max(1))) {
                 match precision {
                     ActivationPrecision::Int8 => ternary_ops::bit_linear_int8(weight, x, out),
                     ActivationPrecision::Float => ternary_ops::bit_linear_float(weight, x, out),
@@ -90,8 +90,10 @@ impl Backend for ReferenceBackend {
         let mut activations = vec![0i8; tokens * weight.cols()];
         let mut activation_scales = Vec::with_capacity(tokens);
         let mut dots = Vec::new();
-        for (x, q) in
-            x.f32()?.chunks_exact(weight.cols()).zip(activations.chunks_exact_mut(weight.cols()))
+        for (x, q) in x
+            .f32()?
+            .chunks_exact(weight.cols().max(1))
+            .zip(activations.chunks_exact_mut(weight.cols().max(1)))
         {
             activation_scales.push(ternary_ops::quantize_activations(x, q));
             dots.extend(ternary_ops::ternary_dots(weight, q));
@@ -206,5 +208,39 @@ impl Backend for ReferenceBackend {
         let range = operands::copy(x, out, first)?;
         out.f32_mut()?[range].copy_from_slice(x.f32()?);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::HybridMemoryPool;
+    use crate::ternary::ScaleGranularity;
+
+    #[test]
+    fn empty_operands_are_answered_without_panic() {
+        let pool = HybridMemoryPool::new().unwrap();
+        let backend = ReferenceBackend;
+        let zeros = |shape: &[usize]| BitNetTensor::zeros(shape, &pool).unwrap();
+        for (rows, cols) in [(0, 8), (3, 0), (0, 0)] {
+            let matrix = TernaryMatrix::from_trits(
+                rows,
+                cols,
+                &vec![0; rows * cols],
+                ScaleGranularity::Tensor,
+                vec![1.0],
+            );
+            let weight = backend.prepare(matrix.unwrap()).unwrap();
+            for tokens in [0, 2] {
+                let (x, mut out) = (zeros(&[tokens, cols]), zeros(&[tokens, rows]));
+                for precision in [ActivationPrecision::Int8, ActivationPrecision::Float] {
+                    backend.bit_linear(&x, precision, &[&*weight], &mut [&mut out]).unwrap();
+                }
+                backend.bit_linear_integers(&x, &*weight).unwrap();
+            }
+        }
+        let shape = AttentionShape { heads: 0, kv_heads: 1, head_dim: 4, scale: 1.0 };
+        let (q, kv) = (zeros(&[1, 0]), zeros(&[1, 4]));
+        assert!(backend.attention(&q, &kv, &kv, 0, shape, &mut zeros(&[1, 0])).is_err());
     }
 }
