@@ -23,7 +23,9 @@ pub mod tokenizer;
 pub use cache::{KvCache, LayerCache};
 pub use error::{InferenceError, Result};
 pub use generate::{FinishReason, GenerateOptions, Generated, generate};
-pub use loader::{Inspection, LoadOptions, ModelFacts, SuggestedSampling, backend_by_name, tokenizer_of};
+pub use loader::{
+    Inspection, LoadOptions, ModelFacts, SuggestedSampling, backend_by_name, tokenizer_of,
+};
 pub use model::{EMBEDDED, EMBEDDED_NAME, Model, ModelSource};
 pub use session::Session;
 pub use stop::StopFilter;
