@@ -1,0 +1,21 @@
+//! Any bytes as a safetensors file and as an index of such files: an error or a description that holds, never a panic.
+#![no_main]
+
+use bitnet_formats::safetensors;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    if let Ok(header) = safetensors::parse_header(bytes, "fuzz.safetensors") {
+        let named = header.names(bytes).count();
+        assert_eq!(named, header.len());
+    }
+    if let Ok(index) = safetensors::parse_index(bytes, "fuzz.safetensors.index.json") {
+        for (name, file) in &index.tensors {
+            let file = index
+                .files
+                .get(*file)
+                .unwrap_or_else(|| panic!("{name} is in no file of the index"));
+            assert!(!file.contains(['/', '\\']), "{file} leaves the folder");
+        }
+    }
+});
