@@ -1,0 +1,77 @@
+//! `bitnet chat`: lines, commands, files and the limit of the context.
+
+use std::io::{BufRead, BufReader, Write};
+
+use serde_json::Value;
+
+use crate::program::{spawn, stderr, stdout, with_input};
+
+#[test]
+fn chat_answers_lines_and_obeys_commands() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("talk.json");
+    let script = format!(
+        "/help\n/seed 5\n/temp 0\nOnce upon a time\n/stats\nThe end came\n/undo\n/save {}\n/reset\n/load {}\n/retry\n/quit\n",
+        file.display(),
+        file.display()
+    );
+    let output = with_input(&["chat", "-n", "8"], script.as_bytes());
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(!stdout(&output).trim().is_empty());
+    let notes = stderr(&output);
+    for word in ["/system", "tokens/s", "taken back: The end came", "1 turn saved", "1 turn loaded"]
+    {
+        assert!(notes.contains(word), "{word:?} is not in: {notes}");
+    }
+    let saved: Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+    assert_eq!(saved["messages"][0]["content"], "Once upon a time");
+    assert_eq!(saved["messages"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn chat_with_json_gives_a_line_for_each_answer() {
+    let output =
+        with_input(&["chat", "-n", "4", "--json", "--seed", "1"], b"Once upon a time\nThen\n");
+    assert!(output.status.success(), "{}", stderr(&output));
+    let answers: Vec<Value> =
+        stdout(&output).lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!(answers.len(), 2);
+    assert!(answers[1]["prompt_tokens"].as_u64() > answers[0]["prompt_tokens"].as_u64());
+}
+
+#[test]
+fn a_chat_that_outgrows_the_context_forgets_its_oldest_turns() {
+    let script = "Once upon a time there was a little dog.\n".repeat(8);
+    let output = with_input(&["chat", "-n", "4", "--ctx", "64", "--ignore-eos"], script.as_bytes());
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(stderr(&output).contains("no longer count"), "{}", stderr(&output));
+}
+
+#[test]
+fn mistakes_in_a_chat_script_are_told() {
+    for (script, word) in [
+        ("/dance\n", "/dance"),
+        ("/load /nonexistent/talk.json\n", "talk.json"),
+        ("/temp x\n", "temp"),
+    ] {
+        let output = with_input(&["chat"], script.as_bytes());
+        assert_eq!(output.status.code(), Some(2), "{script}: {}", stderr(&output));
+        assert!(stderr(&output).contains(word), "{script}: {}", stderr(&output));
+    }
+}
+
+#[test]
+fn lines_of_a_chat_are_answered_as_they_come() {
+    let mut child = spawn(&["chat", "-n", "3", "--temp", "0", "--ignore-eos", "--json"]);
+    let mut input = child.stdin.take().unwrap();
+    let mut answers = BufReader::new(child.stdout.take().unwrap());
+    for line in ["Once upon a time\n", "And then\n"] {
+        input.write_all(line.as_bytes()).unwrap();
+        input.flush().unwrap();
+        let mut answer = String::new();
+        answers.read_line(&mut answer).unwrap();
+        assert!(serde_json::from_str::<Value>(&answer).unwrap()["text"].is_string());
+    }
+    drop(input);
+    assert!(child.wait().unwrap().success());
+}

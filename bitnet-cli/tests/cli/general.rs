@@ -1,0 +1,118 @@
+//! What is not about one model: usage, doctor, completions, the trainer.
+
+use serde_json::Value;
+
+use crate::program::{bitnet, json, ok, output, refused_in_a_line, stderr, stdout};
+
+const COMMANDS: [&str; 9] = [
+    "run",
+    "chat",
+    "inspect",
+    "tokenize",
+    "perplexity",
+    "verify",
+    "doctor",
+    "train",
+    "completions",
+];
+
+#[test]
+fn help_is_there_for_every_command() {
+    let all = ok(&["--help"]);
+    for command in COMMANDS {
+        assert!(stdout(&all).contains(command), "{command}");
+        let help = ok(&[command, "--help"]);
+        assert!(stdout(&help).contains("Usage: bitnet"), "{command}");
+        for line in stdout(&help).lines() {
+            assert!(line.chars().count() <= 100, "{command}: {line}");
+        }
+    }
+    for code in ["0 ", "1 ", "2 ", "130"] {
+        assert!(stdout(&all).contains(code), "exit code {code} is documented");
+    }
+    assert!(stdout(&ok(&["--version"])).starts_with("bitnet "));
+}
+
+#[test]
+fn wrong_usage_is_refused_with_code_2() {
+    for args in [
+        &["sing"][..],
+        &["run"],
+        &["run", "x", "--temp", "warm"],
+        &["run", "x", "--logit-bias", "1"],
+        &["run", "x", "--threads", "0"],
+        &["run", "x", "--ctx", "0"],
+        &["run", "x", "--backend", "abacus"],
+        &["tokenize"],
+        &["perplexity"],
+        &["completions", "cmd"],
+        &["verify", "--tokens", "0"],
+    ] {
+        let output = output(args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {}", stderr(&output));
+    }
+    refused_in_a_line(&["inspect", "a.gguf", "--model", "b.gguf"], &["twice"]);
+}
+
+#[test]
+fn doctor_reports_this_machine() {
+    let output = ok(&["doctor"]);
+    for word in [
+        "processor",
+        "caches",
+        "instructions",
+        "kernels",
+        "memory",
+        "bandwidth",
+        "NUMA",
+        "embedded model",
+    ] {
+        assert!(stdout(&output).contains(word), "{word}: {}", stdout(&output));
+    }
+    let value = json(&["doctor", "--json"]);
+    assert_eq!(value["passed"], true);
+    assert!(value["checks"].as_array().unwrap().iter().all(|c| c["verdict"] != "fail"), "{value}");
+}
+
+#[test]
+fn doctor_fails_where_the_program_cannot_work() {
+    let output = bitnet(&["doctor", "--json"]).env("BITNET_ISA", "abacus").output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let value: Value = serde_json::from_str(stdout(&output)).unwrap();
+    assert_eq!(value["passed"], false);
+    let scalar = bitnet(&["doctor", "--json"]).env("BITNET_ISA", "scalar").output().unwrap();
+    assert!(scalar.status.success() && stdout(&scalar).contains("BITNET_ISA"));
+}
+
+#[test]
+fn a_forced_instruction_set_that_is_not_there_is_refused() {
+    let output = bitnet(&["run", "x"]).env("BITNET_ISA", "abacus").output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        stderr(&output).contains("abacus") && stderr(&output).contains("scalar"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
+fn completions_are_there_for_every_shell() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = ok(&["completions", shell]);
+        assert!(stdout(&script).contains("perplexity"), "{shell}");
+    }
+}
+
+#[cfg(not(feature = "train"))]
+#[test]
+fn train_says_how_to_get_the_trainer() {
+    refused_in_a_line(&["train", "--config", "x.json", "--out", "x"], &["--features train"]);
+}
+
+#[cfg(feature = "train")]
+#[test]
+fn train_prints_the_story_of_a_seed() {
+    let story = ok(&["train", "--story", "7"]);
+    assert!(stdout(&story).split_whitespace().count() > 20);
+    assert_eq!(stdout(&ok(&["train", "--story", "7"])), stdout(&story));
+}

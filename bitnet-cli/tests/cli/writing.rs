@@ -1,0 +1,167 @@
+//! `bitnet run`: text, samplers, streams and signals.
+
+use std::io::{BufReader, Read};
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::program::{json, ok, refused, refused_in_a_line, spawn, stderr, stdout, with_input};
+
+#[test]
+fn sampling_values_out_of_range_are_named_before_anything_is_written() {
+    for (option, value, name) in [
+        ("--temp", "-1", "temperature"),
+        ("--temp", "NaN", "temperature"),
+        ("--top-p", "0", "top_p"),
+        ("--top-p", "1.5", "top_p"),
+        ("--min-p", "2", "min_p"),
+        ("--typical", "0", "typical_p"),
+        ("--repeat-penalty", "0", "repetition_penalty"),
+        ("--logit-bias", "99999999=1", "logit_bias"),
+    ] {
+        refused_in_a_line(&["run", "Once", option, value], &[name]);
+    }
+}
+
+#[test]
+fn run_continues_the_prompt_and_says_how_fast() {
+    let output = ok(&["run", "Once upon a time", "-n", "12", "--temp", "0"]);
+    let text = stdout(&output);
+    assert!(text.starts_with("Once upon a time") && text.ends_with('\n'), "{text}");
+    assert!(text.len() > "Once upon a time\n".len(), "{text}");
+    let note = stderr(&output);
+    assert!(note.contains("tokens/s") && note.contains("greedy"), "{note}");
+    assert!(!text.contains('\x1b') && !note.contains('\x1b'), "no colours in a pipe");
+
+    let bare = ok(&["run", "Once upon a time", "-n", "12", "--temp", "0", "--no-echo"]);
+    assert_eq!(format!("Once upon a time{}", stdout(&bare)), text);
+    let coloured = ok(&["run", "Once upon a time", "-n", "1", "--color", "always"]);
+    assert!(stderr(&coloured).contains('\x1b'));
+}
+
+#[test]
+fn the_reference_and_any_number_of_threads_write_the_same() {
+    let text = |more: &[&str]| {
+        let mut args = vec!["run", "Once upon a time", "-n", "16", "--temp", "0"];
+        args.extend(more);
+        stdout(&ok(&args)).to_owned()
+    };
+    let expected = text(&[]);
+    assert_eq!(text(&["--threads", "1"]), expected);
+    assert_eq!(text(&["--threads", "3"]), expected);
+    assert_eq!(text(&["--backend", "reference"]), expected);
+}
+
+#[test]
+fn run_reads_the_prompt_from_standard_input() {
+    let expected = ok(&["run", "Once upon a time", "-n", "8", "--temp", "0"]);
+    let piped = with_input(&["run", "-", "-n", "8", "--temp", "0"], b"Once upon a time\n");
+    assert_eq!(stdout(&piped), stdout(&expected));
+    let broken = with_input(&["run", "-"], b"\xff\xfe");
+    assert_eq!(broken.status.code(), Some(2));
+    assert!(stderr(&broken).contains("UTF-8"));
+}
+
+#[test]
+fn seeds_reproduce_and_are_printed() {
+    let run = |seed: Option<&str>| {
+        let mut args =
+            vec!["run", "Once upon a time", "-n", "40", "--temp", "1.2", "--top-p", "1", "--json"];
+        if let Some(seed) = seed {
+            args.extend(["--seed", seed]);
+        }
+        json(&args)
+    };
+    let first = run(None);
+    let seed = first["seed"].as_u64().unwrap().to_string();
+    assert_eq!(run(Some(&seed))["text"], first["text"]);
+    let texts: Vec<Value> = ["1", "2", "3"].iter().map(|s| run(Some(s))["text"].clone()).collect();
+    assert!(texts[0] != texts[1] || texts[1] != texts[2], "{texts:?}");
+}
+
+#[test]
+fn run_json_has_text_tokens_reason_and_timings() {
+    let value =
+        json(&["run", "Once upon a time", "-n", "5", "--temp", "0", "--ignore-eos", "--json"]);
+    assert_eq!(value["tokens"].as_array().unwrap().len(), 5);
+    assert_eq!(value["finish_reason"], "length");
+    assert_eq!(value["prompt"], "Once upon a time");
+    assert!(value["text"].is_string());
+    assert!(value["write_tokens_per_second"].as_f64().unwrap() > 0.0);
+    assert!(value["prompt_seconds"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn a_stop_text_ends_the_writing_and_is_not_shown() {
+    let whole =
+        json(&["run", "Once upon a time", "-n", "12", "--temp", "0", "--ignore-eos", "--json"]);
+    let text = whole["text"].as_str().unwrap();
+    let stop: String = text.chars().skip(4).take(3).collect();
+    let cut = json(&[
+        "run",
+        "Once upon a time",
+        "-n",
+        "12",
+        "--temp",
+        "0",
+        "--ignore-eos",
+        "--json",
+        "--stop",
+        &stop,
+    ]);
+    assert_eq!(cut["finish_reason"], "stop");
+    assert_eq!(cut["text"].as_str().unwrap(), &text[..text.find(&stop).unwrap()]);
+}
+
+#[test]
+fn a_forbidden_token_is_not_written() {
+    let first = |more: &[&str]| {
+        let mut args =
+            vec!["run", "Once upon a time", "-n", "1", "--temp", "0", "--ignore-eos", "--json"];
+        args.extend(more);
+        json(&args)["tokens"][0].as_u64().unwrap()
+    };
+    let likeliest = first(&[]);
+    assert_ne!(first(&["--logit-bias", &format!("{likeliest}=-inf")]), likeliest);
+}
+
+#[test]
+fn a_prompt_longer_than_the_context_is_refused() {
+    refused(&["run", "Once upon a time there was a dog", "--no-echo", "--ctx", "2"], &["context"]);
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_the_program_quietly() {
+    let mut child =
+        spawn(&["run", "Once upon a time", "-n", "100000", "--ctx", "100000", "--ignore-eos"]);
+    let mut reader = child.stdout.take().unwrap();
+    let mut first = [0u8; 4];
+    reader.read_exact(&mut first).unwrap();
+    drop(reader);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(
+        !stderr(&output).contains("error") && !stderr(&output).contains("panicked"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[cfg(unix)]
+#[test]
+fn control_c_stops_the_writing_and_keeps_what_is_there() {
+    let mut child =
+        spawn(&["run", "Once upon a time", "-n", "100000", "--ctx", "100000", "--ignore-eos"]);
+    let mut reader = BufReader::new(child.stdout.take().unwrap());
+    // The prompt and some text: the program is writing.
+    let mut begun = [0u8; 24];
+    reader.read_exact(&mut begun).unwrap();
+    let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    let mut rest = String::new();
+    reader.read_to_string(&mut rest).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
+    assert!(rest.ends_with('\n'));
+    assert!(stderr(&output).contains("stopped"), "{}", stderr(&output));
+}
