@@ -268,11 +268,12 @@ fn without_generation_marks(source: &str) -> String {
         out.push_str(lead);
         rest = body;
         for (mark, condition) in [("generation", "if true"), ("endgeneration", "endif")] {
-            if let Some(after) = body.strip_prefix(mark) {
-                if after.trim_start().trim_start_matches(['-', '+']).starts_with("%}") {
-                    out.push_str(condition);
-                    rest = after;
-                }
+            let after = body.strip_prefix(mark);
+            if let Some(after) = after
+                .filter(|after| after.trim_start().trim_start_matches(['-', '+']).starts_with("%}"))
+            {
+                out.push_str(condition);
+                rest = after;
             }
         }
     }

@@ -88,11 +88,9 @@ impl Bpe {
     }
 
     fn encode_word(&self, word: &str, vocabulary: &Vocabulary, ids: &mut Vec<u32>) -> Result<()> {
-        if self.whole_words {
-            if let Some(id) = vocabulary.id(word) {
-                ids.push(id);
-                return Ok(());
-            }
+        if let Some(id) = self.whole_words.then(|| vocabulary.id(word)).flatten() {
+            ids.push(id);
+            return Ok(());
         }
         let symbols = merge(
             word,

@@ -182,15 +182,19 @@ fn check_normalizer(at: At<'_>, part: &Value, depth: usize) -> Result<()> {
             .try_for_each(|member| check_normalizer(at, member, depth + 1)),
         "Replace" => {
             let pattern = part.get("pattern");
-            if let Some(pattern) = pattern.and_then(|p| p.get("Regex")).and_then(Value::as_str) {
-                if pattern.len() > 1024
-                    || ["(?=", "(?!", "(?<", "(?>", "\\", "(?("].iter().any(|s| pattern.contains(s))
-                {
-                    return Err(at.unsupported(
-                        pattern,
-                        "in a normaliser: patterns without look-around and escapes",
-                    ));
-                }
+            let fancy = |pattern: &&str| {
+                pattern.len() > 1024
+                    || ["(?=", "(?!", "(?<", "(?>", "\\", "(?("]
+                        .iter()
+                        .any(|sign| pattern.contains(sign))
+            };
+            if let Some(pattern) =
+                pattern.and_then(|p| p.get("Regex")).and_then(Value::as_str).filter(fancy)
+            {
+                return Err(at.unsupported(
+                    pattern,
+                    "in a normaliser: patterns without look-around and escapes",
+                ));
             }
             let content = part.get("content").and_then(Value::as_str).unwrap_or_default();
             if content.len() > 64 {
