@@ -28,7 +28,7 @@ pub(crate) fn run(cli: &Cli, args: &InspectArgs, output: &mut Output) -> Result<
     }
     let facts = &inspection.facts;
     let title = without_controls(facts.name.as_deref().unwrap_or(&facts.file)).into_owned();
-    output.line(&output.style.bold(&title).into_owned())?;
+    output.line(&output.style.bold(&title))?;
     row(output, "file", &facts.file)?;
     row(output, "container", &facts.container)?;
     for (label, text) in config_rows(&inspection.config) {
@@ -80,7 +80,7 @@ pub(crate) fn assumptions(output: &mut Output, facts: &ModelFacts) -> Result<()>
         return Ok(());
     }
     output.line("")?;
-    output.line(&output.style.bold("Assumed, because the file does not say").into_owned())?;
+    output.line(&output.style.bold("Assumed, because the file does not say"))?;
     for assumption in &facts.assumptions {
         for (index, line) in
             output::wrap(&without_controls(assumption), WIDTH - 4).iter().enumerate()
@@ -113,7 +113,7 @@ fn config_rows(config: &ModelConfig) -> Vec<(&'static str, String)> {
 
 fn sizes(output: &mut Output, inspection: &Inspection) -> Result<()> {
     output.line("")?;
-    output.line(&output.style.bold("Size by type").into_owned())?;
+    output.line(&output.style.bold("Size by type"))?;
     let elements = |storage: &str| -> u64 {
         let of_type = inspection.tensors.iter().filter(|t| t.storage == storage);
         of_type.map(|t| t.shape.iter().product::<u64>()).sum()
@@ -121,7 +121,13 @@ fn sizes(output: &mut Output, inspection: &Inspection) -> Result<()> {
     let (mut count, mut total) = (0, 0);
     for (storage, tensors, size) in inspection.bytes_by_type() {
         let bits = 8.0 * size as f64 / elements(&storage).max(1) as f64;
-        size_row(output, &storage, tensors, size, &format!("{bits:.2} bits an element"))?;
+        // Hugging Face checkpoints pack four trits into an unsigned byte.
+        let note = if storage == "U8" {
+            "2.00 bits a trit".to_owned()
+        } else {
+            format!("{bits:.2} bits an element")
+        };
+        size_row(output, &storage, tensors, size, &note)?;
         count += tensors;
         total += size;
     }
@@ -143,7 +149,7 @@ fn size_row(
 
 fn tensors(output: &mut Output, inspection: &Inspection) -> Result<()> {
     output.line("")?;
-    output.line(&output.style.bold("Tensors").into_owned())?;
+    output.line(&output.style.bold("Tensors"))?;
     let shown: Vec<String> =
         inspection.tensors.iter().map(|t| shorten(&without_controls(&t.name))).collect();
     let width = shown.iter().map(|n| n.chars().count()).max().unwrap_or(0);

@@ -116,3 +116,54 @@ fn train_prints_the_story_of_a_seed() {
     assert!(stdout(&story).split_whitespace().count() > 20);
     assert_eq!(stdout(&ok(&["train", "--story", "7"])), stdout(&story));
 }
+
+#[cfg(feature = "train")]
+#[test]
+fn train_makes_a_model_that_runs_and_can_be_continued() {
+    use crate::program::{refused, with_input};
+
+    let folder = tempfile::tempdir().unwrap();
+    let recipe = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/stories.json");
+    let mut config: Value = serde_json::from_slice(&std::fs::read(recipe).unwrap()).unwrap();
+    for (key, value) in
+        [("vocab_size", 280), ("hidden_size", 128), ("layers", 1), ("heads", 2), ("kv_heads", 1)]
+    {
+        config["model"][key] = value.into();
+    }
+    config["model"]["feed_forward"] = 128.into();
+    for (key, value) in
+        [("vocabulary_stories", 20), ("warmup_steps", 1), ("validation_stories", 1), ("steps", 4)]
+    {
+        config[key] = value.into();
+    }
+    if config.get("stage_two_step").is_some() {
+        config["stage_two_step"] = 2.into();
+    }
+    let path = folder.path().join("recipe.json");
+    let write = |config: &Value| std::fs::write(&path, config.to_string()).unwrap();
+    write(&config);
+    let out = folder.path().join("out");
+    let args =
+        ["train", "--json", "--config", path.to_str().unwrap(), "--out", out.to_str().unwrap()];
+    let first = json(&args);
+    assert_eq!(first["steps"], 4);
+    let model = first["model"].as_str().unwrap().to_owned();
+    assert_eq!(
+        json(&["run", "Once", "-n", "3", "--ignore-eos", "--json", "-m", &model])["tokens"]
+            .as_array()
+            .unwrap()
+            .len(),
+        3
+    );
+
+    let lines = with_input(&args[..1].iter().chain(&args[2..]).copied().collect::<Vec<_>>(), b"");
+    assert!(
+        stderr(&lines).contains("step 4/4") && stderr(&lines).contains("tokens/s"),
+        "{}",
+        stderr(&lines)
+    );
+    config["steps"] = (-1).into();
+    write(&config);
+    refused(&args, &["recipe.json"]);
+    assert_eq!(json(&["run", "Once", "-n", "0", "--json", "-m", &model])["text"], "");
+}

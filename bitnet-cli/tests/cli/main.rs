@@ -1,5 +1,7 @@
 //! Drives the built program as a user does: every command with the embedded model, and with wrong files and values.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
+
 mod chatting;
 mod general;
 mod models;

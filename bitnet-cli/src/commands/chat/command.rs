@@ -5,7 +5,7 @@ pub(crate) const HELP: &str = "\
 /system [TEXT]  show, or set, the system prompt (the conversation starts again)
 /reset          start again
 /undo           take the last turn back
-/retry          answer the last question again, with another seed
+/retry          answer the last question again, with another seed unless it is fixed
 /save FILE      keep the conversation in a file (JSON)
 /load FILE      go on with a conversation from a file
 /stats          measurements of the last answer

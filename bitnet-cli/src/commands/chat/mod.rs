@@ -68,10 +68,7 @@ impl Chat<'_> {
             output.note(&format!("{name}: /help lists the commands, Ctrl-D leaves"));
         }
         if self.model.template().is_none() {
-            output.note(
-                "This model has no chat template: your lines are continued as one text. Give a template with \
-                 --chat-template.",
-            );
+            output.note("no chat template: your lines are continued as one text (--chat-template gives one)");
         }
     }
 

@@ -20,7 +20,7 @@ use bitnet_cpu::{CpuBackend, CpuOptions};
 
 /// How far one operation's output may lie from the reference's on the same input: the largest difference in a row,
 /// relative to the largest magnitude in that row of the reference.
-pub(crate) const OPERATION_BOUND: f64 = 1e-4;
+pub(crate) const OPERATION_BOUND: f64 = 1e-5;
 
 /// What the comparisons found.
 #[derive(Debug, Clone, Default)]
