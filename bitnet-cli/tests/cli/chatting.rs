@@ -75,3 +75,39 @@ fn lines_of_a_chat_are_answered_as_they_come() {
     drop(input);
     assert!(child.wait().unwrap().success());
 }
+
+#[test]
+fn a_template_of_ones_own_writes_the_conversation() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("template.jinja");
+    let template = file.to_str().unwrap();
+    let args = [
+        "chat",
+        "-n",
+        "2",
+        "--temp",
+        "0",
+        "--ignore-eos",
+        "--json",
+        "--system",
+        "Be brief.",
+        "--chat-template",
+        template,
+    ];
+    let tokens = |text: &str| {
+        std::fs::write(&file, text).unwrap();
+        let output = with_input(&args, b"Once upon a time\n");
+        assert!(output.status.success(), "{}", stderr(&output));
+        serde_json::from_str::<Value>(stdout(&output)).unwrap()["prompt_tokens"].as_u64().unwrap()
+    };
+    let short = tokens("{% for m in messages %}{{ m.content }}{% endfor %}");
+    let long = tokens("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}");
+    assert!(long > short, "{long} {short}");
+
+    for (text, words) in [("", "writes nothing"), ("{% for %}", "template")] {
+        std::fs::write(&file, text).unwrap();
+        let output = with_input(&args, b"Hi\n");
+        assert_eq!(output.status.code(), Some(2));
+        assert!(stderr(&output).contains(words), "{}", stderr(&output));
+    }
+}

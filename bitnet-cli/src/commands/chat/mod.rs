@@ -231,6 +231,11 @@ impl Chat<'_> {
                 None => model.encode_prompt(&conversation.text(first))?,
             })
         })?;
+        if tokens.is_empty() {
+            bail!(
+                "the chat template writes nothing for this conversation; give another with --chat-template"
+            );
+        }
         if tokens.len() >= capacity {
             let length = count(tokens.len(), "token");
             bail!(
