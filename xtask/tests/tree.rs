@@ -21,6 +21,7 @@ macro_rules! tree_tests {
 }
 
 tree_tests!(
+    copies,
     headers,
     ignored_tests,
     lengths,

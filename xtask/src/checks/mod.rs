@@ -1,5 +1,6 @@
 //! The checks, one rule to a file; each is a function from the tree to what is wrong with it.
 
+pub mod copies;
 pub mod floors;
 pub mod headers;
 pub mod ignored_tests;
