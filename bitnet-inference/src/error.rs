@@ -20,7 +20,7 @@ pub enum InferenceError {
         /// The tensor.
         tensor: String,
         /// What was wrong.
-        source: bitnet_quant::Error,
+        source: Box<bitnet_quant::Error>,
     },
     /// An operation refused its operands.
     #[error(transparent)]

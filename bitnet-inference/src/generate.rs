@@ -125,7 +125,7 @@ pub fn generate(
     let Some(mut logits) = logits else { return Ok(out) };
 
     let start = Instant::now();
-    let mut stream = TextStream::new(tokenizer);
+    let mut stream = TextStream::continuing(tokenizer);
     let mut filter = StopFilter::new(&options.stop);
     out.finish = loop {
         if out.tokens.len() == options.max_tokens {

@@ -8,6 +8,8 @@
 //! BITNET_AT_SIZE=DIR BITNET_AT_SIZE_MODEL=gguf cargo test --release -p bitnet-inference --test at_size -- --ignored --nocapture
 //! ```
 
+#![allow(clippy::unwrap_used, reason = "a test may stop at any surprise")]
+
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 

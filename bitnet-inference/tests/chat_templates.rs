@@ -1,5 +1,7 @@
 //! Chat templates render to the text that transformers makes of them.
 
+#![allow(clippy::unwrap_used, reason = "a test may stop at any surprise")]
+
 use std::path::PathBuf;
 
 use bitnet_inference::chat::{

@@ -2,6 +2,8 @@
 //!
 //! The files and the script that makes them are described in `tests/golden/README.md` at the root.
 
+#![allow(clippy::unwrap_used, reason = "a test may stop at any surprise")]
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 

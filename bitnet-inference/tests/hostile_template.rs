@@ -1,5 +1,7 @@
 //! Templates that try to use up time, memory or the stack, or to reach what is not theirs, are stopped with an error.
 
+#![allow(clippy::unwrap_used, reason = "a test may stop at any surprise")]
+
 use bitnet_inference::chat::{ChatTemplate, Message, RenderOptions, TemplateError};
 
 /// Loads and renders; a hostile template fails in one or the other.

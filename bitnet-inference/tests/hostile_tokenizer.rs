@@ -1,5 +1,7 @@
 //! Tokenizer files that contradict themselves, or try to make the program panic or stand still, are refused with an error.
 
+#![allow(clippy::unwrap_used, reason = "a test may stop at any surprise")]
+
 use bitnet_inference::tokenizer::{EncodeOptions, GgufVocabulary, Tokenizer, TokenizerError};
 use serde_json::{Value, json};
 

@@ -1,5 +1,7 @@
 //! Token ids equal those of HF tokenizers (tokenizer.json) and of llama.cpp (GGUF) on thousands of strings.
 
+#![allow(clippy::unwrap_used, reason = "a test may stop at any surprise")]
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::LazyLock;

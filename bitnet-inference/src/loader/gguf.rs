@@ -69,7 +69,7 @@ impl GgufCheckpoint {
         InferenceError::Weights {
             file: self.file.name().into(),
             tensor: tensor.name.clone(),
-            source: source.into(),
+            source: Box::new(source.into()),
         }
     }
 

@@ -83,7 +83,7 @@ impl HfCheckpoint {
         InferenceError::Weights {
             file: self.tensors.name().into(),
             tensor: tensor.name.clone(),
-            source,
+            source: Box::new(source),
         }
     }
 
