@@ -122,11 +122,16 @@ fn short(value: &Value) -> String {
 /// [`InferenceError::Io`], or [`InferenceError::Config`] if it is too large or not JSON.
 pub(crate) fn read_json(path: &Path) -> Result<Value> {
     let io = |source| InferenceError::Io { path: path.to_owned(), source };
-    let metadata = std::fs::metadata(path).map_err(io)?;
     let bad = |problem: String| InferenceError::Config {
         file: path.display().to_string(),
         field: "the file".into(),
         problem,
+    };
+    let metadata = match std::fs::metadata(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            return Err(bad("not found; a Hugging Face folder has it beside the weights".into()));
+        }
+        other => other.map_err(io)?,
     };
     if !metadata.is_file() {
         return Err(bad("not a regular file".into()));

@@ -41,7 +41,7 @@ pub fn ternary_matrix(weights: &[f32]) -> (Vec<i8>, f32) {
 pub fn fake_quantize_rows(x: &mut [f32], width: usize) {
     for row in x.chunks_exact_mut(width) {
         let max = row.iter().fold(1e-5f32, |m, x| m.max(x.abs()));
-        let scale = (1.0 / max) * 127.0;
+        let scale = 127.0 / max;
         for x in row {
             *x = round_ties_even((*x * scale).clamp(-128.0, 127.0)) / scale;
         }
