@@ -101,7 +101,8 @@ pub fn generate(
 ) -> Result<Generated> {
     let tokenizer = model.tokenizer().ok_or_else(|| InferenceError::UnsupportedOperation {
         what: "writing text with a model that has no tokenizer".into(),
-        instead: "put tokenizer.json beside the model (programs can give token ids to `Session`)".into(),
+        instead: "put tokenizer.json beside the model (programs can give token ids to `Session`)"
+            .into(),
     })?;
     let mut sampler = Sampler::new(options.sampler.clone(), model.config().vocab_size)?;
     let ends = if options.ignore_end { BTreeSet::new() } else { model.end_tokens().clone() };

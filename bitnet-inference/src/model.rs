@@ -219,6 +219,7 @@ pub(crate) fn open(source: ModelSource<'_>, options: &LoadOptions) -> Result<Ope
 fn no_tokenizer() -> InferenceError {
     InferenceError::UnsupportedOperation {
         what: "text with a model that has no tokenizer".into(),
-        instead: "put tokenizer.json beside the model (programs can give token ids to `Session`)".into(),
+        instead: "put tokenizer.json beside the model (programs can give token ids to `Session`)"
+            .into(),
     }
 }
