@@ -48,6 +48,16 @@ pub enum Activation {
     GeluTanh,
 }
 
+impl std::fmt::Display for Activation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Silu => "SiLU",
+            Self::Relu2 => "ReLU²",
+            Self::GeluTanh => "GELU (tanh)",
+        })
+    }
+}
+
 /// Which components of a head RoPE rotates together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RopeOrder {

@@ -108,7 +108,6 @@ pub fn generate(
     let ends = if options.ignore_end { BTreeSet::new() } else { model.end_tokens().clone() };
 
     let start = Instant::now();
-    let before = session.tokens().len();
     let mut out = Generated {
         text: String::new(),
         tokens: Vec::new(),
@@ -118,8 +117,7 @@ pub fn generate(
         prompt_time: Duration::ZERO,
         write_time: Duration::ZERO,
     };
-    let common =
-        session.tokens().iter().zip(prompt).take_while(|(a, b)| a == b).count().min(before);
+    let common = session.tokens().iter().zip(prompt).take_while(|(a, b)| a == b).count();
     let logits = session.prime(prompt, &mut |_, _| on_text(""))?;
     out.prompt_tokens_read = prompt.len() - common.min(prompt.len().saturating_sub(1));
     out.prompt_time = start.elapsed();

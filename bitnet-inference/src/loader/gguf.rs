@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bitnet_core::backend::{Activation, ActivationPrecision, RopeOrder};
+use bitnet_core::backend::{ActivationPrecision, RopeOrder};
 use bitnet_core::dense::DenseRows;
 use bitnet_core::ternary::TernaryMatrix;
 use bitnet_formats::gguf::{GgmlType, GgufFile, Metadata, TensorInfo};
@@ -249,11 +249,7 @@ impl GgufCheckpoint {
     }
 
     fn activation_fact(&self) -> Result<String> {
-        let name = match self.config.activation {
-            Activation::Relu2 => "ReLU²",
-            Activation::Silu => "SiLU",
-            Activation::GeluTanh => "GELU (tanh)",
-        };
+        let name = self.config.activation;
         let key = format!("{}.hidden_activation", self.arch);
         let source = match (self.arch.as_str(), self.file.metadata().opt_str(&key)?) {
             ("bitnet-b1.58" | "bitnet-25", _) => "by the architecture; the file has no key for it",

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bitnet_core::backend::{Activation, ActivationPrecision};
+use bitnet_core::backend::ActivationPrecision;
 use bitnet_core::dense::DenseRows;
 use bitnet_formats::names::{Family, TensorName};
 use bitnet_formats::safetensors::{Dtype, SafeTensors, TensorView};
@@ -235,12 +235,7 @@ impl HfCheckpoint {
     }
 
     fn activation_fact(&self) -> String {
-        let name = match self.config.model.activation {
-            Activation::Relu2 => "ReLU²",
-            Activation::Silu => "SiLU",
-            Activation::GeluTanh => "GELU (tanh)",
-        };
-        format!("{name} (config.json)")
+        format!("{} (config.json)", self.config.model.activation)
     }
 
     fn weights_fact(&self) -> String {
