@@ -1,7 +1,9 @@
 //! Activations as the kernels read them: quantised and laid out in planes, or as f32 in planes.
 //!
 //! ```text
-//! tokens stand in tiles of four, then one by one; a tile holds block 0 of its tokens, then block 1, ...
+//! tokens stand in tiles; a tile holds block 0 of its tokens, then block 1, ...
+//! 8-bit activations: tiles of eight, then one each of four, two and one as the rest needs them
+//! f32 activations: tiles of four, then single tokens
 //! block = 128 elements in four planes: plane i holds element 4b + i at index b; the last one is filled with zeros
 //! ```
 
@@ -12,8 +14,11 @@ use crate::threads::Threads;
 use bitnet_core::Result;
 use bitnet_core::ternary::ROW_BLOCK;
 
-/// Tokens that a kernel takes at once.
+/// Tokens that a kernel on f32 activations takes at once.
 pub(crate) const TILE: usize = 4;
+
+/// Tokens that a kernel on 8-bit activations takes at once.
+pub(crate) const INT8_TILE: usize = 8;
 
 /// Elements of a [`FloatBlock`].
 pub(crate) const FLOAT_BLOCK: usize = 4 * LANES;
@@ -52,6 +57,35 @@ fn place(token: usize, tokens: usize, width: usize) -> (usize, usize) {
     }
 }
 
+/// The tiles of `tokens` tokens of 8-bit activations.
+pub(crate) fn int8_tiles(tokens: usize) -> impl Iterator<Item = Range<usize>> + Clone {
+    let whole = tokens / INT8_TILE * INT8_TILE;
+    let rest = [4, 2, 1].into_iter().filter(move |size| tokens & size != 0).map(move |size| {
+        // Larger tiles of the rest stand before this one: their sizes are the higher bits.
+        let first = whole + (tokens - whole) / (2 * size) * (2 * size);
+        first..first + size
+    });
+    (0..whole).step_by(INT8_TILE).map(|token| token..token + INT8_TILE).chain(rest)
+}
+
+/// Where block `k` of a token of 8-bit activations stands, and of how many tokens its tile is: `(first, stride)`.
+fn int8_place(token: usize, tokens: usize, width: usize) -> (usize, usize) {
+    let whole = tokens / INT8_TILE * INT8_TILE;
+    if token < whole {
+        return (token / INT8_TILE * INT8_TILE * width + token % INT8_TILE, INT8_TILE);
+    }
+    let mut first = whole;
+    for size in [4, 2] {
+        if tokens & size != 0 {
+            if token < first + size {
+                return (first * width + token - first, size);
+            }
+            first += size;
+        }
+    }
+    (token * width, 1)
+}
+
 impl Quantized {
     /// Quantises `x` (`[tokens, cols]`), as [`bitnet_core::reference::quantize_activations`] does.
     pub(crate) fn new(
@@ -71,7 +105,7 @@ impl Quantized {
         let mut pieces = Vec::new();
         let (mut free, mut scales_left, mut sums_left) =
             (&mut blocks[..], &mut scales[..], &mut sums[..]);
-        for range in threads.tile_ranges(tokens, TILE, cols) {
+        for range in threads.tile_ranges(tokens, INT8_TILE, cols) {
             let (head, tail) = free.split_at_mut(range.len() * width);
             free = tail;
             let (scales, tail) = scales_left.split_at_mut(range.len());
@@ -97,7 +131,7 @@ impl Quantized {
     pub(crate) fn activations(&self, tokens: usize, cols: usize) -> Vec<i8> {
         let mut all = Vec::with_capacity(tokens * cols);
         for token in 0..tokens {
-            let (first, stride) = place(token, tokens, self.width);
+            let (first, stride) = int8_place(token, tokens, self.width);
             all.extend((0..cols).map(|col| {
                 let block = &self.blocks[first + col / ROW_BLOCK * stride];
                 let index = col % ROW_BLOCK;
@@ -105,6 +139,11 @@ impl Quantized {
             }));
         }
         all
+    }
+
+    /// `Σ q` over a token.
+    pub(crate) fn whole_sum(&self, token: usize) -> i32 {
+        self.sums(token).iter().fold(0, |sum, half| sum.wrapping_add(*half))
     }
 
     /// `Σ q` over each 64 elements of a token.
@@ -133,7 +172,7 @@ impl Op for Quantize<'_> {
         for (token, x) in x.chunks_exact(cols).enumerate() {
             let scale = bitnet_core::reference::activation_scale(largest(x));
             scales[token] = scale;
-            let (first, stride) = place(token, tokens, width);
+            let (first, stride) = int8_place(token, tokens, width);
             for (k, x) in x.chunks(ROW_BLOCK).enumerate() {
                 let mut padded = [0f32; ROW_BLOCK];
                 padded[..x.len()].copy_from_slice(x);
@@ -225,6 +264,24 @@ mod tests {
         assert_eq!(tiles(0).count(), 0);
         assert_eq!(place(5, 9, 10), (41, 4));
         assert_eq!(place(8, 9, 10), (80, 1));
+    }
+
+    #[test]
+    fn tokens_in_8_bits_stand_in_tiles_of_eight_four_two_and_one() {
+        let found: Vec<_> = int8_tiles(23).collect();
+        assert_eq!(found, [0..8, 8..16, 16..20, 20..22, 22..23]);
+        for tokens in 0..40 {
+            let mut next = 0;
+            for tile in int8_tiles(tokens) {
+                assert_eq!(tile.start, next, "{tokens} tokens");
+                for token in tile.clone() {
+                    let place = (tile.start * 10 + token - tile.start, tile.len());
+                    assert_eq!(int8_place(token, tokens, 10), place, "{token} of {tokens}");
+                }
+                next = tile.end;
+            }
+            assert_eq!(next, tokens);
+        }
     }
 
     #[test]

@@ -35,6 +35,8 @@ impl Isa for Avx512Vnni {
         unsafe { enter(self, op) }
     }
 
+    single_as_run!();
+
     #[inline(always)]
     fn start(self) -> Self::Run {
         self.zero()
@@ -50,6 +52,11 @@ impl Isa for Avx512Vnni {
     fn multiply_add(self, run: Self::Run, codes: Self::Codes, x: &ActivationBlock) -> Self::Run {
         // SAFETY: `self` proves AVX-512 F and VNNI.
         unsafe { multiply_add(run, codes, x) }
+    }
+
+    #[inline(always)]
+    fn prefetch<X>(self, line: *const X) {
+        self.0.prefetch(line);
     }
 
     #[inline(always)]

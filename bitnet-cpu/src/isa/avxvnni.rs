@@ -29,6 +29,8 @@ impl Isa for AvxVnni {
         unsafe { enter(self, op) }
     }
 
+    single_as_run!();
+
     #[inline(always)]
     fn start(self) -> Self::Run {
         self.0.zero()
@@ -43,6 +45,11 @@ impl Isa for AvxVnni {
     fn multiply_add(self, run: Self::Run, codes: Self::Codes, x: &ActivationBlock) -> Self::Run {
         // SAFETY: `self` proves AVX2 and AVX-VNNI.
         unsafe { multiply_add(run, codes, x) }
+    }
+
+    #[inline(always)]
+    fn prefetch<X>(self, line: *const X) {
+        self.0.prefetch(line);
     }
 
     #[inline(always)]

@@ -56,6 +56,34 @@ macro_rules! floats_of_base {
     };
 }
 
+/// The methods for one token of an instruction set for which they are those for several.
+macro_rules! single_as_run {
+    () => {
+        type Single = Self::Run;
+        const SINGLE_RUN: usize = Self::RUN;
+
+        #[inline(always)]
+        fn start_single(self) -> Self::Single {
+            self.start()
+        }
+
+        #[inline(always)]
+        fn add_single(
+            self,
+            run: Self::Single,
+            codes: &CodeBlock,
+            x: &ActivationBlock,
+        ) -> Self::Single {
+            self.multiply_add(run, self.unpack(codes), x)
+        }
+
+        #[inline(always)]
+        fn widen_single(self, sums: Self::Sums, run: Self::Single) -> Self::Sums {
+            self.widen(sums, run)
+        }
+    };
+}
+
 mod prove;
 mod scalar;
 
@@ -118,6 +146,26 @@ pub(crate) trait Isa: Copy + Send + Sync {
     /// `run + code · x` over one block.
     fn multiply_add(self, run: Self::Run, codes: Self::Codes, x: &ActivationBlock) -> Self::Run;
 
+    /// Sums of one token over at most [`Isa::SINGLE_RUN`] blocks.
+    type Single: Copy;
+    /// Blocks after which a [`Isa::Single`] must be widened.
+    const SINGLE_RUN: usize;
+
+    /// An empty run of one token.
+    fn start_single(self) -> Self::Single;
+
+    /// `run + code · x` over one block whose codes serve one token only.
+    fn add_single(self, run: Self::Single, codes: &CodeBlock, x: &ActivationBlock) -> Self::Single;
+
+    /// `sums + run`. Wraps modulo 2³².
+    fn widen_single(self, sums: Self::Sums, run: Self::Single) -> Self::Sums;
+
+    /// Asks for a cache line that will be read soon. Any address will do.
+    #[inline(always)]
+    fn prefetch<X>(self, line: *const X) {
+        let _ = line;
+    }
+
     /// Empty sums.
     fn zero(self) -> Self::Sums;
 
@@ -126,6 +174,15 @@ pub(crate) trait Isa: Copy + Send + Sync {
 
     /// The sums over bytes 0..16 and over bytes 16..32 of all blocks.
     fn halves(self, sums: Self::Sums) -> [i32; 2];
+
+    /// Both halves of each of four sums together. Wraps modulo 2³².
+    #[inline(always)]
+    fn whole(self, sums: [Self::Sums; 4]) -> [i32; 4] {
+        sums.map(|sums| {
+            let [low, high] = self.halves(sums);
+            low.wrapping_add(high)
+        })
+    }
 
     /// Sixteen f32 numbers.
     type Floats: Copy;

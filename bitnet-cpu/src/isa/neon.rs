@@ -31,6 +31,8 @@ impl Isa for Neon {
         unsafe { enter(self, op) }
     }
 
+    single_as_run!();
+
     #[inline(always)]
     fn start(self) -> Self::Run {
         self.zero()

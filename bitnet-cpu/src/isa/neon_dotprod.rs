@@ -30,6 +30,8 @@ impl Isa for NeonDotprod {
         unsafe { enter(self, op) }
     }
 
+    single_as_run!();
+
     #[inline(always)]
     fn start(self) -> Self::Run {
         self.0.zero()

@@ -68,7 +68,7 @@ impl Op for &Question {
 
     #[inline(always)]
     fn eval<I: Isa>(self, isa: I) -> Self::Output {
-        let [halves] = block_sums(isa, &self.codes, &self.x);
+        let halves = block_sums(isa, &self.codes, self.x.as_flattened());
         let trits = isa.trits(self.trits());
         let whole = isa.load(&self.whole);
         let vectors = [
@@ -189,7 +189,7 @@ mod tests {
         impl Op for Lost<'_> {
             type Output = [i32; 2];
             fn eval<I: Isa>(self, isa: I) -> [i32; 2] {
-                block_sums(isa, &self.0.codes[1..], &self.0.x[1..])[0]
+                block_sums(isa, &self.0.codes[1..], self.0.x[1..].as_flattened())
             }
         }
         let question = Question::new(None);

@@ -20,6 +20,8 @@ impl Isa for Scalar {
         op.eval(self)
     }
 
+    single_as_run!();
+
     #[inline(always)]
     fn start(self) -> Self::Run {
         [0; 2]

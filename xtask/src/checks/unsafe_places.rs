@@ -8,6 +8,7 @@ const ALLOWED: &[&str] = &[
     "bitnet-core/src/memory/",
     "bitnet-core/src/simd/",
     "bitnet-cpu/src/isa/",
+    "bitnet-cpu/src/threads/workers.rs",
     "bitnet-formats/src/mmap/",
     "bitnet-formats/src/mmap.rs",
 ];

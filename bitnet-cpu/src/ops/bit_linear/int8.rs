@@ -2,43 +2,144 @@
 //!
 //! `Σ trit·q = Σ code·q - Σ q`; the second sum is known from the quantisation. `|Σ trit·q| ≤ 128 · cols`, so results
 //! fit 32 bits up to 2²⁴ columns; sums on the way may wrap without harm.
+//!
+//! One token passes four rows at once, so that four sums are added across lanes together; more tokens pass one row
+//! in tiles, so that a row is unpacked once for up to eight of them. Long rows are taken in pieces for which the
+//! activations of a tile stay in the nearest cache.
 
 use std::ops::Range;
 
 use super::{Part, groups, row_blocks, row_scales};
-use crate::activations::{Quantized, TILE, tiles};
+use crate::activations::{Quantized, int8_tiles};
 use crate::isa::{ActivationBlock, CodeBlock, Isa, Op};
 use bitnet_core::ternary::{ROW_BLOCK, ScaleGranularity, TernaryMatrix};
 
-/// Rows that pass over a tile of tokens before the next tile is taken: their codes stay in the nearest cache.
+/// Rows that pass over a tile of tokens before the next tile is taken: their codes stay in the nearest caches.
 const ROWS: usize = 32;
 
-/// `Σ code·x` of `T` tokens over some blocks: the sums over elements 0..64 and 64..128 of all blocks.
+/// Rows by which codes are asked for before they are needed.
+const AHEAD: usize = 16;
+
+/// Activation blocks of a tile that are taken together: 20 KiB.
+const TILE_BLOCKS: usize = 160;
+
+/// `sums + Σ code·x` of one token over `N` blocks, `N` at most [`Isa::SINGLE_RUN`]: without a branch.
 #[inline(always)]
-pub(crate) fn block_sums<I: Isa, const T: usize>(
+fn single_run<I: Isa, const N: usize>(
+    isa: I,
+    sums: I::Sums,
+    codes: &[CodeBlock; N],
+    x: &[ActivationBlock; N],
+) -> I::Sums {
+    let mut run = isa.start_single();
+    for (codes, x) in codes.iter().zip(x) {
+        run = isa.add_single(run, codes, x);
+    }
+    isa.widen_single(sums, run)
+}
+
+/// `Σ code·x` of one token over some blocks, lanes not yet added. `ahead` are codes that will be needed soon.
+#[inline(always)]
+fn single_sums<I: Isa>(
+    isa: I,
+    codes: &[CodeBlock],
+    x: &[ActivationBlock],
+    ahead: *const CodeBlock,
+) -> I::Sums {
+    const { assert!(I::SINGLE_RUN >= 8) };
+    let mut sums = isa.zero();
+    for line in (0..codes.len()).step_by(2) {
+        isa.prefetch(ahead.wrapping_add(line));
+    }
+    let (codes_8, codes) = codes.as_chunks::<8>();
+    let (x_8, x) = x.as_chunks::<8>();
+    for (codes, x) in codes_8.iter().zip(x_8) {
+        sums = single_run(isa, sums, codes, x);
+    }
+    let (codes_4, codes) = codes.as_chunks::<4>();
+    let (x_4, x) = x.as_chunks::<4>();
+    for (codes, x) in codes_4.iter().zip(x_4) {
+        sums = single_run(isa, sums, codes, x);
+    }
+    for (codes, x) in codes.iter().zip(x) {
+        sums = single_run(isa, sums, &[*codes], &[*x]);
+    }
+    sums
+}
+
+/// `Σ code·x` of one token over some blocks: the sums over elements 0..64 and 64..128 of all blocks.
+#[inline(always)]
+pub(crate) fn block_sums<I: Isa>(isa: I, codes: &[CodeBlock], x: &[ActivationBlock]) -> [i32; 2] {
+    isa.halves(single_sums(isa, codes, x, codes.as_ptr()))
+}
+
+/// `Σ code·x` of one token with four rows.
+#[inline(always)]
+pub(crate) fn four_rows<I: Isa>(
+    isa: I,
+    codes: [&[CodeBlock]; 4],
+    x: &[ActivationBlock],
+    ahead: [*const CodeBlock; 4],
+) -> [i32; 4] {
+    // One row after another: the processor's own prefetching follows one stream better than four.
+    let mut sums = [isa.zero(); 4];
+    for (sums, (codes, ahead)) in sums.iter_mut().zip(codes.into_iter().zip(ahead)) {
+        *sums = single_sums(isa, codes, x, ahead);
+    }
+    isa.whole(sums)
+}
+
+/// `sums + Σ code·x` of `T` tokens over at most [`Isa::RUN`] blocks.
+#[inline(always)]
+fn tile_run<I: Isa, const T: usize>(
+    isa: I,
+    mut sums: [I::Sums; T],
+    codes: &[CodeBlock],
+    x: &[[ActivationBlock; T]],
+) -> [I::Sums; T] {
+    let mut runs = [isa.start(); T];
+    for (codes, x) in codes.iter().zip(x) {
+        let codes = isa.unpack(codes);
+        for (run, x) in runs.iter_mut().zip(x) {
+            *run = isa.multiply_add(*run, codes, x);
+        }
+    }
+    for (sums, run) in sums.iter_mut().zip(runs) {
+        *sums = isa.widen(*sums, run);
+    }
+    sums
+}
+
+/// `Σ code·x` of `T` tokens with one row.
+#[inline(always)]
+pub(crate) fn one_row<I: Isa, const T: usize>(
     isa: I,
     codes: &[CodeBlock],
     x: &[[ActivationBlock; T]],
-) -> [[i32; 2]; T] {
+) -> [i32; T] {
+    /// Blocks of a run: a divisor of the widths that models have.
+    const BLOCKS: usize = 10;
+    const { assert!(I::RUN >= BLOCKS) };
     let mut sums = [isa.zero(); T];
-    let run = I::RUN.min(codes.len()).max(1);
-    for (codes, x) in codes.chunks(run).zip(x.chunks(run)) {
-        let mut runs = [isa.start(); T];
-        for (codes, x) in codes.iter().zip(x) {
-            let codes = isa.unpack(codes);
-            for (run, x) in runs.iter_mut().zip(x) {
-                *run = isa.multiply_add(*run, codes, x);
-            }
-        }
-        for (sums, run) in sums.iter_mut().zip(runs) {
-            *sums = isa.widen(*sums, run);
-        }
+    let (codes_10, codes) = codes.as_chunks::<BLOCKS>();
+    let (x_10, x) = x.as_chunks::<BLOCKS>();
+    for (codes, x) in codes_10.iter().zip(x_10) {
+        sums = tile_run(isa, sums, codes, x);
     }
-    let mut halves = [[0; 2]; T];
-    for (halves, sums) in halves.iter_mut().zip(sums) {
-        *halves = isa.halves(sums);
+    if !x.is_empty() {
+        sums = tile_run(isa, sums, codes, x);
     }
-    halves
+    let mut out = [0; T];
+    let (fours, rest) = sums.as_chunks::<4>();
+    let (out_fours, out_rest) = out.as_chunks_mut::<4>();
+    for (out, sums) in out_fours.iter_mut().zip(fours) {
+        *out = isa.whole(*sums);
+    }
+    for (out, sums) in out_rest.iter_mut().zip(rest) {
+        let [low, high] = isa.halves(*sums);
+        *out = low.wrapping_add(high);
+    }
+    out
 }
 
 /// Half blocks that share a scale, if not the whole row does.
@@ -51,9 +152,8 @@ fn group_halves(weight: &TernaryMatrix) -> Option<usize> {
 
 /// Sums of half blocks (`[halves]`) to those of groups (`[groups]`); padding behind the last group is left out.
 #[inline(always)]
-fn group_sums(halves: &[i32], len: Option<usize>, out: &mut [i32]) {
-    let len = len.unwrap_or(halves.len()).max(1);
-    for (out, group) in out.iter_mut().zip(halves.chunks(len)) {
+fn group_sums(halves: &[i32], len: usize, out: &mut [i32]) {
+    for (out, group) in out.iter_mut().zip(halves.chunks(len.max(1))) {
         *out = group.iter().fold(0, |sum, half| sum.wrapping_add(*half));
     }
 }
@@ -77,7 +177,85 @@ fn half_sums<I: Isa, const T: usize>(
     }
 }
 
-/// Calls `give(token, row, dots)` for some tokens (one tile) and rows, where `dots` holds one sum a group.
+/// `Σ trit·q` of a tile of `T` tokens with up to [`ROWS`] rows of a weight without groups.
+#[inline(always)]
+fn plain_dots<I: Isa, const T: usize>(
+    isa: I,
+    weight: &TernaryMatrix,
+    x: &Quantized,
+    tile: &Range<usize>,
+    rows: &Range<usize>,
+) -> [[i32; ROWS]; T] {
+    let mut dots = [[0; ROWS]; T];
+    for (dots, token) in dots.iter_mut().zip(tile.clone()) {
+        *dots = [x.whole_sum(token).wrapping_neg(); ROWS];
+    }
+    let (blocks, _) = x.tile(tile).as_chunks::<T>();
+    let len = (TILE_BLOCKS / T).min(x.width);
+    for (piece, blocks) in blocks.chunks(len).enumerate() {
+        let first = piece * len;
+        let codes = |row| &row_blocks(weight, row)[first..first + blocks.len()];
+        let mut at = 0;
+        while T == 1 && at + 4 <= rows.len() {
+            let row = rows.start + at;
+            let four = [codes(row), codes(row + 1), codes(row + 2), codes(row + 3)];
+            let mut ahead = [std::ptr::null(); 4];
+            for (ahead, codes) in ahead.iter_mut().zip(four) {
+                *ahead = codes.as_ptr().wrapping_add(AHEAD * x.width);
+            }
+            let sums = four_rows(isa, four, blocks.as_flattened(), ahead);
+            for (dot, sum) in dots[0][at..at + 4].iter_mut().zip(sums) {
+                *dot = dot.wrapping_add(sum);
+            }
+            at += 4;
+        }
+        for (index, row) in rows.clone().enumerate().skip(at) {
+            let sums = one_row::<I, T>(isa, codes(row), blocks);
+            for (dots, sum) in dots.iter_mut().zip(sums) {
+                dots[index] = dots[index].wrapping_add(sum);
+            }
+        }
+    }
+    dots
+}
+
+/// Calls `give(token, row, dots)` for some tokens (one tile) and rows of a weight with groups of `len` half blocks,
+/// where `dots` holds one sum a group.
+#[inline(always)]
+fn group_dots<I: Isa, const T: usize>(
+    isa: I,
+    weight: &TernaryMatrix,
+    len: usize,
+    x: &Quantized,
+    tile: Range<usize>,
+    rows: Range<usize>,
+    give: &mut impl FnMut(usize, usize, &[i32]),
+) {
+    let groups = groups(weight);
+    let (blocks, _) = x.tile(&tile).as_chunks::<T>();
+    let mut sums = vec![0i32; T * groups];
+    for (token, sums) in tile.clone().zip(sums.chunks_exact_mut(groups)) {
+        group_sums(x.sums(token), len, sums);
+    }
+    let mut dots = vec![0i32; T * groups];
+    let mut halves = vec![0i32; T * 2 * x.width];
+    for row in rows {
+        half_sums(isa, row_blocks(weight, row), blocks, &mut halves);
+        let tokens = dots.chunks_exact_mut(groups).zip(halves.chunks_exact(2 * x.width));
+        for (dots, halves) in tokens {
+            group_sums(halves, len, dots);
+        }
+        for (dot, sum) in dots.iter_mut().zip(&sums) {
+            *dot = dot.wrapping_sub(*sum);
+        }
+        for (token, dots) in tile.clone().zip(dots.chunks_exact(groups)) {
+            give(token, row, dots);
+        }
+    }
+}
+
+/// Calls `give(token, row, dots)` for some tokens (one tile) and rows, where `dots` holds the sums of all groups of one
+/// row, or, for a weight without groups, one sum for each of the rows.
 #[inline(always)]
 fn tile_dots<I: Isa, const T: usize>(
     isa: I,
@@ -87,33 +265,12 @@ fn tile_dots<I: Isa, const T: usize>(
     rows: Range<usize>,
     give: &mut impl FnMut(usize, usize, &[i32]),
 ) {
-    let (len, groups) = (group_halves(weight), groups(weight));
-    let (blocks, _) = x.tile(&tile).as_chunks::<T>();
-    let mut sums = vec![0i32; T * groups];
-    for (token, sums) in tile.clone().zip(sums.chunks_exact_mut(groups)) {
-        group_sums(x.sums(token), len, sums);
+    if let Some(len) = group_halves(weight) {
+        return group_dots::<I, T>(isa, weight, len, x, tile, rows, give);
     }
-    let mut dots = vec![0i32; T * groups];
-    let mut halves = vec![0i32; if len.is_some() { T * 2 * x.width } else { 0 }];
-    for row in rows {
-        let codes = row_blocks(weight, row);
-        if len.is_some() {
-            half_sums(isa, codes, blocks, &mut halves);
-            let tokens = dots.chunks_exact_mut(groups).zip(halves.chunks_exact(2 * x.width));
-            for (dots, halves) in tokens {
-                group_sums(halves, len, dots);
-            }
-        } else {
-            for (dot, [low, high]) in dots.iter_mut().zip(block_sums(isa, codes, blocks)) {
-                *dot = low.wrapping_add(high);
-            }
-        }
-        for (dot, sum) in dots.iter_mut().zip(&sums) {
-            *dot = dot.wrapping_sub(*sum);
-        }
-        for (token, dots) in tile.clone().zip(dots.chunks_exact(groups)) {
-            give(token, row, dots);
-        }
+    let dots = plain_dots::<I, T>(isa, weight, x, &tile, &rows);
+    for (token, dots) in tile.zip(&dots) {
+        give(token, rows.start, &dots[..rows.len()]);
     }
 }
 
@@ -132,29 +289,53 @@ fn all_dots<I: Isa>(
     }
     for start in rows.clone().step_by(ROWS) {
         let rows = start..(start + ROWS).min(rows.end);
-        for tile in tiles(tokens) {
-            if tile.len() == TILE {
-                tile_dots::<I, TILE>(isa, weight, x, tile, rows.clone(), &mut give);
-            } else {
-                tile_dots::<I, 1>(isa, weight, x, tile, rows.clone(), &mut give);
+        for tile in int8_tiles(tokens) {
+            let rows = rows.clone();
+            match tile.len() {
+                8 => tile_dots::<I, 8>(isa, weight, x, tile, rows, &mut give),
+                4 => tile_dots::<I, 4>(isa, weight, x, tile, rows, &mut give),
+                2 => tile_dots::<I, 2>(isa, weight, x, tile, rows, &mut give),
+                _ => tile_dots::<I, 1>(isa, weight, x, tile, rows, &mut give),
             }
         }
     }
 }
 
-/// `Σ_groups dot * weight_scale / activation_scale`, in the reference's own words.
+/// What [`tile_dots`] gives, rescaled in the reference's own words: `Σ_groups dot * weight_scale / activation_scale`
+/// into `out` (one number for each row that `dots` stands for).
 #[inline(always)]
-fn rescale(weight: &TernaryMatrix, row: usize, dots: &[i32], activation_scale: f32) -> f32 {
-    let scales = row_scales(weight, row);
-    match (weight.granularity(), dots, scales) {
-        (ScaleGranularity::Tensor | ScaleGranularity::Row, [dot], [scale]) => {
-            *dot as f32 / activation_scale * scale
+fn rescale(
+    weight: &TernaryMatrix,
+    row: usize,
+    dots: &[i32],
+    activation_scale: f32,
+    out: &mut [f32],
+) {
+    match weight.granularity() {
+        ScaleGranularity::Tensor => {
+            let scale = weight.scales()[0];
+            for (out, &dot) in out.iter_mut().zip(dots) {
+                *out = dot as f32 / activation_scale * scale;
+            }
         }
-        _ => {
-            let sum: f64 =
-                dots.iter().zip(scales).map(|(&d, &s)| f64::from(d) * f64::from(s)).sum();
-            (sum / f64::from(activation_scale)) as f32
+        ScaleGranularity::Row => {
+            for ((out, &dot), &scale) in out.iter_mut().zip(dots).zip(&weight.scales()[row..]) {
+                *out = dot as f32 / activation_scale * scale;
+            }
         }
+        ScaleGranularity::Group(_) => {
+            let terms = dots.iter().zip(row_scales(weight, row));
+            let sum: f64 = terms.map(|(&d, &s)| f64::from(d) * f64::from(s)).sum();
+            out[0] = (sum / f64::from(activation_scale)) as f32;
+        }
+    }
+}
+
+/// Rows that one call of `give` of [`all_dots`] stands for.
+fn rows_given(weight: &TernaryMatrix, dots: &[i32]) -> usize {
+    match weight.granularity() {
+        ScaleGranularity::Tensor | ScaleGranularity::Row => dots.len(),
+        ScaleGranularity::Group(_) => 1,
     }
 }
 
@@ -177,7 +358,8 @@ impl Op for Int8<'_> {
                 out.iter_mut().for_each(|out| out.fill(0.0));
             }
             all_dots(isa, weight, x, tokens, rows, |token, row, dots| {
-                out[token][row - first] = rescale(weight, row, dots, x.scales[token]);
+                let out = &mut out[token][row - first..][..rows_given(weight, dots)];
+                rescale(weight, row, dots, x.scales[token], out);
             });
         }
     }
@@ -200,7 +382,7 @@ impl Op for Integers<'_> {
         let mut all = vec![0; tokens * rows * groups];
         all_dots(isa, weight, x, tokens, 0..rows, |token, row, dots| {
             let at = (token * rows + row) * groups;
-            all[at..at + groups].copy_from_slice(dots);
+            all[at..at + dots.len()].copy_from_slice(dots);
         });
         all
     }

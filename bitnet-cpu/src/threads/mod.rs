@@ -1,21 +1,29 @@
-//! A pool of threads that lives as long as its back end, and the static division of work among them.
+//! A pool of threads that lives as long as its back end, and the division of work among them.
 //!
-//! The caller does the first piece itself, so a pool of `n` threads has `n - 1` workers. Each element of a result is
-//! computed by one thread in one order, so no result depends on how many there are.
+//! The caller works too, so a pool of `n` threads has `n - 1` workers. Work is cut into more pieces than threads, and
+//! a thread that is done takes the next one: a thread that the system has put aside holds up no other for long. Each
+//! element of a result is computed by one thread in one order, so no result depends on how many there are.
+
+mod workers;
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use bitnet_core::{Error, Result};
-use rayon::ThreadPool;
+use workers::Workers;
 
-/// Elementary steps (multiplications, elements) below which a second thread costs more than it gives.
-const WORTH: usize = 1 << 17;
+/// Elementary steps (multiplications, elements) that make a piece worth giving to another thread.
+const WORTH: usize = 1 << 15;
+
+/// Pieces for each thread, if there is work for as many.
+const PIECES: usize = 4;
 
 /// The threads of a back end.
 #[derive(Debug)]
 pub(crate) struct Threads {
     count: usize,
-    workers: Option<ThreadPool>,
+    workers: Option<Workers>,
 }
 
 impl Threads {
@@ -28,15 +36,11 @@ impl Threads {
         if count == 1 {
             return Ok(Self { count, workers: None });
         }
-        let workers = rayon::ThreadPoolBuilder::new()
-            .num_threads(count - 1)
-            .thread_name(|index| format!("bitnet-cpu-{}", index + 1))
-            .build()
-            .map_err(|_| Error::OutOfMemory {
-                bytes: (count - 1).saturating_mul(2 << 20),
-                live: 0,
-                limit: isize::MAX as usize,
-            })?;
+        let workers = Workers::new(count - 1).ok_or_else(|| Error::OutOfMemory {
+            bytes: (count - 1).saturating_mul(2 << 20),
+            live: 0,
+            limit: isize::MAX as usize,
+        })?;
         Ok(Self { count, workers: Some(workers) })
     }
 
@@ -45,10 +49,11 @@ impl Threads {
         self.count
     }
 
-    /// Divides `items` of `work` elementary steps each into at most one range a thread; no range is empty.
+    /// Divides `items` of `work` elementary steps each into a few ranges a thread; no range is empty.
     pub(crate) fn ranges(&self, items: usize, work: usize) -> Vec<Range<usize>> {
         let worth = items.saturating_mul(work) / WORTH + 1;
-        let pieces = self.count.min(worth).min(items);
+        let most = if self.count == 1 { 1 } else { self.count * PIECES };
+        let pieces = most.min(worth).min(items);
         (0..pieces).map(|i| items * i / pieces..items * (i + 1) / pieces).collect()
     }
 
@@ -58,7 +63,7 @@ impl Threads {
         tiles.into_iter().map(|t| t.start * tile..(t.end * tile).min(items)).collect()
     }
 
-    /// Runs `f` on every piece, each on a thread of its own.
+    /// Runs `f` on every piece, on whichever thread takes it.
     ///
     /// # Errors
     /// That of the first piece, in order, for which `f` fails.
@@ -67,24 +72,29 @@ impl Threads {
         pieces: Vec<P>,
         f: impl Fn(P) -> Result<()> + Sync,
     ) -> Result<()> {
-        let mut results = vec![Ok(()); pieces.len()];
-        let mut work = pieces.into_iter().zip(&mut results);
-        match &self.workers {
-            Some(workers) if work.len() > 1 => {
-                let first = work.next();
-                workers.in_place_scope(|scope| {
-                    for (piece, result) in work {
-                        let f = &f;
-                        scope.spawn(move |_| *result = f(piece));
-                    }
-                    if let Some((piece, result)) = first {
-                        *result = f(piece);
-                    }
-                });
+        let workers = match &self.workers {
+            Some(workers) if pieces.len() > 1 => workers,
+            _ => return pieces.into_iter().try_for_each(f),
+        };
+        let pieces: Vec<_> = pieces.into_iter().map(|piece| Mutex::new(Some(piece))).collect();
+        let next = AtomicUsize::new(0);
+        let failed: Mutex<Option<(usize, Error)>> = Mutex::new(None);
+        workers.run(&|| {
+            loop {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                let Some(piece) = pieces.get(index) else { return };
+                let piece = piece.lock().unwrap_or_else(PoisonError::into_inner).take();
+                let Some(Err(error)) = piece.map(&f) else { continue };
+                let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
+                if failed.as_ref().is_none_or(|(first, _)| index < *first) {
+                    *failed = Some((index, error));
+                }
             }
-            _ => work.for_each(|(piece, result)| *result = f(piece)),
+        });
+        match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            Some((_, error)) => Err(error),
+            None => Ok(()),
         }
-        results.into_iter().collect()
     }
 }
 
@@ -154,7 +164,7 @@ mod tests {
             let threads = Threads::new(count).unwrap();
             for items in [0, 1, 2, 5, 100] {
                 let ranges = threads.ranges(items, WORTH);
-                assert_eq!(ranges.len(), count.min(items));
+                assert_eq!(ranges.len(), (count * if count == 1 { 1 } else { PIECES }).min(items));
                 assert_eq!(
                     ranges.into_iter().flatten().collect::<Vec<_>>(),
                     (0..items).collect::<Vec<_>>()
