@@ -1,6 +1,6 @@
 //! The back end named `cpu`: each operation on the chosen instruction set and the back end's own threads.
 
-use crate::isa::{Chosen, choose, proven_levels};
+use crate::isa::{Chosen, IntegerPeak, choose, measure_integer_peak, proven_levels};
 use crate::ops::{self, CpuWeight, Machine};
 use crate::threads::{Threads, usable_cores};
 use bitnet_core::Result;
@@ -55,6 +55,13 @@ impl CpuBackend {
     /// Number of threads, the caller's included.
     pub fn threads(&self) -> usize {
         self.threads.count()
+    }
+
+    /// The measured peak of the integer multiply-add of this back end's instruction set, with as many threads as it
+    /// has: the best of `rounds` rounds of about a millisecond. The additions that sum the products up are part of
+    /// it, because no kernel can do without them. `None` where the level has no such instruction (scalar).
+    pub fn measure_integer_peak(&self, rounds: usize) -> Option<IntegerPeak> {
+        measure_integer_peak(self.level(), self.threads(), rounds)
     }
 
     fn machine(&self) -> Machine<'_> {

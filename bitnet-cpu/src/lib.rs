@@ -11,4 +11,4 @@ mod ops;
 mod threads;
 
 pub use backend::{CpuBackend, CpuOptions};
-pub use isa::proven_levels;
+pub use isa::{IntegerPeak, proven_levels};

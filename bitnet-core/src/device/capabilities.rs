@@ -33,13 +33,13 @@ pub struct DeviceCapabilities {
 }
 
 impl DeviceCapabilities {
-    /// Asks the system about `device`. The first call measures the memory bandwidth (tens of milliseconds).
+    /// Asks the system about `device`. The first call measures the memory bandwidth (less than a second).
     pub fn for_device(device: &Device) -> Self {
         static BANDWIDTH: OnceLock<f64> = OnceLock::new();
         let Device::Cpu = device;
         let logical_cores = std::thread::available_parallelism().map_or(1, usize::from);
         let bandwidth =
-            *BANDWIDTH.get_or_init(|| measure_read_bandwidth(logical_cores, 3).unwrap_or(0.0));
+            *BANDWIDTH.get_or_init(|| measure_read_bandwidth(logical_cores, 10).unwrap_or(0.0));
         Self {
             name: cpu_name(),
             logical_cores,

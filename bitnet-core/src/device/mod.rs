@@ -3,7 +3,7 @@
 mod bandwidth;
 mod capabilities;
 
-pub use bandwidth::measure_read_bandwidth;
+pub use bandwidth::{measure_read_bandwidth, read_bandwidth_rounds};
 pub use capabilities::DeviceCapabilities;
 
 /// A device that can hold tensors and compute.

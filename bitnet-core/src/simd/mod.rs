@@ -4,7 +4,11 @@
 //! `avxvnni`, `avx512vnni`, `neon`, `neon-dotprod`). Detection is not proof: the CPU back end asks every level a
 //! known question before it trusts it.
 
+mod sum;
+
 use crate::{Error, Result};
+
+pub use sum::sum_words;
 
 /// An instruction set level, in the order in which they are preferred.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -84,6 +84,7 @@ macro_rules! single_as_run {
     };
 }
 
+mod peak;
 mod prove;
 mod scalar;
 
@@ -101,6 +102,8 @@ mod neon_dotprod;
 
 use bitnet_core::simd::IsaLevel;
 
+pub use peak::IntegerPeak;
+pub(crate) use peak::measure as measure_integer_peak;
 pub use prove::proven_levels;
 pub(crate) use prove::{Chosen, choose};
 
