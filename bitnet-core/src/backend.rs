@@ -126,6 +126,21 @@ pub struct BitLinearIntegers {
     pub dots: Vec<i32>,
 }
 
+/// What a back end has read and left unread since it was made, as it counted it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Bytes of ternary weights read.
+    pub ternary_bytes: u64,
+    /// Rows of up-projections in layers whose gate may be exactly zero, one token at a time.
+    pub gated_rows: u64,
+    /// Those of them that were left unread because the gate was zero.
+    pub gated_rows_skipped: u64,
+    /// Input columns of layers prepared for sparse inputs, one token at a time.
+    pub sparse_columns: u64,
+    /// Those of them that were left unread because the quantised input was zero.
+    pub sparse_columns_skipped: u64,
+}
+
 /// What computes. All tensors are contiguous; activations are f32.
 ///
 /// # Errors
@@ -141,6 +156,17 @@ pub trait Backend: Debug + Send + Sync {
 
     /// Takes a ternary matrix into the layout of this back end's kernels.
     fn prepare(&self, matrix: TernaryMatrix) -> Result<Box<dyn TernaryWeight>>;
+
+    /// As [`Backend::prepare`], for a layer whose input holds many exact zeros: the back end may keep what it needs to
+    /// leave the weights of zero inputs unread. Results are those of [`Backend::prepare`], bit for bit.
+    fn prepare_for_sparse_input(&self, matrix: TernaryMatrix) -> Result<Box<dyn TernaryWeight>> {
+        self.prepare(matrix)
+    }
+
+    /// What was read so far, if the back end counts it.
+    fn traffic(&self) -> Option<Traffic> {
+        None
+    }
 
     /// Rows `tokens` of `table` (`[vocabulary, hidden]`) into `out` (`[tokens, hidden]`).
     fn embed(&self, table: &dyn DenseRows, tokens: &[u32], out: &mut BitNetTensor) -> Result<()>;
@@ -162,6 +188,23 @@ pub trait Backend: Debug + Send + Sync {
         x: &BitNetTensor,
         weight: &dyn TernaryWeight,
     ) -> Result<BitLinearIntegers>;
+
+    /// The first half of a gated feed-forward layer: `out = activation(x · gateᵀ) * (x · upᵀ)` for two ternary weights
+    /// of the same shape, each product as [`Backend::bit_linear`] computes it. Where the activation is exactly zero
+    /// the result may be a zero of either sign, whatever the other factor is: its row need not be read. `out` and
+    /// `scratch` are `[tokens, rows]`; what is in `scratch` afterwards is not said.
+    fn gate_up(
+        &self,
+        x: &BitNetTensor,
+        precision: ActivationPrecision,
+        activation: Activation,
+        weights: [&dyn TernaryWeight; 2],
+        out: &mut BitNetTensor,
+        scratch: &mut BitNetTensor,
+    ) -> Result<()> {
+        self.bit_linear(x, precision, &weights, &mut [&mut *out, &mut *scratch])?;
+        self.gate(activation, out, scratch)
+    }
 
     /// `out = x · weightᵀ (+ bias)` for an ordinary matrix: `x` is `[tokens, cols]`, `out` is `[tokens, rows]`.
     fn linear(

@@ -1,12 +1,14 @@
 //! The back end named `cpu`: each operation on the chosen instruction set and the back end's own threads.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use crate::isa::{Chosen, IntegerPeak, choose, measure_integer_peak, proven_levels};
-use crate::ops::{self, CpuWeight, Machine};
+use crate::ops::{self, Counters, CpuWeight, Machine};
 use crate::threads::{Threads, usable_cores};
 use bitnet_core::Result;
 use bitnet_core::backend::{
     Activation, ActivationPrecision, AttentionShape, Backend, BitLinearIntegers, RopeOrder,
-    RopeTable, TernaryWeight,
+    RopeTable, TernaryWeight, Traffic,
 };
 use bitnet_core::dense::DenseRows;
 use bitnet_core::memory::tensor::BitNetTensor;
@@ -29,6 +31,7 @@ pub struct CpuOptions {
 pub struct CpuBackend {
     chosen: Chosen,
     threads: Threads,
+    traffic: Counters,
 }
 
 impl CpuBackend {
@@ -44,7 +47,7 @@ impl CpuBackend {
         let level = options.isa.map_or_else(IsaLevel::selected, Ok)?;
         let chosen = choose(level, forced, &proven_levels())?;
         let threads = Threads::new(options.threads.unwrap_or_else(usable_cores))?;
-        Ok(Self { chosen, threads })
+        Ok(Self { chosen, threads, traffic: Counters::default() })
     }
 
     /// The instruction set level that runs.
@@ -65,7 +68,7 @@ impl CpuBackend {
     }
 
     fn machine(&self) -> Machine<'_> {
-        Machine { isa: self.chosen.isa, threads: &self.threads }
+        Machine { isa: self.chosen.isa, threads: &self.threads, traffic: &self.traffic }
     }
 }
 
@@ -80,7 +83,22 @@ impl Backend for CpuBackend {
     }
 
     fn prepare(&self, matrix: TernaryMatrix) -> Result<Box<dyn TernaryWeight>> {
-        Ok(Box::new(CpuWeight(matrix)))
+        Ok(Box::new(CpuWeight::new(matrix)))
+    }
+
+    fn prepare_for_sparse_input(&self, matrix: TernaryMatrix) -> Result<Box<dyn TernaryWeight>> {
+        Ok(Box::new(CpuWeight::for_sparse_input(matrix)?))
+    }
+
+    fn traffic(&self) -> Option<Traffic> {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Some(Traffic {
+            ternary_bytes: read(&self.traffic.ternary_bytes),
+            gated_rows: read(&self.traffic.gated_rows),
+            gated_rows_skipped: read(&self.traffic.gated_rows_skipped),
+            sparse_columns: read(&self.traffic.sparse_columns),
+            sparse_columns_skipped: read(&self.traffic.sparse_columns_skipped),
+        })
     }
 
     fn embed(&self, table: &dyn DenseRows, tokens: &[u32], out: &mut BitNetTensor) -> Result<()> {
@@ -103,6 +121,25 @@ impl Backend for CpuBackend {
         weight: &dyn TernaryWeight,
     ) -> Result<BitLinearIntegers> {
         ops::bit_linear_integers(x, weight, self.machine())
+    }
+
+    fn gate_up(
+        &self,
+        x: &BitNetTensor,
+        precision: ActivationPrecision,
+        activation: Activation,
+        weights: [&dyn TernaryWeight; 2],
+        out: &mut BitNetTensor,
+        scratch: &mut BitNetTensor,
+    ) -> Result<()> {
+        let sparse = activation == Activation::Relu2
+            && precision == ActivationPrecision::Int8
+            && x.shape().first() == Some(&1);
+        if sparse && ops::takes(weights) {
+            return ops::relu2(x, weights, out, scratch, self.machine());
+        }
+        self.bit_linear(x, precision, &weights, &mut [&mut *out, &mut *scratch])?;
+        self.gate(activation, out, scratch)
     }
 
     fn linear(

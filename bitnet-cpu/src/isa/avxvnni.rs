@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::avx2::Avx2;
-use super::{ActivationBlock, CodeBlock, HalfCodeBlock, Isa, LANES, Op};
+use super::{ActivationBlock, CodeBlock, ColumnPair, HalfCodeBlock, Isa, LANES, Op, PlaneSums};
 use bitnet_core::simd::IsaLevel;
 
 /// AVX-VNNI on top of AVX2.
@@ -50,6 +50,11 @@ impl Isa for AvxVnni {
     #[inline(always)]
     fn prefetch<X>(self, line: *const X) {
         self.0.prefetch(line);
+    }
+
+    #[inline(always)]
+    fn add_columns(self, pairs: &[ColumnPair<'_>], block: usize, sums: &mut PlaneSums) {
+        self.0.add_columns(pairs, block, sums);
     }
 
     #[inline(always)]

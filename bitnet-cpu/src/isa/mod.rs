@@ -118,6 +118,19 @@ pub(crate) type HalfCodeBlock = [u32; 4];
 #[repr(C, align(64))]
 pub(crate) struct ActivationBlock(pub(crate) [[i8; 32]; 4]);
 
+/// Two columns of weights, as codes along the outputs, and the activations that multiply them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ColumnPair<'a> {
+    pub(crate) codes: [&'a [CodeBlock]; 2],
+    pub(crate) x: [i8; 2],
+}
+
+/// Column pairs that [`Isa::add_columns`] takes at most.
+pub(crate) const COLUMN_RUN: usize = 16;
+
+/// Sums for 128 outputs in four planes: plane `i` holds output `4b + i` at index `b`.
+pub(crate) type PlaneSums = [[i32; 32]; 4];
+
 /// Numbers that the dense kernels take in one step.
 pub(crate) const LANES: usize = 16;
 
@@ -185,6 +198,33 @@ pub(crate) trait Isa: Copy + Send + Sync {
             let [low, high] = self.halves(sums);
             low.wrapping_add(high)
         })
+    }
+
+    /// `sums + Σ code · x` for the outputs of block `block` over at most [`COLUMN_RUN`] pairs of columns. Wraps
+    /// modulo 2³².
+    ///
+    /// # Panics
+    /// If a column has no such block.
+    #[inline(always)]
+    fn add_columns(self, pairs: &[ColumnPair<'_>], block: usize, sums: &mut PlaneSums) {
+        // Each pair adds at most 2 · 2 · 128 to a lane, so sixteen stay in 16 bits.
+        let mut runs = [[0i16; 32]; 4];
+        for pair in pairs {
+            for (codes, x) in pair.codes.iter().zip(pair.x) {
+                let mut bytes = [0u8; 32];
+                for (bytes, word) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(&codes[block]) {
+                    *bytes = word.to_le_bytes();
+                }
+                for (plane, run) in runs.iter_mut().enumerate() {
+                    for (run, byte) in run.iter_mut().zip(bytes) {
+                        *run += i16::from((byte >> (2 * plane)) & 3) * i16::from(x);
+                    }
+                }
+            }
+        }
+        for (sum, run) in sums.as_flattened_mut().iter_mut().zip(runs.as_flattened()) {
+            *sum = sum.wrapping_add(i32::from(*run));
+        }
     }
 
     /// Sixteen f32 numbers.

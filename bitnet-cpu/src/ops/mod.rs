@@ -8,6 +8,7 @@ mod copy;
 mod dot;
 mod embed;
 mod gate;
+mod gate_up;
 mod linear;
 mod mul;
 mod rms_norm;
@@ -21,18 +22,32 @@ pub(crate) use cast::cast;
 pub(crate) use copy::copy;
 pub(crate) use embed::embed;
 pub(crate) use gate::gate;
+pub(crate) use gate_up::{relu2, takes};
 pub(crate) use linear::linear;
 pub(crate) use mul::mul;
 pub(crate) use rms_norm::rms_norm;
 pub(crate) use rope::rope;
 pub(crate) use softmax::softmax;
 
+use std::sync::atomic::AtomicU64;
+
 use crate::isa::AnyIsa;
 use crate::threads::Threads;
+
+/// Counters behind [`bitnet_core::backend::Traffic`].
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) ternary_bytes: AtomicU64,
+    pub(crate) gated_rows: AtomicU64,
+    pub(crate) gated_rows_skipped: AtomicU64,
+    pub(crate) sparse_columns: AtomicU64,
+    pub(crate) sparse_columns_skipped: AtomicU64,
+}
 
 /// What every operation runs on.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Machine<'a> {
     pub(crate) isa: AnyIsa,
     pub(crate) threads: &'a Threads,
+    pub(crate) traffic: &'a Counters,
 }

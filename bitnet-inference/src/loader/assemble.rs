@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use bitnet_core::backend::Backend;
+use bitnet_core::backend::{Activation, Backend};
 use bitnet_core::memory::HybridMemoryPool;
 
 use super::{Checkpoint, StoredLinear};
@@ -96,7 +96,7 @@ impl Builder<'_> {
                 self.projection(&name("ffn_up"), intermediate, hidden)?,
             ],
             sub_norm: self.sub_norm(&name("ffn_sub_norm"), intermediate)?,
-            down: self.projection(&name("ffn_down"), hidden, intermediate)?,
+            down: self.down_projection(&name("ffn_down"), hidden, intermediate)?,
         };
         Ok(Layer {
             attention_norm: self.norm(&name("attn_norm"), hidden)?,
@@ -107,10 +107,26 @@ impl Builder<'_> {
     }
 
     fn projection(&mut self, name: &str, rows: usize, cols: usize) -> Result<Projection> {
+        self.projection_for(name, rows, cols, false)
+    }
+
+    /// The projection behind the gate: ReLU² leaves many exact zeros in its input.
+    fn down_projection(&mut self, name: &str, rows: usize, cols: usize) -> Result<Projection> {
+        let sparse = self.checkpoint.config().activation == Activation::Relu2;
+        self.projection_for(name, rows, cols, sparse)
+    }
+
+    fn projection_for(
+        &mut self,
+        name: &str,
+        rows: usize,
+        cols: usize,
+        sparse_input: bool,
+    ) -> Result<Projection> {
         let decoded =
             self.checkpoint.linear(name, rows, cols)?.ok_or_else(|| self.missing(name))?;
         self.assumptions.extend(decoded.assumption);
-        let weight = self.prepare(decoded.linear)?;
+        let weight = self.prepare(decoded.linear, sparse_input)?;
         let input_norm = self
             .checkpoint
             .vector(&format!("{name}_norm_in"), cols)?
@@ -118,8 +134,11 @@ impl Builder<'_> {
         Ok(Projection { weight, input_norm })
     }
 
-    fn prepare(&self, linear: StoredLinear) -> Result<Linear> {
+    fn prepare(&self, linear: StoredLinear, sparse_input: bool) -> Result<Linear> {
         Ok(match linear {
+            StoredLinear::Ternary(matrix, precision) if sparse_input => {
+                Linear::Ternary(self.backend.prepare_for_sparse_input(matrix)?, precision)
+            }
             StoredLinear::Ternary(matrix, precision) => {
                 Linear::Ternary(self.backend.prepare(matrix)?, precision)
             }

@@ -240,12 +240,38 @@ impl Decoder {
     }
 
     fn feed_forward(&self, feed_forward: &FeedForward, x: BitNetTensor) -> Result<BitNetTensor> {
-        let [mut u, up] = self.project(&x, &feed_forward.gate_up)?;
-        self.backend.gate(self.config.activation, &mut u, &up)?;
+        let mut u = self.gate_up(&x, &feed_forward.gate_up)?;
         if let Some(sub_norm) = &feed_forward.sub_norm {
             u = self.norm(&u, sub_norm)?;
         }
         let [out] = self.project(&u, std::array::from_ref(&feed_forward.down))?;
+        Ok(out)
+    }
+
+    /// `activation(L_gate(x)) * L_up(x)`.
+    fn gate_up(&self, x: &BitNetTensor, projections: &[Projection; 2]) -> Result<BitNetTensor> {
+        let activation = self.config.activation;
+        let [gate, up] = projections;
+        if let (Linear::Ternary(g, precision), Linear::Ternary(u, other)) =
+            (&gate.weight, &up.weight)
+            && precision == other
+            && gate.input_norm.is_none()
+            && up.input_norm.is_none()
+        {
+            let mut out = self.tensor(x.shape()[0], g.rows())?;
+            let mut scratch = self.tensor(x.shape()[0], u.rows())?;
+            self.backend.gate_up(
+                x,
+                *precision,
+                activation,
+                [&**g, &**u],
+                &mut out,
+                &mut scratch,
+            )?;
+            return Ok(out);
+        }
+        let [mut out, up] = self.project(x, projections)?;
+        self.backend.gate(activation, &mut out, &up)?;
         Ok(out)
     }
 

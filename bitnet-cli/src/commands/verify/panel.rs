@@ -113,6 +113,20 @@ impl Panel {
         self.lock().clone()
     }
 
+    /// One weight, prepared by every member and compared on a fixed input.
+    fn prepare_by(
+        &self,
+        prepare: impl Fn(&dyn Backend) -> Result<Box<dyn TernaryWeight>>,
+    ) -> Result<Box<dyn TernaryWeight>> {
+        let number = self.lock().matrices;
+        let weights = self.members.iter().map(|m| prepare(&**m)).collect::<Result<_>>()?;
+        let weight = PanelWeight { number, weights };
+        let x = fixed_input(weight.cols(), &self.pool)?;
+        self.compare_integers(&x, &weight, "fixed input")?;
+        self.lock().matrices += 1;
+        Ok(Box::new(weight))
+    }
+
     fn lock(&self) -> MutexGuard<'_, Findings> {
         self.findings.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -251,14 +265,33 @@ impl Backend for Panel {
     }
 
     fn prepare(&self, matrix: TernaryMatrix) -> Result<Box<dyn TernaryWeight>> {
-        let number = self.lock().matrices;
-        let weights =
-            self.members.iter().map(|m| m.prepare(matrix.clone())).collect::<Result<_>>()?;
-        let weight = PanelWeight { number, weights };
-        let x = fixed_input(weight.cols(), &self.pool)?;
-        self.compare_integers(&x, &weight, "fixed input")?;
-        self.lock().matrices += 1;
-        Ok(Box::new(weight))
+        self.prepare_by(|member| member.prepare(matrix.clone()))
+    }
+
+    fn prepare_for_sparse_input(&self, matrix: TernaryMatrix) -> Result<Box<dyn TernaryWeight>> {
+        self.prepare_by(|member| member.prepare_for_sparse_input(matrix.clone()))
+    }
+
+    fn gate_up(
+        &self,
+        x: &BitNetTensor,
+        precision: ActivationPrecision,
+        activation: Activation,
+        [gate, up]: [&dyn TernaryWeight; 2],
+        out: &mut BitNetTensor,
+        scratch: &mut BitNetTensor,
+    ) -> Result<()> {
+        let (gate, up) = (own(gate)?, own(up)?);
+        if self.comparing() {
+            self.compare_integers(x, gate, "the model's own input")?;
+            self.compare_integers(x, up, "the model's own input")?;
+        }
+        let scratch = Mutex::new(scratch);
+        self.ask("gate_up", out, |index, member, out| {
+            let weights = [&*gate.weights[index], &*up.weights[index]];
+            let mut scratch = scratch.lock().unwrap_or_else(PoisonError::into_inner);
+            member.gate_up(x, precision, activation, weights, out, &mut scratch)
+        })
     }
 
     fn embed(&self, table: &dyn DenseRows, tokens: &[u32], out: &mut BitNetTensor) -> Result<()> {

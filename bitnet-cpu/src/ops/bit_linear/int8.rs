@@ -75,7 +75,7 @@ pub(crate) fn block_sums<I: Isa>(isa: I, codes: &[CodeBlock], x: &[ActivationBlo
 
 /// `Σ code·x` of one token with four rows.
 #[inline(always)]
-pub(crate) fn four_rows<I: Isa>(
+fn four_rows<I: Isa>(
     isa: I,
     codes: [&[CodeBlock]; 4],
     x: &[ActivationBlock],
@@ -112,7 +112,7 @@ fn tile_run<I: Isa, const T: usize>(
 
 /// `Σ code·x` of `T` tokens with one row.
 #[inline(always)]
-pub(crate) fn one_row<I: Isa, const T: usize>(
+fn one_row<I: Isa, const T: usize>(
     isa: I,
     codes: &[CodeBlock],
     x: &[[ActivationBlock; T]],
@@ -191,32 +191,50 @@ fn plain_dots<I: Isa, const T: usize>(
         *dots = [x.whole_sum(token).wrapping_neg(); ROWS];
     }
     let (blocks, _) = x.tile(tile).as_chunks::<T>();
+    if T == 1 {
+        let first = rows.start;
+        single_dots(isa, weight, blocks.as_flattened(), |i| first + i, &mut dots[0][..rows.len()]);
+        return dots;
+    }
     let len = (TILE_BLOCKS / T).min(x.width);
     for (piece, blocks) in blocks.chunks(len).enumerate() {
         let first = piece * len;
-        let codes = |row| &row_blocks(weight, row)[first..first + blocks.len()];
-        let mut at = 0;
-        while T == 1 && at + 4 <= rows.len() {
-            let row = rows.start + at;
-            let four = [codes(row), codes(row + 1), codes(row + 2), codes(row + 3)];
-            let mut ahead = [std::ptr::null(); 4];
-            for (ahead, codes) in ahead.iter_mut().zip(four) {
-                *ahead = codes.as_ptr().wrapping_add(AHEAD * x.width);
-            }
-            let sums = four_rows(isa, four, blocks.as_flattened(), ahead);
-            for (dot, sum) in dots[0][at..at + 4].iter_mut().zip(sums) {
-                *dot = dot.wrapping_add(sum);
-            }
-            at += 4;
-        }
-        for (index, row) in rows.clone().enumerate().skip(at) {
-            let sums = one_row::<I, T>(isa, codes(row), blocks);
+        for (index, row) in rows.clone().enumerate() {
+            let codes = &row_blocks(weight, row)[first..first + blocks.len()];
+            let sums = one_row::<I, T>(isa, codes, blocks);
             for (dots, sum) in dots.iter_mut().zip(sums) {
                 dots[index] = dots[index].wrapping_add(sum);
             }
         }
     }
     dots
+}
+
+/// `dots[i] += Σ code·x` of one token with rows `row(0)`, `row(1)`, ... of a weight.
+#[inline(always)]
+pub(crate) fn single_dots<I: Isa>(
+    isa: I,
+    weight: &TernaryMatrix,
+    x: &[ActivationBlock],
+    row: impl Fn(usize) -> usize,
+    dots: &mut [i32],
+) {
+    let len = dots.len();
+    let codes = |index: usize| row_blocks(weight, row(index));
+    let ahead = |index: usize| codes((index + AHEAD).min(len - 1)).as_ptr();
+    let (fours, rest) = dots.as_chunks_mut::<4>();
+    for (index, dots) in fours.iter_mut().enumerate() {
+        let i = 4 * index;
+        let rows = [codes(i), codes(i + 1), codes(i + 2), codes(i + 3)];
+        let next = [ahead(i), ahead(i + 1), ahead(i + 2), ahead(i + 3)];
+        for (dot, sum) in dots.iter_mut().zip(four_rows(isa, rows, x, next)) {
+            *dot = dot.wrapping_add(sum);
+        }
+    }
+    for (index, dot) in rest.iter_mut().enumerate() {
+        let [low, high] = block_sums(isa, codes(len / 4 * 4 + index), x);
+        *dot = dot.wrapping_add(low).wrapping_add(high);
+    }
 }
 
 /// Calls `give(token, row, dots)` for some tokens (one tile) and rows of a weight with groups of `len` half blocks,
@@ -304,7 +322,7 @@ fn all_dots<I: Isa>(
 /// What [`tile_dots`] gives, rescaled in the reference's own words: `Σ_groups dot * weight_scale / activation_scale`
 /// into `out` (one number for each row that `dots` stands for).
 #[inline(always)]
-fn rescale(
+pub(crate) fn rescale(
     weight: &TernaryMatrix,
     row: usize,
     dots: &[i32],

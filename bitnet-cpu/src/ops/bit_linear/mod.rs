@@ -1,37 +1,62 @@
 //! Ternary layers: activations in 8 bits with exact integer sums, or in f32.
 
+mod columns;
 mod float;
 mod int8;
 
-pub(crate) use int8::block_sums;
+pub(crate) use int8::{block_sums, rescale, single_dots};
 
 use std::any::Any;
 use std::ops::Range;
+use std::sync::atomic::Ordering;
 
 use super::Machine;
 use crate::activations::{Quantized, float_blocks};
 use crate::isa::CodeBlock;
-use crate::threads::columns;
+use crate::threads;
 use bitnet_core::backend::{ActivationPrecision, BitLinearIntegers, TernaryWeight};
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::ternary::{ScaleGranularity, TernaryMatrix};
 use bitnet_core::{Error, Result, operands};
 
-/// A ternary matrix as this back end reads it, which is the canonical layout: nothing is copied.
+/// A ternary matrix as this back end reads it: the canonical layout, and for sparse inputs its columns as well.
 #[derive(Debug)]
-pub(crate) struct CpuWeight(pub(crate) TernaryMatrix);
+pub(crate) struct CpuWeight {
+    matrix: TernaryMatrix,
+    /// The trits of the transposed matrix, where inputs are sparse.
+    turned: Option<TernaryMatrix>,
+}
+
+impl CpuWeight {
+    pub(crate) fn new(matrix: TernaryMatrix) -> Self {
+        Self { matrix, turned: None }
+    }
+
+    /// For inputs that hold many zeros. Scales for groups along a row forbid to add whole columns.
+    pub(crate) fn for_sparse_input(matrix: TernaryMatrix) -> Result<Self> {
+        let turned = match matrix.granularity() {
+            ScaleGranularity::Group(_) => None,
+            ScaleGranularity::Tensor | ScaleGranularity::Row => Some(matrix.transposed_trits()?),
+        };
+        Ok(Self { matrix, turned })
+    }
+
+    pub(crate) fn matrix(&self) -> &TernaryMatrix {
+        &self.matrix
+    }
+}
 
 impl TernaryWeight for CpuWeight {
     fn rows(&self) -> usize {
-        self.0.rows()
+        self.matrix.rows()
     }
 
     fn cols(&self) -> usize {
-        self.0.cols()
+        self.matrix.cols()
     }
 
     fn bytes(&self) -> usize {
-        self.0.bytes()
+        self.matrix.bytes() + self.turned.as_ref().map_or(0, TernaryMatrix::bytes)
     }
 
     fn as_any(&self) -> &dyn Any {
@@ -39,11 +64,13 @@ impl TernaryWeight for CpuWeight {
     }
 }
 
-fn matrix(weight: &dyn TernaryWeight) -> Result<&TernaryMatrix> {
-    match weight.as_any().downcast_ref::<CpuWeight>() {
-        Some(weight) => Ok(&weight.0),
-        None => Err(Error::ForeignWeight { op: "bit_linear", backend: "cpu" }),
-    }
+fn own(weight: &dyn TernaryWeight) -> Result<&CpuWeight> {
+    let foreign = Error::ForeignWeight { op: "bit_linear", backend: "cpu" };
+    weight.as_any().downcast_ref::<CpuWeight>().ok_or(foreign)
+}
+
+pub(crate) fn matrix(weight: &dyn TernaryWeight) -> Result<&TernaryMatrix> {
+    own(weight).map(CpuWeight::matrix)
 }
 
 /// A row as blocks of 128 codes.
@@ -91,20 +118,15 @@ pub(crate) fn bit_linear(
     let tokens = operands::bit_linear(x, weights, out)?;
     let cols = x.shape()[1];
     let x = x.f32()?;
-    let mut pieces: Vec<Vec<Part<'_>>> = Vec::new();
-    for (weight, out) in weights.iter().zip(out) {
-        let weight = matrix(*weight)?;
-        // A multiplication by a trit is a fraction of an elementary step: dozens are one instruction.
-        let ranges = machine.threads.ranges(weight.rows(), tokens.saturating_mul(cols / 8));
-        let parts = columns(out.f32_mut()?, weight.rows(), &ranges);
-        pieces.resize_with(pieces.len().max(ranges.len()), Vec::new);
-        for ((piece, rows), out) in pieces.iter_mut().zip(ranges).zip(parts) {
-            piece.push(Part { weight, rows, out });
-        }
-    }
     match precision {
         ActivationPrecision::Int8 => {
             let x = Quantized::new(x, tokens, cols, machine.isa, machine.threads)?;
+            if let ([weight], [out]) = (weights, &mut *out)
+                && sparse(&x, tokens, own(*weight)?, out.f32_mut()?, machine)?
+            {
+                return Ok(());
+            }
+            let pieces = pieces(tokens, weights, out, machine)?;
             machine.threads.each(pieces, |parts| {
                 machine.isa.run(int8::Int8 { x: &x, tokens, parts });
                 Ok(())
@@ -112,12 +134,65 @@ pub(crate) fn bit_linear(
         }
         ActivationPrecision::Float => {
             let x = float_blocks(x, tokens, cols);
+            let pieces = pieces(tokens, weights, out, machine)?;
             machine.threads.each(pieces, |parts| {
                 machine.isa.run(float::Float { x: &x, tokens, parts });
                 Ok(())
             })
         }
     }
+}
+
+/// Rows of all weights, divided among the threads.
+fn pieces<'a>(
+    tokens: usize,
+    weights: &'a [&dyn TernaryWeight],
+    out: &'a mut [&mut BitNetTensor],
+    machine: Machine<'_>,
+) -> Result<Vec<Vec<Part<'a>>>> {
+    let mut pieces: Vec<Vec<Part<'_>>> = Vec::new();
+    for (weight, out) in weights.iter().zip(out) {
+        let weight = matrix(*weight)?;
+        machine.traffic.ternary_bytes.fetch_add(weight.words().len() as u64 * 4, Ordering::Relaxed);
+        // A multiplication by a trit is a fraction of an elementary step: dozens are one instruction.
+        let ranges =
+            machine.threads.ranges(weight.rows(), tokens.saturating_mul(weight.cols() / 8));
+        let parts = threads::columns(out.f32_mut()?, weight.rows(), &ranges);
+        pieces.resize_with(pieces.len().max(ranges.len()), Vec::new);
+        for ((piece, rows), out) in pieces.iter_mut().zip(ranges).zip(parts) {
+            piece.push(Part { weight, rows, out });
+        }
+    }
+    Ok(pieces)
+}
+
+/// Fewest columns in a hundred that must be zero for the columns to be taken one by one.
+const SPARSE_PERCENT: usize = 25;
+
+/// One token through a weight that was prepared for sparse inputs; whether it was sparse enough.
+fn sparse(
+    x: &Quantized,
+    tokens: usize,
+    weight: &CpuWeight,
+    out: &mut [f32],
+    machine: Machine<'_>,
+) -> Result<bool> {
+    let (1, Some(turned)) = (tokens, &weight.turned) else { return Ok(false) };
+    let cols = turned.rows();
+    let mut occupied = Vec::new();
+    columns::occupied(x, cols, &mut occupied);
+    if occupied.len() * 100 > cols * (100 - SPARSE_PERCENT) {
+        return Ok(false);
+    }
+    let mut dots = vec![0i32; weight.matrix.rows()];
+    columns::column_dots(turned, &occupied, &mut dots, machine)?;
+    rescale(&weight.matrix, 0, &dots, x.scales[0], out);
+    let column_bytes = turned.words().len() * 4 / cols.max(1);
+    let traffic = machine.traffic;
+    traffic.ternary_bytes.fetch_add((occupied.len() * column_bytes) as u64, Ordering::Relaxed);
+    traffic.sparse_columns.fetch_add(cols as u64, Ordering::Relaxed);
+    traffic.sparse_columns_skipped.fetch_add((cols - occupied.len()) as u64, Ordering::Relaxed);
+    Ok(true)
 }
 
 /// The integers of [`bit_linear`] for one weight, computed by the same kernel.

@@ -1,6 +1,7 @@
 //! Cases of `prepare`, `bit_linear` and `bit_linear_integers`.
 
 use super::*;
+use bitnet_core::backend::Activation;
 use bitnet_core::backend::ActivationPrecision::{Float, Int8};
 
 const SHAPES: [(usize, usize, usize); 13] = [
@@ -193,6 +194,103 @@ fn shared_input(backend: &dyn Backend) {
     }
 }
 
+/// Inputs that are zero, or so small that they round to zero, in `percent` of a hundred places.
+fn thinned(values: &[f32], percent: u32, numbers: &mut Numbers) -> Vec<f32> {
+    let small = |x: f32, numbers: &mut Numbers| {
+        if numbers.next().is_multiple_of(2) { 0.0 } else { x * 1e-4 }
+    };
+    values
+        .iter()
+        .map(|&x| if numbers.next() % 100 < percent { small(x, numbers) } else { x })
+        .collect()
+}
+
+/// Weights prepared for sparse inputs give what the others give, however many zeros there are.
+fn sparse_inputs(backend: &dyn Backend) {
+    let (pool, mut numbers) = (pool(), Numbers::new(12));
+    let shapes = [(1, 1), (5, 64), (130, 300), (128, 256), (200, 129), (640, 1728)];
+    for (rows, cols) in shapes {
+        for granularity in granularities(cols) {
+            let matrix = numbers.matrix(rows, cols, granularity);
+            let plain = backend.prepare(matrix.clone()).unwrap();
+            let sparse = backend.prepare_for_sparse_input(matrix).unwrap();
+            for percent in [0, 20, 40, 75, 99, 100] {
+                for tokens in [1, 3] {
+                    let values = numbers.floats(tokens * cols);
+                    let values = thinned(&values, percent, &mut numbers);
+                    let x = tensor(tokens, cols, &values, &pool);
+                    let [mut a, mut b] = [dirty(tokens, rows, &pool), dirty(tokens, rows, &pool)];
+                    backend.bit_linear(&x, Int8, &[&*plain], &mut [&mut a]).unwrap();
+                    backend.bit_linear(&x, Int8, &[&*sparse], &mut [&mut b]).unwrap();
+                    assert_eq!(
+                        bits(&a),
+                        bits(&b),
+                        "[{rows}, {cols}], {granularity:?}, {percent} %"
+                    );
+                    let integers = backend.bit_linear_integers(&x, &*sparse).unwrap();
+                    assert_eq!(integers, backend.bit_linear_integers(&x, &*plain).unwrap());
+                }
+            }
+        }
+    }
+    // The largest sums of columns that there are.
+    for value in [-1.0, 1.0] {
+        let trits = vec![1; 130 * 4096];
+        let matrix =
+            TernaryMatrix::from_trits(130, 4096, &trits, ScaleGranularity::Row, vec![1.0; 130]);
+        let weight = backend.prepare_for_sparse_input(matrix.unwrap()).unwrap();
+        let mut values = vec![value; 4096];
+        values[..2048].fill(0.0);
+        let mut out = dirty(1, 130, &pool);
+        let x = tensor(1, 4096, &values, &pool);
+        backend.bit_linear(&x, Int8, &[&*weight], &mut [&mut out]).unwrap();
+        assert!(out.f32().unwrap().iter().all(|out| *out == 2048.0 * value), "{value}");
+    }
+}
+
+/// `gate_up` is `bit_linear` and `gate`, whatever is left unread.
+fn gated(backend: &dyn Backend) {
+    let (pool, mut numbers) = (pool(), Numbers::new(13));
+    for (rows, cols) in [(1, 1), (7, 64), (300, 256), (33, 1000)] {
+        for granularity in granularities(cols) {
+            let weights = [(); 2].map(|()| numbers.matrix(rows, cols, granularity));
+            let weights = weights.map(|matrix| backend.prepare(matrix).unwrap());
+            let weights = [&*weights[0], &*weights[1]];
+            for tokens in [1, 2, 9] {
+                for kind in 0..KINDS {
+                    let x = tensor(
+                        tokens,
+                        cols,
+                        &activations(kind, tokens * cols, &mut numbers),
+                        &pool,
+                    );
+                    for activation in [Activation::Relu2, Activation::Silu] {
+                        for precision in [Int8, Float] {
+                            let [mut a, mut b] = [(); 2].map(|()| dirty(tokens, rows, &pool));
+                            let [mut up, mut scratch] =
+                                [(); 2].map(|()| dirty(tokens, rows, &pool));
+                            backend
+                                .bit_linear(&x, precision, &weights, &mut [&mut a, &mut up])
+                                .unwrap();
+                            backend.gate(activation, &mut a, &up).unwrap();
+                            backend
+                                .gate_up(&x, precision, activation, weights, &mut b, &mut scratch)
+                                .unwrap();
+                            let pairs = a.f32().unwrap().iter().zip(b.f32().unwrap());
+                            for (&a, &b) in pairs {
+                                // An unread row gives zero even where the other factor is no number.
+                                let skipped = b == 0.0 && a.is_nan();
+                                let same = same_bits(a + 0.0) == same_bits(b + 0.0);
+                                assert!(same || skipped, "{activation}, kind {kind}: {a} and {b}");
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
 pub(crate) fn cases(backend: &dyn Backend) {
     let mut numbers = Numbers::new(1);
     for (rows, cols, tokens) in SHAPES {
@@ -219,4 +317,6 @@ pub(crate) fn cases(backend: &dyn Backend) {
         }
     }
     shared_input(backend);
+    sparse_inputs(backend);
+    gated(backend);
 }

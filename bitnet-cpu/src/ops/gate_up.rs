@@ -1,0 +1,98 @@
+//! The first half of a gated feed-forward layer for one token: rows of the up-projection whose gate is exactly zero
+//! are not read.
+
+use std::ops::Range;
+use std::sync::atomic::Ordering;
+
+use super::Machine;
+use super::bit_linear::{CpuWeight, rescale, single_dots};
+use crate::activations::Quantized;
+use crate::isa::{Isa, Op};
+use bitnet_core::backend::TernaryWeight;
+use bitnet_core::memory::tensor::BitNetTensor;
+use bitnet_core::ternary::{ScaleGranularity, TernaryMatrix};
+use bitnet_core::{Result, operands};
+
+/// Whether [`relu2`] takes these weights: both of this back end, without scales for groups.
+pub(crate) fn takes(weights: [&dyn TernaryWeight; 2]) -> bool {
+    weights.into_iter().all(|weight| {
+        let weight = weight.as_any().downcast_ref::<CpuWeight>();
+        weight.is_some_and(|weight| {
+            let matrix = weight.matrix();
+            !matches!(matrix.granularity(), ScaleGranularity::Group(_)) && matrix.cols() > 0
+        })
+    })
+}
+
+/// `out = max(x · gateᵀ, 0)² * (x · upᵀ)` for one token in 8 bits and weights that [`takes`] accepts.
+pub(crate) fn relu2(
+    x: &BitNetTensor,
+    weights: [&dyn TernaryWeight; 2],
+    out: &mut BitNetTensor,
+    scratch: &mut BitNetTensor,
+    machine: Machine<'_>,
+) -> Result<()> {
+    operands::bit_linear(x, &weights, &[&mut *out, &mut *scratch])?;
+    let [gate, up] =
+        [super::bit_linear::matrix(weights[0])?, super::bit_linear::matrix(weights[1])?];
+    let x = Quantized::new(x.f32()?, 1, gate.cols(), machine.isa, machine.threads)?;
+    let mut rest = out.f32_mut()?;
+    let mut pieces = Vec::new();
+    for rows in machine.threads.ranges(gate.rows(), gate.cols() / 8) {
+        let (out, tail) = rest.split_at_mut(rows.len());
+        rest = tail;
+        pieces.push(Relu2 { x: &x, gate, up, rows, out });
+    }
+    machine.threads.each(pieces, |piece| {
+        let rows = piece.rows.len();
+        let read = machine.isa.run(piece);
+        let traffic = machine.traffic;
+        let row_bytes = gate.row_words(0).len() * 4;
+        traffic.ternary_bytes.fetch_add(((rows + read) * row_bytes) as u64, Ordering::Relaxed);
+        traffic.gated_rows.fetch_add(rows as u64, Ordering::Relaxed);
+        traffic.gated_rows_skipped.fetch_add((rows - read) as u64, Ordering::Relaxed);
+        Ok(())
+    })
+}
+
+/// Some rows; gives how many of the up-projection were read.
+struct Relu2<'a> {
+    x: &'a Quantized,
+    gate: &'a TernaryMatrix,
+    up: &'a TernaryMatrix,
+    rows: Range<usize>,
+    out: &'a mut [f32],
+}
+
+impl Op for Relu2<'_> {
+    type Output = usize;
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, isa: I) -> usize {
+        let Self { x, gate, up, rows, out } = self;
+        let (blocks, scale) = (x.tile(&(0..1)), x.scales[0]);
+        let start = x.whole_sum(0).wrapping_neg();
+        let mut dots = vec![start; rows.len()];
+        single_dots(isa, gate, blocks, |i| rows.start + i, &mut dots);
+        rescale(gate, rows.start, &dots, scale, out);
+        let mut active = vec![0u32; rows.len()];
+        let mut len = 0;
+        for (index, gate) in out.iter_mut().enumerate() {
+            let positive = gate.max(0.0);
+            *gate = positive * positive;
+            // Written always and kept if it is not zero: without a branch, which no one could foresee.
+            active[len] = index as u32;
+            len += usize::from(*gate != 0.0);
+        }
+        let active = &active[..len];
+        let dots = &mut dots[..len];
+        dots.fill(start);
+        single_dots(isa, up, blocks, |i| rows.start + active[i] as usize, dots);
+        for (&index, &dot) in active.iter().zip(&*dots) {
+            let mut product = [0.0];
+            rescale(up, rows.start + index as usize, &[dot], scale, &mut product);
+            out[index as usize] *= product[0];
+        }
+        len
+    }
+}
