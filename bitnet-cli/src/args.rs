@@ -6,6 +6,8 @@ use bitnet_core::backend::ActivationPrecision;
 use bitnet_quant::codec::i2_s::I2sLayout;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::commands::bench::args::BenchArgs;
+
 const EXIT_CODES: &str = "\
 Exit codes:
   0    done
@@ -176,6 +178,8 @@ pub(crate) enum Command {
     Tokenize(TokenizeArgs),
     /// Measure how well a model predicts a text
     Perplexity(PerplexityArgs),
+    /// Measure speed, against the machine's limits and other programs
+    Bench(BenchArgs),
     /// Check a model's arithmetic against the reference, integer by integer
     Verify(VerifyArgs),
     /// Check this machine

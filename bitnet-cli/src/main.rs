@@ -16,7 +16,7 @@ use crate::commands::Outcome;
 use crate::output::Output;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::parse_from(commands::bench::args::with_long_options(std::env::args_os()));
     let mut output = Output::new(&cli.general);
     let result = interrupt::install().and_then(|()| dispatch(&cli, &mut output));
     let code = match result.and_then(|outcome| output.finish().map(|()| outcome)) {
@@ -40,6 +40,7 @@ fn dispatch(cli: &Cli, output: &mut Output) -> anyhow::Result<Outcome> {
         Command::Inspect(args) => commands::inspect::run(cli, args, output),
         Command::Tokenize(args) => commands::tokenize::run(cli, args, output),
         Command::Perplexity(args) => commands::perplexity::run(cli, args, output),
+        Command::Bench(args) => commands::bench::run(cli, args, output),
         Command::Verify(args) => commands::verify::run(cli, args, output),
         Command::Doctor => commands::doctor::run(cli, output),
         Command::Train(args) => commands::train::run(cli, args, output),

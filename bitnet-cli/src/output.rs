@@ -151,7 +151,6 @@ impl Output {
     }
 
     /// Whether standard error is a terminal.
-    #[cfg(feature = "train")]
     pub(crate) fn stderr_is_terminal(&self) -> bool {
         self.stderr_is_terminal
     }

@@ -36,6 +36,20 @@ pub(crate) fn write_atomically(
     sync_folder(folder).map_err(fail("bring the folder to the disk"))
 }
 
+/// Writes `bytes` to `path` so that the file is there whole or not at all.
+///
+/// # Errors
+/// [`Error::Io`] naming the file and what could not be done; `path` keeps what it held.
+pub fn write_whole_file(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_atomically(path, |sink| {
+        sink.write_all(bytes).map_err(|source| Error::Io {
+            file: shown_path(path),
+            action: "write",
+            source,
+        })
+    })
+}
+
 /// Temporary files are private to their owner; a finished model is readable by all, as any new file would be.
 #[cfg(unix)]
 fn set_default_mode(file: &File) -> io::Result<()> {

@@ -27,6 +27,7 @@ pub mod names;
 pub mod safetensors;
 mod sniff;
 
+pub use atomic::write_whole_file;
 pub use error::{Error, Result};
 pub use gguf::GgufFile;
 pub use mmap::{MappedFile, Region};

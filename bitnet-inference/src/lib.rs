@@ -27,5 +27,5 @@ pub use loader::{
     Inspection, LoadOptions, ModelFacts, SuggestedSampling, backend_by_name, tokenizer_of,
 };
 pub use model::{EMBEDDED, EMBEDDED_NAME, Model, ModelSource};
-pub use session::Session;
+pub use session::{PREFILL_CHUNK, Session};
 pub use stop::StopFilter;

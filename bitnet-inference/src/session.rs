@@ -7,7 +7,7 @@ use crate::models::Decoder;
 use crate::{InferenceError, Result};
 
 /// Tokens that go through the model together when a prompt is read.
-const PREFILL_CHUNK: usize = 256;
+pub const PREFILL_CHUNK: usize = 256;
 
 /// One sequence. What was read once is not read again: [`Session::prime`] keeps the common beginning.
 #[derive(Debug)]

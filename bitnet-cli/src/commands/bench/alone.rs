@@ -1,0 +1,218 @@
+//! `bitnet bench` by itself: every test on every model with every number of threads.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use bitnet_cpu::CpuOptions;
+use bitnet_inference::{Model, ModelSource, backend_by_name};
+
+use super::args::{BenchArgs, Format};
+use super::measure::{self, Protocol};
+use super::print::Printer;
+use super::progress::Progress;
+use super::record::{ModelName, Record, peak};
+use super::run_file::{Limits, Machine, Participant, RunFile, SCHEMA, Series, Test};
+use super::{calendar, machine, memory};
+use crate::args::Cli;
+use crate::commands::Outcome;
+use crate::interrupt::Listener;
+use crate::load;
+use crate::output::{self, Output};
+
+/// Seed of the random tokens unless told otherwise.
+const SEED: u64 = 1;
+
+/// What all models share.
+struct Run<'a> {
+    cli: &'a Cli,
+    protocol: Protocol,
+    tests: Vec<Test>,
+    machine: Machine,
+    limits: Vec<Limits>,
+    listener: Listener,
+    progress: Progress,
+    printer: Printer,
+    notes: Vec<String>,
+    series: Vec<Series>,
+    participants: Vec<Participant>,
+}
+
+/// Measures, prints as results come, and saves.
+pub(crate) fn run(cli: &Cli, args: &BenchArgs, output: &mut Output) -> Result<Outcome> {
+    let models: Vec<Option<PathBuf>> = match args.model.as_slice() {
+        [] => vec![None],
+        models => models.iter().cloned().map(Some).collect(),
+    };
+    if args.save.is_some() && models.len() > 1 {
+        bail!("a run file is about one model; give --model once, or save one run for each");
+    }
+    let tests = super::tests(args)?;
+    let threads = super::threads(args)?;
+    let created = calendar::now();
+    let machine = machine::machine()?;
+    let limits = if args.no_limits {
+        Vec::new()
+    } else {
+        threads.iter().map(|&t| machine::limits(t)).collect::<Result<_>>()?
+    };
+    let protocol = Protocol {
+        batch_size: args.batch_size,
+        repetitions: args.repetitions,
+        warm_up: !args.no_warmup,
+        seed: cli.general.seed.unwrap_or(SEED),
+    };
+    let steps = models.len() * threads.len() * tests.len() * args.repetitions;
+    let format = super::format(args, output);
+    let mut run = Run {
+        cli,
+        protocol,
+        tests,
+        machine,
+        limits,
+        listener: Listener::new(),
+        progress: Progress::new(steps, output),
+        printer: Printer::new(format, output)?,
+        notes: Vec::new(),
+        series: Vec::new(),
+        participants: Vec::new(),
+    };
+    'all: for model in &models {
+        for &threads in &threads {
+            run.model(model.as_ref(), threads, output)?;
+            if run.listener.asked() {
+                break 'all;
+            }
+        }
+    }
+    run.finish(args, format, created, output)
+}
+
+impl Run<'_> {
+    /// Every test on one model with one number of threads.
+    fn model(&mut self, path: Option<&PathBuf>, threads: usize, output: &mut Output) -> Result<()> {
+        let source = path.map_or(ModelSource::Embedded, |path| ModelSource::Path(path));
+        let options = load::options(self.cli)?;
+        memory::reset_peak();
+        let start = Instant::now();
+        let cpu = CpuOptions { threads: Some(threads), isa: None };
+        let backend = backend_by_name(self.cli.model.backend.name(), cpu)?;
+        let model = Model::load_with(source, &options, backend, &mut |_, _| {})?;
+        let load = start.elapsed();
+        let traffic = model.decoder().traffic()?;
+        let name = ModelName::of(source, &options, traffic.parameters)?;
+        for test in self.tests.clone() {
+            let what = format!("{} with {}", test.name(), output::count(threads, "thread"));
+            self.progress.begin(&what, output);
+            let (test_time, progress) = (calendar::now(), &mut self.progress);
+            let times =
+                measure::run_test(&model, test, self.protocol, &self.listener, &mut || {
+                    progress.step();
+                })?;
+            if !times.is_empty() {
+                let record = Record {
+                    model: &name,
+                    machine: &self.machine,
+                    limits: self.limits.iter().find(|l| l.threads == threads),
+                    backend: model.decoder().backend().describe(),
+                    threads,
+                    batch_size: self.protocol.batch_size,
+                    test,
+                    test_time,
+                    times,
+                    cost: measure::cost(&traffic, test),
+                    load,
+                    peak_bytes: memory::peak_bytes(),
+                };
+                self.progress.clear();
+                self.printer.record(&record, output)?;
+                self.series.push(record.series());
+                if self.participants.is_empty() {
+                    self.participants.push(record.participant(super::command_line()));
+                }
+            }
+            if self.listener.asked() {
+                break;
+            }
+        }
+        let cost = measure::cost(&traffic, Test { n_prompt: 0, n_gen: 1, n_depth: 0 });
+        self.notes.push(format!(
+            "{} with {}: loaded in {:.0} ms; resident memory at the peak {}; a token reads {:.1} MB \
+             (ternary layers {:.1}, head {:.1}, keys and values {:.3} for each position); sparsity met: unavailable",
+            name.kind,
+            output::count(threads, "thread"),
+            1e3 * load.as_secs_f64(),
+            peak(memory::peak_bytes()),
+            cost.bytes / 1e6,
+            cost.ternary_bytes / 1e6,
+            cost.head_bytes / 1e6,
+            traffic.kv_position_bytes as f64 / 1e6,
+        ));
+        Ok(())
+    }
+
+    /// Ends the output and writes the run file.
+    fn finish(
+        self,
+        args: &BenchArgs,
+        format: Format,
+        created: String,
+        output: &mut Output,
+    ) -> Result<Outcome> {
+        let interrupted = self.listener.asked();
+        let done = self.progress.done();
+        let all = self.tests.len() * super::threads(args)?.len() * args.repetitions;
+        drop(self.progress);
+        self.printer.finish(output)?;
+        if format == Format::Md {
+            explain(&self.machine, &self.limits, &self.notes, output)?;
+        }
+        if let Some(path) = &args.save {
+            let file = RunFile {
+                schema: SCHEMA,
+                created,
+                command: super::command_line(),
+                interrupted,
+                repetitions: args.repetitions,
+                program: machine::program(),
+                machine: self.machine,
+                limits: self.limits,
+                participants: self.participants,
+                series: self.series,
+            };
+            file.write(path)?;
+        }
+        if interrupted {
+            output.warning(&format!(
+                "interrupted: {done} of {} are in the results",
+                output::count(all * args.model.len().max(1), "repetition")
+            ));
+            return Ok(Outcome::Interrupted);
+        }
+        Ok(Outcome::Done)
+    }
+}
+
+/// What stands below the table.
+fn explain(
+    machine: &Machine,
+    limits: &[Limits],
+    notes: &[String],
+    output: &mut Output,
+) -> Result<()> {
+    output.line("")?;
+    output.line(&machine::describe(machine))?;
+    for limits in limits {
+        output.line(&machine::describe_limits(limits))?;
+    }
+    for note in notes {
+        output.line(note)?;
+    }
+    let program = machine::program();
+    output
+        .line(&format!("bitnet {} ({}, {})", program.version, program.profile, program.target))?;
+    output.line(
+        "pp: reading a prompt, with the logits of the last token of each batch; tg: writing token by token, with the \
+         logits of each and the choice of the likeliest. The limit is the read bandwidth for tg, the integer peak for pp.",
+    )
+}

@@ -1,0 +1,256 @@
+//! The command line of `bitnet bench`: llama-bench's flags, with its meanings, and a few more.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use super::run_file::Test;
+
+/// `bitnet bench`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct BenchArgs {
+    /// The models; may be repeated [default: the embedded story model]
+    #[arg(short, long, value_name = "PATH")]
+    pub(crate) model: Vec<PathBuf>,
+    /// Read prompts of N tokens; 0 = do not [default: 512]
+    #[arg(short = 'p', long, value_name = "N,...", value_parser = counts)]
+    pub(crate) n_prompt: Vec<Counts>,
+    /// Write N tokens, one at a time; 0 = do not [default: 128]
+    #[arg(short = 'n', long, value_name = "N,...", value_parser = counts)]
+    pub(crate) n_gen: Vec<Counts>,
+    /// Read a prompt of P tokens, then write N (also -pg)
+    #[arg(long, value_name = "P,N", value_parser = pair)]
+    pub(crate) pg: Vec<(usize, usize)>,
+    /// Do each test after N tokens of context, which are not timed [default: 0]
+    #[arg(short = 'd', long, value_name = "N,...", value_parser = counts)]
+    pub(crate) n_depth: Vec<Counts>,
+    /// Tokens of a prompt that are read together
+    #[arg(short, long, value_name = "N", default_value_t = 2048, value_parser = positive)]
+    pub(crate) batch_size: usize,
+    /// Threads that compute, one test for each number [default: one on each physical core]
+    #[arg(short, long, value_name = "N,...", value_delimiter = ',', value_parser = positive)]
+    pub(crate) threads: Vec<usize>,
+    /// Times that each test is repeated
+    #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = positive)]
+    pub(crate) repetitions: usize,
+    /// What to print [default: md, or json with --json]
+    #[arg(short, long, value_name = "FORMAT")]
+    pub(crate) output: Option<Format>,
+    /// Do not run each test once before it is timed
+    #[arg(long)]
+    pub(crate) no_warmup: bool,
+    /// Do not measure the machine's limits (read bandwidth, integer peak)
+    #[arg(long)]
+    pub(crate) no_limits: bool,
+    /// Measure the machine's limits only
+    #[arg(long, conflicts_with_all = ["no_limits", "against"])]
+    pub(crate) limits: bool,
+    /// Take turns with another program that understands llama-bench's flags: a path, and its own arguments
+    #[arg(long, value_name = "NAME=COMMAND", value_parser = peer)]
+    pub(crate) against: Vec<Peer>,
+    /// Write everything that was measured to a run file
+    #[arg(long, value_name = "FILE", conflicts_with = "limits")]
+    pub(crate) save: Option<PathBuf>,
+    /// Measure nothing: print a report of run files (Markdown)
+    #[arg(long, value_name = "RUN", num_args = 1.., conflicts_with_all = ["model", "against", "save", "limits"])]
+    pub(crate) report: Vec<PathBuf>,
+    /// One repetition of one test (prompt, written, depth, threads) as JSON: how a comparison asks this program
+    #[arg(long, hide = true, value_name = "P,N,D,T", value_parser = once)]
+    pub(crate) once: Option<Once>,
+}
+
+/// A format of results.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// A Markdown table
+    Md,
+    /// llama-bench's JSON, with more fields
+    Json,
+    /// The same, one line for each test
+    Jsonl,
+    /// The same as comma-separated values
+    Csv,
+}
+
+/// Numbers that one argument lists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Counts(pub(crate) Vec<usize>);
+
+/// A program to take turns with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Peer {
+    pub(crate) name: String,
+    /// The program and its own arguments.
+    pub(crate) command: Vec<String>,
+}
+
+/// One repetition of one test.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Once {
+    test: Test,
+    threads: usize,
+}
+
+impl Once {
+    /// `args` with this test instead of theirs, and without what takes turns.
+    pub(crate) fn of(self, args: &BenchArgs) -> BenchArgs {
+        let both = self.test.n_prompt > 0 && self.test.n_gen > 0;
+        let alone = |count: usize| vec![Counts(vec![if both { 0 } else { count }])];
+        BenchArgs {
+            n_prompt: alone(self.test.n_prompt),
+            n_gen: alone(self.test.n_gen),
+            pg: both.then_some((self.test.n_prompt, self.test.n_gen)).into_iter().collect(),
+            n_depth: vec![Counts(vec![self.test.n_depth])],
+            threads: vec![self.threads],
+            repetitions: 1,
+            output: Some(Format::Json),
+            no_limits: true,
+            against: Vec::new(),
+            save: None,
+            once: None,
+            ..args.clone()
+        }
+    }
+}
+
+impl BenchArgs {
+    /// The numbers of all arguments of one flag, or the default.
+    pub(crate) fn all(given: &[Counts], default: usize) -> Vec<usize> {
+        let mut all: Vec<usize> = given.iter().flat_map(|counts| counts.0.clone()).collect();
+        if all.is_empty() {
+            all.push(default);
+        }
+        all
+    }
+}
+
+/// Makes llama-bench's `-pg`, which is no short option, the long option that it is here.
+pub(crate) fn with_long_options(
+    args: impl Iterator<Item = std::ffi::OsString>,
+) -> Vec<std::ffi::OsString> {
+    let mut bench = false;
+    args.map(|arg| {
+        bench |= arg == "bench";
+        if bench && arg == "-pg" { "--pg".into() } else { arg }
+    })
+    .collect()
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("a whole number of at least 1 is needed".into()),
+        Ok(number) => Ok(number),
+    }
+}
+
+/// Most numbers of a range: beyond that it is a mistake.
+const LONGEST_RANGE: usize = 1000;
+
+/// `512`, `128,256`, `first-last`, `first-last+step` or `first-last*factor`.
+fn counts(text: &str) -> Result<Counts, String> {
+    let mut all = Vec::new();
+    for part in text.split(',') {
+        range(part.trim(), &mut all).ok_or_else(|| {
+            format!("{part:?} is no number and no range; write 512, 128,256, 1-8, 1-8+2 or 1-64*2")
+        })?;
+    }
+    Ok(Counts(all))
+}
+
+fn range(text: &str, all: &mut Vec<usize>) -> Option<()> {
+    let Some((first, rest)) = text.split_once('-') else {
+        all.push(text.parse().ok()?);
+        return Some(());
+    };
+    let (last, step, factor): (&str, usize, usize) = match rest.split_once(['+', '*']) {
+        None => (rest, 1, 1),
+        Some((last, number)) if rest.contains('+') => (last, number.parse().ok()?, 1),
+        Some((last, number)) => (last, 0, number.parse().ok()?),
+    };
+    let (mut value, last): (usize, usize) = (first.parse().ok()?, last.parse().ok()?);
+    if last < value {
+        return None;
+    }
+    for _ in 0..LONGEST_RANGE {
+        all.push(value);
+        let next = value.checked_mul(factor)?.checked_add(step)?;
+        if next > last {
+            return Some(());
+        }
+        if next == value {
+            return None;
+        }
+        value = next;
+    }
+    None
+}
+
+fn pair(text: &str) -> Result<(usize, usize), String> {
+    let wrong =
+        || format!("{text:?}: write the prompt's tokens and the written ones, as in 512,128");
+    let (prompt, written) = text.split_once(',').ok_or_else(wrong)?;
+    let number = |text: &str| text.trim().parse().ok().filter(|&n: &usize| n > 0);
+    number(prompt).zip(number(written)).ok_or_else(wrong)
+}
+
+fn once(text: &str) -> Result<Once, String> {
+    let numbers: Option<Vec<usize>> = text.split(',').map(|n| n.parse().ok()).collect();
+    match numbers.as_deref() {
+        Some(&[n_prompt, n_gen, n_depth, threads]) if threads > 0 => {
+            Ok(Once { test: Test { n_prompt, n_gen, n_depth }, threads })
+        }
+        _ => Err("write four numbers".into()),
+    }
+}
+
+fn peer(text: &str) -> Result<Peer, String> {
+    let wrong = || "write NAME=COMMAND, as in llama.cpp=\"build/bin/llama-bench -fa 1\"".to_owned();
+    let (name, command) = text.split_once('=').ok_or_else(wrong)?;
+    let command = shlex::split(command).filter(|words| !words.is_empty()).ok_or_else(wrong)?;
+    if name.is_empty() {
+        return Err(wrong());
+    }
+    if name == super::OURS {
+        return Err(format!("{name:?} is what this program is called; choose another name"));
+    }
+    Ok(Peer { name: name.into(), command })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_and_ranges_are_read_as_llama_bench_reads_them() {
+        let read = |text: &str| counts(text).map(|c| c.0);
+        assert_eq!(read("512"), Ok(vec![512]));
+        assert_eq!(read("1,2, 4"), Ok(vec![1, 2, 4]));
+        assert_eq!(read("1-4"), Ok(vec![1, 2, 3, 4]));
+        assert_eq!(read("10-20+5"), Ok(vec![10, 15, 20]));
+        assert_eq!(read("1-64*4,7"), Ok(vec![1, 4, 16, 64, 7]));
+        for wrong in ["", "x", "1,", "4-1", "1-8*1", "1-8+0", "0-8*2", "-1", "1-99999", "1-2+3*4"] {
+            assert!(read(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn pairs_and_peers_are_read() {
+        assert_eq!(pair("512,128"), Ok((512, 128)));
+        for wrong in ["512", "512,0", "0,1", "a,b", "1,2,3"] {
+            assert!(pair(wrong).is_err(), "{wrong}");
+        }
+        let read = peer("ik=a/llama-bench -m 'my model.gguf' -fa 1").unwrap();
+        assert_eq!(read.name, "ik");
+        assert_eq!(read.command, ["a/llama-bench", "-m", "my model.gguf", "-fa", "1"]);
+        for wrong in ["ik", "=a", "ik=", "ik='", "bitnet=a"] {
+            assert!(peer(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_pair_flag_of_llama_bench_is_understood_after_the_command() {
+        let turned = |args: &[&str]| with_long_options(args.iter().map(Into::into));
+        assert_eq!(turned(&["bitnet", "bench", "-pg", "1,2"]), ["bitnet", "bench", "--pg", "1,2"]);
+        assert_eq!(turned(&["bitnet", "run", "-pg"]), ["bitnet", "run", "-pg"]);
+    }
+}

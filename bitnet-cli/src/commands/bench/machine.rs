@@ -1,0 +1,157 @@
+//! What this machine is, and the limits of its memory and its multiply units.
+
+use anyhow::{Context, Result, bail};
+use bitnet_core::device::{DeviceCapabilities, auto_select_device, read_bandwidth_rounds};
+use bitnet_cpu::{CpuBackend, CpuOptions};
+use serde_json::json;
+
+use super::run_file::{Limits, Machine, Program};
+use crate::output::{self, Output};
+
+/// Rounds of one measurement of the read bandwidth; 20 ms each.
+const BANDWIDTH_ROUNDS: usize = 15;
+
+/// Rounds of one measurement of the integer peak; about a millisecond each.
+const PEAK_ROUNDS: usize = 60;
+
+/// What was built.
+pub(crate) fn program() -> Program {
+    Program {
+        version: env!("CARGO_PKG_VERSION").into(),
+        profile: if cfg!(debug_assertions) { "debug" } else { "release" }.into(),
+        target: format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS),
+    }
+}
+
+/// What this machine is.
+///
+/// # Errors
+/// If no back end can be had.
+pub(crate) fn machine() -> Result<Machine> {
+    let caps = DeviceCapabilities::for_device(&auto_select_device());
+    let backend = CpuBackend::new(CpuOptions { threads: Some(1), isa: None })?;
+    Ok(Machine {
+        cpu: caps.name,
+        logical_cores: caps.logical_cores,
+        physical_cores: caps.physical_cores,
+        cache_bytes: caps.cache_bytes,
+        memory_bytes: caps.total_memory,
+        numa_nodes: caps.numa_nodes,
+        isa: backend.level().name().into(),
+        kernel: kernel(),
+        load_average: load_average(),
+    })
+}
+
+/// Threads unless told otherwise: one on each physical core.
+///
+/// # Errors
+/// If no back end can be had.
+pub(crate) fn default_threads() -> Result<usize> {
+    Ok(CpuBackend::new(CpuOptions::default())?.threads())
+}
+
+/// The limits for a number of threads, measured now.
+///
+/// # Errors
+/// If no back end can be had.
+pub(crate) fn limits(threads: usize) -> Result<Limits> {
+    let backend = CpuBackend::new(CpuOptions { threads: Some(threads), isa: None })?;
+    let peak = backend.measure_integer_peak(PEAK_ROUNDS);
+    let rates = read_bandwidth_rounds(threads, BANDWIDTH_ROUNDS).unwrap_or_default();
+    Ok(Limits {
+        threads,
+        read_bytes_per_second: rates.last().copied().into_iter().collect(),
+        integer_macs_per_second: peak.iter().map(|p| p.macs_per_second).collect(),
+        integer_instructions: peak.map(|p| p.instructions.into()),
+    })
+}
+
+/// `bitnet bench --limits`: the machine and its limits, and nothing else.
+///
+/// # Errors
+/// If no back end can be had or the output is closed.
+pub(crate) fn print_limits(threads: &[usize], json: bool, output: &mut Output) -> Result<()> {
+    let machine = machine()?;
+    let limits = threads.iter().map(|&t| limits(t)).collect::<Result<Vec<_>>>()?;
+    if json {
+        let value = json!({ "program": program(), "machine": machine, "limits": limits });
+        return output.json(&value);
+    }
+    output.line(&describe(&machine))?;
+    limits.iter().try_for_each(|l| output.line(&describe_limits(l)))
+}
+
+/// What `--limits` of another process of this program printed.
+///
+/// # Errors
+/// If it is not what this version prints.
+pub(crate) fn read_limits(text: &str) -> Result<(Machine, Vec<Limits>)> {
+    let mut value: serde_json::Value =
+        serde_json::from_str(text).context("`bitnet bench --limits` printed no JSON")?;
+    let Some(fields) = value.as_object_mut() else {
+        bail!("`bitnet bench --limits` printed no object");
+    };
+    let mut take = |name: &str| fields.remove(name).unwrap_or_default();
+    Ok((serde_json::from_value(take("machine"))?, serde_json::from_value(take("limits"))?))
+}
+
+/// The machine in a line.
+pub(crate) fn describe(machine: &Machine) -> String {
+    let or_unavailable = |text: Option<String>| text.unwrap_or_else(|| "unavailable".into());
+    let size = |bytes: Option<usize>| or_unavailable(bytes.map(|b| output::bytes(b as u64)));
+    let [l1, l2, l3] = machine.cache_bytes;
+    let cores = machine.physical_cores.map_or_else(
+        || output::count(machine.logical_cores, "logical core"),
+        |physical| {
+            format!("{}, {} logical", output::count(physical, "core"), machine.logical_cores)
+        },
+    );
+    format!(
+        "{}; {cores}; L1 data {}, L2 {}, L3 {}; memory {}; {} kernels; kernel {}; load average before: {}",
+        or_unavailable(machine.cpu.clone()),
+        size(l1),
+        size(l2),
+        size(l3),
+        or_unavailable(machine.memory_bytes.map(output::bytes)),
+        machine.isa,
+        or_unavailable(machine.kernel.clone()),
+        or_unavailable(machine.load_average.map(|load| format!("{load:.2}"))),
+    )
+}
+
+/// Limits in a line.
+pub(crate) fn describe_limits(limits: &Limits) -> String {
+    let bandwidth = limits.bandwidth().map_or_else(
+        || "unavailable".into(),
+        |best| {
+            let samples = &limits.read_bytes_per_second;
+            let middle = super::statistics::median(samples).unwrap_or(best);
+            match samples.len() {
+                0 | 1 => format!("{:.1} GB/s", best / 1e9),
+                n => format!("{:.1} GB/s (median {:.1} of {n})", best / 1e9, middle / 1e9),
+            }
+        },
+    );
+    let peak = limits.integer_peak().map_or_else(
+        || "unavailable".into(),
+        |best| {
+            let instructions = limits.integer_instructions.as_deref().unwrap_or("unavailable");
+            format!("{:.0} GMAC/s ({instructions})", best / 1e9)
+        },
+    );
+    let threads = output::count(limits.threads, "thread");
+    format!("{threads}: memory is read at {bandwidth}; integer multiply-adds peak at {peak}")
+}
+
+fn kernel() -> Option<String> {
+    let read = |name: &str| {
+        let text = std::fs::read_to_string(format!("/proc/sys/kernel/{name}")).ok()?;
+        Some(text.trim().to_owned())
+    };
+    Some(format!("{} {}", read("ostype")?, read("osrelease")?))
+}
+
+fn load_average() -> Option<f64> {
+    std::fs::read_to_string("/proc/loadavg").ok()?.split_whitespace().next()?.parse().ok()
+}

@@ -1,0 +1,92 @@
+//! Progress on standard error: a bar on a terminal, lines otherwise.
+
+use std::io::{self, Write};
+
+use crate::output::Output;
+
+/// Characters of the bar.
+const WIDTH: usize = 24;
+
+/// How far a run is.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    done: usize,
+    all: usize,
+    what: String,
+    terminal: bool,
+}
+
+impl Progress {
+    /// The beginning of a run of `all` steps.
+    pub(crate) fn new(all: usize, output: &Output) -> Self {
+        Self { done: 0, all, what: String::new(), terminal: output.stderr_is_terminal() }
+    }
+
+    /// That `what` begins.
+    pub(crate) fn begin(&mut self, what: &str, output: &mut Output) {
+        what.clone_into(&mut self.what);
+        if self.terminal {
+            self.draw();
+        } else {
+            output.note(&format!("{}/{}: {what}", self.done + 1, self.all));
+        }
+    }
+
+    /// That a step is done.
+    pub(crate) fn step(&mut self) {
+        self.done += 1;
+        if self.terminal {
+            self.draw();
+        }
+    }
+
+    /// Steps done.
+    pub(crate) fn done(&self) -> usize {
+        self.done
+    }
+
+    /// Clears the bar, so that a line can be written.
+    pub(crate) fn clear(&self) {
+        if self.terminal {
+            // Progress that can't be shown is no reason to stop.
+            let _ = write!(io::stderr(), "\r\x1b[K");
+            let _ = io::stderr().flush();
+        }
+    }
+
+    fn draw(&self) {
+        let _ = write!(
+            io::stderr(),
+            "\r\x1b[K[{}] {}/{} {}",
+            bar(self.done, self.all),
+            self.done,
+            self.all,
+            self.what
+        );
+        let _ = io::stderr().flush();
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+fn bar(done: usize, all: usize) -> String {
+    let full = (WIDTH * done.min(all)).checked_div(all).unwrap_or(WIDTH);
+    format!("{}{}", "#".repeat(full), "-".repeat(WIDTH - full))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bar_grows() {
+        assert_eq!(bar(0, 4), "-".repeat(24));
+        assert_eq!(bar(1, 4), format!("{}{}", "#".repeat(6), "-".repeat(18)));
+        assert_eq!(bar(9, 4), "#".repeat(24));
+        assert_eq!(bar(0, 0).len(), 24);
+    }
+}

@@ -1,0 +1,254 @@
+//! A run file: everything that one run measured, as JSON, for reports and for other programs.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+/// The version of the format.
+pub(crate) const SCHEMA: u32 = 1;
+
+/// One run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct RunFile {
+    /// [`SCHEMA`].
+    pub(crate) schema: u32,
+    /// When it began, in UTC.
+    pub(crate) created: String,
+    /// The command line.
+    pub(crate) command: Vec<String>,
+    /// Whether it was stopped before its end.
+    pub(crate) interrupted: bool,
+    /// Repetitions asked for.
+    pub(crate) repetitions: usize,
+    pub(crate) program: Program,
+    pub(crate) machine: Machine,
+    pub(crate) limits: Vec<Limits>,
+    pub(crate) participants: Vec<Participant>,
+    pub(crate) series: Vec<Series>,
+}
+
+/// What was built.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Program {
+    pub(crate) version: String,
+    /// `release` or `debug`.
+    pub(crate) profile: String,
+    /// Architecture and system.
+    pub(crate) target: String,
+}
+
+/// Where it ran. What the system does not tell is absent.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Machine {
+    pub(crate) cpu: Option<String>,
+    pub(crate) logical_cores: usize,
+    pub(crate) physical_cores: Option<usize>,
+    /// Bytes of the first-level data, second-level and last-level cache.
+    pub(crate) cache_bytes: [Option<usize>; 3],
+    pub(crate) memory_bytes: Option<u64>,
+    pub(crate) numa_nodes: Option<usize>,
+    /// The instruction set level that the kernels use.
+    pub(crate) isa: String,
+    /// The operating system's kernel.
+    pub(crate) kernel: Option<String>,
+    /// Processes that ran or wanted to, on average over the minute before the run.
+    pub(crate) load_average: Option<f64>,
+}
+
+/// The machine's limits for a number of threads.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Limits {
+    pub(crate) threads: usize,
+    /// Bytes read in a second: the best of each measurement's rounds. Empty if there was no memory for it.
+    pub(crate) read_bytes_per_second: Vec<f64>,
+    /// Integer multiply-adds in a second: the best of each measurement's rounds. Empty if the level has none.
+    pub(crate) integer_macs_per_second: Vec<f64>,
+    /// The instructions that multiply and add.
+    pub(crate) integer_instructions: Option<String>,
+}
+
+/// A program that was measured.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Participant {
+    pub(crate) name: String,
+    /// The program and its own arguments; those of the tests follow.
+    pub(crate) command: Vec<String>,
+    /// Its version, in its own words.
+    pub(crate) build: String,
+    pub(crate) model_filename: String,
+    pub(crate) model_type: String,
+    /// Bytes of the model's tensors.
+    pub(crate) model_size: u64,
+    pub(crate) model_n_params: u64,
+}
+
+/// What is done in one repetition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Test {
+    /// Tokens of the prompt.
+    pub(crate) n_prompt: usize,
+    /// Tokens written, one at a time.
+    pub(crate) n_gen: usize,
+    /// Tokens of context before, not timed.
+    pub(crate) n_depth: usize,
+}
+
+/// The samples of one participant in one test.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Series {
+    pub(crate) participant: String,
+    #[serde(flatten)]
+    pub(crate) test: Test,
+    pub(crate) threads: usize,
+    /// Tokens in a second, repetition by repetition.
+    pub(crate) samples_ts: Vec<f64>,
+    /// Bytes of resident memory at the peak of the process.
+    pub(crate) peak_bytes: Vec<u64>,
+    /// What a token costs; for this program only.
+    pub(crate) cost: Option<Cost>,
+}
+
+/// What a token costs when nothing is skipped, on average over the test.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Cost {
+    /// Bytes of ternary layers that a step reads.
+    pub(crate) ternary_bytes: f64,
+    /// Bytes of the head that a step reads.
+    pub(crate) head_bytes: f64,
+    /// Bytes of keys and values that a step reads.
+    pub(crate) kv_bytes: f64,
+    /// All bytes that a step reads.
+    pub(crate) bytes: f64,
+    /// Multiply-adds of the ternary layers for each token.
+    pub(crate) integer_macs: f64,
+}
+
+impl Test {
+    /// The name that llama-bench prints.
+    pub(crate) fn name(self) -> String {
+        let what = match (self.n_prompt, self.n_gen) {
+            (prompt, 0) => format!("pp{prompt}"),
+            (0, written) => format!("tg{written}"),
+            (prompt, written) => format!("pp{prompt}+tg{written}"),
+        };
+        if self.n_depth > 0 { format!("{what} @ d{}", self.n_depth) } else { what }
+    }
+
+    /// Tokens that are timed.
+    pub(crate) fn tokens(self) -> usize {
+        self.n_prompt + self.n_gen
+    }
+}
+
+impl RunFile {
+    /// Reads a run file.
+    ///
+    /// # Errors
+    /// If it can't be read, is no run file, or is one of another version.
+    pub(crate) fn read(path: &Path) -> Result<Self> {
+        let shown = path.display();
+        let bytes = std::fs::read(path).with_context(|| format!("can't read {shown}"))?;
+        let value: serde_json::Value = serde_json::from_slice(&bytes)
+            .with_context(|| format!("{shown} is no run file of `bitnet bench --save`"))?;
+        if value["schema"] != SCHEMA {
+            bail!(
+                "{shown} is no run file that this version reads (its schema is {}, not {SCHEMA}); \
+                 write one with `bitnet bench --save`",
+                value["schema"]
+            );
+        }
+        serde_json::from_value(value)
+            .with_context(|| format!("{shown} is no run file of `bitnet bench --save`"))
+    }
+
+    /// Writes it so that it is there whole or not at all.
+    ///
+    /// # Errors
+    /// If it can't be written.
+    pub(crate) fn write(&self, path: &Path) -> Result<()> {
+        let mut text = serde_json::to_vec_pretty(self)?;
+        text.push(b'\n');
+        Ok(bitnet_formats::write_whole_file(path, &text)?)
+    }
+
+    /// Samples and costs of a participant in a test, if it ran.
+    pub(crate) fn series(&self, participant: &str, test: Test, threads: usize) -> Option<&Series> {
+        self.series
+            .iter()
+            .find(|s| s.participant == participant && s.test == test && s.threads == threads)
+    }
+
+    /// The tests with their numbers of threads, in the order in which they first ran.
+    pub(crate) fn tests(&self) -> Vec<(Test, usize)> {
+        let mut tests = Vec::new();
+        for series in &self.series {
+            if !tests.contains(&(series.test, series.threads)) {
+                tests.push((series.test, series.threads));
+            }
+        }
+        tests
+    }
+
+    /// The limits for a number of threads.
+    pub(crate) fn limits(&self, threads: usize) -> Option<&Limits> {
+        self.limits.iter().find(|l| l.threads == threads)
+    }
+}
+
+impl Limits {
+    /// The highest read bandwidth met, in bytes a second.
+    pub(crate) fn bandwidth(&self) -> Option<f64> {
+        self.read_bytes_per_second.iter().copied().reduce(f64::max)
+    }
+
+    /// The highest rate of integer multiply-adds met.
+    pub(crate) fn integer_peak(&self) -> Option<f64> {
+        self.integer_macs_per_second.iter().copied().reduce(f64::max)
+    }
+
+    /// The share of the limit that a test reached at `rate` tokens a second: of the bandwidth for written tokens, of
+    /// the integer peak for a prompt. `None` for a mixture, or where the limit is not known.
+    pub(crate) fn share(&self, test: Test, cost: &Cost, rate: f64) -> Option<f64> {
+        match (test.n_prompt, test.n_gen) {
+            (0, _) => Some(rate * cost.bytes / self.bandwidth()?),
+            (_, 0) => Some(rate * cost.integer_macs / self.integer_peak()?),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tests_have_the_names_of_llama_bench() {
+        let name = |n_prompt, n_gen, n_depth| Test { n_prompt, n_gen, n_depth }.name();
+        assert_eq!(name(512, 0, 0), "pp512");
+        assert_eq!(name(0, 128, 0), "tg128");
+        assert_eq!(name(512, 128, 0), "pp512+tg128");
+        assert_eq!(name(0, 128, 4096), "tg128 @ d4096");
+    }
+
+    #[test]
+    fn shares_are_of_the_best_limit_met() {
+        let limits = Limits {
+            threads: 1,
+            read_bytes_per_second: vec![8e9, 10e9],
+            integer_macs_per_second: vec![],
+            integer_instructions: None,
+        };
+        let cost = Cost {
+            ternary_bytes: 3e8,
+            head_bytes: 2e8,
+            kv_bytes: 0.0,
+            bytes: 5e8,
+            integer_macs: 1e9,
+        };
+        let test = |n_prompt, n_gen| Test { n_prompt, n_gen, n_depth: 0 };
+        assert_eq!(limits.share(test(0, 8), &cost, 10.0), Some(0.5));
+        assert_eq!(limits.share(test(8, 0), &cost, 10.0), None);
+        assert_eq!(limits.share(test(8, 8), &cost, 10.0), None);
+    }
+}

@@ -1,0 +1,140 @@
+//! The tables of a run: rates with their spread, ratios, shares of the limits, and memory.
+
+use super::OURS;
+use super::record::{peak, percent, quantity};
+use super::run_file::{RunFile, Series, Test};
+use super::statistics::{Summary, median};
+use crate::output;
+
+/// Tokens in a second of every participant in every test, and how this program compares.
+pub(crate) fn speed(file: &RunFile) -> String {
+    let names: Vec<&str> = file.participants.iter().map(|p| p.name.as_str()).collect();
+    let peers: Vec<&str> = names.iter().copied().filter(|name| *name != OURS).collect();
+    let mut headings = vec!["test".to_owned(), "threads".to_owned()];
+    headings.extend(names.iter().map(|name| escaped(name)));
+    headings.extend(peers.iter().map(|peer| format!("{OURS} / {}", escaped(peer))));
+    if peers.len() > 1 {
+        headings.push(format!("{OURS} / fastest other"));
+    }
+    headings.push("of limit".into());
+    let rows = file.tests().into_iter().map(|(test, threads)| {
+        let mut row = vec![test.name(), threads.to_string()];
+        row.extend(names.iter().map(|name| spread(file.series(name, test, threads))));
+        row.extend(ratios(file, &peers, test, threads));
+        row.push(percent(share(file, test, threads)));
+        row
+    });
+    table(&headings, 2, rows)
+}
+
+/// This program's median over each other's, then over the fastest's if there are several.
+fn ratios(file: &RunFile, peers: &[&str], test: Test, threads: usize) -> Vec<String> {
+    let middle = |name: &str| median(&file.series(name, test, threads)?.samples_ts);
+    let ours = middle(OURS);
+    let ratio = |theirs: Option<f64>| match (ours, theirs) {
+        (Some(ours), Some(theirs)) => format!("{:.2}", ours / theirs),
+        _ => "-".into(),
+    };
+    let mut ratios: Vec<String> = peers.iter().map(|peer| ratio(middle(peer))).collect();
+    if peers.len() > 1 {
+        ratios.push(ratio(peers.iter().filter_map(|peer| middle(peer)).reduce(f64::max)));
+    }
+    ratios
+}
+
+fn share(file: &RunFile, test: Test, threads: usize) -> Option<f64> {
+    let series = file.series(OURS, test, threads)?;
+    file.limits(threads)?.share(test, series.cost.as_ref()?, median(&series.samples_ts)?)
+}
+
+/// The median, the range, and the distance between the quartiles.
+fn spread(series: Option<&Series>) -> String {
+    let summary = series.and_then(|s| Summary::of(&s.samples_ts));
+    summary.map_or_else(
+        || "-".into(),
+        |s| {
+            let iqr = s.upper - s.lower;
+            format!("{:.2} ({:.2}..{:.2}, IQR {iqr:.2})", s.median, s.min, s.max)
+        },
+    )
+}
+
+/// What each participant is, and the most memory that any of its processes took.
+pub(crate) fn memory(file: &RunFile) -> String {
+    let headings = ["program", "build", "model", "tensors", "params", "peak memory"];
+    let headings: Vec<String> = headings.iter().map(|&h| h.to_owned()).collect();
+    let rows = file.participants.iter().map(|p| {
+        let of_it = file.series.iter().filter(|s| s.participant == p.name);
+        vec![
+            escaped(&p.name),
+            escaped(&p.build),
+            escaped(&p.model_type),
+            output::bytes(p.model_size),
+            quantity(p.model_n_params),
+            peak(of_it.flat_map(|s| s.peak_bytes.iter().copied()).max()),
+        ]
+    });
+    table(&headings, 3, rows)
+}
+
+/// What this program's tokens cost, and what of the machine's limits it reached.
+pub(crate) fn costs(file: &RunFile) -> String {
+    let headings = [
+        "test",
+        "threads",
+        "MB a step",
+        "ternary",
+        "head",
+        "keys, values",
+        "rate",
+        "limit",
+        "share",
+    ];
+    let headings: Vec<String> = headings.iter().map(|&h| h.to_owned()).collect();
+    let rows = file.tests().into_iter().filter_map(|(test, threads)| {
+        let series = file.series(OURS, test, threads)?;
+        let (cost, rate) = (series.cost?, median(&series.samples_ts)?);
+        let limits = file.limits(threads);
+        let (rate, limit) = match (test.n_prompt, test.n_gen) {
+            (0, _) => (
+                format!("{:.2} GB/s", rate * cost.bytes / 1e9),
+                limits.and_then(|l| l.bandwidth()).map(|b| format!("{:.2} GB/s", b / 1e9)),
+            ),
+            (_, 0) => (
+                format!("{:.1} GMAC/s", rate * cost.integer_macs / 1e9),
+                limits.and_then(|l| l.integer_peak()).map(|p| format!("{:.1} GMAC/s", p / 1e9)),
+            ),
+            _ => return None,
+        };
+        Some(vec![
+            test.name(),
+            threads.to_string(),
+            format!("{:.1}", cost.bytes / 1e6),
+            format!("{:.1}", cost.ternary_bytes / 1e6),
+            format!("{:.1}", cost.head_bytes / 1e6),
+            format!("{:.1}", cost.kv_bytes / 1e6),
+            rate,
+            limit.unwrap_or_else(|| "unavailable".into()),
+            percent(share(file, test, threads)),
+        ])
+    });
+    table(&headings, 1, rows)
+}
+
+/// A Markdown table; the first `words` columns are words, the others numbers.
+fn table(headings: &[String], words: usize, rows: impl Iterator<Item = Vec<String>>) -> String {
+    let mut text = format!("| {} |\n|", headings.join(" | "));
+    for column in 0..headings.len() {
+        text.push_str(if column < words { "---|" } else { "---:|" });
+    }
+    text.push('\n');
+    for row in rows {
+        text.push_str(&format!("| {} |\n", row.join(" | ")));
+    }
+    text
+}
+
+/// A name that others chose, on one line of a table.
+pub(crate) fn escaped(text: &str) -> String {
+    output::without_controls(text).replace(['\n', '\t'], " ").replace('|', "\\|")
+}

@@ -1,0 +1,129 @@
+//! What one token costs: the bytes that it makes the processor read, and its multiply-adds.
+
+use crate::Result;
+use crate::models::{Decoder, Head, Layer, Linear, Projection};
+
+/// What one token costs, by kind. Bytes are those of the stored form that the kernels read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Traffic {
+    /// Bytes of the ternary layers.
+    pub ternary_bytes: usize,
+    /// Bytes of dense layers and norms.
+    pub dense_bytes: usize,
+    /// Bytes of the output head.
+    pub head_bytes: usize,
+    /// Bytes of the token's row of the embedding table.
+    pub embedding_bytes: usize,
+    /// Bytes of keys and values of one position, all layers.
+    pub kv_position_bytes: usize,
+    /// Multiply-adds of the ternary layers.
+    pub ternary_macs: usize,
+    /// Multiply-adds of dense layers and the head.
+    pub dense_macs: usize,
+    /// Numbers that the model consists of.
+    pub parameters: usize,
+}
+
+impl Traffic {
+    /// Bytes that one token reads when it stands at `position` of its sequence, its own keys and values included.
+    pub fn bytes_at(&self, position: f64) -> f64 {
+        let fixed = self.ternary_bytes + self.dense_bytes + self.head_bytes + self.embedding_bytes;
+        fixed as f64 + (position + 1.0) * self.kv_position_bytes as f64
+    }
+
+    fn add_linear(&mut self, weight: &Linear) {
+        match weight {
+            Linear::Ternary(weight, _) => {
+                self.ternary_bytes += weight.bytes();
+                self.ternary_macs += weight.rows() * weight.cols();
+                self.parameters += weight.rows() * weight.cols();
+            }
+            Linear::Dense(weight) => {
+                self.dense_bytes += weight.bytes();
+                self.dense_macs += weight.rows() * weight.cols();
+                self.parameters += weight.rows() * weight.cols();
+            }
+        }
+    }
+
+    fn add_norm(&mut self, weight: &[f32]) {
+        self.dense_bytes += size_of_val(weight);
+        self.parameters += weight.len();
+    }
+
+    fn add_projections(&mut self, projections: &[Projection]) {
+        for projection in projections {
+            self.add_linear(&projection.weight);
+            if let Some((norm, _)) = &projection.input_norm {
+                self.add_norm(norm);
+            }
+        }
+    }
+
+    fn add_layer(&mut self, layer: &Layer) {
+        let (attention, feed_forward) = (&layer.attention, &layer.feed_forward);
+        self.add_projections(&attention.qkv);
+        self.add_projections(std::slice::from_ref(&attention.output));
+        self.add_projections(&feed_forward.gate_up);
+        self.add_projections(std::slice::from_ref(&feed_forward.down));
+        let norms = [&attention.sub_norm, &feed_forward.sub_norm].into_iter().flatten();
+        for norm in norms
+            .chain([&layer.attention_norm, &layer.feed_forward_norm])
+            .chain(attention.head_norms.iter().flatten())
+        {
+            self.add_norm(norm);
+        }
+    }
+}
+
+impl Decoder {
+    /// What one token costs when nothing is skipped.
+    ///
+    /// # Errors
+    /// If a cache of one position can't be had.
+    pub fn traffic(&self) -> Result<Traffic> {
+        let mut traffic = Traffic {
+            kv_position_bytes: self.new_cache(1)?.bytes_per_position(),
+            ..Traffic::default()
+        };
+        self.layers.iter().for_each(|layer| traffic.add_layer(layer));
+        traffic.add_norm(&self.output_norm);
+        let table = &self.embedding;
+        traffic.embedding_bytes = table.bytes() / table.rows().max(1);
+        traffic.parameters += table.rows() * table.cols();
+        match &self.head {
+            Head::Tied => {
+                traffic.head_bytes = table.bytes();
+                traffic.dense_macs += table.rows() * table.cols();
+            }
+            Head::Own(weight) => {
+                let mut head = Traffic::default();
+                head.add_linear(weight);
+                traffic.head_bytes = head.ternary_bytes + head.dense_bytes;
+                traffic.ternary_macs += head.ternary_macs;
+                traffic.dense_macs += head.dense_macs;
+                traffic.parameters += head.parameters;
+            }
+        }
+        Ok(traffic)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::Model;
+
+    #[test]
+    fn the_embedded_model_is_counted() {
+        let model = Model::embedded().unwrap();
+        let (traffic, c) = (model.decoder().traffic().unwrap(), model.config());
+        let kv = c.kv_heads * c.head_dim;
+        let of_layer = 2 * c.hidden * (c.heads * c.head_dim + kv) + 3 * c.hidden * c.intermediate;
+        assert!(traffic.ternary_macs >= c.layers * of_layer);
+        assert!(traffic.ternary_bytes >= traffic.ternary_macs / 5);
+        assert!(traffic.parameters > traffic.ternary_macs);
+        let (first, second) = (traffic.bytes_at(0.0), traffic.bytes_at(1.0));
+        assert_eq!(second - first, traffic.kv_position_bytes as f64);
+        assert!(first > (traffic.ternary_bytes + traffic.head_bytes) as f64);
+    }
+}
