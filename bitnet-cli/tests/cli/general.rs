@@ -4,12 +4,13 @@ use serde_json::Value;
 
 use crate::program::{bitnet, json, ok, output, refused_in_a_line, stderr, stdout};
 
-const COMMANDS: [&str; 9] = [
+const COMMANDS: [&str; 10] = [
     "run",
     "chat",
     "inspect",
     "tokenize",
     "perplexity",
+    "bench",
     "verify",
     "doctor",
     "train",
@@ -47,6 +48,13 @@ fn wrong_usage_is_refused_with_code_2() {
         &["perplexity"],
         &["completions", "cmd"],
         &["verify", "--tokens", "0"],
+        &["bench", "-p", "x"],
+        &["bench", "-t", "0"],
+        &["bench", "-r", "0"],
+        &["bench", "-o", "sql"],
+        &["bench", "-pg", "1"],
+        &["bench", "--against", "x"],
+        &["bench", "--against", "bitnet=x"],
     ] {
         let output = output(args);
         assert_eq!(output.status.code(), Some(2), "{args:?}: {}", stderr(&output));

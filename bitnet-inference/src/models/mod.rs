@@ -5,8 +5,8 @@ mod config;
 mod decoder;
 pub mod llama;
 pub mod qwen3;
-mod traffic;
+mod token_cost;
 
 pub use config::{Architecture, ModelConfig, RopeScaling};
 pub use decoder::{Attention, Decoder, FeedForward, Head, Layer, Linear, Projection};
-pub use traffic::Traffic;
+pub use token_cost::TokenCost;

@@ -11,7 +11,7 @@ use super::args::{BenchArgs, Format};
 use super::measure::{self, Protocol};
 use super::print::Printer;
 use super::progress::Progress;
-use super::record::{ModelName, Record, peak};
+use super::record::{ModelName, Record, peak, percent};
 use super::run_file::{Limits, Machine, Participant, RunFile, SCHEMA, Series, Test};
 use super::{calendar, machine, memory};
 use crate::args::Cli;
@@ -72,7 +72,7 @@ pub(crate) fn run(cli: &Cli, args: &BenchArgs, output: &mut Output) -> Result<Ou
         limits,
         listener: Listener::new(),
         progress: Progress::new(steps, output),
-        printer: Printer::new(format, output)?,
+        printer: Printer::new(format),
         notes: Vec::new(),
         series: Vec::new(),
         participants: Vec::new(),
@@ -99,17 +99,17 @@ impl Run<'_> {
         let backend = backend_by_name(self.cli.model.backend.name(), cpu)?;
         let model = Model::load_with(source, &options, backend, &mut |_, _| {})?;
         let load = start.elapsed();
-        let traffic = model.decoder().traffic()?;
-        let name = ModelName::of(source, &options, traffic.parameters)?;
+        let stored = model.decoder().token_cost()?;
+        let name = ModelName::of(source, &options, stored.parameters)?;
         for test in self.tests.clone() {
             let what = format!("{} with {}", test.name(), output::count(threads, "thread"));
             self.progress.begin(&what, output);
             let (test_time, progress) = (calendar::now(), &mut self.progress);
-            let times =
+            let measured =
                 measure::run_test(&model, test, self.protocol, &self.listener, &mut || {
                     progress.step();
                 })?;
-            if !times.is_empty() {
+            if !measured.times.is_empty() {
                 let record = Record {
                     model: &name,
                     machine: &self.machine,
@@ -119,13 +119,16 @@ impl Run<'_> {
                     batch_size: self.protocol.batch_size,
                     test,
                     test_time,
-                    times,
-                    cost: measure::cost(&traffic, test),
+                    cost: measure::cost(&stored, &measured, test, self.protocol.batch_size),
+                    times: measured.times,
                     load,
                     peak_bytes: memory::peak_bytes(),
                 };
                 self.progress.clear();
                 self.printer.record(&record, output)?;
+                if test.n_prompt == 0 {
+                    self.notes.push(step(&name.kind, &what, &record));
+                }
                 self.series.push(record.series());
                 if self.participants.is_empty() {
                     self.participants.push(record.participant(super::command_line()));
@@ -135,18 +138,12 @@ impl Run<'_> {
                 break;
             }
         }
-        let cost = measure::cost(&traffic, Test { n_prompt: 0, n_gen: 1, n_depth: 0 });
         self.notes.push(format!(
-            "{} with {}: loaded in {:.0} ms; resident memory at the peak {}; a token reads {:.1} MB \
-             (ternary layers {:.1}, head {:.1}, keys and values {:.3} for each position); sparsity met: unavailable",
+            "{} with {}: loaded in {:.0} ms; resident memory at the peak {}",
             name.kind,
             output::count(threads, "thread"),
             1e3 * load.as_secs_f64(),
             peak(memory::peak_bytes()),
-            cost.bytes / 1e6,
-            cost.ternary_bytes / 1e6,
-            cost.head_bytes / 1e6,
-            traffic.kv_position_bytes as f64 / 1e6,
         ));
         Ok(())
     }
@@ -175,12 +172,15 @@ impl Run<'_> {
                 interrupted,
                 repetitions: args.repetitions,
                 program: machine::program(),
-                machine: self.machine,
+                machine: self.machine.clone(),
                 limits: self.limits,
                 participants: self.participants,
                 series: self.series,
             };
             file.write(path)?;
+        }
+        if let Some(warning) = machine::disturbance(&self.machine) {
+            output.warning(&warning);
         }
         if interrupted {
             output.warning(&format!(
@@ -191,6 +191,22 @@ impl Run<'_> {
         }
         Ok(Outcome::Done)
     }
+}
+
+/// What a written token read.
+fn step(model: &str, what: &str, record: &Record<'_>) -> String {
+    let cost = &record.cost;
+    let all = if cost.counted { "counted" } else { "all of them" };
+    format!(
+        "{model}, {what}: a token reads {:.2} MB (ternary layers {:.2}, {all}; head {:.2}; keys and values {:.2}); \
+         left unread because they are multiplied by zero: {} of the up-projections' rows, {} of the down-projections' columns",
+        cost.bytes / 1e6,
+        cost.ternary_bytes / 1e6,
+        cost.head_bytes / 1e6,
+        cost.kv_bytes / 1e6,
+        percent(cost.gated_rows_skipped),
+        percent(cost.sparse_columns_skipped),
+    )
 }
 
 /// What stands below the table.

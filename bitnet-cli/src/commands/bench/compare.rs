@@ -69,6 +69,9 @@ pub(crate) fn run(args: &BenchArgs, output: &mut Output) -> Result<Outcome> {
         }
     }
     measured?;
+    if let Some(warning) = machine::disturbance(&file.machine) {
+        output.warning(&warning);
+    }
     if listener.asked() {
         let all = output::count(steps, "sample");
         output.warning(&format!("interrupted: {done} of {all} are in the results"));

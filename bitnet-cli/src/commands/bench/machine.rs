@@ -8,6 +8,9 @@ use serde_json::json;
 use super::run_file::{Limits, Machine, Program};
 use crate::output::{self, Output};
 
+/// The load average above which a machine is not idle.
+const BUSY: f64 = 0.5;
+
 /// Rounds of one measurement of the read bandwidth; 20 ms each.
 const BANDWIDTH_ROUNDS: usize = 15;
 
@@ -120,6 +123,15 @@ pub(crate) fn describe(machine: &Machine) -> String {
     )
 }
 
+/// What to know before figures are believed: that other programs took time of the processor.
+pub(crate) fn disturbance(machine: &Machine) -> Option<String> {
+    let load = machine.load_average.filter(|&load| load > BUSY)?;
+    Some(format!(
+        "other programs were running (load average {load:.2} before the run): figures vary, and limits are too low; \
+         repeat it on an idle machine"
+    ))
+}
+
 /// Limits in a line.
 pub(crate) fn describe_limits(limits: &Limits) -> String {
     let bandwidth = limits.bandwidth().map_or_else(
@@ -141,7 +153,7 @@ pub(crate) fn describe_limits(limits: &Limits) -> String {
         },
     );
     let threads = output::count(limits.threads, "thread");
-    format!("{threads}: memory is read at {bandwidth}; integer multiply-adds peak at {peak}")
+    format!("{threads}: read bandwidth {bandwidth}; integer multiply-add peak {peak}")
 }
 
 fn kernel() -> Option<String> {

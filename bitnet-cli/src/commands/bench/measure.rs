@@ -7,8 +7,9 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use bitnet_inference::models::Traffic;
-use bitnet_inference::{Model, Session, sampler};
+use bitnet_core::backend::Traffic;
+use bitnet_inference::models::TokenCost;
+use bitnet_inference::{Model, PREFILL_CHUNK, Session, sampler};
 
 use super::run_file::{Cost, Test};
 use crate::interrupt::Listener;
@@ -24,7 +25,15 @@ pub(crate) struct Protocol {
     pub(crate) seed: u64,
 }
 
-/// The time of each repetition; fewer than asked for if the user stopped it. `on_repetition` is told after each one.
+/// What the repetitions took.
+#[derive(Debug, Default)]
+pub(crate) struct Measured {
+    pub(crate) times: Vec<Duration>,
+    /// What the back end counted in all of them; `None` if it does not count.
+    pub(crate) traffic: Option<Traffic>,
+}
+
+/// The time of each repetition, and what was read; fewer than asked for if the user stopped it. `on_repetition` is told after each one.
 ///
 /// # Errors
 /// Those of the model.
@@ -34,37 +43,66 @@ pub(crate) fn run_test(
     protocol: Protocol,
     listener: &Listener,
     on_repetition: &mut dyn FnMut(),
-) -> Result<Vec<Duration>> {
+) -> Result<Measured> {
+    let backend = model.decoder().backend();
     let mut runner = Runner::new(model, test, protocol, listener)?;
-    let mut times = Vec::with_capacity(protocol.repetitions);
+    let mut measured = Measured::default();
     if !runner.read_context()? {
-        return Ok(times);
+        return Ok(measured);
     }
     if protocol.warm_up && runner.repeat(test.n_gen.min(1))?.is_none() {
-        return Ok(times);
+        return Ok(measured);
     }
+    let before = backend.traffic();
     for _ in 0..protocol.repetitions {
         let Some(time) = runner.repeat(test.n_gen)? else { break };
-        times.push(time);
+        measured.times.push(time);
+        measured.traffic = before.zip(backend.traffic()).map(|(from, to)| between(from, to));
         on_repetition();
     }
-    Ok(times)
+    Ok(measured)
 }
 
-/// What a token of a test costs when nothing is skipped, on average. A prompt reads its weights once for each batch
-/// that goes through the model, so its bytes are those of one such step.
-pub(crate) fn cost(traffic: &Traffic, test: Test) -> Cost {
-    let before = test.n_depth + if test.n_gen > 0 { test.n_prompt } else { 0 };
-    let steps = if test.n_gen > 0 { test.n_gen } else { test.n_prompt };
-    // The first step stands at `before`, the last at `before + steps - 1`.
-    let position = before as f64 + (steps.max(1) - 1) as f64 / 2.0;
-    Cost {
-        ternary_bytes: traffic.ternary_bytes as f64,
-        head_bytes: traffic.head_bytes as f64,
-        kv_bytes: (position + 1.0) * traffic.kv_position_bytes as f64,
-        bytes: traffic.bytes_at(position),
-        integer_macs: traffic.ternary_macs as f64,
+/// What was counted between two readings.
+fn between(from: Traffic, to: Traffic) -> Traffic {
+    Traffic {
+        ternary_bytes: to.ternary_bytes - from.ternary_bytes,
+        gated_rows: to.gated_rows - from.gated_rows,
+        gated_rows_skipped: to.gated_rows_skipped - from.gated_rows_skipped,
+        sparse_columns: to.sparse_columns - from.sparse_columns,
+        sparse_columns_skipped: to.sparse_columns_skipped - from.sparse_columns_skipped,
     }
+}
+
+/// What a step of a test costs, on average: a token that is written, or a part of a prompt that goes through the model
+/// together. Ternary weights are those that the back end counted, where it counts.
+pub(crate) fn cost(stored: &TokenCost, measured: &Measured, test: Test, batch_size: usize) -> Cost {
+    let before = test.n_depth + if test.n_gen > 0 { test.n_prompt } else { 0 };
+    let tokens = if test.n_gen > 0 { test.n_gen } else { test.n_prompt };
+    // The first token stands at `before`, the last at `before + tokens - 1`.
+    let position = before as f64 + (tokens.max(1) - 1) as f64 / 2.0;
+    let steps = (measured.times.len() * steps(test, batch_size)) as f64;
+    let counted = measured.traffic.filter(|_| steps > 0.0);
+    let stored_ternary = stored.ternary_bytes as f64;
+    let ternary_bytes = counted.map_or(stored_ternary, |t| t.ternary_bytes as f64 / steps);
+    let share = |part: u64, all: u64| (all > 0).then(|| part as f64 / all as f64);
+    Cost {
+        ternary_bytes,
+        counted: counted.is_some(),
+        gated_rows_skipped: counted.and_then(|t| share(t.gated_rows_skipped, t.gated_rows)),
+        sparse_columns_skipped: counted
+            .and_then(|t| share(t.sparse_columns_skipped, t.sparse_columns)),
+        head_bytes: stored.head_bytes as f64,
+        kv_bytes: (position + 1.0) * stored.kv_position_bytes as f64,
+        bytes: stored.bytes_at(position) - stored_ternary + ternary_bytes,
+        integer_macs: stored.ternary_macs as f64,
+    }
+}
+
+/// How often one repetition goes through the model.
+fn steps(test: Test, batch_size: usize) -> usize {
+    let (whole, rest) = (test.n_prompt / batch_size, test.n_prompt % batch_size);
+    whole * batch_size.div_ceil(PREFILL_CHUNK) + rest.div_ceil(PREFILL_CHUNK) + test.n_gen
 }
 
 struct Runner<'a> {
@@ -169,21 +207,51 @@ mod tests {
         assert!((0..50).all(|t| tokens.contains(&t)));
     }
 
-    #[test]
-    fn costs_count_the_middle_of_the_test() {
-        let traffic = Traffic {
+    fn stored() -> TokenCost {
+        TokenCost {
             ternary_bytes: 1000,
             head_bytes: 100,
             kv_position_bytes: 10,
             ternary_macs: 4000,
-            ..Traffic::default()
+            ..TokenCost::default()
+        }
+    }
+
+    #[test]
+    fn costs_count_the_middle_of_the_test() {
+        let of = |n_prompt, n_gen, n_depth| {
+            cost(&stored(), &Measured::default(), Test { n_prompt, n_gen, n_depth }, 512)
         };
-        let of = |n_prompt, n_gen, n_depth| cost(&traffic, Test { n_prompt, n_gen, n_depth });
         assert_eq!(of(0, 1, 0).bytes, 1110.0);
         // Positions 5, 6 and 7 read 6, 7 and 8.
         assert_eq!(of(0, 3, 5).kv_bytes, 70.0);
         assert_eq!(of(5, 3, 0).kv_bytes, 70.0);
         assert_eq!(of(9, 0, 0).integer_macs, 4000.0);
+        assert!(!of(9, 0, 0).counted);
+    }
+
+    #[test]
+    fn what_was_counted_replaces_what_is_stored() {
+        let traffic = Traffic {
+            ternary_bytes: 2 * 3 * 400,
+            gated_rows: 40,
+            gated_rows_skipped: 10,
+            ..Traffic::default()
+        };
+        let times = vec![Duration::from_secs(1); 2];
+        let measured = Measured { times, traffic: Some(traffic) };
+        let cost = cost(&stored(), &measured, Test { n_prompt: 0, n_gen: 3, n_depth: 0 }, 512);
+        assert_eq!((cost.ternary_bytes, cost.bytes), (400.0, 400.0 + 100.0 + 20.0));
+        assert_eq!(cost.gated_rows_skipped, Some(0.25));
+        assert_eq!(cost.sparse_columns_skipped, None);
+    }
+
+    #[test]
+    fn steps_are_passes_through_the_model() {
+        let steps = |n_prompt, n_gen, batch| steps(Test { n_prompt, n_gen, n_depth: 9 }, batch);
+        assert_eq!(steps(512, 0, 2048), 512usize.div_ceil(PREFILL_CHUNK));
+        assert_eq!(steps(7, 2, 3), 3 + 2);
+        assert_eq!(steps(0, 128, 2048), 128);
     }
 
     #[test]
@@ -194,9 +262,10 @@ mod tests {
         for (n_prompt, n_gen, n_depth) in [(7, 0, 0), (0, 2, 0), (4, 2, 3)] {
             let mut told = 0;
             let test = Test { n_prompt, n_gen, n_depth };
-            let times = run_test(&model, test, protocol, &listener, &mut || told += 1).unwrap();
-            assert_eq!((times.len(), told), (2, 2));
-            assert!(times.iter().all(|t| !t.is_zero()));
+            let measured = run_test(&model, test, protocol, &listener, &mut || told += 1).unwrap();
+            assert_eq!((measured.times.len(), told), (2, 2));
+            assert!(measured.traffic.is_some_and(|t| t.ternary_bytes > 0));
+            assert!(measured.times.iter().all(|t| !t.is_zero()));
         }
     }
 }

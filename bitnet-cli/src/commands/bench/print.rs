@@ -16,7 +16,7 @@ const COLUMNS: [(&str, usize, bool); 9] = [
     ("params", 8, true),
     ("threads", 7, true),
     ("test", 12, true),
-    ("t/s", 16, true),
+    ("t/s", 18, true),
     ("median (min..max)", 28, true),
     ("rate", 14, true),
     ("of limit", 8, true),
@@ -30,23 +30,9 @@ pub(crate) struct Printer {
 }
 
 impl Printer {
-    /// Begins the output.
-    ///
-    /// # Errors
-    /// If the output is closed.
-    pub(crate) fn new(format: Format, output: &mut Output) -> Result<Self> {
-        if format == Format::Md {
-            let headings: Vec<String> = COLUMNS.iter().map(|c| c.0.to_owned()).collect();
-            output.line(&table_row(&headings))?;
-            let dashes: Vec<String> = COLUMNS
-                .iter()
-                .map(|&(_, width, number)| {
-                    format!("{}{}", "-".repeat(width - 1), if number { ":" } else { "-" })
-                })
-                .collect();
-            output.line(&table_row(&dashes))?;
-        }
-        Ok(Self { format, rows: Vec::new() })
+    /// Nothing is written before the first record.
+    pub(crate) fn new(format: Format) -> Self {
+        Self { format, rows: Vec::new() }
     }
 
     /// Writes one record.
@@ -55,7 +41,12 @@ impl Printer {
     /// If the output is closed.
     pub(crate) fn record(&mut self, record: &Record<'_>, output: &mut Output) -> Result<()> {
         match self.format {
-            Format::Md => output.line(&table_row(&cells(record)))?,
+            Format::Md => {
+                if self.rows.is_empty() {
+                    output.line(&table_header())?;
+                }
+                output.line(&table_row(&cells(record)))?;
+            }
             Format::Json => {}
             Format::Jsonl => output.json(&record.to_json())?,
             Format::Csv => {
@@ -110,6 +101,17 @@ fn rate(test: Test, cost: &Cost, tokens: f64) -> String {
     }
 }
 
+fn table_header() -> String {
+    let headings: Vec<String> = COLUMNS.iter().map(|c| c.0.to_owned()).collect();
+    let dashes: Vec<String> = COLUMNS
+        .iter()
+        .map(|&(_, width, number)| {
+            format!("{}{}", "-".repeat(width - 1), if number { ":" } else { "-" })
+        })
+        .collect();
+    format!("{}\n{}", table_row(&headings), table_row(&dashes))
+}
+
 fn table_row(cells: &[String]) -> String {
     let padded: Vec<String> = cells
         .iter()
@@ -125,7 +127,11 @@ fn table_row(cells: &[String]) -> String {
 
 /// Fields that hold one value each, as llama-bench's CSV has them.
 fn flat(value: &Value) -> impl Iterator<Item = (&String, &Value)> {
-    value.as_object().into_iter().flatten().filter(|(name, v)| *name != "limits" && !v.is_array() && !v.is_object())
+    value
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter(|(name, v)| *name != "limits" && !v.is_array() && !v.is_object())
 }
 
 fn csv_header(value: &Value) -> String {

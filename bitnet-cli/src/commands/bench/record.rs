@@ -134,7 +134,8 @@ impl Record<'_> {
             "min_ts": rate.map(|r| r.min),
             "max_ts": rate.map(|r| r.max),
             "cost": self.cost,
-            "sparsity_met": Value::Null,
+            "gated_rows_skipped": self.cost.gated_rows_skipped,
+            "sparse_columns_skipped": self.cost.sparse_columns_skipped,
             "bytes_per_second": median.filter(|_| self.test.n_prompt == 0).map(|m| m * self.cost.bytes),
             "integer_macs_per_second":
                 median.filter(|_| self.test.n_gen == 0).map(|m| m * self.cost.integer_macs),

@@ -21,10 +21,11 @@ This page was printed by `bitnet bench --report` from run files; no figure in it
   with the logits of each; this program also chooses the likeliest of them, llama-bench does not. Loading is not timed.
 - In a comparison every sample is a process of its own that loads its model and warms up, and the programs take turns: one
   sample of each, then the next repetition.
-- The limit of `tg` is the read bandwidth, measured with as many threads; a step is counted as reading every weight once,
-  with the keys and values at the middle of the test, and nothing as skipped. The limit of `pp` is the peak of the integer
-  multiply-add that the kernels use, its accumulating addition included; only the ternary layers are counted, and all the
-  time. Limits are the best of as many measurements as there are repetitions.
+- The limit of `tg` is the read bandwidth, measured with as many threads. Ternary weights are those that the kernels counted
+  as read, the head is counted whole, keys and values as at the middle of the test. A model that fits into the caches can
+  exceed it.
+- The limit of `pp` is the peak of the integer multiply-add that the kernels use, its accumulating addition included; only
+  the ternary layers are counted, and all the time. Limits are the best of as many measurements as there are repetitions.
 - Peak memory is the largest resident set of any process of the program, mapped files included.
 ";
 
@@ -62,12 +63,16 @@ fn section(file: &RunFile) -> String {
     text.push_str(&tables::speed(file));
     text.push('\n');
     text.push_str(&tables::memory(file));
-    text.push_str("\nWhat this program's tokens cost (sparsity met: unavailable):\n\n");
+    text.push_str("\nWhat this program reads in a step (a written token, or a part of a prompt that goes through the model together), and \
+         what\nit leaves unread because it would be multiplied by zero:\n\n");
     text.push_str(&tables::costs(file));
     text.push_str(&format!(
         "\nThe machine: {}.\n\n",
         tables::escaped(&machine::describe(&file.machine))
     ));
+    if let Some(warning) = machine::disturbance(&file.machine) {
+        text.push_str(&format!("Beware: {warning}.\n\n"));
+    }
     for limits in &file.limits {
         text.push_str(&format!("- {}\n", tables::escaped(&machine::describe_limits(limits))));
     }

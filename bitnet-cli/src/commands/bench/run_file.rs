@@ -109,11 +109,17 @@ pub(crate) struct Series {
     pub(crate) cost: Option<Cost>,
 }
 
-/// What a token costs when nothing is skipped, on average over the test.
+/// What a token costs, on average over the test.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Cost {
-    /// Bytes of ternary layers that a step reads.
+    /// Bytes of ternary layers that a step reads, as the back end counted them, or all that they hold.
     pub(crate) ternary_bytes: f64,
+    /// Whether the back end counted them.
+    pub(crate) counted: bool,
+    /// The share of up-projection rows left unread because their gate was exactly zero; absent if not counted.
+    pub(crate) gated_rows_skipped: Option<f64>,
+    /// The share of input columns left unread because the quantised input was zero; absent if not counted.
+    pub(crate) sparse_columns_skipped: Option<f64>,
     /// Bytes of the head that a step reads.
     pub(crate) head_bytes: f64,
     /// Bytes of keys and values that a step reads.
@@ -241,6 +247,9 @@ mod tests {
         };
         let cost = Cost {
             ternary_bytes: 3e8,
+            counted: true,
+            gated_rows_skipped: None,
+            sparse_columns_skipped: None,
             head_bytes: 2e8,
             kv_bytes: 0.0,
             bytes: 5e8,

@@ -69,12 +69,17 @@ pub(crate) fn memory(file: &RunFile) -> String {
             escaped(&p.name),
             escaped(&p.build),
             escaped(&p.model_type),
-            output::bytes(p.model_size),
-            quantity(p.model_n_params),
+            said(p.model_size, output::bytes),
+            said(p.model_n_params, quantity),
             peak(of_it.flat_map(|s| s.peak_bytes.iter().copied()).max()),
         ]
     });
     table(&headings, 3, rows)
+}
+
+/// A number that a program told; 0 where it did not.
+fn said(number: u64, written: fn(u64) -> String) -> String {
+    if number == 0 { "unavailable".into() } else { written(number) }
 }
 
 /// What this program's tokens cost, and what of the machine's limits it reached.
@@ -86,6 +91,8 @@ pub(crate) fn costs(file: &RunFile) -> String {
         "ternary",
         "head",
         "keys, values",
+        "rows unread",
+        "columns unread",
         "rate",
         "limit",
         "share",
@@ -113,6 +120,8 @@ pub(crate) fn costs(file: &RunFile) -> String {
             format!("{:.1}", cost.ternary_bytes / 1e6),
             format!("{:.1}", cost.head_bytes / 1e6),
             format!("{:.1}", cost.kv_bytes / 1e6),
+            percent(cost.gated_rows_skipped),
+            percent(cost.sparse_columns_skipped),
             rate,
             limit.unwrap_or_else(|| "unavailable".into()),
             percent(share(file, test, threads)),

@@ -5,8 +5,9 @@ use crate::models::{Decoder, Head, Layer, Linear, Projection};
 
 /// What one token costs, by kind. Bytes are those of the stored form that the kernels read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Traffic {
-    /// Bytes of the ternary layers.
+pub struct TokenCost {
+    /// Bytes that the ternary layers hold. A back end may hold a matrix twice, and may leave parts unread: what it
+    /// reads is told by [`bitnet_core::backend::Backend::traffic`].
     pub ternary_bytes: usize,
     /// Bytes of dense layers and norms.
     pub dense_bytes: usize,
@@ -24,7 +25,7 @@ pub struct Traffic {
     pub parameters: usize,
 }
 
-impl Traffic {
+impl TokenCost {
     /// Bytes that one token reads when it stands at `position` of its sequence, its own keys and values included.
     pub fn bytes_at(&self, position: f64) -> f64 {
         let fixed = self.ternary_bytes + self.dense_bytes + self.head_bytes + self.embedding_bytes;
@@ -81,31 +82,31 @@ impl Decoder {
     ///
     /// # Errors
     /// If a cache of one position can't be had.
-    pub fn traffic(&self) -> Result<Traffic> {
-        let mut traffic = Traffic {
+    pub fn token_cost(&self) -> Result<TokenCost> {
+        let mut cost = TokenCost {
             kv_position_bytes: self.new_cache(1)?.bytes_per_position(),
-            ..Traffic::default()
+            ..TokenCost::default()
         };
-        self.layers.iter().for_each(|layer| traffic.add_layer(layer));
-        traffic.add_norm(&self.output_norm);
+        self.layers.iter().for_each(|layer| cost.add_layer(layer));
+        cost.add_norm(&self.output_norm);
         let table = &self.embedding;
-        traffic.embedding_bytes = table.bytes() / table.rows().max(1);
-        traffic.parameters += table.rows() * table.cols();
+        cost.embedding_bytes = table.bytes() / table.rows().max(1);
+        cost.parameters += table.rows() * table.cols();
         match &self.head {
             Head::Tied => {
-                traffic.head_bytes = table.bytes();
-                traffic.dense_macs += table.rows() * table.cols();
+                cost.head_bytes = table.bytes();
+                cost.dense_macs += table.rows() * table.cols();
             }
             Head::Own(weight) => {
-                let mut head = Traffic::default();
+                let mut head = TokenCost::default();
                 head.add_linear(weight);
-                traffic.head_bytes = head.ternary_bytes + head.dense_bytes;
-                traffic.ternary_macs += head.ternary_macs;
-                traffic.dense_macs += head.dense_macs;
-                traffic.parameters += head.parameters;
+                cost.head_bytes = head.ternary_bytes + head.dense_bytes;
+                cost.ternary_macs += head.ternary_macs;
+                cost.dense_macs += head.dense_macs;
+                cost.parameters += head.parameters;
             }
         }
-        Ok(traffic)
+        Ok(cost)
     }
 }
 
@@ -116,14 +117,14 @@ mod tests {
     #[test]
     fn the_embedded_model_is_counted() {
         let model = Model::embedded().unwrap();
-        let (traffic, c) = (model.decoder().traffic().unwrap(), model.config());
+        let (cost, c) = (model.decoder().token_cost().unwrap(), model.config());
         let kv = c.kv_heads * c.head_dim;
         let of_layer = 2 * c.hidden * (c.heads * c.head_dim + kv) + 3 * c.hidden * c.intermediate;
-        assert!(traffic.ternary_macs >= c.layers * of_layer);
-        assert!(traffic.ternary_bytes >= traffic.ternary_macs / 5);
-        assert!(traffic.parameters > traffic.ternary_macs);
-        let (first, second) = (traffic.bytes_at(0.0), traffic.bytes_at(1.0));
-        assert_eq!(second - first, traffic.kv_position_bytes as f64);
-        assert!(first > (traffic.ternary_bytes + traffic.head_bytes) as f64);
+        assert!(cost.ternary_macs >= c.layers * of_layer);
+        assert!(cost.ternary_bytes >= cost.ternary_macs / 5);
+        assert!(cost.parameters > cost.ternary_macs);
+        let (first, second) = (cost.bytes_at(0.0), cost.bytes_at(1.0));
+        assert_eq!(second - first, cost.kv_position_bytes as f64);
+        assert!(first > (cost.ternary_bytes + cost.head_bytes) as f64);
     }
 }
