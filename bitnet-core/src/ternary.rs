@@ -134,11 +134,13 @@ impl TernaryMatrix {
     }
 
     /// Output features.
+    #[inline]
     pub fn rows(&self) -> usize {
         self.rows
     }
 
     /// Input features.
+    #[inline]
     pub fn cols(&self) -> usize {
         self.cols
     }
@@ -149,11 +151,13 @@ impl TernaryMatrix {
     }
 
     /// How the scales are laid out.
+    #[inline]
     pub fn granularity(&self) -> ScaleGranularity {
         self.granularity
     }
 
     /// The scales: 1, `rows` or `rows * cols / group` of them.
+    #[inline]
     pub fn scales(&self) -> &[f32] {
         &self.scales
     }
@@ -162,6 +166,7 @@ impl TernaryMatrix {
     ///
     /// # Panics
     /// If `row >= rows`.
+    #[inline]
     pub fn row_words(&self, row: usize) -> &[u32] {
         &self.words[row * self.words_per_row..(row + 1) * self.words_per_row]
     }

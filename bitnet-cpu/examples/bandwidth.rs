@@ -107,6 +107,35 @@ fn ternary(
     Ok(())
 }
 
+/// The second half of a ReLU² layer: one token of which two thirds are zero.
+fn sparse(backend: &CpuBackend, layers: usize) -> Result<()> {
+    let (rows, cols) = (2560, 6912);
+    let pool = HybridMemoryPool::new()?;
+    let value = |i: usize| if i * 7919 % 100 < 67 { 0.0 } else { (i * 37 % 101) as f32 - 50.0 };
+    let values: Vec<f32> = (0..cols).map(value).collect();
+    let occupied = values.iter().filter(|x| **x != 0.0).count();
+    let x = BitNetTensor::from_f32(&[1, cols], &values, &pool)?;
+    let mut out = BitNetTensor::zeros(&[1, rows], &pool)?;
+    let mut weights = Vec::new();
+    for layer in 0..layers {
+        let trits: Vec<i8> = (0..rows * cols).map(|i| ((i * 7 + layer) % 3) as i8 - 1).collect();
+        let granularity = ScaleGranularity::Tensor;
+        let matrix = TernaryMatrix::from_trits(rows, cols, &trits, granularity, vec![1.0])?;
+        weights.push(backend.prepare_for_sparse_input(matrix)?);
+    }
+    let mut next = (0..layers).cycle();
+    let seconds = measure(backend, || {
+        let weight = &weights[next.next().unwrap_or(0)];
+        backend.bit_linear(&x, ActivationPrecision::Int8, &[&**weight], &mut [&mut out])
+    })?;
+    println!(
+        "bit_linear of {occupied} columns of [{rows}, {cols}], {layers} weights in turn: {:.0} us, {:.1} GB/s packed",
+        seconds * 1e6,
+        (rows * occupied / 4) as f64 / seconds / 1e9,
+    );
+    Ok(())
+}
+
 fn linear(backend: &CpuBackend, tokens: usize, plain: PlainType) -> Result<()> {
     let (rows, cols) = (32000, 2560);
     let pool = HybridMemoryPool::new()?;
@@ -143,6 +172,8 @@ fn main() -> Result<()> {
     let (int8, float) = (ActivationPrecision::Int8, ActivationPrecision::Float);
     ternary(&backend, 1, 1, ScaleGranularity::Tensor, int8)?;
     ternary(&backend, 1, 24, ScaleGranularity::Tensor, int8)?;
+    sparse(&backend, 1)?;
+    sparse(&backend, 24)?;
     ternary(&backend, 1, 24, ScaleGranularity::Group(64), int8)?;
     ternary(&backend, 1, 24, ScaleGranularity::Group(128), int8)?;
     ternary(&backend, 1, 24, ScaleGranularity::Tensor, float)?;

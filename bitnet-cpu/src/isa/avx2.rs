@@ -110,6 +110,12 @@ impl Isa for Avx2 {
         unsafe { whole(sums) }
     }
 
+    #[inline(always)]
+    fn whole_eight(self, sums: [Self::Sums; 8]) -> [i32; 8] {
+        // SAFETY: `self` proves AVX2.
+        unsafe { whole_eight(sums) }
+    }
+
     type Floats = [__m256; 2];
 
     #[inline(always)]
@@ -306,6 +312,20 @@ fn whole(sums: [__m256i; 4]) -> [i32; 4] {
     let mut out = [0; 4];
     // SAFETY: four numbers are 16 bytes, and the store needs no alignment.
     unsafe { _mm_storeu_si128(out.as_mut_ptr().cast(), four) };
+    out
+}
+
+/// Adds neighbours until each 128-bit half holds the half sums of four, then the halves to each other.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn whole_eight([a, b, c, d, e, f, g, h]: [__m256i; 8]) -> [i32; 8] {
+    let first = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
+    let second = _mm256_hadd_epi32(_mm256_hadd_epi32(e, f), _mm256_hadd_epi32(g, h));
+    let low = _mm256_permute2x128_si256::<0x20>(first, second);
+    let high = _mm256_permute2x128_si256::<0x31>(first, second);
+    let mut out = [0; 8];
+    // SAFETY: eight numbers are 32 bytes, and the store needs no alignment.
+    unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), _mm256_add_epi32(low, high)) };
     out
 }
 

@@ -176,6 +176,15 @@ pub(crate) trait Isa: Copy + Send + Sync {
     /// `sums + run`. Wraps modulo 2³².
     fn widen_single(self, sums: Self::Sums, run: Self::Single) -> Self::Sums;
 
+    /// [`Isa::whole`] of eight sums.
+    #[inline(always)]
+    fn whole_eight(self, sums: [Self::Sums; 8]) -> [i32; 8] {
+        let [a, b, c, d, e, f, g, h] = sums;
+        let [a, b, c, d] = self.whole([a, b, c, d]);
+        let [e, f, g, h] = self.whole([e, f, g, h]);
+        [a, b, c, d, e, f, g, h]
+    }
+
     /// Asks for a cache line that will be read soon. Any address will do.
     #[inline(always)]
     fn prefetch<X>(self, line: *const X) {

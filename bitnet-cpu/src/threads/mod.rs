@@ -51,8 +51,16 @@ impl Threads {
 
     /// Divides `items` of `work` elementary steps each into a few ranges a thread; no range is empty.
     pub(crate) fn ranges(&self, items: usize, work: usize) -> Vec<Range<usize>> {
+        self.divide(items, work, if self.count == 1 { 1 } else { self.count * PIECES })
+    }
+
+    /// As [`Threads::ranges`], with at most one range a thread.
+    pub(crate) fn shares(&self, items: usize, work: usize) -> Vec<Range<usize>> {
+        self.divide(items, work, self.count)
+    }
+
+    fn divide(&self, items: usize, work: usize, most: usize) -> Vec<Range<usize>> {
         let worth = items.saturating_mul(work) / WORTH + 1;
-        let most = if self.count == 1 { 1 } else { self.count * PIECES };
         let pieces = most.min(worth).min(items);
         (0..pieces).map(|i| items * i / pieces..items * (i + 1) / pieces).collect()
     }

@@ -4,7 +4,7 @@
 //! sums of 32 bits, `Σ code·q`; taking off `Σ q` leaves what the rows give, bit for bit, in whichever order.
 
 use crate::activations::Quantized;
-use crate::isa::{COLUMN_RUN, ColumnPair, Isa, Op, PlaneSums};
+use crate::isa::{COLUMN_RUN, CodeBlock, ColumnPair, Isa, Op, PlaneSums};
 use crate::ops::Machine;
 use bitnet_core::Result;
 use bitnet_core::ternary::{ROW_BLOCK, TernaryMatrix};
@@ -44,23 +44,28 @@ impl Op for AddColumns<'_> {
     #[inline(always)]
     fn eval<I: Isa>(self, isa: I) {
         let Self { turned, columns, sums } = self;
-        let codes = |column: &Column| row_blocks(turned, column.0 as usize);
         let mut pairs = [ColumnPair { codes: [&[], &[]], x: [0; 2] }; COLUMN_RUN];
+        let mut ahead = [std::ptr::null::<CodeBlock>(); 2 * COLUMN_RUN];
         for (run, now) in columns.chunks(2 * COLUMN_RUN).enumerate() {
             for (pair, two) in pairs.iter_mut().zip(now.chunks(2)) {
                 // An odd one out goes with itself times zero.
-                let other = two.get(1).map_or(0, |column| column.1);
-                let last = two.last().unwrap_or(&two[0]);
-                *pair = ColumnPair { codes: [codes(&two[0]), codes(last)], x: [two[0].1, other] };
+                let (first, second) = (two[0], two.get(1).copied().unwrap_or((two[0].0, 0)));
+                let codes =
+                    [row_blocks(turned, first.0 as usize), row_blocks(turned, second.0 as usize)];
+                *pair = ColumnPair { codes, x: [first.1, second.1] };
             }
             let pairs = &pairs[..now.len().div_ceil(2)];
             let next = &columns[((run + 1) * 2 * COLUMN_RUN).min(columns.len())..];
-            let next = &next[..next.len().min(2 * COLUMN_RUN)];
+            let mut len = 0;
+            for (ahead, column) in ahead.iter_mut().zip(next) {
+                *ahead = row_blocks(turned, column.0 as usize).as_ptr();
+                len += 1;
+            }
             for (block, sums) in sums.iter_mut().enumerate() {
-                if block % 2 == 0 {
-                    for column in next {
-                        isa.prefetch(codes(column).as_ptr().wrapping_add(block));
-                    }
+                // A cache line holds two blocks: half of the columns with each.
+                let half = if block % 2 == 0 { &ahead[..len / 2] } else { &ahead[len / 2..len] };
+                for codes in half {
+                    isa.prefetch(codes.wrapping_add(block));
                 }
                 isa.add_columns(pairs, block, sums);
             }
@@ -77,20 +82,24 @@ pub(super) fn column_dots(
     machine: Machine<'_>,
 ) -> Result<()> {
     let blocks = turned.padded_cols() / ROW_BLOCK;
-    let ranges = machine.threads.ranges(columns.len(), turned.cols() / 8);
-    let mut sums = vec![[[0i32; 32]; 4]; blocks * ranges.len()];
+    let ranges = machine.threads.shares(columns.len(), turned.cols() / 8);
+    let mut sums = vec![[[0i32; 32]; 4]; blocks * ranges.len().max(1)];
     let pieces = ranges.into_iter().zip(sums.chunks_exact_mut(blocks.max(1)));
     machine.threads.each(pieces.collect(), |(range, sums)| {
         machine.isa.run(AddColumns { turned, columns: &columns[range], sums });
         Ok(())
     })?;
     let total = columns.iter().fold(0i32, |sum, column| sum.wrapping_add(i32::from(column.1)));
-    dots.fill(total.wrapping_neg());
-    for sums in sums.chunks_exact(blocks.max(1)) {
-        for (dots, sums) in dots.chunks_mut(ROW_BLOCK).zip(sums) {
-            for (index, dot) in dots.iter_mut().enumerate() {
-                *dot = dot.wrapping_add(sums[index % 4][index / 4]);
-            }
+    let (all, others) = sums.split_at_mut(blocks);
+    for sums in others.chunks_exact(blocks.max(1)) {
+        let pairs = all.as_flattened_mut().as_flattened_mut().iter_mut();
+        for (all, sum) in pairs.zip(sums.as_flattened().as_flattened()) {
+            *all = all.wrapping_add(*sum);
+        }
+    }
+    for (dots, sums) in dots.chunks_mut(ROW_BLOCK).zip(all) {
+        for (index, dot) in dots.iter_mut().enumerate() {
+            *dot = sums[index % 4][index / 4].wrapping_sub(total);
         }
     }
     Ok(())

@@ -130,8 +130,13 @@ fn one_row<I: Isa, const T: usize>(
         sums = tile_run(isa, sums, codes, x);
     }
     let mut out = [0; T];
-    let (fours, rest) = sums.as_chunks::<4>();
-    let (out_fours, out_rest) = out.as_chunks_mut::<4>();
+    let (eights, rest) = sums.as_chunks::<8>();
+    let (out_eights, out_rest) = out.as_chunks_mut::<8>();
+    for (out, sums) in out_eights.iter_mut().zip(eights) {
+        *out = isa.whole_eight(*sums);
+    }
+    let (fours, rest) = rest.as_chunks::<4>();
+    let (out_fours, out_rest) = out_rest.as_chunks_mut::<4>();
     for (out, sums) in out_fours.iter_mut().zip(fours) {
         *out = isa.whole(*sums);
     }
@@ -197,14 +202,20 @@ fn plain_dots<I: Isa, const T: usize>(
         return dots;
     }
     let len = (TILE_BLOCKS / T).min(x.width);
+    let mut by_row = [[0i32; T]; ROWS];
     for (piece, blocks) in blocks.chunks(len).enumerate() {
         let first = piece * len;
-        for (index, row) in rows.clone().enumerate() {
+        for (dots, row) in by_row.iter_mut().zip(rows.clone()) {
             let codes = &row_blocks(weight, row)[first..first + blocks.len()];
             let sums = one_row::<I, T>(isa, codes, blocks);
-            for (dots, sum) in dots.iter_mut().zip(sums) {
-                dots[index] = dots[index].wrapping_add(sum);
+            for (dot, sum) in dots.iter_mut().zip(sums) {
+                *dot = dot.wrapping_add(sum);
             }
+        }
+    }
+    for (t, dots) in dots.iter_mut().enumerate() {
+        for (dot, sums) in dots.iter_mut().zip(&by_row) {
+            *dot = dot.wrapping_add(sums[t]);
         }
     }
     dots
@@ -220,24 +231,34 @@ pub(crate) fn single_dots<I: Isa>(
     dots: &mut [i32],
 ) {
     let len = dots.len();
-    let codes = |index: usize| row_blocks(weight, row(index));
-    let ahead = |index: usize| codes((index + AHEAD).min(len - 1)).as_ptr();
     let (fours, rest) = dots.as_chunks_mut::<4>();
     for (index, dots) in fours.iter_mut().enumerate() {
-        let i = 4 * index;
-        let rows = [codes(i), codes(i + 1), codes(i + 2), codes(i + 3)];
-        let next = [ahead(i), ahead(i + 1), ahead(i + 2), ahead(i + 3)];
-        for (dot, sum) in dots.iter_mut().zip(four_rows(isa, rows, x, next)) {
+        let mut rows: [&[CodeBlock]; 4] = [&[]; 4];
+        let mut ahead = [std::ptr::null(); 4];
+        for i in 0..4 {
+            let at = 4 * index + i;
+            rows[i] = row_blocks(weight, row(at));
+            ahead[i] = row_blocks(weight, row((at + AHEAD).min(len - 1))).as_ptr();
+        }
+        for (dot, sum) in dots.iter_mut().zip(four_rows(isa, rows, x, ahead)) {
             *dot = dot.wrapping_add(sum);
         }
     }
     for (index, dot) in rest.iter_mut().enumerate() {
-        let [low, high] = block_sums(isa, codes(len / 4 * 4 + index), x);
+        let codes = row_blocks(weight, row(len / 4 * 4 + index));
+        let [low, high] = block_sums(isa, codes, x);
         *dot = dot.wrapping_add(low).wrapping_add(high);
     }
 }
 
-/// Calls `give(token, row, dots)` for some tokens (one tile) and rows of a weight with groups of `len` half blocks,
+/// What takes dots: the sums of all groups of one row, or, for a weight without groups, one sum for each of some rows
+/// from `row` on. Not a closure, which would not be compiled for the instruction set.
+trait Give {
+    /// `#[inline(always)]`.
+    fn give(&mut self, token: usize, row: usize, dots: &[i32]);
+}
+
+/// Gives the dots for some tokens (one tile) and rows of a weight with groups of `len` half blocks,
 /// where `dots` holds one sum a group.
 #[inline(always)]
 fn group_dots<I: Isa, const T: usize>(
@@ -247,7 +268,7 @@ fn group_dots<I: Isa, const T: usize>(
     x: &Quantized,
     tile: Range<usize>,
     rows: Range<usize>,
-    give: &mut impl FnMut(usize, usize, &[i32]),
+    give: &mut impl Give,
 ) {
     let groups = groups(weight);
     let (blocks, _) = x.tile(&tile).as_chunks::<T>();
@@ -267,12 +288,12 @@ fn group_dots<I: Isa, const T: usize>(
             *dot = dot.wrapping_sub(*sum);
         }
         for (token, dots) in tile.clone().zip(dots.chunks_exact(groups)) {
-            give(token, row, dots);
+            give.give(token, row, dots);
         }
     }
 }
 
-/// Calls `give(token, row, dots)` for some tokens (one tile) and rows, where `dots` holds the sums of all groups of one
+/// Gives the dots for some tokens (one tile) and rows, where `dots` holds the sums of all groups of one
 /// row, or, for a weight without groups, one sum for each of the rows.
 #[inline(always)]
 fn tile_dots<I: Isa, const T: usize>(
@@ -281,14 +302,14 @@ fn tile_dots<I: Isa, const T: usize>(
     x: &Quantized,
     tile: Range<usize>,
     rows: Range<usize>,
-    give: &mut impl FnMut(usize, usize, &[i32]),
+    give: &mut impl Give,
 ) {
     if let Some(len) = group_halves(weight) {
         return group_dots::<I, T>(isa, weight, len, x, tile, rows, give);
     }
     let dots = plain_dots::<I, T>(isa, weight, x, &tile, &rows);
     for (token, dots) in tile.zip(&dots) {
-        give(token, rows.start, &dots[..rows.len()]);
+        give.give(token, rows.start, &dots[..rows.len()]);
     }
 }
 
@@ -300,7 +321,7 @@ fn all_dots<I: Isa>(
     x: &Quantized,
     tokens: usize,
     rows: Range<usize>,
-    mut give: impl FnMut(usize, usize, &[i32]),
+    give: &mut impl Give,
 ) {
     if groups(weight) == 0 {
         return;
@@ -310,10 +331,10 @@ fn all_dots<I: Isa>(
         for tile in int8_tiles(tokens) {
             let rows = rows.clone();
             match tile.len() {
-                8 => tile_dots::<I, 8>(isa, weight, x, tile, rows, &mut give),
-                4 => tile_dots::<I, 4>(isa, weight, x, tile, rows, &mut give),
-                2 => tile_dots::<I, 2>(isa, weight, x, tile, rows, &mut give),
-                _ => tile_dots::<I, 1>(isa, weight, x, tile, rows, &mut give),
+                8 => tile_dots::<I, 8>(isa, weight, x, tile, rows, give),
+                4 => tile_dots::<I, 4>(isa, weight, x, tile, rows, give),
+                2 => tile_dots::<I, 2>(isa, weight, x, tile, rows, give),
+                _ => tile_dots::<I, 1>(isa, weight, x, tile, rows, give),
             }
         }
     }
@@ -349,7 +370,8 @@ pub(crate) fn rescale(
     }
 }
 
-/// Rows that one call of `give` of [`all_dots`] stands for.
+/// Rows that the dots of one [`Give::give`] stand for.
+#[inline(always)]
 fn rows_given(weight: &TernaryMatrix, dots: &[i32]) -> usize {
     match weight.granularity() {
         ScaleGranularity::Tensor | ScaleGranularity::Row => dots.len(),
@@ -371,15 +393,28 @@ impl Op for Int8<'_> {
     fn eval<I: Isa>(self, isa: I) {
         let Self { x, tokens, parts } = self;
         for Part { weight, rows, mut out } in parts {
-            let first = rows.start;
             if weight.cols() == 0 {
                 out.iter_mut().for_each(|out| out.fill(0.0));
             }
-            all_dots(isa, weight, x, tokens, rows, |token, row, dots| {
-                let out = &mut out[token][row - first..][..rows_given(weight, dots)];
-                rescale(weight, row, dots, x.scales[token], out);
-            });
+            let mut give = Rescale { weight, first: rows.start, x, out: &mut out };
+            all_dots(isa, weight, x, tokens, rows, &mut give);
         }
+    }
+}
+
+/// Rescales dots into `out[token][row - first]`.
+struct Rescale<'a, 'b> {
+    weight: &'a TernaryMatrix,
+    first: usize,
+    x: &'a Quantized,
+    out: &'a mut [&'b mut [f32]],
+}
+
+impl Give for Rescale<'_, '_> {
+    #[inline(always)]
+    fn give(&mut self, token: usize, row: usize, dots: &[i32]) {
+        let out = &mut self.out[token][row - self.first..][..rows_given(self.weight, dots)];
+        rescale(self.weight, row, dots, self.x.scales[token], out);
     }
 }
 
@@ -397,11 +432,23 @@ impl Op for Integers<'_> {
     fn eval<I: Isa>(self, isa: I) -> Vec<i32> {
         let Self { x, tokens, weight } = self;
         let (rows, groups) = (weight.rows(), groups(weight));
-        let mut all = vec![0; tokens * rows * groups];
-        all_dots(isa, weight, x, tokens, 0..rows, |token, row, dots| {
-            let at = (token * rows + row) * groups;
-            all[at..at + dots.len()].copy_from_slice(dots);
-        });
-        all
+        let mut give = Keep { all: vec![0; tokens * rows * groups], rows, groups };
+        all_dots(isa, weight, x, tokens, 0..rows, &mut give);
+        give.all
+    }
+}
+
+/// Keeps dots as they are.
+struct Keep {
+    all: Vec<i32>,
+    rows: usize,
+    groups: usize,
+}
+
+impl Give for Keep {
+    #[inline(always)]
+    fn give(&mut self, token: usize, row: usize, dots: &[i32]) {
+        let at = (token * self.rows + row) * self.groups;
+        self.all[at..at + dots.len()].copy_from_slice(dots);
     }
 }
