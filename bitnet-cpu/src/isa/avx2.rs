@@ -111,6 +111,12 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
+    fn halves_eight(self, sums: [Self::Sums; 8]) -> [[i32; 8]; 2] {
+        // SAFETY: `self` proves AVX2.
+        unsafe { halves_eight(sums) }
+    }
+
+    #[inline(always)]
     fn whole_eight(self, sums: [Self::Sums; 8]) -> [i32; 8] {
         // SAFETY: `self` proves AVX2.
         unsafe { whole_eight(sums) }
@@ -315,18 +321,38 @@ fn whole(sums: [__m256i; 4]) -> [i32; 4] {
     out
 }
 
-/// Adds neighbours until each 128-bit half holds the half sums of four, then the halves to each other.
+/// Adds neighbours until each 128-bit half holds the half sums of four.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn whole_eight([a, b, c, d, e, f, g, h]: [__m256i; 8]) -> [i32; 8] {
+fn half_sums([a, b, c, d, e, f, g, h]: [__m256i; 8]) -> [__m256i; 2] {
     let first = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
     let second = _mm256_hadd_epi32(_mm256_hadd_epi32(e, f), _mm256_hadd_epi32(g, h));
     let low = _mm256_permute2x128_si256::<0x20>(first, second);
-    let high = _mm256_permute2x128_si256::<0x31>(first, second);
+    [low, _mm256_permute2x128_si256::<0x31>(first, second)]
+}
+
+/// The lanes in order.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn numbers(x: __m256i) -> [i32; 8] {
     let mut out = [0; 8];
     // SAFETY: eight numbers are 32 bytes, and the store needs no alignment.
-    unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), _mm256_add_epi32(low, high)) };
+    unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), x) };
     out
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn halves_eight(sums: [__m256i; 8]) -> [[i32; 8]; 2] {
+    let [low, high] = half_sums(sums);
+    [numbers(low), numbers(high)]
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn whole_eight(sums: [__m256i; 8]) -> [i32; 8] {
+    let [low, high] = half_sums(sums);
+    numbers(_mm256_add_epi32(low, high))
 }
 
 #[inline]

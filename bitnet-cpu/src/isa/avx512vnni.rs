@@ -83,6 +83,24 @@ impl Isa for Avx512Vnni {
         self.0.halves(folded)
     }
 
+    #[inline(always)]
+    fn whole(self, sums: [Self::Sums; 4]) -> [i32; 4] {
+        // SAFETY: `self` proves AVX-512 F.
+        self.0.whole(unsafe { fold_each(sums) })
+    }
+
+    #[inline(always)]
+    fn halves_eight(self, sums: [Self::Sums; 8]) -> [[i32; 8]; 2] {
+        // SAFETY: `self` proves AVX-512 F.
+        self.0.halves_eight(unsafe { fold_each(sums) })
+    }
+
+    #[inline(always)]
+    fn whole_eight(self, sums: [Self::Sums; 8]) -> [i32; 8] {
+        // SAFETY: `self` proves AVX-512 F.
+        self.0.whole_eight(unsafe { fold_each(sums) })
+    }
+
     type Floats = __m512;
 
     #[inline(always)]
@@ -180,6 +198,16 @@ fn multiply_add(run: __m512i, codes: [__m512i; 2], x: &ActivationBlock) -> __m51
         run = _mm512_dpbusd_epi32(run, codes, planes);
     }
     run
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn fold_each<const N: usize>(sums: [__m512i; N]) -> [__m256i; N] {
+    let mut out = [_mm256_setzero_si256(); N];
+    for (out, sums) in out.iter_mut().zip(sums) {
+        *out = fold(sums);
+    }
+    out
 }
 
 #[inline]

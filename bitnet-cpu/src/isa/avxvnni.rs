@@ -58,6 +58,21 @@ impl Isa for AvxVnni {
     }
 
     #[inline(always)]
+    fn whole(self, sums: [Self::Sums; 4]) -> [i32; 4] {
+        self.0.whole(sums)
+    }
+
+    #[inline(always)]
+    fn halves_eight(self, sums: [Self::Sums; 8]) -> [[i32; 8]; 2] {
+        self.0.halves_eight(sums)
+    }
+
+    #[inline(always)]
+    fn whole_eight(self, sums: [Self::Sums; 8]) -> [i32; 8] {
+        self.0.whole_eight(sums)
+    }
+
+    #[inline(always)]
     fn zero(self) -> Self::Sums {
         self.0.zero()
     }

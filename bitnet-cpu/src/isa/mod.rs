@@ -176,6 +176,16 @@ pub(crate) trait Isa: Copy + Send + Sync {
     /// `sums + run`. Wraps modulo 2³².
     fn widen_single(self, sums: Self::Sums, run: Self::Single) -> Self::Sums;
 
+    /// [`Isa::halves`] of eight sums: the first halves, then the second ones.
+    #[inline(always)]
+    fn halves_eight(self, sums: [Self::Sums; 8]) -> [[i32; 8]; 2] {
+        let mut out = [[0; 8]; 2];
+        for (i, sums) in sums.into_iter().enumerate() {
+            [out[0][i], out[1][i]] = self.halves(sums);
+        }
+        out
+    }
+
     /// [`Isa::whole`] of eight sums.
     #[inline(always)]
     fn whole_eight(self, sums: [Self::Sums; 8]) -> [i32; 8] {

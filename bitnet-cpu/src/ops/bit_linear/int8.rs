@@ -9,16 +9,18 @@
 
 use std::ops::Range;
 
-use super::{Part, groups, row_blocks, row_scales};
+use super::groups::{group_dots, group_halves};
+use super::rescale::{Give, rescale};
+use super::{Part, groups, row_blocks};
 use crate::activations::{Quantized, int8_tiles};
 use crate::isa::{ActivationBlock, CodeBlock, Isa, Op};
-use bitnet_core::ternary::{ROW_BLOCK, ScaleGranularity, TernaryMatrix};
+use bitnet_core::ternary::TernaryMatrix;
 
 /// Rows that pass over a tile of tokens before the next tile is taken: their codes stay in the nearest caches.
 const ROWS: usize = 32;
 
 /// Rows by which codes are asked for before they are needed.
-const AHEAD: usize = 16;
+pub(super) const AHEAD: usize = 16;
 
 /// Activation blocks of a tile that are taken together: 20 KiB.
 const TILE_BLOCKS: usize = 160;
@@ -147,41 +149,6 @@ fn one_row<I: Isa, const T: usize>(
     out
 }
 
-/// Half blocks that share a scale, if not the whole row does.
-fn group_halves(weight: &TernaryMatrix) -> Option<usize> {
-    match weight.granularity() {
-        ScaleGranularity::Tensor | ScaleGranularity::Row => None,
-        ScaleGranularity::Group(n) => Some(n / (ROW_BLOCK / 2)),
-    }
-}
-
-/// Sums of half blocks (`[halves]`) to those of groups (`[groups]`); padding behind the last group is left out.
-#[inline(always)]
-fn group_sums(halves: &[i32], len: usize, out: &mut [i32]) {
-    for (out, group) in out.iter_mut().zip(halves.chunks(len.max(1))) {
-        *out = group.iter().fold(0, |sum, half| sum.wrapping_add(*half));
-    }
-}
-
-/// `Σ code·x` of `T` tokens over each half block of a row, into `halves` (`[T, 2 * blocks]`).
-#[inline(always)]
-fn half_sums<I: Isa, const T: usize>(
-    isa: I,
-    codes: &[CodeBlock],
-    x: &[[ActivationBlock; T]],
-    halves: &mut [i32],
-) {
-    let width = 2 * codes.len();
-    for (k, (codes, x)) in codes.iter().zip(x).enumerate() {
-        let codes = isa.unpack(codes);
-        for (t, x) in x.iter().enumerate() {
-            let run = isa.multiply_add(isa.start(), codes, x);
-            let sums = isa.halves(isa.widen(isa.zero(), run));
-            halves[t * width + 2 * k..][..2].copy_from_slice(&sums);
-        }
-    }
-}
-
 /// `Σ trit·q` of a tile of `T` tokens with up to [`ROWS`] rows of a weight without groups.
 #[inline(always)]
 fn plain_dots<I: Isa, const T: usize>(
@@ -251,50 +218,7 @@ pub(crate) fn single_dots<I: Isa>(
     }
 }
 
-/// What takes dots: the sums of all groups of one row, or, for a weight without groups, one sum for each of some rows
-/// from `row` on. Not a closure, which would not be compiled for the instruction set.
-trait Give {
-    /// `#[inline(always)]`.
-    fn give(&mut self, token: usize, row: usize, dots: &[i32]);
-}
-
-/// Gives the dots for some tokens (one tile) and rows of a weight with groups of `len` half blocks,
-/// where `dots` holds one sum a group.
-#[inline(always)]
-fn group_dots<I: Isa, const T: usize>(
-    isa: I,
-    weight: &TernaryMatrix,
-    len: usize,
-    x: &Quantized,
-    tile: Range<usize>,
-    rows: Range<usize>,
-    give: &mut impl Give,
-) {
-    let groups = groups(weight);
-    let (blocks, _) = x.tile(&tile).as_chunks::<T>();
-    let mut sums = vec![0i32; T * groups];
-    for (token, sums) in tile.clone().zip(sums.chunks_exact_mut(groups)) {
-        group_sums(x.sums(token), len, sums);
-    }
-    let mut dots = vec![0i32; T * groups];
-    let mut halves = vec![0i32; T * 2 * x.width];
-    for row in rows {
-        half_sums(isa, row_blocks(weight, row), blocks, &mut halves);
-        let tokens = dots.chunks_exact_mut(groups).zip(halves.chunks_exact(2 * x.width));
-        for (dots, halves) in tokens {
-            group_sums(halves, len, dots);
-        }
-        for (dot, sum) in dots.iter_mut().zip(&sums) {
-            *dot = dot.wrapping_sub(*sum);
-        }
-        for (token, dots) in tile.clone().zip(dots.chunks_exact(groups)) {
-            give.give(token, row, dots);
-        }
-    }
-}
-
-/// Gives the dots for some tokens (one tile) and rows, where `dots` holds the sums of all groups of one
-/// row, or, for a weight without groups, one sum for each of the rows.
+/// Gives the dots for some tokens (one tile) and rows.
 #[inline(always)]
 fn tile_dots<I: Isa, const T: usize>(
     isa: I,
@@ -340,45 +264,6 @@ fn all_dots<I: Isa>(
     }
 }
 
-/// What [`tile_dots`] gives, rescaled in the reference's own words: `Σ_groups dot * weight_scale / activation_scale`
-/// into `out` (one number for each row that `dots` stands for).
-#[inline(always)]
-pub(crate) fn rescale(
-    weight: &TernaryMatrix,
-    row: usize,
-    dots: &[i32],
-    activation_scale: f32,
-    out: &mut [f32],
-) {
-    match weight.granularity() {
-        ScaleGranularity::Tensor => {
-            let scale = weight.scales()[0];
-            for (out, &dot) in out.iter_mut().zip(dots) {
-                *out = dot as f32 / activation_scale * scale;
-            }
-        }
-        ScaleGranularity::Row => {
-            for ((out, &dot), &scale) in out.iter_mut().zip(dots).zip(&weight.scales()[row..]) {
-                *out = dot as f32 / activation_scale * scale;
-            }
-        }
-        ScaleGranularity::Group(_) => {
-            let terms = dots.iter().zip(row_scales(weight, row));
-            let sum: f64 = terms.map(|(&d, &s)| f64::from(d) * f64::from(s)).sum();
-            out[0] = (sum / f64::from(activation_scale)) as f32;
-        }
-    }
-}
-
-/// Rows that the dots of one [`Give::give`] stand for.
-#[inline(always)]
-fn rows_given(weight: &TernaryMatrix, dots: &[i32]) -> usize {
-    match weight.granularity() {
-        ScaleGranularity::Tensor | ScaleGranularity::Row => dots.len(),
-        ScaleGranularity::Group(_) => 1,
-    }
-}
-
 /// The kernel of [`super::bit_linear`] on quantised activations.
 pub(super) struct Int8<'a> {
     pub(super) x: &'a Quantized,
@@ -413,7 +298,8 @@ struct Rescale<'a, 'b> {
 impl Give for Rescale<'_, '_> {
     #[inline(always)]
     fn give(&mut self, token: usize, row: usize, dots: &[i32]) {
-        let out = &mut self.out[token][row - self.first..][..rows_given(self.weight, dots)];
+        let rows = dots.len() / groups(self.weight);
+        let out = &mut self.out[token][row - self.first..][..rows];
         rescale(self.weight, row, dots, self.x.scales[token], out);
     }
 }

@@ -2,9 +2,12 @@
 
 mod columns;
 mod float;
+mod groups;
 mod int8;
+mod rescale;
 
-pub(crate) use int8::{block_sums, rescale, single_dots};
+pub(crate) use int8::{block_sums, single_dots};
+pub(crate) use rescale::rescale;
 
 use std::any::Any;
 use std::ops::Range;

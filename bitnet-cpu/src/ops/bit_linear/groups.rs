@@ -1,0 +1,106 @@
+//! Ternary weights with scales for groups, times 8-bit activations: one exact sum for each group.
+
+use std::ops::Range;
+
+use super::int8::AHEAD;
+use super::rescale::{GROUP_ROWS, Give};
+use super::{groups, row_blocks};
+use crate::activations::Quantized;
+use crate::isa::{ActivationBlock, CodeBlock, Isa};
+use bitnet_core::ternary::{ROW_BLOCK, ScaleGranularity, TernaryMatrix};
+
+/// Half blocks that share a scale, if not the whole row does.
+pub(super) fn group_halves(weight: &TernaryMatrix) -> Option<usize> {
+    match weight.granularity() {
+        ScaleGranularity::Tensor | ScaleGranularity::Row => None,
+        ScaleGranularity::Group(n) => Some(n / (ROW_BLOCK / 2)),
+    }
+}
+
+/// Sums of half blocks (`[halves]`) to those of groups (`[groups]`); padding behind the last group is left out.
+#[inline(always)]
+fn group_sums(halves: &[i32], len: usize, out: &mut [i32]) {
+    match len {
+        1 => out.copy_from_slice(&halves[..out.len()]),
+        2 => {
+            for (out, [low, high]) in out.iter_mut().zip(halves.as_chunks().0) {
+                *out = low.wrapping_add(*high);
+            }
+        }
+        _ => {
+            for (out, group) in out.iter_mut().zip(halves.chunks(len.max(1))) {
+                *out = group.iter().fold(0, |sum, half| sum.wrapping_add(*half));
+            }
+        }
+    }
+}
+
+/// `Σ code·x` of `T` tokens over each half block of a row, into `halves` (`[T, 2 * blocks]`).
+#[inline(always)]
+fn half_sums<I: Isa, const T: usize>(
+    isa: I,
+    codes: &[CodeBlock],
+    x: &[[ActivationBlock; T]],
+    halves: &mut [i32],
+) {
+    let width = 2 * codes.len();
+    for (chunk, (codes, x)) in codes.chunks(8).zip(x.chunks(8)).enumerate() {
+        let mut sums = [[isa.zero(); 8]; T];
+        for (k, (codes, x)) in codes.iter().zip(x).enumerate() {
+            let codes = isa.unpack(codes);
+            for (sums, x) in sums.iter_mut().zip(x) {
+                sums[k] = isa.widen(sums[k], isa.multiply_add(isa.start(), codes, x));
+            }
+        }
+        for (halves, sums) in halves.chunks_exact_mut(width).zip(sums) {
+            let [low, high] = isa.halves_eight(sums);
+            let (pairs, _) = halves[16 * chunk..].as_chunks_mut();
+            for (pair, (low, high)) in pairs.iter_mut().zip(low.into_iter().zip(high)) {
+                *pair = [low, high];
+            }
+        }
+    }
+}
+
+/// Gives the dots for some tokens (one tile) and rows of a weight with groups of `len` half blocks.
+#[inline(always)]
+pub(super) fn group_dots<I: Isa, const T: usize>(
+    isa: I,
+    weight: &TernaryMatrix,
+    len: usize,
+    x: &Quantized,
+    tile: Range<usize>,
+    rows: Range<usize>,
+    give: &mut impl Give,
+) {
+    let groups = groups(weight);
+    let (blocks, _) = x.tile(&tile).as_chunks::<T>();
+    let mut sums = vec![0i32; T * groups];
+    for (token, sums) in tile.clone().zip(sums.chunks_exact_mut(groups)) {
+        group_sums(x.sums(token), len, sums);
+    }
+    let mut dots = vec![0i32; T * GROUP_ROWS * groups];
+    let mut halves = vec![0i32; T * 2 * x.width];
+    for first in rows.clone().step_by(GROUP_ROWS) {
+        let few = GROUP_ROWS.min(rows.end - first);
+        for index in 0..few {
+            let codes = row_blocks(weight, first + index);
+            for line in (0..codes.len()).step_by(2) {
+                isa.prefetch(codes.as_ptr().wrapping_add(AHEAD * codes.len() + line));
+            }
+            half_sums(isa, codes, blocks, &mut halves);
+            let tokens = dots.chunks_exact_mut(GROUP_ROWS * groups);
+            let tokens = tokens.zip(halves.chunks_exact(2 * x.width));
+            for ((dots, halves), sums) in tokens.zip(sums.chunks_exact(groups)) {
+                let dots = &mut dots[index * groups..(index + 1) * groups];
+                group_sums(halves, len, dots);
+                for (dot, sum) in dots.iter_mut().zip(sums) {
+                    *dot = dot.wrapping_sub(*sum);
+                }
+            }
+        }
+        for (token, dots) in tile.clone().zip(dots.chunks_exact(GROUP_ROWS * groups)) {
+            give.give(token, first, &dots[..few * groups]);
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! From exact sums back to numbers, in the reference's own words: `Σ_groups dot * weight_scale / activation_scale`.
+
+use super::groups;
+use bitnet_core::ternary::{ScaleGranularity, TernaryMatrix};
+
+/// What takes dots: those of some rows from `row` on, `[rows, groups]`, where a weight without groups has one. Not a
+/// closure, which would not be compiled for the instruction set.
+pub(super) trait Give {
+    /// `#[inline(always)]`.
+    fn give(&mut self, token: usize, row: usize, dots: &[i32]);
+}
+
+/// Rows with groups that are summed together, so that their sums do not wait for one another.
+pub(super) const GROUP_ROWS: usize = 4;
+
+/// Dots (`[rows, groups]`, rows from `row` on) rescaled into `out` (`[rows]`).
+#[inline(always)]
+pub(crate) fn rescale(
+    weight: &TernaryMatrix,
+    row: usize,
+    dots: &[i32],
+    activation_scale: f32,
+    out: &mut [f32],
+) {
+    match weight.granularity() {
+        ScaleGranularity::Tensor => {
+            let scale = weight.scales()[0];
+            for (out, &dot) in out.iter_mut().zip(dots) {
+                *out = dot as f32 / activation_scale * scale;
+            }
+        }
+        ScaleGranularity::Row => {
+            for ((out, &dot), &scale) in out.iter_mut().zip(dots).zip(&weight.scales()[row..]) {
+                *out = dot as f32 / activation_scale * scale;
+            }
+        }
+        ScaleGranularity::Group(_) => {
+            let groups = groups(weight);
+            let scales = &weight.scales()[row * groups..][..dots.len()];
+            let few = GROUP_ROWS * groups;
+            for (index, out) in out.chunks_mut(GROUP_ROWS).enumerate() {
+                let range = index * few..dots.len().min((index + 1) * few);
+                let sums = scaled_sums(&dots[range.clone()], &scales[range], groups);
+                for (out, sum) in out.iter_mut().zip(sums) {
+                    *out = (sum / f64::from(activation_scale)) as f32;
+                }
+            }
+        }
+    }
+}
+
+/// `Σ dot * scale` of up to [`GROUP_ROWS`] rows, each in the order of its groups.
+#[inline(always)]
+fn scaled_sums(dots: &[i32], scales: &[f32], groups: usize) -> [f64; GROUP_ROWS] {
+    let mut sums = [0.0; GROUP_ROWS];
+    if dots.len() == GROUP_ROWS * groups && scales.len() == dots.len() {
+        for group in 0..groups {
+            for (row, sum) in sums.iter_mut().enumerate() {
+                let at = row * groups + group;
+                *sum += f64::from(dots[at]) * f64::from(scales[at]);
+            }
+        }
+        return sums;
+    }
+    let rows = dots.chunks_exact(groups).zip(scales.chunks_exact(groups));
+    for (sum, (dots, scales)) in sums.iter_mut().zip(rows) {
+        for (&dot, &scale) in dots.iter().zip(scales) {
+            *sum += f64::from(dot) * f64::from(scale);
+        }
+    }
+    sums
+}
