@@ -2,6 +2,10 @@
 //!
 //! Codes are at most 2 and |x| at most 128, so a product is at most 256 and the four planes of a byte sum to at
 //! most 1024 in 16 bits, after which they are widened.
+//!
+//! For one token, codes are masked where they stand instead of shifted: planes 1 and 2 then count four and sixteen
+//! times, in lanes of their own. The largest is in -32·128..=32·127 a block, so eight blocks stay in -32768..=32512;
+//! shifts by two and four bits bring them to the others exactly, since every term is a multiple of four or sixteen.
 
 use std::arch::aarch64::*;
 
@@ -31,7 +35,26 @@ impl Isa for Neon {
         unsafe { enter(self, op) }
     }
 
-    single_as_run!();
+    type Single = [[[int16x8_t; 2]; 3]; 2];
+    const SINGLE_RUN: usize = 8;
+
+    #[inline(always)]
+    fn start_single(self) -> Self::Single {
+        // SAFETY: `self` proves Advanced SIMD.
+        unsafe { start_single() }
+    }
+
+    #[inline(always)]
+    fn add_single(self, run: Self::Single, codes: &CodeBlock, x: &ActivationBlock) -> Self::Single {
+        // SAFETY: `self` proves Advanced SIMD.
+        unsafe { add_single(run, codes, x) }
+    }
+
+    #[inline(always)]
+    fn widen_single(self, sums: Self::Sums, run: Self::Single) -> Self::Sums {
+        // SAFETY: `self` proves Advanced SIMD.
+        unsafe { widen_single(sums, run) }
+    }
 
     #[inline(always)]
     fn start(self) -> Self::Run {
@@ -66,6 +89,12 @@ impl Isa for Neon {
     fn halves(self, sums: Self::Sums) -> [i32; 2] {
         // SAFETY: `self` proves Advanced SIMD.
         unsafe { halves(sums) }
+    }
+
+    #[inline(always)]
+    fn whole(self, sums: [Self::Sums; 4]) -> [i32; 4] {
+        // SAFETY: `self` proves Advanced SIMD.
+        unsafe { whole(sums) }
     }
 
     type Floats = [float32x4_t; 4];
@@ -131,6 +160,17 @@ fn halves(sums: [int32x4_t; 2]) -> [i32; 2] {
     [vaddvq_s32(sums[0]), vaddvq_s32(sums[1])]
 }
 
+#[inline]
+#[target_feature(enable = "neon")]
+fn whole(sums: [[int32x4_t; 2]; 4]) -> [i32; 4] {
+    let [a, b, c, d] = sums.map(|[low, high]| vaddq_s32(low, high));
+    let sums = vpaddq_s32(vpaddq_s32(a, b), vpaddq_s32(c, d));
+    let mut out = [0; 4];
+    // SAFETY: the array is 16 bytes long, and the store needs no alignment.
+    unsafe { vst1q_s32(out.as_mut_ptr(), sums) };
+    out
+}
+
 /// Planes 0 to 3 of bytes 0..16, then of bytes 16..32.
 #[inline]
 #[target_feature(enable = "neon")]
@@ -153,10 +193,27 @@ fn planes(codes: &[u32; 4]) -> [int8x16_t; 4] {
     ]
 }
 
+/// The codes of planes 0 to 3 of 16 bytes, those of plane 1 times four and those of plane 2 times sixteen.
+#[inline]
+#[target_feature(enable = "neon")]
+fn planes_in_place(codes: &[u32; 4]) -> [int8x16_t; 4] {
+    // SAFETY: the array is 16 bytes long, and the load needs no alignment.
+    let bytes = unsafe { vld1q_u8(codes.as_ptr().cast()) };
+    [
+        vreinterpretq_s8_u8(vandq_u8(bytes, vdupq_n_u8(3))),
+        vreinterpretq_s8_u8(vandq_u8(bytes, vdupq_n_u8(12))),
+        vreinterpretq_s8_u8(vandq_u8(bytes, vdupq_n_u8(48))),
+        vreinterpretq_s8_u8(vshrq_n_u8::<6>(bytes)),
+    ]
+}
+
+/// Of the sums that are taken once, four times and sixteen times: those to which a plane of [`planes_in_place`] goes.
+const SCALE_OF_PLANE: [usize; 4] = [0, 1, 2, 0];
+
 /// Bytes `16 * half..16 * half + 16` of a plane of the activations.
 #[inline]
 #[target_feature(enable = "neon")]
-pub(super) fn plane_half(x: &[i8; 32], half: usize) -> int8x16_t {
+fn plane_half(x: &[i8; 32], half: usize) -> int8x16_t {
     let (halves, _) = x.as_chunks::<16>();
     // SAFETY: the array is 16 bytes long, and the load needs no alignment.
     unsafe { vld1q_s8(halves[half].as_ptr()) }
@@ -181,6 +238,43 @@ fn multiply_add(
         *run = vpadalq_s16(vpadalq_s16(*run, low), high);
     }
     run
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn start_single() -> [[[int16x8_t; 2]; 3]; 2] {
+    [[[vdupq_n_s16(0); 2]; 3]; 2]
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn add_single(
+    mut run: [[[int16x8_t; 2]; 3]; 2],
+    codes: &CodeBlock,
+    x: &ActivationBlock,
+) -> [[[int16x8_t; 2]; 3]; 2] {
+    for (half, (run, codes)) in run.iter_mut().zip(codes.as_chunks::<4>().0).enumerate() {
+        let planes = planes_in_place(codes).into_iter().zip(&x.0);
+        for ((codes, x), scale) in planes.zip(SCALE_OF_PLANE) {
+            let x = plane_half(x, half);
+            let [low, high] = run[scale];
+            let low = vmlal_s8(low, vget_low_s8(codes), vget_low_s8(x));
+            run[scale] = [low, vmlal_high_s8(high, codes, x)];
+        }
+    }
+    run
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn widen_single(mut sums: [int32x4_t; 2], run: [[[int16x8_t; 2]; 3]; 2]) -> [int32x4_t; 2] {
+    for (sums, [once, four, sixteen]) in sums.iter_mut().zip(run) {
+        for ((once, four), sixteen) in once.into_iter().zip(four).zip(sixteen) {
+            let run = vsraq_n_s16::<4>(vsraq_n_s16::<2>(once, four), sixteen);
+            *sums = vpadalq_s16(*sums, run);
+        }
+    }
+    sums
 }
 
 #[inline]
