@@ -154,6 +154,11 @@ pub trait Backend: Debug + Send + Sync {
     /// What runs here, in words: instruction set, threads.
     fn describe(&self) -> String;
 
+    /// Threads that compute here, the caller's included. A loader takes as many to prepare weights.
+    fn threads(&self) -> usize {
+        1
+    }
+
     /// Takes a ternary matrix into the layout of this back end's kernels.
     fn prepare(&self, matrix: TernaryMatrix) -> Result<Box<dyn TernaryWeight>>;
 

@@ -294,6 +294,27 @@ fn transpose(block: &mut [u32; CODES_PER_WORD]) {
     }
 }
 
+/// The low bit of every code 3.
+#[inline]
+fn threes(word: u32) -> u32 {
+    word & (word >> 1) & ZERO_WORD
+}
+
+/// Sixteen codes, one a byte, as a word, and whether each is 0, 1 or 2.
+#[inline]
+fn pack(codes: &[u8; CODES_PER_WORD]) -> (u32, bool) {
+    let bytes = u128::from_le_bytes(*codes);
+    let half = |x: u64| {
+        let x = x & 0x0303_0303_0303_0303;
+        let x = (x | (x >> 6)) & 0x000f_000f_000f_000f;
+        let x = (x | (x >> 12)) & 0x0000_00ff_0000_00ff;
+        ((x | (x >> 24)) & 0xffff) as u32
+    };
+    let word = half(bytes as u64) | (half((bytes >> 64) as u64) << 16);
+    let above = bytes & 0xfcfc_fcfc_fcfc_fcfc_fcfc_fcfc_fcfc_fcfc;
+    (word, above == 0 && threes(word) == 0)
+}
+
 /// Fills a [`TernaryMatrix`] row by row, so that a codec never holds more than one row unpacked.
 #[derive(Debug)]
 pub struct TernaryBuilder {
@@ -337,20 +358,54 @@ impl TernaryBuilder {
             });
         }
         let start = self.words.len();
-        for chunk in codes.chunks(CODES_PER_WORD) {
-            let mut word =
-                if chunk.len() == CODES_PER_WORD { 0 } else { ZERO_WORD << (2 * chunk.len()) };
-            let mut seen = 0u8;
-            for (j, &code) in chunk.iter().enumerate() {
-                seen |= u8::from(code > 2);
-                word |= u32::from(code & 3) << (2 * j);
-            }
-            if seen != 0 {
-                let col = codes.iter().position(|&c| c > 2).unwrap_or(0);
-                self.words.truncate(start);
-                return Err(Error::BadCode { row, col, code: codes[col] });
-            }
+        let (whole, rest) = codes.as_chunks::<CODES_PER_WORD>();
+        let mut last = [1u8; CODES_PER_WORD];
+        last[..rest.len()].copy_from_slice(rest);
+        let mut wrong = false;
+        for sixteen in whole.iter().chain((!rest.is_empty()).then_some(&last)) {
+            let (word, fits) = pack(sixteen);
+            wrong |= !fits;
             self.words.push(word);
+        }
+        if wrong {
+            let col = codes.iter().position(|&c| c > 2).unwrap_or(0);
+            self.words.truncate(start);
+            return Err(Error::BadCode { row, col, code: codes[col] });
+        }
+        self.words.resize(start + self.words_per_row, ZERO_WORD);
+        Ok(())
+    }
+
+    /// Appends a row of packed codes, sixteen to a word, element `j` in bits `2j`, `2j + 1`
+    /// (`[cols.div_ceil(16)]`). What stands behind the last column is not read.
+    ///
+    /// # Errors
+    /// [`Error::BadCode`] for a code 3, [`Error::ShapeMismatch`] for a wrong length or one row too many.
+    pub fn push_words(&mut self, words: &[u32]) -> Result<()> {
+        let row = self.rows_pushed();
+        if words.len() != self.cols.div_ceil(CODES_PER_WORD) || row >= self.rows {
+            return Err(Error::ShapeMismatch {
+                op: "ternary matrix",
+                operand: "row",
+                got: vec![row, words.len()],
+                expected: format!("row < {} of {} codes in words", self.rows, self.cols),
+            });
+        }
+        let start = self.words.len();
+        self.words.extend_from_slice(words);
+        let rest = self.cols % CODES_PER_WORD;
+        if let Some(last) = self.words.last_mut()
+            && rest > 0
+        {
+            let behind = u32::MAX << (2 * rest);
+            *last = (*last & !behind) | (ZERO_WORD & behind);
+        }
+        let pushed = &self.words[start..];
+        if pushed.iter().fold(0, |all, &word| all | threes(word)) != 0 {
+            let bad = pushed.iter().position(|&word| threes(word) != 0).unwrap_or(0);
+            let col = bad * CODES_PER_WORD + threes(pushed[bad]).trailing_zeros() as usize / 2;
+            self.words.truncate(start);
+            return Err(Error::BadCode { row, col, code: 3 });
         }
         self.words.resize(start + self.words_per_row, ZERO_WORD);
         Ok(())

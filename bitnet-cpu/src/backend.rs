@@ -82,6 +82,10 @@ impl Backend for CpuBackend {
         format!("cpu ({}, {} thread{plural})", self.level(), self.threads())
     }
 
+    fn threads(&self) -> usize {
+        self.threads.count()
+    }
+
     fn prepare(&self, matrix: TernaryMatrix) -> Result<Box<dyn TernaryWeight>> {
         Ok(Box::new(CpuWeight::new(matrix)))
     }

@@ -1,4 +1,4 @@
-//! Builds a decoder from a checkpoint, one tensor at a time: what is decoded leaves the resident set at once.
+//! Builds a decoder from a checkpoint, one layer on each thread: a tensor that is decoded leaves the resident set at once.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bitnet_core::backend::{Activation, Backend};
 use bitnet_core::memory::HybridMemoryPool;
 
+use super::in_parallel::in_parallel;
 use super::{Checkpoint, StoredLinear};
 use crate::models::{
     Architecture, Attention, Decoder, FeedForward, Head, Layer, Linear, Projection,
@@ -32,10 +33,19 @@ pub(crate) fn assemble(
     let embedding = checkpoint
         .dense("token_embd", config.vocab_size, config.hidden)?
         .ok_or_else(|| builder.missing("token_embd"))?;
+    let parts = in_parallel(
+        config.layers,
+        backend.threads(),
+        |index| {
+            let mut builder = Builder { assumptions: BTreeSet::new(), ..builder };
+            Ok::<_, InferenceError>((builder.layer(index)?, builder.assumptions))
+        },
+        on_layer,
+    )?;
     let mut layers = Vec::with_capacity(config.layers);
-    for index in 0..config.layers {
-        layers.push(builder.layer(index)?);
-        on_layer(index + 1, config.layers);
+    for (layer, assumptions) in parts {
+        layers.push(layer);
+        builder.assumptions.extend(assumptions);
     }
     let output_norm = builder.norm("output_norm", config.hidden)?;
     let (head, head_fact) = builder.head()?;

@@ -4,6 +4,7 @@ mod assemble;
 mod gguf;
 mod hf_config;
 mod huggingface;
+mod in_parallel;
 mod inspect;
 mod ternary_rows;
 mod text;
@@ -55,7 +56,8 @@ pub(crate) struct Decoded {
 }
 
 /// A checkpoint of any container. Names are GGUF's without `.weight`: `token_embd`, `blk.0.attn_q`.
-pub(crate) trait Checkpoint {
+/// Several threads decode tensors of one checkpoint.
+pub(crate) trait Checkpoint: Sync {
     /// The file, as messages name it.
     fn file(&self) -> &str;
 

@@ -46,8 +46,7 @@ pub fn decode(bytes: &[u8], rows: usize, cols: usize, scale: f32) -> Result<Tern
         for (code, &byte) in codes.iter_mut().zip(packed) {
             *code = (byte >> shift) & 3;
         }
-        shape::only_trits(FORMAT, row, &codes)?;
-        builder.push_row(&codes)?;
+        builder.push_row(&codes).map_err(shape::not_ternary(FORMAT))?;
     }
     Ok(builder.finish(ScaleGranularity::Tensor, vec![scale])?)
 }

@@ -15,9 +15,9 @@
 //! Source: microsoft/BitNet, `src/ggml-bitnet-mad.cpp`. Nothing in a file says which layout it has; published files
 //! are canonical.
 
-use super::{scales, shape};
+use super::{planes, scales, shape};
 use crate::{Error, Result};
-use bitnet_core::ternary::{ScaleGranularity, TernaryBuilder, TernaryMatrix};
+use bitnet_core::ternary::{CODES_PER_WORD, ScaleGranularity, TernaryBuilder, TernaryMatrix};
 use std::str::FromStr;
 
 /// The format's name.
@@ -98,24 +98,37 @@ pub fn decode(bytes: &[u8], rows: usize, cols: usize, layout: I2sLayout) -> Resu
         return Err(Error::BadScale { format: FORMAT, row: 0, block: 0, value: scale });
     }
     let mut builder = TernaryBuilder::new(rows, cols)?;
-    let mut row = vec![0u8; cols];
+    let width = cols.div_ceil(CODES_PER_WORD);
     match layout.block_bytes() {
         Some(block) => {
+            let mut words = vec![0u32; width];
             for packed in codes.chunks_exact(cols / 4) {
-                for (packed, out) in packed.chunks_exact(block).zip(row.chunks_exact_mut(4 * block))
+                let (sixteens, _) = packed.as_chunks::<16>();
+                let halves = block / 16;
+                for (bytes, words) in
+                    sixteens.chunks_exact(halves).zip(words.chunks_exact_mut(4 * halves))
                 {
-                    for (plane, out) in out.chunks_exact_mut(block).enumerate() {
-                        unpack_plane(packed, plane, out);
+                    for (half, bytes) in bytes.iter().enumerate() {
+                        for (plane, word) in planes::gather(bytes).into_iter().rev().enumerate() {
+                            words[plane * halves + half] = only_trits(word);
+                        }
                     }
                 }
-                builder.push_row(&row)?;
+                builder.push_words(&words)?;
             }
         }
         None => {
+            let mut four = vec![0u32; 4 * width];
             for packed in codes.chunks_exact(cols) {
-                for plane in 0..4 {
-                    unpack_plane(packed, plane, &mut row);
-                    builder.push_row(&row)?;
+                for (k, bytes) in packed.chunks(16).enumerate() {
+                    let mut sixteen = [0; 16];
+                    sixteen[..bytes.len()].copy_from_slice(bytes);
+                    for (plane, word) in planes::gather(&sixteen).into_iter().rev().enumerate() {
+                        four[plane * width + k] = only_trits(word);
+                    }
+                }
+                for words in four.chunks_exact(width) {
+                    builder.push_words(words)?;
                 }
             }
         }
@@ -123,13 +136,10 @@ pub fn decode(bytes: &[u8], rows: usize, cols: usize, layout: I2sLayout) -> Resu
     Ok(builder.finish(ScaleGranularity::Tensor, vec![scale])?)
 }
 
-/// The codes in the bit pair `plane`, counted from the top, of each byte; 3 becomes 1.
-fn unpack_plane(packed: &[u8], plane: usize, out: &mut [u8]) {
-    let shift = 6 - 2 * plane;
-    for (out, &byte) in out.iter_mut().zip(packed) {
-        let code = (byte >> shift) & 3;
-        *out = code & !((code << 1) & code);
-    }
+/// Sixteen codes, of which 3 becomes 1.
+#[inline]
+fn only_trits(word: u32) -> u32 {
+    word & !((word << 1) & word & 0xaaaa_aaaa)
 }
 
 /// Writes a matrix; the padding after the scale is zero.

@@ -7,6 +7,7 @@ pub mod dense;
 pub mod hf_packed;
 pub mod i2_s;
 mod plain;
+mod planes;
 pub mod q2_0;
 mod q4_0;
 mod q6_k;

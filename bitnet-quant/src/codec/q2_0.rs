@@ -11,7 +11,7 @@
 
 use super::{scales, shape};
 use crate::{Error, Result};
-use bitnet_core::ternary::{TernaryBuilder, TernaryMatrix};
+use bitnet_core::ternary::{CODES_PER_WORD, TernaryBuilder, TernaryMatrix};
 
 /// The format's name.
 pub const FORMAT: &str = "Q2_0";
@@ -43,16 +43,17 @@ pub fn decode(bytes: &[u8], rows: usize, cols: usize, block: usize) -> Result<Te
     let block_bytes = block_bytes(block)?;
     let mut builder = TernaryBuilder::new(rows, cols)?;
     let mut scales = scales::BlockScales::new(FORMAT, cols, block);
-    let mut codes = vec![0u8; cols];
-    for (row, packed) in bytes.chunks_exact(cols / block * block_bytes).enumerate() {
-        for (packed, codes) in packed.chunks_exact(block_bytes).zip(codes.chunks_exact_mut(block)) {
-            for (codes, &byte) in codes.chunks_exact_mut(4).zip(&packed[2..]) {
-                codes.copy_from_slice(&[byte & 3, (byte >> 2) & 3, (byte >> 4) & 3, byte >> 6]);
+    let mut words = vec![0u32; cols / CODES_PER_WORD];
+    for packed in bytes.chunks_exact(cols / block * block_bytes) {
+        let blocks = words.chunks_exact_mut(block / CODES_PER_WORD);
+        for (packed, words) in packed.chunks_exact(block_bytes).zip(blocks) {
+            let (fours, _) = packed[2..].as_chunks::<4>();
+            for (word, four) in words.iter_mut().zip(fours) {
+                *word = u32::from_le_bytes(*four);
             }
-            scales.push([packed[0], packed[1]], codes)?;
+            scales.push([packed[0], packed[1]], words)?;
         }
-        shape::only_trits(FORMAT, row, &codes)?;
-        builder.push_row(&codes)?;
+        builder.push_words(&words).map_err(shape::not_ternary(FORMAT))?;
     }
     let (granularity, scales) = scales.finish();
     Ok(builder.finish(granularity, scales)?)

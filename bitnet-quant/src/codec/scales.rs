@@ -6,6 +6,9 @@ use crate::{Error, Result};
 use bitnet_core::ternary::{ScaleGranularity, TernaryMatrix};
 use half::f16;
 
+/// Sixteen zero trits.
+const ZERO_WORD: u32 = 0x5555_5555;
+
 /// The scales of a block format, collected row by row while a matrix is decoded.
 #[derive(Debug)]
 pub(super) struct BlockScales {
@@ -23,15 +26,15 @@ impl BlockScales {
         Self { format, block, per_row: cols / block, values: Vec::new(), used: Vec::new() }
     }
 
-    /// The next block's little-endian f16 scale and codes.
-    pub(super) fn push(&mut self, scale: [u8; 2], codes: &[u8]) -> Result<()> {
+    /// The next block's little-endian f16 scale and packed codes.
+    pub(super) fn push(&mut self, scale: [u8; 2], words: &[u32]) -> Result<()> {
         let value = f16::from_le_bytes(scale).to_f32();
         if !value.is_finite() {
             let (row, block) = (self.values.len() / self.per_row, self.values.len() % self.per_row);
             return Err(Error::BadScale { format: self.format, row, block, value });
         }
         self.values.push(value);
-        self.used.push(codes.iter().any(|&c| c != 1));
+        self.used.push(words.iter().any(|&word| word != ZERO_WORD));
         Ok(())
     }
 

@@ -60,11 +60,10 @@ pub(super) fn buffer(bytes: usize) -> Result<Vec<u8>> {
     Ok(out)
 }
 
-/// Refuses a row with a code above 2, which stands for twice the scale.
-pub(super) fn only_trits(format: &'static str, row: usize, codes: &[u8]) -> Result<()> {
-    if codes.iter().fold(0u8, |most, &c| most.max(c)) <= 2 {
-        return Ok(());
+/// What a code 3 means in a format in which it stands for twice the scale; other errors stay as they are.
+pub(super) fn not_ternary(format: &'static str) -> impl Fn(bitnet_core::Error) -> Error {
+    move |error| match error {
+        bitnet_core::Error::BadCode { row, col, .. } => Error::NotTernary { format, row, col },
+        other => other.into(),
     }
-    let col = codes.iter().position(|&c| c > 2).unwrap_or(0);
-    Err(Error::NotTernary { format, row, col })
 }

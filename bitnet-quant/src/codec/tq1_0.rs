@@ -12,9 +12,9 @@
 //!
 //! Source: ggml, `block_tq1_0`. Every byte decodes to trits.
 
-use super::{scales, shape};
+use super::{planes, scales, shape};
 use crate::Result;
-use bitnet_core::ternary::{TernaryBuilder, TernaryMatrix};
+use bitnet_core::ternary::{CODES_PER_WORD, TernaryBuilder, TernaryMatrix};
 
 /// The format's name.
 pub const FORMAT: &str = "TQ1_0";
@@ -47,29 +47,54 @@ pub fn decode(bytes: &[u8], rows: usize, cols: usize) -> Result<TernaryMatrix> {
     shape::exact_len(FORMAT, rows, cols, bytes.len(), size(rows, cols)?)?;
     let mut builder = TernaryBuilder::new(rows, cols)?;
     let mut scales = scales::BlockScales::new(FORMAT, cols, BLOCK);
-    let mut codes = vec![0u8; cols];
+    let mut words = vec![0u32; cols / CODES_PER_WORD];
     for packed in bytes.chunks_exact(cols / BLOCK * BLOCK_BYTES) {
-        for (block, codes) in packed.chunks_exact(BLOCK_BYTES).zip(codes.chunks_exact_mut(BLOCK)) {
-            unpack(&block[..CODES], codes);
-            scales.push([block[CODES], block[CODES + 1]], codes)?;
+        let (blocks, _) = words.as_chunks_mut::<{ BLOCK / CODES_PER_WORD }>();
+        for (block, words) in packed.chunks_exact(BLOCK_BYTES).zip(blocks) {
+            unpack(&block[..CODES], words);
+            scales.push([block[CODES], block[CODES + 1]], words)?;
         }
-        builder.push_row(&codes)?;
+        builder.push_words(&words)?;
     }
     let (granularity, scales) = scales.finish();
     Ok(builder.finish(granularity, scales)?)
 }
 
-/// The 256 codes of a block.
-fn unpack(packed: &[u8], codes: &mut [u8]) {
-    for (byte, bytes, weight, digits) in RUNS {
-        let packed = &packed[byte..byte + bytes];
-        let codes = &mut codes[weight..weight + bytes * digits];
-        for (codes, power) in codes.chunks_exact_mut(bytes).zip(POW3) {
-            for (code, &byte) in codes.iter_mut().zip(packed) {
-                *code = ((u16::from(byte.wrapping_mul(power)) * 3) >> 8) as u8;
+/// The five digits of every byte: the first four in bit pairs from the bottom, and the fifth.
+const DIGITS: ([u8; 256], [u8; 256]) = {
+    let (mut four, mut fifth) = ([0u8; 256], [0u8; 256]);
+    let mut byte = 0;
+    while byte < 256 {
+        let mut n = 0;
+        while n < 5 {
+            let digit = (((byte * POW3[n] as usize) % 256 * 3) >> 8) as u8;
+            if n < 4 {
+                four[byte] |= digit << (2 * n);
+            } else {
+                fifth[byte] = digit;
             }
+            n += 1;
         }
+        byte += 1;
     }
+    (four, fifth)
+};
+
+/// The 256 codes of a block.
+fn unpack(packed: &[u8], words: &mut [u32; BLOCK / CODES_PER_WORD]) {
+    let (four, fifth) = (&DIGITS.0, &DIGITS.1);
+    let (sixteens, last) = packed.as_chunks::<16>();
+    // Where the words of sixteen bytes begin, and how far those of the next digit are.
+    for (bytes, (first, step)) in sixteens.iter().zip([(0, 2), (1, 2), (10, 1)]) {
+        let digits = planes::gather(&bytes.map(|byte| four[usize::from(byte)]));
+        for (n, word) in digits.into_iter().enumerate() {
+            words[first + n * step] = word;
+        }
+        words[first + 4 * step] = planes::gather(&bytes.map(|byte| fifth[usize::from(byte)]))[0];
+    }
+    let last =
+        last.iter().rev().fold(0u32, |x, &byte| (x << 8) | u32::from(four[usize::from(byte)]));
+    words[15] = planes::turn_four(last);
 }
 
 /// Writes a matrix. Scales are rounded to the nearest f16; a block of zeros gets the scale 0.

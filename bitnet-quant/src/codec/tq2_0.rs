@@ -9,9 +9,9 @@
 //!
 //! Source: ggml, `block_tq2_0`. Code 3 is twice the scale, which no encoder writes and no trit can hold.
 
-use super::{scales, shape};
+use super::{planes, scales, shape};
 use crate::Result;
-use bitnet_core::ternary::{TernaryBuilder, TernaryMatrix};
+use bitnet_core::ternary::{CODES_PER_WORD, TernaryBuilder, TernaryMatrix};
 
 /// The format's name.
 pub const FORMAT: &str = "TQ2_0";
@@ -40,25 +40,26 @@ pub fn decode(bytes: &[u8], rows: usize, cols: usize) -> Result<TernaryMatrix> {
     shape::exact_len(FORMAT, rows, cols, bytes.len(), size(rows, cols)?)?;
     let mut builder = TernaryBuilder::new(rows, cols)?;
     let mut scales = scales::BlockScales::new(FORMAT, cols, BLOCK);
-    let mut codes = vec![0u8; cols];
-    for (row, packed) in bytes.chunks_exact(cols / BLOCK * BLOCK_BYTES).enumerate() {
-        for (block, codes) in packed.chunks_exact(BLOCK_BYTES).zip(codes.chunks_exact_mut(BLOCK)) {
-            unpack(&block[..CODES], codes);
-            scales.push([block[CODES], block[CODES + 1]], codes)?;
+    let mut words = vec![0u32; cols / CODES_PER_WORD];
+    for packed in bytes.chunks_exact(cols / BLOCK * BLOCK_BYTES) {
+        let blocks = words.chunks_exact_mut(BLOCK / CODES_PER_WORD);
+        for (block, words) in packed.chunks_exact(BLOCK_BYTES).zip(blocks) {
+            unpack(&block[..CODES], words);
+            scales.push([block[CODES], block[CODES + 1]], words)?;
         }
-        shape::only_trits(FORMAT, row, &codes)?;
-        builder.push_row(&codes)?;
+        builder.push_words(&words).map_err(shape::not_ternary(FORMAT))?;
     }
     let (granularity, scales) = scales.finish();
     Ok(builder.finish(granularity, scales)?)
 }
 
-/// The 256 codes of a block.
-fn unpack(packed: &[u8], codes: &mut [u8]) {
-    for (packed, codes) in packed.chunks_exact(32).zip(codes.chunks_exact_mut(128)) {
-        for (plane, codes) in codes.chunks_exact_mut(32).enumerate() {
-            for (code, &byte) in codes.iter_mut().zip(packed) {
-                *code = (byte >> (2 * plane)) & 3;
+/// The 256 codes of a block, in sixteen words.
+fn unpack(packed: &[u8], words: &mut [u32]) {
+    let (sixteens, _) = packed.as_chunks::<16>();
+    for (halves, words) in sixteens.chunks_exact(2).zip(words.chunks_exact_mut(8)) {
+        for (half, bytes) in halves.iter().enumerate() {
+            for (plane, word) in planes::gather(bytes).into_iter().enumerate() {
+                words[2 * plane + half] = word;
             }
         }
     }
