@@ -102,6 +102,9 @@ pub(crate) struct ModelArgs {
     /// Treatment of the inputs of ternary layers [default: what the model was trained for]
     #[arg(long, global = true, value_name = "HOW")]
     pub(crate) activations: Option<Precision>,
+    /// Do not keep prepared weights on disk, and do not use those that are kept
+    #[arg(long, global = true)]
+    pub(crate) no_cache: bool,
     /// A jinja chat template that replaces the model's own
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) chat_template: Option<PathBuf>,
@@ -182,12 +185,30 @@ pub(crate) enum Command {
     Bench(BenchArgs),
     /// Check a model's arithmetic against the reference, integer by integer
     Verify(VerifyArgs),
+    /// Prepared weights that are kept on disk, so that a model starts sooner
+    Cache(CacheArgs),
     /// Check this machine
     Doctor,
     /// Train a small ternary model
     Train(TrainArgs),
     /// Print shell completions
     Completions(CompletionsArgs),
+}
+
+/// `bitnet cache`.
+#[derive(Debug, Args)]
+pub(crate) struct CacheArgs {
+    #[command(subcommand)]
+    pub(crate) action: CacheAction,
+}
+
+/// What to do with what is kept.
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub(crate) enum CacheAction {
+    /// Name the files and their sizes
+    List,
+    /// Remove them all; they are made again when a model is loaded
+    Clear,
 }
 
 /// `bitnet run`.

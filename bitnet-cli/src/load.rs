@@ -1,12 +1,15 @@
 //! From the command line to a loaded model.
 
+use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use bitnet_core::backend::Backend;
 use bitnet_cpu::CpuOptions;
-use bitnet_inference::{LoadOptions, Model, ModelSource, Session, backend_by_name};
+use bitnet_inference::{
+    LoadOptions, Model, ModelSource, Notice, PreparedCache, Session, backend_by_name,
+};
 
 use crate::args::Cli;
 use crate::output::Output;
@@ -35,8 +38,19 @@ pub(crate) fn options(cli: &Cli) -> Result<LoadOptions> {
         i2s_layout: cli.model.i2s_layout.into(),
         activations: cli.model.activations.map(Into::into),
         chat_template,
+        cache: if cli.model.no_cache { None } else { cache() },
         ..LoadOptions::default()
     })
+}
+
+/// Where prepared weights are kept; what there is to tell about them goes to standard error.
+pub(crate) fn cache() -> Option<PreparedCache> {
+    let mut cache = PreparedCache::new(PreparedCache::default_folder()?);
+    cache.notice = Notice::new(|text| {
+        // A remark that can't be shown is no reason to stop.
+        let _ = writeln!(std::io::stderr(), "{text}");
+    });
+    Some(cache)
 }
 
 /// The back end that the command line names.

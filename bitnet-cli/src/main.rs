@@ -42,6 +42,7 @@ fn dispatch(cli: &Cli, output: &mut Output) -> anyhow::Result<Outcome> {
         Command::Perplexity(args) => commands::perplexity::run(cli, args, output),
         Command::Bench(args) => commands::bench::run(cli, args, output),
         Command::Verify(args) => commands::verify::run(cli, args, output),
+        Command::Cache(args) => commands::cache::run(args, output),
         Command::Doctor => commands::doctor::run(cli, output),
         Command::Train(args) => commands::train::run(cli, args, output),
         Command::Completions(args) => commands::completions::run(args, output),

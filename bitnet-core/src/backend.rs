@@ -11,6 +11,7 @@ use std::fmt::Debug;
 use crate::Result;
 use crate::dense::DenseRows;
 use crate::memory::tensor::BitNetTensor;
+use crate::parts::Parts;
 use crate::ternary::TernaryMatrix;
 
 /// A ternary weight in the layout that a back end's kernels like. Made once, at load, by [`Backend::prepare`].
@@ -23,6 +24,11 @@ pub trait TernaryWeight: Debug + Send + Sync + Any {
 
     /// Bytes held.
     fn bytes(&self) -> usize;
+
+    /// What [`Backend::prepare_from_parts`] makes the same weight from; empty if it can't be kept.
+    fn parts(&self) -> Parts {
+        Parts::default()
+    }
 
     /// For the back end that made it.
     fn as_any(&self) -> &dyn Any;
@@ -166,6 +172,18 @@ pub trait Backend: Debug + Send + Sync {
     /// leave the weights of zero inputs unread. Results are those of [`Backend::prepare`], bit for bit.
     fn prepare_for_sparse_input(&self, matrix: TernaryMatrix) -> Result<Box<dyn TernaryWeight>> {
         self.prepare(matrix)
+    }
+
+    /// The name of the layout of [`TernaryWeight::parts`] here: another one whenever the parts of the same matrix would
+    /// be others. `None` if weights of this back end are not to be kept.
+    fn parts_layout(&self) -> Option<String> {
+        None
+    }
+
+    /// The weight that [`TernaryWeight::parts`] was asked of. The parts may come from anywhere: they are checked.
+    fn prepare_from_parts(&self, parts: &Parts) -> Result<Box<dyn TernaryWeight>> {
+        let name = parts.iter().next().map_or("", |(name, _)| name).to_owned();
+        Err(crate::Error::BadPart { part: name, problem: "is of no use to this back end".into() })
     }
 
     /// What was read so far, if the back end counts it.

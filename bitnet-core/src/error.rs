@@ -53,6 +53,14 @@ pub enum Error {
         /// What is needed.
         expected: String,
     },
+    /// An array of a kept weight is missing or is not what it should be.
+    #[error("the part {part} of a kept weight {problem}; prepare the weight anew")]
+    BadPart {
+        /// The array.
+        part: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// An index is outside its range.
     #[error("{op}: index {index} is outside 0..{len}")]
     OutOfRange {

@@ -6,6 +6,7 @@
 //!   pool-backed or mapped storage.
 //! - [`ternary`]: the central noun, a matrix of trits with scales per tensor, row or group.
 //! - [`backend`]: the closed, short list of operations that a back end offers.
+//! - [`parts`]: a prepared weight as named arrays, to be kept on disk.
 //! - [`mod@reference`]: each of those operations, scalar and obvious: the oracle that every back end is held to.
 //! - [`simd`]: which instruction sets this processor has, and how to force one.
 //! - [`device`]: what computes, and what it can do.
@@ -16,6 +17,7 @@ pub mod device;
 mod error;
 pub mod memory;
 pub mod operands;
+pub mod parts;
 pub mod reference;
 pub mod simd;
 pub mod ternary;

@@ -8,6 +8,9 @@
 //!
 //! As bytes, element `j` of a row stands in byte `j / 4`, bits `2 (j % 4)`, whatever the machine.
 
+use std::cmp::Ordering;
+
+use crate::memory::Shared;
 use crate::{Error, Result};
 
 /// Elements in a row are padded to a multiple of this many, so that kernels read whole vectors.
@@ -96,7 +99,7 @@ pub struct TernaryMatrix {
     rows: usize,
     cols: usize,
     words_per_row: usize,
-    words: Vec<u32>,
+    words: Shared<u32>,
     granularity: ScaleGranularity,
     scales: Vec<f32>,
 }
@@ -131,6 +134,66 @@ impl TernaryMatrix {
             builder.push_row(&codes)?;
         }
         builder.finish(granularity, scales)
+    }
+
+    /// From words in the canonical layout, row after row, each filled up to whole blocks with zero trits. They are
+    /// checked and not copied.
+    ///
+    /// # Errors
+    /// [`Error::ShapeMismatch`] if the words are too many or too few, [`Error::BadCode`] for a code 3 or one behind the
+    /// last column that is not that of zero, [`Error::ScaleCount`] or [`Error::BadScale`] if the scales do not fit.
+    pub fn from_words(
+        rows: usize,
+        cols: usize,
+        words: Shared<u32>,
+        granularity: ScaleGranularity,
+        scales: Vec<f32>,
+    ) -> Result<Self> {
+        let words_per_row = words_per_row(cols);
+        if rows.checked_mul(words_per_row) != Some(words.len()) {
+            return Err(Error::ShapeMismatch {
+                op: "ternary matrix",
+                operand: "words",
+                got: vec![words.len()],
+                expected: format!("[{rows}, {words_per_row}]"),
+            });
+        }
+        let expected = granularity.scale_count(rows, cols)?;
+        if scales.len() != expected {
+            return Err(Error::ScaleCount { got: scales.len(), expected, granularity, rows, cols });
+        }
+        if let Some((index, &value)) = scales.iter().enumerate().find(|(_, s)| !s.is_finite()) {
+            return Err(Error::BadScale { index, value });
+        }
+        let matrix = Self { rows, cols, words_per_row, words, granularity, scales };
+        for row in 0..rows {
+            matrix.check_row(row)?;
+        }
+        Ok(matrix)
+    }
+
+    /// That a row holds trits, and zeros behind the last column.
+    fn check_row(&self, row: usize) -> Result<()> {
+        let words = self.row_words(row);
+        let (last, rest) = (self.cols / CODES_PER_WORD, self.cols % CODES_PER_WORD);
+        let wrong = |(index, word): (usize, u32)| {
+            let behind = match index.cmp(&last) {
+                Ordering::Less => 0,
+                Ordering::Equal => u32::MAX << (2 * rest),
+                Ordering::Greater => u32::MAX,
+            };
+            threes(word) | ((word ^ ZERO_WORD) & behind)
+        };
+        let within = words[..last].iter().fold(0, |all, &word| all | threes(word));
+        let tail = (last..words.len()).fold(0, |all, index| all | wrong((index, words[index])));
+        if within | tail == 0 {
+            return Ok(());
+        }
+        let places = words.iter().copied().enumerate();
+        let bad = places.map(wrong).enumerate().find(|(_, bits)| *bits != 0).unwrap_or_default();
+        let place = bad.1.trailing_zeros() as usize / 2;
+        let code = ((words[bad.0] >> (2 * place)) & 3) as u8;
+        Err(Error::BadCode { row, col: bad.0 * CODES_PER_WORD + place, code })
     }
 
     /// Output features.
@@ -169,6 +232,11 @@ impl TernaryMatrix {
     #[inline]
     pub fn row_words(&self, row: usize) -> &[u32] {
         &self.words[row * self.words_per_row..(row + 1) * self.words_per_row]
+    }
+
+    /// The packed words with a share in their memory.
+    pub fn shared_words(&self) -> Shared<u32> {
+        self.words.clone()
     }
 
     /// All packed words, row after row.
@@ -270,7 +338,7 @@ impl TernaryMatrix {
     pub fn counts(&self) -> TritCounts {
         let mut plus = 0usize;
         let mut minus = 0usize;
-        for &word in &self.words {
+        for &word in self.words() {
             let low = word & ZERO_WORD;
             let high = (word >> 1) & ZERO_WORD;
             plus += high.count_ones() as usize;
@@ -292,6 +360,11 @@ fn transpose(block: &mut [u32; CODES_PER_WORD]) {
             block[k] ^= swapped << (2 * distance);
         }
     }
+}
+
+/// Words of a row of `cols` elements, padding included.
+fn words_per_row(cols: usize) -> usize {
+    cols.div_ceil(ROW_BLOCK) * (ROW_BLOCK / CODES_PER_WORD)
 }
 
 /// The low bit of every code 3.
@@ -330,7 +403,7 @@ impl TernaryBuilder {
     /// # Errors
     /// [`Error::SizeOverflow`] or [`Error::OutOfMemory`] if the matrix can't be held.
     pub fn new(rows: usize, cols: usize) -> Result<Self> {
-        let words_per_row = cols.div_ceil(ROW_BLOCK) * (ROW_BLOCK / CODES_PER_WORD);
+        let words_per_row = words_per_row(cols);
         let total = words_per_row
             .checked_mul(rows)
             .ok_or(Error::SizeOverflow { what: "ternary matrix" })?;
@@ -438,7 +511,7 @@ impl TernaryBuilder {
         if let Some((index, &value)) = scales.iter().enumerate().find(|(_, s)| !s.is_finite()) {
             return Err(Error::BadScale { index, value });
         }
-        Ok(TernaryMatrix { rows, cols, words_per_row, words, granularity, scales })
+        Ok(TernaryMatrix { rows, cols, words_per_row, words: words.into(), granularity, scales })
     }
 }
 
@@ -466,6 +539,33 @@ mod tests {
             prop_assert_eq!(counts.minus, trits.iter().filter(|&&t| t == -1).count());
             prop_assert_eq!(counts.zero, trits.iter().filter(|&&t| t == 0).count());
         }
+    }
+
+    #[test]
+    fn words_that_are_no_matrix_are_refused_where_they_go_wrong() {
+        let trits: Vec<i8> = (0..3 * 133).map(|i| (i % 3) as i8 - 1).collect();
+        let matrix = TernaryMatrix::from_trits(3, 133, &trits, ScaleGranularity::Row, vec![0.5; 3]);
+        let matrix = matrix.unwrap();
+        let build = |words: Vec<u32>, scales: Vec<f32>| {
+            TernaryMatrix::from_words(3, 133, words.into(), ScaleGranularity::Row, scales)
+        };
+        assert_eq!(build(matrix.words().to_vec(), vec![0.5; 3]).unwrap(), matrix);
+        for (row, col, code) in [(0, 0, 3), (1, 17, 3), (2, 132, 3), (1, 133, 0), (0, 255, 2)] {
+            let mut words = matrix.words().to_vec();
+            let (word, shift) = (row * 16 + col / CODES_PER_WORD, 2 * (col % CODES_PER_WORD));
+            words[word] = (words[word] & !(3 << shift)) | (code << shift);
+            let expected = Error::BadCode { row, col, code: code as u8 };
+            assert_eq!(build(words, vec![0.5; 3]), Err(expected));
+        }
+        assert!(matches!(
+            build(vec![ZERO_WORD; 47], vec![0.5; 3]),
+            Err(Error::ShapeMismatch { .. })
+        ));
+        assert!(matches!(build(vec![ZERO_WORD; 48], vec![0.5; 2]), Err(Error::ScaleCount { .. })));
+        assert!(matches!(
+            build(vec![ZERO_WORD; 48], vec![f32::NAN; 3]),
+            Err(Error::BadScale { .. })
+        ));
     }
 
     #[test]

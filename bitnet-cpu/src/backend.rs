@@ -12,6 +12,7 @@ use bitnet_core::backend::{
 };
 use bitnet_core::dense::DenseRows;
 use bitnet_core::memory::tensor::BitNetTensor;
+use bitnet_core::parts::Parts;
 use bitnet_core::simd::IsaLevel;
 use bitnet_core::ternary::TernaryMatrix;
 
@@ -92,6 +93,14 @@ impl Backend for CpuBackend {
 
     fn prepare_for_sparse_input(&self, matrix: TernaryMatrix) -> Result<Box<dyn TernaryWeight>> {
         Ok(Box::new(CpuWeight::for_sparse_input(matrix)?))
+    }
+
+    fn parts_layout(&self) -> Option<String> {
+        Some(ops::PARTS_LAYOUT.into())
+    }
+
+    fn prepare_from_parts(&self, parts: &Parts) -> Result<Box<dyn TernaryWeight>> {
+        Ok(Box::new(CpuWeight::from_parts(parts)?))
     }
 
     fn traffic(&self) -> Option<Traffic> {

@@ -11,6 +11,7 @@
 //! * [`gguf`]: GGUF v2 and v3, single or split, and a writer of v3.
 //! * [`safetensors`]: one file, a sharded index or a model folder, and a writer.
 //! * [`names`]: tensor names of Hugging Face checkpoints and of GGUF files, both ways.
+//! * [`sections`]: named arrays of bytes that the program keeps for itself.
 //! * [`mmap`]: mapped files and byte regions.
 
 #![deny(unsafe_code)]
@@ -25,6 +26,7 @@ pub mod gguf;
 pub mod mmap;
 pub mod names;
 pub mod safetensors;
+pub mod sections;
 mod sniff;
 
 pub use atomic::write_whole_file;

@@ -113,6 +113,18 @@ impl MappedFile {
         Region { file: Arc::clone(self), start: 0, len: self.bytes().len() }
     }
 
+    /// What the system says about the mapped file's identity: two mappings with the same stamp hold the same bytes, if the
+    /// first one was [settled](Stamp::settled). `None` for bytes that are not mapped, and where the system does not say
+    /// when a file was last changed (the time of modification does not do: anyone may set it).
+    #[must_use]
+    pub fn stamp(&self) -> Option<Stamp> {
+        #[cfg(unix)]
+        if let Backing::Mapped(mapping) = &self.bytes {
+            return Stamp::of(&mapping.file.metadata().ok()?);
+        }
+        None
+    }
+
     /// Whether the file is still what was mapped.
     ///
     /// # Errors
@@ -135,6 +147,37 @@ impl MappedFile {
             return Err(Error::Changed { file: self.name.clone() });
         }
         Ok(())
+    }
+}
+
+/// What a file system says about the identity and the last change of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stamp {
+    /// Device, file number, length, times of modification and of change.
+    pub identity: String,
+    /// Whether the last change is so long ago that the next one will show in the time of change, which counts in steps
+    /// of a few milliseconds, on some systems of two seconds.
+    pub settled: bool,
+}
+
+#[cfg(unix)]
+impl Stamp {
+    fn of(found: &Metadata) -> Option<Self> {
+        use std::os::unix::fs::MetadataExt;
+        use std::time::Duration;
+        let identity = format!(
+            "device {} file {} bytes {} modified {}.{:09} changed {}.{:09}",
+            found.dev(),
+            found.ino(),
+            found.len(),
+            found.mtime(),
+            found.mtime_nsec(),
+            found.ctime(),
+            found.ctime_nsec()
+        );
+        let changed = Duration::from_secs(u64::try_from(found.ctime()).ok()?);
+        let age = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH + changed);
+        Some(Self { identity, settled: age.is_ok_and(|age| age > Duration::from_secs(3)) })
     }
 }
 

@@ -152,6 +152,7 @@ pub fn generate(
         if session.tokens().len() == session.capacity() {
             break FinishReason::ContextFull;
         }
+        model.keep_prepared();
         logits = session.feed(&[token])?;
     };
     let (mut rest, _) = filter.push(&stream.finish());

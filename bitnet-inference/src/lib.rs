@@ -24,7 +24,8 @@ pub use cache::{KvCache, LayerCache};
 pub use error::{InferenceError, Result};
 pub use generate::{FinishReason, GenerateOptions, Generated, generate};
 pub use loader::{
-    Inspection, LoadOptions, ModelFacts, SuggestedSampling, backend_by_name, tokenizer_of,
+    Inspection, LoadOptions, ModelFacts, Notice, PreparedCache, SuggestedSampling, backend_by_name,
+    tokenizer_of,
 };
 pub use model::{EMBEDDED, EMBEDDED_NAME, Model, ModelSource};
 pub use session::{PREFILL_CHUNK, Session};

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bitnet_core::backend::Backend;
 use bitnet_core::memory::HybridMemoryPool;
@@ -11,7 +12,7 @@ use bitnet_cpu::CpuOptions;
 use crate::chat::{ChatTemplate, Message, RenderOptions};
 use crate::generate::{GenerateOptions, Generated, generate};
 use crate::loader::{
-    LoadOptions, ModelFacts, Opened, SuggestedSampling, assemble, backend_by_name,
+    Keeping, Kept, LoadOptions, ModelFacts, Opened, SuggestedSampling, assemble, backend_by_name,
 };
 use crate::models::{Decoder, ModelConfig};
 use crate::session::Session;
@@ -54,6 +55,7 @@ pub struct Model {
     end_tokens: BTreeSet<u32>,
     facts: ModelFacts,
     suggested: SuggestedSampling,
+    keeping: Option<Keeping>,
 }
 
 impl Model {
@@ -90,7 +92,17 @@ impl Model {
             Some(pool) => pool.clone(),
             None => HybridMemoryPool::new()?,
         };
-        let assembled = assemble(opened.checkpoint(), backend, pool, on_layer)?;
+        let checkpoint = opened.checkpoint();
+        let kept = match (source, &options.cache) {
+            (ModelSource::Path(path), Some(cache)) => {
+                Kept::open(cache, path, checkpoint, &*backend)
+            }
+            (ModelSource::Embedded, _) | (_, None) => None,
+        };
+        let start = Instant::now();
+        let assembled = assemble(checkpoint, Arc::clone(&backend), pool, kept.as_ref(), on_layer)?;
+        let keeping = kept
+            .and_then(|kept| kept.keep(start.elapsed(), checkpoint, &*backend, assembled.sections));
         let vocab_size = assembled.decoder.config.vocab_size;
         let mut facts = described.facts;
         facts.head = assembled.head;
@@ -115,7 +127,16 @@ impl Model {
             end_tokens,
             facts,
             suggested: described.defaults,
+            keeping,
         })
+    }
+
+    /// Begins to write the prepared weights to disk, on a thread of its own, if [`LoadOptions::cache`] asked for it and it
+    /// was not begun yet. [`generate`] does so after the first token; at the latest it is done when the model is dropped.
+    pub fn keep_prepared(&self) {
+        if let Some(keeping) = &self.keeping {
+            keeping.start();
+        }
     }
 
     /// Shapes and constants.

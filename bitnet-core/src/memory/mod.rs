@@ -2,6 +2,8 @@
 
 mod block;
 mod pool;
+mod shared;
 pub mod tensor;
 
 pub use pool::{HybridMemoryPool, MemoryHandle, MemoryMetrics};
+pub use shared::Shared;

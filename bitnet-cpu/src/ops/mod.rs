@@ -17,7 +17,7 @@ mod softmax;
 
 pub(crate) use add::add;
 pub(crate) use attention::attention;
-pub(crate) use bit_linear::{CpuWeight, bit_linear, bit_linear_integers, block_sums};
+pub(crate) use bit_linear::{CpuWeight, PARTS_LAYOUT, bit_linear, bit_linear_integers, block_sums};
 pub(crate) use cast::cast;
 pub(crate) use copy::copy;
 pub(crate) use embed::embed;

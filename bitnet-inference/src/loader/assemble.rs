@@ -7,6 +7,7 @@ use bitnet_core::backend::{Activation, Backend};
 use bitnet_core::memory::HybridMemoryPool;
 
 use super::in_parallel::in_parallel;
+use super::kept::{Kept, KeptSection, sections_of};
 use super::{Checkpoint, StoredLinear};
 use crate::models::{
     Architecture, Attention, Decoder, FeedForward, Head, Layer, Linear, Projection,
@@ -18,18 +19,27 @@ pub(crate) struct Assembled {
     pub(crate) decoder: Decoder,
     pub(crate) assumptions: Vec<String>,
     pub(crate) head: String,
+    /// The ternary weights as they may be kept, if that is asked for.
+    pub(crate) sections: Vec<KeptSection>,
 }
 
-/// Decodes every tensor for `backend`. `on_layer` is told (layers done, layers in all).
+/// Decodes every tensor for `backend`, except those that are `kept`. `on_layer` is told (layers done, layers in all).
 pub(crate) fn assemble(
     checkpoint: &dyn Checkpoint,
     backend: Arc<dyn Backend>,
     pool: HybridMemoryPool,
+    kept: Option<&Kept>,
     on_layer: &mut dyn FnMut(usize, usize),
 ) -> Result<Assembled> {
     let config = checkpoint.config().clone();
     config.validate(checkpoint.file())?;
-    let mut builder = Builder { checkpoint, backend: &*backend, assumptions: BTreeSet::new() };
+    let mut builder = Builder {
+        checkpoint,
+        backend: &*backend,
+        kept,
+        assumptions: BTreeSet::new(),
+        sections: Vec::new(),
+    };
     let embedding = checkpoint
         .dense("token_embd", config.vocab_size, config.hidden)?
         .ok_or_else(|| builder.missing("token_embd"))?;
@@ -37,28 +47,34 @@ pub(crate) fn assemble(
         config.layers,
         backend.threads(),
         |index| {
-            let mut builder = Builder { assumptions: BTreeSet::new(), ..builder };
-            Ok::<_, InferenceError>((builder.layer(index)?, builder.assumptions))
+            let (assumptions, sections) = (BTreeSet::new(), Vec::new());
+            let mut builder = Builder { assumptions, sections, ..builder };
+            let layer = builder.layer(index)?;
+            Ok::<_, InferenceError>((layer, builder.assumptions, builder.sections))
         },
         on_layer,
     )?;
     let mut layers = Vec::with_capacity(config.layers);
-    for (layer, assumptions) in parts {
+    for (layer, assumptions, sections) in parts {
         layers.push(layer);
         builder.assumptions.extend(assumptions);
+        builder.sections.extend(sections);
     }
     let output_norm = builder.norm("output_norm", config.hidden)?;
     let (head, head_fact) = builder.head()?;
     checkpoint.check()?;
     let assumptions = builder.assumptions.into_iter().collect();
+    let sections = builder.sections;
     let decoder = Decoder { config, embedding, layers, output_norm, head, backend, pool };
-    Ok(Assembled { decoder, assumptions, head: head_fact })
+    Ok(Assembled { decoder, assumptions, head: head_fact, sections })
 }
 
 struct Builder<'a> {
     checkpoint: &'a dyn Checkpoint,
     backend: &'a dyn Backend,
+    kept: Option<&'a Kept>,
     assumptions: BTreeSet<String>,
+    sections: Vec<KeptSection>,
 }
 
 impl Builder<'_> {
@@ -133,10 +149,20 @@ impl Builder<'_> {
         cols: usize,
         sparse_input: bool,
     ) -> Result<Projection> {
-        let decoded =
-            self.checkpoint.linear(name, rows, cols)?.ok_or_else(|| self.missing(name))?;
-        self.assumptions.extend(decoded.assumption);
-        let weight = self.prepare(decoded.linear, sparse_input)?;
+        let found = self.kept.and_then(|kept| kept.find(name, rows, cols, self.backend));
+        let (weight, assumption) = match found {
+            Some(found) => (found.linear, found.assumption),
+            None => {
+                let decoded = self.checkpoint.linear(name, rows, cols)?;
+                let decoded = decoded.ok_or_else(|| self.missing(name))?;
+                (self.prepare(decoded.linear, sparse_input)?, decoded.assumption)
+            }
+        };
+        if let (Some(_), Linear::Ternary(weight, precision)) = (self.kept, &weight) {
+            let sections = sections_of(name, &**weight, *precision, assumption.as_deref());
+            self.sections.extend(sections);
+        }
+        self.assumptions.extend(assumption);
         let input_norm = self
             .checkpoint
             .vector(&format!("{name}_norm_in"), cols)?

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bitnet_core::backend::{ActivationPrecision, RopeOrder};
 use bitnet_core::dense::DenseRows;
 use bitnet_core::ternary::TernaryMatrix;
+use bitnet_formats::MappedFile;
 use bitnet_formats::gguf::{GgmlType, GgufFile, Metadata, TensorInfo};
 use bitnet_quant::codec::dense::{DenseMatrix, DenseType};
 use bitnet_quant::codec::i2_s::I2sLayout;
@@ -361,6 +362,14 @@ impl Checkpoint for GgufCheckpoint {
 
     fn tied(&self) -> Option<bool> {
         None
+    }
+
+    fn files(&self) -> Vec<Arc<MappedFile>> {
+        self.file.files().to_vec()
+    }
+
+    fn decoding(&self) -> String {
+        format!("GGUF {} {:?} {:?}", self.layout.name(), self.precision, self.config)
     }
 
     fn check(&self) -> Result<()> {

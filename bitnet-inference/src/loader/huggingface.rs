@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bitnet_core::backend::ActivationPrecision;
 use bitnet_core::dense::DenseRows;
+use bitnet_formats::MappedFile;
 use bitnet_formats::names::{Family, TensorName};
 use bitnet_formats::safetensors::{Dtype, SafeTensors, TensorView};
 use bitnet_quant::codec::dense::{DenseMatrix, DenseType};
@@ -347,6 +348,14 @@ impl Checkpoint for HfCheckpoint {
 
     fn tied(&self) -> Option<bool> {
         self.config.tied
+    }
+
+    fn files(&self) -> Vec<Arc<MappedFile>> {
+        self.tensors.files().cloned().collect()
+    }
+
+    fn decoding(&self) -> String {
+        format!("safetensors {:?} {:?}", self.precision, self.config)
     }
 
     fn check(&self) -> Result<()> {

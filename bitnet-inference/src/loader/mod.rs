@@ -6,6 +6,7 @@ mod hf_config;
 mod huggingface;
 mod in_parallel;
 mod inspect;
+mod kept;
 mod ternary_rows;
 mod text;
 
@@ -16,6 +17,7 @@ use bitnet_core::backend::{ActivationPrecision, Backend};
 use bitnet_core::dense::DenseRows;
 use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::ternary::TernaryMatrix;
+use bitnet_formats::MappedFile;
 use bitnet_formats::gguf::GgufFile;
 use bitnet_quant::codec::i2_s::I2sLayout;
 
@@ -28,6 +30,8 @@ pub(crate) use assemble::assemble;
 pub(crate) use gguf::GgufCheckpoint;
 pub(crate) use huggingface::HfCheckpoint;
 pub use inspect::{Inspection, TensorSummary};
+pub(crate) use kept::{Keeping, Kept};
+pub use kept::{Notice, PreparedCache};
 pub use text::tokenizer_of;
 
 /// Choices that a file may leave open.
@@ -41,6 +45,8 @@ pub struct LoadOptions {
     pub chat_template: Option<String>,
     /// The pool for activations and caches; a new one unless given.
     pub pool: Option<HybridMemoryPool>,
+    /// Where prepared weights are kept for the next start; nowhere unless given.
+    pub cache: Option<PreparedCache>,
 }
 
 /// A linear layer's weight, decoded.
@@ -78,6 +84,12 @@ pub(crate) trait Checkpoint: Sync {
 
     /// Whether the head is the embedding table: yes, no, or not said.
     fn tied(&self) -> Option<bool>;
+
+    /// The files that weights come from.
+    fn files(&self) -> Vec<Arc<MappedFile>>;
+
+    /// Everything beside the files that decoded weights depend on, as text.
+    fn decoding(&self) -> String;
 
     /// That the files are still what was mapped.
     fn check(&self) -> Result<()>;

@@ -19,8 +19,12 @@ use crate::isa::CodeBlock;
 use crate::threads;
 use bitnet_core::backend::{ActivationPrecision, BitLinearIntegers, TernaryWeight};
 use bitnet_core::memory::tensor::BitNetTensor;
+use bitnet_core::parts::Parts;
 use bitnet_core::ternary::{ScaleGranularity, TernaryMatrix};
 use bitnet_core::{Error, Result, operands};
+
+/// The layout of the parts of a [`CpuWeight`]; it does not depend on the instruction set. Counted up whenever it changes.
+pub(crate) const PARTS_LAYOUT: &str = "cpu 1: rows, columns for sparse inputs";
 
 /// A ternary matrix as this back end reads it: the canonical layout, and for sparse inputs its columns as well.
 #[derive(Debug)]
@@ -44,6 +48,27 @@ impl CpuWeight {
         Ok(Self { matrix, turned })
     }
 
+    /// From what [`TernaryWeight::parts`] gave. That the columns are those of the rows is not checked: it would cost
+    /// what preparing the weight costs.
+    pub(crate) fn from_parts(parts: &Parts) -> Result<Self> {
+        let matrix = parts.matrix("rows")?;
+        let turned = if parts.has_matrix("columns") {
+            let turned = parts.matrix("columns")?;
+            if turned.rows() != matrix.cols() || turned.cols() != matrix.rows() {
+                return Err(Error::ShapeMismatch {
+                    op: "kept weight",
+                    operand: "columns",
+                    got: vec![turned.rows(), turned.cols()],
+                    expected: format!("[{}, {}]", matrix.cols(), matrix.rows()),
+                });
+            }
+            Some(turned)
+        } else {
+            None
+        };
+        Ok(Self { matrix, turned })
+    }
+
     pub(crate) fn matrix(&self) -> &TernaryMatrix {
         &self.matrix
     }
@@ -60,6 +85,15 @@ impl TernaryWeight for CpuWeight {
 
     fn bytes(&self) -> usize {
         self.matrix.bytes() + self.turned.as_ref().map_or(0, TernaryMatrix::bytes)
+    }
+
+    fn parts(&self) -> Parts {
+        let mut parts = Parts::default();
+        parts.put_matrix("rows", &self.matrix);
+        if let Some(turned) = &self.turned {
+            parts.put_matrix("columns", turned);
+        }
+        parts
     }
 
     fn as_any(&self) -> &dyn Any {

@@ -1,0 +1,34 @@
+//! `bitnet cache`: the prepared weights that are kept on disk.
+
+use anyhow::{Context, Result};
+use serde_json::json;
+
+use super::Outcome;
+use crate::args::{CacheAction, CacheArgs};
+use crate::load;
+use crate::output::{self, Output};
+
+/// Lists what is kept, or removes it.
+pub(crate) fn run(args: &CacheArgs, output: &mut Output) -> Result<Outcome> {
+    let cache = load::cache()
+        .context("there is no folder for caches: set BITNET_CACHE to the folder to use")?;
+    let (files, word) = match args.action {
+        CacheAction::List => (cache.files()?, "kept"),
+        CacheAction::Clear => (cache.clear()?, "removed"),
+    };
+    let bytes: u64 = files.iter().map(|(_, bytes)| bytes).sum();
+    if output.json {
+        let list: Vec<_> = files
+            .iter()
+            .map(|(path, bytes)| json!({ "file": path.display().to_string(), "bytes": bytes }))
+            .collect();
+        output.json(&json!({ "folder": cache.folder.display().to_string(), word: list }))?;
+        return Ok(Outcome::Done);
+    }
+    for (path, bytes) in &files {
+        output.line(&format!("{:>6} MiB  {}", bytes >> 20, path.display()))?;
+    }
+    let count = output::count(files.len(), "file");
+    output.line(&format!("{word}: {count}, {} MiB, in {}", bytes >> 20, cache.folder.display()))?;
+    Ok(Outcome::Done)
+}

@@ -1,0 +1,102 @@
+//! A prepared weight taken apart into named arrays of bytes, so that it can be kept on disk and mapped again.
+
+use crate::memory::Shared;
+use crate::ternary::{ScaleGranularity, TernaryMatrix};
+use crate::{Error, Result};
+
+/// Named arrays, in the order in which they were put in. Numbers are in the byte order of the machine.
+#[derive(Debug, Clone, Default)]
+pub struct Parts(Vec<(String, Shared<u8>)>);
+
+impl Parts {
+    /// Whether nothing was put in.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Names and arrays.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Shared<u8>)> {
+        self.0.iter().map(|(name, bytes)| (name.as_str(), bytes))
+    }
+
+    /// Adds an array. Names are not repeated.
+    pub fn put(&mut self, name: impl Into<String>, bytes: Shared<u8>) {
+        self.0.push((name.into(), bytes));
+    }
+
+    /// Whether there is an array of that name.
+    pub fn has(&self, name: &str) -> bool {
+        self.0.iter().any(|(n, _)| n == name)
+    }
+
+    /// The array of that name.
+    ///
+    /// # Errors
+    /// [`Error::BadPart`] if there is none.
+    pub fn get(&self, name: &str) -> Result<&Shared<u8>> {
+        let found = self.0.iter().find(|(n, _)| n == name).map(|(_, bytes)| bytes);
+        found.ok_or_else(|| bad(name, "is missing".into()))
+    }
+
+    /// Adds a matrix as `NAME.shape`, `NAME.scales` and `NAME.words`.
+    pub fn put_matrix(&mut self, name: &str, matrix: &TernaryMatrix) {
+        let group = match matrix.granularity() {
+            ScaleGranularity::Tensor => 0,
+            ScaleGranularity::Row => 1,
+            ScaleGranularity::Group(n) => n as u64,
+        };
+        let shape = vec![matrix.rows() as u64, matrix.cols() as u64, group];
+        let shape = shape.iter().flat_map(|n| n.to_ne_bytes()).collect::<Vec<u8>>();
+        let scales = matrix.scales().iter().flat_map(|s| s.to_ne_bytes()).collect::<Vec<u8>>();
+        self.put(format!("{name}.shape"), shape.into());
+        self.put(format!("{name}.scales"), scales.into());
+        // Words fit bytes at any address.
+        let words = matrix.shared_words().cast::<u8>().unwrap_or_else(|| Vec::new().into());
+        self.put(format!("{name}.words"), words);
+    }
+
+    /// Whether there is a matrix of that name.
+    pub fn has_matrix(&self, name: &str) -> bool {
+        self.has(&format!("{name}.shape"))
+    }
+
+    /// The matrix of that name; its words are not copied.
+    ///
+    /// # Errors
+    /// [`Error::BadPart`] for arrays that are missing or of another length, those of [`TernaryMatrix::from_words`].
+    pub fn matrix(&self, name: &str) -> Result<TernaryMatrix> {
+        let part = format!("{name}.shape");
+        let stored = self.get(&part)?;
+        let (numbers, rest) = stored.as_chunks::<8>();
+        let &[rows, cols, group] = numbers else {
+            return Err(bad(&part, format!("has {} bytes, not 24", stored.len())));
+        };
+        if !rest.is_empty() {
+            return Err(bad(&part, format!("has {} bytes, not 24", stored.len())));
+        }
+        let number = |bytes| {
+            usize::try_from(u64::from_ne_bytes(bytes))
+                .map_err(|_| bad(&part, "exceeds the address space".into()))
+        };
+        let granularity = match number(group)? {
+            0 => ScaleGranularity::Tensor,
+            1 => ScaleGranularity::Row,
+            n => ScaleGranularity::Group(n),
+        };
+        let part = format!("{name}.scales");
+        let stored = self.get(&part)?;
+        let (scales, rest) = stored.as_chunks::<4>();
+        if !rest.is_empty() {
+            return Err(bad(&part, format!("has {} bytes", stored.len())));
+        }
+        let scales = scales.iter().map(|&bytes| f32::from_ne_bytes(bytes)).collect();
+        let part = format!("{name}.words");
+        let words = self.get(&part)?.cast();
+        let words = words.ok_or_else(|| bad(&part, "is not an array of words".into()))?;
+        TernaryMatrix::from_words(number(rows)?, number(cols)?, words, granularity, scales)
+    }
+}
+
+fn bad(part: &str, problem: String) -> Error {
+    Error::BadPart { part: part.into(), problem }
+}
