@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use bitnet_core::backend::ActivationPrecision;
+use bitnet_core::kv::KvType;
 use bitnet_quant::codec::i2_s::I2sLayout;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -105,6 +106,15 @@ pub(crate) struct ModelArgs {
     /// Do not keep prepared weights on disk, and do not use those that are kept
     #[arg(long, global = true)]
     pub(crate) no_cache: bool,
+    /// How keys and values of the context are stored
+    #[arg(
+        long,
+        global = true,
+        value_name = "TYPE",
+        default_value = "f16",
+        hide_default_value = true
+    )]
+    pub(crate) kv: Kv,
     /// A jinja chat template that replaces the model's own
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) chat_template: Option<PathBuf>,
@@ -164,6 +174,27 @@ impl From<Precision> for ActivationPrecision {
         match precision {
             Precision::Int8 => Self::Int8,
             Precision::Float => Self::Float,
+        }
+    }
+}
+
+/// A type of the key-value cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Kv {
+    /// As they are
+    F32,
+    /// Half precision (the default): half the memory of f32
+    F16,
+    /// 8 bits with a scale for each position and head: about half the memory of f16
+    Int8,
+}
+
+impl From<Kv> for KvType {
+    fn from(kv: Kv) -> Self {
+        match kv {
+            Kv::F32 => Self::F32,
+            Kv::F16 => Self::F16,
+            Kv::Int8 => Self::Int8,
         }
     }
 }

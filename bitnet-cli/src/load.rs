@@ -39,6 +39,7 @@ pub(crate) fn options(cli: &Cli) -> Result<LoadOptions> {
         activations: cli.model.activations.map(Into::into),
         chat_template,
         cache: if cli.model.no_cache { None } else { cache() },
+        kv: cli.model.kv.into(),
         ..LoadOptions::default()
     })
 }

@@ -10,6 +10,7 @@ use std::fmt::Debug;
 
 use crate::Result;
 use crate::dense::DenseRows;
+use crate::kv::{KvLayer, KvSpan};
 use crate::memory::tensor::BitNetTensor;
 use crate::parts::Parts;
 use crate::ternary::TernaryMatrix;
@@ -248,25 +249,34 @@ pub trait Backend: Debug + Send + Sync {
         out: &mut BitNetTensor,
     ) -> Result<()>;
 
-    /// Rotates each head of `x` (`[tokens, heads * head_dim]`) in place; token `i` stands at `first + i`. Only
+    /// Rotates each head of `x` (`[tokens, heads * head_dim]`) in place; token `i` stands at `positions[i]`. Only
     /// the first `table.dim` components of a head are rotated.
     fn rope(
         &self,
         x: &mut BitNetTensor,
         head_dim: usize,
-        first: usize,
+        positions: &[usize],
         table: &RopeTable,
         order: RopeOrder,
     ) -> Result<()>;
 
-    /// Causal attention over a cache: `q` is `[tokens, heads * head_dim]`, `k` and `v` are
-    /// `[capacity, kv_heads * head_dim]`; token `i` stands at `first + i` and sees `0..=first + i`.
+    /// Writes keys and values (`[tokens, kv_heads * head_dim]` each) to positions `first..first + tokens` of a cache.
+    /// What is stored is the same on every back end, bit for bit.
+    fn store(
+        &self,
+        k: &BitNetTensor,
+        v: &BitNetTensor,
+        cache: &mut KvLayer,
+        first: usize,
+    ) -> Result<()>;
+
+    /// Causal attention of several sequences, each over its own cache: `q` and `out` are `[tokens, heads * head_dim]`,
+    /// the tokens of one span after those of another. Token `i` of a span stands at `first + i` and sees
+    /// `0..=first + i`. A token's result depends neither on the tokens of its span nor on other spans.
     fn attention(
         &self,
         q: &BitNetTensor,
-        k: &BitNetTensor,
-        v: &BitNetTensor,
-        first: usize,
+        spans: &[KvSpan<'_>],
         shape: AttentionShape,
         out: &mut BitNetTensor,
     ) -> Result<()>;

@@ -4,6 +4,7 @@
 //!
 //! - [`memory`]: a pool of aligned blocks that accounts for its bytes, and [`memory::tensor`], strided tensors on
 //!   pool-backed or mapped storage.
+//! - [`kv`]: keys and values of a sequence, as attention reads them.
 //! - [`ternary`]: the central noun, a matrix of trits with scales per tensor, row or group.
 //! - [`backend`]: the closed, short list of operations that a back end offers.
 //! - [`parts`]: a prepared weight as named arrays, to be kept on disk.
@@ -15,6 +16,7 @@ pub mod backend;
 pub mod dense;
 pub mod device;
 mod error;
+pub mod kv;
 pub mod memory;
 pub mod operands;
 pub mod parts;

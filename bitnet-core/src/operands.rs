@@ -2,6 +2,7 @@
 
 use crate::backend::{AttentionShape, RopeTable, TernaryWeight};
 use crate::dense::DenseRows;
+use crate::kv::{KvLayer, KvSpan};
 use crate::memory::tensor::BitNetTensor;
 use crate::{Error, Result};
 
@@ -117,41 +118,70 @@ pub fn rms_norm(x: &BitNetTensor, weight: &[f32], out: &BitNetTensor) -> Result<
     Ok(())
 }
 
-/// Operands of `rope`; the number of tokens.
+/// Operands of `rope`.
 ///
 /// # Errors
 /// [`Error::ShapeMismatch`], or [`Error::OutOfRange`] for a position beyond the table.
-pub fn rope(x: &BitNetTensor, head_dim: usize, first: usize, table: &RopeTable) -> Result<usize> {
+pub fn rope(
+    x: &BitNetTensor,
+    head_dim: usize,
+    positions: &[usize],
+    table: &RopeTable,
+) -> Result<()> {
     let (tokens, width) = x.dims2("rope", "x")?;
-    if head_dim == 0 || !width.is_multiple_of(head_dim) || table.dim > head_dim {
+    if head_dim == 0
+        || !width.is_multiple_of(head_dim)
+        || table.dim > head_dim
+        || tokens != positions.len()
+    {
         return Err(mismatch(
             "rope",
             "x",
             x,
-            format!("heads of {head_dim} components, {} rotated", table.dim),
+            format!(
+                "{} tokens with heads of {head_dim} components, {} rotated",
+                positions.len(),
+                table.dim
+            ),
         ));
     }
-    let end = first.saturating_add(tokens);
-    if end > table.positions() {
-        return Err(Error::OutOfRange { op: "rope", index: end - 1, len: table.positions() });
+    match positions.iter().find(|&&position| position >= table.positions()) {
+        Some(&index) => Err(Error::OutOfRange { op: "rope", index, len: table.positions() }),
+        None => Ok(()),
     }
+}
+
+/// Operands of `store`; the number of tokens.
+///
+/// # Errors
+/// [`Error::ShapeMismatch`], or [`Error::OutOfRange`] for a position beyond the cache.
+pub fn store(k: &BitNetTensor, v: &BitNetTensor, cache: &KvLayer, first: usize) -> Result<usize> {
+    let (tokens, _) = k.dims2("store", "k")?;
+    let width = cache.kv_heads() * cache.head_dim();
+    expect_shape("store", "k", k, tokens, width)?;
+    expect_shape("store", "v", v, tokens, width)?;
+    expect_room("store", cache, first, tokens)?;
     Ok(tokens)
+}
+
+fn expect_room(op: &'static str, cache: &KvLayer, first: usize, tokens: usize) -> Result<()> {
+    let end = first.saturating_add(tokens);
+    if end > cache.capacity() {
+        return Err(Error::OutOfRange { op, index: end - 1, len: cache.capacity() });
+    }
+    Ok(())
 }
 
 /// Operands of `attention`; the number of tokens.
 ///
 /// # Errors
-/// [`Error::ShapeMismatch`], or [`Error::OutOfRange`] for a position beyond the cache.
+/// [`Error::ShapeMismatch`], or [`Error::OutOfRange`] for a position beyond a cache.
 pub fn attention(
     q: &BitNetTensor,
-    k: &BitNetTensor,
-    v: &BitNetTensor,
-    first: usize,
+    spans: &[KvSpan<'_>],
     shape: AttentionShape,
     out: &BitNetTensor,
 ) -> Result<usize> {
-    let (tokens, _) = q.dims2("attention", "q")?;
-    let (capacity, _) = k.dims2("attention", "k")?;
     let AttentionShape { heads, kv_heads, head_dim, .. } = shape;
     if heads == 0 || kv_heads == 0 || head_dim == 0 || !heads.is_multiple_of(kv_heads) {
         return Err(mismatch(
@@ -161,14 +191,22 @@ pub fn attention(
             format!("{heads} heads divisible by {kv_heads} key heads"),
         ));
     }
-    expect_shape("attention", "q", q, tokens, heads * head_dim)?;
-    expect_shape("attention", "k", k, capacity, kv_heads * head_dim)?;
-    expect_shape("attention", "v", v, capacity, kv_heads * head_dim)?;
-    expect_same("attention", q, out)?;
-    let end = first.saturating_add(tokens);
-    if end > capacity {
-        return Err(Error::OutOfRange { op: "attention", index: end - 1, len: capacity });
+    let mut tokens = 0usize;
+    for span in spans {
+        let cache = span.cache;
+        if (cache.kv_heads(), cache.head_dim()) != (kv_heads, head_dim) {
+            return Err(Error::ShapeMismatch {
+                op: "attention",
+                operand: "cache",
+                got: vec![cache.kv_heads(), cache.head_dim()],
+                expected: format!("{kv_heads} heads of {head_dim} components"),
+            });
+        }
+        expect_room("attention", cache, span.first, span.tokens)?;
+        tokens = tokens.saturating_add(span.tokens);
     }
+    expect_shape("attention", "q", q, tokens, heads * head_dim)?;
+    expect_same("attention", q, out)?;
     Ok(tokens)
 }
 

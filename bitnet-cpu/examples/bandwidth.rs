@@ -7,6 +7,7 @@ use std::time::Instant;
 use bitnet_core::Result;
 use bitnet_core::backend::{ActivationPrecision, AttentionShape, Backend};
 use bitnet_core::dense::{DenseRows, PlainType};
+use bitnet_core::kv::{KvLayer, KvSpan, KvType};
 use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::ternary::{ScaleGranularity, TernaryMatrix};
@@ -153,15 +154,33 @@ fn linear(backend: &CpuBackend, tokens: usize, plain: PlainType) -> Result<()> {
     Ok(())
 }
 
-fn attention(backend: &CpuBackend, tokens: usize, first: usize) -> Result<()> {
+fn attention(backend: &CpuBackend, kind: KvType, tokens: usize, first: usize) -> Result<()> {
     let shape = AttentionShape { heads: 20, kv_heads: 5, head_dim: 128, scale: 0.088 };
     let pool = HybridMemoryPool::new()?;
-    let cache = BitNetTensor::from_f32(&[4096, 640], &vec![0.1; 4096 * 640], &pool)?;
-    let q = BitNetTensor::from_f32(&[tokens, 2560], &vec![0.5; tokens * 2560], &pool)?;
+    let values: Vec<f32> = (0..4096 * 640).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect();
+    let x = BitNetTensor::from_f32(&[4096, 640], &values, &pool)?;
+    let layers = if tokens == 1 { 30 } else { 1 };
+    let caches = (0..layers)
+        .map(|_| {
+            let mut cache = KvLayer::new(kind, 4096, 5, 128, &pool)?;
+            backend.store(&x, &x, &mut cache, 0)?;
+            Ok(cache)
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let q = BitNetTensor::from_f32(&[tokens, 2560], &values[..tokens * 2560], &pool)?;
     let mut out = BitNetTensor::zeros(&[tokens, 2560], &pool)?;
-    let seconds =
-        measure(backend, || backend.attention(&q, &cache, &cache, first, shape, &mut out))?;
-    println!("attention, {tokens} tokens at {first}: {:.0} us", seconds * 1e6);
+    let mut next = caches.iter().cycle();
+    let seconds = measure(backend, || {
+        let spans = next.next().map(|cache| KvSpan { cache, first, tokens });
+        backend.attention(&q, spans.as_slice(), shape, &mut out)
+    })?;
+    let seen: usize = (0..tokens).map(|i| first + i + 1).sum();
+    println!(
+        "attention {kind}, {tokens} tokens at {first}, {layers} caches in turn: {:.0} us, {:.1} GB/s, {:.1} GMAC/s",
+        seconds * 1e6,
+        ((first + tokens) * caches[0].bytes_per_position()) as f64 / seconds / 1e9,
+        (seen * 20 * 2 * 128) as f64 / seconds / 1e9,
+    );
     Ok(())
 }
 
@@ -183,7 +202,11 @@ fn main() -> Result<()> {
         linear(&backend, 1, plain)?;
         linear(&backend, 16, plain)?;
     }
-    attention(&backend, 1, 100)?;
-    attention(&backend, 1, 4000)?;
-    attention(&backend, 64, 0)
+    for kind in [KvType::F32, KvType::F16, KvType::Int8] {
+        attention(&backend, kind, 1, 100)?;
+        attention(&backend, kind, 1, 4000)?;
+        attention(&backend, kind, 64, 0)?;
+        attention(&backend, kind, 512, 0)?;
+    }
+    Ok(())
 }

@@ -11,6 +11,7 @@ use bitnet_core::backend::{
     RopeTable, TernaryWeight, Traffic,
 };
 use bitnet_core::dense::DenseRows;
+use bitnet_core::kv::{KvLayer, KvSpan};
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::parts::Parts;
 use bitnet_core::simd::IsaLevel;
@@ -179,23 +180,31 @@ impl Backend for CpuBackend {
         &self,
         x: &mut BitNetTensor,
         head_dim: usize,
-        first: usize,
+        positions: &[usize],
         table: &RopeTable,
         order: RopeOrder,
     ) -> Result<()> {
-        ops::rope(x, head_dim, first, table, order, self.machine())
+        ops::rope(x, head_dim, positions, table, order, self.machine())
+    }
+
+    fn store(
+        &self,
+        k: &BitNetTensor,
+        v: &BitNetTensor,
+        cache: &mut KvLayer,
+        first: usize,
+    ) -> Result<()> {
+        ops::store(k, v, cache, first, self.machine())
     }
 
     fn attention(
         &self,
         q: &BitNetTensor,
-        k: &BitNetTensor,
-        v: &BitNetTensor,
-        first: usize,
+        spans: &[KvSpan<'_>],
         shape: AttentionShape,
         out: &mut BitNetTensor,
     ) -> Result<()> {
-        ops::attention(q, k, v, first, shape, out, self.machine())
+        ops::attention(q, spans, shape, out, self.machine())
     }
 
     fn gate(

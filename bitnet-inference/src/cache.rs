@@ -1,46 +1,35 @@
 //! The key-value cache: what attention remembers of the tokens before.
 
+use bitnet_core::kv::{KvLayer, KvType};
 use bitnet_core::memory::HybridMemoryPool;
-use bitnet_core::memory::tensor::BitNetTensor;
 
 use crate::{InferenceError, Result};
-
-/// Keys (after RoPE) and values of one layer, `[capacity, kv_heads * head_dim]` each.
-#[derive(Debug)]
-pub struct LayerCache {
-    /// Keys.
-    pub k: BitNetTensor,
-    /// Values.
-    pub v: BitNetTensor,
-}
 
 /// Keys and values of every layer for one sequence.
 ///
 /// Memory is reserved for the whole capacity but touched only as positions are filled.
 #[derive(Debug)]
 pub struct KvCache {
-    layers: Vec<LayerCache>,
+    layers: Vec<KvLayer>,
     capacity: usize,
     len: usize,
 }
 
 impl KvCache {
-    /// An empty cache for `capacity` positions.
+    /// An empty cache for `capacity` positions of `kv_heads` heads of `head_dim` components.
     ///
     /// # Errors
     /// [`InferenceError::Core`] if the memory can't be had.
     pub fn new(
+        kind: KvType,
         layers: usize,
         capacity: usize,
-        kv_width: usize,
+        kv_heads: usize,
+        head_dim: usize,
         pool: &HybridMemoryPool,
     ) -> Result<Self> {
         let layers = (0..layers)
-            .map(|_| {
-                let k = BitNetTensor::zeros(&[capacity, kv_width], pool)?;
-                let v = BitNetTensor::zeros(&[capacity, kv_width], pool)?;
-                Ok(LayerCache { k, v })
-            })
+            .map(|_| Ok(KvLayer::new(kind, capacity, kv_heads, head_dim, pool)?))
             .collect::<Result<_>>()?;
         Ok(Self { layers, capacity, len: 0 })
     }
@@ -62,7 +51,7 @@ impl KvCache {
 
     /// Bytes that one position takes in all layers.
     pub fn bytes_per_position(&self) -> usize {
-        self.layers.iter().map(|l| 2 * 4 * l.k.shape()[1]).sum()
+        self.layers.iter().map(KvLayer::bytes_per_position).sum()
     }
 
     /// Forgets everything from position `len` on.
@@ -74,7 +63,7 @@ impl KvCache {
     ///
     /// # Panics
     /// If there is no such layer.
-    pub fn layer_mut(&mut self, index: usize) -> &mut LayerCache {
+    pub fn layer_mut(&mut self, index: usize) -> &mut KvLayer {
         &mut self.layers[index]
     }
 

@@ -20,7 +20,8 @@ mod session;
 mod stop;
 pub mod tokenizer;
 
-pub use cache::{KvCache, LayerCache};
+pub use bitnet_core::kv::{KvLayer, KvType};
+pub use cache::KvCache;
 pub use error::{InferenceError, Result};
 pub use generate::{FinishReason, GenerateOptions, Generated, generate};
 pub use loader::{
@@ -28,5 +29,5 @@ pub use loader::{
     tokenizer_of,
 };
 pub use model::{EMBEDDED, EMBEDDED_NAME, Model, ModelSource};
-pub use session::{PREFILL_CHUNK, Session};
+pub use session::{PREFILL_CHUNK, Session, advance_together};
 pub use stop::StopFilter;

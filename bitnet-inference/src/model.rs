@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bitnet_core::backend::Backend;
+use bitnet_core::kv::KvType;
 use bitnet_core::memory::HybridMemoryPool;
 use bitnet_cpu::CpuOptions;
 
@@ -56,6 +57,7 @@ pub struct Model {
     facts: ModelFacts,
     suggested: SuggestedSampling,
     keeping: Option<Keeping>,
+    kv: KvType,
 }
 
 impl Model {
@@ -128,6 +130,7 @@ impl Model {
             facts,
             suggested: described.defaults,
             keeping,
+            kv: options.kv,
         })
     }
 
@@ -169,6 +172,11 @@ impl Model {
         &self.facts
     }
 
+    /// How sessions store keys and values.
+    pub fn kv(&self) -> KvType {
+        self.kv
+    }
+
     /// Sampling values that the model's authors suggest.
     pub fn suggested_sampling(&self) -> SuggestedSampling {
         self.suggested
@@ -180,7 +188,7 @@ impl Model {
     /// If the memory can't be had.
     pub fn session(&self, context: Option<usize>) -> Result<Session<'_>> {
         let capacity = context.unwrap_or_else(|| self.config().context.min(DEFAULT_CONTEXT));
-        Session::new(&self.decoder, capacity)
+        Session::new(&self.decoder, capacity, self.kv)
     }
 
     /// Tokens of a plain prompt, with the tokens that begin a text.

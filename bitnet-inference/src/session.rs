@@ -1,9 +1,12 @@
 //! One sequence being read and written: tokens, their cache, and the logits of the next one.
 
+use std::sync::Arc;
+
 use bitnet_core::backend::RopeTable;
+use bitnet_core::kv::KvType;
 
 use crate::cache::KvCache;
-use crate::models::Decoder;
+use crate::models::{Decoder, Sequence};
 use crate::{InferenceError, Result};
 
 /// Tokens that go through the model together when a prompt is read.
@@ -14,16 +17,16 @@ pub const PREFILL_CHUNK: usize = 256;
 pub struct Session<'m> {
     decoder: &'m Decoder,
     cache: KvCache,
-    rope: RopeTable,
+    rope: Arc<RopeTable>,
     tokens: Vec<u32>,
 }
 
 impl<'m> Session<'m> {
-    /// An empty sequence with room for `capacity` tokens.
+    /// An empty sequence with room for `capacity` tokens, whose keys and values are stored as `kind`.
     ///
     /// # Errors
     /// If the memory can't be had.
-    pub fn new(decoder: &'m Decoder, capacity: usize) -> Result<Self> {
+    pub fn new(decoder: &'m Decoder, capacity: usize, kind: KvType) -> Result<Self> {
         if capacity == 0 {
             return Err(InferenceError::Parameter {
                 parameter: "context",
@@ -31,8 +34,8 @@ impl<'m> Session<'m> {
                 problem: "at least 1 token",
             });
         }
-        let cache = decoder.new_cache(capacity)?;
-        let rope = decoder.rope_table(capacity)?;
+        let cache = decoder.new_cache(capacity, kind)?;
+        let rope = Arc::new(decoder.rope_table(capacity)?);
         Ok(Self { decoder, cache, rope, tokens: Vec::new() })
     }
 
@@ -148,6 +151,53 @@ impl<'m> Session<'m> {
         self.tokens.truncate(len);
         self.cache.truncate(len);
     }
+}
+
+/// Reads one more token into each of several sequences of one model, together: the logits after each,
+/// `[vocabulary]`. They are what [`Session::feed`] gives for each alone; the weights are read once for all.
+///
+/// # Errors
+/// [`InferenceError::Parameter`] if there is not one token for each sequence, or if the sequences are not of one
+/// model; [`InferenceError::Resource`] if one is full. No sequence has changed then.
+pub fn advance_together(
+    sessions: &mut [&mut Session<'_>],
+    tokens: &[u32],
+) -> Result<Vec<Vec<f32>>> {
+    if tokens.len() != sessions.len() {
+        return Err(InferenceError::Parameter {
+            parameter: "tokens",
+            value: tokens.len().to_string(),
+            problem: "one token for each sequence",
+        });
+    }
+    let Some(decoder) = sessions.first().map(|session| session.decoder) else {
+        return Ok(Vec::new());
+    };
+    if sessions.iter().any(|session| !std::ptr::eq(session.decoder, decoder)) {
+        return Err(InferenceError::Parameter {
+            parameter: "sequences",
+            value: "of several models".into(),
+            problem: "all of one model",
+        });
+    }
+    // The longest table holds the others'.
+    let longest = sessions.iter().max_by_key(|session| session.rope.positions());
+    let rope = longest.map(|session| Arc::clone(&session.rope));
+    let Some(rope) = rope else { return Ok(Vec::new()) };
+    let mut sequences: Vec<_> = sessions
+        .iter_mut()
+        .zip(tokens)
+        .map(|(session, token)| Sequence {
+            tokens: std::slice::from_ref(token),
+            cache: &mut session.cache,
+        })
+        .collect();
+    let h = decoder.forward_batch(&mut sequences, &rope)?;
+    let logits = decoder.logits(&h)?;
+    for (session, token) in sessions.iter_mut().zip(tokens) {
+        session.tokens.push(*token);
+    }
+    Ok(logits.f32()?.chunks_exact(decoder.config.vocab_size).map(<[f32]>::to_vec).collect())
 }
 
 fn no_tokens() -> InferenceError {

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use bitnet_formats::safetensors::{SafeTensors, TensorView};
-use bitnet_inference::{Model, ModelSource};
+use bitnet_inference::{KvType, Model, ModelSource, Session};
 use serde_json::Value;
 
 fn floats(tensor: &TensorView) -> Vec<f32> {
@@ -66,7 +66,7 @@ fn a_model_of_the_2b_shape_agrees_with_transformers_in_little_more_memory_than_i
     let model = Model::load(ModelSource::Path(&path)).unwrap();
     let loaded = start.elapsed();
     let start = Instant::now();
-    let mut session = model.session(Some(tokens.len())).unwrap();
+    let mut session = Session::new(model.decoder(), tokens.len(), KvType::F32).unwrap();
     let (mut difference, mut agreed) = (0f32, 0);
     let width = model.config().vocab_size;
     session

@@ -16,7 +16,7 @@ use bitnet_cpu::{CpuBackend, CpuOptions};
 use bitnet_formats::safetensors::SafeTensors;
 use bitnet_inference::models::{Linear, Projection};
 use bitnet_inference::sampler::greedy;
-use bitnet_inference::{LoadOptions, Model, ModelSource, Session};
+use bitnet_inference::{KvType, LoadOptions, Model, ModelSource, Session};
 use serde_json::Value;
 
 /// One golden case: a checkpoint and what transformers made of it.
@@ -56,7 +56,7 @@ impl Case {
         };
         let layout =
             self.meta["i2s_layout"].as_str().map(|l| l.parse().unwrap()).unwrap_or_default();
-        let options = LoadOptions { i2s_layout: layout, ..LoadOptions::default() };
+        let options = LoadOptions { i2s_layout: layout, kv: KvType::F32, ..LoadOptions::default() };
         Model::load_with(ModelSource::Path(&path), &options, backend, &mut |_, _| {})
             .unwrap_or_else(|e| panic!("{}: {e}", self.name()))
     }
@@ -264,7 +264,7 @@ fn each_layer_equals_transformers_given_the_same_input() {
             let model = case.load(Arc::clone(&backend));
             let decoder = model.decoder();
             let Some(tokens) = case.prompt(0) else { continue };
-            let mut cache = decoder.new_cache(tokens.len()).unwrap();
+            let mut cache = decoder.new_cache(tokens.len(), KvType::F32).unwrap();
             let rope = decoder.rope_table(tokens.len()).unwrap();
             let mut worst = 0f32;
             for (index, layer) in decoder.layers.iter().enumerate() {

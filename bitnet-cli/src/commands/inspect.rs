@@ -3,7 +3,7 @@
 use anyhow::Result;
 use bitnet_core::backend::{Activation, RopeOrder};
 use bitnet_inference::models::{ModelConfig, RopeScaling};
-use bitnet_inference::{Inspection, ModelFacts};
+use bitnet_inference::{Inspection, KvType, ModelFacts};
 use serde_json::{Value, json};
 
 use super::Outcome;
@@ -31,7 +31,7 @@ pub(crate) fn run(cli: &Cli, args: &InspectArgs, output: &mut Output) -> Result<
     output.line(&output.style.bold(&title))?;
     row(output, "file", &facts.file)?;
     row(output, "container", &facts.container)?;
-    for (label, text) in config_rows(&inspection.config) {
+    for (label, text) in config_rows(&inspection.config, cli.model.kv.into()) {
         row(output, label, &text)?;
     }
     output.line("")?;
@@ -91,14 +91,14 @@ pub(crate) fn assumptions(output: &mut Output, facts: &ModelFacts) -> Result<()>
     Ok(())
 }
 
-fn config_rows(config: &ModelConfig) -> Vec<(&'static str, String)> {
+fn config_rows(config: &ModelConfig, kv: KvType) -> Vec<(&'static str, String)> {
     let c = config;
     let rope = match c.rope_scaling {
         RopeScaling::None => String::new(),
         RopeScaling::Linear(factor) => format!(", stretched linearly by {factor}"),
         RopeScaling::Llama3 { factor, .. } => format!(", stretched as Llama 3.1 does by {factor}"),
     };
-    let cache = (2 * size_of::<f32>() * c.layers * c.kv_heads * c.head_dim) as u64;
+    let cache = (c.layers * c.kv_heads * kv.bytes_per_position(c.head_dim)) as u64;
     vec![
         ("layers", format!("{} of width {}, feed-forward {}", c.layers, c.hidden, c.intermediate)),
         (
@@ -107,7 +107,7 @@ fn config_rows(config: &ModelConfig) -> Vec<(&'static str, String)> {
         ),
         ("vocabulary", format!("{} tokens", c.vocab_size)),
         ("context", format!("{} tokens; RoPE base {}{rope}", c.context, c.rope_theta)),
-        ("cache", format!("{} a token", output::bytes(cache))),
+        ("cache", format!("{} a token as {kv}", output::bytes(cache))),
     ]
 }
 

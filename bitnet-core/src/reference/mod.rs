@@ -4,6 +4,7 @@
 //! the [`Backend`](crate::backend::Backend) trait. Sums of floats are accumulated in f64, so that the oracle is
 //! nearer to the truth than what it judges.
 
+mod cached;
 mod ops;
 mod reference_backend;
 mod ternary_ops;

@@ -2,12 +2,13 @@
 
 use std::any::Any;
 
-use super::{ops, ternary_ops};
+use super::{cached, ops, ternary_ops};
 use crate::backend::{
     Activation, ActivationPrecision, AttentionShape, Backend, BitLinearIntegers, RopeOrder,
     RopeTable, TernaryWeight,
 };
 use crate::dense::{DenseRows, PlainType};
+use crate::kv::{KvLayer, KvSpan};
 use crate::memory::tensor::{BitNetDType, BitNetTensor};
 use crate::operands;
 use crate::ternary::TernaryMatrix;
@@ -128,30 +129,46 @@ impl Backend for ReferenceBackend {
         &self,
         x: &mut BitNetTensor,
         head_dim: usize,
-        first: usize,
+        positions: &[usize],
         table: &RopeTable,
         order: RopeOrder,
     ) -> Result<()> {
-        let tokens = operands::rope(x, head_dim, first, table)?;
+        operands::rope(x, head_dim, positions, table)?;
         let heads = x.shape()[1] / head_dim;
         for (index, head) in x.f32_mut()?.chunks_exact_mut(head_dim).enumerate() {
-            debug_assert!(index / heads < tokens);
-            ops::rope(head, first + index / heads, table, order);
+            ops::rope(head, positions[index / heads], table, order);
         }
         Ok(())
+    }
+
+    fn store(
+        &self,
+        k: &BitNetTensor,
+        v: &BitNetTensor,
+        cache: &mut KvLayer,
+        first: usize,
+    ) -> Result<()> {
+        operands::store(k, v, cache, first)?;
+        cached::store(k.f32()?, v.f32()?, cache, first)
     }
 
     fn attention(
         &self,
         q: &BitNetTensor,
-        k: &BitNetTensor,
-        v: &BitNetTensor,
-        first: usize,
+        spans: &[KvSpan<'_>],
         shape: AttentionShape,
         out: &mut BitNetTensor,
     ) -> Result<()> {
-        operands::attention(q, k, v, first, shape, out)?;
-        ops::attention(q.f32()?, k.f32()?, v.f32()?, first, shape, out.f32_mut()?);
+        operands::attention(q, spans, shape, out)?;
+        let (mut q, mut out) = (q.f32()?, out.f32_mut()?);
+        for span in spans {
+            let (own, rest) = q.split_at(span.tokens * shape.heads * shape.head_dim);
+            let (result, tail) = out.split_at_mut(own.len());
+            (q, out) = (rest, tail);
+            let seen = span.first + span.tokens;
+            let (k, v) = (cached::keys(span.cache, seen)?, cached::values(span.cache, seen)?);
+            ops::attention(own, &k, &v, span.first, shape, result);
+        }
         Ok(())
     }
 
@@ -214,6 +231,7 @@ impl Backend for ReferenceBackend {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kv::KvType;
     use crate::memory::HybridMemoryPool;
     use crate::ternary::ScaleGranularity;
 
@@ -240,7 +258,9 @@ mod tests {
             }
         }
         let shape = AttentionShape { heads: 0, kv_heads: 1, head_dim: 4, scale: 1.0 };
-        let (q, kv) = (zeros(&[1, 0]), zeros(&[1, 4]));
-        assert!(backend.attention(&q, &kv, &kv, 0, shape, &mut zeros(&[1, 0])).is_err());
+        let cache = KvLayer::new(KvType::F32, 1, 1, 4, &pool).unwrap();
+        let span = KvSpan { cache: &cache, first: 0, tokens: 1 };
+        let (q, mut out) = (zeros(&[1, 0]), zeros(&[1, 0]));
+        assert!(backend.attention(&q, &[span], shape, &mut out).is_err());
     }
 }

@@ -22,6 +22,8 @@ pub(crate) struct F32;
 pub(crate) struct F16;
 /// bfloat16, little-endian, at any address.
 pub(crate) struct Bf16;
+/// Signed bytes, without their scale.
+pub(crate) struct Int8;
 
 impl Stored for Plain {
     type Raw = f32;
@@ -56,6 +58,15 @@ impl Stored for Bf16 {
     #[inline(always)]
     fn load<I: Isa>(isa: I, raw: &[[u8; 2]; LANES]) -> I::Floats {
         isa.load_bf16(raw)
+    }
+}
+
+impl Stored for Int8 {
+    type Raw = u8;
+
+    #[inline(always)]
+    fn load<I: Isa>(isa: I, raw: &[u8; LANES]) -> I::Floats {
+        isa.load(&raw.map(|byte| f32::from(byte.cast_signed())))
     }
 }
 

@@ -7,6 +7,7 @@ mod cast;
 mod copy;
 mod dot;
 mod embed;
+mod exp;
 mod gate;
 mod gate_up;
 mod linear;
@@ -14,6 +15,7 @@ mod mul;
 mod rms_norm;
 mod rope;
 mod softmax;
+mod store;
 
 pub(crate) use add::add;
 pub(crate) use attention::attention;
@@ -28,6 +30,7 @@ pub(crate) use mul::mul;
 pub(crate) use rms_norm::rms_norm;
 pub(crate) use rope::rope;
 pub(crate) use softmax::softmax;
+pub(crate) use store::store;
 
 use std::sync::atomic::AtomicU64;
 

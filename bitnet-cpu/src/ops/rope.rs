@@ -10,19 +10,19 @@ use bitnet_core::{Result, operands};
 pub(crate) fn rope(
     x: &mut BitNetTensor,
     head_dim: usize,
-    first: usize,
+    positions: &[usize],
     table: &RopeTable,
     order: RopeOrder,
     machine: Machine<'_>,
 ) -> Result<()> {
-    let tokens = operands::rope(x, head_dim, first, table)?;
+    operands::rope(x, head_dim, positions, table)?;
     let width = x.shape()[1];
     let mut rest = x.f32_mut()?;
     let mut pieces = Vec::new();
-    for range in machine.threads.ranges(tokens, width) {
+    for range in machine.threads.ranges(positions.len(), width) {
         let (x, tail) = rest.split_at_mut(range.len() * width);
         rest = tail;
-        pieces.push(Rope { x, width, head_dim, first: first + range.start, table, order });
+        pieces.push(Rope { x, width, head_dim, positions: &positions[range], table, order });
     }
     machine.threads.each(pieces, |piece| {
         machine.isa.run(piece);
@@ -34,7 +34,7 @@ struct Rope<'a> {
     x: &'a mut [f32],
     width: usize,
     head_dim: usize,
-    first: usize,
+    positions: &'a [usize],
     table: &'a RopeTable,
     order: RopeOrder,
 }
@@ -48,8 +48,8 @@ impl Op for Rope<'_> {
         if self.width == 0 || half == 0 {
             return;
         }
-        for (token, x) in self.x.chunks_exact_mut(self.width).enumerate() {
-            let at = (self.first + token) * half;
+        for (position, x) in self.positions.iter().zip(self.x.chunks_exact_mut(self.width)) {
+            let at = position * half;
             let (cos, sin) = (&self.table.cos[at..at + half], &self.table.sin[at..at + half]);
             for head in x.chunks_exact_mut(self.head_dim) {
                 match self.order {

@@ -1,6 +1,7 @@
-//! Softmax of each row in place, with the reference's arithmetic.
+//! Softmax of each row in place: the reference's arithmetic, with the exponential of `exp.rs`.
 
 use super::Machine;
+use super::exp::exp;
 use crate::isa::{Isa, Op};
 use bitnet_core::Result;
 use bitnet_core::memory::tensor::BitNetTensor;
@@ -39,13 +40,12 @@ impl Op for Softmax<'_> {
 
 /// `exp(x - max) / Σ exp(x - max)`; an empty row stays empty.
 #[inline(always)]
-pub(super) fn softmax_row(row: &mut [f32]) {
+fn softmax_row(row: &mut [f32]) {
     let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let mut sum = 0f64;
     for x in row.iter_mut() {
-        *x = (*x - largest).exp();
-        sum += f64::from(*x);
+        *x = exp(*x - largest);
     }
+    let sum: f64 = row.iter().map(|&x| f64::from(x)).sum();
     let factor = (1.0 / sum) as f32;
     for x in row {
         *x *= factor;

@@ -7,6 +7,7 @@ mod suite;
 use bitnet_core::backend::{
     Activation, ActivationPrecision, AttentionShape, Backend, RopeOrder, RopeTable,
 };
+use bitnet_core::kv::{KvLayer, KvSpan, KvType};
 use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::reference::ReferenceBackend;
@@ -69,18 +70,32 @@ fn large_results(backend: &dyn Backend) -> Vec<Vec<u32>> {
     let table = Rows::plain_f32(301, 1280, &Numbers::new(9).floats(301 * 1280));
     backend.linear(&x, &table, None, &mut out).unwrap();
     results.push(bits(&out));
-    let (k, v) = (tensor(200, 128), tensor(200, 128));
+    let (k, v) = (tensor(700, 128), tensor(700, 128));
     let shape = AttentionShape { heads: 20, kv_heads: 2, head_dim: 64, scale: 0.125 };
     let mut out = BitNetTensor::zeros(&[9, 1280], &pool).unwrap();
-    backend.attention(&x, &k, &v, 150, shape, &mut out).unwrap();
-    results.push(bits(&out));
+    for kind in [KvType::F32, KvType::F16, KvType::Int8] {
+        let mut cache = KvLayer::new(kind, 700, 2, 64, &pool).unwrap();
+        backend.store(&k, &v, &mut cache, 0).unwrap();
+        let span = |first, tokens| KvSpan { cache: &cache, first, tokens };
+        for spans in [&[span(691, 9)][..], &[span(600, 1), span(30, 8)]] {
+            backend.attention(&x, spans, shape, &mut out).unwrap();
+            results.push(bits(&out));
+        }
+        let (x, mut out) = (
+            x.narrow(0, 0..1).unwrap(),
+            out.narrow(0, 0..1).unwrap().to_contiguous(&pool).unwrap(),
+        );
+        backend.attention(&x, &[span(699, 1)], shape, &mut out).unwrap();
+        results.push(bits(&out));
+    }
     let up = tensor(300, 1280);
     backend.gate(Activation::Silu, &mut gate, &up).unwrap();
     results.push(bits(&gate));
     backend.add(&mut gate, &up).unwrap();
     backend.mul(&mut gate, &up).unwrap();
     let frequencies: Vec<f32> = (0..32).map(|j| 0.8f32.powi(j)).collect();
-    backend.rope(&mut gate, 64, 3, &RopeTable::new(&frequencies, 303), RopeOrder::Halves).unwrap();
+    let (positions, table) = ((3..303).collect::<Vec<_>>(), RopeTable::new(&frequencies, 303));
+    backend.rope(&mut gate, 64, &positions, &table, RopeOrder::Halves).unwrap();
     results.push(bits(&gate));
     let mut normed = BitNetTensor::zeros(&[300, 1280], &pool).unwrap();
     backend.rms_norm(&gate, &[0.5; 64], 1e-5, &mut normed).unwrap();

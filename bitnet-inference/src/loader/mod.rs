@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use bitnet_core::backend::{ActivationPrecision, Backend};
 use bitnet_core::dense::DenseRows;
+use bitnet_core::kv::KvType;
 use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::ternary::TernaryMatrix;
 use bitnet_formats::MappedFile;
@@ -43,6 +44,8 @@ pub struct LoadOptions {
     pub activations: Option<ActivationPrecision>,
     /// A chat template that replaces the model's own.
     pub chat_template: Option<String>,
+    /// How sessions store keys and values; half precision unless told.
+    pub kv: KvType,
     /// The pool for activations and caches; a new one unless given.
     pub pool: Option<HybridMemoryPool>,
     /// Where prepared weights are kept for the next start; nowhere unless given.

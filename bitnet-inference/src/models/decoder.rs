@@ -18,12 +18,13 @@ use bitnet_core::backend::{
     ActivationPrecision, AttentionShape, Backend, RopeTable, TernaryWeight,
 };
 use bitnet_core::dense::DenseRows;
+use bitnet_core::kv::{KvLayer, KvSpan, KvType};
 use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::memory::tensor::BitNetTensor;
 
 use super::ModelConfig;
 use crate::Result;
-use crate::cache::{KvCache, LayerCache};
+use crate::cache::KvCache;
 
 /// The weight of a linear layer: quantisation is its property, not the model's.
 #[derive(Debug)]
@@ -116,6 +117,22 @@ pub struct Decoder {
     pub(crate) pool: HybridMemoryPool,
 }
 
+/// Tokens of one sequence that are to be run, and the cache of what came before them.
+#[derive(Debug)]
+pub struct Sequence<'a> {
+    /// The tokens.
+    pub tokens: &'a [u32],
+    /// What came before them.
+    pub cache: &'a mut KvCache,
+}
+
+/// A sequence's tokens and its cache, in one layer.
+struct Slot<'a> {
+    cache: &'a mut KvLayer,
+    first: usize,
+    tokens: usize,
+}
+
 impl Decoder {
     /// What computes.
     pub fn backend(&self) -> &dyn Backend {
@@ -131,13 +148,9 @@ impl Decoder {
     ///
     /// # Errors
     /// If the memory can't be had.
-    pub fn new_cache(&self, capacity: usize) -> Result<KvCache> {
-        KvCache::new(
-            self.layers.len(),
-            capacity,
-            self.config.kv_heads * self.config.head_dim,
-            &self.pool,
-        )
+    pub fn new_cache(&self, capacity: usize, kind: KvType) -> Result<KvCache> {
+        let c = &self.config;
+        KvCache::new(kind, self.layers.len(), capacity, c.kv_heads, c.head_dim, &self.pool)
     }
 
     /// The rotation table for `positions` positions.
@@ -159,14 +172,43 @@ impl Decoder {
         cache: &mut KvCache,
         rope: &RopeTable,
     ) -> Result<BitNetTensor> {
-        cache.ensure_room(tokens.len())?;
-        let first = cache.len();
-        let mut h = self.tensor(tokens.len(), self.config.hidden)?;
-        self.backend.embed(&*self.embedding, tokens, &mut h)?;
-        for (index, layer) in self.layers.iter().enumerate() {
-            self.layer(layer, &mut h, cache.layer_mut(index), first, rope)?;
+        self.forward_batch(&mut [Sequence { tokens, cache }], rope)
+    }
+
+    /// Runs the tokens of several sequences at once, each after what its cache holds: the hidden states
+    /// `[tokens of all, hidden]`, those of one sequence after those of another. Each is what [`Decoder::forward`]
+    /// gives for its sequence alone.
+    ///
+    /// # Errors
+    /// As [`Decoder::forward`]; no sequence has moved then.
+    pub fn forward_batch(
+        &self,
+        sequences: &mut [Sequence<'_>],
+        rope: &RopeTable,
+    ) -> Result<BitNetTensor> {
+        let (mut tokens, mut positions) = (Vec::new(), Vec::new());
+        for sequence in sequences.iter() {
+            sequence.cache.ensure_room(sequence.tokens.len())?;
+            let first = sequence.cache.len();
+            positions.extend(first..first + sequence.tokens.len());
+            tokens.extend_from_slice(sequence.tokens);
         }
-        cache.advance(tokens.len());
+        let mut h = self.tensor(tokens.len(), self.config.hidden)?;
+        self.backend.embed(&*self.embedding, &tokens, &mut h)?;
+        for (index, layer) in self.layers.iter().enumerate() {
+            let mut slots: Vec<_> = sequences
+                .iter_mut()
+                .map(|sequence| Slot {
+                    first: sequence.cache.len(),
+                    tokens: sequence.tokens.len(),
+                    cache: sequence.cache.layer_mut(index),
+                })
+                .collect();
+            self.layer_over(layer, &mut h, &mut slots, &positions, rope)?;
+        }
+        for sequence in sequences {
+            sequence.cache.advance(sequence.tokens.len());
+        }
         Ok(h)
     }
 
@@ -178,12 +220,25 @@ impl Decoder {
         &self,
         layer: &Layer,
         h: &mut BitNetTensor,
-        cache: &mut LayerCache,
+        cache: &mut KvLayer,
         first: usize,
         rope: &RopeTable,
     ) -> Result<()> {
+        let tokens = h.shape()[0];
+        let positions: Vec<_> = (first..first + tokens).collect();
+        self.layer_over(layer, h, &mut [Slot { cache, first, tokens }], &positions, rope)
+    }
+
+    fn layer_over(
+        &self,
+        layer: &Layer,
+        h: &mut BitNetTensor,
+        slots: &mut [Slot<'_>],
+        positions: &[usize],
+        rope: &RopeTable,
+    ) -> Result<()> {
         let a = self.norm(h, &layer.attention_norm)?;
-        let o = self.attention(&layer.attention, a, cache, first, rope)?;
+        let o = self.attention(&layer.attention, a, slots, positions, rope)?;
         self.backend.add(h, &o)?;
         let b = self.norm(h, &layer.feed_forward_norm)?;
         let d = self.feed_forward(&layer.feed_forward, b)?;
@@ -209,8 +264,8 @@ impl Decoder {
         &self,
         attention: &Attention,
         x: BitNetTensor,
-        cache: &mut LayerCache,
-        first: usize,
+        slots: &mut [Slot<'_>],
+        positions: &[usize],
         rope: &RopeTable,
     ) -> Result<BitNetTensor> {
         let c = &self.config;
@@ -219,10 +274,19 @@ impl Decoder {
             q = self.norm(&q, q_norm)?;
             k = self.norm(&k, k_norm)?;
         }
-        self.backend.rope(&mut q, c.head_dim, first, rope, c.rope_order)?;
-        self.backend.rope(&mut k, c.head_dim, first, rope, c.rope_order)?;
-        self.backend.copy(&k, &mut cache.k, first)?;
-        self.backend.copy(&v, &mut cache.v, first)?;
+        self.backend.rope(&mut q, c.head_dim, positions, rope, c.rope_order)?;
+        self.backend.rope(&mut k, c.head_dim, positions, rope, c.rope_order)?;
+        let mut row = 0;
+        for slot in &mut *slots {
+            let rows = row..row + slot.tokens;
+            row = rows.end;
+            let (k, v) = (k.narrow(0, rows.clone())?, v.narrow(0, rows)?);
+            self.backend.store(&k, &v, slot.cache, slot.first)?;
+        }
+        let spans: Vec<_> = slots
+            .iter()
+            .map(|slot| KvSpan { cache: slot.cache, first: slot.first, tokens: slot.tokens })
+            .collect();
 
         let shape = AttentionShape {
             heads: c.heads,
@@ -231,7 +295,7 @@ impl Decoder {
             scale: 1.0 / (c.head_dim as f32).sqrt(),
         };
         let mut o = self.tensor(q.shape()[0], q.shape()[1])?;
-        self.backend.attention(&q, &cache.k, &cache.v, first, shape, &mut o)?;
+        self.backend.attention(&q, &spans, shape, &mut o)?;
         if let Some(sub_norm) = &attention.sub_norm {
             o = self.norm(&o, sub_norm)?;
         }

@@ -8,5 +8,5 @@ pub mod qwen3;
 mod token_cost;
 
 pub use config::{Architecture, ModelConfig, RopeScaling};
-pub use decoder::{Attention, Decoder, FeedForward, Head, Layer, Linear, Projection};
+pub use decoder::{Attention, Decoder, FeedForward, Head, Layer, Linear, Projection, Sequence};
 pub use token_cost::TokenCost;

@@ -2,6 +2,7 @@
 
 use crate::Result;
 use crate::models::{Decoder, Head, Layer, Linear, Projection};
+use bitnet_core::kv::KvType;
 
 /// What one token costs, by kind. Bytes are those of the stored form that the kernels read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -78,13 +79,13 @@ impl TokenCost {
 }
 
 impl Decoder {
-    /// What one token costs when nothing is skipped.
+    /// What one token costs when nothing is skipped and keys and values are stored as `kv`.
     ///
     /// # Errors
     /// If a cache of one position can't be had.
-    pub fn token_cost(&self) -> Result<TokenCost> {
+    pub fn token_cost(&self, kv: KvType) -> Result<TokenCost> {
         let mut cost = TokenCost {
-            kv_position_bytes: self.new_cache(1)?.bytes_per_position(),
+            kv_position_bytes: self.new_cache(1, kv)?.bytes_per_position(),
             ..TokenCost::default()
         };
         self.layers.iter().for_each(|layer| cost.add_layer(layer));
@@ -117,7 +118,7 @@ mod tests {
     #[test]
     fn the_embedded_model_is_counted() {
         let model = Model::embedded().unwrap();
-        let (cost, c) = (model.decoder().token_cost().unwrap(), model.config());
+        let (cost, c) = (model.decoder().token_cost(model.kv()).unwrap(), model.config());
         let kv = c.kv_heads * c.head_dim;
         let of_layer = 2 * c.hidden * (c.heads * c.head_dim + kv) + 3 * c.hidden * c.intermediate;
         assert!(cost.ternary_macs >= c.layers * of_layer);

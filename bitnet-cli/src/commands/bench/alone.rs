@@ -99,7 +99,7 @@ impl Run<'_> {
         let backend = backend_by_name(self.cli.model.backend.name(), cpu)?;
         let model = Model::load_with(source, &options, backend, &mut |_, _| {})?;
         let load = start.elapsed();
-        let stored = model.decoder().token_cost()?;
+        let stored = model.decoder().token_cost(model.kv())?;
         let name = ModelName::of(source, &options, stored.parameters)?;
         for test in self.tests.clone() {
             let what = format!("{} with {}", test.name(), output::count(threads, "thread"));

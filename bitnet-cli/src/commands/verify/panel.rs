@@ -10,6 +10,7 @@ use bitnet_core::backend::{
     RopeTable, TernaryWeight,
 };
 use bitnet_core::dense::DenseRows;
+use bitnet_core::kv::{KvLayer, KvSpan};
 use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::reference::ReferenceBackend;
@@ -350,23 +351,32 @@ impl Backend for Panel {
         &self,
         x: &mut BitNetTensor,
         head_dim: usize,
-        first: usize,
+        positions: &[usize],
         table: &RopeTable,
         order: RopeOrder,
     ) -> Result<()> {
-        self.ask("rope", x, |_, member, x| member.rope(x, head_dim, first, table, order))
+        self.ask("rope", x, |_, member, x| member.rope(x, head_dim, positions, table, order))
+    }
+
+    fn store(
+        &self,
+        k: &BitNetTensor,
+        v: &BitNetTensor,
+        cache: &mut KvLayer,
+        first: usize,
+    ) -> Result<()> {
+        // What is stored is compared by what attention makes of it.
+        self.computing().store(k, v, cache, first)
     }
 
     fn attention(
         &self,
         q: &BitNetTensor,
-        k: &BitNetTensor,
-        v: &BitNetTensor,
-        first: usize,
+        spans: &[KvSpan<'_>],
         shape: AttentionShape,
         out: &mut BitNetTensor,
     ) -> Result<()> {
-        self.ask("attention", out, |_, member, out| member.attention(q, k, v, first, shape, out))
+        self.ask("attention", out, |_, member, out| member.attention(q, spans, shape, out))
     }
 
     fn gate(

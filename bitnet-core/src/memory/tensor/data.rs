@@ -163,21 +163,28 @@ impl BitNetTensor {
         })
     }
 
+    /// The bytes of a contiguous tensor, for writing.
+    ///
+    /// # Errors
+    /// As [`BitNetTensor::bytes`], and [`Error::NotWritable`] if the storage is shared or mapped.
+    pub fn bytes_mut(&mut self) -> Result<&mut [u8]> {
+        let range = self.byte_range("bytes")?;
+        let Storage::Pool(pool) = &mut self.storage else {
+            return Err(Error::NotWritable { op: "bytes" });
+        };
+        let handle = Arc::get_mut(pool)
+            .and_then(|bytes| bytes.0.as_mut())
+            .ok_or(Error::NotWritable { op: "bytes" })?;
+        handle.bytes_mut().get_mut(range).ok_or(Error::SizeOverflow { what: "tensor view" })
+    }
+
     /// The elements of a contiguous f32 tensor, for writing.
     ///
     /// # Errors
     /// As [`BitNetTensor::f32`], and [`Error::NotWritable`] if the storage is shared or mapped.
     pub fn f32_mut(&mut self) -> Result<&mut [f32]> {
         self.expect_dtype("f32 view", BitNetDType::F32)?;
-        let range = self.byte_range("f32 view")?;
-        let Storage::Pool(pool) = &mut self.storage else {
-            return Err(Error::NotWritable { op: "f32 view" });
-        };
-        let handle = Arc::get_mut(pool)
-            .and_then(|bytes| bytes.0.as_mut())
-            .ok_or(Error::NotWritable { op: "f32 view" })?;
-        let bytes =
-            handle.bytes_mut().get_mut(range).ok_or(Error::SizeOverflow { what: "tensor view" })?;
+        let bytes = self.bytes_mut()?;
         let got = bytes.len();
         bytemuck::try_cast_slice_mut(bytes).map_err(|_| Error::BadStorage {
             what: "f32 view",

@@ -1,7 +1,7 @@
-//! Cases of `embed`, `linear`, `rms_norm`, `rope` and `attention`.
+//! Cases of `embed`, `linear`, `rms_norm` and `rope`.
 
 use super::*;
-use bitnet_core::backend::{AttentionShape, RopeOrder, RopeTable};
+use bitnet_core::backend::{RopeOrder, RopeTable};
 
 fn embed(backend: &dyn Backend, pool: &HybridMemoryPool) {
     let values = Numbers::new(2).floats(7 * 33);
@@ -95,7 +95,8 @@ fn rope(backend: &dyn Backend, pool: &HybridMemoryPool) {
         for order in [RopeOrder::Halves, RopeOrder::Interleaved] {
             let before = Numbers::new(7).floats(tokens * heads * head_dim);
             let mut x = tensor(tokens, heads * head_dim, &before, pool);
-            backend.rope(&mut x, head_dim, 37, &table, order).unwrap();
+            let positions: Vec<usize> = (0..tokens).map(|i| 37 + i).collect();
+            backend.rope(&mut x, head_dim, &positions, &table, order).unwrap();
             let mut expected: Vec<f64> = before.iter().map(|&x| f64::from(x)).collect();
             for (index, head) in expected.chunks_exact_mut(head_dim).enumerate() {
                 for (j, &frequency) in frequencies.iter().enumerate() {
@@ -114,74 +115,10 @@ fn rope(backend: &dyn Backend, pool: &HybridMemoryPool) {
     }
 }
 
-/// Queries, keys and values in -1..1: a score lies within `(d / 16 + 8) · 2⁻²⁴ · d · scale` of the exact one, a
-/// weight within twice that of its own size, and the sum of the values adds `(visible / 32 + 40) · 2⁻²⁴`.
-fn attention_case(
-    backend: &dyn Backend,
-    shape: AttentionShape,
-    tokens: usize,
-    first: usize,
-    capacity: usize,
-) {
-    let pool = pool();
-    let AttentionShape { heads, kv_heads, head_dim, scale } = shape;
-    let mut numbers = Numbers::new(8);
-    let q = numbers.floats(tokens * heads * head_dim);
-    let stride = kv_heads * head_dim;
-    let mut cache = || {
-        let mut values = numbers.floats(capacity * stride);
-        // What stands beyond the last token is nobody's business.
-        values[(first + tokens) * stride..].fill(f32::NAN);
-        values
-    };
-    let (k, v) = (cache(), cache());
-    let mut out = dirty(tokens, heads * head_dim, &pool);
-    let on = |values: &[f32]| tensor(capacity, stride, values, &pool);
-    let query = tensor(tokens, heads * head_dim, &q, &pool);
-    backend.attention(&query, &on(&k), &on(&v), first, shape, &mut out).unwrap();
-    let mut expected = vec![];
-    for (index, q) in q.chunks_exact(head_dim).enumerate() {
-        let visible = first + index / heads + 1;
-        let kv = index % heads / (heads / kv_heads) * head_dim;
-        let row = |cache: &[f32], p: usize, j: usize| f64::from(cache[p * stride + kv + j]);
-        let score = |p: usize| -> f64 {
-            (0..head_dim).map(|j| f64::from(q[j]) * row(&k, p, j)).sum::<f64>() * f64::from(scale)
-        };
-        let scores: Vec<f64> = (0..visible).map(score).collect();
-        let largest = scores.iter().copied().fold(f64::MIN, f64::max);
-        let weights: Vec<f64> = scores.iter().map(|score| (score - largest).exp()).collect();
-        let total: f64 = weights.iter().sum();
-        for j in 0..head_dim {
-            let sum: f64 = (0..visible).map(|p| weights[p] * row(&v, p, j)).sum();
-            expected.push(sum / total);
-        }
-    }
-    let d = head_dim as f64;
-    let scores = (d / 16.0 + 8.0) * EPS * d * f64::from(scale);
-    let values = ((first + tokens) as f64 / 32.0 + 40.0) * EPS;
-    let case = format!("attention {shape:?}, {tokens} tokens at {first}");
-    assert_close(&case, out.f32().unwrap(), &expected, |_| 4.0 * scores + values);
-}
-
-fn attention(backend: &dyn Backend) {
-    for (heads, kv_heads, head_dim) in [(1, 1, 1), (4, 2, 16), (5, 1, 20), (6, 6, 64), (20, 5, 128)]
-    {
-        for (tokens, first, capacity) in
-            [(1, 0, 1), (3, 0, 8), (0, 2, 4), (1, 100, 101), (7, 60, 70)]
-        {
-            for scale in [1.0 / (head_dim as f32).sqrt(), 20.0 / head_dim as f32] {
-                let shape = AttentionShape { heads, kv_heads, head_dim, scale };
-                attention_case(backend, shape, tokens, first, capacity);
-            }
-        }
-    }
-}
-
 pub(crate) fn cases(backend: &dyn Backend) {
     let pool = pool();
     embed(backend, &pool);
     linear(backend);
     rms_norm(backend, &pool);
     rope(backend, &pool);
-    attention(backend);
 }

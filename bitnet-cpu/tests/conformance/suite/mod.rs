@@ -3,6 +3,7 @@
 //! Nothing here knows which back end runs: a new one includes this folder as a module and calls [`suite`]. What a
 //! back end promises bit for bit is compared bit for bit; the rest within the bound stated at each case.
 
+mod cached;
 mod dense;
 mod elementwise;
 mod operands;
@@ -23,6 +24,7 @@ pub(crate) const EPS: f64 = 1.0 / (1u64 << 24) as f64;
 pub(crate) fn suite(backend: &dyn Backend) {
     ternary::cases(backend);
     dense::cases(backend);
+    cached::cases(backend);
     elementwise::cases(backend);
     operands::cases(backend);
 }

@@ -5,6 +5,7 @@ use bitnet_core::Error;
 use bitnet_core::backend::{
     Activation, ActivationPrecision, AttentionShape, RopeOrder, RopeTable, TernaryWeight,
 };
+use bitnet_core::kv::{KvLayer, KvSpan, KvType};
 
 /// A weight that no back end made.
 #[derive(Debug)]
@@ -87,23 +88,38 @@ fn positions(backend: &dyn Backend, pool: &HybridMemoryPool) {
     let zeros = |rows, cols| BitNetTensor::zeros(&[rows, cols], pool).unwrap();
     let table = RopeTable::new(&[1.0, 0.5], 3);
     let order = RopeOrder::Halves;
-    refused!(backend.rope(&mut zeros(2, 8), 4, 2, &table, order), Error::OutOfRange { .. });
+    refused!(backend.rope(&mut zeros(2, 8), 4, &[2, 3], &table, order), Error::OutOfRange { .. });
     refused!(
-        backend.rope(&mut zeros(2, 8), 4, usize::MAX, &table, order),
+        backend.rope(&mut zeros(2, 8), 4, &[0, usize::MAX], &table, order),
         Error::OutOfRange { .. }
     );
-    refused!(backend.rope(&mut zeros(2, 7), 4, 0, &table, order), Error::ShapeMismatch { .. });
-    refused!(backend.rope(&mut zeros(2, 8), 2, 0, &table, order), Error::ShapeMismatch { .. });
-    let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: 2, scale: 1.0 };
-    let (q, cache) = (zeros(2, 8), zeros(3, 4));
-    let mut out = zeros(2, 8);
-    refused!(backend.attention(&q, &cache, &cache, 2, shape, &mut out), Error::OutOfRange { .. });
     refused!(
-        backend.attention(&q, &cache, &zeros(2, 4), 0, shape, &mut out),
+        backend.rope(&mut zeros(2, 7), 4, &[0, 1], &table, order),
         Error::ShapeMismatch { .. }
     );
+    refused!(
+        backend.rope(&mut zeros(2, 8), 2, &[0, 1], &table, order),
+        Error::ShapeMismatch { .. }
+    );
+    let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: 2, scale: 1.0 };
+    refused!(backend.rope(&mut zeros(2, 8), 4, &[0], &table, order), Error::ShapeMismatch { .. });
+    let (q, mut out) = (zeros(2, 8), zeros(2, 8));
+    let mut cache = KvLayer::new(KvType::F16, 3, 2, 2, pool).unwrap();
+    let (x, other) = (zeros(2, 4), zeros(2, 5));
+    refused!(backend.store(&x, &x, &mut cache, 2), Error::OutOfRange { .. });
+    refused!(backend.store(&x, &x, &mut cache, usize::MAX), Error::OutOfRange { .. });
+    refused!(backend.store(&other, &x, &mut cache, 0), Error::ShapeMismatch { .. });
+    refused!(backend.store(&x, &other, &mut cache, 0), Error::ShapeMismatch { .. });
+    let narrow = KvLayer::new(KvType::F16, 3, 1, 4, pool).unwrap();
+    let span = KvSpan { cache: &cache, first: 0, tokens: 2 };
+    let late = KvSpan { first: 2, ..span };
+    let short = KvSpan { tokens: 1, ..span };
+    let foreign = KvSpan { cache: &narrow, ..span };
     let odd = AttentionShape { kv_heads: 3, ..shape };
-    refused!(backend.attention(&q, &cache, &cache, 0, odd, &mut out), Error::ShapeMismatch { .. });
+    refused!(backend.attention(&q, &[late], shape, &mut out), Error::OutOfRange { .. });
+    refused!(backend.attention(&q, &[short], shape, &mut out), Error::ShapeMismatch { .. });
+    refused!(backend.attention(&q, &[foreign], shape, &mut out), Error::ShapeMismatch { .. });
+    refused!(backend.attention(&q, &[span], odd, &mut out), Error::ShapeMismatch { .. });
     refused!(backend.copy(&zeros(2, 4), &mut zeros(3, 4), 2), Error::OutOfRange { .. });
     refused!(backend.copy(&zeros(2, 3), &mut zeros(3, 4), 0), Error::ShapeMismatch { .. });
 }

@@ -1,0 +1,129 @@
+//! Keys and values of a cache, scalar: rounding to what is stored, and back.
+
+use crate::kv::{KvLayer, KvType};
+use crate::{Error, Result};
+
+/// Writes `k` and `v` (`[tokens, kv_heads * head_dim]`) to positions `first..`, as [`KvType`] says.
+///
+/// # Errors
+/// [`Error::OutOfRange`] if the cache has no such position.
+pub(super) fn store(k: &[f32], v: &[f32], cache: &mut KvLayer, first: usize) -> Result<()> {
+    let dim = cache.head_dim().max(1);
+    for (index, (k, v)) in k.chunks_exact(dim).zip(v.chunks_exact(dim)).enumerate() {
+        let (position, head) = (first + index / cache.kv_heads(), index % cache.kv_heads());
+        let k_places: Vec<_> = (0..dim).map(|j| cache.k_index(head, position, j)).collect();
+        let v_places: Vec<_> = (0..dim).map(|j| cache.v_index(head, position, j)).collect();
+        let scale_at = cache.scale_index(head, position);
+        let kind = cache.kind();
+        let parts = cache.parts_mut()?;
+        write(kind, k, parts.k, &k_places, parts.k_scales.get_mut(scale_at))?;
+        write(kind, v, parts.v, &v_places, parts.v_scales.get_mut(scale_at))?;
+    }
+    Ok(())
+}
+
+/// One head of one position.
+fn write(
+    kind: KvType,
+    x: &[f32],
+    bytes: &mut [u8],
+    places: &[usize],
+    scale: Option<&mut f32>,
+) -> Result<()> {
+    let largest = x.iter().fold(0f32, |m, v| m.max(v.abs()));
+    let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+    if let Some(scale) = scale {
+        *scale = largest / 127.0;
+    }
+    for (x, &place) in x.iter().zip(places) {
+        match kind {
+            KvType::F32 => put(bytes, place, x.to_le_bytes())?,
+            KvType::F16 => {
+                put(bytes, place, half::f16::from_f32(x.clamp(-65504.0, 65504.0)).to_le_bytes())?;
+            }
+            KvType::Int8 => {
+                put(bytes, place, ((x * inverse).round_ties_even() as i8).to_le_bytes())?
+            }
+        }
+    }
+    Ok(())
+}
+
+fn put<const N: usize>(bytes: &mut [u8], place: usize, value: [u8; N]) -> Result<()> {
+    let (elements, _) = bytes.as_chunks_mut::<N>();
+    let len = elements.len();
+    *elements.get_mut(place).ok_or(Error::OutOfRange { op: "store", index: place, len })? = value;
+    Ok(())
+}
+
+/// Keys of positions `0..seen`, `[seen, kv_heads * head_dim]`.
+///
+/// # Errors
+/// [`Error::OutOfRange`] if the cache has no such position.
+pub(super) fn keys(cache: &KvLayer, seen: usize) -> Result<Vec<f32>> {
+    read(cache, cache.k()?, cache.scales()?[0], seen, KvLayer::k_index)
+}
+
+/// Values of positions `0..seen`, `[seen, kv_heads * head_dim]`.
+///
+/// # Errors
+/// [`Error::OutOfRange`] if the cache has no such position.
+pub(super) fn values(cache: &KvLayer, seen: usize) -> Result<Vec<f32>> {
+    read(cache, cache.v()?, cache.scales()?[1], seen, KvLayer::v_index)
+}
+
+fn read(
+    cache: &KvLayer,
+    bytes: &[u8],
+    scales: &[f32],
+    seen: usize,
+    index: impl Fn(&KvLayer, usize, usize, usize) -> usize,
+) -> Result<Vec<f32>> {
+    let mut out = Vec::with_capacity(seen * cache.kv_heads() * cache.head_dim());
+    for position in 0..seen {
+        for head in 0..cache.kv_heads() {
+            for component in 0..cache.head_dim() {
+                let place = index(cache, head, position, component);
+                out.push(match cache.kind() {
+                    KvType::F32 => f32::from_le_bytes(get(bytes, place)?),
+                    KvType::F16 => half::f16::from_le_bytes(get(bytes, place)?).to_f32(),
+                    KvType::Int8 => {
+                        let [integer] = get(bytes, place)?;
+                        f32::from(integer.cast_signed()) * scales[cache.scale_index(head, position)]
+                    }
+                });
+            }
+        }
+    }
+    Ok(out)
+}
+
+fn get<const N: usize>(bytes: &[u8], place: usize) -> Result<[u8; N]> {
+    let (elements, _) = bytes.as_chunks::<N>();
+    let len = elements.len();
+    elements.get(place).copied().ok_or(Error::OutOfRange { op: "attention", index: place, len })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::HybridMemoryPool;
+
+    #[test]
+    fn what_is_stored_comes_back_within_its_rounding() {
+        let pool = HybridMemoryPool::new().unwrap();
+        let x: Vec<f32> = (0..3 * 40).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect();
+        let y: Vec<f32> = x.iter().map(|x| x * 1e5).collect();
+        for (kind, bound) in [(KvType::F32, 0.0), (KvType::F16, 5e-4), (KvType::Int8, 4e-3)] {
+            let mut cache = KvLayer::new(kind, 10, 2, 20, &pool).unwrap();
+            store(&x, &x, &mut cache, 5).unwrap();
+            for back in [keys(&cache, 8).unwrap(), values(&cache, 8).unwrap()] {
+                for (x, back) in x.iter().zip(&back[5 * 40..]) {
+                    assert!((x - back).abs() <= bound, "{kind}: {x} {back}");
+                }
+            }
+            store(&y, &y, &mut cache, 0).unwrap();
+            assert!(keys(&cache, 3).unwrap().iter().all(|x| x.is_finite()), "{kind}");
+        }
+    }
+}

@@ -1,0 +1,414 @@
+//! One tile of keys and values against the queries of a job.
+//!
+//! Sixteen lanes are sixteen positions of the scores, then sixteen components of the values, so every sum runs along
+//! one lane in the order of components or positions: the number of queries that share a pass does not change it.
+//!
+//! A partial result of `n` queries is `[n, width]` weighted values, `[n]` largest scores, `[n]` sums of weights.
+
+use std::cell::RefCell;
+
+use super::division::{Job, Queries};
+use crate::isa::{Isa, LANES};
+use crate::ops::dot::{F16, F32, Int8, Plain, Stored, fold};
+use crate::ops::exp::exp;
+use bitnet_core::kv::{KV_TILE, KvType};
+
+/// Queries that share a pass at most; twelve sums of eight lanes leave registers for what is multiplied.
+const GROUP: usize = 6;
+
+/// What a thread keeps between calls.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    /// Queries, in groups that share a pass; a group is `[head_dim, queries]`.
+    q: Vec<f32>,
+    /// Scores, then weights: `[queries, KV_TILE]`.
+    scores: Vec<f32>,
+    /// A block of keys or values as f32.
+    block: Vec<f32>,
+    /// The sum of the tiles so far.
+    state: Vec<f32>,
+    /// The result of one tile.
+    partial: Vec<f32>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+    static PARTIALS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// This thread's scratch. A loan and not a closure: a closure would not be compiled for the instruction set.
+pub(super) fn take_scratch() -> Scratch {
+    SCRATCH.take()
+}
+
+/// Keeps the scratch for the next call.
+pub(super) fn keep_scratch(scratch: Scratch) {
+    SCRATCH.set(scratch);
+}
+
+/// The caller's buffer for partial results; what is in it is not said.
+pub(super) fn take_partials() -> Vec<f32> {
+    PARTIALS.take()
+}
+
+/// Keeps the buffer for the next call.
+pub(super) fn keep_partials(partials: Vec<f32>) {
+    PARTIALS.set(partials);
+}
+
+/// Length of a partial result.
+pub(super) fn partial_len(queries: &Queries<'_>) -> usize {
+    queries.rows() * (queries.cache.width() + 2)
+}
+
+/// A partial result that has seen nothing.
+pub(super) fn reset(state: &mut Vec<f32>, queries: &Queries<'_>) {
+    state.clear();
+    state.resize(partial_len(queries), 0.0);
+    let rows = queries.rows();
+    let from = rows * queries.cache.width();
+    state[from..from + rows].fill(f32::NEG_INFINITY);
+}
+
+/// Values, largest scores and sums of a partial result.
+#[inline(always)]
+fn split<'a>(
+    partial: &'a mut [f32],
+    queries: &Queries<'_>,
+) -> (&'a mut [f32], &'a mut [f32], &'a mut [f32]) {
+    let (values, rest) = partial.split_at_mut(queries.rows() * queries.cache.width());
+    let (largest, sums) = rest.split_at_mut(queries.rows());
+    (values, largest, sums)
+}
+
+/// Adds the partial result of a tile.
+#[inline(always)]
+pub(super) fn add_tile(state: &mut [f32], partial: &[f32], queries: &Queries<'_>) {
+    let (rows, width) = (queries.rows(), queries.cache.width());
+    let (values, largest, sums) = split(state, queries);
+    let (new_values, rest) = partial.split_at(rows * width);
+    let (new_largest, new_sums) = rest.split_at(rows);
+    for (row, (values, new)) in
+        values.chunks_exact_mut(width).zip(new_values.chunks_exact(width)).enumerate()
+    {
+        if new_sums[row] == 0.0 {
+            // This query sees nothing of the tile.
+            continue;
+        }
+        let top = largest[row].max(new_largest[row]);
+        let (old_factor, new_factor) = (
+            if sums[row] == 0.0 { 0.0 } else { exp(largest[row] - top) },
+            exp(new_largest[row] - top),
+        );
+        for (value, new) in values.iter_mut().zip(new) {
+            *value = *value * old_factor + new * new_factor;
+        }
+        sums[row] = sums[row] * old_factor + new_sums[row] * new_factor;
+        largest[row] = top;
+    }
+}
+
+/// The result: weighted values by their weight.
+#[inline(always)]
+pub(super) fn finish(state: &[f32], job: &mut Job<'_>) {
+    let (rows, width, dim) =
+        (job.queries.rows(), job.queries.cache.width(), job.queries.shape.head_dim);
+    let sums = &state[rows * (width + 1)..];
+    let places = job.out.iter_mut().flat_map(|out| out.chunks_exact_mut(dim));
+    for ((out, values), sum) in places.zip(state.chunks_exact(width)).zip(sums) {
+        let factor = 1.0 / sum;
+        for (out, value) in out.iter_mut().zip(values) {
+            *out = value * factor;
+        }
+    }
+}
+
+/// Queries of the next group when `rest` are left.
+#[inline(always)]
+fn group(rest: usize) -> usize {
+    match rest {
+        GROUP.. => GROUP,
+        4.. => 4,
+        2.. => 2,
+        _ => 1,
+    }
+}
+
+impl Scratch {
+    /// Lends the buffers of the sum so far and of one tile.
+    pub(super) fn take_sums(&mut self) -> (Vec<f32>, Vec<f32>) {
+        (std::mem::take(&mut self.state), std::mem::take(&mut self.partial))
+    }
+
+    /// Takes the buffers back.
+    pub(super) fn keep_sums(&mut self, state: Vec<f32>, partial: Vec<f32>) {
+        (self.state, self.partial) = (state, partial);
+    }
+
+    /// Takes the queries of a job, in groups.
+    #[inline(always)]
+    pub(super) fn load(&mut self, queries: &Queries<'_>) {
+        let (rows, dim) = (queries.rows(), queries.shape.head_dim);
+        self.q.resize(rows * dim, 0.0);
+        self.scores.resize(rows * KV_TILE, 0.0);
+        let mut row = 0;
+        while row < rows {
+            let size = group(rows - row);
+            for member in 0..size {
+                let places = self.q[row * dim + member..].iter_mut().step_by(size);
+                for (place, &x) in places.zip(queries.query(row + member)) {
+                    *place = x;
+                }
+            }
+            row += size;
+        }
+    }
+}
+
+/// The partial result of a tile for queries that the scratch holds.
+#[inline(always)]
+pub(super) fn tile<I: Isa>(
+    isa: I,
+    queries: &Queries<'_>,
+    tile: usize,
+    scratch: &mut Scratch,
+    partial: &mut [f32],
+) {
+    let numbers = KV_TILE * queries.cache.width();
+    let at = (tile * queries.shape.kv_heads + queries.head) * numbers;
+    let range = at..at + numbers;
+    let (k, v) = (queries.k, queries.v);
+    match queries.cache.kind() {
+        KvType::F32 => {
+            let (k, v) = (&k.as_chunks().0[range.clone()], &v.as_chunks().0[range]);
+            Tile::<F32> { queries, start: tile * KV_TILE, k, v }.run(isa, scratch, partial);
+        }
+        KvType::F16 => {
+            let (k, v) = (&k.as_chunks().0[range.clone()], &v.as_chunks().0[range]);
+            Tile::<F16> { queries, start: tile * KV_TILE, k, v }.run(isa, scratch, partial);
+        }
+        KvType::Int8 => {
+            let (k, v) = (&k[range.clone()], &v[range]);
+            Tile::<Int8> { queries, start: tile * KV_TILE, k, v }.run(isa, scratch, partial);
+        }
+    }
+}
+
+/// A tile of keys and values.
+struct Tile<'a, S: Stored> {
+    queries: &'a Queries<'a>,
+    /// The first position.
+    start: usize,
+    k: &'a [S::Raw],
+    v: &'a [S::Raw],
+}
+
+impl<S: Stored> Tile<'_, S> {
+    /// Positions of the tile that a query sees.
+    #[inline(always)]
+    fn seen(&self, row: usize) -> usize {
+        self.queries.visible(row).saturating_sub(self.start).min(KV_TILE)
+    }
+
+    #[inline(always)]
+    fn run<I: Isa>(&self, isa: I, scratch: &mut Scratch, partial: &mut [f32]) {
+        let Scratch { q, scores, block, .. } = scratch;
+        let (rows, width) = (self.queries.rows(), self.queries.cache.width());
+        let seen = self.seen(rows - 1);
+        let convert = rows > GROUP;
+        block.resize(width * LANES, 0.0);
+        for (index, k) in self.k.chunks_exact(width * LANES).take(seen.div_ceil(LANES)).enumerate()
+        {
+            if convert {
+                as_f32::<S, I>(isa, k, block);
+                self.score_block::<Plain, I>(isa, block, index, q, scores);
+            } else {
+                self.score_block::<S, I>(isa, k, index, q, scores);
+            }
+        }
+        let (values, largest, sums) = split(partial, self.queries);
+        for (row, scores) in scores.chunks_exact_mut(KV_TILE).take(rows).enumerate() {
+            (largest[row], sums[row]) = self.weigh(row, scores, seen);
+        }
+        values.fill(0.0);
+        for (index, v) in self.v.chunks_exact(width * LANES).take(seen.div_ceil(LANES)).enumerate()
+        {
+            if convert {
+                as_f32::<S, I>(isa, v, block);
+                self.mix_block::<Plain, I>(isa, block, index, scores, values);
+            } else {
+                self.mix_block::<S, I>(isa, v, index, scores, values);
+            }
+        }
+    }
+
+    /// Scores of block `index` for every group that sees some of it.
+    #[inline(always)]
+    fn score_block<T: Stored, I: Isa>(
+        &self,
+        isa: I,
+        k: &[T::Raw],
+        index: usize,
+        q: &[f32],
+        scores: &mut [f32],
+    ) {
+        let (rows, dim) = (self.queries.rows(), self.queries.shape.head_dim);
+        let mut row = 0;
+        while row < rows {
+            let size = group(rows - row);
+            if self.seen(row + size - 1) > index * LANES {
+                let q = &q[row * dim..(row + size) * dim];
+                let scores = &mut scores[row * KV_TILE..(row + size) * KV_TILE];
+                match size {
+                    GROUP => score::<T, I, GROUP>(isa, k, q, index, scores),
+                    4 => score::<T, I, 4>(isa, k, q, index, scores),
+                    2 => score::<T, I, 2>(isa, k, q, index, scores),
+                    _ => score::<T, I, 1>(isa, k, q, index, scores),
+                }
+            }
+            row += size;
+        }
+    }
+
+    /// Scores into weights, zero beyond what the query sees; the largest score and the sum of the weights.
+    #[inline(always)]
+    fn weigh(&self, row: usize, scores: &mut [f32], used: usize) -> (f32, f32) {
+        let seen = self.seen(row);
+        let scale = self.queries.shape.scale;
+        let at = self.queries.cache.scale_index(self.queries.head, self.start);
+        let [k_scales, v_scales] = self.queries.scales;
+        scores[seen..used.next_multiple_of(LANES)].fill(f32::NEG_INFINITY);
+        let (blocks, _) = scores[..used.next_multiple_of(LANES)].as_chunks_mut::<LANES>();
+        let (own, others) = blocks.split_at_mut(seen.div_ceil(LANES));
+        others.as_flattened_mut().fill(0.0);
+        let mut top = [f32::NEG_INFINITY; LANES];
+        for (index, block) in own.iter_mut().enumerate() {
+            match k_scales.get(at + index * LANES..).and_then(|rest| rest.first_chunk::<LANES>()) {
+                Some(k_scales) => {
+                    for (x, k_scale) in block.iter_mut().zip(k_scales) {
+                        *x *= k_scale * scale;
+                    }
+                }
+                None => block.iter_mut().for_each(|x| *x *= scale),
+            }
+            if (index + 1) * LANES > seen {
+                block[seen - index * LANES..].fill(f32::NEG_INFINITY);
+            }
+            for (top, &x) in top.iter_mut().zip(&*block) {
+                *top = if x > *top { x } else { *top };
+            }
+        }
+        let largest = top.into_iter().fold(f32::NEG_INFINITY, f32::max);
+        let mut sums = [0.0; LANES];
+        for (index, block) in own.iter_mut().enumerate() {
+            for (sum, x) in sums.iter_mut().zip(&mut *block) {
+                *x = exp(*x - largest);
+                *sum += *x;
+            }
+            let v_scales = v_scales.get(at + index * LANES..);
+            if let Some(v_scales) = v_scales.and_then(|rest| rest.first_chunk::<LANES>()) {
+                for (x, v_scale) in block.iter_mut().zip(v_scales) {
+                    *x *= v_scale;
+                }
+                if (index + 1) * LANES > seen {
+                    block[seen - index * LANES..].fill(0.0);
+                }
+            }
+        }
+        (largest, fold(&sums))
+    }
+
+    /// Adds the weighted values of block `index` for every group that sees some of it.
+    #[inline(always)]
+    fn mix_block<T: Stored, I: Isa>(
+        &self,
+        isa: I,
+        v: &[T::Raw],
+        index: usize,
+        weights: &[f32],
+        values: &mut [f32],
+    ) {
+        let (rows, width) = (self.queries.rows(), self.queries.cache.width());
+        let (lines, _) = v.as_chunks::<LANES>();
+        let (chunks, _) = lines.as_chunks::<LANES>();
+        for (chunk, v) in chunks.iter().enumerate() {
+            let mut row = 0;
+            while row < rows {
+                let size = group(rows - row);
+                let seen = self.seen(row + size - 1);
+                if seen > index * LANES {
+                    let v = &v[..LANES.min(seen - index * LANES)];
+                    let weights = &weights[row * KV_TILE + index * LANES..];
+                    let values = &mut values[row * width + chunk * LANES..];
+                    match size {
+                        GROUP => mix::<T, I, GROUP>(isa, v, weights, width, values),
+                        4 => mix::<T, I, 4>(isa, v, weights, width, values),
+                        2 => mix::<T, I, 2>(isa, v, weights, width, values),
+                        _ => mix::<T, I, 1>(isa, v, weights, width, values),
+                    }
+                }
+                row += size;
+            }
+        }
+    }
+}
+
+/// A block as f32.
+#[inline(always)]
+fn as_f32<S: Stored, I: Isa>(isa: I, x: &[S::Raw], out: &mut [f32]) {
+    for (out, x) in out.as_chunks_mut::<LANES>().0.iter_mut().zip(x.as_chunks::<LANES>().0) {
+        *out = isa.store(S::load(isa, x));
+    }
+}
+
+/// Dot products of `R` queries (`[head_dim, R]`) with the sixteen keys of a block.
+#[inline(always)]
+fn score<S: Stored, I: Isa, const R: usize>(
+    isa: I,
+    k: &[S::Raw],
+    q: &[f32],
+    index: usize,
+    scores: &mut [f32],
+) {
+    let mut sums = [isa.splat(0.0); R];
+    for (k, q) in k.as_chunks::<LANES>().0.iter().zip(q.as_chunks::<R>().0) {
+        let k = S::load(isa, k);
+        for (sum, &q) in sums.iter_mut().zip(q) {
+            *sum = isa.mul_add(isa.splat(q), k, *sum);
+        }
+    }
+    for (scores, sum) in scores.chunks_exact_mut(KV_TILE).zip(sums) {
+        scores[index * LANES..][..LANES].copy_from_slice(&isa.store(sum));
+    }
+}
+
+/// Adds sixteen components of at most sixteen values, weighted for `R` queries. Weights of a query are `KV_TILE`
+/// apart from those of the next, results `width`.
+#[inline(always)]
+fn mix<S: Stored, I: Isa, const R: usize>(
+    isa: I,
+    v: &[[S::Raw; LANES]],
+    weights: &[f32],
+    width: usize,
+    values: &mut [f32],
+) {
+    let zeros = [0.0; LANES];
+    let (mut sums, mut own) = ([isa.splat(0.0); R], [&zeros; R]);
+    for (row, (sum, own)) in sums.iter_mut().zip(&mut own).enumerate() {
+        if let Some(values) = values[row * width..].first_chunk() {
+            *sum = isa.load(values);
+        }
+        if let Some(weights) = weights[row * KV_TILE..].first_chunk() {
+            *own = weights;
+        }
+    }
+    for (position, v) in v.iter().enumerate().take(LANES) {
+        let v = S::load(isa, v);
+        for (sum, own) in sums.iter_mut().zip(&own) {
+            *sum = isa.mul_add(isa.splat(own[position]), v, *sum);
+        }
+    }
+    for (row, sum) in sums.into_iter().enumerate() {
+        values[row * width..][..LANES].copy_from_slice(&isa.store(sum));
+    }
+}

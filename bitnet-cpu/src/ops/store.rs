@@ -1,0 +1,202 @@
+//! Keys and values into a cache, rounded to its element type. Bit for bit what the reference stores.
+
+use super::Machine;
+use crate::isa::{Isa, LANES, Op};
+use bitnet_core::kv::{KvLayer, KvType};
+use bitnet_core::memory::tensor::BitNetTensor;
+use bitnet_core::{Result, operands};
+
+/// See [`bitnet_core::backend::Backend::store`].
+pub(crate) fn store(
+    k: &BitNetTensor,
+    v: &BitNetTensor,
+    cache: &mut KvLayer,
+    first: usize,
+    machine: Machine<'_>,
+) -> Result<()> {
+    let tokens = operands::store(k, v, cache, first)?;
+    if tokens == 0 || cache.head_dim() == 0 {
+        return Ok(());
+    }
+    machine.isa.run(Store { k: k.f32()?, v: v.f32()?, cache, first })
+}
+
+struct Store<'a> {
+    k: &'a [f32],
+    v: &'a [f32],
+    cache: &'a mut KvLayer,
+    first: usize,
+}
+
+impl Op for Store<'_> {
+    type Output = Result<()>;
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, _: I) -> Result<()> {
+        match self.cache.kind() {
+            KvType::F32 => self.write::<f32>(),
+            KvType::F16 => self.write::<Half>(),
+            KvType::Int8 => self.write::<i8>(),
+        }
+    }
+}
+
+impl Store<'_> {
+    #[inline(always)]
+    fn write<E: Element>(self) -> Result<()> {
+        let (dim, heads) = (self.cache.head_dim(), self.cache.kv_heads());
+        let mut numbers = vec![E::Raw::default(); dim];
+        for (index, (k, v)) in self.k.chunks_exact(dim).zip(self.v.chunks_exact(dim)).enumerate() {
+            let (position, head) = (self.first + index / heads, index % heads);
+            let (k_at, v_at) =
+                (self.cache.k_index(head, position, 0), self.cache.v_index(head, position, 0));
+            let scale_at = self.cache.scale_index(head, position);
+            let parts = self.cache.parts_mut()?;
+            let scale = E::round(k, &mut numbers);
+            if let Some(place) = parts.k_scales.get_mut(scale_at) {
+                *place = scale;
+            }
+            let places = E::view(parts.k)[k_at..].iter_mut().step_by(LANES);
+            for (place, &number) in places.zip(&numbers) {
+                *place = number;
+            }
+            let scale = E::round(v, &mut numbers);
+            if let Some(place) = parts.v_scales.get_mut(scale_at) {
+                *place = scale;
+            }
+            let places = E::view(parts.v)[v_at..].chunks_mut(LANES * LANES);
+            for (place, numbers) in places.zip(numbers.chunks(LANES)) {
+                place[..numbers.len()].copy_from_slice(numbers);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A stored number.
+trait Element {
+    /// Its bytes.
+    type Raw: Copy + Default;
+
+    /// Bytes of the cache as numbers.
+    fn view(bytes: &mut [u8]) -> &mut [Self::Raw];
+
+    /// Rounds a head; its scale where there is one, else anything.
+    fn round(x: &[f32], out: &mut [Self::Raw]) -> f32;
+}
+
+/// Half precision.
+struct Half;
+
+impl Element for f32 {
+    type Raw = [u8; 4];
+
+    #[inline(always)]
+    fn view(bytes: &mut [u8]) -> &mut [Self::Raw] {
+        bytes.as_chunks_mut().0
+    }
+
+    #[inline(always)]
+    fn round(x: &[f32], out: &mut [Self::Raw]) -> f32 {
+        for (out, x) in out.iter_mut().zip(x) {
+            *out = x.to_le_bytes();
+        }
+        1.0
+    }
+}
+
+impl Element for Half {
+    type Raw = [u8; 2];
+
+    #[inline(always)]
+    fn view(bytes: &mut [u8]) -> &mut [Self::Raw] {
+        bytes.as_chunks_mut().0
+    }
+
+    #[inline(always)]
+    fn round(x: &[f32], out: &mut [Self::Raw]) -> f32 {
+        for (out, &x) in out.iter_mut().zip(x) {
+            *out = to_half(x).to_le_bytes();
+        }
+        1.0
+    }
+}
+
+impl Element for i8 {
+    type Raw = u8;
+
+    #[inline(always)]
+    fn view(bytes: &mut [u8]) -> &mut [u8] {
+        bytes
+    }
+
+    #[inline(always)]
+    fn round(x: &[f32], out: &mut [u8]) -> f32 {
+        let largest = x.iter().fold(0f32, |m, v| m.max(v.abs()));
+        let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+        for (out, x) in out.iter_mut().zip(x) {
+            *out = ((x * inverse).round_ties_even() as i8).cast_unsigned();
+        }
+        largest / 127.0
+    }
+}
+
+/// The nearest half, ties to even; beyond the largest the largest; NaN of NaN. Without branches, so that it
+/// vectorises.
+#[inline(always)]
+fn to_half(x: f32) -> u16 {
+    /// 65504 as f32.
+    const LARGEST: u32 = 0x477f_e000;
+    /// 2⁻¹⁴, the smallest normal half, as f32.
+    const NORMAL: u32 = 0x3880_0000;
+    let bits = x.to_bits();
+    let sign = (bits >> 16) & 0x8000;
+    let size = bits & 0x7fff_ffff;
+    let bounded = if size > LARGEST { LARGEST } else { size };
+    // A number in 0.5..1 has its last bit at 2⁻²⁴, as a subnormal half has: the addition rounds to it.
+    let subnormal = (f32::from_bits(bounded) + 0.5).to_bits().wrapping_sub(0.5f32.to_bits());
+    let even = (bounded >> 13) & 1;
+    let normal = bounded.wrapping_sub(NORMAL - (1 << 23)).wrapping_add(0xfff + even) >> 13;
+    let magnitude = if bounded < NORMAL { subnormal } else { normal };
+    let magnitude = if size > 0x7f80_0000 { 0x7e00 } else { magnitude };
+    (sign | magnitude) as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn expected(x: f32) -> u16 {
+        half::f16::from_f32(x.clamp(-65504.0, 65504.0)).to_bits()
+    }
+
+    #[test]
+    fn every_half_and_what_lies_between_rounds_as_it_should() {
+        for bits in 0..=u16::MAX {
+            let x = half::f16::from_bits(bits).to_f32();
+            if x.is_nan() {
+                assert!(half::f16::from_bits(to_half(x)).is_nan());
+                continue;
+            }
+            let next = half::f16::from_bits(bits.wrapping_add(1)).to_f32();
+            let middle = x / 2.0 + next / 2.0;
+            for x in [x, middle] {
+                for x in [x, f32::from_bits(x.to_bits().wrapping_sub(1)), x.next_up()] {
+                    if !x.is_nan() {
+                        assert_eq!(to_half(x), expected(x), "{x:e}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn small_and_large_numbers_round_as_they_should() {
+        for bits in (0..=u32::MAX).step_by(100_003) {
+            let x = f32::from_bits(bits);
+            if !x.is_nan() {
+                assert_eq!(to_half(x), expected(x), "{x:e}");
+            }
+        }
+    }
+}

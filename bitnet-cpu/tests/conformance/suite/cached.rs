@@ -1,0 +1,200 @@
+//! Cases of `store` and `attention`, for every type of cache.
+
+use super::*;
+use bitnet_core::backend::AttentionShape;
+use bitnet_core::kv::{KvLayer, KvSpan, KvType};
+use bitnet_core::reference::ReferenceBackend;
+
+pub(crate) const KINDS: [KvType; 3] = [KvType::F32, KvType::F16, KvType::Int8];
+
+/// A cache of `capacity` positions whose first `filled` hold `k` and `v`, written by `backend` in two pieces; what
+/// stands behind them is not a number where the type has that.
+fn cache(
+    backend: &dyn Backend,
+    kind: KvType,
+    (kv_heads, head_dim): (usize, usize),
+    capacity: usize,
+    [k, v]: [&[f32]; 2],
+) -> KvLayer {
+    let (pool, width) = (pool(), kv_heads * head_dim);
+    let mut cache = KvLayer::new(kind, capacity, kv_heads, head_dim, &pool).unwrap();
+    let nothing = tensor(capacity, width, &vec![f32::NAN; capacity * width], &pool);
+    backend.store(&nothing, &nothing, &mut cache, 0).unwrap();
+    let cut = k.len() / width / 3;
+    for (rows, first) in [(0..cut * width, 0), (cut * width..k.len(), cut)] {
+        let on = |x: &[f32]| tensor(rows.len() / width, width, &x[rows.clone()], &pool);
+        backend.store(&on(k), &on(v), &mut cache, first).unwrap();
+    }
+    cache
+}
+
+/// What a head reads back as, by the definition of the type.
+fn stored(kind: KvType, head: &[f32]) -> Vec<f64> {
+    let largest = head.iter().fold(0f32, |m, x| m.max(x.abs()));
+    let one = |x: &f32| match kind {
+        KvType::F32 => f64::from(*x),
+        KvType::F16 => half::f16::from_f32(x.clamp(-65504.0, 65504.0)).to_f64(),
+        KvType::Int8 if largest == 0.0 => 0.0,
+        KvType::Int8 => {
+            let integer = (x * (127.0 / largest)).round_ties_even();
+            f64::from(integer) * f64::from(largest / 127.0)
+        }
+    };
+    head.iter().map(one).collect()
+}
+
+/// With queries, keys and values in -1..1, a score lies within `(d + 2) · 2⁻²⁴ · d · scale` of the exact one, a weight
+/// within twice that of its own size; the sum of the values adds `(min(n, 256) + 8 · n / 256 + 48) · 2⁻²⁴`.
+fn attention_case(
+    backend: &dyn Backend,
+    kind: KvType,
+    shape: AttentionShape,
+    (tokens, first, capacity): (usize, usize, usize),
+) {
+    let pool = pool();
+    let AttentionShape { heads, kv_heads, head_dim, scale } = shape;
+    let mut numbers = Numbers::new(8);
+    let q = numbers.floats(tokens * heads * head_dim);
+    let stride = kv_heads * head_dim;
+    let seen = first + tokens;
+    let (k, v) = (numbers.floats(seen * stride), numbers.floats(seen * stride));
+    let cache = cache(backend, kind, (kv_heads, head_dim), capacity, [&k, &v]);
+    let mut out = dirty(tokens, heads * head_dim, &pool);
+    let query = tensor(tokens, heads * head_dim, &q, &pool);
+    let span = KvSpan { cache: &cache, first, tokens };
+    backend.attention(&query, &[span], shape, &mut out).unwrap();
+    let [k, v] =
+        [k, v].map(|x| x.chunks_exact(head_dim).map(|x| stored(kind, x)).collect::<Vec<_>>());
+    let mut expected = vec![];
+    for (index, q) in q.chunks_exact(head_dim).enumerate() {
+        let visible = first + index / heads + 1;
+        let kv = index % heads / (heads / kv_heads);
+        let score = |p: usize| -> f64 {
+            let products = q.iter().zip(&k[p * kv_heads + kv]).map(|(&q, &k)| f64::from(q) * k);
+            products.sum::<f64>() * f64::from(scale)
+        };
+        let scores: Vec<f64> = (0..visible).map(score).collect();
+        let largest = scores.iter().copied().fold(f64::MIN, f64::max);
+        let weights: Vec<f64> = scores.iter().map(|score| (score - largest).exp()).collect();
+        let total: f64 = weights.iter().sum();
+        for j in 0..head_dim {
+            let sum: f64 = (0..visible).map(|p| weights[p] * v[p * kv_heads + kv][j]).sum();
+            expected.push(sum / total);
+        }
+    }
+    let d = head_dim as f64;
+    let scores = (d + 2.0) * EPS * d * f64::from(scale);
+    let values = ((seen as f64).min(256.0) + seen as f64 / 32.0 + 48.0) * EPS;
+    let case = format!("attention {kind} {shape:?}, {tokens} tokens at {first}");
+    assert_close(&case, out.f32().unwrap(), &expected, |_| 4.0 * scores + values);
+}
+
+fn attention(backend: &dyn Backend) {
+    let places = [
+        (1, 0, 1),
+        (3, 0, 8),
+        (0, 2, 4),
+        (1, 100, 101),
+        (7, 60, 70),
+        (1, 600, 700),
+        (40, 250, 300),
+    ];
+    for (heads, kv_heads, head_dim) in [(1, 1, 2), (4, 2, 16), (5, 1, 20), (6, 6, 64), (20, 5, 128)]
+    {
+        for place in places {
+            let scales = [1.0 / (head_dim as f32).sqrt(), 20.0 / head_dim as f32];
+            // The largest heads once: the exact result takes its time.
+            for scale in scales.into_iter().take(if head_dim > 64 { 1 } else { 2 }) {
+                let shape = AttentionShape { heads, kv_heads, head_dim, scale };
+                for kind in KINDS {
+                    attention_case(backend, kind, shape, place);
+                }
+            }
+        }
+    }
+}
+
+/// A cache holds the same bytes whoever writes it, whatever the numbers are.
+fn store(backend: &dyn Backend) {
+    let pool = pool();
+    for (kv_heads, head_dim) in [(1, 1), (2, 16), (3, 20), (5, 128)] {
+        let width = kv_heads * head_dim;
+        let mut values = Numbers::new(21).floats(40 * width);
+        for (index, x) in values.iter_mut().enumerate() {
+            match index % 7 {
+                0 => *x *= 1e5,
+                1 => *x *= 1e-5,
+                2 => *x *= 1e-7,
+                _ => {}
+            }
+        }
+        values[..head_dim].fill(0.0);
+        for kind in KINDS {
+            let caches = [backend, &ReferenceBackend].map(|backend| {
+                let mut cache = KvLayer::new(kind, 300, kv_heads, head_dim, &pool).unwrap();
+                let x = tensor(40, width, &values, &pool);
+                backend.store(&x, &x, &mut cache, 250).unwrap();
+                backend
+                    .store(
+                        &tensor(0, width, &[], &pool),
+                        &tensor(0, width, &[], &pool),
+                        &mut cache,
+                        300,
+                    )
+                    .unwrap();
+                cache
+            });
+            let [got, expected] = &caches;
+            assert_eq!(got.k().unwrap(), expected.k().unwrap(), "{kind}: keys");
+            assert_eq!(got.v().unwrap(), expected.v().unwrap(), "{kind}: values");
+            assert_eq!(got.scales().unwrap(), expected.scales().unwrap(), "{kind}: scales");
+        }
+    }
+}
+
+/// Sequences of different lengths, some reading one token and some several, are each answered as if alone, and a
+/// token as if it had been read alone.
+fn sequences(backend: &dyn Backend) {
+    let pool = pool();
+    let shape = AttentionShape { heads: 6, kv_heads: 2, head_dim: 32, scale: 0.18 };
+    let reads = [(1, 0), (1, 300), (30, 240), (0, 5), (1, 16), (5, 511)];
+    for kind in KINDS {
+        let mut numbers = Numbers::new(31);
+        let caches = reads.map(|(tokens, first)| {
+            let len = (tokens + first) * 64;
+            let (k, v) = (numbers.floats(len), numbers.floats(len));
+            cache(backend, kind, (2, 32), 520, [&k, &v])
+        });
+        let all: usize = reads.iter().map(|read| read.0).sum();
+        let q = tensor(all, 192, &numbers.floats(all * 192), &pool);
+        let spans: Vec<_> = reads
+            .iter()
+            .zip(&caches)
+            .map(|(&(tokens, first), cache)| KvSpan { cache, first, tokens })
+            .collect();
+        let mut together = dirty(all, 192, &pool);
+        backend.attention(&q, &spans, shape, &mut together).unwrap();
+        let together = bits(&together);
+        let mut row = 0;
+        for span in spans {
+            for token in 0..span.tokens {
+                let q = q.narrow(0, row..row + 1).unwrap();
+                let mut alone = dirty(1, 192, &pool);
+                let span = KvSpan { first: span.first + token, tokens: 1, ..span };
+                backend.attention(&q, &[span], shape, &mut alone).unwrap();
+                assert_eq!(
+                    together[row * 192..(row + 1) * 192],
+                    bits(&alone),
+                    "{kind}: token {row}"
+                );
+                row += 1;
+            }
+        }
+    }
+}
+
+pub(crate) fn cases(backend: &dyn Backend) {
+    store(backend);
+    attention(backend);
+    sequences(backend);
+}
