@@ -7,9 +7,11 @@
 
 use std::any::Any;
 use std::fmt::Debug;
+use std::sync::Arc;
 
 use crate::Result;
 use crate::dense::DenseRows;
+use crate::head::{Certainty, HeadStats, HeadTop, HeadWeight};
 use crate::kv::{KvLayer, KvSpan};
 use crate::memory::tensor::BitNetTensor;
 use crate::parts::Parts;
@@ -146,6 +148,10 @@ pub struct Traffic {
     pub sparse_columns: u64,
     /// Those of them that were left unread because the quantised input was zero.
     pub sparse_columns_skipped: u64,
+    /// What was read to find the largest logits of prepared heads.
+    pub head: HeadStats,
+    /// Bytes of ordinary matrices read by [`Backend::linear`].
+    pub dense_bytes: u64,
 }
 
 /// What computes. All tensors are contiguous; activations are f32.
@@ -238,6 +244,39 @@ pub trait Backend: Debug + Send + Sync {
         bias: Option<&[f32]>,
         out: &mut BitNetTensor,
     ) -> Result<()>;
+
+    /// Prepares an output head for [`Backend::head_top`]; `None` if this back end finds its largest logits no faster than
+    /// [`Backend::linear`] computes all of them.
+    ///
+    /// # Errors
+    /// Those of reading the rows, and [`crate::Error::OutOfMemory`].
+    fn prepare_head(
+        &self,
+        rows: Arc<dyn DenseRows>,
+        certainty: Certainty,
+    ) -> Result<Option<Box<dyn HeadWeight>>> {
+        let _ = (rows, certainty);
+        Ok(None)
+    }
+
+    /// The largest logits of one hidden state `x` (`[1, hidden]`): every finite one that is among the `count` first in
+    /// the order of [`TokenLogit::order`](crate::head::TokenLogit::order) or equal to the last of these, and those of the tokens `also`,
+    /// whatever they are. Each is bit for bit that of [`Backend::linear`] without bias. That none is missing is as
+    /// sure as the [`Certainty`] for which the head was prepared.
+    ///
+    /// # Errors
+    /// [`crate::Error::ForeignWeight`] for a head that this back end has not prepared, [`crate::Error::OutOfRange`] for
+    /// a token that is not a row.
+    fn head_top(
+        &self,
+        x: &BitNetTensor,
+        head: &dyn HeadWeight,
+        count: usize,
+        also: &[u32],
+    ) -> Result<HeadTop> {
+        let _ = (x, head, count, also);
+        Err(crate::Error::ForeignWeight { op: "head_top", backend: self.name() })
+    }
 
     /// `out = weight * (x / sqrt(mean(x²) + eps))` over runs of `weight.len()` components (a row, or a head);
     /// `x` and `out` are `[tokens, n * weight.len()]`.

@@ -30,6 +30,10 @@ pub trait DenseRows: Send + Sync + std::fmt::Debug {
     fn plain(&self) -> Option<(PlainType, &[u8])> {
         None
     }
+
+    /// Says that the stored bytes are not needed for now, so that mapped pages may leave the resident set. Reading them
+    /// later gives what it gave before.
+    fn release(&self) {}
 }
 
 /// A plain float type of stored numbers.

@@ -7,6 +7,7 @@
 //! - [`kv`]: keys and values of a sequence, as attention reads them.
 //! - [`ternary`]: the central noun, a matrix of trits with scales per tensor, row or group.
 //! - [`backend`]: the closed, short list of operations that a back end offers.
+//! - [`head`]: the largest logits of an output head, without all the others.
 //! - [`parts`]: a prepared weight as named arrays, to be kept on disk.
 //! - [`mod@reference`]: each of those operations, scalar and obvious: the oracle that every back end is held to.
 //! - [`simd`]: which instruction sets this processor has, and how to force one.
@@ -16,6 +17,7 @@ pub mod backend;
 pub mod dense;
 pub mod device;
 mod error;
+pub mod head;
 pub mod kv;
 pub mod memory;
 pub mod operands;

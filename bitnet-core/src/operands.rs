@@ -100,6 +100,20 @@ pub fn linear(
     }
 }
 
+/// Operands of `head_top`: one token, and every token of `also` is a row.
+///
+/// # Errors
+/// [`Error::ShapeMismatch`] or [`Error::OutOfRange`].
+pub fn head_top(x: &BitNetTensor, rows: &dyn DenseRows, also: &[u32]) -> Result<()> {
+    expect_shape("head_top", "x", x, 1, rows.cols())?;
+    match also.iter().find(|&&token| token as usize >= rows.rows()) {
+        Some(&token) => {
+            Err(Error::OutOfRange { op: "head_top", index: token as usize, len: rows.rows() })
+        }
+        None => Ok(()),
+    }
+}
+
 /// Operands of `rms_norm`.
 ///
 /// # Errors

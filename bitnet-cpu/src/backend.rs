@@ -1,6 +1,7 @@
 //! The back end named `cpu`: each operation on the chosen instruction set and the back end's own threads.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 
 use crate::isa::{Chosen, IntegerPeak, choose, measure_integer_peak, proven_levels};
 use crate::ops::{self, Counters, CpuWeight, Machine};
@@ -11,6 +12,7 @@ use bitnet_core::backend::{
     RopeTable, TernaryWeight, Traffic,
 };
 use bitnet_core::dense::DenseRows;
+use bitnet_core::head::{Certainty, HeadTop, HeadWeight};
 use bitnet_core::kv::{KvLayer, KvSpan};
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::parts::Parts;
@@ -69,7 +71,7 @@ impl CpuBackend {
         measure_integer_peak(self.level(), self.threads(), rounds)
     }
 
-    fn machine(&self) -> Machine<'_> {
+    pub(crate) fn machine(&self) -> Machine<'_> {
         Machine { isa: self.chosen.isa, threads: &self.threads, traffic: &self.traffic }
     }
 }
@@ -112,6 +114,8 @@ impl Backend for CpuBackend {
             gated_rows_skipped: read(&self.traffic.gated_rows_skipped),
             sparse_columns: read(&self.traffic.sparse_columns),
             sparse_columns_skipped: read(&self.traffic.sparse_columns_skipped),
+            head: *self.traffic.head.lock().unwrap_or_else(PoisonError::into_inner),
+            dense_bytes: read(&self.traffic.dense_bytes),
         })
     }
 
@@ -164,6 +168,24 @@ impl Backend for CpuBackend {
         out: &mut BitNetTensor,
     ) -> Result<()> {
         ops::linear(x, weight, bias, out, self.machine())
+    }
+
+    fn prepare_head(
+        &self,
+        rows: Arc<dyn DenseRows>,
+        certainty: Certainty,
+    ) -> Result<Option<Box<dyn HeadWeight>>> {
+        ops::prepare_head(rows, certainty, self.machine())
+    }
+
+    fn head_top(
+        &self,
+        x: &BitNetTensor,
+        head: &dyn HeadWeight,
+        count: usize,
+        also: &[u32],
+    ) -> Result<HeadTop> {
+        ops::head_top(x, head, count, also, self.machine())
     }
 
     fn rms_norm(

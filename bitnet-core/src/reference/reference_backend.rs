@@ -1,6 +1,7 @@
 //! The reference operations behind the back-end trait: slow, and right by inspection.
 
 use std::any::Any;
+use std::sync::Arc;
 
 use super::{cached, ops, ternary_ops};
 use crate::backend::{
@@ -8,6 +9,7 @@ use crate::backend::{
     RopeTable, TernaryWeight,
 };
 use crate::dense::{DenseRows, PlainType};
+use crate::head::{Certainty, HeadStats, HeadTop, HeadWeight};
 use crate::kv::{KvLayer, KvSpan};
 use crate::memory::tensor::{BitNetDType, BitNetTensor};
 use crate::operands;
@@ -30,6 +32,31 @@ impl TernaryWeight for TernaryMatrix {
 
     fn bytes(&self) -> usize {
         self.bytes()
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+/// A head as it is: the reference reads all of it.
+#[derive(Debug)]
+struct StoredHead {
+    rows: Arc<dyn DenseRows>,
+    certainty: Certainty,
+}
+
+impl HeadWeight for StoredHead {
+    fn stored(&self) -> &dyn DenseRows {
+        &*self.rows
+    }
+
+    fn bytes(&self) -> usize {
+        0
+    }
+
+    fn certainty(&self) -> Certainty {
+        self.certainty
     }
 
     fn as_any(&self) -> &dyn Any {
@@ -111,6 +138,32 @@ impl Backend for ReferenceBackend {
     ) -> Result<()> {
         operands::linear(x, weight, bias, out)?;
         ops::linear(x.f32()?, weight, bias, out.f32_mut()?)
+    }
+
+    fn prepare_head(
+        &self,
+        rows: Arc<dyn DenseRows>,
+        certainty: Certainty,
+    ) -> Result<Option<Box<dyn HeadWeight>>> {
+        Ok(Some(Box::new(StoredHead { rows, certainty })))
+    }
+
+    fn head_top(
+        &self,
+        x: &BitNetTensor,
+        head: &dyn HeadWeight,
+        count: usize,
+        also: &[u32],
+    ) -> Result<HeadTop> {
+        let foreign = Error::ForeignWeight { op: "head_top", backend: "reference" };
+        let head = head.as_any().downcast_ref::<StoredHead>().ok_or(foreign)?;
+        operands::head_top(x, &*head.rows, also)?;
+        let mut logits = vec![0f32; head.rows.rows()];
+        ops::linear(x.f32()?, &*head.rows, None, &mut logits)?;
+        let (rows, row_bytes) = (logits.len() as u64, head.rows.bytes() as u64);
+        let read =
+            HeadStats { questions: 1, full_scans: 1, rows, row_bytes, ..HeadStats::default() };
+        Ok(HeadTop { read, ..HeadTop::of_all(&logits, count, also) })
     }
 
     fn rms_norm(

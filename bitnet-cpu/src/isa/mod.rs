@@ -84,6 +84,7 @@ macro_rules! single_as_run {
     };
 }
 
+mod nibbles;
 mod peak;
 mod prove;
 mod scalar;
@@ -102,6 +103,7 @@ mod neon_dotprod;
 
 use bitnet_core::simd::IsaLevel;
 
+pub(crate) use nibbles::{MOST_ELEMENTS, NIBBLES, NibbleBlock, Nibbles, WideBlock, nibble_dots};
 pub use peak::IntegerPeak;
 pub(crate) use peak::measure as measure_integer_peak;
 pub use prove::proven_levels;
@@ -137,7 +139,7 @@ pub(crate) const LANES: usize = 16;
 /// An instruction set. A value of the type is the proof that the processor has it.
 ///
 /// Methods are called only from code that [`Isa::run`] entered, or they do not inline.
-pub(crate) trait Isa: Copy + Send + Sync {
+pub(crate) trait Isa: Nibbles + Send + Sync {
     /// The unpacked codes of a block.
     type Codes: Copy;
     /// Sums over at most [`Isa::RUN`] blocks.

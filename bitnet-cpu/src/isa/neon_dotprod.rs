@@ -12,7 +12,7 @@ use bitnet_core::simd::IsaLevel;
 
 /// `SDOT` on top of Advanced SIMD.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct NeonDotprod(Neon);
+pub(crate) struct NeonDotprod(pub(super) Neon);
 
 impl Isa for NeonDotprod {
     type Codes = <Neon as Isa>::Codes;

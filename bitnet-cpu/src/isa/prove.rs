@@ -2,6 +2,7 @@
 
 use std::sync::OnceLock;
 
+use super::nibbles;
 use super::{ActivationBlock, AnyIsa, CodeBlock, HalfCodeBlock, Isa, LANES, Op, f16_to_f32};
 use crate::ops::block_sums;
 use bitnet_core::simd::IsaLevel;
@@ -112,7 +113,8 @@ fn answer(question: &Question) -> Answer {
 }
 
 fn prove(isa: AnyIsa) -> bool {
-    [None, Some(-128), Some(127)].into_iter().map(Question::new).all(|q| isa.run(&q) == answer(&q))
+    let mut questions = [None, Some(-128), Some(127)].into_iter().map(Question::new);
+    questions.all(|q| isa.run(&q) == answer(&q)) && nibbles::prove(isa)
 }
 
 /// Every level that this processor reports, and whether it answers the known question rightly; best last. Asked

@@ -45,11 +45,17 @@ impl<S: Stored> Op for Cast<'_, S> {
 
     #[inline(always)]
     fn eval<I: Isa>(self, isa: I) {
-        let (chunks, rest) = self.x.as_chunks::<LANES>();
-        let (whole, last) = self.out.as_chunks_mut::<LANES>();
-        for (out, x) in whole.iter_mut().zip(chunks) {
-            *out = isa.store(S::load(isa, x));
-        }
-        last.copy_from_slice(&isa.store(load_rest::<S, I>(isa, rest))[..rest.len()]);
+        floats::<S, I>(isa, self.x, self.out);
     }
+}
+
+/// Stored numbers as f32 in `out`, which is as long.
+#[inline(always)]
+pub(crate) fn floats<S: Stored, I: Isa>(isa: I, x: &[S::Raw], out: &mut [f32]) {
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    let (whole, last) = out.as_chunks_mut::<LANES>();
+    for (out, x) in whole.iter_mut().zip(chunks) {
+        *out = isa.store(S::load(isa, x));
+    }
+    last.copy_from_slice(&isa.store(load_rest::<S, I>(isa, rest))[..rest.len()]);
 }

@@ -3,6 +3,7 @@
 //! The bound against the exact result is that of the dot product, see `dot.rs`, and half an ulp for the bias.
 
 use std::ops::Range;
+use std::sync::atomic::Ordering;
 
 use super::Machine;
 use super::dot::{Bf16, F16, F32, Plain, Stored, dots};
@@ -26,6 +27,7 @@ pub(crate) fn linear(
 ) -> Result<()> {
     let tokens = operands::linear(x, weight, bias, out)?;
     let (rows, cols) = (weight.rows(), weight.cols());
+    machine.traffic.dense_bytes.fetch_add(weight.bytes() as u64, Ordering::Relaxed);
     let ranges = machine.threads.ranges(rows, tokens.saturating_mul(cols));
     let x = x.f32()?;
     let parts = columns(out.f32_mut()?, rows, &ranges);

@@ -10,6 +10,7 @@ mod embed;
 mod exp;
 mod gate;
 mod gate_up;
+mod head;
 mod linear;
 mod mul;
 mod rms_norm;
@@ -25,6 +26,7 @@ pub(crate) use copy::copy;
 pub(crate) use embed::embed;
 pub(crate) use gate::gate;
 pub(crate) use gate_up::{relu2, takes};
+pub(crate) use head::{head_top, prepare_head};
 pub(crate) use linear::linear;
 pub(crate) use mul::mul;
 pub(crate) use rms_norm::rms_norm;
@@ -32,7 +34,10 @@ pub(crate) use rope::rope;
 pub(crate) use softmax::softmax;
 pub(crate) use store::store;
 
+use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
+
+use bitnet_core::head::HeadStats;
 
 use crate::isa::AnyIsa;
 use crate::threads::Threads;
@@ -45,6 +50,8 @@ pub(crate) struct Counters {
     pub(crate) gated_rows_skipped: AtomicU64,
     pub(crate) sparse_columns: AtomicU64,
     pub(crate) sparse_columns_skipped: AtomicU64,
+    pub(crate) dense_bytes: AtomicU64,
+    pub(crate) head: Mutex<HeadStats>,
 }
 
 /// What every operation runs on.

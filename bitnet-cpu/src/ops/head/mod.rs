@@ -1,0 +1,216 @@
+//! The largest logits of a dense head, found with few bytes: codes of 4 bits for all rows, 4 bits more for those that
+//! may be among the largest, and the stored rows for those that still may.
+//!
+//! ```text
+//! 1  all rows, first plane        approximate logits
+//! 2  the best of them, stored     exact logits; the count-th largest is a floor: what lies below is out
+//! 3  rows that may reach it       both planes: nearer approximations
+//! 4  rows that still may          exact logits, by the kernel of `linear`
+//! ```
+//!
+//! How far an approximation may be off is said in `question.rs`, and why in `planes.rs`.
+
+mod planes;
+mod question;
+mod scan;
+mod stored;
+
+#[cfg(test)]
+mod tests;
+
+use std::any::Any;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::Machine;
+use crate::isa::MOST_ELEMENTS;
+use bitnet_core::dense::DenseRows;
+use bitnet_core::head::{Certainty, HeadStats, HeadTop, HeadWeight, TokenLogit, largest};
+use bitnet_core::memory::tensor::BitNetTensor;
+use bitnet_core::{Error, Result, operands};
+use planes::Planes;
+use question::{Level, Question};
+
+/// Bits of a stored number from which a second plane saves bytes: it is 4 bits against these.
+const BITS_FOR_TWO_PLANES: f64 = 7.0;
+
+/// Bits of a stored number below which the first plane saves nothing worth its memory.
+const LEAST_BITS: f64 = 4.25;
+
+/// Rows whose exact logits are computed for the floor, beyond those that are asked for.
+const SPARE: usize = 15;
+
+/// Survivors of the first plane that are worth a look at the second.
+const FEW: usize = 16;
+
+/// Bytes that the system may map for each stored row that is read: it maps the pages around it as well.
+const MAPPED_FOR_A_ROW: usize = 64 << 10;
+
+/// A head with its planes.
+#[derive(Debug)]
+pub(crate) struct CpuHead {
+    rows: Arc<dyn DenseRows>,
+    planes: Planes,
+    certainty: Certainty,
+    /// The approximate logits of the question being answered.
+    scratch: Mutex<Vec<f32>>,
+    /// Stored rows read since their pages were released.
+    since_release: AtomicUsize,
+}
+
+impl HeadWeight for CpuHead {
+    fn stored(&self) -> &dyn DenseRows {
+        &*self.rows
+    }
+
+    fn bytes(&self) -> usize {
+        self.planes.bytes()
+    }
+
+    fn certainty(&self) -> Certainty {
+        self.certainty
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+/// See [`bitnet_core::backend::Backend::prepare_head`].
+pub(crate) fn prepare_head(
+    rows: Arc<dyn DenseRows>,
+    certainty: Certainty,
+    machine: Machine<'_>,
+) -> Result<Option<Box<dyn HeadWeight>>> {
+    let (count, cols) = (rows.rows(), rows.cols());
+    if count == 0 || cols == 0 || cols > MOST_ELEMENTS || u32::try_from(count).is_err() {
+        return Ok(None);
+    }
+    let bits = rows.bytes() as f64 * 8.0 / (count as f64 * cols as f64);
+    let two = bits >= BITS_FOR_TWO_PLANES;
+    // By what is certain, the first plane alone leaves out no row.
+    if bits < LEAST_BITS || (certainty == Certainty::Certain && !two) {
+        return Ok(None);
+    }
+    let Some(planes) = Planes::build(&*rows, two, machine)? else { return Ok(None) };
+    rows.release();
+    let scratch = Mutex::new(vec![0.0; count]);
+    let since_release = AtomicUsize::new(0);
+    Ok(Some(Box::new(CpuHead { rows, planes, certainty, scratch, since_release })))
+}
+
+/// A lock whose holder may have panicked: what it guards stays valid.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// See [`bitnet_core::backend::Backend::head_top`].
+pub(crate) fn head_top(
+    x: &BitNetTensor,
+    head: &dyn HeadWeight,
+    count: usize,
+    also: &[u32],
+    machine: Machine<'_>,
+) -> Result<HeadTop> {
+    let foreign = Error::ForeignWeight { op: "head_top", backend: "cpu" };
+    let head = head.as_any().downcast_ref::<CpuHead>().ok_or(foreign)?;
+    operands::head_top(x, &*head.rows, also)?;
+    let mut search = Search { head, x: x.f32()?, machine, read: HeadStats::default() };
+    search.read.questions = 1;
+    let also = search.exact(also)?;
+    let found = if count == 0 { Vec::new() } else { search.find(count)? };
+    let read = search.read;
+    let mut counted = lock(&machine.traffic.head);
+    *counted = counted.plus(read);
+    Ok(HeadTop { top: largest(found, count), also, read })
+}
+
+/// One question being answered.
+struct Search<'a> {
+    head: &'a CpuHead,
+    x: &'a [f32],
+    machine: Machine<'a>,
+    read: HeadStats,
+}
+
+impl Search<'_> {
+    /// Rows among which the `count` largest are, with whatever equals the last of them.
+    fn find(&mut self, count: usize) -> Result<Vec<TokenLogit>> {
+        let head = self.head;
+        let rows = head.rows.rows();
+        let seeds = count.saturating_add(SPARE);
+        let question = match Question::new(self.x, &head.planes, head.certainty) {
+            Some(question) if seeds < rows => question,
+            _ => {
+                self.read.full_scans = 1;
+                let all: Vec<u32> = (0..rows as u32).collect();
+                return self.exact(&all);
+            }
+        };
+        let mut approximate = lock(&head.scratch);
+        self.read.first_plane_bytes += head.planes.first_bytes() as u64;
+        scan::first(&head.planes, &question, &mut approximate, self.machine)?;
+
+        let mut best = self.machine.isa.run(scan::Largest { of: &approximate, count: seeds });
+        best.sort_unstable();
+        let mut found = self.exact(&best)?;
+        let floor = largest(found.clone(), count).last().map_or(f32::NEG_INFINITY, |t| t.logit)
+            - question.underflow();
+
+        let mut survivors = self.machine.isa.run(scan::Reaching {
+            of: &approximate,
+            scales: head.planes.scales(),
+            margin: question.margin(&head.planes, Level::First),
+            floor,
+        });
+        survivors.retain(|row| best.binary_search(row).is_err());
+        if survivors.len() > FEW {
+            self.look_closer(&question, &approximate, floor, &mut survivors)?;
+        }
+        found.extend(self.exact(&survivors)?);
+        Ok(found)
+    }
+
+    /// Leaves those rows that may reach `floor` by what both planes say, if there are two.
+    fn look_closer(
+        &mut self,
+        question: &Question,
+        approximate: &[f32],
+        floor: f32,
+        rows: &mut Vec<u32>,
+    ) -> Result<()> {
+        let planes = &self.head.planes;
+        let Some(row_bytes) = planes.second_row_bytes() else { return Ok(()) };
+        self.read.second_plane_rows += rows.len() as u64;
+        self.read.second_plane_bytes += (rows.len() * row_bytes) as u64;
+        let nearer = scan::second(planes, question, approximate, rows, self.machine)?;
+        let margin = question.margin(planes, Level::Both);
+        let mut nearer = nearer.into_iter();
+        rows.retain(|&row| {
+            let reach = nearer.next().map(|near| near + planes.scales()[row as usize] * margin);
+            reach.is_none_or(|reach| reach >= floor)
+        });
+        Ok(())
+    }
+
+    /// The exact logits of `rows`.
+    fn exact(&mut self, rows: &[u32]) -> Result<Vec<TokenLogit>> {
+        let stored = &*self.head.rows;
+        self.read.rows += rows.len() as u64;
+        self.read.row_bytes += (stored.bytes() / stored.rows().max(1) * rows.len()) as u64;
+        let mut out = vec![0f32; rows.len()];
+        stored::dots_of_rows(stored, self.x, rows, &mut out, self.machine)?;
+        self.release_pages(rows.len());
+        let all = rows.iter().zip(out).map(|(&token, logit)| TokenLogit { token, logit });
+        Ok(all.collect())
+    }
+
+    /// Gives the pages of stored rows back before they are a quarter of the matrix.
+    fn release_pages(&self, rows: usize) {
+        let read = self.head.since_release.fetch_add(rows, Ordering::Relaxed) + rows;
+        if read.saturating_mul(MAPPED_FOR_A_ROW) > self.head.rows.bytes() / 4 {
+            self.head.since_release.store(0, Ordering::Relaxed);
+            self.head.rows.release();
+        }
+    }
+}

@@ -1,0 +1,368 @@
+//! A head as two planes of 4-bit codes, one scale a row, with a dither that makes the errors of a row independent.
+//!
+//! ```text
+//! w' = w / 2^e        e of the column, so that no column is much larger than the others; x' = x · 2^e
+//! s  = max|w'| / 7.5  of the row, rounded up
+//! Y  = round(65536 · w' / s)                       -491520..=491520
+//! a  = Y + 491520 + u                              u of the column: fixed, pseudo-random, 0..=65535
+//! first = a >> 16,  second = (a >> 12) & 15        0..=15
+//!
+//! w' ≈ s/65536 · (65536 · first - 7 · 65536 - u)                        off by s/65536 · ((a & 65535) - 32768)
+//! w' ≈ the same + s/65536 · (4096 · second - 30720)                     off by s/65536 · ((a & 4095) - 2048)
+//! ```
+//!
+//! `u` is uniform whatever `Y` is, so what is left over after either level is uniform, from -1/2 to 1/2 (to 1/32) of `s`,
+//! and independent from column to column. Nothing is clipped.
+
+use std::ops::Range;
+use std::sync::Mutex;
+
+use super::super::Machine;
+use super::{lock, stored};
+use crate::isa::{Isa, NIBBLES, NibbleBlock, Op};
+use bitnet_core::Result;
+use bitnet_core::dense::DenseRows;
+
+/// Steps of the finest grid in one scale.
+pub(super) const GRID: f64 = 65536.0;
+
+/// `|w'| / s` is at most this.
+pub(super) const REACH: f32 = 7.5;
+
+/// [`REACH`] on the grid.
+const REACH_STEPS: i32 = 491_520;
+
+/// The least scale: with it every quotient is an ordinary number. Rows of zeros have it.
+const LEAST_SCALE: f32 = 1.0 / (1u128 << 100) as f32;
+
+/// Seed of the dither. Another one would do as well; a fixed one gives the same planes everywhere.
+const SEED: u64 = 0x6269_746e_6574_2e68;
+
+/// Rows that are looked at to choose the exponents of the columns.
+const SAMPLE: usize = 2048;
+
+/// Largest exponent of a column, either way.
+const MOST_EXPONENT: i32 = 40;
+
+/// Bytes that begin at a cache line.
+#[derive(Debug)]
+struct Lines {
+    bytes: Vec<u8>,
+    start: usize,
+    len: usize,
+}
+
+impl Lines {
+    const LINE: usize = 64;
+
+    fn zeroed(len: usize) -> Self {
+        let bytes = vec![0; len + Self::LINE];
+        let start = bytes.as_ptr().align_offset(Self::LINE).min(Self::LINE);
+        Self { bytes, start, len }
+    }
+
+    fn blocks(&self) -> &[NibbleBlock] {
+        self.bytes[self.start..self.start + self.len].as_chunks().0
+    }
+
+    fn blocks_mut(&mut self) -> &mut [NibbleBlock] {
+        self.bytes[self.start..self.start + self.len].as_chunks_mut().0
+    }
+}
+
+/// A head in planes.
+#[derive(Debug)]
+pub(crate) struct Planes {
+    rows: usize,
+    cols: usize,
+    /// Blocks of a row in either plane.
+    blocks: usize,
+    /// Of each column, that of the padding included.
+    columns: Vec<Column>,
+    /// `s` of each row.
+    scales: Vec<f32>,
+    /// The largest scale.
+    largest_scale: f32,
+    /// The largest `|w' - approximation| / s` of a row: after the first plane, and after both.
+    worst: [f64; 2],
+    first: Lines,
+    second: Option<Lines>,
+}
+
+/// What belongs to a column.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Column {
+    /// `e`.
+    pub(super) exponent: i32,
+    /// `u`.
+    pub(super) dither: i32,
+}
+
+impl Planes {
+    /// The planes of `rows`; `None` if a number is not finite or too large. A second plane is made if `two` says so.
+    pub(super) fn build(
+        rows: &dyn DenseRows,
+        two: bool,
+        machine: Machine<'_>,
+    ) -> Result<Option<Self>> {
+        let (count, cols) = (rows.rows(), rows.cols());
+        let blocks = cols.div_ceil(NIBBLES);
+        let bytes = count * blocks * size_of::<NibbleBlock>();
+        let mut planes = Self {
+            rows: count,
+            cols,
+            blocks,
+            columns: columns(rows, blocks * NIBBLES)?,
+            scales: vec![0.0; count],
+            largest_scale: 0.0,
+            worst: [0.0; 2],
+            first: Lines::zeroed(bytes),
+            second: two.then(|| Lines::zeroed(bytes)),
+        };
+        let Some(found) = planes.fill(rows, machine)? else { return Ok(None) };
+        planes.largest_scale = found.largest_scale;
+        planes.worst = found.squares.map(|squares| (squares as f64).sqrt() / GRID);
+        Ok(Some(planes))
+    }
+
+    fn fill(&mut self, rows: &dyn DenseRows, machine: Machine<'_>) -> Result<Option<Found>> {
+        let blocks = self.blocks;
+        let factors: Vec<f32> =
+            self.columns.iter().map(|c| (-f64::from(c.exponent)).exp2() as f32).collect();
+        let offsets: Vec<i32> = self.columns.iter().map(|c| offset(c.dither)).collect();
+        let found = Mutex::new(Some(Found::default()));
+        let mut pieces = Vec::new();
+        let (mut scales, mut first) = (&mut self.scales[..], self.first.blocks_mut());
+        let mut second = self.second.as_mut().map(Lines::blocks_mut);
+        for range in machine.threads.ranges(self.rows, self.cols * 4) {
+            let (s, f) = (scales.split_at_mut(range.len()), range.len() * blocks);
+            let (codes, rest) = first.split_at_mut(f);
+            (scales, first) = (s.1, rest);
+            let (more, rest) = second.map(|second| second.split_at_mut(f)).unzip();
+            second = rest;
+            pieces.push(Encode {
+                weight: rows,
+                factors: &factors,
+                offsets: &offsets,
+                rows: range,
+                scales: s.0,
+                first: codes,
+                second: more,
+            });
+        }
+        machine.threads.each(pieces, |piece| {
+            let one = machine.isa.run(piece)?;
+            let mut found = lock(&found);
+            *found = found.zip(one).map(|(a, b)| a.with(b));
+            Ok(())
+        })?;
+        Ok(found.into_inner().unwrap_or(None))
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        let second = self.second.as_ref().map_or(0, |second| second.len);
+        self.first.len + second + self.scales.len() * size_of::<f32>()
+    }
+
+    /// Bytes that are read for the approximate logits of all rows.
+    pub(super) fn first_bytes(&self) -> usize {
+        self.first.len + self.scales.len() * size_of::<f32>()
+    }
+
+    /// Bytes of a row of the second plane, if there is one.
+    pub(super) fn second_row_bytes(&self) -> Option<usize> {
+        self.second.as_ref().map(|_| self.blocks * size_of::<NibbleBlock>())
+    }
+
+    pub(super) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Blocks of a row in either plane.
+    pub(super) fn blocks(&self) -> usize {
+        self.blocks
+    }
+
+    pub(super) fn columns(&self) -> &[Column] {
+        &self.columns
+    }
+
+    pub(super) fn scales(&self) -> &[f32] {
+        &self.scales
+    }
+
+    pub(super) fn largest_scale(&self) -> f32 {
+        self.largest_scale
+    }
+
+    /// The largest norm of what a row leaves over, in scales: after the first plane, and after both.
+    pub(super) fn worst(&self) -> [f64; 2] {
+        self.worst
+    }
+
+    pub(super) fn first(&self) -> &[NibbleBlock] {
+        self.first.blocks()
+    }
+
+    /// No blocks, if there is no second plane.
+    pub(super) fn second(&self) -> &[NibbleBlock] {
+        self.second.as_ref().map_or(&[], Lines::blocks)
+    }
+}
+
+/// The exponents of the columns, by their root mean square in a sample of the rows, and their dither. What is chosen here
+/// changes how small the errors are, not what is said about them.
+fn columns(rows: &dyn DenseRows, padded: usize) -> Result<Vec<Column>> {
+    let cols = rows.cols();
+    let mut squares = vec![0f64; cols];
+    let mut row = vec![0f32; cols];
+    for index in (0..rows.rows()).step_by((rows.rows() / SAMPLE).max(1)) {
+        rows.decode_row(index, &mut row)?;
+        for (sum, &w) in squares.iter_mut().zip(&row) {
+            *sum += f64::from(w) * f64::from(w);
+        }
+    }
+    let mean = squares.iter().sum::<f64>() / cols as f64;
+    let exponent = |&square: &f64| {
+        let exponent = (square / mean).log2() / 2.0;
+        if exponent.is_finite() {
+            (exponent.round() as i32).clamp(-MOST_EXPONENT, MOST_EXPONENT)
+        } else {
+            0
+        }
+    };
+    let mut state = SEED;
+    let exponents = squares.iter().map(exponent).chain(std::iter::repeat(0));
+    let column = |exponent| Column { exponent, dither: (random(&mut state) >> 48) as i32 };
+    Ok(exponents.take(padded).map(column).collect())
+}
+
+/// SplitMix64 (Steele, Lea, Flood 2014).
+fn random(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = *state;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// Adding it to a number below 2²² in magnitude leaves the nearest whole number in the low bits.
+const ROUNDER: f32 = 12_582_912.0;
+
+/// What the bits of a rounded `Y` lack to be `a`.
+fn offset(dither: i32) -> i32 {
+    dither + REACH_STEPS - ROUNDER.to_bits() as i32
+}
+
+/// What was met among some rows.
+#[derive(Debug, Clone, Copy, Default)]
+struct Found {
+    largest_scale: f32,
+    /// The largest sum of squares that a row leaves over on the grid, after the first plane and after both.
+    squares: [u64; 2],
+}
+
+impl Found {
+    fn with(self, other: Self) -> Self {
+        Self {
+            largest_scale: self.largest_scale.max(other.largest_scale),
+            squares: [0, 1].map(|level| self.squares[level].max(other.squares[level])),
+        }
+    }
+}
+
+/// Some rows to be put into planes.
+struct Encode<'a> {
+    weight: &'a dyn DenseRows,
+    factors: &'a [f32],
+    offsets: &'a [i32],
+    rows: Range<usize>,
+    scales: &'a mut [f32],
+    first: &'a mut [NibbleBlock],
+    second: Option<&'a mut [NibbleBlock]>,
+}
+
+impl Op for Encode<'_> {
+    type Output = Result<Option<Found>>;
+
+    #[inline(always)]
+    fn eval<I: Isa>(mut self, isa: I) -> Self::Output {
+        let cols = self.weight.cols();
+        let blocks = self.factors.len() / NIBBLES;
+        let mut numbers = vec![0f32; blocks * NIBBLES];
+        let mut found = Found::default();
+        for (index, row) in self.rows.clone().enumerate() {
+            stored::decode(isa, self.weight, row, &mut numbers[..cols])?;
+            for (w, factor) in numbers.iter_mut().zip(self.factors) {
+                *w *= factor;
+            }
+            let Some(largest) = largest_of(&numbers) else { return Ok(None) };
+            let scale = (largest / REACH).next_up().max(LEAST_SCALE);
+            self.scales[index] = scale;
+            let place = index * blocks..(index + 1) * blocks;
+            let second = self.second.as_deref_mut().map(|second| &mut second[place.clone()]);
+            let squares = encode(&numbers, scale, self.offsets, &mut self.first[place], second);
+            found = found.with(Found { largest_scale: scale, squares });
+        }
+        Ok(Some(found))
+    }
+}
+
+/// `max|w|`; `None` if a number is not finite.
+#[inline(always)]
+fn largest_of(numbers: &[f32]) -> Option<f32> {
+    let mut lanes = [0u32; NIBBLES];
+    for chunk in numbers.as_chunks::<NIBBLES>().0 {
+        for (lane, w) in lanes.iter_mut().zip(chunk) {
+            // The bits of numbers without sign are in the order of the numbers, with what is not finite above them.
+            *lane = (*lane).max(w.to_bits() & 0x7fff_ffff);
+        }
+    }
+    let largest = f32::from_bits(lanes.into_iter().fold(0, u32::max));
+    largest.is_finite().then_some(largest)
+}
+
+/// The codes of one row; the sums of squares of what is left over, on the grid.
+///
+/// In f32 `65536 · w' / s` is off by at most `491520 · 2⁻²³ < 0.1` before it is rounded.
+#[inline(always)]
+fn encode(
+    numbers: &[f32],
+    scale: f32,
+    offsets: &[i32],
+    first: &mut [NibbleBlock],
+    mut second: Option<&mut [NibbleBlock]>,
+) -> [u64; 2] {
+    let inverse = GRID as f32 / scale;
+    let mut squares = [0u64; 2];
+    let (numbers, offsets) = (numbers.as_chunks::<NIBBLES>().0, offsets.as_chunks::<NIBBLES>().0);
+    for (k, (numbers, offsets)) in numbers.iter().zip(offsets).enumerate() {
+        let mut steps = [0i32; NIBBLES];
+        for ((a, w), offset) in steps.iter_mut().zip(numbers).zip(offsets) {
+            let reach = REACH_STEPS as f32;
+            let y = (w * inverse).clamp(-reach, reach) + ROUNDER;
+            *a = (y.to_bits() as i32).wrapping_add(*offset);
+        }
+        pack(&steps.map(|a| (a >> 16) as u8), &mut first[k]);
+        if let Some(second) = &mut second {
+            pack(&steps.map(|a| ((a >> 12) & 15) as u8), &mut second[k]);
+        }
+        let [mut after_first, mut after_both] = [0u64; 2];
+        for a in steps {
+            let (first, both) = ((a & 0xffff) - 0x8000, (a & 0xfff) - 0x800);
+            after_first += u64::from((first * first) as u32);
+            after_both += u64::from((both * both) as u32);
+        }
+        squares[0] += after_first;
+        squares[1] += after_both;
+    }
+    squares
+}
+
+/// Codes 0..32 into the low halves of the bytes, 32..64 into the high ones.
+#[inline(always)]
+fn pack(codes: &[u8; NIBBLES], block: &mut NibbleBlock) {
+    for (b, byte) in block.iter_mut().enumerate() {
+        *byte = codes[b] | codes[32 + b] << 4;
+    }
+}

@@ -1,0 +1,120 @@
+//! A hidden state as the planes are asked: in 16 bits, with how far an approximate logit may be from the exact one.
+//!
+//! In the terms of `planes.rs`, with `q_j = round(x'_j / t)` and `S = Σ first_j q_j`, the first plane says
+//!
+//! ```text
+//! logit ≈ s t / 65536 · (65536 S - Σ (7 · 65536 + u_j) q_j)
+//! ```
+//!
+//! whose bracket is computed exactly. In units of the row's scale `s`, the logit of the kernel of `linear` differs by at
+//! most the sum of
+//!
+//! - what the codes leave over, times `x'`. These are independent uniform numbers of width `h` (1, or 1/16 after both
+//!   planes) times `x'_j`, so by their moment generating function the sum exceeds `z h |x'| / √12` with a
+//!   probability below `exp(-z²/2)`; `z` is such that all rows and both levels together stay below 2⁻⁶⁴. Or, where it
+//!   must be certain: the largest norm of what any row leaves over, times `|x'|`;
+//! - the rounding to the grid and its means that are not quite zero: 2 steps of the grid times `Σ |x'_j|`;
+//! - the rounding of `x'` to 16 bits: `8 Σ |x'_j - t q_j|`, since approximations of `w'` are at most 8 scales;
+//! - the rounding of the kernel, twice its bound: `2 (n/16 + 8) 2⁻²⁴ · 7.5 Σ |x'_j|`;
+//! - the roundings of an approximate logit and of its comparison in f32: `8 Σ |x'_j| · 2⁻²¹`.
+//!
+//! Where numbers are so small that f32 rounds them by more than their share, [`Question::underflow`] is added.
+//!
+//! The sum is enlarged by 2⁻¹⁶ of itself for the roundings in f64 that it is made with.
+
+use super::planes::{GRID, Planes, REACH};
+use crate::isa::{NIBBLES, WideBlock};
+use bitnet_core::head::Certainty;
+
+/// The largest `q`.
+const MOST: f64 = 32639.0;
+
+/// How much of the planes an approximation has seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Level {
+    First,
+    Both,
+}
+
+/// A hidden state.
+#[derive(Debug)]
+pub(super) struct Question {
+    pub(super) blocks: Vec<WideBlock>,
+    /// `t / 65536`.
+    pub(super) unit: f64,
+    /// `Σ (7 · 65536 + u_j) q_j`.
+    pub(super) centre: i64,
+    /// `Σ q_j`.
+    pub(super) sum: i64,
+    certainty: Certainty,
+    /// `Σ |x'_j|`.
+    one_norm: f64,
+    /// `|x'|`.
+    two_norm: f64,
+    /// `Σ |x'_j - t q_j|`.
+    left_over: f64,
+}
+
+impl Question {
+    /// `x` (`[cols]`) for these planes; `None` if it holds what is not finite, or if logits may.
+    pub(super) fn new(x: &[f32], planes: &Planes, certainty: Certainty) -> Option<Self> {
+        if !x.iter().all(|x| x.is_finite()) {
+            return None;
+        }
+        let turned: Vec<f64> = x
+            .iter()
+            .zip(planes.columns())
+            .map(|(&x, column)| f64::from(x) * f64::from(column.exponent).exp2())
+            .collect();
+        let largest = turned.iter().fold(0f64, |largest, x| largest.max(x.abs()));
+        let step = if largest > 0.0 { largest / MOST } else { 1.0 };
+        let mut question = Self {
+            blocks: vec![WideBlock::ZERO; planes.blocks()],
+            unit: step / GRID,
+            centre: 0,
+            sum: 0,
+            certainty,
+            one_norm: 0.0,
+            two_norm: 0.0,
+            left_over: 0.0,
+        };
+        for (index, (&x, column)) in turned.iter().zip(planes.columns()).enumerate() {
+            let q = (x / step).round().clamp(-MOST, MOST);
+            question.left_over += (x - step * q).abs();
+            question.one_norm += x.abs();
+            question.two_norm += x * x;
+            let q = q as i32;
+            question.centre += i64::from(7 * GRID as i32 + column.dither) * i64::from(q);
+            question.sum += i64::from(q);
+            question.blocks[index / NIBBLES].set(index % NIBBLES, q);
+        }
+        question.two_norm = question.two_norm.sqrt();
+        let most = f64::from(planes.largest_scale()) * 16.0 * question.one_norm;
+        (most < f64::from(f32::MAX)).then_some(question)
+    }
+
+    /// How much roundings to numbers below the smallest normal one may add to any logit and its approximation.
+    pub(super) fn underflow(&self) -> f32 {
+        (self.blocks.len() * NIBBLES + 64) as f32 * f32::from_bits(1)
+    }
+
+    /// How many scales of its row a logit may lie above its approximation, rounded up.
+    pub(super) fn margin(&self, planes: &Planes, level: Level) -> f32 {
+        let width = if level == Level::First { 1.0 } else { 1.0 / 16.0 };
+        let codes = match self.certainty {
+            Certainty::Probable => deviations(planes.rows()) * width / 12f64.sqrt(),
+            Certainty::Certain => planes.worst()[usize::from(level == Level::Both)],
+        };
+        let n = (planes.blocks() * NIBBLES) as f64;
+        let ulp = f64::from(f32::EPSILON) / 2.0;
+        let kernel = 2.0 * (n / 16.0 + 8.0) * ulp * f64::from(REACH);
+        let of_sum = 2.0 / GRID + kernel + 8.0 * 8.0 * ulp;
+        let margin = codes * self.two_norm + 8.0 * self.left_over + of_sum * self.one_norm;
+        ((margin * (1.0 + 1.0 / GRID)) as f32).next_up()
+    }
+}
+
+/// `z` with `2 · rows · exp(-z²/2) = 2⁻⁶⁴`.
+fn deviations(rows: usize) -> f64 {
+    (2.0 * (64.0 * 2f64.ln() + (2.0 * rows as f64).ln())).sqrt()
+}

@@ -1,0 +1,212 @@
+//! The passes over the planes and over the approximate logits.
+
+use std::ops::Range;
+
+use super::super::Machine;
+use super::planes::Planes;
+use super::question::Question;
+use crate::isa::{Isa, LANES, NibbleBlock, Op, nibble_dots};
+use bitnet_core::Result;
+
+/// Rows that share the loads of the hidden state.
+const ROWS: usize = 4;
+
+/// The approximate logits of all rows into `out` (`[rows]`), by the first plane.
+pub(super) fn first(
+    planes: &Planes,
+    question: &Question,
+    out: &mut [f32],
+    machine: Machine<'_>,
+) -> Result<()> {
+    let mut rest = out;
+    let mut pieces = Vec::new();
+    for rows in machine.threads.ranges(planes.rows(), planes.blocks() * 16) {
+        let (out, tail) = rest.split_at_mut(rows.len());
+        rest = tail;
+        pieces.push(First { planes, question, rows, out });
+    }
+    machine.threads.each(pieces, |piece| {
+        machine.isa.run(piece);
+        Ok(())
+    })
+}
+
+/// Nearer approximations of the logits of `rows`, by the second plane.
+pub(super) fn second(
+    planes: &Planes,
+    question: &Question,
+    approximate: &[f32],
+    rows: &[u32],
+    machine: Machine<'_>,
+) -> Result<Vec<f32>> {
+    let mut nearer = vec![0f32; rows.len()];
+    let mut rest = &mut nearer[..];
+    let mut pieces = Vec::new();
+    for range in machine.threads.ranges(rows.len(), planes.blocks() * 16) {
+        let (out, tail) = rest.split_at_mut(range.len());
+        rest = tail;
+        pieces.push(Second { planes, question, approximate, rows: &rows[range], out });
+    }
+    machine.threads.each(pieces, |piece| {
+        machine.isa.run(piece);
+        Ok(())
+    })?;
+    Ok(nearer)
+}
+
+/// `Σ code · q` of `rows`, given to `each` with the index of the row; four rows at a time.
+#[inline(always)]
+fn dots<I: Isa>(
+    isa: I,
+    plane: &[NibbleBlock],
+    question: &Question,
+    count: usize,
+    row: impl Fn(usize) -> usize,
+    mut each: impl FnMut(usize, i64),
+) {
+    let blocks = question.blocks.len();
+    let codes = |index: usize| &plane[row(index) * blocks..(row(index) + 1) * blocks];
+    let whole = |[high, low]: [i32; 2]| 256 * i64::from(high) + i64::from(low);
+    let mut index = 0;
+    while index + ROWS <= count {
+        let rows = [0, 1, 2, 3].map(|i| codes(index + i));
+        let next = [0, 1, 2, 3].map(|i| codes((index + ROWS + i).min(count - 1)));
+        let sums = nibble_dots(isa, rows, &question.blocks, |block| {
+            // A line holds two blocks.
+            if block % 2 == 0 {
+                for next in next {
+                    isa.prefetch(&raw const next[block]);
+                }
+            }
+        });
+        for (i, sums) in sums.into_iter().enumerate() {
+            each(index + i, whole(sums));
+        }
+        index += ROWS;
+    }
+    for index in index..count {
+        let [sums] = nibble_dots(isa, [codes(index)], &question.blocks, |_| ());
+        each(index, whole(sums));
+    }
+}
+
+/// Some rows of the first plane.
+struct First<'a> {
+    planes: &'a Planes,
+    question: &'a Question,
+    rows: Range<usize>,
+    out: &'a mut [f32],
+}
+
+impl Op for First<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, isa: I) {
+        let Self { planes, question, rows, out } = self;
+        let scales = &planes.scales()[rows.clone()];
+        let (plane, row) = (planes.first(), |index| rows.start + index);
+        dots(isa, plane, question, out.len(), row, |index, sum| {
+            let steps = 65536 * sum - question.centre;
+            out[index] = (f64::from(scales[index]) * (question.unit * steps as f64)) as f32;
+        });
+    }
+}
+
+/// Some rows of the second plane.
+struct Second<'a> {
+    planes: &'a Planes,
+    question: &'a Question,
+    approximate: &'a [f32],
+    rows: &'a [u32],
+    out: &'a mut [f32],
+}
+
+impl Op for Second<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, isa: I) {
+        let Self { planes, question, approximate, rows, out } = self;
+        let row = |index: usize| rows[index] as usize;
+        dots(isa, planes.second(), question, out.len(), row, |index, sum| {
+            let steps = 4096 * sum - 30720 * question.sum;
+            let scale = f64::from(planes.scales()[row(index)]);
+            let more = scale * (question.unit * steps as f64);
+            out[index] = (f64::from(approximate[row(index)]) + more) as f32;
+        });
+    }
+}
+
+/// The rows of the `count` largest of some numbers, in no order.
+pub(super) struct Largest<'a> {
+    pub(super) of: &'a [f32],
+    pub(super) count: usize,
+}
+
+impl Op for Largest<'_> {
+    type Output = Vec<u32>;
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, _: I) -> Vec<u32> {
+        let room = 2 * self.count + LANES;
+        let mut kept: Vec<(f32, u32)> = Vec::with_capacity(room);
+        let mut least = f32::NEG_INFINITY;
+        for (chunk, numbers) in self.of.chunks(LANES).enumerate() {
+            if !numbers.iter().fold(false, |any, &n| any | (n > least)) {
+                continue;
+            }
+            for (index, &number) in numbers.iter().enumerate() {
+                if number > least {
+                    kept.push((number, (chunk * LANES + index) as u32));
+                }
+            }
+            if kept.len() + LANES > room {
+                least = self.cut(&mut kept);
+            }
+        }
+        if kept.len() > self.count {
+            self.cut(&mut kept);
+        }
+        kept.into_iter().map(|(_, row)| row).collect()
+    }
+}
+
+impl Largest<'_> {
+    /// Leaves the largest; the least of them.
+    fn cut(&self, kept: &mut Vec<(f32, u32)>) -> f32 {
+        kept.select_nth_unstable_by(self.count - 1, |a, b| b.0.total_cmp(&a.0));
+        kept.truncate(self.count);
+        kept[self.count - 1].0
+    }
+}
+
+/// The rows, in order, whose logits may reach `floor`: `number + scale · margin` does.
+pub(super) struct Reaching<'a> {
+    pub(super) of: &'a [f32],
+    pub(super) scales: &'a [f32],
+    pub(super) margin: f32,
+    pub(super) floor: f32,
+}
+
+impl Op for Reaching<'_> {
+    type Output = Vec<u32>;
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, _: I) -> Vec<u32> {
+        let Self { of, scales, margin, floor } = self;
+        let mut rows = Vec::new();
+        for (chunk, (numbers, scales)) in of.chunks(LANES).zip(scales.chunks(LANES)).enumerate() {
+            let reaches = |(&number, &scale): (&f32, &f32)| number + scale * margin >= floor;
+            if !numbers.iter().zip(scales).fold(false, |any, of| any | reaches(of)) {
+                continue;
+            }
+            for (index, of) in numbers.iter().zip(scales).enumerate() {
+                if reaches(of) {
+                    rows.push((chunk * LANES + index) as u32);
+                }
+            }
+        }
+        rows
+    }
+}

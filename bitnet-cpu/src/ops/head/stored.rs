@@ -1,0 +1,96 @@
+//! Rows as they are stored: decoded, and multiplied by the kernel of `linear`.
+
+use super::super::Machine;
+use super::super::cast::floats;
+use super::super::dot::{Bf16, F16, F32, Plain, dots};
+use crate::isa::{Isa, Op};
+use bitnet_core::dense::{DenseRows, PlainType};
+use bitnet_core::{Error, Result};
+
+/// `x · row` for each of `rows` into `out`: bit for bit what `linear` gives.
+pub(super) fn dots_of_rows(
+    weight: &dyn DenseRows,
+    x: &[f32],
+    rows: &[u32],
+    out: &mut [f32],
+    machine: Machine<'_>,
+) -> Result<()> {
+    let mut rest = out;
+    let mut pieces = Vec::new();
+    for range in machine.threads.ranges(rows.len(), weight.cols()) {
+        let (out, tail) = rest.split_at_mut(range.len());
+        rest = tail;
+        pieces.push(Dots { weight, x, rows: &rows[range], out });
+    }
+    machine.threads.each(pieces, |piece| machine.isa.run(piece))
+}
+
+/// Some rows.
+struct Dots<'a> {
+    weight: &'a dyn DenseRows,
+    x: &'a [f32],
+    rows: &'a [u32],
+    out: &'a mut [f32],
+}
+
+impl Op for Dots<'_> {
+    type Output = Result<()>;
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, isa: I) -> Result<()> {
+        let Self { weight, x, rows, out } = self;
+        let mut numbers = vec![0f32; if weight.plain().is_none() { weight.cols() } else { 0 }];
+        for (out, &row) in out.iter_mut().zip(rows) {
+            let row = row as usize;
+            [*out] = match weight.plain() {
+                Some((PlainType::F32, bytes)) => {
+                    dots::<F32, I, 1>(isa, of_row(bytes.as_chunks().0, weight, row)?, [x])
+                }
+                Some((PlainType::F16, bytes)) => {
+                    dots::<F16, I, 1>(isa, of_row(bytes.as_chunks().0, weight, row)?, [x])
+                }
+                Some((PlainType::BF16, bytes)) => {
+                    dots::<Bf16, I, 1>(isa, of_row(bytes.as_chunks().0, weight, row)?, [x])
+                }
+                None => {
+                    weight.decode_row(row, &mut numbers)?;
+                    dots::<Plain, I, 1>(isa, &numbers, [x])
+                }
+            };
+        }
+        Ok(())
+    }
+}
+
+/// A row as f32 in `out` (`[cols]`).
+#[inline(always)]
+pub(super) fn decode<I: Isa>(
+    isa: I,
+    weight: &dyn DenseRows,
+    row: usize,
+    out: &mut [f32],
+) -> Result<()> {
+    match weight.plain() {
+        Some((PlainType::F32, bytes)) => {
+            floats::<F32, I>(isa, of_row(bytes.as_chunks().0, weight, row)?, out);
+        }
+        Some((PlainType::F16, bytes)) => {
+            floats::<F16, I>(isa, of_row(bytes.as_chunks().0, weight, row)?, out);
+        }
+        Some((PlainType::BF16, bytes)) => {
+            floats::<Bf16, I>(isa, of_row(bytes.as_chunks().0, weight, row)?, out);
+        }
+        None => return weight.decode_row(row, out),
+    }
+    Ok(())
+}
+
+fn of_row<'a, R>(numbers: &'a [R], weight: &dyn DenseRows, row: usize) -> Result<&'a [R]> {
+    let cols = weight.cols();
+    numbers.get(row * cols..(row + 1) * cols).ok_or_else(|| {
+        Error::Decode(format!(
+            "{}: the numbers of row {row} are not there; the file is damaged",
+            weight.type_name()
+        ))
+    })
+}
