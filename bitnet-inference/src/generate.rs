@@ -118,10 +118,12 @@ pub fn generate(
         write_time: Duration::ZERO,
     };
     let common = session.tokens().iter().zip(prompt).take_while(|(a, b)| a == b).count();
-    let logits = session.prime(prompt, &mut |_, _| on_text(""))?;
+    let read = session.prime_only(prompt, &mut |_, _| on_text(""))?;
     out.prompt_tokens_read = prompt.len() - common.min(prompt.len().saturating_sub(1));
     out.prompt_time = start.elapsed();
-    let Some(mut logits) = logits else { return Ok(out) };
+    if !read {
+        return Ok(out);
+    }
 
     let start = Instant::now();
     let mut stream = TextStream::continuing(tokenizer);
@@ -130,7 +132,7 @@ pub fn generate(
         if out.tokens.len() == options.max_tokens {
             break FinishReason::Length;
         }
-        let token = sampler.sample(&mut logits, session.tokens())?;
+        let token = session.choose(&mut sampler)?;
         if ends.contains(&token) {
             break FinishReason::EndOfText;
         }
@@ -153,7 +155,7 @@ pub fn generate(
             break FinishReason::ContextFull;
         }
         model.keep_prepared();
-        logits = session.feed(&[token])?;
+        session.read(&[token], &mut |_, _| true)?;
     };
     let (mut rest, _) = filter.push(&stream.finish());
     rest.push_str(&filter.finish());

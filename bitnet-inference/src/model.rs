@@ -102,7 +102,14 @@ impl Model {
             (ModelSource::Embedded, _) | (_, None) => None,
         };
         let start = Instant::now();
-        let assembled = assemble(checkpoint, Arc::clone(&backend), pool, kept.as_ref(), on_layer)?;
+        let assembled = assemble(
+            checkpoint,
+            Arc::clone(&backend),
+            pool,
+            kept.as_ref(),
+            options.head,
+            on_layer,
+        )?;
         let keeping = kept
             .and_then(|kept| kept.keep(start.elapsed(), checkpoint, &*backend, assembled.sections));
         let vocab_size = assembled.decoder.config.vocab_size;

@@ -6,6 +6,8 @@
 
 use std::collections::HashMap;
 
+use bitnet_core::head::{HeadTop, TokenLogit};
+
 use crate::{InferenceError, Result};
 
 /// How tokens are chosen.
@@ -131,14 +133,75 @@ impl Sampler {
     /// # Errors
     /// [`InferenceError::Parameter`] if no token has a finite logit.
     pub fn sample(&mut self, logits: &mut [f32], history: &[u32]) -> Result<u32> {
-        apply_bias(logits, &self.config.logit_bias);
-        apply_penalties(logits, history, &self.config);
+        self.adjust(history, &mut |token, change| {
+            if let Some(logit) = logits.get_mut(token as usize) {
+                *logit = change(*logit);
+            }
+        });
+        self.choose(numbered(logits))
+    }
+
+    /// Which logits [`Sampler::sample_top`] needs to choose what [`Sampler::sample`] chooses; `None` if all.
+    pub fn demand(&self, history: &[u32]) -> Option<Demand> {
+        let largest = match (self.config.temperature == 0.0, self.config.top_k) {
+            (true, _) => 1,
+            (false, 0) => return None,
+            (false, k) => k,
+        };
+        let mut also: Vec<u32> = Vec::new();
+        self.adjust(history, &mut |token, _| also.push(token));
+        also.sort_unstable();
+        also.dedup();
+        // Among so many there are `largest` that are not changed.
+        Some(Demand { count: largest.saturating_add(also.len()), also })
+    }
+
+    /// As [`Sampler::sample`], from the logits that [`Sampler::demand`] names for the same history.
+    ///
+    /// # Errors
+    /// As [`Sampler::sample`].
+    pub fn sample_top(&mut self, found: &HeadTop, history: &[u32]) -> Result<u32> {
+        let mut known: Vec<TokenLogit> = found.top.iter().chain(&found.also).copied().collect();
+        known.sort_unstable_by_key(|t| t.token);
+        known.dedup_by_key(|t| t.token);
+        self.adjust(history, &mut |token, change| {
+            if let Ok(index) = known.binary_search_by_key(&token, |t| t.token) {
+                known[index].logit = change(known[index].logit);
+            }
+        });
+        self.choose(known.into_iter().map(|t| (t.token, t.logit)))
+    }
+
+    /// Gives each change that bias and penalties make to `change`, with its token.
+    fn adjust(&self, history: &[u32], change: &mut dyn FnMut(u32, &dyn Fn(f32) -> f32)) {
+        for &(token, bias) in &self.config.logit_bias {
+            change(token, &|logit| logit + bias);
+        }
+        penalise(history, &self.config, change);
+    }
+
+    /// A token among `logits`, in the order of their tokens.
+    fn choose(&mut self, logits: impl Iterator<Item = (u32, f32)>) -> Result<u32> {
         if self.config.temperature == 0.0 {
-            return greedy(logits);
+            return largest(logits);
         }
         let candidates = candidates(logits, &self.config)?;
         Ok(draw(&candidates, self.config.temperature, self.random.next_unit()))
     }
+}
+
+/// What a sampler needs to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Demand {
+    /// So many of the largest logits.
+    pub count: usize,
+    /// The logits of these tokens, which bias or penalties change.
+    pub also: Vec<u32>,
+}
+
+/// Logits with their tokens.
+fn numbered(logits: &[f32]) -> impl Iterator<Item = (u32, f32)> + '_ {
+    logits.iter().enumerate().map(|(token, &logit)| (token as u32, logit))
 }
 
 /// The token with the largest logit; the lowest id among equals.
@@ -146,13 +209,18 @@ impl Sampler {
 /// # Errors
 /// [`InferenceError::Parameter`] if no token has a finite logit.
 pub fn greedy(logits: &[f32]) -> Result<u32> {
-    let mut best: Option<(usize, f32)> = None;
-    for (token, &logit) in logits.iter().enumerate() {
+    largest(numbered(logits))
+}
+
+/// As [`greedy`], of logits in the order of their tokens.
+fn largest(logits: impl Iterator<Item = (u32, f32)>) -> Result<u32> {
+    let mut best: Option<(u32, f32)> = None;
+    for (token, logit) in logits {
         if logit.is_finite() && best.is_none_or(|(_, b)| logit > b) {
             best = Some((token, logit));
         }
     }
-    best.map(|(token, _)| token as u32).ok_or_else(no_candidate)
+    best.map(|(token, _)| token).ok_or_else(no_candidate)
 }
 
 fn no_candidate() -> InferenceError {
@@ -163,15 +231,12 @@ fn no_candidate() -> InferenceError {
     }
 }
 
-fn apply_bias(logits: &mut [f32], bias: &[(u32, f32)]) {
-    for &(token, bias) in bias {
-        if let Some(logit) = logits.get_mut(token as usize) {
-            *logit += bias;
-        }
-    }
-}
-
-fn apply_penalties(logits: &mut [f32], history: &[u32], config: &SamplerConfig) {
+/// Gives the penalty of each token that was seen lately to `change`.
+fn penalise(
+    history: &[u32],
+    config: &SamplerConfig,
+    change: &mut dyn FnMut(u32, &dyn Fn(f32) -> f32),
+) {
     if config.repetition_penalty == 1.0
         && config.frequency_penalty == 0.0
         && config.presence_penalty == 0.0
@@ -184,13 +249,14 @@ fn apply_penalties(logits: &mut [f32], history: &[u32], config: &SamplerConfig) 
         *counts.entry(token).or_default() += 1.0;
     }
     for (token, count) in counts {
-        let Some(logit) = logits.get_mut(token as usize) else { continue };
-        *logit = if *logit > 0.0 {
-            *logit / config.repetition_penalty
-        } else {
-            *logit * config.repetition_penalty
-        };
-        *logit -= count * config.frequency_penalty + config.presence_penalty;
+        change(token, &|logit| {
+            let repeated = if logit > 0.0 {
+                logit / config.repetition_penalty
+            } else {
+                logit * config.repetition_penalty
+            };
+            repeated - (count * config.frequency_penalty + config.presence_penalty)
+        });
     }
 }
 
@@ -203,12 +269,13 @@ struct Candidate {
 }
 
 /// The tokens left after top-k, typical, top-p and min-p, most probable first.
-fn candidates(logits: &[f32], config: &SamplerConfig) -> Result<Vec<Candidate>> {
+fn candidates(
+    logits: impl Iterator<Item = (u32, f32)>,
+    config: &SamplerConfig,
+) -> Result<Vec<Candidate>> {
     let mut kept: Vec<Candidate> = logits
-        .iter()
-        .enumerate()
         .filter(|(_, logit)| logit.is_finite())
-        .map(|(token, &logit)| Candidate { token: token as u32, logit, probability: 0.0 })
+        .map(|(token, logit)| Candidate { token, logit, probability: 0.0 })
         .collect();
     if kept.is_empty() {
         return Err(no_candidate());
@@ -323,7 +390,7 @@ mod tests {
     }
 
     fn kept(logits: &[f32], config: &SamplerConfig) -> Vec<u32> {
-        candidates(logits, config).unwrap().iter().map(|c| c.token).collect()
+        candidates(numbered(logits), config).unwrap().iter().map(|c| c.token).collect()
     }
 
     /// Logits whose softmax is 0.5, 0.25, 0.15, 0.1.
@@ -372,7 +439,10 @@ mod tests {
             c.penalty_window = 3;
         });
         let mut logits = [4.0, -4.0, 1.0, 1.0];
-        apply_penalties(&mut logits, &[3, 0, 0, 1], &c);
+        penalise(&[3, 0, 0, 1], &c, &mut |token, change| {
+            let logit = &mut logits[token as usize];
+            *logit = change(*logit);
+        });
         assert_eq!(logits, [2.0 - 1.25, -8.0 - 0.75, 1.0, 1.0], "token 3 is outside the window");
         let mut sampler = Sampler::new(
             SamplerConfig { logit_bias: vec![(1, f32::NEG_INFINITY)], ..Default::default() },
@@ -384,6 +454,47 @@ mod tests {
             0,
             "the likeliest token is forbidden"
         );
+    }
+
+    #[test]
+    fn as_few_logits_as_are_demanded_give_the_same_token() {
+        let mut random = SplitMix64(3);
+        for case in 0..400 {
+            let mut uniform = || random.next_unit() as f32;
+            let vocabulary = 60;
+            // Multiples of a half, so that there are ties, and some that are not finite.
+            let mut logits: Vec<f32> =
+                (0..vocabulary).map(|_| (uniform() * 12.0).round() / 2.0 - 3.0).collect();
+            logits[(case % 60) as usize] = f32::NAN;
+            logits[((case * 7) % 60) as usize] = f32::NEG_INFINITY;
+            let history: Vec<u32> = (0..20).map(|_| (uniform() * 59.0) as u32).collect();
+            let c = SamplerConfig {
+                temperature: [0.0, 0.8][case as usize % 2],
+                top_k: case as usize / 2 % 7 * 3 + 1,
+                top_p: [1.0, 0.7][case as usize / 3 % 2],
+                min_p: [0.0, 0.1][case as usize / 5 % 2],
+                typical_p: [1.0, 0.8][case as usize / 7 % 2],
+                repetition_penalty: [1.0, 1.3, 0.5][case as usize % 3],
+                frequency_penalty: [0.0, 0.4, -0.4][case as usize / 4 % 3],
+                penalty_window: case as usize % 20,
+                logit_bias: [vec![], vec![(5, 4.0), (9, f32::NEG_INFINITY), (5, -1.0)]]
+                    [case as usize / 6 % 2]
+                    .clone(),
+                seed: case,
+                ..SamplerConfig::default()
+            };
+            let mut few = Sampler::new(c, vocabulary).unwrap();
+            let mut all = few.clone();
+            let Demand { count, also } = few.demand(&history).unwrap();
+            let found = HeadTop::of_all(&logits, count, &also);
+            assert_eq!(
+                few.sample_top(&found, &history).unwrap(),
+                all.sample(&mut logits, &history).unwrap(),
+                "case {case}"
+            );
+        }
+        let drawn = Sampler::new(config(|_| ()), 4).unwrap();
+        assert_eq!(drawn.demand(&[]), None, "a draw from all needs all");
     }
 
     #[test]

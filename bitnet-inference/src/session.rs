@@ -3,10 +3,13 @@
 use std::sync::Arc;
 
 use bitnet_core::backend::RopeTable;
+use bitnet_core::head::HeadTop;
 use bitnet_core::kv::KvType;
+use bitnet_core::memory::tensor::BitNetTensor;
 
 use crate::cache::KvCache;
 use crate::models::{Decoder, Sequence};
+use crate::sampler::{Demand, Sampler};
 use crate::{InferenceError, Result};
 
 /// Tokens that go through the model together when a prompt is read.
@@ -19,6 +22,8 @@ pub struct Session<'m> {
     cache: KvCache,
     rope: Arc<RopeTable>,
     tokens: Vec<u32>,
+    /// The hidden state after the last token, `[1, hidden]`, if it was the last that was read.
+    last: Option<BitNetTensor>,
 }
 
 impl<'m> Session<'m> {
@@ -36,7 +41,7 @@ impl<'m> Session<'m> {
         }
         let cache = decoder.new_cache(capacity, kind)?;
         let rope = Arc::new(decoder.rope_table(capacity)?);
-        Ok(Self { decoder, cache, rope, tokens: Vec::new() })
+        Ok(Self { decoder, cache, rope, tokens: Vec::new(), last: None })
     }
 
     /// The tokens read so far.
@@ -73,24 +78,70 @@ impl<'m> Session<'m> {
         tokens: &[u32],
         go_on: &mut dyn FnMut(usize, usize) -> bool,
     ) -> Result<Option<Vec<f32>>> {
+        if self.read(tokens, go_on)? { self.logits().map(Some) } else { Ok(None) }
+    }
+
+    /// Reads more tokens without their logits, calling `go_on` with (tokens read, tokens in all) after each chunk but
+    /// the last; whether all were read. What was read when `go_on` answered no stays.
+    ///
+    /// # Errors
+    /// As [`Session::feed`].
+    pub fn read(
+        &mut self,
+        tokens: &[u32],
+        go_on: &mut dyn FnMut(usize, usize) -> bool,
+    ) -> Result<bool> {
         if tokens.is_empty() {
             return Err(no_tokens());
         }
         self.cache.ensure_room(tokens.len())?;
+        self.last = None;
         let mut read = 0;
         for chunk in tokens.chunks(PREFILL_CHUNK) {
             let h = self.decoder.forward(chunk, &mut self.cache, &self.rope)?;
             self.tokens.extend_from_slice(chunk);
             read += chunk.len();
             if read == tokens.len() {
-                let last = h.narrow(0, chunk.len() - 1..chunk.len())?;
-                return Ok(Some(self.decoder.logits(&last)?.f32()?.to_vec()));
-            }
-            if !go_on(read, tokens.len()) {
-                return Ok(None);
+                self.last = Some(h.narrow(0, chunk.len() - 1..chunk.len())?);
+            } else if !go_on(read, tokens.len()) {
+                return Ok(false);
             }
         }
-        Ok(None)
+        Ok(true)
+    }
+
+    /// The logits after the last token, `[vocabulary]`.
+    ///
+    /// # Errors
+    /// [`InferenceError::Parameter`] if nothing was read since the sequence was made or truncated.
+    pub fn logits(&self) -> Result<Vec<f32>> {
+        Ok(self.decoder.logits(self.last()?)?.f32()?.to_vec())
+    }
+
+    /// The `count` largest logits after the last token, and those of the tokens `also`; `None` where all of them are
+    /// computed as fast. See [`Decoder::top_logits`].
+    ///
+    /// # Errors
+    /// As [`Session::logits`], and those of [`Decoder::top_logits`].
+    pub fn top_logits(&self, count: usize, also: &[u32]) -> Result<Option<HeadTop>> {
+        self.decoder.top_logits(self.last()?, count, also)
+    }
+
+    /// The token that `sampler` chooses after the last one, from as few logits as it needs.
+    ///
+    /// # Errors
+    /// As [`Session::top_logits`], and those of [`Sampler::sample`].
+    pub fn choose(&self, sampler: &mut Sampler) -> Result<u32> {
+        if let Some(Demand { count, also }) = sampler.demand(&self.tokens)
+            && let Some(top) = self.top_logits(count, &also)?
+        {
+            return sampler.sample_top(&top, &self.tokens);
+        }
+        sampler.sample(&mut self.logits()?, &self.tokens)
+    }
+
+    fn last(&self) -> Result<&BitNetTensor> {
+        self.last.as_ref().ok_or_else(no_tokens)
     }
 
     /// Reads more tokens; the logits after each of them, `[tokens, vocabulary]` row by row through `on_row`
@@ -103,6 +154,7 @@ impl<'m> Session<'m> {
         tokens: &[u32],
         on_row: &mut dyn FnMut(usize, &[f32]),
     ) -> Result<()> {
+        self.last = None;
         /// Rows of logits that are in memory together.
         const ROWS: usize = 32;
         self.cache.ensure_room(tokens.len())?;
@@ -132,6 +184,18 @@ impl<'m> Session<'m> {
         tokens: &[u32],
         go_on: &mut dyn FnMut(usize, usize) -> bool,
     ) -> Result<Option<Vec<f32>>> {
+        if self.prime_only(tokens, go_on)? { self.logits().map(Some) } else { Ok(None) }
+    }
+
+    /// As [`Session::prime`] without the logits; whether all was read.
+    ///
+    /// # Errors
+    /// As [`Session::feed`].
+    pub fn prime_only(
+        &mut self,
+        tokens: &[u32],
+        go_on: &mut dyn FnMut(usize, usize) -> bool,
+    ) -> Result<bool> {
         let common = self.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
         let keep = common.min(tokens.len().saturating_sub(1));
         if tokens.len() > self.capacity() {
@@ -143,11 +207,14 @@ impl<'m> Session<'m> {
             });
         }
         self.truncate(keep);
-        self.feed_until(&tokens[keep..], go_on)
+        self.read(&tokens[keep..], go_on)
     }
 
     /// Forgets everything from token `len` on.
     pub fn truncate(&mut self, len: usize) {
+        if len < self.tokens.len() {
+            self.last = None;
+        }
         self.tokens.truncate(len);
         self.cache.truncate(len);
     }
@@ -194,8 +261,9 @@ pub fn advance_together(
         .collect();
     let h = decoder.forward_batch(&mut sequences, &rope)?;
     let logits = decoder.logits(&h)?;
-    for (session, token) in sessions.iter_mut().zip(tokens) {
+    for (index, (session, token)) in sessions.iter_mut().zip(tokens).enumerate() {
         session.tokens.push(*token);
+        session.last = Some(h.narrow(0, index..index + 1)?);
     }
     Ok(logits.f32()?.chunks_exact(decoder.config.vocab_size).map(<[f32]>::to_vec).collect())
 }

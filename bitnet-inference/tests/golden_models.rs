@@ -8,13 +8,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bitnet_core::backend::{ActivationPrecision, Backend};
+use bitnet_core::head::{Certainty, HeadTop};
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::reference::ReferenceBackend;
 use bitnet_core::simd::IsaLevel;
 use bitnet_core::ternary::TernaryMatrix;
 use bitnet_cpu::{CpuBackend, CpuOptions};
 use bitnet_formats::safetensors::SafeTensors;
-use bitnet_inference::models::{Linear, Projection};
+use bitnet_inference::models::{Head, Linear, Projection};
 use bitnet_inference::sampler::greedy;
 use bitnet_inference::{KvType, LoadOptions, Model, ModelSource, Session};
 use serde_json::Value;
@@ -396,4 +397,41 @@ fn reading_in_pieces_equals_reading_at_once() {
         let again = session.prime(&tokens, &mut |_, _| true).unwrap().unwrap();
         assert_eq!(whole, again, "{}", case.name());
     }
+}
+
+#[test]
+fn the_largest_logits_are_those_of_the_full_head_bit_for_bit() {
+    let mut compared = 0;
+    for backend in backends() {
+        for case in Case::all() {
+            let model = case.load(Arc::clone(&backend));
+            let decoder = model.decoder();
+            let rows = match &decoder.head {
+                Head::Tied => Arc::clone(&decoder.embedding),
+                Head::Own(Linear::Dense(rows)) => Arc::clone(rows),
+                Head::Own(Linear::Ternary(..)) => continue,
+            };
+            let Some(tokens) = case.prompt(0) else { continue };
+            let mut cache = decoder.new_cache(tokens.len()).unwrap();
+            let rope = decoder.rope_table(tokens.len()).unwrap();
+            let h = decoder.forward(&tokens, &mut cache, &rope).unwrap();
+            let last = h.narrow(0, tokens.len() - 1..tokens.len()).unwrap();
+            let logits = decoder.logits(&last).unwrap();
+            let mut x = BitNetTensor::zeros(last.shape(), decoder.pool()).unwrap();
+            let eps = decoder.config.norm_eps;
+            backend.rms_norm(&last, &decoder.output_norm, eps, &mut x).unwrap();
+            for certainty in [Certainty::Probable, Certainty::Certain] {
+                let Some(head) = backend.prepare_head(Arc::clone(&rows), certainty).unwrap() else {
+                    continue;
+                };
+                for count in [1, 5, 40] {
+                    let found = backend.head_top(&x, &*head, count, &[3]).unwrap();
+                    let all = HeadTop::of_all(logits.f32().unwrap(), count, &[3]);
+                    assert_eq!((&found.top, &found.also), (&all.top, &all.also), "{}", case.name());
+                    compared += 1;
+                }
+            }
+        }
+    }
+    assert!(compared > 50, "{compared} answers compared");
 }

@@ -213,7 +213,7 @@ const SCALE_OF_PLANE: [usize; 4] = [0, 1, 2, 0];
 /// Bytes `16 * half..16 * half + 16` of a plane of the activations.
 #[inline]
 #[target_feature(enable = "neon")]
-fn plane_half(x: &[i8; 32], half: usize) -> int8x16_t {
+pub(super) fn plane_half(x: &[i8; 32], half: usize) -> int8x16_t {
     let (halves, _) = x.as_chunks::<16>();
     // SAFETY: the array is 16 bytes long, and the load needs no alignment.
     unsafe { vld1q_s8(halves[half].as_ptr()) }

@@ -10,7 +10,8 @@ use super::in_parallel::in_parallel;
 use super::kept::{Kept, KeptSection, sections_of};
 use super::{Checkpoint, StoredLinear};
 use crate::models::{
-    Architecture, Attention, Decoder, FeedForward, Head, Layer, Linear, Projection,
+    Architecture, Attention, Decoder, FeedForward, Head, HeadMode, Layer, Linear, Projection,
+    TopHead,
 };
 use crate::{InferenceError, Result};
 
@@ -29,6 +30,7 @@ pub(crate) fn assemble(
     backend: Arc<dyn Backend>,
     pool: HybridMemoryPool,
     kept: Option<&Kept>,
+    head_mode: HeadMode,
     on_layer: &mut dyn FnMut(usize, usize),
 ) -> Result<Assembled> {
     let config = checkpoint.config().clone();
@@ -65,7 +67,8 @@ pub(crate) fn assemble(
     checkpoint.check()?;
     let assumptions = builder.assumptions.into_iter().collect();
     let sections = builder.sections;
-    let decoder = Decoder { config, embedding, layers, output_norm, head, backend, pool };
+    let top = TopHead::new(head_mode);
+    let decoder = Decoder { config, embedding, layers, output_norm, head, top, backend, pool };
     Ok(Assembled { decoder, assumptions, head: head_fact, sections })
 }
 

@@ -7,10 +7,11 @@ use bitnet_core::dense::DenseRows;
 use bitnet_core::ternary::TernaryMatrix;
 use bitnet_formats::MappedFile;
 use bitnet_formats::gguf::{GgmlType, GgufFile, Metadata, TensorInfo};
-use bitnet_quant::codec::dense::{DenseMatrix, DenseType};
+use bitnet_quant::codec::dense::DenseType;
 use bitnet_quant::codec::i2_s::I2sLayout;
 use bitnet_quant::codec::{i2_s, q2_0, tq1_0, tq2_0};
 
+use super::mapped_rows::MappedRows;
 use super::ternary_rows::TernaryRows;
 use super::{
     Checkpoint, Decoded, Described, LoadOptions, ModelFacts, StoredLinear, SuggestedSampling,
@@ -123,7 +124,7 @@ impl GgufCheckpoint {
             }
         };
         let region = self.file.data(tensor)?;
-        let matrix = DenseMatrix::new(dense_type, rows, cols, region)
+        let matrix = MappedRows::new(dense_type, rows, cols, region)
             .map_err(|e| self.weights_error(tensor, e))?;
         Ok(Arc::new(matrix))
     }

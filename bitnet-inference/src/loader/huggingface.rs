@@ -8,11 +8,12 @@ use bitnet_core::dense::DenseRows;
 use bitnet_formats::MappedFile;
 use bitnet_formats::names::{Family, TensorName};
 use bitnet_formats::safetensors::{Dtype, SafeTensors, TensorView};
-use bitnet_quant::codec::dense::{DenseMatrix, DenseType};
+use bitnet_quant::codec::dense::DenseType;
 use bitnet_quant::codec::hf_packed;
 use serde_json::Value;
 
 use super::hf_config::{HfConfig, Object, Quantization, read_json};
+use super::mapped_rows::MappedRows;
 use super::{
     Checkpoint, Decoded, Described, LoadOptions, ModelFacts, StoredLinear, SuggestedSampling,
 };
@@ -111,7 +112,7 @@ impl HfCheckpoint {
                 });
             }
         };
-        let matrix = DenseMatrix::new(dense_type, rows, cols, tensor.data.clone())
+        let matrix = MappedRows::new(dense_type, rows, cols, tensor.data.clone())
             .map_err(|e| self.weights_error(tensor, e))?;
         Ok(Arc::new(matrix))
     }

@@ -7,6 +7,7 @@ mod huggingface;
 mod in_parallel;
 mod inspect;
 mod kept;
+mod mapped_rows;
 mod ternary_rows;
 mod text;
 
@@ -24,7 +25,7 @@ use bitnet_quant::codec::i2_s::I2sLayout;
 
 use crate::Result;
 use crate::chat::ChatTemplate;
-use crate::models::ModelConfig;
+use crate::models::{HeadMode, ModelConfig};
 use crate::tokenizer::Tokenizer;
 
 pub(crate) use assemble::assemble;
@@ -46,6 +47,8 @@ pub struct LoadOptions {
     pub chat_template: Option<String>,
     /// How sessions store keys and values; half precision unless told.
     pub kv: KvType,
+    /// How the head is read where only the largest logits are wanted.
+    pub head: HeadMode,
     /// The pool for activations and caches; a new one unless given.
     pub pool: Option<HybridMemoryPool>,
     /// Where prepared weights are kept for the next start; nowhere unless given.

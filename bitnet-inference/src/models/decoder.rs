@@ -18,11 +18,13 @@ use bitnet_core::backend::{
     ActivationPrecision, AttentionShape, Backend, RopeTable, TernaryWeight,
 };
 use bitnet_core::dense::DenseRows;
+use bitnet_core::head::HeadTop;
 use bitnet_core::kv::{KvLayer, KvSpan, KvType};
 use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::memory::tensor::BitNetTensor;
 
-use super::ModelConfig;
+use super::top::TopHead;
+use super::{HeadMode, ModelConfig};
 use crate::Result;
 use crate::cache::KvCache;
 
@@ -113,6 +115,7 @@ pub struct Decoder {
     pub output_norm: Vec<f32>,
     /// The head.
     pub head: Head,
+    pub(crate) top: TopHead,
     pub(crate) backend: Arc<dyn Backend>,
     pub(crate) pool: HybridMemoryPool,
 }
@@ -257,6 +260,48 @@ impl Decoder {
             }
             Head::Own(Linear::Dense(weight)) => self.dense(&x, &**weight),
             Head::Tied => self.dense(&x, &*self.embedding),
+        }
+    }
+
+    /// How the head is read where only the largest logits are wanted.
+    pub fn head_mode(&self) -> HeadMode {
+        self.top.mode()
+    }
+
+    /// Prepares the head for [`Decoder::top_logits`], which otherwise does so when it is first called; whether it can be
+    /// prepared.
+    ///
+    /// # Errors
+    /// If its rows can't be read, or for want of memory.
+    pub fn prepare_top_logits(&self) -> Result<bool> {
+        Ok(self.top.prepared(self.dense_head(), &*self.backend)?.is_some())
+    }
+
+    /// Some logits of one hidden state `h` (`[1, hidden]`): the `count` largest and those of the tokens `also`, each as
+    /// [`Decoder::logits`] gives it. `None` where all of them are computed as fast: the mode is [`HeadMode::Full`],
+    /// or the head is small, or ternary, or holds what is not finite.
+    ///
+    /// # Errors
+    /// [`crate::InferenceError::Core`] if shapes do not fit, and those of [`Decoder::prepare_top_logits`].
+    pub fn top_logits(
+        &self,
+        h: &BitNetTensor,
+        count: usize,
+        also: &[u32],
+    ) -> Result<Option<HeadTop>> {
+        if !self.prepare_top_logits()? {
+            return Ok(None);
+        }
+        let x = self.norm(h, &self.output_norm)?;
+        self.top.top(&x, self.dense_head(), &*self.backend, count, also)
+    }
+
+    /// The rows of the head, unless they are ternary.
+    fn dense_head(&self) -> Option<&Arc<dyn DenseRows>> {
+        match &self.head {
+            Head::Own(Linear::Ternary(..)) => None,
+            Head::Own(Linear::Dense(rows)) => Some(rows),
+            Head::Tied => Some(&self.embedding),
         }
     }
 

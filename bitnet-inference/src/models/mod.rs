@@ -6,7 +6,10 @@ mod decoder;
 pub mod llama;
 pub mod qwen3;
 mod token_cost;
+mod top;
 
 pub use config::{Architecture, ModelConfig, RopeScaling};
 pub use decoder::{Attention, Decoder, FeedForward, Head, Layer, Linear, Projection, Sequence};
 pub use token_cost::TokenCost;
+pub use top::HeadMode;
+pub(crate) use top::TopHead;

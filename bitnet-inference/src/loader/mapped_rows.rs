@@ -1,0 +1,56 @@
+//! A dense matrix over mapped bytes, which can leave the resident set.
+
+use bitnet_core::Result;
+use bitnet_core::dense::{DenseRows, PlainType};
+use bitnet_formats::Region;
+use bitnet_quant::codec::dense::{DenseMatrix, DenseType};
+
+/// A dense matrix over a region of a file.
+#[derive(Debug)]
+pub(crate) struct MappedRows {
+    matrix: DenseMatrix<Region>,
+    region: Region,
+}
+
+impl MappedRows {
+    /// Over the bytes of `region`.
+    pub(crate) fn new(
+        dtype: DenseType,
+        rows: usize,
+        cols: usize,
+        region: Region,
+    ) -> bitnet_quant::Result<Self> {
+        let matrix = DenseMatrix::new(dtype, rows, cols, region.clone())?;
+        Ok(Self { matrix, region })
+    }
+}
+
+impl DenseRows for MappedRows {
+    fn rows(&self) -> usize {
+        self.matrix.rows()
+    }
+
+    fn cols(&self) -> usize {
+        self.matrix.cols()
+    }
+
+    fn type_name(&self) -> &'static str {
+        self.matrix.type_name()
+    }
+
+    fn bytes(&self) -> usize {
+        self.matrix.bytes()
+    }
+
+    fn decode_row(&self, row: usize, out: &mut [f32]) -> Result<()> {
+        self.matrix.decode_row(row, out)
+    }
+
+    fn plain(&self) -> Option<(PlainType, &[u8])> {
+        self.matrix.plain()
+    }
+
+    fn release(&self) {
+        self.region.release();
+    }
+}
