@@ -41,6 +41,9 @@ const SEED: u64 = 0x6269_746e_6574_2e68;
 /// Rows that are looked at to choose the exponents of the columns.
 const SAMPLE: usize = 2048;
 
+/// Bytes of numbers that a thread encodes before the pages of the stored rows leave the resident set.
+const RELEASE: usize = 16 << 20;
+
 /// Largest exponent of a column, either way.
 const MOST_EXPONENT: i32 = 40;
 
@@ -222,6 +225,7 @@ fn columns(rows: &dyn DenseRows, padded: usize) -> Result<Vec<Column>> {
             *sum += f64::from(w) * f64::from(w);
         }
     }
+    rows.release();
     let mean = squares.iter().sum::<f64>() / cols as f64;
     let exponent = |&square: &f64| {
         let exponent = (square / mean).log2() / 2.0;
@@ -291,7 +295,11 @@ impl Op for Encode<'_> {
         let blocks = self.factors.len() / NIBBLES;
         let mut numbers = vec![0f32; blocks * NIBBLES];
         let mut found = Found::default();
+        let rows_to_release = RELEASE / (cols * size_of::<f32>()) + 1;
         for (index, row) in self.rows.clone().enumerate() {
+            if index % rows_to_release == 0 {
+                self.weight.release();
+            }
             stored::decode(isa, self.weight, row, &mut numbers[..cols])?;
             for (w, factor) in numbers.iter_mut().zip(self.factors) {
                 *w *= factor;
