@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use bitnet_core::backend::Traffic;
 use bitnet_inference::models::TokenCost;
-use bitnet_inference::{Model, PREFILL_CHUNK, Session, sampler};
+use bitnet_inference::sampler::{Sampler, SamplerConfig};
+use bitnet_inference::{Model, PREFILL_CHUNK, Session};
 
 use super::run_file::{Cost, Test};
 use crate::interrupt::Listener;
@@ -71,6 +72,8 @@ fn between(from: Traffic, to: Traffic) -> Traffic {
         gated_rows_skipped: to.gated_rows_skipped - from.gated_rows_skipped,
         sparse_columns: to.sparse_columns - from.sparse_columns,
         sparse_columns_skipped: to.sparse_columns_skipped - from.sparse_columns_skipped,
+        head: to.head.since(from.head),
+        dense_bytes: to.dense_bytes - from.dense_bytes,
     }
 }
 
@@ -85,6 +88,10 @@ pub(crate) fn cost(stored: &TokenCost, measured: &Measured, test: Test, batch_si
     let counted = measured.traffic.filter(|_| steps > 0.0);
     let stored_ternary = stored.ternary_bytes as f64;
     let ternary_bytes = counted.map_or(stored_ternary, |t| t.ternary_bytes as f64 / steps);
+    // A head that was asked for its largest logits alone says how much of it was read.
+    let asked = counted.filter(|t| t.head.questions > 0);
+    let stored_head = stored.head_bytes as f64;
+    let head_bytes = asked.map_or(stored_head, |t| t.head.bytes() as f64 / steps);
     let share = |part: u64, all: u64| (all > 0).then(|| part as f64 / all as f64);
     Cost {
         ternary_bytes,
@@ -92,9 +99,10 @@ pub(crate) fn cost(stored: &TokenCost, measured: &Measured, test: Test, batch_si
         gated_rows_skipped: counted.and_then(|t| share(t.gated_rows_skipped, t.gated_rows)),
         sparse_columns_skipped: counted
             .and_then(|t| share(t.sparse_columns_skipped, t.sparse_columns)),
-        head_bytes: stored.head_bytes as f64,
+        head_bytes,
         kv_bytes: (position + 1.0) * stored.kv_position_bytes as f64,
-        bytes: stored.bytes_at(position) - stored_ternary + ternary_bytes,
+        bytes: stored.bytes_at(position) - stored_ternary + ternary_bytes - stored_head
+            + head_bytes,
         integer_macs: stored.ternary_macs as f64,
     }
 }
@@ -110,6 +118,7 @@ struct Runner<'a> {
     batch_size: usize,
     listener: &'a Listener,
     session: Session<'a>,
+    sampler: Sampler,
     context: Vec<u32>,
     prompt: Vec<u32>,
     /// The first token that is fed when there is no prompt.
@@ -136,6 +145,7 @@ impl<'a> Runner<'a> {
             batch_size: protocol.batch_size,
             listener,
             session: model.session(Some(test.n_depth + test.tokens()))?,
+            sampler: Sampler::new(SamplerConfig::default(), model.config().vocab_size)?,
             context,
             prompt,
             first,
@@ -158,19 +168,21 @@ impl<'a> Runner<'a> {
         let start = Instant::now();
         let mut token = self.first;
         for batch in self.prompt.chunks(self.batch_size) {
-            let Some(logits) = self.session.feed_until(batch, &mut |_, _| !listener.asked())?
-            else {
+            if !self.session.read(batch, &mut |_, _| !listener.asked())? {
                 return Ok(None);
-            };
+            }
             if n_gen > 0 {
-                token = sampler::greedy(&logits)?;
+                token = self.session.choose(&mut self.sampler)?;
+            } else {
+                self.session.logits()?;
             }
         }
         for _ in 0..n_gen {
             if listener.asked() {
                 return Ok(None);
             }
-            token = sampler::greedy(&self.session.feed(&[token])?)?;
+            self.session.read(&[token], &mut |_, _| true)?;
+            token = self.session.choose(&mut self.sampler)?;
         }
         let time = start.elapsed();
         Ok((!listener.asked()).then_some(time))
