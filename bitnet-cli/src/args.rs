@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use bitnet_core::backend::ActivationPrecision;
 use bitnet_core::kv::KvType;
+use bitnet_inference::models::HeadMode;
 use bitnet_quant::codec::i2_s::I2sLayout;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -115,6 +116,15 @@ pub(crate) struct ModelArgs {
         hide_default_value = true
     )]
     pub(crate) kv: Kv,
+    /// How the head is read where only the likeliest tokens are wanted (greedy, or --top-k)
+    #[arg(
+        long,
+        global = true,
+        value_name = "HOW",
+        default_value = "refined",
+        hide_default_value = true
+    )]
+    pub(crate) head: HeadReading,
     /// A jinja chat template that replaces the model's own
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) chat_template: Option<PathBuf>,
@@ -156,6 +166,27 @@ impl From<Layout> for I2sLayout {
             Layout::Canonical => Self::X86,
             Layout::Arm64 => Self::Arm64,
             Layout::X4 => Self::X4,
+        }
+    }
+}
+
+/// A way to read the head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum HeadReading {
+    /// Through 4-bit codes: another token than with `full` has a chance below 2^-64 each time
+    Refined,
+    /// Through 8-bit codes: never another token than with `full`
+    Certain,
+    /// Every weight
+    Full,
+}
+
+impl From<HeadReading> for HeadMode {
+    fn from(reading: HeadReading) -> Self {
+        match reading {
+            HeadReading::Refined => Self::Refined,
+            HeadReading::Certain => Self::Certain,
+            HeadReading::Full => Self::Full,
         }
     }
 }

@@ -38,6 +38,7 @@ pub(crate) fn options(cli: &Cli) -> Result<LoadOptions> {
         i2s_layout: cli.model.i2s_layout.into(),
         activations: cli.model.activations.map(Into::into),
         chat_template,
+        head: cli.model.head.into(),
         cache: if cli.model.no_cache { None } else { cache() },
         kv: cli.model.kv.into(),
         ..LoadOptions::default()

@@ -412,7 +412,7 @@ fn the_largest_logits_are_those_of_the_full_head_bit_for_bit() {
                 Head::Own(Linear::Ternary(..)) => continue,
             };
             let Some(tokens) = case.prompt(0) else { continue };
-            let mut cache = decoder.new_cache(tokens.len()).unwrap();
+            let mut cache = decoder.new_cache(tokens.len(), KvType::F32).unwrap();
             let rope = decoder.rope_table(tokens.len()).unwrap();
             let h = decoder.forward(&tokens, &mut cache, &rope).unwrap();
             let last = h.narrow(0, tokens.len() - 1..tokens.len()).unwrap();
