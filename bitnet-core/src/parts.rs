@@ -45,7 +45,7 @@ impl Parts {
             ScaleGranularity::Row => 1,
             ScaleGranularity::Group(n) => n as u64,
         };
-        let shape = vec![matrix.rows() as u64, matrix.cols() as u64, group];
+        let shape = [matrix.rows() as u64, matrix.cols() as u64, group];
         let shape = shape.iter().flat_map(|n| n.to_ne_bytes()).collect::<Vec<u8>>();
         let scales = matrix.scales().iter().flat_map(|s| s.to_ne_bytes()).collect::<Vec<u8>>();
         self.put(format!("{name}.shape"), shape.into());

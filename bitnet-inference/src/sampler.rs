@@ -173,7 +173,7 @@ impl Sampler {
     }
 
     /// Gives each change that bias and penalties make to `change`, with its token.
-    fn adjust(&self, history: &[u32], change: &mut dyn FnMut(u32, &dyn Fn(f32) -> f32)) {
+    fn adjust(&self, history: &[u32], change: &mut Change<'_>) {
         for &(token, bias) in &self.config.logit_bias {
             change(token, &|logit| logit + bias);
         }
@@ -189,6 +189,9 @@ impl Sampler {
         Ok(draw(&candidates, self.config.temperature, self.random.next_unit()))
     }
 }
+
+/// Takes a token and what becomes of its logit.
+type Change<'a> = dyn FnMut(u32, &dyn Fn(f32) -> f32) + 'a;
 
 /// What a sampler needs to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -232,11 +235,7 @@ fn no_candidate() -> InferenceError {
 }
 
 /// Gives the penalty of each token that was seen lately to `change`.
-fn penalise(
-    history: &[u32],
-    config: &SamplerConfig,
-    change: &mut dyn FnMut(u32, &dyn Fn(f32) -> f32),
-) {
+fn penalise(history: &[u32], config: &SamplerConfig, change: &mut Change<'_>) {
     if config.repetition_penalty == 1.0
         && config.frequency_penalty == 0.0
         && config.presence_penalty == 0.0

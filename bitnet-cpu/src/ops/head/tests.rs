@@ -27,7 +27,7 @@ struct Table {
 }
 
 impl Table {
-    fn new(rows: usize, cols: usize, values: &[f32], storage: Storage) -> Arc<dyn DenseRows> {
+    fn shared(rows: usize, cols: usize, values: &[f32], storage: Storage) -> Arc<dyn DenseRows> {
         assert_eq!(values.len(), rows * cols);
         let bytes = match storage {
             Storage::F32 | Storage::Decoded(_) => {
@@ -150,7 +150,7 @@ fn agree(table: &Arc<dyn DenseRows>, x: &[f32], counts: &[usize], also: &[u32]) 
 fn a_random_head_is_answered_from_few_bytes() {
     let mut numbers = Numbers(1);
     let (rows, cols) = (6000, 640);
-    let table = Table::new(rows, cols, &numbers.bells(rows * cols), Storage::F16);
+    let table = Table::shared(rows, cols, &numbers.bells(rows * cols), Storage::F16);
     let x = numbers.bells(cols);
     let [probable, certain] = agree(&table, &x, &[1, 40, 100, 1], &[7, 5999]);
     for read in [probable, certain] {
@@ -167,11 +167,11 @@ fn a_head_of_few_bits_is_answered_by_one_plane_and_its_rows() {
     let mut numbers = Numbers(2);
     let (rows, cols) = (3000, 512);
     let values = numbers.bells(rows * cols);
-    let table = Table::new(rows, cols, &values, Storage::Decoded(rows * cols * 6 / 8));
+    let table = Table::shared(rows, cols, &values, Storage::Decoded(rows * cols * 6 / 8));
     let [probable, certain] = agree(&table, &numbers.bells(cols), &[1, 5], &[]);
     assert!(probable.second_plane_bytes == 0 && probable.rows > 0, "{probable:?}");
     assert_eq!(certain, HeadStats::default(), "one plane alone is of no use to certainty");
-    let ternary = Table::new(rows, cols, &values, Storage::Decoded(rows * cols / 4));
+    let ternary = Table::shared(rows, cols, &values, Storage::Decoded(rows * cols / 4));
     assert_eq!(agree(&ternary, &numbers.bells(cols), &[1], &[]), [HeadStats::default(); 2]);
 }
 
@@ -182,13 +182,13 @@ fn equal_rows_are_all_found() {
     let row = numbers.bells(cols);
     let mut values: Vec<f32> = (0..rows).flat_map(|_| row.clone()).collect();
     let x = row.clone();
-    agree(&Table::new(rows, cols, &values, Storage::F32), &x, &[1, 3, 650], &[]);
+    agree(&Table::shared(rows, cols, &values, Storage::F32), &x, &[1, 3, 650], &[]);
     // Two groups of ties, the better one of twenty rows.
     for row in values.chunks_exact_mut(cols).step_by(35) {
         row.iter_mut().for_each(|w| *w *= 1.5);
     }
     for storage in [Storage::F32, Storage::F16, Storage::Bf16] {
-        agree(&Table::new(rows, cols, &values, storage), &x, &[1, 3, 20, 21, 100], &[0, 699]);
+        agree(&Table::shared(rows, cols, &values, storage), &x, &[1, 3, 20, 21, 100], &[0, 699]);
     }
 }
 
@@ -205,11 +205,11 @@ fn outliers_zeros_and_tiny_numbers_change_nothing() {
             0 => row.fill(0.0),
             1 => row.iter_mut().for_each(|w| *w *= 1e-42),
             2 => row[index % cols] *= 1e6,
-            3 => row.iter_mut().for_each(|w| *w = -0.0 * *w),
+            3 => row.iter_mut().for_each(|w| *w *= -0.0),
             _ => {}
         }
     }
-    let table = Table::new(rows, cols, &values, Storage::F32);
+    let table = Table::shared(rows, cols, &values, Storage::F32);
     for scale in [1.0f32, 1e-20, 1e-38, 1e-44, 1e20] {
         let mut x: Vec<f32> = numbers.bells(cols).iter().map(|x| x * scale).collect();
         agree(&table, &x, &[1, 10, 100], &[9]);
@@ -220,7 +220,7 @@ fn outliers_zeros_and_tiny_numbers_change_nothing() {
     }
     agree(&table, &vec![0.0; cols], &[1, 3], &[]);
     let tiny: Vec<f32> = values.iter().map(|w| w * 1e-36).collect();
-    agree(&Table::new(rows, cols, &tiny, Storage::F32), &[1e-6; 200], &[1, 30], &[]);
+    agree(&Table::shared(rows, cols, &tiny, Storage::F32), &[1e-6; 200], &[1, 30], &[]);
 }
 
 #[test]
@@ -228,7 +228,7 @@ fn what_is_not_finite_is_answered_by_the_full_scan() {
     let mut numbers = Numbers(5);
     let (rows, cols) = (400, 96);
     let values = numbers.bells(rows * cols);
-    let table = Table::new(rows, cols, &values, Storage::F32);
+    let table = Table::shared(rows, cols, &values, Storage::F32);
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         let mut x = numbers.bells(cols);
         x[50] = bad;
@@ -236,25 +236,25 @@ fn what_is_not_finite_is_answered_by_the_full_scan() {
         assert!(read.iter().all(|read| read.full_scans == 1), "{read:?}");
         let mut spoiled = values.clone();
         spoiled[cols * 7 + 3] = bad;
-        let spoiled = Table::new(rows, cols, &spoiled, Storage::F32);
+        let spoiled = Table::shared(rows, cols, &spoiled, Storage::F32);
         let backend = CpuBackend::new(CpuOptions::default()).unwrap();
         assert!(backend.prepare_head(spoiled, Certainty::Probable).unwrap().is_none());
     }
     // Logits beyond f32: some are infinite, some are not.
     let huge: Vec<f32> = values.iter().map(|w| w * 1e38).collect();
-    agree(&Table::new(rows, cols, &huge, Storage::F32), &numbers.bells(cols), &[1, 5], &[3]);
+    agree(&Table::shared(rows, cols, &huge, Storage::F32), &numbers.bells(cols), &[1, 5], &[3]);
 }
 
 #[test]
 fn small_shapes_and_foreign_heads() {
     let mut numbers = Numbers(6);
     for (rows, cols) in [(1, 1), (2, 3), (17, 65), (40, 64), (41, 129)] {
-        let table = Table::new(rows, cols, &numbers.bells(rows * cols), Storage::F32);
+        let table = Table::shared(rows, cols, &numbers.bells(rows * cols), Storage::F32);
         agree(&table, &numbers.bells(cols), &[0, 1, 2, 100], &[0]);
     }
     let backend = CpuBackend::new(CpuOptions::default()).unwrap();
     let reference = bitnet_core::reference::ReferenceBackend;
-    let table = Table::new(40, 8, &numbers.bells(320), Storage::F32);
+    let table = Table::shared(40, 8, &numbers.bells(320), Storage::F32);
     let pool = HybridMemoryPool::new().unwrap();
     let x = BitNetTensor::from_f32(&[1, 8], &numbers.bells(8), &pool).unwrap();
     let own = backend.prepare_head(Arc::clone(&table), Certainty::Certain).unwrap().unwrap();
@@ -273,7 +273,7 @@ fn margins_hold_for_every_row() {
     let (rows, cols) = (5000, 320);
     let mut values = numbers.bells(rows * cols);
     values.chunks_exact_mut(cols).for_each(|row| row[5] *= 100.0);
-    let table = Table::new(rows, cols, &values, Storage::F32);
+    let table = Table::shared(rows, cols, &values, Storage::F32);
     let backend = CpuBackend::new(CpuOptions { threads: Some(2), isa: None }).unwrap();
     let x = numbers.bells(cols);
     let all: Vec<u32> = (0..rows as u32).collect();
@@ -328,7 +328,7 @@ proptest! {
             }
         }
         let x: Vec<f32> = (0..cols).map(|_| numbers.bell() * power(&mut numbers)).collect();
-        let table = Table::new(rows, cols, &values, storage);
+        let table = Table::shared(rows, cols, &values, storage);
         agree(&table, &x, &[count], &[(rows / 2) as u32]);
     }
 }

@@ -77,10 +77,10 @@ fn attention_case(
         let largest = scores.iter().copied().fold(f64::MIN, f64::max);
         let weights: Vec<f64> = scores.iter().map(|score| (score - largest).exp()).collect();
         let total: f64 = weights.iter().sum();
-        for j in 0..head_dim {
+        expected.extend((0..head_dim).map(|j| {
             let sum: f64 = (0..visible).map(|p| weights[p] * v[p * kv_heads + kv][j]).sum();
-            expected.push(sum / total);
-        }
+            sum / total
+        }));
     }
     let d = head_dim as f64;
     let scores = (d + 2.0) * EPS * d * f64::from(scale);
