@@ -16,6 +16,15 @@ use bitnet_core::kv::{KV_TILE, KvType};
 /// Queries that share a pass at most; twelve sums of eight lanes leave registers for what is multiplied.
 const GROUP: usize = 6;
 
+/// Queries that share a pass.
+#[derive(Debug, Clone, Copy)]
+struct Group {
+    row: usize,
+    size: usize,
+    /// Positions of the tile that the last of them sees.
+    seen: usize,
+}
+
 /// What a thread keeps between calls.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
@@ -25,6 +34,8 @@ pub(super) struct Scratch {
     scores: Vec<f32>,
     /// A block of keys or values as f32.
     block: Vec<f32>,
+    /// The groups of queries, for the tile at hand.
+    groups: Vec<Group>,
     /// The sum of the tiles so far.
     state: Vec<f32>,
     /// The result of one tile.
@@ -210,9 +221,21 @@ impl<S: Stored> Tile<'_, S> {
         self.queries.visible(row).saturating_sub(self.start).min(KV_TILE)
     }
 
+    fn divide(&self, groups: &mut Vec<Group>) {
+        let rows = self.queries.rows();
+        groups.clear();
+        let mut row = 0;
+        while row < rows {
+            let size = group(rows - row);
+            groups.push(Group { row, size, seen: self.seen(row + size - 1) });
+            row += size;
+        }
+    }
+
     #[inline(always)]
     fn run<I: Isa>(&self, isa: I, scratch: &mut Scratch, partial: &mut [f32]) {
-        let Scratch { q, scores, block, .. } = scratch;
+        let Scratch { q, scores, block, groups, .. } = scratch;
+        self.divide(groups);
         let (rows, width) = (self.queries.rows(), self.queries.cache.width());
         let seen = self.seen(rows - 1);
         let convert = rows > GROUP;
@@ -221,9 +244,9 @@ impl<S: Stored> Tile<'_, S> {
         {
             if convert {
                 as_f32::<S, I>(isa, k, block);
-                self.score_block::<Plain, I>(isa, block, index, q, scores);
+                self.score_block::<Plain, I>(isa, block, index, groups, q, scores);
             } else {
-                self.score_block::<S, I>(isa, k, index, q, scores);
+                self.score_block::<S, I>(isa, k, index, groups, q, scores);
             }
         }
         let (values, largest, sums) = split(partial, self.queries);
@@ -235,9 +258,9 @@ impl<S: Stored> Tile<'_, S> {
         {
             if convert {
                 as_f32::<S, I>(isa, v, block);
-                self.mix_block::<Plain, I>(isa, block, index, scores, values);
+                self.mix_block::<Plain, I>(isa, block, index, groups, scores, values);
             } else {
-                self.mix_block::<S, I>(isa, v, index, scores, values);
+                self.mix_block::<S, I>(isa, v, index, groups, scores, values);
             }
         }
     }
@@ -249,14 +272,13 @@ impl<S: Stored> Tile<'_, S> {
         isa: I,
         k: &[T::Raw],
         index: usize,
+        groups: &[Group],
         q: &[f32],
         scores: &mut [f32],
     ) {
-        let (rows, dim) = (self.queries.rows(), self.queries.shape.head_dim);
-        let mut row = 0;
-        while row < rows {
-            let size = group(rows - row);
-            if self.seen(row + size - 1) > index * LANES {
+        let dim = self.queries.shape.head_dim;
+        for &Group { row, size, seen } in groups {
+            if seen > index * LANES {
                 let q = &q[row * dim..(row + size) * dim];
                 let scores = &mut scores[row * KV_TILE..(row + size) * KV_TILE];
                 match size {
@@ -266,7 +288,6 @@ impl<S: Stored> Tile<'_, S> {
                     _ => score::<T, I, 1>(isa, k, q, index, scores),
                 }
             }
-            row += size;
         }
     }
 
@@ -325,17 +346,15 @@ impl<S: Stored> Tile<'_, S> {
         isa: I,
         v: &[T::Raw],
         index: usize,
+        groups: &[Group],
         weights: &[f32],
         values: &mut [f32],
     ) {
-        let (rows, width) = (self.queries.rows(), self.queries.cache.width());
+        let width = self.queries.cache.width();
         let (lines, _) = v.as_chunks::<LANES>();
         let (chunks, _) = lines.as_chunks::<LANES>();
         for (chunk, v) in chunks.iter().enumerate() {
-            let mut row = 0;
-            while row < rows {
-                let size = group(rows - row);
-                let seen = self.seen(row + size - 1);
+            for &Group { row, size, seen } in groups {
                 if seen > index * LANES {
                     let v = &v[..LANES.min(seen - index * LANES)];
                     let weights = &weights[row * KV_TILE + index * LANES..];
@@ -347,7 +366,6 @@ impl<S: Stored> Tile<'_, S> {
                         _ => mix::<T, I, 1>(isa, v, weights, width, values),
                     }
                 }
-                row += size;
             }
         }
     }
