@@ -7,8 +7,10 @@ use std::path::Path;
 use bitnet_formats::sections::{self, SectionFile};
 use proptest::prelude::*;
 
-fn example(path: &Path) -> Vec<(String, Vec<u8>)> {
-    let arrays: Vec<(String, Vec<u8>)> = [0usize, 1, 63, 64, 1000, 5000]
+type Arrays = Vec<(String, Vec<u8>)>;
+
+fn example(path: &Path) -> Arrays {
+    let arrays: Arrays = [0usize, 1, 63, 64, 1000, 5000]
         .iter()
         .map(|&len| (format!("array/{len}"), (0..len).map(|i| (i * 7) as u8).collect()))
         .collect();
@@ -18,7 +20,7 @@ fn example(path: &Path) -> Vec<(String, Vec<u8>)> {
 }
 
 /// Everything that a file gives; `None` at the first error.
-fn all(path: &Path) -> Option<(Vec<u8>, Vec<(String, Vec<u8>)>)> {
+fn all(path: &Path) -> Option<(Vec<u8>, Arrays)> {
     let file = SectionFile::open(path).ok()?;
     let names: Vec<_> = file.names("").map(str::to_owned).collect();
     let arrays = names
