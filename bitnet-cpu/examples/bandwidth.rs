@@ -1,6 +1,6 @@
 //! Measures how fast one token and many tokens pass through layers of the 2B model's shapes.
 //!
-//! `cargo run --release -p bitnet-cpu --example bandwidth [threads]`, with `BITNET_ISA` to force a level.
+//! `cargo run --release -p bitnet-cpu --example bandwidth [threads [what ...]]`, with `BITNET_ISA` to force a level.
 
 use std::time::Instant;
 
@@ -184,29 +184,63 @@ fn attention(backend: &CpuBackend, kind: KvType, tokens: usize, first: usize) ->
     Ok(())
 }
 
+/// What is measured, by the word with which it is asked for.
+type Measurement = (&'static str, fn(&CpuBackend) -> Result<()>);
+
+const MEASUREMENTS: [Measurement; 7] = [
+    ("one", |backend| {
+        let (tensor, int8) = (ScaleGranularity::Tensor, ActivationPrecision::Int8);
+        ternary(backend, 1, 1, tensor, int8)?;
+        ternary(backend, 1, 24, tensor, int8)
+    }),
+    ("sparse", |backend| {
+        sparse(backend, 1)?;
+        sparse(backend, 24)
+    }),
+    ("groups", |backend| {
+        for tokens in [1, 128] {
+            ternary(backend, tokens, 24, ScaleGranularity::Group(64), ActivationPrecision::Int8)?;
+            ternary(backend, tokens, 24, ScaleGranularity::Group(128), ActivationPrecision::Int8)?;
+        }
+        Ok(())
+    }),
+    ("many", |backend| {
+        for tokens in [2, 4, 8, 16, 32, 128, 512] {
+            ternary(backend, tokens, 1, ScaleGranularity::Tensor, ActivationPrecision::Int8)?;
+        }
+        Ok(())
+    }),
+    ("float", |backend| {
+        ternary(backend, 1, 24, ScaleGranularity::Tensor, ActivationPrecision::Float)?;
+        ternary(backend, 32, 1, ScaleGranularity::Tensor, ActivationPrecision::Float)
+    }),
+    ("dense", |backend| {
+        for plain in [PlainType::F32, PlainType::F16, PlainType::BF16] {
+            linear(backend, 1, plain)?;
+            linear(backend, 16, plain)?;
+        }
+        Ok(())
+    }),
+    ("attention", |backend| {
+        for kind in [KvType::F32, KvType::F16, KvType::Int8] {
+            attention(backend, kind, 1, 100)?;
+            attention(backend, kind, 1, 4000)?;
+            attention(backend, kind, 64, 0)?;
+            attention(backend, kind, 512, 0)?;
+        }
+        Ok(())
+    }),
+];
+
 fn main() -> Result<()> {
     let threads = std::env::args().nth(1).and_then(|n| n.parse().ok());
+    let words: Vec<String> = std::env::args().skip(2).collect();
     let backend = CpuBackend::new(CpuOptions { threads, isa: None })?;
     println!("{}", backend.describe());
-    let (int8, float) = (ActivationPrecision::Int8, ActivationPrecision::Float);
-    ternary(&backend, 1, 1, ScaleGranularity::Tensor, int8)?;
-    ternary(&backend, 1, 24, ScaleGranularity::Tensor, int8)?;
-    sparse(&backend, 1)?;
-    sparse(&backend, 24)?;
-    ternary(&backend, 1, 24, ScaleGranularity::Group(64), int8)?;
-    ternary(&backend, 1, 24, ScaleGranularity::Group(128), int8)?;
-    ternary(&backend, 1, 24, ScaleGranularity::Tensor, float)?;
-    ternary(&backend, 128, 1, ScaleGranularity::Tensor, int8)?;
-    ternary(&backend, 32, 1, ScaleGranularity::Tensor, float)?;
-    for plain in [PlainType::F32, PlainType::F16, PlainType::BF16] {
-        linear(&backend, 1, plain)?;
-        linear(&backend, 16, plain)?;
-    }
-    for kind in [KvType::F32, KvType::F16, KvType::Int8] {
-        attention(&backend, kind, 1, 100)?;
-        attention(&backend, kind, 1, 4000)?;
-        attention(&backend, kind, 64, 0)?;
-        attention(&backend, kind, 512, 0)?;
+    for (word, measurement) in MEASUREMENTS {
+        if words.is_empty() || words.iter().any(|asked| asked == word) {
+            measurement(&backend)?;
+        }
     }
     Ok(())
 }

@@ -11,6 +11,7 @@ use std::arch::x86_64::*;
 
 use super::{
     ActivationBlock, COLUMN_RUN, CodeBlock, ColumnPair, HalfCodeBlock, Isa, LANES, Op, PlaneSums,
+    avx2_tile,
 };
 use bitnet_core::simd::IsaLevel;
 
@@ -72,6 +73,32 @@ impl Isa for Avx2 {
     fn widen_single(self, sums: Self::Sums, run: Self::Single) -> Self::Sums {
         // SAFETY: `self` proves AVX2.
         unsafe { widen_single(sums, run) }
+    }
+
+    type TileStart = __m256i;
+    const TILE_BLOCKS: usize = avx2_tile::BLOCKS;
+
+    #[inline(always)]
+    fn tile_start(self, x: &[[ActivationBlock; 8]]) -> [Self::TileStart; 8] {
+        // SAFETY: `self` proves AVX2.
+        unsafe { avx2_tile::start(x) }
+    }
+
+    #[inline(always)]
+    fn tile_dots(
+        self,
+        start: &[Self::TileStart; 8],
+        codes: &[CodeBlock],
+        x: &[[ActivationBlock; 8]],
+    ) -> [i32; 8] {
+        // SAFETY: `self` proves AVX2.
+        unsafe { whole_eight(avx2_tile::sums(start, codes, x)) }
+    }
+
+    #[inline(always)]
+    fn transpose(self, rows: [[i32; 8]; 8]) -> [[i32; 8]; 8] {
+        // SAFETY: `self` proves AVX2.
+        unsafe { avx2_tile::transpose(rows) }
     }
 
     #[inline(always)]

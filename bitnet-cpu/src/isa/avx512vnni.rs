@@ -36,6 +36,7 @@ impl Isa for Avx512Vnni {
     }
 
     single_as_run!();
+    tiles_as_runs!();
 
     #[inline(always)]
     fn start(self) -> Self::Run {

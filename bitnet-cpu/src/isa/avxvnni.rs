@@ -30,6 +30,7 @@ impl Isa for AvxVnni {
     }
 
     single_as_run!();
+    tiles_as_runs!();
 
     #[inline(always)]
     fn start(self) -> Self::Run {

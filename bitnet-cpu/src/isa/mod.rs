@@ -84,6 +84,52 @@ macro_rules! single_as_run {
     };
 }
 
+/// The methods for eight tokens of an instruction set for which they are those for any number of tokens.
+macro_rules! tiles_as_runs {
+    () => {
+        type TileStart = i32;
+        const TILE_BLOCKS: usize = Self::RUN;
+
+        #[inline(always)]
+        fn tile_start(self, x: &[[ActivationBlock; 8]]) -> [i32; 8] {
+            let mut start = [0i32; 8];
+            for block in x {
+                for (start, token) in start.iter_mut().zip(block) {
+                    for &x in token.0.as_flattened() {
+                        *start = start.wrapping_sub(i32::from(x));
+                    }
+                }
+            }
+            start
+        }
+
+        #[inline(always)]
+        fn tile_dots(
+            self,
+            start: &[i32; 8],
+            codes: &[CodeBlock],
+            x: &[[ActivationBlock; 8]],
+        ) -> [i32; 8] {
+            let mut runs = [self.start(); 8];
+            for (codes, x) in codes.iter().zip(x) {
+                let codes = self.unpack(codes);
+                for (run, x) in runs.iter_mut().zip(x) {
+                    *run = self.multiply_add(*run, codes, x);
+                }
+            }
+            let mut sums = [self.zero(); 8];
+            for (sums, run) in sums.iter_mut().zip(runs) {
+                *sums = self.widen(*sums, run);
+            }
+            let mut dots = self.whole_eight(sums);
+            for (dot, start) in dots.iter_mut().zip(start) {
+                *dot = dot.wrapping_add(*start);
+            }
+            dots
+        }
+    };
+}
+
 mod nibbles;
 mod peak;
 mod prove;
@@ -91,6 +137,8 @@ mod scalar;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx2_tile;
 #[cfg(target_arch = "x86_64")]
 mod avx512vnni;
 #[cfg(target_arch = "x86_64")]
@@ -195,6 +243,34 @@ pub(crate) trait Isa: Nibbles + Send + Sync {
         let [a, b, c, d] = self.whole([a, b, c, d]);
         let [e, f, g, h] = self.whole([e, f, g, h]);
         [a, b, c, d, e, f, g, h]
+    }
+
+    /// What the sums of one of eight tokens start from.
+    type TileStart: Copy;
+    /// Blocks of [`Isa::tile_dots`] at most.
+    const TILE_BLOCKS: usize;
+
+    /// Prepares [`Isa::tile_dots`] for all rows that meet `x`, at most [`Isa::TILE_BLOCKS`] blocks of eight tokens.
+    fn tile_start(self, x: &[[ActivationBlock; 8]]) -> [Self::TileStart; 8];
+
+    /// `Σ trit·x` of eight tokens with one row, if `start` is that of `x`. Wraps modulo 2³².
+    fn tile_dots(
+        self,
+        start: &[Self::TileStart; 8],
+        codes: &[CodeBlock],
+        x: &[[ActivationBlock; 8]],
+    ) -> [i32; 8];
+
+    /// Rows and columns exchanged.
+    #[inline(always)]
+    fn transpose(self, rows: [[i32; 8]; 8]) -> [[i32; 8]; 8] {
+        let mut out = [[0; 8]; 8];
+        for (i, row) in rows.iter().enumerate() {
+            for (column, x) in out.iter_mut().zip(row) {
+                column[i] = *x;
+            }
+        }
+        out
     }
 
     /// Asks for a cache line that will be read soon. Any address will do.

@@ -35,6 +35,8 @@ impl Isa for Neon {
         unsafe { enter(self, op) }
     }
 
+    tiles_as_runs!();
+
     type Single = [[[int16x8_t; 2]; 3]; 2];
     const SINGLE_RUN: usize = 8;
 

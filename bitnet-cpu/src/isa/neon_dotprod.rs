@@ -33,6 +33,8 @@ impl Isa for NeonDotprod {
         unsafe { enter(self, op) }
     }
 
+    tiles_as_runs!();
+
     type Single = [[int32x4_t; 3]; 2];
     const SINGLE_RUN: usize = 1 << 16;
 

@@ -21,6 +21,7 @@ impl Isa for Scalar {
     }
 
     single_as_run!();
+    tiles_as_runs!();
 
     #[inline(always)]
     fn start(self) -> Self::Run {

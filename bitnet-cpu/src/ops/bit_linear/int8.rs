@@ -9,6 +9,7 @@
 
 use std::ops::Range;
 
+use super::eight::eight_dots;
 use super::groups::{group_dots, group_halves};
 use super::rescale::{Give, rescale};
 use super::{Part, groups, row_blocks};
@@ -17,13 +18,13 @@ use crate::isa::{ActivationBlock, CodeBlock, Isa, Op};
 use bitnet_core::ternary::TernaryMatrix;
 
 /// Rows that pass over a tile of tokens before the next tile is taken: their codes stay in the nearest caches.
-const ROWS: usize = 32;
+pub(super) const ROWS: usize = 128;
 
 /// Rows by which codes are asked for before they are needed.
 pub(super) const AHEAD: usize = 16;
 
 /// Activation blocks of a tile that are taken together: 20 KiB.
-const TILE_BLOCKS: usize = 160;
+pub(super) const TILE_BLOCKS: usize = 160;
 
 /// `sums + Σ code·x` of one token over `N` blocks, `N` at most [`Isa::SINGLE_RUN`]: without a branch.
 #[inline(always)]
@@ -132,13 +133,8 @@ fn one_row<I: Isa, const T: usize>(
         sums = tile_run(isa, sums, codes, x);
     }
     let mut out = [0; T];
-    let (eights, rest) = sums.as_chunks::<8>();
-    let (out_eights, out_rest) = out.as_chunks_mut::<8>();
-    for (out, sums) in out_eights.iter_mut().zip(eights) {
-        *out = isa.whole_eight(*sums);
-    }
-    let (fours, rest) = rest.as_chunks::<4>();
-    let (out_fours, out_rest) = out_rest.as_chunks_mut::<4>();
+    let (fours, rest) = sums.as_chunks::<4>();
+    let (out_fours, out_rest) = out.as_chunks_mut::<4>();
     for (out, sums) in out_fours.iter_mut().zip(fours) {
         *out = isa.whole(*sums);
     }
@@ -230,6 +226,9 @@ fn tile_dots<I: Isa, const T: usize>(
 ) {
     if let Some(len) = group_halves(weight) {
         return group_dots::<I, T>(isa, weight, len, x, tile, rows, give);
+    }
+    if T == 8 {
+        return eight_dots(isa, weight, x, tile, rows, give);
     }
     let dots = plain_dots::<I, T>(isa, weight, x, &tile, &rows);
     for (token, dots) in tile.zip(&dots) {

@@ -1,6 +1,7 @@
 //! Ternary layers: activations in 8 bits with exact integer sums, or in f32.
 
 mod columns;
+mod eight;
 mod float;
 mod groups;
 mod int8;
