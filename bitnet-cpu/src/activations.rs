@@ -9,7 +9,7 @@
 
 use std::ops::Range;
 
-use crate::isa::{ActivationBlock, AnyIsa, Isa, LANES, Op};
+use crate::isa::{ActivationBlock, AnyIsa, CodeBlock, Isa, LANES, Op};
 use crate::threads::Threads;
 use bitnet_core::Result;
 use bitnet_core::ternary::ROW_BLOCK;
@@ -166,20 +166,28 @@ impl Op for Quantize<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn eval<I: Isa>(self, _: I) {
+    fn eval<I: Isa>(self, isa: I) {
+        /// Codes that are all 1.
+        const ONES: CodeBlock = [0x5555_5555; 8];
         let Self { x, cols, width, blocks, scales, sums } = self;
         let tokens = scales.len();
+        let ones = isa.unpack(&ONES);
         for (token, x) in x.chunks_exact(cols).enumerate() {
             let scale = bitnet_core::reference::activation_scale(largest(x));
             scales[token] = scale;
             let (first, stride) = int8_place(token, tokens, width);
             for (k, x) in x.chunks(ROW_BLOCK).enumerate() {
-                let mut padded = [0f32; ROW_BLOCK];
-                padded[..x.len()].copy_from_slice(x);
-                let block = quantize_block(&padded, scale);
+                let block = match x.first_chunk() {
+                    Some(x) => isa.quantize(x, scale),
+                    None => {
+                        let mut padded = [0f32; ROW_BLOCK];
+                        padded[..x.len()].copy_from_slice(x);
+                        isa.quantize(&padded, scale)
+                    }
+                };
                 let at = 2 * (token * width + k);
-                sums[at] = block_sum(&block, 0);
-                sums[at + 1] = block_sum(&block, 16);
+                let sum = isa.widen(isa.zero(), isa.multiply_add(isa.start(), ones, &block));
+                [sums[at], sums[at + 1]] = isa.halves(sum);
                 blocks[first + k * stride] = block;
             }
         }
@@ -198,34 +206,6 @@ fn largest(x: &[f32]) -> f32 {
         }
     }
     rest.iter().chain(&lanes).fold(0f32, |largest, x| largest.max(x.abs()))
-}
-
-/// `q = clamp(round_half_even(x * scale), -128, 127)`, NaN to 0, in planes.
-#[inline(always)]
-fn quantize_block(x: &[f32; ROW_BLOCK], scale: f32) -> ActivationBlock {
-    let mut flat = [0i8; ROW_BLOCK];
-    for (q, x) in flat.iter_mut().zip(x) {
-        *q = (x * scale).round_ties_even().clamp(-128.0, 127.0) as i8;
-    }
-    let mut block = ActivationBlock([[0; 32]; 4]);
-    for (b, four) in flat.as_chunks::<4>().0.iter().enumerate() {
-        for (plane, &q) in block.0.iter_mut().zip(four) {
-            plane[b] = q;
-        }
-    }
-    block
-}
-
-/// `Σ q` over indices `from..from + 16` of the planes.
-#[inline(always)]
-fn block_sum(block: &ActivationBlock, from: usize) -> i32 {
-    let mut sum = 0;
-    for plane in &block.0 {
-        for &q in &plane[from..from + 16] {
-            sum += i32::from(q);
-        }
-    }
-    sum
 }
 
 /// Activations of all tokens as f32 in planes, in tiles as [`Quantized`] ones: `2 * cols / 128` blocks a token,

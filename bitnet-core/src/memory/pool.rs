@@ -99,18 +99,39 @@ impl HybridMemoryPool {
     /// # Errors
     /// [`Error::BadAlignment`], [`Error::SizeOverflow`] or [`Error::OutOfMemory`]; before the last, the free
     /// blocks kept are given back and the allocation is tried once more.
-    pub fn allocate(&self, size: usize, align: usize, _device: &Device) -> Result<MemoryHandle> {
+    pub fn allocate(&self, size: usize, align: usize, device: &Device) -> Result<MemoryHandle> {
+        let (mut handle, recycled) = self.take(size, align, device)?;
+        if recycled {
+            handle.bytes_mut().fill(0);
+        }
+        Ok(handle)
+    }
+
+    /// As [`HybridMemoryPool::allocate`], for memory that will be written before it is read: the bytes may hold what an
+    /// earlier user of this pool left in them.
+    ///
+    /// # Errors
+    /// As [`HybridMemoryPool::allocate`].
+    pub fn allocate_unzeroed(
+        &self,
+        size: usize,
+        align: usize,
+        device: &Device,
+    ) -> Result<MemoryHandle> {
+        self.take(size, align, device).map(|(handle, _)| handle)
+    }
+
+    /// A block, and whether it has been used before; otherwise it is zero.
+    fn take(&self, size: usize, align: usize, _device: &Device) -> Result<(MemoryHandle, bool)> {
         if !align.is_power_of_two() || align > MAX_ALIGN {
             return Err(Error::BadAlignment { align });
         }
         let align = align.max(LINE);
         let class = size_class(size).ok_or(Error::SizeOverflow { what: "allocation" })?;
         let recycled = self.state.lock().free.get_mut(&(class, align)).and_then(Vec::pop);
+        let used = recycled.is_some();
         let block = match recycled {
-            Some(mut block) => {
-                block.bytes_mut()[..size].fill(0);
-                block
-            }
+            Some(block) => block,
             None => self.grow(class, align)?,
         };
         let mut inner = self.state.lock();
@@ -119,7 +140,7 @@ impl HybridMemoryPool {
         metrics.peak_allocated = metrics.peak_allocated.max(metrics.total_allocated);
         metrics.allocations += 1;
         drop(inner);
-        Ok(MemoryHandle { block, size, pool: Arc::clone(&self.state) })
+        Ok((MemoryHandle { block, size, pool: Arc::clone(&self.state) }, used))
     }
 
     /// Gives a block back for reuse.
@@ -203,6 +224,12 @@ mod tests {
                 pool.deallocate(handle).unwrap();
             }
         }
+        let mut handle = pool.allocate(100, 64, &Device::Cpu).unwrap();
+        handle.bytes_mut().fill(0xa5);
+        pool.deallocate(handle).unwrap();
+        let handle = pool.allocate_unzeroed(100, 64, &Device::Cpu).unwrap();
+        assert!(handle.bytes().iter().all(|&b| b == 0xa5), "nothing is written to scratch");
+        pool.deallocate(handle).unwrap();
         let metrics = pool.get_metrics();
         assert_eq!(metrics.total_allocated, 0);
         assert_eq!(metrics.allocations, metrics.deallocations);

@@ -11,9 +11,10 @@ use std::arch::x86_64::*;
 
 use super::{
     ActivationBlock, COLUMN_RUN, CodeBlock, ColumnPair, HalfCodeBlock, Isa, LANES, Op, PlaneSums,
-    avx2_tile,
+    avx2_quantize, avx2_tile,
 };
 use bitnet_core::simd::IsaLevel;
+use bitnet_core::ternary::ROW_BLOCK;
 
 /// AVX2, FMA and F16C.
 #[derive(Debug, Clone, Copy)]
@@ -93,6 +94,12 @@ impl Isa for Avx2 {
     ) -> [i32; 8] {
         // SAFETY: `self` proves AVX2.
         unsafe { whole_eight(avx2_tile::sums(start, codes, x)) }
+    }
+
+    #[inline(always)]
+    fn quantize(self, x: &[f32; ROW_BLOCK], scale: f32) -> ActivationBlock {
+        // SAFETY: `self` proves AVX2.
+        unsafe { avx2_quantize::quantize(x, scale) }
     }
 
     #[inline(always)]

@@ -11,6 +11,7 @@ use std::arch::x86_64::*;
 use super::avx2::Avx2;
 use super::{ActivationBlock, CodeBlock, ColumnPair, HalfCodeBlock, Isa, LANES, Op, PlaneSums};
 use bitnet_core::simd::IsaLevel;
+use bitnet_core::ternary::ROW_BLOCK;
 
 /// AVX-512 F, BW, VL and VNNI on top of AVX2.
 #[derive(Debug, Clone, Copy)]
@@ -53,6 +54,16 @@ impl Isa for Avx512Vnni {
     fn multiply_add(self, run: Self::Run, codes: Self::Codes, x: &ActivationBlock) -> Self::Run {
         // SAFETY: `self` proves AVX-512 F and VNNI.
         unsafe { multiply_add(run, codes, x) }
+    }
+
+    #[inline(always)]
+    fn transpose(self, rows: [[i32; 8]; 8]) -> [[i32; 8]; 8] {
+        self.0.transpose(rows)
+    }
+
+    #[inline(always)]
+    fn quantize(self, x: &[f32; ROW_BLOCK], scale: f32) -> ActivationBlock {
+        self.0.quantize(x, scale)
     }
 
     #[inline(always)]

@@ -138,6 +138,8 @@ mod scalar;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
+mod avx2_quantize;
+#[cfg(target_arch = "x86_64")]
 mod avx2_tile;
 #[cfg(target_arch = "x86_64")]
 mod avx512vnni;
@@ -150,6 +152,7 @@ mod neon;
 mod neon_dotprod;
 
 use bitnet_core::simd::IsaLevel;
+use bitnet_core::ternary::ROW_BLOCK;
 
 pub(crate) use nibbles::{MOST_ELEMENTS, NIBBLES, NibbleBlock, Nibbles, WideBlock, nibble_dots};
 pub use peak::IntegerPeak;
@@ -271,6 +274,22 @@ pub(crate) trait Isa: Nibbles + Send + Sync {
             }
         }
         out
+    }
+
+    /// `q = clamp(round_half_even(x * scale), -128, 127)`, NaN to 0, in planes.
+    #[inline(always)]
+    fn quantize(self, x: &[f32; ROW_BLOCK], scale: f32) -> ActivationBlock {
+        let mut flat = [0i8; ROW_BLOCK];
+        for (q, x) in flat.iter_mut().zip(x) {
+            *q = (x * scale).round_ties_even().clamp(-128.0, 127.0) as i8;
+        }
+        let mut block = ActivationBlock([[0; 32]; 4]);
+        for (b, four) in flat.as_chunks::<4>().0.iter().enumerate() {
+            for (plane, &q) in block.0.iter_mut().zip(four) {
+                plane[b] = q;
+            }
+        }
+        block
     }
 
     /// Asks for a cache line that will be read soon. Any address will do.

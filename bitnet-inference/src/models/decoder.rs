@@ -458,6 +458,6 @@ impl Decoder {
     }
 
     fn tensor(&self, rows: usize, cols: usize) -> Result<BitNetTensor> {
-        Ok(BitNetTensor::zeros(&[rows, cols], &self.pool)?)
+        Ok(BitNetTensor::scratch(&[rows, cols], &self.pool)?)
     }
 }

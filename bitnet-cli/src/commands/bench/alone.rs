@@ -228,7 +228,7 @@ fn explain(
     output
         .line(&format!("bitnet {} ({}, {})", program.version, program.profile, program.target))?;
     output.line(
-        "pp: reading a prompt, with the logits of the last token of each batch; tg: writing token by token, with the \
+        "pp: reading a prompt, and the choice of the likeliest next token; tg: writing token by token, with the \
          logits of each and the choice of the likeliest. The limit is the read bandwidth for tg, the integer peak for pp.",
     )
 }

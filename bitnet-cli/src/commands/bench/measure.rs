@@ -1,6 +1,6 @@
 //! One test on one model: repetitions, timed.
 //!
-//! What is timed, as in llama-bench: for a prompt, reading all of it, with the logits of the last token of each batch;
+//! What is timed, as in llama-bench: for a prompt, reading all of it, and the choice of the likeliest next token;
 //! for writing, each token by itself with its logits, and, as a user has it and llama-bench has not, the choice of the
 //! likeliest token, which is then the next one. Loading, tokenizing and the context before (`-d`) are not timed.
 
@@ -171,11 +171,7 @@ impl<'a> Runner<'a> {
             if !self.session.read(batch, &mut |_, _| !listener.asked())? {
                 return Ok(None);
             }
-            if n_gen > 0 {
-                token = self.session.choose(&mut self.sampler)?;
-            } else {
-                self.session.logits()?;
-            }
+            token = self.session.choose(&mut self.sampler)?;
         }
         for _ in 0..n_gen {
             if listener.asked() {

@@ -56,6 +56,22 @@ impl BitNetTensor {
         Ok(Self { metadata, offset: 0, storage: Storage::Pool(Arc::new(PoolBytes(Some(handle)))) })
     }
 
+    /// An f32 tensor of this shape in the pool, on the CPU, to be written before it is read: its numbers may be what an
+    /// earlier tensor of this pool held.
+    ///
+    /// # Errors
+    /// As [`BitNetTensor::new`].
+    pub fn scratch(shape: &[usize], pool: &HybridMemoryPool) -> Result<Self> {
+        let metadata = TensorMetadata::new(shape.to_vec(), BitNetDType::F32, Device::Cpu);
+        let bytes = metadata.dtype().bytes_for(metadata.elements()?)?;
+        let mut handle = pool.allocate_unzeroed(bytes, 64, metadata.device())?;
+        if cfg!(debug_assertions) {
+            // NaN, so that what is read before it is written is seen in tests.
+            handle.bytes_mut().fill(0xff);
+        }
+        Ok(Self { metadata, offset: 0, storage: Storage::Pool(Arc::new(PoolBytes(Some(handle)))) })
+    }
+
     /// A zeroed f32 tensor of this shape in the pool, on the CPU.
     ///
     /// # Errors

@@ -35,7 +35,8 @@ pub(super) fn eight_dots<I: Isa>(
         }
     }
     let mut by_token = [[0i32; ROWS]; 8];
-    for (index, eight) in by_row[..rows.len().next_multiple_of(8)].as_chunks().0.iter().enumerate() {
+    for (index, eight) in by_row[..rows.len().next_multiple_of(8)].as_chunks().0.iter().enumerate()
+    {
         for (token, dots) in by_token.iter_mut().zip(isa.transpose(*eight)) {
             token[8 * index..8 * (index + 1)].copy_from_slice(&dots);
         }
