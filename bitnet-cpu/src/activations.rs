@@ -7,6 +7,7 @@
 //! block = 128 elements in four planes: plane i holds element 4b + i at index b; the last one is filled with zeros
 //! ```
 
+use std::cell::Cell;
 use std::ops::Range;
 
 use crate::isa::{ActivationBlock, AnyIsa, CodeBlock, Isa, LANES, Op};
@@ -39,6 +40,29 @@ pub(crate) struct Quantized {
     pub(crate) sums: Vec<i32>,
     /// Blocks of one token.
     pub(crate) width: usize,
+}
+
+/// The memory of a [`Quantized`].
+#[derive(Debug, Default)]
+struct Buffers {
+    blocks: Vec<ActivationBlock>,
+    scales: Vec<f32>,
+    sums: Vec<i32>,
+}
+
+thread_local! {
+    /// The memory of the last [`Quantized`] of this thread: what it needs next is about as much.
+    static SPARE: Cell<Buffers> = Cell::default();
+}
+
+impl Drop for Quantized {
+    fn drop(&mut self) {
+        SPARE.set(Buffers {
+            blocks: std::mem::take(&mut self.blocks),
+            scales: std::mem::take(&mut self.scales),
+            sums: std::mem::take(&mut self.sums),
+        });
+    }
 }
 
 /// The tiles of `tokens` tokens: as many of [`TILE`] as there are, then single ones.
@@ -96,9 +120,12 @@ impl Quantized {
         threads: &Threads,
     ) -> Result<Self> {
         let width = cols.div_ceil(ROW_BLOCK);
-        let mut scales = vec![0f32; tokens];
-        let mut sums = vec![0i32; tokens * width * 2];
-        let mut blocks = vec![ActivationBlock([[0; 32]; 4]); tokens * width];
+        let Buffers { mut blocks, mut scales, mut sums } = SPARE.take();
+        // Every block of every token is written below.
+        blocks.resize(tokens * width, ActivationBlock([[0; 32]; 4]));
+        scales.clear();
+        scales.resize(tokens, 0.0);
+        sums.resize(tokens * width * 2, 0);
         if cols == 0 {
             return Ok(Self { blocks, scales, sums, width });
         }

@@ -16,6 +16,10 @@ use bitnet_core::kv::{KV_TILE, KvType};
 /// Queries that share a pass at most; twelve sums of eight lanes leave registers for what is multiplied.
 const GROUP: usize = 6;
 
+/// Numbers from the scores of one query to those of the next: not a power of two, or the rows of a block would meet in
+/// a few lines of a cache.
+const STRIDE: usize = KV_TILE + LANES;
+
 /// Queries that share a pass.
 #[derive(Debug, Clone, Copy)]
 struct Group {
@@ -30,9 +34,9 @@ struct Group {
 pub(super) struct Scratch {
     /// Queries, in groups that share a pass; a group is `[head_dim, queries]`.
     q: Vec<f32>,
-    /// Scores, then weights: `[queries, KV_TILE]`.
+    /// Scores, then weights: `[queries, STRIDE]`.
     scores: Vec<f32>,
-    /// A block of keys or values as f32.
+    /// A block of keys, or the values of a tile, as f32.
     block: Vec<f32>,
     /// The groups of queries, for the tile at hand.
     groups: Vec<Group>,
@@ -161,7 +165,7 @@ impl Scratch {
     pub(super) fn load(&mut self, queries: &Queries<'_>) {
         let (rows, dim) = (queries.rows(), queries.shape.head_dim);
         self.q.resize(rows * dim, 0.0);
-        self.scores.resize(rows * KV_TILE, 0.0);
+        self.scores.resize(rows * STRIDE, 0.0);
         let mut row = 0;
         while row < rows {
             let size = group(rows - row);
@@ -239,10 +243,11 @@ impl<S: Stored> Tile<'_, S> {
         let (rows, width) = (self.queries.rows(), self.queries.cache.width());
         let seen = self.seen(rows - 1);
         let convert = rows > GROUP;
-        block.resize(width * LANES, 0.0);
-        for (index, k) in self.k.chunks_exact(width * LANES).take(seen.div_ceil(LANES)).enumerate()
-        {
+        block.resize(width * KV_TILE, 0.0);
+        let blocks = seen.div_ceil(LANES);
+        for (index, k) in self.k.chunks_exact(width * LANES).take(blocks).enumerate() {
             if convert {
+                let block = &mut block[..width * LANES];
                 as_f32::<S, I>(isa, k, block);
                 self.score_block::<Plain, I>(isa, block, index, groups, q, scores);
             } else {
@@ -250,18 +255,22 @@ impl<S: Stored> Tile<'_, S> {
             }
         }
         let (values, largest, sums) = split(partial, self.queries);
-        for (row, scores) in scores.chunks_exact_mut(KV_TILE).take(rows).enumerate() {
+        for (row, scores) in scores.chunks_exact_mut(STRIDE).take(rows).enumerate() {
             (largest[row], sums[row]) = self.weigh(row, scores, seen);
         }
         values.fill(0.0);
-        for (index, v) in self.v.chunks_exact(width * LANES).take(seen.div_ceil(LANES)).enumerate()
-        {
+        for (index, v) in self.v.chunks_exact(width * LANES).take(blocks).enumerate() {
             if convert {
-                as_f32::<S, I>(isa, v, block);
-                self.mix_block::<Plain, I>(isa, block, index, groups, scores, values);
+                let columns = block.chunks_exact_mut(KV_TILE * LANES);
+                for (column, v) in columns.zip(v.chunks_exact(LANES * LANES)) {
+                    as_f32::<S, I>(isa, v, &mut column[index * LANES * LANES..]);
+                }
             } else {
                 self.mix_block::<S, I>(isa, v, index, groups, scores, values);
             }
+        }
+        if convert {
+            self.mix_tile(isa, block, groups, scores, values);
         }
     }
 
@@ -280,7 +289,7 @@ impl<S: Stored> Tile<'_, S> {
         for &Group { row, size, seen } in groups {
             if seen > index * LANES {
                 let q = &q[row * dim..(row + size) * dim];
-                let scores = &mut scores[row * KV_TILE..(row + size) * KV_TILE];
+                let scores = &mut scores[row * STRIDE..(row + size) * STRIDE];
                 match size {
                     GROUP => score::<T, I, GROUP>(isa, k, q, index, scores),
                     4 => score::<T, I, 4>(isa, k, q, index, scores),
@@ -350,23 +359,57 @@ impl<S: Stored> Tile<'_, S> {
         weights: &[f32],
         values: &mut [f32],
     ) {
-        let width = self.queries.cache.width();
         let (lines, _) = v.as_chunks::<LANES>();
         let (chunks, _) = lines.as_chunks::<LANES>();
         for (chunk, v) in chunks.iter().enumerate() {
-            for &Group { row, size, seen } in groups {
-                if seen > index * LANES {
-                    let v = &v[..LANES.min(seen - index * LANES)];
-                    let weights = &weights[row * KV_TILE + index * LANES..];
-                    let values = &mut values[row * width + chunk * LANES..];
-                    match size {
-                        GROUP => mix::<T, I, GROUP>(isa, v, weights, width, values),
-                        4 => mix::<T, I, 4>(isa, v, weights, width, values),
-                        2 => mix::<T, I, 2>(isa, v, weights, width, values),
-                        _ => mix::<T, I, 1>(isa, v, weights, width, values),
-                    }
+            for group in groups {
+                if group.seen > index * LANES {
+                    let v = &v[..LANES.min(group.seen - index * LANES)];
+                    let weights = &weights[group.row * STRIDE + index * LANES..];
+                    self.mix_group::<T, I>(isa, v, group, weights, chunk, values);
                 }
             }
+        }
+    }
+
+    /// Adds the weighted values of a whole tile, `[width / LANES, KV_TILE, LANES]`, for every group: the sums of a group
+    /// stay in registers from the first position to the last.
+    #[inline(always)]
+    fn mix_tile<I: Isa>(
+        &self,
+        isa: I,
+        v: &[f32],
+        groups: &[Group],
+        weights: &[f32],
+        values: &mut [f32],
+    ) {
+        for (chunk, v) in v.chunks_exact(KV_TILE * LANES).enumerate() {
+            let (v, _) = v.as_chunks::<LANES>();
+            for group in groups {
+                let weights = &weights[group.row * STRIDE..];
+                self.mix_group::<Plain, I>(isa, &v[..group.seen], group, weights, chunk, values);
+            }
+        }
+    }
+
+    /// Adds component block `chunk` of some values for one group.
+    #[inline(always)]
+    fn mix_group<T: Stored, I: Isa>(
+        &self,
+        isa: I,
+        v: &[[T::Raw; LANES]],
+        group: &Group,
+        weights: &[f32],
+        chunk: usize,
+        values: &mut [f32],
+    ) {
+        let width = self.queries.cache.width();
+        let values = &mut values[group.row * width + chunk * LANES..];
+        match group.size {
+            GROUP => mix::<T, I, GROUP>(isa, v, weights, width, values),
+            4 => mix::<T, I, 4>(isa, v, weights, width, values),
+            2 => mix::<T, I, 2>(isa, v, weights, width, values),
+            _ => mix::<T, I, 1>(isa, v, weights, width, values),
         }
     }
 }
@@ -395,13 +438,13 @@ fn score<S: Stored, I: Isa, const R: usize>(
             *sum = isa.mul_add(isa.splat(q), k, *sum);
         }
     }
-    for (scores, sum) in scores.chunks_exact_mut(KV_TILE).zip(sums) {
+    for (scores, sum) in scores.chunks_exact_mut(STRIDE).zip(sums) {
         scores[index * LANES..][..LANES].copy_from_slice(&isa.store(sum));
     }
 }
 
-/// Adds sixteen components of at most sixteen values, weighted for `R` queries. Weights of a query are `KV_TILE`
-/// apart from those of the next, results `width`.
+/// Adds sixteen components of some values, weighted for `R` queries. Weights of a query are [`STRIDE`] apart from those
+/// of the next, results `width`.
 #[inline(always)]
 fn mix<S: Stored, I: Isa, const R: usize>(
     isa: I,
@@ -410,20 +453,25 @@ fn mix<S: Stored, I: Isa, const R: usize>(
     width: usize,
     values: &mut [f32],
 ) {
-    let zeros = [0.0; LANES];
-    let (mut sums, mut own) = ([isa.splat(0.0); R], [&zeros; R]);
-    for (row, (sum, own)) in sums.iter_mut().zip(&mut own).enumerate() {
+    let mut sums = [isa.splat(0.0); R];
+    for (row, sum) in sums.iter_mut().enumerate() {
         if let Some(values) = values[row * width..].first_chunk() {
             *sum = isa.load(values);
         }
-        if let Some(weights) = weights[row * KV_TILE..].first_chunk() {
-            *own = weights;
-        }
     }
-    for (position, v) in v.iter().enumerate().take(LANES) {
-        let v = S::load(isa, v);
-        for (sum, own) in sums.iter_mut().zip(&own) {
-            *sum = isa.mul_add(isa.splat(own[position]), v, *sum);
+    let zeros = [0.0; LANES];
+    for (index, v) in v.chunks(LANES).enumerate() {
+        let mut own = [&zeros; R];
+        for (row, own) in own.iter_mut().enumerate() {
+            if let Some(weights) = weights[row * STRIDE + index * LANES..].first_chunk() {
+                *own = weights;
+            }
+        }
+        for (position, v) in v.iter().enumerate().take(LANES) {
+            let v = S::load(isa, v);
+            for (sum, own) in sums.iter_mut().zip(&own) {
+                *sum = isa.mul_add(isa.splat(own[position]), v, *sum);
+            }
         }
     }
     for (row, sum) in sums.into_iter().enumerate() {

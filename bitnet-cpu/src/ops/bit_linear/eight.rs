@@ -9,39 +9,56 @@ use crate::activations::Quantized;
 use crate::isa::Isa;
 use bitnet_core::ternary::TernaryMatrix;
 
-/// Gives `Σ trit·q` of eight tokens with up to [`ROWS`] rows.
-#[inline(always)]
-pub(super) fn eight_dots<I: Isa>(
-    isa: I,
-    weight: &TernaryMatrix,
-    x: &Quantized,
-    tile: Range<usize>,
-    rows: Range<usize>,
-    give: &mut impl Give,
-) {
-    let (blocks, _) = x.tile(&tile).as_chunks::<8>();
-    // Pieces of one length, that a cache holds.
-    let pieces = blocks.len().div_ceil(I::TILE_BLOCKS.min(TILE_BLOCKS / 8)).max(1);
-    let len = blocks.len().div_ceil(pieces).max(1);
-    let mut by_row = [[0i32; 8]; ROWS];
-    for (piece, blocks) in blocks.chunks(len).enumerate() {
-        let start = isa.tile_start(blocks);
-        let first = piece * len;
-        for (dots, row) in by_row.iter_mut().zip(rows.clone()) {
-            let codes = &row_blocks(weight, row)[first..first + blocks.len()];
-            for (dot, more) in dots.iter_mut().zip(isa.tile_dots(&start, codes, blocks)) {
-                *dot = dot.wrapping_add(more);
+/// Dots of one tile with some rows; kept from tile to tile, because filling it with zeros takes time.
+pub(super) struct Dots {
+    by_row: [[i32; 8]; ROWS],
+    by_token: [[i32; ROWS]; 8],
+}
+
+impl Dots {
+    pub(super) fn new() -> Self {
+        Self { by_row: [[0; 8]; ROWS], by_token: [[0; ROWS]; 8] }
+    }
+
+    /// Gives `Σ trit·q` of eight tokens with up to [`ROWS`] rows.
+    #[inline(always)]
+    pub(super) fn eight<I: Isa>(
+        &mut self,
+        isa: I,
+        weight: &TernaryMatrix,
+        x: &Quantized,
+        tile: Range<usize>,
+        rows: Range<usize>,
+        give: &mut impl Give,
+    ) {
+        let Self { by_row, by_token } = self;
+        let (blocks, _) = x.tile(&tile).as_chunks::<8>();
+        // Pieces of one length, that a cache holds.
+        let pieces = blocks.len().div_ceil(I::TILE_BLOCKS.min(TILE_BLOCKS / 8)).max(1);
+        let len = blocks.len().div_ceil(pieces).max(1);
+        for (piece, blocks) in blocks.chunks(len).enumerate() {
+            let start = isa.tile_start(blocks);
+            let first = piece * len;
+            for (dots, row) in by_row.iter_mut().zip(rows.clone()) {
+                let codes = &row_blocks(weight, row)[first..first + blocks.len()];
+                let sums = isa.tile_dots(&start, codes, blocks);
+                if piece == 0 {
+                    *dots = sums;
+                } else {
+                    for (dot, sum) in dots.iter_mut().zip(sums) {
+                        *dot = dot.wrapping_add(sum);
+                    }
+                }
             }
         }
-    }
-    let mut by_token = [[0i32; ROWS]; 8];
-    for (index, eight) in by_row[..rows.len().next_multiple_of(8)].as_chunks().0.iter().enumerate()
-    {
-        for (token, dots) in by_token.iter_mut().zip(isa.transpose(*eight)) {
-            token[8 * index..8 * (index + 1)].copy_from_slice(&dots);
+        let (eights, _) = by_row[..rows.len().next_multiple_of(8)].as_chunks();
+        for (index, eight) in eights.iter().enumerate() {
+            for (token, dots) in by_token.iter_mut().zip(isa.transpose(*eight)) {
+                token[8 * index..8 * (index + 1)].copy_from_slice(&dots);
+            }
         }
-    }
-    for (token, dots) in tile.zip(&by_token) {
-        give.give(token, rows.start, &dots[..rows.len()]);
+        for (token, dots) in tile.zip(by_token) {
+            give.give(token, rows.start, &dots[..rows.len()]);
+        }
     }
 }

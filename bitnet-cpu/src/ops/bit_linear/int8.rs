@@ -9,7 +9,7 @@
 
 use std::ops::Range;
 
-use super::eight::eight_dots;
+use super::eight::Dots;
 use super::groups::{group_dots, group_halves};
 use super::rescale::{Give, rescale};
 use super::{Part, groups, row_blocks};
@@ -227,9 +227,6 @@ fn tile_dots<I: Isa, const T: usize>(
     if let Some(len) = group_halves(weight) {
         return group_dots::<I, T>(isa, weight, len, x, tile, rows, give);
     }
-    if T == 8 {
-        return eight_dots(isa, weight, x, tile, rows, give);
-    }
     let dots = plain_dots::<I, T>(isa, weight, x, &tile, &rows);
     for (token, dots) in tile.zip(&dots) {
         give.give(token, rows.start, &dots[..rows.len()]);
@@ -249,11 +246,15 @@ fn all_dots<I: Isa>(
     if groups(weight) == 0 {
         return;
     }
+    let mut dots = Dots::new();
     for start in rows.clone().step_by(ROWS) {
         let rows = start..(start + ROWS).min(rows.end);
         for tile in int8_tiles(tokens) {
             let rows = rows.clone();
             match tile.len() {
+                8 if group_halves(weight).is_none() => {
+                    dots.eight(isa, weight, x, tile, rows, give);
+                }
                 8 => tile_dots::<I, 8>(isa, weight, x, tile, rows, give),
                 4 => tile_dots::<I, 4>(isa, weight, x, tile, rows, give),
                 2 => tile_dots::<I, 2>(isa, weight, x, tile, rows, give),

@@ -246,7 +246,7 @@ pub(crate) fn bit_linear_integers(
     let dots = machine.isa.run(int8::Integers { x: &quantized, tokens, weight });
     Ok(BitLinearIntegers {
         activations: quantized.activations(tokens, cols),
-        activation_scales: quantized.scales,
+        activation_scales: quantized.scales.clone(),
         dots,
     })
 }
