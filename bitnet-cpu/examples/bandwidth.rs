@@ -2,11 +2,13 @@
 //!
 //! `cargo run --release -p bitnet-cpu --example bandwidth [threads [what ...]]`, with `BITNET_ISA` to force a level.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use bitnet_core::Result;
 use bitnet_core::backend::{ActivationPrecision, AttentionShape, Backend};
 use bitnet_core::dense::{DenseRows, PlainType};
+use bitnet_core::head::Certainty;
 use bitnet_core::kv::{KvLayer, KvSpan, KvType};
 use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::memory::tensor::BitNetTensor;
@@ -154,6 +156,34 @@ fn linear(backend: &CpuBackend, tokens: usize, plain: PlainType) -> Result<()> {
     Ok(())
 }
 
+/// The largest logit of one hidden state, among those of 128,256 rows of random numbers.
+fn head(backend: &CpuBackend) -> Result<()> {
+    let (rows, cols) = (128_256, 2560);
+    let mut state = 1u64;
+    let mut random = || {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+    };
+    let bytes = (0..rows * cols).flat_map(|_| half::f16::from_f32(random()).to_le_bytes());
+    let table = Arc::new(Table(rows, cols, PlainType::F16, bytes.collect()));
+    let pool = HybridMemoryPool::new()?;
+    let values: Vec<f32> = (0..cols).map(|_| random()).collect();
+    let x = BitNetTensor::from_f32(&[1, cols], &values, &pool)?;
+    let Some(head) = backend.prepare_head(table, Certainty::Probable)? else { return Ok(()) };
+    let mut read = 0;
+    let seconds = measure(backend, || {
+        read = backend.head_top(&x, &*head, 1, &[])?.read.bytes();
+        Ok(())
+    })?;
+    println!(
+        "head [{rows}, {cols}], the likeliest: {:.0} us, {:.1} GB/s of {:.1} MB",
+        seconds * 1e6,
+        read as f64 / seconds / 1e9,
+        read as f64 / 1e6
+    );
+    Ok(())
+}
+
 fn attention(backend: &CpuBackend, kind: KvType, tokens: usize, first: usize) -> Result<()> {
     let shape = AttentionShape { heads: 20, kv_heads: 5, head_dim: 128, scale: 0.088 };
     let pool = HybridMemoryPool::new()?;
@@ -187,7 +217,7 @@ fn attention(backend: &CpuBackend, kind: KvType, tokens: usize, first: usize) ->
 /// What is measured, by the word with which it is asked for.
 type Measurement = (&'static str, fn(&CpuBackend) -> Result<()>);
 
-const MEASUREMENTS: [Measurement; 7] = [
+const MEASUREMENTS: [Measurement; 8] = [
     ("one", |backend| {
         let (tensor, int8) = (ScaleGranularity::Tensor, ActivationPrecision::Int8);
         ternary(backend, 1, 1, tensor, int8)?;
@@ -221,6 +251,7 @@ const MEASUREMENTS: [Measurement; 7] = [
         }
         Ok(())
     }),
+    ("head", head),
     ("attention", |backend| {
         for kind in [KvType::F32, KvType::F16, KvType::Int8] {
             attention(backend, kind, 1, 100)?;

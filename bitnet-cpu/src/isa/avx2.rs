@@ -10,8 +10,8 @@
 use std::arch::x86_64::*;
 
 use super::{
-    ActivationBlock, COLUMN_RUN, CodeBlock, ColumnPair, HalfCodeBlock, Isa, LANES, Op, PlaneSums,
-    avx2_quantize, avx2_tile,
+    ActivationBlock, CodeBlock, ColumnPair, ColumnRun, HalfCodeBlock, Isa, LANES, Op, PlaneSums,
+    avx2_columns, avx2_quantize, avx2_tile,
 };
 use bitnet_core::simd::IsaLevel;
 use bitnet_core::ternary::ROW_BLOCK;
@@ -115,9 +115,15 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
-    fn add_columns(self, pairs: &[ColumnPair<'_>], block: usize, sums: &mut PlaneSums) {
+    fn add_columns(self, pairs: &[ColumnPair<'_>; 2], block: usize, run: &mut ColumnRun) {
         // SAFETY: `self` proves AVX2.
-        unsafe { add_columns(pairs, block, sums) }
+        unsafe { avx2_columns::add(pairs, block, run) }
+    }
+
+    #[inline(always)]
+    fn widen_columns(self, run: &mut ColumnRun, sums: &mut PlaneSums) {
+        // SAFETY: `self` proves AVX2.
+        unsafe { avx2_columns::widen(run, sums) }
     }
 
     #[inline(always)]
@@ -285,61 +291,6 @@ fn halves(sums: __m256i) -> [i32; 2] {
     let pairs = _mm256_hadd_epi32(sums, sums);
     let sums = _mm256_hadd_epi32(pairs, pairs);
     [_mm256_extract_epi32::<0>(sums), _mm256_extract_epi32::<4>(sums)]
-}
-
-/// The codes of two columns stand in turn, so that `VPMADDUBSW` adds the products of one output. As for one token,
-/// planes 1 and 3 are left two bits higher; a pair adds at most 8 · 2 · 128 to one of their lanes, so sixteen pairs
-/// stay in -32768..=32512.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn add_columns(pairs: &[ColumnPair<'_>], block: usize, sums: &mut PlaneSums) {
-    let (first, second) = (_mm256_set1_epi8(3), _mm256_set1_epi8(12));
-    // Plane by plane; outputs 0..8 and 16..24 of a plane, then the others.
-    let mut runs = [[_mm256_setzero_si256(); 2]; 4];
-    for pair in &pairs[..pairs.len().min(COLUMN_RUN)] {
-        let [a, b] = [column(&pair.codes[0][block]), column(&pair.codes[1][block])];
-        let x = _mm256_set1_epi16(i16::from_le_bytes(pair.x.map(i8::cast_unsigned)));
-        let halves = [_mm256_unpacklo_epi8(a, b), _mm256_unpackhi_epi8(a, b)];
-        for (half, codes) in halves.into_iter().enumerate() {
-            let upper = _mm256_srli_epi16::<4>(codes);
-            let planes = [
-                _mm256_and_si256(codes, first),
-                _mm256_and_si256(codes, second),
-                _mm256_and_si256(upper, first),
-                _mm256_and_si256(upper, second),
-            ];
-            for (run, plane) in runs.iter_mut().zip(planes) {
-                run[half] = _mm256_add_epi16(run[half], _mm256_maddubs_epi16(plane, x));
-            }
-        }
-    }
-    for (plane, (sums, run)) in sums.iter_mut().zip(runs).enumerate() {
-        for (half, run) in run.into_iter().enumerate() {
-            let run = if plane % 2 == 1 { _mm256_srai_epi16::<2>(run) } else { run };
-            let (eights, _) = sums.as_chunks_mut::<8>();
-            add_eight(&mut eights[half], _mm256_castsi256_si128(run));
-            add_eight(&mut eights[half + 2], _mm256_extracti128_si256::<1>(run));
-        }
-    }
-}
-
-/// The codes of 128 outputs of one column.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn column(codes: &CodeBlock) -> __m256i {
-    // SAFETY: the array is 32 bytes long, and the load needs no alignment.
-    unsafe { _mm256_loadu_si256(codes.as_ptr().cast()) }
-}
-
-/// `sums + run`, each lane widened.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn add_eight(sums: &mut [i32; 8], run: __m128i) {
-    // SAFETY: eight numbers are 32 bytes, and the load needs no alignment.
-    let old = unsafe { _mm256_loadu_si256(sums.as_ptr().cast()) };
-    let new = _mm256_add_epi32(old, _mm256_cvtepi16_epi32(run));
-    // SAFETY: eight numbers are 32 bytes, and the store needs no alignment.
-    unsafe { _mm256_storeu_si256(sums.as_mut_ptr().cast(), new) };
 }
 
 #[inline]

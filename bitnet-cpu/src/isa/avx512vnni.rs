@@ -9,7 +9,9 @@
 use std::arch::x86_64::*;
 
 use super::avx2::Avx2;
-use super::{ActivationBlock, CodeBlock, ColumnPair, HalfCodeBlock, Isa, LANES, Op, PlaneSums};
+use super::{
+    ActivationBlock, CodeBlock, ColumnPair, ColumnRun, HalfCodeBlock, Isa, LANES, Op, PlaneSums,
+};
 use bitnet_core::simd::IsaLevel;
 use bitnet_core::ternary::ROW_BLOCK;
 
@@ -72,8 +74,13 @@ impl Isa for Avx512Vnni {
     }
 
     #[inline(always)]
-    fn add_columns(self, pairs: &[ColumnPair<'_>], block: usize, sums: &mut PlaneSums) {
-        self.0.add_columns(pairs, block, sums);
+    fn add_columns(self, pairs: &[ColumnPair<'_>; 2], block: usize, run: &mut ColumnRun) {
+        self.0.add_columns(pairs, block, run);
+    }
+
+    #[inline(always)]
+    fn widen_columns(self, run: &mut ColumnRun, sums: &mut PlaneSums) {
+        self.0.widen_columns(run, sums);
     }
 
     #[inline(always)]

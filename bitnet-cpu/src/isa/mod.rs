@@ -138,6 +138,8 @@ mod scalar;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
+mod avx2_columns;
+#[cfg(target_arch = "x86_64")]
 mod avx2_quantize;
 #[cfg(target_arch = "x86_64")]
 mod avx2_tile;
@@ -178,8 +180,18 @@ pub(crate) struct ColumnPair<'a> {
     pub(crate) x: [i8; 2],
 }
 
-/// Column pairs that [`Isa::add_columns`] takes at most.
+/// Column pairs that [`Isa::add_columns`] adds at most before [`Isa::widen_columns`].
 pub(crate) const COLUMN_RUN: usize = 16;
+
+/// Sums for 128 outputs in 16 bits, in an order that belongs to the instruction set.
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(64))]
+pub(crate) struct ColumnRun(pub(crate) [[i16; 32]; 4]);
+
+impl ColumnRun {
+    /// Empty.
+    pub(crate) const ZERO: Self = Self([[0; 32]; 4]);
+}
 
 /// Sums for 128 outputs in four planes: plane `i` holds output `4b + i` at index `b`.
 pub(crate) type PlaneSums = [[i32; 32]; 4];
@@ -316,30 +328,34 @@ pub(crate) trait Isa: Nibbles + Send + Sync {
         })
     }
 
-    /// `sums + Σ code · x` for the outputs of block `block` over at most [`COLUMN_RUN`] pairs of columns. Wraps
-    /// modulo 2³².
+    /// `run + Σ code · x` for the outputs of block `block` over two pairs of columns.
     ///
     /// # Panics
     /// If a column has no such block.
     #[inline(always)]
-    fn add_columns(self, pairs: &[ColumnPair<'_>], block: usize, sums: &mut PlaneSums) {
-        // Each pair adds at most 2 · 2 · 128 to a lane, so sixteen stay in 16 bits.
-        let mut runs = [[0i16; 32]; 4];
+    fn add_columns(self, pairs: &[ColumnPair<'_>; 2], block: usize, run: &mut ColumnRun) {
+        // A pair adds at most 2 · 2 · 128 to a lane, so sixteen stay in 16 bits.
         for pair in pairs {
             for (codes, x) in pair.codes.iter().zip(pair.x) {
                 let mut bytes = [0u8; 32];
                 for (bytes, word) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(&codes[block]) {
                     *bytes = word.to_le_bytes();
                 }
-                for (plane, run) in runs.iter_mut().enumerate() {
+                for (plane, run) in run.0.iter_mut().enumerate() {
                     for (run, byte) in run.iter_mut().zip(bytes) {
                         *run += i16::from((byte >> (2 * plane)) & 3) * i16::from(x);
                     }
                 }
             }
         }
-        for (sum, run) in sums.as_flattened_mut().iter_mut().zip(runs.as_flattened()) {
+    }
+
+    /// `sums + run`, which is empty afterwards. Wraps modulo 2³².
+    #[inline(always)]
+    fn widen_columns(self, run: &mut ColumnRun, sums: &mut PlaneSums) {
+        for (sum, run) in sums.as_flattened_mut().iter_mut().zip(run.0.as_flattened_mut()) {
             *sum = sum.wrapping_add(i32::from(*run));
+            *run = 0;
         }
     }
 

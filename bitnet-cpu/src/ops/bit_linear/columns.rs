@@ -4,7 +4,7 @@
 //! sums of 32 bits, `Σ code·q`; taking off `Σ q` leaves what the rows give, bit for bit, in whichever order.
 
 use crate::activations::Quantized;
-use crate::isa::{COLUMN_RUN, CodeBlock, ColumnPair, Isa, Op, PlaneSums};
+use crate::isa::{COLUMN_RUN, ColumnPair, ColumnRun, Isa, Op, PlaneSums};
 use crate::ops::Machine;
 use bitnet_core::Result;
 use bitnet_core::ternary::{ROW_BLOCK, TernaryMatrix};
@@ -31,6 +31,9 @@ pub(super) fn occupied(x: &Quantized, cols: usize, columns: &mut Vec<Column>) {
     columns.truncate(len);
 }
 
+/// Columns that are read side by side.
+const FOUR: usize = 4;
+
 /// Adds some columns of a weight, whose transposed matrix is given.
 struct AddColumns<'a> {
     turned: &'a TernaryMatrix,
@@ -44,33 +47,42 @@ impl Op for AddColumns<'_> {
     #[inline(always)]
     fn eval<I: Isa>(self, isa: I) {
         let Self { turned, columns, sums } = self;
-        let mut pairs = [ColumnPair { codes: [&[], &[]], x: [0; 2] }; COLUMN_RUN];
-        let mut ahead = [std::ptr::null::<CodeBlock>(); 2 * COLUMN_RUN];
-        for (run, now) in columns.chunks(2 * COLUMN_RUN).enumerate() {
-            for (pair, two) in pairs.iter_mut().zip(now.chunks(2)) {
-                // An odd one out goes with itself times zero.
-                let (first, second) = (two[0], two.get(1).copied().unwrap_or((two[0].0, 0)));
-                let codes =
-                    [row_blocks(turned, first.0 as usize), row_blocks(turned, second.0 as usize)];
-                *pair = ColumnPair { codes, x: [first.1, second.1] };
-            }
-            let pairs = &pairs[..now.len().div_ceil(2)];
-            let next = &columns[((run + 1) * 2 * COLUMN_RUN).min(columns.len())..];
-            let mut len = 0;
+        let mut runs = vec![ColumnRun::ZERO; sums.len()];
+        for (index, now) in columns.chunks(FOUR).enumerate() {
+            let pairs = [pair(turned, now), pair(turned, now.get(2..).unwrap_or_default())];
+            // The four after the next are asked for while these are added: a line of each for every two blocks.
+            let next = &columns[((index + 2) * FOUR).min(columns.len())..];
+            let mut ahead = [pairs[0].codes[0].as_ptr(); FOUR];
             for (ahead, column) in ahead.iter_mut().zip(next) {
                 *ahead = row_blocks(turned, column.0 as usize).as_ptr();
-                len += 1;
             }
-            for (block, sums) in sums.iter_mut().enumerate() {
-                // A cache line holds two blocks: half of the columns with each.
-                let half = if block % 2 == 0 { &ahead[..len / 2] } else { &ahead[len / 2..len] };
-                for codes in half {
-                    isa.prefetch(codes.wrapping_add(block));
+            for (block, run) in runs.iter_mut().enumerate() {
+                if block % 2 == 0 {
+                    for codes in ahead {
+                        isa.prefetch(codes.wrapping_add(block));
+                    }
                 }
-                isa.add_columns(pairs, block, sums);
+                isa.add_columns(&pairs, block, run);
+            }
+            if (index + 1) * FOUR % (2 * COLUMN_RUN) == 0 {
+                for (run, sums) in runs.iter_mut().zip(&mut *sums) {
+                    isa.widen_columns(run, sums);
+                }
             }
         }
+        for (run, sums) in runs.iter_mut().zip(sums) {
+            isa.widen_columns(run, sums);
+        }
     }
+}
+
+/// The first two of some columns; where there are fewer, a column times zero.
+#[inline(always)]
+fn pair<'a>(turned: &'a TernaryMatrix, columns: &[Column]) -> ColumnPair<'a> {
+    let first = columns.first().copied().unwrap_or_default();
+    let second = columns.get(1).copied().unwrap_or((first.0, 0));
+    let codes = [first, second].map(|column| row_blocks(turned, column.0 as usize));
+    ColumnPair { codes, x: [first.1, second.1] }
 }
 
 /// `Σ trit·q` of one token for every output into `dots` (`[rows]`), from the transposed matrix and the columns that

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::int8::AHEAD;
+use super::int8::rows_ahead;
 use super::rescale::{GROUP_ROWS, Give};
 use super::{groups, row_blocks};
 use crate::activations::Quantized;
@@ -81,12 +81,13 @@ pub(super) fn group_dots<I: Isa, const T: usize>(
     }
     let mut dots = vec![0i32; T * GROUP_ROWS * groups];
     let mut halves = vec![0i32; T * 2 * x.width];
+    let ahead = rows_ahead(x.width);
     for first in rows.clone().step_by(GROUP_ROWS) {
         let few = GROUP_ROWS.min(rows.end - first);
         for index in 0..few {
             let codes = row_blocks(weight, first + index);
             for line in (0..codes.len()).step_by(2) {
-                isa.prefetch(codes.as_ptr().wrapping_add(AHEAD * codes.len() + line));
+                isa.prefetch(codes.as_ptr().wrapping_add(ahead * codes.len() + line));
             }
             half_sums(isa, codes, blocks, &mut halves);
             let tokens = dots.chunks_exact_mut(GROUP_ROWS * groups);

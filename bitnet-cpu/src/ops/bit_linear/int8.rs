@@ -20,8 +20,15 @@ use bitnet_core::ternary::TernaryMatrix;
 /// Rows that pass over a tile of tokens before the next tile is taken: their codes stay in the nearest caches.
 pub(super) const ROWS: usize = 128;
 
-/// Rows by which codes are asked for before they are needed.
-pub(super) const AHEAD: usize = 16;
+/// Bytes by which codes are asked for before they are needed: enough for the time that memory takes to answer, and
+/// near enough for the processor's own prefetching to take it for one stream.
+const AHEAD_BYTES: usize = 2560;
+
+/// Rows of a length by which codes are asked for before they are needed.
+#[inline(always)]
+pub(super) fn rows_ahead(blocks: usize) -> usize {
+    AHEAD_BYTES.div_ceil((blocks * size_of::<CodeBlock>()).max(1))
+}
 
 /// Activation blocks of a tile that are taken together: 20 KiB.
 pub(super) const TILE_BLOCKS: usize = 160;
@@ -51,23 +58,35 @@ fn single_sums<I: Isa>(
 ) -> I::Sums {
     const { assert!(I::SINGLE_RUN >= 8) };
     let mut sums = isa.zero();
-    for line in (0..codes.len()).step_by(2) {
-        isa.prefetch(ahead.wrapping_add(line));
-    }
+    let mut block = 0;
     let (codes_8, codes) = codes.as_chunks::<8>();
     let (x_8, x) = x.as_chunks::<8>();
     for (codes, x) in codes_8.iter().zip(x_8) {
+        prefetch::<I, 8>(isa, ahead.wrapping_add(block));
         sums = single_run(isa, sums, codes, x);
+        block += 8;
     }
     let (codes_4, codes) = codes.as_chunks::<4>();
     let (x_4, x) = x.as_chunks::<4>();
     for (codes, x) in codes_4.iter().zip(x_4) {
+        prefetch::<I, 4>(isa, ahead.wrapping_add(block));
         sums = single_run(isa, sums, codes, x);
+        block += 4;
     }
     for (codes, x) in codes.iter().zip(x) {
+        prefetch::<I, 1>(isa, ahead.wrapping_add(block));
         sums = single_run(isa, sums, &[*codes], &[*x]);
+        block += 1;
     }
     sums
+}
+
+/// Asks for the lines of `N` blocks.
+#[inline(always)]
+fn prefetch<I: Isa, const N: usize>(isa: I, blocks: *const CodeBlock) {
+    for line in (0..N).step_by(2) {
+        isa.prefetch(blocks.wrapping_add(line));
+    }
 }
 
 /// `Σ code·x` of one token over some blocks: the sums over elements 0..64 and 64..128 of all blocks.
@@ -194,6 +213,7 @@ pub(crate) fn single_dots<I: Isa>(
     dots: &mut [i32],
 ) {
     let len = dots.len();
+    let rows_ahead = rows_ahead(x.len());
     let (fours, rest) = dots.as_chunks_mut::<4>();
     for (index, dots) in fours.iter_mut().enumerate() {
         let mut rows: [&[CodeBlock]; 4] = [&[]; 4];
@@ -201,7 +221,7 @@ pub(crate) fn single_dots<I: Isa>(
         for i in 0..4 {
             let at = 4 * index + i;
             rows[i] = row_blocks(weight, row(at));
-            ahead[i] = row_blocks(weight, row((at + AHEAD).min(len - 1))).as_ptr();
+            ahead[i] = row_blocks(weight, row((at + rows_ahead).min(len - 1))).as_ptr();
         }
         for (dot, sum) in dots.iter_mut().zip(four_rows(isa, rows, x, ahead)) {
             *dot = dot.wrapping_add(sum);

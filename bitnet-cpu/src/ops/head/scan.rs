@@ -8,8 +8,8 @@ use super::question::Question;
 use crate::isa::{Isa, LANES, NibbleBlock, Op, nibble_dots};
 use bitnet_core::Result;
 
-/// Rows that share the loads of the hidden state.
-const ROWS: usize = 4;
+/// Rows by which codes are asked for before they are needed.
+const AHEAD: usize = 2;
 
 /// The approximate logits of all rows into `out` (`[rows]`), by the first plane.
 pub(super) fn first(
@@ -54,7 +54,7 @@ pub(super) fn second(
     Ok(nearer)
 }
 
-/// `Σ code · q` of `rows`, given to `each` with the index of the row; four rows at a time.
+/// `Σ code · q` of `rows`, given to `each` with the index of the row.
 #[inline(always)]
 fn dots<I: Isa>(
     isa: I,
@@ -65,28 +65,13 @@ fn dots<I: Isa>(
     mut each: impl FnMut(usize, i64),
 ) {
     let blocks = question.blocks.len();
-    let codes = |index: usize| &plane[row(index) * blocks..(row(index) + 1) * blocks];
-    let whole = |[high, low]: [i32; 2]| 256 * i64::from(high) + i64::from(low);
-    let mut index = 0;
-    while index + ROWS <= count {
-        let rows = [0, 1, 2, 3].map(|i| codes(index + i));
-        let next = [0, 1, 2, 3].map(|i| codes((index + ROWS + i).min(count - 1)));
-        let sums = nibble_dots(isa, rows, &question.blocks, |block| {
-            // A line holds two blocks.
-            if block % 2 == 0 {
-                for next in next {
-                    isa.prefetch(&raw const next[block]);
-                }
-            }
-        });
-        for (i, sums) in sums.into_iter().enumerate() {
-            each(index + i, whole(sums));
-        }
-        index += ROWS;
-    }
-    for index in index..count {
-        let [sums] = nibble_dots(isa, [codes(index)], &question.blocks, |_| ());
-        each(index, whole(sums));
+    for index in 0..count {
+        // One row after another, and the one after the next asked for: the processor's own prefetching follows one stream.
+        let at = row(index) * blocks;
+        let ahead = row((index + AHEAD).min(count - 1)) * blocks;
+        let (codes, ahead) = (&plane[at..at + blocks], &plane[ahead..ahead + blocks]);
+        let [high, low] = nibble_dots(isa, codes, &question.blocks, ahead);
+        each(index, 256 * i64::from(high) + i64::from(low));
     }
 }
 
