@@ -259,6 +259,22 @@ pub trait Backend: Debug + Send + Sync {
         Ok(None)
     }
 
+    /// The head of which [`HeadWeight::parts`] was asked, over the same stored rows. The layout of the parts goes with
+    /// [`Backend::parts_layout`]. That lengths and numbers are possible is checked; that they belong to these rows is not.
+    ///
+    /// # Errors
+    /// [`crate::Error::BadPart`].
+    fn prepare_head_from_parts(
+        &self,
+        rows: Arc<dyn DenseRows>,
+        certainty: Certainty,
+        parts: &Parts,
+    ) -> Result<Box<dyn HeadWeight>> {
+        let _ = (rows, certainty);
+        let name = parts.iter().next().map_or("", |(name, _)| name).to_owned();
+        Err(crate::Error::BadPart { part: name, problem: "is of no use to this back end".into() })
+    }
+
     /// The largest logits of one hidden state `x` (`[1, hidden]`): every finite one that is among the `count` first in
     /// the order of [`TokenLogit::order`](crate::head::TokenLogit::order) or equal to the last of these, and those of the tokens `also`,
     /// whatever they are. Each is bit for bit that of [`Backend::linear`] without bias. That none is missing is as

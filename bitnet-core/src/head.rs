@@ -4,6 +4,7 @@ use std::any::Any;
 use std::fmt::Debug;
 
 use crate::dense::DenseRows;
+use crate::parts::Parts;
 
 /// How sure a back end must be that a row which it leaves unread is not among the largest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -27,6 +28,11 @@ pub trait HeadWeight: Debug + Send + Sync + Any {
 
     /// How sure the answers are.
     fn certainty(&self) -> Certainty;
+
+    /// What was prepared, to be kept on disk; the stored rows are not part of it. Empty if it is not to be kept.
+    fn parts(&self) -> Parts {
+        Parts::default()
+    }
 
     /// For the back end that made it.
     fn as_any(&self) -> &dyn Any;

@@ -178,6 +178,15 @@ impl Backend for CpuBackend {
         ops::prepare_head(rows, certainty, self.machine())
     }
 
+    fn prepare_head_from_parts(
+        &self,
+        rows: Arc<dyn DenseRows>,
+        certainty: Certainty,
+        parts: &Parts,
+    ) -> Result<Box<dyn HeadWeight>> {
+        ops::head_from_parts(rows, certainty, parts)
+    }
+
     fn head_top(
         &self,
         x: &BitNetTensor,

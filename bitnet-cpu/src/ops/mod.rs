@@ -26,7 +26,7 @@ pub(crate) use copy::copy;
 pub(crate) use embed::embed;
 pub(crate) use gate::gate;
 pub(crate) use gate_up::{relu2, takes};
-pub(crate) use head::{head_top, prepare_head};
+pub(crate) use head::{head_from_parts, head_top, prepare_head};
 pub(crate) use linear::linear;
 pub(crate) use mul::mul;
 pub(crate) use rms_norm::rms_norm;

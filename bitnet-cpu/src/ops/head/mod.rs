@@ -10,6 +10,7 @@
 //!
 //! How far an approximation may be off is said in `question.rs`, and why in `planes.rs`.
 
+mod kept;
 mod planes;
 mod question;
 mod scan;
@@ -27,6 +28,7 @@ use crate::isa::MOST_ELEMENTS;
 use bitnet_core::dense::DenseRows;
 use bitnet_core::head::{Certainty, HeadStats, HeadTop, HeadWeight, TokenLogit, largest};
 use bitnet_core::memory::tensor::BitNetTensor;
+use bitnet_core::parts::Parts;
 use bitnet_core::{Error, Result, operands};
 use planes::Planes;
 use question::{Level, Question};
@@ -71,6 +73,10 @@ impl HeadWeight for CpuHead {
         self.certainty
     }
 
+    fn parts(&self) -> Parts {
+        self.planes.parts()
+    }
+
     fn as_any(&self) -> &dyn Any {
         self
     }
@@ -94,9 +100,25 @@ pub(crate) fn prepare_head(
     }
     let Some(planes) = Planes::build(&*rows, two, machine)? else { return Ok(None) };
     rows.release();
-    let scratch = Mutex::new(vec![0.0; count]);
-    let since_release = AtomicUsize::new(0);
-    Ok(Some(Box::new(CpuHead { rows, planes, certainty, scratch, since_release })))
+    Ok(Some(CpuHead::over(rows, planes, certainty)))
+}
+
+/// See [`bitnet_core::backend::Backend::prepare_head_from_parts`].
+pub(crate) fn head_from_parts(
+    rows: Arc<dyn DenseRows>,
+    certainty: Certainty,
+    parts: &Parts,
+) -> Result<Box<dyn HeadWeight>> {
+    let planes = Planes::from_parts(rows.rows(), rows.cols(), parts)?;
+    Ok(CpuHead::over(rows, planes, certainty))
+}
+
+impl CpuHead {
+    fn over(rows: Arc<dyn DenseRows>, planes: Planes, certainty: Certainty) -> Box<dyn HeadWeight> {
+        let scratch = Mutex::new(vec![0.0; rows.rows()]);
+        let since_release = AtomicUsize::new(0);
+        Box::new(Self { rows, planes, certainty, scratch, since_release })
+    }
 }
 
 /// A lock whose holder may have panicked: what it guards stays valid.

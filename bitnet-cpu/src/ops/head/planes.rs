@@ -22,6 +22,7 @@ use super::{lock, stored};
 use crate::isa::{Isa, NIBBLES, NibbleBlock, Op};
 use bitnet_core::Result;
 use bitnet_core::dense::DenseRows;
+use bitnet_core::memory::Shared;
 
 /// Steps of the finest grid in one scale.
 pub(super) const GRID: f64 = 65536.0;
@@ -33,7 +34,7 @@ pub(super) const REACH: f32 = 7.5;
 const REACH_STEPS: i32 = 491_520;
 
 /// The least scale: with it every quotient is an ordinary number. Rows of zeros have it.
-const LEAST_SCALE: f32 = 1.0 / (1u128 << 100) as f32;
+pub(super) const LEAST_SCALE: f32 = 1.0 / (1u128 << 100) as f32;
 
 /// Seed of the dither. Another one would do as well; a fixed one gives the same planes everywhere.
 const SEED: u64 = 0x6269_746e_6574_2e68;
@@ -45,10 +46,9 @@ const SAMPLE: usize = 2048;
 const RELEASE: usize = 16 << 20;
 
 /// Largest exponent of a column, either way.
-const MOST_EXPONENT: i32 = 40;
+pub(super) const MOST_EXPONENT: i32 = 40;
 
 /// Bytes that begin at a cache line.
-#[derive(Debug)]
 struct Lines {
     bytes: Vec<u8>,
     start: usize,
@@ -64,32 +64,35 @@ impl Lines {
         Self { bytes, start, len }
     }
 
-    fn blocks(&self) -> &[NibbleBlock] {
-        self.bytes[self.start..self.start + self.len].as_chunks().0
-    }
-
     fn blocks_mut(&mut self) -> &mut [NibbleBlock] {
         self.bytes[self.start..self.start + self.len].as_chunks_mut().0
+    }
+}
+
+impl AsRef<[u8]> for Lines {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes[self.start..self.start + self.len]
     }
 }
 
 /// A head in planes.
 #[derive(Debug)]
 pub(crate) struct Planes {
-    rows: usize,
-    cols: usize,
+    pub(super) rows: usize,
+    pub(super) cols: usize,
     /// Blocks of a row in either plane.
-    blocks: usize,
+    pub(super) blocks: usize,
     /// Of each column, that of the padding included.
-    columns: Vec<Column>,
+    pub(super) columns: Vec<Column>,
     /// `s` of each row.
-    scales: Vec<f32>,
+    pub(super) scales: Vec<f32>,
     /// The largest scale.
-    largest_scale: f32,
+    pub(super) largest_scale: f32,
     /// The largest `|w' - approximation| / s` of a row: after the first plane, and after both.
-    worst: [f64; 2],
-    first: Lines,
-    second: Option<Lines>,
+    pub(super) worst: [f64; 2],
+    /// Row after row of blocks.
+    pub(super) first: Shared<u8>,
+    pub(super) second: Option<Shared<u8>>,
 }
 
 /// What belongs to a column.
@@ -111,65 +114,32 @@ impl Planes {
         let (count, cols) = (rows.rows(), rows.cols());
         let blocks = cols.div_ceil(NIBBLES);
         let bytes = count * blocks * size_of::<NibbleBlock>();
-        let mut planes = Self {
+        let columns = columns(rows, blocks * NIBBLES)?;
+        let mut scales = vec![0.0; count];
+        let (mut first, mut second) = (Lines::zeroed(bytes), two.then(|| Lines::zeroed(bytes)));
+        let more = second.as_mut().map(Lines::blocks_mut);
+        let found = fill(rows, &columns, &mut scales, [Some(first.blocks_mut()), more], machine)?;
+        Ok(found.map(|found| Self {
             rows: count,
             cols,
             blocks,
-            columns: columns(rows, blocks * NIBBLES)?,
-            scales: vec![0.0; count],
-            largest_scale: 0.0,
-            worst: [0.0; 2],
-            first: Lines::zeroed(bytes),
-            second: two.then(|| Lines::zeroed(bytes)),
-        };
-        let Some(found) = planes.fill(rows, machine)? else { return Ok(None) };
-        planes.largest_scale = found.largest_scale;
-        planes.worst = found.squares.map(|squares| (squares as f64).sqrt() / GRID);
-        Ok(Some(planes))
-    }
-
-    fn fill(&mut self, rows: &dyn DenseRows, machine: Machine<'_>) -> Result<Option<Found>> {
-        let blocks = self.blocks;
-        let factors: Vec<f32> =
-            self.columns.iter().map(|c| (-f64::from(c.exponent)).exp2() as f32).collect();
-        let offsets: Vec<i32> = self.columns.iter().map(|c| offset(c.dither)).collect();
-        let found = Mutex::new(Some(Found::default()));
-        let mut pieces = Vec::new();
-        let (mut scales, mut first) = (&mut self.scales[..], self.first.blocks_mut());
-        let mut second = self.second.as_mut().map(Lines::blocks_mut);
-        for range in machine.threads.ranges(self.rows, self.cols * 4) {
-            let (s, f) = (scales.split_at_mut(range.len()), range.len() * blocks);
-            let (codes, rest) = first.split_at_mut(f);
-            (scales, first) = (s.1, rest);
-            let (more, rest) = second.map(|second| second.split_at_mut(f)).unzip();
-            second = rest;
-            pieces.push(Encode {
-                weight: rows,
-                factors: &factors,
-                offsets: &offsets,
-                rows: range,
-                scales: s.0,
-                first: codes,
-                second: more,
-            });
-        }
-        machine.threads.each(pieces, |piece| {
-            let one = machine.isa.run(piece)?;
-            let mut found = lock(&found);
-            *found = found.zip(one).map(|(a, b)| a.with(b));
-            Ok(())
-        })?;
-        Ok(found.into_inner().unwrap_or(None))
+            columns,
+            scales,
+            largest_scale: found.largest_scale,
+            worst: found.squares.map(|squares| (squares as f64).sqrt() / GRID),
+            first: Shared::new(first),
+            second: second.map(Shared::new),
+        }))
     }
 
     pub(super) fn bytes(&self) -> usize {
-        let second = self.second.as_ref().map_or(0, |second| second.len);
-        self.first.len + second + self.scales.len() * size_of::<f32>()
+        let second = self.second.as_ref().map_or(0, |second| second.len());
+        self.first.len() + second + self.scales.len() * size_of::<f32>()
     }
 
     /// Bytes that are read for the approximate logits of all rows.
     pub(super) fn first_bytes(&self) -> usize {
-        self.first.len + self.scales.len() * size_of::<f32>()
+        self.first.len() + self.scales.len() * size_of::<f32>()
     }
 
     /// Bytes of a row of the second plane, if there is one.
@@ -204,13 +174,49 @@ impl Planes {
     }
 
     pub(super) fn first(&self) -> &[NibbleBlock] {
-        self.first.blocks()
+        self.first.as_chunks().0
     }
 
     /// No blocks, if there is no second plane.
     pub(super) fn second(&self) -> &[NibbleBlock] {
-        self.second.as_ref().map_or(&[], Lines::blocks)
+        self.second.as_ref().map_or(&[], |second| second.as_chunks().0)
     }
+}
+
+/// Encodes all rows into the scales and the planes; `None` if a number is not finite or too large.
+fn fill(
+    rows: &dyn DenseRows,
+    columns: &[Column],
+    scales: &mut [f32],
+    planes: [Option<&mut [NibbleBlock]>; 2],
+    machine: Machine<'_>,
+) -> Result<Option<Found>> {
+    let factors: Vec<f32> =
+        columns.iter().map(|c| (-f64::from(c.exponent)).exp2() as f32).collect();
+    let offsets: Vec<i32> = columns.iter().map(|c| offset(c.dither)).collect();
+    let blocks = columns.len() / NIBBLES;
+    let found = Mutex::new(Some(Found::default()));
+    let (mut scales_left, mut planes_left) = (scales, planes);
+    let mut pieces = Vec::new();
+    for range in machine.threads.ranges(rows.rows(), rows.cols() * 4) {
+        let (scales, rest) = scales_left.split_at_mut(range.len());
+        scales_left = rest;
+        let cut = |plane: Option<&'_ mut [NibbleBlock]>| {
+            plane.map(|plane| plane.split_at_mut(range.len() * blocks)).unzip()
+        };
+        let [(first, rest), (second, rest_of_second)] = planes_left.map(cut);
+        planes_left = [rest, rest_of_second];
+        let planes = [first, second];
+        let (factors, offsets) = (&factors[..], &offsets[..]);
+        pieces.push(Encode { weight: rows, factors, offsets, rows: range, scales, planes });
+    }
+    machine.threads.each(pieces, |piece| {
+        let one = machine.isa.run(piece)?;
+        let mut found = lock(&found);
+        *found = found.zip(one).map(|(a, b)| a.with(b));
+        Ok(())
+    })?;
+    Ok(found.into_inner().unwrap_or(None))
 }
 
 /// The exponents of the columns, by their root mean square in a sample of the rows, and their dither. What is chosen here
@@ -235,10 +241,16 @@ fn columns(rows: &dyn DenseRows, padded: usize) -> Result<Vec<Column>> {
             0
         }
     };
+    let exponents: Vec<i32> = squares.iter().map(exponent).collect();
+    Ok(dithered(&exponents, padded))
+}
+
+/// Columns of these exponents, with their dither; those that only fill a block up have the exponent 0.
+pub(super) fn dithered(exponents: &[i32], padded: usize) -> Vec<Column> {
     let mut state = SEED;
-    let exponents = squares.iter().map(exponent).chain(std::iter::repeat(0));
+    let exponents = exponents.iter().copied().chain(std::iter::repeat(0));
     let column = |exponent| Column { exponent, dither: (random(&mut state) >> 48) as i32 };
-    Ok(exponents.take(padded).map(column).collect())
+    exponents.take(padded).map(column).collect()
 }
 
 /// SplitMix64 (Steele, Lea, Flood 2014).
@@ -282,8 +294,7 @@ struct Encode<'a> {
     offsets: &'a [i32],
     rows: Range<usize>,
     scales: &'a mut [f32],
-    first: &'a mut [NibbleBlock],
-    second: Option<&'a mut [NibbleBlock]>,
+    planes: [Option<&'a mut [NibbleBlock]>; 2],
 }
 
 impl Op for Encode<'_> {
@@ -308,8 +319,9 @@ impl Op for Encode<'_> {
             let scale = (largest / REACH).next_up().max(LEAST_SCALE);
             self.scales[index] = scale;
             let place = index * blocks..(index + 1) * blocks;
-            let second = self.second.as_deref_mut().map(|second| &mut second[place.clone()]);
-            let squares = encode(&numbers, scale, self.offsets, &mut self.first[place], second);
+            let planes = self.planes.each_mut();
+            let planes = planes.map(|plane| plane.as_deref_mut().map(|p| &mut p[place.clone()]));
+            let squares = encode(&numbers, scale, self.offsets, planes);
             found = found.with(Found { largest_scale: scale, squares });
         }
         Ok(Some(found))
@@ -338,9 +350,9 @@ fn encode(
     numbers: &[f32],
     scale: f32,
     offsets: &[i32],
-    first: &mut [NibbleBlock],
-    mut second: Option<&mut [NibbleBlock]>,
+    planes: [Option<&mut [NibbleBlock]>; 2],
 ) -> [u64; 2] {
+    let [mut first, mut second] = planes;
     let inverse = GRID as f32 / scale;
     let mut squares = [0u64; 2];
     let (numbers, offsets) = (numbers.as_chunks::<NIBBLES>().0, offsets.as_chunks::<NIBBLES>().0);
@@ -351,7 +363,9 @@ fn encode(
             let y = (w * inverse).clamp(-reach, reach) + ROUNDER;
             *a = (y.to_bits() as i32).wrapping_add(*offset);
         }
-        pack(&steps.map(|a| (a >> 16) as u8), &mut first[k]);
+        if let Some(first) = &mut first {
+            pack(&steps.map(|a| (a >> 16) as u8), &mut first[k]);
+        }
         if let Some(second) = &mut second {
             pack(&steps.map(|a| ((a >> 12) & 15) as u8), &mut second[k]);
         }

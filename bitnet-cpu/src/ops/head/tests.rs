@@ -266,6 +266,33 @@ fn small_shapes_and_foreign_heads() {
     assert!(reference.head_top(&x, &*own, 1, &[]).is_err());
 }
 
+#[test]
+fn a_head_that_was_taken_apart_answers_as_before() {
+    let mut numbers = Numbers(8);
+    let (rows, cols) = (300, 100);
+    let mut values = numbers.bells(rows * cols);
+    values.chunks_exact_mut(cols).for_each(|row| row[5] *= 100.0);
+    let backend = CpuBackend::new(CpuOptions::default()).unwrap();
+    let pool = HybridMemoryPool::new().unwrap();
+    let x = BitNetTensor::from_f32(&[1, cols], &numbers.bells(cols), &pool).unwrap();
+    for storage in [Storage::F32, Storage::Decoded(rows * cols * 6 / 8)] {
+        let table = Table::new(rows, cols, &values, storage);
+        let probable = Certainty::Probable;
+        let made = backend.prepare_head(Arc::clone(&table), probable).unwrap().unwrap();
+        let parts = made.parts();
+        let again = backend.prepare_head_from_parts(Arc::clone(&table), probable, &parts).unwrap();
+        assert_eq!(
+            backend.head_top(&x, &*made, 3, &[]).unwrap(),
+            backend.head_top(&x, &*again, 3, &[]).unwrap()
+        );
+        let other = Table::new(rows / 2, cols * 2, &values, storage);
+        for (table, parts) in [(other, parts), (table, Parts::default())] {
+            let refused = backend.prepare_head_from_parts(table, probable, &parts);
+            assert!(matches!(refused, Err(Error::BadPart { .. })), "{refused:?}");
+        }
+    }
+}
+
 /// Every exact logit lies within the margin of its approximations, with room to spare but not too much of it.
 #[test]
 fn margins_hold_for_every_row() {
