@@ -93,7 +93,22 @@ impl Isa for Avx2 {
         x: &[[ActivationBlock; 8]],
     ) -> [i32; 8] {
         // SAFETY: `self` proves AVX2.
-        unsafe { whole_eight(avx2_tile::sums(start, codes, x)) }
+        let sums = unsafe { avx2_tile::sums(start, codes, x) };
+        // SAFETY: `self` proves AVX2.
+        unsafe { whole_eight(sums) }
+    }
+
+    #[inline(always)]
+    fn tile_halves(
+        self,
+        start: &[Self::TileStart; 8],
+        codes: &[CodeBlock],
+        x: &[[ActivationBlock; 8]],
+    ) -> [[i32; 8]; 2] {
+        // SAFETY: `self` proves AVX2.
+        let sums = unsafe { avx2_tile::sums(start, codes, x) };
+        // SAFETY: `self` proves AVX2.
+        unsafe { halves_eight(sums) }
     }
 
     #[inline(always)]
@@ -154,12 +169,6 @@ impl Isa for Avx2 {
     fn halves_eight(self, sums: [Self::Sums; 8]) -> [[i32; 8]; 2] {
         // SAFETY: `self` proves AVX2.
         unsafe { halves_eight(sums) }
-    }
-
-    #[inline(always)]
-    fn whole_eight(self, sums: [Self::Sums; 8]) -> [i32; 8] {
-        // SAFETY: `self` proves AVX2.
-        unsafe { whole_eight(sums) }
     }
 
     type Floats = [__m256; 2];

@@ -4,16 +4,20 @@ use std::arch::x86_64::*;
 
 use super::ActivationBlock;
 
+/// Four of `x` from `at` on.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn four(x: &[f32; 128], at: usize) -> __m128 {
+    // SAFETY: the slice is four numbers long, and the load needs no alignment.
+    unsafe { _mm_loadu_ps(x[at..at + 4].as_ptr()) }
+}
+
 /// Four of `x` from `at` on and the four that stand sixteen further, scaled and rounded half to even, within
 /// -128..=127; 0 for NaN.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn rounded(x: &[f32; 128], at: usize, scale: __m256) -> __m256i {
-    assert!(at + 20 <= x.len());
-    // SAFETY: `at + 20` is within the array, so both loads of four numbers are; they need no alignment.
-    let (low, high) =
-        unsafe { (_mm_loadu_ps(x.as_ptr().add(at)), _mm_loadu_ps(x.as_ptr().add(at + 16))) };
-    let product = _mm256_mul_ps(_mm256_set_m128(high, low), scale);
+    let product = _mm256_mul_ps(_mm256_set_m128(four(x, at + 16), four(x, at)), scale);
     let number = _mm256_cmp_ps::<_CMP_ORD_Q>(product, product);
     let bounded = _mm256_min_ps(product, _mm256_set1_ps(127.0));
     let bounded = _mm256_max_ps(bounded, _mm256_set1_ps(-128.0));

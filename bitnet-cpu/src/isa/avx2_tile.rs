@@ -59,7 +59,7 @@ macro_rules! plane {
 #[target_feature(enable = "avx2")]
 fn run(start: &[__m256i; 8], codes: &[CodeBlock], x: &[[ActivationBlock; 8]]) -> [__m256i; 8] {
     debug_assert!(codes.len() <= BLOCKS);
-    let mut sums = *start;
+    let (mut sums, mask) = (*start, _mm256_set1_epi8(3));
     let blocks = codes.len().min(x.len());
     if blocks == 0 {
         return sums;
@@ -91,7 +91,7 @@ fn run(start: &[__m256i; 8], codes: &[CodeBlock], x: &[[ActivationBlock; 8]]) ->
             inout("ymm7") sums[7],
             out("ymm8") _,
             out("ymm9") _,
-            in("ymm10") _mm256_set1_epi8(3),
+            in("ymm10") mask,
             out("ymm11") _,
             out("ymm12") _,
             out("ymm13") _,

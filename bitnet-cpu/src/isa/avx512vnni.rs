@@ -114,12 +114,6 @@ impl Isa for Avx512Vnni {
         self.0.halves_eight(unsafe { fold_each(sums) })
     }
 
-    #[inline(always)]
-    fn whole_eight(self, sums: [Self::Sums; 8]) -> [i32; 8] {
-        // SAFETY: `self` proves AVX-512 F.
-        self.0.whole_eight(unsafe { fold_each(sums) })
-    }
-
     type Floats = __m512;
 
     #[inline(always)]

@@ -87,11 +87,6 @@ impl Isa for AvxVnni {
     }
 
     #[inline(always)]
-    fn whole_eight(self, sums: [Self::Sums; 8]) -> [i32; 8] {
-        self.0.whole_eight(sums)
-    }
-
-    #[inline(always)]
     fn zero(self) -> Self::Sums {
         self.0.zero()
     }

@@ -87,16 +87,20 @@ macro_rules! single_as_run {
 /// The methods for eight tokens of an instruction set for which they are those for any number of tokens.
 macro_rules! tiles_as_runs {
     () => {
-        type TileStart = i32;
+        type TileStart = [i32; 2];
         const TILE_BLOCKS: usize = Self::RUN;
 
         #[inline(always)]
-        fn tile_start(self, x: &[[ActivationBlock; 8]]) -> [i32; 8] {
-            let mut start = [0i32; 8];
+        fn tile_start(self, x: &[[ActivationBlock; 8]]) -> [[i32; 2]; 8] {
+            let mut start = [[0i32; 2]; 8];
             for block in x {
                 for (start, token) in start.iter_mut().zip(block) {
-                    for &x in token.0.as_flattened() {
-                        *start = start.wrapping_sub(i32::from(x));
+                    for plane in &token.0 {
+                        for (start, half) in start.iter_mut().zip(plane.as_chunks::<16>().0) {
+                            for &x in half {
+                                *start = start.wrapping_sub(i32::from(x));
+                            }
+                        }
                     }
                 }
             }
@@ -106,10 +110,24 @@ macro_rules! tiles_as_runs {
         #[inline(always)]
         fn tile_dots(
             self,
-            start: &[i32; 8],
+            start: &[[i32; 2]; 8],
             codes: &[CodeBlock],
             x: &[[ActivationBlock; 8]],
         ) -> [i32; 8] {
+            let [mut dots, high] = self.tile_halves(start, codes, x);
+            for (dot, high) in dots.iter_mut().zip(high) {
+                *dot = dot.wrapping_add(high);
+            }
+            dots
+        }
+
+        #[inline(always)]
+        fn tile_halves(
+            self,
+            start: &[[i32; 2]; 8],
+            codes: &[CodeBlock],
+            x: &[[ActivationBlock; 8]],
+        ) -> [[i32; 8]; 2] {
             let mut runs = [self.start(); 8];
             for (codes, x) in codes.iter().zip(x) {
                 let codes = self.unpack(codes);
@@ -121,11 +139,13 @@ macro_rules! tiles_as_runs {
             for (sums, run) in sums.iter_mut().zip(runs) {
                 *sums = self.widen(*sums, run);
             }
-            let mut dots = self.whole_eight(sums);
-            for (dot, start) in dots.iter_mut().zip(start) {
-                *dot = dot.wrapping_add(*start);
+            let mut halves = self.halves_eight(sums);
+            for (half, dots) in halves.iter_mut().enumerate() {
+                for (dot, start) in dots.iter_mut().zip(start) {
+                    *dot = dot.wrapping_add(start[half]);
+                }
             }
-            dots
+            halves
         }
     };
 }
@@ -251,15 +271,6 @@ pub(crate) trait Isa: Nibbles + Send + Sync {
         out
     }
 
-    /// [`Isa::whole`] of eight sums.
-    #[inline(always)]
-    fn whole_eight(self, sums: [Self::Sums; 8]) -> [i32; 8] {
-        let [a, b, c, d, e, f, g, h] = sums;
-        let [a, b, c, d] = self.whole([a, b, c, d]);
-        let [e, f, g, h] = self.whole([e, f, g, h]);
-        [a, b, c, d, e, f, g, h]
-    }
-
     /// What the sums of one of eight tokens start from.
     type TileStart: Copy;
     /// Blocks of [`Isa::tile_dots`] at most.
@@ -275,6 +286,14 @@ pub(crate) trait Isa: Nibbles + Send + Sync {
         codes: &[CodeBlock],
         x: &[[ActivationBlock; 8]],
     ) -> [i32; 8];
+
+    /// [`Isa::tile_dots`] over bytes 0..16 and over bytes 16..32 of all blocks.
+    fn tile_halves(
+        self,
+        start: &[Self::TileStart; 8],
+        codes: &[CodeBlock],
+        x: &[[ActivationBlock; 8]],
+    ) -> [[i32; 8]; 2];
 
     /// Rows and columns exchanged.
     #[inline(always)]

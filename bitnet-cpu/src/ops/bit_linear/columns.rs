@@ -64,7 +64,7 @@ impl Op for AddColumns<'_> {
                 }
                 isa.add_columns(&pairs, block, run);
             }
-            if (index + 1) * FOUR % (2 * COLUMN_RUN) == 0 {
+            if ((index + 1) * FOUR).is_multiple_of(2 * COLUMN_RUN) {
                 for (run, sums) in runs.iter_mut().zip(&mut *sums) {
                     isa.widen_columns(run, sums);
                 }

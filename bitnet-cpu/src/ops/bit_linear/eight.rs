@@ -1,10 +1,10 @@
-//! Tiles of eight tokens, which is what long prompts are made of: ternary weights without groups times 8-bit activations.
+//! Tiles of eight tokens, which is what long prompts are made of: ternary weights times 8-bit activations.
 
 use std::ops::Range;
 
 use super::int8::{ROWS, TILE_BLOCKS};
 use super::rescale::Give;
-use super::row_blocks;
+use super::{groups, row_blocks};
 use crate::activations::Quantized;
 use crate::isa::Isa;
 use bitnet_core::ternary::TernaryMatrix;
@@ -60,5 +60,47 @@ impl Dots {
         for (token, dots) in tile.zip(by_token) {
             give.give(token, rows.start, &dots[..rows.len()]);
         }
+    }
+}
+
+/// Whether [`eight_by_groups`] takes groups of `len` half blocks.
+#[inline(always)]
+pub(super) fn in_tiles<I: Isa>(len: usize) -> bool {
+    len == 1 || (len.is_multiple_of(2) && len / 2 <= I::TILE_BLOCKS)
+}
+
+/// Gives `Σ trit·q` of eight tokens with each group of `len` half blocks of some rows.
+#[inline(always)]
+pub(super) fn eight_by_groups<I: Isa>(
+    isa: I,
+    weight: &TernaryMatrix,
+    len: usize,
+    x: &Quantized,
+    tile: Range<usize>,
+    rows: Range<usize>,
+    give: &mut impl Give,
+) {
+    let (blocks, _) = x.tile(&tile).as_chunks::<8>();
+    let groups = groups(weight);
+    let together = len.div_ceil(2);
+    let mut starts = Vec::with_capacity(blocks.len());
+    for blocks in blocks.chunks(together) {
+        starts.push(isa.tile_start(blocks));
+    }
+    let mut dots = vec![[0i32; 8]; blocks.len() * 2];
+    for row in rows {
+        let codes = row_blocks(weight, row);
+        let parts = codes.chunks(together).zip(blocks.chunks(together)).zip(&starts);
+        if len == 1 {
+            for (((codes, blocks), start), dots) in parts.zip(dots.as_chunks_mut::<2>().0) {
+                *dots = isa.tile_halves(start, codes, blocks);
+            }
+        } else {
+            for (((codes, blocks), start), dots) in parts.zip(&mut dots) {
+                *dots = isa.tile_dots(start, codes, blocks);
+            }
+        }
+        // What is behind the last group is padding.
+        give.give_eight(tile.start, row, &dots[..groups]);
     }
 }

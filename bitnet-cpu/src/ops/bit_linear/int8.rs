@@ -9,10 +9,10 @@
 
 use std::ops::Range;
 
-use super::eight::Dots;
+use super::eight::{Dots, eight_by_groups, in_tiles};
 use super::groups::{group_dots, group_halves};
-use super::rescale::{Give, rescale};
-use super::{Part, groups, row_blocks};
+use super::rescale::{Give, rescale, rescale_eight};
+use super::{Part, groups, row_blocks, row_scales};
 use crate::activations::{Quantized, int8_tiles};
 use crate::isa::{ActivationBlock, CodeBlock, Isa, Op};
 use bitnet_core::ternary::TernaryMatrix;
@@ -272,10 +272,13 @@ fn all_dots<I: Isa>(
         for tile in int8_tiles(tokens) {
             let rows = rows.clone();
             match tile.len() {
-                8 if group_halves(weight).is_none() => {
-                    dots.eight(isa, weight, x, tile, rows, give);
-                }
-                8 => tile_dots::<I, 8>(isa, weight, x, tile, rows, give),
+                8 => match group_halves(weight) {
+                    None => dots.eight(isa, weight, x, tile, rows, give),
+                    Some(len) if in_tiles::<I>(len) => {
+                        eight_by_groups(isa, weight, len, x, tile, rows, give);
+                    }
+                    Some(len) => group_dots::<I, 8>(isa, weight, len, x, tile, rows, give),
+                },
                 4 => tile_dots::<I, 4>(isa, weight, x, tile, rows, give),
                 2 => tile_dots::<I, 2>(isa, weight, x, tile, rows, give),
                 _ => tile_dots::<I, 1>(isa, weight, x, tile, rows, give),
@@ -322,6 +325,15 @@ impl Give for Rescale<'_, '_> {
         let out = &mut self.out[token][row - self.first..][..rows];
         rescale(self.weight, row, dots, self.x.scales[token], out);
     }
+
+    #[inline(always)]
+    fn give_eight(&mut self, token: usize, row: usize, dots: &[[i32; 8]]) {
+        let Some(scales) = self.x.scales[token..].first_chunk() else { return };
+        let results = rescale_eight(row_scales(self.weight, row), dots, scales);
+        for (out, result) in self.out[token..].iter_mut().zip(results) {
+            out[row - self.first] = result;
+        }
+    }
 }
 
 /// The kernel of [`super::bit_linear_integers`]: `[tokens, rows, groups]`.
@@ -356,5 +368,14 @@ impl Give for Keep {
     fn give(&mut self, token: usize, row: usize, dots: &[i32]) {
         let at = (token * self.rows + row) * self.groups;
         self.all[at..at + dots.len()].copy_from_slice(dots);
+    }
+
+    #[inline(always)]
+    fn give_eight(&mut self, token: usize, row: usize, dots: &[[i32; 8]]) {
+        for (group, dots) in dots.iter().enumerate() {
+            for (index, &dot) in dots.iter().enumerate() {
+                self.all[((token + index) * self.rows + row) * self.groups + group] = dot;
+            }
+        }
     }
 }

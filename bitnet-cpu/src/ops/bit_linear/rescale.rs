@@ -8,6 +8,9 @@ use bitnet_core::ternary::{ScaleGranularity, TernaryMatrix};
 pub(super) trait Give {
     /// `#[inline(always)]`.
     fn give(&mut self, token: usize, row: usize, dots: &[i32]);
+
+    /// The dots of eight tokens from `token` on with one row: `[groups]`. `#[inline(always)]`.
+    fn give_eight(&mut self, token: usize, row: usize, dots: &[[i32; 8]]);
 }
 
 /// Rows with groups that are summed together, so that their sums do not wait for one another.
@@ -47,6 +50,26 @@ pub(crate) fn rescale(
             }
         }
     }
+}
+
+/// As [`rescale`] for eight tokens with one row: dots (`[groups]`) of a weight with groups, `activation_scales` of the tokens.
+#[inline(always)]
+pub(super) fn rescale_eight(
+    scales: &[f32],
+    dots: &[[i32; 8]],
+    activation_scales: &[f32; 8],
+) -> [f32; 8] {
+    let mut sums = [0f64; 8];
+    for (dots, &scale) in dots.iter().zip(scales) {
+        for (sum, &dot) in sums.iter_mut().zip(dots) {
+            *sum += f64::from(dot) * f64::from(scale);
+        }
+    }
+    let mut out = [0f32; 8];
+    for ((out, sum), &scale) in out.iter_mut().zip(sums).zip(activation_scales) {
+        *out = (sum / f64::from(scale)) as f32;
+    }
+    out
 }
 
 /// `Σ dot * scale` of up to [`GROUP_ROWS`] rows, each in the order of its groups.
