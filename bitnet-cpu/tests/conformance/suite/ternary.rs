@@ -4,7 +4,7 @@ use super::*;
 use bitnet_core::backend::Activation;
 use bitnet_core::backend::ActivationPrecision::{Float, Int8};
 
-const SHAPES: [(usize, usize, usize); 13] = [
+const SHAPES: [(usize, usize, usize); 14] = [
     (1, 1, 1),
     (1, 1, 0),
     (3, 63, 1),
@@ -18,6 +18,7 @@ const SHAPES: [(usize, usize, usize); 13] = [
     (6, 768, 6),
     (70, 2560, 1),
     (5, 2304, 8),
+    (131, 192, 17),
 ];
 
 fn granularities(cols: usize) -> impl Iterator<Item = ScaleGranularity> {
@@ -26,6 +27,11 @@ fn granularities(cols: usize) -> impl Iterator<Item = ScaleGranularity> {
         .into_iter()
         .chain(groups)
         .filter(move |granularity| granularity.scale_count(1, cols).is_ok())
+}
+
+/// Groups of half a block, of one, of two, and of more than fit any run.
+fn groups_of_all_sizes() -> impl Iterator<Item = ScaleGranularity> {
+    [64, 128, 256, 4096].into_iter().map(ScaleGranularity::Group)
 }
 
 /// Activations that have gone wrong somewhere: each gives `[tokens * cols]` values.
@@ -309,11 +315,12 @@ pub(crate) fn cases(backend: &dyn Backend) {
     // The largest sums that there are: every product at its extreme.
     for trit in [-1, 1] {
         let trits = vec![trit; 2 * 8192];
-        let matrix =
-            TernaryMatrix::from_trits(2, 8192, &trits, ScaleGranularity::Tensor, vec![1.0])
-                .unwrap();
-        for value in [-1.0, 1.0] {
-            int8_case(backend, &matrix, 5, &vec![value; 5 * 8192]);
+        for granularity in [ScaleGranularity::Tensor].into_iter().chain(groups_of_all_sizes()) {
+            let scales = vec![1.0; granularity.scale_count(2, 8192).unwrap()];
+            let matrix = TernaryMatrix::from_trits(2, 8192, &trits, granularity, scales).unwrap();
+            for value in [-1.0, 1.0] {
+                int8_case(backend, &matrix, 13, &vec![value; 13 * 8192]);
+            }
         }
     }
     shared_input(backend);
