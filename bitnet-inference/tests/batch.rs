@@ -2,14 +2,19 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
 
-use bitnet_cpu::CpuOptions;
-use bitnet_inference::sampler::greedy;
+use bitnet_core::simd::IsaLevel;
+use bitnet_cpu::{CpuOptions, proven_levels};
+use bitnet_inference::sampler::{Sampler, SamplerConfig, greedy};
 use bitnet_inference::{
     KvType, LoadOptions, Model, ModelSource, Session, advance_together, backend_by_name,
 };
 
 fn model(kv: KvType, threads: usize) -> Model {
-    let backend = backend_by_name("cpu", CpuOptions { threads: Some(threads), isa: None }).unwrap();
+    model_at(kv, threads, None)
+}
+
+fn model_at(kv: KvType, threads: usize, isa: Option<IsaLevel>) -> Model {
+    let backend = backend_by_name("cpu", CpuOptions { threads: Some(threads), isa }).unwrap();
     let options = LoadOptions { kv, ..LoadOptions::default() };
     Model::load_with(ModelSource::Embedded, &options, backend, &mut |_, _| {}).unwrap()
 }
@@ -74,6 +79,40 @@ fn sequences_that_advance_together_write_what_each_writes_alone() {
         for count in [1, 2, 3, 5, 8, 16, 32] {
             let found = together(&model, &prompts[..count], 64);
             assert!(found[..] == expected[..count], "{kv}, {count} sequences");
+        }
+    }
+}
+
+/// 256 tokens and every bit of their logits, whatever the processor does at once: every instruction set of this
+/// machine, one to three threads, alone and beside others, all logits or the likeliest only.
+#[test]
+fn what_is_written_depends_on_no_machine() {
+    const STEPS: usize = 256;
+    let likeliest = |model: &Model, prompt: &[u32]| -> Vec<u32> {
+        let mut session = model.session(Some(prompt.len() + STEPS)).unwrap();
+        let mut sampler =
+            Sampler::new(SamplerConfig::default(), model.config().vocab_size).unwrap();
+        let mut next = prompt.to_vec();
+        let mut out = Vec::new();
+        for _ in 0..STEPS {
+            assert!(session.read(&next, &mut |_, _| true).unwrap());
+            next = vec![session.choose(&mut sampler).unwrap()];
+            out.extend(&next);
+        }
+        out
+    };
+    let reference = model_at(KvType::F16, 1, Some(IsaLevel::Scalar));
+    let prompts = prompts(&reference, 2);
+    let expected: Vec<_> = prompts.iter().map(|prompt| alone(&reference, prompt, STEPS)).collect();
+    for (isa, right) in proven_levels() {
+        assert!(right, "{isa:?}");
+        for threads in [1, 3] {
+            let model = model_at(KvType::F16, threads, Some(isa));
+            assert!(together(&model, &prompts, STEPS) == expected, "{isa:?}, {threads} threads");
+            for (prompt, expected) in prompts.iter().zip(&expected) {
+                let tokens: Vec<_> = expected.iter().map(|(token, _)| *token).collect();
+                assert!(likeliest(&model, prompt) == tokens, "{isa:?}, {threads} threads");
+            }
         }
     }
 }

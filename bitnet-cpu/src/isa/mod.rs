@@ -406,7 +406,7 @@ pub(crate) trait Isa: Nibbles + Send + Sync {
     /// The trits of 64 weights, plane by plane.
     fn trits(self, codes: &HalfCodeBlock) -> [Self::Floats; 4];
 
-    /// `a * b + c`, rounded once where the instruction set does that in one instruction.
+    /// `a * b + c`, rounded once.
     fn mul_add(self, a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats;
 
     /// The lanes in order.

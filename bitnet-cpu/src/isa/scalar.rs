@@ -102,9 +102,10 @@ impl Isa for Scalar {
 
     #[inline(always)]
     fn mul_add(self, a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats {
+        // Rounded once, as every other instruction set does, so that results do not depend on the processor.
         let mut out = c;
-        for ((out, a), b) in out.iter_mut().zip(&a).zip(&b) {
-            *out += a * b;
+        for ((out, a), &b) in out.iter_mut().zip(a).zip(&b) {
+            *out = a.mul_add(b, *out);
         }
         out
     }
