@@ -201,10 +201,9 @@ fn fill(
     for range in machine.threads.ranges(rows.rows(), rows.cols() * 4) {
         let (scales, rest) = scales_left.split_at_mut(range.len());
         scales_left = rest;
-        let cut = |plane: Option<&'_ mut [NibbleBlock]>| {
-            plane.map(|plane| plane.split_at_mut(range.len() * blocks)).unzip()
-        };
-        let [(first, rest), (second, rest_of_second)] = planes_left.map(cut);
+        let [first, second] = planes_left;
+        let (first, rest) = cut(first, range.len() * blocks);
+        let (second, rest_of_second) = cut(second, range.len() * blocks);
         planes_left = [rest, rest_of_second];
         let planes = [first, second];
         let (factors, offsets) = (&factors[..], &offsets[..]);
@@ -217,6 +216,14 @@ fn fill(
         Ok(())
     })?;
     Ok(found.into_inner().unwrap_or(None))
+}
+
+/// The first blocks of a plane, and the others.
+fn cut(
+    plane: Option<&mut [NibbleBlock]>,
+    blocks: usize,
+) -> (Option<&mut [NibbleBlock]>, Option<&mut [NibbleBlock]>) {
+    plane.map(|plane| plane.split_at_mut(blocks)).unzip()
 }
 
 /// The exponents of the columns, by their root mean square in a sample of the rows, and their dither. What is chosen here

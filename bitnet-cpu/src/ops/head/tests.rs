@@ -276,7 +276,7 @@ fn a_head_that_was_taken_apart_answers_as_before() {
     let pool = HybridMemoryPool::new().unwrap();
     let x = BitNetTensor::from_f32(&[1, cols], &numbers.bells(cols), &pool).unwrap();
     for storage in [Storage::F32, Storage::Decoded(rows * cols * 6 / 8)] {
-        let table = Table::new(rows, cols, &values, storage);
+        let table = Table::shared(rows, cols, &values, storage);
         let probable = Certainty::Probable;
         let made = backend.prepare_head(Arc::clone(&table), probable).unwrap().unwrap();
         let parts = made.parts();
@@ -285,7 +285,7 @@ fn a_head_that_was_taken_apart_answers_as_before() {
             backend.head_top(&x, &*made, 3, &[]).unwrap(),
             backend.head_top(&x, &*again, 3, &[]).unwrap()
         );
-        let other = Table::new(rows / 2, cols * 2, &values, storage);
+        let other = Table::shared(rows / 2, cols * 2, &values, storage);
         for (table, parts) in [(other, parts), (table, Parts::default())] {
             let refused = backend.prepare_head_from_parts(table, probable, &parts);
             assert!(matches!(refused, Err(Error::BadPart { .. })), "{refused:?}");
