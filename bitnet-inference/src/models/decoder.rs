@@ -268,8 +268,8 @@ impl Decoder {
         self.top.mode()
     }
 
-    /// Prepares the head for [`Decoder::top_logits`], which otherwise does so when it is first called; whether it can be
-    /// prepared.
+    /// Prepares the head for [`Decoder::top_logits`], which otherwise does so when it is called a second time; whether it
+    /// can be prepared.
     ///
     /// # Errors
     /// If its rows can't be read, or for want of memory.
@@ -279,7 +279,7 @@ impl Decoder {
 
     /// Some logits of one hidden state `h` (`[1, hidden]`): the `count` largest and those of the tokens `also`, each as
     /// [`Decoder::logits`] gives it. `None` where all of them are computed as fast: the mode is [`HeadMode::Full`],
-    /// or the head is small, or ternary, or holds what is not finite.
+    /// or the head is small, or ternary, or holds what is not finite, or has yet to be prepared and this is the first call.
     ///
     /// # Errors
     /// [`crate::InferenceError::Core`] if shapes do not fit, and those of [`Decoder::prepare_top_logits`].
@@ -289,11 +289,11 @@ impl Decoder {
         count: usize,
         also: &[u32],
     ) -> Result<Option<HeadTop>> {
-        if !self.prepare_top_logits()? {
+        let Some(head) = self.top.for_question(self.dense_head(), &*self.backend)? else {
             return Ok(None);
-        }
+        };
         let x = self.norm(h, &self.output_norm)?;
-        self.top.top(&x, self.dense_head(), &*self.backend, count, also)
+        Ok(Some(self.backend.head_top(&x, head, count, also)?))
     }
 
     /// The rows of the head, unless they are ternary.
