@@ -279,7 +279,7 @@ impl Decoder {
 
     /// Some logits of one hidden state `h` (`[1, hidden]`): the `count` largest and those of the tokens `also`, each as
     /// [`Decoder::logits`] gives it. `None` where all of them are computed as fast: the mode is [`HeadMode::Full`],
-    /// or the head is small, or ternary, or holds what is not finite, or has yet to be prepared and this is the first call.
+    /// or the head is small, or ternary, or holds what is not finite.
     ///
     /// # Errors
     /// [`crate::InferenceError::Core`] if shapes do not fit, and those of [`Decoder::prepare_top_logits`].
@@ -289,11 +289,11 @@ impl Decoder {
         count: usize,
         also: &[u32],
     ) -> Result<Option<HeadTop>> {
-        let Some(head) = self.top.for_question(self.dense_head(), &*self.backend)? else {
+        let Some(answer) = self.top.for_question(self.dense_head(), &*self.backend)? else {
             return Ok(None);
         };
         let x = self.norm(h, &self.output_norm)?;
-        Ok(Some(self.backend.head_top(&x, head, count, also)?))
+        Ok(Some(answer.top(&x, count, also, &*self.backend, &self.pool)?))
     }
 
     /// The rows of the head, unless they are ternary.

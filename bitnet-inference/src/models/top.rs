@@ -8,8 +8,12 @@ use std::time::Instant;
 
 use bitnet_core::backend::Backend;
 use bitnet_core::dense::DenseRows;
-use bitnet_core::head::{Certainty, HeadWeight};
+use bitnet_core::head::{Certainty, HeadTop, HeadWeight};
+use bitnet_core::memory::HybridMemoryPool;
+use bitnet_core::memory::tensor::BitNetTensor;
+use bitnet_core::operands;
 
+use super::row_range::RowRange;
 use crate::Result;
 use crate::loader::{Keeping, KeptHead};
 
@@ -67,6 +71,44 @@ impl FromStr for HeadMode {
 /// Bytes of a head that is read faster whole than through codes: it stays in the processor's caches.
 const SMALL: usize = 4 << 20;
 
+/// Bytes of a head that is read once which are resident together.
+const RESIDENT: usize = 64 << 20;
+
+/// Where the largest logits come from.
+#[derive(Debug)]
+pub(crate) enum Answer<'a> {
+    /// From a prepared head.
+    Prepared(&'a dyn HeadWeight),
+    /// From all rows, this once.
+    AllRows(&'a Arc<dyn DenseRows>),
+}
+
+impl Answer<'_> {
+    /// As [`Backend::head_top`].
+    pub(crate) fn top(
+        &self,
+        x: &BitNetTensor,
+        count: usize,
+        also: &[u32],
+        backend: &dyn Backend,
+        pool: &HybridMemoryPool,
+    ) -> Result<HeadTop> {
+        let rows = match self {
+            Self::Prepared(head) => return Ok(backend.head_top(x, *head, count, also)?),
+            Self::AllRows(rows) => rows,
+        };
+        operands::head_top(x, &***rows, also)?;
+        let mut logits = Vec::with_capacity(rows.rows());
+        for piece in RowRange::pieces(rows, RESIDENT) {
+            let mut out = BitNetTensor::scratch(&[1, piece.rows()], pool)?;
+            backend.linear(x, &piece, None, &mut out)?;
+            logits.extend_from_slice(out.f32()?);
+            piece.release();
+        }
+        Ok(HeadTop::of_all(&logits, count, also))
+    }
+}
+
 /// A head that is prepared when it is asked a second time: a text of one token does not wait for it.
 #[derive(Debug)]
 pub(crate) struct TopHead {
@@ -103,14 +145,20 @@ impl TopHead {
         self.prepared_by(rows, backend, true)
     }
 
-    /// The head for a question: as [`TopHead::prepared`], but the first question finds what is prepared or kept already.
-    pub(crate) fn for_question(
-        &self,
-        rows: Option<&Arc<dyn DenseRows>>,
+    /// How a question is to be answered, if not by computing all logits: the first one does not wait for a head to be
+    /// prepared.
+    pub(crate) fn for_question<'a>(
+        &'a self,
+        rows: Option<&'a Arc<dyn DenseRows>>,
         backend: &dyn Backend,
-    ) -> Result<Option<&dyn HeadWeight>> {
+    ) -> Result<Option<Answer<'a>>> {
         let again = self.asked.swap(true, Ordering::Relaxed);
-        self.prepared_by(rows, backend, again)
+        let head = self.prepared_by(rows, backend, again)?;
+        Ok(match (head, rows) {
+            (Some(head), _) => Some(Answer::Prepared(head)),
+            (None, Some(rows)) if self.prepared.get().is_none() => Some(Answer::AllRows(rows)),
+            _ => None,
+        })
     }
 
     fn prepared_by(
@@ -148,8 +196,6 @@ impl TopHead {
         backend: &dyn Backend,
         kept: &mut Option<KeptHead>,
     ) -> Result<Option<Box<dyn HeadWeight>>> {
-        // An answer of the full head has left all of it in the resident set.
-        rows.release();
         let start = Instant::now();
         let head = backend.prepare_head(Arc::clone(rows), certainty)?;
         let took = start.elapsed();
