@@ -247,7 +247,7 @@ pub(crate) enum Command {
     Bench(BenchArgs),
     /// Check a model's arithmetic against the reference, integer by integer
     Verify(VerifyArgs),
-    /// Prepared weights that are kept on disk, so that a model starts sooner
+    /// Prepared weights and heads that are kept on disk, so that a model starts sooner
     Cache(CacheArgs),
     /// Check this machine
     Doctor,
