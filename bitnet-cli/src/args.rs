@@ -104,7 +104,7 @@ pub(crate) struct ModelArgs {
     /// Treatment of the inputs of ternary layers [default: what the model was trained for]
     #[arg(long, global = true, value_name = "HOW")]
     pub(crate) activations: Option<Precision>,
-    /// Do not keep prepared weights on disk, and do not use those that are kept
+    /// Do not keep prepared weights and heads on disk, and do not use those that are kept
     #[arg(long, global = true)]
     pub(crate) no_cache: bool,
     /// How keys and values of the context are stored
@@ -247,7 +247,7 @@ pub(crate) enum Command {
     Bench(BenchArgs),
     /// Check a model's arithmetic against the reference, integer by integer
     Verify(VerifyArgs),
-    /// Prepared weights that are kept on disk, so that a model starts sooner
+    /// Prepared weights and heads that are kept on disk, so that a model starts sooner
     Cache(CacheArgs),
     /// Check this machine
     Doctor,

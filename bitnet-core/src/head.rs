@@ -34,6 +34,11 @@ pub trait HeadWeight: Debug + Send + Sync + Any {
         Parts::default()
     }
 
+    /// Names of those parts of which an answer reads little, so that their pages need not be resident.
+    fn rarely_read(&self) -> &'static [&'static str] {
+        &[]
+    }
+
     /// For the back end that made it.
     fn as_any(&self) -> &dyn Any;
 }

@@ -1,6 +1,7 @@
 //! A model, loaded: decoder, tokenizer, chat template, and the facts about them.
 
 use std::collections::BTreeSet;
+use std::panic::resume_unwind;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -13,9 +14,10 @@ use bitnet_cpu::CpuOptions;
 use crate::chat::{ChatTemplate, Message, RenderOptions};
 use crate::generate::{GenerateOptions, Generated, generate};
 use crate::loader::{
-    Keeping, Kept, LoadOptions, ModelFacts, Opened, SuggestedSampling, assemble, backend_by_name,
+    Keeping, Kept, KeptHead, LoadOptions, ModelFacts, Opened, Origin, SuggestedSampling, assemble,
+    backend_by_name,
 };
-use crate::models::{Decoder, ModelConfig};
+use crate::models::{Decoder, ModelConfig, TopHead};
 use crate::session::Session;
 use crate::tokenizer::{EncodeOptions, Tokenizer};
 use crate::{InferenceError, Result};
@@ -89,29 +91,33 @@ impl Model {
         on_layer: &mut dyn FnMut(usize, usize),
     ) -> Result<Self> {
         let opened = open(source, options)?;
-        let described = opened.describe(options)?;
         let pool = match &options.pool {
             Some(pool) => pool.clone(),
             None => HybridMemoryPool::new()?,
         };
         let checkpoint = opened.checkpoint();
-        let kept = match (source, &options.cache) {
+        let cache = match (source, &options.cache) {
             (ModelSource::Path(path), Some(cache)) => {
-                Kept::open(cache, path, checkpoint, &*backend)
+                Origin::of(path, checkpoint, &*backend).map(|origin| (cache, origin))
             }
             (ModelSource::Embedded, _) | (_, None) => None,
         };
-        let start = Instant::now();
-        let assembled = assemble(
-            checkpoint,
-            Arc::clone(&backend),
-            pool,
-            kept.as_ref(),
-            options.head,
-            on_layer,
-        )?;
-        let keeping = kept
-            .and_then(|kept| kept.keep(start.elapsed(), checkpoint, &*backend, assembled.sections));
+        let kept = cache.as_ref().map(|(cache, origin)| Kept::open(cache, origin));
+        let kept_head =
+            cache.as_ref().map(|(cache, origin)| KeptHead::new(cache, origin, options.head));
+        let top = TopHead::new(options.head, kept_head);
+        let (described, assembled, took) = std::thread::scope(|scope| {
+            // A large vocabulary takes as long as the weights.
+            let describing = scope.spawn(|| opened.describe(options));
+            let start = Instant::now();
+            let assembled =
+                assemble(checkpoint, Arc::clone(&backend), pool, kept.as_ref(), top, on_layer);
+            let took = start.elapsed();
+            let described = describing.join().unwrap_or_else(|panic| resume_unwind(panic));
+            (described, assembled, took)
+        });
+        let (described, assembled) = (described?, assembled?);
+        let keeping = kept.and_then(|kept| kept.keep(took, assembled.sections));
         let vocab_size = assembled.decoder.config.vocab_size;
         let mut facts = described.facts;
         facts.head = assembled.head;
@@ -141,12 +147,13 @@ impl Model {
         })
     }
 
-    /// Begins to write the prepared weights to disk, on a thread of its own, if [`LoadOptions::cache`] asked for it and it
+    /// Begins to write the prepared weights and head to disk, on threads of their own, if [`LoadOptions::cache`] asked for it and it
     /// was not begun yet. [`generate`] does so after the first token; at the latest it is done when the model is dropped.
     pub fn keep_prepared(&self) {
         if let Some(keeping) = &self.keeping {
             keeping.start();
         }
+        self.decoder.top.keep();
     }
 
     /// Shapes and constants.

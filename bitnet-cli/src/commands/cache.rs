@@ -1,4 +1,4 @@
-//! `bitnet cache`: the prepared weights that are kept on disk.
+//! `bitnet cache`: the prepared weights and heads that are kept on disk.
 
 use anyhow::{Context, Result};
 use serde_json::json;

@@ -5,6 +5,7 @@
 mod benches;
 mod chatting;
 mod general;
+mod keeping;
 mod models;
 mod program;
 mod writing;

@@ -10,8 +10,7 @@ use super::in_parallel::in_parallel;
 use super::kept::{Kept, KeptSection, sections_of};
 use super::{Checkpoint, StoredLinear};
 use crate::models::{
-    Architecture, Attention, Decoder, FeedForward, Head, HeadMode, Layer, Linear, Projection,
-    TopHead,
+    Architecture, Attention, Decoder, FeedForward, Head, Layer, Linear, Projection, TopHead,
 };
 use crate::{InferenceError, Result};
 
@@ -30,7 +29,7 @@ pub(crate) fn assemble(
     backend: Arc<dyn Backend>,
     pool: HybridMemoryPool,
     kept: Option<&Kept>,
-    head_mode: HeadMode,
+    top: TopHead,
     on_layer: &mut dyn FnMut(usize, usize),
 ) -> Result<Assembled> {
     let config = checkpoint.config().clone();
@@ -67,7 +66,6 @@ pub(crate) fn assemble(
     checkpoint.check()?;
     let assumptions = builder.assumptions.into_iter().collect();
     let sections = builder.sections;
-    let top = TopHead::new(head_mode);
     let decoder = Decoder { config, embedding, layers, output_norm, head, top, backend, pool };
     Ok(Assembled { decoder, assumptions, head: head_fact, sections })
 }

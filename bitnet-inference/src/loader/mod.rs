@@ -32,7 +32,7 @@ pub(crate) use assemble::assemble;
 pub(crate) use gguf::GgufCheckpoint;
 pub(crate) use huggingface::HfCheckpoint;
 pub use inspect::{Inspection, TensorSummary};
-pub(crate) use kept::{Keeping, Kept};
+pub(crate) use kept::{Keeping, Kept, KeptHead, Origin};
 pub use kept::{Notice, PreparedCache};
 pub use text::tokenizer_of;
 
@@ -51,7 +51,7 @@ pub struct LoadOptions {
     pub head: HeadMode,
     /// The pool for activations and caches; a new one unless given.
     pub pool: Option<HybridMemoryPool>,
-    /// Where prepared weights are kept for the next start; nowhere unless given.
+    /// Where prepared weights and heads are kept for the next start; nowhere unless given.
     pub cache: Option<PreparedCache>,
 }
 

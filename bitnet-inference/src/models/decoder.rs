@@ -268,8 +268,8 @@ impl Decoder {
         self.top.mode()
     }
 
-    /// Prepares the head for [`Decoder::top_logits`], which otherwise does so when it is first called; whether it can be
-    /// prepared.
+    /// Prepares the head for [`Decoder::top_logits`], which otherwise does so when it is called a second time; whether it
+    /// can be prepared.
     ///
     /// # Errors
     /// If its rows can't be read, or for want of memory.
@@ -289,11 +289,11 @@ impl Decoder {
         count: usize,
         also: &[u32],
     ) -> Result<Option<HeadTop>> {
-        if !self.prepare_top_logits()? {
+        let Some(answer) = self.top.for_question(self.dense_head(), &*self.backend)? else {
             return Ok(None);
-        }
+        };
         let x = self.norm(h, &self.output_norm)?;
-        self.top.top(&x, self.dense_head(), &*self.backend, count, also)
+        Ok(Some(answer.top(&x, count, also, &*self.backend, &self.pool)?))
     }
 
     /// The rows of the head, unless they are ternary.

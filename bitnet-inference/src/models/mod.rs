@@ -5,6 +5,7 @@ mod config;
 mod decoder;
 pub mod llama;
 pub mod qwen3;
+mod row_range;
 mod token_cost;
 mod top;
 

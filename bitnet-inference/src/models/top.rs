@@ -1,15 +1,21 @@
-//! The head where only the largest logits are wanted: prepared when they are first asked for.
+//! The head where only the largest logits are wanted: prepared when they are asked for a second time, or found kept.
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Instant;
 
 use bitnet_core::backend::Backend;
 use bitnet_core::dense::DenseRows;
 use bitnet_core::head::{Certainty, HeadTop, HeadWeight};
+use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::memory::tensor::BitNetTensor;
+use bitnet_core::operands;
 
+use super::row_range::RowRange;
 use crate::Result;
+use crate::loader::{Keeping, KeptHead};
 
 /// How the head is read where the sampler needs the largest logits only (greedy, or top-k). The logits that are
 /// computed are the same in every mode, bit for bit.
@@ -65,18 +71,65 @@ impl FromStr for HeadMode {
 /// Bytes of a head that is read faster whole than through codes: it stays in the processor's caches.
 const SMALL: usize = 4 << 20;
 
-/// A head that is prepared when it is first asked.
+/// Bytes of a head that is read once which are resident together.
+const RESIDENT: usize = 64 << 20;
+
+/// Where the largest logits come from.
+#[derive(Debug)]
+pub(crate) enum Answer<'a> {
+    /// From a prepared head.
+    Prepared(&'a dyn HeadWeight),
+    /// From all rows, this once.
+    AllRows(&'a Arc<dyn DenseRows>),
+}
+
+impl Answer<'_> {
+    /// As [`Backend::head_top`].
+    pub(crate) fn top(
+        &self,
+        x: &BitNetTensor,
+        count: usize,
+        also: &[u32],
+        backend: &dyn Backend,
+        pool: &HybridMemoryPool,
+    ) -> Result<HeadTop> {
+        let rows = match self {
+            Self::Prepared(head) => return Ok(backend.head_top(x, *head, count, also)?),
+            Self::AllRows(rows) => rows,
+        };
+        operands::head_top(x, &***rows, also)?;
+        let mut logits = Vec::with_capacity(rows.rows());
+        for piece in RowRange::pieces(rows, RESIDENT) {
+            let mut out = BitNetTensor::scratch(&[1, piece.rows()], pool)?;
+            backend.linear(x, &piece, None, &mut out)?;
+            logits.extend_from_slice(out.f32()?);
+            piece.release();
+        }
+        Ok(HeadTop::of_all(&logits, count, also))
+    }
+}
+
+/// A head that is prepared when it is asked a second time: a text of one token does not wait for it.
 #[derive(Debug)]
 pub(crate) struct TopHead {
     mode: HeadMode,
+    asked: AtomicBool,
     prepared: OnceLock<Option<Box<dyn HeadWeight>>>,
-    /// Held while the head is prepared.
-    turn: Mutex<()>,
+    /// Held while the head is prepared, and empty afterwards.
+    kept: Mutex<Option<KeptHead>>,
+    keeping: OnceLock<Keeping>,
 }
 
 impl TopHead {
-    pub(crate) fn new(mode: HeadMode) -> Self {
-        Self { mode, prepared: OnceLock::new(), turn: Mutex::new(()) }
+    /// A head that is looked for in `kept`, and kept there.
+    pub(crate) fn new(mode: HeadMode, kept: Option<KeptHead>) -> Self {
+        Self {
+            mode,
+            asked: AtomicBool::new(false),
+            prepared: OnceLock::new(),
+            kept: Mutex::new(kept),
+            keeping: OnceLock::new(),
+        }
     }
 
     pub(crate) fn mode(&self) -> HeadMode {
@@ -89,36 +142,81 @@ impl TopHead {
         rows: Option<&Arc<dyn DenseRows>>,
         backend: &dyn Backend,
     ) -> Result<Option<&dyn HeadWeight>> {
+        self.prepared_by(rows, backend, true)
+    }
+
+    /// How a question is to be answered, if not by computing all logits: the first one does not wait for a head to be
+    /// prepared.
+    pub(crate) fn for_question<'a>(
+        &'a self,
+        rows: Option<&'a Arc<dyn DenseRows>>,
+        backend: &dyn Backend,
+    ) -> Result<Option<Answer<'a>>> {
+        let again = self.asked.swap(true, Ordering::Relaxed);
+        let head = self.prepared_by(rows, backend, again)?;
+        Ok(match (head, rows) {
+            (Some(head), _) => Some(Answer::Prepared(head)),
+            (None, Some(rows)) if self.prepared.get().is_none() => Some(Answer::AllRows(rows)),
+            _ => None,
+        })
+    }
+
+    fn prepared_by(
+        &self,
+        rows: Option<&Arc<dyn DenseRows>>,
+        backend: &dyn Backend,
+        make: bool,
+    ) -> Result<Option<&dyn HeadWeight>> {
         if self.prepared.get().is_none() {
-            let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
             if self.prepared.get().is_none() {
-                let head = match (self.mode.certainty(), rows) {
-                    (Some(certainty), Some(rows)) if rows.bytes() >= SMALL => {
-                        backend.prepare_head(Arc::clone(rows), certainty)?
-                    }
-                    _ => None,
+                let Some((certainty, rows)) = self.mode.certainty().zip(rows).filter(is_large)
+                else {
+                    drop((kept.take(), self.prepared.set(None)));
+                    return Ok(None);
                 };
-                // Nobody else sets it: this thread has the turn.
-                drop(self.prepared.set(head));
+                let found = kept.as_mut().and_then(|kept| kept.find(rows, certainty, backend));
+                let head = match found {
+                    Some(found) => Some(found),
+                    None if make => self.make(rows, certainty, backend, &mut kept)?,
+                    None => return Ok(None),
+                };
+                // What is left of it holds the model's files. Nobody else sets the head: this thread has the lock.
+                drop((kept.take(), self.prepared.set(head)));
             }
         }
         Ok(self.prepared.get().and_then(|head| head.as_deref()))
     }
 
-    /// The largest logits, or `None` if all of them must be computed.
-    pub(crate) fn top(
+    /// Prepares the head, to be kept if that is worth it.
+    fn make(
         &self,
-        x: &BitNetTensor,
-        rows: Option<&Arc<dyn DenseRows>>,
+        rows: &Arc<dyn DenseRows>,
+        certainty: Certainty,
         backend: &dyn Backend,
-        count: usize,
-        also: &[u32],
-    ) -> Result<Option<HeadTop>> {
-        match self.prepared(rows, backend)? {
-            Some(head) => Ok(Some(backend.head_top(x, head, count, also)?)),
-            None => Ok(None),
+        kept: &mut Option<KeptHead>,
+    ) -> Result<Option<Box<dyn HeadWeight>>> {
+        let start = Instant::now();
+        let head = backend.prepare_head(Arc::clone(rows), certainty)?;
+        let took = start.elapsed();
+        let keeping = head.as_ref().and_then(|head| kept.take()?.keep(&**head, took));
+        if let Some(keeping) = keeping {
+            drop(self.keeping.set(keeping));
+        }
+        Ok(head)
+    }
+
+    /// Begins to write what was prepared to disk, if it is to be kept; at the latest it is done when this is dropped.
+    pub(crate) fn keep(&self) {
+        if let Some(keeping) = self.keeping.get() {
+            keeping.start();
         }
     }
+}
+
+/// Whether a head is read faster through codes than whole.
+fn is_large((_, rows): &(Certainty, &Arc<dyn DenseRows>)) -> bool {
+    rows.bytes() >= SMALL
 }
 
 #[cfg(test)]

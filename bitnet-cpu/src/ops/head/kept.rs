@@ -20,7 +20,7 @@ const EXPONENTS: &str = "head.exponents";
 const SCALES: &str = "head.scales";
 const WORST: &str = "head.worst";
 const FIRST: &str = "head.first";
-const SECOND: &str = "head.second";
+pub(super) const SECOND: &str = "head.second";
 
 impl Planes {
     /// As named arrays.

@@ -77,6 +77,10 @@ impl HeadWeight for CpuHead {
         self.planes.parts()
     }
 
+    fn rarely_read(&self) -> &'static [&'static str] {
+        &[kept::SECOND]
+    }
+
     fn as_any(&self) -> &dyn Any {
         self
     }
