@@ -130,7 +130,34 @@ fn a_report_says_the_same_of_the_same_files() {
 }
 
 #[test]
+fn an_account_adds_up_to_what_the_kernels_counted() {
+    let same = ["--no-limits", "-r", "1", "-t1", "-d", "3", "--json"];
+    let record = json(&[&["bench", "-p", "0", "-n", "4"], &same[..]].concat());
+    let account = json(&[&["bench", "--account", "-n", "4"], &same[..]].concat());
+    let cost = &record[0]["cost"];
+    let operations = account["accounts"][0]["operations"].as_array().unwrap();
+    let sum = |field: &str, of: &dyn Fn(&str) -> bool| -> f64 {
+        let some = operations.iter().filter(|o| of(o["name"].as_str().unwrap()));
+        some.map(|o| o[field].as_f64().unwrap()).sum()
+    };
+    let ternary = |name: &str| name.starts_with("ternary layer") || name.starts_with("gate and up");
+    assert_eq!(sum("bytes", &ternary), cost["ternary_bytes"].as_f64().unwrap());
+    assert_eq!(sum("macs", &|_| true), cost["integer_macs"].as_f64().unwrap());
+    let attention = sum("bytes", &|name| name == "attention");
+    assert_eq!(attention, cost["kv_bytes"].as_f64().unwrap());
+    assert!(operations.iter().all(|o| o["us"].as_f64().unwrap() >= 0.0), "{account}");
+    let output = ok(&["bench", "--account", "--no-limits", "-p", "8", "-r", "1", "-t1"]);
+    let page = stdout(&output);
+    for word in ["pp8 with 1 thread", "GMAC/s", "| attention |", "| all |"] {
+        assert!(page.contains(word), "{word}: {page}");
+    }
+}
+
+#[test]
 fn what_cannot_be_measured_is_refused() {
+    refused_in_a_line(&["bench", "--account", "-p", "4", "-n", "4"], &["one number"]);
+    refused_in_a_line(&["bench", "--account", "-n", "0"], &["one number"]);
+    refused_in_a_line(&["bench", "--account", "-d", "1,2"], &["one depth"]);
     refused_in_a_line(&["bench", "-p", "0", "-n", "0"], &["nothing to measure"]);
     refused(&["bench", "--no-limits", "-m", "/nonexistent/a.gguf"], &["/nonexistent/a.gguf"]);
     refused(&["bench", "-m", "a", "-m", "b", "--save", "x"], &["--model once"]);

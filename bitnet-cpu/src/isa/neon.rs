@@ -99,6 +99,12 @@ impl Isa for Neon {
         unsafe { whole(sums) }
     }
 
+    #[inline(always)]
+    fn halves_eight(self, sums: [Self::Sums; 8]) -> [[i32; 8]; 2] {
+        // SAFETY: `self` proves Advanced SIMD.
+        unsafe { halves_eight(sums) }
+    }
+
     type Floats = [float32x4_t; 4];
 
     #[inline(always)]
@@ -165,11 +171,29 @@ fn halves(sums: [int32x4_t; 2]) -> [i32; 2] {
 #[inline]
 #[target_feature(enable = "neon")]
 fn whole(sums: [[int32x4_t; 2]; 4]) -> [i32; 4] {
-    let [a, b, c, d] = sums.map(|[low, high]| vaddq_s32(low, high));
+    lanes_of_four(sums.map(|[low, high]| vaddq_s32(low, high)))
+}
+
+/// The sum of the lanes of each of four vectors.
+#[inline]
+#[target_feature(enable = "neon")]
+fn lanes_of_four([a, b, c, d]: [int32x4_t; 4]) -> [i32; 4] {
     let sums = vpaddq_s32(vpaddq_s32(a, b), vpaddq_s32(c, d));
     let mut out = [0; 4];
     // SAFETY: the array is 16 bytes long, and the store needs no alignment.
     unsafe { vst1q_s32(out.as_mut_ptr(), sums) };
+    out
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn halves_eight(sums: [[int32x4_t; 2]; 8]) -> [[i32; 8]; 2] {
+    let mut out = [[0; 8]; 2];
+    for (half, out) in out.iter_mut().enumerate() {
+        for (out, sums) in out.as_chunks_mut().0.iter_mut().zip(sums.as_chunks::<4>().0) {
+            *out = lanes_of_four(sums.map(|sums| sums[half]));
+        }
+    }
     out
 }
 

@@ -92,6 +92,11 @@ impl Isa for NeonDotprod {
         self.0.whole(sums)
     }
 
+    #[inline(always)]
+    fn halves_eight(self, sums: [Self::Sums; 8]) -> [[i32; 8]; 2] {
+        self.0.halves_eight(sums)
+    }
+
     floats_of_base!(Neon);
 }
 

@@ -21,7 +21,7 @@ use crate::load;
 use crate::output::{self, Output};
 
 /// Seed of the random tokens unless told otherwise.
-const SEED: u64 = 1;
+pub(crate) const SEED: u64 = 1;
 
 /// What all models share.
 struct Run<'a> {

@@ -45,6 +45,9 @@ pub(crate) struct BenchArgs {
     /// Measure the machine's limits only
     #[arg(long, conflicts_with_all = ["no_limits", "against"])]
     pub(crate) limits: bool,
+    /// Tell where the time of a written token, or of a prompt, goes, operation by operation
+    #[arg(long, conflicts_with_all = ["limits", "against", "pg", "save"])]
+    pub(crate) account: bool,
     /// Take turns with another program that understands llama-bench's flags: a path, and its own arguments
     #[arg(long, value_name = "NAME=COMMAND", value_parser = peer)]
     pub(crate) against: Vec<Peer>,

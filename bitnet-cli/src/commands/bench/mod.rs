@@ -1,5 +1,6 @@
 //! `bitnet bench`: how fast a model runs here, how far that is from what the machine allows, and who is faster.
 
+mod account;
 mod alone;
 pub(crate) mod args;
 mod calendar;
@@ -44,6 +45,9 @@ pub(crate) fn run(cli: &Cli, args: &BenchArgs, output: &mut Output) -> Result<Ou
         let json = format(args, output) == Format::Json;
         machine::print_limits(&threads(args)?, json, output)?;
         return Ok(Outcome::Done);
+    }
+    if args.account {
+        return account::run(cli, args, output);
     }
     if args.against.is_empty() { alone::run(cli, args, output) } else { compare::run(args, output) }
 }

@@ -131,7 +131,11 @@ pub(crate) fn costs(file: &RunFile) -> String {
 }
 
 /// A Markdown table; the first `words` columns are words, the others numbers.
-fn table(headings: &[String], words: usize, rows: impl Iterator<Item = Vec<String>>) -> String {
+pub(crate) fn table(
+    headings: &[String],
+    words: usize,
+    rows: impl Iterator<Item = Vec<String>>,
+) -> String {
     let mut text = format!("| {} |\n|", headings.join(" | "));
     for column in 0..headings.len() {
         text.push_str(if column < words { "---|" } else { "---:|" });

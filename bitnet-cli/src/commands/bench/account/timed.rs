@@ -1,0 +1,291 @@
+//! A back end that notes how long each operation of another one takes, and what it reads.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bitnet_core::Result;
+use bitnet_core::backend::{
+    Activation, ActivationPrecision, AttentionShape, Backend, BitLinearIntegers, RopeOrder,
+    RopeTable, TernaryWeight, Traffic,
+};
+use bitnet_core::dense::DenseRows;
+use bitnet_core::head::{Certainty, HeadTop, HeadWeight};
+use bitnet_core::kv::{KvLayer, KvSpan};
+use bitnet_core::memory::tensor::BitNetTensor;
+use bitnet_core::parts::Parts;
+use bitnet_core::ternary::TernaryMatrix;
+
+/// An operation on operands of one shape: how often it ran, for how long, and what it read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) name: String,
+    pub(crate) calls: u64,
+    pub(crate) time: Duration,
+    /// Weights, head and cache, as the back end counts them; activations are not counted.
+    pub(crate) bytes: u64,
+    /// Multiply-adds of ternary weights with activations, all of them, whether or not one was left out.
+    pub(crate) macs: u64,
+}
+
+/// What an operation does beside what the back end counts.
+#[derive(Debug, Clone, Copy, Default)]
+struct Work {
+    bytes: usize,
+    macs: usize,
+}
+
+/// Times the operations of a model's step.
+#[derive(Debug)]
+pub(crate) struct Timed {
+    inner: Arc<dyn Backend>,
+    /// In the order in which they first ran.
+    entries: Mutex<Vec<Entry>>,
+}
+
+impl Timed {
+    /// Nothing is noted yet.
+    pub(crate) fn new(inner: Arc<dyn Backend>) -> Self {
+        Self { inner, entries: Mutex::default() }
+    }
+
+    /// What was noted since this was last asked.
+    pub(crate) fn take(&self) -> Vec<Entry> {
+        std::mem::take(&mut *self.entries.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn read_so_far(&self) -> u64 {
+        let traffic = self.inner.traffic().unwrap_or_default();
+        traffic.ternary_bytes + traffic.dense_bytes + traffic.head.bytes()
+    }
+
+    /// Runs one operation.
+    fn note<T>(
+        &self,
+        name: impl FnOnce() -> String,
+        work: Work,
+        operation: impl FnOnce(&dyn Backend) -> Result<T>,
+    ) -> Result<T> {
+        let before = self.read_so_far();
+        let start = Instant::now();
+        let result = operation(&*self.inner);
+        let time = start.elapsed();
+        let bytes = self.read_so_far() - before + work.bytes as u64;
+        let macs = work.macs as u64;
+        let name = name();
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        match entries.iter_mut().find(|entry| entry.name == name) {
+            Some(entry) => {
+                entry.calls += 1;
+                entry.time += time;
+                entry.bytes += bytes;
+                entry.macs += macs;
+            }
+            None => entries.push(Entry { name, calls: 1, time, bytes, macs }),
+        }
+        result
+    }
+}
+
+/// `a, b from cols` for the rows of some weights.
+fn shapes(weights: &[&dyn TernaryWeight]) -> String {
+    let rows: Vec<String> = weights.iter().map(|weight| weight.rows().to_string()).collect();
+    let cols = weights.first().map_or(0, |weight| weight.cols());
+    format!("{} from {cols}", rows.join(", "))
+}
+
+/// Every weight times every token.
+fn products(x: &BitNetTensor, weights: &[&dyn TernaryWeight]) -> Work {
+    let weights: usize = weights.iter().map(|weight| weight.rows() * weight.cols()).sum();
+    Work { macs: x.shape()[0] * weights, ..Work::default() }
+}
+
+impl Backend for Timed {
+    fn name(&self) -> &'static str {
+        self.inner.name()
+    }
+
+    fn describe(&self) -> String {
+        self.inner.describe()
+    }
+
+    fn threads(&self) -> usize {
+        self.inner.threads()
+    }
+
+    fn prepare(&self, matrix: TernaryMatrix) -> Result<Box<dyn TernaryWeight>> {
+        self.inner.prepare(matrix)
+    }
+
+    fn prepare_for_sparse_input(&self, matrix: TernaryMatrix) -> Result<Box<dyn TernaryWeight>> {
+        self.inner.prepare_for_sparse_input(matrix)
+    }
+
+    fn parts_layout(&self) -> Option<String> {
+        self.inner.parts_layout()
+    }
+
+    fn prepare_from_parts(&self, parts: &Parts) -> Result<Box<dyn TernaryWeight>> {
+        self.inner.prepare_from_parts(parts)
+    }
+
+    fn traffic(&self) -> Option<Traffic> {
+        self.inner.traffic()
+    }
+
+    fn embed(&self, table: &dyn DenseRows, tokens: &[u32], out: &mut BitNetTensor) -> Result<()> {
+        self.note(|| "embedding".into(), Work::default(), |inner| inner.embed(table, tokens, out))
+    }
+
+    fn bit_linear(
+        &self,
+        x: &BitNetTensor,
+        precision: ActivationPrecision,
+        weights: &[&dyn TernaryWeight],
+        out: &mut [&mut BitNetTensor],
+    ) -> Result<()> {
+        let name = || format!("ternary layer {}", shapes(weights));
+        let run = |inner: &dyn Backend| inner.bit_linear(x, precision, weights, out);
+        self.note(name, products(x, weights), run)
+    }
+
+    fn bit_linear_integers(
+        &self,
+        x: &BitNetTensor,
+        weight: &dyn TernaryWeight,
+    ) -> Result<BitLinearIntegers> {
+        self.inner.bit_linear_integers(x, weight)
+    }
+
+    fn gate_up(
+        &self,
+        x: &BitNetTensor,
+        precision: ActivationPrecision,
+        activation: Activation,
+        weights: [&dyn TernaryWeight; 2],
+        out: &mut BitNetTensor,
+        scratch: &mut BitNetTensor,
+    ) -> Result<()> {
+        let name = || format!("gate and up {}", shapes(&weights));
+        let work = products(x, &weights);
+        let run =
+            |inner: &dyn Backend| inner.gate_up(x, precision, activation, weights, out, scratch);
+        self.note(name, work, run)
+    }
+
+    fn linear(
+        &self,
+        x: &BitNetTensor,
+        weight: &dyn DenseRows,
+        bias: Option<&[f32]>,
+        out: &mut BitNetTensor,
+    ) -> Result<()> {
+        let name = || format!("dense layer {} from {}", weight.rows(), weight.cols());
+        self.note(name, Work::default(), |inner| inner.linear(x, weight, bias, out))
+    }
+
+    fn prepare_head(
+        &self,
+        rows: Arc<dyn DenseRows>,
+        certainty: Certainty,
+    ) -> Result<Option<Box<dyn HeadWeight>>> {
+        self.inner.prepare_head(rows, certainty)
+    }
+
+    fn prepare_head_from_parts(
+        &self,
+        rows: Arc<dyn DenseRows>,
+        certainty: Certainty,
+        parts: &Parts,
+    ) -> Result<Box<dyn HeadWeight>> {
+        self.inner.prepare_head_from_parts(rows, certainty, parts)
+    }
+
+    fn head_top(
+        &self,
+        x: &BitNetTensor,
+        head: &dyn HeadWeight,
+        count: usize,
+        also: &[u32],
+    ) -> Result<HeadTop> {
+        let name = || format!("largest logits of {}", head.stored().rows());
+        self.note(name, Work::default(), |inner| inner.head_top(x, head, count, also))
+    }
+
+    fn rms_norm(
+        &self,
+        x: &BitNetTensor,
+        weight: &[f32],
+        eps: f32,
+        out: &mut BitNetTensor,
+    ) -> Result<()> {
+        let name = || format!("norm of {}", weight.len());
+        self.note(name, Work::default(), |inner| inner.rms_norm(x, weight, eps, out))
+    }
+
+    fn rope(
+        &self,
+        x: &mut BitNetTensor,
+        head_dim: usize,
+        positions: &[usize],
+        table: &RopeTable,
+        order: RopeOrder,
+    ) -> Result<()> {
+        let rotate = |inner: &dyn Backend| inner.rope(x, head_dim, positions, table, order);
+        self.note(|| "rotary positions".into(), Work::default(), rotate)
+    }
+
+    fn store(
+        &self,
+        k: &BitNetTensor,
+        v: &BitNetTensor,
+        cache: &mut KvLayer,
+        first: usize,
+    ) -> Result<()> {
+        self.note(
+            || "into the cache".into(),
+            Work::default(),
+            |inner| inner.store(k, v, cache, first),
+        )
+    }
+
+    fn attention(
+        &self,
+        q: &BitNetTensor,
+        spans: &[KvSpan<'_>],
+        shape: AttentionShape,
+        out: &mut BitNetTensor,
+    ) -> Result<()> {
+        let read = |span: &KvSpan<'_>| (span.first + span.tokens) * span.cache.bytes_per_position();
+        let work = Work { bytes: spans.iter().map(read).sum(), ..Work::default() };
+        self.note(|| "attention".into(), work, |inner| inner.attention(q, spans, shape, out))
+    }
+
+    fn gate(
+        &self,
+        activation: Activation,
+        gate: &mut BitNetTensor,
+        up: &BitNetTensor,
+    ) -> Result<()> {
+        self.note(|| "gate".into(), Work::default(), |inner| inner.gate(activation, gate, up))
+    }
+
+    fn add(&self, x: &mut BitNetTensor, y: &BitNetTensor) -> Result<()> {
+        self.note(|| "addition".into(), Work::default(), |inner| inner.add(x, y))
+    }
+
+    fn mul(&self, x: &mut BitNetTensor, y: &BitNetTensor) -> Result<()> {
+        self.note(|| "multiplication".into(), Work::default(), |inner| inner.mul(x, y))
+    }
+
+    fn softmax(&self, x: &mut BitNetTensor) -> Result<()> {
+        self.note(|| "softmax".into(), Work::default(), |inner| inner.softmax(x))
+    }
+
+    fn cast(&self, x: &BitNetTensor, out: &mut BitNetTensor) -> Result<()> {
+        self.note(|| "cast".into(), Work::default(), |inner| inner.cast(x, out))
+    }
+
+    fn copy(&self, x: &BitNetTensor, out: &mut BitNetTensor, first: usize) -> Result<()> {
+        self.note(|| "copy".into(), Work::default(), |inner| inner.copy(x, out, first))
+    }
+}
