@@ -1,4 +1,4 @@
-//! Dot products of stored numbers with f32 vectors, for tiles of vectors.
+//! Dot products of stored numbers with f32 vectors, for tiles of rows and vectors.
 //!
 //! Sixteen lanes run along the vectors and are added in pairs at the end, whatever the tile, so a result does not
 //! depend on its neighbours. With `n` elements it lies within `(n / 16 + 6) · 2⁻²⁴ · Σ |a·b|` of the exact one.
@@ -92,31 +92,38 @@ pub(crate) fn fold(lanes: &[f32; LANES]) -> f32 {
     (four[0] + four[2]) + (four[1] + four[3])
 }
 
-/// `row · xs[t]` for each of `T` vectors as long as the row.
+/// `rows[r] · xs[t]` for each of `R` rows and each of `T` vectors as long as they are.
 #[inline(always)]
-pub(crate) fn dots<S: Stored, I: Isa, const T: usize>(
+pub(crate) fn dots<S: Stored, I: Isa, const R: usize, const T: usize>(
     isa: I,
-    row: &[S::Raw],
+    rows: [&[S::Raw]; R],
     xs: [&[f32]; T],
-) -> [f32; T] {
-    let mut lanes = [isa.splat(0.0); T];
-    let (chunks, rest) = row.as_chunks::<LANES>();
-    let xs = xs.map(|x| x[..row.len()].as_chunks::<LANES>());
-    for (k, chunk) in chunks.iter().enumerate() {
-        let row = S::load(isa, chunk);
-        for (lanes, (x, _)) in lanes.iter_mut().zip(&xs) {
-            *lanes = isa.mul_add(row, isa.load(&x[k]), *lanes);
+) -> [[f32; T]; R] {
+    let mut lanes = [[isa.splat(0.0); T]; R];
+    let len = rows.first().map_or(0, |row| row.len());
+    let rows = rows.map(|row| row[..len].as_chunks::<LANES>());
+    let xs = xs.map(|x| x[..len].as_chunks::<LANES>());
+    for k in 0..len / LANES {
+        for (lanes, (row, _)) in lanes.iter_mut().zip(&rows) {
+            let row = S::load(isa, &row[k]);
+            for (lanes, (x, _)) in lanes.iter_mut().zip(&xs) {
+                *lanes = isa.mul_add(row, isa.load(&x[k]), *lanes);
+            }
         }
     }
-    if !rest.is_empty() {
-        let row = load_rest::<S, I>(isa, rest);
-        for (lanes, (_, rest)) in lanes.iter_mut().zip(&xs) {
-            *lanes = isa.mul_add(row, load_rest::<Plain, I>(isa, rest), *lanes);
+    if !len.is_multiple_of(LANES) {
+        for (lanes, (_, rest)) in lanes.iter_mut().zip(&rows) {
+            let row = load_rest::<S, I>(isa, rest);
+            for (lanes, (_, rest)) in lanes.iter_mut().zip(&xs) {
+                *lanes = isa.mul_add(row, load_rest::<Plain, I>(isa, rest), *lanes);
+            }
         }
     }
-    let mut sums = [0f32; T];
-    for (sum, lanes) in sums.iter_mut().zip(lanes) {
-        *sum = fold(&isa.store(lanes));
+    let mut sums = [[0f32; T]; R];
+    for (sums, lanes) in sums.iter_mut().zip(lanes) {
+        for (sum, lanes) in sums.iter_mut().zip(lanes) {
+            *sum = fold(&isa.store(lanes));
+        }
     }
     sums
 }

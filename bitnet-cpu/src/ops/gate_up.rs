@@ -88,10 +88,17 @@ impl Op for Relu2<'_> {
         let dots = &mut dots[..len];
         dots.fill(start);
         single_dots(isa, up, blocks, |i| rows.start + active[i] as usize, dots);
-        for (&index, &dot) in active.iter().zip(&*dots) {
-            let mut product = [0.0];
-            rescale(up, rows.start + index as usize, &[dot], scale, &mut product);
-            out[index as usize] *= product[0];
+        let mut products = vec![0.0; len];
+        if up.granularity() == ScaleGranularity::Tensor {
+            rescale(up, 0, dots, scale, &mut products);
+        } else {
+            for ((product, &dot), &index) in products.iter_mut().zip(&*dots).zip(active) {
+                let product = std::slice::from_mut(product);
+                rescale(up, rows.start + index as usize, &[dot], scale, product);
+            }
+        }
+        for (&index, &product) in active.iter().zip(&products) {
+            out[index as usize] *= product;
         }
         len
     }

@@ -13,7 +13,7 @@ use super::eight::{Dots, eight_by_groups, in_tiles};
 use super::groups::{group_dots, group_halves};
 use super::rescale::{Give, rescale, rescale_eight};
 use super::{Part, groups, row_blocks, row_scales};
-use crate::activations::{Quantized, int8_tiles};
+use crate::activations::{INT8_TILE, Quantized, int8_tiles};
 use crate::isa::{ActivationBlock, CodeBlock, Isa, Op};
 use bitnet_core::ternary::TernaryMatrix;
 
@@ -73,10 +73,16 @@ fn single_sums<I: Isa>(
         sums = single_run(isa, sums, codes, x);
         block += 4;
     }
-    for (codes, x) in codes.iter().zip(x) {
+    let (codes_2, codes) = codes.as_chunks::<2>();
+    let (x_2, x) = x.as_chunks::<2>();
+    for (codes, x) in codes_2.iter().zip(x_2) {
+        prefetch::<I, 2>(isa, ahead.wrapping_add(block));
+        sums = single_run(isa, sums, codes, x);
+        block += 2;
+    }
+    if let ([codes, ..], [x, ..]) = (codes, x) {
         prefetch::<I, 1>(isa, ahead.wrapping_add(block));
         sums = single_run(isa, sums, &[*codes], &[*x]);
-        block += 1;
     }
     sums
 }
@@ -213,23 +219,24 @@ pub(crate) fn single_dots<I: Isa>(
     dots: &mut [i32],
 ) {
     let len = dots.len();
+    let (all, _) = weight.words().as_chunks();
+    let codes = |row: usize| &all[row * x.len()..(row + 1) * x.len()];
     let rows_ahead = rows_ahead(x.len());
     let (fours, rest) = dots.as_chunks_mut::<4>();
     for (index, dots) in fours.iter_mut().enumerate() {
         let mut rows: [&[CodeBlock]; 4] = [&[]; 4];
-        let mut ahead = [std::ptr::null(); 4];
+        let mut ahead = [all.as_ptr(); 4];
         for i in 0..4 {
             let at = 4 * index + i;
-            rows[i] = row_blocks(weight, row(at));
-            ahead[i] = row_blocks(weight, row((at + rows_ahead).min(len - 1))).as_ptr();
+            rows[i] = codes(row(at));
+            ahead[i] = ahead[i].wrapping_add(row((at + rows_ahead).min(len - 1)) * x.len());
         }
         for (dot, sum) in dots.iter_mut().zip(four_rows(isa, rows, x, ahead)) {
             *dot = dot.wrapping_add(sum);
         }
     }
     for (index, dot) in rest.iter_mut().enumerate() {
-        let codes = row_blocks(weight, row(len / 4 * 4 + index));
-        let [low, high] = block_sums(isa, codes, x);
+        let [low, high] = block_sums(isa, codes(row(len / 4 * 4 + index)), x);
         *dot = dot.wrapping_add(low).wrapping_add(high);
     }
 }
@@ -266,14 +273,18 @@ fn all_dots<I: Isa>(
     if groups(weight) == 0 {
         return;
     }
-    let mut dots = Dots::new();
+    let mut dots = (tokens >= INT8_TILE).then(Dots::new);
     for start in rows.clone().step_by(ROWS) {
         let rows = start..(start + ROWS).min(rows.end);
         for tile in int8_tiles(tokens) {
             let rows = rows.clone();
             match tile.len() {
                 8 => match group_halves(weight) {
-                    None => dots.eight(isa, weight, x, tile, rows, give),
+                    None => {
+                        if let Some(dots) = &mut dots {
+                            dots.eight(isa, weight, x, tile, rows, give);
+                        }
+                    }
                     Some(len) if in_tiles::<I>(len) => {
                         eight_by_groups(isa, weight, len, x, tile, rows, give);
                     }

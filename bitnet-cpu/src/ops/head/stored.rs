@@ -42,19 +42,19 @@ impl Op for Dots<'_> {
         let mut numbers = vec![0f32; if weight.plain().is_none() { weight.cols() } else { 0 }];
         for (out, &row) in out.iter_mut().zip(rows) {
             let row = row as usize;
-            [*out] = match weight.plain() {
+            [[*out]] = match weight.plain() {
                 Some((PlainType::F32, bytes)) => {
-                    dots::<F32, I, 1>(isa, of_row(bytes.as_chunks().0, weight, row)?, [x])
+                    dots::<F32, I, 1, 1>(isa, [of_row(bytes.as_chunks().0, weight, row)?], [x])
                 }
                 Some((PlainType::F16, bytes)) => {
-                    dots::<F16, I, 1>(isa, of_row(bytes.as_chunks().0, weight, row)?, [x])
+                    dots::<F16, I, 1, 1>(isa, [of_row(bytes.as_chunks().0, weight, row)?], [x])
                 }
                 Some((PlainType::BF16, bytes)) => {
-                    dots::<Bf16, I, 1>(isa, of_row(bytes.as_chunks().0, weight, row)?, [x])
+                    dots::<Bf16, I, 1, 1>(isa, [of_row(bytes.as_chunks().0, weight, row)?], [x])
                 }
                 None => {
                     weight.decode_row(row, &mut numbers)?;
-                    dots::<Plain, I, 1>(isa, &numbers, [x])
+                    dots::<Plain, I, 1, 1>(isa, [&numbers], [x])
                 }
             };
         }
