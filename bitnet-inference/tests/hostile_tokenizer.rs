@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may stop at any surprise")]
 
+use std::borrow::Cow;
+
 use bitnet_inference::tokenizer::{EncodeOptions, GgufVocabulary, Tokenizer, TokenizerError};
 use serde_json::{Value, json};
 
@@ -229,12 +231,12 @@ fn long_texts_are_encoded() {
 }
 
 /// A small valid GGUF vocabulary of each model.
-fn gpt2() -> GgufVocabulary {
+fn gpt2() -> GgufVocabulary<'static> {
     GgufVocabulary {
         file: "hostile.gguf".into(),
         model: "gpt2".into(),
         pre: Some("llama-bpe".into()),
-        tokens: ["a", "b", "ab", "Ġ", "<s>"].map(String::from).into(),
+        tokens: ["a", "b", "ab", "Ġ", "<s>"].map(Cow::from).into(),
         token_types: Some(vec![1, 1, 1, 1, 3]),
         merges: Some(vec!["a b".into()]),
         bos: Some(4),
@@ -242,11 +244,11 @@ fn gpt2() -> GgufVocabulary {
     }
 }
 
-fn llama() -> GgufVocabulary {
+fn llama() -> GgufVocabulary<'static> {
     GgufVocabulary {
         file: "hostile.gguf".into(),
         model: "llama".into(),
-        tokens: ["<unk>", "<s>", "▁", "a", "▁a", "<0x0A>"].map(String::from).into(),
+        tokens: ["<unk>", "<s>", "▁", "a", "▁a", "<0x0A>"].map(Cow::from).into(),
         scores: Some(vec![0.0, 0.0, -3.0, -2.0, -1.0, 0.0]),
         token_types: Some(vec![2, 3, 1, 1, 1, 6]),
         bos: Some(1),
@@ -256,7 +258,7 @@ fn llama() -> GgufVocabulary {
 }
 
 #[track_caller]
-fn refused_vocabulary(source: GgufVocabulary) -> String {
+fn refused_vocabulary(source: GgufVocabulary<'_>) -> String {
     let error = Tokenizer::from_vocabulary(source).unwrap_err().to_string();
     assert!(error.starts_with("hostile.gguf: tokenizer.ggml."), "{error}");
     error
@@ -299,7 +301,7 @@ fn gguf_vocabularies_must_be_sound() {
         refused_vocabulary(source);
     }
     let mut huge = llama();
-    huge.tokens[3] = "a".repeat(1 << 20);
+    huge.tokens[3] = "a".repeat(1 << 20).into();
     refused_vocabulary(huge);
 }
 

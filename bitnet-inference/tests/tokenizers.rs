@@ -55,13 +55,13 @@ fn from_json(name: &str) -> Tokenizer {
     Tokenizer::from_json_file(&golden(&format!("{name}.tokenizer.json"))).unwrap()
 }
 
-fn vocabulary(name: &str) -> GgufVocabulary {
-    let file = GgufFile::open(&golden(&format!("{name}.gguf"))).unwrap();
-    GgufVocabulary::from_metadata(file.metadata()).unwrap()
+fn gguf(name: &str) -> GgufFile {
+    GgufFile::open(&golden(&format!("{name}.gguf"))).unwrap()
 }
 
 fn from_gguf(name: &str) -> Tokenizer {
-    Tokenizer::from_vocabulary(vocabulary(name)).unwrap()
+    let file = gguf(name);
+    Tokenizer::from_vocabulary(GgufVocabulary::from_metadata(file.metadata()).unwrap()).unwrap()
 }
 
 /// Compares on every string and says on which the ids differ.
@@ -166,7 +166,8 @@ fn special_tokens_are_known() {
 
 #[test]
 fn a_file_that_names_no_pre_tokenizer_is_llama3_and_says_so() {
-    let mut source = vocabulary("llama3");
+    let file = gguf("llama3");
+    let mut source = GgufVocabulary::from_metadata(file.metadata()).unwrap();
     source.pre = None;
     let tokenizer = Tokenizer::from_vocabulary(source).unwrap();
     assert_eq!(tokenizer.assumptions().len(), 1);

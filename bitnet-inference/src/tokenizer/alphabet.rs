@@ -44,7 +44,17 @@ pub(crate) fn byte_of(letter: char) -> Option<u8> {
 
 /// The bytes that a token's text stands for, or `None` if a character is outside the alphabet.
 pub(crate) fn bytes_of(text: &str) -> Option<Vec<u8>> {
-    text.chars().map(byte_of).collect()
+    let mut bytes = Vec::with_capacity(text.len());
+    read_into(text, &mut bytes).then_some(bytes)
+}
+
+/// Appends the bytes that a token's text stands for; false, after some of them, if a character is outside the alphabet.
+pub(crate) fn read_into(text: &str, bytes: &mut Vec<u8>) -> bool {
+    text.chars().all(|letter| {
+        let byte = byte_of(letter);
+        bytes.extend(byte);
+        byte.is_some()
+    })
 }
 
 /// A text in the alphabet: one character per UTF-8 byte.

@@ -1,5 +1,6 @@
 //! Byte-level byte-pair encoding with ranked merges, as GGUF files of model `gpt2` mean it.
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::HashMap;
 
@@ -40,7 +41,7 @@ impl Bpe {
     pub(crate) fn new(
         file: &str,
         pre: &str,
-        merges: &[String],
+        merges: &[Cow<'_, str>],
         vocabulary: &Vocabulary,
     ) -> Result<Self> {
         let at = At { file, field: "tokenizer.ggml.pre" };
@@ -111,7 +112,7 @@ impl Bpe {
 /// The merges by token, with their ranks.
 fn ranked(
     file: &str,
-    merges: &[String],
+    merges: &[Cow<'_, str>],
     vocabulary: &Vocabulary,
 ) -> Result<HashMap<(u32, u32), (u32, u32)>> {
     let at = At { file, field: "tokenizer.ggml.merges" };

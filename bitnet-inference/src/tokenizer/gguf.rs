@@ -1,5 +1,7 @@
 //! The vocabulary inside a GGUF file, and encoding with it as llama.cpp does.
 
+use std::borrow::Cow;
+
 use bitnet_formats::gguf::Metadata;
 
 use super::bpe::{Bpe, DEFAULT_PRE};
@@ -12,7 +14,7 @@ use super::{END_NAMES, EncodeOptions, alphabet};
 
 /// The `tokenizer.ggml.*` values of a GGUF file.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct GgufVocabulary {
+pub struct GgufVocabulary<'a> {
     /// What messages call the file.
     pub file: String,
     /// `model`: `gpt2` (byte-level, ranked merges) or `llama` (SentencePiece).
@@ -20,13 +22,13 @@ pub struct GgufVocabulary {
     /// `pre`: how text is cut before merging; a file of model `gpt2` without it is read as Llama 3.
     pub pre: Option<String>,
     /// `tokens`, by id.
-    pub tokens: Vec<String>,
+    pub tokens: Vec<Cow<'a, str>>,
     /// `scores`, one per token; needed by `llama`.
     pub scores: Option<Vec<f32>>,
     /// `token_type`, one per token: 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte.
     pub token_types: Option<Vec<i32>>,
     /// `merges`, best first; needed by `gpt2`.
-    pub merges: Option<Vec<String>>,
+    pub merges: Option<Vec<Cow<'a, str>>>,
     /// `bos_token_id`.
     pub bos: Option<u32>,
     /// `eos_token_id`.
@@ -47,28 +49,28 @@ pub struct GgufVocabulary {
     pub architecture: String,
 }
 
-impl GgufVocabulary {
-    /// Reads the values from a file's metadata.
+impl<'a> GgufVocabulary<'a> {
+    /// Reads the values from a file's metadata, without copying tokens and merges.
     ///
     /// # Errors
     /// [`TokenizerError::Invalid`] if a key that every vocabulary has is missing, or one has another type than it should.
-    pub fn from_metadata(metadata: &Metadata) -> Result<Self> {
+    pub fn from_metadata(metadata: &'a Metadata) -> Result<Self> {
         let file = metadata.file_name().to_owned();
         let wrong = |error: bitnet_formats::Error| TokenizerError::Invalid {
             file: file.clone(),
             field: "tokenizer.ggml".into(),
             problem: error.to_string(),
         };
-        let owned = |texts: Vec<&str>| texts.into_iter().map(str::to_owned).collect::<Vec<_>>();
+        let texts = |texts: Vec<&'a str>| texts.into_iter().map(Cow::Borrowed).collect::<Vec<_>>();
         let id = |key: &str| metadata.opt_u32(key).map_err(wrong);
         let flag = |key: &str| metadata.opt_bool(key).map_err(wrong);
         Ok(Self {
             model: metadata.get_str("tokenizer.ggml.model").map_err(wrong)?.to_owned(),
             pre: metadata.opt_str("tokenizer.ggml.pre").map_err(wrong)?.map(str::to_owned),
-            tokens: owned(metadata.get_array_str("tokenizer.ggml.tokens").map_err(wrong)?),
+            tokens: texts(metadata.get_array_str("tokenizer.ggml.tokens").map_err(wrong)?),
             scores: metadata.opt_array_f32("tokenizer.ggml.scores").map_err(wrong)?,
             token_types: metadata.opt_array_i32("tokenizer.ggml.token_type").map_err(wrong)?,
-            merges: metadata.opt_array_str("tokenizer.ggml.merges").map_err(wrong)?.map(owned),
+            merges: metadata.opt_array_str("tokenizer.ggml.merges").map_err(wrong)?.map(texts),
             bos: id("tokenizer.ggml.bos_token_id")?,
             eos: id("tokenizer.ggml.eos_token_id")?,
             unk: id("tokenizer.ggml.unknown_token_id")?,
@@ -91,7 +93,7 @@ impl GgufVocabulary {
         if self.file.is_empty() { "GGUF vocabulary" } else { &self.file }
     }
 
-    fn at<'a>(&'a self, field: &'a str) -> At<'a> {
+    fn at<'s>(&'s self, field: &'s str) -> At<'s> {
         At { file: self.name(), field }
     }
 
@@ -99,8 +101,8 @@ impl GgufVocabulary {
     fn classes(&self) -> Result<Vec<Class>> {
         let named = [self.bos, self.eos, self.pad, self.eot];
         let Some(types) = &self.token_types else {
-            let class = |(id, text): (u32, &String)| {
-                if named.contains(&Some(id)) || END_NAMES.contains(&text.as_str()) {
+            let class = |(id, text): (u32, &Cow<'_, str>)| {
+                if named.contains(&Some(id)) || END_NAMES.contains(&&**text) {
                     Class::Control
                 } else if self.unk == Some(id) {
                     Class::Unknown
@@ -163,25 +165,32 @@ impl GgufVocabulary {
     }
 
     fn vocabulary(&self) -> Result<Vocabulary> {
-        let pieces =
-            self.tokens.iter().zip(self.classes()?).enumerate().map(|(id, (text, class))| {
-                let bytes = match (class, self.model.as_str()) {
-                    (Class::Byte, _) => vec![byte_token(text).ok_or_else(|| {
-                        let problem = format!(
-                            "token {id}, {:?}, is marked as a byte, but is not <0xHH>",
-                            shortened(text)
-                        );
-                        self.at("tokenizer.ggml.tokens").invalid(problem)
-                    })?],
-                    (Class::Normal | Class::Unused, "gpt2") => {
-                        alphabet::bytes_of(text).unwrap_or_else(|| text.as_bytes().to_vec())
+        let mut vocabulary = Vocabulary::with_capacity(self.tokens.len());
+        let mut bytes = Vec::new();
+        for (id, (text, class)) in self.tokens.iter().zip(self.classes()?).enumerate() {
+            bytes.clear();
+            match (class, self.model.as_str()) {
+                (Class::Byte, _) => bytes.push(byte_token(text).ok_or_else(|| {
+                    let problem = format!(
+                        "token {id}, {:?}, is marked as a byte, but is not <0xHH>",
+                        shortened(text)
+                    );
+                    self.at("tokenizer.ggml.tokens").invalid(problem)
+                })?),
+                (Class::Normal | Class::Unused, "gpt2") => {
+                    if !alphabet::read_into(text, &mut bytes) {
+                        bytes.clear();
+                        bytes.extend_from_slice(text.as_bytes());
                     }
-                    (Class::Normal | Class::Unused, _) => text.replace(SPACE, " ").into_bytes(),
-                    _ => text.as_bytes().to_vec(),
-                };
-                Ok(Some(Piece { text: text.as_str().into(), bytes: bytes.into(), class }))
-            });
-        Ok(Vocabulary::new(pieces.collect::<Result<_>>()?))
+                }
+                (Class::Normal | Class::Unused, _) => {
+                    bytes.extend_from_slice(text.replace(SPACE, " ").as_bytes());
+                }
+                _ => bytes.extend_from_slice(text.as_bytes()),
+            }
+            vocabulary.push(Some(Piece { text, bytes: &bytes, class }));
+        }
+        Ok(vocabulary)
     }
 }
 
@@ -210,7 +219,7 @@ pub(crate) struct Loaded {
 }
 
 /// Checks a vocabulary and makes its encoder.
-pub(crate) fn load(source: GgufVocabulary) -> Result<Loaded> {
+pub(crate) fn load(source: GgufVocabulary<'_>) -> Result<Loaded> {
     source.check()?;
     if !matches!(source.model.as_str(), "gpt2" | "llama") {
         let supported = "gpt2, llama; put the model's tokenizer.json beside the file";
@@ -245,10 +254,10 @@ pub(crate) fn load(source: GgufVocabulary) -> Result<Loaded> {
     let before = source.add_bos.unwrap_or(begins).then_some(source.bos).flatten();
     let after = source.add_eos.unwrap_or(false).then_some(source.eos).flatten();
     let marked = |class| matches!(class, Class::Control | Class::UserDefined | Class::Unknown);
-    let mut marks: Vec<_> = vocabulary
+    let mut marks: Vec<(Box<str>, u32, Class)> = vocabulary
         .iter()
         .filter(|(_, piece)| marked(piece.class) && !piece.text.is_empty())
-        .map(|(id, piece)| (piece.text.clone(), id, piece.class))
+        .map(|(id, piece)| (piece.text.into(), id, piece.class))
         .collect();
     marks.sort_by_key(|(text, id, _)| (std::cmp::Reverse(text.len()), *id));
     let encoder = GgufEncoder { model, marks, before, after };

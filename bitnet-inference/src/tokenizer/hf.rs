@@ -240,7 +240,7 @@ fn pieces(
             at("model.vocab").invalid(format!("{count} tokens, but ids up to {}", size - 1))
         );
     }
-    let mut pieces: Vec<Option<Piece>> = vec![None; size];
+    let mut pieces: Vec<Option<Token<'_>>> = vec![None; size];
     for (text, &id) in vocab {
         let class = if decoding.byte_fallback && byte_token(text).is_some() {
             Class::Byte
@@ -252,7 +252,7 @@ fn pieces(
             return Err(at("model.vocab").invalid(format!(
                 "{:?} and {:?} have the same id {id}",
                 shortened(text),
-                shortened(&other.text)
+                shortened(other.text)
             )));
         }
         *slot = Some(piece(at("model.vocab"), text, class, decoding)?);
@@ -265,7 +265,7 @@ fn pieces(
         }
         let in_vocab = vocab.get(&token.content).copied();
         let Some(slot) = pieces.get_mut(token.id as usize) else { continue };
-        let taken = slot.as_ref().is_some_and(|other| *other.text != *token.content);
+        let taken = slot.as_ref().is_some_and(|other| other.text != token.content);
         if taken || in_vocab.is_some_and(|id| id != token.id) {
             let content = shortened(&token.content);
             return Err(field.invalid(format!(
@@ -275,17 +275,34 @@ fn pieces(
         }
         *slot = Some(piece(field, &token.content, class, decoding)?);
     }
-    Ok(Vocabulary::new(pieces))
+    let mut vocabulary = Vocabulary::with_capacity(pieces.len());
+    for token in &pieces {
+        let token = token.as_ref();
+        vocabulary.push(token.map(|Token { text, bytes, class }| Piece {
+            text,
+            bytes,
+            class: *class,
+        }));
+    }
+    Ok(vocabulary)
 }
 
-fn piece(at: At<'_>, text: &str, class: Class, decoding: &Decoding) -> Result<Piece> {
+/// One token, before all of them are known.
+#[derive(Debug, Clone)]
+struct Token<'a> {
+    text: &'a str,
+    bytes: Vec<u8>,
+    class: Class,
+}
+
+fn piece<'a>(at: At<'_>, text: &'a str, class: Class, decoding: &Decoding) -> Result<Token<'a>> {
     if text.len() > MAX_TOKEN_BYTES {
         return Err(at.invalid(format!(
             "a token of {} bytes; at most {MAX_TOKEN_BYTES} are taken",
             text.len()
         )));
     }
-    Ok(Piece { text: text.into(), bytes: decoding.bytes(text).into(), class })
+    Ok(Token { text, bytes: decoding.bytes(text), class })
 }
 
 fn added_vocabulary(

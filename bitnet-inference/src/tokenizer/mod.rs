@@ -118,7 +118,7 @@ impl Tokenizer {
     /// # Errors
     /// [`TokenizerError::Invalid`] for values that contradict each other, [`TokenizerError::Unsupported`] for a model or a
     /// pre-tokenizer that is not known; the message lists the known ones.
-    pub fn from_vocabulary(source: GgufVocabulary) -> Result<Self> {
+    pub fn from_vocabulary(source: GgufVocabulary<'_>) -> Result<Self> {
         let (bos, eos, eot) = (source.bos, source.eos, source.eot);
         let gguf::Loaded { encoder, vocabulary, drop_first_space, assumptions } =
             gguf::load(source)?;
@@ -177,7 +177,7 @@ impl Tokenizer {
         for &id in ids {
             let piece = self.vocabulary.piece(id)?;
             if !(skip_special && self.is_special(id)) {
-                bytes.extend_from_slice(&piece.bytes);
+                bytes.extend_from_slice(piece.bytes);
             }
         }
         let kept =
@@ -195,7 +195,7 @@ impl Tokenizer {
 
     /// A token as its file writes it, such as `Ġthe` or `<0x0A>`, if the vocabulary has it.
     pub fn token_text(&self, id: u32) -> Option<&str> {
-        self.vocabulary.get(id).map(|piece| &*piece.text)
+        self.vocabulary.get(id).map(|piece| piece.text)
     }
 
     /// The id of a token by its written form.

@@ -60,10 +60,10 @@ impl SentencePiece {
             let wrong = || {
                 at.invalid(format!(
                     "token {id}, {:?}, is marked as a byte, but is not <0xHH>",
-                    shortened(&piece.text)
+                    shortened(piece.text)
                 ))
             };
-            let byte = byte_token(&piece.text).ok_or_else(wrong)?;
+            let byte = byte_token(piece.text).ok_or_else(wrong)?;
             if let Some(slot) = bytes.get_mut(usize::from(byte)) {
                 slot.get_or_insert(id);
             }

@@ -47,7 +47,7 @@ impl<'a> TextStream<'a> {
         if self.skip_special && self.tokenizer.is_special(id) {
             return Ok(String::new());
         }
-        let mut bytes: &[u8] = &piece.bytes;
+        let mut bytes: &[u8] = piece.bytes;
         if self.drop_space && !bytes.is_empty() {
             self.drop_space = false;
             bytes = bytes.strip_prefix(b" ").unwrap_or(bytes);

@@ -1,6 +1,9 @@
 //! The tokens of a vocabulary: id, written form, bytes and class.
 
-use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::ops::Range;
+
+use hashbrown::HashTable;
 
 use super::error::{Result, TokenizerError};
 
@@ -22,58 +25,93 @@ pub(crate) enum Class {
 }
 
 /// One token.
-#[derive(Debug, Clone)]
-pub(crate) struct Piece {
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Piece<'a> {
     /// As the file writes it.
-    pub(crate) text: Box<str>,
+    pub(crate) text: &'a str,
     /// The bytes that it adds to a text.
-    pub(crate) bytes: Box<[u8]>,
+    pub(crate) bytes: &'a [u8],
     /// What it is for.
     pub(crate) class: Class,
 }
 
-/// All tokens; an id without a token is a gap.
+/// Where a token stands in what a vocabulary holds together.
+#[derive(Debug)]
+struct Place {
+    text: Range<usize>,
+    bytes: Range<usize>,
+    class: Class,
+}
+
+/// All tokens; an id without a token is a gap. There are hundreds of thousands, and none has memory of its own.
 #[derive(Debug, Default)]
 pub(crate) struct Vocabulary {
-    pieces: Vec<Option<Piece>>,
-    ids: HashMap<Box<str>, u32>,
+    places: Vec<Option<Place>>,
+    texts: String,
+    bytes: Vec<u8>,
+    /// By the hash of the text.
+    ids: HashTable<u32>,
+    hashes: RandomState,
 }
 
 impl Vocabulary {
-    /// Takes the tokens by id. Of tokens with the same text the lowest id is found by text.
-    pub(crate) fn new(pieces: Vec<Option<Piece>>) -> Self {
-        let mut ids = HashMap::with_capacity(pieces.len());
-        for (id, piece) in (0u32..).zip(&pieces) {
-            if let Some(piece) = piece {
-                ids.entry(piece.text.clone()).or_insert(id);
-            }
+    /// Room for `count` tokens.
+    pub(crate) fn with_capacity(count: usize) -> Self {
+        let (places, ids) = (Vec::with_capacity(count), HashTable::with_capacity(count));
+        Self { places, ids, ..Self::default() }
+    }
+
+    /// Takes the token of the next id. Of tokens with the same text the lowest id is found by text.
+    pub(crate) fn push(&mut self, piece: Option<Piece<'_>>) {
+        let place = piece.map(|Piece { text, bytes, class }| {
+            let (text_at, bytes_at) = (self.texts.len(), self.bytes.len());
+            self.texts.push_str(text);
+            self.bytes.extend_from_slice(bytes);
+            Place { text: text_at..self.texts.len(), bytes: bytes_at..self.bytes.len(), class }
+        });
+        self.places.push(place);
+        if let (Some(piece), Ok(id)) = (piece, u32::try_from(self.places.len() - 1)) {
+            let Self { places, texts, ids, hashes, .. } = self;
+            let text_of = |id: u32| {
+                let place = places.get(id as usize).and_then(Option::as_ref);
+                place.and_then(|place| texts.get(place.text.clone())).unwrap_or_default()
+            };
+            let (same, hash_of) =
+                (|id: &u32| text_of(*id) == piece.text, |id: &u32| hashes.hash_one(text_of(*id)));
+            ids.entry(hashes.hash_one(piece.text), same, hash_of).or_insert(id);
         }
-        Self { pieces, ids }
     }
 
     /// One past the highest id.
     pub(crate) fn len(&self) -> usize {
-        self.pieces.len()
+        self.places.len()
     }
 
     /// The token of an id.
-    pub(crate) fn piece(&self, id: u32) -> Result<&Piece> {
-        self.get(id).ok_or(TokenizerError::UnknownId { id, size: self.pieces.len() })
+    pub(crate) fn piece(&self, id: u32) -> Result<Piece<'_>> {
+        self.get(id).ok_or(TokenizerError::UnknownId { id, size: self.places.len() })
     }
 
     /// The token of an id, if there is one.
-    pub(crate) fn get(&self, id: u32) -> Option<&Piece> {
-        self.pieces.get(usize::try_from(id).ok()?)?.as_ref()
+    pub(crate) fn get(&self, id: u32) -> Option<Piece<'_>> {
+        self.at(self.places.get(usize::try_from(id).ok()?)?.as_ref()?)
+    }
+
+    fn at(&self, Place { text, bytes, class }: &Place) -> Option<Piece<'_>> {
+        let (text, bytes) = (self.texts.get(text.clone())?, self.bytes.get(bytes.clone())?);
+        Some(Piece { text, bytes, class: *class })
     }
 
     /// The id of a token by its written form.
     pub(crate) fn id(&self, text: &str) -> Option<u32> {
-        self.ids.get(text).copied()
+        let same = |id: &u32| self.get(*id).is_some_and(|piece| piece.text == text);
+        self.ids.find(self.hashes.hash_one(text), same).copied()
     }
 
     /// Ids and tokens in order of id.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &Piece)> {
-        (0u32..).zip(&self.pieces).filter_map(|(id, piece)| Some((id, piece.as_ref()?)))
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, Piece<'_>)> {
+        let all = (0u32..).zip(&self.places);
+        all.filter_map(|(id, place)| Some((id, self.at(place.as_ref()?)?)))
     }
 }
 
@@ -86,7 +124,26 @@ pub(crate) fn byte_token(text: &str) -> Option<u8> {
 
 #[cfg(test)]
 mod tests {
-    use super::byte_token;
+    use super::*;
+
+    #[test]
+    fn tokens_are_found_by_id_and_by_text() {
+        let mut vocabulary = Vocabulary::with_capacity(1);
+        let piece = |text, bytes| Some(Piece { text, bytes, class: Class::Normal });
+        for token in [piece("Ġa", b" a".as_slice()), None, piece("", b""), piece("Ġa", b"other")]
+        {
+            vocabulary.push(token);
+        }
+        assert_eq!(vocabulary.len(), 4);
+        assert_eq!(
+            (vocabulary.id("Ġa"), vocabulary.id(""), vocabulary.id("a")),
+            (Some(0), Some(2), None)
+        );
+        assert_eq!(vocabulary.piece(3).unwrap().bytes, b"other");
+        assert!(vocabulary.piece(1).is_err() && vocabulary.get(4).is_none());
+        let ids: Vec<u32> = vocabulary.iter().map(|(id, _)| id).collect();
+        assert_eq!(ids, [0, 2, 3]);
+    }
 
     #[test]
     fn only_two_hex_digits_make_a_byte() {

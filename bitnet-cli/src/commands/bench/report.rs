@@ -18,12 +18,12 @@ This page was printed by `bitnet bench --report` from run files; no figure in it
 - Rates are tokens in a second: the median of the repetitions, then the slowest and the fastest, and the distance between
   the quartiles (IQR). Ratios are of medians; above 1.00, this program is faster.
 - `pp512` reads a prompt of 512 random tokens, with the logits of the last one. `tg128` writes 128 tokens one at a time,
-  with the logits of each; this program also chooses the likeliest of them, llama-bench does not. Loading is not timed.
+  with the logits of each. This program chooses the likeliest token each time, and so may leave most of the head unread;
+  llama-bench computes all logits and chooses none. Loading is not timed.
 - In a comparison every sample is a process of its own that loads its model and warms up, and the programs take turns: one
   sample of each, then the next repetition.
-- The limit of `tg` is the read bandwidth, measured with as many threads. Ternary weights are those that the kernels counted
-  as read, the head is counted whole, keys and values as at the middle of the test. A model that fits into the caches can
-  exceed it.
+- The limit of `tg` is the read bandwidth, measured with as many threads. Ternary weights and the head are what the kernels
+  counted as read, keys and values as at the middle of the test. A model that fits into the caches can exceed it.
 - The limit of `pp` is the peak of the integer multiply-add that the kernels use, its accumulating addition included; only
   the ternary layers are counted, and all the time. Limits are the best of as many measurements as there are repetitions.
 - Peak memory is the largest resident set of any process of the program, mapped files included.
