@@ -14,7 +14,7 @@ pub(crate) struct Style {
     pub(crate) colon: String,
     /// Keys in order of their text.
     pub(crate) sort_keys: bool,
-    /// Everything outside ASCII as `\uXXXX`.
+    /// Everything outside ASCII as `\u` and four hexadecimal digits.
     pub(crate) ascii: bool,
 }
 

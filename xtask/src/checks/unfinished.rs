@@ -43,8 +43,8 @@ mod tests {
     #[test]
     fn refuses_missing_code_and_marks() {
         let source = format!(
-            "//! A todo list.\nfn f() {{ todo!() }}\nfn g() {{ unimplemented!(\"x\") }}\n// {}: later.\n",
-            MARKS[0]
+            "//! A {0} list.\nfn f() {{ {0}!() }}\nfn g() {{ {1}!(\"x\") }}\n// {2}: later.\n",
+            MACROS[0], MACROS[1], MARKS[0]
         );
         let lines: Vec<_> = check(&Tree::from_texts(&[("a.rs", &source)]))
             .iter()
