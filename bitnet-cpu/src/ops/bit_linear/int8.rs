@@ -13,7 +13,7 @@ use super::eight::{Dots, eight_by_groups, in_tiles};
 use super::groups::{group_dots, group_halves};
 use super::rescale::{Give, rescale, rescale_eight};
 use super::{Part, groups, row_blocks, row_scales};
-use crate::activations::{INT8_TILE, Quantized, int8_tiles};
+use crate::activations::{Quantized, int8_tiles};
 use crate::isa::{ActivationBlock, CodeBlock, Isa, Op};
 use bitnet_core::ternary::TernaryMatrix;
 
@@ -273,7 +273,7 @@ fn all_dots<I: Isa>(
     if groups(weight) == 0 {
         return;
     }
-    let mut dots = (tokens >= INT8_TILE).then(Dots::new);
+    let mut dots = None;
     for start in rows.clone().step_by(ROWS) {
         let rows = start..(start + ROWS).min(rows.end);
         for tile in int8_tiles(tokens) {
@@ -281,9 +281,8 @@ fn all_dots<I: Isa>(
             match tile.len() {
                 8 => match group_halves(weight) {
                     None => {
-                        if let Some(dots) = &mut dots {
-                            dots.eight(isa, weight, x, tile, rows, give);
-                        }
+                        let dots = dots.get_or_insert_with(Dots::new);
+                        dots.eight(isa, weight, x, tile, rows, give);
                     }
                     Some(len) if in_tiles::<I>(len) => {
                         eight_by_groups(isa, weight, len, x, tile, rows, give);
