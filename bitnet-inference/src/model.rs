@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use bitnet_core::backend::Backend;
 use bitnet_core::kv::KvType;
-use bitnet_core::memory::HybridMemoryPool;
+use bitnet_core::memory::{HybridMemoryPool, MemoryPoolConfig};
 use bitnet_cpu::CpuOptions;
 
 use crate::chat::{ChatTemplate, Message, RenderOptions};
@@ -93,7 +93,7 @@ impl Model {
         let opened = open(source, options)?;
         let pool = match &options.pool {
             Some(pool) => pool.clone(),
-            None => HybridMemoryPool::new()?,
+            None => HybridMemoryPool::with_config(MemoryPoolConfig::unbounded())?,
         };
         let checkpoint = opened.checkpoint();
         let cache = match (source, &options.cache) {

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::block::Block;
+use super::{MemoryPoolConfig, Purpose};
 use crate::device::Device;
 use crate::{Error, Result};
 
@@ -30,11 +31,13 @@ pub struct MemoryMetrics {
     pub deallocations: u64,
 }
 
-/// A block of a pool, owned: it can't be duplicated, so it can't be freed twice.
+/// A block of a pool, owned: it can't be duplicated, so it can't be freed twice. Dropping it gives it back.
 #[derive(Debug)]
 pub struct MemoryHandle {
-    block: Block,
+    /// `None` only while it is dropped.
+    block: Option<Block>,
     size: usize,
+    purpose: Purpose,
     pool: Arc<PoolState>,
 }
 
@@ -44,15 +47,28 @@ impl MemoryHandle {
         self.size
     }
 
-    /// The bytes, initialised (zero in a fresh allocation).
+    /// What the block is used for.
+    pub fn purpose(&self) -> Purpose {
+        self.purpose
+    }
+
+    /// The bytes. They are initialised: zero, or what an earlier user of the pool left.
     pub fn bytes(&self) -> &[u8] {
-        &self.block.bytes()[..self.size]
+        self.block.as_ref().map_or(&[], |block| &block.bytes()[..self.size])
     }
 
     /// The bytes, for writing.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         let size = self.size;
-        &mut self.block.bytes_mut()[..size]
+        self.block.as_mut().map_or(&mut [], |block| &mut block.bytes_mut()[..size])
+    }
+}
+
+impl Drop for MemoryHandle {
+    fn drop(&mut self) {
+        if let Some(block) = self.block.take() {
+            self.pool.give_back(block, self.size, self.purpose);
+        }
     }
 }
 
@@ -66,11 +82,21 @@ struct PoolState {
 struct Inner {
     free: BTreeMap<(usize, usize), Vec<Block>>,
     metrics: MemoryMetrics,
+    by_purpose: [u64; Purpose::ALL.len()],
 }
 
 impl PoolState {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts a block on its free list and settles the accounts.
+    fn give_back(&self, block: Block, size: usize, purpose: Purpose) {
+        let mut inner = self.lock();
+        inner.metrics.total_allocated -= size as u64;
+        inner.metrics.deallocations += 1;
+        inner.by_purpose[purpose.index()] -= size as u64;
+        inner.free.entry((block.len(), block.align())).or_default().push(block);
     }
 }
 
@@ -78,47 +104,58 @@ impl PoolState {
 #[derive(Debug, Clone)]
 pub struct HybridMemoryPool {
     state: Arc<PoolState>,
+    purpose: Purpose,
 }
 
 impl HybridMemoryPool {
-    /// A pool bounded only by the address space.
+    /// A pool of the default sizes.
     ///
     /// # Errors
-    /// None today; fallible so that later pools may reserve memory up front.
+    /// [`Error::OutOfMemory`] if the system refuses the address space that is reserved at the start.
     pub fn new() -> Result<Self> {
-        Ok(Self::with_limit(isize::MAX as usize))
+        Self::with_config(MemoryPoolConfig::default())
     }
 
-    /// A pool that refuses to hold more than `limit` bytes.
-    pub fn with_limit(limit: usize) -> Self {
-        Self { state: Arc::new(PoolState { limit, inner: Mutex::default() }) }
+    /// A pool of these sizes.
+    ///
+    /// # Errors
+    /// As [`HybridMemoryPool::new`].
+    pub fn with_config(config: MemoryPoolConfig) -> Result<Self> {
+        let limit = config.max_small_pool_size.saturating_add(config.max_large_pool_size);
+        let state = Arc::new(PoolState { limit, inner: Mutex::default() });
+        Ok(Self { state, purpose: Purpose::General })
     }
 
-    /// `size` zeroed bytes aligned to at least `align` and at least a cache line.
+    /// The same pool, whose allocations are accounted under `purpose`.
+    pub fn for_purpose(&self, purpose: Purpose) -> Self {
+        Self { state: Arc::clone(&self.state), purpose }
+    }
+
+    /// `size` bytes aligned to at least `align` and at least a cache line. They are initialised, but may hold what an
+    /// earlier user of this pool left in them.
     ///
     /// # Errors
     /// [`Error::BadAlignment`], [`Error::SizeOverflow`] or [`Error::OutOfMemory`]; before the last, the free
     /// blocks kept are given back and the allocation is tried once more.
     pub fn allocate(&self, size: usize, align: usize, device: &Device) -> Result<MemoryHandle> {
-        let (mut handle, recycled) = self.take(size, align, device)?;
-        if recycled {
-            handle.bytes_mut().fill(0);
-        }
-        Ok(handle)
+        self.take(size, align, device).map(|(handle, _)| handle)
     }
 
-    /// As [`HybridMemoryPool::allocate`], for memory that will be written before it is read: the bytes may hold what an
-    /// earlier user of this pool left in them.
+    /// As [`HybridMemoryPool::allocate`], with every byte zero.
     ///
     /// # Errors
     /// As [`HybridMemoryPool::allocate`].
-    pub fn allocate_unzeroed(
+    pub fn allocate_zeroed(
         &self,
         size: usize,
         align: usize,
         device: &Device,
     ) -> Result<MemoryHandle> {
-        self.take(size, align, device).map(|(handle, _)| handle)
+        let (mut handle, recycled) = self.take(size, align, device)?;
+        if recycled {
+            handle.bytes_mut().fill(0);
+        }
+        Ok(handle)
     }
 
     /// A block, and whether it has been used before; otherwise it is zero.
@@ -139,8 +176,10 @@ impl HybridMemoryPool {
         metrics.total_allocated += size as u64;
         metrics.peak_allocated = metrics.peak_allocated.max(metrics.total_allocated);
         metrics.allocations += 1;
+        inner.by_purpose[self.purpose.index()] += size as u64;
         drop(inner);
-        Ok((MemoryHandle { block, size, pool: Arc::clone(&self.state) }, used))
+        let pool = Arc::clone(&self.state);
+        Ok((MemoryHandle { block: Some(block), size, purpose: self.purpose, pool }, used))
     }
 
     /// Gives a block back for reuse.
@@ -149,7 +188,7 @@ impl HybridMemoryPool {
     /// [`Error::ForeignHandle`] if another pool made the handle (its block then goes back to that pool).
     pub fn deallocate(&self, handle: MemoryHandle) -> Result<()> {
         let foreign = !Arc::ptr_eq(&handle.pool, &self.state);
-        recycle(handle);
+        drop(handle);
         if foreign { Err(Error::ForeignHandle) } else { Ok(()) }
     }
 
@@ -164,6 +203,11 @@ impl HybridMemoryPool {
     /// The accounts.
     pub fn get_metrics(&self) -> MemoryMetrics {
         self.state.lock().metrics
+    }
+
+    /// Bytes asked for by the allocations that are alive, for each of [`Purpose::ALL`].
+    pub fn allocated_by_purpose(&self) -> [u64; Purpose::ALL.len()] {
+        self.state.lock().by_purpose
     }
 
     fn grow(&self, class: usize, align: usize) -> Result<Block> {
@@ -186,15 +230,6 @@ impl HybridMemoryPool {
     }
 }
 
-/// Puts a block on its pool's free list and settles the accounts.
-pub(super) fn recycle(handle: MemoryHandle) {
-    let MemoryHandle { block, size, pool } = handle;
-    let mut inner = pool.lock();
-    inner.metrics.total_allocated -= size as u64;
-    inner.metrics.deallocations += 1;
-    inner.free.entry((block.len(), block.align())).or_default().push(block);
-}
-
 /// The size rounded up to four classes per doubling, at least a cache line.
 fn size_class(size: usize) -> Option<usize> {
     let size = size.max(LINE);
@@ -207,6 +242,15 @@ fn size_class(size: usize) -> Option<usize> {
 mod tests {
     use super::*;
 
+    fn limited(bytes: usize) -> HybridMemoryPool {
+        let config = MemoryPoolConfig {
+            max_small_pool_size: 0,
+            max_large_pool_size: bytes,
+            ..MemoryPoolConfig::unbounded()
+        };
+        HybridMemoryPool::with_config(config).unwrap()
+    }
+
     #[test]
     fn every_size_and_alignment_is_served_and_accounted() {
         let pool = HybridMemoryPool::new().unwrap();
@@ -216,7 +260,7 @@ mod tests {
         }
         for &size in &sizes {
             for align in [1usize, 64, 4096, 2 << 20] {
-                let mut handle = pool.allocate(size, align, &Device::Cpu).unwrap();
+                let mut handle = pool.allocate_zeroed(size, align, &Device::Cpu).unwrap();
                 assert_eq!(handle.bytes().len(), size);
                 assert_eq!(handle.bytes().as_ptr() as usize % align.max(64), 0);
                 assert!(handle.bytes().iter().all(|&b| b == 0), "recycled blocks are zeroed");
@@ -227,7 +271,7 @@ mod tests {
         let mut handle = pool.allocate(100, 64, &Device::Cpu).unwrap();
         handle.bytes_mut().fill(0xa5);
         pool.deallocate(handle).unwrap();
-        let handle = pool.allocate_unzeroed(100, 64, &Device::Cpu).unwrap();
+        let handle = pool.allocate(100, 64, &Device::Cpu).unwrap();
         assert!(handle.bytes().iter().all(|&b| b == 0xa5), "nothing is written to scratch");
         pool.deallocate(handle).unwrap();
         let metrics = pool.get_metrics();
@@ -248,7 +292,7 @@ mod tests {
 
     #[test]
     fn limits_alignment_and_foreign_handles_are_errors() {
-        let pool = HybridMemoryPool::with_limit(1 << 20);
+        let pool = limited(1 << 20);
         assert!(matches!(pool.allocate(8, 3, &Device::Cpu), Err(Error::BadAlignment { align: 3 })));
         assert!(matches!(
             pool.allocate(usize::MAX, 64, &Device::Cpu),
@@ -263,7 +307,7 @@ mod tests {
 
     #[test]
     fn kept_blocks_give_way_when_the_limit_is_reached() {
-        let pool = HybridMemoryPool::with_limit(1 << 20);
+        let pool = limited(1 << 20);
         let handle = pool.allocate(700 << 10, 64, &Device::Cpu).unwrap();
         pool.deallocate(handle).unwrap();
         assert!(

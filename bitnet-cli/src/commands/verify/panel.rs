@@ -11,8 +11,8 @@ use bitnet_core::backend::{
 };
 use bitnet_core::dense::DenseRows;
 use bitnet_core::kv::{KvLayer, KvSpan};
-use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::memory::tensor::BitNetTensor;
+use bitnet_core::memory::{HybridMemoryPool, MemoryPoolConfig};
 use bitnet_core::reference::ReferenceBackend;
 use bitnet_core::simd::IsaLevel;
 use bitnet_core::ternary::TernaryMatrix;
@@ -94,7 +94,7 @@ impl Panel {
             driver: AtomicUsize::new(0),
             comparing: AtomicBool::new(false),
             findings: Mutex::default(),
-            pool: HybridMemoryPool::new()?,
+            pool: HybridMemoryPool::with_config(MemoryPoolConfig::unbounded())?,
         })
     }
 

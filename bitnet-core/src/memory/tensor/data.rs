@@ -5,28 +5,15 @@ use std::sync::Arc;
 
 use super::{BitNetDType, TensorMetadata};
 use crate::device::Device;
-use crate::memory::pool::recycle;
 use crate::memory::{HybridMemoryPool, MemoryHandle};
 use crate::{Error, Result};
 
 /// Bytes that someone else keeps alive, such as a mapped file.
 pub type SharedBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
 
-/// Pool-backed bytes that return to their pool when the last tensor over them is gone.
-#[derive(Debug)]
-struct PoolBytes(Option<MemoryHandle>);
-
-impl Drop for PoolBytes {
-    fn drop(&mut self) {
-        if let Some(handle) = self.0.take() {
-            recycle(handle);
-        }
-    }
-}
-
 #[derive(Clone)]
 enum Storage {
-    Pool(Arc<PoolBytes>),
+    Pool(Arc<MemoryHandle>),
     Shared(SharedBytes),
 }
 
@@ -52,8 +39,8 @@ impl BitNetTensor {
     /// [`Error::SizeOverflow`] or [`Error::OutOfMemory`].
     pub fn new(metadata: TensorMetadata, pool: &HybridMemoryPool) -> Result<Self> {
         let bytes = metadata.dtype().bytes_for(metadata.elements()?)?;
-        let handle = pool.allocate(bytes, 64, metadata.device())?;
-        Ok(Self { metadata, offset: 0, storage: Storage::Pool(Arc::new(PoolBytes(Some(handle)))) })
+        let handle = pool.allocate_zeroed(bytes, 64, metadata.device())?;
+        Ok(Self { metadata, offset: 0, storage: Storage::Pool(Arc::new(handle)) })
     }
 
     /// An f32 tensor of this shape in the pool, on the CPU, to be written before it is read: its numbers may be what an
@@ -64,12 +51,12 @@ impl BitNetTensor {
     pub fn scratch(shape: &[usize], pool: &HybridMemoryPool) -> Result<Self> {
         let metadata = TensorMetadata::new(shape.to_vec(), BitNetDType::F32, Device::Cpu);
         let bytes = metadata.dtype().bytes_for(metadata.elements()?)?;
-        let mut handle = pool.allocate_unzeroed(bytes, 64, metadata.device())?;
+        let mut handle = pool.allocate(bytes, 64, metadata.device())?;
         if cfg!(debug_assertions) {
             // NaN, so that what is read before it is written is seen in tests.
             handle.bytes_mut().fill(0xff);
         }
-        Ok(Self { metadata, offset: 0, storage: Storage::Pool(Arc::new(PoolBytes(Some(handle)))) })
+        Ok(Self { metadata, offset: 0, storage: Storage::Pool(Arc::new(handle)) })
     }
 
     /// A zeroed f32 tensor of this shape in the pool, on the CPU.
@@ -158,7 +145,7 @@ impl BitNetTensor {
     pub fn bytes(&self) -> Result<&[u8]> {
         let range = self.byte_range("bytes")?;
         let all = match &self.storage {
-            Storage::Pool(pool) => pool.0.as_ref().map_or(&[][..], MemoryHandle::bytes),
+            Storage::Pool(handle) => handle.bytes(),
             Storage::Shared(shared) => (**shared).as_ref(),
         };
         all.get(range).ok_or(Error::SizeOverflow { what: "tensor view" })
@@ -185,12 +172,10 @@ impl BitNetTensor {
     /// As [`BitNetTensor::bytes`], and [`Error::NotWritable`] if the storage is shared or mapped.
     pub fn bytes_mut(&mut self) -> Result<&mut [u8]> {
         let range = self.byte_range("bytes")?;
-        let Storage::Pool(pool) = &mut self.storage else {
+        let Storage::Pool(handle) = &mut self.storage else {
             return Err(Error::NotWritable { op: "bytes" });
         };
-        let handle = Arc::get_mut(pool)
-            .and_then(|bytes| bytes.0.as_mut())
-            .ok_or(Error::NotWritable { op: "bytes" })?;
+        let handle = Arc::get_mut(handle).ok_or(Error::NotWritable { op: "bytes" })?;
         handle.bytes_mut().get_mut(range).ok_or(Error::SizeOverflow { what: "tensor view" })
     }
 
@@ -258,7 +243,7 @@ impl BitNetTensor {
         self.expect_dtype("to_contiguous", BitNetDType::F32)?;
         let mut out = Self::zeros(self.shape(), pool)?;
         let all = match &self.storage {
-            Storage::Pool(bytes) => bytes.0.as_ref().map_or(&[][..], MemoryHandle::bytes),
+            Storage::Pool(handle) => handle.bytes(),
             Storage::Shared(shared) => (**shared).as_ref(),
         };
         let (shape, strides) = (self.metadata.shape().to_vec(), self.metadata.strides().to_vec());

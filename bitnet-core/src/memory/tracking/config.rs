@@ -1,0 +1,45 @@
+//! What is recorded, and how much of it.
+
+use std::time::Duration;
+
+/// How much a pool records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum TrackingLevel {
+    /// Nothing beyond [`super::super::MemoryMetrics`].
+    None,
+    /// Counters per size class, fragmentation and peaks, read from what the allocator keeps anyway.
+    Basic,
+    /// And, for a sample of the allocations, site, age, pattern and timeline.
+    #[default]
+    Standard,
+    /// And each of these for every allocation, with histograms of latency.
+    Detailed,
+}
+
+/// What a pool records, and when it warns.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TrackingConfig {
+    /// How much is recorded.
+    pub level: TrackingLevel,
+    /// Whether memory pressure, of the pool and of the system, is watched and told to the callbacks.
+    pub enable_pressure_detection: bool,
+    /// Whether allocations are remembered with their age and site until they are given back.
+    pub enable_leak_detection: bool,
+    /// The part of the pool's limit above which pressure begins (0 to 1).
+    pub pressure_threshold_ratio: f64,
+    /// The age above which an allocation is reported as a possible leak.
+    pub leak_detection_interval: Duration,
+}
+
+impl Default for TrackingConfig {
+    /// Standard, with pressure and leak detection, 0.8 and 60 s.
+    fn default() -> Self {
+        Self {
+            level: TrackingLevel::Standard,
+            enable_pressure_detection: true,
+            enable_leak_detection: true,
+            pressure_threshold_ratio: 0.8,
+            leak_detection_interval: Duration::from_secs(60),
+        }
+    }
+}
