@@ -98,6 +98,18 @@ pub enum Error {
     /// The handle belongs to another pool.
     #[error("the handle belongs to another pool; give it back to the pool that made it")]
     ForeignHandle,
+    /// A mapped file is shorter than what was mapped of it; what was read past its end was zeros.
+    #[error(
+        "{file}: the file was cut to {now} bytes while {mapped} bytes of it were mapped; restore it and map it again"
+    )]
+    FileTruncated {
+        /// The file.
+        file: String,
+        /// Where the mapped part ended when it was mapped, in bytes from the beginning of the file.
+        mapped: u64,
+        /// The length of the file now, in bytes.
+        now: u64,
+    },
     /// A code that is not a trit.
     #[error(
         "row {row}, column {col}: code {code} is not a trit (0, 1 or 2); the file is damaged or has another layout"

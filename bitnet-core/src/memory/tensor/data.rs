@@ -3,19 +3,11 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::storage::{ExternalBytes, SharedBytes, Storage};
 use super::{BitNetDType, TensorMetadata};
 use crate::device::Device;
-use crate::memory::{HybridMemoryPool, MemoryHandle};
+use crate::memory::HybridMemoryPool;
 use crate::{Error, Result};
-
-/// Bytes that someone else keeps alive, such as a mapped file.
-pub type SharedBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
-
-#[derive(Clone)]
-enum Storage {
-    Pool(Arc<MemoryHandle>),
-    Shared(SharedBytes),
-}
 
 /// A strided tensor. Cloning and viewing share the storage; writing needs it unshared.
 #[derive(Clone)]
@@ -23,7 +15,7 @@ pub struct BitNetTensor {
     metadata: TensorMetadata,
     /// First element's offset in the storage, in elements.
     offset: usize,
-    storage: Storage,
+    pub(super) storage: Storage,
 }
 
 impl std::fmt::Debug for BitNetTensor {
@@ -90,8 +82,21 @@ impl BitNetTensor {
     /// # Errors
     /// [`Error::BadStorage`] if the number of bytes is not that of the metadata.
     pub fn from_shared(metadata: TensorMetadata, bytes: SharedBytes) -> Result<Self> {
+        Self::over(metadata, Storage::Shared(bytes))
+    }
+
+    /// A tensor over memory outside every pool, such as a mapped file or memory shared with another process; it can be
+    /// written if those bytes can. Nothing is copied.
+    ///
+    /// # Errors
+    /// As [`BitNetTensor::from_shared`].
+    pub fn from_external(metadata: TensorMetadata, bytes: Arc<dyn ExternalBytes>) -> Result<Self> {
+        Self::over(metadata, Storage::External(bytes))
+    }
+
+    fn over(metadata: TensorMetadata, storage: Storage) -> Result<Self> {
         let needed = metadata.dtype().bytes_for(metadata.elements()?)?;
-        let got = (*bytes).as_ref().len();
+        let got = storage.bytes().len();
         if got != needed {
             return Err(Error::BadStorage {
                 what: "mapped tensor",
@@ -99,7 +104,16 @@ impl BitNetTensor {
                 expected: format!("{needed} bytes"),
             });
         }
-        Ok(Self { metadata, offset: 0, storage: Storage::Shared(bytes) })
+        Ok(Self { metadata, offset: 0, storage })
+    }
+
+    /// Whether the memory under the tensor still is what it was when the tensor was made: a mapped file may have been
+    /// cut short since. Blocks of a pool always are.
+    ///
+    /// # Errors
+    /// What the owner of the memory reports, such as [`Error::FileTruncated`].
+    pub fn check(&self) -> Result<()> {
+        self.storage.check()
     }
 
     /// Shape, strides, element type and device.
@@ -144,11 +158,7 @@ impl BitNetTensor {
     /// [`Error::NotContiguous`] for a strided view.
     pub fn bytes(&self) -> Result<&[u8]> {
         let range = self.byte_range("bytes")?;
-        let all = match &self.storage {
-            Storage::Pool(handle) => handle.bytes(),
-            Storage::Shared(shared) => (**shared).as_ref(),
-        };
-        all.get(range).ok_or(Error::SizeOverflow { what: "tensor view" })
+        self.storage.bytes().get(range).ok_or(Error::SizeOverflow { what: "tensor view" })
     }
 
     /// The elements of a contiguous f32 tensor, row-major.
@@ -172,11 +182,8 @@ impl BitNetTensor {
     /// As [`BitNetTensor::bytes`], and [`Error::NotWritable`] if the storage is shared or mapped.
     pub fn bytes_mut(&mut self) -> Result<&mut [u8]> {
         let range = self.byte_range("bytes")?;
-        let Storage::Pool(handle) = &mut self.storage else {
-            return Err(Error::NotWritable { op: "bytes" });
-        };
-        let handle = Arc::get_mut(handle).ok_or(Error::NotWritable { op: "bytes" })?;
-        handle.bytes_mut().get_mut(range).ok_or(Error::SizeOverflow { what: "tensor view" })
+        let all = self.storage.bytes_mut().ok_or(Error::NotWritable { op: "bytes" })?;
+        all.get_mut(range).ok_or(Error::SizeOverflow { what: "tensor view" })
     }
 
     /// The elements of a contiguous f32 tensor, for writing.
@@ -242,10 +249,7 @@ impl BitNetTensor {
     pub fn to_contiguous(&self, pool: &HybridMemoryPool) -> Result<Self> {
         self.expect_dtype("to_contiguous", BitNetDType::F32)?;
         let mut out = Self::zeros(self.shape(), pool)?;
-        let all = match &self.storage {
-            Storage::Pool(handle) => handle.bytes(),
-            Storage::Shared(shared) => (**shared).as_ref(),
-        };
+        let all = self.storage.bytes();
         let (shape, strides) = (self.metadata.shape().to_vec(), self.metadata.strides().to_vec());
         for (i, value) in out.f32_mut()?.iter_mut().enumerate() {
             let (mut rest, mut at) = (i, self.offset);

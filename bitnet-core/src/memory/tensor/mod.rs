@@ -3,7 +3,9 @@
 mod data;
 mod dtype;
 mod metadata;
+mod storage;
 
-pub use data::{BitNetTensor, SharedBytes};
+pub use data::BitNetTensor;
 pub use dtype::BitNetDType;
 pub use metadata::TensorMetadata;
+pub use storage::{ExternalBytes, SharedBytes};
