@@ -3,6 +3,8 @@
 mod block;
 mod buffer;
 pub mod cleanup;
+mod clock;
+mod compression;
 mod config;
 mod pool;
 mod purpose;
@@ -12,6 +14,7 @@ pub mod tracking;
 
 pub use buffer::PoolBuffer;
 pub use cleanup::CleanupConfig;
+pub use clock::{Clock, HandClock};
 pub use config::MemoryPoolConfig;
 pub use pool::{HybridMemoryPool, MemoryHandle, MemoryMetrics};
 pub use purpose::Purpose;

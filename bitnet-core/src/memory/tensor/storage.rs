@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use super::BitNetTensor;
 use crate::Result;
-use crate::memory::MemoryHandle;
+use crate::memory::{MemoryHandle, Purpose};
 
 /// Bytes that someone else keeps alive, such as a mapped file.
 pub type SharedBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
@@ -32,6 +33,8 @@ pub(super) enum Storage {
     Pool(Arc<MemoryHandle>),
     Shared(SharedBytes),
     External(Arc<dyn ExternalBytes>),
+    /// Nowhere: the bytes are packed, and no guard of the tensor is out.
+    Absent,
 }
 
 impl Storage {
@@ -41,6 +44,7 @@ impl Storage {
             Self::Pool(handle) => handle.bytes(),
             Self::Shared(shared) => (**shared).as_ref(),
             Self::External(external) => external.bytes(),
+            Self::Absent => &[],
         }
     }
 
@@ -48,16 +52,48 @@ impl Storage {
     pub(super) fn bytes_mut(&mut self) -> Option<&mut [u8]> {
         match self {
             Self::Pool(handle) => Arc::get_mut(handle).map(MemoryHandle::bytes_mut),
-            Self::Shared(_) => None,
+            Self::Shared(_) | Self::Absent => None,
             Self::External(external) => Arc::get_mut(external)?.bytes_mut(),
         }
     }
 
     pub(super) fn check(&self) -> Result<()> {
         match self {
-            Self::Pool(_) | Self::Shared(_) => Ok(()),
+            Self::Pool(_) | Self::Shared(_) | Self::Absent => Ok(()),
             Self::External(external) => external.check(),
         }
+    }
+}
+
+impl BitNetTensor {
+    /// What the memory of the tensor is used for; [`Purpose::General`] for memory outside every pool.
+    pub fn purpose(&self) -> Purpose {
+        match &self.storage {
+            Storage::Pool(handle) => handle.purpose(),
+            Storage::Shared(_) | Storage::External(_) | Storage::Absent => Purpose::General,
+        }
+    }
+
+    /// The block that the tensor lies in, if it lies in one and nobody shares it.
+    pub(super) fn own_block(&mut self) -> Option<&mut MemoryHandle> {
+        match &mut self.storage {
+            Storage::Pool(handle) => Arc::get_mut(handle),
+            Storage::Shared(_) | Storage::External(_) | Storage::Absent => None,
+        }
+    }
+
+    /// Gives the block up and leaves the tensor without bytes, if nobody shares it.
+    pub(super) fn remove_block(&mut self) -> Option<MemoryHandle> {
+        self.own_block()?;
+        match std::mem::replace(&mut self.storage, Storage::Absent) {
+            Storage::Pool(handle) => Arc::into_inner(handle),
+            Storage::Shared(_) | Storage::External(_) | Storage::Absent => None,
+        }
+    }
+
+    /// Gives a tensor that has lost its block one with the same bytes.
+    pub(super) fn restore_block(&mut self, block: MemoryHandle) {
+        self.storage = Storage::Pool(Arc::new(block));
     }
 }
 
@@ -66,7 +102,7 @@ mod tests {
     use super::*;
     use crate::Error;
     use crate::device::Device;
-    use crate::memory::tensor::{BitNetDType, BitNetTensor, TensorMetadata};
+    use crate::memory::tensor::{BitNetDType, TensorMetadata};
 
     struct Scratch {
         bytes: Vec<u8>,

@@ -1,0 +1,261 @@
+//! Bytes of tensors, packed without loss: bit planes, then LZ4.
+//!
+//! Bytes are packed in blocks of 64 KiB. The bits of a block are first sorted by their place in the element, so that the bits
+//! that hardly change (signs and exponents of numbers of like size, the upper bits of small integers, all bits but two of trits
+//! stored as whole numbers) become long runs, which LZ4 finds:
+//!
+//! ```text
+//! elements of w bytes, groups of eight; plane p = 8 k + b holds bit b of byte k of each element, eight elements to a byte
+//! block  = plane 0, plane 1, ... plane 8 w - 1, then the bytes after the last whole group as they were
+//! stored = u32 (little-endian): bytes that follow, with the top bit set where the block is stored as it is; those bytes
+//! ```
+//!
+//! It is a form for memory, not for files.
+
+use crate::device::Device;
+use crate::memory::{HybridMemoryPool, MemoryHandle};
+use crate::{Error, Result};
+
+/// Bytes of a block. LZ4 refers back by less than this, so that a larger one would find no more.
+const BLOCK: usize = 64 << 10;
+/// Blocks that are kept in one allocation.
+const BLOCKS: usize = 16;
+/// Set in a block's length where it is stored as it is.
+const PLAIN: u32 = 1 << 31;
+/// What is not smaller by this part is not worth restoring.
+const GAIN: usize = 16;
+/// Bytes after which packing gives up if nothing has been gained so far.
+const PATIENCE: usize = 4 << 20;
+
+/// Packed bytes, in a pool.
+pub(super) struct Packed {
+    /// Each holds `BLOCKS` blocks; the last one the rest.
+    parts: Vec<MemoryHandle>,
+    size: usize,
+    width: usize,
+}
+
+impl Packed {
+    /// Packs `bytes`, elements of `width` bytes, into `pool`; `None` if less than a sixteenth would be gained.
+    ///
+    /// # Errors
+    /// Those of [`HybridMemoryPool::allocate`].
+    pub(super) fn pack(
+        bytes: &[u8],
+        width: usize,
+        pool: &HybridMemoryPool,
+    ) -> Result<Option<Self>> {
+        let largest = BLOCKS.min(bytes.len().div_ceil(BLOCK));
+        let room = largest * (4 + BLOCK.max(lz4_flex::block::get_maximum_output_size(BLOCK)));
+        let mut planes = pool.allocate(BLOCK.min(bytes.len()), 64, &Device::Cpu)?;
+        let mut packed = pool.allocate(room, 64, &Device::Cpu)?;
+        let mut parts = Vec::new();
+        let (mut done, mut kept) = (0, 0);
+        for part in bytes.chunks(BLOCK * BLOCKS) {
+            let mut len = 0;
+            for block in part.chunks(BLOCK) {
+                let planes = &mut planes.bytes_mut()[..block.len()];
+                len += pack_block(block, width, planes, &mut packed.bytes_mut()[len..]);
+            }
+            (done, kept) = (done + part.len(), kept + len);
+            if (done >= PATIENCE || done == bytes.len()) && kept > done - done / GAIN {
+                return Ok(None);
+            }
+            let mut place = pool.allocate(len, 64, &Device::Cpu)?;
+            place.bytes_mut().copy_from_slice(&packed.bytes()[..len]);
+            parts.push(place);
+        }
+        Ok((kept < bytes.len()).then_some(Self { parts, size: bytes.len(), width }))
+    }
+
+    /// The bytes that were packed, into a new block of `pool`, with its purpose.
+    ///
+    /// # Errors
+    /// Those of [`HybridMemoryPool::allocate`], and [`Error::BadStorage`] if the packed bytes have been overwritten.
+    pub(super) fn unpack(&self, pool: &HybridMemoryPool) -> Result<MemoryHandle> {
+        let mut out = pool.allocate(self.size, 64, &Device::Cpu)?;
+        let mut planes = pool.allocate(BLOCK.min(self.size), 64, &Device::Cpu)?;
+        let damaged = || Error::BadStorage {
+            what: "compressed tensor",
+            got: self.len(),
+            expected: "what was packed: memory has been overwritten".into(),
+        };
+        for (to, part) in out.bytes_mut().chunks_mut(BLOCK * BLOCKS).zip(&self.parts) {
+            let mut from = part.bytes();
+            for block in to.chunks_mut(BLOCK) {
+                let planes = &mut planes.bytes_mut()[..block.len()];
+                from = unpack_block(from, self.width, planes, block).ok_or_else(damaged)?;
+            }
+        }
+        Ok(out)
+    }
+
+    /// Bytes that it takes.
+    pub(super) fn len(&self) -> usize {
+        self.parts.iter().map(MemoryHandle::size).sum()
+    }
+
+    /// Bytes that it took before it was packed.
+    pub(super) fn unpacked_len(&self) -> usize {
+        self.size
+    }
+}
+
+/// The bytes written to `out`, which has room for the largest block. `planes` is as long as `block`.
+fn pack_block(block: &[u8], width: usize, planes: &mut [u8], out: &mut [u8]) -> usize {
+    split_planes(block, width, planes);
+    let (head, body) = out.split_at_mut(4);
+    let packed = lz4_flex::block::compress_into(planes, body).ok().filter(|&n| n < block.len());
+    let (len, mark) = match packed {
+        Some(len) => (len, 0),
+        None => {
+            body[..block.len()].copy_from_slice(block);
+            (block.len(), PLAIN)
+        }
+    };
+    // A block is far below 2^31 bytes.
+    head.copy_from_slice(&(len as u32 | mark).to_le_bytes());
+    4 + len
+}
+
+/// What follows the block in `from`; `None` if it does not unpack to as many bytes as `block` has.
+fn unpack_block<'a>(
+    from: &'a [u8],
+    width: usize,
+    planes: &mut [u8],
+    block: &mut [u8],
+) -> Option<&'a [u8]> {
+    let (head, rest) = from.split_first_chunk::<4>()?;
+    let head = u32::from_le_bytes(*head);
+    let (body, rest) = rest.split_at_checked((head & !PLAIN) as usize)?;
+    if head & PLAIN != 0 {
+        if body.len() != block.len() {
+            return None;
+        }
+        block.copy_from_slice(body);
+    } else {
+        let written = lz4_flex::block::decompress_into(body, planes).ok()?;
+        if written != block.len() {
+            return None;
+        }
+        join_planes(planes, width, block);
+    }
+    Some(rest)
+}
+
+/// Sorts the bits of `block` by their place in an element of `width` bytes.
+fn split_planes(block: &[u8], width: usize, planes: &mut [u8]) {
+    let groups = block.len() / (8 * width);
+    let (whole, rest) = block.split_at(groups * 8 * width);
+    for byte in 0..width {
+        for group in 0..groups {
+            let first = group * 8 * width + byte;
+            let lane: [u8; 8] = std::array::from_fn(|i| whole[first + i * width]);
+            let turned = transposed(u64::from_le_bytes(lane)).to_le_bytes();
+            for (bit, value) in turned.into_iter().enumerate() {
+                planes[(8 * byte + bit) * groups + group] = value;
+            }
+        }
+    }
+    planes[whole.len()..].copy_from_slice(rest);
+}
+
+/// The inverse of [`split_planes`].
+fn join_planes(planes: &[u8], width: usize, block: &mut [u8]) {
+    let groups = block.len() / (8 * width);
+    let whole = groups * 8 * width;
+    for byte in 0..width {
+        for group in 0..groups {
+            let turned: [u8; 8] =
+                std::array::from_fn(|bit| planes[(8 * byte + bit) * groups + group]);
+            let lane = transposed(u64::from_le_bytes(turned)).to_le_bytes();
+            let first = group * 8 * width + byte;
+            for (i, value) in lane.into_iter().enumerate() {
+                block[first + i * width] = value;
+            }
+        }
+    }
+    block[whole..].copy_from_slice(&planes[whole..]);
+}
+
+/// Bit `b` of byte `i` becomes bit `i` of byte `b`: squares of one, two and four bits are exchanged across the diagonal.
+fn transposed(square: u64) -> u64 {
+    let mut x = square;
+    for (shift, mask) in
+        [(7, 0x00aa_00aa_00aa_00aa_u64), (14, 0x0000_cccc_0000_cccc), (28, 0x0000_0000_f0f0_f0f0)]
+    {
+        let exchanged = (x ^ (x >> shift)) & mask;
+        x ^= exchanged ^ (exchanged << shift);
+    }
+    x
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn pool() -> HybridMemoryPool {
+        HybridMemoryPool::new().unwrap()
+    }
+
+    #[test]
+    fn a_square_of_bits_is_turned() {
+        for (byte, bit) in [(0, 0), (0, 7), (3, 5), (7, 1)] {
+            assert_eq!(transposed(1 << (8 * byte + bit)), 1 << (8 * bit + byte));
+        }
+    }
+
+    #[test]
+    fn sizes_around_blocks_and_parts_come_back() {
+        let pool = pool();
+        let all: Vec<u8> =
+            (0..(2 * BLOCK * BLOCKS + 100) as u32).map(|i| (i / 700) as u8).collect();
+        for size in
+            [64, 65, BLOCK - 1, BLOCK, BLOCK + 9, BLOCK * BLOCKS, BLOCK * BLOCKS + 1, all.len()]
+        {
+            for width in [1, 2, 4, 8] {
+                let packed = Packed::pack(&all[..size], width, &pool).unwrap();
+                let Some(packed) = packed else { continue };
+                assert!(packed.len() < size && packed.unpacked_len() == size);
+                assert!(packed.unpack(&pool).unwrap().bytes() == &all[..size], "{size} {width}");
+            }
+        }
+        assert_eq!(pool.get_metrics().total_allocated, 0);
+    }
+
+    #[test]
+    fn overwritten_bytes_are_an_error() {
+        let pool = pool();
+        let bytes = vec![5u8; 100_000];
+        for at in [0, 1, 3, 4, 5, 20] {
+            let mut packed = Packed::pack(&bytes, 1, &pool).unwrap().unwrap();
+            let place = &mut packed.parts[0].bytes_mut()[at];
+            *place ^= 0xff;
+            match packed.unpack(&pool) {
+                Err(Error::BadStorage { what: "compressed tensor", .. }) => {}
+                // A literal may be another one without any sign of it.
+                Ok(out) => assert_eq!(out.size(), bytes.len()),
+                Err(other) => panic!("{other}"),
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn any_bytes_come_back(
+            bytes in prop::collection::vec(prop_oneof![9 => 0u8..3, 1 => any::<u8>()], 0..3000),
+            width in prop::sample::select(vec![1usize, 2, 4, 8]),
+        ) {
+            let pool = pool();
+            if let Some(packed) = Packed::pack(&bytes, width, &pool).unwrap() {
+                prop_assert!(packed.len() < bytes.len());
+                let out = packed.unpack(&pool).unwrap();
+                prop_assert_eq!(out.bytes(), &bytes[..]);
+            }
+        }
+    }
+}
