@@ -43,6 +43,70 @@ pub enum Error {
         /// The operation.
         op: &'static str,
     },
+    /// A view of elements that share a byte would begin inside one.
+    #[error(
+        "{op}: element {element} of type {dtype} lies inside a byte; begin the view at the first element of a byte or cast the tensor"
+    )]
+    UnalignedView {
+        /// The operation.
+        op: &'static str,
+        /// The element type.
+        dtype: crate::memory::tensor::BitNetDType,
+        /// The element of the storage at which the view would begin.
+        element: usize,
+    },
+    /// A number that the element type does not hold.
+    #[error(
+        "{value} is not a number of type {dtype}; scale it into the range or cast with saturation"
+    )]
+    NotRepresentable {
+        /// The number.
+        value: f32,
+        /// The element type.
+        dtype: crate::memory::tensor::BitNetDType,
+    },
+    /// A byte that holds no five trits in base 3.
+    #[error(
+        "byte {index} is {byte}, above 242, and holds no five trits; the data is damaged or has another layout"
+    )]
+    BadTrits {
+        /// Index of the byte.
+        index: usize,
+        /// Its value.
+        byte: u8,
+    },
+    /// Two shapes that can't be stretched to one.
+    #[error(
+        "shapes {a:?} and {b:?} can't be broadcast together; aligned at the end, extents must be equal or 1"
+    )]
+    NotBroadcastable {
+        /// The first shape.
+        a: Vec<usize>,
+        /// The second shape.
+        b: Vec<usize>,
+    },
+    /// A reduction without an identity over no elements.
+    #[error(
+        "{op}: shape {shape:?} has no elements along the reduced axes, and there is no {op} of nothing"
+    )]
+    EmptyReduction {
+        /// The operation.
+        op: &'static str,
+        /// The shape of the operand.
+        shape: Vec<usize>,
+    },
+    /// A setting of an operation that no result fits.
+    #[error("{op}: {what} is {value}; {expected}")]
+    BadArgument {
+        /// The operation.
+        op: &'static str,
+        /// The setting.
+        what: &'static str,
+        /// Its value.
+        value: String,
+        /// What it may be.
+        expected: &'static str,
+    },
     /// A buffer's length or alignment does not fit the tensor that is to be laid over it.
     #[error("{what}: {got} bytes do not fit {expected}")]
     BadStorage {

@@ -25,13 +25,30 @@ impl std::fmt::Debug for BitNetTensor {
 }
 
 impl BitNetTensor {
-    /// A zeroed tensor in the pool.
+    /// A zeroed tensor in the pool. A tensor of [`BitNetDType::I1`], which has no zero, is all 1.
+    ///
+    /// ```
+    /// use bitnet_core::device::auto_select_device;
+    /// use bitnet_core::memory::HybridMemoryPool;
+    /// use bitnet_core::memory::tensor::{BitNetDType, BitNetTensor, TensorMetadata};
+    ///
+    /// let pool = HybridMemoryPool::new()?;
+    /// let device = auto_select_device();
+    /// let metadata = TensorMetadata::new(vec![128, 256], BitNetDType::F32, device.clone());
+    /// let tensor = BitNetTensor::new(metadata, &pool)?;
+    /// assert_eq!(tensor.shape(), [128, 256]);
+    /// assert_eq!(tensor.device(), &device);
+    /// # Ok::<(), bitnet_core::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::SizeOverflow`] or [`Error::OutOfMemory`].
     pub fn new(metadata: TensorMetadata, pool: &HybridMemoryPool) -> Result<Self> {
         let bytes = metadata.dtype().bytes_for(metadata.elements()?)?;
-        let handle = pool.allocate_zeroed(bytes, 64, metadata.device())?;
+        let mut handle = pool.allocate_zeroed(bytes, 64, metadata.device())?;
+        if metadata.dtype().zero_byte() != 0 {
+            handle.bytes_mut().fill(metadata.dtype().zero_byte());
+        }
         Ok(Self { metadata, offset: 0, storage: Storage::Pool(Arc::new(handle)) })
     }
 
@@ -41,7 +58,7 @@ impl BitNetTensor {
     /// # Errors
     /// As [`BitNetTensor::new`].
     pub fn scratch(shape: &[usize], pool: &HybridMemoryPool) -> Result<Self> {
-        let metadata = TensorMetadata::new(shape.to_vec(), BitNetDType::F32, Device::Cpu);
+        let metadata = TensorMetadata::row_major(shape, BitNetDType::F32, Device::Cpu);
         let bytes = metadata.dtype().bytes_for(metadata.elements()?)?;
         let mut handle = pool.allocate(bytes, 64, metadata.device())?;
         if cfg!(debug_assertions) {
@@ -56,7 +73,7 @@ impl BitNetTensor {
     /// # Errors
     /// As [`BitNetTensor::new`].
     pub fn zeros(shape: &[usize], pool: &HybridMemoryPool) -> Result<Self> {
-        Self::new(TensorMetadata::new(shape.to_vec(), BitNetDType::F32, Device::Cpu), pool)
+        Self::new(TensorMetadata::row_major(shape, BitNetDType::F32, Device::Cpu), pool)
     }
 
     /// An f32 tensor with the given values in row-major order, in the pool.
@@ -152,13 +169,13 @@ impl BitNetTensor {
         }
     }
 
-    /// The bytes of a contiguous tensor.
+    /// The bytes of a contiguous tensor. Where elements share bytes, the last one may hold elements after this view's.
     ///
     /// # Errors
     /// [`Error::NotContiguous`] for a strided view.
     pub fn bytes(&self) -> Result<&[u8]> {
         let range = self.byte_range("bytes")?;
-        self.storage.bytes().get(range).ok_or(Error::SizeOverflow { what: "tensor view" })
+        self.storage().get(range).ok_or(Error::SizeOverflow { what: "tensor view" })
     }
 
     /// The elements of a contiguous f32 tensor, row-major.
@@ -201,67 +218,45 @@ impl BitNetTensor {
         })
     }
 
-    /// A view with dimensions `a` and `b` exchanged.
-    ///
-    /// # Errors
-    /// [`Error::OutOfRange`] for a dimension that is not there.
-    pub fn transpose(&self, a: usize, b: usize) -> Result<Self> {
-        for index in [a, b] {
-            self.expect_dim("transpose", index)?;
-        }
-        Ok(Self { metadata: self.metadata.transposed(a, b), ..self.clone() })
+    /// Every byte of the storage, whatever part of it this tensor views.
+    pub(super) fn storage(&self) -> &[u8] {
+        self.storage.bytes()
     }
 
-    /// A view of `range` along dimension `dim`; whole-element types only.
-    ///
-    /// # Errors
-    /// [`Error::OutOfRange`] if the dimension or the range is not there, [`Error::DTypeMismatch`] for types that
-    /// pack several elements in a byte.
-    pub fn narrow(&self, dim: usize, range: Range<usize>) -> Result<Self> {
-        self.expect_dim("narrow", dim)?;
-        let extent = self.shape()[dim];
-        if range.start > range.end || range.end > extent {
-            return Err(Error::OutOfRange {
-                op: "narrow",
-                index: range.end.max(range.start),
-                len: extent + 1,
-            });
-        }
-        if self.dtype().packing().0 != 1 {
-            return Err(Error::DTypeMismatch {
-                op: "narrow",
-                got: self.dtype(),
-                expected: BitNetDType::I8,
-            });
-        }
-        let offset = self.offset + range.start * self.metadata.strides()[dim];
-        Ok(Self {
-            metadata: self.metadata.narrowed(dim, range.len()),
-            offset,
-            storage: self.storage.clone(),
-        })
+    /// Where the first element lies in the storage, in elements.
+    pub(super) fn offset(&self) -> usize {
+        self.offset
     }
 
-    /// A contiguous f32 copy of an f32 view, in the pool.
+    /// The f32 elements of the whole storage, and where this tensor's first one lies among them.
     ///
     /// # Errors
-    /// [`Error::DTypeMismatch`] for other element types; as [`BitNetTensor::new`].
-    pub fn to_contiguous(&self, pool: &HybridMemoryPool) -> Result<Self> {
-        self.expect_dtype("to_contiguous", BitNetDType::F32)?;
-        let mut out = Self::zeros(self.shape(), pool)?;
-        let all = self.storage.bytes();
-        let (shape, strides) = (self.metadata.shape().to_vec(), self.metadata.strides().to_vec());
-        for (i, value) in out.f32_mut()?.iter_mut().enumerate() {
-            let (mut rest, mut at) = (i, self.offset);
-            for (&extent, &stride) in shape.iter().zip(&strides).rev() {
-                at += rest % extent * stride;
-                rest /= extent;
-            }
-            let element =
-                all.get(at * 4..at * 4 + 4).ok_or(Error::SizeOverflow { what: "tensor view" })?;
-            *value = bytemuck::pod_read_unaligned(element);
+    /// As [`BitNetTensor::f32`], but for contiguity.
+    pub(crate) fn strided_f32(&self) -> Result<(&[f32], usize)> {
+        self.expect_dtype("f32 view", BitNetDType::F32)?;
+        let bytes = self.storage();
+        let all = bytemuck::try_cast_slice(bytes).map_err(|_| Error::BadStorage {
+            what: "f32 view",
+            got: bytes.len(),
+            expected: "an address that is a multiple of 4".into(),
+        })?;
+        Ok((all, self.offset))
+    }
+
+    /// The same storage seen otherwise. Elements that share a byte are seen from the first of them on.
+    ///
+    /// # Errors
+    /// [`Error::UnalignedView`] if the view would begin inside a byte.
+    pub(super) fn view_at(
+        &self,
+        op: &'static str,
+        offset: usize,
+        metadata: TensorMetadata,
+    ) -> Result<Self> {
+        if !offset.is_multiple_of(self.dtype().packing().0) {
+            return Err(Error::UnalignedView { op, dtype: self.dtype(), element: offset });
         }
-        Ok(out)
+        Ok(Self { metadata, offset, storage: self.storage.clone() })
     }
 
     fn byte_range(&self, op: &'static str) -> Result<Range<usize>> {
@@ -273,14 +268,14 @@ impl BitNetTensor {
         Ok(start..start + self.dtype().bytes_for(self.metadata.elements()?)?)
     }
 
-    fn expect_dtype(&self, op: &'static str, expected: BitNetDType) -> Result<()> {
+    pub(crate) fn expect_dtype(&self, op: &'static str, expected: BitNetDType) -> Result<()> {
         if self.dtype() == expected {
             return Ok(());
         }
         Err(Error::DTypeMismatch { op, got: self.dtype(), expected })
     }
 
-    fn expect_dim(&self, op: &'static str, dim: usize) -> Result<()> {
+    pub(crate) fn expect_dim(&self, op: &'static str, dim: usize) -> Result<()> {
         let len = self.shape().len();
         if dim < len { Ok(()) } else { Err(Error::OutOfRange { op, index: dim, len }) }
     }

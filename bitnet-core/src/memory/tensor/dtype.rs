@@ -1,8 +1,24 @@
 //! The element types of tensors.
 
+use half::{bf16, f16};
+
 use crate::{Error, Result};
 
 /// The element type of a tensor.
+///
+/// | type | values | stored as |
+/// |---|---|---|
+/// | `F32` | binary32 | 4 bytes |
+/// | `F16` | binary16 | 2 bytes |
+/// | `BF16` | the upper half of a binary32 | 2 bytes |
+/// | `I8` | -128 to 127 | 1 byte |
+/// | `I4` | -8 to 7 | element `j` of a byte in bits `4j..4j+4`, two's complement |
+/// | `I2` | -2 to 1 | element `j` of a byte in bits `2j..2j+2`, two's complement |
+/// | `I1` | -1 and 1 | element `j` of a byte in bit `j`, set for -1 |
+/// | `BitNet158` | -1, 0 and 1 | `Σ (trit_j + 1)·3^j` over the five of a byte, at most 242 |
+///
+/// Floats are in the byte order of the machine. Elements of a tensor follow each other without regard to rows, so the last
+/// byte alone may hold fewer than the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum BitNetDType {
@@ -36,6 +52,29 @@ impl BitNetDType {
             Self::I1 => (8, 1),
             Self::BitNet158 => (5, 1),
         }
+    }
+
+    /// Whether the elements are floating-point numbers.
+    pub fn is_float(self) -> bool {
+        matches!(self, Self::F32 | Self::F16 | Self::BF16)
+    }
+
+    /// The smallest and the largest finite number.
+    pub fn range(self) -> (f32, f32) {
+        match self {
+            Self::F32 => (f32::MIN, f32::MAX),
+            Self::F16 => (f16::MIN.to_f32(), f16::MAX.to_f32()),
+            Self::BF16 => (bf16::MIN.to_f32(), bf16::MAX.to_f32()),
+            Self::I8 => (-128.0, 127.0),
+            Self::I4 => (-8.0, 7.0),
+            Self::I2 => (-2.0, 1.0),
+            Self::I1 | Self::BitNet158 => (-1.0, 1.0),
+        }
+    }
+
+    /// The byte whose elements are all zero; for [`BitNetDType::I1`], which has no zero, all 1.
+    pub(super) fn zero_byte(self) -> u8 {
+        if self == Self::BitNet158 { 1 + 3 + 9 + 27 + 81 } else { 0 }
     }
 
     /// Bytes that `count` elements take.

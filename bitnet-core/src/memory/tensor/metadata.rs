@@ -1,14 +1,19 @@
 //! What a tensor is: shape, strides, element type and device.
 
+use smallvec::SmallVec;
+
 use super::BitNetDType;
 use crate::device::Device;
 use crate::{Error, Result};
 
+/// One number for each dimension. Up to eight stand in the metadata itself; more take memory of their own.
+pub(crate) type Dims<T> = SmallVec<[T; 8]>;
+
 /// Shape, strides (in elements), element type and device of a tensor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorMetadata {
-    shape: Vec<usize>,
-    strides: Vec<usize>,
+    shape: Dims<usize>,
+    strides: Dims<isize>,
     dtype: BitNetDType,
     device: Device,
 }
@@ -16,11 +21,12 @@ pub struct TensorMetadata {
 impl TensorMetadata {
     /// A contiguous, row-major tensor of this shape.
     pub fn new(shape: Vec<usize>, dtype: BitNetDType, device: Device) -> Self {
-        let mut strides = vec![1usize; shape.len()];
-        for i in (1..shape.len()).rev() {
-            strides[i - 1] = strides[i].saturating_mul(shape[i]);
-        }
-        Self { shape, strides, dtype, device }
+        Self::row_major(&shape, dtype, device)
+    }
+
+    /// As [`TensorMetadata::new`], from a borrowed shape.
+    pub fn row_major(shape: &[usize], dtype: BitNetDType, device: Device) -> Self {
+        Self { strides: row_major_strides(shape), shape: Dims::from_slice(shape), dtype, device }
     }
 
     /// The extent of each dimension.
@@ -28,8 +34,9 @@ impl TensorMetadata {
         &self.shape
     }
 
-    /// Elements to skip for one step in each dimension.
-    pub fn strides(&self) -> &[usize] {
+    /// Elements to skip for one step in each dimension: negative where a view runs backwards, 0 where it repeats one
+    /// element.
+    pub fn strides(&self) -> &[isize] {
         &self.strides
     }
 
@@ -48,22 +55,24 @@ impl TensorMetadata {
     /// # Errors
     /// [`Error::SizeOverflow`] if it does not fit.
     pub fn elements(&self) -> Result<usize> {
-        self.shape
-            .iter()
-            .try_fold(1usize, |n, &d| n.checked_mul(d))
-            .ok_or(Error::SizeOverflow { what: "tensor" })
+        elements_of(&self.shape)
     }
 
-    /// Whether the elements lie row-major without gaps.
+    /// Whether the elements lie row-major without gaps. A tensor without elements does.
     pub fn is_contiguous(&self) -> bool {
-        let mut expected = 1usize;
+        let mut expected = 1isize;
         for (&extent, &stride) in self.shape.iter().zip(&self.strides).rev() {
             if extent > 1 && stride != expected {
-                return false;
+                return self.shape.contains(&0);
             }
-            expected = expected.saturating_mul(extent);
+            expected = expected.saturating_mul(signed(extent));
         }
         true
+    }
+
+    /// The same element type and device with another shape and other strides.
+    pub(super) fn viewed(&self, shape: Dims<usize>, strides: Dims<isize>) -> Self {
+        Self { shape, strides, dtype: self.dtype, device: self.device.clone() }
     }
 
     pub(super) fn transposed(&self, a: usize, b: usize) -> Self {
@@ -80,6 +89,31 @@ impl TensorMetadata {
     }
 }
 
+/// The product of the extents.
+///
+/// # Errors
+/// [`Error::SizeOverflow`] if it does not fit.
+pub(crate) fn elements_of(shape: &[usize]) -> Result<usize> {
+    shape
+        .iter()
+        .try_fold(1usize, |n, &d| n.checked_mul(d))
+        .ok_or(Error::SizeOverflow { what: "tensor" })
+}
+
+/// The strides of a row-major tensor without gaps.
+pub(crate) fn row_major_strides(shape: &[usize]) -> Dims<isize> {
+    let mut strides = Dims::from_elem(1isize, shape.len());
+    for i in (1..shape.len()).rev() {
+        strides[i - 1] = strides[i].saturating_mul(signed(shape[i]));
+    }
+    strides
+}
+
+/// An extent as a factor of strides; one that is too large for it belongs to a tensor that can't be allocated.
+fn signed(extent: usize) -> isize {
+    isize::try_from(extent).unwrap_or(isize::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,10 +126,20 @@ mod tests {
         assert!(!m.transposed(0, 2).is_contiguous());
         assert!(m.narrowed(0, 1).is_contiguous());
         assert!(!m.narrowed(1, 2).is_contiguous());
+        assert!(m.narrowed(1, 2).narrowed(0, 0).is_contiguous(), "nothing has no gaps");
         assert!(
             TensorMetadata::new(vec![usize::MAX, 2], BitNetDType::I8, Device::Cpu)
                 .elements()
                 .is_err()
         );
+    }
+
+    #[test]
+    fn more_than_eight_dimensions_are_kept_too() {
+        let shape = vec![2; 11];
+        let m = TensorMetadata::new(shape.clone(), BitNetDType::F32, Device::Cpu);
+        assert_eq!(m.shape(), shape);
+        assert_eq!(m.strides()[0], 1 << 10);
+        assert_eq!(m.elements(), Ok(1 << 11));
     }
 }

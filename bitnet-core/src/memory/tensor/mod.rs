@@ -1,15 +1,25 @@
 //! Strided tensors on pool-backed or mapped storage.
+//!
+//! A [`BitNetTensor`] is metadata over bytes. Views share the bytes and copy nothing.
 
+mod codes;
+mod convert;
+mod create;
 mod data;
 mod dtype;
 mod handle;
 mod metadata;
 mod registry;
 mod storage;
+mod views;
+mod walk;
 
+pub use codes::CastRule;
 pub use data::BitNetTensor;
 pub use dtype::BitNetDType;
 pub use handle::{TensorHandle, TensorRead, TensorWrite, WeakTensorHandle};
 pub use metadata::TensorMetadata;
 pub use registry::{Compressed, IdleTensor, TensorRegistry};
 pub use storage::{ExternalBytes, SharedBytes};
+pub use views::{Slice, broadcast_shapes};
+pub(crate) use walk::Walk;

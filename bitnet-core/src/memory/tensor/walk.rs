@@ -1,0 +1,115 @@
+//! The order in which strided operands are visited: adjacent dimensions that lie alike are one.
+
+use super::metadata::Dims;
+
+/// `N` operands of one shape, visited together in row-major order, as runs along the last dimension that is left when
+/// dimensions of one element are dropped and adjacent ones that every operand crosses evenly are joined.
+#[derive(Debug)]
+pub(crate) struct Walk<const N: usize> {
+    shape: Dims<usize>,
+    steps: Dims<[isize; N]>,
+    starts: [usize; N],
+}
+
+impl<const N: usize> Walk<N> {
+    /// `strides` has one list for each operand, as long as `shape`; `starts` is where each operand's first element lies.
+    pub(crate) fn new(shape: &[usize], strides: [&[isize]; N], starts: [usize; N]) -> Self {
+        let mut joined = Self { shape: Dims::new(), steps: Dims::new(), starts };
+        for (dim, &extent) in shape.iter().enumerate() {
+            if extent != 1 {
+                joined.push(extent, std::array::from_fn(|operand| strides[operand][dim]));
+            }
+        }
+        if joined.shape.is_empty() {
+            joined.push(1, [1; N]);
+        }
+        joined
+    }
+
+    /// Adds a dimension inside the others: joined with the last one if a step of that is this one's whole length.
+    fn push(&mut self, extent: usize, step: [isize; N]) {
+        if let (Some(outer), Some(outer_step)) = (self.shape.last_mut(), self.steps.last_mut())
+            && outer_step.iter().zip(&step).all(|(&outer, &inner)| {
+                isize::try_from(extent).ok().and_then(|extent| inner.checked_mul(extent))
+                    == Some(outer)
+            })
+            && let Some(together) = outer.checked_mul(extent)
+        {
+            *outer = together;
+            *outer_step = step;
+            return;
+        }
+        self.shape.push(extent);
+        self.steps.push(step);
+    }
+
+    /// The length of a run and the step of each operand from one of its elements to the next.
+    #[inline(always)]
+    pub(crate) fn run(&self) -> (usize, [isize; N]) {
+        let last = self.shape.len() - 1;
+        (self.shape[last], self.steps[last])
+    }
+
+    /// Calls `visit` with where each operand's run begins, run after run.
+    #[inline(always)]
+    pub(crate) fn for_each(&self, mut visit: impl FnMut([usize; N])) {
+        let outer = self.shape.len() - 1;
+        if self.shape.contains(&0) {
+            return;
+        }
+        let mut index = Dims::from_elem(0usize, outer);
+        let mut at = self.starts;
+        loop {
+            visit(at);
+            let mut dim = outer;
+            loop {
+                if dim == 0 {
+                    return;
+                }
+                dim -= 1;
+                index[dim] += 1;
+                if index[dim] < self.shape[dim] {
+                    advance(&mut at, &self.steps[dim], 1);
+                    break;
+                }
+                advance(&mut at, &self.steps[dim], 1 - self.shape[dim] as isize);
+                index[dim] = 0;
+            }
+        }
+    }
+}
+
+/// Moves every operand by `times` of its steps. Positions stay inside their storages, so wrapping never shows.
+#[inline(always)]
+fn advance<const N: usize>(at: &mut [usize; N], steps: &[isize; N], times: isize) {
+    for (at, step) in at.iter_mut().zip(steps) {
+        *at = at.wrapping_add_signed(step.wrapping_mul(times));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn visited(shape: &[usize], strides: &[isize], start: usize) -> (usize, Vec<usize>) {
+        let walk = Walk::new(shape, [strides], [start]);
+        let (len, [step]) = walk.run();
+        let mut all = Vec::new();
+        let mut runs = 0;
+        walk.for_each(|[at]| {
+            runs += 1;
+            all.extend((0..len as isize).map(|i| at.wrapping_add_signed(i * step)));
+        });
+        (runs, all)
+    }
+
+    #[test]
+    fn what_lies_evenly_is_one_run() {
+        assert_eq!(visited(&[2, 1, 3], &[3, 99, 1], 5), (1, (5..11).collect()));
+        assert_eq!(visited(&[2, 3], &[1, 2], 0), (2, vec![0, 2, 4, 1, 3, 5]));
+        assert_eq!(visited(&[2, 2, 2], &[-4, -2, -1], 7), (1, (0..8).rev().collect()));
+        assert_eq!(visited(&[3, 2], &[0, 1], 0), (3, vec![0, 1, 0, 1, 0, 1]));
+        assert_eq!(visited(&[], &[], 4), (1, vec![4]));
+        assert_eq!(visited(&[3, 0], &[1, 1], 0), (0, vec![]));
+    }
+}

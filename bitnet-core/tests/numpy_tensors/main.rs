@@ -1,0 +1,8 @@
+//! Tensors and dense operations against what NumPy and PyTorch compute: `scripts/golden/tensors.py` wrote the answers.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot read its answers has failed")]
+#![allow(dead_code, reason = "each group of answers is read with what it needs")]
+
+mod dtypes;
+mod golden;
+mod views;

@@ -1,0 +1,114 @@
+"""Writes tests/golden/tensors: what NumPy and PyTorch compute, for bitnet-core's tensors to equal.
+
+    python scripts/golden/tensors.py [--out tests/golden/tensors]
+
+Needs numpy and torch. Each file is a list of arrays, little-endian:
+
+    u8 length of the name, the name, u8 element type (0 f32, 1 u8, 2 u16, 3 u32, 4 i8, 5 f64), u8 rank, u16 extent for
+    each dimension, the elements in row-major order
+
+Outputs are NumPy's and PyTorch's, never computed here.
+"""
+
+import argparse
+import itertools
+import pathlib
+import struct
+import zlib
+
+import numpy as np
+import torch
+
+TYPES = ["float32", "uint8", "uint16", "uint32", "int8", "float64"]
+F32 = np.float32
+
+
+class Arrays:
+    """The arrays of one file, by name."""
+
+    def __init__(self, path):
+        self.path, self.data, self.names = path, bytearray(), set()
+
+    def put(self, name, array):
+        if isinstance(array, torch.Tensor):
+            array = array.detach().numpy()
+        array = np.asarray(array)
+        assert name not in self.names, name
+        self.names.add(name)
+        self.data += struct.pack("<B", len(name)) + name.encode()
+        self.data += struct.pack("<BB", TYPES.index(array.dtype.name), array.ndim)
+        self.data += struct.pack(f"<{array.ndim}H", *array.shape)
+        self.data += array.astype(array.dtype.newbyteorder("<")).tobytes()
+
+    def write(self):
+        self.path.write_bytes(self.data)
+
+
+def checksum(array):
+    """CRC-32 of the f32 elements, every NaN written as 0x7fc00000."""
+    array = np.array(array, F32)
+    array[np.isnan(array)] = np.nan
+    return zlib.crc32(array.tobytes())
+
+
+def special_numbers():
+    """Numbers at which conversions turn, and some thousand others of every size."""
+    rng = np.random.default_rng(158)
+    turns = [0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.5, 3.5, 7.5, 8.0, 127.0, 127.5, 128.0, 128.5]
+    turns += [65504.0, 65519.9, 65520.0, 65536.0, 1e38, 3.4028235e38, np.inf]
+    turns += [2.0**-24, 2.0**-25, 2.0**-25 * 1.0001, 2.0**-14, 6.1e-5, 1e-45, 1e-40, 2.0**-126]
+    bits = rng.integers(0, 1 << 32, 2000, dtype=np.uint64).astype(np.uint32).view(F32)
+    # Halfway between neighbours of f16 and of bf16, where rounding is to even.
+    halves = np.concatenate([1 + (2 * np.arange(16) + 1) * 2.0**-11, 1 + (2 * np.arange(16) + 1) * 2.0**-8])
+    finite = bits[~np.isnan(bits)]
+    both = np.concatenate([np.array(turns, F32), halves.astype(F32), rng.normal(0, 3, 500).astype(F32)])
+    return np.concatenate([both, -both, finite])
+
+
+def packed(codes, bits):
+    """Integers of a few bits, the first in the lowest bits of a byte."""
+    per = 8 // bits
+    codes = np.concatenate([codes, np.zeros(-len(codes) % per, np.int64)]).reshape(-1, per)
+    return ((codes & ((1 << bits) - 1)) << (bits * np.arange(per))).sum(1).astype(np.uint8)
+
+
+def dtypes(out):
+    """Every element type: what numbers become, and the bytes that they are stored as."""
+    x = special_numbers()
+    out.put("numbers", x)
+    with np.errstate(over="ignore"):
+        out.put("f16", x.astype(np.float16).view(np.uint16))
+    out.put("bf16", torch.from_numpy(x).bfloat16().view(torch.uint16))
+    every = np.arange(1 << 16, dtype=np.uint16)
+    out.put("every.f16", np.uint32(checksum(every.view(np.float16))))
+    out.put("every.bf16", np.uint32(checksum(torch.from_numpy(every).view(torch.bfloat16).float().numpy())))
+    for name, low, high, bits in [("i8", -128, 127, 8), ("i4", -8, 7, 4), ("i2", -2, 1, 2), ("b158", -1, 1, 0)]:
+        clipped = np.clip(np.rint(x), low, high).astype(np.int64)
+        inside = x[np.isfinite(x) & (np.abs(x) < 1e9)]
+        inside = inside[(np.trunc(inside) >= low) & (np.trunc(inside) <= high)]
+        cut = inside.astype(np.int8).astype(np.int64)
+        out.put(f"{name}.inside", inside)
+        for rule, codes in [("saturated", clipped), ("cut", cut)]:
+            if bits:
+                stored = packed(codes, bits)
+            else:
+                digits = np.concatenate([codes, np.zeros(-len(codes) % 5, np.int64)]).reshape(-1, 5)
+                stored = ((digits + 1) @ 3 ** np.arange(5)).astype(np.uint8)
+            out.put(f"{name}.{rule}", stored)
+    out.put("i1.saturated", np.packbits(x < 0, bitorder="little"))
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("tests/golden/tensors"))
+    folder = parser.parse_args().out
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(158)
+    for write in [dtypes]:
+        arrays = Arrays(folder / f"{write.__name__}.bin")
+        write(arrays)
+        arrays.write()
+
+
+if __name__ == "__main__":
+    main()
