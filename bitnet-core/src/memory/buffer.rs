@@ -21,6 +21,7 @@ impl<T: Pod> PoolBuffer<T> {
     ///
     /// # Errors
     /// [`Error::SizeOverflow`] or [`Error::OutOfMemory`].
+    #[track_caller]
     pub fn zeroed(len: usize, pool: &HybridMemoryPool) -> Result<Self> {
         let bytes = Self::bytes_of(len)?;
         let handle = pool.allocate_zeroed(bytes, align_of::<T>(), &Device::Cpu)?;
@@ -31,6 +32,7 @@ impl<T: Pod> PoolBuffer<T> {
     ///
     /// # Errors
     /// [`Error::SizeOverflow`] or [`Error::OutOfMemory`].
+    #[track_caller]
     pub fn scratch(len: usize, pool: &HybridMemoryPool) -> Result<Self> {
         let bytes = Self::bytes_of(len)?;
         let handle = pool.allocate(bytes, align_of::<T>(), &Device::Cpu)?;
@@ -41,6 +43,7 @@ impl<T: Pod> PoolBuffer<T> {
     ///
     /// # Errors
     /// [`Error::OutOfMemory`].
+    #[track_caller]
     pub fn from_slice(items: &[T], pool: &HybridMemoryPool) -> Result<Self> {
         let mut out = Self::scratch(items.len(), pool)?;
         out.copy_from_slice(items);

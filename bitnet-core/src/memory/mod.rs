@@ -19,4 +19,4 @@ pub use config::MemoryPoolConfig;
 pub use pool::{HybridMemoryPool, MemoryHandle, MemoryMetrics};
 pub use purpose::Purpose;
 pub use shared::Shared;
-pub use tracking::{TrackingConfig, TrackingLevel};
+pub use tracking::{DetailedMetrics, MemoryPressureLevel, Tracker, TrackingConfig, TrackingLevel};

@@ -4,10 +4,14 @@
 //! A block that is freed goes to the free list of its class; [`HybridMemoryPool::trim`] gives them back.
 
 use std::collections::BTreeMap;
+use std::panic::Location;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::block::Block;
-use super::{MemoryPoolConfig, Purpose};
+use super::tracking::{
+    AllocationEvent, ClassFigures, DeallocationEvent, PoolFigures, PressureCallback,
+};
+use super::{DetailedMetrics, MemoryPoolConfig, Purpose, Tracker, TrackingLevel};
 use crate::device::Device;
 use crate::{Error, Result};
 
@@ -76,6 +80,7 @@ impl Drop for MemoryHandle {
 struct PoolState {
     limit: usize,
     inner: Mutex<Inner>,
+    tracker: Option<Tracker>,
 }
 
 #[derive(Debug, Default)]
@@ -83,6 +88,8 @@ struct Inner {
     free: BTreeMap<(usize, usize), Vec<Block>>,
     metrics: MemoryMetrics,
     by_purpose: [u64; Purpose::ALL.len()],
+    /// Blocks in use and the bytes asked for by them, by bytes of a block; kept if the pool is tracked.
+    live: BTreeMap<usize, (u64, u64)>,
 }
 
 impl PoolState {
@@ -92,11 +99,36 @@ impl PoolState {
 
     /// Puts a block on its free list and settles the accounts.
     fn give_back(&self, block: Block, size: usize, purpose: Purpose) {
+        let class_bytes = block.len();
+        if let Some(tracker) = self.recorder() {
+            let address = block.bytes().as_ptr() as usize;
+            tracker.deallocated(&DeallocationEvent { address, size, class_bytes, purpose });
+        }
         let mut inner = self.lock();
+        if self.tracker.is_some() {
+            let (blocks, bytes) = inner.live.entry(class_bytes).or_default();
+            *blocks -= 1;
+            *bytes -= size as u64;
+        }
         inner.metrics.total_allocated -= size as u64;
         inner.metrics.deallocations += 1;
         inner.by_purpose[purpose.index()] -= size as u64;
-        inner.free.entry((block.len(), block.align())).or_default().push(block);
+        inner.free.entry((class_bytes, block.align())).or_default().push(block);
+        drop(inner);
+        self.observe_pressure();
+    }
+
+    /// The tracker, if it wants to hear of each allocation.
+    fn recorder(&self) -> Option<&Tracker> {
+        self.tracker.as_ref().filter(|tracker| tracker.level() >= TrackingLevel::Standard)
+    }
+
+    /// Callbacks may run: no lock is held by the caller.
+    fn observe_pressure(&self) {
+        if let Some(monitor) = self.tracker.as_ref().and_then(Tracker::pressure) {
+            let used = self.lock().metrics.total_allocated;
+            monitor.observe(used, self.limit as u64);
+        }
     }
 }
 
@@ -122,7 +154,10 @@ impl HybridMemoryPool {
     /// As [`HybridMemoryPool::new`].
     pub fn with_config(config: MemoryPoolConfig) -> Result<Self> {
         let limit = config.max_small_pool_size.saturating_add(config.max_large_pool_size);
-        let state = Arc::new(PoolState { limit, inner: Mutex::default() });
+        let tracking =
+            config.enable_advanced_tracking.then(|| config.tracking_config.unwrap_or_default());
+        let tracker = tracking.map(Tracker::new);
+        let state = Arc::new(PoolState { limit, inner: Mutex::default(), tracker });
         Ok(Self { state, purpose: Purpose::General })
     }
 
@@ -137,6 +172,7 @@ impl HybridMemoryPool {
     /// # Errors
     /// [`Error::BadAlignment`], [`Error::SizeOverflow`] or [`Error::OutOfMemory`]; before the last, the free
     /// blocks kept are given back and the allocation is tried once more.
+    #[track_caller]
     pub fn allocate(&self, size: usize, align: usize, device: &Device) -> Result<MemoryHandle> {
         self.take(size, align, device).map(|(handle, _)| handle)
     }
@@ -145,6 +181,7 @@ impl HybridMemoryPool {
     ///
     /// # Errors
     /// As [`HybridMemoryPool::allocate`].
+    #[track_caller]
     pub fn allocate_zeroed(
         &self,
         size: usize,
@@ -159,6 +196,7 @@ impl HybridMemoryPool {
     }
 
     /// A block, and whether it has been used before; otherwise it is zero.
+    #[track_caller]
     fn take(&self, size: usize, align: usize, _device: &Device) -> Result<(MemoryHandle, bool)> {
         if !align.is_power_of_two() || align > MAX_ALIGN {
             return Err(Error::BadAlignment { align });
@@ -177,7 +215,24 @@ impl HybridMemoryPool {
         metrics.peak_allocated = metrics.peak_allocated.max(metrics.total_allocated);
         metrics.allocations += 1;
         inner.by_purpose[self.purpose.index()] += size as u64;
-        drop(inner);
+        if let Some(tracker) = &self.state.tracker {
+            let (blocks, bytes) = inner.live.entry(class).or_default();
+            *blocks += 1;
+            *bytes += size as u64;
+            drop(inner);
+            let address = block.bytes().as_ptr() as usize;
+            let (purpose, site) = (self.purpose, Location::caller());
+            tracker.allocated(&AllocationEvent {
+                address,
+                size,
+                class_bytes: class,
+                purpose,
+                site,
+            });
+            self.state.observe_pressure();
+        } else {
+            drop(inner);
+        }
         let pool = Arc::clone(&self.state);
         Ok((MemoryHandle { block: Some(block), size, purpose: self.purpose, pool }, used))
     }
@@ -210,6 +265,57 @@ impl HybridMemoryPool {
         self.state.lock().by_purpose
     }
 
+    /// Calls `callback` with the new level each time that memory pressure changes, on the thread that notices it. A pool that
+    /// is not tracked, or without `enable_pressure_detection`, watches no pressure: the callback is dropped.
+    pub fn register_pressure_callback(&self, callback: PressureCallback) {
+        if let Some(monitor) = self.tracker().and_then(Tracker::pressure) {
+            monitor.register(callback);
+        }
+    }
+
+    /// Who records what this pool does; `None` without `enable_advanced_tracking`.
+    pub fn tracker(&self) -> Option<&Tracker> {
+        self.state.tracker.as_ref()
+    }
+
+    /// What the pool knows about itself; `None` if it is not tracked.
+    pub fn get_detailed_metrics(&self) -> Option<DetailedMetrics> {
+        self.tracker()?.detailed_metrics(self.figures())
+    }
+
+    fn figures(&self) -> PoolFigures {
+        let inner = self.state.lock();
+        let mut classes: BTreeMap<usize, ClassFigures> = BTreeMap::new();
+        for (&block_bytes, &(live_blocks, requested)) in &inner.live {
+            let (capacity_blocks, requested) = (live_blocks, Some(requested));
+            let class = ClassFigures { block_bytes, live_blocks, capacity_blocks, requested };
+            classes.insert(block_bytes, class);
+        }
+        for (&(block_bytes, _), blocks) in &inner.free {
+            let class = classes.entry(block_bytes).or_default();
+            class.block_bytes = block_bytes;
+            class.capacity_blocks += blocks.len() as u64;
+        }
+        let metrics = inner.metrics;
+        let free_kept = inner.free.values().flatten().map(|block| block.len() as u64).sum();
+        let largest_free =
+            inner.free.iter().filter(|(_, blocks)| !blocks.is_empty()).map(|(key, _)| key.0).max();
+        PoolFigures {
+            limit: self.state.limit as u64,
+            mapped: metrics.reserved,
+            occupied: metrics.reserved - free_kept,
+            requested: metrics.total_allocated,
+            peak_requested: metrics.peak_allocated,
+            free_kept,
+            largest_free: largest_free.unwrap_or(0) as u64,
+            total_free_large: free_kept,
+            allocations: metrics.allocations,
+            deallocations: metrics.deallocations,
+            by_purpose: inner.by_purpose,
+            classes: classes.into_values().collect(),
+        }
+    }
+
     fn grow(&self, class: usize, align: usize) -> Result<Block> {
         for attempt in 0..2 {
             let mut inner = self.state.lock();
@@ -224,6 +330,9 @@ impl HybridMemoryPool {
             if attempt == 0 {
                 self.trim();
             }
+        }
+        if let Some(tracker) = self.tracker() {
+            tracker.failed(class);
         }
         let live = self.get_metrics().total_allocated as usize;
         Err(Error::OutOfMemory { bytes: class, live, limit: self.state.limit })

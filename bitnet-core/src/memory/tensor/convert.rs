@@ -47,6 +47,7 @@ impl BitNetTensor {
     ///
     /// # Errors
     /// [`Error::BadTrits`] for damaged trits; as [`BitNetTensor::new`].
+    #[track_caller]
     pub fn to_f32(&self, pool: &HybridMemoryPool) -> Result<Self> {
         let mut out = Self::scratch(self.shape(), pool)?;
         self.read(out.f32_mut()?)?;
@@ -122,6 +123,7 @@ impl BitNetTensor {
     ///
     /// # Errors
     /// [`Error::BadTrits`] for damaged trits; as [`BitNetTensor::new`].
+    #[track_caller]
     pub fn to_contiguous(&self, pool: &HybridMemoryPool) -> Result<Self> {
         let mut out = Self::unwritten(self.shape(), self.dtype(), pool)?;
         if let Ok(bytes) = self.bytes() {

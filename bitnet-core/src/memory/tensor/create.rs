@@ -9,6 +9,7 @@ impl BitNetTensor {
     ///
     /// # Errors
     /// As [`BitNetTensor::new`].
+    #[track_caller]
     pub fn ones(shape: &[usize], pool: &HybridMemoryPool) -> Result<Self> {
         Self::full(shape, 1.0, pool)
     }
@@ -17,6 +18,7 @@ impl BitNetTensor {
     ///
     /// # Errors
     /// As [`BitNetTensor::new`].
+    #[track_caller]
     pub fn full(shape: &[usize], value: f32, pool: &HybridMemoryPool) -> Result<Self> {
         let mut out = Self::scratch(shape, pool)?;
         out.f32_mut()?.fill(value);
@@ -41,6 +43,7 @@ impl BitNetTensor {
     ///
     /// # Errors
     /// [`Error::BadArgument`] if the step is 0 or a bound is not finite; as [`BitNetTensor::new`].
+    #[track_caller]
     pub fn arange(start: f32, end: f32, step: f32, pool: &HybridMemoryPool) -> Result<Self> {
         let (start, end, step) = (f64::from(start), f64::from(end), f64::from(step));
         let count = ((end - start) / step).ceil();

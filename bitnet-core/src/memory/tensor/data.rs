@@ -43,6 +43,7 @@ impl BitNetTensor {
     ///
     /// # Errors
     /// [`Error::SizeOverflow`] or [`Error::OutOfMemory`].
+    #[track_caller]
     pub fn new(metadata: TensorMetadata, pool: &HybridMemoryPool) -> Result<Self> {
         let bytes = metadata.dtype().bytes_for(metadata.elements()?)?;
         let mut handle = pool.allocate_zeroed(bytes, 64, metadata.device())?;
@@ -57,6 +58,7 @@ impl BitNetTensor {
     ///
     /// # Errors
     /// As [`BitNetTensor::new`].
+    #[track_caller]
     pub fn scratch(shape: &[usize], pool: &HybridMemoryPool) -> Result<Self> {
         let metadata = TensorMetadata::row_major(shape, BitNetDType::F32, Device::Cpu);
         let bytes = metadata.dtype().bytes_for(metadata.elements()?)?;
@@ -72,6 +74,7 @@ impl BitNetTensor {
     ///
     /// # Errors
     /// As [`BitNetTensor::new`].
+    #[track_caller]
     pub fn zeros(shape: &[usize], pool: &HybridMemoryPool) -> Result<Self> {
         Self::new(TensorMetadata::row_major(shape, BitNetDType::F32, Device::Cpu), pool)
     }
@@ -80,6 +83,7 @@ impl BitNetTensor {
     ///
     /// # Errors
     /// [`Error::BadStorage`] if the number of values is not that of the shape; as [`BitNetTensor::new`].
+    #[track_caller]
     pub fn from_f32(shape: &[usize], values: &[f32], pool: &HybridMemoryPool) -> Result<Self> {
         let mut out = Self::zeros(shape, pool)?;
         let data = out.f32_mut()?;

@@ -233,6 +233,7 @@ impl BitNetTensor {
     ///
     /// # Errors
     /// [`Error::ShapeMismatch`] if the number of elements differs; as [`BitNetTensor::to_contiguous`].
+    #[track_caller]
     pub fn reshape(&self, shape: &[usize], pool: &HybridMemoryPool) -> Result<Self> {
         match self.view(shape) {
             Err(Error::NotContiguous { .. }) => self.to_contiguous(pool)?.view(shape),

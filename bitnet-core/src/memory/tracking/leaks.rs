@@ -1,0 +1,156 @@
+//! Allocations that were not given back in time, with where they were made.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::panic::Location;
+use std::time::Duration;
+
+use super::live::Record;
+use super::threads;
+use super::units::{bytes, duration};
+use crate::memory::Purpose;
+
+/// Lines that [`LeakReport`] prints before it says how many more there are.
+const LINES: usize = 20;
+
+/// An allocation that is alive and older than was asked for.
+#[derive(Debug, Clone)]
+pub struct Leak {
+    /// The first byte's address.
+    pub address: usize,
+    /// Bytes asked for.
+    pub size: usize,
+    /// The bytes that it stands for: `size` if every allocation is recorded, more if this one is a sample.
+    pub stands_for: u64,
+    /// How long ago it was made.
+    pub age: Duration,
+    /// The line that asked for it.
+    pub site: &'static Location<'static>,
+    /// What it is used for.
+    pub purpose: Purpose,
+    /// The thread that asked for it, by name or number.
+    pub thread: String,
+}
+
+/// What one line of a program has not given back.
+#[derive(Debug, Clone)]
+pub struct LeakSite {
+    /// The line.
+    pub site: &'static Location<'static>,
+    /// Recorded allocations.
+    pub count: usize,
+    /// Bytes asked for by the recorded allocations.
+    pub bytes: u64,
+    /// The bytes that they stand for.
+    pub stands_for: u64,
+    /// The age of the oldest.
+    pub oldest: Duration,
+}
+
+/// Allocations that are alive and older than was asked for. Nothing that was freed before the report was asked for is in it.
+#[derive(Debug, Clone, Default)]
+pub struct LeakReport {
+    /// The age that was asked for.
+    pub older_than: Duration,
+    /// Whether allocations are remembered at all; if not, the report is empty whatever happened.
+    pub enabled: bool,
+    /// Whether only a sample of the allocations below 64 KiB is recorded.
+    pub sampled: bool,
+    /// The allocations, oldest first.
+    pub leaks: Vec<Leak>,
+    /// The same by line, the line with the most bytes first.
+    pub sites: Vec<LeakSite>,
+}
+
+impl LeakReport {
+    /// A report on those of `records` that were made at least `older_than` before `now`.
+    pub(super) fn new(records: &[Record], older_than: Duration, now: u64, sampled: bool) -> Self {
+        let age = |record: &Record| Duration::from_nanos(now.saturating_sub(record.stamp));
+        let mut leaks: Vec<Leak> = records
+            .iter()
+            .filter(|record| age(record) >= older_than)
+            .map(|record| Leak {
+                address: record.address,
+                size: record.size,
+                stands_for: record.bytes,
+                age: age(record),
+                site: record.site,
+                purpose: record.purpose,
+                thread: threads::name(record.thread),
+            })
+            .collect();
+        leaks.sort_by_key(|leak| (std::cmp::Reverse(leak.age), leak.address));
+        let sites = by_site(&leaks);
+        Self { older_than, enabled: true, sampled, leaks, sites }
+    }
+
+    /// The bytes that the recorded allocations stand for.
+    pub fn bytes(&self) -> u64 {
+        self.sites.iter().map(|site| site.stands_for).sum()
+    }
+}
+
+fn by_site(leaks: &[Leak]) -> Vec<LeakSite> {
+    let mut sites: HashMap<&'static Location<'static>, LeakSite> = HashMap::new();
+    for leak in leaks {
+        let site = sites.entry(leak.site).or_insert(LeakSite {
+            site: leak.site,
+            count: 0,
+            bytes: 0,
+            stands_for: 0,
+            oldest: Duration::ZERO,
+        });
+        site.count += 1;
+        site.bytes += leak.size as u64;
+        site.stands_for += leak.stands_for;
+        site.oldest = site.oldest.max(leak.age);
+    }
+    let mut sites: Vec<_> = sites.into_values().collect();
+    sites.sort_by_key(|site| (std::cmp::Reverse(site.stands_for), site.site));
+    sites
+}
+
+impl fmt::Display for LeakReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.enabled {
+            return writeln!(
+                f,
+                "allocations are not remembered: set `enable_leak_detection` and level Standard"
+            );
+        }
+        let (count, age) = (self.leaks.len(), duration(self.older_than));
+        if count == 0 {
+            return writeln!(f, "no recorded allocation is older than {age}");
+        }
+        let kind = if self.sampled { "recorded (a sample)" } else { "recorded" };
+        writeln!(f, "{count} {kind} allocations are older than {age}: {}", bytes(self.bytes()))?;
+        writeln!(f, "{:>8}  {:>10}  {:>9}  site", "count", "bytes", "oldest")?;
+        for site in self.sites.iter().take(LINES) {
+            let (size, oldest) = (bytes(site.stands_for), duration(site.oldest));
+            writeln!(f, "{:>8}  {size:>10}  {oldest:>9}  {}", site.count, site.site)?;
+        }
+        more(f, self.sites.len(), "lines")?;
+        writeln!(
+            f,
+            "{:>18}  {:>10}  {:>9}  {:<16}  {:<12}  site",
+            "address", "size", "age", "purpose", "thread"
+        )?;
+        for leak in self.leaks.iter().take(LINES) {
+            let (size, age) = (bytes(leak.size as u64), duration(leak.age));
+            let (address, purpose) = (leak.address, leak.purpose.to_string());
+            writeln!(
+                f,
+                "{address:#18x}  {size:>10}  {age:>9}  {purpose:<16}  {:<12}  {}",
+                leak.thread, leak.site
+            )?;
+        }
+        more(f, count, "allocations")
+    }
+}
+
+fn more(f: &mut fmt::Formatter<'_>, count: usize, what: &str) -> fmt::Result {
+    match count.checked_sub(LINES) {
+        Some(rest) if rest > 0 => writeln!(f, "and {rest} more {what}"),
+        _ => Ok(()),
+    }
+}

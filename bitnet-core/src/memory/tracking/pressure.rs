@@ -1,0 +1,428 @@
+//! Memory pressure, of a pool and of the system, and who is told when it changes.
+//!
+//! | level | pool, used / limit | control group, machine | tasks waiting (some, full) |
+//! |---|---|---|---|
+//! | Low | r | 0.80 | 5 %, 1 % |
+//! | Medium | r + (1 - r) / 4 | 0.90 | 10 %, 2.5 % |
+//! | High | r + (1 - r) / 2 | 0.95 | 25 %, 10 % |
+//! | Critical | r + 3 (1 - r) / 4 | 0.98 | 50 %, 25 % |
+//!
+//! r is `pressure_threshold_ratio`. The highest of the four counts. Between two readings of the system a control group that
+//! was throttled or hit its limit is Medium, and one that ran out of memory is Critical. A level is entered at its
+//! threshold, and left only a margin below it: an eighth of 1 - r (at least 0.01) for the pool, a fifth of the threshold for
+//! tasks waiting, 0.02 for the rest.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::system_memory::{GroupEvents, Stall, SystemFiles, SystemMemory, SystemReading, ratio};
+
+/// Nanoseconds from one reading of the system to the next, at least.
+const READING_EVERY: u64 = 100_000_000;
+
+/// How scarce memory is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[repr(u8)]
+pub enum MemoryPressureLevel {
+    /// There is enough.
+    #[default]
+    None,
+    /// The threshold has been passed.
+    Low,
+    /// Caches that can be made again should go.
+    Medium,
+    /// Everything that can be given back should be.
+    High,
+    /// Allocations are about to fail, or the process to be killed.
+    Critical,
+}
+
+impl MemoryPressureLevel {
+    const ALL: [Self; 5] = [Self::None, Self::Low, Self::Medium, Self::High, Self::Critical];
+
+    fn from_index(index: u8) -> Self {
+        Self::ALL[usize::from(index).min(4)]
+    }
+
+    /// The highest level whose threshold `value` reaches.
+    fn of(value: f64, thresholds: [f64; 4]) -> Self {
+        Self::from_index(thresholds.iter().filter(|&&threshold| value >= threshold).count() as u8)
+    }
+}
+
+/// What is called with the new level.
+pub type PressureCallback = Box<dyn Fn(MemoryPressureLevel) + Send + Sync>;
+
+/// The level that a signal enters, and the one that it doesn't leave.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+struct Bounds {
+    enter: MemoryPressureLevel,
+    stay: MemoryPressureLevel,
+}
+
+impl Bounds {
+    fn of(value: f64, thresholds: [f64; 4], margin: impl Fn(f64) -> f64) -> Self {
+        let enter = MemoryPressureLevel::of(value, thresholds);
+        Self {
+            enter,
+            stay: MemoryPressureLevel::of(value, thresholds.map(|t| t - margin(t))).max(enter),
+        }
+    }
+
+    fn both(self, other: Self) -> Self {
+        Self { enter: self.enter.max(other.enter), stay: self.stay.max(other.stay) }
+    }
+
+    fn next(self, current: MemoryPressureLevel) -> MemoryPressureLevel {
+        self.enter.max(current.min(self.stay))
+    }
+}
+
+/// What a reading of the system amounts to; `before` is what its control group had counted at the reading before.
+fn system_bounds(reading: &SystemReading, before: Option<GroupEvents>) -> Bounds {
+    let mut bounds = Bounds::default();
+    for used in [reading.group, reading.machine].into_iter().flatten() {
+        bounds = bounds.both(Bounds::of(ratio(used), [0.80, 0.90, 0.95, 0.98], |_| 0.02));
+    }
+    for Stall { some, full } in [reading.stall, reading.group_stall].into_iter().flatten() {
+        bounds = bounds.both(Bounds::of(some, [5.0, 10.0, 25.0, 50.0], |t| t / 5.0));
+        bounds = bounds.both(Bounds::of(full, [1.0, 2.5, 10.0, 25.0], |t| t / 5.0));
+    }
+    if let (Some(before), Some(now)) = (before, reading.group_events) {
+        let level = if now.oom > before.oom {
+            MemoryPressureLevel::Critical
+        } else if now.max > before.max || now.high > before.high {
+            MemoryPressureLevel::Medium
+        } else {
+            MemoryPressureLevel::None
+        };
+        bounds = bounds.both(Bounds { enter: level, stay: level });
+    }
+    bounds
+}
+
+/// Transitions that callbacks have not been told of.
+#[derive(Default)]
+struct Deliveries {
+    pending: VecDeque<MemoryPressureLevel>,
+    /// Whether a thread is calling callbacks: it will take what is pending.
+    busy: bool,
+}
+
+/// Watches a pool and the system, and calls back once for each change of level.
+///
+/// Callbacks run one after the other, in the order of the transitions, on a thread that observed one, while no lock is
+/// held: they may allocate, free, observe and register. A callback that panics is counted, and the others still run.
+pub struct PressureMonitor {
+    thresholds: [f64; 4],
+    margin: f64,
+    system: Box<dyn SystemMemory>,
+    level: AtomicU8,
+    /// The system's [`Bounds`]: `enter` + 16 `stay`.
+    system_bounds: AtomicU8,
+    next_reading: AtomicU64,
+    events: Mutex<Option<GroupEvents>>,
+    callbacks: Mutex<Vec<Arc<PressureCallback>>>,
+    deliveries: Mutex<Deliveries>,
+    transitions: AtomicU64,
+    panics: AtomicU64,
+}
+
+impl PressureMonitor {
+    /// A monitor of this system. `threshold` is the part of the pool's limit where pressure begins; what is not between 0
+    /// and 1 stands for the nearest that is, and NaN for 0.8.
+    pub fn new(threshold: f64) -> Self {
+        Self::with_system(threshold, Box::new(SystemFiles::default()))
+    }
+
+    /// A monitor that asks `system`.
+    pub fn with_system(threshold: f64, system: Box<dyn SystemMemory>) -> Self {
+        let low = if threshold.is_nan() { 0.8 } else { threshold.clamp(0.0, 1.0) };
+        let rest = 1.0 - low;
+        Self {
+            thresholds: [0.0, 0.25, 0.5, 0.75].map(|part| low + rest * part),
+            margin: (rest / 8.0).max(0.01),
+            system,
+            level: AtomicU8::new(0),
+            system_bounds: AtomicU8::new(0),
+            next_reading: AtomicU64::new(0),
+            events: Mutex::default(),
+            callbacks: Mutex::default(),
+            deliveries: Mutex::default(),
+            transitions: AtomicU64::new(0),
+            panics: AtomicU64::new(0),
+        }
+    }
+
+    /// Adds a callback. It is told of each change of level from now on, not of the level that there is.
+    pub fn register(&self, callback: PressureCallback) {
+        lock(&self.callbacks).push(Arc::new(callback));
+    }
+
+    /// The level at the last observation.
+    pub fn level(&self) -> MemoryPressureLevel {
+        MemoryPressureLevel::from_index(self.level.load(Ordering::Relaxed))
+    }
+
+    /// How often the level has changed.
+    pub fn transitions(&self) -> u64 {
+        self.transitions.load(Ordering::Relaxed)
+    }
+
+    /// How many calls of callbacks ended in a panic.
+    pub fn panics(&self) -> u64 {
+        self.panics.load(Ordering::Relaxed)
+    }
+
+    /// Takes note that the pool uses `used` of `limit` bytes, reads the system if the last reading is 100 ms old, and calls the
+    /// callbacks if the level changes. A limit of 0 is no limit. The caller holds no lock that a callback might want.
+    pub fn observe(&self, used: u64, limit: u64) -> MemoryPressureLevel {
+        self.read_system();
+        let pool = match limit {
+            0 => Bounds::default(),
+            limit => Bounds::of(used as f64 / limit as f64, self.thresholds, |_| self.margin),
+        };
+        let bounds = pool.both(self.system());
+        let current = self.level();
+        if bounds.next(current) == current { current } else { self.change(bounds) }
+    }
+
+    /// The system's level as last read.
+    fn system(&self) -> Bounds {
+        let packed = self.system_bounds.load(Ordering::Relaxed);
+        let [enter, stay] = [packed % 16, packed / 16].map(MemoryPressureLevel::from_index);
+        Bounds { enter, stay }
+    }
+
+    fn read_system(&self) {
+        let now = self.system.nanoseconds();
+        let due = self.next_reading.load(Ordering::Relaxed);
+        let next = now.saturating_add(READING_EVERY);
+        let relaxed = Ordering::Relaxed;
+        if now < due || self.next_reading.compare_exchange(due, next, relaxed, relaxed).is_err() {
+            return;
+        }
+        let reading = self.system.reading();
+        let before = std::mem::replace(&mut *lock(&self.events), reading.group_events);
+        let Bounds { enter, stay } = system_bounds(&reading, before);
+        self.system_bounds.store(enter as u8 + 16 * stay as u8, relaxed);
+    }
+
+    /// Changes the level, and delivers the transition unless a thread is delivering already.
+    #[cold]
+    fn change(&self, bounds: Bounds) -> MemoryPressureLevel {
+        let mut deliveries = lock(&self.deliveries);
+        let current = self.level();
+        let next = bounds.next(current);
+        if next == current {
+            return current;
+        }
+        self.level.store(next as u8, Ordering::Relaxed);
+        self.transitions.fetch_add(1, Ordering::Relaxed);
+        deliveries.pending.push_back(next);
+        let busy = std::mem::replace(&mut deliveries.busy, true);
+        drop(deliveries);
+        if !busy {
+            while let Some(level) = self.next_delivery() {
+                self.call(level);
+            }
+        }
+        next
+    }
+
+    fn next_delivery(&self) -> Option<MemoryPressureLevel> {
+        let mut deliveries = lock(&self.deliveries);
+        let level = deliveries.pending.pop_front();
+        deliveries.busy = level.is_some();
+        level
+    }
+
+    fn call(&self, level: MemoryPressureLevel) {
+        let callbacks = lock(&self.callbacks).clone();
+        for callback in callbacks {
+            if catch_unwind(AssertUnwindSafe(|| callback(level))).is_err() {
+                self.panics.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+impl fmt::Debug for PressureMonitor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PressureMonitor").field("level", &self.level()).finish_non_exhaustive()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::MemoryPressureLevel::{Critical, High, Low, Medium, None as Calm};
+    use super::*;
+    use crate::memory::tracking::system_memory::Bounded;
+
+    /// A system whose time and readings the test sets, and that counts how often it was read.
+    #[derive(Clone, Default)]
+    struct Fake(Arc<Mutex<(u64, SystemReading, u32)>>);
+
+    impl SystemMemory for Fake {
+        fn nanoseconds(&self) -> u64 {
+            lock(&self.0).0
+        }
+        fn reading(&self) -> SystemReading {
+            let mut state = lock(&self.0);
+            state.2 += 1;
+            state.1
+        }
+    }
+
+    impl Fake {
+        fn later(&self, nanoseconds: u64, change: impl FnOnce(&mut SystemReading)) {
+            let mut state = lock(&self.0);
+            state.0 += nanoseconds;
+            change(&mut state.1);
+        }
+    }
+
+    fn monitor(threshold: f64) -> (PressureMonitor, Fake, Arc<Mutex<Vec<MemoryPressureLevel>>>) {
+        let system = Fake::default();
+        let monitor = PressureMonitor::with_system(threshold, Box::new(system.clone()));
+        let calls = Arc::new(Mutex::new(Vec::new()));
+        let heard = Arc::clone(&calls);
+        monitor.register(Box::new(move |level| lock(&heard).push(level)));
+        (monitor, system, calls)
+    }
+
+    #[test]
+    fn each_threshold_is_told_once_up_and_once_down() {
+        let (monitor, _, calls) = monitor(0.8);
+        for used in (0..=100).chain((0..=100).rev()) {
+            monitor.observe(used, 100);
+            monitor.observe(used, 100);
+        }
+        assert_eq!(*lock(&calls), [Low, Medium, High, Critical, High, Medium, Low, Calm]);
+        assert_eq!(monitor.transitions(), 8);
+    }
+
+    #[test]
+    fn a_signal_that_swings_around_a_threshold_is_told_once() {
+        let (monitor, _, calls) = monitor(0.8);
+        for at in 0..1000 {
+            monitor.observe(if at % 2 == 0 { 801 } else { 799 }, 1000);
+        }
+        assert_eq!(*lock(&calls), [Low]);
+        monitor.observe(774, 1000);
+        assert_eq!(*lock(&calls), [Low, Calm], "0.774 is below the margin");
+    }
+
+    #[test]
+    fn a_jump_is_one_transition_and_odd_limits_are_none() {
+        let (monitor, _, calls) = monitor(f64::NAN);
+        assert_eq!(monitor.observe(u64::MAX, 1), Critical);
+        assert_eq!(monitor.observe(0, u64::MAX), Calm);
+        assert_eq!(monitor.observe(u64::MAX, 0), Calm);
+        assert_eq!(*lock(&calls), [Critical, Calm]);
+        for threshold in [-1.0, 0.0, 1.0, 7.0, f64::INFINITY] {
+            let monitor = PressureMonitor::with_system(threshold, Box::new(Fake::default()));
+            assert_eq!(monitor.observe(100, 100), Critical, "{threshold}");
+        }
+    }
+
+    #[test]
+    fn the_system_is_read_every_100_ms_and_heard() {
+        let (monitor, system, calls) = monitor(0.8);
+        let calm = Some(Stall { some: 0.0, full: 0.0 });
+        for _ in 0..100 {
+            monitor.observe(0, 100);
+            system.later(1_000_000, |_| ());
+        }
+        assert_eq!(lock(&system.0).2, 1);
+        system.later(0, |reading| reading.stall = Some(Stall { some: 30.0, full: 0.0 }));
+        assert_eq!(monitor.observe(0, 100), High);
+        system
+            .later(READING_EVERY, |reading| reading.stall = Some(Stall { some: 21.0, full: 0.0 }));
+        assert_eq!(monitor.observe(0, 100), High, "within the margin");
+        system.later(READING_EVERY, |reading| reading.stall = calm);
+        assert_eq!(monitor.observe(0, 100), Calm);
+        system
+            .later(READING_EVERY, |reading| reading.group = Some(Bounded { used: 97, limit: 100 }));
+        assert_eq!(monitor.observe(0, 100), High);
+        assert_eq!(*lock(&calls), [High, Calm, High]);
+    }
+
+    #[test]
+    fn only_new_events_of_the_control_group_count() {
+        let (monitor, system, calls) = monitor(0.8);
+        let events = |high, max, oom| Some(GroupEvents { high, max, oom });
+        for (counted, level) in [
+            (events(5, 5, 5), Calm),
+            (events(5, 6, 5), Medium),
+            (events(5, 6, 6), Critical),
+            (events(5, 6, 6), Calm),
+            (None, Calm),
+        ] {
+            system.later(READING_EVERY, |reading| reading.group_events = counted);
+            assert_eq!(monitor.observe(0, 100), level, "{counted:?}");
+        }
+        assert_eq!(*lock(&calls), [Medium, Critical, Calm]);
+    }
+
+    #[test]
+    fn callbacks_may_observe_and_register_and_hear_transitions_in_order() {
+        let system = Box::new(Fake::default());
+        let monitor = Arc::new(PressureMonitor::with_system(0.8, system));
+        let calls = Arc::new(Mutex::new(Vec::new()));
+        let (again, heard) = (Arc::downgrade(&monitor), Arc::clone(&calls));
+        monitor.register(Box::new(move |level| {
+            lock(&heard).push(level);
+            let monitor = again.upgrade().unwrap();
+            if level == Critical {
+                let late = Arc::clone(&heard);
+                monitor.register(Box::new(move |level| lock(&late).push(level)));
+                assert_eq!(monitor.observe(10, 100), Calm);
+                lock(&heard).push(level);
+            }
+        }));
+        monitor.observe(99, 100);
+        assert_eq!(*lock(&calls), [Critical, Critical, Calm, Calm]);
+    }
+
+    #[test]
+    fn a_panicking_callback_is_counted_and_the_next_one_runs() {
+        let monitor = PressureMonitor::with_system(0.8, Box::new(Fake::default()));
+        monitor
+            .register(Box::new(|level| assert_eq!(level, Calm, "the panic that this test wants")));
+        let calls = Arc::new(AtomicU64::new(0));
+        let heard = Arc::clone(&calls);
+        monitor.register(Box::new(move |_| {
+            heard.fetch_add(1, Ordering::Relaxed);
+        }));
+        assert_eq!(monitor.observe(99, 100), Critical);
+        assert_eq!(monitor.observe(0, 100), Calm);
+        assert_eq!((calls.load(Ordering::Relaxed), monitor.panics()), (2, 1));
+    }
+
+    #[test]
+    fn threads_hear_each_transition_once_and_in_order() {
+        let (monitor, _, calls) = monitor(0.8);
+        std::thread::scope(|scope| {
+            for thread in 0..8u64 {
+                let monitor = &monitor;
+                scope.spawn(move || {
+                    for at in 0..5000 {
+                        monitor.observe((at * 37 + thread * 13) % 101, 100);
+                    }
+                });
+            }
+        });
+        let calls = lock(&calls);
+        assert_eq!(calls.len() as u64, monitor.transitions());
+        assert!(calls.windows(2).all(|pair| pair[0] != pair[1]), "two calls in a row say the same");
+        assert_eq!(calls.last().copied(), Some(monitor.level()));
+    }
+}

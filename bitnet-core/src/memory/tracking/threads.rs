@@ -1,0 +1,64 @@
+//! Small numbers for threads, and the names that their owners gave them.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+/// The most names that are kept; threads beyond have their number only.
+const NAMES: usize = 1024;
+
+static KNOWN: Mutex<BTreeMap<u32, Box<str>>> = Mutex::new(BTreeMap::new());
+
+thread_local! {
+    static NUMBER: Cell<u32> = const { Cell::new(0) };
+}
+
+/// The number of this thread, from 1, in the order in which threads first asked.
+#[inline]
+pub(super) fn number() -> u32 {
+    NUMBER.with(|number| match number.get() {
+        0 => introduce(number),
+        known => known,
+    })
+}
+
+#[cold]
+fn introduce(number: &Cell<u32>) -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    let mine = NEXT.fetch_add(1, Ordering::Relaxed).max(1);
+    number.set(mine);
+    if let Some(name) = std::thread::current().name() {
+        let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() < NAMES {
+            known.insert(mine, name.into());
+        }
+    }
+    mine
+}
+
+/// The name of the thread with this number, or its number in words.
+pub(super) fn name(number: u32) -> String {
+    let known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    known.get(&number).map_or_else(|| format!("thread {number}"), |name| name.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_have_numbers_and_keep_their_names() {
+        let mine = number();
+        assert_eq!(number(), mine);
+        let theirs = std::thread::Builder::new()
+            .name("loader".into())
+            .spawn(number)
+            .unwrap()
+            .join()
+            .unwrap();
+        assert_ne!(theirs, mine);
+        assert_eq!(name(theirs), "loader");
+        assert_eq!(name(u32::MAX), format!("thread {}", u32::MAX));
+    }
+}

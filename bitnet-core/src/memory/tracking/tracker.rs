@@ -1,0 +1,468 @@
+//! The recorder that a pool calls: who holds which bytes since when, and what happened in which order.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::filter::AddressFilter;
+use super::live::{LiveTable, Record, hash};
+use super::profiler::{LatencyKind, OperationFigures, Profiler};
+use super::timeline::{EventKind, Ring, Timeline, TimelineEvent};
+use super::{
+    AllocationEvent, DeallocationEvent, LatencySummary, LeakReport, PressureMonitor,
+    TrackingConfig, TrackingLevel, clock, sampling, threads,
+};
+
+/// Parts that are locked separately, by address; a power of two.
+const SHARDS: usize = 16;
+/// Events that a part keeps at level Detailed.
+const DETAILED_EVENTS: usize = 1024;
+/// Events that a part keeps at level Standard.
+const STANDARD_EVENTS: usize = 256;
+
+/// What is recorded of the addresses of one part. A cache line of its own, so that parts don't share one.
+#[derive(Debug)]
+#[repr(align(64))]
+struct Shard(Mutex<Part>);
+
+#[derive(Debug)]
+struct Part {
+    live: LiveTable,
+    ring: Ring,
+}
+
+/// Records what a pool does, as much of it as its configuration asks for. Every method may be called by any thread.
+///
+/// | level | recorded |
+/// |---|---|
+/// | None, Basic | nothing: `allocated` and `deallocated` return at once, and a pool need not call them |
+/// | Standard | each allocation from 64 KiB on, and one in about 64 KiB of the smaller ones, with its end |
+/// | Detailed | every allocation and its end, and latencies |
+///
+/// Memory is bounded by the number of live recorded allocations, at most three slots for two of them, and a fixed number of
+/// events. If the system has no memory for another record, it is counted in [`Tracker::lost`] and left out.
+#[derive(Debug)]
+pub struct Tracker {
+    config: TrackingConfig,
+    /// When it was made, in nanoseconds of [`clock`].
+    start: u64,
+    /// Empty below level Standard.
+    shards: Box<[Shard]>,
+    /// Which addresses were recorded: at level Standard most were not.
+    recorded: Option<AddressFilter>,
+    sequence: AtomicU64,
+    failed: AtomicU64,
+    largest_failed: AtomicU64,
+    lost: AtomicU64,
+    profiler: Profiler,
+    pressure: Option<PressureMonitor>,
+}
+
+impl Tracker {
+    /// A tracker that watches this system's memory, if the configuration says so.
+    pub fn new(config: TrackingConfig) -> Self {
+        let monitor = config
+            .enable_pressure_detection
+            .then(|| PressureMonitor::new(config.pressure_threshold_ratio));
+        Self::with_monitor(config, monitor)
+    }
+
+    /// A tracker with this pressure monitor, or none.
+    pub fn with_monitor(config: TrackingConfig, pressure: Option<PressureMonitor>) -> Self {
+        let events = match config.level {
+            TrackingLevel::None | TrackingLevel::Basic => None,
+            TrackingLevel::Standard => Some(STANDARD_EVENTS),
+            TrackingLevel::Detailed => Some(DETAILED_EVENTS),
+        };
+        let shard = |events| {
+            Shard(Mutex::new(Part { live: LiveTable::default(), ring: Ring::new(events) }))
+        };
+        Self {
+            start: clock::precise(),
+            shards: events.map_or_else(Box::default, |n| (0..SHARDS).map(|_| shard(n)).collect()),
+            recorded: (config.level == TrackingLevel::Standard).then(AddressFilter::new),
+            sequence: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            largest_failed: AtomicU64::new(0),
+            lost: AtomicU64::new(0),
+            profiler: Profiler::new(config.level == TrackingLevel::Detailed),
+            pressure,
+            config,
+        }
+    }
+
+    /// How much is recorded.
+    #[inline]
+    pub fn level(&self) -> TrackingLevel {
+        self.config.level
+    }
+
+    /// What it was made with.
+    pub fn config(&self) -> &TrackingConfig {
+        &self.config
+    }
+
+    /// Notes an allocation; before its user gets the handle.
+    #[inline]
+    pub fn allocated(&self, event: &AllocationEvent) {
+        match self.config.level {
+            TrackingLevel::Detailed => self.record(event, event.size as u64),
+            TrackingLevel::Standard if sampling::chosen(event.size) => {
+                self.record(event, sampling::stands_for(event.size));
+            }
+            _ => {}
+        }
+    }
+
+    /// Notes the end of an allocation; before its block can be handed out again.
+    #[inline]
+    pub fn deallocated(&self, event: &DeallocationEvent) {
+        let known = self.recorded.as_ref().is_none_or(|known| known.may_hold(event.address));
+        if known && self.config.level >= TrackingLevel::Standard {
+            self.forget(event);
+        }
+    }
+
+    /// Notes that an allocation of `size` bytes was refused.
+    pub fn failed(&self, size: usize) {
+        self.failed.fetch_add(1, Ordering::Relaxed);
+        self.largest_failed.fetch_max(size as u64, Ordering::Relaxed);
+    }
+
+    /// How many allocations were refused, and the bytes of the largest.
+    pub fn failures(&self) -> (u64, u64) {
+        (self.failed.load(Ordering::Relaxed), self.largest_failed.load(Ordering::Relaxed))
+    }
+
+    /// Allocations that should have been recorded, but for which there was no memory.
+    pub fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    /// Notes how long something took; counted at level Detailed only. The caller decides how often it reads the clock.
+    #[inline]
+    pub fn latency(&self, kind: LatencyKind, nanoseconds: u64) {
+        self.profiler.latency(kind, nanoseconds);
+    }
+
+    /// The latencies of one kind; `None` below level Detailed.
+    pub fn latencies(&self, kind: LatencyKind) -> Option<LatencySummary> {
+        self.profiler.latencies(kind)
+    }
+
+    /// Notes that the operation `name` took so long and moved so many bytes from or to memory. At level None it is not counted.
+    pub fn operation(&self, name: &'static str, bytes: u64, nanoseconds: u64) {
+        if self.config.level > TrackingLevel::None {
+            self.profiler.operation(name, bytes, nanoseconds);
+        }
+    }
+
+    /// The operations noted so far, the one that took longest in all first.
+    pub fn operations(&self) -> Vec<OperationFigures> {
+        self.profiler.operations()
+    }
+
+    /// Who watches the pressure; `None` if nobody does.
+    pub fn pressure(&self) -> Option<&PressureMonitor> {
+        self.pressure.as_ref()
+    }
+
+    /// How long it has been recording.
+    pub fn age(&self) -> Duration {
+        Duration::from_nanos(clock::precise().saturating_sub(self.start))
+    }
+
+    /// The recorded allocations that are alive and at least so old. An age may be too large by a tick of the system's coarse
+    /// clock, a few milliseconds.
+    pub fn leaks(&self, older_than: Duration) -> LeakReport {
+        if !self.config.enable_leak_detection || self.shards.is_empty() {
+            return LeakReport { older_than, ..LeakReport::default() };
+        }
+        let sampled = self.config.level == TrackingLevel::Standard;
+        let mut records = Vec::new();
+        for shard in &self.shards {
+            records.extend(shard.lock().live.iter().copied());
+        }
+        LeakReport::new(&records, older_than, clock::precise(), sampled)
+    }
+
+    /// The last events.
+    pub fn timeline(&self) -> Timeline {
+        // All parts at once: no event can be missing between two that are there.
+        let parts: Vec<_> = self.shards.iter().map(Shard::lock).collect();
+        let sampled = self.config.level == TrackingLevel::Standard;
+        Timeline::merge(parts.iter().map(|part| &part.ring), sampled)
+    }
+
+    /// Bytes of memory that its tables take at the moment.
+    pub fn overhead(&self) -> usize {
+        let parts = |shard: &Shard| {
+            let part = shard.lock();
+            size_of::<Shard>() + part.live.bytes() + part.ring.bytes()
+        };
+        size_of::<Self>()
+            + self.shards.iter().map(parts).sum::<usize>()
+            + self.recorded.as_ref().map_or(0, AddressFilter::bytes)
+            + self.profiler.bytes()
+    }
+
+    fn shard(&self, address: usize) -> &Shard {
+        &self.shards[(hash(address) >> 60) as usize % SHARDS]
+    }
+
+    /// Whether ends of allocations are matched with their beginnings.
+    fn matches(&self) -> bool {
+        self.config.enable_leak_detection || self.recorded.is_some()
+    }
+
+    #[inline(never)]
+    fn record(&self, event: &AllocationEvent, bytes: u64) {
+        let record = Record {
+            address: event.address,
+            size: event.size,
+            bytes,
+            site: event.site,
+            stamp: clock::stamp(),
+            thread: threads::number(),
+            purpose: event.purpose,
+        };
+        let mut part = self.shard(event.address).lock();
+        if self.matches() {
+            match part.live.insert(record) {
+                Ok(None) => {
+                    if let Some(recorded) = &self.recorded {
+                        recorded.insert(event.address);
+                    }
+                }
+                Ok(Some(before)) => {
+                    // Its end was not told in time: it ends here, so that the timeline stays the sum of what is alive.
+                    let gone =
+                        self.event(EventKind::Freed, &before, event.class_bytes, record.stamp);
+                    part.ring.push(gone);
+                }
+                Err(()) => {
+                    self.lost.fetch_add(1, Ordering::Relaxed);
+                    return;
+                }
+            }
+        }
+        let came = self.event(EventKind::Allocated, &record, event.class_bytes, record.stamp);
+        part.ring.push(came);
+    }
+
+    #[inline(never)]
+    fn forget(&self, event: &DeallocationEvent) {
+        let now = clock::stamp();
+        let mut part = self.shard(event.address).lock();
+        if !self.matches() {
+            let gone = TimelineEvent {
+                sequence: self.sequence.fetch_add(1, Ordering::Relaxed),
+                nanoseconds: now.saturating_sub(self.start),
+                bytes: event.size as u64,
+                class_bytes: event.class_bytes,
+                site: None,
+                thread: threads::number(),
+                kind: EventKind::Freed,
+                purpose: event.purpose,
+            };
+            part.ring.push(gone);
+        } else if let Some(record) = part.live.remove(event.address) {
+            if let Some(recorded) = &self.recorded {
+                recorded.remove(event.address);
+            }
+            let gone = self.event(EventKind::Freed, &record, event.class_bytes, now);
+            part.ring.push(gone);
+        }
+    }
+
+    /// An event of the allocation that `record` describes. The caller holds the lock of its part: within a part the sequence
+    /// numbers grow.
+    fn event(
+        &self,
+        kind: EventKind,
+        record: &Record,
+        class_bytes: usize,
+        now: u64,
+    ) -> TimelineEvent {
+        TimelineEvent {
+            sequence: self.sequence.fetch_add(1, Ordering::Relaxed),
+            nanoseconds: now.saturating_sub(self.start),
+            bytes: record.bytes,
+            class_bytes,
+            site: Some(record.site),
+            thread: threads::number(),
+            kind,
+            purpose: record.purpose,
+        }
+    }
+}
+
+impl Shard {
+    fn lock(&self) -> MutexGuard<'_, Part> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::Location;
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::memory::Purpose;
+
+    fn tracker(level: TrackingLevel, leaks: bool) -> Tracker {
+        let config = TrackingConfig { level, enable_leak_detection: leaks, ..Default::default() };
+        Tracker::with_monitor(config, None)
+    }
+
+    #[track_caller]
+    fn allocate(tracker: &Tracker, address: usize, size: usize) {
+        let (class_bytes, purpose) = (size.next_multiple_of(64), Purpose::Weights);
+        let site = Location::caller();
+        tracker.allocated(&AllocationEvent { address, size, class_bytes, purpose, site });
+    }
+
+    fn free(tracker: &Tracker, address: usize, size: usize) {
+        let (class_bytes, purpose) = (size.next_multiple_of(64), Purpose::Weights);
+        tracker.deallocated(&DeallocationEvent { address, size, class_bytes, purpose });
+    }
+
+    #[test]
+    fn below_standard_nothing_is_recorded() {
+        for level in [TrackingLevel::None, TrackingLevel::Basic] {
+            let tracker = tracker(level, true);
+            allocate(&tracker, 64, 1 << 20);
+            tracker.latency(LatencyKind::Allocate, 10);
+            assert!(!tracker.leaks(Duration::ZERO).enabled);
+            assert_eq!(tracker.timeline(), Timeline::default());
+            assert_eq!(tracker.latencies(LatencyKind::Allocate), None);
+            assert!(tracker.overhead() < 1024);
+        }
+    }
+
+    #[test]
+    fn a_leak_is_reported_with_its_line_and_nothing_else_is() {
+        let tracker = tracker(TrackingLevel::Detailed, true);
+        for at in 1..1000 {
+            allocate(&tracker, at * 64, 64);
+        }
+        let line = line!() + 1;
+        allocate(&tracker, 1 << 20, 5000);
+        for at in 1..1000 {
+            free(&tracker, at * 64, 64);
+        }
+        let report = tracker.leaks(Duration::ZERO);
+        assert_eq!((report.leaks.len(), report.sites.len(), report.bytes()), (1, 1, 5000));
+        let leak = &report.leaks[0];
+        assert_eq!((leak.address, leak.size, leak.purpose), (1 << 20, 5000, Purpose::Weights));
+        assert_eq!((leak.site.file(), leak.site.line()), (file!(), line));
+        assert!(report.to_string().contains(&format!("{}:{line}", file!())), "{report}");
+        assert!(tracker.leaks(Duration::from_secs(3600)).leaks.is_empty());
+        free(&tracker, 1 << 20, 5000);
+        assert!(tracker.leaks(Duration::ZERO).leaks.is_empty());
+        assert_eq!(tracker.timeline().replay().total, 0);
+    }
+
+    #[test]
+    fn what_eight_threads_free_for_each_other_is_never_reported() {
+        for level in [TrackingLevel::Standard, TrackingLevel::Detailed] {
+            let tracker = &tracker(level, true);
+            let sizes = [64usize, 700, 5000, 40_000, 100_000];
+            std::thread::scope(|scope| {
+                for thread in 0..4usize {
+                    let (give, take) = mpsc::channel();
+                    scope.spawn(move || {
+                        for at in 0..3000 {
+                            let address =
+                                (thread + 1) << 40 | (at % 500 + 1) << 20 | (at / 500) << 6;
+                            let size = sizes[at % sizes.len()];
+                            allocate(tracker, address, size);
+                            give.send((address, size)).unwrap();
+                        }
+                    });
+                    scope.spawn(move || {
+                        for (address, size) in take {
+                            free(tracker, address, size);
+                            let report = tracker
+                                .shard(address)
+                                .lock()
+                                .live
+                                .iter()
+                                .any(|r| r.address == address);
+                            assert!(!report, "freed, but still recorded");
+                        }
+                    });
+                }
+            });
+            assert!(tracker.leaks(Duration::ZERO).leaks.is_empty());
+            let replay = tracker.timeline().replay();
+            assert_eq!(replay.total, 0);
+            assert!(replay.allocations + replay.deallocations > 0);
+        }
+    }
+
+    #[test]
+    fn a_sample_holds_every_large_block_and_estimates_the_rest() {
+        let tracker = tracker(TrackingLevel::Standard, true);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for at in 1..=20_000 {
+                    allocate(&tracker, at << 16, 4096);
+                }
+                for at in 1..=10 {
+                    allocate(&tracker, at << 40, 64 << 10);
+                }
+            });
+        });
+        let report = tracker.leaks(Duration::ZERO);
+        assert!(report.sampled);
+        assert_eq!(report.leaks.iter().filter(|leak| leak.size == 64 << 10).count(), 10);
+        let all = (20_000 * 4096 + (10 << 16)) as f64;
+        // About 1250 are recorded: three standard deviations are 8 %.
+        assert!((report.bytes() as f64 / all - 1.0).abs() < 0.12, "{} of {all}", report.bytes());
+        assert_eq!(tracker.timeline().replay().total, report.bytes() as i64);
+        for at in 1..=20_000 {
+            free(&tracker, at << 16, 4096);
+        }
+        assert_eq!(tracker.leaks(Duration::ZERO).bytes(), 10 << 16);
+        assert_eq!(tracker.timeline().replay().total, 10 << 16);
+    }
+
+    #[test]
+    fn without_leak_detection_the_timeline_still_balances() {
+        let tracker = tracker(TrackingLevel::Detailed, false);
+        for at in 1..100 {
+            allocate(&tracker, at * 64, at);
+            free(&tracker, at * 64, at);
+        }
+        let replay = tracker.timeline().replay();
+        assert_eq!((replay.total, replay.peak), (0, 99));
+        assert!(!tracker.leaks(Duration::ZERO).enabled);
+    }
+
+    #[test]
+    fn an_end_that_is_told_too_late_invents_nothing() {
+        let tracker = tracker(TrackingLevel::Detailed, true);
+        allocate(&tracker, 64, 100);
+        allocate(&tracker, 64, 200);
+        free(&tracker, 64, 100);
+        assert!(tracker.leaks(Duration::ZERO).leaks.is_empty());
+        free(&tracker, 64, 200);
+        assert_eq!(tracker.timeline().replay().total, 0);
+        assert_eq!(tracker.timeline().events.len(), 4);
+    }
+
+    #[test]
+    fn the_memory_of_a_tracker_is_bounded_by_what_is_alive() {
+        let tracker = tracker(TrackingLevel::Detailed, true);
+        for at in 0..200_000usize {
+            allocate(&tracker, (at % 1000 + 1) * 64, 64);
+            free(&tracker, (at % 1000 + 1) * 64, 64);
+        }
+        let events = SHARDS * DETAILED_EVENTS * size_of::<TimelineEvent>();
+        assert!(tracker.overhead() < events * 2 + (256 << 10), "{}", tracker.overhead());
+        let timeline = tracker.timeline();
+        assert_eq!(timeline.dropped + timeline.events.len() as u64, 400_000);
+    }
+}

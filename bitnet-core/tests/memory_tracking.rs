@@ -1,0 +1,142 @@
+//! What a tracked pool says about itself, seen from outside.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bitnet_core::device::Device;
+use bitnet_core::memory::tensor::BitNetTensor;
+use bitnet_core::memory::{
+    HybridMemoryPool, MemoryHandle, MemoryPoolConfig, MemoryPressureLevel, PoolBuffer, Purpose,
+    TrackingConfig, TrackingLevel,
+};
+
+fn tracked(level: TrackingLevel) -> HybridMemoryPool {
+    let config = MemoryPoolConfig {
+        initial_small_pool_size: 0,
+        max_small_pool_size: 16 << 20,
+        initial_large_pool_size: 0,
+        max_large_pool_size: 48 << 20,
+        enable_advanced_tracking: true,
+        tracking_config: Some(TrackingConfig { level, ..Default::default() }),
+        enable_automatic_cleanup: false,
+        cleanup_config: None,
+    };
+    HybridMemoryPool::with_config(config).unwrap()
+}
+
+/// Takes all that the pool has, first large blocks and then small ones.
+fn fill(pool: &HybridMemoryPool) -> Vec<MemoryHandle> {
+    let mut held = Vec::new();
+    for size in [1 << 20, 256 << 10] {
+        while let Ok(handle) = pool.allocate(size, 64, &Device::Cpu) {
+            held.push(handle);
+        }
+    }
+    held
+}
+
+#[test]
+fn a_pool_that_is_not_tracked_says_nothing() {
+    let pool = HybridMemoryPool::new().unwrap();
+    pool.register_pressure_callback(Box::new(|_| ()));
+    assert!(pool.get_detailed_metrics().is_none());
+    assert!(tracked(TrackingLevel::None).get_detailed_metrics().is_none());
+}
+
+#[test]
+fn every_level_from_basic_on_reports_fragmentation_classes_and_purposes() {
+    for level in [TrackingLevel::Basic, TrackingLevel::Standard, TrackingLevel::Detailed] {
+        let pool = tracked(level);
+        let weights = pool.for_purpose(Purpose::Weights);
+        let held = weights.allocate(100_000, 64, &Device::Cpu).unwrap();
+        drop(pool.allocate(3 << 20, 64, &Device::Cpu).unwrap());
+        let metrics = pool.get_detailed_metrics().unwrap();
+        assert_eq!(metrics.level, level);
+        let figures = &metrics.figures;
+        assert_eq!((figures.requested, figures.allocations), (100_000, 2));
+        assert_eq!(figures.by_purpose[Purpose::Weights.index()], 100_000);
+        assert!(figures.occupied >= 100_000 && figures.mapped >= figures.occupied);
+        assert!(figures.peak_requested >= 3 << 20);
+        assert_eq!(figures.classes.iter().map(|class| class.live_blocks).sum::<u64>(), 1);
+        let ratios = [
+            metrics.fragmentation_ratio,
+            metrics.internal_fragmentation,
+            metrics.external_fragmentation,
+        ];
+        assert!(ratios.iter().all(|ratio| (0.0..=1.0).contains(ratio)), "{ratios:?}");
+        assert!(metrics.tracking_overhead_bytes > 0);
+        drop(held);
+        assert_eq!(pool.get_detailed_metrics().unwrap().figures.requested, 0);
+    }
+}
+
+#[test]
+fn the_site_of_a_leak_is_the_line_of_the_user() {
+    let pool = tracked(TrackingLevel::Detailed);
+    drop(pool.allocate(5000, 64, &Device::Cpu).unwrap());
+    let lines = line!() + 1..line!() + 6;
+    let _handle = pool.allocate(5000, 64, &Device::Cpu).unwrap();
+    let _zeroed = pool.allocate_zeroed(5000, 64, &Device::Cpu).unwrap();
+    let _buffer = PoolBuffer::<f32>::from_slice(&[1.0; 100], &pool).unwrap();
+    let _tensor = BitNetTensor::zeros(&[4, 4], &pool).unwrap();
+    let _values = BitNetTensor::from_f32(&[2], &[1.0, 2.0], &pool).unwrap();
+    let report = pool.tracker().unwrap().leaks(Duration::ZERO);
+    let mut found: Vec<u32> = report.sites.iter().map(|site| site.site.line()).collect();
+    found.sort_unstable();
+    assert_eq!(found, lines.collect::<Vec<_>>(), "{report}");
+    assert!(report.sites.iter().all(|site| site.site.file() == file!()), "{report}");
+    let suspected = pool.get_detailed_metrics().unwrap().suspected_leaks.unwrap();
+    assert_eq!(suspected.count, 0, "none of them is older than a minute");
+}
+
+#[test]
+fn crossing_into_the_last_of_the_limit_is_told_once() {
+    let pool = tracked(TrackingLevel::Basic);
+    let calls = Arc::new(Mutex::new(Vec::new()));
+    let (heard, inner) = (Arc::clone(&calls), pool.clone());
+    pool.register_pressure_callback(Box::new(move |level| {
+        // A callback may use the pool.
+        drop(inner.allocate(100, 64, &Device::Cpu).unwrap());
+        heard.lock().unwrap().push(level);
+    }));
+    let held = fill(&pool);
+    let critical = |calls: &[MemoryPressureLevel]| {
+        calls.iter().filter(|&&level| level == MemoryPressureLevel::Critical).count()
+    };
+    assert_eq!(critical(&calls.lock().unwrap()), 1);
+    assert_eq!(pool.get_detailed_metrics().unwrap().pressure_level, MemoryPressureLevel::Critical);
+    drop(held);
+    let calls = calls.lock().unwrap();
+    assert!(calls.windows(2).all(|pair| pair[0] != pair[1]), "{calls:?}");
+}
+
+#[test]
+fn a_panicking_callback_leaves_the_pool_usable() {
+    let pool = tracked(TrackingLevel::Standard);
+    pool.register_pressure_callback(Box::new(|_| panic!("the panic that this test wants")));
+    let held = fill(&pool);
+    assert!(pool.tracker().unwrap().pressure().unwrap().panics() > 0);
+    drop(held);
+    assert!(pool.allocate(1 << 20, 64, &Device::Cpu).is_ok());
+    assert_eq!(pool.get_metrics().total_allocated, 0);
+}
+
+#[test]
+fn the_timeline_has_the_totals_of_the_books() {
+    let pool = tracked(TrackingLevel::Detailed);
+    let mut held = Vec::new();
+    for at in 0..500usize {
+        held.push(pool.allocate(at * 37 % 4000, 64, &Device::Cpu).unwrap());
+        if at % 3 == 0 {
+            held.swap_remove(at % held.len());
+        }
+    }
+    let replay = pool.tracker().unwrap().timeline().replay();
+    let metrics = pool.get_metrics();
+    assert_eq!(replay.total as u64, metrics.total_allocated);
+    assert_eq!(replay.peak as u64, metrics.peak_allocated);
+    assert_eq!(
+        (replay.allocations, replay.deallocations),
+        (metrics.allocations, metrics.deallocations)
+    );
+}
