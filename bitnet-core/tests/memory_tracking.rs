@@ -21,7 +21,7 @@ fn tracked(level: TrackingLevel) -> HybridMemoryPool {
         enable_automatic_cleanup: false,
         cleanup_config: None,
     };
-    HybridMemoryPool::with_config(config).unwrap()
+    HybridMemoryPool::with_config(config).expect("nothing is reserved")
 }
 
 /// Takes all that the pool has, first large blocks and then small ones.
