@@ -162,6 +162,58 @@ pub enum Error {
     /// The handle belongs to another pool.
     #[error("the handle belongs to another pool; give it back to the pool that made it")]
     ForeignHandle,
+    /// The system refused something with a file.
+    #[error(
+        "{file}: cannot {action}: {problem}; check that the path exists and that you may use it"
+    )]
+    File {
+        /// The file.
+        file: String,
+        /// What was being done, as a verb phrase.
+        action: &'static str,
+        /// The kind of the system's answer.
+        kind: std::io::ErrorKind,
+        /// The system's answer.
+        problem: String,
+    },
+    /// A path names a directory, a pipe, a device or a socket.
+    #[error("{file} is {kind}, not a regular file; give the path of a file")]
+    NotRegularFile {
+        /// The path.
+        file: String,
+        /// What it is, with its article.
+        kind: &'static str,
+    },
+    /// A part of a file is to be mapped that it does not have.
+    #[error(
+        "{file}: bytes {start} to {end} are not in a file of {len} bytes; it is cut short or another one"
+    )]
+    NotInFile {
+        /// The file.
+        file: String,
+        /// The first byte of the part.
+        start: u64,
+        /// The byte after its last one.
+        end: u64,
+        /// The length of the file in bytes.
+        len: u64,
+    },
+    /// More parts of files are mapped than can be guarded against truncation.
+    #[error("{file}: {limit} parts of files are mapped already; drop some of them")]
+    TooManyMaps {
+        /// The file.
+        file: String,
+        /// How many there may be at once.
+        limit: usize,
+    },
+    /// A file was written to after it had been mapped.
+    #[error(
+        "{file}: the file was changed while it was mapped; map it again, and replace files by renaming"
+    )]
+    FileChanged {
+        /// The file.
+        file: String,
+    },
     /// A mapped file is shorter than what was mapped of it; what was read past its end was zeros.
     #[error(
         "{file}: the file was cut to {now} bytes while {mapped} bytes of it were mapped; restore it and map it again"
@@ -237,4 +289,10 @@ pub enum Error {
     /// A block-quantised or mapped matrix could not be decoded.
     #[error("{0}")]
     Decode(String),
+}
+
+impl Error {
+    pub(crate) fn file(file: &str, action: &'static str, error: &std::io::Error) -> Self {
+        Self::File { file: file.to_owned(), action, kind: error.kind(), problem: error.to_string() }
+    }
 }

@@ -264,6 +264,25 @@ pub enum Error {
         /// What is wrong, and what to do.
         problem: String,
     },
+    /// What the memory system refused.
+    #[error(transparent)]
+    Memory(bitnet_core::Error),
+}
+
+/// What goes wrong with a mapped file goes by this crate's names; the rest keeps its own.
+impl From<bitnet_core::Error> for Error {
+    fn from(error: bitnet_core::Error) -> Self {
+        use bitnet_core::Error as Core;
+        match error {
+            Core::File { file, action, kind, problem } => {
+                Self::Io { file, action, source: std::io::Error::new(kind, problem) }
+            }
+            Core::NotRegularFile { file, kind } => Self::NotRegularFile { file, kind },
+            Core::FileTruncated { file, mapped, now } => Self::Truncated { file, mapped, now },
+            Core::FileChanged { file } => Self::Changed { file },
+            other => Self::Memory(other),
+        }
+    }
 }
 
 /// The result of this crate's functions.

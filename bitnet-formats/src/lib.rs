@@ -14,15 +14,11 @@
 //! * [`sections`]: named arrays of bytes that the program keeps for itself.
 //! * [`mmap`]: mapped files and byte regions.
 
-#![deny(unsafe_code)]
+#![forbid(unsafe_code)]
 
 mod atomic;
 pub mod error;
 pub mod gguf;
-#[allow(
-    unsafe_code,
-    reason = "mapping files, advising the kernel and handling SIGBUS need it; nothing else in this crate does"
-)]
 pub mod mmap;
 pub mod names;
 pub mod safetensors;

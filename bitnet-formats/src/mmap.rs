@@ -1,22 +1,21 @@
 //! Files mapped into memory, and cheap handles on ranges of their bytes.
 //!
-//! A mapped file that another process cuts short raises SIGBUS when the lost pages are read, which kills the process by
-//! default. On Unix the first mapping installs a handler for it that puts zero pages there and marks the mapping;
-//! [`Region::check`] then reports [`Error::Truncated`]. Whoever loads a model calls it after decoding.
+//! A mapped file that another process cuts short loses pages, which read as zeros from then on; [`Region::check`] reports
+//! [`Error::Truncated`]. Whoever loads a model calls it after decoding. The mapping itself, and what answers the signal that
+//! lost pages raise, is [`FileMap`].
 
 use std::fmt;
-use std::fs::{File, Metadata, OpenOptions};
+#[cfg(unix)]
+use std::fs::Metadata;
 use std::ops::{Deref, Range};
 use std::path::Path;
 use std::sync::Arc;
+#[cfg(unix)]
 use std::time::SystemTime;
 
-use memmap2::{Mmap, MmapOptions};
+use bitnet_core::memory::mapped::{FileMap, MapMode};
 
-use crate::error::{Error, Result, shown_path};
-
-#[cfg(unix)]
-mod fault;
+use crate::error::{Error, Result};
 
 /// The bytes of one file: mapped, or held in memory.
 pub struct MappedFile {
@@ -25,19 +24,9 @@ pub struct MappedFile {
 }
 
 enum Backing {
-    Mapped(Mapping),
+    Mapped(FileMap),
     Owned(Vec<u8>),
     Static(&'static [u8]),
-}
-
-struct Mapping {
-    // Declared before `map`, so that it is dropped first: an address leaves the registry before it is unmapped.
-    #[cfg(unix)]
-    guard: fault::Guard,
-    map: Mmap,
-    file: File,
-    len: u64,
-    modified: Option<SystemTime>,
 }
 
 impl MappedFile {
@@ -47,36 +36,8 @@ impl MappedFile {
     /// [`Error::NotRegularFile`] for directories, pipes, devices and sockets (never blocks on one); [`Error::Io`] where
     /// the file cannot be opened or mapped; [`Error::Limit`] where too many files are mapped at once.
     pub fn open(path: &Path) -> Result<Arc<Self>> {
-        let name = shown_path(path);
-        // Asked before opening: to open some devices is to change them.
-        let before =
-            std::fs::metadata(path).map_err(|source| Error::io(&name, "find the file", source))?;
-        require_regular(&name, &before)?;
-        let file = open_without_blocking(path)
-            .map_err(|source| Error::io(&name, "open the file", source))?;
-        let found =
-            file.metadata().map_err(|source| Error::io(&name, "read the file's length", source))?;
-        require_regular(&name, &found)?;
-        if found.len() == 0 {
-            return Ok(Arc::new(Self { name, bytes: Backing::Owned(Vec::new()) }));
-        }
-        let len = usize::try_from(found.len())
-            .map_err(|_| Error::limit(&name, "file length", 0, found.len(), usize::MAX as u64))?;
-        // SAFETY: the mapping is private to this type and read-only. Another process may still change the file; readers
-        // treat the bytes as untrusted at every read, and the SIGBUS that cutting the file short raises is handled.
-        let map = unsafe { MmapOptions::new().len(len).map(&file) }
-            .map_err(|source| Error::io(&name, "map the file", source))?;
-        #[cfg(unix)]
-        let guard = fault::Guard::register(&name, map.as_ptr() as usize, len)?;
-        let mapping = Mapping {
-            #[cfg(unix)]
-            guard,
-            map,
-            len: found.len(),
-            modified: found.modified().ok(),
-            file,
-        };
-        Ok(Arc::new(Self { name, bytes: Backing::Mapped(mapping) }))
+        let map = FileMap::open(path, .., MapMode::ReadOnly)?;
+        Ok(Arc::new(Self { name: map.name().to_owned(), bytes: Backing::Mapped(map) }))
     }
 
     /// Bytes in memory under a name for messages.
@@ -101,7 +62,7 @@ impl MappedFile {
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         match &self.bytes {
-            Backing::Mapped(mapping) => &mapping.map,
+            Backing::Mapped(map) => map.bytes(),
             Backing::Owned(bytes) => bytes,
             Backing::Static(bytes) => bytes,
         }
@@ -119,8 +80,8 @@ impl MappedFile {
     #[must_use]
     pub fn stamp(&self) -> Option<Stamp> {
         #[cfg(unix)]
-        if let Backing::Mapped(mapping) = &self.bytes {
-            return Stamp::of(&mapping.file.metadata().ok()?);
+        if let Backing::Mapped(map) = &self.bytes {
+            return Stamp::of(&map.file().metadata().ok()?);
         }
         None
     }
@@ -131,22 +92,10 @@ impl MappedFile {
     /// [`Error::Truncated`] where pages were lost or the file is shorter now; [`Error::Changed`] where it is longer or
     /// was written to; [`Error::Io`] where it cannot be asked.
     pub fn check(&self) -> Result<()> {
-        let Backing::Mapped(mapping) = &self.bytes else { return Ok(()) };
-        let found = mapping
-            .file
-            .metadata()
-            .map_err(|source| Error::io(&self.name, "read the file's length", source))?;
-        if found.len() < mapping.len || mapping.is_damaged() {
-            return Err(Error::Truncated {
-                file: self.name.clone(),
-                mapped: mapping.len,
-                now: found.len(),
-            });
+        match &self.bytes {
+            Backing::Mapped(map) => Ok(map.check()?),
+            Backing::Owned(_) | Backing::Static(_) => Ok(()),
         }
-        if found.len() != mapping.len || found.modified().ok() != mapping.modified {
-            return Err(Error::Changed { file: self.name.clone() });
-        }
-        Ok(())
     }
 }
 
@@ -178,18 +127,6 @@ impl Stamp {
         let changed = Duration::from_secs(u64::try_from(found.ctime()).ok()?);
         let age = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH + changed);
         Some(Self { identity, settled: age.is_ok_and(|age| age > Duration::from_secs(3)) })
-    }
-}
-
-impl Mapping {
-    #[cfg(unix)]
-    fn is_damaged(&self) -> bool {
-        self.guard.is_damaged()
-    }
-
-    #[cfg(not(unix))]
-    fn is_damaged(&self) -> bool {
-        false
     }
 }
 
@@ -256,24 +193,8 @@ impl Region {
     /// Tells the kernel that the pages wholly inside this region are not needed for now, so that they leave the resident
     /// set. Reading them later brings them back from the file. Does nothing for bytes that are not mapped.
     pub fn release(&self) {
-        #[cfg(unix)]
-        if let Backing::Mapped(mapping) = &self.file.bytes {
-            let page = fault::page_size();
-            let first = self.start.next_multiple_of(page);
-            let last = (self.start + self.len) / page * page;
-            if first < last {
-                // SAFETY: the range is whole pages of a live, read-only mapping of a file: dropping them loses nothing,
-                // the next read fetches them again.
-                let advised = unsafe {
-                    mapping.map.unchecked_advise_range(
-                        memmap2::UncheckedAdvice::DontNeed,
-                        first,
-                        last - first,
-                    )
-                };
-                // A refusal leaves the pages where they are, which is what was before.
-                drop(advised);
-            }
+        if let Backing::Mapped(map) = &self.file.bytes {
+            map.release(self.start..self.start + self.len);
         }
     }
 
@@ -305,44 +226,4 @@ impl fmt::Debug for Region {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Region({}, {}..{})", self.file.name, self.start, self.start + self.len)
     }
-}
-
-fn require_regular(name: &str, found: &Metadata) -> Result<()> {
-    let kind = found.file_type();
-    if kind.is_file() {
-        return Ok(());
-    }
-    let kind = if kind.is_dir() { "a directory" } else { special_kind(kind) };
-    Err(Error::NotRegularFile { file: name.to_owned(), kind })
-}
-
-#[cfg(unix)]
-fn special_kind(kind: std::fs::FileType) -> &'static str {
-    use std::os::unix::fs::FileTypeExt;
-    if kind.is_fifo() {
-        "a pipe (FIFO)"
-    } else if kind.is_char_device() || kind.is_block_device() {
-        "a device"
-    } else if kind.is_socket() {
-        "a socket"
-    } else {
-        "a special file"
-    }
-}
-
-#[cfg(not(unix))]
-fn special_kind(_kind: std::fs::FileType) -> &'static str {
-    "a special file"
-}
-
-#[cfg(unix)]
-fn open_without_blocking(path: &Path) -> std::io::Result<File> {
-    use std::os::unix::fs::OpenOptionsExt;
-    // Should the path have become a pipe since it was looked at, opening it must not wait for a writer.
-    OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)
-}
-
-#[cfg(not(unix))]
-fn open_without_blocking(path: &Path) -> std::io::Result<File> {
-    OpenOptions::new().read(true).open(path)
 }

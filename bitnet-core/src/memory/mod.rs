@@ -6,6 +6,7 @@ pub mod cleanup;
 mod clock;
 mod compression;
 mod config;
+pub mod mapped;
 mod pool;
 mod purpose;
 mod shared;

@@ -8,10 +8,10 @@ use std::ptr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 
-use crate::error::{Error, Result};
+use crate::{Error, Result};
 
-/// How many files can be mapped at once; a split model has tens.
-const SLOTS: usize = 1024;
+/// How many mappings there can be at once; a split model has tens.
+const SLOTS: usize = 4096;
 
 /// One mapping. `sequence` is odd while the slot is being changed, so that a reader never pairs an old start with a new
 /// length. A slot that is being changed is not the one that faults: its mapping is not yet, or no longer, reachable.
@@ -20,6 +20,7 @@ struct Slot {
     sequence: AtomicUsize,
     start: AtomicUsize,
     len: AtomicUsize,
+    writable: AtomicBool,
     damaged: AtomicBool,
 }
 
@@ -30,14 +31,16 @@ impl Slot {
             sequence: AtomicUsize::new(0),
             start: AtomicUsize::new(0),
             len: AtomicUsize::new(0),
+            writable: AtomicBool::new(false),
             damaged: AtomicBool::new(false),
         }
     }
 
-    fn set(&self, start: usize, len: usize) {
+    fn set(&self, start: usize, len: usize, writable: bool) {
         self.sequence.fetch_add(1, SeqCst);
         self.start.store(start, SeqCst);
         self.len.store(len, SeqCst);
+        self.writable.store(writable, SeqCst);
         self.damaged.store(false, SeqCst);
         self.sequence.fetch_add(1, SeqCst);
     }
@@ -66,21 +69,18 @@ pub(super) struct Guard {
 
 impl Guard {
     /// Enters the mapping `[start, start + len)`, and installs the handler if this is the first one.
-    pub(super) fn register(file: &str, start: usize, len: usize) -> Result<Self> {
+    pub(super) fn register(file: &str, start: usize, len: usize, writable: bool) -> Result<Self> {
         (*INSTALLED.get_or_init(install)).map_err(|code| {
-            Error::io(
-                file,
-                "guard the mapping against truncation",
-                std::io::Error::from_raw_os_error(code),
-            )
+            let error = std::io::Error::from_raw_os_error(code);
+            Error::file(file, "guard the mapping against truncation", &error)
         })?;
         for slot in &REGISTRY {
             if slot.taken.compare_exchange(false, true, SeqCst, SeqCst).is_ok() {
-                slot.set(start, len);
+                slot.set(start, len, writable);
                 return Ok(Self { slot });
             }
         }
-        Err(Error::limit(file, "number of files mapped at once", 0, SLOTS as u64 + 1, SLOTS as u64))
+        Err(Error::TooManyMaps { file: file.to_owned(), limit: SLOTS })
     }
 
     pub(super) fn is_damaged(&self) -> bool {
@@ -90,7 +90,7 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        self.slot.set(0, 0);
+        self.slot.set(0, 0, false);
         self.slot.taken.store(false, SeqCst);
     }
 }
@@ -147,20 +147,24 @@ extern "C" fn on_bus_error(signal: c_int, info: *mut libc::siginfo_t, context: *
     pass_on(signal, code <= 0, info, context);
 }
 
-/// Replaces what is left of the registered mapping from `address` on by zero pages. A fault means that the file ends
-/// before that page, so everything behind it is lost as well; the mapping as a whole is marked.
+/// Puts zero pages where a registered mapping has lost its own, and marks the mapping.
+///
+/// A fault means that the file ends before that page, so that of a mapping that is only read everything from there on is
+/// replaced at once. Of one that is written it is that page alone: pages behind it may have been written since the file grew
+/// again.
 fn cover_with_zeros(address: usize) -> bool {
     for slot in &REGISTRY {
         let Some(end) = slot.end_if_contains(address) else { continue };
         slot.damaged.store(true, SeqCst);
         let page = PAGE.load(SeqCst).max(1);
         let start = address / page * page;
-        let len = end.next_multiple_of(page) - start;
+        let writable = slot.writable.load(SeqCst);
+        let len = if writable { page } else { end.next_multiple_of(page) - start };
+        let access = if writable { libc::PROT_READ | libc::PROT_WRITE } else { libc::PROT_READ };
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | libc::MAP_NORESERVE;
-        // SAFETY: the pages belong to a mapping of ours, alive because the interrupted thread was reading it; it is
-        // only ever read, so that zeros in its place are valid for every holder of a slice. `mmap` is a bare system call.
-        let covered =
-            unsafe { libc::mmap(start as *mut c_void, len, libc::PROT_READ, flags, -1, 0) };
+        // SAFETY: the pages belong to a mapping of ours, alive because the interrupted thread was using it, and lost their
+        // content before: any byte is valid for every holder of a slice. `mmap` is a bare system call.
+        let covered = unsafe { libc::mmap(start as *mut c_void, len, access, flags, -1, 0) };
         return covered != libc::MAP_FAILED;
     }
     false
