@@ -11,6 +11,7 @@
 //! - [`parts`]: a prepared weight as named arrays, to be kept on disk.
 //! - [`mod@reference`]: each of those operations, scalar and obvious: the oracle that every back end is held to.
 //! - [`simd`]: which instruction sets this processor has, and how to force one.
+//! - [`tensor`]: dense operations on tensors: element-wise, reductions, products, activations.
 //! - [`device`]: what computes, and what it can do.
 
 pub mod backend;
@@ -24,6 +25,7 @@ pub mod operands;
 pub mod parts;
 pub mod reference;
 pub mod simd;
+pub mod tensor;
 pub mod ternary;
 
 pub use error::{Error, Result};

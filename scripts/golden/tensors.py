@@ -98,13 +98,110 @@ def dtypes(out):
     out.put("i1.saturated", np.packbits(x < 0, bitorder="little"))
 
 
+def edges():
+    """Numbers at which arithmetic turns, of both signs, and some ordinary ones."""
+    turns = [0.0, 1.0, 0.5, 2.0, 3.0, 1e-45, 1.17549435e-38, 3.4028235e38, np.inf, 1.0000001, 16777216.0, 7.3, 1e-7, 88.8, 104.0]
+    return np.array(turns + [-t for t in turns] + [np.nan], F32)
+
+
+def shapes(rank, extents):
+    """Every shape up to a rank, in order."""
+    for r in range(rank + 1):
+        yield from itertools.product(extents, repeat=r)
+
+
+def ramp(shape, scale):
+    """Distinct numbers that are exact in f32."""
+    return (np.arange(int(np.prod(shape)), dtype=F32) * F32(scale)).reshape(shape)
+
+
+def broadcast(out):
+    """a - b for every pair of shapes up to rank 4 of extents 1 to 3, and up to rank 3 with 0: a checksum, 0 where refused."""
+    for name, rank, extents in [("to_4", 4, (1, 2, 3)), ("to_3", 3, (0, 1, 2, 3))]:
+        every = list(shapes(rank, extents))
+        sums = []
+        for a, b in itertools.product(every, every):
+            try:
+                result = ramp(a, 1) - ramp(b, 1000)
+                extents_and_numbers = np.concatenate([np.array(result.shape, F32), result.reshape(-1)])
+                sums.append(checksum(extents_and_numbers))
+            except ValueError:
+                sums.append(0)
+        out.put(name, np.array(sums, np.uint32).reshape(len(every), len(every)))
+
+
+def elementwise(out):
+    """Arithmetic in f32, bit for bit; elementary functions in f64 of f32 numbers."""
+    x = edges()
+    out.put("edges", x)
+    with np.errstate(all="ignore"):
+        a, b = x[:, None], x[None, :]
+        for f in [np.add, np.subtract, np.multiply, np.divide, np.minimum, np.maximum]:
+            result = f(a, b)
+            assert result.dtype == F32
+            out.put(f.__name__, result)
+        for f in [np.equal, np.not_equal, np.less, np.less_equal, np.greater, np.greater_equal]:
+            out.put(f.__name__, f(a, b).view(np.uint8))
+        out.put("power", np.power(a.astype(np.float64), b.astype(np.float64)))
+        out.put("clip", np.clip(x, F32(-0.75), F32(2.5)))
+        out.put("clip_crossed", np.clip(x, F32(2.5), F32(-0.75)))
+        for f in [np.negative, np.abs, np.sqrt, np.square, np.reciprocal]:
+            out.put(f.__name__, f(x))
+        rng = np.random.default_rng(158)
+        y = np.concatenate([x, rng.normal(0, 1, 200), rng.normal(0, 20, 200), 2.0 ** rng.uniform(-40, 40, 200)])
+        y = y.astype(F32)
+        out.put("numbers", y)
+        wide = y.astype(np.float64)
+        for f in [np.exp, np.log, np.tanh]:
+            out.put(f.__name__, f(wide))
+        out.put("erf", torch.special.erf(torch.from_numpy(wide)))
+        out.put("sigmoid", torch.sigmoid(torch.from_numpy(wide)))
+        # 16-bit floats: computed in f32, rounded once.
+        for name, kind in [("f16", torch.float16), ("bf16", torch.bfloat16)]:
+            p, q = (torch.from_numpy(rng.normal(0, 3, 100).astype(F32)).to(kind) for _ in range(2))
+            for which, value in [("p", p), ("q", q), ("sum", p + q), ("quotient", p / q)]:
+                out.put(f"{name}.{which}", value.view(torch.uint16))
+            out.put(f"{name}.mixed", p + torch.from_numpy(y[100:200]))
+
+
+def reductions(out):
+    """Every set of axes of a [3, 4, 5] tensor, with NaN, and shapes without elements."""
+    rng = np.random.default_rng(158)
+    x = rng.normal(0, 3, (3, 4, 5)).astype(F32)
+    x[1, 2, 3] = x[1, 0, 3] = 9.0
+    holed = x.copy()
+    holed[0, 1, 2] = holed[0, 3, 2] = np.nan
+    holed[2, 0, 0], holed[2, 1, 0], holed[2, 2, 1] = np.inf, -np.inf, np.inf
+    out.put("x", x)
+    out.put("holed", holed)
+    with np.errstate(all="ignore"):
+        for name, value in [("x", x), ("holed", holed)]:
+            wide = value.astype(np.float64)
+            for r in range(4):
+                for axes in itertools.combinations(range(3), r):
+                    key = f"{name}.{''.join(map(str, axes))}"
+                    for f in [np.sum, np.mean, np.prod]:
+                        out.put(f"{key}.{f.__name__}", f(wide, axis=axes))
+                    for correction in [0, 1]:
+                        out.put(f"{key}.var{correction}", np.var(wide, axis=axes, ddof=correction))
+                        out.put(f"{key}.std{correction}", np.std(wide, axis=axes, ddof=correction))
+                    for f in [np.max, np.min]:
+                        out.put(f"{key}.{f.__name__}", f(value, axis=axes))
+                    for f in [np.any, np.all]:
+                        out.put(f"{key}.{f.__name__}", np.asarray(f(value > 0, axis=axes)).view(np.uint8))
+            for axis in [0, 1, 2, None]:
+                for f in [np.argmax, np.argmin]:
+                    key = f"{name}.{'flat' if axis is None else axis}.{f.__name__}"
+                    out.put(key, np.asarray(f(value, axis=axis)).astype(np.uint32))
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("tests/golden/tensors"))
     folder = parser.parse_args().out
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(158)
-    for write in [dtypes]:
+    for write in [dtypes, broadcast, elementwise, reductions]:
         arrays = Arrays(folder / f"{write.__name__}.bin")
         write(arrays)
         arrays.write()

@@ -4,10 +4,12 @@
 //! `avxvnni`, `avx512vnni`, `neon`, `neon-dotprod`). Detection is not proof: the CPU back end asks every level a
 //! known question before it trusts it.
 
+mod compiled;
 mod sum;
 
 use crate::{Error, Result};
 
+pub(crate) use compiled::{Kernel, active, run};
 pub use sum::sum_words;
 
 /// An instruction set level, in the order in which they are preferred.

@@ -21,6 +21,14 @@ impl Array {
         self.numbers(f32::from_le_bytes)
     }
 
+    pub(crate) fn f64(&self) -> Vec<f64> {
+        self.numbers(f64::from_le_bytes)
+    }
+
+    pub(crate) fn u16(&self) -> Vec<u16> {
+        self.numbers(u16::from_le_bytes)
+    }
+
     pub(crate) fn u32(&self) -> Vec<u32> {
         self.numbers(u32::from_le_bytes)
     }
@@ -98,5 +106,21 @@ pub(crate) fn assert_bits(got: &[f32], expected: &[f32], what: &str) {
     for (i, (got, expected)) in got.iter().zip(expected).enumerate() {
         let same = got.to_bits() == expected.to_bits() || (got.is_nan() && expected.is_nan());
         assert!(same, "{what}: element {i} is {got}, not {expected}");
+    }
+}
+
+/// Asserts that numbers are within `bound` units in the last place of f32 of 64-bit references.
+#[track_caller]
+pub(crate) fn assert_ulps(got: &[f32], expected: &[f64], bound: f64, what: &str) {
+    assert_eq!(got.len(), expected.len(), "{what}: count");
+    for (i, (&got, &expected)) in got.iter().zip(expected).enumerate() {
+        let rounded = expected as f32;
+        if rounded.is_nan() || rounded.is_infinite() {
+            assert_bits(&[got], &[rounded], what);
+            continue;
+        }
+        let unit = f64::from(rounded.abs().next_up()) - f64::from(rounded.abs());
+        let off = (f64::from(got) - expected).abs() / unit;
+        assert!(off <= bound, "{what}: element {i} is {got:e}, not {expected:e}: {off} ulp");
     }
 }

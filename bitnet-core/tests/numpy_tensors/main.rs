@@ -4,5 +4,7 @@
 #![allow(dead_code, reason = "each group of answers is read with what it needs")]
 
 mod dtypes;
+mod elementwise;
 mod golden;
+mod reductions;
 mod views;

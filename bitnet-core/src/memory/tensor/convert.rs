@@ -168,17 +168,14 @@ impl BitNetTensor {
         let bytes = self.storage();
         let walk = self.walk(self.offset());
         let (len, [step]) = walk.run();
-        let mut outcome = Ok(());
-        walk.for_each(|[start]| {
+        for [start] in walk.cursor() {
             let mut at = start;
             for _ in 0..len {
-                if outcome.is_ok() {
-                    outcome = visit(bytes, at);
-                }
+                visit(bytes, at)?;
                 at = at.wrapping_add_signed(step);
             }
-        });
-        outcome
+        }
+        Ok(())
     }
 }
 
@@ -186,8 +183,8 @@ impl BitNetTensor {
 fn copy_strided(all: &[f32], walk: Walk<1>, out: &mut [f32]) {
     let (len, [step]) = walk.run();
     let mut runs = out.chunks_exact_mut(len.max(1));
-    walk.for_each(|[start]| {
-        let Some(out) = runs.next() else { return };
+    for [start] in walk.cursor() {
+        let Some(out) = runs.next() else { continue };
         match step {
             1 => out.copy_from_slice(&all[start..start + len]),
             0 => out.fill(all[start]),
@@ -199,5 +196,5 @@ fn copy_strided(all: &[f32], walk: Walk<1>, out: &mut [f32]) {
                 }
             }
         }
-    });
+    }
 }

@@ -1,6 +1,7 @@
 //! Strided tensors on pool-backed or mapped storage.
 //!
-//! A [`BitNetTensor`] is metadata over bytes. Views share the bytes and copy nothing.
+//! A [`BitNetTensor`] is metadata over bytes. Views share the bytes and copy nothing; [`crate::tensor`] computes
+//! with them.
 
 mod codes;
 mod convert;
@@ -19,6 +20,7 @@ pub use data::BitNetTensor;
 pub use dtype::BitNetDType;
 pub use handle::{TensorHandle, TensorRead, TensorWrite, WeakTensorHandle};
 pub use metadata::TensorMetadata;
+pub(crate) use metadata::{Dims, elements_of, row_major_strides};
 pub use registry::{Compressed, IdleTensor, TensorRegistry};
 pub use storage::{ExternalBytes, SharedBytes};
 pub use views::{Slice, broadcast_shapes};

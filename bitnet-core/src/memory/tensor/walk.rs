@@ -50,37 +50,60 @@ impl<const N: usize> Walk<N> {
         (self.shape[last], self.steps[last])
     }
 
-    /// Calls `visit` with where each operand's run begins, run after run.
+    /// Where each operand's run begins, run after run.
     #[inline(always)]
-    pub(crate) fn for_each(&self, mut visit: impl FnMut([usize; N])) {
+    pub(crate) fn cursor(&self) -> Cursor<'_, N> {
         let outer = self.shape.len() - 1;
-        if self.shape.contains(&0) {
-            return;
-        }
-        let mut index = Dims::from_elem(0usize, outer);
-        let mut at = self.starts;
-        loop {
-            visit(at);
-            let mut dim = outer;
-            loop {
-                if dim == 0 {
-                    return;
-                }
-                dim -= 1;
-                index[dim] += 1;
-                if index[dim] < self.shape[dim] {
-                    advance(&mut at, &self.steps[dim], 1);
-                    break;
-                }
-                advance(&mut at, &self.steps[dim], 1 - self.shape[dim] as isize);
-                index[dim] = 0;
-            }
+        Cursor {
+            walk: self,
+            index: Dims::from_elem(0usize, outer),
+            at: self.starts,
+            done: self.shape.contains(&0),
         }
     }
 }
 
+/// A place in a [`Walk`]. Kernels write `for` loops over it: the body of a closure would not be compiled for the instruction
+/// set of the loop around it.
+#[derive(Debug)]
+pub(crate) struct Cursor<'a, const N: usize> {
+    walk: &'a Walk<N>,
+    index: Dims<usize>,
+    at: [usize; N],
+    done: bool,
+}
+
+impl<const N: usize> Iterator for Cursor<'_, N> {
+    type Item = [usize; N];
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<[usize; N]> {
+        if self.done {
+            return None;
+        }
+        let at = self.at;
+        self.step();
+        Some(at)
+    }
+}
+
+impl<const N: usize> Cursor<'_, N> {
+    fn step(&mut self) {
+        for (dim, index) in self.index.iter_mut().enumerate().rev() {
+            let (extent, steps) = (self.walk.shape[dim], &self.walk.steps[dim]);
+            *index += 1;
+            if *index < extent {
+                advance(&mut self.at, steps, 1);
+                return;
+            }
+            advance(&mut self.at, steps, 1 - extent as isize);
+            *index = 0;
+        }
+        self.done = true;
+    }
+}
+
 /// Moves every operand by `times` of its steps. Positions stay inside their storages, so wrapping never shows.
-#[inline(always)]
 fn advance<const N: usize>(at: &mut [usize; N], steps: &[isize; N], times: isize) {
     for (at, step) in at.iter_mut().zip(steps) {
         *at = at.wrapping_add_signed(step.wrapping_mul(times));
@@ -96,10 +119,10 @@ mod tests {
         let (len, [step]) = walk.run();
         let mut all = Vec::new();
         let mut runs = 0;
-        walk.for_each(|[at]| {
+        for [at] in walk.cursor() {
             runs += 1;
             all.extend((0..len as isize).map(|i| at.wrapping_add_signed(i * step)));
-        });
+        }
         (runs, all)
     }
 

@@ -1,0 +1,24 @@
+//! Dense operations on tensors, by the rules of NumPy.
+//!
+//! - Shapes stretch as NumPy stretches them; views are computed on where they lie.
+//! - Operands are `F32`, `F16` or `BF16`. 16-bit floats are widened, the operation is computed as for f32, and the result is
+//!   rounded once to the type that all operands share, else it is `F32`. Integer types are to be cast first.
+//! - Results are made in the pool that the caller passes. Variants that end in `_into` and `_in_place` write f32 tensors that are
+//!   there already.
+//! - Every instruction set level gives the same bits, but for products of matrices. No operation starts a thread.
+
+mod binary;
+mod compare;
+mod math;
+mod operands;
+mod reduce;
+mod unary;
+
+pub use binary::{
+    BinaryOp, add, binary, binary_in_place, binary_into, div, maximum, minimum, mul, pow, sub,
+};
+pub use compare::{Comparison, compare, select};
+pub use reduce::{Indices, Reduction, all, any, argmax, argmin, reduce, std, var};
+pub use unary::{
+    UnaryOp, abs, erf, exp, log, neg, sigmoid, sqrt, tanh, unary, unary_in_place, unary_into,
+};

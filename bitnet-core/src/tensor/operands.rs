@@ -1,0 +1,53 @@
+//! What operations take and give: 16-bit floats widened before and rounded after, storages borrowed as they lie.
+
+use std::borrow::Cow;
+
+use crate::memory::HybridMemoryPool;
+use crate::memory::tensor::{BitNetDType, BitNetTensor, CastRule};
+use crate::{Error, Result};
+
+/// The operand as f32: itself, or a widened copy of a 16-bit float tensor.
+///
+/// # Errors
+/// [`Error::DTypeMismatch`] for integer types.
+pub(super) fn wide<'a>(
+    op: &'static str,
+    x: &'a BitNetTensor,
+    pool: &HybridMemoryPool,
+) -> Result<Cow<'a, BitNetTensor>> {
+    match x.dtype() {
+        BitNetDType::F32 => Ok(Cow::Borrowed(x)),
+        dtype if dtype.is_float() => Ok(Cow::Owned(x.to_f32(pool)?)),
+        got => Err(Error::DTypeMismatch { op, got, expected: BitNetDType::F32 }),
+    }
+}
+
+/// The element type of what two operands give: theirs if it is the same, else f32.
+pub(super) fn joint(a: &BitNetTensor, b: &BitNetTensor) -> BitNetDType {
+    if a.dtype() == b.dtype() { a.dtype() } else { BitNetDType::F32 }
+}
+
+/// An f32 result as the element type that was promised.
+pub(super) fn rounded(
+    x: BitNetTensor,
+    dtype: BitNetDType,
+    pool: &HybridMemoryPool,
+) -> Result<BitNetTensor> {
+    if dtype == BitNetDType::F32 { Ok(x) } else { x.cast(dtype, CastRule::Checked, pool) }
+}
+
+/// Checks that an output has the shape of the result.
+///
+/// # Errors
+/// [`Error::ShapeMismatch`].
+pub(super) fn expect_shape(op: &'static str, out: &BitNetTensor, shape: &[usize]) -> Result<()> {
+    if out.shape() == shape {
+        return Ok(());
+    }
+    Err(Error::ShapeMismatch {
+        op,
+        operand: "the output",
+        got: out.shape().to_vec(),
+        expected: format!("{shape:?}"),
+    })
+}
