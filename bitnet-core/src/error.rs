@@ -226,6 +226,16 @@ pub enum Error {
         /// The length of the file now, in bytes.
         now: u64,
     },
+    /// A stream is not the snapshot of tensors that it should be.
+    #[error(
+        "the snapshot, at byte {at}, {problem}; it is cut short, damaged or of another kind: restore it from a copy"
+    )]
+    BadSnapshot {
+        /// Where, in bytes from its beginning.
+        at: u64,
+        /// What is wrong there.
+        problem: String,
+    },
     /// A code that is not a trit.
     #[error(
         "row {row}, column {col}: code {code} is not a trit (0, 1 or 2); the file is damaged or has another layout"

@@ -10,6 +10,7 @@ pub mod mapped;
 mod pool;
 mod purpose;
 mod shared;
+pub mod snapshot;
 pub mod tensor;
 pub mod tracking;
 

@@ -210,8 +210,8 @@ impl ExternalBytes for FileMap {
 }
 
 impl BitNetTensor {
-    /// A tensor whose bytes are those of a file from byte `offset` on, little-endian and row-major, not copied. With
-    /// [`MapMode::CopyOnWrite`] it can be written, and the file stays as it is.
+    /// A tensor whose bytes are those of a file from byte `offset` on, row-major, in the byte order of the machine; they are
+    /// not copied. With [`MapMode::CopyOnWrite`] it can be written, and the file stays as it is.
     ///
     /// # Errors
     /// Those of [`FileMap::open`]. A file that changes later is reported by [`BitNetTensor::check`].

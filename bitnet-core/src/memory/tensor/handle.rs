@@ -176,6 +176,10 @@ impl TensorHandle {
         Self::enter(Some(name.into()), tensor, registry)
     }
 
+    pub(super) fn over(slot: Arc<Slot>) -> Self {
+        Self { slot }
+    }
+
     fn enter(name: Option<String>, tensor: BitNetTensor, registry: &TensorRegistry) -> Self {
         let shelf = registry.shelf();
         let now = shelf.clock.nanos();

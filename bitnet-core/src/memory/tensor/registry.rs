@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLockWriteGuard, Weak};
 use std::time::Duration;
 
+use super::TensorHandle;
 use super::handle::{Content, Slot};
 use crate::memory::compression::Packed;
 use crate::memory::{Clock, HybridMemoryPool, MemoryHandle, Purpose};
@@ -75,6 +76,12 @@ impl TensorRegistry {
     /// Whether no handle is alive.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// A handle of each tensor, from the oldest one on.
+    pub fn handles(&self) -> Vec<TensorHandle> {
+        let slots: Vec<Weak<Slot>> = self.shelf.lock().alive.values().cloned().collect();
+        slots.iter().filter_map(|slot| Some(TensorHandle::over(slot.upgrade()?))).collect()
     }
 
     /// Calls `visit` for each tensor that no guard has out and that has been idle for at least `older_than`, from the oldest
