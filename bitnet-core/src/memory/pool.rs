@@ -1,143 +1,78 @@
-//! A pool of aligned blocks by size class: freed blocks are kept and handed out again.
-//!
-//! Sizes are rounded up to four classes per doubling (at most a quarter is lost), never below one cache line.
-//! A block that is freed goes to the free list of its class; [`HybridMemoryPool::trim`] gives them back.
+//! The pool that users see: blocks of every size and alignment, with exact accounts.
 
-use std::collections::BTreeMap;
 use std::panic::Location;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::ptr::NonNull;
+use std::sync::Arc;
 
-use super::block::Block;
-use super::tracking::{
-    AllocationEvent, ClassFigures, DeallocationEvent, PoolFigures, PressureCallback,
-};
-use super::{DetailedMetrics, MemoryPoolConfig, Purpose, Tracker, TrackingLevel};
+use super::core::Core;
+use super::handle::{Extent, MemoryHandle, Tag};
+use super::metrics::MemoryMetrics;
+use super::size_class::{LINE, SMALL_LIMIT, class_of};
+use super::tracking::PressureCallback;
+use super::{Compaction, DetailedMetrics, MemoryPoolConfig, Purpose, Tracker};
 use crate::device::Device;
 use crate::{Error, Result};
 
-/// The smallest alignment and size: a cache line.
-const LINE: usize = 64;
 /// The largest alignment served.
 const MAX_ALIGN: usize = 2 << 20;
 
-/// What a pool holds, in bytes and calls.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct MemoryMetrics {
-    /// Bytes asked for by the allocations that are alive.
-    pub total_allocated: u64,
-    /// The largest value that `total_allocated` has had.
-    pub peak_allocated: u64,
-    /// Bytes that the pool has from the system: alive, rounding and free blocks kept.
-    pub reserved: u64,
-    /// Allocations made so far.
-    pub allocations: u64,
-    /// Allocations given back so far.
-    pub deallocations: u64,
-}
-
-/// A block of a pool, owned: it can't be duplicated, so it can't be freed twice. Dropping it gives it back.
+/// An owner of the state of a pool; the last one closes it.
 #[derive(Debug)]
-pub struct MemoryHandle {
-    /// `None` only while it is dropped.
-    block: Option<Block>,
-    size: usize,
-    purpose: Purpose,
-    pool: Arc<PoolState>,
-}
+struct Owner(NonNull<Core>);
 
-impl MemoryHandle {
-    /// The bytes asked for.
-    pub fn size(&self) -> usize {
-        self.size
-    }
+// SAFETY: `Core` is `Sync`, and closing is done by whichever thread drops the last owner.
+unsafe impl Send for Owner {}
+// SAFETY: as above.
+unsafe impl Sync for Owner {}
 
-    /// What the block is used for.
-    pub fn purpose(&self) -> Purpose {
-        self.purpose
-    }
-
-    /// The bytes. They are initialised: zero, or what an earlier user of the pool left.
-    pub fn bytes(&self) -> &[u8] {
-        self.block.as_ref().map_or(&[], |block| &block.bytes()[..self.size])
-    }
-
-    /// The bytes, for writing.
-    pub fn bytes_mut(&mut self) -> &mut [u8] {
-        let size = self.size;
-        self.block.as_mut().map_or(&mut [], |block| &mut block.bytes_mut()[..size])
-    }
-}
-
-impl Drop for MemoryHandle {
+impl Drop for Owner {
     fn drop(&mut self) {
-        if let Some(block) = self.block.take() {
-            self.pool.give_back(block, self.size, self.purpose);
-        }
-    }
-}
-
-#[derive(Debug)]
-struct PoolState {
-    limit: usize,
-    inner: Mutex<Inner>,
-    tracker: Option<Tracker>,
-}
-
-#[derive(Debug, Default)]
-struct Inner {
-    free: BTreeMap<(usize, usize), Vec<Block>>,
-    metrics: MemoryMetrics,
-    by_purpose: [u64; Purpose::ALL.len()],
-    /// Blocks in use and the bytes asked for by them, by bytes of a block; kept if the pool is tracked.
-    live: BTreeMap<usize, (u64, u64)>,
-}
-
-impl PoolState {
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Puts a block on its free list and settles the accounts.
-    fn give_back(&self, block: Block, size: usize, purpose: Purpose) {
-        let class_bytes = block.len();
-        if let Some(tracker) = self.recorder() {
-            let address = block.bytes().as_ptr() as usize;
-            tracker.deallocated(&DeallocationEvent { address, size, class_bytes, purpose });
-        }
-        let mut inner = self.lock();
-        if self.tracker.is_some() {
-            let (blocks, bytes) = inner.live.entry(class_bytes).or_default();
-            *blocks -= 1;
-            *bytes -= size as u64;
-        }
-        inner.metrics.total_allocated -= size as u64;
-        inner.metrics.deallocations += 1;
-        inner.by_purpose[purpose.index()] -= size as u64;
-        inner.free.entry((class_bytes, block.align())).or_default().push(block);
-        drop(inner);
-        self.observe_pressure();
-    }
-
-    /// The tracker, if it wants to hear of each allocation.
-    fn recorder(&self) -> Option<&Tracker> {
-        self.tracker.as_ref().filter(|tracker| tracker.level() >= TrackingLevel::Standard)
-    }
-
-    /// Callbacks may run: no lock is held by the caller.
-    fn observe_pressure(&self) {
-        if let Some(monitor) = self.tracker.as_ref().and_then(Tracker::pressure) {
-            let used = self.lock().metrics.total_allocated;
-            monitor.observe(used, self.limit as u64);
-        }
+        // SAFETY: the state came from `Core::start`; this is the one `Owner` of it, and it is going.
+        unsafe { Core::close(self.0) };
     }
 }
 
 /// A pool of aligned memory with exact accounts. Cloning gives another handle to the same pool.
+///
+/// Blocks below 1 MiB come from slabs of their size class, by way of a few that each thread keeps for itself; larger ones
+/// from a buddy allocator, or from mappings of their own above 32 MiB. What is freed is kept for the next request until
+/// [`HybridMemoryPool::trim`] or a cleanup gives it back to the system. Blocks may be given back by any thread, and may
+/// outlive the pool.
+///
+/// ```
+/// use bitnet_core::memory::{HybridMemoryPool, MemoryPoolConfig};
+/// use bitnet_core::device::auto_select_device;
+/// # fn main() -> bitnet_core::Result<()> {
+///
+/// // Create memory pool with default configuration
+/// let pool = HybridMemoryPool::new()?;
+/// let device = auto_select_device();
+///
+/// // Allocate 1MB of memory with 64-byte alignment
+/// let handle = pool.allocate(1024 * 1024, 64, &device)?;
+///
+/// // Get memory metrics
+/// let metrics = pool.get_metrics();
+/// println!("Total allocated: {} bytes", metrics.total_allocated);
+/// println!("Peak usage: {} bytes", metrics.peak_allocated);
+///
+/// // Deallocate memory
+/// pool.deallocate(handle)?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct HybridMemoryPool {
-    state: Arc<PoolState>,
+    /// The state that `owner` keeps alive.
+    core: NonNull<Core>,
+    owner: Arc<Owner>,
     purpose: Purpose,
 }
+
+// SAFETY: as `Owner`, of which the pointer is a copy.
+unsafe impl Send for HybridMemoryPool {}
+// SAFETY: as above.
+unsafe impl Sync for HybridMemoryPool {}
 
 impl HybridMemoryPool {
     /// A pool of the default sizes.
@@ -153,28 +88,62 @@ impl HybridMemoryPool {
     /// # Errors
     /// As [`HybridMemoryPool::new`].
     pub fn with_config(config: MemoryPoolConfig) -> Result<Self> {
+        let initial = config.initial_small_pool_size.saturating_add(config.initial_large_pool_size);
         let limit = config.max_small_pool_size.saturating_add(config.max_large_pool_size);
-        let tracking =
-            config.enable_advanced_tracking.then(|| config.tracking_config.unwrap_or_default());
-        let tracker = tracking.map(Tracker::new);
-        let state = Arc::new(PoolState { limit, inner: Mutex::default(), tracker });
-        Ok(Self { state, purpose: Purpose::General })
+        let core = Core::start(&config, true).ok_or(Error::OutOfMemory {
+            bytes: initial,
+            live: 0,
+            limit,
+        })?;
+        Ok(Self { core, owner: Arc::new(Owner(core)), purpose: Purpose::General })
     }
 
     /// The same pool, whose allocations are accounted under `purpose`.
     pub fn for_purpose(&self, purpose: Purpose) -> Self {
-        Self { state: Arc::clone(&self.state), purpose }
+        Self { core: self.core, owner: Arc::clone(&self.owner), purpose }
     }
 
-    /// `size` bytes aligned to at least `align` and at least a cache line. They are initialised, but may hold what an
-    /// earlier user of this pool left in them.
+    pub(super) fn core_pointer(&self) -> NonNull<Core> {
+        self.core
+    }
+
+    #[inline(always)]
+    pub(super) fn core(&self) -> &Core {
+        // SAFETY: an owner keeps the state alive, and `self` has a share in it.
+        unsafe { self.core.as_ref() }
+    }
+
+    /// `size` bytes aligned to at least `align` (a power of two up to 2 MiB) and at least a cache line. They are
+    /// initialised, but may hold what an earlier user of this pool left in them.
     ///
     /// # Errors
-    /// [`Error::BadAlignment`], [`Error::SizeOverflow`] or [`Error::OutOfMemory`]; before the last, the free
-    /// blocks kept are given back and the allocation is tried once more.
+    /// [`Error::BadAlignment`], [`Error::SizeOverflow`] or [`Error::OutOfMemory`]; before the last, everything that is free
+    /// is given back to the system and the allocation is tried once more.
+    #[inline]
     #[track_caller]
     pub fn allocate(&self, size: usize, align: usize, device: &Device) -> Result<MemoryHandle> {
-        self.take(size, align, device).map(|(handle, _)| handle)
+        let core = self.core();
+        if !matches!(align, 1 | 2 | 4 | 8 | 16 | 32 | LINE) {
+            return self.allocate_slowly(size, align, device).map(|(handle, _)| handle);
+        }
+        if size >= SMALL_LIMIT {
+            if let Some((address, tag)) = core.allocate_recent(size, self.purpose) {
+                // SAFETY: the block was kept in the state, holds `size` bytes, and was counted.
+                return Ok(unsafe { MemoryHandle::new(self.core, address, size, tag) });
+            }
+        } else if let Some(cache) = core.ready_cache()
+            && let class = class_of(size)
+            && let Some(address) = cache.take(class)
+        {
+            let (purpose, align_log) = (self.purpose, LINE.trailing_zeros() as u8);
+            if cache.count_allocation(size, purpose) {
+                core.report(cache);
+            }
+            let tag = Tag { class: class as u8, purpose, align_log, extent: Extent::NONE };
+            // SAFETY: the block was free in this thread's cache of the state, holds `size` bytes, and was counted.
+            return Ok(unsafe { MemoryHandle::new(self.core, address, size, tag) });
+        }
+        self.allocate_slowly(size, align, device).map(|(handle, _)| handle)
     }
 
     /// As [`HybridMemoryPool::allocate`], with every byte zero.
@@ -188,81 +157,78 @@ impl HybridMemoryPool {
         align: usize,
         device: &Device,
     ) -> Result<MemoryHandle> {
-        let (mut handle, recycled) = self.take(size, align, device)?;
-        if recycled {
-            handle.bytes_mut().fill(0);
-        }
+        let (mut handle, used_bytes) = self.allocate_slowly(size, align, device)?;
+        handle.bytes_mut()[..used_bytes].fill(0);
         Ok(handle)
     }
 
-    /// A block, and whether it has been used before; otherwise it is zero.
+    /// A block, and how many of its bytes, from the start, may not be zero.
+    #[cold]
     #[track_caller]
-    fn take(&self, size: usize, align: usize, _device: &Device) -> Result<(MemoryHandle, bool)> {
+    fn allocate_slowly(
+        &self,
+        size: usize,
+        align: usize,
+        _device: &Device,
+    ) -> Result<(MemoryHandle, usize)> {
         if !align.is_power_of_two() || align > MAX_ALIGN {
             return Err(Error::BadAlignment { align });
         }
-        let align = align.max(LINE);
-        let class = size_class(size).ok_or(Error::SizeOverflow { what: "allocation" })?;
-        let recycled = self.state.lock().free.get_mut(&(class, align)).and_then(Vec::pop);
-        let used = recycled.is_some();
-        let block = match recycled {
-            Some(block) => block,
-            None => self.grow(class, align)?,
-        };
-        let mut inner = self.state.lock();
-        let metrics = &mut inner.metrics;
-        metrics.total_allocated += size as u64;
-        metrics.peak_allocated = metrics.peak_allocated.max(metrics.total_allocated);
-        metrics.allocations += 1;
-        inner.by_purpose[self.purpose.index()] += size as u64;
-        if let Some(tracker) = &self.state.tracker {
-            let (blocks, bytes) = inner.live.entry(class).or_default();
-            *blocks += 1;
-            *bytes += size as u64;
-            drop(inner);
-            let address = block.bytes().as_ptr() as usize;
-            let (purpose, site) = (self.purpose, Location::caller());
-            tracker.allocated(&AllocationEvent {
-                address,
-                size,
-                class_bytes: class,
-                purpose,
-                site,
-            });
-            self.state.observe_pressure();
-        } else {
-            drop(inner);
+        if size > isize::MAX as usize - MAX_ALIGN {
+            return Err(Error::SizeOverflow { what: "allocation" });
         }
-        let pool = Arc::clone(&self.state);
-        Ok((MemoryHandle { block: Some(block), size, purpose: self.purpose, pool }, used))
+        let core = self.core();
+        let (purpose, site) = (self.purpose, Location::caller());
+        let block = core.allocate_tracked(size, align, purpose, site).or_else(|| {
+            core.release_all();
+            core.allocate_tracked(size, align, purpose, site)
+        });
+        let Some(block) = block else {
+            if let Some(tracker) = self.tracker() {
+                tracker.failed(size);
+            }
+            let live = self.get_metrics().total_allocated as usize;
+            return Err(Error::OutOfMemory { bytes: size, live, limit: core.limit() });
+        };
+        // SAFETY: the state has just handed out and counted this block for `size` bytes.
+        let handle = unsafe { MemoryHandle::of_block(self.core, size, block) };
+        Ok((handle, block.used_bytes.min(size)))
     }
 
     /// Gives a block back for reuse.
     ///
     /// # Errors
     /// [`Error::ForeignHandle`] if another pool made the handle (its block then goes back to that pool).
+    #[inline]
     pub fn deallocate(&self, handle: MemoryHandle) -> Result<()> {
-        let foreign = !Arc::ptr_eq(&handle.pool, &self.state);
-        drop(handle);
-        if foreign { Err(Error::ForeignHandle) } else { Ok(()) }
+        if handle.core() == self.core { Ok(()) } else { Err(Error::ForeignHandle) }
     }
 
-    /// Gives the free blocks that are kept back to the system; the bytes given back.
+    /// Gives memory that is free back to the system; the bytes that left memory, by the system's word. What other threads
+    /// keep for themselves follows when they next use the pool.
     pub fn trim(&self) -> usize {
-        let free = std::mem::take(&mut self.state.lock().free);
-        let bytes: usize = free.values().flatten().map(Block::len).sum();
-        self.state.lock().metrics.reserved -= bytes as u64;
-        bytes
+        self.core().release(None)
+    }
+
+    /// Begins to empty slabs and regions of which at most `share` (0 to 1) is in use; `None` while that is going on already.
+    pub fn start_compaction(&self, share: f64) -> Option<Compaction<'_>> {
+        Compaction::start(self, share)
+    }
+
+    /// Bytes of the pool's mappings that lie in memory now, by the system's word; `None` where it does not tell.
+    pub fn resident_bytes(&self) -> Option<usize> {
+        let pages = &self.core().pages;
+        self.ranges().into_iter().map(|(address, bytes)| pages.resident(address, bytes)).sum()
     }
 
     /// The accounts.
     pub fn get_metrics(&self) -> MemoryMetrics {
-        self.state.lock().metrics
+        self.core().metrics()
     }
 
     /// Bytes asked for by the allocations that are alive, for each of [`Purpose::ALL`].
     pub fn allocated_by_purpose(&self) -> [u64; Purpose::ALL.len()] {
-        self.state.lock().by_purpose
+        self.core().totals().live.map(|bytes| bytes.max(0) as u64)
     }
 
     /// Calls `callback` with the new level each time that memory pressure changes, on the thread that notices it. A pool that
@@ -275,153 +241,26 @@ impl HybridMemoryPool {
 
     /// Who records what this pool does; `None` without `enable_advanced_tracking`.
     pub fn tracker(&self) -> Option<&Tracker> {
-        self.state.tracker.as_ref()
+        self.core().tracker.as_ref()
     }
 
     /// What the pool knows about itself; `None` if it is not tracked.
     pub fn get_detailed_metrics(&self) -> Option<DetailedMetrics> {
-        self.tracker()?.detailed_metrics(self.figures())
+        self.tracker()?.detailed_metrics(self.core().figures())
     }
 
-    fn figures(&self) -> PoolFigures {
-        let inner = self.state.lock();
-        let mut classes: BTreeMap<usize, ClassFigures> = BTreeMap::new();
-        for (&block_bytes, &(live_blocks, requested)) in &inner.live {
-            let (capacity_blocks, requested) = (live_blocks, Some(requested));
-            let class = ClassFigures { block_bytes, live_blocks, capacity_blocks, requested };
-            classes.insert(block_bytes, class);
-        }
-        for (&(block_bytes, _), blocks) in &inner.free {
-            let class = classes.entry(block_bytes).or_default();
-            class.block_bytes = block_bytes;
-            class.capacity_blocks += blocks.len() as u64;
-        }
-        let metrics = inner.metrics;
-        let free_kept = inner.free.values().flatten().map(|block| block.len() as u64).sum();
-        let largest_free =
-            inner.free.iter().filter(|(_, blocks)| !blocks.is_empty()).map(|(key, _)| key.0).max();
-        PoolFigures {
-            limit: self.state.limit as u64,
-            mapped: metrics.reserved,
-            occupied: metrics.reserved - free_kept,
-            requested: metrics.total_allocated,
-            peak_requested: metrics.peak_allocated,
-            free_kept,
-            largest_free: largest_free.unwrap_or(0) as u64,
-            total_free_large: free_kept,
-            allocations: metrics.allocations,
-            deallocations: metrics.deallocations,
-            by_purpose: inner.by_purpose,
-            classes: classes.into_values().collect(),
-        }
+    /// Lets the system refuse every mapping after `count` more of them, to see what happens then; `None` ends it.
+    pub fn refuse_mappings_after(&self, count: Option<usize>) {
+        self.core().pages.fail_after(count);
     }
 
-    fn grow(&self, class: usize, align: usize) -> Result<Block> {
-        for attempt in 0..2 {
-            let mut inner = self.state.lock();
-            let reserved = inner.metrics.reserved as usize;
-            if class <= self.state.limit.saturating_sub(reserved)
-                && let Some(block) = Block::zeroed(class, align)
-            {
-                inner.metrics.reserved += block.len() as u64;
-                return Ok(block);
-            }
-            drop(inner);
-            if attempt == 0 {
-                self.trim();
-            }
-        }
-        if let Some(tracker) = self.tracker() {
-            tracker.failed(class);
-        }
-        let live = self.get_metrics().total_allocated as usize;
-        Err(Error::OutOfMemory { bytes: class, live, limit: self.state.limit })
-    }
-}
-
-/// The size rounded up to four classes per doubling, at least a cache line.
-fn size_class(size: usize) -> Option<usize> {
-    let size = size.max(LINE);
-    let step = ((size - 1).checked_ilog2().map_or(LINE, |log| 1usize << log) / 4).max(LINE);
-    let class = size.checked_next_multiple_of(step)?;
-    (class <= isize::MAX as usize - MAX_ALIGN).then_some(class)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn limited(bytes: usize) -> HybridMemoryPool {
-        let config = MemoryPoolConfig {
-            max_small_pool_size: 0,
-            max_large_pool_size: bytes,
-            ..MemoryPoolConfig::unbounded()
-        };
-        HybridMemoryPool::with_config(config).unwrap()
+    /// Bytes that the pool's own books take, beside the blocks: bitmaps, lists between threads and caches of threads.
+    pub fn bookkeeping_bytes(&self) -> usize {
+        self.core().own_bytes()
     }
 
-    #[test]
-    fn every_size_and_alignment_is_served_and_accounted() {
-        let pool = HybridMemoryPool::new().unwrap();
-        let mut sizes = vec![0usize, 1, 63, 64, 65, 4095, 4096, 4097];
-        for k in [512 << 10, 1 << 20, 3 << 20] {
-            sizes.extend([k - 1, k, k + 1]);
-        }
-        for &size in &sizes {
-            for align in [1usize, 64, 4096, 2 << 20] {
-                let mut handle = pool.allocate_zeroed(size, align, &Device::Cpu).unwrap();
-                assert_eq!(handle.bytes().len(), size);
-                assert_eq!(handle.bytes().as_ptr() as usize % align.max(64), 0);
-                assert!(handle.bytes().iter().all(|&b| b == 0), "recycled blocks are zeroed");
-                handle.bytes_mut().fill(0xa5);
-                pool.deallocate(handle).unwrap();
-            }
-        }
-        let mut handle = pool.allocate(100, 64, &Device::Cpu).unwrap();
-        handle.bytes_mut().fill(0xa5);
-        pool.deallocate(handle).unwrap();
-        let handle = pool.allocate(100, 64, &Device::Cpu).unwrap();
-        assert!(handle.bytes().iter().all(|&b| b == 0xa5), "nothing is written to scratch");
-        pool.deallocate(handle).unwrap();
-        let metrics = pool.get_metrics();
-        assert_eq!(metrics.total_allocated, 0);
-        assert_eq!(metrics.allocations, metrics.deallocations);
-        assert_eq!(pool.trim() as u64, metrics.reserved);
-        assert_eq!(pool.get_metrics().reserved, 0);
-    }
-
-    #[test]
-    fn classes_waste_at_most_a_quarter() {
-        for size in (64..100_000).chain([1 << 20, (1 << 20) + 1, 700 << 20]) {
-            let class = size_class(size).unwrap();
-            assert!(class >= size && class - size <= (size / 4).max(63), "{size} -> {class}");
-        }
-        assert_eq!(size_class(usize::MAX), None);
-    }
-
-    #[test]
-    fn limits_alignment_and_foreign_handles_are_errors() {
-        let pool = limited(1 << 20);
-        assert!(matches!(pool.allocate(8, 3, &Device::Cpu), Err(Error::BadAlignment { align: 3 })));
-        assert!(matches!(
-            pool.allocate(usize::MAX, 64, &Device::Cpu),
-            Err(Error::SizeOverflow { .. })
-        ));
-        assert!(matches!(pool.allocate(2 << 20, 64, &Device::Cpu), Err(Error::OutOfMemory { .. })));
-        let other = HybridMemoryPool::new().unwrap();
-        let handle = other.allocate(100, 64, &Device::Cpu).unwrap();
-        assert_eq!(pool.deallocate(handle), Err(Error::ForeignHandle));
-        assert_eq!(other.get_metrics().total_allocated, 0);
-    }
-
-    #[test]
-    fn kept_blocks_give_way_when_the_limit_is_reached() {
-        let pool = limited(1 << 20);
-        let handle = pool.allocate(700 << 10, 64, &Device::Cpu).unwrap();
-        pool.deallocate(handle).unwrap();
-        assert!(
-            pool.allocate(600 << 10, 4096, &Device::Cpu).is_ok(),
-            "the kept block is trimmed first"
-        );
+    /// The address ranges that the pool has mapped, as (address, bytes), lowest first.
+    pub fn ranges(&self) -> Vec<(usize, usize)> {
+        self.core().ranges()
     }
 }

@@ -1,0 +1,413 @@
+//! Regions of mapped pages, each with the books of a buddy allocator, under one limit of bytes.
+//!
+//! A span is a run of granules of one region. Regions are mapped when they are needed, lowest address first when they are
+//! used, and given back when nothing lives in them. Each region has a lock of its own; which orders it can serve is known
+//! without it.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Instant;
+
+use super::buddy::{Buddy, MAX_ORDER};
+use super::system::{GRANULE, Pages};
+
+/// The bytes of a region, and its alignment.
+const REGION: usize = GRANULE << MAX_ORDER;
+
+/// A run of granules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Span {
+    pub(super) address: usize,
+    pub(super) granules: usize,
+    /// How many of its bytes, from the start, may not be zero.
+    pub(super) used_bytes: usize,
+}
+
+#[derive(Debug)]
+struct Region {
+    address: usize,
+    bytes: usize,
+    align: usize,
+    books: Mutex<Books>,
+    /// As [`Buddy::orders`], readable without the lock.
+    orders: AtomicU32,
+    /// Whether its spans are being moved elsewhere, so that none is to be taken.
+    leaving: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Books {
+    buddy: Buddy,
+    /// Granules from here on were never handed out: they are zero, and not in memory.
+    fresh_from: usize,
+    /// Whether spans came back since the free pages were last given to the system.
+    dirty: bool,
+}
+
+impl Region {
+    fn books(&self) -> MutexGuard<'_, Books> {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it seems to have a free block of this order, and may be used.
+    fn may_serve(&self, order: usize) -> bool {
+        self.orders.load(Ordering::Relaxed).checked_shr(order as u32) > Some(0)
+            && !self.leaving.load(Ordering::Relaxed)
+    }
+
+    fn allocate(&self, granules: usize, align: usize) -> Option<Span> {
+        let mut books = self.books();
+        let start = books.buddy.allocate(granules, align)?;
+        self.orders.store(books.buddy.orders(), Ordering::Relaxed);
+        let used = books.fresh_from.saturating_sub(start).min(granules);
+        books.fresh_from = books.fresh_from.max(start + granules);
+        let address = self.address + start * GRANULE;
+        Some(Span { address, granules, used_bytes: used * GRANULE })
+    }
+
+    fn free(&self, address: usize, granules: usize) {
+        let mut books = self.books();
+        books.buddy.free((address - self.address) / GRANULE, granules);
+        books.dirty = true;
+        self.orders.store(books.buddy.orders(), Ordering::Relaxed);
+    }
+
+    /// Gives the pages of the free blocks of at least 64 KiB back to the system; the bytes that left memory.
+    ///
+    /// A block is taken out of the books while its pages go, so that the lock is not held over the call.
+    fn discard_free(&self, pages: &Pages, deadline: Option<Instant>) -> usize {
+        let blocks = {
+            let mut books = self.books();
+            if !std::mem::take(&mut books.dirty) {
+                return 0;
+            }
+            let fresh_from = books.fresh_from;
+            let mut blocks = books.buddy.free_blocks(4);
+            blocks.retain(|&(start, _)| start < fresh_from);
+            blocks
+        };
+        let mut gone = 0;
+        for (start, granules) in blocks {
+            if past(deadline) {
+                self.books().dirty = true;
+                break;
+            }
+            if !self.books().buddy.take_block(start, granules) {
+                continue;
+            }
+            let (address, bytes) = (self.address + start * GRANULE, granules * GRANULE);
+            let before = pages.resident(address, bytes);
+            // SAFETY: the block lies in this region's mapping, and its books say that it is used by this call alone.
+            if before != Some(0) && unsafe { pages.discard(address, bytes) } {
+                let after = pages.resident(address, bytes);
+                gone += before.unwrap_or(0).saturating_sub(after.unwrap_or(0));
+            }
+            let mut books = self.books();
+            books.buddy.free(start, granules);
+            self.orders.store(books.buddy.orders(), Ordering::Relaxed);
+        }
+        gone
+    }
+}
+
+/// Whether the time has come.
+pub(super) fn past(deadline: Option<Instant>) -> bool {
+    deadline.is_some_and(|deadline| Instant::now() >= deadline)
+}
+
+/// What an arena holds, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct ArenaFigures {
+    pub(super) mapped: usize,
+    pub(super) free: usize,
+    pub(super) largest_free: usize,
+    pub(super) own_bytes: usize,
+}
+
+/// Regions under one limit.
+#[derive(Debug)]
+pub(super) struct Arena {
+    limit: usize,
+    /// Bytes mapped, regions and whole mappings together.
+    mapped: AtomicUsize,
+    /// By address.
+    regions: RwLock<Vec<Arc<Region>>>,
+}
+
+impl Arena {
+    /// An arena that maps at most `limit` bytes; `initial` bytes of them at once.
+    pub(super) fn new(limit: usize, initial: usize, pages: &Pages) -> Option<Self> {
+        let limit = limit / GRANULE * GRANULE;
+        let arena = Self { limit, mapped: AtomicUsize::new(0), regions: RwLock::default() };
+        let mut missing = initial.min(limit);
+        while missing >= GRANULE {
+            let bytes = missing.min(REGION) / GRANULE * GRANULE;
+            if !arena.grow(bytes, pages) {
+                // SAFETY: no span of the new arena has been handed out.
+                unsafe { arena.unmap_all(pages) };
+                return None;
+            }
+            missing -= bytes;
+        }
+        Some(arena)
+    }
+
+    pub(super) fn limit(&self) -> usize {
+        self.limit
+    }
+
+    pub(super) fn mapped(&self) -> usize {
+        self.mapped.load(Ordering::Relaxed)
+    }
+
+    /// A span of `granules` at an address that is a multiple of `align` granules, from a region that is there or a new one.
+    pub(super) fn allocate(&self, granules: usize, align: usize, pages: &Pages) -> Option<Span> {
+        if let Some(span) = self.find(granules, align) {
+            return Some(span);
+        }
+        let order = Buddy::order_for(granules, align);
+        if order > MAX_ORDER {
+            return None;
+        }
+        let needed = GRANULE << order;
+        // A whole region if the limit and the system allow it, else what is needed.
+        let room = self.limit.saturating_sub(self.mapped()).min(REGION);
+        let grown = [room, needed, granules * GRANULE]
+            .into_iter()
+            .filter(|&bytes| bytes >= granules * GRANULE)
+            .any(|bytes| self.grow(bytes, pages));
+        if grown { self.find(granules, align) } else { None }
+    }
+
+    fn find(&self, granules: usize, align: usize) -> Option<Span> {
+        let order = Buddy::order_for(granules, align);
+        let regions = self.regions.read().unwrap_or_else(PoisonError::into_inner);
+        regions
+            .iter()
+            .filter(|region| region.may_serve(order))
+            .find_map(|region| region.allocate(granules, align))
+            .or_else(|| {
+                // A region whose length is no power of two may hold the request only as its whole.
+                let exact = |r: &&Arc<Region>| r.bytes == granules * GRANULE && align == 1;
+                regions.iter().filter(exact).find_map(|region| region.allocate_whole())
+            })
+    }
+
+    fn grow(&self, bytes: usize, pages: &Pages) -> bool {
+        if !self.reserve(bytes) {
+            return false;
+        }
+        let align = bytes.next_power_of_two().min(REGION);
+        let Some(address) = pages.map(bytes, align) else {
+            self.mapped.fetch_sub(bytes, Ordering::Relaxed);
+            return false;
+        };
+        let buddy = Buddy::new(bytes / GRANULE);
+        let orders = AtomicU32::new(buddy.orders());
+        let books = Mutex::new(Books { buddy, fresh_from: 0, dirty: false });
+        let region = Arc::new(Region {
+            address,
+            bytes,
+            align,
+            books,
+            orders,
+            leaving: AtomicBool::new(false),
+        });
+        let mut regions = self.regions.write().unwrap_or_else(PoisonError::into_inner);
+        let at = regions.partition_point(|other| other.address < address);
+        regions.insert(at, region);
+        true
+    }
+
+    /// Counts `bytes` towards the limit; false if they go beyond it.
+    pub(super) fn reserve(&self, bytes: usize) -> bool {
+        self.mapped
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |mapped| {
+                mapped.checked_add(bytes).filter(|&sum| sum <= self.limit)
+            })
+            .is_ok()
+    }
+
+    /// Takes `bytes` off the account that [`Arena::reserve`] put there.
+    pub(super) fn unreserve(&self, bytes: usize) {
+        self.mapped.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Gives a span back. `address` and `granules` are those of a span of this arena that nobody uses any more.
+    pub(super) fn free(&self, address: usize, granules: usize) {
+        if let Some(region) = self.region_of(address) {
+            region.free(address, granules);
+        }
+    }
+
+    /// Marks regions of which at most `share` is in use as leaving, so that no span is taken from them; the bytes in use
+    /// there. The fullest region stays.
+    pub(super) fn start_leaving(&self, share: f64) -> usize {
+        let regions = self.regions.read().unwrap_or_else(PoisonError::into_inner);
+        let used = |region: &Region| {
+            let books = region.books();
+            (books.buddy.granules() - books.buddy.free_granules()) * GRANULE
+        };
+        let fullest =
+            regions.iter().map(|region| used(region)).enumerate().max_by_key(|&(_, used)| used);
+        let mut sum = 0;
+        for (at, region) in regions.iter().enumerate() {
+            let used = used(region);
+            let stays = fullest.is_some_and(|(fullest, _)| fullest == at);
+            if !stays && used > 0 && used as f64 <= share * region.bytes as f64 {
+                region.leaving.store(true, Ordering::Relaxed);
+                sum += used;
+            }
+        }
+        sum
+    }
+
+    /// Ends what [`Arena::start_leaving`] began.
+    pub(super) fn stop_leaving(&self) {
+        let regions = self.regions.read().unwrap_or_else(PoisonError::into_inner);
+        regions.iter().for_each(|region| region.leaving.store(false, Ordering::Relaxed));
+    }
+
+    /// Whether the span at this address lies in a region that is leaving.
+    pub(super) fn is_leaving(&self, address: usize) -> bool {
+        self.region_of(address).is_some_and(|region| region.leaving.load(Ordering::Relaxed))
+    }
+
+    fn region_of(&self, address: usize) -> Option<Arc<Region>> {
+        let regions = self.regions.read().unwrap_or_else(PoisonError::into_inner);
+        let after = regions.partition_point(|region| region.address <= address);
+        let region = regions.get(after.checked_sub(1)?)?;
+        (address - region.address < region.bytes).then(|| Arc::clone(region))
+    }
+
+    /// Gives unused regions back to the system, and the pages of free blocks of the others; the bytes that left memory.
+    /// Regions stay as long as not more than `keep` bytes are mapped; their pages go.
+    pub(super) fn release(&self, keep: usize, pages: &Pages, deadline: Option<Instant>) -> usize {
+        let all: Vec<_> = self.regions.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut gone = 0;
+        for region in all.into_iter().rev() {
+            if past(deadline) {
+                break;
+            }
+            let spare = self.mapped().saturating_sub(region.bytes) >= keep;
+            gone += match spare.then(|| self.unmap_if_unused(region.address, pages)).flatten() {
+                Some(bytes) => bytes,
+                None => region.discard_free(pages, deadline),
+            };
+        }
+        gone
+    }
+
+    fn unmap_if_unused(&self, address: usize, pages: &Pages) -> Option<usize> {
+        let mut regions = self.regions.write().unwrap_or_else(PoisonError::into_inner);
+        let at = regions.binary_search_by_key(&address, |region| region.address).ok()?;
+        // Taken as a whole, it is free to nobody: neither to an allocation nor to a cleanup that knows it still.
+        let used = regions[at].allocate_whole()?.used_bytes;
+        let Region { bytes, align, .. } = *regions.remove(at);
+        drop(regions);
+        let resident = if used == 0 { 0 } else { pages.resident(address, used).unwrap_or(0) };
+        // SAFETY: the region came from `map` with these figures, nothing lives in it, and it is no longer listed.
+        unsafe { pages.unmap(address, bytes, align) };
+        self.unreserve(bytes);
+        Some(resident)
+    }
+
+    /// Gives every region back.
+    ///
+    /// # Safety
+    /// Nobody uses any span of the arena.
+    pub(super) unsafe fn unmap_all(&self, pages: &Pages) {
+        let mut regions = self.regions.write().unwrap_or_else(PoisonError::into_inner);
+        for region in regions.drain(..) {
+            // SAFETY: the region came from `map` with these figures; the caller says that nobody uses it.
+            unsafe { pages.unmap(region.address, region.bytes, region.align) };
+            self.unreserve(region.bytes);
+        }
+    }
+
+    /// The address ranges of the regions.
+    pub(super) fn ranges(&self) -> Vec<(usize, usize)> {
+        let regions = self.regions.read().unwrap_or_else(PoisonError::into_inner);
+        regions.iter().map(|region| (region.address, region.bytes)).collect()
+    }
+
+    pub(super) fn figures(&self) -> ArenaFigures {
+        let regions = self.regions.read().unwrap_or_else(PoisonError::into_inner);
+        let mut figures = ArenaFigures { mapped: self.mapped(), ..Default::default() };
+        for region in regions.iter() {
+            let books = region.books();
+            figures.free += books.buddy.free_granules() * GRANULE;
+            let largest = books.buddy.largest_free() * GRANULE;
+            figures.largest_free = figures.largest_free.max(largest);
+            figures.own_bytes += books.buddy.own_bytes() + size_of::<Region>();
+        }
+        figures
+    }
+}
+
+impl Region {
+    /// The region as one span, if nothing lives in it.
+    fn allocate_whole(&self) -> Option<Span> {
+        let mut books = self.books();
+        if !books.buddy.is_unused() {
+            return None;
+        }
+        let granules = books.buddy.granules();
+        for (start, granules) in books.buddy.free_blocks(0) {
+            books.buddy.take_block(start, granules);
+        }
+        self.orders.store(0, Ordering::Relaxed);
+        let used_bytes = books.fresh_from * GRANULE;
+        books.fresh_from = granules;
+        Some(Span { address: self.address, granules, used_bytes })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_come_from_regions_and_regions_go_when_unused() {
+        let pages = Pages::default();
+        let arena = Arena::new(200 << 20, REGION, &pages).unwrap();
+        assert_eq!(arena.mapped(), REGION);
+        let spans: Vec<_> = (0..60).map(|_| arena.allocate(257, 1, &pages).unwrap()).collect();
+        assert_eq!(arena.mapped(), 2 * REGION, "512 granules each, 32 in a region");
+        assert!(
+            spans
+                .iter()
+                .all(|span| arena.region_of(span.address).is_some() && span.used_bytes == 0)
+        );
+        for span in &spans {
+            arena.free(span.address, span.granules);
+        }
+        let again = arena.allocate(257, 1, &pages).unwrap();
+        assert!(spans.iter().any(|span| span.address == again.address));
+        assert_eq!(again.used_bytes, 257 * GRANULE);
+        arena.free(again.address, again.granules);
+        assert_eq!(arena.figures().free, arena.mapped());
+        arena.release(REGION, &pages, None);
+        assert_eq!(arena.mapped(), REGION);
+        arena.release(0, &pages, None);
+        assert_eq!(arena.mapped(), 0);
+    }
+
+    #[test]
+    fn the_limit_and_a_refusing_system_are_answers() {
+        let pages = Pages::default();
+        let arena = Arena::new(3 << 20, 0, &pages).unwrap();
+        let all = arena.allocate(768, 1, &pages).unwrap();
+        assert_eq!(all.granules, 768, "a limit that is no power of two can be used up by one span");
+        assert_eq!(arena.allocate(1, 1, &pages), None);
+        arena.free(all.address, all.granules);
+        assert!(arena.allocate(256, 256, &pages).is_some());
+        assert!(Arena::new(REGION, 2 * REGION, &pages).is_some());
+        pages.fail_after(Some(1));
+        let arena = Arena::new(isize::MAX as usize, 0, &pages).unwrap();
+        assert!(arena.allocate(256, 1, &pages).is_some());
+        assert_eq!(arena.allocate(1 << MAX_ORDER, 1, &pages), None);
+        assert_eq!(arena.mapped(), REGION);
+        assert_eq!(Arena::new(REGION, REGION, &pages).map(|arena| arena.mapped()), None);
+    }
+}

@@ -1,0 +1,147 @@
+//! Moving live blocks out of sparse memory, so that it can be given back as a whole.
+//!
+//! While a [`Compaction`] is going on, nothing is allocated from slabs and regions of which little is in use. Whoever can
+//! replace a handle passes those that lie there through [`Compaction::relocate`]; at the end the emptied slabs and regions
+//! go back. Which blocks are moved is decided by who holds them: a block that is borrowed stays where it is.
+
+use super::size_class::LINE;
+use super::{HybridMemoryPool, MemoryHandle};
+use crate::Result;
+use crate::device::Device;
+
+/// A compaction of a pool that is going on; dropping it ends it.
+#[derive(Debug)]
+pub struct Compaction<'a> {
+    pool: &'a HybridMemoryPool,
+    sparse_bytes: usize,
+}
+
+impl<'a> Compaction<'a> {
+    /// Begins to empty slabs and regions of which at most `share` (0 to 1) is in use. One at a time is possible: `None` while
+    /// another compaction of this pool is going on.
+    pub(super) fn start(pool: &'a HybridMemoryPool, share: f64) -> Option<Self> {
+        let sparse_bytes = pool.core().start_leaving(share)?;
+        Some(Self { pool, sparse_bytes })
+    }
+
+    /// Bytes of blocks in use that lay in sparse memory at the start, or waited in other threads to be used again.
+    pub fn sparse_bytes(&self) -> usize {
+        self.sparse_bytes
+    }
+
+    /// Whether the block lies in memory that is to be emptied.
+    pub fn concerns(&self, handle: &MemoryHandle) -> bool {
+        handle.core() == self.pool.core_pointer() && self.pool.core().is_leaving(handle)
+    }
+
+    /// The same bytes at another place, if the block lies in memory that is to be emptied; else the handle itself.
+    ///
+    /// # Errors
+    /// [`crate::Error::OutOfMemory`], with which the block comes back unmoved.
+    #[track_caller]
+    pub fn relocate(
+        &self,
+        handle: MemoryHandle,
+    ) -> Result<MemoryHandle, (MemoryHandle, crate::Error)> {
+        if !self.concerns(&handle) {
+            return Ok(handle);
+        }
+        let pool = self.pool.for_purpose(handle.purpose());
+        let align = handle.align().max(LINE);
+        match pool.allocate(handle.size(), align, &Device::Cpu) {
+            Ok(mut moved) => {
+                moved.bytes_mut().copy_from_slice(handle.bytes());
+                handle.return_to_slab();
+                Ok(moved)
+            }
+            Err(error) => Err((handle, error)),
+        }
+    }
+}
+
+impl Drop for Compaction<'_> {
+    fn drop(&mut self) {
+        self.pool.core().stop_leaving();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::MemoryPoolConfig;
+
+    /// Every `step`th of `count` blocks of `size` bytes, the others freed, each filled with its number.
+    fn sparse(
+        pool: &HybridMemoryPool,
+        size: usize,
+        count: usize,
+        step: usize,
+    ) -> Vec<MemoryHandle> {
+        let all: Vec<_> = (0..count)
+            .map(|at| {
+                let mut handle = pool.allocate(size, 64, &Device::Cpu).unwrap();
+                handle.bytes_mut().fill(at as u8);
+                handle
+            })
+            .collect();
+        let kept = all.into_iter().enumerate().filter(|(at, _)| at % step == 0);
+        kept.map(|(_, handle)| handle).collect()
+    }
+
+    #[test]
+    fn sparse_memory_is_emptied_and_contents_stay() {
+        let pool = HybridMemoryPool::with_config(MemoryPoolConfig::unbounded()).unwrap();
+        for (size, count, step) in [(64, 20_000, 50), (5000, 2000, 40), (3 << 20, 120, 30)] {
+            let mut live = sparse(&pool, size, count, step);
+            pool.trim();
+            let before = pool.get_metrics();
+            let occupied = pool.resident_bytes();
+            let compaction = pool.start_compaction(0.25).unwrap();
+            assert!(compaction.sparse_bytes() >= size);
+            assert!(pool.start_compaction(0.25).is_none(), "one at a time");
+            let mut moved = 0;
+            live = live
+                .into_iter()
+                .map(|handle| {
+                    moved += usize::from(compaction.concerns(&handle));
+                    compaction.relocate(handle).unwrap()
+                })
+                .collect();
+            drop(compaction);
+            pool.trim();
+            assert!(moved > 0, "{size}");
+            for (at, handle) in live.iter().enumerate() {
+                assert!(handle.bytes().iter().all(|&byte| byte == (at * step) as u8));
+            }
+            let after = pool.get_metrics();
+            assert_eq!(after.total_allocated, before.total_allocated);
+            if let (Some(before), Some(after)) = (occupied, pool.resident_bytes()) {
+                assert!(after <= before, "{size}: {after} of {before}");
+            }
+            let fewest = live.iter().map(MemoryHandle::occupied).sum::<usize>();
+            if size < 1 << 20 {
+                assert!(
+                    after.reserved < before.reserved
+                        || after.reserved as usize <= 2 * fewest.max(64 << 20)
+                );
+            } else {
+                assert!(after.reserved < before.reserved, "regions of 64 MiB were given back");
+            }
+        }
+        assert_eq!(pool.get_metrics().total_allocated, 0);
+    }
+
+    #[test]
+    fn what_is_dense_or_foreign_stays() {
+        let pool = HybridMemoryPool::new().unwrap();
+        let other = HybridMemoryPool::new().unwrap();
+        let dense = sparse(&pool, 4096, 1000, 1);
+        let foreign = other.allocate(100, 64, &Device::Cpu).unwrap();
+        let compaction = pool.start_compaction(0.1).unwrap();
+        assert!(dense.iter().all(|handle| !compaction.concerns(handle)));
+        assert!(!compaction.concerns(&foreign));
+        let address = dense[0].bytes().as_ptr();
+        let first = dense.into_iter().next().unwrap();
+        assert_eq!(compaction.relocate(first).unwrap().bytes().as_ptr(), address);
+    }
+}

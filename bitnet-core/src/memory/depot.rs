@@ -1,0 +1,260 @@
+//! The lists by which freed blocks pass between threads: stacks of magazines, without a lock.
+//!
+//! A magazine is a handful of addresses of free blocks of one class. A thread that frees more than it keeps pushes a
+//! magazine to the stack of the class; a thread that has none left pops one. So a block that is freed by another thread
+//! than the one that allocated it costs a part of one exchange, and nobody waits.
+//!
+//! The stacks are Treiber's, over indices into a table of magazines. Magazines are never freed before the table is, so
+//! that a thread which reads a magazine that another has just popped reads memory that is there; a counter beside the index
+//! of the top makes the exchange of such a thread fail.
+
+use super::sync::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+
+/// The addresses that a magazine holds at most.
+pub(super) const SLOTS: usize = 32;
+/// Magazines in the first chunk of the table; each further chunk has twice as many.
+const FIRST_CHUNK: usize = 16;
+const CHUNKS: usize = 24;
+
+/// Addresses of free blocks on their way between threads.
+#[derive(Debug)]
+struct Magazine {
+    /// Index + 1 of the magazine below, 0 at the bottom.
+    below: AtomicU32,
+    len: AtomicU32,
+    slots: [AtomicUsize; SLOTS],
+}
+
+/// The top of a stack of magazines: index + 1 in the lower half (0: empty), number of changes in the upper.
+#[derive(Debug)]
+pub(super) struct Stack {
+    top: AtomicU64,
+    depth: AtomicU32,
+}
+
+impl Stack {
+    pub(super) fn new() -> Self {
+        Self { top: AtomicU64::new(0), depth: AtomicU32::new(0) }
+    }
+
+    /// About how many magazines there are.
+    pub(super) fn depth(&self) -> usize {
+        self.depth.load(Ordering::Relaxed) as usize
+    }
+}
+
+/// The table of magazines, and those that are empty.
+#[derive(Debug)]
+pub(super) struct Magazines {
+    chunks: [AtomicPtr<Magazine>; CHUNKS],
+    count: AtomicU32,
+    empty: Stack,
+}
+
+impl Magazines {
+    pub(super) fn new() -> Self {
+        let chunks = std::array::from_fn(|_| AtomicPtr::new(std::ptr::null_mut()));
+        Self { chunks, count: AtomicU32::new(0), empty: Stack::new() }
+    }
+
+    /// Puts `blocks` (1 to [`SLOTS`] addresses) on the stack as one magazine. False if there is no memory for another
+    /// magazine; nothing is put then.
+    pub(super) fn push(&self, stack: &Stack, blocks: &[usize]) -> bool {
+        let Some(index) = self.pop_index(&self.empty).or_else(|| self.another()) else {
+            return false;
+        };
+        let magazine = self.at(index);
+        for (slot, &block) in magazine.slots.iter().zip(blocks) {
+            slot.store(block, Ordering::Relaxed);
+        }
+        magazine.len.store(blocks.len().min(SLOTS) as u32, Ordering::Relaxed);
+        self.push_index(stack, index);
+        true
+    }
+
+    /// Takes the addresses of the top magazine into `out` (room for [`SLOTS`]); how many there were, 0 if none.
+    pub(super) fn pop(&self, stack: &Stack, out: &mut [usize; SLOTS]) -> usize {
+        let Some(index) = self.pop_index(stack) else { return 0 };
+        let magazine = self.at(index);
+        let len = magazine.len.load(Ordering::Relaxed) as usize;
+        for (slot, block) in magazine.slots[..len].iter().zip(out.iter_mut()) {
+            *block = slot.load(Ordering::Relaxed);
+        }
+        self.push_index(&self.empty, index);
+        len
+    }
+
+    /// The bytes that the table takes.
+    pub(super) fn own_bytes(&self) -> usize {
+        let chunks = self.chunks.iter().enumerate();
+        chunks
+            .filter(|(_, chunk)| !chunk.load(Ordering::Relaxed).is_null())
+            .map(|(at, _)| (FIRST_CHUNK << at) * size_of::<Magazine>())
+            .sum()
+    }
+
+    fn push_index(&self, stack: &Stack, index: u32) {
+        let mut top = stack.top.load(Ordering::Relaxed);
+        loop {
+            self.at(index).below.store(top as u32, Ordering::Relaxed);
+            let next = changed(top) | u64::from(index + 1);
+            // Release: who pops this magazine sees what was stored in it.
+            match stack.top.compare_exchange_weak(top, next, Ordering::Release, Ordering::Relaxed) {
+                Ok(_) => break,
+                Err(now) => top = now,
+            }
+        }
+        stack.depth.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn pop_index(&self, stack: &Stack) -> Option<u32> {
+        let mut top = stack.top.load(Ordering::Acquire);
+        loop {
+            let index = (top as u32).checked_sub(1)?;
+            // If another thread pops this magazine meanwhile, what is read here is old and the exchange fails.
+            let below = self.at(index).below.load(Ordering::Relaxed);
+            let next = changed(top) | u64::from(below);
+            // Acquire: its content was stored before it was pushed. Release: a later push of it follows.
+            match stack.top.compare_exchange_weak(top, next, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => {
+                    stack.depth.fetch_sub(1, Ordering::Relaxed);
+                    return Some(index);
+                }
+                Err(now) => top = now,
+            }
+        }
+    }
+
+    /// A magazine that nobody has had; `None` if there is no memory for it.
+    fn another(&self) -> Option<u32> {
+        let index = self.count.fetch_add(1, Ordering::Relaxed);
+        let (chunk, _) = place(index);
+        let slot = self.chunks.get(chunk);
+        let made = slot.is_some_and(|slot| {
+            !slot.load(Ordering::Acquire).is_null() || make_chunk(slot, FIRST_CHUNK << chunk)
+        });
+        if made {
+            return Some(index);
+        }
+        // The number is lost, which wastes an entry of the table but nothing else.
+        None
+    }
+
+    fn at(&self, index: u32) -> &Magazine {
+        let (chunk, offset) = place(index);
+        let first = self.chunks[chunk].load(Ordering::Acquire);
+        // SAFETY: an index is given out by `another` only when its chunk has been made, with more than `offset` entries.
+        let magazine = unsafe { first.add(offset) };
+        // SAFETY: as above; chunks live as long as the table, and magazines are only ever borrowed shared.
+        unsafe { &*magazine }
+    }
+}
+
+impl Drop for Magazines {
+    fn drop(&mut self) {
+        for (at, chunk) in self.chunks.iter().enumerate() {
+            let first = chunk.load(Ordering::Relaxed);
+            if !first.is_null() {
+                let chunk = std::ptr::slice_from_raw_parts_mut(first, FIRST_CHUNK << at);
+                // SAFETY: `make_chunk` let go of a box of exactly this slice, and nobody else frees it.
+                drop(unsafe { Box::from_raw(chunk) });
+            }
+        }
+    }
+}
+
+/// The half of the top that counts changes, one higher.
+fn changed(top: u64) -> u64 {
+    ((top >> 32).wrapping_add(1)) << 32
+}
+
+/// The chunk of a magazine and its place in it.
+fn place(index: u32) -> (usize, usize) {
+    let number = index as usize / FIRST_CHUNK + 1;
+    let chunk = number.ilog2() as usize;
+    (chunk, index as usize - FIRST_CHUNK * ((1 << chunk) - 1))
+}
+
+/// Makes a chunk and installs it, unless another thread was faster; false if there is no memory for it.
+fn make_chunk(slot: &AtomicPtr<Magazine>, len: usize) -> bool {
+    let mut chunk = Vec::new();
+    if chunk.try_reserve_exact(len).is_err() {
+        return false;
+    }
+    chunk.extend((0..len).map(|_| Magazine {
+        below: AtomicU32::new(0),
+        len: AtomicU32::new(0),
+        slots: std::array::from_fn(|_| AtomicUsize::new(0)),
+    }));
+    let chunk: Box<[Magazine]> = chunk.into_boxed_slice();
+    let first = Box::into_raw(chunk);
+    let null = std::ptr::null_mut();
+    if slot
+        .compare_exchange(null, first.cast::<Magazine>(), Ordering::AcqRel, Ordering::Acquire)
+        .is_err()
+    {
+        // SAFETY: the box was let go of above and was not installed, so it is still this thread's alone.
+        drop(unsafe { Box::from_raw(first) });
+    }
+    true
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::sync::Mutex;
+
+    use super::*;
+
+    #[test]
+    fn places_follow_each_other() {
+        let mut expected = Vec::new();
+        for chunk in 0..6 {
+            expected.extend((0..FIRST_CHUNK << chunk).map(|offset| (chunk, offset)));
+        }
+        let got: Vec<_> = (0..expected.len() as u32).map(place).collect();
+        assert_eq!(got, expected);
+    }
+
+    #[test]
+    fn no_block_is_lost_or_doubled_between_threads() {
+        let (magazines, stack) = (Magazines::new(), Stack::new());
+        let seen = Mutex::new(BTreeSet::new());
+        std::thread::scope(|scope| {
+            for thread in 0..4usize {
+                let (magazines, stack, seen) = (&magazines, &stack, &seen);
+                scope.spawn(move || {
+                    let mut out = [0; SLOTS];
+                    let mut mine = Vec::new();
+                    for round in 0..2000 {
+                        let first = (thread * 2000 + round) * SLOTS;
+                        let len = 1 + round % SLOTS;
+                        let blocks: Vec<_> = (first..first + len).collect();
+                        assert!(magazines.push(stack, &blocks));
+                        if round % 3 != 0 {
+                            let got = magazines.pop(stack, &mut out);
+                            mine.extend_from_slice(&out[..got]);
+                        }
+                    }
+                    seen.lock().unwrap().extend(mine.iter().copied());
+                    assert_eq!(
+                        mine.iter().collect::<BTreeSet<_>>().len(),
+                        mine.len(),
+                        "a block came twice"
+                    );
+                });
+            }
+        });
+        let mut seen = seen.into_inner().unwrap();
+        let mut out = [0; SLOTS];
+        loop {
+            let got = magazines.pop(&stack, &mut out);
+            if got == 0 {
+                break;
+            }
+            assert!(out[..got].iter().all(|&block| seen.insert(block)));
+        }
+        let pushed: usize = 4 * (0..2000).map(|round| 1 + round % SLOTS).sum::<usize>();
+        assert_eq!((seen.len(), stack.depth()), (pushed, 0));
+    }
+}

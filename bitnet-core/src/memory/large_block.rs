@@ -1,0 +1,292 @@
+//! Blocks of 1 MiB and more: a buddy allocator whose tails are given back, a few recent blocks kept whole, and mappings of
+//! their own for the largest.
+//!
+//! A block that is freed is put where a request of about its size finds it first, with its pages still in memory: that
+//! saves the page faults, which cost a hundred times more than any search. Such blocks go back to the buddy
+//! allocator when the pool is cleaned or runs out.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use super::arena::{Arena, ArenaFigures, Span, past};
+use super::system::{GRANULE, Pages};
+
+/// Blocks above this many granules (32 MiB) are mapped by themselves.
+const DIRECT: usize = 1 << 13;
+/// Blocks from 2^8 granules (1 MiB) to 2^14 (64 MiB) are kept when they are freed.
+const KEPT: std::ops::RangeInclusive<usize> = 1 << 8..=1 << 14;
+/// Classes of kept blocks: four to a doubling.
+const KEPT_CLASSES: usize = 25;
+/// Blocks kept of one class, at most.
+const KEPT_SLOTS: usize = 4;
+/// Bytes kept of one class, at most, but for one block.
+const KEPT_BYTES: usize = 32 << 20;
+/// From this many bytes on a mapping is aligned and advised for huge pages.
+const HUGE_FROM: usize = 4 << 20;
+const HUGE: usize = 2 << 20;
+
+#[derive(Debug)]
+pub(super) struct LargeBlockPool {
+    arena: Arena,
+    /// Kept blocks, as [`pack`] writes them; 0 is an empty place.
+    recent: [[AtomicU64; KEPT_SLOTS]; KEPT_CLASSES],
+    /// Mappings of single blocks: address to (bytes, alignment).
+    direct: Mutex<BTreeMap<usize, (usize, usize)>>,
+    huge_pages: bool,
+}
+
+/// The figures of the large blocks, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct LargeFigures {
+    pub(super) arena: ArenaFigures,
+    pub(super) kept: usize,
+    pub(super) largest_kept: usize,
+}
+
+impl LargeBlockPool {
+    /// `None` if the system refuses the `initial` bytes.
+    pub(super) fn new(
+        limit: usize,
+        initial: usize,
+        huge_pages: bool,
+        pages: &Pages,
+    ) -> Option<Self> {
+        Some(Self {
+            arena: Arena::new(limit, initial, pages)?,
+            recent: std::array::from_fn(|_| std::array::from_fn(|_| AtomicU64::new(0))),
+            direct: Mutex::default(),
+            huge_pages,
+        })
+    }
+
+    /// A block of at least `bytes` at a multiple of `align`; `None` if the limit or the system refuses.
+    pub(super) fn allocate(&self, bytes: usize, align: usize, pages: &Pages) -> Option<Span> {
+        let granules = bytes.max(1).div_ceil(GRANULE);
+        if let Some(span) = self.take_recent(granules, align) {
+            return Some(span);
+        }
+        let from_arena = if granules <= DIRECT {
+            self.arena.allocate(granules, (align / GRANULE).max(1), pages)
+        } else {
+            None
+        };
+        from_arena.or_else(|| self.map_direct(granules, align, pages))
+    }
+
+    /// Takes a block that nobody uses any more; `granules` are those of its span.
+    #[inline]
+    pub(super) fn free(&self, address: usize, granules: usize, pages: &Pages) {
+        if !self.keep(address, granules) {
+            self.give_back(address, granules, pages);
+        }
+    }
+
+    /// Takes a kept block of about `granules`, at least.
+    #[inline]
+    pub(super) fn take_recent(&self, granules: usize, align: usize) -> Option<Span> {
+        if !KEPT.contains(&granules) {
+            return None;
+        }
+        for slot in &self.recent[kept_class(granules)] {
+            let packed = slot.load(Ordering::Relaxed);
+            let (address, kept) = unpack(packed);
+            if packed != 0
+                && kept >= granules
+                && address.is_multiple_of(align)
+                // Acquire: what its last user wrote happened before.
+                && slot.compare_exchange(packed, 0, Ordering::Acquire, Ordering::Relaxed).is_ok()
+            {
+                return Some(Span { address, granules: kept, used_bytes: kept * GRANULE });
+            }
+        }
+        None
+    }
+
+    /// Keeps a block that nobody uses any more; false if it is too large, too small, or there is no room for it.
+    #[inline]
+    pub(super) fn keep(&self, address: usize, granules: usize) -> bool {
+        if !KEPT.contains(&granules) {
+            return false;
+        }
+        let places = (KEPT_BYTES / (granules * GRANULE)).clamp(1, KEPT_SLOTS);
+        let packed = pack(address, granules);
+        self.recent[kept_class(granules)][..places].iter().any(|slot| {
+            slot.load(Ordering::Relaxed) == 0
+                && slot.compare_exchange(0, packed, Ordering::Release, Ordering::Relaxed).is_ok()
+        })
+    }
+
+    /// Gives a block to the arena or, if it is a mapping of its own, to the system; the bytes that left memory at once.
+    fn give_back(&self, address: usize, granules: usize, pages: &Pages) -> usize {
+        let own = self.direct_maps().remove(&address);
+        let Some((bytes, align)) = own else {
+            self.arena.free(address, granules);
+            return 0;
+        };
+        let resident = pages.resident(address, bytes).unwrap_or(0);
+        // SAFETY: `map_direct` mapped this block with these figures, nobody uses it, and it is no longer listed.
+        unsafe { pages.unmap(address, bytes, align) };
+        self.arena.unreserve(bytes);
+        resident
+    }
+
+    fn map_direct(&self, granules: usize, align: usize, pages: &Pages) -> Option<Span> {
+        let bytes = granules * GRANULE;
+        if !self.arena.reserve(bytes) {
+            return None;
+        }
+        let huge = self.huge_pages && bytes >= HUGE_FROM;
+        let align = if huge { align.max(HUGE) } else { align.max(GRANULE) };
+        let Some(address) = pages.map(bytes, align) else {
+            self.arena.unreserve(bytes);
+            return None;
+        };
+        if huge {
+            pages.advise_huge(address, bytes);
+        }
+        self.direct_maps().insert(address, (bytes, align));
+        Some(Span { address, granules, used_bytes: 0 })
+    }
+
+    fn direct_maps(&self) -> MutexGuard<'_, BTreeMap<usize, (usize, usize)>> {
+        self.direct.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives the kept blocks up; the bytes that left memory at once.
+    pub(super) fn drain(&self, pages: &Pages, deadline: Option<Instant>) -> usize {
+        let mut gone = 0;
+        for slot in self.recent.iter().flatten() {
+            if slot.load(Ordering::Relaxed) == 0 {
+                continue;
+            }
+            let (address, granules) = unpack(slot.swap(0, Ordering::Acquire));
+            if granules > 0 {
+                gone += self.give_back(address, granules, pages);
+            }
+            if past(deadline) {
+                break;
+            }
+        }
+        gone
+    }
+
+    pub(super) fn arena(&self) -> &Arena {
+        &self.arena
+    }
+
+    pub(super) fn figures(&self) -> LargeFigures {
+        let kept = self.recent.iter().flatten();
+        let kept = kept.map(|slot| unpack(slot.load(Ordering::Relaxed)).1 * GRANULE);
+        LargeFigures {
+            arena: self.arena.figures(),
+            kept: kept.clone().sum(),
+            largest_kept: kept.max().unwrap_or(0),
+        }
+    }
+
+    /// The address ranges of the mappings of single blocks.
+    pub(super) fn direct_ranges(&self) -> Vec<(usize, usize)> {
+        self.direct_maps().iter().map(|(&address, &(bytes, _))| (address, bytes)).collect()
+    }
+
+    /// Gives everything back to the system.
+    ///
+    /// # Safety
+    /// Nobody uses any block of this pool.
+    pub(super) unsafe fn unmap_all(&self, pages: &Pages) {
+        for (address, (bytes, align)) in std::mem::take(&mut *self.direct_maps()) {
+            // SAFETY: `map_direct` mapped this block with these figures; the caller says that nobody uses it.
+            unsafe { pages.unmap(address, bytes, align) };
+            self.arena.unreserve(bytes);
+        }
+        // SAFETY: the caller's promise covers the arena.
+        unsafe { self.arena.unmap_all(pages) };
+    }
+}
+
+/// The class of a kept block: (4 + r) << k granules hold it, as with small blocks.
+#[inline]
+fn kept_class(granules: usize) -> usize {
+    let last = granules - 1;
+    let log = last.ilog2() as usize;
+    (log - 1) * 4 + ((last >> (log - 2)) & 3) - 27
+}
+
+/// An address (a multiple of a granule) and a number of granules (at most 2^14, so below 2^16) in one word.
+#[inline]
+fn pack(address: usize, granules: usize) -> u64 {
+    ((address / GRANULE) as u64) << 16 | granules as u64
+}
+
+#[inline]
+fn unpack(packed: u64) -> (usize, usize) {
+    ((packed >> 16) as usize * GRANULE, packed as usize & 0xffff)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool(limit: usize, pages: &Pages) -> LargeBlockPool {
+        LargeBlockPool::new(limit, 0, true, pages).unwrap()
+    }
+
+    #[test]
+    fn kept_classes_cover_their_range() {
+        assert_eq!(kept_class(*KEPT.start()), 0);
+        assert_eq!(kept_class(*KEPT.end()), KEPT_CLASSES - 1);
+        let mut previous = 0;
+        for granules in KEPT {
+            let class = kept_class(granules);
+            assert!(class == previous || class == previous + 1);
+            previous = class;
+            let address = 0x7fff_ffff_f000;
+            assert_eq!(unpack(pack(address, granules)), (address, granules));
+        }
+    }
+
+    #[test]
+    fn a_block_is_found_again_with_its_pages() {
+        let pages = Pages::default();
+        let pool = pool(usize::MAX >> 1, &pages);
+        for bytes in [1 << 20, 3 << 20, 40 << 20] {
+            let first = pool.allocate(bytes, 64, &pages).unwrap();
+            assert_eq!(first.used_bytes, 0);
+            pool.free(first.address, first.granules, &pages);
+            let second = pool.allocate(bytes, 64, &pages).unwrap();
+            assert_eq!((second.address, second.used_bytes), (first.address, bytes));
+            pool.free(second.address, second.granules, &pages);
+        }
+        assert_eq!(pool.figures().kept, 44 << 20);
+        pool.drain(&pages, None);
+        pool.arena().release(0, &pages, None);
+        assert_eq!((pool.figures().kept, pool.arena().mapped()), (0, 0));
+    }
+
+    #[test]
+    fn the_largest_are_mapped_alone_to_the_page() {
+        let pages = Pages::default();
+        let pool = pool(usize::MAX >> 1, &pages);
+        let bytes = 128_256 * 2560 * 2;
+        let block = pool.allocate(bytes, 64, &pages).unwrap();
+        assert!(block.granules * GRANULE - bytes < GRANULE);
+        assert_eq!(pool.direct_ranges(), [(block.address, block.granules * GRANULE)]);
+        pool.free(block.address, block.granules, &pages);
+        assert_eq!(pool.arena().mapped(), 0, "not kept");
+    }
+
+    #[test]
+    fn every_alignment_is_met_and_limits_hold() {
+        let pages = Pages::default();
+        let pool = pool(80 << 20, &pages);
+        for log in 0..=21 {
+            let block = pool.allocate((1 << 20) + 1, 1 << log, &pages).unwrap();
+            assert_eq!(block.address % (1 << log), 0);
+            pool.give_back(block.address, block.granules, &pages);
+        }
+        assert_eq!(pool.allocate(81 << 20, 64, &pages), None);
+        assert_eq!(pool.allocate(usize::MAX / 2, 64, &pages), None);
+    }
+}

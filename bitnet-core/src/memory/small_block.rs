@@ -1,0 +1,381 @@
+//! Blocks below 1 MiB: slabs of equal blocks, one set of slabs for each size class.
+//!
+//! A slab is a span of pages cut into blocks of one class; a bit for each says whether it is free. Threads take and return
+//! blocks in batches, so the lock of a class is taken once for many. Free blocks at low addresses go first, which leaves
+//! the others to become whole free slabs, whose spans go back to the arena.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use super::arena::{Arena, ArenaFigures};
+use super::depot::{Magazines, SLOTS, Stack};
+use super::size_class::{CLASSES, batch, block_bytes, slab_bytes};
+use super::system::{GRANULE, Pages};
+
+/// The most bytes of free blocks of one class that wait between threads; what is more goes back to the slabs.
+const WAITING_BYTES: usize = 8 << 20;
+
+#[derive(Debug)]
+struct Slab {
+    granules: usize,
+    blocks: usize,
+    free: usize,
+    /// Bit b: block b is free.
+    bits: Box<[u64]>,
+    /// No word below this one has a free block.
+    first_word: usize,
+    /// Whether its blocks are being moved elsewhere, so that none is to be taken.
+    leaving: bool,
+}
+
+impl Slab {
+    fn new(blocks: usize, granules: usize) -> Self {
+        let mut bits = vec![u64::MAX; blocks.div_ceil(64)];
+        if !blocks.is_multiple_of(64)
+            && let Some(last) = bits.last_mut()
+        {
+            *last = (1 << (blocks % 64)) - 1;
+        }
+        let bits = bits.into();
+        Self { granules, blocks, free: blocks, bits, first_word: 0, leaving: false }
+    }
+
+    fn take(&mut self) -> Option<usize> {
+        let word = (self.first_word..self.bits.len()).find(|&word| self.bits[word] != 0)?;
+        let bit = self.bits[word].trailing_zeros() as usize;
+        self.bits[word] &= self.bits[word] - 1;
+        self.first_word = word;
+        self.free -= 1;
+        Some(word * 64 + bit)
+    }
+
+    /// False if the block was free already.
+    fn put(&mut self, block: usize) -> bool {
+        let (word, bit) = (block / 64, 1 << (block % 64));
+        if self.bits[word] & bit != 0 {
+            return false;
+        }
+        self.bits[word] |= bit;
+        self.first_word = self.first_word.min(word);
+        self.free += 1;
+        true
+    }
+}
+
+#[derive(Debug, Default)]
+struct Slabs {
+    /// By address.
+    all: BTreeMap<usize, Slab>,
+    /// Those with free blocks that may be taken.
+    open: BTreeSet<usize>,
+    /// How many of `open` are free as a whole.
+    unused: usize,
+    /// Blocks that are out: with users, or in the hands of threads.
+    out: usize,
+    capacity: usize,
+}
+
+/// What the slabs of one class hold, in blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct SlabFigures {
+    /// Blocks that the slabs have.
+    pub(super) capacity: usize,
+    /// Blocks that are out: with users, in the hands of threads, or waiting between them.
+    pub(super) out: usize,
+}
+
+/// The slabs of all classes.
+#[derive(Debug)]
+pub(super) struct SmallBlockPool {
+    arena: Arena,
+    classes: [Mutex<Slabs>; CLASSES],
+    waiting: [Stack; CLASSES],
+    magazines: Magazines,
+}
+
+impl SmallBlockPool {
+    /// `None` if the system refuses the `initial` bytes.
+    pub(super) fn new(limit: usize, initial: usize, pages: &Pages) -> Option<Self> {
+        Some(Self {
+            arena: Arena::new(limit, initial, pages)?,
+            classes: std::array::from_fn(|_| Mutex::default()),
+            waiting: std::array::from_fn(|_| Stack::new()),
+            magazines: Magazines::new(),
+        })
+    }
+
+    fn slabs(&self, class: usize) -> MutexGuard<'_, Slabs> {
+        self.classes[class].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Fills `out` with addresses of free blocks of `class`: those that other threads have freed, else some from the slabs.
+    /// How many there are; 0 if the limit or the system refuses.
+    pub(super) fn refill(&self, class: usize, out: &mut [usize; SLOTS], pages: &Pages) -> usize {
+        match self.magazines.pop(&self.waiting[class], out) {
+            0 => self.take(class, &mut out[..batch(class)], pages),
+            got => got,
+        }
+    }
+
+    /// Takes blocks from the slabs.
+    pub(super) fn take(&self, class: usize, out: &mut [usize], pages: &Pages) -> usize {
+        let mut slabs = self.slabs(class);
+        let mut got = 0;
+        while got < out.len() {
+            let Some(&base) = slabs.open.first() else {
+                if got > 0 || !self.add_slab(&mut slabs, class, pages) {
+                    break;
+                }
+                continue;
+            };
+            got += slabs.take_from(base, class, &mut out[got..]);
+        }
+        got
+    }
+
+    fn add_slab(&self, slabs: &mut Slabs, class: usize, pages: &Pages) -> bool {
+        let block = block_bytes(class);
+        // A smaller slab where the limit leaves no room for a whole one.
+        let span = [slab_bytes(class), block]
+            .into_iter()
+            .find_map(|bytes| self.arena.allocate(bytes.div_ceil(GRANULE), 1, pages));
+        let Some(span) = span else { return false };
+        let blocks = span.granules * GRANULE / block;
+        slabs.all.insert(span.address, Slab::new(blocks, span.granules));
+        slabs.open.insert(span.address);
+        slabs.unused += 1;
+        slabs.capacity += blocks;
+        true
+    }
+
+    /// Takes blocks that a thread has no room for: as one magazine for the others, or to the slabs if enough wait.
+    pub(super) fn give(&self, class: usize, blocks: &[usize]) {
+        let waiting = &self.waiting[class];
+        let room = WAITING_BYTES / (block_bytes(class) * batch(class)) + 1;
+        if waiting.depth() >= room || !self.magazines.push(waiting, blocks) {
+            self.put(class, blocks);
+        }
+    }
+
+    /// Returns blocks to their slabs. They are blocks of `class` of this pool that nobody uses any more.
+    pub(super) fn put(&self, class: usize, blocks: &[usize]) {
+        let mut slabs = self.slabs(class);
+        for &address in blocks {
+            slabs.put(address, class);
+        }
+        slabs.give_up_unused(&self.arena, 1);
+    }
+
+    /// Returns all blocks that wait between threads to their slabs, and unused slabs to the arena.
+    pub(super) fn drain(&self, deadline: Option<Instant>) {
+        let mut blocks = [0; SLOTS];
+        for class in 0..CLASSES {
+            loop {
+                let got = self.magazines.pop(&self.waiting[class], &mut blocks);
+                if got == 0 {
+                    break;
+                }
+                self.put(class, &blocks[..got]);
+            }
+            self.slabs(class).give_up_unused(&self.arena, 0);
+            if super::arena::past(deadline) {
+                break;
+            }
+        }
+    }
+
+    /// Blocks of `class` that wait between threads.
+    pub(super) fn waiting_blocks(&self, class: usize) -> usize {
+        self.waiting[class].depth() * batch(class)
+    }
+
+    pub(super) fn arena(&self) -> &Arena {
+        &self.arena
+    }
+
+    pub(super) fn slab_figures(&self, class: usize) -> SlabFigures {
+        let slabs = self.slabs(class);
+        SlabFigures { capacity: slabs.capacity, out: slabs.out }
+    }
+
+    /// The figures of the arena, and the bytes of all books.
+    pub(super) fn figures(&self) -> ArenaFigures {
+        let mut figures = self.arena.figures();
+        for class in 0..CLASSES {
+            let slabs = self.slabs(class);
+            let bits: usize = slabs.all.values().map(|slab| slab.bits.len() * 8).sum();
+            figures.own_bytes +=
+                bits + slabs.all.len() * (size_of::<Slab>() + 2 * size_of::<usize>());
+        }
+        figures.own_bytes += self.magazines.own_bytes();
+        figures
+    }
+
+    /// Marks slabs of which at most `share` of the blocks are out as leaving, so that no block is taken from them; the bytes of
+    /// their blocks that are out. The fullest slab of each class stays.
+    pub(super) fn start_leaving(&self, share: f64) -> usize {
+        (0..CLASSES).map(|class| self.slabs(class).start_leaving(share) * block_bytes(class)).sum()
+    }
+
+    /// Ends what [`SmallBlockPool::start_leaving`] began.
+    pub(super) fn stop_leaving(&self) {
+        for class in 0..CLASSES {
+            let mut slabs = self.slabs(class);
+            let Slabs { all, open, unused, .. } = &mut *slabs;
+            for (&base, slab) in all.iter_mut().filter(|(_, slab)| slab.leaving) {
+                slab.leaving = false;
+                if slab.free > 0 {
+                    open.insert(base);
+                    *unused += usize::from(slab.free == slab.blocks);
+                }
+            }
+            slabs.give_up_unused(&self.arena, 0);
+        }
+    }
+
+    /// Whether the block lies in a slab that is leaving.
+    pub(super) fn is_leaving(&self, class: usize, address: usize) -> bool {
+        self.slabs(class).all.range(..=address).next_back().is_some_and(|(_, slab)| slab.leaving)
+    }
+}
+
+impl Slabs {
+    fn take_from(&mut self, base: usize, class: usize, out: &mut [usize]) -> usize {
+        let Some(slab) = self.all.get_mut(&base) else { return 0 };
+        self.unused -= usize::from(slab.free == slab.blocks);
+        let mut got = 0;
+        while got < out.len()
+            && let Some(block) = slab.take()
+        {
+            out[got] = base + block * block_bytes(class);
+            got += 1;
+        }
+        if slab.free == 0 {
+            self.open.remove(&base);
+        }
+        self.out += got;
+        got
+    }
+
+    fn put(&mut self, address: usize, class: usize) {
+        let Some((&base, slab)) = self.all.range_mut(..=address).next_back() else { return };
+        let freed = slab.put((address - base) / block_bytes(class));
+        debug_assert!(freed, "block {address:#x} of class {class} was free already");
+        if !freed {
+            return;
+        }
+        self.out -= 1;
+        if !slab.leaving {
+            if slab.free == 1 {
+                self.open.insert(base);
+            }
+            self.unused += usize::from(slab.free == slab.blocks);
+        }
+    }
+
+    /// Gives unused slabs back but for `keep` of them.
+    fn give_up_unused(&mut self, arena: &Arena, keep: usize) {
+        while self.unused > keep {
+            let is_unused =
+                |base: &&usize| self.all.get(*base).is_some_and(|slab| slab.free == slab.blocks);
+            let Some(&base) = self.open.iter().rev().find(is_unused) else { break };
+            self.open.remove(&base);
+            if let Some(slab) = self.all.remove(&base) {
+                self.unused -= 1;
+                self.capacity -= slab.blocks;
+                arena.free(base, slab.granules);
+            }
+        }
+    }
+
+    fn start_leaving(&mut self, share: f64) -> usize {
+        let keep =
+            self.all.iter().max_by_key(|(_, slab)| slab.blocks - slab.free).map(|(&base, _)| base);
+        let mut out = 0;
+        for (&base, slab) in &mut self.all {
+            let used = slab.blocks - slab.free;
+            if Some(base) != keep && used > 0 && used as f64 <= share * slab.blocks as f64 {
+                slab.leaving = true;
+                self.open.remove(&base);
+                out += used;
+            }
+        }
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_of_a_class_are_apart_and_come_back() {
+        let pages = Pages::default();
+        let pool = SmallBlockPool::new(64 << 20, 0, &pages).unwrap();
+        for class in [0, 3, 17, 33, 51] {
+            let mut blocks = vec![0; 40];
+            let mut got = 0;
+            while got < blocks.len() {
+                let more = pool.take(class, &mut blocks[got..], &pages);
+                assert!(more > 0);
+                got += more;
+            }
+            let mut sorted = blocks.clone();
+            sorted.sort_unstable();
+            assert!(sorted.windows(2).all(|w| w[1] - w[0] >= block_bytes(class)));
+            assert!(sorted.iter().all(|at| at % 64 == 0));
+            assert_eq!(pool.slab_figures(class).out, 40);
+            pool.put(class, &blocks);
+            assert_eq!(pool.slab_figures(class).out, 0);
+        }
+        pool.drain(None);
+        assert_eq!((0..CLASSES).map(|class| pool.slab_figures(class).capacity).sum::<usize>(), 0);
+        assert_eq!(pool.figures().free, pool.arena().mapped());
+    }
+
+    #[test]
+    fn what_threads_leave_is_taken_first_and_never_grows_without_bound() {
+        let pages = Pages::default();
+        let pool = SmallBlockPool::new(256 << 20, 0, &pages).unwrap();
+        let class = super::super::size_class::class_of(256 << 10);
+        let mut all = Vec::new();
+        let mut out = [0; SLOTS];
+        for _ in 0..100 {
+            let got = pool.take(class, &mut out[..2], &pages);
+            all.extend_from_slice(&out[..got]);
+        }
+        for pair in all.chunks(2) {
+            pool.give(class, pair);
+        }
+        assert!(pool.waiting_blocks(class) * (256 << 10) <= WAITING_BYTES + (512 << 10));
+        let got = pool.refill(class, &mut out, &pages);
+        assert!(got == 2 && all.contains(&out[0]) && all.contains(&out[1]));
+    }
+
+    #[test]
+    fn no_block_is_taken_from_a_slab_that_is_leaving() {
+        let pages = Pages::default();
+        let pool = SmallBlockPool::new(64 << 20, 0, &pages).unwrap();
+        let class = 0;
+        let mut blocks = vec![0; 4096];
+        assert_eq!(pool.take(class, &mut blocks, &pages), 1024, "a slab at a time");
+        let mut got = 1024;
+        while got < blocks.len() {
+            got += pool.take(class, &mut blocks[got..], &pages);
+        }
+        // One block of the second slab stays; all of the first.
+        let kept = blocks[1500];
+        let freed: Vec<_> = blocks[1024..2048].iter().copied().filter(|&b| b != kept).collect();
+        pool.put(class, &freed);
+        assert_eq!(pool.start_leaving(0.25), block_bytes(class));
+        assert!(pool.is_leaving(class, kept) && !pool.is_leaving(class, blocks[0]));
+        let mut one = [0];
+        assert_eq!(pool.take(class, &mut one, &pages), 1);
+        assert!(!pool.is_leaving(class, one[0]));
+        let before = pool.slab_figures(class).capacity;
+        pool.put(class, &[kept]);
+        pool.stop_leaving();
+        assert!(pool.slab_figures(class).capacity < before);
+    }
+}
