@@ -236,6 +236,77 @@ pub enum Error {
         /// What is wrong there.
         problem: String,
     },
+    /// A device is lost: nothing can be done on it any more.
+    #[error("{device} is lost ({operation}); use another device")]
+    DeviceLost {
+        /// The device.
+        device: String,
+        /// What was to be done.
+        operation: crate::device::Operation,
+    },
+    /// An operation failed on a device.
+    #[error("{device}: {operation} {number} failed; try again, or use another device")]
+    DeviceFault {
+        /// The device.
+        device: String,
+        /// What was to be done.
+        operation: crate::device::Operation,
+        /// The number of this operation among those of its kind, from 1.
+        number: u64,
+    },
+    /// There is no device of a kind.
+    #[error("{kind} is unavailable: {reason}")]
+    DeviceUnavailable {
+        /// The kind of device.
+        kind: crate::device::DeviceKind,
+        /// Why.
+        reason: &'static str,
+    },
+    /// No device meets the requirements.
+    #[error("no device will do for {needed}: {refused}")]
+    NoDevice {
+        /// What is needed.
+        needed: String,
+        /// What each device lacks.
+        refused: String,
+    },
+    /// Each device that was ready for some work failed.
+    #[error("every device failed: {}", crate::device::in_a_line(failures))]
+    AllDevicesFailed {
+        /// The devices, each with its error, in the order in which they were tried.
+        failures: Vec<(String, Error)>,
+    },
+    /// A task of a stream panicked.
+    #[error("a task of the stream on {device} panicked: {message}")]
+    TaskPanicked {
+        /// The stream's device.
+        device: String,
+        /// What the task said.
+        message: String,
+    },
+    /// A task of a stream was not run, because one that it follows failed.
+    #[error("the task was skipped, because one before it failed: {cause}")]
+    TaskSkipped {
+        /// Why the first of them failed.
+        cause: Box<Error>,
+    },
+    /// A task of a stream was dropped before it ran.
+    #[error("the stream ended before the task ran; submit it to another stream")]
+    StreamEnded,
+    /// A stream's task waits for its own stream, which would be for ever.
+    #[error("a task of the stream on {device} waits for its own stream; wait outside of it")]
+    StreamWaitsForItself {
+        /// The stream's device.
+        device: String,
+    },
+    /// The system refused a thread.
+    #[error("no thread for {what} can be started: {reason}; end other programs or raise the limit")]
+    NoThread {
+        /// What it was for.
+        what: &'static str,
+        /// What the system says.
+        reason: String,
+    },
     /// A code that is not a trit.
     #[error(
         "row {row}, column {col}: code {code} is not a trit (0, 1 or 2); the file is damaged or has another layout"

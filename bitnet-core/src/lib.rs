@@ -13,6 +13,8 @@
 //! - [`simd`]: which instruction sets this processor has, and how to force one.
 //! - [`tensor`]: dense operations on tensors: element-wise, reductions, products, activations.
 //! - [`device`]: what computes, and what it can do.
+//! - [`device`]: what computes, what it can do, which one is chosen, and what happens when it fails.
+//! - [`stream`]: work that is done later, in order, and events that order streams.
 
 pub mod backend;
 pub mod dense;
@@ -25,6 +27,7 @@ pub mod operands;
 pub mod parts;
 pub mod reference;
 pub mod simd;
+pub mod stream;
 pub mod tensor;
 pub mod ternary;
 

@@ -1,20 +1,156 @@
-//! Measures how fast this machine reads memory.
+//! Measures how fast this machine reads, copies and combines memory.
 
 use std::hint::black_box;
-use std::sync::Barrier;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::sync::{Arc, Barrier, OnceLock};
+use std::thread::Builder;
 use std::time::{Duration, Instant};
 
+use super::{Device, DeviceCapabilities};
 use crate::simd::sum_words;
 
-/// Bytes that each thread reads again and again: beyond the last-level cache share of any processor in use.
+/// Bytes that each thread reads again and again in [`read_bandwidth_rounds`].
 const BYTES_PER_THREAD: usize = 128 << 20;
 
 /// Bytes between two looks at the clock.
 const STRIDE: usize = 1 << 20;
 
-/// How long the threads of a round read together.
+/// How long the threads of a round work together.
 const ROUND: Duration = Duration::from_millis(20);
+
+/// The most bytes that [`MemoryBandwidth::of_this_machine`] takes.
+const MOST_BYTES: usize = 128 << 20;
+
+/// Less memory than this says nothing about memory: it lies in caches.
+const LEAST_BYTES: usize = 16 << 20;
+
+/// Rounds of each kind of work; the best is taken, as disturbances only ever slow down.
+const ROUNDS: usize = 2;
+
+/// How long the threads may write their buffers for the first time; what is not written by then is not used.
+const FILL: Duration = Duration::from_millis(100);
+
+/// How fast memory is used by several threads at once, in bytes per second. The best of several rounds.
+///
+/// Bytes are counted as STREAM counts them: what the program reads and writes, and not the lines that a processor reads
+/// in order to write them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub struct MemoryBandwidth {
+    /// Reading.
+    pub read: f64,
+    /// `a[i] = b[i]`: 16 bytes for each i.
+    pub copy: f64,
+    /// `a[i] = b[i] + s · c[i]`: 24 bytes for each i.
+    pub triad: f64,
+    /// The threads that took part.
+    pub threads: usize,
+    /// Bytes of all arrays together. If the last-level caches hold as much, the figures are theirs and not memory's.
+    pub working_set: usize,
+}
+
+impl MemoryBandwidth {
+    /// Measures with up to `threads` threads and `bytes` bytes in all, for about a quarter of a second. `None` if
+    /// memory or threads can't be had, or if `bytes` is less than 16 MiB.
+    pub fn measure(threads: usize, bytes: usize) -> Option<Self> {
+        let threads = threads.clamp(1, (bytes / LEAST_BYTES).max(1) * 16);
+        if bytes < LEAST_BYTES {
+            return None;
+        }
+        let elements = bytes / threads / 3 / size_of::<f64>();
+        let parts = together(threads, |barrier| part_of_one(elements, barrier));
+        let parts: Vec<Part> = parts.into_iter().collect::<Option<_>>()?;
+        let best = |of_round: fn(&Part, usize) -> f64| {
+            let sums = (0..ROUNDS).map(|r| parts.iter().map(|p| of_round(p, r)).sum::<f64>());
+            sums.max_by(f64::total_cmp).filter(|&rate| rate > 0.0)
+        };
+        Some(Self {
+            read: best(|part, round| part.rates[0][round])?,
+            copy: best(|part, round| part.rates[1][round])?,
+            triad: best(|part, round| part.rates[2][round])?,
+            threads: parts.len(),
+            working_set: parts.iter().map(|part| part.bytes).sum(),
+        })
+    }
+
+    /// The figures of this process: measured when they are first asked for, with all logical processors and at most
+    /// 128 MiB, or a quarter of the available memory.
+    pub fn of_this_machine() -> Option<Self> {
+        static MEASURED: OnceLock<Option<MemoryBandwidth>> = OnceLock::new();
+        *MEASURED.get_or_init(|| {
+            let machine = DeviceCapabilities::without_bandwidth(&Device::Cpu);
+            let spare = machine.available_memory.map_or(u64::MAX, |bytes| bytes / 4);
+            let bytes = usize::try_from(spare).map_or(MOST_BYTES, |spare| spare.min(MOST_BYTES));
+            Self::measure(machine.logical_cores, bytes)
+        })
+    }
+}
+
+/// What one thread measured.
+struct Part {
+    bytes: usize,
+    /// Bytes per second of reading, copying and the triad, in each round.
+    rates: [[f64; ROUNDS]; 3],
+}
+
+/// One thread's part; `None` if it has no memory.
+fn part_of_one(elements: usize, barrier: &Barrier) -> Option<Part> {
+    let arrays = [filled(elements, 0.0), filled(elements, 1.0), filled(elements, 2.0)];
+    // Whoever has no memory goes through the same barriers, so that nobody waits for it in vain.
+    let [mut a, b, c] = arrays.map(Option::unwrap_or_default);
+    let len = a.len().min(b.len()).min(c.len());
+    let (a, b, c) = (&mut a[..len], &b[..len], &c[..len]);
+    let mut rates = [[0.0; ROUNDS]; 3];
+    for round in 0..ROUNDS {
+        for (kind, of_kind) in rates.iter_mut().enumerate() {
+            barrier.wait();
+            of_kind[round] = match kind {
+                0 => rate(len, 2 * size_of::<f64>(), |at| {
+                    black_box(sum_words(bytemuck::cast_slice(&b[at.clone()])));
+                    black_box(sum_words(bytemuck::cast_slice(&c[at])));
+                }),
+                1 => rate(len, 2 * size_of::<f64>(), |at| {
+                    black_box(&mut a[at.clone()]).copy_from_slice(&b[at]);
+                }),
+                _ => rate(len, 3 * size_of::<f64>(), |at| {
+                    let sources = b[at.clone()].iter().zip(&c[at.clone()]);
+                    for (a, (b, c)) in black_box(&mut a[at]).iter_mut().zip(sources) {
+                        *a = b + 3.0 * c;
+                    }
+                }),
+            };
+        }
+    }
+    (len > 0).then_some(Part { bytes: 3 * len * size_of::<f64>(), rates })
+}
+
+/// An array that has been written once; shorter if that took too long, `None` if there is no memory.
+fn filled(elements: usize, value: f64) -> Option<Vec<f64>> {
+    let mut array = Vec::new();
+    array.try_reserve_exact(elements).ok()?;
+    let start = Instant::now();
+    while array.len() < elements && start.elapsed() < FILL / 3 {
+        array.resize((array.len() + STRIDE / size_of::<f64>()).min(elements), value);
+    }
+    Some(array)
+}
+
+/// Bytes per second of `work` over ranges of `len` elements, again and again for a round.
+fn rate(len: usize, bytes_each: usize, mut work: impl FnMut(std::ops::Range<usize>)) -> f64 {
+    let stride = STRIDE / size_of::<f64>();
+    let (mut at, mut elements) = (0, 0);
+    let start = Instant::now();
+    loop {
+        let end = (at + stride).min(len);
+        work(at..end);
+        elements += end - at;
+        at = if end == len { 0 } else { end };
+        let elapsed = start.elapsed();
+        if elapsed >= ROUND {
+            return (elements * bytes_each) as f64 / elapsed.as_secs_f64();
+        }
+    }
+}
 
 /// Measured sequential read bandwidth with `threads` threads, in bytes per second: the best of `rounds` rounds.
 /// `None` if the buffers can't be allocated.
@@ -24,64 +160,62 @@ pub fn measure_read_bandwidth(threads: usize, rounds: usize) -> Option<f64> {
     read_bandwidth_rounds(threads, rounds)?.last().copied()
 }
 
-/// Measured sequential read bandwidth with `threads` threads, in bytes per second, of each of `rounds` rounds,
-/// the slowest first. `None` if the buffers of 128 MiB per thread can't be allocated.
+/// Measured sequential read bandwidth with up to `threads` threads, in bytes per second, of each of `rounds` rounds,
+/// the slowest first. `None` if the buffers of 128 MiB per thread can't be allocated, or no thread can be started.
 ///
 /// Threads fill their own buffers (so that each lies near its thread), wait for one another, and read until a common
 /// end of the round, 20 ms later: starting threads is never timed, and all of them read all the time.
 pub fn read_bandwidth_rounds(threads: usize, rounds: usize) -> Option<Vec<f64>> {
-    let (threads, rounds) = (threads.max(1), rounds.max(1));
-    let barrier = Barrier::new(threads);
-    let impossible = AtomicBool::new(false);
-    let mut rates = vec![0.0; rounds];
-    std::thread::scope(|scope| {
-        let readers: Vec<_> = (0..threads)
-            .map(|_| scope.spawn(|| read_rounds(rounds, &barrier, &impossible)))
-            .collect();
-        for reader in readers {
-            let of_one = reader.join().unwrap_or_default();
-            rates.iter_mut().zip(of_one).for_each(|(sum, rate)| *sum += rate);
-        }
-    });
-    if impossible.load(Ordering::SeqCst) {
+    let rounds = rounds.max(1);
+    let parts = together(threads.max(1), |barrier| read_rounds(rounds, barrier));
+    let parts: Vec<Vec<f64>> = parts.into_iter().collect::<Option<_>>()?;
+    if parts.is_empty() {
         return None;
     }
+    let mut rates: Vec<f64> =
+        (0..rounds).map(|round| parts.iter().map(|part| part[round]).sum()).collect();
     rates.sort_by(f64::total_cmp);
     Some(rates)
 }
 
-/// One thread's rate in each round, in bytes per second; nothing if any thread has no memory.
-fn read_rounds(rounds: usize, barrier: &Barrier, impossible: &AtomicBool) -> Vec<f64> {
+/// One thread's rate in each round, in bytes per second; `None` if it has no memory.
+fn read_rounds(rounds: usize, barrier: &Barrier) -> Option<Vec<f64>> {
     let mut buffer: Vec<u64> = Vec::new();
-    let words = BYTES_PER_THREAD / 8;
-    if buffer.try_reserve_exact(words).is_err() {
-        impossible.store(true, Ordering::SeqCst);
-    } else {
+    let words = BYTES_PER_THREAD / size_of::<u64>();
+    let has_memory = buffer.try_reserve_exact(words).is_ok();
+    if has_memory {
         buffer.resize(words, 0x0123_4567_89ab_cdef);
     }
-    barrier.wait();
-    // Every thread sees the same answer here, so that none is left waiting at a barrier.
-    if impossible.load(Ordering::SeqCst) {
-        return Vec::new();
-    }
-    let mut strides = buffer.chunks_exact(STRIDE / 8).cycle();
-    (0..rounds)
-        .map(|_| {
-            barrier.wait();
-            let start = Instant::now();
-            let mut bytes = 0;
-            loop {
-                if let Some(stride) = strides.next() {
-                    black_box(sum_words(stride));
-                    bytes += STRIDE;
-                }
-                let elapsed = start.elapsed();
-                if elapsed >= ROUND {
-                    return bytes as f64 / elapsed.as_secs_f64();
-                }
-            }
+    let of_round = |_| {
+        barrier.wait();
+        rate(buffer.len(), size_of::<u64>(), |at| {
+            black_box(sum_words(&buffer[at]));
         })
-        .collect()
+    };
+    let rates = (0..rounds).map(of_round).collect();
+    has_memory.then_some(rates)
+}
+
+/// What `work` gives in each of up to `threads` threads that run at once; fewer, if the system refuses to start more.
+/// The barrier is met by all of them.
+fn together<R: Send>(threads: usize, work: impl Fn(&Barrier) -> R + Sync) -> Vec<R> {
+    std::thread::scope(|scope| {
+        let work = &work;
+        let started: Vec<_> = (0..threads)
+            .map_while(|_| {
+                let (go, wait) = mpsc::channel::<Arc<Barrier>>();
+                let body = move || wait.recv().ok().map(|barrier| work(&barrier));
+                Some((go, Builder::new().spawn_scoped(scope, body).ok()?))
+            })
+            .collect();
+        let barrier = Arc::new(Barrier::new(started.len()));
+        for (go, _) in &started {
+            // A thread that runs waits for exactly this, so there is nobody to miss it.
+            let _ = go.send(Arc::clone(&barrier));
+        }
+        let joined = started.into_iter().map(|(_, thread)| thread.join());
+        joined.filter_map(|result| result.ok().flatten()).collect()
+    })
 }
 
 #[cfg(test)]
@@ -94,5 +228,25 @@ mod tests {
         assert_eq!(rates.len(), 3);
         assert!(rates.is_sorted() && rates[0] > 1e7, "{rates:?} bytes/s");
         assert!(measure_read_bandwidth(1, 1).unwrap() > 1e7);
+    }
+
+    #[test]
+    fn device_bandwidth_is_measured_within_its_memory() {
+        let measured = MemoryBandwidth::measure(2, 24 << 20).unwrap();
+        assert!(measured.working_set <= 24 << 20 && measured.threads == 2, "{measured:?}");
+        for rate in [measured.read, measured.copy, measured.triad] {
+            assert!(rate.is_finite() && rate > 1e7, "{measured:?}");
+        }
+        assert_eq!(MemoryBandwidth::measure(1, 1 << 20), None, "caches are not memory");
+    }
+
+    #[test]
+    fn device_bandwidth_is_measured_once() {
+        let first = DeviceCapabilities::for_device(&Device::Cpu);
+        let second = DeviceCapabilities::for_device(&Device::Cpu);
+        assert_eq!(first.memory_bandwidth, second.memory_bandwidth);
+        assert_eq!(first.memory_bandwidth_gbps, first.memory_bandwidth.unwrap().read / 1e9);
+        let unmeasured = DeviceCapabilities::without_bandwidth(&Device::Cpu);
+        assert_eq!((unmeasured.memory_bandwidth, unmeasured.memory_bandwidth_gbps), (None, 0.0));
     }
 }

@@ -1,142 +1,166 @@
 //! What a device can do, asked from the system at run time.
 
-use std::sync::OnceLock;
-
-use super::{Device, measure_read_bandwidth};
+use super::cgroup::Limits;
+use super::cpuinfo::CpuInfo;
+use super::system::{Files, system_file};
+use super::topology::{self, Cache, CacheKind, CoreKind, NumaNode};
+use super::{Device, Environment, HugePages, MemoryBandwidth, TransparentHugePages, pages};
 use crate::simd::IsaLevel;
 
-/// What a device can do. Values that the system does not tell are `None`.
+/// What a device can do. Values that the system does not tell are `None` or empty: on Linux most are known, elsewhere
+/// few are.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct DeviceCapabilities {
     /// The processor's name, as the system gives it.
     pub name: Option<String>,
-    /// Logical processors that this process may use.
+    /// Threads that this process can run at once: affinity and control groups are respected.
     pub logical_cores: usize,
-    /// Physical cores, where the system tells.
+    /// The logical processors that it may use, by number.
+    pub cpus: Option<Vec<usize>>,
+    /// Physical cores among them.
     pub physical_cores: Option<usize>,
-    /// Instruction set levels that the processor reports, best last.
+    /// The processors' time that control groups allow: 1.5 is one and a half; `None` is no limit.
+    pub processor_quota: Option<f64>,
+    /// The kinds of cores, if there are several.
+    pub core_kinds: Vec<CoreKind>,
+    /// Instruction set levels that the processor reports, best last. Reported is not proven: the CPU back end asks each
+    /// level a known question before it trusts it.
     pub isa_levels: Vec<IsaLevel>,
-    /// Bytes of the first-level data, second-level and last-level cache.
+    /// Features that the processor reports, in the words of the system.
+    pub reported_features: Vec<String>,
+    /// Caches of each level and kind.
+    pub caches: Vec<Cache>,
+    /// Bytes of one first-level data, one second-level and one third-level cache.
     pub cache_bytes: [Option<usize>; 3],
+    /// Bytes of a line of the first-level data cache.
+    pub cache_line_bytes: Option<usize>,
     /// Bytes of a memory page.
     pub page_bytes: Option<usize>,
+    /// Huge pages of each size.
+    pub huge_pages: Vec<HugePages>,
+    /// When the system makes huge pages by itself.
+    pub transparent_huge_pages: Option<TransparentHugePages>,
     /// Number of NUMA nodes.
     pub numa_nodes: Option<usize>,
-    /// Memory of the machine, in bytes.
+    /// The NUMA nodes with their processors and memory.
+    pub numa: Vec<NumaNode>,
+    /// Memory of the machine, in bytes; of a limited device, its limit.
     pub total_memory: Option<u64>,
-    /// Memory available without swapping, in bytes.
+    /// Memory that can be taken without swapping and without meeting a limit, in bytes.
     pub available_memory: Option<u64>,
+    /// The most memory that control groups or the device itself allow, in bytes; `None` is no limit.
+    pub memory_limit: Option<u64>,
+    /// The most address space of this process, in bytes; `None` is no limit.
+    pub address_space_limit: Option<u64>,
     /// Whether a Metal device is there.
     pub supports_metal: bool,
-    /// Measured read bandwidth with all logical processors, in GB/s (10⁹ bytes); measured once per process.
+    /// Measured read bandwidth with all logical processors, in GB/s (10⁹ bytes); zero if it was not measured.
     pub memory_bandwidth_gbps: f64,
+    /// Everything that was measured about the bandwidth; `None` if it was not.
+    pub memory_bandwidth: Option<MemoryBandwidth>,
+    /// Where the program runs.
+    pub environment: Environment,
 }
 
 impl DeviceCapabilities {
-    /// Asks the system about `device`. The first call measures the memory bandwidth (less than a second).
+    /// Asks the system about `device`. The first call of a process measures the memory bandwidth, for about a quarter
+    /// of a second and with at most 128 MiB; without that much memory it is measured with less, or not at all.
     pub fn for_device(device: &Device) -> Self {
-        static BANDWIDTH: OnceLock<f64> = OnceLock::new();
-        let Device::Cpu = device;
-        let logical_cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let bandwidth =
-            *BANDWIDTH.get_or_init(|| measure_read_bandwidth(logical_cores, 10).unwrap_or(0.0));
-        Self {
-            name: cpu_name(),
-            logical_cores,
-            physical_cores: physical_cores(),
+        let mut found = Self::without_bandwidth(device);
+        found.memory_bandwidth = MemoryBandwidth::of_this_machine();
+        found.memory_bandwidth_gbps = found.memory_bandwidth.map_or(0.0, |b| b.read / 1e9);
+        found
+    }
+
+    /// Asks the system about `device` and measures nothing: `memory_bandwidth` stays `None`.
+    pub fn without_bandwidth(device: &Device) -> Self {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let found = Self {
             isa_levels: IsaLevel::available(),
-            cache_bytes: [cache_bytes(1), cache_bytes(2), cache_bytes(3)],
-            page_bytes: page_bytes(),
-            numa_nodes: numa_nodes(),
-            total_memory: meminfo("MemTotal:"),
-            available_memory: meminfo("MemAvailable:"),
-            supports_metal: false,
-            memory_bandwidth_gbps: bandwidth / 1e9,
-        }
-    }
-}
-
-/// Physical cores that this process may use: pairs of (package, core) in `/proc/cpuinfo`, where it tells them.
-pub(crate) fn physical_cores() -> Option<usize> {
-    let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
-    let mut cores = std::collections::BTreeSet::new();
-    let mut package = None;
-    for line in text.lines() {
-        let Some((key, value)) = line.split_once(':') else { continue };
-        match key.trim() {
-            "physical id" => package = Some(value.trim().to_owned()),
-            "core id" => {
-                cores.insert((package.clone(), value.trim().to_owned()));
+            page_bytes: pages::page_bytes(),
+            environment: Environment::detect(),
+            ..Self::described_by(&system_file, threads)
+        };
+        match device {
+            Device::Cpu => found,
+            Device::LimitedCpu(limited) => {
+                found.limited_to(limited.threads(), limited.memory_limit() as u64)
             }
-            _ => {}
         }
     }
-    (!cores.is_empty()).then_some(cores.len())
-}
 
-fn cpu_name() -> Option<String> {
-    let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
-    let line = text.lines().find(|l| l.starts_with("model name") || l.starts_with("Model"))?;
-    Some(line.split_once(':')?.1.trim().to_owned())
-}
-
-fn cache_bytes(level: u32) -> Option<usize> {
-    for index in 0..6 {
-        let folder = format!("/sys/devices/system/cpu/cpu0/cache/index{index}");
-        let read = |file: &str| std::fs::read_to_string(format!("{folder}/{file}")).ok();
-        if read("level")?.trim() != level.to_string() || read("type")?.trim() == "Instruction" {
-            continue;
-        }
-        let size = read("size")?;
-        return size.trim().strip_suffix('K')?.parse::<usize>().ok().map(|k| k << 10);
-    }
-    None
-}
-
-/// The page size, from the auxiliary vector's `AT_PAGESZ` (6) entry.
-fn page_bytes() -> Option<usize> {
-    let auxv = std::fs::read("/proc/self/auxv").ok()?;
-    let word = size_of::<usize>();
-    auxv.chunks_exact(2 * word).find_map(|pair| {
-        let key = usize::from_ne_bytes(pair[..word].try_into().ok()?);
-        let value = usize::from_ne_bytes(pair[word..].try_into().ok()?);
-        (key == 6).then_some(value)
-    })
-}
-
-fn numa_nodes() -> Option<usize> {
-    let entries = std::fs::read_dir("/sys/devices/system/node").ok()?;
-    let nodes = entries
-        .flatten()
-        .filter(|e| {
-            let name = e.file_name();
-            let digits = name.to_str().and_then(|n| n.strip_prefix("node"));
-            digits.is_some_and(|d| !d.is_empty() && d.bytes().all(|b| b.is_ascii_digit()))
-        })
-        .count();
-    (nodes > 0).then_some(nodes)
-}
-
-fn meminfo(key: &str) -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find(|l| l.starts_with(key))?;
-    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib << 10)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn device_capabilities_are_those_of_the_machine() {
-        let caps = DeviceCapabilities::for_device(&crate::device::auto_select_device());
-        assert!(caps.logical_cores >= 1);
-        assert!(caps.isa_levels.contains(&IsaLevel::Scalar));
-        assert!(caps.memory_bandwidth_gbps > 0.0);
-        assert!(!caps.supports_metal);
-        if cfg!(target_os = "linux") {
-            assert!(caps.total_memory.unwrap() >= caps.available_memory.unwrap());
-            assert!(caps.page_bytes.unwrap().is_power_of_two());
+    /// What files say; nothing that this processor or this process is asked itself.
+    pub(super) fn described_by(files: Files<'_>, threads: usize) -> Self {
+        let info = CpuInfo::parse(&files("/proc/cpuinfo").unwrap_or_default());
+        let known_cpus = topology::usable_cpus(files);
+        let cpus = known_cpus.clone().unwrap_or_default();
+        let caches = topology::caches(files, &cpus);
+        let numa = topology::numa_nodes(files);
+        let limits = Limits::of(files);
+        let meminfo = files("/proc/meminfo").unwrap_or_default();
+        let available = kibibytes(&meminfo, "MemAvailable:");
+        Self {
+            logical_cores: threads,
+            physical_cores: topology::physical_cores(files, &cpus, &info),
+            cpus: known_cpus,
+            processor_quota: limits.processors,
+            core_kinds: topology::core_kinds(files, &cpus, &info),
+            isa_levels: Vec::new(),
+            cache_bytes: [1, 2, 3].map(|level| data_cache(&caches, level).map(|c| c.bytes)),
+            cache_line_bytes: data_cache(&caches, 1).and_then(|c| c.line_bytes),
+            caches,
+            page_bytes: None,
+            huge_pages: pages::huge_pages(files),
+            transparent_huge_pages: TransparentHugePages::of(files),
+            numa_nodes: (!numa.is_empty()).then_some(numa.len()),
+            numa,
+            total_memory: kibibytes(&meminfo, "MemTotal:"),
+            available_memory: [available, limits.memory_left].into_iter().flatten().min(),
+            memory_limit: limits.memory,
+            address_space_limit: address_space(&files("/proc/self/limits").unwrap_or_default()),
+            supports_metal: false,
+            memory_bandwidth_gbps: 0.0,
+            memory_bandwidth: None,
+            environment: Environment::default(),
+            name: info.name,
+            reported_features: info.features.into_iter().collect(),
         }
     }
+
+    fn limited_to(mut self, threads: usize, memory: u64) -> Self {
+        let least = |known: Option<u64>| Some(known.map_or(memory, |bytes| bytes.min(memory)));
+        self.logical_cores = self.logical_cores.min(threads);
+        self.physical_cores = self.physical_cores.map(|cores| cores.min(threads));
+        self.total_memory = least(self.total_memory);
+        self.available_memory = least(self.available_memory);
+        self.memory_limit = least(self.memory_limit);
+        self
+    }
+
+    /// Bytes of all caches of the last level together, as far as the usable processors reach them.
+    pub fn last_level_bytes(&self) -> Option<usize> {
+        let holds_data = |cache: &&Cache| cache.kind != CacheKind::Instruction;
+        let last = self.caches.iter().filter(holds_data).map(|cache| cache.level).max()?;
+        let of_last = self.caches.iter().filter(holds_data).filter(|cache| cache.level == last);
+        Some(of_last.map(|cache| cache.bytes.saturating_mul(cache.instances)).sum())
+    }
+}
+
+/// The cache of a level that holds data; the largest, where cores differ.
+fn data_cache(caches: &[Cache], level: u32) -> Option<&Cache> {
+    let of_level = caches.iter().filter(|c| c.level == level && c.kind != CacheKind::Instruction);
+    of_level.max_by_key(|cache| cache.bytes)
+}
+
+/// Bytes of a line of `/proc/meminfo`.
+fn kibibytes(meminfo: &str, key: &str) -> Option<u64> {
+    let line = meminfo.lines().find(|line| line.starts_with(key))?;
+    line.split_whitespace().nth(1)?.parse::<u64>().ok()?.checked_mul(1024)
+}
+
+/// The soft limit of the address space in `/proc/self/limits`.
+fn address_space(limits: &str) -> Option<u64> {
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max address space"))?;
+    line.split_whitespace().next()?.parse().ok()
 }

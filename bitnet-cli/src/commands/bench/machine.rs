@@ -31,7 +31,7 @@ pub(crate) fn program() -> Program {
 /// # Errors
 /// If no back end can be had.
 pub(crate) fn machine() -> Result<Machine> {
-    let caps = DeviceCapabilities::for_device(&auto_select_device());
+    let caps = DeviceCapabilities::without_bandwidth(&auto_select_device());
     let backend = CpuBackend::new(CpuOptions { threads: Some(1), isa: None })?;
     Ok(Machine {
         cpu: caps.name,

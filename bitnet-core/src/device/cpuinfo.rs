@@ -1,0 +1,74 @@
+//! What `/proc/cpuinfo` says about the processors, on x86 and on Arm.
+
+use std::collections::BTreeSet;
+
+/// One logical processor.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Processor {
+    pub(super) index: usize,
+    /// Package and core within it: x86 only.
+    pub(super) core: (Option<usize>, Option<usize>),
+    /// Implementer and part number: Arm only.
+    pub(super) part: Option<(String, String)>,
+}
+
+/// All of them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct CpuInfo {
+    pub(super) name: Option<String>,
+    /// Features of the first processor, in the words of the system.
+    pub(super) features: BTreeSet<String>,
+    pub(super) processors: Vec<Processor>,
+    implementer: Option<String>,
+}
+
+impl CpuInfo {
+    /// Reads the text. Lines that are not understood are passed over.
+    pub(super) fn parse(text: &str) -> Self {
+        let mut info = Self::default();
+        for line in text.lines() {
+            if let Some((key, value)) = line.split_once(':') {
+                info.take(key.trim(), value.trim());
+            }
+        }
+        if info.name.is_none() {
+            let part = info.processors.iter().find_map(|p| p.part.as_ref());
+            info.name = part.map(|(by, part)| format!("part {part} of implementer {by}"));
+        }
+        info
+    }
+
+    fn take(&mut self, key: &str, value: &str) {
+        match key {
+            "processor" => {
+                if let Ok(index) = value.parse() {
+                    self.processors.push(Processor { index, ..Processor::default() });
+                }
+            }
+            "model name" | "Model" | "cpu model" | "cpu" => {
+                self.name.get_or_insert_with(|| value.to_owned());
+            }
+            "flags" | "Features" if self.features.is_empty() => {
+                self.features = value.split_whitespace().map(str::to_owned).collect();
+            }
+            "CPU implementer" => self.implementer = Some(value.to_owned()),
+            _ => {
+                let Some(last) = self.processors.last_mut() else { return };
+                match key {
+                    "physical id" => last.core.0 = value.parse().ok(),
+                    "core id" => last.core.1 = value.parse().ok(),
+                    "CPU part" => {
+                        last.part = self.implementer.clone().map(|by| (by, value.to_owned()));
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// Whether the processor says that a hypervisor runs below; `None` where processors do not tell (Arm).
+    pub(super) fn hypervisor(&self) -> Option<bool> {
+        // Only x86 has this flag, and every x86 processor that runs 64-bit programs has `lm`.
+        self.features.contains("lm").then(|| self.features.contains("hypervisor"))
+    }
+}

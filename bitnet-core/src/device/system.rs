@@ -1,0 +1,52 @@
+//! Small text files in which a system describes itself; a system without such a file leaves what it would say unknown.
+
+use std::fs::File;
+use std::io::Read;
+
+/// The longest file that is read, in bytes; what stands after that is not looked at.
+const MOST: u64 = 16 << 20;
+
+/// Answers with the text at an absolute path, or `None` if there is no such file or it may not be read.
+pub(super) type Files<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// The text of a file of the running system.
+pub(super) fn system_file(path: &str) -> Option<String> {
+    let mut bytes = Vec::new();
+    File::open(path).ok()?.take(MOST).read_to_end(&mut bytes).ok()?;
+    Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The number that a file holds alone.
+pub(super) fn number<T: std::str::FromStr>(files: Files<'_>, path: &str) -> Option<T> {
+    files(path)?.trim().parse().ok()
+}
+
+/// The numbers of a list such as `0-3,8`, ascending; `None` if it is not one, or names a number of 65,536 or more.
+pub(super) fn number_list(text: &str) -> Option<Vec<usize>> {
+    const BOUND: usize = 1 << 16;
+    let mut numbers = std::collections::BTreeSet::new();
+    for part in text.trim().split(',').map(str::trim).filter(|part| !part.is_empty()) {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last): (usize, usize) = (first.parse().ok()?, last.parse().ok()?);
+        if first > last || last >= BOUND {
+            return None;
+        }
+        numbers.extend(first..=last);
+    }
+    Some(numbers.into_iter().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_numbers() {
+        assert_eq!(number_list("0-3,8\n"), Some(vec![0, 1, 2, 3, 8]));
+        assert_eq!(number_list("2,0-1,1-2"), Some(vec![0, 1, 2]));
+        assert_eq!(number_list("\n"), Some(vec![]));
+        for bad in ["a", "3-1", "0-", "-1", "0-99999999", "1;2"] {
+            assert_eq!(number_list(bad), None, "{bad}");
+        }
+    }
+}

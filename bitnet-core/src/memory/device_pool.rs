@@ -1,0 +1,332 @@
+//! One pool for each device, made when it is first needed, with that device's limit.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::tensor::{BitNetTensor, TensorMetadata};
+use super::{HybridMemoryPool, MemoryHandle, MemoryMetrics, MemoryPoolConfig};
+use crate::device::{
+    Device, DeviceKind, Operation, Requirements, available_devices, candidates, with_fallback,
+};
+use crate::{Error, Result};
+
+/// Copies from one device to another, counted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transfers {
+    /// Where the tensors were.
+    pub from: Device,
+    /// Where the copies are.
+    pub to: Device,
+    /// Copies made.
+    pub count: u64,
+    /// Bytes copied.
+    pub bytes: u64,
+    /// Time that the copies took, without taking memory for them.
+    pub time: Duration,
+}
+
+/// The memory of several devices: one pool for each, made when it is first needed. Cloning gives another handle to the
+/// same pools.
+///
+/// ```
+/// use bitnet_core::device::{Device, LimitedCpu, copy_tensor};
+/// use bitnet_core::memory::DeviceSpecificPools;
+/// use bitnet_core::memory::tensor::{BitNetDType, TensorMetadata};
+///
+/// let pools = DeviceSpecificPools::new();
+/// let small = Device::from(LimitedCpu::new(1 << 20, 1));
+/// let x = pools.tensor(TensorMetadata::new(vec![4, 256], BitNetDType::F32, Device::Cpu))?;
+/// let y = copy_tensor(&x, &small, &pools)?;
+/// assert_eq!((y.device(), y.bytes()?), (&small, x.bytes()?));
+/// assert_eq!(pools.transfers()[0].bytes, 4 * 256 * 4);
+/// assert!(pools.allocate(2 << 20, 64, &small).is_err(), "the device has one MiB");
+/// # Ok::<(), bitnet_core::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct DeviceSpecificPools {
+    state: Arc<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    cpu: MemoryPoolConfig,
+    entries: Mutex<Vec<Entry>>,
+    transfers: Mutex<Vec<Transfers>>,
+}
+
+#[derive(Debug, Clone)]
+struct Entry {
+    device: Device,
+    pool: HybridMemoryPool,
+    /// Held while a limited device's memory is compared with its limit and taken.
+    gate: Arc<Mutex<()>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Default for DeviceSpecificPools {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl DeviceSpecificPools {
+    /// Pools of which the processor's is bounded only by the system.
+    pub fn new() -> Self {
+        Self::with_cpu_config(MemoryPoolConfig::unbounded())
+    }
+
+    /// Pools of which the processor's has this configuration.
+    pub fn with_cpu_config(cpu: MemoryPoolConfig) -> Self {
+        let state = State { cpu, entries: Mutex::default(), transfers: Mutex::default() };
+        Self { state: Arc::new(state) }
+    }
+
+    /// The pool of a device. What is taken from it directly is counted against the device's limit, but only
+    /// [`DeviceSpecificPools::allocate`] and [`DeviceSpecificPools::tensor`] refuse to go beyond it.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] if the system refuses the pool's first memory.
+    pub fn pool(&self, device: &Device) -> Result<HybridMemoryPool> {
+        self.entry(device).map(|entry| entry.pool)
+    }
+
+    /// The pool of the first device of a kind.
+    ///
+    /// # Errors
+    /// [`Error::DeviceUnavailable`] if there is no such device; as [`DeviceSpecificPools::pool`].
+    pub fn pool_of_kind(&self, kind: DeviceKind) -> Result<HybridMemoryPool> {
+        let made = self.devices().into_iter().find(|device| device.kind() == kind);
+        let device = made.map_or_else(|| kind.devices(), |device| Ok(vec![device]))?;
+        let none = Error::DeviceUnavailable { kind, reason: "this machine has none" };
+        self.pool(device.first().ok_or(none)?)
+    }
+
+    /// `size` bytes of a device's memory, aligned to `align`; see [`HybridMemoryPool::allocate`].
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] if the device's limit is reached, [`Error::DeviceLost`] or [`Error::DeviceFault`]; as
+    /// [`HybridMemoryPool::allocate`].
+    pub fn allocate(&self, size: usize, align: usize, device: &Device) -> Result<MemoryHandle> {
+        self.within_limit(device, size, |pool| pool.allocate(size, align, device))
+    }
+
+    /// A zeroed tensor on the device that its metadata names.
+    ///
+    /// # Errors
+    /// As [`DeviceSpecificPools::allocate`] and [`BitNetTensor::new`].
+    pub fn tensor(&self, metadata: TensorMetadata) -> Result<BitNetTensor> {
+        let bytes = metadata.dtype().bytes_for(metadata.elements()?)?;
+        let device = metadata.device().clone();
+        self.within_limit(&device, bytes, |pool| BitNetTensor::new(metadata, pool))
+    }
+
+    /// A zeroed tensor of this shape and type on the best of `devices` that has room for it: see [`candidates`]. If that
+    /// device fails, it is placed on the next one. The device that `metadata` names is not looked at.
+    ///
+    /// # Errors
+    /// [`Error::NoDevice`] or [`Error::AllDevicesFailed`].
+    pub fn place(&self, metadata: &TensorMetadata, devices: &[Device]) -> Result<BitNetTensor> {
+        let needs = Requirements::for_tensor(metadata)?;
+        let placed = with_fallback(&candidates(devices, &needs)?, |device| {
+            let (shape, dtype) = (metadata.shape().to_vec(), metadata.dtype());
+            self.tensor(TensorMetadata::new(shape, dtype, device.clone()))
+        });
+        placed.map(|placed| placed.value)
+    }
+
+    /// As [`DeviceSpecificPools::place`], on any device of this machine.
+    ///
+    /// # Errors
+    /// As [`DeviceSpecificPools::place`].
+    pub fn place_anywhere(&self, metadata: &TensorMetadata) -> Result<BitNetTensor> {
+        self.place(metadata, &available_devices())
+    }
+
+    /// The devices that have a pool.
+    pub fn devices(&self) -> Vec<Device> {
+        lock(&self.state.entries).iter().map(|entry| entry.device.clone()).collect()
+    }
+
+    /// What a device's pool holds; nothing if it has none yet.
+    pub fn metrics(&self, device: &Device) -> MemoryMetrics {
+        self.known(device).map(|entry| entry.pool.get_metrics()).unwrap_or_default()
+    }
+
+    /// Bytes that are left of a device's limit; `None` for a device that has none.
+    pub fn available(&self, device: &Device) -> Option<u64> {
+        let limit = limit_of(device)? as u64;
+        Some(limit.saturating_sub(self.metrics(device).total_allocated))
+    }
+
+    /// Forgets a device's pool, as when the device is lost. Memory that is still in use stays valid, and goes back to
+    /// the system when it is dropped. Whether there was a pool.
+    pub fn forget(&self, device: &Device) -> bool {
+        let mut entries = lock(&self.state.entries);
+        let before = entries.len();
+        entries.retain(|entry| entry.device != *device);
+        entries.len() < before
+    }
+
+    /// Gives the free memory that the pools keep back to the system; the bytes given back.
+    pub fn trim(&self) -> usize {
+        let pools: Vec<_> =
+            lock(&self.state.entries).iter().map(|entry| entry.pool.clone()).collect();
+        pools.iter().map(HybridMemoryPool::trim).sum()
+    }
+
+    /// Copies between devices so far, one entry for each pair and direction.
+    pub fn transfers(&self) -> Vec<Transfers> {
+        lock(&self.state.transfers).clone()
+    }
+
+    pub(crate) fn record_transfer(&self, from: &Device, to: &Device, bytes: u64, time: Duration) {
+        let mut transfers = lock(&self.state.transfers);
+        match transfers.iter_mut().find(|t| t.from == *from && t.to == *to) {
+            Some(known) => {
+                known.count += 1;
+                known.bytes += bytes;
+                known.time += time;
+            }
+            None => {
+                let (from, to) = (from.clone(), to.clone());
+                transfers.push(Transfers { from, to, count: 1, bytes, time });
+            }
+        }
+    }
+
+    fn within_limit<T>(
+        &self,
+        device: &Device,
+        bytes: usize,
+        take: impl FnOnce(&HybridMemoryPool) -> Result<T>,
+    ) -> Result<T> {
+        device.begin(Operation::Allocation)?;
+        let entry = self.entry(device)?;
+        let Some(limit) = limit_of(device) else { return take(&entry.pool) };
+        let _gate = lock(&entry.gate);
+        let live = entry.pool.get_metrics().total_allocated as usize;
+        if bytes > limit.saturating_sub(live) {
+            return Err(Error::OutOfMemory { bytes, live, limit });
+        }
+        take(&entry.pool)
+    }
+
+    fn known(&self, device: &Device) -> Option<Entry> {
+        lock(&self.state.entries).iter().find(|entry| entry.device == *device).cloned()
+    }
+
+    fn entry(&self, device: &Device) -> Result<Entry> {
+        let mut entries = lock(&self.state.entries);
+        if let Some(entry) = entries.iter().find(|entry| entry.device == *device) {
+            return Ok(entry.clone());
+        }
+        let config = match limit_of(device) {
+            None => self.state.cpu.clone(),
+            Some(limit) => limited_config(limit),
+        };
+        let pool = HybridMemoryPool::with_config(config)?;
+        let entry = Entry { device: device.clone(), pool, gate: Arc::default() };
+        entries.push(entry.clone());
+        Ok(entry)
+    }
+}
+
+fn limit_of(device: &Device) -> Option<usize> {
+    match device {
+        Device::LimitedCpu(limited) => Some(limited.memory_limit()),
+        Device::Cpu => None,
+    }
+}
+
+/// Room for as much as the limit in either size of block, and for rounding.
+fn limited_config(limit: usize) -> MemoryPoolConfig {
+    let most = limit.saturating_mul(2).max(4 << 20).min(isize::MAX as usize);
+    MemoryPoolConfig {
+        max_small_pool_size: most,
+        max_large_pool_size: most,
+        ..MemoryPoolConfig::unbounded()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::{FaultPlan, LimitedCpu};
+    use crate::memory::tensor::BitNetDType;
+
+    fn bytes_tensor(bytes: usize, device: &Device) -> TensorMetadata {
+        TensorMetadata::new(vec![bytes], BitNetDType::I8, device.clone())
+    }
+
+    #[test]
+    fn each_device_has_its_own_pool_and_limit() {
+        let pools = DeviceSpecificPools::new();
+        let (a, b) = (LimitedCpu::new(1_000_000, 1), LimitedCpu::new(2_000_000, 1));
+        let (a, b) = (Device::from(a), Device::from(b));
+        assert!(pools.devices().is_empty(), "pools are made when they are needed");
+        let all_of_a = pools.allocate(1_000_000, 64, &a).unwrap();
+        let error = pools.allocate(1, 64, &a).unwrap_err();
+        assert_eq!(error, Error::OutOfMemory { bytes: 1, live: 1_000_000, limit: 1_000_000 });
+        let of_b = pools.tensor(bytes_tensor(1_500_000, &b)).unwrap();
+        assert_eq!((pools.available(&a), pools.available(&b)), (Some(0), Some(500_000)));
+        assert_eq!(pools.available(&Device::Cpu), None);
+        assert_eq!(pools.devices(), [a.clone(), b.clone()]);
+        drop(all_of_a);
+        assert!(pools.allocate(1_000_000, 64, &a).is_ok(), "freed memory can be taken again");
+        assert_eq!(pools.metrics(&b).total_allocated, 1_500_000);
+        assert!(pools.forget(&b) && !pools.forget(&b));
+        assert_eq!(of_b.bytes().unwrap().len(), 1_500_000, "memory in use outlives its pool");
+        assert_eq!(pools.metrics(&b), MemoryMetrics::default());
+        assert!(pools.trim() > 0);
+    }
+
+    #[test]
+    fn a_limit_holds_when_many_threads_allocate() {
+        let pools = DeviceSpecificPools::new();
+        let device = Device::from(LimitedCpu::new(100 * 1000, 4));
+        let live: Vec<_> = std::thread::scope(|scope| {
+            let take = || {
+                let blocks = (0..50).filter_map(|_| pools.allocate(1000, 64, &device).ok());
+                blocks.collect::<Vec<_>>()
+            };
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(take)).collect();
+            threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+        });
+        assert_eq!(live.len(), 100);
+        assert_eq!(pools.metrics(&device).peak_allocated, 100 * 1000);
+    }
+
+    #[test]
+    fn pools_of_devices_that_are_not_there_are_unavailable() {
+        let pools = DeviceSpecificPools::new();
+        for kind in [DeviceKind::Cuda, DeviceKind::Metal, DeviceKind::LimitedCpu] {
+            let error = pools.pool_of_kind(kind).unwrap_err();
+            assert!(matches!(error, Error::DeviceUnavailable { .. }), "{error}");
+        }
+        assert!(pools.pool_of_kind(DeviceKind::Cpu).is_ok());
+        pools.allocate(1, 64, &Device::from(LimitedCpu::new(64, 1))).unwrap();
+        assert!(pools.pool_of_kind(DeviceKind::LimitedCpu).is_ok());
+    }
+
+    #[test]
+    fn tensors_are_placed_where_they_fit() {
+        let pools = DeviceSpecificPools::new();
+        let small = LimitedCpu::new(1000, 1);
+        let devices = [Device::Cpu, Device::from(small.clone())];
+        let metadata = bytes_tensor(600, &Device::Cpu);
+        let first = pools.place(&metadata, &devices).unwrap();
+        assert_eq!(first.device(), &devices[1], "the limited device comes first");
+        let second = pools.place(&metadata, &devices).unwrap();
+        assert_eq!(second.device(), &Device::Cpu, "what is in use counts");
+        drop(first);
+        small.inject(FaultPlan::none().fail(Operation::Allocation, 1));
+        assert_eq!(pools.place(&metadata, &devices).unwrap().device(), &Device::Cpu, "it failed");
+        assert_eq!(pools.place(&metadata, &devices).unwrap().device(), &devices[1]);
+        assert_eq!(pools.place_anywhere(&metadata).unwrap().device(), &Device::Cpu);
+        let huge = bytes_tensor(1 << 60, &Device::Cpu);
+        assert!(matches!(pools.place(&huge, &devices), Err(Error::NoDevice { .. })));
+    }
+}

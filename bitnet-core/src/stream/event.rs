@@ -1,0 +1,93 @@
+//! The end of a task, as others wait for it.
+
+use std::fmt;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::worker::this_stream;
+use crate::{Error, Result};
+
+/// The end of a task, with what came of it. Clones are the same event.
+#[derive(Clone)]
+pub struct Event {
+    state: Arc<State>,
+}
+
+struct State {
+    /// The stream that runs the task, and its device for messages.
+    stream: u64,
+    device: String,
+    outcome: Mutex<Option<Result<()>>>,
+    ended: Condvar,
+}
+
+impl Event {
+    pub(super) fn new(stream: u64, device: String) -> Self {
+        let (outcome, ended) = (Mutex::default(), Condvar::new());
+        Self { state: Arc::new(State { stream, device, outcome, ended }) }
+    }
+
+    /// Whether the task has ended: well, with an error, or skipped.
+    pub fn is_done(&self) -> bool {
+        self.outcome().is_some()
+    }
+
+    /// Waits for the end of the task.
+    ///
+    /// # Errors
+    /// What the task returned; [`Error::TaskPanicked`], [`Error::TaskSkipped`] or [`Error::StreamEnded`] if it did not
+    /// return; [`Error::StreamWaitsForItself`] if this is a task of the same stream.
+    pub fn wait(&self) -> Result<()> {
+        self.refuse_own_stream()?;
+        let mut outcome = self.outcome();
+        loop {
+            match &*outcome {
+                Some(outcome) => return outcome.clone(),
+                None => {
+                    let woken = self.state.ended.wait(outcome);
+                    outcome = woken.unwrap_or_else(PoisonError::into_inner);
+                }
+            }
+        }
+    }
+
+    /// As [`Event::wait`], for at most `timeout`; `None` if the task has not ended by then.
+    pub fn wait_timeout(&self, timeout: Duration) -> Option<Result<()>> {
+        if let Err(error) = self.refuse_own_stream() {
+            return Some(Err(error));
+        }
+        let start = Instant::now();
+        let mut outcome = self.outcome();
+        loop {
+            if let Some(outcome) = &*outcome {
+                return Some(outcome.clone());
+            }
+            let left = timeout.checked_sub(start.elapsed()).filter(|left| !left.is_zero())?;
+            let woken = self.state.ended.wait_timeout(outcome, left);
+            outcome = woken.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Ends the task; only the first outcome counts.
+    pub(super) fn end(&self, outcome: Result<()>) {
+        self.outcome().get_or_insert(outcome);
+        self.state.ended.notify_all();
+    }
+
+    fn refuse_own_stream(&self) -> Result<()> {
+        if this_stream() == Some(self.state.stream) && !self.is_done() {
+            return Err(Error::StreamWaitsForItself { device: self.state.device.clone() });
+        }
+        Ok(())
+    }
+
+    fn outcome(&self) -> MutexGuard<'_, Option<Result<()>>> {
+        self.state.outcome.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Event").field("outcome", &*self.outcome()).finish_non_exhaustive()
+    }
+}

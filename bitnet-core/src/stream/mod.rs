@@ -1,0 +1,41 @@
+//! Streams: work that is done later, in order, on a thread of its own.
+//!
+//! A [`Stream`] does its tasks one after the other, in the order in which they were submitted. Two streams work at the
+//! same time, and an [`Event`] orders them where that matters:
+//!
+//! ```
+//! use bitnet_core::device::get_cpu_device;
+//! use bitnet_core::stream::Stream;
+//!
+//! let (loads, computes) = (Stream::new(&get_cpu_device())?, Stream::new(&get_cpu_device())?);
+//! let loaded = loads.run(|| Ok(vec![1.0f32; 1000]));
+//! let ready = loaded.event().clone();
+//! computes.wait_for(&ready);
+//! let sum = computes.run(move || Ok(loaded.wait()?.iter().sum::<f32>()));
+//! assert_eq!(sum.wait()?, 1000.0);
+//! loads.synchronize()?;
+//! # Ok::<(), bitnet_core::Error>(())
+//! ```
+//!
+//! What holds:
+//!
+//! - Whatever a task did, whoever waits for its event sees, and so does every task after [`Stream::wait_for`].
+//! - When a task returns an error or panics, the tasks after it are skipped, in this stream and in those that wait for
+//!   it, until [`Stream::synchronize`] tells the error. Their events say why they were skipped.
+//! - A stream waits only for events of tasks that were submitted before: streams can't wait for one another in a circle.
+//!   A task that waits for its own stream gets an error. A task that blocks until another stream is done holds its own
+//!   stream up, and for ever if that one waits for it: order tasks with [`Stream::wait_for`] instead.
+//! - Dropping a stream finishes what it was given, and only then returns.
+//! - An event always comes: nobody waits for a task that will not run.
+
+mod event;
+mod pending;
+mod queue;
+mod worker;
+
+pub use event::Event;
+pub use pending::Pending;
+pub use queue::Stream;
+
+#[cfg(test)]
+mod tests;

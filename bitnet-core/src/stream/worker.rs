@@ -1,0 +1,113 @@
+//! The thread of a stream: does one command after the other and never fails itself.
+
+use std::any::Any;
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::Receiver;
+
+use super::Event;
+use crate::device::{Device, Operation};
+use crate::{Error, Result};
+
+/// What stands in a stream's queue.
+pub(super) enum Command {
+    /// A task, and who is to be told.
+    Task(Box<dyn FnOnce() -> Result<()> + Send>, Completion),
+    /// Go on when the event has come.
+    WaitFor(Event),
+    /// Tell the first error since the last time, and forget it.
+    Settle(Completion),
+}
+
+/// The duty to end an event: if it is dropped before, the event ends with [`Error::StreamEnded`].
+pub(super) struct Completion(Event);
+
+impl Completion {
+    pub(super) fn new(event: Event) -> Self {
+        Self(event)
+    }
+
+    fn end(self, outcome: Result<()>) {
+        self.0.end(outcome);
+    }
+}
+
+impl Drop for Completion {
+    fn drop(&mut self) {
+        self.0.end(Err(Error::StreamEnded));
+    }
+}
+
+thread_local! {
+    static THIS_STREAM: Cell<Option<u64>> = const { Cell::new(None) };
+}
+
+/// The stream whose thread this is.
+pub(super) fn this_stream() -> Option<u64> {
+    THIS_STREAM.get()
+}
+
+/// Does the commands until nobody can send any more.
+pub(super) fn run(number: u64, device: &Device, commands: &Receiver<Command>) {
+    THIS_STREAM.set(Some(number));
+    let mut failed: Option<Error> = None;
+    for command in commands {
+        match command {
+            Command::Task(task, completion) => {
+                let outcome = match &failed {
+                    None => done(device, task),
+                    Some(cause) => {
+                        discard(task);
+                        Err(skipped(cause.clone()))
+                    }
+                };
+                if failed.is_none() {
+                    failed = outcome.clone().err();
+                }
+                completion.end(outcome);
+            }
+            Command::WaitFor(event) => {
+                if let Err(error) = event.wait()
+                    && failed.is_none()
+                {
+                    // An event of this very stream lies behind already, so this is never `StreamWaitsForItself`.
+                    failed = Some(skipped(error));
+                }
+            }
+            Command::Settle(completion) => completion.end(failed.take().map_or(Ok(()), Err)),
+        }
+    }
+}
+
+fn done(device: &Device, task: Box<dyn FnOnce() -> Result<()> + Send>) -> Result<()> {
+    if let Err(error) = device.begin(Operation::Task) {
+        discard(task);
+        return Err(error);
+    }
+    match catch_unwind(AssertUnwindSafe(task)) {
+        Ok(outcome) => outcome,
+        Err(payload) => {
+            let message = message_of(&*payload);
+            discard(payload);
+            Err(Error::TaskPanicked { device: device.to_string(), message })
+        }
+    }
+}
+
+/// Drops what a task brought. Should that panic, there is nobody left to tell.
+fn discard<T>(value: T) {
+    let _ = catch_unwind(AssertUnwindSafe(|| drop(value)));
+}
+
+fn skipped(cause: Error) -> Error {
+    match cause {
+        Error::TaskSkipped { .. } => cause,
+        cause => Error::TaskSkipped { cause: Box::new(cause) },
+    }
+}
+
+fn message_of(payload: &(dyn Any + Send)) -> String {
+    let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
+    text.unwrap_or_else(|| "(no message)".into())
+}
