@@ -10,12 +10,11 @@ use crate::memory::tensor::{BitNetTensor, TensorMetadata};
 /// A contiguous copy of `tensor` on the device `to`, in that device's pool. Bytes and time are added to
 /// [`DeviceSpecificPools::transfers`].
 ///
-/// A strided f32 view is gathered in the pool of its own device first; a strided view of another element type is not
-/// copied.
+/// A strided view is gathered in the pool of its own device first.
 ///
 /// # Errors
 /// [`crate::Error::DeviceLost`] or [`crate::Error::DeviceFault`] of either device, [`crate::Error::OutOfMemory`] of the
-/// pools, [`crate::Error::DTypeMismatch`] for a strided view that is not f32.
+/// pools, or as [`BitNetTensor::to_contiguous`].
 pub fn copy_tensor(
     tensor: &BitNetTensor,
     to: &Device,
