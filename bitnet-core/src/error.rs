@@ -162,6 +162,26 @@ pub enum Error {
     /// The handle belongs to another pool.
     #[error("the handle belongs to another pool; give it back to the pool that made it")]
     ForeignHandle,
+    /// A token of a block that is not lent out.
+    #[error(
+        "token {number} was taken back before, or was never made; a token is good for one return"
+    )]
+    StaleToken {
+        /// The token's number.
+        number: u64,
+    },
+    /// A token whose fields are not those of the block that it names.
+    #[error(
+        "the token's {what} is {got:#x}, but its block has {expected:#x}; hand back the token as it was made"
+    )]
+    BadToken {
+        /// Which field.
+        what: &'static str,
+        /// Its value in the token.
+        got: usize,
+        /// The value of the block.
+        expected: usize,
+    },
     /// The system refused something with a file.
     #[error(
         "{file}: cannot {action}: {problem}; check that the path exists and that you may use it"

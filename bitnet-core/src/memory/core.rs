@@ -22,6 +22,7 @@ use super::size_class::{CLASSES, LINE, SMALL_LIMIT, block_bytes, class_of};
 use super::small_block::SmallBlockPool;
 use super::system::{GRANULE, Pages};
 use super::thread_cache::{CLOSED, Counts, FLUSH, LiveBytes, TRACKED, ThreadCache, Totals};
+use super::token::Lent;
 use super::tracking::{
     AllocationEvent, ClassFigures, DeallocationEvent, LatencyKind, PoolFigures, Tracker,
     TrackingLevel,
@@ -46,6 +47,7 @@ pub(super) struct Core {
     /// Whether a compaction is going on.
     compacting: AtomicBool,
     pub(super) tracker: Option<Tracker>,
+    pub(super) lent: Lent,
 }
 
 #[derive(Debug, Default)]
@@ -157,6 +159,7 @@ impl Core {
             closed: AtomicBool::new(false),
             compacting: AtomicBool::new(false),
             tracker,
+            lent: Lent::default(),
         })));
         all().insert(id, Listed(core));
         Some(core)

@@ -12,6 +12,8 @@ mod config;
 mod core;
 mod depot;
 mod device_pool;
+#[cfg(all(test, unix))]
+mod endings;
 mod handle;
 mod large_block;
 pub mod mapped;
@@ -26,6 +28,7 @@ mod sync;
 mod system;
 pub mod tensor;
 mod thread_cache;
+mod token;
 pub mod tracking;
 
 pub use buffer::PoolBuffer;
@@ -39,4 +42,5 @@ pub use metrics::MemoryMetrics;
 pub use pool::HybridMemoryPool;
 pub use purpose::Purpose;
 pub use shared::Shared;
+pub use token::BlockToken;
 pub use tracking::{DetailedMetrics, MemoryPressureLevel, Tracker, TrackingConfig, TrackingLevel};

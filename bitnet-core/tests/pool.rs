@@ -1,0 +1,252 @@
+//! The pool as its users meet it: every size and alignment, every bad request, threads, ends, and a system that refuses.
+
+use std::sync::mpsc;
+
+use bitnet_core::Error;
+use bitnet_core::device::Device;
+use bitnet_core::memory::{HybridMemoryPool, MemoryHandle, MemoryPoolConfig, Purpose};
+
+const MIB: usize = 1 << 20;
+
+fn unbounded() -> HybridMemoryPool {
+    HybridMemoryPool::with_config(MemoryPoolConfig::unbounded()).unwrap()
+}
+
+/// Writes the first, the last and a few other bytes.
+fn mark(handle: &mut MemoryHandle, value: u8) {
+    let bytes = handle.bytes_mut();
+    let step = (bytes.len() / 7).max(1);
+    bytes.iter_mut().step_by(step).for_each(|byte| *byte = value);
+    if let Some(last) = bytes.last_mut() {
+        *last = value;
+    }
+}
+
+fn is_marked(handle: &MemoryHandle, value: u8) -> bool {
+    let bytes = handle.bytes();
+    let step = (bytes.len() / 7).max(1);
+    bytes.iter().step_by(step).chain(bytes.last()).all(|&byte| byte == value)
+}
+
+#[test]
+fn memory_of_every_size_around_each_boundary_and_of_every_alignment_is_served() {
+    let pool = unbounded();
+    let mut sizes = vec![0, 1, 2, 63, 64, 65];
+    for log in 7..=28 {
+        let size = 1usize << log;
+        sizes.extend([size - 1, size, size + 1, size + size / 2]);
+    }
+    sizes.extend([512 * 1024 + 1, MIB - 64, 63 * MIB, 64 * MIB + 1, 128_256 * 2560 * 2]);
+    for &size in &sizes {
+        for align_log in 0..=21 {
+            let align = 1 << align_log;
+            let mut handle = pool.allocate(size, align, &Device::Cpu).unwrap();
+            assert_eq!(handle.bytes().len(), size);
+            assert_eq!(handle.bytes().as_ptr() as usize % align.max(64), 0, "{size} at {align}");
+            assert_eq!(handle.align(), align.max(64));
+            assert!(handle.occupied() >= size);
+            mark(&mut handle, align_log);
+            assert!(is_marked(&handle, align_log));
+            pool.deallocate(handle).unwrap();
+            if size > 64 * MIB {
+                break;
+            }
+        }
+    }
+    let metrics = pool.get_metrics();
+    assert_eq!((metrics.total_allocated, metrics.peak_allocated), (0, 128_256 * 2560 * 2));
+    assert_eq!(metrics.allocations, metrics.deallocations);
+}
+
+#[test]
+fn memory_asked_for_as_zero_is_zero_whoever_had_it_before() {
+    let pool = unbounded();
+    for size in [1, 100, 5000, 300_000, MIB, 5 * MIB, 40 * MIB] {
+        for _ in 0..3 {
+            let mut handle = pool.allocate_zeroed(size, 64, &Device::Cpu).unwrap();
+            assert!(handle.bytes().iter().all(|&byte| byte == 0), "{size}");
+            handle.bytes_mut().fill(0xa5);
+        }
+    }
+}
+
+#[test]
+fn memory_requests_that_make_no_sense_are_errors() {
+    let pool = HybridMemoryPool::new().unwrap();
+    for align in [0, 3, 48, 65, 4 * MIB, 1 << 40, usize::MAX] {
+        let error = pool.allocate(8, align, &Device::Cpu).unwrap_err();
+        assert!(matches!(error, Error::BadAlignment { align: got } if got == align), "{error}");
+    }
+    for size in [usize::MAX, usize::MAX - 63, isize::MAX as usize + 1, isize::MAX as usize] {
+        for align in [1, 64, 2 * MIB] {
+            let error = pool.allocate(size, align, &Device::Cpu).unwrap_err();
+            assert!(matches!(error, Error::SizeOverflow { .. }), "{size} at {align}: {error}");
+        }
+    }
+    let error = pool.allocate(1 << 46, 64, &Device::Cpu).unwrap_err();
+    assert!(matches!(error, Error::OutOfMemory { .. }), "{error}");
+    assert_eq!(pool.get_metrics().total_allocated, 0);
+}
+
+#[test]
+fn memory_limits_hold_to_the_configured_maximum() {
+    let config = MemoryPoolConfig {
+        max_small_pool_size: 4 * MIB,
+        max_large_pool_size: 12 * MIB,
+        initial_small_pool_size: MIB,
+        initial_large_pool_size: 8 * MIB,
+        ..MemoryPoolConfig::default()
+    };
+    let pool = HybridMemoryPool::with_config(config).unwrap();
+    // The whole limit in one block, though a part of it was reserved as another region.
+    let whole = pool.allocate(12 * MIB, 64, &Device::Cpu).unwrap();
+    let error = pool.allocate(MIB, 64, &Device::Cpu).unwrap_err();
+    assert!(matches!(error, Error::OutOfMemory { bytes: MIB, .. }), "{error}");
+    drop(whole);
+    let many: Vec<_> =
+        std::iter::from_fn(|| pool.allocate(64 << 10, 64, &Device::Cpu).ok()).collect();
+    let held: usize = many.iter().map(MemoryHandle::size).sum();
+    // Small blocks use the room for large ones when theirs is full.
+    assert!(held > 12 * MIB && held <= 16 * MIB, "{held}");
+    assert!(pool.get_metrics().reserved as usize <= 16 * MIB);
+    drop(many);
+    assert!(pool.allocate(12 * MIB, 64, &Device::Cpu).is_ok(), "what is free gives way");
+}
+
+#[test]
+fn memory_handles_of_another_pool_are_refused_and_lose_nothing() {
+    let (pool, other) = (unbounded(), unbounded());
+    for size in [100, 2 * MIB] {
+        let handle = other.allocate(size, 64, &Device::Cpu).unwrap();
+        assert_eq!(pool.deallocate(handle), Err(Error::ForeignHandle));
+        assert_eq!(other.get_metrics().total_allocated, 0);
+    }
+}
+
+#[test]
+fn memory_outlives_its_pool_and_its_thread() {
+    let handles: Vec<_> = std::thread::spawn(|| {
+        let pool = unbounded();
+        [64, 5000, 700_000, 3 * MIB, 50 * MIB]
+            .map(|size| {
+                let mut handle = pool.allocate(size, 64, &Device::Cpu).unwrap();
+                mark(&mut handle, 0x5a);
+                handle
+            })
+            .into()
+    })
+    .join()
+    .unwrap();
+    assert!(handles.iter().all(|handle| is_marked(handle, 0x5a)));
+    let threads: Vec<_> =
+        handles.into_iter().map(|handle| std::thread::spawn(move || drop(handle))).collect();
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+}
+
+#[test]
+fn memory_is_given_back_by_threads_that_are_ending() {
+    thread_local!(static LAST: std::cell::RefCell<Vec<MemoryHandle>> = const { std::cell::RefCell::new(Vec::new()) });
+    let pool = unbounded();
+    for _ in 0..20 {
+        let pool = pool.clone();
+        std::thread::spawn(move || {
+            // Made before the pool's own thread-local, so that it is dropped after it.
+            LAST.with_borrow_mut(|last| last.reserve(4));
+            for size in [64, 4096, 300_000, 2 * MIB] {
+                let handle = pool.allocate(size, 64, &Device::Cpu).unwrap();
+                LAST.with_borrow_mut(|last| last.push(handle));
+            }
+        })
+        .join()
+        .unwrap();
+    }
+    let metrics = pool.get_metrics();
+    assert_eq!((metrics.total_allocated, metrics.allocations, metrics.deallocations), (0, 80, 80));
+    pool.trim();
+    let figures = pool.resident_bytes();
+    assert!(figures.is_none_or(|bytes| bytes < MIB), "{figures:?}");
+}
+
+#[test]
+fn memory_passes_between_threads_without_growth() {
+    let pool = unbounded();
+    let (sender, receiver) = mpsc::sync_channel::<MemoryHandle>(64);
+    let maker = pool.clone();
+    let producer = std::thread::spawn(move || {
+        for at in 0..200_000usize {
+            let size = 64 << (at % 5);
+            let mut handle = maker.allocate(size, 64, &Device::Cpu).unwrap();
+            mark(&mut handle, at as u8);
+            sender.send(handle).unwrap();
+        }
+    });
+    for (at, handle) in receiver.iter().enumerate() {
+        assert!(is_marked(&handle, at as u8));
+    }
+    producer.join().unwrap();
+    let metrics = pool.get_metrics();
+    assert_eq!((metrics.total_allocated, metrics.deallocations), (0, 200_000));
+    assert!(metrics.peak_allocated < MIB as u64);
+    assert!(pool.resident_bytes().is_none_or(|bytes| bytes < 4 * MIB));
+}
+
+#[test]
+fn memory_of_each_purpose_is_counted_apart() {
+    let pool = unbounded();
+    let weights = pool.for_purpose(Purpose::Weights);
+    let handle = weights.allocate(1000, 64, &Device::Cpu).unwrap();
+    let large = pool.for_purpose(Purpose::KvCache).allocate(3 * MIB, 64, &Device::Cpu).unwrap();
+    assert_eq!(handle.purpose(), Purpose::Weights);
+    let by_purpose = pool.allocated_by_purpose();
+    assert_eq!(by_purpose[Purpose::Weights.index()], 1000);
+    assert_eq!(by_purpose[Purpose::KvCache.index()], 3 << 20);
+    // Given back by another thread than the one that counted it.
+    std::thread::spawn(move || drop((handle, large))).join().unwrap();
+    assert_eq!(pool.allocated_by_purpose(), [0; Purpose::ALL.len()]);
+}
+
+#[test]
+fn memory_refused_by_the_system_is_an_error_and_what_is_free_is_tried_first() {
+    let pool = unbounded();
+    let kept = pool.allocate(3 * MIB, 64, &Device::Cpu).unwrap();
+    drop(pool.allocate(40 * MIB, 64, &Device::Cpu).unwrap());
+    pool.refuse_mappings_after(Some(0));
+    // From the region that is there.
+    let inside = pool.allocate(5 * MIB, 64, &Device::Cpu).unwrap();
+    for size in [60 * MIB, 600 * MIB] {
+        let error = pool.allocate(size, 64, &Device::Cpu).unwrap_err();
+        assert!(matches!(error, Error::OutOfMemory { bytes, .. } if bytes == size), "{error}");
+    }
+    // A small block takes pages among the large ones where no slab can be had.
+    assert!(pool.allocate(100, 64, &Device::Cpu).is_ok());
+    pool.refuse_mappings_after(None);
+    let later = pool.allocate(600 * MIB, 64, &Device::Cpu).unwrap();
+    drop((kept, inside, later));
+    assert_eq!(pool.get_metrics().total_allocated, 0);
+}
+
+#[test]
+fn memory_peaks_are_exact_for_one_thread() {
+    let pool = unbounded();
+    let mut held = Vec::new();
+    let (mut live, mut peak, mut state) = (0u64, 0u64, 7u64);
+    for _ in 0..20_000 {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let pick = (state >> 33) as usize;
+        if !pick.is_multiple_of(3) || held.is_empty() {
+            let size = if pick.is_multiple_of(50) { pick % (4 * MIB) } else { pick % 20_000 };
+            let handle: MemoryHandle = pool.allocate(size, 64, &Device::Cpu).unwrap();
+            live += size as u64;
+            peak = peak.max(live);
+            held.push(handle);
+        } else {
+            let handle = held.swap_remove(pick % held.len());
+            live -= handle.size() as u64;
+        }
+        if held.len() > 300 {
+            live -= held.drain(..150).map(|handle| handle.size() as u64).sum::<u64>();
+        }
+    }
+    let metrics = pool.get_metrics();
+    assert_eq!((metrics.total_allocated, metrics.peak_allocated), (live, peak));
+}
