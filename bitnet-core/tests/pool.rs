@@ -1,5 +1,7 @@
 //! The pool as its users meet it: every size and alignment, every bad request, threads, ends, and a system that refuses.
 
+#![allow(clippy::unwrap_used, reason = "a test says by panicking what is wrong")]
+
 use std::sync::mpsc;
 
 use bitnet_core::Error;

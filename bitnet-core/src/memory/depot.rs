@@ -10,11 +10,11 @@
 
 use super::sync::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
-/// The addresses that a magazine holds at most.
-pub(super) const SLOTS: usize = 32;
+/// The addresses that a magazine holds at most. The model checker has to follow each of them, so it gets few.
+pub(super) const SLOTS: usize = if cfg!(loom) { 2 } else { 32 };
 /// Magazines in the first chunk of the table; each further chunk has twice as many.
-const FIRST_CHUNK: usize = 16;
-const CHUNKS: usize = 24;
+const FIRST_CHUNK: usize = if cfg!(loom) { 2 } else { 16 };
+const CHUNKS: usize = if cfg!(loom) { 2 } else { 24 };
 
 /// Addresses of free blocks on their way between threads.
 #[derive(Debug)]
@@ -256,5 +256,87 @@ mod tests {
         }
         let pushed: usize = 4 * (0..2000).map(|round| 1 + round % SLOTS).sum::<usize>();
         assert_eq!((seen.len(), stack.depth()), (pushed, 0));
+    }
+}
+
+/// `RUSTFLAGS="--cfg loom" cargo test -p bitnet-core --lib depot::model --release` tries every order of the steps of these
+/// threads, with at most three switches between them at points where a thread need not have been left.
+#[cfg(all(test, loom))]
+mod model {
+    use loom::sync::Arc;
+
+    use super::*;
+
+    fn check(body: impl Fn() + Sync + Send + 'static) {
+        let mut builder = loom::model::Builder::new();
+        builder.preemption_bound = Some(3);
+        builder.check(body);
+    }
+
+    fn all_of(shared: &(Magazines, Stack)) -> Vec<usize> {
+        let (mut out, mut blocks) = ([0; SLOTS], Vec::new());
+        loop {
+            let got = shared.0.pop(&shared.1, &mut out);
+            if got == 0 {
+                return blocks;
+            }
+            blocks.extend_from_slice(&out[..got]);
+        }
+    }
+
+    #[test]
+    fn what_is_pushed_is_popped_once_and_whole() {
+        check(|| {
+            let shared = Arc::new((Magazines::new(), Stack::new()));
+            let other = {
+                let shared = Arc::clone(&shared);
+                loom::thread::spawn(move || {
+                    assert!(shared.0.push(&shared.1, &[1, 2]));
+                    let mut out = [0; SLOTS];
+                    let got = shared.0.pop(&shared.1, &mut out);
+                    out[..got].to_vec()
+                })
+            };
+            assert!(shared.0.push(&shared.1, &[3]));
+            let mut out = [0; SLOTS];
+            let got = shared.0.pop(&shared.1, &mut out);
+            let mut blocks = out[..got].to_vec();
+            blocks.extend(other.join().unwrap());
+            blocks.extend(all_of(&shared));
+            blocks.sort_unstable();
+            assert_eq!(blocks, [1, 2, 3]);
+        });
+    }
+
+    #[test]
+    fn a_magazine_that_comes_back_to_the_top_is_not_taken_for_unchanged() {
+        check(|| {
+            let shared = Arc::new((Magazines::new(), Stack::new()));
+            assert!(shared.0.push(&shared.1, &[1]));
+            assert!(shared.0.push(&shared.1, &[2]));
+            let other = {
+                let shared = Arc::clone(&shared);
+                // Takes both and puts one back: the top has the index that it had before, with another one below.
+                loom::thread::spawn(move || {
+                    let mut out = [0; SLOTS];
+                    let mut kept = Vec::new();
+                    for _ in 0..2 {
+                        let got = shared.0.pop(&shared.1, &mut out);
+                        kept.extend_from_slice(&out[..got]);
+                    }
+                    if let Some(last) = kept.pop() {
+                        assert!(shared.0.push(&shared.1, &[last]));
+                    }
+                    kept
+                })
+            };
+            let mut out = [0; SLOTS];
+            let got = shared.0.pop(&shared.1, &mut out);
+            let mut blocks = out[..got].to_vec();
+            blocks.extend(other.join().unwrap());
+            blocks.extend(all_of(&shared));
+            blocks.sort_unstable();
+            assert_eq!(blocks, [1, 2]);
+        });
     }
 }
