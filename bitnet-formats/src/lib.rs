@@ -12,6 +12,7 @@
 //! * [`safetensors`]: one file, a sharded index or a model folder, and a writer.
 //! * [`names`]: tensor names of Hugging Face checkpoints and of GGUF files, both ways.
 //! * [`sections`]: named arrays of bytes that the program keeps for itself.
+//! * [`snapshot`]: files of the memory system's own tensors.
 //! * [`mmap`]: mapped files and byte regions.
 
 #![forbid(unsafe_code)]
@@ -23,6 +24,7 @@ pub mod mmap;
 pub mod names;
 pub mod safetensors;
 pub mod sections;
+pub mod snapshot;
 mod sniff;
 
 pub use atomic::write_whole_file;

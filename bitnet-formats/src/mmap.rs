@@ -92,8 +92,13 @@ impl MappedFile {
     /// [`Error::Truncated`] where pages were lost or the file is shorter now; [`Error::Changed`] where it is longer or
     /// was written to; [`Error::Io`] where it cannot be asked.
     pub fn check(&self) -> Result<()> {
+        Ok(self.check_map()?)
+    }
+
+    /// As [`MappedFile::check`], in the memory system's words.
+    pub(crate) fn check_map(&self) -> bitnet_core::Result<()> {
         match &self.bytes {
-            Backing::Mapped(map) => Ok(map.check()?),
+            Backing::Mapped(map) => map.check(),
             Backing::Owned(_) | Backing::Static(_) => Ok(()),
         }
     }

@@ -11,7 +11,7 @@ use super::json::{Progress, TENSOR_LIMIT, Text};
 use crate::error::{Error, Result, shown};
 
 /// The most dimensions of a tensor.
-const DIMS_LIMIT: usize = 32;
+pub(super) const DIMS_LIMIT: usize = 32;
 /// All of `__metadata__` together, in bytes.
 const METADATA_BYTES: usize = 16 << 20;
 

@@ -13,6 +13,8 @@ mod dtype;
 mod header;
 mod index;
 mod json;
+mod numbers;
+mod tensors;
 mod writer;
 
 use std::collections::HashMap;
@@ -25,6 +27,7 @@ use crate::mmap::{MappedFile, Region};
 pub use dtype::Dtype;
 pub use header::{Header, parse_header};
 pub use index::{Index, parse_index};
+pub use tensors::write_tensors;
 pub use writer::{TensorSpec, write};
 
 /// One tensor: its description and its bytes.

@@ -1,0 +1,226 @@
+//! Tensors of the memory system in safetensors files, both ways.
+//!
+//! The format has no elements below one byte. A tensor of packed elements is written as the bytes that it takes, `U8` of one
+//! dimension, and `__metadata__` says under the key `bitnet.packed` what they are:
+//!
+//! ```text
+//! {"NAME": {"dtype": "I2", "shape": [3, 5]}, ...}
+//! ```
+//!
+//! `dtype` is `I4`, `I2`, `I1` or `BITNET158`, laid out as [`BitNetDType`] says.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use bitnet_core::device::Device;
+use bitnet_core::memory::HybridMemoryPool;
+use bitnet_core::memory::tensor::{BitNetDType, BitNetTensor, ExternalBytes, TensorMetadata};
+use serde::{Deserialize, Serialize};
+
+use super::dtype::Dtype;
+use super::numbers::as_f32;
+use super::writer::{TensorSpec, write};
+use super::{SafeTensors, TensorView};
+use crate::error::{Error, Result, shown, shown_path};
+use crate::mmap::Region;
+
+/// The key of `__metadata__` that says what bytes of packed elements are.
+const PACKED: &str = "bitnet.packed";
+
+/// What the bytes of one tensor are.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Packed {
+    dtype: String,
+    shape: Vec<usize>,
+}
+
+/// Writes named, contiguous tensors to a safetensors file that is there whole or not at all. `metadata` becomes part of
+/// `__metadata__`.
+///
+/// # Errors
+/// Those of [`write`]; [`Error::Memory`] for a strided view; [`Error::Key`] if `metadata` has the key `bitnet.packed`.
+pub fn write_tensors(
+    path: &Path,
+    tensors: &[(&str, &BitNetTensor)],
+    metadata: &[(String, String)],
+) -> Result<()> {
+    let file = shown_path(path);
+    let mut specs = Vec::with_capacity(tensors.len());
+    let mut packed = BTreeMap::new();
+    for &(name, tensor) in tensors {
+        let bytes = tensor.bytes()?.len();
+        let (dtype, shape) = match stored_as(tensor.dtype()) {
+            Some(dtype) => (dtype, tensor.shape().to_vec()),
+            None => {
+                let dtype = packed_name(tensor.dtype()).to_owned();
+                packed.insert(name, Packed { dtype, shape: tensor.shape().to_vec() });
+                (Dtype::U8, vec![bytes])
+            }
+        };
+        specs.push(TensorSpec { name: name.to_owned(), dtype, shape });
+    }
+    let mut metadata = metadata.to_vec();
+    if metadata.iter().any(|(key, _)| key == PACKED) {
+        return Err(Error::key(&file, PACKED, 0, "it is reserved for what this program writes"));
+    }
+    if !packed.is_empty() {
+        let text = serde_json::to_string(&packed)
+            .map_err(|error| Error::key(&file, PACKED, 0, error.to_string()))?;
+        metadata.push((PACKED.to_owned(), text));
+    }
+    let by_name: BTreeMap<&str, &BitNetTensor> = tensors.iter().copied().collect();
+    write(path, &specs, &metadata, |spec, sink| {
+        let Some(tensor) = by_name.get(spec.name.as_str()) else { return Ok(()) };
+        let bytes = tensor.bytes().map_err(std::io::Error::other)?;
+        if cfg!(target_endian = "little") || spec.dtype.size() == 1 {
+            return sink.write_all(bytes);
+        }
+        bytes.chunks_exact(spec.dtype.size()).try_for_each(|element| {
+            let turned: Vec<u8> = element.iter().rev().copied().collect();
+            sink.write_all(&turned)
+        })
+    })
+}
+
+impl SafeTensors {
+    /// A copy of a tensor, in the pool.
+    ///
+    /// Types that the memory system has keep their type: F32, F16, BF16, I8, and packed elements that
+    /// [`write_tensors`] wrote. All others (BOOL as 0 and 1) become f32 if each number is one exactly.
+    ///
+    /// # Errors
+    /// [`Error::MissingTensor`]; [`Error::Tensor`] for a number that f32 does not hold; [`Error::Key`] where the file does not
+    /// say rightly what its packed elements are; [`Error::Memory`] where the pool has no room; those of
+    /// [`SafeTensors::check`].
+    pub fn load(&self, name: &str, pool: &HybridMemoryPool) -> Result<BitNetTensor> {
+        let view = self.tensor(name)?;
+        let tensor = match self.native(&view)? {
+            Some(metadata) => {
+                let mut tensor = BitNetTensor::new(metadata, pool)?;
+                let bytes = tensor.bytes_mut()?;
+                bytes.copy_from_slice(&view.data);
+                if cfg!(target_endian = "big") && view.dtype.size() > 1 {
+                    bytes.chunks_exact_mut(view.dtype.size()).for_each(<[u8]>::reverse);
+                }
+                tensor
+            }
+            None => self.converted(&view, pool)?,
+        };
+        view.data.check()?;
+        Ok(tensor)
+    }
+
+    /// A tensor over the bytes of the file, which are not copied; [`BitNetTensor::check`] says whether they still are what
+    /// they were.
+    ///
+    /// # Errors
+    /// [`Error::MissingTensor`]; [`Error::UnsupportedType`] for a type that the memory system does not have;
+    /// [`Error::Key`] as [`SafeTensors::load`].
+    pub fn mapped(&self, name: &str) -> Result<BitNetTensor> {
+        let view = self.tensor(name)?;
+        let usable = cfg!(target_endian = "little") || view.dtype.size() == 1;
+        let Some(metadata) = self.native(&view)?.filter(|_| usable) else {
+            return Err(Error::UnsupportedType {
+                file: self.name.clone(),
+                tensor: shown(name),
+                type_name: format!("a tensor over bytes of type {}", view.dtype),
+                offset: view.data.offset(),
+                advice: "load it into a pool instead",
+            });
+        };
+        Ok(BitNetTensor::from_external(metadata, Arc::new(view.data))?)
+    }
+
+    /// What the tensor is where it needs no conversion.
+    fn native(&self, view: &TensorView) -> Result<Option<TensorMetadata>> {
+        let metadata =
+            |shape: &[usize], dtype| TensorMetadata::row_major(shape, dtype, Device::Cpu);
+        let dtype = match view.dtype {
+            Dtype::F32 => BitNetDType::F32,
+            Dtype::F16 => BitNetDType::F16,
+            Dtype::Bf16 => BitNetDType::BF16,
+            Dtype::I8 => BitNetDType::I8,
+            Dtype::U8 => {
+                let packed = self.packed(view)?;
+                return Ok(packed.map(|(dtype, shape)| metadata(&shape, dtype)));
+            }
+            _ => return Ok(None),
+        };
+        Ok(Some(metadata(&view.shape, dtype)))
+    }
+
+    /// Type and shape of packed elements; `None` for bytes that are numbers.
+    fn packed(&self, view: &TensorView) -> Result<Option<(BitNetDType, Vec<usize>)>> {
+        let Some((_, text)) = self.metadata().iter().find(|(key, _)| key == PACKED) else {
+            return Ok(None);
+        };
+        let wrong = |problem: String| Error::key(&self.name, PACKED, 8, problem);
+        let mut all: BTreeMap<String, Packed> =
+            serde_json::from_str(text).map_err(|error| wrong(shown(&error.to_string())))?;
+        let Some(Packed { dtype, shape }) = all.remove(&view.name) else { return Ok(None) };
+        let dtype = PACKED_TYPES
+            .into_iter()
+            .find(|&one| packed_name(one) == dtype)
+            .ok_or_else(|| wrong(format!("the type \"{}\" is unknown", shown(&dtype))))?;
+        let needed = TensorMetadata::row_major(&shape, dtype, Device::Cpu)
+            .elements()
+            .and_then(|elements| dtype.bytes_for(elements))
+            .map_err(|_| wrong("a shape is too large".to_owned()))?;
+        if needed != view.data.len() || shape.len() > super::describe::DIMS_LIMIT {
+            let (name, len) = (shown(&view.name), view.data.len());
+            return Err(wrong(format!(
+                "tensor \"{name}\" would take {needed} bytes and has {len}"
+            )));
+        }
+        Ok(Some((dtype, shape)))
+    }
+
+    /// The numbers of a tensor as f32.
+    fn converted(&self, view: &TensorView, pool: &HybridMemoryPool) -> Result<BitNetTensor> {
+        let mut tensor = BitNetTensor::zeros(&view.shape, pool)?;
+        let elements = view.data.chunks_exact(view.dtype.size());
+        for ((at, out), element) in tensor.f32_mut()?.iter_mut().enumerate().zip(elements) {
+            *out = as_f32(view.dtype, element).ok_or_else(|| {
+                let offset = view.data.offset() + (at * view.dtype.size()) as u64;
+                let problem = format!("element {at} of type {} is no number of f32", view.dtype);
+                Error::tensor(&self.name, &view.name, "data", offset, problem)
+            })?;
+        }
+        Ok(tensor)
+    }
+}
+
+impl ExternalBytes for Region {
+    fn bytes(&self) -> &[u8] {
+        self
+    }
+
+    fn check(&self) -> bitnet_core::Result<()> {
+        self.file().check_map()
+    }
+}
+
+const PACKED_TYPES: [BitNetDType; 4] =
+    [BitNetDType::I4, BitNetDType::I2, BitNetDType::I1, BitNetDType::BitNet158];
+
+fn packed_name(dtype: BitNetDType) -> &'static str {
+    match dtype {
+        BitNetDType::I4 => "I4",
+        BitNetDType::I2 => "I2",
+        BitNetDType::I1 => "I1",
+        _ => "BITNET158",
+    }
+}
+
+/// The format's own type of these elements; `None` for those that share a byte.
+fn stored_as(dtype: BitNetDType) -> Option<Dtype> {
+    match dtype {
+        BitNetDType::F32 => Some(Dtype::F32),
+        BitNetDType::F16 => Some(Dtype::F16),
+        BitNetDType::BF16 => Some(Dtype::Bf16),
+        BitNetDType::I8 => Some(Dtype::I8),
+        _ => None,
+    }
+}
