@@ -195,13 +195,36 @@ def reductions(out):
                     out.put(key, np.asarray(f(value, axis=axis)).astype(np.uint32))
 
 
+MATMULS = [
+    ((7,), (7,)), ((3, 7), (7,)), ((7,), (7, 5)), ((3, 7), (7, 5)), ((1, 9), (9, 4)), ((4, 9), (9, 1)),
+    ((2, 3, 7), (7, 5)), ((3, 7), (2, 7, 5)), ((2, 3, 7), (2, 7, 5)), ((2, 1, 3, 4), (5, 4, 2)),
+    ((2, 3, 4), (4,)), ((4,), (2, 4, 3)), ((2, 0), (0, 3)), ((0, 2), (2, 3)), ((2, 0, 3), (3, 2)),
+    ((33, 70), (70, 41)), ((1, 1), (1, 1)), ((1, 70), (70, 129)),
+]
+
+
+def matmuls(out):
+    """Products of whole numbers, exact in any order of additions; and of others, with what bounds their error."""
+    rng = np.random.default_rng(158)
+    for i, shapes in enumerate(MATMULS):
+        a, b = (rng.integers(-8, 9, shape).astype(F32) for shape in shapes)
+        out.put(f"{i}.a", a)
+        out.put(f"{i}.b", b)
+        out.put(f"{i}.product", np.matmul(a, b))
+    a, b = (rng.normal(0, 1, shape).astype(F32).astype(np.float64) for shape in [(50, 200), (200, 30)])
+    out.put("a", a.astype(F32))
+    out.put("b", b.astype(F32))
+    out.put("product", a @ b)
+    out.put("sizes", np.abs(a) @ np.abs(b))
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("tests/golden/tensors"))
     folder = parser.parse_args().out
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(158)
-    for write in [dtypes, broadcast, elementwise, reductions]:
+    for write in [dtypes, broadcast, elementwise, reductions, matmuls]:
         arrays = Arrays(folder / f"{write.__name__}.bin")
         write(arrays)
         arrays.write()

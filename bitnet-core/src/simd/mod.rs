@@ -5,11 +5,13 @@
 //! known question before it trusts it.
 
 mod compiled;
+mod product;
 mod sum;
 
 use crate::{Error, Result};
 
 pub(crate) use compiled::{Kernel, active, run};
+pub(crate) use product::{Matrix, product};
 pub use sum::sum_words;
 
 /// An instruction set level, in the order in which they are preferred.

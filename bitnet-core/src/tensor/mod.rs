@@ -9,7 +9,9 @@
 
 mod binary;
 mod compare;
+mod layout;
 mod math;
+mod matmul;
 mod operands;
 mod reduce;
 mod unary;
@@ -18,6 +20,8 @@ pub use binary::{
     BinaryOp, add, binary, binary_in_place, binary_into, div, maximum, minimum, mul, pow, sub,
 };
 pub use compare::{Comparison, compare, select};
+pub use layout::{from_blocks, to_blocks, to_column_major};
+pub use matmul::{matmul, matmul_into};
 pub use reduce::{Indices, Reduction, all, any, argmax, argmin, reduce, std, var};
 pub use unary::{
     UnaryOp, abs, erf, exp, log, neg, sigmoid, sqrt, tanh, unary, unary_in_place, unary_into,

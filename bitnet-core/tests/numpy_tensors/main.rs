@@ -6,5 +6,6 @@
 mod dtypes;
 mod elementwise;
 mod golden;
+mod products;
 mod reductions;
 mod views;

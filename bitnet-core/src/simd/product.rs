@@ -1,0 +1,226 @@
+//! Products of f32 matrices as they lie: blocked and packed by `matrixmultiply`, or one pass over the matrix for a vector.
+
+use super::{IsaLevel, Kernel, run};
+
+/// Accumulators of a dot product; element `i` goes to accumulator `i % LANES`, whatever the instruction set.
+const LANES: usize = 32;
+/// Numbers of a result that are accumulated together.
+const BLOCK: usize = 512;
+
+/// A strided matrix inside a slice: element `(i, j)` at `start + i * strides[0] + j * strides[1]`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Matrix<'a> {
+    data: &'a [f32],
+    start: usize,
+    shape: [usize; 2],
+    strides: [isize; 2],
+}
+
+impl<'a> Matrix<'a> {
+    /// The matrix, or `None` if it reaches outside the slice.
+    pub(crate) fn new(
+        data: &'a [f32],
+        start: usize,
+        shape: [usize; 2],
+        strides: [isize; 2],
+    ) -> Option<Self> {
+        if !shape.contains(&0) {
+            let (mut lowest, mut highest) = (start, start);
+            for (extent, stride) in shape.into_iter().zip(strides) {
+                let reach = isize::try_from(extent - 1).ok()?.checked_mul(stride)?;
+                lowest = lowest.checked_add_signed(reach.min(0))?;
+                highest = highest.checked_add_signed(reach.max(0))?;
+            }
+            if lowest > highest || highest >= data.len() {
+                return None;
+            }
+        }
+        Some(Self { data, start, shape, strides })
+    }
+
+    fn transposed(self) -> Self {
+        let ([rows, cols], [down, across]) = (self.shape, self.strides);
+        Self { shape: [cols, rows], strides: [across, down], ..self }
+    }
+
+    /// Whether element `(i, j)` is one of a run that a vector load can take along `dim`.
+    fn runs_along(&self, dim: usize) -> bool {
+        self.strides[dim] == 1 || self.shape[dim] <= 1
+    }
+}
+
+/// `out = a · b`, row-major; whether the shapes fit: `a` is `[m, k]`, `b` `[k, n]`, `out` `m * n` long.
+#[must_use]
+pub(crate) fn product(level: IsaLevel, a: Matrix<'_>, b: Matrix<'_>, out: &mut [f32]) -> bool {
+    let ([m, k], [k_of_b, n]) = (a.shape, b.shape);
+    if k != k_of_b || m.checked_mul(n) != Some(out.len()) {
+        return false;
+    }
+    if k == 0 || out.is_empty() {
+        out.fill(0.0);
+    } else if n == 1 && (a.runs_along(0) || a.runs_along(1)) {
+        run(level, MatrixVector { matrix: a, vector: b, out });
+    } else if m == 1 && (b.runs_along(0) || b.runs_along(1)) {
+        run(level, MatrixVector { matrix: b.transposed(), vector: a.transposed(), out });
+    } else {
+        blocked(a, b, out);
+    }
+    true
+}
+
+/// As [`product`], for shapes that are known to fit and have no extent of 0.
+fn blocked(a: Matrix<'_>, b: Matrix<'_>, out: &mut [f32]) {
+    let ([m, k], [_, n]) = (a.shape, b.shape);
+    let (a_first, b_first) = (a.data[a.start..].as_ptr(), b.data[b.start..].as_ptr());
+    let ([a_down, a_across], [b_down, b_across]) = (a.strides, b.strides);
+    // SAFETY: `Matrix::new` has found every element of `a` ([m, k]) and `b` ([k, n]) inside its slice; `out` holds m * n
+    // numbers, row-major, and is borrowed mutably, so that it overlaps neither.
+    unsafe {
+        matrixmultiply::sgemm(
+            m,
+            k,
+            n,
+            1.0,
+            a_first,
+            a_down,
+            a_across,
+            b_first,
+            b_down,
+            b_across,
+            0.0,
+            out.as_mut_ptr(),
+            n as isize,
+            1,
+        );
+    }
+}
+
+/// `out = matrix · vector` for a matrix that runs along one of its dimensions and a vector of one column.
+struct MatrixVector<'a> {
+    matrix: Matrix<'a>,
+    vector: Matrix<'a>,
+    out: &'a mut [f32],
+}
+
+impl Kernel for MatrixVector<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { matrix, vector, out } = self;
+        let [_, cols] = matrix.shape;
+        let [down, across] = matrix.strides;
+        let step = vector.strides[0];
+        if matrix.runs_along(1) && (step == 1 || cols == 1) {
+            let x = &vector.data[vector.start..vector.start + cols];
+            let mut at = matrix.start;
+            for out in out {
+                *out = dot(&matrix.data[at..at + cols], x);
+                at = at.wrapping_add_signed(down);
+            }
+            return;
+        }
+        if matrix.runs_along(0) {
+            out.fill(0.0);
+            for (block, out) in out.chunks_mut(BLOCK).enumerate() {
+                let len = out.len();
+                let (mut at, mut x) = (matrix.start + block * BLOCK, vector.start);
+                for _ in 0..cols {
+                    let factor = vector.data[x];
+                    for (out, &a) in out.iter_mut().zip(&matrix.data[at..at + len]) {
+                        *out += a * factor;
+                    }
+                    at = at.wrapping_add_signed(across);
+                    x = x.wrapping_add_signed(step);
+                }
+            }
+            return;
+        }
+        blocked(matrix, vector, out);
+    }
+}
+
+/// The dot product of two vectors of one length.
+#[inline(always)]
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut lanes = [0f32; LANES];
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    for (a, b) in a.iter().zip(b) {
+        for ((lane, &a), &b) in lanes.iter_mut().zip(a).zip(b) {
+            *lane += a * b;
+        }
+    }
+    for ((lane, &a), &b) in lanes.iter_mut().zip(a_rest).zip(b_rest) {
+        *lane += a * b;
+    }
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] += lanes[i + width];
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn matrices_that_reach_outside_their_slice_are_refused() {
+        let data = [0f32; 12];
+        let fits = |start, shape, strides| Matrix::new(&data, start, shape, strides).is_some();
+        assert!(fits(0, [3, 4], [4, 1]) && fits(0, [4, 3], [1, 4]));
+        assert!(fits(11, [3, 4], [-4, -1]) && fits(5, [9, 9], [0, 0]));
+        assert!(fits(12, [0, 4], [4, 1]), "nothing is nowhere");
+        assert!(
+            !fits(1, [3, 4], [4, 1]) && !fits(10, [3, 4], [-4, -1]) && !fits(12, [1, 1], [1, 1])
+        );
+        assert!(!fits(0, [usize::MAX, 2], [1, 1]) && !fits(0, [2, 2], [isize::MAX, isize::MAX]));
+        assert!(!fits(1, [2, 2], [isize::MAX, isize::MIN]));
+        let m = Matrix::new(&data, 0, [3, 4], [4, 1]).unwrap();
+        assert!(!product(IsaLevel::Scalar, m, m, &mut [0.0; 9]));
+        assert!(!product(IsaLevel::Scalar, m, m.transposed(), &mut [0.0; 8]));
+    }
+
+    #[test]
+    fn vectors_are_multiplied_the_same_at_every_level() {
+        let data: Vec<f32> = (0..70 * 611).map(|i| ((i * 7919) % 1009) as f32 - 504.0).collect();
+        let shapes = [[70, 611], [611, 70], [1, 600], [600, 1]];
+        for [rows, cols] in shapes {
+            let wide = Matrix::new(&data, 0, [rows, cols], [cols as isize, 1]).unwrap();
+            let tall = Matrix::new(&data, 0, [rows, cols], [1, rows as isize]).unwrap();
+            for (matrix, step) in [(wide, 1), (wide, 2), (tall, 1), (tall, -1)] {
+                let start = if step < 0 { 5000 } else { 0 };
+                let x = Matrix::new(&data, start, [cols, 1], [step, 1]).unwrap();
+                let at = |level| {
+                    let mut out = vec![0f32; rows];
+                    assert!(product(level, matrix, x, &mut out));
+                    let mut turned = vec![0f32; rows];
+                    assert!(product(level, x.transposed(), matrix.transposed(), &mut turned));
+                    assert_eq!(out, turned);
+                    out
+                };
+                let scalar = at(IsaLevel::Scalar);
+                for (i, &sum) in scalar.iter().enumerate() {
+                    let element = |r: usize, c: usize| {
+                        let [down, across] = matrix.strides;
+                        f64::from(data[(r as isize * down + c as isize * across) as usize])
+                    };
+                    let expected: f64 = (0..cols)
+                        .map(|c| {
+                            element(i, c)
+                                * f64::from(data[(start as isize + c as isize * step) as usize])
+                        })
+                        .sum();
+                    // 611 products of at most 2^18 in f32: each addition is off by at most 2^-24 of 2^28.
+                    assert!((f64::from(sum) - expected).abs() <= 611.0 * 16.0, "{sum} {expected}");
+                }
+                for level in IsaLevel::available() {
+                    assert_eq!(at(level), scalar, "{level}");
+                }
+            }
+        }
+    }
+}
