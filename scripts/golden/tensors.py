@@ -218,13 +218,55 @@ def matmuls(out):
     out.put("sizes", np.abs(a) @ np.abs(b))
 
 
+def activations(out):
+    """Activations, softmax and norms of f32 numbers in f64, and the gradients that PyTorch derives."""
+    rng = np.random.default_rng(158)
+    ladder = np.concatenate([np.linspace(-12, 12, 97), rng.normal(0, 3, 100), [-90.0, 90.0, -1e4, 1e4, -1e-6, 1e-6, -1e-30]])
+    x = torch.from_numpy(ladder.astype(F32))
+    g = torch.from_numpy(rng.normal(0, 1, len(ladder)).astype(F32))
+    out.put("x", x)
+    out.put("g", g)
+    fn = torch.nn.functional
+    functions = {
+        "relu": fn.relu,
+        "relu2": lambda x: fn.relu(x) ** 2,
+        "leaky_relu": lambda x: fn.leaky_relu(x, 0.125),
+        "gelu": fn.gelu,
+        "gelu_tanh": lambda x: fn.gelu(x, approximate="tanh"),
+        "silu": fn.silu,
+        "sigmoid": torch.sigmoid,
+        "tanh": torch.tanh,
+    }
+
+    def both(name, f, operands, gradient):
+        operands = [operand.double().requires_grad_() for operand in operands]
+        y = f(*operands)
+        y.backward(gradient.double())
+        out.put(name, y)
+        for i, operand in enumerate(operands):
+            out.put(f"{name}.back{i}", operand.grad)
+
+    for name, f in functions.items():
+        both(name, f, [x], g)
+    # The tail of the exact GELU, of which 1 + erf leaves nothing: x times the share of the normal distribution.
+    out.put("gelu.tail", x.double() * torch.special.log_ndtr(x.double()).exp())
+    rows, grads, weight, bias = (torch.from_numpy(rng.normal(0, 2, s).astype(F32)) for s in [(3, 4, 37), (3, 4, 37), 37, 37])
+    for name, value in [("rows", rows), ("rows.g", grads), ("weight", weight), ("bias", bias)]:
+        out.put(name, value)
+    for axis in range(3):
+        both(f"softmax{axis}", lambda x: torch.softmax(x, axis), [rows], grads)
+        both(f"log_softmax{axis}", lambda x: torch.log_softmax(x, axis), [rows], grads)
+    both("layer_norm", lambda x, w, b: fn.layer_norm(x, (37,), w, b, 1e-5), [rows, weight, bias], grads)
+    both("rms_norm", lambda x, w: fn.rms_norm(x, (37,), w, 1e-5), [rows, weight], grads)
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("tests/golden/tensors"))
     folder = parser.parse_args().out
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(158)
-    for write in [dtypes, broadcast, elementwise, reductions, matmuls]:
+    for write in [dtypes, broadcast, elementwise, reductions, matmuls, activations]:
         arrays = Arrays(folder / f"{write.__name__}.bin")
         write(arrays)
         arrays.write()

@@ -1,10 +1,13 @@
 //! Element by element, two operands and one result.
 
+use std::marker::PhantomData;
+
+use super::gather::{self, Gather, PIECE};
 use super::math;
 use super::operands::{expect_shape, joint, rounded, wide};
 use crate::Result;
 use crate::memory::HybridMemoryPool;
-use crate::memory::tensor::{BitNetDType, BitNetTensor, Walk, broadcast_shapes};
+use crate::memory::tensor::{BitNetTensor, broadcast_shapes};
 use crate::simd::{self, IsaLevel, Kernel};
 
 /// A function of two numbers.
@@ -45,23 +48,19 @@ impl BinaryOp {
     }
 }
 
-/// A function of two numbers, for loops.
+/// `a = f(a, b)` for slices of one length.
 pub(super) trait Pairwise {
-    type Output: Copy;
-
-    fn apply(a: f32, b: f32) -> Self::Output;
+    fn apply(a: f32, b: f32) -> f32;
 }
 
 /// Gives each name its function.
 macro_rules! pairwise {
-    ($($name:ident -> $output:ty: |$a:ident, $b:ident| $result:expr;)*) => {$(
+    ($($name:ident: |$a:ident, $b:ident| $result:expr;)*) => {$(
         pub(super) struct $name;
 
         impl $crate::tensor::binary::Pairwise for $name {
-            type Output = $output;
-
             #[inline(always)]
-            fn apply($a: f32, $b: f32) -> $output {
+            fn apply($a: f32, $b: f32) -> f32 {
                 $result
             }
         }
@@ -70,145 +69,87 @@ macro_rules! pairwise {
 pub(super) use pairwise;
 
 pairwise! {
-    Add -> f32: |a, b| a + b;
-    Sub -> f32: |a, b| a - b;
-    Mul -> f32: |a, b| a * b;
-    Div -> f32: |a, b| a / b;
-    Pow -> f32: |a, b| math::pow(a, b);
-    Min -> f32: |a, b| if a <= b || a.is_nan() { a } else { b };
-    Max -> f32: |a, b| if a >= b || a.is_nan() { a } else { b };
+    Add: |a, b| a + b;
+    Sub: |a, b| a - b;
+    Mul: |a, b| a * b;
+    Div: |a, b| a / b;
+    Pow: |a, b| math::pow(a, b);
+    Min: |a, b| if a <= b || a.is_nan() { a } else { b };
+    Max: |a, b| if a >= b || a.is_nan() { a } else { b };
 }
 
-/// `out = f(a, b)`, where `walk` says which elements meet.
-struct Zip<'a, F: Pairwise> {
-    a: &'a [f32],
+struct Update<'a, F> {
+    a: &'a mut [f32],
     b: &'a [f32],
-    walk: &'a Walk<2>,
-    out: &'a mut [F::Output],
+    function: PhantomData<F>,
 }
 
-impl<F: Pairwise> Kernel for Zip<'_, F> {
+impl<F: Pairwise> Kernel for Update<'_, F> {
     type Output = ();
 
     #[inline(always)]
     fn run(self) {
-        let (len, steps) = self.walk.run();
-        let mut runs = self.out.chunks_exact_mut(len.max(1));
-        for [a, b] in self.walk.cursor() {
-            let Some(out) = runs.next() else { continue };
-            match steps {
-                [1, 1] => {
-                    let (a, b) = (&self.a[a..a + len], &self.b[b..b + len]);
-                    for ((out, &a), &b) in out.iter_mut().zip(a).zip(b) {
-                        *out = F::apply(a, b);
-                    }
-                }
-                [1, 0] => {
-                    let (a, b) = (&self.a[a..a + len], self.b[b]);
-                    for (out, &a) in out.iter_mut().zip(a) {
-                        *out = F::apply(a, b);
-                    }
-                }
-                [0, 1] => {
-                    let (a, b) = (self.a[a], &self.b[b..b + len]);
-                    for (out, &b) in out.iter_mut().zip(b) {
-                        *out = F::apply(a, b);
-                    }
-                }
-                [step_a, step_b] => {
-                    let (mut a, mut b) = (a, b);
-                    for out in out {
-                        *out = F::apply(self.a[a], self.b[b]);
-                        a = a.wrapping_add_signed(step_a);
-                        b = b.wrapping_add_signed(step_b);
-                    }
-                }
-            }
+        for (a, &b) in self.a.iter_mut().zip(self.b) {
+            *a = F::apply(*a, b);
         }
     }
 }
 
-/// `out = f(out, b)`, where `walk` says which elements of `b` meet those of `out`, in order.
-struct Update<'a, F> {
-    b: &'a [f32],
-    walk: &'a Walk<2>,
-    out: &'a mut [f32],
-    function: std::marker::PhantomData<F>,
+/// `a = f(a, b)` for two slices of one length.
+pub(super) type Loop = fn(IsaLevel, &mut [f32], &[f32]);
+
+/// The loop of a function.
+pub(super) fn update<F: Pairwise>(level: IsaLevel, a: &mut [f32], b: &[f32]) {
+    simd::run(level, Update::<F> { a, b, function: PhantomData });
 }
 
-impl<F: Pairwise<Output = f32>> Kernel for Update<'_, F> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self) {
-        let (len, [step, _]) = self.walk.run();
-        let mut runs = self.out.chunks_exact_mut(len.max(1));
-        for [b, _] in self.walk.cursor() {
-            let Some(out) = runs.next() else { continue };
-            match step {
-                1 => {
-                    for (out, &b) in out.iter_mut().zip(&self.b[b..b + len]) {
-                        *out = F::apply(*out, b);
-                    }
-                }
-                0 => {
-                    let b = self.b[b];
-                    for out in out {
-                        *out = F::apply(*out, b);
-                    }
-                }
-                _ => {
-                    let mut b = b;
-                    for out in out {
-                        *out = F::apply(*out, self.b[b]);
-                        b = b.wrapping_add_signed(step);
-                    }
-                }
-            }
+impl BinaryOp {
+    fn update(self) -> Loop {
+        match self {
+            Self::Add => update::<Add>,
+            Self::Sub => update::<Sub>,
+            Self::Mul => update::<Mul>,
+            Self::Div => update::<Div>,
+            Self::Pow => update::<Pow>,
+            Self::Min => update::<Min>,
+            Self::Max => update::<Max>,
         }
     }
 }
 
 /// `f(a, b)` for two f32 tensors that stretch to `shape`, into `out` in row-major order.
-pub(super) fn zip<F: Pairwise>(
+pub(super) fn zip(
+    update: Loop,
     level: IsaLevel,
     a: &BitNetTensor,
     b: &BitNetTensor,
     shape: &[usize],
-    out: &mut [F::Output],
+    out: &mut [f32],
 ) -> Result<()> {
-    let (a, b) = (a.broadcast_to(shape)?, b.broadcast_to(shape)?);
-    let ((a_all, a_start), (b_all, b_start)) = (a.strided_f32()?, b.strided_f32()?);
-    let strides = [a.metadata().strides(), b.metadata().strides()];
-    let walk = Walk::new(shape, strides, [a_start, b_start]);
-    simd::run(level, Zip::<F> { a: a_all, b: b_all, walk: &walk, out });
-    Ok(())
+    let a = a.broadcast_to(shape)?;
+    let walk = gather::walk(&a)?;
+    let mut a = Gather::new(&a, &walk)?;
+    zip_in_place(update, level, b, shape, out, |piece| a.fill(piece))
 }
 
-fn update<F: Pairwise<Output = f32>>(a: &mut BitNetTensor, b: &BitNetTensor) -> Result<()> {
-    let b = b.broadcast_to(a.shape())?;
-    let (all, start) = b.strided_f32()?;
-    let strides = crate::memory::tensor::row_major_strides(a.shape());
-    let walk = Walk::new(a.shape(), [b.metadata().strides(), &strides], [start, 0]);
-    let out = a.f32_mut()?;
-    let function = std::marker::PhantomData::<F>;
-    simd::run(simd::active()?, Update { b: all, walk: &walk, out, function });
+/// `out = f(out, b)` for an f32 tensor that stretches to `shape`; `begin` makes each piece of `out` first.
+fn zip_in_place(
+    update: Loop,
+    level: IsaLevel,
+    b: &BitNetTensor,
+    shape: &[usize],
+    out: &mut [f32],
+    mut begin: impl FnMut(&mut [f32]),
+) -> Result<()> {
+    let b = b.broadcast_to(shape)?;
+    let walk = gather::walk(&b)?;
+    let mut b = Gather::new(&b, &walk)?;
+    let mut buffer = [0f32; PIECE];
+    for piece in out.chunks_mut(PIECE) {
+        begin(piece);
+        update(level, piece, b.next(piece.len(), &mut buffer));
+    }
     Ok(())
-}
-
-/// Calls `$function::<F>($arguments)` with the type of an operation.
-macro_rules! by_operation {
-    ($op:expr, $function:ident, $($argument:expr),*) => {
-        match $op {
-            BinaryOp::Add => $function::<Add>($($argument),*),
-            BinaryOp::Sub => $function::<Sub>($($argument),*),
-            BinaryOp::Mul => $function::<Mul>($($argument),*),
-            BinaryOp::Div => $function::<Div>($($argument),*),
-            BinaryOp::Pow => $function::<Pow>($($argument),*),
-            BinaryOp::Min => $function::<Min>($($argument),*),
-            BinaryOp::Max => $function::<Max>($($argument),*),
-        }
-    };
 }
 
 /// `op(a, b)` element by element, the shapes stretched as NumPy stretches them, in the pool.
@@ -259,9 +200,9 @@ pub fn binary_into(
     expect_shape(op.name(), out, &shape)?;
     let (level, out) = (simd::active()?, out.f32_mut()?);
     if op == BinaryOp::Pow && b.metadata().elements()? == 1 && b.item()? == 2.0 {
-        return zip::<Mul>(level, a, a, &shape, out);
+        return zip(update::<Mul>, level, a, a, &shape, out);
     }
-    by_operation!(op, zip, level, a, b, &shape, out)
+    zip(op.update(), level, a, b, &shape, out)
 }
 
 /// `a = op(a, b)` for f32 tensors, `b` stretched to the shape of `a`, which must be contiguous and unshared.
@@ -269,8 +210,9 @@ pub fn binary_into(
 /// # Errors
 /// As [`binary`], and those of [`BitNetTensor::f32_mut`].
 pub fn binary_in_place(op: BinaryOp, a: &mut BitNetTensor, b: &BitNetTensor) -> Result<()> {
-    a.expect_dtype(op.name(), BitNetDType::F32)?;
-    by_operation!(op, update, a, b)
+    let shape = a.metadata().clone();
+    let (level, out) = (simd::active()?, a.f32_mut()?);
+    zip_in_place(op.update(), level, b, shape.shape(), out, |_| ())
 }
 
 /// Names a function after its operation.
@@ -321,7 +263,7 @@ mod tests {
             for op in BinaryOp::ALL {
                 let at = |level| {
                     let mut out = vec![0f32; 5 * 67];
-                    by_operation!(op, zip, level, &a, b, &[5, 67], &mut out).unwrap();
+                    zip(op.update(), level, &a, b, &[5, 67], &mut out).unwrap();
                     out.into_iter().map(f32::to_bits).collect::<Vec<_>>()
                 };
                 let scalar = at(IsaLevel::Scalar);

@@ -1,12 +1,13 @@
 //! Comparisons, and choosing by their outcome. A mask is an `I8` tensor of 0 and 1.
 
-use super::binary::{pairwise, zip};
+use super::binary::{pairwise, update, zip};
+use super::gather::{self, Gather, PIECE};
 use super::operands::{joint, rounded, wide};
 #[cfg(doc)]
 use crate::Error;
 use crate::Result;
 use crate::memory::HybridMemoryPool;
-use crate::memory::tensor::{BitNetDType, BitNetTensor, TensorMetadata, Walk, broadcast_shapes};
+use crate::memory::tensor::{BitNetDType, BitNetTensor, CastRule, broadcast_shapes};
 use crate::simd::{self, Kernel};
 
 /// A comparison. NaN is neither equal to anything nor before or after it.
@@ -39,12 +40,12 @@ impl Comparison {
 }
 
 pairwise! {
-    Equal -> u8: |a, b| u8::from(a == b);
-    NotEqual -> u8: |a, b| u8::from(a != b);
-    Less -> u8: |a, b| u8::from(a < b);
-    LessEqual -> u8: |a, b| u8::from(a <= b);
-    Greater -> u8: |a, b| u8::from(a > b);
-    GreaterEqual -> u8: |a, b| u8::from(a >= b);
+    Equal: |a, b| if a == b { 1.0 } else { 0.0 };
+    NotEqual: |a, b| if a != b { 1.0 } else { 0.0 };
+    Less: |a, b| if a < b { 1.0 } else { 0.0 };
+    LessEqual: |a, b| if a <= b { 1.0 } else { 0.0 };
+    Greater: |a, b| if a > b { 1.0 } else { 0.0 };
+    GreaterEqual: |a, b| if a >= b { 1.0 } else { 0.0 };
 }
 
 /// Where `a` and `b`, stretched to one shape, compare so: a mask, in the pool.
@@ -73,18 +74,17 @@ pub fn compare(
 ) -> Result<BitNetTensor> {
     let shape = broadcast_shapes(a.shape(), b.shape())?;
     let (a, b) = (wide("compare", a, pool)?, wide("compare", b, pool)?);
-    let metadata = TensorMetadata::row_major(&shape, BitNetDType::I8, a.device().clone());
-    let mut mask = BitNetTensor::new(metadata, pool)?;
-    let (level, out) = (simd::active()?, mask.bytes_mut()?);
-    match comparison {
-        Comparison::Equal => zip::<Equal>(level, &a, &b, &shape, out),
-        Comparison::NotEqual => zip::<NotEqual>(level, &a, &b, &shape, out),
-        Comparison::Less => zip::<Less>(level, &a, &b, &shape, out),
-        Comparison::LessEqual => zip::<LessEqual>(level, &a, &b, &shape, out),
-        Comparison::Greater => zip::<Greater>(level, &a, &b, &shape, out),
-        Comparison::GreaterEqual => zip::<GreaterEqual>(level, &a, &b, &shape, out),
-    }?;
-    Ok(mask)
+    let update = match comparison {
+        Comparison::Equal => update::<Equal>,
+        Comparison::NotEqual => update::<NotEqual>,
+        Comparison::Less => update::<Less>,
+        Comparison::LessEqual => update::<LessEqual>,
+        Comparison::Greater => update::<Greater>,
+        Comparison::GreaterEqual => update::<GreaterEqual>,
+    };
+    let mut mask = BitNetTensor::scratch(&shape, pool)?;
+    zip(update, simd::active()?, &a, &b, &shape, mask.f32_mut()?)?;
+    mask.cast(BitNetDType::I8, CastRule::Checked, pool)
 }
 
 /// `a` where the mask is not 0, else `b`, all three stretched to one shape, in the pool (NumPy's `where`).
@@ -106,20 +106,26 @@ pub fn select(
     let (a, b) = (wide("select", a, pool)?, wide("select", b, pool)?);
     let (a, b) = (a.broadcast_to(&shape)?, b.broadcast_to(&shape)?);
     let mut out = BitNetTensor::scratch(&shape, pool)?;
-    let [(mask_all, m), (a_all, x), (b_all, y)] =
-        [mask.strided_f32()?, a.strided_f32()?, b.strided_f32()?];
-    let strides = [mask.metadata().strides(), a.metadata().strides(), b.metadata().strides()];
-    let walk = Walk::new(&shape, strides, [m, x, y]);
-    let operands = [mask_all, a_all, b_all];
-    simd::run(simd::active()?, Select { operands, walk: &walk, out: out.f32_mut()? });
+    let walks = [gather::walk(&mask)?, gather::walk(&a)?, gather::walk(&b)?];
+    let mut mask = Gather::new(&mask, &walks[0])?;
+    let (mut a, mut b) = (Gather::new(&a, &walks[1])?, Gather::new(&b, &walks[2])?);
+    let mut buffers = [[0f32; PIECE]; 2];
+    let [mask_buffer, b_buffer] = &mut buffers;
+    let level = simd::active()?;
+    for out in out.f32_mut()?.chunks_mut(PIECE) {
+        a.fill(out);
+        let mask = mask.next(out.len(), mask_buffer);
+        let otherwise = b.next(out.len(), b_buffer);
+        simd::run(level, Select { out, mask, otherwise });
+    }
     rounded(out, dtype, pool)
 }
 
-/// `out = if operands[0] != 0 { operands[1] } else { operands[2] }`.
+/// `out = if mask == 0 { otherwise } else { out }`
 struct Select<'a> {
-    operands: [&'a [f32]; 3],
-    walk: &'a Walk<3>,
     out: &'a mut [f32],
+    mask: &'a [f32],
+    otherwise: &'a [f32],
 }
 
 impl Kernel for Select<'_> {
@@ -127,25 +133,8 @@ impl Kernel for Select<'_> {
 
     #[inline(always)]
     fn run(self) {
-        let (len, steps) = self.walk.run();
-        let [mask, a, b] = self.operands;
-        let mut runs = self.out.chunks_exact_mut(len.max(1));
-        for [m, x, y] in self.walk.cursor() {
-            let Some(out) = runs.next() else { continue };
-            if steps == [1, 1, 1] {
-                let (mask, a, b) = (&mask[m..m + len], &a[x..x + len], &b[y..y + len]);
-                for (((out, &mask), &a), &b) in out.iter_mut().zip(mask).zip(a).zip(b) {
-                    *out = if mask != 0.0 { a } else { b };
-                }
-                continue;
-            }
-            let (mut m, mut x, mut y) = (m, x, y);
-            for out in out {
-                *out = if mask[m] != 0.0 { a[x] } else { b[y] };
-                m = m.wrapping_add_signed(steps[0]);
-                x = x.wrapping_add_signed(steps[1]);
-                y = y.wrapping_add_signed(steps[2]);
-            }
+        for ((out, &mask), &otherwise) in self.out.iter_mut().zip(self.mask).zip(self.otherwise) {
+            *out = if mask == 0.0 { otherwise } else { *out };
         }
     }
 }

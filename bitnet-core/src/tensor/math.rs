@@ -137,6 +137,75 @@ pub(super) fn erf(x: f64) -> f64 {
     if x.abs() < 0.25 { near } else { far }
 }
 
+/// The share of the normal distribution below x, within 2⁻³⁵ even where it is tiny.
+#[inline(always)]
+fn normal_share(x: f64) -> f64 {
+    let tail = 0.5 * erfc_positive(x.abs() * std::f64::consts::FRAC_1_SQRT_2);
+    if x < 0.0 { tail } else { 1.0 - tail }
+}
+
+/// x times the share of the normal distribution below it, within 2⁻³⁵.
+#[inline(always)]
+pub(super) fn gelu(x: f64) -> f64 {
+    x * normal_share(x)
+}
+
+/// The derivative of [`gelu`]: the share and x times the density.
+#[inline(always)]
+pub(super) fn gelu_slope(x: f64) -> f64 {
+    const AT_ZERO: f64 = std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::FRAC_1_SQRT_2 / 2.0;
+    normal_share(x) + x * AT_ZERO * exp(-0.5 * x * x)
+}
+
+/// √(2/π), which scales the argument of the hyperbolic tangent that stands for the error function.
+const TANH_SCALE: f64 = std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::FRAC_1_SQRT_2;
+
+/// The share of x in the approximate GELU: (1 + tanh u) / 2 is sigmoid(2u), which loses no digits below zero.
+#[inline(always)]
+fn tanh_share(x: f64) -> f64 {
+    sigmoid(2.0 * TANH_SCALE * (x + 0.044715 * x * x * x))
+}
+
+/// The approximation of [`gelu`] by a hyperbolic tangent.
+#[inline(always)]
+pub(super) fn gelu_tanh(x: f64) -> f64 {
+    x * tanh_share(x)
+}
+
+/// The derivative of [`gelu_tanh`].
+#[inline(always)]
+pub(super) fn gelu_tanh_slope(x: f64) -> f64 {
+    let share = tanh_share(x);
+    let inner = 2.0 * TANH_SCALE * (1.0 + 3.0 * 0.044715 * x * x);
+    share + x * share * (1.0 - share) * inner
+}
+
+/// x / (1 + e^-x)
+#[inline(always)]
+pub(super) fn silu(x: f64) -> f64 {
+    x / (1.0 + exp(-x))
+}
+
+/// The derivative of [`silu`].
+#[inline(always)]
+pub(super) fn silu_slope(x: f64) -> f64 {
+    let share = sigmoid(x);
+    share * (1.0 + x * (1.0 - share))
+}
+
+/// The derivative of [`sigmoid`], the same for x and -x.
+#[inline(always)]
+pub(super) fn sigmoid_slope(x: f64) -> f64 {
+    let e = exp(-x.abs());
+    e / ((1.0 + e) * (1.0 + e))
+}
+
+/// The derivative of [`tanh`].
+#[inline(always)]
+pub(super) fn tanh_slope(x: f64) -> f64 {
+    4.0 * sigmoid_slope(2.0 * x)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

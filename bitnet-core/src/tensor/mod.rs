@@ -7,22 +7,32 @@
 //!   there already.
 //! - Every instruction set level gives the same bits, but for products of matrices. No operation starts a thread.
 
+mod activation;
 mod binary;
 mod compare;
+mod gather;
 mod layout;
 mod math;
 mod matmul;
+mod norm;
 mod operands;
 mod reduce;
+mod rows;
+mod softmax;
 mod unary;
 
+pub use activation::{
+    ActivationFunction, activate, activate_backward, activate_in_place, activate_into,
+};
 pub use binary::{
     BinaryOp, add, binary, binary_in_place, binary_into, div, maximum, minimum, mul, pow, sub,
 };
 pub use compare::{Comparison, compare, select};
 pub use layout::{from_blocks, to_blocks, to_column_major};
 pub use matmul::{matmul, matmul_into};
+pub use norm::{NormGradients, layer_norm, layer_norm_backward, rms_norm, rms_norm_backward};
 pub use reduce::{Indices, Reduction, all, any, argmax, argmin, reduce, std, var};
+pub use softmax::{log_softmax, log_softmax_backward, softmax, softmax_backward};
 pub use unary::{
     UnaryOp, abs, erf, exp, log, neg, sigmoid, sqrt, tanh, unary, unary_in_place, unary_into,
 };

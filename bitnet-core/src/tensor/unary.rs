@@ -1,10 +1,11 @@
 //! Element by element, one operand and one result.
 
+use super::gather::{self, Gather, PIECE};
 use super::math;
 use super::operands::{expect_shape, rounded, wide};
 use crate::Result;
 use crate::memory::HybridMemoryPool;
-use crate::memory::tensor::{BitNetTensor, Walk};
+use crate::memory::tensor::BitNetTensor;
 use crate::simd::{self, IsaLevel, Kernel};
 
 /// A function of one number. What is not exact is computed in f64 and rounded once: at most 0.51 ulp of f32.
@@ -59,6 +60,7 @@ macro_rules! pointwise {
         }
     )*};
 }
+pub(super) use pointwise;
 
 pointwise! {
     Neg: |x| -x;
@@ -87,39 +89,6 @@ impl Pointwise for Clamp {
     }
 }
 
-/// `out = f(x)` for the elements that `walk` visits.
-struct Map<'a, F> {
-    function: F,
-    x: &'a [f32],
-    walk: &'a Walk<1>,
-    out: &'a mut [f32],
-}
-
-impl<F: Pointwise> Kernel for Map<'_, F> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self) {
-        let (len, [step]) = self.walk.run();
-        let mut runs = self.out.chunks_exact_mut(len.max(1));
-        for [start] in self.walk.cursor() {
-            let Some(out) = runs.next() else { continue };
-            if step == 1 {
-                for (out, &x) in out.iter_mut().zip(&self.x[start..start + len]) {
-                    *out = self.function.apply(x);
-                }
-                continue;
-            }
-            let mut at = start;
-            for out in out {
-                *out = self.function.apply(self.x[at]);
-                at = at.wrapping_add_signed(step);
-            }
-        }
-    }
-}
-
-/// `x = f(x)`.
 struct Update<'a, F> {
     function: F,
     x: &'a mut [f32],
@@ -136,22 +105,23 @@ impl<F: Pointwise> Kernel for Update<'_, F> {
     }
 }
 
-/// `f(x)` for an f32 tensor, into `out` in row-major order.
-pub(super) fn map<F: Pointwise>(
-    function: F,
-    level: IsaLevel,
-    x: &BitNetTensor,
-    out: &mut [f32],
-) -> Result<()> {
-    let (all, start) = x.strided_f32()?;
-    let walk = Walk::new(x.shape(), [x.metadata().strides()], [start]);
-    simd::run(level, Map { function, x: all, walk: &walk, out });
-    Ok(())
+/// `x = f(x)`.
+pub(super) fn update<F: Pointwise>(function: F, level: IsaLevel, x: &mut [f32]) {
+    simd::run(level, Update { function, x });
 }
 
-/// `x = f(x)` for an f32 tensor.
-pub(super) fn update<F: Pointwise>(function: F, level: IsaLevel, x: &mut [f32]) -> Result<()> {
-    simd::run(level, Update { function, x });
+/// Writes `f(x)` for an f32 tensor to `out` in row-major order, a piece at a time; `update` makes `f(x)` of `x`.
+pub(super) fn map(
+    x: &BitNetTensor,
+    out: &mut [f32],
+    mut update: impl FnMut(&mut [f32]),
+) -> Result<()> {
+    let walk = gather::walk(x)?;
+    let mut x = Gather::new(x, &walk)?;
+    for piece in out.chunks_mut(PIECE) {
+        x.fill(piece);
+        update(piece);
+    }
     Ok(())
 }
 
@@ -172,23 +142,7 @@ impl UnaryOp {
         }
     }
 
-    fn map(self, level: IsaLevel, x: &BitNetTensor, out: &mut [f32]) -> Result<()> {
-        match self {
-            Self::Neg => map(Neg, level, x, out),
-            Self::Abs => map(Abs, level, x, out),
-            Self::Exp => map(Exp, level, x, out),
-            Self::Log => map(Log, level, x, out),
-            Self::Sqrt => map(Sqrt, level, x, out),
-            Self::Square => map(Square, level, x, out),
-            Self::Reciprocal => map(Reciprocal, level, x, out),
-            Self::Tanh => map(Tanh, level, x, out),
-            Self::Sigmoid => map(Sigmoid, level, x, out),
-            Self::Erf => map(Erf, level, x, out),
-            Self::Clamp { low, high } => map(Clamp { low, high }, level, x, out),
-        }
-    }
-
-    fn update(self, level: IsaLevel, x: &mut [f32]) -> Result<()> {
+    fn update(self, level: IsaLevel, x: &mut [f32]) {
         match self {
             Self::Neg => update(Neg, level, x),
             Self::Abs => update(Abs, level, x),
@@ -224,7 +178,8 @@ impl UnaryOp {
 pub fn unary(op: UnaryOp, x: &BitNetTensor, pool: &HybridMemoryPool) -> Result<BitNetTensor> {
     let wide = wide(op.name(), x, pool)?;
     let mut out = BitNetTensor::scratch(x.shape(), pool)?;
-    op.map(simd::active()?, &wide, out.f32_mut()?)?;
+    let level = simd::active()?;
+    map(&wide, out.f32_mut()?, |piece| op.update(level, piece))?;
     rounded(out, x.dtype(), pool)
 }
 
@@ -235,7 +190,8 @@ pub fn unary(op: UnaryOp, x: &BitNetTensor, pool: &HybridMemoryPool) -> Result<B
 /// [`BitNetTensor::f32_mut`].
 pub fn unary_into(op: UnaryOp, x: &BitNetTensor, out: &mut BitNetTensor) -> Result<()> {
     expect_shape(op.name(), out, x.shape())?;
-    op.map(simd::active()?, x, out.f32_mut()?)
+    let level = simd::active()?;
+    map(x, out.f32_mut()?, |piece| op.update(level, piece))
 }
 
 /// `x = op(x)` for a contiguous, unshared f32 tensor.
@@ -243,7 +199,8 @@ pub fn unary_into(op: UnaryOp, x: &BitNetTensor, out: &mut BitNetTensor) -> Resu
 /// # Errors
 /// Those of [`BitNetTensor::f32_mut`].
 pub fn unary_in_place(op: UnaryOp, x: &mut BitNetTensor) -> Result<()> {
-    op.update(simd::active()?, x.f32_mut()?)
+    op.update(simd::active()?, x.f32_mut()?);
+    Ok(())
 }
 
 /// Names a function after its operation.
@@ -303,7 +260,7 @@ mod tests {
             for op in ops {
                 let at = |level| {
                     let mut out = vec![0f32; 3 * 91];
-                    op.map(level, x, &mut out).unwrap();
+                    map(x, &mut out, |piece| op.update(level, piece)).unwrap();
                     // The sign of a NaN is nobody's promise.
                     out.into_iter()
                         .map(|x| if x.is_nan() { u32::MAX } else { x.to_bits() })

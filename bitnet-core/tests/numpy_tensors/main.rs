@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot read its answers has failed")]
 #![allow(dead_code, reason = "each group of answers is read with what it needs")]
 
+mod activations;
 mod dtypes;
 mod elementwise;
 mod golden;

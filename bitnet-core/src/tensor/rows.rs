@@ -1,0 +1,70 @@
+//! What operations on the last dimension share: rows where they lie one after the other, and sums of them in f64.
+
+use crate::memory::HybridMemoryPool;
+use crate::memory::tensor::BitNetTensor;
+use crate::{Error, Result};
+
+/// Accumulators of a row; element `i` goes to accumulator `i % LANES`, whatever the instruction set.
+pub(super) const LANES: usize = 16;
+
+/// The sum of the accumulators.
+#[inline(always)]
+pub(super) fn total(mut lanes: [f64; LANES]) -> f64 {
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] += lanes[i + width];
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+/// An f32 copy of a float tensor with dimension `axis` last, and its extent. Nobody shares it.
+///
+/// # Errors
+/// [`Error::OutOfRange`] for a dimension that is not there, [`Error::DTypeMismatch`] for integer types,
+/// [`Error::OutOfMemory`].
+pub(super) fn rows_of(
+    op: &'static str,
+    x: &BitNetTensor,
+    axis: usize,
+    pool: &HybridMemoryPool,
+) -> Result<(BitNetTensor, usize)> {
+    x.expect_dim(op, axis)?;
+    if !x.dtype().is_float() {
+        x.expect_dtype(op, crate::memory::tensor::BitNetDType::F32)?;
+    }
+    let rows = x.transpose(axis, x.shape().len() - 1)?.to_f32(pool)?;
+    Ok((rows, x.shape()[axis]))
+}
+
+/// A tensor that [`rows_of`] turned, turned back.
+pub(super) fn turned_back(
+    rows: BitNetTensor,
+    axis: usize,
+    pool: &HybridMemoryPool,
+) -> Result<BitNetTensor> {
+    let last = rows.shape().len() - 1;
+    if axis == last { Ok(rows) } else { rows.transpose(axis, last)?.to_contiguous(pool) }
+}
+
+/// Checks that two operands have one shape.
+///
+/// # Errors
+/// [`Error::ShapeMismatch`].
+pub(super) fn expect_same_shape(
+    op: &'static str,
+    x: &BitNetTensor,
+    gradient: &BitNetTensor,
+) -> Result<()> {
+    if x.shape() == gradient.shape() {
+        return Ok(());
+    }
+    Err(Error::ShapeMismatch {
+        op,
+        operand: "the gradient",
+        got: gradient.shape().to_vec(),
+        expected: format!("{:?}", x.shape()),
+    })
+}
