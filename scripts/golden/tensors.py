@@ -208,10 +208,10 @@ def matmuls(out):
     rng = np.random.default_rng(158)
     for i, shapes in enumerate(MATMULS):
         a, b = (rng.integers(-8, 9, shape).astype(F32) for shape in shapes)
-        out.put(f"{i}.a", a)
-        out.put(f"{i}.b", b)
+        out.put(f"{i}.a", a.astype(np.int8))
+        out.put(f"{i}.b", b.astype(np.int8))
         out.put(f"{i}.product", np.matmul(a, b))
-    a, b = (rng.normal(0, 1, shape).astype(F32).astype(np.float64) for shape in [(50, 200), (200, 30)])
+    a, b = (rng.normal(0, 1, shape).astype(F32).astype(np.float64) for shape in [(20, 200), (200, 15)])
     out.put("a", a.astype(F32))
     out.put("b", b.astype(F32))
     out.put("product", a @ b)

@@ -96,7 +96,13 @@ fn norms_and_their_gradients_are_pytorchs() {
     assert_close(y.f32().unwrap(), &f64s("rms_norm"), 0.51, 1e-9, "rms_norm");
     let back = rms_norm_backward(&x, Some(&weight), 1e-5, &g, &pool).unwrap();
     assert_close(back.x.f32().unwrap(), &f64s("rms_norm.back0"), 0.51, 1e-9, "RMS norm: x");
-    assert_close(back.weight.f32().unwrap(), &f64s("rms_norm.back1"), 0.51, 1e-9, "RMS norm: weight");
+    assert_close(
+        back.weight.f32().unwrap(),
+        &f64s("rms_norm.back1"),
+        0.51,
+        1e-9,
+        "RMS norm: weight",
+    );
 }
 
 /// Asserts that `gradient` is how `Σ c · f(x)` moves with every element of `x`: its difference over a step of 1/16 in each
@@ -135,7 +141,8 @@ fn gradients_of_rows_are_what_small_steps_show() {
     let back = log_softmax_backward(&y, &c, 1, &pool).unwrap();
     assert_moves(&x, &c, &back, &pool, |x| log_softmax(x, 1, &pool).unwrap());
     let back = layer_norm_backward(&x, Some(&weight), 0.1, &c, &pool).unwrap();
-    let norm = |x: &BitNetTensor, w: &BitNetTensor| layer_norm(x, Some(w), None, 0.1, &pool).unwrap();
+    let norm =
+        |x: &BitNetTensor, w: &BitNetTensor| layer_norm(x, Some(w), None, 0.1, &pool).unwrap();
     assert_moves(&x, &c, &back.x, &pool, |x| norm(x, &weight));
     assert_moves(&weight, &c, &back.weight, &pool, |w| norm(&x, w));
     let back = rms_norm_backward(&x, Some(&weight), 0.1, &c, &pool).unwrap();

@@ -9,6 +9,7 @@ use bitnet_core::memory::tensor::BitNetTensor;
 /// One array: its shape and its bytes.
 pub(crate) struct Array {
     pub(crate) shape: Vec<usize>,
+    kind: u8,
     bytes: Vec<u8>,
 }
 
@@ -17,7 +18,11 @@ impl Array {
         self.bytes.as_chunks::<N>().0.iter().map(|&bytes| number(bytes)).collect()
     }
 
+    /// The numbers of an array of f32 or i8.
     pub(crate) fn f32(&self) -> Vec<f32> {
+        if self.kind == 4 {
+            return self.numbers(|[byte]| f32::from(i8::from_le_bytes([byte])));
+        }
         self.numbers(f32::from_le_bytes)
     }
 
@@ -60,7 +65,7 @@ impl Arrays {
                 extents.iter().map(|&b| usize::from(u16::from_le_bytes(b))).collect();
             let size = [4, 1, 2, 4, 1, 8][usize::from(kind)];
             let bytes = take(&mut rest, shape.iter().product::<usize>() * size).to_vec();
-            arrays.insert(name, Array { shape, bytes });
+            arrays.insert(name, Array { shape, kind, bytes });
         }
         Self(arrays)
     }
