@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 
 use super::IsaLevel;
-use crate::Result;
+use crate::{Error, Result};
 
 /// A computation whose loops are plain Rust, to be compiled once for each instruction set.
 ///
@@ -47,11 +47,54 @@ fn run_avx512<K: Kernel>(kernel: K) -> K::Output {
     kernel.run()
 }
 
-/// The level for plain loops: what [`IsaLevel::selected`] says when it is first asked.
+/// The level for plain loops: what [`IsaLevel::selected`] says when it is first asked, once it has answered a known question.
 ///
 /// # Errors
-/// Those of [`IsaLevel::selected`].
+/// Those of [`IsaLevel::selected`], and [`Error::IsaBroken`] for a wrong answer.
 pub(crate) fn active() -> Result<IsaLevel> {
     static ACTIVE: OnceLock<Result<IsaLevel>> = OnceLock::new();
-    ACTIVE.get_or_init(IsaLevel::selected).clone()
+    ACTIVE.get_or_init(|| IsaLevel::selected().and_then(proven)).clone()
+}
+
+/// The level, if its floats and integers give what the oldest instructions give.
+fn proven(level: IsaLevel) -> Result<IsaLevel> {
+    let questions: Vec<f32> = (0..200i16).map(|i| f32::from(i) * 0.37 - 31.0).collect();
+    if run(level, Question(&questions)) == Question(&questions).run() {
+        Ok(level)
+    } else {
+        Err(Error::IsaBroken { name: level.name() })
+    }
+}
+
+/// Products, quotients, roots, conversions and shifts of some numbers, folded into one word.
+struct Question<'a>(&'a [f32]);
+
+impl Kernel for Question<'_> {
+    type Output = u64;
+
+    #[inline(always)]
+    fn run(self) -> u64 {
+        let mut lanes = [0u64; 8];
+        for chunk in self.0.as_chunks::<8>().0 {
+            for (lane, &x) in lanes.iter_mut().zip(chunk) {
+                let wide = f64::from(x) * 1.1 + 1.0 / f64::from(x * x + 1.0).sqrt();
+                let narrow = u64::from((wide as f32).to_bits());
+                *lane = lane.wrapping_add(wide.to_bits() >> 7).rotate_left(5) ^ narrow;
+            }
+        }
+        lanes.into_iter().fold(0, |sum, lane| sum.rotate_left(9).wrapping_add(lane))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_level_that_is_there_proves_itself() {
+        for level in IsaLevel::available() {
+            assert_eq!(proven(level), Ok(level));
+        }
+        assert!(active().is_ok());
+    }
 }

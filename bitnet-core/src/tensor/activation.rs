@@ -119,6 +119,7 @@ impl ActivationFunction {
 ///
 /// # Errors
 /// [`crate::Error::DTypeMismatch`] for integer types, [`crate::Error::OutOfMemory`].
+#[track_caller]
 pub fn activate(
     function: ActivationFunction,
     x: &BitNetTensor,
@@ -160,6 +161,7 @@ pub fn activate_in_place(function: ActivationFunction, x: &mut BitNetTensor) -> 
 ///
 /// # Errors
 /// [`crate::Error::ShapeMismatch`] if the shapes differ; those of [`activate`].
+#[track_caller]
 pub fn activate_backward(
     function: ActivationFunction,
     x: &BitNetTensor,

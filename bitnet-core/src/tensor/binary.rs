@@ -48,7 +48,7 @@ impl BinaryOp {
     }
 }
 
-/// `a = f(a, b)` for slices of one length.
+/// A function of two numbers, for loops.
 pub(super) trait Pairwise {
     fn apply(a: f32, b: f32) -> f32;
 }
@@ -78,6 +78,7 @@ pairwise! {
     Max: |a, b| if a >= b || a.is_nan() { a } else { b };
 }
 
+/// `a = f(a, b)`.
 struct Update<'a, F> {
     a: &'a mut [f32],
     b: &'a [f32],
@@ -171,6 +172,7 @@ fn zip_in_place(
 /// # Errors
 /// [`crate::Error::NotBroadcastable`], [`crate::Error::DTypeMismatch`] for integer types,
 /// [`crate::Error::OutOfMemory`].
+#[track_caller]
 pub fn binary(
     op: BinaryOp,
     a: &BitNetTensor,
@@ -222,6 +224,7 @@ macro_rules! named {
         ///
         /// # Errors
         /// Those of [`binary`].
+        #[track_caller]
         pub fn $name(
             a: &BitNetTensor,
             b: &BitNetTensor,

@@ -1,13 +1,13 @@
 //! Comparisons, and choosing by their outcome. A mask is an `I8` tensor of 0 and 1.
 
-use super::binary::{pairwise, update, zip};
+use super::binary::{Loop, pairwise, update};
 use super::gather::{self, Gather, PIECE};
 use super::operands::{joint, rounded, wide};
 #[cfg(doc)]
 use crate::Error;
 use crate::Result;
 use crate::memory::HybridMemoryPool;
-use crate::memory::tensor::{BitNetDType, BitNetTensor, CastRule, broadcast_shapes};
+use crate::memory::tensor::{BitNetDType, BitNetTensor, TensorMetadata, broadcast_shapes};
 use crate::simd::{self, Kernel};
 
 /// A comparison. NaN is neither equal to anything nor before or after it.
@@ -66,6 +66,7 @@ pairwise! {
 ///
 /// # Errors
 /// [`Error::NotBroadcastable`], [`Error::DTypeMismatch`] for integer types, [`Error::OutOfMemory`].
+#[track_caller]
 pub fn compare(
     comparison: Comparison,
     a: &BitNetTensor,
@@ -74,7 +75,7 @@ pub fn compare(
 ) -> Result<BitNetTensor> {
     let shape = broadcast_shapes(a.shape(), b.shape())?;
     let (a, b) = (wide("compare", a, pool)?, wide("compare", b, pool)?);
-    let update = match comparison {
+    let update: Loop = match comparison {
         Comparison::Equal => update::<Equal>,
         Comparison::NotEqual => update::<NotEqual>,
         Comparison::Less => update::<Less>,
@@ -82,9 +83,23 @@ pub fn compare(
         Comparison::Greater => update::<Greater>,
         Comparison::GreaterEqual => update::<GreaterEqual>,
     };
-    let mut mask = BitNetTensor::scratch(&shape, pool)?;
-    zip(update, simd::active()?, &a, &b, &shape, mask.f32_mut()?)?;
-    mask.cast(BitNetDType::I8, CastRule::Checked, pool)
+    let metadata = TensorMetadata::row_major(&shape, BitNetDType::I8, a.device().clone());
+    let mut mask = BitNetTensor::new(metadata, pool)?;
+    let (a, b) = (a.broadcast_to(&shape)?, b.broadcast_to(&shape)?);
+    let walks = [gather::walk(&a)?, gather::walk(&b)?];
+    let (mut a, mut b) = (Gather::new(&a, &walks[0])?, Gather::new(&b, &walks[1])?);
+    let mut buffers = [[0f32; PIECE]; 2];
+    let [answers, buffer] = &mut buffers;
+    let level = simd::active()?;
+    for out in mask.bytes_mut()?.chunks_mut(PIECE) {
+        let answers = &mut answers[..out.len()];
+        a.fill(answers);
+        update(level, answers, b.next(out.len(), buffer));
+        for (out, &answer) in out.iter_mut().zip(answers.iter()) {
+            *out = u8::from(answer != 0.0);
+        }
+    }
+    Ok(mask)
 }
 
 /// `a` where the mask is not 0, else `b`, all three stretched to one shape, in the pool (NumPy's `where`).
@@ -92,6 +107,7 @@ pub fn compare(
 /// # Errors
 /// [`Error::NotBroadcastable`]; [`Error::DTypeMismatch`] if the mask is not of type `I8` or the others are not floats;
 /// [`Error::OutOfMemory`].
+#[track_caller]
 pub fn select(
     mask: &BitNetTensor,
     a: &BitNetTensor,

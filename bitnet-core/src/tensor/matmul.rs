@@ -30,6 +30,7 @@ use crate::{Error, Result};
 /// # Errors
 /// [`Error::ShapeMismatch`] if the inner extents differ or an operand has no dimension, [`Error::NotBroadcastable`],
 /// [`Error::DTypeMismatch`] for integer types, [`Error::OutOfMemory`].
+#[track_caller]
 pub fn matmul(a: &BitNetTensor, b: &BitNetTensor, pool: &HybridMemoryPool) -> Result<BitNetTensor> {
     let shape = result_shape(a, b)?;
     let dtype = joint(a, b);

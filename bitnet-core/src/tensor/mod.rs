@@ -5,7 +5,8 @@
 //!   rounded once to the type that all operands share, else it is `F32`. Integer types are to be cast first.
 //! - Results are made in the pool that the caller passes. Variants that end in `_into` and `_in_place` write f32 tensors that are
 //!   there already.
-//! - Every instruction set level gives the same bits, but for products of matrices. No operation starts a thread.
+//! - Every instruction set level gives the same bits, but for products of matrices. `BITNET_ISA` forces a level; if it names one
+//!   that is not there, operations return [`crate::Error::IsaUnavailable`]. No operation starts a thread.
 
 mod activation;
 mod binary;

@@ -9,7 +9,7 @@ use crate::memory::tensor::BitNetTensor;
 use crate::simd::{self, Kernel};
 
 /// `e^x / Σ e^x` along `axis`, in the pool. The largest number is subtracted first, sums are made in f64; a result is off by
-/// at most 1.1 ulp of f32. Where a row holds NaN or an infinite number above the others, all of it is NaN.
+/// at most 1.51 ulp of f32. Where a row holds NaN or an infinite number above the others, all of it is NaN.
 ///
 /// ```
 /// use bitnet_core::memory::HybridMemoryPool;

@@ -89,6 +89,7 @@ impl Pointwise for Clamp {
     }
 }
 
+/// `x = f(x)`.
 struct Update<'a, F> {
     function: F,
     x: &'a mut [f32],
@@ -105,7 +106,7 @@ impl<F: Pointwise> Kernel for Update<'_, F> {
     }
 }
 
-/// `x = f(x)`.
+/// `x = f(x)` for a slice.
 pub(super) fn update<F: Pointwise>(function: F, level: IsaLevel, x: &mut [f32]) {
     simd::run(level, Update { function, x });
 }
@@ -175,6 +176,7 @@ impl UnaryOp {
 ///
 /// # Errors
 /// [`crate::Error::DTypeMismatch`] for integer types, [`crate::Error::OutOfMemory`].
+#[track_caller]
 pub fn unary(op: UnaryOp, x: &BitNetTensor, pool: &HybridMemoryPool) -> Result<BitNetTensor> {
     let wide = wide(op.name(), x, pool)?;
     let mut out = BitNetTensor::scratch(x.shape(), pool)?;
@@ -210,6 +212,7 @@ macro_rules! named {
         ///
         /// # Errors
         /// Those of [`unary`].
+        #[track_caller]
         pub fn $name(x: &BitNetTensor, pool: &HybridMemoryPool) -> Result<BitNetTensor> {
             unary(UnaryOp::$op, x, pool)
         }

@@ -63,7 +63,7 @@ fn softmax_and_its_gradient_are_pytorchs_along_every_dimension() {
         let name = format!("softmax{axis}");
         let y = softmax(&x, axis, &pool).unwrap();
         assert_eq!(y.shape(), x.shape());
-        assert_ulps(y.f32().unwrap(), &golden.get(&name).f64(), 1.1, &name);
+        assert_ulps(y.f32().unwrap(), &golden.get(&name).f64(), 1.51, &name);
         let back = softmax_backward(&y, &g, axis, &pool).unwrap();
         let expected = golden.get(&format!("{name}.back0")).f64();
         // The rounding of y, at most 2^-24, meets gradients of up to 8.

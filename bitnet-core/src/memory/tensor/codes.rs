@@ -122,6 +122,11 @@ pub(super) fn decode(dtype: BitNetDType, bytes: &[u8], out: &mut [f32]) -> Resul
             Ok(bits) => bits.reinterpret_cast::<bf16>().convert_to_f32_slice(out),
             Err(_) => take_each(bytes, out, |b| bf16::from_ne_bytes(b).to_f32()),
         },
+        BitNetDType::I8 => {
+            for (out, &byte) in out.iter_mut().zip(bytes) {
+                *out = f32::from(byte as i8);
+            }
+        }
         _ => {
             let (unit, _) = dtype.packing();
             for (i, (out, &byte)) in out.chunks_mut(unit).zip(bytes).enumerate() {

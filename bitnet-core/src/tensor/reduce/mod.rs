@@ -91,6 +91,7 @@ impl Indices {
 /// [`Error::OutOfRange`] or [`Error::BadArgument`] for axes that are not there or named twice;
 /// [`Error::EmptyReduction`] for `Max` and `Min` of nothing; [`Error::DTypeMismatch`] for integer types;
 /// [`Error::OutOfMemory`].
+#[track_caller]
 pub fn reduce(
     reduction: Reduction,
     x: &BitNetTensor,
