@@ -15,8 +15,8 @@ const BYTES_PER_THREAD: usize = 128 << 20;
 /// Bytes between two looks at the clock.
 const STRIDE: usize = 1 << 20;
 
-/// How long the threads of a round work together.
-const ROUND: Duration = Duration::from_millis(20);
+/// How long the threads of a round of [`read_bandwidth_rounds`] work together.
+const LONG_ROUND: Duration = Duration::from_millis(20);
 
 /// The most bytes that [`MemoryBandwidth::of_this_machine`] takes.
 const MOST_BYTES: usize = 128 << 20;
@@ -25,7 +25,10 @@ const MOST_BYTES: usize = 128 << 20;
 const LEAST_BYTES: usize = 16 << 20;
 
 /// Rounds of each kind of work; the best is taken, as disturbances only ever slow down.
-const ROUNDS: usize = 2;
+const ROUNDS: usize = 5;
+
+/// How long one of them is.
+const SHORT_ROUND: Duration = Duration::from_millis(8);
 
 /// How long the threads may write their buffers for the first time; what is not written by then is not used.
 const FILL: Duration = Duration::from_millis(100);
@@ -95,59 +98,74 @@ struct Part {
 
 /// One thread's part; `None` if it has no memory.
 fn part_of_one(elements: usize, barrier: &Barrier) -> Option<Part> {
-    let arrays = [filled(elements, 0.0), filled(elements, 1.0), filled(elements, 2.0)];
     // Whoever has no memory goes through the same barriers, so that nobody waits for it in vain.
-    let [mut a, b, c] = arrays.map(Option::unwrap_or_default);
-    let len = a.len().min(b.len()).min(c.len());
-    let (a, b, c) = (&mut a[..len], &b[..len], &c[..len]);
+    let [mut a, b, c] = filled(elements).unwrap_or_default();
+    let len = a.len();
+    let mut walks = [Walk { len, at: 0 }; 3];
     let mut rates = [[0.0; ROUNDS]; 3];
     for round in 0..ROUNDS {
-        for (kind, of_kind) in rates.iter_mut().enumerate() {
+        for (kind, walk) in walks.iter_mut().enumerate() {
             barrier.wait();
-            of_kind[round] = match kind {
-                0 => rate(len, 2 * size_of::<f64>(), |at| {
+            let elements_per_second = match kind {
+                0 => walk.rate(SHORT_ROUND, |at| {
                     black_box(sum_words(bytemuck::cast_slice(&b[at.clone()])));
                     black_box(sum_words(bytemuck::cast_slice(&c[at])));
                 }),
-                1 => rate(len, 2 * size_of::<f64>(), |at| {
+                1 => walk.rate(SHORT_ROUND, |at| {
                     black_box(&mut a[at.clone()]).copy_from_slice(&b[at]);
                 }),
-                _ => rate(len, 3 * size_of::<f64>(), |at| {
+                _ => walk.rate(SHORT_ROUND, |at| {
                     let sources = b[at.clone()].iter().zip(&c[at.clone()]);
                     for (a, (b, c)) in black_box(&mut a[at]).iter_mut().zip(sources) {
                         *a = b + 3.0 * c;
                     }
                 }),
             };
+            let arrays = if kind == 2 { 3 } else { 2 };
+            rates[kind][round] = elements_per_second * (arrays * size_of::<f64>()) as f64;
         }
     }
     (len > 0).then_some(Part { bytes: 3 * len * size_of::<f64>(), rates })
 }
 
-/// An array that has been written once; shorter if that took too long, `None` if there is no memory.
-fn filled(elements: usize, value: f64) -> Option<Vec<f64>> {
-    let mut array = Vec::new();
-    array.try_reserve_exact(elements).ok()?;
-    let start = Instant::now();
-    while array.len() < elements && start.elapsed() < FILL / 3 {
-        array.resize((array.len() + STRIDE / size_of::<f64>()).min(elements), value);
+/// Three arrays of one length that have been written once; shorter if that took too long, `None` if there is no memory.
+fn filled(elements: usize) -> Option<[Vec<f64>; 3]> {
+    let mut arrays: [Vec<f64>; 3] = Default::default();
+    for array in &mut arrays {
+        array.try_reserve_exact(elements).ok()?;
     }
-    Some(array)
+    let start = Instant::now();
+    while arrays[0].len() < elements && start.elapsed() < FILL {
+        let len = (arrays[0].len() + STRIDE / size_of::<f64>()).min(elements);
+        for (array, value) in arrays.iter_mut().zip([0.0, 1.0, 2.0]) {
+            array.resize(len, value);
+        }
+    }
+    Some(arrays)
 }
 
-/// Bytes per second of `work` over ranges of `len` elements, again and again for a round.
-fn rate(len: usize, bytes_each: usize, mut work: impl FnMut(std::ops::Range<usize>)) -> f64 {
-    let stride = STRIDE / size_of::<f64>();
-    let (mut at, mut elements) = (0, 0);
-    let start = Instant::now();
-    loop {
-        let end = (at + stride).min(len);
-        work(at..end);
-        elements += end - at;
-        at = if end == len { 0 } else { end };
-        let elapsed = start.elapsed();
-        if elapsed >= ROUND {
-            return (elements * bytes_each) as f64 / elapsed.as_secs_f64();
+/// A way through arrays of `len` eight-byte elements, again and again; each round goes on where the last one stopped, so
+/// that short rounds do not stay within a cache.
+#[derive(Clone, Copy)]
+struct Walk {
+    len: usize,
+    at: usize,
+}
+
+impl Walk {
+    /// Elements per second that `work` gets through in a round.
+    fn rate(&mut self, round: Duration, mut work: impl FnMut(std::ops::Range<usize>)) -> f64 {
+        let mut elements = 0;
+        let start = Instant::now();
+        loop {
+            let end = (self.at + STRIDE / size_of::<f64>()).min(self.len);
+            work(self.at..end);
+            elements += end - self.at;
+            self.at = if end == self.len { 0 } else { end };
+            let elapsed = start.elapsed();
+            if elapsed >= round {
+                return elements as f64 / elapsed.as_secs_f64();
+            }
         }
     }
 }
@@ -186,11 +204,13 @@ fn read_rounds(rounds: usize, barrier: &Barrier) -> Option<Vec<f64>> {
     if has_memory {
         buffer.resize(words, 0x0123_4567_89ab_cdef);
     }
+    let mut walk = Walk { len: buffer.len(), at: 0 };
     let of_round = |_| {
         barrier.wait();
-        rate(buffer.len(), size_of::<u64>(), |at| {
+        let words_per_second = walk.rate(LONG_ROUND, |at| {
             black_box(sum_words(&buffer[at]));
-        })
+        });
+        words_per_second * size_of::<u64>() as f64
     };
     let rates = (0..rounds).map(of_round).collect();
     has_memory.then_some(rates)
