@@ -63,14 +63,14 @@ impl MemoryBandwidth {
         let elements = bytes / threads / 3 / size_of::<f64>();
         let parts = together(threads, |barrier| part_of_one(elements, barrier));
         let parts: Vec<Part> = parts.into_iter().collect::<Option<_>>()?;
-        let best = |of_round: fn(&Part, usize) -> f64| {
-            let sums = (0..ROUNDS).map(|r| parts.iter().map(|p| of_round(p, r)).sum::<f64>());
-            sums.max_by(f64::total_cmp).filter(|&rate| rate > 0.0)
+        let best = |kind: usize| {
+            let of_round = |r: usize| parts.iter().map(|part| part.rates[r][kind]).sum::<f64>();
+            (0..ROUNDS).map(of_round).max_by(f64::total_cmp).filter(|&rate| rate > 0.0)
         };
         Some(Self {
-            read: best(|part, round| part.rates[0][round])?,
-            copy: best(|part, round| part.rates[1][round])?,
-            triad: best(|part, round| part.rates[2][round])?,
+            read: best(0)?,
+            copy: best(1)?,
+            triad: best(2)?,
             threads: parts.len(),
             working_set: parts.iter().map(|part| part.bytes).sum(),
         })
@@ -92,8 +92,8 @@ impl MemoryBandwidth {
 /// What one thread measured.
 struct Part {
     bytes: usize,
-    /// Bytes per second of reading, copying and the triad, in each round.
-    rates: [[f64; ROUNDS]; 3],
+    /// Bytes per second of reading, copying and the triad, for each round.
+    rates: [[f64; 3]; ROUNDS],
 }
 
 /// One thread's part; `None` if it has no memory.
@@ -102,8 +102,8 @@ fn part_of_one(elements: usize, barrier: &Barrier) -> Option<Part> {
     let [mut a, b, c] = filled(elements).unwrap_or_default();
     let len = a.len();
     let mut walks = [Walk { len, at: 0 }; 3];
-    let mut rates = [[0.0; ROUNDS]; 3];
-    for round in 0..ROUNDS {
+    let mut rates = [[0.0; 3]; ROUNDS];
+    for of_round in &mut rates {
         for (kind, walk) in walks.iter_mut().enumerate() {
             barrier.wait();
             let elements_per_second = match kind {
@@ -122,7 +122,7 @@ fn part_of_one(elements: usize, barrier: &Barrier) -> Option<Part> {
                 }),
             };
             let arrays = if kind == 2 { 3 } else { 2 };
-            rates[kind][round] = elements_per_second * (arrays * size_of::<f64>()) as f64;
+            of_round[kind] = elements_per_second * (arrays * size_of::<f64>()) as f64;
         }
     }
     (len > 0).then_some(Part { bytes: 3 * len * size_of::<f64>(), rates })
