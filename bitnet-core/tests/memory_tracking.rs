@@ -9,6 +9,7 @@ use bitnet_core::memory::{
     HybridMemoryPool, MemoryHandle, MemoryPoolConfig, MemoryPressureLevel, PoolBuffer, Purpose,
     TrackingConfig, TrackingLevel,
 };
+use serde_json::Value;
 
 fn tracked(level: TrackingLevel) -> HybridMemoryPool {
     let config = MemoryPoolConfig {
@@ -139,4 +140,41 @@ fn the_timeline_has_the_totals_of_the_books() {
         (replay.allocations, replay.deallocations),
         (metrics.allocations, metrics.deallocations)
     );
+}
+
+#[test]
+fn a_timeline_is_written_as_json_that_others_can_read() {
+    let pool = tracked(TrackingLevel::Detailed);
+    let line = line!() + 1;
+    let _kept = pool.allocate(1000, 64, &Device::Cpu).unwrap();
+    drop(pool.allocate(500, 64, &Device::Cpu).unwrap());
+    let timeline = pool.tracker().unwrap().timeline();
+
+    let mut out = Vec::new();
+    timeline.write_chrome_trace(&mut out).unwrap();
+    let trace: Value = serde_json::from_slice(&out).unwrap();
+    let events = trace["traceEvents"].as_array().unwrap();
+    let of = |phase: &'static str| events.iter().filter(move |event| event["ph"] == phase);
+    let levels: Vec<_> = of("C").map(|event| event["args"]["bytes"].as_i64().unwrap()).collect();
+    assert_eq!(levels, [1000, 1500, 1000]);
+    assert!(of("C").all(|event| event["ts"].as_f64().is_some_and(|time| time >= 0.0)));
+    let names: Vec<_> = of("i").map(|event| event["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["allocated", "allocated", "freed"]);
+
+    let mut out = Vec::new();
+    timeline.write_json_lines(&mut out).unwrap();
+    let text = String::from_utf8(out).unwrap();
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 3);
+    assert_eq!((&lines[0]["bytes"], &lines[0]["line"]), (&1000.into(), &line.into()));
+    assert_eq!(lines[0]["file"], file!());
+
+    let mut empty = Vec::new();
+    tracked(TrackingLevel::Basic)
+        .tracker()
+        .unwrap()
+        .timeline()
+        .write_chrome_trace(&mut empty)
+        .unwrap();
+    assert!(serde_json::from_slice::<Value>(&empty).is_ok());
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::units::{bytes, duration};
 use super::{
-    LatencyKind, LatencySummary, MemoryPressureLevel, OperationFigures, PoolFigures, Rates,
-    Tracker, TrackingLevel,
+    AllocationPattern, LatencyKind, LatencySummary, MemoryPressureLevel, OperationFigures,
+    PatternFeatures, PoolFigures, Rates, Step, Tracker, TrackingLevel,
 };
 use crate::memory::Purpose;
 
@@ -33,6 +33,8 @@ pub struct DetailedMetrics {
     pub failed_allocations: u64,
     /// Live recorded allocations that are older than `leak_detection_interval`; `None` if none are remembered.
     pub suspected_leaks: Option<SuspectedLeaks>,
+    /// How the pool was used lately, as far as it was recorded.
+    pub pattern: AllocationPattern,
     /// How fast memory came and went lately; `None` if too little was recorded.
     pub rates: Option<Rates>,
     /// Latencies, at level Detailed, of each kind that was measured.
@@ -63,6 +65,7 @@ impl Tracker {
         let leaks = self.leaks(self.config().leak_detection_interval);
         let suspected = SuspectedLeaks { count: leaks.leaks.len(), bytes: leaks.bytes() };
         let timeline = self.timeline();
+        let steps: Vec<Step> = timeline.events.iter().map(Step::from).collect();
         let measured =
             |kind| Some((kind, self.latencies(kind).filter(|figures| figures.count > 0)?));
         Some(DetailedMetrics {
@@ -75,6 +78,7 @@ impl Tracker {
             age: self.age(),
             failed_allocations: self.failures().0,
             suspected_leaks: leaks.enabled.then_some(suspected),
+            pattern: PatternFeatures::of(&steps).pattern(),
             rates: Rates::of(&timeline),
             latencies: LatencyKind::ALL.into_iter().filter_map(measured).collect(),
             operations: self.operations(),
@@ -115,6 +119,9 @@ impl DetailedMetrics {
     fn fmt_recorded(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(SuspectedLeaks { count, bytes: size }) = self.suspected_leaks {
             writeln!(f, "suspected leaks     {count}, {}", bytes(size))?;
+        }
+        if self.pattern != AllocationPattern::Unknown {
+            writeln!(f, "pattern             {:?}", self.pattern)?;
         }
         if let Some(rates) = self.rates {
             let (count, size) =

@@ -9,7 +9,7 @@ use super::live::{LiveTable, Record, hash};
 use super::profiler::{LatencyKind, OperationFigures, Profiler};
 use super::timeline::{EventKind, Ring, Timeline, TimelineEvent};
 use super::{
-    AllocationEvent, DeallocationEvent, LatencySummary, LeakReport, PressureMonitor,
+    AllocationEvent, DeallocationEvent, LatencySummary, LeakReport, PatternReport, PressureMonitor,
     TrackingConfig, TrackingLevel, clock, sampling, threads,
 };
 
@@ -192,6 +192,11 @@ impl Tracker {
         let parts: Vec<_> = self.shards.iter().map(Shard::lock).collect();
         let sampled = self.config.level == TrackingLevel::Standard;
         Timeline::merge(parts.iter().map(|part| &part.ring), sampled)
+    }
+
+    /// The patterns in the last events.
+    pub fn patterns(&self) -> PatternReport {
+        PatternReport::of(&self.timeline())
     }
 
     /// Bytes of memory that its tables take at the moment.
