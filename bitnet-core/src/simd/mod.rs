@@ -7,12 +7,14 @@
 mod compiled;
 mod product;
 mod sum;
+mod ticks;
 
 use crate::{Error, Result};
 
 pub(crate) use compiled::{Kernel, active, run};
 pub(crate) use product::{Matrix, product};
 pub use sum::sum_words;
+pub(crate) use ticks::ticks;
 
 /// An instruction set level, in the order in which they are preferred.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

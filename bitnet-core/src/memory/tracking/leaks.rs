@@ -84,6 +84,12 @@ impl LeakReport {
         Self { older_than, enabled: true, sampled, leaks, sites }
     }
 
+    /// Leaves out the allocations that are meant to stay.
+    pub fn retain(&mut self, keep: impl FnMut(&Leak) -> bool) {
+        self.leaks.retain(keep);
+        self.sites = by_site(&self.leaks);
+    }
+
     /// The bytes that the recorded allocations stand for.
     pub fn bytes(&self) -> u64 {
         self.sites.iter().map(|site| site.stands_for).sum()

@@ -8,7 +8,8 @@
 //! | teeth | times that the level rose by at least four live blocks and then fell by two fifths of its range |
 //! | climb | the heights of these rises, as a part of all bytes allocated |
 //! | ramp | the time of a rise, as a part of a rise and the fall after it; medians |
-//! | drift | how far the mean levels of eight parts of the time lie apart, relative to the mean level |
+//! | drift | how far the mean levels of eight parts of the stream lie apart, relative to the mean level; without the first part |
+//! | rising | how often the mean level rose from one of these parts to the next |
 //!
 //! The first row that holds names the pattern:
 //!
@@ -21,6 +22,7 @@
 //! | Sawtooth | at least three teeth, climb >= 0.5, ramp >= 0.7 |
 //! | Periodic | at least four teeth, climb >= 0.5, rhythm >= 0.7 |
 //! | Steady | drift <= 0.6 |
+//! | Growing | rising = 7 |
 //! | Irregular | otherwise |
 
 use std::collections::BTreeMap;
@@ -33,8 +35,10 @@ use super::{Timeline, TimelineEvent};
 const FEWEST: usize = 32;
 /// Live blocks that a rise of the level brings at least.
 const RISE: i64 = 4;
-/// Parts of the time whose mean levels are compared.
+/// Parts of the stream whose mean levels are compared.
 const PARTS: usize = 8;
+/// The level rose from each part to the next.
+const RISING: usize = PARTS - 1;
 
 /// How a pool, a line of a program or a size of blocks is used over time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -54,6 +58,8 @@ pub enum AllocationPattern {
     Sawtooth,
     /// Allocations come evenly, and the level stays.
     Steady,
+    /// Much comes and goes, but less goes than comes: a cache that fills, or a slow leak.
+    Growing,
     /// None of the others.
     Irregular,
 }
@@ -96,6 +102,8 @@ pub struct PatternFeatures {
     pub tooth_rhythm: f64,
     /// How far the level wanders, relative to its mean.
     pub drift: f64,
+    /// How often the mean level rose from one eighth of the stream to the next, at most 7.
+    pub rising: usize,
 }
 
 impl PatternFeatures {
@@ -114,7 +122,9 @@ impl PatternFeatures {
             features.see_bursts(steps);
             let levels = levels(steps);
             features.see_teeth(steps, &levels, came);
-            features.drift = drift(steps, &levels);
+            let means = means(&levels);
+            features.drift = drift(&means);
+            features.rising = means.windows(2).filter(|pair| pair[1] > pair[0]).count();
         }
         features
     }
@@ -133,6 +143,7 @@ impl PatternFeatures {
                 AllocationPattern::Periodic
             }
             Self { drift: ..=0.6, .. } => AllocationPattern::Steady,
+            Self { rising: RISING.., .. } => AllocationPattern::Growing,
             _ => AllocationPattern::Irregular,
         }
     }
@@ -250,15 +261,15 @@ fn levels(steps: &[Step]) -> Vec<f64> {
         .collect()
 }
 
-/// The span of the mean levels of equal parts of the time over the mean of all, above the lowest level seen.
-fn drift(steps: &[Step], levels: &[f64]) -> f64 {
+/// The mean levels of equal parts of the stream, above the lowest level seen.
+fn means(levels: &[f64]) -> Vec<f64> {
     let lowest = levels.iter().copied().fold(0.0, f64::min);
-    let per = steps.len().div_ceil(PARTS);
-    let means: Vec<f64> = levels
-        .chunks(per)
-        .map(|part| part.iter().sum::<f64>() / part.len() as f64 - lowest)
-        .collect();
-    // The first part may be the way up to the level that is then kept.
+    let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len() as f64 - lowest;
+    levels.chunks(levels.len().div_ceil(PARTS).max(1)).map(mean).collect()
+}
+
+/// How far these means lie apart, relative to their mean. The first is left out: it may be the way up to what is then kept.
+fn drift(means: &[f64]) -> f64 {
     let kept = means.get(1..).unwrap_or_default();
     let mean = kept.iter().sum::<f64>() / kept.len().max(1) as f64;
     let (least, most) =

@@ -172,8 +172,7 @@ impl Tracker {
         Duration::from_nanos(clock::precise().saturating_sub(self.start))
     }
 
-    /// The recorded allocations that are alive and at least so old. An age may be too large by a tick of the system's coarse
-    /// clock, a few milliseconds.
+    /// The recorded allocations that are alive and at least so old. An age may be too large by 2 us.
     pub fn leaks(&self, older_than: Duration) -> LeakReport {
         if !self.config.enable_leak_detection || self.shards.is_empty() {
             return LeakReport { older_than, ..LeakReport::default() };

@@ -1,13 +1,13 @@
 //! Synthetic users with noise, and how often each is recognised.
 
 use super::AllocationPattern::{
-    Bursty, Draining, Irregular, Periodic, Sawtooth, Sequential, Steady,
+    Bursty, Draining, Growing, Irregular, Periodic, Sawtooth, Sequential, Steady,
 };
 use super::*;
 use crate::memory::tracking::timeline::tests::event;
 
-const KINDS: [AllocationPattern; 7] =
-    [Sequential, Draining, Periodic, Bursty, Sawtooth, Steady, Irregular];
+const KINDS: [AllocationPattern; 8] =
+    [Sequential, Draining, Periodic, Bursty, Sawtooth, Steady, Growing, Irregular];
 const SEEDS: u64 = 200;
 
 /// A small generator of random numbers.
@@ -99,12 +99,17 @@ impl Stream {
                     }
                 }
             }
-            Steady => {
+            Steady | Growing => {
+                let forgotten = if kind == Growing { random.between(0.15, 0.35) } else { 0.0 };
                 let life = random.between(5.0, 200.0);
                 for _ in 0..random.count(200, 800) {
                     now += random.between(5.0, 15.0);
                     let size = random.size();
-                    stream.block(now, now + random.between(0.5, 1.5) * life, size);
+                    if random.unit() < forgotten {
+                        stream.0.push((now, size));
+                    } else {
+                        stream.block(now, now + random.between(0.5, 1.5) * life, size);
+                    }
                 }
             }
             _ => {
@@ -112,7 +117,7 @@ impl Stream {
                 let (mut held, mut rising) = (Vec::new(), true);
                 for _ in 0..random.count(400, 1600) {
                     now += random.exponential(10.0);
-                    if random.unit() < 0.02 {
+                    if random.unit() < 0.03 {
                         rising = !rising;
                     }
                     if held.is_empty() || (random.unit() < 0.65) == rising {
