@@ -91,6 +91,27 @@ fn the_site_of_a_leak_is_the_line_of_the_user() {
 }
 
 #[test]
+fn a_block_that_is_moved_keeps_the_line_that_asked_for_it() {
+    let pool = tracked(TrackingLevel::Detailed);
+    let mut held = Vec::new();
+    let line = line!() + 2;
+    for _ in 0..2000 {
+        held.push(pool.allocate(4096, 64, &Device::Cpu).unwrap());
+    }
+    let kept: Vec<_> = held.into_iter().step_by(50).collect();
+    let compaction = pool.start_compaction(0.9).unwrap();
+    let addresses: Vec<_> = kept.iter().map(|handle| handle.bytes().as_ptr()).collect();
+    let kept: Vec<_> =
+        kept.into_iter().map(|handle| compaction.relocate(handle).unwrap()).collect();
+    drop(compaction);
+    let moved = kept.iter().zip(addresses).filter(|(now, then)| now.bytes().as_ptr() != *then);
+    assert!(moved.count() > 0, "something is moved");
+    let report = pool.tracker().unwrap().leaks(Duration::ZERO);
+    assert_eq!((report.leaks.len(), report.sites.len()), (kept.len(), 1), "{report}");
+    assert_eq!((report.sites[0].site.file(), report.sites[0].site.line()), (file!(), line));
+}
+
+#[test]
 fn crossing_into_the_last_of_the_limit_is_told_once() {
     let pool = tracked(TrackingLevel::Basic);
     let calls = Arc::new(Mutex::new(Vec::new()));

@@ -51,6 +51,11 @@ impl<'a> Compaction<'a> {
         match pool.allocate(handle.size(), align, &Device::Cpu) {
             Ok(mut moved) => {
                 moved.bytes_mut().copy_from_slice(handle.bytes());
+                if let Some(tracker) = self.pool.tracker() {
+                    let [from, to] =
+                        [&handle, &moved].map(|handle| handle.bytes().as_ptr() as usize);
+                    tracker.moved(from, to, moved.occupied());
+                }
                 handle.return_to_slab();
                 Ok(moved)
             }

@@ -43,3 +43,24 @@ impl Default for TrackingConfig {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_grow_from_none_to_detailed() {
+        let levels = [
+            TrackingLevel::None,
+            TrackingLevel::Basic,
+            TrackingLevel::Standard,
+            TrackingLevel::Detailed,
+        ];
+        assert!(levels.is_sorted_by(|a, b| a < b));
+        assert_eq!(
+            levels.map(|level| format!("{level:?}")),
+            ["None", "Basic", "Standard", "Detailed"]
+        );
+        assert_eq!(TrackingConfig::default().level, TrackingLevel::default());
+    }
+}

@@ -37,6 +37,18 @@ impl LiveTable {
         self.slots.iter().flatten()
     }
 
+    pub(super) fn get(&self, address: usize) -> Option<&Record> {
+        if self.slots.is_empty() { None } else { self.slots[self.slot_of(address)].as_ref() }
+    }
+
+    pub(super) fn get_mut(&mut self, address: usize) -> Option<&mut Record> {
+        if self.slots.is_empty() {
+            return None;
+        }
+        let at = self.slot_of(address);
+        self.slots[at].as_mut()
+    }
+
     pub(super) fn bytes(&self) -> usize {
         self.slots.capacity() * size_of::<Option<Record>>()
     }
@@ -142,6 +154,9 @@ mod tests {
                     prop_assert_eq!(gone.map(|record| record.size), map.remove(&address));
                 }
                 prop_assert_eq!(table.iter().count(), map.len());
+                let held = map.get(&address).copied();
+                prop_assert_eq!(table.get(address).map(|record| record.size), held);
+                prop_assert_eq!(table.get_mut(address).map(|record| record.size), held);
             }
             for (address, size) in map {
                 prop_assert_eq!(table.remove(address).map(|record| record.size), Some(size));

@@ -123,6 +123,24 @@ impl Tracker {
         }
     }
 
+    /// Notes that the allocation at `to` took the place of the one at `from`, while both are alive: it keeps the line, the
+    /// thread and the age of the first.
+    pub fn moved(&self, from: usize, to: usize, class_bytes: usize) {
+        if self.shards.is_empty() {
+            return;
+        }
+        let origin = self.shard(from).lock().live.get(from).copied();
+        let Some(origin) = origin else { return };
+        let mut part = self.shard(to).lock();
+        if let Some(record) = part.live.get_mut(to) {
+            (record.site, record.stamp, record.thread) = (origin.site, origin.stamp, origin.thread);
+            return;
+        }
+        // A sample holds the first, and not the second.
+        drop(part);
+        self.insert(Record { address: to, ..origin }, class_bytes, clock::stamp());
+    }
+
     /// Notes that an allocation of `size` bytes was refused.
     pub fn failed(&self, size: usize) {
         self.failed.fetch_add(1, Ordering::Relaxed);
@@ -221,27 +239,31 @@ impl Tracker {
 
     #[inline(never)]
     fn record(&self, event: &AllocationEvent, bytes: u64) {
+        let now = clock::stamp();
         let record = Record {
             address: event.address,
             size: event.size,
             bytes,
             site: event.site,
-            stamp: clock::stamp(),
+            stamp: now,
             thread: threads::number(),
             purpose: event.purpose,
         };
-        let mut part = self.shard(event.address).lock();
+        self.insert(record, event.class_bytes, now);
+    }
+
+    fn insert(&self, record: Record, class_bytes: usize, now: u64) {
+        let mut part = self.shard(record.address).lock();
         if self.matches() {
             match part.live.insert(record) {
                 Ok(None) => {
                     if let Some(recorded) = &self.recorded {
-                        recorded.insert(event.address);
+                        recorded.insert(record.address);
                     }
                 }
                 Ok(Some(before)) => {
                     // Its end was not told in time: it ends here, so that the timeline stays the sum of what is alive.
-                    let gone =
-                        self.event(EventKind::Freed, &before, event.class_bytes, record.stamp);
+                    let gone = self.event(EventKind::Freed, &before, class_bytes, now);
                     part.ring.push(gone);
                 }
                 Err(()) => {
@@ -250,7 +272,7 @@ impl Tracker {
                 }
             }
         }
-        let came = self.event(EventKind::Allocated, &record, event.class_bytes, record.stamp);
+        let came = self.event(EventKind::Allocated, &record, class_bytes, now);
         part.ring.push(came);
     }
 
@@ -455,6 +477,30 @@ mod tests {
         free(&tracker, 64, 200);
         assert_eq!(tracker.timeline().replay().total, 0);
         assert_eq!(tracker.timeline().events.len(), 4);
+    }
+
+    #[test]
+    fn a_block_that_moves_keeps_its_line_and_its_age() {
+        for level in [TrackingLevel::Standard, TrackingLevel::Detailed] {
+            let tracker = tracker(level, true);
+            let line = line!() + 1;
+            allocate(&tracker, 1 << 20, 64 << 10);
+            let stamp = tracker.leaks(Duration::ZERO).leaks[0].age;
+            allocate(&tracker, 1 << 30, 64 << 10);
+            tracker.moved(1 << 20, 1 << 30, 64 << 10);
+            free(&tracker, 1 << 20, 64 << 10);
+            let report = tracker.leaks(Duration::ZERO);
+            assert_eq!((report.leaks.len(), report.leaks[0].site.line()), (1, line));
+            assert!(report.leaks[0].age >= stamp);
+            // To an address that was not recorded, as a sample may have it.
+            tracker.moved(1 << 30, 1 << 31, 64 << 10);
+            free(&tracker, 1 << 30, 64 << 10);
+            let report = tracker.leaks(Duration::ZERO);
+            assert_eq!((report.leaks[0].address, report.leaks[0].site.line()), (1 << 31, line));
+            free(&tracker, 1 << 31, 64 << 10);
+            assert!(tracker.leaks(Duration::ZERO).leaks.is_empty());
+            assert_eq!(tracker.timeline().replay().total, 0);
+        }
     }
 
     #[test]
