@@ -14,6 +14,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("bitnet-inference", 3),
     ("bitnet-training", 3),
     ("bitnet-cli", 5),
+    ("bitnet-benchmarks", 5),
 ];
 
 /// The crate that stands outside the house: it depends on no other member and none depends on it.

@@ -18,6 +18,7 @@ const FORBIDDING: &[&str] = &[
     "bitnet-inference",
     "bitnet-training",
     "bitnet-cli",
+    "bitnet-benchmarks",
     "xtask",
 ];
 

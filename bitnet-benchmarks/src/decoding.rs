@@ -1,0 +1,54 @@
+//! Tokens of the story model, whose decoder takes its memory from the pool that is measured.
+
+use bitnet_core::memory::HybridMemoryPool;
+use bitnet_cpu::CpuOptions;
+use bitnet_inference::sampler::{Sampler, SamplerConfig};
+use bitnet_inference::{InferenceError, LoadOptions, Model, ModelSource, Session, backend_by_name};
+use std::time::Instant;
+
+use crate::sampling::{Plan, sample};
+
+/// Tokens that are written between two starts; the cache holds no more.
+const TOKENS: usize = 128;
+
+/// Nanoseconds for each token that is chosen and read, on one thread.
+///
+/// # Errors
+/// Text for people: the model could not be loaded or run.
+pub fn decoding(pool: HybridMemoryPool, plan: &Plan) -> Result<Vec<f64>, String> {
+    let said = |error: InferenceError| error.to_string();
+    let options = LoadOptions { pool: Some(pool), ..LoadOptions::default() };
+    let backend =
+        backend_by_name("cpu", CpuOptions { threads: Some(1), isa: None }).map_err(said)?;
+    let model =
+        Model::load_with(ModelSource::Embedded, &options, backend, &mut |_, _| {}).map_err(said)?;
+    let mut failed = None;
+    let mut session = model.session(Some(TOKENS + 1)).map_err(said)?;
+    let mut sampler =
+        Sampler::new(SamplerConfig::default(), model.config().vocab_size).map_err(said)?;
+    let samples = sample(plan, TOKENS as f64, |rounds| {
+        let start = Instant::now();
+        for _ in 0..rounds {
+            if let Err(error) = write(&mut session, &mut sampler) {
+                failed.get_or_insert(error);
+            }
+        }
+        Ok([start.elapsed()])
+    });
+    match (failed, samples) {
+        (Some(error), _) => Err(said(error)),
+        (None, Ok([samples])) => Ok(samples),
+        (None, Err(refused)) => Err(refused.to_string()),
+    }
+}
+
+/// Begins anew and writes `TOKENS` tokens, the likeliest each time.
+fn write(session: &mut Session<'_>, sampler: &mut Sampler) -> Result<(), InferenceError> {
+    session.truncate(0);
+    let mut token = 1;
+    for _ in 0..TOKENS {
+        session.read(&[token], &mut |_, _| true)?;
+        token = session.choose(sampler)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,40 @@
+//! Which benchmarks the command line names.
+
+/// Words of which one has to occur in a benchmark's name, in whatever case; without words everything is let through.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Filter(Vec<String>);
+
+impl Filter {
+    /// A filter of these words.
+    pub fn new(words: &[String]) -> Self {
+        Self(words.iter().map(|word| word.to_lowercase()).collect())
+    }
+
+    /// Whether a benchmark is let through: a word occurs in `suite`, in `name` or in `suite/name`.
+    pub fn matches(&self, suite: &str, name: &str) -> bool {
+        let whole = format!("{suite}/{name}").to_lowercase();
+        self.0.is_empty() || self.0.iter().any(|word| whole.contains(word))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filter(words: &[&str]) -> Filter {
+        Filter::new(&words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn case_does_not_matter_and_suites_count() {
+        let name = "Pair/64 B, 1 thread";
+        assert!(filter(&[]).matches("memory", name));
+        assert!(filter(&["memory"]).matches("memory", name));
+        assert!(filter(&["MEMORY"]).matches("memory", name));
+        assert!(filter(&["pair/64"]).matches("memory", name));
+        assert!(filter(&["memory/pair"]).matches("memory", name));
+        assert!(filter(&["nothing", "1 THREAD"]).matches("memory", name));
+        assert!(!filter(&["larson"]).matches("memory", name));
+        assert!(!filter(&["64 b, 2"]).matches("memory", name));
+    }
+}

@@ -1,0 +1,106 @@
+//! How much memory an allocator needs beyond what was asked of it, as the operating system counts.
+
+use serde::{Deserialize, Serialize};
+
+use crate::blocks::Blocks;
+use crate::rng::Rng;
+use crate::smaps;
+
+/// Which blocks are alive while the memory is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Mix {
+    /// 64 MiB in blocks of 64 bytes to below 1 MiB, each power of two as likely as the others.
+    Small,
+    /// 384 MiB in blocks of 1 to 32 MiB, in whole pages.
+    Large,
+    /// One block of 626 MiB: the embedding table of BitNet b1.58 2B4T in half precision.
+    Embedding,
+}
+
+/// Bytes of the embedding table `[128256, 2560]`.
+const EMBEDDING: usize = 128_256 * 2560 * 2;
+
+impl Mix {
+    /// The blocks' sizes, in whole cache lines.
+    pub fn sizes(self) -> Vec<usize> {
+        let mut rng = Rng::new(3);
+        let (whole, draw): (usize, fn(&mut Rng) -> usize) = match self {
+            Self::Small => (64 << 20, |rng| {
+                let low = 1 << rng.below(14);
+                (low + rng.below(low)) * 64
+            }),
+            Self::Large => (384 << 20, |rng| (1 << 20) + rng.below(31 * 256 + 1) * 4096),
+            Self::Embedding => (EMBEDDING, |_| EMBEDDING),
+        };
+        let mut left = whole;
+        let mut sizes = Vec::new();
+        while left > 0 {
+            let size = draw(&mut rng).min(left);
+            left -= size;
+            sizes.push(size);
+        }
+        sizes
+    }
+}
+
+/// Parts of the bytes asked for: 0.02 is two percent.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Footprint {
+    /// In memory beyond what was asked for, every byte of which was written.
+    pub resident: f64,
+    /// Address space beyond what was asked for.
+    pub mapped: f64,
+    /// In memory after everything was given back.
+    pub kept: f64,
+}
+
+/// Counts with the blocks of `mix` alive and written; the message says why it could not be counted.
+///
+/// # Errors
+/// Text for people: the memory was refused, or the system does not count.
+pub fn footprint<B: Blocks>(blocks: &B, mix: Mix) -> Result<Footprint, String> {
+    let count = || smaps::anonymous().ok_or("this system has no /proc/self/smaps".to_owned());
+    let sizes = mix.sizes();
+    // Where the blocks' owners are kept is memory too: it is written before the first count.
+    let mut owners: Vec<Option<B::Block>> = sizes.iter().map(|_| None).collect();
+    count()?;
+    let before = count()?;
+    for (owner, &bytes) in owners.iter_mut().zip(&sizes) {
+        let mut block = blocks.take(bytes).map_err(|refused| refused.to_string())?;
+        B::fill(&mut block, bytes);
+        std::hint::black_box(B::address(&block));
+        *owner = Some(block);
+    }
+    let full = count()?;
+    let mut order: Vec<usize> = (0..sizes.len()).collect();
+    Rng::new(5).shuffle(&mut order);
+    for place in order {
+        if let Some(block) = owners[place].take() {
+            blocks.give_back(block);
+        }
+    }
+    let empty = count()?;
+    let asked = sizes.iter().sum::<usize>() as f64;
+    let grown = |now: u64, then: u64| now as f64 - then as f64;
+    Ok(Footprint {
+        resident: grown(full.resident, before.resident) / asked - 1.0,
+        mapped: grown(full.mapped, before.mapped) / asked - 1.0,
+        kept: grown(empty.resident, before.resident) / asked,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mixes_add_up() {
+        let small = Mix::Small.sizes();
+        assert_eq!(small.iter().sum::<usize>(), 64 << 20);
+        assert!(small.iter().all(|size| (64..1 << 20).contains(size) && size % 64 == 0));
+        let large = Mix::Large.sizes();
+        assert_eq!(large.iter().sum::<usize>(), 384 << 20);
+        assert!(large.iter().rev().skip(1).all(|size| (1 << 20..=32 << 20).contains(size)));
+        assert_eq!(Mix::Embedding.sizes(), [656_670_720]);
+    }
+}

@@ -1,0 +1,43 @@
+//! Take many blocks, then give them all back in random order.
+
+use std::time::{Duration, Instant};
+
+use crate::blocks::{Blocks, Refused};
+use crate::kernels::{Touch, touch};
+use crate::rng::Rng;
+use crate::sampling::{Plan, sample};
+
+/// Nanoseconds to take a block, and nanoseconds to give one back, where blocks of all `sizes` are alive in between.
+///
+/// # Errors
+/// [`Refused`] if the memory can't be had.
+pub fn batch<B: Blocks>(
+    blocks: &B,
+    plan: &Plan,
+    sizes: &[usize],
+) -> Result<[Vec<f64>; 2], Refused> {
+    let mut rng = Rng::new(7);
+    let mut order: Vec<usize> = (0..sizes.len()).collect();
+    rng.shuffle(&mut order);
+    let mut alive: Vec<Option<B::Block>> = sizes.iter().map(|_| None).collect();
+    sample(plan, sizes.len() as f64, |rounds| {
+        let (mut taking, mut giving) = (Duration::ZERO, Duration::ZERO);
+        for _ in 0..rounds {
+            let start = Instant::now();
+            for (place, &bytes) in alive.iter_mut().zip(sizes) {
+                let mut block = blocks.take(bytes)?;
+                touch::<B>(&mut block, bytes, Touch::First);
+                *place = Some(block);
+            }
+            let taken = Instant::now();
+            for &place in &order {
+                if let Some(block) = alive[place].take() {
+                    blocks.give_back(block);
+                }
+            }
+            giving += taken.elapsed();
+            taking += taken - start;
+        }
+        Ok([taking, giving])
+    })
+}

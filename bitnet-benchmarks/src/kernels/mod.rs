@@ -1,0 +1,39 @@
+//! The kernels: what is done with blocks of memory while the time is taken.
+
+pub mod batch;
+pub mod cache_lines;
+pub mod handover;
+pub mod larson;
+pub mod mstress;
+pub mod pair;
+pub mod replay;
+pub mod together;
+pub mod xmalloc;
+
+use std::hint::black_box;
+
+use serde::{Deserialize, Serialize};
+
+use crate::blocks::Blocks;
+
+/// Bytes of a page.
+pub const PAGE: usize = 4096;
+
+/// What is written to a block that was just taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Touch {
+    /// Its first eight bytes.
+    First,
+    /// The first eight bytes of each page of 4 KiB.
+    Pages,
+}
+
+/// Writes to a block of `bytes` bytes and makes its address known outside, so that the block and the writes have to be.
+#[inline]
+pub fn touch<B: Blocks>(block: &mut B::Block, bytes: usize, touch: Touch) {
+    match touch {
+        Touch::First => B::write(block, 0, bytes as u64),
+        Touch::Pages => (0..bytes).step_by(PAGE).for_each(|at| B::write(block, at, at as u64)),
+    }
+    black_box(B::address(block));
+}

@@ -1,0 +1,84 @@
+//! Threads that live for a moment and leave blocks behind, some of them in places that every thread reaches.
+
+use std::sync::{Mutex, PoisonError};
+
+use crate::blocks::{Blocks, Refused};
+use crate::kernels::together::together;
+use crate::kernels::{Touch, touch};
+use crate::rng::Rng;
+use crate::sampling::{Plan, sample};
+
+/// Threads of one generation.
+const THREADS: usize = 4;
+
+/// Steps of one thread's life.
+const STEPS: usize = 2000;
+
+/// Places that all threads exchange blocks through.
+const SHARED: usize = 256;
+
+struct Life<B> {
+    rng: Rng,
+    own: Vec<B>,
+}
+
+/// Nanoseconds a step of one thread, threads' births and deaths included: a block is taken, or one's own is given back, or
+/// exchanged for one that another thread, perhaps dead, took. Half of the blocks outlive their thread.
+///
+/// # Errors
+/// [`Refused`] if the memory can't be had.
+pub fn mstress<B: Blocks>(blocks: &B, plan: &Plan) -> Result<Vec<f64>, Refused> {
+    let shared: Vec<Mutex<Option<B::Block>>> = (0..SHARED).map(|_| Mutex::new(None)).collect();
+    let mut lives: Vec<Life<B::Block>> = (0..THREADS as u64)
+        .map(|seed| Life { rng: Rng::new(seed), own: Vec::with_capacity(STEPS) })
+        .collect();
+    let [samples] = sample(plan, (STEPS * THREADS) as f64, |rounds| {
+        let start = std::time::Instant::now();
+        for _ in 0..rounds {
+            together(&mut lives, |life| live(blocks, life, &shared))?;
+        }
+        Ok([start.elapsed()])
+    })?;
+    Ok(samples)
+}
+
+fn live<B: Blocks>(
+    blocks: &B,
+    life: &mut Life<B::Block>,
+    shared: &[Mutex<Option<B::Block>>],
+) -> Result<(), Refused> {
+    for _ in 0..STEPS {
+        match life.rng.below(8) {
+            0..4 => {
+                let block = take(blocks, &mut life.rng)?;
+                life.own.push(block);
+            }
+            4..7 => {
+                if !life.own.is_empty() {
+                    let place = life.rng.below(life.own.len());
+                    blocks.give_back(life.own.swap_remove(place));
+                }
+            }
+            _ => {
+                let place = &shared[life.rng.below(shared.len())];
+                let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
+                let other = std::mem::replace(&mut *place, life.own.pop());
+                drop(place);
+                life.own.extend(other);
+            }
+        }
+    }
+    for block in life.own.drain(life.own.len() / 2..) {
+        blocks.give_back(block);
+    }
+    Ok(())
+}
+
+/// One block in 64 is large.
+fn take<B: Blocks>(blocks: &B, rng: &mut Rng) -> Result<B::Block, Refused> {
+    let lines = if rng.below(64) == 0 { rng.below(1024) } else { rng.below(16) } + 1;
+    let bytes = lines * 64;
+    let mut block = blocks.take(bytes)?;
+    touch::<B>(&mut block, bytes, Touch::First);
+    Ok(block)
+}

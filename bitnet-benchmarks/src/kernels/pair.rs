@@ -1,0 +1,34 @@
+//! Take a block, write to it, give it back: the shortest life that a block can have.
+
+use crate::blocks::{Blocks, Refused};
+use crate::kernels::together::together;
+use crate::kernels::{Touch, touch};
+use crate::sampling::{Plan, sample};
+
+/// Nanoseconds a pair, on each of `threads` threads; the slowest thread counts.
+///
+/// # Errors
+/// [`Refused`] if the memory can't be had.
+pub fn pair<B: Blocks>(
+    blocks: &B,
+    plan: &Plan,
+    bytes: usize,
+    threads: usize,
+    how: Touch,
+) -> Result<Vec<f64>, Refused> {
+    let mut states = vec![(); threads];
+    let [samples] = sample(plan, 1.0, |rounds| {
+        let time = together(&mut states, |()| rounds_of(blocks, bytes, how, rounds))?;
+        Ok([time])
+    })?;
+    Ok(samples)
+}
+
+fn rounds_of<B: Blocks>(blocks: &B, bytes: usize, how: Touch, rounds: u64) -> Result<(), Refused> {
+    for _ in 0..rounds {
+        let mut block = blocks.take(bytes)?;
+        touch::<B>(&mut block, bytes, how);
+        blocks.give_back(block);
+    }
+    Ok(())
+}

@@ -1,0 +1,51 @@
+//! The blocks of a trace, taken and given back in its order.
+
+use crate::blocks::{Blocks, Refused};
+use crate::kernels::together::together;
+use crate::kernels::{Touch, touch};
+use crate::sampling::{Plan, sample};
+use crate::trace::{Event, Trace};
+
+/// Nanoseconds for one repetition of `trace`.
+///
+/// # Errors
+/// [`Refused`] if the memory can't be had.
+pub fn replay<B: Blocks>(
+    blocks: &B,
+    plan: &Plan,
+    trace: &Trace,
+    how: Touch,
+) -> Result<Vec<f64>, Refused> {
+    let mut slots: Vec<Option<B::Block>> = (0..trace.slots).map(|_| None).collect();
+    step(blocks, &mut slots, &trace.prologue, how)?;
+    let [samples] = sample(plan, 1.0, |rounds| {
+        let time = together(&mut [&mut slots], |slots| {
+            (0..rounds).try_for_each(|_| step(blocks, slots, &trace.events, how))
+        })?;
+        Ok([time])
+    })?;
+    Ok(samples)
+}
+
+fn step<B: Blocks>(
+    blocks: &B,
+    slots: &mut [Option<B::Block>],
+    events: &[Event],
+    how: Touch,
+) -> Result<(), Refused> {
+    for event in events {
+        match *event {
+            Event::Take { slot, bytes } => {
+                let mut block = blocks.take(bytes)?;
+                touch::<B>(&mut block, bytes, how);
+                slots[slot] = Some(block);
+            }
+            Event::GiveBack { slot } => {
+                if let Some(block) = slots[slot].take() {
+                    blocks.give_back(block);
+                }
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,26 @@
+//! Measurements of BitNet-Rust beside its peers, with intervals of confidence.
+//!
+//! `cargo bench --package bitnet-benchmarks` runs [`run`]. Every number comes from a process of its own, and the processes of
+//! those who are compared take turns.
+#![forbid(unsafe_code)]
+
+pub mod blocks;
+mod command_line;
+pub mod decoding;
+pub mod filter;
+pub mod footprint;
+pub mod kernels;
+mod machine;
+mod peers;
+mod processes;
+pub mod report;
+pub mod rng;
+mod running;
+pub mod sampling;
+pub mod smaps;
+pub mod stats;
+pub mod suite;
+pub mod trace;
+pub mod worker;
+
+pub use running::run;

@@ -1,0 +1,398 @@
+//! The suites: which benchmarks there are, what they are called, and whom they compare.
+
+use bitnet_core::memory::TrackingLevel;
+use serde::{Deserialize, Serialize};
+
+use crate::filter::Filter;
+use crate::footprint::Mix;
+use crate::kernels::Touch;
+use crate::trace::{DecoderShape, Trace, TrainingShape, decode_step, training_step};
+
+/// Whose memory is measured, in one process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subject {
+    /// The allocator of the program that runs.
+    System,
+    /// A pool of this project that records at this level.
+    Pool(TrackingLevel),
+}
+
+impl Subject {
+    /// Every subject with the name that processes pass to each other.
+    const NAMES: [(&'static str, Self); 5] = [
+        ("system", Self::System),
+        ("pool-none", Self::Pool(TrackingLevel::None)),
+        ("pool-basic", Self::Pool(TrackingLevel::Basic)),
+        ("pool-standard", Self::Pool(TrackingLevel::Standard)),
+        ("pool-detailed", Self::Pool(TrackingLevel::Detailed)),
+    ];
+
+    /// The name that processes pass to each other.
+    pub fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|(_, subject)| *subject == self).map_or("", |(name, _)| name)
+    }
+
+    /// The subject of a name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::NAMES.iter().find(|(other, _)| *other == name).map(|(_, subject)| *subject)
+    }
+}
+
+/// What a number stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unit {
+    /// Nanoseconds.
+    Nanoseconds,
+    /// A part of a whole, printed in percent.
+    Part,
+}
+
+/// One row of numbers: a benchmark gives one or more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Series {
+    /// The table that it stands in.
+    pub group: &'static str,
+    /// Its name within the table.
+    pub label: String,
+    /// What the numbers are.
+    pub unit: Unit,
+}
+
+impl Series {
+    /// `group/label`: what filters see, after the suite's name.
+    pub fn name(&self) -> String {
+        format!("{}/{}", self.group, self.label)
+    }
+}
+
+/// A pattern of events that is replayed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pattern {
+    /// One decoding step of a model of this shape.
+    Decode(DecoderShape),
+    /// One training step of one shard.
+    Training(TrainingShape),
+}
+
+impl Pattern {
+    /// Its events.
+    pub fn trace(&self) -> Trace {
+        match self {
+            Self::Decode(shape) => decode_step(shape),
+            Self::Training(shape) => training_step(shape),
+        }
+    }
+}
+
+/// What a benchmark does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Work {
+    /// [`crate::kernels::pair`].
+    Pair {
+        /// Bytes of the block.
+        bytes: usize,
+        /// Threads that do it at once.
+        threads: usize,
+        /// What is written.
+        touch: Touch,
+    },
+    /// [`crate::kernels::batch`] with blocks of these sizes.
+    Batch(Vec<usize>),
+    /// [`crate::kernels::handover`] with blocks of this size.
+    Handover(usize),
+    /// [`crate::kernels::larson`].
+    Larson {
+        /// The smallest and the largest block.
+        sizes: [usize; 2],
+        /// Threads that do it at once.
+        threads: usize,
+    },
+    /// [`crate::kernels::xmalloc`].
+    Xmalloc,
+    /// [`crate::kernels::mstress`].
+    Mstress,
+    /// [`crate::kernels::cache_lines`].
+    CacheLines {
+        /// Threads that do it at once.
+        threads: usize,
+        /// Whether each begins with a block that another thread took.
+        inherited: bool,
+    },
+    /// [`crate::kernels::replay`].
+    Replay(Pattern, Touch),
+    /// [`mod@crate::footprint`].
+    Footprint(Mix),
+    /// [`crate::decoding`]: tokens of the story model, whose decoder takes its memory from the pool.
+    Decode,
+}
+
+/// One benchmark: a piece of work, and the series that it gives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bench {
+    /// The series, in the order in which the work answers.
+    pub series: Vec<Series>,
+    /// What is done.
+    pub work: Work,
+    /// Whether the program's allocator is asked for the alignment of `malloc` (16) instead of that of a tensor (64).
+    pub natural: bool,
+}
+
+impl Bench {
+    fn new(group: &'static str, label: impl Into<String>, work: Work) -> Self {
+        let series = vec![Series { group, label: label.into(), unit: Unit::Nanoseconds }];
+        Self { series, work, natural: false }
+    }
+
+    fn natural(self) -> Self {
+        Self { natural: true, ..self }
+    }
+
+    /// What names it between processes: the name of its first series.
+    pub fn id(&self) -> String {
+        self.series.first().map(Series::name).unwrap_or_default()
+    }
+}
+
+/// What the columns of a suite are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Columns {
+    /// Our pool, the system's allocator and the peers; our pool is compared with the best of the others.
+    Allocators,
+    /// Our pool at each tracking level; each level is compared with none.
+    TrackingLevels,
+}
+
+/// Benchmarks with the same columns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Suite {
+    /// What filters call it.
+    pub name: &'static str,
+    /// What is compared.
+    pub columns: Columns,
+    /// The benchmarks.
+    pub benches: Vec<Bench>,
+}
+
+/// Groups with a line about each, in the order of the report.
+pub const GROUPS: [(&str, &str); 11] = [
+    (
+        "Memory Pool Allocation",
+        "taking one of many blocks; small_blocks: 384 of 64 B to 64 KiB, large_blocks: 16 of 1 to 16 MiB",
+    ),
+    ("Memory Pool Deallocation", "giving the same blocks back in random order"),
+    ("Pair", "take, write 8 bytes, give back; the slower thread counts"),
+    ("Pair, every page written", "take, write 8 bytes of every page of 4 KiB, give back"),
+    ("Batch allocation", "taking one of many blocks of one size, writing 8 bytes"),
+    ("Batch deallocation", "giving the same blocks back in random order"),
+    ("Handover", "one thread takes, another gives back; the ring between them included"),
+    (
+        "Servers",
+        "larson: replacing random blocks, a pair; xmalloc: one thread takes, one gives back, a block; mstress: threads die and blocks survive, a step",
+    ),
+    (
+        "Cache lines",
+        "one of 100 writes to an own block of 8 bytes; scratch: beside blocks that were one thread's",
+    ),
+    ("Replay", "all blocks of one step, taken and given back in the step's order"),
+    ("Footprint", "memory beyond what was asked for and written, by the operating system's count"),
+];
+
+/// A line about a group.
+pub fn about(group: &str) -> &'static str {
+    let own = [("Tracking", "what a tracking level costs, against none")];
+    GROUPS.iter().chain(&own).find(|(name, _)| *name == group).map_or("", |(_, about)| about)
+}
+
+/// All suites.
+pub fn all() -> [Suite; 2] {
+    [
+        Suite { name: "memory", columns: Columns::Allocators, benches: memory() },
+        Suite { name: "tracking", columns: Columns::TrackingLevels, benches: tracking() },
+    ]
+}
+
+/// The benchmark that `id` names, in whatever suite.
+pub fn bench(id: &str) -> Option<Bench> {
+    all().into_iter().flat_map(|suite| suite.benches).find(|bench| bench.id() == id)
+}
+
+impl Suite {
+    /// The suite with those benchmarks that `filter` lets through.
+    pub fn filtered(mut self, filter: &Filter) -> Self {
+        let name = self.name;
+        self.benches
+            .retain(|bench| bench.series.iter().any(|series| filter.matches(name, &series.name())));
+        self
+    }
+}
+
+/// The sizes that most kernels are run with.
+const SIZES: [usize; 5] = [64, 4 << 10, 64 << 10, 1 << 20, 16 << 20];
+
+/// A size for people: `64 KiB`.
+pub fn bytes_text(bytes: usize) -> String {
+    match bytes {
+        0..1024 => format!("{bytes} B"),
+        1024..0x10_0000 => format!("{} KiB", bytes >> 10),
+        _ => format!("{} MiB", bytes >> 20),
+    }
+}
+
+fn threads_text(threads: usize) -> &'static str {
+    if threads == 1 { "1 thread" } else { "2 threads" }
+}
+
+fn memory() -> Vec<Bench> {
+    let mut benches = vec![
+        pool_blocks("small_blocks", &[64, 256, 1 << 10, 4 << 10, 16 << 10, 64 << 10], 64),
+        pool_blocks("large_blocks", &[1 << 20, 2 << 20, 4 << 20, 16 << 20], 4),
+    ];
+    let pair = |bytes, threads, touch| Work::Pair { bytes, threads, touch };
+    for threads in [1, 2] {
+        for bytes in SIZES {
+            let label = format!("{}, {}", bytes_text(bytes), threads_text(threads));
+            benches.push(Bench::new("Pair", label, pair(bytes, threads, Touch::First)));
+        }
+    }
+    let label = "64 B, 1 thread, others aligned to 16";
+    benches.push(Bench::new("Pair", label, pair(64, 1, Touch::First)).natural());
+    for bytes in [64 << 10, 1 << 20, 16 << 20] {
+        let work = pair(bytes, 1, Touch::Pages);
+        benches.push(Bench::new("Pair, every page written", bytes_text(bytes), work));
+    }
+    for (bytes, count) in SIZES.into_iter().zip([1024, 512, 128, 32, 16]) {
+        let label = format!("{count} of {}", bytes_text(bytes));
+        let mut bench = Bench::new("Batch allocation", &label, Work::Batch(vec![bytes; count]));
+        bench.series.push(Series { group: "Batch deallocation", label, unit: Unit::Nanoseconds });
+        benches.push(bench);
+    }
+    for bytes in SIZES {
+        benches.push(Bench::new("Handover", bytes_text(bytes), Work::Handover(bytes)));
+    }
+    benches.extend(servers());
+    benches.extend(replays());
+    benches.extend([
+        footprint("small blocks", Mix::Small, &["in memory", "kept"]),
+        footprint("large blocks", Mix::Large, &["in memory", "kept"]),
+        footprint("one block of 626 MiB", Mix::Embedding, &["in memory", "kept", "mapped"]),
+    ]);
+    benches
+}
+
+/// The promised names: sizes in turn, `rounds` times.
+fn pool_blocks(label: &str, sizes: &[usize], rounds: usize) -> Bench {
+    let work = Work::Batch(sizes.repeat(rounds));
+    let mut bench = Bench::new("Memory Pool Allocation", label, work);
+    bench.series.push(Series {
+        group: "Memory Pool Deallocation",
+        label: label.to_owned(),
+        unit: Unit::Nanoseconds,
+    });
+    bench
+}
+
+fn servers() -> Vec<Bench> {
+    let mut benches = Vec::new();
+    for threads in [1, 2] {
+        let label = |sizes: &str| format!("larson {sizes}, {}", threads_text(threads));
+        let work = |sizes| Work::Larson { sizes, threads };
+        benches.push(
+            Bench::new("Servers", label("8-1000 B, others aligned to 16"), work([8, 1000]))
+                .natural(),
+        );
+        benches.push(Bench::new("Servers", label("1-64 KiB"), work([1 << 10, 64 << 10])));
+    }
+    benches.push(Bench::new("Servers", "xmalloc, 1 + 1 threads", Work::Xmalloc));
+    benches.push(Bench::new("Servers", "mstress, 4 threads", Work::Mstress));
+    for (name, inherited) in [("thrash", false), ("scratch", true)] {
+        for threads in [1, 2] {
+            let label = format!("{name}, {}", threads_text(threads));
+            let work = Work::CacheLines { threads, inherited };
+            benches.push(Bench::new("Cache lines", label, work).natural());
+        }
+    }
+    benches
+}
+
+fn replays() -> Vec<Bench> {
+    let patterns = [
+        ("decode step, 2B", Pattern::Decode(DecoderShape::BITNET_2B)),
+        ("decode step, stories", Pattern::Decode(DecoderShape::STORIES)),
+        ("training step, stories", Pattern::Training(TrainingShape::STORIES)),
+    ];
+    let touches = [("8 bytes written", Touch::First), ("pages written", Touch::Pages)];
+    let replay = |(name, pattern), (how, touch)| {
+        Bench::new("Replay", format!("{name}, {how}"), Work::Replay(pattern, touch))
+    };
+    patterns.into_iter().flat_map(|pattern| touches.map(|touch| replay(pattern, touch))).collect()
+}
+
+fn footprint(label: &str, mix: Mix, parts: &[&str]) -> Bench {
+    let series = parts.iter().map(|part| Series {
+        group: "Footprint",
+        label: format!("{label}, {part}"),
+        unit: Unit::Part,
+    });
+    Bench { series: series.collect(), work: Work::Footprint(mix), natural: false }
+}
+
+fn tracking() -> Vec<Bench> {
+    let mut benches: Vec<Bench> = [64, 4 << 10, 1 << 20]
+        .into_iter()
+        .map(|bytes| {
+            let work = Work::Pair { bytes, threads: 1, touch: Touch::First };
+            Bench::new("Tracking", format!("pair, {}", bytes_text(bytes)), work)
+        })
+        .collect();
+    let replay = Work::Replay(Pattern::Decode(DecoderShape::STORIES), Touch::First);
+    benches.push(Bench::new("Tracking", "replay of a decode step, stories", replay));
+    benches.push(Bench::new("Tracking", "decoding a token, stories, 1 thread", Work::Decode));
+    benches
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_every_group_says_what_it_is() {
+        let mut names = BTreeSet::new();
+        for suite in all() {
+            for bench in &suite.benches {
+                assert_eq!(super::bench(&bench.id()).as_ref(), Some(bench));
+                for series in &bench.series {
+                    assert!(names.insert(series.name()), "{} twice", series.name());
+                    assert!(!about(series.group).is_empty(), "{}", series.group);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_word_memory_finds_the_promised_names() {
+        let [memory, tracking] =
+            all().map(|suite| suite.filtered(&Filter::new(&["memory".into()])));
+        let names: Vec<_> =
+            memory.benches.iter().flat_map(|bench| &bench.series).map(Series::name).collect();
+        for name in [
+            "Memory Pool Allocation/small_blocks",
+            "Memory Pool Allocation/large_blocks",
+            "Memory Pool Deallocation/small_blocks",
+        ] {
+            assert!(names.iter().any(|other| other == name), "{name}");
+        }
+        assert!(tracking.benches.is_empty());
+    }
+
+    #[test]
+    fn subjects_have_names() {
+        for (name, subject) in Subject::NAMES {
+            assert_eq!(Subject::named(name), Some(subject));
+            assert_eq!(subject.name(), name);
+        }
+        assert_eq!(Subject::named("pool"), None);
+    }
+}

@@ -1,0 +1,157 @@
+//! One process of a measurement: one benchmark, one subject, samples as JSON on the standard output.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use bitnet_core::memory::{HybridMemoryPool, MemoryPoolConfig, TrackingConfig, TrackingLevel};
+use clap::Parser;
+use serde::{Deserialize, Serialize};
+
+use crate::blocks::{Blocks, Line, Pair, Pool, Refused, System};
+use crate::decoding::decoding;
+use crate::footprint::footprint;
+use crate::kernels::{batch, cache_lines, handover, larson, mstress, pair, replay, xmalloc};
+use crate::sampling::Plan;
+use crate::suite::{self, Bench, Subject, Work};
+
+/// The first argument of a process that measures for another.
+pub const FLAG: &str = "--worker";
+
+/// What a process is asked.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "worker")]
+pub struct Request {
+    /// The benchmark's id.
+    #[arg(long = "worker")]
+    pub bench: String,
+    /// The subject's name.
+    #[arg(long)]
+    pub subject: String,
+    /// Microseconds of warm-up.
+    #[arg(long)]
+    pub warm_up: u64,
+    /// Microseconds of a sample.
+    #[arg(long)]
+    pub sample: u64,
+    /// Samples.
+    #[arg(long)]
+    pub samples: usize,
+}
+
+impl Request {
+    /// Asks for one benchmark of one subject.
+    pub fn new(bench: &Bench, subject: Subject, plan: &Plan) -> Self {
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        Self {
+            bench: bench.id(),
+            subject: subject.name().to_owned(),
+            warm_up: micros(plan.warm_up),
+            sample: micros(plan.sample),
+            samples: plan.samples,
+        }
+    }
+
+    /// The arguments that say this.
+    pub fn arguments(&self) -> Vec<String> {
+        let numbers = [("--warm-up", self.warm_up), ("--sample", self.sample)];
+        let mut arguments =
+            vec![FLAG.into(), self.bench.clone(), "--subject".into(), self.subject.clone()];
+        arguments.extend(numbers.iter().flat_map(|(flag, n)| [flag.to_string(), n.to_string()]));
+        arguments.extend(["--samples".into(), self.samples.to_string()]);
+        arguments
+    }
+
+    fn plan(&self) -> Plan {
+        Plan {
+            warm_up: Duration::from_micros(self.warm_up),
+            sample: Duration::from_micros(self.sample),
+            samples: self.samples,
+        }
+    }
+}
+
+/// What a process answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Answer {
+    /// Samples of each series of the benchmark.
+    pub samples: Vec<Vec<f64>>,
+}
+
+/// The whole of a program that measures: reads the request from the arguments, prints the answer.
+pub fn main() -> ExitCode {
+    let request = match Request::try_parse() {
+        Ok(request) => request,
+        Err(error) => error.exit(),
+    };
+    match answer(&request) {
+        Ok(answer) => {
+            println!("{}", serde_json::json!(answer));
+            ExitCode::SUCCESS
+        }
+        Err(problem) => {
+            eprintln!("{problem}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn answer(request: &Request) -> Result<Answer, String> {
+    let bench = suite::bench(&request.bench)
+        .ok_or_else(|| format!("there is no benchmark {:?}", request.bench))?;
+    let subject = Subject::named(&request.subject)
+        .ok_or_else(|| format!("there is no subject {:?}", request.subject))?;
+    measure(&bench, subject, &request.plan()).map(|samples| Answer { samples })
+}
+
+/// Runs a benchmark in this process; the samples of each of its series.
+///
+/// # Errors
+/// Text for people: why there is no result.
+pub fn measure(bench: &Bench, subject: Subject, plan: &Plan) -> Result<Vec<Vec<f64>>, String> {
+    match (subject, &bench.work) {
+        (Subject::Pool(level), Work::Decode) => Ok(vec![decoding(pool(level)?, plan)?]),
+        (Subject::Pool(level), _) => run(bench, &Pool(pool(level)?), plan),
+        (Subject::System, _) if bench.natural => run(bench, &System::<Pair>::new(), plan),
+        (Subject::System, _) => run(bench, &System::<Line>::new(), plan),
+    }
+}
+
+/// A pool that the system alone bounds.
+fn pool(level: TrackingLevel) -> Result<HybridMemoryPool, String> {
+    let tracked = level != TrackingLevel::None;
+    let config = MemoryPoolConfig {
+        enable_advanced_tracking: tracked,
+        tracking_config: tracked.then(|| TrackingConfig { level, ..TrackingConfig::default() }),
+        ..MemoryPoolConfig::unbounded()
+    };
+    HybridMemoryPool::with_config(config).map_err(|error| error.to_string())
+}
+
+/// Runs a benchmark on these blocks; the samples of each of its series.
+///
+/// # Errors
+/// As [`measure`].
+pub fn run<B: Blocks>(bench: &Bench, blocks: &B, plan: &Plan) -> Result<Vec<Vec<f64>>, String> {
+    let one = |samples: Result<Vec<f64>, Refused>| samples.map(|samples| vec![samples]);
+    let samples = match &bench.work {
+        &Work::Pair { bytes, threads, touch } => {
+            one(pair::pair(blocks, plan, bytes, threads, touch))
+        }
+        Work::Batch(sizes) => batch::batch(blocks, plan, sizes).map(Vec::from),
+        &Work::Handover(bytes) => one(handover::handover(blocks, plan, bytes)),
+        &Work::Larson { sizes, threads } => one(larson::larson(blocks, plan, sizes, threads)),
+        Work::Xmalloc => one(xmalloc::xmalloc(blocks, plan)),
+        Work::Mstress => one(mstress::mstress(blocks, plan)),
+        &Work::CacheLines { threads, inherited } => {
+            one(cache_lines::cache_lines(blocks, plan, threads, inherited))
+        }
+        Work::Replay(pattern, touch) => one(replay::replay(blocks, plan, &pattern.trace(), *touch)),
+        &Work::Footprint(mix) => {
+            let found = footprint(blocks, mix)?;
+            let parts = [found.resident, found.kept, found.mapped];
+            Ok(parts.iter().take(bench.series.len()).map(|&part| vec![part]).collect())
+        }
+        Work::Decode => return Err("decoding is measured with a pool alone".into()),
+    };
+    samples.map_err(|refused| refused.to_string())
+}
