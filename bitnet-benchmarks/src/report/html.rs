@@ -79,7 +79,7 @@ fn write_suite(out: &mut String, suite: &SuiteReport) {
         let name = escaped(&format!("{}{version}", column.name));
         let _ = writeln!(out, "<span><i class=\"{}\"></i>{name}</span>", chart::colour(index));
     }
-    out.push_str("</div>\n");
+    out.push_str("</div>\n<p class=\"soft\">Bars of times stand on a logarithmic scale; thin lines are intervals.</p>\n");
     for group in &suite.groups {
         let (title, about) = (escaped(&group.title), escaped(&group.about));
         let _ = writeln!(out, "<section>\n<h3>{title}</h3>\n<p class=\"soft\">{about}</p>");

@@ -44,8 +44,9 @@ impl Method {
     /// In one sentence.
     pub fn sentence(&self) -> String {
         let Self { repetitions, samples, warm_up_ms, sample_ms, resamples, confidence } = self;
+        let processes = if *repetitions == 1 { "process" } else { "processes" };
         format!(
-            "Each number is the median of {repetitions} processes of up to {samples} samples of {sample_ms} ms after {warm_up_ms} ms of \
+            "Each number is the median of {repetitions} {processes} of up to {samples} samples of {sample_ms} ms after {warm_up_ms} ms of \
              warm-up; the processes of all columns take turns. In brackets, and after \u{b1}: the {:.0} % interval of that median by a \
              bootstrap over processes and samples ({resamples} resamples, percentile method).",
             confidence * 100.0
