@@ -127,6 +127,17 @@ pub(super) fn zip(
     shape: &[usize],
     out: &mut [f32],
 ) -> Result<()> {
+    if let (Ok(a_all), Ok(b_all)) = (a.f32(), b.f32())
+        && a_all.len() == out.len()
+        && b_all.len() == out.len()
+    {
+        let operands = a_all.chunks(PIECE).zip(b_all.chunks(PIECE));
+        for (out, (a, b)) in out.chunks_mut(PIECE).zip(operands) {
+            out.copy_from_slice(a);
+            update(level, out, b);
+        }
+        return Ok(());
+    }
     let a = a.broadcast_to(shape)?;
     let walk = gather::walk(&a)?;
     let mut a = Gather::new(&a, &walk)?;

@@ -241,6 +241,12 @@ mod tests {
         check("exp", 2f64.powi(-39), exp, f64::exp);
         check("log", 2f64.powi(-39), log, f64::ln);
         check("tanh", 2f64.powi(-33), tanh, f64::tanh);
+        check("erf", 2f64.powi(-33), erf, libm::erf);
+        // Below -13 the share is less than f32 holds, and so is the product with x.
+        check("gelu", 2f64.powi(-35), gelu, |x| {
+            if x == f64::NEG_INFINITY { f64::NAN } else { x * 0.5 * libm::erfc(-x * 0.5f64.sqrt()) }
+        });
+        check("silu", 2f64.powi(-38), silu, |x| x / (1.0 + (-x).exp()));
         check("sigmoid", 2f64.powi(-38), sigmoid, |x| 1.0 / (1.0 + (-x).exp()));
         assert!(log(-1.0).is_nan());
         assert_eq!(log(1.0), 0.0);

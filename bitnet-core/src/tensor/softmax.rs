@@ -91,6 +91,9 @@ fn backward(
     rounded(turned_back(gradients, axis, pool)?, joint(y, gradient), pool)
 }
 
+/// Numbers whose powers are held in f64 at once.
+const PIECE: usize = 256;
+
 struct Softmax<'a> {
     rows: &'a mut [f32],
     len: usize,
@@ -168,22 +171,20 @@ fn largest(row: &[f32]) -> f32 {
     largest
 }
 
-/// `x = e^(x - largest)`; their sum.
+/// `x = e^(x - largest)`; their sum before they were rounded to f32.
 #[inline(always)]
 fn powers(row: &mut [f32], largest: f64) -> f64 {
     let mut lanes = [0f64; LANES];
-    let (chunks, rest) = row.as_chunks_mut::<LANES>();
-    for chunk in chunks {
-        for (lane, x) in lanes.iter_mut().zip(chunk) {
-            let power = math::exp(f64::from(*x) - largest);
-            *lane += power;
+    let mut buffer = [0f64; PIECE];
+    for piece in row.chunks_mut(PIECE) {
+        let buffer = &mut buffer[..piece.len()];
+        for (power, &x) in buffer.iter_mut().zip(piece.iter()) {
+            *power = math::exp(f64::from(x) - largest);
+        }
+        for (x, &power) in piece.iter_mut().zip(buffer.iter()) {
             *x = power as f32;
         }
-    }
-    for (lane, x) in lanes.iter_mut().zip(rest) {
-        let power = math::exp(f64::from(*x) - largest);
-        *lane += power;
-        *x = power as f32;
+        add_up(&mut lanes, buffer);
     }
     total(lanes)
 }
@@ -192,16 +193,28 @@ fn powers(row: &mut [f32], largest: f64) -> f64 {
 #[inline(always)]
 fn sum_of_powers(row: &[f32], largest: f64) -> f64 {
     let mut lanes = [0f64; LANES];
-    let (chunks, rest) = row.as_chunks::<LANES>();
+    let mut buffer = [0f64; PIECE];
+    for piece in row.chunks(PIECE) {
+        let buffer = &mut buffer[..piece.len()];
+        for (power, &x) in buffer.iter_mut().zip(piece) {
+            *power = math::exp(f64::from(x) - largest);
+        }
+        add_up(&mut lanes, buffer);
+    }
+    total(lanes)
+}
+
+#[inline(always)]
+fn add_up(lanes: &mut [f64; LANES], numbers: &[f64]) {
+    let (chunks, rest) = numbers.as_chunks::<LANES>();
     for chunk in chunks {
-        for (lane, &x) in lanes.iter_mut().zip(chunk) {
-            *lane += math::exp(f64::from(x) - largest);
+        for i in 0..LANES {
+            lanes[i] += chunk[i];
         }
     }
     for (lane, &x) in lanes.iter_mut().zip(rest) {
-        *lane += math::exp(f64::from(x) - largest);
+        *lane += x;
     }
-    total(lanes)
 }
 
 #[inline(always)]
@@ -209,8 +222,8 @@ fn sum(row: &[f32]) -> f64 {
     let mut lanes = [0f64; LANES];
     let (chunks, rest) = row.as_chunks::<LANES>();
     for chunk in chunks {
-        for (lane, &x) in lanes.iter_mut().zip(chunk) {
-            *lane += f64::from(x);
+        for i in 0..LANES {
+            lanes[i] += f64::from(chunk[i]);
         }
     }
     for (lane, &x) in lanes.iter_mut().zip(rest) {
@@ -224,8 +237,8 @@ fn dot(a: &[f32], b: &[f32]) -> f64 {
     let mut lanes = [0f64; LANES];
     let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
     for (a, b) in a.iter().zip(b) {
-        for ((lane, &a), &b) in lanes.iter_mut().zip(a).zip(b) {
-            *lane += f64::from(a) * f64::from(b);
+        for i in 0..LANES {
+            lanes[i] += f64::from(a[i]) * f64::from(b[i]);
         }
     }
     for ((lane, &a), &b) in lanes.iter_mut().zip(a_rest).zip(b_rest) {

@@ -117,6 +117,13 @@ pub(super) fn map(
     out: &mut [f32],
     mut update: impl FnMut(&mut [f32]),
 ) -> Result<()> {
+    if let Ok(all) = x.f32() {
+        for (piece, x) in out.chunks_mut(PIECE).zip(all.chunks(PIECE)) {
+            piece.copy_from_slice(x);
+            update(piece);
+        }
+        return Ok(());
+    }
     let walk = gather::walk(x)?;
     let mut x = Gather::new(x, &walk)?;
     for piece in out.chunks_mut(PIECE) {

@@ -18,28 +18,43 @@ pub enum CastRule {
     Saturating,
 }
 
+/// Numbers that are turned into codes together: whole bytes of every type.
+const PIECE: usize = 960;
+
 impl CastRule {
-    fn integer(self, x: f32, dtype: BitNetDType) -> Result<i8> {
-        let refused = || Error::NotRepresentable { value: x, dtype };
+    /// Whether an integer type takes the number.
+    #[inline(always)]
+    fn takes(self, x: f32, dtype: BitNetDType) -> bool {
         let (low, high) = dtype.range();
-        if x.is_nan() {
-            return Err(refused());
-        }
-        let value = match self {
-            Self::Saturating if dtype == BitNetDType::I1 => {
-                if x < 0.0 {
-                    -1.0
-                } else {
-                    1.0
-                }
+        match self {
+            Self::Saturating => !x.is_nan(),
+            // What is cut to a number in the range lies strictly between the numbers around it.
+            Self::Checked => {
+                (x > low - 1.0) & (x < high + 1.0) & ((dtype != BitNetDType::I1) | (x.abs() >= 1.0))
             }
-            Self::Saturating => x.round_ties_even().clamp(low, high),
-            Self::Checked => x.trunc(),
-        };
-        if value < low || value > high || (dtype == BitNetDType::I1 && value == 0.0) {
-            return Err(refused());
         }
-        Ok(value as i8)
+    }
+
+    /// The integers that numbers become.
+    ///
+    /// # Errors
+    /// [`Error::NotRepresentable`] for the first number that the type does not take.
+    fn integers(self, values: &[f32], dtype: BitNetDType, codes: &mut [i8]) -> Result<()> {
+        let all = values.iter().fold(true, |all, &x| all & self.takes(x, dtype));
+        if !all && let Some(&value) = values.iter().find(|&&x| !self.takes(x, dtype)) {
+            return Err(Error::NotRepresentable { value, dtype });
+        }
+        // Adding and subtracting it rounds a number of this size to a whole one, ties to even.
+        const ROUND: f32 = (3 << 22) as f32;
+        let (low, high) = dtype.range();
+        for (code, &x) in codes.iter_mut().zip(values) {
+            *code = match self {
+                Self::Checked => x as i32 as i8,
+                Self::Saturating if dtype == BitNetDType::I1 => 1 - 2 * i8::from(x < 0.0),
+                Self::Saturating => (x.clamp(low, high) + ROUND - ROUND) as i32 as i8,
+            };
+        }
+        Ok(())
     }
 }
 
@@ -68,12 +83,13 @@ pub(super) fn encode(
         },
         _ => {
             let (unit, _) = dtype.packing();
-            let mut codes = [0i8; 8];
-            for (values, byte) in values.chunks(unit).zip(out) {
-                for (code, &x) in codes.iter_mut().zip(values) {
-                    *code = rule.integer(x, dtype)?;
+            let mut codes = [0i8; PIECE];
+            for (values, bytes) in values.chunks(PIECE).zip(out.chunks_mut(PIECE / unit)) {
+                let codes = &mut codes[..values.len()];
+                rule.integers(values, dtype, codes)?;
+                for (byte, codes) in bytes.iter_mut().zip(codes.chunks(unit)) {
+                    *byte = pack(dtype, codes);
                 }
-                *byte = pack(dtype, &codes[..values.len()]);
             }
         }
     }
@@ -127,12 +143,17 @@ pub(super) fn decode(dtype: BitNetDType, bytes: &[u8], out: &mut [f32]) -> Resul
                 *out = f32::from(byte as i8);
             }
         }
+        BitNetDType::BitNet158 => {
+            if let Some(index) = bytes.iter().position(|&byte| byte > 242) {
+                return Err(Error::BadTrits { index, byte: bytes[index] });
+            }
+            for (out, &byte) in out.chunks_mut(5).zip(bytes) {
+                out.copy_from_slice(&TRITS[usize::from(byte)][..out.len()]);
+            }
+        }
         _ => {
             let (unit, _) = dtype.packing();
-            for (i, (out, &byte)) in out.chunks_mut(unit).zip(bytes).enumerate() {
-                if dtype == BitNetDType::BitNet158 && byte > 242 {
-                    return Err(Error::BadTrits { index: i, byte });
-                }
+            for (out, &byte) in out.chunks_mut(unit).zip(bytes) {
                 for (j, out) in out.iter_mut().enumerate() {
                     *out = f32::from(unpack(dtype, byte, j));
                 }
@@ -147,6 +168,22 @@ fn take_each(bytes: &[u8], out: &mut [f32], number: impl Fn([u8; 2]) -> f32) {
         *out = number(*pair);
     }
 }
+
+/// The five trits of every byte.
+const TRITS: [[f32; 5]; 256] = {
+    let mut table = [[0f32; 5]; 256];
+    let mut byte = 0;
+    while byte < 243 {
+        let (mut rest, mut j) = (byte, 0);
+        while j < 5 {
+            table[byte][j] = (rest % 3) as f32 - 1.0;
+            rest /= 3;
+            j += 1;
+        }
+        byte += 1;
+    }
+    table
+};
 
 /// Element `j` of a byte.
 fn unpack(dtype: BitNetDType, byte: u8, j: usize) -> i8 {
