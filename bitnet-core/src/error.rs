@@ -246,6 +246,32 @@ pub enum Error {
         /// The length of the file now, in bytes.
         now: u64,
     },
+    /// Memory that processes share can't be had.
+    #[error("shared memory {name}: {problem}")]
+    SharedMemory {
+        /// Its name.
+        name: String,
+        /// What stands against it.
+        problem: String,
+    },
+    /// Other processes held shared memory for too long.
+    #[error(
+        "shared memory {name}: others held it for {waited:?}; wait longer, or look what they are doing"
+    )]
+    LockTimedOut {
+        /// Its name.
+        name: String,
+        /// How long was waited.
+        waited: std::time::Duration,
+    },
+    /// A process ended while it wrote to shared memory, which may be half-written now.
+    #[error("shared memory {name}: process {pid} ended while it wrote; write everything anew")]
+    PeerDied {
+        /// Its name.
+        name: String,
+        /// The number of the process that ended.
+        pid: u32,
+    },
     /// A stream is not the snapshot of tensors that it should be.
     #[error(
         "the snapshot, at byte {at}, {problem}; it is cut short, damaged or of another kind: restore it from a copy"

@@ -21,6 +21,7 @@ mod metrics;
 mod pool;
 mod purpose;
 mod shared;
+pub mod shared_memory;
 mod size_class;
 mod small_block;
 pub mod snapshot;

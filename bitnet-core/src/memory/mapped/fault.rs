@@ -63,13 +63,18 @@ static PREVIOUS: OnceLock<libc::sigaction> = OnceLock::new();
 static INSTALLED: OnceLock<std::result::Result<(), i32>> = OnceLock::new();
 
 /// A mapping's place in the registry, given back when dropped.
-pub(super) struct Guard {
+pub(in crate::memory) struct Guard {
     slot: &'static Slot,
 }
 
 impl Guard {
     /// Enters the mapping `[start, start + len)`, and installs the handler if this is the first one.
-    pub(super) fn register(file: &str, start: usize, len: usize, writable: bool) -> Result<Self> {
+    pub(in crate::memory) fn register(
+        file: &str,
+        start: usize,
+        len: usize,
+        writable: bool,
+    ) -> Result<Self> {
         (*INSTALLED.get_or_init(install)).map_err(|code| {
             let error = std::io::Error::from_raw_os_error(code);
             Error::file(file, "guard the mapping against truncation", &error)
@@ -83,7 +88,7 @@ impl Guard {
         Err(Error::TooManyMaps { file: file.to_owned(), limit: SLOTS })
     }
 
-    pub(super) fn is_damaged(&self) -> bool {
+    pub(in crate::memory) fn is_damaged(&self) -> bool {
         self.slot.damaged.load(SeqCst)
     }
 }

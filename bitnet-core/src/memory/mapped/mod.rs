@@ -7,10 +7,10 @@
 mod regular;
 
 #[cfg(unix)]
-mod fault;
+pub(super) mod fault;
 #[cfg(not(unix))]
 #[path = "no_fault.rs"]
-mod fault;
+pub(super) mod fault;
 
 use std::fmt;
 use std::fs::File;

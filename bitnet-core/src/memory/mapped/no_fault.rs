@@ -3,14 +3,14 @@
 use crate::Result;
 
 /// A mapping's place in a registry that is not needed.
-pub(super) struct Guard;
+pub(in crate::memory) struct Guard;
 
 impl Guard {
-    pub(super) fn register(_: &str, _: usize, _: usize, _: bool) -> Result<Self> {
+    pub(in crate::memory) fn register(_: &str, _: usize, _: usize, _: bool) -> Result<Self> {
         Ok(Self)
     }
 
-    pub(super) fn is_damaged(&self) -> bool {
+    pub(in crate::memory) fn is_damaged(&self) -> bool {
         false
     }
 }

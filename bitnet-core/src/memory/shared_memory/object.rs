@@ -1,0 +1,112 @@
+//! The system's own objects of shared memory: named ones, and nameless ones that are reached through a process.
+
+use std::fs::File;
+use std::io;
+
+#[cfg(unix)]
+use std::ffi::CString;
+#[cfg(unix)]
+use std::os::fd::{FromRawFd, OwnedFd};
+
+/// What the names of all objects of this program begin with.
+pub(super) const PREFIX: &str = "bitnet-";
+
+/// A new object of that name, of `bytes` zero bytes, for this user alone. It fails if there is one.
+#[cfg(unix)]
+pub(super) fn create(name: &str, bytes: u64) -> io::Result<File> {
+    let file = open_object(name, libc::O_RDWR | libc::O_CREAT | libc::O_EXCL)?;
+    reserve(&file, bytes).inspect_err(|_| unlink(name))?;
+    Ok(file)
+}
+
+/// The object of that name.
+#[cfg(unix)]
+pub(super) fn open(name: &str) -> io::Result<File> {
+    open_object(name, libc::O_RDWR)
+}
+
+/// Takes an object's name away; it lives on until nobody has it mapped.
+#[cfg(unix)]
+pub(super) fn unlink(name: &str) {
+    let Ok(path) = CString::new(format!("/{PREFIX}{name}")) else { return };
+    // SAFETY: `path` is a text that ends with a zero and lives through the call.
+    let _gone_already = unsafe { libc::shm_unlink(path.as_ptr()) };
+}
+
+#[cfg(unix)]
+fn open_object(name: &str, flags: libc::c_int) -> io::Result<File> {
+    let path = CString::new(format!("/{PREFIX}{name}"))?;
+    // SAFETY: `path` is a text that ends with a zero and lives through the call.
+    let fd = unsafe { libc::shm_open(path.as_ptr(), flags, 0o600 as libc::mode_t) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the system has just given this descriptor to us, and nobody else has it.
+    Ok(File::from(unsafe { OwnedFd::from_raw_fd(fd) }))
+}
+
+/// A nameless object of `bytes` zero bytes whose length can't be changed.
+#[cfg(target_os = "linux")]
+pub(super) fn create_nameless(bytes: u64) -> io::Result<File> {
+    // SAFETY: the name is a text that ends with a zero; it is only shown to people.
+    let fd = unsafe {
+        libc::memfd_create(c"bitnet".as_ptr(), libc::MFD_ALLOW_SEALING | libc::MFD_CLOEXEC)
+    };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the system has just given this descriptor to us, and nobody else has it.
+    let file = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
+    reserve(&file, bytes)?;
+    let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+    // SAFETY: the descriptor is open, and this request takes one number.
+    if unsafe { libc::fcntl(fd, libc::F_ADD_SEALS, seals) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(file)
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn create_nameless(_bytes: u64) -> io::Result<File> {
+    Err(io::Error::from(io::ErrorKind::Unsupported))
+}
+
+/// Gives an object its length, and the memory with it: to write to a page that there is no memory for would raise SIGBUS.
+#[cfg(target_os = "linux")]
+fn reserve(file: &File, bytes: u64) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+    let len = libc::off_t::try_from(bytes).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: the descriptor is open; the call takes plain numbers.
+    match unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, len) } {
+        0 => Ok(()),
+        code => Err(io::Error::from_raw_os_error(code)),
+    }
+}
+
+#[cfg(all(unix, not(target_os = "linux")))]
+fn reserve(file: &File, bytes: u64) -> io::Result<()> {
+    file.set_len(bytes)
+}
+
+/// The names of all objects of this program; none where the system does not tell.
+pub(super) fn names() -> Vec<String> {
+    if !cfg!(target_os = "linux") {
+        return Vec::new();
+    }
+    let Ok(entries) = std::fs::read_dir("/dev/shm") else { return Vec::new() };
+    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    names.filter_map(|name| Some(name.strip_prefix(PREFIX)?.to_owned())).collect()
+}
+
+#[cfg(not(unix))]
+pub(super) fn create(_name: &str, _bytes: u64) -> io::Result<File> {
+    Err(io::Error::from(io::ErrorKind::Unsupported))
+}
+
+#[cfg(not(unix))]
+pub(super) fn open(_name: &str) -> io::Result<File> {
+    Err(io::Error::from(io::ErrorKind::Unsupported))
+}
+
+#[cfg(not(unix))]
+pub(super) fn unlink(_name: &str) {}
