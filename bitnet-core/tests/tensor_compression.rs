@@ -184,7 +184,7 @@ fn without_memory_a_tensor_stays_compressed_and_comes_back_later() {
 
 #[test]
 fn readers_find_every_byte_while_tensors_are_compressed_and_moved() {
-    const ROUNDS: usize = 3_000;
+    const ROUNDS: usize = 2_000;
     let pool = pool();
     let registry = TensorRegistry::new(&pool);
     let contents: Vec<Vec<f32>> = (0..6)
