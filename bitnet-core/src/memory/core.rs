@@ -53,6 +53,8 @@ pub(super) struct Core {
 #[derive(Debug, Default)]
 struct Threads {
     caches: Vec<Arc<ThreadCache>>,
+    /// How many there have been.
+    started: usize,
     /// The accounts of threads that have ended.
     departed: Totals,
 }
@@ -234,8 +236,11 @@ impl Core {
                 // Caches of pools that have gone are held by nobody else.
                 caches.0.retain(|(_, cache)| Arc::strong_count(cache) > 1);
                 let attention = if self.recorder().is_some() { TRACKED } else { 0 };
-                let cache = Arc::new(ThreadCache::new(attention));
-                self.threads().caches.push(Arc::clone(&cache));
+                let mut threads = self.threads();
+                let cache = Arc::new(ThreadCache::new(attention, threads.started));
+                threads.started += 1;
+                threads.caches.push(Arc::clone(&cache));
+                drop(threads);
                 let pointer = Arc::as_ptr(&cache);
                 caches.0.push((self.id, cache));
                 pointer
@@ -330,9 +335,10 @@ impl Core {
     #[inline]
     pub(super) fn allocate_recent(&self, size: usize, purpose: Purpose) -> Option<(usize, Tag)> {
         let cache = self.ready_cache()?;
-        let span = self.large.take_recent(size.div_ceil(GRANULE), LINE)?;
-        cache.count_allocation(size, purpose);
-        self.report(cache);
+        let span = self.large.take_recent(size.div_ceil(GRANULE), LINE, cache.place)?;
+        if cache.count_allocation(size, purpose) {
+            self.report(cache);
+        }
         let align_log = LINE.trailing_zeros() as u8;
         let extent = Extent::granules(span.granules);
         Some((span.address, Tag { class: Tag::LARGE, purpose, align_log, extent }))
@@ -349,10 +355,11 @@ impl Core {
         size: usize,
         tag: Tag,
     ) -> bool {
-        let kept = self.large.keep(address, tag.extent.as_granules());
+        let kept = self.large.keep(address, tag.extent.as_granules(), cache.place);
         if kept {
-            cache.count_bytes_back(size, tag.purpose);
-            self.report(cache);
+            if cache.count_bytes_back(size, tag.purpose) {
+                self.report(cache);
+            }
             cache.count_deallocation();
         }
         kept

@@ -27,6 +27,7 @@ struct Magazine {
 
 /// The top of a stack of magazines: index + 1 in the lower half (0: empty), number of changes in the upper.
 #[derive(Debug)]
+#[repr(align(64))]
 pub(super) struct Stack {
     top: AtomicU64,
     depth: AtomicU32,

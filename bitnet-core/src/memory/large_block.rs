@@ -19,10 +19,8 @@ const DIRECT: usize = 1 << 13;
 const KEPT: std::ops::RangeInclusive<usize> = 1 << 8..=1 << 14;
 /// Classes of kept blocks: four to a doubling.
 const KEPT_CLASSES: usize = 25;
-/// Blocks kept of one class, at most.
+/// Blocks kept of one class, at most: fewer of those above 8 MiB, see [`places_for`].
 const KEPT_SLOTS: usize = 4;
-/// Bytes kept of one class, at most, but for one block.
-const KEPT_BYTES: usize = 32 << 20;
 /// From this many bytes on a mapping is aligned and advised for huge pages.
 const HUGE_FROM: usize = 4 << 20;
 const HUGE: usize = 2 << 20;
@@ -30,12 +28,17 @@ const HUGE: usize = 2 << 20;
 #[derive(Debug)]
 pub(super) struct LargeBlockPool {
     arena: Arena,
-    /// Kept blocks, as [`pack`] writes them; 0 is an empty place.
-    recent: [[AtomicU64; KEPT_SLOTS]; KEPT_CLASSES],
+    recent: [[Kept; KEPT_SLOTS]; KEPT_CLASSES],
     /// Mappings of single blocks: address to (bytes, alignment).
     direct: Mutex<BTreeMap<usize, (usize, usize)>>,
     huge_pages: bool,
 }
+
+/// A kept block, as [`pack`] writes it; 0 is an empty place. A line for each, so that threads with places of their own don't
+/// disturb each other.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Kept(AtomicU64);
 
 /// The figures of the large blocks, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -55,7 +58,7 @@ impl LargeBlockPool {
     ) -> Option<Self> {
         Some(Self {
             arena: Arena::new(limit, initial, pages)?,
-            recent: std::array::from_fn(|_| std::array::from_fn(|_| AtomicU64::new(0))),
+            recent: std::array::from_fn(|_| std::array::from_fn(|_| Kept::default())),
             direct: Mutex::default(),
             huge_pages,
         })
@@ -64,7 +67,7 @@ impl LargeBlockPool {
     /// A block of at least `bytes` at a multiple of `align`; `None` if the limit or the system refuses.
     pub(super) fn allocate(&self, bytes: usize, align: usize, pages: &Pages) -> Option<Span> {
         let granules = bytes.max(1).div_ceil(GRANULE);
-        if let Some(span) = self.take_recent(granules, align) {
+        if let Some(span) = self.take_recent(granules, align, 0) {
             return Some(span);
         }
         let from_arena = if granules <= DIRECT {
@@ -78,23 +81,25 @@ impl LargeBlockPool {
     /// Takes a block that nobody uses any more; `granules` are those of its span.
     #[inline]
     pub(super) fn free(&self, address: usize, granules: usize, pages: &Pages) {
-        if !self.keep(address, granules) {
+        if !self.keep(address, granules, 0) {
             self.give_back(address, granules, pages);
         }
     }
 
-    /// Takes a kept block of about `granules`, at least.
+    /// Takes a kept block of at least `granules`; the search begins at `place`.
     #[inline]
-    pub(super) fn take_recent(&self, granules: usize, align: usize) -> Option<Span> {
+    pub(super) fn take_recent(&self, granules: usize, align: usize, place: usize) -> Option<Span> {
         if !KEPT.contains(&granules) {
             return None;
         }
-        for slot in &self.recent[kept_class(granules)] {
+        let slots = &self.recent[kept_class(granules)];
+        for at in 0..KEPT_SLOTS {
+            let Kept(slot) = &slots[(place + at) % KEPT_SLOTS];
             let packed = slot.load(Ordering::Relaxed);
             let (address, kept) = unpack(packed);
             if packed != 0
                 && kept >= granules
-                && address.is_multiple_of(align)
+                && address & (align - 1) == 0
                 // Acquire: what its last user wrote happened before.
                 && slot.compare_exchange(packed, 0, Ordering::Acquire, Ordering::Relaxed).is_ok()
             {
@@ -104,15 +109,18 @@ impl LargeBlockPool {
         None
     }
 
-    /// Keeps a block that nobody uses any more; false if it is too large, too small, or there is no room for it.
+    /// Keeps a block that nobody uses any more, in `place` if that is empty; false if it is too large, too small, or there is
+    /// no room for it.
     #[inline]
-    pub(super) fn keep(&self, address: usize, granules: usize) -> bool {
+    pub(super) fn keep(&self, address: usize, granules: usize, place: usize) -> bool {
         if !KEPT.contains(&granules) {
             return false;
         }
-        let places = (KEPT_BYTES / (granules * GRANULE)).clamp(1, KEPT_SLOTS);
+        let places = places_for(granules);
         let packed = pack(address, granules);
-        self.recent[kept_class(granules)][..places].iter().any(|slot| {
+        let slots = &self.recent[kept_class(granules)];
+        (0..places).any(|at| {
+            let Kept(slot) = &slots[(place + at) % places];
             slot.load(Ordering::Relaxed) == 0
                 && slot.compare_exchange(0, packed, Ordering::Release, Ordering::Relaxed).is_ok()
         })
@@ -157,7 +165,7 @@ impl LargeBlockPool {
     /// Gives the kept blocks up; the bytes that left memory at once.
     pub(super) fn drain(&self, pages: &Pages, deadline: Option<Instant>) -> usize {
         let mut gone = 0;
-        for slot in self.recent.iter().flatten() {
+        for Kept(slot) in self.recent.iter().flatten() {
             if slot.load(Ordering::Relaxed) == 0 {
                 continue;
             }
@@ -178,7 +186,7 @@ impl LargeBlockPool {
 
     pub(super) fn figures(&self) -> LargeFigures {
         let kept = self.recent.iter().flatten();
-        let kept = kept.map(|slot| unpack(slot.load(Ordering::Relaxed)).1 * GRANULE);
+        let kept = kept.map(|Kept(slot)| unpack(slot.load(Ordering::Relaxed)).1 * GRANULE);
         LargeFigures {
             arena: self.arena.figures(),
             kept: kept.clone().sum(),
@@ -203,6 +211,16 @@ impl LargeBlockPool {
         }
         // SAFETY: the caller's promise covers the arena.
         unsafe { self.arena.unmap_all(pages) };
+    }
+}
+
+/// How many blocks of about this length are kept: about 32 MiB of them, but one at least.
+#[inline]
+fn places_for(granules: usize) -> usize {
+    match granules {
+        ..=2048 => KEPT_SLOTS,
+        2049..=4096 => 2,
+        _ => 1,
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, 
 
 use super::Purpose;
 use super::depot::SLOTS;
-use super::size_class::{CLASSES, batch};
+use super::size_class::{CLASSES, SMALL_LIMIT, batch};
 use super::small_block::SmallBlockPool;
 use super::system::Pages;
 
@@ -19,7 +19,9 @@ pub(super) const FLUSH: u8 = 2;
 pub(super) const TRACKED: u8 = 4;
 
 /// How far, in bytes, a thread's part of the live bytes may stray from what the pool knows of it.
-pub(super) const UNREPORTED: i64 = 128 << 10;
+const UNREPORTED: i64 = 128 << 10;
+/// As [`UNREPORTED`], while the thread allocates blocks of 1 MiB and more.
+const UNREPORTED_LARGE: i64 = 4 << 20;
 
 /// Free blocks of one class.
 #[derive(Debug)]
@@ -61,11 +63,15 @@ pub(super) struct Totals {
 }
 
 /// What one thread keeps of one pool.
+///
+/// Lines are fetched in pairs, so that what one thread writes is kept 128 bytes from what others use.
 #[derive(Debug)]
-#[repr(align(64))]
+#[repr(align(128))]
 pub(super) struct ThreadCache {
     /// [`CLOSED`], [`FLUSH`] and [`TRACKED`]; anything but 0 leads to the slow path.
     pub(super) attention: AtomicU8,
+    /// Where among the recent blocks this thread looks first.
+    pub(super) place: usize,
     pub(super) counts: Counts,
     /// Live bytes of this thread that the pool does not know of yet.
     unreported: AtomicI64,
@@ -75,9 +81,10 @@ pub(super) struct ThreadCache {
 }
 
 impl ThreadCache {
-    pub(super) fn new(attention: u8) -> Self {
+    pub(super) fn new(attention: u8, place: usize) -> Self {
         Self {
             attention: AtomicU8::new(attention),
+            place,
             counts: Counts::default(),
             unreported: AtomicI64::new(0),
             top: AtomicI64::new(0),
@@ -176,14 +183,14 @@ impl ThreadCache {
         }
         let allocations = self.counts.allocations.load(Ordering::Relaxed);
         self.counts.allocations.store(allocations + 1, Ordering::Relaxed);
-        unreported > UNREPORTED
+        unreported > bound(size)
     }
 
     /// Notes the bytes of a block that came back. True if the pool is to be told: [`ThreadCache::report`].
     #[inline(always)]
     pub(super) fn count_bytes_back(&self, size: usize, purpose: Purpose) -> bool {
         add(&self.counts.live[purpose.index()], -(size as i64));
-        add(&self.unreported, -(size as i64)) < -UNREPORTED
+        add(&self.unreported, -(size as i64)) < -bound(size)
     }
 
     /// Notes that a block came back. It is the last thing that is done for it: from here on the pool may be gone.
@@ -210,6 +217,11 @@ impl ThreadCache {
 }
 
 #[inline(always)]
+fn bound(size: usize) -> i64 {
+    if size < SMALL_LIMIT { UNREPORTED } else { UNREPORTED_LARGE }
+}
+
+#[inline(always)]
 fn add(number: &AtomicI64, more: i64) -> i64 {
     let sum = number.load(Ordering::Relaxed).wrapping_add(more);
     number.store(sum, Ordering::Relaxed);
@@ -218,6 +230,7 @@ fn add(number: &AtomicI64, more: i64) -> i64 {
 
 /// The live bytes of a pool as its threads report them, and their peak.
 #[derive(Debug, Default)]
+#[repr(align(128))]
 pub(super) struct LiveBytes {
     reported: AtomicI64,
     peak: AtomicI64,
