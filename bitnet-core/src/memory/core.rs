@@ -17,15 +17,13 @@ use std::time::Instant;
 use super::arena::{Span, past};
 use super::handle::{Extent, MemoryHandle, Tag};
 use super::large_block::LargeBlockPool;
-use super::metrics::MemoryMetrics;
-use super::size_class::{CLASSES, LINE, SMALL_LIMIT, block_bytes, class_of};
+use super::size_class::{LINE, SMALL_LIMIT, block_bytes, class_of};
 use super::small_block::SmallBlockPool;
 use super::system::{GRANULE, Pages};
 use super::thread_cache::{CLOSED, Counts, FLUSH, LiveBytes, TRACKED, ThreadCache, Totals};
 use super::token::Lent;
 use super::tracking::{
-    AllocationEvent, ClassFigures, DeallocationEvent, LatencyKind, PoolFigures, Tracker,
-    TrackingLevel,
+    AllocationEvent, DeallocationEvent, LatencyKind, Stopwatch, Tracker, TrackingLevel,
 };
 use super::{MemoryPoolConfig, Purpose};
 
@@ -39,10 +37,10 @@ pub(super) struct Core {
     pub(super) large: LargeBlockPool,
     keep_small: usize,
     keep_large: usize,
-    threads: Mutex<Threads>,
+    pub(super) threads: Mutex<Threads>,
     /// What threads without a cache count.
-    uncached: Counts,
-    live: LiveBytes,
+    pub(super) uncached: Counts,
+    pub(super) live: LiveBytes,
     closed: AtomicBool,
     /// Whether a compaction is going on.
     compacting: AtomicBool,
@@ -51,12 +49,12 @@ pub(super) struct Core {
 }
 
 #[derive(Debug, Default)]
-struct Threads {
-    caches: Vec<Arc<ThreadCache>>,
+pub(super) struct Threads {
+    pub(super) caches: Vec<Arc<ThreadCache>>,
     /// How many there have been.
     started: usize,
     /// The accounts of threads that have ended.
-    departed: Totals,
+    pub(super) departed: Totals,
 }
 
 /// A block as the allocator hands it out.
@@ -182,7 +180,7 @@ impl Core {
         drop(ended);
     }
 
-    fn threads(&self) -> MutexGuard<'_, Threads> {
+    pub(super) fn threads(&self) -> MutexGuard<'_, Threads> {
         self.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -459,82 +457,6 @@ impl Core {
         self.uncached.deallocations.fetch_add(1, Ordering::Release);
     }
 
-    pub(super) fn totals(&self) -> Totals {
-        let threads = self.threads();
-        let mut sum = threads.departed;
-        self.uncached.add_to(&mut sum);
-        for cache in &threads.caches {
-            cache.counts.add_to(&mut sum);
-        }
-        sum
-    }
-
-    pub(super) fn metrics(&self) -> MemoryMetrics {
-        let totals = self.totals();
-        let tops: i64 =
-            self.threads().caches.iter().map(|cache| cache.unreported_top().max(0)).sum();
-        let live = totals.live.iter().sum::<i64>().max(0);
-        self.live.raise_peak(live.max(self.live.get().0 + tops));
-        MemoryMetrics {
-            total_allocated: live as u64,
-            peak_allocated: self.live.get().1.max(0) as u64,
-            reserved: (self.small.arena().mapped() + self.large.arena().mapped()) as u64,
-            allocations: totals.allocations,
-            deallocations: totals.deallocations,
-        }
-    }
-
-    /// Blocks of each class that users have.
-    pub(super) fn live_blocks(&self) -> [usize; CLASSES] {
-        let threads = self.threads();
-        std::array::from_fn(|class| {
-            let cached: usize = threads.caches.iter().map(|c| c.free_blocks(class)).sum();
-            let free = cached + self.small.waiting_blocks(class);
-            self.small.slab_figures(class).out.saturating_sub(free)
-        })
-    }
-
-    /// What the books say.
-    pub(super) fn figures(&self) -> PoolFigures {
-        let (metrics, totals, blocks) = (self.metrics(), self.totals(), self.live_blocks());
-        let large = self.large.figures();
-        let mut classes = Vec::new();
-        let mut small_occupied = 0;
-        for (class, &live) in blocks.iter().enumerate() {
-            let capacity = self.small.slab_figures(class).capacity;
-            let block_bytes = block_bytes(class);
-            small_occupied += live * block_bytes;
-            if capacity > 0 {
-                let (live_blocks, capacity_blocks) = (live as u64, capacity as u64);
-                let requested = None;
-                classes.push(ClassFigures { block_bytes, live_blocks, capacity_blocks, requested });
-            }
-        }
-        let free_large = large.arena.free + large.kept;
-        let occupied = small_occupied + large.arena.mapped.saturating_sub(free_large);
-        PoolFigures {
-            limit: self.limit() as u64,
-            mapped: metrics.reserved,
-            occupied: occupied as u64,
-            requested: metrics.total_allocated,
-            peak_requested: metrics.peak_allocated,
-            free_kept: metrics.reserved.saturating_sub(occupied as u64),
-            largest_free: large.arena.largest_free.max(large.largest_kept) as u64,
-            total_free_large: free_large as u64,
-            allocations: metrics.allocations,
-            deallocations: metrics.deallocations,
-            by_purpose: totals.live.map(|bytes| bytes.max(0) as u64),
-            classes,
-        }
-    }
-
-    /// The bytes that the books of the pool take.
-    pub(super) fn own_bytes(&self) -> usize {
-        let caches = self.threads().caches.len() * size_of::<ThreadCache>();
-        let (small, large) = (self.small.figures(), self.large.figures());
-        size_of::<Self>() + caches + small.own_bytes + large.arena.own_bytes
-    }
-
     /// Gives memory that nobody uses back to the system until the deadline; the bytes that left memory, by the system's
     /// word. What other threads keep for themselves follows when they next call.
     pub(super) fn release(&self, deadline: Option<Instant>) -> usize {
@@ -586,20 +508,6 @@ impl Core {
             self.small.is_leaving(tag.class as usize, block)
         }
     }
-
-    /// The limit of all blocks together, in bytes.
-    pub(super) fn limit(&self) -> usize {
-        self.small.arena().limit().saturating_add(self.large.arena().limit())
-    }
-
-    /// The address ranges that the pool has mapped.
-    pub(super) fn ranges(&self) -> Vec<(usize, usize)> {
-        let mut ranges = self.small.arena().ranges();
-        ranges.extend(self.large.arena().ranges());
-        ranges.extend(self.large.direct_ranges());
-        ranges.sort_unstable();
-        ranges
-    }
 }
 
 impl Drop for Core {
@@ -617,25 +525,5 @@ pub(super) fn occupied_by(tag: Tag) -> usize {
         tag.extent.as_granules() * GRANULE
     } else {
         block_bytes(tag.class as usize)
-    }
-}
-
-/// Times one call in eight of a tracker that wants latencies.
-struct Stopwatch<'a>(Option<(&'a Tracker, Instant)>);
-
-impl<'a> Stopwatch<'a> {
-    fn start(tracker: &'a Tracker) -> Self {
-        thread_local!(static CALLS: Cell<u32> = const { Cell::new(0) });
-        let calls = CALLS.get().wrapping_add(1);
-        CALLS.set(calls);
-        let timed = tracker.level() == TrackingLevel::Detailed && calls.is_multiple_of(8);
-        Self(timed.then(|| (tracker, Instant::now())))
-    }
-
-    fn stop(self, kind: LatencyKind) {
-        if let Some((tracker, start)) = self.0 {
-            let nanoseconds = start.elapsed().as_nanos();
-            tracker.latency(kind, u64::try_from(nanoseconds).unwrap_or(u64::MAX));
-        }
     }
 }

@@ -1,5 +1,6 @@
 //! Aligned memory that is accounted for: the pool, its handles, and the tensors that live in it.
 
+mod accounts;
 mod arena;
 mod bitmap;
 mod buddy;

@@ -1,0 +1,26 @@
+//! How long the calls of a pool take, by the clock.
+
+use std::cell::Cell;
+use std::time::Instant;
+
+use super::{LatencyKind, Tracker, TrackingLevel};
+
+/// Times one call in eight of a tracker that wants latencies.
+pub(in crate::memory) struct Stopwatch<'a>(Option<(&'a Tracker, Instant)>);
+
+impl<'a> Stopwatch<'a> {
+    pub(in crate::memory) fn start(tracker: &'a Tracker) -> Self {
+        thread_local!(static CALLS: Cell<u32> = const { Cell::new(0) });
+        let calls = CALLS.get().wrapping_add(1);
+        CALLS.set(calls);
+        let timed = tracker.level() == TrackingLevel::Detailed && calls.is_multiple_of(8);
+        Self(timed.then(|| (tracker, Instant::now())))
+    }
+
+    pub(in crate::memory) fn stop(self, kind: LatencyKind) {
+        if let Some((tracker, start)) = self.0 {
+            let nanoseconds = start.elapsed().as_nanos();
+            tracker.latency(kind, u64::try_from(nanoseconds).unwrap_or(u64::MAX));
+        }
+    }
+}
