@@ -61,6 +61,20 @@ fn memory_of_every_size_around_each_boundary_and_of_every_alignment_is_served() 
 }
 
 #[test]
+fn memory_of_no_bytes_has_an_address_of_its_own() {
+    let pool = unbounded();
+    let handles: Vec<_> = (0..200)
+        .map(|at| {
+            pool.allocate(at % 2 * 60, if at % 2 == 0 { 128 } else { 64 }, &Device::Cpu).unwrap()
+        })
+        .collect();
+    let mut starts: Vec<_> = handles.iter().map(|handle| handle.bytes().as_ptr()).collect();
+    starts.sort_unstable();
+    starts.dedup();
+    assert_eq!(starts.len(), handles.len());
+}
+
+#[test]
 fn memory_asked_for_as_zero_is_zero_whoever_had_it_before() {
     let pool = unbounded();
     for size in [1, 100, 5000, 300_000, MIB, 5 * MIB, 40 * MIB] {

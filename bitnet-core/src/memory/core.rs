@@ -284,7 +284,8 @@ impl Core {
     /// Allocates, by the slow path. `align` is a power of two. `None` if the limits or the system refuse.
     pub(super) fn allocate(&self, size: usize, align: usize, purpose: Purpose) -> Option<Block> {
         let align_log = align.max(LINE).trailing_zeros() as u8;
-        let whole = size.checked_add(align.max(LINE) - LINE)?;
+        // Even of no bytes a block has an address of its own.
+        let whole = size.max(1).checked_add(align.max(LINE) - LINE)?;
         if whole < SMALL_LIMIT
             && let Some(address) = self.take_small(class_of(whole))
         {
