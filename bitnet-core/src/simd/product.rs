@@ -3,8 +3,8 @@
 use super::{IsaLevel, Kernel, run};
 
 /// Accumulators of a dot product; element `i` goes to accumulator `i % LANES`, whatever the instruction set.
-const LANES: usize = 32;
-/// Numbers of a result that are accumulated together.
+const LANES: usize = 16;
+/// Numbers of a result that are accumulated together, and products that are summed together.
 const BLOCK: usize = 512;
 
 /// A strided matrix inside a slice: element `(i, j)` at `start + i * strides[0] + j * strides[1]`.
@@ -140,18 +140,25 @@ impl Kernel for MatrixVector<'_> {
     }
 }
 
-/// The dot product of two vectors of one length.
+/// The dot product of two vectors of one length: products first, then their sums, each a loop that becomes vectors.
 #[inline(always)]
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut lanes = [0f32; LANES];
-    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
-    for (a, b) in a.iter().zip(b) {
-        for i in 0..LANES {
-            lanes[i] += a[i] * b[i];
+    let mut products = [0f32; BLOCK];
+    for (a, b) in a.chunks(BLOCK).zip(b.chunks(BLOCK)) {
+        let products = &mut products[..a.len()];
+        for ((product, &a), &b) in products.iter_mut().zip(a).zip(b) {
+            *product = a * b;
         }
-    }
-    for ((lane, &a), &b) in lanes.iter_mut().zip(a_rest).zip(b_rest) {
-        *lane += a * b;
+        let (chunks, rest) = products.as_chunks::<LANES>();
+        for chunk in chunks {
+            for (lane, &x) in lanes.iter_mut().zip(chunk) {
+                *lane += x;
+            }
+        }
+        for (lane, &x) in lanes.iter_mut().zip(rest) {
+            *lane += x;
+        }
     }
     let mut width = LANES / 2;
     while width > 0 {
