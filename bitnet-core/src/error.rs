@@ -147,6 +147,16 @@ pub enum Error {
         /// The alignment that was asked for, in bytes.
         align: usize,
     },
+    /// The system refused a thread.
+    #[error(
+        "cannot start the thread for {what}: {problem}; raise the limit on threads or do without it"
+    )]
+    ThreadNotStarted {
+        /// What the thread was to do.
+        what: &'static str,
+        /// The system's answer.
+        problem: String,
+    },
     /// The system or the pool's limit refused memory.
     #[error(
         "cannot allocate {bytes} bytes: {live} bytes are in use and the limit is {limit}; free some or raise the limit"

@@ -14,6 +14,9 @@ use super::system::{GRANULE, Pages};
 /// The bytes of a region, and its alignment.
 const REGION: usize = GRANULE << MAX_ORDER;
 
+/// The bytes whose pages are given back at once: what comes between two looks at the clock.
+const PIECE: usize = 2 << 20;
+
 /// A run of granules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Span {
@@ -75,7 +78,12 @@ impl Region {
     /// Gives the pages of the free blocks of at least 64 KiB back to the system; the bytes that left memory.
     ///
     /// A block is taken out of the books while its pages go, so that the lock is not held over the call.
-    fn discard_free(&self, pages: &Pages, deadline: Option<Instant>) -> usize {
+    fn discard_free(
+        &self,
+        in_transit: &Mutex<()>,
+        pages: &Pages,
+        deadline: Option<Instant>,
+    ) -> usize {
         let blocks = {
             let mut books = self.books();
             if !std::mem::take(&mut books.dirty) {
@@ -92,22 +100,51 @@ impl Region {
                 self.books().dirty = true;
                 break;
             }
+            let _in_transit = in_transit.lock().unwrap_or_else(PoisonError::into_inner);
             if !self.books().buddy.take_block(start, granules) {
                 continue;
             }
             let (address, bytes) = (self.address + start * GRANULE, granules * GRANULE);
-            let before = pages.resident(address, bytes);
             // SAFETY: the block lies in this region's mapping, and its books say that it is used by this call alone.
-            if before != Some(0) && unsafe { pages.discard(address, bytes) } {
-                let after = pages.resident(address, bytes);
-                gone += before.unwrap_or(0).saturating_sub(after.unwrap_or(0));
-            }
+            let (bytes_gone, whole) = unsafe { discard(address, bytes, pages, deadline) };
+            gone += bytes_gone;
             let mut books = self.books();
+            books.dirty |= !whole;
             books.buddy.free(start, granules);
             self.orders.store(books.buddy.orders(), Ordering::Relaxed);
         }
         gone
     }
+}
+
+/// Gives the pages of a part of a mapping back, piece by piece until the deadline; the bytes that left memory, and whether all
+/// pieces are done.
+///
+/// # Safety
+/// As [`Pages::discard`].
+pub(super) unsafe fn discard(
+    address: usize,
+    bytes: usize,
+    pages: &Pages,
+    deadline: Option<Instant>,
+) -> (usize, bool) {
+    let mut gone = 0;
+    let mut at = address;
+    while at < address + bytes {
+        if past(deadline) {
+            return (gone, false);
+        }
+        // Pieces end where huge pages do.
+        let next = ((at / PIECE + 1) * PIECE).min(address + bytes);
+        let before = pages.resident(at, next - at);
+        // SAFETY: a part of what the caller's promise covers.
+        if before != Some(0) && unsafe { pages.discard(at, next - at) } {
+            let after = pages.resident(at, next - at);
+            gone += before.unwrap_or(0).saturating_sub(after.unwrap_or(0));
+        }
+        at = next;
+    }
+    (gone, true)
 }
 
 /// Whether the time has come.
@@ -132,13 +169,16 @@ pub(super) struct Arena {
     mapped: AtomicUsize,
     /// By address.
     regions: RwLock<Vec<Arc<Region>>>,
+    /// Held while free memory is in no books because it is being given back: who finds nothing waits for it, then looks again.
+    in_transit: Mutex<()>,
 }
 
 impl Arena {
     /// An arena that maps at most `limit` bytes; `initial` bytes of them at once.
     pub(super) fn new(limit: usize, initial: usize, pages: &Pages) -> Option<Self> {
         let limit = limit / GRANULE * GRANULE;
-        let arena = Self { limit, mapped: AtomicUsize::new(0), regions: RwLock::default() };
+        let (mapped, regions) = (AtomicUsize::new(0), RwLock::default());
+        let arena = Self { limit, mapped, regions, in_transit: Mutex::default() };
         let mut missing = initial.min(limit);
         while missing >= GRANULE {
             let bytes = missing.min(REGION) / GRANULE * GRANULE;
@@ -162,6 +202,18 @@ impl Arena {
 
     /// A span of `granules` at an address that is a multiple of `align` granules, from a region that is there or a new one.
     pub(super) fn allocate(&self, granules: usize, align: usize, pages: &Pages) -> Option<Span> {
+        self.find_or_grow(granules, align, pages).or_else(|| {
+            let _all_there = self.in_transit();
+            self.find_or_grow(granules, align, pages)
+        })
+    }
+
+    /// While the guard is held, nothing free is on its way to the system.
+    pub(super) fn in_transit(&self) -> MutexGuard<'_, ()> {
+        self.in_transit.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn find_or_grow(&self, granules: usize, align: usize, pages: &Pages) -> Option<Span> {
         if let Some(span) = self.find(granules, align) {
             return Some(span);
         }
@@ -290,15 +342,17 @@ impl Arena {
                 break;
             }
             let spare = self.mapped().saturating_sub(region.bytes) >= keep;
-            gone += match spare.then(|| self.unmap_if_unused(region.address, pages)).flatten() {
-                Some(bytes) => bytes,
-                None => region.discard_free(pages, deadline),
-            };
+            // First the pages, piece by piece: a whole region takes longer than may lie between two looks at the clock.
+            gone += region.discard_free(&self.in_transit, pages, deadline);
+            if spare && !past(deadline) {
+                gone += self.unmap_if_unused(region.address, pages).unwrap_or(0);
+            }
         }
         gone
     }
 
     fn unmap_if_unused(&self, address: usize, pages: &Pages) -> Option<usize> {
+        let _in_transit = self.in_transit();
         let mut regions = self.regions.write().unwrap_or_else(PoisonError::into_inner);
         let at = regions.binary_search_by_key(&address, |region| region.address).ok()?;
         // Taken as a whole, it is free to nobody: neither to an allocation nor to a cleanup that knows it still.

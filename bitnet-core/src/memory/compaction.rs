@@ -4,10 +4,16 @@
 //! replace a handle passes those that lie there through [`Compaction::relocate`]; at the end the emptied slabs and regions
 //! go back. Which blocks are moved is decided by who holds them: a block that is borrowed stays where it is.
 
+use std::time::Instant;
+
+use super::arena::past;
 use super::size_class::LINE;
 use super::{HybridMemoryPool, MemoryHandle};
 use crate::Result;
 use crate::device::Device;
+
+/// Bytes that are copied from one look at the clock to the next.
+const PIECE: usize = 1 << 20;
 
 /// A compaction of a pool that is going on; dropping it ends it.
 #[derive(Debug)]
@@ -19,8 +25,12 @@ pub struct Compaction<'a> {
 impl<'a> Compaction<'a> {
     /// Begins to empty slabs and regions of which at most `share` (0 to 1) is in use. One at a time is possible: `None` while
     /// another compaction of this pool is going on.
-    pub(super) fn start(pool: &'a HybridMemoryPool, share: f64) -> Option<Self> {
-        let sparse_bytes = pool.core().start_leaving(share)?;
+    pub(super) fn start(
+        pool: &'a HybridMemoryPool,
+        share: f64,
+        deadline: Option<Instant>,
+    ) -> Option<Self> {
+        let sparse_bytes = pool.core().start_leaving(share, deadline)?;
         Some(Self { pool, sparse_bytes })
     }
 
@@ -43,6 +53,16 @@ impl<'a> Compaction<'a> {
         &self,
         handle: MemoryHandle,
     ) -> Result<MemoryHandle, (MemoryHandle, crate::Error)> {
+        self.relocate_until(handle, None)
+    }
+
+    /// As [`Compaction::relocate`]; the handle itself comes back if its bytes were not copied before the deadline.
+    #[track_caller]
+    pub(super) fn relocate_until(
+        &self,
+        handle: MemoryHandle,
+        deadline: Option<Instant>,
+    ) -> Result<MemoryHandle, (MemoryHandle, crate::Error)> {
         if !self.concerns(&handle) {
             return Ok(handle);
         }
@@ -50,7 +70,13 @@ impl<'a> Compaction<'a> {
         let align = handle.align().max(LINE);
         match pool.allocate(handle.size(), align, &Device::Cpu) {
             Ok(mut moved) => {
-                moved.bytes_mut().copy_from_slice(handle.bytes());
+                let pieces = handle.bytes().chunks(PIECE);
+                for (to, from) in moved.bytes_mut().chunks_mut(PIECE).zip(pieces) {
+                    if past(deadline) {
+                        return Ok(handle);
+                    }
+                    to.copy_from_slice(from);
+                }
                 if let Some(tracker) = self.pool.tracker() {
                     let [from, to] =
                         [&handle, &moved].map(|handle| handle.bytes().as_ptr() as usize);

@@ -11,11 +11,12 @@ use std::collections::BTreeMap;
 use std::panic::Location;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
-use super::arena::{Span, past};
-use super::handle::{Extent, MemoryHandle, Tag};
+use super::arena::Span;
+use super::cleanup::Signal;
+use super::handle::{Extent, Tag};
 use super::large_block::LargeBlockPool;
 use super::size_class::{LINE, SMALL_LIMIT, block_bytes, class_of};
 use super::small_block::SmallBlockPool;
@@ -35,15 +36,17 @@ pub(super) struct Core {
     pub(super) pages: Pages,
     pub(super) small: SmallBlockPool,
     pub(super) large: LargeBlockPool,
-    keep_small: usize,
-    keep_large: usize,
+    pub(super) keep_small: usize,
+    pub(super) keep_large: usize,
     pub(super) threads: Mutex<Threads>,
     /// What threads without a cache count.
     pub(super) uncached: Counts,
     pub(super) live: LiveBytes,
+    /// Who is told when the live bytes pass their mark.
+    pub(super) signal: OnceLock<Arc<Signal>>,
     closed: AtomicBool,
     /// Whether a compaction is going on.
-    compacting: AtomicBool,
+    pub(super) compacting: AtomicBool,
     pub(super) tracker: Option<Tracker>,
     pub(super) lent: Lent,
 }
@@ -156,6 +159,7 @@ impl Core {
             threads: Mutex::default(),
             uncached: Counts::default(),
             live: LiveBytes::default(),
+            signal: OnceLock::new(),
             closed: AtomicBool::new(false),
             compacting: AtomicBool::new(false),
             tracker,
@@ -185,7 +189,7 @@ impl Core {
     }
 
     /// Asks for the attention of every thread.
-    fn call(&self, attention: u8) {
+    pub(super) fn call(&self, attention: u8) {
         for cache in &self.threads().caches {
             cache.attention.fetch_or(attention, Ordering::SeqCst);
         }
@@ -205,7 +209,7 @@ impl Core {
     }
 
     /// The cache of this thread, made if need be; `None` when the thread is ending or the pool is closed.
-    fn cache(&self) -> Option<&ThreadCache> {
+    pub(super) fn cache(&self) -> Option<&ThreadCache> {
         if CURRENT.get().0 != self.id {
             self.attach()?;
         }
@@ -367,16 +371,11 @@ impl Core {
     /// Takes note of the live bytes of this thread. Callbacks may run: no lock is held by the caller.
     #[inline]
     pub(super) fn report(&self, cache: &ThreadCache) {
-        cache.report(&self.live);
+        if cache.report(&self.live) {
+            self.pass_mark();
+        }
         if self.tracker.is_some() {
             self.observe_pressure();
-        }
-    }
-
-    #[cold]
-    fn observe_pressure(&self) {
-        if let Some(monitor) = self.tracker.as_ref().and_then(Tracker::pressure) {
-            monitor.observe(self.live.get().0.max(0) as u64, self.limit() as u64);
         }
     }
 
@@ -458,57 +457,6 @@ impl Core {
         self.uncached.deallocations.fetch_add(1, Ordering::Release);
     }
 
-    /// Gives memory that nobody uses back to the system until the deadline; the bytes that left memory, by the system's
-    /// word. What other threads keep for themselves follows when they next call.
-    pub(super) fn release(&self, deadline: Option<Instant>) -> usize {
-        self.call(FLUSH);
-        let _ = self.cache();
-        self.small.drain(deadline);
-        let mut gone = self.large.drain(&self.pages, deadline);
-        if !past(deadline) {
-            gone += self.large.arena().release(self.keep_large, &self.pages, deadline);
-        }
-        if !past(deadline) {
-            gone += self.small.arena().release(self.keep_small, &self.pages, deadline);
-        }
-        gone
-    }
-
-    /// As [`Core::release`], but what was reserved at the start goes too: for a pool that has run out.
-    pub(super) fn release_all(&self) {
-        self.release(None);
-        self.large.arena().release(0, &self.pages, None);
-        self.small.arena().release(0, &self.pages, None);
-    }
-
-    /// Begins to empty sparse slabs and regions; the bytes in use there. `None` while that is going on already.
-    pub(super) fn start_leaving(&self, share: f64) -> Option<usize> {
-        if self.compacting.swap(true, Ordering::SeqCst) {
-            return None;
-        }
-        // Free blocks of sparse memory must not be handed out from where threads keep them.
-        self.call(FLUSH);
-        let _ = self.cache();
-        self.small.drain(None);
-        self.large.drain(&self.pages, None);
-        Some(self.small.start_leaving(share) + self.large.arena().start_leaving(share))
-    }
-
-    pub(super) fn stop_leaving(&self) {
-        self.small.stop_leaving();
-        self.large.arena().stop_leaving();
-        self.compacting.store(false, Ordering::SeqCst);
-    }
-
-    pub(super) fn is_leaving(&self, handle: &MemoryHandle) -> bool {
-        let tag = handle.tag();
-        if tag.class == Tag::LARGE {
-            self.large.arena().is_leaving(handle.address())
-        } else {
-            let block = tag.block_address(handle.address());
-            self.small.is_leaving(tag.class as usize, block)
-        }
-    }
 }
 
 impl Drop for Core {

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use super::arena::{Arena, ArenaFigures, Span, past};
+use super::arena::{Arena, ArenaFigures, Span, discard, past};
 use super::system::{GRANULE, Pages};
 
 /// Blocks above this many granules (32 MiB) are mapped by themselves.
@@ -75,7 +75,10 @@ impl LargeBlockPool {
         } else {
             None
         };
-        from_arena.or_else(|| self.map_direct(granules, align, pages))
+        from_arena.or_else(|| self.map_direct(granules, align, pages)).or_else(|| {
+            let _all_there = self.arena.in_transit();
+            self.map_direct(granules, align, pages)
+        })
     }
 
     /// Takes a block that nobody uses any more; `granules` are those of its span.
@@ -169,10 +172,21 @@ impl LargeBlockPool {
             if slot.load(Ordering::Relaxed) == 0 {
                 continue;
             }
+            let _in_transit = self.arena.in_transit();
             let (address, granules) = unpack(slot.swap(0, Ordering::Acquire));
-            if granules > 0 {
-                gone += self.give_back(address, granules, pages);
+            if granules == 0 {
+                continue;
             }
+            if self.direct_maps().contains_key(&address) {
+                // SAFETY: the block was kept, so that nobody used it, and this call has taken it out.
+                let (bytes, whole) =
+                    unsafe { discard(address, granules * GRANULE, pages, deadline) };
+                gone += bytes;
+                if !whole && self.keep(address, granules, 0) {
+                    break;
+                }
+            }
+            gone += self.give_back(address, granules, pages);
             if past(deadline) {
                 break;
             }

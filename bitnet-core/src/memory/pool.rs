@@ -2,8 +2,10 @@
 
 use std::panic::Location;
 use std::ptr::NonNull;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use std::time::Instant;
 
+use super::cleanup::Cleaner;
 use super::core::Core;
 use super::handle::{Extent, MemoryHandle, Tag};
 use super::metrics::MemoryMetrics;
@@ -18,7 +20,10 @@ const MAX_ALIGN: usize = 2 << 20;
 
 /// An owner of the state of a pool; the last one closes it.
 #[derive(Debug)]
-struct Owner(NonNull<Core>);
+struct Owner {
+    core: NonNull<Core>,
+    cleaner: Cleaner,
+}
 
 // SAFETY: `Core` is `Sync`, and closing is done by whichever thread drops the last owner.
 unsafe impl Send for Owner {}
@@ -27,8 +32,9 @@ unsafe impl Sync for Owner {}
 
 impl Drop for Owner {
     fn drop(&mut self) {
+        self.cleaner.stop();
         // SAFETY: the state came from `Core::start`; this is the one `Owner` of it, and it is going.
-        unsafe { Core::close(self.0) };
+        unsafe { Core::close(self.core) };
     }
 }
 
@@ -74,6 +80,27 @@ unsafe impl Send for HybridMemoryPool {}
 // SAFETY: as above.
 unsafe impl Sync for HybridMemoryPool {}
 
+/// A pool that is not kept open by it.
+#[derive(Debug, Clone)]
+pub(super) struct WeakPool {
+    /// The state, which may be gone; alive as long as `owner` has a strong reference.
+    core: NonNull<Core>,
+    owner: Weak<Owner>,
+}
+
+// SAFETY: as `HybridMemoryPool`, of which it is a part.
+unsafe impl Send for WeakPool {}
+// SAFETY: as above.
+unsafe impl Sync for WeakPool {}
+
+impl WeakPool {
+    /// The pool, if it still has an owner.
+    pub(super) fn upgrade(&self) -> Option<HybridMemoryPool> {
+        let owner = self.owner.upgrade()?;
+        Some(HybridMemoryPool { core: self.core, owner, purpose: Purpose::General })
+    }
+}
+
 impl HybridMemoryPool {
     /// A pool of the default sizes.
     ///
@@ -86,7 +113,8 @@ impl HybridMemoryPool {
     /// A pool of these sizes.
     ///
     /// # Errors
-    /// As [`HybridMemoryPool::new`].
+    /// As [`HybridMemoryPool::new`], and [`Error::ThreadNotStarted`] if the system refuses the thread of
+    /// `enable_automatic_cleanup`.
     pub fn with_config(config: MemoryPoolConfig) -> Result<Self> {
         let initial = config.initial_small_pool_size.saturating_add(config.initial_large_pool_size);
         let limit = config.max_small_pool_size.saturating_add(config.max_large_pool_size);
@@ -95,12 +123,22 @@ impl HybridMemoryPool {
             live: 0,
             limit,
         })?;
-        Ok(Self { core, owner: Arc::new(Owner(core)), purpose: Purpose::General })
+        let owner = Arc::new(Owner { core, cleaner: Cleaner::new(&config) });
+        let pool = Self { core, owner, purpose: Purpose::General };
+        if config.enable_automatic_cleanup {
+            let weak = WeakPool { core, owner: Arc::downgrade(&pool.owner) };
+            pool.cleaner().start(&pool, weak)?;
+        }
+        Ok(pool)
     }
 
     /// The same pool, whose allocations are accounted under `purpose`.
     pub fn for_purpose(&self, purpose: Purpose) -> Self {
         Self { core: self.core, owner: Arc::clone(&self.owner), purpose }
+    }
+
+    pub(super) fn cleaner(&self) -> &Cleaner {
+        &self.owner.cleaner
     }
 
     pub(super) fn core_pointer(&self) -> NonNull<Core> {
@@ -207,12 +245,21 @@ impl HybridMemoryPool {
     /// Gives memory that is free back to the system; the bytes that left memory, by the system's word. What other threads
     /// keep for themselves follows when they next use the pool.
     pub fn trim(&self) -> usize {
-        self.core().release(None)
+        self.core().release(None).total()
     }
 
     /// Begins to empty slabs and regions of which at most `share` (0 to 1) is in use; `None` while that is going on already.
     pub fn start_compaction(&self, share: f64) -> Option<Compaction<'_>> {
-        Compaction::start(self, share)
+        Compaction::start(self, share, None)
+    }
+
+    /// As [`HybridMemoryPool::start_compaction`]; what is free is not looked through any longer than until the deadline.
+    pub(super) fn start_compaction_until(
+        &self,
+        share: f64,
+        deadline: Option<Instant>,
+    ) -> Option<Compaction<'_>> {
+        Compaction::start(self, share, deadline)
     }
 
     /// Bytes of the pool's mappings that lie in memory now, by the system's word; `None` where it does not tell.

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use super::arena::{Arena, ArenaFigures};
+use super::arena::{Arena, ArenaFigures, past};
 use super::depot::{Magazines, SLOTS, Stack};
 use super::size_class::{CLASSES, batch, block_bytes, slab_bytes};
 use super::system::{GRANULE, Pages};
@@ -69,8 +69,8 @@ struct Slabs {
     all: BTreeMap<usize, Slab>,
     /// Those with free blocks that may be taken.
     open: BTreeSet<usize>,
-    /// How many of `open` are free as a whole.
-    unused: usize,
+    /// Those of `open` that are free as a whole.
+    unused: BTreeSet<usize>,
     /// Blocks that are out: with users, or in the hands of threads.
     out: usize,
     capacity: usize,
@@ -144,7 +144,7 @@ impl SmallBlockPool {
         let blocks = span.granules * GRANULE / block;
         slabs.all.insert(span.address, Slab::new(blocks, span.granules));
         slabs.open.insert(span.address);
-        slabs.unused += 1;
+        slabs.unused.insert(span.address);
         slabs.capacity += blocks;
         true
     }
@@ -164,7 +164,7 @@ impl SmallBlockPool {
         for &address in blocks {
             slabs.put(address, class);
         }
-        slabs.give_up_unused(&self.arena, 1);
+        slabs.give_up_unused(&self.arena, 1, None);
     }
 
     /// Returns all blocks that wait between threads to their slabs, and unused slabs to the arena.
@@ -177,10 +177,13 @@ impl SmallBlockPool {
                     break;
                 }
                 self.put(class, &blocks[..got]);
+                if past(deadline) {
+                    return;
+                }
             }
-            self.slabs(class).give_up_unused(&self.arena, 0);
-            if super::arena::past(deadline) {
-                break;
+            self.slabs(class).give_up_unused(&self.arena, 0, deadline);
+            if past(deadline) {
+                return;
             }
         }
     }
@@ -227,10 +230,12 @@ impl SmallBlockPool {
                 slab.leaving = false;
                 if slab.free > 0 {
                     open.insert(base);
-                    *unused += usize::from(slab.free == slab.blocks);
+                    if slab.free == slab.blocks {
+                        unused.insert(base);
+                    }
                 }
             }
-            slabs.give_up_unused(&self.arena, 0);
+            slabs.give_up_unused(&self.arena, 0, None);
         }
     }
 
@@ -243,7 +248,9 @@ impl SmallBlockPool {
 impl Slabs {
     fn take_from(&mut self, base: usize, class: usize, out: &mut [usize]) -> usize {
         let Some(slab) = self.all.get_mut(&base) else { return 0 };
-        self.unused -= usize::from(slab.free == slab.blocks);
+        if slab.free == slab.blocks {
+            self.unused.remove(&base);
+        }
         let mut got = 0;
         while got < out.len()
             && let Some(block) = slab.take()
@@ -270,19 +277,18 @@ impl Slabs {
             if slab.free == 1 {
                 self.open.insert(base);
             }
-            self.unused += usize::from(slab.free == slab.blocks);
+            if slab.free == slab.blocks {
+                self.unused.insert(base);
+            }
         }
     }
 
-    /// Gives unused slabs back but for `keep` of them.
-    fn give_up_unused(&mut self, arena: &Arena, keep: usize) {
-        while self.unused > keep {
-            let is_unused =
-                |base: &&usize| self.all.get(*base).is_some_and(|slab| slab.free == slab.blocks);
-            let Some(&base) = self.open.iter().rev().find(is_unused) else { break };
+    /// Gives unused slabs back but for `keep` of them, those at high addresses first, until the deadline.
+    fn give_up_unused(&mut self, arena: &Arena, keep: usize, deadline: Option<Instant>) {
+        while self.unused.len() > keep && !past(deadline) {
+            let Some(base) = self.unused.pop_last() else { break };
             self.open.remove(&base);
             if let Some(slab) = self.all.remove(&base) {
-                self.unused -= 1;
                 self.capacity -= slab.blocks;
                 arena.free(base, slab.granules);
             }

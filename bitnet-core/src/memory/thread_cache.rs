@@ -200,14 +200,14 @@ impl ThreadCache {
         self.counts.deallocations.store(deallocations + 1, Ordering::Release);
     }
 
-    /// Tells the pool of the live bytes.
+    /// Tells the pool of the live bytes; whether they are above their mark.
     #[inline]
-    pub(super) fn report(&self, live: &LiveBytes) {
+    pub(super) fn report(&self, live: &LiveBytes) -> bool {
         let unreported = self.unreported.load(Ordering::Relaxed);
         let top = self.top.load(Ordering::Relaxed);
         self.unreported.store(0, Ordering::Relaxed);
         self.top.store(0, Ordering::Relaxed);
-        live.change(unreported, top);
+        live.change(unreported, top)
     }
 
     /// The largest number of live bytes that the pool has not been told of.
@@ -229,18 +229,33 @@ fn add(number: &AtomicI64, more: i64) -> i64 {
 }
 
 /// The live bytes of a pool as its threads report them, and their peak.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 #[repr(align(128))]
 pub(super) struct LiveBytes {
     reported: AtomicI64,
     peak: AtomicI64,
+    /// Above so many, someone wants to be told.
+    mark: AtomicI64,
+}
+
+impl Default for LiveBytes {
+    fn default() -> Self {
+        let mark = AtomicI64::new(i64::MAX);
+        Self { reported: AtomicI64::new(0), peak: AtomicI64::new(0), mark }
+    }
 }
 
 impl LiveBytes {
-    /// Adds `bytes`, on the way to which there were up to `top` more than before.
-    pub(super) fn change(&self, bytes: i64, top: i64) {
+    /// Adds `bytes`, on the way to which there were up to `top` more than before; whether there are more than the mark.
+    pub(super) fn change(&self, bytes: i64, top: i64) -> bool {
         let before = self.reported.fetch_add(bytes, Ordering::Relaxed);
         self.raise_peak(before + top.max(bytes));
+        before + bytes > self.mark.load(Ordering::Relaxed)
+    }
+
+    /// Sets the mark; `i64::MAX` is none.
+    pub(super) fn set_mark(&self, bytes: i64) {
+        self.mark.store(bytes, Ordering::Relaxed);
     }
 
     /// The bytes reported, and the peak of what was reported.

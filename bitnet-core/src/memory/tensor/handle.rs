@@ -10,6 +10,7 @@ use super::registry::Shelf;
 use super::{BitNetTensor, TensorMetadata, TensorRegistry};
 use crate::Result;
 use crate::memory::compression::Packed;
+use crate::memory::release::without_callbacks;
 use crate::memory::{HybridMemoryPool, Purpose};
 
 /// A share in a tensor that a [`TensorRegistry`] watches over. A clone is another share in the same tensor; when the last
@@ -69,7 +70,8 @@ impl Content {
     /// Brings the bytes of a packed tensor back to `pool`.
     fn restore(&mut self, pool: &HybridMemoryPool) -> Result<()> {
         let Some(packed) = &self.packed else { return Ok(()) };
-        let block = packed.unpack(&pool.for_purpose(self.purpose))?;
+        // The caller holds the lock of this tensor, which a callback might ask for.
+        let block = without_callbacks(|| packed.unpack(&pool.for_purpose(self.purpose)))?;
         self.tensor.restore_block(block);
         self.packed = None;
         Ok(())

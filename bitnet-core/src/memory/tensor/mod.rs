@@ -21,6 +21,7 @@ pub use dtype::BitNetDType;
 pub use handle::{TensorHandle, TensorRead, TensorWrite, WeakTensorHandle};
 pub use metadata::TensorMetadata;
 pub(crate) use metadata::{Dims, elements_of};
+pub(super) use registry::WeakTensorRegistry;
 pub use registry::{Compressed, IdleTensor, TensorRegistry};
 pub use storage::{ExternalBytes, SharedBytes};
 pub use views::{Slice, broadcast_shapes};

@@ -4,18 +4,45 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLockWriteGuard, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::TensorHandle;
 use super::handle::{Content, Slot};
 use crate::memory::compression::Packed;
-use crate::memory::{Clock, HybridMemoryPool, MemoryHandle, Purpose};
+use crate::memory::{Clock, Compaction, HybridMemoryPool, MemoryHandle, Purpose};
 use crate::{Error, Result};
 
 /// The tensors that [`super::TensorHandle`]s hold. Clones are the same registry. It keeps no tensor alive.
 #[derive(Clone)]
 pub struct TensorRegistry {
     shelf: Arc<Shelf>,
+}
+
+/// A registry that is not kept alive by it.
+#[derive(Clone)]
+pub(in crate::memory) struct WeakTensorRegistry {
+    shelf: Weak<Shelf>,
+}
+
+impl WeakTensorRegistry {
+    /// The registry, as long as it or one of its handles is there.
+    pub(in crate::memory) fn upgrade(&self) -> Option<TensorRegistry> {
+        Some(TensorRegistry { shelf: self.shelf.upgrade()? })
+    }
+
+    pub(in crate::memory) fn is_alive(&self) -> bool {
+        self.shelf.strong_count() > 0
+    }
+
+    pub(in crate::memory) fn is_of(&self, registry: &TensorRegistry) -> bool {
+        std::ptr::eq(self.shelf.as_ptr(), Arc::as_ptr(&registry.shelf))
+    }
+}
+
+impl fmt::Debug for WeakTensorRegistry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WeakTensorRegistry").field("is_alive", &self.is_alive()).finish()
+    }
 }
 
 /// What the handles share with their registry.
@@ -61,7 +88,13 @@ impl TensorRegistry {
     /// As [`TensorRegistry::new`], with ages and idle times by this clock.
     pub fn with_clock(pool: &HybridMemoryPool, clock: Clock) -> Self {
         let shelf = Shelf { pool: pool.clone(), clock, slots: Mutex::default() };
-        Self { shelf: Arc::new(shelf) }
+        let registry = Self { shelf: Arc::new(shelf) };
+        pool.attach_registry(&registry);
+        registry
+    }
+
+    pub(in crate::memory) fn downgrade(&self) -> WeakTensorRegistry {
+        WeakTensorRegistry { shelf: Arc::downgrade(&self.shelf) }
     }
 
     pub(super) fn shelf(&self) -> &Arc<Shelf> {
@@ -191,6 +224,31 @@ impl IdleTensor<'_> {
         new.bytes_mut().copy_from_slice(block.bytes());
         *block = new;
         Ok(true)
+    }
+
+    /// Moves the tensor out of sparse memory, if it lies there and can be moved. Whether it was moved: no if there is no
+    /// [`IdleTensor::block`], if `compaction` does not concern it, or if its bytes were not copied before the deadline.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`]; the tensor then stays where it is.
+    pub fn leave_sparse(
+        &mut self,
+        compaction: &Compaction<'_>,
+        deadline: Option<Instant>,
+    ) -> Result<bool> {
+        let tensor = &mut self.content.tensor;
+        let Some(block) = tensor.own_block().filter(|block| compaction.concerns(block)) else {
+            return Ok(false);
+        };
+        let before = block.address();
+        let Some(block) = tensor.remove_block() else { return Ok(false) };
+        let (block, outcome) = match compaction.relocate_until(block, deadline) {
+            Ok(block) => (block, Ok(())),
+            Err((block, error)) => (block, Err(error)),
+        };
+        let moved = block.address() != before;
+        tensor.restore_block(block);
+        outcome.map(|()| moved)
     }
 }
 

@@ -1,0 +1,283 @@
+//! Cleaning a pool: what is free goes back, tensors are compressed and moved so that more becomes free, within a time.
+
+use std::ops::ControlFlow;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::scheduler::Scheduler;
+use super::{CleanupConfig, CleanupMetrics, CleanupReport, Compacted, Strategy, Work};
+use crate::Result;
+use crate::memory::arena::past;
+use crate::memory::release::without_callbacks;
+use crate::memory::tensor::{Compressed, TensorRegistry, WeakTensorRegistry};
+use crate::memory::{HybridMemoryPool, MemoryPoolConfig, WeakPool};
+
+/// Slabs and regions of which at most this part is in use are emptied.
+const SPARSE: f64 = 0.25;
+/// The system is asked about so many bytes at once.
+const ASKED_AT_ONCE: usize = 256 << 20;
+/// Bytes a second at which a tensor is compressed, until one has been slower.
+const COMPRESSED_A_SECOND: f64 = 200e6;
+/// Tensors of fewer bytes say nothing about that.
+const TELLING: usize = 64 << 10;
+
+/// What a pool needs to be cleaned.
+#[derive(Debug)]
+pub(in crate::memory) struct Cleaner {
+    config: CleanupConfig,
+    registries: Mutex<Vec<WeakTensorRegistry>>,
+    metrics: Mutex<CleanupMetrics>,
+    scheduler: OnceLock<Scheduler>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Cleaner {
+    pub(in crate::memory) fn new(config: &MemoryPoolConfig) -> Self {
+        Self {
+            config: config.cleanup_config.clone().unwrap_or_default(),
+            registries: Mutex::default(),
+            metrics: Mutex::default(),
+            scheduler: OnceLock::new(),
+        }
+    }
+
+    /// Starts the thread that cleans `pool`, the one that this belongs to.
+    ///
+    /// # Errors
+    /// [`crate::Error::ThreadNotStarted`] if the system refuses a thread.
+    pub(in crate::memory) fn start(&self, pool: &HybridMemoryPool, weak: WeakPool) -> Result<()> {
+        let scheduler = Scheduler::start(&self.config, pool, weak)?;
+        // The pool is new: nobody else starts one.
+        let _ = self.scheduler.set(scheduler);
+        Ok(())
+    }
+
+    /// Ends the thread; it is gone when this returns, unless it is the one that calls.
+    pub(in crate::memory) fn stop(&mut self) {
+        if let Some(scheduler) = self.scheduler.take() {
+            scheduler.stop();
+        }
+    }
+
+    fn attach(&self, registry: &TensorRegistry) {
+        let mut registries = lock(&self.registries);
+        registries.retain(|known| known.is_alive());
+        if !registries.iter().any(|known| known.is_of(registry)) {
+            registries.push(registry.downgrade());
+        }
+    }
+
+    fn registries(&self) -> Vec<TensorRegistry> {
+        let known = lock(&self.registries).clone();
+        known.iter().filter_map(WeakTensorRegistry::upgrade).collect()
+    }
+
+    fn clean(&self, pool: &HybridMemoryPool, strategy: Strategy) -> CleanupReport {
+        let time = Time::start(self.config.max_cleanup_time);
+        let mut report = CleanupReport::new(strategy);
+        report.resident_before = resident(pool, time.until(0.1));
+        let asking = time.start.elapsed();
+        let end = time.end.and_then(|end| end.checked_sub(asking)).or(time.end);
+        self.work(pool, strategy.work(&self.config), &time, end, &mut report);
+        report.resident_after = report.resident_before.and_then(|_| resident(pool, time.end));
+        report.took = time.start.elapsed();
+        lock(&self.metrics).add(&report, self.config.max_cleanup_time);
+        // Callbacks were kept back while tensors were locked.
+        pool.core().observe_pressure();
+        report
+    }
+
+    fn work(
+        &self,
+        pool: &HybridMemoryPool,
+        work: Work,
+        time: &Time,
+        end: Option<Instant>,
+        report: &mut CleanupReport,
+    ) {
+        let registries = self.registries();
+        if registries.is_empty() || work == Work::default() {
+            report.released = pool.core().release(end);
+            report.was_cut = past(end);
+            return;
+        }
+        report.released = pool.core().release(time.until(0.5));
+        report.was_cut = past(time.until(0.5));
+        if let Some(idle) = work.compress_idle_for {
+            let (done, cut) = compress(&registries, idle, time.until(0.6));
+            report.compressed = done;
+            report.was_cut |= cut;
+        }
+        if let Some(idle) = work.move_idle_for {
+            let (done, cut) = compact(pool, &registries, idle, time.until(0.8));
+            report.compacted = done;
+            report.was_cut |= cut;
+        }
+        if report.compressed.tensors + report.compacted.tensors > 0 {
+            report.released_after_moving = pool.core().release(end);
+        }
+        report.was_cut |= past(end);
+    }
+}
+
+/// The time that a cleanup has.
+struct Time {
+    start: Instant,
+    budget: Duration,
+    /// `None`: it ends later than the clock can say.
+    end: Option<Instant>,
+}
+
+impl Time {
+    fn start(budget: Duration) -> Self {
+        let start = Instant::now();
+        Self { start, budget, end: start.checked_add(budget) }
+    }
+
+    /// When this part of the time is over; as long as there is no end, no part ends either.
+    fn until(&self, part: f64) -> Option<Instant> {
+        self.end.and_then(|_| self.start.checked_add(self.budget.mul_f64(part)))
+    }
+}
+
+/// The bytes of the pool that lie in memory; `None` if the system does not tell, or not before the deadline.
+fn resident(pool: &HybridMemoryPool, deadline: Option<Instant>) -> Option<usize> {
+    let pages = &pool.core().pages;
+    let mut sum = 0;
+    for (start, bytes) in pool.ranges() {
+        for at in (0..bytes).step_by(ASKED_AT_ONCE) {
+            if past(deadline) {
+                return None;
+            }
+            sum += pages.resident(start + at, ASKED_AT_ONCE.min(bytes - at))?;
+        }
+    }
+    Some(sum)
+}
+
+/// Compresses tensors that have been idle for so long; whether the time was too short for some.
+fn compress(
+    registries: &[TensorRegistry],
+    idle: Duration,
+    deadline: Option<Instant>,
+) -> (Compressed, bool) {
+    let mut done = Compressed::default();
+    let mut cut = false;
+    let mut speed = COMPRESSED_A_SECOND;
+    for registry in registries {
+        registry.for_each_idle(idle, |tensor| {
+            if past(deadline) {
+                cut = true;
+                return ControlFlow::Break(());
+            }
+            let size = tensor.block().map_or(0, |block| block.size());
+            let begun = Instant::now();
+            let needed = Duration::from_secs_f64(size as f64 / speed);
+            if deadline.is_some_and(|deadline| begun + needed > deadline) {
+                cut = true;
+                return ControlFlow::Continue(());
+            }
+            // Without room for the compressed bytes the others, smaller ones, may still find some.
+            let one = without_callbacks(|| tensor.compress()).unwrap_or_default();
+            done.tensors += one.tensors;
+            done.bytes_before += one.bytes_before;
+            done.bytes_after += one.bytes_after;
+            if size >= TELLING {
+                speed = speed.min(size as f64 / begun.elapsed().as_secs_f64().max(1e-9));
+            }
+            ControlFlow::Continue(())
+        });
+    }
+    (done, cut)
+}
+
+/// Moves tensors that have been idle for so long out of sparse memory; whether there was no time for all of them.
+fn compact(
+    pool: &HybridMemoryPool,
+    registries: &[TensorRegistry],
+    idle: Duration,
+    deadline: Option<Instant>,
+) -> (Compacted, bool) {
+    let mut done = Compacted::default();
+    if past(deadline) {
+        return (done, true);
+    }
+    // `None`: someone else is at it.
+    let Some(compaction) = pool.start_compaction_until(SPARSE, deadline) else {
+        return (done, false);
+    };
+    done.sparse_bytes = compaction.sparse_bytes();
+    let mut cut = false;
+    if done.sparse_bytes == 0 {
+        return (done, cut);
+    }
+    for registry in registries {
+        registry.for_each_idle(idle, |tensor| {
+            if past(deadline) {
+                cut = true;
+                return ControlFlow::Break(());
+            }
+            let Some(block) = tensor.block().filter(|block| compaction.concerns(block)) else {
+                return ControlFlow::Continue(());
+            };
+            let size = block.size();
+            match without_callbacks(|| tensor.leave_sparse(&compaction, deadline)) {
+                Ok(true) => {
+                    done.tensors += 1;
+                    done.bytes += size;
+                }
+                Ok(false) => cut = true,
+                Err(_) => done.refused += 1,
+            }
+            ControlFlow::Continue(())
+        });
+    }
+    (done, cut)
+}
+
+impl HybridMemoryPool {
+    /// Gives back what is free, and moves tensors of attached registries out of sparse memory (with `enable_compaction`) so that
+    /// more becomes free, all within `max_cleanup_time`. Tensors in use are left alone, and no content changes.
+    ///
+    /// ```
+    /// use bitnet_core::device::Device;
+    /// use bitnet_core::memory::HybridMemoryPool;
+    ///
+    /// let pool = HybridMemoryPool::new()?;
+    /// let mut block = pool.allocate(8 << 20, 64, &Device::Cpu)?;
+    /// block.bytes_mut().fill(1);
+    /// drop(block); // It is kept for the next request.
+    /// let report = pool.cleanup_now();
+    /// if let (Some(before), Some(after)) = (report.resident_before, report.resident_after) {
+    ///     assert!(before >= 8 << 20 && after < before);
+    /// }
+    /// # Ok::<(), bitnet_core::Error>(())
+    /// ```
+    pub fn cleanup_now(&self) -> CleanupReport {
+        self.cleanup(Strategy::OnDemand)
+    }
+
+    /// Does what `strategy` does when it is due: see [`Strategy::work`].
+    pub fn cleanup(&self, strategy: Strategy) -> CleanupReport {
+        self.cleaner().clean(self, strategy)
+    }
+
+    /// What the cleanups of this pool did until now.
+    pub fn cleanup_metrics(&self) -> CleanupMetrics {
+        *lock(&self.cleaner().metrics)
+    }
+
+    /// When and how long this pool is cleaned.
+    pub fn cleanup_config(&self) -> &CleanupConfig {
+        &self.cleaner().config
+    }
+
+    /// Lets cleanups of this pool move and compress the tensors of `registry`. A registry made from this pool is attached
+    /// already; it has to be said for one that holds tensors of several pools. The registry is not kept alive by it.
+    pub fn attach_registry(&self, registry: &TensorRegistry) {
+        self.cleaner().attach(registry);
+    }
+}

@@ -1,0 +1,186 @@
+//! What a cleanup did, and the sum over all cleanups of a pool.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::Strategy;
+use crate::memory::tensor::Compressed;
+
+/// Bytes that left memory, by the system's word: pages that were in memory before and are not afterwards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Released {
+    /// With large blocks that had a mapping of their own and were kept for the next request.
+    pub recent_blocks: usize,
+    /// With unused regions and free spans of blocks of 1 MiB and more.
+    pub regions: usize,
+    /// With unused regions and free slabs of blocks below 1 MiB.
+    pub slabs: usize,
+}
+
+impl Released {
+    /// The sum.
+    pub fn total(&self) -> usize {
+        self.recent_blocks + self.regions + self.slabs
+    }
+}
+
+/// What moving tensors out of sparse memory did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Compacted {
+    /// Bytes in use in slabs and regions that were sparse.
+    pub sparse_bytes: usize,
+    /// Tensors that were moved.
+    pub tensors: usize,
+    /// Their bytes.
+    pub bytes: usize,
+    /// Tensors that stayed because there was no room for them elsewhere.
+    pub refused: usize,
+}
+
+/// What one cleanup did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CleanupReport {
+    /// Why it was done.
+    pub strategy: Strategy,
+    /// Bytes of the pool in memory before, by the system's word; `None` where it does not tell, or where asking would have
+    /// taken more than a tenth of the time.
+    pub resident_before: Option<usize>,
+    /// The same afterwards. What others allocated and freed meanwhile is in it.
+    pub resident_after: Option<usize>,
+    /// What was free at the start and left memory.
+    pub released: Released,
+    /// What became free by compressing and moving tensors and left memory.
+    pub released_after_moving: Released,
+    /// What was moved.
+    pub compacted: Compacted,
+    /// What was compressed.
+    pub compressed: Compressed,
+    /// How long it took.
+    pub took: Duration,
+    /// Whether it stopped because its time was over.
+    pub was_cut: bool,
+}
+
+impl CleanupReport {
+    pub(super) fn new(strategy: Strategy) -> Self {
+        Self {
+            strategy,
+            resident_before: None,
+            resident_after: None,
+            released: Released::default(),
+            released_after_moving: Released::default(),
+            compacted: Compacted::default(),
+            compressed: Compressed::default(),
+            took: Duration::ZERO,
+            was_cut: false,
+        }
+    }
+
+    /// Bytes that left memory in all steps, by the system's word.
+    pub fn returned(&self) -> usize {
+        self.released.total() + self.released_after_moving.total()
+    }
+
+    /// Allocations and deallocations that the cleanup itself made.
+    pub(super) fn own_activity(&self) -> u64 {
+        2 * (self.compacted.tensors + self.compressed.tensors) as u64
+    }
+}
+
+impl fmt::Display for CleanupReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let cut = if self.was_cut { ", cut short" } else { "" };
+        write!(
+            f,
+            "{:?}: {} bytes returned (kept blocks {}, regions {}, slabs {}, after moving {}), {} tensors moved, {} compressed, {:.1?}{cut}",
+            self.strategy,
+            self.returned(),
+            self.released.recent_blocks,
+            self.released.regions,
+            self.released.slabs,
+            self.released_after_moving.total(),
+            self.compacted.tensors,
+            self.compressed.tensors,
+            self.took,
+        )
+    }
+}
+
+/// The sum over all cleanups of a pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CleanupMetrics {
+    runs: [u64; Strategy::ALL.len()],
+    /// Bytes that left memory, by the system's word.
+    pub returned: u64,
+    /// Tensors that were moved, and their bytes.
+    pub moved: (u64, u64),
+    /// Tensors that were compressed, and the bytes saved by it.
+    pub compressed: (u64, u64),
+    /// Cleanups that stopped because their time was over.
+    pub cut: u64,
+    /// Cleanups that took longer than `max_cleanup_time`.
+    pub overruns: u64,
+    /// The largest excess over `max_cleanup_time`.
+    pub worst_overrun: Duration,
+    /// The longest cleanup.
+    pub longest: Duration,
+    /// All cleanups together.
+    pub time: Duration,
+}
+
+impl CleanupMetrics {
+    /// Cleanups of a strategy.
+    pub fn runs(&self, strategy: Strategy) -> u64 {
+        self.runs[strategy.index()]
+    }
+
+    /// All cleanups.
+    pub fn all_runs(&self) -> u64 {
+        self.runs.iter().sum()
+    }
+
+    pub(super) fn add(&mut self, report: &CleanupReport, budget: Duration) {
+        self.runs[report.strategy.index()] += 1;
+        self.returned += report.returned() as u64;
+        self.moved.0 += report.compacted.tensors as u64;
+        self.moved.1 += report.compacted.bytes as u64;
+        let compressed = report.compressed;
+        self.compressed.0 += compressed.tensors as u64;
+        self.compressed.1 += compressed.bytes_before.saturating_sub(compressed.bytes_after) as u64;
+        self.cut += u64::from(report.was_cut);
+        let over = report.took.saturating_sub(budget);
+        self.overruns += u64::from(over > Duration::ZERO);
+        self.worst_overrun = self.worst_overrun.max(over);
+        self.longest = self.longest.max(report.took);
+        self.time = self.time.saturating_add(report.took);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_are_the_sum_of_the_reports() {
+        let mut metrics = CleanupMetrics::default();
+        let mut report = CleanupReport::new(Strategy::Idle);
+        report.released = Released { recent_blocks: 1, regions: 20, slabs: 300 };
+        report.released_after_moving.slabs = 4000;
+        report.compacted = Compacted { sparse_bytes: 9, tensors: 2, bytes: 7, refused: 0 };
+        report.compressed = Compressed { tensors: 1, bytes_before: 50, bytes_after: 20 };
+        report.took = Duration::from_millis(99);
+        metrics.add(&report, Duration::from_millis(100));
+        report.strategy = Strategy::Pressure;
+        report.took = Duration::from_millis(103);
+        report.was_cut = true;
+        metrics.add(&report, Duration::from_millis(100));
+        assert_eq!(report.own_activity(), 6);
+        assert_eq!([Strategy::Idle, Strategy::Pressure].map(|s| metrics.runs(s)), [1, 1]);
+        assert_eq!((metrics.runs(Strategy::Periodic), metrics.all_runs()), (0, 2));
+        assert_eq!((metrics.returned, metrics.moved, metrics.compressed), (8642, (4, 14), (2, 60)));
+        assert_eq!((metrics.cut, metrics.overruns), (1, 1));
+        assert_eq!(metrics.worst_overrun, Duration::from_millis(3));
+        assert_eq!(metrics.longest, Duration::from_millis(103));
+        assert_eq!(metrics.time, Duration::from_millis(202));
+    }
+}

@@ -1,0 +1,259 @@
+//! Who cleans a pool when it is due: a schedule that looks at it, and a thread that sleeps between the looks.
+//!
+//! The thread holds a pool only while it looks at it or cleans it. It sleeps on a condition until the next time at which
+//! something can be due, until pressure is told of, or until the last owner of the pool goes. That one wakes it and waits for its
+//! end, which takes no cleanup's time: the thread has no pool at that moment. If the thread itself turns out to be the last
+//! owner, it ends without being waited for.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, Instant};
+
+use super::strategies::{Observed, Past, due, next_look};
+use super::{CleanupConfig, CleanupReport};
+use crate::memory::tracking::{PressureMonitor, SystemFiles, SystemMemory};
+use crate::memory::{Clock, HybridMemoryPool, MemoryPressureLevel, WeakPool};
+use crate::{Error, Result};
+
+/// Looks at a pool from time to time and cleans it when a strategy is due. A pool with `enable_automatic_cleanup` has one of
+/// its own; this is for those who have a loop of their own to call it from.
+///
+/// ```
+/// use std::time::Duration;
+/// use bitnet_core::memory::cleanup::{CleanupSchedule, Strategy};
+/// use bitnet_core::memory::tracking::SystemFiles;
+/// use bitnet_core::memory::{HandClock, HybridMemoryPool};
+///
+/// let pool = HybridMemoryPool::new()?;
+/// let hand = HandClock::new();
+/// // A system that tells nothing of its memory, so that the example doesn't depend on it.
+/// let system = Box::new(SystemFiles::under("absent"));
+/// let config = pool.cleanup_config().clone();
+/// let mut schedule = CleanupSchedule::with_system(config, hand.clock(), system);
+/// assert!(schedule.run_due(&pool).is_none());
+/// hand.advance(Duration::from_secs(30));
+/// assert_eq!(schedule.run_due(&pool).map(|report| report.strategy), Some(Strategy::Idle));
+/// # Ok::<(), bitnet_core::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct CleanupSchedule {
+    config: CleanupConfig,
+    clock: Clock,
+    system: PressureMonitor,
+    observed: Observed,
+    past: Option<Past>,
+}
+
+impl CleanupSchedule {
+    /// A schedule by the system's clock and its memory.
+    pub fn new(config: CleanupConfig) -> Self {
+        Self::with_system(config, Clock::system(), Box::new(SystemFiles::default()))
+    }
+
+    /// A schedule by this clock, that asks `system` how scarce memory is.
+    pub fn with_system(config: CleanupConfig, clock: Clock, system: Box<dyn SystemMemory>) -> Self {
+        let system = PressureMonitor::with_system(config.pressure_cleanup_threshold, system);
+        Self { config, clock, system, observed: Observed::default(), past: None }
+    }
+
+    /// Looks at `pool`, and cleans it if a strategy is due. It is always the same pool.
+    pub fn run_due(&mut self, pool: &HybridMemoryPool) -> Option<CleanupReport> {
+        let observed = self.observe(pool);
+        self.observed = observed;
+        let past = self.past.get_or_insert_with(|| Past::new(&observed));
+        past.saw(&observed);
+        let strategy = due(&self.config, &observed, past)?;
+        let report = pool.cleanup(strategy);
+        self.observed.activity = observed.activity + report.own_activity();
+        self.observed.now = self.clock.now();
+        let Observed { now, activity, .. } = self.observed;
+        past.cleaned(strategy, now, activity, report.was_cut);
+        Some(report)
+    }
+
+    /// How long nothing can become due after the last look, if no pressure arises.
+    pub fn next_look(&self) -> Duration {
+        match &self.past {
+            Some(past) => next_look(&self.config, &self.observed, past),
+            None => Duration::ZERO,
+        }
+    }
+
+    fn observe(&self, pool: &HybridMemoryPool) -> Observed {
+        let metrics = pool.get_metrics();
+        let (used, limit) = (metrics.total_allocated, pool.core().limit() as u64);
+        // The pool's part is compared with the threshold of this configuration.
+        let system = self.system.observe(used, 0);
+        let tracked = pool.tracker().and_then(|tracker| tracker.pressure());
+        let tracked = tracked.map_or(MemoryPressureLevel::None, |m| m.observe(used, limit));
+        Observed {
+            now: self.clock.now(),
+            activity: metrics.allocations + metrics.deallocations,
+            used,
+            limit,
+            level: system.max(tracked),
+        }
+    }
+
+    /// The bytes in use above which a look is due at once; `None` if there are more already.
+    fn mark(&self) -> Option<u64> {
+        let most = self.config.pressure_cleanup_threshold * self.observed.limit as f64;
+        (self.observed.used as f64 <= most).then_some(most as u64)
+    }
+}
+
+/// What the thread is told.
+#[derive(Debug, Default)]
+pub(in crate::memory) struct Signal {
+    told: Mutex<Told>,
+    wake: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Told {
+    stop: bool,
+    look: bool,
+}
+
+impl Signal {
+    fn lock(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks for a look at once.
+    pub(in crate::memory) fn look(&self) {
+        self.lock().look = true;
+        self.wake.notify_one();
+    }
+
+    fn stop(&self) {
+        self.lock().stop = true;
+        self.wake.notify_one();
+    }
+
+    /// Sleeps for at most `time`; whether to go on.
+    fn sleep(&self, time: Duration) -> bool {
+        let end = Instant::now().checked_add(time);
+        let mut told = self.lock();
+        loop {
+            let left = end.map(|end| end.saturating_duration_since(Instant::now()));
+            if told.stop {
+                return false;
+            }
+            if std::mem::take(&mut told.look) || left == Some(Duration::ZERO) {
+                return true;
+            }
+            let left = left.unwrap_or(time);
+            let woken = self.wake.wait_timeout(told, left);
+            told = woken.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+/// The thread of a pool.
+#[derive(Debug)]
+pub(super) struct Scheduler {
+    signal: Arc<Signal>,
+    thread: JoinHandle<()>,
+}
+
+impl Scheduler {
+    /// # Errors
+    /// [`Error::ThreadNotStarted`] if the system refuses a thread.
+    pub(super) fn start(
+        config: &CleanupConfig,
+        pool: &HybridMemoryPool,
+        weak: WeakPool,
+    ) -> Result<Self> {
+        let signal = Arc::new(Signal::default());
+        let heard = Arc::clone(&signal);
+        pool.register_pressure_callback(Box::new(move |level| {
+            if level >= MemoryPressureLevel::High {
+                heard.look();
+            }
+        }));
+        pool.core().tell_of_use(&signal);
+        let (schedule, heard) = (CleanupSchedule::new(config.clone()), Arc::clone(&signal));
+        let started = Builder::new()
+            .name("bitnet-cleanup".into())
+            .spawn(move || clean_until_gone(schedule, &heard, &weak));
+        match started {
+            Ok(thread) => Ok(Self { signal, thread }),
+            Err(error) => Err(Error::ThreadNotStarted {
+                what: "the cleanup of a memory pool",
+                problem: error.to_string(),
+            }),
+        }
+    }
+
+    /// Ends the thread and waits until it is gone, unless it is the one that calls.
+    pub(super) fn stop(self) {
+        self.signal.stop();
+        if self.thread.thread().id() != std::thread::current().id() {
+            // A panic there has been reported, and left no lock of the pool behind.
+            let _ = self.thread.join();
+        }
+    }
+}
+
+fn clean_until_gone(mut schedule: CleanupSchedule, signal: &Signal, weak: &WeakPool) {
+    while let Some(pool) = weak.upgrade() {
+        schedule.run_due(&pool);
+        pool.core().mark_use(schedule.mark());
+        // If this was the last owner, it has stopped the scheduler: this thread.
+        drop(pool);
+        if !signal.sleep(schedule.next_look()) {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::Device;
+
+    #[test]
+    fn a_signal_given_before_the_sleep_is_not_lost() {
+        let signal = Signal::default();
+        signal.look();
+        assert!(signal.sleep(Duration::MAX), "woken");
+        signal.look();
+        signal.stop();
+        assert!(!signal.sleep(Duration::MAX), "to stop goes first");
+        assert!(!signal.sleep(Duration::ZERO), "and stays");
+        assert!(Signal::default().sleep(Duration::ZERO));
+    }
+
+    #[test]
+    fn use_above_the_mark_is_told_once() {
+        let pool = HybridMemoryPool::new().unwrap();
+        let signal = Arc::new(Signal::default());
+        let told = || std::mem::take(&mut signal.lock().look);
+        pool.core().tell_of_use(&signal);
+        let allocate = || pool.allocate(8 << 20, 64, &Device::Cpu).unwrap();
+        let _first = allocate();
+        assert!(!told(), "no mark");
+        pool.core().mark_use(Some(12 << 20));
+        let second = allocate();
+        assert!(told());
+        let _third = allocate();
+        assert!(!told(), "once");
+        pool.core().mark_use(Some(12 << 20));
+        drop(second);
+        assert!(told(), "there is more than the mark when someone looks next");
+    }
+
+    #[test]
+    fn a_sleeping_thread_is_woken() {
+        let signal = Signal::default();
+        std::thread::scope(|scope| {
+            let sleeper = scope.spawn(|| signal.sleep(Duration::MAX));
+            signal.look();
+            assert!(sleeper.join().unwrap());
+            let sleeper = scope.spawn(|| signal.sleep(Duration::MAX));
+            signal.stop();
+            assert!(!sleeper.join().unwrap());
+        });
+    }
+}
