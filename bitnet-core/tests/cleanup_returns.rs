@@ -277,7 +277,7 @@ fn what_the_last_handle_leaves_is_reclaimed_wherever_it_is() {
     let (gone, go_on) = mpsc::channel();
     std::thread::scope(|scope| {
         let (pool, registry) = (&pool, &registry);
-        scope.spawn(move || {
+        let mover = scope.spawn(move || {
             let compaction = pool.start_compaction(0.25).unwrap();
             let mut moved = 0;
             registry.for_each_idle(Duration::ZERO, |tensor| {
@@ -295,6 +295,8 @@ fn what_the_last_handle_leaves_is_reclaimed_wherever_it_is() {
         visited.recv().unwrap();
         drop(sparse);
         gone.send(()).unwrap();
+        // To its very end, where it gives back what it kept.
+        mover.join().unwrap();
     });
     assert_eq!((pool.get_metrics().total_allocated, registry.len()), (0, 0));
     pool.cleanup_now();
