@@ -12,7 +12,6 @@ use std::panic::Location;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Instant;
 
 use super::arena::Span;
 use super::cleanup::Signal;
@@ -456,7 +455,6 @@ impl Core {
         self.live.change(-(size as i64), 0);
         self.uncached.deallocations.fetch_add(1, Ordering::Release);
     }
-
 }
 
 impl Drop for Core {
