@@ -93,10 +93,10 @@ fn fragmented(pool: &HybridMemoryPool, hand: &HandClock) -> Result<()> {
     for number in 0..8000_usize {
         let value = number as f32;
         let tensor = BitNetTensor::from_f32(&[1500], &[value; 1500], pool)?;
-        if number % 20 == 0 {
-            kept.push((value, TensorHandle::new(tensor, &registry)));
-        }
+        kept.push((value, TensorHandle::new(tensor, &registry)));
     }
+    show(pool, "tensors of 6000 bytes");
+    kept.retain(|(value, _)| value % 20.0 == 0.0);
     show(pool, "one tensor of 20 kept");
     pool.trim();
     show(pool, "what is free given back, nothing moved");
