@@ -14,6 +14,7 @@ use crate::dense::DenseRows;
 use crate::head::{Certainty, HeadStats, HeadTop, HeadWeight};
 use crate::kv::{KvLayer, KvSpan};
 use crate::memory::tensor::BitNetTensor;
+use crate::memory::{HybridMemoryPool, PoolBuffer, Shared};
 use crate::parts::Parts;
 use crate::ternary::TernaryMatrix;
 
@@ -82,26 +83,47 @@ pub struct RopeTable {
     /// Components rotated in each head; an even number.
     pub dim: usize,
     /// `cos(position * frequency_j)`.
-    pub cos: Vec<f32>,
+    pub cos: Shared<f32>,
     /// `sin(position * frequency_j)`.
-    pub sin: Vec<f32>,
+    pub sin: Shared<f32>,
 }
 
 impl RopeTable {
     /// The table for `positions` positions with the given inverse frequencies (`[dim / 2]`). Angles are computed
     /// in f32, as the reference implementations do.
     pub fn new(inverse_frequencies: &[f32], positions: usize) -> Self {
-        let half = inverse_frequencies.len();
-        let mut cos = Vec::with_capacity(positions * half);
-        let mut sin = Vec::with_capacity(positions * half);
-        for position in 0..positions {
-            for &frequency in inverse_frequencies {
+        let len = positions * inverse_frequencies.len();
+        let (mut cos, mut sin) = (vec![0.0; len], vec![0.0; len]);
+        Self::fill(inverse_frequencies, &mut cos, &mut sin);
+        Self { dim: 2 * inverse_frequencies.len(), cos: cos.into(), sin: sin.into() }
+    }
+
+    /// As [`RopeTable::new`], with the numbers in `pool`.
+    ///
+    /// # Errors
+    /// [`crate::Error::SizeOverflow`] or [`crate::Error::OutOfMemory`].
+    pub fn in_pool(
+        inverse_frequencies: &[f32],
+        positions: usize,
+        pool: &HybridMemoryPool,
+    ) -> Result<Self> {
+        let len = positions.checked_mul(inverse_frequencies.len());
+        let len = len.ok_or(crate::Error::SizeOverflow { what: "rotation table" })?;
+        let (mut cos, mut sin) = (PoolBuffer::scratch(len, pool)?, PoolBuffer::scratch(len, pool)?);
+        Self::fill(inverse_frequencies, &mut cos, &mut sin);
+        let (cos, sin) = (Shared::new(cos), Shared::new(sin));
+        Ok(Self { dim: 2 * inverse_frequencies.len(), cos, sin })
+    }
+
+    fn fill(inverse_frequencies: &[f32], cos: &mut [f32], sin: &mut [f32]) {
+        let half = inverse_frequencies.len().max(1);
+        let rows = cos.chunks_exact_mut(half).zip(sin.chunks_exact_mut(half));
+        for (position, (cos, sin)) in rows.enumerate() {
+            for ((cos, sin), &frequency) in cos.iter_mut().zip(sin).zip(inverse_frequencies) {
                 let angle = f64::from(position as f32 * frequency);
-                cos.push(angle.cos() as f32);
-                sin.push(angle.sin() as f32);
+                (*cos, *sin) = (angle.cos() as f32, angle.sin() as f32);
             }
         }
-        Self { dim: 2 * half, cos, sin }
     }
 
     /// Number of positions in the table.
@@ -170,6 +192,11 @@ pub trait Backend: Debug + Send + Sync {
     /// Threads that compute here, the caller's included. A loader takes as many to prepare weights.
     fn threads(&self) -> usize {
         1
+    }
+
+    /// The pool in which this back end holds what it prepares; `None` if it holds nothing but what it is given.
+    fn pool(&self) -> Option<&HybridMemoryPool> {
+        None
     }
 
     /// Takes a ternary matrix into the layout of this back end's kernels.

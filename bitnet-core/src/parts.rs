@@ -47,11 +47,12 @@ impl Parts {
         };
         let shape = [matrix.rows() as u64, matrix.cols() as u64, group];
         let shape = shape.iter().flat_map(|n| n.to_ne_bytes()).collect::<Vec<u8>>();
-        let scales = matrix.scales().iter().flat_map(|s| s.to_ne_bytes()).collect::<Vec<u8>>();
+        // Numbers fit bytes at any address.
+        let none = || Vec::new().into();
+        let scales = matrix.shared_scales().cast::<u8>().unwrap_or_else(none);
+        let words = matrix.shared_words().cast::<u8>().unwrap_or_else(none);
         self.put(format!("{name}.shape"), shape.into());
-        self.put(format!("{name}.scales"), scales.into());
-        // Words fit bytes at any address.
-        let words = matrix.shared_words().cast::<u8>().unwrap_or_else(|| Vec::new().into());
+        self.put(format!("{name}.scales"), scales);
         self.put(format!("{name}.words"), words);
     }
 
@@ -84,12 +85,9 @@ impl Parts {
             n => ScaleGranularity::Group(n),
         };
         let part = format!("{name}.scales");
-        let stored = self.get(&part)?;
-        let (scales, rest) = stored.as_chunks::<4>();
-        if !rest.is_empty() {
-            return Err(bad(&part, format!("has {} bytes", stored.len())));
-        }
-        let scales = scales.iter().map(|&bytes| f32::from_ne_bytes(bytes)).collect();
+        let scales = self.get(&part)?.cast();
+        let scales: Shared<f32> =
+            scales.ok_or_else(|| bad(&part, "is not an array of numbers".into()))?;
         let part = format!("{name}.words");
         let words = self.get(&part)?.cast();
         let words = words.ok_or_else(|| bad(&part, "is not an array of words".into()))?;

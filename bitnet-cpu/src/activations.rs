@@ -7,13 +7,15 @@
 //! block = 128 elements in four planes: plane i holds element 4b + i at index b; the last one is filled with zeros
 //! ```
 
-use std::cell::Cell;
 use std::ops::Range;
 
-use crate::isa::{ActivationBlock, AnyIsa, CodeBlock, Isa, LANES, Op};
-use crate::threads::Threads;
+use crate::isa::{ActivationBlock, CodeBlock, Isa, LANES, Op};
+use crate::ops::Machine;
+use crate::threads::Pieces;
 use bitnet_core::Result;
+use bitnet_core::memory::{HybridMemoryPool, PoolBuffer};
 use bitnet_core::ternary::ROW_BLOCK;
+use smallvec::SmallVec;
 
 /// Tokens that a kernel on f32 activations takes at once.
 pub(crate) const TILE: usize = 4;
@@ -29,40 +31,20 @@ pub(crate) const FLOAT_BLOCK: usize = 4 * LANES;
 #[repr(C, align(64))]
 pub(crate) struct FloatBlock(pub(crate) [[f32; LANES]; 4]);
 
+/// One number for each token, on the stack as long as there are few.
+pub(crate) type Scales = SmallVec<[f32; 16]>;
+
 /// Quantised activations of all tokens.
 #[derive(Debug)]
 pub(crate) struct Quantized {
     /// The blocks, tile after tile.
-    pub(crate) blocks: Vec<ActivationBlock>,
+    pub(crate) blocks: PoolBuffer<ActivationBlock>,
     /// `127 / max(1e-5, max|x|)` of each token.
-    pub(crate) scales: Vec<f32>,
+    pub(crate) scales: Scales,
     /// `Σ q` over each 64 elements: `[tokens, 2 * blocks]`.
-    pub(crate) sums: Vec<i32>,
+    pub(crate) sums: PoolBuffer<i32>,
     /// Blocks of one token.
     pub(crate) width: usize,
-}
-
-/// The memory of a [`Quantized`].
-#[derive(Debug, Default)]
-struct Buffers {
-    blocks: Vec<ActivationBlock>,
-    scales: Vec<f32>,
-    sums: Vec<i32>,
-}
-
-thread_local! {
-    /// The memory of the last [`Quantized`] of this thread: what it needs next is about as much.
-    static SPARE: Cell<Buffers> = Cell::default();
-}
-
-impl Drop for Quantized {
-    fn drop(&mut self) {
-        SPARE.set(Buffers {
-            blocks: std::mem::take(&mut self.blocks),
-            scales: std::mem::take(&mut self.scales),
-            sums: std::mem::take(&mut self.sums),
-        });
-    }
 }
 
 /// The tiles of `tokens` tokens: as many of [`TILE`] as there are, then single ones.
@@ -112,24 +94,17 @@ fn int8_place(token: usize, tokens: usize, width: usize) -> (usize, usize) {
 
 impl Quantized {
     /// Quantises `x` (`[tokens, cols]`), as [`bitnet_core::reference::quantize_activations`] does.
-    pub(crate) fn new(
-        x: &[f32],
-        tokens: usize,
-        cols: usize,
-        isa: AnyIsa,
-        threads: &Threads,
-    ) -> Result<Self> {
+    pub(crate) fn new(x: &[f32], tokens: usize, cols: usize, machine: Machine<'_>) -> Result<Self> {
+        let Machine { isa, threads, pool, .. } = machine;
         let width = cols.div_ceil(ROW_BLOCK);
-        let Buffers { mut blocks, mut scales, mut sums } = SPARE.take();
         // Every block of every token is written below.
-        blocks.resize(tokens * width, ActivationBlock([[0; 32]; 4]));
-        scales.clear();
-        scales.resize(tokens, 0.0);
-        sums.resize(tokens * width * 2, 0);
+        let mut blocks = PoolBuffer::scratch(tokens * width, pool)?;
+        let mut sums = PoolBuffer::scratch(tokens * width * 2, pool)?;
+        let mut scales = Scales::from_elem(0.0, tokens);
         if cols == 0 {
             return Ok(Self { blocks, scales, sums, width });
         }
-        let mut pieces = Vec::new();
+        let mut pieces = Pieces::new();
         let (mut free, mut scales_left, mut sums_left) =
             (&mut blocks[..], &mut scales[..], &mut sums[..]);
         for range in threads.tile_ranges(tokens, INT8_TILE, cols) {
@@ -237,11 +212,17 @@ fn largest(x: &[f32]) -> f32 {
 
 /// Activations of all tokens as f32 in planes, in tiles as [`Quantized`] ones: `2 * cols / 128` blocks a token,
 /// rounded up to whole rows of weights.
-pub(crate) fn float_blocks(x: &[f32], tokens: usize, cols: usize) -> Vec<FloatBlock> {
+pub(crate) fn float_blocks(
+    x: &[f32],
+    tokens: usize,
+    cols: usize,
+    pool: &HybridMemoryPool,
+) -> Result<PoolBuffer<FloatBlock>> {
     let width = float_width(cols);
-    let mut blocks = vec![FloatBlock([[0.0; LANES]; 4]); tokens * width];
+    let mut blocks = PoolBuffer::scratch(tokens * width, pool)?;
+    blocks.fill(FloatBlock([[0.0; LANES]; 4]));
     if cols == 0 {
-        return blocks;
+        return Ok(blocks);
     }
     for (token, x) in x.chunks_exact(cols).enumerate() {
         let (first, stride) = place(token, tokens, width);
@@ -252,7 +233,7 @@ pub(crate) fn float_blocks(x: &[f32], tokens: usize, cols: usize) -> Vec<FloatBl
             }
         }
     }
-    blocks
+    Ok(blocks)
 }
 
 /// [`FloatBlock`]s of one token, the padding of the weights included.
@@ -294,7 +275,8 @@ mod tests {
     #[test]
     fn elements_stand_in_planes() {
         let x: Vec<f32> = (0..300).map(|i| i as f32).collect();
-        let blocks = float_blocks(&x, 1, 300);
+        let pool = HybridMemoryPool::new().unwrap();
+        let blocks = float_blocks(&x, 1, 300, &pool).unwrap();
         assert_eq!(blocks.len(), 6);
         assert_eq!(blocks[1].0[3][15], 127.0);
         assert_eq!(blocks[4].0[0][0], 256.0);

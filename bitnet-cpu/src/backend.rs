@@ -15,6 +15,7 @@ use bitnet_core::dense::DenseRows;
 use bitnet_core::head::{Certainty, HeadTop, HeadWeight};
 use bitnet_core::kv::{KvLayer, KvSpan};
 use bitnet_core::memory::tensor::BitNetTensor;
+use bitnet_core::memory::{HybridMemoryPool, MemoryPoolConfig, Purpose};
 use bitnet_core::parts::Parts;
 use bitnet_core::simd::IsaLevel;
 use bitnet_core::ternary::TernaryMatrix;
@@ -36,6 +37,10 @@ pub struct CpuBackend {
     chosen: Chosen,
     threads: Threads,
     traffic: Counters,
+    /// For weights.
+    weights: HybridMemoryPool,
+    /// For what kernels note on the side.
+    notes: HybridMemoryPool,
 }
 
 impl CpuBackend {
@@ -46,12 +51,23 @@ impl CpuBackend {
     /// [`bitnet_core::Error::IsaBroken`] if it fails its self-test, [`bitnet_core::Error::OutOfMemory`] if the
     /// system refuses threads.
     pub fn new(options: CpuOptions) -> Result<Self> {
+        Self::in_pool(options, &HybridMemoryPool::with_config(MemoryPoolConfig::unbounded())?)
+    }
+
+    /// As [`CpuBackend::new`], with all that it holds in `pool`: prepared weights under [`Purpose::Weights`], what
+    /// kernels note on the side under [`Purpose::Activations`].
+    ///
+    /// # Errors
+    /// As [`CpuBackend::new`].
+    pub fn in_pool(options: CpuOptions, pool: &HybridMemoryPool) -> Result<Self> {
         let named = std::env::var_os("BITNET_ISA").is_some_and(|name| !name.is_empty());
         let forced = options.isa.is_some() || named;
         let level = options.isa.map_or_else(IsaLevel::selected, Ok)?;
         let chosen = choose(level, forced, &proven_levels())?;
         let threads = Threads::new(options.threads.unwrap_or_else(usable_cores))?;
-        Ok(Self { chosen, threads, traffic: Counters::default() })
+        let (weights, notes) =
+            (pool.for_purpose(Purpose::Weights), pool.for_purpose(Purpose::Activations));
+        Ok(Self { chosen, threads, traffic: Counters::default(), weights, notes })
     }
 
     /// The instruction set level that runs.
@@ -72,7 +88,8 @@ impl CpuBackend {
     }
 
     pub(crate) fn machine(&self) -> Machine<'_> {
-        Machine { isa: self.chosen.isa, threads: &self.threads, traffic: &self.traffic }
+        let Self { chosen, threads, traffic, notes, .. } = self;
+        Machine { isa: chosen.isa, threads, traffic, pool: notes }
     }
 }
 
@@ -90,12 +107,16 @@ impl Backend for CpuBackend {
         self.threads.count()
     }
 
+    fn pool(&self) -> Option<&HybridMemoryPool> {
+        Some(&self.weights)
+    }
+
     fn prepare(&self, matrix: TernaryMatrix) -> Result<Box<dyn TernaryWeight>> {
         Ok(Box::new(CpuWeight::new(matrix)))
     }
 
     fn prepare_for_sparse_input(&self, matrix: TernaryMatrix) -> Result<Box<dyn TernaryWeight>> {
-        Ok(Box::new(CpuWeight::for_sparse_input(matrix)?))
+        Ok(Box::new(CpuWeight::for_sparse_input(matrix, &self.weights)?))
     }
 
     fn parts_layout(&self) -> Option<String> {
@@ -175,7 +196,7 @@ impl Backend for CpuBackend {
         rows: Arc<dyn DenseRows>,
         certainty: Certainty,
     ) -> Result<Option<Box<dyn HeadWeight>>> {
-        ops::prepare_head(rows, certainty, self.machine())
+        ops::prepare_head(rows, certainty, self.machine(), &self.weights)
     }
 
     fn prepare_head_from_parts(
@@ -184,7 +205,7 @@ impl Backend for CpuBackend {
         certainty: Certainty,
         parts: &Parts,
     ) -> Result<Box<dyn HeadWeight>> {
-        ops::head_from_parts(rows, certainty, parts)
+        ops::head_from_parts(rows, certainty, parts, self.machine())
     }
 
     fn head_top(

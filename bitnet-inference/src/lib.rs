@@ -26,7 +26,7 @@ pub use error::{InferenceError, Result};
 pub use generate::{FinishReason, GenerateOptions, Generated, generate};
 pub use loader::{
     Inspection, LoadOptions, ModelFacts, Notice, PreparedCache, SuggestedSampling, backend_by_name,
-    tokenizer_of,
+    backend_in_pool, tokenizer_of,
 };
 pub use model::{EMBEDDED, EMBEDDED_NAME, Model, ModelSource};
 pub use session::{PREFILL_CHUNK, Session, advance_together};

@@ -91,7 +91,7 @@ impl Model {
         on_layer: &mut dyn FnMut(usize, usize),
     ) -> Result<Self> {
         let opened = open(source, options)?;
-        let pool = match &options.pool {
+        let pool = match options.pool.as_ref().or_else(|| backend.pool()) {
             Some(pool) => pool.clone(),
             None => HybridMemoryPool::with_config(MemoryPoolConfig::unbounded())?,
         };

@@ -2,6 +2,7 @@
 
 use crate::{Error, Result};
 use bitnet_core::dense::DenseRows;
+use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::ternary::{ScaleGranularity, TernaryBuilder, TernaryMatrix};
 
 /// The smallest mean that a scale is made from.
@@ -18,7 +19,18 @@ const MIN_MEAN: f32 = 1e-5;
 /// # Errors
 /// [`Error::EmptyShape`], [`Error::BadNumber`] for a weight that is NaN or infinite, and those of reading `weights`.
 pub fn absmean(weights: &dyn DenseRows) -> Result<TernaryMatrix> {
-    absmean_by(weights, ScaleGranularity::Tensor)
+    absmean_in(weights, None)
+}
+
+/// As [`absmean`], with the weights in `pool`, if there is one.
+///
+/// # Errors
+/// As [`absmean`].
+pub fn absmean_in(
+    weights: &dyn DenseRows,
+    pool: Option<&HybridMemoryPool>,
+) -> Result<TernaryMatrix> {
+    quantize_by(weights, ScaleGranularity::Tensor, pool)
 }
 
 /// [`absmean`] with the mean taken over the matrix, each row or each group of a row.
@@ -26,9 +38,17 @@ pub fn absmean(weights: &dyn DenseRows) -> Result<TernaryMatrix> {
 /// # Errors
 /// Those of [`absmean`], and [`Error::Core`] if the group size does not fit the columns.
 pub fn absmean_by(weights: &dyn DenseRows, granularity: ScaleGranularity) -> Result<TernaryMatrix> {
+    quantize_by(weights, granularity, None)
+}
+
+fn quantize_by(
+    weights: &dyn DenseRows,
+    granularity: ScaleGranularity,
+    pool: Option<&HybridMemoryPool>,
+) -> Result<TernaryMatrix> {
     let (rows, cols) = shape_of("absmean", weights)?;
     let scale_count = granularity.scale_count(rows, cols)?;
-    let mut builder = TernaryBuilder::new(rows, cols)?;
+    let mut builder = TernaryBuilder::in_pool(rows, cols, pool)?;
     let mut values = vec![0f32; cols];
     let mut codes = vec![0u8; cols];
     let mut scales = Vec::new();
@@ -124,6 +144,17 @@ fn shape_of(format: &'static str, weights: &dyn DenseRows) -> Result<(usize, usi
 /// # Errors
 /// [`Error::EmptyShape`], and those of reading `weights`.
 pub fn detect_ternary(weights: &dyn DenseRows) -> Result<Option<TernaryMatrix>> {
+    detect_ternary_in(weights, None)
+}
+
+/// As [`detect_ternary`], with the trits in `pool`, if there is one.
+///
+/// # Errors
+/// As [`detect_ternary`].
+pub fn detect_ternary_in(
+    weights: &dyn DenseRows,
+    pool: Option<&HybridMemoryPool>,
+) -> Result<Option<TernaryMatrix>> {
     let (rows, cols) = shape_of("ternary detection", weights)?;
     let mut candidates = candidates(cols);
     let mut values = vec![0f32; cols];
@@ -133,7 +164,7 @@ pub fn detect_ternary(weights: &dyn DenseRows) -> Result<Option<TernaryMatrix>> 
     if candidates.is_empty() {
         return Ok(None);
     }
-    let mut builder = TernaryBuilder::new(rows, cols)?;
+    let mut builder = TernaryBuilder::in_pool(rows, cols, pool)?;
     for row in 0..rows {
         if row > 0 {
             weights.decode_row(row, &mut values)?;

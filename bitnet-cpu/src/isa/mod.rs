@@ -152,6 +152,7 @@ macro_rules! tiles_as_runs {
 
 mod nibbles;
 mod peak;
+mod plain;
 mod prove;
 mod scalar;
 

@@ -3,6 +3,7 @@
 use super::Machine;
 use super::dot::{Bf16, F16, F32, Stored, load_rest};
 use crate::isa::{Isa, LANES, Op};
+use crate::threads::Pieces;
 use bitnet_core::memory::tensor::{BitNetDType, BitNetTensor};
 use bitnet_core::{Error, Result, operands};
 
@@ -23,7 +24,7 @@ where
     S::Raw: Sync,
 {
     let mut rest = out;
-    let mut pieces = Vec::new();
+    let mut pieces = Pieces::new();
     for range in machine.threads.ranges(rest.len(), 1) {
         let (out, tail) = rest.split_at_mut(range.len());
         rest = tail;

@@ -1,6 +1,7 @@
 //! Rows of an embedding table, decoded for each token.
 
 use super::Machine;
+use crate::threads::Pieces;
 use bitnet_core::dense::DenseRows;
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::{Result, operands};
@@ -18,7 +19,7 @@ pub(crate) fn embed(
         return Ok(());
     }
     let mut rest = out.f32_mut()?;
-    let mut pieces = Vec::new();
+    let mut pieces = Pieces::new();
     for range in machine.threads.ranges(tokens.len(), width) {
         let (out, tail) = rest.split_at_mut(range.len() * width);
         rest = tail;

@@ -6,6 +6,7 @@
 use super::Machine;
 use super::exp::exp;
 use crate::isa::{Isa, Op};
+use crate::threads::Pieces;
 use bitnet_core::backend::Activation;
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::{Result, operands};
@@ -21,7 +22,7 @@ pub(crate) fn gate(
     let up = up.f32()?;
     let mut rest = gate.f32_mut()?;
     let work = if activation == Activation::Relu2 { 1 } else { 16 };
-    let mut pieces = Vec::new();
+    let mut pieces = Pieces::new();
     for range in machine.threads.ranges(rest.len(), work) {
         let (gate, tail) = rest.split_at_mut(range.len());
         rest = tail;

@@ -8,8 +8,10 @@ use super::Machine;
 use super::bit_linear::{CpuWeight, rescale, single_dots};
 use crate::activations::Quantized;
 use crate::isa::{Isa, Op};
+use crate::threads::Pieces;
 use bitnet_core::backend::TernaryWeight;
 use bitnet_core::memory::tensor::BitNetTensor;
+use bitnet_core::memory::{HybridMemoryPool, PoolBuffer};
 use bitnet_core::ternary::{ScaleGranularity, TernaryMatrix};
 use bitnet_core::{Result, operands};
 
@@ -35,17 +37,17 @@ pub(crate) fn relu2(
     operands::bit_linear(x, &weights, &[&mut *out, &mut *scratch])?;
     let [gate, up] =
         [super::bit_linear::matrix(weights[0])?, super::bit_linear::matrix(weights[1])?];
-    let x = Quantized::new(x.f32()?, 1, gate.cols(), machine.isa, machine.threads)?;
+    let x = Quantized::new(x.f32()?, 1, gate.cols(), machine)?;
     let mut rest = out.f32_mut()?;
-    let mut pieces = Vec::new();
+    let mut pieces = Pieces::new();
     for rows in machine.threads.ranges(gate.rows(), gate.cols() / 8) {
         let (out, tail) = rest.split_at_mut(rows.len());
         rest = tail;
-        pieces.push(Relu2 { x: &x, gate, up, rows, out });
+        pieces.push(Relu2 { x: &x, gate, up, rows, out, pool: machine.pool });
     }
     machine.threads.each(pieces, |piece| {
         let rows = piece.rows.len();
-        let read = machine.isa.run(piece);
+        let read = machine.isa.run(piece)?;
         let traffic = machine.traffic;
         let row_bytes = gate.row_words(0).len() * 4;
         traffic.ternary_bytes.fetch_add(((rows + read) * row_bytes) as u64, Ordering::Relaxed);
@@ -62,33 +64,36 @@ struct Relu2<'a> {
     up: &'a TernaryMatrix,
     rows: Range<usize>,
     out: &'a mut [f32],
+    pool: &'a HybridMemoryPool,
 }
 
 impl Op for Relu2<'_> {
-    type Output = usize;
+    type Output = Result<usize>;
 
     #[inline(always)]
-    fn eval<I: Isa>(self, isa: I) -> usize {
-        let Self { x, gate, up, rows, out } = self;
+    fn eval<I: Isa>(self, isa: I) -> Result<usize> {
+        let Self { x, gate, up, rows, out, pool } = self;
         let (blocks, scale) = (x.tile(&(0..1)), x.scales[0]);
         let start = x.whole_sum(0).wrapping_neg();
-        let mut dots = vec![start; rows.len()];
+        let mut dots = PoolBuffer::scratch(rows.len(), pool)?;
+        dots.fill(start);
         single_dots(isa, gate, blocks, |i| rows.start + i, &mut dots);
         rescale(gate, rows.start, &dots, scale, out);
-        let mut active = vec![0u32; rows.len()];
+        let mut active: PoolBuffer<u32> = PoolBuffer::scratch(rows.len(), pool)?;
+        let places = &mut *active;
         let mut len = 0;
         for (index, gate) in out.iter_mut().enumerate() {
             let positive = gate.max(0.0);
             *gate = positive * positive;
             // Written always and kept if it is not zero: without a branch, which no one could foresee.
-            active[len] = index as u32;
+            places[len] = index as u32;
             len += usize::from(*gate != 0.0);
         }
         let active = &active[..len];
         let dots = &mut dots[..len];
         dots.fill(start);
         single_dots(isa, up, blocks, |i| rows.start + active[i] as usize, dots);
-        let mut products = vec![0.0; len];
+        let mut products = PoolBuffer::scratch(len, pool)?;
         if up.granularity() == ScaleGranularity::Tensor {
             rescale(up, 0, dots, scale, &mut products);
         } else {
@@ -97,9 +102,9 @@ impl Op for Relu2<'_> {
                 rescale(up, rows.start + index as usize, &[dot], scale, product);
             }
         }
-        for (&index, &product) in active.iter().zip(&products) {
+        for (&index, &product) in active.iter().zip(&*products) {
             out[index as usize] *= product;
         }
-        len
+        Ok(len)
     }
 }

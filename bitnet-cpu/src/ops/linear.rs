@@ -9,9 +9,10 @@ use super::Machine;
 use super::dot::{Bf16, F16, F32, Plain, Stored, dots};
 use crate::activations::{TILE, tiles};
 use crate::isa::{Isa, Op};
-use crate::threads::columns;
+use crate::threads::{Rows, columns};
 use bitnet_core::dense::{DenseRows, PlainType};
 use bitnet_core::memory::tensor::BitNetTensor;
+use bitnet_core::memory::{HybridMemoryPool, PoolBuffer};
 use bitnet_core::{Error, Result, operands};
 
 /// Rows that pass over a tile of tokens before the next tile is taken.
@@ -38,10 +39,10 @@ pub(crate) fn linear(
     let ranges = machine.threads.ranges(rows, tokens.saturating_mul(cols));
     let x = x.f32()?;
     let parts = columns(out.f32_mut()?, rows, &ranges);
-    let pieces = ranges.into_iter().zip(parts).collect();
-    machine
-        .threads
-        .each(pieces, |(rows, out)| machine.isa.run(Linear { x, tokens, weight, bias, rows, out }))
+    let pool = machine.pool;
+    machine.threads.each(ranges.zip(parts), |(rows, out)| {
+        machine.isa.run(Linear { x, tokens, weight, bias, rows, out, pool })
+    })
 }
 
 /// Some rows of the weight, for all tokens.
@@ -51,7 +52,8 @@ struct Linear<'a> {
     weight: &'a dyn DenseRows,
     bias: Option<&'a [f32]>,
     rows: Range<usize>,
-    out: Vec<&'a mut [f32]>,
+    out: Rows<'a>,
+    pool: &'a HybridMemoryPool,
 }
 
 impl Op for Linear<'_> {
@@ -96,7 +98,7 @@ impl Linear<'_> {
     #[inline(always)]
     fn decoded<I: Isa>(&mut self, isa: I) -> Result<()> {
         let cols = self.weight.cols();
-        let mut numbers = vec![0f32; ROWS.min(self.rows.len()) * cols];
+        let mut numbers = PoolBuffer::scratch(ROWS.min(self.rows.len()) * cols, self.pool)?;
         for rows in blocks(self.rows.clone()) {
             for (index, row) in rows.clone().enumerate() {
                 self.weight.decode_row(row, &mut numbers[index * cols..(index + 1) * cols])?;

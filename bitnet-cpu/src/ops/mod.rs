@@ -38,6 +38,7 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
 
 use bitnet_core::head::HeadStats;
+use bitnet_core::memory::HybridMemoryPool;
 
 use crate::isa::AnyIsa;
 use crate::threads::Threads;
@@ -60,4 +61,6 @@ pub(crate) struct Machine<'a> {
     pub(crate) isa: AnyIsa,
     pub(crate) threads: &'a Threads,
     pub(crate) traffic: &'a Counters,
+    /// For what kernels note on the side.
+    pub(crate) pool: &'a HybridMemoryPool,
 }

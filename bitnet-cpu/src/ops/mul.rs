@@ -2,6 +2,7 @@
 
 use super::Machine;
 use crate::isa::{Isa, Op};
+use crate::threads::Pieces;
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::{Result, operands};
 
@@ -10,7 +11,7 @@ pub(crate) fn mul(x: &mut BitNetTensor, y: &BitNetTensor, machine: Machine<'_>) 
     operands::expect_same("mul", x, y)?;
     let y = y.f32()?;
     let mut rest = x.f32_mut()?;
-    let mut pieces = Vec::new();
+    let mut pieces = Pieces::new();
     for range in machine.threads.ranges(rest.len(), 1) {
         let (x, tail) = rest.split_at_mut(range.len());
         rest = tail;

@@ -3,6 +3,7 @@
 
 use super::Machine;
 use crate::isa::{Isa, LANES, Op};
+use crate::threads::Pieces;
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::{Result, operands};
 
@@ -17,7 +18,7 @@ pub(crate) fn rms_norm(
     operands::rms_norm(x, weight, out)?;
     let (x, out) = (x.f32()?, out.f32_mut()?);
     let ranges = machine.threads.ranges(x.len() / weight.len(), weight.len());
-    let mut pieces = Vec::new();
+    let mut pieces = Pieces::new();
     let mut rest = out;
     for range in ranges {
         let (out, tail) = rest.split_at_mut(range.len() * weight.len());

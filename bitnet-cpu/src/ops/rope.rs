@@ -2,6 +2,7 @@
 
 use super::Machine;
 use crate::isa::{Isa, Op};
+use crate::threads::Pieces;
 use bitnet_core::backend::{RopeOrder, RopeTable};
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::{Result, operands};
@@ -18,7 +19,7 @@ pub(crate) fn rope(
     operands::rope(x, head_dim, positions, table)?;
     let width = x.shape()[1];
     let mut rest = x.f32_mut()?;
-    let mut pieces = Vec::new();
+    let mut pieces = Pieces::new();
     for range in machine.threads.ranges(positions.len(), width) {
         let (x, tail) = rest.split_at_mut(range.len() * width);
         rest = tail;

@@ -3,6 +3,7 @@
 use super::Machine;
 use super::exp::exp;
 use crate::isa::{Isa, Op};
+use crate::threads::Pieces;
 use bitnet_core::Result;
 use bitnet_core::memory::tensor::BitNetTensor;
 
@@ -10,7 +11,7 @@ use bitnet_core::memory::tensor::BitNetTensor;
 pub(crate) fn softmax(x: &mut BitNetTensor, machine: Machine<'_>) -> Result<()> {
     let (rows, width) = x.dims2("softmax", "x")?;
     let mut rest = x.f32_mut()?;
-    let mut pieces = Vec::new();
+    let mut pieces = Pieces::new();
     for range in machine.threads.ranges(rows, width.saturating_mul(8)) {
         let (rows, tail) = rest.split_at_mut(range.len() * width);
         rest = tail;

@@ -5,6 +5,7 @@ use crate::isa::{Isa, LANES, Op};
 use bitnet_core::kv::{KvLayer, KvType};
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::{Result, operands};
+use smallvec::SmallVec;
 
 /// See [`bitnet_core::backend::Backend::store`].
 pub(crate) fn store(
@@ -45,7 +46,7 @@ impl Store<'_> {
     #[inline(always)]
     fn write<E: Element>(self) -> Result<()> {
         let (dim, heads) = (self.cache.head_dim(), self.cache.kv_heads());
-        let mut numbers = vec![E::Raw::default(); dim];
+        let mut numbers = SmallVec::<[E::Raw; 128]>::from_elem(E::Raw::default(), dim);
         for (index, (k, v)) in self.k.chunks_exact(dim).zip(self.v.chunks_exact(dim)).enumerate() {
             let (position, head) = (self.first + index / heads, index % heads);
             let (k_at, v_at) =

@@ -6,12 +6,49 @@
 
 mod workers;
 
+use std::iter::FusedIterator;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use bitnet_core::{Error, Result};
+use smallvec::SmallVec;
 use workers::Workers;
+
+/// Pieces of work, on the stack as long as there are as few as two threads have.
+pub(crate) type Pieces<P> = SmallVec<[P; 8]>;
+
+/// A part of some rows, one for each token; without an allocation for one or two tokens.
+pub(crate) type Rows<'a> = SmallVec<[&'a mut [f32]; 2]>;
+
+/// Ranges that follow one another and cover `0..items`.
+#[derive(Debug, Clone)]
+pub(crate) struct Ranges {
+    items: usize,
+    pieces: usize,
+    next: usize,
+}
+
+impl Iterator for Ranges {
+    type Item = Range<usize>;
+
+    fn next(&mut self) -> Option<Range<usize>> {
+        let Self { items, pieces, next } = *self;
+        if next == pieces {
+            return None;
+        }
+        self.next += 1;
+        Some(items * next / pieces..items * (next + 1) / pieces)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let left = self.pieces - self.next;
+        (left, Some(left))
+    }
+}
+
+impl ExactSizeIterator for Ranges {}
+impl FusedIterator for Ranges {}
 
 /// Elementary steps (multiplications, elements) that make a piece worth giving to another thread.
 const WORTH: usize = 1 << 15;
@@ -50,25 +87,29 @@ impl Threads {
     }
 
     /// Divides `items` of `work` elementary steps each into a few ranges a thread; no range is empty.
-    pub(crate) fn ranges(&self, items: usize, work: usize) -> Vec<Range<usize>> {
+    pub(crate) fn ranges(&self, items: usize, work: usize) -> Ranges {
         self.divide(items, work, if self.count == 1 { 1 } else { self.count * PIECES })
     }
 
     /// As [`Threads::ranges`], with at most one range a thread.
-    pub(crate) fn shares(&self, items: usize, work: usize) -> Vec<Range<usize>> {
+    pub(crate) fn shares(&self, items: usize, work: usize) -> Ranges {
         self.divide(items, work, self.count)
     }
 
-    fn divide(&self, items: usize, work: usize, most: usize) -> Vec<Range<usize>> {
+    fn divide(&self, items: usize, work: usize, most: usize) -> Ranges {
         let worth = items.saturating_mul(work) / WORTH + 1;
-        let pieces = most.min(worth).min(items);
-        (0..pieces).map(|i| items * i / pieces..items * (i + 1) / pieces).collect()
+        Ranges { items, pieces: most.min(worth).min(items), next: 0 }
     }
 
     /// As [`Threads::ranges`], with every boundary but the last a multiple of `tile`.
-    pub(crate) fn tile_ranges(&self, items: usize, tile: usize, work: usize) -> Vec<Range<usize>> {
+    pub(crate) fn tile_ranges(
+        &self,
+        items: usize,
+        tile: usize,
+        work: usize,
+    ) -> impl Iterator<Item = Range<usize>> + use<> {
         let tiles = self.ranges(items.div_ceil(tile), work.saturating_mul(tile));
-        tiles.into_iter().map(|t| t.start * tile..(t.end * tile).min(items)).collect()
+        tiles.map(move |t| t.start * tile..(t.end * tile).min(items))
     }
 
     /// Runs `f` on every piece, on whichever thread takes it.
@@ -77,14 +118,15 @@ impl Threads {
     /// That of the first piece, in order, for which `f` fails.
     pub(crate) fn each<P: Send>(
         &self,
-        pieces: Vec<P>,
+        pieces: impl IntoIterator<Item = P, IntoIter: ExactSizeIterator>,
         f: impl Fn(P) -> Result<()> + Sync,
     ) -> Result<()> {
+        let mut pieces = pieces.into_iter();
         let workers = match &self.workers {
             Some(workers) if pieces.len() > 1 => workers,
-            _ => return pieces.into_iter().try_for_each(f),
+            _ => return pieces.try_for_each(f),
         };
-        let pieces: Vec<_> = pieces.into_iter().map(|piece| Mutex::new(Some(piece))).collect();
+        let pieces: Pieces<_> = pieces.map(|piece| Mutex::new(Some(piece))).collect();
         let next = AtomicUsize::new(0);
         let failed: Mutex<Option<(usize, Error)>> = Mutex::new(None);
         workers.run(&|| {
@@ -146,14 +188,14 @@ fn parse_list(list: &str) -> Option<Vec<usize>> {
 pub(crate) fn columns<'a>(
     out: &'a mut [f32],
     width: usize,
-    ranges: &[Range<usize>],
-) -> Vec<Vec<&'a mut [f32]>> {
-    let mut parts: Vec<Vec<_>> = ranges.iter().map(|_| Vec::new()).collect();
+    ranges: &(impl Iterator<Item = Range<usize>> + Clone),
+) -> Pieces<Rows<'a>> {
+    let mut parts: Pieces<Rows<'_>> = ranges.clone().map(|_| Rows::new()).collect();
     if width == 0 {
         return parts;
     }
     for mut row in out.chunks_exact_mut(width) {
-        for (range, part) in ranges.iter().zip(&mut parts) {
+        for (range, part) in ranges.clone().zip(&mut parts) {
             let (head, tail) = row.split_at_mut(range.len());
             part.push(head);
             row = tail;
@@ -173,16 +215,11 @@ mod tests {
             for items in [0, 1, 2, 5, 100] {
                 let ranges = threads.ranges(items, WORTH);
                 assert_eq!(ranges.len(), (count * if count == 1 { 1 } else { PIECES }).min(items));
-                assert_eq!(
-                    ranges.into_iter().flatten().collect::<Vec<_>>(),
-                    (0..items).collect::<Vec<_>>()
-                );
+                assert_eq!(ranges.flatten().collect::<Vec<_>>(), (0..items).collect::<Vec<_>>());
+                let mut tiled = threads.tile_ranges(items, 4, WORTH);
+                assert!(tiled.all(|range| range.start % 4 == 0));
                 let tiled = threads.tile_ranges(items, 4, WORTH);
-                assert!(tiled.iter().all(|range| range.start % 4 == 0));
-                assert_eq!(
-                    tiled.into_iter().flatten().collect::<Vec<_>>(),
-                    (0..items).collect::<Vec<_>>()
-                );
+                assert_eq!(tiled.flatten().collect::<Vec<_>>(), (0..items).collect::<Vec<_>>());
             }
             assert!(threads.ranges(100, 1).len() == 1, "little work stays with the caller");
         }
@@ -207,7 +244,7 @@ mod tests {
     #[test]
     fn columns_are_cut_row_by_row() {
         let mut out = [0.0; 6];
-        for (i, part) in columns(&mut out, 3, &[0..1, 1..3]).into_iter().enumerate() {
+        for (i, part) in columns(&mut out, 3, &[0..1, 1..3].into_iter()).into_iter().enumerate() {
             for row in part {
                 row.fill(i as f32);
             }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bitnet_core::backend::{Activation, Backend};
-use bitnet_core::memory::HybridMemoryPool;
+use bitnet_core::memory::{HybridMemoryPool, PoolBuffer, Purpose, Shared};
 
 use super::in_parallel::in_parallel;
 use super::kept::{Kept, KeptSection, sections_of};
@@ -34,15 +34,18 @@ pub(crate) fn assemble(
 ) -> Result<Assembled> {
     let config = checkpoint.config().clone();
     config.validate(checkpoint.file())?;
+    let weights = pool.for_purpose(Purpose::Weights);
+    let pool = pool.for_purpose(Purpose::Activations);
     let mut builder = Builder {
         checkpoint,
         backend: &*backend,
+        weights: &weights,
         kept,
         assumptions: BTreeSet::new(),
         sections: Vec::new(),
     };
     let embedding = checkpoint
-        .dense("token_embd", config.vocab_size, config.hidden)?
+        .dense("token_embd", config.vocab_size, config.hidden, &weights)?
         .ok_or_else(|| builder.missing("token_embd"))?;
     let parts = in_parallel(
         config.layers,
@@ -73,6 +76,7 @@ pub(crate) fn assemble(
 struct Builder<'a> {
     checkpoint: &'a dyn Checkpoint,
     backend: &'a dyn Backend,
+    weights: &'a HybridMemoryPool,
     kept: Option<&'a Kept>,
     assumptions: BTreeSet<String>,
     sections: Vec<KeptSection>,
@@ -83,11 +87,16 @@ impl Builder<'_> {
         InferenceError::MissingTensor { file: self.checkpoint.file().into(), tensor: tensor.into() }
     }
 
-    fn norm(&self, name: &str, len: usize) -> Result<Vec<f32>> {
-        self.checkpoint.vector(name, len)?.ok_or_else(|| self.missing(name))
+    fn norm(&self, name: &str, len: usize) -> Result<Shared<f32>> {
+        let numbers = self.checkpoint.vector(name, len)?.ok_or_else(|| self.missing(name))?;
+        self.in_pool(&numbers)
     }
 
-    fn sub_norm(&self, name: &str, len: usize) -> Result<Option<Vec<f32>>> {
+    fn in_pool(&self, numbers: &[f32]) -> Result<Shared<f32>> {
+        Ok(Shared::new(PoolBuffer::from_slice(numbers, self.weights)?))
+    }
+
+    fn sub_norm(&self, name: &str, len: usize) -> Result<Option<Shared<f32>>> {
         match self.checkpoint.config().architecture {
             Architecture::BitNet => Ok(Some(self.norm(name, len)?)),
             Architecture::Llama | Architecture::Qwen3 => Ok(None),
@@ -154,7 +163,7 @@ impl Builder<'_> {
         let (weight, assumption) = match found {
             Some(found) => (found.linear, found.assumption),
             None => {
-                let decoded = self.checkpoint.linear(name, rows, cols)?;
+                let decoded = self.checkpoint.linear(name, rows, cols, self.weights)?;
                 let decoded = decoded.ok_or_else(|| self.missing(name))?;
                 (self.prepare(decoded.linear, sparse_input)?, decoded.assumption)
             }
@@ -164,10 +173,12 @@ impl Builder<'_> {
             self.sections.extend(sections);
         }
         self.assumptions.extend(assumption);
+        let eps = self.checkpoint.input_norm_eps();
         let input_norm = self
             .checkpoint
             .vector(&format!("{name}_norm_in"), cols)?
-            .map(|weight| (weight, self.checkpoint.input_norm_eps()));
+            .map(|weight| Ok::<_, InferenceError>((self.in_pool(&weight)?, eps)))
+            .transpose()?;
         Ok(Projection { weight, input_norm })
     }
 
@@ -188,7 +199,7 @@ impl Builder<'_> {
         if self.checkpoint.tied() == Some(true) {
             return Ok((Head::Tied, "the embedding table (tied)".into()));
         }
-        let own = self.checkpoint.dense("output", c.vocab_size, c.hidden)?;
+        let own = self.checkpoint.dense("output", c.vocab_size, c.hidden, self.weights)?;
         match (own, self.checkpoint.tied()) {
             (Some(rows), _) => {
                 let fact = format!("a matrix of its own ({})", rows.type_name());

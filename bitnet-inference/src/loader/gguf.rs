@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bitnet_core::backend::{ActivationPrecision, RopeOrder};
 use bitnet_core::dense::DenseRows;
+use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::ternary::TernaryMatrix;
 use bitnet_formats::MappedFile;
 use bitnet_formats::gguf::{GgmlType, GgufFile, Metadata, TensorInfo};
@@ -80,14 +81,15 @@ impl GgufCheckpoint {
         tensor: &TensorInfo,
         rows: usize,
         cols: usize,
+        pool: Option<&HybridMemoryPool>,
     ) -> Result<TernaryMatrix> {
         let region = self.file.data(tensor)?;
         let matrix = match tensor.ggml_type {
-            GgmlType::I2S => i2_s::decode(&region, rows, cols, self.layout),
-            GgmlType::Tq1_0 => tq1_0::decode(&region, rows, cols),
-            GgmlType::Tq2_0 => tq2_0::decode(&region, rows, cols),
-            GgmlType::Q2_0G64 => q2_0::decode(&region, rows, cols, 64),
-            GgmlType::Q2_0G128 => q2_0::decode(&region, rows, cols, 128),
+            GgmlType::I2S => i2_s::decode_in(&region, rows, cols, self.layout, pool),
+            GgmlType::Tq1_0 => tq1_0::decode_in(&region, rows, cols, pool),
+            GgmlType::Tq2_0 => tq2_0::decode_in(&region, rows, cols, pool),
+            GgmlType::Q2_0G64 => q2_0::decode_in(&region, rows, cols, 64, pool),
+            GgmlType::Q2_0G128 => q2_0::decode_in(&region, rows, cols, 128, pool),
             other => {
                 return Err(InferenceError::UnsupportedOperation {
                     what: format!("tensor {} of type {}", tensor.name, other.name()),
@@ -100,7 +102,7 @@ impl GgufCheckpoint {
         let scale_name =
             format!("{}.scale", tensor.name.strip_suffix(".weight").unwrap_or(&tensor.name));
         if let Some(scale) = self.vector_of(&scale_name, 1)? {
-            matrix = matrix.scaled(scale[0])?;
+            matrix = matrix.scaled_in(scale[0], pool)?;
         }
         Ok(matrix)
     }
@@ -110,6 +112,7 @@ impl GgufCheckpoint {
         tensor: &TensorInfo,
         rows: usize,
         cols: usize,
+        pool: Option<&HybridMemoryPool>,
     ) -> Result<Arc<dyn DenseRows>> {
         let dense_type = match tensor.ggml_type {
             GgmlType::F32 => DenseType::F32,
@@ -119,7 +122,7 @@ impl GgufCheckpoint {
             GgmlType::Q6K => DenseType::Q6_K,
             GgmlType::Q4_0 => DenseType::Q4_0,
             _ => {
-                let matrix = self.decode_ternary(tensor, rows, cols)?;
+                let matrix = self.decode_ternary(tensor, rows, cols, pool)?;
                 return Ok(Arc::new(TernaryRows::new(matrix, tensor.ggml_type.name())));
             }
         };
@@ -132,7 +135,7 @@ impl GgufCheckpoint {
     fn vector_of(&self, full_name: &str, len: usize) -> Result<Option<Vec<f32>>> {
         let Some(tensor) = self.file.find(full_name) else { return Ok(None) };
         self.expect(tensor, &[len])?;
-        let rows = self.dense_matrix(tensor, 1, len)?;
+        let rows = self.dense_matrix(tensor, 1, len, None)?;
         let mut out = vec![0.0; len];
         rows.decode_row(0, &mut out)?;
         match out.iter().position(|v| !v.is_finite()) {
@@ -321,7 +324,13 @@ impl Checkpoint for GgufCheckpoint {
         self.vector_of(&format!("{name}.weight"), len)
     }
 
-    fn linear(&self, name: &str, rows: usize, cols: usize) -> Result<Option<Decoded>> {
+    fn linear(
+        &self,
+        name: &str,
+        rows: usize,
+        cols: usize,
+        pool: &HybridMemoryPool,
+    ) -> Result<Option<Decoded>> {
         if self.file.find(&format!("{name}.bias")).is_some() {
             return Err(InferenceError::UnsupportedOperation {
                 what: format!("the bias {name}.bias"),
@@ -332,17 +341,18 @@ impl Checkpoint for GgufCheckpoint {
         self.expect(tensor, &[rows, cols])?;
         let precision = self.input_precision(tensor.ggml_type);
         if tensor.ggml_type.is_ternary() {
-            let matrix = self.decode_ternary(tensor, rows, cols)?;
+            let matrix = self.decode_ternary(tensor, rows, cols, Some(pool))?;
             return Ok(Some(Decoded {
                 linear: StoredLinear::Ternary(matrix, precision),
                 assumption: None,
             }));
         }
-        let dense = self.dense_matrix(tensor, rows, cols)?;
+        let dense = self.dense_matrix(tensor, rows, cols, Some(pool))?;
         let decoded = super::ternary_rows::from_dense(
             dense,
             self.config.architecture == Architecture::BitNet,
             precision,
+            pool,
         )
         .map_err(|e| self.weights_error(tensor, e))?;
         if matches!(decoded.linear, StoredLinear::Ternary(..)) {
@@ -351,10 +361,16 @@ impl Checkpoint for GgufCheckpoint {
         Ok(Some(decoded))
     }
 
-    fn dense(&self, name: &str, rows: usize, cols: usize) -> Result<Option<Arc<dyn DenseRows>>> {
+    fn dense(
+        &self,
+        name: &str,
+        rows: usize,
+        cols: usize,
+        pool: &HybridMemoryPool,
+    ) -> Result<Option<Arc<dyn DenseRows>>> {
         let Some(tensor) = self.find(name) else { return Ok(None) };
         self.expect(tensor, &[rows, cols])?;
-        Ok(Some(self.dense_matrix(tensor, rows, cols)?))
+        Ok(Some(self.dense_matrix(tensor, rows, cols, Some(pool))?))
     }
 
     fn input_norm_eps(&self) -> f32 {

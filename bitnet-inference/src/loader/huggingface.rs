@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bitnet_core::backend::ActivationPrecision;
 use bitnet_core::dense::DenseRows;
+use bitnet_core::memory::HybridMemoryPool;
 use bitnet_formats::MappedFile;
 use bitnet_formats::names::{Family, TensorName};
 use bitnet_formats::safetensors::{Dtype, SafeTensors, TensorView};
@@ -142,6 +143,7 @@ impl HfCheckpoint {
         rows: usize,
         cols: usize,
         multiply: bool,
+        pool: &HybridMemoryPool,
     ) -> Result<StoredLinear> {
         if tensor.shape != [rows.div_ceil(4), cols] {
             return Err(self.shape_error(tensor, &[rows.div_ceil(4), cols]));
@@ -154,7 +156,7 @@ impl HfCheckpoint {
             })?;
         let stored = self.numbers(&scale_tensor, 1)?[0];
         let scale = if multiply { stored } else { 1.0 / stored };
-        let matrix = hf_packed::decode(&tensor.data, rows, cols, scale)
+        let matrix = hf_packed::decode_in(&tensor.data, rows, cols, scale, Some(pool))
             .map_err(|e| self.weights_error(tensor, e))?;
         tensor.data.release();
         Ok(StoredLinear::Ternary(matrix, self.precision.unwrap_or(ActivationPrecision::Int8)))
@@ -291,7 +293,13 @@ impl Checkpoint for HfCheckpoint {
         self.find(name).map(|tensor| self.numbers(&tensor, len)).transpose()
     }
 
-    fn linear(&self, name: &str, rows: usize, cols: usize) -> Result<Option<Decoded>> {
+    fn linear(
+        &self,
+        name: &str,
+        rows: usize,
+        cols: usize,
+        pool: &HybridMemoryPool,
+    ) -> Result<Option<Decoded>> {
         let Some(tensor) = self.find(name) else { return Ok(None) };
         if let Some(stem) = tensor.name.strip_suffix("weight")
             && self.tensors.find(&format!("{stem}bias")).is_some()
@@ -313,7 +321,7 @@ impl Checkpoint for HfCheckpoint {
                     ),
                 });
             };
-            let linear = self.packed(&tensor, rows, cols, multiply)?;
+            let linear = self.packed(&tensor, rows, cols, multiply, pool)?;
             return Ok(Some(Decoded { linear, assumption: None }));
         }
         if tensor.shape != [rows, cols] {
@@ -324,7 +332,7 @@ impl Checkpoint for HfCheckpoint {
         let default = if latent { ActivationPrecision::Int8 } else { ActivationPrecision::Float };
         let dense = self.dense_matrix(&tensor, rows, cols)?;
         let decoded =
-            super::ternary_rows::from_dense(dense, latent, self.precision.unwrap_or(default))
+            super::ternary_rows::from_dense(dense, latent, self.precision.unwrap_or(default), pool)
                 .map_err(|e| self.weights_error(&tensor, e))?;
         if matches!(decoded.linear, StoredLinear::Ternary(..)) {
             tensor.data.release();
@@ -332,7 +340,13 @@ impl Checkpoint for HfCheckpoint {
         Ok(Some(decoded))
     }
 
-    fn dense(&self, name: &str, rows: usize, cols: usize) -> Result<Option<Arc<dyn DenseRows>>> {
+    fn dense(
+        &self,
+        name: &str,
+        rows: usize,
+        cols: usize,
+        _pool: &HybridMemoryPool,
+    ) -> Result<Option<Arc<dyn DenseRows>>> {
         let Some(tensor) = self.find(name) else { return Ok(None) };
         if tensor.shape != [rows, cols] {
             return Err(self.shape_error(&tensor, &[rows, cols]));

@@ -17,8 +17,9 @@ use std::sync::Arc;
 use bitnet_core::backend::{ActivationPrecision, Backend};
 use bitnet_core::dense::DenseRows;
 use bitnet_core::kv::KvType;
-use bitnet_core::memory::HybridMemoryPool;
+use bitnet_core::memory::{HybridMemoryPool, MemoryPoolConfig};
 use bitnet_core::ternary::TernaryMatrix;
+use bitnet_cpu::CpuOptions;
 use bitnet_formats::MappedFile;
 use bitnet_formats::gguf::GgufFile;
 use bitnet_quant::codec::i2_s::I2sLayout;
@@ -49,7 +50,7 @@ pub struct LoadOptions {
     pub kv: KvType,
     /// How the head is read where only the largest logits are wanted.
     pub head: HeadMode,
-    /// The pool for activations and caches; a new one unless given.
+    /// The pool for weights, activations and caches; that of the back end unless given, or a new one.
     pub pool: Option<HybridMemoryPool>,
     /// Where prepared weights and heads are kept for the next start; nowhere unless given.
     pub cache: Option<PreparedCache>,
@@ -79,11 +80,23 @@ pub(crate) trait Checkpoint: Sync {
     /// A vector of `len` numbers, if it is there.
     fn vector(&self, name: &str, len: usize) -> Result<Option<Vec<f32>>>;
 
-    /// A linear layer's weight, `[rows, cols]`, if it is there.
-    fn linear(&self, name: &str, rows: usize, cols: usize) -> Result<Option<Decoded>>;
+    /// A linear layer's weight, `[rows, cols]`, if it is there; what is decoded is in `pool`.
+    fn linear(
+        &self,
+        name: &str,
+        rows: usize,
+        cols: usize,
+        pool: &HybridMemoryPool,
+    ) -> Result<Option<Decoded>>;
 
-    /// A matrix that stays as it is stored, `[rows, cols]`, if it is there.
-    fn dense(&self, name: &str, rows: usize, cols: usize) -> Result<Option<Arc<dyn DenseRows>>>;
+    /// A matrix that stays as it is stored, `[rows, cols]`, if it is there; trits are decoded, in `pool`.
+    fn dense(
+        &self,
+        name: &str,
+        rows: usize,
+        cols: usize,
+        pool: &HybridMemoryPool,
+    ) -> Result<Option<Arc<dyn DenseRows>>>;
 
     /// Epsilon of the norms before single projections.
     fn input_norm_eps(&self) -> f32;
@@ -187,13 +200,25 @@ impl Opened {
     }
 }
 
-/// The back end of a name.
+/// The back end of a name, with a pool of its own.
 ///
 /// # Errors
 /// [`crate::InferenceError::UnsupportedOperation`] for a name that is not known; those of the back end.
-pub fn backend_by_name(name: &str, options: bitnet_cpu::CpuOptions) -> Result<Arc<dyn Backend>> {
+pub fn backend_by_name(name: &str, options: CpuOptions) -> Result<Arc<dyn Backend>> {
+    backend_in_pool(name, options, &HybridMemoryPool::with_config(MemoryPoolConfig::unbounded())?)
+}
+
+/// The back end of a name, with all that it holds in `pool`.
+///
+/// # Errors
+/// As [`backend_by_name`].
+pub fn backend_in_pool(
+    name: &str,
+    options: CpuOptions,
+    pool: &HybridMemoryPool,
+) -> Result<Arc<dyn Backend>> {
     match name {
-        "cpu" => Ok(Arc::new(bitnet_cpu::CpuBackend::new(options)?)),
+        "cpu" => Ok(Arc::new(bitnet_cpu::CpuBackend::in_pool(options, pool)?)),
         "reference" => Ok(Arc::new(bitnet_core::reference::ReferenceBackend)),
         other => Err(crate::InferenceError::UnsupportedOperation {
             what: format!("the back end {other:?}"),

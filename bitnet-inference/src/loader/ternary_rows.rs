@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use bitnet_core::backend::ActivationPrecision;
 use bitnet_core::dense::DenseRows;
+use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::ternary::{ScaleGranularity, TernaryMatrix};
 use bitnet_core::{Error, Result};
-use bitnet_quant::weights::{absmean, detect_ternary};
+use bitnet_quant::weights::{absmean_in, detect_ternary_in};
 
 use super::{Decoded, StoredLinear};
 
@@ -60,13 +61,14 @@ impl DenseRows for TernaryRows {
 }
 
 /// A linear layer stored as plain numbers: trits if it holds nothing else; trits by absmean if `latent` says that
-/// the numbers are the full-precision masters of ternary weights; an ordinary matrix otherwise.
+/// the numbers are the full-precision masters of ternary weights; an ordinary matrix otherwise. Trits are in `pool`.
 pub(crate) fn from_dense(
     dense: Arc<dyn DenseRows>,
     latent: bool,
     precision: ActivationPrecision,
+    pool: &HybridMemoryPool,
 ) -> bitnet_quant::Result<Decoded> {
-    if let Some(matrix) = detect_ternary(&*dense)? {
+    if let Some(matrix) = detect_ternary_in(&*dense, Some(pool))? {
         let granularity = match matrix.granularity() {
             ScaleGranularity::Tensor => "one scale per tensor".to_owned(),
             ScaleGranularity::Row => "one scale per row".to_owned(),
@@ -82,7 +84,7 @@ pub(crate) fn from_dense(
         });
     }
     if latent {
-        let matrix = absmean(&*dense)?;
+        let matrix = absmean_in(&*dense, Some(pool))?;
         let assumption = format!(
             "linear layers stored as {} were quantised at load (absmean)",
             dense.type_name()

@@ -20,8 +20,10 @@ use bitnet_core::backend::{
 use bitnet_core::dense::DenseRows;
 use bitnet_core::head::HeadTop;
 use bitnet_core::kv::{KvLayer, KvSpan, KvType};
-use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::memory::tensor::BitNetTensor;
+use bitnet_core::memory::{HybridMemoryPool, Purpose, Shared};
+
+use smallvec::SmallVec;
 
 use super::top::TopHead;
 use super::{HeadMode, ModelConfig};
@@ -53,7 +55,7 @@ pub struct Projection {
     /// The weight, `[out_features, in_features]`.
     pub weight: Linear,
     /// The input norm's weight, `[in_features]`, and its epsilon.
-    pub input_norm: Option<(Vec<f32>, f32)>,
+    pub input_norm: Option<(Shared<f32>, f32)>,
 }
 
 /// Attention of one layer.
@@ -62,9 +64,9 @@ pub struct Attention {
     /// Query, key and value projections.
     pub qkv: [Projection; 3],
     /// Norm of each query head and each key head, `[head_dim]` (Qwen3).
-    pub head_norms: Option<[Vec<f32>; 2]>,
+    pub head_norms: Option<[Shared<f32>; 2]>,
     /// Norm before the output projection, `[heads * head_dim]` (BitNet).
-    pub sub_norm: Option<Vec<f32>>,
+    pub sub_norm: Option<Shared<f32>>,
     /// Output projection.
     pub output: Projection,
 }
@@ -75,7 +77,7 @@ pub struct FeedForward {
     /// Gate and up projections.
     pub gate_up: [Projection; 2],
     /// Norm before the down projection, `[intermediate]` (BitNet).
-    pub sub_norm: Option<Vec<f32>>,
+    pub sub_norm: Option<Shared<f32>>,
     /// Down projection.
     pub down: Projection,
 }
@@ -84,11 +86,11 @@ pub struct FeedForward {
 #[derive(Debug)]
 pub struct Layer {
     /// Norm before attention, `[hidden]`.
-    pub attention_norm: Vec<f32>,
+    pub attention_norm: Shared<f32>,
     /// Attention.
     pub attention: Attention,
     /// Norm before the feed-forward part, `[hidden]`.
-    pub feed_forward_norm: Vec<f32>,
+    pub feed_forward_norm: Shared<f32>,
     /// Feed-forward part.
     pub feed_forward: FeedForward,
 }
@@ -112,13 +114,16 @@ pub struct Decoder {
     /// The layers.
     pub layers: Vec<Layer>,
     /// Norm before the head, `[hidden]`.
-    pub output_norm: Vec<f32>,
+    pub output_norm: Shared<f32>,
     /// The head.
     pub head: Head,
     pub(crate) top: TopHead,
     pub(crate) backend: Arc<dyn Backend>,
     pub(crate) pool: HybridMemoryPool,
 }
+
+/// A few items for each sequence or token, on the stack where there is one of them.
+type Few<T> = SmallVec<[T; 1]>;
 
 /// Tokens of one sequence that are to be run, and the cache of what came before them.
 #[derive(Debug)]
@@ -142,7 +147,7 @@ impl Decoder {
         &*self.backend
     }
 
-    /// The pool that activations and caches live in.
+    /// The pool that activations live in; caches are accounted under [`Purpose::KvCache`] in it.
     pub fn pool(&self) -> &HybridMemoryPool {
         &self.pool
     }
@@ -153,15 +158,16 @@ impl Decoder {
     /// If the memory can't be had.
     pub fn new_cache(&self, capacity: usize, kind: KvType) -> Result<KvCache> {
         let c = &self.config;
-        KvCache::new(kind, self.layers.len(), capacity, c.kv_heads, c.head_dim, &self.pool)
+        let pool = self.pool.for_purpose(Purpose::KvCache);
+        KvCache::new(kind, self.layers.len(), capacity, c.kv_heads, c.head_dim, &pool)
     }
 
     /// The rotation table for `positions` positions.
     ///
     /// # Errors
-    /// None beyond memory.
+    /// If the memory can't be had.
     pub fn rope_table(&self, positions: usize) -> Result<RopeTable> {
-        Ok(RopeTable::new(&self.config.inverse_frequencies(), positions))
+        Ok(RopeTable::in_pool(&self.config.inverse_frequencies(), positions, &self.pool)?)
     }
 
     /// Runs `tokens` after what `cache` holds: the hidden states `[tokens, hidden]` before the output norm.
@@ -189,7 +195,7 @@ impl Decoder {
         sequences: &mut [Sequence<'_>],
         rope: &RopeTable,
     ) -> Result<BitNetTensor> {
-        let (mut tokens, mut positions) = (Vec::new(), Vec::new());
+        let (mut tokens, mut positions) = (Few::new(), Few::new());
         for sequence in sequences.iter() {
             sequence.cache.ensure_room(sequence.tokens.len())?;
             let first = sequence.cache.len();
@@ -199,7 +205,7 @@ impl Decoder {
         let mut h = self.tensor(tokens.len(), self.config.hidden)?;
         self.backend.embed(&*self.embedding, &tokens, &mut h)?;
         for (index, layer) in self.layers.iter().enumerate() {
-            let mut slots: Vec<_> = sequences
+            let mut slots: Few<_> = sequences
                 .iter_mut()
                 .map(|sequence| Slot {
                     first: sequence.cache.len(),
@@ -228,7 +234,7 @@ impl Decoder {
         rope: &RopeTable,
     ) -> Result<()> {
         let tokens = h.shape()[0];
-        let positions: Vec<_> = (first..first + tokens).collect();
+        let positions: Few<_> = (first..first + tokens).collect();
         self.layer_over(layer, h, &mut [Slot { cache, first, tokens }], &positions, rope)
     }
 
@@ -328,7 +334,7 @@ impl Decoder {
             let (k, v) = (k.narrow(0, rows.clone())?, v.narrow(0, rows)?);
             self.backend.store(&k, &v, slot.cache, slot.first)?;
         }
-        let spans: Vec<_> = slots
+        let spans: Few<_> = slots
             .iter()
             .map(|slot| KvSpan { cache: slot.cache, first: slot.first, tokens: slot.tokens })
             .collect();
@@ -395,7 +401,7 @@ impl Decoder {
         for p in projections {
             outputs.push(self.tensor(x.shape()[0], p.weight.rows())?);
         }
-        let mut together = Vec::with_capacity(N);
+        let mut together = SmallVec::<[_; 3]>::new();
         let mut shared = None;
         for (p, out) in projections.iter().zip(&mut outputs) {
             let normed = match &p.input_norm {
@@ -420,10 +426,12 @@ impl Decoder {
                 }
             }
         }
+        let (weights, mut outs): (SmallVec<[_; 3]>, SmallVec<[_; 3]>) =
+            together.into_iter().unzip();
         if let Some(precision) = shared {
-            let (weights, mut outs): (Vec<_>, Vec<_>) = together.into_iter().unzip();
             self.backend.bit_linear(x, precision, &weights, &mut outs)?;
         }
+        drop(outs);
         let count = outputs.len();
         outputs.try_into().map_err(|_| {
             bitnet_core::Error::OutOfRange { op: "project", index: count, len: N }.into()

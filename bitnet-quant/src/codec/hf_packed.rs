@@ -11,6 +11,7 @@
 
 use super::{scales, shape};
 use crate::{Error, Result};
+use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::ternary::{ScaleGranularity, TernaryBuilder, TernaryMatrix};
 
 /// The format's name.
@@ -33,12 +34,26 @@ pub fn size(rows: usize, cols: usize) -> Result<usize> {
 /// Those of [`size`], [`Error::Length`] if `bytes` is not exactly that long, [`Error::NotTernary`] for code 3,
 /// [`Error::BadScale`] for a scale that is NaN or infinite.
 pub fn decode(bytes: &[u8], rows: usize, cols: usize, scale: f32) -> Result<TernaryMatrix> {
+    decode_in(bytes, rows, cols, scale, None)
+}
+
+/// As [`decode`], with the weights in `pool`, if there is one.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_in(
+    bytes: &[u8],
+    rows: usize,
+    cols: usize,
+    scale: f32,
+    pool: Option<&HybridMemoryPool>,
+) -> Result<TernaryMatrix> {
     shape::exact_len(FORMAT, rows, cols, bytes.len(), size(rows, cols)?)?;
     if !scale.is_finite() {
         return Err(Error::BadScale { format: FORMAT, row: 0, block: 0, value: scale });
     }
     let packed_rows = rows.div_ceil(4);
-    let mut builder = TernaryBuilder::new(rows, cols)?;
+    let mut builder = TernaryBuilder::in_pool(rows, cols, pool)?;
     let mut codes = vec![0u8; cols];
     for row in 0..rows {
         let packed = &bytes[row % packed_rows * cols..][..cols];

@@ -17,6 +17,7 @@
 
 use super::{planes, scales, shape};
 use crate::{Error, Result};
+use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::ternary::{CODES_PER_WORD, ScaleGranularity, TernaryBuilder, TernaryMatrix};
 use std::str::FromStr;
 
@@ -90,6 +91,20 @@ pub fn size(rows: usize, cols: usize, layout: I2sLayout) -> Result<usize> {
 /// Those of [`size`], [`Error::Length`] if `bytes` is not exactly that long, [`Error::BadScale`] for a scale that is
 /// NaN or infinite.
 pub fn decode(bytes: &[u8], rows: usize, cols: usize, layout: I2sLayout) -> Result<TernaryMatrix> {
+    decode_in(bytes, rows, cols, layout, None)
+}
+
+/// As [`decode`], with the weights in `pool`, if there is one.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_in(
+    bytes: &[u8],
+    rows: usize,
+    cols: usize,
+    layout: I2sLayout,
+    pool: Option<&HybridMemoryPool>,
+) -> Result<TernaryMatrix> {
     let size = size(rows, cols, layout)?;
     shape::exact_len(FORMAT, rows, cols, bytes.len(), size)?;
     let (codes, tail) = bytes.split_at(size - TAIL);
@@ -97,7 +112,7 @@ pub fn decode(bytes: &[u8], rows: usize, cols: usize, layout: I2sLayout) -> Resu
     if !scale.is_finite() {
         return Err(Error::BadScale { format: FORMAT, row: 0, block: 0, value: scale });
     }
-    let mut builder = TernaryBuilder::new(rows, cols)?;
+    let mut builder = TernaryBuilder::in_pool(rows, cols, pool)?;
     let width = cols.div_ceil(CODES_PER_WORD);
     match layout.block_bytes() {
         Some(block) => {

@@ -11,6 +11,7 @@
 
 use super::{scales, shape};
 use crate::{Error, Result};
+use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::ternary::{CODES_PER_WORD, TernaryBuilder, TernaryMatrix};
 
 /// The format's name.
@@ -39,9 +40,23 @@ pub fn size(rows: usize, cols: usize, block: usize) -> Result<usize> {
 /// Those of [`size`], [`Error::Length`] if `bytes` is not exactly that long, [`Error::NotTernary`] for code 3,
 /// [`Error::BadScale`] for a scale that is NaN or infinite.
 pub fn decode(bytes: &[u8], rows: usize, cols: usize, block: usize) -> Result<TernaryMatrix> {
+    decode_in(bytes, rows, cols, block, None)
+}
+
+/// As [`decode`], with the weights in `pool`, if there is one.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_in(
+    bytes: &[u8],
+    rows: usize,
+    cols: usize,
+    block: usize,
+    pool: Option<&HybridMemoryPool>,
+) -> Result<TernaryMatrix> {
     shape::exact_len(FORMAT, rows, cols, bytes.len(), size(rows, cols, block)?)?;
     let block_bytes = block_bytes(block)?;
-    let mut builder = TernaryBuilder::new(rows, cols)?;
+    let mut builder = TernaryBuilder::in_pool(rows, cols, pool)?;
     let mut scales = scales::BlockScales::new(FORMAT, cols, block);
     let mut words = vec![0u32; cols / CODES_PER_WORD];
     for packed in bytes.chunks_exact(cols / block * block_bytes) {

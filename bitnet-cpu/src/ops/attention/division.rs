@@ -1,5 +1,6 @@
 //! The division of an attention into jobs: some tokens of one sequence and the query heads that share a key head.
 
+use crate::threads::{Pieces, Rows};
 use bitnet_core::Result;
 use bitnet_core::backend::AttentionShape;
 use bitnet_core::kv::{KvLayer, KvSpan};
@@ -64,7 +65,7 @@ impl Queries<'_> {
 #[derive(Debug)]
 pub(super) struct Job<'a> {
     pub(super) queries: Queries<'a>,
-    pub(super) out: Vec<&'a mut [f32]>,
+    pub(super) out: Rows<'a>,
 }
 
 /// All jobs, those that see most first.
@@ -76,11 +77,11 @@ pub(super) fn jobs<'a>(
     spans: &[KvSpan<'a>],
     shape: AttentionShape,
     out: &'a mut [f32],
-) -> Result<Vec<Job<'a>>> {
+) -> Result<Pieces<Job<'a>>> {
     let sharing = shape.heads / shape.kv_heads;
     let width = shape.heads * shape.head_dim;
     let together = (ROWS / sharing).max(1);
-    let mut jobs = Vec::new();
+    let mut jobs = Pieces::new();
     let mut places = out.chunks_exact_mut(sharing * shape.head_dim);
     let mut done = 0;
     for span in spans {
@@ -100,7 +101,7 @@ pub(super) fn jobs<'a>(
                     q: &q[(done + start) * width..],
                     shape,
                 },
-                out: Vec::with_capacity(tokens),
+                out: Rows::with_capacity(tokens),
             }));
             for place in places.by_ref().take(tokens * shape.kv_heads).enumerate() {
                 jobs[base + place.0 % shape.kv_heads].out.push(place.1);

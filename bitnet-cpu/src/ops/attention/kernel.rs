@@ -5,13 +5,14 @@
 //!
 //! A partial result of `n` queries is `[n, width]` weighted values, `[n]` largest scores, `[n]` sums of weights.
 
-use std::cell::RefCell;
-
 use super::division::{Job, Queries};
 use crate::isa::{Isa, LANES};
 use crate::ops::dot::{F16, F32, Int8, Plain, Stored, fold};
 use crate::ops::exp::exp;
+use bitnet_core::Result;
 use bitnet_core::kv::{KV_TILE, KvType};
+use bitnet_core::memory::{HybridMemoryPool, PoolBuffer};
+use smallvec::SmallVec;
 
 /// Queries that share a pass at most; twelve sums of eight lanes leave registers for what is multiplied.
 const GROUP: usize = 6;
@@ -29,46 +30,60 @@ struct Group {
     seen: usize,
 }
 
-/// What a thread keeps between calls.
-#[derive(Debug, Default)]
-pub(super) struct Scratch {
+/// The groups of a tile; those of one token as a rule.
+type Groups = SmallVec<[Group; 8]>;
+
+/// Memory for the queries of one job at a time.
+pub(super) struct Room {
+    floats: PoolBuffer<f32>,
+    groups: Groups,
+}
+
+impl Room {
+    /// For whichever of these queries need most.
+    pub(super) fn of<'a>(
+        jobs: impl Iterator<Item = &'a Queries<'a>>,
+        pool: &HybridMemoryPool,
+    ) -> Result<Self> {
+        let most = jobs.map(|queries| lens(queries).iter().sum()).max().unwrap_or(0);
+        Ok(Self { floats: PoolBuffer::scratch(most, pool)?, groups: Groups::new() })
+    }
+
+    /// Divided for some queries: the side notes, the sum of the tiles so far, and the result of one tile. What was written
+    /// for the same queries before is still there.
+    pub(super) fn for_queries(
+        &mut self,
+        queries: &Queries<'_>,
+    ) -> (Scratch<'_>, &mut [f32], &mut [f32]) {
+        let [q, scores, block, state, partial] = lens(queries);
+        let (q, rest) = self.floats.split_at_mut(q);
+        let (scores, rest) = rest.split_at_mut(scores);
+        let (block, rest) = rest.split_at_mut(block);
+        let (state, rest) = rest.split_at_mut(state);
+        let scratch = Scratch { q, scores, block, groups: &mut self.groups };
+        (scratch, state, &mut rest[..partial])
+    }
+}
+
+/// Lengths of the parts of a [`Room`], in their order.
+fn lens(queries: &Queries<'_>) -> [usize; 5] {
+    let (rows, dim, width) = (queries.rows(), queries.shape.head_dim, queries.cache.width());
+    let partial = partial_len(queries);
+    let exact = [rows * dim, rows * STRIDE, width * KV_TILE];
+    let [q, scores, block] = exact.map(|len| len.next_multiple_of(LANES));
+    [q, scores, block, partial, partial]
+}
+
+/// What the kernel notes on the side of some queries.
+pub(super) struct Scratch<'a> {
     /// Queries, in groups that share a pass; a group is `[head_dim, queries]`.
-    q: Vec<f32>,
+    q: &'a mut [f32],
     /// Scores, then weights: `[queries, STRIDE]`.
-    scores: Vec<f32>,
+    scores: &'a mut [f32],
     /// A block of keys, or the values of a tile, as f32.
-    block: Vec<f32>,
+    block: &'a mut [f32],
     /// The groups of queries, for the tile at hand.
-    groups: Vec<Group>,
-    /// The sum of the tiles so far.
-    state: Vec<f32>,
-    /// The result of one tile.
-    partial: Vec<f32>,
-}
-
-thread_local! {
-    static SCRATCH: RefCell<Scratch> = RefCell::default();
-    static PARTIALS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
-}
-
-/// This thread's scratch. A loan and not a closure: a closure would not be compiled for the instruction set.
-pub(super) fn take_scratch() -> Scratch {
-    SCRATCH.take()
-}
-
-/// Keeps the scratch for the next call.
-pub(super) fn keep_scratch(scratch: Scratch) {
-    SCRATCH.set(scratch);
-}
-
-/// The caller's buffer for partial results; what is in it is not said.
-pub(super) fn take_partials() -> Vec<f32> {
-    PARTIALS.take()
-}
-
-/// Keeps the buffer for the next call.
-pub(super) fn keep_partials(partials: Vec<f32>) {
-    PARTIALS.set(partials);
+    groups: &'a mut Groups,
 }
 
 /// Length of a partial result.
@@ -77,9 +92,8 @@ pub(super) fn partial_len(queries: &Queries<'_>) -> usize {
 }
 
 /// A partial result that has seen nothing.
-pub(super) fn reset(state: &mut Vec<f32>, queries: &Queries<'_>) {
-    state.clear();
-    state.resize(partial_len(queries), 0.0);
+pub(super) fn reset(state: &mut [f32], queries: &Queries<'_>) {
+    state.fill(0.0);
     let rows = queries.rows();
     let from = rows * queries.cache.width();
     state[from..from + rows].fill(f32::NEG_INFINITY);
@@ -149,23 +163,11 @@ fn group(rest: usize) -> usize {
     }
 }
 
-impl Scratch {
-    /// Lends the buffers of the sum so far and of one tile.
-    pub(super) fn take_sums(&mut self) -> (Vec<f32>, Vec<f32>) {
-        (std::mem::take(&mut self.state), std::mem::take(&mut self.partial))
-    }
-
-    /// Takes the buffers back.
-    pub(super) fn keep_sums(&mut self, state: Vec<f32>, partial: Vec<f32>) {
-        (self.state, self.partial) = (state, partial);
-    }
-
+impl Scratch<'_> {
     /// Takes the queries of a job, in groups.
     #[inline(always)]
     pub(super) fn load(&mut self, queries: &Queries<'_>) {
         let (rows, dim) = (queries.rows(), queries.shape.head_dim);
-        self.q.resize(rows * dim, 0.0);
-        self.scores.resize(rows * STRIDE, 0.0);
         let mut row = 0;
         while row < rows {
             let size = group(rows - row);
@@ -186,7 +188,7 @@ pub(super) fn tile<I: Isa>(
     isa: I,
     queries: &Queries<'_>,
     tile: usize,
-    scratch: &mut Scratch,
+    scratch: &mut Scratch<'_>,
     partial: &mut [f32],
 ) {
     let numbers = KV_TILE * queries.cache.width();
@@ -225,7 +227,7 @@ impl<S: Stored> Tile<'_, S> {
         self.queries.visible(row).saturating_sub(self.start).min(KV_TILE)
     }
 
-    fn divide(&self, groups: &mut Vec<Group>) {
+    fn divide(&self, groups: &mut Groups) {
         let rows = self.queries.rows();
         groups.clear();
         let mut row = 0;
@@ -237,13 +239,12 @@ impl<S: Stored> Tile<'_, S> {
     }
 
     #[inline(always)]
-    fn run<I: Isa>(&self, isa: I, scratch: &mut Scratch, partial: &mut [f32]) {
+    fn run<I: Isa>(&self, isa: I, scratch: &mut Scratch<'_>, partial: &mut [f32]) {
         let Scratch { q, scores, block, groups, .. } = scratch;
         self.divide(groups);
         let (rows, width) = (self.queries.rows(), self.queries.cache.width());
         let seen = self.seen(rows - 1);
         let convert = rows > GROUP;
-        block.resize(width * KV_TILE, 0.0);
         let blocks = seen.div_ceil(LANES);
         for (index, k) in self.k.chunks_exact(width * LANES).take(blocks).enumerate() {
             if convert {

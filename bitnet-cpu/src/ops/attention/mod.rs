@@ -12,14 +12,18 @@
 mod division;
 mod kernel;
 
+use std::ops::Range;
+
 use super::Machine;
 use crate::isa::{Isa, Op};
+use crate::threads::{Pieces, Ranges};
 use bitnet_core::backend::AttentionShape;
 use bitnet_core::kv::{KV_TILE, KvSpan};
 use bitnet_core::memory::tensor::BitNetTensor;
+use bitnet_core::memory::{HybridMemoryPool, PoolBuffer};
 use bitnet_core::{Result, operands};
 use division::{Job, Queries, jobs};
-use kernel::{add_tile, finish, keep_scratch, partial_len, reset, take_scratch};
+use kernel::{Room, add_tile, finish, partial_len, reset};
 
 /// Pieces of work for each thread, so that one that is put aside does not hold up the others.
 const PIECES: usize = 4;
@@ -35,138 +39,146 @@ pub(crate) fn attention(
     if operands::attention(q, spans, shape, out)? == 0 {
         return Ok(());
     }
-    let jobs = jobs(q.f32()?, spans, shape, out.f32_mut()?)?;
+    let mut jobs = jobs(q.f32()?, spans, shape, out.f32_mut()?)?;
     let tiles: usize = jobs.iter().map(|job| job.queries.tiles()).sum();
     let work: usize = jobs.iter().map(|job| job.queries.work()).sum();
     let threads = machine.threads.count();
     if jobs.len() < threads * PIECES && tiles > jobs.len() && threads > 1 {
         let ranges = machine.threads.ranges(tiles, work / tiles);
         if ranges.len() > 1 {
-            return in_parts(jobs, &ranges, tiles, machine);
+            return in_parts(&mut jobs, ranges, tiles, machine);
         }
     }
     let ranges = machine.threads.ranges(jobs.len(), work / jobs.len());
-    let mut jobs = jobs.into_iter();
-    let pieces = ranges.iter().map(|range| Whole(jobs.by_ref().take(range.len()).collect()));
-    machine.threads.each(pieces.collect(), |piece| {
-        machine.isa.run(piece);
-        Ok(())
-    })
+    machine
+        .threads
+        .each(cut(&mut jobs, ranges), |jobs| machine.isa.run(Whole { jobs, pool: machine.pool }))
 }
+
+/// Items, cut into as many pieces as there are ranges; they follow one another.
+fn cut<T>(items: &mut [T], ranges: Ranges) -> Pieces<&mut [T]> {
+    let mut rest = items;
+    let piece = |range: Range<usize>| {
+        let (piece, tail) = std::mem::take(&mut rest).split_at_mut(range.len());
+        rest = tail;
+        piece
+    };
+    ranges.map(piece).collect()
+}
+
+/// A tile of a job, with the place of its result.
+type Unit<'a> = (Queries<'a>, usize, &'a mut [f32]);
 
 /// Jobs fewer than threads: their tiles are divided among the threads, and added up afterwards.
 fn in_parts(
-    jobs: Vec<Job<'_>>,
-    ranges: &[std::ops::Range<usize>],
+    jobs: &mut [Job<'_>],
+    ranges: Ranges,
     tiles: usize,
     machine: Machine<'_>,
 ) -> Result<()> {
-    let mut partials = kernel::take_partials();
+    let pool = machine.pool;
     let len = |job: &Job<'_>| job.queries.tiles() * partial_len(&job.queries);
-    partials.resize(jobs.iter().map(len).sum(), 0.0);
-    let mut units = Vec::with_capacity(tiles);
-    let mut rest = &mut partials[..];
-    for job in &jobs {
+    let mut partials = PoolBuffer::scratch(jobs.iter().map(len).sum(), pool)?;
+    let mut units: Vec<Unit<'_>> = Vec::with_capacity(tiles);
+    let mut rest: &mut [f32] = &mut partials;
+    for job in &*jobs {
         for tile in 0..job.queries.tiles() {
             let (partial, tail) = rest.split_at_mut(partial_len(&job.queries));
             rest = tail;
             units.push((job.queries, tile, partial));
         }
     }
-    let mut units = units.into_iter();
-    let pieces = ranges.iter().map(|range| Tiles(units.by_ref().take(range.len()).collect()));
-    machine.threads.each(pieces.collect(), |piece| {
-        machine.isa.run(piece);
-        Ok(())
-    })?;
-    let mut rest = &partials[..];
-    let mut sums = Vec::with_capacity(jobs.len());
+    machine
+        .threads
+        .each(cut(&mut units, ranges), |units| machine.isa.run(Tiles { units, pool }))?;
+    let mut rest: &[f32] = &partials;
+    let mut sums = Pieces::new();
     for job in jobs {
-        let (own, tail) = rest.split_at(len(&job));
+        let (own, tail) = rest.split_at(len(job));
         rest = tail;
         sums.push(Sum { job, partials: own });
     }
     let ranges = machine.threads.ranges(sums.len(), partials.len() / sums.len().max(1));
-    let mut sums = sums.into_iter();
-    let pieces = ranges.iter().map(|range| Sums(sums.by_ref().take(range.len()).collect()));
-    machine.threads.each(pieces.collect(), |piece| {
-        machine.isa.run(piece);
-        Ok(())
-    })?;
-    kernel::keep_partials(partials);
-    Ok(())
+    machine.threads.each(cut(&mut sums, ranges), |sums| machine.isa.run(Sums { sums, pool }))
 }
 
 /// Jobs that one thread does from beginning to end.
-struct Whole<'a>(Vec<Job<'a>>);
+struct Whole<'a, 'b> {
+    jobs: &'b mut [Job<'a>],
+    pool: &'b HybridMemoryPool,
+}
 
-impl Op for Whole<'_> {
-    type Output = ();
+impl Op for Whole<'_, '_> {
+    type Output = Result<()>;
 
     #[inline(always)]
-    fn eval<I: Isa>(self, isa: I) {
-        let mut scratch = take_scratch();
-        let (mut state, mut partial) = scratch.take_sums();
-        for mut job in self.0 {
+    fn eval<I: Isa>(self, isa: I) -> Result<()> {
+        let mut room = Room::of(self.jobs.iter().map(|job| &job.queries), self.pool)?;
+        for job in self.jobs {
+            let (mut scratch, state, partial) = room.for_queries(&job.queries);
             scratch.load(&job.queries);
-            reset(&mut state, &job.queries);
-            partial.resize(partial_len(&job.queries), 0.0);
+            reset(state, &job.queries);
             for tile in 0..job.queries.tiles() {
-                kernel::tile(isa, &job.queries, tile, &mut scratch, &mut partial);
-                add_tile(&mut state, &partial, &job.queries);
+                kernel::tile(isa, &job.queries, tile, &mut scratch, partial);
+                add_tile(state, partial, &job.queries);
             }
-            finish(&state, &mut job);
+            finish(state, job);
         }
-        scratch.keep_sums(state, partial);
-        keep_scratch(scratch);
+        Ok(())
     }
 }
 
 /// Tiles, each with the place of its result.
-struct Tiles<'a>(Vec<(Queries<'a>, usize, &'a mut [f32])>);
+struct Tiles<'a, 'b> {
+    units: &'b mut [Unit<'a>],
+    pool: &'b HybridMemoryPool,
+}
 
-impl Op for Tiles<'_> {
-    type Output = ();
+impl Op for Tiles<'_, '_> {
+    type Output = Result<()>;
 
     #[inline(always)]
-    fn eval<I: Isa>(self, isa: I) {
-        let mut scratch = take_scratch();
-        for (index, (queries, tile, partial)) in self.0.into_iter().enumerate() {
+    fn eval<I: Isa>(self, isa: I) -> Result<()> {
+        let mut room = Room::of(self.units.iter().map(|(queries, ..)| queries), self.pool)?;
+        for (index, (queries, tile, partial)) in self.units.iter_mut().enumerate() {
+            let (mut scratch, ..) = room.for_queries(queries);
             // The tiles of one job follow one another.
-            if index == 0 || tile == 0 {
-                scratch.load(&queries);
+            if index == 0 || *tile == 0 {
+                scratch.load(queries);
             }
-            kernel::tile(isa, &queries, tile, &mut scratch, partial);
+            kernel::tile(isa, queries, *tile, &mut scratch, partial);
         }
-        keep_scratch(scratch);
+        Ok(())
     }
 }
 
 /// A job with the results of all its tiles.
-struct Sum<'a> {
-    job: Job<'a>,
-    partials: &'a [f32],
+struct Sum<'a, 'b> {
+    job: &'b mut Job<'a>,
+    partials: &'b [f32],
 }
 
-struct Sums<'a>(Vec<Sum<'a>>);
+struct Sums<'a, 'b, 'c> {
+    sums: &'c mut [Sum<'a, 'b>],
+    pool: &'c HybridMemoryPool,
+}
 
-impl Op for Sums<'_> {
-    type Output = ();
+impl Op for Sums<'_, '_, '_> {
+    type Output = Result<()>;
 
     #[inline(always)]
-    fn eval<I: Isa>(self, _: I) {
-        let mut scratch = take_scratch();
-        let (mut state, partial) = scratch.take_sums();
-        for mut sum in self.0 {
-            let queries = sum.job.queries;
-            reset(&mut state, &queries);
-            for partial in sum.partials.chunks_exact(partial_len(&queries)) {
-                add_tile(&mut state, partial, &queries);
+    fn eval<I: Isa>(self, _: I) -> Result<()> {
+        let most = self.sums.iter().map(|sum| partial_len(&sum.job.queries)).max().unwrap_or(0);
+        let mut room = PoolBuffer::scratch(most, self.pool)?;
+        for Sum { job, partials } in self.sums {
+            let state = &mut room[..partial_len(&job.queries)];
+            reset(state, &job.queries);
+            for partial in partials.chunks_exact(state.len()) {
+                add_tile(state, partial, &job.queries);
             }
-            finish(&state, &mut sum.job);
+            finish(state, job);
         }
-        scratch.keep_sums(state, partial);
-        keep_scratch(scratch);
+        Ok(())
     }
 }
 

@@ -7,28 +7,28 @@ use crate::activations::Quantized;
 use crate::isa::{COLUMN_RUN, ColumnPair, ColumnRun, Isa, Op, PlaneSums};
 use crate::ops::Machine;
 use bitnet_core::Result;
+use bitnet_core::memory::{HybridMemoryPool, PoolBuffer};
 use bitnet_core::ternary::{ROW_BLOCK, TernaryMatrix};
 
 use super::row_blocks;
 
-/// A column and its activation.
-pub(super) type Column = (u32, i8);
+/// A column and its activation, from -128 to 127.
+pub(super) type Column = [i32; 2];
 
-/// The columns that a token does not leave at zero, in order. Fewer than 2³² columns.
-pub(super) fn occupied(x: &Quantized, cols: usize, columns: &mut Vec<Column>) {
-    columns.clear();
-    columns.resize(cols.next_multiple_of(ROW_BLOCK), (0, 0));
+/// The columns that a token does not leave at zero, in order, in `columns`, which has a place for each column with those that
+/// fill its last block up. Fewer than 2³¹ columns.
+pub(super) fn occupied<'a>(x: &Quantized, columns: &'a mut [Column]) -> &'a [Column] {
     let mut len = 0;
     for (k, block) in x.tile(&(0..1)).iter().enumerate() {
         for b in 0..ROW_BLOCK / 4 {
             for (i, plane) in block.0.iter().enumerate() {
                 // Written always and kept if it is not zero: without a branch, which no one could foresee.
-                columns[len] = ((ROW_BLOCK * k + 4 * b + i) as u32, plane[b]);
+                columns[len] = [(ROW_BLOCK * k + 4 * b + i) as i32, i32::from(plane[b])];
                 len += usize::from(plane[b] != 0);
             }
         }
     }
-    columns.truncate(len);
+    &columns[..len]
 }
 
 /// Columns that are read side by side.
@@ -39,22 +39,25 @@ struct AddColumns<'a> {
     turned: &'a TernaryMatrix,
     columns: &'a [Column],
     sums: &'a mut [PlaneSums],
+    pool: &'a HybridMemoryPool,
 }
 
 impl Op for AddColumns<'_> {
-    type Output = ();
+    type Output = Result<()>;
 
     #[inline(always)]
-    fn eval<I: Isa>(self, isa: I) {
-        let Self { turned, columns, sums } = self;
-        let mut runs = vec![ColumnRun::ZERO; sums.len()];
+    fn eval<I: Isa>(self, isa: I) -> Result<()> {
+        let Self { turned, columns, sums, pool } = self;
+        let mut runs = PoolBuffer::scratch(sums.len(), pool)?;
+        runs.fill(ColumnRun::ZERO);
+        sums.fill([[0; 32]; 4]);
         for (index, now) in columns.chunks(FOUR).enumerate() {
             let pairs = [pair(turned, now), pair(turned, now.get(2..).unwrap_or_default())];
             // The four after the next are asked for while these are added: a line of each for every two blocks.
             let next = &columns[((index + 2) * FOUR).min(columns.len())..];
             let mut ahead = [pairs[0].codes[0].as_ptr(); FOUR];
             for (ahead, column) in ahead.iter_mut().zip(next) {
-                *ahead = row_blocks(turned, column.0 as usize).as_ptr();
+                *ahead = row_blocks(turned, column[0] as usize).as_ptr();
             }
             for (block, run) in runs.iter_mut().enumerate() {
                 if block % 2 == 0 {
@@ -73,6 +76,7 @@ impl Op for AddColumns<'_> {
         for (run, sums) in runs.iter_mut().zip(sums) {
             isa.widen_columns(run, sums);
         }
+        Ok(())
     }
 }
 
@@ -80,9 +84,9 @@ impl Op for AddColumns<'_> {
 #[inline(always)]
 fn pair<'a>(turned: &'a TernaryMatrix, columns: &[Column]) -> ColumnPair<'a> {
     let first = columns.first().copied().unwrap_or_default();
-    let second = columns.get(1).copied().unwrap_or((first.0, 0));
-    let codes = [first, second].map(|column| row_blocks(turned, column.0 as usize));
-    ColumnPair { codes, x: [first.1, second.1] }
+    let second = columns.get(1).copied().unwrap_or([first[0], 0]);
+    let codes = [first, second].map(|column| row_blocks(turned, column[0] as usize));
+    ColumnPair { codes, x: [first[1] as i8, second[1] as i8] }
 }
 
 /// `Σ trit·q` of one token for every output into `dots` (`[rows]`), from the transposed matrix and the columns that
@@ -95,13 +99,16 @@ pub(super) fn column_dots(
 ) -> Result<()> {
     let blocks = turned.padded_cols() / ROW_BLOCK;
     let ranges = machine.threads.shares(columns.len(), turned.cols() / 8);
-    let mut sums = vec![[[0i32; 32]; 4]; blocks * ranges.len().max(1)];
-    let pieces = ranges.into_iter().zip(sums.chunks_exact_mut(blocks.max(1)));
-    machine.threads.each(pieces.collect(), |(range, sums)| {
-        machine.isa.run(AddColumns { turned, columns: &columns[range], sums });
-        Ok(())
+    let pool = machine.pool;
+    let mut sums: PoolBuffer<PlaneSums> = PoolBuffer::scratch(blocks * ranges.len().max(1), pool)?;
+    if ranges.len() == 0 {
+        sums.fill([[0; 32]; 4]);
+    }
+    let pieces = ranges.zip(sums.chunks_exact_mut(blocks.max(1)));
+    machine.threads.each(pieces, |(range, sums)| {
+        machine.isa.run(AddColumns { turned, columns: &columns[range], sums, pool })
     })?;
-    let total = columns.iter().fold(0i32, |sum, column| sum.wrapping_add(i32::from(column.1)));
+    let total = columns.iter().fold(0i32, |sum, column| sum.wrapping_add(column[1]));
     let (all, others) = sums.split_at_mut(blocks);
     for sums in others.chunks_exact(blocks.max(1)) {
         let pairs = all.as_flattened_mut().as_flattened_mut().iter_mut();

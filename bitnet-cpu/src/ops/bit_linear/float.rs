@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use super::{Part, row_scales};
+use super::{Part, Share, row_scales};
 use crate::activations::{FLOAT_BLOCK, FloatBlock, TILE, float_width, tiles};
 use crate::isa::{HalfCodeBlock, Isa, Op};
 use crate::ops::dot::fold;
@@ -64,7 +64,7 @@ fn row_sums<I: Isa, const T: usize>(
 pub(super) struct Float<'a> {
     pub(super) x: &'a [FloatBlock],
     pub(super) tokens: usize,
-    pub(super) parts: Vec<Part<'a>>,
+    pub(super) parts: Share<'a>,
 }
 
 impl Float<'_> {

@@ -12,7 +12,7 @@ use std::ops::Range;
 use super::eight::{Dots, eight_by_groups, in_tiles};
 use super::groups::{group_dots, group_halves};
 use super::rescale::{Give, rescale, rescale_eight};
-use super::{Part, groups, row_blocks, row_scales};
+use super::{Part, Share, groups, row_blocks, row_scales};
 use crate::activations::{Quantized, int8_tiles};
 use crate::isa::{ActivationBlock, CodeBlock, Isa, Op};
 use bitnet_core::ternary::TernaryMatrix;
@@ -301,7 +301,7 @@ fn all_dots<I: Isa>(
 pub(super) struct Int8<'a> {
     pub(super) x: &'a Quantized,
     pub(super) tokens: usize,
-    pub(super) parts: Vec<Part<'a>>,
+    pub(super) parts: Share<'a>,
 }
 
 impl Op for Int8<'_> {

@@ -17,12 +17,14 @@ use std::sync::atomic::Ordering;
 use super::Machine;
 use crate::activations::{Quantized, float_blocks};
 use crate::isa::CodeBlock;
-use crate::threads;
+use crate::threads::{self, Pieces, Rows};
 use bitnet_core::backend::{ActivationPrecision, BitLinearIntegers, TernaryWeight};
 use bitnet_core::memory::tensor::BitNetTensor;
+use bitnet_core::memory::{HybridMemoryPool, PoolBuffer};
 use bitnet_core::parts::Parts;
-use bitnet_core::ternary::{ScaleGranularity, TernaryMatrix};
+use bitnet_core::ternary::{ROW_BLOCK, ScaleGranularity, TernaryMatrix};
 use bitnet_core::{Error, Result, operands};
+use smallvec::SmallVec;
 
 /// The layout of the parts of a [`CpuWeight`]; it does not depend on the instruction set. Counted up whenever it changes.
 pub(crate) const PARTS_LAYOUT: &str = "cpu 1: rows, columns for sparse inputs";
@@ -41,10 +43,12 @@ impl CpuWeight {
     }
 
     /// For inputs that hold many zeros. Scales for groups along a row forbid to add whole columns.
-    pub(crate) fn for_sparse_input(matrix: TernaryMatrix) -> Result<Self> {
+    pub(crate) fn for_sparse_input(matrix: TernaryMatrix, pool: &HybridMemoryPool) -> Result<Self> {
         let turned = match matrix.granularity() {
             ScaleGranularity::Group(_) => None,
-            ScaleGranularity::Tensor | ScaleGranularity::Row => Some(matrix.transposed_trits()?),
+            ScaleGranularity::Tensor | ScaleGranularity::Row => {
+                Some(matrix.transposed_trits(Some(pool))?)
+            }
         };
         Ok(Self { matrix, turned })
     }
@@ -142,8 +146,11 @@ fn row_scales(weight: &TernaryMatrix, row: usize) -> &[f32] {
 struct Part<'a> {
     weight: &'a TernaryMatrix,
     rows: Range<usize>,
-    out: Vec<&'a mut [f32]>,
+    out: Rows<'a>,
 }
+
+/// The parts of a piece: as a rule those of at most three weights.
+type Share<'a> = SmallVec<[Part<'a>; 3]>;
 
 /// `out[i] = x · weights[i]ᵀ`. See [`bitnet_core::backend::Backend::bit_linear`].
 pub(crate) fn bit_linear(
@@ -158,7 +165,7 @@ pub(crate) fn bit_linear(
     let x = x.f32()?;
     match precision {
         ActivationPrecision::Int8 => {
-            let x = Quantized::new(x, tokens, cols, machine.isa, machine.threads)?;
+            let x = Quantized::new(x, tokens, cols, machine)?;
             if let ([weight], [out]) = (weights, &mut *out)
                 && sparse(&x, tokens, own(*weight)?, out.f32_mut()?, machine)?
             {
@@ -171,7 +178,7 @@ pub(crate) fn bit_linear(
             })
         }
         ActivationPrecision::Float => {
-            let x = float_blocks(x, tokens, cols);
+            let x = float_blocks(x, tokens, cols, machine.pool)?;
             let pieces = pieces(tokens, weights, out, machine)?;
             machine.threads.each(pieces, |parts| {
                 machine.isa.run(float::Float { x: &x, tokens, parts });
@@ -187,8 +194,8 @@ fn pieces<'a>(
     weights: &'a [&dyn TernaryWeight],
     out: &'a mut [&mut BitNetTensor],
     machine: Machine<'_>,
-) -> Result<Vec<Vec<Part<'a>>>> {
-    let mut pieces: Vec<Vec<Part<'_>>> = Vec::new();
+) -> Result<Pieces<Share<'a>>> {
+    let mut pieces: Pieces<Share<'_>> = Pieces::new();
     for (weight, out) in weights.iter().zip(out) {
         let weight = matrix(*weight)?;
         machine.traffic.ternary_bytes.fetch_add(weight.words().len() as u64 * 4, Ordering::Relaxed);
@@ -196,7 +203,7 @@ fn pieces<'a>(
         let ranges =
             machine.threads.ranges(weight.rows(), tokens.saturating_mul(weight.cols() / 8));
         let parts = threads::columns(out.f32_mut()?, weight.rows(), &ranges);
-        pieces.resize_with(pieces.len().max(ranges.len()), Vec::new);
+        pieces.resize_with(pieces.len().max(ranges.len()), SmallVec::new);
         for ((piece, rows), out) in pieces.iter_mut().zip(ranges).zip(parts) {
             piece.push(Part { weight, rows, out });
         }
@@ -217,13 +224,13 @@ fn sparse(
 ) -> Result<bool> {
     let (1, Some(turned)) = (tokens, &weight.turned) else { return Ok(false) };
     let cols = turned.rows();
-    let mut occupied = Vec::new();
-    columns::occupied(x, cols, &mut occupied);
+    let mut places = PoolBuffer::scratch(cols.next_multiple_of(ROW_BLOCK), machine.pool)?;
+    let occupied = columns::occupied(x, &mut places);
     if occupied.len() * 100 > cols * (100 - SPARSE_PERCENT) {
         return Ok(false);
     }
-    let mut dots = vec![0i32; weight.matrix.rows()];
-    columns::column_dots(turned, &occupied, &mut dots, machine)?;
+    let mut dots = PoolBuffer::scratch(weight.matrix.rows(), machine.pool)?;
+    columns::column_dots(turned, occupied, &mut dots, machine)?;
     rescale(&weight.matrix, 0, &dots, x.scales[0], out);
     let column_bytes = turned.words().len() * 4 / cols.max(1);
     let traffic = machine.traffic;
@@ -242,11 +249,11 @@ pub(crate) fn bit_linear_integers(
     let weight = matrix(weight)?;
     let (tokens, cols) = x.dims2("bit_linear", "x")?;
     operands::expect_shape("bit_linear", "x", x, tokens, weight.cols())?;
-    let quantized = Quantized::new(x.f32()?, tokens, cols, machine.isa, machine.threads)?;
+    let quantized = Quantized::new(x.f32()?, tokens, cols, machine)?;
     let dots = machine.isa.run(int8::Integers { x: &quantized, tokens, weight });
     Ok(BitLinearIntegers {
         activations: quantized.activations(tokens, cols),
-        activation_scales: quantized.scales.clone(),
+        activation_scales: quantized.scales.to_vec(),
         dots,
     })
 }

@@ -31,7 +31,8 @@ impl Planes {
         let mut parts = Parts::default();
         parts.put(SHAPE, bytes(shape.map(u64::to_ne_bytes)));
         parts.put(EXPONENTS, bytes(exponents));
-        parts.put(SCALES, bytes(self.scales.iter().map(|scale| scale.to_ne_bytes())));
+        // Numbers fit bytes at any address.
+        parts.put(SCALES, self.scales.cast().unwrap_or_else(|| Vec::new().into()));
         parts.put(WORST, bytes(self.worst.map(f64::to_ne_bytes)));
         parts.put(FIRST, self.first.clone());
         if let Some(second) = &self.second {
@@ -50,7 +51,11 @@ impl Planes {
         }
         let blocks = cols.div_ceil(NIBBLES);
         let exponents: Vec<i32> = numbers(parts, EXPONENTS, cols, i32::from_ne_bytes)?;
-        let scales: Vec<f32> = numbers(parts, SCALES, rows, f32::from_ne_bytes)?;
+        let stored = parts.get(SCALES)?;
+        let scales: Option<Shared<f32>> = stored.cast();
+        let scales = scales
+            .filter(|scales| scales.len() == rows)
+            .ok_or_else(|| bad(SCALES, format!("has {} bytes for {rows} rows", stored.len())))?;
         let worst: Vec<f64> = numbers(parts, WORST, 2, f64::from_ne_bytes)?;
         if exponents.iter().any(|e| !(-MOST_EXPONENT..=MOST_EXPONENT).contains(e)) {
             return Err(bad(EXPONENTS, "has one that is out of range".into()));

@@ -28,6 +28,7 @@ use crate::isa::MOST_ELEMENTS;
 use bitnet_core::dense::DenseRows;
 use bitnet_core::head::{Certainty, HeadStats, HeadTop, HeadWeight, TokenLogit, largest};
 use bitnet_core::memory::tensor::BitNetTensor;
+use bitnet_core::memory::{HybridMemoryPool, PoolBuffer};
 use bitnet_core::parts::Parts;
 use bitnet_core::{Error, Result, operands};
 use planes::Planes;
@@ -55,7 +56,7 @@ pub(crate) struct CpuHead {
     planes: Planes,
     certainty: Certainty,
     /// The approximate logits of the question being answered.
-    scratch: Mutex<Vec<f32>>,
+    scratch: Mutex<PoolBuffer<f32>>,
     /// Stored rows read since their pages were released.
     since_release: AtomicUsize,
 }
@@ -91,6 +92,7 @@ pub(crate) fn prepare_head(
     rows: Arc<dyn DenseRows>,
     certainty: Certainty,
     machine: Machine<'_>,
+    weights: &HybridMemoryPool,
 ) -> Result<Option<Box<dyn HeadWeight>>> {
     let (count, cols) = (rows.rows(), rows.cols());
     if count == 0 || cols == 0 || cols > MOST_ELEMENTS || u32::try_from(count).is_err() {
@@ -102,9 +104,9 @@ pub(crate) fn prepare_head(
     if bits < LEAST_BITS || (certainty == Certainty::Certain && !two) {
         return Ok(None);
     }
-    let Some(planes) = Planes::build(&*rows, two, machine)? else { return Ok(None) };
+    let Some(planes) = Planes::build(&*rows, two, machine, weights)? else { return Ok(None) };
     rows.release();
-    Ok(Some(CpuHead::over(rows, planes, certainty)))
+    CpuHead::over(rows, planes, certainty, machine.pool).map(Some)
 }
 
 /// See [`bitnet_core::backend::Backend::prepare_head_from_parts`].
@@ -112,16 +114,22 @@ pub(crate) fn head_from_parts(
     rows: Arc<dyn DenseRows>,
     certainty: Certainty,
     parts: &Parts,
+    machine: Machine<'_>,
 ) -> Result<Box<dyn HeadWeight>> {
     let planes = Planes::from_parts(rows.rows(), rows.cols(), parts)?;
-    Ok(CpuHead::over(rows, planes, certainty))
+    CpuHead::over(rows, planes, certainty, machine.pool)
 }
 
 impl CpuHead {
-    fn over(rows: Arc<dyn DenseRows>, planes: Planes, certainty: Certainty) -> Box<dyn HeadWeight> {
-        let scratch = Mutex::new(vec![0.0; rows.rows()]);
+    fn over(
+        rows: Arc<dyn DenseRows>,
+        planes: Planes,
+        certainty: Certainty,
+        pool: &HybridMemoryPool,
+    ) -> Result<Box<dyn HeadWeight>> {
+        let scratch = Mutex::new(PoolBuffer::scratch(rows.rows(), pool)?);
         let since_release = AtomicUsize::new(0);
-        Box::new(Self { rows, planes, certainty, scratch, since_release })
+        Ok(Box::new(Self { rows, planes, certainty, scratch, since_release }))
     }
 }
 
@@ -165,7 +173,8 @@ impl Search<'_> {
         let head = self.head;
         let rows = head.rows.rows();
         let seeds = count.saturating_add(SPARE);
-        let question = match Question::new(self.x, &head.planes, head.certainty) {
+        let question = Question::new(self.x, &head.planes, head.certainty, self.machine.pool)?;
+        let question = match question {
             Some(question) if seeds < rows => question,
             _ => {
                 self.read.full_scans = 1;

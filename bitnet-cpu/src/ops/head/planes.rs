@@ -20,9 +20,10 @@ use std::sync::Mutex;
 use super::super::Machine;
 use super::{lock, stored};
 use crate::isa::{Isa, NIBBLES, NibbleBlock, Op};
+use crate::threads::Pieces;
 use bitnet_core::Result;
 use bitnet_core::dense::DenseRows;
-use bitnet_core::memory::Shared;
+use bitnet_core::memory::{HybridMemoryPool, PoolBuffer, Shared};
 
 /// Steps of the finest grid in one scale.
 pub(super) const GRID: f64 = 65536.0;
@@ -48,33 +49,6 @@ const RELEASE: usize = 16 << 20;
 /// Largest exponent of a column, either way.
 pub(super) const MOST_EXPONENT: i32 = 40;
 
-/// Bytes that begin at a cache line.
-struct Lines {
-    bytes: Vec<u8>,
-    start: usize,
-    len: usize,
-}
-
-impl Lines {
-    const LINE: usize = 64;
-
-    fn zeroed(len: usize) -> Self {
-        let bytes = vec![0; len + Self::LINE];
-        let start = bytes.as_ptr().align_offset(Self::LINE).min(Self::LINE);
-        Self { bytes, start, len }
-    }
-
-    fn blocks_mut(&mut self) -> &mut [NibbleBlock] {
-        self.bytes[self.start..self.start + self.len].as_chunks_mut().0
-    }
-}
-
-impl AsRef<[u8]> for Lines {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes[self.start..self.start + self.len]
-    }
-}
-
 /// A head in planes.
 #[derive(Debug)]
 pub(crate) struct Planes {
@@ -85,7 +59,7 @@ pub(crate) struct Planes {
     /// Of each column, that of the padding included.
     pub(super) columns: Vec<Column>,
     /// `s` of each row.
-    pub(super) scales: Vec<f32>,
+    pub(super) scales: Shared<f32>,
     /// The largest scale.
     pub(super) largest_scale: f32,
     /// The largest `|w' - approximation| / s` of a row: after the first plane, and after both.
@@ -110,21 +84,26 @@ impl Planes {
         rows: &dyn DenseRows,
         two: bool,
         machine: Machine<'_>,
+        pool: &HybridMemoryPool,
     ) -> Result<Option<Self>> {
         let (count, cols) = (rows.rows(), rows.cols());
         let blocks = cols.div_ceil(NIBBLES);
         let bytes = count * blocks * size_of::<NibbleBlock>();
         let columns = columns(rows, blocks * NIBBLES)?;
-        let mut scales = vec![0.0; count];
-        let (mut first, mut second) = (Lines::zeroed(bytes), two.then(|| Lines::zeroed(bytes)));
-        let more = second.as_mut().map(Lines::blocks_mut);
-        let found = fill(rows, &columns, &mut scales, [Some(first.blocks_mut()), more], machine)?;
+        // Every number and every block is written below.
+        let mut scales = PoolBuffer::scratch(count, pool)?;
+        let mut first: PoolBuffer<u8> = PoolBuffer::scratch(bytes, pool)?;
+        let mut second: Option<PoolBuffer<u8>> =
+            two.then(|| PoolBuffer::scratch(bytes, pool)).transpose()?;
+        let more = second.as_mut().map(|second| second.as_chunks_mut().0);
+        let planes = [Some(first.as_chunks_mut().0), more];
+        let found = fill(rows, &columns, &mut scales, planes, machine)?;
         Ok(found.map(|found| Self {
             rows: count,
             cols,
             blocks,
             columns,
-            scales,
+            scales: Shared::new(scales),
             largest_scale: found.largest_scale,
             worst: found.squares.map(|squares| (squares as f64).sqrt() / GRID),
             first: Shared::new(first),
@@ -197,7 +176,7 @@ fn fill(
     let blocks = columns.len() / NIBBLES;
     let found = Mutex::new(Some(Found::default()));
     let (mut scales_left, mut planes_left) = (scales, planes);
-    let mut pieces = Vec::new();
+    let mut pieces = Pieces::new();
     for range in machine.threads.ranges(rows.rows(), rows.cols() * 4) {
         let (scales, rest) = scales_left.split_at_mut(range.len());
         scales_left = rest;

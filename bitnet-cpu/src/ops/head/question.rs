@@ -24,7 +24,9 @@
 
 use super::planes::{GRID, Planes, REACH};
 use crate::isa::{NIBBLES, WideBlock};
+use bitnet_core::Result;
 use bitnet_core::head::Certainty;
+use bitnet_core::memory::{HybridMemoryPool, PoolBuffer};
 
 /// The largest `q`.
 const MOST: f64 = 32639.0;
@@ -39,7 +41,7 @@ pub(super) enum Level {
 /// A hidden state.
 #[derive(Debug)]
 pub(super) struct Question {
-    pub(super) blocks: Vec<WideBlock>,
+    pub(super) blocks: PoolBuffer<WideBlock>,
     /// `t / 65536`.
     pub(super) unit: f64,
     /// `Σ (7 · 65536 + u_j) q_j`.
@@ -57,19 +59,28 @@ pub(super) struct Question {
 
 impl Question {
     /// `x` (`[cols]`) for these planes; `None` if it holds what is not finite, or if logits may.
-    pub(super) fn new(x: &[f32], planes: &Planes, certainty: Certainty) -> Option<Self> {
+    ///
+    /// # Errors
+    /// [`bitnet_core::Error::OutOfMemory`].
+    pub(super) fn new(
+        x: &[f32],
+        planes: &Planes,
+        certainty: Certainty,
+        pool: &HybridMemoryPool,
+    ) -> Result<Option<Self>> {
         if !x.iter().all(|x| x.is_finite()) {
-            return None;
+            return Ok(None);
         }
-        let turned: Vec<f64> = x
-            .iter()
-            .zip(planes.columns())
-            .map(|(&x, column)| f64::from(x) * f64::from(column.exponent).exp2())
-            .collect();
-        let largest = turned.iter().fold(0f64, |largest, x| largest.max(x.abs()));
+        let mut turned = PoolBuffer::scratch(x.len(), pool)?;
+        for ((turned, &x), column) in turned.iter_mut().zip(x).zip(planes.columns()) {
+            *turned = f64::from(x) * f64::from(column.exponent).exp2();
+        }
+        let mut blocks = PoolBuffer::scratch(planes.blocks(), pool)?;
+        blocks.fill(WideBlock::ZERO);
+        let largest = turned.iter().fold(0f64, |largest: f64, x: &f64| largest.max(x.abs()));
         let step = if largest > 0.0 { largest / MOST } else { 1.0 };
         let mut question = Self {
-            blocks: vec![WideBlock::ZERO; planes.blocks()],
+            blocks,
             unit: step / GRID,
             centre: 0,
             sum: 0,
@@ -90,7 +101,7 @@ impl Question {
         }
         question.two_norm = question.two_norm.sqrt();
         let most = f64::from(planes.largest_scale()) * 16.0 * question.one_norm;
-        (most < f64::from(f32::MAX)).then_some(question)
+        Ok((most < f64::from(f32::MAX)).then_some(question))
     }
 
     /// How much roundings to numbers below the smallest normal one may add to any logit and its approximation.

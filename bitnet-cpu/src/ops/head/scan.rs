@@ -6,6 +6,7 @@ use super::super::Machine;
 use super::planes::Planes;
 use super::question::Question;
 use crate::isa::{Isa, LANES, NibbleBlock, Op, nibble_dots};
+use crate::threads::Pieces;
 use bitnet_core::Result;
 
 /// Rows by which codes are asked for before they are needed.
@@ -19,7 +20,7 @@ pub(super) fn first(
     machine: Machine<'_>,
 ) -> Result<()> {
     let mut rest = out;
-    let mut pieces = Vec::new();
+    let mut pieces = Pieces::new();
     for rows in machine.threads.ranges(planes.rows(), planes.blocks() * 16) {
         let (out, tail) = rest.split_at_mut(rows.len());
         rest = tail;
@@ -41,7 +42,7 @@ pub(super) fn second(
 ) -> Result<Vec<f32>> {
     let mut nearer = vec![0f32; rows.len()];
     let mut rest = &mut nearer[..];
-    let mut pieces = Vec::new();
+    let mut pieces = Pieces::new();
     for range in machine.threads.ranges(rows.len(), planes.blocks() * 16) {
         let (out, tail) = rest.split_at_mut(range.len());
         rest = tail;

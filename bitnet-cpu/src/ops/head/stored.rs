@@ -4,6 +4,7 @@ use super::super::Machine;
 use super::super::cast::floats;
 use super::super::dot::{Bf16, F16, F32, Plain, dots};
 use crate::isa::{Isa, Op};
+use crate::threads::Pieces;
 use bitnet_core::dense::{DenseRows, PlainType};
 use bitnet_core::{Error, Result};
 
@@ -16,7 +17,7 @@ pub(super) fn dots_of_rows(
     machine: Machine<'_>,
 ) -> Result<()> {
     let mut rest = out;
-    let mut pieces = Vec::new();
+    let mut pieces = Pieces::new();
     for range in machine.threads.ranges(rows.len(), weight.cols()) {
         let (out, tail) = rest.split_at_mut(range.len());
         rest = tail;

@@ -307,8 +307,9 @@ fn margins_hold_for_every_row() {
     for certainty in [Certainty::Probable, Certainty::Certain] {
         let head = backend.prepare_head(Arc::clone(&table), certainty).unwrap().unwrap();
         let head: &CpuHead = head.as_any().downcast_ref().unwrap();
-        let question = Question::new(&x, &head.planes, certainty).unwrap();
         let machine = backend.machine();
+        let question = Question::new(&x, &head.planes, certainty, machine.pool);
+        let question = question.unwrap().unwrap();
         let (mut first, mut exact) = (vec![0f32; rows], vec![0f32; rows]);
         scan::first(&head.planes, &question, &mut first, machine).unwrap();
         let both = scan::second(&head.planes, &question, &first, &all, machine).unwrap();

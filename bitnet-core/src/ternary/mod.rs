@@ -8,9 +8,13 @@
 //!
 //! As bytes, element `j` of a row stands in byte `j / 4`, bits `2 (j % 4)`, whatever the machine.
 
+mod builder;
+
+pub use builder::TernaryBuilder;
+
 use std::cmp::Ordering;
 
-use crate::memory::Shared;
+use crate::memory::{HybridMemoryPool, PoolBuffer, Shared};
 use crate::{Error, Result};
 
 /// Elements in a row are padded to a multiple of this many, so that kernels read whole vectors.
@@ -101,7 +105,7 @@ pub struct TernaryMatrix {
     words_per_row: usize,
     words: Shared<u32>,
     granularity: ScaleGranularity,
-    scales: Vec<f32>,
+    scales: Shared<f32>,
 }
 
 impl TernaryMatrix {
@@ -147,8 +151,9 @@ impl TernaryMatrix {
         cols: usize,
         words: Shared<u32>,
         granularity: ScaleGranularity,
-        scales: Vec<f32>,
+        scales: impl Into<Shared<f32>>,
     ) -> Result<Self> {
+        let scales = scales.into();
         let words_per_row = words_per_row(cols);
         if rows.checked_mul(words_per_row) != Some(words.len()) {
             return Err(Error::ShapeMismatch {
@@ -158,13 +163,7 @@ impl TernaryMatrix {
                 expected: format!("[{rows}, {words_per_row}]"),
             });
         }
-        let expected = granularity.scale_count(rows, cols)?;
-        if scales.len() != expected {
-            return Err(Error::ScaleCount { got: scales.len(), expected, granularity, rows, cols });
-        }
-        if let Some((index, &value)) = scales.iter().enumerate().find(|(_, s)| !s.is_finite()) {
-            return Err(Error::BadScale { index, value });
-        }
+        check_scales(granularity, &scales, rows, cols)?;
         let matrix = Self { rows, cols, words_per_row, words, granularity, scales };
         for row in 0..rows {
             matrix.check_row(row)?;
@@ -239,6 +238,11 @@ impl TernaryMatrix {
         self.words.clone()
     }
 
+    /// The scales with a share in their memory.
+    pub fn shared_scales(&self) -> Shared<f32> {
+        self.scales.clone()
+    }
+
     /// All packed words, row after row.
     pub fn words(&self) -> &[u32] {
         &self.words
@@ -291,26 +295,34 @@ impl TernaryMatrix {
     ///
     /// # Errors
     /// [`Error::BadScale`] if a product is not finite.
-    pub fn scaled(mut self, factor: f32) -> Result<Self> {
-        for (index, scale) in self.scales.iter_mut().enumerate() {
-            *scale *= factor;
-            if !scale.is_finite() {
-                return Err(Error::BadScale { index, value: *scale });
-            }
+    pub fn scaled(self, factor: f32) -> Result<Self> {
+        self.scaled_in(factor, None)
+    }
+
+    /// As [`TernaryMatrix::scaled`], with the new scales in `pool`, if there is one.
+    ///
+    /// # Errors
+    /// As [`TernaryMatrix::scaled`], and [`Error::OutOfMemory`].
+    pub fn scaled_in(mut self, factor: f32, pool: Option<&HybridMemoryPool>) -> Result<Self> {
+        let scales: Vec<f32> = self.scales.iter().map(|scale| scale * factor).collect();
+        if let Some((index, &value)) = scales.iter().enumerate().find(|(_, s)| !s.is_finite()) {
+            return Err(Error::BadScale { index, value });
         }
+        self.scales = shared_in(scales, pool)?;
         Ok(self)
     }
 
-    /// The trits of the transposed matrix, with a scale of 1.
+    /// The trits of the transposed matrix, with a scale of 1, in `pool`, if there is one.
     ///
     /// # Errors
     /// [`Error::SizeOverflow`] or [`Error::OutOfMemory`] if the matrix can't be held.
-    pub fn transposed_trits(&self) -> Result<Self> {
+    pub fn transposed_trits(&self, pool: Option<&HybridMemoryPool>) -> Result<Self> {
         /// Rows that are taken together: their codes fill a cache line of the result.
         const ROWS: usize = 16 * CODES_PER_WORD;
-        let mut builder = TernaryBuilder::new(self.cols, self.rows)?;
-        let width = builder.words_per_row;
-        builder.words.resize(self.cols * width, ZERO_WORD);
+        let mut builder = TernaryBuilder::in_pool(self.cols, self.rows, pool)?;
+        let width = words_per_row(self.rows);
+        let turned = builder.all_rows();
+        turned.fill(ZERO_WORD);
         for top in (0..self.rows).step_by(ROWS) {
             for word in 0..self.cols.div_ceil(CODES_PER_WORD) {
                 let left = word * CODES_PER_WORD;
@@ -321,7 +333,7 @@ impl TernaryMatrix {
                     }
                     transpose(&mut block);
                     for (col, words) in (left..self.cols).zip(block) {
-                        builder.words[col * width + first / CODES_PER_WORD] = words;
+                        turned[col * width + first / CODES_PER_WORD] = words;
                     }
                 }
             }
@@ -373,145 +385,28 @@ fn threes(word: u32) -> u32 {
     word & (word >> 1) & ZERO_WORD
 }
 
-/// Sixteen codes, one a byte, as a word, and whether each is 0, 1 or 2.
-#[inline]
-fn pack(codes: &[u8; CODES_PER_WORD]) -> (u32, bool) {
-    let bytes = u128::from_le_bytes(*codes);
-    let half = |x: u64| {
-        let x = x & 0x0303_0303_0303_0303;
-        let x = (x | (x >> 6)) & 0x000f_000f_000f_000f;
-        let x = (x | (x >> 12)) & 0x0000_00ff_0000_00ff;
-        ((x | (x >> 24)) & 0xffff) as u32
-    };
-    let word = half(bytes as u64) | (half((bytes >> 64) as u64) << 16);
-    let above = bytes & 0xfcfc_fcfc_fcfc_fcfc_fcfc_fcfc_fcfc_fcfc;
-    (word, above == 0 && threes(word) == 0)
-}
-
-/// Fills a [`TernaryMatrix`] row by row, so that a codec never holds more than one row unpacked.
-#[derive(Debug)]
-pub struct TernaryBuilder {
+/// That there are as many scales as the matrix needs, all of them finite.
+fn check_scales(
+    granularity: ScaleGranularity,
+    scales: &[f32],
     rows: usize,
     cols: usize,
-    words_per_row: usize,
-    words: Vec<u32>,
+) -> Result<()> {
+    let expected = granularity.scale_count(rows, cols)?;
+    if scales.len() != expected {
+        return Err(Error::ScaleCount { got: scales.len(), expected, granularity, rows, cols });
+    }
+    match scales.iter().enumerate().find(|(_, s)| !s.is_finite()) {
+        Some((index, &value)) => Err(Error::BadScale { index, value }),
+        None => Ok(()),
+    }
 }
 
-impl TernaryBuilder {
-    /// An empty matrix of the given shape.
-    ///
-    /// # Errors
-    /// [`Error::SizeOverflow`] or [`Error::OutOfMemory`] if the matrix can't be held.
-    pub fn new(rows: usize, cols: usize) -> Result<Self> {
-        let words_per_row = words_per_row(cols);
-        let total = words_per_row
-            .checked_mul(rows)
-            .ok_or(Error::SizeOverflow { what: "ternary matrix" })?;
-        let mut words = Vec::new();
-        words.try_reserve_exact(total).map_err(|_| Error::OutOfMemory {
-            bytes: total.saturating_mul(4),
-            live: 0,
-            limit: isize::MAX as usize,
-        })?;
-        Ok(Self { rows, cols, words_per_row, words })
-    }
-
-    /// Appends a row of codes 0, 1, 2 (`[cols]`).
-    ///
-    /// # Errors
-    /// [`Error::BadCode`] for a code above 2, [`Error::ShapeMismatch`] for a wrong length or one row too many.
-    pub fn push_row(&mut self, codes: &[u8]) -> Result<()> {
-        let row = self.rows_pushed();
-        if codes.len() != self.cols || row >= self.rows {
-            return Err(Error::ShapeMismatch {
-                op: "ternary matrix",
-                operand: "row",
-                got: vec![row, codes.len()],
-                expected: format!("row < {} of {} codes", self.rows, self.cols),
-            });
-        }
-        let start = self.words.len();
-        let (whole, rest) = codes.as_chunks::<CODES_PER_WORD>();
-        let mut last = [1u8; CODES_PER_WORD];
-        last[..rest.len()].copy_from_slice(rest);
-        let mut wrong = false;
-        for sixteen in whole.iter().chain((!rest.is_empty()).then_some(&last)) {
-            let (word, fits) = pack(sixteen);
-            wrong |= !fits;
-            self.words.push(word);
-        }
-        if wrong {
-            let col = codes.iter().position(|&c| c > 2).unwrap_or(0);
-            self.words.truncate(start);
-            return Err(Error::BadCode { row, col, code: codes[col] });
-        }
-        self.words.resize(start + self.words_per_row, ZERO_WORD);
-        Ok(())
-    }
-
-    /// Appends a row of packed codes, sixteen to a word, element `j` in bits `2j`, `2j + 1`
-    /// (`[cols.div_ceil(16)]`). What stands behind the last column is not read.
-    ///
-    /// # Errors
-    /// [`Error::BadCode`] for a code 3, [`Error::ShapeMismatch`] for a wrong length or one row too many.
-    pub fn push_words(&mut self, words: &[u32]) -> Result<()> {
-        let row = self.rows_pushed();
-        if words.len() != self.cols.div_ceil(CODES_PER_WORD) || row >= self.rows {
-            return Err(Error::ShapeMismatch {
-                op: "ternary matrix",
-                operand: "row",
-                got: vec![row, words.len()],
-                expected: format!("row < {} of {} codes in words", self.rows, self.cols),
-            });
-        }
-        let start = self.words.len();
-        self.words.extend_from_slice(words);
-        let rest = self.cols % CODES_PER_WORD;
-        if let Some(last) = self.words.last_mut()
-            && rest > 0
-        {
-            let behind = u32::MAX << (2 * rest);
-            *last = (*last & !behind) | (ZERO_WORD & behind);
-        }
-        let pushed = &self.words[start..];
-        if pushed.iter().fold(0, |all, &word| all | threes(word)) != 0 {
-            let bad = pushed.iter().position(|&word| threes(word) != 0).unwrap_or(0);
-            let col = bad * CODES_PER_WORD + threes(pushed[bad]).trailing_zeros() as usize / 2;
-            self.words.truncate(start);
-            return Err(Error::BadCode { row, col, code: 3 });
-        }
-        self.words.resize(start + self.words_per_row, ZERO_WORD);
-        Ok(())
-    }
-
-    /// Rows appended so far.
-    pub fn rows_pushed(&self) -> usize {
-        self.words.len().checked_div(self.words_per_row).unwrap_or(0)
-    }
-
-    /// Completes the matrix.
-    ///
-    /// # Errors
-    /// [`Error::ShapeMismatch`] if rows are missing, [`Error::ScaleCount`] or [`Error::BadScale`] if the scales
-    /// do not fit.
-    pub fn finish(self, granularity: ScaleGranularity, scales: Vec<f32>) -> Result<TernaryMatrix> {
-        let Self { rows, cols, words_per_row, words } = self;
-        if words.len() != rows * words_per_row {
-            return Err(Error::ShapeMismatch {
-                op: "ternary matrix",
-                operand: "rows",
-                got: vec![words.len().checked_div(words_per_row).unwrap_or(0)],
-                expected: format!("{rows} rows"),
-            });
-        }
-        let expected = granularity.scale_count(rows, cols)?;
-        if scales.len() != expected {
-            return Err(Error::ScaleCount { got: scales.len(), expected, granularity, rows, cols });
-        }
-        if let Some((index, &value)) = scales.iter().enumerate().find(|(_, s)| !s.is_finite()) {
-            return Err(Error::BadScale { index, value });
-        }
-        Ok(TernaryMatrix { rows, cols, words_per_row, words: words.into(), granularity, scales })
+/// The numbers as they are, or a copy of them in the pool.
+fn shared_in(numbers: Vec<f32>, pool: Option<&HybridMemoryPool>) -> Result<Shared<f32>> {
+    match pool {
+        Some(pool) => Ok(Shared::new(PoolBuffer::from_slice(&numbers, pool)?)),
+        None => Ok(numbers.into()),
     }
 }
 
@@ -575,7 +470,11 @@ mod tests {
             let matrix =
                 TernaryMatrix::from_trits(rows, cols, &trits, ScaleGranularity::Tensor, vec![0.5])
                     .unwrap();
-            let turned = matrix.transposed_trits().unwrap();
+            let pool = HybridMemoryPool::new().unwrap();
+            let turned = matrix.transposed_trits(Some(&pool)).unwrap();
+            assert_eq!(turned, matrix.transposed_trits(None).unwrap());
+            let held = (turned.words().len() + 1) * 4;
+            assert_eq!(pool.get_metrics().total_allocated, held as u64);
             assert_eq!((turned.rows(), turned.cols()), (cols, rows));
             for row in 0..rows {
                 for col in 0..cols {

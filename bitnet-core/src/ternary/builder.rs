@@ -1,0 +1,208 @@
+//! Filling a ternary matrix row by row, on the heap or in a pool.
+
+use super::{
+    CODES_PER_WORD, ScaleGranularity, TernaryMatrix, ZERO_WORD, check_scales, shared_in, threes,
+    words_per_row,
+};
+use crate::memory::{HybridMemoryPool, PoolBuffer, Shared};
+use crate::{Error, Result};
+
+/// Sixteen codes, one a byte, as a word, and whether each is 0, 1 or 2.
+#[inline]
+fn pack(codes: &[u8; CODES_PER_WORD]) -> (u32, bool) {
+    let bytes = u128::from_le_bytes(*codes);
+    let half = |x: u64| {
+        let x = x & 0x0303_0303_0303_0303;
+        let x = (x | (x >> 6)) & 0x000f_000f_000f_000f;
+        let x = (x | (x >> 12)) & 0x0000_00ff_0000_00ff;
+        ((x | (x >> 24)) & 0xffff) as u32
+    };
+    let word = half(bytes as u64) | (half((bytes >> 64) as u64) << 16);
+    let above = bytes & 0xfcfc_fcfc_fcfc_fcfc_fcfc_fcfc_fcfc_fcfc;
+    (word, above == 0 && threes(word) == 0)
+}
+
+/// Fills a [`TernaryMatrix`] row by row, so that a codec never holds more than one row unpacked.
+#[derive(Debug)]
+pub struct TernaryBuilder {
+    rows: usize,
+    cols: usize,
+    words_per_row: usize,
+    /// Rows that are filled, or begun.
+    filled: usize,
+    words: Words,
+    pool: Option<HybridMemoryPool>,
+}
+
+/// Room for the words of all rows.
+#[derive(Debug)]
+enum Words {
+    /// With as many as were filled.
+    Heap(Vec<u32>),
+    Pool(PoolBuffer<u32>),
+}
+
+impl TernaryBuilder {
+    /// An empty matrix of the given shape, on the heap.
+    ///
+    /// # Errors
+    /// [`Error::SizeOverflow`] or [`Error::OutOfMemory`] if the matrix can't be held.
+    pub fn new(rows: usize, cols: usize) -> Result<Self> {
+        Self::in_pool(rows, cols, None)
+    }
+
+    /// An empty matrix of the given shape whose words and scales are to be in `pool`, if there is one.
+    ///
+    /// # Errors
+    /// As [`TernaryBuilder::new`].
+    pub fn in_pool(rows: usize, cols: usize, pool: Option<&HybridMemoryPool>) -> Result<Self> {
+        let words_per_row = words_per_row(cols);
+        let total = words_per_row
+            .checked_mul(rows)
+            .ok_or(Error::SizeOverflow { what: "ternary matrix" })?;
+        let words = match pool {
+            Some(pool) => Words::Pool(PoolBuffer::scratch(total, pool)?),
+            None => {
+                let mut words = Vec::new();
+                words.try_reserve_exact(total).map_err(|_| Error::OutOfMemory {
+                    bytes: total.saturating_mul(4),
+                    live: 0,
+                    limit: isize::MAX as usize,
+                })?;
+                Words::Heap(words)
+            }
+        };
+        Ok(Self { rows, cols, words_per_row, filled: 0, words, pool: pool.cloned() })
+    }
+
+    /// The place of the next row; what is in it is not said.
+    fn next_row(&mut self) -> &mut [u32] {
+        let (start, end) =
+            (self.filled * self.words_per_row, (self.filled + 1) * self.words_per_row);
+        self.filled += 1;
+        match &mut self.words {
+            Words::Heap(words) => {
+                words.resize(end, ZERO_WORD);
+                &mut words[start..]
+            }
+            Words::Pool(words) => &mut words[start..end],
+        }
+    }
+
+    /// Takes the last row back.
+    fn drop_row(&mut self) {
+        self.filled -= 1;
+        if let Words::Heap(words) = &mut self.words {
+            words.truncate(self.filled * self.words_per_row);
+        }
+    }
+
+    /// The words of all rows, to be filled in any order; what is in them is not said.
+    pub(super) fn all_rows(&mut self) -> &mut [u32] {
+        self.filled = self.rows;
+        match &mut self.words {
+            Words::Heap(words) => {
+                words.resize(self.rows * self.words_per_row, ZERO_WORD);
+                words
+            }
+            Words::Pool(words) => words,
+        }
+    }
+
+    fn refused_row(&self, len: usize, expected: &str) -> Error {
+        Error::ShapeMismatch {
+            op: "ternary matrix",
+            operand: "row",
+            got: vec![self.filled, len],
+            expected: format!("row < {} of {} codes{expected}", self.rows, self.cols),
+        }
+    }
+
+    /// Appends a row of codes 0, 1, 2 (`[cols]`).
+    ///
+    /// # Errors
+    /// [`Error::BadCode`] for a code above 2, [`Error::ShapeMismatch`] for a wrong length or one row too many.
+    pub fn push_row(&mut self, codes: &[u8]) -> Result<()> {
+        let row = self.filled;
+        if codes.len() != self.cols || row >= self.rows {
+            return Err(self.refused_row(codes.len(), ""));
+        }
+        let (whole, rest) = codes.as_chunks::<CODES_PER_WORD>();
+        let mut last = [1u8; CODES_PER_WORD];
+        last[..rest.len()].copy_from_slice(rest);
+        let mut wrong = false;
+        let words = self.next_row();
+        let sixteens = whole.iter().chain((!rest.is_empty()).then_some(&last));
+        let (filled, padding) = words.split_at_mut(codes.len().div_ceil(CODES_PER_WORD));
+        for (place, sixteen) in filled.iter_mut().zip(sixteens) {
+            let (word, fits) = pack(sixteen);
+            wrong |= !fits;
+            *place = word;
+        }
+        padding.fill(ZERO_WORD);
+        if wrong {
+            let col = codes.iter().position(|&c| c > 2).unwrap_or(0);
+            self.drop_row();
+            return Err(Error::BadCode { row, col, code: codes[col] });
+        }
+        Ok(())
+    }
+
+    /// Appends a row of packed codes, sixteen to a word, element `j` in bits `2j`, `2j + 1`
+    /// (`[cols.div_ceil(16)]`). What stands behind the last column is not read.
+    ///
+    /// # Errors
+    /// [`Error::BadCode`] for a code 3, [`Error::ShapeMismatch`] for a wrong length or one row too many.
+    pub fn push_words(&mut self, words: &[u32]) -> Result<()> {
+        let row = self.filled;
+        if words.len() != self.cols.div_ceil(CODES_PER_WORD) || row >= self.rows {
+            return Err(self.refused_row(words.len(), " in words"));
+        }
+        let rest = self.cols % CODES_PER_WORD;
+        let (pushed, padding) = self.next_row().split_at_mut(words.len());
+        pushed.copy_from_slice(words);
+        if let Some(last) = pushed.last_mut()
+            && rest > 0
+        {
+            let behind = u32::MAX << (2 * rest);
+            *last = (*last & !behind) | (ZERO_WORD & behind);
+        }
+        padding.fill(ZERO_WORD);
+        if pushed.iter().fold(0, |all, &word| all | threes(word)) != 0 {
+            let bad = pushed.iter().position(|&word| threes(word) != 0).unwrap_or(0);
+            let col = bad * CODES_PER_WORD + threes(pushed[bad]).trailing_zeros() as usize / 2;
+            self.drop_row();
+            return Err(Error::BadCode { row, col, code: 3 });
+        }
+        Ok(())
+    }
+
+    /// Rows appended so far.
+    pub fn rows_pushed(&self) -> usize {
+        self.filled
+    }
+
+    /// Completes the matrix.
+    ///
+    /// # Errors
+    /// [`Error::ShapeMismatch`] if rows are missing, [`Error::ScaleCount`] or [`Error::BadScale`] if the scales
+    /// do not fit.
+    pub fn finish(self, granularity: ScaleGranularity, scales: Vec<f32>) -> Result<TernaryMatrix> {
+        let Self { rows, cols, words_per_row, filled, words, pool } = self;
+        if filled != rows && words_per_row > 0 {
+            return Err(Error::ShapeMismatch {
+                op: "ternary matrix",
+                operand: "rows",
+                got: vec![filled],
+                expected: format!("{rows} rows"),
+            });
+        }
+        check_scales(granularity, &scales, rows, cols)?;
+        let scales = shared_in(scales, pool.as_ref())?;
+        let words = match words {
+            Words::Heap(words) => words.into(),
+            Words::Pool(words) => Shared::new(words),
+        };
+        Ok(TernaryMatrix { rows, cols, words_per_row, words, granularity, scales })
+    }
+}

@@ -1,0 +1,33 @@
+//! Blocks that are plain numbers through and through, so that they can lie in a memory pool.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::{ActivationBlock, ColumnRun, WideBlock};
+use crate::activations::FloatBlock;
+
+// SAFETY: an array of `i8`, of which zeros are numbers.
+unsafe impl Zeroable for ActivationBlock {}
+// SAFETY: `repr(C)` over 128 bytes of `i8`, a multiple of its alignment of 64: no padding, and any bits are numbers.
+unsafe impl Pod for ActivationBlock {}
+
+// SAFETY: arrays of `i16`, of which zeros are numbers.
+unsafe impl Zeroable for ColumnRun {}
+// SAFETY: `repr(C)` over 256 bytes of `i16`, a multiple of its alignment of 64: no padding, and any bits are numbers.
+unsafe impl Pod for ColumnRun {}
+
+// SAFETY: arrays of `i8`, of which zeros are numbers.
+unsafe impl Zeroable for WideBlock {}
+// SAFETY: `repr(C)` over 128 bytes of `i8`, a multiple of its alignment of 64: no padding, and any bits are numbers.
+unsafe impl Pod for WideBlock {}
+
+// SAFETY: arrays of `f32`, of which zeros are numbers.
+unsafe impl Zeroable for FloatBlock {}
+// SAFETY: `repr(C)` over 256 bytes of `f32`, a multiple of its alignment of 64: no padding, and any bits are numbers.
+unsafe impl Pod for FloatBlock {}
+
+const _: () = {
+    assert!(size_of::<ActivationBlock>() == 128 && align_of::<ActivationBlock>() == 64);
+    assert!(size_of::<ColumnRun>() == 256 && align_of::<ColumnRun>() == 64);
+    assert!(size_of::<WideBlock>() == 128 && align_of::<WideBlock>() == 64);
+    assert!(size_of::<FloatBlock>() == 256 && align_of::<FloatBlock>() == 64);
+};
