@@ -283,6 +283,9 @@ pub(crate) struct RunArgs {
     /// Do not print the prompt before the text
     #[arg(long)]
     pub(crate) no_echo: bool,
+    /// Say afterwards where every byte of memory is (on standard error; with --json as `memory`)
+    #[arg(long)]
+    pub(crate) memory_report: bool,
 }
 
 /// How tokens are chosen and when writing stops. A value that is not given is the one that the model's authors

@@ -6,9 +6,11 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use bitnet_core::backend::Backend;
+use bitnet_core::memory::HybridMemoryPool;
 use bitnet_cpu::CpuOptions;
 use bitnet_inference::{
     LoadOptions, Model, ModelSource, Notice, PreparedCache, Session, backend_by_name,
+    backend_in_pool,
 };
 
 use crate::args::Cli;
@@ -63,7 +65,16 @@ pub(crate) fn backend(cli: &Cli) -> Result<Arc<dyn Backend>> {
 
 /// Loads the model that `--model` names, showing progress.
 pub(crate) fn model(cli: &Cli, output: &mut Output) -> Result<Model> {
-    let backend = backend(cli)?;
+    model_on(backend(cli)?, cli, output)
+}
+
+/// As [`model`], with all that it holds in `pool`.
+pub(crate) fn model_in(pool: &HybridMemoryPool, cli: &Cli, output: &mut Output) -> Result<Model> {
+    let options = CpuOptions { threads: cli.general.threads, isa: None };
+    model_on(backend_in_pool(cli.model.backend.name(), options, pool)?, cli, output)
+}
+
+fn model_on(backend: Arc<dyn Backend>, cli: &Cli, output: &mut Output) -> Result<Model> {
     let mut progress = output.progress("loading layer");
     let model = Model::load_with(source(cli, None)?, &options(cli)?, backend, &mut |done, all| {
         progress.update(done, all);

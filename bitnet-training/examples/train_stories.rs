@@ -20,7 +20,7 @@ fn main() -> Result<()> {
         trainer.resume(&out_dir.join("checkpoint.safetensors"))?;
         for seed in 0..count.parse().unwrap_or(1) {
             let temperature = if seed == 0 { 0.0 } else { 0.7 };
-            println!("[{seed}] {}\n", trainer.tell("Once upon a time", temperature, seed));
+            println!("[{seed}] {}\n", trainer.tell("Once upon a time", temperature, seed)?);
         }
         return Ok(());
     }

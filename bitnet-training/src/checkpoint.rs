@@ -1,6 +1,7 @@
 //! The state of a run on disk: a safetensors file with the parameters and both moments, counters and configuration in its metadata.
 use std::path::Path;
 
+use bitnet_core::memory::{HybridMemoryPool, PoolBuffer, Purpose};
 use bitnet_formats::safetensors::{Dtype, SafeTensors, TensorSpec, write};
 
 use crate::{
@@ -30,7 +31,7 @@ pub struct Checkpoint {
     /// How far the run had come.
     pub counters: Counters,
     /// Parameters, first and second moment.
-    pub vectors: [Vec<f32>; 3],
+    pub vectors: [PoolBuffer<f32>; 3],
 }
 
 /// Writes a checkpoint through a temporary file, so that a crash leaves the previous one.
@@ -72,8 +73,14 @@ pub fn save(
 /// Reads a checkpoint of `len` parameters back and checks that it belongs to `config`; `threads`, `steps` and the file habits may differ.
 ///
 /// # Errors
-/// [`Error::Checkpoint`] if the file is absent, damaged or of another run.
-pub fn load(path: &Path, config: &TrainConfig, len: usize) -> Result<Checkpoint> {
+/// [`Error::Checkpoint`] if the file is absent, damaged or of another run, [`Error::Memory`] if there is none.
+pub fn load(
+    path: &Path,
+    config: &TrainConfig,
+    len: usize,
+    pool: &HybridMemoryPool,
+) -> Result<Checkpoint> {
+    let pool = pool.for_purpose(Purpose::OptimizerState);
     let bad = |reason: String| Error::Checkpoint { path: path.to_owned(), reason };
     let file = SafeTensors::open(path).map_err(|e| bad(e.to_string()))?;
     let meta = |key: &str| {
@@ -101,13 +108,11 @@ pub fn load(path: &Path, config: &TrainConfig, len: usize) -> Result<Checkpoint>
                 tensor.dtype, tensor.shape
             )));
         }
-        Ok(tensor
-            .data
-            .as_chunks::<4>()
-            .0
-            .iter()
-            .map(|b| f32::from_le_bytes(*b))
-            .collect::<Vec<f32>>())
+        let mut values = PoolBuffer::scratch(len, &pool)?;
+        for (value, bytes) in values.iter_mut().zip(tensor.data.as_chunks().0) {
+            *value = f32::from_le_bytes(*bytes);
+        }
+        Ok(values)
     };
     let vectors = [vector(NAMES[0])?, vector(NAMES[1])?, vector(NAMES[2])?];
     file.check().map_err(|e| bad(e.to_string()))?;

@@ -5,6 +5,9 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// Memory can't be had.
+    #[error(transparent)]
+    Memory(#[from] bitnet_core::Error),
     /// A field of the configuration has a value that no model can have.
     #[error("configuration field `{field}`: {reason}")]
     Config {

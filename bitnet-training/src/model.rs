@@ -8,8 +8,12 @@
 //! `Q` is the int8 fake quantiser, `W` an already fake-quantised matrix, `E` the tied embedding.
 use std::ops::Range;
 
+use bitnet_core::memory::{HybridMemoryPool, Purpose};
+
 use crate::{
     config::ModelConfig,
+    error::Result,
+    grown::Grown,
     layers::{
         AttentionShape, RotaryTable, attention_backward, attention_forward, cross_entropy,
         fake_quantize_rows, gate_backward, gate_forward, linear_backward_input,
@@ -19,27 +23,38 @@ use crate::{
 };
 
 /// Texts laid end to end; attention never crosses from one to the next.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug)]
 pub struct Batch {
     /// Input tokens of all texts.
-    pub inputs: Vec<u32>,
+    pub inputs: Grown<u32>,
     /// For every input token, the token that follows it.
-    pub targets: Vec<u32>,
+    pub targets: Grown<u32>,
     /// Rows of each text.
     pub segments: Vec<Range<usize>>,
 }
 
 impl Batch {
+    /// An empty batch in `pool`, under [`Purpose::Data`].
+    #[must_use]
+    pub fn new(pool: &HybridMemoryPool) -> Self {
+        let pool = pool.for_purpose(Purpose::Data);
+        Self { inputs: Grown::new(&pool), targets: Grown::new(&pool), segments: Vec::new() }
+    }
+
     /// Appends one text, cut to `context` inputs. Texts of fewer than two tokens predict nothing and are skipped.
-    pub fn push(&mut self, tokens: &[u32], context: usize) {
+    ///
+    /// # Errors
+    /// [`crate::Error::Memory`] if there is none.
+    pub fn push(&mut self, tokens: &[u32], context: usize) -> Result<()> {
         let n = tokens.len().saturating_sub(1).min(context);
         if n == 0 {
-            return;
+            return Ok(());
         }
         let start = self.inputs.len();
-        self.inputs.extend_from_slice(&tokens[..n]);
-        self.targets.extend_from_slice(&tokens[1..=n]);
+        self.inputs.extend_from_slice(&tokens[..n])?;
+        self.targets.extend_from_slice(&tokens[1..=n])?;
         self.segments.push(start..start + n);
+        Ok(())
     }
 
     /// Empties the batch, keeping its memory.
@@ -73,48 +88,90 @@ pub struct Model {
 }
 
 /// What the forward pass of one layer keeps for the backward pass.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct LayerState {
-    input: Vec<f32>,
-    attn_in: Vec<f32>,
-    attn_r: Vec<f32>,
-    qkv: Vec<f32>,
-    probabilities: Vec<f32>,
-    attended: Vec<f32>,
-    sub_in: Vec<f32>,
-    sub_r: Vec<f32>,
-    middle: Vec<f32>,
-    ffn_in: Vec<f32>,
-    ffn_r: Vec<f32>,
-    gate_up: Vec<f32>,
-    gated: Vec<f32>,
-    down_in: Vec<f32>,
-    down_r: Vec<f32>,
+    input: Grown<f32>,
+    attn_in: Grown<f32>,
+    attn_r: Grown<f32>,
+    qkv: Grown<f32>,
+    probabilities: Grown<f32>,
+    attended: Grown<f32>,
+    sub_in: Grown<f32>,
+    sub_r: Grown<f32>,
+    middle: Grown<f32>,
+    ffn_in: Grown<f32>,
+    ffn_r: Grown<f32>,
+    gate_up: Grown<f32>,
+    gated: Grown<f32>,
+    down_in: Grown<f32>,
+    down_r: Grown<f32>,
 }
 
 /// Memory of one shard: activations and scratch gradients, grown to the largest batch seen.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Workspace {
     layers: Vec<LayerState>,
-    stream: Vec<f32>,
-    normed: Vec<f32>,
-    output_r: Vec<f32>,
-    logits: Vec<f32>,
-    d_stream: Vec<f32>,
-    d_wide: Vec<f32>,
-    d_narrow: Vec<f32>,
+    stream: Grown<f32>,
+    normed: Grown<f32>,
+    output_r: Grown<f32>,
+    logits: Grown<f32>,
+    d_stream: Grown<f32>,
+    d_wide: Grown<f32>,
+    d_narrow: Grown<f32>,
+    activations: HybridMemoryPool,
 }
 
-fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
-    buffer.resize(len, 0.0);
-    buffer
+impl LayerState {
+    fn new(pool: &HybridMemoryPool) -> Self {
+        let grown = || Grown::new(pool);
+        Self {
+            input: grown(),
+            attn_in: grown(),
+            attn_r: grown(),
+            qkv: grown(),
+            probabilities: grown(),
+            attended: grown(),
+            sub_in: grown(),
+            sub_r: grown(),
+            middle: grown(),
+            ffn_in: grown(),
+            ffn_r: grown(),
+            gate_up: grown(),
+            gated: grown(),
+            down_in: grown(),
+            down_r: grown(),
+        }
+    }
 }
 
 impl Workspace {
+    /// An empty one in `pool`: activations under [`Purpose::Activations`], their gradients under [`Purpose::Gradients`].
+    #[must_use]
+    pub fn new(pool: &HybridMemoryPool) -> Self {
+        let activations = pool.for_purpose(Purpose::Activations);
+        let gradients = pool.for_purpose(Purpose::Gradients);
+        Self {
+            layers: Vec::new(),
+            stream: Grown::new(&activations),
+            normed: Grown::new(&activations),
+            output_r: Grown::new(&activations),
+            logits: Grown::new(&activations),
+            d_stream: Grown::new(&gradients),
+            d_wide: Grown::new(&gradients),
+            d_narrow: Grown::new(&gradients),
+            activations,
+        }
+    }
+
     /// Logits of the last [`Model::forward`], `[tokens, vocab]`.
     #[must_use]
     pub fn logits(&self) -> &[f32] {
         &self.logits
+    }
+
+    /// The same, for writing: nothing but a backward pass reads them again.
+    pub fn logits_mut(&mut self) -> &mut [f32] {
+        &mut self.logits
     }
 }
 
@@ -134,36 +191,41 @@ impl Model {
 
     /// Computes the logits of a batch; `weights` are the effective ones of [`Layout::quantize`].
     ///
+    /// # Errors
+    /// [`crate::Error::Memory`] if there is none.
+    ///
     /// # Panics
     /// If a token is not below `vocab_size` or a segment is longer than the context.
-    pub fn forward(&self, weights: &[f32], batch: &Batch, work: &mut Workspace) {
+    pub fn forward(&self, weights: &[f32], batch: &Batch, work: &mut Workspace) -> Result<()> {
         let (t, h) = (batch.len(), self.config.hidden_size);
-        work.layers.resize_with(self.config.layers, LayerState::default);
-        sized(&mut work.stream, t * h);
+        let Workspace { layers, activations, .. } = &mut *work;
+        layers.resize_with(self.config.layers, || LayerState::new(activations));
+        work.stream.sized(t * h)?;
         let embedding = &weights[self.layout.embedding.clone()];
-        for (row, &token) in work.stream.chunks_exact_mut(h).zip(&batch.inputs) {
+        for (row, &token) in work.stream.chunks_exact_mut(h).zip(&*batch.inputs) {
             row.copy_from_slice(&embedding[token as usize * h..][..h]);
         }
         for (layer, state) in self.layout.layers.iter().zip(&mut work.layers) {
-            self.attention_block(weights, layer, state, &mut work.stream, &batch.segments);
-            self.feed_forward_block(weights, layer, state, &mut work.stream);
+            self.attention_block(weights, layer, state, &mut work.stream, &batch.segments)?;
+            self.feed_forward_block(weights, layer, state, &mut work.stream)?;
         }
         let gain = &weights[self.layout.output_norm.clone()];
         rms_norm_forward(
-            sized(&mut work.normed, t * h),
-            sized(&mut work.output_r, t),
+            work.normed.sized(t * h)?,
+            work.output_r.sized(t)?,
             &work.stream,
             gain,
             self.config.rms_eps,
         );
         let vocab = self.config.vocab_size;
         linear_forward(
-            sized(&mut work.logits, t * vocab),
+            work.logits.sized(t * vocab)?,
             &work.normed,
             embedding,
             [t, vocab, h],
             false,
         );
+        Ok(())
     }
 
     fn attention_block(
@@ -173,30 +235,24 @@ impl Model {
         s: &mut LayerState,
         stream: &mut [f32],
         segments: &[Range<usize>],
-    ) {
+    ) -> Result<()> {
         let (h, eps, shape) =
             (self.config.hidden_size, self.config.rms_eps, self.attention_shape());
         let (t, fused) = (stream.len() / h, shape.fused());
-        sized(&mut s.input, t * h).copy_from_slice(stream);
+        s.input.sized(t * h)?.copy_from_slice(stream);
         rms_norm_forward(
-            sized(&mut s.attn_in, t * h),
-            sized(&mut s.attn_r, t),
+            s.attn_in.sized(t * h)?,
+            s.attn_r.sized(t)?,
             stream,
             &w[layer.attn_norm.clone()],
             eps,
         );
         fake_quantize_rows(&mut s.attn_in, h);
-        linear_forward(
-            sized(&mut s.qkv, t * fused),
-            &s.attn_in,
-            &w[layer.qkv()],
-            [t, fused, h],
-            false,
-        );
+        linear_forward(s.qkv.sized(t * fused)?, &s.attn_in, &w[layer.qkv()], [t, fused, h], false);
         self.rotate(&mut s.qkv, segments, false);
         let area: usize = segments.iter().map(|r| r.len() * r.len() * shape.heads).sum();
-        let mut probabilities = sized(&mut s.probabilities, area);
-        sized(&mut s.attended, t * h);
+        let mut probabilities = s.probabilities.sized(area)?;
+        s.attended.sized(t * h)?;
         for r in segments {
             let (mine, rest) = probabilities.split_at_mut(r.len() * r.len() * shape.heads);
             probabilities = rest;
@@ -204,14 +260,15 @@ impl Model {
             attention_forward(output, mine, &s.qkv[r.start * fused..r.end * fused], r.len(), shape);
         }
         rms_norm_forward(
-            sized(&mut s.sub_in, t * h),
-            sized(&mut s.sub_r, t),
+            s.sub_in.sized(t * h)?,
+            s.sub_r.sized(t)?,
             &s.attended,
             &w[layer.attn_sub_norm.clone()],
             eps,
         );
         fake_quantize_rows(&mut s.sub_in, h);
         linear_forward(stream, &s.sub_in, &w[layer.o.clone()], [t, h, h], true);
+        Ok(())
     }
 
     fn feed_forward_block(
@@ -220,35 +277,36 @@ impl Model {
         layer: &LayerLayout,
         s: &mut LayerState,
         stream: &mut [f32],
-    ) {
+    ) -> Result<()> {
         let (h, f, eps) = (self.config.hidden_size, self.config.feed_forward, self.config.rms_eps);
         let t = stream.len() / h;
-        sized(&mut s.middle, t * h).copy_from_slice(stream);
+        s.middle.sized(t * h)?.copy_from_slice(stream);
         rms_norm_forward(
-            sized(&mut s.ffn_in, t * h),
-            sized(&mut s.ffn_r, t),
+            s.ffn_in.sized(t * h)?,
+            s.ffn_r.sized(t)?,
             stream,
             &w[layer.ffn_norm.clone()],
             eps,
         );
         fake_quantize_rows(&mut s.ffn_in, h);
         linear_forward(
-            sized(&mut s.gate_up, t * 2 * f),
+            s.gate_up.sized(t * 2 * f)?,
             &s.ffn_in,
             &w[layer.gate_up()],
             [t, 2 * f, h],
             false,
         );
-        gate_forward(sized(&mut s.gated, t * f), &s.gate_up, f);
+        gate_forward(s.gated.sized(t * f)?, &s.gate_up, f);
         rms_norm_forward(
-            sized(&mut s.down_in, t * f),
-            sized(&mut s.down_r, t),
+            s.down_in.sized(t * f)?,
+            s.down_r.sized(t)?,
             &s.gated,
             &w[layer.ffn_sub_norm.clone()],
             eps,
         );
         fake_quantize_rows(&mut s.down_in, f);
         linear_forward(stream, &s.down_in, &w[layer.down.clone()], [t, h, f], true);
+        Ok(())
     }
 
     fn rotate(&self, qkv: &mut [f32], segments: &[Range<usize>], inverse: bool) {
@@ -268,6 +326,9 @@ impl Model {
 
     /// Adds the gradient of `scale · summed loss` to `gradients` and returns the summed loss in nats.
     ///
+    /// # Errors
+    /// As [`Model::forward`].
+    ///
     /// # Panics
     /// As [`Model::forward`].
     pub fn loss_and_gradients(
@@ -277,8 +338,8 @@ impl Model {
         scale: f32,
         work: &mut Workspace,
         gradients: &mut [f32],
-    ) -> f64 {
-        self.forward(weights, batch, work);
+    ) -> Result<f64> {
+        self.forward(weights, batch, work)?;
         let (t, h, vocab) = (batch.len(), self.config.hidden_size, self.config.vocab_size);
         let loss = cross_entropy(&mut work.logits, &batch.targets, vocab, scale);
         let embedding = self.layout.embedding.clone();
@@ -289,7 +350,7 @@ impl Model {
             [t, vocab, h],
         );
         linear_backward_input(
-            sized(&mut work.d_narrow, t * h),
+            work.d_narrow.sized(t * h)?,
             &work.logits,
             &weights[embedding.clone()],
             [t, vocab, h],
@@ -297,7 +358,7 @@ impl Model {
         let norm = self.layout.output_norm.clone();
         let (gain, d_gain) = (&weights[norm.clone()], &mut gradients[norm]);
         rms_norm_backward(
-            sized(&mut work.d_stream, t * h),
+            work.d_stream.sized(t * h)?,
             d_gain,
             &work.d_narrow,
             &work.stream,
@@ -306,16 +367,16 @@ impl Model {
             false,
         );
         for index in (0..self.layout.layers.len()).rev() {
-            self.feed_forward_backward(weights, index, work, gradients);
-            self.attention_block_backward(weights, index, work, gradients, &batch.segments);
+            self.feed_forward_backward(weights, index, work, gradients)?;
+            self.attention_block_backward(weights, index, work, gradients, &batch.segments)?;
         }
         let d_embedding = &mut gradients[embedding];
-        for (row, &token) in work.d_stream.chunks_exact(h).zip(&batch.inputs) {
+        for (row, &token) in work.d_stream.chunks_exact(h).zip(&*batch.inputs) {
             for (d, g) in d_embedding[token as usize * h..][..h].iter_mut().zip(row) {
                 *d += g;
             }
         }
-        loss
+        Ok(loss)
     }
 
     fn feed_forward_backward(
@@ -324,7 +385,7 @@ impl Model {
         index: usize,
         work: &mut Workspace,
         gradients: &mut [f32],
-    ) {
+    ) -> Result<()> {
         let (layer, s) = (&self.layout.layers[index], &work.layers[index]);
         let (h, f) = (self.config.hidden_size, self.config.feed_forward);
         let t = work.d_stream.len() / h;
@@ -334,9 +395,9 @@ impl Model {
             &s.down_in,
             [t, h, f],
         );
-        let d_narrow = sized(&mut work.d_narrow, t * f);
+        let d_narrow = work.d_narrow.sized(t * f)?;
         linear_backward_input(d_narrow, &work.d_stream, &w[layer.down.clone()], [t, h, f]);
-        let (d_wide, gain) = (sized(&mut work.d_wide, t * 2 * f), &w[layer.ffn_sub_norm.clone()]);
+        let (d_wide, gain) = (work.d_wide.sized(t * 2 * f)?, &w[layer.ffn_sub_norm.clone()]);
         let d_gated = &mut d_wide[..t * f];
         rms_norm_backward(
             d_gated,
@@ -350,7 +411,7 @@ impl Model {
         d_narrow.copy_from_slice(d_gated);
         gate_backward(d_wide, d_narrow, &s.gate_up, f);
         linear_backward_weight(&mut gradients[layer.gate_up()], d_wide, &s.ffn_in, [t, 2 * f, h]);
-        let d_narrow = sized(&mut work.d_narrow, t * h);
+        let d_narrow = work.d_narrow.sized(t * h)?;
         linear_backward_input(d_narrow, d_wide, &w[layer.gate_up()], [t, 2 * f, h]);
         let gain = &w[layer.ffn_norm.clone()];
         rms_norm_backward(
@@ -362,6 +423,7 @@ impl Model {
             &s.ffn_r,
             true,
         );
+        Ok(())
     }
 
     fn attention_block_backward(
@@ -371,7 +433,7 @@ impl Model {
         work: &mut Workspace,
         gradients: &mut [f32],
         segments: &[Range<usize>],
-    ) {
+    ) -> Result<()> {
         let (layer, s) = (&self.layout.layers[index], &work.layers[index]);
         let (h, shape) = (self.config.hidden_size, self.attention_shape());
         let (t, fused) = (work.d_stream.len() / h, shape.fused());
@@ -381,10 +443,9 @@ impl Model {
             &s.sub_in,
             [t, h, h],
         );
-        let d_narrow = sized(&mut work.d_narrow, t * h);
+        let d_narrow = work.d_narrow.sized(t * h)?;
         linear_backward_input(d_narrow, &work.d_stream, &w[layer.o.clone()], [t, h, h]);
-        let (d_wide, gain) =
-            (sized(&mut work.d_wide, t * (h + fused)), &w[layer.attn_sub_norm.clone()]);
+        let (d_wide, gain) = (work.d_wide.sized(t * (h + fused))?, &w[layer.attn_sub_norm.clone()]);
         let (d_attended, d_qkv) = d_wide.split_at_mut(t * h);
         rms_norm_backward(
             d_attended,
@@ -395,7 +456,7 @@ impl Model {
             &s.sub_r,
             false,
         );
-        let mut probabilities = s.probabilities.as_slice();
+        let mut probabilities = &*s.probabilities;
         for r in segments {
             let (mine, rest) = probabilities.split_at(r.len() * r.len() * shape.heads);
             probabilities = rest;
@@ -416,5 +477,6 @@ impl Model {
             &s.attn_r,
             true,
         );
+        Ok(())
     }
 }

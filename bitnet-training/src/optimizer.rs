@@ -1,23 +1,25 @@
 //! AdamW with decoupled weight decay, and the two-stage learning-rate schedule of b1.58 training.
 use std::ops::Range;
 
+use bitnet_core::memory::{HybridMemoryPool, PoolBuffer, Purpose};
 use rayon::prelude::*;
 
-use crate::config::TrainConfig;
+use crate::{config::TrainConfig, error::Result};
 
 /// Elements per parallel task; part of no result, since the update is element by element.
 const CHUNK: usize = 1 << 14;
 
 /// Moments of every parameter and the number of steps taken.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug)]
 pub struct AdamW {
     /// First moment.
-    pub m: Vec<f32>,
+    pub m: PoolBuffer<f32>,
     /// Second moment.
-    pub v: Vec<f32>,
+    pub v: PoolBuffer<f32>,
     /// Steps taken.
     pub steps: u64,
-    decayed: Vec<bool>,
+    /// 1 where weight decay applies, 0 elsewhere.
+    decayed: PoolBuffer<u8>,
 }
 
 /// Rates of one step.
@@ -34,14 +36,19 @@ pub struct Rates {
 }
 
 impl AdamW {
-    /// Moments of zero for `len` parameters; weight decay touches only the `decayed` ranges.
-    #[must_use]
-    pub fn new(len: usize, decayed: &[Range<usize>]) -> Self {
-        let mut mask = vec![false; len];
+    /// Moments of zero for `len` parameters, in `pool` under [`Purpose::OptimizerState`]; weight decay touches only the
+    /// `decayed` ranges.
+    ///
+    /// # Errors
+    /// [`crate::Error::Memory`] if there is none.
+    pub fn new(len: usize, decayed: &[Range<usize>], pool: &HybridMemoryPool) -> Result<Self> {
+        let pool = pool.for_purpose(Purpose::OptimizerState);
+        let mut mask = PoolBuffer::zeroed(len, &pool)?;
         for range in decayed {
-            mask[range.clone()].fill(true);
+            mask[range.clone()].fill(1);
         }
-        Self { m: vec![0.0; len], v: vec![0.0; len], steps: 0, decayed: mask }
+        let (m, v) = (PoolBuffer::zeroed(len, &pool)?, PoolBuffer::zeroed(len, &pool)?);
+        Ok(Self { m, v, steps: 0, decayed: mask })
     }
 
     /// One step: `p ← p·(1 - lr·wd) - lr · m̂ / (sqrt(v̂) + 1e-8)`, the gradient multiplied by `factor` first (clipping).
@@ -63,7 +70,7 @@ impl AdamW {
                     let g = g[i] * factor;
                     m[i] = beta1 * m[i] + (1.0 - beta1) * g;
                     v[i] = beta2 * v[i] + (1.0 - beta2) * g * g;
-                    let kept = if d[i] { p[i] * keep } else { p[i] };
+                    let kept = if d[i] != 0 { p[i] * keep } else { p[i] };
                     p[i] = kept - step_size * m[i] / (v[i].sqrt() / root + 1e-8);
                 }
             },
@@ -154,7 +161,8 @@ mod tests {
 
     #[test]
     fn the_first_step_moves_by_the_learning_rate_and_the_decay() {
-        let mut adam = AdamW::new(2, std::slice::from_ref(&(0..1)));
+        let pool = HybridMemoryPool::new().unwrap();
+        let mut adam = AdamW::new(2, std::slice::from_ref(&(0..1)), &pool).unwrap();
         let mut p = [1.0, 1.0];
         adam.step(
             &mut p,

@@ -113,12 +113,14 @@ impl Layout {
         Self { embedding, layers, output_norm, len }
     }
 
-    /// Initial values: gains 1, embedding N(0, 0.04²), matrices N(0, 1/(4·in)), those that write to the residual stream
+    /// Writes initial values: gains 1, embedding N(0, 0.04²), matrices N(0, 1/(4·in)), those that write to the residual stream
     /// further divided by sqrt(2·layers).
-    #[must_use]
-    pub fn initial(&self, config: &ModelConfig, seed: u64) -> Vec<f32> {
+    ///
+    /// # Panics
+    /// If `values` is not [`Layout::len`] long.
+    pub fn initial(&self, config: &ModelConfig, seed: u64, values: &mut [f32]) {
         let mut rng = Rng::new(seed);
-        let mut values = vec![1.0; self.len];
+        values.fill(1.0);
         let mut fill = |range: Range<usize>, deviation: f32| {
             for value in &mut values[range] {
                 *value = deviation * rng.normal();
@@ -135,7 +137,6 @@ impl Layout {
                 fill(range, if writes_residual { deviation * residual } else { deviation });
             }
         }
-        values
     }
 
     /// Overwrites `effective` with what the forward pass uses: fake-quantised matrices, everything else copied.

@@ -9,6 +9,7 @@ use std::{
     sync::atomic::AtomicBool,
 };
 
+use bitnet_core::memory::{HybridMemoryPool, MemoryPoolConfig};
 use serde::Serialize;
 
 use crate::{
@@ -58,10 +59,28 @@ pub fn train_from_config(
     stop: &AtomicBool,
     on_step: &mut dyn FnMut(&Step),
 ) -> Result<TrainReport> {
+    let pool = HybridMemoryPool::with_config(MemoryPoolConfig::unbounded())?;
+    train_in_pool(config, out_dir, resume, stop, &pool, on_step, &mut |_| {})
+}
+
+/// As [`train_from_config`], with all large arrays in `pool`; `on_end` sees the trainer when all is done, before its memory
+/// goes back.
+///
+/// # Errors
+/// As [`train_from_config`].
+pub fn train_in_pool(
+    config: &TrainConfig,
+    out_dir: &Path,
+    resume: bool,
+    stop: &AtomicBool,
+    pool: &HybridMemoryPool,
+    on_step: &mut dyn FnMut(&Step),
+    on_end: &mut dyn FnMut(&Trainer),
+) -> Result<TrainReport> {
     std::fs::create_dir_all(out_dir)
         .map_err(|source| Error::Io { path: out_dir.to_owned(), source })?;
     let (checkpoint, log) = (out_dir.join("checkpoint.safetensors"), out_dir.join("training.csv"));
-    let mut trainer = Trainer::new(config.clone())?;
+    let mut trainer = Trainer::in_pool(config.clone(), pool)?;
     let mut csv = HEADER.to_owned();
     if resume && checkpoint.exists() {
         trainer.resume(&checkpoint)?;
@@ -93,13 +112,15 @@ pub fn train_from_config(
     }
     let model = out_dir.join("model.gguf");
     trainer.export(&model)?;
+    let validation_loss = trainer.validate()?;
+    on_end(&trainer);
     Ok(TrainReport {
         parameters,
         steps: trainer.steps(),
         tokens,
         seconds: trainer.seconds(),
         loss: last_loss,
-        validation_loss: trainer.validate(),
+        validation_loss,
         checkpoint,
         log,
         curve,

@@ -1,5 +1,6 @@
 //! Sampling from the model in training: slow, meant for looking at samples while a run goes on.
 use crate::{
+    error::Result,
     model::{Batch, Workspace},
     rng::Rng,
     trainer::Trainer,
@@ -7,27 +8,28 @@ use crate::{
 
 impl Trainer {
     /// Continues `prompt` until the end token or the end of the context; temperature 0 takes the likeliest token.
-    pub fn tell(&self, prompt: &str, temperature: f32, seed: u64) -> String {
+    ///
+    /// # Errors
+    /// [`crate::Error::Memory`] if there is none.
+    pub fn tell(&self, prompt: &str, temperature: f32, seed: u64) -> Result<String> {
         let effective = self.effective_parameters();
         let mut rng = Rng::new(seed);
         let mut ids = vec![self.vocabulary().begin()];
         self.vocabulary().encode(prompt, &mut ids);
         let (vocab, end) = (self.model().config.vocab_size, self.vocabulary().end());
-        let mut work = Workspace::default();
+        let (mut work, mut batch) = (Workspace::new(self.pool()), Batch::new(self.pool()));
         while ids.len() < self.model().config.context_length {
-            let batch = Batch {
-                inputs: ids.clone(),
-                targets: Vec::new(),
-                segments: std::iter::once(0..ids.len()).collect(),
-            };
-            self.model().forward(&effective, &batch, &mut work);
+            batch.clear();
+            batch.inputs.extend_from_slice(&ids)?;
+            batch.segments.push(0..ids.len());
+            self.model().forward(&effective, &batch, &mut work)?;
             let next = sample(&work.logits()[(ids.len() - 1) * vocab..], temperature, &mut rng);
             if next == end {
                 break;
             }
             ids.push(next);
         }
-        String::from_utf8_lossy(&self.vocabulary().decode(&ids)).into_owned()
+        Ok(String::from_utf8_lossy(&self.vocabulary().decode(&ids)).into_owned())
     }
 }
 

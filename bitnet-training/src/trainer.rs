@@ -8,6 +8,7 @@ use std::{
     time::Instant,
 };
 
+use bitnet_core::memory::{HybridMemoryPool, MemoryPoolConfig, PoolBuffer, Purpose};
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -55,7 +56,7 @@ pub struct Step {
 struct Shard {
     batch: Batch,
     work: Workspace,
-    gradients: Vec<f32>,
+    gradients: PoolBuffer<f32>,
     loss: f64,
 }
 
@@ -65,22 +66,33 @@ pub struct Trainer {
     config: TrainConfig,
     model: Model,
     vocabulary: Vocabulary,
-    parameters: Vec<f32>,
-    effective: Vec<f32>,
+    parameters: PoolBuffer<f32>,
+    effective: PoolBuffer<f32>,
     optimizer: AdamW,
     shards: Vec<Shard>,
     validation: Vec<Batch>,
-    pool: Arc<rayon::ThreadPool>,
+    threads: Arc<rayon::ThreadPool>,
+    pool: HybridMemoryPool,
     tokens: u64,
     seconds: f64,
 }
 
 impl Trainer {
-    /// Learns the vocabulary, lays out the model and draws its initial weights.
+    /// Learns the vocabulary, lays out the model and draws its initial weights, in a pool of its own.
     ///
     /// # Errors
-    /// [`Error::Config`] or [`Error::Vocabulary`].
+    /// [`Error::Config`], [`Error::Vocabulary`] or [`Error::Memory`].
     pub fn new(config: TrainConfig) -> Result<Self> {
+        Self::in_pool(config, &HybridMemoryPool::with_config(MemoryPoolConfig::unbounded())?)
+    }
+
+    /// As [`Trainer::new`], with all large arrays in `pool`: latent weights and moments under
+    /// [`Purpose::OptimizerState`], the quantised weights under [`Purpose::Weights`], gradients, activations and data
+    /// under their own purposes.
+    ///
+    /// # Errors
+    /// As [`Trainer::new`].
+    pub fn in_pool(config: TrainConfig, pool: &HybridMemoryPool) -> Result<Self> {
         config.validate()?;
         let texts: Vec<String> = (0..config.vocabulary_stories)
             .into_par_iter()
@@ -89,22 +101,26 @@ impl Trainer {
         let vocabulary =
             Vocabulary::learn(texts.iter().map(String::as_str), config.model.vocab_size)?;
         let model = Model::new(config.model.clone());
-        let parameters = model.layout.initial(&config.model, config.seed);
         let len = model.layout.len;
-        let shard = || Shard {
-            batch: Batch::default(),
-            work: Workspace::default(),
-            gradients: vec![0.0; len],
-            loss: 0.0,
+        let state = pool.for_purpose(Purpose::OptimizerState);
+        let mut parameters = PoolBuffer::scratch(len, &state)?;
+        model.layout.initial(&config.model, config.seed, &mut parameters);
+        let shard = || {
+            Ok(Shard {
+                batch: Batch::new(pool),
+                work: Workspace::new(pool),
+                gradients: PoolBuffer::zeroed(len, &pool.for_purpose(Purpose::Gradients))?,
+                loss: 0.0,
+            })
         };
-        let pool = rayon::ThreadPoolBuilder::new()
+        let threads = rayon::ThreadPoolBuilder::new()
             .num_threads(config.threads)
             .build()
             .map_err(|e| Error::Config { field: "threads", reason: e.to_string() })?;
         let mut trainer = Self {
-            shards: (0..config.shards).map(|_| shard()).collect(),
-            effective: vec![0.0; len],
-            optimizer: AdamW::new(len, &model.layout.decayed()),
+            shards: (0..config.shards).map(|_| shard()).collect::<Result<_>>()?,
+            effective: PoolBuffer::zeroed(len, &pool.for_purpose(Purpose::Weights))?,
+            optimizer: AdamW::new(len, &model.layout.decayed(), pool)?,
             validation: Vec::new(),
             tokens: 0,
             seconds: 0.0,
@@ -112,9 +128,10 @@ impl Trainer {
             model,
             vocabulary,
             parameters,
-            pool: Arc::new(pool),
+            threads: Arc::new(threads),
+            pool: pool.clone(),
         };
-        trainer.validation = trainer.held_out();
+        trainer.validation = trainer.held_out()?;
         Ok(trainer)
     }
 
@@ -134,6 +151,12 @@ impl Trainer {
     #[must_use]
     pub fn model(&self) -> &Model {
         &self.model
+    }
+
+    /// The pool that holds the arrays of the run.
+    #[must_use]
+    pub fn pool(&self) -> &HybridMemoryPool {
+        &self.pool
     }
 
     /// The latent parameters, laid out as [`Model::layout`] says.
@@ -168,43 +191,44 @@ impl Trainer {
         self.optimizer.steps
     }
 
-    fn held_out(&self) -> Vec<Batch> {
+    fn held_out(&self) -> Result<Vec<Batch>> {
         let seeds: Vec<u64> = (0..self.config.validation_stories).map(|i| HELD_OUT + i).collect();
         let batch = |seeds: &[u64]| {
-            let mut batch = Batch::default();
-            seeds.iter().for_each(|&seed| self.push_story(&mut batch, seed));
-            batch
+            let mut batch = Batch::new(&self.pool);
+            seeds.iter().try_for_each(|&seed| self.push_story(&mut batch, seed))?;
+            Ok(batch)
         };
         seeds.chunks(16).map(batch).collect()
     }
 
-    fn push_story(&self, batch: &mut Batch, seed: u64) {
+    fn push_story(&self, batch: &mut Batch, seed: u64) -> Result<()> {
         let mut ids = vec![self.vocabulary.begin()];
         self.vocabulary.encode(&story(seed), &mut ids);
         ids.push(self.vocabulary.end());
-        batch.push(&ids, self.config.model.context_length);
+        batch.push(&ids, self.config.model.context_length)
     }
 
     /// Takes one optimiser step and returns `(mean loss, gradient norm, learning rate)`.
-    fn step(&mut self) -> (f64, f64, f32) {
+    fn step(&mut self) -> Result<(f64, f64, f32)> {
         let mut shards = std::mem::take(&mut self.shards);
         let step = self.optimizer.steps;
         let per_shard = self.config.stories_per_shard as u64;
         let first = self.config.seed.wrapping_add(step * per_shard * shards.len() as u64);
-        let pool = Arc::clone(&self.pool);
-        let result = pool.install(|| {
-            shards.par_iter_mut().enumerate().for_each(|(index, shard)| {
+        let threads = Arc::clone(&self.threads);
+        let result = threads.install(|| {
+            shards.par_iter_mut().enumerate().try_for_each(|(index, shard)| {
                 shard.batch.clear();
                 for i in 0..per_shard {
                     self.push_story(
                         &mut shard.batch,
                         first.wrapping_add(index as u64 * per_shard + i) % HELD_OUT,
-                    );
+                    )?;
                 }
-            });
+                Ok::<_, Error>(())
+            })?;
             let total: usize = shards.iter().map(|shard| shard.batch.len()).sum();
             self.model.layout.quantize(&mut self.effective, &self.parameters);
-            shards.par_iter_mut().for_each(|shard| {
+            shards.par_iter_mut().try_for_each(|shard| {
                 shard.gradients.fill(0.0);
                 let Shard { batch, work, gradients, loss } = shard;
                 *loss = self.model.loss_and_gradients(
@@ -213,43 +237,46 @@ impl Trainer {
                     1.0 / total as f32,
                     work,
                     gradients,
-                );
-            });
+                )?;
+                Ok::<_, Error>(())
+            })?;
             let norm = sum_gradients(&mut shards);
             let rates = schedule(&self.config, step);
             let factor = (f64::from(self.config.gradient_clip) / (norm + 1e-6)).min(1.0) as f32;
             self.optimizer.step(&mut self.parameters, &shards[0].gradients, factor, rates);
             self.tokens += total as u64;
             let loss = shards.iter().map(|shard| shard.loss).sum::<f64>() / total as f64;
-            (loss, norm, rates.learning_rate)
+            Ok((loss, norm, rates.learning_rate))
         });
         self.shards = shards;
         result
     }
 
     /// Mean loss on the held-out stories, nats per token.
-    pub fn validate(&mut self) -> f64 {
+    ///
+    /// # Errors
+    /// [`Error::Memory`] if there is none.
+    pub fn validate(&mut self) -> Result<f64> {
         self.model.layout.quantize(&mut self.effective, &self.parameters);
         let (mut loss, mut tokens) = (0.0, 0);
-        let mut work = Workspace::default();
+        let mut work = Workspace::new(&self.pool);
         for batch in &self.validation {
-            self.model.forward(&self.effective, batch, &mut work);
-            let mut logits = work.logits().to_vec();
+            self.model.forward(&self.effective, batch, &mut work)?;
             loss += crate::layers::cross_entropy(
-                &mut logits,
+                work.logits_mut(),
                 &batch.targets,
                 self.config.model.vocab_size,
                 1.0,
             );
             tokens += batch.len();
         }
-        loss / tokens.max(1) as f64
+        Ok(loss / tokens.max(1) as f64)
     }
 
     /// Trains until the configured number of steps, or until `stop` is set; `progress` sees every step.
     ///
     /// # Errors
-    /// [`Error::Diverged`] if the loss is not a number, or what `progress` returns.
+    /// [`Error::Diverged`] if the loss is not a number, [`Error::Memory`], or what `progress` returns.
     pub fn train(
         &mut self,
         stop: &AtomicBool,
@@ -257,14 +284,14 @@ impl Trainer {
     ) -> Result<()> {
         let (start, tokens_before, seconds_before) = (Instant::now(), self.tokens, self.seconds);
         while self.optimizer.steps < self.config.steps && !stop.load(Ordering::Relaxed) {
-            let (loss, gradient_norm, learning_rate) = self.step();
+            let (loss, gradient_norm, learning_rate) = self.step()?;
             let step = self.optimizer.steps;
             if !loss.is_finite() {
                 return Err(Error::Diverged { step, loss });
             }
             let validates =
                 step.is_multiple_of(self.config.validate_every) || step == self.config.steps;
-            let validation_loss = validates.then(|| self.validate());
+            let validation_loss = validates.then(|| self.validate()).transpose()?;
             let elapsed = start.elapsed().as_secs_f64();
             self.seconds = seconds_before + elapsed;
             let tokens_per_second = (self.tokens - tokens_before) as f64 / elapsed.max(1e-9);
@@ -291,7 +318,7 @@ impl Trainer {
     /// # Errors
     /// [`Error::Checkpoint`] if the file cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
-        let vectors = [self.parameters.as_slice(), &self.optimizer.m, &self.optimizer.v];
+        let vectors = [&*self.parameters, &*self.optimizer.m, &*self.optimizer.v];
         let (step, tokens, seconds) = (self.optimizer.steps, self.tokens, self.seconds);
         checkpoint::save(path, &self.config, Counters { step, tokens, seconds }, vectors)
     }
@@ -301,7 +328,7 @@ impl Trainer {
     /// # Errors
     /// [`Error::Checkpoint`] if the file is absent, damaged or of another configuration.
     pub fn resume(&mut self, path: &Path) -> Result<()> {
-        let stored = checkpoint::load(path, &self.config, self.model.layout.len)?;
+        let stored = checkpoint::load(path, &self.config, self.model.layout.len, &self.pool)?;
         let [parameters, m, v] = stored.vectors;
         self.parameters = parameters;
         (self.optimizer.m, self.optimizer.v, self.optimizer.steps) = (m, v, stored.counters.step);

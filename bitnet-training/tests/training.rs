@@ -52,13 +52,13 @@ fn bits(trainer: &Trainer) -> Vec<u32> {
 fn the_loss_falls_far_below_that_of_guessing() {
     let mut trainer = Trainer::new(tiny(40)).unwrap();
     let uniform = 400f64.ln();
-    let before = trainer.validate();
+    let before = trainer.validate().unwrap();
     assert!(
         (before - uniform).abs() < 0.5,
         "{before} nats before training, guessing costs {uniform}"
     );
     trainer.train(&never(), &mut |_, _| Ok(())).unwrap();
-    let after = trainer.validate();
+    let after = trainer.validate().unwrap();
     assert!(after < 0.7 * uniform, "{after} nats after training, guessing costs {uniform}");
 }
 
@@ -196,4 +196,23 @@ fn impossible_configurations_are_refused_by_field() {
 fn the_shipped_recipe_is_valid() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/stories.json");
     TrainConfig::load(path.as_ref()).unwrap();
+}
+
+#[test]
+fn everything_large_is_in_the_pool_that_was_given() {
+    use bitnet_core::memory::{HybridMemoryPool, Purpose};
+
+    let pool = HybridMemoryPool::new().unwrap();
+    let mut trainer = Trainer::in_pool(tiny(2), &pool).unwrap();
+    trainer.train(&never(), &mut |_, _| Ok(())).unwrap();
+    let live = pool.allocated_by_purpose();
+    let parameters = 4 * trainer.parameters().len() as u64;
+    assert_eq!(live[Purpose::Weights.index()], parameters, "the quantised weights");
+    assert_eq!(live[Purpose::OptimizerState.index()], 3 * parameters + parameters / 4);
+    assert!(live[Purpose::Gradients.index()] > 3 * parameters, "those of three shards");
+    assert!(live[Purpose::Activations.index()] > 0 && live[Purpose::Data.index()] > 0);
+    let metrics = pool.get_metrics();
+    assert!(metrics.allocations > metrics.deallocations && metrics.peak_allocated > 0);
+    drop(trainer);
+    assert_eq!(pool.get_metrics().total_allocated, 0);
 }

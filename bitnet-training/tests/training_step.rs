@@ -1,4 +1,5 @@
 //! One forward pass, backward pass and AdamW step against PyTorch (`scripts/golden/training_step.py`).
+use bitnet_core::memory::HybridMemoryPool;
 use bitnet_training::{
     ModelConfig,
     model::{Batch, Model, Workspace},
@@ -28,12 +29,12 @@ fn parameters(model: &Model) -> Vec<f32> {
     values
 }
 
-fn batch() -> Batch {
-    let mut batch = Batch::default();
+fn batch(pool: &HybridMemoryPool) -> Batch {
+    let mut batch = Batch::new(pool);
     let mut position = 0;
     for n in [7, 1, 12] {
         let ids: Vec<u32> = (position..=position + n).map(|i| (i * 7919 + 11) % 40).collect();
-        batch.push(&ids, CONFIG.context_length);
+        batch.push(&ids, CONFIG.context_length).unwrap();
         position += n + 1;
     }
     batch
@@ -59,22 +60,19 @@ fn a_step_agrees_with_pytorch() {
     assert_eq!(golden["parameters"].as_u64().unwrap() as usize, latent.len());
     let (mut weights, mut gradients) = (vec![0.0; latent.len()], vec![0.0; latent.len()]);
     model.layout.quantize(&mut weights, &latent);
-    let batch = batch();
+    let pool = HybridMemoryPool::new().unwrap();
+    let batch = batch(&pool);
     let scale = 1.0 / batch.len() as f32;
-    let loss = model.loss_and_gradients(
-        &weights,
-        &batch,
-        scale,
-        &mut Workspace::default(),
-        &mut gradients,
-    );
+    let loss = model
+        .loss_and_gradients(&weights, &batch, scale, &mut Workspace::new(&pool), &mut gradients)
+        .unwrap();
     let mean = loss / batch.len() as f64;
     assert!((mean - golden["loss"].as_f64().unwrap()).abs() < 1e-5, "loss {mean}");
     let norm = gradients.iter().map(|&g| f64::from(g) * f64::from(g)).sum::<f64>().sqrt();
     assert!((norm / golden["gradient_norm"].as_f64().unwrap() - 1.0).abs() < 1e-4, "norm {norm}");
     let gradient_error = error(&gradients, &golden["gradient"], stride);
     assert!(gradient_error < 1e-4, "gradient {gradient_error}");
-    let mut optimizer = AdamW::new(latent.len(), &model.layout.decayed());
+    let mut optimizer = AdamW::new(latent.len(), &model.layout.decayed(), &pool).unwrap();
     let factor = (1.0 / (norm + 1e-6)).min(1.0) as f32;
     let rates = Rates { learning_rate: 3e-3, weight_decay: 0.1, beta1: 0.9, beta2: 0.95 };
     optimizer.step(&mut latent, &gradients, factor, rates);

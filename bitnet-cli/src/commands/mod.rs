@@ -6,6 +6,7 @@ pub(crate) mod chat;
 pub(crate) mod completions;
 pub(crate) mod doctor;
 pub(crate) mod inspect;
+pub(crate) mod memory;
 pub(crate) mod perplexity;
 pub(crate) mod run;
 pub(crate) mod sampling;

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use bitnet_inference::{FinishReason, generate};
 use serde_json::json;
 
-use super::{Outcome, sampling};
+use super::{Outcome, memory, sampling};
 use crate::args::{Cli, RunArgs};
 use crate::interrupt::Listener;
 use crate::load;
@@ -15,7 +15,11 @@ use crate::output::Output;
 /// Continues the prompt, showing each piece as it is written.
 pub(crate) fn run(cli: &Cli, args: &RunArgs, output: &mut Output) -> Result<Outcome> {
     let prompt = text_or_stdin(&args.prompt)?;
-    let model = load::model(cli, output)?;
+    let pool = args.memory_report.then(memory::recorded_pool).transpose()?;
+    let model = match &pool {
+        Some(pool) => load::model_in(pool, cli, output)?,
+        None => load::model(cli, output)?,
+    };
     let seed = cli.general.seed.unwrap_or_else(sampling::random_seed);
     let options = sampling::options(&args.sampling, &model, seed);
     let tokens = model.encode_prompt(&prompt)?;
@@ -48,13 +52,20 @@ pub(crate) fn run(cli: &Cli, args: &RunArgs, output: &mut Output) -> Result<Outc
         output.stream("\n")?;
     }
     let generated = generated?;
+    let files = memory::files_of(load::source(cli, None)?);
     if output.json {
         let mut value = sampling::to_json(&generated, &options);
         value["model"] = json!(model.facts().file);
         value["prompt"] = json!(prompt);
+        if let Some(pool) = &pool {
+            value["memory"] = memory::Used::now(pool, &files).to_json();
+        }
         output.json(&value)?;
     } else {
         output.note(&sampling::summary(&generated, &options));
+        if let Some(pool) = &pool {
+            memory::Used::now(pool, &files).tell(output);
+        }
     }
     let stopped = interrupted && generated.finish == FinishReason::Cancelled;
     Ok(if stopped { Outcome::Interrupted } else { Outcome::Done })

@@ -26,12 +26,13 @@ mod built_in {
     use std::path::Path;
 
     use anyhow::{Context, Result};
-    use bitnet_training::{Step, TrainConfig, TrainReport, Trainer, story, train_from_config};
+    use bitnet_core::memory::report::KnownFiles;
+    use bitnet_training::{Step, TrainConfig, TrainReport, Trainer, story, train_in_pool};
     use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
     use serde_json::json;
 
     use crate::args::{Cli, TrainArgs};
-    use crate::commands::Outcome;
+    use crate::commands::{Outcome, memory};
     use crate::interrupt::Listener;
     use crate::output::Output;
 
@@ -71,14 +72,23 @@ mod built_in {
         let listener = Listener::new();
         let bar = output.stderr_is_terminal().then(|| progress_bar(config.steps)).transpose()?;
         let every = (config.steps / PLAIN_LINES).max(1);
-        let report =
-            train_from_config(config, folder, resume, listener.flag(), &mut |step| match &bar {
+        let pool = memory::recorded_pool()?;
+        let mut used = None;
+        let report = train_in_pool(
+            config,
+            folder,
+            resume,
+            listener.flag(),
+            &pool,
+            &mut |step| match &bar {
                 Some(bar) => show(bar, step),
                 None if step.step.is_multiple_of(every) || step.step == step.steps => {
                     output.note(&line(step))
                 }
                 None => {}
-            })?;
+            },
+            &mut |_| used = Some(memory::Used::now(&pool, &KnownFiles::default())),
+        )?;
         if let Some(bar) = bar {
             bar.finish_and_clear();
         }
@@ -87,7 +97,7 @@ mod built_in {
         trainer.resume(&report.checkpoint)?;
         trainer.export(&model)?;
         let stopped = listener.asked();
-        finish(&report, &model, stopped, output)?;
+        finish(&report, &model, stopped, used.as_ref(), output)?;
         Ok(if stopped { Outcome::Interrupted } else { Outcome::Done })
     }
 
@@ -127,10 +137,12 @@ mod built_in {
         report: &TrainReport,
         model: &Path,
         stopped: bool,
+        used: Option<&memory::Used>,
         output: &mut Output,
     ) -> Result<()> {
         if output.json {
             return output.json(&json!({
+                "memory": used.map(memory::Used::to_json),
                 "parameters": report.parameters,
                 "steps": report.steps,
                 "tokens": report.tokens,
@@ -151,6 +163,9 @@ mod built_in {
         output.line(&format!("model       {}", model.display()))?;
         output.line(&format!("checkpoint  {}", report.checkpoint.display()))?;
         output.line(&format!("log         {}", report.log.display()))?;
+        if let Some(used) = used {
+            used.tell(output);
+        }
         if stopped {
             output.note("go on with --resume");
         }

@@ -155,6 +155,10 @@ fn train_makes_a_model_that_runs_and_can_be_continued() {
         ["train", "--json", "--config", path.to_str().unwrap(), "--out", out.to_str().unwrap()];
     let first = json(&args);
     assert_eq!(first["steps"], 4);
+    if std::path::Path::new("/proc/self/pagemap").exists() {
+        let held = ["weights", "activations", "gradients", "optimizer state", "data"];
+        crate::memory::adds_up(&first["memory"], &held);
+    }
     let model = first["model"].as_str().unwrap().to_owned();
     assert_eq!(
         json(&["run", "Once", "-n", "3", "--ignore-eos", "--json", "-m", &model])["tokens"]

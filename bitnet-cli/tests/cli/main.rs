@@ -6,6 +6,7 @@ mod benches;
 mod chatting;
 mod general;
 mod keeping;
+mod memory;
 mod models;
 mod program;
 mod writing;

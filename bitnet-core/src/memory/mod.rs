@@ -22,6 +22,7 @@ mod metrics;
 mod pool;
 mod purpose;
 mod release;
+pub mod report;
 mod shared;
 pub mod shared_memory;
 mod size_class;

@@ -91,6 +91,7 @@ mod leaks;
 mod live;
 mod metrics;
 mod patterns;
+mod peaks;
 mod pressure;
 mod profiler;
 mod sampling;

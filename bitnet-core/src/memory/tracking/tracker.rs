@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use super::filter::AddressFilter;
 use super::live::{LiveTable, Record, hash};
+use super::peaks::Peaks;
 use super::profiler::{LatencyKind, OperationFigures, Profiler};
 use super::timeline::{EventKind, Ring, Timeline, TimelineEvent};
 use super::{
     AllocationEvent, DeallocationEvent, LatencySummary, LeakReport, PatternReport, PressureMonitor,
     TrackingConfig, TrackingLevel, clock, sampling, threads,
 };
+use crate::memory::Purpose;
 
 /// Parts that are locked separately, by address; a power of two.
 const SHARDS: usize = 16;
@@ -55,6 +57,7 @@ pub struct Tracker {
     largest_failed: AtomicU64,
     lost: AtomicU64,
     profiler: Profiler,
+    peaks: Peaks,
     pressure: Option<PressureMonitor>,
 }
 
@@ -86,6 +89,7 @@ impl Tracker {
             largest_failed: AtomicU64::new(0),
             lost: AtomicU64::new(0),
             profiler: Profiler::new(config.level == TrackingLevel::Detailed),
+            peaks: Peaks::default(),
             pressure,
             config,
         }
@@ -106,7 +110,10 @@ impl Tracker {
     #[inline]
     pub fn allocated(&self, event: &AllocationEvent) {
         match self.config.level {
-            TrackingLevel::Detailed => self.record(event, event.size as u64),
+            TrackingLevel::Detailed => {
+                self.peaks.came(event.purpose, event.size as u64);
+                self.record(event, event.size as u64);
+            }
             TrackingLevel::Standard if sampling::chosen(event.size) => {
                 self.record(event, sampling::stands_for(event.size));
             }
@@ -119,6 +126,9 @@ impl Tracker {
     pub fn deallocated(&self, event: &DeallocationEvent) {
         let known = self.recorded.as_ref().is_none_or(|known| known.may_hold(event.address));
         if known && self.config.level >= TrackingLevel::Standard {
+            if self.config.level == TrackingLevel::Detailed {
+                self.peaks.went(event.purpose, event.size as u64);
+            }
             self.forget(event);
         }
     }
@@ -201,6 +211,23 @@ impl Tracker {
             records.extend(shard.lock().live.iter().copied());
         }
         LeakReport::new(&records, older_than, clock::precise(), sampled)
+    }
+
+    /// Whether every allocation that is alive is remembered.
+    pub(in crate::memory) fn remembers_all(&self) -> bool {
+        self.config.level == TrackingLevel::Detailed && self.matches() && self.lost() == 0
+    }
+
+    /// Tells address, size and purpose of each recorded allocation that is alive.
+    pub(in crate::memory) fn each_live(&self, mut tell: impl FnMut(usize, usize, Purpose)) {
+        for shard in &self.shards {
+            shard.lock().live.iter().for_each(|r| tell(r.address, r.size, r.purpose));
+        }
+    }
+
+    /// The most bytes that were alive at a time for each of [`Purpose::ALL`], at level Detailed.
+    pub(in crate::memory) fn peaks(&self) -> [u64; Purpose::ALL.len()] {
+        self.peaks.get()
     }
 
     /// The last events.

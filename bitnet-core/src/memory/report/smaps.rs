@@ -1,0 +1,118 @@
+//! `/proc/self/smaps` as Linux writes it: the mappings of the process, each with its resident bytes.
+
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::ops::Range;
+
+use crate::{Error, Result};
+
+const SMAPS: &str = "/proc/self/smaps";
+const ROLLUP: &str = "/proc/self/smaps_rollup";
+
+/// One mapping.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Mapping {
+    pub(super) range: Range<usize>,
+    /// Whether it can be read or written at all.
+    pub(super) accessible: bool,
+    pub(super) executable: bool,
+    pub(super) page: usize,
+    /// Bytes that are in memory.
+    pub(super) resident: u64,
+    /// The file, a name in square brackets, or nothing.
+    pub(super) name: String,
+}
+
+/// The mappings, lowest first, and the resident set as the system adds it up, read one right after the other.
+pub(super) fn read() -> Result<(Vec<Mapping>, u64)> {
+    let failed = |file, error: &std::io::Error| Error::file(file, "read what is mapped", error);
+    let mut text = String::new();
+    let mut rollup = String::with_capacity(1 << 12);
+    let mut file = File::open(SMAPS).map_err(|e| failed(SMAPS, &e))?;
+    // Once to have room for the text, so that the second reading changes nothing that it reads about.
+    for _ in 0..2 {
+        text.clear();
+        file.rewind().map_err(|e| failed(SMAPS, &e))?;
+        file.read_to_string(&mut text).map_err(|e| failed(SMAPS, &e))?;
+    }
+    File::open(ROLLUP)
+        .and_then(|mut file| file.read_to_string(&mut rollup))
+        .map_err(|e| failed(ROLLUP, &e))?;
+    let resident = rollup.lines().find_map(|line| bytes_of(line, "Rss:"));
+    let resident = resident.ok_or_else(|| Error::Decode(format!("{ROLLUP} has no line Rss")))?;
+    Ok((parse(&text)?, resident))
+}
+
+/// The mappings of a text.
+pub(super) fn parse(text: &str) -> Result<Vec<Mapping>> {
+    let mut mappings: Vec<Mapping> = Vec::new();
+    for line in text.lines() {
+        if let Some(mapping) = heading(line) {
+            mappings.push(mapping);
+        } else if let Some(mapping) = mappings.last_mut() {
+            if let Some(bytes) = bytes_of(line, "Rss:") {
+                mapping.resident = bytes;
+            } else if let Some(bytes) = bytes_of(line, "KernelPageSize:") {
+                mapping.page = bytes as usize;
+            }
+        } else {
+            return Err(Error::Decode(format!("{SMAPS} begins with {line:?}, not with a mapping")));
+        }
+    }
+    Ok(mappings)
+}
+
+/// A line `start-end permissions offset device inode name`.
+fn heading(line: &str) -> Option<Mapping> {
+    let mut words = line.splitn(6, ' ');
+    let (start, end) = words.next()?.split_once('-')?;
+    let start = usize::from_str_radix(start, 16).ok()?;
+    let end = usize::from_str_radix(end, 16).ok()?;
+    let permissions = words.next()?;
+    let name = words.nth(3).unwrap_or_default().trim_start();
+    Some(Mapping {
+        range: start..end,
+        accessible: permissions.starts_with('r') || permissions[..2].ends_with('w'),
+        executable: permissions.contains('x'),
+        page: 4096,
+        resident: 0,
+        name: name.strip_suffix(" (deleted)").unwrap_or(name).to_owned(),
+    })
+}
+
+/// The bytes of a line `key   n kB`.
+fn bytes_of(line: &str, key: &str) -> Option<u64> {
+    let kib: u64 = line.strip_prefix(key)?.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib << 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "\
+5601bdff3000-5601bdff5000 r-xp 00000000 fe:00 247282                     /usr/bin/a program
+Size:                  8 kB
+KernelPageSize:        4 kB
+Rss:                   8 kB
+VmFlags: rd mr mw me
+7f0000000000-7f0000001000 ---p 00000000 00:00 0
+Rss:                   0 kB
+7f0000001000-7f0000011000 rw-p 00000000 00:00 0
+KernelPageSize:       64 kB
+Rss:                  64 kB
+ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsyscall]
+";
+
+    #[test]
+    fn mappings_are_read_as_the_system_writes_them() {
+        let all = parse(TEXT).unwrap();
+        assert_eq!(all.len(), 4);
+        assert_eq!((all[0].name.as_str(), all[0].resident), ("/usr/bin/a program", 8192));
+        assert!(all[0].executable && all[0].accessible && !all[1].accessible);
+        assert_eq!(all[2].range, 0x7f00_0000_1000..0x7f00_0001_1000);
+        assert_eq!((all[2].name.as_str(), all[2].resident, all[2].page), ("", 65536, 65536));
+        assert_eq!(all[3].name, "[vsyscall]");
+        assert!(parse("Rss: 8 kB\n").is_err());
+    }
+}
