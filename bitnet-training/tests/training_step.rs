@@ -1,4 +1,7 @@
 //! One forward pass, backward pass and AdamW step against PyTorch (`scripts/golden/training_step.py`).
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
+
 use bitnet_core::memory::HybridMemoryPool;
 use bitnet_training::{
     ModelConfig,

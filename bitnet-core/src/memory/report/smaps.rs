@@ -72,7 +72,7 @@ fn heading(line: &str) -> Option<Mapping> {
     let name = words.nth(3).unwrap_or_default().trim_start();
     Some(Mapping {
         range: start..end,
-        accessible: permissions.starts_with('r') || permissions[..2].ends_with('w'),
+        accessible: !permissions.starts_with("--"),
         executable: permissions.contains('x'),
         page: 4096,
         resident: 0,
