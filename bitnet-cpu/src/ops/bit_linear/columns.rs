@@ -48,7 +48,8 @@ impl Op for AddColumns<'_> {
     #[inline(always)]
     fn eval<I: Isa>(self, isa: I) -> Result<()> {
         let Self { turned, columns, sums, pool } = self;
-        let mut runs = PoolBuffer::scratch(sums.len(), pool)?;
+        let mut room = PoolBuffer::scratch(sums.len(), pool)?;
+        let runs: &mut [ColumnRun] = &mut room;
         runs.fill(ColumnRun::ZERO);
         sums.fill([[0; 32]; 4]);
         for (index, now) in columns.chunks(FOUR).enumerate() {
