@@ -67,7 +67,8 @@ fn a_pool_has_a_thread_only_if_it_asks_for_one() {
     drop(cleaned);
     assert!(matches!(cleaning_threads(), None | Some(1)), "a clone is left");
     drop(again);
-    assert!(matches!(cleaning_threads(), None | Some(0)), "it is waited for");
+    // It has been waited for, but the system may list it for a moment more.
+    wait_until_gone();
     drop(quiet);
 }
 
@@ -85,7 +86,7 @@ fn an_idle_pool_is_cleaned_by_itself() {
     drop(block);
     if pool.resident_bytes().is_some() {
         wait_until("the return", || pool.resident_bytes().unwrap() < MIB);
-        assert!(pool.cleanup_metrics().returned >= 40 << 20);
+        wait_until("the account of it", || pool.cleanup_metrics().returned >= 40 << 20);
     }
     drop(pool);
     assert_eq!(handle.read().unwrap().f32().unwrap().len(), 1000);

@@ -40,7 +40,7 @@ struct Packed {
 /// `__metadata__`.
 ///
 /// # Errors
-/// Those of [`write`]; [`Error::Memory`] for a strided view; [`Error::Key`] if `metadata` has the key `bitnet.packed`.
+/// Those of [`write`](fn@super::write); [`Error::Memory`] for a strided view; [`Error::Key`] if `metadata` has the key `bitnet.packed`.
 pub fn write_tensors(
     path: &Path,
     tensors: &[(&str, &BitNetTensor)],
