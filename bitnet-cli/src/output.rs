@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+pub(crate) use bitnet_core::memory::units::bytes;
 
 use crate::args::{ColorChoice, General};
 
@@ -212,21 +213,6 @@ pub(crate) fn without_controls(text: &str) -> Cow<'_, str> {
         c => char::from_u32(0x2400 + c as u32).filter(|_| (c as u32) < 0x20).unwrap_or('\u{fffd}'),
     };
     text.chars().map(shown).collect::<String>().into()
-}
-
-/// Bytes in words: `3.4 MiB`.
-pub(crate) fn bytes(count: u64) -> String {
-    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
-    if count < 1024 {
-        return format!("{count} B");
-    }
-    let mut value = count as f64 / 1024.0;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    format!("{value:.1} {}", UNITS[unit])
 }
 
 /// A count with its noun: `1 token`, `2 tokens`.

@@ -34,6 +34,7 @@ pub mod tensor;
 mod thread_cache;
 mod token;
 pub mod tracking;
+pub mod units;
 
 pub use buffer::PoolBuffer;
 pub use cleanup::{CleanupConfig, CleanupMetrics, CleanupReport};

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::live::Record;
 use super::threads;
-use super::units::{bytes, duration};
 use crate::memory::Purpose;
+use crate::memory::units::{bytes, duration};
 
 /// Lines that [`LeakReport`] prints before it says how many more there are.
 const LINES: usize = 20;

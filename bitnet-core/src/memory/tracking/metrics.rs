@@ -3,12 +3,12 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::units::{bytes, duration};
 use super::{
     AllocationPattern, LatencyKind, LatencySummary, MemoryPressureLevel, OperationFigures,
     PatternFeatures, PoolFigures, Rates, Step, Tracker, TrackingLevel,
 };
 use crate::memory::Purpose;
+use crate::memory::units::{bytes, duration};
 
 /// What a pool knows about itself at one moment.
 #[derive(Debug, Clone, PartialEq)]

@@ -101,7 +101,6 @@ mod threads;
 mod timeline;
 mod trace;
 mod tracker;
-mod units;
 
 pub use config::{TrackingConfig, TrackingLevel};
 pub use events::{AllocationEvent, DeallocationEvent};

@@ -345,7 +345,11 @@ impl fmt::Display for PatternReport {
             line(f, site, features)?;
         }
         for (bytes, features) in &self.classes {
-            line(f, &format_args!("blocks of {}", super::units::bytes(*bytes as u64)), features)?;
+            line(
+                f,
+                &format_args!("blocks of {}", crate::memory::units::bytes(*bytes as u64)),
+                features,
+            )?;
         }
         Ok(())
     }

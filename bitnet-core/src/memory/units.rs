@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-/// Bytes with a binary unit.
-pub(super) fn bytes(count: u64) -> String {
+/// Bytes with a binary unit: `3.4 MiB`.
+pub fn bytes(count: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
     if count < 1024 {
         return format!("{count} B");
@@ -18,7 +18,7 @@ pub(super) fn bytes(count: u64) -> String {
 }
 
 /// A duration with one decimal of its largest unit.
-pub(super) fn duration(time: Duration) -> String {
+pub fn duration(time: Duration) -> String {
     let seconds = time.as_secs_f64();
     match seconds {
         s if s >= 3600.0 => format!("{:.1} h", s / 3600.0),
