@@ -195,7 +195,12 @@ impl HybridMemoryPool {
         align: usize,
         device: &Device,
     ) -> Result<MemoryHandle> {
-        let (mut handle, used_bytes) = self.allocate_slowly(size, align, device)?;
+        // A small block is cleared whole, so it need not be asked what it held.
+        let (mut handle, used_bytes) = if size < SMALL_LIMIT {
+            (self.allocate(size, align, device)?, size)
+        } else {
+            self.allocate_slowly(size, align, device)?
+        };
         handle.bytes_mut()[..used_bytes].fill(0);
         Ok(handle)
     }
