@@ -157,6 +157,30 @@ fn a_schedule_runs_each_strategy_when_it_is_due() {
 }
 
 #[test]
+fn what_compressing_gives_back_is_told_and_nothing_is_due_after_it() {
+    let _alone = alone();
+    let pool = pool_of(4 * MIB, 72 * MIB, patient());
+    let hand = HandClock::new();
+    let registry = TensorRegistry::with_clock(&pool, hand.clock());
+    let mut tensor = BitNetTensor::scratch(&[70 * MIB / 4], &pool).unwrap();
+    tensor.bytes_mut().unwrap().fill(3);
+    let handle = TensorHandle::new(tensor, &registry);
+    hand.advance(60 * SECOND);
+    let silent = Box::new(SystemFiles::under("absent"));
+    let config = CleanupConfig { max_cleanup_time: SECOND, ..patient() };
+    let mut schedule = CleanupSchedule::with_system(config, hand.clock(), silent);
+    let (report, seen) = watched(|| schedule.run_due(&pool).unwrap());
+    assert_eq!((report.strategy, report.compressed.tensors), (Strategy::Pressure, 1));
+    assert_near(report.returned(), seen);
+    assert!(seen >= 60 * MIB, "{report}");
+    for _ in 0..100 {
+        hand.advance(10 * SECOND);
+        assert_eq!(schedule.run_due(&pool), None, "nobody did anything");
+    }
+    assert!(handle.read().unwrap().bytes().unwrap().iter().all(|&byte| byte == 3));
+}
+
+#[test]
 fn a_cleanup_without_time_does_nothing_and_says_so() {
     let _alone = alone();
     let pool =

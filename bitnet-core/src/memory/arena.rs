@@ -9,13 +9,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 
 use super::buddy::{Buddy, MAX_ORDER};
+use super::discard::discard_while;
+pub(super) use super::discard::{discard, past};
 use super::system::{GRANULE, Pages};
 
 /// The bytes of a region, and its alignment.
 const REGION: usize = GRANULE << MAX_ORDER;
-
-/// The bytes whose pages are given back at once: what comes between two looks at the clock.
-const PIECE: usize = 2 << 20;
 
 /// A run of granules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,7 +81,7 @@ impl Region {
         &self,
         in_transit: &Mutex<()>,
         pages: &Pages,
-        deadline: Option<Instant>,
+        more: &dyn Fn() -> bool,
     ) -> usize {
         let blocks = {
             let mut books = self.books();
@@ -96,7 +95,7 @@ impl Region {
         };
         let mut gone = 0;
         for (start, granules) in blocks {
-            if past(deadline) {
+            if !more() {
                 self.books().dirty = true;
                 break;
             }
@@ -106,7 +105,7 @@ impl Region {
             }
             let (address, bytes) = (self.address + start * GRANULE, granules * GRANULE);
             // SAFETY: the block lies in this region's mapping, and its books say that it is used by this call alone.
-            let (bytes_gone, whole) = unsafe { discard(address, bytes, pages, deadline) };
+            let (bytes_gone, whole) = unsafe { discard_while(address, bytes, pages, more) };
             gone += bytes_gone;
             let mut books = self.books();
             books.dirty |= !whole;
@@ -115,41 +114,6 @@ impl Region {
         }
         gone
     }
-}
-
-/// Gives the pages of a part of a mapping back, piece by piece until the deadline; the bytes that left memory, and whether all
-/// pieces are done.
-///
-/// # Safety
-/// As [`Pages::discard`].
-pub(super) unsafe fn discard(
-    address: usize,
-    bytes: usize,
-    pages: &Pages,
-    deadline: Option<Instant>,
-) -> (usize, bool) {
-    let mut gone = 0;
-    let mut at = address;
-    while at < address + bytes {
-        if past(deadline) {
-            return (gone, false);
-        }
-        // Pieces end where huge pages do.
-        let next = ((at / PIECE + 1) * PIECE).min(address + bytes);
-        let before = pages.resident(at, next - at);
-        // SAFETY: a part of what the caller's promise covers.
-        if before != Some(0) && unsafe { pages.discard(at, next - at) } {
-            let after = pages.resident(at, next - at);
-            gone += before.unwrap_or(0).saturating_sub(after.unwrap_or(0));
-        }
-        at = next;
-    }
-    (gone, true)
-}
-
-/// Whether the time has come.
-pub(super) fn past(deadline: Option<Instant>) -> bool {
-    deadline.is_some_and(|deadline| Instant::now() >= deadline)
 }
 
 /// What an arena holds, in bytes.
@@ -335,35 +299,44 @@ impl Arena {
     /// Gives unused regions back to the system, and the pages of free blocks of the others; the bytes that left memory.
     /// Regions stay as long as not more than `keep` bytes are mapped; their pages go.
     pub(super) fn release(&self, keep: usize, pages: &Pages, deadline: Option<Instant>) -> usize {
+        self.release_while(keep, pages, &|| !past(deadline))
+    }
+
+    /// As [`Arena::release`], as long as `more` says so.
+    fn release_while(&self, keep: usize, pages: &Pages, more: &dyn Fn() -> bool) -> usize {
         let all: Vec<_> = self.regions.read().unwrap_or_else(PoisonError::into_inner).clone();
         let mut gone = 0;
         for region in all.into_iter().rev() {
-            if past(deadline) {
+            if !more() {
                 break;
             }
             let spare = self.mapped().saturating_sub(region.bytes) >= keep;
-            // First the pages, piece by piece: a whole region takes longer than may lie between two looks at the clock.
-            gone += region.discard_free(&self.in_transit, pages, deadline);
-            if spare && !past(deadline) {
-                gone += self.unmap_if_unused(region.address, pages).unwrap_or(0);
+            gone += region.discard_free(&self.in_transit, pages, more);
+            if spare && more() {
+                gone += self.unmap_if_unused(&region, pages, more);
             }
         }
         gone
     }
 
-    fn unmap_if_unused(&self, address: usize, pages: &Pages) -> Option<usize> {
+    fn unmap_if_unused(&self, region: &Region, pages: &Pages, more: &dyn Fn() -> bool) -> usize {
         let _in_transit = self.in_transit();
-        let mut regions = self.regions.write().unwrap_or_else(PoisonError::into_inner);
-        let at = regions.binary_search_by_key(&address, |region| region.address).ok()?;
         // Taken as a whole, it is free to nobody: neither to an allocation nor to a cleanup that knows it still.
-        let used = regions[at].allocate_whole()?.used_bytes;
-        let Region { bytes, align, .. } = *regions.remove(at);
+        let Some(whole) = region.allocate_whole() else { return 0 };
+        // First the pages, piece by piece: those of a region together take longer than may lie between two looks at the clock.
+        // SAFETY: the region is mapped, since only who has taken it whole unmaps it, and it is this call's alone.
+        let (gone, done) = unsafe { discard_while(region.address, whole.used_bytes, pages, more) };
+        if !done {
+            region.put_back_whole(whole);
+            return gone;
+        }
+        let mut regions = self.regions.write().unwrap_or_else(PoisonError::into_inner);
+        regions.retain(|other| other.address != region.address);
         drop(regions);
-        let resident = if used == 0 { 0 } else { pages.resident(address, used).unwrap_or(0) };
         // SAFETY: the region came from `map` with these figures, nothing lives in it, and it is no longer listed.
-        unsafe { pages.unmap(address, bytes, align) };
-        self.unreserve(bytes);
-        Some(resident)
+        unsafe { pages.unmap(region.address, region.bytes, region.align) };
+        self.unreserve(region.bytes);
+        gone
     }
 
     /// Gives every region back.
@@ -415,6 +388,15 @@ impl Region {
         books.fresh_from = granules;
         Some(Span { address: self.address, granules, used_bytes })
     }
+
+    /// Undoes [`Region::allocate_whole`], with which nobody has done anything.
+    fn put_back_whole(&self, whole: Span) {
+        let mut books = self.books();
+        books.buddy.free(0, whole.granules);
+        books.fresh_from = whole.used_bytes / GRANULE;
+        books.dirty = true;
+        self.orders.store(books.buddy.orders(), Ordering::Relaxed);
+    }
 }
 
 #[cfg(test)]
@@ -444,6 +426,27 @@ mod tests {
         arena.release(REGION, &pages, None);
         assert_eq!(arena.mapped(), REGION);
         arena.release(0, &pages, None);
+        assert_eq!(arena.mapped(), 0);
+    }
+
+    #[test]
+    fn a_region_whose_pages_take_too_long_stays() {
+        let pages = Pages::default();
+        let arena = Arena::new(REGION, 0, &pages).unwrap();
+        let span = arena.allocate(3000, 1, &pages).unwrap();
+        arena.free(span.address, span.granules);
+        let region = Arc::clone(&arena.regions.read().unwrap()[0]);
+        assert_eq!(arena.unmap_if_unused(&region, &pages, &|| false), 0);
+        assert_eq!((arena.mapped(), arena.figures().free), (REGION, REGION));
+        let again = arena.allocate(4000, 1, &pages).unwrap();
+        assert_eq!((again.address, again.used_bytes), (span.address, 3000 * GRANULE));
+        assert_eq!(arena.unmap_if_unused(&region, &pages, &|| true), 0);
+        assert_eq!(arena.mapped(), REGION, "a span of it is in use");
+        arena.free(again.address, again.granules);
+        let looks = std::cell::Cell::new(0);
+        arena.release_while(0, &pages, &|| looks.replace(looks.get() + 1) < 2);
+        assert_eq!((arena.mapped(), looks.get()), (REGION, 4), "cut short within the free block");
+        arena.release_while(0, &pages, &|| true);
         assert_eq!(arena.mapped(), 0);
     }
 

@@ -28,46 +28,112 @@ const GAIN: usize = 16;
 const PATIENCE: usize = 4 << 20;
 
 /// Packed bytes, in a pool.
+#[derive(Default)]
 pub(super) struct Packed {
-    /// Each holds `BLOCKS` blocks; the last one the rest.
+    /// Each holds up to `BLOCKS` blocks.
     parts: Vec<MemoryHandle>,
     size: usize,
     width: usize,
 }
 
-impl Packed {
-    /// Packs `bytes`, elements of `width` bytes, into `pool`; `None` if less than a sixteenth would be gained.
+/// How far packing has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// All bytes are packed.
+    Whole,
+    /// Less than a sixteenth would be gained.
+    Dense,
+    /// It was cut short, and can go on where it stopped as long as the bytes stay the same.
+    Cut,
+}
+
+/// Bytes that are packed from their start on, as far as it has come.
+pub(super) struct Packing {
+    packed: Packed,
+    /// Allocations and deallocations that it has made.
+    activity: u64,
+}
+
+impl Packing {
+    /// Nothing yet; elements have `width` bytes.
+    pub(super) fn new(width: usize) -> Self {
+        Self { packed: Packed { width, ..Packed::default() }, activity: 0 }
+    }
+
+    /// Packs more of `bytes` into `pool`, block by block as long as `more` says so, which is asked before each block.
     ///
     /// # Errors
     /// Those of [`HybridMemoryPool::allocate`].
-    pub(super) fn pack(
+    pub(super) fn go_on(
+        &mut self,
         bytes: &[u8],
-        width: usize,
         pool: &HybridMemoryPool,
-    ) -> Result<Option<Self>> {
+        more: &dyn Fn() -> bool,
+    ) -> Result<Progress> {
+        if bytes.is_empty() {
+            return Ok(Progress::Dense);
+        }
+        let mut asked = more();
+        if !asked {
+            return Ok(Progress::Cut);
+        }
         let largest = BLOCKS.min(bytes.len().div_ceil(BLOCK));
         let room = largest * (4 + BLOCK.max(lz4_flex::block::get_maximum_output_size(BLOCK)));
         let mut planes = pool.allocate(BLOCK.min(bytes.len()), 64, &Device::Cpu)?;
-        let mut packed = pool.allocate(room, 64, &Device::Cpu)?;
-        let mut parts = Vec::new();
-        let (mut done, mut kept) = (0, 0);
-        for part in bytes.chunks(BLOCK * BLOCKS) {
-            let mut len = 0;
-            for block in part.chunks(BLOCK) {
-                let planes = &mut planes.bytes_mut()[..block.len()];
-                len += pack_block(block, width, planes, &mut packed.bytes_mut()[len..]);
+        let mut scratch = pool.allocate(room, 64, &Device::Cpu)?;
+        self.activity += 4;
+        while self.packed.size < bytes.len() {
+            let (mut done, mut len, mut cut) = (0, 0, false);
+            for block in bytes[self.packed.size..].chunks(BLOCK).take(BLOCKS) {
+                cut = !std::mem::take(&mut asked) && !more();
+                if cut {
+                    break;
+                }
+                let (planes, out) = (&mut planes.bytes_mut()[..block.len()], scratch.bytes_mut());
+                len += pack_block(block, self.packed.width, planes, &mut out[len..]);
+                done += block.len();
             }
-            (done, kept) = (done + part.len(), kept + len);
-            if (done >= PATIENCE || done == bytes.len()) && kept > done - done / GAIN {
-                return Ok(None);
+            if done > 0 {
+                let mut place = pool.allocate(len, 64, &Device::Cpu)?;
+                place.bytes_mut().copy_from_slice(&scratch.bytes()[..len]);
+                self.packed.parts.push(place);
+                self.packed.size += done;
+                self.activity += 1;
             }
-            let mut place = pool.allocate(len, 64, &Device::Cpu)?;
-            place.bytes_mut().copy_from_slice(&packed.bytes()[..len]);
-            parts.push(place);
+            if self.is_hopeless(bytes.len()) {
+                return Ok(Progress::Dense);
+            }
+            if cut {
+                return Ok(Progress::Cut);
+            }
         }
-        Ok((kept < bytes.len()).then_some(Self { parts, size: bytes.len(), width }))
+        Ok(Progress::Whole)
     }
 
+    /// Whether too little has been gained so far of bytes of this length.
+    fn is_hopeless(&self, len: usize) -> bool {
+        let (done, kept) = (self.packed.size, self.packed.len());
+        let over = (done >= PATIENCE || done == len) && kept > done - done / GAIN;
+        over || (done == len && kept >= len)
+    }
+
+    /// What [`Progress::Whole`] was said of.
+    pub(super) fn into_packed(self) -> Packed {
+        self.packed
+    }
+
+    /// Allocations and deallocations that it has made since this was last asked.
+    pub(super) fn take_activity(&mut self) -> u64 {
+        std::mem::take(&mut self.activity)
+    }
+
+    /// Deallocations that giving it up makes.
+    pub(super) fn parts(&self) -> usize {
+        self.packed.parts.len()
+    }
+}
+
+impl Packed {
     /// The bytes that were packed, into a new block of `pool`, with its purpose.
     ///
     /// # Errors
@@ -80,12 +146,17 @@ impl Packed {
             got: self.len(),
             expected: "what was packed: memory has been overwritten".into(),
         };
-        for (to, part) in out.bytes_mut().chunks_mut(BLOCK * BLOCKS).zip(&self.parts) {
+        let mut blocks = out.bytes_mut().chunks_mut(BLOCK);
+        for part in &self.parts {
             let mut from = part.bytes();
-            for block in to.chunks_mut(BLOCK) {
+            while !from.is_empty() {
+                let block = blocks.next().ok_or_else(damaged)?;
                 let planes = &mut planes.bytes_mut()[..block.len()];
                 from = unpack_block(from, self.width, planes, block).ok_or_else(damaged)?;
             }
+        }
+        if blocks.next().is_some() {
+            return Err(damaged());
         }
         Ok(out)
     }
@@ -192,12 +263,67 @@ fn transposed(square: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use proptest::prelude::*;
 
     use super::*;
+    use crate::memory::HandClock;
 
     fn pool() -> HybridMemoryPool {
         HybridMemoryPool::new().unwrap()
+    }
+
+    /// The bytes packed without a break; `None` if they are dense.
+    fn pack(bytes: &[u8], width: usize, pool: &HybridMemoryPool) -> Option<Packed> {
+        let mut packing = Packing::new(width);
+        match packing.go_on(bytes, pool, &|| true).unwrap() {
+            Progress::Whole => Some(packing.into_packed()),
+            Progress::Dense => None,
+            Progress::Cut => panic!("cut"),
+        }
+    }
+
+    #[test]
+    fn the_clock_is_looked_at_between_blocks() {
+        let pool = pool();
+        let bytes: Vec<u8> = (0..20 * BLOCK + 5).map(|at| (at / 1000) as u8).collect();
+        let (hand, second) = (HandClock::new(), Duration::from_secs(1));
+        let clock = hand.clock();
+        let mut packing = Packing::new(1);
+        let until = |end| {
+            let (hand, clock) = (&hand, &clock);
+            move || {
+                hand.advance(second);
+                clock.now() <= end * second
+            }
+        };
+        assert_eq!(packing.go_on(&bytes, &pool, &until(3)), Ok(Progress::Cut));
+        assert_eq!(packing.packed.size, 3 * BLOCK, "a block a second");
+        assert_eq!(packing.go_on(&bytes, &pool, &until(4)), Ok(Progress::Cut));
+        assert_eq!((packing.packed.size, packing.parts()), (3 * BLOCK, 1), "no time at all");
+        assert_eq!(packing.go_on(&bytes, &pool, &until(22)), Ok(Progress::Cut));
+        assert_eq!((packing.packed.size, packing.parts()), (20 * BLOCK, 3));
+        assert_eq!(packing.go_on(&bytes, &pool, &until(60)), Ok(Progress::Whole));
+        assert!(packing.into_packed().unpack(&pool).unwrap().bytes() == bytes);
+        assert_eq!(pool.get_metrics().total_allocated, 0);
+    }
+
+    #[test]
+    fn its_activity_is_that_of_the_pool() {
+        let pool = pool();
+        let calls = || pool.get_metrics().allocations + pool.get_metrics().deallocations;
+        let bytes: Vec<u8> = (0..40 * BLOCK).map(|at| (at / 1000) as u8).collect();
+        let mut packing = Packing::new(1);
+        let looks = std::cell::Cell::new(0);
+        let some = || looks.replace(looks.get() + 1) < 20;
+        assert_eq!(packing.go_on(&bytes, &pool, &some), Ok(Progress::Cut));
+        assert_eq!((packing.take_activity(), packing.parts()), (calls(), 2));
+        packing.go_on(&bytes, &pool, &|| true).unwrap();
+        let before = calls();
+        let parts = packing.parts() as u64;
+        drop(packing);
+        assert_eq!(calls(), before + parts);
     }
 
     #[test]
@@ -216,7 +342,7 @@ mod tests {
             [64, 65, BLOCK - 1, BLOCK, BLOCK + 9, BLOCK * BLOCKS, BLOCK * BLOCKS + 1, all.len()]
         {
             for width in [1, 2, 4, 8] {
-                let packed = Packed::pack(&all[..size], width, &pool).unwrap();
+                let packed = pack(&all[..size], width, &pool);
                 let Some(packed) = packed else { continue };
                 assert!(packed.len() < size && packed.unpacked_len() == size);
                 assert!(packed.unpack(&pool).unwrap().bytes() == &all[..size], "{size} {width}");
@@ -230,7 +356,7 @@ mod tests {
         let pool = pool();
         let bytes = vec![5u8; 100_000];
         for at in [0, 1, 3, 4, 5, 20] {
-            let mut packed = Packed::pack(&bytes, 1, &pool).unwrap().unwrap();
+            let mut packed = pack(&bytes, 1, &pool).unwrap();
             let place = &mut packed.parts[0].bytes_mut()[at];
             *place ^= 0xff;
             match packed.unpack(&pool) {
@@ -251,7 +377,7 @@ mod tests {
             width in prop::sample::select(vec![1usize, 2, 4, 8]),
         ) {
             let pool = pool();
-            if let Some(packed) = Packed::pack(&bytes, width, &pool).unwrap() {
+            if let Some(packed) = pack(&bytes, width, &pool) {
                 prop_assert!(packed.len() < bytes.len());
                 let out = packed.unpack(&pool).unwrap();
                 prop_assert_eq!(out.bytes(), &bytes[..]);

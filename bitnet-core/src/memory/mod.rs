@@ -13,6 +13,7 @@ mod config;
 mod core;
 mod depot;
 mod device_pool;
+mod discard;
 #[cfg(all(test, unix))]
 mod endings;
 mod handle;

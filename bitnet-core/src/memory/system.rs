@@ -154,18 +154,27 @@ mod imp {
         let _ = (address, bytes);
     }
 
+    /// What the system is asked about at once, in pages.
+    #[cfg(target_os = "linux")]
+    const ASKED: usize = 4096;
+
     #[cfg(target_os = "linux")]
     pub(super) fn resident(address: usize, bytes: usize) -> Option<usize> {
         let page = page();
-        let from = address / page * page;
-        let pages = (address + bytes - from).div_ceil(page);
-        let mut map = Vec::new();
-        map.try_reserve_exact(pages).ok()?;
-        map.resize(pages, 0u8);
-        let start = with_exposed_provenance_mut(from);
-        // SAFETY: `map` has a byte for each page of the range; the call reads no memory of the range itself.
-        let answer = unsafe { libc::mincore(start, pages * page, map.as_mut_ptr()) };
-        (answer == 0).then(|| map.iter().filter(|&&state| state & 1 == 1).count() * page)
+        let mut map = [0u8; ASKED];
+        let mut sum = 0;
+        let (mut at, end) = (address / page * page, address + bytes);
+        while at < end {
+            let pages = (end - at).div_ceil(page).min(ASKED);
+            let start = with_exposed_provenance_mut(at);
+            // SAFETY: `map` has a byte for each of the pages; the call reads no memory of the range itself.
+            if unsafe { libc::mincore(start, pages * page, map.as_mut_ptr()) } != 0 {
+                return None;
+            }
+            sum += map[..pages].iter().filter(|&&state| state & 1 == 1).count() * page;
+            at += pages * page;
+        }
+        Some(sum)
     }
 
     #[cfg(not(target_os = "linux"))]

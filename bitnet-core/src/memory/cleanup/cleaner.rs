@@ -8,18 +8,18 @@ use super::scheduler::Scheduler;
 use super::{CleanupConfig, CleanupMetrics, CleanupReport, Compacted, Strategy, Work};
 use crate::Result;
 use crate::memory::arena::past;
-use crate::memory::release::without_callbacks;
-use crate::memory::tensor::{Compressed, TensorRegistry, WeakTensorRegistry};
+use crate::memory::tensor::{CompressionStep, TensorRegistry, WeakTensorRegistry};
 use crate::memory::{HybridMemoryPool, MemoryPoolConfig, WeakPool};
 
 /// Slabs and regions of which at most this part is in use are emptied.
 const SPARSE: f64 = 0.25;
 /// The system is asked about so many bytes at once.
-const ASKED_AT_ONCE: usize = 256 << 20;
-/// Bytes a second at which a tensor is compressed, until one has been slower.
-const COMPRESSED_A_SECOND: f64 = 200e6;
-/// Tensors of fewer bytes say nothing about that.
-const TELLING: usize = 64 << 10;
+const ASKED_AT_ONCE: usize = 16 << 20;
+/// The parts of the time when the steps are over at the latest. The last tenth is for what had begun by then.
+const RELEASED_BY: f64 = 0.4;
+const COMPRESSED_BY: f64 = 0.55;
+const MOVED_BY: f64 = 0.75;
+const OVER_BY: f64 = 0.9;
 
 /// What a pool needs to be cleaned.
 #[derive(Debug)]
@@ -79,10 +79,12 @@ impl Cleaner {
         let time = Time::start(self.config.max_cleanup_time);
         let mut report = CleanupReport::new(strategy);
         report.resident_before = resident(pool, time.until(0.1));
+        // Asking again takes about as long.
         let asking = time.start.elapsed();
-        let end = time.end.and_then(|end| end.checked_sub(asking)).or(time.end);
+        let over = time.until(OVER_BY);
+        let end = over.and_then(|over| over.checked_sub(asking)).or(over);
         self.work(pool, strategy.work(&self.config), &time, end, &mut report);
-        report.resident_after = report.resident_before.and_then(|_| resident(pool, time.end));
+        report.resident_after = report.resident_before.and_then(|_| resident(pool, over));
         report.took = time.start.elapsed();
         lock(&self.metrics).add(&report, self.config.max_cleanup_time);
         // Callbacks were kept back while tensors were locked.
@@ -99,25 +101,27 @@ impl Cleaner {
         report: &mut CleanupReport,
     ) {
         let registries = self.registries();
-        if registries.is_empty() || work == Work::default() {
-            report.released = pool.core().release(end);
-            report.was_cut = past(end);
+        let only_release = registries.is_empty() || work == Work::default();
+        let released_by = if only_release { end } else { time.until(RELEASED_BY) };
+        for registry in &registries {
+            let step = registry.give_blocks_back(&|| !past(released_by));
+            report.add_compression(step);
+        }
+        report.released.add(pool.core().release(released_by));
+        report.was_cut |= past(released_by);
+        if only_release {
             return;
         }
-        report.released = pool.core().release(time.until(0.5));
-        report.was_cut = past(time.until(0.5));
         if let Some(idle) = work.compress_idle_for {
-            let (done, cut) = compress(&registries, idle, time.until(0.6));
-            report.compressed = done;
-            report.was_cut |= cut;
+            report.add_compression(compress(&registries, idle, time.until(COMPRESSED_BY)));
         }
         if let Some(idle) = work.move_idle_for {
-            let (done, cut) = compact(pool, &registries, idle, time.until(0.8));
+            let (done, cut) = compact(pool, &registries, idle, time.until(MOVED_BY));
             report.compacted = done;
             report.was_cut |= cut;
         }
         if report.compressed.tensors + report.compacted.tensors > 0 {
-            report.released_after_moving = pool.core().release(end);
+            report.released_after_moving.add(pool.core().release(end));
         }
         report.was_cut |= past(end);
     }
@@ -158,40 +162,23 @@ fn resident(pool: &HybridMemoryPool, deadline: Option<Instant>) -> Option<usize>
     Some(sum)
 }
 
-/// Compresses tensors that have been idle for so long; whether the time was too short for some.
+/// Compresses tensors that have been idle for so long.
 fn compress(
     registries: &[TensorRegistry],
     idle: Duration,
     deadline: Option<Instant>,
-) -> (Compressed, bool) {
-    let mut done = Compressed::default();
-    let mut cut = false;
-    let mut speed = COMPRESSED_A_SECOND;
+) -> CompressionStep {
+    let more = || !past(deadline);
+    let mut sum = CompressionStep::default();
     for registry in registries {
-        registry.for_each_idle(idle, |tensor| {
-            if past(deadline) {
-                cut = true;
-                return ControlFlow::Break(());
-            }
-            let size = tensor.block().map_or(0, |block| block.size());
-            let begun = Instant::now();
-            let needed = Duration::from_secs_f64(size as f64 / speed);
-            if deadline.is_some_and(|deadline| begun + needed > deadline) {
-                cut = true;
-                return ControlFlow::Continue(());
-            }
+        let had_time = registry.for_each_idle_while(idle, &more, |tensor| {
             // Without room for the compressed bytes the others, smaller ones, may still find some.
-            let one = without_callbacks(|| tensor.compress()).unwrap_or_default();
-            done.tensors += one.tensors;
-            done.bytes_before += one.bytes_before;
-            done.bytes_after += one.bytes_after;
-            if size >= TELLING {
-                speed = speed.min(size as f64 / begun.elapsed().as_secs_f64().max(1e-9));
-            }
-            ControlFlow::Continue(())
+            sum.add(tensor.compress_while(&more).unwrap_or_default());
+            if sum.was_cut { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
+        sum.was_cut |= !had_time;
     }
-    (done, cut)
+    sum
 }
 
 /// Moves tensors that have been idle for so long out of sparse memory; whether there was no time for all of them.
@@ -215,7 +202,7 @@ fn compact(
         return (done, cut);
     }
     for registry in registries {
-        registry.for_each_idle(idle, |tensor| {
+        let had_time = registry.for_each_idle_while(idle, &|| !past(deadline), |tensor| {
             if past(deadline) {
                 cut = true;
                 return ControlFlow::Break(());
@@ -224,7 +211,7 @@ fn compact(
                 return ControlFlow::Continue(());
             };
             let size = block.size();
-            match without_callbacks(|| tensor.leave_sparse(&compaction, deadline)) {
+            match tensor.leave_sparse(&compaction, deadline) {
                 Ok(true) => {
                     done.tensors += 1;
                     done.bytes += size;
@@ -234,6 +221,7 @@ fn compact(
             }
             ControlFlow::Continue(())
         });
+        cut |= !had_time;
     }
     (done, cut)
 }

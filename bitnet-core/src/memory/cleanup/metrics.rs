@@ -4,12 +4,12 @@ use std::fmt;
 use std::time::Duration;
 
 use super::Strategy;
-use crate::memory::tensor::Compressed;
+use crate::memory::tensor::{Compressed, CompressionStep};
 
 /// Bytes that left memory, by the system's word: pages that were in memory before and are not afterwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Released {
-    /// With large blocks that had a mapping of their own and were kept for the next request.
+    /// With large blocks that had a mapping of their own: kept for the next request, or left by a tensor that was compressed.
     pub recent_blocks: usize,
     /// With unused regions and free spans of blocks of 1 MiB and more.
     pub regions: usize,
@@ -21,6 +21,12 @@ impl Released {
     /// The sum.
     pub fn total(&self) -> usize {
         self.recent_blocks + self.regions + self.slabs
+    }
+
+    pub(super) fn add(&mut self, other: Self) {
+        self.recent_blocks += other.recent_blocks;
+        self.regions += other.regions;
+        self.slabs += other.slabs;
     }
 }
 
@@ -59,6 +65,8 @@ pub struct CleanupReport {
     pub took: Duration,
     /// Whether it stopped because its time was over.
     pub was_cut: bool,
+    /// Allocations and deallocations that compressing made.
+    compressing: u64,
 }
 
 impl CleanupReport {
@@ -73,7 +81,15 @@ impl CleanupReport {
             compressed: Compressed::default(),
             took: Duration::ZERO,
             was_cut: false,
+            compressing: 0,
         }
+    }
+
+    pub(super) fn add_compression(&mut self, step: CompressionStep) {
+        self.compressed.add(step.done);
+        self.released_after_moving.recent_blocks += step.returned;
+        self.compressing += step.activity;
+        self.was_cut |= step.was_cut;
     }
 
     /// Bytes that left memory in all steps, by the system's word.
@@ -83,7 +99,7 @@ impl CleanupReport {
 
     /// Allocations and deallocations that the cleanup itself made.
     pub(super) fn own_activity(&self) -> u64 {
-        2 * (self.compacted.tensors + self.compressed.tensors) as u64
+        2 * self.compacted.tensors as u64 + self.compressing
     }
 }
 
@@ -167,14 +183,15 @@ mod tests {
         report.released = Released { recent_blocks: 1, regions: 20, slabs: 300 };
         report.released_after_moving.slabs = 4000;
         report.compacted = Compacted { sparse_bytes: 9, tensors: 2, bytes: 7, refused: 0 };
-        report.compressed = Compressed { tensors: 1, bytes_before: 50, bytes_after: 20 };
+        let done = Compressed { tensors: 1, bytes_before: 50, bytes_after: 20 };
+        report.add_compression(CompressionStep { done, activity: 7, ..Default::default() });
         report.took = Duration::from_millis(99);
         metrics.add(&report, Duration::from_millis(100));
         report.strategy = Strategy::Pressure;
         report.took = Duration::from_millis(103);
         report.was_cut = true;
         metrics.add(&report, Duration::from_millis(100));
-        assert_eq!(report.own_activity(), 6);
+        assert_eq!(report.own_activity(), 4 + 7);
         assert_eq!([Strategy::Idle, Strategy::Pressure].map(|s| metrics.runs(s)), [1, 1]);
         assert_eq!((metrics.runs(Strategy::Periodic), metrics.all_runs()), (0, 2));
         assert_eq!((metrics.returned, metrics.moved, metrics.compressed), (8642, (4, 14), (2, 60)));

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::registry::Shelf;
 use super::{BitNetTensor, TensorMetadata, TensorRegistry};
 use crate::Result;
-use crate::memory::compression::Packed;
+use crate::memory::compression::{Packed, Packing};
 use crate::memory::release::without_callbacks;
 use crate::memory::{HybridMemoryPool, Purpose};
 
@@ -57,24 +57,50 @@ pub(super) struct Slot {
     content: RwLock<Content>,
 }
 
-/// What stands behind a handle. While it is packed, the tensor has no storage, and no guard is out.
+/// What stands behind a handle.
 pub(super) struct Content {
     pub(super) tensor: BitNetTensor,
     pub(super) purpose: Purpose,
-    pub(super) packed: Option<Packed>,
-    /// Whether packing was tried without gain since the tensor was last written.
-    pub(super) dense: bool,
+    pub(super) form: Form,
+}
+
+/// How far a tensor is compressed.
+pub(super) enum Form {
+    /// Not at all.
+    Plain,
+    /// As [`Form::Plain`], and packing was tried without gain since the tensor was last written.
+    Dense,
+    /// As [`Form::Plain`], and a part of its bytes has been packed since it was last written.
+    Begun(Packing),
+    /// The tensor has no storage, and no guard is out.
+    Packed(Packed),
+}
+
+impl Form {
+    pub(super) fn packed(&self) -> Option<&Packed> {
+        match self {
+            Self::Plain | Self::Dense | Self::Begun(_) => None,
+            Self::Packed(packed) => Some(packed),
+        }
+    }
 }
 
 impl Content {
     /// Brings the bytes of a packed tensor back to `pool`.
     fn restore(&mut self, pool: &HybridMemoryPool) -> Result<()> {
-        let Some(packed) = &self.packed else { return Ok(()) };
+        let Some(packed) = self.form.packed() else { return Ok(()) };
         // The caller holds the lock of this tensor, which a callback might ask for.
         let block = without_callbacks(|| packed.unpack(&pool.for_purpose(self.purpose)))?;
         self.tensor.restore_block(block);
-        self.packed = None;
+        without_callbacks(|| self.form = Form::Plain);
         Ok(())
+    }
+
+    /// Gives up what has been packed of a tensor that is in use again.
+    pub(super) fn stop_packing(&mut self) {
+        if matches!(self.form, Form::Begun(_)) {
+            without_callbacks(|| self.form = Form::Plain);
+        }
     }
 }
 
@@ -83,8 +109,8 @@ impl Slot {
         self.name.as_deref()
     }
 
-    pub(super) fn pool(&self) -> &HybridMemoryPool {
-        &self.shelf.pool
+    pub(super) fn shelf(&self) -> &Shelf {
+        &self.shelf
     }
 
     pub(super) fn idle_time(&self) -> Duration {
@@ -117,7 +143,7 @@ impl Slot {
     /// The content, unpacked, for reading.
     fn read(&self) -> Result<RwLockReadGuard<'_, Content>> {
         let content = self.shared();
-        if content.packed.is_none() {
+        if content.form.packed().is_none() {
             return Ok(content);
         }
         drop(content);
@@ -133,7 +159,7 @@ impl Slot {
     fn write(&self) -> Result<RwLockWriteGuard<'_, Content>> {
         let mut content = self.owned();
         content.restore(&self.shelf.pool)?;
-        content.dense = false;
+        without_callbacks(|| content.form = Form::Plain);
         Ok(content)
     }
 
@@ -193,7 +219,7 @@ impl TensorHandle {
             created: now,
             last_used: AtomicU64::new(now),
             wanted: AtomicU32::new(0),
-            content: RwLock::new(Content { tensor, purpose, packed: None, dense: false }),
+            content: RwLock::new(Content { tensor, purpose, form: Form::Plain }),
         });
         Self { slot }
     }
@@ -240,7 +266,7 @@ impl TensorHandle {
 
     /// Whether the tensor is compressed at this moment.
     pub fn is_compressed(&self) -> bool {
-        self.slot.shared().packed.is_some()
+        self.slot.shared().form.packed().is_some()
     }
 
     /// The time since the tensor was put under the registry's care.

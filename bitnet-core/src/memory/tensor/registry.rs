@@ -2,15 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::mem;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLockWriteGuard, Weak};
 use std::time::{Duration, Instant};
 
 use super::TensorHandle;
-use super::handle::{Content, Slot};
-use crate::memory::compression::Packed;
+use super::handle::{Content, Form, Slot};
+use crate::memory::compression::{Packing, Progress};
+use crate::memory::discard::empty_while;
+use crate::memory::release::without_callbacks;
 use crate::memory::{Clock, Compaction, HybridMemoryPool, MemoryHandle, Purpose};
 use crate::{Error, Result};
+
+/// Tensors that are looked up at once, and between two looks at the clock.
+const BATCH: usize = 64;
 
 /// The tensors that [`super::TensorHandle`]s hold. Clones are the same registry. It keeps no tensor alive.
 #[derive(Clone)]
@@ -50,6 +56,8 @@ pub(super) struct Shelf {
     pub(super) pool: HybridMemoryPool,
     pub(super) clock: Clock,
     slots: Mutex<Slots>,
+    /// Blocks of tensors that have been compressed, too large to be dropped before their pages have gone.
+    leaving: Mutex<Vec<MemoryHandle>>,
 }
 
 #[derive(Default)]
@@ -76,6 +84,29 @@ impl Shelf {
     pub(super) fn remove(&self, id: u64) {
         self.lock().alive.remove(&id);
     }
+
+    fn leaving(&self) -> MutexGuard<'_, Vec<MemoryHandle>> {
+        self.leaving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives blocks that tensors have left back to their pools, after their pages, as long as `more` says so.
+    fn give_blocks_back(&self, more: &dyn Fn() -> bool) -> CompressionStep {
+        let mut step = CompressionStep::default();
+        while !step.was_cut
+            && let Some(mut block) = { self.leaving().pop() }
+        {
+            let (gone, is_empty) = empty_while(&mut block, more);
+            step.returned += gone;
+            if is_empty {
+                drop(block);
+                step.activity += 1;
+            } else {
+                step.was_cut = true;
+                self.leaving().push(block);
+            }
+        }
+        step
+    }
 }
 
 impl TensorRegistry {
@@ -87,7 +118,8 @@ impl TensorRegistry {
 
     /// As [`TensorRegistry::new`], with ages and idle times by this clock.
     pub fn with_clock(pool: &HybridMemoryPool, clock: Clock) -> Self {
-        let shelf = Shelf { pool: pool.clone(), clock, slots: Mutex::default() };
+        let shelf =
+            Shelf { pool: pool.clone(), clock, slots: Mutex::default(), leaving: Mutex::default() };
         let registry = Self { shelf: Arc::new(shelf) };
         pool.attach_registry(&registry);
         registry
@@ -99,6 +131,11 @@ impl TensorRegistry {
 
     pub(super) fn shelf(&self) -> &Arc<Shelf> {
         &self.shelf
+    }
+
+    /// Gives blocks that compressed tensors have left back to their pools, as far as `more` allows.
+    pub(in crate::memory) fn give_blocks_back(&self, more: &dyn Fn() -> bool) -> CompressionStep {
+        self.shelf.give_blocks_back(more)
     }
 
     /// The number of tensors that at least one handle holds.
@@ -119,22 +156,48 @@ impl TensorRegistry {
 
     /// Calls `visit` for each tensor that no guard has out and that has been idle for at least `older_than`, from the oldest
     /// one on, until it breaks. Tensors in use are passed over: this never waits for a guard. Whoever asks for a guard of
-    /// the tensor visited waits until `visit` has returned.
+    /// the tensor visited waits until `visit` has returned, and so do callbacks of memory pressure on this thread.
     pub fn for_each_idle(
         &self,
         older_than: Duration,
-        mut visit: impl FnMut(&mut IdleTensor<'_>) -> ControlFlow<()>,
+        visit: impl FnMut(&mut IdleTensor<'_>) -> ControlFlow<()>,
     ) {
-        // Handles may be made and dropped by `visit`, so that the list must not be locked meanwhile.
-        let slots: Vec<Weak<Slot>> = self.shelf.lock().alive.values().cloned().collect();
-        for slot in slots {
-            let Some(slot) = slot.upgrade() else { continue };
-            let Some(content) = slot.try_own() else { continue };
-            if slot.idle_time() < older_than || slot.is_wanted() {
-                continue;
+        self.for_each_idle_while(older_than, &|| true, visit);
+    }
+
+    /// As [`TensorRegistry::for_each_idle`], as long as `more` says so; whether it had the time for all tensors.
+    pub(in crate::memory) fn for_each_idle_while(
+        &self,
+        older_than: Duration,
+        more: &dyn Fn() -> bool,
+        mut visit: impl FnMut(&mut IdleTensor<'_>) -> ControlFlow<()>,
+    ) -> bool {
+        let mut from = 0;
+        // Those that `visit` makes do not belong to it.
+        let end = self.shelf.lock().next;
+        loop {
+            if !more() {
+                return false;
             }
-            if visit(&mut IdleTensor { slot: &slot, content }).is_break() {
-                return;
+            // Handles may be made and dropped by `visit`, so that the list must not be locked meanwhile.
+            let batch: Vec<(u64, Weak<Slot>)> = {
+                let slots = self.shelf.lock();
+                let alive = slots.alive.range(from..end).take(BATCH);
+                alive.map(|(&id, slot)| (id, Weak::clone(slot))).collect()
+            };
+            let Some(&(last, _)) = batch.last() else { return true };
+            from = last + 1;
+            for slot in batch.iter().filter_map(|(_, slot)| slot.upgrade()) {
+                let Some(mut content) = slot.try_own() else { continue };
+                if slot.idle_time() < older_than || slot.is_wanted() {
+                    content.stop_packing();
+                    continue;
+                }
+                // A callback might ask for the tensor that is locked here.
+                let visited = || visit(&mut IdleTensor { slot: &slot, content });
+                if without_callbacks(visited).is_break() {
+                    return true;
+                }
             }
         }
     }
@@ -150,9 +213,7 @@ impl TensorRegistry {
         let mut failed = None;
         self.for_each_idle(older_than, |tensor| match tensor.compress() {
             Ok(one) => {
-                done.tensors += one.tensors;
-                done.bytes_before += one.bytes_before;
-                done.bytes_after += one.bytes_after;
+                done.add(one);
                 ControlFlow::Continue(())
             }
             Err(error) => {
@@ -173,6 +234,35 @@ pub struct Compressed {
     pub bytes_before: usize,
     /// Bytes that they take now.
     pub bytes_after: usize,
+}
+
+impl Compressed {
+    pub(in crate::memory) fn add(&mut self, other: Self) {
+        self.tensors += other.tensors;
+        self.bytes_before += other.bytes_before;
+        self.bytes_after += other.bytes_after;
+    }
+}
+
+/// What a step of compressing a tensor did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(in crate::memory) struct CompressionStep {
+    pub(in crate::memory) done: Compressed,
+    /// Bytes that left memory with the block of the tensor.
+    pub(in crate::memory) returned: usize,
+    /// Allocations and deallocations that it made.
+    pub(in crate::memory) activity: u64,
+    /// Whether it was cut short.
+    pub(in crate::memory) was_cut: bool,
+}
+
+impl CompressionStep {
+    pub(in crate::memory) fn add(&mut self, other: Self) {
+        self.done.add(other.done);
+        self.returned += other.returned;
+        self.activity += other.activity;
+        self.was_cut |= other.was_cut;
+    }
 }
 
 /// A tensor that nobody reads or writes, and that nobody can while this is alive.
@@ -255,7 +345,7 @@ impl IdleTensor<'_> {
 impl IdleTensor<'_> {
     /// Whether the tensor is compressed.
     pub fn is_compressed(&self) -> bool {
-        self.content.packed.is_some()
+        self.content.form.packed().is_some()
     }
 
     /// Compresses the tensor without loss; its block goes back to the pool. Nothing is done, and zeros are returned, where there
@@ -265,23 +355,51 @@ impl IdleTensor<'_> {
     /// # Errors
     /// [`Error::OutOfMemory`] if there is no room for the compressed bytes beside the others; the tensor stays as it is.
     pub fn compress(&mut self) -> Result<Compressed> {
-        let Content { tensor, purpose, packed, dense } = &mut *self.content;
+        Ok(self.compress_while(&|| true)?.done)
+    }
+
+    /// As [`IdleTensor::compress`], in small pieces as long as `more` says so, which is asked before each piece. What is cut short
+    /// goes on when this is called again, unless the tensor has been written meanwhile; until all is packed it stays as it is.
+    ///
+    /// # Errors
+    /// As [`IdleTensor::compress`].
+    pub(in crate::memory) fn compress_while(
+        &mut self,
+        more: &dyn Fn() -> bool,
+    ) -> Result<CompressionStep> {
+        let mut step = CompressionStep::default();
+        let Content { tensor, purpose, form } = &mut *self.content;
         let (elements, bytes) = tensor.dtype().packing();
         let width = if elements == 1 { bytes } else { 1 };
-        if *dense || packed.is_some() {
-            return Ok(Compressed::default());
+        if let (Form::Plain | Form::Begun(_), Some(block)) = (&*form, tensor.own_block()) {
+            let mut packing = match mem::replace(form, Form::Plain) {
+                Form::Begun(packing) => packing,
+                _ => Packing::new(width),
+            };
+            let pool = self.slot.shelf().pool.for_purpose(*purpose);
+            let progress = packing.go_on(block.bytes(), &pool, more)?;
+            step.activity = packing.take_activity();
+            match progress {
+                Progress::Cut => {
+                    step.was_cut = true;
+                    *form = Form::Begun(packing);
+                }
+                Progress::Dense => {
+                    step.activity += packing.parts() as u64;
+                    *form = Form::Dense;
+                }
+                Progress::Whole => {
+                    let packed = packing.into_packed();
+                    let (bytes_before, bytes_after) = (packed.unpacked_len(), packed.len());
+                    step.done = Compressed { tensors: 1, bytes_before, bytes_after };
+                    *form = Form::Packed(packed);
+                    let shelf = self.slot.shelf();
+                    shelf.leaving().extend(tensor.remove_block());
+                    step.add(shelf.give_blocks_back(more));
+                }
+            }
         }
-        let Some(block) = tensor.own_block() else { return Ok(Compressed::default()) };
-        let pool = self.slot.pool().for_purpose(*purpose);
-        let Some(small) = Packed::pack(block.bytes(), width, &pool)? else {
-            *dense = true;
-            return Ok(Compressed::default());
-        };
-        let done =
-            Compressed { tensors: 1, bytes_before: small.unpacked_len(), bytes_after: small.len() };
-        *packed = Some(small);
-        drop(tensor.remove_block());
-        Ok(done)
+        Ok(step)
     }
 }
 
@@ -294,5 +412,176 @@ impl fmt::Debug for TensorRegistry {
 impl fmt::Debug for IdleTensor<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "IdleTensor({}, {:?})", self.slot, self.content.tensor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+    use crate::device::Device;
+    use crate::memory::tensor::BitNetTensor;
+    use crate::memory::{HandClock, MemoryPoolConfig};
+
+    /// Says yes as often as told.
+    fn times(count: usize) -> impl Fn() -> bool {
+        let left = std::cell::Cell::new(count);
+        move || left.replace(left.get().saturating_sub(1)) > 0
+    }
+
+    fn step(registry: &TensorRegistry, idle: Duration, looks: usize) -> Option<CompressionStep> {
+        let mut done = None;
+        registry.for_each_idle(idle, |tensor| {
+            done = Some(tensor.compress_while(&times(looks)).unwrap());
+            ControlFlow::Break(())
+        });
+        done
+    }
+
+    /// A tensor of 16 blocks of 64 KiB.
+    fn tensor(pool: &HybridMemoryPool) -> BitNetTensor {
+        let values: Vec<f32> = (0..1 << 18).map(|at| (at % 100) as f32).collect();
+        BitNetTensor::from_f32(&[1 << 18], &values, pool).unwrap()
+    }
+
+    #[test]
+    fn compression_that_was_cut_goes_on_unless_the_tensor_is_written() {
+        let pool = HybridMemoryPool::new().unwrap();
+        let hand = HandClock::new();
+        let registry = TensorRegistry::with_clock(&pool, hand.clock());
+        let handle = TensorHandle::new(tensor(&pool), &registry);
+        let held = || pool.get_metrics().total_allocated as usize;
+        let plain = held();
+        let cut = |looks| {
+            let step = step(&registry, Duration::ZERO, looks).unwrap();
+            assert!(step.was_cut && step.done == Compressed::default() && !handle.is_compressed());
+        };
+        cut(10);
+        assert!(held() > plain, "what has been packed is kept");
+        assert_eq!(handle.read().unwrap().f32().unwrap()[77], 77.0, "reading does not disturb it");
+        let whole = step(&registry, Duration::ZERO, 6).unwrap();
+        assert!(!whole.was_cut && whole.done.tensors == 1, "{whole:?}: six blocks were left");
+        assert!(handle.is_compressed());
+        assert_eq!(held(), whole.done.bytes_after);
+
+        handle.write().unwrap().f32_mut().unwrap()[0] = 5.0;
+        assert_eq!(held(), plain);
+        cut(15);
+        handle.write().unwrap().f32_mut().unwrap()[1 << 17] = 6.0;
+        assert_eq!(held(), plain, "it was packed in vain");
+        cut(15);
+        assert!(step(&registry, Duration::ZERO, 16).unwrap().done.tensors == 1);
+        let read = handle.read().unwrap();
+        assert_eq!([0, 1 << 17, 99].map(|at| read.f32().unwrap()[at]), [5.0, 6.0, 99.0]);
+        drop(read);
+
+        hand.advance(Duration::from_secs(9));
+        cut(3);
+        drop(handle.read().unwrap());
+        hand.advance(Duration::from_secs(1));
+        assert_eq!(step(&registry, Duration::from_secs(2), 100), None);
+        assert_eq!(held(), plain, "it is in use again");
+        cut(3);
+        drop(handle);
+        assert_eq!(held(), 0);
+    }
+
+    #[test]
+    fn a_step_says_what_it_asked_of_the_pool() {
+        let pool = HybridMemoryPool::new().unwrap();
+        let registry = TensorRegistry::new(&pool);
+        let calls = || pool.get_metrics().allocations + pool.get_metrics().deallocations;
+        let mut random = 88_172_645_463_325_252u64;
+        let noise: Vec<f32> = std::iter::repeat_with(|| {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            f32::from_bits((random >> 32) as u32)
+        })
+        .take(1 << 16)
+        .collect();
+        let noise = BitNetTensor::from_f32(&[1 << 16], &noise, &pool).unwrap();
+        for (tensor, looks) in [(noise, 100), (tensor(&pool), 5), (tensor(&pool), 100)] {
+            let handle = TensorHandle::new(tensor, &registry);
+            let before = calls();
+            let step = step(&registry, Duration::ZERO, looks).unwrap();
+            assert_eq!(step.activity, calls() - before, "{step:?}");
+            drop(handle);
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_large_block_leaves_memory_piece_by_piece() {
+        let pool = HybridMemoryPool::new().unwrap();
+        let registry = TensorRegistry::new(&pool);
+        let bytes = 36 << 20;
+        let handle =
+            TensorHandle::new(BitNetTensor::scratch(&[bytes / 4], &pool).unwrap(), &registry);
+        handle.write().unwrap().bytes_mut().unwrap().fill(1);
+        let blocks = bytes / (64 << 10);
+        let first = step(&registry, Duration::ZERO, blocks + 4).unwrap();
+        assert!(first.done.tensors == 1 && first.was_cut && handle.is_compressed());
+        assert_eq!(first.returned, 8 << 20, "four pieces");
+        let second = registry.give_blocks_back(&times(10));
+        assert!(second.was_cut && second.returned <= 20 << 20, "{second:?}");
+        let last = registry.give_blocks_back(&times(1000));
+        assert_eq!((last.was_cut, last.activity), (false, 1));
+        assert_eq!(first.returned + second.returned + last.returned, bytes);
+        assert!(handle.read().unwrap().bytes().unwrap().iter().all(|&byte| byte == 1));
+    }
+
+    #[test]
+    fn callbacks_wait_until_a_visit_is_over() {
+        let limit = 8 << 20;
+        let config = MemoryPoolConfig {
+            max_small_pool_size: limit / 2,
+            max_large_pool_size: limit / 2,
+            enable_advanced_tracking: true,
+            ..MemoryPoolConfig::unbounded()
+        };
+        let pool = HybridMemoryPool::with_config(config).unwrap();
+        let registry = TensorRegistry::new(&pool);
+        let handle = TensorHandle::new(BitNetTensor::zeros(&[100], &pool).unwrap(), &registry);
+        let visiting = Arc::new(AtomicBool::new(false));
+        let during = Arc::new(AtomicBool::new(false));
+        let (seen, told) = (Arc::clone(&visiting), Arc::clone(&during));
+        pool.register_pressure_callback(Box::new(move |_| {
+            told.fetch_or(seen.load(Ordering::SeqCst), Ordering::SeqCst);
+        }));
+        let mut blocks = Vec::new();
+        registry.for_each_idle(Duration::ZERO, |_| {
+            visiting.store(true, Ordering::SeqCst);
+            while let Ok(block) = pool.allocate(1 << 19, 64, &Device::Cpu) {
+                blocks.push(block);
+            }
+            visiting.store(false, Ordering::SeqCst);
+            ControlFlow::Continue(())
+        });
+        assert!(blocks.len() > 5 && !during.load(Ordering::SeqCst));
+        drop((handle, blocks));
+    }
+
+    #[test]
+    fn tensors_beyond_a_batch_are_visited_once_and_new_ones_are_not() {
+        let pool = HybridMemoryPool::new().unwrap();
+        let registry = TensorRegistry::new(&pool);
+        let make = || TensorHandle::new(BitNetTensor::zeros(&[1], &pool).unwrap(), &registry);
+        let mut handles: Vec<_> = (0..3 * BATCH + 1).map(|_| make()).collect();
+        let mut seen = 0;
+        registry.for_each_idle(Duration::ZERO, |_| {
+            seen += 1;
+            handles.push(make());
+            ControlFlow::Continue(())
+        });
+        assert_eq!(seen, 3 * BATCH + 1);
+        let mut seen = 0;
+        let count = |_: &mut IdleTensor<'_>| {
+            seen += 1;
+            ControlFlow::Continue(())
+        };
+        assert!(!registry.for_each_idle_while(Duration::ZERO, &times(2), count));
+        assert_eq!(seen, 2 * BATCH);
     }
 }
