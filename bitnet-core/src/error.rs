@@ -169,6 +169,12 @@ pub enum Error {
         /// The pool's limit in bytes.
         limit: usize,
     },
+    /// So many pools are alive already.
+    #[error("{limit} memory pools are alive, which is all that there can be; drop some, or share one")]
+    TooManyPools {
+        /// How many pools there can be.
+        limit: usize,
+    },
     /// The handle belongs to another pool.
     #[error("the handle belongs to another pool; give it back to the pool that made it")]
     ForeignHandle,

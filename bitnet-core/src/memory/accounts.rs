@@ -12,7 +12,7 @@ impl Core {
         let mut sum = threads.departed;
         self.uncached.add_to(&mut sum);
         for cache in &threads.caches {
-            cache.counts.add_to(&mut sum);
+            cache.add_to(&mut sum);
         }
         sum
     }

@@ -41,7 +41,7 @@ impl<'a> Compaction<'a> {
 
     /// Whether the block lies in memory that is to be emptied.
     pub fn concerns(&self, handle: &MemoryHandle) -> bool {
-        handle.core() == self.pool.core_pointer() && self.pool.core().is_leaving(handle)
+        self.pool.made(handle) && self.pool.core().is_leaving(handle)
     }
 
     /// The same bytes at another place, if the block lies in memory that is to be emptied; else the handle itself.
@@ -81,6 +81,7 @@ impl<'a> Compaction<'a> {
                     let [from, to] =
                         [&handle, &moved].map(|handle| handle.bytes().as_ptr() as usize);
                     tracker.moved(from, to, moved.occupied());
+                    moved.tell_of_end();
                 }
                 handle.return_to_slab();
                 Ok(moved)

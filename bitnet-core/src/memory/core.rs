@@ -7,7 +7,6 @@
 //! its block as returned; if it was the last one, the end of that thread finds it.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::panic::Location;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,23 +14,27 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::arena::Span;
 use super::cleanup::Signal;
-use super::handle::{Extent, Tag};
+use super::directory::{self, Directory};
 use super::large_block::LargeBlockPool;
-use super::size_class::{LINE, SMALL_LIMIT, block_bytes, class_of};
+use super::size_class::{LINE, SMALL_LIMIT, class_of};
 use super::small_block::SmallBlockPool;
 use super::system::{GRANULE, Pages};
+use super::tag::{Key, POOLS, Tag};
 use super::thread_cache::{CLOSED, Counts, FLUSH, LiveBytes, TRACKED, ThreadCache, Totals};
 use super::token::Lent;
 use super::tracking::{
-    AllocationEvent, DeallocationEvent, LatencyKind, Stopwatch, Tracker, TrackingLevel,
+    AllocationEvent, DeallocationEvent, LatencyKind, SAMPLED_BELOW, Sampler, Stopwatch, Tracker, TrackingLevel,
 };
 use super::{MemoryPoolConfig, Purpose};
+use crate::Error;
 
 /// The state of a pool.
 #[derive(Debug)]
 pub(super) struct Core {
     /// Unlike those of all other pools of the process, past and future; never 0.
     pub(super) id: u64,
+    /// Unlike those of all other pools that are alive.
+    pub(super) index: usize,
     pub(super) pages: Pages,
     pub(super) small: SmallBlockPool,
     pub(super) large: LargeBlockPool,
@@ -68,37 +71,25 @@ pub(super) struct Block {
     pub(super) used_bytes: usize,
 }
 
-/// A pointer to a state that is alive as long as it is listed.
-#[derive(Debug, Clone, Copy)]
-struct Listed(NonNull<Core>);
-
-// SAFETY: `Core` is `Sync`, and the list below hands the pointer out under its lock only.
-unsafe impl Send for Listed {}
-
-/// All states that are alive, by number. Whoever holds the lock can rely on them staying so.
-static ALL: Mutex<BTreeMap<u64, Listed>> = Mutex::new(BTreeMap::new());
-
-fn all() -> MutexGuard<'static, BTreeMap<u64, Listed>> {
-    ALL.lock().unwrap_or_else(PoisonError::into_inner)
-}
+static NO_CACHE: ThreadCache = ThreadCache::NONE;
 
 thread_local! {
-    /// The pool that this thread used last, by number, and its cache of it. It has no destructor, so that it is cheap and
-    /// there to the very end of the thread; `CACHES` clears it.
-    static CURRENT: Cell<(u64, *const ThreadCache)> = const { Cell::new((0, std::ptr::null())) };
+    /// The cache of the pool that this thread used last. It has no destructor, so that it is cheap and there to the very end
+    /// of the thread; `CACHES` clears it.
+    static CURRENT: Cell<*const ThreadCache> = const { Cell::new(&raw const NO_CACHE) };
     static CACHES: RefCell<Caches> = const { RefCell::new(Caches(Vec::new())) };
 }
 
-/// The caches of a thread, by the number of their pool.
+/// The caches of a thread, by the number of their pool that no other pool ever has.
 struct Caches(Vec<(u64, Arc<ThreadCache>)>);
 
 impl Drop for Caches {
     fn drop(&mut self) {
-        CURRENT.set((0, std::ptr::null()));
+        CURRENT.set(&raw const NO_CACHE);
         for (id, cache) in self.0.drain(..) {
-            let mut all = all();
-            let Some(&Listed(core)) = all.get(&id) else { continue };
-            // SAFETY: a listed state is alive while the list is locked.
+            let mut all = directory::lock();
+            let Some(core) = all.get(id) else { continue };
+            // SAFETY: a listed state is alive while the directory is locked.
             unsafe { core.as_ref() }.detach(&cache);
             let ended = take_if_unused(core, &mut all);
             drop(all);
@@ -107,65 +98,129 @@ impl Drop for Caches {
     }
 }
 
-/// A closed state of which no block is alive, off the list: to be dropped when the list is unlocked, since callbacks that the
-/// state holds may hold pools.
-#[must_use]
-fn take_if_unused(core: NonNull<Core>, all: &mut BTreeMap<u64, Listed>) -> Option<Box<Core>> {
-    // SAFETY: the caller holds the lock of the list, where the state still stands.
-    let state = unsafe { core.as_ref() };
-    let totals = state.totals();
-    if !state.closed.load(Ordering::Relaxed) || totals.allocations != totals.deallocations {
+/// The cache of this thread in the pool that it used last.
+///
+/// # Safety
+/// It is not used after this thread attaches another one ([`Core::cache`]) or ends.
+#[inline(always)]
+pub(super) unsafe fn current<'a>() -> &'a ThreadCache {
+    // SAFETY: `CURRENT` is set from an `Arc` that `CACHES` of this thread holds, and is cleared before `CACHES` lets go of it.
+    unsafe { &*CURRENT.get() }
+}
+
+/// A block of 1 MiB or more that was freed a short while ago, counted.
+#[inline(never)]
+pub(super) fn take_recent(state: &Core, key: Key, size: usize) -> Option<(usize, Tag)> {
+    // SAFETY: nothing is attached while it is used.
+    let cache = unsafe { current() };
+    if cache.state() != key.0 {
         return None;
     }
-    all.remove(&state.id);
-    // SAFETY: the state came from `Box::leak` in `Core::start` and has just left the list, so it is taken once; it has no
+    let span = state.large.take_recent(size.div_ceil(GRANULE), LINE, cache.place as usize)?;
+    if !cache.count_large_taken(size) {
+        if !state.large.keep(span.address, span.granules, cache.place as usize) {
+            state.large.free(span.address, span.granules, &state.pages);
+        }
+        return None;
+    }
+    Some((span.address, Tag::large(key, size, LINE, span.granules)))
+}
+
+/// Keeps a block of 1 MiB or more for the next request; false if there is no room for it, or the slow path is to count it.
+///
+/// # Safety
+/// `tag` is that of a large block at `address` that nobody uses any more, of the pool of the cache that is current.
+#[inline(never)]
+pub(super) unsafe fn give_recent(address: usize, tag: Tag) -> bool {
+    // SAFETY: nothing is attached while it is used.
+    let cache = unsafe { current() };
+    let Some(given) = cache.large_given(tag.size()) else { return false };
+    // SAFETY: the block that comes back is alive, so its pool is.
+    let state = unsafe { directory::state_of(tag.key().index()) };
+    // SAFETY: as above.
+    let kept = unsafe { state.as_ref() }.large.keep(address, tag.granules(), cache.place as usize);
+    if kept {
+        cache.set_given(given);
+    }
+    kept
+}
+
+/// A closed state of which no block is alive, off the list: to be dropped when the directory is unlocked, since callbacks that
+/// the state holds may hold pools.
+#[must_use]
+fn take_if_unused(core: NonNull<Core>, all: &mut Directory) -> Option<Box<Core>> {
+    // SAFETY: the caller holds the lock of the directory, where the state still stands.
+    let state = unsafe { core.as_ref() };
+    if !state.closed.load(Ordering::Relaxed) {
+        return None;
+    }
+    let totals = state.totals();
+    if totals.torn || totals.allocations != totals.deallocations {
+        return None;
+    }
+    // A cache that was attached while the pool was being closed must not serve the next pool of this number.
+    state.call(CLOSED);
+    all.remove(state.id, state.index);
+    // SAFETY: the state came from `Box::leak` in `Core::start` and has just left the directory, so it is taken once; it has no
     // owner, and every block was counted as returned, after which nobody touches the state.
     Some(unsafe { Box::from_raw(core.as_ptr()) })
 }
 
 impl Core {
-    /// A new state; `None` if the system refuses what is reserved at the start.
-    pub(super) fn start(config: &MemoryPoolConfig, huge_pages: bool) -> Option<NonNull<Self>> {
+    /// A new state.
+    ///
+    /// # Errors
+    /// [`Error::TooManyPools`]; [`Error::OutOfMemory`] if the system refuses what is reserved at the start.
+    pub(super) fn start(
+        config: &MemoryPoolConfig,
+        huge_pages: bool,
+    ) -> Result<NonNull<Self>, Error> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
+        let refused = || {
+            let bytes =
+                config.initial_small_pool_size.saturating_add(config.initial_large_pool_size);
+            let limit = config.max_small_pool_size.saturating_add(config.max_large_pool_size);
+            Error::OutOfMemory { bytes, live: 0, limit }
+        };
         let pages = Pages::default();
-        let small = SmallBlockPool::new(
-            config.max_small_pool_size,
-            config.initial_small_pool_size,
-            &pages,
-        )?;
-        let large = LargeBlockPool::new(
-            config.max_large_pool_size,
-            config.initial_large_pool_size,
-            huge_pages,
-            &pages,
-        );
+        let (small_limit, small_initial) =
+            (config.max_small_pool_size, config.initial_small_pool_size);
+        let small =
+            SmallBlockPool::new(small_limit, small_initial, &pages).ok_or_else(refused)?;
+        let (large_limit, large_initial) =
+            (config.max_large_pool_size, config.initial_large_pool_size);
+        let large = LargeBlockPool::new(large_limit, large_initial, huge_pages, &pages);
         let Some(large) = large else {
             // SAFETY: no block of the new pool has been handed out.
             unsafe { small.arena().unmap_all(&pages) };
-            return None;
+            return Err(refused());
         };
-        let tracking = config.enable_advanced_tracking;
-        let tracker =
-            tracking.then(|| Tracker::new(config.tracking_config.clone().unwrap_or_default()));
-        let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        let core = NonNull::from(Box::leak(Box::new(Self {
-            id,
+        let mut state = Box::new(Self {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            index: 0,
             pages,
             small,
             large,
-            keep_small: config.initial_small_pool_size.min(config.max_small_pool_size),
-            keep_large: config.initial_large_pool_size.min(config.max_large_pool_size),
+            keep_small: small_initial.min(small_limit),
+            keep_large: large_initial.min(large_limit),
             threads: Mutex::default(),
             uncached: Counts::default(),
             live: LiveBytes::default(),
             signal: OnceLock::new(),
             closed: AtomicBool::new(false),
             compacting: AtomicBool::new(false),
-            tracker,
+            tracker: config
+                .enable_advanced_tracking
+                .then(|| Tracker::new(config.tracking_config.clone().unwrap_or_default())),
             lent: Lent::default(),
-        })));
-        all().insert(id, Listed(core));
-        Some(core)
+        });
+        let mut all = directory::lock();
+        // Without a number the state goes again, and its mappings with it.
+        state.index = all.reserve().ok_or(Error::TooManyPools { limit: POOLS - 1 })?;
+        let (id, index) = (state.id, state.index);
+        let core = NonNull::from(Box::leak(state));
+        all.add(id, index, core);
+        Ok(core)
     }
 
     /// The last owner is gone: frees the state at once, or when the last block comes back.
@@ -173,7 +228,7 @@ impl Core {
     /// # Safety
     /// `core` came from [`Core::start`], and this is called once, by its last owner.
     pub(super) unsafe fn close(core: NonNull<Self>) {
-        let mut all = all();
+        let mut all = directory::lock();
         // SAFETY: a state is alive until it has been closed and found unused, which happens under the lock that is held.
         let state = unsafe { core.as_ref() };
         state.closed.store(true, Ordering::SeqCst);
@@ -188,34 +243,26 @@ impl Core {
     }
 
     /// Asks for the attention of every thread.
-    pub(super) fn call(&self, attention: u8) {
+    pub(super) fn call(&self, attention: u32) {
         for cache in &self.threads().caches {
-            cache.attention.fetch_or(attention, Ordering::SeqCst);
+            cache.call(attention);
         }
     }
 
-    /// The cache of this thread, if it is the one that it used last and nothing asks for attention.
-    #[inline(always)]
-    pub(super) fn ready_cache(&self) -> Option<&ThreadCache> {
-        let (id, cache) = CURRENT.get();
-        if id != self.id {
-            return None;
-        }
-        // SAFETY: `CURRENT` is set from an `Arc` that `CACHES` of this thread holds, and is cleared before `CACHES` lets go
-        // of it.
-        let cache = unsafe { &*cache };
-        (cache.attention.load(Ordering::Relaxed) == 0).then_some(cache)
+    /// Its number and no purpose in particular.
+    fn key(&self) -> Key {
+        Key::new(self.index, Purpose::General)
     }
 
     /// The cache of this thread, made if need be; `None` when the thread is ending or the pool is closed.
     pub(super) fn cache(&self) -> Option<&ThreadCache> {
-        if CURRENT.get().0 != self.id {
+        // SAFETY: it is not used after `attach`.
+        if !unsafe { current() }.serves(self.key()) {
             self.attach()?;
         }
-        // SAFETY: as in `ready_cache`; `attach` has set it, if it was another pool's.
-        let cache = unsafe { &*CURRENT.get().1 };
-        if cache.attention.load(Ordering::Relaxed) & FLUSH != 0 {
-            cache.attention.fetch_and(!FLUSH, Ordering::SeqCst);
+        // SAFETY: the caller borrows this state, and attaches no other while it uses the cache.
+        let cache = unsafe { current() };
+        if cache.answer(FLUSH) {
             cache.flush(&self.small);
         }
         Some(cache)
@@ -233,23 +280,35 @@ impl Core {
                 if self.closed.load(Ordering::SeqCst) {
                     return None;
                 }
-                CURRENT.set((0, std::ptr::null()));
+                CURRENT.set(&raw const NO_CACHE);
                 // Caches of pools that have gone are held by nobody else.
                 caches.0.retain(|(_, cache)| Arc::strong_count(cache) > 1);
-                let attention = if self.recorder().is_some() { TRACKED } else { 0 };
-                let mut threads = self.threads();
-                let cache = Arc::new(ThreadCache::new(attention, threads.started));
-                threads.started += 1;
-                threads.caches.push(Arc::clone(&cache));
-                drop(threads);
+                let cache = self.make_cache();
                 let pointer = Arc::as_ptr(&cache);
                 caches.0.push((self.id, cache));
                 pointer
             };
-            CURRENT.set((self.id, cache));
+            CURRENT.set(cache);
             Some(())
         });
         attached.ok().flatten()
+    }
+
+    fn make_cache(&self) -> Arc<ThreadCache> {
+        let level = self.recorder().map(Tracker::level);
+        let attention = if level == Some(TrackingLevel::Detailed) { TRACKED } else { 0 };
+        let sampler = if level == Some(TrackingLevel::Standard) {
+            Sampler::of_this_thread()
+        } else {
+            Sampler::NONE
+        };
+        let mut threads = self.threads();
+        let place = threads.started;
+        let cache =
+            Arc::new(ThreadCache::new(self.key(), attention, place, self.limit(), sampler));
+        threads.started += 1;
+        threads.caches.push(Arc::clone(&cache));
+        cache
     }
 
     /// Takes over what a thread that ends had of this pool.
@@ -257,13 +316,21 @@ impl Core {
         cache.flush(&self.small);
         cache.report(&self.live);
         let mut threads = self.threads();
-        cache.counts.add_to(&mut threads.departed);
+        cache.add_to(&mut threads.departed);
         threads.caches.retain(|other| !Arc::ptr_eq(other, cache));
     }
 
-    /// The tracker, if it wants to hear of each allocation.
+    /// The tracker, if it wants to hear of allocations.
     fn recorder(&self) -> Option<&Tracker> {
         self.tracker.as_ref().filter(|tracker| tracker.level() >= TrackingLevel::Standard)
+    }
+
+    /// Blocks of so many bytes and more take the slow path.
+    pub(super) fn fast_below(&self) -> usize {
+        match self.recorder() {
+            Some(_) => SAMPLED_BELOW.min(SMALL_LIMIT),
+            None => SMALL_LIMIT,
+        }
     }
 
     /// As [`Core::allocate`], and tells the tracker.
@@ -275,35 +342,39 @@ impl Core {
         site: &'static Location<'static>,
     ) -> Option<Block> {
         let Some(tracker) = self.recorder() else { return self.allocate(size, align, purpose) };
+        let chosen = match self.cache() {
+            Some(cache) if tracker.level() == TrackingLevel::Standard => cache.sample(size),
+            _ => tracker.chooses(size),
+        };
         let clock = Stopwatch::start(tracker);
         let block = self.allocate(size, align, purpose)?;
         clock.stop(LatencyKind::Allocate);
-        let class_bytes = occupied_by(block.tag);
+        if !chosen {
+            return Some(block);
+        }
+        let class_bytes = block.tag.occupied();
         let address = block.address;
-        tracker.allocated(&AllocationEvent { address, size, class_bytes, purpose, site });
-        Some(block)
+        tracker.note(&AllocationEvent { address, size, class_bytes, purpose, site });
+        Some(Block { tag: block.tag.with_slow_end(), ..block })
     }
 
     /// Allocates, by the slow path. `align` is a power of two. `None` if the limits or the system refuse.
     pub(super) fn allocate(&self, size: usize, align: usize, purpose: Purpose) -> Option<Block> {
-        let align_log = align.max(LINE).trailing_zeros() as u8;
+        let (align, key) = (align.max(LINE), Key::new(self.index, purpose));
         // Even of no bytes a block has an address of its own.
-        let whole = size.max(1).checked_add(align.max(LINE) - LINE)?;
+        let whole = size.max(1).checked_add(align - LINE)?;
         if whole < SMALL_LIMIT
             && let Some(address) = self.take_small(class_of(whole))
         {
-            let class = class_of(whole);
-            let aligned = address.next_multiple_of(align.max(LINE));
-            let extent = Extent::skip(aligned - address);
-            let tag = Tag { class: class as u8, purpose, align_log, extent };
+            let aligned = address.next_multiple_of(align);
+            let tag = Tag::small(key, class_of(whole), size, align, aligned - address);
             self.count_allocation(size, purpose);
             return Some(Block { address: aligned, tag, used_bytes: size });
         }
         let span = self.large.allocate(size, align, &self.pages)?;
         let Span { address, granules, used_bytes } = span;
-        let tag = Tag { class: Tag::LARGE, purpose, align_log, extent: Extent::granules(granules) };
         self.count_allocation(size, purpose);
-        Some(Block { address, tag, used_bytes })
+        Some(Block { address, tag: Tag::large(key, size, align, granules), used_bytes })
     }
 
     fn take_small(&self, class: usize) -> Option<usize> {
@@ -321,8 +392,8 @@ impl Core {
     fn count_allocation(&self, size: usize, purpose: Purpose) {
         match self.cache() {
             Some(cache) => {
-                if cache.count_allocation(size, purpose) {
-                    self.report(cache);
+                if let Some(passed) = cache.count_allocation(size, purpose, &self.live) {
+                    self.reported(passed);
                 }
             }
             None => {
@@ -333,44 +404,9 @@ impl Core {
         }
     }
 
-    /// A block of 1 MiB or more that was freed a short while ago, counted.
-    #[inline]
-    pub(super) fn allocate_recent(&self, size: usize, purpose: Purpose) -> Option<(usize, Tag)> {
-        let cache = self.ready_cache()?;
-        let span = self.large.take_recent(size.div_ceil(GRANULE), LINE, cache.place)?;
-        if cache.count_allocation(size, purpose) {
-            self.report(cache);
-        }
-        let align_log = LINE.trailing_zeros() as u8;
-        let extent = Extent::granules(span.granules);
-        Some((span.address, Tag { class: Tag::LARGE, purpose, align_log, extent }))
-    }
-
-    /// Keeps a block of 1 MiB or more for the next request; false if there is no room for it.
-    ///
-    /// `tag` is that of a large block of `size` bytes at `address` that nobody uses any more.
-    #[inline]
-    pub(super) fn keep_recent(
-        &self,
-        cache: &ThreadCache,
-        address: usize,
-        size: usize,
-        tag: Tag,
-    ) -> bool {
-        let kept = self.large.keep(address, tag.extent.as_granules(), cache.place);
-        if kept {
-            if cache.count_bytes_back(size, tag.purpose) {
-                self.report(cache);
-            }
-            cache.count_deallocation();
-        }
-        kept
-    }
-
-    /// Takes note of the live bytes of this thread. Callbacks may run: no lock is held by the caller.
-    #[inline]
-    pub(super) fn report(&self, cache: &ThreadCache) {
-        if cache.report(&self.live) {
+    /// The live bytes of a thread were reported, and have `passed` their mark. Callbacks may run: the caller holds no lock.
+    fn reported(&self, passed: bool) {
+        if passed {
             self.pass_mark();
         }
         if self.tracker.is_some() {
@@ -381,23 +417,26 @@ impl Core {
     /// Takes a block back, by the slow path.
     ///
     /// # Safety
-    /// `core` is the state that the block of `address`, `size` and `tag` came from, and nobody uses the block any more.
-    pub(super) unsafe fn free(core: NonNull<Self>, address: usize, size: usize, tag: Tag) {
-        // SAFETY: the block that comes back is alive, so the state is.
+    /// The block of `address` and `tag` came from the pool that `tag` names, and nobody uses it any more.
+    #[cold]
+    pub(super) unsafe fn free(address: usize, tag: Tag) {
+        // SAFETY: the block that comes back is alive, so its pool is.
+        let core = unsafe { directory::state_of(tag.key().index()) };
+        // SAFETY: as above.
         let state = unsafe { core.as_ref() };
         let open = !state.closed.load(Ordering::SeqCst);
         let Some(cache) = open.then(|| state.cache()).flatten() else {
             // SAFETY: the caller's promise is the one that is asked for.
-            return unsafe { Self::free_past_caches(core, address, size, tag) };
+            return unsafe { Self::free_past_caches(core, address, tag) };
         };
-        state.tell_of_return(address, size, tag);
+        state.tell_of_return(address, tag);
         let clock = state.recorder().map(Stopwatch::start);
         state.give_to(cache, address, tag);
         if let Some(clock) = clock {
             clock.stop(LatencyKind::Deallocate);
         }
-        if cache.count_bytes_back(size, tag.purpose) {
-            state.report(cache);
+        if let Some(passed) = cache.count_bytes_back(tag.size(), tag.key().purpose(), &state.live) {
+            state.reported(passed);
         }
         cache.count_deallocation();
     }
@@ -405,37 +444,34 @@ impl Core {
     /// As [`Core::free`], past the caches of threads.
     ///
     /// # Safety
-    /// As [`Core::free`].
-    pub(super) unsafe fn free_past_caches(
-        core: NonNull<Self>,
-        address: usize,
-        size: usize,
-        tag: Tag,
-    ) {
+    /// As [`Core::free`], and `core` is the state of that pool.
+    pub(super) unsafe fn free_past_caches(core: NonNull<Self>, address: usize, tag: Tag) {
         // SAFETY: the block that comes back is alive, so the state is.
         let state = unsafe { core.as_ref() };
-        state.tell_of_return(address, size, tag);
+        state.tell_of_return(address, tag);
         // Under the lock, because the pool may be closed: who then counts the last block ends it.
-        let mut all = all();
+        let mut all = directory::lock();
         state.give_back(address, tag);
-        state.count_uncached_return(size, tag.purpose);
+        state.count_uncached_return(tag.size(), tag.key().purpose());
         let ended = take_if_unused(core, &mut all);
         drop(all);
         drop(ended);
     }
 
-    fn tell_of_return(&self, address: usize, size: usize, tag: Tag) {
-        if let Some(tracker) = self.recorder() {
-            let (class_bytes, purpose) = (occupied_by(tag), tag.purpose);
-            tracker.deallocated(&DeallocationEvent { address, size, class_bytes, purpose });
+    fn tell_of_return(&self, address: usize, tag: Tag) {
+        if let Some(tracker) = self.recorder()
+            && tag.has_slow_end()
+        {
+            let (class_bytes, purpose) = (tag.occupied(), tag.key().purpose());
+            tracker.forget(&DeallocationEvent { address, size: tag.size(), class_bytes, purpose });
         }
     }
 
     fn give_to(&self, cache: &ThreadCache, address: usize, tag: Tag) {
-        if tag.class == Tag::LARGE {
+        if tag.is_large() {
             return self.give_back(address, tag);
         }
-        let (class, block) = (tag.class as usize, tag.block_address(address));
+        let (class, block) = (tag.class(), tag.block_address(address));
         if !cache.put(class, block) {
             cache.spill(class, &self.small);
             cache.put(class, block);
@@ -443,10 +479,10 @@ impl Core {
     }
 
     fn give_back(&self, address: usize, tag: Tag) {
-        if tag.class == Tag::LARGE {
-            self.large.free(address, tag.extent.as_granules(), &self.pages);
+        if tag.is_large() {
+            self.large.free(address, tag.granules(), &self.pages);
         } else {
-            self.small.put(tag.class as usize, &[tag.block_address(address)]);
+            self.small.put(tag.class(), &[tag.block_address(address)]);
         }
     }
 
@@ -463,14 +499,5 @@ impl Drop for Core {
         unsafe { self.large.unmap_all(&self.pages) };
         // SAFETY: as above.
         unsafe { self.small.arena().unmap_all(&self.pages) };
-    }
-}
-
-/// The bytes that a block of this tag occupies.
-pub(super) fn occupied_by(tag: Tag) -> usize {
-    if tag.class == Tag::LARGE {
-        tag.extent.as_granules() * GRANULE
-    } else {
-        block_bytes(tag.class as usize)
     }
 }

@@ -14,6 +14,7 @@ mod core;
 mod depot;
 mod device_pool;
 mod discard;
+mod directory;
 #[cfg(all(test, unix))]
 mod endings;
 mod handle;
@@ -31,6 +32,7 @@ mod small_block;
 pub mod snapshot;
 mod sync;
 mod system;
+mod tag;
 pub mod tensor;
 mod thread_cache;
 mod token;

@@ -6,10 +6,11 @@ use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use super::cleanup::Cleaner;
-use super::core::Core;
-use super::handle::{Extent, MemoryHandle, Tag};
+use super::core::{Core, current, take_recent};
+use super::handle::MemoryHandle;
 use super::metrics::MemoryMetrics;
 use super::size_class::{LINE, SMALL_LIMIT, class_of};
+use super::tag::{Key, SIZE_LIMIT, Tag};
 use super::tracking::PressureCallback;
 use super::{Compaction, DetailedMetrics, MemoryPoolConfig, Purpose, Tracker};
 use crate::device::Device;
@@ -72,7 +73,10 @@ pub struct HybridMemoryPool {
     /// The state that `owner` keeps alive.
     core: NonNull<Core>,
     owner: Arc<Owner>,
-    purpose: Purpose,
+    /// Of the blocks that it hands out.
+    key: Key,
+    /// Blocks of so many bytes and more take the slow path, but for recent ones.
+    fast_below: usize,
 }
 
 // SAFETY: as `Owner`, of which the pointer is a copy.
@@ -97,7 +101,7 @@ impl WeakPool {
     /// The pool, if it still has an owner.
     pub(super) fn upgrade(&self) -> Option<HybridMemoryPool> {
         let owner = self.owner.upgrade()?;
-        Some(HybridMemoryPool { core: self.core, owner, purpose: Purpose::General })
+        Some(HybridMemoryPool::of(self.core, owner, Purpose::General))
     }
 }
 
@@ -105,7 +109,8 @@ impl HybridMemoryPool {
     /// A pool of the default sizes.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] if the system refuses the address space that is reserved at the start.
+    /// [`Error::OutOfMemory`] if the system refuses the address space that is reserved at the start;
+    /// [`Error::TooManyPools`].
     pub fn new() -> Result<Self> {
         Self::with_config(MemoryPoolConfig::default())
     }
@@ -116,15 +121,9 @@ impl HybridMemoryPool {
     /// As [`HybridMemoryPool::new`], and [`Error::ThreadNotStarted`] if the system refuses the thread of
     /// `enable_automatic_cleanup`.
     pub fn with_config(config: MemoryPoolConfig) -> Result<Self> {
-        let initial = config.initial_small_pool_size.saturating_add(config.initial_large_pool_size);
-        let limit = config.max_small_pool_size.saturating_add(config.max_large_pool_size);
-        let core = Core::start(&config, true).ok_or(Error::OutOfMemory {
-            bytes: initial,
-            live: 0,
-            limit,
-        })?;
+        let core = Core::start(&config, true)?;
         let owner = Arc::new(Owner { core, cleaner: Cleaner::new(&config) });
-        let pool = Self { core, owner, purpose: Purpose::General };
+        let pool = Self::of(core, owner, Purpose::General);
         if config.enable_automatic_cleanup {
             let weak = WeakPool { core, owner: Arc::downgrade(&pool.owner) };
             pool.cleaner().start(&pool, weak)?;
@@ -132,17 +131,27 @@ impl HybridMemoryPool {
         Ok(pool)
     }
 
+    /// `owner` keeps `core` alive.
+    fn of(core: NonNull<Core>, owner: Arc<Owner>, purpose: Purpose) -> Self {
+        // SAFETY: an owner keeps the state alive.
+        let state = unsafe { core.as_ref() };
+        let (key, fast_below) = (Key::new(state.index, purpose), state.fast_below());
+        Self { core, owner, key, fast_below }
+    }
+
     /// The same pool, whose allocations are accounted under `purpose`.
     pub fn for_purpose(&self, purpose: Purpose) -> Self {
-        Self { core: self.core, owner: Arc::clone(&self.owner), purpose }
+        Self::of(self.core, Arc::clone(&self.owner), purpose)
     }
 
     pub(super) fn cleaner(&self) -> &Cleaner {
         &self.owner.cleaner
     }
 
-    pub(super) fn core_pointer(&self) -> NonNull<Core> {
-        self.core
+    /// Whether this pool made the handle.
+    #[inline(always)]
+    pub(super) fn made(&self, handle: &MemoryHandle) -> bool {
+        handle.is_of(self.key)
     }
 
     #[inline(always)]
@@ -155,33 +164,45 @@ impl HybridMemoryPool {
     /// initialised, but may hold what an earlier user of this pool left in them.
     ///
     /// # Errors
-    /// [`Error::BadAlignment`], [`Error::SizeOverflow`] or [`Error::OutOfMemory`]; before the last, everything that is free
+    /// [`Error::BadAlignment`], [`Error::SizeOverflow`] from 2 TiB on, or [`Error::OutOfMemory`]; before the last, everything that is free
     /// is given back to the system and the allocation is tried once more.
     #[inline]
     #[track_caller]
     pub fn allocate(&self, size: usize, align: usize, device: &Device) -> Result<MemoryHandle> {
-        let core = self.core();
-        if !matches!(align, 1 | 2 | 4 | 8 | 16 | 32 | LINE) {
-            return self.allocate_slowly(size, align, device).map(|(handle, _)| handle);
-        }
-        if size >= SMALL_LIMIT {
-            if let Some((address, tag)) = core.allocate_recent(size, self.purpose) {
-                // SAFETY: the block was kept in the state, holds `size` bytes, and was counted.
-                return Ok(unsafe { MemoryHandle::new(self.core, address, size, tag) });
-            }
-        } else if let Some(cache) = core.ready_cache()
-            && let class = class_of(size)
-            && let Some(address) = cache.take(class)
+        if matches!(align, 1 | 2 | 4 | 8 | 16 | 32 | LINE)
+            && let Some(handle) = self.take_at_hand(size)
         {
-            let (purpose, align_log) = (self.purpose, LINE.trailing_zeros() as u8);
-            if cache.count_allocation(size, purpose) {
-                core.report(cache);
-            }
-            let tag = Tag { class: class as u8, purpose, align_log, extent: Extent::NONE };
-            // SAFETY: the block was free in this thread's cache of the state, holds `size` bytes, and was counted.
-            return Ok(unsafe { MemoryHandle::new(self.core, address, size, tag) });
+            return Ok(handle);
         }
         self.allocate_slowly(size, align, device).map(|(handle, _)| handle)
+    }
+
+    /// A block that this thread, or for large ones the pool, has at hand; `None` if the slow path is to be taken.
+    #[inline(always)]
+    fn take_at_hand(&self, size: usize) -> Option<MemoryHandle> {
+        // Of no bytes: the slow path.
+        if size.wrapping_sub(1) >= self.fast_below - 1 {
+            return if size >= SMALL_LIMIT { self.take_recent(size) } else { None };
+        }
+        // SAFETY: nothing is attached while it is used.
+        let cache = unsafe { current() };
+        if cache.state() != self.key.0 {
+            return None;
+        }
+        let class = class_of(size);
+        let address = cache.take_counted(class, size)?;
+        // SAFETY: the block was free in this thread's cache of the pool, holds `size` bytes, and was counted.
+        Some(unsafe { MemoryHandle::new(address, Tag::of_line(self.key, class, size)) })
+    }
+
+    #[inline(always)]
+    fn take_recent(&self, size: usize) -> Option<MemoryHandle> {
+        if self.fast_below < SMALL_LIMIT {
+            return None;
+        }
+        let (address, tag) = take_recent(self.core(), self.key, size)?;
+        // SAFETY: the block was kept in the state, holds `size` bytes, and was counted.
+        Some(unsafe { MemoryHandle::new(address, tag) })
     }
 
     /// As [`HybridMemoryPool::allocate`], with every byte zero.
@@ -217,11 +238,11 @@ impl HybridMemoryPool {
         if !align.is_power_of_two() || align > MAX_ALIGN {
             return Err(Error::BadAlignment { align });
         }
-        if size > isize::MAX as usize - MAX_ALIGN {
+        if size >= SIZE_LIMIT {
             return Err(Error::SizeOverflow { what: "allocation" });
         }
         let core = self.core();
-        let (purpose, site) = (self.purpose, Location::caller());
+        let (purpose, site) = (self.key.purpose(), Location::caller());
         let block = core.allocate_tracked(size, align, purpose, site).or_else(|| {
             core.release_all();
             core.allocate_tracked(size, align, purpose, site)
@@ -234,7 +255,7 @@ impl HybridMemoryPool {
             return Err(Error::OutOfMemory { bytes: size, live, limit: core.limit() });
         };
         // SAFETY: the state has just handed out and counted this block for `size` bytes.
-        let handle = unsafe { MemoryHandle::of_block(self.core, size, block) };
+        let handle = unsafe { MemoryHandle::of_block(block) };
         Ok((handle, block.used_bytes.min(size)))
     }
 
@@ -244,7 +265,7 @@ impl HybridMemoryPool {
     /// [`Error::ForeignHandle`] if another pool made the handle (its block then goes back to that pool).
     #[inline]
     pub fn deallocate(&self, handle: MemoryHandle) -> Result<()> {
-        if handle.core() == self.core { Ok(()) } else { Err(Error::ForeignHandle) }
+        if self.made(&handle) { Ok(()) } else { Err(Error::ForeignHandle) }
     }
 
     /// Gives memory that is free back to the system; the bytes that left memory, by the system's word. What other threads

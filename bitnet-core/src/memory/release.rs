@@ -9,7 +9,6 @@ use super::MemoryHandle;
 use super::arena::past;
 use super::cleanup::{Released, Signal};
 use super::core::Core;
-use super::handle::Tag;
 use super::thread_cache::FLUSH;
 use super::tracking::Tracker;
 
@@ -79,11 +78,11 @@ impl Core {
 
     pub(super) fn is_leaving(&self, handle: &MemoryHandle) -> bool {
         let tag = handle.tag();
-        if tag.class == Tag::LARGE {
+        if tag.is_large() {
             self.large.arena().is_leaving(handle.address())
         } else {
             let block = tag.block_address(handle.address());
-            self.small.is_leaving(tag.class as usize, block)
+            self.small.is_leaving(tag.class(), block)
         }
     }
 

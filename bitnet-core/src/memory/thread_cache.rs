@@ -2,26 +2,43 @@
 //!
 //! Only the thread that a cache belongs to changes it, so its numbers are read and written without locked instructions.
 //! They are atomics all the same, because others read them: the accounts of a pool are the sum over its caches.
+//!
+//! The calls of the fast path are counted in two words, one for what was taken and one for what was given back, each with
+//! the number of blocks in its upper half and their bytes in its lower: a word that is only added to does not wait for the
+//! other. All that they count is of one purpose. Before another one is counted they are folded into [`Counts`], under a
+//! number that tells readers to look again.
 
-use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::hint::spin_loop;
+use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 
 use super::Purpose;
 use super::depot::SLOTS;
 use super::size_class::{CLASSES, SMALL_LIMIT, batch};
 use super::small_block::SmallBlockPool;
 use super::system::Pages;
+use super::tag::Key;
+use super::tracking::Sampler;
 
 /// The pool is closed: its last owner is gone, though blocks are alive.
-pub(super) const CLOSED: u8 = 1;
+pub(super) const CLOSED: u32 = 1 << 24;
 /// The thread is asked to return its free blocks.
-pub(super) const FLUSH: u8 = 2;
-/// Allocations are to be told to the tracker.
-pub(super) const TRACKED: u8 = 4;
+pub(super) const FLUSH: u32 = 1 << 25;
+/// Every allocation is to be told to the tracker.
+pub(super) const TRACKED: u32 = 1 << 26;
 
-/// How far, in bytes, a thread's part of the live bytes may stray from what the pool knows of it.
-const UNREPORTED: i64 = 128 << 10;
+/// How far, in bytes, a thread's part of the live bytes may stray from what the pool knows of it: a 4096th of the pool's
+/// limit, but not less than the first and not more than the second.
+const UNREPORTED: [usize; 2] = [128 << 10, 1 << 20];
 /// As [`UNREPORTED`], while the thread allocates blocks of 1 MiB and more.
-const UNREPORTED_LARGE: i64 = 4 << 20;
+const UNREPORTED_LARGE: i32 = 4 << 20;
+/// Larger blocks are not counted in the two words.
+const COUNTED: usize = 64 << 20;
+/// The words are folded before so many bytes are taken.
+const FOLD_FROM: u32 = 1 << 30;
+/// One block, as the two words count it.
+const ONE: u64 = 1 << 32;
+/// How often a reader looks for a moment in which the words are not being folded.
+const LOOKS: usize = 10_000;
 
 /// Free blocks of one class.
 #[derive(Debug)]
@@ -60,44 +77,340 @@ pub(super) struct Totals {
     pub(super) allocations: u64,
     pub(super) deallocations: u64,
     pub(super) live: [i64; Purpose::ALL.len()],
+    /// Whether a part was read while it was being folded, after many looks: its numbers may then not fit each other.
+    pub(super) torn: bool,
 }
 
 /// What one thread keeps of one pool.
 ///
 /// Lines are fetched in pairs, so that what one thread writes is kept 128 bytes from what others use.
 #[derive(Debug)]
-#[repr(align(128))]
+#[repr(C, align(128))]
 pub(super) struct ThreadCache {
-    /// [`CLOSED`], [`FLUSH`] and [`TRACKED`]; anything but 0 leads to the slow path.
-    pub(super) attention: AtomicU8,
+    /// The [`Key`] of what the two words count, and [`CLOSED`], [`FLUSH`] and [`TRACKED`]; with one of these it equals no
+    /// key, which leads to the slow path.
+    state: AtomicU32,
     /// Where among the recent blocks this thread looks first.
-    pub(super) place: usize,
-    pub(super) counts: Counts,
-    /// Live bytes of this thread that the pool does not know of yet.
-    unreported: AtomicI64,
-    /// The largest value of `unreported` since it was last reported.
-    top: AtomicI64,
+    pub(super) place: u32,
+    /// Blocks and bytes taken since the last fold.
+    taken: AtomicU64,
+    /// Blocks and bytes given back since the last fold.
+    given: AtomicU64,
+    /// The largest difference of bytes taken and given that the pool is not told of, as a difference since the last fold.
+    top: AtomicI32,
+    /// A difference above this one is reported; less `bound`, it is what the pool knows.
+    ceiling: AtomicI32,
+    /// So many bytes taken lead to the slow path.
+    look_at: AtomicU32,
+    bound: i32,
+    /// Folds begun and ended; odd while one is going on.
+    folds: AtomicU32,
+    counts: Counts,
+    sampler: Sampler,
     bins: [Bin; CLASSES],
 }
 
 impl ThreadCache {
-    pub(super) fn new(attention: u8, place: usize) -> Self {
-        Self {
-            attention: AtomicU8::new(attention),
-            place,
-            counts: Counts::default(),
-            unreported: AtomicI64::new(0),
-            top: AtomicI64::new(0),
-            bins: std::array::from_fn(|class| Bin {
+    /// That of a thread which has none: its key is that of no pool.
+    pub(super) const NONE: Self = Self {
+        state: AtomicU32::new(0),
+        place: 0,
+        taken: AtomicU64::new(0),
+        given: AtomicU64::new(0),
+        top: AtomicI32::new(0),
+        ceiling: AtomicI32::new(0),
+        look_at: AtomicU32::new(0),
+        bound: 0,
+        folds: AtomicU32::new(0),
+        counts: Counts {
+            allocations: AtomicU64::new(0),
+            deallocations: AtomicU64::new(0),
+            live: [const { AtomicI64::new(0) }; Purpose::ALL.len()],
+        },
+        sampler: Sampler::NONE,
+        bins: [const {
+            Bin {
                 len: AtomicU32::new(0),
-                capacity: 2 * batch(class) as u32,
-                slots: std::array::from_fn(|_| AtomicUsize::new(0)),
-            }),
+                capacity: 0,
+                slots: [const { AtomicUsize::new(0) }; 2 * SLOTS],
+            }
+        }; CLASSES],
+    };
+
+    /// The cache of a thread in the pool of `key`, which may hold `limit` bytes.
+    pub(super) fn new(
+        key: Key,
+        attention: u32,
+        place: usize,
+        limit: usize,
+        sampler: Sampler,
+    ) -> Self {
+        let bound = (limit / 4096).clamp(UNREPORTED[0], UNREPORTED[1]) as i32;
+        let look_at = AtomicU32::new(sampler.look_at().min(FOLD_FROM));
+        let mut cache = Self {
+            state: AtomicU32::new(key.0 | attention),
+            place: place as u32,
+            ceiling: AtomicI32::new(bound),
+            bound,
+            look_at,
+            sampler,
+            ..Self::NONE
+        };
+        for (class, bin) in cache.bins.iter_mut().enumerate() {
+            bin.capacity = 2 * batch(class) as u32;
+        }
+        cache
+    }
+
+    /// Equal to a [`Key`] if its blocks may take the fast path here.
+    #[inline(always)]
+    pub(super) fn state(&self) -> u32 {
+        self.state.load(Ordering::Relaxed)
+    }
+
+    /// Whether this is a cache of the pool of `key`, which is not closed.
+    #[inline]
+    pub(super) fn serves(&self, key: Key) -> bool {
+        let state = self.state();
+        state & CLOSED == 0 && Key(state).same_pool(key)
+    }
+
+    /// Asks for the attention of the thread; any thread may.
+    pub(super) fn call(&self, attention: u32) {
+        self.state.fetch_or(attention, Ordering::SeqCst);
+    }
+
+    /// Ends the call for attention; whether there was one.
+    pub(super) fn answer(&self, attention: u32) -> bool {
+        self.state() & attention != 0
+            && self.state.fetch_and(!attention, Ordering::SeqCst) & attention != 0
+    }
+
+    /// Takes a free block of `class` for an allocation of `size` bytes (1 to 1 MiB), and counts it. `None` if there is none,
+    /// or if the slow path is to count it.
+    #[inline(always)]
+    pub(super) fn take_counted(&self, class: usize, size: usize) -> Option<usize> {
+        let bin = &self.bins[class];
+        let len = bin.len.load(Ordering::Relaxed).checked_sub(1)?;
+        if !self.count_taken(size, 0) {
+            return None;
+        }
+        bin.len.store(len, Ordering::Relaxed);
+        Some(bin.slots[len as usize % (2 * SLOTS)].load(Ordering::Relaxed))
+    }
+
+    /// Takes a block that became free, of which `size` bytes (1 to 1 MiB) were asked for, and counts it. False if there are
+    /// enough of its class, or if the slow path is to count it. If it is true, the pool may be gone when this returns.
+    #[inline(always)]
+    pub(super) fn put_counted(&self, class: usize, block: usize, size: usize) -> bool {
+        let bin = &self.bins[class];
+        let len = bin.len.load(Ordering::Relaxed);
+        let Some(given) = self.given_with(size, 0).filter(|_| len < bin.capacity) else {
+            return false;
+        };
+        bin.slots[len as usize % (2 * SLOTS)].store(block, Ordering::Relaxed);
+        bin.len.store(len + 1, Ordering::Relaxed);
+        self.given.store(given, Ordering::Release);
+        true
+    }
+
+    /// Counts an allocation of 1 to [`COUNTED`] bytes of the purpose in the state; `more` bytes above the ceiling may be
+    /// unreported. False, and nothing is counted, if that is for the slow path.
+    #[inline(always)]
+    fn count_taken(&self, size: usize, more: i32) -> bool {
+        let taken = self.taken.load(Ordering::Relaxed).wrapping_add(ONE + size as u64);
+        if taken as u32 >= self.look_at.load(Ordering::Relaxed) {
+            return false;
+        }
+        let drift = difference(taken, self.given.load(Ordering::Relaxed));
+        if drift > self.top.load(Ordering::Relaxed) {
+            if drift > self.ceiling.load(Ordering::Relaxed) + more {
+                return false;
+            }
+            self.top.store(drift, Ordering::Relaxed);
+        }
+        self.taken.store(taken, Ordering::Relaxed);
+        true
+    }
+
+    /// What `given` will be with a block of 1 to [`COUNTED`] bytes more; `None` if that is for the slow path.
+    #[inline(always)]
+    fn given_with(&self, size: usize, more: i32) -> Option<u64> {
+        let given = self.given.load(Ordering::Relaxed).wrapping_add(ONE + size as u64);
+        let drift = difference(self.taken.load(Ordering::Relaxed), given);
+        let floor = self.ceiling.load(Ordering::Relaxed) - 2 * self.bound - more;
+        (drift >= floor).then_some(given)
+    }
+
+    /// As [`ThreadCache::count_taken`], for blocks of 1 MiB and more.
+    #[inline]
+    pub(super) fn count_large_taken(&self, size: usize) -> bool {
+        size <= COUNTED && self.count_taken(size, UNREPORTED_LARGE)
+    }
+
+    /// What is to be passed to [`ThreadCache::set_given`] when a block of 1 MiB or more has come back; `None` if the slow path
+    /// is to count it.
+    #[inline]
+    pub(super) fn large_given(&self, size: usize) -> Option<u64> {
+        if size <= COUNTED { self.given_with(size, UNREPORTED_LARGE) } else { None }
+    }
+
+    /// Counts blocks that came back. The pool may be gone when this returns.
+    #[inline]
+    pub(super) fn set_given(&self, given: u64) {
+        self.given.store(given, Ordering::Release);
+    }
+
+    /// From now on blocks of `purpose` are counted.
+    pub(super) fn turn_to(&self, purpose: Purpose) {
+        let state = self.state();
+        let key = Key::new(Key(state).index(), purpose);
+        if (state ^ key.0) & Key::PURPOSE_MASK != 0 {
+            self.fold();
+            // Others may set flags meanwhile.
+            self.state.fetch_xor((state ^ key.0) & Key::PURPOSE_MASK, Ordering::SeqCst);
+            self.folds.fetch_add(1, Ordering::Release);
+        } else if self.taken.load(Ordering::Relaxed) as u32 >= FOLD_FROM / 2 {
+            self.fold();
+            self.folds.fetch_add(1, Ordering::Release);
         }
     }
 
-    /// Takes a free block of `class`.
-    #[inline(always)]
+    /// Moves what the two words count into the counts. The caller ends the fold by adding one to `folds`.
+    fn fold(&self) {
+        self.folds.fetch_add(1, Ordering::Relaxed);
+        // Readers that see any of what follows see that a fold has begun.
+        fence(Ordering::Release);
+        let (taken, given) =
+            (self.taken.load(Ordering::Relaxed), self.given.load(Ordering::Relaxed));
+        let drift = difference(taken, given);
+        self.taken.store(0, Ordering::Relaxed);
+        self.given.store(0, Ordering::Relaxed);
+        add(&self.counts.live[Key(self.state()).purpose().index()], i64::from(drift));
+        add_unsigned(&self.counts.allocations, taken >> 32);
+        add_unsigned(&self.counts.deallocations, given >> 32);
+        for known in [&self.top, &self.ceiling] {
+            known.store(known.load(Ordering::Relaxed) - drift, Ordering::Relaxed);
+        }
+        self.sampler.pass(taken as u32);
+        self.look_again();
+    }
+
+    /// Sets where the fast path has to stop.
+    fn look_again(&self) {
+        self.look_at.store(self.sampler.look_at().min(FOLD_FROM), Ordering::Relaxed);
+    }
+
+    /// Whether an allocation of `bytes` bytes by this thread, which is not counted yet, is to be recorded.
+    pub(super) fn sample(&self, bytes: usize) -> bool {
+        let chosen = self.sampler.chosen(self.taken.load(Ordering::Relaxed) as u32, bytes);
+        self.look_again();
+        chosen
+    }
+
+    /// Counts an allocation of any size and tells the pool, if it must be told; whether that is so, and its live bytes are
+    /// now above their mark.
+    pub(super) fn count_allocation(
+        &self,
+        size: usize,
+        purpose: Purpose,
+        live: &LiveBytes,
+    ) -> Option<bool> {
+        self.turn_to(purpose);
+        if size > 0 && size <= COUNTED && self.count_taken(size, more(size)) {
+            return None;
+        }
+        self.fold();
+        add(&self.counts.live[purpose.index()], size as i64);
+        add_unsigned(&self.counts.allocations, 1);
+        let passed = self.report_with(size as i64, live);
+        self.folds.fetch_add(1, Ordering::Release);
+        Some(passed)
+    }
+
+    /// Counts the bytes of a block that came back, and tells the pool, if it must be told, as
+    /// [`ThreadCache::count_allocation`]. The end itself is counted by [`ThreadCache::count_deallocation`].
+    pub(super) fn count_bytes_back(
+        &self,
+        size: usize,
+        purpose: Purpose,
+        live: &LiveBytes,
+    ) -> Option<bool> {
+        self.turn_to(purpose);
+        let passes_floor = size > COUNTED || self.given_with(size, more(size)).is_none();
+        self.fold();
+        add(&self.counts.live[purpose.index()], -(size as i64));
+        let passed = if passes_floor {
+            Some(self.report_with(-(size as i64), live))
+        } else {
+            for known in [&self.top, &self.ceiling] {
+                known.store(known.load(Ordering::Relaxed) + size as i32, Ordering::Relaxed);
+            }
+            None
+        };
+        self.folds.fetch_add(1, Ordering::Release);
+        passed
+    }
+
+    /// Notes that a block came back. It is the last thing that is done for it: from here on the pool may be gone.
+    pub(super) fn count_deallocation(&self) {
+        let deallocations = self.counts.deallocations.load(Ordering::Relaxed);
+        self.counts.deallocations.store(deallocations + 1, Ordering::Release);
+    }
+
+    /// Tells the pool of the live bytes, and of `more` that the two words don't count; whether they are above their mark.
+    fn report_with(&self, more: i64, live: &LiveBytes) -> bool {
+        let (ceiling, top) = (self.ceiling.load(Ordering::Relaxed), self.unreported_top());
+        let drift = difference(
+            self.taken.load(Ordering::Relaxed),
+            self.given.load(Ordering::Relaxed),
+        );
+        let unreported = i64::from(self.bound - ceiling) + i64::from(drift) + more;
+        self.ceiling.store(self.bound + drift, Ordering::Relaxed);
+        self.top.store(drift, Ordering::Relaxed);
+        live.change(unreported, top.max(unreported))
+    }
+
+    /// Tells the pool of the live bytes; whether they are above their mark.
+    pub(super) fn report(&self, live: &LiveBytes) -> bool {
+        self.report_with(0, live)
+    }
+
+    /// The largest number of live bytes that the pool has not been told of.
+    pub(super) fn unreported_top(&self) -> i64 {
+        let ceiling = self.ceiling.load(Ordering::Relaxed);
+        i64::from(self.bound - ceiling) + i64::from(self.top.load(Ordering::Relaxed))
+    }
+
+    /// Adds what this thread counted to `sum`.
+    pub(super) fn add_to(&self, sum: &mut Totals) {
+        for look in 1..=LOOKS {
+            let before = self.folds.load(Ordering::Acquire);
+            let mut with = *sum;
+            self.counts.add_to(&mut with);
+            // Acquire: as in `Counts::add_to`.
+            let (taken, given) =
+                (self.taken.load(Ordering::Acquire), self.given.load(Ordering::Acquire));
+            with.allocations += taken >> 32;
+            with.deallocations += given >> 32;
+            let purpose = Key(self.state()).purpose();
+            with.live[purpose.index()] += i64::from(difference(taken, given));
+            fence(Ordering::Acquire);
+            let whole = before.is_multiple_of(2) && self.folds.load(Ordering::Relaxed) == before;
+            if whole || look == LOOKS {
+                with.torn |= !whole;
+                *sum = with;
+                return;
+            }
+            if look.is_multiple_of(16) {
+                std::thread::yield_now();
+            } else {
+                spin_loop();
+            }
+        }
+    }
+
+    /// Takes a free block of `class`, uncounted.
     pub(super) fn take(&self, class: usize) -> Option<usize> {
         let bin = &self.bins[class];
         let len = bin.len.load(Ordering::Relaxed).checked_sub(1)?;
@@ -105,8 +418,7 @@ impl ThreadCache {
         Some(bin.slots[len as usize % (2 * SLOTS)].load(Ordering::Relaxed))
     }
 
-    /// Takes a block that became free; false if there are enough of them.
-    #[inline(always)]
+    /// Takes a block that became free, uncounted; false if there are enough of them.
     pub(super) fn put(&self, class: usize, address: usize) -> bool {
         let bin = &self.bins[class];
         let len = bin.len.load(Ordering::Relaxed);
@@ -172,60 +484,25 @@ impl ThreadCache {
     pub(super) fn free_blocks(&self, class: usize) -> usize {
         self.bins[class].len.load(Ordering::Relaxed) as usize
     }
-
-    /// Notes an allocation. True if the pool is to be told: [`ThreadCache::report`].
-    #[inline(always)]
-    pub(super) fn count_allocation(&self, size: usize, purpose: Purpose) -> bool {
-        add(&self.counts.live[purpose.index()], size as i64);
-        let unreported = add(&self.unreported, size as i64);
-        if unreported > self.top.load(Ordering::Relaxed) {
-            self.top.store(unreported, Ordering::Relaxed);
-        }
-        let allocations = self.counts.allocations.load(Ordering::Relaxed);
-        self.counts.allocations.store(allocations + 1, Ordering::Relaxed);
-        unreported > bound(size)
-    }
-
-    /// Notes the bytes of a block that came back. True if the pool is to be told: [`ThreadCache::report`].
-    #[inline(always)]
-    pub(super) fn count_bytes_back(&self, size: usize, purpose: Purpose) -> bool {
-        add(&self.counts.live[purpose.index()], -(size as i64));
-        add(&self.unreported, -(size as i64)) < -bound(size)
-    }
-
-    /// Notes that a block came back. It is the last thing that is done for it: from here on the pool may be gone.
-    #[inline(always)]
-    pub(super) fn count_deallocation(&self) {
-        let deallocations = self.counts.deallocations.load(Ordering::Relaxed);
-        self.counts.deallocations.store(deallocations + 1, Ordering::Release);
-    }
-
-    /// Tells the pool of the live bytes; whether they are above their mark.
-    #[inline]
-    pub(super) fn report(&self, live: &LiveBytes) -> bool {
-        let unreported = self.unreported.load(Ordering::Relaxed);
-        let top = self.top.load(Ordering::Relaxed);
-        self.unreported.store(0, Ordering::Relaxed);
-        self.top.store(0, Ordering::Relaxed);
-        live.change(unreported, top)
-    }
-
-    /// The largest number of live bytes that the pool has not been told of.
-    pub(super) fn unreported_top(&self) -> i64 {
-        self.top.load(Ordering::Relaxed)
-    }
 }
 
+/// Bytes taken less bytes given back, both since the last fold.
 #[inline(always)]
-fn bound(size: usize) -> i64 {
-    if size < SMALL_LIMIT { UNREPORTED } else { UNREPORTED_LARGE }
+fn difference(taken: u64, given: u64) -> i32 {
+    (taken as u32).wrapping_sub(given as u32) as i32
 }
 
-#[inline(always)]
-fn add(number: &AtomicI64, more: i64) -> i64 {
-    let sum = number.load(Ordering::Relaxed).wrapping_add(more);
-    number.store(sum, Ordering::Relaxed);
-    sum
+/// What may be unreported above the ceiling with a block of `size` bytes.
+fn more(size: usize) -> i32 {
+    if size < SMALL_LIMIT { 0 } else { UNREPORTED_LARGE }
+}
+
+fn add(number: &AtomicI64, more: i64) {
+    number.store(number.load(Ordering::Relaxed).wrapping_add(more), Ordering::Relaxed);
+}
+
+fn add_unsigned(number: &AtomicU64, more: u64) {
+    number.store(number.load(Ordering::Relaxed).wrapping_add(more), Ordering::Release);
 }
 
 /// The live bytes of a pool as its threads report them, and their peak.

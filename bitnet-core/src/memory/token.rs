@@ -37,7 +37,7 @@ impl HybridMemoryPool {
     /// # Errors
     /// [`Error::ForeignHandle`] if another pool made the handle (its block then goes back to that pool).
     pub fn lend(&self, handle: MemoryHandle) -> Result<BlockToken> {
-        if handle.core() != self.core_pointer() {
+        if !self.made(&handle) {
             return Err(Error::ForeignHandle);
         }
         let core = self.core();

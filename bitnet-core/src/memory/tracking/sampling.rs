@@ -6,18 +6,73 @@
 //! is recorded are unbiased estimates of sums over everything.
 
 use std::cell::Cell;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use super::threads;
 
 /// Bytes of allocations, on average, from one recorded one to the next; from this size on each is recorded.
 pub(super) const MEAN: usize = 64 << 10;
+/// As [`MEAN`]: below it, an allocation may go unrecorded.
+pub(in crate::memory) const SAMPLED_BELOW: usize = MEAN;
+
+/// How far a thread is from the next allocation of a pool that is recorded. Only that thread changes it.
+#[derive(Debug)]
+pub(in crate::memory) struct Sampler {
+    /// What crosses so many bytes, counted from an origin that the caller moves, is recorded.
+    at: AtomicI64,
+    seed: AtomicU64,
+}
+
+impl Sampler {
+    /// Records nothing.
+    pub(in crate::memory) const NONE: Self =
+        Self { at: AtomicI64::new(i64::MAX), seed: AtomicU64::new(0) };
+
+    /// One for the calling thread.
+    pub(in crate::memory) fn of_this_thread() -> Self {
+        let seed = AtomicU64::new(first_seed());
+        let sampler = Self { at: AtomicI64::new(0), seed };
+        sampler.draw(0);
+        sampler
+    }
+
+    /// Whether an allocation of `bytes` bytes after `before` bytes is recorded.
+    pub(in crate::memory) fn chosen(&self, before: u32, bytes: usize) -> bool {
+        let end = i64::from(before).saturating_add(i64::try_from(bytes).unwrap_or(i64::MAX));
+        let crossed = end > self.at.load(Ordering::Relaxed);
+        if crossed {
+            self.draw(end);
+        }
+        crossed || bytes >= MEAN
+    }
+
+    /// From so many bytes on something is recorded.
+    pub(in crate::memory) fn look_at(&self) -> u32 {
+        let at = self.at.load(Ordering::Relaxed).saturating_add(1);
+        at.clamp(0, i64::from(u32::MAX)) as u32
+    }
+
+    /// Moves the origin by so many bytes.
+    pub(in crate::memory) fn pass(&self, bytes: u32) {
+        let at = self.at.load(Ordering::Relaxed);
+        if at < i64::MAX {
+            self.at.store(at.saturating_sub(i64::from(bytes)), Ordering::Relaxed);
+        }
+    }
+
+    fn draw(&self, from: i64) {
+        let mut seed = self.seed.load(Ordering::Relaxed);
+        self.at.store(from.saturating_add(distance(&mut seed)), Ordering::Relaxed);
+        self.seed.store(seed, Ordering::Relaxed);
+    }
+}
 
 thread_local! {
     static LEFT: Cell<i64> = const { Cell::new(0) };
     static SEED: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Whether an allocation of `bytes` bytes by this thread is recorded.
+/// Whether an allocation of `bytes` bytes by this thread, in no pool with a [`Sampler`], is recorded.
 #[inline]
 pub(super) fn chosen(bytes: usize) -> bool {
     if bytes >= MEAN {
@@ -33,26 +88,32 @@ pub(super) fn chosen(bytes: usize) -> bool {
 /// Draws the next distance. On the first call of a thread none has been drawn yet, so the count goes on from there.
 #[cold]
 fn crossed(left: &Cell<i64>) -> bool {
-    SEED.with(|seed| {
-        if seed.get() == 0 {
-            seed.set(0x9e37_79b9_7f4a_7c15u64.wrapping_mul(u64::from(threads::number()) * 2 + 1));
-            left.set(left.get() + distance(seed));
-            if left.get() >= 0 {
-                return false;
-            }
+    let mut seed = SEED.get();
+    if seed == 0 {
+        seed = first_seed();
+        left.set(left.get() + distance(&mut seed));
+        SEED.set(seed);
+        if left.get() >= 0 {
+            return false;
         }
-        left.set(distance(seed));
-        true
-    })
+    }
+    left.set(distance(&mut seed));
+    SEED.set(seed);
+    true
+}
+
+/// A seed for the calling thread, not 0.
+fn first_seed() -> u64 {
+    0x9e37_79b9_7f4a_7c15u64.wrapping_mul(u64::from(threads::number()) * 2 + 1)
 }
 
 /// A distance in bytes, exponentially distributed with mean [`MEAN`].
-fn distance(seed: &Cell<u64>) -> i64 {
-    let mut state = seed.get();
+fn distance(seed: &mut u64) -> i64 {
+    let mut state = *seed;
     state ^= state << 13;
     state ^= state >> 7;
     state ^= state << 17;
-    seed.set(state);
+    *seed = state;
     // 53 random bits, shifted by a half so that the logarithm is finite.
     let uniform =
         ((state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
@@ -90,6 +151,35 @@ mod tests {
         })
         .join()
         .unwrap();
+    }
+
+    #[test]
+    fn a_sampler_is_asked_at_what_it_records_and_is_unbiased() {
+        for size in [64usize, 5000, 40_000] {
+            let sampler = Sampler::of_this_thread();
+            let (mut before, mut recorded, count) = (0u32, 0, (400 << 20) / size);
+            for at in 0..count {
+                let due = before + size as u32 >= sampler.look_at();
+                // A large one in between is recorded and changes no chance.
+                if at % 1000 == 0 {
+                    assert!(sampler.chosen(before, MEAN));
+                    before += MEAN as u32;
+                }
+                if due || before + size as u32 >= sampler.look_at() {
+                    recorded += u64::from(sampler.chosen(before, size));
+                } else {
+                    assert!(!sampler.chosen(before, size), "unasked");
+                }
+                before += size as u32;
+                if before > 1 << 20 {
+                    sampler.pass(before);
+                    before = 0;
+                }
+            }
+            let (estimate, bytes) = (recorded * stands_for(size), (count * size) as f64);
+            assert!((estimate as f64 / bytes - 1.0).abs() < 0.06, "{size}: {estimate}");
+        }
+        assert!(!Sampler::NONE.chosen(u32::MAX, 64) && Sampler::NONE.look_at() == u32::MAX);
     }
 
     #[test]

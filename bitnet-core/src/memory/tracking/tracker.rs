@@ -4,7 +4,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::filter::AddressFilter;
 use super::live::{LiveTable, Record, hash};
 use super::peaks::Peaks;
 use super::profiler::{LatencyKind, OperationFigures, Profiler};
@@ -50,8 +49,6 @@ pub struct Tracker {
     start: u64,
     /// Empty below level Standard.
     shards: Box<[Shard]>,
-    /// Which addresses were recorded: at level Standard most were not.
-    recorded: Option<AddressFilter>,
     sequence: AtomicU64,
     failed: AtomicU64,
     largest_failed: AtomicU64,
@@ -83,7 +80,6 @@ impl Tracker {
         Self {
             start: clock::precise(),
             shards: events.map_or_else(Box::default, |n| (0..SHARDS).map(|_| shard(n)).collect()),
-            recorded: (config.level == TrackingLevel::Standard).then(AddressFilter::new),
             sequence: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             largest_failed: AtomicU64::new(0),
@@ -109,26 +105,35 @@ impl Tracker {
     /// Notes an allocation; before its user gets the handle.
     #[inline]
     pub fn allocated(&self, event: &AllocationEvent) {
-        match self.config.level {
-            TrackingLevel::Detailed => {
-                self.peaks.came(event.purpose, event.size as u64);
-                self.record(event, event.size as u64);
-            }
-            TrackingLevel::Standard if sampling::chosen(event.size) => {
-                self.record(event, sampling::stands_for(event.size));
-            }
-            _ => {}
+        if self.chooses(event.size) {
+            self.note(event);
         }
+    }
+
+    /// Whether an allocation of `size` bytes by this thread, in no pool with a sampler, is recorded.
+    pub(in crate::memory) fn chooses(&self, size: usize) -> bool {
+        match self.config.level {
+            TrackingLevel::None | TrackingLevel::Basic => false,
+            TrackingLevel::Standard => sampling::chosen(size),
+            TrackingLevel::Detailed => true,
+        }
+    }
+
+    /// Records an allocation that was chosen for it; at level Detailed all are.
+    pub(in crate::memory) fn note(&self, event: &AllocationEvent) {
+        let bytes = if self.config.level == TrackingLevel::Detailed {
+            self.peaks.came(event.purpose, event.size as u64);
+            event.size as u64
+        } else {
+            sampling::stands_for(event.size)
+        };
+        self.record(event, bytes);
     }
 
     /// Notes the end of an allocation; before its block can be handed out again.
     #[inline]
     pub fn deallocated(&self, event: &DeallocationEvent) {
-        let known = self.recorded.as_ref().is_none_or(|known| known.may_hold(event.address));
-        if known && self.config.level >= TrackingLevel::Standard {
-            if self.config.level == TrackingLevel::Detailed {
-                self.peaks.went(event.purpose, event.size as u64);
-            }
+        if self.config.level >= TrackingLevel::Standard {
             self.forget(event);
         }
     }
@@ -251,7 +256,6 @@ impl Tracker {
         };
         size_of::<Self>()
             + self.shards.iter().map(parts).sum::<usize>()
-            + self.recorded.as_ref().map_or(0, AddressFilter::bytes)
             + self.profiler.bytes()
     }
 
@@ -261,10 +265,9 @@ impl Tracker {
 
     /// Whether ends of allocations are matched with their beginnings.
     fn matches(&self) -> bool {
-        self.config.enable_leak_detection || self.recorded.is_some()
+        self.config.enable_leak_detection || self.config.level == TrackingLevel::Standard
     }
 
-    #[inline(never)]
     fn record(&self, event: &AllocationEvent, bytes: u64) {
         let now = clock::stamp();
         let record = Record {
@@ -283,11 +286,7 @@ impl Tracker {
         let mut part = self.shard(record.address).lock();
         if self.matches() {
             match part.live.insert(record) {
-                Ok(None) => {
-                    if let Some(recorded) = &self.recorded {
-                        recorded.insert(record.address);
-                    }
-                }
+                Ok(None) => {}
                 Ok(Some(before)) => {
                     // Its end was not told in time: it ends here, so that the timeline stays the sum of what is alive.
                     let gone = self.event(EventKind::Freed, &before, class_bytes, now);
@@ -303,8 +302,11 @@ impl Tracker {
         part.ring.push(came);
     }
 
-    #[inline(never)]
-    fn forget(&self, event: &DeallocationEvent) {
+    /// Forgets an allocation, if it was recorded.
+    pub(in crate::memory) fn forget(&self, event: &DeallocationEvent) {
+        if self.config.level == TrackingLevel::Detailed {
+            self.peaks.went(event.purpose, event.size as u64);
+        }
         let now = clock::stamp();
         let mut part = self.shard(event.address).lock();
         if !self.matches() {
@@ -320,9 +322,6 @@ impl Tracker {
             };
             part.ring.push(gone);
         } else if let Some(record) = part.live.remove(event.address) {
-            if let Some(recorded) = &self.recorded {
-                recorded.remove(event.address);
-            }
             let gone = self.event(EventKind::Freed, &record, event.class_bytes, now);
             part.ring.push(gone);
         }
