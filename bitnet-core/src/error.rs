@@ -170,7 +170,9 @@ pub enum Error {
         limit: usize,
     },
     /// So many pools are alive already.
-    #[error("{limit} memory pools are alive, which is all that there can be; drop some, or share one")]
+    #[error(
+        "{limit} memory pools are alive, which is all that there can be; drop some, or share one"
+    )]
     TooManyPools {
         /// How many pools there can be.
         limit: usize,

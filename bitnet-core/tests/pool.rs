@@ -266,3 +266,66 @@ fn memory_peaks_are_exact_for_one_thread() {
     let metrics = pool.get_metrics();
     assert_eq!((metrics.total_allocated, metrics.peak_allocated), (live, peak));
 }
+
+#[test]
+fn memory_pools_come_and_go_without_end_and_leave_threads_nothing_stale() {
+    // More pools than can be alive at a time, so that their numbers are used again while this thread keeps its caches.
+    let mut kept = unbounded().allocate(100, 64, &Device::Cpu).unwrap();
+    for at in 0..20_000usize {
+        let pool = unbounded();
+        let mut handle = pool.allocate(64, 64, &Device::Cpu).unwrap();
+        mark(&mut handle, at as u8);
+        assert!(is_marked(&handle, at as u8));
+        if at % 1000 == 0 {
+            // The handle that outlives its pool is the one that ends it.
+            mark(&mut kept, at as u8);
+            drop(std::mem::replace(&mut kept, handle));
+        }
+    }
+    drop(kept);
+    let alive: Vec<_> =
+        std::iter::from_fn(|| HybridMemoryPool::with_config(MemoryPoolConfig::unbounded()).ok())
+            .take(9000)
+            .collect();
+    assert!(alive.len() > 8000 && alive.len() < 9000, "{}", alive.len());
+    let error = HybridMemoryPool::with_config(MemoryPoolConfig::unbounded()).unwrap_err();
+    assert!(matches!(error, Error::TooManyPools { .. }), "{error}");
+    let first = alive[0].allocate(1000, 64, &Device::Cpu).unwrap();
+    assert!(matches!(alive[1].deallocate(first), Err(Error::ForeignHandle)));
+    drop(alive);
+    assert!(HybridMemoryPool::new().is_ok(), "numbers come back");
+}
+
+#[test]
+fn memory_counts_of_purposes_stay_exact_when_they_alternate_and_others_look() {
+    let pool = unbounded();
+    let purposes = Purpose::ALL.map(|purpose| pool.for_purpose(purpose));
+    let over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                let metrics = pool.get_metrics();
+                assert!(metrics.total_allocated <= 64 * MIB as u64, "{metrics:?}");
+            }
+        });
+        let mut held = Vec::new();
+        for at in 0..100_000usize {
+            let size = [0, 1, 64, 5000, 70_000, 3 * MIB][at % 6];
+            held.push(purposes[at % 7].allocate(size, 64, &Device::Cpu).unwrap());
+            if at % 11 == 10 {
+                held.drain(..10);
+            }
+            if held.len() > 50 {
+                held.truncate(10);
+            }
+        }
+        let mut expected = [0; 7];
+        for handle in &held {
+            expected[handle.purpose().index()] += handle.size() as u64;
+        }
+        assert_eq!(pool.allocated_by_purpose(), expected);
+        held.clear();
+        assert_eq!(pool.allocated_by_purpose(), [0; 7]);
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+}

@@ -185,6 +185,9 @@ fn without_memory_a_tensor_stays_compressed_and_comes_back_later() {
 #[test]
 fn readers_find_every_byte_while_tensors_are_compressed_and_moved() {
     const ROUNDS: usize = 2_000;
+    // A tensor that is being read is left alone, so that how many are touched in a round is up to the system.
+    const ENOUGH: usize = 100;
+    const MOST_ROUNDS: usize = 1_000_000;
     let pool = pool();
     let registry = TensorRegistry::new(&pool);
     let contents: Vec<Vec<f32>> = (0..6)
@@ -211,7 +214,10 @@ fn readers_find_every_byte_while_tensors_are_compressed_and_moved() {
             });
         }
         let (mut compressed, mut moved) = (0, 0);
-        for round in 0..ROUNDS {
+        for round in 0..MOST_ROUNDS {
+            if round >= ROUNDS && compressed > ENOUGH && moved > ENOUGH {
+                break;
+            }
             registry.for_each_idle(Duration::ZERO, |tensor| {
                 if round % 2 == 0 {
                     compressed += tensor.compress().unwrap().tensors;
@@ -226,7 +232,7 @@ fn readers_find_every_byte_while_tensors_are_compressed_and_moved() {
         over.store(true, Ordering::Relaxed);
         (compressed, moved)
     });
-    assert!(compressed > 100 && moved > 100, "{compressed} compressed, {moved} moved");
+    assert!(compressed > ENOUGH && moved > ENOUGH, "{compressed} compressed, {moved} moved");
     for (handle, values) in handles.iter().zip(&contents) {
         assert!(handle.read().unwrap().f32().unwrap() == values);
     }

@@ -23,9 +23,10 @@ use super::tag::{Key, POOLS, Tag};
 use super::thread_cache::{CLOSED, Counts, FLUSH, LiveBytes, TRACKED, ThreadCache, Totals};
 use super::token::Lent;
 use super::tracking::{
-    AllocationEvent, DeallocationEvent, LatencyKind, SAMPLED_BELOW, Sampler, Stopwatch, Tracker, TrackingLevel,
+    AllocationEvent, DeallocationEvent, LatencyKind, SAMPLED_BELOW, Sampler, Stopwatch, Tracker,
+    TrackingLevel,
 };
-use super::{MemoryPoolConfig, Purpose};
+use super::{MemoryHandle, MemoryPoolConfig, Purpose};
 use crate::Error;
 
 /// The state of a pool.
@@ -71,7 +72,7 @@ pub(super) struct Block {
     pub(super) used_bytes: usize,
 }
 
-static NO_CACHE: ThreadCache = ThreadCache::NONE;
+static NO_CACHE: ThreadCache = ThreadCache::none();
 
 thread_local! {
     /// The cache of the pool that this thread used last. It has no destructor, so that it is cheap and there to the very end
@@ -110,7 +111,7 @@ pub(super) unsafe fn current<'a>() -> &'a ThreadCache {
 
 /// A block of 1 MiB or more that was freed a short while ago, counted.
 #[inline(never)]
-pub(super) fn take_recent(state: &Core, key: Key, size: usize) -> Option<(usize, Tag)> {
+pub(super) fn take_recent(state: &Core, key: Key, size: usize) -> Option<MemoryHandle> {
     // SAFETY: nothing is attached while it is used.
     let cache = unsafe { current() };
     if cache.state() != key.0 {
@@ -118,15 +119,15 @@ pub(super) fn take_recent(state: &Core, key: Key, size: usize) -> Option<(usize,
     }
     let span = state.large.take_recent(size.div_ceil(GRANULE), LINE, cache.place as usize)?;
     if !cache.count_large_taken(size) {
-        if !state.large.keep(span.address, span.granules, cache.place as usize) {
-            state.large.free(span.address, span.granules, &state.pages);
-        }
-        return None;
+        let told = cache.count_allocation(size, key.purpose(), &state.live);
+        state.reported(told);
     }
-    Some((span.address, Tag::large(key, size, LINE, span.granules)))
+    let tag = Tag::large(key, size, LINE, span.granules);
+    // SAFETY: the block was kept in the state, holds `size` bytes, and was counted.
+    Some(unsafe { MemoryHandle::new(span.address, tag) })
 }
 
-/// Keeps a block of 1 MiB or more for the next request; false if there is no room for it, or the slow path is to count it.
+/// Keeps a block of 1 MiB or more for the next request; false if there is no room for it.
 ///
 /// # Safety
 /// `tag` is that of a large block at `address` that nobody uses any more, of the pool of the cache that is current.
@@ -134,15 +135,22 @@ pub(super) fn take_recent(state: &Core, key: Key, size: usize) -> Option<(usize,
 pub(super) unsafe fn give_recent(address: usize, tag: Tag) -> bool {
     // SAFETY: nothing is attached while it is used.
     let cache = unsafe { current() };
-    let Some(given) = cache.large_given(tag.size()) else { return false };
     // SAFETY: the block that comes back is alive, so its pool is.
     let state = unsafe { directory::state_of(tag.key().index()) };
-    // SAFETY: as above.
-    let kept = unsafe { state.as_ref() }.large.keep(address, tag.granules(), cache.place as usize);
-    if kept {
-        cache.set_given(given);
+    // SAFETY: as above, and its end is not counted before it is no longer used.
+    let state = unsafe { state.as_ref() };
+    if !state.large.keep(address, tag.granules(), cache.place as usize) {
+        return false;
     }
-    kept
+    let size = tag.size();
+    if let Some(given) = cache.large_given(size) {
+        cache.set_given(given);
+    } else {
+        let told = cache.count_bytes_back(size, tag.key().purpose(), &state.live);
+        state.reported(told);
+        cache.count_deallocation();
+    }
+    true
 }
 
 /// A closed state of which no block is alive, off the list: to be dropped when the directory is unlocked, since callbacks that
@@ -185,8 +193,7 @@ impl Core {
         let pages = Pages::default();
         let (small_limit, small_initial) =
             (config.max_small_pool_size, config.initial_small_pool_size);
-        let small =
-            SmallBlockPool::new(small_limit, small_initial, &pages).ok_or_else(refused)?;
+        let small = SmallBlockPool::new(small_limit, small_initial, &pages).ok_or_else(refused)?;
         let (large_limit, large_initial) =
             (config.max_large_pool_size, config.initial_large_pool_size);
         let large = LargeBlockPool::new(large_limit, large_initial, huge_pages, &pages);
@@ -300,12 +307,11 @@ impl Core {
         let sampler = if level == Some(TrackingLevel::Standard) {
             Sampler::of_this_thread()
         } else {
-            Sampler::NONE
+            Sampler::none()
         };
         let mut threads = self.threads();
         let place = threads.started;
-        let cache =
-            Arc::new(ThreadCache::new(self.key(), attention, place, self.limit(), sampler));
+        let cache = Arc::new(ThreadCache::new(self.key(), attention, place, sampler));
         threads.started += 1;
         threads.caches.push(Arc::clone(&cache));
         cache
@@ -392,9 +398,7 @@ impl Core {
     fn count_allocation(&self, size: usize, purpose: Purpose) {
         match self.cache() {
             Some(cache) => {
-                if let Some(passed) = cache.count_allocation(size, purpose, &self.live) {
-                    self.reported(passed);
-                }
+                self.reported(cache.count_allocation(size, purpose, &self.live));
             }
             None => {
                 self.uncached.live[purpose.index()].fetch_add(size as i64, Ordering::Relaxed);
@@ -404,8 +408,10 @@ impl Core {
         }
     }
 
-    /// The live bytes of a thread were reported, and have `passed` their mark. Callbacks may run: the caller holds no lock.
-    fn reported(&self, passed: bool) {
+    /// If the pool was told of its live bytes: whether they have passed their mark. Callbacks may run: the caller holds no
+    /// lock, and uses no cache that a callback might detach.
+    fn reported(&self, told: Option<bool>) {
+        let Some(passed) = told else { return };
         if passed {
             self.pass_mark();
         }
@@ -435,9 +441,8 @@ impl Core {
         if let Some(clock) = clock {
             clock.stop(LatencyKind::Deallocate);
         }
-        if let Some(passed) = cache.count_bytes_back(tag.size(), tag.key().purpose(), &state.live) {
-            state.reported(passed);
-        }
+        let told = cache.count_bytes_back(tag.size(), tag.key().purpose(), &state.live);
+        state.reported(told);
         cache.count_deallocation();
     }
 

@@ -5,8 +5,8 @@
 pub struct MemoryMetrics {
     /// Bytes asked for by the allocations that are alive.
     pub total_allocated: u64,
-    /// The largest value that `total_allocated` has had: exact while one thread allocates. Each further one may stray by a
-    /// 4096th of the limit, but at least 128 KiB and at most 1 MiB (4 MiB if it allocates blocks of 1 MiB and more).
+    /// The largest value that `total_allocated` has had: exact while one thread allocates, and within 128 KiB for each
+    /// further one (4 MiB for one that allocates blocks of 1 MiB and more).
     pub peak_allocated: u64,
     /// Bytes of address space that the pool has from the system. Pages in it count as memory only once they are touched.
     pub reserved: u64,

@@ -164,7 +164,7 @@ impl HybridMemoryPool {
     /// initialised, but may hold what an earlier user of this pool left in them.
     ///
     /// # Errors
-    /// [`Error::BadAlignment`], [`Error::SizeOverflow`] from 2 TiB on, or [`Error::OutOfMemory`]; before the last, everything that is free
+    /// [`Error::BadAlignment`], [`Error::SizeOverflow`] or [`Error::OutOfMemory`]; before the last, everything that is free
     /// is given back to the system and the allocation is tried once more.
     #[inline]
     #[track_caller]
@@ -200,9 +200,7 @@ impl HybridMemoryPool {
         if self.fast_below < SMALL_LIMIT {
             return None;
         }
-        let (address, tag) = take_recent(self.core(), self.key, size)?;
-        // SAFETY: the block was kept in the state, holds `size` bytes, and was counted.
-        Some(unsafe { MemoryHandle::new(address, tag) })
+        take_recent(self.core(), self.key, size)
     }
 
     /// As [`HybridMemoryPool::allocate`], with every byte zero.
@@ -238,21 +236,28 @@ impl HybridMemoryPool {
         if !align.is_power_of_two() || align > MAX_ALIGN {
             return Err(Error::BadAlignment { align });
         }
-        if size >= SIZE_LIMIT {
+        if size > isize::MAX as usize - MAX_ALIGN {
             return Err(Error::SizeOverflow { what: "allocation" });
         }
         let core = self.core();
         let (purpose, site) = (self.key.purpose(), Location::caller());
-        let block = core.allocate_tracked(size, align, purpose, site).or_else(|| {
-            core.release_all();
-            core.allocate_tracked(size, align, purpose, site)
+        let try_once = || core.allocate_tracked(size, align, purpose, site);
+        let block = Some(size).filter(|&size| size < SIZE_LIMIT).and_then(|_| {
+            try_once().or_else(|| {
+                core.release_all();
+                try_once()
+            })
         });
         let Some(block) = block else {
             if let Some(tracker) = self.tracker() {
                 tracker.failed(size);
             }
             let live = self.get_metrics().total_allocated as usize;
-            return Err(Error::OutOfMemory { bytes: size, live, limit: core.limit() });
+            return Err(Error::OutOfMemory {
+                bytes: size,
+                live,
+                limit: core.limit().min(SIZE_LIMIT),
+            });
         };
         // SAFETY: the state has just handed out and counted this block for `size` bytes.
         let handle = unsafe { MemoryHandle::of_block(block) };

@@ -26,11 +26,10 @@ pub(super) const FLUSH: u32 = 1 << 25;
 /// Every allocation is to be told to the tracker.
 pub(super) const TRACKED: u32 = 1 << 26;
 
-/// How far, in bytes, a thread's part of the live bytes may stray from what the pool knows of it: a 4096th of the pool's
-/// limit, but not less than the first and not more than the second.
-const UNREPORTED: [usize; 2] = [128 << 10, 1 << 20];
-/// As [`UNREPORTED`], while the thread allocates blocks of 1 MiB and more.
-const UNREPORTED_LARGE: i32 = 4 << 20;
+/// How far, in bytes, a thread's part of the live bytes may stray from what the pool knows of it.
+const UNREPORTED: i32 = 128 << 10;
+/// How much further it may while the thread allocates blocks of 1 MiB and more.
+const MORE_UNREPORTED: i32 = (4 << 20) - UNREPORTED;
 /// Larger blocks are not counted in the two words.
 const COUNTED: usize = 64 << 20;
 /// The words are folded before so many bytes are taken.
@@ -98,11 +97,11 @@ pub(super) struct ThreadCache {
     given: AtomicU64,
     /// The largest difference of bytes taken and given that the pool is not told of, as a difference since the last fold.
     top: AtomicI32,
-    /// A difference above this one is reported; less `bound`, it is what the pool knows.
+    /// A difference above this one is reported; it is [`UNREPORTED`] less what the pool does not know since before the last
+    /// fold.
     ceiling: AtomicI32,
     /// So many bytes taken lead to the slow path.
     look_at: AtomicU32,
-    bound: i32,
     /// Folds begun and ended; odd while one is going on.
     folds: AtomicU32,
     counts: Counts,
@@ -112,49 +111,41 @@ pub(super) struct ThreadCache {
 
 impl ThreadCache {
     /// That of a thread which has none: its key is that of no pool.
-    pub(super) const NONE: Self = Self {
-        state: AtomicU32::new(0),
-        place: 0,
-        taken: AtomicU64::new(0),
-        given: AtomicU64::new(0),
-        top: AtomicI32::new(0),
-        ceiling: AtomicI32::new(0),
-        look_at: AtomicU32::new(0),
-        bound: 0,
-        folds: AtomicU32::new(0),
-        counts: Counts {
-            allocations: AtomicU64::new(0),
-            deallocations: AtomicU64::new(0),
-            live: [const { AtomicI64::new(0) }; Purpose::ALL.len()],
-        },
-        sampler: Sampler::NONE,
-        bins: [const {
-            Bin {
-                len: AtomicU32::new(0),
-                capacity: 0,
-                slots: [const { AtomicUsize::new(0) }; 2 * SLOTS],
-            }
-        }; CLASSES],
-    };
+    pub(super) const fn none() -> Self {
+        Self {
+            state: AtomicU32::new(0),
+            place: 0,
+            taken: AtomicU64::new(0),
+            given: AtomicU64::new(0),
+            top: AtomicI32::new(0),
+            ceiling: AtomicI32::new(UNREPORTED),
+            look_at: AtomicU32::new(0),
+            folds: AtomicU32::new(0),
+            counts: Counts {
+                allocations: AtomicU64::new(0),
+                deallocations: AtomicU64::new(0),
+                live: [const { AtomicI64::new(0) }; Purpose::ALL.len()],
+            },
+            sampler: Sampler::none(),
+            bins: [const {
+                Bin {
+                    len: AtomicU32::new(0),
+                    capacity: 0,
+                    slots: [const { AtomicUsize::new(0) }; 2 * SLOTS],
+                }
+            }; CLASSES],
+        }
+    }
 
-    /// The cache of a thread in the pool of `key`, which may hold `limit` bytes.
-    pub(super) fn new(
-        key: Key,
-        attention: u32,
-        place: usize,
-        limit: usize,
-        sampler: Sampler,
-    ) -> Self {
-        let bound = (limit / 4096).clamp(UNREPORTED[0], UNREPORTED[1]) as i32;
+    /// The cache of a thread in the pool of `key`.
+    pub(super) fn new(key: Key, attention: u32, place: usize, sampler: Sampler) -> Self {
         let look_at = AtomicU32::new(sampler.look_at().min(FOLD_FROM));
         let mut cache = Self {
             state: AtomicU32::new(key.0 | attention),
             place: place as u32,
-            ceiling: AtomicI32::new(bound),
-            bound,
             look_at,
             sampler,
-            ..Self::NONE
+            ..Self::none()
         };
         for (class, bin) in cache.bins.iter_mut().enumerate() {
             bin.capacity = 2 * batch(class) as u32;
@@ -238,21 +229,21 @@ impl ThreadCache {
     fn given_with(&self, size: usize, more: i32) -> Option<u64> {
         let given = self.given.load(Ordering::Relaxed).wrapping_add(ONE + size as u64);
         let drift = difference(self.taken.load(Ordering::Relaxed), given);
-        let floor = self.ceiling.load(Ordering::Relaxed) - 2 * self.bound - more;
+        let floor = self.ceiling.load(Ordering::Relaxed) - 2 * UNREPORTED - more;
         (drift >= floor).then_some(given)
     }
 
     /// As [`ThreadCache::count_taken`], for blocks of 1 MiB and more.
     #[inline]
     pub(super) fn count_large_taken(&self, size: usize) -> bool {
-        size <= COUNTED && self.count_taken(size, UNREPORTED_LARGE)
+        size <= COUNTED && self.count_taken(size, MORE_UNREPORTED)
     }
 
     /// What is to be passed to [`ThreadCache::set_given`] when a block of 1 MiB or more has come back; `None` if the slow path
     /// is to count it.
     #[inline]
     pub(super) fn large_given(&self, size: usize) -> Option<u64> {
-        if size <= COUNTED { self.given_with(size, UNREPORTED_LARGE) } else { None }
+        if size <= COUNTED { self.given_with(size, MORE_UNREPORTED) } else { None }
     }
 
     /// Counts blocks that came back. The pool may be gone when this returns.
@@ -361,12 +352,10 @@ impl ThreadCache {
     /// Tells the pool of the live bytes, and of `more` that the two words don't count; whether they are above their mark.
     fn report_with(&self, more: i64, live: &LiveBytes) -> bool {
         let (ceiling, top) = (self.ceiling.load(Ordering::Relaxed), self.unreported_top());
-        let drift = difference(
-            self.taken.load(Ordering::Relaxed),
-            self.given.load(Ordering::Relaxed),
-        );
-        let unreported = i64::from(self.bound - ceiling) + i64::from(drift) + more;
-        self.ceiling.store(self.bound + drift, Ordering::Relaxed);
+        let drift =
+            difference(self.taken.load(Ordering::Relaxed), self.given.load(Ordering::Relaxed));
+        let unreported = i64::from(UNREPORTED - ceiling) + i64::from(drift) + more;
+        self.ceiling.store(UNREPORTED + drift, Ordering::Relaxed);
         self.top.store(drift, Ordering::Relaxed);
         live.change(unreported, top.max(unreported))
     }
@@ -379,7 +368,7 @@ impl ThreadCache {
     /// The largest number of live bytes that the pool has not been told of.
     pub(super) fn unreported_top(&self) -> i64 {
         let ceiling = self.ceiling.load(Ordering::Relaxed);
-        i64::from(self.bound - ceiling) + i64::from(self.top.load(Ordering::Relaxed))
+        i64::from(UNREPORTED - ceiling) + i64::from(self.top.load(Ordering::Relaxed))
     }
 
     /// Adds what this thread counted to `sum`.
@@ -494,7 +483,7 @@ fn difference(taken: u64, given: u64) -> i32 {
 
 /// What may be unreported above the ceiling with a block of `size` bytes.
 fn more(size: usize) -> i32 {
-    if size < SMALL_LIMIT { 0 } else { UNREPORTED_LARGE }
+    if size < SMALL_LIMIT { 0 } else { MORE_UNREPORTED }
 }
 
 fn add(number: &AtomicI64, more: i64) {

@@ -254,9 +254,7 @@ impl Tracker {
             let part = shard.lock();
             size_of::<Shard>() + part.live.bytes() + part.ring.bytes()
         };
-        size_of::<Self>()
-            + self.shards.iter().map(parts).sum::<usize>()
-            + self.profiler.bytes()
+        size_of::<Self>() + self.shards.iter().map(parts).sum::<usize>() + self.profiler.bytes()
     }
 
     fn shard(&self, address: usize) -> &Shard {
