@@ -79,6 +79,12 @@ impl MemoryHandle {
         self.tag.key().same_pool(key)
     }
 
+    /// The state of the pool that made it, which is alive as long as this block is.
+    pub(super) fn core(&self) -> NonNull<Core> {
+        // SAFETY: the block that this handle owns is alive, so its pool is.
+        unsafe { directory::state_of(self.tag.key().index()) }
+    }
+
     pub(super) fn tag(&self) -> Tag {
         self.tag
     }
@@ -91,10 +97,8 @@ impl MemoryHandle {
     /// Gives the block back to where it came from, past what threads keep for themselves.
     pub(super) fn return_to_slab(self) {
         let handle = ManuallyDrop::new(self);
-        // SAFETY: the block that this handle owns is alive, so its pool is.
-        let core = unsafe { directory::state_of(handle.tag.key().index()) };
         // SAFETY: the handle came from this state and is gone after this.
-        unsafe { Core::free_past_caches(core, handle.address(), handle.tag) };
+        unsafe { Core::free_past_caches(handle.core(), handle.address(), handle.tag) };
     }
 
     pub(super) fn address(&self) -> usize {

@@ -13,8 +13,8 @@ mod config;
 mod core;
 mod depot;
 mod device_pool;
-mod discard;
 mod directory;
+mod discard;
 #[cfg(all(test, unix))]
 mod endings;
 mod handle;
