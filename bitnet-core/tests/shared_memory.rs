@@ -259,3 +259,30 @@ fn names_and_headers_that_are_wrong_are_refused() {
     SharedMemory::open(&name).unwrap();
     drop(memory);
 }
+
+#[test]
+fn a_holder_is_not_taken_for_dead_by_who_can_open_no_file() {
+    const TEST: &str = "a_holder_is_not_taken_for_dead_by_who_can_open_no_file";
+    if let Some(name) = told() {
+        let memory = SharedMemory::open(&name).unwrap();
+        let mut held = Vec::new();
+        while let Ok(file) = std::fs::File::open("/dev/null") {
+            held.push(file);
+        }
+        assert!(!held.is_empty() && held.len() < 64, "{} files", held.len());
+        let refused = memory.read(AT_ONCE).map(drop);
+        assert!(matches!(refused, Err(Error::LockTimedOut { .. })), "{refused:?}");
+        return;
+    }
+    let name = name("files");
+    let memory = SharedMemory::create(&name, 8).unwrap();
+    let held = memory.write(AT_ONCE).unwrap();
+    let script = "ulimit -n 64 && exec \"$0\" --exact \"$1\"";
+    let program = std::env::current_exe().unwrap();
+    let mut child = Command::new("sh");
+    child.args(["-c", script]).arg(program).arg(TEST).env(TOLD, &name);
+    let output = child.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    drop(held);
+    assert_eq!(memory.generation(), 1);
+}

@@ -50,12 +50,14 @@ impl Lock {
             if self.writer.load(SeqCst) == 0 && self.torn.load(SeqCst) == 0 {
                 return Ok(place);
             }
-            self.end_read(place);
+            self.end_read(place, me);
         }
     }
 
-    pub(super) fn end_read(&self, place: usize) {
-        self.readers[place].store(0, SeqCst);
+    /// Gives a place among the readers back, if it still is this process's: a fork has the leases of its parent, but not their
+    /// places.
+    pub(super) fn end_read(&self, place: usize, me: Peer) {
+        let _ = self.readers[place].compare_exchange(me.word(), 0, SeqCst, SeqCst);
     }
 
     /// Waits for the lock alone. `anew`: the caller will write everything, so that it may be half-written now.
@@ -78,17 +80,21 @@ impl Lock {
         held
     }
 
-    /// Gives the lock back after everything was written.
-    pub(super) fn end_write(&self) {
-        self.torn.store(0, SeqCst);
-        self.generation.fetch_add(1, SeqCst);
-        self.writer.store(0, SeqCst);
+    /// Gives the lock back after everything was written, if this process has it.
+    pub(super) fn end_write(&self, me: Peer) {
+        if self.writer.load(SeqCst) == me.word() {
+            self.torn.store(0, SeqCst);
+            self.generation.fetch_add(1, SeqCst);
+            self.writer.store(0, SeqCst);
+        }
     }
 
-    /// Gives the lock back in the middle of writing.
+    /// Gives the lock back in the middle of writing, if this process has it.
     pub(super) fn abandon_write(&self, me: Peer) {
-        self.torn.store(me.word(), SeqCst);
-        self.writer.store(0, SeqCst);
+        if self.writer.load(SeqCst) == me.word() {
+            self.torn.store(me.word(), SeqCst);
+            self.writer.store(0, SeqCst);
+        }
     }
 
     /// Whether a living process holds the lock alone. A dead one loses it, and what it wrote counts as torn.
@@ -184,12 +190,29 @@ mod tests {
         let places: Vec<_> = (0..READERS).map(|_| lock.read(me, AT_ONCE).unwrap()).collect();
         assert_eq!(lock.read(me, AT_ONCE), Err(Refused::TimedOut), "every place is taken");
         assert_eq!(lock.write(me, AT_ONCE, false), Err(Refused::TimedOut));
-        places.into_iter().for_each(|place| lock.end_read(place));
+        places.into_iter().for_each(|place| lock.end_read(place, me));
         lock.write(me, AT_ONCE, false).unwrap();
         assert_eq!(lock.read(me, AT_ONCE), Err(Refused::TimedOut));
         assert_eq!(lock.write(me, AT_ONCE, true), Err(Refused::TimedOut));
-        lock.end_write();
+        lock.end_write(me);
         assert_eq!((lock.generation(), lock.read(me, AT_ONCE)), (1, Ok(0)));
+    }
+
+    #[test]
+    fn nobody_gives_back_what_another_process_holds() {
+        let (lock, me) = (lock(), Peer::current());
+        let other = Peer::of(me.word() ^ 1).unwrap();
+        let place = lock.read(me, AT_ONCE).unwrap();
+        lock.end_read(place, other);
+        assert_eq!(lock.write(me, AT_ONCE, false), Err(Refused::TimedOut), "the reader is there");
+        lock.end_read(place, me);
+        lock.write(me, AT_ONCE, false).unwrap();
+        lock.end_write(other);
+        lock.abandon_write(other);
+        assert_eq!(lock.generation(), 0);
+        assert_eq!(lock.read(me, AT_ONCE), Err(Refused::TimedOut), "the writer is there");
+        lock.end_write(me);
+        assert!(lock.read(me, AT_ONCE).is_ok());
     }
 
     #[cfg(target_os = "linux")]
@@ -199,15 +222,15 @@ mod tests {
         // This number with another time of its start: a process that has ended.
         let dead = Peer::of(me.word() ^ 1 << 22).unwrap();
         (0..READERS).for_each(|_| assert!(lock.read(dead, AT_ONCE).is_ok()));
-        lock.end_read(lock.read(me, AT_ONCE).unwrap());
+        lock.end_read(lock.read(me, AT_ONCE).unwrap(), me);
         lock.write(me, AT_ONCE, false).unwrap();
-        lock.end_write();
+        lock.end_write(me);
 
         lock.write(dead, AT_ONCE, false).unwrap();
         assert_eq!(lock.read(me, AT_ONCE), Err(Refused::PeerDied(dead)));
         assert_eq!(lock.write(me, AT_ONCE, false), Err(Refused::PeerDied(dead)));
         lock.write(me, AT_ONCE, true).unwrap();
-        lock.end_write();
+        lock.end_write(me);
         assert!(lock.read(me, AT_ONCE).is_ok());
     }
 }

@@ -325,7 +325,7 @@ impl ExternalBytes for ReadLease {
 
 impl Drop for ReadLease {
     fn drop(&mut self) {
-        self.object.header().lock.end_read(self.place);
+        self.object.header().lock.end_read(self.place, Peer::current());
     }
 }
 
@@ -369,7 +369,7 @@ impl Drop for WriteLease {
         if std::thread::panicking() {
             lock.abandon_write(Peer::current());
         } else {
-            lock.end_write();
+            lock.end_write(Peer::current());
         }
     }
 }

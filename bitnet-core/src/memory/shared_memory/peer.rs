@@ -5,6 +5,8 @@
 #[cfg(target_os = "linux")]
 use std::fs;
 #[cfg(unix)]
+use std::io;
+#[cfg(unix)]
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Bits of a process's number; the rest is when it started, in ticks since the machine did (0 where that is not known).
@@ -42,21 +44,24 @@ impl Peer {
         {
             return known;
         }
-        let started = started(pid).unwrap_or(0);
+        let started = started(pid).ok().flatten().unwrap_or(0);
         let current = Self(started << PID_BITS | u64::from(pid));
         KNOWN.store(current.0, Ordering::Relaxed);
         current
     }
 
-    /// Whether the process is still there and has not ended, even if nobody has asked for its result yet.
+    /// Whether the process is still there and has not ended, even if nobody has asked for its result yet. Where the system does
+    /// not tell when it started, a process of its number counts as this one.
     pub(super) fn is_alive(self) -> bool {
         let since = self.0 >> PID_BITS;
-        if since != 0 {
-            return started(self.pid()) == Some(since);
+        if since != 0
+            && let Ok(started) = started(self.pid())
+        {
+            return started == Some(since);
         }
         // SAFETY: signal 0 is not delivered: the call only asks whether the process is there.
         let answer = unsafe { libc::kill(self.pid() as libc::pid_t, 0) };
-        let refused = std::io::Error::last_os_error().raw_os_error();
+        let refused = io::Error::last_os_error().raw_os_error();
         answer == 0 || refused == Some(libc::EPERM)
     }
 }
@@ -73,22 +78,35 @@ impl Peer {
 }
 
 /// When a process that has not ended was started, in ticks; `None` if there is none of that number.
+///
+/// # Errors
+/// Where the system does not tell: who may open no more files, for instance, can't ask.
 #[cfg(target_os = "linux")]
-fn started(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+fn started(pid: u32) -> io::Result<Option<u64>> {
+    let stat = match fs::read(format!("/proc/{pid}/stat")) {
+        Ok(stat) => stat,
+        // It ended before the file was opened, or while it was read.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let stat = String::from_utf8_lossy(&stat);
+    let unreadable = || io::Error::from(io::ErrorKind::InvalidData);
     // The name in parentheses may hold anything, parentheses among it.
-    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
-    let state = fields.next()?;
+    let (_, fields) = stat.rsplit_once(')').ok_or_else(unreadable)?;
+    let mut fields = fields.split_ascii_whitespace();
+    let state = fields.next().ok_or_else(unreadable)?;
     if matches!(state, "Z" | "X" | "x") {
-        return None;
+        return Ok(None);
     }
     // Field 22 of the line; the state is field 3.
-    fields.nth(18)?.parse().ok()
+    let started = fields.nth(18).and_then(|ticks| ticks.parse().ok());
+    started.map(Some).ok_or_else(unreadable)
 }
 
 #[cfg(all(unix, not(target_os = "linux")))]
-fn started(_pid: u32) -> Option<u64> {
-    None
+fn started(_pid: u32) -> io::Result<Option<u64>> {
+    Ok(None)
 }
 
 #[cfg(all(test, target_os = "linux"))]
@@ -104,7 +122,7 @@ mod tests {
         let mut child = std::process::Command::new("true").spawn().unwrap();
         let born = Peer(1 << PID_BITS | u64::from(child.id()));
         assert!(!born.is_alive());
-        while started(child.id()).is_some() {
+        while started(child.id()).unwrap().is_some() {
             std::thread::yield_now();
         }
         // It has ended, and its number is still taken: nobody has asked for its result.
