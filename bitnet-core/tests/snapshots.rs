@@ -294,3 +294,20 @@ proptest! {
         prop_assert!(read(&headed).is_err());
     }
 }
+
+#[test]
+fn what_was_refused_leaves_no_trace() {
+    let pool = HybridMemoryPool::new().unwrap();
+    let deep = BitNetTensor::zeros(&[1; 33], &pool).unwrap();
+    let fine = BitNetTensor::from_f32(&[1], &[4.0], &pool).unwrap();
+    let mut bytes = Vec::new();
+    let mut writer = snapshot::Writer::new(&mut bytes).unwrap();
+    assert!(matches!(writer.add("x", &deep), Err(Error::BadArgument { .. })));
+    assert!(matches!(writer.add(&"n".repeat(65537), &fine), Err(Error::BadArgument { .. })));
+    writer.add("x", &fine).unwrap();
+    assert!(matches!(writer.add("x", &fine), Err(Error::BadArgument { .. })));
+    writer.finish().unwrap();
+    let restored = snapshot::read(&bytes[..], bytes.len() as u64, &pool).unwrap();
+    assert_eq!(restored.len(), 1);
+    assert_eq!(restored[0].tensor.f32().unwrap(), [4.0]);
+}

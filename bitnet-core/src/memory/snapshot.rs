@@ -110,11 +110,12 @@ impl<W: Write> Writer<W> {
     /// [`Error::NotContiguous`] for a strided view; [`Error::File`] where writing fails, after which the snapshot is of no use.
     pub fn add(&mut self, name: &str, tensor: &BitNetTensor) -> Result<()> {
         let bytes = tensor.bytes()?;
-        self.require_name(name)?;
         let shape = tensor.shape();
         if shape.len() > MOST_DIMS {
             return Err(refused("shape", format!("{shape:?}"), "it has at most 32 dimensions"));
         }
+        // Last, because it is counted from here on.
+        self.take_name(name)?;
         let (dtype, purpose) =
             (number(&DTYPES, tensor.dtype()), number(&PURPOSES, tensor.purpose()));
         let mut record = vec![KIND_TENSOR, dtype, purpose, shape.len() as u8];
@@ -156,7 +157,7 @@ impl<W: Write> Writer<W> {
         Ok(self.to)
     }
 
-    fn require_name(&mut self, name: &str) -> Result<()> {
+    fn take_name(&mut self, name: &str) -> Result<()> {
         if name.len() > LONGEST_NAME {
             let shown: String = name.chars().take(64).collect();
             return Err(refused("name", format!("{shown:?}..."), "it has at most 65536 bytes"));
