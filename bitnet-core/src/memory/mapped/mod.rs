@@ -149,7 +149,7 @@ impl FileMap {
             let page = fault::page_size();
             // A mapping that begins inside a page begins that far behind a page's first byte.
             let skew = map.as_ptr() as usize % page;
-            let first = (range.start + skew).next_multiple_of(page) - skew;
+            let first = (range.start.min(map.len()) + skew).next_multiple_of(page) - skew;
             let end = (range.end.min(map.len()) + skew) / page * page;
             if first + skew < end {
                 let len = end - skew - first;
