@@ -7,7 +7,7 @@ use super::math;
 use super::operands::{expect_shape, joint, rounded, wide};
 use crate::Result;
 use crate::memory::HybridMemoryPool;
-use crate::memory::tensor::{BitNetTensor, broadcast_shapes};
+use crate::memory::tensor::{BitNetDType, BitNetTensor, broadcast_shapes};
 use crate::simd::{self, IsaLevel, Kernel};
 
 /// A function of two numbers.
@@ -212,6 +212,7 @@ pub fn binary_into(
     let shape = broadcast_shapes(a.shape(), b.shape())?;
     expect_shape(op.name(), out, &shape)?;
     let (level, out) = (simd::active()?, out.f32_mut()?);
+    b.expect_dtype(op.name(), BitNetDType::F32)?;
     if op == BinaryOp::Pow && b.metadata().elements()? == 1 && b.item()? == 2.0 {
         return zip(update::<Mul>, level, a, a, &shape, out);
     }
@@ -266,6 +267,7 @@ named! {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Error;
 
     #[test]
     fn every_level_gives_the_same_bits() {
@@ -290,6 +292,17 @@ mod tests {
                     updated.f32().unwrap().iter().map(|x| x.to_bits()).collect();
                 assert_eq!(updated, scalar, "{op:?} in place");
             }
+        }
+    }
+    #[test]
+    fn integers_are_refused_as_exponents_too() {
+        let pool = HybridMemoryPool::new().unwrap();
+        let x = BitNetTensor::ones(&[3], &pool).unwrap();
+        for exponent in [2.0, 3.0] {
+            let two = BitNetTensor::full_as(&[1], exponent, BitNetDType::I8, &pool).unwrap();
+            let mut out = x.to_contiguous(&pool).unwrap();
+            let refused = binary_into(BinaryOp::Pow, &x, &two, &mut out);
+            assert!(matches!(refused, Err(Error::DTypeMismatch { .. })), "{exponent}");
         }
     }
 }
