@@ -6,6 +6,7 @@ use super::operands::{joint, rounded, wide};
 #[cfg(doc)]
 use crate::Error;
 use crate::Result;
+use crate::device::Device;
 use crate::memory::HybridMemoryPool;
 use crate::memory::tensor::{BitNetDType, BitNetTensor, TensorMetadata, broadcast_shapes};
 use crate::simd::{self, Kernel};
@@ -83,7 +84,7 @@ pub fn compare(
         Comparison::Greater => update::<Greater>,
         Comparison::GreaterEqual => update::<GreaterEqual>,
     };
-    let metadata = TensorMetadata::row_major(&shape, BitNetDType::I8, a.device().clone());
+    let metadata = TensorMetadata::row_major(&shape, BitNetDType::I8, Device::Cpu);
     let mut mask = BitNetTensor::new(metadata, pool)?;
     let (a, b) = (a.broadcast_to(&shape)?, b.broadcast_to(&shape)?);
     let walks = [gather::walk(&a)?, gather::walk(&b)?];

@@ -3,7 +3,8 @@
 //! - Shapes stretch as NumPy stretches them; views are computed on where they lie.
 //! - Operands are `F32`, `F16` or `BF16`. 16-bit floats are widened, the operation is computed as for f32, and the result is
 //!   rounded once to the type that all operands share, else it is `F32`. Integer types are to be cast first.
-//! - Results are made in the pool that the caller passes. Variants that end in `_into` and `_in_place` write f32 tensors that are
+//! - Results are made in the pool that the caller passes, and say that they are on the processor; [`crate::device::copy_tensor`]
+//!   brings them to another device. Variants that end in `_into` and `_in_place` write f32 tensors that are
 //!   there already.
 //! - Every instruction set level gives the same bits, but for products of matrices. `BITNET_ISA` forces a level; if it names one
 //!   that is not there, operations return [`crate::Error::IsaUnavailable`]. No operation starts a thread.

@@ -1,9 +1,10 @@
 //! Arithmetic bit for bit, elementary functions within their bounds, shapes stretched as NumPy does.
 
 use bitnet_core::Error;
+use bitnet_core::device::{Device, LimitedCpu};
 use bitnet_core::memory::HybridMemoryPool;
-use bitnet_core::memory::tensor::{BitNetDType, BitNetTensor, CastRule};
-use bitnet_core::tensor::{self, BinaryOp, Comparison, UnaryOp};
+use bitnet_core::memory::tensor::{BitNetDType, BitNetTensor, CastRule, TensorMetadata};
+use bitnet_core::tensor::{self, BinaryOp, Comparison, Reduction, UnaryOp};
 
 use crate::golden::{Arrays, assert_bits, assert_ulps, checksum};
 
@@ -140,11 +141,7 @@ fn half_precision_is_computed_in_f32_and_rounded_once() {
     for (dtype, name) in [(BitNetDType::F16, "f16"), (BitNetDType::BF16, "bf16")] {
         let half = |which: &str| {
             let array = golden.get(&format!("{name}.{which}"));
-            let metadata = bitnet_core::memory::tensor::TensorMetadata::new(
-                array.shape.clone(),
-                dtype,
-                bitnet_core::device::Device::Cpu,
-            );
+            let metadata = TensorMetadata::new(array.shape.clone(), dtype, Device::Cpu);
             let mut t = BitNetTensor::new(metadata, &pool).unwrap();
             for (bytes, stored) in
                 t.bytes_mut().unwrap().as_chunks_mut::<2>().0.iter_mut().zip(array.u16())
@@ -184,4 +181,22 @@ fn operands_that_do_not_fit_are_told() {
     let mut out = BitNetTensor::zeros(&[3, 2], &pool).unwrap().transpose(0, 1).unwrap();
     let strided = tensor::unary_into(UnaryOp::Neg, &x, &mut out);
     assert!(matches!(strided, Err(Error::NotContiguous { .. })));
+}
+
+#[test]
+fn results_say_that_they_are_on_the_processor_wherever_operands_are() {
+    let pool = HybridMemoryPool::new().unwrap();
+    let limited = Device::from(LimitedCpu::new(1 << 20, 1));
+    let of = |dtype| TensorMetadata::new(vec![2, 3], dtype, limited.clone());
+    let x = BitNetTensor::new(of(BitNetDType::F32), &pool).unwrap();
+    let results = [
+        tensor::add(&x, &x, &pool),
+        tensor::compare(Comparison::Less, &x, &x, &pool),
+        tensor::any(&x, None, false, &pool),
+        tensor::all(&x, Some(&[0]), false, &pool),
+        tensor::reduce(Reduction::Sum, &x, None, false, &pool),
+    ];
+    for result in results {
+        assert_eq!(result.unwrap().device(), &Device::Cpu);
+    }
 }

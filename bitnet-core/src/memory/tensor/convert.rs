@@ -151,7 +151,7 @@ impl BitNetTensor {
         Ok(out)
     }
 
-    /// A tensor on this tensor's kind of storage whose bytes are to be written before they are read.
+    /// A tensor in the pool whose bytes are to be written before they are read.
     fn unwritten(shape: &[usize], dtype: BitNetDType, pool: &HybridMemoryPool) -> Result<Self> {
         if dtype == BitNetDType::F32 {
             return Self::scratch(shape, pool);

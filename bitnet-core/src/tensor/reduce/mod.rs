@@ -7,6 +7,7 @@ use fold::{Fold, Plan, fold};
 use folds::{All, Any, Centre, Deviations, Largest, Mean, Product, Smallest, Sum};
 
 use super::operands::{rounded, wide};
+use crate::device::Device;
 use crate::memory::tensor::{BitNetDType, BitNetTensor, TensorMetadata};
 use crate::memory::{HybridMemoryPool, PoolBuffer};
 use crate::simd::{self, IsaLevel};
@@ -200,7 +201,7 @@ fn truth<F: Fold<Output = u8>>(
     let wider = if x.dtype() == BitNetDType::I8 { Some(x.to_f32(pool)?) } else { None };
     let x = wide(op, wider.as_ref().unwrap_or(x), pool)?;
     let plan = plan(op, &x, axes, keep_dims)?;
-    let metadata = TensorMetadata::row_major(&plan.shape, BitNetDType::I8, x.device().clone());
+    let metadata = TensorMetadata::row_major(&plan.shape, BitNetDType::I8, Device::Cpu);
     let mut out = BitNetTensor::new(metadata, pool)?;
     fold::<F>(simd::active()?, &x, &plan, &[], out.bytes_mut()?)?;
     Ok(out)
