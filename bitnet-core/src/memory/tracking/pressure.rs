@@ -54,6 +54,49 @@ impl MemoryPressureLevel {
 }
 
 /// What is called with the new level.
+///
+/// ```
+/// # fn main() -> bitnet_core::Result<()> {
+/// # use bitnet_core::memory::HybridMemoryPool;
+/// use bitnet_core::memory::{
+///     MemoryPoolConfig, TrackingConfig, TrackingLevel,
+///     MemoryPressureLevel
+/// };
+///
+/// // Configure advanced tracking
+/// let mut config = MemoryPoolConfig::default();
+/// config.enable_advanced_tracking = true;
+/// config.tracking_config = Some(TrackingConfig {
+///     level: TrackingLevel::Detailed,
+///     enable_pressure_detection: true,
+///     enable_leak_detection: true,
+///     ..Default::default()
+/// });
+///
+/// let pool = HybridMemoryPool::with_config(config)?;
+///
+/// // Register pressure callback
+/// pool.register_pressure_callback(Box::new(|level| {
+///     match level {
+///         MemoryPressureLevel::Critical => {
+///             eprintln!("CRITICAL: Memory pressure detected!");
+///         },
+///         MemoryPressureLevel::High => {
+///             println!("HIGH: Memory pressure detected");
+///         },
+///         _ => {}
+///     }
+/// }));
+///
+/// // Get detailed metrics
+/// if let Some(detailed) = pool.get_detailed_metrics() {
+///     println!("Pressure level: {:?}", detailed.pressure_level);
+///     println!("Fragmentation: {:.2}%", detailed.fragmentation_ratio * 100.0);
+/// }
+/// # assert!(pool.get_detailed_metrics().is_some());
+/// # Ok(())
+/// # }
+/// ```
 pub type PressureCallback = Box<dyn Fn(MemoryPressureLevel) + Send + Sync>;
 
 /// The level that a signal enters, and the one that it doesn't leave.
@@ -243,8 +286,12 @@ impl PressureMonitor {
     fn call(&self, level: MemoryPressureLevel) {
         let callbacks = lock(&self.callbacks).clone();
         for callback in callbacks {
-            if catch_unwind(AssertUnwindSafe(|| callback(level))).is_err() {
+            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| callback(level))) {
                 self.panics.fetch_add(1, Ordering::Relaxed);
+                // What a callback panicked with may panic again when it is dropped; the others still run.
+                if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+                    std::mem::forget(again);
+                }
             }
         }
     }
@@ -318,6 +365,24 @@ mod tests {
         assert_eq!(*lock(&calls), [Low]);
         monitor.observe(774, 1000);
         assert_eq!(*lock(&calls), [Low, Calm], "0.774 is below the margin");
+    }
+
+    #[test]
+    fn a_panic_that_panics_again_stops_no_callback() {
+        struct PanicsWhenDropped;
+        impl Drop for PanicsWhenDropped {
+            fn drop(&mut self) {
+                panic!("dropped");
+            }
+        }
+        let (monitor, _, calls) = monitor(0.8);
+        monitor.register(Box::new(|_| std::panic::panic_any(PanicsWhenDropped)));
+        let heard = Arc::clone(&calls);
+        monitor.register(Box::new(move |level| lock(&heard).push(level)));
+        assert_eq!(monitor.observe(99, 100), Critical);
+        assert_eq!(monitor.observe(0, 100), Calm);
+        assert_eq!(*lock(&calls), [Critical, Critical, Calm, Calm]);
+        assert_eq!(monitor.panics(), 2);
     }
 
     #[test]
