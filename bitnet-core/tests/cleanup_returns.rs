@@ -10,9 +10,10 @@ use std::time::Duration;
 use bitnet_core::device::Device;
 use bitnet_core::memory::cleanup::{CleanupSchedule, Strategy};
 use bitnet_core::memory::tensor::{BitNetTensor, TensorHandle, TensorRegistry};
-use bitnet_core::memory::tracking::SystemFiles;
+use bitnet_core::memory::tracking::{LatencyKind, SystemFiles};
 use bitnet_core::memory::{
     CleanupConfig, CleanupReport, HandClock, HybridMemoryPool, MemoryHandle, MemoryPoolConfig,
+    TrackingConfig, TrackingLevel,
 };
 
 const MIB: usize = 1 << 20;
@@ -178,6 +179,25 @@ fn what_compressing_gives_back_is_told_and_nothing_is_due_after_it() {
         assert_eq!(schedule.run_due(&pool), None, "nobody did anything");
     }
     assert!(handle.read().unwrap().bytes().unwrap().iter().all(|&byte| byte == 3));
+}
+
+#[test]
+fn the_time_that_giving_back_takes_is_recorded() {
+    let _alone = alone();
+    let tracking = TrackingConfig { level: TrackingLevel::Detailed, ..Default::default() };
+    let config = MemoryPoolConfig {
+        enable_advanced_tracking: true,
+        tracking_config: Some(tracking),
+        cleanup_config: Some(patient()),
+        ..MemoryPoolConfig::unbounded()
+    };
+    let pool = HybridMemoryPool::with_config(config).unwrap();
+    drop(mix(&pool));
+    let of_trims = || pool.tracker().unwrap().latencies(LatencyKind::Trim).unwrap();
+    assert_eq!(of_trims().count, 0);
+    let report = pool.cleanup_now();
+    assert_eq!(of_trims().count, 1);
+    assert!(u128::from(of_trims().max) <= report.took.as_nanos() && of_trims().max > 0);
 }
 
 #[test]

@@ -5,10 +5,11 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::scheduler::Scheduler;
-use super::{CleanupConfig, CleanupMetrics, CleanupReport, Compacted, Strategy, Work};
+use super::{CleanupConfig, CleanupMetrics, CleanupReport, Compacted, Released, Strategy, Work};
 use crate::Result;
 use crate::memory::arena::past;
 use crate::memory::tensor::{CompressionStep, TensorRegistry, WeakTensorRegistry};
+use crate::memory::tracking::LatencyKind;
 use crate::memory::{HybridMemoryPool, MemoryPoolConfig, WeakPool};
 
 /// Slabs and regions of which at most this part is in use are emptied.
@@ -107,7 +108,7 @@ impl Cleaner {
             let step = registry.give_blocks_back(&|| !past(released_by));
             report.add_compression(step);
         }
-        report.released.add(pool.core().release(released_by));
+        report.released.add(release(pool, released_by));
         report.was_cut |= past(released_by);
         if only_release {
             return;
@@ -121,7 +122,7 @@ impl Cleaner {
             report.was_cut |= cut;
         }
         if report.compressed.tensors + report.compacted.tensors > 0 {
-            report.released_after_moving.add(pool.core().release(end));
+            report.released_after_moving.add(release(pool, end));
         }
         report.was_cut |= past(end);
     }
@@ -160,6 +161,17 @@ fn resident(pool: &HybridMemoryPool, deadline: Option<Instant>) -> Option<usize>
         }
     }
     Some(sum)
+}
+
+/// Gives free memory back until the deadline, and tells the tracker how long it took.
+fn release(pool: &HybridMemoryPool, deadline: Option<Instant>) -> Released {
+    let start = Instant::now();
+    let released = pool.core().release(deadline);
+    if let Some(tracker) = pool.tracker() {
+        let nanoseconds = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        tracker.latency(LatencyKind::Trim, nanoseconds);
+    }
+    released
 }
 
 /// Compresses tensors that have been idle for so long.
