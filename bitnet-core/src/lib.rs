@@ -1,6 +1,6 @@
 //! Memory, devices, tensors, ternary matrices and the reference operations of BitNet-Rust.
 //!
-//! The floor that everything else stands on. It names no model and reads no file.
+//! The floor that everything else stands on. It names no model and reads no model file.
 //!
 //! - [`memory`]: a pool of aligned blocks that accounts for its bytes, and [`memory::tensor`], strided tensors on
 //!   pool-backed or mapped storage.
@@ -12,7 +12,6 @@
 //! - [`mod@reference`]: each of those operations, scalar and obvious: the oracle that every back end is held to.
 //! - [`simd`]: which instruction sets this processor has, and how to force one.
 //! - [`tensor`]: dense operations on tensors: element-wise, reductions, products, activations.
-//! - [`device`]: what computes, and what it can do.
 //! - [`device`]: what computes, what it can do, which one is chosen, and what happens when it fails.
 //! - [`stream`]: work that is done later, in order, and events that order streams.
 

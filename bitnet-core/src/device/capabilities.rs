@@ -9,6 +9,20 @@ use crate::simd::IsaLevel;
 
 /// What a device can do. Values that the system does not tell are `None` or empty: on Linux most are known, elsewhere
 /// few are.
+///
+/// ```
+/// use bitnet_core::device::{auto_select_device, DeviceCapabilities};
+///
+/// // Automatic device selection
+/// let device = auto_select_device();
+/// println!("Selected device: {:?}", device);
+///
+/// // Check device capabilities
+/// let caps = DeviceCapabilities::for_device(&device);
+/// println!("Supports Metal: {}", caps.supports_metal);
+/// println!("Memory bandwidth: {} GB/s", caps.memory_bandwidth_gbps);
+/// # assert!(caps.logical_cores >= 1 && !caps.supports_metal);
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct DeviceCapabilities {

@@ -58,7 +58,7 @@ impl FaultPlan {
 }
 
 /// The processor with a memory limit, a number of threads and faults of its own: a second device on every machine, for
-/// tests and for work that must stay within bounds. It is emulated: it computes no faster and no slower than the
+/// tests and for work that must stay within a bound of memory. It is emulated: it computes no faster and no slower than the
 /// processor, and its memory is the processor's.
 ///
 /// Clones are the same device; two that are made separately are two devices. The memory limit is kept by
@@ -84,7 +84,7 @@ struct Faults {
 }
 
 impl LimitedCpu {
-    /// A device with `memory_limit` bytes, and with at most `threads` threads (at least one).
+    /// A device with `memory_limit` bytes that says it runs `threads` threads at once (at least one).
     pub fn new(memory_limit: usize, threads: usize) -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let index = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -102,7 +102,8 @@ impl LimitedCpu {
         self.state.memory_limit
     }
 
-    /// The most threads that work on it at once.
+    /// The threads that it is said to run at once, for those who choose a device or a number of threads
+    /// ([`super::DeviceCapabilities::logical_cores`], [`super::Requirements::threads`]). Nobody is kept from starting more.
     pub fn threads(&self) -> usize {
         self.state.threads
     }
