@@ -118,10 +118,7 @@ pub(super) fn take_recent(state: &Core, key: Key, size: usize) -> Option<MemoryH
         return None;
     }
     let span = state.large.take_recent(size.div_ceil(GRANULE), LINE, cache.place as usize)?;
-    if !cache.count_large_taken(size) {
-        let told = cache.count_allocation(size, key.purpose(), &state.live);
-        state.reported(told);
-    }
+    state.reported(cache.count_large_taken(size, &state.live));
     let tag = Tag::large(key, size, LINE, span.granules);
     // SAFETY: the block was kept in the state, holds `size` bytes, and was counted.
     Some(unsafe { MemoryHandle::new(span.address, tag) })
@@ -142,14 +139,9 @@ pub(super) unsafe fn give_recent(address: usize, tag: Tag) -> bool {
     if !state.large.keep(address, tag.granules(), cache.place as usize) {
         return false;
     }
-    let size = tag.size();
-    if let Some(given) = cache.large_given(size) {
-        cache.set_given(given);
-    } else {
-        let told = cache.count_bytes_back(size, tag.key().purpose(), &state.live);
-        state.reported(told);
-        cache.count_deallocation();
-    }
+    let (given, told) = cache.count_large_given(tag.size(), &state.live);
+    state.reported(told);
+    cache.end_large(given);
     true
 }
 

@@ -229,27 +229,53 @@ impl ThreadCache {
     fn given_with(&self, size: usize, more: i32) -> Option<u64> {
         let given = self.given.load(Ordering::Relaxed).wrapping_add(ONE + size as u64);
         let drift = difference(self.taken.load(Ordering::Relaxed), given);
-        let floor = self.ceiling.load(Ordering::Relaxed) - 2 * UNREPORTED - more;
-        (drift >= floor).then_some(given)
+        (drift >= self.floor() - more).then_some(given)
     }
 
-    /// As [`ThreadCache::count_taken`], for blocks of 1 MiB and more.
+    /// Counts an allocation of 1 MiB or more of the purpose in the state, and tells the pool as
+    /// [`ThreadCache::count_allocation`] does.
     #[inline]
-    pub(super) fn count_large_taken(&self, size: usize) -> bool {
-        size <= COUNTED && self.count_taken(size, MORE_UNREPORTED)
+    pub(super) fn count_large_taken(&self, size: usize, live: &LiveBytes) -> Option<bool> {
+        let purpose = Key(self.state()).purpose();
+        let taken = self.taken.load(Ordering::Relaxed).wrapping_add(ONE + size as u64);
+        if size > COUNTED || taken as u32 >= self.look_at.load(Ordering::Relaxed) {
+            return self.count_allocation(size, purpose, live);
+        }
+        let drift = difference(taken, self.given.load(Ordering::Relaxed));
+        self.taken.store(taken, Ordering::Relaxed);
+        if drift <= self.top.load(Ordering::Relaxed) {
+            return None;
+        }
+        self.top.store(drift, Ordering::Relaxed);
+        let told = drift > self.ceiling.load(Ordering::Relaxed) + MORE_UNREPORTED;
+        told.then(|| self.report_with(drift, 0, live))
     }
 
-    /// What is to be passed to [`ThreadCache::set_given`] when a block of 1 MiB or more has come back; `None` if the slow path
-    /// is to count it.
+    /// Counts the bytes of a block of 1 MiB or more of the purpose in the state that came back, and tells the pool as
+    /// [`ThreadCache::count_bytes_back`] does. The end itself is counted by [`ThreadCache::end_large`] with the first number.
     #[inline]
-    pub(super) fn large_given(&self, size: usize) -> Option<u64> {
-        if size <= COUNTED { self.given_with(size, MORE_UNREPORTED) } else { None }
+    pub(super) fn count_large_given(&self, size: usize, live: &LiveBytes) -> (u64, Option<bool>) {
+        let given = self.given.load(Ordering::Relaxed);
+        if size > COUNTED {
+            let told = self.count_bytes_back(size, Key(self.state()).purpose(), live);
+            return (self.given.load(Ordering::Relaxed).wrapping_add(ONE), told);
+        }
+        let given = given.wrapping_add(ONE + size as u64);
+        let drift = difference(self.taken.load(Ordering::Relaxed), given);
+        let told = drift < self.floor() - MORE_UNREPORTED;
+        (given, told.then(|| self.report_with(drift, 0, live)))
     }
 
-    /// Counts blocks that came back. The pool may be gone when this returns.
+    /// Counts the end of a block. The pool may be gone when this returns.
     #[inline]
-    pub(super) fn set_given(&self, given: u64) {
+    pub(super) fn end_large(&self, given: u64) {
         self.given.store(given, Ordering::Release);
+    }
+
+    /// A difference below this one is reported.
+    #[inline(always)]
+    fn floor(&self) -> i32 {
+        self.ceiling.load(Ordering::Relaxed) - 2 * UNREPORTED
     }
 
     /// From now on blocks of `purpose` are counted.
@@ -314,7 +340,7 @@ impl ThreadCache {
         self.fold();
         add(&self.counts.live[purpose.index()], size as i64);
         add_unsigned(&self.counts.allocations, 1);
-        let passed = self.report_with(size as i64, live);
+        let passed = self.report_with(self.drift(), size as i64, live);
         self.folds.fetch_add(1, Ordering::Release);
         Some(passed)
     }
@@ -332,7 +358,7 @@ impl ThreadCache {
         self.fold();
         add(&self.counts.live[purpose.index()], -(size as i64));
         let passed = if passes_floor {
-            Some(self.report_with(-(size as i64), live))
+            Some(self.report_with(self.drift(), -(size as i64), live))
         } else {
             for known in [&self.top, &self.ceiling] {
                 known.store(known.load(Ordering::Relaxed) + size as i32, Ordering::Relaxed);
@@ -349,20 +375,25 @@ impl ThreadCache {
         self.counts.deallocations.store(deallocations + 1, Ordering::Release);
     }
 
-    /// Tells the pool of the live bytes, and of `more` that the two words don't count; whether they are above their mark.
-    fn report_with(&self, more: i64, live: &LiveBytes) -> bool {
-        let (ceiling, top) = (self.ceiling.load(Ordering::Relaxed), self.unreported_top());
-        let drift =
-            difference(self.taken.load(Ordering::Relaxed), self.given.load(Ordering::Relaxed));
-        let unreported = i64::from(UNREPORTED - ceiling) + i64::from(drift) + more;
+    /// Tells the pool of the live bytes: `drift` that the words count, or will when this block is counted, and `more` that they
+    /// don't. Whether they are above their mark.
+    fn report_with(&self, drift: i32, more: i64, live: &LiveBytes) -> bool {
+        let top = self.unreported_top();
+        let before = i64::from(UNREPORTED - self.ceiling.load(Ordering::Relaxed));
+        let unreported = before + i64::from(drift) + more;
         self.ceiling.store(UNREPORTED + drift, Ordering::Relaxed);
         self.top.store(drift, Ordering::Relaxed);
         live.change(unreported, top.max(unreported))
     }
 
+    /// The difference that the words count.
+    fn drift(&self) -> i32 {
+        difference(self.taken.load(Ordering::Relaxed), self.given.load(Ordering::Relaxed))
+    }
+
     /// Tells the pool of the live bytes; whether they are above their mark.
     pub(super) fn report(&self, live: &LiveBytes) -> bool {
-        self.report_with(0, live)
+        self.report_with(self.drift(), 0, live)
     }
 
     /// The largest number of live bytes that the pool has not been told of.

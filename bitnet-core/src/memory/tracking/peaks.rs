@@ -15,7 +15,10 @@ impl Peaks {
     pub(super) fn came(&self, purpose: Purpose, bytes: u64) {
         let at = purpose.index();
         let live = self.live[at].fetch_add(bytes, Ordering::Relaxed).wrapping_add(bytes);
-        self.peak[at].fetch_max(live, Ordering::Relaxed);
+        // Asked first, because a peak seldom rises and raising it costs an exchange.
+        if live > self.peak[at].load(Ordering::Relaxed) {
+            self.peak[at].fetch_max(live, Ordering::Relaxed);
+        }
     }
 
     pub(super) fn went(&self, purpose: Purpose, bytes: u64) {

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::{LatencyKind, Tracker, TrackingLevel};
 
-/// Times one call in eight of a tracker that wants latencies.
+/// Times one call in 32 of a tracker that wants latencies.
 pub(in crate::memory) struct Stopwatch<'a>(Option<(&'a Tracker, Instant)>);
 
 impl<'a> Stopwatch<'a> {
@@ -13,7 +13,7 @@ impl<'a> Stopwatch<'a> {
         thread_local!(static CALLS: Cell<u32> = const { Cell::new(0) });
         let calls = CALLS.get().wrapping_add(1);
         CALLS.set(calls);
-        let timed = tracker.level() == TrackingLevel::Detailed && calls.is_multiple_of(8);
+        let timed = tracker.level() == TrackingLevel::Detailed && calls.is_multiple_of(32);
         Self(timed.then(|| (tracker, Instant::now())))
     }
 
