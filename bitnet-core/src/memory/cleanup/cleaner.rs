@@ -186,6 +186,7 @@ fn compress(
         let had_time = registry.for_each_idle_while(idle, &more, |tensor| {
             // Without room for the compressed bytes the others, smaller ones, may still find some.
             sum.add(tensor.compress_while(&more).unwrap_or_default());
+            sum.was_cut |= !more();
             if sum.was_cut { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         sum.was_cut |= !had_time;

@@ -52,7 +52,7 @@ pub(super) struct Slot {
     shelf: Arc<Shelf>,
     created: u64,
     last_used: AtomicU64,
-    /// Guards that are being waited for: their tensor must not be packed again before they have had it.
+    /// Guards that are being waited for: who packs the tensor stops, and nobody packs it before they have had it.
     wanted: AtomicU32,
     content: RwLock<Content>,
 }
@@ -133,11 +133,21 @@ impl Slot {
 
     // A panic under a guard leaves a whole tensor behind, so that a poisoned lock says nothing.
     fn shared(&self) -> RwLockReadGuard<'_, Content> {
-        self.content.read().unwrap_or_else(PoisonError::into_inner)
+        match self.content.try_read() {
+            Ok(content) => content,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => {
+                let _wanted = Wanted::new(&self.wanted);
+                self.content.read().unwrap_or_else(PoisonError::into_inner)
+            }
+        }
     }
 
     fn owned(&self) -> RwLockWriteGuard<'_, Content> {
-        self.content.write().unwrap_or_else(PoisonError::into_inner)
+        self.try_own().unwrap_or_else(|| {
+            let _wanted = Wanted::new(&self.wanted);
+            self.content.write().unwrap_or_else(PoisonError::into_inner)
+        })
     }
 
     /// The content, unpacked, for reading.

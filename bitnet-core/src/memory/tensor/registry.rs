@@ -350,7 +350,7 @@ impl IdleTensor<'_> {
 
     /// Compresses the tensor without loss; its block goes back to the pool. Nothing is done, and zeros are returned, where there
     /// is no [`IdleTensor::block`], where less than a sixteenth would be gained (which is remembered until the tensor is
-    /// written), and where it is compressed already.
+    /// written), where it is compressed already, and where someone asks for the tensor meanwhile.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] if there is no room for the compressed bytes beside the others; the tensor stays as it is.
@@ -358,8 +358,9 @@ impl IdleTensor<'_> {
         Ok(self.compress_while(&|| true)?.done)
     }
 
-    /// As [`IdleTensor::compress`], in small pieces as long as `more` says so, which is asked before each piece. What is cut short
-    /// goes on when this is called again, unless the tensor has been written meanwhile; until all is packed it stays as it is.
+    /// As [`IdleTensor::compress`], in small pieces as long as `more` says so, which is asked before each piece. What is cut short,
+    /// because it says no or because someone asks for the tensor, goes on when this is called again, unless the tensor has been
+    /// written meanwhile; until all is packed it stays as it is.
     ///
     /// # Errors
     /// As [`IdleTensor::compress`].
@@ -377,11 +378,12 @@ impl IdleTensor<'_> {
                 _ => Packing::new(width),
             };
             let pool = self.slot.shelf().pool.for_purpose(*purpose);
-            let progress = packing.go_on(block.bytes(), &pool, more)?;
+            let slot = self.slot;
+            let progress = packing.go_on(block.bytes(), &pool, &|| !slot.is_wanted() && more())?;
             step.activity = packing.take_activity();
             match progress {
                 Progress::Cut => {
-                    step.was_cut = true;
+                    step.was_cut = !slot.is_wanted();
                     *form = Form::Begun(packing);
                 }
                 Progress::Dense => {
@@ -417,7 +419,8 @@ impl fmt::Debug for IdleTensor<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::cell::{Cell, RefCell};
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
     use super::*;
     use crate::device::Device;
@@ -426,7 +429,7 @@ mod tests {
 
     /// Says yes as often as told.
     fn times(count: usize) -> impl Fn() -> bool {
-        let left = std::cell::Cell::new(count);
+        let left = Cell::new(count);
         move || left.replace(left.get().saturating_sub(1)) > 0
     }
 
@@ -485,6 +488,45 @@ mod tests {
         cut(3);
         drop(handle);
         assert_eq!(held(), 0);
+    }
+
+    #[test]
+    fn who_asks_for_a_tensor_waits_for_one_block_at_most() {
+        let pool = HybridMemoryPool::new().unwrap();
+        let registry = TensorRegistry::new(&pool);
+        let handle = TensorHandle::new(tensor(&pool), &registry);
+        for writes in [false, true] {
+            let seen = std::thread::scope(|scope| {
+                let asking = RefCell::new(None);
+                registry.for_each_idle(Duration::ZERO, |tensor| {
+                    let slot = tensor.slot;
+                    let looks = AtomicU64::new(0);
+                    let more = || {
+                        // In the middle of the packing someone asks.
+                        if looks.fetch_add(1, Ordering::SeqCst) == 5 {
+                            *asking.borrow_mut() = Some(scope.spawn(|| {
+                                if writes {
+                                    handle.write().unwrap().f32().unwrap()[77]
+                                } else {
+                                    handle.read().unwrap().f32().unwrap()[77]
+                                }
+                            }));
+                            while !slot.is_wanted() {
+                                std::thread::yield_now();
+                            }
+                        }
+                        true
+                    };
+                    let step = tensor.compress_while(&more).unwrap();
+                    assert_eq!((step.done.tensors, step.was_cut), (0, false), "{step:?}");
+                    assert_eq!(looks.into_inner(), 6);
+                    ControlFlow::Continue(())
+                });
+                asking.into_inner().unwrap().join().unwrap()
+            });
+            assert_eq!(seen, 77.0);
+        }
+        assert_eq!(registry.compress_idle(Duration::ZERO).unwrap().tensors, 1);
     }
 
     #[test]
