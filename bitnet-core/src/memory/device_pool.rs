@@ -123,14 +123,35 @@ impl DeviceSpecificPools {
         self.within_limit(&device, bytes, |pool| BitNetTensor::new(metadata, pool))
     }
 
-    /// A zeroed tensor of this shape and type on the best of `devices` that has room for it: see [`candidates`]. If that
-    /// device fails, it is placed on the next one. The device that `metadata` names is not looked at.
+    /// A zeroed tensor of this shape and type on the best of `devices` that has room for it: see [`candidates`]. Among devices of
+    /// one kind that is the one of which the smallest part is in use, so that they fill evenly. If that device fails, the tensor
+    /// is placed on the next one. The device that `metadata` names is not looked at.
+    ///
+    /// ```
+    /// use bitnet_core::device::{Device, LimitedCpu};
+    /// use bitnet_core::memory::DeviceSpecificPools;
+    /// use bitnet_core::memory::tensor::{BitNetDType, TensorMetadata};
+    ///
+    /// // Two devices, emulated by the processor.
+    /// let devices = [1 << 20, 3 << 20].map(|bytes| Device::from(LimitedCpu::new(bytes, 1)));
+    /// let pools = DeviceSpecificPools::new();
+    /// let layer = TensorMetadata::new(vec![64, 256], BitNetDType::F32, Device::Cpu);
+    /// let layers = (0..32).map(|_| pools.place(&layer, &devices));
+    /// let layers = layers.collect::<bitnet_core::Result<Vec<_>>>()?;
+    /// assert_eq!(pools.metrics(&devices[0]).total_allocated, 8 * 64 * 256 * 4);
+    /// assert_eq!(pools.balance(&devices), Some(1.0));
+    /// # Ok::<(), bitnet_core::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::NoDevice`] or [`Error::AllDevicesFailed`].
     pub fn place(&self, metadata: &TensorMetadata, devices: &[Device]) -> Result<BitNetTensor> {
         let needs = Requirements::for_tensor(metadata)?;
-        let placed = with_fallback(&candidates(devices, &needs)?, |device| {
+        let with_load = |device: Device| (self.load(&device).unwrap_or(0.0), device);
+        let mut ready: Vec<_> = candidates(devices, &needs)?.into_iter().map(with_load).collect();
+        ready.sort_by(|(a, x), (b, y)| x.kind().cmp(&y.kind()).then(a.total_cmp(b)));
+        let ready: Vec<_> = ready.into_iter().map(|(_, device)| device).collect();
+        let placed = with_fallback(&ready, |device| {
             let (shape, dtype) = (metadata.shape().to_vec(), metadata.dtype());
             self.tensor(TensorMetadata::new(shape, dtype, device.clone()))
         });
@@ -161,13 +182,29 @@ impl DeviceSpecificPools {
         Some(limit.saturating_sub(self.metrics(device).total_allocated))
     }
 
+    /// The part of a device's limit that is in use; `None` for a device that has no limit.
+    pub fn load(&self, device: &Device) -> Option<f64> {
+        let limit = limit_of(device)?.max(1);
+        Some(self.metrics(device).total_allocated as f64 / limit as f64)
+    }
+
+    /// How evenly those of `devices` that have a limit are used: the mean of their [loads](DeviceSpecificPools::load) as a part of
+    /// the highest. 1 is even, 1/n is all on one of n; `None` if nothing is in use.
+    pub fn balance(&self, devices: &[Device]) -> Option<f64> {
+        let loads: Vec<f64> = devices.iter().filter_map(|device| self.load(device)).collect();
+        let highest = loads.iter().copied().fold(0.0, f64::max);
+        (highest > 0.0).then(|| loads.iter().sum::<f64>() / loads.len() as f64 / highest)
+    }
+
     /// Forgets a device's pool, as when the device is lost. Memory that is still in use stays valid, and goes back to
     /// the system when it is dropped. Whether there was a pool.
     pub fn forget(&self, device: &Device) -> bool {
         let mut entries = lock(&self.state.entries);
-        let before = entries.len();
-        entries.retain(|entry| entry.device != *device);
-        entries.len() < before
+        let at = entries.iter().position(|entry| entry.device == *device);
+        let forgotten = at.map(|at| entries.remove(at));
+        // Before the pool goes: its end waits for its cleaning thread, whose callbacks may ask for the pools.
+        drop(entries);
+        forgotten.is_some()
     }
 
     /// Gives the free memory that the pools keep back to the system; the bytes given back.
@@ -310,6 +347,26 @@ mod tests {
         assert!(pools.pool_of_kind(DeviceKind::Cpu).is_ok());
         pools.allocate(1, 64, &Device::from(LimitedCpu::new(64, 1))).unwrap();
         assert!(pools.pool_of_kind(DeviceKind::LimitedCpu).is_ok());
+    }
+
+    #[test]
+    fn devices_of_one_kind_fill_evenly() {
+        let pools = DeviceSpecificPools::new();
+        let limits = [1 << 20, 1 << 20, 2 << 20, 4 << 20];
+        let devices = limits.map(|limit| Device::from(LimitedCpu::new(limit, 1)));
+        assert_eq!((pools.balance(&devices), pools.balance(&[Device::Cpu])), (None, None));
+        let mut placed = Vec::new();
+        for at in 0..250 {
+            let size = 1000 + at * 7919 % 40_000;
+            placed.push(pools.place(&bytes_tensor(size, &Device::Cpu), &devices).unwrap());
+        }
+        // The smallest devices differ from the others by at most one of the largest tensors, a 25th of their memory.
+        assert!(pools.balance(&devices).unwrap() > 0.9, "{:?}", pools.balance(&devices));
+        assert!(devices.iter().all(|device| (0.5..=1.0).contains(&pools.load(device).unwrap())));
+        placed.retain(|tensor| tensor.device() == &devices[0]);
+        assert_eq!(pools.balance(&devices), Some(0.25), "all on one of four");
+        let next = pools.place(&bytes_tensor(10, &Device::Cpu), &devices).unwrap();
+        assert_ne!(next.device(), &devices[0]);
     }
 
     #[test]
