@@ -363,14 +363,6 @@ pub enum Error {
         /// The stream's device.
         device: String,
     },
-    /// The system refused a thread.
-    #[error("no thread for {what} can be started: {reason}; end other programs or raise the limit")]
-    NoThread {
-        /// What it was for.
-        what: &'static str,
-        /// What the system says.
-        reason: String,
-    },
     /// A code that is not a trit.
     #[error(
         "row {row}, column {col}: code {code} is not a trit (0, 1 or 2); the file is damaged or has another layout"

@@ -29,7 +29,7 @@ impl Stream {
     /// A stream of work on `device`.
     ///
     /// # Errors
-    /// [`Error::NoThread`] if the system refuses a thread.
+    /// [`Error::ThreadNotStarted`] if the system refuses a thread.
     pub fn new(device: &Device) -> Result<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -38,7 +38,10 @@ impl Stream {
         let worker = Builder::new()
             .name(format!("stream-{number}"))
             .spawn(move || worker::run(number, &for_worker, &commands))
-            .map_err(|error| Error::NoThread { what: "a stream", reason: error.to_string() })?;
+            .map_err(|error| Error::ThreadNotStarted {
+                what: "a stream",
+                problem: error.to_string(),
+            })?;
         Ok(Self { device: device.clone(), number, queue: Some(queue), worker: Some(worker) })
     }
 

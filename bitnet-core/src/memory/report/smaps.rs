@@ -1,7 +1,7 @@
 //! `/proc/self/smaps` as Linux writes it: the mappings of the process, each with its resident bytes.
 
 use std::fs::File;
-use std::io::{Read, Seek};
+use std::io::{self, Read, Seek};
 use std::ops::Range;
 
 use crate::{Error, Result};
@@ -25,7 +25,7 @@ pub(super) struct Mapping {
 
 /// The mappings, lowest first, and the resident set as the system adds it up, read one right after the other.
 pub(super) fn read() -> Result<(Vec<Mapping>, u64)> {
-    let failed = |file, error: &std::io::Error| Error::file(file, "read what is mapped", error);
+    let failed = |file, error: &io::Error| Error::file(file, "read what is mapped", error);
     let mut text = String::new();
     let mut rollup = String::with_capacity(1 << 12);
     let mut file = File::open(SMAPS).map_err(|e| failed(SMAPS, &e))?;
@@ -39,7 +39,7 @@ pub(super) fn read() -> Result<(Vec<Mapping>, u64)> {
         .and_then(|mut file| file.read_to_string(&mut rollup))
         .map_err(|e| failed(ROLLUP, &e))?;
     let resident = rollup.lines().find_map(|line| bytes_of(line, "Rss:"));
-    let resident = resident.ok_or_else(|| Error::Decode(format!("{ROLLUP} has no line Rss")))?;
+    let resident = resident.ok_or_else(|| not_understood(ROLLUP, "it has no line Rss"))?;
     Ok((parse(&text)?, resident))
 }
 
@@ -56,10 +56,18 @@ pub(super) fn parse(text: &str) -> Result<Vec<Mapping>> {
                 mapping.page = bytes as usize;
             }
         } else {
-            return Err(Error::Decode(format!("{SMAPS} begins with {line:?}, not with a mapping")));
+            return Err(not_understood(SMAPS, "it does not begin with a mapping"));
         }
     }
     Ok(mappings)
+}
+
+fn not_understood(file: &str, problem: &'static str) -> Error {
+    Error::file(
+        file,
+        "understand what is mapped",
+        &io::Error::new(io::ErrorKind::InvalidData, problem),
+    )
 }
 
 /// A line `start-end permissions offset device inode name`.
@@ -113,6 +121,7 @@ ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsysca
         assert_eq!(all[2].range, 0x7f00_0000_1000..0x7f00_0001_1000);
         assert_eq!((all[2].name.as_str(), all[2].resident, all[2].page), ("", 65536, 65536));
         assert_eq!(all[3].name, "[vsyscall]");
-        assert!(parse("Rss: 8 kB\n").is_err());
+        let refused = parse("Rss: 8 kB\n");
+        assert!(matches!(refused, Err(Error::File { file, .. }) if file == SMAPS));
     }
 }
