@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use bitnet_core::rng::SplitMix64;
+
 use crate::blocks::Blocks;
-use crate::rng::Rng;
 use crate::smaps;
 
 /// Which blocks are alive while the memory is counted.
@@ -23,8 +24,8 @@ const EMBEDDING: usize = 128_256 * 2560 * 2;
 impl Mix {
     /// The blocks' sizes, in whole cache lines.
     pub fn sizes(self) -> Vec<usize> {
-        let mut rng = Rng::new(3);
-        let (whole, draw): (usize, fn(&mut Rng) -> usize) = match self {
+        let mut rng = SplitMix64::new(3);
+        let (whole, draw): (usize, fn(&mut SplitMix64) -> usize) = match self {
             Self::Small => (64 << 20, |rng| {
                 let low = 1 << rng.below(14);
                 (low + rng.below(low)) * 64
@@ -73,7 +74,7 @@ pub fn footprint<B: Blocks>(blocks: &B, mix: Mix) -> Result<Footprint, String> {
     }
     let full = count()?;
     let mut order: Vec<usize> = (0..sizes.len()).collect();
-    Rng::new(5).shuffle(&mut order);
+    SplitMix64::new(5).shuffle(&mut order);
     for place in order {
         if let Some(block) = owners[place].take() {
             blocks.give_back(block);

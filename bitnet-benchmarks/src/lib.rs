@@ -14,7 +14,6 @@ mod machine;
 mod peers;
 mod processes;
 pub mod report;
-pub mod rng;
 mod running;
 pub mod sampling;
 pub mod smaps;

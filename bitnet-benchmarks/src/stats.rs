@@ -6,9 +6,8 @@
 //! these medians (the percentile method): 95 % confidence. For ratios both sides are drawn with the same run indices, because
 //! run `i` of each subject stood next to run `i` of the others in time.
 
+use bitnet_core::rng::SplitMix64;
 use serde::{Deserialize, Serialize};
-
-use crate::rng::Rng;
 
 /// Resamples of a bootstrap.
 pub const RESAMPLES: usize = 2000;
@@ -88,7 +87,7 @@ pub fn spread(runs: &[Vec<f64>]) -> Option<Spread> {
 pub fn estimate(runs: &[Vec<f64>]) -> Option<Estimate> {
     let runs = nonempty(runs);
     let all: Vec<f64> = runs.iter().flat_map(|run| run.iter().copied()).collect();
-    let mut rng = Rng::new(1);
+    let mut rng = SplitMix64::new(1);
     interval(median(&all)?, |drawn| {
         let picks: Vec<usize> = runs.iter().map(|_| rng.below(runs.len())).collect();
         resampled_median(&runs, &picks, &mut rng, drawn)
@@ -102,7 +101,7 @@ pub fn ratio(above: &[Vec<f64>], below: &[Vec<f64>]) -> Option<Estimate> {
         |runs: &[&[f64]]| -> Vec<f64> { runs.iter().flat_map(|run| run.iter().copied()).collect() };
     let point = median(&flat(&above))? / median(&flat(&below))?;
     let shared = above.len().min(below.len());
-    let mut rng = Rng::new(2);
+    let mut rng = SplitMix64::new(2);
     interval(point, |drawn| {
         let picks: Vec<usize> = (0..shared).map(|_| rng.below(shared)).collect();
         let top = resampled_median(&above, &picks, &mut rng, drawn)?;
@@ -119,7 +118,7 @@ fn nonempty(runs: &[Vec<f64>]) -> Vec<&[f64]> {
 fn resampled_median(
     runs: &[&[f64]],
     picks: &[usize],
-    rng: &mut Rng,
+    rng: &mut SplitMix64,
     drawn: &mut Vec<f64>,
 ) -> Option<f64> {
     drawn.clear();
@@ -157,8 +156,8 @@ mod tests {
     }
 
     /// Roughly normal, with mean 0 and deviation 1.
-    fn normal(rng: &mut Rng) -> f64 {
-        (0..12).map(|_| rng.bits() as f64 / u64::MAX as f64).sum::<f64>() - 6.0
+    fn normal(rng: &mut SplitMix64) -> f64 {
+        (0..12).map(|_| rng.next_u64() as f64 / u64::MAX as f64).sum::<f64>() - 6.0
     }
 
     #[test]
@@ -205,7 +204,7 @@ mod tests {
 
     #[test]
     fn runs_that_differ_widen_the_interval() {
-        let mut rng = Rng::new(8);
+        let mut rng = SplitMix64::new(8);
         let mut runs = |spread: f64| -> Vec<Vec<f64>> {
             let mut run =
                 |offset: f64| (0..20).map(|_| 100.0 + offset + normal(&mut rng)).collect();
@@ -221,7 +220,7 @@ mod tests {
     /// that count wide, and one percent lower because the percentile method is known to be a little narrow.
     #[test]
     fn ninety_five_percent_of_the_intervals_hold_the_truth() {
-        let mut rng = Rng::new(5);
+        let mut rng = SplitMix64::new(5);
         let held = (0..300)
             .filter(|_| {
                 let values: Vec<f64> = (0..30).map(|_| 50.0 + normal(&mut rng)).collect();

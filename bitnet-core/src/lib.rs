@@ -9,6 +9,7 @@
 //! - [`backend`]: the closed, short list of operations that a back end offers.
 //! - [`head`]: the largest logits of an output head, without all the others.
 //! - [`parts`]: a prepared weight as named arrays, to be kept on disk.
+//! - [`rng`]: random numbers that follow from a seed.
 //! - [`mod@reference`]: each of those operations, scalar and obvious: the oracle that every back end is held to.
 //! - [`simd`]: which instruction sets this processor has, and how to force one.
 //! - [`tensor`]: dense operations on tensors: element-wise, reductions, products, activations.
@@ -25,6 +26,7 @@ pub mod memory;
 pub mod operands;
 pub mod parts;
 pub mod reference;
+pub mod rng;
 pub mod simd;
 pub mod stream;
 pub mod tensor;

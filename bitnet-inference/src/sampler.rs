@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 
 use bitnet_core::head::{HeadTop, TokenLogit};
+use bitnet_core::rng::SplitMix64;
 
 use crate::{InferenceError, Result};
 
@@ -123,7 +124,7 @@ impl Sampler {
     /// Those of [`SamplerConfig::validate`].
     pub fn new(config: SamplerConfig, vocab_size: usize) -> Result<Self> {
         config.validate(vocab_size)?;
-        let random = SplitMix64(config.seed);
+        let random = SplitMix64::new(config.seed);
         Ok(Self { config, random })
     }
 
@@ -186,7 +187,7 @@ impl Sampler {
             return largest(logits);
         }
         let candidates = candidates(logits, &self.config)?;
-        Ok(draw(&candidates, self.config.temperature, self.random.next_unit()))
+        Ok(draw(&candidates, self.config.temperature, self.random.unit()))
     }
 }
 
@@ -359,25 +360,6 @@ fn draw(kept: &[Candidate], temperature: f32, uniform: f64) -> u32 {
     kept[kept.len() - 1].token
 }
 
-/// SplitMix64 (Steele, Lea, Flood 2014): one seed gives one sequence on every machine and in every version.
-#[derive(Debug, Clone)]
-struct SplitMix64(u64);
-
-impl SplitMix64 {
-    fn next_u64(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// A uniform number in `[0, 1)` with 53 bits.
-    fn next_unit(&mut self) -> f64 {
-        (self.next_u64() >> 11) as f64 / (1u64 << 53) as f64
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -457,9 +439,9 @@ mod tests {
 
     #[test]
     fn as_few_logits_as_are_demanded_give_the_same_token() {
-        let mut random = SplitMix64(3);
+        let mut random = SplitMix64::new(3);
         for case in 0..400 {
-            let mut uniform = || random.next_unit() as f32;
+            let mut uniform = || random.unit() as f32;
             let vocabulary = 60;
             // Multiples of a half, so that there are ties, and some that are not finite.
             let mut logits: Vec<f32> =

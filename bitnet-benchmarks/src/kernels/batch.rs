@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use bitnet_core::rng::SplitMix64;
+
 use crate::blocks::{Blocks, Refused};
 use crate::kernels::{Touch, touch};
-use crate::rng::Rng;
 use crate::sampling::{Plan, sample};
 
 /// Nanoseconds to take a block, and nanoseconds to give one back, where blocks of all `sizes` are alive in between.
@@ -16,7 +17,7 @@ pub fn batch<B: Blocks>(
     plan: &Plan,
     sizes: &[usize],
 ) -> Result<[Vec<f64>; 2], Refused> {
-    let mut rng = Rng::new(7);
+    let mut rng = SplitMix64::new(7);
     let mut order: Vec<usize> = (0..sizes.len()).collect();
     rng.shuffle(&mut order);
     let mut alive: Vec<Option<B::Block>> = sizes.iter().map(|_| None).collect();

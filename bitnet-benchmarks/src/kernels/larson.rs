@@ -1,9 +1,10 @@
 //! A server's memory: each thread replaces random blocks of its own by blocks of random size, and leaves them to its successor.
 
+use bitnet_core::rng::SplitMix64;
+
 use crate::blocks::{Blocks, Refused};
 use crate::kernels::together::together;
 use crate::kernels::{Touch, touch};
-use crate::rng::Rng;
 use crate::sampling::{Plan, sample};
 
 /// Blocks that each thread keeps alive.
@@ -11,7 +12,7 @@ const ALIVE: usize = 1000;
 
 struct Server<B> {
     alive: Vec<Option<B>>,
-    rng: Rng,
+    rng: SplitMix64,
 }
 
 /// Nanoseconds to give a random block back and take another of `smallest` to `largest` bytes, on each of `threads` threads.
@@ -29,7 +30,7 @@ pub fn larson<B: Blocks>(
     let mut servers = Vec::with_capacity(threads);
     for seed in 0..threads {
         let mut server: Server<B::Block> =
-            Server { alive: Vec::with_capacity(ALIVE), rng: Rng::new(4141 + seed as u64) };
+            Server { alive: Vec::with_capacity(ALIVE), rng: SplitMix64::new(4141 + seed as u64) };
         for _ in 0..ALIVE {
             server.alive.push(Some(take(blocks, [smallest, largest], &mut server.rng)?));
         }
@@ -55,7 +56,7 @@ pub fn larson<B: Blocks>(
 fn take<B: Blocks>(
     blocks: &B,
     [smallest, largest]: [usize; 2],
-    rng: &mut Rng,
+    rng: &mut SplitMix64,
 ) -> Result<B::Block, Refused> {
     let bytes = smallest + rng.below(largest - smallest + 1);
     let mut block = blocks.take(bytes)?;

@@ -2,10 +2,11 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use bitnet_core::rng::SplitMix64;
+
 use crate::blocks::{Blocks, Refused};
 use crate::kernels::together::together;
 use crate::kernels::{Touch, touch};
-use crate::rng::Rng;
 use crate::sampling::{Plan, sample};
 
 /// Threads of one generation.
@@ -18,7 +19,7 @@ const STEPS: usize = 2000;
 const SHARED: usize = 256;
 
 struct Life<B> {
-    rng: Rng,
+    rng: SplitMix64,
     own: Vec<B>,
 }
 
@@ -30,7 +31,7 @@ struct Life<B> {
 pub fn mstress<B: Blocks>(blocks: &B, plan: &Plan) -> Result<Vec<f64>, Refused> {
     let shared: Vec<Mutex<Option<B::Block>>> = (0..SHARED).map(|_| Mutex::new(None)).collect();
     let mut lives: Vec<Life<B::Block>> = (0..THREADS as u64)
-        .map(|seed| Life { rng: Rng::new(seed), own: Vec::with_capacity(STEPS) })
+        .map(|seed| Life { rng: SplitMix64::new(seed), own: Vec::with_capacity(STEPS) })
         .collect();
     let [samples] = sample(plan, (STEPS * THREADS) as f64, |rounds| {
         let start = std::time::Instant::now();
@@ -75,7 +76,7 @@ fn live<B: Blocks>(
 }
 
 /// One block in 64 is large.
-fn take<B: Blocks>(blocks: &B, rng: &mut Rng) -> Result<B::Block, Refused> {
+fn take<B: Blocks>(blocks: &B, rng: &mut SplitMix64) -> Result<B::Block, Refused> {
     let lines = if rng.below(64) == 0 { rng.below(1024) } else { rng.below(16) } + 1;
     let bytes = lines * 64;
     let mut block = blocks.take(bytes)?;

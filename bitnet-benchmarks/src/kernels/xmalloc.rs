@@ -3,10 +3,11 @@
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
+use bitnet_core::rng::SplitMix64;
+
 use crate::blocks::{Blocks, Refused};
 use crate::kernels::together::together;
 use crate::kernels::{Touch, touch};
-use crate::rng::Rng;
 use crate::sampling::{Plan, sample};
 
 /// Blocks of a batch.
@@ -95,7 +96,7 @@ fn take_batches<B: Blocks>(
     queue: &Queue<B::Block>,
     rounds: u64,
 ) -> Result<(), Refused> {
-    let mut rng = Rng::new(11);
+    let mut rng = SplitMix64::new(11);
     for _ in 0..rounds {
         let mut batch = Vec::with_capacity(BATCH);
         for _ in 0..BATCH {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use bitnet_core::backend::Traffic;
+use bitnet_core::rng::SplitMix64;
 use bitnet_inference::models::TokenCost;
 use bitnet_inference::sampler::{Sampler, SamplerConfig};
 use bitnet_inference::{Model, PREFILL_CHUNK, Session};
@@ -134,8 +135,8 @@ impl<'a> Runner<'a> {
         protocol: Protocol,
         listener: &'a Listener,
     ) -> Result<Self> {
-        let mut random = Random(protocol.seed);
-        let mut tokens = |count| random.tokens(count, model.config().vocab_size);
+        let mut random = SplitMix64::new(protocol.seed);
+        let mut tokens = |count| tokens(&mut random, count, model.config().vocab_size);
         let (mut context, mut prompt) = (tokens(test.n_depth), tokens(test.n_prompt));
         let mut first = tokens(1)[0];
         // A text begins with the token that begins texts, as it would for a user.
@@ -187,21 +188,9 @@ impl<'a> Runner<'a> {
     }
 }
 
-/// SplitMix64: random tokens that are the same in each run.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn tokens(&mut self, count: usize, vocabulary: usize) -> Vec<u32> {
-        (0..count).map(|_| (self.next() % vocabulary.max(1) as u64) as u32).collect()
-    }
+/// Random tokens that are the same in each run.
+fn tokens(random: &mut SplitMix64, count: usize, vocabulary: usize) -> Vec<u32> {
+    (0..count).map(|_| (random.next_u64() % vocabulary.max(1) as u64) as u32).collect()
 }
 
 #[cfg(test)]
@@ -210,11 +199,11 @@ mod tests {
 
     #[test]
     fn tokens_are_random_and_repeatable() {
-        let tokens = Random(1).tokens(1000, 50);
-        assert_eq!(tokens, Random(1).tokens(1000, 50));
-        assert_ne!(tokens, Random(2).tokens(1000, 50));
-        assert!(tokens.iter().all(|&t| t < 50));
-        assert!((0..50).all(|t| tokens.contains(&t)));
+        let drawn = tokens(&mut SplitMix64::new(1), 1000, 50);
+        assert_eq!(drawn, tokens(&mut SplitMix64::new(1), 1000, 50));
+        assert_ne!(drawn, tokens(&mut SplitMix64::new(2), 1000, 50));
+        assert!(drawn.iter().all(|&t| t < 50));
+        assert!((0..50).all(|t| drawn.contains(&t)));
     }
 
     fn stored() -> TokenCost {

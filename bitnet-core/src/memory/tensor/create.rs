@@ -2,6 +2,7 @@
 
 use super::{BitNetDType, BitNetTensor, CastRule};
 use crate::memory::HybridMemoryPool;
+use crate::rng::SplitMix64;
 use crate::{Error, Result};
 
 impl BitNetTensor {
@@ -81,7 +82,7 @@ impl BitNetTensor {
                 expected: "both bounds must be finite, the first below the second",
             });
         }
-        let mut random = Random(seed);
+        let mut random = SplitMix64::new(seed);
         let (from, width) = (f64::from(low), f64::from(high) - f64::from(low));
         let mut out = Self::scratch(shape, pool)?;
         for out in out.f32_mut()? {
@@ -122,7 +123,7 @@ impl BitNetTensor {
                 expected: "both must be finite and the deviation at least 0",
             });
         }
-        let mut random = Random(seed);
+        let mut random = SplitMix64::new(seed);
         let mut out = Self::scratch(shape, pool)?;
         for pair in out.f32_mut()?.chunks_mut(2) {
             let both = random.normal_pair();
@@ -131,31 +132,6 @@ impl BitNetTensor {
             }
         }
         Ok(out)
-    }
-}
-
-/// The SplitMix64 sequence of a seed.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// A number of 53 random bits in 0..1.
-    fn unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
-    }
-
-    /// Two independent numbers of the standard normal distribution (Box and Muller).
-    fn normal_pair(&mut self) -> [f64; 2] {
-        let radius = (-2.0 * (1.0 - self.unit()).ln()).sqrt();
-        let (sin, cos) = (std::f64::consts::TAU * self.unit()).sin_cos();
-        [radius * cos, radius * sin]
     }
 }
 

@@ -24,6 +24,7 @@ use crate::threads::Pieces;
 use bitnet_core::Result;
 use bitnet_core::dense::DenseRows;
 use bitnet_core::memory::{HybridMemoryPool, PoolBuffer, Shared};
+use bitnet_core::rng::SplitMix64;
 
 /// Steps of the finest grid in one scale.
 pub(super) const GRID: f64 = 65536.0;
@@ -233,19 +234,10 @@ fn columns(rows: &dyn DenseRows, padded: usize) -> Result<Vec<Column>> {
 
 /// Columns of these exponents, with their dither; those that only fill a block up have the exponent 0.
 pub(super) fn dithered(exponents: &[i32], padded: usize) -> Vec<Column> {
-    let mut state = SEED;
+    let mut random = SplitMix64::new(SEED);
     let exponents = exponents.iter().copied().chain(std::iter::repeat(0));
-    let column = |exponent| Column { exponent, dither: (random(&mut state) >> 48) as i32 };
+    let column = |exponent| Column { exponent, dither: (random.next_u64() >> 48) as i32 };
     exponents.take(padded).map(column).collect()
-}
-
-/// SplitMix64 (Steele, Lea, Flood 2014).
-fn random(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mut z = *state;
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 /// Adding it to a number below 2²² in magnitude leaves the nearest whole number in the low bits.

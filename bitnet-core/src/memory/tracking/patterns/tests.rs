@@ -5,21 +5,18 @@ use super::AllocationPattern::{
 };
 use super::*;
 use crate::memory::tracking::timeline::tests::event;
+use crate::rng::SplitMix64;
 
 const KINDS: [AllocationPattern; 8] =
     [Sequential, Draining, Periodic, Bursty, Sawtooth, Steady, Growing, Irregular];
 const SEEDS: u64 = 200;
 
 /// A small generator of random numbers.
-struct Random(u64);
+struct Random(SplitMix64);
 
 impl Random {
     fn unit(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+        self.0.unit()
     }
     fn between(&mut self, low: f64, high: f64) -> f64 {
         low + self.unit() * (high - low)
@@ -160,7 +157,7 @@ fn nineteen_in_twenty_streams_of_each_kind_are_recognised() {
     for (row, kind) in KINDS.into_iter().enumerate() {
         let mut told = [0u64; KINDS.len()];
         for seed in 0..SEEDS {
-            let mut random = Random((seed + 10_000) * 7919 + row as u64);
+            let mut random = Random(SplitMix64::new((seed + 10_000) * 7919 + row as u64));
             let steps = Stream::of(kind, &mut random).noisy(&mut random);
             let pattern = PatternFeatures::of(&steps).pattern();
             if pattern != kind {
