@@ -174,6 +174,34 @@ pub struct Traffic {
     pub head: HeadStats,
     /// Bytes of ordinary matrices read by [`Backend::linear`].
     pub dense_bytes: u64,
+    /// Bytes of keys and values read by [`Backend::attention`], those of a span once.
+    pub cache_bytes: u64,
+}
+
+impl Traffic {
+    /// All bytes: weights, heads and caches. Activations are not counted.
+    pub fn bytes(&self) -> u64 {
+        self.ternary_bytes + self.head.bytes() + self.dense_bytes + self.cache_bytes
+    }
+
+    /// What `self` counted after `earlier`.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Self {
+        let after = u64::wrapping_sub;
+        Self {
+            ternary_bytes: after(self.ternary_bytes, earlier.ternary_bytes),
+            gated_rows: after(self.gated_rows, earlier.gated_rows),
+            gated_rows_skipped: after(self.gated_rows_skipped, earlier.gated_rows_skipped),
+            sparse_columns: after(self.sparse_columns, earlier.sparse_columns),
+            sparse_columns_skipped: after(
+                self.sparse_columns_skipped,
+                earlier.sparse_columns_skipped,
+            ),
+            head: self.head.since(earlier.head),
+            dense_bytes: after(self.dense_bytes, earlier.dense_bytes),
+            cache_bytes: after(self.cache_bytes, earlier.cache_bytes),
+        }
+    }
 }
 
 /// What computes. All tensors are contiguous; activations are f32.

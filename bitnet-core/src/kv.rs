@@ -102,6 +102,13 @@ pub struct KvSpan<'a> {
     pub tokens: usize,
 }
 
+impl KvSpan<'_> {
+    /// Bytes of keys and values that its tokens see, each counted once.
+    pub fn bytes(&self) -> usize {
+        self.first.saturating_add(self.tokens).saturating_mul(self.cache.bytes_per_position())
+    }
+}
+
 impl KvLayer {
     /// An empty layer for `capacity` positions of `kv_heads` heads of `head_dim` components.
     ///

@@ -1,11 +1,12 @@
 //! The back end named `cpu`: each operation on the chosen instruction set and the back end's own threads.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
+use std::time::Instant;
 
 use crate::isa::{Chosen, IntegerPeak, choose, measure_integer_peak, proven_levels};
-use crate::ops::{self, Counters, CpuWeight, Machine};
+use crate::ops::{self, CpuWeight, Machine};
 use crate::threads::{Threads, usable_cores};
+use crate::traffic::Counters;
 use bitnet_core::Result;
 use bitnet_core::backend::{
     Activation, ActivationPrecision, AttentionShape, Backend, BitLinearIntegers, RopeOrder,
@@ -15,7 +16,7 @@ use bitnet_core::dense::DenseRows;
 use bitnet_core::head::{Certainty, HeadTop, HeadWeight};
 use bitnet_core::kv::{KvLayer, KvSpan};
 use bitnet_core::memory::tensor::BitNetTensor;
-use bitnet_core::memory::{HybridMemoryPool, MemoryPoolConfig, Purpose};
+use bitnet_core::memory::{HybridMemoryPool, MemoryPoolConfig, Purpose, Tracker, TrackingLevel};
 use bitnet_core::parts::Parts;
 use bitnet_core::simd::IsaLevel;
 use bitnet_core::ternary::TernaryMatrix;
@@ -55,7 +56,9 @@ impl CpuBackend {
     }
 
     /// As [`CpuBackend::new`], with all that it holds in `pool`: prepared weights under [`Purpose::Weights`], what
-    /// kernels note on the side under [`Purpose::Activations`].
+    /// kernels note on the side under [`Purpose::Activations`]. If the pool is tracked at level Standard or Detailed,
+    /// its [`Tracker::operations`] are those of this back end, with their times and the bytes of weights, heads and caches
+    /// that they read.
     ///
     /// # Errors
     /// As [`CpuBackend::new`].
@@ -90,6 +93,32 @@ impl CpuBackend {
     pub(crate) fn machine(&self) -> Machine<'_> {
         let Self { chosen, threads, traffic, notes, .. } = self;
         Machine { isa: chosen.isa, threads, traffic, pool: notes }
+    }
+
+    /// Who records this back end's operations: its pool, from [`TrackingLevel::Standard`] on.
+    fn recorder(&self) -> Option<&Tracker> {
+        self.weights.tracker().filter(|tracker| tracker.level() >= TrackingLevel::Standard)
+    }
+
+    /// Runs an operation and tells the recorder, if there is one, its time and the bytes that it read. They are counted
+    /// apart, so that they are its own where several threads call at once.
+    #[inline]
+    fn run<T>(
+        &self,
+        name: &'static str,
+        operation: impl FnOnce(Machine<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let Some(recorder) = self.recorder() else { return operation(self.machine()) };
+        let counters = Counters::default();
+        let start = Instant::now();
+        let result = operation(Machine { traffic: &counters, ..self.machine() });
+        let nanoseconds = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let read = counters.read();
+        self.traffic.add(read);
+        if result.is_ok() {
+            recorder.operation(name, read.bytes(), nanoseconds);
+        }
+        result
     }
 }
 
@@ -128,20 +157,11 @@ impl Backend for CpuBackend {
     }
 
     fn traffic(&self) -> Option<Traffic> {
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Some(Traffic {
-            ternary_bytes: read(&self.traffic.ternary_bytes),
-            gated_rows: read(&self.traffic.gated_rows),
-            gated_rows_skipped: read(&self.traffic.gated_rows_skipped),
-            sparse_columns: read(&self.traffic.sparse_columns),
-            sparse_columns_skipped: read(&self.traffic.sparse_columns_skipped),
-            head: *self.traffic.head.lock().unwrap_or_else(PoisonError::into_inner),
-            dense_bytes: read(&self.traffic.dense_bytes),
-        })
+        Some(self.traffic.read())
     }
 
     fn embed(&self, table: &dyn DenseRows, tokens: &[u32], out: &mut BitNetTensor) -> Result<()> {
-        ops::embed(table, tokens, out, self.machine())
+        self.run("embed", |machine| ops::embed(table, tokens, out, machine))
     }
 
     fn bit_linear(
@@ -151,7 +171,7 @@ impl Backend for CpuBackend {
         weights: &[&dyn TernaryWeight],
         out: &mut [&mut BitNetTensor],
     ) -> Result<()> {
-        ops::bit_linear(x, precision, weights, out, self.machine())
+        self.run("bit_linear", |machine| ops::bit_linear(x, precision, weights, out, machine))
     }
 
     fn bit_linear_integers(
@@ -175,7 +195,7 @@ impl Backend for CpuBackend {
             && precision == ActivationPrecision::Int8
             && x.shape().first() == Some(&1);
         if sparse && ops::takes(weights) {
-            return ops::relu2(x, weights, out, scratch, self.machine());
+            return self.run("gate_up", |machine| ops::relu2(x, weights, out, scratch, machine));
         }
         self.bit_linear(x, precision, &weights, &mut [&mut *out, &mut *scratch])?;
         self.gate(activation, out, scratch)
@@ -188,7 +208,7 @@ impl Backend for CpuBackend {
         bias: Option<&[f32]>,
         out: &mut BitNetTensor,
     ) -> Result<()> {
-        ops::linear(x, weight, bias, out, self.machine())
+        self.run("linear", |machine| ops::linear(x, weight, bias, out, machine))
     }
 
     fn prepare_head(
@@ -215,7 +235,7 @@ impl Backend for CpuBackend {
         count: usize,
         also: &[u32],
     ) -> Result<HeadTop> {
-        ops::head_top(x, head, count, also, self.machine())
+        self.run("head_top", |machine| ops::head_top(x, head, count, also, machine))
     }
 
     fn rms_norm(
@@ -225,7 +245,7 @@ impl Backend for CpuBackend {
         eps: f32,
         out: &mut BitNetTensor,
     ) -> Result<()> {
-        ops::rms_norm(x, weight, eps, out, self.machine())
+        self.run("rms_norm", |machine| ops::rms_norm(x, weight, eps, out, machine))
     }
 
     fn rope(
@@ -236,7 +256,7 @@ impl Backend for CpuBackend {
         table: &RopeTable,
         order: RopeOrder,
     ) -> Result<()> {
-        ops::rope(x, head_dim, positions, table, order, self.machine())
+        self.run("rope", |machine| ops::rope(x, head_dim, positions, table, order, machine))
     }
 
     fn store(
@@ -246,7 +266,7 @@ impl Backend for CpuBackend {
         cache: &mut KvLayer,
         first: usize,
     ) -> Result<()> {
-        ops::store(k, v, cache, first, self.machine())
+        self.run("store", |machine| ops::store(k, v, cache, first, machine))
     }
 
     fn attention(
@@ -256,7 +276,7 @@ impl Backend for CpuBackend {
         shape: AttentionShape,
         out: &mut BitNetTensor,
     ) -> Result<()> {
-        ops::attention(q, spans, shape, out, self.machine())
+        self.run("attention", |machine| ops::attention(q, spans, shape, out, machine))
     }
 
     fn gate(
@@ -265,26 +285,26 @@ impl Backend for CpuBackend {
         gate: &mut BitNetTensor,
         up: &BitNetTensor,
     ) -> Result<()> {
-        ops::gate(activation, gate, up, self.machine())
+        self.run("gate", |machine| ops::gate(activation, gate, up, machine))
     }
 
     fn add(&self, x: &mut BitNetTensor, y: &BitNetTensor) -> Result<()> {
-        ops::add(x, y, self.machine())
+        self.run("add", |machine| ops::add(x, y, machine))
     }
 
     fn mul(&self, x: &mut BitNetTensor, y: &BitNetTensor) -> Result<()> {
-        ops::mul(x, y, self.machine())
+        self.run("mul", |machine| ops::mul(x, y, machine))
     }
 
     fn softmax(&self, x: &mut BitNetTensor) -> Result<()> {
-        ops::softmax(x, self.machine())
+        self.run("softmax", |machine| ops::softmax(x, machine))
     }
 
     fn cast(&self, x: &BitNetTensor, out: &mut BitNetTensor) -> Result<()> {
-        ops::cast(x, out, self.machine())
+        self.run("cast", |machine| ops::cast(x, out, machine))
     }
 
     fn copy(&self, x: &BitNetTensor, out: &mut BitNetTensor, first: usize) -> Result<()> {
-        ops::copy(x, out, first)
+        self.run("copy", |_| ops::copy(x, out, first))
     }
 }

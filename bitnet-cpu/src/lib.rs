@@ -9,6 +9,7 @@ mod backend;
 mod isa;
 mod ops;
 mod threads;
+mod traffic;
 
 pub use backend::{CpuBackend, CpuOptions};
 pub use isa::{IntegerPeak, proven_levels};

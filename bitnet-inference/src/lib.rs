@@ -13,6 +13,7 @@ pub mod chat;
 mod error;
 mod generate;
 pub mod loader;
+mod memory_stats;
 mod model;
 pub mod models;
 pub mod sampler;
@@ -28,6 +29,7 @@ pub use loader::{
     Inspection, LoadOptions, ModelFacts, Notice, PreparedCache, SuggestedSampling, backend_by_name,
     backend_in_pool, tokenizer_of,
 };
+pub use memory_stats::{Fragmentation, MemoryStats};
 pub use model::{EMBEDDED, EMBEDDED_NAME, Model, ModelSource};
 pub use session::{PREFILL_CHUNK, Session, advance_together};
 pub use stop::StopFilter;

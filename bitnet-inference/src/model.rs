@@ -17,6 +17,7 @@ use crate::loader::{
     Keeping, Kept, KeptHead, LoadOptions, ModelFacts, Opened, Origin, SuggestedSampling, assemble,
     backend_by_name,
 };
+use crate::memory_stats::MemoryStats;
 use crate::models::{Decoder, ModelConfig, TopHead};
 use crate::session::Session;
 use crate::tokenizer::{EncodeOptions, Tokenizer};
@@ -164,6 +165,11 @@ impl Model {
     /// The decoder, for work with token ids and hidden states.
     pub fn decoder(&self) -> &Decoder {
         &self.decoder
+    }
+
+    /// What the model's pool holds now, and what the back end has read.
+    pub fn memory_stats(&self) -> MemoryStats {
+        MemoryStats::of(self.decoder.pool(), self.decoder.backend())
     }
 
     /// The tokenizer, if the model came with one.

@@ -34,26 +34,11 @@ pub(crate) use rope::rope;
 pub(crate) use softmax::softmax;
 pub(crate) use store::store;
 
-use std::sync::Mutex;
-use std::sync::atomic::AtomicU64;
-
-use bitnet_core::head::HeadStats;
 use bitnet_core::memory::HybridMemoryPool;
 
 use crate::isa::AnyIsa;
 use crate::threads::Threads;
-
-/// Counters behind [`bitnet_core::backend::Traffic`].
-#[derive(Debug, Default)]
-pub(crate) struct Counters {
-    pub(crate) ternary_bytes: AtomicU64,
-    pub(crate) gated_rows: AtomicU64,
-    pub(crate) gated_rows_skipped: AtomicU64,
-    pub(crate) sparse_columns: AtomicU64,
-    pub(crate) sparse_columns_skipped: AtomicU64,
-    pub(crate) dense_bytes: AtomicU64,
-    pub(crate) head: Mutex<HeadStats>,
-}
+use crate::traffic::Counters;
 
 /// What every operation runs on.
 #[derive(Debug, Clone, Copy)]

@@ -61,23 +61,10 @@ pub(crate) fn run_test(
     for _ in 0..protocol.repetitions {
         let Some(time) = runner.repeat(test.n_gen)? else { break };
         measured.times.push(time);
-        measured.traffic = before.zip(backend.traffic()).map(|(from, to)| between(from, to));
+        measured.traffic = before.zip(backend.traffic()).map(|(from, to)| to.since(from));
         on_repetition();
     }
     Ok(measured)
-}
-
-/// What was counted between two readings.
-fn between(from: Traffic, to: Traffic) -> Traffic {
-    Traffic {
-        ternary_bytes: to.ternary_bytes - from.ternary_bytes,
-        gated_rows: to.gated_rows - from.gated_rows,
-        gated_rows_skipped: to.gated_rows_skipped - from.gated_rows_skipped,
-        sparse_columns: to.sparse_columns - from.sparse_columns,
-        sparse_columns_skipped: to.sparse_columns_skipped - from.sparse_columns_skipped,
-        head: to.head.since(from.head),
-        dense_bytes: to.dense_bytes - from.dense_bytes,
-    }
 }
 
 /// What a step of a test costs, on average: a token that is written, or a part of a prompt that goes through the model

@@ -34,6 +34,22 @@ pub struct PurposeUse {
     pub resident: Option<u64>,
 }
 
+impl PurposeUse {
+    /// What `pool` holds for each of [`Purpose::ALL`], by its records alone: which bytes are in memory is not asked.
+    pub fn of(pool: &HybridMemoryPool) -> Vec<Self> {
+        let live = pool.allocated_by_purpose();
+        let recorded = pool.tracker().filter(|tracker| tracker.remembers_all());
+        let peaks = recorded.map(|tracker| tracker.peaks());
+        let held = |purpose: Purpose| Self {
+            purpose,
+            live: live[purpose.index()],
+            peak: peaks.map(|peaks| peaks[purpose.index()]),
+            resident: None,
+        };
+        Purpose::ALL.into_iter().map(held).collect()
+    }
+}
+
 /// What the pool as a whole holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PoolUse {
@@ -158,17 +174,10 @@ impl MemoryReport {
         let (mappings, resident_set) = smaps::read()?;
         let places = Places::sort(&mappings, &ranges, files)?;
         let metrics = pool.get_metrics();
-        let live = pool.allocated_by_purpose();
-        let peaks = recorded.map(|tracker| tracker.peaks());
-        let purposes = Purpose::ALL
-            .into_iter()
-            .map(|purpose| PurposeUse {
-                purpose,
-                live: live[purpose.index()],
-                peak: peaks.map(|peaks| peaks[purpose.index()]),
-                resident: recorded.map(|_| resident[purpose.index()]),
-            })
-            .collect();
+        let mut purposes = PurposeUse::of(pool);
+        for held in &mut purposes {
+            held.resident = recorded.map(|_| resident[held.purpose.index()]);
+        }
         let records = pool.tracker().map_or(0, |tracker| tracker.overhead());
         Ok(Self {
             purposes,

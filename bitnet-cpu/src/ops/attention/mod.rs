@@ -13,6 +13,7 @@ mod division;
 mod kernel;
 
 use std::ops::Range;
+use std::sync::atomic::Ordering;
 
 use super::Machine;
 use crate::isa::{Isa, Op};
@@ -40,6 +41,8 @@ pub(crate) fn attention(
         return Ok(());
     }
     let mut jobs = jobs(q.f32()?, spans, shape, out.f32_mut()?)?;
+    let read: usize = spans.iter().map(KvSpan::bytes).sum();
+    machine.traffic.cache_bytes.fetch_add(read as u64, Ordering::Relaxed);
     let tiles: usize = jobs.iter().map(|job| job.queries.tiles()).sum();
     let work: usize = jobs.iter().map(|job| job.queries.work()).sum();
     let threads = machine.threads.count();

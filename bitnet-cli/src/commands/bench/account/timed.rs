@@ -27,13 +27,6 @@ pub(crate) struct Entry {
     pub(crate) macs: u64,
 }
 
-/// What an operation does beside what the back end counts.
-#[derive(Debug, Clone, Copy, Default)]
-struct Work {
-    bytes: usize,
-    macs: usize,
-}
-
 /// Times the operations of a model's step.
 #[derive(Debug)]
 pub(crate) struct Timed {
@@ -54,23 +47,21 @@ impl Timed {
     }
 
     fn read_so_far(&self) -> u64 {
-        let traffic = self.inner.traffic().unwrap_or_default();
-        traffic.ternary_bytes + traffic.dense_bytes + traffic.head.bytes()
+        self.inner.traffic().unwrap_or_default().bytes()
     }
 
     /// Runs one operation.
     fn note<T>(
         &self,
         name: impl FnOnce() -> String,
-        work: Work,
+        macs: usize,
         operation: impl FnOnce(&dyn Backend) -> Result<T>,
     ) -> Result<T> {
         let before = self.read_so_far();
         let start = Instant::now();
         let result = operation(&*self.inner);
         let time = start.elapsed();
-        let bytes = self.read_so_far() - before + work.bytes as u64;
-        let macs = work.macs as u64;
+        let (bytes, macs) = (self.read_so_far() - before, macs as u64);
         let name = name();
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         match entries.iter_mut().find(|entry| entry.name == name) {
@@ -94,9 +85,9 @@ fn shapes(weights: &[&dyn TernaryWeight]) -> String {
 }
 
 /// Every weight times every token.
-fn products(x: &BitNetTensor, weights: &[&dyn TernaryWeight]) -> Work {
+fn products(x: &BitNetTensor, weights: &[&dyn TernaryWeight]) -> usize {
     let weights: usize = weights.iter().map(|weight| weight.rows() * weight.cols()).sum();
-    Work { macs: x.shape()[0] * weights, ..Work::default() }
+    x.shape()[0] * weights
 }
 
 impl Backend for Timed {
@@ -133,7 +124,7 @@ impl Backend for Timed {
     }
 
     fn embed(&self, table: &dyn DenseRows, tokens: &[u32], out: &mut BitNetTensor) -> Result<()> {
-        self.note(|| "embedding".into(), Work::default(), |inner| inner.embed(table, tokens, out))
+        self.note(|| "embedding".into(), 0, |inner| inner.embed(table, tokens, out))
     }
 
     fn bit_linear(
@@ -166,10 +157,10 @@ impl Backend for Timed {
         scratch: &mut BitNetTensor,
     ) -> Result<()> {
         let name = || format!("gate and up {}", shapes(&weights));
-        let work = products(x, &weights);
+        let macs = products(x, &weights);
         let run =
             |inner: &dyn Backend| inner.gate_up(x, precision, activation, weights, out, scratch);
-        self.note(name, work, run)
+        self.note(name, macs, run)
     }
 
     fn linear(
@@ -180,7 +171,7 @@ impl Backend for Timed {
         out: &mut BitNetTensor,
     ) -> Result<()> {
         let name = || format!("dense layer {} from {}", weight.rows(), weight.cols());
-        self.note(name, Work::default(), |inner| inner.linear(x, weight, bias, out))
+        self.note(name, 0, |inner| inner.linear(x, weight, bias, out))
     }
 
     fn prepare_head(
@@ -208,7 +199,7 @@ impl Backend for Timed {
         also: &[u32],
     ) -> Result<HeadTop> {
         let name = || format!("largest logits of {}", head.stored().rows());
-        self.note(name, Work::default(), |inner| inner.head_top(x, head, count, also))
+        self.note(name, 0, |inner| inner.head_top(x, head, count, also))
     }
 
     fn rms_norm(
@@ -219,7 +210,7 @@ impl Backend for Timed {
         out: &mut BitNetTensor,
     ) -> Result<()> {
         let name = || format!("norm of {}", weight.len());
-        self.note(name, Work::default(), |inner| inner.rms_norm(x, weight, eps, out))
+        self.note(name, 0, |inner| inner.rms_norm(x, weight, eps, out))
     }
 
     fn rope(
@@ -231,7 +222,7 @@ impl Backend for Timed {
         order: RopeOrder,
     ) -> Result<()> {
         let rotate = |inner: &dyn Backend| inner.rope(x, head_dim, positions, table, order);
-        self.note(|| "rotary positions".into(), Work::default(), rotate)
+        self.note(|| "rotary positions".into(), 0, rotate)
     }
 
     fn store(
@@ -241,11 +232,7 @@ impl Backend for Timed {
         cache: &mut KvLayer,
         first: usize,
     ) -> Result<()> {
-        self.note(
-            || "into the cache".into(),
-            Work::default(),
-            |inner| inner.store(k, v, cache, first),
-        )
+        self.note(|| "into the cache".into(), 0, |inner| inner.store(k, v, cache, first))
     }
 
     fn attention(
@@ -255,9 +242,7 @@ impl Backend for Timed {
         shape: AttentionShape,
         out: &mut BitNetTensor,
     ) -> Result<()> {
-        let read = |span: &KvSpan<'_>| (span.first + span.tokens) * span.cache.bytes_per_position();
-        let work = Work { bytes: spans.iter().map(read).sum(), ..Work::default() };
-        self.note(|| "attention".into(), work, |inner| inner.attention(q, spans, shape, out))
+        self.note(|| "attention".into(), 0, |inner| inner.attention(q, spans, shape, out))
     }
 
     fn gate(
@@ -266,26 +251,26 @@ impl Backend for Timed {
         gate: &mut BitNetTensor,
         up: &BitNetTensor,
     ) -> Result<()> {
-        self.note(|| "gate".into(), Work::default(), |inner| inner.gate(activation, gate, up))
+        self.note(|| "gate".into(), 0, |inner| inner.gate(activation, gate, up))
     }
 
     fn add(&self, x: &mut BitNetTensor, y: &BitNetTensor) -> Result<()> {
-        self.note(|| "addition".into(), Work::default(), |inner| inner.add(x, y))
+        self.note(|| "addition".into(), 0, |inner| inner.add(x, y))
     }
 
     fn mul(&self, x: &mut BitNetTensor, y: &BitNetTensor) -> Result<()> {
-        self.note(|| "multiplication".into(), Work::default(), |inner| inner.mul(x, y))
+        self.note(|| "multiplication".into(), 0, |inner| inner.mul(x, y))
     }
 
     fn softmax(&self, x: &mut BitNetTensor) -> Result<()> {
-        self.note(|| "softmax".into(), Work::default(), |inner| inner.softmax(x))
+        self.note(|| "softmax".into(), 0, |inner| inner.softmax(x))
     }
 
     fn cast(&self, x: &BitNetTensor, out: &mut BitNetTensor) -> Result<()> {
-        self.note(|| "cast".into(), Work::default(), |inner| inner.cast(x, out))
+        self.note(|| "cast".into(), 0, |inner| inner.cast(x, out))
     }
 
     fn copy(&self, x: &BitNetTensor, out: &mut BitNetTensor, first: usize) -> Result<()> {
-        self.note(|| "copy".into(), Work::default(), |inner| inner.copy(x, out, first))
+        self.note(|| "copy".into(), 0, |inner| inner.copy(x, out, first))
     }
 }
