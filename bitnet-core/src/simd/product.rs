@@ -1,9 +1,13 @@
-//! Products of f32 matrices as they lie: blocked and packed by `matrixmultiply`, or one pass over the matrix for a vector.
+//! Products of f32 matrices as they lie: blocked and packed by `gemm` or `matrixmultiply`, or one pass over the matrix for a
+//! vector.
 
 use super::{IsaLevel, Kernel, run};
 
 /// Accumulators of a dot product; element `i` goes to accumulator `i % LANES`, whatever the instruction set.
 const LANES: usize = 16;
+/// Up to so many rows are multiplied with a row-major matrix by `matrixmultiply`, which packs it: `gemm` would read it in
+/// strips of a few numbers of each row.
+const FEW_ROWS: usize = 32;
 /// Numbers of a result that are accumulated together, and products that are summed together.
 const BLOCK: usize = 512;
 
@@ -73,6 +77,36 @@ fn blocked(a: Matrix<'_>, b: Matrix<'_>, out: &mut [f32]) {
     let ([m, k], [_, n]) = (a.shape, b.shape);
     let (a_first, b_first) = (a.data[a.start..].as_ptr(), b.data[b.start..].as_ptr());
     let ([a_down, a_across], [b_down, b_across]) = (a.strides, b.strides);
+    if m > FEW_ROWS || !b.runs_along(1) {
+        let gemm = gemm_f32::gemm::f32::get_gemm_fn();
+        // The transposed product of the transposed matrices: the result's columns are then those that `gemm` writes along.
+        // SAFETY: `Matrix::new` has found every element of `a` ([m, k]) and `b` ([k, n]) inside its slice; `out` holds
+        // m * n numbers, row-major, and is borrowed mutably, so that it overlaps neither.
+        unsafe {
+            gemm(
+                n,
+                m,
+                k,
+                out.as_mut_ptr(),
+                n as isize,
+                1,
+                false,
+                b_first,
+                b_down,
+                b_across,
+                a_first,
+                a_down,
+                a_across,
+                0.0,
+                1.0,
+                false,
+                false,
+                false,
+                gemm_common::Parallelism::None,
+            );
+        }
+        return;
+    }
     // SAFETY: `Matrix::new` has found every element of `a` ([m, k]) and `b` ([k, n]) inside its slice; `out` holds m * n
     // numbers, row-major, and is borrowed mutably, so that it overlaps neither.
     unsafe {
@@ -189,6 +223,46 @@ mod tests {
         let m = Matrix::new(&data, 0, [3, 4], [4, 1]).unwrap();
         assert!(!product(IsaLevel::Scalar, m, m, &mut [0.0; 9]));
         assert!(!product(IsaLevel::Scalar, m, m.transposed(), &mut [0.0; 8]));
+    }
+
+    #[test]
+    fn products_are_those_of_the_definition_in_every_layout() {
+        let data: Vec<f32> = (0..90 * 90).map(|i| ((i * 7919) % 1009) as f32 - 504.0).collect();
+        // A matrix of this shape in `data`: row-major, column-major, backwards, every second number, one row repeated.
+        let layouts = |[rows, cols]: [usize; 2]| {
+            let (down, last) = (cols as isize, rows * cols - 1);
+            [
+                (0, [down, 1]),
+                (0, [1, rows as isize]),
+                (last, [-down, -1]),
+                (0, [90, 2]),
+                (3, [0, 1]),
+            ]
+        };
+        for [m, k, n] in
+            [[33, 40, 29], [32, 40, 29], [7, 3, 45], [45, 2, 7], [1, 9, 9], [44, 44, 44]]
+        {
+            for (a_start, a_strides) in layouts([m, k]) {
+                for (b_start, b_strides) in layouts([k, n]) {
+                    let a = Matrix::new(&data, a_start, [m, k], a_strides).unwrap();
+                    let b = Matrix::new(&data, b_start, [k, n], b_strides).unwrap();
+                    let mut out = vec![f32::NAN; m * n];
+                    assert!(product(IsaLevel::Scalar, a, b, &mut out));
+                    let at = |start: usize, [down, across]: [isize; 2], i: usize, j: usize| {
+                        let offset = i as isize * down + j as isize * across;
+                        f64::from(data[start.checked_add_signed(offset).unwrap()])
+                    };
+                    for (index, &sum) in out.iter().enumerate() {
+                        let (i, j) = (index / n, index % n);
+                        let expected: f64 = (0..k)
+                            .map(|l| at(a_start, a_strides, i, l) * at(b_start, b_strides, l, j))
+                            .sum();
+                        // 44 products of at most 2^18: their sums are whole numbers below 2^24.
+                        assert_eq!(f64::from(sum), expected, "{m} x {k} x {n}");
+                    }
+                }
+            }
+        }
     }
 
     #[test]
