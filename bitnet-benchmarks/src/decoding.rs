@@ -1,9 +1,9 @@
-//! Tokens of the story model, whose decoder takes its memory from the pool that is measured.
+//! Tokens of the story model, whose decoder and back end take their memory from the pool that is measured.
 
 use bitnet_core::memory::HybridMemoryPool;
 use bitnet_cpu::CpuOptions;
 use bitnet_inference::sampler::{Sampler, SamplerConfig};
-use bitnet_inference::{InferenceError, LoadOptions, Model, ModelSource, Session, backend_by_name};
+use bitnet_inference::{InferenceError, LoadOptions, Model, ModelSource, Session, backend_in_pool};
 use std::time::Instant;
 
 use crate::sampling::{Plan, sample};
@@ -17,9 +17,9 @@ const TOKENS: usize = 128;
 /// Text for people: the model could not be loaded or run.
 pub fn decoding(pool: HybridMemoryPool, plan: &Plan) -> Result<Vec<f64>, String> {
     let said = |error: InferenceError| error.to_string();
+    let cpu = CpuOptions { threads: Some(1), isa: None };
+    let backend = backend_in_pool("cpu", cpu, &pool).map_err(said)?;
     let options = LoadOptions { pool: Some(pool), ..LoadOptions::default() };
-    let backend =
-        backend_by_name("cpu", CpuOptions { threads: Some(1), isa: None }).map_err(said)?;
     let model =
         Model::load_with(ModelSource::Embedded, &options, backend, &mut |_, _| {}).map_err(said)?;
     let mut failed = None;

@@ -13,6 +13,7 @@ pub mod kernels;
 mod machine;
 mod peers;
 mod processes;
+pub mod products;
 pub mod report;
 mod running;
 pub mod sampling;

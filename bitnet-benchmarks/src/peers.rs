@@ -29,9 +29,14 @@ pub(crate) const PEERS: [Peer; 3] = [
 impl Peer {
     /// Library and version, as the lock file has them.
     pub(crate) fn version(&self) -> Option<String> {
-        let lock = fs::read_to_string(folder().join("../Cargo.lock")).ok()?;
-        version_in(&lock, self.library)
+        version_of(self.library)
     }
+}
+
+/// A library and its version, as the lock file has them.
+pub(crate) fn version_of(library: &str) -> Option<String> {
+    let lock = fs::read_to_string(folder().join("../Cargo.lock")).ok()?;
+    version_in(&lock, library)
 }
 
 fn version_in(lock: &str, library: &str) -> Option<String> {

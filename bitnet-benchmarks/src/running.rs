@@ -14,6 +14,7 @@ use crate::filter::Filter;
 use crate::machine::Machine;
 use crate::peers;
 use crate::processes::{Column, Outcome, take_turns};
+use crate::products::Library;
 use crate::report::{
     Cell, ColumnReport, Compare, Group, Method, Report, Row, SuiteReport, Unavailable, html, text,
 };
@@ -68,10 +69,11 @@ fn list(suites: &[Suite], filter: &Filter) {
     }
 }
 
-/// Runs every benchmark once, in this process, with our pool: as a test.
+/// Runs every benchmark once, in this process, with what is ours: as a test.
 fn try_all(suites: &[Suite]) -> Result<()> {
-    for bench in suites.iter().flat_map(|suite| &suite.benches) {
-        let samples = worker::measure(bench, Subject::Pool(TrackingLevel::None), &Plan::ONCE)
+    let benches = |suite: &Suite| suite.benches.iter().map(|bench| (bench, suite.own_subject()));
+    for (bench, subject) in suites.iter().flat_map(benches) {
+        let samples = worker::measure(bench, subject, &Plan::ONCE)
             .map_err(|problem| anyhow::anyhow!("{}: {problem}", bench.id()))?;
         anyhow::ensure!(
             samples.len() == bench.series.len()
@@ -164,6 +166,12 @@ fn columns(suite: &Suite, line: &CommandLine) -> Result<(Vec<Column>, Vec<Unavai
         let columns = levels.map(|(name, level)| own(name, Subject::Pool(level)));
         return Ok((columns.into(), Vec::new()));
     }
+    if suite.columns == Columns::Products {
+        let ours = own("bitnet-core", Subject::Product(Library::Core));
+        let ndarray = own("ndarray", Subject::Product(Library::Ndarray));
+        let version = peers::version_of("matrixmultiply");
+        return Ok((vec![ours, Column { version, ..ndarray }], Vec::new()));
+    }
     let system = if cfg!(target_env = "gnu") { "glibc" } else { "system" };
     let mut columns =
         vec![own("pool", Subject::Pool(TrackingLevel::None)), own(system, Subject::System)];
@@ -240,7 +248,7 @@ impl Measuring<'_> {
         mut outcomes: Vec<Outcome>,
     ) {
         let compare = match suite.columns {
-            Columns::Allocators => Compare::FirstWithBestOther,
+            Columns::Allocators | Columns::Products => Compare::FirstWithBestOther,
             Columns::TrackingLevels => Compare::OthersWithFirst,
         };
         for (at, series) in bench.series.iter().enumerate() {

@@ -6,25 +6,30 @@ use serde::{Deserialize, Serialize};
 use crate::filter::Filter;
 use crate::footprint::Mix;
 use crate::kernels::Touch;
+use crate::products::{Library, Shape};
 use crate::trace::{DecoderShape, Trace, TrainingShape, decode_step, training_step};
 
-/// Whose memory is measured, in one process.
+/// Whose memory or whose product is measured, in one process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Subject {
     /// The allocator of the program that runs.
     System,
     /// A pool of this project that records at this level.
     Pool(TrackingLevel),
+    /// A library that multiplies matrices.
+    Product(Library),
 }
 
 impl Subject {
     /// Every subject with the name that processes pass to each other.
-    const NAMES: [(&'static str, Self); 5] = [
+    const NAMES: [(&'static str, Self); 7] = [
         ("system", Self::System),
         ("pool-none", Self::Pool(TrackingLevel::None)),
         ("pool-basic", Self::Pool(TrackingLevel::Basic)),
         ("pool-standard", Self::Pool(TrackingLevel::Standard)),
         ("pool-detailed", Self::Pool(TrackingLevel::Detailed)),
+        ("product-core", Self::Product(Library::Core)),
+        ("product-ndarray", Self::Product(Library::Ndarray)),
     ];
 
     /// The name that processes pass to each other.
@@ -123,6 +128,8 @@ pub enum Work {
     Replay(Pattern, Touch),
     /// [`mod@crate::footprint`].
     Footprint(Mix),
+    /// [`mod@crate::products`].
+    Product(Shape),
     /// [`crate::decoding`]: tokens of the story model, whose decoder takes its memory from the pool.
     Decode,
 }
@@ -161,6 +168,8 @@ pub enum Columns {
     Allocators,
     /// Our pool at each tracking level; each level is compared with none.
     TrackingLevels,
+    /// Libraries that multiply matrices; ours is compared with the other.
+    Products,
 }
 
 /// Benchmarks with the same columns.
@@ -200,15 +209,23 @@ pub const GROUPS: [(&str, &str); 11] = [
 
 /// A line about a group.
 pub fn about(group: &str) -> &'static str {
-    let own = [("Tracking", "what a tracking level costs, against none")];
+    let own = [
+        ("Tracking", "what a tracking level costs, against none"),
+        ("Dense products", "[m, k] by [k, n] in f32 with one thread, both row-major"),
+        (
+            "Dense products, weights as [n, k]",
+            "the same, the right matrix stored as layers keep it",
+        ),
+    ];
     GROUPS.iter().chain(&own).find(|(name, _)| *name == group).map_or("", |(_, about)| about)
 }
 
 /// All suites.
-pub fn all() -> [Suite; 2] {
+pub fn all() -> [Suite; 3] {
     [
         Suite { name: "memory", columns: Columns::Allocators, benches: memory() },
         Suite { name: "tracking", columns: Columns::TrackingLevels, benches: tracking() },
+        Suite { name: "matmul", columns: Columns::Products, benches: products() },
     ]
 }
 
@@ -218,6 +235,14 @@ pub fn bench(id: &str) -> Option<Bench> {
 }
 
 impl Suite {
+    /// Who is measured where one is enough.
+    pub fn own_subject(&self) -> Subject {
+        match self.columns {
+            Columns::Allocators | Columns::TrackingLevels => Subject::Pool(TrackingLevel::None),
+            Columns::Products => Subject::Product(Library::Core),
+        }
+    }
+
     /// The suite with those benchmarks that `filter` lets through.
     pub fn filtered(mut self, filter: &Filter) -> Self {
         let name = self.name;
@@ -351,6 +376,27 @@ fn tracking() -> Vec<Bench> {
     benches
 }
 
+/// The products that are measured: `[m, k, n]`.
+const PRODUCTS: [[usize; 3]; 8] = [
+    [64, 64, 64],
+    [256, 256, 256],
+    [512, 512, 512],
+    [1024, 1024, 1024],
+    [1, 2560, 2560],
+    [8, 2560, 2560],
+    [64, 2560, 2560],
+    [128, 2560, 6912],
+];
+
+fn products() -> Vec<Bench> {
+    let groups = [("Dense products", false), ("Dense products, weights as [n, k]", true)];
+    let bench = |(group, transposed), [m, k, n]: [usize; 3]| {
+        let work = Work::Product(Shape { m, k, n, transposed });
+        Bench::new(group, format!("{m} x {k} x {n}"), work)
+    };
+    groups.into_iter().flat_map(|group| PRODUCTS.map(|shape| bench(group, shape))).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -373,7 +419,7 @@ mod tests {
 
     #[test]
     fn the_word_memory_finds_the_promised_names() {
-        let [memory, tracking] =
+        let [memory, tracking, products] =
             all().map(|suite| suite.filtered(&Filter::new(&["memory".into()])));
         let names: Vec<_> =
             memory.benches.iter().flat_map(|bench| &bench.series).map(Series::name).collect();
@@ -384,7 +430,7 @@ mod tests {
         ] {
             assert!(names.iter().any(|other| other == name), "{name}");
         }
-        assert!(tracking.benches.is_empty());
+        assert!(tracking.benches.is_empty() && products.benches.is_empty());
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::blocks::{Blocks, Line, Pair, Pool, Refused, System};
 use crate::decoding::decoding;
 use crate::footprint::footprint;
 use crate::kernels::{batch, cache_lines, handover, larson, mstress, pair, replay, xmalloc};
+use crate::products::products;
 use crate::sampling::Plan;
 use crate::suite::{self, Bench, Subject, Work};
 
@@ -109,6 +110,10 @@ fn answer(request: &Request) -> Result<Answer, String> {
 /// Text for people: why there is no result.
 pub fn measure(bench: &Bench, subject: Subject, plan: &Plan) -> Result<Vec<Vec<f64>>, String> {
     match (subject, &bench.work) {
+        (Subject::Product(library), &Work::Product(shape)) => {
+            Ok(vec![products(library, shape, plan)?])
+        }
+        (Subject::Product(_), _) => Err("a library that multiplies has no memory".into()),
         (Subject::Pool(level), Work::Decode) => Ok(vec![decoding(pool(level)?, plan)?]),
         (Subject::Pool(level), _) => run(bench, &Pool(pool(level)?), plan),
         (Subject::System, _) if bench.natural => run(bench, &System::<Pair>::new(), plan),
@@ -152,6 +157,7 @@ pub fn run<B: Blocks>(bench: &Bench, blocks: &B, plan: &Plan) -> Result<Vec<Vec<
             Ok(parts.iter().take(bench.series.len()).map(|&part| vec![part]).collect())
         }
         Work::Decode => return Err("decoding is measured with a pool alone".into()),
+        Work::Product(_) => return Err("products are no work for an allocator".into()),
     };
     samples.map_err(|refused| refused.to_string())
 }

@@ -80,7 +80,8 @@ impl<B: Blocks> Blocks for Watched<B> {
 /// Benchmarks that are quick with a plan of no time; counting the footprint touches half a gigabyte.
 fn benches() -> Vec<Bench> {
     let all = suite::all().into_iter().flat_map(|suite| suite.benches);
-    all.filter(|bench| !matches!(bench.work, Work::Footprint(_) | Work::Decode)).collect()
+    all.filter(|bench| !matches!(bench.work, Work::Footprint(_) | Work::Decode | Work::Product(_)))
+        .collect()
 }
 
 fn check<B: Blocks>(inner: B, align: usize) {
