@@ -8,7 +8,7 @@ use bitnet_core::memory::{HybridMemoryPool, MemoryPoolConfig};
 use bitnet_core::rng::SplitMix64;
 use bitnet_core::tensor::matmul_into;
 use ndarray::linalg::general_mat_mul;
-use ndarray::{Array2, ArrayView2, ShapeBuilder};
+use ndarray::{Array2, ArrayView2};
 
 use crate::sampling::{Plan, sample};
 
@@ -112,7 +112,9 @@ fn in_ndarray<T>(
     let said = |error: ndarray::ShapeError| error.to_string();
     let Shape { m, k, n, transposed } = shape;
     let a = ArrayView2::from_shape((m, k), &operands.a).map_err(said)?;
-    let b = ArrayView2::from_shape((k, n).set_f(transposed), &operands.b).map_err(said)?;
+    let stored = if transposed { (n, k) } else { (k, n) };
+    let b = ArrayView2::from_shape(stored, &operands.b).map_err(said)?;
+    let b = if transposed { b.reversed_axes() } else { b };
     let mut out = Array2::zeros((m, n));
     let answer = with(&mut || {
         general_mat_mul(1.0, black_box(&a), black_box(&b), 0.0, black_box(&mut out));

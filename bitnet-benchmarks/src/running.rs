@@ -71,9 +71,10 @@ fn list(suites: &[Suite], filter: &Filter) {
 
 /// Runs every benchmark once, in this process, with what is ours: as a test.
 fn try_all(suites: &[Suite]) -> Result<()> {
-    let benches = |suite: &Suite| suite.benches.iter().map(|bench| (bench, suite.own_subject()));
-    for (bench, subject) in suites.iter().flat_map(benches) {
-        let samples = worker::measure(bench, subject, &Plan::ONCE)
+    for (suite, bench) in
+        suites.iter().flat_map(|suite| suite.benches.iter().map(move |b| (suite, b)))
+    {
+        let samples = worker::measure(bench, suite.own_subject(), &Plan::ONCE)
             .map_err(|problem| anyhow::anyhow!("{}: {problem}", bench.id()))?;
         anyhow::ensure!(
             samples.len() == bench.series.len()

@@ -8,8 +8,12 @@ const LANES: usize = 16;
 /// Up to so many rows are multiplied with a row-major matrix by `matrixmultiply`, which packs it: `gemm` would read it in
 /// strips of a few numbers of each row.
 const FEW_ROWS: usize = 32;
-/// Numbers of a result that are accumulated together, and products that are summed together.
-const BLOCK: usize = 512;
+/// Rows whose dot products are taken together: each is a stream of memory of its own.
+const ROWS: usize = 4;
+/// Columns that are added together, so that the result is read and written once for all of them.
+const COLUMNS: usize = 8;
+/// Numbers of a result that columns are added to: they stay in the nearest cache.
+const BLOCK: usize = 4096;
 
 /// A strided matrix inside a slice: element `(i, j)` at `start + i * strides[0] + j * strides[1]`.
 #[derive(Debug, Clone, Copy)]
@@ -147,25 +151,27 @@ impl Kernel for MatrixVector<'_> {
         let step = vector.strides[0];
         if matrix.runs_along(1) && (step == 1 || cols == 1) {
             let x = &vector.data[vector.start..vector.start + cols];
-            let mut at = matrix.start;
-            for out in out {
-                *out = dot(&matrix.data[at..at + cols], x);
-                at = at.wrapping_add_signed(down);
+            let mut rows = Lines { data: matrix.data, at: matrix.start, step: down, len: cols };
+            let (groups, rest) = out.as_chunks_mut::<ROWS>();
+            for out in groups {
+                *out = dots::<ROWS>(rows.next(), x);
+            }
+            for out in rest {
+                [*out] = dots::<1>(rows.next(), x);
             }
             return;
         }
         if matrix.runs_along(0) {
             out.fill(0.0);
             for (block, out) in out.chunks_mut(BLOCK).enumerate() {
-                let len = out.len();
-                let (mut at, mut x) = (matrix.start + block * BLOCK, vector.start);
-                for _ in 0..cols {
-                    let factor = vector.data[x];
-                    for (out, &a) in out.iter_mut().zip(&matrix.data[at..at + len]) {
-                        *out += a * factor;
-                    }
-                    at = at.wrapping_add_signed(across);
-                    x = x.wrapping_add_signed(step);
+                let (at, len) = (matrix.start + block * BLOCK, out.len());
+                let mut columns = Lines { data: matrix.data, at, step: across, len };
+                let mut factors = Lines { data: vector.data, at: vector.start, step, len: 1 };
+                for _ in 0..cols / COLUMNS {
+                    add_columns::<COLUMNS>(columns.next(), factors.next(), out);
+                }
+                for _ in 0..cols % COLUMNS {
+                    add_columns::<1>(columns.next(), factors.next(), out);
                 }
             }
             return;
@@ -174,34 +180,80 @@ impl Kernel for MatrixVector<'_> {
     }
 }
 
-/// The dot product of two vectors of one length: products first, then their sums, each a loop that becomes vectors.
-#[inline(always)]
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut lanes = [0f32; LANES];
-    let mut products = [0f32; BLOCK];
-    for (a, b) in a.chunks(BLOCK).zip(b.chunks(BLOCK)) {
-        let products = &mut products[..a.len()];
-        for ((product, &a), &b) in products.iter_mut().zip(a).zip(b) {
-            *product = a * b;
+/// Runs of `len` numbers, `step` numbers from one to the next.
+struct Lines<'a> {
+    data: &'a [f32],
+    at: usize,
+    step: isize,
+    len: usize,
+}
+
+impl<'a> Lines<'a> {
+    /// The next `N` of them.
+    #[inline(always)]
+    fn next<const N: usize>(&mut self) -> [&'a [f32]; N] {
+        let mut lines = [&[][..]; N];
+        for line in &mut lines {
+            *line = &self.data[self.at..self.at + self.len];
+            self.at = self.at.wrapping_add_signed(self.step);
         }
-        let (chunks, rest) = products.as_chunks::<LANES>();
-        for chunk in chunks {
-            for (lane, &x) in lanes.iter_mut().zip(chunk) {
-                *lane += x;
+        lines
+    }
+}
+
+/// The dot products of rows with `x`, all of one length. Element `i` goes to accumulator `i % LANES` of its row, and
+/// the accumulators are added by halves.
+#[inline(always)]
+fn dots<const N: usize>(rows: [&[f32]; N], x: &[f32]) -> [f32; N] {
+    let mut lanes = [[0f32; LANES]; N];
+    let (whole, rest) = x.as_chunks::<LANES>();
+    let mut chunks = [&[][..]; N];
+    for (chunks, row) in chunks.iter_mut().zip(rows) {
+        *chunks = &row.as_chunks::<LANES>().0[..whole.len()];
+    }
+    for (i, x) in whole.iter().enumerate() {
+        for (lanes, chunks) in lanes.iter_mut().zip(chunks) {
+            for ((lane, &a), &x) in lanes.iter_mut().zip(&chunks[i]).zip(x) {
+                *lane += a * x;
             }
         }
-        for (lane, &x) in lanes.iter_mut().zip(rest) {
-            *lane += x;
-        }
     }
-    let mut width = LANES / 2;
-    while width > 0 {
-        for i in 0..width {
-            lanes[i] += lanes[i + width];
+    let mut sums = [0.0; N];
+    for ((sum, lanes), row) in sums.iter_mut().zip(&mut lanes).zip(rows) {
+        let end = &row[whole.len() * LANES..];
+        for ((lane, &a), &x) in lanes.iter_mut().zip(end).zip(rest) {
+            *lane += a * x;
         }
-        width /= 2;
+        let mut width = LANES / 2;
+        while width > 0 {
+            for i in 0..width {
+                lanes[i] += lanes[i + width];
+            }
+            width /= 2;
+        }
+        *sum = lanes[0];
     }
-    lanes[0]
+    sums
+}
+
+/// `out += column · factor` for one column after another, all of one length; each factor is a run of one.
+#[inline(always)]
+fn add_columns<const N: usize>(columns: [&[f32]; N], factors: [&[f32]; N], out: &mut [f32]) {
+    let mut all = columns;
+    for column in &mut all {
+        *column = &column[..out.len()];
+    }
+    let mut numbers = [0.0; N];
+    for (number, factor) in numbers.iter_mut().zip(factors) {
+        *number = factor[0];
+    }
+    for (j, out) in out.iter_mut().enumerate() {
+        let mut sum = *out;
+        for (column, factor) in all.iter().zip(numbers) {
+            sum += column[j] * factor;
+        }
+        *out = sum;
+    }
 }
 
 #[cfg(test)]
