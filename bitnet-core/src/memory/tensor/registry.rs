@@ -163,6 +163,8 @@ impl TensorRegistry {
         visit: impl FnMut(&mut IdleTensor<'_>) -> ControlFlow<()>,
     ) {
         self.for_each_idle_while(older_than, &|| true, visit);
+        // What callbacks were not told meanwhile.
+        self.shelf.pool.core().observe_pressure();
     }
 
     /// As [`TensorRegistry::for_each_idle`], as long as `more` says so; whether it had the time for all tensors.
@@ -589,7 +591,10 @@ mod tests {
         let visiting = Arc::new(AtomicBool::new(false));
         let during = Arc::new(AtomicBool::new(false));
         let (seen, told) = (Arc::clone(&visiting), Arc::clone(&during));
+        let called = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&called);
         pool.register_pressure_callback(Box::new(move |_| {
+            count.fetch_add(1, Ordering::SeqCst);
             told.fetch_or(seen.load(Ordering::SeqCst), Ordering::SeqCst);
         }));
         let mut blocks = Vec::new();
@@ -602,6 +607,7 @@ mod tests {
             ControlFlow::Continue(())
         });
         assert!(blocks.len() > 5 && !during.load(Ordering::SeqCst));
+        assert!(called.load(Ordering::SeqCst) > 0, "afterwards they are told");
         drop((handle, blocks));
     }
 
