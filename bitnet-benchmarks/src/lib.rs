@@ -21,6 +21,7 @@ pub mod smaps;
 pub mod stats;
 pub mod suite;
 pub mod trace;
+pub mod training;
 pub mod worker;
 
 pub use running::run;

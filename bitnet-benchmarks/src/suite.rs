@@ -132,6 +132,8 @@ pub enum Work {
     Product(Shape),
     /// [`crate::decoding`]: tokens of the story model, whose decoder takes its memory from the pool.
     Decode,
+    /// [`mod@crate::training`]: steps of a small run, whose trainer takes its memory from the pool.
+    Train,
 }
 
 /// One benchmark: a piece of work, and the series that it gives.
@@ -373,6 +375,7 @@ fn tracking() -> Vec<Bench> {
     let replay = Work::Replay(Pattern::Decode(DecoderShape::STORIES), Touch::First);
     benches.push(Bench::new("Tracking", "replay of a decode step, stories", replay));
     benches.push(Bench::new("Tracking", "decoding a token, stories, 1 thread", Work::Decode));
+    benches.push(Bench::new("Tracking", "a training step, stories, 1 thread", Work::Train));
     benches
 }
 

@@ -14,6 +14,7 @@ use crate::kernels::{batch, cache_lines, handover, larson, mstress, pair, replay
 use crate::products::products;
 use crate::sampling::Plan;
 use crate::suite::{self, Bench, Subject, Work};
+use crate::training::training;
 
 /// The first argument of a process that measures for another.
 pub const FLAG: &str = "--worker";
@@ -115,6 +116,7 @@ pub fn measure(bench: &Bench, subject: Subject, plan: &Plan) -> Result<Vec<Vec<f
         }
         (Subject::Product(_), _) => Err("a library that multiplies has no memory".into()),
         (Subject::Pool(level), Work::Decode) => Ok(vec![decoding(pool(level)?, plan)?]),
+        (Subject::Pool(level), Work::Train) => Ok(vec![training(&pool(level)?, plan)?]),
         (Subject::Pool(level), _) => run(bench, &Pool(pool(level)?), plan),
         (Subject::System, _) if bench.natural => run(bench, &System::<Pair>::new(), plan),
         (Subject::System, _) => run(bench, &System::<Line>::new(), plan),
@@ -156,8 +158,10 @@ pub fn run<B: Blocks>(bench: &Bench, blocks: &B, plan: &Plan) -> Result<Vec<Vec<
             let parts = [found.resident, found.kept, found.mapped];
             Ok(parts.iter().take(bench.series.len()).map(|&part| vec![part]).collect())
         }
-        Work::Decode => return Err("decoding is measured with a pool alone".into()),
         Work::Product(_) => return Err("products are no work for an allocator".into()),
+        Work::Decode | Work::Train => {
+            return Err("decoding and training are measured with a pool alone".into());
+        }
     };
     samples.map_err(|refused| refused.to_string())
 }

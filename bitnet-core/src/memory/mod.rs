@@ -2,6 +2,7 @@
 
 mod accounts;
 mod arena;
+mod bin;
 mod bitmap;
 mod buddy;
 mod buffer;

@@ -10,10 +10,32 @@ pub(super) const SMALL_LIMIT: usize = 1 << 20;
 /// The number of classes.
 pub(super) const CLASSES: usize = 52;
 
+/// Lines of requests whose class is looked up: up to 32 KiB.
+const LOOKED_UP: usize = 512;
+
+/// The class of a request that ends in the line of each index.
+static CLASS_OF_LINE: [u8; LOOKED_UP] = {
+    let mut classes = [0; LOOKED_UP];
+    let mut line = 0;
+    while line < LOOKED_UP {
+        classes[line] = class_of_line(line) as u8;
+        line += 1;
+    }
+    classes
+};
+
 /// The class of a request of `size` bytes, which must be below [`SMALL_LIMIT`].
-#[inline]
+#[inline(always)]
 pub(super) fn class_of(size: usize) -> usize {
     let last_line = size.saturating_sub(1) / LINE;
+    match CLASS_OF_LINE.get(last_line) {
+        Some(&class) => usize::from(class),
+        None => class_of_line(last_line),
+    }
+}
+
+/// The class of a request whose last byte lies in the line of this index.
+const fn class_of_line(last_line: usize) -> usize {
     if last_line < 4 {
         return last_line;
     }

@@ -9,11 +9,12 @@
 //! number that tells readers to look again.
 
 use std::hint::spin_loop;
-use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU32, AtomicU64, Ordering, fence};
 
 use super::Purpose;
+use super::bin::Bin;
 use super::depot::SLOTS;
-use super::size_class::{CLASSES, SMALL_LIMIT, batch};
+use super::size_class::{CLASSES, SMALL_LIMIT};
 use super::small_block::SmallBlockPool;
 use super::system::Pages;
 use super::tag::Key;
@@ -38,15 +39,6 @@ const FOLD_FROM: u32 = 1 << 30;
 const ONE: u64 = 1 << 32;
 /// How often a reader looks for a moment in which the words are not being folded.
 const LOOKS: usize = 10_000;
-
-/// Free blocks of one class.
-#[derive(Debug)]
-struct Bin {
-    len: AtomicU32,
-    /// Twice the batch of the class.
-    capacity: u32,
-    slots: [AtomicUsize; 2 * SLOTS],
-}
 
 /// A part of the accounts of a pool.
 #[derive(Debug, Default)]
@@ -127,13 +119,7 @@ impl ThreadCache {
                 live: [const { AtomicI64::new(0) }; Purpose::ALL.len()],
             },
             sampler: Sampler::none(),
-            bins: [const {
-                Bin {
-                    len: AtomicU32::new(0),
-                    capacity: 0,
-                    slots: [const { AtomicUsize::new(0) }; 2 * SLOTS],
-                }
-            }; CLASSES],
+            bins: [const { Bin::closed() }; CLASSES],
         }
     }
 
@@ -148,7 +134,7 @@ impl ThreadCache {
             ..Self::none()
         };
         for (class, bin) in cache.bins.iter_mut().enumerate() {
-            bin.capacity = 2 * batch(class) as u32;
+            bin.open(class);
         }
         cache
     }
@@ -181,28 +167,26 @@ impl ThreadCache {
     /// or if the slow path is to count it.
     #[inline(always)]
     pub(super) fn take_counted(&self, class: usize, size: usize) -> Option<usize> {
-        let bin = &self.bins[class];
-        let len = bin.len.load(Ordering::Relaxed).checked_sub(1)?;
-        if !self.count_taken(size, 0) {
-            return None;
-        }
-        bin.len.store(len, Ordering::Relaxed);
-        Some(bin.slots[len as usize % (2 * SLOTS)].load(Ordering::Relaxed))
+        self.bin(class).take_if(|| self.count_taken(size, 0))
     }
 
     /// Takes a block that became free, of which `size` bytes (1 to 1 MiB) were asked for, and counts it. False if there are
     /// enough of its class, or if the slow path is to count it. If it is true, the pool may be gone when this returns.
     #[inline(always)]
     pub(super) fn put_counted(&self, class: usize, block: usize, size: usize) -> bool {
-        let bin = &self.bins[class];
-        let len = bin.len.load(Ordering::Relaxed);
-        let Some(given) = self.given_with(size, 0).filter(|_| len < bin.capacity) else {
-            return false;
-        };
-        bin.slots[len as usize % (2 * SLOTS)].store(block, Ordering::Relaxed);
-        bin.len.store(len + 1, Ordering::Relaxed);
-        self.given.store(given, Ordering::Release);
-        true
+        let Some(given) = self.given_with(size, 0) else { return false };
+        let put = self.bin(class).put(block);
+        if put {
+            self.given.store(given, Ordering::Release);
+        }
+        put
+    }
+
+    #[inline(always)]
+    fn bin(&self, class: usize) -> &Bin {
+        debug_assert!(class < CLASSES);
+        // SAFETY: classes come from `class_of` of less than `SMALL_LIMIT`, or from the tag of a block that had such a one.
+        unsafe { self.bins.get_unchecked(class) }
     }
 
     /// Counts an allocation of 1 to [`COUNTED`] bytes of the purpose in the state; `more` bytes above the ceiling may be
@@ -432,22 +416,12 @@ impl ThreadCache {
 
     /// Takes a free block of `class`, uncounted.
     pub(super) fn take(&self, class: usize) -> Option<usize> {
-        let bin = &self.bins[class];
-        let len = bin.len.load(Ordering::Relaxed).checked_sub(1)?;
-        bin.len.store(len, Ordering::Relaxed);
-        Some(bin.slots[len as usize % (2 * SLOTS)].load(Ordering::Relaxed))
+        self.bins[class].take_if(|| true)
     }
 
     /// Takes a block that became free, uncounted; false if there are enough of them.
     pub(super) fn put(&self, class: usize, address: usize) -> bool {
-        let bin = &self.bins[class];
-        let len = bin.len.load(Ordering::Relaxed);
-        if len >= bin.capacity {
-            return false;
-        }
-        bin.slots[len as usize % (2 * SLOTS)].store(address, Ordering::Relaxed);
-        bin.len.store(len + 1, Ordering::Relaxed);
-        true
+        self.bins[class].put(address)
     }
 
     /// Takes a free block of `class` after getting some more.
@@ -470,17 +444,8 @@ impl ThreadCache {
 
     /// Passes the older half of the free blocks of `class` on.
     pub(super) fn spill(&self, class: usize, small: &SmallBlockPool) {
-        let bin = &self.bins[class];
-        let len = bin.len.load(Ordering::Relaxed) as usize;
-        let count = len.min(batch(class));
         let mut blocks = [0; SLOTS];
-        for (block, slot) in blocks.iter_mut().zip(&bin.slots[..count]) {
-            *block = slot.load(Ordering::Relaxed);
-        }
-        for at in count..len {
-            bin.slots[at - count].store(bin.slots[at].load(Ordering::Relaxed), Ordering::Relaxed);
-        }
-        bin.len.store((len - count) as u32, Ordering::Relaxed);
+        let count = self.bins[class].take_oldest(class, &mut blocks);
         if count > 0 {
             small.give(class, &blocks[..count]);
         }
@@ -488,21 +453,21 @@ impl ThreadCache {
 
     /// Returns all free blocks to their slabs.
     pub(super) fn flush(&self, small: &SmallBlockPool) {
+        let mut blocks = [0; SLOTS];
         for (class, bin) in self.bins.iter().enumerate() {
-            let len = bin.len.swap(0, Ordering::Relaxed) as usize;
-            if len > 0 {
-                let mut blocks = [0; 2 * SLOTS];
-                for (block, slot) in blocks.iter_mut().zip(&bin.slots[..len]) {
-                    *block = slot.load(Ordering::Relaxed);
+            loop {
+                let count = bin.take_oldest(class, &mut blocks);
+                if count == 0 {
+                    break;
                 }
-                small.put(class, &blocks[..len]);
+                small.put(class, &blocks[..count]);
             }
         }
     }
 
     /// How many free blocks of `class` there are; only the thread itself knows it for certain.
     pub(super) fn free_blocks(&self, class: usize) -> usize {
-        self.bins[class].len.load(Ordering::Relaxed) as usize
+        self.bins[class].len()
     }
 }
 

@@ -1,0 +1,86 @@
+//! Steps of a training run, whose trainer takes its memory from the pool that is measured.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bitnet_core::memory::HybridMemoryPool;
+use bitnet_training::{ModelConfig, TrainConfig, Trainer};
+use std::time::Instant;
+
+use crate::sampling::{Plan, sample};
+
+/// The story model's widths, with few stories in a step: the more often a step ends, the more its bookkeeping weighs.
+fn config() -> TrainConfig {
+    TrainConfig {
+        name: "measured".to_owned(),
+        model: ModelConfig {
+            vocab_size: 1024,
+            context_length: 256,
+            hidden_size: 256,
+            layers: 4,
+            heads: 4,
+            kv_heads: 2,
+            feed_forward: 512,
+            rope_base: 10_000.0,
+            rms_eps: 1e-5,
+        },
+        seed: 7,
+        vocabulary_stories: 200,
+        steps: 1 << 40,
+        stage_two_step: 1 << 39,
+        shards: 1,
+        stories_per_shard: 1,
+        threads: 1,
+        peak_learning_rate: 1e-3,
+        warmup_steps: 10,
+        weight_decay: 0.1,
+        beta1: 0.9,
+        beta2: 0.95,
+        gradient_clip: 1.0,
+        validate_every: 1 << 40,
+        validation_stories: 1,
+        checkpoint_every: 1 << 40,
+    }
+}
+
+/// Nanoseconds for each optimiser step, on one thread.
+///
+/// # Errors
+/// Text for people: the trainer could not be made or run.
+pub fn training(pool: &HybridMemoryPool, plan: &Plan) -> Result<Vec<f64>, String> {
+    let mut trainer = Trainer::in_pool(config(), pool).map_err(|error| error.to_string())?;
+    let mut failed = None;
+    let samples = sample(plan, 1.0, |rounds| {
+        let stop = AtomicBool::new(false);
+        let until = trainer.steps() + rounds;
+        let start = Instant::now();
+        let ended = trainer.train(&stop, &mut |_, step| {
+            stop.store(step.step >= until, Ordering::Relaxed);
+            Ok(())
+        });
+        let time = start.elapsed();
+        if let Err(error) = ended {
+            failed.get_or_insert(error.to_string());
+        }
+        Ok([time])
+    });
+    match (failed, samples) {
+        (Some(error), _) => Err(error),
+        (None, Ok([samples])) => Ok(samples),
+        (None, Err(refused)) => Err(refused.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bitnet_core::memory::MemoryPoolConfig;
+
+    use super::*;
+
+    #[test]
+    fn steps_are_taken_in_the_pool() {
+        let pool = HybridMemoryPool::with_config(MemoryPoolConfig::unbounded()).unwrap();
+        let samples = training(&pool, &Plan::ONCE).unwrap();
+        assert!(!samples.is_empty() && samples.iter().all(|&step| step > 0.0));
+        assert!(pool.get_metrics().allocations > 100);
+    }
+}
