@@ -92,7 +92,7 @@ mod tests {
             assert!(!bin.put(64) && bin.take_if(|| true).is_none());
             bin.open(class);
             let count = (1..100).take_while(|&block| bin.put(block)).count();
-            assert!(bin.len() == count && count <= ROOM && count >= 3, "{count}");
+            assert!(bin.len() == count && (3..=ROOM).contains(&count), "{count}");
             assert_eq!(bin.take_if(|| false), None);
             assert_eq!(bin.take_if(|| true), Some(count));
             let mut out = [0; SLOTS];

@@ -19,6 +19,9 @@ use crate::{Error, Result};
 /// The largest alignment served.
 const MAX_ALIGN: usize = 2 << 20;
 
+/// How often the mappings are listed to see what of them lies in memory.
+const LOOKS_AT_RANGES: usize = 16;
+
 /// An owner of the state of a pool; the last one closes it.
 #[derive(Debug)]
 struct Owner {
@@ -296,7 +299,10 @@ impl HybridMemoryPool {
     /// Bytes of the pool's mappings that lie in memory now, by the system's word; `None` where it does not tell.
     pub fn resident_bytes(&self) -> Option<usize> {
         let pages = &self.core().pages;
-        self.ranges().into_iter().map(|(address, bytes)| pages.resident(address, bytes)).sum()
+        // A mapping that another thread gives back meanwhile is asked for in vain.
+        (0..LOOKS_AT_RANGES).find_map(|_| {
+            self.ranges().into_iter().map(|(address, bytes)| pages.resident(address, bytes)).sum()
+        })
     }
 
     /// The accounts.
