@@ -204,36 +204,43 @@ impl<'a> Lines<'a> {
 /// The dot products of rows with `x`, all of one length. Element `i` goes to accumulator `i % LANES` of its row, and
 /// the accumulators are added by halves.
 #[inline(always)]
+#[allow(clippy::needless_range_loop, reason = "as iterators the loops do not become vectors")]
 fn dots<const N: usize>(rows: [&[f32]; N], x: &[f32]) -> [f32; N] {
     let mut lanes = [[0f32; LANES]; N];
     let (whole, rest) = x.as_chunks::<LANES>();
+    let count = whole.len();
     let mut chunks = [&[][..]; N];
-    for (chunks, row) in chunks.iter_mut().zip(rows) {
-        *chunks = &row.as_chunks::<LANES>().0[..whole.len()];
+    for row in 0..N {
+        chunks[row] = &rows[row].as_chunks::<LANES>().0[..count];
     }
-    for (i, x) in whole.iter().enumerate() {
-        for (lanes, chunks) in lanes.iter_mut().zip(chunks) {
-            for ((lane, &a), &x) in lanes.iter_mut().zip(&chunks[i]).zip(x) {
-                *lane += a * x;
+    for i in 0..count {
+        for row in 0..N {
+            for lane in 0..LANES {
+                lanes[row][lane] += chunks[row][i][lane] * whole[i][lane];
             }
         }
     }
     let mut sums = [0.0; N];
-    for ((sum, lanes), row) in sums.iter_mut().zip(&mut lanes).zip(rows) {
-        let end = &row[whole.len() * LANES..];
-        for ((lane, &a), &x) in lanes.iter_mut().zip(end).zip(rest) {
-            *lane += a * x;
-        }
-        let mut width = LANES / 2;
-        while width > 0 {
-            for i in 0..width {
-                lanes[i] += lanes[i + width];
-            }
-            width /= 2;
-        }
-        *sum = lanes[0];
+    for row in 0..N {
+        sums[row] = total(lanes[row], &rows[row][count * LANES..], rest);
     }
     sums
+}
+
+/// The accumulators with the last products, fewer than `LANES`, added by halves.
+#[inline(always)]
+fn total(mut lanes: [f32; LANES], a: &[f32], x: &[f32]) -> f32 {
+    for ((lane, &a), &x) in lanes.iter_mut().zip(a).zip(x) {
+        *lane += a * x;
+    }
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] += lanes[i + width];
+        }
+        width /= 2;
+    }
+    lanes[0]
 }
 
 /// `out += column · factor` for one column after another, all of one length; each factor is a run of one.
