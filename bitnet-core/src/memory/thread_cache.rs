@@ -532,3 +532,55 @@ impl LiveBytes {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+
+    #[test]
+    fn who_looks_while_counts_are_folded_misses_none_and_counts_none_twice() {
+        const BLOCKS: u64 = 20_000;
+        let cache = ThreadCache::new(Key::new(1, Purpose::General), 0, 0, Sampler::none());
+        let live = LiveBytes::default();
+        let purpose = |at: u64| Purpose::ALL[at as usize / 3 % Purpose::ALL.len()];
+        for at in 0..BLOCKS {
+            cache.count_allocation(64, purpose(at), &live);
+        }
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| {
+                let (mut last, mut looks) = (0, 0u64);
+                while !over.load(Ordering::Relaxed) {
+                    let mut sum = Totals::default();
+                    cache.add_to(&mut sum);
+                    assert!(!sum.torn);
+                    // This is what the end of a pool is decided by.
+                    assert_eq!(sum.allocations, BLOCKS);
+                    assert!(sum.deallocations >= last && sum.deallocations < BLOCKS);
+                    last = sum.deallocations;
+                    looks += 1;
+                }
+                looks
+            });
+            for at in 0..BLOCKS - 1 {
+                // Two ends of three are counted by the word, the third after a fold.
+                if at % 3 == 0 {
+                    cache.count_bytes_back(64, purpose(at), &live);
+                    cache.count_deallocation();
+                } else {
+                    let (given, _) = cache.count_large_given(64, &live);
+                    cache.end_large(given);
+                }
+            }
+            over.store(true, Ordering::Relaxed);
+            assert!(reader.join().unwrap() > 0);
+        });
+        let mut sum = Totals::default();
+        cache.add_to(&mut sum);
+        assert_eq!((sum.allocations, sum.deallocations), (BLOCKS, BLOCKS - 1));
+        assert_eq!(sum.live.iter().sum::<i64>(), 64);
+        assert!(sum.live[purpose(BLOCKS - 1).index()] == 64);
+    }
+}
