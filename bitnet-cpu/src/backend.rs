@@ -1,7 +1,6 @@
 //! The back end named `cpu`: each operation on the chosen instruction set and the back end's own threads.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use crate::isa::{Chosen, IntegerPeak, choose, measure_integer_peak, proven_levels};
 use crate::ops::{self, CpuWeight, Machine};
@@ -16,7 +15,7 @@ use bitnet_core::dense::DenseRows;
 use bitnet_core::head::{Certainty, HeadTop, HeadWeight};
 use bitnet_core::kv::{KvLayer, KvSpan};
 use bitnet_core::memory::tensor::BitNetTensor;
-use bitnet_core::memory::{HybridMemoryPool, MemoryPoolConfig, Purpose, Tracker, TrackingLevel};
+use bitnet_core::memory::{HybridMemoryPool, MemoryPoolConfig, Purpose};
 use bitnet_core::parts::Parts;
 use bitnet_core::simd::IsaLevel;
 use bitnet_core::ternary::TernaryMatrix;
@@ -57,8 +56,9 @@ impl CpuBackend {
 
     /// As [`CpuBackend::new`], with all that it holds in `pool`: prepared weights under [`Purpose::Weights`], what
     /// kernels note on the side under [`Purpose::Activations`]. If the pool is tracked at level Standard or Detailed,
-    /// its [`Tracker::operations`] are those of this back end, with their times and the bytes of weights, heads and caches
-    /// that they read.
+    /// its tracker's [operations](bitnet_core::memory::Tracker::operations) are those of this back end, with their times and the
+    /// bytes of weights, heads and caches that they read, estimated from
+    /// [some of the calls](bitnet_core::memory::Tracker::watch_operation).
     ///
     /// # Errors
     /// As [`CpuBackend::new`].
@@ -95,12 +95,7 @@ impl CpuBackend {
         Machine { isa: chosen.isa, threads, traffic, pool: notes }
     }
 
-    /// Who records this back end's operations: its pool, from [`TrackingLevel::Standard`] on.
-    fn recorder(&self) -> Option<&Tracker> {
-        self.weights.tracker().filter(|tracker| tracker.level() >= TrackingLevel::Standard)
-    }
-
-    /// Runs an operation and tells the recorder, if there is one, its time and the bytes that it read. They are counted
+    /// Runs an operation and tells the tracker, if it wants to know, its time and the bytes that it read. They are counted
     /// apart, so that they are its own where several threads call at once.
     #[inline]
     fn run<T>(
@@ -108,15 +103,16 @@ impl CpuBackend {
         name: &'static str,
         operation: impl FnOnce(Machine<'_>) -> Result<T>,
     ) -> Result<T> {
-        let Some(recorder) = self.recorder() else { return operation(self.machine()) };
+        let tracker = self.weights.tracker();
+        let Some(watch) = tracker.and_then(|tracker| tracker.watch_operation(name)) else {
+            return operation(self.machine());
+        };
         let counters = Counters::default();
-        let start = Instant::now();
         let result = operation(Machine { traffic: &counters, ..self.machine() });
-        let nanoseconds = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
         let read = counters.read();
         self.traffic.add(read);
         if result.is_ok() {
-            recorder.operation(name, read.bytes(), nanoseconds);
+            watch.end(read.bytes());
         }
         result
     }

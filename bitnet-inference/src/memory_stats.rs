@@ -55,7 +55,7 @@ pub struct MemoryStats {
     pub fragmentation: Option<Fragmentation>,
     /// Bytes of weights, heads and caches that the back end has read since it was made; `None` if it does not count.
     pub bytes_read: Option<u64>,
-    /// The back end's operations, the one that took longest in all first; none unless its pool is tracked at level Standard
+    /// The back end's operations, the one that took longest in all first, estimated from some of their runs; none unless its pool is tracked at level Standard
     /// or Detailed.
     pub operations: Vec<OperationFigures>,
     /// When this was found.

@@ -56,17 +56,22 @@ fn operations_of_a_tracked_run_have_bytes_and_a_bandwidth() {
         let (model, _) = model("cpu", Some(level));
         let before = model.memory_stats();
         assert_eq!(before.bandwidth(), None, "nothing ran");
-        let written = model.complete("Once upon a time", 6).unwrap();
-        assert!(!written.text.is_empty());
+        let mut written = String::new();
+        for _ in 0..4 {
+            written += &model.complete("Once upon a time", 60).unwrap().text;
+        }
+        assert!(!written.is_empty());
         let stats = model.memory_stats();
         for name in ["bit_linear", "attention"] {
             let operation = stats.operations.iter().find(|o| o.name == name).unwrap();
-            assert!(operation.calls >= 6 && operation.bytes > 0, "{operation:?}");
+            assert!(operation.calls >= 100 && operation.bytes > 0, "{operation:?}");
             assert!(operation.gigabytes_per_second().unwrap() > 0.0);
         }
         assert!(stats.operations.iter().any(|o| o.name == "rms_norm"));
         let noted: u64 = stats.operations.iter().map(|operation| operation.bytes).sum();
-        assert_eq!(stats.bytes_read, Some(noted), "every byte that was counted has its operation");
+        // At level Standard about 150 products of weights are timed, of which the four kinds differ by a factor of two.
+        let ratio = noted as f64 / stats.bytes_read.unwrap() as f64;
+        assert!((0.5..2.0).contains(&ratio), "{level:?}: the estimate is {ratio} of what was read");
         assert!(stats.bandwidth_since(&before).unwrap() > 0.0);
         assert_eq!(before.bandwidth_since(&stats), None);
         let unmeasured = DeviceCapabilities::without_bandwidth(&Device::Cpu);

@@ -11,7 +11,7 @@ use super::handle::MemoryHandle;
 use super::metrics::MemoryMetrics;
 use super::size_class::{LINE, SMALL_LIMIT, class_of};
 use super::tag::{Key, SIZE_LIMIT, Tag};
-use super::tracking::PressureCallback;
+use super::tracking::{LatencyKind, PressureCallback};
 use super::{Compaction, DetailedMetrics, MemoryPoolConfig, Purpose, Tracker};
 use crate::device::Device;
 use crate::{Error, Result};
@@ -279,7 +279,13 @@ impl HybridMemoryPool {
     /// Gives memory that is free back to the system; the bytes that left memory, by the system's word. What other threads
     /// keep for themselves follows when they next use the pool.
     pub fn trim(&self) -> usize {
-        self.core().release(None).total()
+        let start = Instant::now();
+        let returned = self.core().release(None).total();
+        if let Some(tracker) = self.tracker() {
+            let nanoseconds = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            tracker.latency(LatencyKind::Trim, nanoseconds);
+        }
+        returned
     }
 
     /// Begins to empty slabs and regions of which at most `share` (0 to 1) is in use; `None` while that is going on already.

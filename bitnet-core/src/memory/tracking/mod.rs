@@ -114,4 +114,4 @@ pub(in crate::memory) use sampling::{SAMPLED_BELOW, Sampler};
 pub(super) use stopwatch::Stopwatch;
 pub use system_memory::{Bounded, GroupEvents, Stall, SystemFiles, SystemMemory, SystemReading};
 pub use timeline::{EventKind, Replay, Timeline, TimelineEvent};
-pub use tracker::Tracker;
+pub use tracker::{OperationWatch, Tracker};

@@ -15,15 +15,13 @@ pub enum LatencyKind {
     Allocate,
     /// Taking a block back.
     Deallocate,
-    /// Getting memory from the system.
-    Grow,
     /// Giving memory back to the system.
     Trim,
 }
 
 impl LatencyKind {
     /// Every kind, in order.
-    pub const ALL: [Self; 4] = [Self::Allocate, Self::Deallocate, Self::Grow, Self::Trim];
+    pub const ALL: [Self; 3] = [Self::Allocate, Self::Deallocate, Self::Trim];
 }
 
 impl fmt::Display for LatencyKind {
@@ -31,7 +29,6 @@ impl fmt::Display for LatencyKind {
         f.write_str(match self {
             Self::Allocate => "allocate",
             Self::Deallocate => "deallocate",
-            Self::Grow => "grow",
             Self::Trim => "trim",
         })
     }
@@ -58,7 +55,7 @@ struct Operation {
 pub struct OperationFigures {
     /// Its name.
     pub name: &'static str,
-    /// How often it ran.
+    /// How often it ran; an estimate, as bytes and time, where not every run is timed.
     pub calls: u64,
     /// Bytes that it moved from or to memory.
     pub bytes: u64,
@@ -133,16 +130,17 @@ impl Profiler {
         self.latencies.get(kind as usize).map(Histogram::summary)
     }
 
-    pub(super) fn operation(&self, name: &'static str, bytes: u64, nanoseconds: u64) {
+    /// Notes a run that stands for `weight` of them.
+    pub(super) fn operation(&self, name: &'static str, bytes: u64, nanoseconds: u64, weight: u64) {
         let known =
             self.operations.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
         let operation = known.unwrap_or_else(|| {
             let mut operations = self.operations.write().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(operations.entry(name).or_default())
         });
-        operation.calls.fetch_add(1, Ordering::Relaxed);
-        operation.bytes.fetch_add(bytes, Ordering::Relaxed);
-        operation.nanoseconds.fetch_add(nanoseconds, Ordering::Relaxed);
+        operation.calls.fetch_add(weight, Ordering::Relaxed);
+        operation.bytes.fetch_add(bytes.saturating_mul(weight), Ordering::Relaxed);
+        operation.nanoseconds.fetch_add(nanoseconds.saturating_mul(weight), Ordering::Relaxed);
         operation.latencies.record(nanoseconds);
     }
 
@@ -181,8 +179,8 @@ mod tests {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..500 {
-                        profiler.operation("bit_linear", 3000, 1000);
-                        profiler.operation("rms_norm", 10, 20);
+                        profiler.operation("bit_linear", 3000, 1000, 1);
+                        profiler.operation("rms_norm", 10, 20, 1);
                     }
                 });
             }
@@ -201,12 +199,22 @@ mod tests {
     #[test]
     fn an_operation_without_time_has_no_rate() {
         let profiler = Profiler::new(true);
-        profiler.operation("view", 10, 0);
+        profiler.operation("view", 10, 0, 1);
         assert_eq!(profiler.operations()[0].gigabytes_per_second(), None);
-        profiler.latency(LatencyKind::Grow, 7);
-        assert_eq!(profiler.latencies(LatencyKind::Grow).unwrap().max, 7);
+        profiler.latency(LatencyKind::Deallocate, 7);
+        assert_eq!(profiler.latencies(LatencyKind::Deallocate).unwrap().max, 7);
         assert_eq!(profiler.latencies(LatencyKind::Trim).unwrap().count, 0);
-        assert_eq!(Profiler::new(false).latencies(LatencyKind::Grow), None);
+        assert_eq!(Profiler::new(false).latencies(LatencyKind::Deallocate), None);
+    }
+
+    #[test]
+    fn a_run_may_stand_for_others() {
+        let profiler = Profiler::new(true);
+        profiler.operation("copy", 10, 5, 32);
+        let figures = profiler.operations()[0];
+        assert_eq!((figures.calls, figures.bytes), (32, 320));
+        assert_eq!(figures.time, Duration::from_nanos(160));
+        assert_eq!((figures.latency.count, figures.latency.max), (1, 5));
     }
 
     #[test]

@@ -103,21 +103,37 @@ fn crossed(left: &Cell<i64>) -> bool {
     true
 }
 
+/// True once in `number` times, at random; `number` is a power of two.
+#[inline]
+pub(super) fn one_in(number: u64) -> bool {
+    thread_local!(static STATE: Cell<u64> = const { Cell::new(0) });
+    let mut state = STATE.get();
+    if state == 0 {
+        state = first_seed();
+    }
+    step(&mut state);
+    STATE.set(state);
+    (state >> 32) & (number - 1) == 0
+}
+
 /// A seed for the calling thread, not 0.
 fn first_seed() -> u64 {
     0x9e37_79b9_7f4a_7c15u64.wrapping_mul(u64::from(threads::number()) * 2 + 1)
 }
 
+/// The next state of Marsaglia's xorshift64; never 0 after one that is not.
+fn step(state: &mut u64) {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+}
+
 /// A distance in bytes, exponentially distributed with mean [`MEAN`].
 fn distance(seed: &mut u64) -> i64 {
-    let mut state = *seed;
-    state ^= state << 13;
-    state ^= state >> 7;
-    state ^= state << 17;
-    *seed = state;
+    step(seed);
     // 53 random bits, shifted by a half so that the logarithm is finite.
     let uniform =
-        ((state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
+        ((seed.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
     (-uniform.ln() * MEAN as f64) as i64
 }
 
@@ -182,6 +198,16 @@ mod tests {
         }
         let none = Sampler::none();
         assert!(!none.chosen(u32::MAX, 64) && none.look_at() == u32::MAX);
+    }
+
+    #[test]
+    fn one_in_so_many_is_chosen() {
+        for number in [1u64, 8, 32] {
+            let chosen = (0..32_000).filter(|_| one_in(number)).count() as f64;
+            let expected = 32_000.0 / number as f64;
+            // Six standard deviations.
+            assert!((chosen - expected).abs() <= 6.0 * expected.sqrt(), "{chosen} of {expected}");
+        }
     }
 
     #[test]
