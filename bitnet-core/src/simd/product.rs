@@ -8,6 +8,9 @@ const LANES: usize = 16;
 /// Up to so many rows are multiplied with a row-major matrix by `matrixmultiply`, which packs it: `gemm` would read it in
 /// strips of a few numbers of each row.
 const FEW_ROWS: usize = 32;
+/// More rows than this are multiplied by `matrixmultiply` too: its blocks are smaller, so that it does not slow down where other
+/// programs take a part of the last cache.
+const MANY_ROWS: usize = 512;
 /// Rows whose dot products are taken together: each is a stream of memory of its own.
 const ROWS: usize = 4;
 /// Columns that are added together, so that the result is read and written once for all of them.
@@ -81,7 +84,7 @@ fn blocked(a: Matrix<'_>, b: Matrix<'_>, out: &mut [f32]) {
     let ([m, k], [_, n]) = (a.shape, b.shape);
     let (a_first, b_first) = (a.data[a.start..].as_ptr(), b.data[b.start..].as_ptr());
     let ([a_down, a_across], [b_down, b_across]) = (a.strides, b.strides);
-    if m > FEW_ROWS || !b.runs_along(1) {
+    if m <= MANY_ROWS && (m > FEW_ROWS || !b.runs_along(1)) {
         let gemm = gemm_f32::gemm::f32::get_gemm_fn();
         // The transposed product of the transposed matrices: the result's columns are then those that `gemm` writes along.
         // SAFETY: `Matrix::new` has found every element of `a` ([m, k]) and `b` ([k, n]) inside its slice; `out` holds
@@ -286,7 +289,7 @@ mod tests {
 
     #[test]
     fn products_are_those_of_the_definition_in_every_layout() {
-        let data: Vec<f32> = (0..90 * 90).map(|i| ((i * 7919) % 1009) as f32 - 504.0).collect();
+        let data: Vec<f32> = (0..520 * 90).map(|i| ((i * 7919) % 1009) as f32 - 504.0).collect();
         // A matrix of this shape in `data`: row-major, column-major, backwards, every second number, one row repeated.
         let layouts = |[rows, cols]: [usize; 2]| {
             let (down, last) = (cols as isize, rows * cols - 1);
@@ -298,9 +301,15 @@ mod tests {
                 (3, [0, 1]),
             ]
         };
-        for [m, k, n] in
-            [[33, 40, 29], [32, 40, 29], [7, 3, 45], [45, 2, 7], [1, 9, 9], [44, 44, 44]]
-        {
+        for [m, k, n] in [
+            [33, 40, 29],
+            [32, 40, 29],
+            [7, 3, 45],
+            [45, 2, 7],
+            [1, 9, 9],
+            [44, 44, 44],
+            [513, 3, 5],
+        ] {
             for (a_start, a_strides) in layouts([m, k]) {
                 for (b_start, b_strides) in layouts([k, n]) {
                     let a = Matrix::new(&data, a_start, [m, k], a_strides).unwrap();
