@@ -1,5 +1,6 @@
 //! What a tracked pool says about itself, seen from outside.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -198,4 +199,44 @@ fn a_timeline_is_written_as_json_that_others_can_read() {
         .write_chrome_trace(&mut empty)
         .unwrap();
     assert!(serde_json::from_slice::<Value>(&empty).is_ok());
+}
+
+#[test]
+fn callbacks_may_use_the_pool_whose_blocks_come_and_go() {
+    let config = MemoryPoolConfig {
+        max_small_pool_size: 8 << 20,
+        max_large_pool_size: 64 << 20,
+        enable_advanced_tracking: true,
+        tracking_config: Some(TrackingConfig {
+            level: TrackingLevel::Basic,
+            ..TrackingConfig::default()
+        }),
+        ..MemoryPoolConfig::unbounded()
+    };
+    let pool = HybridMemoryPool::with_config(config).unwrap();
+    let shared = Arc::new(Mutex::new(Some(pool.clone())));
+    let (in_callback, calls) = (Arc::clone(&shared), Arc::new(AtomicUsize::new(0)));
+    let count = Arc::clone(&calls);
+    pool.register_pressure_callback(Box::new(move |_| {
+        let Some(pool) = in_callback.lock().unwrap().clone() else { return };
+        for (purpose, size) in
+            [(Purpose::Data, 1 << 20), (Purpose::Weights, 100), (Purpose::Data, 3000)]
+        {
+            let block = pool.for_purpose(purpose).allocate(size, 64, &Device::Cpu);
+            drop(block);
+        }
+        count.fetch_add(1, Ordering::Relaxed);
+    }));
+    for _ in 0..20 {
+        let mut held: Vec<_> =
+            (0..16).map(|_| pool.allocate(4 << 20, 64, &Device::Cpu).unwrap()).collect();
+        while let Some(block) = held.pop() {
+            drop(block);
+        }
+    }
+    *shared.lock().unwrap() = None;
+    assert!(calls.load(Ordering::Relaxed) > 1, "{calls:?}");
+    let metrics = pool.get_metrics();
+    assert_eq!((metrics.total_allocated, metrics.allocations), (0, metrics.deallocations));
+    assert_eq!(pool.allocated_by_purpose().iter().sum::<u64>(), 0);
 }

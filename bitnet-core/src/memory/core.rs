@@ -139,9 +139,9 @@ pub(super) unsafe fn give_recent(address: usize, tag: Tag) -> bool {
     if !state.large.keep(address, tag.granules(), cache.place as usize) {
         return false;
     }
-    let (given, told) = cache.count_large_given(tag.size(), &state.live);
+    let (bytes, told) = cache.count_large_given(tag.size(), &state.live);
     state.reported(told);
-    cache.end_large(given);
+    cache.end_large(bytes, tag.key().purpose());
     true
 }
 

@@ -235,24 +235,25 @@ impl ThreadCache {
         told.then(|| self.report_with(drift, 0, live))
     }
 
-    /// Counts the bytes of a block of 1 MiB or more of the purpose in the state that came back, and tells the pool as
-    /// [`ThreadCache::count_bytes_back`] does. The end itself is counted by [`ThreadCache::end_large`] with the first number.
+    /// Tells the pool, as [`ThreadCache::count_bytes_back`] does, of a block of 1 MiB or more of the purpose in the state that
+    /// came back. Its bytes, unless they are counted here, and its end are counted by [`ThreadCache::end_large`] with the
+    /// first number; the pool may be used in between.
     #[inline]
-    pub(super) fn count_large_given(&self, size: usize, live: &LiveBytes) -> (u64, Option<bool>) {
-        let given = self.given.load(Ordering::Relaxed);
+    pub(super) fn count_large_given(&self, size: usize, live: &LiveBytes) -> (usize, Option<bool>) {
         if size > COUNTED {
-            let told = self.count_bytes_back(size, Key(self.state()).purpose(), live);
-            return (self.given.load(Ordering::Relaxed).wrapping_add(ONE), told);
+            return (0, self.count_bytes_back(size, Key(self.state()).purpose(), live));
         }
-        let given = given.wrapping_add(ONE + size as u64);
+        let given = self.given.load(Ordering::Relaxed).wrapping_add(ONE + size as u64);
         let drift = difference(self.taken.load(Ordering::Relaxed), given);
         let told = drift < self.floor() - MORE_UNREPORTED;
-        (given, told.then(|| self.report_with(drift, 0, live)))
+        (size, told.then(|| self.report_with(drift, 0, live)))
     }
 
-    /// Counts the end of a block. The pool may be gone when this returns.
+    /// Counts `bytes` and the end of a block of `purpose`. The pool may be gone when this returns.
     #[inline]
-    pub(super) fn end_large(&self, given: u64) {
+    pub(super) fn end_large(&self, bytes: usize, purpose: Purpose) {
+        self.turn_to(purpose);
+        let given = self.given.load(Ordering::Relaxed).wrapping_add(ONE + bytes as u64);
         self.given.store(given, Ordering::Release);
     }
 
@@ -575,8 +576,8 @@ mod tests {
                     cache.count_bytes_back(64, purpose(at), &live);
                     cache.count_deallocation();
                 } else {
-                    let (given, _) = cache.count_large_given(64, &live);
-                    cache.end_large(given);
+                    let (bytes, _) = cache.count_large_given(64, &live);
+                    cache.end_large(bytes, purpose(at));
                 }
             }
             over.store(true, Ordering::Relaxed);
