@@ -245,7 +245,7 @@ impl HybridMemoryPool {
         let core = self.core();
         let (purpose, site) = (self.key.purpose(), Location::caller());
         let try_once = || core.allocate_tracked(size, align, purpose, site);
-        let block = Some(size).filter(|&size| size < SIZE_LIMIT).and_then(|_| {
+        let block = Some(size).filter(|&size| (size as u64) < SIZE_LIMIT).and_then(|_| {
             try_once().or_else(|| {
                 core.release_all();
                 try_once()
@@ -259,7 +259,7 @@ impl HybridMemoryPool {
             return Err(Error::OutOfMemory {
                 bytes: size,
                 live,
-                limit: core.limit().min(SIZE_LIMIT),
+                limit: core.limit().min(usize::try_from(SIZE_LIMIT).unwrap_or(usize::MAX)),
             });
         };
         // SAFETY: the state has just handed out and counted this block for `size` bytes.

@@ -20,7 +20,7 @@ use super::system::GRANULE;
 pub(super) const POOLS: usize = 1 << 13;
 
 /// A request of so many bytes is refused.
-pub(super) const SIZE_LIMIT: usize = 1 << 41;
+pub(super) const SIZE_LIMIT: u64 = 1 << 41;
 
 const LARGE: u64 = 1;
 const SLOW_END: u64 = 1 << 1;
@@ -222,7 +222,7 @@ mod tests {
 
         #[test]
         fn what_is_written_of_a_large_block_is_read(
-            index in 1..POOLS, size in 0usize..SIZE_LIMIT, shift in 0u32..32, more in 0usize..4000,
+            index in 1..POOLS, size in 0..SIZE_LIMIT as usize, shift in 0u32..32, more in 0usize..4000,
             align_log in 6u32..22,
         ) {
             let (size, align) = (size >> shift, 1usize << align_log);
