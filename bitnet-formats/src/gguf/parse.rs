@@ -14,11 +14,11 @@ const KEY_LIMIT: u64 = 1 << 16;
 /// At most this many tensors; the largest models have a few thousand (experts are stacked).
 const TENSOR_LIMIT: u64 = 1 << 17;
 /// The longest key, in bytes (the format's own limit).
-const KEY_BYTES: u64 = (1 << 16) - 1;
+pub(super) const KEY_BYTES: u64 = (1 << 16) - 1;
 /// All keys together, in bytes.
 const ALL_KEYS_BYTES: usize = 8 << 20;
 /// The longest tensor name, in bytes (the format's own limit).
-const NAME_BYTES: u64 = 64;
+pub(super) const NAME_BYTES: u64 = 64;
 /// Where the metadata must have ended, in bytes from the beginning; the largest vocabularies need some 20 MB.
 const METADATA_BYTES: u64 = 128 << 20;
 /// The coarsest alignment of tensors, in bytes.
@@ -147,6 +147,14 @@ fn read_name<'a>(cursor: &mut Cursor<'a>, what: &str, index: u64, limit: u64) ->
     Ok(text)
 }
 
+/// Why a name that [`climbs`] is refused.
+pub(super) const CLIMBS: &str = "it looks like a path out of the model";
+
+/// Whether a tensor's name, taken for a path, would lead out of the folder that it is joined to.
+pub(super) fn climbs(name: &str) -> bool {
+    name.split(['/', '\\']).any(|part| part == "..")
+}
+
 fn read_keys(cursor: &mut Cursor<'_>, count: u64) -> Result<Vec<Entry>> {
     let file = cursor.file();
     cursor.set_limit(METADATA_BYTES);
@@ -212,14 +220,8 @@ fn read_tensors(cursor: &mut Cursor<'_>, count: u64) -> Result<Vec<Described>> {
     for index in 0..count {
         let at = cursor.offset();
         let name = read_name(cursor, "tensor name", index, NAME_BYTES)?;
-        if name.split(['/', '\\']).any(|part| part == "..") {
-            return Err(Error::tensor(
-                file,
-                name,
-                "name",
-                at,
-                "it looks like a path out of the model",
-            ));
+        if climbs(name) {
+            return Err(Error::tensor(file, name, "name", at, CLIMBS));
         }
         if !seen.insert(name) {
             return Err(Error::DuplicateTensor {

@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use super::metadata::Metadata;
+use super::parse::{CLIMBS, KEY_BYTES, NAME_BYTES, climbs};
 use super::types::GgmlType;
 use super::value::{ARRAY_LIMIT, Value, ValueType};
 use crate::atomic::{Exact, write_atomically};
@@ -138,11 +139,17 @@ impl GgufWriter {
     pub fn add_tensor(&mut self, name: &str, dims: &[u64], ggml_type: GgmlType) -> Result<()> {
         let refused =
             |field, problem: String| Err(Error::tensor("new GGUF file", name, field, 0, problem));
-        if name.is_empty() || name.len() > 64 || name.chars().any(char::is_control) {
+        if name.is_empty() || name.len() as u64 > NAME_BYTES || name.chars().any(char::is_control) {
             return refused(
                 "name",
-                "it must have 1 to 64 bytes and no control characters".to_owned(),
+                format!("it must have 1 to {NAME_BYTES} bytes and no control characters"),
             );
+        }
+        if climbs(name) {
+            return refused("name", CLIMBS.to_owned());
+        }
+        if !(1..=4).contains(&dims.len()) || dims.contains(&0) {
+            return refused("dimensions", format!("{dims:?} are not 1 to 4 positive numbers"));
         }
         let Some(nbytes) = ggml_type.nbytes(dims) else {
             return refused("dimensions", format!("{dims:?} do not fit type {ggml_type}"));
@@ -249,11 +256,9 @@ impl GgufWriter {
     }
 
     fn put_encoded(&mut self, key: &str, value_type: ValueType, value: Vec<u8>) -> Result<()> {
-        if key.is_empty() || key.len() > 0xFFFF || key.chars().any(char::is_control) {
-            return Err(refused_key(
-                key,
-                "it must have 1 to 65535 bytes and no control characters",
-            ));
+        if key.is_empty() || key.len() as u64 > KEY_BYTES || key.chars().any(char::is_control) {
+            let problem = format!("it must have 1 to {KEY_BYTES} bytes and no control characters");
+            return Err(refused_key(key, &problem));
         }
         let mut encoded = value_type.id().to_le_bytes().to_vec();
         encoded.extend(value);
