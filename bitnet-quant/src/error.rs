@@ -41,7 +41,7 @@ pub enum Error {
     NotAMultiple {
         /// The storage format.
         format: &'static str,
-        /// `rows` or `columns`.
+        /// `rows`, `columns` or `bytes`.
         dimension: &'static str,
         /// The dimension met.
         got: usize,
@@ -135,12 +135,6 @@ pub enum Error {
         col: usize,
         /// The number met.
         value: f32,
-    },
-    /// A format that can be read only.
-    #[error("{format} can be read but not written; write F16, BF16 or Q8_0")]
-    ReadOnly {
-        /// The storage format.
-        format: &'static str,
     },
     /// A name that no layout has.
     #[error("unknown I2_S layout {name:?}; choose canonical, arm64 or x4")]

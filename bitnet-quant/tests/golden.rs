@@ -116,6 +116,11 @@ fn dense_blocks_decode_as_in_ggml() {
 fn dense_encoders_write_the_bytes_of_ggml_and_torch() {
     for (dtype, source, expected, rows, cols) in [
         (DenseType::Q8_0, "q8_0/source.3x256.f32", "q8_0/stored.3x256.u8", 3, 256),
+        (DenseType::Q4_0, "q4_0/source.3x256.f32", "q4_0/stored.3x256.u8", 3, 256),
+        (DenseType::Q6_K, "q6_k/source.2x512.f32", "q6_k/stored.2x512.u8", 2, 512),
+        (DenseType::Q6_K, "encoders/source.8x512.f32", "encoders/q6_k.8x512.u8", 8, 512),
+        (DenseType::Q4_0, "encoders/source.8x512.f32", "encoders/q4_0.8x512.u8", 8, 512),
+        (DenseType::Q8_0, "encoders/source.8x512.f32", "encoders/q8_0.8x512.u8", 8, 512),
         (DenseType::F16, "f16/source.1x192.f32", "f16/encoded.1x192.u8", 1, 192),
         (DenseType::BF16, "bf16/source.1x192.f32", "bf16/encoded.1x192.u8", 1, 192),
         (DenseType::F32, "q8_0/source.3x256.f32", "q8_0/source.3x256.f32", 3, 256),

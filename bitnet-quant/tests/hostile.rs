@@ -280,7 +280,7 @@ fn weights_that_are_not_finite_are_named() {
 }
 
 #[test]
-fn numbers_beyond_the_type_and_types_without_encoder_are_refused() {
+fn numbers_beyond_the_type_are_refused() {
     let mut out = Vec::new();
     let mut values = [0f32; 32];
     values[7] = 65520.0;
@@ -297,13 +297,56 @@ fn numbers_beyond_the_type_and_types_without_encoder_are_refused() {
     values[7] = f32::MAX;
     assert!(dense::encode_row(DenseType::BF16, 5, &values, &mut out).is_err());
     assert!(matches!(
-        dense::encode_row(DenseType::Q4_0, 0, &values, &mut out),
-        Err(Error::ReadOnly { .. })
-    ));
-    assert!(matches!(
         dense::encode_row(DenseType::Q8_0, 0, &values[..31], &mut out),
         Err(Error::NotAMultiple { .. })
     ));
+    let mut values = [0.5f32; 512];
+    for large in [-1e8, 1e20, f32::MAX] {
+        values[300] = large;
+        let before = out.clone();
+        for dtype in [DenseType::Q8_0, DenseType::Q6_K, DenseType::Q4_0] {
+            let result = dense::encode_row(dtype, 5, &values, &mut out);
+            let fits = dtype == DenseType::Q6_K && large == -1e8;
+            match result {
+                Ok(()) => assert!(fits, "{dtype:?} {large}"),
+                Err(Error::BadNumber { row: 5, col: 300, .. }) => {
+                    assert!(!fits, "{dtype:?} {large}")
+                }
+                other => panic!("{dtype:?} {large}: {other:?}"),
+            }
+            if fits {
+                out.truncate(before.len());
+            }
+            assert_eq!(out, before, "a refused row leaves nothing behind");
+        }
+    }
+}
+
+/// Plain floats turn into each other as they do by way of f32, and what can't be held is named.
+#[test]
+fn rows_of_plain_floats_are_converted_or_refused_by_place() {
+    use bitnet_core::dense::PlainType::{BF16, F16, F32};
+    for (from, bad, to) in [
+        (F32, f32::NAN.to_le_bytes().to_vec(), F32),
+        (F32, 65520f32.to_le_bytes().to_vec(), F16),
+        (F32, f32::MAX.to_le_bytes().to_vec(), BF16),
+        (F16, 0x7c00u16.to_le_bytes().to_vec(), BF16),
+        (BF16, 0x7f7fu16.to_le_bytes().to_vec(), F16),
+        (BF16, 0xffc0u16.to_le_bytes().to_vec(), F32),
+    ] {
+        let width = bad.len();
+        let mut stored = vec![0; 3 * width];
+        let mut out = vec![7];
+        dense::convert_row(from, to, 4, &stored, &mut out).unwrap();
+        assert_eq!(out.len(), 1 + DenseType::from(to).size(1, 3).unwrap());
+        out.truncate(1);
+        stored[2 * width..].copy_from_slice(&bad);
+        let error = dense::convert_row(from, to, 4, &stored, &mut out).unwrap_err();
+        assert!(matches!(error, Error::BadNumber { row: 4, col: 2, .. }), "{error}");
+        assert_eq!(out, [7]);
+        let odd = dense::convert_row(from, to, 4, &stored[1..], &mut out);
+        assert!(matches!(odd, Err(Error::NotAMultiple { dimension: "bytes", .. })));
+    }
 }
 
 #[test]

@@ -109,6 +109,27 @@ proptest! {
     }
 
     #[test]
+    fn plain_floats_turn_into_each_other_as_by_way_of_f32(cols in 1usize..200, seed: u64) {
+        use DenseType::{BF16, F16, F32};
+        let mut random = Random(seed);
+        let source: Vec<f32> =
+            (0..3 * cols).map(|_| (random.next() % 200_001) as f32 / 1e5 - 1.0).collect();
+        for from in [F32, F16, BF16] {
+            let stored = dense::encode(&dense(3, cols, &source), from).unwrap();
+            let stored = DenseMatrix::new(from, 3, cols, stored).unwrap();
+            for to in [F32, F16, BF16] {
+                let mut slow = Vec::new();
+                let mut values = vec![0.0; cols];
+                for row in 0..3 {
+                    stored.decode_row(row, &mut values).unwrap();
+                    dense::encode_row(to, row, &values, &mut slow).unwrap();
+                }
+                prop_assert_eq!(dense::encode(&stored, to).unwrap(), slow, "{:?} to {:?}", from, to);
+            }
+        }
+    }
+
+    #[test]
     fn q8_0_stays_within_half_a_step(rows in 1usize..4, blocks in 1usize..6, seed: u64) {
         let cols = 32 * blocks;
         let mut random = Random(seed);

@@ -9,6 +9,7 @@ Outputs are the other program's, never computed here:
 
     tq1_0 tq2_0 q8_0 q4_0    gguf-py `quantize`, and ggml's C `dequantize_row_*`, which must agree with gguf-py's
     q6_k                     random blocks through both; one quantised by ggml's C `quantize_row_q6_K_ref`
+    encoders                 ggml's C `quantize_row_*_ref` of numbers that are hard to round
     q2_0                     ggml's C functions (blocks of 64)
     i2_s                     `quantize_i2_s` of bitnet.cpp, compiled three times for its three layouts
     hf_packed absmean absmax transformers, integrations/bitnet.py
@@ -126,6 +127,7 @@ def dense_blocks():
         write(name, shaped(3, 256, "stored"), stored, "u8")
         write(name, shaped(3, 256, "values"), decoded)
     values = RNG.normal(0, 0.03, (2, 512)).astype(np.float32)
+    write("q6_k", shaped(2, 512, "source"), values)
     stored = ggml_quantize("q6_K", values, 4 * 210).reshape(2, 420)
     raw = RNG.integers(0, 256, (2, 2, 208)).astype(np.uint8)
     d = RNG.normal(0, 0.01, (2, 2, 1)).astype(np.float16).view(np.uint8).reshape(2, 2, 2)
@@ -135,6 +137,26 @@ def dense_blocks():
         same(decoded, ggml_dequantize("q6_K", stored, (2, 512)))
         write("q6_k", shaped(2, 512, name), stored, "u8")
         write("q6_k", shaped(2, 512, f"{name}_values"), decoded)
+
+
+def encoders():
+    """Zeros, ties, scales far apart, numbers near both ends of what f16 scales hold; a row each."""
+    rng = np.random.default_rng(1581)
+    normal = rng.normal(0, 1, (8, 512))
+    spread = lambda low, high, run: np.repeat(10.0 ** rng.uniform(low, high, 512 // run), run)
+    values = np.stack([
+        normal[0] * 0.03,
+        np.where(np.repeat(rng.random(32) < 0.6, 16), 0, normal[1]) * (np.arange(512) >= 256),
+        rng.integers(-1, 2, 512) * 0.7,
+        np.round(normal[3] * 24) / 8,
+        normal[4] * spread(-12, 4, 16),
+        normal[5] * spread(-18, -6, 32),
+        normal[6] * 1e5,
+        normal[7] * (rng.random(512) < 0.05),
+    ]).astype(np.float32)
+    write("encoders", shaped(8, 512, "source"), values)
+    for name, kind, block, size in [("q6_k", "q6_K", 256, 210), ("q4_0", "q4_0", 32, 18), ("q8_0", "q8_0", 32, 34)]:
+        write("encoders", shaped(8, 512, name), ggml_quantize(kind, values, values.size // block * size))
 
 
 def halves():
@@ -253,6 +275,7 @@ def main():
     OUT = pathlib.Path(args.out)
     ternary_blocks()
     dense_blocks()
+    encoders()
     halves()
     i2_s(args.bitnet_cpp)
     packed()

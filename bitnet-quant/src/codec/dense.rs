@@ -76,6 +76,16 @@ impl DenseType {
     }
 }
 
+impl From<PlainType> for DenseType {
+    fn from(plain: PlainType) -> Self {
+        match plain {
+            PlainType::F32 => Self::F32,
+            PlainType::F16 => Self::F16,
+            PlainType::BF16 => Self::BF16,
+        }
+    }
+}
+
 /// A `[rows, cols]` matrix over its stored bytes, which may be mapped and need no alignment.
 pub struct DenseMatrix<B> {
     dtype: DenseType,
@@ -155,9 +165,9 @@ impl<B: AsRef<[u8]> + Send + Sync> DenseRows for DenseMatrix<B> {
             ))
         })?;
         match self.dtype {
-            DenseType::F32 => plain::decode_f32(stored, out),
-            DenseType::F16 => plain::decode_f16(stored, out),
-            DenseType::BF16 => plain::decode_bf16(stored, out),
+            DenseType::F32 => plain::decode(PlainType::F32, stored, out),
+            DenseType::F16 => plain::decode(PlainType::F16, stored, out),
+            DenseType::BF16 => plain::decode(PlainType::BF16, stored, out),
             DenseType::Q8_0 => q8_0::decode(stored, out),
             DenseType::Q6_K => q6_k::decode(stored, out),
             DenseType::Q4_0 => q4_0::decode(stored, out),
@@ -172,26 +182,66 @@ impl<B: AsRef<[u8]> + Send + Sync> DenseRows for DenseMatrix<B> {
 
 /// Appends one row to a stored matrix. `row` is named in errors only.
 ///
-/// Floats are rounded half to even; Q8_0 is ggml's reference quantiser.
+/// Floats are rounded half to even; Q8_0, Q6_K and Q4_0 are what ggml's reference quantisers make, without an importance
+/// matrix.
 ///
 /// # Errors
 /// [`Error::BadNumber`] for a number that is not finite or that the type can't hold, [`Error::NotAMultiple`] for a
-/// row that is not whole blocks, [`Error::ReadOnly`] for Q6_K and Q4_0.
+/// row that is not whole blocks. `out` is then as it was.
 pub fn encode_row(dtype: DenseType, row: usize, values: &[f32], out: &mut Vec<u8>) -> Result<()> {
     let format = dtype.name();
     shape::multiple(format, "columns", values.len(), dtype.block_len())?;
     let bad = |col: usize| Error::BadNumber { format, row, col, value: values[col] };
-    if let Some(col) = values.iter().position(|v| !v.is_finite()) {
-        return Err(bad(col));
+    if !plain::all_finite(values) {
+        return Err(bad(values.iter().position(|v| !v.is_finite()).unwrap_or(0)));
     }
-    match dtype {
-        DenseType::F32 => out.extend(values.iter().flat_map(|v| v.to_le_bytes())),
-        DenseType::F16 => plain::encode_f16(values, out).map_err(bad)?,
-        DenseType::BF16 => plain::encode_bf16(values, out).map_err(bad)?,
-        DenseType::Q8_0 => q8_0::encode(values, out).map_err(bad)?,
-        DenseType::Q6_K | DenseType::Q4_0 => return Err(Error::ReadOnly { format }),
+    let bytes = values.len() / dtype.block_len() * dtype.block_bytes();
+    shape::append(out, bytes, |stored| {
+        let encoded = match dtype {
+            DenseType::F32 => plain_row(PlainType::F32, values, stored),
+            DenseType::F16 => plain_row(PlainType::F16, values, stored),
+            DenseType::BF16 => plain_row(PlainType::BF16, values, stored),
+            DenseType::Q8_0 => q8_0::encode(values, stored),
+            DenseType::Q6_K => q6_k::encode(values, stored),
+            DenseType::Q4_0 => q4_0::encode(values, stored),
+        };
+        encoded.map_err(bad)
+    })
+}
+
+/// The index of a number that the type can't hold is the error.
+fn plain_row(plain: PlainType, values: &[f32], stored: &mut [u8]) -> Result<(), usize> {
+    if plain::encode(plain, values, stored) {
+        return Ok(());
     }
-    Ok(())
+    Err(values.iter().position(|v| !plain::encode(plain, &[*v], &mut [0; 4])).unwrap_or(0))
+}
+
+/// Appends one row of plain floats as another plain type, without the f32 between them. `row` is named in errors only.
+///
+/// # Errors
+/// [`Error::BadNumber`] for a number that is not finite or that `to` can't hold, [`Error::NotAMultiple`] for bytes that
+/// are not whole numbers. `out` is then as it was.
+pub fn convert_row(
+    from: PlainType,
+    to: PlainType,
+    row: usize,
+    stored: &[u8],
+    out: &mut Vec<u8>,
+) -> Result<()> {
+    let format = DenseType::from(to).name();
+    let width = plain::width(from);
+    shape::multiple(format, "bytes", stored.len(), width)?;
+    shape::append(out, stored.len() / width * plain::width(to), |converted| {
+        if plain::convert(from, to, stored, converted) {
+            return Ok(());
+        }
+        let held = |one: &[u8]| plain::convert(from, to, one, &mut [0; 4]);
+        let col = stored.chunks_exact(width).position(|one| !held(one)).unwrap_or(0);
+        let mut value = [0f32];
+        plain::decode(from, &stored[col * width..][..width], &mut value);
+        Err(Error::BadNumber { format, row, col, value: value[0] })
+    })
 }
 
 /// Stores a whole matrix as `dtype`, one row at a time.
@@ -199,9 +249,18 @@ pub fn encode_row(dtype: DenseType, row: usize, values: &[f32], out: &mut Vec<u8
 /// # Errors
 /// Those of [`DenseType::size`], of [`encode_row`] and of reading `matrix`.
 pub fn encode(matrix: &dyn DenseRows, dtype: DenseType) -> Result<Vec<u8>> {
-    let mut out = shape::buffer(dtype.size(matrix.rows(), matrix.cols())?)?;
-    let mut values = vec![0f32; matrix.cols()];
-    for row in 0..matrix.rows() {
+    let (rows, cols) = (matrix.rows(), matrix.cols());
+    let mut out = shape::buffer(dtype.size(rows, cols)?)?;
+    if let (Some((from, stored)), Some(to)) = (matrix.plain(), dtype.plain())
+        && DenseType::from(from).size(rows, cols)? == stored.len()
+    {
+        for (row, stored) in stored.chunks_exact(stored.len() / rows).enumerate() {
+            convert_row(from, to, row, stored, &mut out)?;
+        }
+        return Ok(out);
+    }
+    let mut values = vec![0f32; cols];
+    for row in 0..rows {
         matrix.decode_row(row, &mut values)?;
         encode_row(dtype, row, &values, &mut out)?;
     }

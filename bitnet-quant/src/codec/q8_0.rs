@@ -6,6 +6,7 @@
 //!
 //! Source: ggml, `block_q8_0` and `quantize_row_q8_0_ref`.
 
+use super::plain;
 use half::f16;
 
 /// Weights in a block.
@@ -25,20 +26,47 @@ pub(super) fn decode(stored: &[u8], out: &mut [f32]) {
     }
 }
 
-/// Appends whole blocks of finite numbers: `d = max|x| / 127`, `q = round_half_away(x * (1 / d))`, `d` stored as f16.
+/// Encodes whole blocks of finite numbers: `d = max|x| / 127`, `q = round_half_away(x * (1 / d))`, `d` stored as f16.
 /// The index of a number whose block's scale f16 can't hold is the error.
-pub(super) fn encode(values: &[f32], out: &mut Vec<u8>) -> Result<(), usize> {
-    for (index, block) in values.as_chunks::<BLOCK>().0.iter().enumerate() {
-        let largest = block.iter().fold(0f32, |m, v| m.max(v.abs()));
+#[inline(always)]
+pub(super) fn encode(values: &[f32], out: &mut [u8]) -> Result<(), usize> {
+    let blocks = out.as_chunks_mut::<BLOCK_BYTES>().0;
+    for (index, (values, out)) in values.as_chunks::<BLOCK>().0.iter().zip(blocks).enumerate() {
+        let largest = plain::largest(values);
         let d = largest / 127.0;
-        let stored = f16::from_f32(d);
-        if !stored.is_finite() {
-            let at = block.iter().position(|v| v.abs() == largest).unwrap_or(0);
+        let stored = plain::f32_to_f16(d);
+        if !plain::f16_is_finite(stored) {
+            let at = values.iter().position(|v| v.abs() == largest).unwrap_or(0);
             return Err(index * BLOCK + at);
         }
         let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
-        out.extend_from_slice(&stored.to_le_bytes());
-        out.extend(block.iter().map(|x| (x * inverse).round() as i8 as u8));
+        out[..2].copy_from_slice(&stored.to_le_bytes());
+        for (q, &x) in out[2..].iter_mut().zip(values) {
+            *q = round_half_away(x * inverse) as u8;
+        }
     }
     Ok(())
+}
+
+/// A number below 2^22 in magnitude, rounded; halves go away from zero.
+#[inline(always)]
+fn round_half_away(x: f32) -> i32 {
+    /// The number below 1/2: with 1/2 itself the sum would round up what is just below a half.
+    const BELOW_HALF: f32 = f32::from_bits(0x3eff_ffff);
+    (x + BELOW_HALF.copysign(x)) as i32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounding_is_that_of_the_standard_library() {
+        for half in -300i16..=300 {
+            let middle = f32::from(half) / 2.0;
+            for x in [middle, middle.next_up(), middle.next_down(), middle + 0.3, middle - 0.1] {
+                assert_eq!(round_half_away(x), x.round() as i32, "{x:?}");
+            }
+        }
+    }
 }

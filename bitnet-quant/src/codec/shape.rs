@@ -60,6 +60,26 @@ pub(super) fn buffer(bytes: usize) -> Result<Vec<u8>> {
     Ok(out)
 }
 
+/// Appends `bytes` bytes, zero before `fill` writes them; nothing is appended if it fails.
+pub(super) fn append<T>(
+    out: &mut Vec<u8>,
+    bytes: usize,
+    fill: impl FnOnce(&mut [u8]) -> Result<T>,
+) -> Result<T> {
+    let start = out.len();
+    out.try_reserve(bytes).map_err(|_| bitnet_core::Error::OutOfMemory {
+        bytes,
+        live: 0,
+        limit: isize::MAX as usize,
+    })?;
+    out.resize(start + bytes, 0);
+    let filled = fill(&mut out[start..]);
+    if filled.is_err() {
+        out.truncate(start);
+    }
+    filled
+}
+
 /// What a code 3 means in a format in which it stands for twice the scale; other errors stay as they are.
 pub(super) fn not_ternary(format: &'static str) -> impl Fn(bitnet_core::Error) -> Error {
     move |error| match error {
