@@ -2,6 +2,7 @@
 //!
 //! - [`weights`]: absmean quantisation of weights, and the detection of weights that are ternary already.
 //! - [`activations`]: absmax quantisation of one token's activations to int8.
+//! - [`loss`]: how far restored numbers are from the original ones.
 //! - [`codec`]: one file per storage format; a codec turns bytes into a
 //!   [`TernaryMatrix`](bitnet_core::ternary::TernaryMatrix) or into rows of f32, and back.
 //!
@@ -11,6 +12,9 @@
 pub mod activations;
 pub mod codec;
 mod error;
+pub mod loss;
+mod stored;
+mod ternarize;
 pub mod weights;
 
 pub use error::{Error, Result};

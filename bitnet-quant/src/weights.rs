@@ -1,9 +1,13 @@
 //! From full-precision weights to trits: absmean quantisation, and the detection of weights that are ternary already.
 
-use crate::{Error, Result};
+use crate::Result;
+use crate::loss::{LANES, Loss, total};
+use crate::stored::{Stored, shape_of};
+use crate::ternarize::{Cut, Rule, Wanted, ternarize};
 use bitnet_core::dense::DenseRows;
 use bitnet_core::memory::HybridMemoryPool;
-use bitnet_core::ternary::{ScaleGranularity, TernaryBuilder, TernaryMatrix};
+use bitnet_core::simd;
+use bitnet_core::ternary::{CODES_PER_WORD, ScaleGranularity, TernaryBuilder, TernaryMatrix};
 
 /// The smallest mean that a scale is made from.
 const MIN_MEAN: f32 = 1e-5;
@@ -12,12 +16,12 @@ const MIN_MEAN: f32 = 1e-5;
 ///
 /// `s = 1 / max(1e-5, mean|W|)`, `trit = clamp(round_half_even(W * s), -1, 1)`, weight `= trit * (1 / s)`, all in f32;
 /// the mean is accumulated in f64, so that its rounding does not depend on the shape. The rows are read twice, and
-/// one of them is held at a time.
+/// plain floats are read where they lie; of other storage, one row is held at a time.
 ///
 /// Weights that are ternary already would change their scale: ask [`detect_ternary`] first.
 ///
 /// # Errors
-/// [`Error::EmptyShape`], [`Error::BadNumber`] for a weight that is NaN or infinite, and those of reading `weights`.
+/// [`crate::Error::EmptyShape`], [`crate::Error::BadNumber`] for a weight that is NaN or infinite, and those of reading `weights`.
 pub fn absmean(weights: &dyn DenseRows) -> Result<TernaryMatrix> {
     absmean_in(weights, None)
 }
@@ -30,108 +34,130 @@ pub fn absmean_in(
     weights: &dyn DenseRows,
     pool: Option<&HybridMemoryPool>,
 ) -> Result<TernaryMatrix> {
-    quantize_by(weights, ScaleGranularity::Tensor, pool)
+    let wanted = wanted(ScaleGranularity::Tensor, pool, false)?;
+    Ok(ternarize(weights, &Absmean, wanted)?.0)
 }
 
 /// [`absmean`] with the mean taken over the matrix, each row or each group of a row.
 ///
 /// # Errors
-/// Those of [`absmean`], and [`Error::Core`] if the group size does not fit the columns.
+/// Those of [`absmean`], and [`crate::Error::Core`] if the group size does not fit the columns.
 pub fn absmean_by(weights: &dyn DenseRows, granularity: ScaleGranularity) -> Result<TernaryMatrix> {
-    quantize_by(weights, granularity, None)
+    Ok(ternarize(weights, &Absmean, wanted(granularity, None, false)?)?.0)
 }
 
-fn quantize_by(
+/// As [`absmean_by`], with the weights in `pool`, if there is one, and what quantisation cost.
+///
+/// ```
+/// use bitnet_core::ternary::ScaleGranularity;
+/// use bitnet_quant::codec::dense::{DenseMatrix, DenseType};
+/// use bitnet_quant::weights::absmean_measured_in;
+///
+/// let bytes: Vec<u8> = [0.5f32, -1.5, 0.1, 1.0].iter().flat_map(|w| w.to_le_bytes()).collect();
+/// let weights = DenseMatrix::new(DenseType::F32, 2, 2, bytes)?;
+/// let (trits, loss) = absmean_measured_in(&weights, ScaleGranularity::Tensor, None)?;
+/// assert_eq!(trits.to_trits(), [1, -1, 0, 1]);
+/// assert!(loss.sqnr_db > 7.0 && loss.sparsity == 0.25);
+/// # Ok::<(), bitnet_quant::Error>(())
+/// ```
+///
+/// # Errors
+/// As [`absmean_by`].
+pub fn absmean_measured_in(
     weights: &dyn DenseRows,
     granularity: ScaleGranularity,
     pool: Option<&HybridMemoryPool>,
-) -> Result<TernaryMatrix> {
-    let (rows, cols) = shape_of("absmean", weights)?;
-    let scale_count = granularity.scale_count(rows, cols)?;
-    let mut builder = TernaryBuilder::in_pool(rows, cols, pool)?;
-    let mut values = vec![0f32; cols];
-    let mut codes = vec![0u8; cols];
-    let mut scales = Vec::new();
-    let whole = match granularity {
-        ScaleGranularity::Tensor => Some(tensor_multiplier(weights, &mut values)?),
-        ScaleGranularity::Row | ScaleGranularity::Group(_) => None,
-    };
-    let run = match granularity {
+) -> Result<(TernaryMatrix, Loss)> {
+    let (matrix, meter) = ternarize(weights, &Absmean, wanted(granularity, pool, true)?)?;
+    Ok((matrix, meter.loss()))
+}
+
+fn wanted(
+    granularity: ScaleGranularity,
+    pool: Option<&HybridMemoryPool>,
+    measured: bool,
+) -> Result<Wanted<'_>> {
+    Ok(Wanted { granularity, pool, level: simd::active()?, measured })
+}
+
+/// Writes the weights of one row, `scale * trit`, into `out` (`[cols]`).
+///
+/// # Panics
+/// If `row >= rows` or `out` is not `cols` long.
+pub fn dequantize_row(matrix: &TernaryMatrix, row: usize, out: &mut [f32]) {
+    assert_eq!(out.len(), matrix.cols());
+    let run = match matrix.granularity() {
         ScaleGranularity::Group(n) => n,
-        ScaleGranularity::Tensor | ScaleGranularity::Row => cols,
+        ScaleGranularity::Tensor | ScaleGranularity::Row => matrix.cols().max(1),
     };
-    for row in 0..rows {
-        weights.decode_row(row, &mut values)?;
-        all_finite(row, &values)?;
-        for (values, codes) in values.chunks(run).zip(codes.chunks_mut(run)) {
-            let s = whole.unwrap_or_else(|| multiplier(sum_abs(values), values.len()));
-            quantize_run(values, s, codes);
-            if whole.is_none() || scales.is_empty() {
-                scales.push(1.0 / s);
+    let words = matrix.row_words(row).chunks(run.div_ceil(CODES_PER_WORD));
+    for (index, (out, words)) in out.chunks_mut(run).zip(words).enumerate() {
+        let scale = matrix.scale_at(row, index * run);
+        let values = [-scale, 0.0, scale, 0.0];
+        for (out, &word) in out.chunks_mut(CODES_PER_WORD).zip(words) {
+            for (j, out) in out.iter_mut().enumerate() {
+                *out = values[(word >> (2 * j)) as usize & 3];
             }
         }
-        builder.push_row(&codes)?;
     }
-    debug_assert_eq!(scales.len(), scale_count);
-    Ok(builder.finish(granularity, scales)?)
 }
 
-/// The quantising multiplier `s` of a whole matrix.
-fn tensor_multiplier(weights: &dyn DenseRows, values: &mut [f32]) -> Result<f32> {
-    let mut sum = 0f64;
-    for row in 0..weights.rows() {
-        weights.decode_row(row, values)?;
-        all_finite(row, values)?;
-        sum += sum_abs(values);
+/// BitNet b1.58: the scale is the mean of the magnitudes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Absmean;
+
+impl Rule for Absmean {
+    /// The sum of the magnitudes.
+    type Tally = f64;
+
+    const NAME: &'static str = "absmean";
+
+    #[inline(always)]
+    fn add<S: Stored>(&self, tally: &mut f64, weights: &[S::Raw]) -> bool {
+        *tally += sum_of_magnitudes::<S>(weights);
+        // A sum of finite numbers of f32 is finite in f64, and one with NaN or infinity is not.
+        tally.is_finite()
     }
-    // A matrix whose number of weights overflows usize can't have been decoded; f64 holds the count well enough.
-    let mean = sum / (weights.rows() as f64 * weights.cols() as f64);
-    Ok(1.0 / (mean as f32).max(MIN_MEAN))
+
+    fn join(&self, tally: &mut f64, next: f64) {
+        *tally += next;
+    }
+
+    fn cut(&self, tally: f64, count: usize) -> Cut {
+        let s = 1.0 / ((tally / count as f64) as f32).max(MIN_MEAN);
+        // The reciprocal of the largest number is a power of two whose own reciprocal is out of range.
+        Cut { threshold: rounding_threshold(s), scale: (1.0 / s).min(f32::MAX) }
+    }
 }
 
-/// The quantising multiplier of `count` weights whose magnitudes sum to `sum`.
-fn multiplier(sum: f64, count: usize) -> f32 {
-    1.0 / ((sum / count as f64) as f32).max(MIN_MEAN)
+/// The largest number `t` for which `t * s` rounds to no more than 1/2: rounding half to even and clamping to -1..1
+/// sends exactly the weights of a larger magnitude to ±1. `s` is more than 0.
+fn rounding_threshold(s: f32) -> f32 {
+    let mut t = 0.5 / s;
+    while t * s > 0.5 {
+        t = t.next_down();
+    }
+    while t.next_up() * s <= 0.5 {
+        t = t.next_up();
+    }
+    t
 }
 
-/// Sum of magnitudes in f64, in eight lanes that are added at the end.
-fn sum_abs(values: &[f32]) -> f64 {
-    let (chunks, rest) = values.as_chunks::<8>();
-    let mut lanes = [0f64; 8];
+/// The sum of magnitudes in f64, in eight accumulators that are added at the end.
+#[inline(always)]
+fn sum_of_magnitudes<S: Stored>(weights: &[S::Raw]) -> f64 {
+    let (chunks, rest) = weights.as_chunks::<LANES>();
+    let mut lanes = [0f64; LANES];
     for chunk in chunks {
-        for (lane, value) in lanes.iter_mut().zip(chunk) {
-            *lane += f64::from(value.abs());
+        for (lane, &raw) in lanes.iter_mut().zip(chunk) {
+            *lane += f64::from(S::value(raw).abs());
         }
     }
-    lanes.iter().sum::<f64>() + rest.iter().map(|v| f64::from(v.abs())).sum::<f64>()
-}
-
-/// `code = clamp(round_half_even(value * s), -1, 1) + 1`.
-fn quantize_run(values: &[f32], s: f32, codes: &mut [u8]) {
-    for (code, &value) in codes.iter_mut().zip(values) {
-        // Rounding half to even and clamping to -1..1 sends exactly the scaled magnitudes above 1/2 to ±1.
-        let scaled = value * s;
-        *code = 1 + u8::from(scaled > 0.5) - u8::from(scaled < -0.5);
+    let mut sum = total(lanes);
+    for &raw in rest {
+        sum += f64::from(S::value(raw).abs());
     }
-}
-
-/// Refuses a row with a weight that is NaN or infinite.
-fn all_finite(row: usize, values: &[f32]) -> Result<()> {
-    // Without an early exit the scan is one comparison of vectors; the place is looked up when there is one.
-    if values.iter().fold(true, |finite, v| finite & v.is_finite()) {
-        return Ok(());
-    }
-    let col = values.iter().position(|v| !v.is_finite()).unwrap_or(0);
-    Err(Error::BadNumber { format: "absmean", row, col, value: values[col] })
-}
-
-/// The shape of a matrix that has weights.
-fn shape_of(format: &'static str, weights: &dyn DenseRows) -> Result<(usize, usize)> {
-    let (rows, cols) = (weights.rows(), weights.cols());
-    if rows == 0 || cols == 0 {
-        return Err(Error::EmptyShape { format, rows, cols });
-    }
-    Ok((rows, cols))
+    sum
 }
 
 /// The matrix as trits if it is ternary already, else `None`.
@@ -142,7 +168,7 @@ fn shape_of(format: &'static str, weights: &dyn DenseRows) -> Result<(usize, usi
 /// weight that is NaN or infinite is not ternary.
 ///
 /// # Errors
-/// [`Error::EmptyShape`], and those of reading `weights`.
+/// [`crate::Error::EmptyShape`], and those of reading `weights`.
 pub fn detect_ternary(weights: &dyn DenseRows) -> Result<Option<TernaryMatrix>> {
     detect_ternary_in(weights, None)
 }
@@ -225,4 +251,177 @@ fn magnitude(values: &[f32]) -> Option<f32> {
     let fits = largest.is_finite()
         && values.iter().fold(true, |fits, &v| fits & ((v == 0.0) | (v.abs() == largest)));
     fits.then_some(largest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::dense::{DenseMatrix, DenseType};
+    use crate::loss::{LossMeter, loss_of_trits};
+    use bitnet_core::rng::SplitMix64;
+    use bitnet_core::simd::IsaLevel;
+    use half::{bf16, f16};
+
+    /// `s` of the whole range that means of magnitudes give.
+    fn multipliers() -> impl Iterator<Item = f32> {
+        let mut random = SplitMix64::new(16);
+        let wide = (0..400).map(move |_| {
+            let exponent = random.below(145) as i32 - 127;
+            (1.0 + random.unit() as f32) * 2f32.powi(exponent.min(16))
+        });
+        [1.0, 0.5, 2.0, 1.0 / 3.0, 3.0, 1.0 / MIN_MEAN, 1.0 / f32::MAX].into_iter().chain(wide)
+    }
+
+    #[test]
+    fn the_threshold_is_where_rounding_half_to_even_changes() {
+        for s in multipliers() {
+            let t = rounding_threshold(s);
+            let rounded = |x: f32| (x * s).round_ties_even().clamp(-1.0, 1.0);
+            let from = t.to_bits().saturating_sub(2000);
+            for x in (from..=t.to_bits() + 2000).map(f32::from_bits) {
+                let trit = if x > t { 1.0 } else { 0.0 };
+                assert_eq!((rounded(x), rounded(-x)), (trit, -trit), "{x} by {s}");
+            }
+        }
+        let ties =
+            [0.5, -0.5, 1.5, -1.5, 2.5].map(|x: f32| u8::from(x.abs() > rounding_threshold(1.0)));
+        assert_eq!(ties, [0, 0, 1, 1, 1]);
+    }
+
+    #[test]
+    fn every_half_and_bfloat_becomes_the_trit_of_the_formula() {
+        for dtype in [DenseType::F16, DenseType::BF16] {
+            let value = |bits: u16| match dtype {
+                DenseType::F16 => f16::from_bits(bits).to_f32(),
+                _ => bf16::from_bits(bits).to_f32(),
+            };
+            let finite: Vec<u16> = (0..=u16::MAX).filter(|&b| value(b).is_finite()).collect();
+            let bytes: Vec<u8> = finite.iter().flat_map(|b| b.to_le_bytes()).collect();
+            let matrix = DenseMatrix::new(dtype, finite.len() / 256, 256, bytes).unwrap();
+            let trits = absmean_by(&matrix, ScaleGranularity::Row).unwrap();
+            let all = trits.to_trits();
+            for (row, bits) in finite.chunks(256).enumerate() {
+                let sum: f64 = bits.iter().map(|&b| f64::from(value(b).abs())).sum();
+                let s = 1.0 / ((sum / 256.0) as f32).max(MIN_MEAN);
+                for (&bits, &trit) in bits.iter().zip(&all[row * 256..]) {
+                    let expected = (value(bits) * s).round_ties_even().clamp(-1.0, 1.0);
+                    assert_eq!(f32::from(trit), expected, "{dtype:?} {bits:#x}");
+                }
+            }
+        }
+    }
+
+    fn stored(dtype: DenseType, rows: usize, cols: usize) -> DenseMatrix<Vec<u8>> {
+        let mut random = SplitMix64::new(7);
+        let mut bytes = Vec::new();
+        for row in 0..rows {
+            let values: Vec<f32> =
+                (0..cols).map(|_| random.normal_pair()[0] as f32 * 0.02).collect();
+            crate::codec::dense::encode_row(dtype, row, &values, &mut bytes).unwrap();
+        }
+        DenseMatrix::new(dtype, rows, cols, bytes).unwrap()
+    }
+
+    #[test]
+    fn every_level_and_every_way_of_reading_give_the_same_bits() {
+        for dtype in [DenseType::F32, DenseType::F16, DenseType::BF16] {
+            for (rows, cols, granularity) in [
+                (130, 75, ScaleGranularity::Tensor),
+                (3, 200, ScaleGranularity::Row),
+                (5, 192, ScaleGranularity::Group(64)),
+            ] {
+                let plain = stored(dtype, rows, cols);
+                let mut bytes = Vec::new();
+                let mut values = vec![0f32; cols];
+                for row in 0..rows {
+                    plain.decode_row(row, &mut values).unwrap();
+                    bytes.extend(values.iter().flat_map(|v| v.to_le_bytes()));
+                }
+                let wide = DenseMatrix::new(DenseType::F32, rows, cols, bytes).unwrap();
+                let with = |weights: &dyn DenseRows, level| {
+                    let wanted = Wanted { granularity, pool: None, level, measured: true };
+                    ternarize(weights, &Absmean, wanted).unwrap()
+                };
+                let (matrix, meter) = with(&plain, IsaLevel::Scalar);
+                for level in IsaLevel::available() {
+                    assert_eq!(with(&plain, level), (matrix.clone(), meter), "{level} {dtype:?}");
+                    assert_eq!(with(&wide, level), (matrix.clone(), meter), "{level} {dtype:?}");
+                    let decoded = Decoded(&plain);
+                    assert_eq!(with(&decoded, level), (matrix.clone(), meter), "{level} {dtype:?}");
+                }
+            }
+        }
+    }
+
+    /// A matrix that does not say how it is stored.
+    #[derive(Debug)]
+    struct Decoded<'a>(&'a dyn DenseRows);
+
+    impl DenseRows for Decoded<'_> {
+        fn rows(&self) -> usize {
+            self.0.rows()
+        }
+
+        fn cols(&self) -> usize {
+            self.0.cols()
+        }
+
+        fn type_name(&self) -> &'static str {
+            self.0.type_name()
+        }
+
+        fn bytes(&self) -> usize {
+            self.0.bytes()
+        }
+
+        fn decode_row(&self, row: usize, out: &mut [f32]) -> bitnet_core::Result<()> {
+            self.0.decode_row(row, out)
+        }
+    }
+
+    #[test]
+    fn the_loss_is_that_of_the_trits() {
+        for granularity in
+            [ScaleGranularity::Tensor, ScaleGranularity::Row, ScaleGranularity::Group(64)]
+        {
+            let weights = stored(DenseType::BF16, 70, 192);
+            let (matrix, fused) = absmean_measured_in(&weights, granularity, None).unwrap();
+            assert_eq!(matrix, absmean_by(&weights, granularity).unwrap());
+            let apart = loss_of_trits(&weights, &matrix).unwrap();
+            assert_eq!((fused.count, fused.sparsity), (apart.count, apart.sparsity));
+            let close = |a: f64, b: f64| (a - b).abs() <= 1e-6 * b.abs();
+            assert!(close(fused.mse, apart.mse), "{fused:?} {apart:?}");
+            assert!(close(fused.cosine, apart.cosine), "{fused:?} {apart:?}");
+            assert!(close(fused.max_error, apart.max_error), "{fused:?} {apart:?}");
+            // Absmean of normal weights: 1 - 2cE|x|[..] + c²P, about 0.27 of the power.
+            assert!((5.0..6.5).contains(&fused.sqnr_db), "{fused:?}");
+        }
+    }
+
+    #[test]
+    fn extreme_weights_keep_their_meaning() {
+        let matrix = |values: &[f32]| {
+            let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
+            DenseMatrix::new(DenseType::F32, 1, values.len(), bytes).unwrap()
+        };
+        let largest = [f32::MAX, -f32::MAX, f32::MAX];
+        let (trits, loss) =
+            absmean_measured_in(&matrix(&largest), ScaleGranularity::Tensor, None).unwrap();
+        assert_eq!((trits.to_trits(), trits.scales()), (vec![1, -1, 1], &[f32::MAX][..]));
+        assert_eq!((loss.mse, loss.cosine), (0.0, 1.0));
+        let tiny = [f32::from_bits(1), -f32::MIN_POSITIVE, 0.0, -0.0];
+        let (trits, loss) =
+            absmean_measured_in(&matrix(&tiny), ScaleGranularity::Tensor, None).unwrap();
+        assert_eq!((trits.to_trits(), loss.sparsity), (vec![0; 4], 1.0));
+        for (bad, col) in [(f32::NAN, 0), (f32::INFINITY, 2), (f32::NEG_INFINITY, 16)] {
+            let mut values = [0.5f32; 17];
+            values[col] = bad;
+            let error = absmean(&matrix(&values)).unwrap_err();
+            assert!(
+                matches!(error, crate::Error::BadNumber { row: 0, col: at, .. } if at == col),
+                "{error}"
+            );
+        }
+        assert_eq!(LossMeter::new().loss().mse, 0.0);
+    }
 }

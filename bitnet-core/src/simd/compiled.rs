@@ -9,7 +9,35 @@ use crate::{Error, Result};
 ///
 /// `run` and everything that it calls in a loop must be `#[inline(always)]`: a function that is not inlined is compiled for
 /// the oldest processor. Rust neither joins a product and a sum nor reorders them, so every level gives the same bits.
-pub(crate) trait Kernel {
+///
+/// ```
+/// use bitnet_core::simd::{self, IsaLevel, Kernel};
+///
+/// /// The sum of the squares, in eight accumulators.
+/// struct Squares<'a>(&'a [f32]);
+///
+/// impl Kernel for Squares<'_> {
+///     type Output = f32;
+///
+///     #[inline(always)]
+///     fn run(self) -> f32 {
+///         let (chunks, rest) = self.0.as_chunks::<8>();
+///         let mut lanes = [0f32; 8];
+///         for chunk in chunks {
+///             for (lane, x) in lanes.iter_mut().zip(chunk) {
+///                 *lane += x * x;
+///             }
+///         }
+///         lanes.iter().sum::<f32>() + rest.iter().map(|x| x * x).sum::<f32>()
+///     }
+/// }
+///
+/// let numbers: Vec<f32> = (0..100u8).map(|i| f32::from(i) * 0.1).collect();
+/// let sum = simd::run(simd::active()?, Squares(&numbers));
+/// assert_eq!(sum, simd::run(IsaLevel::Scalar, Squares(&numbers)));
+/// # Ok::<(), bitnet_core::Error>(())
+/// ```
+pub trait Kernel {
     /// The result.
     type Output;
 
@@ -17,8 +45,9 @@ pub(crate) trait Kernel {
     fn run(self) -> Self::Output;
 }
 
-/// Runs a kernel with the instructions of `level`, or with fewer if this processor lacks them.
-pub(crate) fn run<K: Kernel>(level: IsaLevel, kernel: K) -> K::Output {
+/// Runs a kernel with the instructions of `level`, or with fewer if this processor lacks them. A call costs a few
+/// nanoseconds, so a kernel does a row or more.
+pub fn run<K: Kernel>(level: IsaLevel, kernel: K) -> K::Output {
     #[cfg(target_arch = "x86_64")]
     {
         if level >= IsaLevel::Avx512Vnni && IsaLevel::Avx512Vnni.is_detected() {
@@ -51,7 +80,7 @@ fn run_avx512<K: Kernel>(kernel: K) -> K::Output {
 ///
 /// # Errors
 /// Those of [`IsaLevel::selected`], and [`Error::IsaBroken`] for a wrong answer.
-pub(crate) fn active() -> Result<IsaLevel> {
+pub fn active() -> Result<IsaLevel> {
     static ACTIVE: OnceLock<Result<IsaLevel>> = OnceLock::new();
     ACTIVE.get_or_init(|| IsaLevel::selected().and_then(proven)).clone()
 }

@@ -11,7 +11,7 @@ mod ticks;
 
 use crate::{Error, Result};
 
-pub(crate) use compiled::{Kernel, active, run};
+pub use compiled::{Kernel, active, run};
 pub(crate) use product::{Matrix, product};
 pub use sum::sum_words;
 pub(crate) use ticks::ticks;

@@ -17,6 +17,8 @@ mod shape;
 pub mod tq1_0;
 pub mod tq2_0;
 
+pub(crate) use plain::f16_to_f32;
+
 use crate::Result;
 use bitnet_core::ternary::TernaryMatrix;
 use i2_s::I2sLayout;

@@ -116,7 +116,7 @@ pub(super) fn all_finite(values: &[f32]) -> bool {
 
 /// The value of a binary16, without branches, so that a loop over it becomes vector code on any processor.
 #[inline(always)]
-pub(super) fn f16_to_f32(bits: u16) -> f32 {
+pub(crate) fn f16_to_f32(bits: u16) -> f32 {
     /// 2^-14, the smallest normal number of binary16.
     const MIN_NORMAL: f32 = f32::from_bits(113 << 23);
     let magnitude = u32::from(bits & 0x7fff) << 13;
