@@ -11,9 +11,11 @@
 
 pub mod activations;
 pub mod codec;
+mod detect;
 mod error;
 pub mod loss;
 mod stored;
+mod sums;
 mod ternarize;
 pub mod weights;
 

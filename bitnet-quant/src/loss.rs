@@ -1,34 +1,13 @@
 //! What quantisation cost: errors between numbers and what stands for them.
 
 use crate::stored::{Stored, shape_of};
+use crate::sums::{Blocks, LANES, Lanes};
 use crate::ternarize::Cut;
 use crate::weights::dequantize_row;
 use crate::{Error, Result};
 use bitnet_core::dense::DenseRows;
 use bitnet_core::simd::{self, Kernel};
 use bitnet_core::ternary::TernaryMatrix;
-
-/// Accumulators of a sum; number `i` of a run goes to accumulator `i % LANES`, whatever the instruction set.
-pub(crate) const LANES: usize = 8;
-
-/// The accumulators as one: halves are joined until one is left.
-#[inline(always)]
-pub(crate) fn joined<T: Copy>(mut lanes: [T; LANES], join: impl Fn(T, T) -> T) -> T {
-    let mut width = LANES / 2;
-    while width > 0 {
-        for i in 0..width {
-            lanes[i] = join(lanes[i], lanes[i + width]);
-        }
-        width /= 2;
-    }
-    lanes[0]
-}
-
-/// The sum of the accumulators.
-#[inline(always)]
-pub(crate) fn total(lanes: [f64; LANES]) -> f64 {
-    joined(lanes, |a, b| a + b)
-}
 
 /// How far restored numbers are from the original ones.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -143,24 +122,20 @@ fn larger(a: f64, b: f64) -> f64 {
 /// becomes vector code.
 #[inline(always)]
 pub(crate) fn loss_of_cut<S: Stored>(values: &[S::Raw], cut: Cut) -> LossMeter {
-    let originals = sum_of_squares::<S>(values, |x| x);
-    let errors = sum_of_squares::<S>(values, |x| cut.error(x));
-    let (chunks, rest) = values.as_chunks::<LANES>();
-    let mut largest = [0f32; LANES];
-    for chunk in chunks {
-        for (largest, &raw) in largest.iter_mut().zip(chunk) {
-            let error = cut.error(S::value(raw).abs()).abs();
-            *largest = if error > *largest { error } else { *largest };
-        }
+    let (mut originals, mut errors) = (Lanes::default(), Lanes::default());
+    let (mut kept, mut largest) = (0u32, 0u32);
+    let mut blocks = Blocks::<S>::new(values);
+    while let Some(block) = blocks.next() {
+        originals = originals.add(block, |x| f64::from(x) * f64::from(x));
+        errors = errors.add(block, |x| {
+            let error = f64::from(cut.error(x.abs()));
+            error * error
+        });
+        // Magnitudes are ordered as their bits are, and a largest integer can be found in any order.
+        largest = block.iter().fold(largest, |m, x| m.max(cut.error(x.abs()).abs().to_bits()));
+        kept = block.iter().fold(kept, |n, x| n.wrapping_add(u32::from(x.abs() > cut.threshold)));
     }
-    let mut kept = 0u32;
-    for &raw in values {
-        kept = kept.wrapping_add(u32::from(S::value(raw).abs() > cut.threshold));
-    }
-    let mut largest = joined(largest, |a, b| if b > a { b } else { a });
-    for &raw in rest {
-        largest = largest.max(cut.error(S::value(raw).abs()).abs());
-    }
+    let (originals, errors) = (originals.total(), errors.total());
     let (count, kept, scale) = (values.len() as u64, u64::from(kept), f64::from(cut.scale));
     let restored = kept as f64 * (scale * scale);
     LossMeter {
@@ -171,27 +146,8 @@ pub(crate) fn loss_of_cut<S: Stored>(values: &[S::Raw], cut: Cut) -> LossMeter {
         errors,
         // (x - y)² = x² - 2xy + y²
         products: (originals + restored - errors) / 2.0,
-        largest: f64::from(largest),
+        largest: f64::from(f32::from_bits(largest)),
     }
-}
-
-/// The sum of the squares of what `of` makes of magnitudes.
-#[inline(always)]
-fn sum_of_squares<S: Stored>(values: &[S::Raw], of: impl Fn(f32) -> f32) -> f64 {
-    let (chunks, rest) = values.as_chunks::<LANES>();
-    let mut lanes = [0f64; LANES];
-    for chunk in chunks {
-        for (lane, &raw) in lanes.iter_mut().zip(chunk) {
-            let x = f64::from(of(S::value(raw).abs()));
-            *lane += x * x;
-        }
-    }
-    let mut sum = total(lanes);
-    for &raw in rest {
-        let x = f64::from(of(S::value(raw).abs()));
-        sum += x * x;
-    }
-    sum
 }
 
 /// Compares numbers with numbers.
@@ -205,52 +161,42 @@ impl Kernel for Comparing<'_> {
 
     #[inline(always)]
     fn run(self) -> LossMeter {
-        let mut lanes = Lanes::default();
-        let (xs, last_xs) = self.original.as_chunks::<LANES>();
-        let (ys, last_ys) = self.restored.as_chunks::<LANES>();
-        for (xs, ys) in xs.iter().zip(ys) {
-            for (lane, (&x, &y)) in xs.iter().zip(ys).enumerate() {
-                lanes.step(lane, x, y);
-            }
-        }
-        for (lane, (&x, &y)) in last_xs.iter().zip(last_ys).enumerate() {
-            lanes.step(lane, x, y);
-        }
+        let Self { original, restored } = self;
+        let squared = |x: f64| x * x;
+        // A difference in f64 is off by 2^-53 of itself.
+        let error = |x: f32, y: f32| f64::from(x) - f64::from(y);
         LossMeter {
-            count: self.original.len() as u64,
-            zeros: lanes.zeros.iter().copied().map(u64::from).sum(),
-            originals: total(lanes.originals),
-            restored: total(lanes.restored),
-            errors: total(lanes.errors),
-            products: total(lanes.products),
-            largest: joined(lanes.largest, larger),
+            count: original.len() as u64,
+            zeros: restored.iter().filter(|y| **y == 0.0).count() as u64,
+            originals: sum_of_pairs(original, restored, |x, _| squared(f64::from(x))),
+            restored: sum_of_pairs(original, restored, |_, y| squared(f64::from(y))),
+            errors: sum_of_pairs(original, restored, |x, y| squared(error(x, y))),
+            products: sum_of_pairs(original, restored, |x, y| f64::from(x) * f64::from(y)),
+            largest: f64::from_bits(
+                original
+                    .iter()
+                    .zip(restored)
+                    .fold(0, |m, (&x, &y)| m.max(error(x, y).abs().to_bits())),
+            ),
         }
     }
 }
 
-/// What [`Comparing`] adds up.
-#[derive(Default)]
-struct Lanes {
-    zeros: [u32; LANES],
-    originals: [f64; LANES],
-    restored: [f64; LANES],
-    errors: [f64; LANES],
-    products: [f64; LANES],
-    largest: [f64; LANES],
-}
-
-impl Lanes {
-    #[inline(always)]
-    fn step(&mut self, lane: usize, x: f32, y: f32) {
-        self.zeros[lane] = self.zeros[lane].wrapping_add(u32::from(y == 0.0));
-        let (x, y) = (f64::from(x), f64::from(y));
-        let error = (x - y).abs();
-        self.originals[lane] += x * x;
-        self.restored[lane] += y * y;
-        self.products[lane] += x * y;
-        self.errors[lane] += error * error;
-        self.largest[lane] = larger(self.largest[lane], error);
+/// The sum of what `of` makes of pairs.
+#[inline(always)]
+fn sum_of_pairs(xs: &[f32], ys: &[f32], of: impl Fn(f32, f32) -> f64) -> f64 {
+    let (x_chunks, last_xs) = xs.as_chunks::<LANES>();
+    let (y_chunks, last_ys) = ys.as_chunks::<LANES>();
+    let mut lanes = [0f64; LANES];
+    for (xs, ys) in x_chunks.iter().zip(y_chunks) {
+        for (lane, (&x, &y)) in lanes.iter_mut().zip(xs.iter().zip(ys)) {
+            *lane += of(x, y);
+        }
     }
+    for (lane, (&x, &y)) in lanes.iter_mut().zip(last_xs.iter().zip(last_ys)) {
+        *lane += of(x, y);
+    }
+    lanes.iter().sum()
 }
 
 /// The loss of `restored` against `original`, read row by row.

@@ -3,7 +3,6 @@
 use crate::codec::f16_to_f32;
 use crate::{Error, Result};
 use bitnet_core::dense::{DenseRows, PlainType};
-use bitnet_core::ternary::CODES_PER_WORD;
 use half::f16;
 
 /// A way in which numbers lie in memory.
@@ -28,8 +27,15 @@ pub(crate) trait Stored: Copy + Send + Sync + 'static {
     /// The largest magnitude whose value is not above `threshold`, which is 0 or more and not NaN.
     fn floor(threshold: f32) -> Self::Bits;
 
-    /// Sixteen codes as a word: 2 or 0, by their sign, for numbers whose magnitude is above `above`, 1 for others.
-    fn word(sixteen: &[Self::Raw; CODES_PER_WORD], above: Self::Bits) -> u32;
+    /// The value of a magnitude.
+    fn magnitude_value(bits: Self::Bits) -> f32;
+
+    /// The code of a number: 2 or 0, by its sign, if its magnitude is above `above`, else 1.
+    #[inline(always)]
+    fn code(raw: Self::Raw, above: Self::Bits) -> u8 {
+        let counts = Self::magnitude(raw) > above;
+        1 + u8::from(counts) - 2 * u8::from(counts & Self::negative(raw))
+    }
 }
 
 /// Numbers in memory.
@@ -68,13 +74,14 @@ impl Stored for Native {
         (raw.to_bits() as i32) < 0
     }
 
+    #[inline(always)]
     fn floor(threshold: f32) -> i32 {
         Self::magnitude(threshold)
     }
 
     #[inline(always)]
-    fn word(sixteen: &[f32; CODES_PER_WORD], above: i32) -> u32 {
-        word_of_32(sixteen.map(|raw| raw.to_bits() as i32), above)
+    fn magnitude_value(bits: i32) -> f32 {
+        f32::from_bits(bits as u32)
     }
 }
 
@@ -98,13 +105,14 @@ impl Stored for LeF32 {
         Native::negative(Self::value(raw))
     }
 
+    #[inline(always)]
     fn floor(threshold: f32) -> i32 {
         Native::floor(threshold)
     }
 
     #[inline(always)]
-    fn word(sixteen: &[[u8; 4]; CODES_PER_WORD], above: i32) -> u32 {
-        word_of_32(sixteen.map(|raw| u32::from_le_bytes(raw) as i32), above)
+    fn magnitude_value(bits: i32) -> f32 {
+        f32::from_bits(bits as u32)
     }
 }
 
@@ -128,6 +136,7 @@ impl Stored for LeF16 {
         i16::from_le_bytes(raw) < 0
     }
 
+    #[inline(always)]
     fn floor(threshold: f32) -> i16 {
         let nearest = f16::from_f32(threshold);
         let above = nearest.to_f32() > threshold;
@@ -135,8 +144,8 @@ impl Stored for LeF16 {
     }
 
     #[inline(always)]
-    fn word(sixteen: &[[u8; 2]; CODES_PER_WORD], above: i16) -> u32 {
-        word_of_16(sixteen.map(i16::from_le_bytes), above)
+    fn magnitude_value(bits: i16) -> f32 {
+        Self::value(bits.to_le_bytes())
     }
 }
 
@@ -160,39 +169,15 @@ impl Stored for LeBf16 {
         i16::from_le_bytes(raw) < 0
     }
 
+    #[inline(always)]
     fn floor(threshold: f32) -> i16 {
         (Native::floor(threshold) >> 16) as i16
     }
 
     #[inline(always)]
-    fn word(sixteen: &[[u8; 2]; CODES_PER_WORD], above: i16) -> u32 {
-        word_of_16(sixteen.map(i16::from_le_bytes), above)
+    fn magnitude_value(bits: i16) -> f32 {
+        Self::value(bits.to_le_bytes())
     }
-}
-
-/// [`Stored::word`] of numbers with 32 bits.
-#[inline(always)]
-fn word_of_32(bits: [i32; CODES_PER_WORD], above: i32) -> u32 {
-    let mut places = [0u32; CODES_PER_WORD];
-    for (j, (place, bits)) in places.iter_mut().zip(bits).enumerate() {
-        let counts = if (bits & i32::MAX) > above { u32::MAX } else { 0 };
-        let positive = !(bits >> 31) as u32;
-        *place = (!counts & (1 << (2 * j))) | (counts & positive & (2 << (2 * j)));
-    }
-    places.iter().fold(0, |word, place| word | place)
-}
-
-/// [`Stored::word`] of numbers with 16 bits.
-#[inline(always)]
-fn word_of_16(bits: [i16; CODES_PER_WORD], above: i16) -> u32 {
-    let mut places = [0u16; CODES_PER_WORD];
-    for (j, (place, bits)) in places.iter_mut().zip(bits).enumerate() {
-        let counts = if (bits & i16::MAX) > above { u16::MAX } else { 0 };
-        let positive = !(bits >> 15) as u16;
-        *place = (!counts & (1 << (2 * (j % 8)))) | (counts & positive & (2 << (2 * (j % 8))));
-    }
-    let half = |places: &[u16]| places.iter().fold(0, |word, place| word | place);
-    u32::from(half(&places[..8])) | (u32::from(half(&places[8..])) << 16)
 }
 
 /// The rows of a matrix, as kernels read them.

@@ -7,11 +7,12 @@ use bitnet_core::dense::DenseRows;
 use bitnet_core::memory::{HybridMemoryPool, PoolBuffer, Shared};
 use bitnet_core::simd::{self, IsaLevel, Kernel};
 use bitnet_core::ternary::{CODES_PER_WORD, ROW_BLOCK, ScaleGranularity, TernaryMatrix};
-use std::ops::DerefMut;
 
 /// Rows that one tally is made of. Tallies are joined in the order of the rows, so that no result depends on how many
 /// threads there were.
 const ROWS_PER_TALLY: usize = 64;
+/// Codes that are packed together.
+pub(crate) const PACKED: usize = 256;
 /// A word of sixteen zero trits.
 const ZERO_WORD: u32 = 0x5555_5555;
 
@@ -94,14 +95,12 @@ impl<R: Rule> Work for Ternarizing<'_, R> {
             ScaleGranularity::Tensor => Some(self.whole(source)?),
             ScaleGranularity::Row | ScaleGranularity::Group(_) => None,
         };
-        let words_per_row = cols.div_ceil(ROW_BLOCK) * (ROW_BLOCK / CODES_PER_WORD);
-        let mut words = Room::new(rows, words_per_row, wanted.pool)?;
+        let mut words = Room::new(rows, cols, wanted.pool)?;
         let mut scales: Vec<f32> = whole.iter().map(|cut| cut.scale).collect();
         let (mut meter, mut room) = (LossMeter::new(), Vec::new());
-        for (row, words) in words.chunks_exact_mut(words_per_row).enumerate() {
+        for (row, words) in words.rows().enumerate() {
             let values = source.row(row, &mut room)?;
-            let (words, padding) = words.split_at_mut(cols.div_ceil(CODES_PER_WORD));
-            padding.fill(ZERO_WORD);
+            let words = packed_row(words, cols);
             let meter = wanted.measured.then_some(&mut meter);
             let scales = &mut scales;
             let work =
@@ -110,12 +109,7 @@ impl<R: Rule> Work for Ternarizing<'_, R> {
                 return Err(bad_number(R::NAME, source, row));
             }
         }
-        let scales = match wanted.pool {
-            Some(pool) => Shared::new(PoolBuffer::from_slice(&scales, pool)?),
-            None => scales.into(),
-        };
-        let matrix =
-            TernaryMatrix::from_words(rows, cols, words.shared(), wanted.granularity, scales)?;
+        let matrix = words.finish(rows, cols, wanted.granularity, scales)?;
         Ok((matrix, meter))
     }
 }
@@ -215,60 +209,108 @@ fn bad_number<S: Rows>(format: &'static str, source: S, row: usize) -> Error {
     Error::BadNumber { format, row, col, value: S::Stored::value(values[col]) }
 }
 
-/// Room for the words of all rows.
-enum Room {
+/// Room for the trits of all rows.
+pub(crate) struct Room<'a> {
+    words: Words,
+    words_per_row: usize,
+    pool: Option<&'a HybridMemoryPool>,
+}
+
+enum Words {
     Heap(Vec<u32>),
     Pool(PoolBuffer<u32>),
 }
 
-impl Room {
-    fn new(rows: usize, words_per_row: usize, pool: Option<&HybridMemoryPool>) -> Result<Self> {
+impl<'a> Room<'a> {
+    /// Room in `pool`, if there is one.
+    pub(crate) fn new(
+        rows: usize,
+        cols: usize,
+        pool: Option<&'a HybridMemoryPool>,
+    ) -> Result<Self> {
+        let words_per_row = cols.div_ceil(ROW_BLOCK) * (ROW_BLOCK / CODES_PER_WORD);
         let total = rows
             .checked_mul(words_per_row)
             .ok_or(bitnet_core::Error::SizeOverflow { what: "ternary matrix" })?;
-        if let Some(pool) = pool {
-            return Ok(Self::Pool(PoolBuffer::scratch(total, pool)?));
-        }
-        let mut words = Vec::new();
-        words.try_reserve_exact(total).map_err(|_| bitnet_core::Error::OutOfMemory {
-            bytes: total.saturating_mul(4),
-            live: 0,
-            limit: isize::MAX as usize,
-        })?;
-        words.resize(total, ZERO_WORD);
-        Ok(Self::Heap(words))
+        let words = match pool {
+            Some(pool) => Words::Pool(PoolBuffer::scratch(total, pool)?),
+            None => {
+                let mut words = Vec::new();
+                words.try_reserve_exact(total).map_err(|_| bitnet_core::Error::OutOfMemory {
+                    bytes: total.saturating_mul(4),
+                    live: 0,
+                    limit: isize::MAX as usize,
+                })?;
+                words.resize(total, ZERO_WORD);
+                Words::Heap(words)
+            }
+        };
+        Ok(Self { words, words_per_row, pool })
     }
 
-    fn chunks_exact_mut(&mut self, words: usize) -> std::slice::ChunksExactMut<'_, u32> {
-        match self {
-            Self::Heap(all) => all.chunks_exact_mut(words),
-            Self::Pool(all) => all.deref_mut().chunks_exact_mut(words),
+    /// The words of each row, padding included; what is in them is not said.
+    pub(crate) fn rows(&mut self) -> std::slice::ChunksExactMut<'_, u32> {
+        match &mut self.words {
+            Words::Heap(words) => words.chunks_exact_mut(self.words_per_row),
+            Words::Pool(words) => words.chunks_exact_mut(self.words_per_row),
         }
     }
 
-    fn shared(self) -> Shared<u32> {
-        match self {
-            Self::Heap(words) => words.into(),
-            Self::Pool(words) => Shared::new(words),
-        }
+    /// The matrix of rows that are all filled.
+    pub(crate) fn finish(
+        self,
+        rows: usize,
+        cols: usize,
+        granularity: ScaleGranularity,
+        scales: Vec<f32>,
+    ) -> Result<TernaryMatrix> {
+        let words = match self.words {
+            Words::Heap(words) => words.into(),
+            Words::Pool(words) => Shared::new(words),
+        };
+        let scales = match self.pool {
+            Some(pool) => Shared::new(PoolBuffer::from_slice(&scales, pool)?),
+            None => scales.into(),
+        };
+        Ok(TernaryMatrix::from_words(rows, cols, words, granularity, scales)?)
     }
+}
+
+/// The words of a row that hold its columns; those behind them become zero trits.
+pub(crate) fn packed_row(words: &mut [u32], cols: usize) -> &mut [u32] {
+    let (packed, padding) = words.split_at_mut(cols.div_ceil(CODES_PER_WORD));
+    padding.fill(ZERO_WORD);
+    packed
 }
 
 /// Packs a run: weights whose magnitude is above `above` become ±1.
 #[inline(always)]
 pub(crate) fn pack<S: Stored>(values: &[S::Raw], above: S::Bits, words: &mut [u32]) {
-    let (whole, rest) = values.as_chunks::<CODES_PER_WORD>();
-    for (word, sixteen) in words.iter_mut().zip(whole) {
-        *word = S::word(sixteen, above);
+    let mut codes = [1u8; PACKED];
+    let blocks = values.chunks(PACKED).zip(words.chunks_mut(PACKED / CODES_PER_WORD));
+    for (values, words) in blocks {
+        for (code, &raw) in codes.iter_mut().zip(values) {
+            *code = S::code(raw, above);
+        }
+        if values.len() < PACKED {
+            codes[values.len()..].fill(1);
+        }
+        pack_codes(&codes, words);
     }
-    if let (false, Some(last)) = (rest.is_empty(), words.last_mut()) {
-        *last = rest.iter().enumerate().fold(ZERO_WORD, |word, (j, &raw)| {
-            let code = match (S::magnitude(raw) > above, S::negative(raw)) {
-                (false, _) => 1,
-                (true, false) => 2,
-                (true, true) => 0u32,
-            };
-            word ^ ((code ^ 1) << (2 * j))
-        });
+}
+
+/// Codes 0, 1 and 2, one a byte, as words; in loops that take one element after the other, so that they become vector
+/// code.
+#[inline(always)]
+pub(crate) fn pack_codes(codes: &[u8; PACKED], words: &mut [u32]) {
+    let mut halves = [0u16; PACKED / 8];
+    for (half, eight) in halves.iter_mut().zip(codes.as_chunks::<8>().0) {
+        let x = u64::from_le_bytes(*eight);
+        let x = (x | (x >> 6)) & 0x000f_000f_000f_000f;
+        let x = (x | (x >> 12)) & 0x0000_00ff_0000_00ff;
+        *half = (x | (x >> 24)) as u16;
+    }
+    for (word, [low, high]) in words.iter_mut().zip(halves.as_chunks::<2>().0) {
+        *word = u32::from(*low) | (u32::from(*high) << 16);
     }
 }

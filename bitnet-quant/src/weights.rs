@@ -1,13 +1,16 @@
 //! From full-precision weights to trits: absmean quantisation, and the detection of weights that are ternary already.
 
+pub use crate::detect::{detect_ternary, detect_ternary_in};
+
 use crate::Result;
-use crate::loss::{LANES, Loss, total};
-use crate::stored::{Stored, shape_of};
+use crate::loss::Loss;
+use crate::stored::Stored;
+use crate::sums::{Blocks, Lanes};
 use crate::ternarize::{Cut, Rule, Wanted, ternarize};
 use bitnet_core::dense::DenseRows;
 use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::simd;
-use bitnet_core::ternary::{CODES_PER_WORD, ScaleGranularity, TernaryBuilder, TernaryMatrix};
+use bitnet_core::ternary::{CODES_PER_WORD, ScaleGranularity, TernaryMatrix};
 
 /// The smallest mean that a scale is made from.
 const MIN_MEAN: f32 = 1e-5;
@@ -114,7 +117,12 @@ impl Rule for Absmean {
 
     #[inline(always)]
     fn add<S: Stored>(&self, tally: &mut f64, weights: &[S::Raw]) -> bool {
-        *tally += sum_of_magnitudes::<S>(weights);
+        let mut lanes = Lanes::default();
+        let mut blocks = Blocks::<S>::new(weights);
+        while let Some(block) = blocks.next() {
+            lanes = lanes.add(block, |x| f64::from(x.abs()));
+        }
+        *tally += lanes.total();
         // A sum of finite numbers of f32 is finite in f64, and one with NaN or infinity is not.
         tally.is_finite()
     }
@@ -123,6 +131,7 @@ impl Rule for Absmean {
         *tally += next;
     }
 
+    #[inline(always)]
     fn cut(&self, tally: f64, count: usize) -> Cut {
         let s = 1.0 / ((tally / count as f64) as f32).max(MIN_MEAN);
         // The reciprocal of the largest number is a power of two whose own reciprocal is out of range.
@@ -132,6 +141,7 @@ impl Rule for Absmean {
 
 /// The largest number `t` for which `t * s` rounds to no more than 1/2: rounding half to even and clamping to -1..1
 /// sends exactly the weights of a larger magnitude to ±1. `s` is more than 0.
+#[inline(always)]
 fn rounding_threshold(s: f32) -> f32 {
     let mut t = 0.5 / s;
     while t * s > 0.5 {
@@ -141,116 +151,6 @@ fn rounding_threshold(s: f32) -> f32 {
         t = t.next_up();
     }
     t
-}
-
-/// The sum of magnitudes in f64, in eight accumulators that are added at the end.
-#[inline(always)]
-fn sum_of_magnitudes<S: Stored>(weights: &[S::Raw]) -> f64 {
-    let (chunks, rest) = weights.as_chunks::<LANES>();
-    let mut lanes = [0f64; LANES];
-    for chunk in chunks {
-        for (lane, &raw) in lanes.iter_mut().zip(chunk) {
-            *lane += f64::from(S::value(raw).abs());
-        }
-    }
-    let mut sum = total(lanes);
-    for &raw in rest {
-        sum += f64::from(S::value(raw).abs());
-    }
-    sum
-}
-
-/// The matrix as trits if it is ternary already, else `None`.
-///
-/// It is, if every weight is `±m` or 0 with one magnitude `m` for the matrix, else for each row, else for each group
-/// of 256, 128 or 64 weights: the first that fits. The scale is `m`, 0 where all weights are zero; every value is
-/// kept exactly. Reading ends at the first row that nothing fits, so a full-precision matrix costs about one row. A
-/// weight that is NaN or infinite is not ternary.
-///
-/// # Errors
-/// [`crate::Error::EmptyShape`], and those of reading `weights`.
-pub fn detect_ternary(weights: &dyn DenseRows) -> Result<Option<TernaryMatrix>> {
-    detect_ternary_in(weights, None)
-}
-
-/// As [`detect_ternary`], with the trits in `pool`, if there is one.
-///
-/// # Errors
-/// As [`detect_ternary`].
-pub fn detect_ternary_in(
-    weights: &dyn DenseRows,
-    pool: Option<&HybridMemoryPool>,
-) -> Result<Option<TernaryMatrix>> {
-    let (rows, cols) = shape_of("ternary detection", weights)?;
-    let mut candidates = candidates(cols);
-    let mut values = vec![0f32; cols];
-    let mut codes = vec![0u8; cols];
-    weights.decode_row(0, &mut values)?;
-    candidates.retain_mut(|candidate| candidate.admit(&values));
-    if candidates.is_empty() {
-        return Ok(None);
-    }
-    let mut builder = TernaryBuilder::in_pool(rows, cols, pool)?;
-    for row in 0..rows {
-        if row > 0 {
-            weights.decode_row(row, &mut values)?;
-            candidates.retain_mut(|candidate| candidate.admit(&values));
-            if candidates.is_empty() {
-                return Ok(None);
-            }
-        }
-        for (code, &value) in codes.iter_mut().zip(&values) {
-            *code = 1 + u8::from(value > 0.0) - u8::from(value < 0.0);
-        }
-        builder.push_row(&codes)?;
-    }
-    let Some(best) = candidates.into_iter().next() else { return Ok(None) };
-    Ok(Some(builder.finish(best.granularity, best.scales)?))
-}
-
-/// The granularities that columns admit, the coarsest first.
-fn candidates(cols: usize) -> Vec<Candidate> {
-    let groups = [256, 128, 64].into_iter().filter(|n| cols.is_multiple_of(*n));
-    [(ScaleGranularity::Tensor, cols), (ScaleGranularity::Row, cols)]
-        .into_iter()
-        .chain(groups.map(|n| (ScaleGranularity::Group(n), n)))
-        .map(|(granularity, run)| Candidate { granularity, run, scales: Vec::new() })
-        .collect()
-}
-
-/// A granularity that has fitted every row so far.
-struct Candidate {
-    granularity: ScaleGranularity,
-    run: usize,
-    scales: Vec<f32>,
-}
-
-impl Candidate {
-    /// Takes up the next row's scales; false if the row does not fit.
-    fn admit(&mut self, values: &[f32]) -> bool {
-        for values in values.chunks(self.run) {
-            let Some(magnitude) = magnitude(values) else { return false };
-            match (self.granularity, self.scales.as_mut_slice()) {
-                (ScaleGranularity::Tensor, [scale]) => {
-                    if *scale == 0.0 {
-                        *scale = magnitude;
-                    } else if magnitude != 0.0 && magnitude != *scale {
-                        return false;
-                    }
-                }
-                _ => self.scales.push(magnitude),
-            }
-        }
-        true
-    }
-}
-
-/// The one magnitude of the weights that are not zero, 0 if all are; `None` if there are two, or one is not finite.
-fn magnitude(values: &[f32]) -> Option<f32> {
-    let largest = values.iter().fold(0f32, |m, v| m.max(v.abs()));
-    let fits = largest.is_finite()
-        && values.iter().fold(true, |fits, &v| fits & ((v == 0.0) | (v.abs() == largest)));
-    fits.then_some(largest)
 }
 
 #[cfg(test)]

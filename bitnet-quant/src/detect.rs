@@ -1,0 +1,160 @@
+//! Whether weights are ternary already, and their trits if they are.
+
+use crate::Result;
+use crate::stored::{Rows, Stored, Work, read, shape_of};
+use crate::ternarize::{Room, pack, packed_row};
+use bitnet_core::dense::DenseRows;
+use bitnet_core::memory::HybridMemoryPool;
+use bitnet_core::simd::{self, IsaLevel, Kernel};
+use bitnet_core::ternary::{CODES_PER_WORD, ScaleGranularity, TernaryMatrix};
+
+/// The smallest number of weights that may share a scale, unless they are a row.
+const SMALLEST_GROUP: usize = 64;
+
+/// The matrix as trits if it is ternary already, else `None`.
+///
+/// It is, if every weight is `±m` or 0 with one magnitude `m` for the matrix, else for each row, else for each group
+/// of 256, 128 or 64 weights: the first that fits. The scale is `m`, 0 where all weights are zero; every value is
+/// kept exactly. Reading ends at the first row that nothing fits, so a full-precision matrix costs about one row. A
+/// weight that is NaN or infinite is not ternary.
+///
+/// # Errors
+/// [`crate::Error::EmptyShape`], and those of reading `weights`.
+pub fn detect_ternary(weights: &dyn DenseRows) -> Result<Option<TernaryMatrix>> {
+    detect_ternary_in(weights, None)
+}
+
+/// As [`detect_ternary`], with the trits in `pool`, if there is one.
+///
+/// # Errors
+/// As [`detect_ternary`].
+pub fn detect_ternary_in(
+    weights: &dyn DenseRows,
+    pool: Option<&HybridMemoryPool>,
+) -> Result<Option<TernaryMatrix>> {
+    let (rows, cols) = shape_of("ternary detection", weights)?;
+    let run = if cols.is_multiple_of(SMALLEST_GROUP) { SMALLEST_GROUP } else { cols };
+    let level = simd::active()?;
+    read(weights, Detecting { rows, cols, run, pool, level })
+}
+
+struct Detecting<'a> {
+    rows: usize,
+    cols: usize,
+    /// Weights whose magnitude is found together: every scale is that of whole runs.
+    run: usize,
+    pool: Option<&'a HybridMemoryPool>,
+    level: IsaLevel,
+}
+
+impl Work for Detecting<'_> {
+    type Output = Option<TernaryMatrix>;
+
+    fn with<R: Rows>(self, source: R) -> Result<Option<TernaryMatrix>> {
+        let Self { rows, cols, run, pool, level } = self;
+        let mut candidates = candidates(cols, run);
+        let mut magnitudes = vec![0f32; cols.div_ceil(run)];
+        let mut first = vec![0u32; cols.div_ceil(CODES_PER_WORD)];
+        let mut decoded = Vec::new();
+        let mut admit = |row, words: &mut [u32]| -> Result<bool> {
+            let values = source.row(row, &mut decoded)?;
+            let magnitudes = &mut magnitudes[..];
+            let ternary =
+                simd::run(level, RowOfRuns::<R::Stored> { values, run, magnitudes, words });
+            candidates.retain_mut(|candidate| ternary && candidate.admit(magnitudes));
+            Ok(!candidates.is_empty())
+        };
+        // Most matrices are not ternary, which their first row tells before there is room for the others.
+        if !admit(0, &mut first)? {
+            return Ok(None);
+        }
+        let mut words = Room::new(rows, cols, pool)?;
+        for (row, words) in words.rows().enumerate() {
+            let words = packed_row(words, cols);
+            if row == 0 {
+                words.copy_from_slice(&first);
+            } else if !admit(row, words)? {
+                return Ok(None);
+            }
+        }
+        let Some(best) = candidates.into_iter().next() else { return Ok(None) };
+        Ok(Some(words.finish(rows, cols, best.granularity, best.scales)?))
+    }
+}
+
+/// The magnitudes of a row's runs, and its trits; false if a run has two magnitudes or one that is not finite.
+struct RowOfRuns<'a, S: Stored> {
+    values: &'a [S::Raw],
+    run: usize,
+    magnitudes: &'a mut [f32],
+    words: &'a mut [u32],
+}
+
+impl<S: Stored> Kernel for RowOfRuns<'_, S> {
+    type Output = bool;
+
+    #[inline(always)]
+    fn run(self) -> bool {
+        let zero = S::floor(0.0);
+        for (values, magnitude) in self.values.chunks(self.run).zip(self.magnitudes) {
+            let largest = values.iter().fold(zero, |m, &raw| m.max(S::magnitude(raw)));
+            let other = |bits: S::Bits| (bits != zero) & (bits != largest);
+            let others = values.iter().fold(false, |any, &raw| any | other(S::magnitude(raw)));
+            if others || largest >= S::INFINITY {
+                return false;
+            }
+            *magnitude = S::magnitude_value(largest);
+        }
+        pack::<S>(self.values, zero, self.words);
+        true
+    }
+}
+
+/// The granularities that columns admit, the coarsest first; `run` weights make a run.
+fn candidates(cols: usize, run: usize) -> Vec<Candidate> {
+    let groups = [256, 128, SMALLEST_GROUP].into_iter().filter(|n| cols.is_multiple_of(*n));
+    [(ScaleGranularity::Tensor, cols), (ScaleGranularity::Row, cols)]
+        .into_iter()
+        .chain(groups.map(|n| (ScaleGranularity::Group(n), n)))
+        .map(|(granularity, len)| Candidate {
+            granularity,
+            runs: len.div_ceil(run),
+            scales: Vec::new(),
+        })
+        .collect()
+}
+
+/// A granularity that has fitted every row so far.
+struct Candidate {
+    granularity: ScaleGranularity,
+    /// Runs of a row that share a scale.
+    runs: usize,
+    scales: Vec<f32>,
+}
+
+impl Candidate {
+    /// Takes up the magnitudes of the next row's runs; false if the row does not fit.
+    fn admit(&mut self, magnitudes: &[f32]) -> bool {
+        for magnitudes in magnitudes.chunks(self.runs) {
+            let Some(magnitude) = one_of(magnitudes) else { return false };
+            match (self.granularity, self.scales.as_mut_slice()) {
+                (ScaleGranularity::Tensor, [scale]) => {
+                    if *scale == 0.0 {
+                        *scale = magnitude;
+                    } else if magnitude != 0.0 && magnitude != *scale {
+                        return false;
+                    }
+                }
+                _ => self.scales.push(magnitude),
+            }
+        }
+        true
+    }
+}
+
+/// The one magnitude of the runs that are not zero, 0 if all are; `None` if there are two.
+fn one_of(magnitudes: &[f32]) -> Option<f32> {
+    let largest = magnitudes.iter().fold(0f32, |m, v| m.max(*v));
+    let fits = magnitudes.iter().fold(true, |fits, &v| fits & ((v == 0.0) | (v == largest)));
+    fits.then_some(largest)
+}
