@@ -31,6 +31,21 @@ impl SplitMix64 {
         mixed(self.0)
     }
 
+    /// Leaves out the next `count` numbers, whatever they are asked for as; in no time.
+    ///
+    /// ```
+    /// use bitnet_core::rng::SplitMix64;
+    ///
+    /// let (mut one, mut other) = (SplitMix64::new(7), SplitMix64::new(7));
+    /// one.skip(2);
+    /// let third = [(); 3].map(|()| other.next_u64())[2];
+    /// assert_eq!(one.next_u64(), third);
+    /// ```
+    #[inline]
+    pub const fn skip(&mut self, count: u64) {
+        self.0 = self.0.wrapping_add(STEP.wrapping_mul(count));
+    }
+
     /// A uniform number in `[0, 1)`, of 53 random bits.
     #[inline]
     pub const fn unit(&mut self) -> f64 {

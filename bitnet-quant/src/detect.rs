@@ -69,7 +69,7 @@ impl Work for Detecting<'_> {
             return Ok(None);
         }
         let mut words = Room::new(rows, cols, pool)?;
-        for (row, words) in words.rows().enumerate() {
+        for (row, words) in words.units(1).enumerate() {
             let words = packed_row(words, cols);
             if row == 0 {
                 words.copy_from_slice(&first);

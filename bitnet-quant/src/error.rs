@@ -150,4 +150,16 @@ pub enum Error {
         /// The block length given.
         block: usize,
     },
+    /// A setting that is outside its range.
+    #[error("{what}: {parameter} is {value}; choose {expected}")]
+    BadParameter {
+        /// What has the setting.
+        what: &'static str,
+        /// The setting's name.
+        parameter: &'static str,
+        /// The value given.
+        value: f64,
+        /// The values that can be chosen.
+        expected: &'static str,
+    },
 }

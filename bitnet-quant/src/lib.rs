@@ -1,7 +1,9 @@
 //! Quantisers and storage codecs between numbers and trits.
 //!
 //! - [`weights`]: absmean quantisation of weights, and the detection of weights that are ternary already.
-//! - [`activations`]: absmax quantisation of one token's activations to int8.
+//! - [`quantizer`]: the other rules by which weights become trits, one file each.
+//! - [`activations`]: activations in int8 or int4, one scale for each token.
+//! - [`gradients`]: gradients in few bits that are right on average.
 //! - [`loss`]: how far restored numbers are from the original ones.
 //! - [`codec`]: one file per storage format; a codec turns bytes into a
 //!   [`TernaryMatrix`](bitnet_core::ternary::TernaryMatrix) or into rows of f32, and back.
@@ -13,7 +15,10 @@ pub mod activations;
 pub mod codec;
 mod detect;
 mod error;
+pub mod gradients;
 pub mod loss;
+mod parallel;
+pub mod quantizer;
 mod stored;
 mod sums;
 mod ternarize;

@@ -1,13 +1,13 @@
 //! What quantisation cost: errors between numbers and what stands for them.
 
 use crate::stored::{Stored, shape_of};
-use crate::sums::{Blocks, LANES, Lanes};
-use crate::ternarize::Cut;
+use crate::sums::{BLOCK, Blocks, LANES, Lanes};
+use crate::ternarize::Threshold;
 use crate::weights::dequantize_row;
 use crate::{Error, Result};
 use bitnet_core::dense::DenseRows;
 use bitnet_core::simd::{self, Kernel};
-use bitnet_core::ternary::TernaryMatrix;
+use bitnet_core::ternary::{CODES_PER_WORD, TernaryMatrix};
 
 /// How far restored numbers are from the original ones.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -121,7 +121,7 @@ fn larger(a: f64, b: f64) -> f64 {
 /// What a run of weights loses to the trits that `cut` makes of it, within a kernel. One sum to a loop: that is what
 /// becomes vector code.
 #[inline(always)]
-pub(crate) fn loss_of_cut<S: Stored>(values: &[S::Raw], cut: Cut) -> LossMeter {
+pub(crate) fn loss_of_threshold<S: Stored>(values: &[S::Raw], cut: Threshold) -> LossMeter {
     let (mut originals, mut errors) = (Lanes::default(), Lanes::default());
     let (mut kept, mut largest) = (0u32, 0u32);
     let mut blocks = Blocks::<S>::new(values);
@@ -133,7 +133,7 @@ pub(crate) fn loss_of_cut<S: Stored>(values: &[S::Raw], cut: Cut) -> LossMeter {
         });
         // Magnitudes are ordered as their bits are, and a largest integer can be found in any order.
         largest = block.iter().fold(largest, |m, x| m.max(cut.error(x.abs()).abs().to_bits()));
-        kept = block.iter().fold(kept, |n, x| n.wrapping_add(u32::from(x.abs() > cut.threshold)));
+        kept = block.iter().fold(kept, |n, x| n.wrapping_add(u32::from(x.abs() > cut.above)));
     }
     let (originals, errors) = (originals.total(), errors.total());
     let (count, kept, scale) = (values.len() as u64, u64::from(kept), f64::from(cut.scale));
@@ -150,6 +150,24 @@ pub(crate) fn loss_of_cut<S: Stored>(values: &[S::Raw], cut: Cut) -> LossMeter {
     }
 }
 
+/// What a run of weights lost that became the trits in `words`, within a kernel.
+#[inline(always)]
+pub(crate) fn loss_of_words<S: Stored>(values: &[S::Raw], words: &[u32], scale: f32) -> LossMeter {
+    let mut meter = LossMeter::new();
+    let mut blocks = Blocks::<S>::new(values);
+    let mut restored = [0f32; BLOCK];
+    let mut words = words.chunks(BLOCK / CODES_PER_WORD);
+    while let (Some(block), Some(words)) = (blocks.next(), words.next()) {
+        for (restored, &word) in restored.chunks_mut(CODES_PER_WORD).zip(words) {
+            for (j, restored) in restored.iter_mut().enumerate() {
+                *restored = (((word >> (2 * j)) & 3) as f32 - 1.0) * scale;
+            }
+        }
+        meter.merge(&compared(block, &restored[..block.len()]));
+    }
+    meter
+}
+
 /// Compares numbers with numbers.
 struct Comparing<'a> {
     original: &'a [f32],
@@ -161,24 +179,25 @@ impl Kernel for Comparing<'_> {
 
     #[inline(always)]
     fn run(self) -> LossMeter {
-        let Self { original, restored } = self;
-        let squared = |x: f64| x * x;
-        // A difference in f64 is off by 2^-53 of itself.
-        let error = |x: f32, y: f32| f64::from(x) - f64::from(y);
-        LossMeter {
-            count: original.len() as u64,
-            zeros: restored.iter().filter(|y| **y == 0.0).count() as u64,
-            originals: sum_of_pairs(original, restored, |x, _| squared(f64::from(x))),
-            restored: sum_of_pairs(original, restored, |_, y| squared(f64::from(y))),
-            errors: sum_of_pairs(original, restored, |x, y| squared(error(x, y))),
-            products: sum_of_pairs(original, restored, |x, y| f64::from(x) * f64::from(y)),
-            largest: f64::from_bits(
-                original
-                    .iter()
-                    .zip(restored)
-                    .fold(0, |m, (&x, &y)| m.max(error(x, y).abs().to_bits())),
-            ),
-        }
+        compared(self.original, self.restored)
+    }
+}
+
+#[inline(always)]
+fn compared(original: &[f32], restored: &[f32]) -> LossMeter {
+    let squared = |x: f64| x * x;
+    // A difference in f64 is off by 2^-53 of itself.
+    let error = |x: f32, y: f32| f64::from(x) - f64::from(y);
+    LossMeter {
+        count: original.len() as u64,
+        zeros: restored.iter().filter(|y| **y == 0.0).count() as u64,
+        originals: sum_of_pairs(original, restored, |x, _| squared(f64::from(x))),
+        restored: sum_of_pairs(original, restored, |_, y| squared(f64::from(y))),
+        errors: sum_of_pairs(original, restored, |x, y| squared(error(x, y))),
+        products: sum_of_pairs(original, restored, |x, y| f64::from(x) * f64::from(y)),
+        largest: f64::from_bits(
+            original.iter().zip(restored).fold(0, |m, (&x, &y)| m.max(error(x, y).abs().to_bits())),
+        ),
     }
 }
 

@@ -15,6 +15,9 @@ pub(crate) trait Stored: Copy + Send + Sync + 'static {
     /// The magnitude of infinity: that of a number that is not finite is no less.
     const INFINITY: Self::Bits;
 
+    /// Zeros at the end of every value as f32, if that leaves few enough bits to count values.
+    const SHIFT: u32;
+
     /// The number.
     fn value(raw: Self::Raw) -> f32;
 
@@ -58,6 +61,7 @@ impl Stored for Native {
     type Raw = f32;
     type Bits = i32;
     const INFINITY: i32 = 0x7f80_0000;
+    const SHIFT: u32 = 0;
 
     #[inline(always)]
     fn value(raw: f32) -> f32 {
@@ -89,6 +93,7 @@ impl Stored for LeF32 {
     type Raw = [u8; 4];
     type Bits = i32;
     const INFINITY: i32 = Native::INFINITY;
+    const SHIFT: u32 = 0;
 
     #[inline(always)]
     fn value(raw: [u8; 4]) -> f32 {
@@ -120,6 +125,7 @@ impl Stored for LeF16 {
     type Raw = [u8; 2];
     type Bits = i16;
     const INFINITY: i16 = 0x7c00;
+    const SHIFT: u32 = 13;
 
     #[inline(always)]
     fn value(raw: [u8; 2]) -> f32 {
@@ -153,6 +159,7 @@ impl Stored for LeBf16 {
     type Raw = [u8; 2];
     type Bits = i16;
     const INFINITY: i16 = 0x7f80;
+    const SHIFT: u32 = 16;
 
     #[inline(always)]
     fn value(raw: [u8; 2]) -> f32 {

@@ -5,7 +5,7 @@ use crate::stored::Stored;
 /// Accumulators of a sum; number `i` of a run goes to accumulator `i % LANES`, whatever the instruction set.
 pub(crate) const LANES: usize = 8;
 /// Numbers that are decoded together: a multiple of the accumulators that stays in the nearest cache.
-const BLOCK: usize = 256;
+pub(crate) const BLOCK: usize = 256;
 
 /// Sums of what becomes of numbers, in f64.
 #[derive(Clone, Copy, Default)]

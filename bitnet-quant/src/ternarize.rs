@@ -1,6 +1,7 @@
 //! From the rows of a matrix to trits: what a rule learns from weights, and the loop that applies it.
 
-use crate::loss::{LossMeter, loss_of_cut};
+use crate::loss::{LossMeter, loss_of_threshold, loss_of_words};
+use crate::parallel::each_unit;
 use crate::stored::{Raw, Rows, Stored, Work, read, shape_of};
 use crate::{Error, Result};
 use bitnet_core::dense::DenseRows;
@@ -12,24 +13,55 @@ use bitnet_core::ternary::{CODES_PER_WORD, ROW_BLOCK, ScaleGranularity, TernaryM
 /// threads there were.
 const ROWS_PER_TALLY: usize = 64;
 /// Codes that are packed together.
-pub(crate) const PACKED: usize = 256;
+const PACKED: usize = 256;
 /// A word of sixteen zero trits.
 const ZERO_WORD: u32 = 0x5555_5555;
 
+/// How the weights of a run become trits.
+pub(crate) trait Cut: Copy + Send + Sync {
+    /// What a trit of 1 stands for.
+    fn scale(self) -> f32;
+
+    /// Packs a run whose first weight is weight `at` of the matrix. Always inlined: it is a kernel's inner part.
+    fn pack<S: Stored>(self, at: u64, values: &[S::Raw], words: &mut [u32]);
+
+    /// What a run lost that was packed into `words`. Always inlined.
+    #[inline(always)]
+    fn loss<S: Stored>(self, values: &[S::Raw], words: &[u32]) -> LossMeter {
+        loss_of_words::<S>(values, words, self.scale())
+    }
+}
+
 /// Where trits begin, and what they stand for.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Cut {
+pub(crate) struct Threshold {
     /// Weights of a larger magnitude become ±1, the others 0; 0 or more.
-    pub(crate) threshold: f32,
+    pub(crate) above: f32,
     /// What a trit of 1 stands for.
     pub(crate) scale: f32,
 }
 
-impl Cut {
+impl Threshold {
     /// What is wrong with a magnitude after the cut.
     #[inline(always)]
     pub(crate) fn error(self, magnitude: f32) -> f32 {
-        magnitude - if magnitude > self.threshold { self.scale } else { 0.0 }
+        magnitude - if magnitude > self.above { self.scale } else { 0.0 }
+    }
+}
+
+impl Cut for Threshold {
+    fn scale(self) -> f32 {
+        self.scale
+    }
+
+    #[inline(always)]
+    fn pack<S: Stored>(self, _: u64, values: &[S::Raw], words: &mut [u32]) {
+        pack::<S>(values, S::floor(self.above), words);
+    }
+
+    #[inline(always)]
+    fn loss<S: Stored>(self, values: &[S::Raw], _: &[u32]) -> LossMeter {
+        loss_of_threshold::<S>(values, self)
     }
 }
 
@@ -37,6 +69,8 @@ impl Cut {
 pub(crate) trait Rule: Sync {
     /// What is known of a run's weights.
     type Tally: Default + Send;
+    /// How it is cut.
+    type Cut: Cut;
 
     /// The rule's name in errors.
     const NAME: &'static str;
@@ -47,8 +81,13 @@ pub(crate) trait Rule: Sync {
     /// Takes in what is known of the weights that follow.
     fn join(&self, tally: &mut Self::Tally, next: Self::Tally);
 
+    /// Puts a tally behind others, or joins it to the last of them where that can't change the result.
+    fn collect(&self, all: &mut Vec<Self::Tally>, next: Self::Tally) {
+        all.push(next);
+    }
+
     /// The cut for a run of `count` weights.
-    fn cut(&self, tally: Self::Tally, count: usize) -> Cut;
+    fn cut(&self, tally: Self::Tally, count: usize) -> Self::Cut;
 }
 
 /// Where the result goes, and what is told of it.
@@ -56,6 +95,7 @@ pub(crate) trait Rule: Sync {
 pub(crate) struct Wanted<'a> {
     pub(crate) granularity: ScaleGranularity,
     pub(crate) pool: Option<&'a HybridMemoryPool>,
+    pub(crate) threads: usize,
     pub(crate) level: IsaLevel,
     pub(crate) measured: bool,
 }
@@ -86,41 +126,34 @@ impl<R: Rule> Work for Ternarizing<'_, R> {
     type Output = (TernaryMatrix, LossMeter);
 
     fn with<S: Rows>(self, source: S) -> Result<Self::Output> {
-        let Self { rule, rows, cols, wanted } = self;
-        let run = match wanted.granularity {
-            ScaleGranularity::Group(n) => n,
-            ScaleGranularity::Tensor | ScaleGranularity::Row => cols,
-        };
+        let Self { rows, cols, wanted, .. } = self;
         let whole = match wanted.granularity {
             ScaleGranularity::Tensor => Some(self.whole(source)?),
             ScaleGranularity::Row | ScaleGranularity::Group(_) => None,
         };
         let mut words = Room::new(rows, cols, wanted.pool)?;
-        let mut scales: Vec<f32> = whole.iter().map(|cut| cut.scale).collect();
-        let (mut meter, mut room) = (LossMeter::new(), Vec::new());
-        for (row, words) in words.rows().enumerate() {
-            let values = source.row(row, &mut room)?;
-            let words = packed_row(words, cols);
-            let meter = wanted.measured.then_some(&mut meter);
-            let scales = &mut scales;
-            let work =
-                RowOfTrits::<R, S::Stored> { rule, whole, values, run, words, scales, meter };
-            if !simd::run(wanted.level, work) {
-                return Err(bad_number(R::NAME, source, row));
-            }
+        let units = words.units(ROWS_PER_TALLY).enumerate().collect();
+        let done = each_unit(
+            wanted.threads,
+            units,
+            |(unit, words)| self.unit(source, whole, unit * ROWS_PER_TALLY, words),
+            |all, next| all.push(next),
+        )?;
+        let mut scales: Vec<f32> = whole.iter().map(|cut| cut.scale()).collect();
+        let mut meter = LossMeter::new();
+        for (next_scales, next_meter) in done {
+            scales.extend(next_scales);
+            meter.merge(&next_meter);
         }
-        let matrix = words.finish(rows, cols, wanted.granularity, scales)?;
-        Ok((matrix, meter))
+        Ok((words.finish(rows, cols, wanted.granularity, scales)?, meter))
     }
 }
 
 impl<R: Rule> Ternarizing<'_, R> {
     /// The cut of the whole matrix.
-    fn whole<S: Rows>(&self, source: S) -> Result<Cut> {
-        let mut room = Vec::new();
-        let mut all = R::Tally::default();
-        for first in (0..self.rows).step_by(ROWS_PER_TALLY) {
-            let mut tally = R::Tally::default();
+    fn whole<S: Rows>(&self, source: S) -> Result<R::Cut> {
+        let tally_of = |first: usize| {
+            let (mut tally, mut room) = (R::Tally::default(), Vec::new());
             for row in first..self.rows.min(first + ROWS_PER_TALLY) {
                 let (rule, values) = (self.rule, source.row(row, &mut room)?);
                 let adding = Adding::<R, S::Stored> { rule, values, tally: &mut tally };
@@ -128,10 +161,47 @@ impl<R: Rule> Ternarizing<'_, R> {
                     return Err(bad_number(R::NAME, source, row));
                 }
             }
-            self.rule.join(&mut all, tally);
+            Ok(tally)
+        };
+        let units = (0..self.rows).step_by(ROWS_PER_TALLY).collect();
+        let collect = |all: &mut Vec<_>, next| self.rule.collect(all, next);
+        let mut all = R::Tally::default();
+        for next in each_unit(self.wanted.threads, units, tally_of, collect)? {
+            self.rule.join(&mut all, next);
         }
         // A matrix whose number of weights overflows usize can't have been read.
         Ok(self.rule.cut(all, self.rows * self.cols))
+    }
+
+    /// Packs the rows from `first` on, as many as `words` has room for; their scales, if they have their own.
+    fn unit<S: Rows>(
+        &self,
+        source: S,
+        whole: Option<R::Cut>,
+        first: usize,
+        words: &mut [u32],
+    ) -> Result<(Vec<f32>, LossMeter)> {
+        let run = match self.wanted.granularity {
+            ScaleGranularity::Group(n) => n,
+            ScaleGranularity::Tensor | ScaleGranularity::Row => self.cols,
+        };
+        let (mut scales, mut meter, mut room) = (Vec::new(), LossMeter::new(), Vec::new());
+        for (row, words) in (first..).zip(words.chunks_exact_mut(words_per_row(self.cols))) {
+            let work = RowOfTrits::<R, S::Stored> {
+                rule: self.rule,
+                whole,
+                at: row as u64 * self.cols as u64,
+                values: source.row(row, &mut room)?,
+                run,
+                words: packed_row(words, self.cols),
+                scales: &mut scales,
+                meter: self.wanted.measured.then_some(&mut meter),
+            };
+            if !simd::run(self.wanted.level, work) {
+                return Err(bad_number(R::NAME, source, row));
+            }
+        }
+        Ok((scales, meter))
     }
 }
 
@@ -155,7 +225,9 @@ impl<R: Rule, S: Stored> Kernel for Adding<'_, R, S> {
 struct RowOfTrits<'a, R: Rule, S: Stored> {
     rule: &'a R,
     /// The cut of the whole matrix, if there is one.
-    whole: Option<Cut>,
+    whole: Option<R::Cut>,
+    /// The number of the first weight within the matrix.
+    at: u64,
     values: &'a [S::Raw],
     /// Weights that share a scale: whole words, or the row.
     run: usize,
@@ -172,6 +244,7 @@ impl<R: Rule, S: Stored> Kernel for RowOfTrits<'_, R, S> {
         let runs = self.values.chunks(self.run);
         let words = self.words.chunks_mut(self.run.div_ceil(CODES_PER_WORD));
         let mut meter = self.meter.is_some().then(LossMeter::new);
+        let mut at = self.at;
         for (values, words) in runs.zip(words) {
             let cut = match self.whole {
                 Some(cut) => cut,
@@ -181,13 +254,14 @@ impl<R: Rule, S: Stored> Kernel for RowOfTrits<'_, R, S> {
                         return false;
                     }
                     let cut = self.rule.cut(tally, values.len());
-                    self.scales.push(cut.scale);
+                    self.scales.push(cut.scale());
                     cut
                 }
             };
-            pack::<S>(values, S::floor(cut.threshold), words);
+            cut.pack::<S>(at, values, words);
+            at = at.wrapping_add(values.len() as u64);
             if let Some(meter) = &mut meter {
-                meter.merge(&loss_of_cut::<S>(values, cut));
+                meter.merge(&cut.loss::<S>(values, words));
             }
         }
         if let (Some(total), Some(meter)) = (self.meter, meter) {
@@ -228,7 +302,7 @@ impl<'a> Room<'a> {
         cols: usize,
         pool: Option<&'a HybridMemoryPool>,
     ) -> Result<Self> {
-        let words_per_row = cols.div_ceil(ROW_BLOCK) * (ROW_BLOCK / CODES_PER_WORD);
+        let words_per_row = words_per_row(cols);
         let total = rows
             .checked_mul(words_per_row)
             .ok_or(bitnet_core::Error::SizeOverflow { what: "ternary matrix" })?;
@@ -248,11 +322,12 @@ impl<'a> Room<'a> {
         Ok(Self { words, words_per_row, pool })
     }
 
-    /// The words of each row, padding included; what is in them is not said.
-    pub(crate) fn rows(&mut self) -> std::slice::ChunksExactMut<'_, u32> {
+    /// The words of each `rows` rows, padding included; what is in them is not said. The last may be fewer.
+    pub(crate) fn units(&mut self, rows: usize) -> std::slice::ChunksMut<'_, u32> {
+        let len = self.words_per_row * rows;
         match &mut self.words {
-            Words::Heap(words) => words.chunks_exact_mut(self.words_per_row),
-            Words::Pool(words) => words.chunks_exact_mut(self.words_per_row),
+            Words::Heap(words) => words.chunks_mut(len),
+            Words::Pool(words) => words.chunks_mut(len),
         }
     }
 
@@ -276,6 +351,11 @@ impl<'a> Room<'a> {
     }
 }
 
+/// Words of a row, padding included.
+fn words_per_row(cols: usize) -> usize {
+    cols.div_ceil(ROW_BLOCK) * (ROW_BLOCK / CODES_PER_WORD)
+}
+
 /// The words of a row that hold its columns; those behind them become zero trits.
 pub(crate) fn packed_row(words: &mut [u32], cols: usize) -> &mut [u32] {
     let (packed, padding) = words.split_at_mut(cols.div_ceil(CODES_PER_WORD));
@@ -286,11 +366,17 @@ pub(crate) fn packed_row(words: &mut [u32], cols: usize) -> &mut [u32] {
 /// Packs a run: weights whose magnitude is above `above` become ±1.
 #[inline(always)]
 pub(crate) fn pack<S: Stored>(values: &[S::Raw], above: S::Bits, words: &mut [u32]) {
+    pack_by(values, words, |raw| S::code(raw, above));
+}
+
+/// Packs the codes that `code` gives a run's numbers.
+#[inline(always)]
+pub(crate) fn pack_by<T: Copy>(values: &[T], words: &mut [u32], mut code: impl FnMut(T) -> u8) {
     let mut codes = [1u8; PACKED];
     let blocks = values.chunks(PACKED).zip(words.chunks_mut(PACKED / CODES_PER_WORD));
     for (values, words) in blocks {
-        for (code, &raw) in codes.iter_mut().zip(values) {
-            *code = S::code(raw, above);
+        for (place, &value) in codes.iter_mut().zip(values) {
+            *place = code(value);
         }
         if values.len() < PACKED {
             codes[values.len()..].fill(1);
@@ -302,7 +388,7 @@ pub(crate) fn pack<S: Stored>(values: &[S::Raw], above: S::Bits, words: &mut [u3
 /// Codes 0, 1 and 2, one a byte, as words; in loops that take one element after the other, so that they become vector
 /// code.
 #[inline(always)]
-pub(crate) fn pack_codes(codes: &[u8; PACKED], words: &mut [u32]) {
+fn pack_codes(codes: &[u8; PACKED], words: &mut [u32]) {
     let mut halves = [0u16; PACKED / 8];
     for (half, eight) in halves.iter_mut().zip(codes.as_chunks::<8>().0) {
         let x = u64::from_le_bytes(*eight);

@@ -4,16 +4,12 @@ pub use crate::detect::{detect_ternary, detect_ternary_in};
 
 use crate::Result;
 use crate::loss::Loss;
-use crate::stored::Stored;
-use crate::sums::{Blocks, Lanes};
-use crate::ternarize::{Cut, Rule, Wanted, ternarize};
+use crate::quantizer::Absmean;
+use crate::ternarize::{Wanted, ternarize};
 use bitnet_core::dense::DenseRows;
 use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::simd;
 use bitnet_core::ternary::{CODES_PER_WORD, ScaleGranularity, TernaryMatrix};
-
-/// The smallest mean that a scale is made from.
-const MIN_MEAN: f32 = 1e-5;
 
 /// Absmean quantisation with one scale for the matrix (BitNet b1.58).
 ///
@@ -80,7 +76,7 @@ fn wanted(
     pool: Option<&HybridMemoryPool>,
     measured: bool,
 ) -> Result<Wanted<'_>> {
-    Ok(Wanted { granularity, pool, level: simd::active()?, measured })
+    Ok(Wanted { granularity, pool, threads: 1, level: simd::active()?, measured })
 }
 
 /// Writes the weights of one row, `scale * trit`, into `out` (`[cols]`).
@@ -105,54 +101,6 @@ pub fn dequantize_row(matrix: &TernaryMatrix, row: usize, out: &mut [f32]) {
     }
 }
 
-/// BitNet b1.58: the scale is the mean of the magnitudes.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Absmean;
-
-impl Rule for Absmean {
-    /// The sum of the magnitudes.
-    type Tally = f64;
-
-    const NAME: &'static str = "absmean";
-
-    #[inline(always)]
-    fn add<S: Stored>(&self, tally: &mut f64, weights: &[S::Raw]) -> bool {
-        let mut lanes = Lanes::default();
-        let mut blocks = Blocks::<S>::new(weights);
-        while let Some(block) = blocks.next() {
-            lanes = lanes.add(block, |x| f64::from(x.abs()));
-        }
-        *tally += lanes.total();
-        // A sum of finite numbers of f32 is finite in f64, and one with NaN or infinity is not.
-        tally.is_finite()
-    }
-
-    fn join(&self, tally: &mut f64, next: f64) {
-        *tally += next;
-    }
-
-    #[inline(always)]
-    fn cut(&self, tally: f64, count: usize) -> Cut {
-        let s = 1.0 / ((tally / count as f64) as f32).max(MIN_MEAN);
-        // The reciprocal of the largest number is a power of two whose own reciprocal is out of range.
-        Cut { threshold: rounding_threshold(s), scale: (1.0 / s).min(f32::MAX) }
-    }
-}
-
-/// The largest number `t` for which `t * s` rounds to no more than 1/2: rounding half to even and clamping to -1..1
-/// sends exactly the weights of a larger magnitude to ±1. `s` is more than 0.
-#[inline(always)]
-fn rounding_threshold(s: f32) -> f32 {
-    let mut t = 0.5 / s;
-    while t * s > 0.5 {
-        t = t.next_down();
-    }
-    while t.next_up() * s <= 0.5 {
-        t = t.next_up();
-    }
-    t
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -161,32 +109,6 @@ mod tests {
     use bitnet_core::rng::SplitMix64;
     use bitnet_core::simd::IsaLevel;
     use half::{bf16, f16};
-
-    /// `s` of the whole range that means of magnitudes give.
-    fn multipliers() -> impl Iterator<Item = f32> {
-        let mut random = SplitMix64::new(16);
-        let wide = (0..400).map(move |_| {
-            let exponent = random.below(145) as i32 - 127;
-            (1.0 + random.unit() as f32) * 2f32.powi(exponent.min(16))
-        });
-        [1.0, 0.5, 2.0, 1.0 / 3.0, 3.0, 1.0 / MIN_MEAN, 1.0 / f32::MAX].into_iter().chain(wide)
-    }
-
-    #[test]
-    fn the_threshold_is_where_rounding_half_to_even_changes() {
-        for s in multipliers() {
-            let t = rounding_threshold(s);
-            let rounded = |x: f32| (x * s).round_ties_even().clamp(-1.0, 1.0);
-            let from = t.to_bits().saturating_sub(2000);
-            for x in (from..=t.to_bits() + 2000).map(f32::from_bits) {
-                let trit = if x > t { 1.0 } else { 0.0 };
-                assert_eq!((rounded(x), rounded(-x)), (trit, -trit), "{x} by {s}");
-            }
-        }
-        let ties =
-            [0.5, -0.5, 1.5, -1.5, 2.5].map(|x: f32| u8::from(x.abs() > rounding_threshold(1.0)));
-        assert_eq!(ties, [0, 0, 1, 1, 1]);
-    }
 
     #[test]
     fn every_half_and_bfloat_becomes_the_trit_of_the_formula() {
@@ -202,7 +124,7 @@ mod tests {
             let all = trits.to_trits();
             for (row, bits) in finite.chunks(256).enumerate() {
                 let sum: f64 = bits.iter().map(|&b| f64::from(value(b).abs())).sum();
-                let s = 1.0 / ((sum / 256.0) as f32).max(MIN_MEAN);
+                let s = 1.0 / ((sum / 256.0) as f32).max(1e-5);
                 for (&bits, &trit) in bits.iter().zip(&all[row * 256..]) {
                     let expected = (value(bits) * s).round_ties_even().clamp(-1.0, 1.0);
                     assert_eq!(f32::from(trit), expected, "{dtype:?} {bits:#x}");
@@ -239,7 +161,8 @@ mod tests {
                 }
                 let wide = DenseMatrix::new(DenseType::F32, rows, cols, bytes).unwrap();
                 let with = |weights: &dyn DenseRows, level| {
-                    let wanted = Wanted { granularity, pool: None, level, measured: true };
+                    let wanted =
+                        Wanted { granularity, pool: None, threads: 3, level, measured: true };
                     ternarize(weights, &Absmean, wanted).unwrap()
                 };
                 let (matrix, meter) = with(&plain, IsaLevel::Scalar);

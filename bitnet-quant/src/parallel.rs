@@ -1,0 +1,74 @@
+//! Parts of a matrix on several threads, and results in the order of the parts.
+
+use crate::Result;
+use std::thread;
+
+/// What `work` makes of the units, in their order, on `threads` threads, each of which takes a run of units and folds
+/// their results with `collect`. The error is that of the first unit that has one.
+pub(crate) fn each_unit<I: Send, T: Send>(
+    threads: usize,
+    mut units: Vec<I>,
+    work: impl Fn(I) -> Result<T> + Sync,
+    collect: impl Fn(&mut Vec<T>, T) + Sync,
+) -> Result<Vec<T>> {
+    let part = units.len().div_ceil(threads.max(1)).max(1);
+    let run = |units: Vec<I>| -> Result<Vec<T>> {
+        let mut all = Vec::new();
+        for unit in units {
+            collect(&mut all, work(unit)?);
+        }
+        Ok(all)
+    };
+    let mut parts = Vec::new();
+    while units.len() > part {
+        let rest = units.split_off(part);
+        parts.push(std::mem::replace(&mut units, rest));
+    }
+    // The last part is done here.
+    let results = thread::scope(|scope| {
+        let run = &run;
+        let others: Vec<_> = parts.into_iter().map(|part| scope.spawn(move || run(part))).collect();
+        let last = run(units);
+        let mut results: Vec<_> = others.into_iter().map(joined).collect();
+        results.push(last);
+        results
+    });
+    let mut all = Vec::new();
+    for result in results {
+        for item in result? {
+            collect(&mut all, item);
+        }
+    }
+    Ok(all)
+}
+
+/// What a thread returned; its panic goes on in this one.
+fn joined<T>(handle: thread::ScopedJoinHandle<'_, T>) -> T {
+    match handle.join() {
+        Ok(value) => value,
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Error;
+
+    #[test]
+    fn results_and_the_first_error_come_in_the_order_of_the_units() {
+        for threads in [0, 1, 2, 3, 7, 100] {
+            let push = |all: &mut Vec<usize>, next| all.push(next);
+            let doubled = each_unit(threads, (0..20).collect(), |i: usize| Ok(2 * i), push);
+            assert_eq!(doubled.unwrap(), (0..20).map(|i| 2 * i).collect::<Vec<_>>());
+            let none = each_unit(threads, Vec::new(), |i: usize| Ok(i), push);
+            assert!(none.unwrap().is_empty());
+            let failing = |i: usize| match i {
+                5 | 19 => Err(Error::EmptyShape { format: "", rows: i, cols: 0 }),
+                i => Ok(i),
+            };
+            let error = each_unit(threads, (0..20).collect(), failing, push).unwrap_err();
+            assert_eq!(error, Error::EmptyShape { format: "", rows: 5, cols: 0 });
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! One bit for each weight, as in the first BitNet.
+
+use super::quantizer;
+use crate::stored::Stored;
+use crate::sums::{Blocks, Lanes};
+use crate::ternarize::{Cut, Rule, pack_by};
+
+/// The first BitNet (W1A8): `sign(W - mean(W))` with the scale `mean|W|`.
+///
+/// A weight above the mean becomes +1, every other one -1: no trit is 0. The means are taken in f64 over what shares a
+/// scale, and rounded to f32.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Sign;
+
+quantizer!(Sign);
+
+/// Sums of weights and of their magnitudes.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Sums {
+    weights: f64,
+    magnitudes: f64,
+}
+
+/// Where +1 begins, and what it stands for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Centre {
+    centre: f32,
+    scale: f32,
+}
+
+impl Rule for Sign {
+    type Tally = Sums;
+    type Cut = Centre;
+
+    const NAME: &'static str = "sign";
+
+    #[inline(always)]
+    fn add<S: Stored>(&self, tally: &mut Sums, weights: &[S::Raw]) -> bool {
+        let (mut sums, mut magnitudes) = (Lanes::default(), Lanes::default());
+        let mut blocks = Blocks::<S>::new(weights);
+        while let Some(block) = blocks.next() {
+            sums = sums.add(block, f64::from);
+            magnitudes = magnitudes.add(block, |x| f64::from(x.abs()));
+        }
+        tally.weights += sums.total();
+        tally.magnitudes += magnitudes.total();
+        tally.magnitudes.is_finite()
+    }
+
+    fn join(&self, tally: &mut Sums, next: Sums) {
+        tally.weights += next.weights;
+        tally.magnitudes += next.magnitudes;
+    }
+
+    fn cut(&self, tally: Sums, count: usize) -> Centre {
+        let mean = |sum: f64| (sum / count as f64) as f32;
+        Centre { centre: mean(tally.weights), scale: mean(tally.magnitudes) }
+    }
+}
+
+impl Cut for Centre {
+    fn scale(self) -> f32 {
+        self.scale
+    }
+
+    #[inline(always)]
+    fn pack<S: Stored>(self, _: u64, values: &[S::Raw], words: &mut [u32]) {
+        pack_by(values, words, |raw| 2 * u8::from(S::value(raw) > self.centre));
+    }
+}
