@@ -9,10 +9,10 @@
 //! Places past the last row are written as 0 and not read. Source: huggingface/transformers,
 //! `integrations/bitnet.py`, `pack_weights`.
 
-use super::{scales, shape};
+use super::{planes, scales, shape};
 use crate::{Error, Result};
 use bitnet_core::memory::HybridMemoryPool;
-use bitnet_core::ternary::{ScaleGranularity, TernaryBuilder, TernaryMatrix};
+use bitnet_core::ternary::{CODES_PER_WORD, ScaleGranularity, TernaryBuilder, TernaryMatrix};
 
 /// The format's name.
 pub const FORMAT: &str = "packed U8";
@@ -54,14 +54,11 @@ pub fn decode_in(
     }
     let packed_rows = rows.div_ceil(4);
     let mut builder = TernaryBuilder::in_pool(rows, cols, pool)?;
-    let mut codes = vec![0u8; cols];
+    let mut words = vec![0u32; cols.div_ceil(CODES_PER_WORD)];
     for row in 0..rows {
         let packed = &bytes[row % packed_rows * cols..][..cols];
-        let shift = 2 * (row / packed_rows);
-        for (code, &byte) in codes.iter_mut().zip(packed) {
-            *code = (byte >> shift) & 3;
-        }
-        builder.push_row(&codes).map_err(shape::not_ternary(FORMAT))?;
+        planes::gather_plane(packed, row / packed_rows, &mut words);
+        builder.push_words(&words).map_err(shape::not_ternary(FORMAT))?;
     }
     Ok(builder.finish(ScaleGranularity::Tensor, vec![scale])?)
 }
@@ -71,20 +68,24 @@ pub fn decode_in(
 /// # Errors
 /// Those of [`size`], [`Error::ScaleGranularity`] if the weights do not share one scale.
 pub fn encode(matrix: &TernaryMatrix) -> Result<(Vec<u8>, f32)> {
+    shape::encoded(size(matrix.rows(), matrix.cols())?, |out| encode_into(matrix, out))
+}
+
+/// As [`encode`], appended to `out`, which stays as it was on an error; the scale is returned.
+///
+/// # Errors
+/// As [`encode`].
+pub fn encode_into(matrix: &TernaryMatrix, out: &mut Vec<u8>) -> Result<f32> {
     let (rows, cols) = (matrix.rows(), matrix.cols());
-    let size = size(rows, cols)?;
+    size(rows, cols)?;
     let scale = scales::tensor_scale(FORMAT, matrix)?;
-    let mut out = shape::buffer(size)?;
-    out.resize(size, 0);
     let packed_rows = rows.div_ceil(4);
-    let mut trits = vec![0i8; cols];
-    for row in 0..rows {
-        matrix.unpack_row(row, &mut trits);
-        let shift = 2 * (row / packed_rows);
-        let packed = &mut out[row % packed_rows * cols..][..cols];
-        for (byte, &trit) in packed.iter_mut().zip(&trits) {
-            *byte |= ((trit + 1) as u8) << shift;
-        }
-    }
-    Ok((out, scale))
+    // The code 0 in the place of rows that are not there.
+    let absent = vec![0; cols.div_ceil(CODES_PER_WORD)];
+    let row = |row: usize| if row < rows { matrix.row_words(row) } else { &absent };
+    shape::append_rows(out, packed_rows, cols, &[], |r, packed| {
+        planes::scatter_rows([0, 1, 2, 3].map(|plane| row(plane * packed_rows + r)), packed);
+        Ok(())
+    })?;
+    Ok(scale)
 }

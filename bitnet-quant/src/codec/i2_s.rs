@@ -133,16 +133,11 @@ pub fn decode_in(
             }
         }
         None => {
-            let mut four = vec![0u32; 4 * width];
+            let mut four = [0; 4].map(|_| vec![0u32; width]);
             for packed in codes.chunks_exact(cols) {
-                for (k, bytes) in packed.chunks(16).enumerate() {
-                    let mut sixteen = [0; 16];
-                    sixteen[..bytes.len()].copy_from_slice(bytes);
-                    for (plane, word) in planes::gather(&sixteen).into_iter().rev().enumerate() {
-                        four[plane * width + k] = only_trits(word);
-                    }
-                }
-                for words in four.chunks_exact(width) {
+                let [a, b, c, d] = &mut four;
+                planes::gather_rows(packed, [d, c, b, a], only_trits);
+                for words in &four {
                     builder.push_words(words)?;
                 }
             }
@@ -162,43 +157,39 @@ fn only_trits(word: u32) -> u32 {
 /// # Errors
 /// Those of [`size`], [`Error::ScaleGranularity`] if the weights do not share one scale.
 pub fn encode(matrix: &TernaryMatrix, layout: I2sLayout) -> Result<Vec<u8>> {
-    let (rows, cols) = (matrix.rows(), matrix.cols());
-    let size = size(rows, cols, layout)?;
-    let scale = scales::tensor_scale(FORMAT, matrix)?;
-    let mut out = shape::buffer(size)?;
-    out.resize(size, 0);
-    let (codes, tail) = out.split_at_mut(size - TAIL);
-    tail[..4].copy_from_slice(&scale.to_le_bytes());
-    let mut trits = vec![0i8; cols];
-    match layout.block_bytes() {
-        Some(block) => {
-            for (row, packed) in codes.chunks_exact_mut(cols / 4).enumerate() {
-                matrix.unpack_row(row, &mut trits);
-                for (packed, trits) in
-                    packed.chunks_exact_mut(block).zip(trits.chunks_exact(4 * block))
-                {
-                    for (plane, trits) in trits.chunks_exact(block).enumerate() {
-                        pack_plane(trits, plane, packed);
-                    }
-                }
-            }
-        }
-        None => {
-            for (four, packed) in codes.chunks_exact_mut(cols).enumerate() {
-                for plane in 0..4 {
-                    matrix.unpack_row(4 * four + plane, &mut trits);
-                    pack_plane(&trits, plane, packed);
-                }
-            }
-        }
-    }
-    Ok(out)
+    let size = size(matrix.rows(), matrix.cols(), layout)?;
+    Ok(shape::encoded(size, |out| encode_into(matrix, layout, out))?.0)
 }
 
-/// Sets the bit pair `plane`, counted from the top, of each byte.
-fn pack_plane(trits: &[i8], plane: usize, packed: &mut [u8]) {
-    let shift = 6 - 2 * plane;
-    for (byte, &trit) in packed.iter_mut().zip(trits) {
-        *byte |= ((trit + 1) as u8) << shift;
+/// As [`encode`], appended to `out`, which stays as it was on an error.
+///
+/// # Errors
+/// As [`encode`].
+pub fn encode_into(matrix: &TernaryMatrix, layout: I2sLayout, out: &mut Vec<u8>) -> Result<()> {
+    let (rows, cols) = (matrix.rows(), matrix.cols());
+    size(rows, cols, layout)?;
+    let mut tail = [0; TAIL];
+    tail[..4].copy_from_slice(&scales::tensor_scale(FORMAT, matrix)?.to_le_bytes());
+    match layout.block_bytes() {
+        Some(block) => shape::append_rows(out, rows, cols / 4, &tail, |row, packed| {
+            pack_blocks(matrix.row_words(row), block / 16, packed);
+            Ok(())
+        }),
+        None => shape::append_rows(out, rows / 4, cols, &tail, |four, packed| {
+            let row = |plane: usize| matrix.row_words(4 * four + plane);
+            planes::scatter_rows([row(3), row(2), row(1), row(0)], packed);
+            Ok(())
+        }),
+    }
+}
+
+/// A row in blocks of `16 * halves` bytes, the first plane in the top bits.
+fn pack_blocks(words: &[u32], halves: usize, packed: &mut [u8]) {
+    let blocks = packed.as_chunks_mut::<16>().0.chunks_exact_mut(halves);
+    for (bytes, words) in blocks.zip(words.chunks_exact(4 * halves)) {
+        for (half, bytes) in bytes.iter_mut().enumerate() {
+            let plane = |n: usize| words[n * halves + half];
+            *bytes = planes::scatter([plane(3), plane(2), plane(1), plane(0)]);
+        }
     }
 }

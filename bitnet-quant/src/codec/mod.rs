@@ -81,11 +81,20 @@ impl TernaryStorage {
     /// # Errors
     /// Those of the format's `encode`: a shape or scales that it can't hold.
     pub fn encode(self, matrix: &TernaryMatrix) -> Result<Vec<u8>> {
+        let size = self.size(matrix.rows(), matrix.cols())?;
+        Ok(shape::encoded(size, |out| self.encode_into(matrix, out))?.0)
+    }
+
+    /// Appends a stored matrix to `out`, which stays as it was on an error.
+    ///
+    /// # Errors
+    /// As [`TernaryStorage::encode`].
+    pub fn encode_into(self, matrix: &TernaryMatrix, out: &mut Vec<u8>) -> Result<()> {
         match self {
-            Self::I2S(layout) => i2_s::encode(matrix, layout),
-            Self::TQ1_0 => tq1_0::encode(matrix),
-            Self::TQ2_0 => tq2_0::encode(matrix),
-            Self::Q2_0 { block } => q2_0::encode(matrix, block),
+            Self::I2S(layout) => i2_s::encode_into(matrix, layout, out),
+            Self::TQ1_0 => tq1_0::encode_into(matrix, out),
+            Self::TQ2_0 => tq2_0::encode_into(matrix, out),
+            Self::Q2_0 { block } => q2_0::encode_into(matrix, block, out),
         }
     }
 }

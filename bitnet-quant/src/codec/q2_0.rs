@@ -80,20 +80,30 @@ pub fn decode_in(
 /// Those of [`size`], [`Error::ScaleGranularity`] if weights of one block differ in scale, [`Error::ScaleRange`] for
 /// a scale that f16 can't hold.
 pub fn encode(matrix: &TernaryMatrix, block: usize) -> Result<Vec<u8>> {
+    let size = size(matrix.rows(), matrix.cols(), block)?;
+    Ok(shape::encoded(size, |out| encode_into(matrix, block, out))?.0)
+}
+
+/// As [`encode`], appended to `out`, which stays as it was on an error.
+///
+/// # Errors
+/// As [`encode`].
+pub fn encode_into(matrix: &TernaryMatrix, block: usize, out: &mut Vec<u8>) -> Result<()> {
     let (rows, cols) = (matrix.rows(), matrix.cols());
-    let mut out = shape::buffer(size(rows, cols, block)?)?;
+    size(rows, cols, block)?;
+    let block_bytes = block_bytes(block)?;
     let room = if block == 64 { "64 weights" } else { "128 weights" };
-    let mut trits = vec![0i8; cols];
-    for row in 0..rows {
-        matrix.unpack_row(row, &mut trits);
-        for (index, weights) in trits.chunks_exact(block).enumerate() {
-            let run = index * block..(index + 1) * block;
-            let scale = scales::run_scale(FORMAT, room, matrix, row, &trits, run)?;
-            out.extend_from_slice(&scales::f16_scale(FORMAT, row, index, scale)?);
-            out.extend(weights.chunks_exact(4).map(|four| {
-                four.iter().rev().fold(0u8, |byte, &trit| (byte << 2) | (trit + 1) as u8)
-            }));
+    shape::append_rows(out, rows, cols / block * block_bytes, &[], |row, stored| {
+        let blocks = stored.chunks_exact_mut(block_bytes);
+        let words = matrix.row_words(row).chunks_exact(block / CODES_PER_WORD);
+        for (index, (stored, words)) in blocks.zip(words).enumerate() {
+            let scale = scales::run_scale(FORMAT, room, matrix, row, words, index)?;
+            stored[..2].copy_from_slice(&scales::f16_scale(FORMAT, row, index, scale)?);
+            let (fours, _) = stored[2..].as_chunks_mut::<4>();
+            for (four, word) in fours.iter_mut().zip(words) {
+                *four = word.to_le_bytes();
+            }
         }
-    }
-    Ok(out)
+        Ok(())
+    })
 }

@@ -2,8 +2,9 @@
 //!
 //! A block whose trits are all zero has no say: any scale keeps its values.
 
+use super::plain;
 use crate::{Error, Result};
-use bitnet_core::ternary::{ScaleGranularity, TernaryMatrix};
+use bitnet_core::ternary::{CODES_PER_WORD, ScaleGranularity, TernaryMatrix};
 use half::f16;
 
 /// Sixteen zero trits.
@@ -69,56 +70,61 @@ fn one_scale(values: &[f32], used: &[bool]) -> Option<f32> {
     shared.or_else(|| values.first().copied())
 }
 
-/// The scale that the weights of one run of a row share, 0 if all their trits are zero. `trits` is the whole row.
+/// The scale that a run of a row shares, 0 if all its trits are zero. The run is the `index`th of its length and all of
+/// `words`; a run that is not whole words is the whole row.
+#[inline]
 pub(super) fn run_scale(
     format: &'static str,
     room: &'static str,
     matrix: &TernaryMatrix,
     row: usize,
-    trits: &[i8],
-    run: std::ops::Range<usize>,
+    words: &[u32],
+    index: usize,
 ) -> Result<f32> {
+    let start = index * words.len();
+    let column = |word: usize| (word * CODES_PER_WORD).min(matrix.cols());
+    // Groups are whole words.
     let group = match matrix.granularity() {
-        ScaleGranularity::Group(n) => n,
-        ScaleGranularity::Tensor | ScaleGranularity::Row => matrix.cols(),
+        ScaleGranularity::Group(n) => n / CODES_PER_WORD,
+        ScaleGranularity::Tensor | ScaleGranularity::Row => start + words.len(),
     };
     let mut shared = None;
-    let mut start = run.start;
-    while start < run.end {
-        let end = run.end.min((start / group + 1) * group);
-        if trits[start..end].iter().any(|&t| t != 0) {
-            let scale = matrix.scale_at(row, start);
+    let mut at = start;
+    while at < start + words.len() {
+        let end = (start + words.len()).min((at / group + 1) * group);
+        let zero = words[at - start..end - start].iter().fold(0, |bits, w| bits | (w ^ ZERO_WORD));
+        if zero != 0 {
+            let scale = matrix.scale_at(row, column(at));
             if shared.is_some_and(|s| s != scale) {
                 return Err(Error::ScaleGranularity {
                     format,
                     row,
-                    start: run.start,
-                    end: run.end,
+                    start: column(start),
+                    end: column(start + words.len()),
                     granularity: matrix.granularity(),
                     room,
                 });
             }
             shared = Some(scale);
         }
-        start = end;
+        at = end;
     }
     Ok(shared.unwrap_or(0.0))
 }
 
 /// The scale that all weights of a matrix share; the first scale if all trits are zero.
 pub(super) fn tensor_scale(format: &'static str, matrix: &TernaryMatrix) -> Result<f32> {
-    let cols = matrix.cols();
     if matrix.granularity() == ScaleGranularity::Tensor {
         return Ok(matrix.scales().first().copied().unwrap_or(0.0));
     }
-    let mut trits = vec![0i8; cols];
+    let cols = matrix.cols();
     let mut shared = None;
     for row in 0..matrix.rows() {
-        matrix.unpack_row(row, &mut trits);
-        if trits.iter().all(|&t| t == 0) {
+        let words = &matrix.row_words(row)[..cols.div_ceil(CODES_PER_WORD)];
+        if words.iter().all(|&word| word == ZERO_WORD) {
             continue;
         }
-        let scale = run_scale(format, "tensor", matrix, row, &trits, 0..cols)?;
+        let scale = run_scale(format, "tensor", matrix, row, words, 0)?;
         if shared.is_some_and(|s| s != scale) {
             return Err(Error::ScaleGranularity {
                 format,
@@ -141,8 +147,8 @@ pub(super) fn f16_scale(
     block: usize,
     value: f32,
 ) -> Result<[u8; 2]> {
-    let scale = f16::from_f32(value);
-    if !scale.is_finite() || (value != 0.0 && scale.to_f32() == 0.0) {
+    let scale = plain::f32_to_f16(value);
+    if !plain::f16_is_finite(scale) || (value != 0.0 && scale & 0x7fff == 0) {
         return Err(Error::ScaleRange { format, row, block, value });
     }
     Ok(scale.to_le_bytes())

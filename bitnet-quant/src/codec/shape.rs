@@ -67,17 +67,53 @@ pub(super) fn append<T>(
     fill: impl FnOnce(&mut [u8]) -> Result<T>,
 ) -> Result<T> {
     let start = out.len();
-    out.try_reserve(bytes).map_err(|_| bitnet_core::Error::OutOfMemory {
-        bytes,
-        live: 0,
-        limit: isize::MAX as usize,
-    })?;
+    reserve(out, bytes)?;
     out.resize(start + bytes, 0);
     let filled = fill(&mut out[start..]);
     if filled.is_err() {
         out.truncate(start);
     }
     filled
+}
+
+/// Appends `rows` rows of `row_bytes` bytes, zero before `fill` writes them, and `tail`; nothing is appended if it fails.
+/// The product of the two was checked by a `size`.
+pub(super) fn append_rows(
+    out: &mut Vec<u8>,
+    rows: usize,
+    row_bytes: usize,
+    tail: &[u8],
+    mut fill: impl FnMut(usize, &mut [u8]) -> Result<()>,
+) -> Result<()> {
+    let start = out.len();
+    reserve(out, rows * row_bytes + tail.len())?;
+    for row in 0..rows {
+        // One row at a time is zeroed while it is in the cache.
+        let filled = append(out, row_bytes, |stored| fill(row, stored));
+        if filled.is_err() {
+            out.truncate(start);
+            return filled;
+        }
+    }
+    out.extend_from_slice(tail);
+    Ok(())
+}
+
+/// Makes room for more bytes.
+fn reserve(out: &mut Vec<u8>, bytes: usize) -> Result<()> {
+    out.try_reserve(bytes).map_err(|_| {
+        bitnet_core::Error::OutOfMemory { bytes, live: 0, limit: isize::MAX as usize }.into()
+    })
+}
+
+/// What `encode_into` appends to an empty buffer of exactly the right size.
+pub(super) fn encoded<T>(
+    size: usize,
+    encode_into: impl FnOnce(&mut Vec<u8>) -> Result<T>,
+) -> Result<(Vec<u8>, T)> {
+    let mut out = buffer(size)?;
+    let result = encode_into(&mut out)?;
+    Ok((out, result))
 }
 
 /// What a code 3 means in a format in which it stands for twice the scale; other errors stay as they are.

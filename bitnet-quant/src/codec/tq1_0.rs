@@ -25,8 +25,8 @@ pub const BLOCK: usize = 256;
 pub const BLOCK_BYTES: usize = 54;
 /// Bytes of codes in a block.
 const CODES: usize = 52;
-/// Each run of bytes that share a layout: first byte, bytes, first weight, digits in a byte.
-const RUNS: [(usize, usize, usize, usize); 3] = [(0, 32, 0, 5), (32, 16, 160, 5), (48, 4, 240, 4)];
+/// Where the words of sixteen bytes begin, and how far those of the next digit are.
+const PLACES: [(usize, usize); 3] = [(0, 2), (1, 2), (10, 1)];
 /// Powers of three.
 const POW3: [u8; 5] = [1, 3, 9, 27, 81];
 
@@ -98,8 +98,7 @@ const DIGITS: ([u8; 256], [u8; 256]) = {
 fn unpack(packed: &[u8], words: &mut [u32; BLOCK / CODES_PER_WORD]) {
     let (four, fifth) = (&DIGITS.0, &DIGITS.1);
     let (sixteens, last) = packed.as_chunks::<16>();
-    // Where the words of sixteen bytes begin, and how far those of the next digit are.
-    for (bytes, (first, step)) in sixteens.iter().zip([(0, 2), (1, 2), (10, 1)]) {
+    for (bytes, (first, step)) in sixteens.iter().zip(PLACES) {
         let digits = planes::gather(&bytes.map(|byte| four[usize::from(byte)]));
         for (n, word) in digits.into_iter().enumerate() {
             words[first + n * step] = word;
@@ -117,31 +116,58 @@ fn unpack(packed: &[u8], words: &mut [u32; BLOCK / CODES_PER_WORD]) {
 /// Those of [`size`], [`crate::Error::ScaleGranularity`] if weights of one block differ in scale,
 /// [`crate::Error::ScaleRange`] for a scale that f16 can't hold.
 pub fn encode(matrix: &TernaryMatrix) -> Result<Vec<u8>> {
-    let (rows, cols) = (matrix.rows(), matrix.cols());
-    let mut out = shape::buffer(size(rows, cols)?)?;
-    let mut trits = vec![0i8; cols];
-    for row in 0..rows {
-        matrix.unpack_row(row, &mut trits);
-        for (block, weights) in trits.chunks_exact(BLOCK).enumerate() {
-            let run = block * BLOCK..(block + 1) * BLOCK;
-            let scale = scales::run_scale(FORMAT, "256 weights", matrix, row, &trits, run)?;
-            out.extend_from_slice(&pack(weights));
-            out.extend_from_slice(&scales::f16_scale(FORMAT, row, block, scale)?);
-        }
-    }
-    Ok(out)
+    let size = size(matrix.rows(), matrix.cols())?;
+    Ok(shape::encoded(size, |out| encode_into(matrix, out))?.0)
 }
 
-/// The code bytes of a block of 256 trits.
-fn pack(weights: &[i8]) -> [u8; CODES] {
-    let mut packed = [0u8; CODES];
-    for (byte, bytes, weight, digits) in RUNS {
-        for (j, packed) in packed[byte..byte + bytes].iter_mut().enumerate() {
-            let value: u16 = (0..digits)
-                .map(|n| (weights[weight + n * bytes + j] + 1) as u16 * u16::from(POW3[4 - n]))
-                .sum();
-            *packed = (value * 256).div_ceil(243) as u8;
+/// As [`encode`], appended to `out`, which stays as it was on an error.
+///
+/// # Errors
+/// As [`encode`].
+pub fn encode_into(matrix: &TernaryMatrix, out: &mut Vec<u8>) -> Result<()> {
+    let (rows, cols) = (matrix.rows(), matrix.cols());
+    size(rows, cols)?;
+    shape::append_rows(out, rows, cols / BLOCK * BLOCK_BYTES, &[], |row, stored| {
+        let (blocks, _) = stored.as_chunks_mut::<BLOCK_BYTES>();
+        let (words, _) = matrix.row_words(row).as_chunks::<{ BLOCK / CODES_PER_WORD }>();
+        for (index, (block, words)) in blocks.iter_mut().zip(words).enumerate() {
+            let scale = scales::run_scale(FORMAT, "256 weights", matrix, row, words, index)?;
+            pack(words, &mut block[..CODES]);
+            block[CODES..].copy_from_slice(&scales::f16_scale(FORMAT, row, index, scale)?);
+        }
+        Ok(())
+    })
+}
+
+/// The byte of four codes in bit pairs from the bottom, the most significant digit first, and a fifth code in bits 8, 9.
+const BYTES: [u8; 1024] = {
+    let mut bytes = [0u8; 1024];
+    let mut codes = 0;
+    while codes < 1024 {
+        let (mut q, mut n) = (0, 0);
+        while n < 5 {
+            q = 3 * q + ((codes >> (2 * n)) & 3);
+            n += 1;
+        }
+        // A code 3 has no byte.
+        bytes[codes] = if q < 243 { ((q * 256 + 242) / 243) as u8 } else { 0 };
+        codes += 1;
+    }
+    bytes
+};
+
+/// The code bytes of a block: [`unpack`] undone.
+fn pack(words: &[u32; BLOCK / CODES_PER_WORD], packed: &mut [u8]) {
+    let (sixteens, last) = packed.as_chunks_mut::<16>();
+    for (bytes, (first, step)) in sixteens.iter_mut().zip(PLACES) {
+        let four = planes::scatter([0, 1, 2, 3].map(|n| words[first + n * step]));
+        let fifth = words[first + 4 * step];
+        for (j, (byte, four)) in bytes.iter_mut().zip(four).enumerate() {
+            *byte = BYTES[usize::from(four) | (((fifth >> (2 * j)) & 3) as usize) << 8];
         }
     }
-    packed
+    let four = planes::turn_four(words[15]).to_le_bytes();
+    for (byte, four) in last.iter_mut().zip(four) {
+        *byte = BYTES[usize::from(four)];
+    }
 }

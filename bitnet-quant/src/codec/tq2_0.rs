@@ -85,25 +85,35 @@ fn unpack(packed: &[u8], words: &mut [u32]) {
 /// Those of [`size`], [`crate::Error::ScaleGranularity`] if weights of one block differ in scale,
 /// [`crate::Error::ScaleRange`] for a scale that f16 can't hold.
 pub fn encode(matrix: &TernaryMatrix) -> Result<Vec<u8>> {
+    let size = size(matrix.rows(), matrix.cols())?;
+    Ok(shape::encoded(size, |out| encode_into(matrix, out))?.0)
+}
+
+/// As [`encode`], appended to `out`, which stays as it was on an error.
+///
+/// # Errors
+/// As [`encode`].
+pub fn encode_into(matrix: &TernaryMatrix, out: &mut Vec<u8>) -> Result<()> {
     let (rows, cols) = (matrix.rows(), matrix.cols());
-    let mut out = shape::buffer(size(rows, cols)?)?;
-    let mut trits = vec![0i8; cols];
-    for row in 0..rows {
-        matrix.unpack_row(row, &mut trits);
-        for (block, weights) in trits.chunks_exact(BLOCK).enumerate() {
-            let run = block * BLOCK..(block + 1) * BLOCK;
-            let scale = scales::run_scale(FORMAT, "256 weights", matrix, row, &trits, run)?;
-            let mut packed = [0u8; CODES];
-            for (packed, weights) in packed.chunks_exact_mut(32).zip(weights.chunks_exact(128)) {
-                for (plane, weights) in weights.chunks_exact(32).enumerate() {
-                    for (byte, &trit) in packed.iter_mut().zip(weights) {
-                        *byte |= ((trit + 1) as u8) << (2 * plane);
-                    }
-                }
-            }
-            out.extend_from_slice(&packed);
-            out.extend_from_slice(&scales::f16_scale(FORMAT, row, block, scale)?);
+    size(rows, cols)?;
+    shape::append_rows(out, rows, cols / BLOCK * BLOCK_BYTES, &[], |row, stored| {
+        let (blocks, _) = stored.as_chunks_mut::<BLOCK_BYTES>();
+        let words = matrix.row_words(row).chunks_exact(BLOCK / CODES_PER_WORD);
+        for (index, (block, words)) in blocks.iter_mut().zip(words).enumerate() {
+            let scale = scales::run_scale(FORMAT, "256 weights", matrix, row, words, index)?;
+            pack(words, &mut block[..CODES]);
+            block[CODES..].copy_from_slice(&scales::f16_scale(FORMAT, row, index, scale)?);
+        }
+        Ok(())
+    })
+}
+
+/// The code bytes of a block in sixteen words.
+fn pack(words: &[u32], packed: &mut [u8]) {
+    let (sixteens, _) = packed.as_chunks_mut::<16>();
+    for (halves, words) in sixteens.chunks_exact_mut(2).zip(words.chunks_exact(8)) {
+        for (half, bytes) in halves.iter_mut().enumerate() {
+            *bytes = planes::scatter([0, 1, 2, 3].map(|plane| words[2 * plane + half]));
         }
     }
-    Ok(out)
 }
