@@ -111,7 +111,6 @@ fn types_that_are_not_read() {
         (37, "I8_S", "write the model again"),
         (38, "TL1 (bitnet.cpp)", "i2_s"),
         (39, "TL2 (bitnet.cpp) or MXFP4 (ggml)", "i2_s"),
-        (135, "IQ2_BN", "ik_llama"),
         (43, "unknown type id 43", "newer"),
         (u32::MAX, "unknown type id 4294967295", "newer"),
     ] {

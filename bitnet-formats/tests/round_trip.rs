@@ -12,7 +12,7 @@ use bitnet_formats::{Error, GgufFile, SafeTensors};
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 
-const TYPES: [GgmlType; 11] = [
+const TYPES: [GgmlType; 14] = [
     GgmlType::F32,
     GgmlType::F16,
     GgmlType::Bf16,
@@ -24,6 +24,9 @@ const TYPES: [GgmlType; 11] = [
     GgmlType::I2S,
     GgmlType::Q2_0G64,
     GgmlType::Q2_0G128,
+    GgmlType::Iq1Bn,
+    GgmlType::Iq2Bn,
+    GgmlType::Iq2BnR4,
 ];
 
 const DTYPES: [Dtype; 6] =
@@ -108,7 +111,8 @@ proptest! {
         }
         for (name, (kind, blocks, rows)) in &tensors {
             let columns = blocks * TYPES[*kind].block().0;
-            writer.add_tensor(name, &[columns, *rows], TYPES[*kind]).unwrap();
+            let rows = rows * TYPES[*kind].interleaved_rows();
+            writer.add_tensor(name, &[columns, rows], TYPES[*kind]).unwrap();
         }
         writer.write(&path, |tensor, sink| sink.write_all(&pattern(&tensor.name, tensor.nbytes))).unwrap();
 

@@ -88,6 +88,33 @@ fn i2_s_is_what_bitnet_cpp_writes_in_each_of_its_layouts() {
 }
 
 #[test]
+fn row_scaled_types_are_what_ik_llama_cpp_writes() {
+    let expected = floats("row_scaled/values.8x192.f32");
+    let found = detect_ternary(&stored_floats(8, 192, &expected)).unwrap().unwrap();
+    for (storage, name) in [
+        (TernaryStorage::IQ1_BN, "iq1_bn"),
+        (TernaryStorage::IQ2_BN, "iq2_bn"),
+        (TernaryStorage::IQ2_BN_R4, "iq2_bn_r4"),
+    ] {
+        let stored = bytes(&format!("row_scaled/{name}.8x192.u8"));
+        let matrix = storage.decode(&stored, 8, 192).unwrap();
+        assert_eq!(matrix.granularity(), ScaleGranularity::Row);
+        assert_eq!(values(&matrix), expected, "{name}");
+        assert_eq!(storage.encode(&matrix).unwrap(), stored, "{name}");
+        // A row of zeros is +1 under the scale 0 there, and zeros here.
+        let again = storage.encode(&found).unwrap();
+        assert_eq!(values(&storage.decode(&again, 8, 192).unwrap()), expected, "{name}");
+        let row = stored.len() / 8;
+        let (ours, theirs) = (again.chunks(4 * row), stored.chunks(4 * row));
+        assert_eq!(ours.last(), theirs.last(), "{name}");
+    }
+    let mut raw = 0x3c00u16.to_le_bytes().to_vec();
+    raw.extend(bytes("row_scaled/iq1_bn_raw.1x1280.u8"));
+    let matrix = TernaryStorage::IQ1_BN.decode(&raw, 1, 1280).unwrap();
+    assert_eq!(values(&matrix), floats("row_scaled/iq1_bn_raw_values.1x1280.f32"));
+}
+
+#[test]
 fn packed_weights_are_what_transformers_packs() {
     for (rows, cols) in [(8, 128), (12, 5), (6, 7), (5, 3), (9, 2)] {
         let stored = bytes(&format!("hf_packed/stored.{rows}x{cols}.u8"));

@@ -10,7 +10,7 @@ use bitnet_quant::weights::{absmean, absmean_by, detect_ternary};
 use half::f16;
 use proptest::prelude::*;
 
-const STORAGES: [TernaryStorage; 7] = [
+const STORAGES: [TernaryStorage; 10] = [
     TernaryStorage::I2S(I2sLayout::X86),
     TernaryStorage::I2S(I2sLayout::Arm64),
     TernaryStorage::I2S(I2sLayout::X4),
@@ -18,6 +18,9 @@ const STORAGES: [TernaryStorage; 7] = [
     TernaryStorage::TQ2_0,
     TernaryStorage::Q2_0 { block: 64 },
     TernaryStorage::Q2_0 { block: 128 },
+    TernaryStorage::IQ1_BN,
+    TernaryStorage::IQ2_BN,
+    TernaryStorage::IQ2_BN_R4,
 ];
 const DENSE: [DenseType; 6] = [
     DenseType::F32,
@@ -220,6 +223,21 @@ fn scales_that_are_not_finite_are_refused_with_their_place() {
                 "{storage:?}"
             );
         }
+        for (storage, scale, at) in [
+            (TernaryStorage::IQ1_BN, f16::from_f32(bad).to_le_bytes().to_vec(), 5 * (2 + 26)),
+            (TernaryStorage::IQ2_BN, bad.to_le_bytes().to_vec(), 5 * (4 + 32)),
+            (TernaryStorage::IQ2_BN_R4, bad.to_le_bytes().to_vec(), 4 * (4 + 32) + 4),
+        ] {
+            let mut stored = vec![0; storage.size(8, 128).unwrap()];
+            stored[at..at + scale.len()].copy_from_slice(&scale);
+            assert!(
+                matches!(
+                    storage.decode(&stored, 8, 128),
+                    Err(Error::BadScale { row: 5, block: 0, .. })
+                ),
+                "{storage:?}"
+            );
+        }
         let none =
             TernaryMatrix::from_trits(1, 128, &[1; 128], ScaleGranularity::Tensor, vec![bad]);
         assert!(none.is_err(), "no matrix holds such a scale, so no encoder can meet one");
@@ -235,7 +253,7 @@ fn scales_that_the_format_has_no_room_for_are_refused() {
         let result = storage.encode(&matrix);
         match storage {
             TernaryStorage::Q2_0 { block: 64 } => assert!(result.is_ok()),
-            TernaryStorage::I2S(I2sLayout::X4) => {
+            TernaryStorage::I2S(I2sLayout::X4) | TernaryStorage::IQ2_BN_R4 => {
                 assert!(matches!(result, Err(Error::NotAMultiple { .. })));
             }
             _ => assert!(
@@ -252,7 +270,7 @@ fn scales_that_the_format_has_no_room_for_are_refused() {
         let matrix =
             TernaryMatrix::from_trits(1, 256, &[1; 256], ScaleGranularity::Tensor, vec![scale])
                 .unwrap();
-        for storage in [TernaryStorage::TQ1_0, TernaryStorage::TQ2_0] {
+        for storage in [TernaryStorage::TQ1_0, TernaryStorage::TQ2_0, TernaryStorage::IQ1_BN] {
             assert!(matches!(storage.encode(&matrix), Err(Error::ScaleRange { .. })));
         }
         let stored = i2_s::encode(&matrix, I2sLayout::X86).unwrap();

@@ -11,10 +11,13 @@ use half::f16;
 use proptest::prelude::*;
 
 /// A storage and the multiples that its rows and columns need.
-const STORAGES: [(TernaryStorage, usize, usize); 7] = [
+const STORAGES: [(TernaryStorage, usize, usize); 10] = [
     (TernaryStorage::I2S(I2sLayout::X86), 1, 128),
     (TernaryStorage::I2S(I2sLayout::Arm64), 1, 64),
     (TernaryStorage::I2S(I2sLayout::X4), 4, 1),
+    (TernaryStorage::IQ1_BN, 1, 64),
+    (TernaryStorage::IQ2_BN, 1, 64),
+    (TernaryStorage::IQ2_BN_R4, 4, 64),
     (TernaryStorage::TQ1_0, 1, 256),
     (TernaryStorage::TQ2_0, 1, 256),
     (TernaryStorage::Q2_0 { block: 64 }, 1, 64),
@@ -69,7 +72,24 @@ proptest! {
     }
 
     #[test]
-    fn one_scale_for_each_block(which in 3..STORAGES.len(), rows in 1usize..5, blocks in 1usize..5, seed: u64) {
+    fn one_scale_for_each_row(which in 3..STORAGES.len(), rows in 1usize..5, blocks in 1usize..5, seed: u64) {
+        let (storage, row_multiple, block) = STORAGES[which];
+        let (rows, cols) = (rows * row_multiple, blocks * block);
+        let mut random = Random(seed);
+        let trits = random.trits(rows * cols);
+        let scales = random.scales(rows);
+        let matrix =
+            TernaryMatrix::from_trits(rows, cols, &trits, ScaleGranularity::Row, scales).unwrap();
+        let mut stored = vec![9];
+        storage.encode_into(&matrix, &mut stored).unwrap();
+        prop_assert_eq!(stored.len(), 1 + storage.size(rows, cols).unwrap());
+        let decoded = storage.decode(&stored[1..], rows, cols).unwrap();
+        prop_assert_eq!(values(&decoded), values(&matrix));
+        prop_assert_eq!(storage.encode(&decoded).unwrap(), &stored[1..]);
+    }
+
+    #[test]
+    fn one_scale_for_each_block(which in 6..STORAGES.len(), rows in 1usize..5, blocks in 1usize..5, seed: u64) {
         let (storage, _, block) = STORAGES[which];
         let (cols, group) = (blocks * block, ScaleGranularity::Group(block));
         let mut random = Random(seed);

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 /// A storage, the multiples that its rows and columns need, and where its codes lie.
 type Case = (TernaryStorage, usize, usize, fn(&[u8], [usize; 2], usize, usize) -> u8);
 
-const CASES: [Case; 7] = [
+const CASES: [Case; 10] = [
     (TernaryStorage::I2S(I2sLayout::X86), 1, 128, |bytes, [_, cols], row, col| {
         let byte = bytes[row * cols / 4 + col / 128 * 32 + col % 32];
         zero_for_three((byte >> (6 - 2 * (col % 128 / 32))) & 3)
@@ -22,6 +22,24 @@ const CASES: [Case; 7] = [
     (TernaryStorage::I2S(I2sLayout::X4), 4, 1, |bytes, [_, cols], row, col| {
         let byte = bytes[row / 4 * cols + col];
         zero_for_three((byte >> (6 - 2 * (row % 4))) & 3)
+    }),
+    (TernaryStorage::IQ1_BN, 1, 64, |bytes, [_, cols], row, col| {
+        let block = &bytes[row * (2 + cols / 64 * 13) + 2 + col / 64 * 13..];
+        let (byte, digit) = match col % 16 {
+            15 => (12, col % 64 / 16),
+            w => (col % 64 / 16 * 3 + w / 5, w % 5),
+        };
+        let shifted = block[byte].wrapping_mul(3u8.pow(4 - digit as u32));
+        ((u16::from(shifted) * 3) >> 8) as u8
+    }),
+    (TernaryStorage::IQ2_BN, 1, 64, |bytes, [_, cols], row, col| {
+        let block = &bytes[row * (4 + cols / 4) + 4 + col / 64 * 16..];
+        (block[col % 16] >> (2 * (col % 64 / 16))) & 3
+    }),
+    (TernaryStorage::IQ2_BN_R4, 4, 64, |bytes, [_, cols], row, col| {
+        let block = &bytes[row / 4 * (16 + cols) + 16 + col / 64 * 64..];
+        let byte = block[col % 64 / 16 * 16 + row % 4 * 4 + col % 4];
+        (byte >> (2 * (col % 16 / 4))) & 3
     }),
     (TernaryStorage::TQ1_0, 1, 256, |bytes, [_, cols], row, col| {
         let block = &bytes[(row * cols / 256 + col / 256) * 54..];
@@ -61,7 +79,7 @@ fn stored(storage: TernaryStorage, rows: usize, cols: usize, seed: u64, threes: 
     let size = storage.size(rows, cols).unwrap();
     let mut bytes: Vec<u8> =
         (0..size).map(|_| (0..4).fold(0u8, |byte, _| (byte << 2) | (next() % 3) as u8)).collect();
-    if storage == TernaryStorage::TQ1_0 {
+    if matches!(storage, TernaryStorage::TQ1_0 | TernaryStorage::IQ1_BN) {
         bytes.iter_mut().for_each(|byte| *byte = next() as u8);
     }
     for _ in 0..threes {
@@ -69,10 +87,20 @@ fn stored(storage: TernaryStorage, rows: usize, cols: usize, seed: u64, threes: 
         bytes[at] |= 3 << (2 * (next() % 4));
     }
     let one = 0x3c00u16.to_le_bytes();
+    let row_bytes = size / rows;
     match storage {
         TernaryStorage::I2S(_) => {
             bytes[size - 32..size - 28].copy_from_slice(&1f32.to_le_bytes());
         }
+        TernaryStorage::IQ1_BN => {
+            bytes.chunks_exact_mut(row_bytes).for_each(|row| row[..2].copy_from_slice(&one))
+        }
+        TernaryStorage::IQ2_BN => bytes
+            .chunks_exact_mut(row_bytes)
+            .for_each(|row| row[..4].copy_from_slice(&1f32.to_le_bytes())),
+        TernaryStorage::IQ2_BN_R4 => bytes
+            .chunks_exact_mut(4 * row_bytes)
+            .for_each(|rows| rows[..16].copy_from_slice(&1f32.to_le_bytes().repeat(4))),
         TernaryStorage::TQ1_0 => {
             bytes.chunks_exact_mut(54).for_each(|b| b[52..].copy_from_slice(&one))
         }

@@ -1,6 +1,7 @@
 """Writes tests/golden/codecs: what other programs make of small matrices, for the codecs and quantisers to equal.
 
-    python scripts/golden/codecs.py --bitnet-cpp <microsoft/BitNet>/src/ggml-bitnet-mad.cpp [--out tests/golden/codecs]
+    python scripts/golden/codecs.py --bitnet-cpp <microsoft/BitNet> --ik <ik_llama.cpp>/build/ggml/src/libggml.so
+        [--out tests/golden/codecs]
 
 Needs numpy, gguf, torch, transformers, llama-cpp-python (for its ggml library) and a C++ compiler. Every file is raw
 and little-endian; its name ends in the matrix's shape and the file's element type: `stored.3x512.u8`,
@@ -11,6 +12,7 @@ Outputs are the other program's, never computed here:
     q6_k                     random blocks through both; one quantised by ggml's C `quantize_row_q6_K_ref`
     encoders                 ggml's C `quantize_row_*_ref` of numbers that are hard to round
     q2_0                     ggml's C functions (blocks of 64)
+    iq1_bn iq2_bn iq2_bn_r4  ik_llama.cpp's C functions
     i2_s                     `quantize_i2_s` of bitnet.cpp, compiled three times for its three layouts
     hf_packed absmean absmax transformers, integrations/bitnet.py
     f16 bf16                 torch
@@ -176,7 +178,7 @@ def halves():
 
 
 def i2_s(source):
-    text = pathlib.Path(source).read_text()
+    text = source.read_text()
     start = text.index("size_t quantize_i2_s(")
     body = text[start : text.index("\n}\n", start) + 3]
     prelude = """
@@ -208,6 +210,31 @@ extern "C" """
                 ctypes.c_int64(4), ctypes.c_int64(256), None,
             )
             write("i2_s", shaped(4, 256, layout), stored)
+
+
+def row_scaled(library):
+    """Rows of their own scale, one of zeros; ik_llama.cpp decodes what it wrote."""
+    rng = np.random.default_rng(1582)
+    ik = ctypes.CDLL(library)
+    rows, cols = 8, 192
+    scales = rng.uniform(0.01, 2, (rows, 1)).astype(np.float16).astype(np.float32)
+    values = rng.integers(-1, 2, (rows, cols)).astype(np.float32) * scales
+    values[3] = 0
+    write("row_scaled", shaped(rows, cols, "values"), values)
+    for name, row_bytes in [("iq1_bn", 2 + 13 * 3), ("iq2_bn", 4 + 16 * 3), ("iq2_bn_r4", 4 + 16 * 3)]:
+        stored = np.zeros(rows * row_bytes, np.uint8)
+        pointer = lambda array: array.ctypes.data_as(ctypes.c_void_p)
+        quantize = getattr(ik, f"quantize_{name}")
+        quantize.restype = ctypes.c_size_t
+        size = quantize(pointer(values), pointer(stored), ctypes.c_int64(rows), ctypes.c_int64(cols), None, None)
+        assert size == stored.size
+        write("row_scaled", shaped(rows, cols, name), stored)
+    # Every byte value in the place of IQ1_BN's codes, decoded without scales.
+    raw = np.concatenate([np.arange(256), rng.integers(0, 256, 13 * 20 - 256)]).astype(np.uint8)
+    trits = np.zeros(64 * 20, np.float32)
+    ik.dequantize_row_iq1_bn(pointer(raw), pointer(trits), ctypes.c_int64(trits.size))
+    write("row_scaled", shaped(1, trits.size, "iq1_bn_raw"), raw)
+    write("row_scaled", shaped(1, trits.size, "iq1_bn_raw_values"), trits)
 
 
 def packed():
@@ -269,7 +296,8 @@ def absmax():
 def main():
     global OUT
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--bitnet-cpp", required=True, help="ggml-bitnet-mad.cpp of microsoft/BitNet")
+    parser.add_argument("--bitnet-cpp", required=True, help="checkout of microsoft/BitNet")
+    parser.add_argument("--ik", required=True, help="libggml.so of ik_llama.cpp")
     parser.add_argument("--out", default="tests/golden/codecs")
     args = parser.parse_args()
     OUT = pathlib.Path(args.out)
@@ -277,7 +305,8 @@ def main():
     dense_blocks()
     encoders()
     halves()
-    i2_s(args.bitnet_cpp)
+    i2_s(pathlib.Path(args.bitnet_cpp) / "src/ggml-bitnet-mad.cpp")
+    row_scaled(args.ik)
     packed()
     absmean()
     absmax()

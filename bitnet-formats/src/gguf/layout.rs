@@ -110,8 +110,12 @@ fn measure(
     let Some(nbytes) = ggml_type.nbytes(&dims) else {
         let (weights, _) = ggml_type.block();
         let whole = if ggml_type == GgmlType::I2S { "all its weights" } else { "a row" };
+        let sets = match ggml_type.interleaved_rows() {
+            1 => String::new(),
+            rows => format!(", the rows one of {rows}"),
+        };
         let problem = format!(
-            "{dims:?} do not fit type {ggml_type}: {whole} must be a multiple of {weights}, and the size below 2^64"
+            "{dims:?} do not fit type {ggml_type}: {whole} must be a multiple of {weights}{sets}, and the size below 2^64"
         );
         return Err(Error::tensor(file, &name, "dimensions", dims_offset, problem));
     };

@@ -4,8 +4,8 @@ use std::fmt;
 
 /// A storage type that this program reads.
 ///
-/// A type packs `block_weights` consecutive weights of a row into `block_bytes` bytes; I2_S alone is described by the whole
-/// tensor instead (packed codes, then one scale).
+/// A type packs `block_weights` consecutive weights of a row into `block_bytes` bytes; the row-scaled types of ik_llama.cpp
+/// add a scale to each row. I2_S alone is described by the whole tensor instead (packed codes, then one scale).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum GgmlType {
@@ -32,6 +32,12 @@ pub enum GgmlType {
     Q2_0G64,
     /// 2-bit codes, one f16 scale per 128: the older meaning of id 42, told apart by the tensor's size.
     Q2_0G128,
+    /// Ternary, base 3, one f16 scale per row, id 134 (ik_llama.cpp).
+    Iq1Bn,
+    /// Ternary, 2 bits, one f32 scale per row, id 135 (ik_llama.cpp).
+    Iq2Bn,
+    /// IQ2_BN with four rows laid into each other, id 335 (ik_llama.cpp).
+    Iq2BnR4,
 }
 
 /// What the id in a file stands for.
@@ -53,8 +59,6 @@ const TILED: &str = "its bytes depend on kernel settings that the file does not 
     original checkpoint";
 const REMOVED: &str =
     "it was removed from ggml; convert the model again from its original checkpoint";
-const ROW_SCALED: &str =
-    "it is a type of ik_llama.cpp; convert the model to TQ2_0 or use its I2_S original";
 
 impl GgmlType {
     /// The type's name as ggml and bitnet.cpp write it.
@@ -72,6 +76,9 @@ impl GgmlType {
             Self::I2S => "I2_S",
             Self::Q2_0G64 => "Q2_0 (64-weight blocks)",
             Self::Q2_0G128 => "Q2_0 (128-weight blocks)",
+            Self::Iq1Bn => "IQ1_BN",
+            Self::Iq2Bn => "IQ2_BN",
+            Self::Iq2BnR4 => "IQ2_BN_R4",
         }
     }
 
@@ -89,16 +96,30 @@ impl GgmlType {
             Self::Tq2_0 => 35,
             Self::I2S => 36,
             Self::Q2_0G64 | Self::Q2_0G128 => 42,
+            Self::Iq1Bn => 134,
+            Self::Iq2Bn => 135,
+            Self::Iq2BnR4 => 335,
         }
     }
 
     /// Whether every weight is one of -s, 0, +s (Q2_0 can hold +2s as well).
     #[must_use]
     pub fn is_ternary(self) -> bool {
-        matches!(self, Self::Tq1_0 | Self::Tq2_0 | Self::I2S | Self::Q2_0G64 | Self::Q2_0G128)
+        matches!(
+            self,
+            Self::Tq1_0
+                | Self::Tq2_0
+                | Self::I2S
+                | Self::Q2_0G64
+                | Self::Q2_0G128
+                | Self::Iq1Bn
+                | Self::Iq2Bn
+                | Self::Iq2BnR4
+        )
     }
 
-    /// Weights and bytes of one block. For I2_S: 4 weights in 1 byte, to which the tensor's 32 bytes of scale are added.
+    /// Weights and bytes of one block. For I2_S: 4 weights in 1 byte, to which the tensor's 32 bytes of scale are added; to
+    /// the row-scaled types, [`GgmlType::row_meta`].
     #[must_use]
     pub fn block(self) -> (u64, u64) {
         match self {
@@ -112,13 +133,31 @@ impl GgmlType {
             Self::I2S => (4, 1),
             Self::Q2_0G64 => (64, 18),
             Self::Q2_0G128 => (128, 34),
+            Self::Iq1Bn => (64, 13),
+            Self::Iq2Bn | Self::Iq2BnR4 => (64, 16),
         }
+    }
+
+    /// Bytes that a row has besides its blocks: the scale of the row-scaled types.
+    #[must_use]
+    pub fn row_meta(self) -> u64 {
+        match self {
+            Self::Iq1Bn => 2,
+            Self::Iq2Bn | Self::Iq2BnR4 => 4,
+            _ => 0,
+        }
+    }
+
+    /// Rows that are laid into each other, so that a tensor has whole multiples of them.
+    #[must_use]
+    pub fn interleaved_rows(self) -> u64 {
+        if self == Self::Iq2BnR4 { 4 } else { 1 }
     }
 
     /// The bytes of a tensor of these dimensions (ggml order, `dims[0]` contiguous).
     ///
     /// `None` where the dimensions are not 1 to 4 positive numbers, where a row is not whole blocks (for I2_S: the tensor
-    /// is not whole bytes), or where the size does not fit.
+    /// is not whole bytes), where the second dimension is not whole sets of interleaved rows, or where the size does not fit.
     #[must_use]
     pub fn nbytes(self, dims: &[u64]) -> Option<u64> {
         if dims.is_empty() || dims.len() > 4 || dims.contains(&0) {
@@ -130,8 +169,13 @@ impl GgmlType {
         if !whole.is_multiple_of(block_weights) || i64::try_from(weights).is_err() {
             return None;
         }
+        let sets = dims.get(1).copied().unwrap_or(1);
+        if !sets.is_multiple_of(self.interleaved_rows()) {
+            return None;
+        }
         let packed = (weights / block_weights).checked_mul(block_bytes)?;
-        packed.checked_add(if self == Self::I2S { 32 } else { 0 })
+        let scales = (weights / dims.first()?).checked_mul(self.row_meta())?;
+        packed.checked_add(if self == Self::I2S { 32 } else { scales })
     }
 
     pub(super) fn from_id(id: u32) -> Id {
@@ -180,9 +224,9 @@ impl GgmlType {
             40 => unsupported("NVFP4", REQUANTISE),
             41 => unsupported("Q1_0", REQUANTISE),
             42 => Id::Q2_0,
-            134 => unsupported("IQ1_BN", ROW_SCALED),
-            135 => unsupported("IQ2_BN", ROW_SCALED),
-            335 => unsupported("IQ2_BN_R4", ROW_SCALED),
+            134 => Id::Known(Self::Iq1Bn),
+            135 => Id::Known(Self::Iq2Bn),
+            335 => Id::Known(Self::Iq2BnR4),
             _ => Id::Unknown,
         }
     }
@@ -208,12 +252,17 @@ mod tests {
         assert_eq!(GgmlType::Tq1_0.nbytes(&[512]), Some(108));
         assert_eq!(GgmlType::Q2_0G64.nbytes(&[128, 2]), Some(72));
         assert_eq!(GgmlType::Q2_0G128.nbytes(&[128, 2]), Some(68));
+        assert_eq!(GgmlType::Iq1Bn.nbytes(&[128, 3, 2]), Some(6 * (2 + 26)));
+        assert_eq!(GgmlType::Iq2Bn.nbytes(&[64]), Some(4 + 16));
+        assert_eq!(GgmlType::Iq2BnR4.nbytes(&[128, 4]), Some(4 * (4 + 32)));
     }
 
     #[test]
     fn partial_blocks_and_overflow_have_no_size() {
         assert_eq!(GgmlType::Tq2_0.nbytes(&[128, 2]), None, "a row is half a block");
         assert_eq!(GgmlType::I2S.nbytes(&[3, 3]), None, "not whole bytes");
+        assert_eq!(GgmlType::Iq2Bn.nbytes(&[32, 2]), None, "a row is half a block");
+        assert_eq!(GgmlType::Iq2BnR4.nbytes(&[64, 6]), None, "rows stand in fours");
         assert_eq!(GgmlType::F32.nbytes(&[1 << 62, 4]), None);
         assert_eq!(
             GgmlType::F32.nbytes(&[1 << 62]),

@@ -10,7 +10,7 @@ use bitnet_formats::MappedFile;
 use bitnet_formats::gguf::{GgmlType, GgufFile, Metadata, TensorInfo};
 use bitnet_quant::codec::dense::DenseType;
 use bitnet_quant::codec::i2_s::I2sLayout;
-use bitnet_quant::codec::{i2_s, q2_0, tq1_0, tq2_0};
+use bitnet_quant::codec::{i2_s, iq1_bn, iq2_bn, iq2_bn_r4, q2_0, tq1_0, tq2_0};
 
 use super::mapped_rows::MappedRows;
 use super::ternary_rows::TernaryRows;
@@ -90,10 +90,13 @@ impl GgufCheckpoint {
             GgmlType::Tq2_0 => tq2_0::decode_in(&region, rows, cols, pool),
             GgmlType::Q2_0G64 => q2_0::decode_in(&region, rows, cols, 64, pool),
             GgmlType::Q2_0G128 => q2_0::decode_in(&region, rows, cols, 128, pool),
+            GgmlType::Iq1Bn => iq1_bn::decode_in(&region, rows, cols, pool),
+            GgmlType::Iq2Bn => iq2_bn::decode_in(&region, rows, cols, pool),
+            GgmlType::Iq2BnR4 => iq2_bn_r4::decode_in(&region, rows, cols, pool),
             other => {
                 return Err(InferenceError::UnsupportedOperation {
                     what: format!("tensor {} of type {}", tensor.name, other.name()),
-                    instead: "the ternary types are I2_S, TQ1_0, TQ2_0 and Q2_0".into(),
+                    instead: "the ternary types are I2_S, TQ1_0, TQ2_0, Q2_0, IQ1_BN, IQ2_BN and IQ2_BN_R4".into(),
                 });
             }
         };
@@ -155,7 +158,14 @@ impl GgufCheckpoint {
         }
         match (self.config.architecture, ggml_type) {
             (Architecture::BitNet, _) | (_, GgmlType::I2S) => ActivationPrecision::Int8,
-            (Architecture::Llama, GgmlType::Tq1_0 | GgmlType::Tq2_0) => ActivationPrecision::Int8,
+            (
+                Architecture::Llama,
+                GgmlType::Tq1_0
+                | GgmlType::Tq2_0
+                | GgmlType::Iq1Bn
+                | GgmlType::Iq2Bn
+                | GgmlType::Iq2BnR4,
+            ) => ActivationPrecision::Int8,
             _ => ActivationPrecision::Float,
         }
     }

@@ -6,6 +6,9 @@
 pub mod dense;
 pub mod hf_packed;
 pub mod i2_s;
+pub mod iq1_bn;
+pub mod iq2_bn;
+pub mod iq2_bn_r4;
 mod plain;
 mod planes;
 pub mod q2_0;
@@ -25,6 +28,7 @@ use i2_s::I2sLayout;
 
 /// A ternary storage format that carries its own scales.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[expect(non_camel_case_types, reason = "ik_llama.cpp's names, as users know them")]
 pub enum TernaryStorage {
     /// bitnet.cpp I2_S, one f32 scale: [`i2_s`].
     I2S(I2sLayout),
@@ -37,6 +41,12 @@ pub enum TernaryStorage {
         /// Weights that share a scale: 64 or 128.
         block: usize,
     },
+    /// ik_llama.cpp IQ1_BN, f16 scales per row: [`iq1_bn`].
+    IQ1_BN,
+    /// ik_llama.cpp IQ2_BN, f32 scales per row: [`iq2_bn`].
+    IQ2_BN,
+    /// ik_llama.cpp IQ2_BN_R4, f32 scales per row: [`iq2_bn_r4`].
+    IQ2_BN_R4,
 }
 
 impl TernaryStorage {
@@ -47,6 +57,9 @@ impl TernaryStorage {
             Self::TQ1_0 => tq1_0::FORMAT,
             Self::TQ2_0 => tq2_0::FORMAT,
             Self::Q2_0 { .. } => q2_0::FORMAT,
+            Self::IQ1_BN => iq1_bn::FORMAT,
+            Self::IQ2_BN => iq2_bn::FORMAT,
+            Self::IQ2_BN_R4 => iq2_bn_r4::FORMAT,
         }
     }
 
@@ -60,6 +73,9 @@ impl TernaryStorage {
             Self::TQ1_0 => tq1_0::size(rows, cols),
             Self::TQ2_0 => tq2_0::size(rows, cols),
             Self::Q2_0 { block } => q2_0::size(rows, cols, block),
+            Self::IQ1_BN => iq1_bn::size(rows, cols),
+            Self::IQ2_BN => iq2_bn::size(rows, cols),
+            Self::IQ2_BN_R4 => iq2_bn_r4::size(rows, cols),
         }
     }
 
@@ -73,6 +89,9 @@ impl TernaryStorage {
             Self::TQ1_0 => tq1_0::decode(bytes, rows, cols),
             Self::TQ2_0 => tq2_0::decode(bytes, rows, cols),
             Self::Q2_0 { block } => q2_0::decode(bytes, rows, cols, block),
+            Self::IQ1_BN => iq1_bn::decode(bytes, rows, cols),
+            Self::IQ2_BN => iq2_bn::decode(bytes, rows, cols),
+            Self::IQ2_BN_R4 => iq2_bn_r4::decode(bytes, rows, cols),
         }
     }
 
@@ -95,6 +114,9 @@ impl TernaryStorage {
             Self::TQ1_0 => tq1_0::encode_into(matrix, out),
             Self::TQ2_0 => tq2_0::encode_into(matrix, out),
             Self::Q2_0 { block } => q2_0::encode_into(matrix, block, out),
+            Self::IQ1_BN => iq1_bn::encode_into(matrix, out),
+            Self::IQ2_BN => iq2_bn::encode_into(matrix, out),
+            Self::IQ2_BN_R4 => iq2_bn_r4::encode_into(matrix, out),
         }
     }
 }

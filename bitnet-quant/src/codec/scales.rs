@@ -5,7 +5,6 @@
 use super::plain;
 use crate::{Error, Result};
 use bitnet_core::ternary::{CODES_PER_WORD, ScaleGranularity, TernaryMatrix};
-use half::f16;
 
 /// Sixteen zero trits.
 const ZERO_WORD: u32 = 0x5555_5555;
@@ -29,7 +28,11 @@ impl BlockScales {
 
     /// The next block's little-endian f16 scale and packed codes.
     pub(super) fn push(&mut self, scale: [u8; 2], words: &[u32]) -> Result<()> {
-        let value = f16::from_le_bytes(scale).to_f32();
+        self.push_value(plain::f16_to_f32(u16::from_le_bytes(scale)), words)
+    }
+
+    /// The next block's scale and packed codes.
+    pub(super) fn push_value(&mut self, value: f32, words: &[u32]) -> Result<()> {
         if !value.is_finite() {
             let (row, block) = (self.values.len() / self.per_row, self.values.len() % self.per_row);
             return Err(Error::BadScale { format: self.format, row, block, value });

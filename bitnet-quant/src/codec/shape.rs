@@ -19,6 +19,21 @@ pub(super) fn blocked_size(
         .ok_or(Error::SizeOverflow { format, rows, cols })
 }
 
+/// As [`blocked_size`], with `meta` bytes before the blocks of each row.
+pub(super) fn row_scaled_size(
+    format: &'static str,
+    rows: usize,
+    cols: usize,
+    meta: usize,
+    block: usize,
+    block_bytes: usize,
+) -> Result<usize> {
+    blocked_size(format, rows, cols, block, block_bytes)?
+        .checked_add(rows.saturating_mul(meta))
+        .filter(|&size| isize::try_from(size).is_ok())
+        .ok_or(Error::SizeOverflow { format, rows, cols })
+}
+
 /// Refuses a matrix without weights.
 pub(super) fn not_empty(format: &'static str, rows: usize, cols: usize) -> Result<()> {
     if rows == 0 || cols == 0 { Err(Error::EmptyShape { format, rows, cols }) } else { Ok(()) }

@@ -150,7 +150,7 @@ const BYTES: [u8; 1024] = {
             n += 1;
         }
         // A code 3 has no byte.
-        bytes[codes] = if q < 243 { ((q * 256 + 242) / 243) as u8 } else { 0 };
+        bytes[codes] = if q < 243 { (q * 256).div_ceil(243) as u8 } else { 0 };
         codes += 1;
     }
     bytes

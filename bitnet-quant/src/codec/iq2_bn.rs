@@ -1,0 +1,99 @@
+//! IQ2_BN of ik_llama.cpp: two bits a weight and an f32 scale for every row.
+//!
+//! ```text
+//! row    d (f32), then blocks        value = d * (code - 1)
+//! block  64 weights -> 16 bytes
+//!   bits      7 6    5 4    3 2    1 0
+//!   byte j:   48+j   32+j   16+j   j
+//! ```
+//!
+//! Source: ikawrakow/ik_llama.cpp, `block_iq2_bn` and `quantize_iq2_bn`. Code 3, twice the scale, is no trit.
+
+use super::{planes, scales, shape};
+use crate::Result;
+use bitnet_core::memory::HybridMemoryPool;
+use bitnet_core::ternary::{CODES_PER_WORD, TernaryBuilder, TernaryMatrix};
+
+/// The format's name.
+pub const FORMAT: &str = "IQ2_BN";
+/// Weights in a block.
+pub const BLOCK: usize = 64;
+/// Bytes of a block.
+pub const BLOCK_BYTES: usize = 16;
+/// Bytes before the blocks of a row.
+pub const META: usize = 4;
+
+/// Bytes of a stored `[rows, cols]` matrix; columns are a multiple of 64.
+///
+/// # Errors
+/// [`crate::Error::EmptyShape`], [`crate::Error::NotAMultiple`] or [`crate::Error::SizeOverflow`] for a shape that
+/// the format can't hold.
+pub fn size(rows: usize, cols: usize) -> Result<usize> {
+    shape::row_scaled_size(FORMAT, rows, cols, META, BLOCK, BLOCK_BYTES)
+}
+
+/// Reads a `[rows, cols]` matrix; rows with equal scales share one for the tensor.
+///
+/// # Errors
+/// Those of [`size`], [`crate::Error::Length`] if `bytes` is not exactly that long, [`crate::Error::NotTernary`] for
+/// code 3, [`crate::Error::BadScale`] for a scale that is NaN or infinite.
+pub fn decode(bytes: &[u8], rows: usize, cols: usize) -> Result<TernaryMatrix> {
+    decode_in(bytes, rows, cols, None)
+}
+
+/// As [`decode`], with the weights in `pool`, if there is one.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_in(
+    bytes: &[u8],
+    rows: usize,
+    cols: usize,
+    pool: Option<&HybridMemoryPool>,
+) -> Result<TernaryMatrix> {
+    let size = size(rows, cols)?;
+    shape::exact_len(FORMAT, rows, cols, bytes.len(), size)?;
+    let mut builder = TernaryBuilder::in_pool(rows, cols, pool)?;
+    let mut scales = scales::BlockScales::new(FORMAT, cols, cols);
+    let mut words = vec![0u32; cols / CODES_PER_WORD];
+    for stored in bytes.chunks_exact(size / rows) {
+        let (meta, packed) = stored.split_at(META);
+        let blocks = packed.as_chunks::<BLOCK_BYTES>().0;
+        for (block, words) in blocks.iter().zip(words.as_chunks_mut::<4>().0) {
+            *words = planes::gather(block);
+        }
+        scales.push_value(f32::from_le_bytes([meta[0], meta[1], meta[2], meta[3]]), &words)?;
+        builder.push_words(&words).map_err(shape::not_ternary(FORMAT))?;
+    }
+    let (granularity, scales) = scales.finish();
+    Ok(builder.finish(granularity, scales)?)
+}
+
+/// Writes a matrix; a row of zeros gets the scale 0.
+///
+/// # Errors
+/// Those of [`size`], [`crate::Error::ScaleGranularity`] if weights of one row differ in scale.
+pub fn encode(matrix: &TernaryMatrix) -> Result<Vec<u8>> {
+    let size = size(matrix.rows(), matrix.cols())?;
+    Ok(shape::encoded(size, |out| encode_into(matrix, out))?.0)
+}
+
+/// As [`encode`], appended to `out`, which stays as it was on an error.
+///
+/// # Errors
+/// As [`encode`].
+pub fn encode_into(matrix: &TernaryMatrix, out: &mut Vec<u8>) -> Result<()> {
+    let (rows, cols) = (matrix.rows(), matrix.cols());
+    let row_bytes = size(rows, cols)? / rows;
+    shape::append_rows(out, rows, row_bytes, &[], |row, stored| {
+        let words = &matrix.row_words(row)[..cols / CODES_PER_WORD];
+        let scale = scales::run_scale(FORMAT, "row", matrix, row, words, 0)?;
+        let (meta, packed) = stored.split_at_mut(META);
+        meta.copy_from_slice(&scale.to_le_bytes());
+        let blocks = packed.as_chunks_mut::<BLOCK_BYTES>().0;
+        for (block, words) in blocks.iter_mut().zip(words.as_chunks::<4>().0) {
+            *block = planes::scatter(*words);
+        }
+        Ok(())
+    })
+}

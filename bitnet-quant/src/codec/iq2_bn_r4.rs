@@ -1,0 +1,107 @@
+//! IQ2_BN_R4 of ik_llama.cpp: the numbers of IQ2_BN with four rows laid into each other.
+//!
+//! ```text
+//! four rows  d[4] (f32), then blocks        value = d[k] * (code - 1)
+//! block      4 x 64 weights -> 64 bytes
+//!   bits                 7 6      5 4     3 2     1 0      weight of row k
+//!   byte 16l + 4k + i:   16l+12+i 16l+8+i 16l+4+i 16l+i    i, k, l = 0..4
+//! ```
+//!
+//! Source: ikawrakow/ik_llama.cpp, `quantize_iq2_bn_r4`. Code 3, twice the scale, is no trit.
+
+use super::{planes, scales, shape};
+use crate::Result;
+use bitnet_core::memory::HybridMemoryPool;
+use bitnet_core::ternary::{CODES_PER_WORD, TernaryBuilder, TernaryMatrix};
+
+/// The format's name.
+pub const FORMAT: &str = "IQ2_BN_R4";
+/// Weights of a row in a block.
+pub const BLOCK: usize = 64;
+/// Bytes of a block for each of its rows.
+pub const BLOCK_BYTES: usize = 16;
+/// Rows laid into each other.
+pub const ROWS: usize = 4;
+/// Bytes before the blocks for each row.
+pub const META: usize = 4;
+
+/// Bytes of a stored `[rows, cols]` matrix; rows are a multiple of 4, columns of 64.
+///
+/// # Errors
+/// [`crate::Error::EmptyShape`], [`crate::Error::NotAMultiple`] or [`crate::Error::SizeOverflow`] for a shape that
+/// the format can't hold.
+pub fn size(rows: usize, cols: usize) -> Result<usize> {
+    shape::not_empty(FORMAT, rows, cols)?;
+    shape::multiple(FORMAT, "rows", rows, ROWS)?;
+    shape::row_scaled_size(FORMAT, rows, cols, META, BLOCK, BLOCK_BYTES)
+}
+
+/// Reads a `[rows, cols]` matrix; rows with equal scales share one for the tensor.
+///
+/// # Errors
+/// Those of [`size`], [`crate::Error::Length`] if `bytes` is not exactly that long, [`crate::Error::NotTernary`] for
+/// code 3, [`crate::Error::BadScale`] for a scale that is NaN or infinite.
+pub fn decode(bytes: &[u8], rows: usize, cols: usize) -> Result<TernaryMatrix> {
+    decode_in(bytes, rows, cols, None)
+}
+
+/// As [`decode`], with the weights in `pool`, if there is one.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_in(
+    bytes: &[u8],
+    rows: usize,
+    cols: usize,
+    pool: Option<&HybridMemoryPool>,
+) -> Result<TernaryMatrix> {
+    let size = size(rows, cols)?;
+    shape::exact_len(FORMAT, rows, cols, bytes.len(), size)?;
+    let mut builder = TernaryBuilder::in_pool(rows, cols, pool)?;
+    let mut scales = scales::BlockScales::new(FORMAT, cols, cols);
+    let mut words = vec![0u32; cols / CODES_PER_WORD];
+    for stored in bytes.chunks_exact(size / rows * ROWS) {
+        let (meta, packed) = stored.split_at(ROWS * META);
+        for (k, scale) in meta.as_chunks::<META>().0.iter().enumerate() {
+            // Sixteen bytes for each sixteen columns, four of them for each row.
+            for (word, sixteen) in words.iter_mut().zip(packed.as_chunks::<16>().0) {
+                let four = sixteen.as_chunks::<4>().0[k];
+                *word = planes::turn_four(u32::from_le_bytes(four));
+            }
+            scales.push_value(f32::from_le_bytes(*scale), &words)?;
+            builder.push_words(&words).map_err(shape::not_ternary(FORMAT))?;
+        }
+    }
+    let (granularity, scales) = scales.finish();
+    Ok(builder.finish(granularity, scales)?)
+}
+
+/// Writes a matrix; a row of zeros gets the scale 0.
+///
+/// # Errors
+/// Those of [`size`], [`crate::Error::ScaleGranularity`] if weights of one row differ in scale.
+pub fn encode(matrix: &TernaryMatrix) -> Result<Vec<u8>> {
+    let size = size(matrix.rows(), matrix.cols())?;
+    Ok(shape::encoded(size, |out| encode_into(matrix, out))?.0)
+}
+
+/// As [`encode`], appended to `out`, which stays as it was on an error.
+///
+/// # Errors
+/// As [`encode`].
+pub fn encode_into(matrix: &TernaryMatrix, out: &mut Vec<u8>) -> Result<()> {
+    let (rows, cols) = (matrix.rows(), matrix.cols());
+    let row_bytes = size(rows, cols)? / rows;
+    shape::append_rows(out, rows / ROWS, ROWS * row_bytes, &[], |four, stored| {
+        let (meta, packed) = stored.split_at_mut(ROWS * META);
+        for (k, meta) in meta.as_chunks_mut::<META>().0.iter_mut().enumerate() {
+            let row = ROWS * four + k;
+            let words = &matrix.row_words(row)[..cols / CODES_PER_WORD];
+            *meta = scales::run_scale(FORMAT, "row", matrix, row, words, 0)?.to_le_bytes();
+            for (sixteen, word) in packed.as_chunks_mut::<16>().0.iter_mut().zip(words) {
+                sixteen.as_chunks_mut::<4>().0[k] = planes::turn_four(*word).to_le_bytes();
+            }
+        }
+        Ok(())
+    })
+}
