@@ -9,6 +9,7 @@ use bitnet_quant::codec::i2_s::I2sLayout;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::bench::args::BenchArgs;
+use crate::model_path;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -20,6 +21,19 @@ Exit codes:
 Environment:
   BITNET_ISA  force an instruction set level (scalar, avx2, avxvnni, avx512vnni, neon, neon-dotprod)
   NO_COLOR    no colours";
+
+const PULL_HELP: &str = "\
+Without a file, what is needed to run the model is taken: safetensors weights with their settings and
+tokenizer, or the only GGUF model. The path to run is printed on standard output. A download that was
+cut short goes on when the same command is given again. The cache is that of the hub's Python library.
+
+Environment:
+  HF_TOKEN                  a token, for private and gated models (or HF_TOKEN_PATH, a file with it)
+  HF_ENDPOINT               another hub than https://huggingface.co
+  HF_HUB_CACHE, HF_HOME     where the cache is [default: ~/.cache/huggingface/hub]
+  HF_HUB_OFFLINE            1: use what is in the cache, send nothing
+  HF_HUB_DOWNLOAD_TIMEOUT   seconds to wait for an answer or for more bytes [default: 10]
+  SSL_CERT_FILE             certificates to trust; HTTPS_PROXY, NO_PROXY: proxies";
 
 /// Runs, checks and trains ternary (BitNet b1.58) language models.
 ///
@@ -77,8 +91,9 @@ pub(crate) enum ColorChoice {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Model")]
 pub(crate) struct ModelArgs {
-    /// A GGUF file, a safetensors file or a Hugging Face folder [default: the embedded story model]
-    #[arg(short, long, global = true, value_name = "PATH")]
+    /// A GGUF file, a safetensors file, a Hugging Face folder, or hf:OWNER/NAME[:FILE] for what has been pulled
+    /// [default: the embedded story model]
+    #[arg(short, long, global = true, value_name = "PATH", value_parser = model_path::parser())]
     pub(crate) model: Option<PathBuf>,
     /// Tokens of context to reserve memory for [default: the model's own, up to 4096]
     #[arg(long, global = true, value_name = "N", value_parser = positive)]
@@ -249,6 +264,8 @@ pub(crate) enum Command {
     Verify(VerifyArgs),
     /// Prepared weights and heads that are kept on disk, so that a model starts sooner
     Cache(CacheArgs),
+    /// Download a model from a hub
+    Pull(PullArgs),
     /// Check this machine
     Doctor,
     /// Train a small ternary model
@@ -375,7 +392,7 @@ pub(crate) struct ChatArgs {
 #[derive(Debug, Args)]
 pub(crate) struct InspectArgs {
     /// The model, as for --model
-    #[arg(value_name = "MODEL")]
+    #[arg(value_name = "MODEL", value_parser = model_path::parser())]
     pub(crate) path: Option<PathBuf>,
     /// List every tensor
     #[arg(long)]
@@ -421,11 +438,32 @@ pub(crate) struct PerplexityArgs {
 #[derive(Debug, Args)]
 pub(crate) struct VerifyArgs {
     /// The model, as for --model
-    #[arg(value_name = "MODEL")]
+    #[arg(value_name = "MODEL", value_parser = model_path::parser())]
     pub(crate) path: Option<PathBuf>,
     /// Tokens to run
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = positive)]
     pub(crate) tokens: usize,
+}
+
+/// `bitnet pull`.
+#[derive(Debug, Args)]
+#[command(after_help = PULL_HELP)]
+pub(crate) struct PullArgs {
+    /// OWNER/NAME, OWNER/NAME@REVISION, OWNER/NAME:FILE or OWNER/NAME:TYPE (such as TQ2_0)
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
+    /// Take the files whose paths match, whatever they are; * is any text, ? any character; may be repeated
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) include: Vec<String>,
+    /// Leave out the files whose paths match; may be repeated
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) exclude: Vec<String>,
+    /// List files and sizes, and download nothing
+    #[arg(long)]
+    pub(crate) list: bool,
+    /// Show no progress
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
 }
 
 /// `bitnet train`.

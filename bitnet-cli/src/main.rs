@@ -5,6 +5,7 @@ mod args;
 mod commands;
 mod interrupt;
 mod load;
+mod model_path;
 mod output;
 
 use std::process::ExitCode;
@@ -44,6 +45,7 @@ fn dispatch(cli: &Cli, output: &mut Output) -> anyhow::Result<Outcome> {
         Command::Verify(args) => commands::verify::run(cli, args, output),
         Command::Cache(args) => commands::cache::run(args, output),
         Command::Doctor => commands::doctor::run(cli, output),
+        Command::Pull(args) => commands::pull::run(args, output),
         Command::Train(args) => commands::train::run(cli, args, output),
         Command::Completions(args) => commands::completions::run(args, output),
     }

@@ -460,6 +460,18 @@ fn links_out_of_the_folder() {
     write(&revision, INDEX, r#"{"weight_map":{"a":"x.safetensors"}}"#);
     std::os::unix::fs::symlink("../../blobs/0123", revision.join("x.safetensors")).unwrap();
     assert_eq!(SafeTensors::open(&revision).unwrap().len(), 1);
+
+    // Where models share contents, their blobs are links to those of the cache.
+    let shared = outside.path().join("blobs/01");
+    std::fs::create_dir_all(&shared).unwrap();
+    write(&shared, "01ab", shard("a"));
+    std::fs::remove_file(blobs.join("0123")).unwrap();
+    std::os::unix::fs::symlink("../../blobs/01/01ab", blobs.join("0123")).unwrap();
+    assert_eq!(SafeTensors::open(&revision).unwrap().len(), 1);
+    std::fs::remove_file(blobs.join("0123")).unwrap();
+    std::os::unix::fs::symlink("../../x.safetensors", blobs.join("0123")).unwrap();
+    let error = SafeTensors::open(&revision).unwrap_err();
+    refused!(error, Error::Shard { .. }, INDEX, "x.safetensors", "link out of the model's folder");
 }
 
 #[test]

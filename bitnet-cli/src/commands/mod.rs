@@ -8,6 +8,7 @@ pub(crate) mod doctor;
 pub(crate) mod inspect;
 pub(crate) mod memory;
 pub(crate) mod perplexity;
+pub(crate) mod pull;
 pub(crate) mod run;
 pub(crate) mod sampling;
 pub(crate) mod tokenize;

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::program::{bitnet, json, ok, output, refused_in_a_line, stderr, stdout};
 
-const COMMANDS: [&str; 10] = [
+const COMMANDS: [&str; 11] = [
     "run",
     "chat",
     "inspect",
@@ -12,6 +12,7 @@ const COMMANDS: [&str; 10] = [
     "perplexity",
     "bench",
     "verify",
+    "pull",
     "doctor",
     "train",
     "completions",

@@ -9,4 +9,5 @@ mod keeping;
 mod memory;
 mod models;
 mod program;
+mod pulling;
 mod writing;

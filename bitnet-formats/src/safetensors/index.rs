@@ -82,7 +82,8 @@ pub(super) fn open(path: &Path) -> Result<SafeTensors> {
 }
 
 /// The path of a shard: beside the index, links followed only inside its folder or, in a Hugging Face cache, to the blobs of
-/// the same model (`models--ORG--NAME/snapshots/REVISION/FILE` links to `models--ORG--NAME/blobs/HASH`).
+/// the same model (`models--ORG--NAME/snapshots/REVISION/FILE` links to `models--ORG--NAME/blobs/HASH`) or of the whole cache
+/// (which is in turn a link to `blobs/HA/HASH` beside `models--ORG--NAME`, where models share contents).
 fn resolve(folder: &Path, shard: &str, index: &str) -> Result<PathBuf> {
     let path = folder.join(shard);
     let real = match path.canonicalize() {
@@ -95,12 +96,19 @@ fn resolve(folder: &Path, shard: &str, index: &str) -> Result<PathBuf> {
     let home = folder
         .canonicalize()
         .map_err(|source| Error::io(&shown_path(folder), "find the folder", source))?;
-    let blobs = home
+    let model = home
         .parent()
         .filter(|parent| parent.file_name().is_some_and(|name| name == "snapshots"))
+        .and_then(Path::parent);
+    let of_model = model.map(|model| model.join("blobs"));
+    let of_cache = model
+        .filter(|model| {
+            model.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"models--"))
+        })
         .and_then(Path::parent)
-        .map(|model| model.join("blobs"));
-    if real.starts_with(&home) || blobs.is_some_and(|blobs| real.starts_with(blobs)) {
+        .map(|cache| cache.join("blobs"));
+    let below = |blobs: &PathBuf| real.starts_with(blobs);
+    if real.starts_with(&home) || of_model.iter().chain(&of_cache).any(below) {
         return Ok(real);
     }
     Err(Error::shard(

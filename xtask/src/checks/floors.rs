@@ -11,6 +11,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("bitnet-quant", 1),
     ("bitnet-cpu", 2),
     ("bitnet-formats", 2),
+    ("bitnet-hub", 2),
     ("bitnet-inference", 3),
     ("bitnet-training", 3),
     ("bitnet-cli", 5),

@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::run_file::Test;
+use crate::model_path;
 
 /// `bitnet bench`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct BenchArgs {
     /// The models; may be repeated [default: the embedded story model]
-    #[arg(short, long, value_name = "PATH")]
+    #[arg(short, long, value_name = "PATH", value_parser = model_path::parser())]
     pub(crate) model: Vec<PathBuf>,
     /// Read prompts of N tokens; 0 = do not [default: 512]
     #[arg(short = 'p', long, value_name = "N,...", value_parser = counts)]

@@ -1,0 +1,301 @@
+//! The cache on disk, laid out as the hub's Python library has it, so that both find what either has downloaded.
+//!
+//! ```text
+//! CACHE/models--OWNER--NAME/blobs/ETAG                     the contents, once
+//! CACHE/models--OWNER--NAME/blobs/ETAG.incomplete          what has come so far
+//! CACHE/models--OWNER--NAME/snapshots/COMMIT/PATH          a link to the blob
+//! CACHE/models--OWNER--NAME/refs/REVISION                  the commit of a branch or a tag
+//! CACHE/.locks/models--OWNER--NAME/ETAG.lock               held while a blob is written
+//! ```
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::choose::{self, Found, Wanted};
+use crate::error::{HubError, Result};
+use crate::link;
+use crate::name::{ModelName, Repository, is_commit, path_problem};
+
+/// Folders below one another that are looked into.
+const DEEPEST: usize = 16;
+
+/// A cache of one or more repositories.
+#[derive(Debug, Clone)]
+pub struct HubCache {
+    folder: PathBuf,
+    symlinks: bool,
+}
+
+impl HubCache {
+    /// The cache in `folder`, which need not exist.
+    pub fn new(folder: impl Into<PathBuf>) -> Self {
+        Self { folder: folder.into(), symlinks: true }
+    }
+
+    /// As it is, but with copies (or hard links) in place of symbolic links.
+    #[must_use]
+    pub fn without_symlinks(mut self) -> Self {
+        self.symlinks = false;
+        self
+    }
+
+    /// Its folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The part of the cache that belongs to `repository`.
+    pub fn repository(&self, repository: &Repository) -> RepositoryCache {
+        let name = repository.folder();
+        RepositoryCache {
+            folder: self.folder.join(&name),
+            locks: self.folder.join(".locks").join(name),
+            symlinks: self.symlinks,
+        }
+    }
+
+    /// The file or folder to run for `name`, if it has been downloaded: the named file, the only GGUF model, or the folder of a
+    /// safetensors model. Nothing is downloaded.
+    ///
+    /// # Errors
+    /// [`HubError::NotCached`] if it is not there, [`HubError::Choose`] if several models are, [`HubError::Io`].
+    pub fn find(&self, name: &ModelName) -> Result<PathBuf> {
+        let missing =
+            || HubError::NotCached { what: name.to_string(), folder: self.folder.clone() };
+        let cache = self.repository(&name.repository);
+        let commit = cache.commit(name.revision())?.ok_or_else(missing)?;
+        let files = cache.files(&commit)?;
+        let wanted = name.file.as_deref().map_or(Wanted::Model, Wanted::File);
+        let selection =
+            choose::choose(&name.repository, &files, &wanted).map_err(|error| match error {
+                HubError::NoFile { .. } | HubError::NoModel { .. } => missing(),
+                other => other,
+            })?;
+        Ok(cache.shown(&commit, selection.run.as_deref()))
+    }
+}
+
+/// The part of a cache that belongs to one repository.
+#[derive(Debug, Clone)]
+pub struct RepositoryCache {
+    folder: PathBuf,
+    locks: PathBuf,
+    symlinks: bool,
+}
+
+impl RepositoryCache {
+    /// Where the contents with `etag` are, or will be.
+    pub fn blob(&self, etag: &str) -> PathBuf {
+        self.folder.join("blobs").join(etag)
+    }
+
+    /// Where contents stand while they come.
+    pub fn partial(&self, etag: &str) -> PathBuf {
+        self.folder.join("blobs").join(format!("{etag}.incomplete"))
+    }
+
+    /// The file that is locked while contents are written.
+    pub fn lock(&self, etag: &str) -> PathBuf {
+        self.locks.join(format!("{etag}.lock"))
+    }
+
+    /// The folder of a commit's files.
+    pub fn snapshot(&self, commit: &str) -> PathBuf {
+        self.folder.join("snapshots").join(commit)
+    }
+
+    /// A file of a commit, or the folder of all of them.
+    pub fn shown(&self, commit: &str, path: Option<&str>) -> PathBuf {
+        let snapshot = self.snapshot(commit);
+        path.map_or(snapshot.clone(), |path| snapshot.join(path))
+    }
+
+    /// The commit that `revision` had when it was last downloaded; a whole commit is itself.
+    ///
+    /// # Errors
+    /// [`HubError::Io`] if the note of it is there and can't be read.
+    pub fn commit(&self, revision: &str) -> Result<Option<String>> {
+        if is_commit(revision) {
+            return Ok(Some(revision.to_owned()));
+        }
+        let path = self.reference(revision);
+        let mut text = String::new();
+        match File::open(&path).and_then(|file| file.take(64).read_to_string(&mut text)) {
+            Ok(_) => {}
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::IsADirectory
+                ) =>
+            {
+                return Ok(None);
+            }
+            Err(error) => return Err(HubError::io(&path, "read")(error)),
+        }
+        Ok(Some(text.trim().to_owned()).filter(|commit| is_commit(commit)))
+    }
+
+    /// Notes the commit of a branch or a tag.
+    ///
+    /// # Errors
+    /// [`HubError::Io`].
+    pub fn note_commit(&self, revision: &str, commit: &str) -> Result<()> {
+        if revision == commit || self.commit(revision)?.as_deref() == Some(commit) {
+            return Ok(());
+        }
+        let path = self.reference(revision);
+        make_parent(&path)?;
+        let temporary = beside(&path);
+        fs::write(&temporary, commit).map_err(HubError::io(&temporary, "write"))?;
+        fs::rename(&temporary, &path).map_err(HubError::io(&path, "write"))
+    }
+
+    /// Makes `path` of `commit` show the contents with `etag`, and says where that is.
+    ///
+    /// # Errors
+    /// [`HubError::Io`].
+    pub fn show(&self, commit: &str, path: &str, etag: &str) -> Result<PathBuf> {
+        let shown = self.snapshot(commit).join(path);
+        make_parent(&shown)?;
+        let up = "../".repeat(path.split('/').count() + 1);
+        let relative = PathBuf::from(format!("{up}blobs/{etag}"));
+        let temporary = beside(&shown);
+        link::show(&self.blob(etag), &relative, &temporary, self.symlinks)
+            .map_err(HubError::io(&shown, "link or copy the contents to"))?;
+        fs::rename(&temporary, &shown).map_err(HubError::io(&shown, "put into place"))?;
+        Ok(shown)
+    }
+
+    /// The files of a commit that are here, with their sizes, by name.
+    ///
+    /// # Errors
+    /// [`HubError::Io`].
+    pub fn files(&self, commit: &str) -> Result<Vec<Found>> {
+        let mut files = Vec::new();
+        let snapshot = self.snapshot(commit);
+        if snapshot.is_dir() {
+            walk(&snapshot, "", DEEPEST, &mut files).map_err(HubError::io(&snapshot, "list"))?;
+        }
+        files.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(files)
+    }
+
+    fn reference(&self, revision: &str) -> PathBuf {
+        self.folder.join("refs").join(revision)
+    }
+}
+
+fn walk(folder: &Path, prefix: &str, depth: usize, files: &mut Vec<Found>) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        // A name that is not UTF-8 came from no hub.
+        let Some(name) = entry.file_name().to_str().map(|name| format!("{prefix}{name}")) else {
+            continue;
+        };
+        // Links are followed: a snapshot consists of them. One whose blob is gone is not there.
+        let Ok(data) = fs::metadata(entry.path()) else { continue };
+        if data.is_dir() && depth > 0 && !entry.file_type()?.is_symlink() {
+            walk(&entry.path(), &format!("{name}/"), depth - 1, files)?;
+        } else if data.is_file() && path_problem(&name).is_none() {
+            files.push(Found { path: name, bytes: Some(data.len()) });
+        }
+    }
+    Ok(())
+}
+
+/// Makes the folder that `path` is in.
+pub(crate) fn make_parent(path: &Path) -> Result<()> {
+    path.parent().map_or(Ok(()), |parent| {
+        fs::create_dir_all(parent).map_err(HubError::io(parent, "make the folder"))
+    })
+}
+
+/// A name of this process alone, in the same folder.
+fn beside(path: &Path) -> PathBuf {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    path.with_file_name(format!(".bitnet-{}-{count}.tmp", std::process::id()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+
+    fn filled(cache: &HubCache, files: &[&str]) -> RepositoryCache {
+        let cache = cache.repository(&Repository::new("a/b").unwrap());
+        for (index, file) in files.iter().enumerate() {
+            let etag = format!("{index:040x}");
+            make_parent(&cache.blob(&etag)).unwrap();
+            fs::write(cache.blob(&etag), file).unwrap();
+            cache.show(COMMIT, file, &etag).unwrap();
+        }
+        cache.note_commit("main", COMMIT).unwrap();
+        cache
+    }
+
+    #[test]
+    fn what_is_shown_has_the_contents_and_is_found_again() {
+        for symlinks in [true, false] {
+            let folder = tempfile::tempdir().unwrap();
+            let mut cache = HubCache::new(folder.path());
+            if !symlinks {
+                cache = cache.without_symlinks();
+            }
+            let files = ["config.json", "deep/er/model.safetensors", "model.safetensors"];
+            let repository = filled(&cache, &files);
+            for file in files {
+                let shown = repository.shown(COMMIT, Some(file));
+                assert_eq!(fs::read_to_string(&shown).unwrap(), file);
+                let is_link = fs::symlink_metadata(&shown).unwrap().is_symlink();
+                assert_eq!(is_link, symlinks && cfg!(unix), "{file}");
+            }
+            let listed: Vec<_> =
+                repository.files(COMMIT).unwrap().into_iter().map(|f| f.path).collect();
+            assert_eq!(listed, files);
+            // Showing again replaces, and leaves nothing behind.
+            repository.show(COMMIT, "config.json", &format!("{:040x}", 1)).unwrap();
+            let shown = repository.shown(COMMIT, Some("config.json"));
+            assert_eq!(fs::read_to_string(shown).unwrap(), files[1]);
+            assert_eq!(repository.files(COMMIT).unwrap().len(), 3);
+            let name = ModelName::parse("a/b").unwrap();
+            assert_eq!(cache.find(&name).unwrap(), repository.snapshot(COMMIT));
+            let name = ModelName::parse("a/b:config.json").unwrap();
+            assert_eq!(cache.find(&name).unwrap(), repository.shown(COMMIT, Some("config.json")));
+        }
+    }
+
+    #[test]
+    fn what_is_not_there_is_said_to_be_missing() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = HubCache::new(folder.path());
+        let find = |text: &str| cache.find(&ModelName::parse(text).unwrap());
+        assert!(matches!(find("a/b"), Err(HubError::NotCached { .. })));
+        let repository = filled(&cache, &["x-tq1_0.gguf", "x-tq2_0.gguf"]);
+        assert!(matches!(find("a/b"), Err(HubError::Choose { choices, .. }) if choices.len() == 2));
+        assert!(find("a/b:TQ2_0").unwrap().ends_with("x-tq2_0.gguf"));
+        assert!(matches!(find("a/b:y.gguf"), Err(HubError::NotCached { .. })));
+        assert!(matches!(find("a/b@other"), Err(HubError::NotCached { .. })));
+        // A link whose blob is gone is not a file.
+        fs::remove_file(repository.blob(&format!("{:040x}", 0))).unwrap();
+        #[cfg(unix)]
+        assert!(find("a/b").unwrap().ends_with("x-tq2_0.gguf"));
+    }
+
+    #[test]
+    fn references_lead_to_commits_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = filled(&HubCache::new(folder.path()), &["x"]);
+        assert_eq!(cache.commit("main").unwrap().as_deref(), Some(COMMIT));
+        assert_eq!(cache.commit(COMMIT).unwrap().as_deref(), Some(COMMIT));
+        cache.note_commit("refs/pr/1", COMMIT).unwrap();
+        assert_eq!(cache.commit("refs/pr/1").unwrap().as_deref(), Some(COMMIT));
+        for odd in ["../../etc", "", "main\nmain"] {
+            fs::write(cache.reference("odd"), odd).unwrap();
+            assert_eq!(cache.commit("odd").unwrap(), None, "{odd:?}");
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! A file on its way into the cache: it goes on where an earlier try ended, and is checked before it gets its name.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use ureq::http::Method;
+
+use super::address::Address;
+use super::checksum::Running;
+use super::client::{Answer, Follow};
+use super::metadata::Metadata;
+use super::refusal::{Asked, Trouble};
+use super::{Event, Hub, Listing, State, Watch, disk, tell};
+use crate::cache::{RepositoryCache, make_parent};
+use crate::error::{HubError, Result};
+
+/// Bytes that are read at a time.
+const CHUNK: usize = 256 << 10;
+
+/// A file on its way into the cache.
+pub(crate) struct Transfer<'a> {
+    hub: &'a Hub,
+    asked: Asked<'a>,
+    path: &'a str,
+    address: Address,
+    metadata: &'a Metadata,
+    blob: PathBuf,
+    partial: PathBuf,
+    file: File,
+    have: u64,
+    sum: Running,
+}
+
+impl<'a> Transfer<'a> {
+    /// Opens what has come of the file before.
+    pub(crate) fn new(
+        hub: &'a Hub,
+        cache: &RepositoryCache,
+        listing: &'a Listing,
+        path: &'a str,
+        address: String,
+        metadata: &'a Metadata,
+    ) -> Result<Self> {
+        let partial = cache.partial(&metadata.etag);
+        make_parent(&partial)?;
+        let file =
+            File::options().read(true).write(true).create(true).truncate(false).open(&partial);
+        let file = file.map_err(HubError::io(&partial, "open"))?;
+        let parsed = Address::parse(&address);
+        let no_address = || HubError::Answer { address, problem: "it is no address".to_owned() };
+        Ok(Self {
+            hub,
+            asked: Asked {
+                repository: &listing.repository,
+                revision: &listing.revision,
+                file: Some(path),
+            },
+            path,
+            address: parsed.ok_or_else(no_address)?,
+            metadata,
+            blob: cache.blob(&metadata.etag),
+            partial,
+            file,
+            have: 0,
+            sum: metadata.expected.begin(metadata.bytes),
+        })
+    }
+
+    /// Brings the whole file into the cache.
+    pub(crate) fn run(mut self, watch: &mut Watch<'_>) -> Result<State> {
+        let kept = self.take_over(watch)?;
+        self.ensure_room()?;
+        self.complete(watch)?;
+        if let Some(problem) = self.problem() {
+            if kept == 0 {
+                return Err(self.discard(problem));
+            }
+            // What was kept may be another program's, or damaged since.
+            let why = "the checksum is wrong, and a part of the file is from an earlier download";
+            self.restart(why, watch)?;
+            self.complete(watch)?;
+            if let Some(problem) = self.problem() {
+                return Err(self.discard(problem));
+            }
+        }
+        self.publish()?;
+        Ok(if kept == 0 { State::Downloaded } else { State::Resumed(kept) })
+    }
+
+    /// Reads what has come before into the checksum, and says how much that is. Without a checksum nothing would tell whether it
+    /// belongs to the same contents, and it is dropped.
+    fn take_over(&mut self, watch: &mut Watch<'_>) -> Result<u64> {
+        let there = self.file.metadata().map_err(HubError::io(&self.partial, "look at"))?.len();
+        if there == 0 {
+            return Ok(0);
+        }
+        if there > self.metadata.bytes || matches!(self.sum, Running::Nothing) {
+            self.restart("what has come before can't be used", watch)?;
+            return Ok(0);
+        }
+        let mut chunk = vec![0; CHUNK];
+        loop {
+            let read = self.file.read(&mut chunk).map_err(HubError::io(&self.partial, "read"))?;
+            if read == 0 {
+                return Ok(self.have);
+            }
+            self.sum.update(&chunk[..read]);
+            self.have += read as u64;
+        }
+    }
+
+    /// Asks until everything is here.
+    fn complete(&mut self, watch: &mut Watch<'_>) -> Result<()> {
+        let (mut failures, mut most) = (0, self.have);
+        tell(watch, self.progress())?;
+        while self.have < self.metadata.bytes {
+            let Err(trouble) = self.attempt(watch) else { continue };
+            failures = if self.have > most { 1 } else { failures + 1 };
+            most = most.max(self.have);
+            if let Trouble::Final(HubError::Length { expected, got, .. }) = trouble {
+                return Err(self.discard(HubError::Length {
+                    file: self.path.to_owned(),
+                    expected,
+                    got,
+                }));
+            }
+            self.hub.pause_or_give_up(trouble, failures, self.path, watch)?;
+        }
+        Ok(())
+    }
+
+    /// One request for what is missing.
+    fn attempt(&mut self, watch: &mut Watch<'_>) -> Result<(), Trouble> {
+        let answer = self.hub.client.request(
+            Method::GET,
+            &self.address,
+            self.have,
+            Follow::Everywhere,
+            &mut |_| (),
+        )?;
+        match answer.status {
+            200 => {
+                if self.have > 0 {
+                    self.restart("the server sends whole files only", watch)?;
+                }
+                if let Some(got) = answer.number("content-length")
+                    && got != self.metadata.bytes
+                {
+                    return Err(self.wrong_length(got).into());
+                }
+                self.receive(answer, watch)
+            }
+            206 if self.have > 0 => match self.range_problem(&answer) {
+                None => self.receive(answer, watch),
+                Some(why) => Ok(self.restart(why, watch)?),
+            },
+            416 if self.have > 0 => Ok(self.restart("the server does not have the rest", watch)?),
+            206 | 416 => Err(Trouble::answer(
+                &answer.address,
+                "it answers a question about parts that was not asked",
+            )),
+            _ => Err(self.hub.refusal(&answer, self.asked)),
+        }
+    }
+
+    /// Why the part that comes does not fit to what is here, if so.
+    fn range_problem(&self, answer: &Answer) -> Option<&'static str> {
+        let range = answer.header("content-range").unwrap_or_default();
+        let parsed = range.strip_prefix("bytes ").and_then(|range| {
+            let (span, all) = range.split_once('/')?;
+            let start: u64 = span.split_once('-')?.0.trim().parse().ok()?;
+            Some((start, all.trim().parse::<u64>().ok()))
+        });
+        match parsed {
+            None => Some("the server does not say which part it sends"),
+            Some((start, _)) if start != self.have => {
+                Some("the server sends another part than was asked for")
+            }
+            Some((_, Some(all))) if all != self.metadata.bytes => {
+                Some("the file has another length by now")
+            }
+            Some(_) => None,
+        }
+    }
+
+    /// Writes what comes.
+    fn receive(&mut self, answer: Answer, watch: &mut Watch<'_>) -> Result<(), Trouble> {
+        let mut body = answer.body.into_with_config().limit(u64::MAX).reader();
+        let mut chunk = vec![0; CHUNK];
+        while self.have < self.metadata.bytes {
+            let read = match body.read(&mut chunk) {
+                Ok(0) => return Err(Trouble::broken(&self.address, "the connection ended early")),
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(Trouble::broken(&self.address, &error.to_string())),
+            };
+            if read as u64 > self.metadata.bytes - self.have {
+                return Err(self.wrong_length(self.have + read as u64).into());
+            }
+            self.file.write_all(&chunk[..read]).map_err(|error| self.write_error(error))?;
+            self.sum.update(&chunk[..read]);
+            self.have += read as u64;
+            tell(watch, self.progress())?;
+        }
+        Ok(())
+    }
+
+    /// Drops what is here.
+    fn restart(&mut self, why: &str, watch: &mut Watch<'_>) -> Result<()> {
+        self.file.set_len(0).map_err(HubError::io(&self.partial, "empty"))?;
+        self.file.seek(SeekFrom::Start(0)).map_err(HubError::io(&self.partial, "empty"))?;
+        self.have = 0;
+        self.sum = self.metadata.expected.begin(self.metadata.bytes);
+        tell(watch, Event::FromTheBeginning { file: self.path, why })
+    }
+
+    fn progress(&self) -> Event<'a> {
+        Event::Progress { file: self.path, have: self.have, bytes: self.metadata.bytes }
+    }
+
+    fn wrong_length(&self, got: u64) -> HubError {
+        HubError::Length { file: self.path.to_owned(), expected: self.metadata.bytes, got }
+    }
+
+    /// What is wrong with the file that is here whole, if anything.
+    fn problem(&self) -> Option<HubError> {
+        let (kind, expected, got) = self.metadata.expected.problem(self.sum.clone())?;
+        Some(HubError::Checksum { file: self.path.to_owned(), kind, expected, got })
+    }
+
+    fn ensure_room(&self) -> Result<()> {
+        let folder = self.partial.parent().unwrap_or(Path::new("."));
+        let needed = self.metadata.bytes - self.have;
+        match disk::free(folder) {
+            Some(free) if free < needed => Err(self.no_room(Some(free))),
+            _ => Ok(()),
+        }
+    }
+
+    fn no_room(&self, free: Option<u64>) -> HubError {
+        let folder = self.partial.parent().unwrap_or(Path::new(".")).to_owned();
+        HubError::Disk {
+            file: self.path.to_owned(),
+            folder,
+            needed: self.metadata.bytes - self.have,
+            free,
+        }
+    }
+
+    fn write_error(&self, error: io::Error) -> HubError {
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => self.no_room(None),
+            _ => HubError::io(&self.partial, "write")(error),
+        }
+    }
+
+    /// Removes what is here, and gives back `error`.
+    fn discard(&self, error: HubError) -> HubError {
+        // If it stays, the next download finds it to be wrong.
+        let _ = std::fs::remove_file(&self.partial);
+        error
+    }
+
+    /// Gives the file its name, once it is on the disk.
+    fn publish(self) -> Result<()> {
+        self.file.sync_all().map_err(|error| self.write_error(error))?;
+        let Self { file, partial, blob, .. } = self;
+        drop(file);
+        std::fs::rename(&partial, &blob).map_err(HubError::io(&blob, "put into place"))?;
+        sync_folder(&blob).map_err(HubError::io(&blob, "bring to the disk"))
+    }
+}
+
+/// Brings the entry of `path` in its folder to the disk, where folders can be brought there.
+fn sync_folder(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(folder) if cfg!(unix) => File::open(folder)?.sync_all(),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,96 @@
+//! Pulls from a hub on loopback, well-behaved and not. Nothing sleeps: pauses are written down instead.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
+
+mod refusals;
+mod server;
+mod transfers;
+
+use std::cell::RefCell;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bitnet_hub::choose::{Wanted, choose};
+use bitnet_hub::{Event, Hub, HubCache, HubError, Listing, Pulled, Repository, Settings, Token};
+
+/// A hub, the pauses that it made, and what it told.
+pub(crate) struct Puller {
+    pub(crate) hub: Hub,
+    pub(crate) pauses: Rc<RefCell<Vec<u64>>>,
+    pub(crate) told: RefCell<Vec<String>>,
+}
+
+impl Puller {
+    pub(crate) fn new(endpoint: &str, cache: &Path) -> Self {
+        Self::with(Self::settings(endpoint, cache))
+    }
+
+    pub(crate) fn settings(endpoint: &str, cache: &Path) -> Settings {
+        Settings {
+            endpoint: endpoint.to_owned(),
+            token: None,
+            cache: HubCache::new(cache),
+            offline: false,
+            timeout: Duration::from_secs(60),
+            proxies: false,
+            certificates: None,
+        }
+    }
+
+    pub(crate) fn with(settings: Settings) -> Self {
+        let pauses = Rc::new(RefCell::new(Vec::new()));
+        let noted = Rc::clone(&pauses);
+        let hub = Hub::new(settings).unwrap();
+        let hub = hub.pausing_with(move |pause| noted.borrow_mut().push(pause.as_secs()));
+        Self { hub, pauses, told: RefCell::default() }
+    }
+
+    pub(crate) fn list(&self) -> Result<Listing, HubError> {
+        self.hub.list(&own(), "main", &mut |event| self.note(event))
+    }
+
+    pub(crate) fn pull(&self, path: &str) -> Result<Pulled, HubError> {
+        let listing = self.list()?;
+        self.hub.pull(&listing, path, &mut |event| self.note(event))
+    }
+
+    /// Pulls what a model needs, as a user does who names the repository only.
+    pub(crate) fn pull_model(&self) -> Result<Vec<Pulled>, HubError> {
+        let listing = self.list()?;
+        let selection = choose(&own(), &listing.found(), &Wanted::Model)?;
+        let pulled = selection.paths.iter();
+        let pulled =
+            pulled.map(|path| self.hub.pull(&listing, path, &mut |event| self.note(event)));
+        let pulled = pulled.collect::<Result<_, _>>()?;
+        self.hub.settle(&listing)?;
+        Ok(pulled)
+    }
+
+    fn note(&self, event: Event<'_>) -> ControlFlow<()> {
+        match event {
+            Event::Progress { .. } => {}
+            other => self.told.borrow_mut().push(format!("{other:?}")),
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+pub(crate) fn own() -> Repository {
+    Repository::new("own/model").unwrap()
+}
+
+pub(crate) fn secret() -> Option<Token> {
+    Token::new("hf_secret", "").unwrap()
+}
+
+/// Bytes that do not repeat.
+pub(crate) fn contents(length: usize) -> Vec<u8> {
+    let mut state = 1_u32;
+    let next = |_| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8
+    };
+    (0..length).map(next).collect()
+}
