@@ -23,9 +23,10 @@ Environment:
   NO_COLOR    no colours";
 
 const PULL_HELP: &str = "\
-Without a file, what is needed to run the model is taken: safetensors weights with their settings and
-tokenizer, or the only GGUF model. The path to run is printed on standard output. A download that was
-cut short goes on when the same command is given again. The cache is that of the hub's Python library.
+Without a file, what is needed to run the model is taken: safetensors weights with their settings \
+and tokenizer, or the only GGUF model. The path to run is printed on standard output. A download \
+that was cut short goes on when the same command is given again. The cache is that of the hub's \
+Python library.
 
 Environment:
   HF_TOKEN                  a token, for private and gated models (or HF_TOKEN_PATH, a file with it)
