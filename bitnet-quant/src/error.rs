@@ -162,4 +162,18 @@ pub enum Error {
         /// The values that can be chosen.
         expected: &'static str,
     },
+    /// A layer of which calibration saw no finite number.
+    #[error(
+        "layer {layer:?} has no finite activations; run the model on more text or leave it out"
+    )]
+    NotCalibrated {
+        /// The layer's name.
+        layer: String,
+    },
+    /// A stored calibration that can't be used.
+    #[error("this is no calibration: {reason}; calibrate again")]
+    BadCalibration {
+        /// What is wrong with it.
+        reason: String,
+    },
 }

@@ -4,6 +4,7 @@
 //! - [`quantizer`]: the other rules by which weights become trits, one file each.
 //! - [`activations`]: activations in int8 or int4, one scale for each token.
 //! - [`gradients`]: gradients in few bits that are right on average.
+//! - [`calibration`]: what is seen of activations while a model runs, and the ranges that follow.
 //! - [`loss`]: how far restored numbers are from the original ones.
 //! - [`codec`]: one file per storage format; a codec turns bytes into a
 //!   [`TernaryMatrix`](bitnet_core::ternary::TernaryMatrix) or into rows of f32, and back.
@@ -12,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 pub mod activations;
+pub mod calibration;
 pub mod codec;
 mod detect;
 mod error;

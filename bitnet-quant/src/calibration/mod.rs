@@ -1,0 +1,226 @@
+//! Which numbers a layer's activations are, and in which range they should be quantised.
+
+mod histogram;
+mod method;
+mod observer;
+mod sensitivity;
+
+pub use method::CalibrationMethod;
+pub use observer::{Observer, Outliers, Statistics};
+pub use sensitivity::{Sensitivity, StorageWidth, sensitivity};
+
+use crate::activations::{ActivationBits, ActivationRange};
+use crate::{Error, Result};
+use bitnet_core::memory::HybridMemoryPool;
+use bitnet_core::memory::tensor::BitNetTensor;
+use serde::{Deserialize, Serialize};
+
+/// The version of stored calibrations.
+const VERSION: u32 = 1;
+
+/// The ranges of a model's activations, by layer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Calibration {
+    method: CalibrationMethod,
+    bits: ActivationBits,
+    /// By name.
+    layers: Vec<LayerCalibration>,
+}
+
+/// What was found for one layer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LayerCalibration {
+    /// The layer's name.
+    pub name: String,
+    /// The lowest number of the range; lower ones are clamped.
+    pub low: f32,
+    /// The highest number of the range; higher ones are clamped.
+    pub high: f32,
+    /// Finite numbers seen.
+    pub count: u64,
+    /// NaN and infinite numbers seen.
+    pub not_finite: u64,
+    /// The mean of the finite numbers.
+    pub mean: f64,
+    /// Their standard deviation.
+    pub deviation: f64,
+    /// The share of them that is 0.
+    pub sparsity: f64,
+}
+
+impl LayerCalibration {
+    /// The range for quantisers that are symmetric around 0.
+    pub fn activation_range(&self) -> ActivationRange {
+        ActivationRange::Static(self.high.max(-self.low).max(f32::MIN_POSITIVE))
+    }
+}
+
+/// A calibration as it is stored.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StoredCalibration {
+    version: u32,
+    method: CalibrationMethod,
+    bits: u8,
+    layers: Vec<LayerCalibration>,
+}
+
+impl Calibration {
+    /// How the ranges were found.
+    pub fn method(&self) -> CalibrationMethod {
+        self.method
+    }
+
+    /// For how many bits they were found.
+    pub fn bits(&self) -> ActivationBits {
+        self.bits
+    }
+
+    /// All layers, by name.
+    pub fn layers(&self) -> &[LayerCalibration] {
+        &self.layers
+    }
+
+    /// The layer of a name.
+    pub fn layer(&self, name: &str) -> Option<&LayerCalibration> {
+        let found = self.layers.binary_search_by(|layer| layer.name.as_str().cmp(name));
+        found.ok().map(|index| &self.layers[index])
+    }
+
+    /// As JSON, to be kept beside a model.
+    ///
+    /// # Errors
+    /// [`Error::BadCalibration`] if it can't be written.
+    pub fn to_json(&self) -> Result<String> {
+        let stored = StoredCalibration {
+            version: VERSION,
+            method: self.method,
+            bits: match self.bits {
+                ActivationBits::Int8 => 8,
+                ActivationBits::Int4 => 4,
+            },
+            layers: self.layers.clone(),
+        };
+        serde_json::to_string_pretty(&stored).map_err(unreadable)
+    }
+
+    /// From JSON: equal to what was written.
+    ///
+    /// # Errors
+    /// [`Error::BadCalibration`] for anything but a calibration of this version with sound numbers.
+    pub fn from_json(text: &str) -> Result<Self> {
+        let stored: StoredCalibration = serde_json::from_str(text).map_err(unreadable)?;
+        let bad = |reason: String| Err(Error::BadCalibration { reason });
+        if stored.version != VERSION {
+            return bad(format!("version {} is not {VERSION}", stored.version));
+        }
+        let bits = match stored.bits {
+            8 => ActivationBits::Int8,
+            4 => ActivationBits::Int4,
+            bits => return bad(format!("{bits} bits are not 8 or 4")),
+        };
+        let mut layers = stored.layers;
+        layers.sort_by(|a, b| a.name.cmp(&b.name));
+        if let Some(pair) = layers.windows(2).find(|pair| pair[0].name == pair[1].name) {
+            return bad(format!("layer {:?} stands there twice", pair[0].name));
+        }
+        for layer in &layers {
+            let numbers =
+                [f64::from(layer.low), f64::from(layer.high), layer.mean, layer.deviation];
+            let sound = numbers.iter().all(|x| x.is_finite())
+                && layer.low <= layer.high
+                && layer.deviation >= 0.0
+                && (0.0..=1.0).contains(&layer.sparsity);
+            if !sound {
+                return bad(format!("layer {:?} has numbers that can't be", layer.name));
+            }
+        }
+        Ok(Self { method: stored.method.checked()?, bits, layers })
+    }
+}
+
+fn unreadable(error: serde_json::Error) -> Error {
+    Error::BadCalibration { reason: error.to_string() }
+}
+
+/// Samples that a calibration is made from, by layer.
+#[derive(Debug, Default)]
+pub struct CalibrationDataset {
+    samples: Vec<(String, BitNetTensor)>,
+}
+
+impl CalibrationDataset {
+    /// The name of the layer that [`CalibrationDataset::from_tensors`] calibrates.
+    pub const INPUT: &'static str = "input";
+
+    /// Samples of one layer, called [`CalibrationDataset::INPUT`].
+    pub fn from_tensors(tensors: Vec<BitNetTensor>) -> Self {
+        let named = tensors.into_iter().map(|tensor| (Self::INPUT.to_owned(), tensor));
+        Self { samples: named.collect() }
+    }
+
+    /// Samples of layers, each with its layer's name.
+    pub fn from_named(samples: Vec<(String, BitNetTensor)>) -> Self {
+        Self { samples }
+    }
+}
+
+/// Finds the ranges for samples that are there already; an [`Observer`] does it while a model runs.
+///
+/// ```
+/// use bitnet_core::memory::HybridMemoryPool;
+/// use bitnet_core::memory::tensor::BitNetTensor;
+/// use bitnet_quant::calibration::{CalibrationDataset, Calibrator};
+///
+/// let pool = HybridMemoryPool::new()?;
+/// let samples = vec![BitNetTensor::arange(-2.0, 4.0, 1.0, &pool)?];
+/// let calibration = Calibrator::new().calibrate(&CalibrationDataset::from_tensors(samples))?;
+/// let input = calibration.layer(CalibrationDataset::INPUT).ok_or("no samples")?;
+/// assert_eq!((input.low, input.high), (-2.0, 3.0));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Calibrator {
+    method: CalibrationMethod,
+    bits: ActivationBits,
+}
+
+impl Default for Calibrator {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Calibrator {
+    /// From the lowest to the highest number, for int8.
+    pub fn new() -> Self {
+        Self { method: CalibrationMethod::MinMax, bits: ActivationBits::Int8 }
+    }
+
+    /// With another method.
+    #[must_use]
+    pub fn with_method(self, method: CalibrationMethod) -> Self {
+        Self { method, ..self }
+    }
+
+    /// For other bits.
+    #[must_use]
+    pub fn with_bits(self, bits: ActivationBits) -> Self {
+        Self { bits, ..self }
+    }
+
+    /// The ranges of the layers that have samples.
+    ///
+    /// # Errors
+    /// Those of [`Observer::calibrate`], and [`Error::Core`] for tensors of integers or if there is no memory to read
+    /// them.
+    pub fn calibrate(&self, dataset: &CalibrationDataset) -> Result<Calibration> {
+        let pool = HybridMemoryPool::new()?;
+        let mut observer = Observer::new();
+        for (layer, tensor) in &dataset.samples {
+            observer.observe(layer, tensor.to_f32(&pool)?.f32()?);
+        }
+        observer.calibrate(self.method, self.bits)
+    }
+}
