@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 seconds=${1:-60}
 shift || true
 targets=("$@")
-[ ${#targets[@]} -gt 0 ] || targets=(gguf safetensors tokenizer template model)
+[ ${#targets[@]} -gt 0 ] || targets=(codec gguf safetensors tokenizer template model)
 
 command -v cargo >/dev/null || { echo "fuzz.sh: cargo is missing: install Rust from https://rustup.rs" >&2; exit 1; }
 if ! command -v "${CXX:-c++}" >/dev/null && ! command -v g++ >/dev/null && ! command -v clang++ >/dev/null; then
@@ -56,18 +56,20 @@ for target in "${targets[@]}"; do
         safetensors) seed safetensors tests/golden/**/*.safetensors tests/golden/**/*.index.json ;;
         tokenizer) seed tokenizer tests/golden/**/*tokenizer.json ;;
         model) seed model tests/golden/**/*.gguf ;;
+        codec) seed codec tests/golden/codecs/**/*.u8 ;;
     esac
     dictionary=$target
     case $target in
         # Longer seeds are cut by libFuzzer, which keeps their headers.
         gguf | safetensors | tokenizer) longest=65536 ;;
         template) longest=4096 ;;
+        codec) longest=4096 dictionary= ;;
         # A model is only reached by a file that holds all of its tensors.
         model) longest=524288 dictionary=gguf ;;
     esac
     echo "fuzz: $target, $(find "$scratch/$target" -type f | wc -l) seeds, $seconds s"
     if ! "$built/$target" -max_total_time="$seconds" -timeout=5 -rss_limit_mb=2048 -max_len="$longest" -seed=1 \
-        -dict="fuzz/dictionaries/$dictionary.dict" -artifact_prefix="fuzz/artifacts/$target/" -print_final_stats=1 \
+        ${dictionary:+-dict="fuzz/dictionaries/$dictionary.dict"} -artifact_prefix="fuzz/artifacts/$target/" -print_final_stats=1 \
         "$scratch/$target" >"$scratch/$target.log" 2>&1; then
         tail -n 60 "$scratch/$target.log"
         echo "fuzz: $target FAILED; the input is in fuzz/artifacts/$target" >&2

@@ -92,7 +92,7 @@ pub enum Error {
     },
     /// A scale that the format's number type can't hold.
     #[error(
-        "{format}: the scale {value} of row {row}, block {block} is outside the range of f16; store the tensor in a format with f32 scales"
+        "{format}: the scale {value} of row {row}, block {block} is outside the range of the format's scales; store the tensor in a format with f32 scales"
     )]
     ScaleRange {
         /// The storage format.
@@ -175,5 +175,63 @@ pub enum Error {
     BadCalibration {
         /// What is wrong with it.
         reason: String,
+    },
+    /// A code that stands for nothing.
+    #[error(
+        "{format}: the code {code} at row {row}, column {col} stands for nothing; the file is damaged or has other tiles"
+    )]
+    UnknownCode {
+        /// The storage format.
+        format: &'static str,
+        /// Row of the matrix.
+        row: usize,
+        /// First column of the weights that the code stands for.
+        col: usize,
+        /// The code met.
+        code: u8,
+    },
+    /// A bias that is not the negative scale.
+    #[error(
+        "{format}: row {row}, group {block} has the scale {scale} and the bias {bias}, where ternary weights have opposite numbers; load the tensor as an ordinary quantised one"
+    )]
+    NotSymmetric {
+        /// The storage format.
+        format: &'static str,
+        /// Row of the matrix.
+        row: usize,
+        /// Group within the row.
+        block: usize,
+        /// The scale met.
+        scale: f32,
+        /// The bias met.
+        bias: f32,
+    },
+    /// Four weights that do not hold exactly one zero.
+    #[error(
+        "{format}: the four weights from row {row}, column {col} on hold {zeros} zeros, and the format needs exactly one; store the tensor in another format"
+    )]
+    NotSparse {
+        /// The storage format.
+        format: &'static str,
+        /// Row of the matrix.
+        row: usize,
+        /// First of the four columns.
+        col: usize,
+        /// How many of the weights are zero.
+        zeros: usize,
+    },
+    /// Tile sizes that make no tiles.
+    #[error("{format}: {problem}; take the sizes from the build's kernel_config.ini")]
+    BadTiles {
+        /// The storage format.
+        format: &'static str,
+        /// What is wrong with them.
+        problem: &'static str,
+    },
+    /// An archive of trits that can't be read.
+    #[error("trit archive: {problem}; fetch or make the archive again")]
+    Archive {
+        /// What is wrong with it.
+        problem: &'static str,
     },
 }

@@ -3,12 +3,13 @@
 //! scales of transformers, one unit in the last place each: its mean is summed in f32, where this crate's is in f64,
 //! and `127 / tensor` is a rounded reciprocal times 127 in torch.
 
-use bitnet_core::dense::DenseRows;
+use bitnet_core::dense::{DenseRows, PlainType};
 use bitnet_core::ternary::{ScaleGranularity, TernaryMatrix};
+use bitnet_quant::Error;
 use bitnet_quant::activations::absmax_int8;
 use bitnet_quant::codec::dense::{self, DenseMatrix, DenseType};
 use bitnet_quant::codec::i2_s::{self, I2sLayout};
-use bitnet_quant::codec::{TernaryStorage, hf_packed};
+use bitnet_quant::codec::{TernaryStorage, hf_packed, mlx, tl1, tl2};
 use bitnet_quant::weights::{absmean, detect_ternary};
 use std::path::Path;
 
@@ -112,6 +113,55 @@ fn row_scaled_types_are_what_ik_llama_cpp_writes() {
     raw.extend(bytes("row_scaled/iq1_bn_raw.1x1280.u8"));
     let matrix = TernaryStorage::IQ1_BN.decode(&raw, 1, 1280).unwrap();
     assert_eq!(values(&matrix), floats("row_scaled/iq1_bn_raw_values.1x1280.f32"));
+}
+
+#[test]
+fn tiles_are_those_of_bitnet_cpp() {
+    let trits = int8s("tiles/trits.64x128.i8");
+    for (bm, bk, bmm) in [(32, 64, 32), (64, 32, 64)] {
+        let stored = bytes(&format!("tiles/tl1.{bm}.{bk}.{bmm}.64x128.u8"));
+        let tiles = tl1::Tiles { bm, bk, bmm };
+        let matrix = tl1::decode(&stored, 64, 128, tiles, 0.5).unwrap();
+        assert_eq!(matrix.to_trits(), trits, "TL1 {tiles:?}");
+        assert_eq!(tl1::encode(&matrix, tiles).unwrap(), (stored, 0.5), "{tiles:?}");
+    }
+    for (bm, bk) in [(32, 48), (64, 96)] {
+        let stored = bytes(&format!("tiles/tl2.{bm}.{bk}.32.64x128.u8"));
+        let tiles = tl2::Tiles { bm, bk };
+        // The converter pads the tensor.
+        let (stored, padding) = stored.split_at(tl2::size(64, 128, tiles).unwrap());
+        assert!(padding.iter().all(|&byte| byte == 0));
+        let matrix = tl2::decode(stored, 64, 128, tiles, 0.5).unwrap();
+        assert_eq!(matrix.to_trits(), trits, "TL2 {tiles:?}");
+        assert_eq!(tl2::encode(&matrix, tiles).unwrap(), (stored.to_vec(), 0.5), "{tiles:?}");
+    }
+}
+
+#[test]
+fn mlx_tensors_mean_what_mlx_says() {
+    for (kind, scale_type, group) in [
+        ("float16", PlainType::F16, 64),
+        ("bfloat16", PlainType::BF16, 128),
+        ("float32", PlainType::F32, 64),
+    ] {
+        let numbers = format!("3x{}.u8", 256 / group);
+        let tensors = mlx::MlxTensors {
+            weight: bytes(&format!("mlx/{kind}.{group}.weight.3x256.u8")),
+            scales: bytes(&format!("mlx/{kind}.{group}.scales.{numbers}")),
+            biases: bytes(&format!("mlx/{kind}.{group}.biases.{numbers}")),
+        };
+        let matrix = mlx::decode(&tensors, scale_type, 3, 256, group).unwrap();
+        assert_eq!(matrix.granularity(), ScaleGranularity::Group(group));
+        assert_eq!(values(&matrix), floats(&format!("mlx/{kind}.{group}.values.3x256.f32")));
+        assert_eq!(mlx::encode(&matrix, scale_type, group).unwrap(), tensors, "{kind}");
+    }
+    let ordinary = mlx::MlxTensors {
+        weight: bytes("mlx/ordinary.weight.3x16.u8"),
+        scales: bytes("mlx/ordinary.scales.3x4.u8"),
+        biases: bytes("mlx/ordinary.biases.3x4.u8"),
+    };
+    let refused = mlx::decode(&ordinary, PlainType::F16, 3, 256, 64);
+    assert!(matches!(refused, Err(Error::NotSymmetric { row: 0, block: 0, .. })), "{refused:?}");
 }
 
 #[test]

@@ -3,7 +3,7 @@
     python scripts/golden/codecs.py --bitnet-cpp <microsoft/BitNet> --ik <ik_llama.cpp>/build/ggml/src/libggml.so
         [--out tests/golden/codecs]
 
-Needs numpy, gguf, torch, transformers, llama-cpp-python (for its ggml library) and a C++ compiler. Every file is raw
+Needs numpy, gguf, torch, transformers, mlx[cpu], llama-cpp-python (for its ggml library) and a C++ compiler. Every file is raw
 and little-endian; its name ends in the matrix's shape and the file's element type: `stored.3x512.u8`,
 `values.3x512.f32`.
 Outputs are the other program's, never computed here:
@@ -14,11 +14,14 @@ Outputs are the other program's, never computed here:
     q2_0                     ggml's C functions (blocks of 64)
     iq1_bn iq2_bn iq2_bn_r4  ik_llama.cpp's C functions
     i2_s                     `quantize_i2_s` of bitnet.cpp, compiled three times for its three layouts
+    tiles                    `preprocess_weights_tl1` and `..._tl2` of bitnet.cpp's converter, with tile sizes of our choice
+    mlx                      `mlx.core.dequantize` of trits, and what `mlx.core.quantize` makes of ordinary numbers
     hf_packed absmean absmax transformers, integrations/bitnet.py
     f16 bf16                 torch
 """
 
 import argparse
+import ast
 import ctypes
 import os
 import pathlib
@@ -30,6 +33,7 @@ os.environ["TORCHDYNAMO_DISABLE"] = "1"
 import gguf
 import gguf.quants
 import llama_cpp
+import mlx.core as mx
 import numpy as np
 import torch
 from transformers.integrations import bitnet as hf
@@ -237,6 +241,48 @@ def row_scaled(library):
     write("row_scaled", shaped(1, trits.size, "iq1_bn_raw_values"), trits)
 
 
+def tiles(checkout):
+    """The converter's functions on one matrix; it reads the tile sizes from include/kernel_config.ini."""
+    source = (checkout / "utils/convert-hf-to-gguf-bitnet.py").read_text()
+    functions = [n for n in ast.parse(source).body if isinstance(n, ast.FunctionDef)]
+    wanted = [n for n in functions if "process_" in n.name and "tl" in n.name]
+    names = {"np": np, "Tuple": tuple, "NotImplementedError": NotImplementedError}
+    exec(compile(ast.Module(wanted, []), "tiles", "exec"), names)
+    rows, cols = 64, 128
+    matrix = np.random.default_rng(1583).integers(-1, 2, (rows, cols)).astype(np.float32)
+    write("tiles", shaped(rows, cols, "trits"), matrix.astype(np.int8))
+    here = os.getcwd()
+    for name, bm, bk, bmm in [("tl1", 32, 64, 32), ("tl1", 64, 32, 64), ("tl2", 32, 48, 32), ("tl2", 64, 96, 32)]:
+        with tempfile.TemporaryDirectory() as folder:
+            os.chdir(folder)
+            os.mkdir("include")
+            config = f"[Kernels_0]\nm = {rows}\nk = {cols}\nbm = {bm}\nbk = {bk}\nbmm = {bmm}\n"
+            pathlib.Path("include/kernel_config.ini").write_text(config)
+            stored = names[f"preprocess_weights_{name}"](matrix)
+            os.chdir(here)
+        write("tiles", shaped(rows, cols, f"{name}.{bm}.{bk}.{bmm}"), stored.reshape(-1), "u8")
+
+
+def mlx():
+    rng = np.random.default_rng(1584)
+    rows, cols = 3, 256
+    for group, dtype in [(64, mx.float16), (128, mx.bfloat16), (64, mx.float32)]:
+        kind = str(dtype).split(".")[-1]
+        codes = rng.integers(0, 3, (rows, cols // 16, 16)).astype(np.uint32)
+        words = (codes << (2 * np.arange(16, dtype=np.uint32))).sum(axis=-1, dtype=np.uint32)
+        scales = mx.array(rng.uniform(0.01, 2, (rows, cols // group)).astype(np.float32)).astype(dtype)
+        decoded = mx.dequantize(mx.array(words), scales, -scales, group_size=group, bits=2)
+        name = f"{kind}.{group}"
+        raw = lambda array: np.frombuffer(bytes(memoryview(array)), np.uint8)
+        write("mlx", shaped(rows, cols, f"{name}.weight"), words.view(np.uint8), "u8")
+        write("mlx", shaped(rows, cols // group, f"{name}.scales"), raw(scales), "u8")
+        write("mlx", shaped(rows, cols // group, f"{name}.biases"), raw(-scales), "u8")
+        write("mlx", shaped(rows, cols, f"{name}.values"), np.array(decoded.astype(mx.float32)))
+    ordinary = mx.array(rng.normal(0, 1, (rows, cols)).astype(np.float32)).astype(mx.float16)
+    for part, array in zip(["weight", "scales", "biases"], mx.quantize(ordinary, group_size=64, bits=2)):
+        write("mlx", shaped(*array.shape, f"ordinary.{part}"), raw(array), "u8")
+
+
 def packed():
     for rows, cols in [(8, 128), (12, 5), (6, 7), (5, 3), (9, 2)]:
         values = torch.from_numpy(trits(rows, cols)).to(torch.int8)
@@ -307,6 +353,8 @@ def main():
     halves()
     i2_s(pathlib.Path(args.bitnet_cpp) / "src/ggml-bitnet-mad.cpp")
     row_scaled(args.ik)
+    tiles(pathlib.Path(args.bitnet_cpp))
+    mlx()
     packed()
     absmean()
     absmax()

@@ -3,6 +3,7 @@
 use super::{plain, q4_0, q6_k, q8_0, shape};
 use crate::{Error, Result};
 use bitnet_core::dense::{DenseRows, PlainType};
+use bitnet_core::simd::{self, Kernel};
 use std::fmt;
 
 /// The storage type of a dense matrix.
@@ -164,14 +165,7 @@ impl<B: AsRef<[u8]> + Send + Sync> DenseRows for DenseMatrix<B> {
                 self.dtype.name()
             ))
         })?;
-        match self.dtype {
-            DenseType::F32 => plain::decode(PlainType::F32, stored, out),
-            DenseType::F16 => plain::decode(PlainType::F16, stored, out),
-            DenseType::BF16 => plain::decode(PlainType::BF16, stored, out),
-            DenseType::Q8_0 => q8_0::decode(stored, out),
-            DenseType::Q6_K => q6_k::decode(stored, out),
-            DenseType::Q4_0 => q4_0::decode(stored, out),
-        }
+        simd::run(simd::active()?, Decode { dtype: self.dtype, stored, out });
         Ok(())
     }
 
@@ -196,20 +190,79 @@ pub fn encode_row(dtype: DenseType, row: usize, values: &[f32], out: &mut Vec<u8
         return Err(bad(values.iter().position(|v| !v.is_finite()).unwrap_or(0)));
     }
     let bytes = values.len() / dtype.block_len() * dtype.block_bytes();
+    let level = simd::active()?;
     shape::append(out, bytes, |stored| {
-        let encoded = match dtype {
+        simd::run(level, Encode { dtype, values, stored }).map_err(bad)
+    })
+}
+
+/// One stored row as numbers.
+struct Decode<'a> {
+    dtype: DenseType,
+    stored: &'a [u8],
+    out: &'a mut [f32],
+}
+
+impl Kernel for Decode<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { dtype, stored, out } = self;
+        match dtype {
+            DenseType::F32 => plain::decode(PlainType::F32, stored, out),
+            DenseType::F16 => plain::decode(PlainType::F16, stored, out),
+            DenseType::BF16 => plain::decode(PlainType::BF16, stored, out),
+            DenseType::Q8_0 => q8_0::decode(stored, out),
+            DenseType::Q6_K => q6_k::decode(stored, out),
+            DenseType::Q4_0 => q4_0::decode(stored, out),
+        }
+    }
+}
+
+/// One row of finite numbers as it is stored; the index of a number that the type can't hold is the error.
+struct Encode<'a> {
+    dtype: DenseType,
+    values: &'a [f32],
+    stored: &'a mut [u8],
+}
+
+impl Kernel for Encode<'_> {
+    type Output = Result<(), usize>;
+
+    #[inline(always)]
+    fn run(self) -> Self::Output {
+        let Self { dtype, values, stored } = self;
+        match dtype {
             DenseType::F32 => plain_row(PlainType::F32, values, stored),
             DenseType::F16 => plain_row(PlainType::F16, values, stored),
             DenseType::BF16 => plain_row(PlainType::BF16, values, stored),
             DenseType::Q8_0 => q8_0::encode(values, stored),
             DenseType::Q6_K => q6_k::encode(values, stored),
             DenseType::Q4_0 => q4_0::encode(values, stored),
-        };
-        encoded.map_err(bad)
-    })
+        }
+    }
+}
+
+/// One row of plain floats as another type; false if it can't hold one of them.
+struct Convert<'a> {
+    from: PlainType,
+    to: PlainType,
+    stored: &'a [u8],
+    converted: &'a mut [u8],
+}
+
+impl Kernel for Convert<'_> {
+    type Output = bool;
+
+    #[inline(always)]
+    fn run(self) -> bool {
+        plain::convert(self.from, self.to, self.stored, self.converted)
+    }
 }
 
 /// The index of a number that the type can't hold is the error.
+#[inline(always)]
 fn plain_row(plain: PlainType, values: &[f32], stored: &mut [u8]) -> Result<(), usize> {
     if plain::encode(plain, values, stored) {
         return Ok(());
@@ -232,8 +285,9 @@ pub fn convert_row(
     let format = DenseType::from(to).name();
     let width = plain::width(from);
     shape::multiple(format, "bytes", stored.len(), width)?;
+    let level = simd::active()?;
     shape::append(out, stored.len() / width * plain::width(to), |converted| {
-        if plain::convert(from, to, stored, converted) {
+        if simd::run(level, Convert { from, to, stored, converted }) {
             return Ok(());
         }
         let held = |one: &[u8]| plain::convert(from, to, one, &mut [0; 4]);

@@ -3,12 +3,14 @@
 //! Every decoder checks the length before anything else and works row by row, so that nothing but the result and
 //! one row is ever held. Every `size` is the exact number of bytes of a stored matrix.
 
+pub mod archive;
 pub mod dense;
 pub mod hf_packed;
 pub mod i2_s;
 pub mod iq1_bn;
 pub mod iq2_bn;
 pub mod iq2_bn_r4;
+pub mod mlx;
 mod plain;
 mod planes;
 pub mod q2_0;
@@ -17,6 +19,9 @@ mod q6_k;
 mod q8_0;
 mod scales;
 mod shape;
+pub mod sparse34;
+pub mod tl1;
+pub mod tl2;
 pub mod tq1_0;
 pub mod tq2_0;
 

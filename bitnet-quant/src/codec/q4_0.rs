@@ -9,7 +9,6 @@
 //! Source: ggml, `block_q4_0` and `quantize_row_q4_0_ref`.
 
 use super::plain;
-use half::f16;
 
 /// Weights in a block.
 pub(super) const BLOCK: usize = 32;
@@ -17,11 +16,12 @@ pub(super) const BLOCK: usize = 32;
 pub(super) const BLOCK_BYTES: usize = 18;
 
 /// Decodes whole blocks.
+#[inline(always)]
 pub(super) fn decode(stored: &[u8], out: &mut [f32]) {
     for (block, out) in
         stored.as_chunks::<BLOCK_BYTES>().0.iter().zip(out.as_chunks_mut::<BLOCK>().0)
     {
-        let d = f16::from_le_bytes([block[0], block[1]]).to_f32();
+        let d = plain::f16_to_f32(u16::from_le_bytes([block[0], block[1]]));
         let (low, high) = out.split_at_mut(BLOCK / 2);
         for ((low, high), &byte) in low.iter_mut().zip(high).zip(&block[2..]) {
             *low = d * f32::from((byte & 15) as i8 - 8);

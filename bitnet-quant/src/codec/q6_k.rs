@@ -14,7 +14,6 @@
 //! Source: ggml, `block_q6_K` and `quantize_row_q6_K_ref`.
 
 use super::plain;
-use half::f16;
 
 /// Weights in a block.
 pub(super) const BLOCK: usize = 256;
@@ -22,11 +21,12 @@ pub(super) const BLOCK: usize = 256;
 pub(super) const BLOCK_BYTES: usize = 210;
 
 /// Decodes whole blocks.
+#[inline(always)]
 pub(super) fn decode(stored: &[u8], out: &mut [f32]) {
     for (block, out) in
         stored.as_chunks::<BLOCK_BYTES>().0.iter().zip(out.as_chunks_mut::<BLOCK>().0)
     {
-        let d = f16::from_le_bytes([block[208], block[209]]).to_f32();
+        let d = plain::f16_to_f32(u16::from_le_bytes([block[208], block[209]]));
         for (half, out) in out.as_chunks_mut::<128>().0.iter_mut().enumerate() {
             let ql = &block[64 * half..64 * half + 64];
             let qh = &block[128 + 32 * half..128 + 32 * half + 32];
@@ -37,6 +37,7 @@ pub(super) fn decode(stored: &[u8], out: &mut [f32]) {
 }
 
 /// Decodes 128 weights from `ql[64]`, `qh[32]` and `scales[8]`.
+#[inline(always)]
 fn decode_half(d: f32, ql: &[u8], qh: &[u8], scales: &[u8], out: &mut [f32; 128]) {
     for (run, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
         let (quarter, start) = (run / 2, 16 * (run % 2));
@@ -111,7 +112,7 @@ fn encode_block(values: &[f32; BLOCK], out: &mut [u8; BLOCK_BYTES]) -> Result<()
     if !plain::f16_is_finite(stored) {
         return Err(too_large(top));
     }
-    let d = f16::from_bits(stored).to_f32();
+    let d = plain::f16_to_f32(stored);
     let mut codes = [0u8; BLOCK];
     for (run, codes) in codes.as_chunks_mut::<RUN>().0.iter_mut().enumerate() {
         let small = nearest(inverse * scales[run]).min(127.0);
