@@ -225,6 +225,9 @@ fn archives_are_as_small_as_the_documentation_says() {
             .collect();
         check_archive(page, &format!("independent trits, {name}"), rows, cols, &trits, 1.001);
     }
+    // A small matrix pays for what is learned, and for the header.
+    let few = random.trits(128 * 256, false);
+    check_archive(page, "independent trits, 128 rows of 256", 128, 256, &few, 1.03);
     let sparse = random.trits(rows * cols, true);
     check_archive(page, "3:4-sparse trits", rows, cols, &sparse, 0.95);
 }
