@@ -176,6 +176,24 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// A tensor whose storages can't be compared.
+    #[error(
+        "tensor {tensor:?} has no candidates, or one whose error is not a finite number of 0 or more; measure it again"
+    )]
+    BadCandidate {
+        /// The tensor's name.
+        tensor: String,
+    },
+    /// A budget that nothing fits.
+    #[error(
+        "the smallest plan takes {least} and the budget is {budget}; raise it or add smaller storages"
+    )]
+    NoPlan {
+        /// The budget, in bytes or error.
+        budget: f64,
+        /// What the cheapest choices take together.
+        least: f64,
+    },
     /// A code that stands for nothing.
     #[error(
         "{format}: the code {code} at row {row}, column {col} stands for nothing; the file is damaged or has other tiles"

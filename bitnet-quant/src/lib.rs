@@ -6,6 +6,7 @@
 //! - [`gradients`]: gradients in few bits that are right on average.
 //! - [`calibration`]: what is seen of activations while a model runs, and the ranges that follow.
 //! - [`loss`]: how far restored numbers are from the original ones.
+//! - [`mixed`]: which storage each tensor gets within a budget.
 //! - [`codec`]: one file per storage format; a codec turns bytes into a
 //!   [`TernaryMatrix`](bitnet_core::ternary::TernaryMatrix) or into rows of f32, and back.
 //!
@@ -19,6 +20,7 @@ mod detect;
 mod error;
 pub mod gradients;
 pub mod loss;
+pub mod mixed;
 mod parallel;
 pub mod quantizer;
 mod stored;

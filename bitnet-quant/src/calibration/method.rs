@@ -2,7 +2,6 @@
 
 use super::Statistics;
 use super::histogram::Histogram;
-use crate::activations::ActivationBits;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -41,12 +40,12 @@ impl CalibrationMethod {
         }
     }
 
-    /// The range of a layer.
-    pub(super) fn range(
+    /// The range of a layer that is quantised with `levels` steps on each side of 0.
+    pub(crate) fn range(
         self,
         layer: &str,
         statistics: &Statistics,
-        bits: ActivationBits,
+        levels: f64,
     ) -> Result<(f32, f32)> {
         let Some((low, high)) = statistics.extremes() else {
             return Err(Error::NotCalibrated { layer: layer.to_owned() });
@@ -59,8 +58,8 @@ impl CalibrationMethod {
                 return Ok((low as f32, high as f32));
             }
             Self::Percentile(share) => histogram.quantile(share),
-            Self::Mse => least_squares(histogram, bits),
-            Self::KlDivergence => least_divergence(histogram, bits),
+            Self::Mse => least_squares(histogram, levels),
+            Self::KlDivergence => least_divergence(histogram, levels),
         };
         // The bin of the largest magnitude ends above it.
         let clip = (clip as f32).min(high.max(-low));
@@ -69,9 +68,8 @@ impl CalibrationMethod {
 }
 
 /// The threshold of the least squared error, among the ends of bins.
-fn least_squares(histogram: &Histogram, bits: ActivationBits) -> f64 {
+fn least_squares(histogram: &Histogram, levels: f64) -> f64 {
     let (width, used) = (histogram.width(), histogram.used());
-    let levels = f64::from(bits.largest());
     let error_at = |end: usize| {
         let clip = end as f64;
         let step = clip / levels;
@@ -87,9 +85,9 @@ fn least_squares(histogram: &Histogram, bits: ActivationBits) -> f64 {
 }
 
 /// The threshold of the least divergence, among the ends of every few bins.
-fn least_divergence(histogram: &Histogram, bits: ActivationBits) -> f64 {
+fn least_divergence(histogram: &Histogram, levels: f64) -> f64 {
     let used = histogram.used();
-    let levels = bits.largest() as usize + 1;
+    let levels = levels as usize + 1;
     if used <= levels {
         return used as f64 * histogram.width();
     }

@@ -36,6 +36,13 @@ impl Statistics {
         }
     }
 
+    /// Of these numbers alone.
+    pub(crate) fn of(values: &[f32]) -> Self {
+        let mut statistics = Self::new();
+        statistics.observe(values, 0.0);
+        statistics
+    }
+
     fn observe(&mut self, values: &[f32], momentum: f64) {
         let (mut low, mut high, mut count) = (f32::INFINITY, f32::NEG_INFINITY, 0u64);
         for &value in values.iter().filter(|value| value.is_finite()) {
@@ -200,7 +207,7 @@ impl Observer {
     ) -> Result<Calibration> {
         let method = method.checked()?;
         let layers = self.layers.iter().map(|(name, statistics)| {
-            let (low, high) = method.range(name, statistics, bits)?;
+            let (low, high) = method.range(name, statistics, f64::from(bits.largest()))?;
             Ok(LayerCalibration {
                 name: name.clone(),
                 low,

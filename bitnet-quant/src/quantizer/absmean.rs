@@ -77,7 +77,7 @@ impl Rule for Absmedian {
 
 /// The cut that rounds weights in units of `unit`, half to even, and clamps them to -1..1.
 #[inline(always)]
-fn rounding(unit: f32) -> Threshold {
+pub(super) fn rounding(unit: f32) -> Threshold {
     let s = 1.0 / unit.max(MIN_MEAN);
     // The reciprocal of the largest number is a power of two whose own reciprocal is out of range.
     Threshold { above: rounding_threshold(s), scale: (1.0 / s).min(f32::MAX) }

@@ -6,6 +6,7 @@ mod optimal;
 mod pruning;
 mod sign;
 mod stochastic;
+mod tensors;
 mod threshold;
 
 pub use absmean::{Absmean, Absmedian};
@@ -13,6 +14,10 @@ pub use optimal::LeastSquares;
 pub use pruning::KeepLargest;
 pub use sign::Sign;
 pub use stochastic::{Stochastic, StochasticScale};
+pub use tensors::{
+    BitNetQuantizer, MixedPrecisionBuilder, MixedPrecisionConfig, MixedPrecisionQuantizer,
+    QuantizationConfig, QuantizationParams,
+};
 pub use threshold::HalfScale;
 
 use crate::Result;
