@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use bitnet_convert::{Storage, Target};
 use bitnet_core::backend::ActivationPrecision;
 use bitnet_core::kv::KvType;
 use bitnet_inference::models::HeadMode;
@@ -255,10 +256,15 @@ pub(crate) enum Command {
     Chat(ChatArgs),
     /// Say what a model file is, and what will be assumed about it
     Inspect(InspectArgs),
+    /// Turn a model into another format, tensor by tensor, and prove that the result is right
+    #[command(visible_alias = "quantize")]
+    Convert(ConvertArgs),
     /// Split text into tokens, or join tokens to text
     Tokenize(TokenizeArgs),
     /// Measure how well a model predicts a text
     Perplexity(PerplexityArgs),
+    /// Measure how far one model's predictions of a text are from another's
+    Compare(CompareArgs),
     /// Measure speed, against the machine's limits and other programs
     Bench(BenchArgs),
     /// Check a model's arithmetic against the reference, integer by integer
@@ -398,6 +404,98 @@ pub(crate) struct InspectArgs {
     /// List every tensor
     #[arg(long)]
     pub(crate) tensors: bool,
+    /// Compare two models tensor by tensor, as the engine reads them; exit code 1 if they differ
+    #[arg(long, num_args = 2, value_names = ["A", "B"], conflicts_with_all = ["path", "tensors"], value_parser = model_path::parser())]
+    pub(crate) diff: Vec<PathBuf>,
+}
+
+/// `bitnet compare`.
+#[derive(Debug, Args)]
+pub(crate) struct CompareArgs {
+    /// The model that is compared with
+    #[arg(value_name = "A", value_parser = model_path::parser())]
+    pub(crate) first: PathBuf,
+    /// The model that is compared
+    #[arg(value_name = "B", value_parser = model_path::parser())]
+    pub(crate) second: PathBuf,
+    /// The text
+    #[arg(short, long, value_name = "TEXT")]
+    pub(crate) file: PathBuf,
+    /// Tokens of a window [default: 512, or the models' context if that is smaller]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub(crate) ctx_window: Option<usize>,
+    /// Score every token of every window, instead of its second half
+    #[arg(long)]
+    pub(crate) all: bool,
+}
+
+/// `bitnet convert`.
+#[derive(Debug, Args)]
+pub(crate) struct ConvertArgs {
+    /// The model: a GGUF file, a safetensors file or a Hugging Face folder
+    #[arg(value_name = "IN", value_parser = model_path::parser())]
+    pub(crate) input: PathBuf,
+    /// The result: a name that ends in .gguf, or a folder
+    #[arg(value_name = "OUT")]
+    pub(crate) output: PathBuf,
+    /// The container of the result [default: gguf for a name that ends in .gguf, else hf]
+    #[arg(long, value_name = "WHAT")]
+    pub(crate) to: Option<ConvertTarget>,
+    /// Type of the ternary layers: i2_s, tq1_0, tq2_0, q2_0, f16, ... [default: the first that keeps them exactly]
+    #[arg(long = "type", value_name = "TYPE")]
+    pub(crate) linear: Option<Storage>,
+    /// Type of the embedding table: f32, f16, bf16, q8_0, q6_k, q4_0 [default: as it is]
+    #[arg(long, value_name = "TYPE")]
+    pub(crate) embedding_type: Option<Storage>,
+    /// Type of the head, if it is not the embedding table [default: that of the embedding table]
+    #[arg(long, value_name = "TYPE")]
+    pub(crate) head_type: Option<Storage>,
+    /// Type of the tensors whose name fits PATTERN (`blk.*.ffn_down`; * and ?); may be repeated, the last that fits
+    /// decides
+    #[arg(long, value_name = "PATTERN=TYPE", value_parser = tensor_type)]
+    pub(crate) tensor: Vec<(String, Storage)>,
+    /// Make layers ternary that nobody trained to be: the result will hardly write sense
+    #[arg(long)]
+    pub(crate) quantize: bool,
+    /// Name of the architecture in a GGUF file, where there are several (bitnet-b1.58, bitnet)
+    #[arg(long, value_name = "NAME")]
+    pub(crate) arch: Option<String>,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Do not read the result back and compare it
+    #[arg(long)]
+    pub(crate) no_verify: bool,
+    /// Begin anew, even if an interrupted conversion could go on
+    #[arg(long)]
+    pub(crate) no_resume: bool,
+    /// Replace a result that is there already
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+    /// List every tensor
+    #[arg(long)]
+    pub(crate) tensors: bool,
+}
+
+/// A container to convert to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ConvertTarget {
+    /// A GGUF file
+    Gguf,
+    /// A Hugging Face folder with packed ternary layers
+    Hf,
+    /// A Hugging Face folder of ordinary numbers
+    HfDense,
+}
+
+impl From<ConvertTarget> for Target {
+    fn from(target: ConvertTarget) -> Self {
+        match target {
+            ConvertTarget::Gguf => Self::Gguf,
+            ConvertTarget::Hf => Self::HuggingFace,
+            ConvertTarget::HfDense => Self::Dense,
+        }
+    }
 }
 
 /// `bitnet tokenize`.
@@ -496,6 +594,12 @@ fn positive(text: &str) -> Result<usize, String> {
         Ok(0) | Err(_) => Err("a whole number of at least 1 is needed".into()),
         Ok(number) => Ok(number),
     }
+}
+
+fn tensor_type(text: &str) -> Result<(String, Storage), String> {
+    let (pattern, storage) =
+        text.split_once('=').ok_or("write PATTERN=TYPE, for example output=q8_0")?;
+    Ok((pattern.to_owned(), storage.parse().map_err(|error| format!("{error}"))?))
 }
 
 fn logit_bias(text: &str) -> Result<(u32, f32), String> {

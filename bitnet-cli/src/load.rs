@@ -74,9 +74,23 @@ pub(crate) fn model_in(pool: &HybridMemoryPool, cli: &Cli, output: &mut Output) 
     model_on(backend_in_pool(cli.model.backend.name(), options, pool)?, cli, output)
 }
 
+/// Loads a model on a back end of its own, showing progress.
+pub(crate) fn model_at(source: ModelSource<'_>, cli: &Cli, output: &mut Output) -> Result<Model> {
+    load(source, backend(cli)?, cli, output)
+}
+
 fn model_on(backend: Arc<dyn Backend>, cli: &Cli, output: &mut Output) -> Result<Model> {
+    load(source(cli, None)?, backend, cli, output)
+}
+
+fn load(
+    source: ModelSource<'_>,
+    backend: Arc<dyn Backend>,
+    cli: &Cli,
+    output: &mut Output,
+) -> Result<Model> {
     let mut progress = output.progress("loading layer");
-    let model = Model::load_with(source(cli, None)?, &options(cli)?, backend, &mut |done, all| {
+    let model = Model::load_with(source, &options(cli)?, backend, &mut |done, all| {
         progress.update(done, all);
     })?;
     drop(progress);

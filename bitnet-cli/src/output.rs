@@ -12,8 +12,14 @@ use crate::args::{ColorChoice, General};
 /// Loading that takes longer than this shows its progress.
 const SHOW_PROGRESS_AFTER: Duration = Duration::from_millis(300);
 
-/// Time between two lines of progress.
+/// Time between two lines of progress on a terminal, where one replaces the other.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Time between two lines of progress elsewhere.
+const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Characters of a bar.
+const BAR: usize = 24;
 
 /// Standard output and standard error, with what is known about them.
 #[derive(Debug)]
@@ -136,7 +142,8 @@ impl Output {
         let _ = writeln!(io::stderr(), "{word} {text}");
     }
 
-    /// A line of progress on standard error, shown if that is a terminal and the work takes a while.
+    /// Progress on standard error, if the work takes a while: a line that overwrites itself on a terminal, a line now and then
+    /// elsewhere.
     pub(crate) fn progress(&self, what: &'static str) -> Progress {
         Progress { what, visible: self.stderr_is_terminal, shown: None, start: Instant::now() }
     }
@@ -169,23 +176,52 @@ pub(crate) struct Progress {
 impl Progress {
     /// That `done` of `all` are done.
     pub(crate) fn update(&mut self, done: usize, all: usize) {
-        let due = match self.shown {
-            None => self.start.elapsed() > SHOW_PROGRESS_AFTER,
-            Some(last) => last.elapsed() > PROGRESS_INTERVAL,
-        };
-        if !self.visible || !due {
+        if self.is_due() {
+            let percent = 100 * done / all.max(1);
+            self.show(&format!("{done}/{all} ({percent} %)"));
+        }
+    }
+
+    /// That `done` of `all` bytes are done, with the rate and the time that is left at this rate.
+    pub(crate) fn update_bytes(&mut self, done: u64, all: u64) {
+        if !self.is_due() {
             return;
         }
+        let seconds = self.start.elapsed().as_secs_f64().max(1e-9);
+        let rate = done as f64 / seconds;
+        let left = if done > 0 { (all.saturating_sub(done)) as f64 / rate } else { f64::INFINITY };
+        let left = if left.is_finite() { format!(", {left:.0} s left") } else { String::new() };
+        let (shown, total, rate) = (bytes(done), bytes(all), bytes(rate as u64));
+        let filled = (done as f64 / all.max(1) as f64 * BAR as f64) as usize;
+        let bar = "#".repeat(filled.min(BAR)) + &"-".repeat(BAR.saturating_sub(filled));
+        let bar = if self.visible { format!("[{bar}] ") } else { String::new() };
+        self.show(&format!("{bar}{shown} of {total}, {rate}/s{left}"));
+    }
+
+    /// Whether it is time to show something.
+    fn is_due(&self) -> bool {
+        let (first, next) = if self.visible {
+            (SHOW_PROGRESS_AFTER, PROGRESS_INTERVAL)
+        } else {
+            (PLAIN_INTERVAL, PLAIN_INTERVAL)
+        };
+        self.shown.map_or(self.start.elapsed() > first, |last| last.elapsed() > next)
+    }
+
+    fn show(&mut self, text: &str) {
         self.shown = Some(Instant::now());
-        let percent = 100 * done / all.max(1);
-        let _ = write!(io::stderr(), "\r\x1b[K{} {done}/{all} ({percent} %)", self.what);
+        if self.visible {
+            let _ = write!(io::stderr(), "\r\x1b[K{} {text}", self.what);
+        } else {
+            let _ = writeln!(io::stderr(), "{} {text}", self.what);
+        }
         let _ = io::stderr().flush();
     }
 }
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        if self.shown.is_some() {
+        if self.shown.is_some() && self.visible {
             let _ = write!(io::stderr(), "\r\x1b[K");
             let _ = io::stderr().flush();
         }

@@ -72,6 +72,17 @@ fn sync_folder(_folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// A file without its data: what stands in front, and where each tensor begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout {
+    /// Everything in front of the data.
+    pub header: Vec<u8>,
+    /// Where each tensor's data begins in the file, in bytes.
+    pub offsets: Vec<u64>,
+    /// The file's length in bytes.
+    pub len: u64,
+}
+
 /// A sink that takes exactly as many bytes as a tensor has.
 pub(crate) struct Exact<'a> {
     sink: &'a mut dyn Write,

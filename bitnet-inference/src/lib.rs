@@ -26,8 +26,8 @@ pub use cache::KvCache;
 pub use error::{InferenceError, Result};
 pub use generate::{FinishReason, GenerateOptions, Generated, generate};
 pub use loader::{
-    Inspection, LoadOptions, ModelFacts, Notice, PreparedCache, SuggestedSampling, backend_by_name,
-    backend_in_pool, tokenizer_of,
+    Inspection, LoadOptions, ModelFacts, ModelFiles, Notice, PreparedCache, SuggestedSampling,
+    backend_by_name, backend_in_pool, tokenizer_of,
 };
 pub use memory_stats::{Fragmentation, MemoryStats};
 pub use model::{EMBEDDED, EMBEDDED_NAME, Model, ModelSource};

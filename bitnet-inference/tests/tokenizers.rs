@@ -120,6 +120,31 @@ fn gguf_vocabularies_encode_as_llama_cpp_does() {
     }
 }
 
+/// The vocabulary that a converter writes, taken from tokenizer.json.
+#[test]
+fn converted_vocabularies_encode_as_llama_cpp_does() {
+    let strings = strings();
+    for name in NAMES {
+        let bytes = std::fs::read(golden(&format!("{name}.tokenizer.json"))).unwrap();
+        let size = gguf(name).metadata().opt_array_len("tokenizer.ggml.tokens").unwrap().unwrap();
+        let mut vocabulary = GgufVocabulary::from_json_bytes(&bytes, name, size).unwrap();
+        let file = gguf(name);
+        let made = GgufVocabulary::from_metadata(file.metadata()).unwrap();
+        assert_eq!(vocabulary.tokens, made.tokens, "{name}");
+        assert_eq!(vocabulary.pre, made.pre, "{name}");
+        // Which token begins a text is said by other files of the folder.
+        (vocabulary.bos, vocabulary.eos) = (made.bos, made.eos);
+        vocabulary.add_bos = made.add_bos.or(vocabulary.add_bos);
+        let tokenizer = Tokenizer::from_vocabulary(vocabulary).unwrap();
+        let ids = read::<Ids>(&format!("{name}.ids.json"));
+        let llama = |i: usize| ids.llama[i].as_ref().unwrap_or(&ids.hf[i]);
+        compare(&tokenizer, PARSE, &strings, llama);
+        compare(&tokenizer, ADDED, &strings[..ids.llama_added.len()], |i| &ids.llama_added[i]);
+        let small = GgufVocabulary::from_json_bytes(&bytes, name, size - 1).unwrap_err();
+        assert!(small.to_string().contains("embedding"), "{name}: {small}");
+    }
+}
+
 #[test]
 fn ids_decode_to_hfs_text() {
     for name in NAMES {

@@ -8,6 +8,7 @@ use crate::{Error, Result};
 use bitnet_core::dense::DenseRows;
 use bitnet_core::simd::{self, Kernel};
 use bitnet_core::ternary::{CODES_PER_WORD, TernaryMatrix};
+use serde::{Deserialize, Serialize};
 
 /// How far restored numbers are from the original ones.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -38,7 +39,7 @@ pub struct Loss {
 /// assert!((loss.mse - (0.25 + 0.01) / 4.0).abs() < 1e-8);
 /// # Ok::<(), bitnet_quant::Error>(())
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct LossMeter {
     count: u64,
     zeros: u64,

@@ -3,7 +3,7 @@
 pub use crate::detect::{detect_ternary, detect_ternary_in};
 
 use crate::Result;
-use crate::loss::Loss;
+use crate::loss::LossMeter;
 use crate::quantizer::Absmean;
 use crate::ternarize::{Wanted, ternarize};
 use bitnet_core::dense::DenseRows;
@@ -54,7 +54,8 @@ pub fn absmean_by(weights: &dyn DenseRows, granularity: ScaleGranularity) -> Res
 ///
 /// let bytes: Vec<u8> = [0.5f32, -1.5, 0.1, 1.0].iter().flat_map(|w| w.to_le_bytes()).collect();
 /// let weights = DenseMatrix::new(DenseType::F32, 2, 2, bytes)?;
-/// let (trits, loss) = absmean_measured_in(&weights, ScaleGranularity::Tensor, None)?;
+/// let (trits, meter) = absmean_measured_in(&weights, ScaleGranularity::Tensor, None)?;
+/// let loss = meter.loss();
 /// assert_eq!(trits.to_trits(), [1, -1, 0, 1]);
 /// assert!(loss.sqnr_db > 7.0 && loss.sparsity == 0.25);
 /// # Ok::<(), bitnet_quant::Error>(())
@@ -66,9 +67,8 @@ pub fn absmean_measured_in(
     weights: &dyn DenseRows,
     granularity: ScaleGranularity,
     pool: Option<&HybridMemoryPool>,
-) -> Result<(TernaryMatrix, Loss)> {
-    let (matrix, meter) = ternarize(weights, &Absmean, wanted(granularity, pool, true)?)?;
-    Ok((matrix, meter.loss()))
+) -> Result<(TernaryMatrix, LossMeter)> {
+    ternarize(weights, &Absmean, wanted(granularity, pool, true)?)
 }
 
 fn wanted(
@@ -105,7 +105,7 @@ pub fn dequantize_row(matrix: &TernaryMatrix, row: usize, out: &mut [f32]) {
 mod tests {
     use super::*;
     use crate::codec::dense::{DenseMatrix, DenseType};
-    use crate::loss::{LossMeter, loss_of_trits};
+    use crate::loss::loss_of_trits;
     use bitnet_core::rng::SplitMix64;
     use bitnet_core::simd::IsaLevel;
     use half::{bf16, f16};
@@ -208,7 +208,8 @@ mod tests {
             [ScaleGranularity::Tensor, ScaleGranularity::Row, ScaleGranularity::Group(64)]
         {
             let weights = stored(DenseType::BF16, 70, 192);
-            let (matrix, fused) = absmean_measured_in(&weights, granularity, None).unwrap();
+            let (matrix, meter) = absmean_measured_in(&weights, granularity, None).unwrap();
+            let fused = meter.loss();
             assert_eq!(matrix, absmean_by(&weights, granularity).unwrap());
             let apart = loss_of_trits(&weights, &matrix).unwrap();
             assert_eq!((fused.count, fused.sparsity), (apart.count, apart.sparsity));
@@ -228,14 +229,15 @@ mod tests {
             DenseMatrix::new(DenseType::F32, 1, values.len(), bytes).unwrap()
         };
         let largest = [f32::MAX, -f32::MAX, f32::MAX];
-        let (trits, loss) =
+        let (trits, meter) =
             absmean_measured_in(&matrix(&largest), ScaleGranularity::Tensor, None).unwrap();
         assert_eq!((trits.to_trits(), trits.scales()), (vec![1, -1, 1], &[f32::MAX][..]));
+        let loss = meter.loss();
         assert_eq!((loss.mse, loss.cosine), (0.0, 1.0));
         let tiny = [f32::from_bits(1), -f32::MIN_POSITIVE, 0.0, -0.0];
-        let (trits, loss) =
+        let (trits, meter) =
             absmean_measured_in(&matrix(&tiny), ScaleGranularity::Tensor, None).unwrap();
-        assert_eq!((trits.to_trits(), loss.sparsity), (vec![0; 4], 1.0));
+        assert_eq!((trits.to_trits(), meter.loss().sparsity), (vec![0; 4], 1.0));
         for (bad, col) in [(f32::NAN, 0), (f32::INFINITY, 2), (f32::NEG_INFINITY, 16)] {
             let mut values = [0.5f32; 17];
             values[col] = bad;

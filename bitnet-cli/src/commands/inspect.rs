@@ -20,6 +20,9 @@ const NAME: usize = 52;
 
 /// Describes the model.
 pub(crate) fn run(cli: &Cli, args: &InspectArgs, output: &mut Output) -> Result<Outcome> {
+    if let [first, second] = args.diff.as_slice() {
+        return super::difference::run(cli, [first, second], output);
+    }
     let source = load::source(cli, args.path.as_deref())?;
     let inspection = Inspection::of(source, &load::options(cli)?)?;
     if output.json {

@@ -3,7 +3,10 @@
 pub(crate) mod bench;
 pub(crate) mod cache;
 pub(crate) mod chat;
+pub(crate) mod compare;
 pub(crate) mod completions;
+pub(crate) mod convert;
+pub(crate) mod difference;
 pub(crate) mod doctor;
 pub(crate) mod inspect;
 pub(crate) mod memory;

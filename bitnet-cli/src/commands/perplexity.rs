@@ -27,14 +27,14 @@ const WINDOW: usize = 512;
 
 /// A window: the tokens read, and which of them are scored (positions within it, never 0).
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Window {
-    tokens: Range<usize>,
-    scored: Range<usize>,
+pub(super) struct Window {
+    pub(super) tokens: Range<usize>,
+    pub(super) scored: Range<usize>,
 }
 
 /// Sums of negative log-likelihoods, in nats.
 #[derive(Debug, Clone, Copy, Default)]
-struct Score {
+pub(super) struct Score {
     tokens: usize,
     bytes: usize,
     sum: f64,
@@ -42,7 +42,7 @@ struct Score {
 }
 
 impl Score {
-    fn add(&mut self, nats: f64, bytes: usize) {
+    pub(super) fn add(&mut self, nats: f64, bytes: usize) {
         self.tokens += 1;
         self.bytes += bytes;
         self.sum += nats;
@@ -50,7 +50,7 @@ impl Score {
     }
 
     /// Nats per token, and the standard error of that mean; `None` for the error of a single token.
-    fn mean(&self) -> (f64, Option<f64>) {
+    pub(super) fn mean(&self) -> (f64, Option<f64>) {
         let n = self.tokens as f64;
         let mean = self.sum / n;
         let variance = (self.sum_of_squares / n - mean * mean).max(0.0);
@@ -70,7 +70,7 @@ pub(crate) fn run(cli: &Cli, args: &PerplexityArgs, output: &mut Output) -> Resu
     let tokens =
         tokenizer.encode(&text, EncodeOptions { add_special: true, parse_special: false })?;
     let size = args.ctx_window.unwrap_or_else(|| WINDOW.min(model.config().context));
-    let windows = windows(tokens.len(), size, args)?;
+    let windows = windows(tokens.len(), size, args.stride, args.all)?;
     let nothing =
         tokenizer.encode("", EncodeOptions { add_special: true, parse_special: false })?;
     let beginning = nothing.first().copied().filter(|&token| tokenizer.bos_id() == Some(token));
@@ -91,22 +91,27 @@ pub(crate) fn run(cli: &Cli, args: &PerplexityArgs, output: &mut Output) -> Resu
 }
 
 /// The windows over `total` tokens.
-fn windows(total: usize, size: usize, args: &PerplexityArgs) -> Result<Vec<Window>> {
+pub(super) fn windows(
+    total: usize,
+    size: usize,
+    stride: Option<usize>,
+    all: bool,
+) -> Result<Vec<Window>> {
     if size < 2 {
         bail!("--ctx-window {size}: at least 2 tokens are needed to predict one from another");
     }
-    if let Some(stride) = args.stride.filter(|&stride| stride >= size) {
+    if let Some(stride) = stride.filter(|&stride| stride >= size) {
         bail!("--stride {stride} must be smaller than the window of {size} tokens");
     }
-    if total < if args.all { 2 } else { size } {
+    if total < if all { 2 } else { size } {
         bail!(
             "the text has {}, but a window takes {size}; give more text, a smaller --ctx-window, or --all",
             output::count(total, "token")
         );
     }
-    let step = args.stride.unwrap_or(size);
-    let first_scored = match args.stride {
-        _ if args.all => 1,
+    let step = stride.unwrap_or(size);
+    let first_scored = match stride {
+        _ if all => 1,
         Some(stride) => size - stride,
         // The prediction at size / 2 is of the token after it.
         None => size / 2 + 1,
@@ -114,7 +119,7 @@ fn windows(total: usize, size: usize, args: &PerplexityArgs) -> Result<Vec<Windo
     let mut out = Vec::new();
     for start in (0..total).step_by(step) {
         let end = (start + size).min(total);
-        if end - start == size || (args.all && end - start > 1) {
+        if end - start == size || (all && end - start > 1) {
             out.push(Window { tokens: start..end, scored: first_scored..end - start });
         }
     }
@@ -146,7 +151,7 @@ fn add_window(
 }
 
 /// `-ln softmax(logits)[token]`
-fn negative_log_likelihood(logits: &[f32], token: u32) -> f64 {
+pub(super) fn negative_log_likelihood(logits: &[f32], token: u32) -> f64 {
     let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = logits.iter().map(|&l| f64::from(l - largest).exp()).sum();
     let own = logits.get(token as usize).copied().unwrap_or(f32::NEG_INFINITY);
@@ -213,13 +218,9 @@ fn report(
 mod tests {
     use super::*;
 
-    fn args(stride: Option<usize>, all: bool) -> PerplexityArgs {
-        PerplexityArgs { file: "text".into(), ctx_window: None, stride, all }
-    }
-
     #[test]
     fn the_second_half_is_scored_unless_told() {
-        let windows = windows(21, 8, &args(None, false)).unwrap();
+        let windows = windows(21, 8, None, false).unwrap();
         assert_eq!(
             windows,
             [Window { tokens: 0..8, scored: 5..8 }, Window { tokens: 8..16, scored: 5..8 }]
@@ -228,7 +229,7 @@ mod tests {
 
     #[test]
     fn strides_score_each_token_once() {
-        let windows = windows(20, 8, &args(Some(4), false)).unwrap();
+        let windows = windows(20, 8, Some(4), false).unwrap();
         let scored: Vec<usize> =
             windows.iter().flat_map(|w| w.scored.clone().map(|i| i + w.tokens.start)).collect();
         assert_eq!(scored, (4..20).collect::<Vec<_>>());
@@ -236,19 +237,16 @@ mod tests {
 
     #[test]
     fn all_takes_the_short_last_window() {
-        let all = windows(17, 8, &args(None, true)).unwrap();
+        let all = windows(17, 8, None, true).unwrap();
         assert_eq!(all.len(), 2, "a single token predicts nothing");
-        assert_eq!(
-            windows(18, 8, &args(None, true)).unwrap()[2],
-            Window { tokens: 16..18, scored: 1..2 }
-        );
+        assert_eq!(windows(18, 8, None, true).unwrap()[2], Window { tokens: 16..18, scored: 1..2 });
     }
 
     #[test]
     fn impossible_windows_are_refused() {
-        assert!(windows(100, 1, &args(None, false)).is_err());
-        assert!(windows(7, 8, &args(None, false)).is_err());
-        assert!(windows(100, 8, &args(Some(8), false)).is_err());
+        assert!(windows(100, 1, None, false).is_err());
+        assert!(windows(7, 8, None, false).is_err());
+        assert!(windows(100, 8, Some(8), false).is_err());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 mod benches;
 mod chatting;
+mod converting;
 mod general;
 mod keeping;
 mod memory;

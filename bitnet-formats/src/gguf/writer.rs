@@ -7,7 +7,7 @@ use super::metadata::Metadata;
 use super::parse::{CLIMBS, KEY_BYTES, NAME_BYTES, climbs};
 use super::types::GgmlType;
 use super::value::{ARRAY_LIMIT, Value, ValueType};
-use crate::atomic::{Exact, write_atomically};
+use crate::atomic::{Exact, Layout, write_atomically};
 use crate::error::{Error, Result, shown, shown_path};
 
 const ALIGNMENT_KEY: &str = "general.alignment";
@@ -184,26 +184,28 @@ impl GgufWriter {
         mut data: impl FnMut(&PendingTensor, &mut dyn Write) -> io::Result<()>,
     ) -> Result<()> {
         let file = shown_path(path);
-        let header = self.header(&file)?;
+        let Layout { header, offsets, len } = self.layout(&file)?;
+        let ends = offsets.iter().skip(1).copied().chain([len]);
         write_atomically(path, |sink| {
             let failed = |source| Error::io(&file, "write", source);
             sink.write_all(&header).map_err(failed)?;
-            let mut offset = header.len() as u64;
-            for tensor in &self.tensors {
+            for ((tensor, &offset), end) in self.tensors.iter().zip(&offsets).zip(ends) {
                 Exact::fill(&file, &tensor.name, (offset, tensor.nbytes), sink, |sink| {
                     data(tensor, sink)
                 })?;
-                offset += tensor.nbytes;
-                let padding = offset.next_multiple_of(self.alignment) - offset;
+                let padding = end - offset - tensor.nbytes;
                 io::copy(&mut io::Read::take(io::repeat(0), padding), sink).map_err(failed)?;
-                offset += padding;
             }
             Ok(())
         })
     }
 
-    /// Everything in front of the data, padded.
-    fn header(&self, file: &str) -> Result<Vec<u8>> {
+    /// The file without its data: for writers that fill it in another order than from front to back. What lies between
+    /// two tensors, and behind the last, is zeros. `file` is what messages call it.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] where the tensors exceed 2^64 bytes.
+    pub fn layout(&self, file: &str) -> Result<Layout> {
         let mut header = Vec::new();
         header.extend(b"GGUF");
         header.extend(3_u32.to_le_bytes());
@@ -214,7 +216,9 @@ impl GgufWriter {
             header.extend(encoded);
         }
         let mut offset = 0_u64;
+        let mut offsets = Vec::with_capacity(self.tensors.len());
         for tensor in &self.tensors {
+            offsets.push(offset);
             encode_string(&mut header, &tensor.name);
             header.extend((tensor.dims.len() as u32).to_le_bytes());
             tensor.dims.iter().for_each(|dim| header.extend(dim.to_le_bytes()));
@@ -235,7 +239,12 @@ impl GgufWriter {
         }
         let padded = header.len().next_multiple_of(self.alignment as usize);
         header.resize(padded, 0);
-        Ok(header)
+        let data = header.len() as u64;
+        Ok(Layout {
+            header,
+            offsets: offsets.into_iter().map(|offset| offset.saturating_add(data)).collect(),
+            len: offset.saturating_add(data),
+        })
     }
 
     fn put_array<T>(

@@ -28,7 +28,7 @@ pub use dtype::Dtype;
 pub use header::{Header, parse_header};
 pub use index::{Index, parse_index};
 pub use tensors::write_tensors;
-pub use writer::{TensorSpec, write};
+pub use writer::{TensorSpec, layout, write};
 
 /// One tensor: its description and its bytes.
 #[derive(Debug, Clone)]

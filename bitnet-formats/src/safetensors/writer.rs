@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use super::dtype::Dtype;
-use crate::atomic::{Exact, write_atomically};
+use crate::atomic::{Exact, Layout, write_atomically};
 use crate::error::{Error, Result, shown, shown_path};
 
 /// A tensor that will be written.
@@ -44,19 +44,38 @@ pub fn write(
     mut data: impl FnMut(&TensorSpec, &mut dyn Write) -> io::Result<()>,
 ) -> Result<()> {
     let file = shown_path(path);
-    let mut order: Vec<&TensorSpec> = tensors.iter().collect();
-    order.sort_by_key(|tensor| std::cmp::Reverse(tensor.dtype.size()));
-    let header = header(&file, &order, metadata)?;
+    let Layout { header, offsets, .. } = layout(&file, tensors, metadata)?;
+    let mut order: Vec<(u64, &TensorSpec)> = offsets.into_iter().zip(tensors).collect();
+    // Tensors without bytes begin where the next one does.
+    order.sort_by_key(|(offset, tensor)| (*offset, tensor.nbytes()));
     write_atomically(path, |sink| {
         sink.write_all(&header).map_err(|source| Error::io(&file, "write", source))?;
-        let mut offset = header.len() as u64;
-        for tensor in &order {
+        for (offset, tensor) in order {
             let nbytes = size_of_tensor(&file, tensor)?;
             Exact::fill(&file, &tensor.name, (offset, nbytes), sink, |sink| data(tensor, sink))?;
-            offset += nbytes;
         }
         Ok(())
     })
+}
+
+/// A safetensors file without its data: for writers that fill it in an order of their own. The offsets are in the order
+/// of `tensors`; the data lies by falling element size without gaps. `file` is what messages call it.
+///
+/// # Errors
+/// As [`write`], but for those of writing.
+pub fn layout(file: &str, tensors: &[TensorSpec], metadata: &[(String, String)]) -> Result<Layout> {
+    let mut order: Vec<usize> = (0..tensors.len()).collect();
+    order.sort_by_key(|&index| std::cmp::Reverse(tensors[index].dtype.size()));
+    let sorted: Vec<&TensorSpec> = order.iter().map(|&index| &tensors[index]).collect();
+    let header = header(file, &sorted, metadata)?;
+    let mut offsets = vec![0; tensors.len()];
+    let mut offset = header.len() as u64;
+    for &index in &order {
+        offsets[index] = offset;
+        // The header has been made, so that the sum is known to fit.
+        offset += size_of_tensor(file, &tensors[index])?;
+    }
+    Ok(Layout { header, offsets, len: offset })
 }
 
 /// Length and JSON text, padded with blanks to a multiple of 8.

@@ -8,7 +8,7 @@ use bitnet_core::memory::{HybridMemoryPool, PoolBuffer, Purpose, Shared};
 
 use super::in_parallel::in_parallel;
 use super::kept::{Kept, KeptSection, sections_of};
-use super::{Checkpoint, StoredLinear};
+use super::{Checkpoint, DecodedLinear};
 use crate::models::{
     Architecture, Attention, Decoder, FeedForward, Head, Layer, Linear, Projection, TopHead,
 };
@@ -182,15 +182,15 @@ impl Builder<'_> {
         Ok(Projection { weight, input_norm })
     }
 
-    fn prepare(&self, linear: StoredLinear, sparse_input: bool) -> Result<Linear> {
+    fn prepare(&self, linear: DecodedLinear, sparse_input: bool) -> Result<Linear> {
         Ok(match linear {
-            StoredLinear::Ternary(matrix, precision) if sparse_input => {
+            DecodedLinear::Ternary(matrix, precision) if sparse_input => {
                 Linear::Ternary(self.backend.prepare_for_sparse_input(matrix)?, precision)
             }
-            StoredLinear::Ternary(matrix, precision) => {
+            DecodedLinear::Ternary(matrix, precision) => {
                 Linear::Ternary(self.backend.prepare(matrix)?, precision)
             }
-            StoredLinear::Dense(rows) => Linear::Dense(rows),
+            DecodedLinear::Dense(rows) => Linear::Dense(rows),
         })
     }
 

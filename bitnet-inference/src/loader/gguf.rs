@@ -15,7 +15,8 @@ use bitnet_quant::codec::{i2_s, iq1_bn, iq2_bn, iq2_bn_r4, q2_0, tq1_0, tq2_0};
 use super::mapped_rows::MappedRows;
 use super::ternary_rows::TernaryRows;
 use super::{
-    Checkpoint, Decoded, Described, LoadOptions, ModelFacts, StoredLinear, SuggestedSampling,
+    Checkpoint, Described, LoadOptions, ModelFacts, StoredBytes, StoredLinear, StoredType,
+    StoredWeight, SuggestedSampling,
 };
 use crate::chat::ChatTemplate;
 use crate::models::{Architecture, ModelConfig, RopeScaling, bitnet, llama, qwen3};
@@ -153,21 +154,7 @@ impl GgufCheckpoint {
 
     /// How the inputs of ternary layers are treated, and why.
     fn input_precision(&self, ggml_type: GgmlType) -> ActivationPrecision {
-        if let Some(forced) = self.precision {
-            return forced;
-        }
-        match (self.config.architecture, ggml_type) {
-            (Architecture::BitNet, _) | (_, GgmlType::I2S) => ActivationPrecision::Int8,
-            (
-                Architecture::Llama,
-                GgmlType::Tq1_0
-                | GgmlType::Tq2_0
-                | GgmlType::Iq1Bn
-                | GgmlType::Iq2Bn
-                | GgmlType::Iq2BnR4,
-            ) => ActivationPrecision::Int8,
-            _ => ActivationPrecision::Float,
-        }
+        self.precision.unwrap_or_else(|| input_precision(self.config.architecture, ggml_type))
     }
 
     pub(crate) fn describe(&self, options: &LoadOptions) -> Result<Described> {
@@ -321,6 +308,22 @@ impl GgufCheckpoint {
     }
 }
 
+/// How the inputs of a layer stored as `ggml_type` are treated in a GGUF file, which does not say.
+pub fn input_precision(architecture: Architecture, ggml_type: GgmlType) -> ActivationPrecision {
+    match (architecture, ggml_type) {
+        (Architecture::BitNet, _) | (_, GgmlType::I2S) => ActivationPrecision::Int8,
+        (
+            Architecture::Llama,
+            GgmlType::Tq1_0
+            | GgmlType::Tq2_0
+            | GgmlType::Iq1Bn
+            | GgmlType::Iq2Bn
+            | GgmlType::Iq2BnR4,
+        ) => ActivationPrecision::Int8,
+        _ => ActivationPrecision::Float,
+    }
+}
+
 impl Checkpoint for GgufCheckpoint {
     fn file(&self) -> &str {
         self.file.name()
@@ -334,13 +337,13 @@ impl Checkpoint for GgufCheckpoint {
         self.vector_of(&format!("{name}.weight"), len)
     }
 
-    fn linear(
+    fn stored(
         &self,
         name: &str,
         rows: usize,
         cols: usize,
         pool: &HybridMemoryPool,
-    ) -> Result<Option<Decoded>> {
+    ) -> Result<Option<StoredLinear>> {
         if self.file.find(&format!("{name}.bias")).is_some() {
             return Err(InferenceError::UnsupportedOperation {
                 what: format!("the bias {name}.bias"),
@@ -349,26 +352,16 @@ impl Checkpoint for GgufCheckpoint {
         }
         let Some(tensor) = self.find(name) else { return Ok(None) };
         self.expect(tensor, &[rows, cols])?;
+        let weight = if tensor.ggml_type.is_ternary() {
+            StoredWeight::Ternary(self.decode_ternary(tensor, rows, cols, Some(pool))?)
+        } else {
+            let scale = self.vector_of(&format!("{name}.scale"), 1)?.map(|scale| scale[0]);
+            let latent = self.config.architecture == Architecture::BitNet;
+            let rows = self.dense_matrix(tensor, rows, cols, Some(pool))?;
+            StoredWeight::Dense { rows, latent, scale }
+        };
         let precision = self.input_precision(tensor.ggml_type);
-        if tensor.ggml_type.is_ternary() {
-            let matrix = self.decode_ternary(tensor, rows, cols, Some(pool))?;
-            return Ok(Some(Decoded {
-                linear: StoredLinear::Ternary(matrix, precision),
-                assumption: None,
-            }));
-        }
-        let dense = self.dense_matrix(tensor, rows, cols, Some(pool))?;
-        let decoded = super::ternary_rows::from_dense(
-            dense,
-            self.config.architecture == Architecture::BitNet,
-            precision,
-            pool,
-        )
-        .map_err(|e| self.weights_error(tensor, e))?;
-        if matches!(decoded.linear, StoredLinear::Ternary(..)) {
-            self.file.data(tensor)?.release();
-        }
-        Ok(Some(decoded))
+        Ok(Some(StoredLinear { tensor: tensor.name.clone(), weight, precision }))
     }
 
     fn dense(
@@ -381,6 +374,15 @@ impl Checkpoint for GgufCheckpoint {
         let Some(tensor) = self.find(name) else { return Ok(None) };
         self.expect(tensor, &[rows, cols])?;
         Ok(Some(self.dense_matrix(tensor, rows, cols, Some(pool))?))
+    }
+
+    fn stored_bytes(&self, name: &str) -> Result<Option<StoredBytes>> {
+        let Some(tensor) = self.find(name) else { return Ok(None) };
+        Ok(Some(StoredBytes {
+            tensor: tensor.name.clone(),
+            storage: StoredType::Ggml(tensor.ggml_type),
+            region: self.file.data(tensor)?,
+        }))
     }
 
     fn input_norm_eps(&self) -> f32 {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bitnet_core::backend::ActivationPrecision;
 use bitnet_core::dense::DenseRows;
 use bitnet_core::memory::HybridMemoryPool;
+use bitnet_core::ternary::TernaryMatrix;
 use bitnet_formats::MappedFile;
 use bitnet_formats::names::{Family, TensorName};
 use bitnet_formats::safetensors::{Dtype, SafeTensors, TensorView};
@@ -16,7 +17,8 @@ use serde_json::Value;
 use super::hf_config::{HfConfig, Object, Quantization, read_json};
 use super::mapped_rows::MappedRows;
 use super::{
-    Checkpoint, Decoded, Described, LoadOptions, ModelFacts, StoredLinear, SuggestedSampling,
+    Checkpoint, Container, Described, HfPacking, LoadOptions, ModelFacts, StoredBytes,
+    StoredLinear, StoredType, StoredWeight, SuggestedSampling,
 };
 use crate::chat::ChatTemplate;
 use crate::models::{Architecture, ModelConfig};
@@ -27,6 +29,7 @@ use crate::{InferenceError, Result};
 pub(crate) struct HfCheckpoint {
     folder: PathBuf,
     tensors: SafeTensors,
+    json: Value,
     config: HfConfig,
     precision: Option<ActivationPrecision>,
 }
@@ -41,11 +44,28 @@ impl HfCheckpoint {
         let named_weights = path.extension().is_some_and(|e| e == "safetensors")
             || path.to_str().is_some_and(|p| p.ends_with(".safetensors.index.json"));
         let tensors = SafeTensors::open(if named_weights { path } else { folder })?;
-        Ok(Self { folder: folder.to_owned(), tensors, config, precision: options.activations })
+        let precision = options.activations;
+        Ok(Self { folder: folder.to_owned(), tensors, json, config, precision })
     }
 
     pub(crate) fn tensors(&self) -> &SafeTensors {
         &self.tensors
+    }
+
+    /// The folder as converters see it.
+    pub(crate) fn container(&self) -> Container<'_> {
+        Container::HuggingFace {
+            folder: &self.folder,
+            tensors: &self.tensors,
+            config: &self.json,
+            class: &self.config.class,
+            packing: match self.config.quantization {
+                Quantization::None => None,
+                Quantization::BitNet { multiply, online, input_norm_eps } => {
+                    Some(HfPacking { multiply, online, input_norm_eps })
+                }
+            },
+        }
     }
 
     fn find(&self, name: &str) -> Option<TensorView> {
@@ -144,7 +164,7 @@ impl HfCheckpoint {
         cols: usize,
         multiply: bool,
         pool: &HybridMemoryPool,
-    ) -> Result<StoredLinear> {
+    ) -> Result<TernaryMatrix> {
         if tensor.shape != [rows.div_ceil(4), cols] {
             return Err(self.shape_error(tensor, &[rows.div_ceil(4), cols]));
         }
@@ -159,7 +179,7 @@ impl HfCheckpoint {
         let matrix = hf_packed::decode_in(&tensor.data, rows, cols, scale, Some(pool))
             .map_err(|e| self.weights_error(tensor, e))?;
         tensor.data.release();
-        Ok(StoredLinear::Ternary(matrix, self.precision.unwrap_or(ActivationPrecision::Int8)))
+        Ok(matrix)
     }
 
     fn side_file(&self, name: &str) -> Result<Option<Value>> {
@@ -293,13 +313,13 @@ impl Checkpoint for HfCheckpoint {
         self.find(name).map(|tensor| self.numbers(&tensor, len)).transpose()
     }
 
-    fn linear(
+    fn stored(
         &self,
         name: &str,
         rows: usize,
         cols: usize,
         pool: &HybridMemoryPool,
-    ) -> Result<Option<Decoded>> {
+    ) -> Result<Option<StoredLinear>> {
         let Some(tensor) = self.find(name) else { return Ok(None) };
         if let Some(stem) = tensor.name.strip_suffix("weight")
             && self.tensors.find(&format!("{stem}bias")).is_some()
@@ -309,6 +329,11 @@ impl Checkpoint for HfCheckpoint {
                 instead: "no known ternary model has biases".into(),
             });
         }
+        let stored = |weight, default| StoredLinear {
+            tensor: tensor.name.clone(),
+            weight,
+            precision: self.precision.unwrap_or(default),
+        };
         if tensor.dtype == Dtype::U8 {
             let Quantization::BitNet { multiply, .. } = self.config.quantization else {
                 return Err(InferenceError::Config {
@@ -321,8 +346,8 @@ impl Checkpoint for HfCheckpoint {
                     ),
                 });
             };
-            let linear = self.packed(&tensor, rows, cols, multiply, pool)?;
-            return Ok(Some(Decoded { linear, assumption: None }));
+            let matrix = self.packed(&tensor, rows, cols, multiply, pool)?;
+            return Ok(Some(stored(StoredWeight::Ternary(matrix), ActivationPrecision::Int8)));
         }
         if tensor.shape != [rows, cols] {
             return Err(self.shape_error(&tensor, &[rows, cols]));
@@ -330,14 +355,8 @@ impl Checkpoint for HfCheckpoint {
         let bitnet = self.config.model.architecture == Architecture::BitNet;
         let latent = bitnet || matches!(self.config.quantization, Quantization::BitNet { .. });
         let default = if latent { ActivationPrecision::Int8 } else { ActivationPrecision::Float };
-        let dense = self.dense_matrix(&tensor, rows, cols)?;
-        let decoded =
-            super::ternary_rows::from_dense(dense, latent, self.precision.unwrap_or(default), pool)
-                .map_err(|e| self.weights_error(&tensor, e))?;
-        if matches!(decoded.linear, StoredLinear::Ternary(..)) {
-            tensor.data.release();
-        }
-        Ok(Some(decoded))
+        let rows = self.dense_matrix(&tensor, rows, cols)?;
+        Ok(Some(stored(StoredWeight::Dense { rows, latent, scale: None }, default)))
     }
 
     fn dense(
@@ -352,6 +371,14 @@ impl Checkpoint for HfCheckpoint {
             return Err(self.shape_error(&tensor, &[rows, cols]));
         }
         Ok(Some(self.dense_matrix(&tensor, rows, cols)?))
+    }
+
+    fn stored_bytes(&self, name: &str) -> Result<Option<StoredBytes>> {
+        Ok(self.find(name).map(|TensorView { name, dtype, data, .. }| StoredBytes {
+            tensor: name,
+            storage: StoredType::Safetensors(dtype),
+            region: data,
+        }))
     }
 
     fn input_norm_eps(&self) -> f32 {

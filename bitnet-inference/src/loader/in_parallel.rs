@@ -14,7 +14,7 @@ use std::sync::mpsc;
 ///
 /// # Panics
 /// If `work` does.
-pub(super) fn in_parallel<T: Send, E: Send>(
+pub fn in_parallel<T: Send, E: Send>(
     count: usize,
     threads: usize,
     work: impl Fn(usize) -> Result<T, E> + Sync,

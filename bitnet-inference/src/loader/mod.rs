@@ -8,6 +8,7 @@ mod in_parallel;
 mod inspect;
 mod kept;
 mod mapped_rows;
+mod model_files;
 mod ternary_rows;
 mod text;
 
@@ -20,8 +21,9 @@ use bitnet_core::kv::KvType;
 use bitnet_core::memory::{HybridMemoryPool, MemoryPoolConfig};
 use bitnet_core::ternary::TernaryMatrix;
 use bitnet_cpu::CpuOptions;
-use bitnet_formats::MappedFile;
-use bitnet_formats::gguf::GgufFile;
+use bitnet_formats::gguf::{GgmlType, GgufFile};
+use bitnet_formats::safetensors::Dtype;
+use bitnet_formats::{MappedFile, Region};
 use bitnet_quant::codec::i2_s::I2sLayout;
 
 use crate::Result;
@@ -31,10 +33,14 @@ use crate::tokenizer::Tokenizer;
 
 pub(crate) use assemble::assemble;
 pub(crate) use gguf::GgufCheckpoint;
+pub use gguf::input_precision as gguf_input_precision;
 pub(crate) use huggingface::HfCheckpoint;
+pub use in_parallel::in_parallel;
 pub use inspect::{Inspection, TensorSummary};
 pub(crate) use kept::{Keeping, Kept, KeptHead, Origin};
 pub use kept::{Notice, PreparedCache};
+pub use model_files::{Container, HfPacking, ModelFiles};
+pub use ternary_rows::TernaryRows;
 pub use text::tokenizer_of;
 
 /// Choices that a file may leave open.
@@ -56,15 +62,62 @@ pub struct LoadOptions {
     pub cache: Option<PreparedCache>,
 }
 
+/// A linear layer's weight as a checkpoint stores it.
+#[derive(Debug)]
+pub struct StoredLinear {
+    /// The tensor's name in the file.
+    pub tensor: String,
+    /// Its numbers, `[rows, cols]`.
+    pub weight: StoredWeight,
+    /// How the inputs of a ternary layer are treated here.
+    pub precision: ActivationPrecision,
+}
+
+/// Numbers of a linear layer.
+#[derive(Debug)]
+pub enum StoredWeight {
+    /// Trits with their scales.
+    Ternary(TernaryMatrix),
+    /// Ordinary numbers.
+    Dense {
+        /// The numbers.
+        rows: Arc<dyn DenseRows>,
+        /// Whether they are the full-precision masters of ternary weights, to be quantised by absmean.
+        latent: bool,
+        /// A factor on all of them that the file stores beside them.
+        scale: Option<f32>,
+    },
+}
+
+/// A weight's bytes as they lie in a file.
+#[derive(Debug, Clone)]
+pub struct StoredBytes {
+    /// The tensor's name in the file.
+    pub tensor: String,
+    /// Their type.
+    pub storage: StoredType,
+    /// The bytes.
+    pub region: Region,
+}
+
+/// A container's word for how numbers are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoredType {
+    /// A type of GGUF files.
+    Ggml(GgmlType),
+    /// A type of safetensors files.
+    Safetensors(Dtype),
+}
+
 /// A linear layer's weight, decoded.
-pub(crate) enum StoredLinear {
+pub(crate) enum DecodedLinear {
     Ternary(TernaryMatrix, ActivationPrecision),
     Dense(Arc<dyn DenseRows>),
 }
 
 /// A matrix with what had to be assumed about it.
 pub(crate) struct Decoded {
-    pub(crate) linear: StoredLinear,
+    pub(crate) linear: DecodedLinear,
     pub(crate) assumption: Option<String>,
 }
 
@@ -80,14 +133,27 @@ pub(crate) trait Checkpoint: Sync {
     /// A vector of `len` numbers, if it is there.
     fn vector(&self, name: &str, len: usize) -> Result<Option<Vec<f32>>>;
 
-    /// A linear layer's weight, `[rows, cols]`, if it is there; what is decoded is in `pool`.
+    /// A linear layer's weight as it is stored, `[rows, cols]`, if it is there; trits are in `pool`.
+    fn stored(
+        &self,
+        name: &str,
+        rows: usize,
+        cols: usize,
+        pool: &HybridMemoryPool,
+    ) -> Result<Option<StoredLinear>>;
+
+    /// A linear layer's weight for the engine, `[rows, cols]`, if it is there; what is decoded is in `pool`.
     fn linear(
         &self,
         name: &str,
         rows: usize,
         cols: usize,
         pool: &HybridMemoryPool,
-    ) -> Result<Option<Decoded>>;
+    ) -> Result<Option<Decoded>> {
+        self.stored(name, rows, cols, pool)?
+            .map(|stored| ternary_rows::decoded(self.file(), stored, pool))
+            .transpose()
+    }
 
     /// A matrix that stays as it is stored, `[rows, cols]`, if it is there; trits are decoded, in `pool`.
     fn dense(
@@ -97,6 +163,9 @@ pub(crate) trait Checkpoint: Sync {
         cols: usize,
         pool: &HybridMemoryPool,
     ) -> Result<Option<Arc<dyn DenseRows>>>;
+
+    /// The bytes of a weight as they lie in the file, if it is there.
+    fn stored_bytes(&self, name: &str) -> Result<Option<StoredBytes>>;
 
     /// Epsilon of the norms before single projections.
     fn input_norm_eps(&self) -> f32;

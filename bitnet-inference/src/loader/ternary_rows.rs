@@ -1,25 +1,24 @@
 //! Between ternary and ordinary matrices: rows of numbers out of trits, trits out of rows of numbers.
 
-use std::sync::Arc;
-
-use bitnet_core::backend::ActivationPrecision;
 use bitnet_core::dense::DenseRows;
 use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::ternary::{ScaleGranularity, TernaryMatrix};
 use bitnet_core::{Error, Result};
 use bitnet_quant::weights::{absmean_in, detect_ternary_in};
 
-use super::{Decoded, StoredLinear};
+use super::{Decoded, DecodedLinear, StoredLinear, StoredWeight};
+use crate::InferenceError;
 
 /// A ternary matrix that is read row by row as numbers: a ternary embedding table or head.
 #[derive(Debug)]
-pub(crate) struct TernaryRows {
+pub struct TernaryRows {
     matrix: TernaryMatrix,
     type_name: &'static str,
 }
 
 impl TernaryRows {
-    pub(crate) fn new(matrix: TernaryMatrix, type_name: &'static str) -> Self {
+    /// Over a matrix that was stored as `type_name`.
+    pub fn new(matrix: TernaryMatrix, type_name: &'static str) -> Self {
         Self { matrix, type_name }
     }
 }
@@ -60,39 +59,67 @@ impl DenseRows for TernaryRows {
     }
 }
 
-/// A linear layer stored as plain numbers: trits if it holds nothing else; trits by absmean if `latent` says that
-/// the numbers are the full-precision masters of ternary weights; an ordinary matrix otherwise. Trits are in `pool`.
-pub(crate) fn from_dense(
-    dense: Arc<dyn DenseRows>,
-    latent: bool,
-    precision: ActivationPrecision,
+/// A stored layer as the engine runs it. Plain numbers become trits if they are nothing else, and by absmean if they are
+/// the full-precision masters of ternary weights; else they stay an ordinary matrix. Trits are in `pool`.
+pub(crate) fn decoded(
+    file: &str,
+    stored: StoredLinear,
     pool: &HybridMemoryPool,
-) -> bitnet_quant::Result<Decoded> {
-    if let Some(matrix) = detect_ternary_in(&*dense, Some(pool))? {
+) -> crate::Result<Decoded> {
+    let StoredLinear { tensor, weight, precision } = stored;
+    let (rows, latent, scale) = match weight {
+        StoredWeight::Ternary(matrix) => {
+            let linear = DecodedLinear::Ternary(matrix, precision);
+            return Ok(Decoded { linear, assumption: None });
+        }
+        StoredWeight::Dense { rows, latent, scale } => (rows, latent, scale),
+    };
+    let weights_error = |source: bitnet_quant::Error| InferenceError::Weights {
+        file: file.into(),
+        tensor: tensor.clone(),
+        source: Box::new(source),
+    };
+    let found = trits_of(&*rows, latent, pool).map_err(weights_error)?;
+    let Some((mut matrix, assumption)) = found else {
+        if scale.is_some() {
+            return Err(InferenceError::UnsupportedOperation {
+                what: format!("{file}: tensor {tensor} of ordinary numbers with a scale beside it"),
+                instead: "a scale beside a tensor is read where its weights are ternary".into(),
+            });
+        }
+        return Ok(Decoded { linear: DecodedLinear::Dense(rows), assumption: None });
+    };
+    rows.release();
+    if let Some(scale) = scale {
+        matrix = matrix.scaled_in(scale, Some(pool)).map_err(|e| weights_error(e.into()))?;
+    }
+    let linear = DecodedLinear::Ternary(matrix, precision);
+    Ok(Decoded { linear, assumption: Some(assumption) })
+}
+
+/// The trits of a matrix that holds nothing else, or of full-precision masters, with what had to be assumed.
+fn trits_of(
+    rows: &dyn DenseRows,
+    latent: bool,
+    pool: &HybridMemoryPool,
+) -> bitnet_quant::Result<Option<(TernaryMatrix, String)>> {
+    let stored_as = rows.type_name();
+    if let Some(matrix) = detect_ternary_in(rows, Some(pool))? {
         let granularity = match matrix.granularity() {
             ScaleGranularity::Tensor => "one scale per tensor".to_owned(),
             ScaleGranularity::Row => "one scale per row".to_owned(),
             ScaleGranularity::Group(n) => format!("one scale per {n} weights"),
         };
         let assumption = format!(
-            "linear layers stored as {} hold ternary values already ({granularity})",
-            dense.type_name()
+            "linear layers stored as {stored_as} hold ternary values already ({granularity})"
         );
-        return Ok(Decoded {
-            linear: StoredLinear::Ternary(matrix, precision),
-            assumption: Some(assumption),
-        });
+        return Ok(Some((matrix, assumption)));
     }
-    if latent {
-        let matrix = absmean_in(&*dense, Some(pool))?;
-        let assumption = format!(
-            "linear layers stored as {} were quantised at load (absmean)",
-            dense.type_name()
-        );
-        return Ok(Decoded {
-            linear: StoredLinear::Ternary(matrix, precision),
-            assumption: Some(assumption),
-        });
+    if !latent {
+        return Ok(None);
     }
-    Ok(Decoded { linear: StoredLinear::Dense(dense), assumption: None })
+    let matrix = absmean_in(rows, Some(pool))?;
+    let assumption =
+        format!("linear layers stored as {stored_as} were quantised at load (absmean)");
+    Ok(Some((matrix, assumption)))
 }

@@ -33,6 +33,15 @@ pub fn activation_by_name(name: &str) -> Result<Activation, String> {
     }
 }
 
+/// The name that [`activation_by_name`] reads.
+pub fn activation_name(activation: Activation) -> &'static str {
+    match activation {
+        Activation::Relu2 => "relu2",
+        Activation::Silu => "silu",
+        Activation::GeluTanh => "gelu_pytorch_tanh",
+    }
+}
+
 /// BitNet files keep the rows of Q and K in the trained order: components `j` and `j + d/2` rotate together.
 pub const ROPE_ORDER: RopeOrder = RopeOrder::Halves;
 

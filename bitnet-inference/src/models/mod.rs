@@ -9,6 +9,7 @@ mod row_range;
 mod token_cost;
 mod top;
 
+pub use bitnet::activation_name;
 pub use config::{Architecture, ModelConfig, RopeScaling};
 pub use decoder::{Attention, Decoder, FeedForward, Head, Layer, Linear, Projection, Sequence};
 pub use token_cost::TokenCost;

@@ -19,6 +19,22 @@ const KNOWN: [(&[&str], &[&str], bool); 4] = [
     (&["gpt-2", "phi-2"], &[GPT2], false),
 ];
 
+/// GGUF's name for cutting with these patterns in turn.
+pub(super) fn name_of(patterns: &[&str]) -> Option<&'static str> {
+    match patterns {
+        [LLAMA3] => Some(DEFAULT_PRE),
+        [QWEN2] => Some("qwen2"),
+        [GPT2] => Some("gpt-2"),
+        // The library's own part for marks, GPT-2's for words, and digits in threes.
+        ["Punctuation", GPT2, "Digits", digits] | ["Punctuation", GPT2, digits]
+            if *digits == FALCON[2] =>
+        {
+            Some("falcon")
+        }
+        _ => None,
+    }
+}
+
 /// What a file that names no pre-tokenizer gets.
 pub(crate) const DEFAULT_PRE: &str = "llama-bpe";
 

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use bitnet_formats::gguf::Metadata;
+use bitnet_formats::gguf::{GgufWriter, Metadata, Value};
 
 use super::bpe::{Bpe, DEFAULT_PRE};
 use super::error::{Result, TokenizerError, shortened};
@@ -86,6 +86,49 @@ impl<'a> GgufVocabulary<'a> {
                 .to_owned(),
             file,
         })
+    }
+
+    /// Sets the keys of a new file.
+    ///
+    /// # Errors
+    /// As [`GgufWriter::put`].
+    pub fn write(&self, to: &mut GgufWriter) -> bitnet_formats::Result<()> {
+        let key = |name: &str| format!("tokenizer.ggml.{name}");
+        to.put(&key("model"), Value::String(&self.model))?;
+        if let Some(pre) = &self.pre {
+            to.put(&key("pre"), Value::String(pre))?;
+        }
+        to.put_strings(&key("tokens"), &self.tokens)?;
+        if let Some(scores) = &self.scores {
+            to.put_f32s(&key("scores"), scores)?;
+        }
+        if let Some(types) = &self.token_types {
+            to.put_i32s(&key("token_type"), types)?;
+        }
+        if let Some(merges) = &self.merges {
+            to.put_strings(&key("merges"), merges)?;
+        }
+        for (name, id) in [
+            ("bos_token_id", self.bos),
+            ("eos_token_id", self.eos),
+            ("unknown_token_id", self.unk),
+            ("padding_token_id", self.pad),
+            ("eot_token_id", self.eot),
+        ] {
+            if let Some(id) = id {
+                to.put(&key(name), Value::U32(id))?;
+            }
+        }
+        for (name, flag) in [
+            ("add_bos_token", self.add_bos),
+            ("add_eos_token", self.add_eos),
+            ("add_space_prefix", self.add_space_prefix),
+        ] {
+            if let Some(flag) = flag {
+                to.put(&key(name), Value::Bool(flag))?;
+            }
+        }
+        Ok(())
     }
 
     /// What messages call the file.

@@ -21,26 +21,26 @@ pub(crate) const MAX_IDS: usize = 1 << 22;
 pub(crate) const MAX_TOKEN_BYTES: usize = 64 * 1024;
 
 #[derive(Deserialize)]
-struct FileJson {
+pub(super) struct FileJson {
     #[serde(default)]
     version: Option<String>,
     #[serde(default)]
-    added_tokens: Vec<AddedJson>,
+    pub(super) added_tokens: Vec<AddedJson>,
     #[serde(default)]
-    normalizer: Value,
+    pub(super) normalizer: Value,
     #[serde(default)]
-    pre_tokenizer: Value,
+    pub(super) pre_tokenizer: Value,
     #[serde(default)]
-    post_processor: Value,
+    pub(super) post_processor: Value,
     #[serde(default)]
-    decoder: Value,
-    model: ModelJson,
+    pub(super) decoder: Value,
+    pub(super) model: ModelJson,
 }
 
 #[derive(Deserialize)]
-struct AddedJson {
-    id: u32,
-    content: String,
+pub(super) struct AddedJson {
+    pub(super) id: u32,
+    pub(super) content: String,
     #[serde(default)]
     single_word: bool,
     #[serde(default)]
@@ -50,17 +50,17 @@ struct AddedJson {
     #[serde(default)]
     normalized: bool,
     #[serde(default)]
-    special: bool,
+    pub(super) special: bool,
 }
 
 #[derive(Deserialize)]
-struct ModelJson {
+pub(super) struct ModelJson {
     #[serde(rename = "type", default)]
     kind: Option<String>,
     #[serde(default)]
     dropout: Option<f32>,
     #[serde(default)]
-    unk_token: Option<String>,
+    pub(super) unk_token: Option<String>,
     #[serde(default)]
     continuing_subword_prefix: Option<String>,
     #[serde(default)]
@@ -79,7 +79,7 @@ struct ModelJson {
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum MergesJson {
+pub(super) enum MergesJson {
     Pairs(Vec<(String, String)>),
     Lines(Vec<String>),
 }
@@ -164,7 +164,7 @@ pub(crate) fn load(bytes: &[u8], file: &str) -> Result<Loaded> {
 }
 
 /// Checks the model's own fields and takes out its words and merges.
-fn check_model(at: At<'_>, model: &ModelJson) -> Result<(Vocab, Merges)> {
+pub(super) fn check_model(at: At<'_>, model: &ModelJson) -> Result<(Vocab, Merges)> {
     let kind =
         model.kind.as_deref().unwrap_or(if model.merges.is_some() { "BPE" } else { "unnamed" });
     if kind != "BPE" {

@@ -3,6 +3,7 @@
 mod alphabet;
 mod bpe;
 mod error;
+mod from_json;
 mod gguf;
 mod hf;
 mod hf_parts;

@@ -14,6 +14,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("bitnet-hub", 2),
     ("bitnet-inference", 3),
     ("bitnet-training", 3),
+    ("bitnet-convert", 4),
     ("bitnet-cli", 5),
     ("bitnet-benchmarks", 5),
 ];

@@ -17,6 +17,7 @@ const FORBIDDING: &[&str] = &[
     "bitnet-formats",
     "bitnet-inference",
     "bitnet-training",
+    "bitnet-convert",
     "bitnet-cli",
     "bitnet-benchmarks",
     "xtask",

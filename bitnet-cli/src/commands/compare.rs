@@ -1,0 +1,250 @@
+//! `bitnet compare`: how far one model's predictions of a text are from another's.
+//!
+//! Both models read the same windows of tokens, as `bitnet perplexity` cuts them. For every scored prediction the divergence of
+//! the second model from the first is `KL(p || q) = sum p ln(p / q)`, over the whole vocabulary, in nats.
+
+use anyhow::{Context, Result, bail, ensure};
+use bitnet_inference::tokenizer::{EncodeOptions, Tokenizer};
+use bitnet_inference::{Model, ModelSource, Session};
+use serde_json::json;
+
+use super::Outcome;
+use super::perplexity::{Score, Window, negative_log_likelihood, windows};
+use crate::args::{Cli, CompareArgs};
+use crate::interrupt::Listener;
+use crate::load;
+use crate::output::{self, Output};
+
+/// Tokens that both models read before their logits are compared: this many rows of logits are held.
+const CHUNK: usize = 32;
+
+/// Tokens of a window unless told otherwise.
+const WINDOW: usize = 512;
+
+/// What was found in all scored predictions.
+#[derive(Debug, Default)]
+struct Found {
+    first: Score,
+    second: Score,
+    /// Divergences, one for each prediction.
+    divergences: Vec<f64>,
+    /// Predictions for which both models put the same token first.
+    same_top: usize,
+    /// Squares of the differences of the right token's probability.
+    probability: Score,
+}
+
+/// Compares two models on a text.
+pub(crate) fn run(cli: &Cli, args: &CompareArgs, output: &mut Output) -> Result<Outcome> {
+    if cli.model.model.is_some() {
+        bail!("the models are given twice: write `bitnet compare A B` without --model");
+    }
+    let text = std::fs::read_to_string(&args.file)
+        .with_context(|| format!("can't read {} as UTF-8 text", args.file.display()))?;
+    let first = load::model_at(ModelSource::Path(&args.first), cli, output)?;
+    let second = load::model_at(ModelSource::Path(&args.second), cli, output)?;
+    let tokens = tokens(&first, &second, &text)?;
+    let shortest = first.config().context.min(second.config().context);
+    let size = args.ctx_window.unwrap_or_else(|| WINDOW.min(shortest));
+    let windows = windows(tokens.ids.len(), size, None, args.all)?;
+
+    let listener = Listener::new();
+    let mut found = Found::default();
+    let mut progress = output.progress("window");
+    for (index, window) in windows.iter().enumerate() {
+        progress.update(index, windows.len());
+        if listener.asked() {
+            return Ok(Outcome::Interrupted);
+        }
+        compare_window(&first, &second, &tokens, window, &mut found)?;
+    }
+    drop(progress);
+    report(args, &found, output)?;
+    Ok(Outcome::Done)
+}
+
+/// The tokens of the text, the same for both models.
+struct Tokens {
+    ids: Vec<u32>,
+    beginning: Option<u32>,
+}
+
+fn tokens(first: &Model, second: &Model, text: &str) -> Result<Tokens> {
+    let of = |model: &Model| -> Result<(Vec<u32>, Option<u32>)> {
+        let tokenizer: &Tokenizer = model.tokenizer().with_context(|| {
+            format!("{} has no tokenizer; put tokenizer.json beside it", model.facts().file)
+        })?;
+        let how = EncodeOptions { add_special: true, parse_special: false };
+        let begins = tokenizer.encode("", how)?.first().copied();
+        let begins = begins.filter(|&token| tokenizer.bos_id() == Some(token));
+        Ok((tokenizer.encode(text, how)?, begins))
+    };
+    let ((ids, beginning), (others, other_beginning)) = (of(first)?, of(second)?);
+    ensure!(
+        (&ids, beginning) == (&others, other_beginning)
+            && first.config().vocab_size == second.config().vocab_size,
+        "the two models cut this text into different tokens, so that their predictions can't be compared one by one; \
+         `bitnet perplexity` measures each by itself (see bits/byte)"
+    );
+    Ok(Tokens { ids, beginning })
+}
+
+fn compare_window(
+    first: &Model,
+    second: &Model,
+    tokens: &Tokens,
+    window: &Window,
+    found: &mut Found,
+) -> Result<()> {
+    let mut read = tokens.ids[window.tokens.clone()].to_vec();
+    if let Some(beginning) = tokens.beginning {
+        read[0] = beginning;
+    }
+    let (mut ours, mut theirs) =
+        (first.session(Some(read.len()))?, second.session(Some(read.len()))?);
+    for start in (0..read.len()).step_by(CHUNK) {
+        let end = read.len().min(start + CHUNK);
+        let a = logits(&mut ours, &read[start..end], start, window)?;
+        let b = logits(&mut theirs, &read[start..end], start, window)?;
+        for ((next, a), (_, b)) in a.iter().zip(&b) {
+            found.add(read[*next], a, b);
+        }
+    }
+    Ok(())
+}
+
+/// The logits after those tokens whose next one is scored, with the place of that next one.
+fn logits(
+    session: &mut Session<'_>,
+    tokens: &[u32],
+    start: usize,
+    window: &Window,
+) -> Result<Vec<(usize, Vec<f32>)>> {
+    let mut out = Vec::new();
+    session.feed_all(tokens, &mut |index, logits| {
+        let next = start + index + 1;
+        if window.scored.contains(&next) {
+            out.push((next, logits.to_vec()));
+        }
+    })?;
+    Ok(out)
+}
+
+impl Found {
+    fn add(&mut self, token: u32, first: &[f32], second: &[f32]) {
+        let (a, b) =
+            (negative_log_likelihood(first, token), negative_log_likelihood(second, token));
+        self.first.add(a, 0);
+        self.second.add(b, 0);
+        self.divergences.push(divergence(first, second));
+        self.same_top += usize::from(top(first) == top(second));
+        let difference = (-b).exp() - (-a).exp();
+        self.probability.add(difference * difference, 0);
+    }
+}
+
+/// `sum p ln(p / q)` of the distributions that two rows of logits stand for, in nats.
+fn divergence(first: &[f32], second: &[f32]) -> f64 {
+    let (a, b) = (log_of_sum(first), log_of_sum(second));
+    let terms = first.iter().zip(second).map(|(&x, &y)| {
+        let (log_p, log_q) = (f64::from(x) - a, f64::from(y) - b);
+        let p = log_p.exp();
+        if p == 0.0 { 0.0 } else { p * (log_p - log_q) }
+    });
+    // Rounding may leave a little below zero.
+    terms.sum::<f64>().max(0.0)
+}
+
+/// `ln sum exp(logit)`
+fn log_of_sum(logits: &[f32]) -> f64 {
+    let largest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    largest + logits.iter().map(|&l| (f64::from(l) - largest).exp()).sum::<f64>().ln()
+}
+
+/// The token with the largest logit, the first of equals.
+fn top(logits: &[f32]) -> usize {
+    let best = |best: usize, index: usize| if logits[index] > logits[best] { index } else { best };
+    (0..logits.len()).fold(0, best)
+}
+
+fn report(args: &CompareArgs, found: &Found, output: &mut Output) -> Result<()> {
+    let mut sorted = found.divergences.clone();
+    sorted.sort_by(f64::total_cmp);
+    let count = sorted.len();
+    ensure!(count > 0, "no prediction was scored; give more text");
+    let mut score = Score::default();
+    sorted.iter().for_each(|&kl| score.add(kl, 0));
+    let (mean, error) = score.mean();
+    if !mean.is_finite() {
+        bail!("a model gives logits that are no numbers; run `bitnet verify` on both");
+    }
+    let at = |share: f64| sorted[((count - 1) as f64 * share).round() as usize];
+    let agreement = found.same_top as f64 / count as f64;
+    let agreement_error = (agreement * (1.0 - agreement) / count as f64).sqrt();
+    let (first, second) = (found.first.mean().0.exp(), found.second.mean().0.exp());
+    let rms = found.probability.mean().0.sqrt();
+    if output.json {
+        return output.json(&json!({
+            "first": args.first.display().to_string(),
+            "second": args.second.display().to_string(),
+            "file": args.file.display().to_string(),
+            "tokens_scored": count,
+            "perplexity_first": first,
+            "perplexity_second": second,
+            "kl_mean": mean,
+            "kl_standard_error": error,
+            "kl_median": at(0.5),
+            "kl_99": at(0.99),
+            "kl_max": sorted[count - 1],
+            "top1_agreement": agreement,
+            "top1_standard_error": agreement_error,
+            "probability_rms_difference": rms,
+        }));
+    }
+    let plus_minus = error.map_or_else(String::new, |e| format!(" ± {e:.2e}"));
+    output.line(&format!(
+        "perplexity       {first:.4} and {second:.4} ({:+.3} %)",
+        100.0 * (second / first - 1.0)
+    ))?;
+    output.line(&format!("KL divergence    {mean:.3e}{plus_minus} nats a token"))?;
+    output.line(&format!(
+        "                 median {:.3e}, 99 % below {:.3e}, largest {:.3e}",
+        at(0.5),
+        at(0.99),
+        sorted[count - 1]
+    ))?;
+    output.line(&format!(
+        "same first token {:.3} % ± {:.3}",
+        100.0 * agreement,
+        100.0 * agreement_error
+    ))?;
+    output.line(&format!(
+        "probability      differs by {:.3} points (rms) for the right token",
+        100.0 * rms
+    ))?;
+    output.note(&format!("[{} scored]", output::count(count, "token")));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn divergence_follows_its_formula() {
+        let p: [f64; 3] = [0.5, 0.25, 0.25];
+        let q: [f64; 3] = [0.25, 0.25, 0.5];
+        let logits = |p: &[f64]| p.iter().map(|p| (p.ln() + 3.0) as f32).collect::<Vec<_>>();
+        let expected: f64 = p.iter().zip(&q).map(|(p, q)| p * (p / q).ln()).sum();
+        assert!((divergence(&logits(&p), &logits(&q)) - expected).abs() < 1e-6);
+        assert_eq!(divergence(&logits(&p), &logits(&p)), 0.0);
+        // A token that can't be, and one that is certain.
+        assert_eq!(divergence(&[0.0, f32::NEG_INFINITY], &[0.0, -1.0]), (1.0 + (-1f64).exp()).ln());
+    }
+
+    #[test]
+    fn the_first_of_equals_is_on_top() {
+        assert_eq!(top(&[1.0, 2.0, 2.0, -1.0]), 1);
+        assert_eq!(top(&[f32::NEG_INFINITY, f32::NEG_INFINITY]), 0);
+    }
+}

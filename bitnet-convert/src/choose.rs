@@ -1,0 +1,246 @@
+//! Which storage each tensor gets: what was asked for, else what keeps the source exactly.
+
+use bitnet_core::backend::ActivationPrecision;
+use bitnet_core::memory::{HybridMemoryPool, MemoryPoolConfig};
+use bitnet_core::ternary::ScaleGranularity;
+use bitnet_inference::ModelFiles;
+use bitnet_inference::loader::{Container, StoredBytes, StoredWeight, gguf_input_precision};
+use bitnet_inference::models::Architecture;
+use bitnet_quant::codec::TernaryStorage;
+use bitnet_quant::codec::dense::DenseType;
+use bitnet_quant::codec::i2_s::I2sLayout;
+use bitnet_quant::weights::detect_ternary;
+
+use crate::options::{ConvertOptions, Target};
+use crate::pattern;
+use crate::plan::{same_storage, tensor_error};
+use crate::tensors::{Kind, ModelTensor};
+use crate::{Error, Result, Storage};
+
+/// What the source's ternary layers are, judged by the first of them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Layers {
+    /// Trits with scales of this granularity.
+    Ternary(ScaleGranularity),
+    /// Full-precision masters, which absmean makes trits of.
+    Masters,
+    /// Ordinary numbers.
+    Ordinary,
+}
+
+/// Decides on storage types.
+pub(crate) struct Chooser<'a> {
+    files: &'a ModelFiles,
+    options: &'a ConvertOptions,
+    target: Target,
+    layers: Layers,
+    precision: ActivationPrecision,
+}
+
+impl<'a> Chooser<'a> {
+    /// Looks at the first ternary layer of the model.
+    pub(crate) fn new(
+        files: &'a ModelFiles,
+        options: &'a ConvertOptions,
+        target: Target,
+        tensors: &[ModelTensor],
+    ) -> Result<Self> {
+        let first = tensors
+            .iter()
+            .find(|tensor| tensor.kind == Kind::Linear)
+            .ok_or_else(|| Error::refused(files.name(), "the model has no layers"))?;
+        let pool = HybridMemoryPool::with_config(MemoryPoolConfig::unbounded())?;
+        let stem = first.stem();
+        let stored = files
+            .linear(&stem, first.rows, first.cols, &pool)?
+            .ok_or_else(|| files.missing(&stem))?;
+        let layers = match stored.weight {
+            StoredWeight::Ternary(matrix) => Layers::Ternary(matrix.granularity()),
+            StoredWeight::Dense { rows, latent, .. } => {
+                let found = detect_ternary(&*rows)
+                    .map_err(|source| tensor_error(&stored.tensor, rows.type_name(), source))?;
+                rows.release();
+                match found {
+                    Some(matrix) => Layers::Ternary(matrix.granularity()),
+                    None if latent => Layers::Masters,
+                    None => Layers::Ordinary,
+                }
+            }
+        };
+        Ok(Self { files, options, target, layers, precision: stored.precision })
+    }
+
+    /// How the inputs of ternary layers are treated; `None` where there are none.
+    pub(crate) fn precision(&self) -> Option<ActivationPrecision> {
+        (self.layers != Layers::Ordinary).then_some(self.precision)
+    }
+
+    /// What changes the model, in sentences.
+    pub(crate) fn remarks(&self) -> Vec<String> {
+        let mut out = Vec::new();
+        match self.layers {
+            Layers::Masters => out.push(
+                "ternary layers are stored as full-precision masters: absmean makes trits of them, as the model does \
+                 when it runs"
+                    .into(),
+            ),
+            Layers::Ordinary if self.options.quantize => out.push(
+                "the layers are ordinary numbers that nobody trained to be ternary: the result will write worse, most \
+                 likely nonsense"
+                    .into(),
+            ),
+            Layers::Ordinary | Layers::Ternary(_) => {}
+        }
+        out
+    }
+
+    /// The storage of a matrix.
+    pub(crate) fn storage(&self, tensor: &ModelTensor, stored: &StoredBytes) -> Result<Storage> {
+        let stem = tensor.stem();
+        let overridden = self.options.overrides.iter().rev();
+        let asked = overridden
+            .filter(|(pattern, _)| pattern::matches(pattern, &stem))
+            .map(|(_, storage)| *storage)
+            .next()
+            .or(match tensor.kind {
+                Kind::Embedding => self.options.embedding,
+                Kind::Head => self.options.head.or(self.options.embedding),
+                Kind::Linear => self.options.linear,
+                Kind::Vector => None,
+            });
+        match asked {
+            Some(storage) => self.allowed(tensor, stored, storage),
+            None if tensor.kind == Kind::Linear => self.natural(tensor, stored),
+            None => Ok(self.as_stored(stored)),
+        }
+    }
+
+    /// The source's own type; f32 where it can't be written into the target.
+    fn as_stored(&self, stored: &StoredBytes) -> Storage {
+        let same = same_storage(stored.storage);
+        let fits = |storage: &Storage| self.target == Target::Gguf || storage.dtype().is_some();
+        same.filter(fits).unwrap_or(Storage::Dense(DenseType::F32))
+    }
+
+    /// Refuses to make trits of numbers that were never meant to be.
+    fn allowed(
+        &self,
+        tensor: &ModelTensor,
+        stored: &StoredBytes,
+        storage: Storage,
+    ) -> Result<Storage> {
+        let Storage::Ternary(_) = storage else { return Ok(storage) };
+        let what = || format!("tensor {} as {storage}", stored.tensor);
+        if self.target == Target::Dense {
+            let problem =
+                "a folder of ordinary numbers holds no trits; use --to hf or a .gguf file";
+            return Err(Error::refused(what(), problem));
+        }
+        if tensor.kind == Kind::Linear {
+            if self.layers == Layers::Ordinary && !self.options.quantize {
+                let problem = "its numbers were not trained to be ternary, and rounding them would ruin the model; \
+                               --quantize does it all the same";
+                return Err(Error::refused(what(), problem));
+            }
+            return Ok(storage);
+        }
+        match same_storage(stored.storage) {
+            Some(Storage::Ternary(_)) => Ok(storage),
+            _ => Err(Error::refused(
+                what(),
+                "an embedding table or head of ordinary numbers can't be made ternary; q8_0, q6_k and q4_0 are small",
+            )),
+        }
+    }
+
+    /// The storage that keeps a layer as it is.
+    fn natural(&self, tensor: &ModelTensor, stored: &StoredBytes) -> Result<Storage> {
+        let granularity = match self.layers {
+            Layers::Ordinary => return Ok(self.as_stored(stored)),
+            Layers::Masters => ScaleGranularity::Tensor,
+            Layers::Ternary(granularity) => granularity,
+        };
+        match self.target {
+            Target::Dense => Ok(match self.as_stored(stored) {
+                // Packed codes have no dense type of their own.
+                _ if same_storage(stored.storage).is_none() => Storage::Dense(DenseType::F32),
+                storage => storage,
+            }),
+            Target::HuggingFace => self.packed(tensor, stored, granularity),
+            Target::Gguf => self.in_gguf(tensor, stored, granularity),
+        }
+    }
+
+    fn packed(
+        &self,
+        tensor: &ModelTensor,
+        stored: &StoredBytes,
+        granularity: ScaleGranularity,
+    ) -> Result<Storage> {
+        let what = || format!("tensor {}", stored.tensor);
+        if granularity != ScaleGranularity::Tensor {
+            let problem = "it has more than one scale, and a packed folder holds one for each tensor; use --to \
+                           hf-dense, or a .gguf file of type q2_0";
+            return Err(Error::refused(what(), problem));
+        }
+        if self.precision == ActivationPrecision::Float {
+            let problem = "its layers take their inputs as they are, and a packed folder means inputs of 8 bits; use \
+                           --to hf-dense, or a .gguf file of type q2_0";
+            return Err(Error::refused(what(), problem));
+        }
+        debug_assert_eq!(tensor.kind, Kind::Linear);
+        Ok(Storage::Ternary(TernaryStorage::I2S(I2sLayout::X86)))
+    }
+
+    /// The source's own type, else the first that holds the shape and the scales, and that readers take in the way the
+    /// source means. Layers with several scales may have finer ones than the first layer: the finest type comes first then.
+    fn in_gguf(
+        &self,
+        tensor: &ModelTensor,
+        stored: &StoredBytes,
+        granularity: ScaleGranularity,
+    ) -> Result<Storage> {
+        const I2_S: Storage = Storage::Ternary(TernaryStorage::I2S(I2sLayout::X86));
+        const TQ2_0: Storage = Storage::Ternary(TernaryStorage::TQ2_0);
+        const Q2_0: Storage = Storage::Ternary(TernaryStorage::Q2_0 { block: 64 });
+        let own = same_storage(stored.storage);
+        let own = own.filter(|storage| matches!(storage, Storage::Ternary(_)));
+        let candidates: &[Storage] = match granularity {
+            ScaleGranularity::Tensor => &[I2_S, TQ2_0, Q2_0],
+            ScaleGranularity::Row | ScaleGranularity::Group(_) => &[Q2_0, TQ2_0],
+        };
+        let architecture: Architecture = self.files.config().architecture;
+        let fits = |storage: &Storage| {
+            let meant = self.options.load.activations.is_some()
+                || gguf_input_precision(architecture, storage.ggml_type()) == self.precision;
+            meant && storage.size(tensor.rows, tensor.cols).is_ok()
+        };
+        own.into_iter().chain(candidates.iter().copied()).find(fits).ok_or_else(|| {
+            Error::refused(
+                format!("tensor {}", tensor.stem()),
+                format!(
+                    "no ternary type of GGUF holds [{}, {}] with scales {granularity:?} for this model; --type f16 \
+                     does, as ordinary numbers",
+                    tensor.rows, tensor.cols
+                ),
+            )
+        })
+    }
+
+    /// Whether a packed layer's scale multiplies, and its type: as in the source, else multiplying and f32.
+    pub(crate) fn scale_form(&self, tensor: &ModelTensor) -> Result<(bool, DenseType)> {
+        let Container::HuggingFace { tensors, packing: Some(packing), .. } = self.files.container()
+        else {
+            return Ok((true, DenseType::F32));
+        };
+        let name = self.files.stored_bytes(&tensor.stem())?.map(|stored| stored.tensor);
+        let scale = name.and_then(|name| tensors.find(&format!("{name}_scale")));
+        let stored =
+            scale.map(|scale| bitnet_inference::loader::StoredType::Safetensors(scale.dtype));
+        let dense = match stored.and_then(same_storage) {
+            Some(Storage::Dense(dense)) => dense,
+            _ => DenseType::F32,
+        };
+        Ok((packing.multiply, dense))
+    }
+}

@@ -1,0 +1,91 @@
+//! What can go wrong in a conversion.
+
+use std::io;
+use std::path::PathBuf;
+
+use bitnet_inference::InferenceError;
+
+/// The result of everything in this crate that can fail.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What can go wrong in a conversion.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The source can't be read, or the result could not be read back.
+    #[error(transparent)]
+    Model(#[from] InferenceError),
+    /// A container can't be read or written.
+    #[error(transparent)]
+    Format(#[from] bitnet_formats::Error),
+    /// Memory.
+    #[error(transparent)]
+    Core(#[from] bitnet_core::Error),
+    /// A name that no storage type has.
+    #[error("unknown type {name}; known are {known}")]
+    UnknownStorage {
+        /// The name.
+        name: String,
+        /// Those that are known.
+        known: String,
+    },
+    /// A tensor that can't be stored as asked.
+    #[error("tensor {tensor} as {storage}: {source}")]
+    Tensor {
+        /// The tensor's name in the output.
+        tensor: String,
+        /// The storage asked for.
+        storage: String,
+        /// Why it can't.
+        source: Box<bitnet_quant::Error>,
+    },
+    /// A request that would change the model, or has no meaning.
+    #[error("{what}: {problem}")]
+    Refused {
+        /// The tensor, file or option.
+        what: String,
+        /// Why it is refused and what to do.
+        problem: String,
+    },
+    /// A file or folder that can't be read or written.
+    #[error("can't {action} {}: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What failed.
+        action: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// What was written is not what was meant.
+    #[error(
+        "{}: tensor {tensor} was read back and {problem}; nothing was put under the final name", path.display()
+    )]
+    Unproven {
+        /// The file written.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The conversion was asked to stop.
+    #[error("stopped; what is done is kept in {}, and the same command goes on from there", partial.display())]
+    Stopped {
+        /// The folder with what is done.
+        partial: PathBuf,
+    },
+}
+
+impl Error {
+    /// An error of the file system.
+    pub(crate) fn io(path: impl Into<PathBuf>, action: &'static str) -> impl Fn(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { path: path.clone(), action, source }
+    }
+
+    /// A refusal.
+    pub(crate) fn refused(what: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::Refused { what: what.into(), problem: problem.into() }
+    }
+}

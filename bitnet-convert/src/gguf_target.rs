@@ -1,0 +1,312 @@
+//! GGUF files: the architecture's name, the keys, the vocabulary.
+
+use std::path::Path;
+
+use bitnet_core::backend::{Activation, RopeOrder};
+use bitnet_formats::gguf::{GgmlType, GgufFile, GgufWriter, Value};
+use bitnet_inference::ModelFiles;
+use bitnet_inference::loader::Container;
+use bitnet_inference::models::{Architecture, ModelConfig, RopeScaling, activation_name};
+use bitnet_inference::tokenizer::GgufVocabulary;
+use serde_json::Value as Json;
+
+use crate::options::{ConvertOptions, Target};
+use crate::plan::{PartType, Plan, PlannedFile, Planner};
+use crate::tensors::ModelTensor;
+use crate::{Error, Result};
+
+/// Largest side file that is read.
+const MAX_SIDE_FILE: u64 = 256 << 20;
+
+/// The plan of a GGUF file called `name`.
+pub(crate) fn plan(
+    files: &ModelFiles,
+    options: &ConvertOptions,
+    name: &str,
+) -> Result<(Plan, Vec<PlannedFile>)> {
+    let architecture = architecture(files, options)?;
+    check_hold(files)?;
+    let order = match files.config().architecture {
+        Architecture::Llama => RopeOrder::Interleaved,
+        _ => files.config().rope_order,
+    };
+    let names = |tensor: &ModelTensor| {
+        tensor
+            .name
+            .to_gguf()
+            .ok_or_else(|| Error::refused(tensor.stem(), "GGUF has no name for it"))
+    };
+    // Readers of this architecture multiply by a scale beside the weights, which is exact where f16 is not.
+    let beside = architecture == "bitnet";
+    let mut plan = Planner::plan(files, options, Target::Gguf, &names, order, beside)?;
+    let mut writer = GgufWriter::new();
+    let file_type = file_type(&plan);
+    match files.container() {
+        Container::Gguf(file) => {
+            copy_keys(&mut writer, file, &architecture, file_type.is_some())?;
+        }
+        Container::HuggingFace { folder, config, .. } => {
+            model_keys(&mut writer, files.config(), &architecture, folder)?;
+            vocabulary_keys(&mut writer, files, folder, config)?;
+        }
+    }
+    if let Some(file_type) = file_type {
+        writer.put("general.file_type", Value::U32(file_type))?;
+    }
+    writer.put("general.quantization_version", Value::U32(2))?;
+    for part in &plan.parts {
+        let PartType::Ggml(ggml_type) = part.part_type else { continue };
+        let dims: Vec<u64> = part.shape.iter().rev().map(|&dim| dim as u64).collect();
+        writer.add_tensor(&part.name, &dims, ggml_type)?;
+    }
+    let layout = writer.layout(name)?;
+    for (part, offset) in plan.parts.iter_mut().zip(&layout.offsets) {
+        part.offset = *offset;
+    }
+    let file = PlannedFile { name: name.to_owned(), header: layout.header, len: layout.len };
+    Ok((plan, vec![file]))
+}
+
+/// The architecture's name: the source's own, or the one that means the same.
+fn architecture(files: &ModelFiles, options: &ConvertOptions) -> Result<String> {
+    let config = files.config();
+    let known: &[&str] = match config.architecture {
+        Architecture::BitNet if config.activation == Activation::Relu2 => {
+            &["bitnet-b1.58", "bitnet-25", "bitnet"]
+        }
+        // The other two names mean ReLU², whatever a file says.
+        Architecture::BitNet => &["bitnet"],
+        Architecture::Llama => &["llama"],
+        _ => &["qwen3"],
+    };
+    let source = match files.container() {
+        Container::Gguf(file) => Some(file.metadata().get_str("general.architecture")?),
+        Container::HuggingFace { .. } => None,
+    };
+    match options.architecture.as_deref() {
+        Some(asked) if known.contains(&asked) => Ok(asked.to_owned()),
+        Some(asked) => Err(Error::refused(
+            format!("--arch {}", asked.escape_debug()),
+            format!("this model can be written as {}", known.join(", ")),
+        )),
+        None => Ok(source.unwrap_or(known[0]).to_owned()),
+    }
+}
+
+/// Refuses what GGUF files have no key for.
+fn check_hold(files: &ModelFiles) -> Result<()> {
+    let config = files.config();
+    if let RopeScaling::Llama3 { .. } = config.rope_scaling {
+        let problem = "RoPE is stretched as Llama 3.1 does, which GGUF files hold as frequency factors that this \
+                       program does not write; keep the Hugging Face folder";
+        return Err(Error::refused(files.name(), problem));
+    }
+    if let Container::HuggingFace { packing: Some(packing), .. } = files.container()
+        && let Some(eps) = packing.input_norm_eps
+        && eps != config.norm_eps
+    {
+        let problem = format!(
+            "the norms before single layers have epsilon {eps}, the others {}; a GGUF file has one for all",
+            config.norm_eps
+        );
+        return Err(Error::refused(files.name(), problem));
+    }
+    Ok(())
+}
+
+/// Takes the keys of a file over, under another architecture's prefix where that has changed. The file type is copied if it
+/// will be replaced, so that it keeps its place.
+fn copy_keys(
+    writer: &mut GgufWriter,
+    file: &GgufFile,
+    architecture: &str,
+    typed: bool,
+) -> Result<()> {
+    let metadata = file.metadata();
+    let old = metadata.get_str("general.architecture")?;
+    writer.put("general.architecture", Value::String(architecture))?;
+    let same = |key: &str| {
+        key != "general.architecture"
+            && (typed || key != "general.file_type")
+            && (old == architecture || !is_under(key, old))
+    };
+    writer.copy_metadata(metadata, same)?;
+    if old == architecture {
+        return Ok(());
+    }
+    for (key, value) in metadata.iter().filter(|(key, _)| is_under(key, old)) {
+        writer.put(&format!("{architecture}{}", &key[old.len()..]), value)?;
+    }
+    if architecture == "bitnet" && old != "bitnet" {
+        writer.put("bitnet.hidden_activation", Value::String("relu2"))?;
+    }
+    Ok(())
+}
+
+fn is_under(key: &str, architecture: &str) -> bool {
+    key.strip_prefix(architecture).is_some_and(|rest| rest.starts_with('.'))
+}
+
+fn model_keys(
+    writer: &mut GgufWriter,
+    config: &ModelConfig,
+    architecture: &str,
+    folder: &Path,
+) -> Result<()> {
+    let c = config;
+    writer.put("general.architecture", Value::String(architecture))?;
+    if let Some(name) = folder.canonicalize().ok().as_deref().and_then(Path::file_name) {
+        writer.put("general.name", Value::String(&name.to_string_lossy()))?;
+    }
+    let key = |name: &str| format!("{architecture}.{name}");
+    for (name, value) in [
+        ("vocab_size", c.vocab_size),
+        ("context_length", c.context),
+        ("embedding_length", c.hidden),
+        ("block_count", c.layers),
+        ("feed_forward_length", c.intermediate),
+        ("rope.dimension_count", c.head_dim),
+        ("attention.head_count", c.heads),
+        ("attention.head_count_kv", c.kv_heads),
+        ("attention.key_length", c.head_dim),
+        ("attention.value_length", c.head_dim),
+    ] {
+        let value = u32::try_from(value)
+            .map_err(|_| Error::refused(key(name), format!("{value} does not fit 32 bits")))?;
+        writer.put(&key(name), Value::U32(value))?;
+    }
+    writer.put(&key("attention.layer_norm_rms_epsilon"), Value::F32(c.norm_eps))?;
+    writer.put(&key("rope.freq_base"), Value::F32(c.rope_theta))?;
+    if let RopeScaling::Linear(factor) = c.rope_scaling {
+        writer.put(&key("rope.scaling.type"), Value::String("linear"))?;
+        writer.put(&key("rope.scaling.factor"), Value::F32(factor))?;
+    }
+    // The official names mean ReLU²; readers of the others take SiLU unless they are told.
+    if architecture == "bitnet" && c.activation != Activation::Silu {
+        writer.put(&key("hidden_activation"), Value::String(activation_name(c.activation)))?;
+    }
+    Ok(())
+}
+
+/// Keys of the vocabulary, the special tokens and the chat template, as far as the folder has them.
+fn vocabulary_keys(
+    writer: &mut GgufWriter,
+    files: &ModelFiles,
+    folder: &Path,
+    config: &Json,
+) -> Result<()> {
+    let path = folder.join("tokenizer.json");
+    if !path.exists() {
+        return Ok(());
+    }
+    let bytes = read_side_file(&path)?;
+    let name = path.display().to_string();
+    let mut vocabulary = GgufVocabulary::from_json_bytes(&bytes, &name, files.config().vocab_size)
+        .map_err(bitnet_inference::InferenceError::from)?;
+    drop(bytes);
+    let settings = read_json(&folder.join("tokenizer_config.json"))?;
+    special_tokens(&mut vocabulary, settings.as_ref(), config);
+    vocabulary.write(writer)?;
+    if let Some(template) = chat_template(folder, settings.as_ref())? {
+        writer.put("tokenizer.chat_template", Value::String(&template))?;
+    }
+    Ok(())
+}
+
+/// The special tokens that tokenizer_config.json names, else those of config.json.
+fn special_tokens(vocabulary: &mut GgufVocabulary<'_>, settings: Option<&Json>, config: &Json) {
+    let find = |text: &str| {
+        let place = vocabulary.tokens.iter().position(|token| token == text)?;
+        u32::try_from(place).ok()
+    };
+    let id = |name: &str| {
+        let named = settings.and_then(|settings| settings.get(format!("{name}_token")));
+        let named = named.and_then(|token| token.as_str().or(token.get("content")?.as_str()));
+        let listed = config.get(format!("{name}_token_id"));
+        let listed = listed.and_then(|id| id.as_u64().or(id.get(0)?.as_u64()));
+        named.and_then(find).or(listed.and_then(|id| u32::try_from(id).ok()))
+    };
+    let in_range = |id: &u32| (*id as usize) < vocabulary.tokens.len();
+    let (bos, eos) = (id("bos").filter(in_range), id("eos").filter(in_range));
+    let (unk, pad) = (id("unk").filter(in_range), id("pad").filter(in_range));
+    let flag = |name: &str| settings.and_then(|settings| settings.get(name)?.as_bool());
+    let (add_bos, add_eos) = (flag("add_bos_token"), flag("add_eos_token"));
+    vocabulary.bos = bos.or(vocabulary.bos);
+    vocabulary.eos = eos.or(vocabulary.eos);
+    vocabulary.unk = vocabulary.unk.or(unk);
+    vocabulary.pad = pad;
+    // What tokenizer.json itself puts around a text comes first: the other file's flags are often stale.
+    vocabulary.add_bos = vocabulary.add_bos.or(add_bos);
+    vocabulary.add_eos = vocabulary.add_eos.or(add_eos);
+    let turn = ["<|eot_id|>", "<|im_end|>", "<end_of_turn>", "<|end_of_turn|>"];
+    vocabulary.eot = turn.iter().find_map(|text| {
+        let place = vocabulary.tokens.iter().position(|token| token == text)?;
+        u32::try_from(place).ok()
+    });
+}
+
+fn chat_template(folder: &Path, settings: Option<&Json>) -> Result<Option<String>> {
+    let file = folder.join("chat_template.jinja");
+    if file.exists() {
+        let bytes = read_side_file(&file)?;
+        return Ok(Some(String::from_utf8_lossy(&bytes).into_owned()));
+    }
+    let Some(template) = settings.and_then(|settings| settings.get("chat_template")) else {
+        return Ok(None);
+    };
+    let default = |list: &Vec<Json>| {
+        let default = list.iter().find(|t| t.get("name").is_some_and(|name| name == "default"));
+        default?.get("template")?.as_str().map(str::to_owned)
+    };
+    Ok(template.as_str().map(str::to_owned).or_else(|| template.as_array().and_then(default)))
+}
+
+/// A side file, whole.
+pub(crate) fn read_side_file(path: &Path) -> Result<Vec<u8>> {
+    let facts = std::fs::metadata(path).map_err(Error::io(path, "read"))?;
+    if !facts.is_file() || facts.len() > MAX_SIDE_FILE {
+        let problem = format!("not a file of at most {MAX_SIDE_FILE} bytes");
+        return Err(Error::refused(path.display().to_string(), problem));
+    }
+    std::fs::read(path).map_err(Error::io(path, "read"))
+}
+
+/// A side file of JSON, if it is there.
+pub(crate) fn read_json(path: &Path) -> Result<Option<Json>> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let parsed = serde_json::from_slice(&read_side_file(path)?);
+    parsed.map(Some).map_err(|error| {
+        Error::refused(path.display().to_string(), format!("it is not valid JSON: {error}"))
+    })
+}
+
+/// `general.file_type`: the type of most weights, where it has a number.
+fn file_type(plan: &Plan) -> Option<u32> {
+    let mut bytes: Vec<(GgmlType, u64)> = Vec::new();
+    for part in &plan.parts {
+        let (PartType::Ggml(ggml_type), true) = (part.part_type, part.shape.len() == 2) else {
+            continue;
+        };
+        let elements = part.shape.iter().map(|&dim| dim as u64).product::<u64>();
+        match bytes.iter_mut().find(|(other, _)| *other == ggml_type) {
+            Some((_, sum)) => *sum += elements,
+            None => bytes.push((ggml_type, elements)),
+        }
+    }
+    // An embedding may be larger than all layers of a small model together: ternary types come first.
+    let most = bytes.iter().max_by_key(|(ggml_type, sum)| (ggml_type.is_ternary(), *sum))?;
+    match most.0 {
+        GgmlType::F32 => Some(0),
+        GgmlType::F16 => Some(1),
+        GgmlType::Q4_0 => Some(2),
+        GgmlType::Q8_0 => Some(7),
+        GgmlType::Q6K => Some(18),
+        GgmlType::Bf16 => Some(32),
+        GgmlType::Tq1_0 => Some(36),
+        GgmlType::Tq2_0 => Some(37),
+        GgmlType::I2S => Some(40),
+        _ => None,
+    }
+}

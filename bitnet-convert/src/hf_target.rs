@@ -1,0 +1,229 @@
+//! Hugging Face folders: `config.json`, one safetensors file, and the companions of the source.
+
+use std::path::{Path, PathBuf};
+
+use bitnet_core::backend::RopeOrder;
+use bitnet_formats::names::Family;
+use bitnet_formats::safetensors::{self, TensorSpec};
+use bitnet_inference::ModelFiles;
+use bitnet_inference::loader::Container;
+use bitnet_inference::models::{Architecture, RopeScaling, activation_name};
+use serde_json::{Value as Json, json};
+
+use crate::options::{ConvertOptions, Target};
+use crate::plan::{PartType, Plan, PlannedFile, Planner};
+use crate::tensors::ModelTensor;
+use crate::{Error, Result};
+
+/// The weights' file.
+const WEIGHTS: &str = "model.safetensors";
+
+/// Files beside the weights that are taken over as they are.
+const COMPANIONS: [&str; 12] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "generation_config.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "LICENSE",
+    "README.md",
+];
+
+/// A file beside the weights.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum SideFile {
+    /// Copied from the source.
+    Copied { name: String, from: PathBuf },
+    /// Made here.
+    Made { name: String, text: String },
+}
+
+/// The plan of a folder.
+pub(crate) fn plan(
+    files: &ModelFiles,
+    options: &ConvertOptions,
+    target: Target,
+) -> Result<(Plan, Vec<PlannedFile>, Vec<SideFile>)> {
+    let family = match files.container() {
+        Container::HuggingFace { class, .. } => Family::from_hf(class),
+        Container::Gguf(_) => match files.config().architecture {
+            Architecture::BitNet => Some(Family::BitNet),
+            Architecture::Llama => Some(Family::Llama),
+            _ => Some(Family::Qwen3),
+        },
+    };
+    let from_folder = matches!(files.container(), Container::HuggingFace { .. });
+    let names = |tensor: &ModelTensor| {
+        // A folder keeps its own spelling.
+        let own = files.stored_bytes(&tensor.stem())?.filter(|_| from_folder);
+        own.map(|stored| stored.tensor)
+            .or_else(|| tensor.name.to_hf(family?))
+            .ok_or_else(|| Error::refused(tensor.stem(), "safetensors folders have no name for it"))
+    };
+    let mut plan = Planner::plan(files, options, target, &names, RopeOrder::Halves, false)?;
+    let specs: Vec<TensorSpec> = plan
+        .parts
+        .iter()
+        .filter_map(|part| match part.part_type {
+            PartType::Safetensors(dtype) => {
+                Some(TensorSpec { name: part.name.clone(), dtype, shape: part.shape.clone() })
+            }
+            PartType::Ggml(_) => None,
+        })
+        .collect();
+    let notes = [("format".to_owned(), "pt".to_owned())];
+    let layout = safetensors::layout(WEIGHTS, &specs, &notes)?;
+    for (part, offset) in plan.parts.iter_mut().zip(&layout.offsets) {
+        part.offset = *offset;
+    }
+    let file = PlannedFile { name: WEIGHTS.into(), header: layout.header, len: layout.len };
+    let side = side_files(files, target, &mut plan)?;
+    Ok((plan, vec![file], side))
+}
+
+fn side_files(files: &ModelFiles, target: Target, plan: &mut Plan) -> Result<Vec<SideFile>> {
+    let (mut config, folder) = match files.container() {
+        Container::HuggingFace { folder, config, .. } => (config.clone(), Some(folder)),
+        Container::Gguf(_) => (config_of(files), None),
+    };
+    quantization_config(&mut config, files, target, plan)?;
+    let text = serde_json::to_string_pretty(&config).unwrap_or_default() + "\n";
+    let mut out = vec![SideFile::Made { name: "config.json".into(), text }];
+    match folder {
+        Some(folder) => {
+            for name in COMPANIONS {
+                let from = folder.join(name);
+                if from.is_file() {
+                    out.push(SideFile::Copied { name: name.into(), from });
+                }
+            }
+        }
+        None => plan.remarks.push(
+            "the vocabulary inside a GGUF file is not written as tokenizer.json: put the original one into the folder"
+                .into(),
+        ),
+    }
+    Ok(out)
+}
+
+/// Says how the ternary layers are stored; without them, nothing.
+fn quantization_config(
+    config: &mut Json,
+    files: &ModelFiles,
+    target: Target,
+    plan: &mut Plan,
+) -> Result<()> {
+    let packing = match files.container() {
+        Container::HuggingFace { packing, .. } => packing,
+        Container::Gguf(_) => None,
+    };
+    let Some(object) = config.as_object_mut() else { return Ok(()) };
+    let packed = plan.parts.iter().any(|part| part.part_type.name() == "U8");
+    if packed {
+        let multiply = packing.is_none_or(|packing| packing.multiply);
+        let known = object.get("quantization_config").and_then(Json::as_object).cloned();
+        let mut said = known.unwrap_or_default();
+        said.insert("quant_method".into(), "bitnet".into());
+        let class = if multiply { "autobitlinear" } else { "bitlinear" };
+        said.insert("linear_class".into(), class.into());
+        said.insert("quantization_mode".into(), "offline".into());
+        let norms = plan.parts.iter().any(|part| part.name.ends_with(".rms_norm.weight"));
+        if norms {
+            said.insert("use_rms_norm".into(), true.into());
+            said.insert("rms_norm_eps".into(), json!(shortest(files.input_norm_eps())));
+        }
+        object.insert("quantization_config".into(), said.into());
+        return Ok(());
+    }
+    debug_assert_eq!(target, Target::Dense);
+    match packing {
+        // Masters stay masters: without this a trainer would load them as an ordinary model.
+        Some(packing) if packing.online => {}
+        Some(_) if files.config().architecture != Architecture::BitNet => {
+            let problem = "the source's layers take inputs of 8 bits, which a folder of ordinary numbers can't say; use \
+                           --to hf, or a .gguf file";
+            return Err(Error::refused(files.name(), problem));
+        }
+        _ => {
+            object.remove("quantization_config");
+            if files.config().architecture == Architecture::BitNet {
+                plan.remarks.push(
+                    "readers that go by quantization_config alone take the layers of this folder for ordinary ones \
+                     and leave their inputs unquantised"
+                        .into(),
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+/// An f32 with the digits that it has.
+fn shortest(value: f32) -> f64 {
+    value.to_string().parse().unwrap_or(f64::from(value))
+}
+
+/// `config.json` of a model that comes from a GGUF file.
+fn config_of(files: &ModelFiles) -> Json {
+    let c = files.config();
+    let (class, model_type) = match c.architecture {
+        Architecture::BitNet => ("BitNetForCausalLM", "bitnet"),
+        Architecture::Llama => ("LlamaForCausalLM", "llama"),
+        _ => ("Qwen3ForCausalLM", "qwen3"),
+    };
+    let mut config = json!({
+        "architectures": [class],
+        "model_type": model_type,
+        "hidden_act": activation_name(c.activation),
+        "hidden_size": c.hidden,
+        "intermediate_size": c.intermediate,
+        "max_position_embeddings": c.context,
+        "num_attention_heads": c.heads,
+        "num_hidden_layers": c.layers,
+        "num_key_value_heads": c.kv_heads,
+        "head_dim": c.head_dim,
+        "rms_norm_eps": shortest(c.norm_eps),
+        "rope_theta": shortest(c.rope_theta),
+        "tie_word_embeddings": true,
+        "vocab_size": c.vocab_size,
+        "torch_dtype": "float32",
+        "attention_bias": false,
+    });
+    if let Ok(Some(_)) = files.stored_bytes("output") {
+        config["tie_word_embeddings"] = false.into();
+    }
+    if let RopeScaling::Linear(factor) = c.rope_scaling {
+        config["rope_scaling"] = json!({"rope_type": "linear", "factor": shortest(factor)});
+    }
+    if let Container::Gguf(file) = files.container() {
+        for name in ["bos", "eos", "pad"] {
+            let key =
+                format!("tokenizer.ggml.{}_token_id", if name == "pad" { "padding" } else { name });
+            if let Ok(Some(id)) = file.metadata().opt_u32(&key) {
+                config[format!("{name}_token_id")] = id.into();
+            }
+        }
+    }
+    config
+}
+
+impl SideFile {
+    /// Puts it into a folder.
+    pub(crate) fn write(&self, folder: &Path) -> Result<()> {
+        match self {
+            Self::Copied { name, from } => {
+                let to = folder.join(name);
+                std::fs::copy(from, &to).map_err(Error::io(&to, "write"))?;
+                Ok(())
+            }
+            Self::Made { name, text } => {
+                Ok(bitnet_formats::write_whole_file(&folder.join(name), text.as_bytes())?)
+            }
+        }
+    }
+}

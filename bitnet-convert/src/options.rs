@@ -1,0 +1,107 @@
+//! What a conversion is asked for.
+
+use std::path::PathBuf;
+
+use bitnet_inference::LoadOptions;
+
+use crate::Storage;
+
+/// The container and packing of the result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Target {
+    /// A GGUF file.
+    Gguf,
+    /// A Hugging Face folder with packed ternary layers (`quant_method: bitnet`, U8 codes and a scale for each layer).
+    HuggingFace,
+    /// A Hugging Face folder of ordinary numbers.
+    Dense,
+}
+
+impl Target {
+    /// Its name, as it is typed.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Gguf => "gguf",
+            Self::HuggingFace => "hf",
+            Self::Dense => "hf-dense",
+        }
+    }
+}
+
+/// What a conversion is asked for.
+#[derive(Debug, Clone)]
+pub struct ConvertOptions {
+    /// The container; from the output's name unless given: a `.gguf` file, else a Hugging Face folder.
+    pub target: Option<Target>,
+    /// How ternary layers are stored; what keeps them exactly unless given.
+    pub linear: Option<Storage>,
+    /// How the embedding table is stored; as in the source unless given.
+    pub embedding: Option<Storage>,
+    /// How the head is stored, if the model has one of its own; as in the source unless given.
+    pub head: Option<Storage>,
+    /// Storage of the tensors whose GGUF name (without `.weight`) fits a pattern; the last that fits decides.
+    pub overrides: Vec<(String, Storage)>,
+    /// Whether layers of ordinary numbers, which nobody trained to be ternary, may be made so.
+    pub quantize: bool,
+    /// `general.architecture` of a GGUF file, where the model's family has several names.
+    pub architecture: Option<String>,
+    /// Choices that the source leaves open.
+    pub load: LoadOptions,
+    /// Threads that convert; as many as the system lets the process run unless given.
+    pub threads: Option<usize>,
+    /// Whether the result is read back and compared.
+    pub verify: bool,
+    /// Whether a conversion that was interrupted goes on where it stopped.
+    pub resume: bool,
+    /// Whether an existing output is replaced.
+    pub overwrite: bool,
+}
+
+impl Default for ConvertOptions {
+    fn default() -> Self {
+        Self {
+            target: None,
+            linear: None,
+            embedding: None,
+            head: None,
+            overrides: Vec::new(),
+            quantize: false,
+            architecture: None,
+            load: LoadOptions::default(),
+            threads: None,
+            verify: true,
+            resume: true,
+            overwrite: false,
+        }
+    }
+}
+
+/// Where a conversion stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// What is being done.
+    pub stage: Stage,
+    /// Bytes done.
+    pub done: u64,
+    /// Bytes in all.
+    pub total: u64,
+}
+
+/// A stage of a conversion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Stage {
+    /// Tensors are read, converted and written.
+    Converting,
+    /// What was written is read back.
+    Proving,
+}
+
+/// Where a result goes, and where it grows until it is complete.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Destination {
+    /// The final name.
+    pub(crate) path: PathBuf,
+    /// The folder beside it that holds what is done.
+    pub(crate) partial: PathBuf,
+}

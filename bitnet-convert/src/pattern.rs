@@ -1,0 +1,62 @@
+//! Patterns for the names of tensors: `*` stands for any text, `?` for one character.
+
+/// Whether `name` fits `pattern` as a whole.
+///
+/// Each character of the name is compared with each of the pattern at most once for each `*`: no pattern runs away.
+pub(crate) fn matches(pattern: &str, name: &str) -> bool {
+    let (pattern, name): (Vec<char>, Vec<char>) =
+        (pattern.chars().collect(), name.chars().collect());
+    let (mut p, mut n) = (0, 0);
+    // Where the last `*` stands, and how much of the name it has taken.
+    let mut star: Option<(usize, usize)> = None;
+    while n < name.len() {
+        match pattern.get(p) {
+            Some('*') => {
+                star = Some((p, n));
+                p += 1;
+            }
+            Some(&c) if c == '?' || c == name[n] => {
+                p += 1;
+                n += 1;
+            }
+            _ => match star {
+                Some((at, taken)) => {
+                    star = Some((at, taken + 1));
+                    p = at + 1;
+                    n = taken + 1;
+                }
+                None => return false,
+            },
+        }
+    }
+    pattern[p..].iter().all(|&c| c == '*')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stars_and_question_marks() {
+        for (pattern, name) in [
+            ("blk.*.ffn_down", "blk.12.ffn_down"),
+            ("*", ""),
+            ("*attn*", "blk.0.attn_q"),
+            ("blk.?.attn_q", "blk.3.attn_q"),
+            ("a*b*c", "a-bb-bc"),
+            ("output", "output"),
+        ] {
+            assert!(matches(pattern, name), "{pattern} {name}");
+        }
+        for (pattern, name) in [
+            ("blk.?.attn_q", "blk.12.attn_q"),
+            ("output", "output_norm"),
+            ("", "a"),
+            ("a*b", "a-b-"),
+            ("?", ""),
+        ] {
+            assert!(!matches(pattern, name), "{pattern} {name}");
+        }
+        assert!(!matches(&"*a".repeat(40), &"a".repeat(39)));
+    }
+}

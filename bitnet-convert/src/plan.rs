@@ -1,0 +1,363 @@
+//! What will be written: every stored tensor with its type and place, and how each is made from the source.
+
+use std::ops::Range;
+
+use bitnet_core::backend::{ActivationPrecision, RopeOrder};
+use bitnet_formats::gguf::GgmlType;
+use bitnet_formats::safetensors::Dtype;
+use bitnet_inference::ModelFiles;
+use bitnet_inference::loader::{StoredBytes, StoredType};
+use bitnet_quant::codec::TernaryStorage;
+use bitnet_quant::codec::dense::DenseType;
+use bitnet_quant::codec::i2_s::I2sLayout;
+
+use crate::choose::Chooser;
+use crate::options::{ConvertOptions, Target};
+use crate::tensors::{self, HeadRows, Kind, ModelTensor};
+use crate::{Error, Result, Storage};
+
+/// Bytes of the source that are converted at a time, where rows are independent of each other.
+const CHUNK: usize = 16 << 20;
+
+/// The type of a stored tensor, in the container's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PartType {
+    Ggml(GgmlType),
+    Safetensors(Dtype),
+}
+
+impl PartType {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Ggml(ggml_type) => ggml_type.name(),
+            Self::Safetensors(dtype) => dtype.name(),
+        }
+    }
+}
+
+/// A tensor of the result.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Part {
+    pub(crate) name: String,
+    /// The slowest dimension first.
+    pub(crate) shape: Vec<usize>,
+    pub(crate) part_type: PartType,
+    pub(crate) nbytes: u64,
+    /// The file that holds it, and where.
+    pub(crate) file: usize,
+    pub(crate) offset: u64,
+}
+
+/// How stored tensors are made; numbers stand for places in [`Plan::parts`].
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Recipe {
+    /// A vector of plain numbers.
+    Vector { part: usize, dense: DenseType },
+    /// The source's own bytes.
+    Copy { part: usize, bytes: Range<usize> },
+    /// Rows of ordinary numbers; `from_start` is where the first one goes in the part.
+    Dense { part: usize, dense: DenseType, rows: Range<usize> },
+    /// Trits; with `scale`, their one scale goes there and stands as 1 beside the trits.
+    Ternary { part: usize, storage: TernaryStorage, scale: Option<usize> },
+    /// Trits as Hugging Face packs them, their scale or its inverse as `scale_type`.
+    Packed { part: usize, scale: usize, scale_type: DenseType, multiply: bool },
+}
+
+impl Recipe {
+    /// The stored tensor that the weights go to.
+    pub(crate) fn part(&self) -> usize {
+        match *self {
+            Self::Vector { part, .. }
+            | Self::Copy { part, .. }
+            | Self::Dense { part, .. }
+            | Self::Ternary { part, .. }
+            | Self::Packed { part, .. } => part,
+        }
+    }
+
+    /// Every stored tensor that it makes.
+    pub(crate) fn parts(&self) -> impl Iterator<Item = usize> {
+        let beside = match *self {
+            Self::Ternary { scale, .. } => scale,
+            Self::Packed { scale, .. } => Some(scale),
+            _ => None,
+        };
+        std::iter::once(self.part()).chain(beside)
+    }
+}
+
+/// One step of the conversion.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Work {
+    pub(crate) tensor: ModelTensor,
+    pub(crate) recipe: Recipe,
+    /// Bytes of the source that it reads.
+    pub(crate) source_bytes: u64,
+}
+
+/// A file of the result.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PlannedFile {
+    /// Its name in the output's folder.
+    pub(crate) name: String,
+    /// Everything in front of the data.
+    pub(crate) header: Vec<u8>,
+    pub(crate) len: u64,
+}
+
+/// Everything that will be written.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    pub(crate) target: Target,
+    pub(crate) rope_order: RopeOrder,
+    /// How the inputs of ternary layers are treated; `None` where there are none.
+    pub(crate) precision: Option<ActivationPrecision>,
+    pub(crate) parts: Vec<Part>,
+    pub(crate) works: Vec<Work>,
+    /// What changes the model, in sentences.
+    pub(crate) remarks: Vec<String>,
+}
+
+/// A source's word for a storage type, where this program can write the same.
+pub(crate) fn same_storage(stored: StoredType) -> Option<Storage> {
+    let dense = |dense| Some(Storage::Dense(dense));
+    let ternary = |ternary| Some(Storage::Ternary(ternary));
+    match stored {
+        StoredType::Ggml(GgmlType::F32) | StoredType::Safetensors(Dtype::F32) => {
+            dense(DenseType::F32)
+        }
+        StoredType::Ggml(GgmlType::F16) | StoredType::Safetensors(Dtype::F16) => {
+            dense(DenseType::F16)
+        }
+        StoredType::Ggml(GgmlType::Bf16) | StoredType::Safetensors(Dtype::Bf16) => {
+            dense(DenseType::BF16)
+        }
+        StoredType::Ggml(GgmlType::Q8_0) => dense(DenseType::Q8_0),
+        StoredType::Ggml(GgmlType::Q6K) => dense(DenseType::Q6_K),
+        StoredType::Ggml(GgmlType::Q4_0) => dense(DenseType::Q4_0),
+        StoredType::Ggml(GgmlType::I2S) => ternary(TernaryStorage::I2S(I2sLayout::X86)),
+        StoredType::Ggml(GgmlType::Tq1_0) => ternary(TernaryStorage::TQ1_0),
+        StoredType::Ggml(GgmlType::Tq2_0) => ternary(TernaryStorage::TQ2_0),
+        StoredType::Ggml(GgmlType::Q2_0G64) => ternary(TernaryStorage::Q2_0 { block: 64 }),
+        StoredType::Ggml(GgmlType::Q2_0G128) => ternary(TernaryStorage::Q2_0 { block: 128 }),
+        StoredType::Ggml(GgmlType::Iq1Bn) => ternary(TernaryStorage::IQ1_BN),
+        StoredType::Ggml(GgmlType::Iq2Bn) => ternary(TernaryStorage::IQ2_BN),
+        StoredType::Ggml(GgmlType::Iq2BnR4) => ternary(TernaryStorage::IQ2_BN_R4),
+        _ => None,
+    }
+}
+
+/// Collects parts and works.
+pub(crate) struct Planner<'a> {
+    pub(crate) files: &'a ModelFiles,
+    pub(crate) options: &'a ConvertOptions,
+    chooser: Chooser<'a>,
+    pub(crate) plan: Plan,
+}
+
+impl<'a> Planner<'a> {
+    /// Decides on every tensor of the model.
+    pub(crate) fn plan(
+        files: &'a ModelFiles,
+        options: &'a ConvertOptions,
+        target: Target,
+        names: &dyn Fn(&ModelTensor) -> Result<String>,
+        rope_order: RopeOrder,
+        scale_beside: bool,
+    ) -> Result<Plan> {
+        let all = tensors::of(files)?;
+        let chooser = Chooser::new(files, options, target, &all)?;
+        let (parts, works) = (Vec::new(), Vec::new());
+        let precision = chooser.precision();
+        let remarks = chooser.remarks();
+        let plan = Plan { target, rope_order, precision, parts, works, remarks };
+        let mut planner = Self { files, options, chooser, plan };
+        for tensor in &all {
+            planner.add(tensor, names(tensor)?, scale_beside)?;
+        }
+        Ok(planner.plan)
+    }
+
+    fn stored(&self, tensor: &ModelTensor) -> Result<StoredBytes> {
+        let stem = tensor.stem();
+        self.files.stored_bytes(&stem)?.ok_or_else(|| self.files.missing(&stem).into())
+    }
+
+    fn add(&mut self, tensor: &ModelTensor, name: String, scale_beside: bool) -> Result<()> {
+        let stored = self.stored(tensor)?;
+        let source_bytes = stored.region.len() as u64;
+        if tensor.kind == Kind::Vector {
+            let dense = self.vector_type(&stored);
+            let part = self.part(name, vec![tensor.cols], Storage::Dense(dense), 1, tensor.cols)?;
+            self.work(tensor, Recipe::Vector { part, dense }, source_bytes);
+            return Ok(());
+        }
+        let storage = self.chooser.storage(tensor, &stored)?;
+        let (rows, cols) = (tensor.rows, tensor.cols);
+        match storage {
+            Storage::Ternary(ternary) if self.plan.target == Target::Gguf => {
+                self.precision_stays(tensor, &name, storage)?;
+                let part = self.part(name.clone(), vec![rows, cols], storage, rows, cols)?;
+                let scale = if scale_beside && storage.has_f16_scales() {
+                    let stem = name.strip_suffix(".weight").unwrap_or(&name);
+                    let storage = Storage::Dense(DenseType::F32);
+                    Some(self.part(format!("{stem}.scale"), vec![1], storage, 1, 1)?)
+                } else {
+                    None
+                };
+                let recipe = Recipe::Ternary { part, storage: ternary, scale };
+                self.work(tensor, recipe, source_bytes);
+            }
+            Storage::Ternary(_) => {
+                self.packed(tensor, name, &stored)?;
+            }
+            Storage::Dense(dense) => {
+                if self.plan.target == Target::Gguf && tensor.kind == Kind::Linear {
+                    self.precision_stays(tensor, &name, storage)?;
+                }
+                let part = self.part(name, vec![rows, cols], storage, rows, cols)?;
+                self.rows(tensor, part, dense, &stored)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A dense matrix, in pieces: copied where nothing changes, else decoded and encoded again.
+    fn rows(
+        &mut self,
+        tensor: &ModelTensor,
+        part: usize,
+        dense: DenseType,
+        stored: &StoredBytes,
+    ) -> Result<()> {
+        let (bytes, same) = (stored.region.len(), same_storage(stored.storage));
+        let moved = HeadRows::of(tensor, self.files.config(), self.plan.rope_order);
+        if same == Some(Storage::Dense(dense)) && moved.is_none() {
+            for start in (0..bytes).step_by(CHUNK) {
+                let bytes = start..bytes.min(start + CHUNK);
+                let source_bytes = bytes.len() as u64;
+                self.work(tensor, Recipe::Copy { part, bytes }, source_bytes);
+            }
+            return Ok(());
+        }
+        // What is decoded to trits first, is decoded once.
+        let step = if same.is_some_and(|same| matches!(same, Storage::Dense(_))) {
+            (CHUNK / (bytes / tensor.rows).max(1)).max(1)
+        } else {
+            tensor.rows
+        };
+        for start in (0..tensor.rows).step_by(step) {
+            let rows = start..tensor.rows.min(start + step);
+            let source_bytes = (bytes / tensor.rows * rows.len()) as u64;
+            self.work(tensor, Recipe::Dense { part, dense, rows }, source_bytes);
+        }
+        Ok(())
+    }
+
+    /// A packed layer of a Hugging Face folder, with its scale.
+    fn packed(&mut self, tensor: &ModelTensor, name: String, stored: &StoredBytes) -> Result<()> {
+        let (rows, cols) = (tensor.rows, tensor.cols);
+        let nbytes = bitnet_quant::codec::hf_packed::size(rows, cols)
+            .map_err(|source| tensor_error(&name, "packed U8", source))?;
+        let part = self.push(Part {
+            name: name.clone(),
+            shape: vec![rows.div_ceil(4), cols],
+            part_type: PartType::Safetensors(Dtype::U8),
+            nbytes: nbytes as u64,
+            file: 0,
+            offset: 0,
+        });
+        let (multiply, scale_type) = self.chooser.scale_form(tensor)?;
+        let storage = Storage::Dense(scale_type);
+        let scale = self.part(format!("{name}_scale"), vec![1], storage, 1, 1)?;
+        let recipe = Recipe::Packed { part, scale, scale_type, multiply };
+        self.work(tensor, recipe, stored.region.len() as u64);
+        Ok(())
+    }
+
+    /// Plain numbers: f32 in GGUF files, in folders the source's own type.
+    fn vector_type(&self, stored: &StoredBytes) -> DenseType {
+        match (self.plan.target, same_storage(stored.storage)) {
+            (Target::HuggingFace | Target::Dense, Some(Storage::Dense(dense)))
+                if dense.plain().is_some() =>
+            {
+                dense
+            }
+            _ => DenseType::F32,
+        }
+    }
+
+    /// Refuses a storage type by which readers would treat the layer's inputs in another way than the source says.
+    fn precision_stays(&self, tensor: &ModelTensor, name: &str, storage: Storage) -> Result<()> {
+        if tensor.kind != Kind::Linear {
+            return Ok(());
+        }
+        let Some(meant) = self.plan.precision else { return Ok(()) };
+        let forced = self.options.load.activations;
+        let architecture = self.files.config().architecture;
+        let read =
+            bitnet_inference::loader::gguf_input_precision(architecture, storage.ggml_type());
+        if forced.is_some() || read == meant {
+            return Ok(());
+        }
+        let said = |precision| match precision {
+            ActivationPrecision::Int8 => "8 bits for each token",
+            ActivationPrecision::Float => "the numbers as they are",
+        };
+        Err(Error::refused(
+            format!("tensor {name} as {storage}"),
+            format!(
+                "the source's layers take {} as inputs, a {architecture} file of this type is read as taking {}; \
+                 choose another --type, or say --activations to overrule it when the file is run",
+                said(meant),
+                said(read)
+            ),
+        ))
+    }
+
+    fn part(
+        &mut self,
+        name: String,
+        shape: Vec<usize>,
+        storage: Storage,
+        rows: usize,
+        cols: usize,
+    ) -> Result<usize> {
+        let nbytes = storage
+            .size(rows, cols)
+            .map_err(|source| tensor_error(&name, storage.name(), source))?;
+        let part_type = match self.plan.target {
+            Target::Gguf => PartType::Ggml(storage.ggml_type()),
+            Target::HuggingFace | Target::Dense => {
+                PartType::Safetensors(storage.dtype().ok_or_else(|| {
+                    Error::refused(
+                        format!("tensor {name} as {storage}"),
+                        "safetensors holds F32, F16 and BF16; choose one of them, or a .gguf file",
+                    )
+                })?)
+            }
+        };
+        Ok(self.push(Part { name, shape, part_type, nbytes: nbytes as u64, file: 0, offset: 0 }))
+    }
+
+    fn push(&mut self, part: Part) -> usize {
+        self.plan.parts.push(part);
+        self.plan.parts.len() - 1
+    }
+
+    fn work(&mut self, tensor: &ModelTensor, recipe: Recipe, source_bytes: u64) {
+        self.plan.works.push(Work { tensor: *tensor, recipe, source_bytes });
+    }
+}
+
+pub(crate) fn tensor_error(
+    tensor: &str,
+    storage: &str,
+    source: impl Into<bitnet_quant::Error>,
+) -> Error {
+    Error::Tensor {
+        tensor: tensor.to_owned(),
+        storage: storage.to_owned(),
+        source: Box::new(source.into()),
+    }
+}

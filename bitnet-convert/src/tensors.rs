@@ -1,0 +1,139 @@
+//! The tensors that a model of given shapes has, in the order in which files hold them.
+
+use bitnet_core::backend::RopeOrder;
+use bitnet_formats::names::{Part, Role, TensorName};
+use bitnet_inference::ModelFiles;
+use bitnet_inference::models::{Architecture, ModelConfig};
+
+use crate::Result;
+
+/// What a tensor is for, as far as its storage goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A norm's gain; never quantised.
+    Vector,
+    /// A ternary layer's weight.
+    Linear,
+    /// The embedding table.
+    Embedding,
+    /// The head.
+    Head,
+}
+
+/// A tensor of the model, `[rows, cols]`; a vector has one row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ModelTensor {
+    pub(crate) name: TensorName,
+    pub(crate) kind: Kind,
+    pub(crate) rows: usize,
+    pub(crate) cols: usize,
+}
+
+impl ModelTensor {
+    /// The name by which a checkpoint is asked for it.
+    pub(crate) fn stem(&self) -> String {
+        let name = self.name.to_gguf().unwrap_or_default();
+        name.strip_suffix(".weight").unwrap_or(&name).to_owned()
+    }
+}
+
+/// (role, rows, columns, kind) of what every layer has, in the order of the published files.
+fn in_layer(c: &ModelConfig) -> Vec<(Role, usize, usize, Kind)> {
+    let (q, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
+    let mut out = vec![(Role::AttentionNorm, 1, c.hidden, Kind::Vector)];
+    out.extend([
+        (Role::Query, q, c.hidden, Kind::Linear),
+        (Role::Key, kv, c.hidden, Kind::Linear),
+        (Role::Value, kv, c.hidden, Kind::Linear),
+    ]);
+    if c.architecture == Architecture::Qwen3 {
+        out.push((Role::QueryNorm, 1, c.head_dim, Kind::Vector));
+        out.push((Role::KeyNorm, 1, c.head_dim, Kind::Vector));
+    }
+    let sub_norms = c.architecture == Architecture::BitNet;
+    if sub_norms {
+        out.push((Role::AttentionSubNorm, 1, q, Kind::Vector));
+    }
+    out.push((Role::AttentionOutput, c.hidden, q, Kind::Linear));
+    out.push((Role::FeedForwardNorm, 1, c.hidden, Kind::Vector));
+    out.push((Role::Gate, c.intermediate, c.hidden, Kind::Linear));
+    out.push((Role::Up, c.intermediate, c.hidden, Kind::Linear));
+    if sub_norms {
+        out.push((Role::FeedForwardSubNorm, 1, c.intermediate, Kind::Vector));
+    }
+    out.push((Role::Down, c.hidden, c.intermediate, Kind::Linear));
+    out
+}
+
+/// Every tensor that the model must have, and those that it may have where `files` has them.
+pub(crate) fn of(files: &ModelFiles) -> Result<Vec<ModelTensor>> {
+    let c = files.config();
+    let outside =
+        |role, rows, cols, kind| ModelTensor { name: TensorName::outside(role), kind, rows, cols };
+    let mut out = vec![outside(Role::TokenEmbedding, c.vocab_size, c.hidden, Kind::Embedding)];
+    for layer in 0..c.layers {
+        for (role, rows, cols, kind) in in_layer(c) {
+            let name = TensorName::in_layer(layer as u32, role);
+            let tensor = ModelTensor { name, kind, rows, cols };
+            out.push(tensor);
+            if kind == Kind::Linear {
+                let norm = ModelTensor {
+                    name: name.with(Part::InputNorm),
+                    kind: Kind::Vector,
+                    rows: 1,
+                    cols,
+                };
+                if files.vector(&norm.stem(), cols)?.is_some() {
+                    out.push(norm);
+                }
+            }
+        }
+    }
+    out.push(outside(Role::OutputNorm, 1, c.hidden, Kind::Vector));
+    if files.tied() != Some(true) && files.stored_bytes("output")?.is_some() {
+        out.push(outside(Role::Output, c.vocab_size, c.hidden, Kind::Head));
+    }
+    Ok(out)
+}
+
+/// The row of the source that stands in each row of the result, where query and key rows change their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct HeadRows {
+    head_dim: usize,
+    to: RopeOrder,
+}
+
+impl HeadRows {
+    /// For a tensor of the model whose rows are to have the order `to`; `None` where they stay as they are.
+    pub(crate) fn of(tensor: &ModelTensor, config: &ModelConfig, to: RopeOrder) -> Option<Self> {
+        let rotated =
+            matches!(tensor.name.role, Role::Query | Role::Key) && tensor.name.part == Part::Weight;
+        (rotated && config.rope_order != to).then_some(Self { head_dim: config.head_dim, to })
+    }
+
+    /// The source's row.
+    pub(crate) fn source(self, row: usize) -> usize {
+        let (head, inner, half) = (row / self.head_dim, row % self.head_dim, self.head_dim / 2);
+        head * self.head_dim
+            + match self.to {
+                RopeOrder::Interleaved => inner % 2 * half + inner / 2,
+                RopeOrder::Halves => inner % half * 2 + inner / half,
+            }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_two_orders_of_rows_undo_each_other() {
+        let there = HeadRows { head_dim: 8, to: RopeOrder::Interleaved };
+        let back = HeadRows { head_dim: 8, to: RopeOrder::Halves };
+        for row in 0..24 {
+            assert_eq!(there.source(back.source(row)), row);
+        }
+        let order: Vec<usize> = (0..8).map(|row| there.source(row)).collect();
+        assert_eq!(order, [0, 4, 1, 5, 2, 6, 3, 7]);
+    }
+}

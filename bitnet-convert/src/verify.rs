@@ -1,0 +1,191 @@
+//! Proof: the result is opened as the engine opens it, and every tensor compared with what was meant.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use bitnet_core::memory::HybridMemoryPool;
+use bitnet_formats::{GgufFile, Region, SafeTensors};
+use bitnet_inference::loader::{StoredWeight, in_parallel};
+use bitnet_inference::tokenizer::{EncodeOptions, Tokenizer};
+use bitnet_inference::{ModelFiles, ModelSource};
+
+use crate::digest::Digest;
+use crate::options::{ConvertOptions, Destination, Target};
+use crate::partial::{PieceRecord, Record};
+use crate::plan::{PartType, Plan, Recipe};
+use crate::tensors::{Kind, ModelTensor};
+use crate::{Error, Result};
+
+/// A text with what tokenizers differ in: contractions, digits, accents, other scripts, spaces, line breaks.
+const SAMPLE: &str =
+    "It's 12345 degrees — naïve  Straße, 日本語, привет\n\n\tx = foo_bar(1);  \u{1f600} WE'LL";
+
+/// The written container.
+enum Written {
+    Gguf(GgufFile),
+    Folder(SafeTensors),
+}
+
+impl Written {
+    /// The bytes of a stored tensor, once its type and shape are what was planned.
+    fn tensor(&self, part: &crate::plan::Part) -> std::result::Result<Region, String> {
+        match self {
+            Self::Gguf(file) => {
+                let found = file.find(&part.name).ok_or("it is not in the file")?;
+                let dims: Vec<u64> = part.shape.iter().rev().map(|&dim| dim as u64).collect();
+                if PartType::Ggml(found.ggml_type) != part.part_type || found.dims != dims {
+                    return Err(format!("it is {:?} of type {}", found.dims, found.ggml_type));
+                }
+                file.data(found).map_err(|error| error.to_string())
+            }
+            Self::Folder(tensors) => {
+                let found = tensors.find(&part.name).ok_or("it is not in the file")?;
+                if PartType::Safetensors(found.dtype) != part.part_type || found.shape != part.shape
+                {
+                    return Err(format!("it is {:?} of type {}", found.shape, found.dtype.name()));
+                }
+                Ok(found.data)
+            }
+        }
+    }
+}
+
+/// What a result is compared with.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Meant<'a> {
+    pub(crate) source: &'a ModelFiles,
+    pub(crate) options: &'a ConvertOptions,
+    pub(crate) plan: &'a Plan,
+    pub(crate) records: &'a [Record],
+    pub(crate) destination: &'a Destination,
+}
+
+/// Reads the whole result back. `path` is the file or folder as it lies before its final name; `on_bytes` is told how many
+/// bytes have been read.
+pub(crate) fn prove(
+    meant: Meant<'_>,
+    path: &Path,
+    pool: &HybridMemoryPool,
+    threads: usize,
+    stop: &AtomicBool,
+    on_bytes: &mut dyn FnMut(u64),
+) -> Result<()> {
+    let Meant { source, options, plan, records, .. } = meant;
+    let unproven = |tensor: &str, problem: String| Error::Unproven {
+        path: path.to_owned(),
+        tensor: tensor.to_owned(),
+        problem,
+    };
+    let load = bitnet_inference::LoadOptions {
+        i2s_layout: written_layout(plan).unwrap_or(options.load.i2s_layout),
+        ..options.load.clone()
+    };
+    let files = ModelFiles::open(ModelSource::Path(path), &load)?;
+    let written = match plan.target {
+        Target::Gguf => Written::Gguf(GgufFile::open(path)?),
+        Target::HuggingFace | Target::Dense => Written::Folder(SafeTensors::open(path)?),
+    };
+    same_model(source, &files, plan).map_err(|problem| unproven("(shapes)", problem))?;
+    same_tokens(source, &files, options).map_err(|problem| unproven("(tokenizer)", problem))?;
+    let read = AtomicU64::new(0);
+    let work = |index: usize| {
+        let record: &Record = &records[index];
+        if stop.load(Ordering::Relaxed) {
+            return Err(Error::Stopped { partial: meant.destination.partial.clone() });
+        }
+        for piece in record.pieces() {
+            let part = &plan.parts[piece.part];
+            let checked = written.tensor(part).and_then(|region| same_bytes(&region, piece));
+            checked.map_err(|problem| unproven(&part.name, problem))?;
+            read.fetch_add(piece.len, Ordering::Relaxed);
+        }
+        let Some(weights) = record.proof.weights else { return Ok(()) };
+        let work = &plan.works[record.step];
+        let checked = same_weights(&files, plan, &work.tensor, weights, pool);
+        let name = &plan.parts[work.recipe.part()].name;
+        checked?.map_err(|problem| unproven(name, problem))
+    };
+    in_parallel(records.len(), threads, work, &mut |_, _| on_bytes(read.load(Ordering::Relaxed)))?;
+    Ok(files.check()?)
+}
+
+/// The layout of I2_S that was written, which files do not say.
+fn written_layout(plan: &Plan) -> Option<bitnet_quant::codec::i2_s::I2sLayout> {
+    plan.works.iter().find_map(|work| match work.recipe {
+        Recipe::Ternary { storage: bitnet_quant::codec::TernaryStorage::I2S(layout), .. } => {
+            Some(layout)
+        }
+        _ => None,
+    })
+}
+
+/// The engine sees the same shapes and constants.
+fn same_model(
+    source: &ModelFiles,
+    written: &ModelFiles,
+    plan: &Plan,
+) -> std::result::Result<(), String> {
+    let mut meant = source.config().clone();
+    meant.rope_order = plan.rope_order;
+    let read = written.config();
+    if *read != meant {
+        return Err(format!("the model's constants are {read:?}, not {meant:?}"));
+    }
+    Ok(())
+}
+
+/// Both tokenizers cut a text alike, where both have one.
+fn same_tokens(
+    source: &ModelFiles,
+    written: &ModelFiles,
+    options: &ConvertOptions,
+) -> std::result::Result<(), String> {
+    let tokenizer =
+        |files: &ModelFiles| files.tokenizer(&options.load).map_err(|error| error.to_string());
+    let (Some(before), Some(after)) = (tokenizer(source)?, tokenizer(written)?) else {
+        return Ok(());
+    };
+    let how = EncodeOptions { add_special: true, parse_special: false };
+    let ids = |tokenizer: &Tokenizer| tokenizer.encode(SAMPLE, how).map_err(|e| e.to_string());
+    let (before, after) = (ids(&before)?, ids(&after)?);
+    if before != after {
+        return Err(format!("it cuts a sample text into {after:?}, the source into {before:?}"));
+    }
+    Ok(())
+}
+
+fn same_bytes(region: &Region, piece: &PieceRecord) -> std::result::Result<(), String> {
+    let end = (piece.at + piece.len) as usize;
+    let region = region.slice(piece.at as usize..end).map_err(|error| error.to_string())?;
+    let digest = Digest::of(&region);
+    region.release();
+    if digest != piece.digest {
+        return Err("its bytes are not those that were written".into());
+    }
+    Ok(())
+}
+
+/// The engine's reader makes the same trits and scales of it, and treats its inputs in the same way.
+fn same_weights(
+    files: &ModelFiles,
+    plan: &Plan,
+    tensor: &ModelTensor,
+    weights: Digest,
+    pool: &HybridMemoryPool,
+) -> Result<std::result::Result<(), String>> {
+    let stem = tensor.stem();
+    let Some(stored) = files.linear(&stem, tensor.rows, tensor.cols, pool)? else {
+        return Ok(Err("the engine does not find it".into()));
+    };
+    let StoredWeight::Ternary(matrix) = stored.weight else {
+        return Ok(Err("the engine takes it for ordinary numbers".into()));
+    };
+    if plan.precision.is_some_and(|meant| tensor.kind == Kind::Linear && meant != stored.precision)
+    {
+        return Ok(Err("the engine treats its inputs in another way than the source's".into()));
+    }
+    if Digest::of_weights(&matrix) != weights {
+        return Ok(Err("its trits or scales are not the source's".into()));
+    }
+    Ok(Ok(()))
+}

@@ -1,0 +1,223 @@
+//! Conversions that are stopped, damaged and repeated: never a wrong result under the final name, always the same bytes.
+
+#![allow(clippy::unwrap_used, reason = "a test may stop at any surprise")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use bitnet_convert::{ConvertOptions, Error, Report, Stage, Target, convert};
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/models").join(name)
+}
+
+/// One thread, so that a conversion stops where it is told to.
+fn options() -> ConvertOptions {
+    ConvertOptions { threads: Some(1), ..ConvertOptions::default() }
+}
+
+fn whole(input: &Path, output: &Path, options: &ConvertOptions) -> Report {
+    convert(input, output, options, &mut |_| true).unwrap()
+}
+
+fn partial_of(output: &Path) -> PathBuf {
+    let name = output.file_name().unwrap().to_string_lossy().into_owned();
+    output.with_file_name(format!(".{name}.partial"))
+}
+
+/// Stops after `steps` calls of the progress function.
+fn stop_after(input: &Path, output: &Path, steps: usize) -> Result<Report, Error> {
+    let mut calls = 0;
+    convert(input, output, &options(), &mut |_| {
+        calls += 1;
+        calls <= steps
+    })
+}
+
+#[test]
+fn a_stopped_conversion_goes_on_and_ends_in_the_same_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["bitnet-2b-online", "llama-bitlinear-packed"] {
+        let input = golden(name);
+        let straight = folder.path().join("straight.gguf");
+        let steps =
+            whole(&input, &straight, &ConvertOptions { overwrite: true, ..options() }).steps;
+        let output = folder.path().join("stopped.gguf");
+        let mut resumed = 0;
+        for stop in 0..steps {
+            match stop_after(&input, &output, stop) {
+                Err(Error::Stopped { partial }) => {
+                    assert_eq!(partial, partial_of(&output));
+                    assert!(!output.exists() && partial.exists());
+                }
+                Ok(report) => {
+                    resumed = report.resumed;
+                    break;
+                }
+                Err(other) => panic!("{name}: {other}"),
+            }
+        }
+        if !output.exists() {
+            resumed = whole(&input, &output, &options()).resumed;
+        }
+        assert!(resumed > 0, "{name}: nothing was taken from the stopped runs");
+        assert_eq!(fs::read(&straight).unwrap(), fs::read(&output).unwrap(), "{name}");
+        assert!(!partial_of(&output).exists());
+        fs::remove_file(&output).unwrap();
+    }
+}
+
+#[test]
+fn what_was_damaged_meanwhile_is_made_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = golden("bitnet-2b-packed");
+    let straight = folder.path().join("straight.gguf");
+    whole(&input, &straight, &options());
+    let expected = fs::read(&straight).unwrap();
+    let output = folder.path().join("damaged.gguf");
+    type Damage = (&'static str, fn(&Path));
+    let damage: [Damage; 5] = [
+        ("a byte of the data", |partial| {
+            let file = partial.join("files/damaged.gguf");
+            let mut bytes = fs::read(&file).unwrap();
+            bytes.iter_mut().rev().step_by(257).for_each(|byte| *byte ^= 0x55);
+            fs::write(&file, bytes).unwrap();
+        }),
+        ("the file cut short", |partial| {
+            fs::OpenOptions::new()
+                .write(true)
+                .open(partial.join("files/damaged.gguf"))
+                .unwrap()
+                .set_len(1000)
+                .unwrap();
+        }),
+        ("the journal cut within a line", |partial| {
+            let journal = partial.join("journal");
+            let bytes = fs::read(&journal).unwrap();
+            fs::write(&journal, &bytes[..bytes.len() - 40]).unwrap();
+        }),
+        ("a journal of nonsense", |partial| {
+            fs::write(partial.join("journal"), b"\xff\xfe{\"format\":1}\n[[[[").unwrap();
+        }),
+        ("the file gone", |partial| {
+            fs::remove_file(partial.join("files/damaged.gguf")).unwrap();
+        }),
+    ];
+    for (what, damage) in damage {
+        let stopped = stop_after(&input, &output, 12);
+        assert!(matches!(stopped, Err(Error::Stopped { .. })), "{what}: {stopped:?}");
+        damage(&partial_of(&output));
+        whole(&input, &output, &options());
+        assert!(fs::read(&output).unwrap() == expected, "{what}");
+        fs::remove_file(&output).unwrap();
+    }
+}
+
+#[test]
+fn other_options_begin_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = golden("bitnet-2b-packed");
+    let output = folder.path().join("model.gguf");
+    assert!(stop_after(&input, &output, 10).is_err());
+    let embedding = Some("q8_0".parse().unwrap());
+    let report = whole(&input, &output, &ConvertOptions { embedding, ..options() });
+    assert_eq!(report.resumed, 0);
+    let straight = folder.path().join("straight.gguf");
+    whole(&input, &straight, &ConvertOptions { embedding, ..options() });
+    assert!(fs::read(&straight).unwrap() == fs::read(&output).unwrap());
+}
+
+#[test]
+fn a_result_that_is_there_stays_unless_it_may_be_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = golden("bitnet-2b-packed");
+    let file = folder.path().join("model.gguf");
+    fs::write(&file, b"before").unwrap();
+    let error = convert(&input, &file, &options(), &mut |_| true).unwrap_err();
+    assert!(error.to_string().contains("--overwrite"), "{error}");
+    let replacing = ConvertOptions { overwrite: true, ..options() };
+    // Stopped while it reads back: what was there is there still.
+    let stopped = convert(&input, &file, &replacing, &mut |p| p.stage == Stage::Converting);
+    assert!(matches!(stopped, Err(Error::Stopped { .. })), "{stopped:?}");
+    assert_eq!(fs::read(&file).unwrap(), b"before");
+    whole(&input, &file, &replacing);
+    assert_eq!(&fs::read(&file).unwrap()[..4], b"GGUF");
+
+    let packed = folder.path().join("packed");
+    fs::create_dir(&packed).unwrap();
+    fs::write(packed.join("old"), b"old").unwrap();
+    let target = Some(Target::HuggingFace);
+    assert!(
+        convert(&input, &packed, &ConvertOptions { target, ..options() }, &mut |_| true).is_err()
+    );
+    whole(&input, &packed, &ConvertOptions { target, ..replacing });
+    assert!(packed.join("model.safetensors").exists() && !packed.join("old").exists());
+}
+
+#[test]
+fn what_would_change_the_model_is_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let storage = |name: &str| Some(name.parse().unwrap());
+    let refused = |input: &str, output: &str, options: &ConvertOptions| {
+        let output = folder.path().join(output);
+        let error = convert(&golden(input), &output, options, &mut |_| true).unwrap_err();
+        assert!(!output.exists());
+        error.to_string()
+    };
+    // Weight-only layers would be read as layers with inputs of 8 bits.
+    let error = refused(
+        "qwen3-ternary-dense",
+        "a.gguf",
+        &ConvertOptions { linear: storage("i2_s"), ..options() },
+    );
+    assert!(
+        error.contains("--activations") && error.contains("q_proj") | error.contains("attn_q"),
+        "{error}"
+    );
+    let error = refused(
+        "qwen3-ternary-dense",
+        "a",
+        &ConvertOptions { target: Some(Target::HuggingFace), ..options() },
+    );
+    assert!(error.contains("hf-dense"), "{error}");
+    // An embedding table is not made ternary.
+    let error = refused(
+        "bitnet-2b-packed",
+        "a.gguf",
+        &ConvertOptions { embedding: storage("tq2_0"), ..options() },
+    );
+    assert!(error.contains("embed") && error.contains("q8_0"), "{error}");
+    // Block types do not go into safetensors.
+    let options_hf = ConvertOptions {
+        target: Some(Target::HuggingFace),
+        embedding: storage("q8_0"),
+        ..options()
+    };
+    let error = refused("bitnet-2b-packed", "a", &options_hf);
+    assert!(error.contains("safetensors holds"), "{error}");
+    let arch = ConvertOptions { architecture: Some("llama".into()), ..options() };
+    assert!(refused("bitnet-2b-packed", "a.gguf", &arch).contains("bitnet-b1.58"));
+    let named = ConvertOptions { target: Some(Target::Gguf), ..options() };
+    assert!(refused("bitnet-2b-packed", "folder", &named).contains(".gguf"));
+}
+
+#[test]
+fn patterns_give_single_tensors_another_type() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("mixed.gguf");
+    let overrides = vec![
+        ("blk.*.ffn_down".to_owned(), "f16".parse().unwrap()),
+        ("token_embd".to_owned(), "q8_0".parse().unwrap()),
+    ];
+    let report =
+        whole(&golden("bitnet-2b-packed"), &output, &ConvertOptions { overrides, ..options() });
+    for tensor in &report.tensors {
+        let expected = match tensor.name.as_str() {
+            name if name.ends_with("ffn_down.weight") => "F16",
+            "token_embd.weight" => "Q8_0",
+            name if name.contains("norm") => "F32",
+            _ => "I2_S",
+        };
+        assert_eq!(tensor.to, expected, "{}", tensor.name);
+    }
+}

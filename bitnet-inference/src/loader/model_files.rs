@@ -1,0 +1,175 @@
+//! A model's files, opened for reading one tensor after another: what converters and comparisons work from.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bitnet_core::dense::DenseRows;
+use bitnet_core::memory::HybridMemoryPool;
+use bitnet_formats::{GgufFile, MappedFile, SafeTensors};
+use serde_json::Value;
+
+use super::{LoadOptions, ModelFacts, Opened, StoredBytes, StoredLinear};
+use crate::model::{ModelSource, open};
+use crate::models::ModelConfig;
+use crate::tokenizer::Tokenizer;
+use crate::{InferenceError, Result};
+
+/// The files of a model; nothing but their headers has been read.
+///
+/// Tensors are asked for by GGUF's names without `.weight` (`token_embd`, `blk.0.attn_q`), whatever the container.
+pub struct ModelFiles(Opened);
+
+impl std::fmt::Debug for ModelFiles {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ModelFiles").field("name", &self.name()).finish_non_exhaustive()
+    }
+}
+
+/// What a model's files are.
+#[derive(Debug)]
+pub enum Container<'a> {
+    /// One GGUF file, or the parts of a split one.
+    Gguf(&'a GgufFile),
+    /// A Hugging Face folder.
+    HuggingFace {
+        /// The folder.
+        folder: &'a Path,
+        /// Its tensors.
+        tensors: &'a SafeTensors,
+        /// Its `config.json`, which has been checked.
+        config: &'a Value,
+        /// The model's class, the first of `architectures`.
+        class: &'a str,
+        /// How its ternary layers are stored.
+        packing: Option<HfPacking>,
+    },
+}
+
+/// What `quantization_config` of a Hugging Face folder says.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct HfPacking {
+    /// Whether `weight_scale` multiplies (`autobitlinear`) or divides (`bitlinear`).
+    pub multiply: bool,
+    /// Whether the numbers are full-precision masters (`quantization_mode` is `online`).
+    pub online: bool,
+    /// Epsilon of the norms before single ternary layers, where the model has them.
+    pub input_norm_eps: Option<f32>,
+}
+
+impl ModelFiles {
+    /// Opens a GGUF file, a safetensors file or a Hugging Face folder, and checks what its header says.
+    ///
+    /// # Errors
+    /// As loading the model, except for what is wrong with the weights.
+    pub fn open(source: ModelSource<'_>, options: &LoadOptions) -> Result<Self> {
+        let files = Self(open(source, options)?);
+        files.config().validate(files.name())?;
+        Ok(files)
+    }
+
+    /// The file or folder, as messages name it.
+    pub fn name(&self) -> &str {
+        self.0.checkpoint().file()
+    }
+
+    /// Shapes and constants.
+    pub fn config(&self) -> &ModelConfig {
+        self.0.checkpoint().config()
+    }
+
+    /// The container.
+    pub fn container(&self) -> Container<'_> {
+        match &self.0 {
+            Opened::Gguf(checkpoint) => Container::Gguf(checkpoint.file()),
+            Opened::Hf(checkpoint) => checkpoint.container(),
+        }
+    }
+
+    /// The facts about the model, and what the rules settled.
+    ///
+    /// # Errors
+    /// As loading the model, except for what is wrong with the weights.
+    pub fn facts(&self, options: &LoadOptions) -> Result<ModelFacts> {
+        Ok(self.0.describe(options)?.facts)
+    }
+
+    /// The tokenizer, if the model came with one.
+    ///
+    /// # Errors
+    /// As [`ModelFiles::facts`].
+    pub fn tokenizer(&self, options: &LoadOptions) -> Result<Option<Tokenizer>> {
+        Ok(self.0.describe(options)?.tokenizer)
+    }
+
+    /// A vector of `len` numbers, if it is there.
+    ///
+    /// # Errors
+    /// [`InferenceError::TensorShape`] for another length, [`InferenceError::Config`] for a number that is not finite.
+    pub fn vector(&self, name: &str, len: usize) -> Result<Option<Vec<f32>>> {
+        self.0.checkpoint().vector(name, len)
+    }
+
+    /// A linear layer's weight as it is stored, `[rows, cols]`, if it is there; trits are in `pool`.
+    ///
+    /// # Errors
+    /// [`InferenceError::TensorShape`], [`InferenceError::Weights`] for damaged trits, and those of memory.
+    pub fn linear(
+        &self,
+        name: &str,
+        rows: usize,
+        cols: usize,
+        pool: &HybridMemoryPool,
+    ) -> Result<Option<StoredLinear>> {
+        self.0.checkpoint().stored(name, rows, cols, pool)
+    }
+
+    /// An embedding table or a head, `[rows, cols]`, if it is there; trits are decoded, in `pool`.
+    ///
+    /// # Errors
+    /// As [`ModelFiles::linear`].
+    pub fn dense(
+        &self,
+        name: &str,
+        rows: usize,
+        cols: usize,
+        pool: &HybridMemoryPool,
+    ) -> Result<Option<Arc<dyn DenseRows>>> {
+        self.0.checkpoint().dense(name, rows, cols, pool)
+    }
+
+    /// The bytes of a weight as they lie in the file, if it is there.
+    ///
+    /// # Errors
+    /// [`InferenceError::Format`] where the file has shrunk.
+    pub fn stored_bytes(&self, name: &str) -> Result<Option<StoredBytes>> {
+        self.0.checkpoint().stored_bytes(name)
+    }
+
+    /// Whether the head is the embedding table: yes, no, or not said.
+    pub fn tied(&self) -> Option<bool> {
+        self.0.checkpoint().tied()
+    }
+
+    /// Epsilon of the norms before single projections.
+    pub fn input_norm_eps(&self) -> f32 {
+        self.0.checkpoint().input_norm_eps()
+    }
+
+    /// The files that weights come from.
+    pub fn files(&self) -> Vec<Arc<MappedFile>> {
+        self.0.checkpoint().files()
+    }
+
+    /// That the files are still what was mapped.
+    ///
+    /// # Errors
+    /// As [`MappedFile::check`].
+    pub fn check(&self) -> Result<()> {
+        self.0.checkpoint().check()
+    }
+
+    /// The error for a tensor that the model should have.
+    pub fn missing(&self, tensor: &str) -> InferenceError {
+        InferenceError::MissingTensor { file: self.name().into(), tensor: tensor.into() }
+    }
+}
