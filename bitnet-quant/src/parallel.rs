@@ -1,7 +1,11 @@
 //! Parts of a matrix on several threads, and results in the order of the parts.
 
 use crate::Result;
+use std::sync::{Mutex, PoisonError};
 use std::thread;
+
+/// Threads beyond which more are of no use.
+const MOST_THREADS: usize = 256;
 
 /// What `work` makes of the units, in their order, on `threads` threads, each of which takes a run of units and folds
 /// their results with `collect`. The error is that of the first unit that has one.
@@ -11,7 +15,7 @@ pub(crate) fn each_unit<I: Send, T: Send>(
     work: impl Fn(I) -> Result<T> + Sync,
     collect: impl Fn(&mut Vec<T>, T) + Sync,
 ) -> Result<Vec<T>> {
-    let part = units.len().div_ceil(threads.max(1)).max(1);
+    let part = units.len().div_ceil(threads.clamp(1, MOST_THREADS)).max(1);
     let run = |units: Vec<I>| -> Result<Vec<T>> {
         let mut all = Vec::new();
         for unit in units {
@@ -22,14 +26,23 @@ pub(crate) fn each_unit<I: Send, T: Send>(
     let mut parts = Vec::new();
     while units.len() > part {
         let rest = units.split_off(part);
-        parts.push(std::mem::replace(&mut units, rest));
+        parts.push(Mutex::new(std::mem::replace(&mut units, rest)));
     }
-    // The last part is done here.
+    let taken = |part: &Mutex<Vec<I>>| {
+        run(std::mem::take(&mut *part.lock().unwrap_or_else(PoisonError::into_inner)))
+    };
     let results = thread::scope(|scope| {
-        let run = &run;
-        let others: Vec<_> = parts.into_iter().map(|part| scope.spawn(move || run(part))).collect();
+        let taken = &taken;
+        let begun: Vec<_> = parts
+            .iter()
+            .map(|part| (part, thread::Builder::new().spawn_scoped(scope, move || taken(part))))
+            .collect();
+        // The last part is done here, and so are those for which the system has no thread.
         let last = run(units);
-        let mut results: Vec<_> = others.into_iter().map(joined).collect();
+        let mut results: Vec<_> = begun
+            .into_iter()
+            .map(|(part, thread)| thread.map_or_else(|_| taken(part), joined))
+            .collect();
         results.push(last);
         results
     });
@@ -57,7 +70,7 @@ mod tests {
 
     #[test]
     fn results_and_the_first_error_come_in_the_order_of_the_units() {
-        for threads in [0, 1, 2, 3, 7, 100] {
+        for threads in [0, 1, 2, 3, 7, 100, usize::MAX] {
             let push = |all: &mut Vec<usize>, next| all.push(next);
             let doubled = each_unit(threads, (0..20).collect(), |i: usize| Ok(2 * i), push);
             assert_eq!(doubled.unwrap(), (0..20).map(|i| 2 * i).collect::<Vec<_>>());
