@@ -3,6 +3,7 @@
 //! - [`weights`]: absmean quantisation of weights, and the detection of weights that are ternary already.
 //! - [`quantizer`]: the other rules by which weights become trits, one file each.
 //! - [`activations`]: activations in int8 or int4, one scale for each token.
+//! - [`bit_linear`]: a linear layer with latent weights, on any back end, with straight-through gradients.
 //! - [`gradients`]: gradients in few bits that are right on average.
 //! - [`calibration`]: what is seen of activations while a model runs, and the ranges that follow.
 //! - [`loss`]: how far restored numbers are from the original ones.
@@ -14,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 pub mod activations;
+pub mod bit_linear;
 pub mod calibration;
 pub mod codec;
 mod detect;

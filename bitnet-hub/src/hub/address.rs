@@ -34,6 +34,11 @@ impl Address {
         }
     }
 
+    /// As [`Address::join`], but nothing that is asked for over https is sent on in the open.
+    pub(crate) fn redirected(&self, location: &str) -> Option<Self> {
+        self.join(location).filter(|target| target.is_secure() || !self.is_secure())
+    }
+
     /// Whether both are served by the same program: scheme, host and port are equal.
     pub(crate) fn same_origin(&self, other: &Self) -> bool {
         self.is_secure() == other.is_secure()
@@ -99,6 +104,13 @@ mod tests {
             assert_eq!(to(wrong), None, "{wrong}");
         }
         assert_eq!(base.shown(), "https://hub.example/a/resolve/c/x");
+        assert_eq!(base.redirected("http://cdn.example/k"), None);
+        assert_eq!(base.redirected("/api/x"), base.join("/api/x"));
+        let open = Address::parse("http://hub.example/").unwrap();
+        assert!(
+            open.redirected("http://a.example/").is_some()
+                && open.redirected("https://a.example/").is_some()
+        );
     }
 
     #[test]

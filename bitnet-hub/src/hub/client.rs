@@ -105,9 +105,7 @@ impl Client {
             let Some(location) = answer.header(LOCATION.as_str()).filter(|_| moved) else {
                 return Ok(answer);
             };
-            let target = address.join(location);
-            let target = target.filter(|target| target.is_secure() || !address.is_secure());
-            let Some(target) = target else {
+            let Some(target) = address.redirected(location) else {
                 return Err(Trouble::answer(
                     &address,
                     "it leads to an address that is none, or that is not secure",
