@@ -460,6 +460,12 @@ pub(crate) struct ConvertArgs {
     /// Name of the architecture in a GGUF file, where there are several (bitnet-b1.58, bitnet)
     #[arg(long, value_name = "NAME")]
     pub(crate) arch: Option<String>,
+    /// Merge a LoRA adapter (a folder that PEFT wrote) into the weights, times FACTOR; may be repeated
+    #[arg(long, value_name = "DIR[=FACTOR]", value_parser = adapter)]
+    pub(crate) lora: Vec<(PathBuf, f32)>,
+    /// Split the result into files of at most SIZE of weights (500M, 4G)
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub(crate) split_max_size: Option<u64>,
     /// Say what would be done, and do nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -596,6 +602,28 @@ fn positive(text: &str) -> Result<usize, String> {
     }
 }
 
+fn adapter(text: &str) -> Result<(PathBuf, f32), String> {
+    match text.rsplit_once('=') {
+        None => Ok((text.into(), 1.0)),
+        Some((folder, factor)) => {
+            let factor = factor.parse::<f32>().ok().filter(|factor| factor.is_finite());
+            Ok((folder.into(), factor.ok_or("write DIR or DIR=FACTOR, for example adapter=0.5")?))
+        }
+    }
+}
+
+/// Bytes: a whole number, with K, M or G for powers of 1000.
+fn size(text: &str) -> Result<u64, String> {
+    let (digits, unit) = match text.char_indices().last() {
+        Some((at, 'k' | 'K')) => (&text[..at], 1_000),
+        Some((at, 'm' | 'M')) => (&text[..at], 1_000_000),
+        Some((at, 'g' | 'G')) => (&text[..at], 1_000_000_000),
+        _ => (text, 1),
+    };
+    let bytes = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
+    bytes.filter(|&bytes| bytes > 0).ok_or_else(|| "write a size such as 500M or 4G".into())
+}
+
 fn tensor_type(text: &str) -> Result<(String, Storage), String> {
     let (pattern, storage) =
         text.split_once('=').ok_or("write PATTERN=TYPE, for example output=q8_0")?;
@@ -617,6 +645,16 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_are_read() {
+        assert_eq!((size("12"), size("3k"), size("4G")), (Ok(12), Ok(3_000), Ok(4_000_000_000)));
+        for wrong in
+            ["", "0", "G", "-1", "1.5G", "4GB", "99999999999999999999", "99999999999G", "é"]
+        {
+            assert!(size(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

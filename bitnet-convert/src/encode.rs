@@ -14,6 +14,7 @@ use bitnet_quant::weights::{absmean_measured_in, detect_ternary_in};
 use half::f16;
 use serde::{Deserialize, Serialize};
 
+use crate::adapter::Adapter;
 use crate::digest::Digest;
 use crate::options::ConvertOptions;
 use crate::plan::{Plan, Recipe, Work, tensor_error};
@@ -176,13 +177,34 @@ impl Encoder<'_> {
         let missing = || Error::from(self.files.missing(&stem));
         if tensor.kind != Kind::Linear {
             let rows = self.files.dense(&stem, tensor.rows, tensor.cols, self.pool)?;
-            return Ok((rows.ok_or_else(missing)?, 1.0));
+            return Ok((self.adapted(tensor, rows.ok_or_else(missing)?, None)?, 1.0));
         }
         let stored = self.files.linear(&stem, tensor.rows, tensor.cols, self.pool)?;
-        Ok(match stored.ok_or_else(missing)?.weight {
-            StoredWeight::Ternary(matrix) => (Arc::new(TernaryRows::new(matrix, "ternary")), 1.0),
-            StoredWeight::Dense { rows, scale, .. } => (rows, scale.unwrap_or(1.0)),
-        })
+        let (rows, scale): (Arc<dyn DenseRows>, _) = match stored.ok_or_else(missing)?.weight {
+            StoredWeight::Ternary(matrix) => (Arc::new(TernaryRows::new(matrix, "ternary")), None),
+            StoredWeight::Dense { rows, scale, .. } => (rows, scale),
+        };
+        Ok((self.adapted(tensor, rows, scale)?, scale.unwrap_or(1.0)))
+    }
+
+    fn adapter_of(&self, tensor: &ModelTensor) -> Option<&Adapter> {
+        self.plan.adapters.iter().map(|adapter| &**adapter).find(|adapter| adapter.adapts(tensor))
+    }
+
+    /// Rows with what every adapter adds; refused where the file keeps a factor on them apart.
+    fn adapted(
+        &self,
+        tensor: &ModelTensor,
+        rows: Arc<dyn DenseRows>,
+        scale: Option<f32>,
+    ) -> Result<Arc<dyn DenseRows>> {
+        if let (Some(adapter), Some(_)) = (self.adapter_of(tensor), scale) {
+            let problem =
+                format!("it has a scale beside it, so that {} does not fit it", adapter.name());
+            return Err(Error::refused(format!("tensor {}", tensor.stem()), problem));
+        }
+        let (config, adapters) = (self.files.config(), &self.plan.adapters);
+        Ok(adapters.iter().fold(rows, |rows, adapter| adapter.merged(tensor, config, rows)))
     }
 
     /// The trits of a tensor, rows in the order of the result, and what making them lost.
@@ -193,13 +215,23 @@ impl Encoder<'_> {
             .linear(&stem, tensor.rows, tensor.cols, self.pool)?
             .ok_or_else(|| self.files.missing(&stem))?;
         let name = stored.tensor.clone();
-        let stored = match stored.weight {
-            StoredWeight::Dense { rows, scale, .. } if self.options.quantize => {
-                let weight = StoredWeight::Dense { rows, latent: true, scale };
-                StoredLinear { weight, ..stored }
+        let ternary = matches!(stored.weight, StoredWeight::Ternary(_));
+        if ternary && let Some(adapter) = self.adapter_of(tensor) {
+            let problem = format!(
+                "it is ternary already, and with {} added it would not be; merge into the full-precision masters, or \
+                 write it as f16 or f32",
+                adapter.name()
+            );
+            return Err(Error::refused(format!("tensor {name}"), problem));
+        }
+        let weight = match stored.weight {
+            StoredWeight::Dense { rows, scale, latent } => {
+                let rows = self.adapted(tensor, rows, scale)?;
+                StoredWeight::Dense { rows, latent: latent || self.options.quantize, scale }
             }
-            _ => stored,
+            weight @ StoredWeight::Ternary(_) => weight,
         };
+        let stored = StoredLinear { weight, ..stored };
         let (matrix, lost) = engine_trits(stored, self.pool)?.map_err(|_| {
             let problem = "it holds ordinary numbers, where the first layer holds trits; --tensor gives it a type of \
                            its own";

@@ -54,17 +54,49 @@ pub(crate) fn plan(
         writer.put("general.file_type", Value::U32(file_type))?;
     }
     writer.put("general.quantization_version", Value::U32(2))?;
-    for part in &plan.parts {
-        let PartType::Ggml(ggml_type) = part.part_type else { continue };
-        let dims: Vec<u64> = part.shape.iter().rev().map(|&dim| dim as u64).collect();
-        writer.add_tensor(&part.name, &dims, ggml_type)?;
+    let count = plan.share_out(options.split);
+    let mut planned = Vec::with_capacity(count);
+    for file in 0..count {
+        // The first file of a split model has all keys, the others say only which they are.
+        let mut writer = if file == 0 { writer.clone() } else { GgufWriter::new() };
+        if count > 1 {
+            split_keys(&mut writer, file, count, plan.parts.len())?;
+        }
+        for part in plan.in_file(file) {
+            let PartType::Ggml(ggml_type) = part.part_type else { continue };
+            let dims: Vec<u64> = part.shape.iter().rev().map(|&dim| dim as u64).collect();
+            writer.add_tensor(&part.name, &dims, ggml_type)?;
+        }
+        let name = file_name(name, file, count);
+        let layout = writer.layout(&name)?;
+        plan.place(file, &layout.offsets);
+        planned.push(PlannedFile { name, header: layout.header, len: layout.len });
     }
-    let layout = writer.layout(name)?;
-    for (part, offset) in plan.parts.iter_mut().zip(&layout.offsets) {
-        part.offset = *offset;
+    Ok((plan, planned))
+}
+
+/// The name of one file of a model: that of the whole, or `NAME-00001-of-00003.gguf`.
+fn file_name(name: &str, file: usize, count: usize) -> String {
+    if count == 1 {
+        return name.to_owned();
     }
-    let file = PlannedFile { name: name.to_owned(), header: layout.header, len: layout.len };
-    Ok((plan, vec![file]))
+    let stem = name.strip_suffix(".gguf").unwrap_or(name);
+    format!("{stem}-{:05}-of-{count:05}.gguf", file + 1)
+}
+
+fn split_keys(writer: &mut GgufWriter, file: usize, count: usize, tensors: usize) -> Result<()> {
+    let number = |what: &str, number: usize| {
+        u16::try_from(number).map_err(|_| {
+            Error::refused("--split-max-size", format!("{number} {what} are too many; give more"))
+        })
+    };
+    writer.put("split.no", Value::U16(number("files", file)?))?;
+    writer.put("split.count", Value::U16(number("files", count)?))?;
+    let tensors = i32::try_from(tensors).map_err(|_| {
+        Error::refused("--split-max-size", format!("{tensors} tensors are too many"))
+    })?;
+    writer.put("split.tensors.count", Value::I32(tensors))?;
+    Ok(())
 }
 
 /// The architecture's name: the source's own, or the one that means the same.

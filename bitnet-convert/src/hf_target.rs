@@ -11,7 +11,7 @@ use bitnet_inference::models::{Architecture, RopeScaling, activation_name};
 use serde_json::{Value as Json, json};
 
 use crate::options::{ConvertOptions, Target};
-use crate::plan::{PartType, Plan, PlannedFile, Planner};
+use crate::plan::{Part, PartType, Plan, PlannedFile, Planner};
 use crate::tensors::ModelTensor;
 use crate::{Error, Result};
 
@@ -66,24 +66,47 @@ pub(crate) fn plan(
             .ok_or_else(|| Error::refused(tensor.stem(), "safetensors folders have no name for it"))
     };
     let mut plan = Planner::plan(files, options, target, &names, RopeOrder::Halves, false)?;
-    let specs: Vec<TensorSpec> = plan
+    let count = plan.share_out(options.split);
+    let notes = [("format".to_owned(), "pt".to_owned())];
+    let mut planned = Vec::with_capacity(count);
+    for file in 0..count {
+        let specs: Vec<TensorSpec> = plan.in_file(file).filter_map(spec).collect();
+        let name = file_name(file, count);
+        let layout = safetensors::layout(&name, &specs, &notes)?;
+        plan.place(file, &layout.offsets);
+        planned.push(PlannedFile { name, header: layout.header, len: layout.len });
+    }
+    let mut side = side_files(files, target, &mut plan)?;
+    if count > 1 {
+        side.push(index(&plan, &planned));
+    }
+    Ok((plan, planned, side))
+}
+
+/// The name of one file of weights.
+fn file_name(file: usize, count: usize) -> String {
+    if count == 1 {
+        return WEIGHTS.to_owned();
+    }
+    format!("model-{:05}-of-{count:05}.safetensors", file + 1)
+}
+
+fn spec(part: &Part) -> Option<TensorSpec> {
+    let PartType::Safetensors(dtype) = part.part_type else { return None };
+    Some(TensorSpec { name: part.name.clone(), dtype, shape: part.shape.clone() })
+}
+
+/// Which file holds which tensor.
+fn index(plan: &Plan, planned: &[PlannedFile]) -> SideFile {
+    let bytes: u64 = plan.parts.iter().map(|part| part.nbytes).sum();
+    let map: serde_json::Map<String, Json> = plan
         .parts
         .iter()
-        .filter_map(|part| match part.part_type {
-            PartType::Safetensors(dtype) => {
-                Some(TensorSpec { name: part.name.clone(), dtype, shape: part.shape.clone() })
-            }
-            PartType::Ggml(_) => None,
-        })
+        .map(|part| (part.name.clone(), planned[part.file].name.as_str().into()))
         .collect();
-    let notes = [("format".to_owned(), "pt".to_owned())];
-    let layout = safetensors::layout(WEIGHTS, &specs, &notes)?;
-    for (part, offset) in plan.parts.iter_mut().zip(&layout.offsets) {
-        part.offset = *offset;
-    }
-    let file = PlannedFile { name: WEIGHTS.into(), header: layout.header, len: layout.len };
-    let side = side_files(files, target, &mut plan)?;
-    Ok((plan, vec![file], side))
+    let index = json!({"metadata": {"total_size": bytes}, "weight_map": map});
+    let text = serde_json::to_string_pretty(&index).unwrap_or_default() + "\n";
+    SideFile::Made { name: format!("{WEIGHTS}.index.json"), text }
 }
 
 fn side_files(files: &ModelFiles, target: Target, plan: &mut Plan) -> Result<Vec<SideFile>> {

@@ -6,7 +6,7 @@
 //!
 //! ```no_run
 //! use bitnet_convert::{ConvertOptions, convert};
-//! use std::path::Path;
+//! use std::path::{Path, PathBuf};
 //!
 //! let options = ConvertOptions::default();
 //! let report = convert(Path::new("bitnet-2b"), Path::new("bitnet-2b.gguf"), &options, &mut |_| true)?;
@@ -15,6 +15,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod adapter;
 mod choose;
 mod diff;
 mod digest;
@@ -31,7 +32,7 @@ mod storage;
 mod tensors;
 mod verify;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
@@ -83,11 +84,13 @@ pub fn convert(
     on_progress: &mut dyn FnMut(Progress) -> bool,
 ) -> Result<Report> {
     let destination = Destination::new(output)?;
-    if output.exists() && !options.overwrite {
-        let problem = "it is there already; --overwrite replaces it";
-        return Err(Error::refused(output.display().to_string(), problem));
-    }
     let decided = decide(input, output, options)?;
+    if let Some(there) = decided.final_names(output).iter().find(|name| name.exists())
+        && !options.overwrite
+    {
+        let problem = "it is there already; --overwrite replaces it";
+        return Err(Error::refused(there.display().to_string(), problem));
+    }
     let Decided { files, plan, planned, side } = &decided;
     let fingerprint = decided.fingerprint();
     let partial = Partial::open(destination.clone(), plan, planned, fingerprint, options.resume)?;
@@ -139,7 +142,7 @@ pub fn convert(
     let proving = options.verify.then(|| start.elapsed());
     partial.sync()?;
     match plan.target {
-        Target::Gguf => partial.finish_file(&planned[0].name)?,
+        Target::Gguf => partial.finish_files(&decided.final_names(output))?,
         Target::HuggingFace | Target::Dense => partial.finish_folder(options.overwrite)?,
     }
     Ok(Report { converting, proving, ..decided.report(&records, resumed) })
@@ -184,6 +187,16 @@ impl Decided {
         Digest::of(&bytes)
     }
 
+    /// What the result will be called: the folder, or each GGUF file.
+    fn final_names(&self, output: &Path) -> Vec<PathBuf> {
+        match self.plan.target {
+            Target::Gguf => {
+                self.planned.iter().map(|file| output.with_file_name(&file.name)).collect()
+            }
+            Target::HuggingFace | Target::Dense => vec![output.to_owned()],
+        }
+    }
+
     fn report(&self, records: &[partial::Record], resumed: usize) -> Report {
         let Self { files, plan, planned, .. } = self;
         Report {
@@ -193,6 +206,7 @@ impl Decided {
             remarks: plan.remarks.clone(),
             source_bytes: plan.works.iter().map(|work| work.source_bytes).sum(),
             bytes: planned.iter().map(|file| file.len).sum(),
+            files: planned.iter().map(|file| file.name.clone()).collect(),
             resumed,
             steps: plan.works.len(),
             converting: std::time::Duration::ZERO,

@@ -46,6 +46,10 @@ pub struct ConvertOptions {
     pub quantize: bool,
     /// `general.architecture` of a GGUF file, where the model's family has several names.
     pub architecture: Option<String>,
+    /// Adapters that are merged into the weights, each with a factor on what it adds: folders that the PEFT library wrote.
+    pub adapters: Vec<(PathBuf, f32)>,
+    /// Bytes of weights in one file; one file holds all unless given.
+    pub split: Option<u64>,
     /// Choices that the source leaves open.
     pub load: LoadOptions,
     /// Threads that convert; as many as the system lets the process run unless given.
@@ -68,6 +72,8 @@ impl Default for ConvertOptions {
             overrides: Vec::new(),
             quantize: false,
             architecture: None,
+            adapters: Vec::new(),
+            split: None,
             load: LoadOptions::default(),
             threads: None,
             verify: true,

@@ -182,10 +182,13 @@ impl Partial {
         self.files.iter().try_for_each(|file| lock(file).sync_all()).map_err(failed)
     }
 
-    /// Puts a single file under the final name, and removes what is left.
-    pub(crate) fn finish_file(self, name: &str) -> Result<()> {
-        let (from, to) = (self.destination.files().join(name), self.destination.path.clone());
-        std::fs::rename(&from, &to).map_err(Error::io(&to, "put the result at"))?;
+    /// Puts files beside the final name under their own names, and removes what is left. The first one, by which a split model
+    /// is opened, comes last.
+    pub(crate) fn finish_files(self, names: &[PathBuf]) -> Result<()> {
+        for to in names.iter().rev() {
+            let from = self.destination.files().join(to.file_name().unwrap_or_default());
+            std::fs::rename(&from, to).map_err(Error::io(to, "put the result at"))?;
+        }
         self.finish()
     }
 

@@ -1,6 +1,7 @@
 //! What will be written: every stored tensor with its type and place, and how each is made from the source.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use bitnet_core::backend::{ActivationPrecision, RopeOrder};
 use bitnet_formats::gguf::GgmlType;
@@ -11,6 +12,7 @@ use bitnet_quant::codec::TernaryStorage;
 use bitnet_quant::codec::dense::DenseType;
 use bitnet_quant::codec::i2_s::I2sLayout;
 
+use crate::adapter::Adapter;
 use crate::choose::Chooser;
 use crate::options::{ConvertOptions, Target};
 use crate::tensors::{self, HeadRows, Kind, ModelTensor};
@@ -114,8 +116,37 @@ pub(crate) struct Plan {
     pub(crate) precision: Option<ActivationPrecision>,
     pub(crate) parts: Vec<Part>,
     pub(crate) works: Vec<Work>,
+    /// What is merged into the weights.
+    pub(crate) adapters: Vec<Arc<Adapter>>,
     /// What changes the model, in sentences.
     pub(crate) remarks: Vec<String>,
+}
+
+impl Plan {
+    /// Gives each part its file: in order, as many to a file as `limit` bytes hold, all to one without a limit. Returns the
+    /// number of files. A part that is larger than the limit has a file of its own.
+    pub(crate) fn share_out(&mut self, limit: Option<u64>) -> usize {
+        let (mut file, mut held) = (0, 0);
+        for part in &mut self.parts {
+            if limit.is_some_and(|limit| held > 0 && held + part.nbytes > limit) {
+                (file, held) = (file + 1, 0);
+            }
+            part.file = file;
+            held += part.nbytes;
+        }
+        file + 1
+    }
+
+    /// The parts of one file, in order.
+    pub(crate) fn in_file(&self, file: usize) -> impl Iterator<Item = &Part> {
+        self.parts.iter().filter(move |part| part.file == file)
+    }
+
+    /// Says where the parts of one file begin.
+    pub(crate) fn place(&mut self, file: usize, offsets: &[u64]) {
+        let parts = self.parts.iter_mut().filter(|part| part.file == file);
+        parts.zip(offsets).for_each(|(part, offset)| part.offset = *offset);
+    }
 }
 
 /// A source's word for a storage type, where this program can write the same.
@@ -170,7 +201,12 @@ impl<'a> Planner<'a> {
         let (parts, works) = (Vec::new(), Vec::new());
         let precision = chooser.precision();
         let remarks = chooser.remarks();
-        let plan = Plan { target, rope_order, precision, parts, works, remarks };
+        let adapters = options
+            .adapters
+            .iter()
+            .map(|(folder, weight)| Adapter::open(folder, *weight, &all).map(Arc::new))
+            .collect::<Result<Vec<_>>>()?;
+        let plan = Plan { target, rope_order, precision, parts, works, adapters, remarks };
         let mut planner = Self { files, options, chooser, plan };
         for tensor in &all {
             planner.add(tensor, names(tensor)?, scale_beside)?;
@@ -232,7 +268,8 @@ impl<'a> Planner<'a> {
     ) -> Result<()> {
         let (bytes, same) = (stored.region.len(), same_storage(stored.storage));
         let moved = HeadRows::of(tensor, self.files.config(), self.plan.rope_order);
-        if same == Some(Storage::Dense(dense)) && moved.is_none() {
+        let adapted = self.plan.adapters.iter().any(|adapter| adapter.adapts(tensor));
+        if same == Some(Storage::Dense(dense)) && moved.is_none() && !adapted {
             for start in (0..bytes).step_by(CHUNK) {
                 let bytes = start..bytes.min(start + CHUNK);
                 let source_bytes = bytes.len() as u64;

@@ -55,6 +55,8 @@ pub struct Report {
     pub source_bytes: u64,
     /// Bytes of all files with weights in the result.
     pub bytes: u64,
+    /// Names of those files.
+    pub files: Vec<String>,
     /// Steps that an earlier, interrupted run had done.
     pub resumed: usize,
     /// Steps in all.

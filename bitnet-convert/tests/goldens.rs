@@ -137,3 +137,71 @@ fn every_checkpoint_with_inputs_of_8_bits_becomes_a_packed_folder_that_computes_
     }
     assert!(converted >= 12, "{converted} were converted");
 }
+
+/// `W + scale B A` by the definition, in the order of Hugging Face's rows.
+#[test]
+fn adapters_are_merged_into_masters() {
+    use bitnet_formats::SafeTensors;
+    use bitnet_formats::safetensors::{Dtype, TensorSpec, write};
+
+    let folder = tempfile::tempdir().unwrap();
+    let adapter = folder.path().join("adapter");
+    std::fs::create_dir(&adapter).unwrap();
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/models/llama-online");
+    let base = SafeTensors::open(&source).unwrap();
+    let layer = "model.layers.0.self_attn.q_proj";
+    let weight = base.tensor(&format!("{layer}.weight")).unwrap();
+    let (rows, cols, rank) = (weight.shape[0], weight.shape[1], 2);
+    let down: Vec<f32> = (0..rank * cols).map(|i| (i % 7) as f32 / 64.0 - 0.05).collect();
+    let up: Vec<f32> = (0..rows * rank).map(|i| (i % 5) as f32 / 32.0 - 0.0625).collect();
+    let specs: Vec<TensorSpec> = [("A", vec![rank, cols]), ("B", vec![rows, rank])]
+        .map(|(which, shape)| TensorSpec {
+            name: format!("base_model.model.{layer}.lora_{which}.weight"),
+            dtype: Dtype::F32,
+            shape,
+        })
+        .into();
+    let path = adapter.join("adapter_model.safetensors");
+    write(&path, &specs, &[], |spec, sink| {
+        let numbers = if spec.name.contains("lora_A") { &down } else { &up };
+        numbers.iter().try_for_each(|number| sink.write_all(&number.to_le_bytes()))
+    })
+    .unwrap();
+    let config = adapter.join("adapter_config.json");
+    std::fs::write(&config, r#"{"peft_type": "LORA", "r": 2, "lora_alpha": 8, "bias": "none"}"#)
+        .unwrap();
+
+    let output = folder.path().join("merged");
+    let options = ConvertOptions {
+        target: Some(Target::Dense),
+        linear: Some("f32".parse().unwrap()),
+        adapters: vec![(adapter.clone(), 0.5)],
+        ..ConvertOptions::default()
+    };
+    convert(&source, &output, &options, &mut |_| true).unwrap();
+    let merged = SafeTensors::open(&output).unwrap();
+    let merged = merged.tensor(&format!("{layer}.weight")).unwrap();
+    let number = |bytes: &[u8]| f32::from_le_bytes(bytes.try_into().unwrap());
+    let original: Vec<f32> = match weight.dtype {
+        Dtype::Bf16 => {
+            let bits = |b: &[u8]| u32::from(u16::from_le_bytes(b.try_into().unwrap())) << 16;
+            weight.data.chunks(2).map(|b| f32::from_bits(bits(b))).collect()
+        }
+        _ => weight.data.chunks(4).map(number).collect(),
+    };
+    for (index, bytes) in merged.data.chunks(4).enumerate() {
+        let (row, col) = (index / cols, index % cols);
+        let added: f64 = (0..rank)
+            .map(|k| f64::from(up[row * rank + k]) * f64::from(down[k * cols + col]))
+            .sum();
+        let expected = f64::from(original[index]) + 0.5 * 8.0 / 2.0 * added;
+        assert!((f64::from(number(bytes)) - expected).abs() < 1e-6, "[{row}, {col}]");
+    }
+    // What is ternary already can't be added to and stay ternary.
+    let packed =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/models/llama-bitlinear-packed");
+    let options = ConvertOptions { adapters: vec![(adapter, 1.0)], ..ConvertOptions::default() };
+    let error =
+        convert(&packed, &folder.path().join("x.gguf"), &options, &mut |_| true).unwrap_err();
+    assert!(error.to_string().contains("masters"), "{error}");
+}

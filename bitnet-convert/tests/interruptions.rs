@@ -221,3 +221,35 @@ fn patterns_give_single_tensors_another_type() {
         assert_eq!(tensor.to, expected, "{}", tensor.name);
     }
 }
+
+#[test]
+fn split_results_are_read_as_one_and_joined_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = golden("bitnet-2b-packed");
+    let straight = folder.path().join("straight.gguf");
+    whole(&input, &straight, &options());
+    let split = ConvertOptions { split: Some(20_000), ..options() };
+    let report = whole(&input, &folder.path().join("parts.gguf"), &split);
+    assert!(report.files.len() > 2, "{:?}", report.files);
+    let first = folder.path().join(&report.files[0]);
+    assert_eq!(report.files[0], format!("parts-00001-of-{:05}.gguf", report.files.len()));
+    assert!(report.files.iter().all(|name| folder.path().join(name).exists()));
+    let joined = folder.path().join("joined.gguf");
+    whole(&first, &joined, &options());
+    assert!(fs::read(&straight).unwrap() == fs::read(&joined).unwrap());
+    let again = convert(&input, &folder.path().join("parts.gguf"), &split, &mut |_| true);
+    assert!(again.unwrap_err().to_string().contains("parts-00001"));
+
+    let shards = folder.path().join("shards");
+    let report = whole(&input, &shards, &split);
+    assert!(report.files.len() > 2 && shards.join("model.safetensors.index.json").exists());
+    let rejoined = folder.path().join("rejoined.gguf");
+    whole(&shards, &rejoined, &options());
+    assert!(data_of(&straight) == data_of(&rejoined));
+}
+
+/// The bytes of all tensors: files that come from folders of other names have other names inside.
+fn data_of(path: &Path) -> Vec<(String, Vec<u8>)> {
+    let file = bitnet_formats::GgufFile::open(path).unwrap();
+    file.tensors().iter().map(|t| (t.name.clone(), file.data(t).unwrap().to_vec())).collect()
+}

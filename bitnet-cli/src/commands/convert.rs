@@ -23,6 +23,8 @@ pub(crate) fn run(cli: &Cli, args: &ConvertArgs, output: &mut Output) -> Result<
         overrides: args.tensor.clone(),
         quantize: args.quantize,
         architecture: args.arch.clone(),
+        adapters: args.lora.clone(),
+        split: args.split_max_size,
         load: load::options(cli)?,
         threads: cli.general.threads,
         verify: !args.no_verify,
@@ -102,7 +104,11 @@ fn show(report: &Report, args: &ConvertArgs, output: &mut Output) -> Result<()> 
         return Ok(());
     }
     let title = output.style.bold(&path).into_owned();
-    output.line(&format!("{title}: {}", output::bytes(report.bytes)))?;
+    let files = match report.files.len() {
+        1 => String::new(),
+        many => format!(" in {many} files, the first {}", without_controls(&report.files[0])),
+    };
+    output.line(&format!("{title}: {}{files}", output::bytes(report.bytes)))?;
     let seconds = report.converting.as_secs_f64();
     let rate = report.source_bytes as f64 / seconds.max(1e-9);
     if report.resumed == 0 {
@@ -214,6 +220,7 @@ fn to_json(report: &Report, args: &ConvertArgs) -> Value {
         "dry_run": args.dry_run,
         "source_bytes": report.source_bytes,
         "bytes": report.bytes,
+        "files": report.files,
         "steps": report.steps,
         "steps_resumed": report.resumed,
         "seconds_converting": report.converting.as_secs_f64(),

@@ -1,0 +1,225 @@
+//! Low-rank adapters (LoRA) as the PEFT library saves them, merged into the weights: `W + scale B A`.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use bitnet_core::backend::RopeOrder;
+use bitnet_core::dense::DenseRows;
+use bitnet_formats::SafeTensors;
+use bitnet_formats::names::{Part, TensorName};
+use bitnet_formats::safetensors::{Dtype, TensorView};
+use bitnet_inference::models::ModelConfig;
+use bitnet_quant::codec::dense::{DenseMatrix, DenseType};
+use serde_json::Value;
+
+use crate::digest::Digest;
+use crate::gguf_target::read_json;
+use crate::plan::tensor_error;
+use crate::tensors::{HeadRows, ModelTensor};
+use crate::{Error, Result};
+
+/// The prefix that PEFT puts before the base model's names.
+const PREFIX: &str = "base_model.model.";
+
+/// One adapted layer: `down` is `[rank, cols]`, `up` is `[rows, rank]`.
+struct Pair {
+    rank: usize,
+    down: Vec<f32>,
+    up: Vec<f32>,
+}
+
+/// Numbers as a digest: a conversion with another adapter is another conversion.
+impl std::fmt::Debug for Pair {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let bytes: Vec<u8> =
+            self.down.iter().chain(&self.up).flat_map(|number| number.to_le_bytes()).collect();
+        f.debug_struct("Pair")
+            .field("rank", &self.rank)
+            .field("digest", &Digest::of(&bytes))
+            .finish()
+    }
+}
+
+/// An adapter, whole.
+#[derive(Debug)]
+pub(crate) struct Adapter {
+    name: String,
+    scale: f32,
+    pairs: BTreeMap<String, Arc<Pair>>,
+}
+
+impl Adapter {
+    /// Reads the folder of an adapter for a model; `weight` is a factor on what it adds.
+    pub(crate) fn open(folder: &Path, weight: f32, tensors: &[ModelTensor]) -> Result<Self> {
+        let name = folder.display().to_string();
+        let path = folder.join("adapter_config.json");
+        let config = read_json(&path)?.ok_or_else(|| {
+            Error::refused(&name, "no adapter_config.json in it; give the folder of a PEFT adapter")
+        })?;
+        let scale = scale(&config, &path.display().to_string())? * weight;
+        let files = SafeTensors::open(&folder.join("adapter_model.safetensors"))?;
+        let mut pairs = BTreeMap::new();
+        for view in files.tensors() {
+            let Some(module) = view.name.strip_suffix(".lora_A.weight") else {
+                if view.name.ends_with(".lora_B.weight") {
+                    continue;
+                }
+                let problem = "it is neither lora_A nor lora_B; other adapters can't be merged";
+                return Err(Error::refused(format!("{name}: tensor {}", view.name), problem));
+            };
+            let what = || format!("{name}: {module}");
+            let up = files.tensor(&format!("{module}.lora_B.weight"))?;
+            let base = format!("{}.weight", module.strip_prefix(PREFIX).unwrap_or(module));
+            let tensor = TensorName::from_hf(&base)
+                .filter(|found| found.part == Part::Weight)
+                .and_then(|found| tensors.iter().find(|tensor| tensor.name == found))
+                .ok_or_else(|| Error::refused(what(), "the model has no such layer"))?;
+            let pair = Pair::new(&view, &up, tensor).map_err(|error| match error {
+                Ok(problem) => Error::refused(what(), problem),
+                Err(source) => tensor_error(&view.name, "numbers", source),
+            })?;
+            pairs.insert(tensor.stem(), Arc::new(pair));
+        }
+        if pairs.is_empty() {
+            return Err(Error::refused(&name, "it adapts no layer"));
+        }
+        Ok(Self { name, scale, pairs })
+    }
+
+    /// What messages call it.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether it changes a tensor.
+    pub(crate) fn adapts(&self, tensor: &ModelTensor) -> bool {
+        self.pairs.contains_key(&tensor.stem())
+    }
+
+    /// The rows of a tensor with what the adapter adds; the rows themselves where it adds nothing.
+    pub(crate) fn merged(
+        &self,
+        tensor: &ModelTensor,
+        config: &ModelConfig,
+        rows: Arc<dyn DenseRows>,
+    ) -> Arc<dyn DenseRows> {
+        let Some(pair) = self.pairs.get(&tensor.stem()) else { return rows };
+        // Adapters keep the order of Hugging Face's rows.
+        let from_folder = ModelConfig { rope_order: RopeOrder::Halves, ..config.clone() };
+        let moved = HeadRows::of(tensor, &from_folder, config.rope_order);
+        Arc::new(Merged { rows, pair: Arc::clone(pair), scale: self.scale, moved })
+    }
+}
+
+/// `lora_alpha / r`, or over the root of `r`; refuses what is not a plain adapter.
+fn scale(config: &Value, file: &str) -> Result<f32> {
+    let bad = |field: &str, problem: &str| Err(Error::refused(format!("{file}: {field}"), problem));
+    if config.get("peft_type").and_then(Value::as_str) != Some("LORA") {
+        return bad("peft_type", "only LORA adapters can be merged");
+    }
+    let set = |field: &str| config.get(field).is_some_and(|value| *value == Value::Bool(true));
+    for field in ["use_dora", "fan_in_fan_out", "lora_bias"] {
+        if set(field) {
+            return bad(field, "adapters with it can't be merged");
+        }
+    }
+    for field in ["rank_pattern", "alpha_pattern"] {
+        let empty = |value: &Value| value.as_object().is_none_or(serde_json::Map::is_empty);
+        if config.get(field).is_some_and(|value| !value.is_null() && !empty(value)) {
+            return bad(field, "ranks that differ between layers can't be merged");
+        }
+    }
+    let number = |field: &str| config.get(field).and_then(Value::as_f64).filter(|n| *n > 0.0);
+    match (number("lora_alpha"), number("r")) {
+        (Some(alpha), Some(rank)) if set("use_rslora") => Ok((alpha / rank.sqrt()) as f32),
+        (Some(alpha), Some(rank)) => Ok((alpha / rank) as f32),
+        _ => bad("lora_alpha and r", "both must be positive numbers"),
+    }
+}
+
+impl Pair {
+    /// From the two stored matrices; the error is a problem of shape, or of reading.
+    fn new(
+        down: &TensorView,
+        up: &TensorView,
+        tensor: &ModelTensor,
+    ) -> std::result::Result<Self, std::result::Result<String, bitnet_quant::Error>> {
+        let (&[rank, cols], &[rows, other]) = (down.shape.as_slice(), up.shape.as_slice()) else {
+            return Err(Ok("its matrices do not have two dimensions".into()));
+        };
+        if (rank, rows, cols) != (other, tensor.rows, tensor.cols) || rank == 0 {
+            return Err(Ok(format!(
+                "its matrices are {:?} and {:?}; the layer is [{}, {}]",
+                down.shape, up.shape, tensor.rows, tensor.cols
+            )));
+        }
+        Ok(Self { rank, down: numbers(down, rank, cols)?, up: numbers(up, rows, rank)? })
+    }
+}
+
+fn numbers(
+    view: &TensorView,
+    rows: usize,
+    cols: usize,
+) -> std::result::Result<Vec<f32>, std::result::Result<String, bitnet_quant::Error>> {
+    let dense = match view.dtype {
+        Dtype::F32 => DenseType::F32,
+        Dtype::F16 => DenseType::F16,
+        Dtype::Bf16 => DenseType::BF16,
+        other => return Err(Ok(format!("{} is of type {}", view.name, other.name()))),
+    };
+    let matrix = DenseMatrix::new(dense, rows, cols, view.data.clone()).map_err(Err)?;
+    let mut out = vec![0.0; rows * cols];
+    for (row, out) in out.chunks_exact_mut(cols).enumerate() {
+        matrix.decode_row(row, out).map_err(|error| Err(error.into()))?;
+    }
+    match out.iter().position(|number| !number.is_finite()) {
+        None => Ok(out),
+        Some(place) => Err(Ok(format!("element {place} of {} is {}", view.name, out[place]))),
+    }
+}
+
+/// Rows with what an adapter adds, made as they are read.
+#[derive(Debug)]
+struct Merged {
+    rows: Arc<dyn DenseRows>,
+    pair: Arc<Pair>,
+    scale: f32,
+    /// The adapter's row for each row of the file.
+    moved: Option<HeadRows>,
+}
+
+impl DenseRows for Merged {
+    fn rows(&self) -> usize {
+        self.rows.rows()
+    }
+
+    fn cols(&self) -> usize {
+        self.rows.cols()
+    }
+
+    fn type_name(&self) -> &'static str {
+        "merged"
+    }
+
+    fn bytes(&self) -> usize {
+        self.rows.bytes()
+    }
+
+    fn decode_row(&self, row: usize, out: &mut [f32]) -> bitnet_core::Result<()> {
+        self.rows.decode_row(row, out)?;
+        let Pair { rank, down, up } = &*self.pair;
+        let own = self.moved.map_or(row, |moved| moved.source(row));
+        let mut added = vec![0f32; out.len()];
+        for (&factor, down) in up[own * rank..][..*rank].iter().zip(down.chunks_exact(out.len())) {
+            added.iter_mut().zip(down).for_each(|(sum, &number)| *sum += factor * number);
+        }
+        out.iter_mut().zip(&added).for_each(|(number, &sum)| *number += self.scale * sum);
+        Ok(())
+    }
+
+    fn release(&self) {
+        self.rows.release();
+    }
+}
