@@ -17,7 +17,7 @@
 //!
 //! All numbers are little-endian; CRC-32 is that of zlib. The trits follow each other row by row as one or two binary
 //! decisions: "not zero", then "positive". Each is coded with a probability of its own for what the two trits before it in
-//! the row and the one above it are (zero outside the matrix), learned on the way; [`coder`] says how.
+//! the row and the one above it are (zero outside the matrix), learned on the way; `coder.rs` says how.
 
 mod coder;
 
