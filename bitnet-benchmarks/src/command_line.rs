@@ -8,7 +8,7 @@ use clap::{Parser, ValueEnum};
 use crate::filter::Filter;
 use crate::sampling::Plan;
 
-/// Measures the memory pool and dense products beside those of others.
+/// Measures the memory pool, dense products and quantisation beside those of others.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "cargo bench --package bitnet-benchmarks --")]
 pub(crate) struct CommandLine {

@@ -14,6 +14,7 @@ mod machine;
 mod peers;
 mod processes;
 pub mod products;
+pub mod quantizing;
 pub mod report;
 mod running;
 pub mod sampling;

@@ -15,6 +15,7 @@ use crate::machine::Machine;
 use crate::peers;
 use crate::processes::{Column, Outcome, take_turns};
 use crate::products::Library;
+use crate::quantizing::Hand;
 use crate::report::{
     Cell, ColumnReport, Compare, Group, Method, Report, Row, SuiteReport, Unavailable, html, text,
 };
@@ -173,6 +174,10 @@ fn columns(suite: &Suite, line: &CommandLine) -> Result<(Vec<Column>, Vec<Unavai
         let version = peers::version_of("matrixmultiply");
         return Ok((vec![ours, Column { version, ..ndarray }], Vec::new()));
     }
+    if suite.columns == Columns::Quantizers {
+        let ours = own("bitnet-quant", Subject::Quantize(Hand::Quantizer));
+        return Ok((vec![ours, own("reading", Subject::Quantize(Hand::Reading))], Vec::new()));
+    }
     let system = if cfg!(target_env = "gnu") { "glibc" } else { "system" };
     let mut columns =
         vec![own("pool", Subject::Pool(TrackingLevel::None)), own(system, Subject::System)];
@@ -249,7 +254,9 @@ impl Measuring<'_> {
         mut outcomes: Vec<Outcome>,
     ) {
         let compare = match suite.columns {
-            Columns::Allocators | Columns::Products => Compare::FirstWithBestOther,
+            Columns::Allocators | Columns::Products | Columns::Quantizers => {
+                Compare::FirstWithBestOther
+            }
             Columns::TrackingLevels => Compare::OthersWithFirst,
         };
         for (at, series) in bench.series.iter().enumerate() {

@@ -1,12 +1,14 @@
 //! The suites: which benchmarks there are, what they are called, and whom they compare.
 
 use bitnet_core::memory::TrackingLevel;
+use bitnet_quant::codec::dense::DenseType;
 use serde::{Deserialize, Serialize};
 
 use crate::filter::Filter;
 use crate::footprint::Mix;
 use crate::kernels::Touch;
 use crate::products::{Library, Shape};
+use crate::quantizing::{Hand, Task};
 use crate::trace::{DecoderShape, Trace, TrainingShape, decode_step, training_step};
 
 /// Whose memory or whose product is measured, in one process.
@@ -18,11 +20,13 @@ pub enum Subject {
     Pool(TrackingLevel),
     /// A library that multiplies matrices.
     Product(Library),
+    /// A quantiser, or what it is compared with.
+    Quantize(Hand),
 }
 
 impl Subject {
     /// Every subject with the name that processes pass to each other.
-    const NAMES: [(&'static str, Self); 7] = [
+    const NAMES: [(&'static str, Self); 9] = [
         ("system", Self::System),
         ("pool-none", Self::Pool(TrackingLevel::None)),
         ("pool-basic", Self::Pool(TrackingLevel::Basic)),
@@ -30,6 +34,8 @@ impl Subject {
         ("pool-detailed", Self::Pool(TrackingLevel::Detailed)),
         ("product-core", Self::Product(Library::Core)),
         ("product-ndarray", Self::Product(Library::Ndarray)),
+        ("quantizer", Self::Quantize(Hand::Quantizer)),
+        ("reading", Self::Quantize(Hand::Reading)),
     ];
 
     /// The name that processes pass to each other.
@@ -130,6 +136,8 @@ pub enum Work {
     Footprint(Mix),
     /// [`mod@crate::products`].
     Product(Shape),
+    /// [`mod@crate::quantizing`].
+    Quantize(Task),
     /// [`crate::decoding`]: tokens of the story model, whose decoder takes its memory from the pool.
     Decode,
     /// [`mod@crate::training`]: steps of a small run, whose trainer takes its memory from the pool.
@@ -172,6 +180,8 @@ pub enum Columns {
     TrackingLevels,
     /// Libraries that multiply matrices; ours is compared with the other.
     Products,
+    /// Quantisers, compared with reading as many bytes.
+    Quantizers,
 }
 
 /// Benchmarks with the same columns.
@@ -218,16 +228,18 @@ pub fn about(group: &str) -> &'static str {
             "Dense products, weights as [n, k]",
             "the same, the right matrix stored as layers keep it",
         ),
+        ("Quantisation", "1024 x 1024 weights, or 64 x 2560 activations, with one thread"),
     ];
     GROUPS.iter().chain(&own).find(|(name, _)| *name == group).map_or("", |(_, about)| about)
 }
 
 /// All suites.
-pub fn all() -> [Suite; 3] {
+pub fn all() -> [Suite; 4] {
     [
         Suite { name: "memory", columns: Columns::Allocators, benches: memory() },
         Suite { name: "tracking", columns: Columns::TrackingLevels, benches: tracking() },
         Suite { name: "matmul", columns: Columns::Products, benches: products() },
+        Suite { name: "quantization", columns: Columns::Quantizers, benches: quantizers() },
     ]
 }
 
@@ -242,6 +254,7 @@ impl Suite {
         match self.columns {
             Columns::Allocators | Columns::TrackingLevels => Subject::Pool(TrackingLevel::None),
             Columns::Products => Subject::Product(Library::Core),
+            Columns::Quantizers => Subject::Quantize(Hand::Quantizer),
         }
     }
 
@@ -400,6 +413,22 @@ fn products() -> Vec<Bench> {
     groups.into_iter().flat_map(|group| PRODUCTS.map(|shape| bench(group, shape))).collect()
 }
 
+fn quantizers() -> Vec<Bench> {
+    use DenseType::{BF16, F16, F32};
+    let tasks = [
+        ("absmean, BF16", Task::Absmean(BF16)),
+        ("absmean, F16", Task::Absmean(F16)),
+        ("absmean, F32", Task::Absmean(F32)),
+        ("absmean and loss, BF16", Task::Measured(BF16)),
+        ("absmean for each 64, BF16", Task::Grouped(BF16, 64)),
+        ("least squares, BF16", Task::LeastSquares(BF16)),
+        ("detection of trits, BF16", Task::Detect(BF16)),
+        ("trits to f32", Task::Dequantize),
+        ("activations to int8", Task::Activations),
+    ];
+    tasks.map(|(label, task)| Bench::new("Quantisation", label, Work::Quantize(task))).into()
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -422,7 +451,7 @@ mod tests {
 
     #[test]
     fn the_word_memory_finds_the_promised_names() {
-        let [memory, tracking, products] =
+        let [memory, tracking, products, quantizers] =
             all().map(|suite| suite.filtered(&Filter::new(&["memory".into()])));
         let names: Vec<_> =
             memory.benches.iter().flat_map(|bench| &bench.series).map(Series::name).collect();
@@ -433,7 +462,11 @@ mod tests {
         ] {
             assert!(names.iter().any(|other| other == name), "{name}");
         }
-        assert!(tracking.benches.is_empty() && products.benches.is_empty());
+        assert!(
+            tracking.benches.is_empty()
+                && products.benches.is_empty()
+                && quantizers.benches.is_empty()
+        );
     }
 
     #[test]

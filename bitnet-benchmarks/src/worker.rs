@@ -12,6 +12,7 @@ use crate::decoding::decoding;
 use crate::footprint::footprint;
 use crate::kernels::{batch, cache_lines, handover, larson, mstress, pair, replay, xmalloc};
 use crate::products::products;
+use crate::quantizing::quantizing;
 use crate::sampling::Plan;
 use crate::suite::{self, Bench, Subject, Work};
 use crate::training::training;
@@ -114,6 +115,8 @@ pub fn measure(bench: &Bench, subject: Subject, plan: &Plan) -> Result<Vec<Vec<f
         (Subject::Product(library), &Work::Product(shape)) => {
             Ok(vec![products(library, shape, plan)?])
         }
+        (Subject::Quantize(hand), &Work::Quantize(task)) => Ok(vec![quantizing(hand, task, plan)?]),
+        (Subject::Quantize(_), _) => Err("a quantiser has no memory and multiplies nothing".into()),
         (Subject::Product(_), _) => Err("a library that multiplies has no memory".into()),
         (Subject::Pool(level), Work::Decode) => Ok(vec![decoding(pool(level)?, plan)?]),
         (Subject::Pool(level), Work::Train) => Ok(vec![training(&pool(level)?, plan)?]),
@@ -159,6 +162,7 @@ pub fn run<B: Blocks>(bench: &Bench, blocks: &B, plan: &Plan) -> Result<Vec<Vec<
             Ok(parts.iter().take(bench.series.len()).map(|&part| vec![part]).collect())
         }
         Work::Product(_) => return Err("products are no work for an allocator".into()),
+        Work::Quantize(_) => return Err("quantisation is no work for an allocator".into()),
         Work::Decode | Work::Train => {
             return Err("decoding and training are measured with a pool alone".into());
         }

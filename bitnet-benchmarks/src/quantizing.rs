@@ -1,0 +1,182 @@
+//! Quantisation on one thread, beside the time that reading as many bytes takes.
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use bitnet_core::dense::DenseRows;
+use bitnet_core::rng::SplitMix64;
+use bitnet_core::simd::sum_words;
+use bitnet_core::ternary::ScaleGranularity;
+use bitnet_quant::activations::{ActivationBits, ActivationQuantizer, ActivationRange};
+use bitnet_quant::codec::dense::{DenseMatrix, DenseType, encode_row};
+use bitnet_quant::quantizer::{Absmean, LeastSquares, Quantizer, Settings};
+use bitnet_quant::weights::{absmean, absmean_by, dequantize_row, detect_ternary};
+
+use crate::sampling::{Plan, sample};
+
+/// Whose time is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hand {
+    /// This project's quantisers.
+    Quantizer,
+    /// A sum of 64-bit words: the larger one of input and output, read once.
+    Reading,
+}
+
+/// What is done with [`ROWS`] by [`COLS`] weights, or with [`TOKENS`] tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Task {
+    /// Absmean with one scale.
+    Absmean(DenseType),
+    /// The same, and the loss.
+    Measured(DenseType),
+    /// Absmean with a scale for each group of so many.
+    Grouped(DenseType, usize),
+    /// The least squared error.
+    LeastSquares(DenseType),
+    /// Detection of weights that are ternary.
+    Detect(DenseType),
+    /// Trits to f32.
+    Dequantize,
+    /// Activations to int8, one scale for each token.
+    Activations,
+}
+
+/// Rows of the weights.
+pub const ROWS: usize = 1024;
+/// Columns of the weights.
+pub const COLS: usize = 1024;
+/// Tokens of the activations.
+pub const TOKENS: usize = 64;
+/// Numbers of a token.
+pub const WIDTH: usize = 2560;
+
+/// Nanoseconds for each time that `task` is done.
+///
+/// # Errors
+/// Text for people: what went wrong.
+pub fn quantizing(hand: Hand, task: Task, plan: &Plan) -> Result<Vec<f64>, String> {
+    with_task(task, |bytes, work| match hand {
+        Hand::Quantizer => timed(plan, work),
+        Hand::Reading => {
+            let words = vec![0x5555_5555_5555_5555u64; bytes / 8];
+            timed(plan, &mut || {
+                black_box(sum_words(black_box(&words)));
+                Ok(())
+            })
+        }
+    })
+}
+
+/// Samples of work that can be repeated.
+fn timed(plan: &Plan, work: &mut dyn FnMut() -> Result<(), String>) -> Result<Vec<f64>, String> {
+    let mut failed = None;
+    let samples = sample(plan, 1.0, |rounds| {
+        let start = Instant::now();
+        for _ in 0..rounds {
+            if let Err(problem) = work() {
+                failed.get_or_insert(problem);
+            }
+        }
+        Ok::<[Duration; 1], _>([start.elapsed()])
+    });
+    match (failed, samples) {
+        (Some(problem), _) => Err(problem),
+        (None, Ok([samples])) => Ok(samples),
+        (None, Err(refused)) => Err(refused.to_string()),
+    }
+}
+
+/// Normal numbers, the same in every process.
+fn numbers(count: usize) -> Vec<f32> {
+    let mut random = SplitMix64::new(158);
+    (0..count).map(|_| random.normal_pair()[0] as f32 * 0.02).collect()
+}
+
+fn stored(dtype: DenseType, values: &[f32]) -> Result<DenseMatrix<Vec<u8>>, String> {
+    let said = |error: bitnet_quant::Error| error.to_string();
+    let mut bytes = Vec::new();
+    for (row, values) in values.chunks(COLS).enumerate() {
+        encode_row(dtype, row, values, &mut bytes).map_err(said)?;
+    }
+    DenseMatrix::new(dtype, values.len() / COLS, COLS, bytes).map_err(said)
+}
+
+/// Hands `with` the bytes that the task reads or writes, whichever are more, and the task.
+fn with_task<T>(
+    task: Task,
+    with: impl FnOnce(usize, &mut dyn FnMut() -> Result<(), String>) -> Result<T, String>,
+) -> Result<T, String> {
+    let said = |error: bitnet_quant::Error| error.to_string();
+    let of = |dtype| stored(dtype, &numbers(ROWS * COLS));
+    let settings = Settings::default();
+    match task {
+        Task::Absmean(dtype) => {
+            let weights = of(dtype)?;
+            with(weights.bytes(), &mut || absmean(&weights).map(drop).map_err(said))
+        }
+        Task::Measured(dtype) => {
+            let weights = of(dtype)?;
+            let work = || Absmean.quantize_measured(&weights, &settings).map(drop).map_err(said);
+            with(weights.bytes(), &mut { work })
+        }
+        Task::Grouped(dtype, n) => {
+            let (weights, groups) = (of(dtype)?, ScaleGranularity::Group(n));
+            with(weights.bytes(), &mut || absmean_by(&weights, groups).map(drop).map_err(said))
+        }
+        Task::LeastSquares(dtype) => {
+            let weights = of(dtype)?;
+            let work = || LeastSquares.quantize(&weights, &settings).map(drop).map_err(said);
+            with(weights.bytes(), &mut { work })
+        }
+        Task::Detect(dtype) => {
+            let signs: Vec<f32> =
+                numbers(ROWS * COLS).iter().map(|x| (x * 40.0).round().clamp(-1.0, 1.0)).collect();
+            let weights = stored(dtype, &signs)?;
+            with(weights.bytes(), &mut || match detect_ternary(&weights).map_err(said)? {
+                Some(_) => Ok(()),
+                None => Err("ternary weights were not found to be".into()),
+            })
+        }
+        Task::Dequantize => {
+            let trits = absmean(&of(DenseType::F32)?).map_err(said)?;
+            let mut out = vec![0f32; ROWS * COLS];
+            with(ROWS * COLS * 4, &mut || {
+                for (row, out) in out.chunks_exact_mut(COLS).enumerate() {
+                    dequantize_row(&trits, row, out);
+                }
+                black_box(&mut out);
+                Ok(())
+            })
+        }
+        Task::Activations => {
+            let (x, mut q) = (numbers(TOKENS * WIDTH), vec![0i8; TOKENS * WIDTH]);
+            let quantizer = ActivationQuantizer::new(ActivationBits::Int8, ActivationRange::Absmax)
+                .map_err(said)?;
+            with(x.len() * 4, &mut || quantizer.quantize(&x, WIDTH, &mut q).map(drop).map_err(said))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_task_is_done_by_both() {
+        for task in [
+            Task::Absmean(DenseType::BF16),
+            Task::Measured(DenseType::F32),
+            Task::Grouped(DenseType::BF16, 64),
+            Task::LeastSquares(DenseType::BF16),
+            Task::Detect(DenseType::F16),
+            Task::Dequantize,
+            Task::Activations,
+        ] {
+            for hand in [Hand::Quantizer, Hand::Reading] {
+                let samples = quantizing(hand, task, &Plan::ONCE).unwrap();
+                assert!(samples.iter().all(|&time| time > 0.0), "{task:?} {hand:?}");
+            }
+        }
+    }
+}
