@@ -93,7 +93,7 @@ pub(crate) enum ColorChoice {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Model")]
 pub(crate) struct ModelArgs {
-    /// A GGUF file, a safetensors file, a Hugging Face folder, or hf:OWNER/NAME[:FILE] for what has been pulled
+    /// A GGUF file, a safetensors file, a Hugging Face folder, or hf:OWNER/NAME for what has been pulled
     /// [default: the embedded story model]
     #[arg(short, long, global = true, value_name = "PATH", value_parser = model_path::parser())]
     pub(crate) model: Option<PathBuf>,

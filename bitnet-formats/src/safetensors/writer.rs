@@ -62,7 +62,7 @@ pub fn write(
 /// of `tensors`; the data lies by falling element size without gaps. `file` is what messages call it.
 ///
 /// # Errors
-/// As [`write`], but for those of writing.
+/// As [`write()`], but for those of writing.
 pub fn layout(file: &str, tensors: &[TensorSpec], metadata: &[(String, String)]) -> Result<Layout> {
     let mut order: Vec<usize> = (0..tensors.len()).collect();
     order.sort_by_key(|&index| std::cmp::Reverse(tensors[index].dtype.size()));
