@@ -492,6 +492,8 @@ pub(crate) enum ConvertTarget {
     Hf,
     /// A Hugging Face folder of ordinary numbers
     HfDense,
+    /// A folder for MLX's programs: ternary layers with 2 bits, affine
+    Mlx,
 }
 
 impl From<ConvertTarget> for Target {
@@ -500,6 +502,7 @@ impl From<ConvertTarget> for Target {
             ConvertTarget::Gguf => Self::Gguf,
             ConvertTarget::Hf => Self::HuggingFace,
             ConvertTarget::HfDense => Self::Dense,
+            ConvertTarget::Mlx => Self::Mlx,
         }
     }
 }

@@ -136,7 +136,13 @@ impl<'a> Chooser<'a> {
                 "a folder of ordinary numbers holds no trits; use --to hf or a .gguf file";
             return Err(Error::refused(what(), problem));
         }
-        if tensor.kind == Kind::Linear {
+        if tensor.kind == Kind::Linear || self.target == Target::Mlx {
+            if self.target == Target::Mlx
+                && !matches!(storage, Storage::Ternary(TernaryStorage::Q2_0 { .. }))
+            {
+                let problem = "an MLX folder holds trits in one form; leave the type away";
+                return Err(Error::refused(what(), problem));
+            }
             if self.layers == Layers::Ordinary && !self.options.quantize {
                 let problem = "its numbers were not trained to be ternary, and rounding them would ruin the model; \
                                --quantize does it all the same";
@@ -167,6 +173,7 @@ impl<'a> Chooser<'a> {
                 storage => storage,
             }),
             Target::HuggingFace => self.packed(tensor, stored, granularity),
+            Target::Mlx => self.affine(stored, granularity),
             Target::Gguf => self.in_gguf(tensor, stored, granularity),
         }
     }
@@ -190,6 +197,26 @@ impl<'a> Chooser<'a> {
         }
         debug_assert_eq!(tensor.kind, Kind::Linear);
         Ok(Storage::Ternary(TernaryStorage::I2S(I2sLayout::X86)))
+    }
+
+    /// MLX's form: its groups are as fine as the source's scales may be.
+    fn affine(&self, stored: &StoredBytes, granularity: ScaleGranularity) -> Result<Storage> {
+        let what = || format!("tensor {}", stored.tensor);
+        if self.files.config().architecture == Architecture::BitNet {
+            let problem = "MLX's programs read this architecture from a packed folder; use --to hf";
+            return Err(Error::refused(what(), problem));
+        }
+        if self.precision == ActivationPrecision::Int8 && self.options.load.activations.is_none() {
+            let problem = "its layers take inputs of 8 bits, and MLX's programs leave inputs as they are; \
+                           --activations float accepts that";
+            return Err(Error::refused(what(), problem));
+        }
+        let block = match granularity {
+            ScaleGranularity::Tensor => 128,
+            ScaleGranularity::Group(n) if n.is_multiple_of(128) => 128,
+            ScaleGranularity::Row | ScaleGranularity::Group(_) => 64,
+        };
+        Ok(Storage::Ternary(TernaryStorage::Q2_0 { block }))
     }
 
     /// The source's own type, else the first that holds the shape and the scales, and that readers take in the way the

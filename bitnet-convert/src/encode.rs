@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use bitnet_core::dense::DenseRows;
+use bitnet_core::dense::{DenseRows, PlainType};
 use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::ternary::{ScaleGranularity, TernaryBuilder, TernaryMatrix};
 use bitnet_inference::ModelFiles;
 use bitnet_inference::loader::{StoredLinear, StoredWeight, TernaryRows};
 use bitnet_quant::codec::dense::{self, DenseMatrix, DenseType};
 use bitnet_quant::codec::hf_packed;
+use bitnet_quant::codec::mlx;
 use bitnet_quant::loss::LossMeter;
 use bitnet_quant::weights::{absmean_measured_in, detect_ternary_in};
 use half::f16;
@@ -84,6 +85,10 @@ impl Encoder<'_> {
                 };
                 let weights = Some(Digest::of_weights(&meant));
                 Ok(Encoded { pieces, proof: Proof { weights, lost } })
+            }
+            Recipe::Affine { part, scales, biases, scale_type, group } => {
+                let (matrix, lost) = self.trits(tensor)?;
+                self.affine(matrix, lost, [*part, *scales, *biases], *scale_type, *group)
             }
             Recipe::Packed { part, scale, scale_type, multiply } => {
                 self.packed(tensor, *part, *scale, (*scale_type, *multiply))
@@ -241,6 +246,29 @@ impl Encoder<'_> {
             Some(moved) => Ok((in_order(&matrix, moved)?, lost)),
             None => Ok((matrix, lost)),
         }
+    }
+
+    fn affine(
+        &self,
+        matrix: TernaryMatrix,
+        mut lost: LossMeter,
+        parts: [usize; 3],
+        scale_type: DenseType,
+        group: usize,
+    ) -> Result<Encoded> {
+        let name = &self.plan.parts[parts[0]].name;
+        let plain = scale_type.plain().unwrap_or(PlainType::F32);
+        let meant = match plain {
+            PlainType::F16 => rounded(&matrix, &mut lost)?,
+            _ => matrix.clone(),
+        };
+        let stored = mlx::encode(&matrix, plain, group)
+            .map_err(|source| tensor_error(name, mlx::FORMAT, source))?;
+        let bytes = [stored.weight, stored.scales, stored.biases];
+        let pieces = parts.into_iter().zip(bytes);
+        let pieces = pieces.map(|(part, bytes)| Piece { part, at: 0, bytes }).collect();
+        let weights = Some(Digest::of_weights(&meant));
+        Ok(Encoded { pieces, proof: Proof { weights, lost } })
     }
 
     fn packed(

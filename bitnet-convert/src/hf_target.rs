@@ -11,7 +11,7 @@ use bitnet_inference::models::{Architecture, RopeScaling, activation_name};
 use serde_json::{Value as Json, json};
 
 use crate::options::{ConvertOptions, Target};
-use crate::plan::{Part, PartType, Plan, PlannedFile, Planner};
+use crate::plan::{Part, PartType, Plan, PlannedFile, Planner, Recipe};
 use crate::tensors::ModelTensor;
 use crate::{Error, Result};
 
@@ -146,6 +146,23 @@ fn quantization_config(
         Container::Gguf(_) => None,
     };
     let Some(object) = config.as_object_mut() else { return Ok(()) };
+    // What MLX's programs wrote goes: it is said anew where it holds.
+    if object.remove("quantization").is_some() {
+        object.remove("quantization_config");
+    }
+    if target == Target::Mlx {
+        let group = plan.works.iter().find_map(|work| match work.recipe {
+            Recipe::Affine { group, .. } => Some(group),
+            _ => None,
+        });
+        object.remove("quantization_config");
+        if let Some(group) = group {
+            let said = json!({"group_size": group, "bits": 2, "mode": "affine"});
+            object.insert("quantization".into(), said.clone());
+            object.insert("quantization_config".into(), said);
+        }
+        return Ok(());
+    }
     let packed = plan.parts.iter().any(|part| part.part_type.name() == "U8");
     if packed {
         let multiply = packing.is_none_or(|packing| packing.multiply);

@@ -132,7 +132,7 @@ pub fn convert(
         let total = plan.parts.iter().map(|part| part.nbytes).sum();
         let at = match plan.target {
             Target::Gguf => destination.files().join(&planned[0].name),
-            Target::HuggingFace | Target::Dense => destination.files(),
+            Target::HuggingFace | Target::Dense | Target::Mlx => destination.files(),
         };
         let on_bytes = &mut |read| tell(Stage::Proving, read, total);
         let destination = &destination;
@@ -143,7 +143,9 @@ pub fn convert(
     partial.sync()?;
     match plan.target {
         Target::Gguf => partial.finish_files(&decided.final_names(output))?,
-        Target::HuggingFace | Target::Dense => partial.finish_folder(options.overwrite)?,
+        Target::HuggingFace | Target::Dense | Target::Mlx => {
+            partial.finish_folder(options.overwrite)?
+        }
     }
     Ok(Report { converting, proving, ..decided.report(&records, resumed) })
 }
@@ -168,7 +170,9 @@ fn decide(input: &Path, output: &Path, options: &ConvertOptions) -> Result<Decid
             let (plan, planned) = gguf_target::plan(&files, options, &name.unwrap_or_default())?;
             (plan, planned, Vec::new())
         }
-        Target::HuggingFace | Target::Dense => hf_target::plan(&files, options, target)?,
+        Target::HuggingFace | Target::Dense | Target::Mlx => {
+            hf_target::plan(&files, options, target)?
+        }
     };
     Ok(Decided { files, plan, planned, side })
 }
@@ -193,7 +197,7 @@ impl Decided {
             Target::Gguf => {
                 self.planned.iter().map(|file| output.with_file_name(&file.name)).collect()
             }
-            Target::HuggingFace | Target::Dense => vec![output.to_owned()],
+            Target::HuggingFace | Target::Dense | Target::Mlx => vec![output.to_owned()],
         }
     }
 

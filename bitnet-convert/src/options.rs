@@ -15,6 +15,8 @@ pub enum Target {
     HuggingFace,
     /// A Hugging Face folder of ordinary numbers.
     Dense,
+    /// A folder as MLX's programs write it, ternary layers with 2 bits, affine.
+    Mlx,
 }
 
 impl Target {
@@ -25,6 +27,7 @@ impl Target {
             Self::Gguf => "gguf",
             Self::HuggingFace => "hf",
             Self::Dense => "hf-dense",
+            Self::Mlx => "mlx",
         }
     }
 }

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bitnet_core::backend::{ActivationPrecision, RopeOrder};
+use bitnet_core::dense::PlainType;
 use bitnet_formats::gguf::GgmlType;
 use bitnet_formats::safetensors::Dtype;
 use bitnet_inference::ModelFiles;
@@ -11,6 +12,7 @@ use bitnet_inference::loader::{StoredBytes, StoredType};
 use bitnet_quant::codec::TernaryStorage;
 use bitnet_quant::codec::dense::DenseType;
 use bitnet_quant::codec::i2_s::I2sLayout;
+use bitnet_quant::codec::mlx;
 
 use crate::adapter::Adapter;
 use crate::choose::Chooser;
@@ -61,6 +63,8 @@ pub(crate) enum Recipe {
     Dense { part: usize, dense: DenseType, rows: Range<usize> },
     /// Trits; with `scale`, their one scale goes there and stands as 1 beside the trits.
     Ternary { part: usize, storage: TernaryStorage, scale: Option<usize> },
+    /// Trits as MLX stores them: codes, and for each group of weights a scale and a bias of `scale_type`.
+    Affine { part: usize, scales: usize, biases: usize, scale_type: DenseType, group: usize },
     /// Trits as Hugging Face packs them, their scale or its inverse as `scale_type`.
     Packed { part: usize, scale: usize, scale_type: DenseType, multiply: bool },
 }
@@ -73,6 +77,7 @@ impl Recipe {
             | Self::Copy { part, .. }
             | Self::Dense { part, .. }
             | Self::Ternary { part, .. }
+            | Self::Affine { part, .. }
             | Self::Packed { part, .. } => part,
         }
     }
@@ -80,11 +85,12 @@ impl Recipe {
     /// Every stored tensor that it makes.
     pub(crate) fn parts(&self) -> impl Iterator<Item = usize> {
         let beside = match *self {
-            Self::Ternary { scale, .. } => scale,
-            Self::Packed { scale, .. } => Some(scale),
-            _ => None,
+            Self::Ternary { scale, .. } => [scale, None],
+            Self::Packed { scale, .. } => [Some(scale), None],
+            Self::Affine { scales, biases, .. } => [Some(scales), Some(biases)],
+            _ => [None, None],
         };
-        std::iter::once(self.part()).chain(beside)
+        std::iter::once(self.part()).chain(beside.into_iter().flatten())
     }
 }
 
@@ -244,6 +250,9 @@ impl<'a> Planner<'a> {
                 let recipe = Recipe::Ternary { part, storage: ternary, scale };
                 self.work(tensor, recipe, source_bytes);
             }
+            Storage::Ternary(TernaryStorage::Q2_0 { block }) if self.plan.target == Target::Mlx => {
+                self.affine(tensor, &name, block, &stored)?;
+            }
             Storage::Ternary(_) => {
                 self.packed(tensor, name, &stored)?;
             }
@@ -312,10 +321,43 @@ impl<'a> Planner<'a> {
         Ok(())
     }
 
+    /// A layer of an MLX folder: codes, scales and biases.
+    fn affine(
+        &mut self,
+        tensor: &ModelTensor,
+        name: &str,
+        group: usize,
+        stored: &StoredBytes,
+    ) -> Result<()> {
+        let (rows, cols) = (tensor.rows, tensor.cols);
+        // Scales that were of half precision stay so; others keep all their bits.
+        let half = same_storage(stored.storage).is_some_and(Storage::has_f16_scales);
+        let scale_type = if half { DenseType::F16 } else { DenseType::F32 };
+        let plain = scale_type.plain().unwrap_or(PlainType::F32);
+        let (nbytes, _) = mlx::sizes(rows, cols, group, plain)
+            .map_err(|source| tensor_error(name, mlx::FORMAT, source))?;
+        let part = self.push(Part {
+            name: name.to_owned(),
+            shape: vec![rows, cols / 16],
+            part_type: PartType::Safetensors(Dtype::U32),
+            nbytes: nbytes as u64,
+            file: 0,
+            offset: 0,
+        });
+        let stem = name.strip_suffix(".weight").unwrap_or(name).to_owned();
+        let (shape, storage) = (vec![rows, cols / group], Storage::Dense(scale_type));
+        let scales =
+            self.part(format!("{stem}.scales"), shape.clone(), storage, rows, cols / group)?;
+        let biases = self.part(format!("{stem}.biases"), shape, storage, rows, cols / group)?;
+        let recipe = Recipe::Affine { part, scales, biases, scale_type, group };
+        self.work(tensor, recipe, stored.region.len() as u64);
+        Ok(())
+    }
+
     /// Plain numbers: f32 in GGUF files, in folders the source's own type.
     fn vector_type(&self, stored: &StoredBytes) -> DenseType {
         match (self.plan.target, same_storage(stored.storage)) {
-            (Target::HuggingFace | Target::Dense, Some(Storage::Dense(dense)))
+            (Target::HuggingFace | Target::Dense | Target::Mlx, Some(Storage::Dense(dense)))
                 if dense.plain().is_some() =>
             {
                 dense
@@ -365,7 +407,7 @@ impl<'a> Planner<'a> {
             .map_err(|source| tensor_error(&name, storage.name(), source))?;
         let part_type = match self.plan.target {
             Target::Gguf => PartType::Ggml(storage.ggml_type()),
-            Target::HuggingFace | Target::Dense => {
+            Target::HuggingFace | Target::Dense | Target::Mlx => {
                 PartType::Safetensors(storage.dtype().ok_or_else(|| {
                     Error::refused(
                         format!("tensor {name} as {storage}"),

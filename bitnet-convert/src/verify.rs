@@ -83,7 +83,9 @@ pub(crate) fn prove(
     let files = ModelFiles::open(ModelSource::Path(path), &load)?;
     let written = match plan.target {
         Target::Gguf => Written::Gguf(GgufFile::open(path)?),
-        Target::HuggingFace | Target::Dense => Written::Folder(SafeTensors::open(path)?),
+        Target::HuggingFace | Target::Dense | Target::Mlx => {
+            Written::Folder(SafeTensors::open(path)?)
+        }
     };
     same_model(source, &files, plan).map_err(|problem| unproven("(shapes)", problem))?;
     same_tokens(source, &files, options).map_err(|problem| unproven("(tokenizer)", problem))?;

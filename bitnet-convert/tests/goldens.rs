@@ -138,6 +138,30 @@ fn every_checkpoint_with_inputs_of_8_bits_becomes_a_packed_folder_that_computes_
     assert!(converted >= 12, "{converted} were converted");
 }
 
+#[test]
+fn weight_only_checkpoints_go_through_mlx_and_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut converted = 0;
+    for case in cases() {
+        let there = folder.path().join(format!("{}-mlx", case.name));
+        let options_there = ConvertOptions { target: Some(Target::Mlx), ..options(&case) };
+        if let Err(error) = convert(&case.path, &there, &options_there, &mut |_| true) {
+            let text = error.to_string();
+            let told = ["--activations", "--to hf", "scale"].iter().any(|word| text.contains(word));
+            assert!(told, "{}: {text}", case.name);
+            continue;
+        }
+        let source = logits(&case.path, &case.load);
+        assert_same_logits(&case.name, &source, &logits(&there, &case.load));
+        let back = folder.path().join(format!("{}-back.gguf", case.name));
+        let report = convert(&there, &back, &options(&case), &mut |_| true).unwrap();
+        assert!(all_exact(&report), "{}", case.name);
+        assert_same_logits(&case.name, &source, &logits(&back, &canonical(&case.load)));
+        converted += 1;
+    }
+    assert!(converted >= 3, "{converted} were converted");
+}
+
 /// `W + scale B A` by the definition, in the order of Hugging Face's rows.
 #[test]
 fn adapters_are_merged_into_masters() {

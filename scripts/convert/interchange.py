@@ -1,8 +1,8 @@
-"""What `bitnet convert` writes, read by other programs: gguf, llama.cpp, safetensors and transformers.
+"""What `bitnet convert` writes, read by other programs: gguf, llama.cpp, safetensors, transformers and MLX.
 
     python scripts/convert/interchange.py target/release/bitnet
 
-Needs the packages of scripts/golden/requirements.txt. Prints a line for each comparison and ends with code 1 if one fails.
+Needs the packages of scripts/golden/requirements.txt, and mlx. Prints a line for each comparison and ends with code 1 if one fails.
 """
 
 import json
@@ -125,12 +125,33 @@ def folders(bitnet: str, work: Path) -> None:
     check("transformers computes with a dense folder", relative(torch_logits(dense), torch_logits(output)), 0)
 
 
+def mlx_folder(bitnet: str, work: Path) -> None:
+    import mlx.core as mx
+
+    dense = GOLDEN / "qwen3-ternary-dense"
+    output = convert(bitnet, dense, work / "mlx", "--to", "mlx")
+    group = json.loads((output / "config.json").read_text())["quantization"]["group_size"]
+    stored = mx.load(str(output / "model.safetensors"))
+    with safe_open(dense / "model.safetensors", "pt") as file:
+        names = [n for n in file.keys() if n.removesuffix(".weight") + ".scales" in stored]
+        farthest = 0.0
+        for name in names:
+            stem = name.removesuffix(".weight")
+            restored = mx.dequantize(stored[name], stored[f"{stem}.scales"], stored[f"{stem}.biases"], group, 2)
+            original = file.get_tensor(name).float().numpy()
+            farthest = max(farthest, float(np.abs(np.array(restored.astype(mx.float32)) - original).max()))
+    assert len(names) >= 7, names
+    check(f"mlx reads {len(names)} layers", farthest, 0)
+
+
 def main() -> None:
     bitnet = sys.argv[1]
     with tempfile.TemporaryDirectory() as work:
         gguf_files(bitnet, Path(work))
     with tempfile.TemporaryDirectory() as work:
         folders(bitnet, Path(work))
+    with tempfile.TemporaryDirectory() as work:
+        mlx_folder(bitnet, Path(work))
     sys.exit(failures > 0)
 
 

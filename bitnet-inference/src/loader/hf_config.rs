@@ -24,6 +24,11 @@ pub(crate) enum Quantization {
         /// An RMS norm before every ternary layer, with its epsilon.
         input_norm_eps: Option<f32>,
     },
+    /// MLX's affine quantisation with 2 bits; layers without scales beside them are ordinary numbers.
+    Mlx {
+        /// Weights that share a scale.
+        group: usize,
+    },
 }
 
 /// What `config.json` says.
@@ -265,6 +270,9 @@ fn rope(o: &Object<'_>, architecture: Architecture) -> Result<(f32, RopeScaling)
 }
 
 fn quantization(o: &Object<'_>) -> Result<Quantization> {
+    if let Some(value) = o.get("quantization") {
+        return mlx(&Object { file: o.file, value });
+    }
     let Some(value) = o.get("quantization_config") else { return Ok(Quantization::None) };
     let q = Object { file: o.file, value };
     match q.opt_str("quant_method")? {
@@ -297,6 +305,21 @@ fn quantization(o: &Object<'_>) -> Result<Quantization> {
     Ok(Quantization::BitNet { multiply, online, input_norm_eps })
 }
 
+/// The settings of a folder that MLX's programs wrote.
+fn mlx(o: &Object<'_>) -> Result<Quantization> {
+    let bits = o.usize("bits")?;
+    let mode = o.opt_str("mode")?.unwrap_or("affine");
+    if bits != 2 || mode != "affine" {
+        let problem =
+            format!("{bits} bits, {mode}; ternary weights are read where they have 2 bits, affine");
+        return Err(o.bad("quantization", problem));
+    }
+    match o.usize("group_size")? {
+        group @ (64 | 128) => Ok(Quantization::Mlx { group }),
+        other => Err(o.bad("quantization.group_size", format!("{other} is neither 64 nor 128"))),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -321,7 +344,7 @@ mod tests {
         let class = |q: Value| with("quantization_config", q).map(|c| c.quantization);
         let multiply = |q| match class(q).unwrap() {
             Quantization::BitNet { multiply, .. } => multiply,
-            Quantization::None => panic!("quantised"),
+            Quantization::None | Quantization::Mlx { .. } => panic!("quantised"),
         };
         assert!(multiply(json!({"quant_method": "bitnet", "linear_class": "autobitlinear"})));
         assert!(!multiply(json!({"quant_method": "bitnet", "linear_class": "bitlinear"})));
@@ -356,6 +379,32 @@ mod tests {
             with("auto_map", json!({"AutoModel": "evil.py"})).is_ok(),
             "remote code is never looked at"
         );
+    }
+
+    #[test]
+    fn folders_of_mlx_say_their_groups() {
+        let mlx = |settings: Value| {
+            let mut config = base();
+            config["quantization"] = settings.clone();
+            // Its programs write the same under the other name, without a method.
+            config["quantization_config"] = settings;
+            HfConfig::parse(&config, "config.json").map(|config| config.quantization)
+        };
+        let read = mlx(json!({"bits": 2, "group_size": 64, "mode": "affine"})).unwrap();
+        assert_eq!(read, Quantization::Mlx { group: 64 });
+        assert_eq!(
+            mlx(json!({"bits": 2, "group_size": 128})).unwrap(),
+            Quantization::Mlx { group: 128 }
+        );
+        for wrong in [
+            json!({"bits": 4, "group_size": 64}),
+            json!({"bits": 2, "group_size": 32}),
+            json!({"bits": 2, "group_size": 64, "mode": "mxfp4"}),
+            json!({"group_size": 64}),
+            json!(7),
+        ] {
+            assert!(mlx(wrong.clone()).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bitnet_core::backend::ActivationPrecision;
-use bitnet_core::dense::DenseRows;
+use bitnet_core::dense::{DenseRows, PlainType};
 use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::ternary::TernaryMatrix;
 use bitnet_formats::MappedFile;
@@ -12,10 +12,12 @@ use bitnet_formats::names::{Family, TensorName};
 use bitnet_formats::safetensors::{Dtype, SafeTensors, TensorView};
 use bitnet_quant::codec::dense::DenseType;
 use bitnet_quant::codec::hf_packed;
+use bitnet_quant::codec::mlx::{self, MlxTensors};
 use serde_json::Value;
 
 use super::hf_config::{HfConfig, Object, Quantization, read_json};
 use super::mapped_rows::MappedRows;
+use super::ternary_rows::TernaryRows;
 use super::{
     Checkpoint, Container, Described, HfPacking, LoadOptions, ModelFacts, StoredBytes,
     StoredLinear, StoredType, StoredWeight, SuggestedSampling,
@@ -60,7 +62,7 @@ impl HfCheckpoint {
             config: &self.json,
             class: &self.config.class,
             packing: match self.config.quantization {
-                Quantization::None => None,
+                Quantization::None | Quantization::Mlx { .. } => None,
                 Quantization::BitNet { multiply, online, input_norm_eps } => {
                     Some(HfPacking { multiply, online, input_norm_eps })
                 }
@@ -182,6 +184,54 @@ impl HfCheckpoint {
         Ok(matrix)
     }
 
+    /// A layer of MLX: U32 codes, with scales and biases beside them.
+    fn affine(
+        &self,
+        tensor: &TensorView,
+        rows: usize,
+        cols: usize,
+        pool: &HybridMemoryPool,
+    ) -> Result<TernaryMatrix> {
+        let Quantization::Mlx { group } = self.config.quantization else {
+            return Err(InferenceError::Config {
+                file: self.folder.join("config.json").display().to_string(),
+                field: "quantization".into(),
+                problem: format!("missing, but {} has codes of 2 bits", tensor.name),
+            });
+        };
+        let expected = [rows, cols.div_ceil(16)];
+        if tensor.shape != expected {
+            return Err(self.shape_error(tensor, &expected));
+        }
+        let stem = tensor.name.strip_suffix(".weight").unwrap_or(&tensor.name);
+        let beside = |name: &str| {
+            let found = self.tensors.tensor(&format!("{stem}.{name}"))?;
+            let expected = [rows, cols / group];
+            let plain = match found.dtype {
+                Dtype::F16 => PlainType::F16,
+                Dtype::Bf16 => PlainType::BF16,
+                Dtype::F32 => PlainType::F32,
+                _ => return Err(self.shape_error(&found, &expected)),
+            };
+            if found.shape != expected {
+                return Err(self.shape_error(&found, &expected));
+            }
+            Ok((plain, found.data))
+        };
+        let ((scale_type, scales), (bias_type, biases)) = (beside("scales")?, beside("biases")?);
+        if scale_type != bias_type {
+            return Err(InferenceError::UnsupportedOperation {
+                what: format!("{}: scales and biases of {stem} of two types", self.tensors.name()),
+                instead: "MLX writes both in one type; the file is damaged".into(),
+            });
+        }
+        let stored = MlxTensors { weight: tensor.data.clone(), scales, biases };
+        let matrix = mlx::decode_in(&stored, scale_type, rows, cols, group, Some(pool))
+            .map_err(|e| self.weights_error(tensor, e))?;
+        tensor.data.release();
+        Ok(matrix)
+    }
+
     fn side_file(&self, name: &str) -> Result<Option<Value>> {
         let path = self.folder.join(name);
         if path.exists() { read_json(&path).map(Some) } else { Ok(None) }
@@ -265,6 +315,9 @@ impl HfCheckpoint {
     fn weights_fact(&self) -> String {
         match self.config.quantization {
             Quantization::None => "plain numbers (no quantization_config)".into(),
+            Quantization::Mlx { group } => {
+                format!("MLX, 2 bits, a scale for each {group} weights, which multiplies")
+            }
             Quantization::BitNet { online: true, .. } => {
                 "full-precision masters, quantised at load (absmean)".into()
             }
@@ -349,6 +402,10 @@ impl Checkpoint for HfCheckpoint {
             let matrix = self.packed(&tensor, rows, cols, multiply, pool)?;
             return Ok(Some(stored(StoredWeight::Ternary(matrix), ActivationPrecision::Int8)));
         }
+        if tensor.dtype == Dtype::U32 {
+            let matrix = self.affine(&tensor, rows, cols, pool)?;
+            return Ok(Some(stored(StoredWeight::Ternary(matrix), ActivationPrecision::Float)));
+        }
         if tensor.shape != [rows, cols] {
             return Err(self.shape_error(&tensor, &[rows, cols]));
         }
@@ -364,9 +421,13 @@ impl Checkpoint for HfCheckpoint {
         name: &str,
         rows: usize,
         cols: usize,
-        _pool: &HybridMemoryPool,
+        pool: &HybridMemoryPool,
     ) -> Result<Option<Arc<dyn DenseRows>>> {
         let Some(tensor) = self.find(name) else { return Ok(None) };
+        if tensor.dtype == Dtype::U32 {
+            let matrix = self.affine(&tensor, rows, cols, pool)?;
+            return Ok(Some(Arc::new(TernaryRows::new(matrix, mlx::FORMAT))));
+        }
         if tensor.shape != [rows, cols] {
             return Err(self.shape_error(&tensor, &[rows, cols]));
         }
