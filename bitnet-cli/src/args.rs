@@ -460,6 +460,13 @@ pub(crate) struct ConvertArgs {
     /// Name of the architecture in a GGUF file, where there are several (bitnet-b1.58, bitnet)
     #[arg(long, value_name = "NAME")]
     pub(crate) arch: Option<String>,
+    /// Choose types for the embedding table, the head and layers of ordinary numbers so that all matrices take at most SIZE
+    /// (500M, 4G) and lose as little as they can
+    #[arg(long, value_name = "SIZE", value_parser = size, conflicts_with = "min_sqnr")]
+    pub(crate) max_size: Option<u64>,
+    /// Choose them so that the result is small, and signal over error is at least DB decibels on average
+    #[arg(long, value_name = "DB")]
+    pub(crate) min_sqnr: Option<f64>,
     /// Merge a LoRA adapter (a folder that PEFT wrote) into the weights, times FACTOR; may be repeated
     #[arg(long, value_name = "DIR[=FACTOR]", value_parser = adapter)]
     pub(crate) lora: Vec<(PathBuf, f32)>,

@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 mod adapter;
+mod budget;
 mod choose;
 mod diff;
 mod digest;
@@ -42,7 +43,7 @@ use bitnet_inference::{ModelFiles, ModelSource};
 
 pub use diff::{Difference, TensorDifference, diff};
 pub use error::{Error, Result};
-pub use options::{ConvertOptions, Progress, Stage, Target};
+pub use options::{Budget, ConvertOptions, Progress, Stage, Target};
 pub use report::{Fidelity, Report, TensorReport};
 pub use storage::Storage;
 
@@ -164,6 +165,14 @@ fn decide(input: &Path, output: &Path, options: &ConvertOptions) -> Result<Decid
             "a GGUF file's name ends in .gguf, a folder's does not; choose another name or --to";
         return Err(Error::refused(output.display().to_string(), problem));
     }
+    let mut options = options.clone();
+    if let Some(budget) = options.budget {
+        let threads = options.threads.unwrap_or_else(available_threads);
+        let chosen = budget::within(budget, &files, &options, target, threads)?;
+        // What was asked for by name comes last and has the last word.
+        options.overrides.splice(0..0, chosen);
+    }
+    let options = &options;
     let name = output.file_name().map(|name| name.to_string_lossy().into_owned());
     let (plan, planned, side) = match target {
         Target::Gguf => {

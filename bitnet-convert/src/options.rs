@@ -32,6 +32,15 @@ impl Target {
     }
 }
 
+/// What a result must keep to, where its tensors may have types of their own.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Budget {
+    /// Bytes of all matrices; the error is to be small.
+    Bytes(u64),
+    /// Signal over error in decibels, on average over all weights; the bytes are to be few.
+    Decibels(f64),
+}
+
 /// What a conversion is asked for.
 #[derive(Debug, Clone)]
 pub struct ConvertOptions {
@@ -49,6 +58,8 @@ pub struct ConvertOptions {
     pub quantize: bool,
     /// `general.architecture` of a GGUF file, where the model's family has several names.
     pub architecture: Option<String>,
+    /// Types for tensors of ordinary numbers are chosen so that the result keeps to this.
+    pub budget: Option<Budget>,
     /// Adapters that are merged into the weights, each with a factor on what it adds: folders that the PEFT library wrote.
     pub adapters: Vec<(PathBuf, f32)>,
     /// Bytes of weights in one file; one file holds all unless given.
@@ -75,6 +86,7 @@ impl Default for ConvertOptions {
             overrides: Vec::new(),
             quantize: false,
             architecture: None,
+            budget: None,
             adapters: Vec::new(),
             split: None,
             load: LoadOptions::default(),

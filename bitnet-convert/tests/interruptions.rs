@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use bitnet_convert::{ConvertOptions, Error, Report, Stage, Target, convert};
+use bitnet_convert::{Budget, ConvertOptions, Error, Report, Stage, Target, convert};
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/models").join(name)
@@ -220,6 +220,35 @@ fn patterns_give_single_tensors_another_type() {
         };
         assert_eq!(tensor.to, expected, "{}", tensor.name);
     }
+}
+
+#[test]
+fn a_budget_chooses_types_and_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = golden("bitnet-2b-packed");
+    let run = |name: &str, budget| {
+        let options = ConvertOptions { budget: Some(budget), ..options() };
+        whole(&input, &folder.path().join(name), &options)
+    };
+    let matrices = |report: &Report| -> u64 {
+        report.tensors.iter().filter(|t| t.role != "vector").map(|t| t.bytes).sum()
+    };
+    let embedding =
+        |report: &Report| report.tensors.iter().find(|t| t.role == "embedding").unwrap().clone();
+    let own = whole(&input, &folder.path().join("own.gguf"), &options());
+    let (all, own_embedding) = (matrices(&own), embedding(&own));
+    let roomy = run("roomy.gguf", Budget::Bytes(all));
+    assert_eq!(embedding(&roomy).to, own_embedding.to, "what fits stays as it is");
+    let tight = run("tight.gguf", Budget::Bytes(all - own_embedding.bytes / 4));
+    assert!(matrices(&tight) <= all - own_embedding.bytes / 4);
+    assert_eq!(embedding(&tight).to, "Q8_0", "the best that fits");
+    let exact = run("exact.gguf", Budget::Decibels(120.0));
+    assert_eq!(embedding(&exact).to, own_embedding.to, "nothing smaller is that good");
+    let coarse = run("coarse.gguf", Budget::Decibels(15.0));
+    assert_eq!(embedding(&coarse).to, "Q4_0", "the smallest that is good enough");
+    let options = ConvertOptions { budget: Some(Budget::Bytes(100)), ..options() };
+    let error = convert(&input, &folder.path().join("no.gguf"), &options, &mut |_| true);
+    assert!(error.unwrap_err().to_string().contains("budget"));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! `bitnet convert`: a model in another format, with proof of what was kept and what was lost.
 
 use anyhow::{Context, Result};
-use bitnet_convert::{ConvertOptions, Fidelity, Progress, Report, Stage, TensorReport};
+use bitnet_convert::{Budget, ConvertOptions, Fidelity, Progress, Report, Stage, TensorReport};
 use serde_json::{Value, json};
 
 use super::Outcome;
@@ -23,6 +23,7 @@ pub(crate) fn run(cli: &Cli, args: &ConvertArgs, output: &mut Output) -> Result<
         overrides: args.tensor.clone(),
         quantize: args.quantize,
         architecture: args.arch.clone(),
+        budget: args.max_size.map(Budget::Bytes).or(args.min_sqnr.map(Budget::Decibels)),
         adapters: args.lora.clone(),
         split: args.split_max_size,
         load: load::options(cli)?,
