@@ -144,6 +144,24 @@ pub enum Work {
     Train,
 }
 
+impl Work {
+    /// Whether allocators are what it measures: only then can it be given one.
+    pub fn is_for_allocators(&self) -> bool {
+        match self {
+            Self::Pair { .. }
+            | Self::Batch(_)
+            | Self::Handover(_)
+            | Self::Larson { .. }
+            | Self::Xmalloc
+            | Self::Mstress
+            | Self::CacheLines { .. }
+            | Self::Replay(..)
+            | Self::Footprint(_) => true,
+            Self::Product(_) | Self::Quantize(_) | Self::Decode | Self::Train => false,
+        }
+    }
+}
+
 /// One benchmark: a piece of work, and the series that it gives.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bench {

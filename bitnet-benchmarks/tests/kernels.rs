@@ -80,10 +80,8 @@ impl<B: Blocks> Blocks for Watched<B> {
 /// Benchmarks that are quick with a plan of no time; counting the footprint touches half a gigabyte.
 fn benches() -> Vec<Bench> {
     let all = suite::all().into_iter().flat_map(|suite| suite.benches);
-    let no_kernel = |work: &Work| {
-        matches!(work, Work::Footprint(_) | Work::Decode | Work::Train | Work::Product(_))
-    };
-    all.filter(|bench| !no_kernel(&bench.work)).collect()
+    let slow = |work: &Work| matches!(work, Work::Footprint(_));
+    all.filter(|bench| bench.work.is_for_allocators() && !slow(&bench.work)).collect()
 }
 
 fn check<B: Blocks>(inner: B, align: usize) {

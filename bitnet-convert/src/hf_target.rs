@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use bitnet_core::backend::RopeOrder;
 use bitnet_formats::names::Family;
 use bitnet_formats::safetensors::{self, TensorSpec};
-use bitnet_inference::ModelFiles;
 use bitnet_inference::loader::Container;
 use bitnet_inference::models::{Architecture, RopeScaling, activation_name};
+use bitnet_inference::tokenizer::{GgufVocabulary, TokenizerError};
+use bitnet_inference::{InferenceError, ModelFiles};
 use serde_json::{Value as Json, json};
 
 use crate::options::{ConvertOptions, Target};
@@ -126,12 +127,29 @@ fn side_files(files: &ModelFiles, target: Target, plan: &mut Plan) -> Result<Vec
                 }
             }
         }
-        None => plan.remarks.push(
-            "the vocabulary inside a GGUF file is not written as tokenizer.json: put the original one into the folder"
-                .into(),
-        ),
+        None => out.extend(vocabulary(files)?),
     }
     Ok(out)
+}
+
+/// The vocabulary inside a GGUF file, as the files of a folder.
+fn vocabulary(files: &ModelFiles) -> Result<Vec<SideFile>> {
+    let Container::Gguf(file) = files.container() else { return Ok(Vec::new()) };
+    let metadata = file.metadata();
+    if metadata.value("tokenizer.ggml.model")?.is_none() {
+        return Ok(Vec::new());
+    }
+    let model = |error: TokenizerError| Error::from(InferenceError::from(error));
+    let vocabulary = GgufVocabulary::from_metadata(metadata).map_err(model)?;
+    let template = metadata.opt_str("tokenizer.chat_template")?;
+    let made = |name: &str, json: &Json| SideFile::Made {
+        name: name.to_owned(),
+        text: serde_json::to_string_pretty(json).unwrap_or_default() + "\n",
+    };
+    Ok(vec![
+        made("tokenizer.json", &vocabulary.to_tokenizer_json().map_err(model)?),
+        made("tokenizer_config.json", &vocabulary.to_tokenizer_config(template)),
+    ])
 }
 
 /// Says how the ternary layers are stored; without them, nothing.

@@ -145,6 +145,37 @@ fn converted_vocabularies_encode_as_llama_cpp_does() {
     }
 }
 
+/// The tokenizer.json that a converter writes, taken from a GGUF file: HF's ids wherever llama.cpp's are the same.
+#[test]
+fn vocabularies_become_tokenizer_json() {
+    let strings = strings();
+    for name in NAMES {
+        let file = gguf(name);
+        let vocabulary = GgufVocabulary::from_metadata(file.metadata()).unwrap();
+        let json = vocabulary.to_tokenizer_json().unwrap().to_string();
+        let tokenizer = Tokenizer::from_json_bytes(json.as_bytes(), name).unwrap();
+        let ids = read::<Ids>(&format!("{name}.ids.json"));
+        let mut compared = 0;
+        for (index, text) in strings.iter().enumerate() {
+            if ids.llama[index].is_none() {
+                assert_eq!(
+                    tokenizer.encode_bytes(text, PARSE).unwrap(),
+                    ids.hf[index],
+                    "{name} {index}"
+                );
+                compared += 1;
+            }
+        }
+        assert!(compared * 2 > strings.len(), "{name}: {compared} of {}", strings.len());
+        let config = vocabulary.to_tokenizer_config(Some("{{ messages }}"));
+        assert_eq!(config["chat_template"], "{{ messages }}");
+        assert_eq!(
+            config["bos_token"].as_str(),
+            vocabulary.bos.map(|id| &*vocabulary.tokens[id as usize])
+        );
+    }
+}
+
 #[test]
 fn ids_decode_to_hfs_text() {
     for name in NAMES {

@@ -35,6 +35,12 @@ pub(super) fn name_of(patterns: &[&str]) -> Option<&'static str> {
     }
 }
 
+/// The patterns that a pre-tokenizer cuts with in turn, and whether a word that is a token stays whole.
+pub(super) fn patterns_of(pre: &str) -> Option<(&'static [&'static str], bool)> {
+    let known = KNOWN.iter().find(|(names, ..)| names.contains(&pre));
+    known.map(|(_, patterns, whole_words)| (*patterns, *whole_words))
+}
+
 /// What a file that names no pre-tokenizer gets.
 pub(crate) const DEFAULT_PRE: &str = "llama-bpe";
 

@@ -11,6 +11,7 @@ mod merge;
 mod split;
 mod spm;
 mod stream;
+mod to_json;
 mod vocabulary;
 
 use std::path::Path;
