@@ -59,7 +59,7 @@ pub(crate) enum Recipe {
     Vector { part: usize, dense: DenseType },
     /// The source's own bytes.
     Copy { part: usize, bytes: Range<usize> },
-    /// Rows of ordinary numbers; `from_start` is where the first one goes in the part.
+    /// Rows of ordinary numbers, which go where they stand in the part.
     Dense { part: usize, dense: DenseType, rows: Range<usize> },
     /// Trits; with `scale`, their one scale goes there and stands as 1 beside the trits.
     Ternary { part: usize, storage: TernaryStorage, scale: Option<usize> },

@@ -4,15 +4,15 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bitnet_core::memory::HybridMemoryPool;
-use bitnet_formats::{GgufFile, Region, SafeTensors};
-use bitnet_inference::loader::{StoredWeight, in_parallel};
+use bitnet_formats::Region;
+use bitnet_inference::loader::{Container, StoredWeight, in_parallel};
 use bitnet_inference::tokenizer::{EncodeOptions, Tokenizer};
 use bitnet_inference::{ModelFiles, ModelSource};
 
 use crate::digest::Digest;
-use crate::options::{ConvertOptions, Destination, Target};
+use crate::options::{ConvertOptions, Destination};
 use crate::partial::{PieceRecord, Record};
-use crate::plan::{PartType, Plan, Recipe};
+use crate::plan::{Part, PartType, Plan, Recipe};
 use crate::tensors::{Kind, ModelTensor};
 use crate::{Error, Result};
 
@@ -20,32 +20,23 @@ use crate::{Error, Result};
 const SAMPLE: &str =
     "It's 12345 degrees — naïve  Straße, 日本語, привет\n\n\tx = foo_bar(1);  \u{1f600} WE'LL";
 
-/// The written container.
-enum Written {
-    Gguf(GgufFile),
-    Folder(SafeTensors),
-}
-
-impl Written {
-    /// The bytes of a stored tensor, once its type and shape are what was planned.
-    fn tensor(&self, part: &crate::plan::Part) -> std::result::Result<Region, String> {
-        match self {
-            Self::Gguf(file) => {
-                let found = file.find(&part.name).ok_or("it is not in the file")?;
-                let dims: Vec<u64> = part.shape.iter().rev().map(|&dim| dim as u64).collect();
-                if PartType::Ggml(found.ggml_type) != part.part_type || found.dims != dims {
-                    return Err(format!("it is {:?} of type {}", found.dims, found.ggml_type));
-                }
-                file.data(found).map_err(|error| error.to_string())
+/// The bytes of a stored tensor, once its type and shape are what was planned.
+fn stored(written: &ModelFiles, part: &Part) -> std::result::Result<Region, String> {
+    match written.container() {
+        Container::Gguf(file) => {
+            let found = file.find(&part.name).ok_or("it is not in the file")?;
+            let dims: Vec<u64> = part.shape.iter().rev().map(|&dim| dim as u64).collect();
+            if PartType::Ggml(found.ggml_type) != part.part_type || found.dims != dims {
+                return Err(format!("it is {:?} of type {}", found.dims, found.ggml_type));
             }
-            Self::Folder(tensors) => {
-                let found = tensors.find(&part.name).ok_or("it is not in the file")?;
-                if PartType::Safetensors(found.dtype) != part.part_type || found.shape != part.shape
-                {
-                    return Err(format!("it is {:?} of type {}", found.shape, found.dtype.name()));
-                }
-                Ok(found.data)
+            file.data(found).map_err(|error| error.to_string())
+        }
+        Container::HuggingFace { tensors, .. } => {
+            let found = tensors.find(&part.name).ok_or("it is not in the file")?;
+            if PartType::Safetensors(found.dtype) != part.part_type || found.shape != part.shape {
+                return Err(format!("it is {:?} of type {}", found.shape, found.dtype.name()));
             }
+            Ok(found.data)
         }
     }
 }
@@ -81,12 +72,6 @@ pub(crate) fn prove(
         ..options.load.clone()
     };
     let files = ModelFiles::open(ModelSource::Path(path), &load)?;
-    let written = match plan.target {
-        Target::Gguf => Written::Gguf(GgufFile::open(path)?),
-        Target::HuggingFace | Target::Dense | Target::Mlx => {
-            Written::Folder(SafeTensors::open(path)?)
-        }
-    };
     same_model(source, &files, plan).map_err(|problem| unproven("(shapes)", problem))?;
     same_tokens(source, &files, options).map_err(|problem| unproven("(tokenizer)", problem))?;
     let read = AtomicU64::new(0);
@@ -97,7 +82,7 @@ pub(crate) fn prove(
         }
         for piece in record.pieces() {
             let part = &plan.parts[piece.part];
-            let checked = written.tensor(part).and_then(|region| same_bytes(&region, piece));
+            let checked = stored(&files, part).and_then(|region| same_bytes(&region, piece));
             checked.map_err(|problem| unproven(&part.name, problem))?;
             read.fetch_add(piece.len, Ordering::Relaxed);
         }
