@@ -62,13 +62,21 @@ fn set_default_mode(_file: &File) -> io::Result<()> {
     Ok(())
 }
 
+/// Brings the names in a folder to the disk, where the system has a way to: a renamed file keeps its new name after that.
+///
+/// # Errors
+/// Those of the system.
 #[cfg(unix)]
-fn sync_folder(folder: &Path) -> io::Result<()> {
+pub fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
+/// Brings the names in a folder to the disk, where the system has a way to: nothing here.
+///
+/// # Errors
+/// None.
 #[cfg(not(unix))]
-fn sync_folder(_folder: &Path) -> io::Result<()> {
+pub fn sync_folder(_folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
