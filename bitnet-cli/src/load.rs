@@ -12,6 +12,7 @@ use bitnet_inference::{
     LoadOptions, Model, ModelSource, Notice, PreparedCache, Session, backend_by_name,
     backend_in_pool,
 };
+use bitnet_quant::calibration::Calibration;
 
 use crate::args::Cli;
 use crate::output::Output;
@@ -36,7 +37,17 @@ pub(crate) fn options(cli: &Cli) -> Result<LoadOptions> {
             Some(read.with_context(|| format!("can't read the chat template {}", path.display()))?)
         }
     };
+    let calibration = match &cli.model.calibration {
+        None => None,
+        Some(path) => {
+            let text = std::fs::read_to_string(path)
+                .with_context(|| format!("can't read the calibration {}", path.display()))?;
+            let calibration = Calibration::from_json(&text);
+            Some(calibration.with_context(|| format!("{}", path.display()))?)
+        }
+    };
     Ok(LoadOptions {
+        calibration,
         i2s_layout: cli.model.i2s_layout.into(),
         activations: cli.model.activations.map(Into::into),
         chat_template,
@@ -75,22 +86,27 @@ pub(crate) fn model_in(pool: &HybridMemoryPool, cli: &Cli, output: &mut Output) 
 }
 
 /// Loads a model on a back end of its own, showing progress.
-pub(crate) fn model_at(source: ModelSource<'_>, cli: &Cli, output: &mut Output) -> Result<Model> {
-    load(source, backend(cli)?, cli, output)
+pub(crate) fn model_at(
+    source: ModelSource<'_>,
+    options: &LoadOptions,
+    cli: &Cli,
+    output: &mut Output,
+) -> Result<Model> {
+    load(source, options, backend(cli)?, output)
 }
 
 fn model_on(backend: Arc<dyn Backend>, cli: &Cli, output: &mut Output) -> Result<Model> {
-    load(source(cli, None)?, backend, cli, output)
+    load(source(cli, None)?, &options(cli)?, backend, output)
 }
 
 fn load(
     source: ModelSource<'_>,
+    options: &LoadOptions,
     backend: Arc<dyn Backend>,
-    cli: &Cli,
     output: &mut Output,
 ) -> Result<Model> {
     let mut progress = output.progress("loading layer");
-    let model = Model::load_with(source, &options(cli)?, backend, &mut |done, all| {
+    let model = Model::load_with(source, options, backend, &mut |done, all| {
         progress.update(done, all);
     })?;
     drop(progress);

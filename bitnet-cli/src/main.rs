@@ -43,6 +43,7 @@ fn dispatch(cli: &Cli, output: &mut Output) -> anyhow::Result<Outcome> {
         Command::Tokenize(args) => commands::tokenize::run(cli, args, output),
         Command::Perplexity(args) => commands::perplexity::run(cli, args, output),
         Command::Compare(args) => commands::compare::run(cli, args, output),
+        Command::Calibrate(args) => commands::calibrate::run(cli, args, output),
         Command::Bench(args) => commands::bench::run(cli, args, output),
         Command::Verify(args) => commands::verify::run(cli, args, output),
         Command::Cache(args) => commands::cache::run(args, output),

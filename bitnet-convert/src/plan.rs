@@ -381,6 +381,7 @@ impl<'a> Planner<'a> {
         }
         let said = |precision| match precision {
             ActivationPrecision::Int8 => "8 bits for each token",
+            ActivationPrecision::Int8Within(_) => "8 bits within one range",
             ActivationPrecision::Float => "the numbers as they are",
         };
         Err(Error::refused(

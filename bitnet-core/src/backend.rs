@@ -39,10 +39,13 @@ pub trait TernaryWeight: Debug + Send + Sync + Any {
 }
 
 /// How the input of a ternary layer is treated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum ActivationPrecision {
     /// Quantised to 8 bits with one scale per token (BitNet b1.58, "W1.58A8").
     Int8,
+    /// Quantised to 8 bits as if this were the largest magnitude of every token: a range that calibration found.
+    /// Larger magnitudes are clamped.
+    Int8Within(f32),
     /// Left in f32: weight-only quantisation ("A16" models).
     Float,
 }
@@ -257,8 +260,8 @@ pub trait Backend: Debug + Send + Sync {
     fn embed(&self, table: &dyn DenseRows, tokens: &[u32], out: &mut BitNetTensor) -> Result<()>;
 
     /// `out[i] = x · weights[i]ᵀ` for ternary weights that share one input: `x` is `[tokens, cols]`, `out[i]` is
-    /// `[tokens, rows_i]`. With [`ActivationPrecision::Int8`] each token is quantised once for all weights, the
-    /// dot product is exact in i32, and `out = dot / activation_scale * weight_scale`.
+    /// `[tokens, rows_i]`. With [`ActivationPrecision::Int8`] and [`ActivationPrecision::Int8Within`] each token is
+    /// quantised once for all weights, the dot product is exact in i32, and `out = dot / activation_scale * weight_scale`.
     fn bit_linear(
         &self,
         x: &BitNetTensor,

@@ -93,8 +93,15 @@ fn int8_place(token: usize, tokens: usize, width: usize) -> (usize, usize) {
 }
 
 impl Quantized {
-    /// Quantises `x` (`[tokens, cols]`), as [`bitnet_core::reference::quantize_activations`] does.
-    pub(crate) fn new(x: &[f32], tokens: usize, cols: usize, machine: Machine<'_>) -> Result<Self> {
+    /// Quantises `x` (`[tokens, cols]`), as [`bitnet_core::reference::quantize_activations`] does, or where the largest
+    /// magnitude is given, [`bitnet_core::reference::quantize_activations_within`].
+    pub(crate) fn new(
+        x: &[f32],
+        tokens: usize,
+        cols: usize,
+        within: Option<f32>,
+        machine: Machine<'_>,
+    ) -> Result<Self> {
         let Machine { isa, threads, pool, .. } = machine;
         let width = cols.div_ceil(ROW_BLOCK);
         // Every block of every token is written below.
@@ -115,7 +122,7 @@ impl Quantized {
             let (sums, tail) = sums_left.split_at_mut(range.len() * width * 2);
             sums_left = tail;
             let x = &x[range.start * cols..range.end * cols];
-            pieces.push(Quantize { x, cols, width, blocks: head, scales, sums });
+            pieces.push(Quantize { x, cols, width, within, blocks: head, scales, sums });
         }
         threads.each(pieces, |piece| {
             isa.run(piece);
@@ -159,6 +166,8 @@ struct Quantize<'a> {
     x: &'a [f32],
     cols: usize,
     width: usize,
+    /// The magnitude that becomes 127, instead of each token's largest.
+    within: Option<f32>,
     blocks: &'a mut [ActivationBlock],
     scales: &'a mut [f32],
     sums: &'a mut [i32],
@@ -171,11 +180,12 @@ impl Op for Quantize<'_> {
     fn eval<I: Isa>(self, isa: I) {
         /// Codes that are all 1.
         const ONES: CodeBlock = [0x5555_5555; 8];
-        let Self { x, cols, width, blocks, scales, sums } = self;
+        let Self { x, cols, width, within, blocks, scales, sums } = self;
         let tokens = scales.len();
         let ones = isa.unpack(&ONES);
         for (token, x) in x.chunks_exact(cols).enumerate() {
-            let scale = bitnet_core::reference::activation_scale(largest(x));
+            let scale =
+                bitnet_core::reference::activation_scale(within.unwrap_or_else(|| largest(x)));
             scales[token] = scale;
             let (first, stride) = int8_place(token, tokens, width);
             for (k, x) in x.chunks(ROW_BLOCK).enumerate() {

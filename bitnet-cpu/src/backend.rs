@@ -188,10 +188,12 @@ impl Backend for CpuBackend {
         scratch: &mut BitNetTensor,
     ) -> Result<()> {
         let sparse = activation == Activation::Relu2
-            && precision == ActivationPrecision::Int8
+            && precision != ActivationPrecision::Float
             && x.shape().first() == Some(&1);
         if sparse && ops::takes(weights) {
-            return self.run("gate_up", |machine| ops::relu2(x, weights, out, scratch, machine));
+            return self.run("gate_up", |machine| {
+                ops::relu2(x, precision, weights, out, scratch, machine)
+            });
         }
         self.bit_linear(x, precision, &weights, &mut [&mut *out, &mut *scratch])?;
         self.gate(activation, out, scratch)

@@ -59,6 +59,16 @@ pub enum InferenceError {
         /// The shape needed, rows first.
         expected: Vec<usize>,
     },
+    /// Ranges of activations that are not those of the model.
+    #[error(
+        "calibration: {input} {problem}; it was made with another model, so make one with this model (`bitnet calibrate`)"
+    )]
+    Calibration {
+        /// The input of linear layers.
+        input: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
     /// Something that this version does not do.
     #[error("{what} is not supported; {instead}")]
     UnsupportedOperation {

@@ -117,12 +117,16 @@ impl Model {
             let described = describing.join().unwrap_or_else(|panic| resume_unwind(panic));
             (described, assembled, took)
         });
-        let (described, assembled) = (described?, assembled?);
+        let (described, mut assembled) = (described?, assembled?);
         let keeping = kept.and_then(|kept| kept.keep(took, assembled.sections));
         let vocab_size = assembled.decoder.config.vocab_size;
         let mut facts = described.facts;
         facts.head = assembled.head;
         facts.assumptions.extend(assembled.assumptions);
+        if let Some(calibration) = &options.calibration {
+            assembled.decoder.calibrate(calibration)?;
+            facts.inputs = "int8 within calibrated ranges (asked for)".into();
+        }
         let end_tokens: BTreeSet<u32> = described.end_tokens.into_iter().collect();
         if let Some(&token) = end_tokens.iter().find(|&&t| t as usize >= vocab_size) {
             return Err(InferenceError::Config {

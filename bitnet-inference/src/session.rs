@@ -8,7 +8,7 @@ use bitnet_core::kv::KvType;
 use bitnet_core::memory::tensor::BitNetTensor;
 
 use crate::cache::KvCache;
-use crate::models::{Decoder, Sequence};
+use crate::models::{Decoder, Observe, Sequence};
 use crate::sampler::{Demand, Sampler};
 use crate::{InferenceError, Result};
 
@@ -108,6 +108,20 @@ impl<'m> Session<'m> {
             }
         }
         Ok(true)
+    }
+
+    /// Reads more tokens, showing `observe` what each linear layer reads: `[tokens of a chunk, features]` in each call.
+    ///
+    /// # Errors
+    /// As [`Session::feed`], and those of `observe`.
+    pub fn read_observed(&mut self, tokens: &[u32], observe: &mut Observe<'_>) -> Result<()> {
+        self.cache.ensure_room(tokens.len())?;
+        for chunk in tokens.chunks(PREFILL_CHUNK) {
+            let h = self.decoder.forward_observed(chunk, &mut self.cache, &self.rope, observe)?;
+            self.tokens.extend_from_slice(chunk);
+            self.last = Some(h.narrow(0, chunk.len() - 1..chunk.len())?);
+        }
+        Ok(())
     }
 
     /// The logits after the last token, `[vocabulary]`.

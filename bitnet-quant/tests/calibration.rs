@@ -89,6 +89,18 @@ fn one_outlier_moves_only_the_extremes() {
     assert!(outliers.largest_to_usual > 40.0, "{outliers:?}");
 }
 
+/// What a ReLU writes is mostly zeros, which every range keeps.
+#[test]
+fn zeros_do_not_move_the_least_divergence() {
+    let values = normal(20_000);
+    let mut with_zeros = values.clone();
+    with_zeros.extend([0.0; 60_000]);
+    for bits in [ActivationBits::Int8, ActivationBits::Int4] {
+        let found = clip(&with_zeros, CalibrationMethod::KlDivergence, bits);
+        assert_eq!(found, clip(&values, CalibrationMethod::KlDivergence, bits));
+    }
+}
+
 #[test]
 fn moving_averages_follow_their_formula() {
     let mut observer = Observer::with_momentum(0.5);

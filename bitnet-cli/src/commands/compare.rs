@@ -3,13 +3,13 @@
 //! Both models read the same windows of tokens, as `bitnet perplexity` cuts them. For every scored prediction the divergence of
 //! the second model from the first is `KL(p || q) = sum p ln(p / q)`, over the whole vocabulary, in nats.
 
-use anyhow::{Context, Result, bail, ensure};
-use bitnet_inference::tokenizer::{EncodeOptions, Tokenizer};
-use bitnet_inference::{Model, ModelSource, Session};
+use anyhow::{Result, bail, ensure};
+use bitnet_inference::{LoadOptions, Model, ModelSource, Session};
 use serde_json::json;
 
 use super::Outcome;
-use super::perplexity::{Score, Window, negative_log_likelihood, windows};
+use super::perplexity::{Score, negative_log_likelihood};
+use super::windows::{Tokens, WINDOW, Window, read_text, windows};
 use crate::args::{Cli, CompareArgs};
 use crate::interrupt::Listener;
 use crate::load;
@@ -17,9 +17,6 @@ use crate::output::{self, Output};
 
 /// Tokens that both models read before their logits are compared: this many rows of logits are held.
 const CHUNK: usize = 32;
-
-/// Tokens of a window unless told otherwise.
-const WINDOW: usize = 512;
 
 /// What was found in all scored predictions.
 #[derive(Debug, Default)]
@@ -39,14 +36,15 @@ pub(crate) fn run(cli: &Cli, args: &CompareArgs, output: &mut Output) -> Result<
     if cli.model.model.is_some() {
         bail!("the models are given twice: write `bitnet compare A B` without --model");
     }
-    let text = std::fs::read_to_string(&args.file)
-        .with_context(|| format!("can't read {} as UTF-8 text", args.file.display()))?;
-    let first = load::model_at(ModelSource::Path(&args.first), cli, output)?;
-    let second = load::model_at(ModelSource::Path(&args.second), cli, output)?;
-    let tokens = tokens(&first, &second, &text)?;
+    let text = read_text(&args.file)?;
+    let options = load::options(cli)?;
+    let uncalibrated = LoadOptions { calibration: None, ..options.clone() };
+    let first = load::model_at(ModelSource::Path(&args.first), &uncalibrated, cli, output)?;
+    let second = load::model_at(ModelSource::Path(&args.second), &options, cli, output)?;
+    let tokens = common_tokens(&first, &second, &text)?;
     let shortest = first.config().context.min(second.config().context);
     let size = args.ctx_window.unwrap_or_else(|| WINDOW.min(shortest));
-    let windows = windows(tokens.ids.len(), size, None, args.all)?;
+    let windows = windows(tokens.len(), size, None, args.all)?;
 
     let listener = Listener::new();
     let mut found = Found::default();
@@ -64,29 +62,14 @@ pub(crate) fn run(cli: &Cli, args: &CompareArgs, output: &mut Output) -> Result<
 }
 
 /// The tokens of the text, the same for both models.
-struct Tokens {
-    ids: Vec<u32>,
-    beginning: Option<u32>,
-}
-
-fn tokens(first: &Model, second: &Model, text: &str) -> Result<Tokens> {
-    let of = |model: &Model| -> Result<(Vec<u32>, Option<u32>)> {
-        let tokenizer: &Tokenizer = model.tokenizer().with_context(|| {
-            format!("{} has no tokenizer; put tokenizer.json beside it", model.facts().file)
-        })?;
-        let how = EncodeOptions { add_special: true, parse_special: false };
-        let begins = tokenizer.encode("", how)?.first().copied();
-        let begins = begins.filter(|&token| tokenizer.bos_id() == Some(token));
-        Ok((tokenizer.encode(text, how)?, begins))
-    };
-    let ((ids, beginning), (others, other_beginning)) = (of(first)?, of(second)?);
+fn common_tokens(first: &Model, second: &Model, text: &str) -> Result<Tokens> {
+    let (tokens, others) = (Tokens::of(first, text)?, Tokens::of(second, text)?);
     ensure!(
-        (&ids, beginning) == (&others, other_beginning)
-            && first.config().vocab_size == second.config().vocab_size,
+        tokens == others && first.config().vocab_size == second.config().vocab_size,
         "the two models cut this text into different tokens, so that their predictions can't be compared one by one; \
          `bitnet perplexity` measures each by itself (see bits/byte)"
     );
-    Ok(Tokens { ids, beginning })
+    Ok(tokens)
 }
 
 fn compare_window(
@@ -96,10 +79,7 @@ fn compare_window(
     window: &Window,
     found: &mut Found,
 ) -> Result<()> {
-    let mut read = tokens.ids[window.tokens.clone()].to_vec();
-    if let Some(beginning) = tokens.beginning {
-        read[0] = beginning;
-    }
+    let read = tokens.window(window);
     let (mut ours, mut theirs) =
         (first.session(Some(read.len()))?, second.session(Some(read.len()))?);
     for start in (0..read.len()).step_by(CHUNK) {

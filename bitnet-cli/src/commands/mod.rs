@@ -2,6 +2,7 @@
 
 pub(crate) mod bench;
 pub(crate) mod cache;
+pub(crate) mod calibrate;
 pub(crate) mod chat;
 pub(crate) mod compare;
 pub(crate) mod completions;
@@ -17,6 +18,7 @@ pub(crate) mod sampling;
 pub(crate) mod tokenize;
 pub(crate) mod train;
 pub(crate) mod verify;
+pub(crate) mod windows;
 
 /// How a command ended, if nothing went wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

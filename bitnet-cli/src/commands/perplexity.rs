@@ -9,28 +9,16 @@
 //! | `--stride N` | N tokens | the last N tokens |
 //! | `--all` | window | every token but the first; a shorter last window too |
 
-use std::ops::Range;
-
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use bitnet_inference::Model;
-use bitnet_inference::tokenizer::{EncodeOptions, Tokenizer};
 use serde_json::json;
 
 use super::Outcome;
+use super::windows::{Tokens, WINDOW, Window, read_text, windows};
 use crate::args::{Cli, PerplexityArgs};
 use crate::interrupt::Listener;
 use crate::load;
 use crate::output::{self, Output};
-
-/// Tokens of a window unless told otherwise.
-const WINDOW: usize = 512;
-
-/// A window: the tokens read, and which of them are scored (positions within it, never 0).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Window {
-    pub(super) tokens: Range<usize>,
-    pub(super) scored: Range<usize>,
-}
 
 /// Sums of negative log-likelihoods, in nats.
 #[derive(Debug, Clone, Copy, Default)]
@@ -60,20 +48,11 @@ impl Score {
 
 /// Measures and prints the perplexity of a text.
 pub(crate) fn run(cli: &Cli, args: &PerplexityArgs, output: &mut Output) -> Result<Outcome> {
-    let text =
-        std::fs::read(&args.file).with_context(|| format!("can't read {}", args.file.display()))?;
-    let text = String::from_utf8(text)
-        .with_context(|| format!("{} is not UTF-8 text", args.file.display()))?;
+    let text = read_text(&args.file)?;
     let model = load::model(cli, output)?;
-    let tokenizer =
-        model.tokenizer().context("the model has no tokenizer; put tokenizer.json beside it")?;
-    let tokens =
-        tokenizer.encode(&text, EncodeOptions { add_special: true, parse_special: false })?;
+    let tokens = Tokens::of(&model, &text)?;
     let size = args.ctx_window.unwrap_or_else(|| WINDOW.min(model.config().context));
     let windows = windows(tokens.len(), size, args.stride, args.all)?;
-    let nothing =
-        tokenizer.encode("", EncodeOptions { add_special: true, parse_special: false })?;
-    let beginning = nothing.first().copied().filter(|&token| tokenizer.bos_id() == Some(token));
 
     let listener = Listener::new();
     let mut score = Score::default();
@@ -83,67 +62,22 @@ pub(crate) fn run(cli: &Cli, args: &PerplexityArgs, output: &mut Output) -> Resu
         if listener.asked() {
             return Ok(Outcome::Interrupted);
         }
-        add_window(&model, tokenizer, &tokens, window, beginning, &mut score)?;
+        add_window(&model, &tokens, window, &mut score)?;
     }
     drop(progress);
     report(args, &model, size, windows.len(), tokens.len(), &score, output)?;
     Ok(Outcome::Done)
 }
 
-/// The windows over `total` tokens.
-pub(super) fn windows(
-    total: usize,
-    size: usize,
-    stride: Option<usize>,
-    all: bool,
-) -> Result<Vec<Window>> {
-    if size < 2 {
-        bail!("--ctx-window {size}: at least 2 tokens are needed to predict one from another");
-    }
-    if let Some(stride) = stride.filter(|&stride| stride >= size) {
-        bail!("--stride {stride} must be smaller than the window of {size} tokens");
-    }
-    if total < if all { 2 } else { size } {
-        bail!(
-            "the text has {}, but a window takes {size}; give more text, a smaller --ctx-window, or --all",
-            output::count(total, "token")
-        );
-    }
-    let step = stride.unwrap_or(size);
-    let first_scored = match stride {
-        _ if all => 1,
-        Some(stride) => size - stride,
-        // The prediction at size / 2 is of the token after it.
-        None => size / 2 + 1,
-    };
-    let mut out = Vec::new();
-    for start in (0..total).step_by(step) {
-        let end = (start + size).min(total);
-        if end - start == size || (all && end - start > 1) {
-            out.push(Window { tokens: start..end, scored: first_scored..end - start });
-        }
-    }
-    Ok(out)
-}
-
-fn add_window(
-    model: &Model,
-    tokenizer: &Tokenizer,
-    tokens: &[u32],
-    window: &Window,
-    beginning: Option<u32>,
-    score: &mut Score,
-) -> Result<()> {
-    let mut read = tokens[window.tokens.clone()].to_vec();
-    if let Some(beginning) = beginning {
-        read[0] = beginning;
-    }
+fn add_window(model: &Model, tokens: &Tokens, window: &Window, score: &mut Score) -> Result<()> {
+    let read = tokens.window(window);
     let mut session = model.session(Some(read.len()))?;
     session.feed_all(&read, &mut |index, logits| {
         let next = index + 1;
         if window.scored.contains(&next) {
             let token = read[next];
-            let bytes = tokenizer.token_bytes(token).map_or(0, |bytes| bytes.len());
+            let text = model.tokenizer().and_then(|tokenizer| tokenizer.token_bytes(token).ok());
+            let bytes = text.map_or(0, |bytes| bytes.len());
             score.add(negative_log_likelihood(logits, token), bytes);
         }
     })?;
@@ -217,37 +151,6 @@ fn report(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_second_half_is_scored_unless_told() {
-        let windows = windows(21, 8, None, false).unwrap();
-        assert_eq!(
-            windows,
-            [Window { tokens: 0..8, scored: 5..8 }, Window { tokens: 8..16, scored: 5..8 }]
-        );
-    }
-
-    #[test]
-    fn strides_score_each_token_once() {
-        let windows = windows(20, 8, Some(4), false).unwrap();
-        let scored: Vec<usize> =
-            windows.iter().flat_map(|w| w.scored.clone().map(|i| i + w.tokens.start)).collect();
-        assert_eq!(scored, (4..20).collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn all_takes_the_short_last_window() {
-        let all = windows(17, 8, None, true).unwrap();
-        assert_eq!(all.len(), 2, "a single token predicts nothing");
-        assert_eq!(windows(18, 8, None, true).unwrap()[2], Window { tokens: 16..18, scored: 1..2 });
-    }
-
-    #[test]
-    fn impossible_windows_are_refused() {
-        assert!(windows(100, 1, None, false).is_err());
-        assert!(windows(7, 8, None, false).is_err());
-        assert!(windows(100, 8, Some(8), false).is_err());
-    }
 
     #[test]
     fn likelihoods_and_their_mean_follow_the_formulas() {

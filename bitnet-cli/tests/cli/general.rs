@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::program::{bitnet, json, ok, output, refused_in_a_line, stderr, stdout};
 
-const COMMANDS: [&str; 11] = [
+const COMMANDS: &[&str] = &[
     "run",
     "chat",
     "inspect",
@@ -12,6 +12,10 @@ const COMMANDS: [&str; 11] = [
     "perplexity",
     "bench",
     "verify",
+    "calibrate",
+    "convert",
+    "compare",
+    "cache",
     "pull",
     "doctor",
     "train",

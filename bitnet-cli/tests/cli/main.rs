@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
 
 mod benches;
+mod calibrating;
 mod chatting;
 mod converting;
 mod general;

@@ -100,6 +100,9 @@ impl Backend for ReferenceBackend {
             for (x, out) in tokens.zip(out.f32_mut()?.chunks_exact_mut(weight.rows().max(1))) {
                 match precision {
                     ActivationPrecision::Int8 => ternary_ops::bit_linear_int8(weight, x, out),
+                    ActivationPrecision::Int8Within(largest) => {
+                        ternary_ops::bit_linear_int8_within(weight, x, largest, out);
+                    }
                     ActivationPrecision::Float => ternary_ops::bit_linear_float(weight, x, out),
                 }
             }

@@ -16,8 +16,15 @@ pub fn activation_scale(largest: f32) -> f32 {
 /// # Panics
 /// If the lengths differ.
 pub fn quantize_activations(x: &[f32], q: &mut [i8]) -> f32 {
+    quantize_activations_within(x, x.iter().fold(0f32, |m, v| m.max(v.abs())), q)
+}
+
+/// As [`quantize_activations`], with `largest` in place of the token's largest magnitude.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn quantize_activations_within(x: &[f32], largest: f32, q: &mut [i8]) -> f32 {
     assert_eq!(x.len(), q.len());
-    let largest = x.iter().fold(0f32, |m, v| m.max(v.abs()));
     let scale = activation_scale(largest);
     for (q, &x) in q.iter_mut().zip(x) {
         *q = (x * scale).round_ties_even().clamp(-128.0, 127.0) as i8;
@@ -48,10 +55,24 @@ pub fn ternary_dots(weight: &TernaryMatrix, q: &[i8]) -> Vec<i32> {
 /// # Panics
 /// If the lengths do not fit.
 pub fn bit_linear_int8(weight: &TernaryMatrix, x: &[f32], out: &mut [f32]) {
-    assert_eq!(out.len(), weight.rows());
     let mut q = vec![0i8; x.len()];
     let activation_scale = quantize_activations(x, &mut q);
-    let dots = ternary_dots(weight, &q);
+    rescaled_dots(weight, &q, activation_scale, out);
+}
+
+/// As [`bit_linear_int8`], with `largest` in place of the token's largest magnitude.
+///
+/// # Panics
+/// If the lengths do not fit.
+pub fn bit_linear_int8_within(weight: &TernaryMatrix, x: &[f32], largest: f32, out: &mut [f32]) {
+    let mut q = vec![0i8; x.len()];
+    let activation_scale = quantize_activations_within(x, largest, &mut q);
+    rescaled_dots(weight, &q, activation_scale, out);
+}
+
+fn rescaled_dots(weight: &TernaryMatrix, q: &[i8], activation_scale: f32, out: &mut [f32]) {
+    assert_eq!(out.len(), weight.rows());
+    let dots = ternary_dots(weight, q);
     let groups = dots.len().checked_div(weight.rows()).unwrap_or(0);
     for (row, out) in out.iter_mut().enumerate() {
         let dots = &dots[row * groups..(row + 1) * groups];

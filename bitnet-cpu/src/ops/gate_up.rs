@@ -5,11 +5,11 @@ use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 use super::Machine;
-use super::bit_linear::{CpuWeight, rescale, single_dots};
+use super::bit_linear::{CpuWeight, rescale, single_dots, within};
 use crate::activations::Quantized;
 use crate::isa::{Isa, Op};
 use crate::threads::Pieces;
-use bitnet_core::backend::TernaryWeight;
+use bitnet_core::backend::{ActivationPrecision, TernaryWeight};
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::memory::{HybridMemoryPool, PoolBuffer};
 use bitnet_core::ternary::{ScaleGranularity, TernaryMatrix};
@@ -29,6 +29,7 @@ pub(crate) fn takes(weights: [&dyn TernaryWeight; 2]) -> bool {
 /// `out = max(x · gateᵀ, 0)² * (x · upᵀ)` for one token in 8 bits and weights that [`takes`] accepts.
 pub(crate) fn relu2(
     x: &BitNetTensor,
+    precision: ActivationPrecision,
     weights: [&dyn TernaryWeight; 2],
     out: &mut BitNetTensor,
     scratch: &mut BitNetTensor,
@@ -37,7 +38,7 @@ pub(crate) fn relu2(
     operands::bit_linear(x, &weights, &[&mut *out, &mut *scratch])?;
     let [gate, up] =
         [super::bit_linear::matrix(weights[0])?, super::bit_linear::matrix(weights[1])?];
-    let x = Quantized::new(x.f32()?, 1, gate.cols(), machine)?;
+    let x = Quantized::new(x.f32()?, 1, gate.cols(), within(precision), machine)?;
     let mut rest = out.f32_mut()?;
     let mut pieces = Pieces::new();
     for rows in machine.threads.ranges(gate.rows(), gate.cols() / 8) {

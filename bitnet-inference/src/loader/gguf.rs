@@ -290,6 +290,9 @@ impl GgufCheckpoint {
         let first = self.ternary_types().first().copied().unwrap_or(GgmlType::F16);
         match (self.precision, self.input_precision(first)) {
             (Some(_), ActivationPrecision::Int8) => "int8 per token (asked for)".into(),
+            (_, ActivationPrecision::Int8Within(largest)) => {
+                format!("int8 within {largest} (asked for)")
+            }
             (Some(_), ActivationPrecision::Float) => "f32, weight-only (asked for)".into(),
             (None, ActivationPrecision::Int8) => "int8 per token".into(),
             (None, ActivationPrecision::Float) => "f32 (weight-only quantisation)".into(),

@@ -333,6 +333,9 @@ impl HfCheckpoint {
     fn inputs_fact(&self) -> String {
         match (self.precision, self.config.model.architecture, self.config.quantization) {
             (Some(ActivationPrecision::Int8), ..) => "int8 per token (asked for)".into(),
+            (Some(ActivationPrecision::Int8Within(largest)), ..) => {
+                format!("int8 within {largest} (asked for)")
+            }
             (Some(ActivationPrecision::Float), ..) => "f32, weight-only (asked for)".into(),
             (None, Architecture::BitNet, _) | (None, _, Quantization::BitNet { .. }) => {
                 "int8 per token".into()

@@ -24,6 +24,7 @@ use bitnet_cpu::CpuOptions;
 use bitnet_formats::gguf::{GgmlType, GgufFile};
 use bitnet_formats::safetensors::Dtype;
 use bitnet_formats::{MappedFile, Region};
+use bitnet_quant::calibration::Calibration;
 use bitnet_quant::codec::i2_s::I2sLayout;
 
 use crate::Result;
@@ -50,6 +51,8 @@ pub struct LoadOptions {
     pub i2s_layout: I2sLayout,
     /// Treatment of the inputs of ternary layers, where the rules should be overruled.
     pub activations: Option<ActivationPrecision>,
+    /// Ranges within which the inputs of ternary layers are quantised, instead of by each token's largest magnitude.
+    pub calibration: Option<Calibration>,
     /// A chat template that replaces the model's own.
     pub chat_template: Option<String>,
     /// How sessions store keys and values; half precision unless told.

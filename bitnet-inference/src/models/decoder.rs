@@ -25,6 +25,7 @@ use bitnet_core::memory::{HybridMemoryPool, Purpose, Shared};
 
 use smallvec::SmallVec;
 
+use super::layer_input::{DOWN, GATE_UP, OUTPUT, Observe, QKV, Site, Tap};
 use super::top::TopHead;
 use super::{HeadMode, ModelConfig};
 use crate::Result;
@@ -184,6 +185,20 @@ impl Decoder {
         self.forward_batch(&mut [Sequence { tokens, cache }], rope)
     }
 
+    /// As [`Decoder::forward`], showing `observe` what each linear layer reads.
+    ///
+    /// # Errors
+    /// As [`Decoder::forward`], and those of `observe`.
+    pub fn forward_observed(
+        &self,
+        tokens: &[u32],
+        cache: &mut KvCache,
+        rope: &RopeTable,
+        observe: &mut Observe<'_>,
+    ) -> Result<BitNetTensor> {
+        self.run(&mut [Sequence { tokens, cache }], rope, Some(observe))
+    }
+
     /// Runs the tokens of several sequences at once, each after what its cache holds: the hidden states
     /// `[tokens of all, hidden]`, those of one sequence after those of another. Each is what [`Decoder::forward`]
     /// gives for its sequence alone.
@@ -194,6 +209,15 @@ impl Decoder {
         &self,
         sequences: &mut [Sequence<'_>],
         rope: &RopeTable,
+    ) -> Result<BitNetTensor> {
+        self.run(sequences, rope, None)
+    }
+
+    fn run(
+        &self,
+        sequences: &mut [Sequence<'_>],
+        rope: &RopeTable,
+        mut observe: Option<&mut Observe<'_>>,
     ) -> Result<BitNetTensor> {
         let (mut tokens, mut positions) = (Few::new(), Few::new());
         for sequence in sequences.iter() {
@@ -213,7 +237,8 @@ impl Decoder {
                     cache: sequence.cache.layer_mut(index),
                 })
                 .collect();
-            self.layer_over(layer, &mut h, &mut slots, &positions, rope)?;
+            let mut tap = Tap { layer: index, observe: observe.as_deref_mut() };
+            self.layer_over(layer, &mut h, &mut slots, &positions, rope, &mut tap)?;
         }
         for sequence in sequences {
             sequence.cache.advance(sequence.tokens.len());
@@ -235,7 +260,8 @@ impl Decoder {
     ) -> Result<()> {
         let tokens = h.shape()[0];
         let positions: Few<_> = (first..first + tokens).collect();
-        self.layer_over(layer, h, &mut [Slot { cache, first, tokens }], &positions, rope)
+        let mut tap = Tap { layer: 0, observe: None };
+        self.layer_over(layer, h, &mut [Slot { cache, first, tokens }], &positions, rope, &mut tap)
     }
 
     fn layer_over(
@@ -245,12 +271,13 @@ impl Decoder {
         slots: &mut [Slot<'_>],
         positions: &[usize],
         rope: &RopeTable,
+        tap: &mut Tap<'_, '_>,
     ) -> Result<()> {
         let a = self.norm(h, &layer.attention_norm)?;
-        let o = self.attention(&layer.attention, a, slots, positions, rope)?;
+        let o = self.attention(&layer.attention, a, slots, positions, rope, tap)?;
         self.backend.add(h, &o)?;
         let b = self.norm(h, &layer.feed_forward_norm)?;
-        let d = self.feed_forward(&layer.feed_forward, b)?;
+        let d = self.feed_forward(&layer.feed_forward, b, tap)?;
         Ok(self.backend.add(h, &d)?)
     }
 
@@ -318,9 +345,10 @@ impl Decoder {
         slots: &mut [Slot<'_>],
         positions: &[usize],
         rope: &RopeTable,
+        tap: &mut Tap<'_, '_>,
     ) -> Result<BitNetTensor> {
         let c = &self.config;
-        let [mut q, mut k, v] = self.project(&x, &attention.qkv)?;
+        let [mut q, mut k, v] = self.project(&x, &attention.qkv, QKV, tap)?;
         if let Some([q_norm, k_norm]) = &attention.head_norms {
             q = self.norm(&q, q_norm)?;
             k = self.norm(&k, k_norm)?;
@@ -350,21 +378,31 @@ impl Decoder {
         if let Some(sub_norm) = &attention.sub_norm {
             o = self.norm(&o, sub_norm)?;
         }
-        let [out] = self.project(&o, std::array::from_ref(&attention.output))?;
+        let [out] = self.project(&o, std::array::from_ref(&attention.output), OUTPUT, tap)?;
         Ok(out)
     }
 
-    fn feed_forward(&self, feed_forward: &FeedForward, x: BitNetTensor) -> Result<BitNetTensor> {
-        let mut u = self.gate_up(&x, &feed_forward.gate_up)?;
+    fn feed_forward(
+        &self,
+        feed_forward: &FeedForward,
+        x: BitNetTensor,
+        tap: &mut Tap<'_, '_>,
+    ) -> Result<BitNetTensor> {
+        let mut u = self.gate_up(&x, &feed_forward.gate_up, tap)?;
         if let Some(sub_norm) = &feed_forward.sub_norm {
             u = self.norm(&u, sub_norm)?;
         }
-        let [out] = self.project(&u, std::array::from_ref(&feed_forward.down))?;
+        let [out] = self.project(&u, std::array::from_ref(&feed_forward.down), DOWN, tap)?;
         Ok(out)
     }
 
     /// `activation(L_gate(x)) * L_up(x)`.
-    fn gate_up(&self, x: &BitNetTensor, projections: &[Projection; 2]) -> Result<BitNetTensor> {
+    fn gate_up(
+        &self,
+        x: &BitNetTensor,
+        projections: &[Projection; 2],
+        tap: &mut Tap<'_, '_>,
+    ) -> Result<BitNetTensor> {
         let activation = self.config.activation;
         let [gate, up] = projections;
         if let (Linear::Ternary(g, precision), Linear::Ternary(u, other)) =
@@ -373,6 +411,7 @@ impl Decoder {
             && gate.input_norm.is_none()
             && up.input_norm.is_none()
         {
+            tap.show(GATE_UP.name(0, gate), x)?;
             let mut out = self.tensor(x.shape()[0], g.rows())?;
             let mut scratch = self.tensor(x.shape()[0], u.rows())?;
             self.backend.gate_up(
@@ -385,7 +424,7 @@ impl Decoder {
             )?;
             return Ok(out);
         }
-        let [mut out, up] = self.project(x, projections)?;
+        let [mut out, up] = self.project(x, projections, GATE_UP, tap)?;
         self.backend.gate(activation, &mut out, &up)?;
         Ok(out)
     }
@@ -396,18 +435,25 @@ impl Decoder {
         &self,
         x: &BitNetTensor,
         projections: &[Projection; N],
+        site: Site,
+        tap: &mut Tap<'_, '_>,
     ) -> Result<[BitNetTensor; N]> {
         let mut outputs = Vec::with_capacity(N);
         for p in projections {
             outputs.push(self.tensor(x.shape()[0], p.weight.rows())?);
         }
         let mut together = SmallVec::<[_; 3]>::new();
-        let mut shared = None;
-        for (p, out) in projections.iter().zip(&mut outputs) {
+        let (mut shared, mut shown) = (None, None);
+        for (index, (p, out)) in projections.iter().zip(&mut outputs).enumerate() {
             let normed = match &p.input_norm {
                 Some((weight, eps)) => Some(self.norm_with(x, weight, *eps)?),
                 None => None,
             };
+            let name = site.name(index, p);
+            if shown != Some(name) {
+                tap.show(name, normed.as_ref().unwrap_or(x))?;
+                shown = Some(name);
+            }
             match (&p.weight, normed) {
                 (Linear::Dense(weight), normed) => {
                     self.backend.linear(normed.as_ref().unwrap_or(x), &**weight, None, out)?;

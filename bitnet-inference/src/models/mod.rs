@@ -3,6 +3,7 @@
 pub mod bitnet;
 mod config;
 mod decoder;
+mod layer_input;
 pub mod llama;
 pub mod qwen3;
 mod row_range;
@@ -12,6 +13,7 @@ mod top;
 pub use bitnet::activation_name;
 pub use config::{Architecture, ModelConfig, RopeScaling};
 pub use decoder::{Attention, Decoder, FeedForward, Head, Layer, Linear, Projection, Sequence};
+pub use layer_input::{LayerInput, Observe};
 pub use token_cost::TokenCost;
 pub use top::HeadMode;
 pub(crate) use top::TopHead;

@@ -22,7 +22,9 @@ pub enum CalibrationMethod {
     Percentile(f64),
     /// The least mean squared error of rounding and clamping together, with as many steps on each side of 0.
     Mse,
-    /// The least Kullback-Leibler divergence of what is quantised from what was seen.
+    /// The least Kullback-Leibler divergence of what is quantised from what was seen. It cares how often numbers are, not how
+    /// large: where few large numbers carry the signal, as in what ReLU² writes, it clamps most of it, and
+    /// [`CalibrationMethod::Mse`] is the better choice.
     KlDivergence,
 }
 
@@ -59,7 +61,7 @@ impl CalibrationMethod {
             }
             Self::Percentile(share) => histogram.quantile(share),
             Self::Mse => least_squares(histogram, levels),
-            Self::KlDivergence => least_divergence(histogram, levels),
+            Self::KlDivergence => least_divergence(histogram, statistics.zeros, levels),
         };
         // The bin of the largest magnitude ends above it.
         let clip = (clip as f32).min(high.max(-low));
@@ -84,17 +86,19 @@ fn least_squares(histogram: &Histogram, levels: f64) -> f64 {
     best.map_or(0.0, |(_, end)| end as f64 * width)
 }
 
-/// The threshold of the least divergence, among the ends of every few bins.
-fn least_divergence(histogram: &Histogram, levels: f64) -> f64 {
+/// The threshold of the least divergence, among the ends of every few bins. `zeros` of the numbers are exactly 0: they are left
+/// out, since they stay 0 whatever the threshold is, and in ReLU's outputs they would drown everything else.
+fn least_divergence(histogram: &Histogram, zeros: u64, levels: f64) -> f64 {
     let used = histogram.used();
     let levels = levels as usize + 1;
     if used <= levels {
         return used as f64 * histogram.width();
     }
+    let mut counts = histogram.counts()[..used].to_vec();
+    counts[0] = counts[0].saturating_sub(zeros);
     let ends = (levels..used).step_by(STEP).chain([used]);
-    let best = ends
-        .map(|end| (divergence(&histogram.counts()[..used], end, levels), end))
-        .min_by(|a, b| a.0.total_cmp(&b.0));
+    let best =
+        ends.map(|end| (divergence(&counts, end, levels), end)).min_by(|a, b| a.0.total_cmp(&b.0));
     best.map_or(0.0, |(_, end)| end as f64 * histogram.width())
 }
 

@@ -15,7 +15,7 @@ pub struct Statistics {
     /// Averages of the lowest and the highest number of each call.
     pub(super) moving: Option<(f64, f64)>,
     count: u64,
-    zeros: u64,
+    pub(super) zeros: u64,
     not_finite: u64,
     sum: f64,
     squares: f64,

@@ -164,8 +164,8 @@ pub(crate) fn bit_linear(
     let cols = x.shape()[1];
     let x = x.f32()?;
     match precision {
-        ActivationPrecision::Int8 => {
-            let x = Quantized::new(x, tokens, cols, machine)?;
+        ActivationPrecision::Int8 | ActivationPrecision::Int8Within(_) => {
+            let x = Quantized::new(x, tokens, cols, within(precision), machine)?;
             if let ([weight], [out]) = (weights, &mut *out)
                 && sparse(&x, tokens, own(*weight)?, out.f32_mut()?, machine)?
             {
@@ -185,6 +185,14 @@ pub(crate) fn bit_linear(
                 Ok(())
             })
         }
+    }
+}
+
+/// The magnitude that becomes 127, where it is not each token's largest.
+pub(crate) fn within(precision: ActivationPrecision) -> Option<f32> {
+    match precision {
+        ActivationPrecision::Int8Within(largest) => Some(largest),
+        ActivationPrecision::Int8 | ActivationPrecision::Float => None,
     }
 }
 
@@ -249,7 +257,7 @@ pub(crate) fn bit_linear_integers(
     let weight = matrix(weight)?;
     let (tokens, cols) = x.dims2("bit_linear", "x")?;
     operands::expect_shape("bit_linear", "x", x, tokens, weight.cols())?;
-    let quantized = Quantized::new(x.f32()?, tokens, cols, machine)?;
+    let quantized = Quantized::new(x.f32()?, tokens, cols, None, machine)?;
     let dots = machine.isa.run(int8::Integers { x: &quantized, tokens, weight });
     Ok(BitLinearIntegers {
         activations: quantized.activations(tokens, cols),

@@ -2,7 +2,7 @@
 
 use super::*;
 use bitnet_core::backend::Activation;
-use bitnet_core::backend::ActivationPrecision::{Float, Int8};
+use bitnet_core::backend::ActivationPrecision::{Float, Int8, Int8Within};
 
 const SHAPES: [(usize, usize, usize); 14] = [
     (1, 1, 1),
@@ -73,14 +73,20 @@ fn round(x: f64) -> f64 {
     }
 }
 
-/// Quantised activations and scale of one token.
-fn quantized(x: &[f32]) -> (Vec<i8>, f32) {
-    let mut largest = 1e-5f32;
+/// The largest magnitude of a token.
+fn largest(x: &[f32]) -> f32 {
+    let mut largest = 0f32;
     for x in x {
         if x.abs() > largest {
             largest = x.abs();
         }
     }
+    largest
+}
+
+/// Quantised activations of one token whose largest magnitude is taken to be this one, and their scale.
+fn quantized(x: &[f32], largest: f32) -> (Vec<i8>, f32) {
+    let largest = if largest > 1e-5 { largest } else { 1e-5 };
     let scale = (1.0 / largest) * 127.0;
     let one = |x: &f32| {
         let scaled = x * scale;
@@ -126,11 +132,22 @@ fn int8_case(backend: &dyn Backend, matrix: &TernaryMatrix, tokens: usize, value
     assert!(weight.bytes() >= rows * cols / 5, "{case}: trits take bytes");
     let x = tensor(tokens, cols, values, &pool);
     let mut out = dirty(tokens, rows, &pool);
+    // What calibration found: all that there is, a part of it, next to nothing, more than there is.
+    for within in [largest(values), 0.3, 1e-6, 1e4] {
+        backend.bit_linear(&x, Int8Within(within), &[&*weight], &mut [&mut out]).unwrap();
+        let expected = values.chunks_exact(cols).flat_map(|x| {
+            let (token, scale) = quantized(x, within);
+            (0..rows).map(move |row| int8_row(matrix, row, &token, scale).1)
+        });
+        let expected: Vec<_> = expected.map(|x| same_bits(x + 0.0)).collect();
+        let found: Vec<_> = out.f32().unwrap().iter().map(|x| same_bits(x + 0.0)).collect();
+        assert_eq!(found, expected, "{case}, within {within}");
+    }
     backend.bit_linear(&x, Int8, &[&*weight], &mut [&mut out]).unwrap();
     let integers = backend.bit_linear_integers(&x, &*weight).unwrap();
     let (mut q, mut scales, mut dots, mut expected) = (vec![], vec![], vec![], vec![]);
     for x in values.chunks_exact(cols) {
-        let (token, scale) = quantized(x);
+        let (token, scale) = quantized(x, largest(x));
         for row in 0..rows {
             let (row_dots, out) = int8_row(matrix, row, &token, scale);
             dots.extend(row_dots);
@@ -187,7 +204,7 @@ fn shared_input(backend: &dyn Backend) {
     ];
     let weights: Vec<_> = matrices.iter().map(|m| backend.prepare(m.clone()).unwrap()).collect();
     let weights: Vec<_> = weights.iter().map(|weight| &**weight).collect();
-    for precision in [Int8, Float] {
+    for precision in [Int8, Int8Within(0.5), Float] {
         let mut together: Vec<_> = matrices.iter().map(|m| dirty(5, m.rows(), &pool)).collect();
         let mut outs: Vec<_> = together.iter_mut().collect();
         backend.bit_linear(&x, precision, &weights, &mut outs).unwrap();
@@ -226,13 +243,15 @@ fn sparse_inputs(backend: &dyn Backend) {
                     let values = thinned(&values, percent, &mut numbers);
                     let x = tensor(tokens, cols, &values, &pool);
                     let [mut a, mut b] = [dirty(tokens, rows, &pool), dirty(tokens, rows, &pool)];
-                    backend.bit_linear(&x, Int8, &[&*plain], &mut [&mut a]).unwrap();
-                    backend.bit_linear(&x, Int8, &[&*sparse], &mut [&mut b]).unwrap();
-                    assert_eq!(
-                        bits(&a),
-                        bits(&b),
-                        "[{rows}, {cols}], {granularity:?}, {percent} %"
-                    );
+                    for precision in [Int8, Int8Within(0.5)] {
+                        backend.bit_linear(&x, precision, &[&*plain], &mut [&mut a]).unwrap();
+                        backend.bit_linear(&x, precision, &[&*sparse], &mut [&mut b]).unwrap();
+                        assert_eq!(
+                            bits(&a),
+                            bits(&b),
+                            "[{rows}, {cols}], {granularity:?}, {percent} %, {precision:?}"
+                        );
+                    }
                     let integers = backend.bit_linear_integers(&x, &*sparse).unwrap();
                     assert_eq!(integers, backend.bit_linear_integers(&x, &*plain).unwrap());
                 }
@@ -271,7 +290,7 @@ fn gated(backend: &dyn Backend) {
                         &pool,
                     );
                     for activation in [Activation::Relu2, Activation::Silu] {
-                        for precision in [Int8, Float] {
+                        for precision in [Int8, Int8Within(0.5), Float] {
                             let [mut a, mut b] = [(); 2].map(|()| dirty(tokens, rows, &pool));
                             let [mut up, mut scratch] =
                                 [(); 2].map(|()| dirty(tokens, rows, &pool));

@@ -69,6 +69,8 @@ pub(crate) fn sections_of(
     let mut note = vec![match precision {
         ActivationPrecision::Int8 => b'8',
         ActivationPrecision::Float => b'f',
+        // A range is the caller's, not the model's.
+        ActivationPrecision::Int8Within(_) => return Vec::new(),
     }];
     note.extend(assumption.unwrap_or_default().bytes());
     let note = (format!("{name}/{NOTE}"), Shared::from(note));
