@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 seconds=${1:-60}
 shift || true
 targets=("$@")
-[ ${#targets[@]} -gt 0 ] || targets=(codec gguf safetensors tokenizer template model)
+[ ${#targets[@]} -gt 0 ] || targets=(codec gguf safetensors tokenizer template model folder)
 
 command -v cargo >/dev/null || { echo "fuzz.sh: cargo is missing: install Rust from https://rustup.rs" >&2; exit 1; }
 if ! command -v "${CXX:-c++}" >/dev/null && ! command -v g++ >/dev/null && ! command -v clang++ >/dev/null; then
@@ -56,6 +56,14 @@ for target in "${targets[@]}"; do
         safetensors) seed safetensors tests/golden/**/*.safetensors tests/golden/**/*.index.json ;;
         tokenizer) seed tokenizer tests/golden/**/*tokenizer.json ;;
         model) seed model tests/golden/**/*.gguf ;;
+        folder)
+            for config in tests/golden/models/*/config.json; do
+                weights=${config%config.json}model.safetensors
+                [ -f "$weights" ] || continue
+                { printf '%06d' "$(wc -c <"$config")" && cat "$config" "$weights"; } \
+                    >"$scratch/folder/$(basename "$(dirname "$config")")"
+            done
+            ;;
         codec) seed codec tests/golden/codecs/**/*.u8 ;;
     esac
     dictionary=$target
@@ -66,6 +74,7 @@ for target in "${targets[@]}"; do
         codec) longest=4096 dictionary= ;;
         # A model is only reached by a file that holds all of its tensors.
         model) longest=524288 dictionary=gguf ;;
+        folder) longest=524288 dictionary=safetensors ;;
     esac
     echo "fuzz: $target, $(find "$scratch/$target" -type f | wc -l) seeds, $seconds s"
     if ! "$built/$target" -max_total_time="$seconds" -timeout=5 -rss_limit_mb=2048 -max_len="$longest" -seed=1 \

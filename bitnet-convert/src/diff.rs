@@ -155,7 +155,7 @@ fn numbers(files: &ModelFiles, tensor: &ModelTensor, pool: &HybridMemoryPool) ->
         return Ok(Numbers::Dense(rows, 1.0));
     }
     let stored = files.linear(&stem, tensor.rows, tensor.cols, pool)?.ok_or_else(missing)?;
-    Ok(match engine_trits(stored, pool)? {
+    Ok(match engine_trits(stored, &|scale| scale, pool)? {
         Ok((matrix, _)) => Numbers::Ternary(matrix),
         Err((rows, scale)) => Numbers::Dense(rows, scale.unwrap_or(1.0)),
     })

@@ -11,7 +11,7 @@ use bitnet_quant::codec::dense::{self, DenseMatrix, DenseType};
 use bitnet_quant::codec::hf_packed;
 use bitnet_quant::codec::mlx;
 use bitnet_quant::loss::LossMeter;
-use bitnet_quant::weights::{absmean_measured_in, detect_ternary_in};
+use bitnet_quant::weights::{absmean_by, absmean_for_storage, dequantize_row, detect_ternary_in};
 use half::f16;
 use serde::{Deserialize, Serialize};
 
@@ -65,30 +65,27 @@ impl Encoder<'_> {
             Recipe::Copy { part, bytes } => self.copy(tensor, *part, bytes.clone()),
             Recipe::Dense { part, dense, rows } => self.rows(tensor, *part, *dense, rows.clone()),
             Recipe::Ternary { part, storage, scale } => {
-                let (matrix, mut lost) = self.trits(tensor)?;
+                // A scale in a tensor of its own is kept as it is.
+                let halves = scale.is_none() && Storage::Ternary(*storage).has_f16_scales();
+                let kept: KeptScale<'_> = if halves { &to_half } else { &|scale| scale };
+                let (matrix, lost) = self.trits(tensor, kept)?;
                 let name = &self.plan.parts[*part].name;
                 let failed = |source| tensor_error(name, storage.name(), source);
                 let (stored, mut pieces) = match scale {
                     Some(scale) => apart(matrix, *scale)?,
                     None => (matrix, Vec::new()),
                 };
-                let meant = if Storage::Ternary(*storage).has_f16_scales() {
-                    rounded(&stored, &mut lost)?
-                } else {
-                    stored.clone()
-                };
                 let bytes = storage.encode(&stored).map_err(failed)?;
                 pieces.push(Piece { part: *part, at: 0, bytes });
                 let meant = match scale {
-                    Some(_) => together(meant, &pieces[0].bytes)?,
-                    None => meant,
+                    Some(_) => together(stored, &pieces[0].bytes)?,
+                    None => stored,
                 };
                 let weights = Some(Digest::of_weights(&meant));
                 Ok(Encoded { pieces, proof: Proof { weights, lost } })
             }
             Recipe::Affine { part, scales, biases, scale_type, group } => {
-                let (matrix, lost) = self.trits(tensor)?;
-                self.affine(matrix, lost, [*part, *scales, *biases], *scale_type, *group)
+                self.affine(tensor, [*part, *scales, *biases], *scale_type, *group)
             }
             Recipe::Packed { part, scale, scale_type, multiply } => {
                 self.packed(tensor, *part, *scale, (*scale_type, *multiply))
@@ -212,8 +209,12 @@ impl Encoder<'_> {
         Ok(adapters.iter().fold(rows, |rows, adapter| adapter.merged(tensor, config, rows)))
     }
 
-    /// The trits of a tensor, rows in the order of the result, and what making them lost.
-    fn trits(&self, tensor: &ModelTensor) -> Result<(TernaryMatrix, LossMeter)> {
+    /// The trits of a tensor with the scales that are kept of them, rows in the order of the result, and what is lost.
+    fn trits(
+        &self,
+        tensor: &ModelTensor,
+        kept: KeptScale<'_>,
+    ) -> Result<(TernaryMatrix, LossMeter)> {
         let stem = tensor.stem();
         let stored = self
             .files
@@ -237,7 +238,7 @@ impl Encoder<'_> {
             weight @ StoredWeight::Ternary(_) => weight,
         };
         let stored = StoredLinear { weight, ..stored };
-        let (matrix, lost) = engine_trits(stored, self.pool)?.map_err(|_| {
+        let (matrix, lost) = engine_trits(stored, kept, self.pool)?.map_err(|_| {
             let problem = "it holds ordinary numbers, where the first layer holds trits; --tensor gives it a type of \
                            its own";
             Error::refused(format!("tensor {name}"), problem)
@@ -250,24 +251,24 @@ impl Encoder<'_> {
 
     fn affine(
         &self,
-        matrix: TernaryMatrix,
-        mut lost: LossMeter,
+        tensor: &ModelTensor,
         parts: [usize; 3],
         scale_type: DenseType,
         group: usize,
     ) -> Result<Encoded> {
         let name = &self.plan.parts[parts[0]].name;
         let plain = scale_type.plain().unwrap_or(PlainType::F32);
-        let meant = match plain {
-            PlainType::F16 => rounded(&matrix, &mut lost)?,
-            _ => matrix.clone(),
+        let kept: KeptScale<'_> = match plain {
+            PlainType::F16 => &to_half,
+            _ => &|scale| scale,
         };
+        let (matrix, lost) = self.trits(tensor, kept)?;
         let stored = mlx::encode(&matrix, plain, group)
             .map_err(|source| tensor_error(name, mlx::FORMAT, source))?;
         let bytes = [stored.weight, stored.scales, stored.biases];
         let pieces = parts.into_iter().zip(bytes);
         let pieces = pieces.map(|(part, bytes)| Piece { part, at: 0, bytes }).collect();
-        let weights = Some(Digest::of_weights(&meant));
+        let weights = Some(Digest::of_weights(&matrix));
         Ok(Encoded { pieces, proof: Proof { weights, lost } })
     }
 
@@ -279,55 +280,75 @@ impl Encoder<'_> {
         form: (DenseType, bool),
     ) -> Result<Encoded> {
         let (scale_type, multiply) = form;
-        let (matrix, mut lost) = self.trits(tensor)?;
+        let kept =
+            |scale: f32| stored_scale(scale, scale_type, multiply).map_or(scale, |(_, read)| read);
+        let (matrix, lost) = self.trits(tensor, &kept)?;
         let name = &self.plan.parts[part].name;
         let failed = |source| tensor_error(name, "packed U8", source);
         let (bytes, scale) = hf_packed::encode(&matrix).map_err(failed)?;
-        let (stored, read) = stored_scale(scale, scale_type, multiply).map_err(failed)?;
-        let meant = if read == scale {
-            matrix
-        } else {
-            let meant = with_scales(&matrix, |_| read)?;
-            measure(&matrix, &meant, &mut lost)?;
-            meant
-        };
+        let (stored, _) = stored_scale(scale, scale_type, multiply).map_err(failed)?;
         let pieces =
             vec![Piece { part, at: 0, bytes }, Piece { part: scale_part, at: 0, bytes: stored }];
-        let weights = Some(Digest::of_weights(&meant));
+        let weights = Some(Digest::of_weights(&matrix));
         Ok(Encoded { pieces, proof: Proof { weights, lost } })
     }
 }
 
+/// The scale that a storage keeps in place of another.
+pub(crate) type KeptScale<'a> = &'a (dyn Fn(f32) -> f32 + Sync);
+
 /// Ordinary numbers, and a factor on them that the file stores beside them.
 pub(crate) type Ordinary = (Arc<dyn DenseRows>, Option<f32>);
 
-/// A stored layer's trits as the engine makes them, and what making them lost; its numbers where it makes none of them.
+/// A stored layer's trits as the engine makes them, with the scales that are kept, and what is lost; its numbers where the
+/// engine makes no trits of them.
 pub(crate) fn engine_trits(
     stored: StoredLinear,
+    kept: KeptScale<'_>,
     pool: &HybridMemoryPool,
 ) -> Result<std::result::Result<(TernaryMatrix, LossMeter), Ordinary>> {
-    let mut lost = LossMeter::new();
-    let (rows, latent, scale) = match stored.weight {
-        StoredWeight::Ternary(matrix) => return Ok(Ok((matrix, lost))),
+    let (rows, latent, factor) = match stored.weight {
+        StoredWeight::Ternary(matrix) => return Ok(Ok(with_kept_scales(matrix, kept)?)),
         StoredWeight::Dense { rows, latent, scale } => (rows, latent, scale),
     };
     let failed = |source: bitnet_quant::Error| tensor_error(&stored.tensor, "trits", source);
-    let matrix = match detect_ternary_in(&*rows, Some(pool)).map_err(failed)? {
-        Some(matrix) => matrix,
-        None if latent => {
-            let made = absmean_measured_in(&*rows, ScaleGranularity::Tensor, Some(pool));
-            let (matrix, measured) = made.map_err(failed)?;
-            lost.merge(&measured);
-            matrix
+    let tensor = ScaleGranularity::Tensor;
+    let trits = match (detect_ternary_in(&*rows, Some(pool)).map_err(failed)?, factor) {
+        (Some(matrix), None) => with_kept_scales(matrix, kept)?,
+        (Some(matrix), Some(factor)) => {
+            with_kept_scales(matrix.scaled_in(factor, Some(pool))?, kept)?
         }
-        None => return Ok(Err((rows, scale))),
+        (None, _) if !latent => return Ok(Err((rows, factor))),
+        (None, None) => absmean_for_storage(&*rows, tensor, kept, Some(pool)).map_err(failed)?,
+        (None, Some(factor)) => {
+            let matrix = absmean_by(&*rows, tensor).map_err(failed)?;
+            let matrix = with_scales(&matrix.scaled_in(factor, Some(pool))?, kept)?;
+            let lost = measured(&matrix, |row, out| {
+                rows.decode_row(row, out)?;
+                out.iter_mut().for_each(|number| *number *= factor);
+                Ok(())
+            })?;
+            (matrix, lost)
+        }
     };
     rows.release();
-    let matrix = match scale {
-        Some(scale) => matrix.scaled_in(scale, Some(pool))?,
-        None => matrix,
-    };
-    Ok(Ok((matrix, lost)))
+    Ok(Ok(trits))
+}
+
+/// Trits that are exact but for the scales that are kept, and what these lose.
+fn with_kept_scales(
+    matrix: TernaryMatrix,
+    kept: KeptScale<'_>,
+) -> Result<(TernaryMatrix, LossMeter)> {
+    if matrix.scales().iter().all(|&scale| kept(scale) == scale) {
+        return Ok((matrix, LossMeter::new()));
+    }
+    let changed = with_scales(&matrix, kept)?;
+    let lost = measured(&changed, |row, out| {
+        dequantize_row(&matrix, row, out);
+        Ok(())
+    })?;
+    Ok((changed, lost))
 }
 
 /// The bytes of a packed layer's scale, and the factor that a reader makes of them: the nearest that the type has.
@@ -362,27 +383,26 @@ fn with_scales(
     TernaryMatrix::from_words(rows, cols, matrix.shared_words(), matrix.granularity(), scales)
 }
 
-/// The matrix that a type with scales of half precision holds, and what its rounding lost.
-fn rounded(matrix: &TernaryMatrix, lost: &mut LossMeter) -> Result<TernaryMatrix> {
-    let round = |scale: f32| f16::from_f32(scale).to_f32();
-    if matrix.scales().iter().all(|&scale| round(scale) == scale) {
-        return Ok(matrix.clone());
-    }
-    let rounded = with_scales(matrix, round)?;
-    measure(matrix, &rounded, lost)?;
-    Ok(rounded)
+/// The nearest scale of half precision; the scale itself where that is none, which encoders refuse.
+fn to_half(scale: f32) -> f32 {
+    let half = f16::from_f32(scale).to_f32();
+    if half.is_finite() && (half != 0.0 || scale == 0.0) { half } else { scale }
 }
 
-/// Adds what one matrix lost against another to the meter.
-fn measure(before: &TernaryMatrix, after: &TernaryMatrix, lost: &mut LossMeter) -> Result<()> {
-    let (mut original, mut stored) = (vec![0.0; before.cols()], vec![0.0; before.cols()]);
-    for row in 0..before.rows() {
-        bitnet_quant::weights::dequantize_row(before, row, &mut original);
-        bitnet_quant::weights::dequantize_row(after, row, &mut stored);
+/// What the numbers that `read` supplies lose to trits.
+fn measured(
+    kept: &TernaryMatrix,
+    mut read: impl FnMut(usize, &mut [f32]) -> bitnet_core::Result<()>,
+) -> Result<LossMeter> {
+    let mut lost = LossMeter::new();
+    let (mut original, mut stored) = (vec![0.0; kept.cols()], vec![0.0; kept.cols()]);
+    for row in 0..kept.rows() {
+        read(row, &mut original)?;
+        dequantize_row(kept, row, &mut stored);
         lost.push(&original, &stored)
             .map_err(|source| tensor_error("scales", "half precision", source))?;
     }
-    Ok(())
+    Ok(lost)
 }
 
 /// Trits of scale 1, and the scale as a piece of its own.

@@ -48,7 +48,7 @@ pub enum Error {
         problem: String,
     },
     /// A file or folder that can't be read or written.
-    #[error("can't {action} {}: {source}", path.display())]
+    #[error("can't {action} {}: {source}{}", path.display(), advice(source))]
     Io {
         /// The file or folder.
         path: PathBuf,
@@ -77,6 +77,16 @@ pub enum Error {
     },
 }
 
+/// What to do about an error of the file system, where there is more to do than it says.
+fn advice(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "; make room and give the same command again: it goes on where it stopped"
+        }
+        _ => "",
+    }
+}
+
 impl Error {
     /// An error of the file system.
     pub(crate) fn io(path: impl Into<PathBuf>, action: &'static str) -> impl Fn(io::Error) -> Self {
@@ -87,5 +97,17 @@ impl Error {
     /// A refusal.
     pub(crate) fn refused(what: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::Refused { what: what.into(), problem: problem.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_with_what_to_do() {
+        let said = |kind: io::ErrorKind| Error::io("out", "write into")(kind.into()).to_string();
+        assert!(said(io::ErrorKind::StorageFull).contains("make room"));
+        assert!(!said(io::ErrorKind::PermissionDenied).contains("make room"));
     }
 }

@@ -110,10 +110,13 @@ pub fn convert(
             stop.store(true, Ordering::Relaxed);
         }
     };
-    let work = |index: usize| {
-        if stop.load(Ordering::Relaxed) {
-            return Err(Error::Stopped { partial: destination.partial.clone() });
-        }
+    // Asked after each stage as well: its last pieces may have been done before anyone was told of the first.
+    let go_on = || match stop.load(Ordering::Relaxed) {
+        true => Err(Error::Stopped { partial: destination.partial.clone() }),
+        false => Ok(()),
+    };
+    let work = |index: usize| -> Result<()> {
+        go_on()?;
         let step = left[index];
         let encoded = encoder.encode(&plan.works[step])?;
         partial.take(plan, step, encoded)?;
@@ -123,6 +126,7 @@ pub fn convert(
     in_parallel(left.len(), threads, work, &mut |_, _| {
         tell(Stage::Converting, done.load(Ordering::Relaxed), total);
     })?;
+    go_on()?;
     files.check()?;
     side.iter().try_for_each(|file| file.write(&destination.files()))?;
     let converting = start.elapsed();
@@ -139,6 +143,7 @@ pub fn convert(
         let destination = &destination;
         let meant = Meant { source: files, options, plan, records: &records, destination };
         verify::prove(meant, &at, &pool, threads, &stop, on_bytes)?;
+        go_on()?;
     }
     let proving = options.verify.then(|| start.elapsed());
     partial.sync()?;

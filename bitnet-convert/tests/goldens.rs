@@ -6,8 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bitnet_convert::{ConvertOptions, Fidelity, Report, Target, convert};
+use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::reference::ReferenceBackend;
-use bitnet_inference::{KvType, LoadOptions, Model, ModelSource};
+use bitnet_inference::loader::StoredWeight;
+use bitnet_inference::{KvType, LoadOptions, Model, ModelFiles, ModelSource};
+use bitnet_quant::loss::loss_of_trits;
 use serde_json::Value;
 
 /// A golden checkpoint.
@@ -112,6 +115,43 @@ fn every_checkpoint_becomes_a_gguf_file_that_computes_the_same() {
             "{}",
             case.name
         );
+    }
+}
+
+/// Trits whose scale is then rounded to half precision lose what the two steps lose together.
+#[test]
+fn what_is_said_to_be_lost_is_what_the_result_lacks() {
+    let folder = tempfile::tempdir().unwrap();
+    let case = cases().into_iter().find(|case| case.name == "bitnet-2b-online").unwrap();
+    let pool = HybridMemoryPool::new().unwrap();
+    let stem = "blk.0.ffn_down";
+    for (name, linear, tensor) in [
+        ("a.gguf", "q2_0".parse().ok(), "blk.0.ffn_down.weight"),
+        ("packed", None, "model.layers.0.mlp.down_proj.weight"),
+    ] {
+        let output = folder.path().join(name);
+        let options = ConvertOptions { linear, ..options(&case) };
+        let report = match convert(&case.path, &output, &options, &mut |_| true) {
+            Ok(report) => report,
+            Err(error) => panic!("{name}: {error}"),
+        };
+        let report = report.tensors.iter().find(|report| report.name == tensor).unwrap();
+        let Some(Fidelity::Lossy(said)) = report.fidelity else {
+            panic!("{tensor}: masters lose something")
+        };
+        let [rows, cols] = report.shape;
+        let stored = |path: &Path| {
+            let files = ModelFiles::open(ModelSource::Path(path), &case.load).unwrap();
+            files.linear(stem, rows, cols, &pool).unwrap().unwrap().weight
+        };
+        let (StoredWeight::Dense { rows: masters, .. }, StoredWeight::Ternary(trits)) =
+            (stored(&case.path), stored(&output))
+        else {
+            panic!("{tensor}: not masters, or not trits")
+        };
+        let found = loss_of_trits(&*masters, &trits).unwrap();
+        assert_eq!(said.count, found.count, "{tensor}");
+        assert!((said.mse - found.mse).abs() < 1e-6 * found.mse, "{said:?} {found:?}");
     }
 }
 

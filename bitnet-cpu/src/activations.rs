@@ -14,6 +14,7 @@ use crate::ops::Machine;
 use crate::threads::Pieces;
 use bitnet_core::Result;
 use bitnet_core::memory::{HybridMemoryPool, PoolBuffer};
+use bitnet_core::simd::largest_magnitude;
 use bitnet_core::ternary::ROW_BLOCK;
 use smallvec::SmallVec;
 
@@ -184,8 +185,9 @@ impl Op for Quantize<'_> {
         let tokens = scales.len();
         let ones = isa.unpack(&ONES);
         for (token, x) in x.chunks_exact(cols).enumerate() {
-            let scale =
-                bitnet_core::reference::activation_scale(within.unwrap_or_else(|| largest(x)));
+            let scale = bitnet_core::reference::activation_scale(
+                within.unwrap_or_else(|| largest_magnitude(x)),
+            );
             scales[token] = scale;
             let (first, stride) = int8_place(token, tokens, width);
             for (k, x) in x.chunks(ROW_BLOCK).enumerate() {
@@ -204,20 +206,6 @@ impl Op for Quantize<'_> {
             }
         }
     }
-}
-
-/// `max|x|`, NaN left out.
-#[inline(always)]
-fn largest(x: &[f32]) -> f32 {
-    let mut lanes = [0f32; LANES];
-    let (chunks, rest) = x.as_chunks::<LANES>();
-    for chunk in chunks {
-        for (lane, x) in lanes.iter_mut().zip(chunk) {
-            // Not `f32::max`: this form is one instruction, and keeps the lane where x is NaN.
-            *lane = if x.abs() > *lane { x.abs() } else { *lane };
-        }
-    }
-    rest.iter().chain(&lanes).fold(0f32, |largest, x| largest.max(x.abs()))
 }
 
 /// Activations of all tokens as f32 in planes, in tiles as [`Quantized`] ones: `2 * cols / 128` blocks a token,

@@ -1,7 +1,7 @@
 //! Quantisation of activations to int8 or int4, one scale for each token.
 
 use crate::{Error, Result};
-use bitnet_core::simd::{self, Kernel};
+use bitnet_core::simd::{self, Kernel, largest_magnitude};
 
 /// `s = 127 / max(1e-5, max|x|)`, `q = clamp(round_half_even(x * s), -128, 127)`; returns `s` (BitNet b1.58).
 ///
@@ -167,11 +167,7 @@ impl Kernel for Largest<'_> {
 
     #[inline(always)]
     fn run(self) -> f32 {
-        const INFINITY: u32 = f32::INFINITY.to_bits();
-        // Magnitudes are ordered as their bits are, and a largest integer can be found in any order.
-        let bits = |x: &f32| x.abs().to_bits();
-        let known = |bits: u32| if bits > INFINITY { 0 } else { bits };
-        f32::from_bits(self.0.iter().fold(0, |m, x| m.max(known(bits(x)))))
+        largest_magnitude(self.0)
     }
 }
 

@@ -5,10 +5,11 @@ pub use crate::detect::{detect_ternary, detect_ternary_in};
 use crate::Result;
 use crate::loss::LossMeter;
 use crate::quantizer::Absmean;
-use crate::ternarize::{Wanted, ternarize};
+use crate::stored::Stored;
+use crate::ternarize::{Rule, Threshold, Wanted, ternarize};
 use bitnet_core::dense::DenseRows;
 use bitnet_core::memory::HybridMemoryPool;
-use bitnet_core::simd;
+use bitnet_core::simd::{self, IsaLevel, Kernel};
 use bitnet_core::ternary::{CODES_PER_WORD, ScaleGranularity, TernaryMatrix};
 
 /// Absmean quantisation with one scale for the matrix (BitNet b1.58).
@@ -68,7 +69,46 @@ pub fn absmean_measured_in(
     granularity: ScaleGranularity,
     pool: Option<&HybridMemoryPool>,
 ) -> Result<(TernaryMatrix, LossMeter)> {
-    ternarize(weights, &Absmean, wanted(granularity, pool, true)?)
+    absmean_for_storage(weights, granularity, &|scale| scale, pool)
+}
+
+/// As [`absmean_measured_in`] for a storage that can't hold every scale: `stored` gives the one that it keeps in place of
+/// another. The trits are those of the exact scale; matrix and loss have what is stored.
+///
+/// # Errors
+/// As [`absmean_by`].
+pub fn absmean_for_storage(
+    weights: &dyn DenseRows,
+    granularity: ScaleGranularity,
+    stored: &(dyn Fn(f32) -> f32 + Sync),
+    pool: Option<&HybridMemoryPool>,
+) -> Result<(TernaryMatrix, LossMeter)> {
+    ternarize(weights, &ForStorage(stored), wanted(granularity, pool, true)?)
+}
+
+/// [`Absmean`] with the scales that a storage keeps.
+struct ForStorage<'a>(&'a (dyn Fn(f32) -> f32 + Sync));
+
+impl Rule for ForStorage<'_> {
+    type Tally = <Absmean as Rule>::Tally;
+    type Cut = Threshold;
+
+    const NAME: &'static str = Absmean::NAME;
+
+    #[inline(always)]
+    fn add<S: Stored>(&self, tally: &mut Self::Tally, weights: &[S::Raw]) -> bool {
+        Absmean.add::<S>(tally, weights)
+    }
+
+    fn join(&self, tally: &mut Self::Tally, next: Self::Tally) {
+        Absmean.join(tally, next);
+    }
+
+    #[inline(always)]
+    fn cut(&self, tally: Self::Tally, count: usize) -> Threshold {
+        let exact = Absmean.cut(tally, count);
+        Threshold { scale: (self.0)(exact.scale), ..exact }
+    }
 }
 
 fn wanted(
@@ -89,13 +129,40 @@ pub fn dequantize_row(matrix: &TernaryMatrix, row: usize, out: &mut [f32]) {
         ScaleGranularity::Group(n) => n,
         ScaleGranularity::Tensor | ScaleGranularity::Row => matrix.cols().max(1),
     };
+    // Plain loops are right on any processor.
+    let level = simd::active().unwrap_or(IsaLevel::Scalar);
     let words = matrix.row_words(row).chunks(run.div_ceil(CODES_PER_WORD));
     for (index, (out, words)) in out.chunks_mut(run).zip(words).enumerate() {
-        let scale = matrix.scale_at(row, index * run);
-        let values = [-scale, 0.0, scale, 0.0];
-        for (out, &word) in out.chunks_mut(CODES_PER_WORD).zip(words) {
+        simd::run(level, Dequantize { words, scale: matrix.scale_at(row, index * run), out });
+    }
+}
+
+/// Codes to numbers: 0, 1, 2 stand for -1, 0, 1 times the scale.
+struct Dequantize<'a> {
+    words: &'a [u32],
+    scale: f32,
+    out: &'a mut [f32],
+}
+
+impl Kernel for Dequantize<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        // A product of zero and a negative scale is a zero of the other sign, unless zero is added.
+        let value = |word: u32, j: usize| {
+            let trit = (word >> (2 * j) & 3) as i32 - 1;
+            trit as f32 * self.scale + 0.0
+        };
+        let (chunks, rest) = self.out.as_chunks_mut::<CODES_PER_WORD>();
+        for (out, &word) in chunks.iter_mut().zip(self.words) {
             for (j, out) in out.iter_mut().enumerate() {
-                *out = values[(word >> (2 * j)) as usize & 3];
+                *out = value(word, j);
+            }
+        }
+        if let Some(&word) = self.words.get(chunks.len()) {
+            for (j, out) in rest.iter_mut().enumerate() {
+                *out = value(word, j);
             }
         }
     }
@@ -107,7 +174,6 @@ mod tests {
     use crate::codec::dense::{DenseMatrix, DenseType};
     use crate::loss::loss_of_trits;
     use bitnet_core::rng::SplitMix64;
-    use bitnet_core::simd::IsaLevel;
     use half::{bf16, f16};
 
     #[test]
@@ -219,6 +285,23 @@ mod tests {
             assert!(close(fused.max_error, apart.max_error), "{fused:?} {apart:?}");
             // Absmean of normal weights: 1 - 2cE|x|[..] + c²P, about 0.27 of the power.
             assert!((5.0..6.5).contains(&fused.sqnr_db), "{fused:?}");
+        }
+    }
+
+    #[test]
+    fn the_loss_of_stored_scales_is_that_of_what_is_stored() {
+        let weights = stored(DenseType::BF16, 70, 192);
+        let half = |scale: f32| f16::from_f32(scale).to_f32();
+        for granularity in [ScaleGranularity::Tensor, ScaleGranularity::Group(64)] {
+            let exact = absmean_by(&weights, granularity).unwrap();
+            let (matrix, meter) = absmean_for_storage(&weights, granularity, &half, None).unwrap();
+            assert_eq!(matrix.to_trits(), exact.to_trits());
+            let scales: Vec<f32> = exact.scales().iter().map(|&scale| half(scale)).collect();
+            assert_eq!(matrix.scales(), scales);
+            assert_ne!(matrix.scales(), exact.scales());
+            let (fused, apart) = (meter.loss(), loss_of_trits(&weights, &matrix).unwrap());
+            assert_eq!(fused.count, apart.count);
+            assert!((fused.mse - apart.mse).abs() <= 1e-6 * apart.mse, "{fused:?} {apart:?}");
         }
     }
 

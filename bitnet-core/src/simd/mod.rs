@@ -5,6 +5,7 @@
 //! known question before it trusts it.
 
 mod compiled;
+mod largest;
 mod product;
 mod sum;
 mod ticks;
@@ -12,6 +13,7 @@ mod ticks;
 use crate::{Error, Result};
 
 pub use compiled::{Kernel, active, run};
+pub use largest::largest_magnitude;
 pub(crate) use product::{Matrix, product};
 pub use sum::sum_words;
 pub(crate) use ticks::ticks;

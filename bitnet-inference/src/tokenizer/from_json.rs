@@ -10,15 +10,7 @@ use super::error::{Result, TokenizerError};
 use super::gguf::GgufVocabulary;
 use super::hf::{AddedJson, FileJson, check_model};
 use super::hf_parts::{Affixes, At, affixes, decoding};
-use super::vocabulary::byte_token;
-
-/// `token_type` values.
-const NORMAL: i32 = 1;
-const UNKNOWN: i32 = 2;
-const CONTROL: i32 = 3;
-const USER_DEFINED: i32 = 4;
-const UNUSED: i32 = 5;
-const BYTE: i32 = 6;
+use super::vocabulary::{Class, byte_token};
 
 /// The score of a token that no merge makes.
 const UNMERGED: f32 = -1e6;
@@ -41,10 +33,10 @@ impl GgufVocabulary<'static> {
         let at = |field| At { file: name, field };
         let (vocab, merges) = check_model(at("model"), &json.model)?;
         let byte_level = decoding(at("decoder"), &json.decoder)?.byte_level;
-        let mut tokens: Vec<Option<(String, i32)>> = vec![None; size];
-        let mut put = |id: u32, text: &str, kind: i32| match tokens.get_mut(id as usize) {
+        let mut tokens: Vec<Option<(String, Class)>> = vec![None; size];
+        let mut put = |id: u32, text: &str, class: Class| match tokens.get_mut(id as usize) {
             Some(slot) => {
-                *slot = Some((text.to_owned(), kind));
+                *slot = Some((text.to_owned(), class));
                 Ok(())
             }
             None => Err(at("model.vocab")
@@ -52,22 +44,22 @@ impl GgufVocabulary<'static> {
         };
         for (text, &id) in &vocab {
             let byte = !byte_level && byte_token(text).is_some();
-            put(id, text, if byte { BYTE } else { NORMAL })?;
+            put(id, text, if byte { Class::Byte } else { Class::Normal })?;
         }
         for AddedJson { id, content, special, .. } in &json.added_tokens {
-            put(*id, content, if *special { CONTROL } else { USER_DEFINED })?;
+            put(*id, content, if *special { Class::Control } else { Class::UserDefined })?;
         }
         if let Some(unknown) = &json.model.unk_token
             && let Some(&id) = vocab.get(unknown)
         {
-            put(id, unknown, UNKNOWN)?;
+            put(id, unknown, Class::Unknown)?;
         }
         let mut around = Affixes::default();
         affixes(at("post_processor"), &json.post_processor, 0, &mut around)?;
         let filled = tokens.into_iter().enumerate();
         let (texts, types): (Vec<Cow<'static, str>>, Vec<i32>) = filled
-            .map(|(id, token)| token.unwrap_or_else(|| (format!("[PAD{id}]"), UNUSED)))
-            .map(|(text, kind)| (Cow::Owned(text), kind))
+            .map(|(id, token)| token.unwrap_or_else(|| (format!("[PAD{id}]"), Class::Unused)))
+            .map(|(text, class)| (Cow::Owned(text), class.token_type()))
             .unzip();
         let mut out = Self {
             file: name.into(),

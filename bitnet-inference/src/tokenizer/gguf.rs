@@ -157,17 +157,11 @@ impl<'a> GgufVocabulary<'a> {
             };
             return Ok((0u32..).zip(&self.tokens).map(class).collect());
         };
-        let class = |(id, &kind): (usize, &i32)| match kind {
-            0 | 1 => Ok(Class::Normal),
-            2 => Ok(Class::Unknown),
-            3 => Ok(Class::Control),
-            4 => Ok(Class::UserDefined),
-            5 => Ok(Class::Unused),
-            6 => Ok(Class::Byte),
-            other => {
-                let problem = format!("token {id} has type {other}; known are 1 to 6");
-                Err(self.at("tokenizer.ggml.token_type").invalid(problem))
-            }
+        let class = |(id, &number): (usize, &i32)| {
+            Class::of_token_type(number).ok_or_else(|| {
+                let problem = format!("token {id} has type {number}; known are 1 to 6");
+                self.at("tokenizer.ggml.token_type").invalid(problem)
+            })
         };
         types.iter().enumerate().map(class).collect()
     }

@@ -9,11 +9,7 @@ use super::error::Result;
 use super::gguf::GgufVocabulary;
 use super::hf_parts::At;
 use super::spm::SPACE;
-
-/// `token_type` values.
-const UNKNOWN: i32 = 2;
-const CONTROL: i32 = 3;
-const USER_DEFINED: i32 = 4;
+use super::vocabulary::Class;
 
 impl GgufVocabulary<'_> {
     /// The same vocabulary as tokenizer.json. `merges` of SentencePiece models, which a GGUF file does not hold, follow from
@@ -25,16 +21,20 @@ impl GgufVocabulary<'_> {
         // What the engine can't read is not converted either.
         super::gguf::load(self.clone())?;
         let byte_level = self.model == "gpt2";
-        let kind = |id: usize| self.token_types.as_ref().map_or(1, |types| types[id]);
+        let class = |id: usize| {
+            let number = self.token_types.as_ref().map(|types| types[id]);
+            number.and_then(Class::of_token_type).unwrap_or(Class::Normal)
+        };
         let named = [self.bos, self.eos, self.pad, self.eot];
         let special = |id: usize| {
-            kind(id) == CONTROL || u32::try_from(id).is_ok_and(|id| named.contains(&Some(id)))
+            class(id) == Class::Control
+                || u32::try_from(id).is_ok_and(|id| named.contains(&Some(id)))
         };
         let added: Vec<Value> = (0..self.tokens.len())
-            .filter(|&id| special(id) || matches!(kind(id), USER_DEFINED | UNKNOWN))
+            .filter(|&id| special(id) || matches!(class(id), Class::UserDefined | Class::Unknown))
             .filter(|&id| !self.tokens[id].is_empty())
             .map(|id| {
-                let special = special(id) || kind(id) == UNKNOWN;
+                let special = special(id) || class(id) == Class::Unknown;
                 json!({
                     "id": id, "content": self.tokens[id], "single_word": false, "lstrip": false, "rstrip": false,
                     "normalized": false, "special": special,

@@ -24,6 +24,33 @@ pub(crate) enum Class {
     Byte,
 }
 
+impl Class {
+    /// The class with that number in `tokenizer.ggml.token_type`; files without one write 0 for ordinary text.
+    pub(crate) fn of_token_type(number: i32) -> Option<Self> {
+        Some(match number {
+            0 | 1 => Self::Normal,
+            2 => Self::Unknown,
+            3 => Self::Control,
+            4 => Self::UserDefined,
+            5 => Self::Unused,
+            6 => Self::Byte,
+            _ => return None,
+        })
+    }
+
+    /// Its number in `tokenizer.ggml.token_type`.
+    pub(crate) fn token_type(self) -> i32 {
+        match self {
+            Self::Normal => 1,
+            Self::Unknown => 2,
+            Self::Control => 3,
+            Self::UserDefined => 4,
+            Self::Unused => 5,
+            Self::Byte => 6,
+        }
+    }
+}
+
 /// One token.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Piece<'a> {
