@@ -30,6 +30,7 @@ fn inputs(model: &Model, tokens: &[u32]) -> BTreeMap<String, Vec<f32>> {
     let mut session = model.session(Some(tokens.len())).unwrap();
     session
         .read_observed(tokens, &mut |input, x| {
+            assert_eq!(x.len(), tokens.len() * input.features);
             seen.entry(input.to_string()).or_default().extend(x);
             Ok(())
         })

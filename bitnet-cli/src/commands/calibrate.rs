@@ -57,7 +57,7 @@ pub(crate) fn run(cli: &Cli, args: &CalibrateArgs, output: &mut Output) -> Resul
             meters.insert(name.clone(), Meters::new(&calibration, layer)?);
         }
         match meters.get_mut(&name) {
-            Some(meters) => meters.push(x, width(&model, input)),
+            Some(meters) => meters.push(x, input.features),
             None => Ok(()),
         }
     })?;
@@ -110,16 +110,6 @@ impl Reading<'_> {
 
     fn tokens(&self) -> usize {
         self.windows.iter().map(|window| window.tokens.len()).sum()
-    }
-}
-
-/// Numbers of a token that go into a layer.
-fn width(model: &Model, input: LayerInput) -> usize {
-    let config = model.config();
-    match input.name {
-        "attn_output" => config.heads * config.head_dim,
-        "ffn_down" => config.intermediate,
-        _ => config.hidden,
     }
 }
 

@@ -20,12 +20,18 @@ pub struct LayerInput {
     pub layer: usize,
     /// The projections: `attn_qkv`, `attn_output`, `ffn_gate_up`, `ffn_down`, or a single one of them.
     pub name: &'static str,
+    /// Numbers of a token.
+    pub features: usize,
 }
 
 impl fmt::Display for LayerInput {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "blk.{}.{}", self.layer, self.name)
+        f.write_str(&name_of(self.layer, self.name))
     }
+}
+
+fn name_of(layer: usize, name: &str) -> String {
+    format!("blk.{layer}.{name}")
 }
 
 /// Projections that read one input: what it is called, and what it is called where each has a norm of its own.
@@ -62,7 +68,10 @@ pub(super) struct Tap<'a, 'b> {
 impl Tap<'_, '_> {
     pub(super) fn show(&mut self, name: &'static str, x: &BitNetTensor) -> Result<()> {
         match &mut self.observe {
-            Some(observe) => observe(LayerInput { layer: self.layer, name }, x.f32()?),
+            Some(observe) => {
+                let features = x.shape().last().copied().unwrap_or(0);
+                observe(LayerInput { layer: self.layer, name, features }, x.f32()?)
+            }
             None => Ok(()),
         }
     }
@@ -101,7 +110,7 @@ impl Decoder {
         let mut known = std::collections::BTreeSet::new();
         for (layer, weights) in self.layers.iter_mut().enumerate() {
             for (name, projection) in projections(weights) {
-                let input = LayerInput { layer, name }.to_string();
+                let input = name_of(layer, name);
                 let needed = matches!(&projection.weight, Linear::Ternary(_, precision) if *precision != ActivationPrecision::Float);
                 if needed && calibration.layer(&input).is_none() {
                     return Err(InferenceError::Calibration {
@@ -119,7 +128,7 @@ impl Decoder {
         }
         for (layer, weights) in self.layers.iter_mut().enumerate() {
             for (name, projection) in projections(weights) {
-                let found = calibration.layer(&LayerInput { layer, name }.to_string());
+                let found = calibration.layer(&name_of(layer, name));
                 if let (Some(found), Linear::Ternary(_, precision)) =
                     (found, &mut projection.weight)
                     && let ActivationRange::Static(largest) = found.activation_range()
