@@ -6,12 +6,11 @@ use bitnet_convert::{Storage, Target};
 use bitnet_core::backend::ActivationPrecision;
 use bitnet_core::kv::KvType;
 use bitnet_inference::models::HeadMode;
-use bitnet_quant::activations::ActivationBits;
-use bitnet_quant::calibration::CalibrationMethod;
 use bitnet_quant::codec::i2_s::I2sLayout;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::bench::args::BenchArgs;
+use crate::commands::calibrate::args::CalibrateArgs;
 use crate::model_path;
 
 const EXIT_CODES: &str = "\
@@ -437,62 +436,6 @@ pub(crate) struct CompareArgs {
     pub(crate) all: bool,
 }
 
-/// `bitnet calibrate`.
-#[derive(Debug, Args)]
-pub(crate) struct CalibrateArgs {
-    /// The text
-    #[arg(short, long, value_name = "TEXT")]
-    pub(crate) file: PathBuf,
-    /// Write the ranges to FILE (JSON), for --calibration
-    #[arg(short, long, value_name = "FILE")]
-    pub(crate) out: Option<PathBuf>,
-    /// How a range is found: min-max, moving-average, percentile=SHARE, mse, kl (which clamps what ReLU² writes)
-    #[arg(long, value_name = "HOW", default_value = "min-max", value_parser = calibration_method)]
-    pub(crate) method: CalibrationMethod,
-    /// For how many bits; models run with 8
-    #[arg(long, value_name = "N", default_value = "8")]
-    pub(crate) bits: Bits,
-    /// Tokens of a window [default: 512, or the model's context if that is smaller]
-    #[arg(long, value_name = "N", value_parser = positive)]
-    pub(crate) ctx_window: Option<usize>,
-    /// Read at most so many windows
-    #[arg(long, value_name = "N", value_parser = positive)]
-    pub(crate) windows: Option<usize>,
-    /// List every layer
-    #[arg(long)]
-    pub(crate) layers: bool,
-}
-
-/// Bits of quantised activations.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Bits {
-    /// -128 to 127
-    #[value(name = "8")]
-    Eight,
-    /// -8 to 7
-    #[value(name = "4")]
-    Four,
-}
-
-impl Bits {
-    /// How many they are.
-    pub(crate) fn count(self) -> u8 {
-        match self {
-            Self::Eight => 8,
-            Self::Four => 4,
-        }
-    }
-}
-
-impl From<Bits> for ActivationBits {
-    fn from(bits: Bits) -> Self {
-        match bits {
-            Bits::Eight => Self::Int8,
-            Bits::Four => Self::Int4,
-        }
-    }
-}
-
 /// `bitnet convert`.
 #[derive(Debug, Args)]
 pub(crate) struct ConvertArgs {
@@ -669,25 +612,10 @@ pub(crate) struct CompletionsArgs {
     pub(crate) shell: clap_complete::Shell,
 }
 
-fn positive(text: &str) -> Result<usize, String> {
+pub(crate) fn positive(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) | Err(_) => Err("a whole number of at least 1 is needed".into()),
         Ok(number) => Ok(number),
-    }
-}
-
-fn calibration_method(text: &str) -> Result<CalibrationMethod, String> {
-    let share = text.strip_prefix("percentile=").map(str::parse::<f64>);
-    match (text, share) {
-        ("min-max", _) => Ok(CalibrationMethod::MinMax),
-        ("moving-average", _) => Ok(CalibrationMethod::MovingAverage),
-        ("mse", _) => Ok(CalibrationMethod::Mse),
-        ("kl", _) => Ok(CalibrationMethod::KlDivergence),
-        (_, Some(Ok(share))) if share > 0.0 && share <= 1.0 => {
-            Ok(CalibrationMethod::Percentile(share))
-        }
-        (_, Some(_)) => Err("write percentile=SHARE with a share above 0 and at most 1".into()),
-        _ => Err("write min-max, moving-average, percentile=0.999, mse or kl".into()),
     }
 }
 
@@ -743,16 +671,6 @@ mod tests {
             ["", "0", "G", "-1", "1.5G", "4GB", "99999999999999999999", "99999999999G", "é"]
         {
             assert!(size(wrong).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn methods_of_calibration_are_read() {
-        let read = calibration_method;
-        assert_eq!(read("min-max"), Ok(CalibrationMethod::MinMax));
-        assert_eq!(read("percentile=0.5"), Ok(CalibrationMethod::Percentile(0.5)));
-        for wrong in ["", "max", "percentile", "percentile=0", "percentile=1.1", "percentile=x"] {
-            assert!(read(wrong).is_err(), "{wrong}");
         }
     }
 

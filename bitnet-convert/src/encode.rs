@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bitnet_core::dense::{DenseRows, PlainType};
 use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::ternary::{ScaleGranularity, TernaryBuilder, TernaryMatrix};
+use bitnet_formats::names::Role;
 use bitnet_inference::ModelFiles;
 use bitnet_inference::loader::{StoredLinear, StoredWeight, TernaryRows};
 use bitnet_quant::codec::dense::{self, DenseMatrix, DenseType};
@@ -95,8 +96,13 @@ impl Encoder<'_> {
 
     fn vector(&self, tensor: &ModelTensor, part: usize, dense: DenseType) -> Result<Encoded> {
         let stem = tensor.stem();
-        let numbers =
-            self.files.vector(&stem, tensor.cols)?.ok_or_else(|| self.files.missing(&stem))?;
+        let found = match tensor.name.role {
+            Role::RopeFrequencies => {
+                self.files.config().frequency_factors().map(|factors| factors.to_vec())
+            }
+            _ => self.files.vector(&stem, tensor.cols)?,
+        };
+        let numbers = found.ok_or_else(|| self.files.missing(&stem))?;
         let mut lost = LossMeter::new();
         let bytes = self.encoded_rows(part, dense, 0..1, tensor.cols, &mut lost, |_, out| {
             out.copy_from_slice(&numbers);

@@ -5,8 +5,8 @@ use std::path::Path;
 use bitnet_core::backend::{Activation, RopeOrder};
 use bitnet_formats::gguf::{GgmlType, GgufFile, GgufWriter, Value};
 use bitnet_inference::ModelFiles;
-use bitnet_inference::loader::Container;
-use bitnet_inference::models::{Architecture, ModelConfig, RopeScaling, activation_name};
+use bitnet_inference::loader::{Container, INPUT_NORM_EPSILON};
+use bitnet_inference::models::{Architecture, RopeScaling, activation_name};
 use bitnet_inference::tokenizer::GgufVocabulary;
 use serde_json::Value as Json;
 
@@ -25,7 +25,6 @@ pub(crate) fn plan(
     name: &str,
 ) -> Result<(Plan, Vec<PlannedFile>)> {
     let architecture = architecture(files, options)?;
-    check_hold(files)?;
     let order = match files.config().architecture {
         Architecture::Llama => RopeOrder::Interleaved,
         _ => files.config().rope_order,
@@ -46,7 +45,7 @@ pub(crate) fn plan(
             copy_keys(&mut writer, file, &architecture, file_type.is_some())?;
         }
         Container::HuggingFace { folder, config, .. } => {
-            model_keys(&mut writer, files.config(), &architecture, folder)?;
+            model_keys(&mut writer, files, &architecture, folder)?;
             vocabulary_keys(&mut writer, files, folder, config)?;
         }
     }
@@ -125,27 +124,6 @@ fn architecture(files: &ModelFiles, options: &ConvertOptions) -> Result<String> 
     }
 }
 
-/// Refuses what GGUF files have no key for.
-fn check_hold(files: &ModelFiles) -> Result<()> {
-    let config = files.config();
-    if let RopeScaling::Llama3 { .. } = config.rope_scaling {
-        let problem = "RoPE is stretched as Llama 3.1 does, which GGUF files hold as frequency factors that this \
-                       program does not write; keep the Hugging Face folder";
-        return Err(Error::refused(files.name(), problem));
-    }
-    if let Container::HuggingFace { packing: Some(packing), .. } = files.container()
-        && let Some(eps) = packing.input_norm_eps
-        && eps != config.norm_eps
-    {
-        let problem = format!(
-            "the norms before single layers have epsilon {eps}, the others {}; a GGUF file has one for all",
-            config.norm_eps
-        );
-        return Err(Error::refused(files.name(), problem));
-    }
-    Ok(())
-}
-
 /// Takes the keys of a file over, under another architecture's prefix where that has changed. The file type is copied if it
 /// will be replaced, so that it keeps its place.
 fn copy_keys(
@@ -181,11 +159,11 @@ fn is_under(key: &str, architecture: &str) -> bool {
 
 fn model_keys(
     writer: &mut GgufWriter,
-    config: &ModelConfig,
+    files: &ModelFiles,
     architecture: &str,
     folder: &Path,
 ) -> Result<()> {
-    let c = config;
+    let (c, input_norm_eps) = (files.config(), files.input_norm_eps());
     writer.put("general.architecture", Value::String(architecture))?;
     if let Some(name) = folder.canonicalize().ok().as_deref().and_then(Path::file_name) {
         writer.put("general.name", Value::String(&name.to_string_lossy()))?;
@@ -209,6 +187,9 @@ fn model_keys(
     }
     writer.put(&key("attention.layer_norm_rms_epsilon"), Value::F32(c.norm_eps))?;
     writer.put(&key("rope.freq_base"), Value::F32(c.rope_theta))?;
+    if input_norm_eps != c.norm_eps {
+        writer.put(&key(INPUT_NORM_EPSILON), Value::F32(input_norm_eps))?;
+    }
     if let RopeScaling::Linear(factor) = c.rope_scaling {
         writer.put(&key("rope.scaling.type"), Value::String("linear"))?;
         writer.put(&key("rope.scaling.factor"), Value::F32(factor))?;

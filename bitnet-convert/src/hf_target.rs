@@ -59,6 +59,11 @@ pub(crate) fn plan(
         },
     };
     let from_folder = matches!(files.container(), Container::HuggingFace { .. });
+    if let RopeScaling::Factors(_) = files.config().rope_scaling {
+        let problem = "its RoPE frequencies have a factor each (rope_freqs.weight), for which config.json has no field; \
+                       write a .gguf file";
+        return Err(Error::refused(files.name(), problem));
+    }
     let names = |tensor: &ModelTensor| {
         // A folder keeps its own spelling.
         let own = files.stored_bytes(&tensor.stem())?.filter(|_| from_folder);

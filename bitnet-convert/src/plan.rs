@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bitnet_core::backend::{ActivationPrecision, RopeOrder};
 use bitnet_core::dense::PlainType;
 use bitnet_formats::gguf::GgmlType;
+use bitnet_formats::names::Role;
 use bitnet_formats::safetensors::Dtype;
 use bitnet_inference::ModelFiles;
 use bitnet_inference::loader::{StoredBytes, StoredType};
@@ -202,7 +203,7 @@ impl<'a> Planner<'a> {
         rope_order: RopeOrder,
         scale_beside: bool,
     ) -> Result<Plan> {
-        let all = tensors::of(files)?;
+        let mut all = tensors::of(files)?;
         let chooser = Chooser::new(files, options, target, &all)?;
         let (parts, works) = (Vec::new(), Vec::new());
         let precision = chooser.precision();
@@ -214,6 +215,9 @@ impl<'a> Planner<'a> {
             .collect::<Result<Vec<_>>>()?;
         let plan = Plan { target, rope_order, precision, parts, works, adapters, remarks };
         let mut planner = Self { files, options, chooser, plan };
+        if target == Target::Gguf {
+            all.extend(tensors::rope_frequencies(files.config()));
+        }
         for tensor in &all {
             planner.add(tensor, names(tensor)?, scale_beside)?;
         }
@@ -226,6 +230,12 @@ impl<'a> Planner<'a> {
     }
 
     fn add(&mut self, tensor: &ModelTensor, name: String, scale_beside: bool) -> Result<()> {
+        if tensor.name.role == Role::RopeFrequencies {
+            let dense = DenseType::F32;
+            let part = self.part(name, vec![tensor.cols], Storage::Dense(dense), 1, tensor.cols)?;
+            self.work(tensor, Recipe::Vector { part, dense }, 0);
+            return Ok(());
+        }
         let stored = self.stored(tensor)?;
         let source_bytes = stored.region.len() as u64;
         if tensor.kind == Kind::Vector {

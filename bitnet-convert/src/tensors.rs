@@ -96,6 +96,13 @@ pub(crate) fn of(files: &ModelFiles) -> Result<Vec<ModelTensor>> {
     Ok(out)
 }
 
+/// What GGUF files hold beside the model's own tensors: factors on the frequencies of RoPE, which the settings say elsewhere.
+pub(crate) fn rope_frequencies(config: &ModelConfig) -> Option<ModelTensor> {
+    let factors = config.frequency_factors()?;
+    let name = TensorName::outside(Role::RopeFrequencies);
+    Some(ModelTensor { name, kind: Kind::Vector, rows: 1, cols: factors.len() })
+}
+
 /// The row of the source that stands in each row of the result, where query and key rows change their order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct HeadRows {

@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use bitnet_core::memory::HybridMemoryPool;
 use bitnet_formats::Region;
 use bitnet_inference::loader::{Container, StoredWeight, in_parallel};
+use bitnet_inference::models::RopeScaling;
 use bitnet_inference::tokenizer::{EncodeOptions, Tokenizer};
 use bitnet_inference::{ModelFiles, ModelSource};
 
 use crate::digest::Digest;
-use crate::options::{ConvertOptions, Destination};
+use crate::options::{ConvertOptions, Destination, Target};
 use crate::partial::{PieceRecord, Record};
 use crate::plan::{Part, PartType, Plan, Recipe};
 use crate::tensors::{Kind, ModelTensor};
@@ -114,9 +115,18 @@ fn same_model(
 ) -> std::result::Result<(), String> {
     let mut meant = source.config().clone();
     meant.rope_order = plan.rope_order;
+    if plan.target == Target::Gguf
+        && let Some(factors) = meant.frequency_factors()
+    {
+        meant.rope_scaling = RopeScaling::Factors(factors);
+    }
     let read = written.config();
     if *read != meant {
         return Err(format!("the model's constants are {read:?}, not {meant:?}"));
+    }
+    let (read, meant) = (written.input_norm_eps(), source.input_norm_eps());
+    if read != meant {
+        return Err(format!("the epsilon of norms before single layers is {read}, not {meant}"));
     }
     Ok(())
 }

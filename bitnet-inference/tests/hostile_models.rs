@@ -100,6 +100,11 @@ fn impossible_keys_are_named() {
         ("bitnet-b1.58.attention.layer_norm_rms_epsilon", Value::F32(-1.0), "epsilon"),
         ("bitnet-b1.58.context_length", Value::U32(u32::MAX), "context"),
         ("bitnet-b1.58.context_length", Value::U32(0), "context"),
+        (
+            "bitnet-b1.58.attention.input_norm_rms_epsilon",
+            Value::F32(f32::NAN),
+            "input_norm_rms_epsilon",
+        ),
         ("bitnet-b1.58.rope.dimension_count", Value::U32(31), "rope.dimension_count"),
         ("bitnet-b1.58.rope.freq_base", Value::F32(f32::INFINITY), "RoPE base"),
         ("bitnet-b1.58.rope.scaling.type", Value::String("yarn"), "rope.scaling.type"),

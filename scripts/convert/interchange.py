@@ -6,6 +6,7 @@ Needs the packages of scripts/golden/requirements.txt, and mlx. Prints a line fo
 """
 
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -125,6 +126,30 @@ def folders(bitnet: str, work: Path) -> None:
     check("transformers computes with a dense folder", relative(torch_logits(dense), torch_logits(output)), 0)
 
 
+def stretched_rope(bitnet: str, work: Path) -> None:
+    """Llama 3.1's frequencies: settings for transformers, factors for llama.cpp."""
+    source = work / "stretched"
+    shutil.copytree(GOLDEN / "llama-ternary-dense", source)
+    config = json.loads((source / "config.json").read_text())
+    config["rope_scaling"] = json.loads((GOLDEN / "llama-rmsnorm-packed" / "config.json").read_text())["rope_scaling"]
+    (source / "config.json").write_text(json.dumps(config))
+    # llama.cpp opens nothing without a vocabulary: as many letters as the model has tokens, too few for the proof.
+    letters = [chr(33 + i) for i in range(config["vocab_size"] - 1)] + ["\u010a"]
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    model = {"type": "BPE", "vocab": {letter: i for i, letter in enumerate(letters)}, "merges": []}
+    tokenizer = {"version": "1.0", "added_tokens": [], "pre_tokenizer": byte_level, "decoder": byte_level, "model": model}
+    (source / "tokenizer.json").write_text(json.dumps(tokenizer))
+    logits = torch_logits(source)[0]
+    output = convert(bitnet, source, work / "stretched.gguf", "--type", "f32", "--no-verify")
+    factors = tensors(output)["rope_freqs.weight"]
+    assert 1 < factors[0] < factors[1] < factors[-1] == config["rope_scaling"]["factor"], factors
+    check("llama.cpp computes with frequency factors", relative(logits, llama_logits(output)), 1e-3)
+    del config["rope_scaling"]
+    (source / "config.json").write_text(json.dumps(config))
+    plain = relative(logits, torch_logits(source)[0])
+    assert plain > 1e-2, f"the factors change too little to be tested: {plain}"
+
+
 def mlx_folder(bitnet: str, work: Path) -> None:
     import mlx.core as mx
 
@@ -150,6 +175,8 @@ def main() -> None:
         gguf_files(bitnet, Path(work))
     with tempfile.TemporaryDirectory() as work:
         folders(bitnet, Path(work))
+    with tempfile.TemporaryDirectory() as work:
+        stretched_rope(bitnet, Path(work))
     with tempfile.TemporaryDirectory() as work:
         mlx_folder(bitnet, Path(work))
     sys.exit(failures > 0)

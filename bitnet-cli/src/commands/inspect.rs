@@ -96,10 +96,14 @@ pub(crate) fn assumptions(output: &mut Output, facts: &ModelFacts) -> Result<()>
 
 fn config_rows(config: &ModelConfig, kv: KvType) -> Vec<(&'static str, String)> {
     let c = config;
-    let rope = match c.rope_scaling {
+    let rope = match &c.rope_scaling {
         RopeScaling::None => String::new(),
         RopeScaling::Linear(factor) => format!(", stretched linearly by {factor}"),
         RopeScaling::Llama3 { factor, .. } => format!(", stretched as Llama 3.1 does by {factor}"),
+        RopeScaling::Factors(factors) => {
+            let largest = factors.iter().copied().fold(0.0, f32::max);
+            format!(", frequencies divided by up to {largest}")
+        }
     };
     let cache = (c.layers * c.kv_heads * kv.bytes_per_position(c.head_dim)) as u64;
     vec![
@@ -218,20 +222,21 @@ fn config_json(c: &ModelConfig) -> Value {
         RopeOrder::Halves => "halves",
         RopeOrder::Interleaved => "interleaved",
     };
-    let scaling = match c.rope_scaling {
+    let scaling = match &c.rope_scaling {
         RopeScaling::None => Value::Null,
         RopeScaling::Linear(factor) => {
-            json!({ "kind": "linear", "factor": output::number(factor) })
+            json!({ "kind": "linear", "factor": output::number(*factor) })
         }
         RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
             json!({
                 "kind": "llama3",
-                "factor": output::number(factor),
-                "low_freq_factor": output::number(low_freq_factor),
-                "high_freq_factor": output::number(high_freq_factor),
-                "original_context": output::number(original_context),
+                "factor": output::number(*factor),
+                "low_freq_factor": output::number(*low_freq_factor),
+                "high_freq_factor": output::number(*high_freq_factor),
+                "original_context": output::number(*original_context),
             })
         }
+        RopeScaling::Factors(factors) => json!({ "kind": "factors", "factors": **factors }),
     };
     json!({
         "architecture": c.architecture.to_string(),

@@ -12,6 +12,7 @@ use bitnet_quant::codec::dense::DenseType;
 use bitnet_quant::codec::i2_s::I2sLayout;
 use bitnet_quant::codec::{i2_s, iq1_bn, iq2_bn, iq2_bn_r4, q2_0, tq1_0, tq2_0};
 
+use super::gguf_rope::rope_scaling;
 use super::mapped_rows::MappedRows;
 use super::ternary_rows::TernaryRows;
 use super::{
@@ -19,7 +20,7 @@ use super::{
     StoredWeight, SuggestedSampling,
 };
 use crate::chat::ChatTemplate;
-use crate::models::{Architecture, ModelConfig, RopeScaling, bitnet, llama, qwen3};
+use crate::models::{Architecture, ModelConfig, bitnet, llama, qwen3};
 use crate::tokenizer::{GgufVocabulary, Tokenizer};
 use crate::{InferenceError, Result};
 
@@ -28,16 +29,31 @@ pub(crate) struct GgufCheckpoint {
     file: GgufFile,
     arch: String,
     config: ModelConfig,
+    input_norm_eps: f32,
     layout: I2sLayout,
     precision: Option<ActivationPrecision>,
 }
+
+/// The key of the epsilon of norms before single projections, after the architecture's name; without it these norms have the
+/// epsilon of all others.
+pub const INPUT_NORM_EPSILON: &str = "attention.input_norm_rms_epsilon";
 
 impl GgufCheckpoint {
     pub(crate) fn new(file: GgufFile, options: &LoadOptions) -> Result<Self> {
         let arch = file.metadata().get_str("general.architecture")?.to_owned();
         let config = read_config(&file, &arch)?;
         config.validate(file.name())?;
-        Ok(Self { file, arch, config, layout: options.i2s_layout, precision: options.activations })
+        let key = format!("{arch}.{INPUT_NORM_EPSILON}");
+        let input_norm_eps = file.metadata().opt_f32(&key)?.unwrap_or(config.norm_eps);
+        if !(input_norm_eps > 0.0 && input_norm_eps < 1.0) {
+            return Err(InferenceError::Config {
+                file: file.name().into(),
+                field: key,
+                problem: format!("{input_norm_eps} is not a small positive number"),
+            });
+        }
+        let (layout, precision) = (options.i2s_layout, options.activations);
+        Ok(Self { file, arch, config, input_norm_eps, layout, precision })
     }
 
     pub(crate) fn file(&self) -> &GgufFile {
@@ -389,7 +405,7 @@ impl Checkpoint for GgufCheckpoint {
     }
 
     fn input_norm_eps(&self) -> f32 {
-        self.config.norm_eps
+        self.input_norm_eps
     }
 
     fn tied(&self) -> Option<bool> {
@@ -482,7 +498,7 @@ fn read_config(file: &GgufFile, arch: &str) -> Result<ModelConfig> {
         activation,
         rope_theta: metadata.opt_f32(&key("rope.freq_base"))?.unwrap_or(10_000.0),
         rope_order,
-        rope_scaling: rope_scaling(file, metadata, arch)?,
+        rope_scaling: rope_scaling(file, metadata, arch, head_dim)?,
     })
 }
 
@@ -497,31 +513,5 @@ fn vocab_size(file: &GgufFile, metadata: &Metadata, key: &str) -> Result<usize> 
             problem: format!("{said}, but token_embd.weight has {rows} rows"),
         }),
         _ => Ok(rows as usize),
-    }
-}
-
-fn rope_scaling(file: &GgufFile, metadata: &Metadata, arch: &str) -> Result<RopeScaling> {
-    let key = format!("{arch}.rope.scaling.type");
-    let factor = metadata.opt_f32(&format!("{arch}.rope.scaling.factor"))?.unwrap_or(1.0);
-    if let Some(tensor) = file.find("rope_freqs.weight") {
-        let region = file.data(tensor)?;
-        let ones =
-            region.chunks_exact(4).all(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]) == 1.0);
-        if tensor.ggml_type != GgmlType::F32 || !ones {
-            return Err(InferenceError::UnsupportedOperation {
-                what: format!("{}: RoPE frequency factors (rope_freqs.weight)", file.name()),
-                instead: "use the Hugging Face folder of the model".into(),
-            });
-        }
-    }
-    match metadata.opt_str(&key)? {
-        None | Some("none") => Ok(RopeScaling::None),
-        Some("linear") if factor == 1.0 => Ok(RopeScaling::None),
-        Some("linear") => Ok(RopeScaling::Linear(factor)),
-        Some(other) => Err(InferenceError::Config {
-            file: file.name().into(),
-            field: key,
-            problem: format!("{other:?} is not supported; none and linear are"),
-        }),
     }
 }

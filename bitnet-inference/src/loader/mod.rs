@@ -2,6 +2,7 @@
 
 mod assemble;
 mod gguf;
+mod gguf_rope;
 mod hf_config;
 mod huggingface;
 mod in_parallel;
@@ -34,7 +35,7 @@ use crate::tokenizer::Tokenizer;
 
 pub(crate) use assemble::assemble;
 pub(crate) use gguf::GgufCheckpoint;
-pub use gguf::input_precision as gguf_input_precision;
+pub use gguf::{INPUT_NORM_EPSILON, input_precision as gguf_input_precision};
 pub(crate) use huggingface::HfCheckpoint;
 pub use in_parallel::in_parallel;
 pub use inspect::{Inspection, TensorSummary};

@@ -1,5 +1,7 @@
 //! Shapes and constants of a model, whatever file they came from.
 
+use std::sync::Arc;
+
 use bitnet_core::backend::{Activation, RopeOrder};
 
 use crate::{InferenceError, Result};
@@ -27,7 +29,7 @@ impl std::fmt::Display for Architecture {
 }
 
 /// How RoPE frequencies are stretched for longer contexts.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum RopeScaling {
     /// Not at all.
     None,
@@ -44,6 +46,8 @@ pub enum RopeScaling {
         /// The context that the model was first trained for.
         original_context: f32,
     },
+    /// Each frequency divided by a factor of its own, `[head_dim / 2]`: how GGUF files hold Llama 3.1's.
+    Factors(Arc<[f32]>),
 }
 
 /// Shapes and constants of a model.
@@ -144,9 +148,9 @@ impl ModelConfig {
                 format!("{} is not a number of at least 1", self.rope_theta),
             ));
         }
-        match self.rope_scaling {
+        match &self.rope_scaling {
             RopeScaling::Linear(f) | RopeScaling::Llama3 { factor: f, .. }
-                if !(f.is_finite() && f > 0.0) =>
+                if !(f.is_finite() && *f > 0.0) =>
             {
                 Err(bad("RoPE scaling factor", format!("{f} is not a positive number")))
             }
@@ -155,32 +159,71 @@ impl ModelConfig {
                 high_freq_factor: h,
                 original_context: o,
                 ..
-            } if !(l > 0.0 && h > l && h.is_finite() && o > 0.0 && o.is_finite()) => Err(bad(
+            } if !(*l > 0.0 && h > l && h.is_finite() && *o > 0.0 && o.is_finite()) => Err(bad(
                 "RoPE scaling",
                 format!("frequency factors {l}, {h} over {o} are not ordered"),
             )),
+            RopeScaling::Factors(factors) => {
+                let wrong = factors.iter().position(|f| !(f.is_finite() && *f > 0.0));
+                match wrong {
+                    _ if factors.len() != self.head_dim / 2 => Err(bad(
+                        "RoPE frequency factors",
+                        format!("there are {} for heads of {}", factors.len(), self.head_dim),
+                    )),
+                    Some(j) => Err(bad(
+                        "RoPE frequency factors",
+                        format!("number {j} is {}, not a positive number", factors[j]),
+                    )),
+                    None => Ok(()),
+                }
+            }
             _ => Ok(()),
         }
     }
 
+    /// The frequencies before they are stretched.
+    fn plain_frequencies(&self) -> impl Iterator<Item = f32> {
+        let (dim, theta) = (self.head_dim, self.rope_theta);
+        (0..dim / 2).map(move |j| 1.0 / theta.powf((2 * j) as f32 / dim as f32))
+    }
+
     /// Inverse frequencies of RoPE, `[head_dim / 2]`, computed in f32 as the reference implementations do.
     pub fn inverse_frequencies(&self) -> Vec<f32> {
-        let dim = self.head_dim;
-        (0..dim / 2)
-            .map(|j| {
-                let exponent = (2 * j) as f32 / dim as f32;
-                let frequency = 1.0 / self.rope_theta.powf(exponent);
-                self.rope_scaling.apply(frequency)
-            })
-            .collect()
+        let plain = self.plain_frequencies().enumerate();
+        plain.map(|(j, frequency)| self.rope_scaling.apply(j, frequency)).collect()
+    }
+
+    /// What each frequency is divided by, `[head_dim / 2]`, where a single factor for all does not say it: as near to
+    /// [`ModelConfig::inverse_frequencies`] as a division by an f32 comes.
+    pub fn frequency_factors(&self) -> Option<Arc<[f32]>> {
+        match &self.rope_scaling {
+            RopeScaling::None | RopeScaling::Linear(_) => None,
+            RopeScaling::Factors(factors) => Some(Arc::clone(factors)),
+            RopeScaling::Llama3 { .. } => {
+                let pairs = self.plain_frequencies().zip(self.inverse_frequencies());
+                let factors: Arc<[f32]> =
+                    pairs.map(|(plain, stretched)| divisor(plain, stretched)).collect();
+                factors.iter().any(|&factor| factor != 1.0).then_some(factors)
+            }
+        }
     }
 }
 
+/// The number by which `plain` must be divided to come nearest to `wanted`.
+fn divisor(plain: f32, wanted: f32) -> f32 {
+    let near = plain / wanted;
+    let distance = |divisor: f32| (plain / divisor - wanted).abs();
+    let others = [near.next_down(), near.next_up()];
+    others.into_iter().fold(near, |best, d| if distance(d) < distance(best) { d } else { best })
+}
+
 impl RopeScaling {
-    fn apply(self, frequency: f32) -> f32 {
-        match self {
+    /// Stretches frequency `j`.
+    fn apply(&self, j: usize, frequency: f32) -> f32 {
+        match *self {
             Self::None => frequency,
             Self::Linear(factor) => frequency / factor,
+            Self::Factors(ref factors) => frequency / factors[j],
             Self::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
                 let wavelength = std::f32::consts::TAU / frequency;
                 if wavelength > original_context / low_freq_factor {
@@ -253,12 +296,45 @@ mod tests {
             high_freq_factor: 4.0,
             original_context: 8192.0,
         };
-        assert_eq!(scaling.apply(1.0), 1.0);
-        assert_eq!(scaling.apply(1e-6), 1e-6 / 8.0);
-        let middle = scaling.apply(std::f32::consts::TAU / 4096.0);
+        assert_eq!(scaling.apply(0, 1.0), 1.0);
+        assert_eq!(scaling.apply(0, 1e-6), 1e-6 / 8.0);
+        let middle = scaling.apply(0, std::f32::consts::TAU / 4096.0);
         assert!(
             middle > std::f32::consts::TAU / 4096.0 / 8.0
                 && middle < std::f32::consts::TAU / 4096.0
         );
+    }
+
+    #[test]
+    fn factors_say_what_llama3_says() {
+        let llama3 = RopeScaling::Llama3 {
+            factor: 8.0,
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            original_context: 8192.0,
+        };
+        let config = ModelConfig {
+            head_dim: 128,
+            rope_theta: 500_000.0,
+            rope_scaling: llama3,
+            ..example_config()
+        };
+        let factors = config.frequency_factors().unwrap();
+        assert!(factors[0] == 1.0 && factors[63] == 8.0 && factors.is_sorted());
+        let stated =
+            ModelConfig { rope_scaling: RopeScaling::Factors(factors.clone()), ..config.clone() };
+        assert_eq!(stated.frequency_factors().unwrap(), factors);
+        let (meant, found) = (config.inverse_frequencies(), stated.inverse_frequencies());
+        for (meant, found) in meant.iter().zip(&found) {
+            assert!((meant - found).abs() <= meant * f32::EPSILON, "{meant} {found}");
+        }
+        for (len, bad) in [(64, 0.0), (64, f32::NAN), (63, 1.0)] {
+            let mut wrong = factors[..len].to_vec();
+            wrong[5] = bad;
+            let scaling = RopeScaling::Factors(wrong.into());
+            let config = ModelConfig { rope_scaling: scaling, hidden: 512, ..config.clone() };
+            let error = config.validate("f").unwrap_err().to_string();
+            assert!(error.contains("frequency factors"), "{error}");
+        }
     }
 }

@@ -18,6 +18,7 @@ BITNET = Dims("bitnet", vocab=264, act="relu2", rope_theta=500000.0)
 BITNET_SMALL = Dims("bitnet", ffn=128, layers=1, kv_heads=1, vocab=64, act="relu2", rope_theta=500000.0)
 BITNET_SILU = Dims("bitnet", ffn=128, layers=1, kv_heads=4, vocab=64)
 LLAMA = Dims("llama", vocab=96, tied=False, rope_theta=500000.0)
+LLAMA_STRETCHED = Dims("llama", ffn=128, layers=1, kv_heads=1, vocab=64, llama3=(8.0, 1.0, 4.0, 16))
 LLAMA_SMALL = Dims("llama", ffn=128, layers=1, kv_heads=1, vocab=64)
 QWEN3 = Dims("qwen3", ffn=128, layers=1, kv_heads=1, head_dim=64, vocab=264, eps=1e-6, rope_theta=1000000.0)
 BITNET_GGUF = Dims("bitnet", hidden=256, ffn=256, layers=1, kv_heads=1, head_dim=64, vocab=264, fine_norms=True)
@@ -115,8 +116,11 @@ ALL = {
     "llama-bitlinear-packed": folder_case(
         LLAMA, 105, packed("divide"), "bf16", "packed", PLAIN, "int8", "U8 packed, weight_scale bf16 divided by"),
     "llama-rmsnorm-packed": folder_case(
-        LLAMA_SMALL, 106, packed("divide"), "bf16", "packed", PLAIN | {"use_rms_norm": True, "rms_norm_eps": 1e-6},
-        "int8", "U8 packed, weight_scale bf16 divided by, RMSNorm on the input of every linear", input_norms=True),
+        LLAMA_STRETCHED, 106, packed("divide"), "bf16", "packed", PLAIN | {"use_rms_norm": True, "rms_norm_eps": 1e-6},
+        "int8", "U8 packed, weight_scale bf16 divided by, RMSNorm on the input of every linear; RoPE stretched as Llama 3.1's",
+        input_norms=True,
+        extra={"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                                "original_max_position_embeddings": 16}}),
     "llama-ternary-dense": folder_case(
         LLAMA_SMALL, 107, attention_tensor_mlp_shards, "f16", "dense", None, "none",
         "f16; attention: one magnitude per tensor; MLP: one per half of the rows, as model-parallel training leaves"),

@@ -35,10 +35,10 @@ def linear(x, w, activation, input_eps=1e-6):
     return (q.astype(np.int32) @ w.trits.astype(np.int32).T).astype(x.dtype) / s * scale.T
 
 
-def rope(x, theta):
+def rope(x, dims):
     """Rotate-half RoPE of `x [T, heads, d]`."""
     t, _, d = x.shape
-    inv = (x.dtype.type(theta) ** (-np.arange(0, d, 2) / d)).astype(x.dtype)
+    inv = (x.dtype.type(dims.rope_theta) ** (-np.arange(0, d, 2) / d) * dims.stretch()).astype(x.dtype)
     angle = np.arange(t, dtype=x.dtype)[:, None] * inv
     c, s = np.cos(angle)[:, None], np.sin(angle)[:, None]
     a, b = x[..., : d // 2], x[..., d // 2:]
@@ -61,7 +61,7 @@ def forward(ckpt, tokens, activation, dtype=np.float64):
         v = lin(a, "self_attn.v_proj").reshape(n, d.kv_heads, d.head_dim)
         if d.family == "qwen3":
             q, k = norm(q, "self_attn.q_norm"), norm(k, "self_attn.k_norm")
-        q, k = rope(q, d.rope_theta), rope(k, d.rope_theta)
+        q, k = rope(q, d), rope(k, d)
         rep = d.heads // d.kv_heads
         k, v = np.repeat(k, rep, 1), np.repeat(v, rep, 1)
         att = np.einsum("thd,shd->hts", q, k) / np.sqrt(dtype(d.head_dim)) + mask

@@ -89,7 +89,7 @@ def double_arithmetic():
 def double_copy(model, dims):
     m = nn.Module.double(copy.deepcopy(model))
     inv = 1.0 / dims.rope_theta ** (torch.arange(0, dims.head_dim, 2, dtype=torch.float64) / dims.head_dim)
-    m.model.rotary_emb.inv_freq = inv
+    m.model.rotary_emb.inv_freq = inv * torch.from_numpy(dims.stretch())
     for mod in m.modules():
         if isinstance(mod, BitLinear):
             mod.dtype = torch.float64

@@ -39,6 +39,16 @@ class Dims:
     tied: bool = True
     context: int = 512
     fine_norms: bool = False  # norm weights with all float32 bits
+    llama3: tuple | None = None  # RoPE of Llama 3.1: factor, low_freq_factor, high_freq_factor, first context
+
+    def stretch(self):
+        """What the frequencies of RoPE are multiplied by, `[head_dim / 2]`."""
+        if self.llama3 is None:
+            return np.ones(self.head_dim // 2)
+        factor, low, high, first = self.llama3
+        wavelengths = 2 * np.pi * self.rope_theta ** (np.arange(0, self.head_dim, 2) / self.head_dim)
+        smooth = np.clip((first / wavelengths - low) / (high - low), 0, 1)
+        return (1 - smooth) / factor + smooth
 
     def linear_shape(self, proj):
         """`[N, K]` of a projection."""
@@ -283,4 +293,4 @@ def write_folder(folder, conf, tensors, shards=1):
 
 
 def dims_json(dims):
-    return asdict(dims)
+    return {key: value for key, value in asdict(dims).items() if value is not None}

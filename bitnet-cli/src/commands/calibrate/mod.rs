@@ -3,6 +3,8 @@
 //! The text runs through the model twice: once to find the ranges, and once to measure what is lost within them, beside what
 //! is lost with a range for each token. Layers come out by what they lose, the most sensitive first.
 
+pub(crate) mod args;
+
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -14,9 +16,10 @@ use bitnet_quant::calibration::{Calibration, LayerCalibration, Observer};
 use bitnet_quant::loss::{Loss, LossMeter};
 use serde_json::{Value, json};
 
+use self::args::CalibrateArgs;
 use super::Outcome;
 use super::windows::{Tokens, WINDOW, Window, read_text, windows};
-use crate::args::{CalibrateArgs, Cli};
+use crate::args::Cli;
 use crate::interrupt::Listener;
 use crate::load;
 use crate::output::{self, Output};

@@ -1,0 +1,60 @@
+//! What a GGUF file says of the frequencies of RoPE.
+
+use std::sync::Arc;
+
+use bitnet_formats::gguf::{GgmlType, GgufFile, Metadata};
+
+use crate::models::RopeScaling;
+use crate::{InferenceError, Result};
+
+/// The factors that each frequency is divided by, if they are not all 1.
+fn rope_factors(file: &GgufFile, head_dim: usize) -> Result<Option<Arc<[f32]>>> {
+    let Some(tensor) = file.find("rope_freqs.weight") else { return Ok(None) };
+    if tensor.ggml_type != GgmlType::F32 || tensor.dims != [head_dim as u64 / 2] {
+        return Err(InferenceError::Config {
+            file: file.name().into(),
+            field: "rope_freqs.weight".into(),
+            problem: format!(
+                "{} {:?} where heads of {head_dim} take {} numbers of F32",
+                tensor.ggml_type.name(),
+                tensor.dims,
+                head_dim / 2
+            ),
+        });
+    }
+    let region = file.data(tensor)?;
+    let (numbers, _) = region.as_chunks::<4>();
+    let factors: Arc<[f32]> = numbers.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+    Ok(factors.iter().any(|&factor| factor != 1.0).then_some(factors))
+}
+
+/// How the frequencies of heads of `head_dim` are stretched.
+pub(crate) fn rope_scaling(
+    file: &GgufFile,
+    metadata: &Metadata,
+    arch: &str,
+    head_dim: usize,
+) -> Result<RopeScaling> {
+    let key = format!("{arch}.rope.scaling.type");
+    let factor = metadata.opt_f32(&format!("{arch}.rope.scaling.factor"))?.unwrap_or(1.0);
+    let linear = metadata.opt_str(&key)? == Some("linear") && factor != 1.0;
+    if let Some(factors) = rope_factors(file, head_dim)? {
+        if linear {
+            return Err(InferenceError::UnsupportedOperation {
+                what: format!("{}: rope_freqs.weight together with {key}", file.name()),
+                instead: "use the Hugging Face folder of the model".into(),
+            });
+        }
+        return Ok(RopeScaling::Factors(factors));
+    }
+    match metadata.opt_str(&key)? {
+        None | Some("none") => Ok(RopeScaling::None),
+        Some("linear") if factor == 1.0 => Ok(RopeScaling::None),
+        Some("linear") => Ok(RopeScaling::Linear(factor)),
+        Some(other) => Err(InferenceError::Config {
+            file: file.name().into(),
+            field: key,
+            problem: format!("{other:?} is not supported; none and linear are"),
+        }),
+    }
+}
