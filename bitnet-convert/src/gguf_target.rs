@@ -39,20 +39,20 @@ pub(crate) fn plan(
     let beside = architecture == "bitnet";
     let mut plan = Planner::plan(files, options, Target::Gguf, &names, order, beside)?;
     let mut writer = GgufWriter::new();
-    let file_type = file_type(&plan);
     match files.container() {
         Container::Gguf(file) => {
-            copy_keys(&mut writer, file, &architecture, file_type.is_some())?;
+            copy_keys(&mut writer, file, &architecture)?;
         }
         Container::HuggingFace { folder, config, .. } => {
             model_keys(&mut writer, files, &architecture, folder)?;
             vocabulary_keys(&mut writer, files, folder, config)?;
         }
     }
-    if let Some(file_type) = file_type {
-        writer.put("general.file_type", Value::U32(file_type))?;
+    // Behind all others, so that a file comes back byte for byte through types that have no number.
+    if let Some(file_type) = file_type(&plan) {
+        writer.put(OF_RESULT[0], Value::U32(file_type))?;
     }
-    writer.put("general.quantization_version", Value::U32(2))?;
+    writer.put(OF_RESULT[1], Value::U32(2))?;
     let count = plan.share_out(options.split);
     let mut planned = Vec::with_capacity(count);
     for file in 0..count {
@@ -124,20 +124,17 @@ fn architecture(files: &ModelFiles, options: &ConvertOptions) -> Result<String> 
     }
 }
 
-/// Takes the keys of a file over, under another architecture's prefix where that has changed. The file type is copied if it
-/// will be replaced, so that it keeps its place.
-fn copy_keys(
-    writer: &mut GgufWriter,
-    file: &GgufFile,
-    architecture: &str,
-    typed: bool,
-) -> Result<()> {
+/// Keys that are about the result and not about the model.
+const OF_RESULT: [&str; 2] = ["general.file_type", "general.quantization_version"];
+
+/// Takes the keys of a file over, under another architecture's prefix where that has changed.
+fn copy_keys(writer: &mut GgufWriter, file: &GgufFile, architecture: &str) -> Result<()> {
     let metadata = file.metadata();
     let old = metadata.get_str("general.architecture")?;
     writer.put("general.architecture", Value::String(architecture))?;
     let same = |key: &str| {
         key != "general.architecture"
-            && (typed || key != "general.file_type")
+            && !OF_RESULT.contains(&key)
             && (old == architecture || !is_under(key, old))
     };
     writer.copy_metadata(metadata, same)?;

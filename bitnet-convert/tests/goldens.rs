@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bitnet_convert::{ConvertOptions, Fidelity, Report, Target, convert};
+use bitnet_core::backend::ActivationPrecision;
 use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::reference::ReferenceBackend;
+use bitnet_core::ternary::TernaryMatrix;
 use bitnet_inference::loader::StoredWeight;
 use bitnet_inference::{KvType, LoadOptions, Model, ModelFiles, ModelSource};
 use bitnet_quant::loss::loss_of_trits;
@@ -104,6 +106,97 @@ fn every_checkpoint_becomes_a_gguf_file_that_computes_the_same() {
             "{}",
             case.name
         );
+    }
+}
+
+/// What holds the ternary layers of a whole model: types of GGUF files, and folders.
+const FORMS: [(Target, &str); 10] = [
+    (Target::Gguf, "i2_s"),
+    (Target::Gguf, "tq1_0"),
+    (Target::Gguf, "tq2_0"),
+    (Target::Gguf, "q2_0"),
+    (Target::Gguf, "q2_0-g128"),
+    (Target::Gguf, "iq1_bn"),
+    (Target::Gguf, "iq2_bn"),
+    (Target::Gguf, "iq2_bn_r4"),
+    (Target::HuggingFace, ""),
+    (Target::Mlx, ""),
+];
+
+/// The stored bytes of every ternary layer, and the trits and scales that they are read as.
+fn ternary_layers(path: &Path, load: &LoadOptions) -> Vec<(Vec<u8>, TernaryMatrix)> {
+    let files = ModelFiles::open(ModelSource::Path(path), load).unwrap();
+    let pool = HybridMemoryPool::new().unwrap();
+    let c = files.config();
+    let (q, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
+    let shapes = [
+        ("attn_q", q, c.hidden),
+        ("attn_k", kv, c.hidden),
+        ("attn_v", kv, c.hidden),
+        ("attn_output", c.hidden, q),
+        ("ffn_gate", c.intermediate, c.hidden),
+        ("ffn_up", c.intermediate, c.hidden),
+        ("ffn_down", c.hidden, c.intermediate),
+    ];
+    let stems = (0..c.layers).flat_map(|layer| {
+        shapes.map(|(name, rows, cols)| (format!("blk.{layer}.{name}"), rows, cols))
+    });
+    stems
+        .map(|(stem, rows, cols)| {
+            let bytes = files.stored_bytes(&stem).unwrap().unwrap().region.to_vec();
+            match files.linear(&stem, rows, cols, &pool).unwrap().unwrap().weight {
+                StoredWeight::Ternary(matrix) => (bytes, matrix),
+                StoredWeight::Dense { .. } => panic!("{}: {stem} is not ternary", path.display()),
+            }
+        })
+        .collect()
+}
+
+/// From any form through any other that holds the same numbers, and back.
+#[test]
+fn every_pair_of_forms_brings_a_model_back_byte_for_byte() {
+    for (name, activations, least) in [
+        ("gguf-bitnet-tq2_0", ActivationPrecision::Int8, 81),
+        ("gguf-llama-tq1_0", ActivationPrecision::Float, 64),
+        ("gguf-qwen3-q2_0-g128", ActivationPrecision::Float, 9),
+    ] {
+        let case = cases().into_iter().find(|case| case.name == name).unwrap();
+        let load = LoadOptions { activations: Some(activations), ..case.load.clone() };
+        let folder = tempfile::tempdir().unwrap();
+        let to = |from: &Path, (target, storage): (Target, &str), name: &str| {
+            let extension = if target == Target::Gguf { ".gguf" } else { "" };
+            let output = folder.path().join(format!("{name}{extension}"));
+            let options = ConvertOptions {
+                target: Some(target),
+                linear: storage.parse().ok(),
+                load: load.clone(),
+                overwrite: true,
+                ..options(&case)
+            };
+            let report = convert(from, &output, &options, &mut |_| true).ok()?;
+            Some((output, all_exact(&report)))
+        };
+        let mut pairs = 0;
+        for a in FORMS {
+            let Some((first, _)) = to(&case.path, a, "first") else { continue };
+            let before = ternary_layers(&first, &load);
+            for b in FORMS {
+                // A type of another precision would change the scales, and says so.
+                let Some((between, true)) = to(&first, b, "between") else { continue };
+                let (back, exact) = to(&between, a, "back").unwrap();
+                let pair = format!("{name}: {a:?} through {b:?}");
+                assert!(exact, "{pair}");
+                assert!(ternary_layers(&back, &load) == before, "{pair}");
+                if a.0 == Target::Gguf && b.0 == Target::Gguf {
+                    assert!(
+                        std::fs::read(&first).unwrap() == std::fs::read(&back).unwrap(),
+                        "{pair}"
+                    );
+                }
+                pairs += 1;
+            }
+        }
+        assert!(pairs >= least, "{name}: {pairs} pairs");
     }
 }
 
