@@ -140,9 +140,8 @@ pub fn convert(
             Target::HuggingFace | Target::Dense | Target::Mlx => destination.files(),
         };
         let on_bytes = &mut |read| tell(Stage::Proving, read, total);
-        let destination = &destination;
-        let meant = Meant { source: files, options, plan, records: &records, destination };
-        verify::prove(meant, &at, &pool, threads, &stop, on_bytes)?;
+        let meant = Meant { source: files, options, plan, records: &records };
+        verify::prove(meant, &at, &pool, threads, &go_on, on_bytes)?;
         go_on()?;
     }
     let proving = options.verify.then(|| start.elapsed());

@@ -1,7 +1,7 @@
 //! Proof: the result is opened as the engine opens it, and every tensor compared with what was meant.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bitnet_core::memory::HybridMemoryPool;
 use bitnet_formats::Region;
@@ -11,7 +11,7 @@ use bitnet_inference::tokenizer::{EncodeOptions, Tokenizer};
 use bitnet_inference::{ModelFiles, ModelSource};
 
 use crate::digest::Digest;
-use crate::options::{ConvertOptions, Destination, Target};
+use crate::options::{ConvertOptions, Target};
 use crate::partial::{PieceRecord, Record};
 use crate::plan::{Part, PartType, Plan, Recipe};
 use crate::tensors::{Kind, ModelTensor};
@@ -49,20 +49,19 @@ pub(crate) struct Meant<'a> {
     pub(crate) options: &'a ConvertOptions,
     pub(crate) plan: &'a Plan,
     pub(crate) records: &'a [Record],
-    pub(crate) destination: &'a Destination,
 }
 
-/// Reads the whole result back. `path` is the file or folder as it lies before its final name; `on_bytes` is told how many
-/// bytes have been read.
+/// Reads the whole result back. `path` is the file or folder as it lies before its final name; `go_on` is asked before
+/// each tensor, `on_bytes` is told how many bytes have been read.
 pub(crate) fn prove(
     meant: Meant<'_>,
     path: &Path,
     pool: &HybridMemoryPool,
     threads: usize,
-    stop: &AtomicBool,
+    go_on: &(dyn Fn() -> Result<()> + Sync),
     on_bytes: &mut dyn FnMut(u64),
 ) -> Result<()> {
-    let Meant { source, options, plan, records, .. } = meant;
+    let Meant { source, options, plan, records } = meant;
     let unproven = |tensor: &str, problem: String| Error::Unproven {
         path: path.to_owned(),
         tensor: tensor.to_owned(),
@@ -78,9 +77,7 @@ pub(crate) fn prove(
     let read = AtomicU64::new(0);
     let work = |index: usize| {
         let record: &Record = &records[index];
-        if stop.load(Ordering::Relaxed) {
-            return Err(Error::Stopped { partial: meant.destination.partial.clone() });
-        }
+        go_on()?;
         for piece in record.pieces() {
             let part = &plan.parts[piece.part];
             let checked = stored(&files, part).and_then(|region| same_bytes(&region, piece));
