@@ -1,0 +1,136 @@
+//! `bitnet convert`.
+
+use std::path::PathBuf;
+
+use bitnet_convert::{Storage, Target};
+use clap::{Args, ValueEnum};
+
+use crate::model_path;
+
+/// `bitnet convert`.
+#[derive(Debug, Args)]
+pub(crate) struct ConvertArgs {
+    /// The model: a GGUF file, a safetensors file or a Hugging Face folder
+    #[arg(value_name = "IN", value_parser = model_path::parser())]
+    pub(crate) input: PathBuf,
+    /// The result: a name that ends in .gguf, or a folder
+    #[arg(value_name = "OUT")]
+    pub(crate) output: PathBuf,
+    /// The container of the result [default: gguf for a name that ends in .gguf, else hf]
+    #[arg(long, value_name = "WHAT")]
+    pub(crate) to: Option<ConvertTarget>,
+    /// Type of the ternary layers: i2_s, tq1_0, tq2_0, q2_0, f16, ... [default: the first that keeps them exactly]
+    #[arg(long = "type", value_name = "TYPE")]
+    pub(crate) linear: Option<Storage>,
+    /// Type of the embedding table: f32, f16, bf16, q8_0, q6_k, q4_0 [default: as it is]
+    #[arg(long, value_name = "TYPE")]
+    pub(crate) embedding_type: Option<Storage>,
+    /// Type of the head, if it is not the embedding table [default: that of the embedding table]
+    #[arg(long, value_name = "TYPE")]
+    pub(crate) head_type: Option<Storage>,
+    /// Type of the tensors whose name fits PATTERN (`blk.*.ffn_down`; * and ?); may be repeated, the last that fits
+    /// decides
+    #[arg(long, value_name = "PATTERN=TYPE", value_parser = tensor_type)]
+    pub(crate) tensor: Vec<(String, Storage)>,
+    /// Make layers ternary that nobody trained to be: the result will hardly write sense
+    #[arg(long)]
+    pub(crate) quantize: bool,
+    /// Name of the architecture in a GGUF file, where there are several (bitnet-b1.58, bitnet)
+    #[arg(long, value_name = "NAME")]
+    pub(crate) arch: Option<String>,
+    /// Choose types for the embedding table, the head and layers of ordinary numbers so that all matrices take at most SIZE
+    /// (500M, 4G) and lose as little as they can
+    #[arg(long, value_name = "SIZE", value_parser = size, conflicts_with = "min_sqnr")]
+    pub(crate) max_size: Option<u64>,
+    /// Choose them so that the result is small, and signal over error is at least DB decibels on average
+    #[arg(long, value_name = "DB")]
+    pub(crate) min_sqnr: Option<f64>,
+    /// Merge a LoRA adapter (a folder that PEFT wrote) into the weights, times FACTOR; may be repeated
+    #[arg(long, value_name = "DIR[=FACTOR]", value_parser = adapter)]
+    pub(crate) lora: Vec<(PathBuf, f32)>,
+    /// Split the result into files of at most SIZE of weights (500M, 4G)
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub(crate) split_max_size: Option<u64>,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Do not read the result back and compare it
+    #[arg(long)]
+    pub(crate) no_verify: bool,
+    /// Begin anew, even if an interrupted conversion could go on
+    #[arg(long)]
+    pub(crate) no_resume: bool,
+    /// Replace a result that is there already
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+    /// List every tensor
+    #[arg(long)]
+    pub(crate) tensors: bool,
+}
+
+/// A container to convert to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ConvertTarget {
+    /// A GGUF file
+    Gguf,
+    /// A Hugging Face folder with packed ternary layers
+    Hf,
+    /// A Hugging Face folder of ordinary numbers
+    HfDense,
+    /// A folder for MLX's programs: ternary layers with 2 bits, affine
+    Mlx,
+}
+
+impl From<ConvertTarget> for Target {
+    fn from(target: ConvertTarget) -> Self {
+        match target {
+            ConvertTarget::Gguf => Self::Gguf,
+            ConvertTarget::Hf => Self::HuggingFace,
+            ConvertTarget::HfDense => Self::Dense,
+            ConvertTarget::Mlx => Self::Mlx,
+        }
+    }
+}
+
+fn adapter(text: &str) -> Result<(PathBuf, f32), String> {
+    match text.rsplit_once('=') {
+        None => Ok((text.into(), 1.0)),
+        Some((folder, factor)) => {
+            let factor = factor.parse::<f32>().ok().filter(|factor| factor.is_finite());
+            Ok((folder.into(), factor.ok_or("write DIR or DIR=FACTOR, for example adapter=0.5")?))
+        }
+    }
+}
+
+/// Bytes: a whole number, with K, M or G for powers of 1000.
+fn size(text: &str) -> Result<u64, String> {
+    let (digits, unit) = match text.char_indices().last() {
+        Some((at, 'k' | 'K')) => (&text[..at], 1_000),
+        Some((at, 'm' | 'M')) => (&text[..at], 1_000_000),
+        Some((at, 'g' | 'G')) => (&text[..at], 1_000_000_000),
+        _ => (text, 1),
+    };
+    let bytes = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
+    bytes.filter(|&bytes| bytes > 0).ok_or_else(|| "write a size such as 500M or 4G".into())
+}
+
+fn tensor_type(text: &str) -> Result<(String, Storage), String> {
+    let (pattern, storage) =
+        text.split_once('=').ok_or("write PATTERN=TYPE, for example output=q8_0")?;
+    Ok((pattern.to_owned(), storage.parse().map_err(|error| format!("{error}"))?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read() {
+        assert_eq!((size("12"), size("3k"), size("4G")), (Ok(12), Ok(3_000), Ok(4_000_000_000)));
+        for wrong in
+            ["", "0", "G", "-1", "1.5G", "4GB", "99999999999999999999", "99999999999G", "é"]
+        {
+            assert!(size(wrong).is_err(), "{wrong}");
+        }
+    }
+}
