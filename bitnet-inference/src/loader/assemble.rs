@@ -84,7 +84,10 @@ struct Builder<'a> {
 
 impl Builder<'_> {
     fn missing(&self, tensor: &str) -> InferenceError {
-        InferenceError::MissingTensor { file: self.checkpoint.file().into(), tensor: tensor.into() }
+        InferenceError::MissingTensor {
+            file: self.checkpoint.file().into(),
+            tensor: self.checkpoint.name_in_file(tensor),
+        }
     }
 
     fn norm(&self, name: &str, len: usize) -> Result<Shared<f32>> {

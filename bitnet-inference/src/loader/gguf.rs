@@ -17,7 +17,7 @@ use super::mapped_rows::MappedRows;
 use super::ternary_rows::TernaryRows;
 use super::{
     Checkpoint, Described, LoadOptions, ModelFacts, StoredBytes, StoredLinear, StoredType,
-    StoredWeight, SuggestedSampling,
+    StoredWeight, SuggestedSampling, tensor_use,
 };
 use crate::chat::ChatTemplate;
 use crate::models::{Architecture, ModelConfig, bitnet, llama, qwen3};
@@ -53,7 +53,9 @@ impl GgufCheckpoint {
             });
         }
         let (layout, precision) = (options.i2s_layout, options.activations);
-        Ok(Self { file, arch, config, input_norm_eps, layout, precision })
+        let checkpoint = Self { file, arch, config, input_norm_eps, layout, precision };
+        tensor_use::check_layers(&checkpoint)?;
+        Ok(checkpoint)
     }
 
     pub(crate) fn file(&self) -> &GgufFile {
@@ -222,6 +224,7 @@ impl GgufCheckpoint {
             tokenizer: tokenizer_fact,
             template: template_fact,
             assumptions,
+            unused_tensors: tensor_use::unused(self),
         };
         Ok(Described {
             facts,
@@ -346,6 +349,23 @@ pub fn input_precision(architecture: Architecture, ggml_type: GgmlType) -> Activ
 impl Checkpoint for GgufCheckpoint {
     fn file(&self) -> &str {
         self.file.name()
+    }
+
+    fn name_in_file(&self, name: &str) -> String {
+        format!("{name}.weight")
+    }
+
+    fn tensor_names(&self) -> Vec<String> {
+        self.file.tensors().iter().map(|tensor| tensor.name.clone()).collect()
+    }
+
+    fn stored_names(&self, name: &str) -> Vec<String> {
+        let names = ["weight", "scale"].map(|part| format!("{name}.{part}"));
+        names.into_iter().filter(|name| self.file.find(name).is_some()).collect()
+    }
+
+    fn layers_field(&self) -> String {
+        format!("{}.block_count", self.arch)
     }
 
     fn config(&self) -> &ModelConfig {

@@ -20,7 +20,7 @@ use super::mapped_rows::MappedRows;
 use super::ternary_rows::TernaryRows;
 use super::{
     Checkpoint, Container, Described, HfPacking, LoadOptions, ModelFacts, StoredBytes,
-    StoredLinear, StoredType, StoredWeight, SuggestedSampling,
+    StoredLinear, StoredType, StoredWeight, SuggestedSampling, tensor_use,
 };
 use crate::chat::ChatTemplate;
 use crate::models::{Architecture, ModelConfig};
@@ -47,7 +47,9 @@ impl HfCheckpoint {
             || path.to_str().is_some_and(|p| p.ends_with(".safetensors.index.json"));
         let tensors = SafeTensors::open(if named_weights { path } else { folder })?;
         let precision = options.activations;
-        Ok(Self { folder: folder.to_owned(), tensors, json, config, precision })
+        let checkpoint = Self { folder: folder.to_owned(), tensors, json, config, precision };
+        tensor_use::check_layers(&checkpoint)?;
+        Ok(checkpoint)
     }
 
     pub(crate) fn tensors(&self) -> &SafeTensors {
@@ -275,6 +277,7 @@ impl HfCheckpoint {
                 .into(),
             template: template_fact,
             assumptions,
+            unused_tensors: tensor_use::unused(self),
         };
         Ok(Described { facts, tokenizer, template, end_tokens, defaults })
     }
@@ -359,6 +362,32 @@ fn default_template(value: &Value) -> Option<&str> {
 impl Checkpoint for HfCheckpoint {
     fn file(&self) -> &str {
         self.tensors.name()
+    }
+
+    fn name_in_file(&self, name: &str) -> String {
+        let mut names = self.hf_names(name);
+        let found = names.iter().position(|name| self.tensors.find(name).is_some());
+        if names.is_empty() { name.into() } else { names.swap_remove(found.unwrap_or(0)) }
+    }
+
+    fn tensor_names(&self) -> Vec<String> {
+        self.tensors.names().map(str::to_owned).collect()
+    }
+
+    fn stored_names(&self, name: &str) -> Vec<String> {
+        let Some(tensor) = self.find(name) else { return Vec::new() };
+        let stem = tensor.name.strip_suffix(".weight").unwrap_or(&tensor.name);
+        let beside = match tensor.dtype {
+            Dtype::U8 => vec![format!("{}_scale", tensor.name)],
+            Dtype::U32 => vec![format!("{stem}.scales"), format!("{stem}.biases")],
+            _ => Vec::new(),
+        };
+        let beside = beside.into_iter().filter(|name| self.tensors.find(name).is_some());
+        std::iter::once(tensor.name.clone()).chain(beside).collect()
+    }
+
+    fn layers_field(&self) -> String {
+        "num_hidden_layers".into()
     }
 
     fn config(&self) -> &ModelConfig {

@@ -10,6 +10,7 @@ mod inspect;
 mod kept;
 mod mapped_rows;
 mod model_files;
+mod tensor_use;
 mod ternary_rows;
 mod text;
 
@@ -131,6 +132,18 @@ pub(crate) trait Checkpoint: Sync {
     /// The file, as messages name it.
     fn file(&self) -> &str;
 
+    /// The file's own name of a tensor; where it is absent, the name that such a file would give it.
+    fn name_in_file(&self, name: &str) -> String;
+
+    /// Names of all tensors of the files, in file order.
+    fn tensor_names(&self) -> Vec<String>;
+
+    /// Names of what is read for a tensor: its own, and those of the scales beside it; none if it is absent.
+    fn stored_names(&self, name: &str) -> Vec<String>;
+
+    /// The setting that says how many layers there are, as the file spells it.
+    fn layers_field(&self) -> String;
+
     /// Shapes and constants.
     fn config(&self) -> &ModelConfig;
 
@@ -223,6 +236,8 @@ pub struct ModelFacts {
     pub template: String,
     /// What the file does not say and the rules settled.
     pub assumptions: Vec<String>,
+    /// Names of the file's tensors that nothing reads, in file order.
+    pub unused_tensors: Vec<String>,
 }
 
 /// Sampling values that the model's authors suggest.

@@ -170,6 +170,7 @@ impl ModelFiles {
 
     /// The error for a tensor that the model should have.
     pub fn missing(&self, tensor: &str) -> InferenceError {
-        InferenceError::MissingTensor { file: self.name().into(), tensor: tensor.into() }
+        let tensor = self.0.checkpoint().name_in_file(tensor);
+        InferenceError::MissingTensor { file: self.name().into(), tensor }
     }
 }

@@ -1,0 +1,92 @@
+//! Which tensors of a checkpoint the engine reads: names of the rest, and files with other layers than their settings say.
+
+use std::collections::HashSet;
+
+use super::Checkpoint;
+use crate::models::{Architecture, ModelConfig};
+use crate::{InferenceError, Result};
+
+/// Projections of a layer; each may have a norm on its input.
+const PROJECTIONS: [&str; 7] =
+    ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"];
+
+/// Every tensor that the engine asks a checkpoint of these settings for, as it calls them.
+fn engine_names(config: &ModelConfig) -> Vec<String> {
+    let extra: &[&str] = match config.architecture {
+        Architecture::BitNet => &["attn_sub_norm", "ffn_sub_norm"],
+        Architecture::Llama => &[],
+        Architecture::Qwen3 => &["attn_q_norm", "attn_k_norm"],
+    };
+    let mut names: Vec<String> = vec!["token_embd".into(), "output_norm".into()];
+    for layer in 0..config.layers {
+        let vectors = ["attn_norm", "ffn_norm"].iter().chain(extra);
+        names.extend(vectors.map(|part| format!("blk.{layer}.{part}")));
+        for part in PROJECTIONS {
+            names.push(format!("blk.{layer}.{part}"));
+            names.push(format!("blk.{layer}.{part}_norm_in"));
+        }
+    }
+    names
+}
+
+/// Names of the file's tensors that nothing reads, in file order.
+pub(super) fn unused(checkpoint: &dyn Checkpoint) -> Vec<String> {
+    let mut names = engine_names(checkpoint.config());
+    if checkpoint.tied() != Some(true) {
+        names.push("output".into());
+    }
+    names.push("rope_freqs".into());
+    let used: HashSet<String> =
+        names.iter().flat_map(|name| checkpoint.stored_names(name)).collect();
+    checkpoint.tensor_names().into_iter().filter(|name| !used.contains(name)).collect()
+}
+
+/// Checks that the file's layers are those that its settings announce.
+///
+/// # Errors
+/// [`InferenceError::Config`] naming the setting and a tensor.
+pub(super) fn check_layers(checkpoint: &dyn Checkpoint) -> Result<()> {
+    let said = checkpoint.config().layers;
+    let names = checkpoint.tensor_names();
+    let numbered = names.iter().filter_map(|name| Some((layer_of(name)?, name)));
+    let Some((last, name)) = numbered.max_by_key(|(layer, _)| *layer) else { return Ok(()) };
+    let problem = if last >= said {
+        format!(
+            "{said}, but the file has {} layers (tensor {name}); correct the number, or remove the tensors that the \
+             model does not have",
+            last.saturating_add(1)
+        )
+    } else if last.saturating_add(1) < said {
+        let absent = checkpoint.name_in_file(&format!("blk.{}.attn_q", last + 1));
+        format!("{said}, but the file has {} layers ({absent} is missing)", last + 1)
+    } else {
+        return Ok(());
+    };
+    Err(InferenceError::Config {
+        file: checkpoint.file().into(),
+        field: checkpoint.layers_field(),
+        problem,
+    })
+}
+
+/// The layer that a tensor's name says it is in: `model.layers.3.…`, `layers.3.…` or `blk.3.…`.
+fn layer_of(name: &str) -> Option<usize> {
+    let bare = name.strip_prefix("model.").unwrap_or(name);
+    let rest = bare.strip_prefix("layers.").or_else(|| bare.strip_prefix("blk."))?;
+    rest.split_once('.')?.0.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layer_numbers_are_read_from_names_of_both_kinds() {
+        assert_eq!(layer_of("model.layers.12.mlp.up_proj.weight"), Some(12));
+        assert_eq!(layer_of("layers.0.anything"), Some(0));
+        assert_eq!(layer_of("blk.3.ffn_up.weight"), Some(3));
+        for other in ["lm_head.weight", "mtp.layers.1.x", "blk.x.y", "blk.7", "layers."] {
+            assert_eq!(layer_of(other), None, "{other}");
+        }
+    }
+}
