@@ -45,6 +45,19 @@ pub enum InferenceError {
         /// The tensor.
         tensor: String,
     },
+    /// The file holds a tensor that its architecture does not have.
+    #[error(
+        "{file}: tensor {tensor} is not part of a {architecture} model, and ignoring it may give wrong results; the \
+         file is of another architecture than it says, or of a variant that is not supported"
+    )]
+    UnknownTensor {
+        /// The file.
+        file: String,
+        /// The tensor.
+        tensor: String,
+        /// The architecture that the file names.
+        architecture: String,
+    },
     /// A tensor does not have the shape that the settings ask for.
     #[error(
         "{file}: tensor {tensor} has shape {got:?}, but the model's settings ask for {expected:?}"

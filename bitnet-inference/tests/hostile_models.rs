@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bitnet_core::reference::ReferenceBackend;
-use bitnet_formats::gguf::{GgufFile, GgufWriter, Value};
+use bitnet_formats::gguf::{GgmlType, GgufFile, GgufWriter, Value};
 use bitnet_inference::{InferenceError, Inspection, LoadOptions, Model, ModelSource};
 use tempfile::TempDir;
 
@@ -29,6 +29,7 @@ struct Change<'a> {
     key: Option<(&'a str, Value<'a>)>,
     drop_key: Option<&'a str>,
     drop_tensor: Option<&'a str>,
+    add_tensor: Option<&'a str>,
     patch: Option<(&'a str, usize, &'a [u8])>,
 }
 
@@ -50,9 +51,15 @@ fn changed(folder: &TempDir, change: &Change<'_>) -> PathBuf {
     for tensor in &kept {
         writer.add_tensor(&tensor.name, &tensor.dims, tensor.ggml_type).unwrap();
     }
+    if let Some(name) = change.add_tensor {
+        writer.add_tensor(name, &[8], GgmlType::F32).unwrap();
+    }
     let path = folder.path().join("changed.gguf");
     writer
         .write(&path, |pending, sink| {
+            if Some(pending.name.as_str()) == change.add_tensor {
+                return sink.write_all(&[0; 32]);
+            }
             let tensor = source.tensor(&pending.name).unwrap();
             let mut bytes = source.data(tensor).unwrap().to_vec();
             if let Some((name, from_end, patch)) = &change.patch
@@ -143,6 +150,29 @@ fn missing_keys_and_tensors_are_named() {
         let message = error_of(&Change { drop_tensor: Some(tensor), ..Change::default() });
         assert!(message.contains(tensor.trim_end_matches(".weight")), "{message}");
     }
+}
+
+#[test]
+fn gguf_tensors_outside_the_architecture_are_refused_by_name() {
+    for tensor in [
+        "blk.0.attn_q_norm.weight",
+        "blk.1.ffn_gate_inp.weight",
+        "blk.0.post_attention_norm.weight",
+        "output.bias",
+        "token_embd_norm.weight",
+        "rope_factors_long.weight",
+    ] {
+        let message = error_of(&Change { add_tensor: Some(tensor), ..Change::default() });
+        assert!(message.contains(tensor), "{message}");
+        assert!(message.contains("not part of a bitnet model"), "{message}");
+    }
+}
+
+#[test]
+fn gguf_tables_of_rotary_angles_are_accepted() {
+    let folder = TempDir::new().unwrap();
+    let add_tensor = Some("blk.0.attn_rot_embd.weight");
+    assert!(load(&changed(&folder, &Change { add_tensor, ..Change::default() })).is_ok());
 }
 
 #[test]

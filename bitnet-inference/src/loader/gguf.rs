@@ -55,6 +55,7 @@ impl GgufCheckpoint {
         let (layout, precision) = (options.i2s_layout, options.activations);
         let checkpoint = Self { file, arch, config, input_norm_eps, layout, precision };
         tensor_use::check_layers(&checkpoint)?;
+        tensor_use::refuse_unknown(&checkpoint)?;
         Ok(checkpoint)
     }
 

@@ -41,6 +41,28 @@ pub(super) fn unused(checkpoint: &dyn Checkpoint) -> Vec<String> {
     checkpoint.tensor_names().into_iter().filter(|name| !used.contains(name)).collect()
 }
 
+/// Tensors that files carry though no program reads them: tables of rotary angles, which follow from the settings.
+fn is_rotary_table(name: &str) -> bool {
+    name.ends_with("attn_rot_embd.weight") || name.ends_with("rotary_emb.inv_freq")
+}
+
+/// Refuses a file with a tensor that the architecture does not have: its author's program computes something with it.
+///
+/// llama.cpp refuses such GGUF files as well ("wrong number of tensors").
+///
+/// # Errors
+/// [`InferenceError::UnknownTensor`] naming the first.
+pub(super) fn refuse_unknown(checkpoint: &dyn Checkpoint) -> Result<()> {
+    match unused(checkpoint).into_iter().find(|name| !is_rotary_table(name)) {
+        None => Ok(()),
+        Some(tensor) => Err(InferenceError::UnknownTensor {
+            file: checkpoint.file().into(),
+            tensor,
+            architecture: checkpoint.config().architecture.to_string(),
+        }),
+    }
+}
+
 /// Checks that the file's layers are those that its settings announce.
 ///
 /// # Errors
