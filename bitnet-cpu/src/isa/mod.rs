@@ -10,6 +10,7 @@
 //! Bytes 0..16 and 16..32 are summed apart, because scales may belong to groups of 64 elements.
 
 /// The methods on floats of an instruction set that has them from the one in its first field.
+#[allow(unused_macros, reason = "other processors than x86-64 and 64-bit Arm have no such set")]
 macro_rules! floats_of_base {
     ($base:ty) => {
         type Floats = <$base as Isa>::Floats;

@@ -3,6 +3,7 @@
 //! Each loop keeps twelve independent chains of the instruction that the kernels of the level multiply with, the
 //! accumulating addition included. A result is the next step's operand, so that no step can be left out.
 
+#[allow(unused_imports, reason = "other processors than x86-64 and 64-bit Arm have no probe")]
 use std::hint::black_box;
 use std::sync::Barrier;
 use std::time::Instant;

@@ -14,8 +14,3 @@ impl Guard {
         false
     }
 }
-
-/// A multiple of the size of a memory page on every system that there is.
-pub(super) fn page_size() -> usize {
-    1 << 16
-}

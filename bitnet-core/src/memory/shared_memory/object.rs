@@ -33,11 +33,17 @@ pub(super) fn unlink(name: &str) {
     let _gone_already = unsafe { libc::shm_unlink(path.as_ptr()) };
 }
 
+/// The type of the mode that `shm_open` takes: on Apple's systems it is a variadic argument, so the promoted one.
+#[cfg(target_vendor = "apple")]
+type Mode = libc::c_uint;
+#[cfg(all(unix, not(target_vendor = "apple")))]
+type Mode = libc::mode_t;
+
 #[cfg(unix)]
 fn open_object(name: &str, flags: libc::c_int) -> io::Result<File> {
     let path = CString::new(format!("/{PREFIX}{name}"))?;
     // SAFETY: `path` is a text that ends with a zero and lives through the call.
-    let fd = unsafe { libc::shm_open(path.as_ptr(), flags, 0o600 as libc::mode_t) };
+    let fd = unsafe { libc::shm_open(path.as_ptr(), flags, 0o600 as Mode) };
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
