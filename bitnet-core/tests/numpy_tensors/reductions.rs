@@ -116,3 +116,59 @@ fn half_precision_sums_do_not_lose_what_f32_holds() {
         assert_eq!((sum.dtype(), sum.item()), (dtype, Ok(4096.0)));
     }
 }
+
+#[test]
+fn reductions_over_empty_axes_answer_as_numpy() {
+    let pool = HybridMemoryPool::new().unwrap();
+    // Shape, axes, the shape of `numpy.sum`, and whether `numpy.max` is an error (NumPy 2).
+    #[rustfmt::skip]
+    let cases: [(&[usize], &[usize], &[usize], bool); 20] = [
+        (&[0], &[], &[0], false),        (&[0], &[0], &[], true),
+        (&[0, 0], &[0], &[0], true),     (&[0, 0], &[1], &[0], true),
+        (&[0, 0], &[0, 1], &[], true),   (&[0, 3], &[0], &[3], true),
+        (&[0, 3], &[1], &[0], false),    (&[3, 0], &[0], &[0], false),
+        (&[3, 0], &[1], &[3], true),     (&[3, 0], &[0, 1], &[], true),
+        (&[2, 0, 3], &[0], &[0, 3], false),  (&[2, 0, 3], &[1], &[2, 3], true),
+        (&[2, 0, 3], &[0, 2], &[0], false),  (&[2, 0, 3], &[1, 2], &[2], true),
+        (&[0, 2, 0], &[0], &[2, 0], true),   (&[0, 2, 0], &[1], &[0, 0], false),
+        (&[0, 2, 0], &[2], &[0, 2], true),   (&[0, 2, 0], &[0, 1], &[0], true),
+        (&[0, 2, 0], &[1, 2], &[0], true),   (&[0, 2, 0], &[0, 2], &[2], true),
+    ];
+    for (shape, axes, expected, is_error) in cases {
+        let x = BitNetTensor::zeros(shape, &pool).unwrap();
+        let of = |op| tensor::reduce(op, &x, Some(axes), false, &pool);
+        let empty_sum =
+            [(Reduction::Sum, 0.0), (Reduction::Prod, 1.0), (Reduction::Mean, f32::NAN)];
+        for (op, value) in empty_sum {
+            let got = of(op).unwrap();
+            assert_eq!(got.shape(), expected, "{op:?} of {shape:?} over {axes:?}");
+            assert!(
+                got.f32()
+                    .unwrap()
+                    .iter()
+                    .all(|x| x.to_bits() == f32::to_bits(value) || (x.is_nan() && value.is_nan()))
+            );
+        }
+        let std = tensor::std(&x, Some(axes), 0, false, &pool).unwrap();
+        assert_eq!(std.shape(), expected);
+        assert!(std.f32().unwrap().iter().all(|x| x.is_nan()));
+        assert_eq!(tensor::any(&x, Some(axes), false, &pool).unwrap().shape(), expected);
+        for op in [Reduction::Max, Reduction::Min] {
+            match of(op) {
+                Ok(got) => assert!(!is_error && got.shape() == expected, "{shape:?} over {axes:?}"),
+                Err(error) => {
+                    assert!(matches!(error, Error::EmptyReduction { .. }), "{error}");
+                    assert!(is_error, "{op:?} of {shape:?} over {axes:?}");
+                }
+            }
+        }
+        if let &[axis] = axes {
+            for position in [tensor::argmax, tensor::argmin] {
+                let got = position(&x, Some(axis), false, &pool);
+                assert_eq!(got.is_err(), is_error, "position in {shape:?} along {axis}");
+                assert!(got.is_err() || got.unwrap().shape() == expected);
+            }
+        }
+        assert!(tensor::argmax(&x, None, false, &pool).is_err(), "{shape:?}");
+    }
+}

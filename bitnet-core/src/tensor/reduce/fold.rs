@@ -38,8 +38,6 @@ pub(super) struct Plan {
     pub(super) count: usize,
     /// The shape of the outputs.
     pub(super) shape: Dims<usize>,
-    /// Whether every output has elements, or there are no outputs.
-    pub(super) has_elements: bool,
 }
 
 impl Plan {
@@ -66,7 +64,6 @@ impl Plan {
         let [kept, gone] = shapes;
         let count = crate::memory::tensor::elements_of(&gone)?;
         Ok(Self {
-            has_elements: count > 0 || kept.contains(&0),
             kept: Walk::new(&kept, [&strides[0]], [start]),
             reduced: Walk::new(&gone, [&strides[1]], [0]),
             count,

@@ -90,7 +90,8 @@ impl Indices {
 ///
 /// # Errors
 /// [`Error::OutOfRange`] or [`Error::BadArgument`] for axes that are not there or named twice;
-/// [`Error::EmptyReduction`] for `Max` and `Min` of nothing; [`Error::DTypeMismatch`] for integer types;
+/// [`Error::EmptyReduction`] for `Max` and `Min` over axes of which one has no elements, as in NumPy even if there are no
+/// outputs; [`Error::DTypeMismatch`] for integer types;
 /// [`Error::OutOfMemory`].
 #[track_caller]
 pub fn reduce(
@@ -103,7 +104,7 @@ pub fn reduce(
     let op = reduction.name();
     let x32 = wide(op, x, pool)?;
     let plan = plan(op, &x32, axes, keep_dims)?;
-    if matches!(reduction, Reduction::Max | Reduction::Min) && !plan.has_elements {
+    if matches!(reduction, Reduction::Max | Reduction::Min) && plan.count == 0 {
         return Err(Error::EmptyReduction { op, shape: x.shape().to_vec() });
     }
     let mut out = BitNetTensor::scratch(&plan.shape, pool)?;
@@ -211,7 +212,7 @@ fn truth<F: Fold<Output = u8>>(
 /// NaN if there is one.
 ///
 /// # Errors
-/// As [`reduce`]; [`Error::EmptyReduction`] where there are no numbers.
+/// As [`reduce`]; [`Error::EmptyReduction`] where there are no numbers along `axis`, as in NumPy even if there are no outputs.
 pub fn argmax(
     x: &BitNetTensor,
     axis: Option<usize>,
@@ -243,7 +244,7 @@ fn position<F: Fold<Output = f32>>(
 ) -> Result<Indices> {
     let x = wide(op, x, pool)?;
     let plan = plan(op, &x, axis.as_ref().map(std::slice::from_ref), keep_dims)?;
-    if !plan.has_elements {
+    if plan.count == 0 {
         return Err(Error::EmptyReduction { op, shape: x.shape().to_vec() });
     }
     let count = crate::memory::tensor::elements_of(&plan.shape)?;
