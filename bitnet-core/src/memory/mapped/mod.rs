@@ -2,7 +2,8 @@
 //!
 //! A mapped file that someone cuts short raises SIGBUS when the lost pages are used, which kills the process by default. On
 //! Unix the first mapping installs a handler for it that puts zero pages there and marks the mapping;
-//! [`FileMap::check`] then reports [`Error::FileTruncated`]. Whoever computes with mapped bytes asks it afterwards.
+//! [`FileMap::check`] then reports [`Error::FileTruncated`]. Whoever computes with mapped bytes asks it afterwards. A tensor over
+//! a mapping asks before each read, and answers with the error from the first read on that begins after the cut.
 
 mod regular;
 
@@ -13,7 +14,7 @@ pub(super) mod fault;
 pub(super) mod fault;
 
 use std::fmt;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::ops::{Bound, Range, RangeBounds};
 use std::path::Path;
 use std::sync::Arc;
@@ -121,13 +122,17 @@ impl FileMap {
         }
     }
 
-    /// Whether the file still is what was mapped. Whatever has been read before an `Ok` was in the file (or had been written
-    /// by this process).
+    /// Whether no byte of the mapped part is known to be lost.
     ///
     /// # Errors
-    /// [`Error::FileTruncated`] where pages were lost or the file now ends before the mapped part does;
-    /// [`Error::FileChanged`] where it was written to; [`Error::File`] where it cannot be asked.
-    pub fn check(&self) -> Result<()> {
+    /// [`Error::FileTruncated`] where pages were lost or the file now ends before the mapped part does; [`Error::File`] where
+    /// it cannot be asked.
+    pub fn check_length(&self) -> Result<()> {
+        self.found_whole().map(drop)
+    }
+
+    /// What the system says of the file, if no byte of the mapped part is known to be lost.
+    fn found_whole(&self) -> Result<Metadata> {
         let found = self.file.metadata();
         let found = found.map_err(|error| Error::file(&self.name, "read its length", &error))?;
         let damaged = self.guard.as_ref().is_some_and(fault::Guard::is_damaged);
@@ -135,6 +140,17 @@ impl FileMap {
             let (file, now) = (self.name.clone(), found.len());
             return Err(Error::FileTruncated { file, mapped: self.range.end, now });
         }
+        Ok(found)
+    }
+
+    /// Whether the file still is what was mapped. Whatever has been read before an `Ok` was in the file (or had been written
+    /// by this process).
+    ///
+    /// # Errors
+    /// [`Error::FileTruncated`] where pages were lost or the file now ends before the mapped part does;
+    /// [`Error::FileChanged`] where it was written to; [`Error::File`] where it cannot be asked.
+    pub fn check(&self) -> Result<()> {
+        let found = self.found_whole()?;
         if found.len() != self.len || found.modified().ok() != self.modified {
             return Err(Error::FileChanged { file: self.name.clone() });
         }
@@ -206,6 +222,10 @@ impl ExternalBytes for FileMap {
 
     fn check(&self) -> Result<()> {
         self.check()
+    }
+
+    fn check_readable(&self) -> Result<()> {
+        self.check_length()
     }
 }
 

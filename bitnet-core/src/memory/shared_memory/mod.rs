@@ -321,6 +321,10 @@ impl ExternalBytes for ReadLease {
     fn check(&self) -> Result<()> {
         self.object.check()
     }
+
+    fn check_readable(&self) -> Result<()> {
+        self.object.check()
+    }
 }
 
 impl Drop for ReadLease {
@@ -359,6 +363,10 @@ impl ExternalBytes for WriteLease {
     }
 
     fn check(&self) -> Result<()> {
+        self.object.check()
+    }
+
+    fn check_readable(&self) -> Result<()> {
         self.object.check()
     }
 }

@@ -68,6 +68,7 @@ impl BitNetTensor {
                 expected: format!("the elements of {:?}", self.shape()),
             });
         }
+        self.storage()?;
         if let Ok(bytes) = self.bytes() {
             return decode(self.dtype(), bytes, out);
         }
@@ -165,7 +166,7 @@ impl BitNetTensor {
 
     /// Calls `visit` with the storage and the position of every element, in row-major order.
     fn for_each_element(&self, mut visit: impl FnMut(&[u8], usize) -> Result<()>) -> Result<()> {
-        let bytes = self.storage();
+        let bytes = self.storage()?;
         let walk = self.walk(self.offset());
         let (len, [step]) = walk.run();
         for [start] in walk.cursor() {

@@ -129,7 +129,8 @@ impl BitNetTensor {
     }
 
     /// Whether the memory under the tensor still is what it was when the tensor was made: a mapped file may have been
-    /// cut short since. Blocks of a pool always are.
+    /// cut short or written to since. Blocks of a pool always are. Methods that read elements notice a file that was cut short
+    /// before they were called; this one, called after a computation, also notices one that was cut short during it.
     ///
     /// # Errors
     /// What the owner of the memory reports, such as [`Error::FileTruncated`].
@@ -176,10 +177,11 @@ impl BitNetTensor {
     /// The bytes of a contiguous tensor. Where elements share bytes, the last one may hold elements after this view's.
     ///
     /// # Errors
-    /// [`Error::NotContiguous`] for a strided view.
+    /// [`Error::NotContiguous`] for a strided view; what the owner of the memory reports if it can't be read, such as
+    /// [`Error::FileTruncated`] of a mapped file that was cut short.
     pub fn bytes(&self) -> Result<&[u8]> {
         let range = self.byte_range("bytes")?;
-        self.storage().get(range).ok_or(Error::SizeOverflow { what: "tensor view" })
+        self.storage()?.get(range).ok_or(Error::SizeOverflow { what: "tensor view" })
     }
 
     /// The elements of a contiguous f32 tensor, row-major.
@@ -203,6 +205,7 @@ impl BitNetTensor {
     /// As [`BitNetTensor::bytes`], and [`Error::NotWritable`] if the storage is shared or mapped.
     pub fn bytes_mut(&mut self) -> Result<&mut [u8]> {
         let range = self.byte_range("bytes")?;
+        self.storage.readable()?;
         let all = self.storage.bytes_mut().ok_or(Error::NotWritable { op: "bytes" })?;
         all.get_mut(range).ok_or(Error::SizeOverflow { what: "tensor view" })
     }
@@ -223,8 +226,11 @@ impl BitNetTensor {
     }
 
     /// Every byte of the storage, whatever part of it this tensor views.
-    pub(super) fn storage(&self) -> &[u8] {
-        self.storage.bytes()
+    ///
+    /// # Errors
+    /// What the owner of the memory reports, such as [`Error::FileTruncated`], if it can't be read.
+    pub(super) fn storage(&self) -> Result<&[u8]> {
+        self.storage.readable()
     }
 
     /// Where the first element lies in the storage, in elements.
@@ -238,7 +244,7 @@ impl BitNetTensor {
     /// As [`BitNetTensor::f32`], but for contiguity.
     pub(crate) fn strided_f32(&self) -> Result<(&[f32], usize)> {
         self.expect_dtype("f32 view", BitNetDType::F32)?;
-        let bytes = self.storage();
+        let bytes = self.storage()?;
         let all = bytemuck::try_cast_slice(bytes).map_err(|_| Error::BadStorage {
             what: "f32 view",
             got: bytes.len(),

@@ -26,6 +26,15 @@ pub trait ExternalBytes: Send + Sync {
     fn check(&self) -> Result<()> {
         Ok(())
     }
+
+    /// Whether the bytes can be read now. Tensors ask before each read, so it must be cheap; contents that changed are for
+    /// [`ExternalBytes::check`].
+    ///
+    /// # Errors
+    /// As [`ExternalBytes::check`].
+    fn check_readable(&self) -> Result<()> {
+        Ok(())
+    }
 }
 
 #[derive(Clone)]
@@ -55,6 +64,14 @@ impl Storage {
             Self::Shared(_) | Self::Absent => None,
             Self::External(external) => Arc::get_mut(external)?.bytes_mut(),
         }
+    }
+
+    /// All bytes, of which a view uses a part, if they can be read.
+    pub(super) fn readable(&self) -> Result<&[u8]> {
+        if let Self::External(external) = self {
+            external.check_readable()?;
+        }
+        Ok(self.bytes())
     }
 
     pub(super) fn check(&self) -> Result<()> {
