@@ -3,6 +3,48 @@
 /// The result of everything in this crate that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// What refused an allocation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum MemoryLimit {
+    /// `max_small_pool_size` of [`crate::memory::MemoryPoolConfig`]: blocks below 1 MiB.
+    SmallPool,
+    /// `max_large_pool_size` of [`crate::memory::MemoryPoolConfig`]: blocks of 1 MiB and more.
+    LargePool,
+    /// The memory of a device.
+    Device,
+    /// The largest block that a pool serves.
+    Block,
+    /// The operating system.
+    System,
+}
+
+impl Error {
+    /// The error for `bytes` bytes outside every pool that the operating system refused.
+    pub fn refused_by_system(bytes: usize) -> Self {
+        Self::OutOfMemory { bytes, live: 0, limit: isize::MAX as usize, met: MemoryLimit::System }
+    }
+}
+
+impl MemoryLimit {
+    fn explain(self, live: usize, limit: usize) -> String {
+        let (blocks, setting) = match self {
+            Self::System => {
+                return format!(
+                    "the operating system refused, with {live} bytes in use; free some memory, or raise the limit of the process"
+                );
+            }
+            Self::Block => return format!("a block has less than {limit} bytes; split it"),
+            Self::Device => ("on the device", "the memory of the device"),
+            Self::SmallPool => ("by blocks below 1 MiB", "`max_small_pool_size`"),
+            Self::LargePool => ("by blocks of 1 MiB and more", "`max_large_pool_size`"),
+        };
+        format!(
+            "{live} bytes are in use {blocks} and the limit, {setting}, is {limit}; free some or raise the limit"
+        )
+    }
+}
+
 /// What can go wrong with memory, tensors, ternary matrices and operations on them.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -157,17 +199,17 @@ pub enum Error {
         /// The system's answer.
         problem: String,
     },
-    /// The system or the pool's limit refused memory.
-    #[error(
-        "cannot allocate {bytes} bytes: {live} bytes are in use and the limit is {limit}; free some or raise the limit"
-    )]
+    /// The system or a limit refused memory.
+    #[error("cannot allocate {bytes} bytes: {}", met.explain(*live, *limit))]
     OutOfMemory {
         /// The bytes asked for.
         bytes: usize,
-        /// The bytes in use.
+        /// The bytes in use of those that the limit counts.
         live: usize,
-        /// The pool's limit in bytes.
+        /// The limit in bytes.
         limit: usize,
+        /// Which limit it is, or that the system refused.
+        met: MemoryLimit,
     },
     /// So many pools are alive already.
     #[error(

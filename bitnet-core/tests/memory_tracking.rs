@@ -92,6 +92,34 @@ fn the_site_of_a_leak_is_the_line_of_the_user() {
 }
 
 #[test]
+fn leaks_are_found_at_level_standard() {
+    let pool = tracked(TrackingLevel::Standard);
+    // Every block of a page and more, whatever was allocated before it.
+    for round in 0..50usize {
+        for size in [64, 700, 3000] {
+            drop(pool.allocate(size + round, 64, &Device::Cpu).unwrap());
+        }
+        let line = line!() + 1;
+        let forgotten = pool.allocate(4096 + 37 * round, 64, &Device::Cpu).unwrap();
+        let report = pool.tracker().unwrap().leaks(Duration::ZERO);
+        assert_eq!((report.leaks.len(), report.bytes()), (1, forgotten.size() as u64), "{report}");
+        assert_eq!((report.sites[0].site.file(), report.sites[0].site.line()), (file!(), line));
+        drop(forgotten);
+        assert!(pool.tracker().unwrap().leaks(Duration::ZERO).leaks.is_empty());
+    }
+    // Small blocks by the statistics of a page: 2000 of 64 bytes are missed with probability exp(-31), and are estimated.
+    let forgotten: Vec<_> =
+        (0..2000).map(|_| pool.allocate(64, 64, &Device::Cpu).unwrap()).collect();
+    let report = pool.tracker().unwrap().leaks(Duration::ZERO);
+    assert_eq!(report.sites.len(), 1, "{report}");
+    // About 31 are recorded: the standard deviation is 18 %, and six of them are the bound.
+    let (estimate, truth) = (report.bytes() as f64, 2000.0 * 64.0);
+    assert!((estimate / truth - 1.0).abs() < 1.08, "{report}");
+    drop(forgotten);
+    assert!(pool.tracker().unwrap().leaks(Duration::ZERO).leaks.is_empty());
+}
+
+#[test]
 fn a_block_that_is_moved_keeps_the_line_that_asked_for_it() {
     let pool = tracked(TrackingLevel::Detailed);
     let mut held = Vec::new();

@@ -310,11 +310,8 @@ impl<'a> Room<'a> {
             Some(pool) => Words::Pool(PoolBuffer::scratch(total, pool)?),
             None => {
                 let mut words = Vec::new();
-                words.try_reserve_exact(total).map_err(|_| bitnet_core::Error::OutOfMemory {
-                    bytes: total.saturating_mul(4),
-                    live: 0,
-                    limit: isize::MAX as usize,
-                })?;
+                let refused = |_| bitnet_core::Error::refused_by_system(total.saturating_mul(4));
+                words.try_reserve_exact(total).map_err(refused)?;
                 words.resize(total, ZERO_WORD);
                 Words::Heap(words)
             }

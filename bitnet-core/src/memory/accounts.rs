@@ -69,6 +69,7 @@ impl Core {
             free_kept: metrics.reserved.saturating_sub(occupied as u64),
             largest_free: large.arena.largest_free.max(large.largest_kept) as u64,
             total_free_large: free_large as u64,
+            scattered_free_large: large.arena.scattered as u64,
             allocations: metrics.allocations,
             deallocations: metrics.deallocations,
             by_purpose: totals.live.map(|bytes| bytes.max(0) as u64),

@@ -122,6 +122,9 @@ pub(super) struct ArenaFigures {
     pub(super) mapped: usize,
     pub(super) free: usize,
     pub(super) largest_free: usize,
+    /// Of the free bytes, those that are not in the largest free piece of their region. A region in which nothing lives has
+    /// none: it is one piece.
+    pub(super) scattered: usize,
     pub(super) own_bytes: usize,
 }
 
@@ -131,6 +134,8 @@ pub(super) struct Arena {
     limit: usize,
     /// Bytes mapped, regions and whole mappings together.
     mapped: AtomicUsize,
+    /// Bytes of the spans that are out.
+    used: AtomicUsize,
     /// By address.
     regions: RwLock<Vec<Arc<Region>>>,
     /// Held while free memory is in no books because it is being given back: who finds nothing waits for it, then looks again.
@@ -141,8 +146,9 @@ impl Arena {
     /// An arena that maps at most `limit` bytes; `initial` bytes of them at once.
     pub(super) fn new(limit: usize, initial: usize, pages: &Pages) -> Option<Self> {
         let limit = limit / GRANULE * GRANULE;
-        let (mapped, regions) = (AtomicUsize::new(0), RwLock::default());
-        let arena = Self { limit, mapped, regions, in_transit: Mutex::default() };
+        let [mapped, used] = [0, 0].map(AtomicUsize::new);
+        let regions = RwLock::default();
+        let arena = Self { limit, mapped, used, regions, in_transit: Mutex::default() };
         let mut missing = initial.min(limit);
         while missing >= GRANULE {
             let bytes = missing.min(REGION) / GRANULE * GRANULE;
@@ -164,12 +170,26 @@ impl Arena {
         self.mapped.load(Ordering::Relaxed)
     }
 
+    /// Bytes of the spans that are out.
+    pub(super) fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// Whether the limit leaves room for `bytes` more, so that a refusal was the system's.
+    pub(super) fn has_room(&self, bytes: usize) -> bool {
+        self.mapped().checked_add(bytes).is_some_and(|sum| sum <= self.limit)
+    }
+
     /// A span of `granules` at an address that is a multiple of `align` granules, from a region that is there or a new one.
     pub(super) fn allocate(&self, granules: usize, align: usize, pages: &Pages) -> Option<Span> {
-        self.find_or_grow(granules, align, pages).or_else(|| {
+        let span = self.find_or_grow(granules, align, pages).or_else(|| {
             let _all_there = self.in_transit();
             self.find_or_grow(granules, align, pages)
-        })
+        });
+        if let Some(span) = span {
+            self.used.fetch_add(span.granules * GRANULE, Ordering::Relaxed);
+        }
+        span
     }
 
     /// While the guard is held, nothing free is on its way to the system.
@@ -253,6 +273,7 @@ impl Arena {
     pub(super) fn free(&self, address: usize, granules: usize) {
         if let Some(region) = self.region_of(address) {
             region.free(address, granules);
+            self.used.fetch_sub(granules * GRANULE, Ordering::Relaxed);
         }
     }
 
@@ -358,14 +379,25 @@ impl Arena {
         regions.iter().map(|region| (region.address, region.bytes)).collect()
     }
 
-    pub(super) fn figures(&self) -> ArenaFigures {
+    /// The figures. `kept` are spans that are out of the regions' books and yet free, as (address, bytes).
+    pub(super) fn figures(&self, kept: &[(usize, usize)]) -> ArenaFigures {
         let regions = self.regions.read().unwrap_or_else(PoisonError::into_inner);
         let mut figures = ArenaFigures { mapped: self.mapped(), ..Default::default() };
         for region in regions.iter() {
             let books = region.books();
-            figures.free += books.buddy.free_granules() * GRANULE;
-            let largest = books.buddy.largest_free() * GRANULE;
+            let in_books = books.buddy.free_granules() * GRANULE;
+            let mut largest = books.buddy.largest_free() * GRANULE;
+            figures.free += in_books;
             figures.largest_free = figures.largest_free.max(largest);
+            let mut free = in_books;
+            let region_end = region.address + region.bytes;
+            for &(_, bytes) in kept.iter().filter(|k| (region.address..region_end).contains(&k.0)) {
+                free += bytes;
+                largest = largest.max(bytes);
+            }
+            if free < region.bytes {
+                figures.scattered += free.saturating_sub(largest);
+            }
             figures.own_bytes += books.buddy.own_bytes() + size_of::<Region>();
         }
         figures
@@ -422,7 +454,7 @@ mod tests {
         assert!(spans.iter().any(|span| span.address == again.address));
         assert_eq!(again.used_bytes, 257 * GRANULE);
         arena.free(again.address, again.granules);
-        assert_eq!(arena.figures().free, arena.mapped());
+        assert_eq!(arena.figures(&[]).free, arena.mapped());
         arena.release(REGION, &pages, None);
         assert_eq!(arena.mapped(), REGION);
         arena.release(0, &pages, None);
@@ -437,7 +469,7 @@ mod tests {
         arena.free(span.address, span.granules);
         let region = Arc::clone(&arena.regions.read().unwrap()[0]);
         assert_eq!(arena.unmap_if_unused(&region, &pages, &|| false), 0);
-        assert_eq!((arena.mapped(), arena.figures().free), (REGION, REGION));
+        assert_eq!((arena.mapped(), arena.figures(&[]).free), (REGION, REGION));
         let again = arena.allocate(4000, 1, &pages).unwrap();
         assert_eq!((again.address, again.used_bytes), (span.address, 3000 * GRANULE));
         assert_eq!(arena.unmap_if_unused(&region, &pages, &|| true), 0);

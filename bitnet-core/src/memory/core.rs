@@ -26,8 +26,9 @@ use super::tracking::{
     AllocationEvent, DeallocationEvent, LatencyKind, SAMPLED_BELOW, Sampler, Stopwatch, Tracker,
     TrackingLevel,
 };
+use super::usage::is_small;
 use super::{MemoryHandle, MemoryPoolConfig, Purpose};
-use crate::Error;
+use crate::error::{Error, MemoryLimit};
 
 /// The state of a pool.
 #[derive(Debug)]
@@ -155,7 +156,7 @@ fn take_if_unused(core: NonNull<Core>, all: &mut Directory) -> Option<Box<Core>>
         return None;
     }
     let totals = state.totals();
-    if totals.torn || totals.allocations != totals.deallocations {
+    if totals.allocations != totals.deallocations {
         return None;
     }
     // A cache that was attached while the pool was being closed must not serve the next pool of this number.
@@ -180,7 +181,7 @@ impl Core {
             let bytes =
                 config.initial_small_pool_size.saturating_add(config.initial_large_pool_size);
             let limit = config.max_small_pool_size.saturating_add(config.max_large_pool_size);
-            Error::OutOfMemory { bytes, live: 0, limit }
+            Error::OutOfMemory { bytes, live: 0, limit, met: MemoryLimit::System }
         };
         let pages = Pages::default();
         let (small_limit, small_initial) =
@@ -327,6 +328,8 @@ impl Core {
     pub(super) fn fast_below(&self) -> usize {
         match self.recorder() {
             Some(_) => SAMPLED_BELOW.min(SMALL_LIMIT),
+            // Below the limit, so that large blocks take the slow path, on which pressure is observed.
+            None if self.watches_pressure() => SMALL_LIMIT - 1,
             None => SMALL_LIMIT,
         }
     }
@@ -346,7 +349,9 @@ impl Core {
         };
         let clock = Stopwatch::start(tracker);
         let block = self.allocate(size, align, purpose)?;
-        clock.stop(LatencyKind::Allocate);
+        if let Some(clock) = clock {
+            clock.stop(LatencyKind::Allocate);
+        }
         if !chosen {
             return Some(block);
         }
@@ -359,32 +364,40 @@ impl Core {
     /// Allocates, by the slow path. `align` is a power of two. `None` if the limits or the system refuse.
     pub(super) fn allocate(&self, size: usize, align: usize, purpose: Purpose) -> Option<Block> {
         let (align, key) = (align.max(LINE), Key::new(self.index, purpose));
-        // Even of no bytes a block has an address of its own.
-        let whole = size.max(1).checked_add(align - LINE)?;
-        if whole < SMALL_LIMIT
-            && let Some(address) = self.take_small(class_of(whole))
-        {
+        let mut changed = true;
+        let block = if is_small(size, align) {
+            // Even of no bytes a block has an address of its own.
+            let class = class_of(size.max(1) + align - LINE);
+            let (address, from_slab) = self.take_small(class)?;
+            changed = from_slab;
             let aligned = address.next_multiple_of(align);
-            let tag = Tag::small(key, class_of(whole), size, align, aligned - address);
-            self.count_allocation(size, purpose);
-            return Some(Block { address: aligned, tag, used_bytes: size });
-        }
-        let span = self.large.allocate(size, align, &self.pages)?;
-        let Span { address, granules, used_bytes } = span;
+            let tag = Tag::small(key, class, size, align, aligned - address);
+            Block { address: aligned, tag, used_bytes: size }
+        } else {
+            let span = self.large.allocate(size, align, &self.pages)?;
+            let Span { address, granules, used_bytes } = span;
+            let tag = Tag::large(key, size, align, granules);
+            let tag = if self.watches_pressure() { tag.with_slow_end() } else { tag };
+            Block { address, tag, used_bytes }
+        };
         self.count_allocation(size, purpose);
-        Some(Block { address, tag: Tag::large(key, size, align, granules), used_bytes })
+        if changed && self.watches_pressure() {
+            self.observe_pressure();
+        }
+        Some(block)
     }
 
-    fn take_small(&self, class: usize) -> Option<usize> {
-        match self.cache() {
-            Some(cache) => {
-                cache.take(class).or_else(|| cache.refill_and_take(class, &self.small, &self.pages))
-            }
-            None => {
-                let mut block = [0];
-                (self.small.take(class, &mut block, &self.pages) == 1).then_some(block[0])
-            }
+    /// A free block of `class`, and whether this thread had none.
+    fn take_small(&self, class: usize) -> Option<(usize, bool)> {
+        let Some(cache) = self.cache() else {
+            let mut block = [0];
+            let got = self.small.take(class, &mut block, &self.pages) == 1;
+            return got.then_some((block[0], true));
+        };
+        if let Some(block) = cache.take(class) {
+            return Some((block, false));
         }
+        Some((cache.refill_and_take(class, &self.small, &self.pages)?, true))
     }
 
     fn count_allocation(&self, size: usize, purpose: Purpose) {
@@ -428,13 +441,20 @@ impl Core {
             return unsafe { Self::free_past_caches(core, address, tag) };
         };
         state.tell_of_return(address, tag);
-        let clock = state.recorder().map(Stopwatch::start);
+        let clock = state.recorder().and_then(Stopwatch::start);
+        // Without a fold, if nothing else is to be done: the state may be gone when this returns.
+        if clock.is_none() && cache.put_back(address, tag) {
+            return;
+        }
         state.give_to(cache, address, tag);
         if let Some(clock) = clock {
             clock.stop(LatencyKind::Deallocate);
         }
         let told = cache.count_bytes_back(tag.size(), tag.key().purpose(), &state.live);
         state.reported(told);
+        if tag.is_large() && state.watches_pressure() {
+            state.observe_pressure();
+        }
         cache.count_deallocation();
     }
 

@@ -8,7 +8,7 @@ use super::{HybridMemoryPool, MemoryHandle, MemoryMetrics, MemoryPoolConfig};
 use crate::device::{
     Device, DeviceKind, Operation, Requirements, available_devices, candidates, with_fallback,
 };
-use crate::{Error, Result};
+use crate::{Error, MemoryLimit, Result};
 
 /// Copies from one device to another, counted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -246,7 +246,7 @@ impl DeviceSpecificPools {
         let _gate = lock(&entry.gate);
         let live = entry.pool.get_metrics().total_allocated as usize;
         if bytes > limit.saturating_sub(live) {
-            return Err(Error::OutOfMemory { bytes, live, limit });
+            return Err(Error::OutOfMemory { bytes, live, limit, met: MemoryLimit::Device });
         }
         take(&entry.pool)
     }
@@ -307,7 +307,8 @@ mod tests {
         let mut all_of_a = pools.allocate(1_000_000, 64, &a).unwrap();
         all_of_a.bytes_mut().fill(1);
         let error = pools.allocate(1, 64, &a).unwrap_err();
-        assert_eq!(error, Error::OutOfMemory { bytes: 1, live: 1_000_000, limit: 1_000_000 });
+        let met = MemoryLimit::Device;
+        assert_eq!(error, Error::OutOfMemory { bytes: 1, live: 1_000_000, limit: 1_000_000, met });
         let of_b = pools.tensor(bytes_tensor(1_500_000, &b)).unwrap();
         assert_eq!((pools.available(&a), pools.available(&b)), (Some(0), Some(500_000)));
         assert_eq!(pools.available(&Device::Cpu), None);

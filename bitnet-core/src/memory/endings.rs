@@ -8,16 +8,20 @@ use crate::device::Device;
 
 /// Runs `child` in a forked process, which ends with the number it returns.
 fn status_of(child: impl FnOnce() -> c_int) -> c_int {
+    // Held over the fork, because another thread's lock would stay locked in the child for ever.
+    let directory = super::directory::lock();
     // SAFETY: the child runs `child` alone, which takes no lock that another thread of this process holds, and ends without
     // running anything else of the parent.
     match unsafe { libc::fork() } {
         -1 => panic!("no process: {}", std::io::Error::last_os_error()),
         0 => {
+            drop(directory);
             let code = child();
             // SAFETY: ends the process; nothing follows.
             unsafe { libc::_exit(code) }
         }
         pid => {
+            drop(directory);
             let mut status = 0;
             // SAFETY: `status` is ours, `pid` is our child.
             let waited = unsafe { libc::waitpid(pid, &raw mut status, 0) };

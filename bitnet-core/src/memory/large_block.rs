@@ -6,7 +6,7 @@
 //! allocator when the pool is cleaned or runs out.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -31,6 +31,8 @@ pub(super) struct LargeBlockPool {
     recent: [[Kept; KEPT_SLOTS]; KEPT_CLASSES],
     /// Mappings of single blocks: address to (bytes, alignment).
     direct: Mutex<BTreeMap<usize, (usize, usize)>>,
+    /// The bytes of these mappings.
+    direct_bytes: AtomicUsize,
     huge_pages: bool,
 }
 
@@ -60,6 +62,7 @@ impl LargeBlockPool {
             arena: Arena::new(limit, initial, pages)?,
             recent: std::array::from_fn(|_| std::array::from_fn(|_| Kept::default())),
             direct: Mutex::default(),
+            direct_bytes: AtomicUsize::new(0),
             huge_pages,
         })
     }
@@ -140,6 +143,7 @@ impl LargeBlockPool {
         // SAFETY: `map_direct` mapped this block with these figures, nobody uses it, and it is no longer listed.
         unsafe { pages.unmap(address, bytes, align) };
         self.arena.unreserve(bytes);
+        self.direct_bytes.fetch_sub(bytes, Ordering::Relaxed);
         resident
     }
 
@@ -158,6 +162,7 @@ impl LargeBlockPool {
             pages.advise_huge(address, bytes);
         }
         self.direct_maps().insert(address, (bytes, align));
+        self.direct_bytes.fetch_add(bytes, Ordering::Relaxed);
         Some(Span { address, granules, used_bytes: 0 })
     }
 
@@ -199,13 +204,26 @@ impl LargeBlockPool {
     }
 
     pub(super) fn figures(&self) -> LargeFigures {
-        let kept = self.recent.iter().flatten();
-        let kept = kept.map(|Kept(slot)| unpack(slot.load(Ordering::Relaxed)).1 * GRANULE);
+        let kept: Vec<_> = self.kept().collect();
         LargeFigures {
-            arena: self.arena.figures(),
-            kept: kept.clone().sum(),
-            largest_kept: kept.max().unwrap_or(0),
+            arena: self.arena.figures(&kept),
+            kept: kept.iter().map(|(_, bytes)| bytes).sum(),
+            largest_kept: kept.iter().map(|&(_, bytes)| bytes).max().unwrap_or(0),
         }
+    }
+
+    /// The blocks that are kept, as (address, bytes).
+    fn kept(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
+        let slots = self.recent.iter().flatten();
+        slots.map(|Kept(slot)| unpack(slot.load(Ordering::Relaxed))).filter_map(
+            |(address, granules)| (granules > 0).then_some((address, granules * GRANULE)),
+        )
+    }
+
+    /// Bytes of the blocks that users have.
+    pub(super) fn occupied(&self) -> usize {
+        let out = self.arena.used() + self.direct_bytes.load(Ordering::Relaxed);
+        out.saturating_sub(self.kept().map(|(_, bytes)| bytes).sum())
     }
 
     /// The address ranges of the mappings of single blocks.

@@ -39,6 +39,7 @@ mod thread_cache;
 mod token;
 pub mod tracking;
 pub mod units;
+mod usage;
 
 pub use buffer::PoolBuffer;
 pub use cleanup::{CleanupConfig, CleanupMetrics, CleanupReport};

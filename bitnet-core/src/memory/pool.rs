@@ -167,8 +167,9 @@ impl HybridMemoryPool {
     /// initialised, but may hold what an earlier user of this pool left in them.
     ///
     /// # Errors
-    /// [`Error::BadAlignment`], [`Error::SizeOverflow`] or [`Error::OutOfMemory`]; before the last, everything that is free
-    /// is given back to the system and the allocation is tried once more.
+    /// [`Error::BadAlignment`], [`Error::SizeOverflow`] or [`Error::OutOfMemory`], which names the limit that was met; before
+    /// the last, everything that is free is given back to the system and the allocation is tried once more. If pressure is
+    /// watched, callbacks then hear of [`Critical`](crate::memory::MemoryPressureLevel::Critical), and a last attempt follows.
     #[inline]
     #[track_caller]
     pub fn allocate(&self, size: usize, align: usize, device: &Device) -> Result<MemoryHandle> {
@@ -245,22 +246,21 @@ impl HybridMemoryPool {
         let core = self.core();
         let (purpose, site) = (self.key.purpose(), Location::caller());
         let try_once = || core.allocate_tracked(size, align, purpose, site);
+        let after_release = || {
+            core.release_all();
+            try_once()
+        };
         let block = Some(size).filter(|&size| (size as u64) < SIZE_LIMIT).and_then(|_| {
-            try_once().or_else(|| {
-                core.release_all();
-                try_once()
-            })
+            try_once()
+                .or_else(after_release)
+                // Callbacks hear of it before the caller does, and may have given something back.
+                .or_else(|| core.announce_refusal(size, align).then(after_release).flatten())
         });
         let Some(block) = block else {
             if let Some(tracker) = self.tracker() {
                 tracker.failed(size);
             }
-            let live = self.get_metrics().total_allocated as usize;
-            return Err(Error::OutOfMemory {
-                bytes: size,
-                live,
-                limit: core.limit().min(usize::try_from(SIZE_LIMIT).unwrap_or(usize::MAX)),
-            });
+            return Err(core.refusal(size, align));
         };
         // SAFETY: the state has just handed out and counted this block for `size` bytes.
         let handle = unsafe { MemoryHandle::of_block(block) };

@@ -10,7 +10,6 @@ use super::arena::past;
 use super::cleanup::{Released, Signal};
 use super::core::Core;
 use super::thread_cache::FLUSH;
-use super::tracking::Tracker;
 
 thread_local! {
     /// Whether callbacks wait: this thread holds something that they might want.
@@ -28,6 +27,11 @@ pub(super) fn without_callbacks<T>(work: impl FnOnce() -> T) -> T {
     }
     let _restore = Restore(CALLBACKS_WAIT.replace(true));
     work()
+}
+
+/// Whether callbacks are not to be called by this thread now.
+pub(super) fn callbacks_wait() -> bool {
+    CALLBACKS_WAIT.get()
 }
 
 impl Core {
@@ -103,15 +107,6 @@ impl Core {
         self.live.set_mark(i64::MAX);
         if let Some(signal) = self.signal.get() {
             signal.look();
-        }
-    }
-
-    /// Tells the monitor, if there is one, what is in use; its callbacks may run, so the caller holds no lock.
-    #[cold]
-    pub(super) fn observe_pressure(&self) {
-        let monitor = self.tracker.as_ref().and_then(Tracker::pressure);
-        if let Some(monitor) = monitor.filter(|_| !CALLBACKS_WAIT.get()) {
-            monitor.observe(self.live.get().0.max(0) as u64, self.limit() as u64);
         }
     }
 }

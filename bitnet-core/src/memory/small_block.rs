@@ -5,6 +5,7 @@
 //! the others to become whole free slabs, whose spans go back to the arena.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -92,6 +93,13 @@ pub(super) struct SmallBlockPool {
     classes: [Mutex<Slabs>; CLASSES],
     waiting: [Stack; CLASSES],
     magazines: Magazines,
+    /// What the blocks that are out of the slabs take: see [`share_of_slab`].
+    out_bytes: AtomicUsize,
+}
+
+/// The bytes of a slab that fall to each block of `class`: its own, and its part of what is left over at the end.
+pub(super) fn share_of_slab(class: usize) -> usize {
+    slab_bytes(class) / (slab_bytes(class) / block_bytes(class))
 }
 
 impl SmallBlockPool {
@@ -102,6 +110,7 @@ impl SmallBlockPool {
             classes: std::array::from_fn(|_| Mutex::default()),
             waiting: std::array::from_fn(|_| Stack::new()),
             magazines: Magazines::new(),
+            out_bytes: AtomicUsize::new(0),
         })
     }
 
@@ -131,7 +140,13 @@ impl SmallBlockPool {
             };
             got += slabs.take_from(base, class, &mut out[got..]);
         }
+        self.out_bytes.fetch_add(got * share_of_slab(class), Ordering::Relaxed);
         got
+    }
+
+    /// What the blocks that are out of the slabs take: with users, with threads, or waiting between them.
+    pub(super) fn out_bytes(&self) -> usize {
+        self.out_bytes.load(Ordering::Relaxed)
     }
 
     fn add_slab(&self, slabs: &mut Slabs, class: usize, pages: &Pages) -> bool {
@@ -161,9 +176,12 @@ impl SmallBlockPool {
     /// Returns blocks to their slabs. They are blocks of `class` of this pool that nobody uses any more.
     pub(super) fn put(&self, class: usize, blocks: &[usize]) {
         let mut slabs = self.slabs(class);
+        let out = slabs.out;
         for &address in blocks {
             slabs.put(address, class);
         }
+        let came = out - slabs.out;
+        self.out_bytes.fetch_sub(came * share_of_slab(class), Ordering::Relaxed);
         slabs.give_up_unused(&self.arena, 1, None);
     }
 
@@ -204,7 +222,7 @@ impl SmallBlockPool {
 
     /// The figures of the arena, and the bytes of all books.
     pub(super) fn figures(&self) -> ArenaFigures {
-        let mut figures = self.arena.figures();
+        let mut figures = self.arena.figures(&[]);
         for class in 0..CLASSES {
             let slabs = self.slabs(class);
             let bits: usize = slabs.all.values().map(|slab| slab.bits.len() * 8).sum();

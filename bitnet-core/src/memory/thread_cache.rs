@@ -5,11 +5,12 @@
 //!
 //! The calls of the fast path are counted in two words, one for what was taken and one for what was given back, each with
 //! the number of blocks in its upper half and their bytes in its lower: a word that is only added to does not wait for the
-//! other. All that they count is of one purpose. Before another one is counted they are folded into [`Counts`], under a
-//! number that tells readers to look again.
+//! other. All that they count is of one purpose. Before another one is counted they are folded into [`Counts`]. A fold holds a
+//! lock that readers take too: a reader waits for the fold that is under way, and what it reads always belongs together. The
+//! fast path takes no lock, because each of its stores changes one word, from one consistent state to the next.
 
-use std::hint::spin_loop;
-use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::Purpose;
 use super::bin::Bin;
@@ -17,7 +18,7 @@ use super::depot::SLOTS;
 use super::size_class::{CLASSES, SMALL_LIMIT};
 use super::small_block::SmallBlockPool;
 use super::system::Pages;
-use super::tag::Key;
+use super::tag::{Key, Tag};
 use super::tracking::Sampler;
 
 /// The pool is closed: its last owner is gone, though blocks are alive.
@@ -37,8 +38,6 @@ const COUNTED: usize = 64 << 20;
 const FOLD_FROM: u32 = 1 << 30;
 /// One block, as the two words count it.
 const ONE: u64 = 1 << 32;
-/// How often a reader looks for a moment in which the words are not being folded.
-const LOOKS: usize = 10_000;
 
 /// A part of the accounts of a pool.
 #[derive(Debug, Default)]
@@ -68,8 +67,6 @@ pub(super) struct Totals {
     pub(super) allocations: u64,
     pub(super) deallocations: u64,
     pub(super) live: [i64; Purpose::ALL.len()],
-    /// Whether a part was read while it was being folded, after many looks: its numbers may then not fit each other.
-    pub(super) torn: bool,
 }
 
 /// What one thread keeps of one pool.
@@ -94,8 +91,9 @@ pub(super) struct ThreadCache {
     ceiling: AtomicI32,
     /// So many bytes taken lead to the slow path.
     look_at: AtomicU32,
-    /// Folds begun and ended; odd while one is going on.
-    folds: AtomicU32,
+    /// Held while words are folded, and while another thread reads: `counts`, the words and the purpose in `state` then
+    /// belong together. Nothing is called under it that could wait.
+    folding: Mutex<()>,
     counts: Counts,
     sampler: Sampler,
     bins: [Bin; CLASSES],
@@ -112,7 +110,7 @@ impl ThreadCache {
             top: AtomicI32::new(0),
             ceiling: AtomicI32::new(UNREPORTED),
             look_at: AtomicU32::new(0),
-            folds: AtomicU32::new(0),
+            folding: Mutex::new(()),
             counts: Counts {
                 allocations: AtomicU64::new(0),
                 deallocations: AtomicU64::new(0),
@@ -180,6 +178,16 @@ impl ThreadCache {
             self.given.store(given, Ordering::Release);
         }
         put
+    }
+
+    /// As [`ThreadCache::put_counted`], for the block of `address` and `tag`, whatever it is and whatever flags are set: false if
+    /// it is large, of no bytes, or of another purpose than those counted now.
+    pub(super) fn put_back(&self, address: usize, tag: Tag) -> bool {
+        let counted = Key(self.state()).purpose() == tag.key().purpose();
+        !tag.is_large()
+            && tag.size() > 0
+            && counted
+            && self.put_counted(tag.class(), tag.block_address(address), tag.size())
     }
 
     #[inline(always)]
@@ -268,21 +276,20 @@ impl ThreadCache {
         let state = self.state();
         let key = Key::new(Key(state).index(), purpose);
         if (state ^ key.0) & Key::PURPOSE_MASK != 0 {
-            self.fold();
+            let _folding = self.fold();
             // Others may set flags meanwhile.
             self.state.fetch_xor((state ^ key.0) & Key::PURPOSE_MASK, Ordering::SeqCst);
-            self.folds.fetch_add(1, Ordering::Release);
-        } else if self.taken.load(Ordering::Relaxed) as u32 >= FOLD_FROM / 2 {
-            self.fold();
-            self.folds.fetch_add(1, Ordering::Release);
+        } else if [&self.taken, &self.given]
+            .into_iter()
+            .any(|word| word.load(Ordering::Relaxed) as u32 >= FOLD_FROM / 2)
+        {
+            drop(self.fold());
         }
     }
 
-    /// Moves what the two words count into the counts. The caller ends the fold by adding one to `folds`.
-    fn fold(&self) {
-        self.folds.fetch_add(1, Ordering::Relaxed);
-        // Readers that see any of what follows see that a fold has begun.
-        fence(Ordering::Release);
+    /// Moves what the two words count into the counts. Readers wait until the guard is dropped.
+    fn fold(&self) -> MutexGuard<'_, ()> {
+        let folding = self.folding();
         let (taken, given) =
             (self.taken.load(Ordering::Relaxed), self.given.load(Ordering::Relaxed));
         let drift = difference(taken, given);
@@ -296,6 +303,11 @@ impl ThreadCache {
         }
         self.sampler.pass(taken as u32);
         self.look_again();
+        folding
+    }
+
+    fn folding(&self) -> MutexGuard<'_, ()> {
+        self.folding.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Sets where the fast path has to stop.
@@ -322,12 +334,10 @@ impl ThreadCache {
         if size > 0 && size <= COUNTED && self.count_taken(size, more(size)) {
             return None;
         }
-        self.fold();
+        let _folding = self.fold();
         add(&self.counts.live[purpose.index()], size as i64);
         add_unsigned(&self.counts.allocations, 1);
-        let passed = self.report_with(self.drift(), size as i64, live);
-        self.folds.fetch_add(1, Ordering::Release);
-        Some(passed)
+        Some(self.report_with(self.drift(), size as i64, live))
     }
 
     /// Counts the bytes of a block that came back, and tells the pool, if it must be told, as
@@ -340,18 +350,16 @@ impl ThreadCache {
     ) -> Option<bool> {
         self.turn_to(purpose);
         let passes_floor = size > COUNTED || self.given_with(size, more(size)).is_none();
-        self.fold();
+        let _folding = self.fold();
         add(&self.counts.live[purpose.index()], -(size as i64));
-        let passed = if passes_floor {
+        if passes_floor {
             Some(self.report_with(self.drift(), -(size as i64), live))
         } else {
             for known in [&self.top, &self.ceiling] {
                 known.store(known.load(Ordering::Relaxed) + size as i32, Ordering::Relaxed);
             }
             None
-        };
-        self.folds.fetch_add(1, Ordering::Release);
-        passed
+        }
     }
 
     /// Notes that a block came back. It is the last thing that is done for it: from here on the pool may be gone.
@@ -387,32 +395,17 @@ impl ThreadCache {
         i64::from(UNREPORTED - ceiling) + i64::from(self.top.load(Ordering::Relaxed))
     }
 
-    /// Adds what this thread counted to `sum`.
+    /// Adds what this thread counted to `sum`. Waits for a fold that is under way, and for no other reason.
     pub(super) fn add_to(&self, sum: &mut Totals) {
-        for look in 1..=LOOKS {
-            let before = self.folds.load(Ordering::Acquire);
-            let mut with = *sum;
-            self.counts.add_to(&mut with);
-            // Acquire: as in `Counts::add_to`.
-            let (taken, given) =
-                (self.taken.load(Ordering::Acquire), self.given.load(Ordering::Acquire));
-            with.allocations += taken >> 32;
-            with.deallocations += given >> 32;
-            let purpose = Key(self.state()).purpose();
-            with.live[purpose.index()] += i64::from(difference(taken, given));
-            fence(Ordering::Acquire);
-            let whole = before.is_multiple_of(2) && self.folds.load(Ordering::Relaxed) == before;
-            if whole || look == LOOKS {
-                with.torn |= !whole;
-                *sum = with;
-                return;
-            }
-            if look.is_multiple_of(16) {
-                std::thread::yield_now();
-            } else {
-                spin_loop();
-            }
-        }
+        let _folding = self.folding();
+        self.counts.add_to(sum);
+        // Acquire: as in `Counts::add_to`.
+        let (taken, given) =
+            (self.taken.load(Ordering::Acquire), self.given.load(Ordering::Acquire));
+        sum.allocations += taken >> 32;
+        sum.deallocations += given >> 32;
+        let purpose = Key(self.state()).purpose();
+        sum.live[purpose.index()] += i64::from(difference(taken, given));
     }
 
     /// Takes a free block of `class`, uncounted.
@@ -541,7 +534,48 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_looks_while_counts_are_folded_misses_none_and_counts_none_twice() {
+    fn a_reader_waits_for_a_fold_that_is_put_aside() {
+        let cache = ThreadCache::new(Key::new(1, Purpose::General), 0, 0, Sampler::none());
+        let live = LiveBytes::default();
+        for _ in 0..3 {
+            cache.count_allocation(64, Purpose::General, &live);
+        }
+        std::thread::scope(|scope| {
+            // Half a fold: the words are empty, and what they held is nowhere yet.
+            let fold = cache.folding();
+            let taken = cache.taken.swap(0, Ordering::Relaxed);
+            let reader = scope.spawn(|| {
+                let mut sum = Totals::default();
+                cache.add_to(&mut sum);
+                (sum.allocations, sum.live[Purpose::General.index()])
+            });
+            // As long as the reader likes: it finds the other half done, whenever it comes.
+            for _ in 0..1000 {
+                std::thread::yield_now();
+            }
+            assert!(!reader.is_finished());
+            cache.taken.store(taken, Ordering::Relaxed);
+            drop(fold);
+            assert_eq!(reader.join().unwrap(), (3, 192));
+        });
+    }
+
+    #[test]
+    fn large_blocks_given_back_by_another_thread_are_counted_beyond_4_gib() {
+        let cache = ThreadCache::new(Key::new(1, Purpose::General), 0, 0, Sampler::none());
+        let live = LiveBytes::default();
+        for count in 1..=200u64 {
+            let (bytes, _) = cache.count_large_given(COUNTED, &live);
+            cache.end_large(bytes, Purpose::General);
+            let mut sum = Totals::default();
+            cache.add_to(&mut sum);
+            assert_eq!(sum.deallocations, count);
+            assert_eq!(sum.live[Purpose::General.index()], -((count * COUNTED as u64) as i64));
+        }
+    }
+
+    #[test]
+    fn concurrent_totals_are_consistent() {
         const BLOCKS: u64 = 20_000;
         let cache = ThreadCache::new(Key::new(1, Purpose::General), 0, 0, Sampler::none());
         let live = LiveBytes::default();
@@ -556,7 +590,6 @@ mod tests {
                 while !over.load(Ordering::Relaxed) {
                     let mut sum = Totals::default();
                     cache.add_to(&mut sum);
-                    assert!(!sum.torn);
                     // This is what the end of a pool is decided by.
                     assert_eq!(sum.allocations, BLOCKS);
                     assert!(sum.deallocations >= last && sum.deallocations < BLOCKS);

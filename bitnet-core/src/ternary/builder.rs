@@ -64,11 +64,8 @@ impl TernaryBuilder {
             Some(pool) => Words::Pool(PoolBuffer::scratch(total, pool)?),
             None => {
                 let mut words = Vec::new();
-                words.try_reserve_exact(total).map_err(|_| Error::OutOfMemory {
-                    bytes: total.saturating_mul(4),
-                    live: 0,
-                    limit: isize::MAX as usize,
-                })?;
+                let refused = |_| Error::refused_by_system(total.saturating_mul(4));
+                words.try_reserve_exact(total).map_err(refused)?;
                 Words::Heap(words)
             }
         };

@@ -73,11 +73,8 @@ impl Threads {
         if count == 1 {
             return Ok(Self { count, workers: None });
         }
-        let workers = Workers::new(count - 1).ok_or_else(|| Error::OutOfMemory {
-            bytes: (count - 1).saturating_mul(2 << 20),
-            live: 0,
-            limit: isize::MAX as usize,
-        })?;
+        let workers = Workers::new(count - 1)
+            .ok_or_else(|| Error::refused_by_system((count - 1).saturating_mul(2 << 20)))?;
         Ok(Self { count, workers: Some(workers) })
     }
 

@@ -67,11 +67,7 @@ pub(super) fn exact_len(
 /// An empty buffer with room for `bytes`.
 pub(super) fn buffer(bytes: usize) -> Result<Vec<u8>> {
     let mut out = Vec::new();
-    out.try_reserve_exact(bytes).map_err(|_| bitnet_core::Error::OutOfMemory {
-        bytes,
-        live: 0,
-        limit: isize::MAX as usize,
-    })?;
+    out.try_reserve_exact(bytes).map_err(|_| bitnet_core::Error::refused_by_system(bytes))?;
     Ok(out)
 }
 
@@ -116,9 +112,7 @@ pub(super) fn append_rows(
 
 /// Makes room for more bytes.
 fn reserve(out: &mut Vec<u8>, bytes: usize) -> Result<()> {
-    out.try_reserve(bytes).map_err(|_| {
-        bitnet_core::Error::OutOfMemory { bytes, live: 0, limit: isize::MAX as usize }.into()
-    })
+    out.try_reserve(bytes).map_err(|_| bitnet_core::Error::refused_by_system(bytes).into())
 }
 
 /// What `encode_into` appends to an empty buffer of exactly the right size.

@@ -81,11 +81,12 @@ impl CleanupSchedule {
 
     fn observe(&self, pool: &HybridMemoryPool) -> Observed {
         let metrics = pool.get_metrics();
-        let (used, limit) = (metrics.total_allocated, pool.core().limit() as u64);
+        let (used, limit) = pool.core().tightest_usage();
         // The pool's part is compared with the threshold of this configuration.
-        let system = self.system.observe(used, 0);
+        let system = self.system.observe(0, 0);
         let tracked = pool.tracker().and_then(|tracker| tracker.pressure());
-        let tracked = tracked.map_or(MemoryPressureLevel::None, |m| m.observe(used, limit));
+        pool.core().observe_pressure();
+        let tracked = tracked.map_or(MemoryPressureLevel::None, PressureMonitor::level);
         Observed {
             now: self.clock.now(),
             activity: metrics.allocations + metrics.deallocations,
@@ -95,10 +96,11 @@ impl CleanupSchedule {
         }
     }
 
-    /// The bytes in use above which a look is due at once; `None` if there are more already.
-    fn mark(&self) -> Option<u64> {
+    /// The live bytes of `pool` above which a look is due at once; `None` if there are more already.
+    fn mark(&self, pool: &HybridMemoryPool) -> Option<u64> {
         let most = self.config.pressure_cleanup_threshold * self.observed.limit as f64;
-        (self.observed.used as f64 <= most).then_some(most as u64)
+        let room = most - self.observed.used as f64;
+        (room >= 0.0).then(|| pool.get_metrics().total_allocated.saturating_add(room as u64))
     }
 }
 
@@ -199,7 +201,7 @@ impl Scheduler {
 fn clean_until_gone(mut schedule: CleanupSchedule, signal: &Signal, weak: &WeakPool) {
     while let Some(pool) = weak.upgrade() {
         schedule.run_due(&pool);
-        pool.core().mark_use(schedule.mark());
+        pool.core().mark_use(schedule.mark(&pool));
         // If this was the last owner, it has stopped the scheduler: this thread.
         drop(pool);
         if !signal.sleep(schedule.next_look()) {

@@ -9,7 +9,7 @@ pub enum TrackingLevel {
     None,
     /// Counters per size class, fragmentation and peaks, read from what the allocator keeps anyway.
     Basic,
-    /// And, for a sample of the allocations, site, age, pattern and timeline.
+    /// And site, age, pattern and timeline of each allocation of a page (4 KiB) and more, and of a sample of the smaller ones.
     #[default]
     Standard,
     /// And each of these for every allocation, with histograms of latency.

@@ -34,6 +34,8 @@ pub struct PoolFigures {
     pub largest_free: u64,
     /// All free pieces among the large blocks.
     pub total_free_large: u64,
+    /// Of these, what is not in the largest free piece of its region of 64 MiB. A region in which nothing lives is one piece.
+    pub scattered_free_large: u64,
     /// Allocations made so far, in number.
     pub allocations: u64,
     /// Allocations given back so far, in number.
@@ -50,17 +52,16 @@ impl PoolFigures {
         part(self.occupied.saturating_sub(self.requested), self.occupied)
     }
 
-    /// The part of the free bytes among large blocks that is not in the largest free piece: 1 - largest / total. 0 if
-    /// nothing is free, or if all that is free is in one piece. Free small blocks don't count: they serve any request of their class.
+    /// The part of the free bytes among large blocks that is scattered: `scattered_free_large` / `total_free_large`. 0 if nothing
+    /// is free, and for a pool that nobody has used. Free small blocks don't count: they serve any request of their class.
     pub fn external_fragmentation(&self) -> f64 {
-        part(self.total_free_large.saturating_sub(self.largest_free), self.total_free_large)
+        part(self.scattered_free_large, self.total_free_large)
     }
 
-    /// The part of the mapped bytes that is lost to either: (occupied - requested + total free - largest free) / mapped.
+    /// The part of the mapped bytes that is lost to either: (occupied - requested + scattered free) / mapped.
     pub fn fragmentation(&self) -> f64 {
         let inside = self.occupied.saturating_sub(self.requested);
-        let outside = self.total_free_large.saturating_sub(self.largest_free);
-        part(inside.saturating_add(outside), self.mapped)
+        part(inside.saturating_add(self.scattered_free_large), self.mapped)
     }
 }
 
@@ -81,7 +82,8 @@ mod tests {
             requested: 300,
             free_kept: 600,
             total_free_large: 500,
-            largest_free: 200,
+            largest_free: 150,
+            scattered_free_large: 300,
             ..PoolFigures::default()
         };
         assert_eq!(figures.internal_fragmentation(), 0.25);
@@ -96,6 +98,7 @@ mod tests {
             requested: 10,
             occupied: 5,
             largest_free: u64::MAX,
+            scattered_free_large: u64::MAX,
             total_free_large: u64::MAX,
             mapped: 1,
             ..PoolFigures::default()

@@ -23,7 +23,7 @@ pub struct DetailedMetrics {
     pub fragmentation_ratio: f64,
     /// The part of the occupied bytes that nobody asked for: [`PoolFigures::internal_fragmentation`].
     pub internal_fragmentation: f64,
-    /// The part of the free bytes that is not in the largest free piece: [`PoolFigures::external_fragmentation`].
+    /// The part of the free bytes that is not in the largest free piece of its region: [`PoolFigures::external_fragmentation`].
     pub external_fragmentation: f64,
     /// The pool's books: bytes, peaks, classes, purposes.
     pub figures: PoolFigures,

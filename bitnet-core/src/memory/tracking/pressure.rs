@@ -11,6 +11,11 @@
 //! was throttled or hit its limit is Medium, and one that ran out of memory is Critical. A level is entered at its
 //! threshold, and left only a margin below it: an eighth of 1 - r (at least 0.01) for the pool, a fifth of the threshold for
 //! tasks waiting, 0.02 for the rest.
+//!
+//! A pool has two limits, one for blocks below 1 MiB and one for the others; the one of which more is in use counts. It is
+//! observed with each block of 1 MiB and more, and each time that a thread takes blocks from the slabs. An allocation that a
+//! limit refuses is Critical before its caller gets the error. A rise passes through every level between the old and the new
+//! one, and callbacks hear of each; a fall does not.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -155,7 +160,7 @@ struct Deliveries {
     busy: bool,
 }
 
-/// Watches a pool and the system, and calls back once for each change of level.
+/// Watches a pool and the system, and calls back once for each level that is passed on the way up, and for each change down.
 ///
 /// Callbacks run one after the other, in the order of the transitions, on a thread that observed one, while no lock is
 /// held: they may allocate, free, observe and register. A callback that panics is counted, and the others still run.
@@ -200,7 +205,7 @@ impl PressureMonitor {
         }
     }
 
-    /// Adds a callback. It is told of each change of level from now on, not of the level that there is.
+    /// Adds a callback. It hears of each change of level from now on, not of the level that there is.
     pub fn register(&self, callback: PressureCallback) {
         lock(&self.callbacks).push(Arc::new(callback));
     }
@@ -231,6 +236,17 @@ impl PressureMonitor {
         let bounds = pool.both(self.system());
         let current = self.level();
         if bounds.next(current) == current { current } else { self.change(bounds) }
+    }
+
+    /// Whether a pool of whose limit this part is in use is under pressure.
+    pub(in crate::memory) fn is_pressure(&self, ratio: f64) -> bool {
+        ratio >= self.thresholds[0]
+    }
+
+    /// Takes note that the pool has to refuse an allocation: Critical, until the next observation.
+    pub(in crate::memory) fn refused(&self) {
+        let critical = MemoryPressureLevel::Critical;
+        self.change(Bounds { enter: critical, stay: critical });
     }
 
     /// The system's level as last read.
@@ -264,8 +280,11 @@ impl PressureMonitor {
             return current;
         }
         self.level.store(next as u8, Ordering::Relaxed);
-        self.transitions.fetch_add(1, Ordering::Relaxed);
-        deliveries.pending.push_back(next);
+        // Who waits for one level on the way up must not miss it because memory went at once.
+        let first = if next > current { current as u8 + 1 } else { next as u8 };
+        let passed = first..=next as u8;
+        self.transitions.fetch_add(passed.len() as u64, Ordering::Relaxed);
+        deliveries.pending.extend(passed.map(MemoryPressureLevel::from_index));
         let busy = std::mem::replace(&mut deliveries.busy, true);
         drop(deliveries);
         if !busy {
@@ -379,19 +398,24 @@ mod tests {
         monitor.register(Box::new(|_| std::panic::panic_any(PanicsWhenDropped)));
         let heard = Arc::clone(&calls);
         monitor.register(Box::new(move |level| lock(&heard).push(level)));
-        assert_eq!(monitor.observe(99, 100), Critical);
-        assert_eq!(monitor.observe(0, 100), Calm);
-        assert_eq!(*lock(&calls), [Critical, Critical, Calm, Calm]);
+        monitor.observe(81, 100);
+        monitor.observe(0, 100);
+        assert_eq!(*lock(&calls), [Low, Low, Calm, Calm]);
         assert_eq!(monitor.panics(), 2);
     }
 
     #[test]
-    fn a_jump_is_one_transition_and_odd_limits_are_none() {
+    fn a_rise_skips_no_level_and_a_fall_is_one_transition() {
         let (monitor, _, calls) = monitor(f64::NAN);
         assert_eq!(monitor.observe(u64::MAX, 1), Critical);
         assert_eq!(monitor.observe(0, u64::MAX), Calm);
-        assert_eq!(monitor.observe(u64::MAX, 0), Calm);
-        assert_eq!(*lock(&calls), [Critical, Calm]);
+        assert_eq!(monitor.observe(u64::MAX, 0), Calm, "a limit of 0 is none");
+        assert_eq!(*lock(&calls), [Low, Medium, High, Critical, Calm]);
+        assert_eq!(monitor.transitions(), 5);
+        lock(&calls).clear();
+        monitor.observe(86, 100);
+        monitor.refused();
+        assert_eq!(*lock(&calls), [Low, Medium, High, Critical]);
         for threshold in [-1.0, 0.0, 1.0, 7.0, f64::INFINITY] {
             let monitor = PressureMonitor::with_system(threshold, Box::new(Fake::default()));
             assert_eq!(monitor.observe(100, 100), Critical, "{threshold}");
@@ -417,7 +441,7 @@ mod tests {
         system
             .later(READING_EVERY, |reading| reading.group = Some(Bounded { used: 97, limit: 100 }));
         assert_eq!(monitor.observe(0, 100), High);
-        assert_eq!(*lock(&calls), [High, Calm, High]);
+        assert_eq!(*lock(&calls), [Low, Medium, High, Calm, Low, Medium, High]);
     }
 
     #[test]
@@ -434,7 +458,7 @@ mod tests {
             system.later(READING_EVERY, |reading| reading.group_events = counted);
             assert_eq!(monitor.observe(0, 100), level, "{counted:?}");
         }
-        assert_eq!(*lock(&calls), [Medium, Critical, Calm]);
+        assert_eq!(*lock(&calls), [Low, Medium, High, Critical, Calm]);
     }
 
     #[test]
@@ -454,7 +478,7 @@ mod tests {
             }
         }));
         monitor.observe(99, 100);
-        assert_eq!(*lock(&calls), [Critical, Critical, Calm, Calm]);
+        assert_eq!(*lock(&calls), [Low, Medium, High, Critical, Critical, Calm, Calm]);
     }
 
     #[test]
@@ -469,7 +493,7 @@ mod tests {
         }));
         assert_eq!(monitor.observe(99, 100), Critical);
         assert_eq!(monitor.observe(0, 100), Calm);
-        assert_eq!((calls.load(Ordering::Relaxed), monitor.panics()), (2, 1));
+        assert_eq!((calls.load(Ordering::Relaxed), monitor.panics()), (5, 4));
     }
 
     #[test]

@@ -37,7 +37,7 @@ struct Part {
 /// | level | recorded |
 /// |---|---|
 /// | None, Basic | nothing: `allocated` and `deallocated` return at once, and a pool need not call them |
-/// | Standard | each allocation from 64 KiB on, and one in about 64 KiB of the smaller ones, with its end |
+/// | Standard | each allocation from 4 KiB on, and one in about 4 KiB of the smaller ones, with its end |
 /// | Detailed | every allocation and its end, and latencies |
 ///
 /// Memory is bounded by the number of live recorded allocations, at most three slots for two of them, and a fixed number of
@@ -492,7 +492,7 @@ mod tests {
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 for at in 1..=20_000 {
-                    allocate(&tracker, at << 16, 4096);
+                    allocate(&tracker, at << 16, 256);
                 }
                 for at in 1..=10 {
                     allocate(&tracker, at << 40, 64 << 10);
@@ -502,12 +502,12 @@ mod tests {
         let report = tracker.leaks(Duration::ZERO);
         assert!(report.sampled);
         assert_eq!(report.leaks.iter().filter(|leak| leak.size == 64 << 10).count(), 10);
-        let all = (20_000 * 4096 + (10 << 16)) as f64;
-        // About 1250 are recorded: three standard deviations are 8 %.
+        let all = (20_000 * 256 + (10 << 16)) as f64;
+        // About 1212 small ones are recorded: three standard deviations are 8 %.
         assert!((report.bytes() as f64 / all - 1.0).abs() < 0.12, "{} of {all}", report.bytes());
         assert_eq!(tracker.timeline().replay().total, report.bytes() as i64);
         for at in 1..=20_000 {
-            free(&tracker, at << 16, 4096);
+            free(&tracker, at << 16, 256);
         }
         assert_eq!(tracker.leaks(Duration::ZERO).bytes(), 10 << 16);
         assert_eq!(tracker.timeline().replay().total, 10 << 16);
