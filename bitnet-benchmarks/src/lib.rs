@@ -26,3 +26,7 @@ pub mod training;
 pub mod worker;
 
 pub use running::run;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

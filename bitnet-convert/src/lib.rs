@@ -55,6 +55,10 @@ use partial::Partial;
 use plan::{Plan, PlannedFile};
 use verify::Meant;
 
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 /// A decided conversion.
 struct Decided {
     files: ModelFiles,

@@ -9,6 +9,7 @@
 //! - [`backend`]: the closed, short list of operations that a back end offers.
 //! - [`head`]: the largest logits of an output head, without all the others.
 //! - [`parts`]: a prepared weight as named arrays, to be kept on disk.
+//! - [`prelude`]: what most programs over this crate name.
 //! - [`rng`]: random numbers that follow from a seed.
 //! - [`mod@reference`]: each of those operations, scalar and obvious: the oracle that every back end is held to.
 //! - [`simd`]: which instruction sets this processor has, and how to force one.
@@ -25,6 +26,7 @@ pub mod kv;
 pub mod memory;
 pub mod operands;
 pub mod parts;
+pub mod prelude;
 pub mod reference;
 pub mod rng;
 pub mod simd;
@@ -32,4 +34,12 @@ pub mod stream;
 pub mod tensor;
 pub mod ternary;
 
-pub use error::{Error, Result};
+pub use error::{Error, MemoryLimit, Result};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
+#[cfg(doctest)]
+#[doc = include_str!("../../CONTRIBUTING.md")]
+struct Contributing;

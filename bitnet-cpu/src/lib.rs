@@ -13,3 +13,7 @@ mod traffic;
 
 pub use backend::{CpuBackend, CpuOptions};
 pub use isa::{IntegerPeak, proven_levels};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -33,3 +33,7 @@ pub use gguf::GgufFile;
 pub use mmap::{MappedFile, Region};
 pub use safetensors::SafeTensors;
 pub use sniff::Format;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -33,3 +33,15 @@ pub use memory_stats::{Fragmentation, MemoryStats};
 pub use model::{EMBEDDED, EMBEDDED_NAME, Model, ModelSource};
 pub use session::{PREFILL_CHUNK, Session, advance_together};
 pub use stop::StopFilter;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct ProjectReadme;
+
+#[cfg(doctest)]
+#[doc = include_str!("../../bitnet-cli/README.md")]
+struct ProgramReadme;

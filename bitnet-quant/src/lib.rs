@@ -31,3 +31,7 @@ mod ternarize;
 pub mod weights;
 
 pub use error::{Error, Result};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

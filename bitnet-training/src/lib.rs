@@ -24,3 +24,7 @@ pub use error::{Error, Result};
 pub use run::{TrainReport, train_from_config, train_in_pool};
 pub use stories::story;
 pub use trainer::{Step, Trainer};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
