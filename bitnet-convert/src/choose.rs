@@ -45,10 +45,11 @@ impl<'a> Chooser<'a> {
         target: Target,
         tensors: &[ModelTensor],
     ) -> Result<Self> {
-        let first = tensors
-            .iter()
-            .find(|tensor| tensor.kind == Kind::Linear)
-            .ok_or_else(|| Error::refused(files.name(), "the model has no layers"))?;
+        let linear = |tensor: &&ModelTensor| tensor.kind == Kind::Linear;
+        let quantized =
+            |tensor: &&ModelTensor| linear(tensor) && !files.is_kept_dense(&tensor.stem());
+        let first = tensors.iter().find(quantized).or(tensors.iter().find(linear));
+        let first = first.ok_or_else(|| Error::refused(files.name(), "the model has no layers"))?;
         let pool = HybridMemoryPool::with_config(MemoryPoolConfig::unbounded())?;
         let stem = first.stem();
         let stored = files
@@ -97,6 +98,7 @@ impl<'a> Chooser<'a> {
     /// The storage of a matrix.
     pub(crate) fn storage(&self, tensor: &ModelTensor, stored: &StoredBytes) -> Result<Storage> {
         let stem = tensor.stem();
+        let kept_dense = tensor.kind == Kind::Linear && self.files.is_kept_dense(&stem);
         let overridden = self.options.overrides.iter().rev();
         let asked = overridden
             .filter(|(pattern, _)| pattern::matches(pattern, &stem))
@@ -105,14 +107,46 @@ impl<'a> Chooser<'a> {
             .or(match tensor.kind {
                 Kind::Embedding => self.options.embedding,
                 Kind::Head => self.options.head.or(self.options.embedding),
-                Kind::Linear => self.options.linear,
+                Kind::Linear => self.options.linear.filter(|storage| {
+                    // A type for all ternary layers is none for those that are ordinary on purpose.
+                    !(kept_dense && matches!(storage, Storage::Ternary(_)))
+                }),
                 Kind::Vector => None,
             });
+        if kept_dense {
+            return self.kept_dense(stored, asked);
+        }
         match asked {
             Some(storage) => self.allowed(tensor, stored, storage),
             None if tensor.kind == Kind::Linear => self.natural(tensor, stored),
             None => Ok(self.as_stored(stored)),
         }
+    }
+
+    /// The storage of a layer that the source's settings keep out of quantisation.
+    fn kept_dense(&self, stored: &StoredBytes, asked: Option<Storage>) -> Result<Storage> {
+        let what = || format!("tensor {}", stored.tensor);
+        if let Some(Storage::Ternary(_)) = asked {
+            let problem = "modules_to_not_convert keeps it as it is; leave its type away";
+            return Err(Error::refused(what(), problem));
+        }
+        let is_bitnet = self.files.config().architecture == Architecture::BitNet;
+        let online = match self.files.container() {
+            Container::HuggingFace { packing: Some(packing), .. } => packing.online,
+            _ => false,
+        };
+        let can_say = match self.target {
+            Target::HuggingFace => true,
+            // quantization_config stays in a folder of masters alone.
+            Target::Dense => online,
+            Target::Gguf | Target::Mlx => !is_bitnet,
+        };
+        if !can_say {
+            let problem = "modules_to_not_convert keeps it as it is, and a reader of the result would make trits of it; \
+                           use --to hf";
+            return Err(Error::refused(what(), problem));
+        }
+        Ok(asked.unwrap_or_else(|| self.as_stored(stored)))
     }
 
     /// The source's own type; f32 where it can't be written into the target.
@@ -244,7 +278,7 @@ impl<'a> Chooser<'a> {
         };
         own.into_iter().chain(candidates.iter().copied()).find(fits).ok_or_else(|| {
             Error::refused(
-                format!("tensor {}", tensor.stem()),
+                format!("tensor {}", stored.tensor),
                 format!(
                     "no ternary type of GGUF holds [{}, {}] with scales {granularity:?} for this model; --type f16 \
                      does, as ordinary numbers",

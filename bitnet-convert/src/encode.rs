@@ -209,7 +209,8 @@ impl Encoder<'_> {
         if let (Some(adapter), Some(_)) = (self.adapter_of(tensor), scale) {
             let problem =
                 format!("it has a scale beside it, so that {} does not fit it", adapter.name());
-            return Err(Error::refused(format!("tensor {}", tensor.stem()), problem));
+            let name = self.files.stored_names(&tensor.stem()).swap_remove(0);
+            return Err(Error::refused(format!("tensor {name}"), problem));
         }
         let (config, adapters) = (self.files.config(), &self.plan.adapters);
         Ok(adapters.iter().fold(rows, |rows, adapter| adapter.merged(tensor, config, rows)))

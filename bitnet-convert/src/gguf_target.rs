@@ -5,8 +5,10 @@ use std::path::Path;
 use bitnet_core::backend::{Activation, RopeOrder};
 use bitnet_formats::gguf::{GgmlType, GgufFile, GgufWriter, Value};
 use bitnet_inference::ModelFiles;
-use bitnet_inference::loader::{Container, INPUT_NORM_EPSILON};
-use bitnet_inference::models::{Architecture, RopeScaling, activation_name};
+use bitnet_inference::loader::{Container, INPUT_NORM_EPSILON, parse_python_json};
+use bitnet_inference::models::{
+    Architecture, ContextLimit, LimitReason, RopeScaling, activation_name,
+};
 use bitnet_inference::tokenizer::GgufVocabulary;
 use serde_json::Value as Json;
 
@@ -38,6 +40,7 @@ pub(crate) fn plan(
     // Readers of this architecture multiply by a scale beside the weights, which is exact where f16 is not.
     let beside = architecture == "bitnet";
     let mut plan = Planner::plan(files, options, Target::Gguf, &names, order, beside)?;
+    plan.remarks.extend(limit_remark(files));
     let mut writer = GgufWriter::new();
     match files.container() {
         Container::Gguf(file) => {
@@ -96,6 +99,17 @@ fn split_keys(writer: &mut GgufWriter, file: usize, count: usize, tensors: usize
     })?;
     writer.put("split.tensors.count", Value::I32(tensors))?;
     Ok(())
+}
+
+/// That the result does not say how far the model's RoPE goes.
+fn limit_remark(files: &ModelFiles) -> Option<String> {
+    let limit = files.config().context_limit?;
+    (limit.reason == LimitReason::DynamicRope).then(|| {
+        format!(
+            "the model's RoPE is dynamic, for which GGUF has no name: the file is right for up to {} tokens",
+            limit.positions
+        )
+    })
 }
 
 /// The architecture's name: the source's own, or the one that means the same.
@@ -190,6 +204,10 @@ fn model_keys(
     if let RopeScaling::Linear(factor) = c.rope_scaling {
         writer.put(&key("rope.scaling.type"), Value::String("linear"))?;
         writer.put(&key("rope.scaling.factor"), Value::F32(factor))?;
+    }
+    if let Some(ContextLimit { positions, reason: LimitReason::SlidingWindow }) = c.context_limit {
+        let positions = u32::try_from(positions).unwrap_or(u32::MAX);
+        writer.put(&key("attention.sliding_window"), Value::U32(positions))?;
     }
     // The official names mean ReLU²; readers of the others take SiLU unless they are told.
     if architecture == "bitnet" && c.activation != Activation::Silu {
@@ -286,10 +304,8 @@ pub(crate) fn read_json(path: &Path) -> Result<Option<Json>> {
     if !path.exists() {
         return Ok(None);
     }
-    let parsed = serde_json::from_slice(&read_side_file(path)?);
-    parsed.map(Some).map_err(|error| {
-        Error::refused(path.display().to_string(), format!("it is not valid JSON: {error}"))
-    })
+    let parsed = parse_python_json(&read_side_file(path)?);
+    parsed.map(Some).map_err(|problem| Error::refused(path.display().to_string(), problem))
 }
 
 /// `general.file_type`: the type of most weights, where it has a number.

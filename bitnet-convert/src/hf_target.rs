@@ -121,6 +121,12 @@ fn side_files(files: &ModelFiles, target: Target, plan: &mut Plan) -> Result<Vec
         Container::Gguf(_) => (config_of(files), None),
     };
     quantization_config(&mut config, files, target, plan)?;
+    // Readers that go by the flag alone would not read the head.
+    if files.tied() == Some(false)
+        && let Some(tied) = config.get_mut("tie_word_embeddings")
+    {
+        *tied = false.into();
+    }
     let text = serde_json::to_string_pretty(&config).unwrap_or_default() + "\n";
     let mut out = vec![SideFile::Made { name: "config.json".into(), text }];
     match folder {
@@ -259,6 +265,11 @@ fn config_of(files: &ModelFiles) -> Json {
     });
     if let Ok(Some(_)) = files.stored_bytes("output") {
         config["tie_word_embeddings"] = false.into();
+    }
+    if let (Some(limit), Architecture::Qwen3) = (c.context_limit, c.architecture) {
+        config["use_sliding_window"] = true.into();
+        config["sliding_window"] = limit.positions.into();
+        config["max_window_layers"] = 0.into();
     }
     if let RopeScaling::Linear(factor) = c.rope_scaling {
         config["rope_scaling"] = json!({"rope_type": "linear", "factor": shortest(factor)});

@@ -288,7 +288,9 @@ impl<'a> Planner<'a> {
         let (bytes, same) = (stored.region.len(), same_storage(stored.storage));
         let moved = HeadRows::of(tensor, self.files.config(), self.plan.rope_order);
         let adapted = self.plan.adapters.iter().any(|adapter| adapter.adapts(tensor));
-        if same == Some(Storage::Dense(dense)) && moved.is_none() && !adapted {
+        // A scale beside the numbers goes into them.
+        let scaled = self.files.stored_names(&tensor.stem()).len() > 1;
+        if same == Some(Storage::Dense(dense)) && moved.is_none() && !adapted && !scaled {
             for start in (0..bytes).step_by(CHUNK) {
                 let bytes = start..bytes.min(start + CHUNK);
                 let source_bytes = bytes.len() as u64;
@@ -382,6 +384,9 @@ impl<'a> Planner<'a> {
             return Ok(());
         }
         let Some(meant) = self.plan.precision else { return Ok(()) };
+        if self.files.is_kept_dense(&tensor.stem()) {
+            return Ok(());
+        }
         let forced = self.options.load.activations;
         let architecture = self.files.config().architecture;
         let read =

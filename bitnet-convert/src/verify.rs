@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bitnet_core::memory::HybridMemoryPool;
 use bitnet_formats::Region;
 use bitnet_inference::loader::{Container, StoredWeight, in_parallel};
-use bitnet_inference::models::RopeScaling;
+use bitnet_inference::models::{Architecture, ContextLimit, LimitReason, RopeScaling};
 use bitnet_inference::tokenizer::{EncodeOptions, Tokenizer};
 use bitnet_inference::{ModelFiles, ModelSource};
 
@@ -118,6 +118,18 @@ fn same_model(
         meant.rope_scaling = RopeScaling::Factors(factors);
     }
     let read = written.config();
+    let window = |limit: Option<ContextLimit>| {
+        limit.filter(|limit| limit.reason == LimitReason::SlidingWindow)
+    };
+    if plan.target == Target::Gguf {
+        // GGUF has no name for dynamic RoPE; the plan says so.
+        meant.context_limit = window(meant.context_limit);
+    }
+    if plan.target != Target::Gguf && meant.architecture != Architecture::Qwen3 {
+        // Nor has config.json of other classes one for a window.
+        meant.context_limit =
+            meant.context_limit.filter(|limit| Some(*limit) != window(Some(*limit)));
+    }
     if *read != meant {
         return Err(format!("the model's constants are {read:?}, not {meant:?}"));
     }

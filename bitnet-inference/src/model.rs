@@ -121,7 +121,6 @@ impl Model {
         let keeping = kept.and_then(|kept| kept.keep(took, assembled.sections));
         let vocab_size = assembled.decoder.config.vocab_size;
         let mut facts = described.facts;
-        facts.head = assembled.head;
         facts.assumptions.extend(assembled.assumptions);
         if let Some(calibration) = &options.calibration {
             assembled.decoder.calibrate(calibration)?;
@@ -209,9 +208,12 @@ impl Model {
     /// An empty sequence; `context` tokens fit, or the model's own context up to 4096.
     ///
     /// # Errors
-    /// If the memory can't be had.
+    /// Those of [`Session::new`].
     pub fn session(&self, context: Option<usize>) -> Result<Session<'_>> {
-        let capacity = context.unwrap_or_else(|| self.config().context.min(DEFAULT_CONTEXT));
+        let capacity = context.unwrap_or_else(|| {
+            let limit = self.config().context_limit.map_or(usize::MAX, |limit| limit.positions);
+            self.config().context.min(DEFAULT_CONTEXT).min(limit)
+        });
         Session::new(&self.decoder, capacity, self.kv)
     }
 

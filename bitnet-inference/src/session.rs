@@ -8,12 +8,15 @@ use bitnet_core::kv::KvType;
 use bitnet_core::memory::tensor::BitNetTensor;
 
 use crate::cache::KvCache;
-use crate::models::{Decoder, Observe, Sequence};
+use crate::models::{Decoder, LimitReason, Observe, Sequence};
 use crate::sampler::{Demand, Sampler};
 use crate::{InferenceError, Result};
 
 /// Tokens that go through the model together when a prompt is read.
 pub const PREFILL_CHUNK: usize = 256;
+
+/// Positions of the first rotation table; it doubles as a sequence grows.
+const ROPE_POSITIONS: usize = 1024;
 
 /// One sequence. What was read once is not read again: [`Session::prime`] keeps the common beginning.
 #[derive(Debug)]
@@ -30,7 +33,8 @@ impl<'m> Session<'m> {
     /// An empty sequence with room for `capacity` tokens, whose keys and values are stored as `kind`.
     ///
     /// # Errors
-    /// If the memory can't be had.
+    /// [`InferenceError::Resource`] for more than the model's [`ContextLimit`](crate::models::ContextLimit), and if the
+    /// memory can't be had.
     pub fn new(decoder: &'m Decoder, capacity: usize, kind: KvType) -> Result<Self> {
         if capacity == 0 {
             return Err(InferenceError::Parameter {
@@ -39,9 +43,35 @@ impl<'m> Session<'m> {
                 problem: "at least 1 token",
             });
         }
+        if let Some(limit) = decoder.config.context_limit.filter(|l| l.positions < capacity) {
+            return Err(InferenceError::Resource {
+                what: "context",
+                used: capacity,
+                limit: limit.positions,
+                advice: match limit.reason {
+                    LimitReason::DynamicRope => {
+                        "the model's RoPE is dynamic, which is supported up to the trained length"
+                    }
+                    LimitReason::SlidingWindow => {
+                        "the model has sliding-window attention, which is supported within one window"
+                    }
+                },
+            });
+        }
         let cache = decoder.new_cache(capacity, kind)?;
-        let rope = Arc::new(decoder.rope_table(capacity)?);
+        let rope = Arc::new(decoder.rope_table(capacity.min(ROPE_POSITIONS))?);
         Ok(Self { decoder, cache, rope, tokens: Vec::new(), last: None })
+    }
+
+    /// Makes the rotation table long enough for `tokens` more positions.
+    fn grow_rope(&mut self, tokens: usize) -> Result<()> {
+        let needed = self.cache.len().saturating_add(tokens);
+        if needed > self.rope.positions() {
+            let positions = needed.max(self.rope.positions().saturating_mul(2));
+            let positions = positions.min(self.capacity());
+            self.rope = Arc::new(self.decoder.rope_table(positions)?);
+        }
+        Ok(())
     }
 
     /// The tokens read so far.
@@ -95,6 +125,7 @@ impl<'m> Session<'m> {
             return Err(no_tokens());
         }
         self.cache.ensure_room(tokens.len())?;
+        self.grow_rope(tokens.len())?;
         self.last = None;
         let mut read = 0;
         for chunk in tokens.chunks(PREFILL_CHUNK) {
@@ -116,6 +147,7 @@ impl<'m> Session<'m> {
     /// As [`Session::feed`], and those of `observe`.
     pub fn read_observed(&mut self, tokens: &[u32], observe: &mut Observe<'_>) -> Result<()> {
         self.cache.ensure_room(tokens.len())?;
+        self.grow_rope(tokens.len())?;
         for chunk in tokens.chunks(PREFILL_CHUNK) {
             let h = self.decoder.forward_observed(chunk, &mut self.cache, &self.rope, observe)?;
             self.tokens.extend_from_slice(chunk);
@@ -172,6 +204,7 @@ impl<'m> Session<'m> {
         /// Rows of logits that are in memory together.
         const ROWS: usize = 32;
         self.cache.ensure_room(tokens.len())?;
+        self.grow_rope(tokens.len())?;
         let mut index = 0;
         for chunk in tokens.chunks(PREFILL_CHUNK) {
             let h = self.decoder.forward(chunk, &mut self.cache, &self.rope)?;
@@ -260,6 +293,10 @@ pub fn advance_together(
             value: "of several models".into(),
             problem: "all of one model",
         });
+    }
+    for session in &mut *sessions {
+        session.cache.ensure_room(1)?;
+        session.grow_rope(1)?;
     }
     // The longest table holds the others'.
     let longest = sessions.iter().max_by_key(|session| session.rope.positions());

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bitnet_core::reference::ReferenceBackend;
 use bitnet_formats::gguf::{GgmlType, GgufFile, GgufWriter, Value};
+use bitnet_inference::models::RopeScaling;
 use bitnet_inference::{InferenceError, Inspection, LoadOptions, Model, ModelSource};
 use tempfile::TempDir;
 
@@ -128,6 +129,69 @@ fn impossible_keys_are_named() {
         let message = error_of(&Change { key: Some((key, *value)), ..Change::default() });
         assert!(message.contains(word), "{key} = {value:?}: {message}");
     }
+}
+
+/// What `inspect` lists for a changed file that loads.
+fn assumptions_of(change: &Change<'_>, tail: &[u8]) -> String {
+    let folder = TempDir::new().unwrap();
+    let path = changed(&folder, change);
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes.extend_from_slice(tail);
+    std::fs::write(&path, bytes).unwrap();
+    load(&path).unwrap().facts().assumptions.join("\n")
+}
+
+#[test]
+fn unused_special_ids_out_of_range_are_ignored() {
+    let with = |name, value| {
+        let key = Some((name, Value::U32(value)));
+        assumptions_of(&Change { key, ..Change::default() }, b"")
+    };
+    for id in [u32::MAX, 32_000] {
+        for name in ["tokenizer.ggml.padding_token_id", "tokenizer.ggml.unknown_token_id"] {
+            let all = with(name, id);
+            assert!(all.contains(name), "{name} = {id}: {all}");
+        }
+    }
+    // -1 stands for none; an end token beyond the vocabulary would never end a text.
+    assert!(with("tokenizer.ggml.eos_token_id", u32::MAX).contains("eos_token_id is -1"));
+}
+
+#[test]
+fn bytes_behind_the_last_tensor_are_ignored_and_reported() {
+    assert!(!assumptions_of(&Change::default(), b"").contains("last tensor"));
+    let zeros = assumptions_of(&Change::default(), &[0; 4096]);
+    assert!(zeros.contains("4096 zeros follow the last tensor"), "{zeros}");
+    let other = assumptions_of(&Change::default(), b"PK\x03\x04");
+    assert!(other.contains("4 bytes that are not zero follow"), "{other}");
+}
+
+#[test]
+fn gguf_defaults_are_those_of_llama_cpp() {
+    let folder = TempDir::new().unwrap();
+    let read = |key, value, drop_key| {
+        let change = Change { key: Some((key, value)), drop_key, ..Change::default() };
+        load(&changed(&folder, &change)).unwrap()
+    };
+    // A factor without a type is linear.
+    let scaled = read("bitnet-b1.58.rope.scaling.factor", Value::F32(4.0), None);
+    assert_eq!(scaled.config().rope_scaling, RopeScaling::Linear(4.0));
+    let older = read("bitnet-b1.58.rope.scale_linear", Value::F32(2.0), None);
+    assert_eq!(older.config().rope_scaling, RopeScaling::Linear(2.0));
+    let base = read("general.name", Value::String("x"), Some("bitnet-b1.58.rope.freq_base"));
+    assert_eq!(base.config().rope_theta, 10_000.0);
+    let said = base.facts().assumptions.join("\n");
+    assert!(said.contains("no bitnet-b1.58.rope.freq_base: 10000"), "{said}");
+}
+
+#[test]
+fn sequences_longer_than_a_gguf_window_are_refused() {
+    let folder = TempDir::new().unwrap();
+    let key = Some(("bitnet-b1.58.attention.sliding_window", Value::U32(8)));
+    let model = load(&changed(&folder, &Change { key, ..Change::default() })).unwrap();
+    assert!(model.session(Some(8)).is_ok());
+    assert!(matches!(model.session(Some(9)), Err(InferenceError::Resource { .. })));
+    assert!(model.facts().assumptions.join("").contains("window of 8 tokens"));
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Where the tensors of a GGUF file lie: sizes from types and dimensions, extents in the file, no gaps, no overlaps.
 
+use std::ops::Range;
+
 use super::types::{GgmlType, Id};
 use crate::error::{Error, Result, shown};
 
@@ -76,14 +78,15 @@ impl StoredType {
 /// Gives every tensor its size and its place, and refuses what does not fit.
 ///
 /// The data must be laid out as every writer does it: each tensor at the next multiple of `alignment` after the one
-/// before it (in whatever order), nothing behind the last one but padding. A hole or a tail could hide anything.
+/// before it (in whatever order). A hole could hide anything and is refused, as llama.cpp does. Bytes behind the last
+/// tensor's padding belong to nothing; their place is returned.
 pub(super) fn place(
     file: &str,
     described: Vec<Described>,
     data_start: u64,
     alignment: u64,
     file_len: u64,
-) -> Result<Vec<TensorInfo>> {
+) -> Result<(Vec<TensorInfo>, Range<u64>)> {
     let mut order: Vec<usize> = (0..described.len()).collect();
     order.sort_by_key(|&index| described.get(index).map_or(0, |tensor| tensor.offset));
     let data_len = file_len.saturating_sub(data_start);
@@ -93,8 +96,8 @@ pub(super) fn place(
     for (described, ggml_type) in described.into_iter().zip(types) {
         tensors.push(measure(file, described, ggml_type, data_start, alignment, file_len)?);
     }
-    check_neighbours(file, &tensors, &order, data_start, alignment, file_len)?;
-    Ok(tensors)
+    let end = check_neighbours(file, &tensors, &order, data_start, alignment, file_len)?;
+    Ok((tensors, end.min(file_len)..file_len))
 }
 
 /// Size and absolute place of one tensor.
@@ -139,7 +142,7 @@ fn measure(
     }
 }
 
-/// No overlap, no hole, no tail.
+/// Refuses overlaps and holes; where the last tensor's padding ends.
 fn check_neighbours(
     file: &str,
     tensors: &[TensorInfo],
@@ -147,7 +150,7 @@ fn check_neighbours(
     data_start: u64,
     alignment: u64,
     file_len: u64,
-) -> Result<()> {
+) -> Result<u64> {
     // Every end is at most the file's length, and `data_start` is aligned: the sums below stay small.
     let padded = |end: u64| end.checked_next_multiple_of(alignment).unwrap_or(end);
     let mut end = data_start.min(file_len);
@@ -166,12 +169,7 @@ fn check_neighbours(
         end = tensor.offset + tensor.nbytes;
         before = &tensor.name;
     }
-    let end = padded(end);
-    if file_len > end {
-        let problem = format!("{} bytes follow the last tensor", file_len - end);
-        return Err(Error::header(file, "tensor data", end, problem));
-    }
-    Ok(())
+    Ok(padded(end))
 }
 
 /// Decides between 64- and 128-weight blocks for every Q2_0 tensor by the room up to its neighbour; where padding hides
@@ -195,7 +193,20 @@ fn settle_types(
         };
         let next = order.get(position + 1).and_then(|&next| described.get(next));
         let room = next.map_or(data_len, |next| next.offset).saturating_sub(tensor.offset);
-        let verdict = by_room(&tensor.dims, room, alignment);
+        // What follows the last tensor may belong to nothing: where either type leaves bytes over, nothing is said.
+        let leaves_bytes = |ggml_type: GgmlType| {
+            ggml_type.nbytes(&tensor.dims).is_some_and(|nbytes| nbytes <= room)
+        };
+        let verdict = match by_room(&tensor.dims, room, alignment) {
+            Some(fit)
+                if next.is_none()
+                    && !fills(fit, &tensor.dims, room, alignment)
+                    && [GgmlType::Q2_0G64, GgmlType::Q2_0G128].into_iter().any(leaves_bytes) =>
+            {
+                None
+            }
+            verdict => verdict,
+        };
         seen.0 |= verdict == Some(GgmlType::Q2_0G64);
         seen.1 |= verdict == Some(GgmlType::Q2_0G128);
         if let Some(place) = verdicts.get_mut(index) {
@@ -221,14 +232,17 @@ fn settle_types(
 /// The block size whose bytes, padded or not, fill the room exactly; `None` where both do. Where neither does, the upstream
 /// meaning, which the checks of size and place then refuse.
 fn by_room(dims: &[u64], room: u64, alignment: u64) -> Option<GgmlType> {
-    let fits = |ggml_type: GgmlType| {
-        ggml_type.nbytes(dims).is_some_and(|nbytes| {
-            room == nbytes || nbytes.checked_next_multiple_of(alignment) == Some(room)
-        })
-    };
+    let fits = |ggml_type: GgmlType| fills(ggml_type, dims, room, alignment);
     match (fits(GgmlType::Q2_0G64), fits(GgmlType::Q2_0G128)) {
         (true, true) => None,
         (false, true) => Some(GgmlType::Q2_0G128),
         _ => Some(GgmlType::Q2_0G64),
     }
+}
+
+/// Whether a tensor of this type, padded or not, fills the room exactly.
+fn fills(ggml_type: GgmlType, dims: &[u64], room: u64, alignment: u64) -> bool {
+    ggml_type.nbytes(dims).is_some_and(|nbytes| {
+        room == nbytes || nbytes.checked_next_multiple_of(alignment) == Some(room)
+    })
 }

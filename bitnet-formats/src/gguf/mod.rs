@@ -27,7 +27,7 @@ use crate::mmap::{MappedFile, Region};
 
 pub use layout::TensorInfo;
 pub use metadata::Metadata;
-pub use parse::{Parsed, parse};
+pub use parse::{Parsed, TrailingBytes, parse};
 pub use types::GgmlType;
 pub use value::{Array, Value, ValueType};
 pub use writer::{GgufWriter, PendingTensor};
@@ -40,6 +40,8 @@ pub struct GgufFile {
     tensors: Vec<TensorInfo>,
     by_name: HashMap<String, usize>,
     shards: Vec<Arc<MappedFile>>,
+    /// Of all files together.
+    trailing: TrailingBytes,
 }
 
 impl GgufFile {
@@ -78,7 +80,7 @@ impl GgufFile {
     }
 
     fn single(file: Arc<MappedFile>, parsed: Parsed) -> Result<Self> {
-        let Parsed { version, entries, tensors, .. } = parsed;
+        let Parsed { version, entries, tensors, trailing, .. } = parsed;
         let metadata = Metadata::new(file.region(), entries);
         let mut whole = Self {
             version,
@@ -86,6 +88,7 @@ impl GgufFile {
             tensors: Vec::new(),
             by_name: HashMap::new(),
             shards: vec![Arc::clone(&file)],
+            trailing,
         };
         whole.add_tensors(&file, tensors)?;
         Ok(whole)
@@ -142,6 +145,12 @@ impl GgufFile {
             file: self.name().to_owned(),
             tensor: shown(name),
         })
+    }
+
+    /// What follows the last tensor of a file and belongs to nothing, if there is such.
+    #[must_use]
+    pub fn trailing_bytes(&self) -> Option<TrailingBytes> {
+        (self.trailing.count > 0).then_some(self.trailing)
     }
 
     /// The bytes of a tensor, `tensor.nbytes` of them, not copied.

@@ -28,6 +28,25 @@ const SHORTEST_KEY: u64 = 8 + 1 + 4 + 1;
 /// Bytes of the shortest possible tensor description: length, one character, n_dims, one dimension, type, offset.
 const SHORTEST_TENSOR: u64 = 8 + 1 + 4 + 8 + 4 + 8;
 
+/// How many bytes of what follows the last tensor are looked at.
+const TAIL_LOOKED_AT: usize = 1 << 20;
+
+/// Bytes behind the last tensor that belong to nothing; readers of GGUF leave them alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TrailingBytes {
+    /// How many.
+    pub count: u64,
+    /// Whether they are zeros, as far as the first MiB shows.
+    pub zeros: bool,
+}
+
+impl std::fmt::Display for TrailingBytes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let what = if self.zeros { "zeros follow" } else { "bytes that are not zero follow" };
+        write!(f, "{} {what} the last tensor: ignored", self.count)
+    }
+}
+
 /// A validated header; its offsets hold for the bytes it was read from.
 #[derive(Debug, Clone)]
 pub struct Parsed {
@@ -39,6 +58,8 @@ pub struct Parsed {
     pub data_start: u64,
     /// The tensors in file order.
     pub tensors: Vec<TensorInfo>,
+    /// What follows the last tensor.
+    pub trailing: TrailingBytes,
     pub(super) entries: Vec<Entry>,
 }
 
@@ -62,8 +83,15 @@ pub fn parse(bytes: &[u8], name: &str) -> Result<Parsed> {
     let data_start = cursor.offset().checked_next_multiple_of(alignment);
     let data_start = data_start
         .ok_or_else(|| Error::header(name, "tensor data", cursor.offset(), "out of range"))?;
-    let tensors = layout::place(name, described, data_start, alignment, bytes.len() as u64)?;
-    Ok(Parsed { version, alignment, data_start, tensors, entries })
+    let (tensors, tail) =
+        layout::place(name, described, data_start, alignment, bytes.len() as u64)?;
+    // In range: both are positions in the file.
+    let trailing = bytes.get(tail.start as usize..).unwrap_or_default();
+    let trailing = TrailingBytes {
+        count: trailing.len() as u64,
+        zeros: trailing.iter().take(TAIL_LOOKED_AT).all(|&byte| byte == 0),
+    };
+    Ok(Parsed { version, alignment, data_start, tensors, trailing, entries })
 }
 
 fn read_magic_and_version(cursor: &mut Cursor<'_>) -> Result<u32> {

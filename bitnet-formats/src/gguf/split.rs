@@ -115,6 +115,8 @@ fn add_shard(first: &mut GgufFile, path: &Path, name: &str, expected: (u32, u32)
     for tensor in &mut shard.tensors {
         tensor.shard = first.shards.len();
     }
+    first.trailing.count += shard.trailing.count;
+    first.trailing.zeros &= shard.trailing.zeros;
     first.shards.append(&mut shard.shards);
     let Some(file) = first.shards.last().cloned() else { return Ok(()) };
     first.add_tensors(&file, shard.tensors)

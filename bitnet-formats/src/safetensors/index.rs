@@ -7,11 +7,11 @@ use std::path::{Component, Path, PathBuf};
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 
 use super::json::{JSON_BYTES, Progress, TENSOR_LIMIT, Text};
-use super::{SafeTensors, Shard, ShardIndex};
+use super::{SafeTensors, Shard, ShardIndex, TensorView};
 use crate::error::{Error, Result, shown, shown_path};
 use crate::mmap::MappedFile;
 
-/// A validated index: every file name in it is a bare name.
+/// A validated index: every file name in it is a path below the index's folder.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Index {
     /// The files, each once, in the order of their first mention.
@@ -24,7 +24,7 @@ pub struct Index {
 ///
 /// # Errors
 /// [`Error::Header`], [`Error::Limit`], [`Error::DuplicateTensor`] for the index itself, [`Error::Shard`] for a file name
-/// that is more than a name.
+/// that leads out of the folder.
 pub fn parse_index(bytes: &[u8], name: &str) -> Result<Index> {
     if bytes.len() as u64 > JSON_BYTES {
         return Err(Error::limit(name, "length of the index", 0, bytes.len() as u64, JSON_BYTES));
@@ -51,7 +51,8 @@ pub fn parse_index(bytes: &[u8], name: &str) -> Result<Index> {
     }
 }
 
-/// Opens every file that an index names and checks that each holds what it should.
+/// Opens every file that an index names. The model's tensors are those of the files, as in transformers: names that the
+/// index lacks are found, and names that no file has are absent, which matters to who asks for them.
 pub(super) fn open(path: &Path) -> Result<SafeTensors> {
     let file = MappedFile::open(path)?;
     let name = file.name().to_owned();
@@ -60,25 +61,58 @@ pub(super) fn open(path: &Path) -> Result<SafeTensors> {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    let mut shards = Vec::new();
+    let mut shards: Vec<Shard> = Vec::new();
     for shard in &index.files {
         shards.push(Shard::new(MappedFile::open(&resolve(folder, shard, &name)?)?)?);
     }
-    let mut names = Vec::new();
-    let mut by_name = HashMap::new();
+    let mut found = ShardIndex::default();
+    let mut elsewhere = Vec::new();
     for (tensor, shard) in index.tensors {
-        if shards.get(shard).and_then(|shard: &Shard| shard.find(&tensor)).is_none() {
-            let shard = index.files.get(shard).map_or("", String::as_str);
-            let problem = format!(
-                "it does not hold tensor \"{}\", which the index puts there; download both again",
-                shown(&tensor)
-            );
-            return Err(Error::shard(&name, shard, problem));
+        if shards.get(shard).and_then(|shard| shard.find(&tensor)).is_some() {
+            found.shards.insert(tensor.clone(), shard);
+            found.names.push(tensor);
+        } else {
+            elsewhere.push((tensor, shard));
         }
-        by_name.insert(tensor.clone(), shard);
-        names.push(tensor);
     }
-    Ok(SafeTensors { name, shards, index: Some(ShardIndex { names, shards: by_name }) })
+    for (number, shard) in shards.iter().enumerate() {
+        for tensor in shard.header.names(shard.file.bytes()) {
+            match found.shards.get(tensor) {
+                Some(&first) if first == number => {}
+                Some(&first) => {
+                    let other = shards.get(first).and_then(|first| first.find(tensor));
+                    if !same(other.as_ref(), shard.find(tensor).as_ref()) {
+                        let problem = format!(
+                            "tensor \"{}\" is in another file as well, with other contents; remove one of them",
+                            shown(tensor)
+                        );
+                        let shard = index.files.get(number).map_or("", String::as_str);
+                        return Err(Error::shard(&name, shard, problem));
+                    }
+                }
+                None => {
+                    found.shards.insert(tensor.to_owned(), number);
+                    found.names.push(tensor.to_owned());
+                }
+            }
+        }
+    }
+    elsewhere.retain(|(tensor, _)| !found.shards.contains_key(tensor));
+    found.absent = elsewhere
+        .into_iter()
+        .filter_map(|(tensor, shard)| Some((tensor, index.files.get(shard)?.clone())))
+        .collect();
+    Ok(SafeTensors { name, shards, index: Some(found) })
+}
+
+/// Whether two tensors are there and the same.
+fn same(a: Option<&TensorView>, b: Option<&TensorView>) -> bool {
+    match (a, b) {
+        (Some(a), Some(b)) => {
+            (a.dtype, &a.shape) == (b.dtype, &b.shape) && a.data[..] == b.data[..]
+        }
+        _ => false,
+    }
 }
 
 /// The path of a shard: beside the index, links followed only inside its folder or, in a Hugging Face cache, to the blobs of
@@ -118,14 +152,19 @@ fn resolve(folder: &Path, shard: &str, index: &str) -> Result<PathBuf> {
     ))
 }
 
-/// Whether a file name is one plain name on every system.
-fn is_bare_name(name: &str) -> bool {
-    let mut components = Path::new(name).components();
-    let single = matches!((components.next(), components.next()), (Some(Component::Normal(only)), None) if only == name);
-    single
-        && name.len() <= 255
-        && !name.contains(['/', '\\', ':'])
+/// Whether a file name is a path that stays below its folder on every system: plain names with `/` between them.
+fn stays_below(name: &str) -> bool {
+    let is_plain = |part: &str| {
+        let mut components = Path::new(part).components();
+        let first = components.next();
+        matches!(first, Some(Component::Normal(only)) if only == part)
+            && components.next().is_none()
+            && part.len() <= 255
+    };
+    name.len() <= 1024
+        && !name.contains(['\\', ':'])
         && !name.chars().any(char::is_control)
+        && name.split('/').all(is_plain)
 }
 
 struct Builder<'i> {
@@ -189,8 +228,8 @@ impl<'de> Visitor<'de> for WeightMap<'_, '_> {
             builder.progress.tensor = Some(tensor.clone().into_owned());
             let file = map.next_value_seed(Text)?;
             let count = builder.index.tensors.len() as u64 + 1;
-            let refusal = if !is_bare_name(&file) {
-                let problem = "the index may only name files beside itself, without any path; correct the index";
+            let refusal = if !stays_below(&file) {
+                let problem = "the index may only name files of its own folder; correct the index";
                 Some(Error::shard(
                     builder.file,
                     &file,
@@ -227,23 +266,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_bare_names_are_files_of_an_index() {
-        assert!(is_bare_name("model-00001-of-00002.safetensors"));
+    fn files_of_an_index_stay_below_its_folder() {
+        assert!(stays_below("model-00001-of-00002.safetensors"));
+        assert!(stays_below("weights/a/model.safetensors"));
         for name in [
             "",
             ".",
             "..",
             "/etc/passwd",
             "../x",
-            "a/b",
+            "a/../b",
+            "a/..",
+            "a/./b",
+            "a//b",
+            "/",
             "a\\b",
             "C:x",
+            "C:/x",
             "a\0b",
             "a/",
             "./a",
             "a\nb",
         ] {
-            assert!(!is_bare_name(name), "{name:?}");
+            assert!(!stays_below(name), "{name:?}");
         }
     }
 }

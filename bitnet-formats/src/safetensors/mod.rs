@@ -58,10 +58,12 @@ struct Shard {
     header: Header,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct ShardIndex {
     names: Vec<String>,
     shards: HashMap<String, usize>,
+    /// Tensors that the index names and no file has, with the file that should.
+    absent: HashMap<String, String>,
 }
 
 impl SafeTensors {
@@ -113,7 +115,30 @@ impl SafeTensors {
         self.len() == 0
     }
 
-    /// The names of all tensors, in the order of the file or of the index.
+    /// Tensors that an index names, but no file holds, each with the file that should: nothing is wrong unless one of
+    /// them is needed.
+    pub fn absent(&self) -> impl Iterator<Item = (&str, &str)> {
+        let absent = self.index.iter().flat_map(|index| &index.absent);
+        absent.map(|(tensor, file)| (tensor.as_str(), file.as_str()))
+    }
+
+    /// The error for a tensor that is needed and not there.
+    #[must_use]
+    pub fn missing(&self, name: &str) -> Error {
+        let shard = self.index.as_ref().and_then(|index| index.absent.get(name));
+        match shard {
+            None => Error::MissingTensor { file: self.name.clone(), tensor: shown(name) },
+            Some(shard) => {
+                let problem = format!(
+                    "it does not hold tensor \"{}\", which the index puts there; download both again",
+                    shown(name)
+                );
+                Error::shard(&self.name, shard, problem)
+            }
+        }
+    }
+
+    /// The names of all tensors, in the order of the file, or of the index and then of its files.
     pub fn names(&self) -> Box<dyn Iterator<Item = &str> + '_> {
         match &self.index {
             Some(index) => Box::new(index.names.iter().map(String::as_str)),
@@ -136,10 +161,9 @@ impl SafeTensors {
     /// The tensor of that name.
     ///
     /// # Errors
-    /// [`Error::MissingTensor`].
+    /// [`Error::MissingTensor`], or [`Error::Shard`] where an index puts it into a file that lacks it.
     pub fn tensor(&self, name: &str) -> Result<TensorView> {
-        self.find(name)
-            .ok_or_else(|| Error::MissingTensor { file: self.name.clone(), tensor: shown(name) })
+        self.find(name).ok_or_else(|| self.missing(name))
     }
 
     /// All tensors, in the order of [`SafeTensors::names`].

@@ -14,11 +14,10 @@ use crate::models::{
 };
 use crate::{InferenceError, Result};
 
-/// A decoder, with what had to be assumed about its tensors and where its head comes from.
+/// A decoder, with what had to be assumed about its tensors.
 pub(crate) struct Assembled {
     pub(crate) decoder: Decoder,
     pub(crate) assumptions: Vec<String>,
-    pub(crate) head: String,
     /// The ternary weights as they may be kept, if that is asked for.
     pub(crate) sections: Vec<KeptSection>,
 }
@@ -65,12 +64,12 @@ pub(crate) fn assemble(
         builder.sections.extend(sections);
     }
     let output_norm = builder.norm("output_norm", config.hidden)?;
-    let (head, head_fact) = builder.head()?;
+    let head = builder.head()?;
     checkpoint.check()?;
     let assumptions = builder.assumptions.into_iter().collect();
     let sections = builder.sections;
     let decoder = Decoder { config, embedding, layers, output_norm, head, top, backend, pool };
-    Ok(Assembled { decoder, assumptions, head: head_fact, sections })
+    Ok(Assembled { decoder, assumptions, sections })
 }
 
 struct Builder<'a> {
@@ -84,10 +83,7 @@ struct Builder<'a> {
 
 impl Builder<'_> {
     fn missing(&self, tensor: &str) -> InferenceError {
-        InferenceError::MissingTensor {
-            file: self.checkpoint.file().into(),
-            tensor: self.checkpoint.name_in_file(tensor),
-        }
+        self.checkpoint.missing(tensor)
     }
 
     fn norm(&self, name: &str, len: usize) -> Result<Shared<f32>> {
@@ -197,23 +193,33 @@ impl Builder<'_> {
         })
     }
 
-    fn head(&mut self) -> Result<(Head, String)> {
+    fn head(&mut self) -> Result<Head> {
         let c = self.checkpoint.config();
         if self.checkpoint.tied() == Some(true) {
-            return Ok((Head::Tied, "the embedding table (tied)".into()));
+            return Ok(Head::Tied);
         }
         let own = self.checkpoint.dense("output", c.vocab_size, c.hidden, self.weights)?;
         match (own, self.checkpoint.tied()) {
-            (Some(rows), _) => {
-                let fact = format!("a matrix of its own ({})", rows.type_name());
-                Ok((Head::Own(Linear::Dense(rows)), fact))
-            }
+            (Some(rows), _) => Ok(Head::Own(Linear::Dense(rows))),
             (None, Some(false)) => Err(self.missing("output")),
             (None, _) => {
                 self.assumptions
                     .insert("no head in the file: the embedding table is used (tied)".into());
-                Ok((Head::Tied, "the embedding table (the file has no head)".into()))
+                Ok(Head::Tied)
             }
         }
     }
+}
+
+/// Where the head comes from, in words.
+pub(super) fn head_fact(checkpoint: &dyn Checkpoint) -> Result<String> {
+    let own = checkpoint.stored_bytes("output")?;
+    Ok(match (checkpoint.tied(), own) {
+        (Some(true), Some(head)) if head.tensor != checkpoint.name_in_file("token_embd") => {
+            format!("the embedding table (tied; {} holds the same numbers)", head.tensor)
+        }
+        (Some(true), _) => "the embedding table (tied)".into(),
+        (_, Some(head)) => format!("a matrix of its own ({})", head.storage.name()),
+        (_, None) => "the embedding table (the file has no head)".into(),
+    })
 }

@@ -7,12 +7,13 @@ use bitnet_core::dense::DenseRows;
 use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::ternary::TernaryMatrix;
 use bitnet_formats::MappedFile;
-use bitnet_formats::gguf::{GgmlType, GgufFile, Metadata, TensorInfo};
+use bitnet_formats::gguf::{GgmlType, GgufFile, TensorInfo};
 use bitnet_quant::codec::dense::DenseType;
 use bitnet_quant::codec::i2_s::I2sLayout;
 use bitnet_quant::codec::{i2_s, iq1_bn, iq2_bn, iq2_bn_r4, q2_0, tq1_0, tq2_0};
 
-use super::gguf_rope::rope_scaling;
+use super::assemble::head_fact;
+use super::gguf_config::read_config;
 use super::mapped_rows::MappedRows;
 use super::ternary_rows::TernaryRows;
 use super::{
@@ -20,7 +21,7 @@ use super::{
     StoredWeight, SuggestedSampling, tensor_use,
 };
 use crate::chat::ChatTemplate;
-use crate::models::{Architecture, ModelConfig, bitnet, llama, qwen3};
+use crate::models::{Architecture, ModelConfig};
 use crate::tokenizer::{GgufVocabulary, Tokenizer};
 use crate::{InferenceError, Result};
 
@@ -178,7 +179,7 @@ impl GgufCheckpoint {
 
     pub(crate) fn describe(&self, options: &LoadOptions) -> Result<Described> {
         let metadata = self.file.metadata();
-        let mut assumptions = Vec::new();
+        let mut assumptions = self.settings_assumptions()?;
         let tokenizer = if metadata.value("tokenizer.ggml.model")?.is_some() {
             Some(Tokenizer::from_vocabulary(GgufVocabulary::from_metadata(metadata)?)?)
         } else {
@@ -200,7 +201,8 @@ impl GgufCheckpoint {
         let (template, template_fact) = self.template(options, &mut assumptions)?;
         let mut end_tokens = Vec::new();
         for key in ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"] {
-            end_tokens.extend(metadata.opt_u32(key)?);
+            // -1 stands for none.
+            end_tokens.extend(metadata.opt_u32(key)?.filter(|&id| id != u32::MAX));
         }
         if let Some(tokenizer) = &tokenizer {
             end_tokens.extend_from_slice(tokenizer.end_of_generation_ids());
@@ -221,7 +223,7 @@ impl GgufCheckpoint {
             weights: self.weights_fact(),
             inputs: self.inputs_fact(),
             rope: self.rope_fact(),
-            head: String::new(),
+            head: head_fact(self)?,
             tokenizer: tokenizer_fact,
             template: template_fact,
             assumptions,
@@ -234,6 +236,30 @@ impl GgufCheckpoint {
             end_tokens,
             defaults: SuggestedSampling::default(),
         })
+    }
+
+    /// Settings that have a default, and what of the file is not read.
+    fn settings_assumptions(&self) -> Result<Vec<String>> {
+        let metadata = self.file.metadata();
+        let mut assumptions = Vec::new();
+        let c = &self.config;
+        for (name, default) in [
+            ("attention.head_count_kv", c.kv_heads.to_string()),
+            ("attention.key_length", c.head_dim.to_string()),
+            ("rope.freq_base", c.rope_theta.to_string()),
+        ] {
+            let key = format!("{}.{name}", self.arch);
+            // The rule for the length of keys is the usual way to say it.
+            let usual = name == "attention.key_length" && c.head_dim * c.heads == c.hidden;
+            if metadata.value(&key)?.is_none() && !usual {
+                assumptions.push(format!("no {key}: {default}, the default of llama.cpp"));
+            }
+        }
+        assumptions.extend(c.context_limit.map(|limit| limit.to_string()));
+        if let Some(bytes) = self.file.trailing_bytes() {
+            assumptions.push(bytes.to_string());
+        }
+        Ok(assumptions)
     }
 
     fn bad_key(&self, key: &str, problem: String) -> InferenceError {
@@ -443,96 +469,5 @@ impl Checkpoint for GgufCheckpoint {
 
     fn check(&self) -> Result<()> {
         Ok(self.file.check()?)
-    }
-}
-
-/// Reads shapes and constants from the keys of architecture `arch`.
-fn read_config(file: &GgufFile, arch: &str) -> Result<ModelConfig> {
-    let metadata = file.metadata();
-    let key = |name: &str| format!("{arch}.{name}");
-    let architecture = match arch {
-        "bitnet-b1.58" | "bitnet-25" | "bitnet" => Architecture::BitNet,
-        "llama" => Architecture::Llama,
-        "qwen3" => Architecture::Qwen3,
-        other => {
-            return Err(InferenceError::UnsupportedOperation {
-                what: format!("{}: the architecture {other:?}", file.name()),
-                instead: "bitnet-b1.58, bitnet-25, bitnet, llama and qwen3 are".into(),
-            });
-        }
-    };
-    let bad = |name: &str, problem: String| InferenceError::Config {
-        file: file.name().into(),
-        field: key(name),
-        problem,
-    };
-    let count = |name: &str| -> Result<usize> { Ok(metadata.get_u64(&key(name))? as usize) };
-    let hidden = count("embedding_length")?;
-    let heads = count("attention.head_count")?;
-    if heads == 0 {
-        return Err(bad("attention.head_count", "0; a model has at least one head".into()));
-    }
-    let kv_heads = metadata.opt_u64(&key("attention.head_count_kv"))?.map_or(heads, |n| n as usize);
-    let head_dim = match metadata.opt_u64(&key("attention.key_length"))? {
-        Some(length) => length as usize,
-        None => hidden / heads,
-    };
-    if let Some(values) = metadata.opt_u64(&key("attention.value_length"))?
-        && values as usize != head_dim
-    {
-        return Err(bad(
-            "attention.value_length",
-            format!("{values} differs from the key length {head_dim}"),
-        ));
-    }
-    if let Some(rotated) = metadata.opt_u64(&key("rope.dimension_count"))?
-        && rotated as usize != head_dim
-    {
-        return Err(bad(
-            "rope.dimension_count",
-            format!(
-                "{rotated} of {head_dim} components; rotating a part of a head is not supported"
-            ),
-        ));
-    }
-    let activation = bitnet::gguf_activation(arch, metadata.opt_str(&key("hidden_activation"))?)
-        .map_err(|name| {
-            bad("hidden_activation", format!("{name:?} is not known; relu2, silu and gelu are"))
-        })?;
-    let vocab_size = vocab_size(file, metadata, &key("vocab_size"))?;
-    let rope_order = match architecture {
-        Architecture::BitNet => bitnet::ROPE_ORDER,
-        Architecture::Llama => llama::GGUF_ROPE_ORDER,
-        Architecture::Qwen3 => qwen3::ROPE_ORDER,
-    };
-    Ok(ModelConfig {
-        architecture,
-        vocab_size,
-        hidden,
-        layers: count("block_count")?,
-        heads,
-        kv_heads,
-        head_dim,
-        intermediate: count("feed_forward_length")?,
-        context: count("context_length")?,
-        norm_eps: metadata.get_f32(&key("attention.layer_norm_rms_epsilon"))?,
-        activation,
-        rope_theta: metadata.opt_f32(&key("rope.freq_base"))?.unwrap_or(10_000.0),
-        rope_order,
-        rope_scaling: rope_scaling(file, metadata, arch, head_dim)?,
-    })
-}
-
-/// Rows of the embedding table: it decides, the key is optional.
-fn vocab_size(file: &GgufFile, metadata: &Metadata, key: &str) -> Result<usize> {
-    let tensor = file.tensor("token_embd.weight")?;
-    let rows = tensor.dims.get(1).copied().unwrap_or(0);
-    match metadata.opt_u64(key)? {
-        Some(said) if said != rows => Err(InferenceError::Config {
-            file: file.name().into(),
-            field: key.into(),
-            problem: format!("{said}, but token_embd.weight has {rows} rows"),
-        }),
-        _ => Ok(rows as usize),
     }
 }

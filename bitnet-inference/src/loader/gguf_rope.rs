@@ -36,8 +36,14 @@ pub(crate) fn rope_scaling(
     head_dim: usize,
 ) -> Result<RopeScaling> {
     let key = format!("{arch}.rope.scaling.type");
-    let factor = metadata.opt_f32(&format!("{arch}.rope.scaling.factor"))?.unwrap_or(1.0);
-    let linear = metadata.opt_str(&key)? == Some("linear") && factor != 1.0;
+    let factor = match metadata.opt_f32(&format!("{arch}.rope.scaling.factor"))? {
+        None => metadata.opt_f32(&format!("{arch}.rope.scale_linear"))?,
+        factor => factor,
+    };
+    // As in llama.cpp, 0 stands for no factor and a factor without a type is linear.
+    let factor = factor.filter(|&factor| factor != 0.0).unwrap_or(1.0);
+    let kind = metadata.opt_str(&key)?.unwrap_or("linear");
+    let linear = kind == "linear" && factor != 1.0;
     if let Some(factors) = rope_factors(file, head_dim)? {
         if linear {
             return Err(InferenceError::UnsupportedOperation {
@@ -47,11 +53,11 @@ pub(crate) fn rope_scaling(
         }
         return Ok(RopeScaling::Factors(factors));
     }
-    match metadata.opt_str(&key)? {
-        None | Some("none") => Ok(RopeScaling::None),
-        Some("linear") if factor == 1.0 => Ok(RopeScaling::None),
-        Some("linear") => Ok(RopeScaling::Linear(factor)),
-        Some(other) => Err(InferenceError::Config {
+    match kind {
+        "none" => Ok(RopeScaling::None),
+        "linear" if factor == 1.0 => Ok(RopeScaling::None),
+        "linear" => Ok(RopeScaling::Linear(factor)),
+        other => Err(InferenceError::Config {
             file: file.name().into(),
             field: key,
             problem: format!("{other:?} is not supported; none and linear are"),

@@ -1,35 +1,17 @@
 //! `config.json` of a Hugging Face folder: typed fields, and errors that name them.
 
-use std::path::Path;
+use std::collections::BTreeSet;
 
+use bitnet_formats::names::{Family, Role, TensorName};
 use serde_json::Value;
 
-use crate::models::{Architecture, ModelConfig, RopeScaling, bitnet, llama, qwen3};
-use crate::{InferenceError, Result};
-
-/// Largest JSON side file that is read.
-const MAX_JSON: u64 = 64 << 20;
-
-/// How the linear layers of a checkpoint are stored.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Quantization {
-    /// No `quantization_config`: ordinary numbers.
-    None,
-    /// `quant_method = "bitnet"`.
-    BitNet {
-        /// `y *= weight_scale` (autobitlinear) instead of `y /= weight_scale`.
-        multiply: bool,
-        /// `quantization_mode = "online"`: full-precision masters.
-        online: bool,
-        /// An RMS norm before every ternary layer, with its epsilon.
-        input_norm_eps: Option<f32>,
-    },
-    /// MLX's affine quantisation with 2 bits; layers without scales beside them are ordinary numbers.
-    Mlx {
-        /// Weights that share a scale.
-        group: usize,
-    },
-}
+use super::class_defaults::{ModelClass, Settings};
+use super::hf_attention::full_attention_up_to;
+use super::hf_rope::rope;
+use super::json_object::Object;
+use super::quantization::{Quantization, quantization, skipped_modules};
+use crate::Result;
+use crate::models::{Architecture, ContextLimit, LimitReason, ModelConfig, bitnet, llama, qwen3};
 
 /// What `config.json` says.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,292 +19,123 @@ pub(crate) struct HfConfig {
     pub(crate) model: ModelConfig,
     pub(crate) class: String,
     pub(crate) quantization: Quantization,
+    /// Modules that are not quantised, by their names in the class.
+    pub(crate) skipped: BTreeSet<String>,
     pub(crate) tied: Option<bool>,
     pub(crate) eos: Vec<u32>,
+    /// The end token of the class, for a file that names none.
+    pub(crate) default_eos: Option<u32>,
     pub(crate) assumptions: Vec<String>,
-}
-
-/// A JSON object with the file that it is from.
-pub(crate) struct Object<'a> {
-    pub(crate) file: &'a str,
-    pub(crate) value: &'a Value,
-}
-
-impl Object<'_> {
-    fn bad(&self, field: &str, problem: String) -> InferenceError {
-        InferenceError::Config { file: self.file.into(), field: field.into(), problem }
-    }
-
-    fn get(&self, field: &str) -> Option<&Value> {
-        self.value.get(field).filter(|v| !v.is_null())
-    }
-
-    pub(crate) fn opt_usize(&self, field: &str) -> Result<Option<usize>> {
-        self.get(field)
-            .map(|v| {
-                v.as_u64().and_then(|n| usize::try_from(n).ok()).ok_or_else(|| {
-                    self.bad(field, format!("{} is not a whole number of at least 0", short(v)))
-                })
-            })
-            .transpose()
-    }
-
-    fn usize(&self, field: &str) -> Result<usize> {
-        self.opt_usize(field)?
-            .ok_or_else(|| self.bad(field, "missing; the file is incomplete".into()))
-    }
-
-    pub(crate) fn opt_f32(&self, field: &str) -> Result<Option<f32>> {
-        self.get(field)
-            .map(|v| {
-                v.as_f64()
-                    .map(|n| n as f32)
-                    .filter(|n| n.is_finite())
-                    .ok_or_else(|| self.bad(field, format!("{} is not a finite number", short(v))))
-            })
-            .transpose()
-    }
-
-    pub(crate) fn opt_bool(&self, field: &str) -> Result<Option<bool>> {
-        self.get(field)
-            .map(|v| {
-                v.as_bool()
-                    .ok_or_else(|| self.bad(field, format!("{} is not true or false", short(v))))
-            })
-            .transpose()
-    }
-
-    pub(crate) fn opt_str(&self, field: &str) -> Result<Option<&str>> {
-        self.get(field)
-            .map(|v| {
-                v.as_str().ok_or_else(|| self.bad(field, format!("{} is not a string", short(v))))
-            })
-            .transpose()
-    }
-
-    /// One token id or a list of them.
-    pub(crate) fn token_ids(&self, field: &str) -> Result<Vec<u32>> {
-        let one = |v: &Value| {
-            v.as_u64()
-                .and_then(|n| u32::try_from(n).ok())
-                .ok_or_else(|| self.bad(field, format!("{} is not a token id", short(v))))
-        };
-        match self.get(field) {
-            None => Ok(Vec::new()),
-            Some(Value::Array(list)) => list.iter().map(one).collect(),
-            Some(v) => Ok(vec![one(v)?]),
-        }
-    }
-}
-
-/// A value in a message: its first characters, control characters escaped.
-fn short(value: &Value) -> String {
-    let text: String = value.to_string().chars().take(40).collect();
-    text.escape_debug().to_string()
-}
-
-/// Reads and parses a JSON file of at most 64 MiB.
-///
-/// # Errors
-/// [`InferenceError::Io`], or [`InferenceError::Config`] if it is too large or not JSON.
-pub(crate) fn read_json(path: &Path) -> Result<Value> {
-    let io = |source| InferenceError::Io { path: path.to_owned(), source };
-    let bad = |problem: String| InferenceError::Config {
-        file: path.display().to_string(),
-        field: "the file".into(),
-        problem,
-    };
-    let metadata = match std::fs::metadata(path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            return Err(bad("not found; a Hugging Face folder has it beside the weights".into()));
-        }
-        other => other.map_err(io)?,
-    };
-    if !metadata.is_file() {
-        return Err(bad("not a regular file".into()));
-    }
-    if metadata.len() > MAX_JSON {
-        return Err(bad(format!("{} bytes; at most {MAX_JSON} are read", metadata.len())));
-    }
-    let bytes = std::fs::read(path).map_err(io)?;
-    serde_json::from_slice(&bytes).map_err(|e| bad(format!("not valid JSON: {e}")))
 }
 
 impl HfConfig {
     pub(crate) fn parse(value: &Value, file: &str) -> Result<Self> {
-        let o = Object { file, value };
+        let o = &Object { file, value };
+        if !value.is_object() {
+            return Err(o.bad("the file", "not a JSON object".into()));
+        }
         let mut assumptions = Vec::new();
-        let class = o
-            .get("architectures")
-            .and_then(|v| v.get(0))
-            .and_then(Value::as_str)
-            .ok_or_else(|| o.bad("architectures", "missing; it must name the model class".into()))?
-            .to_owned();
-        let (architecture, default_act) = match class.as_str() {
-            "BitNetForCausalLM" => (Architecture::BitNet, "relu2"),
-            "BitnetForCausalLM" => (Architecture::BitNet, "silu"),
-            "LlamaForCausalLM" => (Architecture::Llama, "silu"),
-            "Qwen3ForCausalLM" => (Architecture::Qwen3, "silu"),
-            _ => {
-                return Err(InferenceError::UnsupportedOperation {
-                    what: format!("{file}: the model class {}", class.escape_debug()),
-                    instead: "BitNetForCausalLM, BitnetForCausalLM, LlamaForCausalLM and Qwen3ForCausalLM are".into(),
-                });
-            }
-        };
-        let act = match o.opt_str("hidden_act")? {
-            Some(act) => act,
-            None => {
-                assumptions
-                    .push(format!("{file} names no hidden_act: {default_act}, as {class} has it"));
-                default_act
-            }
-        };
-        let activation = bitnet::activation_by_name(act).map_err(|name| {
-            o.bad("hidden_act", format!("{name:?} is not known; relu2, silu and gelu are"))
-        })?;
-        if o.opt_bool("attention_bias")? == Some(true) {
-            return Err(o.bad("attention_bias", "true; biases are not supported".into()));
-        }
-        let (hidden, heads) = (o.usize("hidden_size")?, o.usize("num_attention_heads")?);
-        if heads == 0 {
-            return Err(o.bad("num_attention_heads", "0; a model has at least one head".into()));
-        }
-        let head_dim = match (o.opt_usize("head_dim")?, architecture) {
-            (Some(dim), _) => dim,
-            (None, Architecture::Qwen3) => 128,
-            (None, _) => hidden / heads,
-        };
-        let (rope_theta, rope_scaling) = rope(&o, architecture)?;
-        let model = ModelConfig {
-            architecture,
-            vocab_size: o.usize("vocab_size")?,
-            hidden,
-            layers: o.usize("num_hidden_layers")?,
-            heads,
-            kv_heads: o.opt_usize("num_key_value_heads")?.unwrap_or(heads),
-            head_dim,
-            intermediate: o.usize("intermediate_size")?,
-            context: o.usize("max_position_embeddings")?,
-            norm_eps: o.opt_f32("rms_norm_eps")?.unwrap_or(1e-5),
-            activation,
-            rope_theta,
-            rope_order: match architecture {
-                Architecture::BitNet => bitnet::ROPE_ORDER,
-                Architecture::Llama => llama::HF_ROPE_ORDER,
-                Architecture::Qwen3 => qwen3::ROPE_ORDER,
-            },
-            rope_scaling,
-        };
+        let class = ModelClass::of(o, &mut assumptions)?;
+        let mut settings = Settings { object: o, class, assumptions };
+        let model = model(&mut settings)?;
         model.validate(file)?;
-        let quantization = quantization(&o)?;
+        let quantization = quantization(o, &mut settings.assumptions)?;
+        let skipped = match quantization {
+            Quantization::BitNet { .. } => skipped_modules(o, &modules(class.name, model.layers))?,
+            Quantization::None | Quantization::Mlx { .. } => BTreeSet::new(),
+        };
+        let names_eos = value.get("eos_token_id").is_some();
         Ok(Self {
             model,
-            class,
+            class: class.name.into(),
             quantization,
+            skipped,
             tied: o.opt_bool("tie_word_embeddings")?,
             eos: o.token_ids("eos_token_id")?,
-            assumptions,
+            default_eos: class.eos_token_id.filter(|_| !names_eos),
+            assumptions: settings.assumptions,
         })
     }
 }
 
-fn rope(o: &Object<'_>, architecture: Architecture) -> Result<(f32, RopeScaling)> {
-    let default = match architecture {
-        Architecture::BitNet if o.value.get("rope_theta").is_none() => 500_000.0,
-        _ => 10_000.0,
+/// Shapes and constants.
+fn model(settings: &mut Settings<'_>) -> Result<ModelConfig> {
+    let (o, class) = (settings.object, settings.class);
+    let act = match o.opt_str("hidden_act")? {
+        Some(act) => act,
+        None => {
+            settings.assume("hidden_act", class.hidden_act);
+            class.hidden_act
+        }
     };
-    // transformers 5 keeps everything in `rope_parameters`, earlier versions in two fields.
-    let parameters = o.get("rope_parameters").or_else(|| o.get("rope_scaling"));
-    let mut theta = o.opt_f32("rope_theta")?;
-    let Some(parameters) = parameters else {
-        return Ok((theta.unwrap_or(default), RopeScaling::None));
-    };
-    let p = Object { file: o.file, value: parameters };
-    if !parameters.is_object() {
-        return Err(o.bad("rope_scaling", "not an object".into()));
+    let activation = bitnet::activation_by_name(act).map_err(|name| {
+        o.bad("hidden_act", format!("{name:?} is not known; relu2, silu and gelu are"))
+    })?;
+    if o.opt_bool("attention_bias")? == Some(true) {
+        return Err(o.bad("attention_bias", "true; biases are not supported".into()));
     }
-    theta = p.opt_f32("rope_theta")?.or(theta);
-    if p.opt_f32("partial_rotary_factor")?.is_some_and(|f| f != 1.0) {
-        return Err(
-            p.bad("partial_rotary_factor", "rotating a part of a head is not supported".into())
-        );
+    let hidden = settings.count("hidden_size", class.hidden_size)?;
+    let heads = settings.count("num_attention_heads", class.num_attention_heads)?;
+    if heads == 0 {
+        return Err(o.bad("num_attention_heads", "0; a model has at least one head".into()));
     }
-    let number = |field: &'static str| -> Result<f32> {
-        p.opt_f32(field)?.ok_or_else(|| p.bad(field, "missing in the RoPE settings".into()))
-    };
-    let kind = p.opt_str("rope_type")?.or(p.opt_str("type")?).unwrap_or("default");
-    let scaling = match kind {
-        "default" => RopeScaling::None,
-        "linear" => RopeScaling::Linear(number("factor")?),
-        "llama3" => RopeScaling::Llama3 {
-            factor: number("factor")?,
-            low_freq_factor: number("low_freq_factor")?,
-            high_freq_factor: number("high_freq_factor")?,
-            original_context: number("original_max_position_embeddings")?,
+    let layers = settings.count("num_hidden_layers", class.num_hidden_layers)?;
+    let context = settings.count("max_position_embeddings", class.max_position_embeddings)?;
+    let rope = rope(settings, context)?;
+    let window = full_attention_up_to(settings, layers)?
+        .map(|positions| ContextLimit { positions, reason: LimitReason::SlidingWindow });
+    let dynamic = rope
+        .dynamic
+        .then_some(ContextLimit { positions: context, reason: LimitReason::DynamicRope });
+    let context_limit = [window, dynamic].into_iter().flatten().min_by_key(|limit| limit.positions);
+    if let Some(limit) = context_limit {
+        settings.assumptions.push(limit.to_string());
+    }
+    Ok(ModelConfig {
+        architecture: class.architecture,
+        vocab_size: settings.count("vocab_size", class.vocab_size)?,
+        hidden,
+        layers,
+        heads,
+        kv_heads: settings.kv_heads(heads)?,
+        head_dim: settings.head_dim(hidden, heads)?,
+        intermediate: settings.count("intermediate_size", class.intermediate_size)?,
+        context,
+        context_limit,
+        norm_eps: settings.number("rms_norm_eps", class.rms_norm_eps)?,
+        activation,
+        rope_theta: rope.theta,
+        rope_order: match class.architecture {
+            Architecture::BitNet => bitnet::ROPE_ORDER,
+            Architecture::Llama => llama::HF_ROPE_ORDER,
+            Architecture::Qwen3 => qwen3::ROPE_ORDER,
         },
-        other => {
-            let problem = format!("{:?} is not supported; default, linear and llama3 are", other);
-            return Err(p.bad("rope_type", problem));
-        }
-    };
-    Ok((theta.unwrap_or(default), scaling))
+        rope_scaling: rope.scaling,
+    })
 }
 
-fn quantization(o: &Object<'_>) -> Result<Quantization> {
-    if let Some(value) = o.get("quantization") {
-        return mlx(&Object { file: o.file, value });
-    }
-    let Some(value) = o.get("quantization_config") else { return Ok(Quantization::None) };
-    let q = Object { file: o.file, value };
-    match q.opt_str("quant_method")? {
-        Some("bitnet") => {}
-        other => {
-            let problem = format!("{other:?} is not supported; bitnet is");
-            return Err(q.bad("quantization_config.quant_method", problem));
-        }
-    }
-    let online = match q.opt_str("quantization_mode")? {
-        None | Some("offline") => false,
-        Some("online") => true,
-        Some(other) => {
-            let problem = format!("{other:?} is neither offline nor online");
-            return Err(q.bad("quantization_config.quantization_mode", problem));
-        }
-    };
-    let multiply = match q.opt_str("linear_class")? {
-        Some("autobitlinear") => true,
-        None | Some("bitlinear") => false,
-        Some(other) => {
-            let problem = format!("{other:?} is neither bitlinear nor autobitlinear");
-            return Err(q.bad("quantization_config.linear_class", problem));
-        }
-    };
-    let input_norm_eps = match q.opt_bool("use_rms_norm")? {
-        Some(true) => Some(q.opt_f32("rms_norm_eps")?.unwrap_or(1e-6)),
-        _ => None,
-    };
-    Ok(Quantization::BitNet { multiply, online, input_norm_eps })
-}
-
-/// The settings of a folder that MLX's programs wrote.
-fn mlx(o: &Object<'_>) -> Result<Quantization> {
-    let bits = o.usize("bits")?;
-    let mode = o.opt_str("mode")?.unwrap_or("affine");
-    if bits != 2 || mode != "affine" {
-        let problem =
-            format!("{bits} bits, {mode}; ternary weights are read where they have 2 bits, affine");
-        return Err(o.bad("quantization", problem));
-    }
-    match o.usize("group_size")? {
-        group @ (64 | 128) => Ok(Quantization::Mlx { group }),
-        other => Err(o.bad("quantization.group_size", format!("{other} is neither 64 nor 128"))),
-    }
+/// Names of the modules that quantisation is about.
+fn modules(class: &str, layers: usize) -> Vec<String> {
+    let Some(family) = Family::from_hf(class) else { return Vec::new() };
+    let roles = [
+        Role::Query,
+        Role::Key,
+        Role::Value,
+        Role::AttentionOutput,
+        Role::Gate,
+        Role::Up,
+        Role::Down,
+    ];
+    let layers = u32::try_from(layers).unwrap_or(0);
+    let names = (0..layers)
+        .flat_map(|layer| roles.map(|role| TensorName::in_layer(layer, role).to_hf(family)));
+    names.flatten().filter_map(|name| Some(name.strip_suffix(".weight")?.to_owned())).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::models::RopeScaling;
     use serde_json::json;
 
     fn base() -> Value {

@@ -4,36 +4,36 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bitnet_core::backend::ActivationPrecision;
-use bitnet_core::dense::{DenseRows, PlainType};
-use bitnet_core::memory::HybridMemoryPool;
-use bitnet_core::ternary::TernaryMatrix;
+use bitnet_core::dense::DenseRows;
+use bitnet_core::memory::{HybridMemoryPool, MemoryPoolConfig};
 use bitnet_formats::MappedFile;
-use bitnet_formats::names::{Family, TensorName};
+use bitnet_formats::names::{Family, Part, TensorName};
 use bitnet_formats::safetensors::{Dtype, SafeTensors, TensorView};
-use bitnet_quant::codec::dense::DenseType;
-use bitnet_quant::codec::hf_packed;
-use bitnet_quant::codec::mlx::{self, MlxTensors};
+use bitnet_quant::codec::mlx;
 use serde_json::Value;
 
-use super::hf_config::{HfConfig, Object, Quantization, read_json};
-use super::mapped_rows::MappedRows;
+use super::hf_config::HfConfig;
+use super::json_object::read_json;
+use super::quantization::Quantization;
 use super::ternary_rows::TernaryRows;
 use super::{
-    Checkpoint, Container, Described, HfPacking, LoadOptions, ModelFacts, StoredBytes,
-    StoredLinear, StoredType, StoredWeight, SuggestedSampling, tensor_use,
+    Checkpoint, Container, HfPacking, LoadOptions, StoredBytes, StoredLinear, StoredType,
+    tensor_use,
 };
-use crate::chat::ChatTemplate;
-use crate::models::{Architecture, ModelConfig};
-use crate::tokenizer::Tokenizer;
+use crate::models::ModelConfig;
 use crate::{InferenceError, Result};
 
 /// An open Hugging Face folder.
 pub(crate) struct HfCheckpoint {
-    folder: PathBuf,
-    tensors: SafeTensors,
-    json: Value,
-    config: HfConfig,
-    precision: Option<ActivationPrecision>,
+    pub(super) folder: PathBuf,
+    pub(super) tensors: SafeTensors,
+    pub(super) json: Value,
+    pub(super) config: HfConfig,
+    pub(super) precision: Option<ActivationPrecision>,
+    /// Whether the head is the embedding table.
+    pub(super) tied: Option<bool>,
+    /// What was assumed about head and embedding table.
+    pub(super) head_assumption: Option<String>,
 }
 
 impl HfCheckpoint {
@@ -47,8 +47,11 @@ impl HfCheckpoint {
             || path.to_str().is_some_and(|p| p.ends_with(".safetensors.index.json"));
         let tensors = SafeTensors::open(if named_weights { path } else { folder })?;
         let precision = options.activations;
-        let checkpoint = Self { folder: folder.to_owned(), tensors, json, config, precision };
+        let (folder, tied) = (folder.to_owned(), config.tied);
+        let mut checkpoint =
+            Self { folder, tensors, json, config, precision, tied, head_assumption: None };
         tensor_use::check_layers(&checkpoint)?;
+        (checkpoint.tied, checkpoint.head_assumption) = checkpoint.settle_head()?;
         Ok(checkpoint)
     }
 
@@ -72,12 +75,62 @@ impl HfCheckpoint {
         }
     }
 
-    fn find(&self, name: &str) -> Option<TensorView> {
-        self.hf_names(name).iter().find_map(|name| self.tensors.find(name))
+    pub(super) fn find(&self, name: &str) -> Option<TensorView> {
+        let found = self.hf_names(name).iter().find_map(|name| self.tensors.find(name));
+        // A tied model may have been saved with the head alone.
+        if found.is_none() && name == "token_embd" && self.config.tied == Some(true) {
+            return self.find("output");
+        }
+        found
+    }
+
+    /// Whether the head is the embedding table, by the rule of transformers 5: a head in the file that differs from the
+    /// table is used, whatever `tie_word_embeddings` says.
+    fn settle_head(&self) -> Result<(Option<bool>, Option<String>)> {
+        let said = self.config.tied;
+        let (Some(head), Some(table)) = (self.find("output"), self.find("token_embd")) else {
+            return Ok((said, None));
+        };
+        if said != Some(true) {
+            return Ok((said, None));
+        }
+        if head.name == table.name {
+            let assumption =
+                format!("the file has no embedding table: {} is used (tied)", head.name);
+            return Ok((said, Some(assumption)));
+        }
+        let (rows, cols) = (self.config.model.vocab_size, self.config.model.hidden);
+        let pool = HybridMemoryPool::with_config(MemoryPoolConfig::unbounded())?;
+        let numbers = |name| -> Result<Arc<dyn DenseRows>> {
+            let found = self.dense(name, rows, cols, &pool)?;
+            found.ok_or_else(|| self.missing(name))
+        };
+        if same_numbers(&*numbers("output")?, &*numbers("token_embd")?)? {
+            return Ok((said, None));
+        }
+        let assumption = format!(
+            "config.json says tie_word_embeddings, but {} differs from {}: it is the head, as in transformers",
+            head.name, table.name
+        );
+        Ok((Some(false), Some(assumption)))
+    }
+
+    /// Whether `modules_to_not_convert` keeps the layer of a tensor out of quantisation.
+    pub(crate) fn is_skipped(&self, name: &str) -> bool {
+        if self.config.skipped.is_empty() {
+            return false;
+        }
+        let family = Family::from_hf(&self.config.class);
+        let parsed = TensorName::from_gguf(&format!("{name}.weight"));
+        let module = family.zip(parsed).and_then(|(family, parsed)| {
+            let weight = parsed.with(Part::Weight).to_hf(family)?;
+            Some(weight.strip_suffix(".weight")?.to_owned())
+        });
+        module.is_some_and(|module| self.config.skipped.contains(&module))
     }
 
     /// The names that a tensor may have here: those of the model's class, then the other spellings in use.
-    fn hf_names(&self, name: &str) -> Vec<String> {
+    pub(super) fn hf_names(&self, name: &str) -> Vec<String> {
         let Some(parsed) = TensorName::from_gguf(&format!("{name}.weight")) else {
             return Vec::new();
         };
@@ -97,7 +150,7 @@ impl HfCheckpoint {
         names
     }
 
-    fn shape_error(&self, tensor: &TensorView, expected: &[usize]) -> InferenceError {
+    pub(super) fn shape_error(&self, tensor: &TensorView, expected: &[usize]) -> InferenceError {
         InferenceError::TensorShape {
             file: self.tensors.name().into(),
             tensor: tensor.name.clone(),
@@ -106,257 +159,34 @@ impl HfCheckpoint {
         }
     }
 
-    fn weights_error(&self, tensor: &TensorView, source: bitnet_quant::Error) -> InferenceError {
+    pub(super) fn weights_error(
+        &self,
+        tensor: &TensorView,
+        source: bitnet_quant::Error,
+    ) -> InferenceError {
         InferenceError::Weights {
             file: self.tensors.name().into(),
             tensor: tensor.name.clone(),
             source: Box::new(source),
         }
     }
-
-    fn dense_matrix(
-        &self,
-        tensor: &TensorView,
-        rows: usize,
-        cols: usize,
-    ) -> Result<Arc<dyn DenseRows>> {
-        let dense_type = match tensor.dtype {
-            Dtype::F32 => DenseType::F32,
-            Dtype::F16 => DenseType::F16,
-            Dtype::Bf16 => DenseType::BF16,
-            other => {
-                return Err(InferenceError::UnsupportedOperation {
-                    what: format!(
-                        "{}: tensor {} of type {}",
-                        self.tensors.name(),
-                        tensor.name,
-                        other.name()
-                    ),
-                    instead: "F32, F16 and BF16 are read here, and U8 for packed ternary layers"
-                        .into(),
-                });
-            }
-        };
-        let matrix = MappedRows::new(dense_type, rows, cols, tensor.data.clone())
-            .map_err(|e| self.weights_error(tensor, e))?;
-        Ok(Arc::new(matrix))
-    }
-
-    fn numbers(&self, tensor: &TensorView, len: usize) -> Result<Vec<f32>> {
-        let elements: usize = tensor.shape.iter().product();
-        if elements != len {
-            return Err(self.shape_error(tensor, &[len]));
-        }
-        let rows = self.dense_matrix(tensor, 1, len)?;
-        let mut out = vec![0.0; len];
-        rows.decode_row(0, &mut out)?;
-        match out.iter().position(|v| !v.is_finite()) {
-            None => Ok(out),
-            Some(index) => Err(InferenceError::Config {
-                file: self.tensors.name().into(),
-                field: tensor.name.clone(),
-                problem: format!("element {index} is {}; the file is damaged", out[index]),
-            }),
-        }
-    }
-
-    /// A packed layer: U8 codes with a scale whose direction the linear class decides.
-    fn packed(
-        &self,
-        tensor: &TensorView,
-        rows: usize,
-        cols: usize,
-        multiply: bool,
-        pool: &HybridMemoryPool,
-    ) -> Result<TernaryMatrix> {
-        if tensor.shape != [rows.div_ceil(4), cols] {
-            return Err(self.shape_error(tensor, &[rows.div_ceil(4), cols]));
-        }
-        let scale_name = format!("{}_scale", tensor.name);
-        let scale_tensor =
-            self.tensors.find(&scale_name).ok_or_else(|| InferenceError::MissingTensor {
-                file: self.tensors.name().into(),
-                tensor: scale_name.clone(),
-            })?;
-        let stored = self.numbers(&scale_tensor, 1)?[0];
-        let scale = if multiply { stored } else { 1.0 / stored };
-        let matrix = hf_packed::decode_in(&tensor.data, rows, cols, scale, Some(pool))
-            .map_err(|e| self.weights_error(tensor, e))?;
-        tensor.data.release();
-        Ok(matrix)
-    }
-
-    /// A layer of MLX: U32 codes, with scales and biases beside them.
-    fn affine(
-        &self,
-        tensor: &TensorView,
-        rows: usize,
-        cols: usize,
-        pool: &HybridMemoryPool,
-    ) -> Result<TernaryMatrix> {
-        let Quantization::Mlx { group } = self.config.quantization else {
-            return Err(InferenceError::Config {
-                file: self.folder.join("config.json").display().to_string(),
-                field: "quantization".into(),
-                problem: format!("missing, but {} has codes of 2 bits", tensor.name),
-            });
-        };
-        let expected = [rows, cols.div_ceil(16)];
-        if tensor.shape != expected {
-            return Err(self.shape_error(tensor, &expected));
-        }
-        let stem = tensor.name.strip_suffix(".weight").unwrap_or(&tensor.name);
-        let beside = |name: &str| {
-            let found = self.tensors.tensor(&format!("{stem}.{name}"))?;
-            let expected = [rows, cols / group];
-            let plain = match found.dtype {
-                Dtype::F16 => PlainType::F16,
-                Dtype::Bf16 => PlainType::BF16,
-                Dtype::F32 => PlainType::F32,
-                _ => return Err(self.shape_error(&found, &expected)),
-            };
-            if found.shape != expected {
-                return Err(self.shape_error(&found, &expected));
-            }
-            Ok((plain, found.data))
-        };
-        let ((scale_type, scales), (bias_type, biases)) = (beside("scales")?, beside("biases")?);
-        if scale_type != bias_type {
-            return Err(InferenceError::UnsupportedOperation {
-                what: format!("{}: scales and biases of {stem} of two types", self.tensors.name()),
-                instead: "MLX writes both in one type; the file is damaged".into(),
-            });
-        }
-        let stored = MlxTensors { weight: tensor.data.clone(), scales, biases };
-        let matrix = mlx::decode_in(&stored, scale_type, rows, cols, group, Some(pool))
-            .map_err(|e| self.weights_error(tensor, e))?;
-        tensor.data.release();
-        Ok(matrix)
-    }
-
-    fn side_file(&self, name: &str) -> Result<Option<Value>> {
-        let path = self.folder.join(name);
-        if path.exists() { read_json(&path).map(Some) } else { Ok(None) }
-    }
-
-    pub(crate) fn describe(&self, options: &LoadOptions) -> Result<Described> {
-        let mut assumptions = self.config.assumptions.clone();
-        let path = self.folder.join("tokenizer.json");
-        let tokenizer = if path.exists() { Some(Tokenizer::from_json_file(&path)?) } else { None };
-        let tokenizer_config = self.side_file("tokenizer_config.json")?;
-        let generation = self.side_file("generation_config.json")?;
-        let (template, template_fact) = self.template(options, tokenizer_config.as_ref())?;
-        let mut end_tokens = self.config.eos.clone();
-        let mut defaults = SuggestedSampling::default();
-        if let Some(value) = &generation {
-            let o = Object { file: "generation_config.json", value };
-            end_tokens.extend(o.token_ids("eos_token_id")?);
-            if o.opt_bool("do_sample")? == Some(true) {
-                defaults = SuggestedSampling {
-                    temperature: o.opt_f32("temperature")?,
-                    top_k: o.opt_usize("top_k")?,
-                    top_p: o.opt_f32("top_p")?,
-                };
-            }
-        }
-        if let Some(tokenizer) = &tokenizer {
-            end_tokens.extend_from_slice(tokenizer.end_of_generation_ids());
-            assumptions.extend(tokenizer.assumptions().iter().cloned());
-        }
-        let facts = ModelFacts {
-            file: self.folder.display().to_string(),
-            container: "safetensors (Hugging Face folder)".into(),
-            name: self.folder.file_name().map(|n| n.to_string_lossy().into_owned()),
-            architecture: self.config.class.clone(),
-            activation: self.activation_fact(),
-            weights: self.weights_fact(),
-            inputs: self.inputs_fact(),
-            rope: "components j and j + d/2 (rows of Q and K are not permuted)".into(),
-            head: String::new(),
-            tokenizer: if tokenizer.is_some() { "tokenizer.json" } else { "none in the folder" }
-                .into(),
-            template: template_fact,
-            assumptions,
-            unused_tensors: tensor_use::unused(self),
-        };
-        Ok(Described { facts, tokenizer, template, end_tokens, defaults })
-    }
-
-    fn template(
-        &self,
-        options: &LoadOptions,
-        tokenizer_config: Option<&Value>,
-    ) -> Result<(Option<ChatTemplate>, String)> {
-        if let Some(source) = &options.chat_template {
-            return Ok((
-                Some(ChatTemplate::new(source, "--chat-template")?),
-                "given by the user".into(),
-            ));
-        }
-        let file = self.folder.join("chat_template.jinja");
-        if file.exists() {
-            let source = std::fs::read_to_string(&file)
-                .map_err(|source| InferenceError::Io { path: file, source })?;
-            return Ok((
-                Some(ChatTemplate::new(&source, "chat_template.jinja")?),
-                "chat_template.jinja".into(),
-            ));
-        }
-        match tokenizer_config.and_then(|c| c.get("chat_template")).and_then(default_template) {
-            Some(source) => Ok((
-                Some(ChatTemplate::new(source, "tokenizer_config.json")?),
-                "tokenizer_config.json".into(),
-            )),
-            None => Ok((None, "none in the folder".into())),
-        }
-    }
-
-    fn activation_fact(&self) -> String {
-        format!("{} (config.json)", self.config.model.activation)
-    }
-
-    fn weights_fact(&self) -> String {
-        match self.config.quantization {
-            Quantization::None => "plain numbers (no quantization_config)".into(),
-            Quantization::Mlx { group } => {
-                format!("MLX, 2 bits, a scale for each {group} weights, which multiplies")
-            }
-            Quantization::BitNet { online: true, .. } => {
-                "full-precision masters, quantised at load (absmean)".into()
-            }
-            Quantization::BitNet { multiply: true, .. } => {
-                "packed U8, weight_scale multiplies (autobitlinear)".into()
-            }
-            Quantization::BitNet { multiply: false, .. } => {
-                "packed U8, weight_scale divides (bitlinear)".into()
-            }
-        }
-    }
-
-    fn inputs_fact(&self) -> String {
-        match (self.precision, self.config.model.architecture, self.config.quantization) {
-            (Some(ActivationPrecision::Int8), ..) => "int8 per token (asked for)".into(),
-            (Some(ActivationPrecision::Int8Within(largest)), ..) => {
-                format!("int8 within {largest} (asked for)")
-            }
-            (Some(ActivationPrecision::Float), ..) => "f32, weight-only (asked for)".into(),
-            (None, Architecture::BitNet, _) | (None, _, Quantization::BitNet { .. }) => {
-                "int8 per token".into()
-            }
-            (None, ..) => "f32 (weight-only quantisation)".into(),
-        }
-    }
 }
 
-/// The template of a `chat_template` value: a string, or the one named `default` in a list.
-fn default_template(value: &Value) -> Option<&str> {
-    value.as_str().or_else(|| {
-        let list = value.as_array()?;
-        list.iter()
-            .find(|t| t.get("name").is_some_and(|n| n == "default"))?
-            .get("template")?
-            .as_str()
-    })
+/// Whether two matrices hold the same numbers.
+fn same_numbers(a: &dyn DenseRows, b: &dyn DenseRows) -> Result<bool> {
+    let (mut left, mut right) = (vec![0.0; a.cols()], vec![0.0; b.cols()]);
+    let mut same = (a.rows(), a.cols()) == (b.rows(), b.cols());
+    for row in 0..a.rows() {
+        if !same {
+            break;
+        }
+        a.decode_row(row, &mut left)?;
+        b.decode_row(row, &mut right)?;
+        same = left == right;
+    }
+    a.release();
+    b.release();
+    Ok(same)
 }
 
 impl Checkpoint for HfCheckpoint {
@@ -367,7 +197,19 @@ impl Checkpoint for HfCheckpoint {
     fn name_in_file(&self, name: &str) -> String {
         let mut names = self.hf_names(name);
         let found = names.iter().position(|name| self.tensors.find(name).is_some());
-        if names.is_empty() { name.into() } else { names.swap_remove(found.unwrap_or(0)) }
+        // transformers calls the norm before a projection `rms_norm`, the second spelling.
+        let usual = usize::from(name.ends_with("_norm_in"));
+        if names.is_empty() { name.into() } else { names.swap_remove(found.unwrap_or(usual)) }
+    }
+
+    fn missing(&self, name: &str) -> InferenceError {
+        let tensor = self.name_in_file(name);
+        match self.tensors.missing(&tensor) {
+            bitnet_formats::Error::MissingTensor { .. } => {
+                InferenceError::MissingTensor { file: self.file().into(), tensor }
+            }
+            of_index => of_index.into(),
+        }
     }
 
     fn tensor_names(&self) -> Vec<String> {
@@ -375,11 +217,16 @@ impl Checkpoint for HfCheckpoint {
     }
 
     fn stored_names(&self, name: &str) -> Vec<String> {
+        if name.ends_with("_norm_in") && self.is_skipped(name) {
+            return Vec::new();
+        }
         let Some(tensor) = self.find(name) else { return Vec::new() };
         let stem = tensor.name.strip_suffix(".weight").unwrap_or(&tensor.name);
         let beside = match tensor.dtype {
-            Dtype::U8 => vec![format!("{}_scale", tensor.name)],
             Dtype::U32 => vec![format!("{stem}.scales"), format!("{stem}.biases")],
+            _ if self.has_scale_beside(name, tensor.dtype) => {
+                vec![format!("{}_scale", tensor.name)]
+            }
             _ => Vec::new(),
         };
         let beside = beside.into_iter().filter(|name| self.tensors.find(name).is_some());
@@ -395,7 +242,15 @@ impl Checkpoint for HfCheckpoint {
     }
 
     fn vector(&self, name: &str, len: usize) -> Result<Option<Vec<f32>>> {
-        self.find(name).map(|tensor| self.numbers(&tensor, len)).transpose()
+        let is_input_norm = name.ends_with("_norm_in");
+        if is_input_norm && self.is_skipped(name) {
+            return Ok(None);
+        }
+        match self.find(name) {
+            Some(tensor) => self.numbers(&tensor, len).map(Some),
+            None if is_input_norm && self.announces_input_norms() => Err(self.missing(name)),
+            None => Ok(None),
+        }
     }
 
     fn stored(
@@ -405,47 +260,7 @@ impl Checkpoint for HfCheckpoint {
         cols: usize,
         pool: &HybridMemoryPool,
     ) -> Result<Option<StoredLinear>> {
-        let Some(tensor) = self.find(name) else { return Ok(None) };
-        if let Some(stem) = tensor.name.strip_suffix("weight")
-            && self.tensors.find(&format!("{stem}bias")).is_some()
-        {
-            return Err(InferenceError::UnsupportedOperation {
-                what: format!("the bias {stem}bias"),
-                instead: "no known ternary model has biases".into(),
-            });
-        }
-        let stored = |weight, default| StoredLinear {
-            tensor: tensor.name.clone(),
-            weight,
-            precision: self.precision.unwrap_or(default),
-        };
-        if tensor.dtype == Dtype::U8 {
-            let Quantization::BitNet { multiply, .. } = self.config.quantization else {
-                return Err(InferenceError::Config {
-                    file: self.folder.join("config.json").display().to_string(),
-                    field: "quantization_config".into(),
-                    problem: format!(
-                        "missing, but {} is packed: without it the scale's direction is unknown; \
-                         restore it from the original checkpoint",
-                        tensor.name
-                    ),
-                });
-            };
-            let matrix = self.packed(&tensor, rows, cols, multiply, pool)?;
-            return Ok(Some(stored(StoredWeight::Ternary(matrix), ActivationPrecision::Int8)));
-        }
-        if tensor.dtype == Dtype::U32 {
-            let matrix = self.affine(&tensor, rows, cols, pool)?;
-            return Ok(Some(stored(StoredWeight::Ternary(matrix), ActivationPrecision::Float)));
-        }
-        if tensor.shape != [rows, cols] {
-            return Err(self.shape_error(&tensor, &[rows, cols]));
-        }
-        let bitnet = self.config.model.architecture == Architecture::BitNet;
-        let latent = bitnet || matches!(self.config.quantization, Quantization::BitNet { .. });
-        let default = if latent { ActivationPrecision::Int8 } else { ActivationPrecision::Float };
-        let rows = self.dense_matrix(&tensor, rows, cols)?;
-        Ok(Some(stored(StoredWeight::Dense { rows, latent, scale: None }, default)))
+        self.stored_linear(name, rows, cols, pool)
     }
 
     fn dense(
@@ -482,7 +297,11 @@ impl Checkpoint for HfCheckpoint {
     }
 
     fn tied(&self) -> Option<bool> {
-        self.config.tied
+        self.tied
+    }
+
+    fn is_kept_dense(&self, name: &str) -> bool {
+        self.is_skipped(name)
     }
 
     fn files(&self) -> Vec<Arc<MappedFile>> {

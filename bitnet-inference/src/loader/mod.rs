@@ -1,15 +1,24 @@
 //! From files to a model: what the file says, what the rules settle, and what had to be assumed.
 
 mod assemble;
+mod class_defaults;
 mod gguf;
+mod gguf_config;
 mod gguf_rope;
+mod hf_attention;
 mod hf_config;
+mod hf_facts;
+mod hf_rope;
+mod hf_weights;
 mod huggingface;
 mod in_parallel;
 mod inspect;
+mod json_object;
 mod kept;
 mod mapped_rows;
 mod model_files;
+mod python_json;
+mod quantization;
 mod tensor_use;
 mod ternary_rows;
 mod text;
@@ -29,10 +38,10 @@ use bitnet_formats::{MappedFile, Region};
 use bitnet_quant::calibration::Calibration;
 use bitnet_quant::codec::i2_s::I2sLayout;
 
-use crate::Result;
 use crate::chat::ChatTemplate;
 use crate::models::{HeadMode, ModelConfig};
 use crate::tokenizer::Tokenizer;
+use crate::{InferenceError, Result};
 
 pub(crate) use assemble::assemble;
 pub(crate) use gguf::GgufCheckpoint;
@@ -43,6 +52,7 @@ pub use inspect::{Inspection, TensorSummary};
 pub(crate) use kept::{Keeping, Kept, KeptHead, Origin};
 pub use kept::{Notice, PreparedCache};
 pub use model_files::{Container, HfPacking, ModelFiles};
+pub use python_json::parse as parse_python_json;
 pub use ternary_rows::TernaryRows;
 pub use text::tokenizer_of;
 
@@ -114,6 +124,16 @@ pub enum StoredType {
     Safetensors(Dtype),
 }
 
+impl StoredType {
+    /// The container's name of the type.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ggml(ggml_type) => ggml_type.name(),
+            Self::Safetensors(dtype) => dtype.name(),
+        }
+    }
+}
+
 /// A linear layer's weight, decoded.
 pub(crate) enum DecodedLinear {
     Ternary(TernaryMatrix, ActivationPrecision),
@@ -134,6 +154,11 @@ pub(crate) trait Checkpoint: Sync {
 
     /// The file's own name of a tensor; where it is absent, the name that such a file would give it.
     fn name_in_file(&self, name: &str) -> String;
+
+    /// The error for a tensor that the model should have.
+    fn missing(&self, name: &str) -> InferenceError {
+        InferenceError::MissingTensor { file: self.file().into(), tensor: self.name_in_file(name) }
+    }
 
     /// Names of all tensors of the files, in file order.
     fn tensor_names(&self) -> Vec<String>;
@@ -189,6 +214,11 @@ pub(crate) trait Checkpoint: Sync {
 
     /// Whether the head is the embedding table: yes, no, or not said.
     fn tied(&self) -> Option<bool>;
+
+    /// Whether the settings keep a layer out of quantisation: its weights and inputs stay as they are.
+    fn is_kept_dense(&self, _name: &str) -> bool {
+        false
+    }
 
     /// The files that weights come from.
     fn files(&self) -> Vec<Arc<MappedFile>>;
@@ -308,7 +338,7 @@ pub fn backend_in_pool(
     match name {
         "cpu" => Ok(Arc::new(bitnet_cpu::CpuBackend::in_pool(options, pool)?)),
         "reference" => Ok(Arc::new(bitnet_core::reference::ReferenceBackend)),
-        other => Err(crate::InferenceError::UnsupportedOperation {
+        other => Err(InferenceError::UnsupportedOperation {
             what: format!("the back end {other:?}"),
             instead: "the back ends are cpu and reference".into(),
         }),

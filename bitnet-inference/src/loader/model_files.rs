@@ -150,6 +150,17 @@ impl ModelFiles {
         self.0.checkpoint().tied()
     }
 
+    /// Names of the stored tensors that are read for a weight: its own, and those of scales beside it.
+    pub fn stored_names(&self, name: &str) -> Vec<String> {
+        self.0.checkpoint().stored_names(name)
+    }
+
+    /// Whether the settings keep a layer out of quantisation (`modules_to_not_convert`): its weights and inputs stay as they
+    /// are.
+    pub fn is_kept_dense(&self, name: &str) -> bool {
+        self.0.checkpoint().is_kept_dense(name)
+    }
+
     /// Epsilon of the norms before single projections.
     pub fn input_norm_eps(&self) -> f32 {
         self.0.checkpoint().input_norm_eps()
@@ -170,7 +181,6 @@ impl ModelFiles {
 
     /// The error for a tensor that the model should have.
     pub fn missing(&self, tensor: &str) -> InferenceError {
-        let tensor = self.0.checkpoint().name_in_file(tensor);
-        InferenceError::MissingTensor { file: self.name().into(), tensor }
+        self.0.checkpoint().missing(tensor)
     }
 }

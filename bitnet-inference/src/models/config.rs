@@ -50,6 +50,41 @@ pub enum RopeScaling {
     Factors(Arc<[f32]>),
 }
 
+/// The longest sequence that is computed as the model's authors meant it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ContextLimit {
+    /// Positions.
+    pub positions: usize,
+    /// What is not supported beyond them.
+    pub reason: LimitReason,
+}
+
+/// What a model does beyond a [`ContextLimit`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LimitReason {
+    /// The frequencies of RoPE change with the length of the sequence.
+    DynamicRope,
+    /// Some layers attend to the last `positions` tokens only.
+    SlidingWindow,
+}
+
+impl std::fmt::Display for ContextLimit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { positions, reason } = self;
+        match reason {
+            LimitReason::DynamicRope => write!(
+                f,
+                "RoPE is dynamic: it is plain up to {positions} tokens, and longer sequences are refused"
+            ),
+            LimitReason::SlidingWindow => write!(
+                f,
+                "layers attend to a window of {positions} tokens: longer sequences are refused"
+            ),
+        }
+    }
+}
+
 /// Shapes and constants of a model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelConfig {
@@ -71,6 +106,8 @@ pub struct ModelConfig {
     pub intermediate: usize,
     /// Positions that the model was trained for.
     pub context: usize,
+    /// The longest sequence that may be run, where that does not depend on memory alone.
+    pub context_limit: Option<ContextLimit>,
     /// Epsilon of the RMS norms.
     pub norm_eps: f32,
     /// Activation of the feed-forward gate.
@@ -252,6 +289,7 @@ pub(crate) fn example_config() -> ModelConfig {
         head_dim: 16,
         intermediate: 128,
         context: 32,
+        context_limit: None,
         norm_eps: 1e-5,
         activation: Activation::Relu2,
         rope_theta: 10000.0,

@@ -11,7 +11,7 @@ mod token_cost;
 mod top;
 
 pub use bitnet::activation_name;
-pub use config::{Architecture, ModelConfig, RopeScaling};
+pub use config::{Architecture, ContextLimit, LimitReason, ModelConfig, RopeScaling};
 pub use decoder::{Attention, Decoder, FeedForward, Head, Layer, Linear, Projection, Sequence};
 pub use layer_input::{LayerInput, Observe};
 pub use token_cost::TokenCost;

@@ -47,6 +47,9 @@ pub struct GgufVocabulary<'a> {
     pub add_space_prefix: Option<bool>,
     /// `general.architecture`.
     pub architecture: String,
+    /// Ids of the file that are left out, in sentences: 4294967295 (-1, none), and ids beyond the vocabulary of tokens
+    /// that are not used.
+    pub ignored_ids: Vec<String>,
 }
 
 impl<'a> GgufVocabulary<'a> {
@@ -64,7 +67,7 @@ impl<'a> GgufVocabulary<'a> {
         let texts = |texts: Vec<&'a str>| texts.into_iter().map(Cow::Borrowed).collect::<Vec<_>>();
         let id = |key: &str| metadata.opt_u32(key).map_err(wrong);
         let flag = |key: &str| metadata.opt_bool(key).map_err(wrong);
-        Ok(Self {
+        let mut vocabulary = Self {
             model: metadata.get_str("tokenizer.ggml.model").map_err(wrong)?.to_owned(),
             pre: metadata.opt_str("tokenizer.ggml.pre").map_err(wrong)?.map(str::to_owned),
             tokens: texts(metadata.get_array_str("tokenizer.ggml.tokens").map_err(wrong)?),
@@ -85,7 +88,37 @@ impl<'a> GgufVocabulary<'a> {
                 .unwrap_or_default()
                 .to_owned(),
             file,
-        })
+            ignored_ids: Vec::new(),
+        };
+        vocabulary.leave_out_unused_ids();
+        Ok(vocabulary)
+    }
+
+    /// Forgets ids that stand for no token and are not needed: llama.cpp warns about them and goes on.
+    fn leave_out_unused_ids(&mut self) {
+        let count = self.tokens.len();
+        let unused_bos = self.add_bos == Some(false);
+        for (name, id, is_unused) in [
+            ("bos", &mut self.bos, unused_bos),
+            ("eos", &mut self.eos, false),
+            ("unknown", &mut self.unk, true),
+            ("padding", &mut self.pad, true),
+            ("eot", &mut self.eot, false),
+        ] {
+            let Some(found) = *id else { continue };
+            if found == u32::MAX {
+                let said = format!("tokenizer.ggml.{name}_token_id is -1: there is no such token");
+                self.ignored_ids.push(said);
+            } else if is_unused && found as usize >= count {
+                let said = format!(
+                    "tokenizer.ggml.{name}_token_id {found} is ignored: there are only {count} tokens"
+                );
+                self.ignored_ids.push(said);
+            } else {
+                continue;
+            }
+            *id = None;
+        }
     }
 
     /// Sets the keys of a new file.
@@ -265,7 +298,7 @@ pub(crate) fn load(source: GgufVocabulary<'_>) -> Result<Loaded> {
             .unsupported(source.model.as_str(), supported));
     }
     let vocabulary = source.vocabulary()?;
-    let mut assumptions = Vec::new();
+    let mut assumptions = source.ignored_ids.clone();
     let missing = |field| source.at(field).invalid("the key is missing; convert the model again");
     let (model, begins, prefix) = if source.model == "gpt2" {
         let merges = source.merges.as_deref().ok_or_else(|| missing("tokenizer.ggml.merges"))?;

@@ -1,0 +1,76 @@
+//! Which earlier tokens each layer attends to, as far as `config.json` says: all of them, or those of a window.
+
+use super::class_defaults::Settings;
+use crate::Result;
+use crate::models::Architecture;
+
+/// The longest sequence in which every layer attends to all earlier tokens; `None` where that holds for any length.
+///
+/// # Errors
+/// [`crate::InferenceError::Config`] for a kind of attention that is not supported.
+pub(super) fn full_attention_up_to(
+    settings: &mut Settings<'_>,
+    layers: usize,
+) -> Result<Option<usize>> {
+    let o = settings.object;
+    let is_qwen3 = settings.class.architecture == Architecture::Qwen3;
+    let window = o.opt_usize("sliding_window")?;
+    let uses_window = o.opt_bool("use_sliding_window")?;
+    let types = o.opt_strings("layer_types")?;
+    let sliding = match &types {
+        None if is_qwen3 => o.opt_usize("max_window_layers")?.unwrap_or(28) < layers,
+        None => false,
+        Some(types) => {
+            if types.len() != layers {
+                let problem = format!("{} of them for {layers} layers", types.len());
+                return Err(o.bad("layer_types", problem));
+            }
+            let known = ["full_attention", "attention", "sliding_attention"];
+            if let Some(other) = types.iter().find(|kind| !known.contains(kind)) {
+                let problem =
+                    format!("{other:?} is not supported; full_attention and sliding_attention are");
+                return Err(o.bad("layer_types", problem));
+            }
+            types.contains(&"sliding_attention")
+        }
+    };
+    if !is_qwen3 {
+        if sliding {
+            let problem = format!("{} has no sliding_attention", settings.class.name);
+            return Err(o.bad("layer_types", problem));
+        }
+        if let Some(window) = window {
+            settings.assumptions.push(format!(
+                "{}: sliding_window {window} has no effect, as {} attends to all tokens",
+                o.file, settings.class.name
+            ));
+        }
+        return Ok(None);
+    }
+    match (sliding, uses_window == Some(true)) {
+        (false, _) => Ok(None),
+        (true, true) => {
+            // null switches the window off; absence stands for the default of the class.
+            let window = match window {
+                None if o.value.get("sliding_window").is_none() => {
+                    settings.assume("sliding_window", 4096);
+                    Some(4096)
+                }
+                other => other,
+            };
+            match window {
+                Some(0) => Err(o.bad("sliding_window", "0; a window has at least 1 token".into())),
+                None if types.is_some() => {
+                    let problem = "null, but layer_types names sliding_attention";
+                    Err(o.bad("sliding_window", problem.into()))
+                }
+                other => Ok(other),
+            }
+        }
+        (true, false) if types.is_some() => {
+            let problem = "sliding_attention, but use_sliding_window is not true";
+            Err(o.bad("layer_types", problem.into()))
+        }
+        (true, false) => Ok(None),
+    }
+}

@@ -1,0 +1,182 @@
+//! What a Hugging Face folder says beside its weights: tokenizer, template, end tokens, facts and assumptions.
+
+use bitnet_core::backend::ActivationPrecision;
+use serde_json::Value;
+
+use super::assemble::head_fact;
+use super::huggingface::HfCheckpoint;
+use super::json_object::{Object, read_json};
+use super::quantization::Quantization;
+use super::{Described, LoadOptions, ModelFacts, SuggestedSampling, tensor_use};
+use crate::chat::ChatTemplate;
+use crate::models::Architecture;
+use crate::tokenizer::Tokenizer;
+use crate::{InferenceError, Result};
+
+impl HfCheckpoint {
+    fn side_file(&self, name: &str) -> Result<Option<Value>> {
+        let path = self.folder.join(name);
+        if path.exists() { read_json(&path).map(Some) } else { Ok(None) }
+    }
+
+    pub(crate) fn describe(&self, options: &LoadOptions) -> Result<Described> {
+        let mut assumptions = self.config.assumptions.clone();
+        assumptions.extend(self.head_assumption.clone());
+        assumptions.extend(self.norms_assumption());
+        assumptions.extend(self.absent_assumption());
+        let path = self.folder.join("tokenizer.json");
+        let tokenizer = if path.exists() { Some(Tokenizer::from_json_file(&path)?) } else { None };
+        let tokenizer_config = self.side_file("tokenizer_config.json")?;
+        let generation = self.side_file("generation_config.json")?;
+        let (template, template_fact) = self.template(options, tokenizer_config.as_ref())?;
+        let mut end_tokens = self.config.eos.clone();
+        let mut defaults = SuggestedSampling::default();
+        if let Some(value) = &generation {
+            let o = Object { file: "generation_config.json", value };
+            end_tokens.extend(o.token_ids("eos_token_id")?);
+            if o.opt_bool("do_sample")? == Some(true) {
+                defaults = SuggestedSampling {
+                    temperature: o.opt_f32("temperature")?,
+                    top_k: o.opt_usize("top_k")?,
+                    top_p: o.opt_f32("top_p")?,
+                };
+            }
+        }
+        let in_range = |token: &u32| (*token as usize) < self.config.model.vocab_size;
+        if let (None, Some(token)) = (&generation, self.config.default_eos.filter(in_range)) {
+            assumptions.push(format!(
+                "config.json has no eos_token_id: {token}, the default of {}",
+                self.config.class
+            ));
+            end_tokens.push(token);
+        }
+        if let Some(tokenizer) = &tokenizer {
+            end_tokens.extend_from_slice(tokenizer.end_of_generation_ids());
+            assumptions.extend(tokenizer.assumptions().iter().cloned());
+        }
+        let facts = ModelFacts {
+            file: self.folder.display().to_string(),
+            container: "safetensors (Hugging Face folder)".into(),
+            name: self.folder.file_name().map(|n| n.to_string_lossy().into_owned()),
+            architecture: self.config.class.clone(),
+            activation: self.activation_fact(),
+            weights: self.weights_fact(),
+            inputs: self.inputs_fact(),
+            rope: "components j and j + d/2 (rows of Q and K are not permuted)".into(),
+            head: head_fact(self)?,
+            tokenizer: if tokenizer.is_some() { "tokenizer.json" } else { "none in the folder" }
+                .into(),
+            template: template_fact,
+            assumptions,
+            unused_tensors: tensor_use::unused(self),
+        };
+        Ok(Described { facts, tokenizer, template, end_tokens, defaults })
+    }
+
+    fn template(
+        &self,
+        options: &LoadOptions,
+        tokenizer_config: Option<&Value>,
+    ) -> Result<(Option<ChatTemplate>, String)> {
+        if let Some(source) = &options.chat_template {
+            return Ok((
+                Some(ChatTemplate::new(source, "--chat-template")?),
+                "given by the user".into(),
+            ));
+        }
+        let file = self.folder.join("chat_template.jinja");
+        if file.exists() {
+            let source = std::fs::read_to_string(&file)
+                .map_err(|source| InferenceError::Io { path: file, source })?;
+            return Ok((
+                Some(ChatTemplate::new(&source, "chat_template.jinja")?),
+                "chat_template.jinja".into(),
+            ));
+        }
+        match tokenizer_config.and_then(|c| c.get("chat_template")).and_then(default_template) {
+            Some(source) => Ok((
+                Some(ChatTemplate::new(source, "tokenizer_config.json")?),
+                "tokenizer_config.json".into(),
+            )),
+            None => Ok((None, "none in the folder".into())),
+        }
+    }
+
+    fn activation_fact(&self) -> String {
+        format!("{} (config.json)", self.config.model.activation)
+    }
+
+    /// That norms before projections are applied though the settings do not announce them.
+    fn norms_assumption(&self) -> Option<String> {
+        let Quantization::BitNet { input_norm_eps: None, .. } = self.config.quantization else {
+            return None;
+        };
+        let tensor = self.find("blk.0.attn_q_norm_in")?;
+        Some(format!(
+            "quantization_config does not say use_rms_norm, but {} is in the file: such norms are applied",
+            tensor.name
+        ))
+    }
+
+    /// Tensors that the index names and the files lack; those that the model needs are errors elsewhere.
+    fn absent_assumption(&self) -> Option<String> {
+        let mut names: Vec<&str> = self.tensors.absent().map(|(tensor, _)| tensor).collect();
+        names.sort_unstable();
+        let (first, count) = (names.first()?, names.len());
+        Some(format!(
+            "the index names {count} tensor(s) that no file holds and nothing reads, such as {first}"
+        ))
+    }
+
+    fn weights_fact(&self) -> String {
+        let fact = self.quantized_fact();
+        match self.config.skipped.len() {
+            0 => fact,
+            1 => format!("{fact}; 1 layer stays dense (modules_to_not_convert)"),
+            count => format!("{fact}; {count} layers stay dense (modules_to_not_convert)"),
+        }
+    }
+
+    fn quantized_fact(&self) -> String {
+        match self.config.quantization {
+            Quantization::None => "plain numbers (no quantization_config)".into(),
+            Quantization::Mlx { group } => {
+                format!("MLX, 2 bits, a scale for each {group} weights, which multiplies")
+            }
+            Quantization::BitNet { online: true, .. } => {
+                "full-precision masters, quantised at load (absmean)".into()
+            }
+            Quantization::BitNet { multiply: true, .. } => {
+                "packed U8, weight_scale multiplies (autobitlinear)".into()
+            }
+            Quantization::BitNet { multiply: false, .. } => {
+                "packed U8, weight_scale divides (bitlinear)".into()
+            }
+        }
+    }
+
+    fn inputs_fact(&self) -> String {
+        match (self.precision, self.config.model.architecture, self.config.quantization) {
+            (Some(ActivationPrecision::Int8), ..) => "int8 per token (asked for)".into(),
+            (Some(ActivationPrecision::Int8Within(largest)), ..) => {
+                format!("int8 within {largest} (asked for)")
+            }
+            (Some(ActivationPrecision::Float), ..) => "f32, weight-only (asked for)".into(),
+            (None, Architecture::BitNet, _) | (None, _, Quantization::BitNet { .. }) => {
+                "int8 per token".into()
+            }
+            (None, ..) => "f32 (weight-only quantisation)".into(),
+        }
+    }
+}
+
+/// The template of a `chat_template` value: a string, or the one named `default` in a list.
+fn default_template(value: &Value) -> Option<&str> {
+    value.as_str().or_else(|| {
+        let list = value.as_array()?;
+        list.iter()
+            .find(|t| t.get("name").is_some_and(|n| n == "default"))?
+            .get("template")?
+            .as_str()
+    })
+}

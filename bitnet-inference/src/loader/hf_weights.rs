@@ -1,0 +1,266 @@
+//! Linear layers of a Hugging Face folder: packed, with MLX's codes, or as ordinary numbers.
+
+use std::sync::Arc;
+
+use bitnet_core::backend::ActivationPrecision;
+use bitnet_core::dense::{DenseRows, PlainType};
+use bitnet_core::memory::HybridMemoryPool;
+use bitnet_core::ternary::TernaryMatrix;
+use bitnet_formats::safetensors::{Dtype, TensorView};
+use bitnet_quant::codec::dense::DenseType;
+use bitnet_quant::codec::hf_packed;
+use bitnet_quant::codec::mlx::{self, MlxTensors};
+use bitnet_quant::weights::{absmean_in, detect_ternary_in};
+
+use super::huggingface::HfCheckpoint;
+use super::mapped_rows::MappedRows;
+use super::quantization::Quantization;
+use super::{StoredLinear, StoredWeight};
+use crate::models::Architecture;
+use crate::{InferenceError, Result};
+
+impl HfCheckpoint {
+    /// A linear layer's weight as it is stored.
+    pub(super) fn stored_linear(
+        &self,
+        name: &str,
+        rows: usize,
+        cols: usize,
+        pool: &HybridMemoryPool,
+    ) -> Result<Option<StoredLinear>> {
+        let Some(tensor) = self.find(name) else { return Ok(None) };
+        if let Some(stem) = tensor.name.strip_suffix("weight")
+            && self.tensors.find(&format!("{stem}bias")).is_some()
+        {
+            return Err(InferenceError::UnsupportedOperation {
+                what: format!("the bias {stem}bias"),
+                instead: "no known ternary model has biases".into(),
+            });
+        }
+        let is_skipped = self.is_skipped(name);
+        let stored = |weight, default| StoredLinear {
+            tensor: tensor.name.clone(),
+            weight,
+            // What is not quantised takes its inputs as they are.
+            precision: if is_skipped { None } else { self.precision }.unwrap_or(default),
+        };
+        if is_skipped && matches!(tensor.dtype, Dtype::U8 | Dtype::U32) {
+            return Err(InferenceError::Config {
+                file: self.folder.join("config.json").display().to_string(),
+                field: "quantization_config.modules_to_not_convert".into(),
+                problem: format!("it names {}, which is packed in the file", tensor.name),
+            });
+        }
+        if tensor.dtype == Dtype::U8 {
+            let Quantization::BitNet { multiply, .. } = self.config.quantization else {
+                return Err(InferenceError::Config {
+                    file: self.folder.join("config.json").display().to_string(),
+                    field: "quantization_config".into(),
+                    problem: format!(
+                        "missing, but {} is packed: without it the scale's direction is unknown; \
+                         restore it from the original checkpoint",
+                        tensor.name
+                    ),
+                });
+            };
+            let matrix = self.packed(&tensor, rows, cols, multiply, pool)?;
+            return Ok(Some(stored(StoredWeight::Ternary(matrix), ActivationPrecision::Int8)));
+        }
+        if tensor.dtype == Dtype::U32 {
+            let matrix = self.affine(&tensor, rows, cols, pool)?;
+            return Ok(Some(stored(StoredWeight::Ternary(matrix), ActivationPrecision::Float)));
+        }
+        if tensor.shape != [rows, cols] {
+            return Err(self.shape_error(&tensor, &[rows, cols]));
+        }
+        let matrix = self.dense_matrix(&tensor, rows, cols)?;
+        if is_skipped {
+            let weight = StoredWeight::Dense { rows: matrix, latent: false, scale: None };
+            return Ok(Some(stored(weight, ActivationPrecision::Float)));
+        }
+        if let Quantization::BitNet { online: false, multiply, .. } = self.config.quantization {
+            let scale = self.scale_of_trits(name, &tensor, &*matrix, multiply, pool)?;
+            let weight = StoredWeight::Dense { rows: matrix, latent: false, scale };
+            return Ok(Some(stored(weight, ActivationPrecision::Int8)));
+        }
+        let is_online =
+            matches!(self.config.quantization, Quantization::BitNet { online: true, .. });
+        if is_online && self.holds_trits(&tensor, &*matrix, pool)? {
+            // Online layers are quantised whatever they hold: the scale is the mean magnitude, zeros included.
+            let trits = absmean_in(&*matrix, Some(pool));
+            let trits = trits.map_err(|e| self.weights_error(&tensor, e))?;
+            return Ok(Some(stored(StoredWeight::Ternary(trits), ActivationPrecision::Int8)));
+        }
+        let bitnet = self.config.model.architecture == Architecture::BitNet;
+        let latent = bitnet || matches!(self.config.quantization, Quantization::BitNet { .. });
+        let default = if latent { ActivationPrecision::Int8 } else { ActivationPrecision::Float };
+        Ok(Some(stored(StoredWeight::Dense { rows: matrix, latent, scale: None }, default)))
+    }
+
+    pub(super) fn dense_matrix(
+        &self,
+        tensor: &TensorView,
+        rows: usize,
+        cols: usize,
+    ) -> Result<Arc<dyn DenseRows>> {
+        let dense_type = match tensor.dtype {
+            Dtype::F32 => DenseType::F32,
+            Dtype::F16 => DenseType::F16,
+            Dtype::Bf16 => DenseType::BF16,
+            other => {
+                return Err(InferenceError::UnsupportedOperation {
+                    what: format!(
+                        "{}: tensor {} of type {}",
+                        self.tensors.name(),
+                        tensor.name,
+                        other.name()
+                    ),
+                    instead: "F32, F16 and BF16 are read here, and U8 for packed ternary layers"
+                        .into(),
+                });
+            }
+        };
+        let matrix = MappedRows::new(dense_type, rows, cols, tensor.data.clone())
+            .map_err(|e| self.weights_error(tensor, e))?;
+        Ok(Arc::new(matrix))
+    }
+
+    pub(super) fn numbers(&self, tensor: &TensorView, len: usize) -> Result<Vec<f32>> {
+        let elements: usize = tensor.shape.iter().product();
+        if elements != len {
+            return Err(self.shape_error(tensor, &[len]));
+        }
+        let rows = self.dense_matrix(tensor, 1, len)?;
+        let mut out = vec![0.0; len];
+        rows.decode_row(0, &mut out)?;
+        match out.iter().position(|v| !v.is_finite()) {
+            None => Ok(out),
+            Some(index) => Err(InferenceError::Config {
+                file: self.tensors.name().into(),
+                field: tensor.name.clone(),
+                problem: format!("element {index} is {}; the file is damaged", out[index]),
+            }),
+        }
+    }
+
+    /// A packed layer: U8 codes with a scale whose direction the linear class decides.
+    pub(super) fn packed(
+        &self,
+        tensor: &TensorView,
+        rows: usize,
+        cols: usize,
+        multiply: bool,
+        pool: &HybridMemoryPool,
+    ) -> Result<TernaryMatrix> {
+        if tensor.shape != [rows.div_ceil(4), cols] {
+            return Err(self.shape_error(tensor, &[rows.div_ceil(4), cols]));
+        }
+        let scale_name = format!("{}_scale", tensor.name);
+        let scale_tensor = self.tensors.tensor(&scale_name)?;
+        let stored = self.numbers(&scale_tensor, 1)?[0];
+        let scale = if multiply { stored } else { 1.0 / stored };
+        let matrix = hf_packed::decode_in(&tensor.data, rows, cols, scale, Some(pool))
+            .map_err(|e| self.weights_error(tensor, e))?;
+        tensor.data.release();
+        Ok(matrix)
+    }
+
+    pub(super) fn announces_input_norms(&self) -> bool {
+        matches!(self.config.quantization, Quantization::BitNet { input_norm_eps: Some(_), .. })
+    }
+
+    /// Whether a scale beside the weight is read: with packed codes, and with trits that are stored as ordinary numbers.
+    pub(super) fn has_scale_beside(&self, name: &str, dtype: Dtype) -> bool {
+        let offline =
+            matches!(self.config.quantization, Quantization::BitNet { online: false, .. });
+        dtype == Dtype::U8 || offline && name.starts_with("blk.") && !self.is_skipped(name)
+    }
+
+    fn holds_trits(
+        &self,
+        tensor: &TensorView,
+        rows: &dyn DenseRows,
+        pool: &HybridMemoryPool,
+    ) -> Result<bool> {
+        let found = detect_ternary_in(rows, Some(pool));
+        Ok(found.map_err(|e| self.weights_error(tensor, e))?.is_some())
+    }
+
+    /// The scale of a layer that was quantised before it was saved, but not packed.
+    ///
+    /// # Errors
+    /// [`InferenceError::Config`] if its numbers are not ternary.
+    pub(super) fn scale_of_trits(
+        &self,
+        name: &str,
+        tensor: &TensorView,
+        rows: &dyn DenseRows,
+        multiply: bool,
+        pool: &HybridMemoryPool,
+    ) -> Result<Option<f32>> {
+        if !self.holds_trits(tensor, rows, pool)? {
+            return Err(InferenceError::Config {
+                file: self.folder.join("config.json").display().to_string(),
+                field: "quantization_config.quantization_mode".into(),
+                problem: format!(
+                    "offline, but {} is neither packed nor ternary; say \"online\" if it holds full-precision \
+                     masters, or name the layer in modules_to_not_convert if it is to stay as it is",
+                    tensor.name
+                ),
+            });
+        }
+        let scale_name = format!("{}_scale", tensor.name);
+        let Some(scale) = self.tensors.find(&scale_name) else { return Ok(None) };
+        debug_assert!(self.has_scale_beside(name, tensor.dtype));
+        let stored = self.numbers(&scale, 1)?[0];
+        Ok(Some(if multiply { stored } else { 1.0 / stored }))
+    }
+
+    /// A layer of MLX: U32 codes, with scales and biases beside them.
+    pub(super) fn affine(
+        &self,
+        tensor: &TensorView,
+        rows: usize,
+        cols: usize,
+        pool: &HybridMemoryPool,
+    ) -> Result<TernaryMatrix> {
+        let Quantization::Mlx { group } = self.config.quantization else {
+            return Err(InferenceError::Config {
+                file: self.folder.join("config.json").display().to_string(),
+                field: "quantization".into(),
+                problem: format!("missing, but {} has codes of 2 bits", tensor.name),
+            });
+        };
+        let expected = [rows, cols.div_ceil(16)];
+        if tensor.shape != expected {
+            return Err(self.shape_error(tensor, &expected));
+        }
+        let stem = tensor.name.strip_suffix(".weight").unwrap_or(&tensor.name);
+        let beside = |name: &str| {
+            let found = self.tensors.tensor(&format!("{stem}.{name}"))?;
+            let expected = [rows, cols / group];
+            let plain = match found.dtype {
+                Dtype::F16 => PlainType::F16,
+                Dtype::Bf16 => PlainType::BF16,
+                Dtype::F32 => PlainType::F32,
+                _ => return Err(self.shape_error(&found, &expected)),
+            };
+            if found.shape != expected {
+                return Err(self.shape_error(&found, &expected));
+            }
+            Ok((plain, found.data))
+        };
+        let ((scale_type, scales), (bias_type, biases)) = (beside("scales")?, beside("biases")?);
+        if scale_type != bias_type {
+            return Err(InferenceError::UnsupportedOperation {
+                what: format!("{}: scales and biases of {stem} of two types", self.tensors.name()),
+                instead: "MLX writes both in one type; the file is damaged".into(),
+            });
+        }
+        let stored = MlxTensors { weight: tensor.data.clone(), scales, biases };
+        let matrix = mlx::decode_in(&stored, scale_type, rows, cols, group, Some(pool))
+            .map_err(|e| self.weights_error(tensor, e))?;
+        tensor.data.release();
+        Ok(matrix)
+    }
+}
