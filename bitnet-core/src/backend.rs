@@ -262,6 +262,8 @@ pub trait Backend: Debug + Send + Sync {
     /// `out[i] = x · weights[i]ᵀ` for ternary weights that share one input: `x` is `[tokens, cols]`, `out[i]` is
     /// `[tokens, rows_i]`. With [`ActivationPrecision::Int8`] and [`ActivationPrecision::Int8Within`] each token is
     /// quantised once for all weights, the dot product is exact in i32, and `out = dot / activation_scale * weight_scale`.
+    /// A token that holds NaN or infinity gives NaN in every output, or with [`ActivationPrecision::Float`] what the sum of
+    /// products gives.
     fn bit_linear(
         &self,
         x: &BitNetTensor,
@@ -352,7 +354,8 @@ pub trait Backend: Debug + Send + Sync {
         Err(crate::Error::ForeignWeight { op: "head_top", backend: self.name() })
     }
 
-    /// `out = weight * (x / sqrt(mean(x²) + eps))` over runs of `weight.len()` components (a row, or a head);
+    /// `out = weight * (x / sqrt(mean(x²) + eps))` over runs of `weight.len()` components (a row, or a head), NaN
+    /// throughout a run whose mean square is not finite in f32;
     /// `x` and `out` are `[tokens, n * weight.len()]`.
     fn rms_norm(
         &self,

@@ -288,11 +288,13 @@ pub enum Error {
     },
     /// A file was written to after it had been mapped.
     #[error(
-        "{file}: the file was changed while it was mapped; map it again, and replace files by renaming"
+        "{file}: the file was changed while it was mapped: {change}; map it again, and replace files by renaming"
     )]
     FileChanged {
         /// The file.
         file: String,
+        /// What is no longer as it was: its length, or the time at which it was last written to.
+        change: String,
     },
     /// A mapped file is shorter than what was mapped of it; what was read past its end was zeros.
     #[error(

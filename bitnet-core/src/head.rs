@@ -66,6 +66,8 @@ pub struct HeadTop {
     pub top: Vec<TokenLogit>,
     /// The tokens that were asked for beside them, in the order asked, finite or not.
     pub also: Vec<TokenLogit>,
+    /// The lowest token whose logit is NaN or infinite, if any logit is; such logits are never among the largest.
+    pub non_finite: Option<TokenLogit>,
     /// What was read for it.
     pub read: HeadStats,
 }
@@ -77,11 +79,18 @@ impl HeadTop {
     /// If a token of `also` is no row.
     pub fn of_all(logits: &[f32], count: usize, also: &[u32]) -> Self {
         let all = logits.iter().enumerate();
-        let top = all.map(|(row, &logit)| TokenLogit { token: row as u32, logit }).collect();
+        let top: Vec<_> =
+            all.map(|(row, &logit)| TokenLogit { token: row as u32, logit }).collect();
         let also =
             also.iter().map(|&t| TokenLogit { token: t, logit: logits[t as usize] }).collect();
-        Self { top: largest(top, count), also, read: HeadStats::default() }
+        let non_finite = lowest_non_finite(&top);
+        Self { top: largest(top, count), also, non_finite, read: HeadStats::default() }
     }
+}
+
+/// The lowest token of `found` whose logit is NaN or infinite.
+pub fn lowest_non_finite(found: &[TokenLogit]) -> Option<TokenLogit> {
+    found.iter().filter(|t| !t.logit.is_finite()).min_by_key(|t| t.token).copied()
 }
 
 /// Those of `found` that are finite and among the `count` first in the order of [`TokenLogit::order`] or equal to the
@@ -166,6 +175,9 @@ mod tests {
         assert_eq!(of(&[nan], 3), []);
         assert_eq!(of(&[1.0], 0), []);
         assert_eq!(HeadTop::of_all(&[1.0, nan], 1, &[0]).also[0].logit, 1.0);
+        let found = HeadTop::of_all(&[1.0, -f32::INFINITY, nan], 1, &[]).non_finite;
+        assert_eq!(found.map(|t| t.token), Some(1));
+        assert_eq!(HeadTop::of_all(&[1.0, 2.0], 1, &[]).non_finite, None);
     }
 
     #[test]

@@ -20,11 +20,11 @@ use crate::{Error, Result};
 pub enum KvType {
     /// As they are.
     F32,
-    /// Rounded to half precision, ties to even; beyond ±65504 the nearest half.
+    /// Rounded to half precision, ties to even; finite numbers beyond ±65504 to ±65504.
     #[default]
     F16,
     /// 8-bit integers with one f32 scale for each position and head, of keys and of values:
-    /// `scale = max|x| / 127`, `q = round_half_even(x * (127 / max|x|))`.
+    /// `scale = max|x| / 127`, `q = round_half_even(x * (127 / max|x|))`. The scale is NaN where a component is not finite.
     Int8,
 }
 

@@ -14,6 +14,7 @@ use crate::ops::Machine;
 use crate::threads::Pieces;
 use bitnet_core::Result;
 use bitnet_core::memory::{HybridMemoryPool, PoolBuffer};
+use bitnet_core::reference::activation_scale_within;
 use bitnet_core::simd::largest_magnitude;
 use bitnet_core::ternary::ROW_BLOCK;
 use smallvec::SmallVec;
@@ -40,7 +41,7 @@ pub(crate) type Scales = SmallVec<[f32; 16]>;
 pub(crate) struct Quantized {
     /// The blocks, tile after tile.
     pub(crate) blocks: PoolBuffer<ActivationBlock>,
-    /// `127 / max(1e-5, max|x|)` of each token.
+    /// `127 / max(1e-5, max|x|)` of each token; NaN for one that holds NaN or infinity.
     pub(crate) scales: Scales,
     /// `Σ q` over each 64 elements: `[tokens, 2 * blocks]`.
     pub(crate) sums: PoolBuffer<i32>,
@@ -185,9 +186,8 @@ impl Op for Quantize<'_> {
         let tokens = scales.len();
         let ones = isa.unpack(&ONES);
         for (token, x) in x.chunks_exact(cols).enumerate() {
-            let scale = bitnet_core::reference::activation_scale(
-                within.unwrap_or_else(|| largest_magnitude(x)),
-            );
+            let largest = largest_magnitude(x);
+            let scale = activation_scale_within(largest, within.unwrap_or(largest));
             scales[token] = scale;
             let (first, stride) = int8_place(token, tokens, width);
             for (k, x) in x.chunks(ROW_BLOCK).enumerate() {

@@ -46,11 +46,13 @@ pub enum Error {
     },
     /// The file was written to after it had been mapped.
     #[error(
-        "{file}: the file was changed while it was being read; load it again, and replace model files by renaming"
+        "{file}: the file was changed while it was in use: {change}; load it again, and replace model files by renaming"
     )]
     Changed {
         /// The file.
         file: String,
+        /// What is no longer as it was: its length, or the time at which it was last written to.
+        change: String,
     },
     /// Something begins inside the file and would end outside it.
     #[error(
@@ -279,7 +281,7 @@ impl From<bitnet_core::Error> for Error {
             }
             Core::NotRegularFile { file, kind } => Self::NotRegularFile { file, kind },
             Core::FileTruncated { file, mapped, now } => Self::Truncated { file, mapped, now },
-            Core::FileChanged { file } => Self::Changed { file },
+            Core::FileChanged { file, change } => Self::Changed { file, change },
             other => Self::Memory(other),
         }
     }

@@ -5,7 +5,7 @@ use bitnet_core::simd::{self, Kernel, largest_magnitude};
 
 /// `s = 127 / max(1e-5, max|x|)`, `q = clamp(round_half_even(x * s), -128, 127)`; returns `s` (BitNet b1.58).
 ///
-/// The same function as the oracle's, so that a quantiser and a back end can't disagree. A NaN becomes 0.
+/// The same function as the oracle's, so that a quantiser and a back end can't disagree.
 ///
 /// # Panics
 /// If `x` and `q` differ in length.
@@ -91,7 +91,8 @@ impl ActivationQuantizer {
     /// Quantises `x` (`[tokens, width]`) to `q` of the same shape; returns the scale `s` of each token: a quantised value
     /// stands for `q / s`.
     ///
-    /// `s = largest / max(1e-5, magnitude)`, `q = clamp(round_half_even(x * s))`. A NaN becomes 0.
+    /// `s = largest / max(1e-5, magnitude)`, `q = clamp(round_half_even(x * s))`. A token that holds NaN or infinity has the scale
+    /// NaN and quantises to zeros, so that dequantising it gives NaN.
     ///
     /// # Errors
     /// [`Error::Core`] if `x` is not whole tokens or `q` is not as long as `x`.
@@ -105,13 +106,19 @@ impl ActivationQuantizer {
         let level = simd::active()?;
         let mut room = Vec::new();
         let token = |(x, q): (&[f32], &mut [i8])| {
+            let own = simd::run(level, Largest(x));
             let largest = match self.range {
-                ActivationRange::Absmax => simd::run(level, Largest(x)),
+                _ if !own.is_finite() => f32::NAN,
+                ActivationRange::Absmax => own,
                 ActivationRange::Percentile(share) => percentile(x, share, &mut room),
                 ActivationRange::Static(largest) => largest,
             };
             // By the reciprocal, as PyTorch divides a number by a tensor.
-            let s = (1.0 / largest.max(MIN_LARGEST)) * self.bits.largest();
+            let s = if largest.is_nan() {
+                f32::NAN
+            } else {
+                (1.0 / largest.max(MIN_LARGEST)) * self.bits.largest()
+            };
             simd::run(level, Rounding { x, q, s, largest: self.bits.largest() });
             s
         };
@@ -148,10 +155,10 @@ fn shape(operand: &'static str, got: usize, expected: String) -> Error {
     })
 }
 
-/// The magnitude with `share` of the magnitudes at or below it; NaN has none.
+/// The magnitude with `share` of the magnitudes at or below it, of numbers that are finite.
 fn percentile(x: &[f32], share: f64, room: &mut Vec<u32>) -> f32 {
     room.clear();
-    room.extend(x.iter().filter(|x| !x.is_nan()).map(|x| x.abs().to_bits()));
+    room.extend(x.iter().map(|x| x.abs().to_bits()));
     if room.is_empty() {
         return 0.0;
     }
@@ -159,7 +166,7 @@ fn percentile(x: &[f32], share: f64, room: &mut Vec<u32>) -> f32 {
     f32::from_bits(*room.select_nth_unstable(rank).1)
 }
 
-/// The largest magnitude of a token; NaN has none.
+/// The largest magnitude of a token; NaN if it holds one.
 struct Largest<'a>(&'a [f32]);
 
 impl Kernel for Largest<'_> {
@@ -198,6 +205,7 @@ impl Kernel for Rounding<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bitnet_core::reference::activation_scale;
     use bitnet_core::rng::SplitMix64;
     use bitnet_core::simd::IsaLevel;
 
@@ -215,15 +223,38 @@ mod tests {
     #[test]
     fn every_level_quantises_as_the_reference_does() {
         let ties: Vec<f32> = (-300..300i16).map(|i| f32::from(i) * 0.25).collect();
-        for x in [numbers(1000), numbers(95), ties, vec![f32::NAN; 9], vec![0.0; 3]] {
+        let finite = numbers(1000).into_iter().filter(|x| x.is_finite()).collect();
+        for x in [numbers(1000), finite, numbers(95), ties, vec![f32::NAN; 9], vec![0.0; 3]] {
             let mut expected = vec![0i8; x.len()];
             let s = absmax_int8(&x, &mut expected);
             for level in IsaLevel::available() {
                 let mut q = vec![1i8; x.len()];
                 let largest = simd::run(level, Largest(&x));
-                assert_eq!((1.0 / largest.max(MIN_LARGEST)) * 127.0, s, "{level}");
+                assert_eq!(activation_scale(largest).to_bits(), s.to_bits(), "{level}");
                 simd::run(level, Rounding { x: &x, q: &mut q, s, largest: 127.0 });
                 assert_eq!(q, expected, "{level}");
+            }
+        }
+    }
+
+    #[test]
+    fn token_with_nan_or_infinity_dequantises_to_nan() {
+        let ranges = [
+            ActivationRange::Absmax,
+            ActivationRange::Percentile(0.5),
+            ActivationRange::Static(2.0),
+        ];
+        for range in ranges {
+            for bits in [ActivationBits::Int8, ActivationBits::Int4] {
+                for wrong in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                    let quantizer = ActivationQuantizer::new(bits, range).unwrap();
+                    let x = [1.0, wrong, 0.5, 1.0, 1.0, 0.5];
+                    let (mut q, mut back) = ([9i8; 6], [0f32; 6]);
+                    let scales = quantizer.quantize(&x, 3, &mut q).unwrap();
+                    quantizer.dequantize(&q, &scales, &mut back).unwrap();
+                    assert!(back[..3].iter().all(|x| x.is_nan()), "{range:?} {wrong}: {back:?}");
+                    assert!(back[3..].iter().all(|x| x.is_finite()), "{range:?} {wrong}: {back:?}");
+                }
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Keys and values of a cache, scalar: rounding to what is stored, and back.
 
 use crate::kv::{KvLayer, KvType};
+use crate::simd::largest_magnitude;
 use crate::{Error, Result};
 
 /// Writes `k` and `v` (`[tokens, kv_heads * head_dim]`) to positions `first..`, as [`KvType`] says.
@@ -30,16 +31,17 @@ fn write(
     places: &[usize],
     scale: Option<&mut f32>,
 ) -> Result<()> {
-    let largest = x.iter().fold(0f32, |m, v| m.max(v.abs()));
+    let largest = largest_magnitude(x);
     let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
     if let Some(scale) = scale {
-        *scale = largest / 127.0;
+        *scale = if largest.is_finite() { largest / 127.0 } else { f32::NAN };
     }
     for (x, &place) in x.iter().zip(places) {
         match kind {
             KvType::F32 => put(bytes, place, x.to_le_bytes())?,
             KvType::F16 => {
-                put(bytes, place, half::f16::from_f32(x.clamp(-65504.0, 65504.0)).to_le_bytes())?;
+                let bounded = if x.is_finite() { x.clamp(-65504.0, 65504.0) } else { *x };
+                put(bytes, place, half::f16::from_f32(bounded).to_le_bytes())?;
             }
             KvType::Int8 => {
                 put(bytes, place, ((x * inverse).round_ties_even() as i8).to_le_bytes())?
@@ -124,6 +126,14 @@ mod tests {
             }
             store(&y, &y, &mut cache, 0).unwrap();
             assert!(keys(&cache, 3).unwrap().iter().all(|x| x.is_finite()), "{kind}");
+            for wrong in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                let mut z = x.clone();
+                z[7] = wrong;
+                store(&z, &z, &mut cache, 0).unwrap();
+                let back = [keys(&cache, 3).unwrap(), values(&cache, 3).unwrap()];
+                assert!(back.iter().all(|back| !back[7].is_finite()), "{kind}: {wrong}");
+                assert!(back.iter().all(|back| back[20..].iter().all(|x| x.is_finite())), "{kind}");
+            }
         }
     }
 }

@@ -37,7 +37,8 @@ pub fn linear(
     Ok(())
 }
 
-/// `out = weight * (x / sqrt(mean(x²) + eps))` over each run of `weight.len()` components.
+/// `out = weight * (x / sqrt(mean(x²) + eps))` over each run of `weight.len()` components. NaN throughout where the mean
+/// is not finite in f32: dividing by infinity would give zeros.
 ///
 /// # Panics
 /// If the lengths do not fit.
@@ -46,11 +47,17 @@ pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     assert!(n > 0 && x.len() == out.len() && x.len().is_multiple_of(n));
     for (x, out) in x.chunks_exact(n).zip(out.chunks_exact_mut(n)) {
         let mean = x.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>() / n as f64;
-        let factor = 1.0 / (mean as f32 + eps).sqrt();
+        let factor = rms_factor(mean as f32, eps);
         for ((out, &x), &w) in out.iter_mut().zip(x).zip(weight) {
             *out = w * (x * factor);
         }
     }
+}
+
+/// `1 / sqrt(mean + eps)`; NaN if the mean is not finite.
+#[inline(always)]
+pub fn rms_factor(mean: f32, eps: f32) -> f32 {
+    if mean.is_finite() { 1.0 / (mean + eps).sqrt() } else { f32::NAN }
 }
 
 /// Rotates one head (`[head_dim]`) that stands at `position`, in place.
@@ -148,7 +155,8 @@ pub fn activate(activation: Activation, x: f32) -> f32 {
     match activation {
         Activation::Silu => x / (1.0 + (-x).exp()),
         Activation::Relu2 => {
-            let positive = x.max(0.0);
+            // Not `max`, which would make 0 of NaN.
+            let positive = if x < 0.0 { 0.0 } else { x };
             positive * positive
         }
         Activation::GeluTanh => {
@@ -241,6 +249,13 @@ mod tests {
         assert!(out[2].is_nan(), "0 / 0 without eps");
         assert_eq!(activate(Activation::Relu2, -3.0), 0.0);
         assert_eq!(activate(Activation::Relu2, 3.0), 9.0);
+        for activation in [Activation::Relu2, Activation::Silu, Activation::GeluTanh] {
+            assert!(activate(activation, f32::NAN).is_nan(), "{activation}");
+        }
+        for wrong in [f32::NAN, f32::INFINITY, 1e20] {
+            rms_norm(&[3.0, wrong], &[1.0, 1.0], 1e-5, &mut out[..2]);
+            assert!(out[0].is_nan() && out[1].is_nan(), "{wrong}: {out:?}");
+        }
         assert!((activate(Activation::Silu, 1.0) - 0.731_058_6).abs() < 1e-6);
         assert!((activate(Activation::GeluTanh, 1.0) - 0.841_192).abs() < 1e-5);
         let mut row = [1000.0, 1000.0];

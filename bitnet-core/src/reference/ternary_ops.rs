@@ -1,31 +1,43 @@
 //! Ternary layers, scalar: activation quantisation, exact integer dot products, rescaling.
 
+use crate::simd::largest_magnitude;
 use crate::ternary::{ScaleGranularity, TernaryMatrix};
 
 /// The scale of a token whose largest magnitude is `largest`: 127 / max(1e-5, largest), computed as PyTorch divides
 /// a number by a tensor, by the reciprocal, so that trained models see the very scale they were trained with.
+///
+/// NaN if `largest` is not finite: every result of a layer is divided by the scale, so a token that holds NaN or infinity
+/// gives NaN everywhere instead of the zeros that its integers would give.
 pub fn activation_scale(largest: f32) -> f32 {
-    (1.0 / largest.max(1e-5)) * 127.0
+    if largest.is_finite() { (1.0 / largest.max(1e-5)) * 127.0 } else { f32::NAN }
+}
+
+/// [`activation_scale`] of `within`, for a token whose own largest magnitude is `largest`: NaN if either is not finite.
+pub fn activation_scale_within(largest: f32, within: f32) -> f32 {
+    if largest.is_finite() { activation_scale(within) } else { f32::NAN }
 }
 
 /// Quantises one token: `scale =` [`activation_scale`]`(max|x|)`, `q = clamp(round_half_even(x * scale), -128, 127)`.
 /// Returns the scale (BitNet b1.58, absmax per token).
 ///
-/// A NaN quantises to 0, as a saturating conversion does.
+/// A token that holds NaN or infinity has the scale NaN and quantises to zeros.
 ///
 /// # Panics
 /// If the lengths differ.
 pub fn quantize_activations(x: &[f32], q: &mut [i8]) -> f32 {
-    quantize_activations_within(x, x.iter().fold(0f32, |m, v| m.max(v.abs())), q)
+    quantize_with(x, activation_scale(largest_magnitude(x)), q)
 }
 
-/// As [`quantize_activations`], with `largest` in place of the token's largest magnitude.
+/// As [`quantize_activations`], with `within` in place of the token's largest magnitude; larger magnitudes are clamped.
 ///
 /// # Panics
 /// If the lengths differ.
-pub fn quantize_activations_within(x: &[f32], largest: f32, q: &mut [i8]) -> f32 {
+pub fn quantize_activations_within(x: &[f32], within: f32, q: &mut [i8]) -> f32 {
+    quantize_with(x, activation_scale_within(largest_magnitude(x), within), q)
+}
+
+fn quantize_with(x: &[f32], scale: f32, q: &mut [i8]) -> f32 {
     assert_eq!(x.len(), q.len());
-    let scale = activation_scale(largest);
     for (q, &x) in q.iter_mut().zip(x) {
         *q = (x * scale).round_ties_even().clamp(-128.0, 127.0) as i8;
     }
@@ -135,9 +147,34 @@ mod tests {
             "not the quotient"
         );
         assert_eq!(q, [0; 3]);
-        let mut q = [1i8; 2];
-        quantize_activations(&[f32::NAN, 1.0], &mut q);
-        assert_eq!(q, [0, 127]);
+    }
+
+    #[test]
+    fn non_finite_activation_gives_nan_in_every_output() {
+        let trits = TernaryMatrix::from_trits(
+            2,
+            3,
+            &[1, 0, -1, 0, 0, 0],
+            ScaleGranularity::Tensor,
+            vec![0.5],
+        )
+        .unwrap();
+        for wrong in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for at in 0..3 {
+                let mut x = [1.0f32, -2.0, 3.0];
+                x[at] = wrong;
+                let mut q = [1i8; 3];
+                assert!(quantize_activations(&x, &mut q).is_nan());
+                assert_eq!(q, [0; 3]);
+                assert!(quantize_activations_within(&x, 2.0, &mut q).is_nan());
+                let mut out = [0.0; 2];
+                bit_linear_int8(&trits, &x, &mut out);
+                assert!(out.iter().all(|out| out.is_nan()), "{x:?}: {out:?}");
+                out = [0.0; 2];
+                bit_linear_int8_within(&trits, &x, 2.0, &mut out);
+                assert!(out.iter().all(|out| out.is_nan()), "{x:?}: {out:?}");
+            }
+        }
     }
 
     #[test]

@@ -49,7 +49,8 @@ impl Op for Gate<'_> {
         match self.activation {
             Activation::Relu2 => {
                 for (gate, up) in pairs {
-                    let positive = gate.max(0.0);
+                    // Not `max`, which would make 0 of NaN.
+                    let positive = if *gate < 0.0 { 0.0 } else { *gate };
                     *gate = positive * positive * up;
                 }
             }

@@ -84,7 +84,8 @@ impl Op for Relu2<'_> {
         let places = &mut *active;
         let mut len = 0;
         for (index, gate) in out.iter_mut().enumerate() {
-            let positive = gate.max(0.0);
+            // Not `max`, which would make 0 of NaN.
+            let positive = if *gate < 0.0 { 0.0 } else { *gate };
             *gate = positive * positive;
             // Written always and kept if it is not zero: without a branch, which no one could foresee.
             places[len] = index as u32;

@@ -5,6 +5,7 @@ use super::Machine;
 use crate::isa::{Isa, LANES, Op};
 use crate::threads::Pieces;
 use bitnet_core::memory::tensor::BitNetTensor;
+use bitnet_core::reference::rms_factor;
 use bitnet_core::{Result, operands};
 
 /// `out = weight * (x / sqrt(mean(x²) + eps))`. See [`bitnet_core::backend::Backend::rms_norm`].
@@ -47,7 +48,7 @@ impl Op for RmsNorm<'_> {
         let n = self.weight.len();
         for (x, out) in self.x.chunks_exact(n).zip(self.out.chunks_exact_mut(n)) {
             let mean = sum_of_squares(x) / n as f64;
-            let factor = 1.0 / (mean as f32 + self.eps).sqrt();
+            let factor = rms_factor(mean as f32, self.eps);
             for ((out, &x), &w) in out.iter_mut().zip(x).zip(self.weight) {
                 *out = w * (x * factor);
             }

@@ -4,6 +4,7 @@ use super::Machine;
 use crate::isa::{Isa, LANES, Op};
 use bitnet_core::kv::{KvLayer, KvType};
 use bitnet_core::memory::tensor::BitNetTensor;
+use bitnet_core::simd::largest_magnitude;
 use bitnet_core::{Result, operands};
 use smallvec::SmallVec;
 
@@ -133,16 +134,16 @@ impl Element for i8 {
 
     #[inline(always)]
     fn round(x: &[f32], out: &mut [u8]) -> f32 {
-        let largest = x.iter().fold(0f32, |m, v| m.max(v.abs()));
+        let largest = largest_magnitude(x);
         let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
         for (out, x) in out.iter_mut().zip(x) {
             *out = ((x * inverse).round_ties_even() as i8).cast_unsigned();
         }
-        largest / 127.0
+        if largest.is_finite() { largest / 127.0 } else { f32::NAN }
     }
 }
 
-/// The nearest half, ties to even; beyond the largest the largest; NaN of NaN. Without branches, so that it
+/// The nearest half, ties to even; of finite numbers beyond the largest the largest; infinity of infinity, NaN of NaN. Without branches, so that it
 /// vectorises.
 #[inline(always)]
 fn to_half(x: f32) -> u16 {
@@ -150,6 +151,7 @@ fn to_half(x: f32) -> u16 {
     const LARGEST: u32 = 0x477f_e000;
     /// 2⁻¹⁴, the smallest normal half, as f32.
     const NORMAL: u32 = 0x3880_0000;
+    const INFINITE: u32 = 0x7f80_0000;
     let bits = x.to_bits();
     let sign = (bits >> 16) & 0x8000;
     let size = bits & 0x7fff_ffff;
@@ -159,7 +161,8 @@ fn to_half(x: f32) -> u16 {
     let even = (bounded >> 13) & 1;
     let normal = bounded.wrapping_sub(NORMAL - (1 << 23)).wrapping_add(0xfff + even) >> 13;
     let magnitude = if bounded < NORMAL { subnormal } else { normal };
-    let magnitude = if size > 0x7f80_0000 { 0x7e00 } else { magnitude };
+    let magnitude = if size == INFINITE { 0x7c00 } else { magnitude };
+    let magnitude = if size > INFINITE { 0x7e00 } else { magnitude };
     (sign | magnitude) as u16
 }
 
@@ -168,7 +171,8 @@ mod tests {
     use super::*;
 
     fn expected(x: f32) -> u16 {
-        half::f16::from_f32(x.clamp(-65504.0, 65504.0)).to_bits()
+        let bounded = if x.is_finite() { x.clamp(-65504.0, 65504.0) } else { x };
+        half::f16::from_f32(bounded).to_bits()
     }
 
     #[test]

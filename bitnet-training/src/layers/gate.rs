@@ -5,10 +5,15 @@ pub fn gate_forward(u: &mut [f32], gate_up: &[f32], width: usize) {
     for (u, gu) in u.chunks_exact_mut(width).zip(gate_up.chunks_exact(2 * width)) {
         let (gate, up) = gu.split_at(width);
         for ((u, g), up) in u.iter_mut().zip(gate).zip(up) {
-            let g = g.max(0.0);
+            let g = relu(*g);
             *u = g * g * up;
         }
     }
+}
+
+/// Not `max`, which would make 0 of NaN: a run that diverges must show it in its loss.
+fn relu(x: f32) -> f32 {
+    if x < 0.0 { 0.0 } else { x }
 }
 
 /// Overwrites `d_gate_up[tokens, 2·width]` with `2·relu(gate)·up·du` and `relu(gate)²·du`.
@@ -21,7 +26,7 @@ pub fn gate_backward(d_gate_up: &mut [f32], du: &[f32], gate_up: &[f32], width: 
         let (gate, up) = gu.split_at(width);
         let (d_gate, d_up) = d.split_at_mut(width);
         for i in 0..width {
-            let g = gate[i].max(0.0);
+            let g = relu(gate[i]);
             d_gate[i] = 2.0 * g * up[i] * du[i];
             d_up[i] = g * g * du[i];
         }
@@ -32,6 +37,13 @@ pub fn gate_backward(d_gate_up: &mut [f32], du: &[f32], gate_up: &[f32], width: 
 mod tests {
     use super::*;
     use crate::layers::finite_difference::{assert_gradient, random};
+
+    #[test]
+    fn nan_in_the_gate_stays_nan() {
+        let mut u = [0.0; 2];
+        gate_forward(&mut u, &[f32::NAN, -1.0, 2.0, 2.0], 2);
+        assert!(u[0].is_nan() && u[1] == 0.0, "{u:?}");
+    }
 
     #[test]
     fn backward_agrees_with_finite_differences() {

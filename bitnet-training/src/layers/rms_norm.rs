@@ -1,11 +1,14 @@
 //! Root-mean-square normalisation with a learned gain: `y = g * x / sqrt(mean(x²) + eps)`.
+
+use bitnet_core::reference::rms_factor;
+
 use super::dot;
 
 /// Normalises each row of `x[tokens, width]` into `y`; `reciprocal[tokens]` keeps `1 / rms` for the backward pass.
 pub fn rms_norm_forward(y: &mut [f32], reciprocal: &mut [f32], x: &[f32], gain: &[f32], eps: f32) {
     let width = gain.len();
     for ((y, x), r) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)).zip(reciprocal) {
-        *r = 1.0 / (dot(x, x) / width as f32 + eps).sqrt();
+        *r = rms_factor(dot(x, x) / width as f32, eps);
         for ((y, x), g) in y.iter_mut().zip(x).zip(gain) {
             *y = x * *r * g;
         }

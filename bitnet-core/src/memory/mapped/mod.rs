@@ -151,10 +151,14 @@ impl FileMap {
     /// [`Error::FileChanged`] where it was written to; [`Error::File`] where it cannot be asked.
     pub fn check(&self) -> Result<()> {
         let found = self.found_whole()?;
-        if found.len() != self.len || found.modified().ok() != self.modified {
-            return Err(Error::FileChanged { file: self.name.clone() });
-        }
-        Ok(())
+        let change = if found.len() != self.len {
+            format!("it had {} bytes and has {} now", self.len, found.len())
+        } else if found.modified().ok() != self.modified {
+            "it was written to".to_owned()
+        } else {
+            return Ok(());
+        };
+        Err(Error::FileChanged { file: self.name.clone(), change })
     }
 
     /// Tells the system that the pages wholly inside `range` of the bytes are not needed for now, so that they leave the

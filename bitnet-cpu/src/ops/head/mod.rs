@@ -26,7 +26,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::Machine;
 use crate::isa::MOST_ELEMENTS;
 use bitnet_core::dense::DenseRows;
-use bitnet_core::head::{Certainty, HeadStats, HeadTop, HeadWeight, TokenLogit, largest};
+use bitnet_core::head::{
+    Certainty, HeadStats, HeadTop, HeadWeight, TokenLogit, largest, lowest_non_finite,
+};
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::memory::{HybridMemoryPool, PoolBuffer};
 use bitnet_core::parts::Parts;
@@ -153,10 +155,12 @@ pub(crate) fn head_top(
     search.read.questions = 1;
     let also = search.exact(also)?;
     let found = if count == 0 { Vec::new() } else { search.find(count)? };
+    // Rows that a search leaves unread have finite logits: otherwise there are no planes, or every row is read.
+    let non_finite = lowest_non_finite(&found).or_else(|| lowest_non_finite(&also));
     let read = search.read;
     let mut counted = lock(&machine.traffic.head);
     *counted = counted.plus(read);
-    Ok(HeadTop { top: largest(found, count), also, read })
+    Ok(HeadTop { top: largest(found, count), also, non_finite, read })
 }
 
 /// One question being answered.

@@ -152,6 +152,40 @@ fn store(backend: &dyn Backend) {
     }
 }
 
+/// A key or a value that is not finite makes every answer that sees it NaN or infinite, with every type of cache.
+fn non_finite_keys_and_values(backend: &dyn Backend) {
+    let pool = pool();
+    let (head_dim, seen) = (16, 20);
+    let shape = AttentionShape { heads: 1, kv_heads: 1, head_dim, scale: 0.25 };
+    for kind in KINDS {
+        for wrong in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for spoil_keys in [true, false] {
+                let mut numbers = Numbers::new(22);
+                let (mut k, mut v) =
+                    (numbers.floats(seen * head_dim), numbers.floats(seen * head_dim));
+                let q = vec![1.0; head_dim];
+                let spoiled = if spoil_keys { &mut k } else { &mut v };
+                spoiled[10 * head_dim..11 * head_dim].fill(wrong);
+                let cache = cache(backend, kind, (1, head_dim), 32, [&k, &v]);
+                let run = |first| {
+                    let mut out = dirty(1, head_dim, &pool);
+                    let span = KvSpan { cache: &cache, first, tokens: 1 };
+                    let q = tensor(1, head_dim, &q, &pool);
+                    backend.attention(&q, &[span], shape, &mut out).unwrap();
+                    out.f32().unwrap().to_vec()
+                };
+                let case = format!("{kind}, {wrong}, keys {spoil_keys}");
+                assert!(run(9).iter().all(|x| x.is_finite()), "{case}: before it");
+                // A key of minus infinity has no weight, which is what masks are made of.
+                if !(spoil_keys && wrong == f32::NEG_INFINITY && kind != KvType::Int8) {
+                    let out = run(seen - 1);
+                    assert!(out.iter().all(|x| !x.is_finite()), "{case}: {out:?}");
+                }
+            }
+        }
+    }
+}
+
 /// Sequences of different lengths, some reading one token and some several, are each answered as if alone, and a
 /// token as if it had been read alone.
 fn sequences(backend: &dyn Backend) {
@@ -197,4 +231,5 @@ pub(crate) fn cases(backend: &dyn Backend) {
     store(backend);
     attention(backend);
     sequences(backend);
+    non_finite_keys_and_values(backend);
 }

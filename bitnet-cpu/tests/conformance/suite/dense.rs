@@ -85,6 +85,21 @@ fn rms_norm(backend: &dyn Backend, pool: &HybridMemoryPool) {
     }
 }
 
+/// A row whose mean square is no finite f32 gives NaN throughout, never zeros.
+fn rms_norm_beyond_f32(backend: &dyn Backend, pool: &HybridMemoryPool) {
+    for n in [1, 17, 100] {
+        for wrong in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e21, f32::MAX] {
+            let mut x = Numbers::new(16).floats(2 * n);
+            x[n / 2] = wrong;
+            let mut out = tensor(2, n, &vec![0.0; 2 * n], pool);
+            backend.rms_norm(&tensor(2, n, &x, pool), &vec![1.0; n], 1e-5, &mut out).unwrap();
+            let out = out.f32().unwrap();
+            assert!(out[..n].iter().all(|x| x.is_nan()), "{wrong} of {n}: {out:?}");
+            assert!(out[n..].iter().all(|x| x.is_finite()), "{wrong} of {n}: {out:?}");
+        }
+    }
+}
+
 /// Within two roundings of each product.
 fn rope(backend: &dyn Backend, pool: &HybridMemoryPool) {
     for (tokens, heads, head_dim, rotated) in
@@ -120,5 +135,6 @@ pub(crate) fn cases(backend: &dyn Backend) {
     embed(backend, &pool);
     linear(backend);
     rms_norm(backend, &pool);
+    rms_norm_beyond_f32(backend, &pool);
     rope(backend, &pool);
 }

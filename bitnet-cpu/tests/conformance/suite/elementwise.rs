@@ -47,6 +47,18 @@ fn gate(backend: &dyn Backend, pool: &HybridMemoryPool) {
     }
 }
 
+/// No activation makes a number of NaN.
+fn gate_of_nan(backend: &dyn Backend, pool: &HybridMemoryPool) {
+    for activation in [Activation::Silu, Activation::Relu2, Activation::GeluTanh] {
+        let x: Vec<f32> = (0..37).map(|i| if i % 5 == 0 { f32::NAN } else { 1.0 }).collect();
+        let mut gate = tensor(1, 37, &x, pool);
+        backend.gate(activation, &mut gate, &tensor(1, 37, &[1.0; 37], pool)).unwrap();
+        for (i, x) in gate.f32().unwrap().iter().enumerate() {
+            assert_eq!(x.is_nan(), i % 5 == 0, "{activation}: [{i}] is {x}");
+        }
+    }
+}
+
 fn add_and_mul(backend: &dyn Backend, pool: &HybridMemoryPool) {
     for (rows, cols) in [(1, 1), (0, 3), (3, 100), (2, 2561)] {
         let (x, y) = (numbers(rows * cols), Numbers::new(11).floats(rows * cols));
@@ -132,6 +144,7 @@ fn copy(backend: &dyn Backend, pool: &HybridMemoryPool) {
 pub(crate) fn cases(backend: &dyn Backend) {
     let pool = pool();
     gate(backend, &pool);
+    gate_of_nan(backend, &pool);
     add_and_mul(backend, &pool);
     softmax(backend, &pool);
     cast(backend, &pool);

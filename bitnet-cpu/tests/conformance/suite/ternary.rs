@@ -84,13 +84,17 @@ fn largest(x: &[f32]) -> f32 {
     largest
 }
 
-/// Quantised activations of one token whose largest magnitude is taken to be this one, and their scale.
+/// Quantised activations of one token whose largest magnitude is taken to be this one, and their scale: zeros and NaN where
+/// an activation is not finite.
 fn quantized(x: &[f32], largest: f32) -> (Vec<i8>, f32) {
+    if !largest.is_finite() || !x.iter().all(|x| x.is_finite()) {
+        return (vec![0; x.len()], f32::NAN);
+    }
     let largest = if largest > 1e-5 { largest } else { 1e-5 };
     let scale = (1.0 / largest) * 127.0;
     let one = |x: &f32| {
         let scaled = x * scale;
-        if scaled.is_nan() { 0 } else { round(f64::from(scaled)).clamp(-128.0, 127.0) as i8 }
+        round(f64::from(scaled)).clamp(-128.0, 127.0) as i8
     };
     (x.iter().map(one).collect(), scale)
 }
@@ -191,6 +195,70 @@ fn float_case(backend: &dyn Backend, matrix: &TernaryMatrix, tokens: usize, valu
     let factor = (cols as f64 / 16.0 + 16.0) * EPS;
     let smallest = f64::from(f32::from_bits(1));
     assert_close(&case, out.f32().unwrap(), &expected, |i| factor * sizes[i] + smallest);
+}
+
+/// A token that holds NaN or infinity, anywhere, gives NaN in every output; the tokens beside it give what they give alone.
+fn non_finite_tokens(backend: &dyn Backend) {
+    let (pool, mut numbers) = (pool(), Numbers::new(14));
+    let (tokens, rows) = (3, 9);
+    for cols in [64, 129, 320] {
+        for granularity in granularities(cols) {
+            let matrix = numbers.matrix(rows, cols, granularity);
+            let weights = [
+                backend.prepare(matrix.clone()).unwrap(),
+                backend.prepare_for_sparse_input(matrix).unwrap(),
+            ];
+            let values = numbers.floats(tokens * cols);
+            for wrong in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                for at in [0, 31, 63, cols / 2, cols - 1] {
+                    let mut spoiled = values.clone();
+                    spoiled[cols + at] = wrong;
+                    for precision in [Int8, Int8Within(0.5), Int8Within(1e30)] {
+                        for weight in &weights {
+                            let run = |values: &[f32], tokens| {
+                                let x = tensor(tokens, cols, values, &pool);
+                                let mut out =
+                                    tensor(tokens, rows, &vec![0.0; tokens * rows], &pool);
+                                backend
+                                    .bit_linear(&x, precision, &[&**weight], &mut [&mut out])
+                                    .unwrap();
+                                bits(&out)
+                            };
+                            let (clean, found) = (run(&values, tokens), run(&spoiled, tokens));
+                            let case = format!("{wrong} at {at} of {cols}, {precision:?}");
+                            let nan = f32::NAN.to_bits();
+                            assert_eq!(found[..rows], clean[..rows], "{case}");
+                            assert!(found[rows..2 * rows].iter().all(|&x| x == nan), "{case}");
+                            assert_eq!(found[2 * rows..], clean[2 * rows..], "{case}");
+                            let alone = run(&spoiled[cols..2 * cols], 1);
+                            assert!(alone.iter().all(|&x| x == nan), "{case}, alone");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A token that holds NaN or infinity passes neither gate as zeros.
+fn gated_non_finite(backend: &dyn Backend) {
+    let (pool, mut numbers) = (pool(), Numbers::new(15));
+    for granularity in granularities(64) {
+        let weights = [(); 2].map(|()| numbers.matrix(7, 64, granularity));
+        let weights = weights.map(|matrix| backend.prepare(matrix).unwrap());
+        let weights = [&*weights[0], &*weights[1]];
+        for wrong in [f32::NAN, f32::INFINITY] {
+            let mut values = numbers.floats(64);
+            values[40] = wrong;
+            let x = tensor(1, 64, &values, &pool);
+            for activation in [Activation::Relu2, Activation::Silu, Activation::GeluTanh] {
+                let [mut out, mut scratch] = [(); 2].map(|()| tensor(1, 7, &[0.0; 7], &pool));
+                backend.gate_up(&x, Int8, activation, weights, &mut out, &mut scratch).unwrap();
+                let out = out.f32().unwrap();
+                assert!(out.iter().all(|x| x.is_nan()), "{activation}, {wrong}: {out:?}");
+            }
+        }
+    }
 }
 
 /// Several weights of different granularity on one input, as the projections of an attention layer are.
@@ -345,4 +413,6 @@ pub(crate) fn cases(backend: &dyn Backend) {
     shared_input(backend);
     sparse_inputs(backend);
     gated(backend);
+    non_finite_tokens(backend);
+    gated_non_finite(backend);
 }
