@@ -6,12 +6,34 @@ use std::path::Path;
 
 use crate::error::{Error, Result, shown_path};
 
+/// Refuses a destination that is there and is no regular file: a rename would replace a pipe or a device by a file, or a
+/// symbolic link instead of what it points to.
+fn require_regular(path: &Path) -> Result<()> {
+    let found = match std::fs::symlink_metadata(path) {
+        Ok(found) if !found.is_file() => found.file_type(),
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            let (file, action) = (shown_path(path), "look at what is there");
+            return Err(Error::Io { file, action, source });
+        }
+        _ => return Ok(()),
+    };
+    let kind = if found.is_dir() {
+        "a directory"
+    } else if found.is_symlink() {
+        "a symbolic link"
+    } else {
+        "a pipe, a socket or a device"
+    };
+    Err(Error::NotRegularFile { file: shown_path(path), kind })
+}
+
 /// Writes `path` through `fill`. Until `fill` has returned and everything is on the disk, `path` keeps what it held;
 /// on any error the temporary file is removed.
 pub(crate) fn write_atomically(
     path: &Path,
     fill: impl FnOnce(&mut BufWriter<&File>) -> Result<()>,
 ) -> Result<()> {
+    require_regular(path)?;
     let name = shown_path(path);
     let fail = |action| move |source| Error::Io { file: name.clone(), action, source };
     let folder = match path.parent() {
@@ -39,7 +61,7 @@ pub(crate) fn write_atomically(
 /// Writes `bytes` to `path` so that the file is there whole or not at all.
 ///
 /// # Errors
-/// [`Error::Io`] naming the file and what could not be done; `path` keeps what it held.
+/// [`Error::NotRegularFile`] where a folder, a symbolic link or a special file is there; [`Error::Io`] naming the file and what could not be done; `path` keeps what it held.
 pub fn write_whole_file(path: &Path, bytes: &[u8]) -> Result<()> {
     write_atomically(path, |sink| {
         sink.write_all(bytes).map_err(|source| Error::Io {
@@ -136,5 +158,27 @@ impl Write for Exact<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         self.sink.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn links_and_folders_are_not_replaced() {
+        let work = tempfile::tempdir().unwrap();
+        let (file, link) = (work.path().join("file"), work.path().join("link"));
+        write_whole_file(&file, b"first").unwrap();
+        write_whole_file(&file, b"mine").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        for path in [&link, Path::new("/dev/null"), work.path()] {
+            let refused = write_whole_file(path, b"other");
+            assert!(matches!(refused, Err(Error::NotRegularFile { .. })), "{refused:?}");
+        }
+        assert!(link.is_symlink());
+        assert_eq!(std::fs::read(&file).unwrap(), b"mine");
+        assert_eq!(std::fs::read_dir(work.path()).unwrap().count(), 2);
     }
 }
