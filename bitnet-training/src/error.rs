@@ -24,6 +24,12 @@ pub enum Error {
         /// The operating system's answer.
         source: std::io::Error,
     },
+    /// A new run would replace a file.
+    #[error("{} is there already; continue that run (--resume), or choose another folder", path.display())]
+    Occupied {
+        /// The file.
+        path: PathBuf,
+    },
     /// A JSON file is not what is expected.
     #[error("{}: {source}; compare it with models/stories.json", path.display())]
     Json {

@@ -4,7 +4,6 @@
 //! step), and at the end of a session `training-curve.svg` and `model.gguf`.
 use std::{
     fmt::Write as _,
-    io::Write as _,
     path::{Path, PathBuf},
     sync::atomic::AtomicBool,
 };
@@ -46,12 +45,13 @@ pub struct TrainReport {
     pub model: PathBuf,
 }
 
-/// Trains in `out_dir`, which is made if absent. With `resume`, a checkpoint found there is continued; without, it is overwritten.
+/// Trains in `out_dir`, which is made if absent. With `resume`, a checkpoint found there is continued.
 ///
 /// Set `stop` (from a signal handler, say) to end after the current step with a checkpoint written; `on_step` sees every step.
 ///
 /// # Errors
-/// Whatever the configuration, the files or a diverging loss give; see [`Error`].
+/// [`Error::Occupied`] where a file that the run would write is there already and is not continued; else whatever the
+/// configuration, the files or a diverging loss give.
 pub fn train_from_config(
     config: &TrainConfig,
     out_dir: &Path,
@@ -80,9 +80,13 @@ pub fn train_in_pool(
     std::fs::create_dir_all(out_dir)
         .map_err(|source| Error::Io { path: out_dir.to_owned(), source })?;
     let (checkpoint, log) = (out_dir.join("checkpoint.safetensors"), out_dir.join("training.csv"));
+    let continued = resume && checkpoint.is_file();
+    if !continued {
+        refuse_occupied(out_dir)?;
+    }
     let mut trainer = Trainer::in_pool(config.clone(), pool)?;
     let mut csv = HEADER.to_owned();
-    if resume && checkpoint.exists() {
+    if continued {
         trainer.resume(&checkpoint)?;
         csv = earlier_lines(&log, trainer.steps());
     }
@@ -128,16 +132,20 @@ pub fn train_in_pool(
     })
 }
 
-/// Writes `bytes` to a temporary file beside `path`, syncs it and renames it.
+/// Refuses a folder that holds a file of a name that a run writes: a new run would replace it.
+fn refuse_occupied(out_dir: &Path) -> Result<()> {
+    let names = ["checkpoint.safetensors", "training.csv", "training-curve.svg", "model.gguf"];
+    let there = names
+        .map(|name| out_dir.join(name))
+        .into_iter()
+        .find(|path| std::fs::symlink_metadata(path).is_ok());
+    there.map_or(Ok(()), |path| Err(Error::Occupied { path }))
+}
+
+/// Writes a file so that it is there whole or not at all.
 fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
-    let temporary = path.with_extension("tmp");
-    let write = || {
-        let mut file = std::fs::File::create(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&temporary, path)
-    };
-    write().map_err(|source| Error::Io { path: path.to_owned(), source })
+    bitnet_formats::write_whole_file(path, bytes)
+        .map_err(|error| Error::Io { path: path.to_owned(), source: std::io::Error::other(error) })
 }
 
 /// The header and the lines of an earlier log up to `step`.

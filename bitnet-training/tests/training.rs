@@ -120,6 +120,30 @@ fn a_run_in_a_folder_stops_logs_and_goes_on() {
     let steps: Vec<&str> =
         log.lines().skip(1).map(|line| line.split(',').next().unwrap()).collect();
     assert_eq!(steps, ["1", "2", "3", "4", "5", "6"]);
+    // A new run does not replace a finished one.
+    let before = std::fs::read(&report.checkpoint).unwrap();
+    let refused = train_from_config(&tiny(6), folder.path(), false, &never(), &mut |_| ());
+    assert!(matches!(refused, Err(Error::Occupied { .. })), "{refused:?}");
+    assert!(std::fs::read(&report.checkpoint).unwrap() == before);
+}
+
+#[test]
+fn run_replaces_no_file_that_no_run_wrote() {
+    for name in ["model.gguf", "training.csv", "training-curve.svg"] {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join(name), b"mine").unwrap();
+        for resume in [true, false] {
+            let refused = train_from_config(&tiny(2), folder.path(), resume, &never(), &mut |_| ());
+            assert!(matches!(refused, Err(Error::Occupied { .. })), "{name}: {refused:?}");
+        }
+        assert_eq!(std::fs::read(folder.path().join(name)).unwrap(), b"mine");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+    // The names of temporary files are nobody's.
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("training.tmp"), b"mine").unwrap();
+    train_from_config(&tiny(2), folder.path(), false, &never(), &mut |_| ()).unwrap();
+    assert_eq!(std::fs::read(folder.path().join("training.tmp")).unwrap(), b"mine");
 }
 
 #[test]
