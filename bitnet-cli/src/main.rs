@@ -7,6 +7,7 @@ mod interrupt;
 mod load;
 mod model_path;
 mod output;
+mod output_file;
 
 use std::process::ExitCode;
 

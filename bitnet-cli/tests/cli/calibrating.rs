@@ -70,6 +70,9 @@ fn what_is_no_calibration_is_refused() {
     refused(&["calibrate", "--file", &at("none.txt")], &["none.txt"]);
     refused(&["calibrate", "--file", &text, "--calibration", &wrong], &["--out"]);
     refused(&["calibrate", "--file", &text, "--method", "percentile=2"], &["share"]);
+    // What another program wrote is not replaced.
+    refused(&["calibrate", "--file", &text, "--out", &text], &["story.txt", "there already"]);
+    assert!(std::fs::read_to_string(&text).unwrap().starts_with("Once"));
     // A folder that is not there is told before anything else is lost.
     refused(&["calibrate", "--file", &text, "--out", &at("no/ranges.json")], &["ranges.json"]);
 }

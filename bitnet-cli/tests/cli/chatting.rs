@@ -111,3 +111,23 @@ fn a_template_of_ones_own_writes_the_conversation() {
         assert!(stderr(&output).contains(words), "{}", stderr(&output));
     }
 }
+
+#[test]
+fn saving_replaces_only_saved_conversations() {
+    let folder = tempfile::tempdir().unwrap();
+    let (talk, temporary, notes) = (
+        folder.path().join("talk.json"),
+        folder.path().join("talk.tmp"),
+        folder.path().join("notes.txt"),
+    );
+    std::fs::write(&temporary, "mine").unwrap();
+    std::fs::write(&notes, "mine").unwrap();
+    let script = format!("/save {0}\n/save {0}\n", talk.display());
+    let output = with_input(&["chat"], script.as_bytes());
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(std::fs::read(&temporary).unwrap(), b"mine");
+    let output = with_input(&["chat"], format!("/save {}\n", notes.display()).as_bytes());
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    assert!(stderr(&output).contains("notes.txt"), "{}", stderr(&output));
+    assert_eq!(std::fs::read(&notes).unwrap(), b"mine");
+}

@@ -47,6 +47,9 @@ pub(crate) fn run(cli: &Cli, args: &BenchArgs, output: &mut Output) -> Result<Ou
     if args.save.is_some() && models.len() > 1 {
         bail!("a run file is about one model; give --model once, or save one run for each");
     }
+    if let Some(path) = &args.save {
+        RunFile::at(path).check()?;
+    }
     let tests = super::tests(args)?;
     let threads = super::threads(args)?;
     let created = calendar::now();

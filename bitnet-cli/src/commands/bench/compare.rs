@@ -31,6 +31,9 @@ pub(crate) fn run(args: &BenchArgs, output: &mut Output) -> Result<Outcome> {
     if args.model.len() > 1 {
         bail!("a comparison is about one model; give --model once");
     }
+    if let Some(path) = &args.save {
+        RunFile::at(path).check()?;
+    }
     let turns = turns(args)?;
     let (tests, threads) = (super::tests(args)?, super::threads(args)?);
     let listener = Listener::new();

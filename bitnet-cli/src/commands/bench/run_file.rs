@@ -5,6 +5,8 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
+use crate::output_file::OutputFile;
+
 /// The version of the format.
 pub(crate) const SCHEMA: u32 = 1;
 
@@ -175,7 +177,16 @@ impl RunFile {
     pub(crate) fn write(&self, path: &Path) -> Result<()> {
         let mut text = serde_json::to_vec_pretty(self)?;
         text.push(b'\n');
-        Ok(bitnet_formats::write_whole_file(path, &text)?)
+        Self::at(path).write(&text)
+    }
+
+    /// The file that a run goes to; one of an earlier run, of whatever version, is replaced.
+    pub(crate) fn at(path: &Path) -> OutputFile<'_> {
+        let is_one = |bytes: &[u8]| {
+            let value: Option<serde_json::Value> = serde_json::from_slice(bytes).ok();
+            value.is_some_and(|value| !value["schema"].is_null() && value["series"].is_array())
+        };
+        OutputFile { path, what: "a run file of `bitnet bench --save`", is_one }
     }
 
     /// Samples and costs of a participant in a test, if it ran.

@@ -6,9 +6,9 @@
 pub(crate) mod args;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use bitnet_formats::write_whole_file;
 use bitnet_inference::Model;
 use bitnet_inference::models::LayerInput;
 use bitnet_quant::activations::{ActivationQuantizer, ActivationRange};
@@ -23,6 +23,7 @@ use crate::args::Cli;
 use crate::interrupt::Listener;
 use crate::load;
 use crate::output::{self, Output};
+use crate::output_file::OutputFile;
 
 /// Numbers so many times the root of the mean square are called outliers.
 const OUTLIER: f64 = 6.0;
@@ -34,6 +35,9 @@ const LISTED: usize = 12;
 pub(crate) fn run(cli: &Cli, args: &CalibrateArgs, output: &mut Output) -> Result<Outcome> {
     if cli.model.calibration.is_some() {
         bail!("--calibration is what this command writes; name the new one with --out");
+    }
+    if let Some(path) = &args.out {
+        ranges(path).check()?;
     }
     let text = read_text(&args.file)?;
     let model = load::model(cli, output)?;
@@ -68,9 +72,17 @@ pub(crate) fn run(cli: &Cli, args: &CalibrateArgs, output: &mut Output) -> Resul
         return Ok(Outcome::Interrupted);
     }
     if let Some(path) = &args.out {
-        write_whole_file(path, calibration.to_json()?.as_bytes())?;
+        ranges(path).write(calibration.to_json()?.as_bytes())?;
     }
     report(args, &reading, &calibration, &observer, &meters, output)
+}
+
+/// The file that the ranges go to.
+fn ranges(path: &Path) -> OutputFile<'_> {
+    let is_one = |bytes: &[u8]| {
+        std::str::from_utf8(bytes).is_ok_and(|text| Calibration::from_json(text).is_ok())
+    };
+    OutputFile { path, what: "a file of ranges of `bitnet calibrate`", is_one }
 }
 
 /// What is read.

@@ -16,6 +16,7 @@ use crate::args::{ChatArgs, Cli};
 use crate::interrupt::Listener;
 use crate::load;
 use crate::output::{Output, count, without_controls};
+use crate::output_file::OutputFile;
 use command::{Command, HELP};
 use conversation::Conversation;
 use input::{Input, Line};
@@ -255,14 +256,11 @@ impl Chat<'_> {
 
 fn save(conversation: &Conversation, path: &Path) -> Result<()> {
     let text = format!("{:#}\n", conversation.to_json());
-    let temporary = path.with_extension("tmp");
-    let write = || -> std::io::Result<()> {
-        let mut file = std::fs::File::create(&temporary)?;
-        std::io::Write::write_all(&mut file, text.as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&temporary, path)
+    let is_one = |bytes: &[u8]| {
+        let value = serde_json::from_slice(bytes).ok();
+        value.is_some_and(|value| Conversation::from_json(&value).is_ok())
     };
-    write().with_context(|| format!("can't write {}", path.display()))
+    OutputFile { path, what: "a saved conversation", is_one }.write(text.as_bytes())
 }
 
 fn open(path: &Path) -> Result<Conversation> {
