@@ -200,7 +200,11 @@ impl GgufCheckpoint {
         }
         let (template, template_fact) = self.template(options, &mut assumptions)?;
         let mut end_tokens = Vec::new();
-        for key in ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"] {
+        for key in [
+            "tokenizer.ggml.eos_token_id",
+            "tokenizer.ggml.eot_token_id",
+            "tokenizer.ggml.eom_token_id",
+        ] {
             // -1 stands for none.
             end_tokens.extend(metadata.opt_u32(key)?.filter(|&id| id != u32::MAX));
         }

@@ -51,7 +51,7 @@ pub use in_parallel::in_parallel;
 pub use inspect::{Inspection, TensorSummary};
 pub(crate) use kept::{Keeping, Kept, KeptHead, Origin};
 pub use kept::{Notice, PreparedCache};
-pub use model_files::{Container, HfPacking, ModelFiles};
+pub use model_files::{Container, HfPacking, ModelFiles, ModelText};
 pub use python_json::parse as parse_python_json;
 pub use ternary_rows::TernaryRows;
 pub use text::tokenizer_of;

@@ -8,7 +8,7 @@ use bitnet_core::memory::HybridMemoryPool;
 use bitnet_formats::{GgufFile, MappedFile, SafeTensors};
 use serde_json::Value;
 
-use super::{LoadOptions, ModelFacts, Opened, StoredBytes, StoredLinear};
+use super::{Described, LoadOptions, ModelFacts, Opened, StoredBytes, StoredLinear};
 use crate::model::{ModelSource, open};
 use crate::models::ModelConfig;
 use crate::tokenizer::Tokenizer;
@@ -56,6 +56,17 @@ pub struct HfPacking {
     pub input_norm_eps: Option<f32>,
 }
 
+/// What a model's files say about text: what goes into a prompt and what ends an answer.
+#[derive(Debug)]
+pub struct ModelText {
+    /// The tokenizer, if the model came with one.
+    pub tokenizer: Option<Tokenizer>,
+    /// The source of the chat template, if there is one that can be used.
+    pub template: Option<String>,
+    /// Tokens that end a text, ascending, each once.
+    pub end_tokens: Vec<u32>,
+}
+
 impl ModelFiles {
     /// Opens a GGUF file, a safetensors file or a Hugging Face folder, and checks what its header says.
     ///
@@ -99,6 +110,18 @@ impl ModelFiles {
     /// As [`ModelFiles::facts`].
     pub fn tokenizer(&self, options: &LoadOptions) -> Result<Option<Tokenizer>> {
         Ok(self.0.describe(options)?.tokenizer)
+    }
+
+    /// The tokenizer, the chat template and the end tokens.
+    ///
+    /// # Errors
+    /// As [`ModelFiles::facts`].
+    pub fn text(&self, options: &LoadOptions) -> Result<ModelText> {
+        let Described { tokenizer, template, mut end_tokens, .. } = self.0.describe(options)?;
+        end_tokens.sort_unstable();
+        end_tokens.dedup();
+        let template = template.map(|template| template.source().to_owned());
+        Ok(ModelText { tokenizer, template, end_tokens })
     }
 
     /// A vector of `len` numbers, if it is there.

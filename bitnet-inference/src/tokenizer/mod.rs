@@ -41,6 +41,11 @@ const END_NAMES: [&str; 12] = [
 /// Largest tokenizer.json, in bytes.
 const MAX_FILE: u64 = 256 << 20;
 
+/// Whether a special token of this name ends a text in every model, whatever other settings say.
+pub fn is_end_name(token: &str) -> bool {
+    END_NAMES.contains(&token)
+}
+
 /// What encoding does beside cutting text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct EncodeOptions {
