@@ -1,4 +1,4 @@
-//! Low-rank adapters (LoRA) as the PEFT library saves them, merged into the weights: `W + scale B A`.
+//! Low-rank adapters (LoRA) as the PEFT library saves them, merged into the weights: `W + factor B A`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,8 +11,8 @@ use bitnet_formats::names::{Part, TensorName};
 use bitnet_formats::safetensors::{Dtype, TensorView};
 use bitnet_inference::models::ModelConfig;
 use bitnet_quant::codec::dense::{DenseMatrix, DenseType};
-use serde_json::Value;
 
+use crate::adapter_config::AdapterConfig;
 use crate::digest::Digest;
 use crate::gguf_target::read_json;
 use crate::plan::tensor_error;
@@ -45,7 +45,7 @@ impl std::fmt::Debug for Pair {
 #[derive(Debug)]
 pub(crate) struct Adapter {
     name: String,
-    scale: f32,
+    factor: f32,
     pairs: BTreeMap<String, Arc<Pair>>,
 }
 
@@ -57,7 +57,8 @@ impl Adapter {
         let config = read_json(&path)?.ok_or_else(|| {
             Error::refused(&name, "no adapter_config.json in it; give the folder of a PEFT adapter")
         })?;
-        let scale = scale(&config, &path.display().to_string())? * weight;
+        let AdapterConfig { rank, factor } =
+            AdapterConfig::parse(&config, &path.display().to_string(), weight)?;
         let files = SafeTensors::open(&folder.join("adapter_model.safetensors"))?;
         let mut pairs = BTreeMap::new();
         for view in files.tensors() {
@@ -75,7 +76,7 @@ impl Adapter {
                 .filter(|found| found.part == Part::Weight)
                 .and_then(|found| tensors.iter().find(|tensor| tensor.name == found))
                 .ok_or_else(|| Error::refused(what(), "the model has no such layer"))?;
-            let pair = Pair::new(&view, &up, tensor).map_err(|error| match error {
+            let pair = Pair::new(&view, &up, tensor, rank).map_err(|error| match error {
                 Ok(problem) => Error::refused(what(), problem),
                 Err(source) => tensor_error(&view.name, "numbers", source),
             })?;
@@ -84,7 +85,7 @@ impl Adapter {
         if pairs.is_empty() {
             return Err(Error::refused(&name, "it adapts no layer"));
         }
-        Ok(Self { name, scale, pairs })
+        Ok(Self { name, factor, pairs })
     }
 
     /// What messages call it.
@@ -108,33 +109,7 @@ impl Adapter {
         // Adapters keep the order of Hugging Face's rows.
         let from_folder = ModelConfig { rope_order: RopeOrder::Halves, ..config.clone() };
         let moved = HeadRows::of(tensor, &from_folder, config.rope_order);
-        Arc::new(Merged { rows, pair: Arc::clone(pair), scale: self.scale, moved })
-    }
-}
-
-/// `lora_alpha / r`, or over the root of `r`; refuses what is not a plain adapter.
-fn scale(config: &Value, file: &str) -> Result<f32> {
-    let bad = |field: &str, problem: &str| Err(Error::refused(format!("{file}: {field}"), problem));
-    if config.get("peft_type").and_then(Value::as_str) != Some("LORA") {
-        return bad("peft_type", "only LORA adapters can be merged");
-    }
-    let set = |field: &str| config.get(field).is_some_and(|value| *value == Value::Bool(true));
-    for field in ["use_dora", "fan_in_fan_out", "lora_bias"] {
-        if set(field) {
-            return bad(field, "adapters with it can't be merged");
-        }
-    }
-    for field in ["rank_pattern", "alpha_pattern"] {
-        let empty = |value: &Value| value.as_object().is_none_or(serde_json::Map::is_empty);
-        if config.get(field).is_some_and(|value| !value.is_null() && !empty(value)) {
-            return bad(field, "ranks that differ between layers can't be merged");
-        }
-    }
-    let number = |field: &str| config.get(field).and_then(Value::as_f64).filter(|n| *n > 0.0);
-    match (number("lora_alpha"), number("r")) {
-        (Some(alpha), Some(rank)) if set("use_rslora") => Ok((alpha / rank.sqrt()) as f32),
-        (Some(alpha), Some(rank)) => Ok((alpha / rank) as f32),
-        _ => bad("lora_alpha and r", "both must be positive numbers"),
+        Arc::new(Merged { rows, pair: Arc::clone(pair), factor: self.factor, moved })
     }
 }
 
@@ -144,6 +119,7 @@ impl Pair {
         down: &TensorView,
         up: &TensorView,
         tensor: &ModelTensor,
+        declared: usize,
     ) -> std::result::Result<Self, std::result::Result<String, bitnet_quant::Error>> {
         let (&[rank, cols], &[rows, other]) = (down.shape.as_slice(), up.shape.as_slice()) else {
             return Err(Ok("its matrices do not have two dimensions".into()));
@@ -152,6 +128,13 @@ impl Pair {
             return Err(Ok(format!(
                 "its matrices are {:?} and {:?}; the layer is [{}, {}]",
                 down.shape, up.shape, tensor.rows, tensor.cols
+            )));
+        }
+        if rank != declared {
+            return Err(Ok(format!(
+                "its matrices {:?} and {:?} have rank {rank}, and adapter_config.json says r {declared}: the factor would be \
+                 wrong",
+                down.shape, up.shape
             )));
         }
         Ok(Self { rank, down: numbers(down, rank, cols)?, up: numbers(up, rows, rank)? })
@@ -185,7 +168,7 @@ fn numbers(
 struct Merged {
     rows: Arc<dyn DenseRows>,
     pair: Arc<Pair>,
-    scale: f32,
+    factor: f32,
     /// The adapter's row for each row of the file.
     moved: Option<HeadRows>,
 }
@@ -215,7 +198,7 @@ impl DenseRows for Merged {
         for (&factor, down) in up[own * rank..][..*rank].iter().zip(down.chunks_exact(out.len())) {
             added.iter_mut().zip(down).for_each(|(sum, &number)| *sum += factor * number);
         }
-        out.iter_mut().zip(&added).for_each(|(number, &sum)| *number += self.scale * sum);
+        out.iter_mut().zip(&added).for_each(|(number, &sum)| *number += self.factor * sum);
         Ok(())
     }
 

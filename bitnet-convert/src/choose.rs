@@ -28,6 +28,9 @@ enum Layers {
     Ordinary,
 }
 
+/// What a matrix is stored as whose shape the type of all others does not hold.
+const FALLBACK: Storage = Storage::Dense(DenseType::F16);
+
 /// Decides on storage types.
 pub(crate) struct Chooser<'a> {
     files: &'a ModelFiles,
@@ -100,27 +103,64 @@ impl<'a> Chooser<'a> {
         let stem = tensor.stem();
         let kept_dense = tensor.kind == Kind::Linear && self.files.is_kept_dense(&stem);
         let overridden = self.options.overrides.iter().rev();
-        let asked = overridden
+        let named = overridden
             .filter(|(pattern, _)| pattern::matches(pattern, &stem))
             .map(|(_, storage)| *storage)
-            .next()
-            .or(match tensor.kind {
-                Kind::Embedding => self.options.embedding,
-                Kind::Head => self.options.head.or(self.options.embedding),
-                Kind::Linear => self.options.linear.filter(|storage| {
-                    // A type for all ternary layers is none for those that are ordinary on purpose.
-                    !(kept_dense && matches!(storage, Storage::Ternary(_)))
-                }),
-                Kind::Vector => None,
-            });
+            .next();
         if kept_dense {
-            return self.kept_dense(stored, asked);
+            // A type for all ternary layers is none for those that are ordinary on purpose.
+            let all = self.options.linear.filter(|storage| matches!(storage, Storage::Dense(_)));
+            return self.kept_dense(stored, named.or(all));
         }
-        match asked {
-            Some(storage) => self.allowed(tensor, stored, storage),
-            None if tensor.kind == Kind::Linear => self.natural(tensor, stored),
-            None => Ok(self.as_stored(stored)),
+        if let Some(storage) = named {
+            return self.allowed(tensor, stored, storage);
         }
+        let asked = match tensor.kind {
+            Kind::Embedding => self.options.embedding,
+            Kind::Head => self.options.head.or(self.options.embedding),
+            Kind::Linear => self.options.linear,
+            Kind::Vector => None,
+        };
+        let storage = match asked {
+            Some(storage) => self.allowed(tensor, stored, storage)?,
+            None if tensor.kind == Kind::Linear => self.natural(tensor, stored)?,
+            None => self.as_stored(stored),
+        };
+        Ok(if self.rule_against(tensor, storage).is_some() { FALLBACK } else { storage })
+    }
+
+    /// Why a matrix does not get the type of all others, if its shape does not allow it.
+    pub(crate) fn fallback(&self, tensor: &ModelTensor, stored: &StoredBytes) -> Option<String> {
+        let stem = tensor.stem();
+        let named = self.options.overrides.iter().any(|(name, _)| pattern::matches(name, &stem));
+        if named || self.files.is_kept_dense(&stem) {
+            return None;
+        }
+        let storage = match (tensor.kind, self.options.linear) {
+            (Kind::Linear, Some(storage)) => storage,
+            (Kind::Linear, None) => self.natural(tensor, stored).ok()?,
+            (Kind::Embedding, _) => self.options.embedding?,
+            (Kind::Head, _) => self.options.head.or(self.options.embedding)?,
+            (Kind::Vector, _) => return None,
+        };
+        let rule = self.rule_against(tensor, storage)?;
+        let (rows, cols) = (tensor.rows, tensor.cols);
+        Some(format!(
+            "tensor {} [{rows}, {cols}] is stored as {FALLBACK}, for {storage} does not hold its shape ({rule}); --tensor \
+             gives it another type",
+            stored.tensor
+        ))
+    }
+
+    /// The rule by which a storage can't hold a matrix. Packed folders have no such rule.
+    fn rule_against(&self, tensor: &ModelTensor, storage: Storage) -> Option<String> {
+        let ternary = matches!(storage, Storage::Ternary(_));
+        match self.target {
+            Target::Gguf => {}
+            Target::Mlx if ternary => {}
+            Target::HuggingFace | Target::Dense | Target::Mlx => return None,
+        }
+        storage.size(tensor.rows, tensor.cols).err().map(|rule| rule.to_string())
     }
 
     /// The storage of a layer that the source's settings keep out of quantisation.
@@ -272,17 +312,20 @@ impl<'a> Chooser<'a> {
         };
         let architecture: Architecture = self.files.config().architecture;
         let fits = |storage: &Storage| {
-            let meant = self.options.load.activations.is_some()
-                || gguf_input_precision(architecture, storage.ggml_type()) == self.precision;
-            meant && storage.size(tensor.rows, tensor.cols).is_ok()
+            self.options.load.activations.is_some()
+                || gguf_input_precision(architecture, storage.ggml_type()) == self.precision
         };
-        own.into_iter().chain(candidates.iter().copied()).find(fits).ok_or_else(|| {
+        let all = || own.into_iter().chain(candidates.iter().copied());
+        let holds = |storage: &Storage| storage.size(tensor.rows, tensor.cols).is_ok();
+        // One that does not hold the shape is exchanged for a type of ordinary numbers.
+        let found =
+            all().find(|storage| fits(storage) && holds(storage)).or_else(|| all().find(fits));
+        found.ok_or_else(|| {
             Error::refused(
                 format!("tensor {}", stored.tensor),
                 format!(
-                    "no ternary type of GGUF holds [{}, {}] with scales {granularity:?} for this model; --type f16 \
-                     does, as ordinary numbers",
-                    tensor.rows, tensor.cols
+                    "no ternary type of GGUF has scales {granularity:?} and is read as this model's layers are; --type f16 \
+                     stores ordinary numbers"
                 ),
             )
         })

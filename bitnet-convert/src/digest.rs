@@ -36,6 +36,23 @@ impl Digest {
     }
 }
 
+/// The digest of bytes that come one piece after another.
+pub(crate) struct Digester(Xxh3);
+
+impl Digester {
+    pub(crate) fn new() -> Self {
+        Self(Xxh3::new())
+    }
+
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    pub(crate) fn finish(&self) -> Digest {
+        Digest(self.0.digest128())
+    }
+}
+
 /// Weights of a row that share a scale whatever the granularity.
 const RUN: usize = 64;
 /// Sixteen zero trits.

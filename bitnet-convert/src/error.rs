@@ -69,6 +69,22 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
+    /// The source was replaced, written to or cut while it was being converted.
+    #[error(
+        "{} changed while it was being converted; nothing was put under the final name: give the command again", path.display()
+    )]
+    SourceChanged {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The conversion could not go on for want of something outside of it: room, permission, a disk.
+    #[error("{source}; what is done is kept in {}, and the same command goes on from there", partial.display())]
+    Halted {
+        /// The folder with what is done.
+        partial: PathBuf,
+        /// Why.
+        source: Box<Error>,
+    },
     /// The conversion was asked to stop.
     #[error("stopped; what is done is kept in {}, and the same command goes on from there", partial.display())]
     Stopped {
@@ -80,9 +96,7 @@ pub enum Error {
 /// What to do about an error of the file system, where there is more to do than it says.
 fn advice(source: &io::Error) -> &'static str {
     match source.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "; make room and give the same command again: it goes on where it stopped"
-        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; make room",
         _ => "",
     }
 }
@@ -92,6 +106,23 @@ impl Error {
     pub(crate) fn io(path: impl Into<PathBuf>, action: &'static str) -> impl Fn(io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { path: path.clone(), action, source }
+    }
+
+    /// An error of the file system with the place of what is done; any other as it is.
+    pub(crate) fn keeping(self, partial: &std::path::Path) -> Self {
+        let of_disk = matches!(
+            self,
+            Self::Io { .. }
+                | Self::Format(bitnet_formats::Error::Io { .. })
+                | Self::Model(
+                    InferenceError::Io { .. }
+                        | InferenceError::Format(bitnet_formats::Error::Io { .. })
+                )
+        );
+        if of_disk && partial.is_dir() {
+            return Self::Halted { partial: partial.to_owned(), source: Box::new(self) };
+        }
+        self
     }
 
     /// A refusal.

@@ -14,9 +14,12 @@ use serde_json::Value as Json;
 
 use crate::options::{ConvertOptions, Target};
 use crate::plan::{PartType, Plan, PlannedFile, Planner};
+use crate::special_ids::{Lookup, Settings, SpecialIds};
 use crate::tensors::ModelTensor;
 use crate::{Error, Result};
 
+/// The type of tokens that steer the model, in `tokenizer.ggml.token_type`.
+const CONTROL: i32 = 3;
 /// Largest side file that is read.
 const MAX_SIDE_FILE: u64 = 256 << 20;
 
@@ -48,7 +51,7 @@ pub(crate) fn plan(
         }
         Container::HuggingFace { folder, config, .. } => {
             model_keys(&mut writer, files, &architecture, folder)?;
-            vocabulary_keys(&mut writer, files, folder, config)?;
+            plan.remarks.extend(vocabulary_keys(&mut writer, files, folder, config)?);
         }
     }
     // Behind all others, so that a file comes back byte for byte through types that have no number.
@@ -115,6 +118,14 @@ fn limit_remark(files: &ModelFiles) -> Option<String> {
 /// The architecture's name: the source's own, or the one that means the same.
 fn architecture(files: &ModelFiles, options: &ConvertOptions) -> Result<String> {
     let config = files.config();
+    if config.architecture != Architecture::BitNet && config.activation != Activation::Silu {
+        let problem = format!(
+            "its activation is {}, and a {} file of GGUF is read with SiLU, for there is no key that says another; write a \
+             folder",
+            config.activation, config.architecture
+        );
+        return Err(Error::refused(files.name(), problem));
+    }
     let known: &[&str] = match config.architecture {
         Architecture::BitNet if config.activation == Activation::Relu2 => {
             &["bitnet-b1.58", "bitnet-25", "bitnet"]
@@ -216,61 +227,71 @@ fn model_keys(
     Ok(())
 }
 
-/// Keys of the vocabulary, the special tokens and the chat template, as far as the folder has them.
+/// Keys of the vocabulary, the special tokens and the chat template, as far as the folder has them. Returns what is worth
+/// saying.
 fn vocabulary_keys(
     writer: &mut GgufWriter,
     files: &ModelFiles,
     folder: &Path,
     config: &Json,
-) -> Result<()> {
+) -> Result<Option<String>> {
+    let settings = Settings::read(folder, config)?;
+    let rows = files.config().vocab_size;
     let path = folder.join("tokenizer.json");
     if !path.exists() {
-        return Ok(());
+        SpecialIds::of_folder(&settings, &GgufVocabulary::default(), rows).write(writer)?;
+        let others = ["tokenizer.model", "vocab.json", "tokenizer.tiktoken"];
+        let other = others.into_iter().find(|name| folder.join(name).exists());
+        return Ok(other.map(|name| {
+            format!("the result has no tokenizer: {name} is not read, and the folder has no tokenizer.json")
+        }));
     }
     let bytes = read_side_file(&path)?;
     let name = path.display().to_string();
-    let mut vocabulary = GgufVocabulary::from_json_bytes(&bytes, &name, files.config().vocab_size)
+    let mut vocabulary = GgufVocabulary::from_json_bytes(&bytes, &name, rows)
         .map_err(bitnet_inference::InferenceError::from)?;
     drop(bytes);
-    let settings = read_json(&folder.join("tokenizer_config.json"))?;
-    special_tokens(&mut vocabulary, settings.as_ref(), config);
+    let others = special_tokens(&mut vocabulary, &settings, rows);
     vocabulary.write(writer)?;
-    if let Some(template) = chat_template(folder, settings.as_ref())? {
+    others.write(writer)?;
+    if let Some(template) = chat_template(folder, settings.tokenizer())? {
         writer.put("tokenizer.chat_template", Value::String(&template))?;
     }
-    Ok(())
+    Ok(None)
 }
 
-/// The special tokens that tokenizer_config.json names, else those of config.json.
-fn special_tokens(vocabulary: &mut GgufVocabulary<'_>, settings: Option<&Json>, config: &Json) {
-    let find = |text: &str| {
-        let place = vocabulary.tokens.iter().position(|token| token == text)?;
+impl Lookup for GgufVocabulary<'_> {
+    fn id(&self, token: &str) -> Option<u32> {
+        let place = self.tokens.iter().position(|other| other == token)?;
         u32::try_from(place).ok()
-    };
-    let id = |name: &str| {
-        let named = settings.and_then(|settings| settings.get(format!("{name}_token")));
-        let named = named.and_then(|token| token.as_str().or(token.get("content")?.as_str()));
-        let listed = config.get(format!("{name}_token_id"));
-        let listed = listed.and_then(|id| id.as_u64().or(id.get(0)?.as_u64()));
-        named.and_then(find).or(listed.and_then(|id| u32::try_from(id).ok()))
-    };
-    let in_range = |id: &u32| (*id as usize) < vocabulary.tokens.len();
-    let (bos, eos) = (id("bos").filter(in_range), id("eos").filter(in_range));
-    let (unk, pad) = (id("unk").filter(in_range), id("pad").filter(in_range));
-    let flag = |name: &str| settings.and_then(|settings| settings.get(name)?.as_bool());
-    let (add_bos, add_eos) = (flag("add_bos_token"), flag("add_eos_token"));
-    vocabulary.bos = bos.or(vocabulary.bos);
-    vocabulary.eos = eos.or(vocabulary.eos);
-    vocabulary.unk = vocabulary.unk.or(unk);
-    vocabulary.pad = pad;
+    }
+
+    fn special(&self, id: u32) -> Option<&str> {
+        let token_type = *self.token_types.as_ref()?.get(id as usize)?;
+        (token_type == CONTROL).then_some(&*self.tokens[id as usize])
+    }
+}
+
+/// Takes over what the folder's files say of special tokens. Returns the ids for which `vocabulary` has no place.
+fn special_tokens(
+    vocabulary: &mut GgufVocabulary<'_>,
+    settings: &Settings<'_>,
+    rows: usize,
+) -> SpecialIds {
+    // What tokenizer.json puts around a text decides where no other file says anything.
+    let ids = SpecialIds::of_folder(settings, vocabulary, rows)
+        .or("bos", vocabulary.bos)
+        .or("eos", vocabulary.eos);
+    let flag = |name: &str| settings.tokenizer().and_then(|settings| settings.get(name)?.as_bool());
+    vocabulary.bos = ids.get("bos");
+    vocabulary.eos = ids.get("eos");
+    vocabulary.unk = vocabulary.unk.or(ids.get("unk"));
+    vocabulary.pad = ids.get("pad");
+    vocabulary.eot = ids.get("eot");
     // What tokenizer.json itself puts around a text comes first: the other file's flags are often stale.
-    vocabulary.add_bos = vocabulary.add_bos.or(add_bos);
-    vocabulary.add_eos = vocabulary.add_eos.or(add_eos);
-    let turn = ["<|eot_id|>", "<|im_end|>", "<end_of_turn>", "<|end_of_turn|>"];
-    vocabulary.eot = turn.iter().find_map(|text| {
-        let place = vocabulary.tokens.iter().position(|token| token == text)?;
-        u32::try_from(place).ok()
-    });
+    vocabulary.add_bos = vocabulary.add_bos.or(flag("add_bos_token"));
+    vocabulary.add_eos = vocabulary.add_eos.or(flag("add_eos_token"));
+    ids.only(&["sep", "cls", "mask", "eom"])
 }
 
 fn chat_template(folder: &Path, settings: Option<&Json>) -> Result<Option<String>> {

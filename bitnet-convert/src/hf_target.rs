@@ -3,16 +3,18 @@
 use std::path::{Path, PathBuf};
 
 use bitnet_core::backend::RopeOrder;
-use bitnet_formats::names::Family;
+use bitnet_formats::names::{Family, Part as NamePart};
 use bitnet_formats::safetensors::{self, TensorSpec};
 use bitnet_inference::loader::Container;
 use bitnet_inference::models::{Architecture, RopeScaling, activation_name};
 use bitnet_inference::tokenizer::{GgufVocabulary, TokenizerError};
-use bitnet_inference::{InferenceError, ModelFiles};
+use bitnet_inference::{InferenceError, LoadOptions, ModelFiles};
 use serde_json::{Value as Json, json};
 
+use crate::gguf_target::read_side_file;
 use crate::options::{ConvertOptions, Target};
 use crate::plan::{Part, PartType, Plan, PlannedFile, Planner, Recipe};
+use crate::special_ids::SpecialIds;
 use crate::tensors::ModelTensor;
 use crate::{Error, Result};
 
@@ -20,7 +22,7 @@ use crate::{Error, Result};
 const WEIGHTS: &str = "model.safetensors";
 
 /// Files beside the weights that are taken over as they are.
-const COMPANIONS: [&str; 12] = [
+pub(crate) const COMPANIONS: [&str; 12] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "tokenizer.model",
@@ -68,7 +70,7 @@ pub(crate) fn plan(
         // A folder keeps its own spelling.
         let own = files.stored_bytes(&tensor.stem())?.filter(|_| from_folder);
         own.map(|stored| stored.tensor)
-            .or_else(|| tensor.name.to_hf(family?))
+            .or_else(|| hf_name(tensor, family?))
             .ok_or_else(|| Error::refused(tensor.stem(), "safetensors folders have no name for it"))
     };
     let mut plan = Planner::plan(files, options, target, &names, RopeOrder::Halves, false)?;
@@ -87,6 +89,20 @@ pub(crate) fn plan(
         side.push(index(&plan, &planned));
     }
     Ok((plan, planned, side))
+}
+
+/// The name in a family's spelling. Norms before single layers are those of transformers' packed layers, `rms_norm`.
+fn hf_name(tensor: &ModelTensor, family: Family) -> Option<String> {
+    let name = tensor.name.to_hf(family)?;
+    match (tensor.name.part, name.strip_suffix(".norm.weight")) {
+        (NamePart::InputNorm, Some(layer)) => Some(format!("{layer}.rms_norm.weight")),
+        _ => Some(name),
+    }
+}
+
+/// Whether norms stand before single layers.
+fn has_input_norms(plan: &Plan) -> bool {
+    plan.works.iter().any(|work| work.tensor.name.part == NamePart::InputNorm)
 }
 
 /// The name of one file of weights.
@@ -140,6 +156,7 @@ fn side_files(files: &ModelFiles, target: Target, plan: &mut Plan) -> Result<Vec
         }
         None => out.extend(vocabulary(files)?),
     }
+    out.extend(generation_config(files));
     Ok(out)
 }
 
@@ -152,15 +169,43 @@ fn vocabulary(files: &ModelFiles) -> Result<Vec<SideFile>> {
     }
     let model = |error: TokenizerError| Error::from(InferenceError::from(error));
     let vocabulary = GgufVocabulary::from_metadata(metadata).map_err(model)?;
-    let template = metadata.opt_str("tokenizer.chat_template")?;
+    let own = metadata.opt_str("tokenizer.chat_template")?;
+    // A template that the engine replaces, because it is known to be broken, is replaced in the result.
+    let used = files.text(&LoadOptions::default())?.template;
+    let template = used.as_deref().or(own);
+    let mut settings = vocabulary.to_tokenizer_config(template);
+    let ids = SpecialIds::of_gguf(metadata, files.config().vocab_size);
+    for kind in ["sep", "cls", "mask"] {
+        if let Some(token) = ids.get(kind).and_then(|id| vocabulary.tokens.get(id as usize)) {
+            settings[format!("{kind}_token")] = token.to_string().into();
+        }
+    }
     let made = |name: &str, json: &Json| SideFile::Made {
         name: name.to_owned(),
         text: serde_json::to_string_pretty(json).unwrap_or_default() + "\n",
     };
     Ok(vec![
         made("tokenizer.json", &vocabulary.to_tokenizer_json().map_err(model)?),
-        made("tokenizer_config.json", &vocabulary.to_tokenizer_config(template)),
+        made("tokenizer_config.json", &settings),
     ])
+}
+
+/// The tokens that end a text, where a GGUF file has keys for several.
+fn generation_config(files: &ModelFiles) -> Option<SideFile> {
+    let Container::Gguf(file) = files.container() else { return None };
+    let ids = SpecialIds::of_gguf(file.metadata(), files.config().vocab_size);
+    let ends = ids.ends();
+    if ends.is_empty() || ends == ids.get("eos").into_iter().collect::<Vec<_>>() {
+        return None;
+    }
+    let mut config = json!({"eos_token_id": ends});
+    for kind in ["bos", "pad"] {
+        if let Some(id) = ids.get(kind) {
+            config[format!("{kind}_token_id")] = id.into();
+        }
+    }
+    let text = serde_json::to_string_pretty(&config).unwrap_or_default() + "\n";
+    Some(SideFile::Made { name: "generation_config.json".into(), text })
 }
 
 /// Says how the ternary layers are stored; without them, nothing.
@@ -180,6 +225,7 @@ fn quantization_config(
         object.remove("quantization_config");
     }
     if target == Target::Mlx {
+        two_epsilons(files, plan, false)?;
         let group = plan.works.iter().find_map(|work| match work.recipe {
             Recipe::Affine { group, .. } => Some(group),
             _ => None,
@@ -193,6 +239,7 @@ fn quantization_config(
         return Ok(());
     }
     let packed = plan.parts.iter().any(|part| part.part_type.name() == "U8");
+    two_epsilons(files, plan, packed)?;
     if packed {
         let multiply = packing.is_none_or(|packing| packing.multiply);
         let known = object.get("quantization_config").and_then(Json::as_object).cloned();
@@ -201,8 +248,7 @@ fn quantization_config(
         let class = if multiply { "autobitlinear" } else { "bitlinear" };
         said.insert("linear_class".into(), class.into());
         said.insert("quantization_mode".into(), "offline".into());
-        let norms = plan.parts.iter().any(|part| part.name.ends_with(".rms_norm.weight"));
-        if norms {
+        if has_input_norms(plan) {
             said.insert("use_rms_norm".into(), true.into());
             said.insert("rms_norm_eps".into(), json!(shortest(files.input_norm_eps())));
         }
@@ -230,6 +276,19 @@ fn quantization_config(
         }
     }
     Ok(())
+}
+
+/// Refuses an epsilon of the norms before single layers that the folder has no field for.
+fn two_epsilons(files: &ModelFiles, plan: &Plan, packed: bool) -> Result<()> {
+    let (own, others) = (files.input_norm_eps(), files.config().norm_eps);
+    if packed || !has_input_norms(plan) || own == others {
+        return Ok(());
+    }
+    let problem = format!(
+        "its norms before single layers have the epsilon {own} and all others {others}, for which only a packed folder has a \
+         field; use --to hf, or a .gguf file"
+    );
+    Err(Error::refused(files.name(), problem))
 }
 
 /// An f32 with the digits that it has.
@@ -275,11 +334,10 @@ fn config_of(files: &ModelFiles) -> Json {
         config["rope_scaling"] = json!({"rope_type": "linear", "factor": shortest(factor)});
     }
     if let Container::Gguf(file) = files.container() {
-        for name in ["bos", "eos", "pad"] {
-            let key =
-                format!("tokenizer.ggml.{}_token_id", if name == "pad" { "padding" } else { name });
-            if let Ok(Some(id)) = file.metadata().opt_u32(&key) {
-                config[format!("{name}_token_id")] = id.into();
+        let ids = SpecialIds::of_gguf(file.metadata(), c.vocab_size);
+        for (kind, _, id) in ids.iter().filter(|(kind, ..)| !["eot", "eom"].contains(kind)) {
+            if let Some(id) = id {
+                config[format!("{kind}_token_id")] = id.into();
             }
         }
     }
@@ -287,13 +345,19 @@ fn config_of(files: &ModelFiles) -> Json {
 }
 
 impl SideFile {
+    /// Its name in the folder.
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Self::Copied { name, .. } | Self::Made { name, .. } => name,
+        }
+    }
+
     /// Puts it into a folder.
     pub(crate) fn write(&self, folder: &Path) -> Result<()> {
         match self {
             Self::Copied { name, from } => {
-                let to = folder.join(name);
-                std::fs::copy(from, &to).map_err(Error::io(&to, "write"))?;
-                Ok(())
+                let bytes = read_side_file(from)?;
+                Ok(bitnet_formats::write_whole_file(&folder.join(name), &bytes)?)
             }
             Self::Made { name, text } => {
                 Ok(bitnet_formats::write_whole_file(&folder.join(name), text.as_bytes())?)

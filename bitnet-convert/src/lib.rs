@@ -16,19 +16,27 @@
 #![forbid(unsafe_code)]
 
 mod adapter;
+mod adapter_config;
 mod budget;
 mod choose;
+mod compare;
+mod destination;
 mod diff;
 mod digest;
 mod encode;
+mod entry;
 mod error;
 mod gguf_target;
 mod hf_target;
+mod manifest;
 mod options;
 mod partial;
 mod pattern;
 mod plan;
+mod rehearse;
 mod report;
+mod source;
+mod special_ids;
 mod storage;
 mod tensors;
 mod verify;
@@ -47,12 +55,13 @@ pub use options::{Budget, ConvertOptions, Progress, Stage, Target};
 pub use report::{Fidelity, Report, TensorReport};
 pub use storage::Storage;
 
+use destination::Destination;
 use digest::Digest;
 use encode::Encoder;
 use hf_target::SideFile;
-use options::Destination;
 use partial::Partial;
 use plan::{Plan, PlannedFile};
+use source::SourceFiles;
 use verify::Meant;
 
 #[cfg(doctest)]
@@ -62,6 +71,8 @@ struct Readme;
 /// A decided conversion.
 struct Decided {
     files: ModelFiles,
+    source: SourceFiles,
+    destination: Destination,
     plan: Plan,
     planned: Vec<PlannedFile>,
     side: Vec<SideFile>,
@@ -79,26 +90,32 @@ pub fn inspect(input: &Path, output: &Path, options: &ConvertOptions) -> Result<
 /// Converts the model at `input` into `output`. `on_progress` is told how far it is, and stops it by answering `false`.
 ///
 /// # Errors
-/// [`Error::Refused`] for what would change the model unasked, [`Error::Tensor`] for a tensor that the storage can't hold,
-/// [`Error::Unproven`] if the result does not read back as it was meant, [`Error::Stopped`] if it was asked to stop, and
-/// those of reading and writing. Until it returns, `output` is what it was.
+/// [`Error::Refused`] for what would change the model unasked or replace what no conversion wrote, [`Error::Tensor`] for a
+/// tensor that the storage can't hold, [`Error::Unproven`] if the result does not read back as it was meant,
+/// [`Error::SourceChanged`] if the source did not stay as it was, [`Error::Stopped`] if it was asked to stop, and those of
+/// reading and writing. Until it returns, `output` is what it was.
 pub fn convert(
     input: &Path,
     output: &Path,
     options: &ConvertOptions,
     on_progress: &mut dyn FnMut(Progress) -> bool,
 ) -> Result<Report> {
-    let destination = Destination::new(output)?;
     let decided = decide(input, output, options)?;
-    if let Some(there) = decided.final_names(output).iter().find(|name| name.exists())
-        && !options.overwrite
-    {
-        let problem = "it is there already; --overwrite replaces it";
-        return Err(Error::refused(there.display().to_string(), problem));
-    }
-    let Decided { files, plan, planned, side } = &decided;
-    let fingerprint = decided.fingerprint();
-    let partial = Partial::open(destination.clone(), plan, planned, fingerprint, options.resume)?;
+    let partial = decided.destination.partial.clone();
+    run(decided, options, on_progress).map_err(|error| error.keeping(&partial))
+}
+
+fn run(
+    decided: Decided,
+    options: &ConvertOptions,
+    on_progress: &mut dyn FnMut(Progress) -> bool,
+) -> Result<Report> {
+    let Decided { files, source, destination, plan, planned, side } = &decided;
+    let (fingerprint, names) = (decided.fingerprint(), decided.file_names());
+    let partial =
+        Partial::open(destination.clone(), plan, planned, &names, fingerprint, options.resume)?;
+    // What an earlier run was replacing may be back in its place.
+    destination.check(plan.target, &decided.final_names(), options.overwrite)?;
     let left: Vec<usize> = (0..plan.works.len()).filter(|&step| !partial.is_done(step)).collect();
     let resumed = plan.works.len() - left.len();
     let pool = HybridMemoryPool::with_config(MemoryPoolConfig::unbounded())?;
@@ -122,7 +139,10 @@ pub fn convert(
     let work = |index: usize| -> Result<()> {
         go_on()?;
         let step = left[index];
-        let encoded = encoder.encode(&plan.works[step])?;
+        // What a changed source reads as says nothing: the change is the error.
+        let encoded = encoder
+            .encode(&plan.works[step])
+            .map_err(|error| source.check(files).err().unwrap_or(error))?;
         partial.take(plan, step, encoded)?;
         done.fetch_add(plan.works[step].source_bytes, Ordering::Relaxed);
         Ok(())
@@ -131,18 +151,15 @@ pub fn convert(
         tell(Stage::Converting, done.load(Ordering::Relaxed), total);
     })?;
     go_on()?;
-    files.check()?;
     side.iter().try_for_each(|file| file.write(&destination.files()))?;
+    source.check(files)?;
     let converting = start.elapsed();
 
     let records = partial.records();
     let start = Instant::now();
     if options.verify {
         let total = plan.parts.iter().map(|part| part.nbytes).sum();
-        let at = match plan.target {
-            Target::Gguf => destination.files().join(&planned[0].name),
-            Target::HuggingFace | Target::Dense | Target::Mlx => destination.files(),
-        };
+        let at = decided.opened_by(&destination.files());
         let on_bytes = &mut |read| tell(Stage::Proving, read, total);
         let meant = Meant { source: files, options, plan, records: &records };
         verify::prove(meant, &at, &pool, threads, &go_on, on_bytes)?;
@@ -150,8 +167,9 @@ pub fn convert(
     }
     let proving = options.verify.then(|| start.elapsed());
     partial.sync()?;
+    source.check(files)?;
     match plan.target {
-        Target::Gguf => partial.finish_files(&decided.final_names(output))?,
+        Target::Gguf => partial.finish_files(&decided.final_names(), options.overwrite)?,
         Target::HuggingFace | Target::Dense | Target::Mlx => {
             partial.finish_folder(options.overwrite)?
         }
@@ -165,14 +183,11 @@ pub fn available_threads() -> usize {
 }
 
 fn decide(input: &Path, output: &Path, options: &ConvertOptions) -> Result<Decided> {
+    let destination = Destination::new(output)?;
+    let target = destination::target_of(output, options.target)?;
+    let mut source = SourceFiles::beside(input);
     let files = ModelFiles::open(ModelSource::Path(input), &options.load)?;
-    let is_gguf = output.extension().is_some_and(|extension| extension == "gguf");
-    let target = options.target.unwrap_or(if is_gguf { Target::Gguf } else { Target::HuggingFace });
-    if (target == Target::Gguf) != is_gguf {
-        let problem =
-            "a GGUF file's name ends in .gguf, a folder's does not; choose another name or --to";
-        return Err(Error::refused(output.display().to_string(), problem));
-    }
+    source.add_weights(&files);
     let mut options = options.clone();
     if let Some(budget) = options.budget {
         let threads = options.threads.unwrap_or_else(available_threads);
@@ -191,13 +206,19 @@ fn decide(input: &Path, output: &Path, options: &ConvertOptions) -> Result<Decid
             hf_target::plan(&files, options, target)?
         }
     };
-    Ok(Decided { files, plan, planned, side })
+    let mut decided = Decided { files, source, destination, plan, planned, side };
+    let names = decided.final_names();
+    decided.source.refuse_as_output(output, &names)?;
+    decided.destination.check(target, &names, options.overwrite)?;
+    let remarks = rehearse::rehearse(&decided, options)?;
+    decided.plan.remarks.extend(remarks);
+    Ok(decided)
 }
 
 impl Decided {
     /// A digest of everything that the result's bytes depend on.
     fn fingerprint(&self) -> Digest {
-        let Self { files, plan, planned, side } = self;
+        let Self { files, plan, planned, side, .. } = self;
         let mut text = format!("{} {plan:?} {side:?}", env!("CARGO_PKG_VERSION"));
         for file in files.files() {
             let (name, stamp) = (file.name(), file.stamp());
@@ -209,12 +230,27 @@ impl Decided {
     }
 
     /// What the result will be called: the folder, or each GGUF file.
-    fn final_names(&self, output: &Path) -> Vec<PathBuf> {
+    fn final_names(&self) -> Vec<PathBuf> {
+        let output = &self.destination.path;
         match self.plan.target {
             Target::Gguf => {
                 self.planned.iter().map(|file| output.with_file_name(&file.name)).collect()
             }
-            Target::HuggingFace | Target::Dense | Target::Mlx => vec![output.to_owned()],
+            Target::HuggingFace | Target::Dense | Target::Mlx => vec![output.clone()],
+        }
+    }
+
+    /// The names of all files of the result.
+    fn file_names(&self) -> Vec<String> {
+        let weights = self.planned.iter().map(|file| file.name.clone());
+        weights.chain(self.side.iter().map(|file| file.name().to_owned())).collect()
+    }
+
+    /// The file or folder by which a result is opened whose files lie in `folder`.
+    fn opened_by(&self, folder: &Path) -> PathBuf {
+        match self.plan.target {
+            Target::Gguf => folder.join(&self.planned[0].name),
+            Target::HuggingFace | Target::Dense | Target::Mlx => folder.to_owned(),
         }
     }
 

@@ -117,12 +117,3 @@ pub enum Stage {
     /// What was written is read back.
     Proving,
 }
-
-/// Where a result goes, and where it grows until it is complete.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Destination {
-    /// The final name.
-    pub(crate) path: PathBuf,
-    /// The folder beside it that holds what is done.
-    pub(crate) partial: PathBuf,
-}

@@ -1,30 +1,40 @@
 //! The unfinished result: files that grow beside the final name, and a journal by which an interrupted conversion goes on.
 //!
 //! ```text
-//! .NAME.partial/files/...   the files of the result, at their full length from the beginning
-//! .NAME.partial/journal     a line for the plan, then one for each step that is done, as JSON
+//! .NAME.partial/.bitnet-convert   empty; marks the folder as one that a conversion made
+//! .NAME.partial/files/...         the files of the result, at their full length from the beginning
+//! .NAME.partial/journal           a line for the plan, then one for each step that is done, as JSON
+//! .NAME.partial/replaced/         the folder that is being replaced, while the result gets its name
 //! ```
+//!
+//! Nothing in it is followed if it is a symbolic link, and a file that no conversion made is neither removed nor moved to
+//! the final name: such a folder is refused.
 //!
 //! A step counts as done if its line is whole and the bytes in the files still have the digest in the line: what was lost
 //! on the way to the disk is made again.
 
-use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use bitnet_formats::sync_folder;
 use serde::{Deserialize, Serialize};
 
+use crate::destination::{Destination, Standing, check_file, foreign, special};
 use crate::digest::Digest;
 use crate::encode::{Encoded, Proof};
-use crate::options::Destination;
+use crate::entry::{Entry, names_in};
+use crate::manifest::{MANIFEST, Manifest, remove_file};
 use crate::plan::{Plan, PlannedFile};
 use crate::{Error, Result};
 
-/// Longest line of a journal that is read.
-const MAX_LINE: u64 = 1 << 16;
+/// Longest line of a journal that is read: the first one names every file.
+const MAX_LINE: u64 = 1 << 22;
+/// The name of the mark.
+const MARK: &str = ".bitnet-convert";
 
 /// A step that is done.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -53,10 +63,12 @@ impl Record {
 struct Heading {
     format: u32,
     plan: Digest,
+    /// Names of the files that grow.
+    files: Vec<String>,
 }
 
 /// The journal's format.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// The unfinished result of one plan.
 #[derive(Debug)]
@@ -67,79 +79,50 @@ pub(crate) struct Partial {
     records: Mutex<HashMap<usize, Record>>,
 }
 
-impl Destination {
-    /// For a result that is to stand at `path`.
-    pub(crate) fn new(path: &Path) -> Result<Self> {
-        let name = path.file_name().ok_or_else(|| {
-            Error::refused(path.display().to_string(), "it does not end in a name")
-        })?;
-        let mut hidden = std::ffi::OsString::from(".");
-        hidden.push(name);
-        hidden.push(".partial");
-        Ok(Self { path: path.to_owned(), partial: path.with_file_name(hidden) })
-    }
-
-    /// The folder that the result's files grow in.
-    pub(crate) fn files(&self) -> PathBuf {
-        self.partial.join("files")
-    }
-}
-
 impl Partial {
-    /// Opens what an earlier run of the same plan left, if `resume` says so, else begins anew.
+    /// Opens what an earlier run of the same plan left, if `resume` says so, else begins anew. `names` are the files that the
+    /// result may have.
     ///
     /// The journal is locked, so that a second conversion to the same name is refused.
     pub(crate) fn open(
         destination: Destination,
         plan: &Plan,
         files: &[PlannedFile],
+        names: &[String],
         fingerprint: Digest,
         resume: bool,
     ) -> Result<Self> {
         let folder = destination.files();
-        // Folders above the result's are not made: a name that was typed wrong is told, not obeyed.
-        match std::fs::create_dir(&destination.partial) {
-            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-                return Err(Error::io(&destination.partial, "create")(error));
-            }
-            _ => {}
-        }
-        let path = destination.partial.join("journal");
-        let mut journal = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(Error::io(&path, "open"))?;
-        if journal.try_lock().is_err() {
-            let problem = "another conversion to the same name is running; wait for it, or choose another name";
-            return Err(Error::refused(destination.path.display().to_string(), problem));
-        }
-        let records = if resume { read_journal(&journal, fingerprint) } else { None };
-        if records.is_none() && folder.exists() {
-            std::fs::remove_dir_all(&folder).map_err(Error::io(&folder, "remove"))?;
-        }
-        std::fs::create_dir_all(&folder).map_err(Error::io(&folder, "create"))?;
+        claim(&destination.partial)?;
+        let mut journal = open_journal(&destination)?;
+        restore_replaced(&destination)?;
+        let (known, records) = read_journal(&journal, fingerprint).unwrap_or_default();
+        let records = records.filter(|_| resume);
+        make_folder(&folder)?;
+        let known: HashSet<&str> =
+            names.iter().chain(&known).map(String::as_str).chain([MANIFEST]).collect();
+        clear(&folder, &known, records.is_none())?;
         let opened = files
             .iter()
-            .map(|file| open_file(&folder.join(&file.name), file, records.is_some()))
+            .map(|file| open_file(&folder.join(&file.name), file))
             .collect::<Result<Vec<_>>>()?;
         let partial = Self {
             destination,
             files: opened,
-            journal: Mutex::new(File::open(&path).map_err(Error::io(&path, "open"))?),
+            journal: Mutex::new(journal.try_clone().map_err(Error::io(&folder, "open"))?),
             records: Mutex::default(),
         };
         let mut kept = records.unwrap_or_default();
         kept.retain(|record| partial.still_holds(plan, record));
         // The journal is written anew, without what no longer holds.
-        let heading = Heading { format: FORMAT, plan: fingerprint };
+        let heading = Heading { format: FORMAT, plan: fingerprint, files: names.to_vec() };
         let mut text = line(&heading);
         kept.iter().for_each(|record| text.push_str(&line(record)));
-        journal.set_len(0).map_err(Error::io(&path, "write"))?;
-        journal.seek(SeekFrom::Start(0)).map_err(Error::io(&path, "write"))?;
-        journal.write_all(text.as_bytes()).map_err(Error::io(&path, "write"))?;
+        journal
+            .set_len(0)
+            .and_then(|()| journal.seek(SeekFrom::Start(0)))
+            .and_then(|_| journal.write_all(text.as_bytes()))
+            .map_err(Error::io(partial.destination.partial.join("journal"), "write"))?;
         let records = kept.into_iter().map(|record| (record.step, record)).collect();
         Ok(Self { journal: Mutex::new(journal), records: Mutex::new(records), ..partial })
     }
@@ -184,42 +167,72 @@ impl Partial {
     }
 
     /// Puts files beside the final name under their own names, and removes what is left. The first one, by which a split model
-    /// is opened, comes last.
-    pub(crate) fn finish_files(self, names: &[PathBuf]) -> Result<()> {
+    /// is opened, comes last. Without `overwrite`, a file that has appeared meanwhile stays, and is an error.
+    pub(crate) fn finish_files(self, names: &[PathBuf], overwrite: bool) -> Result<()> {
         for to in names.iter().rev() {
             let from = self.destination.files().join(to.file_name().unwrap_or_default());
-            std::fs::rename(&from, to).map_err(Error::io(to, "put the result at"))?;
+            check_file(to, overwrite)?;
+            let failed = Error::io(to, "put the result at");
+            // A link is made only where nothing stands; not every file system has them.
+            if overwrite || std::fs::hard_link(&from, to).is_err() {
+                check_file(to, overwrite)?;
+                std::fs::rename(&from, to).map_err(failed)?;
+            } else {
+                remove_file(&from)?;
+            }
         }
         self.finish()
     }
 
-    /// Puts the folder under the final name; with `overwrite`, in the place of one that is there.
+    /// Puts the folder under the final name, in the place of an empty one; with `overwrite`, in the place of one that a
+    /// conversion wrote.
     pub(crate) fn finish_folder(self, overwrite: bool) -> Result<()> {
         let (from, to) = (self.destination.files(), self.destination.path.clone());
         let failed = Error::io(&to, "put the result at");
-        let old = self.destination.partial.join("replaced");
-        let replaced = overwrite && to.exists();
-        if replaced {
-            std::fs::rename(&to, &old).map_err(&failed)?;
-        }
-        if let Err(error) = std::fs::rename(&from, &to) {
-            if replaced {
-                // The one that was there goes back; should that fail as well, it is still in the partial folder.
-                let _ = std::fs::rename(&old, &to);
+        Manifest::write(&from)?;
+        let old = self.destination.replaced();
+        match self.destination.standing(overwrite)? {
+            Standing::Free => {
+                // Fails where something has come into the folder.
+                if let Entry::Folder = Entry::at(&to)? {
+                    std::fs::remove_dir(&to).map_err(&failed)?;
+                }
+                std::fs::rename(&from, &to).map_err(failed)?;
             }
-            return Err(failed(error));
+            Standing::Written(manifest) => {
+                std::fs::rename(&to, &old).map_err(&failed)?;
+                let put = || -> Result<()> {
+                    // Looked at again where no one else puts files into it.
+                    if let Some(name) = manifest.foreign(&old)? {
+                        return Err(foreign(&to, &name));
+                    }
+                    std::fs::rename(&from, &to).map_err(&failed)
+                };
+                if let Err(error) = put() {
+                    // The one that was there goes back; should that fail as well, the next run does it.
+                    let _ = std::fs::rename(&old, &to);
+                    return Err(error);
+                }
+                manifest.remove(&old)?;
+            }
         }
         self.finish()
     }
 
+    /// Removes what is left of the partial folder; anything that no conversion put there stays.
     fn finish(self) -> Result<()> {
         let Self { destination, files, journal, .. } = self;
-        drop((files, journal));
+        drop(files);
         let parent = destination.path.parent().filter(|parent| !parent.as_os_str().is_empty());
         let parent = parent.unwrap_or(Path::new("."));
         sync_folder(parent).map_err(Error::io(parent, "bring to the disk"))?;
-        std::fs::remove_dir_all(&destination.partial)
-            .map_err(Error::io(&destination.partial, "remove"))
+        // Gone already where it became the result; a file of someone else in it stays.
+        let _ = std::fs::remove_dir(destination.files());
+        drop(journal);
+        remove_file(&destination.partial.join("journal"))?;
+        remove_file(&destination.partial.join(MARK))?;
+        let _ = std::fs::remove_dir(&destination.partial);
+        Ok(())
     }
 
     /// Whether the bytes of a step are still in the files.
@@ -244,15 +257,131 @@ impl Partial {
     }
 }
 
+/// Makes the partial folder, or takes one that a conversion made, or an empty one.
+fn claim(folder: &Path) -> Result<()> {
+    let mark = folder.join(MARK);
+    // Folders above the result's are not made: a name that was typed wrong is an error.
+    match std::fs::create_dir(folder) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+            return Err(Error::io(folder, "create")(error));
+        }
+        _ => {}
+    }
+    match Entry::at(folder)? {
+        Entry::Folder => {}
+        Entry::Special(kind) => return Err(special(folder, kind, "a folder")),
+        Entry::Absent | Entry::File(_) => return Err(not_ours(folder)),
+    }
+    match Entry::at(&mark)? {
+        Entry::File(_) => return Ok(()),
+        Entry::Absent if names_in(folder)?.is_empty() => {}
+        _ => return Err(not_ours(folder)),
+    }
+    match OpenOptions::new().write(true).create_new(true).open(&mark) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+            Err(Error::io(&mark, "create")(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn not_ours(path: &Path) -> Error {
+    let problem = "the result would grow in a folder of this name, and what is there was not made by a conversion; move                    it away, or choose another name for the result";
+    Error::refused(path.display().to_string(), problem)
+}
+
+/// Opens and locks the journal.
+fn open_journal(destination: &Destination) -> Result<File> {
+    let path = destination.partial.join("journal");
+    let mut options = OpenOptions::new();
+    options.read(true).write(true);
+    match Entry::at(&path)? {
+        Entry::Absent => options.create_new(true),
+        Entry::File(_) => &mut options,
+        _ => return Err(not_ours(&path)),
+    };
+    let journal = options.open(&path).map_err(Error::io(&path, "open"))?;
+    if journal.try_lock().is_err() {
+        let problem =
+            "another conversion to the same name is running; wait for it, or choose another name";
+        return Err(Error::refused(destination.path.display().to_string(), problem));
+    }
+    Ok(journal)
+}
+
+/// Brings a folder back that was being replaced when an earlier run ended, or removes it if the result has its name.
+fn restore_replaced(destination: &Destination) -> Result<()> {
+    let (old, to) = (destination.replaced(), &destination.path);
+    match Entry::at(&old)? {
+        Entry::Absent => return Ok(()),
+        Entry::Folder => {}
+        _ => return Err(not_ours(&old)),
+    }
+    if let Entry::Absent = Entry::at(to)? {
+        return std::fs::rename(&old, to).map_err(Error::io(to, "put back"));
+    }
+    match Manifest::read(&old)? {
+        Some(manifest) => match manifest.foreign(&old)? {
+            None => manifest.remove(&old),
+            Some(name) => Err(foreign(&old, &name)),
+        },
+        None => Err(not_ours(&old)),
+    }
+}
+
+/// Makes a folder, unless it is there.
+fn make_folder(path: &Path) -> Result<()> {
+    match Entry::at(path)? {
+        Entry::Absent => std::fs::create_dir(path).map_err(Error::io(path, "create")),
+        Entry::Folder => Ok(()),
+        _ => Err(not_ours(path)),
+    }
+}
+
+/// Refuses a folder with an entry that is not a file of a known name; with `remove`, removes the files.
+fn clear(folder: &Path, known: &HashSet<&str>, remove: bool) -> Result<()> {
+    let mut names = names_in(folder)?;
+    for name in names.extract_if(.., |name| is_temporary(name)) {
+        remove_file(&folder.join(name))?;
+    }
+    for name in &names {
+        let path = folder.join(name);
+        let ours = name.to_str().is_some_and(|name| known.contains(name));
+        // A file with a second name is someone else's too: writing into it would change both.
+        match Entry::at(&path)? {
+            Entry::File(found) if ours && has_one_name(&found) => {}
+            _ => return Err(foreign(folder, &name.to_string_lossy())),
+        }
+    }
+    if remove {
+        names.iter().try_for_each(|name| remove_file(&folder.join(name)))?;
+    }
+    Ok(())
+}
+
+/// Whether a file has the name of an unfinished [`bitnet_formats::write_whole_file`].
+fn is_temporary(name: &OsStr) -> bool {
+    name.to_str().is_some_and(|name| name.starts_with(".bitnet-") && name.ends_with(".tmp"))
+}
+
+#[cfg(unix)]
+fn has_one_name(found: &Metadata) -> bool {
+    std::os::unix::fs::MetadataExt::nlink(found) == 1
+}
+
+#[cfg(not(unix))]
+fn has_one_name(_found: &Metadata) -> bool {
+    true
+}
+
 /// A file at its full length, with its header.
-fn open_file(path: &Path, planned: &PlannedFile, keep: bool) -> Result<Mutex<File>> {
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(!keep)
-        .open(path)
-        .map_err(Error::io(path, "create"))?;
+fn open_file(path: &Path, planned: &PlannedFile) -> Result<Mutex<File>> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true);
+    if let Entry::Absent = Entry::at(path)? {
+        options.create_new(true);
+    }
+    let mut file = options.open(path).map_err(Error::io(path, "create"))?;
     file.set_len(planned.len)
         .and_then(|()| file.seek(SeekFrom::Start(0)))
         .and_then(|_| file.write_all(&planned.header))
@@ -260,8 +389,8 @@ fn open_file(path: &Path, planned: &PlannedFile, keep: bool) -> Result<Mutex<Fil
     Ok(Mutex::new(file))
 }
 
-/// The records of a journal of this plan; `None` if it is another's.
-fn read_journal(journal: &File, plan: Digest) -> Option<Vec<Record>> {
+/// The files that a journal names, and the records of its steps if they are of this plan.
+fn read_journal(journal: &File, plan: Digest) -> Option<(Vec<String>, Option<Vec<Record>>)> {
     let mut reader = BufReader::new(journal);
     let mut next = || {
         let mut text = String::new();
@@ -269,15 +398,18 @@ fn read_journal(journal: &File, plan: Digest) -> Option<Vec<Record>> {
         (read > 0 && text.ends_with('\n')).then_some(text)
     };
     let heading: Heading = serde_json::from_str(&next()?).ok()?;
-    if heading.format != FORMAT || heading.plan != plan {
+    if heading.format != FORMAT {
         return None;
+    }
+    if heading.plan != plan {
+        return Some((heading.files, None));
     }
     let mut records = Vec::new();
     // The line that was being written when the program ended is cut short.
     while let Some(record) = next().and_then(|text| serde_json::from_str(&text).ok()) {
         records.push(record);
     }
-    Some(records)
+    Some((heading.files, Some(records)))
 }
 
 fn line(value: &impl Serialize) -> String {

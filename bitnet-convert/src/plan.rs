@@ -245,6 +245,7 @@ impl<'a> Planner<'a> {
             return Ok(());
         }
         let storage = self.chooser.storage(tensor, &stored)?;
+        self.plan.remarks.extend(self.chooser.fallback(tensor, &stored));
         let (rows, cols) = (tensor.rows, tensor.cols);
         match storage {
             Storage::Ternary(ternary) if self.plan.target == Target::Gguf => {
@@ -403,7 +404,7 @@ impl<'a> Planner<'a> {
             format!("tensor {name} as {storage}"),
             format!(
                 "the source's layers take {} as inputs, a {architecture} file of this type is read as taking {}; \
-                 choose another --type, or say --activations to overrule it when the file is run",
+                 choose another --type, write a folder (--to hf), or say --activations to overrule it when the file is run",
                 said(meant),
                 said(read)
             ),

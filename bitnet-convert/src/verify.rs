@@ -6,20 +6,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bitnet_core::memory::HybridMemoryPool;
 use bitnet_formats::Region;
 use bitnet_inference::loader::{Container, StoredWeight, in_parallel};
-use bitnet_inference::models::{Architecture, ContextLimit, LimitReason, RopeScaling};
-use bitnet_inference::tokenizer::{EncodeOptions, Tokenizer};
 use bitnet_inference::{ModelFiles, ModelSource};
 
 use crate::digest::Digest;
-use crate::options::{ConvertOptions, Target};
+use crate::options::ConvertOptions;
 use crate::partial::{PieceRecord, Record};
 use crate::plan::{Part, PartType, Plan, Recipe};
 use crate::tensors::{Kind, ModelTensor};
-use crate::{Error, Result};
-
-/// A text with what tokenizers differ in: contractions, digits, accents, other scripts, spaces, line breaks.
-const SAMPLE: &str =
-    "It's 12345 degrees — naïve  Straße, 日本語, привет\n\n\tx = foo_bar(1);  \u{1f600} WE'LL";
+use crate::{Error, Result, compare};
 
 /// The bytes of a stored tensor, once its type and shape are what was planned.
 fn stored(written: &ModelFiles, part: &Part) -> std::result::Result<Region, String> {
@@ -72,8 +66,8 @@ pub(crate) fn prove(
         ..options.load.clone()
     };
     let files = ModelFiles::open(ModelSource::Path(path), &load)?;
-    same_model(source, &files, plan).map_err(|problem| unproven("(shapes)", problem))?;
-    same_tokens(source, &files, options).map_err(|problem| unproven("(tokenizer)", problem))?;
+    compare::same_model(source, &files, plan, &load)?
+        .map_err(|problem| unproven("(settings)", problem))?;
     let read = AtomicU64::new(0);
     let work = |index: usize| {
         let record: &Record = &records[index];
@@ -95,69 +89,13 @@ pub(crate) fn prove(
 }
 
 /// The layout of I2_S that was written, which files do not say.
-fn written_layout(plan: &Plan) -> Option<bitnet_quant::codec::i2_s::I2sLayout> {
+pub(crate) fn written_layout(plan: &Plan) -> Option<bitnet_quant::codec::i2_s::I2sLayout> {
     plan.works.iter().find_map(|work| match work.recipe {
         Recipe::Ternary { storage: bitnet_quant::codec::TernaryStorage::I2S(layout), .. } => {
             Some(layout)
         }
         _ => None,
     })
-}
-
-/// The engine sees the same shapes and constants.
-fn same_model(
-    source: &ModelFiles,
-    written: &ModelFiles,
-    plan: &Plan,
-) -> std::result::Result<(), String> {
-    let mut meant = source.config().clone();
-    meant.rope_order = plan.rope_order;
-    if plan.target == Target::Gguf
-        && let Some(factors) = meant.frequency_factors()
-    {
-        meant.rope_scaling = RopeScaling::Factors(factors);
-    }
-    let read = written.config();
-    let window = |limit: Option<ContextLimit>| {
-        limit.filter(|limit| limit.reason == LimitReason::SlidingWindow)
-    };
-    if plan.target == Target::Gguf {
-        // GGUF has no name for dynamic RoPE; the plan says so.
-        meant.context_limit = window(meant.context_limit);
-    }
-    if plan.target != Target::Gguf && meant.architecture != Architecture::Qwen3 {
-        // Nor has config.json of other classes one for a window.
-        meant.context_limit =
-            meant.context_limit.filter(|limit| Some(*limit) != window(Some(*limit)));
-    }
-    if *read != meant {
-        return Err(format!("the model's constants are {read:?}, not {meant:?}"));
-    }
-    let (read, meant) = (written.input_norm_eps(), source.input_norm_eps());
-    if read != meant {
-        return Err(format!("the epsilon of norms before single layers is {read}, not {meant}"));
-    }
-    Ok(())
-}
-
-/// Both tokenizers cut a text alike, where both have one.
-fn same_tokens(
-    source: &ModelFiles,
-    written: &ModelFiles,
-    options: &ConvertOptions,
-) -> std::result::Result<(), String> {
-    let tokenizer =
-        |files: &ModelFiles| files.tokenizer(&options.load).map_err(|error| error.to_string());
-    let (Some(before), Some(after)) = (tokenizer(source)?, tokenizer(written)?) else {
-        return Ok(());
-    };
-    let how = EncodeOptions { add_special: true, parse_special: false };
-    let ids = |tokenizer: &Tokenizer| tokenizer.encode(SAMPLE, how).map_err(|e| e.to_string());
-    let (before, after) = (ids(&before)?, ids(&after)?);
-    if before != after {
-        return Err(format!("it cuts a sample text into {after:?}, the source into {before:?}"));
-    }
-    Ok(())
 }
 
 fn same_bytes(region: &Region, piece: &PieceRecord) -> std::result::Result<(), String> {

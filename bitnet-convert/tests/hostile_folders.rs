@@ -130,7 +130,7 @@ fn damaged_adapters_are_refused_by_name() {
     for (config, named) in [
         ("{", "JSON"),
         (r#"{"peft_type": "IA3", "r": 1, "lora_alpha": 2}"#, "peft_type"),
-        (r#"{"peft_type": "LORA", "r": 0, "lora_alpha": 2}"#, "lora_alpha and r"),
+        (r#"{"peft_type": "LORA", "r": 0, "lora_alpha": 2}"#, "adapter_config.json: r"),
         (r#"{"peft_type": "LORA", "r": 1, "lora_alpha": 2, "use_dora": true}"#, "use_dora"),
         (
             r#"{"peft_type": "LORA", "r": 1, "lora_alpha": 2, "rank_pattern": {"q": 2}}"#,
@@ -154,6 +154,7 @@ fn damaged_adapters_are_refused_by_name() {
         (vec![tensor(&down, &[1, 128], 0.1)], "lora_B"),
         (vec![tensor(&down, &[1, 64], 0.1), tensor(&up, &[128, 1], 0.1)], "q_proj"),
         (vec![tensor(&down, &[2, 128], 0.1), tensor(&up, &[128, 1], 0.1)], "q_proj"),
+        (vec![tensor(&down, &[4, 128], 0.1), tensor(&up, &[128, 4], 0.1)], "rank 4"),
         (vec![tensor(&down, &[1, 128], f32::NAN), tensor(&up, &[128, 1], 0.1)], "lora_A"),
         (vec![tensor("base_model.model.x.magnitude", &[1], 0.1)], "magnitude"),
         (

@@ -142,16 +142,6 @@ fn a_result_that_is_there_stays_unless_it_may_be_replaced() {
     assert_eq!(fs::read(&file).unwrap(), b"before");
     whole(&input, &file, &replacing);
     assert_eq!(&fs::read(&file).unwrap()[..4], b"GGUF");
-
-    let packed = folder.path().join("packed");
-    fs::create_dir(&packed).unwrap();
-    fs::write(packed.join("old"), b"old").unwrap();
-    let target = Some(Target::HuggingFace);
-    assert!(
-        convert(&input, &packed, &ConvertOptions { target, ..options() }, &mut |_| true).is_err()
-    );
-    whole(&input, &packed, &ConvertOptions { target, ..replacing });
-    assert!(packed.join("model.safetensors").exists() && !packed.join("old").exists());
 }
 
 #[test]

@@ -1,0 +1,210 @@
+//! `adapter_config.json` of a PEFT adapter: the rank and the factor, and a refusal of every setting by which the adapter
+//! means something else than `W + factor B A`.
+
+use serde_json::{Map, Value};
+
+use crate::{Error, Result};
+
+/// Largest rank.
+const MAX_RANK: u64 = 1 << 16;
+/// Largest factor `lora_alpha / r`; those of trained adapters are up to some hundreds.
+const MAX_FACTOR: f64 = 65_536.0;
+
+/// Fields that do not change what is merged: where the adapter comes from, how it was trained, and which layers have matrices,
+/// which the matrices themselves show.
+const NO_EFFECT: [&str; 18] = [
+    "auto_mapping",
+    "base_model_name_or_path",
+    "corda_config",
+    "ensure_weight_tying",
+    "eva_config",
+    "exclude_modules",
+    "inference_mode",
+    "layers_pattern",
+    "layers_to_transform",
+    "loftq_config",
+    "lora_dropout",
+    "megatron_core",
+    "peft_version",
+    "qalora_group_size",
+    "revision",
+    "runtime_config",
+    "target_modules",
+    "task_type",
+];
+
+/// Values of `init_lora_weights` that leave the weights of the base model as they are.
+const PLAIN_INIT: [&str; 3] = ["eva", "gaussian", "orthogonal"];
+
+/// What an adapter's settings say.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct AdapterConfig {
+    /// Columns of `B` and rows of `A`.
+    pub(crate) rank: usize,
+    /// The factor on `B A`.
+    pub(crate) factor: f32,
+}
+
+impl AdapterConfig {
+    /// Reads the settings; `file` is what messages call them, `weight` a factor that the user asks for.
+    pub(crate) fn parse(config: &Value, file: &str, weight: f32) -> Result<Self> {
+        let bad =
+            |field: &str, problem: String| Error::refused(format!("{file}: {field}"), problem);
+        let fields = config
+            .as_object()
+            .ok_or_else(|| bad("the file", "it holds no object of settings".into()))?;
+        if fields.get("peft_type").and_then(Value::as_str) != Some("LORA") {
+            return Err(bad("peft_type", "only LORA adapters can be merged".into()));
+        }
+        for (field, value) in fields {
+            if let Some(problem) = problem_of(field, value) {
+                return Err(bad(field, problem));
+            }
+        }
+        let rank = fields.get("r").and_then(Value::as_u64).filter(|r| (1..=MAX_RANK).contains(r));
+        let Some(rank) = rank else {
+            let problem = format!("{} is not a rank from 1 to {MAX_RANK}", shown(fields, "r"));
+            return Err(bad("r", problem));
+        };
+        let alpha = fields.get("lora_alpha").and_then(Value::as_f64).filter(|alpha| *alpha > 0.0);
+        let Some(alpha) = alpha else {
+            let problem = format!("{} is not a positive number", shown(fields, "lora_alpha"));
+            return Err(bad("lora_alpha", problem));
+        };
+        let stabilised = fields.get("use_rslora") == Some(&Value::Bool(true));
+        let divisor = if stabilised { (rank as f64).sqrt() } else { rank as f64 };
+        let factor = alpha / divisor * f64::from(weight);
+        if !(factor.abs() >= f64::from(f32::MIN_POSITIVE) && factor.abs() <= MAX_FACTOR) {
+            let problem = format!(
+                "with r {rank} and the weight {weight} it makes a factor of {factor:e}; factors up to {MAX_FACTOR} are \
+                 merged"
+            );
+            return Err(bad("lora_alpha", problem));
+        }
+        Ok(Self { rank: rank as usize, factor: factor as f32 })
+    }
+}
+
+fn shown(fields: &Map<String, Value>, field: &str) -> String {
+    let value = fields.get(field).map_or("nothing".to_owned(), Value::to_string);
+    value.chars().take(40).collect::<String>().escape_debug().to_string()
+}
+
+/// Why an adapter with this field can't be merged as `W + factor B A`, if so.
+fn problem_of(field: &str, value: &Value) -> Option<String> {
+    let empty = match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        Value::Object(map) => map.is_empty(),
+        _ => false,
+    };
+    match field {
+        "peft_type" | "r" | "lora_alpha" => None,
+        "use_rslora" => (!value.is_boolean() && !value.is_null())
+            .then(|| "it is neither true nor false".into()),
+        "bias" => match value.as_str() {
+            Some("none") => None,
+            _ if value.is_null() => None,
+            _ => Some("adapters that train biases can't be merged: the models have none".into()),
+        },
+        "init_lora_weights" => match value {
+            Value::Null | Value::Bool(_) => None,
+            Value::String(name) if PLAIN_INIT.contains(&name.as_str()) => None,
+            _ => Some(
+                "this start changes the base model's weights, so that the adapter does not fit the original ones; save it \
+                 with path_initial_model_for_weight_conversion"
+                    .into(),
+            ),
+        },
+        _ if empty || NO_EFFECT.contains(&field) => None,
+        "rank_pattern" | "alpha_pattern" => {
+            Some("ranks or factors that differ between layers can't be merged".into())
+        }
+        "modules_to_save" => {
+            Some("layers that are saved whole can't be merged; merge the adapter with PEFT".into())
+        }
+        _ => Some(
+            "adapters with it can't be merged here: it is not known to leave W + lora_alpha / r B A as it is; merge the \
+             adapter with PEFT"
+                .into(),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn with(field: &str, value: Value) -> Result<AdapterConfig> {
+        let mut config = json!({"peft_type": "LORA", "r": 8, "lora_alpha": 16});
+        config[field] = value;
+        AdapterConfig::parse(&config, "adapter_config.json", 1.0)
+    }
+
+    #[test]
+    fn factor_is_alpha_over_rank_or_its_root() {
+        assert_eq!(with("use_rslora", json!(false)).unwrap().factor, 2.0);
+        let stabilised = with("use_rslora", json!(true)).unwrap().factor;
+        assert_eq!(stabilised, (16.0 / 8f64.sqrt()) as f32);
+        let config = json!({"peft_type": "LORA", "r": 4, "lora_alpha": 2.0});
+        assert_eq!(AdapterConfig::parse(&config, "f", -0.5).unwrap().factor, -0.25);
+    }
+
+    #[test]
+    fn fields_of_a_plain_adapter_are_accepted() {
+        for (field, value) in [
+            ("bias", json!("none")),
+            ("target_modules", json!(["q_proj"])),
+            ("init_lora_weights", json!(true)),
+            ("init_lora_weights", json!("gaussian")),
+            ("qalora_group_size", json!(16)),
+            ("megatron_core", json!("megatron.core")),
+            ("rank_pattern", json!({})),
+            ("modules_to_save", Value::Null),
+            ("use_dora", json!(false)),
+            ("some_new_field", Value::Null),
+        ] {
+            assert!(with(field, value.clone()).is_ok(), "{field}: {value}");
+        }
+    }
+
+    #[test]
+    fn fields_that_change_the_sum_are_refused_by_name() {
+        for (field, value) in [
+            ("r", json!(0)),
+            ("r", json!(1u64 << 40)),
+            ("r", json!(8.5)),
+            ("r", json!("8")),
+            ("lora_alpha", json!(0)),
+            ("lora_alpha", json!(-1)),
+            ("lora_alpha", json!(1e300)),
+            ("lora_alpha", json!(1e-300)),
+            ("lora_alpha", Value::Null),
+            ("use_rslora", json!(1)),
+            ("use_dora", json!(true)),
+            ("use_qalora", json!(true)),
+            ("fan_in_fan_out", json!(true)),
+            ("lora_bias", json!(true)),
+            ("bias", json!("all")),
+            ("rank_pattern", json!({"q_proj": 4})),
+            ("alpha_pattern", json!({"q_proj": 4})),
+            ("modules_to_save", json!(["lm_head"])),
+            ("init_lora_weights", json!("pissa_niter_4")),
+            ("init_lora_weights", json!("loftq")),
+            ("layer_replication", json!([[0, 2], [1, 3]])),
+            ("trainable_token_indices", json!([1])),
+            ("target_parameters", json!(["experts.down"])),
+            ("alora_invocation_tokens", json!([1, 2])),
+            ("some_new_field", json!(3)),
+        ] {
+            let error = with(field, value.clone()).unwrap_err().to_string();
+            assert!(error.contains(&format!("adapter_config.json: {field}")), "{value}: {error}");
+        }
+        for weight in [f32::NAN, f32::INFINITY, 0.0] {
+            let config = json!({"peft_type": "LORA", "r": 8, "lora_alpha": 16});
+            assert!(AdapterConfig::parse(&config, "f", weight).is_err(), "{weight}");
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! What a plan finds before work begins: settings that the result can't hold, and shapes that its type can't.
+
+#![allow(clippy::unwrap_used, reason = "a test may stop at any surprise")]
+
+mod small_model;
+
+use std::path::Path;
+
+use bitnet_convert::{ConvertOptions, Target, convert, inspect};
+use serde_json::json;
+use small_model::SmallModel;
+
+/// The error of the plan and of the conversion, which must be the same and leave nothing behind.
+fn refused(input: &Path, output: &Path, options: &ConvertOptions) -> String {
+    let planned = inspect(input, output, options).unwrap_err().to_string();
+    let error = convert(input, output, options, &mut |_| true).unwrap_err().to_string();
+    assert_eq!(planned, error);
+    let left = std::fs::read_dir(output.parent().unwrap()).unwrap();
+    let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+    assert!(left.iter().all(|name| !name.to_string_lossy().starts_with('.')), "{left:?}");
+    error
+}
+
+#[test]
+fn activation_without_a_key_is_refused_in_words() {
+    let work = tempfile::tempdir().unwrap();
+    for (act, name) in [("relu2", "ReLU"), ("gelu_pytorch_tanh", "GELU")] {
+        let config = json!({"hidden_act": act});
+        let folder = SmallModel { config, ..SmallModel::default() }.write(work.path(), act);
+        let error = refused(&folder, &work.path().join("x.gguf"), &ConvertOptions::default());
+        assert!(error.contains("activation") && error.contains(name), "{error}");
+        assert!(!error.contains("ModelConfig") && !error.contains('{'), "{error}");
+        // A folder has a field for it.
+        let dense = ConvertOptions { target: Some(Target::Dense), ..ConvertOptions::default() };
+        inspect(&folder, &work.path().join("folder"), &dense).unwrap();
+    }
+}
+
+#[test]
+fn two_epsilons_go_only_where_there_is_a_field() {
+    let work = tempfile::tempdir().unwrap();
+    let quantization = json!({
+        "quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "online", "use_rms_norm": true,
+        "rms_norm_eps": 1e-6,
+    });
+    let config = json!({"quantization_config": quantization});
+    let model = SmallModel { config, input_norms: true, ..SmallModel::default() };
+    let folder = model.write(work.path(), "m");
+    let (file, packed) = (work.path().join("m.gguf"), work.path().join("packed"));
+    convert(&folder, &file, &ConvertOptions::default(), &mut |_| true).unwrap();
+    convert(&file, &packed, &ConvertOptions::default(), &mut |_| true).unwrap();
+    let dense = ConvertOptions { target: Some(Target::Dense), ..ConvertOptions::default() };
+    let error = refused(&file, &work.path().join("dense"), &dense);
+    assert!(error.contains("epsilon") && error.contains("--to hf"), "{error}");
+}
+
+#[test]
+fn narrow_tensor_falls_back_and_the_plan_names_the_rule() {
+    let work = tempfile::tempdir().unwrap();
+    let model = SmallModel { intermediate: 160, ..SmallModel::default() };
+    let folder = model.write(work.path(), "m");
+    let all = [None, Some("tq2_0"), Some("q2_0-g128"), Some("i2_s")];
+    for linear in all {
+        let activations = (linear != Some("q2_0-g128") && linear.is_some())
+            .then_some(bitnet_core::backend::ActivationPrecision::Float);
+        let load = bitnet_inference::LoadOptions { activations, ..Default::default() };
+        let options = ConvertOptions {
+            linear: linear.map(|name| name.parse().unwrap()),
+            load,
+            ..ConvertOptions::default()
+        };
+        let output = work.path().join(format!("{}.gguf", linear.unwrap_or("own")));
+        let planned = inspect(&folder, &output, &options).unwrap();
+        let report = convert(&folder, &output, &options, &mut |_| true).unwrap();
+        assert_eq!(planned.remarks, report.remarks);
+        let fallen: Vec<&str> = report
+            .tensors
+            .iter()
+            .filter(|tensor| tensor.role == "linear" && tensor.to == "F16")
+            .map(|tensor| tensor.name.as_str())
+            .collect();
+        assert_eq!(fallen, ["blk.0.ffn_down.weight"], "{linear:?}");
+        let remark = report.remarks.iter().find(|remark| remark.contains("down_proj")).unwrap();
+        assert!(remark.contains("multiple of") && remark.contains("f16"), "{remark}");
+    }
+    // The type that is asked for by name is taken instead; one that does not hold the shape is refused.
+    let overrides = |name: &str| ConvertOptions {
+        overrides: vec![("blk.0.ffn_down".into(), name.parse().unwrap())],
+        ..ConvertOptions::default()
+    };
+    let report = inspect(&folder, &work.path().join("f32.gguf"), &overrides("f32")).unwrap();
+    let down = report.tensors.iter().find(|tensor| tensor.name == "blk.0.ffn_down.weight").unwrap();
+    assert_eq!(down.to, "F32");
+    assert!(
+        report.remarks.iter().all(|remark| !remark.contains("down_proj")),
+        "{:?}",
+        report.remarks
+    );
+    let error = refused(&folder, &work.path().join("q.gguf"), &overrides("q2_0-g128"));
+    assert!(error.contains("multiple of 128"), "{error}");
+}
+
+#[test]
+fn unknown_endings_are_refused_before_the_source_is_opened() {
+    for name in ["x.onnx", "x.bin", "x.pt", "x.safetensors", "x.ggml"] {
+        let error =
+            inspect(Path::new("no-such-model"), Path::new(name), &ConvertOptions::default());
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains(name) && error.contains("are not written"), "{error}");
+    }
+}
