@@ -17,6 +17,7 @@ use crate::choose::{self, Found, Wanted};
 use crate::error::{HubError, Result};
 use crate::link;
 use crate::name::{ModelName, Repository, is_commit, path_problem};
+use crate::recommend::{Recommended, recommend};
 
 /// Folders below one another that are looked into.
 const DEEPEST: usize = 16;
@@ -62,11 +63,8 @@ impl HubCache {
     /// # Errors
     /// [`HubError::NotCached`] if it is not there, [`HubError::Choose`] if several models are, [`HubError::Io`].
     pub fn find(&self, name: &ModelName) -> Result<PathBuf> {
-        let missing =
-            || HubError::NotCached { what: name.to_string(), folder: self.folder.clone() };
-        let cache = self.repository(&name.repository);
-        let commit = cache.commit(name.revision())?.ok_or_else(missing)?;
-        let files = cache.files(&commit)?;
+        let missing = || self.not_cached(name);
+        let (cache, commit, files) = self.stored_files(name)?;
         let wanted = name.file.as_deref().map_or(Wanted::Model, Wanted::File);
         let selection =
             choose::choose(&name.repository, &files, &wanted).map_err(|error| match error {
@@ -75,13 +73,40 @@ impl HubCache {
             })?;
         Ok(cache.shown(&commit, selection.run.as_deref()))
     }
+
+    /// As [`HubCache::find`], with the best of several models for a machine with `memory` bytes to spare.
+    ///
+    /// # Errors
+    /// [`HubError::NotCached`] if there is none, [`HubError::Io`].
+    pub fn find_best(
+        &self,
+        name: &ModelName,
+        memory: Option<u64>,
+    ) -> Result<(PathBuf, Recommended)> {
+        let (cache, commit, files) = self.stored_files(name)?;
+        let best = recommend(&name.repository, &files, memory);
+        let best = best.map_err(|_| self.not_cached(name))?;
+        Ok((cache.shown(&commit, best.selection.run.as_deref()), best))
+    }
+
+    /// The files of the revision that `name` means.
+    fn stored_files(&self, name: &ModelName) -> Result<(RepositoryCache, String, Vec<Found>)> {
+        let cache = self.repository(&name.repository);
+        let commit = cache.commit(name.revision())?.ok_or_else(|| self.not_cached(name))?;
+        let files = cache.files(&commit)?;
+        Ok((cache, commit, files))
+    }
+
+    pub(crate) fn not_cached(&self, name: &ModelName) -> HubError {
+        HubError::NotCached { what: name.to_string(), folder: self.folder.clone() }
+    }
 }
 
 /// The part of a cache that belongs to one repository.
 #[derive(Debug, Clone)]
 pub struct RepositoryCache {
-    folder: PathBuf,
-    locks: PathBuf,
+    pub(crate) folder: PathBuf,
+    pub(crate) locks: PathBuf,
     symlinks: bool,
 }
 

@@ -94,6 +94,12 @@ impl Gguf<'_> {
     }
 }
 
+/// The GGUF models among `files`, which are sorted by path: single files and split ones, without files that belong to other models.
+pub fn gguf_models(files: &[Found]) -> Vec<Choice> {
+    let models = ggufs(files);
+    models.iter().filter(|model| !is_part_of_another(model.stem)).map(Gguf::choice).collect()
+}
+
 /// Chooses among `files`, which are sorted by path.
 ///
 /// # Errors

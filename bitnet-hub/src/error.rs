@@ -43,7 +43,7 @@ pub enum HubError {
         problem: String,
     },
     /// Downloads are switched off.
-    #[error("HF_HUB_OFFLINE is set: {what} is not downloaded; unset it, or use what is in {}", folder.display())]
+    #[error("offline: {what} is not in {} and is not downloaded; leave out --offline and unset HF_HUB_OFFLINE to download it", folder.display())]
     Offline {
         /// What would have been downloaded.
         what: String,
@@ -57,6 +57,14 @@ pub enum HubError {
         what: String,
         /// The cache.
         folder: PathBuf,
+    },
+    /// Something in the cache that this program does not remove.
+    #[error("{}: {problem}; remove it by hand if you mean to", path.display())]
+    NotRemoved {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why it is not removed.
+        problem: &'static str,
     },
     /// There is no such repository, or it is private.
     #[error(

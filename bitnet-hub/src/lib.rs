@@ -22,7 +22,9 @@ mod error;
 mod hub;
 mod link;
 mod name;
+pub mod recommend;
 mod settings;
+pub mod stored;
 
 pub use cache::HubCache;
 pub use error::{HubError, Result};

@@ -1,0 +1,187 @@
+//! Which of several models in a repository suits a machine best.
+//!
+//! Forms in which ternary weights stand as trits come first, those whose file says its layout before I2_S, whose layout the file does not
+//! say; then safetensors; then numbers of 16 and 32 bits. The first that fits into memory is taken. Forms that this program can't read
+//! are taken only if there is no other, so that loading says what is wrong.
+
+use crate::choose::{Choice, Found, Selection, Wanted, choose, gguf_models};
+use crate::error::Result;
+use crate::name::Repository;
+
+/// Bytes of memory for every 100 bytes of a file: weights, context and the program itself.
+const MEMORY_PERCENT: u64 = 125;
+
+/// A model and why it was taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recommended {
+    /// What to download, and the path to run.
+    pub selection: Selection,
+    /// The file, or `safetensors`, and the size of all files.
+    pub choice: Choice,
+    /// Whether it fits into memory, as far as that is known.
+    pub fits: bool,
+    /// Why it was taken, in words.
+    pub why: String,
+}
+
+/// How well a form suits the engine: smaller is better.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Form {
+    /// Ternary, and the index in [`TERNARY`].
+    Ternary(usize),
+    Safetensors,
+    Plain,
+    /// A name that says nothing.
+    Unknown,
+    /// A type that the engine has no ternary layers in.
+    Unreadable,
+}
+
+/// Ternary types as file names have them, best first.
+const TERNARY: &[&str] = &["tq2_0", "tq1_0", "q2_0", "iq2_bn", "iq2_bn_r4", "iq1_bn", "i2_s"];
+
+/// Types of plain numbers.
+const PLAIN: &[&str] = &["bf16", "f16", "fp16", "f32", "fp32"];
+
+/// The model for a machine with `memory` bytes to spare; `None` if that is not known. `files` are sorted by path.
+///
+/// # Errors
+/// [`crate::HubError::NoModel`] if there is none.
+pub fn recommend(
+    repository: &Repository,
+    files: &[Found],
+    memory: Option<u64>,
+) -> Result<Recommended> {
+    let mut candidates = Vec::new();
+    for model in gguf_models(files) {
+        let selection = choose(repository, files, &Wanted::File(&model.file))?;
+        candidates.push((form(&model.file), model, selection));
+    }
+    let without_gguf: Vec<Found> =
+        files.iter().filter(|file| !file.path.ends_with(".gguf")).cloned().collect();
+    if let Ok(selection) = choose(repository, &without_gguf, &Wanted::Model) {
+        let sizes = without_gguf.iter().filter(|file| selection.paths.contains(&file.path));
+        let bytes =
+            sizes.map(|file| file.bytes).try_fold(0_u64, |sum, size| sum.checked_add(size?));
+        let file = "safetensors".to_owned();
+        candidates.push((Form::Safetensors, Choice { file, bytes }, selection));
+    }
+    let fits = |choice: &Choice| match (choice.bytes, memory) {
+        (Some(bytes), Some(memory)) => bytes / 100 * MEMORY_PERCENT <= memory,
+        _ => true,
+    };
+    // Among those that do not fit the smallest is the least bad.
+    let order = |(form, choice, _): &(Form, Choice, Selection)| {
+        let unreadable = *form == Form::Unreadable;
+        let size = choice.bytes.unwrap_or(u64::MAX);
+        let fits = fits(choice);
+        (unreadable, !fits, if fits { 0 } else { size }, *form, size, choice.file.clone())
+    };
+    let number = candidates.len();
+    let Some((form, choice, selection)) = candidates.into_iter().min_by_key(order) else {
+        // Says what is missing.
+        let selection = choose(repository, files, &Wanted::Model)?;
+        let choice = Choice { file: selection.run.clone().unwrap_or_default(), bytes: None };
+        return Ok(Recommended { selection, choice, fits: true, why: "the only model".to_owned() });
+    };
+    let fits = fits(&choice);
+    let why = if number == 1 {
+        "the only model of the repository".to_owned()
+    } else {
+        let reason = if fits { reason(form) } else { "the smallest; none fits into free memory" };
+        format!("{reason}; chosen of {number}, :FILE names another")
+    };
+    Ok(Recommended { selection, choice, fits, why })
+}
+
+fn reason(form: Form) -> &'static str {
+    match form {
+        Form::Ternary(_) => "ternary weights as they are run",
+        Form::Safetensors => "safetensors with the model's own settings",
+        Form::Plain => "plain numbers, no ternary file is there",
+        Form::Unknown => "the smallest",
+        Form::Unreadable => "no other form is there",
+    }
+}
+
+fn form(path: &str) -> Form {
+    let stem = path.to_lowercase();
+    let stem = stem.strip_suffix(".gguf").unwrap_or(&stem);
+    let words: Vec<&str> = stem.split(['-', '.', '/']).collect();
+    let is = |kind: &&str| {
+        words.contains(kind) || words.iter().any(|word| word.ends_with(&format!("_{kind}")))
+    };
+    if let Some(index) = TERNARY.iter().position(|kind| words.contains(kind)) {
+        return Form::Ternary(index);
+    }
+    if PLAIN.iter().any(|kind| is(kind)) {
+        return Form::Plain;
+    }
+    let quantized = |word: &&str| {
+        let rest = word.strip_prefix("iq").or_else(|| word.strip_prefix('q'));
+        rest.is_some_and(|rest| {
+            rest.starts_with(|c: char| c.is_ascii_digit()) && rest.contains('_')
+        })
+    };
+    if words.iter().any(quantized) { Form::Unreadable } else { Form::Unknown }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn best(files: &[(&str, u64)], memory: u64) -> Recommended {
+        let repository = Repository::new("a/b").unwrap();
+        let mut found: Vec<Found> = files
+            .iter()
+            .map(|(path, bytes)| Found { path: (*path).to_owned(), bytes: Some(*bytes) })
+            .collect();
+        found.sort_by(|a, b| a.path.cmp(&b.path));
+        recommend(&repository, &found, Some(memory)).unwrap()
+    }
+
+    #[test]
+    fn ternary_forms_come_first() {
+        let files = [
+            ("m-Q4_K_M.gguf", 500),
+            ("m-TQ1_0.gguf", 400),
+            ("m-f16.gguf", 3000),
+            ("m-i2_s.gguf", 420),
+            ("config.json", 1),
+            ("model.safetensors", 900),
+        ];
+        let all = best(&files, 1 << 30);
+        assert_eq!((all.choice.file.as_str(), all.fits), ("m-TQ1_0.gguf", true));
+        assert!(all.why.contains("of 5"), "{}", all.why);
+        let rest = best(&[files[0], files[2], files[4], files[5]], 1 << 30);
+        assert_eq!(rest.choice, Choice { file: "safetensors".into(), bytes: Some(901) });
+        assert_eq!(rest.selection.run, None);
+        assert_eq!(best(&[files[0], files[2]], 1 << 30).choice.file, "m-f16.gguf");
+        assert_eq!(best(&files[..1], 1 << 30).choice.file, "m-Q4_K_M.gguf");
+    }
+
+    #[test]
+    fn what_does_not_fit_into_memory_is_left_out() {
+        let files = [("m-tq2_0.gguf", 1000), ("m-tq1_0.gguf", 800), ("m-q4_0.gguf", 10)];
+        assert_eq!(best(&files, 1250).choice.file, "m-tq2_0.gguf");
+        assert_eq!(best(&files, 1249).choice.file, "m-tq1_0.gguf");
+        let none = best(&files, 100);
+        assert_eq!((none.choice.file.as_str(), none.fits), ("m-tq1_0.gguf", false));
+    }
+
+    #[test]
+    fn forms_are_read_from_names() {
+        for (name, expected) in [
+            ("ggml-model-i2_s.gguf", Form::Ternary(6)),
+            ("x.TQ2_0.gguf", Form::Ternary(0)),
+            ("TQ1_0/x-00001-of-00002.gguf", Form::Ternary(1)),
+            ("m-BF16.gguf", Form::Plain),
+            ("ggml_model_f32.gguf", Form::Plain),
+            ("m-IQ4_XS.gguf", Form::Unreadable),
+            ("m.Q8_0.gguf", Form::Unreadable),
+            ("model.gguf", Form::Unknown),
+        ] {
+            assert_eq!(form(name), expected, "{name}");
+        }
+    }
+}

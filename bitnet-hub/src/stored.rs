@@ -1,0 +1,485 @@
+//! What the cache holds, and the removal of models from it. No link is followed out of the cache: a link is removed, never what it
+//! leads to, unless that is contents of the same repository.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File, Metadata, TryLockError};
+use std::io;
+use std::path::{Component, Path, PathBuf};
+
+use crate::cache::{HubCache, RepositoryCache};
+use crate::choose::{Wanted, choose};
+use crate::error::{HubError, Result};
+use crate::name::{ModelName, Repository};
+
+/// Folders below one another that are looked into.
+const DEEPEST: usize = 16;
+
+/// The beginning of a model's folder in the cache.
+const PREFIX: &str = "models--";
+
+/// A model in the cache.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredModel {
+    /// Its name on the hub.
+    pub repository: Repository,
+    /// Bytes of its contents, each counted once.
+    pub bytes: u64,
+    /// Bytes of downloads that have not ended.
+    pub unfinished_bytes: u64,
+    /// The file or folder to run.
+    pub path: PathBuf,
+    /// The commits of which there are files.
+    pub revisions: Vec<String>,
+    /// The files of the revision at `path`, with their sizes.
+    pub files: Vec<(String, u64)>,
+}
+
+/// A file of a snapshot: a link to contents, or the contents.
+#[derive(Debug, Clone)]
+struct Entry {
+    commit: String,
+    /// Its path in the repository.
+    path: String,
+    /// Where it stands.
+    place: PathBuf,
+    /// The contents that it leads to, by name.
+    blob: Option<String>,
+    /// Bytes of its own.
+    own_bytes: u64,
+}
+
+/// What is to be removed.
+#[derive(Debug)]
+pub struct Removal {
+    cache: RepositoryCache,
+    entries: Vec<Entry>,
+    blobs: BTreeSet<String>,
+    /// Commits of which nothing is left.
+    commits: BTreeSet<String>,
+    whole: bool,
+    freed: u64,
+    shared: u64,
+}
+
+impl HubCache {
+    /// The models in the cache, by name.
+    ///
+    /// # Errors
+    /// [`HubError::Io`] if the cache can't be read.
+    pub fn models(&self) -> Result<Vec<StoredModel>> {
+        let mut models = Vec::new();
+        // The cache itself may be a link.
+        let Ok(folder) = fs::canonicalize(self.folder()) else { return Ok(models) };
+        for (name, data) in list(&folder)? {
+            let name = name.strip_prefix(PREFIX).map(|name| name.replacen("--", "/", 1));
+            let Some(repository) = name.and_then(|name| Repository::new(&name).ok()) else {
+                continue;
+            };
+            if data.is_dir() {
+                models.push(self.repository(&repository).describe(repository)?);
+            }
+        }
+        models.sort_by(|a, b| a.repository.as_str().cmp(b.repository.as_str()));
+        Ok(models)
+    }
+
+    /// What the removal of `name` would remove: a whole model, one revision of it, or a file. Contents that another revision
+    /// uses stay. Nothing is removed yet.
+    ///
+    /// # Errors
+    /// [`HubError::NotCached`], [`HubError::NotRemoved`], [`HubError::Io`].
+    pub fn plan_removal(&self, name: &ModelName) -> Result<Removal> {
+        let cache = self.repository(&name.repository);
+        match fs::symlink_metadata(&cache.folder) {
+            Ok(data) if data.is_dir() => {}
+            Ok(_) => {
+                let problem = "it is a link or a file, not the folder of a model";
+                return Err(HubError::NotRemoved { path: cache.folder, problem });
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(self.not_cached(name));
+            }
+            Err(error) => return Err(HubError::io(&cache.folder, "look at")(error)),
+        }
+        let all = cache.entries()?;
+        let commit = match &name.revision {
+            None => None,
+            Some(revision) => Some(cache.commit(revision)?.ok_or_else(|| self.not_cached(name))?),
+        };
+        let mut chosen = BTreeSet::new();
+        for revision in all.iter().map(|entry| &entry.commit).collect::<BTreeSet<_>>() {
+            if commit.as_ref().is_none_or(|commit| commit == revision) {
+                let paths = match &name.file {
+                    None => None,
+                    Some(file) => {
+                        let files = cache.files(revision)?;
+                        choose(&name.repository, &files, &Wanted::File(file)).ok()
+                    }
+                };
+                chosen.extend(all.iter().enumerate().filter_map(|(index, entry)| {
+                    let wanted = match (&name.file, &paths) {
+                        (None, _) => true,
+                        (Some(_), Some(selection)) => selection.paths.contains(&entry.path),
+                        (Some(_), None) => false,
+                    };
+                    (entry.commit == *revision && wanted).then_some(index)
+                }));
+            }
+        }
+        let everything = name.file.is_none() && name.revision.is_none();
+        if chosen.is_empty() && !everything {
+            return Err(self.not_cached(name));
+        }
+        Removal::new(cache, all, &chosen, everything)
+    }
+}
+
+impl RepositoryCache {
+    fn describe(&self, repository: Repository) -> Result<StoredModel> {
+        let entries = self.entries()?;
+        let blobs = self.blobs()?;
+        let revisions: BTreeSet<String> = entries.iter().map(|e| e.commit.clone()).collect();
+        let main = self.commit("main")?.filter(|commit| revisions.contains(commit));
+        let commit = main.or_else(|| revisions.first().cloned());
+        let files = commit.as_ref().map_or(Ok(Vec::new()), |commit| self.files(commit))?;
+        let path = commit.map_or(self.folder.clone(), |commit| {
+            let run = choose(&repository, &files, &Wanted::Model).ok().and_then(|s| s.run);
+            self.shown(&commit, run.as_deref())
+        });
+        let (unfinished, finished): (Vec<_>, Vec<_>) =
+            blobs.into_iter().partition(|(name, _)| name.ends_with(".incomplete"));
+        let own: u64 = entries.iter().map(|entry| entry.own_bytes).sum();
+        Ok(StoredModel {
+            repository,
+            bytes: own + finished.iter().map(|(_, bytes)| bytes).sum::<u64>(),
+            unfinished_bytes: unfinished.iter().map(|(_, bytes)| bytes).sum(),
+            path,
+            revisions: revisions.into_iter().collect(),
+            files: files.into_iter().map(|f| (f.path, f.bytes.unwrap_or(0))).collect(),
+        })
+    }
+
+    /// Contents by name, with their sizes.
+    fn blobs(&self) -> Result<BTreeMap<String, u64>> {
+        let all = list(&self.folder.join("blobs"))?.into_iter();
+        Ok(all.filter(|(_, data)| data.is_file()).map(|(name, data)| (name, data.len())).collect())
+    }
+
+    /// The files of all snapshots.
+    fn entries(&self) -> Result<Vec<Entry>> {
+        let mut entries = Vec::new();
+        for (commit, data) in list(&self.folder.join("snapshots"))? {
+            if data.is_dir() {
+                let folder = self.folder.join("snapshots").join(&commit);
+                self.walk(&commit, &folder, "", DEEPEST, &mut entries)?;
+            }
+        }
+        Ok(entries)
+    }
+
+    fn walk(
+        &self,
+        commit: &str,
+        folder: &Path,
+        prefix: &str,
+        depth: usize,
+        entries: &mut Vec<Entry>,
+    ) -> Result<()> {
+        for (name, data) in list(folder)? {
+            let (place, path) = (folder.join(&name), format!("{prefix}{name}"));
+            if data.is_dir() {
+                if depth > 0 {
+                    self.walk(commit, &place, &format!("{path}/"), depth - 1, entries)?;
+                }
+                continue;
+            }
+            let blob = if data.is_symlink() { self.blob_of(&place) } else { None };
+            let own_bytes = if data.is_file() && !is_shared(&data) { data.len() } else { 0 };
+            entries.push(Entry { commit: commit.to_owned(), path, place, blob, own_bytes });
+        }
+        Ok(())
+    }
+
+    /// The name of the contents that a link leads to, if they are this repository's.
+    fn blob_of(&self, link: &Path) -> Option<String> {
+        let target = link.parent()?.join(fs::read_link(link).ok()?);
+        let mut plain = PathBuf::new();
+        for part in target.components() {
+            match part {
+                Component::ParentDir => {
+                    plain.pop();
+                }
+                Component::CurDir => {}
+                part => plain.push(part),
+            }
+        }
+        let name = plain.strip_prefix(self.folder.join("blobs")).ok()?.to_str()?;
+        (!name.is_empty() && !name.contains('/')).then(|| name.to_owned())
+    }
+}
+
+impl Removal {
+    fn new(
+        cache: RepositoryCache,
+        all: Vec<Entry>,
+        chosen: &BTreeSet<usize>,
+        everything: bool,
+    ) -> Result<Self> {
+        let sizes = cache.blobs()?;
+        let whole = everything || chosen.len() == all.len();
+        let (mut entries, mut staying) = (Vec::new(), Vec::new());
+        for (index, entry) in all.into_iter().enumerate() {
+            if chosen.contains(&index) { entries.push(entry) } else { staying.push(entry) }
+        }
+        let blobs_of = |entries: &[Entry]| {
+            entries.iter().filter_map(|entry| entry.blob.clone()).collect::<BTreeSet<_>>()
+        };
+        let (used, needed) = (blobs_of(&entries), blobs_of(&staying));
+        let size = |name: &String| sizes.get(name).copied().unwrap_or(0);
+        let shared = used.intersection(&needed).map(size).sum();
+        let blobs: BTreeSet<String> = if whole {
+            sizes.keys().cloned().collect()
+        } else {
+            used.difference(&needed).cloned().collect()
+        };
+        let freed = blobs.iter().map(size).sum::<u64>()
+            + entries.iter().map(|entry| entry.own_bytes).sum::<u64>();
+        let commits_of = |entries: &[Entry]| {
+            entries.iter().map(|entry| entry.commit.clone()).collect::<BTreeSet<_>>()
+        };
+        let commits = &commits_of(&entries) - &commits_of(&staying);
+        Ok(Self { cache, entries, blobs, commits, whole, freed, shared })
+    }
+
+    /// Number of files of the model that are removed.
+    pub fn files(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Bytes that are freed.
+    pub fn freed_bytes(&self) -> u64 {
+        self.freed
+    }
+
+    /// Bytes of contents that stay, because another revision uses them.
+    pub fn shared_bytes(&self) -> u64 {
+        self.shared
+    }
+
+    /// Removes it; the bytes that are freed.
+    ///
+    /// # Errors
+    /// [`HubError::NotRemoved`] if another program downloads this model now, [`HubError::Io`].
+    pub fn run(&self) -> Result<u64> {
+        let _locks = self.lock()?;
+        let folder = &self.cache.folder;
+        if self.whole {
+            // References first: a model that is half removed is not found.
+            for part in ["refs", "snapshots", "blobs"] {
+                remove_all(&folder.join(part))?;
+            }
+            remove_all(folder)?;
+            remove_all(&self.cache.locks)?;
+            return Ok(self.freed);
+        }
+        self.remove_references(&folder.join("refs"), DEEPEST)?;
+        for entry in &self.entries {
+            remove_file(&entry.place)?;
+            let snapshot = folder.join("snapshots").join(&entry.commit);
+            let mut parents = entry.place.ancestors().skip(1);
+            // A folder that is not empty stays.
+            while let Some(parent) = parents.next().filter(|parent| parent.starts_with(&snapshot)) {
+                if fs::remove_dir(parent).is_err() {
+                    break;
+                }
+            }
+        }
+        for blob in &self.blobs {
+            remove_file(&self.cache.blob(blob))?;
+        }
+        Ok(self.freed)
+    }
+
+    /// Removes the names of commits of which nothing is left.
+    fn remove_references(&self, folder: &Path, depth: usize) -> Result<()> {
+        for (name, data) in list(folder)? {
+            let path = folder.join(name);
+            if data.is_dir() && depth > 0 {
+                self.remove_references(&path, depth - 1)?;
+            } else if data.is_file() && data.len() <= 64 {
+                let text = fs::read_to_string(&path).map_err(HubError::io(&path, "read"))?;
+                if self.commits.contains(text.trim()) {
+                    remove_file(&path)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Holds the locks of the repository, so that no program writes to it.
+    fn lock(&self) -> Result<Vec<File>> {
+        let mut held = Vec::new();
+        for (name, data) in list(&self.cache.locks)? {
+            if !data.is_file() {
+                continue;
+            }
+            let path = self.cache.locks.join(name);
+            let lock = File::options().append(true).open(&path);
+            let lock = lock.map_err(HubError::io(&path, "open the lock"))?;
+            if matches!(lock.try_lock(), Err(TryLockError::WouldBlock)) {
+                let problem = "another program downloads this model; stop it first";
+                return Err(HubError::NotRemoved { path, problem });
+            }
+            held.push(lock);
+        }
+        Ok(held)
+    }
+}
+
+/// Names in a folder and what stands there; links are not followed. Nothing, if the folder is not there or is a link.
+fn list(folder: &Path) -> Result<Vec<(String, Metadata)>> {
+    if !fs::symlink_metadata(folder).is_ok_and(|data| data.is_dir()) {
+        return Ok(Vec::new());
+    }
+    let failed = || HubError::io(folder, "list");
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).map_err(failed())? {
+        let entry = entry.map_err(failed())?;
+        if let Some(name) = entry.file_name().to_str() {
+            names.push((name.to_owned(), entry.metadata().map_err(failed())?));
+        }
+    }
+    names.sort_by(|a, b| a.0.cmp(&b.0));
+    Ok(names)
+}
+
+/// Whether a file is a hard link of contents that are counted elsewhere.
+fn is_shared(data: &Metadata) -> bool {
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::MetadataExt::nlink(data) > 1
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = data;
+        false
+    }
+}
+
+fn remove_file(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(HubError::io(path, "remove")(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Removes a folder and what is in it; of a link, the link only.
+fn remove_all(path: &Path) -> Result<()> {
+    match fs::symlink_metadata(path) {
+        Err(_) => Ok(()),
+        Ok(data) if data.is_dir() => fs::remove_dir_all(path).map_err(HubError::io(path, "remove")),
+        Ok(_) => remove_file(path),
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    const OLD: &str = "0123456789abcdef0123456789abcdef01234567";
+    const NEW: &str = "89abcdef0123456789abcdef0123456789abcdef";
+
+    /// Two revisions of `a/b` that share their weights, and a file outside.
+    fn filled(folder: &Path) -> (HubCache, RepositoryCache) {
+        let cache = HubCache::new(folder.join("hub"));
+        let repository = cache.repository(&Repository::new("a/b").unwrap());
+        for (commit, path, etag, bytes) in [
+            (OLD, "config.json", "e1", 10),
+            (OLD, "model.safetensors", "e2", 1000),
+            (NEW, "config.json", "e3", 20),
+            (NEW, "model.safetensors", "e2", 1000),
+        ] {
+            fs::create_dir_all(repository.blob(etag).parent().unwrap()).unwrap();
+            fs::write(repository.blob(etag), vec![7; bytes]).unwrap();
+            repository.show(commit, path, etag).unwrap();
+        }
+        fs::write(repository.partial("e4"), vec![7; 5]).unwrap();
+        repository.note_commit("main", NEW).unwrap();
+        repository.note_commit("v1", OLD).unwrap();
+        fs::create_dir_all(repository.lock("e2").parent().unwrap()).unwrap();
+        fs::write(repository.lock("e2"), "").unwrap();
+        fs::create_dir_all(cache.folder().join("models--c--d/snapshots")).unwrap();
+        fs::write(folder.join("outside"), "mine").unwrap();
+        (cache, repository)
+    }
+
+    fn removal(cache: &HubCache, name: &str) -> Result<Removal> {
+        cache.plan_removal(&ModelName::parse(name).unwrap())
+    }
+
+    #[test]
+    fn models_are_listed_with_shared_contents_counted_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let (cache, repository) = filled(folder.path());
+        let models = cache.models().unwrap();
+        assert_eq!(models.len(), 2);
+        let model = &models[0];
+        assert_eq!(model.repository.as_str(), "a/b");
+        assert_eq!((model.bytes, model.unfinished_bytes), (1030, 5));
+        assert_eq!((model.revisions.len(), model.files.len()), (2, 2));
+        assert_eq!(model.path, repository.snapshot(NEW));
+        assert_eq!(HubCache::new(folder.path().join("none")).models().unwrap(), []);
+    }
+
+    #[test]
+    fn a_model_is_removed_whole_and_nothing_else_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let (cache, repository) = filled(folder.path());
+        symlink(folder.path().join("outside"), repository.snapshot(NEW).join("link")).unwrap();
+        symlink(folder.path(), repository.snapshot(NEW).join("folder")).unwrap();
+        let whole = removal(&cache, "a/b").unwrap();
+        assert_eq!((whole.files(), whole.freed_bytes(), whole.shared_bytes()), (6, 1035, 0));
+        assert_eq!(whole.run().unwrap(), 1035);
+        assert!(!repository.folder.exists() && !repository.locks.exists());
+        assert_eq!(fs::read(folder.path().join("outside")).unwrap(), b"mine");
+        assert_eq!(cache.models().unwrap()[0].repository.as_str(), "c/d");
+        assert!(matches!(removal(&cache, "a/b"), Err(HubError::NotCached { .. })));
+    }
+
+    #[test]
+    fn contents_that_another_revision_uses_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let (cache, repository) = filled(folder.path());
+        let old = removal(&cache, "a/b@v1").unwrap();
+        assert_eq!((old.files(), old.freed_bytes(), old.shared_bytes()), (2, 10, 1000));
+        old.run().unwrap();
+        assert!(repository.blob("e2").exists() && !repository.blob("e1").exists());
+        assert!(!repository.snapshot(OLD).exists());
+        assert_eq!(repository.commit("v1").unwrap(), None);
+        assert_eq!(repository.commit("main").unwrap().as_deref(), Some(NEW));
+        let file = removal(&cache, "a/b:model.safetensors").unwrap();
+        assert_eq!((file.files(), file.freed_bytes()), (1, 1000));
+        file.run().unwrap();
+        assert!(!repository.blob("e2").exists() && repository.blob("e3").exists());
+        assert!(matches!(removal(&cache, "a/b:none"), Err(HubError::NotCached { .. })));
+        assert!(matches!(removal(&cache, "a/b@none"), Err(HubError::NotCached { .. })));
+    }
+
+    #[test]
+    fn links_and_models_in_use_are_not_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (cache, repository) = filled(folder.path());
+        symlink(folder.path(), cache.folder().join("models--e--f")).unwrap();
+        assert!(matches!(removal(&cache, "e/f"), Err(HubError::NotRemoved { .. })));
+        assert_eq!(cache.models().unwrap().len(), 2, "a link is no model");
+        let lock = File::options().append(true).open(repository.lock("e2")).unwrap();
+        lock.lock().unwrap();
+        let busy = removal(&cache, "a/b").unwrap().run();
+        assert!(matches!(busy, Err(HubError::NotRemoved { .. })), "{busy:?}");
+        assert!(repository.blob("e2").exists());
+    }
+}
