@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
 
+use crate::output::document;
+
 static LISTENING: AtomicBool = AtomicBool::new(false);
 static ASKED: AtomicBool = AtomicBool::new(false);
 
@@ -11,6 +13,7 @@ static ASKED: AtomicBool = AtomicBool::new(false);
 pub(crate) fn install() -> Result<()> {
     ctrlc::set_handler(|| {
         if !LISTENING.load(Ordering::SeqCst) || ASKED.swap(true, Ordering::SeqCst) {
+            document::interrupt();
             std::process::exit(130);
         }
     })

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use bitnet_core::backend::Backend;
+use bitnet_core::device::{Device, DeviceCapabilities};
 use bitnet_core::memory::HybridMemoryPool;
 use bitnet_cpu::CpuOptions;
 use bitnet_inference::{
@@ -15,7 +16,13 @@ use bitnet_inference::{
 use bitnet_quant::calibration::Calibration;
 
 use crate::args::Cli;
-use crate::output::Output;
+use crate::input_text::{self, LONGEST_SETTINGS};
+use crate::output::{Output, bytes};
+
+/// Bytes of keys and values that are reserved without a look at the memory of the machine.
+const SMALL_CONTEXT: u64 = 64 << 20;
+/// Bytes of text that are cut into tokens without a look at the context.
+const SHORT_TEXT: usize = 1 << 20;
 
 /// The model that is meant: `positional`, `--model`, or the embedded one.
 pub(crate) fn source<'a>(cli: &'a Cli, positional: Option<&'a Path>) -> Result<ModelSource<'a>> {
@@ -33,15 +40,14 @@ pub(crate) fn options(cli: &Cli) -> Result<LoadOptions> {
     let chat_template = match &cli.model.chat_template {
         None => None,
         Some(path) => {
-            let read = std::fs::read_to_string(path);
-            Some(read.with_context(|| format!("can't read the chat template {}", path.display()))?)
+            let read = input_text::read_text(path, LONGEST_SETTINGS);
+            Some(read.context("--chat-template")?)
         }
     };
     let calibration = match &cli.model.calibration {
         None => None,
         Some(path) => {
-            let text = std::fs::read_to_string(path)
-                .with_context(|| format!("can't read the calibration {}", path.display()))?;
+            let text = input_text::read_text(path, LONGEST_SETTINGS).context("--calibration")?;
             let calibration = Calibration::from_json(&text);
             Some(calibration.with_context(|| format!("{}", path.display()))?)
         }
@@ -122,10 +128,55 @@ fn load(
 /// A sequence with the room that the command line asks for.
 pub(crate) fn session<'m>(cli: &Cli, model: &'m Model, output: &mut Output) -> Result<Session<'m>> {
     let trained = model.config().context;
-    if cli.model.ctx.is_some_and(|asked| asked > trained) {
-        output.warning(&format!(
-            "the model was trained for {trained} tokens of context; beyond them it may ramble"
-        ));
+    if let Some(asked) = cli.model.ctx {
+        check_memory(cli, model, asked)?;
+        if asked > trained {
+            output.warning(&format!(
+                "the model was trained for {trained} tokens of context; beyond them it may ramble"
+            ));
+        }
     }
     Ok(model.session(cli.model.ctx)?)
+}
+
+/// Refuses a context whose keys and values do not fit into the memory that is free.
+fn check_memory(cli: &Cli, model: &Model, context: usize) -> Result<()> {
+    let position = model.decoder().token_cost(cli.model.kv.into())?.kv_position_bytes as u64;
+    let needed = position.saturating_mul(context as u64);
+    if needed <= SMALL_CONTEXT {
+        return Ok(());
+    }
+    let machine = DeviceCapabilities::without_bandwidth(&Device::Cpu);
+    let limits = [machine.available_memory, machine.memory_limit, machine.address_space_limit];
+    let Some(free) = limits.into_iter().flatten().min() else { return Ok(()) };
+    if needed > free {
+        let (needed, free, most) = (bytes(needed), bytes(free), free / position.max(1));
+        bail!(
+            "--ctx {context} takes {needed} for keys and values, and {free} of memory are free; \
+             ask for at most {most} tokens, or store them smaller (--kv int8)"
+        );
+    }
+    Ok(())
+}
+
+/// Refuses a text that can't fit into the context, before it is cut into tokens.
+///
+/// # Errors
+/// If even the longest tokens of the vocabulary make more tokens of `text` than `capacity`.
+pub(crate) fn check_length(model: &Model, text: &str, capacity: usize) -> Result<()> {
+    if text.len() <= SHORT_TEXT {
+        return Ok(());
+    }
+    let Some(tokenizer) = model.tokenizer() else { return Ok(()) };
+    let ids = 0..u32::try_from(tokenizer.vocab_size()).unwrap_or(u32::MAX);
+    let longest = ids.filter_map(|id| tokenizer.token_bytes(id).ok()).map(|b| b.len()).max();
+    let least = text.len() / longest.unwrap_or(1).max(1);
+    if least > capacity {
+        bail!(
+            "the text has {}, which is at least {least} tokens, and the context holds {capacity}; \
+             shorten it or raise --ctx",
+            bytes(text.len() as u64)
+        );
+    }
+    Ok(())
 }

@@ -3,36 +3,96 @@
 
 mod args;
 mod commands;
+#[cfg(feature = "hub")]
+mod download;
+mod input_text;
 mod interrupt;
 mod load;
 mod model_path;
 mod output;
 mod output_file;
 
+use std::ffi::OsString;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
-
-use clap::Parser;
 
 use crate::args::{Cli, Command};
 use crate::commands::Outcome;
-use crate::output::Output;
+use crate::output::{Output, document};
+
+/// The exit code for wrong usage and unusable input.
+const UNUSABLE: u8 = 2;
+/// The exit code of a program that a panic ended, as without `main`.
+const PANICKED: u8 = 101;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse_from(commands::bench::args::with_long_options(std::env::args_os()));
+    let args = args::normalized(std::env::args_os());
+    let mut cli = match args::parse(&args) {
+        Ok(cli) => cli,
+        Err(error) => return ExitCode::from(explain(&error, &args)),
+    };
+    if cli.general.json {
+        document::require();
+    }
     let mut output = Output::new(&cli.general);
-    let result = interrupt::install().and_then(|()| dispatch(&cli, &mut output));
-    let code = match result.and_then(|outcome| output.finish().map(|()| outcome)) {
+    // The panic itself is reported by its hook; what is left is the exit code and the document.
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        interrupt::install().and_then(|()| work(&mut cli, &mut output))
+    }));
+    let result = match result {
+        Ok(result) => result.and_then(|outcome| output.finish().map(|()| outcome)),
+        Err(_) => {
+            let _ = document::fail("error", "internal error: the program panicked");
+            return ExitCode::from(PANICKED);
+        }
+    };
+    ExitCode::from(match result {
         Ok(Outcome::Done) => 0,
         Ok(Outcome::CheckFailed) => 1,
-        Ok(Outcome::Interrupted) => 130,
+        Ok(Outcome::Interrupted) => {
+            // The exit code tells whoever no longer reads.
+            let _ = document::fail("interrupted", "interrupted");
+            130
+        }
         // Whoever read the output has seen enough.
         Err(error) if output::is_closed_pipe(&error) => 0,
         Err(error) => {
             output.error(&error);
-            2
+            let _ = document::fail("error", &output::in_one_line(&error));
+            UNUSABLE
         }
-    };
-    ExitCode::from(code)
+    })
+}
+
+/// Prints the help, the version, or what is wrong with a command line; the exit code.
+fn explain(error: &clap::Error, args: &[OsString]) -> u8 {
+    let printed = error.print().and_then(|()| io::Write::flush(&mut io::stdout()));
+    if error.use_stderr() {
+        if args.iter().take_while(|arg| *arg != "--").any(|arg| arg == "--json") {
+            document::require();
+            let text = error.render().to_string();
+            let text = text.lines().next().unwrap_or_default();
+            let text = text.strip_prefix("error: ").unwrap_or(text);
+            let _ = document::fail("error", text);
+        }
+        return UNUSABLE;
+    }
+    match printed {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            eprintln!("error: can't write to standard output: {error}");
+            UNUSABLE
+        }
+        _ => 0,
+    }
+}
+
+/// Finds the models that the command line names, then does what it asks.
+fn work(cli: &mut Cli, output: &mut Output) -> anyhow::Result<Outcome> {
+    if !model_path::resolve(cli, output)? {
+        return Ok(Outcome::Interrupted);
+    }
+    dispatch(cli, output)
 }
 
 fn dispatch(cli: &Cli, output: &mut Output) -> anyhow::Result<Outcome> {
@@ -49,7 +109,9 @@ fn dispatch(cli: &Cli, output: &mut Output) -> anyhow::Result<Outcome> {
         Command::Verify(args) => commands::verify::run(cli, args, output),
         Command::Cache(args) => commands::cache::run(args, output),
         Command::Doctor => commands::doctor::run(cli, output),
-        Command::Pull(args) => commands::pull::run(args, output),
+        Command::Pull(args) => commands::pull::run(cli, args, output),
+        Command::List => commands::stored::list(output),
+        Command::Rm(args) => commands::stored::remove(args, output),
         Command::Train(args) => commands::train::run(cli, args, output),
         Command::Completions(args) => commands::completions::run(args, output),
     }

@@ -1,22 +1,217 @@
-//! Paths of models as they are typed: `hf:OWNER/NAME` stands for what has been pulled from a hub.
+//! Models as they are typed: files, folders, and names on a hub.
+//!
+//! | typed | taken for |
+//! |---|---|
+//! | a path that exists | that file or folder; in a folder with one GGUF model and no settings of a Hugging Face model, that model |
+//! | `hf:OWNER/NAME…` | a model on a hub |
+//! | `OWNER/NAME…` where there is no `OWNER` in the current folder, and `NAME` does not end like a file | a model on a hub |
+//! | anything else | a path, which is not there |
+//!
+//! A model on a hub is looked for in the cache, then downloaded.
 
-use std::path::PathBuf;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
 
-use bitnet_hub::{HubError, ModelName, Settings};
-use clap::builder::{PathBufValueParser, TypedValueParser};
+use anyhow::{Context, Result, bail};
+use bitnet_hub::ModelName;
+use bitnet_hub::choose::{Found, gguf_models};
+
+use crate::args::{Cli, Command};
+use crate::output::Output;
 
 /// The beginning of a name on a hub.
 const PREFIX: &str = "hf:";
 
-/// Reads a path, or finds what has been pulled. Nothing is downloaded.
-pub(crate) fn parser() -> impl TypedValueParser<Value = PathBuf> {
-    PathBufValueParser::new().try_map(resolve)
+/// Endings of files, which no model of a hub is taken for.
+const FILE_ENDINGS: &[&str] = &[
+    "bin",
+    "ckpt",
+    "gguf",
+    "ggml",
+    "json",
+    "npz",
+    "onnx",
+    "pt",
+    "pth",
+    "safetensors",
+    "txt",
+    "zip",
+];
+
+/// Files that show that a folder is a Hugging Face model.
+const SETTINGS: &[&str] =
+    &["config.json", "model.safetensors", "model.safetensors.index.json", "tokenizer.json"];
+
+/// Replaces the models on the command line by paths on this machine, downloading what is on a hub. Answers whether to go on: `false`
+/// if the user stopped a download.
+///
+/// # Errors
+/// If a name is none, or a model can't be had.
+pub(crate) fn resolve(cli: &mut Cli, output: &mut Output) -> Result<bool> {
+    if let Some(name) = cli.model.hf_repo.take() {
+        let name = if name.starts_with(PREFIX) { name } else { format!("{PREFIX}{name}") };
+        cli.model.model = Some(name.into());
+    }
+    let offline = cli.general.offline;
+    let mut paths: Vec<&mut PathBuf> = cli.model.model.iter_mut().collect();
+    match &mut cli.command {
+        Command::Inspect(args) => paths.extend(args.path.iter_mut().chain(&mut args.diff)),
+        Command::Verify(args) => paths.extend(&mut args.path),
+        Command::Convert(args) => paths.push(&mut args.input),
+        Command::Compare(args) => paths.extend([&mut args.first, &mut args.second]),
+        Command::Bench(args) => paths.extend(&mut args.model),
+        Command::Run(_)
+        | Command::Chat(_)
+        | Command::Tokenize(_)
+        | Command::Perplexity(_)
+        | Command::Calibrate(_) => {}
+        // These use no model.
+        Command::Cache(_)
+        | Command::Pull(_)
+        | Command::List
+        | Command::Rm(_)
+        | Command::Doctor
+        | Command::Train(_)
+        | Command::Completions(_) => return Ok(true),
+    }
+    for path in paths {
+        match local(path, offline, output)? {
+            Some(found) => *path = found,
+            None => return Ok(false),
+        }
+    }
+    Ok(true)
 }
 
-fn resolve(path: PathBuf) -> Result<PathBuf, HubError> {
-    let Some(text) = path.to_str().filter(|text| text.starts_with(PREFIX)) else {
-        return Ok(path);
-    };
-    let name = ModelName::parse(text)?;
-    Settings::from_environment()?.cache.find(&name)
+/// The path of a model on this machine; `None` if the user stopped the download.
+fn local(path: &Path, offline: bool, output: &mut Output) -> Result<Option<PathBuf>> {
+    if path.is_dir() {
+        return only_gguf(path).map(Some);
+    }
+    match name_on_hub(path)? {
+        None if matches!(path.try_exists(), Ok(false)) => bail!(
+            "{}: cannot find the file: there is no such file or folder; check the path (a model on a hub is hf:OWNER/NAME)",
+            path.display()
+        ),
+        None => Ok(Some(path.to_owned())),
+        Some(name) => fetch(&name, offline, output),
+    }
+}
+
+#[cfg(feature = "hub")]
+fn fetch(name: &ModelName, offline: bool, output: &mut Output) -> Result<Option<PathBuf>> {
+    crate::download::model(name, offline, output)
+}
+
+#[cfg(not(feature = "hub"))]
+fn fetch(name: &ModelName, _: bool, _: &mut Output) -> Result<Option<PathBuf>> {
+    let found = bitnet_hub::Settings::from_environment()?.cache.find(name);
+    Ok(Some(found.context("this program was built without downloads")?))
+}
+
+/// The name on a hub that `path` stands for, if it does.
+fn name_on_hub(path: &Path) -> Result<Option<ModelName>> {
+    let Some(text) = path.to_str() else { return Ok(None) };
+    if path.exists() {
+        return Ok(None);
+    }
+    if text.starts_with(PREFIX) {
+        return Ok(Some(ModelName::parse(text)?));
+    }
+    let here = |owner: &str| Path::new(owner).exists();
+    Ok(ModelName::parse(text).ok().filter(|name| {
+        let name = name.repository.as_str();
+        let ending = Path::new(name).extension().and_then(OsStr::to_str).unwrap_or_default();
+        let ending = ending.to_ascii_lowercase();
+        name.split_once('/').is_some_and(|(owner, _)| !here(owner))
+            && !FILE_ENDINGS.contains(&ending.as_str())
+    }))
+}
+
+/// The GGUF model in `folder` if there is one and nothing of a Hugging Face model; else the folder.
+fn only_gguf(folder: &Path) -> Result<PathBuf> {
+    if SETTINGS.iter().any(|name| folder.join(name).exists()) {
+        return Ok(folder.to_owned());
+    }
+    let failed = || format!("can't list {}", folder.display());
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).with_context(failed)? {
+        let entry = entry.with_context(failed)?;
+        let Some(name) = entry.file_name().to_str().map(str::to_owned) else { continue };
+        if name.to_ascii_lowercase().ends_with(".safetensors") {
+            return Ok(folder.to_owned());
+        }
+        let data = std::fs::metadata(entry.path()).ok().filter(std::fs::Metadata::is_file);
+        files.extend(data.map(|data| Found { path: name, bytes: Some(data.len()) }));
+    }
+    files.sort_by(|a, b| a.path.cmp(&b.path));
+    match gguf_models(&files).as_slice() {
+        [] => Ok(folder.to_owned()),
+        [only] => Ok(folder.join(&only.file)),
+        several => {
+            let names: Vec<&str> = several.iter().map(|model| model.file.as_str()).collect();
+            bail!(
+                "{} holds {} GGUF models; name one of them: {}",
+                folder.display(),
+                several.len(),
+                names.join(", ")
+            )
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_hubs_are_told_from_paths() {
+        let is_name = |text: &str| name_on_hub(Path::new(text)).is_ok_and(|name| name.is_some());
+        for name in [
+            "own/model",
+            "own/model.v1.5",
+            "own/model:TQ2_0",
+            "own/model:m.gguf",
+            "own/m@x",
+            "hf:m",
+        ] {
+            assert!(is_name(name), "{name}");
+        }
+        // `src` is a folder here.
+        for path in [
+            "src/model",
+            "own/model.gguf",
+            "own/Model.SafeTensors",
+            "./own/model",
+            "/own/model",
+            "~/model",
+            "a/b/c",
+            "model",
+            "C:/own",
+            "own/model/",
+            "own\\model",
+            "",
+        ] {
+            assert!(!is_name(path), "{path}");
+        }
+        assert!(name_on_hub(Path::new("hf:../x")).is_err());
+    }
+
+    #[test]
+    fn a_folder_stands_for_its_only_gguf_model() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path();
+        let add = |name: &str| std::fs::write(path.join(name), b"x").unwrap();
+        assert_eq!(only_gguf(path).unwrap(), path);
+        add("m-00001-of-00002.gguf");
+        add("m-00002-of-00002.gguf");
+        add("mmproj-m.gguf");
+        add("README.md");
+        assert_eq!(only_gguf(path).unwrap(), path.join("m-00001-of-00002.gguf"));
+        add("other.gguf");
+        let error = only_gguf(path).unwrap_err().to_string();
+        assert!(error.contains("2 GGUF models") && error.contains("other.gguf"), "{error}");
+        add("config.json");
+        assert_eq!(only_gguf(path).unwrap(), path);
+    }
 }

@@ -5,13 +5,11 @@ use std::path::PathBuf;
 use bitnet_convert::{Storage, Target};
 use clap::{Args, ValueEnum};
 
-use crate::model_path;
-
 /// `bitnet convert`.
 #[derive(Debug, Args)]
 pub(crate) struct ConvertArgs {
     /// The model: a GGUF file, a safetensors file or a Hugging Face folder
-    #[arg(value_name = "IN", value_parser = model_path::parser())]
+    #[arg(value_name = "IN")]
     pub(crate) input: PathBuf,
     /// The result: a name that ends in .gguf, or a folder
     #[arg(value_name = "OUT")]

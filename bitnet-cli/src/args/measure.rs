@@ -5,19 +5,18 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::values::positive;
-use crate::model_path;
 
 /// `bitnet inspect`.
 #[derive(Debug, Args)]
 pub(crate) struct InspectArgs {
     /// The model, as for --model
-    #[arg(value_name = "MODEL", value_parser = model_path::parser())]
+    #[arg(value_name = "MODEL")]
     pub(crate) path: Option<PathBuf>,
     /// List every tensor
     #[arg(long)]
     pub(crate) tensors: bool,
     /// Compare two models tensor by tensor, as the engine reads them; exit code 1 if they differ
-    #[arg(long, num_args = 2, value_names = ["A", "B"], conflicts_with_all = ["path", "tensors"], value_parser = model_path::parser())]
+    #[arg(long, num_args = 2, value_names = ["A", "B"], conflicts_with_all = ["path", "tensors"])]
     pub(crate) diff: Vec<PathBuf>,
 }
 
@@ -25,10 +24,10 @@ pub(crate) struct InspectArgs {
 #[derive(Debug, Args)]
 pub(crate) struct CompareArgs {
     /// The model that is compared with
-    #[arg(value_name = "A", value_parser = model_path::parser())]
+    #[arg(value_name = "A")]
     pub(crate) first: PathBuf,
     /// The model that is compared
-    #[arg(value_name = "B", value_parser = model_path::parser())]
+    #[arg(value_name = "B")]
     pub(crate) second: PathBuf,
     /// The text
     #[arg(short, long, value_name = "TEXT")]
@@ -63,7 +62,7 @@ pub(crate) struct PerplexityArgs {
 #[derive(Debug, Args)]
 pub(crate) struct VerifyArgs {
     /// The model, as for --model
-    #[arg(value_name = "MODEL", value_parser = model_path::parser())]
+    #[arg(value_name = "MODEL")]
     pub(crate) path: Option<PathBuf>,
     /// Tokens to run
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = positive)]

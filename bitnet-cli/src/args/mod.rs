@@ -9,26 +9,27 @@ mod sampling;
 mod text;
 mod values;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::commands::bench::args::BenchArgs;
 use crate::commands::calibrate::args::CalibrateArgs;
 pub(crate) use convert::ConvertArgs;
-use help::EXIT_CODES;
-pub(crate) use hub::PullArgs;
+pub(crate) use hub::{PullArgs, RmArgs};
 pub(crate) use measure::{CompareArgs, InspectArgs, PerplexityArgs, VerifyArgs};
 pub(crate) use model::ModelArgs;
 pub(crate) use sampling::SamplingArgs;
-pub(crate) use text::{ChatArgs, RunArgs, TokenizeArgs};
-pub(crate) use values::positive;
+pub(crate) use text::{ChatArgs, RunArgs, TextArgs, TokenizeArgs};
+use values::{Seed, seed};
+pub(crate) use values::{positive, threads};
 
 /// Runs, checks and trains ternary (BitNet b1.58) language models.
 ///
 /// Without --model, the small story model that is part of the program is used.
 #[derive(Debug, Parser)]
-#[command(name = "bitnet", version, after_help = EXIT_CODES, max_term_width = 100)]
+#[command(name = "bitnet", version, max_term_width = 100, disable_help_flag = true)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -42,27 +43,58 @@ pub(crate) struct Cli {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "General")]
 pub(crate) struct General {
-    /// Print JSON on standard output
+    /// Print JSON on standard output; it ends in a document even if the command fails
     #[arg(long, global = true)]
     pub(crate) json: bool,
     /// Threads that compute [default: one on each physical core]
-    #[arg(long, global = true, value_name = "N", value_parser = positive)]
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_name = "N",
+        value_parser = threads,
+        allow_negative_numbers = true
+    )]
     pub(crate) threads: Option<usize>,
     /// Seed of whatever is drawn at random [default: another one in each run; it is printed]
-    #[arg(long, global = true, value_name = "N")]
-    pub(crate) seed: Option<u64>,
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_name = "N",
+        value_parser = seed,
+        allow_negative_numbers = true
+    )]
+    seed: Option<Seed>,
+    /// Download nothing: use models that are here
+    #[arg(long, global = true, hide_short_help = true)]
+    pub(crate) offline: bool,
     /// When to use colours
     #[arg(
         long,
         global = true,
         value_name = "WHEN",
         default_value = "auto",
-        hide_default_value = true
+        hide_default_value = true,
+        hide_short_help = true
     )]
     pub(crate) color: ColorChoice,
     /// Say more
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, hide_short_help = true)]
     pub(crate) verbose: bool,
+    /// Print help
+    #[arg(short, long, global = true, action = ArgAction::HelpShort)]
+    help: Option<bool>,
+    /// Print help with every option
+    #[arg(long, global = true, action = ArgAction::HelpLong)]
+    help_all: Option<bool>,
+}
+
+impl General {
+    /// The seed that was chosen, if one was.
+    pub(crate) fn seed(&self) -> Option<u64> {
+        self.seed.and_then(|Seed(seed)| seed)
+    }
 }
 
 /// When to use colours.
@@ -104,6 +136,10 @@ pub(crate) enum Command {
     Cache(CacheArgs),
     /// Download a model from a hub
     Pull(PullArgs),
+    /// List the models of hubs that are in the cache
+    List,
+    /// Remove a model of a hub from the cache
+    Rm(RmArgs),
     /// Check this machine
     Doctor,
     /// Train a small ternary model
@@ -152,13 +188,57 @@ pub(crate) struct CompletionsArgs {
     pub(crate) shell: clap_complete::Shell,
 }
 
+/// Reads a command line.
+///
+/// # Errors
+/// What is wrong with it, or the help that it asks for.
+pub(crate) fn parse(args: &[OsString]) -> Result<Cli, clap::Error> {
+    let mut command = help::command();
+    let matches = command.try_get_matches_from_mut(args)?;
+    Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+}
+
+/// The whole command line, for completions.
+pub(crate) fn command() -> clap::Command {
+    help::command()
+}
+
+/// Spells options as this program does: `--top_k` is `--top-k`, and what llama.cpp writes with one dash and several letters becomes
+/// a long option.
+pub(crate) fn normalized(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut options = true;
+    let args = crate::commands::bench::args::with_long_options(args).into_iter();
+    args.map(|arg| {
+        options &= arg != "--";
+        let text = arg.to_str().filter(|_| options);
+        match text {
+            Some("-hf" | "-hfr") => "--hf-repo".into(),
+            Some("-sys") => "--system".into(),
+            Some(long) if long.starts_with("--") => {
+                let (name, value) = long.split_at(long.find('=').unwrap_or(long.len()));
+                format!("{}{value}", name.replace('_', "-")).into()
+            }
+            _ => arg,
+        }
+    })
+    .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
+        help::command().debug_assert();
+    }
+
+    #[test]
+    fn options_are_spelled_as_this_program_does() {
+        let spelled = |args: &[&str]| normalized(args.iter().map(Into::into));
+        assert_eq!(
+            spelled(&["bitnet", "run", "--top_k=3_0", "-hf", "a_b", "--", "--a_b"]),
+            ["bitnet", "run", "--top-k=3_0", "--hf-repo", "a_b", "--", "--a_b"]
+        );
     }
 }

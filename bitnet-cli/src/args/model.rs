@@ -9,18 +9,34 @@ use bitnet_quant::codec::i2_s::I2sLayout;
 use clap::{Args, ValueEnum};
 
 use super::values::positive;
-use crate::model_path;
 
 /// Which model, and how to read and run it.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Model")]
 pub(crate) struct ModelArgs {
-    /// A GGUF file, a safetensors file, a Hugging Face folder, or hf:OWNER/NAME for what has been pulled
-    /// [default: the embedded story model]
-    #[arg(short, long, global = true, value_name = "PATH", value_parser = model_path::parser())]
+    /// A GGUF file, a safetensors file, a folder with one model, or OWNER/NAME on a hub, which is downloaded unless it is in the
+    /// cache [default: the embedded story model]
+    #[arg(short, long, global = true, value_name = "MODEL")]
     pub(crate) model: Option<PathBuf>,
+    /// A model on a hub, as --model hf:OWNER/NAME (also -hf)
+    #[arg(
+        long,
+        global = true,
+        value_name = "OWNER/NAME",
+        conflicts_with = "model",
+        hide_short_help = true
+    )]
+    pub(crate) hf_repo: Option<String>,
     /// Tokens of context to reserve memory for [default: the model's own, up to 4096]
-    #[arg(long, global = true, value_name = "N", value_parser = positive)]
+    #[arg(
+        short = 'c',
+        long,
+        alias = "ctx-size",
+        global = true,
+        value_name = "N",
+        value_parser = positive,
+        hide_short_help = true
+    )]
     pub(crate) ctx: Option<usize>,
     /// Where to compute
     #[arg(
@@ -28,7 +44,8 @@ pub(crate) struct ModelArgs {
         global = true,
         value_name = "NAME",
         default_value = "cpu",
-        hide_default_value = true
+        hide_default_value = true,
+        hide_short_help = true
     )]
     pub(crate) backend: BackendName,
     /// Byte layout of I2_S tensors, which files do not say
@@ -37,18 +54,25 @@ pub(crate) struct ModelArgs {
         global = true,
         value_name = "LAYOUT",
         default_value = "canonical",
-        hide_default_value = true
+        hide_default_value = true,
+        hide_short_help = true
     )]
     pub(crate) i2s_layout: Layout,
     /// Treatment of the inputs of ternary layers [default: what the model was trained for]
-    #[arg(long, global = true, value_name = "HOW")]
+    #[arg(long, global = true, value_name = "HOW", hide_short_help = true)]
     pub(crate) activations: Option<Precision>,
     /// Quantise the inputs of ternary layers within the ranges in FILE, which `bitnet calibrate` wrote (`compare`: those of
     /// the second model)
-    #[arg(long, global = true, value_name = "FILE", conflicts_with = "activations")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        conflicts_with = "activations",
+        hide_short_help = true
+    )]
     pub(crate) calibration: Option<PathBuf>,
     /// Do not keep prepared weights and heads on disk, and do not use those that are kept
-    #[arg(long, global = true)]
+    #[arg(long, global = true, hide_short_help = true)]
     pub(crate) no_cache: bool,
     /// How keys and values of the context are stored
     #[arg(
@@ -56,7 +80,8 @@ pub(crate) struct ModelArgs {
         global = true,
         value_name = "TYPE",
         default_value = "f16",
-        hide_default_value = true
+        hide_default_value = true,
+        hide_short_help = true
     )]
     pub(crate) kv: Kv,
     /// How the head is read where only the likeliest tokens are wanted (greedy, or --top-k)
@@ -65,11 +90,18 @@ pub(crate) struct ModelArgs {
         global = true,
         value_name = "HOW",
         default_value = "refined",
-        hide_default_value = true
+        hide_default_value = true,
+        hide_short_help = true
     )]
     pub(crate) head: HeadReading,
     /// A jinja chat template that replaces the model's own
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(
+        long,
+        alias = "chat-template-file",
+        global = true,
+        value_name = "FILE",
+        hide_short_help = true
+    )]
     pub(crate) chat_template: Option<PathBuf>,
 }
 

@@ -2,81 +2,116 @@
 
 use clap::Args;
 
+use super::values::{number, token_limit, top_k};
+
 /// How tokens are chosen and when writing stops. A value that is not given is the one that the model's authors
 /// suggest, if they do.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Writing")]
 pub(crate) struct SamplingArgs {
-    /// Write at most this many tokens
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 256)]
+    /// Write at most this many tokens; -1 = until the text or the context ends
+    #[arg(
+        short = 'n',
+        long,
+        aliases = ["n-predict", "predict", "max-new-tokens"],
+        value_name = "N",
+        default_value = "256",
+        value_parser = token_limit,
+        allow_negative_numbers = true
+    )]
     pub(crate) max_tokens: usize,
     /// Temperature; 0 always takes the likeliest token [default: the model's, else 0.7]
-    #[arg(long, value_name = "T", allow_negative_numbers = true)]
+    #[arg(
+        long,
+        alias = "temperature",
+        value_name = "T",
+        value_parser = number,
+        allow_negative_numbers = true
+    )]
     pub(crate) temp: Option<f32>,
     /// Choose among the K likeliest tokens; 0 = all [default: the model's, else all]
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_name = "K", value_parser = top_k, allow_negative_numbers = true)]
     pub(crate) top_k: Option<usize>,
     /// Choose among the likeliest tokens that reach probability P together [default: the model's, else 0.9]
-    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    #[arg(long, value_name = "P", value_parser = number, allow_negative_numbers = true)]
     pub(crate) top_p: Option<f32>,
     /// Drop tokens less likely than P times the likeliest one
     #[arg(
         long,
         value_name = "P",
+        value_parser = number,
         default_value_t = 0.0,
         hide_default_value = true,
-        allow_negative_numbers = true
+        allow_negative_numbers = true,
+        hide_short_help = true
     )]
     pub(crate) min_p: f32,
     /// Locally typical sampling; 1 = off
     #[arg(
         long,
+        alias = "typical-p",
         value_name = "P",
+        value_parser = number,
         default_value_t = 1.0,
         hide_default_value = true,
-        allow_negative_numbers = true
+        allow_negative_numbers = true,
+        hide_short_help = true
     )]
     pub(crate) typical: f32,
     /// Penalty on tokens of the last 64; 1 = none
     #[arg(
         long,
+        alias = "repetition-penalty",
         value_name = "X",
+        value_parser = number,
         default_value_t = 1.0,
         hide_default_value = true,
-        allow_negative_numbers = true
+        allow_negative_numbers = true,
+        hide_short_help = true
     )]
     pub(crate) repeat_penalty: f32,
     /// Penalty for each time that a token was among the last 64; 0 = none
     #[arg(
         long,
         value_name = "X",
+        value_parser = number,
         default_value_t = 0.0,
         hide_default_value = true,
-        allow_negative_numbers = true
+        allow_negative_numbers = true,
+        hide_short_help = true
     )]
     pub(crate) frequency_penalty: f32,
     /// Penalty on tokens that were among the last 64; 0 = none
     #[arg(
         long,
         value_name = "X",
+        value_parser = number,
         default_value_t = 0.0,
         hide_default_value = true,
-        allow_negative_numbers = true
+        allow_negative_numbers = true,
+        hide_short_help = true
     )]
     pub(crate) presence_penalty: f32,
     /// Add V to the logit of token ID (-inf forbids it); may be repeated
-    #[arg(long, value_name = "ID=V", value_parser = logit_bias)]
+    #[arg(long, value_name = "ID=V", value_parser = logit_bias, hide_short_help = true)]
     pub(crate) logit_bias: Vec<(u32, f32)>,
     /// Stop before this text; may be repeated
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, short = 'r', alias = "reverse-prompt", value_name = "TEXT")]
     pub(crate) stop: Vec<String>,
     /// Go on after the model's end tokens
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     pub(crate) ignore_eos: bool,
 }
 
+/// `ID=V`; llama.cpp's `ID+V` and `ID-V` too.
 fn logit_bias(text: &str) -> Result<(u32, f32), String> {
-    let (id, value) = text.split_once('=').ok_or("write ID=V, for example 42=-5")?;
+    let (id, value) = match text.split_once('=') {
+        Some(parts) => parts,
+        None => text
+            .find(['+', '-'])
+            .map(|at| text.split_at(at))
+            .ok_or("write ID=V, for example 42=-5")?,
+    };
     let id = id.trim().parse().map_err(|_| format!("{id:?} is not a token id"))?;
     let value: f32 = value.trim().parse().map_err(|_| format!("{value:?} is not a number"))?;
     Ok((id, value))
@@ -90,6 +125,7 @@ mod tests {
     fn logit_biases_are_read() {
         assert_eq!(logit_bias("3=-inf"), Ok((3, f32::NEG_INFINITY)));
         assert_eq!(logit_bias("3=1.5"), Ok((3, 1.5)));
+        assert_eq!((logit_bias("3+1"), logit_bias("3-1.5")), (Ok((3, 1.0)), Ok((3, -1.5))));
         for wrong in ["3", "x=1", "3=y", "-1=2"] {
             assert!(logit_bias(wrong).is_err(), "{wrong}");
         }

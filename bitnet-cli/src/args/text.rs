@@ -1,29 +1,52 @@
 //! `bitnet run`, `chat` and `tokenize`.
 
+use std::path::PathBuf;
+
 use clap::Args;
 
 use super::sampling::SamplingArgs;
 
+/// A text from the command line, a file or standard input.
+#[derive(Debug, Args)]
+pub(crate) struct TextArgs {
+    /// The text; several words are joined by blanks, `-` reads standard input. Without a text, standard input is read unless it is a
+    /// terminal
+    #[arg(value_name = "TEXT")]
+    pub(crate) words: Vec<String>,
+    /// The text, as one argument
+    #[arg(short, long, value_name = "TEXT", conflicts_with = "words", allow_hyphen_values = true)]
+    pub(crate) prompt: Option<String>,
+    /// Read the text from FILE, without the line break at its end; `-` is standard input
+    #[arg(
+        short,
+        long,
+        alias = "prompt-file",
+        value_name = "FILE",
+        conflicts_with_all = ["words", "prompt"]
+    )]
+    pub(crate) file: Option<PathBuf>,
+}
+
 /// `bitnet run`.
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
-    /// The text to continue; `-` reads it from standard input
-    pub(crate) prompt: String,
     #[command(flatten)]
-    pub(crate) sampling: SamplingArgs,
+    pub(crate) text: TextArgs,
     /// Do not print the prompt before the text
-    #[arg(long)]
+    #[arg(long, alias = "no-display-prompt")]
     pub(crate) no_echo: bool,
     /// Say afterwards where every byte of memory is (on standard error; with --json as `memory`)
     #[arg(long)]
     pub(crate) memory_report: bool,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
 }
 
 /// `bitnet chat`.
 #[derive(Debug, Args)]
 pub(crate) struct ChatArgs {
     /// The system prompt
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, alias = "system-prompt", value_name = "TEXT")]
     pub(crate) system: Option<String>,
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
@@ -32,9 +55,8 @@ pub(crate) struct ChatArgs {
 /// `bitnet tokenize`.
 #[derive(Debug, Args)]
 pub(crate) struct TokenizeArgs {
-    /// The text; `-` reads it from standard input
-    #[arg(required_unless_present = "decode")]
-    pub(crate) text: Option<String>,
+    #[command(flatten)]
+    pub(crate) text: TextArgs,
     /// Print the ids only
     #[arg(long)]
     pub(crate) ids: bool,
@@ -42,6 +64,12 @@ pub(crate) struct TokenizeArgs {
     #[arg(long)]
     pub(crate) no_special: bool,
     /// Print the text of these ids
-    #[arg(long, value_name = "ID", num_args = 1.., value_delimiter = ',', conflicts_with_all = ["text", "ids"])]
+    #[arg(
+        long,
+        value_name = "ID",
+        num_args = 1..,
+        value_delimiter = ',',
+        conflicts_with_all = ["words", "prompt", "file", "ids"]
+    )]
     pub(crate) decode: Vec<u32>,
 }

@@ -15,6 +15,7 @@ pub(crate) mod perplexity;
 pub(crate) mod pull;
 pub(crate) mod run;
 pub(crate) mod sampling;
+pub(crate) mod stored;
 pub(crate) mod tokenize;
 pub(crate) mod train;
 pub(crate) mod verify;

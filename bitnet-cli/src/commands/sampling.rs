@@ -81,12 +81,20 @@ pub(crate) fn summary(generated: &Generated, options: &GenerateOptions) -> Strin
     )
 }
 
+/// Why the writing ended, for programs: only Ctrl-C cancels it.
+fn finish_reason(finish: FinishReason) -> &'static str {
+    match finish {
+        FinishReason::Cancelled => "interrupted",
+        other => other.name(),
+    }
+}
+
 /// What was written, for programs.
 pub(crate) fn to_json(generated: &Generated, options: &GenerateOptions) -> Value {
     json!({
         "text": generated.text,
         "tokens": generated.tokens,
-        "finish_reason": generated.finish.name(),
+        "finish_reason": finish_reason(generated.finish),
         "seed": options.sampler.seed,
         "temperature": output::number(options.sampler.temperature),
         "prompt_tokens": generated.prompt_tokens,

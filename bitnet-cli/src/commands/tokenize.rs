@@ -6,14 +6,13 @@ use bitnet_inference::tokenizer_of;
 use serde_json::json;
 
 use super::Outcome;
-use super::run::text_or_stdin;
 use crate::args::{Cli, TokenizeArgs};
-use crate::load;
 use crate::output::{Output, count};
+use crate::{input_text, load};
 
 /// Prints tokens, or the text of tokens.
 pub(crate) fn run(cli: &Cli, args: &TokenizeArgs, output: &mut Output) -> Result<Outcome> {
-    let text = args.text.as_deref().map(text_or_stdin).transpose()?;
+    let text = if args.decode.is_empty() { Some(input_text::prompt(&args.text)?) } else { None };
     let tokenizer = tokenizer_of(load::source(cli, None)?, &load::options(cli)?)?
         .context("the model has no tokenizer; put tokenizer.json beside it")?;
     match text {

@@ -57,7 +57,7 @@ mod built_in {
         if let Some(threads) = cli.general.threads {
             config.threads = threads;
         }
-        if let Some(seed) = cli.general.seed {
+        if let Some(seed) = cli.general.seed() {
             config.seed = seed;
         }
         train(&config, folder, args.resume, output)

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use bitnet_inference::Model;
 use bitnet_inference::tokenizer::{EncodeOptions, Tokenizer};
 
-use crate::output;
+use crate::{input_text, output};
 
 /// Tokens of a window unless told otherwise.
 pub(super) const WINDOW: usize = 512;
@@ -54,10 +54,9 @@ impl Tokens {
     }
 }
 
-/// A text file.
+/// The text of a file, a pipe or, for `-`, standard input.
 pub(super) fn read_text(path: &Path) -> Result<String> {
-    let text = std::fs::read(path).with_context(|| format!("can't read {}", path.display()))?;
-    String::from_utf8(text).with_context(|| format!("{} is not UTF-8 text", path.display()))
+    input_text::read_text(path, input_text::LONGEST_TEXT)
 }
 
 /// The windows over `total` tokens.

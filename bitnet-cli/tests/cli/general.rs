@@ -17,6 +17,8 @@ const COMMANDS: &[&str] = &[
     "compare",
     "cache",
     "pull",
+    "list",
+    "rm",
     "doctor",
     "train",
     "completions",
@@ -29,14 +31,37 @@ fn help_is_there_for_every_command() {
         assert!(stdout(&all).contains(command), "{command}");
         let help = ok(&[command, "--help"]);
         assert!(stdout(&help).contains("Usage: bitnet"), "{command}");
-        for line in stdout(&help).lines() {
+        let all = ok(&[command, "--help-all"]);
+        for line in stdout(&help).lines().chain(stdout(&all).lines()) {
             assert!(line.chars().count() <= 100, "{command}: {line}");
         }
+        assert_eq!(stdout(&all), stdout(&ok(&["help", command])), "{command}");
     }
     for code in ["0 ", "1 ", "2 ", "130"] {
         assert!(stdout(&all).contains(code), "exit code {code} is documented");
     }
+    for variable in ["BITNET_CACHE", "BITNET_ISA", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "NO_COLOR"] {
+        assert!(stdout(&all).contains(variable), "{variable} is documented");
+    }
     assert!(stdout(&ok(&["--version"])).starts_with("bitnet "));
+}
+
+#[test]
+fn help_shows_own_options_first_and_leaves_rare_ones_to_help_all() {
+    let (short, all) = (ok(&["run", "--help"]), ok(&["run", "--help-all"]));
+    let (short, all) = (stdout(&short), stdout(&all));
+    let place =
+        |text: &str, word: &str| text.find(word).unwrap_or_else(|| panic!("{word}: {text}"));
+    for text in [short, all] {
+        assert!(place(text, "--no-echo") < place(text, "--threads"), "{text}");
+        assert!(place(text, "--temp") < place(text, "--model <"), "{text}");
+    }
+    for rare in
+        ["--i2s-layout", "--backend", "--typical", "--logit-bias", "--calibration", "--offline"]
+    {
+        assert!(!short.contains(rare) && all.contains(rare), "{rare}");
+    }
+    assert!(short.contains("--help-all lists"));
 }
 
 #[test]

@@ -3,10 +3,14 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
 
 mod benches;
+mod bounds;
 mod calibrating;
 mod chatting;
 mod converting;
+mod failures;
 mod general;
+mod habits;
+mod hub_models;
 mod keeping;
 mod memory;
 mod models;

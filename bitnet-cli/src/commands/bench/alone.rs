@@ -63,7 +63,7 @@ pub(crate) fn run(cli: &Cli, args: &BenchArgs, output: &mut Output) -> Result<Ou
         batch_size: args.batch_size,
         repetitions: args.repetitions,
         warm_up: !args.no_warmup,
-        seed: cli.general.seed.unwrap_or(SEED),
+        seed: cli.general.seed().unwrap_or(SEED),
     };
     let steps = models.len() * threads.len() * tests.len() * args.repetitions;
     let format = super::format(args, output);

@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::run_file::Test;
-use crate::model_path;
+use crate::args::{positive, threads};
 
 /// `bitnet bench`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct BenchArgs {
     /// The models; may be repeated [default: the embedded story model]
-    #[arg(short, long, value_name = "PATH", value_parser = model_path::parser())]
+    #[arg(short, long, value_name = "PATH")]
     pub(crate) model: Vec<PathBuf>,
     /// Read prompts of N tokens; 0 = do not [default: 512]
     #[arg(short = 'p', long, value_name = "N,...", value_parser = counts)]
@@ -29,7 +29,7 @@ pub(crate) struct BenchArgs {
     #[arg(short, long, value_name = "N", default_value_t = 2048, value_parser = positive)]
     pub(crate) batch_size: usize,
     /// Threads that compute, one test for each number [default: one on each physical core]
-    #[arg(short, long, value_name = "N,...", value_delimiter = ',', value_parser = positive)]
+    #[arg(short, long, value_name = "N,...", value_delimiter = ',', value_parser = threads, allow_negative_numbers = true)]
     pub(crate) threads: Vec<usize>,
     /// Times that each test is repeated
     #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = positive)]
@@ -138,13 +138,6 @@ pub(crate) fn with_long_options(
         if bench && arg == "-pg" { "--pg".into() } else { arg }
     })
     .collect()
-}
-
-fn positive(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(0) | Err(_) => Err("a whole number of at least 1 is needed".into()),
-        Ok(number) => Ok(number),
-    }
 }
 
 /// Most numbers of a range: beyond that it is a mistake.

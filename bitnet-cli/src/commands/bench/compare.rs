@@ -224,10 +224,10 @@ fn participant(turn: &Turn, record: &Value) -> Participant {
 
 fn show(file: &RunFile, format: Format, output: &mut Output) -> Result<()> {
     if format == Format::Json {
-        return output.line(&serde_json::to_string_pretty(file)?);
+        return output.json_text(&serde_json::to_string_pretty(file)?);
     }
-    output.line(&tables::speed(file))?;
-    output.line(&tables::memory(file))?;
+    output.verbatim(&tables::speed(file))?;
+    output.verbatim(&tables::memory(file))?;
     output.line(&machine::describe(&file.machine))?;
     file.limits.iter().try_for_each(|l| output.line(&machine::describe_limits(l)))
 }

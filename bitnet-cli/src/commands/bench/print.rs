@@ -43,18 +43,18 @@ impl Printer {
         match self.format {
             Format::Md => {
                 if self.rows.is_empty() {
-                    output.line(&table_header())?;
+                    output.verbatim(&table_header())?;
                 }
-                output.line(&table_row(&cells(record)))?;
+                output.verbatim(&table_row(&cells(record)))?;
             }
             Format::Json => {}
-            Format::Jsonl => output.json(&record.to_json())?,
+            Format::Jsonl => output.json_line(&record.to_json())?,
             Format::Csv => {
                 let value = record.to_json();
                 if self.rows.is_empty() {
-                    output.line(&csv_header(&value))?;
+                    output.verbatim(&csv_header(&value))?;
                 }
-                output.line(&csv_row(&value))?;
+                output.verbatim(&csv_row(&value))?;
             }
         }
         self.rows.push(record.to_json());
@@ -67,7 +67,7 @@ impl Printer {
     /// If the output is closed.
     pub(crate) fn finish(self, output: &mut Output) -> Result<()> {
         if self.format == Format::Json {
-            output.line(&serde_json::to_string_pretty(&Value::Array(self.rows))?)?;
+            output.json_text(&serde_json::to_string_pretty(&Value::Array(self.rows))?)?;
         }
         Ok(())
     }

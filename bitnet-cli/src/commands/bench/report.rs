@@ -35,7 +35,7 @@ This page was printed by `bitnet bench --report` from run files; no figure in it
 /// If one of them can't be read.
 pub(crate) fn run(paths: &[PathBuf], output: &mut Output) -> Result<()> {
     let files = paths.iter().map(|path| RunFile::read(path)).collect::<Result<Vec<_>>>()?;
-    output.line(page(&files).trim_end())
+    output.verbatim(page(&files).trim_end())
 }
 
 fn page(files: &[RunFile]) -> String {

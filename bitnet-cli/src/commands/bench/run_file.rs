@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
+use crate::input_text;
 use crate::output_file::OutputFile;
 
 /// The version of the format.
@@ -156,7 +157,7 @@ impl RunFile {
     /// If it can't be read, is no run file, or is one of another version.
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let shown = path.display();
-        let bytes = std::fs::read(path).with_context(|| format!("can't read {shown}"))?;
+        let bytes = input_text::read(path, input_text::LONGEST_SETTINGS)?;
         let value: serde_json::Value = serde_json::from_slice(&bytes)
             .with_context(|| format!("{shown} is no run file of `bitnet bench --save`"))?;
         if value["schema"] != SCHEMA {

@@ -1,11 +1,14 @@
 //! Where the user's lines come from: an editor with a history on a terminal, else standard input.
 
-use std::io::BufRead;
+use std::io::{BufRead, Read};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
+
+use crate::input_text::LONGEST_PROMPT;
+use crate::output::bytes;
 
 /// Lines that the history keeps.
 const HISTORY: usize = 1000;
@@ -63,9 +66,13 @@ impl Input {
             },
             Self::Plain => {
                 let mut line = Vec::new();
-                let read = std::io::stdin().lock().read_until(b'\n', &mut line);
+                let mut source = std::io::stdin().lock().take(LONGEST_PROMPT + 1);
+                let read = source.read_until(b'\n', &mut line);
                 if read.context("can't read standard input")? == 0 {
                     return Ok(Line::End);
+                }
+                if line.len() as u64 > LONGEST_PROMPT {
+                    bail!("a line of standard input has more than {}", bytes(LONGEST_PROMPT));
                 }
                 let line = String::from_utf8(line).context("standard input is not UTF-8 text")?;
                 Ok(Line::Text(line.trim_end_matches(['\n', '\r']).to_owned()))

@@ -13,9 +13,10 @@ use serde_json::json;
 
 use super::{Outcome, sampling};
 use crate::args::{ChatArgs, Cli};
+use crate::input_text::{self, LONGEST_SETTINGS};
 use crate::interrupt::Listener;
 use crate::load;
-use crate::output::{Output, count, without_controls};
+use crate::output::{Output, count, document, without_controls};
 use crate::output_file::OutputFile;
 use command::{Command, HELP};
 use conversation::Conversation;
@@ -35,7 +36,7 @@ pub(crate) fn run(cli: &Cli, args: &ChatArgs, output: &mut Output) -> Result<Out
         model: &model,
         session,
         options,
-        seed: cli.general.seed,
+        seed: cli.general.seed(),
         conversation: Conversation::new(args.system.clone()),
         left_out: 0,
         last: None,
@@ -187,9 +188,11 @@ impl Chat<'_> {
         let listener = Listener::new();
         let mut shown = Ok(());
         let mut ends_line = true;
+        let mut text_so_far = String::new();
         let json = output.json;
         let generated =
             generate(self.model, &mut self.session, &tokens, &self.options, &mut |text| {
+                text_so_far.push_str(text);
                 if !json && !text.is_empty() && shown.is_ok() {
                     ends_line = text.ends_with('\n');
                     shown = output.stream(text);
@@ -200,6 +203,7 @@ impl Chat<'_> {
         if !json && !ends_line {
             output.stream("\n")?;
         }
+        document::set_partial(json!({ "text": text_so_far }));
         let generated = generated?;
         match generated.finish {
             FinishReason::Cancelled => output.note("[stopped]"),
@@ -209,11 +213,12 @@ impl Chat<'_> {
             }
             _ => {}
         }
+        document::set_partial(json!({}));
         self.conversation.answer(&generated.text);
         if json {
             let mut value = sampling::to_json(&generated, &self.options);
             value["turns_left_out"] = json!(self.left_out);
-            output.json(&value)?;
+            output.json_line(&value)?;
         } else if output.verbose {
             output.note(&sampling::summary(&generated, &self.options));
         }
@@ -254,6 +259,7 @@ impl Chat<'_> {
     }
 }
 
+/// Writes a conversation to a new file, or over a conversation that was saved before.
 fn save(conversation: &Conversation, path: &Path) -> Result<()> {
     let text = format!("{:#}\n", conversation.to_json());
     let is_one = |bytes: &[u8]| {
@@ -264,7 +270,7 @@ fn save(conversation: &Conversation, path: &Path) -> Result<()> {
 }
 
 fn open(path: &Path) -> Result<Conversation> {
-    let text = std::fs::read(path).with_context(|| format!("can't read {}", path.display()))?;
+    let text = input_text::read(path, LONGEST_SETTINGS)?;
     let value =
         serde_json::from_slice(&text).with_context(|| format!("{} is not JSON", path.display()))?;
     Conversation::from_json(&value)

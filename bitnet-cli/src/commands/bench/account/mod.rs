@@ -63,7 +63,7 @@ pub(crate) fn run(cli: &Cli, args: &BenchArgs, output: &mut Output) -> Result<Ou
     let machine = machine::machine()?;
     let markdown = super::format(args, output) == Format::Md;
     if markdown {
-        output.line(BEGINNING)?;
+        output.verbatim(BEGINNING)?;
     }
     let listener = Listener::new();
     // The first repetition of each is the warm-up.
@@ -79,14 +79,14 @@ pub(crate) fn run(cli: &Cli, args: &BenchArgs, output: &mut Output) -> Result<Ou
         account.bandwidth = of_machine.as_ref().and_then(Limits::bandwidth);
         account.integer_peak = of_machine.as_ref().and_then(Limits::integer_peak);
         if markdown {
-            output.line(&account.section())?;
+            output.verbatim(&account.section())?;
         }
         accounts.push(account.to_json());
         limits.extend(of_machine);
     }
     drop(progress);
     if markdown {
-        output.line(&ending(&machine, &limits))?;
+        output.verbatim(&ending(&machine, &limits))?;
     } else {
         let program = machine::program();
         output.json(&json!({
@@ -119,7 +119,7 @@ fn measured(
         batch_size: args.batch_size,
         repetitions: args.repetitions + 1,
         warm_up: false,
-        seed: cli.general.seed.unwrap_or(super::alone::SEED),
+        seed: cli.general.seed().unwrap_or(super::alone::SEED),
     };
     let mut taken = Vec::new();
     let measured = measure::run_test(&model, test, protocol, listener, &mut || {

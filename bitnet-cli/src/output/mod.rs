@@ -1,25 +1,21 @@
 //! What goes to the terminal: styles, tables, streamed text, progress and errors.
 
+pub(crate) mod document;
+mod progress;
+mod wrap;
+
 use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Result;
 pub(crate) use bitnet_core::memory::units::bytes;
+use terminal_size::{Width, terminal_size_of};
 
 use crate::args::{ColorChoice, General};
-
-/// Loading that takes longer than this shows its progress.
-const SHOW_PROGRESS_AFTER: Duration = Duration::from_millis(300);
-
-/// Time between two lines of progress on a terminal, where one replaces the other.
-const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
-
-/// Time between two lines of progress elsewhere.
-const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
-
-/// Characters of a bar.
-const BAR: usize = 24;
+pub(crate) use progress::Progress;
+pub(crate) use wrap::wrap;
+use wrap::{StreamWrap, wrap_lines};
 
 /// Standard output and standard error, with what is known about them.
 #[derive(Debug)]
@@ -34,6 +30,8 @@ pub(crate) struct Output {
     pub(crate) note_style: Style,
     stdout_is_terminal: bool,
     stderr_is_terminal: bool,
+    /// Streamed text on a terminal.
+    stream: StreamWrap,
 }
 
 /// Colours, or none.
@@ -90,67 +88,101 @@ impl Output {
             note_style: style(stderr_is_terminal),
             stdout_is_terminal,
             stderr_is_terminal,
+            stream: StreamWrap::default(),
         }
     }
 
-    /// A line of results.
+    /// A line of results. On a terminal, a line that is too long is broken between words.
     pub(crate) fn line(&mut self, text: &str) -> Result<()> {
-        let mut out = io::stdout().lock();
-        out.write_all(text.as_bytes())?;
-        Ok(out.write_all(b"\n")?)
+        self.end_stream()?;
+        match self.stdout_width() {
+            Some(width) => print_line(&wrap_lines(text, width)),
+            None => print_line(text),
+        }
     }
 
-    /// A piece of text that a model wrote, shown at once. On a terminal, control characters do nothing.
+    /// A line that programs read, or that people copy: it is never broken.
+    pub(crate) fn verbatim(&mut self, text: &str) -> Result<()> {
+        self.end_stream()?;
+        print_line(text)
+    }
+
+    /// A piece of text that a model wrote, shown at once. On a terminal, lines are broken between words, which holds the last word
+    /// back until it is whole, and control characters do nothing.
     pub(crate) fn stream(&mut self, text: &str) -> Result<()> {
-        let mut out = io::stdout().lock();
-        let text = if self.stdout_is_terminal { without_controls(text) } else { text.into() };
-        out.write_all(text.as_bytes())?;
-        Ok(out.flush()?)
+        let text = match self.stdout_width() {
+            Some(width) => self.stream.push(&without_controls(text), width).into(),
+            None if self.stdout_is_terminal => without_controls(text),
+            None => text.into(),
+        };
+        print(&text)
     }
 
-    /// A JSON value on a line of its own.
+    /// Writes the word of a stream that is held back.
+    pub(crate) fn end_stream(&mut self) -> Result<()> {
+        match self.stdout_width() {
+            Some(width) => print(&self.stream.flush(width)),
+            None => Ok(()),
+        }
+    }
+
+    /// The JSON document of a command with `--json`: one value on a line of its own.
     pub(crate) fn json(&mut self, value: &serde_json::Value) -> Result<()> {
-        self.line(&value.to_string())
+        Ok(document::write(&value.to_string())?)
+    }
+
+    /// The JSON document as text, on as many lines as it has.
+    pub(crate) fn json_text(&mut self, text: &str) -> Result<()> {
+        Ok(document::write(text)?)
+    }
+
+    /// One of several JSON values on lines of their own.
+    pub(crate) fn json_line(&mut self, value: &serde_json::Value) -> Result<()> {
+        Ok(document::write_line(&value.to_string())?)
     }
 
     /// A remark on standard error.
     pub(crate) fn note(&mut self, text: &str) {
-        let text = self.note_style.dim(text);
-        // A remark that can't be shown is no reason to stop.
-        let _ = writeln!(io::stderr(), "{text}");
+        let text = self.note_style.dim(text).into_owned();
+        self.remark(&text);
     }
 
     /// A warning on standard error.
     pub(crate) fn warning(&mut self, text: &str) {
-        let word = self.note_style.warn("warning:");
-        let _ = writeln!(io::stderr(), "{word} {text}");
+        let text = format!("{} {text}", self.note_style.warn("warning:"));
+        self.remark(&text);
+    }
+
+    fn remark(&mut self, text: &str) {
+        // A remark that can't be shown is no reason to stop, nor is the text before it: whoever writes next meets the error.
+        let _ = self.end_stream();
+        let width = terminal_width(&io::stderr()).filter(|_| self.stderr_is_terminal);
+        let text = width.map_or(text.into(), |width| wrap_lines(text, width));
+        let _ = writeln!(io::stderr(), "{text}");
     }
 
     /// An error and its causes, on one line of standard error.
     pub(crate) fn error(&mut self, error: &anyhow::Error) {
-        let mut text = String::new();
-        for cause in error.chain().map(ToString::to_string) {
-            // Errors that quote their cause are not said twice.
-            if text.is_empty() {
-                text = cause;
-            } else if !text.contains(&cause) {
-                text = format!("{text}: {cause}");
-            }
-        }
-        let word = self.note_style.bad("error:");
-        let text = without_controls(&text).replace('\n', " ");
-        let _ = writeln!(io::stderr(), "{word} {text}");
+        let text = without_controls(&in_one_line(error)).into_owned();
+        let text = format!("{} {text}", self.note_style.bad("error:"));
+        self.remark(&text);
     }
 
     /// Progress on standard error, if the work takes a while: a line that overwrites itself on a terminal, a line now and then
     /// elsewhere.
-    pub(crate) fn progress(&self, what: &'static str) -> Progress {
-        Progress { what, visible: self.stderr_is_terminal, shown: None, start: Instant::now() }
+    pub(crate) fn progress(&self, what: &str) -> Progress {
+        Progress::new(what, self.stderr_is_terminal)
     }
 
     /// Writes what is still held back.
     pub(crate) fn finish(&mut self) -> Result<()> {
+        self.end_stream()?;
         Ok(io::stdout().flush()?)
+    }
+
+    /// Columns of standard output, if it is a terminal.
+    fn stdout_width(&self) -> Option<usize> {
+        terminal_width(&io::stdout()).filter(|_| self.stdout_is_terminal)
     }
 
     /// Whether standard output is a terminal.
@@ -164,68 +196,41 @@ impl Output {
     }
 }
 
-/// A line of progress that overwrites itself.
-#[derive(Debug)]
-pub(crate) struct Progress {
-    what: &'static str,
-    visible: bool,
-    shown: Option<Instant>,
-    start: Instant,
+/// Columns of a terminal; `None` for what is none, or does not tell.
+#[cfg(unix)]
+fn terminal_width(stream: &impl std::os::fd::AsFd) -> Option<usize> {
+    terminal_size_of(stream).map(|(Width(columns), _)| usize::from(columns)).filter(|&n| n > 0)
 }
 
-impl Progress {
-    /// That `done` of `all` are done.
-    pub(crate) fn update(&mut self, done: usize, all: usize) {
-        if self.is_due() {
-            let percent = 100 * done / all.max(1);
-            self.show(&format!("{done}/{all} ({percent} %)"));
-        }
-    }
-
-    /// That `done` of `all` bytes are done, with the rate and the time that is left at this rate.
-    pub(crate) fn update_bytes(&mut self, done: u64, all: u64) {
-        if !self.is_due() {
-            return;
-        }
-        let seconds = self.start.elapsed().as_secs_f64().max(1e-9);
-        let rate = done as f64 / seconds;
-        let left = if done > 0 { (all.saturating_sub(done)) as f64 / rate } else { f64::INFINITY };
-        let left = if left.is_finite() { format!(", {left:.0} s left") } else { String::new() };
-        let (shown, total, rate) = (bytes(done), bytes(all), bytes(rate as u64));
-        let filled = (done as f64 / all.max(1) as f64 * BAR as f64) as usize;
-        let bar = "#".repeat(filled.min(BAR)) + &"-".repeat(BAR.saturating_sub(filled));
-        let bar = if self.visible { format!("[{bar}] ") } else { String::new() };
-        self.show(&format!("{bar}{shown} of {total}, {rate}/s{left}"));
-    }
-
-    /// Whether it is time to show something.
-    fn is_due(&self) -> bool {
-        let (first, next) = if self.visible {
-            (SHOW_PROGRESS_AFTER, PROGRESS_INTERVAL)
-        } else {
-            (PLAIN_INTERVAL, PLAIN_INTERVAL)
-        };
-        self.shown.map_or(self.start.elapsed() > first, |last| last.elapsed() > next)
-    }
-
-    fn show(&mut self, text: &str) {
-        self.shown = Some(Instant::now());
-        if self.visible {
-            let _ = write!(io::stderr(), "\r\x1b[K{} {text}", self.what);
-        } else {
-            let _ = writeln!(io::stderr(), "{} {text}", self.what);
-        }
-        let _ = io::stderr().flush();
-    }
+/// Columns of a terminal; `None` for what is none, or does not tell.
+#[cfg(windows)]
+fn terminal_width(stream: &impl std::os::windows::io::AsHandle) -> Option<usize> {
+    terminal_size_of(stream).map(|(Width(columns), _)| usize::from(columns)).filter(|&n| n > 0)
 }
 
-impl Drop for Progress {
-    fn drop(&mut self) {
-        if self.shown.is_some() && self.visible {
-            let _ = write!(io::stderr(), "\r\x1b[K");
-            let _ = io::stderr().flush();
+fn print(text: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    Ok(out.flush()?)
+}
+
+fn print_line(text: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    Ok(out.write_all(b"\n")?)
+}
+
+/// An error and its causes in one line. A cause that the error quotes is not repeated.
+pub(crate) fn in_one_line(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
         }
     }
+    text.replace('\n', " ")
 }
 
 /// Whether the reader of standard output has gone.
@@ -266,24 +271,6 @@ pub(crate) fn rate(tokens: usize, time: Duration) -> Option<f64> {
     (tokens > 0 && !time.is_zero()).then(|| tokens as f64 / time.as_secs_f64())
 }
 
-/// A paragraph broken into lines of at most `width` characters.
-pub(crate) fn wrap(text: &str, width: usize) -> Vec<String> {
-    let mut lines = vec![String::new()];
-    for word in text.split_whitespace() {
-        let last = lines.len() - 1;
-        let used = lines[last].chars().count();
-        if used > 0 && used + 1 + word.chars().count() > width {
-            lines.push(word.to_owned());
-        } else {
-            if used > 0 {
-                lines[last].push(' ');
-            }
-            lines[last].push_str(word);
-        }
-    }
-    lines
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -308,12 +295,5 @@ mod tests {
     fn control_characters_lose_their_power() {
         assert_eq!(without_controls("a\n\tb é"), "a\n\tb é");
         assert_eq!(without_controls("\x1b[2J\x7f\u{9b}"), "\u{241b}[2J\u{2421}\u{fffd}");
-    }
-
-    #[test]
-    fn paragraphs_are_broken_between_words() {
-        assert_eq!(wrap("one two three", 7), ["one two", "three"]);
-        assert_eq!(wrap("extraordinary", 5), ["extraordinary"]);
-        assert_eq!(wrap("", 5), [""]);
     }
 }

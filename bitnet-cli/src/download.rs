@@ -1,0 +1,219 @@
+//! Models from a hub: found in the cache, or downloaded.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::Result;
+use bitnet_core::device::{Device, DeviceCapabilities};
+use bitnet_hub::choose::{Choice, Selection, Wanted, choose};
+use bitnet_hub::recommend::{Recommended, recommend};
+use bitnet_hub::{Event, Hub, HubError, Listing, ModelName, Pulled, Settings, State};
+
+use crate::interrupt::Listener;
+use crate::output::{self, Output, Progress, without_controls};
+
+/// How often Ctrl-C is looked for during a pause.
+const INTERVAL: Duration = Duration::from_millis(100);
+
+/// The path of a model: from the cache, or downloaded. Of several models in a repository, the best for this machine is taken and named.
+/// `None` if the user stopped it.
+///
+/// # Errors
+/// If it can't be had.
+pub(crate) fn model(
+    name: &ModelName,
+    offline: bool,
+    output: &mut Output,
+) -> Result<Option<PathBuf>> {
+    let settings = settings(offline)?;
+    match settings.cache.find(name) {
+        Ok(path) => return Ok(Some(path)),
+        Err(HubError::Choose { .. }) if name.file.is_none() => {
+            let (path, recommended) = settings.cache.find_best(name, memory())?;
+            output.note(&format!("{name}: {}", words(&recommended)));
+            return Ok(Some(path));
+        }
+        Err(HubError::NotCached { what, folder }) if settings.offline => {
+            return Err(HubError::Offline { what, folder }.into());
+        }
+        Err(HubError::NotCached { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let mut downloads = Downloads::new(settings, false, output)?;
+    let Some(listing) = downloads.list(name)? else { return Ok(None) };
+    let selection = select(name, &listing, downloads.output)?;
+    Ok(downloads.take(&listing, &selection)?.map(|_| downloads.path(&listing, &selection)))
+}
+
+/// What of a repository is to be downloaded; says so.
+fn select(name: &ModelName, listing: &Listing, output: &mut Output) -> Result<Selection> {
+    let files = listing.found();
+    if let Some(file) = &name.file {
+        return Ok(choose(&name.repository, &files, &Wanted::File(file))?);
+    }
+    let recommended = recommend(&name.repository, &files, memory())?;
+    output.note(&format!("downloading {name}: {}", words(&recommended)));
+    if !recommended.fits {
+        output.warning("this model takes more memory than is free; it may be slow or fail");
+    }
+    Ok(recommended.selection)
+}
+
+fn words(recommended: &Recommended) -> String {
+    let Recommended { choice: Choice { file, bytes }, why, .. } = recommended;
+    let size = bytes.map_or_else(|| "size unknown".to_owned(), output::bytes);
+    format!("{} ({size}; {why})", without_controls(file))
+}
+
+/// Memory that a model may take, if the system tells.
+fn memory() -> Option<u64> {
+    DeviceCapabilities::without_bandwidth(&Device::Cpu).available_memory
+}
+
+/// Settings of the environment, and whether to send nothing.
+///
+/// # Errors
+/// If a variable can't be used.
+pub(crate) fn settings(offline: bool) -> Result<Settings> {
+    let mut settings = Settings::from_environment()?;
+    settings.offline |= offline;
+    Ok(settings)
+}
+
+/// Downloads that show their progress and stop at Ctrl-C.
+pub(crate) struct Downloads<'o> {
+    hub: Hub,
+    show: Show,
+    pub(crate) output: &'o mut Output,
+}
+
+impl<'o> Downloads<'o> {
+    /// From the hub of `settings`; `quiet` shows nothing.
+    ///
+    /// # Errors
+    /// If certificates or proxies can't be used.
+    pub(crate) fn new(settings: Settings, quiet: bool, output: &'o mut Output) -> Result<Self> {
+        let listener = Rc::new(Listener::new());
+        let hub = Hub::new(settings)?.pausing_with({
+            let listener = Rc::clone(&listener);
+            move |pause| wait(pause, &listener)
+        });
+        let show = Show { progress: None, waiting: false, quiet, listener };
+        Ok(Self { hub, show, output })
+    }
+
+    /// The files of a repository; `None` if the user stopped it.
+    ///
+    /// # Errors
+    /// If they can't be had.
+    pub(crate) fn list(&mut self, name: &ModelName) -> Result<Option<Listing>> {
+        let (show, output) = (&mut self.show, &mut *self.output);
+        let watch = &mut |event: Event<'_>| show.event(event, output);
+        match self.hub.list(&name.repository, name.revision(), watch) {
+            Err(HubError::Stopped) => Ok(None),
+            listing => Ok(Some(listing?)),
+        }
+    }
+
+    /// Downloads what is not there; `None` if the user stopped it.
+    ///
+    /// # Errors
+    /// If a file can't be had.
+    pub(crate) fn take(
+        &mut self,
+        listing: &Listing,
+        selection: &Selection,
+    ) -> Result<Option<Vec<(String, Pulled)>>> {
+        let mut pulled = Vec::new();
+        for path in &selection.paths {
+            let (show, output) = (&mut self.show, &mut *self.output);
+            let watch = &mut |event: Event<'_>| show.event(event, output);
+            let result = self.hub.pull(listing, path, watch);
+            self.show.end();
+            match result {
+                Err(HubError::Stopped) => {
+                    self.output.note(&HubError::Stopped.to_string());
+                    return Ok(None);
+                }
+                result => {
+                    let file = result?;
+                    self.show.say(path, &arrival(&file), self.output);
+                    pulled.push((path.clone(), file));
+                }
+            }
+        }
+        self.hub.settle(listing)?;
+        Ok(Some(pulled))
+    }
+
+    /// The path to run.
+    pub(crate) fn path(&self, listing: &Listing, selection: &Selection) -> PathBuf {
+        self.hub.cache(listing).shown(&listing.commit, selection.run.as_deref())
+    }
+}
+
+/// Sleeps, or wakes when Ctrl-C comes.
+fn wait(pause: Duration, listener: &Listener) {
+    let mut left = pause;
+    while !left.is_zero() && !listener.asked() {
+        let step = left.min(INTERVAL);
+        std::thread::sleep(step);
+        left -= step;
+    }
+}
+
+fn arrival(file: &Pulled) -> String {
+    let size = output::bytes(file.bytes);
+    match file.state {
+        State::Present => format!("{size}, was here"),
+        State::Downloaded => size,
+        State::Resumed(from) => format!("{size}, of which {} were here", output::bytes(from)),
+    }
+}
+
+/// What is shown of downloads.
+struct Show {
+    progress: Option<Progress>,
+    waiting: bool,
+    quiet: bool,
+    listener: Rc<Listener>,
+}
+
+impl Show {
+    fn event(&mut self, event: Event<'_>, output: &mut Output) -> ControlFlow<()> {
+        match event {
+            Event::Progress { file, have, bytes } if !self.quiet => {
+                let name = || output.progress(&without_controls(file));
+                self.progress.get_or_insert_with(name).update_bytes(have, bytes);
+            }
+            Event::Progress { .. } => {}
+            Event::Waiting { file } => {
+                if !std::mem::replace(&mut self.waiting, true) {
+                    self.say(file, "another program downloads it; waiting", output);
+                }
+            }
+            Event::Again { file, why, pause } => {
+                let pause = pause.as_secs();
+                self.say(file, &format!("{why}; trying again in {pause} s"), output);
+            }
+            Event::FromTheBeginning { file, why } => {
+                self.say(file, &format!("from the beginning: {why}"), output);
+            }
+        }
+        if self.listener.asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    fn say(&mut self, file: &str, text: &str, output: &mut Output) {
+        if !self.quiet {
+            self.progress = None;
+            output.note(&format!("{}: {text}", without_controls(file)));
+        }
+    }
+
+    fn end(&mut self) {
+        self.progress = None;
+        self.waiting = false;
+    }
+}

@@ -1,0 +1,131 @@
+//! Models of a hub by their name: found, chosen, downloaded, listed and removed.
+
+use std::fs;
+use std::path::Path;
+use std::process::Output;
+
+use crate::program::{stderr, stdout};
+use crate::pulling::{refusal, with_home};
+
+fn run(args: &[&str], home: &Path, endpoint: &str) -> Output {
+    // An empty folder: no name there is a path.
+    with_home(args, home).env("HF_ENDPOINT", endpoint).current_dir(home).output().unwrap()
+}
+
+/// A hub that nobody serves.
+const NOWHERE: &str = "http://127.0.0.1:9";
+
+#[test]
+fn names_that_look_like_files_are_never_asked_for() {
+    let home = tempfile::tempdir().unwrap();
+    fs::create_dir(home.path().join("models")).unwrap();
+    for path in ["own/model.gguf", "models/x", "./own/model", "own/model.safetensors", "model"] {
+        let output = run(&["inspect", path], home.path(), NOWHERE);
+        let text = refusal(&output);
+        assert!(text.contains("cannot find the file") && text.contains(path), "{text}");
+    }
+}
+
+#[test]
+fn offline_says_what_is_missing_and_asks_nobody() {
+    let home = tempfile::tempdir().unwrap();
+    for args in [
+        &["inspect", "own/model", "--offline"][..],
+        &["--offline", "run", "x", "-m", "hf:own/model"],
+        &["run", "x", "-hf", "own/model", "--offline"],
+    ] {
+        let output = run(args, home.path(), NOWHERE);
+        assert!(refusal(&output).contains("own/model is not in"), "{}", stderr(&output));
+    }
+}
+
+#[test]
+fn an_empty_cache_lists_nothing_and_removes_nothing() {
+    let home = tempfile::tempdir().unwrap();
+    let list = run(&["list", "--json"], home.path(), NOWHERE);
+    let value: serde_json::Value = serde_json::from_slice(&list.stdout).unwrap();
+    assert_eq!((value["bytes"].as_u64(), value["models"].as_array().unwrap().len()), (Some(0), 0));
+    let missing = run(&["rm", "own/model", "--yes"], home.path(), NOWHERE);
+    assert!(refusal(&missing).contains("own/model is not in"), "{}", stderr(&missing));
+}
+
+#[cfg(feature = "hub")]
+mod downloads {
+    use super::*;
+    use crate::pulling::downloads::serve;
+    use crate::pulling::{COMMIT, golden_files};
+
+    fn golden() -> Vec<(String, Vec<u8>)> {
+        let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
+        golden_files().iter().map(|path| (name(path), fs::read(path).unwrap())).collect()
+    }
+
+    #[test]
+    fn a_model_is_downloaded_once_listed_and_removed() {
+        let home = tempfile::tempdir().unwrap();
+        let endpoint = serve(golden());
+        let first = run(&["inspect", "own/model", "--json"], home.path(), &endpoint);
+        assert!(first.status.success(), "{}", stderr(&first));
+        let notes = stderr(&first);
+        assert!(notes.starts_with("downloading own/model: safetensors ("), "{notes}");
+        assert!(notes.contains("the only model of the repository"), "{notes}");
+        // From now on the hub is not needed.
+        for name in ["own/model", "hf:own/model"] {
+            let again = run(&["inspect", "-m", name, "--json"], home.path(), NOWHERE);
+            assert_eq!(stdout(&again), stdout(&first), "{}", stderr(&again));
+            assert_eq!(stderr(&again), "");
+        }
+
+        let list = run(&["list", "--json"], home.path(), NOWHERE);
+        let value: serde_json::Value = serde_json::from_slice(&list.stdout).unwrap();
+        let model = &value["models"][0];
+        assert_eq!(model["name"], "own/model");
+        assert_eq!(model["files"].as_array().unwrap().len(), 3, "weights and two of settings");
+        assert!(model["path"].as_str().unwrap().ends_with(COMMIT));
+        assert_eq!(model["bytes"], value["bytes"]);
+        let words = run(&["list"], home.path(), NOWHERE);
+        assert!(stdout(&words).contains("own/model") && stdout(&words).contains("1 model in"));
+
+        let asked = run(&["rm", "own/model"], home.path(), NOWHERE);
+        assert!(refusal(&asked).contains("--yes"), "{}", stderr(&asked));
+        let removed = run(&["rm", "own/model", "--yes", "--json"], home.path(), NOWHERE);
+        let value: serde_json::Value = serde_json::from_slice(&removed.stdout).unwrap();
+        assert_eq!(value["freed_bytes"], model["bytes"]);
+        assert!(!home.path().join("hub/models--own--model").exists());
+    }
+
+    #[test]
+    fn the_best_of_several_models_is_taken_and_named() {
+        let home = tempfile::tempdir().unwrap();
+        let model = |name: &str, length| (name.to_owned(), vec![7_u8; length]);
+        let endpoint = serve(vec![
+            model("m-Q4_K_M.gguf", 50),
+            model("m-TQ2_0.gguf", 100),
+            model("m-f16.gguf", 900),
+        ]);
+        for endpoint in [endpoint.as_str(), NOWHERE] {
+            // The file is no model, which is found out when it is here.
+            let output = run(&["inspect", "own/model"], home.path(), endpoint);
+            assert!(refusal(&output).contains("m-TQ2_0.gguf"), "{}", stderr(&output));
+        }
+        let snapshot = home.path().join("hub/models--own--model/snapshots").join(COMMIT);
+        assert_eq!(fs::read_dir(snapshot).unwrap().count(), 1);
+        let endpoint = serve(vec![model("m-Q4_K_M.gguf", 50), model("m-TQ2_0.gguf", 100)]);
+        let other = tempfile::tempdir().unwrap();
+        let output = run(&["inspect", "own/model"], other.path(), &endpoint);
+        let why = "downloading own/model: m-TQ2_0.gguf (100 B; ternary weights";
+        assert!(stderr(&output).starts_with(why), "{}", stderr(&output));
+    }
+
+    #[test]
+    fn a_path_that_exists_wins() {
+        let home = tempfile::tempdir().unwrap();
+        let folder = home.path().join("own/model");
+        fs::create_dir_all(&folder).unwrap();
+        for (name, bytes) in golden() {
+            fs::write(folder.join(name), bytes).unwrap();
+        }
+        let output = run(&["inspect", "own/model", "--json"], home.path(), NOWHERE);
+        assert!(output.status.success(), "{}", stderr(&output));
+    }
+}
