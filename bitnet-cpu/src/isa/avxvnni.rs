@@ -13,6 +13,13 @@ use bitnet_core::ternary::ROW_BLOCK;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct AvxVnni(Avx2);
 
+impl AvxVnni {
+    /// The level without the instructions that this one adds.
+    pub(super) fn base(self) -> Avx2 {
+        self.0
+    }
+}
+
 impl Isa for AvxVnni {
     type Codes = [__m256i; 4];
     type Run = __m256i;

@@ -478,6 +478,23 @@ impl AnyIsa {
         }
     }
 
+    /// Runs `op`, in which no codes are multiplied by numbers of 8 bits: levels that differ in nothing else share a function.
+    pub(crate) fn run_shared<O: Op>(self, op: O) -> O::Output {
+        match self {
+            Self::Scalar(isa) => isa.run(op),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(isa) => isa.run(op),
+            #[cfg(target_arch = "x86_64")]
+            Self::AvxVnni(isa) => isa.base().run(op),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vnni(isa) => isa.run(op),
+            #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+            Self::Neon(isa) => isa.run(op),
+            #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+            Self::NeonDotprod(isa) => isa.base().run(op),
+        }
+    }
+
     /// Runs `op` in a function compiled for this instruction set.
     pub(crate) fn run<O: Op>(self, op: O) -> O::Output {
         match self {

@@ -14,6 +14,13 @@ use bitnet_core::simd::IsaLevel;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct NeonDotprod(pub(super) Neon);
 
+impl NeonDotprod {
+    /// The level without the instructions that this one adds.
+    pub(super) fn base(self) -> Neon {
+        self.0
+    }
+}
+
 impl Isa for NeonDotprod {
     type Codes = <Neon as Isa>::Codes;
     type Run = [int32x4_t; 2];

@@ -20,8 +20,25 @@ impl Isa for Scalar {
         op.eval(self)
     }
 
-    single_as_run!();
     tiles_as_runs!();
+
+    type Single = Self::Run;
+    const SINGLE_RUN: usize = Self::RUN;
+
+    #[inline(always)]
+    fn start_single(self) -> Self::Single {
+        self.start()
+    }
+
+    #[inline(always)]
+    fn add_single(self, run: Self::Single, codes: &CodeBlock, x: &ActivationBlock) -> Self::Single {
+        add_products(run, self.unpack(codes), x)
+    }
+
+    #[inline(always)]
+    fn widen_single(self, sums: Self::Sums, run: Self::Single) -> Self::Sums {
+        self.widen(sums, run)
+    }
 
     #[inline(always)]
     fn start(self) -> Self::Run {
@@ -37,17 +54,10 @@ impl Isa for Scalar {
         [0, 2, 4, 6].map(|shift| bytes.map(|byte| (byte >> shift) & 3))
     }
 
-    #[inline(always)]
+    // A call for each token, or the loops over tokens would be written out for every tile.
+    #[inline(never)]
     fn multiply_add(self, run: Self::Run, codes: Self::Codes, x: &ActivationBlock) -> Self::Run {
-        let mut halves = run;
-        for (codes, x) in codes.iter().zip(&x.0) {
-            for (half, sum) in halves.iter_mut().enumerate() {
-                for b in 16 * half..16 * half + 16 {
-                    *sum = sum.wrapping_add(i32::from(codes[b]) * i32::from(x[b]));
-                }
-            }
-        }
-        halves
+        add_products(run, codes, x)
     }
 
     #[inline(always)]
@@ -114,4 +124,17 @@ impl Isa for Scalar {
     fn store(self, x: Self::Floats) -> [f32; LANES] {
         x
     }
+}
+
+/// `halves + Σ code · x` over bytes 0..16 and over bytes 16..32.
+#[inline(always)]
+fn add_products(mut halves: [i32; 2], codes: [[u8; 32]; 4], x: &ActivationBlock) -> [i32; 2] {
+    for (codes, x) in codes.iter().zip(&x.0) {
+        for (half, sum) in halves.iter_mut().enumerate() {
+            for b in 16 * half..16 * half + 16 {
+                *sum = sum.wrapping_add(i32::from(codes[b]) * i32::from(x[b]));
+            }
+        }
+    }
+    halves
 }

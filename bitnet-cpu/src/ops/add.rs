@@ -18,7 +18,7 @@ pub(crate) fn add(x: &mut BitNetTensor, y: &BitNetTensor, machine: Machine<'_>) 
         pieces.push(Add { x, y: &y[range] });
     }
     machine.threads.each(pieces, |piece| {
-        machine.isa.run(piece);
+        machine.isa.run_shared(piece);
         Ok(())
     })
 }

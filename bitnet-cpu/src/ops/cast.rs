@@ -31,7 +31,7 @@ where
         pieces.push(Cast::<S> { x: &x[range], out });
     }
     machine.threads.each(pieces, |piece| {
-        machine.isa.run(piece);
+        machine.isa.run_shared(piece);
         Ok(())
     })
 }

@@ -29,7 +29,7 @@ pub(crate) fn gate(
         pieces.push(Gate { activation, gate, up: &up[range] });
     }
     machine.threads.each(pieces, |piece| {
-        machine.isa.run(piece);
+        machine.isa.run_shared(piece);
         Ok(())
     })
 }

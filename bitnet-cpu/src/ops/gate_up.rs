@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 use super::Machine;
-use super::bit_linear::{CpuWeight, rescale, single_dots, within};
+use super::bit_linear::{CpuWeight, Rescale, SingleDots, WeightRows, within};
 use crate::activations::Quantized;
 use crate::isa::{Isa, Op};
 use crate::threads::Pieces;
@@ -74,12 +74,19 @@ impl Op for Relu2<'_> {
     #[inline(always)]
     fn eval<I: Isa>(self, isa: I) -> Result<usize> {
         let Self { x, gate, up, rows, out, pool } = self;
-        let (blocks, scale) = (x.tile(&(0..1)), x.scales[0]);
-        let start = x.whole_sum(0).wrapping_neg();
+        let (x, start, activation_scale) =
+            (x.tile(&(0..1)), x.whole_sum(0).wrapping_neg(), x.scales[0]);
         let mut dots = PoolBuffer::scratch(rows.len(), pool)?;
         dots.fill(start);
-        single_dots(isa, gate, blocks, |i| rows.start + i, &mut dots);
-        rescale(gate, rows.start, &dots, scale, out);
+        let first = rows.start;
+        isa.run(SingleDots { weight: gate, x, rows: WeightRows::From(first), dots: &mut dots });
+        isa.run(Rescale {
+            weight: gate,
+            row: first,
+            dots: &dots,
+            activation_scale,
+            out: &mut *out,
+        });
         let mut active: PoolBuffer<u32> = PoolBuffer::scratch(rows.len(), pool)?;
         let places = &mut *active;
         let mut len = 0;
@@ -94,14 +101,15 @@ impl Op for Relu2<'_> {
         let active = &active[..len];
         let dots = &mut dots[..len];
         dots.fill(start);
-        single_dots(isa, up, blocks, |i| rows.start + active[i] as usize, dots);
+        let rows = WeightRows::Listed(first, active);
+        isa.run(SingleDots { weight: up, x, rows, dots: &mut *dots });
         let mut products = PoolBuffer::scratch(len, pool)?;
         if up.granularity() == ScaleGranularity::Tensor {
-            rescale(up, 0, dots, scale, &mut products);
+            isa.run(Rescale { weight: up, row: 0, dots, activation_scale, out: &mut products });
         } else {
             for ((product, &dot), &index) in products.iter_mut().zip(&*dots).zip(active) {
-                let product = std::slice::from_mut(product);
-                rescale(up, rows.start + index as usize, &[dot], scale, product);
+                // A weight that `takes` accepts has a scale for each row, if it does not have one for all.
+                *product = dot as f32 / activation_scale * up.scales()[first + index as usize];
             }
         }
         for (&index, &product) in active.iter().zip(&*products) {

@@ -41,7 +41,7 @@ pub(crate) fn linear(
     let parts = columns(out.f32_mut()?, rows, &ranges);
     let pool = machine.pool;
     machine.threads.each(ranges.zip(parts), |(rows, out)| {
-        machine.isa.run(Linear { x, tokens, weight, bias, rows, out, pool })
+        machine.isa.run_shared(Linear { x, tokens, weight, bias, rows, out, pool })
     })
 }
 
@@ -136,7 +136,7 @@ impl Linear<'_> {
         }
         let of_row = |index: usize| &numbers[index * cols..(index + 1) * cols];
         let mut index = 0;
-        if T == 1 && cols * size_of::<S::Raw>() <= SHORT {
+        if const { T == 1 } && cols * size_of::<S::Raw>() <= SHORT {
             while index + TOGETHER <= rows.len() {
                 let some = [of_row(index), of_row(index + 1), of_row(index + 2), of_row(index + 3)];
                 let sums = dots::<S, I, TOGETHER, T>(isa, some, xs);

@@ -18,7 +18,7 @@ pub(crate) fn mul(x: &mut BitNetTensor, y: &BitNetTensor, machine: Machine<'_>) 
         pieces.push(Mul { x, y: &y[range] });
     }
     machine.threads.each(pieces, |piece| {
-        machine.isa.run(piece);
+        machine.isa.run_shared(piece);
         Ok(())
     })
 }

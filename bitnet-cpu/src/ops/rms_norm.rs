@@ -28,7 +28,7 @@ pub(crate) fn rms_norm(
         pieces.push(RmsNorm { x, weight, eps, out });
     }
     machine.threads.each(pieces, |piece| {
-        machine.isa.run(piece);
+        machine.isa.run_shared(piece);
         Ok(())
     })
 }

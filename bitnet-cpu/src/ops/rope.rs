@@ -26,7 +26,7 @@ pub(crate) fn rope(
         pieces.push(Rope { x, width, head_dim, positions: &positions[range], table, order });
     }
     machine.threads.each(pieces, |piece| {
-        machine.isa.run(piece);
+        machine.isa.run_shared(piece);
         Ok(())
     })
 }

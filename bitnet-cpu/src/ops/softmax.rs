@@ -18,7 +18,7 @@ pub(crate) fn softmax(x: &mut BitNetTensor, machine: Machine<'_>) -> Result<()> 
         pieces.push(Softmax { rows, width });
     }
     machine.threads.each(pieces, |piece| {
-        machine.isa.run(piece);
+        machine.isa.run_shared(piece);
         Ok(())
     })
 }

@@ -20,7 +20,7 @@ pub(crate) fn store(
     if tokens == 0 || cache.head_dim() == 0 {
         return Ok(());
     }
-    machine.isa.run(Store { k: k.f32()?, v: v.f32()?, cache, first })
+    machine.isa.run_shared(Store { k: k.f32()?, v: v.f32()?, cache, first })
 }
 
 struct Store<'a> {

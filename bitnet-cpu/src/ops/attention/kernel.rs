@@ -6,7 +6,7 @@
 //! A partial result of `n` queries is `[n, width]` weighted values, `[n]` largest scores, `[n]` sums of weights.
 
 use super::division::{Job, Queries};
-use crate::isa::{Isa, LANES};
+use crate::isa::{Isa, LANES, Op};
 use crate::ops::dot::{F16, F32, Int8, Plain, Stored, fold};
 use crate::ops::exp::exp;
 use bitnet_core::Result;
@@ -182,32 +182,56 @@ impl Scratch<'_> {
     }
 }
 
-/// The partial result of a tile for queries that the scratch holds.
+/// The partial result of a tile for queries that the scratch holds. A function of its own, which is large.
+pub(super) struct Partial<'a, 'b> {
+    pub(super) queries: &'b Queries<'a>,
+    pub(super) tile: usize,
+    pub(super) scratch: &'b mut Scratch<'a>,
+    pub(super) partial: &'b mut [f32],
+}
+
+impl Op for Partial<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, isa: I) {
+        let Self { queries, tile, scratch, partial } = self;
+        let numbers = KV_TILE * queries.cache.width();
+        let at = (tile * queries.shape.kv_heads + queries.head) * numbers;
+        let range = at..at + numbers;
+        let (k, v) = (queries.k, queries.v);
+        match queries.cache.kind() {
+            KvType::F32 => {
+                let (k, v) = (&k.as_chunks().0[range.clone()], &v.as_chunks().0[range]);
+                Tile::<F32> { queries, start: tile * KV_TILE, k, v }.run(isa, scratch, partial);
+            }
+            KvType::F16 => {
+                let (k, v) = (&k.as_chunks().0[range.clone()], &v.as_chunks().0[range]);
+                Tile::<F16> { queries, start: tile * KV_TILE, k, v }.run(isa, scratch, partial);
+            }
+            KvType::Int8 => {
+                let (k, v) = (&k[range.clone()], &v[range]);
+                Tile::<Int8> { queries, start: tile * KV_TILE, k, v }.run(isa, scratch, partial);
+            }
+        }
+    }
+}
+
+/// Positions of the tile that begins at `start` which a query sees.
 #[inline(always)]
-pub(super) fn tile<I: Isa>(
-    isa: I,
-    queries: &Queries<'_>,
-    tile: usize,
-    scratch: &mut Scratch<'_>,
-    partial: &mut [f32],
-) {
-    let numbers = KV_TILE * queries.cache.width();
-    let at = (tile * queries.shape.kv_heads + queries.head) * numbers;
-    let range = at..at + numbers;
-    let (k, v) = (queries.k, queries.v);
-    match queries.cache.kind() {
-        KvType::F32 => {
-            let (k, v) = (&k.as_chunks().0[range.clone()], &v.as_chunks().0[range]);
-            Tile::<F32> { queries, start: tile * KV_TILE, k, v }.run(isa, scratch, partial);
-        }
-        KvType::F16 => {
-            let (k, v) = (&k.as_chunks().0[range.clone()], &v.as_chunks().0[range]);
-            Tile::<F16> { queries, start: tile * KV_TILE, k, v }.run(isa, scratch, partial);
-        }
-        KvType::Int8 => {
-            let (k, v) = (&k[range.clone()], &v[range]);
-            Tile::<Int8> { queries, start: tile * KV_TILE, k, v }.run(isa, scratch, partial);
-        }
+fn seen(queries: &Queries<'_>, start: usize, row: usize) -> usize {
+    queries.visible(row).saturating_sub(start).min(KV_TILE)
+}
+
+/// Divides the queries into groups, for the tile that begins at `start`.
+fn divide(queries: &Queries<'_>, start: usize, groups: &mut Groups) {
+    let rows = queries.rows();
+    groups.clear();
+    let mut row = 0;
+    while row < rows {
+        let size = group(rows - row);
+        groups.push(Group { row, size, seen: seen(queries, start, row + size - 1) });
+        row += size;
     }
 }
 
@@ -221,44 +245,27 @@ struct Tile<'a, S: Stored> {
 }
 
 impl<S: Stored> Tile<'_, S> {
-    /// Positions of the tile that a query sees.
-    #[inline(always)]
-    fn seen(&self, row: usize) -> usize {
-        self.queries.visible(row).saturating_sub(self.start).min(KV_TILE)
-    }
-
-    fn divide(&self, groups: &mut Groups) {
-        let rows = self.queries.rows();
-        groups.clear();
-        let mut row = 0;
-        while row < rows {
-            let size = group(rows - row);
-            groups.push(Group { row, size, seen: self.seen(row + size - 1) });
-            row += size;
-        }
-    }
-
+    /// What depends on the type of the numbers stands here; the rest is shared by all types.
     #[inline(always)]
     fn run<I: Isa>(&self, isa: I, scratch: &mut Scratch<'_>, partial: &mut [f32]) {
-        let Scratch { q, scores, block, groups, .. } = scratch;
-        self.divide(groups);
-        let (rows, width) = (self.queries.rows(), self.queries.cache.width());
-        let seen = self.seen(rows - 1);
+        let Scratch { q, scores, block, groups } = scratch;
+        let Self { queries, start, .. } = *self;
+        divide(queries, start, groups);
+        let (rows, width, dim) = (queries.rows(), queries.cache.width(), queries.shape.head_dim);
+        let seen = seen(queries, start, rows - 1);
         let convert = rows > GROUP;
         let blocks = seen.div_ceil(LANES);
         for (index, k) in self.k.chunks_exact(width * LANES).take(blocks).enumerate() {
             if convert {
                 let block = &mut block[..width * LANES];
                 as_f32::<S, I>(isa, k, block);
-                self.score_block::<Plain, I>(isa, block, index, groups, q, scores);
+                isa.run(Scores::<Plain> { k: block, dim, index, groups, q, scores });
             } else {
-                self.score_block::<S, I>(isa, k, index, groups, q, scores);
+                Scores::<S> { k, dim, index, groups, q, scores }.eval(isa);
             }
         }
-        let (values, largest, sums) = split(partial, self.queries);
-        for (row, scores) in scores.chunks_exact_mut(STRIDE).take(rows).enumerate() {
-            (largest[row], sums[row]) = self.weigh(row, scores, seen);
-        }
+        let (values, largest, sums) = split(partial, queries);
+        isa.run(Weigh { queries, start, scores, used: seen, largest, sums });
         values.fill(0.0);
         for (index, v) in self.v.chunks_exact(width * LANES).take(blocks).enumerate() {
             if convert {
@@ -267,151 +274,195 @@ impl<S: Stored> Tile<'_, S> {
                     as_f32::<S, I>(isa, v, &mut column[index * LANES * LANES..]);
                 }
             } else {
-                self.mix_block::<S, I>(isa, v, index, groups, scores, values);
+                mix_block::<S, I>(isa, v, index, groups, scores, width, values);
             }
         }
         if convert {
-            self.mix_tile(isa, block, groups, scores, values);
+            isa.run(MixTile { v: block, groups, weights: scores, width, values });
         }
     }
+}
 
-    /// Scores of block `index` for every group that sees some of it.
+/// Scores of block `index` for every group that sees some of it.
+struct Scores<'a, S: Stored> {
+    k: &'a [S::Raw],
+    /// Components of a key.
+    dim: usize,
+    index: usize,
+    groups: &'a [Group],
+    q: &'a [f32],
+    scores: &'a mut [f32],
+}
+
+impl<S: Stored> Op for Scores<'_, S> {
+    type Output = ();
+
     #[inline(always)]
-    fn score_block<T: Stored, I: Isa>(
-        &self,
-        isa: I,
-        k: &[T::Raw],
-        index: usize,
-        groups: &[Group],
-        q: &[f32],
-        scores: &mut [f32],
-    ) {
-        let dim = self.queries.shape.head_dim;
+    fn eval<I: Isa>(self, isa: I) {
+        let Self { k, dim, index, groups, q, scores } = self;
         for &Group { row, size, seen } in groups {
             if seen > index * LANES {
                 let q = &q[row * dim..(row + size) * dim];
                 let scores = &mut scores[row * STRIDE..(row + size) * STRIDE];
                 match size {
-                    GROUP => score::<T, I, GROUP>(isa, k, q, index, scores),
-                    4 => score::<T, I, 4>(isa, k, q, index, scores),
-                    2 => score::<T, I, 2>(isa, k, q, index, scores),
-                    _ => score::<T, I, 1>(isa, k, q, index, scores),
+                    GROUP => score::<S, I, GROUP>(isa, k, q, index, scores),
+                    4 => score::<S, I, 4>(isa, k, q, index, scores),
+                    2 => score::<S, I, 2>(isa, k, q, index, scores),
+                    _ => score::<S, I, 1>(isa, k, q, index, scores),
                 }
             }
         }
     }
+}
 
-    /// Scores into weights, zero beyond what the query sees; the largest score and the sum of the weights.
+/// Scores into weights, zero beyond what a query sees; the largest score and the sum of the weights of each.
+struct Weigh<'a> {
+    queries: &'a Queries<'a>,
+    /// The first position.
+    start: usize,
+    scores: &'a mut [f32],
+    /// Positions that the last query sees.
+    used: usize,
+    largest: &'a mut [f32],
+    sums: &'a mut [f32],
+}
+
+impl Op for Weigh<'_> {
+    type Output = ();
+
     #[inline(always)]
-    fn weigh(&self, row: usize, scores: &mut [f32], used: usize) -> (f32, f32) {
-        let seen = self.seen(row);
-        let scale = self.queries.shape.scale;
-        let at = self.queries.cache.scale_index(self.queries.head, self.start);
-        let [k_scales, v_scales] = self.queries.scales;
-        scores[seen..used.next_multiple_of(LANES)].fill(f32::NEG_INFINITY);
-        let (blocks, _) = scores[..used.next_multiple_of(LANES)].as_chunks_mut::<LANES>();
-        let (own, others) = blocks.split_at_mut(seen.div_ceil(LANES));
-        others.as_flattened_mut().fill(0.0);
-        let mut top = [f32::NEG_INFINITY; LANES];
-        for (index, block) in own.iter_mut().enumerate() {
-            match k_scales.get(at + index * LANES..).and_then(|rest| rest.first_chunk::<LANES>()) {
-                Some(k_scales) => {
-                    for (x, k_scale) in block.iter_mut().zip(k_scales) {
-                        *x *= k_scale * scale;
-                    }
+    fn eval<I: Isa>(self, _: I) {
+        let Self { queries, start, scores, used, largest, sums } = self;
+        let results = largest.iter_mut().zip(sums);
+        for (row, (scores, (largest, sum))) in
+            scores.chunks_exact_mut(STRIDE).zip(results).enumerate()
+        {
+            (*largest, *sum) = weigh(queries, start, row, scores, used);
+        }
+    }
+}
+
+/// [`Weigh`] for one query.
+#[inline(always)]
+fn weigh(
+    queries: &Queries<'_>,
+    start: usize,
+    row: usize,
+    scores: &mut [f32],
+    used: usize,
+) -> (f32, f32) {
+    let seen = seen(queries, start, row);
+    let scale = queries.shape.scale;
+    let at = queries.cache.scale_index(queries.head, start);
+    let [k_scales, v_scales] = queries.scales;
+    scores[seen..used.next_multiple_of(LANES)].fill(f32::NEG_INFINITY);
+    let (blocks, _) = scores[..used.next_multiple_of(LANES)].as_chunks_mut::<LANES>();
+    let (own, others) = blocks.split_at_mut(seen.div_ceil(LANES));
+    others.as_flattened_mut().fill(0.0);
+    let mut top = [f32::NEG_INFINITY; LANES];
+    for (index, block) in own.iter_mut().enumerate() {
+        match k_scales.get(at + index * LANES..).and_then(|rest| rest.first_chunk::<LANES>()) {
+            Some(k_scales) => {
+                for (x, k_scale) in block.iter_mut().zip(k_scales) {
+                    *x *= k_scale * scale;
                 }
-                None => block.iter_mut().for_each(|x| *x *= scale),
+            }
+            None => block.iter_mut().for_each(|x| *x *= scale),
+        }
+        if (index + 1) * LANES > seen {
+            block[seen - index * LANES..].fill(f32::NEG_INFINITY);
+        }
+        for (top, &x) in top.iter_mut().zip(&*block) {
+            *top = if x > *top { x } else { *top };
+        }
+    }
+    let largest = top.into_iter().fold(f32::NEG_INFINITY, f32::max);
+    let mut sums = [0.0; LANES];
+    for (index, block) in own.iter_mut().enumerate() {
+        for (sum, x) in sums.iter_mut().zip(&mut *block) {
+            *x = exp(*x - largest);
+            *sum += *x;
+        }
+        let v_scales = v_scales.get(at + index * LANES..);
+        if let Some(v_scales) = v_scales.and_then(|rest| rest.first_chunk::<LANES>()) {
+            for (x, v_scale) in block.iter_mut().zip(v_scales) {
+                *x *= v_scale;
             }
             if (index + 1) * LANES > seen {
-                block[seen - index * LANES..].fill(f32::NEG_INFINITY);
-            }
-            for (top, &x) in top.iter_mut().zip(&*block) {
-                *top = if x > *top { x } else { *top };
-            }
-        }
-        let largest = top.into_iter().fold(f32::NEG_INFINITY, f32::max);
-        let mut sums = [0.0; LANES];
-        for (index, block) in own.iter_mut().enumerate() {
-            for (sum, x) in sums.iter_mut().zip(&mut *block) {
-                *x = exp(*x - largest);
-                *sum += *x;
-            }
-            let v_scales = v_scales.get(at + index * LANES..);
-            if let Some(v_scales) = v_scales.and_then(|rest| rest.first_chunk::<LANES>()) {
-                for (x, v_scale) in block.iter_mut().zip(v_scales) {
-                    *x *= v_scale;
-                }
-                if (index + 1) * LANES > seen {
-                    block[seen - index * LANES..].fill(0.0);
-                }
-            }
-        }
-        (largest, fold(&sums))
-    }
-
-    /// Adds the weighted values of block `index` for every group that sees some of it.
-    #[inline(always)]
-    fn mix_block<T: Stored, I: Isa>(
-        &self,
-        isa: I,
-        v: &[T::Raw],
-        index: usize,
-        groups: &[Group],
-        weights: &[f32],
-        values: &mut [f32],
-    ) {
-        let (lines, _) = v.as_chunks::<LANES>();
-        let (chunks, _) = lines.as_chunks::<LANES>();
-        for (chunk, v) in chunks.iter().enumerate() {
-            for group in groups {
-                if group.seen > index * LANES {
-                    let v = &v[..LANES.min(group.seen - index * LANES)];
-                    let weights = &weights[group.row * STRIDE + index * LANES..];
-                    self.mix_group::<T, I>(isa, v, group, weights, chunk, values);
-                }
+                block[seen - index * LANES..].fill(0.0);
             }
         }
     }
+    (largest, fold(&sums))
+}
 
-    /// Adds the weighted values of a whole tile, `[width / LANES, KV_TILE, LANES]`, for every group: the sums of a group
-    /// stay in registers from the first position to the last.
+/// Adds the weighted values of block `index` for every group that sees some of it.
+#[inline(always)]
+fn mix_block<S: Stored, I: Isa>(
+    isa: I,
+    v: &[S::Raw],
+    index: usize,
+    groups: &[Group],
+    weights: &[f32],
+    width: usize,
+    values: &mut [f32],
+) {
+    let (lines, _) = v.as_chunks::<LANES>();
+    let (chunks, _) = lines.as_chunks::<LANES>();
+    for (chunk, v) in chunks.iter().enumerate() {
+        for group in groups {
+            if group.seen > index * LANES {
+                let v = &v[..LANES.min(group.seen - index * LANES)];
+                let weights = &weights[group.row * STRIDE + index * LANES..];
+                let values = &mut values[group.row * width + chunk * LANES..];
+                mix_group::<S, I>(isa, v, group.size, weights, width, values);
+            }
+        }
+    }
+}
+
+/// Adds the weighted values of a whole tile, `[width / LANES, KV_TILE, LANES]`, for every group: the sums of a group
+/// stay in registers from the first position to the last.
+struct MixTile<'a> {
+    v: &'a [f32],
+    groups: &'a [Group],
+    weights: &'a [f32],
+    width: usize,
+    values: &'a mut [f32],
+}
+
+impl Op for MixTile<'_> {
+    type Output = ();
+
     #[inline(always)]
-    fn mix_tile<I: Isa>(
-        &self,
-        isa: I,
-        v: &[f32],
-        groups: &[Group],
-        weights: &[f32],
-        values: &mut [f32],
-    ) {
+    fn eval<I: Isa>(self, isa: I) {
+        let Self { v, groups, weights, width, values } = self;
         for (chunk, v) in v.chunks_exact(KV_TILE * LANES).enumerate() {
             let (v, _) = v.as_chunks::<LANES>();
             for group in groups {
                 let weights = &weights[group.row * STRIDE..];
-                self.mix_group::<Plain, I>(isa, &v[..group.seen], group, weights, chunk, values);
+                let values = &mut values[group.row * width + chunk * LANES..];
+                mix_group::<Plain, I>(isa, &v[..group.seen], group.size, weights, width, values);
             }
         }
     }
+}
 
-    /// Adds component block `chunk` of some values for one group.
-    #[inline(always)]
-    fn mix_group<T: Stored, I: Isa>(
-        &self,
-        isa: I,
-        v: &[[T::Raw; LANES]],
-        group: &Group,
-        weights: &[f32],
-        chunk: usize,
-        values: &mut [f32],
-    ) {
-        let width = self.queries.cache.width();
-        let values = &mut values[group.row * width + chunk * LANES..];
-        match group.size {
-            GROUP => mix::<T, I, GROUP>(isa, v, weights, width, values),
-            4 => mix::<T, I, 4>(isa, v, weights, width, values),
-            2 => mix::<T, I, 2>(isa, v, weights, width, values),
-            _ => mix::<T, I, 1>(isa, v, weights, width, values),
-        }
+/// Adds sixteen components of some values for one group.
+#[inline(always)]
+fn mix_group<S: Stored, I: Isa>(
+    isa: I,
+    v: &[[S::Raw; LANES]],
+    size: usize,
+    weights: &[f32],
+    width: usize,
+    values: &mut [f32],
+) {
+    match size {
+        GROUP => mix::<S, I, GROUP>(isa, v, weights, width, values),
+        4 => mix::<S, I, 4>(isa, v, weights, width, values),
+        2 => mix::<S, I, 2>(isa, v, weights, width, values),
+        _ => mix::<S, I, 1>(isa, v, weights, width, values),
     }
 }
 

@@ -24,7 +24,7 @@ use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::memory::{HybridMemoryPool, PoolBuffer};
 use bitnet_core::{Result, operands};
 use division::{Job, Queries, jobs};
-use kernel::{Room, add_tile, finish, partial_len, reset};
+use kernel::{Partial, Room, add_tile, finish, partial_len, reset};
 
 /// Pieces of work for each thread, so that one that is put aside does not hold up the others.
 const PIECES: usize = 4;
@@ -53,9 +53,9 @@ pub(crate) fn attention(
         }
     }
     let ranges = machine.threads.ranges(jobs.len(), work / jobs.len());
-    machine
-        .threads
-        .each(cut(&mut jobs, ranges), |jobs| machine.isa.run(Whole { jobs, pool: machine.pool }))
+    machine.threads.each(cut(&mut jobs, ranges), |jobs| {
+        machine.isa.run_shared(Whole { jobs, pool: machine.pool })
+    })
 }
 
 /// Items, cut into as many pieces as there are ranges; they follow one another.
@@ -93,7 +93,7 @@ fn in_parts(
     }
     machine
         .threads
-        .each(cut(&mut units, ranges), |units| machine.isa.run(Tiles { units, pool }))?;
+        .each(cut(&mut units, ranges), |units| machine.isa.run_shared(Tiles { units, pool }))?;
     let mut rest: &[f32] = &partials;
     let mut sums = Pieces::new();
     for job in jobs {
@@ -102,7 +102,7 @@ fn in_parts(
         sums.push(Sum { job, partials: own });
     }
     let ranges = machine.threads.ranges(sums.len(), partials.len() / sums.len().max(1));
-    machine.threads.each(cut(&mut sums, ranges), |sums| machine.isa.run(Sums { sums, pool }))
+    machine.threads.each(cut(&mut sums, ranges), |sums| machine.isa.run_shared(Sums { sums, pool }))
 }
 
 /// Jobs that one thread does from beginning to end.
@@ -122,7 +122,8 @@ impl Op for Whole<'_, '_> {
             scratch.load(&job.queries);
             reset(state, &job.queries);
             for tile in 0..job.queries.tiles() {
-                kernel::tile(isa, &job.queries, tile, &mut scratch, partial);
+                let (queries, scratch, partial) = (&job.queries, &mut scratch, &mut *partial);
+                isa.run(Partial { queries, tile, scratch, partial });
                 add_tile(state, partial, &job.queries);
             }
             finish(state, job);
@@ -149,7 +150,7 @@ impl Op for Tiles<'_, '_> {
             if index == 0 || *tile == 0 {
                 scratch.load(queries);
             }
-            kernel::tile(isa, queries, *tile, &mut scratch, partial);
+            isa.run(Partial { queries, tile: *tile, scratch: &mut scratch, partial });
         }
         Ok(())
     }

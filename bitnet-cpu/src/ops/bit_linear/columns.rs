@@ -107,7 +107,7 @@ pub(super) fn column_dots(
     }
     let pieces = ranges.zip(sums.chunks_exact_mut(blocks.max(1)));
     machine.threads.each(pieces, |(range, sums)| {
-        machine.isa.run(AddColumns { turned, columns: &columns[range], sums, pool })
+        machine.isa.run_shared(AddColumns { turned, columns: &columns[range], sums, pool })
     })?;
     let total = columns.iter().fold(0i32, |sum, column| sum.wrapping_add(column[1]));
     let (all, others) = sums.split_at_mut(blocks);

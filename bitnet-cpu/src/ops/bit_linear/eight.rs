@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::int8::{ROWS, TILE_BLOCKS};
-use super::rescale::Give;
+use super::sink::DotSink;
 use super::{groups, row_blocks};
 use crate::activations::Quantized;
 use crate::isa::Isa;
@@ -20,7 +20,7 @@ impl Dots {
         Self { by_row: [[0; 8]; ROWS], by_token: [[0; ROWS]; 8] }
     }
 
-    /// Gives `Σ trit·q` of eight tokens with up to [`ROWS`] rows.
+    /// `Σ trit·q` of eight tokens with up to [`ROWS`] rows.
     #[inline(always)]
     pub(super) fn eight<I: Isa>(
         &mut self,
@@ -29,7 +29,7 @@ impl Dots {
         x: &Quantized,
         tile: Range<usize>,
         rows: Range<usize>,
-        give: &mut impl Give,
+        sink: &mut DotSink<'_, '_>,
     ) {
         let Self { by_row, by_token } = self;
         let (blocks, _) = x.tile(&tile).as_chunks::<8>();
@@ -58,7 +58,7 @@ impl Dots {
             }
         }
         for (token, dots) in tile.zip(by_token) {
-            give.give(token, rows.start, &dots[..rows.len()]);
+            sink.push(isa, token, rows.start, &dots[..rows.len()]);
         }
     }
 }
@@ -69,7 +69,7 @@ pub(super) fn in_tiles<I: Isa>(len: usize) -> bool {
     len == 1 || (len.is_multiple_of(2) && len / 2 <= I::TILE_BLOCKS)
 }
 
-/// Gives `Σ trit·q` of eight tokens with each group of `len` half blocks of some rows.
+/// `Σ trit·q` of eight tokens with each group of `len` half blocks of some rows.
 #[inline(always)]
 pub(super) fn eight_by_groups<I: Isa>(
     isa: I,
@@ -78,7 +78,7 @@ pub(super) fn eight_by_groups<I: Isa>(
     x: &Quantized,
     tile: Range<usize>,
     rows: Range<usize>,
-    give: &mut impl Give,
+    sink: &mut DotSink<'_, '_>,
 ) {
     let (blocks, _) = x.tile(&tile).as_chunks::<8>();
     let groups = groups(weight);
@@ -101,6 +101,6 @@ pub(super) fn eight_by_groups<I: Isa>(
             }
         }
         // What is behind the last group is padding.
-        give.give_eight(tile.start, row, &dots[..groups]);
+        sink.push_eight(tile.start, row, &dots[..groups]);
     }
 }

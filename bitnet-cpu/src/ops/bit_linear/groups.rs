@@ -3,7 +3,8 @@
 use std::ops::Range;
 
 use super::int8::rows_ahead;
-use super::rescale::{GROUP_ROWS, Give};
+use super::rescale::GROUP_ROWS;
+use super::sink::DotSink;
 use super::{groups, row_blocks};
 use crate::activations::Quantized;
 use crate::isa::{ActivationBlock, CodeBlock, Isa};
@@ -62,46 +63,54 @@ fn half_sums<I: Isa, const T: usize>(
     }
 }
 
-/// Gives the dots for some tokens (one tile) and rows of a weight with groups of `len` half blocks.
-#[inline(always)]
-pub(super) fn group_dots<I: Isa, const T: usize>(
-    isa: I,
-    weight: &TernaryMatrix,
-    len: usize,
-    x: &Quantized,
-    tile: Range<usize>,
-    rows: Range<usize>,
-    give: &mut impl Give,
-) {
-    let groups = groups(weight);
-    let (blocks, _) = x.tile(&tile).as_chunks::<T>();
-    let mut sums = vec![0i32; T * groups];
-    for (token, sums) in tile.clone().zip(sums.chunks_exact_mut(groups)) {
-        group_sums(x.sums(token), len, sums);
-    }
-    let mut dots = vec![0i32; T * GROUP_ROWS * groups];
-    let mut halves = vec![0i32; T * 2 * x.width];
-    let ahead = rows_ahead(x.width);
-    for first in rows.clone().step_by(GROUP_ROWS) {
-        let few = GROUP_ROWS.min(rows.end - first);
-        for index in 0..few {
-            let codes = row_blocks(weight, first + index);
-            for line in (0..codes.len()).step_by(2) {
-                isa.prefetch(codes.as_ptr().wrapping_add(ahead * codes.len() + line));
-            }
-            half_sums(isa, codes, blocks, &mut halves);
-            let tokens = dots.chunks_exact_mut(GROUP_ROWS * groups);
-            let tokens = tokens.zip(halves.chunks_exact(2 * x.width));
-            for ((dots, halves), sums) in tokens.zip(sums.chunks_exact(groups)) {
-                let dots = &mut dots[index * groups..(index + 1) * groups];
-                group_sums(halves, len, dots);
-                for (dot, sum) in dots.iter_mut().zip(sums) {
-                    *dot = dot.wrapping_sub(*sum);
+/// Some rows of a weight whose scales belong to groups, and the activations that they meet.
+pub(super) struct GroupRows<'a> {
+    pub(super) weight: &'a TernaryMatrix,
+    /// Half blocks of a group.
+    pub(super) len: usize,
+    pub(super) x: &'a Quantized,
+    pub(super) rows: Range<usize>,
+}
+
+impl GroupRows<'_> {
+    /// The dots of a tile of `T` tokens.
+    #[inline(always)]
+    pub(super) fn dots<I: Isa, const T: usize>(
+        &self,
+        isa: I,
+        tile: &Range<usize>,
+        sink: &mut DotSink<'_, '_>,
+    ) {
+        let Self { weight, len, x, rows } = self;
+        let (groups, blocks) = (groups(weight), x.tile(tile).as_chunks::<T>().0);
+        let mut sums = vec![0i32; T * groups];
+        for (token, sums) in tile.clone().zip(sums.chunks_exact_mut(groups)) {
+            group_sums(x.sums(token), *len, sums);
+        }
+        let mut dots = vec![0i32; T * GROUP_ROWS * groups];
+        let mut halves = vec![0i32; T * 2 * x.width];
+        let ahead = rows_ahead(x.width);
+        for first in rows.clone().step_by(GROUP_ROWS) {
+            let few = GROUP_ROWS.min(rows.end - first);
+            for index in 0..few {
+                let codes = row_blocks(weight, first + index);
+                for line in (0..codes.len()).step_by(2) {
+                    isa.prefetch(codes.as_ptr().wrapping_add(ahead * codes.len() + line));
+                }
+                half_sums(isa, codes, blocks, &mut halves);
+                let each = dots.chunks_exact_mut(GROUP_ROWS * groups);
+                let each = each.zip(halves.chunks_exact(2 * x.width));
+                for ((dots, halves), sums) in each.zip(sums.chunks_exact(groups)) {
+                    let dots = &mut dots[index * groups..(index + 1) * groups];
+                    group_sums(halves, *len, dots);
+                    for (dot, sum) in dots.iter_mut().zip(sums) {
+                        *dot = dot.wrapping_sub(*sum);
+                    }
                 }
             }
-        }
-        for (token, dots) in tile.clone().zip(dots.chunks_exact(GROUP_ROWS * groups)) {
-            give.give(token, first, &dots[..few * groups]);
+            for (token, dots) in tile.clone().zip(dots.chunks_exact(GROUP_ROWS * groups)) {
+                sink.push(isa, token, first, &dots[..few * groups]);
+            }
         }
     }
 }

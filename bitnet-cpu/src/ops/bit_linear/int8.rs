@@ -10,9 +10,9 @@
 use std::ops::Range;
 
 use super::eight::{Dots, eight_by_groups, in_tiles};
-use super::groups::{group_dots, group_halves};
-use super::rescale::{Give, rescale, rescale_eight};
-use super::{Part, Share, groups, row_blocks, row_scales};
+use super::groups::{GroupRows, group_halves};
+use super::sink::DotSink;
+use super::{Part, Share, groups, row_blocks};
 use crate::activations::{Quantized, int8_tiles};
 use crate::isa::{ActivationBlock, CodeBlock, Isa, Op};
 use bitnet_core::ternary::TernaryMatrix;
@@ -184,11 +184,6 @@ fn plain_dots<I: Isa, const T: usize>(
         *dots = [x.whole_sum(token).wrapping_neg(); ROWS];
     }
     let (blocks, _) = x.tile(tile).as_chunks::<T>();
-    if T == 1 {
-        let first = rows.start;
-        single_dots(isa, weight, blocks.as_flattened(), |i| first + i, &mut dots[0][..rows.len()]);
-        return dots;
-    }
     let len = (TILE_BLOCKS / T).min(x.width);
     let mut by_row = [[0i32; T]; ROWS];
     for (piece, blocks) in blocks.chunks(len).enumerate() {
@@ -209,39 +204,84 @@ fn plain_dots<I: Isa, const T: usize>(
     dots
 }
 
-/// `dots[i] += Σ code·x` of one token with rows `row(0)`, `row(1)`, ... of a weight.
-#[inline(always)]
-pub(crate) fn single_dots<I: Isa>(
-    isa: I,
-    weight: &TernaryMatrix,
-    x: &[ActivationBlock],
-    row: impl Fn(usize) -> usize,
-    dots: &mut [i32],
-) {
-    let len = dots.len();
-    let (all, _) = weight.words().as_chunks();
-    let codes = |row: usize| &all[row * x.len()..(row + 1) * x.len()];
-    let rows_ahead = rows_ahead(x.len());
-    let (fours, rest) = dots.as_chunks_mut::<4>();
-    for (index, dots) in fours.iter_mut().enumerate() {
-        let mut rows: [&[CodeBlock]; 4] = [&[]; 4];
-        let mut ahead = [all.as_ptr(); 4];
-        for i in 0..4 {
-            let at = 4 * index + i;
-            rows[i] = codes(row(at));
-            ahead[i] = ahead[i].wrapping_add(row((at + rows_ahead).min(len - 1)) * x.len());
+/// Rows of a weight.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Rows<'a> {
+    /// One after the other, from this one on.
+    From(usize),
+    /// This one plus each of these.
+    Listed(usize, &'a [u32]),
+}
+
+impl Rows<'_> {
+    #[inline(always)]
+    fn row(self, index: usize) -> usize {
+        match self {
+            Self::From(first) => first + index,
+            Self::Listed(first, rest) => first + rest[index] as usize,
         }
-        for (dot, sum) in dots.iter_mut().zip(four_rows(isa, rows, x, ahead)) {
-            *dot = dot.wrapping_add(sum);
-        }
-    }
-    for (index, dot) in rest.iter_mut().enumerate() {
-        let [low, high] = block_sums(isa, codes(row(len / 4 * 4 + index)), x);
-        *dot = dot.wrapping_add(low).wrapping_add(high);
     }
 }
 
-/// Gives the dots for some tokens (one tile) and rows.
+/// `dots[i] += Σ code·x` of one token with the rows of a weight, one for each dot.
+pub(crate) struct SingleDots<'a> {
+    pub(crate) weight: &'a TernaryMatrix,
+    pub(crate) x: &'a [ActivationBlock],
+    pub(crate) rows: Rows<'a>,
+    pub(crate) dots: &'a mut [i32],
+}
+
+impl Op for SingleDots<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, isa: I) {
+        let Self { weight, x, rows: of, dots } = self;
+        let len = dots.len();
+        let (all, _) = weight.words().as_chunks();
+        let codes = |row: usize| &all[row * x.len()..(row + 1) * x.len()];
+        let rows_ahead = rows_ahead(x.len());
+        let (fours, rest) = dots.as_chunks_mut::<4>();
+        for (index, dots) in fours.iter_mut().enumerate() {
+            let mut rows: [&[CodeBlock]; 4] = [&[]; 4];
+            let mut ahead = [all.as_ptr(); 4];
+            for i in 0..4 {
+                let at = 4 * index + i;
+                rows[i] = codes(of.row(at));
+                ahead[i] = ahead[i].wrapping_add(of.row((at + rows_ahead).min(len - 1)) * x.len());
+            }
+            for (dot, sum) in dots.iter_mut().zip(four_rows(isa, rows, x, ahead)) {
+                *dot = dot.wrapping_add(sum);
+            }
+        }
+        for (index, dot) in rest.iter_mut().enumerate() {
+            let [low, high] = block_sums(isa, codes(of.row(len / 4 * 4 + index)), x);
+            *dot = dot.wrapping_add(low).wrapping_add(high);
+        }
+    }
+}
+
+/// The dots of one token with some rows.
+#[inline(always)]
+fn token_dots<I: Isa>(
+    isa: I,
+    weight: &TernaryMatrix,
+    x: &Quantized,
+    tile: Range<usize>,
+    rows: Range<usize>,
+    sink: &mut DotSink<'_, '_>,
+) {
+    if let Some(len) = group_halves(weight) {
+        return GroupRows { weight, len, x, rows }.dots::<I, 1>(isa, &tile, sink);
+    }
+    let mut dots = [x.whole_sum(tile.start).wrapping_neg(); ROWS];
+    let dots = &mut dots[..rows.len()];
+    let (x, first) = (x.tile(&tile), rows.start);
+    isa.run(SingleDots { weight, x, rows: Rows::From(first), dots });
+    sink.push(isa, tile.start, first, dots);
+}
+
+/// The dots of some tokens (one tile) with some rows.
 #[inline(always)]
 fn tile_dots<I: Isa, const T: usize>(
     isa: I,
@@ -249,18 +289,36 @@ fn tile_dots<I: Isa, const T: usize>(
     x: &Quantized,
     tile: Range<usize>,
     rows: Range<usize>,
-    give: &mut impl Give,
+    sink: &mut DotSink<'_, '_>,
 ) {
     if let Some(len) = group_halves(weight) {
-        return group_dots::<I, T>(isa, weight, len, x, tile, rows, give);
+        return GroupRows { weight, len, x, rows }.dots::<I, T>(isa, &tile, sink);
     }
     let dots = plain_dots::<I, T>(isa, weight, x, &tile, &rows);
     for (token, dots) in tile.zip(&dots) {
-        give.give(token, rows.start, &dots[..rows.len()]);
+        sink.push(isa, token, rows.start, &dots[..rows.len()]);
     }
 }
 
-/// [`tile_dots`] for all tokens.
+/// The dots of all tokens with some rows of a weight.
+struct AllDots<'a, 'b> {
+    weight: &'a TernaryMatrix,
+    x: &'a Quantized,
+    tokens: usize,
+    rows: Range<usize>,
+    sink: DotSink<'a, 'b>,
+}
+
+impl Op for AllDots<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, isa: I) {
+        let Self { weight, x, tokens, rows, mut sink } = self;
+        all_dots(isa, weight, x, tokens, rows, &mut sink);
+    }
+}
+
 #[inline(always)]
 fn all_dots<I: Isa>(
     isa: I,
@@ -268,7 +326,7 @@ fn all_dots<I: Isa>(
     x: &Quantized,
     tokens: usize,
     rows: Range<usize>,
-    give: &mut impl Give,
+    sink: &mut DotSink<'_, '_>,
 ) {
     if groups(weight) == 0 {
         return;
@@ -282,16 +340,18 @@ fn all_dots<I: Isa>(
                 8 => match group_halves(weight) {
                     None => {
                         let dots = dots.get_or_insert_with(Dots::new);
-                        dots.eight(isa, weight, x, tile, rows, give);
+                        dots.eight(isa, weight, x, tile, rows, sink);
                     }
                     Some(len) if in_tiles::<I>(len) => {
-                        eight_by_groups(isa, weight, len, x, tile, rows, give);
+                        eight_by_groups(isa, weight, len, x, tile, rows, sink);
                     }
-                    Some(len) => group_dots::<I, 8>(isa, weight, len, x, tile, rows, give),
+                    Some(len) => {
+                        GroupRows { weight, len, x, rows }.dots::<I, 8>(isa, &tile, sink);
+                    }
                 },
-                4 => tile_dots::<I, 4>(isa, weight, x, tile, rows, give),
-                2 => tile_dots::<I, 2>(isa, weight, x, tile, rows, give),
-                _ => tile_dots::<I, 1>(isa, weight, x, tile, rows, give),
+                4 => tile_dots::<I, 4>(isa, weight, x, tile, rows, sink),
+                2 => tile_dots::<I, 2>(isa, weight, x, tile, rows, sink),
+                _ => token_dots(isa, weight, x, tile, rows, sink),
             }
         }
     }
@@ -314,34 +374,8 @@ impl Op for Int8<'_> {
             if weight.cols() == 0 {
                 out.iter_mut().for_each(|out| out.fill(0.0));
             }
-            let mut give = Rescale { weight, first: rows.start, x, out: &mut out };
-            all_dots(isa, weight, x, tokens, rows, &mut give);
-        }
-    }
-}
-
-/// Rescales dots into `out[token][row - first]`.
-struct Rescale<'a, 'b> {
-    weight: &'a TernaryMatrix,
-    first: usize,
-    x: &'a Quantized,
-    out: &'a mut [&'b mut [f32]],
-}
-
-impl Give for Rescale<'_, '_> {
-    #[inline(always)]
-    fn give(&mut self, token: usize, row: usize, dots: &[i32]) {
-        let rows = dots.len() / groups(self.weight);
-        let out = &mut self.out[token][row - self.first..][..rows];
-        rescale(self.weight, row, dots, self.x.scales[token], out);
-    }
-
-    #[inline(always)]
-    fn give_eight(&mut self, token: usize, row: usize, dots: &[[i32; 8]]) {
-        let Some(scales) = self.x.scales[token..].first_chunk() else { return };
-        let results = rescale_eight(row_scales(self.weight, row), dots, scales);
-        for (out, result) in self.out[token..].iter_mut().zip(results) {
-            out[row - self.first] = result;
+            let sink = DotSink::Rescale { weight, first: rows.start, x, out: &mut out };
+            isa.run(AllDots { weight, x, tokens, rows, sink });
         }
     }
 }
@@ -360,32 +394,9 @@ impl Op for Integers<'_> {
     fn eval<I: Isa>(self, isa: I) -> Vec<i32> {
         let Self { x, tokens, weight } = self;
         let (rows, groups) = (weight.rows(), groups(weight));
-        let mut give = Keep { all: vec![0; tokens * rows * groups], rows, groups };
-        all_dots(isa, weight, x, tokens, 0..rows, &mut give);
-        give.all
-    }
-}
-
-/// Keeps dots as they are.
-struct Keep {
-    all: Vec<i32>,
-    rows: usize,
-    groups: usize,
-}
-
-impl Give for Keep {
-    #[inline(always)]
-    fn give(&mut self, token: usize, row: usize, dots: &[i32]) {
-        let at = (token * self.rows + row) * self.groups;
-        self.all[at..at + dots.len()].copy_from_slice(dots);
-    }
-
-    #[inline(always)]
-    fn give_eight(&mut self, token: usize, row: usize, dots: &[[i32; 8]]) {
-        for (group, dots) in dots.iter().enumerate() {
-            for (index, &dot) in dots.iter().enumerate() {
-                self.all[((token + index) * self.rows + row) * self.groups + group] = dot;
-            }
-        }
+        let mut all = vec![0; tokens * rows * groups];
+        let sink = DotSink::Integers { all: &mut all, rows, groups };
+        isa.run(AllDots { weight, x, tokens, rows: 0..rows, sink });
+        all
     }
 }

@@ -6,9 +6,11 @@ mod float;
 mod groups;
 mod int8;
 mod rescale;
+mod sink;
 
-pub(crate) use int8::{block_sums, single_dots};
-pub(crate) use rescale::rescale;
+pub(crate) use int8::{Rows as WeightRows, SingleDots, block_sums};
+pub(crate) use rescale::Rescale;
+use rescale::rescale;
 
 use std::any::Any;
 use std::ops::Range;
@@ -181,7 +183,7 @@ pub(crate) fn bit_linear(
             let x = float_blocks(x, tokens, cols, machine.pool)?;
             let pieces = pieces(tokens, weights, out, machine)?;
             machine.threads.each(pieces, |parts| {
-                machine.isa.run(float::Float { x: &x, tokens, parts });
+                machine.isa.run_shared(float::Float { x: &x, tokens, parts });
                 Ok(())
             })
         }

@@ -1,20 +1,29 @@
 //! From exact sums back to numbers, in the reference's own words: `Σ_groups dot * weight_scale / activation_scale`.
 
 use super::groups;
+use crate::isa::{Isa, Op};
 use bitnet_core::ternary::{ScaleGranularity, TernaryMatrix};
-
-/// What takes dots: those of some rows from `row` on, `[rows, groups]`, where a weight without groups has one. Not a
-/// closure, which would not be compiled for the instruction set.
-pub(super) trait Give {
-    /// `#[inline(always)]`.
-    fn give(&mut self, token: usize, row: usize, dots: &[i32]);
-
-    /// The dots of eight tokens from `token` on with one row: `[groups]`. `#[inline(always)]`.
-    fn give_eight(&mut self, token: usize, row: usize, dots: &[[i32; 8]]);
-}
 
 /// Rows with groups that are summed together, so that their sums do not wait for one another.
 pub(super) const GROUP_ROWS: usize = 4;
+
+/// [`rescale`] as a function of its own, which the kernels share.
+pub(crate) struct Rescale<'a> {
+    pub(crate) weight: &'a TernaryMatrix,
+    pub(crate) row: usize,
+    pub(crate) dots: &'a [i32],
+    pub(crate) activation_scale: f32,
+    pub(crate) out: &'a mut [f32],
+}
+
+impl Op for Rescale<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, _: I) {
+        rescale(self.weight, self.row, self.dots, self.activation_scale, self.out);
+    }
+}
 
 /// Dots (`[rows, groups]`, rows from `row` on) rescaled into `out` (`[rows]`).
 #[inline(always)]

@@ -190,13 +190,14 @@ impl Search<'_> {
         self.read.first_plane_bytes += head.planes.first_bytes() as u64;
         scan::first(&head.planes, &question, &mut approximate, self.machine)?;
 
-        let mut best = self.machine.isa.run(scan::Largest { of: &approximate, count: seeds });
+        let mut best =
+            self.machine.isa.run_shared(scan::Largest { of: &approximate, count: seeds });
         best.sort_unstable();
         let mut found = self.exact(&best)?;
         let floor = largest(found.clone(), count).last().map_or(f32::NEG_INFINITY, |t| t.logit)
             - question.underflow();
 
-        let mut survivors = self.machine.isa.run(scan::Reaching {
+        let mut survivors = self.machine.isa.run_shared(scan::Reaching {
             of: &approximate,
             scales: head.planes.scales(),
             margin: question.margin(&head.planes, Level::First),

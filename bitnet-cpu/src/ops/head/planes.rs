@@ -190,7 +190,7 @@ fn fill(
         pieces.push(Encode { weight: rows, factors, offsets, rows: range, scales, planes });
     }
     machine.threads.each(pieces, |piece| {
-        let one = machine.isa.run(piece)?;
+        let one = machine.isa.run_shared(piece)?;
         let mut found = lock(&found);
         *found = found.zip(one).map(|(a, b)| a.with(b));
         Ok(())

@@ -23,7 +23,7 @@ pub(super) fn dots_of_rows(
         rest = tail;
         pieces.push(Dots { weight, x, rows: &rows[range], out });
     }
-    machine.threads.each(pieces, |piece| machine.isa.run(piece))
+    machine.threads.each(pieces, |piece| machine.isa.run_shared(piece))
 }
 
 /// Some rows.

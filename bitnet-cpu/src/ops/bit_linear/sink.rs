@@ -1,0 +1,62 @@
+//! Where exact sums go: rescaled into results, or as they are.
+
+use super::rescale::{Rescale, rescale_eight};
+use super::{groups, row_scales};
+use crate::activations::Quantized;
+use crate::isa::Isa;
+use bitnet_core::ternary::TernaryMatrix;
+
+/// Takes dots: those of some rows from `row` on, `[rows, groups]`, where a weight without groups has one.
+///
+/// A value and not a type parameter: the kernels are compiled once for both.
+pub(super) enum DotSink<'a, 'b> {
+    /// Rescales into `out[token][row - first]`.
+    Rescale {
+        weight: &'a TernaryMatrix,
+        first: usize,
+        x: &'a Quantized,
+        out: &'a mut [&'b mut [f32]],
+    },
+    /// Copies into `all` (`[tokens, rows, groups]`).
+    Integers { all: &'a mut [i32], rows: usize, groups: usize },
+}
+
+impl DotSink<'_, '_> {
+    /// Takes the dots of one token.
+    #[inline(always)]
+    pub(super) fn push<I: Isa>(&mut self, isa: I, token: usize, row: usize, dots: &[i32]) {
+        match self {
+            Self::Rescale { weight, first, x, out } => {
+                let rows = dots.len() / groups(weight);
+                let out = &mut out[token][row - *first..][..rows];
+                let activation_scale = x.scales[token];
+                isa.run(Rescale { weight, row, dots, activation_scale, out });
+            }
+            Self::Integers { all, rows, groups } => {
+                let at = (token * *rows + row) * *groups;
+                all[at..at + dots.len()].copy_from_slice(dots);
+            }
+        }
+    }
+
+    /// Takes the dots of eight tokens from `token` on with one row: `[groups]`.
+    #[inline(always)]
+    pub(super) fn push_eight(&mut self, token: usize, row: usize, dots: &[[i32; 8]]) {
+        match self {
+            Self::Rescale { weight, first, x, out } => {
+                let Some(scales) = x.scales[token..].first_chunk() else { return };
+                let results = rescale_eight(row_scales(weight, row), dots, scales);
+                for (out, result) in out[token..].iter_mut().zip(results) {
+                    out[row - *first] = result;
+                }
+            }
+            Self::Integers { all, rows, groups } => {
+                for (group, dots) in dots.iter().enumerate() {
+                    for (index, &dot) in dots.iter().enumerate() {
+                        all[((token + index) * *rows + row) * *groups + group] = dot;
+                    }
+                }
+            }
+        }
+    }
+}
