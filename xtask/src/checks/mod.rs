@@ -10,7 +10,9 @@ pub mod manifests;
 pub mod names;
 pub mod private_words;
 pub mod processors;
+pub mod profiles;
 pub mod safety_comments;
+pub mod scripts;
 pub mod sizes;
 
 pub mod unfinished;

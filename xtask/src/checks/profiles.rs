@@ -1,0 +1,55 @@
+//! Profiles: a package that a profile of the root manifest names is one that is built.
+//!
+//! Cargo warns about a name that matches nothing and goes on, so that a package which is no longer there, or a misspelt one, loses
+//! its profile unseen.
+
+use crate::{Finding, Tree};
+
+/// Finds packages named in `[profile.*.package.NAME]` that are not in `Cargo.lock`.
+pub fn check(tree: &Tree) -> Vec<Finding> {
+    let text_of = |path: &str| {
+        let file = tree.files.iter().find(|file| file.path == path);
+        file.and_then(|file| file.text()).unwrap_or_default()
+    };
+    let locked: Vec<&str> =
+        text_of("Cargo.lock").lines().filter_map(|line| quoted(line, "name = ")).collect();
+    let manifest = text_of("Cargo.toml").lines().enumerate();
+    manifest
+        .filter_map(|(at, line)| Some((at, package(line)?)))
+        .filter(|(_, name)| *name != "*" && !locked.contains(name))
+        .map(|(at, name)| {
+            Finding::new(
+                "Cargo.toml",
+                at + 1,
+                format!("a profile names `{name}`, which is not in Cargo.lock"),
+            )
+        })
+        .collect()
+}
+
+/// The package of a table's head `[profile.PROFILE.package.NAME]`.
+fn package(line: &str) -> Option<&str> {
+    let head = line.trim().strip_prefix("[profile.")?.strip_suffix(']')?;
+    let (_, name) = head.split_once(".package.")?;
+    Some(name.trim_matches('"'))
+}
+
+/// The text between quotes behind `key`.
+fn quoted<'a>(line: &'a str, key: &str) -> Option<&'a str> {
+    line.trim().strip_prefix(key)?.strip_prefix('"')?.strip_suffix('"')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refuses_a_package_that_is_not_locked() {
+        let manifest = "[profile.dev]\ndebug = false\n[profile.dev.package.syn]\nopt-level = 0\n\
+                        [profile.dev.package.\"*\"]\n[profile.release.package.sin]\n";
+        let lock = "[[package]]\nname = \"syn\"\nversion = \"2.0.0\"\n";
+        let tree = Tree::from_texts(&[("Cargo.toml", manifest), ("Cargo.lock", lock)]);
+        let found: Vec<_> = check(&tree).iter().map(ToString::to_string).collect();
+        assert_eq!(found, ["Cargo.toml:6: a profile names `sin`, which is not in Cargo.lock"]);
+    }
+}
