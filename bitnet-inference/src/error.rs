@@ -82,6 +82,9 @@ pub enum InferenceError {
         /// What is wrong with it.
         problem: &'static str,
     },
+    /// A field whose value is not obeyed and would change what the model computes, reads or writes.
+    #[error(transparent)]
+    Field(#[from] crate::known_fields::Refusal),
     /// Something that this version does not do.
     #[error("{what} is not supported; {instead}")]
     UnsupportedOperation {

@@ -12,6 +12,7 @@ mod cache;
 pub mod chat;
 mod error;
 mod generate;
+mod known_fields;
 pub mod loader;
 mod memory_stats;
 mod model;
@@ -25,6 +26,7 @@ pub use bitnet_core::kv::{KvLayer, KvType};
 pub use cache::KvCache;
 pub use error::{InferenceError, Result};
 pub use generate::{FinishReason, GenerateOptions, Generated, generate};
+pub use known_fields::{Refusal, adapter_config};
 pub use loader::{
     Inspection, LoadOptions, ModelFacts, ModelFiles, Notice, PreparedCache, SuggestedSampling,
     backend_by_name, backend_in_pool, tokenizer_of,

@@ -7,7 +7,7 @@ use bitnet_core::dense::DenseRows;
 use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::ternary::TernaryMatrix;
 use bitnet_formats::MappedFile;
-use bitnet_formats::gguf::{GgmlType, GgufFile, TensorInfo};
+use bitnet_formats::gguf::{GgmlType, GgufFile, Metadata, TensorInfo};
 use bitnet_quant::codec::dense::DenseType;
 use bitnet_quant::codec::i2_s::I2sLayout;
 use bitnet_quant::codec::{i2_s, iq1_bn, iq2_bn, iq2_bn_r4, q2_0, tq1_0, tq2_0};
@@ -21,6 +21,7 @@ use super::{
     StoredWeight, SuggestedSampling, tensor_use,
 };
 use crate::chat::ChatTemplate;
+use crate::known_fields;
 use crate::models::{Architecture, ModelConfig};
 use crate::tokenizer::{GgufVocabulary, Tokenizer};
 use crate::{InferenceError, Result};
@@ -44,6 +45,7 @@ impl GgufCheckpoint {
         let arch = file.metadata().get_str("general.architecture")?.to_owned();
         let config = read_config(&file, &arch)?;
         config.validate(file.name())?;
+        known_fields::gguf_refusals(file.metadata(), &arch)?;
         let key = format!("{arch}.{INPUT_NORM_EPSILON}");
         let input_norm_eps = file.metadata().opt_f32(&key)?.unwrap_or(config.norm_eps);
         if !(input_norm_eps > 0.0 && input_norm_eps < 1.0) {
@@ -238,7 +240,7 @@ impl GgufCheckpoint {
             tokenizer,
             template,
             end_tokens,
-            defaults: SuggestedSampling::default(),
+            defaults: suggested_sampling(metadata)?,
         })
     }
 
@@ -263,6 +265,7 @@ impl GgufCheckpoint {
         if let Some(bytes) = self.file.trailing_bytes() {
             assumptions.push(bytes.to_string());
         }
+        assumptions.extend(known_fields::gguf_assumptions(metadata, &self.arch)?);
         Ok(assumptions)
     }
 
@@ -474,4 +477,13 @@ impl Checkpoint for GgufCheckpoint {
     fn check(&self) -> Result<()> {
         Ok(self.file.check()?)
     }
+}
+
+/// Sampling values among the keys, as llama.cpp takes them over.
+fn suggested_sampling(metadata: &Metadata) -> Result<SuggestedSampling> {
+    Ok(SuggestedSampling {
+        temperature: metadata.opt_f32("general.sampling.temp")?,
+        top_k: metadata.opt_u64("general.sampling.top_k")?.map(|k| k as usize),
+        top_p: metadata.opt_f32("general.sampling.top_p")?,
+    })
 }

@@ -11,6 +11,7 @@ use super::hf_rope::rope;
 use super::json_object::Object;
 use super::quantization::{Quantization, quantization, skipped_modules};
 use crate::Result;
+use crate::known_fields;
 use crate::models::{Architecture, ContextLimit, LimitReason, ModelConfig, bitnet, llama, qwen3};
 
 /// What `config.json` says.
@@ -44,6 +45,7 @@ impl HfConfig {
             Quantization::BitNet { .. } => skipped_modules(o, &modules(class.name, model.layers))?,
             Quantization::None | Quantization::Mlx { .. } => BTreeSet::new(),
         };
+        settings.assumptions.extend(known_fields::config(class.name, value, file)?);
         let names_eos = value.get("eos_token_id").is_some();
         Ok(Self {
             model,

@@ -7,7 +7,7 @@ use super::assemble::head_fact;
 use super::huggingface::HfCheckpoint;
 use super::json_object::{Object, read_json};
 use super::quantization::Quantization;
-use super::{Described, LoadOptions, ModelFacts, SuggestedSampling, tensor_use};
+use super::{Described, LoadOptions, ModelFacts, SuggestedSampling, side_files, tensor_use};
 use crate::chat::ChatTemplate;
 use crate::models::Architecture;
 use crate::tokenizer::Tokenizer;
@@ -54,6 +54,7 @@ impl HfCheckpoint {
             end_tokens.extend_from_slice(tokenizer.end_of_generation_ids());
             assumptions.extend(tokenizer.assumptions().iter().cloned());
         }
+        assumptions.extend(side_files::assumptions(&self.folder, tokenizer.as_ref())?);
         let facts = ModelFacts {
             file: self.folder.display().to_string(),
             container: "safetensors (Hugging Face folder)".into(),

@@ -19,6 +19,7 @@ mod mapped_rows;
 mod model_files;
 mod python_json;
 mod quantization;
+mod side_files;
 mod tensor_use;
 mod ternary_rows;
 mod text;
@@ -46,6 +47,8 @@ use crate::{InferenceError, Result};
 pub(crate) use assemble::assemble;
 pub(crate) use gguf::GgufCheckpoint;
 pub use gguf::{INPUT_NORM_EPSILON, input_precision as gguf_input_precision};
+#[cfg(test)]
+pub(crate) use hf_config::HfConfig;
 pub(crate) use huggingface::HfCheckpoint;
 pub use in_parallel::in_parallel;
 pub use inspect::{Inspection, TensorSummary};

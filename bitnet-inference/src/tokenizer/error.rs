@@ -42,6 +42,9 @@ pub enum TokenizerError {
         /// What would be accepted, or how to go round it.
         supported: String,
     },
+    /// A field whose value is not obeyed and would change token ids.
+    #[error(transparent)]
+    Field(#[from] crate::known_fields::Refusal),
     /// A regular expression of the file needs too many steps on this text.
     #[error(
         "the split pattern {pattern:?} takes more than {limit} steps on this text; the tokenizer file is damaged or hostile, or the text must be given in smaller pieces"

@@ -20,6 +20,7 @@ pub use error::TokenizerError;
 pub use gguf::GgufVocabulary;
 pub use stream::TextStream;
 
+use crate::known_fields;
 use error::Result;
 use vocabulary::{Class, Vocabulary};
 
@@ -107,7 +108,7 @@ impl Tokenizer {
             vocabulary,
             drop_first_space,
             end: Vec::new(),
-            assumptions: Vec::new(),
+            assumptions: known_fields::tokenizer_json(bytes, name)?,
         };
         tokenizer.find_ends(&[]);
         if tokenizer.eos.is_none() {

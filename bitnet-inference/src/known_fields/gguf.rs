@@ -1,0 +1,333 @@
+//! Keys of a GGUF file's metadata.
+
+use bitnet_formats::gguf::{self, Metadata};
+use serde_json::Value;
+
+use super::{
+    Decision, EMPTY, FALSE, Field, Findings, Inert, MAX_ELEMENTS, NEVER, ONE, Refusal, TRUE, ZERO,
+    ZERO_OR_ONE, assumed, decision, read, refused, shown, unused,
+};
+
+const METADATA: &str = "metadata";
+const EXPERTS: &str = "acts with `expert_count` only";
+const MIXTURE: &str = "mixtures of experts are not supported";
+const WINDOW: &str = "acts with layers that see a window";
+const YARN: &str = "of a type of RoPE (yarn, longrope) that is refused";
+const OTHER_LAYERS: &str = "layers of this kind are not supported";
+const LOW_RANK: &str = "projections of low rank are not supported";
+const SCALED: &str = "this factor is not supported";
+const CAPPED: &str = "capping is not supported";
+const OTHER_NORMS: &str = "the norms are RMS norms";
+const EMBEDDINGS: &str = "for embeddings of texts";
+const SAMPLER: &str = "it is not applied";
+const INFILL: &str = "for filling in the middle of a text";
+const T5: &str = "of a vocabulary (T5) that is refused";
+const BERT: &str = "of a vocabulary (BERT) that is refused";
+const ADAPTER: &str =
+    "adapters in GGUF files are not read; give `convert --lora` the folder of the adapter";
+
+/// Keys without the architecture before them.
+const WHOLE_FILE: &[Field] = &[
+    read("general.architecture"),
+    read("general.name"),
+    read("general.alignment"),
+    refused("general.type", &[Inert::Text("model")], "a model is"),
+    unused("general.quantization_version", "a tensor's type says how it is stored"),
+    unused("general.file_type", "a tensor's type says how it is stored"),
+    read("general.sampling.temp"),
+    read("general.sampling.top_k"),
+    read("general.sampling.top_p"),
+    assumed("general.sampling.min_p", ZERO, "it is not applied; `--min-p` does"),
+    assumed(
+        "general.sampling.penalty_repeat",
+        ZERO_OR_ONE,
+        "it is not applied; `--repeat-penalty` does",
+    ),
+    assumed("general.sampling.penalty_last_n", ZERO, SAMPLER),
+    assumed("general.sampling.sequence", EMPTY, SAMPLER),
+    assumed("general.sampling.xtc_probability", ZERO, SAMPLER),
+    assumed("general.sampling.mirostat", ZERO, SAMPLER),
+    unused("general.sampling.xtc_threshold", "acts with `xtc_probability` only"),
+    unused("general.sampling.mirostat_tau", "acts with `mirostat` only"),
+    unused("general.sampling.mirostat_eta", "acts with `mirostat` only"),
+    unused("general.author", METADATA),
+    unused("general.version", METADATA),
+    unused("general.organization", METADATA),
+    unused("general.finetune", METADATA),
+    unused("general.basename", METADATA),
+    unused("general.description", METADATA),
+    unused("general.quantized_by", METADATA),
+    unused("general.size_label", METADATA),
+    unused("general.license", METADATA),
+    unused("general.license.*", METADATA),
+    unused("general.url", METADATA),
+    unused("general.doi", METADATA),
+    unused("general.uuid", METADATA),
+    unused("general.repo_url", METADATA),
+    unused("general.source.*", METADATA),
+    unused("general.base_model.*", METADATA),
+    unused("general.dataset.*", METADATA),
+    unused("general.datasets", METADATA),
+    unused("general.tags", METADATA),
+    unused("general.languages", METADATA),
+    read("split.no"),
+    read("split.count"),
+    read("split.tensors.count"),
+    refused("adapter.*", NEVER, ADAPTER),
+    unused("imatrix.*", "how the weights were quantised"),
+    unused("quantize.*", "how the weights were quantised"),
+];
+
+/// Keys of the vocabulary.
+const TOKENIZER: &[Field] = &[
+    read("tokenizer.ggml.model"),
+    read("tokenizer.ggml.pre"),
+    read("tokenizer.ggml.tokens"),
+    read("tokenizer.ggml.token_type"),
+    read("tokenizer.ggml.scores"),
+    read("tokenizer.ggml.merges"),
+    read("tokenizer.ggml.bos_token_id"),
+    read("tokenizer.ggml.eos_token_id"),
+    read("tokenizer.ggml.eot_token_id"),
+    read("tokenizer.ggml.eom_token_id"),
+    read("tokenizer.ggml.unknown_token_id"),
+    read("tokenizer.ggml.padding_token_id"),
+    read("tokenizer.ggml.add_bos_token"),
+    read("tokenizer.ggml.add_eos_token"),
+    read("tokenizer.ggml.add_space_prefix"),
+    read("tokenizer.chat_template"),
+    assumed("tokenizer.ggml.add_sep_token", FALSE, "no separator is put around a text"),
+    refused("tokenizer.ggml.normalizer.lowercase", FALSE, "text is not changed before it is cut"),
+    refused(
+        "tokenizer.ggml.normalizer.strip_accents",
+        FALSE,
+        "text is not changed before it is cut",
+    ),
+    assumed(
+        "tokenizer.ggml.fim_pad_token_id",
+        NEVER,
+        "it does not end a text; in llama.cpp it does",
+    ),
+    assumed(
+        "tokenizer.ggml.fim_rep_token_id",
+        NEVER,
+        "it does not end a text; in llama.cpp it does",
+    ),
+    assumed(
+        "tokenizer.ggml.fim_sep_token_id",
+        NEVER,
+        "it does not end a text; in llama.cpp it does",
+    ),
+    unused("tokenizer.ggml.fim_pre_token_id", INFILL),
+    unused("tokenizer.ggml.fim_suf_token_id", INFILL),
+    unused("tokenizer.ggml.fim_mid_token_id", INFILL),
+    unused("tokenizer.ggml.prefix_token_id", INFILL),
+    unused("tokenizer.ggml.suffix_token_id", INFILL),
+    unused("tokenizer.ggml.middle_token_id", INFILL),
+    unused("tokenizer.ggml.seperator_token_id", "no separator is put around a text"),
+    unused("tokenizer.ggml.mask_token_id", BERT),
+    unused("tokenizer.ggml.cls_token_id", BERT),
+    unused("tokenizer.ggml.token_type_count", BERT),
+    unused("tokenizer.ggml.remove_extra_whitespaces", T5),
+    unused("tokenizer.ggml.precompiled_charsmap", T5),
+    unused("tokenizer.huggingface.json", "the keys `tokenizer.ggml.*` hold the same"),
+    unused("tokenizer.rwkv.world", "of a vocabulary (RWKV) that is refused"),
+    unused("tokenizer.chat_template.*", "the template without a name is taken, as by llama.cpp"),
+    unused("tokenizer.chat_templates", "the template without a name is taken, as by llama.cpp"),
+];
+
+/// Keys of an architecture, without its name before them.
+const ARCHITECTURE: &[Field] = &[
+    read("vocab_size"),
+    read("context_length"),
+    read("embedding_length"),
+    read("block_count"),
+    read("feed_forward_length"),
+    read("hidden_activation"),
+    read("attention.head_count"),
+    read("attention.head_count_kv"),
+    read("attention.key_length"),
+    read("attention.value_length"),
+    read("attention.layer_norm_rms_epsilon"),
+    read("attention.input_norm_rms_epsilon"),
+    read("rope.dimension_count"),
+    read("rope.freq_base"),
+    read("rope.scaling.type"),
+    read("rope.scaling.factor"),
+    read("rope.scale_linear"),
+    refused("rope.scaling.attn_factor", ONE, SCALED),
+    refused("rope.scaling.alpha", ZERO_OR_ONE, SCALED),
+    refused("rope.scaling.yarn_ext_factor", &[Inert::Number(0.0), Inert::Number(-1.0)], YARN),
+    refused("rope.scaling.yarn_attn_factor", &[Inert::Number(1.0), Inert::Number(-1.0)], YARN),
+    unused("rope.scaling.yarn_beta_fast", YARN),
+    unused("rope.scaling.yarn_beta_slow", YARN),
+    unused("rope.scaling.yarn_log_multiplier", YARN),
+    unused("rope.scaling.original_context_length", YARN),
+    unused("rope.scaling.finetuned", METADATA),
+    refused("rope.dimension_sections", ZERO, "RoPE over several axes is not supported"),
+    unused("rope.dimension_count_swa", WINDOW),
+    unused("rope.freq_base_swa", WINDOW),
+    refused("attention.scale", ZERO, "scores are scaled by the root of the head size"),
+    refused("attention.output_scale", ZERO_OR_ONE, SCALED),
+    refused("attention.temperature_scale", ZERO, SCALED),
+    refused("attention.temperature_length", ZERO, SCALED),
+    refused("attention.clamp_kqv", ZERO, "clipping of queries, keys and values is not supported"),
+    refused("attention.max_alibi_bias", ZERO, "ALiBi is not supported"),
+    refused("attention.causal", TRUE, "a token sees only those before it"),
+    refused("attention.shared_kv_layers", ZERO, OTHER_LAYERS),
+    refused("attention.indexer.*", ZERO, OTHER_LAYERS),
+    refused("attention.relative_buckets_count", ZERO, OTHER_LAYERS),
+    refused("attention.q_lora_rank", ZERO, LOW_RANK),
+    refused("attention.kv_lora_rank", ZERO, LOW_RANK),
+    refused("attention.decay_lora_rank", ZERO, LOW_RANK),
+    refused("attention.iclr_lora_rank", ZERO, LOW_RANK),
+    refused("attention.gate_lora_rank", ZERO, LOW_RANK),
+    refused("attention.value_residual_mix_lora_rank", ZERO, LOW_RANK),
+    refused("attention.key_length_mla", ZERO, LOW_RANK),
+    refused("attention.value_length_mla", ZERO, LOW_RANK),
+    assumed(
+        "attention.sliding_window",
+        ZERO,
+        "every layer sees the whole context, as in llama.cpp for these architectures",
+    ),
+    assumed(
+        "attention.sliding_window_pattern",
+        ZERO,
+        "every layer sees the whole context, as in llama.cpp for these architectures",
+    ),
+    unused("attention.key_length_swa", WINDOW),
+    unused("attention.value_length_swa", WINDOW),
+    unused("attention.layer_norm_epsilon", OTHER_NORMS),
+    unused("attention.group_norm_epsilon", OTHER_NORMS),
+    unused("attention.group_norm_groups", OTHER_NORMS),
+    refused("attn_logit_softcapping", ZERO, CAPPED),
+    refused("final_logit_softcapping", ZERO, CAPPED),
+    refused("router_logit_softcapping", ZERO, CAPPED),
+    refused("logit_scale", ZERO_OR_ONE, SCALED),
+    refused("residual_scale", ZERO_OR_ONE, SCALED),
+    refused("embedding_scale", ZERO_OR_ONE, SCALED),
+    refused("activation_sparsity_scale", ZERO, SCALED),
+    refused("swiglu_clamp_exp", ZERO, CAPPED),
+    refused("swiglu_clamp_shexp", ZERO, CAPPED),
+    refused("expert_count", ZERO, MIXTURE),
+    unused("expert_used_count", EXPERTS),
+    unused("expert_shared_count", EXPERTS),
+    unused("expert_group_count", EXPERTS),
+    unused("expert_group_used_count", EXPERTS),
+    unused("expert_feed_forward_length", EXPERTS),
+    unused("expert_shared_feed_forward_length", EXPERTS),
+    unused("expert_chunk_feed_forward_length", EXPERTS),
+    unused("expert_weights_scale", EXPERTS),
+    unused("expert_weights_norm", EXPERTS),
+    unused("expert_gating_func", EXPERTS),
+    unused("expert_group_scale", EXPERTS),
+    unused("experts_per_group", EXPERTS),
+    unused("leading_dense_block_count", EXPERTS),
+    unused("interleave_moe_layer_step", EXPERTS),
+    unused("moe_every_n_layers", EXPERTS),
+    unused("moe_latent_size", EXPERTS),
+    refused("use_parallel_residual", FALSE, "parallel residuals are not supported"),
+    refused("nextn_predict_layers", ZERO, OTHER_LAYERS),
+    refused("n_deepstack_layers", ZERO, OTHER_LAYERS),
+    refused("decoder_block_count", ZERO, "encoders are not supported"),
+    refused("swin_norm", FALSE, OTHER_LAYERS),
+    refused("rescale_every_n_layers", ZERO, OTHER_LAYERS),
+    refused("time_mix_extra_dim", ZERO, OTHER_LAYERS),
+    refused("time_decay_extra_dim", ZERO, OTHER_LAYERS),
+    refused("token_shift_count", ZERO, OTHER_LAYERS),
+    refused("full_attention_interval", ZERO_OR_ONE, OTHER_LAYERS),
+    refused("altup.*", ZERO, OTHER_LAYERS),
+    refused("embedding_length_per_layer_input", ZERO, OTHER_LAYERS),
+    refused("ssm.*", ZERO, OTHER_LAYERS),
+    refused("kda.*", ZERO, OTHER_LAYERS),
+    refused("wkv.*", ZERO, OTHER_LAYERS),
+    refused("shortconv.*", ZERO, OTHER_LAYERS),
+    refused("posnet.*", ZERO, OTHER_LAYERS),
+    refused("convnext.*", ZERO, OTHER_LAYERS),
+    refused("features_length", ZERO, OTHER_LAYERS),
+    unused("decoder_start_token_id", "for encoders with decoders"),
+    unused("embedding_length_out", EMBEDDINGS),
+    unused("pooling_type", EMBEDDINGS),
+    unused("{dense}_feat_in", EMBEDDINGS),
+    unused("{dense}_feat_out", EMBEDDINGS),
+    unused("classifier.output_labels", "for classifiers"),
+    unused("tensor_data_layout", "the order of rows is the architecture's"),
+];
+
+#[cfg(test)]
+pub(super) const TABLES: &[(&str, &str, &[Field])] = &[
+    ("GGUF", "the file", WHOLE_FILE),
+    ("GGUF", "the vocabulary", TOKENIZER),
+    ("GGUF", "the architecture (after its name)", ARCHITECTURE),
+];
+
+/// Checks the keys of a file of architecture `arch`.
+///
+/// # Errors
+/// The first key whose value is not obeyed and would change numbers or the prompt.
+pub(crate) fn gguf_refusals(metadata: &Metadata, arch: &str) -> Result<(), Refusal> {
+    look(metadata, arch, |decision| matches!(decision, Some(Decision::RefusedUnless(..)))).map(drop)
+}
+
+/// Assumptions about the keys of a file of architecture `arch`.
+///
+/// # Errors
+/// As [`gguf_refusals`].
+pub(crate) fn gguf_assumptions(metadata: &Metadata, arch: &str) -> Result<Vec<String>, Refusal> {
+    look(metadata, arch, |_| true)
+}
+
+fn look(
+    metadata: &Metadata,
+    arch: &str,
+    wanted: impl Fn(Option<Decision>) -> bool,
+) -> Result<Vec<String>, Refusal> {
+    let mut found = Findings::new(metadata.file_name());
+    for (key, value) in metadata.iter() {
+        let own = key.strip_prefix(arch).and_then(|rest| rest.strip_prefix('.'));
+        let (tables, name): (&[&[Field]], &str) = match own {
+            Some(name) => (&[ARCHITECTURE], name),
+            None => (&[WHOLE_FILE, TOKENIZER], key),
+        };
+        let decision = decision(tables, name);
+        // Values of other keys may be long and are not looked at.
+        let valued =
+            matches!(decision, None | Some(Decision::RefusedUnless(..) | Decision::Assumption(..)));
+        if valued && wanted(decision) {
+            found.field(tables, name, &shown(key), &plain(value))?;
+        }
+    }
+    Ok(found.finish())
+}
+
+/// A value as JSON; what has no such form becomes its name, and so does a long array.
+fn plain(value: gguf::Value<'_>) -> Value {
+    if let Some(array) = value.as_array() {
+        if array.len() > MAX_ELEMENTS {
+            return Value::String(format!("an array of {}", array.len()));
+        }
+        let element = |element: gguf::Value<'_>| match element.as_array() {
+            Some(inner) => Value::String(format!("an array of {}", inner.len())),
+            None => plain(element),
+        };
+        return array.iter().map(element).collect();
+    }
+    if let Some(text) = value.as_str() {
+        return Value::String(text.to_owned());
+    }
+    if let Some(flag) = value.as_bool() {
+        return Value::Bool(flag);
+    }
+    match (value.as_u64(), value.as_i64(), value.as_f32()) {
+        (Some(number), ..) => number.into(),
+        (_, Some(number), _) => number.into(),
+        // By way of decimal digits, so that messages show the number that the file's author wrote.
+        (.., Some(number)) => number
+            .to_string()
+            .parse::<f64>()
+            .ok()
+            .and_then(serde_json::Number::from_f64)
+            .map_or_else(|| Value::String(number.to_string()), Value::Number),
+        _ => Value::Null,
+    }
+}
