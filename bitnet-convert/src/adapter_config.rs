@@ -10,32 +10,6 @@ const MAX_RANK: u64 = 1 << 16;
 /// Largest factor `lora_alpha / r`; those of trained adapters are up to some hundreds.
 const MAX_FACTOR: f64 = 65_536.0;
 
-/// Fields that do not change what is merged: where the adapter comes from, how it was trained, and which layers have matrices,
-/// which the matrices themselves show.
-const NO_EFFECT: [&str; 18] = [
-    "auto_mapping",
-    "base_model_name_or_path",
-    "corda_config",
-    "ensure_weight_tying",
-    "eva_config",
-    "exclude_modules",
-    "inference_mode",
-    "layers_pattern",
-    "layers_to_transform",
-    "loftq_config",
-    "lora_dropout",
-    "megatron_core",
-    "peft_version",
-    "qalora_group_size",
-    "revision",
-    "runtime_config",
-    "target_modules",
-    "task_type",
-];
-
-/// Values of `init_lora_weights` that leave the weights of the base model as they are.
-const PLAIN_INIT: [&str; 3] = ["eva", "gaussian", "orthogonal"];
-
 /// What an adapter's settings say.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct AdapterConfig {
@@ -56,10 +30,10 @@ impl AdapterConfig {
         if fields.get("peft_type").and_then(Value::as_str) != Some("LORA") {
             return Err(bad("peft_type", "only LORA adapters can be merged".into()));
         }
-        for (field, value) in fields {
-            if let Some(problem) = problem_of(field, value) {
-                return Err(bad(field, problem));
-            }
+        bitnet_inference::adapter_config(config, file)
+            .map_err(|refusal| bad(&refusal.field, refusal.problem))?;
+        if fields.get("use_rslora").is_some_and(|value| !value.is_boolean() && !value.is_null()) {
+            return Err(bad("use_rslora", "it is neither true nor false".into()));
         }
         let rank = fields.get("r").and_then(Value::as_u64).filter(|r| (1..=MAX_RANK).contains(r));
         let Some(rank) = rank else {
@@ -88,48 +62,6 @@ impl AdapterConfig {
 fn shown(fields: &Map<String, Value>, field: &str) -> String {
     let value = fields.get(field).map_or("nothing".to_owned(), Value::to_string);
     value.chars().take(40).collect::<String>().escape_debug().to_string()
-}
-
-/// Why an adapter with this field can't be merged as `W + factor B A`, if so.
-fn problem_of(field: &str, value: &Value) -> Option<String> {
-    let empty = match value {
-        Value::Null | Value::Bool(false) => true,
-        Value::String(text) => text.is_empty(),
-        Value::Array(list) => list.is_empty(),
-        Value::Object(map) => map.is_empty(),
-        _ => false,
-    };
-    match field {
-        "peft_type" | "r" | "lora_alpha" => None,
-        "use_rslora" => (!value.is_boolean() && !value.is_null())
-            .then(|| "it is neither true nor false".into()),
-        "bias" => match value.as_str() {
-            Some("none") => None,
-            _ if value.is_null() => None,
-            _ => Some("adapters that train biases can't be merged: the models have none".into()),
-        },
-        "init_lora_weights" => match value {
-            Value::Null | Value::Bool(_) => None,
-            Value::String(name) if PLAIN_INIT.contains(&name.as_str()) => None,
-            _ => Some(
-                "this start changes the base model's weights, so that the adapter does not fit the original ones; save it \
-                 with path_initial_model_for_weight_conversion"
-                    .into(),
-            ),
-        },
-        _ if empty || NO_EFFECT.contains(&field) => None,
-        "rank_pattern" | "alpha_pattern" => {
-            Some("ranks or factors that differ between layers can't be merged".into())
-        }
-        "modules_to_save" => {
-            Some("layers that are saved whole can't be merged; merge the adapter with PEFT".into())
-        }
-        _ => Some(
-            "adapters with it can't be merged here: it is not known to leave W + lora_alpha / r B A as it is; merge the \
-             adapter with PEFT"
-                .into(),
-        ),
-    }
 }
 
 #[cfg(test)]
