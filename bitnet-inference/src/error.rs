@@ -113,6 +113,20 @@ pub enum InferenceError {
         /// What to do.
         advice: &'static str,
     },
+    /// The model computed a logit that is NaN or infinite, from which no token can be chosen.
+    #[error(
+        "{file}: after {position} tokens the model's logit of token {token} is {value}; `bitnet verify` names weights that are not finite"
+    )]
+    NonFiniteLogit {
+        /// The model.
+        file: String,
+        /// Tokens that had been read.
+        position: usize,
+        /// The first token with such a logit.
+        token: u32,
+        /// The logit.
+        value: f32,
+    },
     /// A request's own parameter is out of range.
     #[error("{parameter} = {value} is not valid: {problem}")]
     Parameter {

@@ -129,11 +129,12 @@ impl Sampler {
     }
 
     /// Chooses a token from `logits` (`[vocabulary]`, changed in place by bias and penalties); `history` is what
-    /// was read and written so far, oldest first.
+    /// was read and written so far, oldest first. A logit of minus infinity forbids its token.
     ///
     /// # Errors
-    /// [`InferenceError::Parameter`] if no token has a finite logit.
+    /// [`InferenceError::Parameter`] if a logit is NaN or infinity, or if no token has a finite one.
     pub fn sample(&mut self, logits: &mut [f32], history: &[u32]) -> Result<u32> {
+        check_numbers(numbered(logits))?;
         self.adjust(history, &mut |token, change| {
             if let Some(logit) = logits.get_mut(token as usize) {
                 *logit = change(*logit);
@@ -165,6 +166,7 @@ impl Sampler {
         let mut known: Vec<TokenLogit> = found.top.iter().chain(&found.also).copied().collect();
         known.sort_unstable_by_key(|t| t.token);
         known.dedup_by_key(|t| t.token);
+        check_numbers(found.non_finite.iter().chain(&known).map(|t| (t.token, t.logit)))?;
         self.adjust(history, &mut |token, change| {
             if let Ok(index) = known.binary_search_by_key(&token, |t| t.token) {
                 known[index].logit = change(known[index].logit);
@@ -211,9 +213,22 @@ fn numbered(logits: &[f32]) -> impl Iterator<Item = (u32, f32)> + '_ {
 /// The token with the largest logit; the lowest id among equals.
 ///
 /// # Errors
-/// [`InferenceError::Parameter`] if no token has a finite logit.
+/// [`InferenceError::Parameter`] if a logit is NaN or infinity, or if no token has a finite one.
 pub fn greedy(logits: &[f32]) -> Result<u32> {
+    check_numbers(numbered(logits))?;
     largest(numbered(logits))
+}
+
+/// That no logit is NaN or infinity: whoever computed it has failed, and the others can't be trusted either.
+fn check_numbers(mut logits: impl Iterator<Item = (u32, f32)>) -> Result<()> {
+    match logits.find(|(_, logit)| logit.is_nan() || *logit == f32::INFINITY) {
+        None => Ok(()),
+        Some((token, logit)) => Err(InferenceError::Parameter {
+            parameter: "logits",
+            value: format!("{logit} for token {token}"),
+            problem: "numbers below infinity",
+        }),
+    }
 }
 
 /// As [`greedy`], of logits in the order of their tokens.
@@ -446,7 +461,7 @@ mod tests {
             // Multiples of a half, so that there are ties, and some that are not finite.
             let mut logits: Vec<f32> =
                 (0..vocabulary).map(|_| (uniform() * 12.0).round() / 2.0 - 3.0).collect();
-            logits[(case % 60) as usize] = f32::NAN;
+            logits[(case % 60) as usize] = f32::NEG_INFINITY;
             logits[((case * 7) % 60) as usize] = f32::NEG_INFINITY;
             let history: Vec<u32> = (0..20).map(|_| (uniform() * 59.0) as u32).collect();
             let c = SamplerConfig {
@@ -467,7 +482,7 @@ mod tests {
             let mut few = Sampler::new(c, vocabulary).unwrap();
             let mut all = few.clone();
             let Demand { count, also } = few.demand(&history).unwrap();
-            let found = HeadTop::of_all(&logits, count, &also);
+            let found = HeadTop { non_finite: None, ..HeadTop::of_all(&logits, count, &also) };
             assert_eq!(
                 few.sample_top(&found, &history).unwrap(),
                 all.sample(&mut logits, &history).unwrap(),
@@ -479,9 +494,32 @@ mod tests {
     }
 
     #[test]
-    fn greedy_takes_the_lowest_id_and_skips_nan() {
-        assert_eq!(greedy(&[f32::NAN, 1.0, 2.0, 2.0]).unwrap(), 2);
-        assert!(greedy(&[f32::NAN, f32::NEG_INFINITY]).is_err());
+    fn greedy_takes_the_lowest_id_among_equals() {
+        assert_eq!(greedy(&[f32::NEG_INFINITY, 1.0, 2.0, 2.0]).unwrap(), 2);
+        assert!(greedy(&[f32::NEG_INFINITY; 2]).is_err());
+    }
+
+    #[test]
+    fn logits_that_are_nan_or_infinite_are_refused_by_every_sampler() {
+        let configs = [config(|_| ()), config(|c| c.top_k = 2), config(|c| c.temperature = 0.0)];
+        for wrong in [f32::NAN, -f32::NAN, f32::INFINITY] {
+            for at in 0..4 {
+                let mut logits = [3.0, 1.0, 2.0, 0.5];
+                logits[at] = wrong;
+                let token = at.to_string();
+                let named = |error: InferenceError| {
+                    let text = error.to_string();
+                    assert!(text.contains("logits") && text.contains(&token), "{text}");
+                };
+                named(greedy(&logits).unwrap_err());
+                for config in &configs {
+                    let mut sampler = Sampler::new(config.clone(), 4).unwrap();
+                    named(sampler.sample(&mut logits.clone(), &[]).unwrap_err());
+                    let top = HeadTop::of_all(&logits, 2, &[]);
+                    named(sampler.sample_top(&top, &[]).unwrap_err());
+                }
+            }
+        }
     }
 
     #[test]

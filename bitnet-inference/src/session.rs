@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use bitnet_core::backend::RopeTable;
-use bitnet_core::head::HeadTop;
+use bitnet_core::head::{HeadTop, TokenLogit};
 use bitnet_core::kv::KvType;
 use bitnet_core::memory::tensor::BitNetTensor;
+use bitnet_core::simd::largest_magnitude;
 
 use crate::cache::KvCache;
 use crate::models::{Decoder, LimitReason, Observe, Sequence};
@@ -159,9 +160,31 @@ impl<'m> Session<'m> {
     /// The logits after the last token, `[vocabulary]`.
     ///
     /// # Errors
-    /// [`InferenceError::Parameter`] if nothing was read since the sequence was made or truncated.
+    /// [`InferenceError::Parameter`] if nothing was read since the sequence was made or truncated,
+    /// [`InferenceError::NonFiniteLogit`], and those of [`Decoder::logits`].
     pub fn logits(&self) -> Result<Vec<f32>> {
-        Ok(self.decoder.logits(self.last()?)?.f32()?.to_vec())
+        let logits = self.decoder.logits(self.last()?)?.f32()?.to_vec();
+        self.check_logits(&logits, self.tokens.len())?;
+        Ok(logits)
+    }
+
+    /// That all logits after `position` tokens are finite.
+    fn check_logits(&self, logits: &[f32], position: usize) -> Result<()> {
+        if largest_magnitude(logits).is_finite() {
+            return Ok(());
+        }
+        let first = logits.iter().position(|logit| !logit.is_finite()).unwrap_or(0);
+        let found = TokenLogit { token: first as u32, logit: logits[first] };
+        Err(self.non_finite(found, position))
+    }
+
+    fn non_finite(&self, found: TokenLogit, position: usize) -> InferenceError {
+        InferenceError::NonFiniteLogit {
+            file: self.decoder.files.name().to_owned(),
+            position,
+            token: found.token,
+            value: found.logit,
+        }
     }
 
     /// The `count` largest logits after the last token, and those of the tokens `also`; `None` where all of them are
@@ -170,7 +193,11 @@ impl<'m> Session<'m> {
     /// # Errors
     /// As [`Session::logits`], and those of [`Decoder::top_logits`].
     pub fn top_logits(&self, count: usize, also: &[u32]) -> Result<Option<HeadTop>> {
-        self.decoder.top_logits(self.last()?, count, also)
+        let top = self.decoder.top_logits(self.last()?, count, also)?;
+        match top.as_ref().and_then(|top| top.non_finite) {
+            Some(found) => Err(self.non_finite(found, self.tokens.len())),
+            None => Ok(top),
+        }
     }
 
     /// The token that `sampler` chooses after the last one, from as few logits as it needs.
@@ -194,7 +221,7 @@ impl<'m> Session<'m> {
     /// (index, logits), so that they are never all in memory.
     ///
     /// # Errors
-    /// As [`Session::feed`].
+    /// As [`Session::feed`]; rows before the first one that is not finite have been given by then.
     pub fn feed_all(
         &mut self,
         tokens: &[u32],
@@ -213,6 +240,10 @@ impl<'m> Session<'m> {
                 let logits =
                     self.decoder.logits(&h.narrow(0, start..chunk.len().min(start + ROWS))?)?;
                 for row in logits.f32()?.chunks_exact(self.decoder.config.vocab_size) {
+                    self.check_logits(
+                        row,
+                        self.tokens.len() - chunk.len() + index % PREFILL_CHUNK + 1,
+                    )?;
                     on_row(index, row);
                     index += 1;
                 }
@@ -272,7 +303,7 @@ impl<'m> Session<'m> {
 ///
 /// # Errors
 /// [`InferenceError::Parameter`] if there is not one token for each sequence, or if the sequences are not of one
-/// model; [`InferenceError::Resource`] if one is full. No sequence has changed then.
+/// model; [`InferenceError::Resource`] if one is full; those of [`Session::logits`]. No sequence has changed then.
 pub fn advance_together(
     sessions: &mut [&mut Session<'_>],
     tokens: &[u32],
@@ -311,12 +342,22 @@ pub fn advance_together(
         })
         .collect();
     let h = decoder.forward_batch(&mut sequences, &rope)?;
-    let logits = decoder.logits(&h)?;
+    let logits = decoder.logits(&h).and_then(|logits| {
+        let rows = logits.f32()?.chunks_exact(decoder.config.vocab_size);
+        for (session, row) in sessions.iter().zip(rows.clone()) {
+            session.check_logits(row, session.tokens.len() + 1)?;
+        }
+        Ok(rows.map(<[f32]>::to_vec).collect())
+    });
     for (index, (session, token)) in sessions.iter_mut().zip(tokens).enumerate() {
+        if logits.is_err() {
+            session.cache.truncate(session.tokens.len());
+            continue;
+        }
         session.tokens.push(*token);
         session.last = Some(h.narrow(0, index..index + 1)?);
     }
-    Ok(logits.f32()?.chunks_exact(decoder.config.vocab_size).map(<[f32]>::to_vec).collect())
+    logits
 }
 
 fn no_tokens() -> InferenceError {

@@ -10,7 +10,8 @@ use super::in_parallel::in_parallel;
 use super::kept::{Kept, KeptSection, sections_of};
 use super::{Checkpoint, DecodedLinear};
 use crate::models::{
-    Architecture, Attention, Decoder, FeedForward, Head, Layer, Linear, Projection, TopHead,
+    Architecture, Attention, Decoder, FeedForward, Head, Layer, Linear, Projection, SourceFiles,
+    TopHead,
 };
 use crate::{InferenceError, Result};
 
@@ -68,7 +69,11 @@ pub(crate) fn assemble(
     checkpoint.check()?;
     let assumptions = builder.assumptions.into_iter().collect();
     let sections = builder.sections;
-    let decoder = Decoder { config, embedding, layers, output_norm, head, top, backend, pool };
+    let mut files = checkpoint.files();
+    files.extend(kept.and_then(Kept::file).cloned());
+    let files = SourceFiles::new(checkpoint.file(), &files);
+    let decoder =
+        Decoder { config, embedding, layers, output_norm, head, top, files, backend, pool };
     Ok(Assembled { decoder, assumptions, sections })
 }
 

@@ -1,5 +1,7 @@
 //! GGUF checkpoints: architectures `bitnet-b1.58`, `bitnet-25`, `bitnet`, `llama` and `qwen3`.
 
+mod weights;
+
 use std::sync::Arc;
 
 use bitnet_core::backend::{ActivationPrecision, RopeOrder};
@@ -8,17 +10,15 @@ use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::ternary::TernaryMatrix;
 use bitnet_formats::MappedFile;
 use bitnet_formats::gguf::{GgmlType, GgufFile, Metadata, TensorInfo};
-use bitnet_quant::codec::dense::DenseType;
 use bitnet_quant::codec::i2_s::I2sLayout;
-use bitnet_quant::codec::{i2_s, iq1_bn, iq2_bn, iq2_bn_r4, q2_0, tq1_0, tq2_0};
 
 use super::assemble::head_fact;
 use super::gguf_config::read_config;
 use super::mapped_rows::MappedRows;
 use super::ternary_rows::TernaryRows;
 use super::{
-    Checkpoint, Described, LoadOptions, ModelFacts, StoredBytes, StoredLinear, StoredType,
-    StoredWeight, SuggestedSampling, tensor_use,
+    Checkpoint, Described, LoadOptions, ModelFacts, RawTensor, StoredBytes, StoredLinear,
+    StoredType, StoredWeight, SuggestedSampling, tensor_use,
 };
 use crate::chat::ChatTemplate;
 use crate::known_fields;
@@ -106,25 +106,7 @@ impl GgufCheckpoint {
         cols: usize,
         pool: Option<&HybridMemoryPool>,
     ) -> Result<TernaryMatrix> {
-        let region = self.file.data(tensor)?;
-        let matrix = match tensor.ggml_type {
-            GgmlType::I2S => i2_s::decode_in(&region, rows, cols, self.layout, pool),
-            GgmlType::Tq1_0 => tq1_0::decode_in(&region, rows, cols, pool),
-            GgmlType::Tq2_0 => tq2_0::decode_in(&region, rows, cols, pool),
-            GgmlType::Q2_0G64 => q2_0::decode_in(&region, rows, cols, 64, pool),
-            GgmlType::Q2_0G128 => q2_0::decode_in(&region, rows, cols, 128, pool),
-            GgmlType::Iq1Bn => iq1_bn::decode_in(&region, rows, cols, pool),
-            GgmlType::Iq2Bn => iq2_bn::decode_in(&region, rows, cols, pool),
-            GgmlType::Iq2BnR4 => iq2_bn_r4::decode_in(&region, rows, cols, pool),
-            other => {
-                return Err(InferenceError::UnsupportedOperation {
-                    what: format!("tensor {} of type {}", tensor.name, other.name()),
-                    instead: "the ternary types are I2_S, TQ1_0, TQ2_0, Q2_0, IQ1_BN, IQ2_BN and IQ2_BN_R4".into(),
-                });
-            }
-        };
-        let mut matrix = matrix.map_err(|e| self.weights_error(tensor, e))?;
-        region.release();
+        let mut matrix = self.decode_trits(tensor, rows, cols, pool)?;
         let scale_name =
             format!("{}.scale", tensor.name.strip_suffix(".weight").unwrap_or(&tensor.name));
         if let Some(scale) = self.vector_of(&scale_name, 1)? {
@@ -140,17 +122,9 @@ impl GgufCheckpoint {
         cols: usize,
         pool: Option<&HybridMemoryPool>,
     ) -> Result<Arc<dyn DenseRows>> {
-        let dense_type = match tensor.ggml_type {
-            GgmlType::F32 => DenseType::F32,
-            GgmlType::F16 => DenseType::F16,
-            GgmlType::Bf16 => DenseType::BF16,
-            GgmlType::Q8_0 => DenseType::Q8_0,
-            GgmlType::Q6K => DenseType::Q6_K,
-            GgmlType::Q4_0 => DenseType::Q4_0,
-            _ => {
-                let matrix = self.decode_ternary(tensor, rows, cols, pool)?;
-                return Ok(Arc::new(TernaryRows::new(matrix, tensor.ggml_type.name())));
-            }
+        let Some(dense_type) = weights::dense_type(tensor.ggml_type) else {
+            let matrix = self.decode_ternary(tensor, rows, cols, pool)?;
+            return Ok(Arc::new(TernaryRows::new(matrix, tensor.ggml_type.name())));
         };
         let region = self.file.data(tensor)?;
         let matrix = MappedRows::new(dense_type, rows, cols, region)
@@ -396,6 +370,14 @@ impl Checkpoint for GgufCheckpoint {
     fn stored_names(&self, name: &str) -> Vec<String> {
         let names = ["weight", "scale"].map(|part| format!("{name}.{part}"));
         names.into_iter().filter(|name| self.file.find(name).is_some()).collect()
+    }
+
+    fn raw_tensors(&self) -> Result<Vec<RawTensor>> {
+        weights::raw_tensors(&self.file)
+    }
+
+    fn decode_raw(&self, name: &str, pool: &HybridMemoryPool) -> Result<TernaryMatrix> {
+        weights::decode_raw(self, name, pool)
     }
 
     fn layers_field(&self) -> String {

@@ -6,7 +6,7 @@ use bitnet_core::backend::ActivationPrecision;
 use bitnet_core::dense::{DenseRows, PlainType};
 use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::ternary::TernaryMatrix;
-use bitnet_formats::safetensors::{Dtype, TensorView};
+use bitnet_formats::safetensors::{Dtype, SafeTensors, TensorView};
 use bitnet_quant::codec::dense::DenseType;
 use bitnet_quant::codec::hf_packed;
 use bitnet_quant::codec::mlx::{self, MlxTensors};
@@ -15,9 +15,33 @@ use bitnet_quant::weights::{absmean_in, detect_ternary_in};
 use super::huggingface::HfCheckpoint;
 use super::mapped_rows::MappedRows;
 use super::quantization::Quantization;
-use super::{StoredLinear, StoredWeight};
+use super::{RawNumbers, RawTensor, StoredLinear, StoredWeight};
 use crate::models::Architecture;
 use crate::{InferenceError, Result};
+
+/// The type of ordinary numbers, if it is one.
+fn dense_type(dtype: Dtype) -> Option<DenseType> {
+    match dtype {
+        Dtype::F32 => Some(DenseType::F32),
+        Dtype::F16 => Some(DenseType::F16),
+        Dtype::Bf16 => Some(DenseType::BF16),
+        _ => None,
+    }
+}
+
+/// Every tensor, in file order.
+pub(super) fn raw_tensors(tensors: &SafeTensors) -> Vec<RawTensor> {
+    let raw = |TensorView { name, dtype, shape, data }| {
+        let cols = shape.last().copied().unwrap_or(1);
+        let rows = shape.iter().product::<usize>() / cols.max(1);
+        let numbers = match dense_type(dtype) {
+            Some(dtype) if rows * cols > 0 => RawNumbers::Dense { dtype, rows, cols, region: data },
+            _ => RawNumbers::Other,
+        };
+        RawTensor { name, numbers }
+    };
+    tensors.tensors().map(raw).collect()
+}
 
 impl HfCheckpoint {
     /// A linear layer's weight as it is stored.
@@ -103,23 +127,13 @@ impl HfCheckpoint {
         rows: usize,
         cols: usize,
     ) -> Result<Arc<dyn DenseRows>> {
-        let dense_type = match tensor.dtype {
-            Dtype::F32 => DenseType::F32,
-            Dtype::F16 => DenseType::F16,
-            Dtype::Bf16 => DenseType::BF16,
-            other => {
-                return Err(InferenceError::UnsupportedOperation {
-                    what: format!(
-                        "{}: tensor {} of type {}",
-                        self.tensors.name(),
-                        tensor.name,
-                        other.name()
-                    ),
-                    instead: "F32, F16 and BF16 are read here, and U8 for packed ternary layers"
-                        .into(),
-                });
+        let dense_type = dense_type(tensor.dtype).ok_or_else(|| {
+            let (file, name) = (self.tensors.name(), &tensor.name);
+            InferenceError::UnsupportedOperation {
+                what: format!("{file}: tensor {name} of type {}", tensor.dtype.name()),
+                instead: "F32, F16 and BF16 are read here, and U8 for packed ternary layers".into(),
             }
-        };
+        })?;
         let matrix = MappedRows::new(dense_type, rows, cols, tensor.data.clone())
             .map_err(|e| self.weights_error(tensor, e))?;
         Ok(Arc::new(matrix))

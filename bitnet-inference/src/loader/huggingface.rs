@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bitnet_core::backend::ActivationPrecision;
 use bitnet_core::dense::DenseRows;
 use bitnet_core::memory::{HybridMemoryPool, MemoryPoolConfig};
+use bitnet_core::ternary::TernaryMatrix;
 use bitnet_formats::MappedFile;
 use bitnet_formats::names::{Family, Part, TensorName};
 use bitnet_formats::safetensors::{Dtype, SafeTensors, TensorView};
@@ -17,8 +18,8 @@ use super::json_object::read_json;
 use super::quantization::Quantization;
 use super::ternary_rows::TernaryRows;
 use super::{
-    Checkpoint, Container, HfPacking, LoadOptions, StoredBytes, StoredLinear, StoredType,
-    tensor_use,
+    Checkpoint, Container, HfPacking, LoadOptions, RawTensor, StoredBytes, StoredLinear,
+    StoredType, hf_weights, tensor_use,
 };
 use crate::models::ModelConfig;
 use crate::{InferenceError, Result};
@@ -231,6 +232,14 @@ impl Checkpoint for HfCheckpoint {
         };
         let beside = beside.into_iter().filter(|name| self.tensors.find(name).is_some());
         std::iter::once(tensor.name.clone()).chain(beside).collect()
+    }
+
+    fn raw_tensors(&self) -> Result<Vec<RawTensor>> {
+        Ok(hf_weights::raw_tensors(&self.tensors))
+    }
+
+    fn decode_raw(&self, name: &str, _: &HybridMemoryPool) -> Result<TernaryMatrix> {
+        Err(self.missing(name))
     }
 
     fn layers_field(&self) -> String {

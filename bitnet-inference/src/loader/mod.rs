@@ -23,6 +23,7 @@ mod side_files;
 mod tensor_use;
 mod ternary_rows;
 mod text;
+mod weight_scan;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -58,6 +59,10 @@ pub use model_files::{Container, HfPacking, ModelFiles, ModelText};
 pub use python_json::parse as parse_python_json;
 pub use ternary_rows::TernaryRows;
 pub use text::tokenizer_of;
+pub use weight_scan::{
+    FaultPlace, LARGEST_TO_MEDIAN, LARGEST_WEIGHT, WeightFault, WeightProblem, WeightScan,
+};
+use weight_scan::{RawNumbers, RawTensor};
 
 /// Choices that a file may leave open.
 #[derive(Debug, Clone, Default)]
@@ -135,6 +140,14 @@ impl StoredType {
             Self::Safetensors(dtype) => dtype.name(),
         }
     }
+
+    /// Whether tensors of the type hold plain numbers instead of trits.
+    pub fn is_plain(self) -> bool {
+        match self {
+            Self::Ggml(ggml_type) => !ggml_type.is_ternary(),
+            Self::Safetensors(dtype) => matches!(dtype, Dtype::F32 | Dtype::F16 | Dtype::Bf16),
+        }
+    }
 }
 
 /// A linear layer's weight, decoded.
@@ -168,6 +181,12 @@ pub(crate) trait Checkpoint: Sync {
 
     /// Names of what is read for a tensor: its own, and those of the scales beside it; none if it is absent.
     fn stored_names(&self, name: &str) -> Vec<String>;
+
+    /// Every tensor of the files as it is stored, in file order.
+    fn raw_tensors(&self) -> Result<Vec<RawTensor>>;
+
+    /// The trits of the [`RawNumbers::Ternary`] tensor of that name in the file, without a scale that stands beside it.
+    fn decode_raw(&self, name: &str, pool: &HybridMemoryPool) -> Result<TernaryMatrix>;
 
     /// The setting that says how many layers there are, as the file spells it.
     fn layers_field(&self) -> String;

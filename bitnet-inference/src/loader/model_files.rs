@@ -8,7 +8,9 @@ use bitnet_core::memory::HybridMemoryPool;
 use bitnet_formats::{GgufFile, MappedFile, SafeTensors};
 use serde_json::Value;
 
-use super::{Described, LoadOptions, ModelFacts, Opened, StoredBytes, StoredLinear};
+use super::{
+    Described, LoadOptions, ModelFacts, Opened, StoredBytes, StoredLinear, WeightScan, weight_scan,
+};
 use crate::model::{ModelSource, open};
 use crate::models::ModelConfig;
 use crate::tokenizer::Tokenizer;
@@ -192,6 +194,28 @@ impl ModelFiles {
     /// The files that weights come from.
     pub fn files(&self) -> Vec<Arc<MappedFile>> {
         self.0.checkpoint().files()
+    }
+
+    /// Looks at every number of every tensor, whether the engine reads it or not, on `threads` threads; `on_done` is told
+    /// (pieces done, pieces in all).
+    ///
+    /// # Errors
+    /// Those of [`ModelFiles::check`] and of memory. A tensor that can't be decoded is a fault, not an error.
+    pub fn scan_weights(
+        &self,
+        threads: usize,
+        on_done: &mut dyn FnMut(usize, usize),
+    ) -> Result<WeightScan> {
+        weight_scan::scan(self.0.checkpoint(), threads, on_done)
+    }
+
+    /// What loading makes of linear layers that are stored as plain numbers: that they are ternary already, or that they
+    /// are quantised. The same words are among [`ModelFacts::assumptions`] of the loaded model.
+    ///
+    /// # Errors
+    /// Those of [`ModelFiles::check`] and of memory.
+    pub fn weight_assumptions(&self, threads: usize) -> Result<Vec<String>> {
+        weight_scan::assumptions(self.0.checkpoint(), threads)
     }
 
     /// That the files are still what was mapped.

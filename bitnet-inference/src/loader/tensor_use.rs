@@ -29,6 +29,26 @@ fn engine_names(config: &ModelConfig) -> Vec<String> {
     names
 }
 
+/// Every linear layer of a model of these settings, as the engine calls it, with its rows and columns.
+pub(super) fn linears(config: &ModelConfig) -> Vec<(String, usize, usize)> {
+    let c = config;
+    let (q, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
+    let shapes = [
+        (q, c.hidden),
+        (kv, c.hidden),
+        (kv, c.hidden),
+        (c.hidden, q),
+        (c.intermediate, c.hidden),
+        (c.intermediate, c.hidden),
+        (c.hidden, c.intermediate),
+    ];
+    let layer = |layer: usize| {
+        let parts = PROJECTIONS.into_iter().zip(shapes);
+        parts.map(move |(part, (rows, cols))| (format!("blk.{layer}.{part}"), rows, cols))
+    };
+    (0..c.layers).flat_map(layer).collect()
+}
+
 /// Names of the file's tensors that nothing reads, in file order.
 pub(super) fn unused(checkpoint: &dyn Checkpoint) -> Vec<String> {
     let mut names = engine_names(checkpoint.config());

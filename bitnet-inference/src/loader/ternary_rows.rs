@@ -97,29 +97,47 @@ pub(crate) fn decoded(
     Ok(Decoded { linear, assumption: Some(assumption) })
 }
 
+/// What becomes of plain numbers of a linear layer when the model is loaded, in the words of [`Decoded::assumption`]; `None`
+/// if they stay what they are, or if they can't be quantised.
+pub(super) fn becomes(stored: &StoredLinear, pool: &HybridMemoryPool) -> Option<String> {
+    match &stored.weight {
+        StoredWeight::Ternary(_) => None,
+        StoredWeight::Dense { rows, latent, .. } => match detect_ternary_in(&**rows, Some(pool)) {
+            Ok(Some(matrix)) => Some(ternary_already(&**rows, &matrix)),
+            Ok(None) if *latent => Some(quantised_at_load(&**rows)),
+            Ok(None) | Err(_) => None,
+        },
+    }
+}
+
+fn ternary_already(rows: &dyn DenseRows, matrix: &TernaryMatrix) -> String {
+    let stored_as = rows.type_name();
+    let granularity = match matrix.granularity() {
+        ScaleGranularity::Tensor => "one scale per tensor".to_owned(),
+        ScaleGranularity::Row => "one scale per row".to_owned(),
+        ScaleGranularity::Group(n) => format!("one scale per {n} weights"),
+    };
+    format!("linear layers stored as {stored_as} hold ternary values already ({granularity})")
+}
+
+fn quantised_at_load(rows: &dyn DenseRows) -> String {
+    let stored_as = rows.type_name();
+    format!("linear layers stored as {stored_as} were quantised at load (absmean)")
+}
+
 /// The trits of a matrix that holds nothing else, or of full-precision masters, with what had to be assumed.
 fn trits_of(
     rows: &dyn DenseRows,
     latent: bool,
     pool: &HybridMemoryPool,
 ) -> bitnet_quant::Result<Option<(TernaryMatrix, String)>> {
-    let stored_as = rows.type_name();
     if let Some(matrix) = detect_ternary_in(rows, Some(pool))? {
-        let granularity = match matrix.granularity() {
-            ScaleGranularity::Tensor => "one scale per tensor".to_owned(),
-            ScaleGranularity::Row => "one scale per row".to_owned(),
-            ScaleGranularity::Group(n) => format!("one scale per {n} weights"),
-        };
-        let assumption = format!(
-            "linear layers stored as {stored_as} hold ternary values already ({granularity})"
-        );
+        let assumption = ternary_already(rows, &matrix);
         return Ok(Some((matrix, assumption)));
     }
     if !latent {
         return Ok(None);
     }
     let matrix = absmean_in(rows, Some(pool))?;
-    let assumption =
-        format!("linear layers stored as {stored_as} were quantised at load (absmean)");
-    Ok(Some((matrix, assumption)))
+    Ok(Some((matrix, quantised_at_load(rows))))
 }

@@ -27,7 +27,7 @@ use smallvec::SmallVec;
 
 use super::layer_input::{DOWN, GATE_UP, OUTPUT, Observe, QKV, Site, Tap};
 use super::top::TopHead;
-use super::{HeadMode, ModelConfig};
+use super::{HeadMode, ModelConfig, SourceFiles};
 use crate::Result;
 use crate::cache::KvCache;
 
@@ -119,6 +119,7 @@ pub struct Decoder {
     /// The head.
     pub head: Head,
     pub(crate) top: TopHead,
+    pub(crate) files: SourceFiles,
     pub(crate) backend: Arc<dyn Backend>,
     pub(crate) pool: HybridMemoryPool,
 }
@@ -153,6 +154,17 @@ impl Decoder {
         &self.pool
     }
 
+    /// Returns an error if a file that weights are read from is no longer what was loaded. Whatever was computed before
+    /// an `Ok` was computed from the loaded bytes; [`Decoder::forward`], [`Decoder::logits`] and [`Decoder::top_logits`]
+    /// end with this check.
+    ///
+    /// # Errors
+    /// [`crate::InferenceError::Format`] naming the file and what has changed.
+    pub fn check_files(&self) -> Result<()> {
+        self.files.check()?;
+        self.top.check_file()
+    }
+
     /// An empty cache for `capacity` positions.
     ///
     /// # Errors
@@ -175,7 +187,7 @@ impl Decoder {
     ///
     /// # Errors
     /// [`crate::InferenceError::Resource`] if the cache is full, [`crate::InferenceError::Core`] for a token that
-    /// is not in the vocabulary.
+    /// is not in the vocabulary, and those of [`Decoder::check_files`].
     pub fn forward(
         &self,
         tokens: &[u32],
@@ -240,6 +252,7 @@ impl Decoder {
             let mut tap = Tap { layer: index, observe: observe.as_deref_mut() };
             self.layer_over(layer, &mut h, &mut slots, &positions, rope, &mut tap)?;
         }
+        self.check_files()?;
         for sequence in sequences {
             sequence.cache.advance(sequence.tokens.len());
         }
@@ -284,16 +297,18 @@ impl Decoder {
     /// Logits `[tokens, vocabulary]` of hidden states `[tokens, hidden]`.
     ///
     /// # Errors
-    /// [`crate::InferenceError::Core`] if shapes do not fit.
+    /// [`crate::InferenceError::Core`] if shapes do not fit, and those of [`Decoder::check_files`].
     pub fn logits(&self, h: &BitNetTensor) -> Result<BitNetTensor> {
         let x = self.norm(h, &self.output_norm)?;
-        match &self.head {
+        let logits = match &self.head {
             Head::Own(Linear::Ternary(weight, precision)) => {
                 self.ternary(&x, *precision, &**weight)
             }
             Head::Own(Linear::Dense(weight)) => self.dense(&x, &**weight),
             Head::Tied => self.dense(&x, &*self.embedding),
-        }
+        }?;
+        self.check_files()?;
+        Ok(logits)
     }
 
     /// How the head is read where only the largest logits are wanted.
@@ -315,7 +330,8 @@ impl Decoder {
     /// or the head is small, or ternary, or holds what is not finite.
     ///
     /// # Errors
-    /// [`crate::InferenceError::Core`] if shapes do not fit, and those of [`Decoder::prepare_top_logits`].
+    /// [`crate::InferenceError::Core`] if shapes do not fit, and those of [`Decoder::prepare_top_logits`] and
+    /// [`Decoder::check_files`].
     pub fn top_logits(
         &self,
         h: &BitNetTensor,
@@ -326,7 +342,9 @@ impl Decoder {
             return Ok(None);
         };
         let x = self.norm(h, &self.output_norm)?;
-        Ok(Some(answer.top(&x, count, also, &*self.backend, &self.pool)?))
+        let top = answer.top(&x, count, also, &*self.backend, &self.pool)?;
+        self.check_files()?;
+        Ok(Some(top))
     }
 
     /// The rows of the head, unless they are ternary.

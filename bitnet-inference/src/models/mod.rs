@@ -7,6 +7,7 @@ mod layer_input;
 pub mod llama;
 pub mod qwen3;
 mod row_range;
+mod source_files;
 mod token_cost;
 mod top;
 
@@ -14,6 +15,7 @@ pub use bitnet::activation_name;
 pub use config::{Architecture, ContextLimit, LimitReason, ModelConfig, RopeScaling};
 pub use decoder::{Attention, Decoder, FeedForward, Head, Layer, Linear, Projection, Sequence};
 pub use layer_input::{LayerInput, Observe};
+pub(crate) use source_files::SourceFiles;
 pub use token_cost::TokenCost;
 pub use top::HeadMode;
 pub(crate) use top::TopHead;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Instant;
 
 use bitnet_core::backend::Backend;
@@ -12,6 +12,7 @@ use bitnet_core::head::{Certainty, HeadTop, HeadWeight};
 use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::operands;
+use bitnet_formats::MappedFile;
 
 use super::row_range::RowRange;
 use crate::Result;
@@ -118,6 +119,8 @@ pub(crate) struct TopHead {
     /// Held while the head is prepared, and empty afterwards.
     kept: Mutex<Option<KeptHead>>,
     keeping: OnceLock<Keeping>,
+    /// The file that the prepared head was found in, for as long as it is mapped.
+    file: OnceLock<Weak<MappedFile>>,
 }
 
 impl TopHead {
@@ -129,6 +132,15 @@ impl TopHead {
             prepared: OnceLock::new(),
             kept: Mutex::new(kept),
             keeping: OnceLock::new(),
+            file: OnceLock::new(),
+        }
+    }
+
+    /// Returns an error if the file of the prepared head is no longer what was mapped.
+    pub(crate) fn check_file(&self) -> Result<()> {
+        match self.file.get().and_then(Weak::upgrade) {
+            Some(file) => Ok(file.check()?),
+            None => Ok(()),
         }
     }
 
@@ -177,7 +189,10 @@ impl TopHead {
                 };
                 let found = kept.as_mut().and_then(|kept| kept.find(rows, certainty, backend));
                 let head = match found {
-                    Some(found) => Some(found),
+                    Some((found, file)) => {
+                        drop(self.file.set(Arc::downgrade(&file)));
+                        Some(found)
+                    }
                     None if make => self.make(rows, certainty, backend, &mut kept)?,
                     None => return Ok(None),
                 };

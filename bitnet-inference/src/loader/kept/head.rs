@@ -8,8 +8,8 @@ use bitnet_core::dense::DenseRows;
 use bitnet_core::head::{Certainty, HeadWeight};
 use bitnet_core::memory::Shared;
 use bitnet_core::parts::Parts;
-use bitnet_formats::Region;
 use bitnet_formats::sections::SectionFile;
+use bitnet_formats::{MappedFile, Region};
 
 use super::super::in_parallel::in_parallel;
 use super::file::{Keeping, KeptFile, Origin};
@@ -33,19 +33,21 @@ impl KeptHead {
         Self { cache: cache.clone(), origin: Arc::clone(origin), mode, file: None }
     }
 
-    /// The head over `rows`, after everything about it has been checked. Nothing is found the second time.
+    /// The head over `rows` with the file that it is mapped from, after everything about it has been checked. Nothing is
+    /// found the second time.
     pub(crate) fn find(
         &mut self,
         rows: &Arc<dyn DenseRows>,
         certainty: Certainty,
         backend: &dyn Backend,
-    ) -> Option<Box<dyn HeadWeight>> {
+    ) -> Option<(Box<dyn HeadWeight>, Arc<MappedFile>)> {
         if self.file.is_some() {
             return None;
         }
         let file = self.file.insert(self.open());
-        match read(file.sections()?, rows, certainty, backend) {
-            Ok(head) => Some(head),
+        let sections = file.sections()?;
+        match read(sections, rows, certainty, backend) {
+            Ok(head) => Some((head, Arc::clone(sections.file()))),
             Err(error) => {
                 file.refuse(&error);
                 None

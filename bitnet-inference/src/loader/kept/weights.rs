@@ -6,6 +6,7 @@ use std::time::Duration;
 use bitnet_core::backend::{ActivationPrecision, Backend, TernaryWeight};
 use bitnet_core::memory::Shared;
 use bitnet_core::parts::Parts;
+use bitnet_formats::MappedFile;
 use bitnet_formats::sections::SectionFile;
 
 use super::file::{Keeping, KeptFile, KeptSection, Origin};
@@ -47,6 +48,11 @@ impl Kept {
                 None
             }
         }
+    }
+
+    /// The file that found weights are mapped from.
+    pub(crate) fn file(&self) -> Option<&Arc<MappedFile>> {
+        self.0.sections().map(SectionFile::file)
     }
 
     /// What is to be written after loading that took `took`, if anything is.
