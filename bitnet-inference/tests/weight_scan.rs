@@ -133,19 +133,23 @@ fn gguf_places(folder: &Path) -> Vec<Place> {
             [within, tensor.nbytes - bytes + within]
                 .map(|at| scale(Number::F16, at, if at == within { 0 } else { rows - 1 }))
         };
+        // The scales of the first and the last block of `len` numbers.
+        let coded = |len: usize, bytes: u64, within: u64| {
+            let last = (tensor.nbytes - bytes + within, rows - 1, cols - len);
+            [(within, 0, 0), last].map(|(at, row, column)| Place {
+                column: Some(column),
+                count: len as u64,
+                ..scale(Number::F16, at, row)
+            })
+        };
         match tensor.ggml_type {
             GgmlType::F32 => places.extend(dense(Number::F32)),
             GgmlType::F16 => places.extend(dense(Number::F16)),
             GgmlType::Bf16 => places.extend(dense(Number::BF16)),
             GgmlType::I2S => places.push(scale(Number::F32, tensor.elements() / 4, 0)),
-            // The scale of a block of 256 numbers.
-            GgmlType::Q6K => {
-                let last = (rows - 1, cols - 256);
-                for (at, (row, column)) in [(208, (0, 0)), (tensor.nbytes - 2, last)] {
-                    let column = Some(column);
-                    places.push(Place { column, count: 256, ..scale(Number::F16, at, row) });
-                }
-            }
+            GgmlType::Q6K => places.extend(coded(256, 210, 208)),
+            GgmlType::Q8_0 => places.extend(coded(32, 34, 0)),
+            GgmlType::Q4_0 => places.extend(coded(32, 18, 0)),
             GgmlType::Tq1_0 => places.extend(blocks(54, 52)),
             GgmlType::Tq2_0 => places.extend(blocks(66, 64)),
             GgmlType::Q2_0G64 => places.extend(blocks(18, 0)),

@@ -15,8 +15,11 @@ pub(crate) struct InspectArgs {
     /// List every tensor
     #[arg(long)]
     pub(crate) tensors: bool,
+    /// Read the headers only, not the weights: does not look for numbers that are NaN, infinite or out of range
+    #[arg(long)]
+    pub(crate) no_weights: bool,
     /// Compare two models tensor by tensor, as the engine reads them; exit code 1 if they differ
-    #[arg(long, num_args = 2, value_names = ["A", "B"], conflicts_with_all = ["path", "tensors"])]
+    #[arg(long, num_args = 2, value_names = ["A", "B"], conflicts_with_all = ["path", "tensors", "no_weights"])]
     pub(crate) diff: Vec<PathBuf>,
 }
 

@@ -1,4 +1,4 @@
-//! `bitnet inspect`: what a model is, without loading it.
+//! `bitnet inspect`: what a model is, and whether its weights are sound, without loading it.
 
 use anyhow::Result;
 use bitnet_core::backend::{Activation, RopeOrder};
@@ -7,6 +7,7 @@ use bitnet_inference::{Inspection, KvType, ModelFacts};
 use serde_json::{Value, json};
 
 use super::Outcome;
+use super::weights::{self, Weights};
 use crate::args::{Cli, InspectArgs};
 use crate::load;
 use crate::output::{self, Output, without_controls};
@@ -24,10 +25,26 @@ pub(crate) fn run(cli: &Cli, args: &InspectArgs, output: &mut Output) -> Result<
         return super::difference::run(cli, [first, second], output);
     }
     let source = load::source(cli, args.path.as_deref())?;
-    let inspection = Inspection::of(source, &load::options(cli)?)?;
+    let options = load::options(cli)?;
+    let mut inspection = Inspection::of(source, &options)?;
+    let weights = match args.no_weights {
+        true => None,
+        false => Some(Weights::read(cli, source, &options, output)?),
+    };
+    if let Some(weights) = &weights {
+        inspection.facts.assumptions.extend(weights.assumptions.iter().cloned());
+    }
+    let outcome = match &weights {
+        Some(weights) if !weights.sound() => Outcome::CheckFailed,
+        _ => Outcome::Done,
+    };
+    let notes = weights::notes(&inspection.facts, &inspection.facts.assumptions);
     if output.json {
-        output.json(&to_json(&inspection))?;
-        return Ok(Outcome::Done);
+        let mut value = to_json(&inspection);
+        value["weights"] = weights.as_ref().map_or(Value::Null, Weights::to_json);
+        value["notes"] = json!(notes);
+        output.json(&value)?;
+        return Ok(outcome);
     }
     let facts = &inspection.facts;
     let title = without_controls(facts.name.as_deref().unwrap_or(&facts.file)).into_owned();
@@ -41,12 +58,16 @@ pub(crate) fn run(cli: &Cli, args: &InspectArgs, output: &mut Output) -> Result<
     for (label, text) in fact_rows(facts) {
         row(output, label, text)?;
     }
+    if let Some(weights) = &weights {
+        weights.show(output)?;
+    }
     assumptions(output, facts)?;
+    weights::show_notes(output, &notes)?;
     sizes(output, &inspection)?;
     if args.tensors || output.verbose {
         tensors(output, &inspection)?;
     }
-    Ok(Outcome::Done)
+    Ok(outcome)
 }
 
 /// A label and its text, wrapped under itself.

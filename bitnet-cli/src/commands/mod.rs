@@ -19,6 +19,7 @@ pub(crate) mod stored;
 pub(crate) mod tokenize;
 pub(crate) mod train;
 pub(crate) mod verify;
+pub(crate) mod weights;
 pub(crate) mod windows;
 
 /// How a command ended, if nothing went wrong.

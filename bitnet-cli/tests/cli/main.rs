@@ -16,4 +16,5 @@ mod memory;
 mod models;
 mod program;
 mod pulling;
+mod weights;
 mod writing;

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
+use bitnet_core::simd::largest_magnitude;
 use bitnet_inference::Model;
 use bitnet_inference::models::LayerInput;
 use bitnet_quant::activations::{ActivationQuantizer, ActivationRange};
@@ -49,6 +50,11 @@ pub(crate) fn run(cli: &Cli, args: &CalibrateArgs, output: &mut Output) -> Resul
 
     let mut observer = Observer::new();
     let went_on = reading.run(output, "finding ranges, window", &mut |input, x| {
+        ensure!(
+            largest_magnitude(x).is_finite(),
+            "{}: {input} reads numbers that are NaN or infinite, from which no range follows; `bitnet verify` names weights that are not finite",
+            model.facts().file
+        );
         observer.observe(&input.to_string(), x);
         Ok(())
     })?;
@@ -235,10 +241,6 @@ fn report(
         args.file.display(),
         args.bits.count()
     ));
-    let strange: u64 = rows.iter().map(|(layer, ..)| layer.not_finite).sum();
-    if strange > 0 {
-        output.warning(&format!("{strange} numbers were NaN or infinite; run `bitnet verify`"));
-    }
     if let Some(path) = &args.out {
         output.line(&format!("written to {}", path.display()))?;
     }

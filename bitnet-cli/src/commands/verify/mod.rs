@@ -1,7 +1,9 @@
 //! `bitnet verify`: a model's arithmetic against the reference, integer by integer.
 //!
-//! The model is loaded once, on a [`Panel`] of back ends: the scalar reference and the CPU back end at every instruction
-//! set level that this processor has. Then
+//! Every stored number is looked at first: a model with one that is NaN, infinite or out of range fails at once.
+//!
+//! Then the model is loaded once, on a [`Panel`] of back ends: the scalar reference and the CPU back end at every instruction
+//! set level that this processor has;
 //!
 //! 1. while loading, each ternary matrix gets one fixed input on every member: quantised activations, their scales and
 //!    the integer dot products must equal the reference's bit for bit;
@@ -16,11 +18,12 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use bitnet_core::simd::IsaLevel;
 use bitnet_cpu::proven_levels;
-use bitnet_inference::{Model, ModelFacts, sampler};
+use bitnet_inference::{Inspection, Model, ModelFacts, sampler};
 use serde_json::{Value, json};
 
 use super::Outcome;
 use super::inspect::{assumptions, fact_rows, facts_json, row};
+use super::weights::{self, Weights};
 use crate::args::{Cli, VerifyArgs};
 use crate::load;
 use crate::output::{self, Output};
@@ -50,12 +53,20 @@ struct EndToEnd {
 pub(crate) fn run(cli: &Cli, args: &VerifyArgs, output: &mut Output) -> Result<Outcome> {
     let levels = levels(output)?;
     let panel = Arc::new(Panel::new(&levels, cli.general.threads)?);
-    let mut progress = output.progress("loading and checking layer");
     let source = load::source(cli, args.path.as_deref())?;
-    let model = Model::load_with(source, &load::options(cli)?, panel.clone(), &mut |done, all| {
+    let options = load::options(cli)?;
+    let weights = Weights::read(cli, source, &options, output)?;
+    if !weights.sound() {
+        let facts = Inspection::of(source, &options)?.facts;
+        unsound(&facts, &weights, output)?;
+        return Ok(Outcome::CheckFailed);
+    }
+    let mut progress = output.progress("loading and checking layer");
+    let model = Model::load_with(source, &options, panel.clone(), &mut |done, all| {
         progress.update(done, all);
     })?;
     drop(progress);
+    let notes = weights::notes(model.facts(), &model.facts().assumptions);
 
     let tokens = tokens(&model, args.tokens)?;
     let mut runs = Vec::new();
@@ -64,12 +75,6 @@ pub(crate) fn run(cli: &Cli, args: &VerifyArgs, output: &mut Output) -> Result<O
     progress.update(0, steps);
     panel.drive(0, true);
     let expected = logits(&model, &tokens)?;
-    if expected.iter().flatten().any(|l| !l.is_finite()) {
-        bail!(
-            "{}: the reference gives logits that are no numbers; the file is damaged",
-            model.facts().file
-        );
-    }
     for member in 1..steps {
         progress.update(member, steps);
         panel.drive(member, false);
@@ -83,11 +88,36 @@ pub(crate) fn run(cli: &Cli, args: &VerifyArgs, output: &mut Output) -> Result<O
         && findings.operations.values().all(|d| *d <= panel::OPERATION_BOUND)
         && runs.iter().all(|r| r.difference <= LOGIT_BOUND);
     if output.json {
-        output.json(&to_json(&model, &findings, &runs, tokens.len(), passed))?;
+        let mut value = to_json(&model, &findings, &runs, tokens.len(), passed);
+        value["weights"] = weights.to_json();
+        value["notes"] = json!(notes);
+        output.json(&value)?;
     } else {
-        report(&model, &findings, &runs, &tokens, passed, output)?;
+        show_facts(model.facts(), &weights, output)?;
+        row(output, "end tokens", &end_tokens(&model))?;
+        assumptions(output, model.facts())?;
+        weights::show_notes(output, &notes)?;
+        report(&findings, &runs, output)?;
+        verdict(&runs, tokens.len(), notes.len(), passed, output)?;
     }
     Ok(if passed { Outcome::Done } else { Outcome::CheckFailed })
+}
+
+/// What is said of a model whose weights are not sound: it is not run.
+fn unsound(facts: &ModelFacts, weights: &Weights, output: &mut Output) -> Result<()> {
+    if output.json {
+        return output.json(&json!({
+            "passed": false,
+            "facts": facts_json(facts),
+            "weights": weights.to_json(),
+            "notes": weights::notes(facts, &weights.assumptions),
+        }));
+    }
+    show_facts(facts, weights, output)?;
+    weights::show_notes(output, &weights::notes(facts, &weights.assumptions))?;
+    output.line("")?;
+    let text = "FAIL: the file holds weights that no sound model has, so it was not run: convert or download it again";
+    output.line(&output.style.bad(text))
 }
 
 /// The levels of this processor; one that fails its self-test is left out with a warning.
@@ -152,23 +182,16 @@ fn compare(member: String, expected: &[Vec<f32>], got: &[Vec<f32>]) -> EndToEnd 
     EndToEnd { member, difference, same_best, positions: expected.len() }
 }
 
-fn report(
-    model: &Model,
-    findings: &Findings,
-    runs: &[EndToEnd],
-    tokens: &[u32],
-    passed: bool,
-    output: &mut Output,
-) -> Result<()> {
-    let facts = model.facts();
+fn show_facts(facts: &ModelFacts, weights: &Weights, output: &mut Output) -> Result<()> {
     output.line(&output.style.bold("Facts that go wrong silently"))?;
     row(output, "file", &facts.file)?;
     for (label, text) in fact_rows(facts) {
         row(output, label, text)?;
     }
-    row(output, "end tokens", &end_tokens(model))?;
-    assumptions(output, facts)?;
+    weights.show(output)
+}
 
+fn report(findings: &Findings, runs: &[EndToEnd], output: &mut Output) -> Result<()> {
     output.line("")?;
     output.line(&output.style.bold("Checks against the scalar reference"))?;
     let equal = findings.mismatches.is_empty();
@@ -192,13 +215,28 @@ fn report(
         );
         check(output, run.difference <= LOGIT_BOUND, &run.member, &text)?;
     }
+    Ok(())
+}
+
+/// The last line.
+fn verdict(
+    runs: &[EndToEnd],
+    tokens: usize,
+    notes: usize,
+    passed: bool,
+    output: &mut Output,
+) -> Result<()> {
     output.line("")?;
     let members: Vec<&str> = runs.iter().map(|r| r.member.as_str()).collect();
     let verdict = if passed {
-        let ran = output::count(tokens.len(), "token");
+        let ran = output::count(tokens, "token");
         let members = members.join(", ");
+        let with_notes = match notes {
+            0 => String::new(),
+            notes => format!(" with {}", output::count(notes, "note")),
+        };
         let text = format!(
-            "PASS: integers equal the reference, logits within the bound ({members}; {ran})"
+            "PASS{with_notes}: weights sound, integers equal the reference, logits within the bound ({members}; {ran})"
         );
         output.style.good(&text).into_owned()
     } else {

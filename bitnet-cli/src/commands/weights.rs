@@ -1,0 +1,144 @@
+//! What `inspect` and `verify` say about the weights themselves: numbers that no sound model has, and what nothing uses.
+
+use std::num::NonZero;
+
+use anyhow::Result;
+use bitnet_inference::loader::{WeightFault, WeightProblem, WeightScan};
+use bitnet_inference::{LoadOptions, ModelFacts, ModelFiles, ModelSource};
+use serde_json::{Value, json};
+
+use super::inspect::row;
+use crate::args::Cli;
+use crate::output::{self, Output, without_controls};
+
+/// Faults and names that are listed.
+const LISTED: usize = 20;
+
+/// What was found by reading every weight.
+#[derive(Debug)]
+pub(crate) struct Weights {
+    pub(crate) scan: WeightScan,
+    /// What loading makes of layers that are stored as plain numbers.
+    pub(crate) assumptions: Vec<String>,
+}
+
+impl Weights {
+    /// Reads every tensor of the model, showing progress.
+    pub(crate) fn read(
+        cli: &Cli,
+        source: ModelSource<'_>,
+        options: &LoadOptions,
+        output: &mut Output,
+    ) -> Result<Self> {
+        let threads = cli
+            .general
+            .threads
+            .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, NonZero::get));
+        let files = ModelFiles::open(source, options)?;
+        let mut progress = output.progress("reading weights");
+        let scan = files.scan_weights(threads, &mut |done, all| progress.update(done, all))?;
+        drop(progress);
+        Ok(Self { scan, assumptions: files.weight_assumptions(threads)? })
+    }
+
+    /// Whether every number is sound.
+    pub(crate) fn sound(&self) -> bool {
+        self.scan.faults.is_empty()
+    }
+
+    /// One line that says how many numbers were read, and one for each fault.
+    pub(crate) fn show(&self, output: &mut Output) -> Result<()> {
+        let scan = &self.scan;
+        let tensors = output::count(scan.tensors, "tensor");
+        let read = format!("{} numbers in {tensors}", scan.numbers);
+        if self.sound() {
+            return row(output, "weights", &format!("{read}: none NaN, infinite or out of range"));
+        }
+        let faulty = output::count(scan.faults.len(), "fault");
+        row(output, "weights", &format!("{read}: {faulty}"))?;
+        for fault in scan.faults.iter().take(LISTED) {
+            let word = output.style.bad("FAIL").into_owned();
+            output.line(&format!("  {word}  {}", without_controls(&fault.to_string())))?;
+        }
+        if let Some(more) = scan.faults.len().checked_sub(LISTED).filter(|more| *more > 0) {
+            output.line(&format!("        and {more} more (--json lists all)"))?;
+        }
+        Ok(())
+    }
+
+    /// The same for programs.
+    pub(crate) fn to_json(&self) -> Value {
+        json!({
+            "tensors": self.scan.tensors,
+            "numbers": self.scan.numbers,
+            "faults": self.scan.faults.iter().map(fault_json).collect::<Vec<_>>(),
+        })
+    }
+}
+
+fn fault_json(fault: &WeightFault) -> Value {
+    let (kind, place, limit) = match &fault.problem {
+        WeightProblem::NonFinite(place) => ("non_finite", Some(place), None),
+        WeightProblem::OutOfRange { place, limit } => ("out_of_range", Some(place), Some(*limit)),
+        _ => ("undecodable", None, None),
+    };
+    let mut value = json!({
+        "tensor": fault.tensor,
+        "problem": kind,
+        "message": fault.to_string(),
+    });
+    if let Some(place) = place {
+        value["row"] = json!(place.row);
+        value["column"] = json!(place.column);
+        // JSON has no NaN and no infinity.
+        value["value"] = json!(format!("{:?}", place.value));
+        value["count"] = json!(place.count);
+    }
+    if let Some(limit) = limit {
+        value["limit"] = json!(limit);
+    }
+    value
+}
+
+/// What a user should know about a model that is otherwise sound: tensors that nothing reads, and layers that are not
+/// what the file stores.
+pub(crate) fn notes(facts: &ModelFacts, assumptions: &[String]) -> Vec<String> {
+    let mut notes = Vec::new();
+    let unused = &facts.unused_tensors;
+    if !unused.is_empty() {
+        let listed = unused.iter().take(LISTED).cloned().collect::<Vec<_>>().join(", ");
+        let more = match unused.len().checked_sub(LISTED) {
+            Some(more) if more > 0 => format!(" and {more} more"),
+            _ => String::new(),
+        };
+        let tensors = output::count(unused.len(), "tensor");
+        notes.push(format!("nothing reads {tensors} of the file: {listed}{more}"));
+    }
+    if let Some(head) = unused.iter().find(|name| is_head(name)) {
+        notes.push(format!(
+            "the head {head} is not used: the settings say that the embedding is the head"
+        ));
+    }
+    notes.extend(assumptions.iter().filter(|text| text.contains("quantised at load")).cloned());
+    notes
+}
+
+/// Whether a tensor is a model's output head by its name.
+fn is_head(name: &str) -> bool {
+    name == "output.weight" || name == "lm_head.weight" || name.ends_with(".lm_head.weight")
+}
+
+/// The notes as a section, if there are any.
+pub(crate) fn show_notes(output: &mut Output, notes: &[String]) -> Result<()> {
+    if notes.is_empty() {
+        return Ok(());
+    }
+    output.line("")?;
+    output.line(&output.style.bold("Notes"))?;
+    for note in notes {
+        for (index, line) in output::wrap(&without_controls(note), 96).iter().enumerate() {
+            output.line(&format!("  {} {line}", if index == 0 { "-" } else { " " }))?;
+        }
+    }
+    Ok(())
+}
