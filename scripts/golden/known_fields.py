@@ -1,4 +1,4 @@
-"""Writes tests/golden/known_fields.json: the names, and the defaults where there are any, of the fields that other programs define.
+"""Writes bitnet-inference/tests/data/known_fields.json: the names, and the defaults where there are any, of the fields that other programs define.
 
     venv/bin/python scripts/golden/known_fields.py        # needs the packages of requirements.txt
 
@@ -27,7 +27,7 @@ from transformers import BitNetConfig, GenerationConfig, LlamaConfig, PreTrained
 from transformers.modeling_rope_utils import RopeParameters
 from transformers.utils.quantization_config import BitNetQuantConfig
 
-OUT = Path(__file__).resolve().parents[2] / "tests" / "golden" / "known_fields.json"
+OUT = Path(__file__).resolve().parents[2] / "bitnet-inference" / "tests" / "data" / "known_fields.json"
 
 # The class of the first ternary checkpoints is remote code: LLaMA's configuration with two fields more.
 LEGACY_BITNET = {"weight_bits": 1, "input_bits": 8}

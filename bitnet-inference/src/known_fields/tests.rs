@@ -20,7 +20,7 @@ fn in_repository(path: &str) -> PathBuf {
 
 /// The fields that other programs define, as `scripts/golden/known_fields.py` lists them.
 fn known() -> Value {
-    let path = in_repository("tests/golden/known_fields.json");
+    let path = in_repository("bitnet-inference/tests/data/known_fields.json");
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
@@ -526,7 +526,7 @@ fn page() -> String {
          What the program does about each field of a model's files. This page is made from the tables in\n\
          `bitnet-inference/src/known_fields`; a test compares the two, and\n\
          `UPDATE_GOLDEN=1 cargo test -p bitnet-inference --lib known_fields` writes it anew. Another test fails for a field that\n\
-         transformers, tokenizers, PEFT or gguf define (`tests/golden/known_fields.json`, made by\n\
+         transformers, tokenizers, PEFT or gguf define (`bitnet-inference/tests/data/known_fields.json`, made by\n\
          `scripts/golden/known_fields.py`) and no table has.\n\n\
          - **read**: obeyed, or checked where it is read.\n\
          - **refused unless**: any other value is an error that names file, field and value.\n\
