@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the bitnet program, optimised, and says where it is.
 #
-#   scripts/build.sh [--features train,hub] [any other argument of cargo build]
+#   scripts/build.sh [--features train] [any other argument of cargo build]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

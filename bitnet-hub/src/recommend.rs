@@ -114,7 +114,7 @@ fn form(path: &str) -> Form {
     if let Some(index) = TERNARY.iter().position(|kind| words.contains(kind)) {
         return Form::Ternary(index);
     }
-    if PLAIN.iter().any(|kind| is(kind)) {
+    if PLAIN.iter().any(is) {
         return Form::Plain;
     }
     let quantized = |word: &&str| {
