@@ -1,6 +1,14 @@
 //! Every check, asked about the repository as it stands.
 
+use std::sync::OnceLock;
+
 use xtask::{Finding, Tree, checks};
+
+/// The repository, read once for all checks.
+fn tree() -> &'static Tree {
+    static TREE: OnceLock<Tree> = OnceLock::new();
+    TREE.get_or_init(|| Tree::read().expect("the tree can be read"))
+}
 
 /// Fails with one line per finding.
 fn expect_none(findings: &[Finding]) {
@@ -13,9 +21,9 @@ macro_rules! tree_tests {
     ($($check:ident),* $(,)?) => {$(
         #[test]
         fn $check() {
-            let tree = Tree::read().unwrap();
+            let tree = tree();
             assert!(tree.files.len() > 50, "the tree was not read: {} files", tree.files.len());
-            expect_none(&checks::$check::check(&tree));
+            expect_none(&checks::$check::check(tree));
         }
     )*};
 }
