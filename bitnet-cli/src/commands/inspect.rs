@@ -38,7 +38,7 @@ pub(crate) fn run(cli: &Cli, args: &InspectArgs, output: &mut Output) -> Result<
         Some(weights) if !weights.sound() => Outcome::CheckFailed,
         _ => Outcome::Done,
     };
-    let notes = weights::notes(&inspection.facts, &inspection.facts.assumptions);
+    let notes = weights::notes(&inspection.facts, weights.as_ref());
     if output.json {
         let mut value = to_json(&inspection);
         value["weights"] = weights.as_ref().map_or(Value::Null, Weights::to_json);

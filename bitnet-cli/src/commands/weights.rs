@@ -20,6 +20,8 @@ pub(crate) struct Weights {
     pub(crate) scan: WeightScan,
     /// What loading makes of layers that are stored as plain numbers.
     pub(crate) assumptions: Vec<String>,
+    /// Rows of the embedding beyond the tokens of the tokenizer, if the model has one.
+    rows_beyond: usize,
 }
 
 impl Weights {
@@ -38,7 +40,11 @@ impl Weights {
         let mut progress = output.progress("reading weights");
         let scan = files.scan_weights(threads, &mut |done, all| progress.update(done, all))?;
         drop(progress);
-        Ok(Self { scan, assumptions: files.weight_assumptions(threads)? })
+        let rows_beyond = match files.tokenizer(options)? {
+            Some(tokenizer) => files.config().vocab_size.saturating_sub(tokenizer.vocab_size()),
+            None => 0,
+        };
+        Ok(Self { scan, assumptions: files.weight_assumptions(threads)?, rows_beyond })
     }
 
     /// Whether every number is sound.
@@ -102,7 +108,7 @@ fn fault_json(fault: &WeightFault) -> Value {
 
 /// What a user should know about a model that is otherwise sound: tensors that nothing reads, and layers that are not
 /// what the file stores.
-pub(crate) fn notes(facts: &ModelFacts, assumptions: &[String]) -> Vec<String> {
+pub(crate) fn notes(facts: &ModelFacts, weights: Option<&Weights>) -> Vec<String> {
     let mut notes = Vec::new();
     let unused = &facts.unused_tensors;
     if !unused.is_empty() {
@@ -119,7 +125,15 @@ pub(crate) fn notes(facts: &ModelFacts, assumptions: &[String]) -> Vec<String> {
             "the head {head} is not used: the settings say that the embedding is the head"
         ));
     }
-    notes.extend(assumptions.iter().filter(|text| text.contains("quantised at load")).cloned());
+    let Some(weights) = weights else { return notes };
+    if weights.rows_beyond > 0 {
+        notes.push(format!(
+            "{} of the embedding beyond the tokenizer's tokens: they stand for no text",
+            output::count(weights.rows_beyond, "row")
+        ));
+    }
+    let quantised = weights.assumptions.iter().filter(|text| text.contains("quantised at load"));
+    notes.extend(quantised.cloned());
     notes
 }
 

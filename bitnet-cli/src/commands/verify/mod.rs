@@ -66,7 +66,7 @@ pub(crate) fn run(cli: &Cli, args: &VerifyArgs, output: &mut Output) -> Result<O
         progress.update(done, all);
     })?;
     drop(progress);
-    let notes = weights::notes(model.facts(), &model.facts().assumptions);
+    let notes = weights::notes(model.facts(), Some(&weights));
 
     let tokens = tokens(&model, args.tokens)?;
     let mut runs = Vec::new();
@@ -110,11 +110,11 @@ fn unsound(facts: &ModelFacts, weights: &Weights, output: &mut Output) -> Result
             "passed": false,
             "facts": facts_json(facts),
             "weights": weights.to_json(),
-            "notes": weights::notes(facts, &weights.assumptions),
+            "notes": weights::notes(facts, Some(weights)),
         }));
     }
     show_facts(facts, weights, output)?;
-    weights::show_notes(output, &weights::notes(facts, &weights.assumptions))?;
+    weights::show_notes(output, &weights::notes(facts, Some(weights)))?;
     output.line("")?;
     let text = "FAIL: the file holds weights that no sound model has, so it was not run: convert or download it again";
     output.line(&output.style.bad(text))
