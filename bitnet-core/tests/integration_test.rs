@@ -4,10 +4,7 @@
 //! Blocks about MLX and Metal (`bitnet_core::mlx`, `bitnet_core::metal`, `bitnet_metal`) are not here: those parts don't exist.
 
 #![allow(clippy::unwrap_used, reason = "a test may stop at any surprise")]
-#![allow(
-    unused_imports,
-    reason = "the documents import more than they use, and the prelude has the rest"
-)]
+#![allow(unused_imports, unused_variables, reason = "the documents name more than they use")]
 #![allow(clippy::field_reassign_with_default, clippy::redundant_clone, reason = "word for word")]
 
 use bitnet_core::Result;
