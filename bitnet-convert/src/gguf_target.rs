@@ -4,12 +4,12 @@ use std::path::Path;
 
 use bitnet_core::backend::{Activation, RopeOrder};
 use bitnet_formats::gguf::{GgmlType, GgufFile, GgufWriter, Value};
-use bitnet_inference::ModelFiles;
 use bitnet_inference::loader::{Container, INPUT_NORM_EPSILON, parse_python_json};
 use bitnet_inference::models::{
     Architecture, ContextLimit, LimitReason, RopeScaling, activation_name,
 };
 use bitnet_inference::tokenizer::GgufVocabulary;
+use bitnet_inference::{LoadOptions, ModelFiles};
 use serde_json::Value as Json;
 
 use crate::options::{ConvertOptions, Target};
@@ -239,7 +239,9 @@ fn vocabulary_keys(
     let rows = files.config().vocab_size;
     let path = folder.join("tokenizer.json");
     if !path.exists() {
-        SpecialIds::of_folder(&settings, &GgufVocabulary::default(), rows).write(writer)?;
+        let none = GgufVocabulary::default();
+        let ids = SpecialIds::of_folder(&settings, &none, rows);
+        ids.with_ends(&end_tokens(files, &settings)?, &none, rows).write(writer)?;
         let others = ["tokenizer.model", "vocab.json", "tokenizer.tiktoken"];
         let other = others.into_iter().find(|name| folder.join(name).exists());
         return Ok(other.map(|name| {
@@ -251,7 +253,8 @@ fn vocabulary_keys(
     let mut vocabulary = GgufVocabulary::from_json_bytes(&bytes, &name, rows)
         .map_err(bitnet_inference::InferenceError::from)?;
     drop(bytes);
-    let others = special_tokens(&mut vocabulary, &settings, rows);
+    let ends = end_tokens(files, &settings)?;
+    let others = special_tokens(&mut vocabulary, &settings, &ends, rows);
     vocabulary.write(writer)?;
     others.write(writer)?;
     if let Some(template) = chat_template(folder, settings.tokenizer())? {
@@ -272,16 +275,26 @@ impl Lookup for GgufVocabulary<'_> {
     }
 }
 
+/// The tokens that end a text: those that the files list, in their order, then those that the engine adds, such as the default of
+/// the model's class.
+fn end_tokens(files: &ModelFiles, settings: &Settings<'_>) -> Result<Vec<u32>> {
+    let mut ends = settings.ends();
+    ends.extend(files.text(&LoadOptions::default())?.end_tokens);
+    Ok(ends)
+}
+
 /// Takes over what the folder's files say of special tokens. Returns the ids for which `vocabulary` has no place.
 fn special_tokens(
     vocabulary: &mut GgufVocabulary<'_>,
     settings: &Settings<'_>,
+    ends: &[u32],
     rows: usize,
 ) -> SpecialIds {
     // What tokenizer.json puts around a text decides where no other file says anything.
     let ids = SpecialIds::of_folder(settings, vocabulary, rows)
         .or("bos", vocabulary.bos)
-        .or("eos", vocabulary.eos);
+        .or("eos", vocabulary.eos)
+        .with_ends(ends, vocabulary, rows);
     let flag = |name: &str| settings.tokenizer().and_then(|settings| settings.get(name)?.as_bool());
     vocabulary.bos = ids.get("bos");
     vocabulary.eos = ids.get("eos");

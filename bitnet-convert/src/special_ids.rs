@@ -86,7 +86,7 @@ impl<'a> Settings<'a> {
     }
 
     /// Every id of `eos_token_id`, in the order in which files list them.
-    fn ends(&self) -> Vec<u32> {
+    pub(crate) fn ends(&self) -> Vec<u32> {
         let files = [Some(self.config), self.generation.as_ref()];
         let listed = files.into_iter().flatten().filter_map(|file| file.get("eos_token_id"));
         let each = |value: &Json| match value.as_array() {
@@ -109,26 +109,27 @@ fn first_id(value: &Json) -> Option<u32> {
 }
 
 impl SpecialIds {
-    /// From the files of a folder whose embedding has `rows` rows.
+    /// What the files of a folder name, whose embedding has `rows` rows.
     pub(crate) fn of_folder(settings: &Settings<'_>, vocabulary: &dyn Lookup, rows: usize) -> Self {
-        let mut ids = Self(KINDS.map(|(kind, _)| settings.named(kind, vocabulary, rows)));
-        let by_name = |names: &[&str], listed: &[u32]| {
+        Self(KINDS.map(|(kind, _)| settings.named(kind, vocabulary, rows)))
+    }
+
+    /// With `ends`, the tokens that end a text: those that readers do not know by their name take keys that are free.
+    pub(crate) fn with_ends(self, ends: &[u32], vocabulary: &dyn Lookup, rows: usize) -> Self {
+        let ends: Vec<u32> = ends.iter().copied().filter(|&id| (id as usize) < rows).collect();
+        let by_name = |names: &[&str]| {
             let known = names.iter().filter_map(|name| vocabulary.id(name));
-            known.into_iter().find(|id| vocabulary.special(*id).is_some() || listed.contains(id))
+            known.into_iter().find(|id| vocabulary.special(*id).is_some() || ends.contains(id))
         };
-        let ends = settings.ends();
-        let place = |kind: &str| KINDS.iter().position(|(other, _)| *other == kind).unwrap_or(0);
-        let (eot, eom) = (place("eot"), place("eom"));
-        ids.0[eot] = ids.0[eot].or_else(|| by_name(&TURN_ENDS, &ends));
-        ids.0[eom] = ids.0[eom].or_else(|| by_name(&MESSAGE_ENDS, &ends));
-        // Other tokens that end a text have no key: they take one that is free, unless readers know them by name.
-        for id in ends {
+        let mut ids = self
+            .or("eos", ends.first().copied())
+            .or("eot", by_name(&TURN_ENDS))
+            .or("eom", by_name(&MESSAGE_ENDS));
+        for &id in &ends {
             let known = vocabulary.special(id).is_some_and(is_end_name);
-            if known || ids.ends().contains(&id) || id as usize >= rows {
-                continue;
-            }
-            if let Some(free) = [eot, eom].into_iter().find(|&place| ids.0[place].is_none()) {
-                ids.0[free] = Some(id);
+            let free = ["eot", "eom"].into_iter().find(|kind| ids.get(kind).is_none());
+            if let (Some(kind), false) = (free, known || ids.ends().contains(&id)) {
+                ids = ids.or(kind, Some(id));
             }
         }
         ids
@@ -233,7 +234,8 @@ mod tests {
             config,
             generation: some(generation),
         };
-        SpecialIds::of_folder(&settings, &WORDS, WORDS.0.len())
+        let rows = WORDS.0.len();
+        SpecialIds::of_folder(&settings, &WORDS, rows).with_ends(&settings.ends(), &WORDS, rows)
     }
 
     #[test]
