@@ -9,6 +9,7 @@ use bitnet_core::backend::Backend;
 use bitnet_core::device::{Device, DeviceCapabilities};
 use bitnet_core::memory::HybridMemoryPool;
 use bitnet_cpu::CpuOptions;
+use bitnet_inference::chat::{Builtin, TemplateChoice};
 use bitnet_inference::{
     LoadOptions, Model, ModelSource, Notice, PreparedCache, Session, backend_by_name,
     backend_in_pool,
@@ -37,13 +38,7 @@ pub(crate) fn source<'a>(cli: &'a Cli, positional: Option<&'a Path>) -> Result<M
 
 /// The options for loading that the command line gives.
 pub(crate) fn options(cli: &Cli) -> Result<LoadOptions> {
-    let chat_template = match &cli.model.chat_template {
-        None => None,
-        Some(path) => {
-            let read = input_text::read_text(path, LONGEST_SETTINGS);
-            Some(read.context("--chat-template")?)
-        }
-    };
+    let chat_template = cli.model.chat_template.as_deref().map(template_choice).transpose()?;
     let calibration = match &cli.model.calibration {
         None => None,
         Some(path) => {
@@ -62,6 +57,25 @@ pub(crate) fn options(cli: &Cli) -> Result<LoadOptions> {
         kv: cli.model.kv.into(),
         ..LoadOptions::default()
     })
+}
+
+/// The chat template that `--chat-template` means: a built-in one by its name, which comes before a file of that name
+/// (`./chatml` is the file); else a file; else one of the model's own by its name.
+fn template_choice(asked: &Path) -> Result<TemplateChoice> {
+    if let Some(builtin) = asked.to_str().and_then(Builtin::from_name) {
+        return Ok(TemplateChoice::Builtin(builtin));
+    }
+    match asked.to_str() {
+        Some(name) if !name.contains(['/', '\\', '.']) && name != "-" && !asked.exists() => {
+            Ok(TemplateChoice::Named(name.to_owned()))
+        }
+        _ => {
+            let source = input_text::read_text(asked, LONGEST_SETTINGS);
+            let wrong =
+                || format!("--chat-template; the built-in templates are {}", Builtin::names());
+            source.map(TemplateChoice::Source).with_context(wrong)
+        }
+    }
 }
 
 /// Where prepared weights are kept; what there is to tell about them goes to standard error.

@@ -11,7 +11,7 @@ use bitnet_core::kv::KvType;
 use bitnet_core::memory::{HybridMemoryPool, MemoryPoolConfig};
 use bitnet_cpu::CpuOptions;
 
-use crate::chat::{ChatTemplate, Message, RenderOptions};
+use crate::chat::{ChatTemplate, Message, RenderOptions, TemplateError};
 use crate::generate::{GenerateOptions, Generated, generate};
 use crate::loader::{
     Keeping, Kept, KeptHead, LoadOptions, ModelFacts, Opened, Origin, SuggestedSampling, assemble,
@@ -55,7 +55,7 @@ pub enum ModelSource<'a> {
 pub struct Model {
     decoder: Decoder,
     tokenizer: Option<Tokenizer>,
-    template: Option<ChatTemplate>,
+    template: Option<Result<ChatTemplate, TemplateError>>,
     end_tokens: BTreeSet<u32>,
     facts: ModelFacts,
     suggested: SuggestedSampling,
@@ -180,9 +180,9 @@ impl Model {
         self.tokenizer.as_ref()
     }
 
-    /// The chat template, if the model came with one.
-    pub fn template(&self) -> Option<&ChatTemplate> {
-        self.template.as_ref()
+    /// The chat template, if the model came with one, or why it can't be used.
+    pub fn template(&self) -> Option<Result<&ChatTemplate, &TemplateError>> {
+        self.template.as_ref().map(Result::as_ref)
     }
 
     /// Tokens that end a text.
@@ -229,21 +229,18 @@ impl Model {
     /// Tokens of a conversation, ending where the assistant's answer begins.
     ///
     /// # Errors
-    /// [`InferenceError::UnsupportedOperation`] if the model has no chat template; those of the template and the
-    /// tokenizer.
+    /// [`InferenceError::UnsupportedOperation`] if the model has no chat template, [`InferenceError::Template`] if it can't
+    /// be used or refuses the conversation; those of the tokenizer.
     pub fn encode_chat(&self, messages: &[Message]) -> Result<Vec<u32>> {
         let tokenizer = self.tokenizer.as_ref().ok_or_else(no_tokenizer)?;
-        let template =
-            self.template.as_ref().ok_or_else(|| InferenceError::UnsupportedOperation {
-                what: "chatting with a model that has no chat template".into(),
-                instead: "give one with --chat-template, or use `bitnet run` to continue a text"
-                    .into(),
-            })?;
-        let text = |id: Option<u32>| id.and_then(|id| tokenizer.token_text(id)).unwrap_or_default();
+        let template = self.template().ok_or_else(|| InferenceError::UnsupportedOperation {
+            what: "chatting with a model that has no chat template".into(),
+            instead: "give one with --chat-template, or use `bitnet run` to continue a text".into(),
+        })?;
+        let template = template.map_err(Clone::clone)?;
         let options = RenderOptions {
             add_generation_prompt: true,
-            bos_token: text(tokenizer.bos_id()),
-            eos_token: text(tokenizer.eos_id()),
+            special_tokens: Some(tokenizer.special_tokens()),
             ..RenderOptions::default()
         };
         let rendered = template.render(messages, &options)?;

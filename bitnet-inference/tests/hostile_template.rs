@@ -119,6 +119,14 @@ fn texts_cannot_double() {
         "{% set ns.l = {'a': ns.l, 'b': ns.l} %}",
         "{% set ns.l = dict(a=ns.l, b=ns.l) %}",
         "{% set ns.l = namespace(a=ns.l) %}",
+        "{% set ns.s = '%s%s' % (ns.s, ns.s) %}",
+        "{% set ns.s = ns.s.ljust(2 * (ns.s | length)) %}",
+        "{% set ns.s = ns.s | center(2 * (ns.s | length)) %}",
+        "{% set ns.s = (ns.s, ns.s) ~ '' %}",
+        "{% set ns.s = '%r' % (ns.s ~ '\x01') %}{% set ns.s = ns.s ~ ns.s %}",
+        "{% set ns.l = [ns.l, ns.l] | sum(start=[]) %}",
+        "{% set ns.l = (ns.l + ns.l) | batch(2) | list %}",
+        "{% set ns.l = (ns.l, ns.l) %}",
     ] {
         limited(&loops(body));
     }
@@ -135,6 +143,11 @@ fn texts_cannot_double() {
         "{{ l | string }}",
         "{{ l is eq(l) }}",
         "{{ l | sort }}",
+        "{{ l == l == l }}",
+        "{{ l < l < l }}",
+        "{{ '%s' % (l,) }}",
+        "{{ '%r' % [l] }}",
+        "{{ l | sum(start=[]) | tojson }}",
     ] {
         limited(&format!("{{% set l = [1] %}}{shared}{last}"));
     }
@@ -156,6 +169,14 @@ fn widths_and_counts_are_bounded() {
         "{{ 'x' | center(1000000000) }}",
         "{{ 'x'.center(1000000000) }}",
         "{{ 'x'.ljust(1000000000) }}",
+        "{{ 'x'.rjust(1000000000, 'é') }}",
+        "{{ 'x'.zfill(1000000000) }}",
+        "{{ '%1000000000d' % 1 }}",
+        "{{ '%.1000000000f' % 1.5 }}",
+        "{{ '%*d' % (1000000000, 1) }}",
+        "{{ '%(a)99999s' % {'a': 1} }}",
+        "{{ 1.5 | round(1000000000) }}",
+        "{{ 'a' | indent('x' * 1000000) }}",
         "{{ [1] | batch(1000000000, 'x') | list }}",
         "{{ [1] | slice(1000000000) | list }}",
         "{{ {'a': 1} | tojson(indent=1000000000) }}",
@@ -169,6 +190,16 @@ fn widths_and_counts_are_bounded() {
     limited(&format!(
         "{{{{ '{a}' | replace('x', '{a}') | replace('x', '{a}') | replace('x', '{a}') | length }}}}"
     ));
+}
+
+#[test]
+fn chains_of_comparisons_nest_without_growing() {
+    let mut chain = "1".to_owned();
+    for _ in 0..40 {
+        chain = format!("(0 < {chain} < ns.n)");
+    }
+    let source = format!("{{% set ns = namespace(n=9) %}}{{{{ {chain} }}}}");
+    assert_eq!(outcome(&source).unwrap(), "True");
 }
 
 #[test]

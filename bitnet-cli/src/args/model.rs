@@ -94,12 +94,13 @@ pub(crate) struct ModelArgs {
         hide_short_help = true
     )]
     pub(crate) head: HeadReading,
-    /// A jinja chat template that replaces the model's own
+    /// A chat template that replaces the model's own: a Jinja file, a built-in one (bitnet, llama3, chatml,
+    /// falcon3; ./chatml is a file of that name), or one of the model's by its name
     #[arg(
         long,
         alias = "chat-template-file",
         global = true,
-        value_name = "FILE",
+        value_name = "FILE|NAME",
         hide_short_help = true
     )]
     pub(crate) chat_template: Option<PathBuf>,

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use minijinja::value::{Value, ValueKind};
 use minijinja::{Error, ErrorKind};
 
+use super::python;
+
 /// Price of one list element, map entry or call, in bytes.
 const ITEM: u64 = 64;
 /// Deepest nesting of lists and maps.
@@ -126,16 +128,23 @@ impl Budget {
         Ok(items)
     }
 
-    /// A value as text, paid for while it is written.
+    /// A value as Python's `str` writes it, paid for while it is written.
     pub(crate) fn text(&self, value: &Value) -> Result<String, Error> {
         if let Some(text) = value.as_str() {
             self.pay_text(text.len() as u64)?;
             return Ok(text.to_owned());
         }
         self.weigh(value)?;
+        self.written(|out| python::write_str(value, out))
+    }
+
+    /// What a writer writes, paid for while it is written.
+    pub(crate) fn written(
+        &self,
+        write: impl FnOnce(&mut dyn fmt::Write) -> fmt::Result,
+    ) -> Result<String, Error> {
         let mut writer = Metered { budget: self, text: String::new() };
-        fmt::Write::write_fmt(&mut writer, format_args!("{value}"))
-            .map_err(|_| self.limit("it makes a text that is too long"))?;
+        write(&mut writer).map_err(|_| self.limit("it makes a text that is too long"))?;
         Ok(writer.text)
     }
 }

@@ -28,6 +28,11 @@ impl Builtin {
         }
     }
 
+    /// The names of all of them, for a message.
+    pub fn names() -> String {
+        Self::ALL.map(Self::name).join(", ")
+    }
+
     /// The format of a name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|builtin| builtin.name() == name)
@@ -72,7 +77,7 @@ const FALCON3: &str = "\
 {%- if message['role'] in ['system', 'user'] -%}
 {{ '<|' + message['role'] + '|>\n' + message['content'] + '\n' }}
 {%- elif message['role'] == 'assistant' -%}
-{{ '<|assistant|>\n' + message['content'] + ('\n' if not loop.last else eos_token) }}
+{{ '<|assistant|>\n' + message['content'] + ('\n' if not loop.last else eos_token | default('')) }}
 {%- endif -%}
 {%- if loop.last and add_generation_prompt -%}{{ '<|assistant|>\n' }}{%- endif -%}
 {%- endfor -%}

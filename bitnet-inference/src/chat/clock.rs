@@ -95,6 +95,20 @@ pub(crate) fn strftime(format: &str, unix: u64) -> Result<String, String> {
             Some('F') => format!("{}-{:02}-{:02}", at.year, at.month, at.day),
             Some('T') => format!("{hour:02}:{minute:02}:{second:02}"),
             Some('%') => "%".to_owned(),
+            Some('c') => strftime("%a %b %e %H:%M:%S %Y", unix)?,
+            Some('x' | 'D') => strftime("%m/%d/%y", unix)?,
+            Some('X') => strftime("%H:%M:%S", unix)?,
+            Some('R') => format!("{hour:02}:{minute:02}"),
+            Some('C') => number((at.year / 100).unsigned_abs(), 2),
+            Some('u') => (at.weekday + 1).to_string(),
+            Some('w') => ((at.weekday + 1) % 7).to_string(),
+            // Weeks of the year that begin with its first Sunday or Monday.
+            Some('U') => number((at.year_day + 6 - (at.weekday as u64 + 1) % 7) / 7, 2),
+            Some('W') => number((at.year_day + 6 - at.weekday as u64) / 7, 2),
+            Some('n') => "\n".to_owned(),
+            Some('t') => "\t".to_owned(),
+            // A moment without a time zone, as Python's `datetime.now()` gives it.
+            Some('z' | 'Z') => String::new(),
             other => {
                 return Err(format!("the date code %{} is not supported", other.unwrap_or(' ')));
             }
@@ -115,6 +129,13 @@ mod tests {
             "Thursday, February 29, 2024 12:34:56 060"
         );
         assert_eq!(strftime("%F %T %I %p %%", 0).unwrap(), "1970-01-01 00:00:00 12 AM %");
+        // CPython's `strftime` of the same moments.
+        let codes = "%c|%x|%X|%D|%R|%C|%u|%w|%U|%W|%z%Z|%n";
+        assert_eq!(
+            strftime(codes, 1_709_210_096).unwrap(),
+            "Thu Feb 29 12:34:56 2024|02/29/24|12:34:56|02/29/24|12:34|20|4|4|08|09||\n"
+        );
+        assert_eq!(strftime("%U %W", 1_704_585_600).unwrap(), "01 01");
         assert!(strftime("%Q", 0).is_err());
     }
 }

@@ -1,11 +1,39 @@
 //! What can go wrong between messages and the prompt that a model reads.
 
+use super::Builtin;
+
 /// What can go wrong between messages and the prompt that a model reads.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TemplateError {
+    /// The template can't be read.
+    #[error(
+        "{name}: {problem}; correct it, or choose another with --chat-template ({})",
+        Builtin::names()
+    )]
+    Unreadable {
+        /// What the template is called.
+        name: String,
+        /// What the system said.
+        problem: String,
+    },
+    /// The model has no template of that name.
+    #[error(
+        "the model has no chat template named {name:?}{}; choose one with --chat-template: a file, or {}",
+        listed(names),
+        Builtin::names()
+    )]
+    UnknownName {
+        /// The name.
+        name: String,
+        /// The names that the model's templates have.
+        names: Vec<String>,
+    },
     /// The template is no valid Jinja.
-    #[error("{name}: {problem}; correct the template or choose a built-in one")]
+    #[error(
+        "{name}: {problem}; correct the template, or choose another with --chat-template ({})",
+        Builtin::names()
+    )]
     Syntax {
         /// What the template is called.
         name: String,
@@ -13,7 +41,10 @@ pub enum TemplateError {
         problem: String,
     },
     /// The template is longer than a template can sensibly be.
-    #[error("{name}: {size} bytes, but at most {limit} are taken; choose a built-in template")]
+    #[error(
+        "{name}: {size} bytes, but at most {limit} are taken; choose another with --chat-template ({})",
+        Builtin::names()
+    )]
     TooLong {
         /// What the template is called.
         name: String,
@@ -23,7 +54,10 @@ pub enum TemplateError {
         limit: usize,
     },
     /// The template needs more steps, memory or output than a conversation of this size can need.
-    #[error("{name}: stopped, {problem}; the template is faulty or hostile: choose a built-in one")]
+    #[error(
+        "{name}: stopped, {problem}; the template is faulty or hostile: choose another with --chat-template ({})",
+        Builtin::names()
+    )]
     Limit {
         /// What the template is called.
         name: String,
@@ -48,4 +82,9 @@ pub enum TemplateError {
         /// What the engine said.
         problem: String,
     },
+}
+
+/// The names of a model's templates, for a message.
+fn listed(names: &[String]) -> String {
+    if names.is_empty() { String::new() } else { format!(", but {}", names.join(", ")) }
 }

@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use minijinja::value::{Kwargs, Rest, Value, ValueKind};
+use minijinja::value::{Kwargs, Rest, Tuple, Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State, filters as engine, functions, tests};
 
 use super::budget::{Budget, Stop};
-use super::{clock, json};
+use super::methods::{self, trimmed};
+use super::{clock, json, numbers, percent, sequences};
 
-/// Filters that the engine has and templates have no need of; some of them make much from little.
-const REMOVED: [&str; 10] =
-    ["batch", "slice", "sum", "groupby", "chain", "zip", "pprint", "urlencode", "lines", "debug"];
+/// Filters that the engine has and Jinja2 has not, and those whose text differs from Jinja2's.
+const REMOVED: [&str; 6] = ["chain", "zip", "pprint", "urlencode", "lines", "debug"];
 
 /// Gives an environment its filters, methods, tests and functions.
 pub(crate) fn install(env: &mut Environment<'_>, budget: &Arc<Budget>, now: u64) {
@@ -57,6 +57,14 @@ pub(crate) fn install(env: &mut Environment<'_>, budget: &Arc<Budget>, now: u64)
         );
     }
     growing_filters(env, budget);
+    sequences::install(env, budget);
+    numbers::install(env);
+    env.add_test("sequence", |value: &Value| {
+        matches!(value.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::String)
+    });
+    env.add_test("callable", |value: &Value| {
+        matches!(value.kind(), ValueKind::Plain | ValueKind::Undefined)
+    });
     let meter = budget.clone();
     env.add_function("raise_exception", move |message: Value| -> Result<Value, Error> {
         let text = meter.text(&message)?;
@@ -70,7 +78,7 @@ pub(crate) fn install(env: &mut Environment<'_>, budget: &Arc<Budget>, now: u64)
     });
     let meter = budget.clone();
     env.set_unknown_method_callback(move |state, value, method, args| {
-        self::method(&meter, state, value, method, args)
+        methods::method(&meter, state, value, method, args)
     });
 }
 
@@ -81,7 +89,6 @@ fn bounded_filters() -> Vec<(&'static str, Value)> {
         ("upper", Value::from_function(engine::upper)),
         ("title", Value::from_function(engine::title)),
         ("capitalize", Value::from_function(engine::capitalize)),
-        ("dictsort", Value::from_function(engine::dictsort)),
         ("items", Value::from_function(engine::items)),
         ("reverse", Value::from_function(engine::reverse)),
         ("split", Value::from_function(engine::split)),
@@ -99,8 +106,6 @@ fn bounded_filters() -> Vec<(&'static str, Value)> {
         ("map", Value::from_function(engine::map)),
         ("length", Value::from_function(engine::length)),
         ("count", Value::from_function(engine::length)),
-        ("int", Value::from_function(engine::int)),
-        ("float", Value::from_function(engine::float)),
         ("attr", Value::from_function(engine::attr)),
         ("escape", Value::from_function(engine::escape)),
         ("e", Value::from_function(engine::escape)),
@@ -130,7 +135,7 @@ fn comparing_tests() -> Vec<(&'static str, Value)> {
 }
 
 /// Calls a filter: pays for what it reads, and for what it makes.
-fn call(
+pub(crate) fn call(
     meter: &Budget,
     state: &mut State<'_, '_>,
     filter: &Value,
@@ -175,34 +180,16 @@ fn growing_filters(env: &mut Environment<'_>, budget: &Arc<Budget>) {
         join(&meter, &items, &with)
     });
     let meter = budget.clone();
-    env.add_filter("indent", move |state: &mut State<'_, '_>, args: Rest<Value>, named: Kwargs| {
-        indent(&meter, state, &together(args, named))
-    });
-    let meter = budget.clone();
-    let format = Value::from_function(engine::format);
     env.add_filter(
         "format",
-        move |state: &mut State<'_, '_>,
-              args: Rest<Value>,
-              named: Kwargs|
-              -> Result<Value, Error> {
-            let args = together(args, named);
-            check_format(&meter, &args, '%')?;
-            call(&meter, state, &format, &args)
+        move |value: &Value, args: Rest<Value>, named: Kwargs| -> Result<String, Error> {
+            let pattern = meter.text(value)?;
+            let has_names = named.args().next().is_some();
+            let values =
+                if has_names { Value::from(named) } else { Value::from(Tuple::from(args.0)) };
+            percent::fill(&meter, &pattern, &values)
         },
     );
-}
-
-/// What Python's `str.isspace` holds to be white space.
-fn is_space(letter: char) -> bool {
-    letter.is_whitespace() || matches!(letter, '\u{1c}'..='\u{1f}')
-}
-
-fn trimmed<'t>(text: &'t str, letters: Option<&str>, start: bool, end: bool) -> &'t str {
-    let cut =
-        |letter: char| letters.map_or_else(|| is_space(letter), |letters| letters.contains(letter));
-    let text = if start { text.trim_start_matches(cut) } else { text };
-    if end { text.trim_end_matches(cut) } else { text }
 }
 
 fn to_json(
@@ -253,7 +240,7 @@ fn to_json(
     Ok(out)
 }
 
-fn replace(
+pub(crate) fn replace(
     meter: &Budget,
     text: &str,
     from: &str,
@@ -269,7 +256,7 @@ fn replace(
     Ok(Value::from(text.replacen(from, to, times)))
 }
 
-fn join(meter: &Budget, value: &Value, with: &str) -> Result<Value, Error> {
+pub(crate) fn join(meter: &Budget, value: &Value, with: &str) -> Result<Value, Error> {
     let mut out = String::new();
     let items = match value.as_str() {
         Some(text) => {
@@ -308,110 +295,10 @@ fn join_options(
 }
 
 /// The arguments as the engine passes them on: named ones last.
-fn together(args: Rest<Value>, named: Kwargs) -> Vec<Value> {
+pub(crate) fn together(args: Rest<Value>, named: Kwargs) -> Vec<Value> {
     let mut args = args.0;
     if named.args().next().is_some() {
         args.push(Value::from(named));
     }
     args
-}
-
-/// Python's `str.title`: a capital after everything that is no letter.
-fn titled(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut inside = false;
-    for letter in text.chars() {
-        if inside {
-            out.extend(letter.to_lowercase());
-        } else {
-            out.extend(letter.to_uppercase());
-        }
-        inside = letter.is_alphabetic();
-    }
-    out
-}
-
-fn indent(meter: &Budget, state: &mut State<'_, '_>, args: &[Value]) -> Result<Value, Error> {
-    let text = args.first().map(|text| meter.text(text)).transpose()?.unwrap_or_default();
-    let mut width = 4;
-    for arg in args.iter().skip(1) {
-        let named = if arg.is_kwargs() { arg.get_attr("width")? } else { arg.clone() };
-        if named.is_number() {
-            width = named.as_usize().unwrap_or(usize::MAX);
-            break;
-        }
-    }
-    let lines = text.matches('\n').count() as u64 + 1;
-    meter.pay_text(lines.saturating_mul(width as u64).saturating_add(text.len() as u64))?;
-    Value::from_function(engine::indent).call(state, args)
-}
-
-/// Refuses widths that make much from little.
-fn check_format(meter: &Budget, args: &[Value], mark: char) -> Result<(), Error> {
-    let text = args.first().map(|text| meter.text(text)).transpose()?.unwrap_or_default();
-    let mut digits = 0;
-    for letter in text.chars() {
-        digits = if letter.is_ascii_digit() { digits + 1 } else { 0 };
-        if digits > 3 || (mark == '%' && letter == '*') {
-            return Err(
-                meter.stop(Stop::Limit("a format with a width of more than three digits".into()))
-            );
-        }
-    }
-    let nested = text.split('{').skip(1).any(|field| !field.contains('}') && !field.is_empty());
-    if mark == '{' && nested {
-        return Err(meter.stop(Stop::Limit("a format with a field inside a field".into())));
-    }
-    let fields = text.matches(mark).count() as u64;
-    let size = args.iter().map(|arg| meter.weigh(arg)).sum::<Result<u64, _>>()?;
-    meter.pay_text(fields.saturating_mul(size.saturating_add(1000)))
-}
-
-/// Python's methods of texts, lists and maps.
-fn method(
-    meter: &Budget,
-    state: &mut State<'_, '_>,
-    value: &Value,
-    method: &str,
-    args: &[Value],
-) -> Result<Value, Error> {
-    meter.pay(64)?;
-    if let Some(text) = value.as_str() {
-        meter.pay(text.len() as u64)?;
-        args.iter().try_for_each(|arg| meter.weigh(arg).map(|_| ()))?;
-        let letters = args.first().and_then(Value::as_str);
-        match (method, args) {
-            ("strip", [] | [_]) => return Ok(Value::from(trimmed(text, letters, true, true))),
-            ("lstrip", [] | [_]) => return Ok(Value::from(trimmed(text, letters, true, false))),
-            ("rstrip", [] | [_]) => return Ok(Value::from(trimmed(text, letters, false, true))),
-            ("title", []) => return meter.keep(Value::from(titled(text))),
-            ("split", []) => {
-                meter.pay(text.len() as u64 * 64)?;
-                return Ok(text
-                    .split(is_space)
-                    .filter(|part| !part.is_empty())
-                    .map(Value::from)
-                    .collect());
-            }
-            ("join", [items]) => return join(meter, items, text),
-            ("replace", [from, to, rest @ ..]) => {
-                let (from, to) = (meter.text(from)?, meter.text(to)?);
-                let count = rest.first().and_then(Value::as_i64);
-                return replace(meter, text, &from, &to, count);
-            }
-            ("format", _) => {
-                let all: Vec<Value> =
-                    [value.clone()].into_iter().chain(args.iter().cloned()).collect();
-                check_format(meter, &all, '{')?;
-            }
-            _ => {}
-        }
-    } else if matches!(value.kind(), ValueKind::Seq) || !args.is_empty() {
-        meter.weigh(value)?;
-        args.iter().try_for_each(|arg| meter.weigh(arg).map(|_| ()))?;
-    } else {
-        meter.pay(value.len().unwrap_or(1) as u64 * 64)?;
-    }
-    let made = minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args)?;
-    meter.keep(made)
 }

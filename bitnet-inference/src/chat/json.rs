@@ -3,6 +3,8 @@
 use minijinja::value::{Value, ValueKind};
 use minijinja::{Error, ErrorKind};
 
+use super::python;
+
 /// How `json.dumps` was asked to write.
 #[derive(Debug, Clone)]
 pub(crate) struct Style {
@@ -106,26 +108,9 @@ fn number(value: &Value, out: &mut String) -> Result<(), Error> {
     } else if float.is_infinite() {
         if float > 0.0 { "Infinity".to_owned() } else { "-Infinity".to_owned() }
     } else {
-        python_float(float)
+        python::float_repr(float)
     });
     Ok(())
-}
-
-/// A float as Python's `repr` writes it: shortest digits, an exponent below 1e-4 and from 1e16 on.
-fn python_float(float: f64) -> String {
-    let magnitude = float.abs();
-    if magnitude != 0.0 && !(1e-4..1e16).contains(&magnitude) {
-        let text = format!("{float:e}");
-        return match text.split_once('e') {
-            Some((digits, exponent)) => match exponent.strip_prefix('-') {
-                Some(exponent) => format!("{digits}e-{exponent:0>2}"),
-                None => format!("{digits}e+{exponent:0>2}"),
-            },
-            None => text,
-        };
-    }
-    let text = format!("{float}");
-    if text.contains('.') { text } else { text + ".0" }
 }
 
 fn string(text: &str, ascii: bool, out: &mut String) {

@@ -9,8 +9,15 @@ mod clock;
 mod error;
 mod filters;
 mod json;
+mod methods;
+mod numbers;
 mod operators;
+mod percent;
+mod python;
+mod sequences;
+mod source;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -21,7 +28,10 @@ use minijinja::{AutoEscape, Environment, Error, ErrorKind, Output, State};
 
 pub use builtin::{Builtin, is_broken_bitnet_template};
 pub use error::TemplateError;
+pub(crate) use source::ModelTemplates;
+pub use source::TemplateChoice;
 
+use crate::tokenizer::SpecialTokens;
 use budget::{Budget, Stop};
 
 /// Longest template source, in bytes.
@@ -66,10 +76,12 @@ impl Message {
 pub struct RenderOptions<'a> {
     /// End with the words that make the model answer.
     pub add_generation_prompt: bool,
-    /// The beginning-of-text token as text.
+    /// The beginning-of-text token as text; empty where there is none, and then undefined in the template.
     pub bos_token: &'a str,
-    /// The end-of-text token as text.
+    /// The end-of-text token as text; empty where there is none, and then undefined in the template.
     pub eos_token: &'a str,
+    /// All named special tokens of the model: each is a variable of its name.
+    pub special_tokens: Option<&'a SpecialTokens>,
     /// Further variables. They come from the program, never from a request.
     pub extra: serde_json::Map<String, serde_json::Value>,
     /// The moment that `strftime_now` tells, in seconds since 1970 (UTC); the system's clock if not given.
@@ -97,7 +109,10 @@ impl ChatTemplate {
                 limit: MAX_SOURCE,
             });
         }
-        let template = Self { name: name.into(), source: without_generation_marks(source) };
+        let source = one_kind_of_newline(source);
+        let source = newline_after_raw(&source);
+        let source = without_generation_marks(&source);
+        let template = Self { name: name.into(), source };
         let options =
             RenderOptions { add_generation_prompt: true, now: Some(0), ..RenderOptions::default() };
         match template.render(&[Message::new("user", "Hello")], &options) {
@@ -225,9 +240,19 @@ impl ChatTemplate {
 fn check_shape(source: &str, syntax: SyntaxConfig, budget: &Budget) -> Result<(), Error> {
     let (mut length, mut branches) = (0, 0);
     for token in tokenize(source, false, syntax) {
-        match token?.0 {
+        let token = token?.0;
+        let text = match &token {
+            Token::Str(text) => text,
+            Token::String(text) => &**text,
+            _ => "",
+        };
+        // The engine would leave it as it is.
+        if text.contains("\\N{") {
+            let problem = "a character by its name, \\N{...}, is not supported";
+            return Err(budget.stop(Stop::Limit(problem.into())));
+        }
+        match token {
             Token::VariableStart | Token::BlockStart => length = 0,
-            Token::Ident("elif") => branches += 1,
             _ => length += 1,
         }
         if length > TAG || branches > BRANCHES {
@@ -240,20 +265,61 @@ fn check_shape(source: &str, syntax: SyntaxConfig, budget: &Budget) -> Result<()
     Ok(())
 }
 
+/// The variables of a template; of two with one name the later one counts, as in transformers.
 fn context(messages: &[Message], options: &RenderOptions<'_>) -> Value {
-    let extra = options.extra.iter().map(|(key, value)| (key.clone(), Value::from(Serde(value))));
+    let special = options.special_tokens.into_iter().flat_map(|tokens| tokens.variables());
+    let special = special.map(|(key, value)| (key.clone(), Value::from(Serde(value))));
+    let named = [("bos_token", options.bos_token), ("eos_token", options.eos_token)];
+    let named = named.into_iter().filter(|(_, text)| !text.is_empty());
+    let named = named.map(|(key, text)| (key.to_owned(), Value::from(text)));
     let own = [
         ("messages", Value::from(Serde(messages))),
         ("add_generation_prompt", Value::from(options.add_generation_prompt)),
-        ("bos_token", Value::from(options.bos_token)),
-        ("eos_token", Value::from(options.eos_token)),
         ("tools", Value::from(())),
         ("documents", Value::from(())),
     ];
-    let mut all: Vec<(String, Value)> =
-        own.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
-    all.extend(extra);
-    Value::from_pairs(all)
+    let own = own.into_iter().map(|(key, value)| (key.to_owned(), value));
+    let extra = options.extra.iter().map(|(key, value)| (key.clone(), Value::from(Serde(value))));
+    Value::from_pairs(special.chain(named).chain(own).chain(extra))
+}
+
+/// `\r\n` and `\r` as `\n`, as Jinja2 reads every source.
+fn one_kind_of_newline(source: &str) -> Cow<'_, str> {
+    if !source.contains('\r') {
+        return Cow::Borrowed(source);
+    }
+    Cow::Owned(source.replace("\r\n", "\n").replace('\r', "\n"))
+}
+
+/// Doubles the newline after `{% raw %}`: the engine takes one away after every tag, Jinja2 not after this one.
+fn newline_after_raw(source: &str) -> Cow<'_, str> {
+    let mut out = String::new();
+    let mut rest = source;
+    while let Some((before, tag)) = rest.split_once("{%") {
+        let body = tag.trim_start_matches(['-', '+']).trim_start();
+        let after = body.strip_prefix("raw").map(str::trim_start);
+        let Some(text) = after.and_then(|after| after.strip_prefix("%}")) else {
+            out.push_str(before);
+            out.push_str("{%");
+            rest = tag;
+            continue;
+        };
+        out.push_str(before);
+        out.push_str("{%");
+        out.push_str(&tag[..tag.len() - text.len()]);
+        if text.starts_with('\n') {
+            out.push('\n');
+        }
+        // Within the block every tag is text, up to its end.
+        let end = text.find("endraw").unwrap_or(text.len());
+        out.push_str(&text[..end]);
+        rest = &text[end..];
+    }
+    if out.is_empty() {
+        return Cow::Borrowed(source);
+    }
+    out.push_str(rest);
+    Cow::Owned(out)
 }
 
 /// `{% generation %}` marks what a trainer learns from and has no bearing on the text: it becomes a condition that holds.

@@ -6,16 +6,21 @@
 use std::sync::Arc;
 
 use minijinja::machinery::{Instruction, Instructions};
-use minijinja::value::{Rest, Value, ValueKind};
+use minijinja::value::{Rest, Tuple, Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind};
 
 use super::budget::{Budget, Stop};
+use super::percent;
 
 const JOIN: &str = "operator:~";
 const ADD: &str = "operator:+";
 const MULTIPLY: &str = "operator:*";
+const REMAINDER: &str = "operator:%";
+const FLOOR_DIVIDE: &str = "operator://";
 const SLICE: &str = "operator:[]";
+const WEIGH: &str = "operator:weigh";
 const LIST: &str = "list:";
+const TUPLE: &str = "tuple:";
 const MAP: &str = "map:";
 const COMPARISONS: [(&str, &str); 7] = [
     ("operator:==", "a == b"),
@@ -31,7 +36,7 @@ const NOT_CACHED: u8 = u8::MAX;
 
 /// Exchanges the instructions; the error names one for which there is no metered form.
 pub(crate) fn exchange(instructions: &mut Instructions<'_>) -> Result<(), &'static str> {
-    let mut index = 0;
+    let (mut index, mut chains) = (0, Vec::new());
     while let Some(instruction) = instructions.get_mut(index) {
         let filter = |name, count| Some(Instruction::ApplyFilter(name, Some(count), NOT_CACHED));
         let count =
@@ -40,6 +45,8 @@ pub(crate) fn exchange(instructions: &mut Instructions<'_>) -> Result<(), &'stat
             Instruction::StringConcat => filter(JOIN, 2),
             Instruction::Add => filter(ADD, 2),
             Instruction::Mul => filter(MULTIPLY, 2),
+            Instruction::Rem => filter(REMAINDER, 2),
+            Instruction::IntDiv => filter(FLOOR_DIVIDE, 2),
             Instruction::Slice => filter(SLICE, 4),
             Instruction::Eq => filter(COMPARISONS[0].0, 2),
             Instruction::Ne => filter(COMPARISONS[1].0, 2),
@@ -48,12 +55,14 @@ pub(crate) fn exchange(instructions: &mut Instructions<'_>) -> Result<(), &'stat
             Instruction::Gt => filter(COMPARISONS[4].0, 2),
             Instruction::Gte => filter(COMPARISONS[5].0, 2),
             Instruction::In => filter(COMPARISONS[6].0, 2),
-            Instruction::BuildList(Some(n)) | Instruction::BuildTuple(Some(n)) if *n > 0 => {
-                filter(LIST, count(*n)?)
-            }
+            Instruction::BuildList(Some(n)) if *n > 0 => filter(LIST, count(*n)?),
+            Instruction::BuildTuple(Some(n)) if *n > 0 => filter(TUPLE, count(*n)?),
             Instruction::BuildMap(n) if *n > 0 => filter(MAP, count(n.saturating_mul(2))?),
+            // Every value of Jinja2's is escaped within it; here none would be.
+            Instruction::PushAutoEscape => return Err("{% autoescape %}"),
             Instruction::CompareAndPreserve(_) => {
-                return Err("a comparison of more than two values");
+                chains.push(index);
+                None
             }
             _ => None,
         };
@@ -62,7 +71,36 @@ pub(crate) fn exchange(instructions: &mut Instructions<'_>) -> Result<(), &'stat
         }
         index += 1;
     }
+    chain_comparisons(instructions, &chains);
     Ok(())
+}
+
+/// Pays for both sides of each comparison within a chain such as `a < b < c` before it is made.
+///
+/// Jump targets are positions, so nothing can be put between instructions: a comparison becomes a jump to the end of the
+/// program, where its sides are weighed and compared, and a jump back.
+fn chain_comparisons(instructions: &mut Instructions<'_>, chains: &[u32]) {
+    if chains.is_empty() {
+        return;
+    }
+    // Without it a program would run on into what is added after its end.
+    let guard = instructions.add(Instruction::Jump(0));
+    for &at in chains {
+        let Some(place) = instructions.get_mut(at) else { continue };
+        let comparison = std::mem::replace(place, Instruction::Jump(guard));
+        let weigh = || Instruction::ApplyFilter(WEIGH, Some(1), NOT_CACHED);
+        let start = instructions.add(weigh());
+        for step in [Instruction::Swap, weigh(), Instruction::Swap, comparison] {
+            instructions.add(step);
+        }
+        let end = instructions.add(Instruction::Jump(at + 1));
+        if let Some(place) = instructions.get_mut(at) {
+            *place = Instruction::Jump(start);
+        }
+        if let Some(place) = instructions.get_mut(guard) {
+            *place = Instruction::Jump(end + 1);
+        }
+    }
 }
 
 /// The longest text between tags in a program.
@@ -96,6 +134,14 @@ pub(crate) fn install(env: &mut Environment<'_>, budget: &Arc<Budget>) {
     let meter = budget.clone();
     env.add_filter(MULTIPLY, move |args: Rest<Value>| multiply(&meter, &args));
     let meter = budget.clone();
+    env.add_filter(REMAINDER, move |args: Rest<Value>| remainder(&meter, &args));
+    env.add_filter(FLOOR_DIVIDE, |args: Rest<Value>| floor_divide(&args));
+    let meter = budget.clone();
+    env.add_filter(WEIGH, move |value: Value| -> Result<Value, Error> {
+        meter.weigh(&value)?;
+        Ok(value)
+    });
+    let meter = budget.clone();
     env.add_filter(SLICE, move |args: Rest<Value>| slice(&meter, &args));
     for (name, expression) in COMPARISONS {
         let meter = budget.clone();
@@ -103,6 +149,13 @@ pub(crate) fn install(env: &mut Environment<'_>, budget: &Arc<Budget>) {
             let (left, right) = two(&args)?;
             meter.weigh(left)?;
             meter.weigh(right)?;
+            if expression.contains(['<', '>']) {
+                comparable(left, right)?;
+            }
+            if name == "operator:in" && right.as_str().is_some() && left.as_str().is_none() {
+                let problem = format!("a {} cannot be in a text", left.kind());
+                return Err(Error::new(ErrorKind::InvalidOperation, problem));
+            }
             evaluate(expression, &[("a", left), ("b", right)])
         });
     }
@@ -110,6 +163,11 @@ pub(crate) fn install(env: &mut Environment<'_>, budget: &Arc<Budget>) {
     env.add_filter(LIST, move |args: Rest<Value>| -> Result<Value, Error> {
         args.iter().try_for_each(|item| meter.weigh(item).map(|_| ()))?;
         Ok(Value::from(args.0))
+    });
+    let meter = budget.clone();
+    env.add_filter(TUPLE, move |args: Rest<Value>| -> Result<Value, Error> {
+        args.iter().try_for_each(|item| meter.weigh(item).map(|_| ()))?;
+        Ok(Value::from(Tuple::from(args.0)))
     });
     let meter = budget.clone();
     env.add_filter(MAP, move |args: Rest<Value>| -> Result<Value, Error> {
@@ -125,13 +183,13 @@ fn is_list(value: &Value) -> bool {
     matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable)
 }
 
-fn add(meter: &Budget, args: &[Value]) -> Result<Value, Error> {
+pub(crate) fn add(meter: &Budget, args: &[Value]) -> Result<Value, Error> {
     let (left, right) = two(args)?;
     if let (Some(left), Some(right)) = (left.as_str(), right.as_str()) {
         meter.pay_text((left.len() + right.len()) as u64)?;
         return Ok(Value::from([left, right].concat()));
     }
-    if is_list(left) && is_list(right) {
+    if is_list(left) && is_list(right) && !left.is_tuple() && !right.is_tuple() {
         let mut items = meter.list(left)?;
         items.extend(meter.list(right)?);
         return Ok(Value::from(items));
@@ -141,6 +199,15 @@ fn add(meter: &Budget, args: &[Value]) -> Result<Value, Error> {
             ErrorKind::UndefinedError,
             "cannot add to a value that is not defined",
         ));
+    }
+    if left.is_tuple() && right.is_tuple() {
+        let mut items = meter.list(left)?;
+        items.extend(meter.list(right)?);
+        return Ok(Value::from(Tuple::from(items)));
+    }
+    if is_list(left) || is_list(right) {
+        let problem = format!("cannot add a {} and a {}", left.kind(), right.kind());
+        return Err(Error::new(ErrorKind::InvalidOperation, problem));
     }
     evaluate("a + b", &[("a", left), ("b", right)])
 }
@@ -156,19 +223,144 @@ fn multiply(meter: &Budget, args: &[Value]) -> Result<Value, Error> {
         meter.pay_text((text.len() as u64).saturating_mul(times as u64))?;
         return Ok(Value::from(text.repeat(times)));
     }
+    let tuple = many.is_tuple();
     let items = meter.list(many)?;
     meter.pay((items.len() as u64).saturating_mul(times as u64).saturating_mul(64))?;
-    Ok(Value::from(vec![items; times].concat()))
+    let items = vec![items; times].concat();
+    Ok(if tuple { Value::from(Tuple::from(items)) } else { Value::from(items) })
+}
+
+/// Refuses to order what Python does not order.
+fn comparable(left: &Value, right: &Value) -> Result<(), Error> {
+    let number = |value: &Value| matches!(value.kind(), ValueKind::Number | ValueKind::Bool);
+    let same = (number(left) && number(right))
+        || (left.as_str().is_some() && right.as_str().is_some())
+        || (is_list(left) && is_list(right) && left.is_tuple() == right.is_tuple());
+    if same {
+        return Ok(());
+    }
+    let problem = format!("a {} and a {} have no order", left.kind(), right.kind());
+    Err(Error::new(ErrorKind::InvalidOperation, problem))
+}
+
+/// `%`: fills a text, or gives the remainder with the sign of the divisor.
+fn remainder(meter: &Budget, args: &[Value]) -> Result<Value, Error> {
+    let (left, right) = two(args)?;
+    if let Some(pattern) = left.as_str() {
+        return percent::fill(meter, pattern, right).map(Value::from);
+    }
+    if let (Some(left), Some(right)) = (whole(left), whole(right)) {
+        return match left.checked_rem(right) {
+            Some(rest) if rest != 0 && (rest < 0) != (right < 0) => Ok(Value::from(rest + right)),
+            Some(rest) => Ok(Value::from(rest)),
+            None => Err(Error::new(ErrorKind::InvalidOperation, "division by zero")),
+        };
+    }
+    match floats(left, right) {
+        Some((_, 0.0)) => Err(Error::new(ErrorKind::InvalidOperation, "division by zero")),
+        Some((left, right)) => {
+            let rest = left % right;
+            let wrong = rest != 0.0 && (rest < 0.0) != (right < 0.0);
+            Ok(Value::from(if wrong { rest + right } else { rest }))
+        }
+        None => evaluate("a % b", &[("a", left), ("b", right)]),
+    }
+}
+
+/// `//`: the quotient, rounded down.
+fn floor_divide(args: &[Value]) -> Result<Value, Error> {
+    let (left, right) = two(args)?;
+    if let (Some(left), Some(right)) = (whole(left), whole(right)) {
+        return match (left.checked_div(right), left.checked_rem(right)) {
+            (Some(quotient), Some(rest)) => {
+                Ok(Value::from(quotient - i64::from(rest != 0 && (rest < 0) != (right < 0))))
+            }
+            _ => Err(Error::new(ErrorKind::InvalidOperation, "division by zero")),
+        };
+    }
+    match floats(left, right) {
+        Some((_, 0.0)) => Err(Error::new(ErrorKind::InvalidOperation, "division by zero")),
+        Some((left, right)) => Ok(Value::from((left / right).floor())),
+        None => evaluate("a // b", &[("a", left), ("b", right)]),
+    }
+}
+
+fn whole(value: &Value) -> Option<i64> {
+    match value.kind() {
+        ValueKind::Bool => Some(i64::from(value.is_true())),
+        ValueKind::Number if value.is_integer() => value.as_i64(),
+        _ => None,
+    }
+}
+
+fn floats(left: &Value, right: &Value) -> Option<(f64, f64)> {
+    let float = |value: &Value| match value.kind() {
+        ValueKind::Bool => Some(f64::from(u8::from(value.is_true()))),
+        ValueKind::Number => f64::try_from(value.clone()).ok(),
+        _ => None,
+    };
+    Some((float(left)?, float(right)?))
 }
 
 fn slice(meter: &Budget, args: &[Value]) -> Result<Value, Error> {
     let [value, start, stop, step] = args else {
         return Err(Error::from(ErrorKind::MissingArgument));
     };
-    let size = value.as_str().map_or(value.len().unwrap_or(0).saturating_mul(64), str::len);
-    meter.pay(size as u64)?;
-    let sliced = evaluate("a[b:c:d]", &[("a", value), ("b", start), ("c", stop), ("d", step)])?;
-    meter.keep(sliced)
+    let bound = |value: &Value| -> Result<Option<i64>, Error> {
+        if value.is_none() || value.is_undefined() {
+            Ok(None)
+        } else {
+            value.clone().try_into().map(Some)
+        }
+    };
+    let (start, stop, step) = (bound(start)?, bound(stop)?, bound(step)?.unwrap_or(1));
+    if step == 0 {
+        return Err(Error::new(ErrorKind::InvalidOperation, "slice step cannot be zero"));
+    }
+    if let Some(text) = value.as_str() {
+        meter.pay((text.len() as u64).saturating_mul(4))?;
+        let letters: Vec<char> = text.chars().collect();
+        let picked = picks(letters.len(), start, stop, step).filter_map(|at| letters.get(at));
+        return meter.keep(Value::from(picked.collect::<String>()));
+    }
+    if value.is_undefined() {
+        return Err(Error::from(ErrorKind::UndefinedError));
+    }
+    if !is_list(value) {
+        return Ok(Value::UNDEFINED);
+    }
+    let items = meter.list(value)?;
+    let picked: Vec<Value> =
+        picks(items.len(), start, stop, step).filter_map(|at| items.get(at).cloned()).collect();
+    meter.keep(if value.is_tuple() {
+        Value::from(Tuple::from(picked))
+    } else {
+        Value::from(picked)
+    })
+}
+
+/// The places that a slice picks, as Python's `slice.indices` gives them.
+fn picks(
+    length: usize,
+    start: Option<i64>,
+    stop: Option<i64>,
+    step: i64,
+) -> impl Iterator<Item = usize> {
+    let length = i64::try_from(length).unwrap_or(i64::MAX);
+    let (lowest, highest) = if step < 0 { (-1, length - 1) } else { (0, length) };
+    let place = |at: Option<i64>, default: i64| match at {
+        None => default,
+        Some(at) if at < 0 => at.saturating_add(length).max(lowest),
+        Some(at) => at.min(highest),
+    };
+    let (first, last) = if step < 0 { (highest, lowest) } else { (lowest, highest) };
+    let (mut at, stop) = (place(start, first), place(stop, last));
+    std::iter::from_fn(move || {
+        let inside = if step < 0 { at > stop } else { at < stop };
+        let picked = at;
+        at = at.saturating_add(step);
+        if inside { usize::try_from(picked).ok() } else { None }
+    })
 }
 
 /// An operation on bounded operands, by the engine's own rules.

@@ -20,7 +20,7 @@ use super::{
     Checkpoint, Described, LoadOptions, ModelFacts, RawTensor, StoredBytes, StoredLinear,
     StoredType, StoredWeight, SuggestedSampling, tensor_use,
 };
-use crate::chat::ChatTemplate;
+use crate::chat::{Builtin, ModelTemplates, TemplateChoice, TemplateError};
 use crate::known_fields;
 use crate::models::{Architecture, ModelConfig};
 use crate::tokenizer::{GgufVocabulary, Tokenizer};
@@ -156,12 +156,13 @@ impl GgufCheckpoint {
     pub(crate) fn describe(&self, options: &LoadOptions) -> Result<Described> {
         let metadata = self.file.metadata();
         let mut assumptions = self.settings_assumptions()?;
-        let tokenizer = if metadata.value("tokenizer.ggml.model")?.is_some() {
+        let mut tokenizer = if metadata.value("tokenizer.ggml.model")?.is_some() {
             Some(Tokenizer::from_vocabulary(GgufVocabulary::from_metadata(metadata)?)?)
         } else {
             None
         };
-        if let Some(tokenizer) = &tokenizer {
+        if let Some(tokenizer) = &mut tokenizer {
+            tokenizer.set_embedding_rows(self.config.vocab_size);
             assumptions.extend(tokenizer.assumptions().iter().cloned());
             if tokenizer.vocab_size() > self.config.vocab_size {
                 return Err(self.bad_key(
@@ -174,7 +175,8 @@ impl GgufCheckpoint {
                 ));
             }
         }
-        let (template, template_fact) = self.template(options, &mut assumptions)?;
+        let (template, template_fact) =
+            self.templates().select(self.template_choice(options, &mut assumptions).as_ref());
         let mut end_tokens = Vec::new();
         for key in [
             "tokenizer.ggml.eos_token_id",
@@ -206,6 +208,7 @@ impl GgufCheckpoint {
             head: head_fact(self)?,
             tokenizer: tokenizer_fact,
             template: template_fact,
+            rows_beyond_tokenizer: tokenizer.as_ref().map_or(0, Tokenizer::rows_beyond),
             assumptions,
             unused_tensors: tensor_use::unused(self),
         };
@@ -247,34 +250,47 @@ impl GgufCheckpoint {
         InferenceError::Config { file: self.file.name().into(), field: key.into(), problem }
     }
 
-    fn template(
+    /// The chat templates in the file: `tokenizer.chat_template` and those that `tokenizer.chat_templates` names.
+    fn templates(&self) -> ModelTemplates {
+        let metadata = self.file.metadata();
+        let mut templates = ModelTemplates::default();
+        let mut add = |name: &str, key: &str| {
+            let unreadable = |error: bitnet_formats::Error| TemplateError::Unreadable {
+                name: key.into(),
+                problem: error.to_string(),
+            };
+            if let Some(source) = metadata.opt_str(key).map_err(unreadable).transpose() {
+                templates.add(name, key, source.map(str::to_owned));
+            }
+        };
+        add("default", "tokenizer.chat_template");
+        for name in
+            metadata.opt_array_str("tokenizer.chat_templates").ok().flatten().into_iter().flatten()
+        {
+            add(name, &format!("tokenizer.chat_template.{name}"));
+        }
+        templates
+    }
+
+    /// The template asked for, or the built-in one in place of a file's own that is known to be broken.
+    fn template_choice(
         &self,
         options: &LoadOptions,
         assumptions: &mut Vec<String>,
-    ) -> Result<(Option<ChatTemplate>, String)> {
-        if let Some(source) = &options.chat_template {
-            return Ok((
-                Some(ChatTemplate::new(source, "--chat-template")?),
-                "given by the user".into(),
-            ));
-        }
+    ) -> Option<TemplateChoice> {
         let official = matches!(self.arch.as_str(), "bitnet-b1.58" | "bitnet-25");
-        match self.file.metadata().opt_str("tokenizer.chat_template")? {
-            Some(source) if official && crate::chat::is_broken_bitnet_template(source) => {
-                assumptions.push(
-                    "the chat template in the file is the one that makes the model talk to itself: replaced by \
-                     the template of the original checkpoint"
-                        .into(),
-                );
-                let template = ChatTemplate::builtin(crate::chat::Builtin::BitNet)?;
-                Ok((Some(template), "built in (2B-4T); the file's own is broken".into()))
-            }
-            Some(source) => Ok((
-                Some(ChatTemplate::new(source, "tokenizer.chat_template")?),
-                "in the file".into(),
-            )),
-            None => Ok((None, "none in the file".into())),
+        let asked = options.chat_template.clone();
+        let broken =
+            self.templates().default_source().is_some_and(crate::chat::is_broken_bitnet_template);
+        if asked.is_some() || !official || !broken {
+            return asked;
         }
+        assumptions.push(
+            "the chat template in the file is the one that makes the model talk to itself: replaced by \
+             the template of the original checkpoint"
+                .into(),
+        );
+        Some(TemplateChoice::Builtin(Builtin::BitNet))
     }
 
     fn activation_fact(&self) -> Result<String> {

@@ -8,10 +8,10 @@ use super::huggingface::HfCheckpoint;
 use super::json_object::{Object, read_json};
 use super::quantization::Quantization;
 use super::{Described, LoadOptions, ModelFacts, SuggestedSampling, side_files, tensor_use};
-use crate::chat::ChatTemplate;
+use crate::chat::ModelTemplates;
 use crate::models::Architecture;
-use crate::tokenizer::Tokenizer;
-use crate::{InferenceError, Result};
+use crate::Result;
+use crate::tokenizer::{SpecialTokens, Tokenizer};
 
 impl HfCheckpoint {
     fn side_file(&self, name: &str) -> Result<Option<Value>> {
@@ -25,10 +25,28 @@ impl HfCheckpoint {
         assumptions.extend(self.norms_assumption());
         assumptions.extend(self.absent_assumption());
         let path = self.folder.join("tokenizer.json");
-        let tokenizer = if path.exists() { Some(Tokenizer::from_json_file(&path)?) } else { None };
+        let mut tokenizer =
+            if path.exists() { Some(Tokenizer::from_json_file(&path)?) } else { None };
         let tokenizer_config = self.side_file("tokenizer_config.json")?;
         let generation = self.side_file("generation_config.json")?;
-        let (template, template_fact) = self.template(options, tokenizer_config.as_ref())?;
+        if let Some(tokenizer) = &mut tokenizer {
+            tokenizer.set_embedding_rows(self.config.model.vocab_size);
+            match &tokenizer_config {
+                Some(config) => {
+                    let map = self.side_file("special_tokens_map.json")?;
+                    let known = |text: &str| tokenizer.id_of(text).is_some();
+                    let special = SpecialTokens::from_settings(config, map.as_ref(), known);
+                    tokenizer.set_special_tokens(special);
+                }
+                None => assumptions.push(
+                    "there is no tokenizer_config.json: the tokens that begin and end a text follow from tokenizer.json"
+                        .into(),
+                ),
+            }
+        }
+        let (template, template_fact) =
+            ModelTemplates::in_folder(&self.folder, tokenizer_config.as_ref())
+                .select(options.chat_template.as_ref());
         let mut end_tokens = self.config.eos.clone();
         let mut defaults = SuggestedSampling::default();
         if let Some(value) = &generation {
@@ -68,39 +86,11 @@ impl HfCheckpoint {
             tokenizer: if tokenizer.is_some() { "tokenizer.json" } else { "none in the folder" }
                 .into(),
             template: template_fact,
+            rows_beyond_tokenizer: tokenizer.as_ref().map_or(0, Tokenizer::rows_beyond),
             assumptions,
             unused_tensors: tensor_use::unused(self),
         };
         Ok(Described { facts, tokenizer, template, end_tokens, defaults })
-    }
-
-    fn template(
-        &self,
-        options: &LoadOptions,
-        tokenizer_config: Option<&Value>,
-    ) -> Result<(Option<ChatTemplate>, String)> {
-        if let Some(source) = &options.chat_template {
-            return Ok((
-                Some(ChatTemplate::new(source, "--chat-template")?),
-                "given by the user".into(),
-            ));
-        }
-        let file = self.folder.join("chat_template.jinja");
-        if file.exists() {
-            let source = std::fs::read_to_string(&file)
-                .map_err(|source| InferenceError::Io { path: file, source })?;
-            return Ok((
-                Some(ChatTemplate::new(&source, "chat_template.jinja")?),
-                "chat_template.jinja".into(),
-            ));
-        }
-        match tokenizer_config.and_then(|c| c.get("chat_template")).and_then(default_template) {
-            Some(source) => Ok((
-                Some(ChatTemplate::new(source, "tokenizer_config.json")?),
-                "tokenizer_config.json".into(),
-            )),
-            None => Ok((None, "none in the folder".into())),
-        }
     }
 
     fn activation_fact(&self) -> String {
@@ -169,15 +159,4 @@ impl HfCheckpoint {
             (None, ..) => "f32 (weight-only quantisation)".into(),
         }
     }
-}
-
-/// The template of a `chat_template` value: a string, or the one named `default` in a list.
-fn default_template(value: &Value) -> Option<&str> {
-    value.as_str().or_else(|| {
-        let list = value.as_array()?;
-        list.iter()
-            .find(|t| t.get("name").is_some_and(|n| n == "default"))?
-            .get("template")?
-            .as_str()
-    })
 }

@@ -40,7 +40,7 @@ use bitnet_formats::{MappedFile, Region};
 use bitnet_quant::calibration::Calibration;
 use bitnet_quant::codec::i2_s::I2sLayout;
 
-use crate::chat::ChatTemplate;
+use crate::chat::{ChatTemplate, TemplateChoice, TemplateError};
 use crate::models::{HeadMode, ModelConfig};
 use crate::tokenizer::Tokenizer;
 use crate::{InferenceError, Result};
@@ -74,7 +74,7 @@ pub struct LoadOptions {
     /// Ranges within which the inputs of ternary layers are quantised, instead of by each token's largest magnitude.
     pub calibration: Option<Calibration>,
     /// A chat template that replaces the model's own.
-    pub chat_template: Option<String>,
+    pub chat_template: Option<TemplateChoice>,
     /// How sessions store keys and values; half precision unless told.
     pub kv: KvType,
     /// How the head is read where only the largest logits are wanted.
@@ -256,7 +256,8 @@ pub(crate) trait Checkpoint: Sync {
 pub(crate) struct Described {
     pub(crate) facts: ModelFacts,
     pub(crate) tokenizer: Option<Tokenizer>,
-    pub(crate) template: Option<ChatTemplate>,
+    /// The chat template, or why it can't be used.
+    pub(crate) template: Option<Result<ChatTemplate, TemplateError>>,
     pub(crate) end_tokens: Vec<u32>,
     pub(crate) defaults: SuggestedSampling,
 }
@@ -284,8 +285,10 @@ pub struct ModelFacts {
     pub head: String,
     /// Where the tokenizer comes from.
     pub tokenizer: String,
-    /// Where the chat template comes from.
+    /// Where the chat template comes from, and why it can't be used if so.
     pub template: String,
+    /// Rows of the embedding that no token of the tokenizer uses; they decode to no text.
+    pub rows_beyond_tokenizer: usize,
     /// What the file does not say and the rules settled.
     pub assumptions: Vec<String>,
     /// Names of the file's tensors that nothing reads, in file order.

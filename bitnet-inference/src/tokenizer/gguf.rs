@@ -39,6 +39,14 @@ pub struct GgufVocabulary<'a> {
     pub pad: Option<u32>,
     /// `eot_token_id`.
     pub eot: Option<u32>,
+    /// `eom_token_id`.
+    pub eom: Option<u32>,
+    /// `seperator_token_id`.
+    pub sep: Option<u32>,
+    /// `cls_token_id`.
+    pub cls: Option<u32>,
+    /// `mask_token_id`.
+    pub mask: Option<u32>,
     /// `add_bos_token`.
     pub add_bos: Option<bool>,
     /// `add_eos_token`.
@@ -79,6 +87,10 @@ impl<'a> GgufVocabulary<'a> {
             unk: id("tokenizer.ggml.unknown_token_id")?,
             pad: id("tokenizer.ggml.padding_token_id")?,
             eot: id("tokenizer.ggml.eot_token_id")?,
+            eom: id("tokenizer.ggml.eom_token_id")?,
+            sep: id("tokenizer.ggml.seperator_token_id")?,
+            cls: id("tokenizer.ggml.cls_token_id")?,
+            mask: id("tokenizer.ggml.mask_token_id")?,
             add_bos: flag("tokenizer.ggml.add_bos_token")?,
             add_eos: flag("tokenizer.ggml.add_eos_token")?,
             add_space_prefix: flag("tokenizer.ggml.add_space_prefix")?,
@@ -147,6 +159,10 @@ impl<'a> GgufVocabulary<'a> {
             ("unknown_token_id", self.unk),
             ("padding_token_id", self.pad),
             ("eot_token_id", self.eot),
+            ("eom_token_id", self.eom),
+            ("seperator_token_id", self.sep),
+            ("cls_token_id", self.cls),
+            ("mask_token_id", self.mask),
         ] {
             if let Some(id) = id {
                 to.put(&key(name), Value::U32(id))?;
@@ -164,6 +180,21 @@ impl<'a> GgufVocabulary<'a> {
         Ok(())
     }
 
+    /// The special tokens by the names that chat templates use.
+    pub(crate) fn named_ids(&self) -> [(&'static str, Option<u32>); 9] {
+        [
+            ("bos_token", self.bos),
+            ("eos_token", self.eos),
+            ("unk_token", self.unk),
+            ("sep_token", self.sep),
+            ("pad_token", self.pad),
+            ("cls_token", self.cls),
+            ("mask_token", self.mask),
+            ("eot_token", self.eot),
+            ("eom_token", self.eom),
+        ]
+    }
+
     /// What messages call the file.
     pub(crate) fn name(&self) -> &str {
         if self.file.is_empty() { "GGUF vocabulary" } else { &self.file }
@@ -175,7 +206,7 @@ impl<'a> GgufVocabulary<'a> {
 
     /// The classes of all tokens; without `token_type` the named tokens and those that end texts are control tokens.
     fn classes(&self) -> Result<Vec<Class>> {
-        let named = [self.bos, self.eos, self.pad, self.eot];
+        let named = [self.bos, self.eos, self.pad, self.eot, self.eom];
         let Some(types) = &self.token_types else {
             let class = |(id, text): (u32, &Cow<'_, str>)| {
                 if named.contains(&Some(id)) || END_NAMES.contains(&&**text) {

@@ -8,6 +8,7 @@ mod gguf;
 mod hf;
 mod hf_parts;
 mod merge;
+mod special_tokens;
 mod split;
 mod spm;
 mod stream;
@@ -18,11 +19,12 @@ use std::path::Path;
 
 pub use error::TokenizerError;
 pub use gguf::GgufVocabulary;
+pub use special_tokens::SpecialTokens;
 pub use stream::TextStream;
 
 use crate::known_fields;
 use error::Result;
-use vocabulary::{Class, Vocabulary};
+use vocabulary::{Class, Piece, Vocabulary};
 
 /// Tokens by whose name a model ends its turn or its text.
 const END_NAMES: [&str; 12] = [
@@ -71,6 +73,9 @@ pub struct Tokenizer {
     bos: Option<u32>,
     eos: Option<u32>,
     end: Vec<u32>,
+    special: SpecialTokens,
+    /// Rows of the model's embedding; ids from the end of the vocabulary up to here decode to no text.
+    rows: usize,
     assumptions: Vec<String>,
 }
 
@@ -93,8 +98,9 @@ impl Tokenizer {
 
     /// Reads the contents of a tokenizer.json; `name` is what messages call it.
     ///
-    /// The special tokens known only to tokenizer_config.json are guessed here: [`Tokenizer::bos_id`] is the last token that
-    /// the file puts before a text, [`Tokenizer::eos_id`] the first token after it or the first that bears an end name.
+    /// The special tokens that tokenizer_config.json defines are guessed here until [`Tokenizer::set_special_tokens`]:
+    /// [`Tokenizer::bos_id`] is the last token that the file puts before a text, [`Tokenizer::eos_id`] the first token after
+    /// it or the first that bears an end name.
     ///
     /// # Errors
     /// [`TokenizerError::Syntax`], [`TokenizerError::Invalid`] or [`TokenizerError::Unsupported`], each naming the field.
@@ -108,6 +114,8 @@ impl Tokenizer {
             vocabulary,
             drop_first_space,
             end: Vec::new(),
+            special: SpecialTokens::default(),
+            rows: 0,
             assumptions: known_fields::tokenizer_json(bytes, name)?,
         };
         tokenizer.find_ends(&[]);
@@ -115,6 +123,8 @@ impl Tokenizer {
             let named = ["<|end_of_text|>", "<|endoftext|>", "</s>", "<|im_end|>", "<|eot_id|>"];
             tokenizer.eos = named.iter().find_map(|name| tokenizer.control_id(name));
         }
+        let named = [("bos_token", tokenizer.bos), ("eos_token", tokenizer.eos)];
+        tokenizer.special = tokenizer.texts_of(&named);
         Ok(tokenizer)
     }
 
@@ -127,7 +137,8 @@ impl Tokenizer {
     /// [`TokenizerError::Invalid`] for values that contradict each other, [`TokenizerError::Unsupported`] for a model or a
     /// pre-tokenizer that is not known; the message lists the known ones.
     pub fn from_vocabulary(source: GgufVocabulary<'_>) -> Result<Self> {
-        let (bos, eos, eot) = (source.bos, source.eos, source.eot);
+        let (bos, eos) = (source.bos, source.eos);
+        let (eot, named) = ([source.eot, source.eom], source.named_ids());
         let gguf::Loaded { encoder, vocabulary, drop_first_space, assumptions } =
             gguf::load(source)?;
         let mut tokenizer = Self {
@@ -137,10 +148,59 @@ impl Tokenizer {
             bos,
             eos,
             end: Vec::new(),
+            special: SpecialTokens::default(),
+            rows: 0,
             assumptions,
         };
-        tokenizer.find_ends(&[eot]);
+        tokenizer.find_ends(&eot);
+        tokenizer.special = tokenizer.texts_of(&named);
         Ok(tokenizer)
+    }
+
+    fn texts_of(&self, ids: &[(&str, Option<u32>)]) -> SpecialTokens {
+        let mut tokens = SpecialTokens::default();
+        for &(name, id) in ids {
+            if let Some(text) = id.and_then(|id| self.token_text(id)) {
+                tokens.insert(name, text);
+            }
+        }
+        tokens
+    }
+
+    /// Takes the special tokens that the model's own files define in place of guessed ones.
+    pub fn set_special_tokens(&mut self, tokens: SpecialTokens) {
+        let id = |name| tokens.get(name).and_then(|text| self.id_of(text));
+        let (bos, eos) = (id("bos_token"), id("eos_token"));
+        self.bos = bos.or(self.bos);
+        self.eos = eos.or(self.eos);
+        self.special = tokens;
+        let declared: Vec<Option<u32>> = self.end.iter().copied().map(Some).collect();
+        self.find_ends(&declared);
+    }
+
+    /// The named special tokens, as a chat template gets them.
+    pub fn special_tokens(&self) -> &SpecialTokens {
+        &self.special
+    }
+
+    /// Takes the rows of the model's embedding: ids beyond the vocabulary, but not beyond these rows, decode to no text.
+    pub fn set_embedding_rows(&mut self, rows: usize) {
+        self.rows = rows;
+    }
+
+    /// Rows of the embedding beyond the highest token id.
+    pub fn rows_beyond(&self) -> usize {
+        self.rows.saturating_sub(self.vocabulary.len())
+    }
+
+    /// The token of an id. Gaps of the vocabulary and rows of the embedding beyond it have no text and no bytes.
+    pub(crate) fn piece(&self, id: u32) -> Result<Piece<'_>> {
+        let size = self.vocabulary.len().max(self.rows);
+        match self.vocabulary.get(id) {
+            Some(piece) => Ok(piece),
+            None if (id as usize) < size => Ok(Piece::EMPTY),
+            None => Err(TokenizerError::UnknownId { id, size }),
+        }
     }
 
     fn control_id(&self, name: &str) -> Option<u32> {
@@ -150,8 +210,9 @@ impl Tokenizer {
     /// Collects the end tokens: those declared, and those that bear an end name.
     fn find_ends(&mut self, declared: &[Option<u32>]) {
         let named = END_NAMES.iter().filter_map(|name| self.control_id(name));
-        let mut end: Vec<u32> =
-            self.eos.into_iter().chain(declared.iter().copied().flatten()).chain(named).collect();
+        let declared = declared.iter().copied().flatten();
+        let declared = declared.filter(|&id| self.vocabulary.get(id).is_some());
+        let mut end: Vec<u32> = self.eos.into_iter().chain(declared).chain(named).collect();
         end.sort_unstable();
         end.dedup();
         self.end = end;
@@ -179,11 +240,11 @@ impl Tokenizer {
     /// The text of tokens; with `skip_special` control tokens are left out. Bytes that are not UTF-8 become U+FFFD.
     ///
     /// # Errors
-    /// [`TokenizerError::UnknownId`] for an id that the vocabulary does not have.
+    /// [`TokenizerError::UnknownId`] for an id beyond the vocabulary and the rows of the embedding.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
         let mut bytes = Vec::new();
         for &id in ids {
-            let piece = self.vocabulary.piece(id)?;
+            let piece = self.piece(id)?;
             if !(skip_special && self.is_special(id)) {
                 bytes.extend_from_slice(piece.bytes);
             }
@@ -196,9 +257,9 @@ impl Tokenizer {
     /// The bytes that a token adds to a text; they need not be whole characters.
     ///
     /// # Errors
-    /// [`TokenizerError::UnknownId`] for an id that the vocabulary does not have.
+    /// [`TokenizerError::UnknownId`] for an id beyond the vocabulary and the rows of the embedding.
     pub fn token_bytes(&self, id: u32) -> Result<Vec<u8>> {
-        Ok(self.vocabulary.piece(id)?.bytes.to_vec())
+        Ok(self.piece(id)?.bytes.to_vec())
     }
 
     /// A token as its file writes it, such as `Ġthe` or `<0x0A>`, if the vocabulary has it.
@@ -241,10 +302,6 @@ impl Tokenizer {
     /// What the file does not say and was assumed, in sentences.
     pub fn assumptions(&self) -> &[String] {
         &self.assumptions
-    }
-
-    pub(crate) fn vocabulary(&self) -> &Vocabulary {
-        &self.vocabulary
     }
 
     pub(crate) fn drops_first_space(&self) -> bool {

@@ -41,9 +41,10 @@ impl<'a> TextStream<'a> {
     /// Takes the next token and returns the text that is complete now; it may be empty.
     ///
     /// # Errors
-    /// [`UnknownId`](super::TokenizerError::UnknownId) if the vocabulary has no such token; the stream is unchanged.
+    /// [`UnknownId`](super::TokenizerError::UnknownId) for an id beyond the vocabulary and the rows of the embedding; the
+    /// stream is unchanged.
     pub fn push(&mut self, id: u32) -> Result<String> {
-        let piece = self.tokenizer.vocabulary().piece(id)?;
+        let piece = self.tokenizer.piece(id)?;
         if self.skip_special && self.tokenizer.is_special(id) {
             return Ok(String::new());
         }

@@ -5,8 +5,6 @@ use std::ops::Range;
 
 use hashbrown::HashTable;
 
-use super::error::{Result, TokenizerError};
-
 /// What a token is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Class {
@@ -62,6 +60,11 @@ pub(crate) struct Piece<'a> {
     pub(crate) class: Class,
 }
 
+impl Piece<'static> {
+    /// What an id without a token adds to a text: nothing.
+    pub(crate) const EMPTY: Self = Self { text: "", bytes: b"", class: Class::Unused };
+}
+
 /// Where a token stands in what a vocabulary holds together.
 #[derive(Debug)]
 struct Place {
@@ -114,11 +117,6 @@ impl Vocabulary {
         self.places.len()
     }
 
-    /// The token of an id.
-    pub(crate) fn piece(&self, id: u32) -> Result<Piece<'_>> {
-        self.get(id).ok_or(TokenizerError::UnknownId { id, size: self.places.len() })
-    }
-
     /// The token of an id, if there is one.
     pub(crate) fn get(&self, id: u32) -> Option<Piece<'_>> {
         self.at(self.places.get(usize::try_from(id).ok()?)?.as_ref()?)
@@ -166,8 +164,8 @@ mod tests {
             (vocabulary.id("Ġa"), vocabulary.id(""), vocabulary.id("a")),
             (Some(0), Some(2), None)
         );
-        assert_eq!(vocabulary.piece(3).unwrap().bytes, b"other");
-        assert!(vocabulary.piece(1).is_err() && vocabulary.get(4).is_none());
+        assert_eq!(vocabulary.get(3).unwrap().bytes, b"other");
+        assert!(vocabulary.get(1).is_none() && vocabulary.get(4).is_none());
         let ids: Vec<u32> = vocabulary.iter().map(|(id, _)| id).collect();
         assert_eq!(ids, [0, 2, 3]);
     }

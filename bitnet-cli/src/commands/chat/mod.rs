@@ -28,6 +28,9 @@ const ANSWER_PART: usize = 4;
 /// Chats until the user leaves.
 pub(crate) fn run(cli: &Cli, args: &ChatArgs, output: &mut Output) -> Result<Outcome> {
     let model = load::model(cli, output)?;
+    if let Some(Err(problem)) = model.template() {
+        return Err(problem.clone().into());
+    }
     let session = load::session(cli, &model, output)?;
     let options = sampling::options(&args.sampling, &model, 0);
     options.sampler.validate(model.config().vocab_size)?;
