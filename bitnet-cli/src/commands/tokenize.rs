@@ -1,5 +1,7 @@
 //! `bitnet tokenize`: text to tokens and back.
 
+use std::fmt::Write;
+
 use anyhow::{Context, Result};
 use bitnet_inference::tokenizer::{EncodeOptions, Tokenizer};
 use bitnet_inference::tokenizer_of;
@@ -40,16 +42,20 @@ fn encode(
     let special = !args.no_special;
     let ids =
         tokenizer.encode(text, EncodeOptions { add_special: special, parse_special: special })?;
-    let pieces = ids.iter().map(|&id| piece(tokenizer, id)).collect::<Result<Vec<_>>>()?;
     if output.json {
+        let pieces = ids.iter().map(|&id| piece(tokenizer, id)).collect::<Result<Vec<_>>>()?;
         return output.json(&json!({ "ids": ids, "pieces": pieces, "count": ids.len() }));
     }
     if args.ids {
-        let ids: Vec<_> = ids.iter().map(ToString::to_string).collect();
-        return output.line(&ids.join(" "));
+        let mut line = String::new();
+        for id in &ids {
+            let space = if line.is_empty() { "" } else { " " };
+            write!(line, "{space}{id}")?;
+        }
+        return output.line(&line);
     }
-    for (id, piece) in ids.iter().zip(&pieces) {
-        output.line(&format!("{id:>7}  {piece}"))?;
+    for &id in &ids {
+        output.line(&format!("{id:>7}  {}", piece(tokenizer, id)?))?;
     }
     let characters = count(text.chars().count(), "character");
     output.note(&format!("[{} for {characters}]", count(ids.len(), "token")));

@@ -253,6 +253,7 @@ fn check_shape(source: &str, syntax: SyntaxConfig, budget: &Budget) -> Result<()
         }
         match token {
             Token::VariableStart | Token::BlockStart => length = 0,
+            Token::Ident("elif") => branches += 1,
             _ => length += 1,
         }
         if length > TAG || branches > BRANCHES {

@@ -8,9 +8,9 @@ use super::huggingface::HfCheckpoint;
 use super::json_object::{Object, read_json};
 use super::quantization::Quantization;
 use super::{Described, LoadOptions, ModelFacts, SuggestedSampling, side_files, tensor_use};
+use crate::Result;
 use crate::chat::ModelTemplates;
 use crate::models::Architecture;
-use crate::Result;
 use crate::tokenizer::{SpecialTokens, Tokenizer};
 
 impl HfCheckpoint {

@@ -5,6 +5,7 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 
 use super::alphabet;
+use super::chunks::{Joined, chunks};
 use super::error::{Result, TokenizerError, shortened};
 use super::hf_parts::At;
 use super::merge::merge;
@@ -92,6 +93,11 @@ impl Bpe {
         vocabulary: &Vocabulary,
         ids: &mut Vec<u32>,
     ) -> Result<()> {
+        let joined = Joined::default();
+        chunks(text, ' ', &joined).try_for_each(|chunk| self.encode_chunk(chunk, vocabulary, ids))
+    }
+
+    fn encode_chunk(&self, text: &str, vocabulary: &Vocabulary, ids: &mut Vec<u32>) -> Result<()> {
         let mut words = vec![(0, text.len())];
         for cut in &self.cuts {
             let mut finer = Vec::with_capacity(words.len());

@@ -27,11 +27,11 @@ impl GgufVocabulary<'static> {
     pub fn from_json_bytes(bytes: &[u8], name: &str, size: usize) -> Result<Self> {
         // What the engine can't read is not converted either.
         super::hf::load(bytes, name)?;
-        let json: FileJson = serde_json::from_slice(bytes).map_err(|error| {
+        let mut json: FileJson = serde_json::from_slice(bytes).map_err(|error| {
             TokenizerError::Syntax { file: name.into(), problem: error.to_string() }
         })?;
         let at = |field| At { file: name, field };
-        let (vocab, merges) = check_model(at("model"), &json.model)?;
+        let (vocab, merges) = check_model(at("model"), &mut json.model)?;
         let byte_level = decoding(at("decoder"), &json.decoder)?.byte_level;
         let mut tokens: Vec<Option<(String, Class)>> = vec![None; size];
         let mut put = |id: u32, text: &str, class: Class| match tokens.get_mut(id as usize) {

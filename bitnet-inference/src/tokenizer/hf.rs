@@ -6,13 +6,18 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokenizers::models::bpe::{BPE, Merges, Vocab};
-use tokenizers::{AddedToken, AddedVocabulary, Model, NormalizerWrapper, OffsetType, PreTokenizer};
+use tokenizers::{
+    AddedToken, AddedVocabulary, Model, NormalizerWrapper, OffsetType, PreTokenizer,
+    SplitDelimiterBehavior,
+};
 
 use super::EncodeOptions;
+use super::chunks::{Joined, chunks};
 use super::error::{Result, TokenizerError, shortened};
 use super::hf_parts::{Affixes, At, Cutter, Decoding, affixes, cutters, decoding, normalizer};
+use super::spm::SPACE;
 use super::vocabulary::{Class, Piece, Vocabulary, byte_token};
 
 /// Highest number of ids, gaps included, that a vocabulary may have.
@@ -95,6 +100,20 @@ pub(crate) struct HfEncoder {
     /// Finds those that are not special.
     literal: AddedVocabulary,
     affixes: Affixes,
+    cutting: Cutting,
+    /// The added tokens, as they are written.
+    added: Vec<Box<str>>,
+}
+
+/// Where a long text may be cut before it is encoded.
+enum Cutting {
+    /// Nowhere.
+    Nowhere,
+    /// At spaces between letters, which the pre-tokenizer cuts at too.
+    AtSpaces,
+    /// At spaces between letters that no token joins, in a text without added tokens; what follows a cut has this
+    /// normaliser, which puts nothing before it.
+    WhereNothingJoins(Joined, Option<Box<NormalizerWrapper>>),
 }
 
 /// A read file: its encoder, its tokens and whether a leading space is dropped when decoding.
@@ -116,7 +135,7 @@ pub(crate) fn load(bytes: &[u8], file: &str) -> Result<Loaded> {
         file: file.into(),
         problem: error.to_string(),
     };
-    let json: FileJson = serde_json::from_slice(bytes).map_err(syntax)?;
+    let mut json: FileJson = serde_json::from_slice(bytes).map_err(syntax)?;
     let at = |field| At { file, field };
     if json.version.as_deref().is_some_and(|version| version != "1.0") {
         return Err(at("version").unsupported(json.version.unwrap_or_default(), "1.0"));
@@ -128,7 +147,7 @@ pub(crate) fn load(bytes: &[u8], file: &str) -> Result<Loaded> {
     let mut around = Affixes::default();
     affixes(at("post_processor"), &json.post_processor, 0, &mut around)?;
 
-    let (vocab, merges) = check_model(at("model"), &json.model)?;
+    let (vocab, merges) = check_model(at("model"), &mut json.model)?;
     let vocabulary = pieces(file, &vocab, &json.added_tokens, &decoding)?;
     for &id in around.before.iter().chain(&around.after) {
         if vocabulary.get(id).is_none() {
@@ -148,6 +167,7 @@ pub(crate) fn load(bytes: &[u8], file: &str) -> Result<Loaded> {
         }
         builder.build()
     })?;
+    let cutting = cutting(&json, &steps, &vocabulary);
     let parsing = added_vocabulary(file, &json.added_tokens, &model, normalizer.as_ref())?;
     let mut literal = parsing.clone();
     literal.set_encode_special_tokens(true);
@@ -159,12 +179,48 @@ pub(crate) fn load(bytes: &[u8], file: &str) -> Result<Loaded> {
         parsing,
         literal,
         affixes: around,
+        cutting,
+        added: json.added_tokens.iter().map(|token| token.content.as_str().into()).collect(),
     };
     Ok(Loaded { encoder, vocabulary, drop_first_space: decoding.drop_first_space })
 }
 
-/// Checks the model's own fields and takes out its words and merges.
-pub(super) fn check_model(at: At<'_>, model: &ModelJson) -> Result<(Vocab, Merges)> {
+/// Where texts may be cut without a change of their ids.
+fn cutting(json: &FileJson, cutters: &[Cutter], vocabulary: &Vocabulary) -> Cutting {
+    let across = |token: &AddedJson| token.rstrip || token.content.contains([' ', SPACE]);
+    if json.added_tokens.iter().any(across) {
+        return Cutting::Nowhere;
+    }
+    let single = [json.normalizer.clone()];
+    let members = json.normalizer.get("normalizers").and_then(Value::as_array);
+    let parts = members.map_or(&single[..], Vec::as_slice);
+    let kind =
+        |part: &Value| part.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let local = ["", "NFC", "NFD", "NFKC", "NFKD", "Lowercase"];
+    let before_spaces = |cutter: &Cutter| {
+        matches!(cutter, Cutter::Split { regex, behavior: SplitDelimiterBehavior::Isolated, invert: false }
+            if regex.cuts_before_spaces())
+    };
+    if parts.iter().all(|part| local.contains(&&*kind(part))) {
+        let cuts = cutters.iter().any(before_spaces);
+        return if cuts { Cutting::AtSpaces } else { Cutting::Nowhere };
+    }
+    let space =
+        json!({"type": "Replace", "pattern": {"String": " "}, "content": SPACE.to_string()});
+    let known = |part: &&Value| kind(part) == "Prepend" || **part == space;
+    if !cutters.is_empty() || !parts.contains(&space) || !parts.iter().all(|part| known(&part)) {
+        return Cutting::Nowhere;
+    }
+    let tokens = vocabulary.iter().map(|(_, piece)| piece.text);
+    let after = NormalizerWrapper::deserialize(&space).ok().map(Box::new);
+    if after.is_none() {
+        return Cutting::Nowhere;
+    }
+    Cutting::WhereNothingJoins(Joined::in_tokens(tokens, SPACE), after)
+}
+
+/// Checks the model's own fields and takes its words and merges out of it: large files hold them only once.
+pub(super) fn check_model(at: At<'_>, model: &mut ModelJson) -> Result<(Vocab, Merges)> {
     let kind =
         model.kind.as_deref().unwrap_or(if model.merges.is_some() { "BPE" } else { "unnamed" });
     if kind != "BPE" {
@@ -179,7 +235,7 @@ pub(super) fn check_model(at: At<'_>, model: &ModelJson) -> Result<(Vocab, Merge
             return Err(at.unsupported(affix.as_str(), "an empty subword prefix and word suffix"));
         }
     }
-    let vocab = Vocab::deserialize(&model.vocab).map_err(|error| {
+    let vocab = Vocab::deserialize(std::mem::take(&mut model.vocab)).map_err(|error| {
         at.invalid(format!("`vocab` must map texts to ids of 32 bits: {error}"))
     })?;
     if let Some(unknown) =
@@ -187,9 +243,9 @@ pub(super) fn check_model(at: At<'_>, model: &ModelJson) -> Result<(Vocab, Merge
     {
         return Err(at.invalid(format!("`unk_token` {unknown:?} is not in `vocab`")));
     }
-    let merges = match &model.merges {
+    let merges = match model.merges.take() {
         None => return Err(at.invalid("`merges` is missing")),
-        Some(MergesJson::Pairs(pairs)) => pairs.clone(),
+        Some(MergesJson::Pairs(pairs)) => pairs,
         Some(MergesJson::Lines(lines)) => {
             let lines = lines.iter().filter(|line| !line.starts_with("#version"));
             lines
@@ -255,7 +311,7 @@ fn pieces(
                 shortened(other.text)
             )));
         }
-        *slot = Some(piece(at("model.vocab"), text, class, decoding)?);
+        *slot = Some(piece(at("model.vocab"), text, class)?);
     }
     for token in added {
         let class = if token.special { Class::Control } else { Class::UserDefined };
@@ -273,16 +329,16 @@ fn pieces(
                 token.id
             )));
         }
-        *slot = Some(piece(field, &token.content, class, decoding)?);
+        *slot = Some(piece(field, &token.content, class)?);
     }
     let mut vocabulary = Vocabulary::with_capacity(pieces.len());
-    for token in &pieces {
-        let token = token.as_ref();
-        vocabulary.push(token.map(|Token { text, bytes, class }| Piece {
-            text,
-            bytes,
-            class: *class,
-        }));
+    for token in pieces {
+        match token {
+            Some(Token { text, class }) => {
+                vocabulary.push(Some(Piece { text, bytes: &decoding.bytes(text), class }));
+            }
+            None => vocabulary.push(None),
+        }
     }
     Ok(vocabulary)
 }
@@ -291,18 +347,17 @@ fn pieces(
 #[derive(Debug, Clone)]
 struct Token<'a> {
     text: &'a str,
-    bytes: Vec<u8>,
     class: Class,
 }
 
-fn piece<'a>(at: At<'_>, text: &'a str, class: Class, decoding: &Decoding) -> Result<Token<'a>> {
+fn piece<'a>(at: At<'_>, text: &'a str, class: Class) -> Result<Token<'a>> {
     if text.len() > MAX_TOKEN_BYTES {
         return Err(at.invalid(format!(
             "a token of {} bytes; at most {MAX_TOKEN_BYTES} are taken",
             text.len()
         )));
     }
-    Ok(Token { text, bytes: decoding.bytes(text), class })
+    Ok(Token { text, class })
 }
 
 fn added_vocabulary(
@@ -341,18 +396,42 @@ impl HfEncoder {
     /// Encodes a text.
     pub(crate) fn encode(&self, text: &str, options: EncodeOptions) -> Result<Vec<u32>> {
         let added = if options.parse_special { &self.parsing } else { &self.literal };
-        let ids = guarded(&self.file, "encoding", || {
-            let mut parts = added.extract_and_normalize(self.normalizer.as_ref(), text);
-            for cutter in &self.cutters {
-                cutter.pre_tokenize(&mut parts)?;
+        let encode = |text: &str, normalizer: Option<&NormalizerWrapper>, ids: &mut Vec<u32>| {
+            let more = guarded(&self.file, "encoding", || {
+                let mut parts = added.extract_and_normalize(normalizer, text);
+                for cutter in &self.cutters {
+                    cutter.pre_tokenize(&mut parts)?;
+                }
+                parts.tokenize(|part| self.model.tokenize(part.get()))?;
+                parts.into_encoding(None, 0, OffsetType::None)
+            })?;
+            ids.extend_from_slice(more.get_ids());
+            Ok(())
+        };
+        let normalizer = self.normalizer.as_ref();
+        let mut ids = Vec::new();
+        match &self.cutting {
+            Cutting::AtSpaces => chunks(text, ' ', &Joined::default())
+                .try_for_each(|chunk| encode(chunk, normalizer, &mut ids))?,
+            Cutting::WhereNothingJoins(joined, after) if !self.holds_added(text) => {
+                for (index, chunk) in chunks(text, ' ', joined).enumerate() {
+                    let normalizer = if index == 0 { normalizer } else { after.as_deref() };
+                    encode(chunk, normalizer, &mut ids)?;
+                }
             }
-            parts.tokenize(|part| self.model.tokenize(part.get()))?;
-            Ok(parts.into_encoding(None, 0, OffsetType::None)?.get_ids().to_vec())
-        })?;
+            Cutting::WhereNothingJoins(..) | Cutting::Nowhere => {
+                encode(text, normalizer, &mut ids)?
+            }
+        }
         if !options.add_special {
             return Ok(ids);
         }
         Ok([self.affixes.before.as_slice(), &ids, &self.affixes.after].concat())
+    }
+
+    /// Whether an added token stands in a text.
+    fn holds_added(&self, text: &str) -> bool {
+        self.added.iter().any(|token| text.contains(&**token))
     }
 
     /// What is put around every text.

@@ -2,6 +2,7 @@
 
 mod alphabet;
 mod bpe;
+mod chunks;
 mod error;
 mod from_json;
 mod gguf;

@@ -53,6 +53,12 @@ impl BoundedRegex {
         Ok(Self { regex, limit })
     }
 
+    /// Whether the pattern is GPT-2's, Llama 3's or Qwen 2's, which cut between a letter and a space after it and do not
+    /// look beyond that place.
+    pub(crate) fn cuts_before_spaces(&self) -> bool {
+        [GPT2, LLAMA3, QWEN2].contains(&self.regex.as_str())
+    }
+
     /// The byte ranges of all matches, in order, none empty.
     pub(crate) fn matches(&self, text: &str) -> Result<Vec<(usize, usize)>> {
         let mut found = Vec::new();

@@ -2,6 +2,7 @@
 
 use std::cmp::Ordering;
 
+use super::chunks::{Joined, chunks};
 use super::error::{Result, TokenizerError, shortened};
 use super::hf_parts::At;
 use super::merge::{Symbol, merge};
@@ -40,6 +41,7 @@ pub(crate) struct SentencePiece {
     scores: Vec<f32>,
     bytes: Vec<Option<u32>>,
     unknown: Option<u32>,
+    joined: Joined,
 }
 
 impl SentencePiece {
@@ -70,7 +72,8 @@ impl SentencePiece {
         }
         // -0.0 and 0.0 are the same score.
         let scores = scores.into_iter().map(|score| score + 0.0).collect();
-        Ok(Self { scores, bytes, unknown })
+        let joined = Joined::in_tokens(vocabulary.iter().map(|(_, piece)| piece.text), SPACE);
+        Ok(Self { scores, bytes, unknown, joined })
     }
 
     /// Encodes a text that holds no control tokens, appending to `ids`; with `prefix` a space is put before it.
@@ -86,15 +89,17 @@ impl SentencePiece {
             spelled.push(SPACE);
         }
         spelled.extend(text.chars().map(|letter| if letter == ' ' { SPACE } else { letter }));
-        let pair = |left: &Symbol, right: &Symbol| {
-            let id = vocabulary.id(spelled.get(left.start..right.end)?)?;
-            let score = self.scores.get(usize::try_from(id).ok()?)?;
-            Some((Score(*score), id))
-        };
-        for symbol in merge(&spelled, |letter| vocabulary.id(letter), pair) {
-            match symbol.id {
-                Some(id) => ids.push(id),
-                None => self.fall_back(symbol.text(&spelled), ids)?,
+        for chunk in chunks(&spelled, SPACE, &self.joined) {
+            let pair = |left: &Symbol, right: &Symbol| {
+                let id = vocabulary.id(chunk.get(left.start..right.end)?)?;
+                let score = self.scores.get(usize::try_from(id).ok()?)?;
+                Some((Score(*score), id))
+            };
+            for symbol in merge(chunk, |letter| vocabulary.id(letter), pair) {
+                match symbol.id {
+                    Some(id) => ids.push(id),
+                    None => self.fall_back(symbol.text(chunk), ids)?,
+                }
             }
         }
         Ok(())

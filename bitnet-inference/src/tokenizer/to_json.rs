@@ -25,7 +25,7 @@ impl GgufVocabulary<'_> {
             let number = self.token_types.as_ref().map(|types| types[id]);
             number.and_then(Class::of_token_type).unwrap_or(Class::Normal)
         };
-        let named = [self.bos, self.eos, self.pad, self.eot];
+        let named = [self.bos, self.eos, self.pad, self.eot, self.eom];
         let special = |id: usize| {
             class(id) == Class::Control
                 || u32::try_from(id).is_ok_and(|id| named.contains(&Some(id)))
@@ -73,11 +73,9 @@ impl GgufVocabulary<'_> {
             "add_eos_token": self.add_eos.unwrap_or(false),
             "clean_up_tokenization_spaces": false,
         });
-        for (name, id) in
-            [("bos", self.bos), ("eos", self.eos), ("unk", self.unk), ("pad", self.pad)]
-        {
+        for (name, id) in self.named_ids() {
             if let Some(text) = self.text(id) {
-                config[format!("{name}_token")] = text.into();
+                config[name] = text.into();
             }
         }
         if let Some(template) = template {
