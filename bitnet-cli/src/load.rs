@@ -194,3 +194,22 @@ pub(crate) fn check_length(model: &Model, text: &str, capacity: usize) -> Result
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_template_is_built_in_or_a_file_or_one_of_the_models() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("chatml");
+        std::fs::write(&file, "x").unwrap();
+        let choice = |path: &Path| template_choice(path);
+        assert_eq!(choice(Path::new("chatml")).unwrap(), TemplateChoice::Builtin(Builtin::ChatMl));
+        assert_eq!(choice(&file).unwrap(), TemplateChoice::Source("x".into()));
+        let named = TemplateChoice::Named("tool_use".into());
+        assert_eq!(choice(Path::new("tool_use")).unwrap(), named);
+        let error = choice(&folder.path().join("missing.jinja")).unwrap_err();
+        assert!(format!("{error:#}").contains("bitnet, llama3, chatml, falcon3"), "{error:#}");
+    }
+}

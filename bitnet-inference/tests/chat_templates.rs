@@ -179,6 +179,7 @@ fn line_ends_of_windows_give_the_same_prompt() {
     let source = "[A]\n{% for m in messages %}\n{{ m.content }}\n{% endfor %}\nB\n";
     for source in [source.to_owned(), source.replace('\n', "\r\n"), source.replace('\n', "\r")] {
         let template = ChatTemplate::new(&source, "case").unwrap();
+        assert_eq!(template.source(), source);
         let messages = [Message::new("user", "hi")];
         assert_eq!(template.render(&messages, &RenderOptions::default()).unwrap(), "[A]\nhi\nB");
     }

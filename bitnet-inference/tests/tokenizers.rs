@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may stop at any surprise")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
@@ -103,6 +103,47 @@ fn tokenizer_json_encodes_as_hf_does() {
             ids.hf_literal.get(&i.to_string()).unwrap_or(&ids.hf[i])
         });
         compare(&tokenizer, ADDED, &strings[..ids.hf_added.len()], |i| &ids.hf_added[i]);
+    }
+}
+
+/// As `scripts/golden/long_texts.py` writes it.
+#[derive(Deserialize)]
+struct Long {
+    repeats: usize,
+    #[serde(flatten)]
+    hashes: BTreeMap<String, (usize, String)>,
+}
+
+#[test]
+fn long_texts_have_the_ids_of_hf_though_they_are_cut_into_chunks() {
+    let long: Long = read("long.json");
+    let mut differ = BTreeSet::new();
+    for name in NAMES {
+        let llama = read::<Ids>(&format!("{name}.ids.json")).llama;
+        differ.extend(llama.iter().enumerate().filter_map(|(i, ids)| ids.as_ref().map(|_| i)));
+    }
+    let texts: Vec<Text> = read("strings.json");
+    let chosen = texts.into_iter().enumerate().filter(|(i, _)| !differ.contains(i));
+    let chosen: Vec<String> = chosen
+        .filter_map(|(_, text)| match text {
+            Text::Utf8(text) => Some(text),
+            Text::Raw { .. } => None,
+        })
+        .collect();
+    for name in NAMES {
+        let wanted: Vec<&str> = chosen
+            .iter()
+            .map(String::as_str)
+            .filter(|text| name != "spm" || !text.contains('<'))
+            .collect();
+        let text = vec![wanted.join(" and then "); long.repeats].join(" and then ");
+        for tokenizer in [from_json(name), from_gguf(name)] {
+            let ids = tokenizer.encode(&text, PARSE).unwrap();
+            let hash = ids
+                .iter()
+                .fold(0u64, |hash, &id| hash.wrapping_mul(1_000_003).wrapping_add(u64::from(id)));
+            assert_eq!((ids.len(), hash.to_string()), long.hashes[name], "{name}");
+        }
     }
 }
 

@@ -25,6 +25,7 @@ EXPRESSIONS = r"""
 messages[0].content < 1 ;; 1 in messages[0].content ;; 7 // (messages | length - 3) ;; -7 % (messages | length + 2) ;; 7 % (messages | length - 4)
 7.5 // (messages | length - 3) ;; -7.5 % (messages | length + 1) ;; 1 // (messages | length - 1) ;; 1 % (messages | length - 1) ;; (1, messages | length)
 (1, messages | length) + (2,) ;; [messages | length] + (1,) ;; (messages | length,) * 2 ;; '%s=%s' % (messages[0].role, messages | length) ;; (messages | length, 2) == (1, 2)
+0 < (messages | length == 1) ;; (messages | length == 1) < 2 < 3 ;; 0 < (0 < messages | length) < 2 ;; (messages | length < 0) >= 0
 '' | indent ;; 'a\n' | indent(2) ;; 'a\n' | indent(2, blank=true) ;; '' | indent(2, true) ;; 'a\n\n' | indent(2) ;; 'a\r\nb' | indent(1) ;; ' 12 ' | int ;; '-0x1F' | int(base=16) ;; '1_0' | int
 undefined_name | int ;; [] | int ;; 'inf' | float ;; '1e3' | int ;; -1234.5 | round(-2) ;; 1250.0 | round(-2) ;; 'a' in messages[0] ;; 'role' in messages[0] ;; messages[0].role in ('user', 'x')
 'a-b'.rsplit('-', 1) ;; 'a-b-c'.rsplit('-', 1) ;; 'a-b-c'.split('-', 1) ;; 'a b  c '.split(none, 1) ;; ' a b  c '.rsplit(none, 1)

@@ -93,6 +93,8 @@ pub struct RenderOptions<'a> {
 pub struct ChatTemplate {
     name: String,
     source: String,
+    /// The source as the engine gets it.
+    program: String,
 }
 
 impl ChatTemplate {
@@ -109,10 +111,9 @@ impl ChatTemplate {
                 limit: MAX_SOURCE,
             });
         }
-        let source = one_kind_of_newline(source);
-        let source = newline_after_raw(&source);
-        let source = without_generation_marks(&source);
-        let template = Self { name: name.into(), source };
+        let program = one_kind_of_newline(source);
+        let program = without_generation_marks(&newline_after_raw(&program));
+        let template = Self { name: name.into(), source: source.into(), program };
         let options =
             RenderOptions { add_generation_prompt: true, now: Some(0), ..RenderOptions::default() };
         match template.render(&[Message::new("user", "Hello")], &options) {
@@ -136,7 +137,7 @@ impl ChatTemplate {
         &self.name
     }
 
-    /// The Jinja source.
+    /// The Jinja source, as it was given.
     pub fn source(&self) -> &str {
         &self.source
     }
@@ -183,9 +184,9 @@ impl ChatTemplate {
         options: &RenderOptions<'_>,
     ) -> Result<String, Error> {
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?;
-        check_shape(&self.source, syntax.clone(), budget)?;
-        let tree = parse(&self.source, &self.name, syntax)?;
-        let mut generator = CodeGenerator::new(&self.name, &self.source);
+        check_shape(&self.program, syntax.clone(), budget)?;
+        let tree = parse(&self.program, &self.name, syntax)?;
+        let mut generator = CodeGenerator::new(&self.name, &self.program);
         generator.compile_stmt(&tree);
         let (mut program, mut blocks) = generator.finish();
         let mut raw = operators::longest_raw(&program);

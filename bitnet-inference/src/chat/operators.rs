@@ -139,7 +139,7 @@ pub(crate) fn install(env: &mut Environment<'_>, budget: &Arc<Budget>) {
     let meter = budget.clone();
     env.add_filter(WEIGH, move |value: Value| -> Result<Value, Error> {
         meter.weigh(&value)?;
-        Ok(value)
+        Ok(as_number(&value))
     });
     let meter = budget.clone();
     env.add_filter(SLICE, move |args: Rest<Value>| slice(&meter, &args));
@@ -155,6 +155,9 @@ pub(crate) fn install(env: &mut Environment<'_>, budget: &Arc<Budget>) {
             if name == "operator:in" && right.as_str().is_some() && left.as_str().is_none() {
                 let problem = format!("a {} cannot be in a text", left.kind());
                 return Err(Error::new(ErrorKind::InvalidOperation, problem));
+            }
+            if expression.contains(['<', '>']) {
+                return evaluate(expression, &[("a", &as_number(left)), ("b", &as_number(right))]);
             }
             evaluate(expression, &[("a", left), ("b", right)])
         });
@@ -228,6 +231,14 @@ fn multiply(meter: &Budget, args: &[Value]) -> Result<Value, Error> {
     meter.pay((items.len() as u64).saturating_mul(times as u64).saturating_mul(64))?;
     let items = vec![items; times].concat();
     Ok(if tuple { Value::from(Tuple::from(items)) } else { Value::from(items) })
+}
+
+/// A truth value as the number that Python compares it as; the engine orders it by its type.
+fn as_number(value: &Value) -> Value {
+    match value.kind() {
+        ValueKind::Bool => Value::from(i64::from(value.is_true())),
+        _ => value.clone(),
+    }
 }
 
 /// Refuses to order what Python does not order.

@@ -390,6 +390,11 @@ fn special_tokens_map_is_compared_with_tokenizer_config() {
     );
     assert_eq!(
         lines(json!({"eos_token": "<|end|>"})),
+        ["m: eos_token is \"<|end|>\", in tokenizer_config.json \"</s>\": the former is taken"]
+    );
+    let beside = json!({"eos_token": "</s>", "added_tokens_decoder": {}});
+    assert_eq!(
+        special_tokens_map(&json!({"eos_token": "<|end|>"}), "m", Some(&beside), None).unwrap(),
         ["m: eos_token is \"<|end|>\", in tokenizer_config.json \"</s>\": the latter is taken"]
     );
     assert_eq!(

@@ -32,14 +32,14 @@ const CONFIG: &[Field] = &[
     assumed("split_special_tokens", FALSE, "special tokens in a prompt are read as tokens"),
     assumed("chat_control_tokens", EMPTY, "special tokens in messages are read as tokens"),
     assumed("fix_mistral_regex", FALSE, "text is cut as tokenizer.json says"),
-    assumed("model_specific_special_tokens", EMPTY, "templates do not have these names"),
+    read_by("model_specific_special_tokens", "`chat`"),
+    read_by("tokenizer_class", "`chat`: its default special tokens"),
     assumed("response_template", NEVER, ANSWERS),
     unused("response_schema", ANSWERS),
     unused("add_prefix_space", CUTTING),
     unused("legacy", CUTTING),
     unused("do_lower_case", CUTTING),
     unused("sp_model_kwargs", CUTTING),
-    unused("tokenizer_class", CUTTING),
     unused("backend", CUTTING),
     unused("unk_id", CUTTING),
     unused("vocab", CUTTING),
@@ -83,13 +83,13 @@ const CONFIG: &[Field] = &[
 ];
 
 const SPECIAL_TOKENS: &[Field] = &[
-    read_by("bos_token", "compared with tokenizer_config.json, which is followed"),
-    read_by("eos_token", "compared with tokenizer_config.json, which is followed"),
-    read_by("unk_token", "compared with tokenizer_config.json, which is followed"),
-    read_by("pad_token", "compared with tokenizer_config.json, which is followed"),
-    read_by("sep_token", "compared with tokenizer_config.json, which is followed"),
-    read_by("cls_token", "compared with tokenizer_config.json, which is followed"),
-    read_by("mask_token", "compared with tokenizer_config.json, which is followed"),
+    read_by("bos_token", "`chat`, where tokenizer_config.json has no `added_tokens_decoder`"),
+    read_by("eos_token", "`chat`, where tokenizer_config.json has no `added_tokens_decoder`"),
+    read_by("unk_token", "`chat`, where tokenizer_config.json has no `added_tokens_decoder`"),
+    read_by("pad_token", "`chat`, where tokenizer_config.json has no `added_tokens_decoder`"),
+    read_by("sep_token", "`chat`, where tokenizer_config.json has no `added_tokens_decoder`"),
+    read_by("cls_token", "`chat`, where tokenizer_config.json has no `added_tokens_decoder`"),
+    read_by("mask_token", "`chat`, where tokenizer_config.json has no `added_tokens_decoder`"),
     read_by("additional_special_tokens", "compared with tokenizer.json, which is followed"),
     read_by("extra_special_tokens", "compared with tokenizer.json, which is followed"),
 ];
@@ -150,8 +150,10 @@ pub(crate) fn special_tokens_map(
         if let (Some(here), Some(there)) = (text_of(value), other)
             && here != there
         {
+            let decoder = beside.and_then(|beside| beside.get("added_tokens_decoder"));
+            let taken = if decoder.is_some() { "latter" } else { "former" };
             found.lines.push(format!(
-                "{file}: {name} is {:?}, in tokenizer_config.json {:?}: the latter is taken",
+                "{file}: {name} is {:?}, in tokenizer_config.json {:?}: the {taken} is taken",
                 shown(here),
                 shown(there)
             ));

@@ -122,7 +122,7 @@ impl ModelFiles {
         let Described { tokenizer, template, mut end_tokens, .. } = self.0.describe(options)?;
         end_tokens.sort_unstable();
         end_tokens.dedup();
-        let template = template.map(|template| template.source().to_owned());
+        let template = template.and_then(|template| Some(template.ok()?.source().to_owned()));
         Ok(ModelText { tokenizer, template, end_tokens })
     }
 
