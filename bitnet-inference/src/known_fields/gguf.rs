@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::{
     Decision, EMPTY, FALSE, Field, Findings, Inert, MAX_ELEMENTS, NEVER, ONE, Refusal, TRUE, ZERO,
-    ZERO_OR_ONE, assumed, decision, read, refused, shown, unused,
+    ZERO_OR_ONE, assumed, decision, read, read_by, refused, shown, unused,
 };
 
 const METADATA: &str = "metadata";
@@ -124,16 +124,22 @@ const TOKENIZER: &[Field] = &[
     unused("tokenizer.ggml.prefix_token_id", INFILL),
     unused("tokenizer.ggml.suffix_token_id", INFILL),
     unused("tokenizer.ggml.middle_token_id", INFILL),
-    unused("tokenizer.ggml.seperator_token_id", "no separator is put around a text"),
-    unused("tokenizer.ggml.mask_token_id", BERT),
-    unused("tokenizer.ggml.cls_token_id", BERT),
+    read_by("tokenizer.ggml.seperator_token_id", "`chat`; no separator is put around a text"),
+    read_by("tokenizer.ggml.mask_token_id", "`chat`"),
+    read_by("tokenizer.ggml.cls_token_id", "`chat`"),
     unused("tokenizer.ggml.token_type_count", BERT),
     unused("tokenizer.ggml.remove_extra_whitespaces", T5),
     unused("tokenizer.ggml.precompiled_charsmap", T5),
     unused("tokenizer.huggingface.json", "the keys `tokenizer.ggml.*` hold the same"),
     unused("tokenizer.rwkv.world", "of a vocabulary (RWKV) that is refused"),
-    unused("tokenizer.chat_template.*", "the template without a name is taken, as by llama.cpp"),
-    unused("tokenizer.chat_templates", "the template without a name is taken, as by llama.cpp"),
+    read_by(
+        "tokenizer.chat_template.*",
+        "`--chat-template NAME`; without it the one that has no name",
+    ),
+    read_by(
+        "tokenizer.chat_templates",
+        "`--chat-template NAME`; without it the one that has no name",
+    ),
 ];
 
 /// Keys of an architecture, without its name before them.

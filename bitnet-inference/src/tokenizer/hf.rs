@@ -406,7 +406,7 @@ impl HfEncoder {
                 parts.into_encoding(None, 0, OffsetType::None)
             })?;
             ids.extend_from_slice(more.get_ids());
-            Ok(())
+            Ok::<(), TokenizerError>(())
         };
         let normalizer = self.normalizer.as_ref();
         let mut ids = Vec::new();
