@@ -8,8 +8,11 @@ const STANDARD: [&str; 7] =
 /// Longest text of a token that is taken from a settings file, in bytes.
 const MAX_TOKEN_BYTES: usize = 64 * 1024;
 
-/// Tokenizer classes with default special tokens: class, then attribute and text.
-const CLASS_DEFAULTS: [(&[&str], &[(&str, &str)]); 4] = [
+/// Attributes and the texts of their tokens.
+type Defaults = &'static [(&'static str, &'static str)];
+
+/// Tokenizer classes with default special tokens.
+const CLASS_DEFAULTS: [(&[&str], Defaults); 4] = [
     (
         &["LlamaTokenizer", "LlamaTokenizerFast", "CodeLlamaTokenizer", "CodeLlamaTokenizerFast"],
         &[("bos_token", "<s>"), ("eos_token", "</s>"), ("unk_token", "<unk>")],
