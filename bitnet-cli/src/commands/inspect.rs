@@ -98,13 +98,13 @@ pub(crate) fn fact_rows(facts: &ModelFacts) -> Vec<(&'static str, &str)> {
     rows.into_iter().filter(|(_, text)| !text.is_empty()).collect()
 }
 
-/// What the file does not say and the rules settled.
+/// What the file does not say and the rules settled, and fields that are not applied.
 pub(crate) fn assumptions(output: &mut Output, facts: &ModelFacts) -> Result<()> {
     if facts.assumptions.is_empty() {
         return Ok(());
     }
     output.line("")?;
-    output.line(&output.style.bold("Assumed, because the file does not say"))?;
+    output.line(&output.style.bold("Assumed, or not applied"))?;
     for assumption in &facts.assumptions {
         for (index, line) in
             output::wrap(&without_controls(assumption), WIDTH - 4).iter().enumerate()
