@@ -21,7 +21,7 @@ const SAMPLES: [&str; 6] = [
     "Once upon a time, there was a little girl named Lily.",
     "   three spaces before, and after   ",
     "def f(x):\n    return x**2  # 1,000.50\r\n\r\n",
-    "ﬁ e\u{301} 가힣 ١٢٣ 😀👍🏽 \u{200b}​\u{a0}end",
+    "ﬁ e\u{301} 가힣 ١٢٣ 😀👍🏽 \u{200b}\u{a0}end",
     "a",
 ];
 
