@@ -8,6 +8,7 @@
 //! - **advanced**: [`Session`] reads tokens and returns logits, and [`models::Decoder`] runs single layers.
 #![forbid(unsafe_code)]
 
+mod bounded_json;
 mod cache;
 pub mod chat;
 mod error;

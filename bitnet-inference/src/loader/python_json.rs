@@ -5,10 +5,14 @@
 
 use serde_json::Value;
 
+use crate::bounded_json::Bounded;
+
 /// The key of the object that stands for a number that is not finite.
 const TAG: &str = "__float__";
 /// At most this many in one file; a published one has a handful.
 const LIMIT: usize = 1 << 12;
+/// At most this many values in one file: some 100 MB of memory.
+const MAX_PARTS: usize = 1 << 20;
 /// Python's words; a sign in front of the second belongs to it.
 const WORDS: [&[u8]; 3] = [b"NaN", b"-Infinity", b"Infinity"];
 
@@ -17,12 +21,16 @@ const WORDS: [&[u8]; 3] = [b"NaN", b"-Infinity", b"Infinity"];
 /// # Errors
 /// A sentence that says what is wrong and where.
 pub fn parse(bytes: &[u8]) -> Result<Value, String> {
-    let error = match serde_json::from_slice(bytes) {
-        Ok(value) => return Ok(value),
+    let read = |bytes: &[u8]| serde_json::from_slice::<Bounded<MAX_PARTS>>(bytes);
+    let error = match read(bytes) {
+        Ok(value) => return Ok(value.0),
         Err(error) => error,
     };
     match tagged(bytes)? {
-        Some(text) => serde_json::from_slice(&text).map_err(|e| format!("not valid JSON: {e}")),
+        Some(text) => match read(&text) {
+            Ok(value) => Ok(value.0),
+            Err(error) => Err(format!("not valid JSON: {error}")),
+        },
         None => Err(format!("not valid JSON: {error}")),
     }
 }

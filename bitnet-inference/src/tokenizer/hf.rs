@@ -19,9 +19,12 @@ use super::error::{Result, TokenizerError, shortened};
 use super::hf_parts::{Affixes, At, Cutter, Decoding, affixes, cutters, decoding, normalizer};
 use super::spm::SPACE;
 use super::vocabulary::{Class, Piece, Vocabulary, byte_token};
+use crate::bounded_json::bounded;
 
 /// Highest number of ids, gaps included, that a vocabulary may have.
 pub(crate) const MAX_IDS: usize = 1 << 22;
+/// Most values in each of the settings beside the vocabulary.
+const MAX_PARTS: usize = 1 << 16;
 /// Longest token in bytes.
 pub(crate) const MAX_TOKEN_BYTES: usize = 64 * 1024;
 
@@ -31,13 +34,13 @@ pub(super) struct FileJson {
     version: Option<String>,
     #[serde(default)]
     pub(super) added_tokens: Vec<AddedJson>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "bounded::<_, MAX_PARTS>")]
     pub(super) normalizer: Value,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "bounded::<_, MAX_PARTS>")]
     pub(super) pre_tokenizer: Value,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "bounded::<_, MAX_PARTS>")]
     pub(super) post_processor: Value,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "bounded::<_, MAX_PARTS>")]
     pub(super) decoder: Value,
     pub(super) model: ModelJson,
 }
@@ -76,7 +79,7 @@ pub(super) struct ModelJson {
     byte_fallback: bool,
     #[serde(default)]
     ignore_merges: bool,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "bounded::<_, MAX_IDS>")]
     vocab: Value,
     #[serde(default)]
     merges: Option<MergesJson>,
