@@ -117,12 +117,14 @@ fn half_precision_sums_do_not_lose_what_f32_holds() {
     }
 }
 
+/// Shape, axes, the shape of `numpy.sum`, and whether `numpy.max` is an error (NumPy 2).
+type EmptyReduction = (&'static [usize], &'static [usize], &'static [usize], bool);
+
 #[test]
 fn reductions_over_empty_axes_answer_as_numpy() {
     let pool = HybridMemoryPool::new().unwrap();
-    // Shape, axes, the shape of `numpy.sum`, and whether `numpy.max` is an error (NumPy 2).
     #[rustfmt::skip]
-    let cases: [(&[usize], &[usize], &[usize], bool); 20] = [
+    let cases: [EmptyReduction; 20] = [
         (&[0], &[], &[0], false),        (&[0], &[0], &[], true),
         (&[0, 0], &[0], &[0], true),     (&[0, 0], &[1], &[0], true),
         (&[0, 0], &[0, 1], &[], true),   (&[0, 3], &[0], &[3], true),
