@@ -17,6 +17,7 @@ use bitnet_hub::ModelName;
 use bitnet_hub::choose::{Found, gguf_models};
 
 use crate::args::{Cli, Command};
+use crate::load;
 use crate::output::Output;
 
 /// The beginning of a name on a hub.
@@ -52,6 +53,7 @@ pub(crate) fn resolve(cli: &mut Cli, output: &mut Output) -> Result<bool> {
         let name = if name.starts_with(PREFIX) { name } else { format!("{PREFIX}{name}") };
         cli.model.model = Some(name.into());
     }
+    check_given_once(cli)?;
     let offline = cli.general.offline;
     let mut paths: Vec<&mut PathBuf> = cli.model.model.iter_mut().collect();
     match &mut cli.command {
@@ -81,6 +83,25 @@ pub(crate) fn resolve(cli: &mut Cli, output: &mut Output) -> Result<bool> {
         }
     }
     Ok(true)
+}
+
+/// Refuses a model that is named twice, before any is looked for.
+fn check_given_once(cli: &Cli) -> Result<()> {
+    let option = cli.model.model.is_some();
+    match &cli.command {
+        Command::Inspect(args) => load::source(cli, args.path.as_deref()).map(drop),
+        Command::Verify(args) => load::source(cli, args.path.as_deref()).map(drop),
+        Command::Convert(_) if option => {
+            bail!("the model is given twice: write `bitnet convert IN OUT` without --model")
+        }
+        Command::Compare(_) if option => {
+            bail!("the models are given twice: write `bitnet compare A B` without --model")
+        }
+        Command::Bench(args) if args.save.is_some() && args.model.len() > 1 => {
+            bail!("a run file is about one model; give --model once, or save one run for each")
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The path of a model on this machine; `None` if the user stopped the download.

@@ -33,9 +33,6 @@ struct Found {
 
 /// Compares two models on a text.
 pub(crate) fn run(cli: &Cli, args: &CompareArgs, output: &mut Output) -> Result<Outcome> {
-    if cli.model.model.is_some() {
-        bail!("the models are given twice: write `bitnet compare A B` without --model");
-    }
     let text = read_text(&args.file)?;
     let options = load::options(cli)?;
     let uncalibrated = LoadOptions { calibration: None, ..options.clone() };

@@ -12,9 +12,6 @@ use crate::output::{self, Output, without_controls};
 
 /// Converts a model, or says what would be done.
 pub(crate) fn run(cli: &Cli, args: &ConvertArgs, output: &mut Output) -> Result<Outcome> {
-    if cli.model.model.is_some() {
-        anyhow::bail!("the model is given twice: write `bitnet convert IN OUT` without --model");
-    }
     let options = ConvertOptions {
         target: args.to.map(Into::into),
         linear: args.linear,

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use bitnet_cpu::CpuOptions;
 use bitnet_inference::{Model, ModelSource, backend_by_name};
 
@@ -44,9 +44,6 @@ pub(crate) fn run(cli: &Cli, args: &BenchArgs, output: &mut Output) -> Result<Ou
         [] => vec![None],
         models => models.iter().cloned().map(Some).collect(),
     };
-    if args.save.is_some() && models.len() > 1 {
-        bail!("a run file is about one model; give --model once, or save one run for each");
-    }
     if let Some(path) = &args.save {
         RunFile::at(path).check()?;
     }
