@@ -146,6 +146,27 @@ fn merges_must_name_tokens() {
 }
 
 #[test]
+fn decoder_steps_on_the_joined_text_are_refused() {
+    let replace =
+        |from: &str| json!({"type": "Replace", "pattern": {"String": from}, "content": "x"});
+    let strip = json!({"type": "Strip", "content": " ", "start": 1, "stop": 0});
+    let fuse = json!({"type": "Fuse"});
+    let bytes = json!({"type": "ByteLevel"});
+    for steps in [
+        [&bytes, &replace("ab")],
+        [&bytes, &replace("a")],
+        [&fuse, &replace("\n ")],
+        [&strip, &fuse],
+    ] {
+        refused(&with("/decoder", json!({"type": "Sequence", "decoders": steps})));
+    }
+    for steps in [[&replace("ab"), &fuse], [&fuse, &replace("a")], [&fuse, &strip]] {
+        let decoder = json!({"type": "Sequence", "decoders": steps});
+        assert!(load(&with("/decoder", decoder.clone())).is_ok(), "{decoder}");
+    }
+}
+
+#[test]
 fn surrounding_parts_must_be_sound() {
     for (pointer, part) in [
         ("/post_processor/single/0/SpecialToken/id", json!("<absent>")),

@@ -56,6 +56,9 @@ const WORTH: usize = 1 << 15;
 /// Pieces for each thread, if there is work for as many.
 const PIECES: usize = 4;
 
+/// Most threads of a back end: more than any machine has processors, and few enough to start.
+const MAX_THREADS: usize = 1024;
+
 /// The threads of a back end.
 #[derive(Debug)]
 pub(crate) struct Threads {
@@ -67,9 +70,17 @@ impl Threads {
     /// `count` threads, the caller's included; 0 counts as 1.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] if the system refuses a thread.
+    /// [`Error::BadArgument`] above [`MAX_THREADS`]; [`Error::OutOfMemory`] if the system refuses a thread.
     pub(crate) fn new(count: usize) -> Result<Self> {
         let count = count.max(1);
+        if count > MAX_THREADS {
+            return Err(Error::BadArgument {
+                op: "threads",
+                what: "the number of threads",
+                value: count.to_string(),
+                expected: "at most 1024 are started",
+            });
+        }
         if count == 1 {
             return Ok(Self { count, workers: None });
         }
@@ -219,6 +230,13 @@ mod tests {
                 assert_eq!(tiled.flatten().collect::<Vec<_>>(), (0..items).collect::<Vec<_>>());
             }
             assert!(threads.ranges(100, 1).len() == 1, "little work stays with the caller");
+        }
+    }
+
+    #[test]
+    fn too_many_threads_are_refused() {
+        for count in [MAX_THREADS + 1, 100_000, usize::MAX] {
+            assert!(matches!(Threads::new(count), Err(Error::BadArgument { .. })), "{count}");
         }
     }
 

@@ -57,7 +57,10 @@ pub(super) fn read_config(file: &GgufFile, arch: &str) -> Result<ModelConfig> {
     }
     let activation = bitnet::gguf_activation(arch, metadata.opt_str(&key("hidden_activation"))?)
         .map_err(|name| {
-            bad("hidden_activation", format!("{name:?} is not known; relu2, silu and gelu are"))
+            bad(
+                "hidden_activation",
+                format!("{name:?} is not known; relu2, silu, gelu_new and gelu_pytorch_tanh are"),
+            )
         })?;
     let vocab_size = vocab_size(file, metadata, &key("vocab_size"))?;
     let context = count("context_length")?;

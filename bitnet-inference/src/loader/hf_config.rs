@@ -71,7 +71,10 @@ fn model(settings: &mut Settings<'_>) -> Result<ModelConfig> {
         }
     };
     let activation = bitnet::activation_by_name(act).map_err(|name| {
-        o.bad("hidden_act", format!("{name:?} is not known; relu2, silu and gelu are"))
+        o.bad(
+            "hidden_act",
+            format!("{name:?} is not known; relu2, silu, gelu_new and gelu_pytorch_tanh are"),
+        )
     })?;
     if o.opt_bool("attention_bias")? == Some(true) {
         return Err(o.bad("attention_bias", "true; biases are not supported".into()));

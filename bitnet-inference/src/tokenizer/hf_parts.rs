@@ -225,6 +225,8 @@ pub(crate) struct Decoding {
     pub(crate) replace: Vec<(String, String)>,
     /// A space at the beginning of the text is dropped.
     pub(crate) drop_first_space: bool,
+    /// The steps read so far join the tokens: what follows works on the whole text.
+    joined: bool,
 }
 
 impl Decoding {
@@ -264,12 +266,23 @@ fn read_decoder(at: At<'_>, part: &Value, depth: usize, into: &mut Decoding) -> 
                 read_decoder(at, member, depth + 1, into)?;
             }
         }
-        "ByteLevel" => into.byte_level = true,
+        "ByteLevel" => {
+            into.byte_level = true;
+            into.joined = true;
+        }
         "ByteFallback" => into.byte_fallback = true,
-        "Fuse" => {}
+        "Fuse" => into.joined = true,
         "Replace" => {
             let from = part.get("pattern").and_then(|p| p.get("String")).and_then(Value::as_str);
             let to = part.get("content").and_then(Value::as_str);
+            // Tokens are written one by one, so a pattern that may span two of them can't be replaced.
+            if into.byte_level || (into.joined && from.is_some_and(|from| from.chars().count() > 1))
+            {
+                return Err(at.unsupported(
+                    part.to_string(),
+                    "Replace before the tokens are joined by ByteLevel or Fuse",
+                ));
+            }
             match (from, to) {
                 (Some(from), Some(to))
                     if !from.is_empty() && to.len() <= 64 && into.replace.len() < 8 =>
@@ -287,10 +300,13 @@ fn read_decoder(at: At<'_>, part: &Value, depth: usize, into: &mut Decoding) -> 
             let count = |key| part.get(key).and_then(Value::as_u64);
             let content = part.get("content").and_then(Value::as_str);
             match (content, count("start"), count("stop")) {
-                (Some(" "), Some(1), Some(0)) => into.drop_first_space = true,
+                (Some(" "), Some(1), Some(0)) if into.joined => into.drop_first_space = true,
                 (Some(_), Some(0), Some(0)) => {}
                 _ => {
-                    return Err(at.unsupported(part.to_string(), "Strip of one space at the start"));
+                    return Err(at.unsupported(
+                        part.to_string(),
+                        "Strip of one space at the start, after Fuse",
+                    ));
                 }
             }
         }
