@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# Compares the story in README.md with what a program prints: scripts/readme_story.sh target/release/bitnet
+# Compares the story in README.md with what a command prints: scripts/readme_story.sh cargo run --release --
 # The README's lines are wrapped by hand, so all white space counts as one blank.
 set -euo pipefail
-program=${1:?usage: scripts/readme_story.sh PROGRAM}
+[ $# -gt 0 ] || { echo "usage: scripts/readme_story.sh PROGRAM [ARGUMENT...]" >&2; exit 2; }
 readme=$(dirname "$0")/../README.md
 
 # The lines between the command and the end of its block.
 shown=$(awk '/^\$ cargo run --release -- run "Once upon a time" --seed 1$/ { inside = 1; next } /^```/ { inside = 0 } inside' "$readme" | tr -s '[:space:]' ' ')
-printed=$("$program" run "Once upon a time" --seed 1 2>/dev/null | tr -s '[:space:]' ' ')
+printed=$("$@" run "Once upon a time" --seed 1 2>/dev/null | tr -s '[:space:]' ' ')
 if [ -z "${shown// /}" ]; then
     echo "README.md: the story of the first command is missing" >&2
     exit 1
 fi
 if [ "${shown% }" != "${printed% }" ]; then
-    printf 'README.md shows:\n%s\n%s prints:\n%s\n' "$shown" "$program" "$printed" >&2
+    printf 'README.md shows:\n%s\n%s prints:\n%s\n' "$shown" "$*" "$printed" >&2
     exit 1
 fi
