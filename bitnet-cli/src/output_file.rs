@@ -26,10 +26,15 @@ impl OutputFile<'_> {
     /// # Errors
     /// If a file of another kind, a folder, a link or a special file is there.
     pub(crate) fn check(&self) -> Result<()> {
+        self.is_there().map(drop)
+    }
+
+    /// Whether a file is there that is replaced.
+    fn is_there(&self) -> Result<bool> {
         let shown = self.path.display();
         let found = match std::fs::symlink_metadata(self.path) {
             Ok(found) => found,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
             Err(error) => return Err(error).with_context(|| format!("can't look at {shown}")),
         };
         if !found.is_file() {
@@ -39,7 +44,7 @@ impl OutputFile<'_> {
         if found.len() > 0 && !self.holds_one(&found)? {
             bail!("{shown} is there already and is not {}; choose another name", self.what);
         }
-        Ok(())
+        Ok(true)
     }
 
     fn holds_one(&self, found: &Metadata) -> Result<bool> {
@@ -58,8 +63,12 @@ impl OutputFile<'_> {
     /// # Errors
     /// As [`OutputFile::check`], and if it can't be written.
     pub(crate) fn write(&self, bytes: &[u8]) -> Result<()> {
-        self.check()?;
-        Ok(bitnet_formats::write_whole_file(self.path, bytes)?)
+        // A file that appears after the look is not replaced.
+        let written = match self.is_there()? {
+            true => bitnet_formats::write_whole_file(self.path, bytes),
+            false => bitnet_formats::write_new_file(self.path, bytes),
+        };
+        Ok(written?)
     }
 }
 

@@ -1,21 +1,22 @@
 //! Writing a file so that it is there whole or not at all: temporary file beside it, fsync, rename, fsync of the folder.
 
-use std::fs::File;
+use std::fs::{File, Metadata, Permissions};
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 use crate::error::{Error, Result, shown_path};
 
 /// Refuses a destination that is there and is no regular file: a rename would replace a pipe or a device by a file, or a
-/// symbolic link instead of what it points to.
-fn require_regular(path: &Path) -> Result<()> {
+/// symbolic link instead of what it points to. Returns the file that is there.
+fn require_regular(path: &Path) -> Result<Option<Metadata>> {
     let found = match std::fs::symlink_metadata(path) {
-        Ok(found) if !found.is_file() => found.file_type(),
+        Ok(found) if found.is_file() => return Ok(Some(found)),
+        Ok(found) => found.file_type(),
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
             let (file, action) = (shown_path(path), "look at what is there");
             return Err(Error::Io { file, action, source });
         }
-        _ => return Ok(()),
+        Err(_) => return Ok(None),
     };
     let kind = if found.is_dir() {
         "a directory"
@@ -28,33 +29,59 @@ fn require_regular(path: &Path) -> Result<()> {
 }
 
 /// Writes `path` through `fill`. Until `fill` has returned and everything is on the disk, `path` keeps what it held;
-/// on any error the temporary file is removed.
+/// on any error the temporary file is removed. A file that is replaced keeps its permissions, a new one has those of any
+/// new file. A file that appears meanwhile is not replaced.
 pub(crate) fn write_atomically(
     path: &Path,
     fill: impl FnOnce(&mut BufWriter<&File>) -> Result<()>,
 ) -> Result<()> {
-    require_regular(path)?;
+    let replaced = require_regular(path)?;
+    write_over(path, replaced.map(|found| found.permissions()), fill)
+}
+
+/// As [`write_atomically`], in the place of a file with the permissions `replaced`, or where nothing is.
+fn write_over(
+    path: &Path,
+    replaced: Option<Permissions>,
+    fill: impl FnOnce(&mut BufWriter<&File>) -> Result<()>,
+) -> Result<()> {
     let name = shown_path(path);
     let fail = |action| move |source| Error::Io { file: name.clone(), action, source };
     let folder = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    let temporary = tempfile::Builder::new()
-        .prefix(".bitnet-")
-        .suffix(".tmp")
-        .tempfile_in(folder)
-        .map_err(fail.clone()("create a temporary file beside it"))?;
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".bitnet-").suffix(".tmp");
+    #[cfg(unix)]
+    builder.permissions(replaced.clone().unwrap_or_else(new_permissions));
+    let temporary =
+        builder.tempfile_in(folder).map_err(fail.clone()("create a temporary file beside it"))?;
     {
         let mut sink = BufWriter::with_capacity(1 << 20, temporary.as_file());
         fill(&mut sink)?;
         sink.flush().map_err(fail.clone()("write"))?;
     }
     temporary.as_file().sync_all().map_err(fail.clone()("bring the data to the disk"))?;
-    set_default_mode(temporary.as_file()).map_err(fail.clone()("set its permissions"))?;
-    temporary
-        .persist(path)
-        .map_err(|error| fail.clone()("rename the finished file")(error.error))?;
+    let renamed = match replaced {
+        Some(permissions) => {
+            // The temporary file was made with what the umask left of them.
+            let set = set_permissions(temporary.as_file(), permissions);
+            set.map_err(fail.clone()("set its permissions"))?;
+            temporary.persist(path).map(drop)
+        }
+        None => match temporary.persist_noclobber(path) {
+            // Not every file system has a rename that replaces nothing.
+            Err(error) if error.error.kind() != io::ErrorKind::AlreadyExists => {
+                if require_regular(path)?.is_some() {
+                    return Err(fail("create")(io::ErrorKind::AlreadyExists.into()));
+                }
+                error.file.persist(path).map(drop)
+            }
+            renamed => renamed.map(drop),
+        },
+    };
+    renamed.map_err(|error| fail.clone()("rename the finished file")(error.error))?;
     sync_folder(folder).map_err(fail("bring the folder to the disk"))
 }
 
@@ -63,24 +90,35 @@ pub(crate) fn write_atomically(
 /// # Errors
 /// [`Error::NotRegularFile`] where a folder, a symbolic link or a special file is there; [`Error::Io`] naming the file and what could not be done; `path` keeps what it held.
 pub fn write_whole_file(path: &Path, bytes: &[u8]) -> Result<()> {
-    write_atomically(path, |sink| {
-        sink.write_all(bytes).map_err(|source| Error::Io {
-            file: shown_path(path),
-            action: "write",
-            source,
-        })
-    })
+    write_atomically(path, |sink| write_all(path, sink, bytes))
 }
 
-/// Temporary files are private to their owner; a finished model is readable by all, as any new file would be.
+/// Writes `bytes` to `path`, at which nothing may be, so that the file is there whole or not at all.
+///
+/// # Errors
+/// [`Error::Io`] naming the file and what could not be done, with [`io::ErrorKind::AlreadyExists`] where something is there.
+pub fn write_new_file(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_over(path, None, |sink| write_all(path, sink, bytes))
+}
+
+fn write_all(path: &Path, sink: &mut dyn Write, bytes: &[u8]) -> Result<()> {
+    let failed = |source| Error::Io { file: shown_path(path), action: "write", source };
+    sink.write_all(bytes).map_err(failed)
+}
+
+/// The permissions that programs ask for when they make a file: the system takes the umask off them.
 #[cfg(unix)]
-fn set_default_mode(file: &File) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    file.set_permissions(std::fs::Permissions::from_mode(0o644))
+fn new_permissions() -> Permissions {
+    std::os::unix::fs::PermissionsExt::from_mode(0o666)
+}
+
+#[cfg(unix)]
+fn set_permissions(file: &File, permissions: Permissions) -> io::Result<()> {
+    file.set_permissions(permissions)
 }
 
 #[cfg(not(unix))]
-fn set_default_mode(_file: &File) -> io::Result<()> {
+fn set_permissions(_file: &File, _permissions: Permissions) -> io::Result<()> {
     Ok(())
 }
 
@@ -180,5 +218,64 @@ mod tests {
         assert!(link.is_symlink());
         assert_eq!(std::fs::read(&file).unwrap(), b"mine");
         assert_eq!(std::fs::read_dir(work.path()).unwrap().count(), 2);
+    }
+    #[test]
+    fn new_file_takes_no_place_of_another() {
+        let work = tempfile::tempdir().unwrap();
+        let file = work.path().join("file");
+        write_new_file(&file, b"first").unwrap();
+        assert!(matches!(write_new_file(&file, b"second"), Err(Error::Io { .. })));
+        // One that appears while the bytes are written.
+        let late = work.path().join("late");
+        let refused = write_atomically(&late, |sink| {
+            std::fs::write(&late, b"mine").unwrap();
+            write_all(&late, sink, b"other")
+        });
+        assert!(matches!(refused, Err(Error::Io { .. })), "{refused:?}");
+        assert_eq!(std::fs::read(&file).unwrap(), b"first");
+        assert_eq!(std::fs::read(&late).unwrap(), b"mine");
+        assert_eq!(std::fs::read_dir(work.path()).unwrap().count(), 2, "no temporary file is left");
+    }
+
+    #[cfg(unix)]
+    fn mode(path: &Path) -> u32 {
+        std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(path).unwrap()) & 0o777
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn replaced_file_keeps_its_permissions() {
+        use std::os::unix::fs::PermissionsExt;
+        let work = tempfile::tempdir().unwrap();
+        let file = work.path().join("file");
+        write_whole_file(&file, b"first").unwrap();
+        for permissions in [0o600, 0o440, 0o666] {
+            std::fs::set_permissions(&file, Permissions::from_mode(permissions)).unwrap();
+            write_whole_file(&file, b"second").unwrap();
+            assert_eq!(mode(&file), permissions);
+        }
+    }
+
+    /// The umask belongs to the process, so that the test runs itself again in one with another umask.
+    #[cfg(unix)]
+    #[test]
+    fn new_file_has_the_permissions_that_the_umask_leaves() {
+        const PATH: &str = "BITNET_TEST_NEW_FILE";
+        if let Some(path) = std::env::var_os(PATH) {
+            return write_whole_file(Path::new(&path), b"private").unwrap();
+        }
+        let work = tempfile::tempdir().unwrap();
+        for (umask, permissions) in [("077", 0o600), ("022", 0o644), ("002", 0o664)] {
+            let file = work.path().join(umask);
+            let name = "atomic::tests::new_file_has_the_permissions_that_the_umask_leaves";
+            let run = std::process::Command::new("sh")
+                .args(["-c", &format!("umask {umask}; exec \"$0\" --exact {name}")])
+                .arg(std::env::current_exe().unwrap())
+                .env(PATH, &file)
+                .output()
+                .unwrap();
+            assert!(run.status.success(), "{run:?}");
+            assert_eq!(mode(&file), permissions, "umask {umask}");
+        }
     }
 }

@@ -27,7 +27,7 @@ pub mod sections;
 pub mod snapshot;
 mod sniff;
 
-pub use atomic::{Layout, sync_folder, write_whole_file};
+pub use atomic::{Layout, sync_folder, write_new_file, write_whole_file};
 pub use error::{Error, Result};
 pub use gguf::GgufFile;
 pub use mmap::{MappedFile, Region};
