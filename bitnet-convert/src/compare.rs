@@ -1,5 +1,5 @@
 //! Whether two models are the same beside their weights: constants, special tokens, end tokens, chat template, and the ids of
-//! sample texts. A difference is a sentence for the user.
+//! sample texts and what they are decoded as. A difference is a sentence for the user.
 
 use std::collections::BTreeSet;
 
@@ -201,7 +201,7 @@ fn end_tokens(
     })
 }
 
-/// Both tokenizers cut texts alike, where both models have one.
+/// Both tokenizers cut texts alike and make the same texts of tokens, where both models have one.
 fn samples(
     before: &ModelText,
     after: &ModelText,
@@ -215,6 +215,9 @@ fn samples(
     let ids = |tokenizer: &Tokenizer, text: &str, how: EncodeOptions| -> Result<Vec<u32>> {
         tokenizer.encode(text, how).map_err(|error| Error::from(InferenceError::from(error)))
     };
+    let text_of = |tokenizer: &Tokenizer, ids: &[u32]| -> Result<String> {
+        tokenizer.decode(ids, false).map_err(|error| Error::from(InferenceError::from(error)))
+    };
     for text in SAMPLES {
         for add_special in [true, false] {
             let how = EncodeOptions { add_special, parse_special: false };
@@ -223,6 +226,12 @@ fn samples(
                 let at = meant.iter().zip(&read).take_while(|(meant, read)| meant == read).count();
                 return Ok(Err(format!(
                     "its tokenizer would cut the sample text {text:?} into other tokens than the source's, from token {at} on"
+                )));
+            }
+            let (meant, read) = (text_of(before, &meant)?, text_of(after, &read)?);
+            if meant != read {
+                return Ok(Err(format!(
+                    "the tokens of the sample text {text:?} would be decoded as {read:?}, and by the source as {meant:?}"
                 )));
             }
         }
