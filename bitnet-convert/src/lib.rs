@@ -19,6 +19,7 @@ mod adapter;
 mod adapter_config;
 mod budget;
 mod choose;
+mod claim;
 mod compare;
 mod destination;
 mod diff;
@@ -93,7 +94,9 @@ pub fn inspect(input: &Path, output: &Path, options: &ConvertOptions) -> Result<
 /// [`Error::Refused`] for what would change the model unasked or replace what no conversion wrote, [`Error::Tensor`] for a
 /// tensor that the storage can't hold, [`Error::Unproven`] if the result does not read back as it was meant,
 /// [`Error::SourceChanged`] if the source did not stay as it was, [`Error::Stopped`] if it was asked to stop, and those of
-/// reading and writing. Until it returns, `output` is what it was.
+/// reading and writing. Until the result is complete and proven, `output` is what it was. Then one file gets its name in one
+/// step; the files of a split model get theirs one after another, the first one last, and a folder that is replaced is moved
+/// aside before the new one gets its name. The same conversion mends what an interruption leaves between these steps.
 pub fn convert(
     input: &Path,
     output: &Path,

@@ -16,14 +16,15 @@
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::{File, Metadata, OpenOptions};
-use std::io::{BufRead, BufReader, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use bitnet_formats::sync_folder;
 use serde::{Deserialize, Serialize};
 
-use crate::destination::{Destination, Standing, check_file, foreign, special};
+use crate::claim::{MARK, claim_and_lock, not_ours, same_file};
+use crate::destination::{Destination, Standing, check_file, foreign};
 use crate::digest::Digest;
 use crate::encode::{Encoded, Proof};
 use crate::entry::{Entry, names_in};
@@ -33,8 +34,6 @@ use crate::{Error, Result};
 
 /// Longest line of a journal that is read: the first one names every file.
 const MAX_LINE: u64 = 1 << 22;
-/// The name of the mark.
-const MARK: &str = ".bitnet-convert";
 
 /// A step that is done.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -93,14 +92,14 @@ impl Partial {
         resume: bool,
     ) -> Result<Self> {
         let folder = destination.files();
-        claim(&destination.partial)?;
-        let mut journal = open_journal(&destination)?;
+        let mut journal = claim_and_lock(&destination)?;
         restore_replaced(&destination)?;
         let (known, records) = read_journal(&journal, fingerprint).unwrap_or_default();
         let records = records.filter(|_| resume);
         make_folder(&folder)?;
         let known: HashSet<&str> =
             names.iter().chain(&known).map(String::as_str).chain([MANIFEST]).collect();
+        drop_second_names(&destination, names)?;
         clear(&folder, &known, records.is_none())?;
         let opened = files
             .iter()
@@ -228,9 +227,13 @@ impl Partial {
         sync_folder(parent).map_err(Error::io(parent, "bring to the disk"))?;
         // Gone already where it became the result; a file of someone else in it stays.
         let _ = std::fs::remove_dir(destination.files());
-        drop(journal);
-        remove_file(&destination.partial.join("journal"))?;
+        // The journal stays locked until nothing of this run has a name any more. It is emptied first: a folder with an empty
+        // journal and no mark is one whose removal was interrupted.
+        let path = destination.partial.join("journal");
+        lock(&journal).set_len(0).map_err(Error::io(&path, "write"))?;
         remove_file(&destination.partial.join(MARK))?;
+        remove_file(&path)?;
+        drop(journal);
         let _ = std::fs::remove_dir(&destination.partial);
         Ok(())
     }
@@ -257,58 +260,6 @@ impl Partial {
     }
 }
 
-/// Makes the partial folder, or takes one that a conversion made, or an empty one.
-fn claim(folder: &Path) -> Result<()> {
-    let mark = folder.join(MARK);
-    // Folders above the result's are not made: a name that was typed wrong is an error.
-    match std::fs::create_dir(folder) {
-        Err(error) if error.kind() != ErrorKind::AlreadyExists => {
-            return Err(Error::io(folder, "create")(error));
-        }
-        _ => {}
-    }
-    match Entry::at(folder)? {
-        Entry::Folder => {}
-        Entry::Special(kind) => return Err(special(folder, kind, "a folder")),
-        Entry::Absent | Entry::File(_) => return Err(not_ours(folder)),
-    }
-    match Entry::at(&mark)? {
-        Entry::File(_) => return Ok(()),
-        Entry::Absent if names_in(folder)?.is_empty() => {}
-        _ => return Err(not_ours(folder)),
-    }
-    match OpenOptions::new().write(true).create_new(true).open(&mark) {
-        Err(error) if error.kind() != ErrorKind::AlreadyExists => {
-            Err(Error::io(&mark, "create")(error))
-        }
-        _ => Ok(()),
-    }
-}
-
-fn not_ours(path: &Path) -> Error {
-    let problem = "the result would grow in a folder of this name, and what is there was not made by a conversion; move                    it away, or choose another name for the result";
-    Error::refused(path.display().to_string(), problem)
-}
-
-/// Opens and locks the journal.
-fn open_journal(destination: &Destination) -> Result<File> {
-    let path = destination.partial.join("journal");
-    let mut options = OpenOptions::new();
-    options.read(true).write(true);
-    match Entry::at(&path)? {
-        Entry::Absent => options.create_new(true),
-        Entry::File(_) => &mut options,
-        _ => return Err(not_ours(&path)),
-    };
-    let journal = options.open(&path).map_err(Error::io(&path, "open"))?;
-    if journal.try_lock().is_err() {
-        let problem =
-            "another conversion to the same name is running; wait for it, or choose another name";
-        return Err(Error::refused(destination.path.display().to_string(), problem));
-    }
-    Ok(journal)
-}
-
 /// Brings a folder back that was being replaced when an earlier run ended, or removes it if the result has its name.
 fn restore_replaced(destination: &Destination) -> Result<()> {
     let (old, to) = (destination.replaced(), &destination.path);
@@ -317,7 +268,16 @@ fn restore_replaced(destination: &Destination) -> Result<()> {
         Entry::Folder => {}
         _ => return Err(not_ours(&old)),
     }
-    if let Entry::Absent = Entry::at(to)? {
+    let result_is_there = match Entry::at(to)? {
+        Entry::Absent => false,
+        // Made by someone since: the folder that was being replaced is the only result.
+        Entry::Folder if names_in(to)?.is_empty() => {
+            std::fs::remove_dir(to).map_err(Error::io(to, "put back"))?;
+            false
+        }
+        _ => true,
+    };
+    if !result_is_there {
         return std::fs::rename(&old, to).map_err(Error::io(to, "put back"));
     }
     match Manifest::read(&old)? {
@@ -336,6 +296,22 @@ fn make_folder(path: &Path) -> Result<()> {
         Entry::Folder => Ok(()),
         _ => Err(not_ours(path)),
     }
+}
+
+/// Removes names of finished files that already have their final name too, as a run leaves them that ends between the two steps
+/// of [`Partial::finish_files`].
+fn drop_second_names(destination: &Destination, names: &[String]) -> Result<()> {
+    for name in names {
+        let (grown, last) = (destination.files().join(name), destination.path.with_file_name(name));
+        if let (Entry::File(grown_file), Entry::File(last)) =
+            (Entry::at(&grown)?, Entry::at(&last)?)
+            && !has_one_name(&grown_file)
+            && same_file(&grown_file, &last)
+        {
+            remove_file(&grown)?;
+        }
+    }
+    Ok(())
 }
 
 /// Refuses a folder with an entry that is not a file of a known name; with `remove`, removes the files.

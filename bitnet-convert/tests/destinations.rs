@@ -203,6 +203,35 @@ fn folder_that_was_being_replaced_comes_back() {
     assert_eq!(names(work.path()), ["model"]);
 }
 
+#[test]
+fn empty_folder_at_the_name_does_not_cost_the_replaced_one() {
+    let work = tempfile::tempdir().unwrap();
+    let (folder, partial) = (work.path().join("model"), work.path().join(".model.partial"));
+    whole(&packed(), &folder, &replacing());
+    assert!(convert(&packed(), &folder, &replacing(), &mut |_| false).is_err());
+    // As if the power had gone between the two renames, and the user had made the folder anew.
+    fs::rename(&folder, partial.join("replaced")).unwrap();
+    fs::create_dir(&folder).unwrap();
+    assert!(convert(&packed(), &folder, &replacing(), &mut |_| false).is_err());
+    assert!(folder.join("model.safetensors").exists());
+    whole(&packed(), &folder, &replacing());
+    assert_eq!(names(work.path()), ["model"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn file_left_with_both_names_is_replaced() {
+    let work = tempfile::tempdir().unwrap();
+    let output = work.path().join("model.gguf");
+    assert!(convert(&packed(), &output, &replacing(), &mut |_| false).is_err());
+    // As if the power had gone after the final name was given and before the other one was removed.
+    let grown = work.path().join(".model.gguf.partial/files/model.gguf");
+    fs::hard_link(&grown, &output).unwrap();
+    whole(&packed(), &output, &replacing());
+    assert_eq!(names(work.path()), ["model.gguf"]);
+    assert_eq!(&fs::read(&output).unwrap()[..4], b"GGUF");
+}
+
 #[cfg(unix)]
 mod links {
     use std::os::unix::fs::{FileTypeExt, symlink};
