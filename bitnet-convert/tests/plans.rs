@@ -109,3 +109,47 @@ fn unknown_endings_are_refused_before_the_source_is_opened() {
         assert!(error.contains(name) && error.contains("are not written"), "{error}");
     }
 }
+
+#[test]
+fn decoder_that_gguf_reads_otherwise_is_refused() {
+    let mut vocab = serde_json::Map::new();
+    let bytes = (0..256).map(|byte| format!("<0x{byte:02X}>"));
+    let texts = ["<unk>", "<s>", "</s>", "▁", "a", "e", "o"].map(str::to_owned);
+    for (id, text) in texts.into_iter().chain(bytes).enumerate() {
+        vocab.insert(text, id.into());
+    }
+    let tokenizer = |strip: bool| {
+        let mut decoders = vec![
+            json!({"type": "Replace", "pattern": {"String": "▁"}, "content": " "}),
+            json!({"type": "ByteFallback"}),
+            json!({"type": "Fuse"}),
+        ];
+        if strip {
+            decoders.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
+        }
+        json!({
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
+            "normalizer": {"type": "Sequence", "normalizers": [
+                {"type": "Prepend", "prepend": "▁"},
+                {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+            ]},
+            "pre_tokenizer": null, "post_processor": null,
+            "decoder": {"type": "Sequence", "decoders": decoders},
+            "model": {
+                "type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": null,
+                "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true, "ignore_merges": false,
+                "vocab": vocab, "merges": [],
+            },
+        })
+    };
+    let work = tempfile::tempdir().unwrap();
+    let model = |name, strip| {
+        let files = vec![("tokenizer.json", tokenizer(strip))];
+        SmallModel { files, ..SmallModel::default() }.write(work.path(), name)
+    };
+    let output = work.path().join("model.gguf");
+    inspect(&model("stripped", true), &output, &ConvertOptions::default()).unwrap();
+    // GGUF readers drop the space that add_space_prefix puts before a text; this decoder leaves it.
+    let error = refused(&model("whole", false), &output, &ConvertOptions::default());
+    assert!(error.contains("would be decoded as"), "{error}");
+}
