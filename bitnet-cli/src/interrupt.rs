@@ -38,7 +38,6 @@ impl Listener {
     }
 
     /// The flag itself, for work that watches it.
-    #[cfg(feature = "train")]
     pub(crate) fn flag(&self) -> &'static AtomicBool {
         &ASKED
     }

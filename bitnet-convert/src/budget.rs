@@ -41,7 +41,10 @@ pub(crate) fn within(
     let matrices: Vec<&ModelTensor> =
         all.iter().filter(|tensor| tensor.kind != Kind::Vector).collect();
     let pool = HybridMemoryPool::with_config(MemoryPoolConfig::unbounded())?;
-    let choice = |index: usize| choice(files, &chooser, matrices[index], &pool);
+    let choice = |index: usize| {
+        options.go_on()?;
+        choice(files, &chooser, matrices[index], &pool)
+    };
     let choices = in_parallel(matrices.len(), threads, choice, &mut |_, _| {})?;
     let weights: f64 = matrices.iter().map(|tensor| (tensor.rows * tensor.cols) as f64).sum();
     let limit = match budget {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::entry::{Entry, names_in};
 use crate::manifest::{MANIFEST, Manifest};
-use crate::options::Target;
+use crate::options::{ConvertOptions, Target};
 use crate::{Error, Result};
 
 /// Endings of model files that are not written, and that no folder is called.
@@ -49,7 +49,7 @@ pub(crate) struct Destination {
 pub(crate) enum Standing {
     /// Nothing, or an empty folder.
     Free,
-    /// A folder in which every file is one that a conversion wrote.
+    /// A folder in which every file has the name and the length of one that a conversion wrote.
     Written(Manifest),
 }
 
@@ -84,6 +84,23 @@ impl Destination {
         }
     }
 
+    /// As [`Destination::check`], and reads the files of a folder that is to be replaced: one with other bytes is refused.
+    pub(crate) fn check_bytes(
+        &self,
+        target: Target,
+        names: &[PathBuf],
+        options: &ConvertOptions,
+    ) -> Result<()> {
+        if target == Target::Gguf {
+            return self.check(target, names, options.overwrite);
+        }
+        let Standing::Written(manifest) = self.standing(options.overwrite)? else { return Ok(()) };
+        match manifest.foreign(&self.path, &|| options.go_on())? {
+            None => Ok(()),
+            Some(name) => Err(foreign(&self.path, &name)),
+        }
+    }
+
     /// What stands at the final name of a folder, where it may be replaced.
     pub(crate) fn standing(&self, overwrite: bool) -> Result<Standing> {
         let shown = || self.path.display().to_string();
@@ -109,7 +126,7 @@ impl Destination {
         if !overwrite {
             return Err(Error::refused(shown(), "it is there already; --overwrite replaces it"));
         }
-        match manifest.foreign(&self.path)? {
+        match manifest.unlisted(&self.path)? {
             None => Ok(Standing::Written(manifest)),
             Some(name) => Err(foreign(&self.path, &name)),
         }

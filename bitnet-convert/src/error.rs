@@ -85,6 +85,9 @@ pub enum Error {
         /// Why.
         source: Box<Error>,
     },
+    /// The conversion was asked to stop before it had written anything.
+    #[error("stopped before anything was converted")]
+    Interrupted,
     /// The conversion was asked to stop.
     #[error("stopped; what is done is kept in {}, and the same command goes on from there", partial.display())]
     Stopped {
@@ -108,7 +111,7 @@ impl Error {
         move |source| Self::Io { path: path.clone(), action, source }
     }
 
-    /// An error of the file system with the place of what is done; any other as it is.
+    /// An error of the file system, and an interruption, with the place of what is done; any other as it is.
     pub(crate) fn keeping(self, partial: &std::path::Path) -> Self {
         let of_disk = matches!(
             self,
@@ -119,6 +122,9 @@ impl Error {
                         | InferenceError::Format(bitnet_formats::Error::Io { .. })
                 )
         );
+        if matches!(self, Self::Interrupted) && partial.is_dir() {
+            return Self::Stopped { partial: partial.to_owned() };
+        }
         if of_disk && partial.is_dir() {
             return Self::Halted { partial: partial.to_owned(), source: Box::new(self) };
         }

@@ -93,7 +93,7 @@ pub fn inspect(input: &Path, output: &Path, options: &ConvertOptions) -> Result<
 /// # Errors
 /// [`Error::Refused`] for what would change the model unasked or replace what no conversion wrote, [`Error::Tensor`] for a
 /// tensor that the storage can't hold, [`Error::Unproven`] if the result does not read back as it was meant,
-/// [`Error::SourceChanged`] if the source did not stay as it was, [`Error::Stopped`] if it was asked to stop, and those of
+/// [`Error::SourceChanged`] if the source did not stay as it was, [`Error::Stopped`] and [`Error::Interrupted`] if it was asked to stop, and those of
 /// reading and writing. Until the result is complete and proven, `output` is what it was. Then one file gets its name in one
 /// step; the files of a split model get theirs one after another, the first one last, and a folder that is replaced is moved
 /// aside before the new one gets its name. The same conversion mends what an interruption leaves between these steps.
@@ -115,8 +115,7 @@ fn run(
 ) -> Result<Report> {
     let Decided { files, source, destination, plan, planned, side } = &decided;
     let (fingerprint, names) = (decided.fingerprint(), decided.file_names());
-    let partial =
-        Partial::open(destination.clone(), plan, planned, &names, fingerprint, options.resume)?;
+    let partial = Partial::open(destination.clone(), plan, planned, &names, fingerprint, options)?;
     // What an earlier run was replacing may be back in its place.
     destination.check(plan.target, &decided.final_names(), options.overwrite)?;
     let left: Vec<usize> = (0..plan.works.len()).filter(|&step| !partial.is_done(step)).collect();
@@ -137,7 +136,7 @@ fn run(
     // Asked after each stage as well: its last pieces may have been done before anyone was told of the first.
     let go_on = || match stop.load(Ordering::Relaxed) {
         true => Err(Error::Stopped { partial: destination.partial.clone() }),
-        false => Ok(()),
+        false => options.go_on(),
     };
     let work = |index: usize| -> Result<()> {
         go_on()?;
@@ -173,9 +172,7 @@ fn run(
     source.check(files)?;
     match plan.target {
         Target::Gguf => partial.finish_files(&decided.final_names(), options.overwrite)?,
-        Target::HuggingFace | Target::Dense | Target::Mlx => {
-            partial.finish_folder(options.overwrite)?
-        }
+        Target::HuggingFace | Target::Dense | Target::Mlx => partial.finish_folder(options)?,
     }
     Ok(Report { converting, proving, ..decided.report(&records, resumed) })
 }
@@ -191,6 +188,7 @@ fn decide(input: &Path, output: &Path, options: &ConvertOptions) -> Result<Decid
     let mut source = SourceFiles::beside(input);
     let files = ModelFiles::open(ModelSource::Path(input), &options.load)?;
     source.add_weights(&files);
+    options.go_on()?;
     let mut options = options.clone();
     if let Some(budget) = options.budget {
         let threads = options.threads.unwrap_or_else(available_threads);
@@ -212,7 +210,7 @@ fn decide(input: &Path, output: &Path, options: &ConvertOptions) -> Result<Decid
     let mut decided = Decided { files, source, destination, plan, planned, side };
     let names = decided.final_names();
     decided.source.refuse_as_output(output, &names)?;
-    decided.destination.check(target, &names, options.overwrite)?;
+    decided.destination.check_bytes(target, &names, options)?;
     let remarks = rehearse::rehearse(&decided, options)?;
     decided.plan.remarks.extend(remarks);
     Ok(decided)

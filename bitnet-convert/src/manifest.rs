@@ -35,8 +35,8 @@ struct Listed {
 }
 
 impl Manifest {
-    /// Lists every file of `folder` and writes the list into it.
-    pub(crate) fn write(folder: &Path) -> Result<()> {
+    /// Lists every file of `folder` and writes the list into it. `go_on` is asked often, and its error ends the work.
+    pub(crate) fn write(folder: &Path, go_on: &dyn Fn() -> Result<()>) -> Result<()> {
         let mut files = Vec::new();
         for name in names_in(folder)?.iter().filter(|name| *name != MANIFEST) {
             let path = folder.join(name);
@@ -47,7 +47,7 @@ impl Manifest {
             files.push(Listed {
                 name: name.to_owned(),
                 bytes: found.len(),
-                digest: digest(&path)?,
+                digest: digest(&path, go_on)?,
             });
         }
         let manifest = Self { program: PROGRAM.to_owned(), format: FORMAT, files };
@@ -67,8 +67,26 @@ impl Manifest {
         Ok(manifest.filter(|m: &Self| m.program == PROGRAM && m.format == FORMAT))
     }
 
-    /// The first entry of `folder` that is not listed, or is not what was written.
-    pub(crate) fn foreign(&self, folder: &Path) -> Result<Option<String>> {
+    /// The first entry of `folder` that is not listed, or is not what was written. `go_on` is asked often, and its error ends
+    /// the work.
+    pub(crate) fn foreign(
+        &self,
+        folder: &Path,
+        go_on: &dyn Fn() -> Result<()>,
+    ) -> Result<Option<String>> {
+        self.first_foreign(folder, &|path, meant| Ok(digest(path, go_on)? == meant))
+    }
+
+    /// The first entry of `folder` that is not listed, or has another length. The bytes are not read.
+    pub(crate) fn unlisted(&self, folder: &Path) -> Result<Option<String>> {
+        self.first_foreign(folder, &|_, _| Ok(true))
+    }
+
+    fn first_foreign(
+        &self,
+        folder: &Path,
+        is_same: &dyn Fn(&Path, Digest) -> Result<bool>,
+    ) -> Result<Option<String>> {
         for name in names_in(folder)? {
             if name == MANIFEST {
                 continue;
@@ -81,7 +99,7 @@ impl Manifest {
                 Entry::File(found) if found.len() == listed.bytes => {}
                 _ => return Ok(shown),
             }
-            if digest(&folder.join(&name))? != listed.digest {
+            if !is_same(&folder.join(&name), listed.digest)? {
                 return Ok(shown);
             }
         }
@@ -109,11 +127,12 @@ pub(crate) fn remove_file(path: &Path) -> Result<()> {
     }
 }
 
-fn digest(path: &Path) -> Result<Digest> {
+fn digest(path: &Path, go_on: &dyn Fn() -> Result<()>) -> Result<Digest> {
     let failed = Error::io(path, "read");
     let mut file = File::open(path).map_err(&failed)?;
     let (mut digester, mut buffer) = (Digester::new(), vec![0; 1 << 20]);
     loop {
+        go_on()?;
         match file.read(&mut buffer) {
             Ok(0) => return Ok(digester.finish()),
             Ok(n) => digester.push(&buffer[..n]),
@@ -132,7 +151,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("config.json"), b"{}").unwrap();
         fs::write(folder.path().join("model.safetensors"), b"weights").unwrap();
-        Manifest::write(folder.path()).unwrap();
+        Manifest::write(folder.path(), &|| Ok(())).unwrap();
         folder
     }
 
@@ -141,7 +160,10 @@ mod tests {
         let folder = written();
         let path = folder.keep();
         let manifest = Manifest::read(&path).unwrap().unwrap();
-        assert_eq!(manifest.foreign(&path).unwrap(), None);
+        assert_eq!(manifest.foreign(&path, &|| Ok(())).unwrap(), None);
+        let stop = || Err(Error::Interrupted);
+        assert!(matches!(manifest.foreign(&path, &stop), Err(Error::Interrupted)));
+        assert_eq!(manifest.unlisted(&path).unwrap(), None, "no byte is read");
         manifest.remove(&path).unwrap();
         assert!(!path.exists());
     }
@@ -162,7 +184,8 @@ mod tests {
             let folder = written();
             change(folder.path());
             let manifest = Manifest::read(folder.path()).unwrap().unwrap();
-            assert_eq!(manifest.foreign(folder.path()).unwrap().as_deref(), Some(name));
+            let foreign = manifest.foreign(folder.path(), &|| Ok(())).unwrap();
+            assert_eq!(foreign.as_deref(), Some(name));
         }
     }
 

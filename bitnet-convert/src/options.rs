@@ -1,10 +1,11 @@
 //! What a conversion is asked for.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bitnet_inference::LoadOptions;
 
-use crate::Storage;
+use crate::{Error, Result, Storage};
 
 /// The container and packing of the result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -74,6 +75,18 @@ pub struct ConvertOptions {
     pub resume: bool,
     /// Whether an existing output is replaced.
     pub overwrite: bool,
+    /// A flag that another thread sets to stop the work, also while nothing of it is reported as progress.
+    pub interrupted: Option<&'static AtomicBool>,
+}
+
+impl ConvertOptions {
+    /// An error once the flag is set.
+    pub(crate) fn go_on(&self) -> Result<()> {
+        match self.interrupted.is_some_and(|flag| flag.load(Ordering::Relaxed)) {
+            true => Err(Error::Interrupted),
+            false => Ok(()),
+        }
+    }
 }
 
 impl Default for ConvertOptions {
@@ -94,6 +107,7 @@ impl Default for ConvertOptions {
             verify: true,
             resume: true,
             overwrite: false,
+            interrupted: None,
         }
     }
 }

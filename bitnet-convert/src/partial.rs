@@ -29,6 +29,7 @@ use crate::digest::Digest;
 use crate::encode::{Encoded, Proof};
 use crate::entry::{Entry, names_in};
 use crate::manifest::{MANIFEST, Manifest, remove_file};
+use crate::options::ConvertOptions;
 use crate::plan::{Plan, PlannedFile};
 use crate::{Error, Result};
 
@@ -79,7 +80,7 @@ pub(crate) struct Partial {
 }
 
 impl Partial {
-    /// Opens what an earlier run of the same plan left, if `resume` says so, else begins anew. `names` are the files that the
+    /// Opens what an earlier run of the same plan left, if the options say so, else begins anew. `names` are the files that the
     /// result may have.
     ///
     /// The journal is locked, so that a second conversion to the same name is refused.
@@ -89,13 +90,13 @@ impl Partial {
         files: &[PlannedFile],
         names: &[String],
         fingerprint: Digest,
-        resume: bool,
+        options: &ConvertOptions,
     ) -> Result<Self> {
         let folder = destination.files();
         let mut journal = claim_and_lock(&destination)?;
-        restore_replaced(&destination)?;
+        restore_replaced(&destination, options)?;
         let (known, records) = read_journal(&journal, fingerprint).unwrap_or_default();
-        let records = records.filter(|_| resume);
+        let records = records.filter(|_| options.resume);
         make_folder(&folder)?;
         let known: HashSet<&str> =
             names.iter().chain(&known).map(String::as_str).chain([MANIFEST]).collect();
@@ -111,8 +112,13 @@ impl Partial {
             journal: Mutex::new(journal.try_clone().map_err(Error::io(&folder, "open"))?),
             records: Mutex::default(),
         };
-        let mut kept = records.unwrap_or_default();
-        kept.retain(|record| partial.still_holds(plan, record));
+        let mut kept = Vec::new();
+        for record in records.unwrap_or_default() {
+            options.go_on()?;
+            if partial.still_holds(plan, &record) {
+                kept.push(record);
+            }
+        }
         // The journal is written anew, without what no longer holds.
         let heading = Heading { format: FORMAT, plan: fingerprint, files: names.to_vec() };
         let mut text = line(&heading);
@@ -185,12 +191,13 @@ impl Partial {
 
     /// Puts the folder under the final name, in the place of an empty one; with `overwrite`, in the place of one that a
     /// conversion wrote.
-    pub(crate) fn finish_folder(self, overwrite: bool) -> Result<()> {
+    pub(crate) fn finish_folder(self, options: &ConvertOptions) -> Result<()> {
         let (from, to) = (self.destination.files(), self.destination.path.clone());
         let failed = Error::io(&to, "put the result at");
-        Manifest::write(&from)?;
+        let go_on = || options.go_on();
+        Manifest::write(&from, &go_on)?;
         let old = self.destination.replaced();
-        match self.destination.standing(overwrite)? {
+        match self.destination.standing(options.overwrite)? {
             Standing::Free => {
                 // Fails where something has come into the folder.
                 if let Entry::Folder = Entry::at(&to)? {
@@ -202,7 +209,7 @@ impl Partial {
                 std::fs::rename(&to, &old).map_err(&failed)?;
                 let put = || -> Result<()> {
                     // Looked at again where no one else puts files into it.
-                    if let Some(name) = manifest.foreign(&old)? {
+                    if let Some(name) = manifest.foreign(&old, &go_on)? {
                         return Err(foreign(&to, &name));
                     }
                     std::fs::rename(&from, &to).map_err(&failed)
@@ -261,7 +268,7 @@ impl Partial {
 }
 
 /// Brings a folder back that was being replaced when an earlier run ended, or removes it if the result has its name.
-fn restore_replaced(destination: &Destination) -> Result<()> {
+fn restore_replaced(destination: &Destination, options: &ConvertOptions) -> Result<()> {
     let (old, to) = (destination.replaced(), &destination.path);
     match Entry::at(&old)? {
         Entry::Absent => return Ok(()),
@@ -281,7 +288,7 @@ fn restore_replaced(destination: &Destination) -> Result<()> {
         return std::fs::rename(&old, to).map_err(Error::io(to, "put back"));
     }
     match Manifest::read(&old)? {
-        Some(manifest) => match manifest.foreign(&old)? {
+        Some(manifest) => match manifest.foreign(&old, &|| options.go_on())? {
             None => manifest.remove(&old),
             Some(name) => Err(foreign(&old, &name)),
         },

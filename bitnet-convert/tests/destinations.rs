@@ -5,7 +5,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use bitnet_convert::{ConvertOptions, Report, Target, convert, inspect};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bitnet_convert::{Budget, ConvertOptions, Error, Report, Target, convert, inspect};
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/models").join(name)
@@ -216,6 +218,34 @@ fn empty_folder_at_the_name_does_not_cost_the_replaced_one() {
     assert!(folder.join("model.safetensors").exists());
     whole(&packed(), &folder, &replacing());
     assert_eq!(names(work.path()), ["model"]);
+}
+
+#[test]
+fn interrupted_plan_writes_nothing() {
+    static FLAG: AtomicBool = AtomicBool::new(true);
+    let work = tempfile::tempdir().unwrap();
+    let output = work.path().join("model.gguf");
+    let options = ConvertOptions {
+        interrupted: Some(&FLAG),
+        budget: Some(Budget::Decibels(20.0)),
+        ..replacing()
+    };
+    let planned = inspect(&packed(), &output, &options);
+    assert!(matches!(planned, Err(Error::Interrupted)), "{planned:?}");
+    let converted = convert(&packed(), &output, &options, &mut |_| true);
+    assert!(matches!(converted, Err(Error::Interrupted)), "{converted:?}");
+    assert_eq!(names(work.path()), [""; 0]);
+    // While tensors are converted, the flag keeps what is done.
+    FLAG.store(false, Ordering::Relaxed);
+    let stopped = convert(&packed(), &output, &options, &mut |_| {
+        FLAG.store(true, Ordering::Relaxed);
+        true
+    });
+    assert!(matches!(stopped, Err(Error::Stopped { .. })), "{stopped:?}");
+    assert!(names(work.path()).contains(&".model.gguf.partial".to_owned()));
+    FLAG.store(false, Ordering::Relaxed);
+    let report = whole(&packed(), &output, &options);
+    assert!(report.resumed > 0);
 }
 
 #[cfg(unix)]

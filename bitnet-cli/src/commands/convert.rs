@@ -12,6 +12,7 @@ use crate::output::{self, Output, without_controls};
 
 /// Converts a model, or says what would be done.
 pub(crate) fn run(cli: &Cli, args: &ConvertArgs, output: &mut Output) -> Result<Outcome> {
+    let listener = Listener::new();
     let options = ConvertOptions {
         target: args.to.map(Into::into),
         linear: args.linear,
@@ -28,13 +29,18 @@ pub(crate) fn run(cli: &Cli, args: &ConvertArgs, output: &mut Output) -> Result<
         verify: !args.no_verify,
         resume: !args.no_resume,
         overwrite: args.overwrite,
+        interrupted: Some(listener.flag()),
     };
     if args.dry_run {
-        let report = bitnet_convert::inspect(&args.input, &args.output, &options)?;
-        show(&report, args, output)?;
-        return Ok(Outcome::Done);
+        return match bitnet_convert::inspect(&args.input, &args.output, &options) {
+            Ok(report) => {
+                show(&report, args, output)?;
+                Ok(Outcome::Done)
+            }
+            Err(bitnet_convert::Error::Interrupted) => Ok(Outcome::Interrupted),
+            Err(error) => Err(error.into()),
+        };
     }
-    let listener = Listener::new();
     let (mut converting, mut proving) = (None, None);
     let mut on_progress = |Progress { stage, done, total }: Progress| {
         let bar = match stage {
@@ -54,7 +60,9 @@ pub(crate) fn run(cli: &Cli, args: &ConvertArgs, output: &mut Output) -> Result<
             show(&report, args, output)?;
             Ok(Outcome::Done)
         }
-        Err(error @ bitnet_convert::Error::Stopped { .. }) => {
+        Err(
+            error @ (bitnet_convert::Error::Stopped { .. } | bitnet_convert::Error::Interrupted),
+        ) => {
             output.note(&error.to_string());
             Ok(Outcome::Interrupted)
         }
