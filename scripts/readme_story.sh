@@ -7,7 +7,7 @@ readme=$(dirname "$0")/../README.md
 
 # The lines between the command and the end of its block.
 shown=$(awk '/^\$ cargo run --release -- run "Once upon a time" --seed 1$/ { inside = 1; next } /^```/ { inside = 0 } inside' "$readme" | tr -s '[:space:]' ' ')
-printed=$("$@" run "Once upon a time" --seed 1 2>/dev/null | tr -s '[:space:]' ' ')
+printed=$("$@" run "Once upon a time" --seed 1 | tr -s '[:space:]' ' ')
 if [ -z "${shown// /}" ]; then
     echo "README.md: the story of the first command is missing" >&2
     exit 1
