@@ -198,7 +198,13 @@ fn train_makes_a_model_that_runs_and_can_be_continued() {
         3
     );
 
-    let lines = with_input(&args[..1].iter().chain(&args[2..]).copied().collect::<Vec<_>>(), b"");
+    let before = std::fs::read(&model).unwrap();
+    let again = ["train", "--config", path.to_str().unwrap(), "--out", out.to_str().unwrap()];
+    refused(&again, &["checkpoint.safetensors is there already", "--resume"]);
+    assert_eq!(std::fs::read(&model).unwrap(), before, "a finished run stays as it is");
+    let other = folder.path().join("other");
+    let plain = ["train", "--config", path.to_str().unwrap(), "--out", other.to_str().unwrap()];
+    let lines = with_input(&plain, b"");
     assert!(
         stderr(&lines).contains("step 4/4") && stderr(&lines).contains("tokens/s"),
         "{}",
@@ -206,6 +212,6 @@ fn train_makes_a_model_that_runs_and_can_be_continued() {
     );
     config["steps"] = (-1).into();
     write(&config);
-    refused(&args, &["recipe.json"]);
+    refused(&again, &["recipe.json"]);
     assert_eq!(json(&["run", "Once", "-n", "0", "--json", "-m", &model])["text"], "");
 }
