@@ -181,6 +181,7 @@ impl Partial {
             // A link is made only where nothing stands; not every file system has them.
             if overwrite || std::fs::hard_link(&from, to).is_err() {
                 check_file(to, overwrite)?;
+                take_permissions(&from, to)?;
                 std::fs::rename(&from, to).map_err(failed)?;
             } else {
                 remove_file(&from)?;
@@ -206,6 +207,7 @@ impl Partial {
                 std::fs::rename(&from, &to).map_err(failed)?;
             }
             Standing::Written(manifest) => {
+                take_permissions(&from, &to)?;
                 std::fs::rename(&to, &old).map_err(&failed)?;
                 let put = || -> Result<()> {
                     // Looked at again where no one else puts files into it.
@@ -294,6 +296,23 @@ fn restore_replaced(destination: &Destination, options: &ConvertOptions) -> Resu
         },
         None => Err(not_ours(&old)),
     }
+}
+
+/// Gives a result the permissions of what it replaces: a private model stays private.
+#[cfg(unix)]
+fn take_permissions(from: &Path, to: &Path) -> Result<()> {
+    let failed = Error::io(to, "keep the permissions of");
+    let Ok(replaced) = std::fs::symlink_metadata(to) else { return Ok(()) };
+    let own = std::fs::metadata(from).map_err(&failed)?;
+    if own.permissions() == replaced.permissions() {
+        return Ok(());
+    }
+    std::fs::set_permissions(from, replaced.permissions()).map_err(failed)
+}
+
+#[cfg(not(unix))]
+fn take_permissions(_from: &Path, _to: &Path) -> Result<()> {
+    Ok(())
 }
 
 /// Makes a folder, unless it is there.

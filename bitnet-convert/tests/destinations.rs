@@ -250,6 +250,20 @@ fn interrupted_plan_writes_nothing() {
 
 #[cfg(unix)]
 #[test]
+fn replaced_result_keeps_its_permissions() {
+    use std::os::unix::fs::PermissionsExt;
+    let work = tempfile::tempdir().unwrap();
+    for (name, mode) in [("model.gguf", 0o600), ("model", 0o700)] {
+        let output = work.path().join(name);
+        whole(&packed(), &output, &replacing());
+        fs::set_permissions(&output, fs::Permissions::from_mode(mode)).unwrap();
+        whole(&packed(), &output, &replacing());
+        assert_eq!(fs::metadata(&output).unwrap().permissions().mode() & 0o777, mode, "{name}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
 fn file_left_with_both_names_is_replaced() {
     let work = tempfile::tempdir().unwrap();
     let output = work.path().join("model.gguf");
