@@ -166,6 +166,8 @@ fn widths_and_counts_are_bounded() {
         "{{ 'x' * 1000000000 }}",
         "{{ 1000000000 * 'x' }}",
         "{{ [1] * 1000000000 }}",
+        "{{ (1,) * 1000000000000000000 }}",
+        "{{ 1000000000000000000 * [1, 2] }}",
         "{{ 'x' | center(1000000000) }}",
         "{{ 'x'.center(1000000000) }}",
         "{{ 'x'.ljust(1000000000) }}",
@@ -190,6 +192,48 @@ fn widths_and_counts_are_bounded() {
     limited(&format!(
         "{{{{ '{a}' | replace('x', '{a}') | replace('x', '{a}') | replace('x', '{a}') | length }}}}"
     ));
+}
+
+#[test]
+fn repeating_nothing_gives_nothing() {
+    for times in ["1000000000000", "1000000000000000000"] {
+        assert_eq!(outcome(&format!("{{{{ [] * {times} }}}}")).unwrap(), "[]");
+        assert_eq!(outcome(&format!("{{{{ {times} * [] }}}}")).unwrap(), "[]");
+        assert_eq!(outcome(&format!("{{{{ () * {times} }}}}")).unwrap(), "()");
+        assert_eq!(outcome(&format!("{{{{ '' * {times} }}}}")).unwrap(), "");
+    }
+    assert_eq!(outcome("{{ [1, 2] * 2 }} {{ (1,) * 3 }}").unwrap(), "[1, 2, 1, 2] (1, 1, 1)");
+}
+
+#[test]
+fn positions_in_texts_may_be_any_integer() {
+    for (source, expected) in [
+        ("{{ 'abc'.find('a', 9223372036854775807) }}", "-1"),
+        ("{{ 'abc'.find('a', -9223372036854775807) }}", "0"),
+        ("{{ 'abc'.count('a', 0, 9223372036854775807) }}", "1"),
+        ("{{ 'abc'.startswith('a', 9223372036854775807) }}", "False"),
+        ("{{ 'abc'[9223372036854775807:] }}", ""),
+        ("{{ 'abc'[-9223372036854775807:] }}", "abc"),
+    ] {
+        assert_eq!(outcome(source).unwrap(), expected, "{source}");
+    }
+}
+
+#[test]
+fn joining_many_messages_fits_the_limits() {
+    let messages: Vec<Message> =
+        (0..1000).map(|_| Message::new("user", "x".repeat(1000))).collect();
+    let formats = "%s".repeat(1000);
+    for source in [
+        "{{ messages | map(attribute='content') | join }}",
+        "{{ messages | join(attribute='content') }}",
+        "{{ ''.join(messages | map(attribute='content')) }}",
+        &format!("{{{{ '{formats}' % ((messages[0].content,) * 1000) }}}}"),
+    ] {
+        let template = ChatTemplate::new(source, "joins").unwrap();
+        let text = template.render(&messages, &RenderOptions::default());
+        assert_eq!(text.unwrap().len(), 1_000_000, "{}", &source[..50]);
+    }
 }
 
 #[test]

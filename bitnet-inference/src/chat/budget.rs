@@ -65,10 +65,16 @@ impl Budget {
 
     /// Pays for a text of `bytes` before it is made.
     pub(crate) fn pay_text(&self, bytes: u64) -> Result<(), Error> {
-        if bytes > self.longest {
+        self.pay_appended(0, usize::try_from(bytes).unwrap_or(usize::MAX))
+    }
+
+    /// Pays for `added` bytes that are appended to a text of `length` bytes.
+    pub(crate) fn pay_appended(&self, length: usize, added: usize) -> Result<(), Error> {
+        let (length, added) = (length as u64, added as u64);
+        if length.saturating_add(added) > self.longest {
             return Err(self.limit(&format!("it makes a text of more than {} bytes", self.longest)));
         }
-        self.pay(bytes)
+        self.pay(added)
     }
 
     /// Pays for reading a value through and returns its size: texts by length, items by number, shared ones each time.

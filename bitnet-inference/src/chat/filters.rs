@@ -268,8 +268,7 @@ pub(crate) fn join(meter: &Budget, value: &Value, with: &str) -> Result<Value, E
     for (index, item) in items.iter().enumerate() {
         let text = meter.text(item)?;
         let between = if index > 0 { with } else { "" };
-        meter.pay_text((out.len() + between.len() + text.len()) as u64)?;
-        meter.pay((between.len() + text.len()) as u64)?;
+        meter.pay_appended(out.len(), between.len() + text.len())?;
         out.push_str(between);
         out.push_str(&text);
     }

@@ -350,7 +350,7 @@ fn part_of<'t>(text: &'t str, bounds: &[Value]) -> Result<Option<(&'t str, usize
     let place = |value: Option<&Value>, default: usize| -> Result<usize, Error> {
         let Some(value) = value.filter(|value| !value.is_none()) else { return Ok(default) };
         let at = value.as_i64().ok_or_else(|| invalid("a position must be an integer"))?;
-        let from_end = length as i64 + at;
+        let from_end = (length as i64).saturating_add(at);
         Ok(if at < 0 {
             usize::try_from(from_end).unwrap_or(0)
         } else {

@@ -228,9 +228,14 @@ fn multiply(meter: &Budget, args: &[Value]) -> Result<Value, Error> {
     }
     let tuple = many.is_tuple();
     let items = meter.list(many)?;
+    // Nothing is paid for an empty list, however often it is repeated.
+    let times = if items.is_empty() { 0 } else { times };
     meter.pay((items.len() as u64).saturating_mul(times as u64).saturating_mul(64))?;
-    let items = vec![items; times].concat();
-    Ok(if tuple { Value::from(Tuple::from(items)) } else { Value::from(items) })
+    let mut repeated = Vec::new();
+    for _ in 0..times {
+        repeated.extend_from_slice(&items);
+    }
+    Ok(if tuple { Value::from(Tuple::from(repeated)) } else { Value::from(repeated) })
 }
 
 /// A truth value as the number that Python compares it as; the engine orders it by its type.

@@ -58,7 +58,7 @@ pub(crate) fn fill(meter: &Budget, pattern: &str, values: &Value) -> Result<Stri
                 .ok_or_else(|| invalid("not enough arguments for the format"))?,
         };
         let text = convert(meter, &conversion, &value)?;
-        meter.pay_text((out.len() + text.len()) as u64)?;
+        meter.pay_appended(out.len(), text.len())?;
         out.push_str(&text);
     }
     if rest.next().is_some() && !named && values.kind() != ValueKind::Map {
