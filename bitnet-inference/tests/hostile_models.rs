@@ -53,13 +53,13 @@ fn changed(folder: &TempDir, change: &Change<'_>) -> PathBuf {
         writer.add_tensor(&tensor.name, &tensor.dims, tensor.ggml_type).unwrap();
     }
     if let Some(name) = change.add_tensor {
-        writer.add_tensor(name, &[8], GgmlType::F32).unwrap();
+        writer.add_tensor(name, &[16], GgmlType::F32).unwrap();
     }
     let path = folder.path().join("changed.gguf");
     writer
         .write(&path, |pending, sink| {
             if Some(pending.name.as_str()) == change.add_tensor {
-                return sink.write_all(&[0; 32]);
+                return sink.write_all(&2f32.to_le_bytes().repeat(16));
             }
             let tensor = source.tensor(&pending.name).unwrap();
             let mut bytes = source.data(tensor).unwrap().to_vec();
@@ -143,18 +143,20 @@ fn assumptions_of(change: &Change<'_>, tail: &[u8]) -> String {
 
 #[test]
 fn unused_special_ids_out_of_range_are_ignored() {
-    let with = |name, value| {
+    let with = |name: &str, value| {
         let key = Some((name, Value::U32(value)));
         assumptions_of(&Change { key, ..Change::default() }, b"")
     };
     for id in [u32::MAX, 32_000] {
-        for name in ["tokenizer.ggml.padding_token_id", "tokenizer.ggml.unknown_token_id"] {
-            let all = with(name, id);
-            assert!(all.contains(name), "{name} = {id}: {all}");
+        for name in ["padding", "unknown", "seperator", "cls", "mask"] {
+            let name = format!("tokenizer.ggml.{name}_token_id");
+            let all = with(&name, id);
+            assert!(all.contains(&name), "{name} = {id}: {all}");
         }
     }
     // -1 stands for none; an end token beyond the vocabulary would never end a text.
     assert!(with("tokenizer.ggml.eos_token_id", u32::MAX).contains("eos_token_id is -1"));
+    assert!(with("tokenizer.ggml.eom_token_id", u32::MAX).contains("eom_token_id is -1"));
 }
 
 #[test]
@@ -164,6 +166,36 @@ fn bytes_behind_the_last_tensor_are_ignored_and_reported() {
     assert!(zeros.contains("4096 zeros follow the last tensor"), "{zeros}");
     let other = assumptions_of(&Change::default(), b"PK\x03\x04");
     assert!(other.contains("4 bytes that are not zero follow"), "{other}");
+}
+
+#[test]
+fn rope_factors_need_a_type_of_rope_scaling_that_is_supported() {
+    let with = |kind| Change {
+        key: Some(("bitnet-b1.58.rope.scaling.type", Value::String(kind))),
+        add_tensor: Some("rope_freqs.weight"),
+        ..Change::default()
+    };
+    for kind in ["yarn", "longrope", "planted"] {
+        let message = error_of(&with(kind));
+        assert!(message.contains("rope.scaling.type") && message.contains(kind), "{message}");
+    }
+    let folder = TempDir::new().unwrap();
+    for kind in ["none", "linear"] {
+        let model = load(&changed(&folder, &with(kind))).unwrap();
+        let scaling = &model.config().rope_scaling;
+        assert!(matches!(scaling, RopeScaling::Factors(f) if f[..] == [2.0; 16]), "{scaling:?}");
+    }
+}
+
+#[test]
+fn sliding_window_of_gguf_limits_the_context() {
+    let folder = TempDir::new().unwrap();
+    let key = Some(("bitnet-b1.58.attention.sliding_window", Value::U32(16)));
+    let model = load(&changed(&folder, &Change { key, ..Change::default() })).unwrap();
+    assert_eq!(model.config().context_limit.unwrap().positions, 16);
+    let said = &model.facts().assumptions;
+    assert!(!said.iter().any(|line| line.contains("whole context")), "{said:?}");
+    assert_eq!(said.iter().filter(|line| line.contains("window")).count(), 1, "{said:?}");
 }
 
 #[test]

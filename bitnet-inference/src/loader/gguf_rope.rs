@@ -42,8 +42,17 @@ pub(crate) fn rope_scaling(
     };
     // As in llama.cpp, 0 stands for no factor and a factor without a type is linear.
     let factor = factor.filter(|&factor| factor != 0.0).unwrap_or(1.0);
-    let kind = metadata.opt_str(&key)?.unwrap_or("linear");
-    let linear = kind == "linear" && factor != 1.0;
+    let linear = match metadata.opt_str(&key)?.unwrap_or("linear") {
+        "none" => false,
+        "linear" => factor != 1.0,
+        other => {
+            return Err(InferenceError::Config {
+                file: file.name().into(),
+                field: key,
+                problem: format!("{other:?} is not supported; none and linear are"),
+            });
+        }
+    };
     if let Some(factors) = rope_factors(file, head_dim)? {
         if linear {
             return Err(InferenceError::UnsupportedOperation {
@@ -53,14 +62,5 @@ pub(crate) fn rope_scaling(
         }
         return Ok(RopeScaling::Factors(factors));
     }
-    match kind {
-        "none" => Ok(RopeScaling::None),
-        "linear" if factor == 1.0 => Ok(RopeScaling::None),
-        "linear" => Ok(RopeScaling::Linear(factor)),
-        other => Err(InferenceError::Config {
-            file: file.name().into(),
-            field: key,
-            problem: format!("{other:?} is not supported; none and linear are"),
-        }),
-    }
+    Ok(if linear { RopeScaling::Linear(factor) } else { RopeScaling::None })
 }

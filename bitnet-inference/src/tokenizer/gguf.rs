@@ -116,6 +116,10 @@ impl<'a> GgufVocabulary<'a> {
             ("unknown", &mut self.unk, true),
             ("padding", &mut self.pad, true),
             ("eot", &mut self.eot, false),
+            ("eom", &mut self.eom, false),
+            ("seperator", &mut self.sep, true),
+            ("cls", &mut self.cls, true),
+            ("mask", &mut self.mask, true),
         ] {
             let Some(found) = *id else { continue };
             if found == u32::MAX {
