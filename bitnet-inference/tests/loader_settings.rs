@@ -170,6 +170,44 @@ fn head_that_differs_from_a_tied_table_is_used_and_reported() {
 }
 
 #[test]
+fn head_with_the_bytes_of_a_tied_table_is_the_table() {
+    let folder = folder_of_case(&case("tied-with-other-head"));
+    std::fs::remove_file(folder.path().join("model.safetensors")).unwrap();
+    let source = SafeTensors::open(&golden("weights.safetensors")).unwrap();
+    let part = |file: &str, name: &dyn Fn(&str) -> Option<String>| {
+        write_part(&source, &folder.path().join(file), name);
+    };
+    let other = |name: &str| !name.contains("embed_tokens") && name != "lm_head.weight";
+    part("rest.safetensors", &|name| other(name).then(|| name.to_owned()));
+    part("table.safetensors", &|name| name.contains("embed_tokens").then(|| name.to_owned()));
+    part("head.safetensors", &|name| {
+        name.contains("embed_tokens").then(|| "lm_head.weight".to_owned())
+    });
+    let index = json!({"weight_map": {
+        "model.norm.weight": "rest.safetensors", "model.embed_tokens.weight": "table.safetensors",
+        "lm_head.weight": "head.safetensors",
+    }});
+    std::fs::write(folder.path().join("model.safetensors.index.json"), index.to_string()).unwrap();
+    let head = || {
+        let inspection = Inspection::of(ModelSource::Path(folder.path()), &LoadOptions::default());
+        inspection.unwrap().facts.head
+    };
+    assert!(head().starts_with("the embedding table (tied"), "{}", head());
+    // NaN, of any type of floating-point numbers.
+    let end_with_nan = |file: &str| {
+        let path = folder.path().join(file);
+        let mut bytes = std::fs::read(&path).unwrap();
+        let end = bytes.len() - 4;
+        bytes[end..].fill(0xff);
+        std::fs::write(&path, bytes).unwrap();
+    };
+    end_with_nan("table.safetensors");
+    assert!(head().contains("of its own"), "{}", head());
+    end_with_nan("head.safetensors");
+    assert!(head().starts_with("the embedding table (tied"), "{}", head());
+}
+
+#[test]
 fn unused_tensors_are_listed() {
     let facts = load(folder_of_case(&case("llama")).path()).unwrap().facts().clone();
     assert_eq!(facts.unused_tensors.len(), 8, "{:?}", facts.unused_tensors);

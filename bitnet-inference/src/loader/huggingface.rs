@@ -101,6 +101,9 @@ impl HfCheckpoint {
             return Ok((said, Some(assumption)));
         }
         let (rows, cols) = (self.config.model.vocab_size, self.config.model.hidden);
+        if table.shape == [rows, cols] && same_bytes(&head, &table) {
+            return Ok((said, None));
+        }
         let pool = HybridMemoryPool::with_config(MemoryPoolConfig::unbounded())?;
         let numbers = |name| -> Result<Arc<dyn DenseRows>> {
             let found = self.dense(name, rows, cols, &pool)?;
@@ -171,6 +174,15 @@ impl HfCheckpoint {
             source: Box::new(source),
         }
     }
+}
+
+/// Whether two tensors of plain numbers are stored with the same bytes; NaN is equal to itself then.
+fn same_bytes(a: &TensorView, b: &TensorView) -> bool {
+    let plain = StoredType::Safetensors(a.dtype).is_plain();
+    let same = plain && (a.dtype, &a.shape) == (b.dtype, &b.shape) && *a.data == *b.data;
+    a.data.release();
+    b.data.release();
+    same
 }
 
 /// Whether two matrices hold the same numbers.

@@ -306,7 +306,8 @@ pub struct SuggestedSampling {
     pub top_p: Option<f32>,
 }
 
-/// An open checkpoint: nothing but its header has been read.
+/// An open checkpoint: the headers have been read, and both tables of a tied folder that stores a head too (they are
+/// compared).
 pub(crate) enum Opened {
     Gguf(Box<GgufCheckpoint>),
     Hf(Box<HfCheckpoint>),

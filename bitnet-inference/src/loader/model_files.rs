@@ -16,7 +16,7 @@ use crate::models::ModelConfig;
 use crate::tokenizer::Tokenizer;
 use crate::{InferenceError, Result};
 
-/// The files of a model; nothing but their headers has been read.
+/// The files of a model; the headers have been read, and both tables of a tied folder that stores a head too.
 ///
 /// Tensors are asked for by GGUF's names without `.weight` (`token_embd`, `blk.0.attn_q`), whatever the container.
 pub struct ModelFiles(Opened);
