@@ -102,6 +102,14 @@ impl MappedFile {
             Backing::Owned(_) | Backing::Static(_) => Ok(()),
         }
     }
+
+    /// Whether every byte is still there, in the memory system's words.
+    pub(crate) fn check_length(&self) -> bitnet_core::Result<()> {
+        match &self.bytes {
+            Backing::Mapped(map) => map.check_length(),
+            Backing::Owned(_) | Backing::Static(_) => Ok(()),
+        }
+    }
 }
 
 /// What a file system says about the identity and the last change of a file.

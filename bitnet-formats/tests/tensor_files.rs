@@ -76,6 +76,8 @@ fn what_is_written_is_read_and_mapped() {
     assert_eq!(mapped.f32().unwrap()[1], -1.5, "the tensor keeps the file mapped");
     std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(9).unwrap();
     assert!(matches!(mapped.check(), Err(MemoryError::FileTruncated { .. })));
+    assert!(matches!(mapped.bytes(), Err(MemoryError::FileTruncated { .. })), "not zeros");
+    assert!(matches!(mapped.f32(), Err(MemoryError::FileTruncated { .. })), "not zeros");
 }
 
 #[test]

@@ -200,6 +200,10 @@ impl ExternalBytes for Region {
     fn check(&self) -> bitnet_core::Result<()> {
         self.file().check_map()
     }
+
+    fn check_readable(&self) -> bitnet_core::Result<()> {
+        self.file().check_length()
+    }
 }
 
 const PACKED_TYPES: [BitNetDType; 4] =
