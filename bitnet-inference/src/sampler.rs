@@ -8,6 +8,7 @@ use std::collections::HashMap;
 
 use bitnet_core::head::{HeadTop, TokenLogit};
 use bitnet_core::rng::SplitMix64;
+use bitnet_core::simd::largest_magnitude;
 
 use crate::{InferenceError, Result};
 
@@ -134,7 +135,7 @@ impl Sampler {
     /// # Errors
     /// [`InferenceError::Parameter`] if a logit is NaN or infinity, or if no token has a finite one.
     pub fn sample(&mut self, logits: &mut [f32], history: &[u32]) -> Result<u32> {
-        check_numbers(numbered(logits))?;
+        check_all(logits)?;
         self.adjust(history, &mut |token, change| {
             if let Some(logit) = logits.get_mut(token as usize) {
                 *logit = change(*logit);
@@ -215,8 +216,13 @@ fn numbered(logits: &[f32]) -> impl Iterator<Item = (u32, f32)> + '_ {
 /// # Errors
 /// [`InferenceError::Parameter`] if a logit is NaN or infinity, or if no token has a finite one.
 pub fn greedy(logits: &[f32]) -> Result<u32> {
-    check_numbers(numbered(logits))?;
+    check_all(logits)?;
     largest(numbered(logits))
+}
+
+/// As [`check_numbers`], for all logits: they are looked at one by one only if some are not finite.
+fn check_all(logits: &[f32]) -> Result<()> {
+    if largest_magnitude(logits).is_finite() { Ok(()) } else { check_numbers(numbered(logits)) }
 }
 
 /// That no logit is NaN or infinity: whoever computed it has failed, and the others can't be trusted either.

@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 
 /// Bytes after which a text is cut at the next place where that is safe.
-const CHUNK: usize = 64 * 1024;
+pub(crate) const CHUNK: usize = 64 * 1024;
 
 /// The letters after which a text can't be cut.
 #[derive(Debug, Clone, Default)]

@@ -14,7 +14,7 @@ use tokenizers::{
 };
 
 use super::EncodeOptions;
-use super::chunks::{Joined, chunks};
+use super::chunks::{CHUNK, Joined, chunks};
 use super::error::{Result, TokenizerError, shortened};
 use super::hf_parts::{Affixes, At, Cutter, Decoding, affixes, cutters, decoding, normalizer};
 use super::spm::SPACE;
@@ -416,7 +416,9 @@ impl HfEncoder {
         match &self.cutting {
             Cutting::AtSpaces => chunks(text, ' ', &Joined::default())
                 .try_for_each(|chunk| encode(chunk, normalizer, &mut ids))?,
-            Cutting::WhereNothingJoins(joined, after) if !self.holds_added(text) => {
+            Cutting::WhereNothingJoins(joined, after)
+                if text.len() <= CHUNK || !self.holds_added(text) =>
+            {
                 for (index, chunk) in chunks(text, ' ', joined).enumerate() {
                     let normalizer = if index == 0 { normalizer } else { after.as_deref() };
                     encode(chunk, normalizer, &mut ids)?;
