@@ -10,8 +10,7 @@ pub(crate) struct Bounded<const LIMIT: usize>(pub(crate) Value);
 
 impl<'de, const LIMIT: usize> Deserialize<'de> for Bounded<LIMIT> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let left = Cell::new(LIMIT);
-        Part { left: &left, limit: LIMIT }.deserialize(deserializer).map(Self)
+        Limit::new(LIMIT).part().deserialize(deserializer).map(Self)
     }
 }
 
@@ -22,20 +21,39 @@ pub(crate) fn bounded<'de, D: Deserializer<'de>, const LIMIT: usize>(
     Bounded::<LIMIT>::deserialize(deserializer).map(|value| value.0)
 }
 
-#[derive(Clone, Copy)]
-struct Part<'c> {
-    left: &'c Cell<usize>,
+/// A number of parts that several values share.
+pub(crate) struct Limit {
+    /// How many parts may still be read; `None` after one too many.
+    left: Cell<Option<usize>>,
     limit: usize,
 }
 
+impl Limit {
+    pub(crate) fn new(limit: usize) -> Self {
+        Self { left: Cell::new(Some(limit)), limit }
+    }
+
+    /// Reads one value, whose parts are counted.
+    pub(crate) fn part(&self) -> Part<'_> {
+        Part(self)
+    }
+
+    /// Whether a value was refused because there were too many parts.
+    pub(crate) fn is_exceeded(&self) -> bool {
+        self.left.get().is_none()
+    }
+}
+
+#[derive(Clone, Copy)]
+pub(crate) struct Part<'c>(&'c Limit);
+
 impl Part<'_> {
     fn count<E: Error>(self) -> Result<(), E> {
-        match self.left.get().checked_sub(1) {
-            Some(left) => {
-                self.left.set(left);
-                Ok(())
-            }
-            None => Err(E::custom(format!("more than {} values", self.limit))),
+        let left = self.0.left.get().and_then(|left| left.checked_sub(1));
+        self.0.left.set(left);
+        match left {
+            Some(_) => Ok(()),
+            None => Err(E::custom(format!("more than {} values", self.0.limit))),
         }
     }
 }

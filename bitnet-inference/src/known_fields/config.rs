@@ -32,6 +32,10 @@ const EVERY_CLASS: &[Field] = &[
     read("rope_theta"),
     read("rope_scaling"),
     read("rope_parameters"),
+    read_by(
+        "original_max_position_embeddings",
+        "RoPE of type llama3; the other types have no use for it",
+    ),
     read("quantization_config"),
     read("quantization"),
     read("attention_bias"),
@@ -129,11 +133,6 @@ const OTHER_CLASSES: &[Field] = &[
     assumed("qk_norm", FALSE, OTHER_CLASS),
     assumed("use_qk_norm", FALSE, OTHER_CLASS),
     assumed("layer_norm_eps", NEVER, OTHER_CLASS),
-    assumed(
-        "original_max_position_embeddings",
-        NEVER,
-        "the settings of RoPE are in `rope_parameters` or `rope_scaling`",
-    ),
     assumed("vision_config", EMPTY, "the model reads text only"),
     assumed("audio_config", EMPTY, "the model reads text only"),
     assumed("weight_bits", ONE, OTHER_CLASS),

@@ -191,16 +191,8 @@ const ARCHITECTURE: &[Field] = &[
     refused("attention.value_residual_mix_lora_rank", ZERO, LOW_RANK),
     refused("attention.key_length_mla", ZERO, LOW_RANK),
     refused("attention.value_length_mla", ZERO, LOW_RANK),
-    assumed(
-        "attention.sliding_window",
-        ZERO,
-        "every layer sees the whole context, as in llama.cpp for these architectures",
-    ),
-    assumed(
-        "attention.sliding_window_pattern",
-        ZERO,
-        "every layer sees the whole context, as in llama.cpp for these architectures",
-    ),
+    read("attention.sliding_window"),
+    unused("attention.sliding_window_pattern", "no context is longer than the window"),
     unused("attention.key_length_swa", WINDOW),
     unused("attention.value_length_swa", WINDOW),
     unused("attention.layer_norm_epsilon", OTHER_NORMS),

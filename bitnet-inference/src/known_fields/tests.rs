@@ -1,7 +1,6 @@
 //! Every field that other programs define has a decision, the decisions hold in the loaders, and the page about them is
 //! what the tables say.
 
-use std::fmt::Write;
 use std::path::PathBuf;
 
 use bitnet_formats::gguf::{GgufFile, GgufWriter, Value as GgufValue};
@@ -9,7 +8,9 @@ use serde_json::{Map, Value, json};
 
 use super::*;
 use crate::loader::HfConfig;
-use crate::tokenizer::Tokenizer;
+
+mod page;
+mod tokenizer;
 
 const CLASSES: [&str; 4] =
     ["LlamaForCausalLM", "Qwen3ForCausalLM", "BitNetForCausalLM", "BitnetForCausalLM"];
@@ -334,141 +335,6 @@ fn adapter_fields_are_refused_as_decided() {
     assert!(outcome("use_planted", json!(true)).is_err());
 }
 
-#[test]
-fn tokenizer_config_fields_are_listed_as_decided() {
-    let outcome = |name: &str, value: Value| {
-        tokenizer_config(&json!({ name: value }), "tokenizer_config.json", None)
-            .map_err(|e| e.to_string())
-    };
-    check_table(table("tokenizer_config.json", ""), outcome);
-    assert!(outcome("image_token", json!("<image>")).unwrap().is_empty(), "a name for templates");
-    assert_eq!(outcome("planted", json!("x")).unwrap().len(), 1);
-}
-
-#[test]
-fn tokenizer_config_is_compared_with_the_tokenizer() {
-    let id_of = |token: &str| ["<s>", "</s>"].iter().position(|t| *t == token).map(|id| id as u32);
-    let view = TokenizerView { id_of: &id_of, puts: Some((true, false)) };
-    let lines = |value: Value| tokenizer_config(&value, "t", Some(&view)).unwrap();
-    assert!(lines(json!({"add_bos_token": true, "add_eos_token": false})).is_empty());
-    assert_eq!(
-        lines(json!({"add_bos_token": false})),
-        [
-            "t: add_bos_token is false, but tokenizer.json puts a token before a text: tokenizer.json is followed"
-        ]
-    );
-    assert_eq!(
-        lines(json!({"add_eos_token": true})),
-        [
-            "t: add_eos_token is true, but tokenizer.json puts no token after a text: tokenizer.json is followed"
-        ]
-    );
-    assert!(lines(json!({"added_tokens_decoder": {"0": {"content": "<s>"}}})).is_empty());
-    assert_eq!(
-        lines(json!({"added_tokens_decoder": {"0": {"content": "</s>"}, "7": {"content": "<x>"}}})),
-        [
-            "t: added_tokens_decoder: \"</s>\" has id 0, in tokenizer.json 1: tokenizer.json is followed",
-            "t: added_tokens_decoder: \"<x>\" (id 7) is not in tokenizer.json: tokenizer.json is followed"
-        ]
-    );
-    let missing =
-        "t: additional_special_tokens: \"<x>\" is not in tokenizer.json: it is read as text";
-    for list in [json!(["<s>", "<x>"]), json!([{"content": "<x>"}]), json!({"x_token": "<x>"})] {
-        assert_eq!(lines(json!({"additional_special_tokens": list})), [missing]);
-    }
-    let many: Vec<String> = (0..50).map(|n| format!("<{n}>")).collect();
-    assert_eq!(lines(json!({"extra_special_tokens": many})).len(), 5);
-}
-
-#[test]
-fn special_tokens_map_is_compared_with_tokenizer_config() {
-    let beside = json!({"bos_token": {"content": "<s>"}, "eos_token": "</s>"});
-    let lines = |value: Value| special_tokens_map(&value, "m", Some(&beside), None).unwrap();
-    assert!(
-        lines(json!({"bos_token": "<s>", "eos_token": {"content": "</s>"}, "pad_token": "p"}))
-            .is_empty()
-    );
-    assert_eq!(
-        lines(json!({"eos_token": "<|end|>"})),
-        ["m: eos_token is \"<|end|>\", in tokenizer_config.json \"</s>\": the former is taken"]
-    );
-    let beside = json!({"eos_token": "</s>", "added_tokens_decoder": {}});
-    assert_eq!(
-        special_tokens_map(&json!({"eos_token": "<|end|>"}), "m", Some(&beside), None).unwrap(),
-        ["m: eos_token is \"<|end|>\", in tokenizer_config.json \"</s>\": the latter is taken"]
-    );
-    assert_eq!(
-        lines(json!({"planted": "x"})),
-        ["m: field \"planted\" is not known to this program"]
-    );
-}
-
-/// A small tokenizer.json.
-fn tokenizer_file() -> Value {
-    json!({
-        "version": "1.0", "added_tokens": [], "normalizer": null, "pre_tokenizer": null,
-        "post_processor": null, "decoder": {"type": "ByteLevel"},
-        "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [["a", "b"]]}
-    })
-}
-
-fn load(file: &Value) -> Result<Vec<String>, String> {
-    let loaded = Tokenizer::from_json_bytes(file.to_string().as_bytes(), "tokenizer.json");
-    loaded.map(|t| t.assumptions().to_vec()).map_err(|e| e.to_string())
-}
-
-#[test]
-fn types_of_tokenizer_parts_are_read_or_refused_as_decided() {
-    let known = known();
-    for kind in ["model", "normalizer", "pre_tokenizer", "post_processor", "decoder"] {
-        let table = table("tokenizer.json", kind);
-        for (name, fields) in known["tokenizer.json"][kind].as_object().unwrap() {
-            let mut file = tokenizer_file();
-            let mut part = fields.clone();
-            part["type"] = json!(name);
-            match (kind, name.as_str()) {
-                ("model", "BPE") => part = file["model"].clone(),
-                ("model", _) => part["vocab"] = json!({"a": 0}),
-                ("post_processor", "TemplateProcessing") => part["special_tokens"] = json!({}),
-                _ => {}
-            }
-            file[kind] = part;
-            let read = matches!(decision(&[table], name), Some(Decision::Read(_)));
-            let outcome = load(&file);
-            assert_eq!(outcome.is_ok(), read, "{kind} {name}: {outcome:?}");
-            if let Ok(lines) = outcome {
-                assert!(lines.is_empty(), "{lines:?}");
-            }
-        }
-    }
-}
-
-#[test]
-fn tokenizer_json_fields_are_listed_or_refused() {
-    let with = |pointer: &str, name: &str, value: Value| {
-        let mut file = tokenizer_file();
-        file.pointer_mut(pointer).unwrap()[name] = value;
-        load(&file)
-    };
-    let truncation =
-        json!({"direction": "Right", "max_length": 8, "strategy": "LongestFirst", "stride": 0});
-    let lines = with("", "truncation", truncation).unwrap();
-    assert!(lines.len() == 1 && lines[0].contains("texts are read whole"), "{lines:?}");
-    assert_eq!(with("", "padding", json!({"strategy": "BatchLongest"})).unwrap().len(), 1);
-    let unknown =
-        |path: &str| [format!("tokenizer.json: field {path:?} is not known to this program")];
-    assert_eq!(with("", "planted", json!(1)).unwrap(), unknown("planted"));
-    assert_eq!(with("/model", "planted", json!(1)).unwrap(), unknown("model.BPE.planted"));
-    assert_eq!(
-        with("/decoder", "planted", json!(1)).unwrap(),
-        unknown("decoder.ByteLevel.planted")
-    );
-    for (field, value) in [("dropout", json!(0.1)), ("continuing_subword_prefix", json!("##"))] {
-        let error = with("/model", field, value).unwrap_err();
-        assert!(error.contains("tokenizer.json") && error.contains("model"), "{error}");
-    }
-}
-
 fn gguf_outcome(arch: &str, key: &str, value: GgufValue<'_>) -> Result<Vec<String>, String> {
     let mut writer = GgufWriter::new();
     writer.put("general.architecture", GgufValue::String(arch)).unwrap();
@@ -522,77 +388,6 @@ fn gguf_keys_are_refused_or_listed_as_decided() {
         let scale = gguf_outcome(arch, &format!("{arch}.attention.scale"), GgufValue::F32(0.1));
         assert!(scale.unwrap_err().contains("0.1 is not supported"));
     }
-}
-
-/// The page about all decisions.
-fn page() -> String {
-    let mut page = String::from(
-        "# What is read\n\n\
-         What the program does about each field of a model's files. This page is made from the tables in\n\
-         `bitnet-inference/src/known_fields`; a test compares the two, and\n\
-         `UPDATE_GOLDEN=1 cargo test -p bitnet-inference --lib known_fields` writes it anew. Another test fails for a field that\n\
-         transformers, tokenizers, PEFT or gguf define (`bitnet-inference/tests/data/known_fields.json`, made by\n\
-         `scripts/golden/known_fields.py`) and no table has.\n\n\
-         - **read**: obeyed, or checked where it is read.\n\
-         - **refused unless**: any other value is an error that names file, field and value.\n\
-         - **listed unless**: any other value is listed by `bitnet inspect` among the assumptions, and by the other commands with `-v`.\n\
-         - **no effect**: it changes no number, no prompt and no end of a text here.\n\n\
-         `null` counts as absent. A field in none of the tables is listed as not known to the program; in an adapter it is an error unless it is\n\
-         empty, false or zero. A `*` stands for any ending.\n",
-    );
-    let mut last = "";
-    for (file, part, fields) in tables() {
-        if file != last {
-            write!(page, "\n## {file}\n").unwrap();
-            last = file;
-        }
-        if !part.is_empty() {
-            write!(page, "\n### {file}: {part}\n").unwrap();
-        }
-        page.push_str("\n| field | what is done | why, or instead |\n|---|---|---|\n");
-        for Field { name, decision } in fields {
-            let (done, why) = match decision {
-                Decision::Read("") => ("read".into(), ""),
-                Decision::Read(by) => ("read".into(), *by),
-                Decision::RefusedUnless(inert, why) => (format!("refused{}", unless(inert)), *why),
-                Decision::Assumption(inert, why) => (format!("listed{}", unless(inert)), *why),
-                Decision::NoEffect(why) => ("no effect".into(), *why),
-            };
-            writeln!(page, "| `{name}` | {done} | {why} |").unwrap();
-        }
-    }
-    let note = format!(
-        "\nFields of generation_config.json that older versions of transformers put into config.json have no effect there: {}.\n",
-        config::GENERATION
-    );
-    page + &note
-}
-
-fn unless(inert: &[Inert]) -> String {
-    let values: Vec<String> = inert
-        .iter()
-        .map(|inert| match inert {
-            Inert::Is(value) => format!("`{value}`"),
-            Inert::Number(value) => format!("`{value}`"),
-            Inert::Text(value) => format!("`\"{value}\"`"),
-            Inert::Empty => "empty".into(),
-        })
-        .collect();
-    if values.is_empty() { String::new() } else { format!(" unless {}", values.join(" or ")) }
-}
-
-#[test]
-fn page_is_what_the_tables_say() {
-    let path = in_repository("docs/what-is-read.md");
-    let page = page();
-    if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        std::fs::write(&path, &page).unwrap();
-    }
-    let found = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(
-        found == page,
-        "docs/what-is-read.md is not what the tables say; see its head for the command"
-    );
 }
 
 #[test]

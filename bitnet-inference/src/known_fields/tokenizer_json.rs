@@ -1,14 +1,19 @@
 //! Fields of `tokenizer.json`: its parts, their types, and the fields of each type.
 
+use std::cell::RefCell;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
+use crate::bounded_json::Limit;
+
 use super::{EMPTY, Field, Findings, NEVER, Refusal, ZERO, assumed, read, refused, shown, unused};
 
 /// Parts nested deeper than this are not looked at; reading the tokenizer refuses them.
 const MAX_DEPTH: usize = 8;
+/// Most values of the fields that are looked at, all together.
+const MAX_VALUES: usize = 5 << 16;
 
 const TYPE: &str = "this type is not supported";
 const POSITIONS: &str = "changes where tokens stand in the text, not the tokens";
@@ -187,11 +192,20 @@ pub(super) const TABLES: &[(&str, &str, &[Field])] = &[
 /// Assumptions about the fields of a `tokenizer.json`. Vocabulary, merges and added tokens are passed over unread.
 ///
 /// # Errors
-/// The first field whose value is not obeyed and would change token ids. A file that is not JSON is not an error here.
+/// The first field whose value is not obeyed and would change token ids, or the one with which the fields have more than
+/// [`MAX_VALUES`] values. A file that is not JSON is not an error here.
 pub(crate) fn tokenizer_json(bytes: &[u8], file: &str) -> Result<Vec<String>, Refusal> {
     let mut found = Findings::new(file);
     let mut reader = serde_json::Deserializer::from_slice(bytes);
-    let Ok(fields) = (Skimmed { depth: 0 }).deserialize(&mut reader) else {
+    let (limit, last) = (Limit::new(MAX_VALUES), RefCell::new(String::new()));
+    let skimmed = Skimmed { prefix: "", limit: &limit, last: &last };
+    let Ok(fields) = skimmed.deserialize(&mut reader) else {
+        if limit.is_exceeded() {
+            let problem = format!(
+                "with it the fields have more than {MAX_VALUES} values; shorten or remove it"
+            );
+            return Err(found.refusal(&last.borrow(), problem));
+        }
         return Ok(Vec::new());
     };
     found.object(&[FILE], "", &fields)?;
@@ -226,12 +240,20 @@ fn part(
     Ok(())
 }
 
+/// What stands before the fields of the model in messages.
+const MODEL_FIELDS: &str = "model.";
+
 /// An object of which long members are passed over: they become `true`.
-struct Skimmed {
-    depth: usize,
+#[derive(Clone, Copy)]
+struct Skimmed<'c> {
+    /// What stands before its fields in messages: nothing, or `model.`.
+    prefix: &'static str,
+    limit: &'c Limit,
+    /// The field that was read last.
+    last: &'c RefCell<String>,
 }
 
-impl<'de> DeserializeSeed<'de> for Skimmed {
+impl<'de> DeserializeSeed<'de> for Skimmed<'_> {
     type Value = Map<String, Value>;
 
     fn deserialize<D: serde::Deserializer<'de>>(self, from: D) -> Result<Self::Value, D::Error> {
@@ -239,7 +261,7 @@ impl<'de> DeserializeSeed<'de> for Skimmed {
     }
 }
 
-impl<'de> Visitor<'de> for Skimmed {
+impl<'de> Visitor<'de> for Skimmed<'_> {
     type Value = Map<String, Value>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -249,15 +271,18 @@ impl<'de> Visitor<'de> for Skimmed {
     fn visit_map<A: MapAccess<'de>>(self, mut from: A) -> Result<Self::Value, A::Error> {
         let mut all = Map::new();
         while let Some(name) = from.next_key::<String>()? {
-            let value = match (self.depth, name.as_str()) {
-                (0, "model") => {
-                    Value::Object(from.next_value_seed(Self { depth: self.depth + 1 })?)
+            let value = match (self.prefix, name.as_str()) {
+                ("", "model") => {
+                    Value::Object(from.next_value_seed(Self { prefix: MODEL_FIELDS, ..self })?)
                 }
-                (0, "added_tokens") | (1, "vocab" | "merges") => {
+                ("", "added_tokens") | (MODEL_FIELDS, "vocab" | "merges") => {
                     from.next_value::<IgnoredAny>()?;
                     Value::Bool(true)
                 }
-                _ => from.next_value()?,
+                _ => {
+                    *self.last.borrow_mut() = format!("{}{}", self.prefix, shown(&name));
+                    from.next_value_seed(self.limit.part())?
+                }
             };
             all.insert(name, value);
         }
