@@ -106,7 +106,7 @@ fn keys_of_a_gguf_file_are_listed_or_refused() {
     let source = GgufFile::from_static(bitnet_inference::EMBEDDED, "embedded").unwrap();
     let arch = source.metadata().get_str("general.architecture").unwrap();
     for (key, value, refused) in [
-        (format!("{arch}.attention.sliding_window"), GgufValue::U32(16), false),
+        (format!("{arch}.attention.planted"), GgufValue::U32(16), false),
         ("general.sampling.min_p".into(), GgufValue::F32(0.1), false),
         ("tokenizer.ggml.planted".into(), GgufValue::Bool(true), false),
         (format!("{arch}.attention.scale"), GgufValue::F32(0.5), true),
