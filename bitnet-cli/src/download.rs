@@ -35,8 +35,8 @@ pub(crate) fn model(
             output.note(&format!("{name}: {}", words(&recommended)));
             return Ok(Some(path));
         }
-        Err(HubError::NotCached { what, folder }) if settings.offline => {
-            return Err(HubError::Offline { what, folder }.into());
+        Err(HubError::NotCached { what, folder, missing }) if settings.offline => {
+            return Err(HubError::Offline { what, folder, missing }.into());
         }
         Err(HubError::NotCached { .. }) => {}
         Err(error) => return Err(error.into()),
@@ -126,26 +126,42 @@ impl<'o> Downloads<'o> {
         listing: &Listing,
         selection: &Selection,
     ) -> Result<Option<Vec<(String, Pulled)>>> {
+        match self.pull_all(listing, selection) {
+            Err(error) if matches!(error.downcast_ref(), Some(HubError::Stopped)) => {
+                self.output.note(&HubError::Stopped.to_string());
+                Ok(None)
+            }
+            pulled => pulled.map(Some),
+        }
+    }
+
+    fn pull_all(
+        &mut self,
+        listing: &Listing,
+        selection: &Selection,
+    ) -> Result<Vec<(String, Pulled)>> {
+        let (show, output) = (&mut self.show, &mut *self.output);
+        let hold = self.hub.hold(&listing.repository, &mut |event| show.event(event, output))?;
         let mut pulled = Vec::new();
         for path in &selection.paths {
             let (show, output) = (&mut self.show, &mut *self.output);
             let watch = &mut |event: Event<'_>| show.event(event, output);
             let result = self.hub.pull(listing, path, watch);
             self.show.end();
-            match result {
-                Err(HubError::Stopped) => {
-                    self.output.note(&HubError::Stopped.to_string());
-                    return Ok(None);
-                }
-                result => {
-                    let file = result?;
-                    self.show.say(path, &arrival(&file), self.output);
-                    pulled.push((path.clone(), file));
-                }
-            }
+            let file = result?;
+            self.show.say(path, &arrival(&file), self.output);
+            pulled.push((path.clone(), file));
+            self.check_stopped()?;
         }
         self.hub.settle(listing)?;
-        Ok(Some(pulled))
+        drop(hold);
+        self.check_stopped()?;
+        Ok(pulled)
+    }
+
+    /// Ctrl-C that came when nothing was being received counts, too.
+    fn check_stopped(&self) -> Result<(), HubError> {
+        if self.show.listener.asked() { Err(HubError::Stopped) } else { Ok(()) }
     }
 
     /// The path to run.

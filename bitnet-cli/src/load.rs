@@ -1,7 +1,7 @@
 //! From the command line to a loaded model.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
@@ -57,6 +57,19 @@ pub(crate) fn options(cli: &Cli) -> Result<LoadOptions> {
         kv: cli.model.kv.into(),
         ..LoadOptions::default()
     })
+}
+
+/// Refuses files of options that are not there or can't be used, before a model is looked for or downloaded. Pipes can be read only
+/// once, and are left for later.
+pub(crate) fn check_files(cli: &Cli) -> Result<()> {
+    let pipe = |path: &Option<PathBuf>| {
+        let data = path.as_ref().and_then(|path| std::fs::metadata(path).ok());
+        data.is_some_and(|data| !data.is_file()) || path.as_deref() == Some(Path::new("-"))
+    };
+    if pipe(&cli.model.chat_template) || pipe(&cli.model.calibration) {
+        return Ok(());
+    }
+    options(cli).map(drop)
 }
 
 /// The chat template that `--chat-template` means: a built-in one by its name, which comes before a file of that name

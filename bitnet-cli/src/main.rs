@@ -41,7 +41,13 @@ fn main() -> ExitCode {
         interrupt::install().and_then(|()| work(&mut cli, &mut output))
     }));
     let result = match result {
-        Ok(result) => result.and_then(|outcome| output.finish().map(|()| outcome)),
+        Ok(result) => result.and_then(|outcome| {
+            output.finish()?;
+            if matches!(outcome, Outcome::Done | Outcome::CheckFailed) {
+                document::done()?;
+            }
+            Ok(outcome)
+        }),
         Err(_) => {
             let _ = document::fail("error", "internal error: the program panicked");
             return ExitCode::from(PANICKED);

@@ -7,14 +7,15 @@
 //! | `OWNER/NAME…` where there is no `OWNER` in the current folder, and `NAME` does not end like a file | a model on a hub |
 //! | anything else | a path, which is not there |
 //!
-//! A model on a hub is looked for in the cache, then downloaded.
+//! A model on a hub is looked for in the cache, then downloaded. Commands that look at files (`inspect`, `verify`, `convert`, `compare`)
+//! download only what is written with `hf:`: a folder whose name is mistyped must not become gigabytes.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use bitnet_hub::ModelName;
 use bitnet_hub::choose::{Found, gguf_models};
+use bitnet_hub::{HubError, ModelName};
 
 use crate::args::{Cli, Command};
 use crate::load;
@@ -54,7 +55,12 @@ pub(crate) fn resolve(cli: &mut Cli, output: &mut Output) -> Result<bool> {
         cli.model.model = Some(name.into());
     }
     check_given_once(cli)?;
+    load::check_files(cli)?;
     let offline = cli.general.offline;
+    let looks_at_files = matches!(
+        cli.command,
+        Command::Inspect(_) | Command::Verify(_) | Command::Convert(_) | Command::Compare(_)
+    );
     let mut paths: Vec<&mut PathBuf> = cli.model.model.iter_mut().collect();
     match &mut cli.command {
         Command::Inspect(args) => paths.extend(args.path.iter_mut().chain(&mut args.diff)),
@@ -77,7 +83,7 @@ pub(crate) fn resolve(cli: &mut Cli, output: &mut Output) -> Result<bool> {
         | Command::Completions(_) => return Ok(true),
     }
     for path in paths {
-        match local(path, offline, output)? {
+        match local(path, offline, looks_at_files, output)? {
             Some(found) => *path = found,
             None => return Ok(false),
         }
@@ -105,7 +111,12 @@ fn check_given_once(cli: &Cli) -> Result<()> {
 }
 
 /// The path of a model on this machine; `None` if the user stopped the download.
-fn local(path: &Path, offline: bool, output: &mut Output) -> Result<Option<PathBuf>> {
+fn local(
+    path: &Path,
+    offline: bool,
+    looks_at_files: bool,
+    output: &mut Output,
+) -> Result<Option<PathBuf>> {
     if path.is_dir() {
         return only_gguf(path).map(Some);
     }
@@ -115,7 +126,27 @@ fn local(path: &Path, offline: bool, output: &mut Output) -> Result<Option<PathB
             path.display()
         ),
         None => Ok(Some(path.to_owned())),
-        Some(name) => fetch(&name, offline, output),
+        Some(name) => {
+            let prefixed = path.to_str().is_some_and(|text| text.starts_with(PREFIX));
+            if looks_at_files && !prefixed {
+                check_cached(&name)?;
+            }
+            fetch(&name, offline, output)
+        }
+    }
+}
+
+/// Refuses a name that is neither a path nor a model in the cache.
+fn check_cached(name: &ModelName) -> Result<()> {
+    match bitnet_hub::Settings::from_environment()?.cache.find(name) {
+        Err(error @ HubError::NotCached { .. }) => {
+            let hint = format!(
+                "there is no such file or folder; to download {name} from a hub, write hf:{name}"
+            );
+            Err(error).context(hint)
+        }
+        // What else is wrong is found again, and said, by whoever opens it.
+        _ => Ok(()),
     }
 }
 

@@ -6,6 +6,7 @@
 //! CACHE/models--OWNER--NAME/snapshots/COMMIT/PATH          a link to the blob
 //! CACHE/models--OWNER--NAME/refs/REVISION                  the commit of a branch or a tag
 //! CACHE/.locks/models--OWNER--NAME/ETAG.lock               held while a blob is written
+//! CACHE/.locks/models--OWNER--NAME.bitnet.lock             shared by downloads of this program, held alone by a removal
 //! ```
 
 use std::fs::{self, File};
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::choose::{self, Found, Wanted};
+use crate::complete::complete;
 use crate::error::{HubError, Result};
 use crate::link;
 use crate::name::{ModelName, Repository, is_commit, path_problem};
@@ -42,6 +44,12 @@ impl HubCache {
         self
     }
 
+    /// As it is, with a folder in which no link and no `..` is; `None` if there is no such folder.
+    pub(crate) fn canonical(&self) -> Option<Self> {
+        let folder = fs::canonicalize(&self.folder).ok()?;
+        Some(Self { folder, symlinks: self.symlinks })
+    }
+
     /// Its folder.
     pub fn folder(&self) -> &Path {
         &self.folder
@@ -52,19 +60,20 @@ impl HubCache {
         let name = repository.folder();
         RepositoryCache {
             folder: self.folder.join(&name),
+            removal_lock: self.folder.join(".locks").join(format!("{name}.bitnet.lock")),
             locks: self.folder.join(".locks").join(name),
             symlinks: self.symlinks,
         }
     }
 
     /// The file or folder to run for `name`, if it has been downloaded: the named file, the only GGUF model, or the folder of a
-    /// safetensors model. Nothing is downloaded.
+    /// safetensors model. Models of which files are missing are left out. Nothing is downloaded.
     ///
     /// # Errors
-    /// [`HubError::NotCached`] if it is not there, [`HubError::Choose`] if several models are, [`HubError::Io`].
+    /// [`HubError::NotCached`] if it is not there or not complete, [`HubError::Choose`] if several models are, [`HubError::Io`].
     pub fn find(&self, name: &ModelName) -> Result<PathBuf> {
-        let missing = || self.not_cached(name);
-        let (cache, commit, files) = self.stored_files(name)?;
+        let Stored { cache, commit, files, missing } = self.stored(name)?;
+        let missing = || self.lacking(name, missing.clone());
         let wanted = name.file.as_deref().map_or(Wanted::Model, Wanted::File);
         let selection =
             choose::choose(&name.repository, &files, &wanted).map_err(|error| match error {
@@ -83,23 +92,56 @@ impl HubCache {
         name: &ModelName,
         memory: Option<u64>,
     ) -> Result<(PathBuf, Recommended)> {
-        let (cache, commit, files) = self.stored_files(name)?;
+        let Stored { cache, commit, files, missing } = self.stored(name)?;
         let best = recommend(&name.repository, &files, memory);
-        let best = best.map_err(|_| self.not_cached(name))?;
+        let best = best.map_err(|error| match error {
+            HubError::NotRunnable { .. } => error,
+            _ => self.lacking(name, missing),
+        })?;
         Ok((cache.shown(&commit, best.selection.run.as_deref()), best))
     }
 
-    /// The files of the revision that `name` means.
-    fn stored_files(&self, name: &ModelName) -> Result<(RepositoryCache, String, Vec<Found>)> {
+    /// The files of the revision that `name` means, without the models that are not complete.
+    fn stored(&self, name: &ModelName) -> Result<Stored> {
         let cache = self.repository(&name.repository);
         let commit = cache.commit(name.revision())?.ok_or_else(|| self.not_cached(name))?;
         let files = cache.files(&commit)?;
-        Ok((cache, commit, files))
+        let found = complete(&cache.snapshot(&commit), &files, name.file.is_none())?;
+        let missing = match &name.file {
+            None if found.missing_gguf.is_empty() => found.missing_safetensors,
+            None => found.missing_gguf,
+            Some(file) => {
+                // The parts of the split model that is meant, if one is.
+                let meant = choose::choose(&name.repository, &files, &Wanted::File(file)).ok();
+                let meant = meant.and_then(|selection| selection.run);
+                let stem = meant.as_deref().and_then(|run| choose::split_name(run, ".gguf"));
+                let of_it = |part: &String| {
+                    choose::split_name(part, ".gguf").map(|(name, ..)| name)
+                        == stem.map(|(name, ..)| name)
+                };
+                found.missing_gguf.into_iter().filter(of_it).collect()
+            }
+        };
+        Ok(Stored { cache, commit, files: found.files, missing })
     }
 
     pub(crate) fn not_cached(&self, name: &ModelName) -> HubError {
-        HubError::NotCached { what: name.to_string(), folder: self.folder.clone() }
+        self.lacking(name, Vec::new())
     }
+
+    fn lacking(&self, name: &ModelName, missing: Vec<String>) -> HubError {
+        HubError::NotCached { what: name.to_string(), folder: self.folder.clone(), missing }
+    }
+}
+
+/// What is stored of a revision.
+struct Stored {
+    cache: RepositoryCache,
+    commit: String,
+    /// Files that are there, but for those of models that are not complete.
+    files: Vec<Found>,
+    /// What those models lack.
+    missing: Vec<String>,
 }
 
 /// The part of a cache that belongs to one repository.
@@ -107,6 +149,8 @@ impl HubCache {
 pub struct RepositoryCache {
     pub(crate) folder: PathBuf,
     pub(crate) locks: PathBuf,
+    /// The file that downloads of this program share and a removal holds alone.
+    pub(crate) removal_lock: PathBuf,
     symlinks: bool,
 }
 
@@ -308,6 +352,38 @@ mod tests {
         fs::remove_file(repository.blob(&format!("{:040x}", 0))).unwrap();
         #[cfg(unix)]
         assert!(find("a/b").unwrap().ends_with("x-tq2_0.gguf"));
+    }
+
+    #[test]
+    fn a_part_of_a_model_is_not_found_as_the_model() {
+        for (files, missing) in [
+            (&["config.json", "tokenizer.json"][..], "model.safetensors"),
+            (&["model.safetensors"], "config.json"),
+            (&["config.json", "model-00001-of-00002.safetensors"], "model-00002-of-00002"),
+            (&["x-00001-of-00002.gguf"], "x-00002-of-00002.gguf"),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let cache = HubCache::new(folder.path());
+            filled(&cache, files);
+            let name = ModelName::parse("a/b").unwrap();
+            for error in [cache.find(&name).unwrap_err(), cache.find_best(&name, None).unwrap_err()]
+            {
+                assert!(matches!(error, HubError::NotCached { .. }), "{error:?}");
+                let text = error.to_string();
+                assert!(text.contains("not complete") && text.contains(missing), "{text}");
+            }
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let cache = HubCache::new(folder.path());
+        let repository =
+            filled(&cache, &["model.safetensors.index.json", "x-00001-of-00002.gguf", "y.gguf"]);
+        let whole = cache.find(&ModelName::parse("a/b").unwrap()).unwrap();
+        assert_eq!(whole, repository.shown(COMMIT, Some("y.gguf")));
+        let part = cache.find(&ModelName::parse("a/b:x-00001-of-00002.gguf").unwrap());
+        let text = part.unwrap_err().to_string();
+        assert!(text.contains("x-00002-of-00002.gguf missing"), "{text}");
+        let index = cache.find(&ModelName::parse("a/b:model.safetensors.index.json").unwrap());
+        assert!(index.is_ok(), "a file that is named is taken");
     }
 
     #[test]

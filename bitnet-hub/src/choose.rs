@@ -177,7 +177,7 @@ fn one_file(repository: &Repository, files: &[Found], name: &str) -> Result<Sele
 }
 
 /// Weights in the main folder and their index; where some are called `model…`, only those: others are the same in another form.
-fn safetensors(files: &[Found]) -> Vec<&str> {
+pub(crate) fn safetensors(files: &[Found]) -> Vec<&str> {
     let all: Vec<&str> = files
         .iter()
         .map(|file| file.path.as_str())
@@ -214,12 +214,18 @@ fn is_shard(path: &str) -> bool {
 
 /// `NAME` of `NAME-00001-of-00003`, or the name as it is.
 fn without_shard(stem: &str) -> &str {
-    let digits = |text: &str| text.len() == 5 && text.bytes().all(|b| b.is_ascii_digit());
-    stem.rsplit_once("-of-")
-        .filter(|(_, count)| digits(count))
-        .and_then(|(rest, _)| rest.rsplit_once('-'))
-        .filter(|(_, number)| digits(number))
-        .map_or(stem, |(name, _)| name)
+    split_name(stem, "").map_or(stem, |(name, ..)| name)
+}
+
+/// `NAME`, 1 and 3 of `NAME-00001-of-00003` and `ending`; `None` for any other path.
+pub(crate) fn split_name<'p>(path: &'p str, ending: &str) -> Option<(&'p str, u32, u32)> {
+    let number = |text: &str| {
+        let digits = text.len() == 5 && text.bytes().all(|b| b.is_ascii_digit());
+        text.parse().ok().filter(|_| digits)
+    };
+    let (rest, count) = path.strip_suffix(ending)?.rsplit_once("-of-")?;
+    let (name, part) = rest.rsplit_once('-')?;
+    Some((name, number(part)?, number(count)?))
 }
 
 /// Whether `text` matches `pattern`, in which `*` is any text, `/` included, and `?` any character. Takes at most

@@ -43,20 +43,27 @@ pub enum HubError {
         problem: String,
     },
     /// Downloads are switched off.
-    #[error("offline: {what} is not in {} and is not downloaded; leave out --offline and unset HF_HUB_OFFLINE to download it", folder.display())]
+    #[error(
+        "offline: {what} is not {} and is not downloaded; leave out --offline and unset HF_HUB_OFFLINE to download it",
+        place(folder, missing)
+    )]
     Offline {
         /// What would have been downloaded.
         what: String,
         /// The cache.
         folder: PathBuf,
+        /// Files that are missing, if some of its files are there.
+        missing: Vec<String>,
     },
-    /// A model is not in the cache.
-    #[error("{what} is not in {}; get it with: bitnet pull {what}", folder.display())]
+    /// A model is not in the cache, or not all of it.
+    #[error("{what} is not {}; get it with: bitnet pull {what}", place(folder, missing))]
     NotCached {
         /// The model, as it is typed.
         what: String,
         /// The cache.
         folder: PathBuf,
+        /// Files that are missing, if some of its files are there.
+        missing: Vec<String>,
     },
     /// Something in the cache that this program does not remove.
     #[error("{}: {problem}; remove it by hand if you mean to", path.display())]
@@ -204,6 +211,17 @@ pub enum HubError {
         /// What there is.
         choices: Vec<Choice>,
     },
+    /// The repository has only models of types that this program can't run.
+    #[error(
+        "{repository} has only models of types that this program can't run; to have one all the same, name it:{}",
+        list(repository, choices)
+    )]
+    NotRunnable {
+        /// The repository.
+        repository: String,
+        /// What there is.
+        choices: Vec<Choice>,
+    },
     /// The repository has nothing that this program could run.
     #[error(
         "{repository} has neither GGUF nor safetensors files: --list names what it has, --include takes files by name"
@@ -227,6 +245,22 @@ impl HubError {
     /// For `map_err`: that `action` failed on `path`.
     pub(crate) fn io(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { path: path.to_owned(), action, source }
+    }
+}
+
+/// Names that are listed of missing files.
+const LISTED: usize = 5;
+
+fn place(folder: &Path, missing: &[String]) -> String {
+    let folder = folder.display();
+    match missing {
+        [] => format!("in {folder}"),
+        some => {
+            let more = some.len().saturating_sub(LISTED);
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            let names = some[..some.len().min(LISTED)].join(", ");
+            format!("complete in {folder}: {names}{more} missing")
+        }
     }
 }
 

@@ -17,6 +17,7 @@
 
 pub mod cache;
 pub mod choose;
+mod complete;
 mod error;
 #[cfg(feature = "download")]
 mod hub;
@@ -29,7 +30,7 @@ pub mod stored;
 pub use cache::HubCache;
 pub use error::{HubError, Result};
 #[cfg(feature = "download")]
-pub use hub::{Event, Hub, Listing, Pulled, RemoteFile, State, Watch};
+pub use hub::{Event, Hold, Hub, Listing, Pulled, RemoteFile, State, Watch};
 pub use name::{ModelName, Repository, path_problem};
 pub use settings::{Settings, Token};
 

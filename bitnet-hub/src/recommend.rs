@@ -1,11 +1,11 @@
 //! Which of several models in a repository suits a machine best.
 //!
 //! Forms in which ternary weights stand as trits come first, those whose file says its layout before I2_S, whose layout the file does not
-//! say; then safetensors; then numbers of 16 and 32 bits. The first that fits into memory is taken. Forms that this program can't read
-//! are taken only if there is no other, so that loading says what is wrong.
+//! say; then safetensors; then numbers of 16 and 32 bits. The first that fits into memory is taken. Forms that this program can't run
+//! are never taken: gigabytes would come before loading says what is wrong.
 
 use crate::choose::{Choice, Found, Selection, Wanted, choose, gguf_models};
-use crate::error::Result;
+use crate::error::{HubError, Result};
 use crate::name::Repository;
 
 /// Bytes of memory for every 100 bytes of a file: weights, context and the program itself.
@@ -46,7 +46,7 @@ const PLAIN: &[&str] = &["bf16", "f16", "fp16", "f32", "fp32"];
 /// The model for a machine with `memory` bytes to spare; `None` if that is not known. `files` are sorted by path.
 ///
 /// # Errors
-/// [`crate::HubError::NoModel`] if there is none.
+/// [`HubError::NoModel`] if there is none, [`HubError::NotRunnable`] if all have types that this program can't run.
 pub fn recommend(
     repository: &Repository,
     files: &[Found],
@@ -78,6 +78,12 @@ pub fn recommend(
         (unreadable, !fits, if fits { 0 } else { size }, *form, size, choice.file.clone())
     };
     let number = candidates.len();
+    if number > 0 && candidates.iter().all(|(form, ..)| *form == Form::Unreadable) {
+        return Err(HubError::NotRunnable {
+            repository: repository.to_string(),
+            choices: candidates.into_iter().map(|(_, choice, _)| choice).collect(),
+        });
+    }
     let Some((form, choice, selection)) = candidates.into_iter().min_by_key(order) else {
         // Says what is missing.
         let selection = choose(repository, files, &Wanted::Model)?;
@@ -100,7 +106,7 @@ fn reason(form: Form) -> &'static str {
         Form::Safetensors => "safetensors with the model's own settings",
         Form::Plain => "plain numbers, no ternary file is there",
         Form::Unknown => "the smallest",
-        Form::Unreadable => "no other form is there",
+        Form::Unreadable => "a type that this program can't run",
     }
 }
 
@@ -157,7 +163,21 @@ mod tests {
         assert_eq!(rest.choice, Choice { file: "safetensors".into(), bytes: Some(901) });
         assert_eq!(rest.selection.run, None);
         assert_eq!(best(&[files[0], files[2]], 1 << 30).choice.file, "m-f16.gguf");
-        assert_eq!(best(&files[..1], 1 << 30).choice.file, "m-Q4_K_M.gguf");
+    }
+
+    #[test]
+    fn types_that_cannot_be_run_are_refused_with_their_list() {
+        let repository = Repository::new("a/b").unwrap();
+        let found: Vec<Found> = ["m-Q4_K_M.gguf", "m-Q5_K_S.gguf", "mmproj-f16.gguf"]
+            .iter()
+            .map(|path| Found { path: (*path).to_owned(), bytes: Some(1 << 20) })
+            .collect();
+        let error = recommend(&repository, &found, None).unwrap_err();
+        assert!(matches!(error, HubError::NotRunnable { .. }), "{error:?}");
+        let text = error.to_string();
+        assert!(text.contains("a/b:m-Q4_K_M.gguf (1.0 MiB)"), "{text}");
+        assert!(text.contains("a/b:m-Q5_K_S.gguf") && !text.contains("mmproj"), "{text}");
+        assert!(recommend(&repository, &found[2..], None).is_err(), "no model");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::fs::{self, File, Metadata, TryLockError};
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
-use crate::cache::{HubCache, RepositoryCache};
+use crate::cache::{HubCache, RepositoryCache, make_parent};
 use crate::choose::{Wanted, choose};
 use crate::error::{HubError, Result};
 use crate::name::{ModelName, Repository};
@@ -51,6 +51,8 @@ struct Entry {
 /// What is to be removed.
 #[derive(Debug)]
 pub struct Removal {
+    name: ModelName,
+    hub_cache: HubCache,
     cache: RepositoryCache,
     entries: Vec<Entry>,
     blobs: BTreeSet<String>,
@@ -89,7 +91,9 @@ impl HubCache {
     /// # Errors
     /// [`HubError::NotCached`], [`HubError::NotRemoved`], [`HubError::Io`].
     pub fn plan_removal(&self, name: &ModelName) -> Result<Removal> {
-        let cache = self.repository(&name.repository);
+        // Links lead to contents by a path without `..` and without links.
+        let hub_cache = self.canonical().ok_or_else(|| self.not_cached(name))?;
+        let cache = hub_cache.repository(&name.repository);
         match fs::symlink_metadata(&cache.folder) {
             Ok(data) if data.is_dir() => {}
             Ok(_) => {
@@ -130,7 +134,7 @@ impl HubCache {
         if chosen.is_empty() && !everything {
             return Err(self.not_cached(name));
         }
-        Removal::new(cache, all, &chosen, everything)
+        Removal::new(name, hub_cache, all, &chosen)
     }
 }
 
@@ -220,13 +224,15 @@ impl RepositoryCache {
 
 impl Removal {
     fn new(
-        cache: RepositoryCache,
+        name: &ModelName,
+        hub_cache: HubCache,
         all: Vec<Entry>,
         chosen: &BTreeSet<usize>,
-        everything: bool,
     ) -> Result<Self> {
+        let cache = hub_cache.repository(&name.repository);
         let sizes = cache.blobs()?;
-        let whole = everything || chosen.len() == all.len();
+        // A file or a revision never stands for the model, nor for what has come of other files.
+        let whole = name.file.is_none() && name.revision.is_none();
         let (mut entries, mut staying) = (Vec::new(), Vec::new());
         for (index, entry) in all.into_iter().enumerate() {
             if chosen.contains(&index) { entries.push(entry) } else { staying.push(entry) }
@@ -248,7 +254,8 @@ impl Removal {
             entries.iter().map(|entry| entry.commit.clone()).collect::<BTreeSet<_>>()
         };
         let commits = &commits_of(&entries) - &commits_of(&staying);
-        Ok(Self { cache, entries, blobs, commits, whole, freed, shared })
+        let name = name.clone();
+        Ok(Self { name, hub_cache, cache, entries, blobs, commits, whole, freed, shared })
     }
 
     /// Number of files of the model that are removed.
@@ -266,22 +273,36 @@ impl Removal {
         self.shared
     }
 
-    /// Removes it; the bytes that are freed.
+    /// Removes it, and says what was removed: what is planned now, which may be less than what was planned before.
     ///
     /// # Errors
-    /// [`HubError::NotRemoved`] if another program downloads this model now, [`HubError::Io`].
-    pub fn run(&self) -> Result<u64> {
-        let _locks = self.lock()?;
-        let folder = &self.cache.folder;
-        if self.whole {
-            // References first: a model that is half removed is not found.
-            for part in ["refs", "snapshots", "blobs"] {
-                remove_all(&folder.join(part))?;
-            }
-            remove_all(folder)?;
-            remove_all(&self.cache.locks)?;
-            return Ok(self.freed);
+    /// [`HubError::NotRemoved`] if another program downloads this model now, or if more would be removed than was planned;
+    /// [`HubError::NotCached`] if nothing is left to remove; [`HubError::Io`].
+    pub fn run(&self) -> Result<Self> {
+        let _alone = self.lock_alone()?;
+        let held = self.lock()?;
+        let now = self.hub_cache.plan_removal(&self.name)?;
+        if now.is_more_than(self) {
+            let problem = "files have come since the removal was planned; give the command again";
+            return Err(HubError::NotRemoved { path: self.cache.folder.clone(), problem });
         }
+        now.remove(&held)?;
+        Ok(now)
+    }
+
+    /// Whether it removes anything that `planned` does not.
+    fn is_more_than(&self, planned: &Self) -> bool {
+        let key = |entry: &Entry| (entry.place.clone(), entry.blob.clone());
+        let known: BTreeSet<_> = planned.entries.iter().map(key).collect();
+        self.freed > planned.freed
+            || !self.blobs.is_subset(&planned.blobs)
+            || !self.commits.is_subset(&planned.commits)
+            || !self.entries.iter().all(|entry| known.contains(&key(entry)))
+    }
+
+    fn remove(&self, held: &[(PathBuf, File)]) -> Result<()> {
+        let folder = &self.cache.folder;
+        // References first: a model that is half removed is not found.
         self.remove_references(&folder.join("refs"), DEEPEST)?;
         for entry in &self.entries {
             remove_file(&entry.place)?;
@@ -297,7 +318,25 @@ impl Removal {
         for blob in &self.blobs {
             remove_file(&self.cache.blob(blob))?;
         }
-        Ok(self.freed)
+        if self.whole { self.remove_rest(held) } else { Ok(()) }
+    }
+
+    /// Removes what a model has beside its files: notes of absent files, empty folders, locks. What is not in the plan stays: a
+    /// download may have begun that takes other locks than this program's.
+    fn remove_rest(&self, held: &[(PathBuf, File)]) -> Result<()> {
+        let folder = &self.cache.folder;
+        remove_all(&folder.join(".no_exist"))?;
+        remove_empty(folder, DEEPEST)?;
+        for (path, _) in held {
+            remove_file(path)?;
+        }
+        // A folder that is not empty stays.
+        let _ = fs::remove_dir(&self.cache.locks);
+        if folder.exists() {
+            let problem = "what is left there is no part of the model, or came during the removal";
+            return Err(HubError::NotRemoved { path: folder.clone(), problem });
+        }
+        Ok(())
     }
 
     /// Removes the names of commits of which nothing is left.
@@ -307,8 +346,9 @@ impl Removal {
             if data.is_dir() && depth > 0 {
                 self.remove_references(&path, depth - 1)?;
             } else if data.is_file() && data.len() <= 64 {
-                let text = fs::read_to_string(&path).map_err(HubError::io(&path, "read"))?;
-                if self.commits.contains(text.trim()) {
+                let text = fs::read(&path).map_err(HubError::io(&path, "read"))?;
+                let text = String::from_utf8_lossy(&text);
+                if self.whole || self.commits.contains(text.trim()) {
                     remove_file(&path)?;
                 }
             }
@@ -316,8 +356,20 @@ impl Removal {
         Ok(())
     }
 
+    /// Holds the lock that downloads of this program share. On a file system without locks there is nothing to hold.
+    fn lock_alone(&self) -> Result<File> {
+        let path = &self.cache.removal_lock;
+        make_parent(path)?;
+        let lock = File::options().create(true).append(true).open(path);
+        let lock = lock.map_err(HubError::io(path, "open the lock"))?;
+        match lock.try_lock() {
+            Err(TryLockError::WouldBlock) => Err(busy(path)),
+            _ => Ok(lock),
+        }
+    }
+
     /// Holds the locks of the repository, so that no program writes to it.
-    fn lock(&self) -> Result<Vec<File>> {
+    fn lock(&self) -> Result<Vec<(PathBuf, File)>> {
         let mut held = Vec::new();
         for (name, data) in list(&self.cache.locks)? {
             if !data.is_file() {
@@ -327,13 +379,17 @@ impl Removal {
             let lock = File::options().append(true).open(&path);
             let lock = lock.map_err(HubError::io(&path, "open the lock"))?;
             if matches!(lock.try_lock(), Err(TryLockError::WouldBlock)) {
-                let problem = "another program downloads this model; stop it first";
-                return Err(HubError::NotRemoved { path, problem });
+                return Err(busy(&path));
             }
-            held.push(lock);
+            held.push((path, lock));
         }
         Ok(held)
     }
+}
+
+fn busy(path: &Path) -> HubError {
+    let problem = "another program downloads or removes this model; stop it first";
+    HubError::NotRemoved { path: path.to_owned(), problem }
 }
 
 /// Names in a folder and what stands there; links are not followed. Nothing, if the folder is not there or is a link.
@@ -373,6 +429,18 @@ fn remove_file(path: &Path) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Removes a folder if nothing but empty folders is in it, and else those; links are not followed.
+fn remove_empty(folder: &Path, depth: usize) -> Result<()> {
+    for (name, data) in list(folder)? {
+        if data.is_dir() && depth > 0 {
+            remove_empty(&folder.join(name), depth - 1)?;
+        }
+    }
+    // What is not empty stays.
+    let _ = fs::remove_dir(folder);
+    Ok(())
 }
 
 /// Removes a folder and what is in it; of a link, the link only.
@@ -444,7 +512,7 @@ mod tests {
         symlink(folder.path(), repository.snapshot(NEW).join("folder")).unwrap();
         let whole = removal(&cache, "a/b").unwrap();
         assert_eq!((whole.files(), whole.freed_bytes(), whole.shared_bytes()), (6, 1035, 0));
-        assert_eq!(whole.run().unwrap(), 1035);
+        assert_eq!(whole.run().unwrap().freed_bytes(), 1035);
         assert!(!repository.folder.exists() && !repository.locks.exists());
         assert_eq!(fs::read(folder.path().join("outside")).unwrap(), b"mine");
         assert_eq!(cache.models().unwrap()[0].repository.as_str(), "c/d");
@@ -468,6 +536,72 @@ mod tests {
         assert!(!repository.blob("e2").exists() && repository.blob("e3").exists());
         assert!(matches!(removal(&cache, "a/b:none"), Err(HubError::NotCached { .. })));
         assert!(matches!(removal(&cache, "a/b@none"), Err(HubError::NotCached { .. })));
+    }
+
+    #[test]
+    fn what_came_after_the_plan_is_not_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (cache, repository) = filled(folder.path());
+        let planned = removal(&cache, "a/b").unwrap();
+        fs::write(repository.partial("e5"), "begun").unwrap();
+        let refused = planned.run();
+        assert!(matches!(refused, Err(HubError::NotRemoved { .. })), "{refused:?}");
+        assert!(repository.partial("e5").exists() && repository.blob("e2").exists());
+        // A part that grows is a download that goes on.
+        let planned = removal(&cache, "a/b").unwrap();
+        fs::write(repository.partial("e5"), "begun, and more").unwrap();
+        assert!(matches!(planned.run(), Err(HubError::NotRemoved { .. })));
+        let planned = removal(&cache, "a/b").unwrap();
+        repository.show(NEW, "tokenizer.json", "e1").unwrap();
+        assert!(matches!(planned.run(), Err(HubError::NotRemoved { .. })));
+        let planned = removal(&cache, "a/b").unwrap();
+        removal(&cache, "a/b@v1").unwrap().run().unwrap();
+        let less = planned.run().unwrap();
+        assert_eq!(less.files(), 3, "what has gone since is not counted");
+        assert!(!repository.folder.exists());
+    }
+
+    #[test]
+    fn a_download_between_two_files_keeps_the_model() {
+        let folder = tempfile::tempdir().unwrap();
+        let (cache, repository) = filled(folder.path());
+        let lock = File::options().create(true).append(true).open(&repository.removal_lock);
+        let lock = lock.unwrap();
+        lock.lock_shared().unwrap();
+        let busy = removal(&cache, "a/b").unwrap().run();
+        assert!(matches!(busy, Err(HubError::NotRemoved { .. })), "{busy:?}");
+        drop(lock);
+        removal(&cache, "a/b").unwrap().run().unwrap();
+        assert!(!repository.folder.exists());
+    }
+
+    #[test]
+    fn all_files_by_name_are_not_the_whole_model() {
+        let folder = tempfile::tempdir().unwrap();
+        let (cache, repository) = filled(folder.path());
+        removal(&cache, "a/b@v1").unwrap().run().unwrap();
+        removal(&cache, "a/b:config.json").unwrap().run().unwrap();
+        let last = removal(&cache, "a/b:model.safetensors").unwrap();
+        assert_eq!((last.files(), last.freed_bytes()), (1, 1000));
+        last.run().unwrap();
+        assert!(!repository.blob("e2").exists());
+        assert!(repository.partial("e4").exists(), "the download of another file stays");
+        let (cache, repository) = filled(folder.path());
+        removal(&cache, "a/b@v1").unwrap().run().unwrap();
+        removal(&cache, "a/b@main").unwrap().run().unwrap();
+        assert!(!repository.blob("e2").exists() && repository.partial("e4").exists());
+    }
+
+    #[test]
+    fn contents_are_removed_when_the_cache_is_named_with_dots() {
+        let folder = tempfile::tempdir().unwrap();
+        let (_, repository) = filled(folder.path());
+        fs::create_dir(folder.path().join("x")).unwrap();
+        let cache = HubCache::new(folder.path().join("x/../hub"));
+        let old = removal(&cache, "a/b@v1").unwrap();
+        assert_eq!((old.files(), old.freed_bytes(), old.shared_bytes()), (2, 10, 1000));
+        old.run().unwrap();
+        assert!(!repository.blob("e1").exists() && repository.blob("e2").exists());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! `bitnet completions`: completion scripts for shells.
 
 use anyhow::Result;
+use serde_json::json;
 
 use super::Outcome;
 use crate::args::{self, CompletionsArgs};
@@ -10,6 +11,11 @@ use crate::output::Output;
 pub(crate) fn run(args: &CompletionsArgs, output: &mut Output) -> Result<Outcome> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut args::command(), "bitnet", &mut script);
-    output.verbatim(String::from_utf8_lossy(&script).trim_end())?;
+    let script = String::from_utf8_lossy(&script);
+    if output.json {
+        output.json(&json!({ "shell": args.shell.to_string(), "script": script.trim_end() }))?;
+    } else {
+        output.verbatim(script.trim_end())?;
+    }
     Ok(Outcome::Done)
 }

@@ -41,6 +41,13 @@ mod built_in {
             bail!("{name} names a file; leave out --include and --exclude, or the file");
         }
         let settings = download::settings(cli.general.offline)?;
+        if settings.offline
+            && !matching
+            && !args.list
+            && let Err(HubError::NotCached { what, folder, missing }) = settings.cache.find(&name)
+        {
+            return Err(HubError::Offline { what, folder, missing }.into());
+        }
         let mut downloads = Downloads::new(settings, args.quiet, output)?;
         let Some(listing) = downloads.list(&name)? else { return Ok(Outcome::Interrupted) };
         let mut files = listing.found();

@@ -60,12 +60,12 @@ pub(crate) fn remove(args: &RmArgs, output: &mut Output) -> Result<Outcome> {
         output.note("nothing is removed");
         return Ok(Outcome::Done);
     }
-    let freed = removal.run()?;
+    let removal = removal.run()?;
     if output.json {
         output.json(&json!({
             "name": name.to_string(),
             "files": removal.files(),
-            "freed_bytes": freed,
+            "freed_bytes": removal.freed_bytes(),
             "shared_bytes": removal.shared_bytes(),
         }))?;
     } else {

@@ -1,5 +1,6 @@
 //! The JSON document of a command with `--json`. Standard output ends in one whatever happens: the result, or an object with
-//! `finish_reason` (`error` or `interrupted`), `error` in words, and what there was by then.
+//! `finish_reason` (`error` or `interrupted`), `error` in words, and what there was by then; `finish_reason` alone (`done`) of a command
+//! that had nothing to say.
 
 use std::io::{self, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,10 +15,12 @@ const PATIENCE: Duration = Duration::from_secs(1);
 struct State {
     /// Whether a document is wanted and not yet written.
     pending: bool,
+    /// Whether one of several documents has been written.
+    lines: bool,
     partial: Option<Map<String, Value>>,
 }
 
-static STATE: Mutex<State> = Mutex::new(State { pending: false, partial: None });
+static STATE: Mutex<State> = Mutex::new(State { pending: false, lines: false, partial: None });
 
 fn state() -> MutexGuard<'static, State> {
     STATE.lock().unwrap_or_else(PoisonError::into_inner)
@@ -45,8 +48,18 @@ pub(crate) fn write(text: &str) -> io::Result<()> {
 
 /// Writes one of several documents; another one may follow.
 pub(crate) fn write_line(text: &str) -> io::Result<()> {
-    let _state = state();
+    let mut state = state();
+    state.lines = true;
     put(text)
+}
+
+/// Writes a document about the end of a command that had nothing to write, such as a chat without a question.
+pub(crate) fn done() -> io::Result<()> {
+    let mut state = state();
+    if !std::mem::take(&mut state.pending) || state.lines {
+        return Ok(());
+    }
+    put(&json!({ "finish_reason": "done" }).to_string())
 }
 
 fn put(text: &str) -> io::Result<()> {

@@ -55,6 +55,26 @@ fn a_chat_that_fails_ends_in_a_document_after_its_answers() {
     assert!(lines[1]["error"].as_str().unwrap().contains("/dance"));
 }
 
+#[test]
+fn commands_that_succeed_end_in_one_document() {
+    let run = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/bench/run.json");
+    let report = crate::program::json(&["bench", "--report", run, "--json"]);
+    assert!(report["page"].as_str().unwrap().starts_with("# Performance"));
+    let completions = crate::program::json(&["completions", "bash", "--json"]);
+    assert!(completions["script"].as_str().unwrap().contains("bitnet"));
+    for input in [&b""[..], b"\n\n", b"/help\n/quit\n"] {
+        let chat = crate::program::with_input(&["chat", "--json"], input);
+        assert!(chat.status.success(), "{}", stderr(&chat));
+        assert_eq!(document(stdout(&chat))["finish_reason"], "done");
+    }
+    for format in ["md", "csv"] {
+        let output = output(&["bench", "--json", "--output", format]);
+        assert_eq!(output.status.code(), Some(2), "{format}");
+        let value = document(stdout(&output));
+        assert!(value["error"].as_str().unwrap().contains("--output"), "{value}");
+    }
+}
+
 #[cfg(unix)]
 mod interrupts {
     use std::io::{BufRead, BufReader, Read, Write};
@@ -81,6 +101,20 @@ mod interrupts {
         child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
         assert_eq!(child.wait().unwrap().code(), Some(130));
         assert_eq!(document(&text)["finish_reason"], "interrupted", "{text}");
+    }
+
+    #[test]
+    fn an_interrupted_answer_ends_a_chat_that_nobody_types() {
+        let mut child = spawn(&["chat", "-n", "-1", "--ctx", "200000", "--ignore-eos"]);
+        let mut input = child.stdin.take().unwrap();
+        let mut answer = child.stdout.take().unwrap();
+        input.write_all(b"Once\n").unwrap();
+        answer.read_exact(&mut [0]).unwrap();
+        interrupt(&child);
+        // Its input is still open, so that only Ctrl-C can have ended it.
+        answer.read_to_end(&mut Vec::new()).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(130));
+        drop(input);
     }
 
     #[test]

@@ -64,7 +64,7 @@ mod downloads {
     fn a_model_is_downloaded_once_listed_and_removed() {
         let home = tempfile::tempdir().unwrap();
         let endpoint = serve(golden());
-        let first = run(&["inspect", "own/model", "--json"], home.path(), &endpoint);
+        let first = run(&["inspect", "hf:own/model", "--json"], home.path(), &endpoint);
         assert!(first.status.success(), "{}", stderr(&first));
         let notes = stderr(&first);
         assert!(notes.starts_with("downloading own/model: safetensors ("), "{notes}");
@@ -105,16 +105,85 @@ mod downloads {
         ]);
         for endpoint in [endpoint.as_str(), NOWHERE] {
             // The file is no model, which is found out when it is here.
-            let output = run(&["inspect", "own/model"], home.path(), endpoint);
+            let output = run(&["inspect", "hf:own/model"], home.path(), endpoint);
             assert!(refusal(&output).contains("m-TQ2_0.gguf"), "{}", stderr(&output));
         }
         let snapshot = home.path().join("hub/models--own--model/snapshots").join(COMMIT);
         assert_eq!(fs::read_dir(snapshot).unwrap().count(), 1);
         let endpoint = serve(vec![model("m-Q4_K_M.gguf", 50), model("m-TQ2_0.gguf", 100)]);
         let other = tempfile::tempdir().unwrap();
-        let output = run(&["inspect", "own/model"], other.path(), &endpoint);
+        let output = run(&["inspect", "hf:own/model"], other.path(), &endpoint);
         let why = "downloading own/model: m-TQ2_0.gguf (100 B; ternary weights";
         assert!(stderr(&output).starts_with(why), "{}", stderr(&output));
+    }
+
+    #[test]
+    fn what_is_missing_of_a_model_is_downloaded() {
+        let home = tempfile::tempdir().unwrap();
+        let endpoint = serve(golden());
+        let part = run(&["pull", "own/model", "--include", "*.json", "-q"], home.path(), &endpoint);
+        assert!(part.status.success(), "{}", stderr(&part));
+        for args in
+            [&["run", "x", "-m", "own/model", "--offline"][..], &["pull", "own/model", "--offline"]]
+        {
+            let offline = run(args, home.path(), NOWHERE);
+            let text = refusal(&offline);
+            assert!(text.contains("own/model is not complete in"), "{text}");
+            assert!(text.contains("model.safetensors missing"), "{text}");
+        }
+        // The model has no tokenizer, which is found out when it is here.
+        let whole = run(&["tokenize", "x", "-m", "own/model"], home.path(), &endpoint);
+        assert!(stderr(&whole).starts_with("downloading own/model"), "{}", stderr(&whole));
+        assert!(refusal(&whole).contains("no tokenizer"), "{}", stderr(&whole));
+        let verified = run(&["verify", "own/model"], home.path(), NOWHERE);
+        assert!(verified.status.success(), "{}", stderr(&verified));
+    }
+
+    #[test]
+    fn commands_that_look_at_files_download_only_what_is_marked() {
+        let home = tempfile::tempdir().unwrap();
+        let endpoint = serve(golden());
+        for args in [
+            &["inspect", "own/model"][..],
+            &["inspect", "--diff", "own/model", "own/model"],
+            &["verify", "own/model"],
+            &["convert", "own/model", "out.gguf"],
+            &["compare", "own/model", "own/model", "--file", "x"],
+        ] {
+            let output = run(args, home.path(), &endpoint);
+            let text = refusal(&output);
+            for words in ["no such file or folder", "write hf:own/model", "bitnet pull own/model"] {
+                assert!(text.contains(words), "{args:?}: {words}: {text}");
+            }
+        }
+        assert!(!home.path().join("hub").exists());
+    }
+
+    #[test]
+    fn types_that_cannot_be_run_are_downloaded_only_by_name() {
+        let home = tempfile::tempdir().unwrap();
+        let file = |name: &str| (name.to_owned(), vec![7_u8; 50]);
+        let endpoint = serve(vec![file("m-Q4_K_M.gguf"), file("m-Q5_K_M.gguf")]);
+        let output = run(&["run", "x", "-m", "own/model"], home.path(), &endpoint);
+        let text = refusal(&output);
+        assert!(text.contains("can't run") && text.contains("own/model:m-Q5_K_M.gguf"), "{text}");
+        assert!(!home.path().join("hub/models--own--model/snapshots").exists());
+        let named = run(&["run", "x", "-m", "own/model:Q4_K_M"], home.path(), &endpoint);
+        assert!(refusal(&named).contains("m-Q4_K_M.gguf"), "{}", stderr(&named));
+        let snapshot = home.path().join("hub/models--own--model/snapshots").join(COMMIT);
+        assert_eq!(fs::read_dir(snapshot).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn wrong_options_are_told_before_a_download() {
+        let home = tempfile::tempdir().unwrap();
+        let endpoint = serve(golden());
+        for option in ["--chat-template", "--calibration"] {
+            let args = ["run", "x", "-m", "own/model", option, "no/such.file"];
+            let output = run(&args, home.path(), &endpoint);
+            assert!(refusal(&output).contains("no/such.file"), "{}", stderr(&output));
+        }
+        assert!(!home.path().join("hub").exists());
     }
 
     #[test]

@@ -1,13 +1,29 @@
 //! Starts the built program and reads what it says.
 
 use std::io::Write;
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::Value;
 
 pub(crate) fn bitnet(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_bitnet"));
-    command.args(args).env_remove("BITNET_ISA").env_remove("NO_COLOR").stdin(Stdio::null());
+    command.args(args).stdin(Stdio::null());
+    // Nothing of the tester's own settings, caches and models; a test sets what it needs.
+    let own = |name: &str| {
+        ["BITNET_", "HF_", "HUGGINGFACE_", "XDG_", "TRANSFORMERS_"]
+            .iter()
+            .any(|beginning| name.starts_with(beginning))
+            || ["NO_COLOR", "LOCALAPPDATA"].contains(&name)
+    };
+    for name in std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()) {
+        if own(&name) {
+            command.env_remove(name);
+        }
+    }
+    let home = Path::new(env!("CARGO_TARGET_TMPDIR")).join("bitnet-home");
+    command.env("HF_HOME", home.join("hub")).env("BITNET_CACHE", home.join("cache"));
+    command.env("HOME", home);
     command
 }
 

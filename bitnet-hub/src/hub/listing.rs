@@ -136,6 +136,7 @@ impl Hub {
         let missing = || HubError::Offline {
             what: format!("{repository}@{revision}"),
             folder: self.settings.cache.folder().to_owned(),
+            missing: Vec::new(),
         };
         let commit = cache.commit(revision)?.ok_or_else(missing)?;
         let files = cache.files(&commit)?;

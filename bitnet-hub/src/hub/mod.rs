@@ -10,13 +10,14 @@ mod metadata;
 mod refusal;
 mod transfer;
 
+use std::fs::File;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::cache::RepositoryCache;
 use crate::error::{HubError, Result};
-use crate::name::path_problem;
+use crate::name::{Repository, path_problem};
 use crate::settings::Settings;
 use client::Client;
 pub use listing::{Listing, RemoteFile};
@@ -82,6 +83,12 @@ pub struct Pulled {
     pub state: State,
 }
 
+/// While it lives, this program does not remove the model.
+#[derive(Debug)]
+pub struct Hold {
+    _lock: Option<File>,
+}
+
 /// A hub and the cache for what comes from it.
 pub struct Hub {
     settings: Settings,
@@ -141,6 +148,7 @@ impl Hub {
         }
         self.ensure_online(&format!("{repository}:{path}"))?;
         let metadata = self.metadata(listing, path, watch)?;
+        let hold = self.hold(repository, watch)?;
         let lock = lock::hold(&cache.lock(&metadata.etag), path, watch, &self.pause)?;
         let state = if size(&cache.blob(&metadata.etag)) == Some(metadata.bytes) {
             State::Present
@@ -150,7 +158,18 @@ impl Hub {
         };
         let path = cache.show(&listing.commit, path, &metadata.etag)?;
         drop(lock);
+        drop(hold);
         Ok(Pulled { path, bytes: metadata.bytes, state })
+    }
+
+    /// Keeps the model from being removed by this program while files of it are pulled. To be held until all are there.
+    ///
+    /// # Errors
+    /// [`HubError::Stopped`] if `watch` stops the wait for a removal.
+    pub fn hold(&self, repository: &Repository, watch: &mut Watch<'_>) -> Result<Hold> {
+        let cache = self.settings.cache.repository(repository);
+        let lock = lock::share(&cache.removal_lock, repository.as_str(), watch, &self.pause)?;
+        Ok(Hold { _lock: lock })
     }
 
     /// Notes the listing's commit as that of its revision. To be called when all that is wanted has been pulled: whoever looks into
@@ -170,7 +189,7 @@ impl Hub {
     fn ensure_online(&self, what: &str) -> Result<()> {
         if self.settings.offline {
             let folder = self.settings.cache.folder().to_owned();
-            return Err(HubError::Offline { what: what.to_owned(), folder });
+            return Err(HubError::Offline { what: what.to_owned(), folder, missing: Vec::new() });
         }
         Ok(())
     }

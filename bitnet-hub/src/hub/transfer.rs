@@ -107,6 +107,7 @@ impl<'a> Transfer<'a> {
             }
             self.sum.update(&chunk[..read]);
             self.have += read as u64;
+            tell(watch, self.progress())?;
         }
     }
 

@@ -37,6 +37,9 @@ pub(crate) fn run(cli: &Cli, args: &BenchArgs, output: &mut Output) -> Result<Ou
     if let Some(once) = &args.once {
         return alone::run(cli, &once.of(args), output);
     }
+    if output.json && matches!(args.output, Some(Format::Md | Format::Csv)) {
+        bail!("--json and --output md or csv contradict each other; leave one of them out");
+    }
     if !args.report.is_empty() {
         report::run(&args.report, output)?;
         return Ok(Outcome::Done);

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use serde_json::json;
 
 use super::run_file::RunFile;
 use super::{machine, tables};
@@ -35,7 +36,11 @@ This page was printed by `bitnet bench --report` from run files; no figure in it
 /// If one of them can't be read.
 pub(crate) fn run(paths: &[PathBuf], output: &mut Output) -> Result<()> {
     let files = paths.iter().map(|path| RunFile::read(path)).collect::<Result<Vec<_>>>()?;
-    output.verbatim(page(&files).trim_end())
+    let page = page(&files);
+    if output.json {
+        return output.json(&json!({ "page": page.trim_end() }));
+    }
+    output.verbatim(page.trim_end())
 }
 
 fn page(files: &[RunFile]) -> String {

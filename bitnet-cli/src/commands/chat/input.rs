@@ -83,13 +83,31 @@ impl Input {
     /// Keeps the history.
     pub(crate) fn save(&mut self) {
         if let Self::Editor { editor, history: Some(path) } = self {
-            if let Some(folder) = path.parent() {
-                let _ = std::fs::create_dir_all(folder);
-            }
             // A history that can't be kept is no reason to fail.
-            let _ = editor.save_history(path);
+            let _ = save_history(editor, path);
         }
     }
+}
+
+/// Writes the history beside `path`, readable by its owner alone, and puts it in its place when it is whole.
+fn save_history(editor: &mut DefaultEditor, path: &Path) -> Result<()> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
+    let saved = editor.save_history(&temporary).context("can't write the history");
+    // An empty history is not written.
+    let saved = saved.and_then(|()| match temporary.exists() {
+        true => {
+            std::fs::File::open(&temporary)?.sync_all()?;
+            Ok(std::fs::rename(&temporary, path)?)
+        }
+        false => Ok(()),
+    });
+    if saved.is_err() {
+        let _ = std::fs::remove_file(&temporary);
+    }
+    saved
 }
 
 /// `bitnet/chat_history` in the user's folder for state.
@@ -99,4 +117,34 @@ fn history_file() -> Option<PathBuf> {
         .or_else(|| folder("LOCALAPPDATA"))
         .or_else(|| folder("HOME").map(|home| home.join(Path::new(".local/state"))))?;
     Some(state.join("bitnet").join("chat_history"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_history_is_replaced_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("bitnet/chat_history");
+        let mut editor = DefaultEditor::new().unwrap();
+        save_history(&mut editor, &path).unwrap();
+        assert!(!path.exists(), "an empty history is not written");
+        editor.add_history_entry("first").unwrap();
+        save_history(&mut editor, &path).unwrap();
+        // Whoever reads the file while it is saved again reads all of it.
+        let old = std::fs::File::open(&path).unwrap();
+        editor.add_history_entry("second").unwrap();
+        save_history(&mut editor, &path).unwrap();
+        assert!(!std::io::read_to_string(old).unwrap().contains("second"));
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains("first") && text.contains("second"), "{text}");
+        assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+        // What can't be put into its place leaves nothing behind.
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        editor.add_history_entry("third").unwrap();
+        assert!(save_history(&mut editor, &path).is_err());
+        assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
 }

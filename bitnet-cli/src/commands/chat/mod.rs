@@ -44,6 +44,7 @@ pub(crate) fn run(cli: &Cli, args: &ChatArgs, output: &mut Output) -> Result<Out
         left_out: 0,
         last: None,
         interactive,
+        interrupted: false,
     };
     chat.welcome(output);
     let mut input = Input::new(interactive)?;
@@ -63,6 +64,8 @@ struct Chat<'m> {
     left_out: usize,
     last: Option<Generated>,
     interactive: bool,
+    /// Whether Ctrl-C cut the last answer off.
+    interrupted: bool,
 }
 
 impl Chat<'_> {
@@ -111,6 +114,10 @@ impl Chat<'_> {
                     output.error(&error)
                 }
                 done => done?,
+            }
+            // Whoever types can go on; a script has been stopped.
+            if self.interrupted && !self.interactive {
+                return Ok(Outcome::Interrupted);
             }
         }
     }
@@ -208,6 +215,7 @@ impl Chat<'_> {
         }
         document::set_partial(json!({ "text": text_so_far }));
         let generated = generated?;
+        self.interrupted = generated.finish == FinishReason::Cancelled;
         match generated.finish {
             FinishReason::Cancelled => output.note("[stopped]"),
             FinishReason::Length => output.note("[cut off at the length limit; raise it with -n]"),
