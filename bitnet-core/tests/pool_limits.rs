@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may stop at any surprise")]
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bitnet_core::device::Device;
 use bitnet_core::memory::MemoryPressureLevel::{self, Critical, High, Low, Medium};
@@ -88,6 +89,53 @@ fn an_error_names_the_system_and_the_largest_block() {
     }
     let error = pool.allocate(1 << 46, 64, &Device::Cpu).unwrap_err();
     assert!(matches!(error, Error::OutOfMemory { met: MemoryLimit::Block, .. }), "{error}");
+}
+
+#[test]
+fn refusals_are_blamed_on_the_limit_that_has_no_room_for_the_block() {
+    // The limit holds 300 KiB, but not the block of 320 KiB that serves them.
+    let small = pool(310 * KIB, 3 * MIB, None);
+    let error = small.allocate(300 * KIB, 64, &Device::Cpu).unwrap_err();
+    assert!(matches!(error, Error::OutOfMemory { met: MemoryLimit::SmallPool, .. }), "{error}");
+    // The limit has room for an aligned block that the system refuses.
+    small.refuse_mappings_after(Some(0));
+    let error = small.allocate(2 * MIB, 2 * MIB, &Device::Cpu).unwrap_err();
+    assert!(matches!(error, Error::OutOfMemory { met: MemoryLimit::System, .. }), "{error}");
+}
+
+#[test]
+fn callbacks_hear_of_every_refusal() {
+    let pool = pool(8 * MIB, 64 * MIB, Some(TrackingLevel::Basic));
+    let calls = Arc::new(Mutex::new(0));
+    let heard = Arc::clone(&calls);
+    let _held = pool.allocate(44 * MIB, 64, &Device::Cpu).unwrap();
+    pool.register_pressure_callback(Box::new(move |level| {
+        if level == Critical {
+            *heard.lock().unwrap() += 1;
+        }
+    }));
+    for count in 1..=3 {
+        assert!(pool.allocate(40 * MIB, 64, &Device::Cpu).is_err());
+        assert_eq!(
+            *calls.lock().unwrap(),
+            count,
+            "Critical is the level already from the second on"
+        );
+    }
+}
+
+#[test]
+fn callbacks_see_the_block_among_the_leaks() {
+    let pool = Arc::new(pool(8 * MIB, 64 * MIB, Some(TrackingLevel::Detailed)));
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let (observed, heard) = (Arc::downgrade(&pool), Arc::clone(&seen));
+    pool.register_pressure_callback(Box::new(move |_| {
+        let pool = observed.upgrade().unwrap();
+        let report = pool.tracker().unwrap().leaks(Duration::ZERO);
+        heard.lock().unwrap().push(report.leaks.iter().map(|leak| leak.size).sum::<usize>());
+    }));
+    let _held = pool.allocate(60 * MIB, 64, &Device::Cpu).unwrap();
+    assert_eq!(seen.lock().unwrap().first().copied(), Some(60 * MIB));
 }
 
 /// The levels that callbacks heard of while `pool` was filled with blocks of `size` bytes, before and at the refusal.

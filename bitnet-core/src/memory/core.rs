@@ -342,27 +342,46 @@ impl Core {
         purpose: Purpose,
         site: &'static Location<'static>,
     ) -> Option<Block> {
-        let Some(tracker) = self.recorder() else { return self.allocate(size, align, purpose) };
+        let (block, observe) = match self.recorder() {
+            Some(tracker) => self.allocate_recorded(tracker, size, align, purpose, site)?,
+            None => self.allocate(size, align, purpose)?,
+        };
+        // Callbacks run last: they see the block among those recorded, and no latency includes them.
+        if observe {
+            self.observe_pressure();
+        }
+        Some(block)
+    }
+
+    fn allocate_recorded(
+        &self,
+        tracker: &Tracker,
+        size: usize,
+        align: usize,
+        purpose: Purpose,
+        site: &'static Location<'static>,
+    ) -> Option<(Block, bool)> {
         let chosen = match self.cache() {
             Some(cache) if tracker.level() == TrackingLevel::Standard => cache.sample(size),
             _ => tracker.chooses(size),
         };
         let clock = Stopwatch::start(tracker);
-        let block = self.allocate(size, align, purpose)?;
+        let (block, observe) = self.allocate(size, align, purpose)?;
         if let Some(clock) = clock {
             clock.stop(LatencyKind::Allocate);
         }
         if !chosen {
-            return Some(block);
+            return Some((block, observe));
         }
         let class_bytes = block.tag.occupied();
         let address = block.address;
         tracker.note(&AllocationEvent { address, size, class_bytes, purpose, site });
-        Some(Block { tag: block.tag.with_slow_end(), ..block })
+        Some((Block { tag: block.tag.with_slow_end(), ..block }, observe))
     }
 
-    /// Allocates, by the slow path. `align` is a power of two. `None` if the limits or the system refuse.
-    pub(super) fn allocate(&self, size: usize, align: usize, purpose: Purpose) -> Option<Block> {
+    /// Allocates, by the slow path; also whether pressure is to be observed. `align` is a power of two. `None` if the limits or
+    /// the system refuse.
+    fn allocate(&self, size: usize, align: usize, purpose: Purpose) -> Option<(Block, bool)> {
         let (align, key) = (align.max(LINE), Key::new(self.index, purpose));
         let mut changed = true;
         let block = if is_small(size, align) {
@@ -380,11 +399,8 @@ impl Core {
             let tag = if self.watches_pressure() { tag.with_slow_end() } else { tag };
             Block { address, tag, used_bytes }
         };
-        self.count_allocation(size, purpose);
-        if changed && self.watches_pressure() {
-            self.observe_pressure();
-        }
-        Some(block)
+        let told = self.count_allocation(size, purpose);
+        Some((block, changed || told))
     }
 
     /// A free block of `class`, and whether this thread had none.
@@ -400,15 +416,21 @@ impl Core {
         Some((cache.refill_and_take(class, &self.small, &self.pages)?, true))
     }
 
-    fn count_allocation(&self, size: usize, purpose: Purpose) {
+    /// Counts an allocation; whether the pool was told of its live bytes.
+    fn count_allocation(&self, size: usize, purpose: Purpose) -> bool {
         match self.cache() {
             Some(cache) => {
-                self.reported(cache.count_allocation(size, purpose, &self.live));
+                let told = cache.count_allocation(size, purpose, &self.live);
+                if told == Some(true) {
+                    self.pass_mark();
+                }
+                told.is_some()
             }
             None => {
                 self.uncached.live[purpose.index()].fetch_add(size as i64, Ordering::Relaxed);
                 self.uncached.allocations.fetch_add(1, Ordering::Release);
                 self.live.change(size as i64, size as i64);
+                false
             }
         }
     }

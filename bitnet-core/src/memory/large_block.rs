@@ -220,10 +220,14 @@ impl LargeBlockPool {
         )
     }
 
+    /// Bytes of the blocks that users have, and of those that are kept.
+    pub(super) fn out_bytes(&self) -> usize {
+        self.arena.used() + self.direct_bytes.load(Ordering::Relaxed)
+    }
+
     /// Bytes of the blocks that users have.
     pub(super) fn occupied(&self) -> usize {
-        let out = self.arena.used() + self.direct_bytes.load(Ordering::Relaxed);
-        out.saturating_sub(self.kept().map(|(_, bytes)| bytes).sum())
+        self.out_bytes().saturating_sub(self.kept().map(|(_, bytes)| bytes).sum())
     }
 
     /// The address ranges of the mappings of single blocks.

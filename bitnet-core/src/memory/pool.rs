@@ -169,7 +169,9 @@ impl HybridMemoryPool {
     /// # Errors
     /// [`Error::BadAlignment`], [`Error::SizeOverflow`] or [`Error::OutOfMemory`], which names the limit that was met; before
     /// the last, everything that is free is given back to the system and the allocation is tried once more. If pressure is
-    /// watched, callbacks then hear of [`Critical`](crate::memory::MemoryPressureLevel::Critical), and a last attempt follows.
+    /// watched, callbacks then hear of [`Critical`](crate::memory::MemoryPressureLevel::Critical), also if that was the level
+    /// before, and a last attempt follows. If another thread is calling callbacks just then, that thread calls them for this
+    /// refusal too, and the last attempt does not wait for it. A refusal inside a callback calls none.
     #[inline]
     #[track_caller]
     pub fn allocate(&self, size: usize, align: usize, device: &Device) -> Result<MemoryHandle> {

@@ -8,6 +8,9 @@
 //! other. All that they count is of one purpose. Before another one is counted they are folded into [`Counts`]. A fold holds a
 //! lock that readers take too: a reader waits for the fold that is under way, and what it reads always belongs together. The
 //! fast path takes no lock, because each of its stores changes one word, from one consistent state to the next.
+//!
+//! In a child that `fork` makes of a process with several threads, a lock that another thread held at that moment is never
+//! released. Such a child must not use pools: a fold, or a sum over all threads, could wait for ever.
 
 use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -2,10 +2,11 @@
 
 use super::core::Core;
 use super::release::callbacks_wait;
-use super::size_class::{CLASSES, LINE, SMALL_LIMIT};
+use super::size_class::{CLASSES, LINE, SMALL_LIMIT, block_bytes, class_of};
 use super::small_block::share_of_slab;
+use super::system::GRANULE;
 use super::tag::SIZE_LIMIT;
-use super::tracking::{MemoryPressureLevel, PressureMonitor, Tracker};
+use super::tracking::{PressureMonitor, Tracker};
 use crate::error::{Error, MemoryLimit};
 
 /// Bytes in use, and the most that there may be.
@@ -35,12 +36,12 @@ impl Core {
     #[cold]
     pub(super) fn observe_pressure(&self) {
         let Some(monitor) = self.monitor().filter(|_| !callbacks_wait()) else { return };
-        let large = self.large_usage();
-        // What waits in threads is counted only where it might matter, since that takes as long as many allocations.
-        let most = Usage { used: self.small.out_bytes(), ..self.small_usage_limit() };
-        let calm =
-            monitor.level() == MemoryPressureLevel::None && !monitor.is_pressure(most.ratio());
-        let small = if calm { most } else { self.small_usage() };
+        // What waits for the next request is subtracted only where it might matter, since that takes as long as many
+        // allocations.
+        let most = Usage { used: self.small.out_bytes(), limit: self.small.arena().limit() };
+        let small = if monitor.is_near(most.ratio()) { self.small_usage() } else { most };
+        let most = Usage { used: self.large.out_bytes(), limit: self.large.arena().limit() };
+        let large = if monitor.is_near(most.ratio()) { self.large_usage() } else { most };
         let Usage { used, limit } = if small.ratio() > large.ratio() { small } else { large };
         monitor.observe(used as u64, limit as u64);
     }
@@ -52,8 +53,8 @@ impl Core {
         (used as u64, limit as u64)
     }
 
-    /// Tells the monitor that an allocation of `size` bytes, which the limit of its kind would allow, is being refused; whether
-    /// there is one. Callbacks may give memory back: the caller tries once more.
+    /// Tells the monitor that an allocation of `size` bytes, which the limit of its kind would allow, is being refused; false
+    /// if there is none, or callbacks are not to be called now. Callbacks may give memory back: the caller tries once more.
     #[cold]
     pub(super) fn announce_refusal(&self, size: usize, align: usize) -> bool {
         let Some(monitor) = self.monitor().filter(|_| !callbacks_wait()) else { return false };
@@ -62,8 +63,7 @@ impl Core {
         if size > limit {
             return false;
         }
-        monitor.refused();
-        true
+        monitor.refused()
     }
 
     /// The error for an allocation that was refused: which limit it met, or that the system had no memory.
@@ -71,7 +71,7 @@ impl Core {
     pub(super) fn refusal(&self, size: usize, align: usize) -> Error {
         let small = is_small(size, align);
         let arena = if small { self.small.arena() } else { self.large.arena() };
-        let needed = size.saturating_add(if align > LINE { align } else { 0 });
+        let needed = block_to_map(size, align);
         let usage = if small { self.small_usage() } else { self.large_usage() };
         let (limit, met) = if size as u64 >= SIZE_LIMIT {
             (usize::try_from(SIZE_LIMIT).unwrap_or(usize::MAX), MemoryLimit::Block)
@@ -85,21 +85,27 @@ impl Core {
         Error::OutOfMemory { bytes: size, live: usage.used, limit, met }
     }
 
-    fn small_usage_limit(&self) -> Usage {
-        Usage { used: 0, limit: self.small.arena().limit() }
-    }
-
     /// What small blocks in use take of their limit.
     fn small_usage(&self) -> Usage {
         let live = self.live_blocks();
         let used = (0..CLASSES).map(|class| live[class] * share_of_slab(class)).sum();
-        Usage { used, ..self.small_usage_limit() }
+        Usage { used, limit: self.small.arena().limit() }
     }
 
     /// What large blocks in use take of their limit.
     fn large_usage(&self) -> Usage {
         Usage { used: self.large.occupied(), limit: self.large.arena().limit() }
     }
+}
+
+/// The bytes that are mapped at least for a block of `size` bytes at a multiple of `align`, if there is no free one.
+fn block_to_map(size: usize, align: usize) -> usize {
+    let bytes = if is_small(size, align) {
+        block_bytes(class_of(size.max(1) + align.max(LINE) - LINE))
+    } else {
+        size
+    };
+    bytes.checked_next_multiple_of(GRANULE).unwrap_or(usize::MAX)
 }
 
 /// Whether a block of `size` bytes at a multiple of `align` comes from the slabs.

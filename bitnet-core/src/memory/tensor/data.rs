@@ -176,6 +176,9 @@ impl BitNetTensor {
 
     /// The bytes of a contiguous tensor. Where elements share bytes, the last one may hold elements after this view's.
     ///
+    /// Each call on a tensor over a mapped file asks the system for the length of the file (one `fstat`), as do all methods that
+    /// read elements: call it once for many elements. Blocks of a pool cost no system call.
+    ///
     /// # Errors
     /// [`Error::NotContiguous`] for a strided view; what the owner of the memory reports if it can't be read, such as
     /// [`Error::FileTruncated`] of a mapped file that was cut short.

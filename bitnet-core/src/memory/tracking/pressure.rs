@@ -13,10 +13,12 @@
 //! tasks waiting, 0.02 for the rest.
 //!
 //! A pool has two limits, one for blocks below 1 MiB and one for the others; the one of which more is in use counts. It is
-//! observed with each block of 1 MiB and more, and each time that a thread takes blocks from the slabs. An allocation that a
-//! limit refuses is Critical before its caller gets the error. A rise passes through every level between the old and the new
-//! one, and callbacks hear of each; a fall does not.
+//! observed after each allocation and each return of a block of 1 MiB and more; of smaller blocks, when a thread has no free
+//! block of a size class at hand and fetches some, and when the thread's live bytes have changed by 128 KiB since the last time.
+//! An allocation that a limit refuses is Critical before its caller gets the error. A rise passes through every level between
+//! the old and the new one, and callbacks hear of each; a fall does not. A refusal at level Critical calls callbacks again.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -156,8 +158,8 @@ fn system_bounds(reading: &SystemReading, before: Option<GroupEvents>) -> Bounds
 #[derive(Default)]
 struct Deliveries {
     pending: VecDeque<MemoryPressureLevel>,
-    /// Whether a thread is calling callbacks: it will take what is pending.
-    busy: bool,
+    /// The thread that is calling callbacks, by [`this_thread`]: it will take what is pending.
+    caller: Option<usize>,
 }
 
 /// Watches a pool and the system, and calls back once for each level that is passed on the way up, and for each change down.
@@ -238,15 +240,29 @@ impl PressureMonitor {
         if bounds.next(current) == current { current } else { self.change(bounds) }
     }
 
-    /// Whether a pool of whose limit this part is in use is under pressure.
-    pub(in crate::memory) fn is_pressure(&self, ratio: f64) -> bool {
-        ratio >= self.thresholds[0]
+    /// Whether the level may depend on the pool when this part of its limit is in use. Below that, any other part that is no
+    /// larger gives the same level.
+    pub(in crate::memory) fn is_near(&self, ratio: f64) -> bool {
+        let calm = self.level() == MemoryPressureLevel::None;
+        ratio >= self.thresholds[0] - if calm { 0.0 } else { self.margin }
     }
 
-    /// Takes note that the pool has to refuse an allocation: Critical, until the next observation.
-    pub(in crate::memory) fn refused(&self) {
+    /// Takes note that the pool has to refuse an allocation: Critical, until the next observation. Callbacks are called even
+    /// if the level is Critical already, before this returns or, if another thread is calling callbacks, by that thread.
+    /// Nothing is done for a refusal inside a callback, which would otherwise be called without end; whether it was done.
+    pub(in crate::memory) fn refused(&self) -> bool {
         let critical = MemoryPressureLevel::Critical;
-        self.change(Bounds { enter: critical, stay: critical });
+        let mut deliveries = lock(&self.deliveries);
+        if deliveries.caller == Some(this_thread()) {
+            return false;
+        }
+        if self.level() == critical {
+            deliveries.pending.push_back(critical);
+        } else {
+            self.enter(critical, &mut deliveries);
+        }
+        self.deliver(deliveries);
+        true
     }
 
     /// The system's level as last read.
@@ -276,29 +292,42 @@ impl PressureMonitor {
         let mut deliveries = lock(&self.deliveries);
         let current = self.level();
         let next = bounds.next(current);
-        if next == current {
-            return current;
+        if next != current {
+            self.enter(next, &mut deliveries);
+            self.deliver(deliveries);
         }
+        next
+    }
+
+    /// Makes `next`, which is not the current level, the current one, to be delivered.
+    fn enter(&self, next: MemoryPressureLevel, deliveries: &mut Deliveries) {
+        let current = self.level();
         self.level.store(next as u8, Ordering::Relaxed);
         // Who waits for one level on the way up must not miss it because memory went at once.
         let first = if next > current { current as u8 + 1 } else { next as u8 };
         let passed = first..=next as u8;
         self.transitions.fetch_add(passed.len() as u64, Ordering::Relaxed);
         deliveries.pending.extend(passed.map(MemoryPressureLevel::from_index));
-        let busy = std::mem::replace(&mut deliveries.busy, true);
-        drop(deliveries);
-        if !busy {
-            while let Some(level) = self.next_delivery() {
-                self.call(level);
-            }
+    }
+
+    /// Calls the callbacks for what is pending, unless a thread does that already.
+    fn deliver(&self, mut deliveries: MutexGuard<'_, Deliveries>) {
+        if deliveries.caller.is_some() {
+            return;
         }
-        next
+        deliveries.caller = Some(this_thread());
+        drop(deliveries);
+        while let Some(level) = self.next_delivery() {
+            self.call(level);
+        }
     }
 
     fn next_delivery(&self) -> Option<MemoryPressureLevel> {
         let mut deliveries = lock(&self.deliveries);
         let level = deliveries.pending.pop_front();
-        deliveries.busy = level.is_some();
+        if level.is_none() {
+            deliveries.caller = None;
+        }
         level
     }
 
@@ -320,6 +349,12 @@ impl fmt::Debug for PressureMonitor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PressureMonitor").field("level", &self.level()).finish_non_exhaustive()
     }
+}
+
+/// A number that no other thread has that is alive: the address of something of its own.
+fn this_thread() -> usize {
+    thread_local!(static PLACE: Cell<u8> = const { Cell::new(0) });
+    PLACE.with(|place| std::ptr::from_ref(place).addr())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -420,6 +455,41 @@ mod tests {
             let monitor = PressureMonitor::with_system(threshold, Box::new(Fake::default()));
             assert_eq!(monitor.observe(100, 100), Critical, "{threshold}");
         }
+    }
+
+    #[test]
+    fn refusals_at_level_critical_call_the_callbacks_each_time() {
+        let (monitor, system, calls) = monitor(0.8);
+        system.later(0, |reading| reading.group = Some(Bounded { used: 99, limit: 100 }));
+        assert_eq!(monitor.observe(0, 100), Critical);
+        lock(&calls).clear();
+        assert!(monitor.refused() && monitor.refused());
+        assert_eq!(*lock(&calls), [Critical, Critical]);
+        assert_eq!(monitor.transitions(), 4, "the level did not change");
+    }
+
+    #[test]
+    fn refusals_inside_a_callback_call_no_callbacks() {
+        let monitor = Arc::new(PressureMonitor::with_system(0.8, Box::new(Fake::default())));
+        let calls = Arc::new(AtomicU64::new(0));
+        let (again, count) = (Arc::downgrade(&monitor), Arc::clone(&calls));
+        monitor.register(Box::new(move |_| {
+            count.fetch_add(1, Ordering::Relaxed);
+            let monitor = again.upgrade().unwrap();
+            assert!(!monitor.refused());
+        }));
+        assert!(monitor.refused());
+        assert_eq!((calls.load(Ordering::Relaxed), monitor.panics()), (4, 0));
+    }
+
+    #[test]
+    fn the_pool_matters_from_the_threshold_on_and_within_the_margin_after() {
+        let (monitor, system, _) = monitor(0.8);
+        assert!(!monitor.is_near(0.79) && monitor.is_near(0.8));
+        system.later(0, |reading| reading.group = Some(Bounded { used: 99, limit: 100 }));
+        monitor.observe(0, 100);
+        assert!(!monitor.is_near(0.77), "the system is short of memory, the pool is not");
+        assert!(monitor.is_near(0.78), "within the margin");
     }
 
     #[test]
