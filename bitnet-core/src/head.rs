@@ -66,7 +66,8 @@ pub struct HeadTop {
     pub top: Vec<TokenLogit>,
     /// The tokens that were asked for beside them, in the order asked, finite or not.
     pub also: Vec<TokenLogit>,
-    /// The lowest token whose logit is NaN or infinite, if any logit is; such logits are never among the largest.
+    /// The lowest token whose logit is NaN or infinite, if any logit is; such logits are never among the largest. If none of
+    /// the largest are asked for (`count` is 0), a back end may look at the tokens of `also` alone.
     pub non_finite: Option<TokenLogit>,
     /// What was read for it.
     pub read: HeadStats,

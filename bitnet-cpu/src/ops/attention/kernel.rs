@@ -26,8 +26,22 @@ const STRIDE: usize = KV_TILE + LANES;
 struct Group {
     row: usize,
     size: usize,
-    /// Positions of the tile that the last of them sees.
-    seen: usize,
+    /// Positions of the tile that each of them sees, in ascending order.
+    seen: [usize; GROUP],
+}
+
+impl Group {
+    /// Positions of the tile from `from` on that the last query sees.
+    #[inline(always)]
+    fn most(&self, from: usize) -> usize {
+        self.seen[self.size - 1].saturating_sub(from)
+    }
+
+    /// Positions of the tile from `from` on that every query sees.
+    #[inline(always)]
+    fn least(&self, from: usize) -> usize {
+        self.seen[0].saturating_sub(from)
+    }
 }
 
 /// The groups of a tile; those of one token as a rule.
@@ -230,7 +244,11 @@ fn divide(queries: &Queries<'_>, start: usize, groups: &mut Groups) {
     let mut row = 0;
     while row < rows {
         let size = group(rows - row);
-        groups.push(Group { row, size, seen: seen(queries, start, row + size - 1) });
+        let mut group = Group { row, size, seen: [0; GROUP] };
+        for (member, place) in group.seen[..size].iter_mut().enumerate() {
+            *place = seen(queries, start, row + member);
+        }
+        groups.push(group);
         row += size;
     }
 }
@@ -300,8 +318,9 @@ impl<S: Stored> Op for Scores<'_, S> {
     #[inline(always)]
     fn eval<I: Isa>(self, isa: I) {
         let Self { k, dim, index, groups, q, scores } = self;
-        for &Group { row, size, seen } in groups {
-            if seen > index * LANES {
+        for group in groups {
+            let &Group { row, size, .. } = group;
+            if group.most(index * LANES) > 0 {
                 let q = &q[row * dim..(row + size) * dim];
                 let scores = &mut scores[row * STRIDE..(row + size) * STRIDE];
                 match size {
@@ -411,11 +430,10 @@ fn mix_block<S: Stored, I: Isa>(
     let (chunks, _) = lines.as_chunks::<LANES>();
     for (chunk, v) in chunks.iter().enumerate() {
         for group in groups {
-            if group.seen > index * LANES {
-                let v = &v[..LANES.min(group.seen - index * LANES)];
+            if group.most(index * LANES) > 0 {
                 let weights = &weights[group.row * STRIDE + index * LANES..];
                 let values = &mut values[group.row * width + chunk * LANES..];
-                mix_group::<S, I>(isa, v, group.size, weights, width, values);
+                mix_group::<S, I>(isa, v, index * LANES, group, weights, width, values);
             }
         }
     }
@@ -442,27 +460,58 @@ impl Op for MixTile<'_> {
             for group in groups {
                 let weights = &weights[group.row * STRIDE..];
                 let values = &mut values[group.row * width + chunk * LANES..];
-                mix_group::<Plain, I>(isa, &v[..group.seen], group.size, weights, width, values);
+                mix_group::<Plain, I>(isa, v, 0, group, weights, width, values);
             }
         }
     }
 }
 
-/// Adds sixteen components of some values for one group.
+/// Adds sixteen components of some values, those at `from` and the positions after it, for one group.
 #[inline(always)]
 fn mix_group<S: Stored, I: Isa>(
     isa: I,
     v: &[[S::Raw; LANES]],
-    size: usize,
+    from: usize,
+    group: &Group,
     weights: &[f32],
     width: usize,
     values: &mut [f32],
 ) {
-    match size {
+    let v = &v[..group.most(from).min(v.len())];
+    // A weight of 0 hides a value from a query that doesn't see it only if the value is finite.
+    let partly_seen = &v[group.least(from).min(v.len())..];
+    if partly_seen.iter().any(|v| isa.store(S::load(isa, v)).iter().any(|x| !x.is_finite())) {
+        return isa.run(MixEach::<S> { v, from, group, weights, width, values });
+    }
+    match group.size {
         GROUP => mix::<S, I, GROUP>(isa, v, weights, width, values),
         4 => mix::<S, I, 4>(isa, v, weights, width, values),
         2 => mix::<S, I, 2>(isa, v, weights, width, values),
         _ => mix::<S, I, 1>(isa, v, weights, width, values),
+    }
+}
+
+/// As [`mix_group`], query by query, with the values that each one sees.
+struct MixEach<'a, S: Stored> {
+    v: &'a [[S::Raw; LANES]],
+    from: usize,
+    group: &'a Group,
+    weights: &'a [f32],
+    width: usize,
+    values: &'a mut [f32],
+}
+
+impl<S: Stored> Op for MixEach<'_, S> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, isa: I) {
+        let Self { v, from, group, weights, width, values } = self;
+        for (member, seen) in group.seen[..group.size].iter().enumerate() {
+            let v = &v[..seen.saturating_sub(from).min(v.len())];
+            let values = &mut values[member * width..];
+            mix::<S, I, 1>(isa, v, &weights[member * STRIDE..], width, values);
+        }
     }
 }
 

@@ -186,6 +186,46 @@ fn non_finite_keys_and_values(backend: &dyn Backend) {
     }
 }
 
+/// A value that is not finite reaches no token before it, however many are read at once, and later tokens as if each had been
+/// read alone.
+fn non_finite_values_stay_hidden_from_earlier_tokens(backend: &dyn Backend) {
+    let pool = pool();
+    let head_dim = 16;
+    for (heads, tokens, first, spoiled) in
+        [(1, 8, 0, 4), (1, 4, 0, 2), (2, 8, 10, 15), (3, 3, 14, 15), (1, 20, 250, 260)]
+    {
+        let shape = AttentionShape { heads, kv_heads: 1, head_dim, scale: 0.25 };
+        let (seen, cols) = (first + tokens, heads * head_dim);
+        for kind in KINDS {
+            for wrong in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                let mut numbers = Numbers::new(23);
+                let (k, mut v) = (numbers.floats(seen * head_dim), numbers.floats(seen * head_dim));
+                v[spoiled * head_dim..][..head_dim].fill(wrong);
+                let cache = cache(backend, kind, (1, head_dim), seen, [&k, &v]);
+                let q = tensor(tokens, cols, &numbers.floats(tokens * cols), &pool);
+                let run = |token: usize, tokens: usize| {
+                    let mut out = dirty(tokens, cols, &pool);
+                    let span = KvSpan { cache: &cache, first: first + token, tokens };
+                    let q = q.narrow(0, token..token + tokens).unwrap();
+                    backend.attention(&q, &[span], shape, &mut out).unwrap();
+                    out
+                };
+                let together = run(0, tokens);
+                for token in 0..tokens {
+                    let case = format!("{kind}, {wrong}, {heads} heads, token {token} of {tokens}");
+                    let row = token * cols..(token + 1) * cols;
+                    let finite = together.f32().unwrap()[row.clone()].iter().all(|x| x.is_finite());
+                    if first + token < spoiled {
+                        assert!(finite, "{case}: before the value");
+                    }
+                    let together = bits(&together)[row].to_vec();
+                    assert_eq!(together, bits(&run(token, 1)), "{case}");
+                }
+            }
+        }
+    }
+}
+
 /// Sequences of different lengths, some reading one token and some several, are each answered as if alone, and a
 /// token as if it had been read alone.
 fn sequences(backend: &dyn Backend) {
@@ -232,4 +272,5 @@ pub(crate) fn cases(backend: &dyn Backend) {
     attention(backend);
     sequences(backend);
     non_finite_keys_and_values(backend);
+    non_finite_values_stay_hidden_from_earlier_tokens(backend);
 }
