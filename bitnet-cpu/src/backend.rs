@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::isa::{Chosen, IntegerPeak, choose, measure_integer_peak, proven_levels};
 use crate::ops::{self, CpuWeight, Machine};
-use crate::threads::{Threads, usable_cores};
+use crate::threads::{Threads, default_threads};
 use crate::traffic::Counters;
 use bitnet_core::Result;
 use bitnet_core::backend::{
@@ -67,7 +67,7 @@ impl CpuBackend {
         let forced = options.isa.is_some() || named;
         let level = options.isa.map_or_else(IsaLevel::selected, Ok)?;
         let chosen = choose(level, forced, &proven_levels())?;
-        let threads = Threads::new(options.threads.unwrap_or_else(usable_cores))?;
+        let threads = Threads::new(options.threads.unwrap_or_else(default_threads))?;
         let (weights, notes) =
             (pool.for_purpose(Purpose::Weights), pool.for_purpose(Purpose::Activations));
         Ok(Self { chosen, threads, traffic: Counters::default(), weights, notes })

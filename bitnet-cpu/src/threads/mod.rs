@@ -56,8 +56,15 @@ const WORTH: usize = 1 << 15;
 /// Pieces for each thread, if there is work for as many.
 const PIECES: usize = 4;
 
-/// Most threads of a back end: more than any machine has processors, and few enough to start.
-const MAX_THREADS: usize = 1024;
+/// [`MAX_THREADS`], also for a message.
+macro_rules! max_threads {
+    () => {
+        1024
+    };
+}
+
+/// Most threads of a back end; on a machine with more cores, the default is this many.
+const MAX_THREADS: usize = max_threads!();
 
 /// The threads of a back end.
 #[derive(Debug)]
@@ -78,7 +85,7 @@ impl Threads {
                 op: "threads",
                 what: "the number of threads",
                 value: count.to_string(),
-                expected: "at most 1024 are started",
+                expected: concat!("at most ", max_threads!(), " are started"),
             });
         }
         if count == 1 {
@@ -156,9 +163,18 @@ impl Threads {
     }
 }
 
+/// Threads of a back end for which no number is chosen: [`usable_cores`], but [`MAX_THREADS`] at most.
+pub(crate) fn default_threads() -> usize {
+    capped(usable_cores())
+}
+
+fn capped(cores: usize) -> usize {
+    cores.min(MAX_THREADS)
+}
+
 /// Physical cores that this process may use: one for each set of sibling processors, where the system tells them,
 /// and otherwise every processor that it may use.
-pub(crate) fn usable_cores() -> usize {
+fn usable_cores() -> usize {
     let available = std::thread::available_parallelism().map_or(1, usize::from);
     let cores = allowed_processors().map(|allowed| {
         let siblings = |cpu: &usize| {
@@ -238,6 +254,14 @@ mod tests {
         for count in [MAX_THREADS + 1, 100_000, usize::MAX] {
             assert!(matches!(Threads::new(count), Err(Error::BadArgument { .. })), "{count}");
         }
+        let message = Threads::new(MAX_THREADS + 1).map(|_| ()).unwrap_err().to_string();
+        assert!(message.contains(&format!("at most {MAX_THREADS} are started")), "{message}");
+    }
+
+    #[test]
+    fn default_thread_count_is_capped() {
+        assert_eq!([1, 64, 1025, 4096].map(capped), [1, 64, 1024, 1024]);
+        assert!((1..=MAX_THREADS).contains(&default_threads()));
     }
 
     #[test]
