@@ -24,10 +24,22 @@ pub enum Error {
         /// The operating system's answer.
         source: std::io::Error,
     },
+    /// A file could not be written; the error names it.
+    #[error(transparent)]
+    Write(bitnet_formats::Error),
     /// A new run would replace a file.
     #[error("{} is there already; continue that run (--resume), or choose another folder", path.display())]
     Occupied {
         /// The file.
+        path: PathBuf,
+    },
+    /// A run is to be continued, but the folder holds files of a run without its checkpoint.
+    #[error(
+        "{} is there, but no checkpoint.safetensors from which that run could be continued; move the file away, or choose another folder",
+        path.display()
+    )]
+    NothingToResume {
+        /// A file of that run.
         path: PathBuf,
     },
     /// A JSON file is not what is expected.

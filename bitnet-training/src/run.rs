@@ -50,8 +50,8 @@ pub struct TrainReport {
 /// Set `stop` (from a signal handler, say) to end after the current step with a checkpoint written; `on_step` sees every step.
 ///
 /// # Errors
-/// [`Error::Occupied`] where a file that the run would write is there already and is not continued; else whatever the
-/// configuration, the files or a diverging loss give.
+/// [`Error::Occupied`] where a file that the run would write is there already, [`Error::NothingToResume`] if it was to be
+/// continued but its checkpoint is not there; else whatever the configuration, the files or a diverging loss give.
 pub fn train_from_config(
     config: &TrainConfig,
     out_dir: &Path,
@@ -82,7 +82,7 @@ pub fn train_in_pool(
     let (checkpoint, log) = (out_dir.join("checkpoint.safetensors"), out_dir.join("training.csv"));
     let continued = resume && checkpoint.is_file();
     if !continued {
-        refuse_occupied(out_dir)?;
+        refuse_occupied(out_dir, resume)?;
     }
     let mut trainer = Trainer::in_pool(config.clone(), pool)?;
     let mut csv = HEADER.to_owned();
@@ -132,20 +132,24 @@ pub fn train_in_pool(
     })
 }
 
-/// Refuses a folder that holds a file of a name that a run writes: a new run would replace it.
-fn refuse_occupied(out_dir: &Path) -> Result<()> {
+/// Refuses a folder that holds a file of a name that a run writes: a new run would replace it. With `resume`, there is no
+/// checkpoint to continue.
+fn refuse_occupied(out_dir: &Path, resume: bool) -> Result<()> {
     let names = ["checkpoint.safetensors", "training.csv", "training-curve.svg", "model.gguf"];
     let there = names
         .map(|name| out_dir.join(name))
         .into_iter()
         .find(|path| std::fs::symlink_metadata(path).is_ok());
-    there.map_or(Ok(()), |path| Err(Error::Occupied { path }))
+    match there {
+        None => Ok(()),
+        Some(path) if resume => Err(Error::NothingToResume { path }),
+        Some(path) => Err(Error::Occupied { path }),
+    }
 }
 
 /// Writes a file so that it is there whole or not at all.
 fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
-    bitnet_formats::write_whole_file(path, bytes)
-        .map_err(|error| Error::Io { path: path.to_owned(), source: std::io::Error::other(error) })
+    bitnet_formats::write_whole_file(path, bytes).map_err(Error::Write)
 }
 
 /// The header and the lines of an earlier log up to `step`.

@@ -134,7 +134,9 @@ fn run_replaces_no_file_that_no_run_wrote() {
         std::fs::write(folder.path().join(name), b"mine").unwrap();
         for resume in [true, false] {
             let refused = train_from_config(&tiny(2), folder.path(), resume, &never(), &mut |_| ());
-            assert!(matches!(refused, Err(Error::Occupied { .. })), "{name}: {refused:?}");
+            let message = refused.unwrap_err().to_string();
+            assert!(message.contains(name), "{message}");
+            assert_eq!(message.contains("--resume"), !resume, "{message}");
         }
         assert_eq!(std::fs::read(folder.path().join(name)).unwrap(), b"mine");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
