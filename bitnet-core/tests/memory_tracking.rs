@@ -150,7 +150,8 @@ fn crossing_into_the_last_of_the_limit_is_told_once() {
         drop(inner.allocate(100, 64, &Device::Cpu).unwrap());
         heard.lock().unwrap().push(level);
     }));
-    let held = fill(&pool);
+    // All of the limit, without a refusal: that would be Critical once more.
+    let held: Vec<_> = (0..48).map(|_| pool.allocate(1 << 20, 64, &Device::Cpu).unwrap()).collect();
     let critical = |calls: &[MemoryPressureLevel]| {
         calls.iter().filter(|&&level| level == MemoryPressureLevel::Critical).count()
     };
