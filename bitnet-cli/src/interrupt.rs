@@ -20,6 +20,11 @@ pub(crate) fn install() -> Result<()> {
     .context("can't listen for Ctrl-C")
 }
 
+/// Whether Ctrl-C came while the last listener lived, even if it came too late for the work to stop.
+pub(crate) fn asked() -> bool {
+    ASKED.load(Ordering::SeqCst)
+}
+
 /// While it lives, Ctrl-C only asks to stop.
 #[derive(Debug)]
 pub(crate) struct Listener(());
@@ -34,7 +39,7 @@ impl Listener {
 
     /// Whether Ctrl-C has come.
     pub(crate) fn asked(&self) -> bool {
-        ASKED.load(Ordering::SeqCst)
+        asked()
     }
 
     /// The flag itself, for work that watches it.

@@ -68,7 +68,7 @@ fn what_is_no_calibration_is_refused() {
     refused(&["run", "x", "--calibration", &wrong], &["wrong.json"]);
     refused(&["run", "x", "--calibration", &at("none.json")], &["none.json"]);
     refused(&["calibrate", "--file", &at("none.txt")], &["none.txt"]);
-    refused(&["calibrate", "--file", &text, "--calibration", &wrong], &["--out"]);
+    refused(&["calibrate", "--file", &text, "--calibration", &wrong], &["wrong.json"]);
     refused(&["calibrate", "--file", &text, "--method", "percentile=2"], &["share"]);
     // What another program wrote is not replaced.
     refused(&["calibrate", "--file", &text, "--out", &text], &["story.txt", "there already"]);

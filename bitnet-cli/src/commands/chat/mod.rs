@@ -14,7 +14,7 @@ use serde_json::json;
 use super::{Outcome, sampling};
 use crate::args::{ChatArgs, Cli};
 use crate::input_text::{self, LONGEST_SETTINGS};
-use crate::interrupt::Listener;
+use crate::interrupt::{self, Listener};
 use crate::load;
 use crate::output::{Output, count, document, without_controls};
 use crate::output_file::OutputFile;
@@ -116,7 +116,8 @@ impl Chat<'_> {
                 done => done?,
             }
             // Whoever types can go on; a script has been stopped.
-            if self.interrupted && !self.interactive {
+            // Ctrl-C at the very end of an answer finds nothing to stop, and must not wait for the next line.
+            if (self.interrupted || interrupt::asked()) && !self.interactive {
                 return Ok(Outcome::Interrupted);
             }
         }
