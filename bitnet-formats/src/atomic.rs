@@ -30,19 +30,21 @@ fn require_regular(path: &Path) -> Result<Option<Metadata>> {
 
 /// Writes `path` through `fill`. Until `fill` has returned and everything is on the disk, `path` keeps what it held;
 /// on any error the temporary file is removed. A file that is replaced keeps its permissions, a new one has those of any
-/// new file. A file that appears meanwhile is not replaced.
+/// new file. Of several writers at the same time the last one wins.
 pub(crate) fn write_atomically(
     path: &Path,
     fill: impl FnOnce(&mut BufWriter<&File>) -> Result<()>,
 ) -> Result<()> {
     let replaced = require_regular(path)?;
-    write_over(path, replaced.map(|found| found.permissions()), fill)
+    write_over(path, replaced.map(|found| found.permissions()), true, fill)
 }
 
-/// As [`write_atomically`], in the place of a file with the permissions `replaced`, or where nothing is.
+/// As [`write_atomically`], with the permissions of the file that is `replaced`; what appears meanwhile is replaced only if
+/// `overwrite`.
 fn write_over(
     path: &Path,
     replaced: Option<Permissions>,
+    overwrite: bool,
     fill: impl FnOnce(&mut BufWriter<&File>) -> Result<()>,
 ) -> Result<()> {
     let name = shown_path(path);
@@ -70,6 +72,7 @@ fn write_over(
             set.map_err(fail.clone()("set its permissions"))?;
             temporary.persist(path).map(drop)
         }
+        None if overwrite => temporary.persist(path).map(drop),
         None => match temporary.persist_noclobber(path) {
             // Not every file system has a rename that replaces nothing.
             Err(error) if error.error.kind() != io::ErrorKind::AlreadyExists => {
@@ -98,7 +101,7 @@ pub fn write_whole_file(path: &Path, bytes: &[u8]) -> Result<()> {
 /// # Errors
 /// [`Error::Io`] naming the file and what could not be done, with [`io::ErrorKind::AlreadyExists`] where something is there.
 pub fn write_new_file(path: &Path, bytes: &[u8]) -> Result<()> {
-    write_over(path, None, |sink| write_all(path, sink, bytes))
+    write_over(path, None, false, |sink| write_all(path, sink, bytes))
 }
 
 fn write_all(path: &Path, sink: &mut dyn Write, bytes: &[u8]) -> Result<()> {
