@@ -230,7 +230,7 @@ mod tests {
         assert!(matches!(write_new_file(&file, b"second"), Err(Error::Io { .. })));
         // One that appears while the bytes are written.
         let late = work.path().join("late");
-        let refused = write_atomically(&late, |sink| {
+        let refused = write_over(&late, None, false, |sink| {
             std::fs::write(&late, b"mine").unwrap();
             write_all(&late, sink, b"other")
         });
