@@ -239,6 +239,8 @@ fn a_foreign_sigbus_still_ends_the_process() {
         let _ = std::process::Command::new("kill").args(["-BUS", &me]).status();
         // One signal is lost where the runtime's own handler answers it by restoring the default.
         let _ = std::process::Command::new("kill").args(["-BUS", &me]).status();
+        // The signal may reach another thread, which has to get a processor first.
+        std::thread::sleep(std::time::Duration::from_secs(10));
         std::process::exit(0);
     }
     let status = std::process::Command::new(std::env::current_exe().unwrap())
