@@ -154,16 +154,21 @@ fn load(
 
 /// A sequence with the room that the command line asks for.
 pub(crate) fn session<'m>(cli: &Cli, model: &'m Model, output: &mut Output) -> Result<Session<'m>> {
-    let trained = model.config().context;
     if let Some(asked) = cli.model.ctx {
         check_memory(cli, model, asked)?;
-        if asked > trained {
-            output.warning(&format!(
-                "the model was trained for {trained} tokens of context; beyond them it may ramble"
-            ));
-        }
+        warn_beyond_training(model, asked, output);
     }
     Ok(model.session(cli.model.ctx)?)
+}
+
+/// Says that a text is longer than those that the model was trained on.
+pub(crate) fn warn_beyond_training(model: &Model, tokens: usize, output: &mut Output) {
+    let trained = model.config().context;
+    if tokens > trained {
+        output.warning(&format!(
+            "the model was trained for {trained} tokens of context; beyond them its predictions may be poor"
+        ));
+    }
 }
 
 /// Refuses a context whose keys and values do not fit into the memory that is free.

@@ -59,7 +59,7 @@ fn main() -> ExitCode {
         Ok(Outcome::Interrupted) => {
             // The exit code tells whoever no longer reads.
             let _ = document::fail("interrupted", "interrupted");
-            130
+            interrupt::exit_code()
         }
         // Whoever read the output has seen enough.
         Err(error) if output::is_closed_pipe(&error) => 0,

@@ -76,6 +76,11 @@ pub(crate) fn same_model(
     if before.template.is_some() && before.template != after.template {
         return Ok(Err("its chat template is not the source's".into()));
     }
+    for (name, template) in &before.named_templates {
+        if after.named_templates.get(name) != Some(template) {
+            return Ok(Err(format!("its chat template {name} is not the source's")));
+        }
+    }
     samples(&before, &after)
 }
 

@@ -1,10 +1,11 @@
 //! GGUF files: the architecture's name, the keys, the vocabulary.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use bitnet_core::backend::{Activation, RopeOrder};
 use bitnet_formats::gguf::{GgmlType, GgufFile, GgufWriter, Value};
-use bitnet_inference::loader::{Container, INPUT_NORM_EPSILON, parse_python_json};
+use bitnet_inference::loader::{Container, INPUT_NORM_EPSILON, ModelText, parse_python_json};
 use bitnet_inference::models::{
     Architecture, ContextLimit, LimitReason, RopeScaling, activation_name,
 };
@@ -241,7 +242,8 @@ fn vocabulary_keys(
     if !path.exists() {
         let none = GgufVocabulary::default();
         let ids = SpecialIds::of_folder(&settings, &none, rows);
-        ids.with_ends(&end_tokens(files, &settings)?, &none, rows).write(writer)?;
+        let text = files.text(&LoadOptions::default())?;
+        ids.with_ends(&end_tokens(&text, &settings), &none, rows).write(writer)?;
         let others = ["tokenizer.model", "vocab.json", "tokenizer.tiktoken"];
         let other = others.into_iter().find(|name| folder.join(name).exists());
         return Ok(other.map(|name| {
@@ -253,13 +255,15 @@ fn vocabulary_keys(
     let mut vocabulary = GgufVocabulary::from_json_bytes(&bytes, &name, rows)
         .map_err(bitnet_inference::InferenceError::from)?;
     drop(bytes);
-    let ends = end_tokens(files, &settings)?;
+    let text = files.text(&LoadOptions::default())?;
+    let ends = end_tokens(&text, &settings);
     let others = special_tokens(&mut vocabulary, &settings, &ends, rows);
     vocabulary.write(writer)?;
     others.write(writer)?;
     if let Some(template) = chat_template(folder, settings.tokenizer())? {
         writer.put("tokenizer.chat_template", Value::String(&template))?;
     }
+    named_templates(writer, &text.named_templates)?;
     Ok(None)
 }
 
@@ -277,10 +281,10 @@ impl Lookup for GgufVocabulary<'_> {
 
 /// The tokens that end a text: those that the files list, in their order, then those that the engine adds, such as the default of
 /// the model's class.
-fn end_tokens(files: &ModelFiles, settings: &Settings<'_>) -> Result<Vec<u32>> {
+fn end_tokens(text: &ModelText, settings: &Settings<'_>) -> Vec<u32> {
     let mut ends = settings.ends();
-    ends.extend(files.text(&LoadOptions::default())?.end_tokens);
-    Ok(ends)
+    ends.extend(&text.end_tokens);
+    ends
 }
 
 /// Takes over what the folder's files say of special tokens. Returns the ids for which `vocabulary` has no place.
@@ -307,7 +311,8 @@ fn special_tokens(
     ids.only(&["sep", "cls", "mask", "eom"])
 }
 
-fn chat_template(folder: &Path, settings: Option<&Json>) -> Result<Option<String>> {
+/// The default chat template of a folder, whether it can be used or not.
+pub(crate) fn chat_template(folder: &Path, settings: Option<&Json>) -> Result<Option<String>> {
     let file = folder.join("chat_template.jinja");
     if file.exists() {
         let bytes = read_side_file(&file)?;
@@ -321,6 +326,19 @@ fn chat_template(folder: &Path, settings: Option<&Json>) -> Result<Option<String
         default?.get("template")?.as_str().map(str::to_owned)
     };
     Ok(template.as_str().map(str::to_owned).or_else(|| template.as_array().and_then(default)))
+}
+
+/// Keys of the chat templates beside the default one.
+fn named_templates(writer: &mut GgufWriter, templates: &BTreeMap<String, String>) -> Result<()> {
+    if templates.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<&str> = templates.keys().map(String::as_str).collect();
+    writer.put_strings("tokenizer.chat_templates", &names)?;
+    for (name, template) in templates {
+        writer.put(&format!("tokenizer.chat_template.{name}"), Value::String(template))?;
+    }
+    Ok(())
 }
 
 /// A side file, whole.

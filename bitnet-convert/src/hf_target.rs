@@ -1,5 +1,6 @@
 //! Hugging Face folders: `config.json`, one safetensors file, and the companions of the source.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use bitnet_core::backend::RopeOrder;
@@ -11,7 +12,7 @@ use bitnet_inference::tokenizer::{GgufVocabulary, TokenizerError};
 use bitnet_inference::{InferenceError, LoadOptions, ModelFiles};
 use serde_json::{Value as Json, json};
 
-use crate::gguf_target::read_side_file;
+use crate::gguf_target::{chat_template, read_json, read_side_file};
 use crate::options::{ConvertOptions, Target};
 use crate::plan::{Part, PartType, Plan, PlannedFile, Planner, Recipe};
 use crate::special_ids::SpecialIds;
@@ -127,8 +128,7 @@ fn index(plan: &Plan, planned: &[PlannedFile]) -> SideFile {
         .map(|part| (part.name.clone(), planned[part.file].name.as_str().into()))
         .collect();
     let index = json!({"metadata": {"total_size": bytes}, "weight_map": map});
-    let text = serde_json::to_string_pretty(&index).unwrap_or_default() + "\n";
-    SideFile::Made { name: format!("{WEIGHTS}.index.json"), text }
+    made(&format!("{WEIGHTS}.index.json"), &index)
 }
 
 fn side_files(files: &ModelFiles, target: Target, plan: &mut Plan) -> Result<Vec<SideFile>> {
@@ -143,21 +143,47 @@ fn side_files(files: &ModelFiles, target: Target, plan: &mut Plan) -> Result<Vec
     {
         *tied = false.into();
     }
-    let text = serde_json::to_string_pretty(&config).unwrap_or_default() + "\n";
-    let mut out = vec![SideFile::Made { name: "config.json".into(), text }];
+    let mut out = vec![made("config.json", &config)];
     match folder {
-        Some(folder) => {
-            for name in COMPANIONS {
-                let from = folder.join(name);
-                if from.is_file() {
-                    out.push(SideFile::Copied { name: name.into(), from });
-                }
-            }
-        }
+        Some(folder) => out.extend(companions(files, folder)?),
         None => out.extend(vocabulary(files)?),
     }
     out.extend(generation_config(files));
     Ok(out)
+}
+
+/// The files beside the weights of a folder. Chat templates in a folder of their own go into `tokenizer_config.json`.
+fn companions(files: &ModelFiles, folder: &Path) -> Result<Vec<SideFile>> {
+    let copied = |name: &str| {
+        let from = folder.join(name);
+        from.is_file().then(|| SideFile::Copied { name: name.into(), from })
+    };
+    let mut out: Vec<SideFile> = COMPANIONS.iter().filter_map(|name| copied(name)).collect();
+    if folder.join("additional_chat_templates").is_dir() {
+        let text = files.text(&LoadOptions::default())?;
+        let settings = read_json(&folder.join("tokenizer_config.json"))?;
+        let mut settings = settings.filter(Json::is_object).unwrap_or_else(|| json!({}));
+        let default = chat_template(folder, None)?;
+        settings["chat_template"] = template_setting(default.as_deref(), &text.named_templates);
+        out.retain(|file| !["tokenizer_config.json", "chat_template.jinja"].contains(&file.name()));
+        out.push(made("tokenizer_config.json", &settings));
+    }
+    Ok(out)
+}
+
+fn made(name: &str, json: &Json) -> SideFile {
+    let text = serde_json::to_string_pretty(json).unwrap_or_default() + "\n";
+    SideFile::Made { name: name.to_owned(), text }
+}
+
+/// The `chat_template` of a `tokenizer_config.json`: a text, or a list of names and texts where there are several.
+fn template_setting(default: Option<&str>, named: &BTreeMap<String, String>) -> Json {
+    if named.is_empty() {
+        return default.into();
+    }
+    let named = named.iter().map(|(name, template)| (name.as_str(), template.as_str()));
+    let entry = |(name, template)| json!({"name": name, "template": template});
+    default.map(|template| ("default", template)).into_iter().chain(named).map(entry).collect()
 }
 
 /// The vocabulary inside a GGUF file, as the files of a folder.
@@ -171,19 +197,18 @@ fn vocabulary(files: &ModelFiles) -> Result<Vec<SideFile>> {
     let vocabulary = GgufVocabulary::from_metadata(metadata).map_err(model)?;
     let own = metadata.opt_str("tokenizer.chat_template")?;
     // A template that the engine replaces, because it is known to be broken, is replaced in the result.
-    let used = files.text(&LoadOptions::default())?.template;
-    let template = used.as_deref().or(own);
+    let text = files.text(&LoadOptions::default())?;
+    let template = text.template.as_deref().or(own);
     let mut settings = vocabulary.to_tokenizer_config(template);
+    if !text.named_templates.is_empty() {
+        settings["chat_template"] = template_setting(template, &text.named_templates);
+    }
     let ids = SpecialIds::of_gguf(metadata, files.config().vocab_size);
     for kind in ["sep", "cls", "mask"] {
         if let Some(token) = ids.get(kind).and_then(|id| vocabulary.tokens.get(id as usize)) {
             settings[format!("{kind}_token")] = token.to_string().into();
         }
     }
-    let made = |name: &str, json: &Json| SideFile::Made {
-        name: name.to_owned(),
-        text: serde_json::to_string_pretty(json).unwrap_or_default() + "\n",
-    };
     Ok(vec![
         made("tokenizer.json", &vocabulary.to_tokenizer_json().map_err(model)?),
         made("tokenizer_config.json", &settings),

@@ -141,6 +141,40 @@ fn ids_without_a_tokenizer_are_kept() {
 }
 
 #[test]
+fn named_chat_templates_go_to_every_container_and_back() {
+    let work = tempfile::tempdir().unwrap();
+    let (default, tool) = ("{{ messages[0].content }}", "tools: {{ tools }}");
+    let list = json!([
+        {"name": "default", "template": default},
+        {"name": "tool_use", "template": tool},
+    ]);
+    let in_settings = SmallModel::default().write(work.path(), "settings");
+    put(&in_settings, "tokenizer_config.json", &json!({"chat_template": list}));
+    let in_files = SmallModel::default().write(work.path(), "files");
+    put(&in_files, "tokenizer_config.json", &json!({"bos_token": "<|bos|>"}));
+    fs::write(in_files.join("chat_template.jinja"), default).unwrap();
+    fs::create_dir(in_files.join("additional_chat_templates")).unwrap();
+    fs::write(in_files.join("additional_chat_templates/tool_use.jinja"), tool).unwrap();
+
+    let dense = ConvertOptions { target: Some(bitnet_convert::Target::Dense), ..f16() };
+    for folder in [&in_settings, &in_files] {
+        let name = folder.file_name().unwrap().to_str().unwrap();
+        let [file, back, copy] =
+            [".gguf", "-back", "-copy"].map(|end| work.path().join(format!("{name}{end}")));
+        to(folder, &file, &f16());
+        to(&file, &back, &dense);
+        to(folder, &copy, &dense);
+        for path in [folder, &file, &back, &copy] {
+            let files = ModelFiles::open(ModelSource::Path(path), &LoadOptions::default()).unwrap();
+            let text = files.text(&LoadOptions::default()).unwrap();
+            assert_eq!(text.template.as_deref(), Some(default), "{}", path.display());
+            let named: Vec<_> = text.named_templates.into_iter().collect();
+            assert_eq!(named, [("tool_use".into(), tool.into())], "{}", path.display());
+        }
+    }
+}
+
+#[test]
 fn chat_template_goes_both_ways() {
     let work = tempfile::tempdir().unwrap();
     let template =

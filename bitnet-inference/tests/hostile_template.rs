@@ -205,6 +205,19 @@ fn repeating_nothing_gives_nothing() {
     assert_eq!(outcome("{{ [1, 2] * 2 }} {{ (1,) * 3 }}").unwrap(), "[1, 2, 1, 2] (1, 1, 1)");
 }
 
+// As Jinja2 3.1.
+#[test]
+fn repetitions_are_whole_numbers_of_64_bits() {
+    // Variables: products of constants never reach the filters.
+    let with = |expression: &str| format!("{{% set n, x = 10 ** 30, 2.0 %}}{{{{ {expression} }}}}");
+    for expression in ["[1] * n", "[] * n", "n * 'a'", "'a' * (0 - n)", "'a' * x", "x * (1,)"] {
+        refused(&with(expression));
+    }
+    let text =
+        outcome("{% set n, t = 0 - 2, true %}{{ [1] * n }}|{{ 'a' * t }}|{{ (not t) * [1] }}");
+    assert_eq!(text.unwrap(), "[]|a|[]");
+}
+
 #[test]
 fn positions_in_texts_may_be_any_integer() {
     for (source, expected) in [

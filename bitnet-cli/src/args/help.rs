@@ -16,6 +16,7 @@ Exit codes:
   1    a check failed (verify, doctor, inspect --diff)
   2    wrong usage, or an input that can't be used
   130  interrupted (Ctrl-C)
+  143  ended by SIGTERM
 
 Environment:
   BITNET_CACHE  the folder for prepared weights (`bitnet cache`) [default: the user's cache folder]

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::Outcome;
 use super::perplexity::{Score, negative_log_likelihood};
-use super::windows::{Tokens, WINDOW, Window, read_text, windows};
+use super::windows::{Tokens, WINDOW, Window, longest, read_text, windows};
 use crate::args::{Cli, CompareArgs};
 use crate::interrupt::Listener;
 use crate::load;
@@ -42,6 +42,9 @@ pub(crate) fn run(cli: &Cli, args: &CompareArgs, output: &mut Output) -> Result<
     let shortest = first.config().context.min(second.config().context);
     let size = args.ctx_window.unwrap_or_else(|| WINDOW.min(shortest));
     let windows = windows(tokens.len(), size, None, args.all)?;
+    for model in [&first, &second] {
+        load::warn_beyond_training(model, longest(&windows), output);
+    }
 
     let listener = Listener::new();
     let mut found = Found::default();

@@ -14,7 +14,7 @@ use bitnet_inference::Model;
 use serde_json::json;
 
 use super::Outcome;
-use super::windows::{Tokens, WINDOW, Window, read_text, windows};
+use super::windows::{Tokens, WINDOW, Window, longest, read_text, windows};
 use crate::args::{Cli, PerplexityArgs};
 use crate::interrupt::Listener;
 use crate::load;
@@ -53,6 +53,7 @@ pub(crate) fn run(cli: &Cli, args: &PerplexityArgs, output: &mut Output) -> Resu
     let tokens = Tokens::of(&model, &text)?;
     let size = args.ctx_window.unwrap_or_else(|| WINDOW.min(model.config().context));
     let windows = windows(tokens.len(), size, args.stride, args.all)?;
+    load::warn_beyond_training(&model, longest(&windows), output);
 
     let listener = Listener::new();
     let mut score = Score::default();

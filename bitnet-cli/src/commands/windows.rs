@@ -54,6 +54,11 @@ impl Tokens {
     }
 }
 
+/// Tokens of the longest window.
+pub(super) fn longest(windows: &[Window]) -> usize {
+    windows.iter().map(|window| window.tokens.len()).max().unwrap_or(0)
+}
+
 /// The text of a file, a pipe or, for `-`, standard input.
 pub(super) fn read_text(path: &Path) -> Result<String> {
     input_text::read_text(path, input_text::LONGEST_TEXT)

@@ -83,23 +83,33 @@ mod interrupts {
     use super::*;
     use crate::program::spawn;
 
-    fn interrupt(child: &Child) {
-        let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    fn send(signal: &str, child: &Child) {
+        let killed = Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
         assert!(killed.success());
     }
 
+    fn interrupt(child: &Child) {
+        send("-INT", child);
+    }
+
     #[test]
-    fn an_interrupted_run_ends_in_a_document_with_its_text() {
+    fn a_run_ended_by_a_signal_ends_in_a_document_with_its_text() {
+        for (signal, code) in [("-INT", 130), ("-TERM", 143)] {
+            run_until(signal, code);
+        }
+    }
+
+    fn run_until(signal: &str, code: i32) {
         let args = ["run", "Once", "-v", "--json", "-n", "-1", "--ctx", "200000", "--ignore-eos"];
         let mut child =
             bitnet(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         // Said when the model is loaded.
         let mut notes = BufReader::new(child.stderr.take().unwrap());
         notes.read_line(&mut String::new()).unwrap();
-        interrupt(&child);
+        send(signal, &child);
         let mut text = String::new();
         child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
-        assert_eq!(child.wait().unwrap().code(), Some(130));
+        assert_eq!(child.wait().unwrap().code(), Some(code));
         assert_eq!(document(&text)["finish_reason"], "interrupted", "{text}");
     }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::program::{json, ok, refused_in_a_line, stdout, with_input};
+use crate::program::{json, ok, refused_in_a_line, stderr, stdout, with_input};
 
 fn golden_models() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/models");
@@ -128,6 +128,42 @@ fn perplexity_measures_a_text() {
         &["perplexity", "--file", short.to_str().unwrap()],
         &["--all", "--ctx-window"],
     );
+}
+
+#[test]
+fn windows_beyond_the_trained_context_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = json(&["inspect", "--json"]);
+    let trained = model["config"]["context"].as_u64().unwrap();
+    let file = folder.path().join("text.txt");
+    std::fs::write(&file, "Once upon a time there was a dog. ".repeat(100)).unwrap();
+    let (file, out) = (file.to_str().unwrap(), folder.path().join("ranges.json"));
+    for (window, told) in [(trained, false), (trained + 1, true)] {
+        let window = window.to_string();
+        let commands: [&[&str]; 2] = [
+            &["perplexity", "--file", file, "--ctx-window", &window, "--all"],
+            &[
+                "calibrate",
+                "--file",
+                file,
+                "--ctx-window",
+                &window,
+                "--windows",
+                "1",
+                "--out",
+                out.to_str().unwrap(),
+            ],
+        ];
+        for command in commands {
+            let said = ok(command);
+            assert_eq!(
+                stderr(&said).contains("was trained for"),
+                told,
+                "{command:?}: {}",
+                stderr(&said)
+            );
+        }
+    }
 }
 
 #[test]

@@ -215,13 +215,27 @@ pub(crate) fn add(meter: &Budget, args: &[Value]) -> Result<Value, Error> {
     evaluate("a + b", &[("a", left), ("b", right)])
 }
 
+/// How often a text or a list is repeated: never for a number below zero, as in Python.
+fn repetitions(times: &Value) -> Result<usize, Error> {
+    let wrong = |problem: &str| Error::new(ErrorKind::InvalidOperation, problem.to_owned());
+    if times.kind() == ValueKind::Bool {
+        return Ok(times.is_true().into());
+    }
+    if !times.is_integer() {
+        return Err(wrong("cannot repeat by a number that is not whole"));
+    }
+    let times = times.as_i64().ok_or_else(|| wrong("cannot repeat that often"))?;
+    Ok(usize::try_from(times).unwrap_or(0))
+}
+
 fn multiply(meter: &Budget, args: &[Value]) -> Result<Value, Error> {
     let (left, right) = two(args)?;
-    let (many, times) = if left.is_number() { (right, left) } else { (left, right) };
-    if !times.is_number() || (many.as_str().is_none() && !is_list(many)) {
+    let is_count = |value: &Value| value.is_number() || value.kind() == ValueKind::Bool;
+    let (many, times) = if is_count(left) { (right, left) } else { (left, right) };
+    if !is_count(times) || (many.as_str().is_none() && !is_list(many)) {
         return evaluate("a * b", &[("a", left), ("b", right)]);
     }
-    let times = times.as_usize().unwrap_or(0);
+    let times = repetitions(times)?;
     if let Some(text) = many.as_str() {
         meter.pay_text((text.len() as u64).saturating_mul(times as u64))?;
         return Ok(Value::from(text.repeat(times)));

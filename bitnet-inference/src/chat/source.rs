@@ -1,5 +1,6 @@
 //! Where a chat template comes from: built in, given by the user, or one of those that come with a model.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -92,6 +93,12 @@ impl ModelTemplates {
     pub(crate) fn default_source(&self) -> Option<&str> {
         let entry = self.entries.iter().find(|(name, ..)| name == DEFAULT)?;
         entry.2.as_deref().ok()
+    }
+
+    /// The sources of the templates beside the default one that can be read, by name.
+    pub(crate) fn named_sources(&self) -> BTreeMap<String, String> {
+        let named = self.entries.iter().filter(|(name, ..)| name != DEFAULT);
+        named.filter_map(|(name, _, s)| Some((name.clone(), s.as_ref().ok()?.clone()))).collect()
     }
 
     /// The template that a choice means; without one the model's default.

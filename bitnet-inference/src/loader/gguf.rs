@@ -175,8 +175,10 @@ impl GgufCheckpoint {
                 ));
             }
         }
-        let (template, template_fact) =
-            self.templates().select(self.template_choice(options, &mut assumptions).as_ref());
+        let templates = self.templates();
+        let named_templates = templates.named_sources();
+        let choice = self.template_choice(&templates, options, &mut assumptions);
+        let (template, template_fact) = templates.select(choice.as_ref());
         let mut end_tokens = Vec::new();
         for key in [
             "tokenizer.ggml.eos_token_id",
@@ -216,6 +218,7 @@ impl GgufCheckpoint {
             facts,
             tokenizer,
             template,
+            named_templates,
             end_tokens,
             defaults: suggested_sampling(metadata)?,
         })
@@ -275,13 +278,13 @@ impl GgufCheckpoint {
     /// The template asked for, or the built-in one in place of a file's own that is known to be broken.
     fn template_choice(
         &self,
+        templates: &ModelTemplates,
         options: &LoadOptions,
         assumptions: &mut Vec<String>,
     ) -> Option<TemplateChoice> {
         let official = matches!(self.arch.as_str(), "bitnet-b1.58" | "bitnet-25");
         let asked = options.chat_template.clone();
-        let broken =
-            self.templates().default_source().is_some_and(crate::chat::is_broken_bitnet_template);
+        let broken = templates.default_source().is_some_and(crate::chat::is_broken_bitnet_template);
         if asked.is_some() || !official || !broken {
             return asked;
         }

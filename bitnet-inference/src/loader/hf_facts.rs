@@ -44,9 +44,9 @@ impl HfCheckpoint {
                 ),
             }
         }
-        let (template, template_fact) =
-            ModelTemplates::in_folder(&self.folder, tokenizer_config.as_ref())
-                .select(options.chat_template.as_ref());
+        let templates = ModelTemplates::in_folder(&self.folder, tokenizer_config.as_ref());
+        let named_templates = templates.named_sources();
+        let (template, template_fact) = templates.select(options.chat_template.as_ref());
         let mut end_tokens = self.config.eos.clone();
         let mut defaults = SuggestedSampling::default();
         if let Some(value) = &generation {
@@ -90,7 +90,7 @@ impl HfCheckpoint {
             assumptions,
             unused_tensors: tensor_use::unused(self),
         };
-        Ok(Described { facts, tokenizer, template, end_tokens, defaults })
+        Ok(Described { facts, tokenizer, template, named_templates, end_tokens, defaults })
     }
 
     fn activation_fact(&self) -> String {

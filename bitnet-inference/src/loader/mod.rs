@@ -25,6 +25,7 @@ mod ternary_rows;
 mod text;
 mod weight_scan;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -258,6 +259,8 @@ pub(crate) struct Described {
     pub(crate) tokenizer: Option<Tokenizer>,
     /// The chat template, or why it can't be used.
     pub(crate) template: Option<Result<ChatTemplate, TemplateError>>,
+    /// The sources of the other templates that can be read, by name.
+    pub(crate) named_templates: BTreeMap<String, String>,
     pub(crate) end_tokens: Vec<u32>,
     pub(crate) defaults: SuggestedSampling,
 }

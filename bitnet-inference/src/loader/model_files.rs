@@ -1,5 +1,6 @@
 //! A model's files, opened for reading one tensor after another: what converters and comparisons work from.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -65,6 +66,8 @@ pub struct ModelText {
     pub tokenizer: Option<Tokenizer>,
     /// The source of the chat template, if there is one that can be used.
     pub template: Option<String>,
+    /// The sources of the chat templates beside the default one that can be read, by name.
+    pub named_templates: BTreeMap<String, String>,
     /// Tokens that end a text, ascending, each once.
     pub end_tokens: Vec<u32>,
 }
@@ -119,11 +122,12 @@ impl ModelFiles {
     /// # Errors
     /// As [`ModelFiles::facts`].
     pub fn text(&self, options: &LoadOptions) -> Result<ModelText> {
-        let Described { tokenizer, template, mut end_tokens, .. } = self.0.describe(options)?;
+        let Described { tokenizer, template, named_templates, mut end_tokens, .. } =
+            self.0.describe(options)?;
         end_tokens.sort_unstable();
         end_tokens.dedup();
         let template = template.and_then(|template| Some(template.ok()?.source().to_owned()));
-        Ok(ModelText { tokenizer, template, end_tokens })
+        Ok(ModelText { tokenizer, template, named_templates, end_tokens })
     }
 
     /// A vector of `len` numbers, if it is there.

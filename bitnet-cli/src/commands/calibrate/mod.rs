@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 use self::args::CalibrateArgs;
 use super::Outcome;
-use super::windows::{Tokens, WINDOW, Window, read_text, windows};
+use super::windows::{Tokens, WINDOW, Window, longest, read_text, windows};
 use crate::args::Cli;
 use crate::interrupt::Listener;
 use crate::load;
@@ -46,6 +46,7 @@ pub(crate) fn run(cli: &Cli, args: &CalibrateArgs, output: &mut Output) -> Resul
     let size = args.ctx_window.unwrap_or_else(|| WINDOW.min(model.config().context));
     let mut windows = windows(tokens.len(), size.min(tokens.len()), None, true)?;
     windows.truncate(args.windows.unwrap_or(usize::MAX));
+    load::warn_beyond_training(&model, longest(&windows), output);
     let reading = Reading { model: &model, tokens: &tokens, windows: &windows };
 
     let mut observer = Observer::new();

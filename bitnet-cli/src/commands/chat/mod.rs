@@ -117,7 +117,8 @@ impl Chat<'_> {
             }
             // Whoever types can go on; a script has been stopped.
             // Ctrl-C at the very end of an answer finds nothing to stop, and must not wait for the next line.
-            if (self.interrupted || interrupt::asked()) && !self.interactive {
+            let stopped = self.interrupted || interrupt::asked();
+            if stopped && (!self.interactive || interrupt::terminated()) {
                 return Ok(Outcome::Interrupted);
             }
         }
