@@ -58,6 +58,7 @@ macro_rules! floats_of_base {
 }
 
 /// The methods for one token of an instruction set for which they are those for several.
+#[allow(unused_macros, reason = "every instruction set of 64-bit Arm has its own")]
 macro_rules! single_as_run {
     () => {
         type Single = Self::Run;
