@@ -1,4 +1,4 @@
-//! `bitnet convert`.
+//! Arguments of `bitnet convert`.
 
 use std::path::PathBuf;
 
@@ -11,54 +11,54 @@ pub(crate) struct ConvertArgs {
     /// The model: a GGUF file, a safetensors file or a Hugging Face folder
     #[arg(value_name = "IN")]
     pub(crate) input: PathBuf,
-    /// The result: a name that ends in .gguf, or a folder
+    /// The output: a name ending in .gguf, or a folder
     #[arg(value_name = "OUT")]
     pub(crate) output: PathBuf,
-    /// The container of the result [default: gguf for a name that ends in .gguf, else hf]
+    /// The output format [default: gguf for a name ending in .gguf, else hf]
     #[arg(long, value_name = "WHAT")]
     pub(crate) to: Option<ConvertTarget>,
-    /// Type of the ternary layers: i2_s, tq1_0, tq2_0, q2_0, f16, ... [default: the first that keeps them exactly]
+    /// Type of the ternary layers: i2_s, tq1_0, tq2_0, q2_0, f16, ... [default: the first lossless one]
     #[arg(long = "type", value_name = "TYPE")]
     pub(crate) linear: Option<Storage>,
-    /// Type of the embedding table: f32, f16, bf16, q8_0, q6_k, q4_0 [default: as it is]
+    /// Type of the embedding table: f32, f16, bf16, q8_0, q6_k, q4_0 [default: unchanged]
     #[arg(long, value_name = "TYPE")]
     pub(crate) embedding_type: Option<Storage>,
-    /// Type of the head, if it is not the embedding table [default: that of the embedding table]
+    /// Type of an untied head [default: that of the embedding table]
     #[arg(long, value_name = "TYPE")]
     pub(crate) head_type: Option<Storage>,
-    /// Type of the tensors whose name fits PATTERN (`blk.*.ffn_down`; * and ?); may be repeated, the last that fits
-    /// decides
+    /// Type of tensors whose name matches PATTERN (`blk.*.ffn_down`; * and ?); may be repeated, the last match
+    /// wins
     #[arg(long, value_name = "PATTERN=TYPE", value_parser = tensor_type)]
     pub(crate) tensor: Vec<(String, Storage)>,
-    /// Make layers ternary that nobody trained to be: the result will hardly write sense
+    /// Quantise layers that were not trained to be ternary; the output will hardly be usable
     #[arg(long)]
     pub(crate) quantize: bool,
-    /// Name of the architecture in a GGUF file, where there are several (bitnet-b1.58, bitnet)
+    /// GGUF architecture name, where several exist (bitnet-b1.58, bitnet)
     #[arg(long, value_name = "NAME")]
     pub(crate) arch: Option<String>,
-    /// Choose types for the embedding table, the head and layers of ordinary numbers so that all matrices take at most SIZE
-    /// (500M, 4G) and lose as little as they can
+    /// Select types for the embedding table, the head and dense layers so that all matrices take at most SIZE
+    /// (500M, 4G) with the least error
     #[arg(long, value_name = "SIZE", value_parser = size, conflicts_with = "min_sqnr")]
     pub(crate) max_size: Option<u64>,
-    /// Choose them so that the result is small, and signal over error is at least DB decibels on average
+    /// Select the smallest types with a mean signal-to-quantisation-noise ratio of at least DB decibels
     #[arg(long, value_name = "DB")]
     pub(crate) min_sqnr: Option<f64>,
-    /// Merge a LoRA adapter (a folder that PEFT wrote) into the weights, times FACTOR; may be repeated
+    /// Merge a LoRA adapter (a PEFT folder) into the weights, scaled by FACTOR; may be repeated
     #[arg(long, value_name = "DIR[=FACTOR]", value_parser = adapter)]
     pub(crate) lora: Vec<(PathBuf, f32)>,
-    /// Split the result into files of at most SIZE of weights (500M, 4G)
+    /// Split the output into files with at most SIZE of weights each (500M, 4G)
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub(crate) split_max_size: Option<u64>,
-    /// Say what would be done, and do nothing
+    /// Print the plan and exit
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// Do not read the result back and compare it
+    /// Do not verify the output
     #[arg(long)]
     pub(crate) no_verify: bool,
-    /// Begin anew, even if an interrupted conversion could go on
+    /// Start over instead of resuming an interrupted conversion
     #[arg(long)]
     pub(crate) no_resume: bool,
-    /// Replace a result that is there already
+    /// Replace an existing output
     #[arg(long)]
     pub(crate) overwrite: bool,
     /// List every tensor
@@ -66,16 +66,16 @@ pub(crate) struct ConvertArgs {
     pub(crate) tensors: bool,
 }
 
-/// A container to convert to.
+/// An output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ConvertTarget {
     /// A GGUF file
     Gguf,
     /// A Hugging Face folder with packed ternary layers
     Hf,
-    /// A Hugging Face folder of ordinary numbers
+    /// A Hugging Face folder with dense layers
     HfDense,
-    /// A folder for MLX's programs: ternary layers with 2 bits, affine
+    /// An MLX folder: 2-bit affine ternary layers
     Mlx,
 }
 
@@ -100,7 +100,7 @@ fn adapter(text: &str) -> Result<(PathBuf, f32), String> {
     }
 }
 
-/// Bytes: a whole number, with K, M or G for powers of 1000.
+/// Parses a size in bytes; K, M and G are powers of 1000.
 fn size(text: &str) -> Result<u64, String> {
     let (digits, unit) = match text.char_indices().last() {
         Some((at, 'k' | 'K')) => (&text[..at], 1_000),

@@ -1,4 +1,4 @@
-//! The command line as it is typed.
+//! Command-line arguments.
 
 mod convert;
 mod help;
@@ -27,7 +27,7 @@ pub(crate) use values::{positive, threads};
 
 /// Runs, checks and trains ternary (BitNet b1.58) language models.
 ///
-/// Without --model, the small story model that is part of the program is used.
+/// Without --model, the built-in story model is used.
 #[derive(Debug, Parser)]
 #[command(name = "bitnet", version, max_term_width = 100, disable_help_flag = true)]
 pub(crate) struct Cli {
@@ -39,14 +39,14 @@ pub(crate) struct Cli {
     pub(crate) model: ModelArgs,
 }
 
-/// What every command understands.
+/// Options of every command.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "General")]
 pub(crate) struct General {
-    /// Print JSON on standard output; it ends in a document even if the command fails
+    /// Print JSON on standard output, one document at the end even if the command fails
     #[arg(long, global = true)]
     pub(crate) json: bool,
-    /// Threads that compute [default: one on each physical core]
+    /// Compute threads [default: one per physical core]
     #[arg(
         short,
         long,
@@ -56,7 +56,7 @@ pub(crate) struct General {
         allow_negative_numbers = true
     )]
     pub(crate) threads: Option<usize>,
-    /// Seed of whatever is drawn at random [default: another one in each run; it is printed]
+    /// Random seed [default: a new one in each run, printed]
     #[arg(
         short,
         long,
@@ -66,7 +66,7 @@ pub(crate) struct General {
         allow_negative_numbers = true
     )]
     seed: Option<Seed>,
-    /// Download nothing: use models that are here
+    /// Forbid network access; use local and cached models only
     #[arg(long, global = true, hide_short_help = true)]
     pub(crate) offline: bool,
     /// When to use colours
@@ -79,19 +79,19 @@ pub(crate) struct General {
         hide_short_help = true
     )]
     pub(crate) color: ColorChoice,
-    /// Say more
+    /// Print more details
     #[arg(short, long, global = true, hide_short_help = true)]
     pub(crate) verbose: bool,
     /// Print help
     #[arg(short, long, global = true, action = ArgAction::HelpShort)]
     help: Option<bool>,
-    /// Print help with every option
+    /// Print help with all options
     #[arg(long, global = true, action = ArgAction::HelpLong)]
     help_all: Option<bool>,
 }
 
 impl General {
-    /// The seed that was chosen, if one was.
+    /// Returns the seed set by the user, if any.
     pub(crate) fn seed(&self) -> Option<u64> {
         self.seed.and_then(|Seed(seed)| seed)
     }
@@ -108,39 +108,39 @@ pub(crate) enum ColorChoice {
     Never,
 }
 
-/// What to do.
+/// A subcommand.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Continue a text
     Run(RunArgs),
-    /// Talk with a model
+    /// Chat with a model
     Chat(ChatArgs),
-    /// Say what a model file is, and what will be assumed about it
+    /// Show a model's metadata, tensors and assumptions
     Inspect(InspectArgs),
-    /// Turn a model into another format, tensor by tensor, and prove that the result is right
+    /// Convert a model to another format and verify the result
     #[command(visible_alias = "quantize")]
     Convert(ConvertArgs),
-    /// Split text into tokens, or join tokens to text
+    /// Convert text to tokens, or tokens to text
     Tokenize(TokenizeArgs),
     /// Measure how well a model predicts a text
     Perplexity(PerplexityArgs),
-    /// Measure how far one model's predictions of a text are from another's
+    /// Compare the predictions of two models on a text (KL divergence, perplexity)
     Compare(CompareArgs),
-    /// Find the ranges of a model's activations with a text, and what quantising them costs
+    /// Measure activation ranges on a text, for static quantisation
     Calibrate(CalibrateArgs),
-    /// Measure speed, against the machine's limits and other programs
+    /// Measure speed, compared with the machine's limits and other programs
     Bench(BenchArgs),
-    /// Check a model's arithmetic against the reference, integer by integer
+    /// Verify a model's arithmetic against the scalar reference
     Verify(VerifyArgs),
-    /// Prepared weights and heads that are kept on disk, so that a model starts sooner
+    /// Manage the disk cache of prepared weights, which shortens start-up
     Cache(CacheArgs),
     /// Download a model from a hub
     Pull(PullArgs),
-    /// List the models of hubs that are in the cache
+    /// List downloaded models
     List,
-    /// Remove a model of a hub from the cache
+    /// Remove a downloaded model from the cache
     Rm(RmArgs),
-    /// Check this machine
+    /// Test the instruction sets and the memory bandwidth of this machine
     Doctor,
     /// Train a small ternary model
     Train(TrainArgs),
@@ -155,12 +155,12 @@ pub(crate) struct CacheArgs {
     pub(crate) action: CacheAction,
 }
 
-/// What to do with what is kept.
+/// An action on the cache of prepared weights.
 #[derive(Debug, Clone, Copy, Subcommand)]
 pub(crate) enum CacheAction {
-    /// Name the files and their sizes
+    /// List the cached files and their sizes
     List,
-    /// Remove them all; they are made again when a model is loaded
+    /// Remove all cached files; loading a model recreates them
     Clear,
 }
 
@@ -170,13 +170,13 @@ pub(crate) struct TrainArgs {
     /// The recipe (JSON)
     #[arg(long, value_name = "FILE", required_unless_present = "story")]
     pub(crate) config: Option<PathBuf>,
-    /// The folder for checkpoints and the log
+    /// The output folder for checkpoints and the log
     #[arg(long, value_name = "DIR", required_unless_present = "story")]
     pub(crate) out: Option<PathBuf>,
-    /// Go on from the checkpoint in the folder
+    /// Resume from the checkpoint in the output folder
     #[arg(long)]
     pub(crate) resume: bool,
-    /// Print the training story of this seed instead
+    /// Print the training story of this seed and exit
     #[arg(long, value_name = "SEED", conflicts_with_all = ["config", "out", "resume"])]
     pub(crate) story: Option<u64>,
 }
@@ -188,23 +188,23 @@ pub(crate) struct CompletionsArgs {
     pub(crate) shell: clap_complete::Shell,
 }
 
-/// Reads a command line.
+/// Parses a command line.
 ///
 /// # Errors
-/// What is wrong with it, or the help that it asks for.
+/// Returns a usage error, or the requested help.
 pub(crate) fn parse(args: &[OsString]) -> Result<Cli, clap::Error> {
     let mut command = help::command();
     let matches = command.try_get_matches_from_mut(args)?;
     Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
 }
 
-/// The whole command line, for completions.
+/// Returns the complete command definition, for completions.
 pub(crate) fn command() -> clap::Command {
     help::command()
 }
 
-/// Spells options as this program does: `--top_k` is `--top-k`, and what llama.cpp writes with one dash and several letters becomes
-/// a long option.
+/// Normalises the spelling of options: `--top_k` becomes `--top-k`, and llama.cpp's options with one dash and several letters
+/// become long options.
 pub(crate) fn normalized(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
     let mut options = true;
     let args = crate::commands::bench::args::with_long_options(args).into_iter();

@@ -1,4 +1,4 @@
-//! Which model, and how to read and run it.
+//! Options that select a model and how it is loaded and run.
 
 use std::path::PathBuf;
 
@@ -10,15 +10,15 @@ use clap::{Args, ValueEnum};
 
 use super::values::positive;
 
-/// Which model, and how to read and run it.
+/// Options that select a model and how it is loaded and run.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Model")]
 pub(crate) struct ModelArgs {
-    /// A GGUF file, a safetensors file, a folder with one model, or OWNER/NAME on a hub, which is downloaded unless it is in the
-    /// cache [default: the embedded story model]
+    /// A GGUF file, a safetensors file, a folder with one model, or OWNER/NAME on a hub (downloaded unless cached) [default: the
+    /// built-in story model]
     #[arg(short, long, global = true, value_name = "MODEL")]
     pub(crate) model: Option<PathBuf>,
-    /// A model on a hub, as --model hf:OWNER/NAME (also -hf)
+    /// A model on a hub, like --model hf:OWNER/NAME (also -hf)
     #[arg(
         long,
         global = true,
@@ -27,7 +27,7 @@ pub(crate) struct ModelArgs {
         hide_short_help = true
     )]
     pub(crate) hf_repo: Option<String>,
-    /// Tokens of context to reserve memory for [default: the model's own, up to 4096]
+    /// Context length in tokens [default: the model's, up to 4096]
     #[arg(
         short = 'c',
         long,
@@ -38,7 +38,7 @@ pub(crate) struct ModelArgs {
         hide_short_help = true
     )]
     pub(crate) ctx: Option<usize>,
-    /// Where to compute
+    /// Compute back end
     #[arg(
         long,
         global = true,
@@ -48,7 +48,7 @@ pub(crate) struct ModelArgs {
         hide_short_help = true
     )]
     pub(crate) backend: BackendName,
-    /// Byte layout of I2_S tensors, which files do not say
+    /// Byte layout of I2_S tensors; files do not state it
     #[arg(
         long,
         global = true,
@@ -58,11 +58,11 @@ pub(crate) struct ModelArgs {
         hide_short_help = true
     )]
     pub(crate) i2s_layout: Layout,
-    /// Treatment of the inputs of ternary layers [default: what the model was trained for]
+    /// Activations of ternary layers [default: as the model was trained]
     #[arg(long, global = true, value_name = "HOW", hide_short_help = true)]
     pub(crate) activations: Option<Precision>,
-    /// Quantise the inputs of ternary layers within the ranges in FILE, which `bitnet calibrate` wrote (`compare`: those of
-    /// the second model)
+    /// Quantise the inputs of ternary layers with the static ranges in FILE, written by `bitnet calibrate` (`compare`: of the
+    /// second model)
     #[arg(
         long,
         global = true,
@@ -71,10 +71,10 @@ pub(crate) struct ModelArgs {
         hide_short_help = true
     )]
     pub(crate) calibration: Option<PathBuf>,
-    /// Do not keep prepared weights and heads on disk, and do not use those that are kept
+    /// Disable the disk cache of prepared weights
     #[arg(long, global = true, hide_short_help = true)]
     pub(crate) no_cache: bool,
-    /// How keys and values of the context are stored
+    /// Data type of the KV cache
     #[arg(
         long,
         global = true,
@@ -84,7 +84,7 @@ pub(crate) struct ModelArgs {
         hide_short_help = true
     )]
     pub(crate) kv: Kv,
-    /// How the head is read where only the likeliest tokens are wanted (greedy, or --top-k)
+    /// Precision of the head for greedy and --top-k sampling
     #[arg(
         long,
         global = true,
@@ -111,12 +111,12 @@ pub(crate) struct ModelArgs {
 pub(crate) enum BackendName {
     /// Vector kernels on all cores
     Cpu,
-    /// The slow, obvious arithmetic that everything is checked against
+    /// The scalar reference implementation; slow
     Reference,
 }
 
 impl BackendName {
-    /// The name that the engine knows.
+    /// Returns the engine's name for the back end.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Cpu => "cpu",
@@ -125,7 +125,7 @@ impl BackendName {
     }
 }
 
-/// A layout of I2_S.
+/// A byte layout of I2_S.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Layout {
     /// 128 weights in 32 bytes: published files, x86 builds, converters
@@ -146,14 +146,14 @@ impl From<Layout> for I2sLayout {
     }
 }
 
-/// A way to read the head.
+/// A precision of the head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum HeadReading {
-    /// Through 4-bit codes: another token than with `full` has a chance below 2^-64 each time
+    /// 4-bit codes first; differs from `full` with a probability below 2^-64 per token
     Refined,
-    /// Through 8-bit codes: never another token than with `full`
+    /// 8-bit codes first; never differs from `full`
     Certain,
-    /// Every weight
+    /// All weights at full precision
     Full,
 }
 
@@ -167,12 +167,12 @@ impl From<HeadReading> for HeadMode {
     }
 }
 
-/// A treatment of the inputs of ternary layers.
+/// How the inputs of ternary layers are quantised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Precision {
-    /// Quantised to 8 bits, one scale for each token (W1.58A8)
+    /// 8 bits with one scale per token (W1.58A8)
     Int8,
-    /// Left as they are (weight-only quantisation)
+    /// Not quantised (weight-only quantisation)
     Float,
 }
 
@@ -185,14 +185,14 @@ impl From<Precision> for ActivationPrecision {
     }
 }
 
-/// A type of the key-value cache.
+/// A data type of the KV cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Kv {
-    /// As they are
+    /// Single precision
     F32,
-    /// Half precision (the default): half the memory of f32
+    /// Half precision: half the memory of f32
     F16,
-    /// 8 bits with a scale for each position and head: about half the memory of f16
+    /// 8 bits with a scale per position and head: about half the memory of f16
     Int8,
 }
 

@@ -1,15 +1,15 @@
-//! How tokens are chosen and when writing stops.
+//! Sampling options and stop conditions.
 
 use clap::Args;
 
 use super::values::{number, token_limit, top_k};
 
-/// How tokens are chosen and when writing stops. A value that is not given is the one that the model's authors
-/// suggest, if they do.
+/// Sampling options and stop conditions. Unset values default to those suggested by the model's authors, if
+/// any.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Writing")]
+#[command(next_help_heading = "Sampling")]
 pub(crate) struct SamplingArgs {
-    /// Write at most this many tokens; -1 = until the text or the context ends
+    /// Maximum number of generated tokens; -1 = until the text or the context ends
     #[arg(
         short = 'n',
         long,
@@ -20,7 +20,7 @@ pub(crate) struct SamplingArgs {
         allow_negative_numbers = true
     )]
     pub(crate) max_tokens: usize,
-    /// Temperature; 0 always takes the likeliest token [default: the model's, else 0.7]
+    /// Temperature; 0 = greedy [default: the model's, else 0.7]
     #[arg(
         long,
         alias = "temperature",
@@ -29,13 +29,13 @@ pub(crate) struct SamplingArgs {
         allow_negative_numbers = true
     )]
     pub(crate) temp: Option<f32>,
-    /// Choose among the K likeliest tokens; 0 = all [default: the model's, else all]
+    /// Sample from the K most likely tokens; 0 = all [default: the model's, else all]
     #[arg(long, value_name = "K", value_parser = top_k, allow_negative_numbers = true)]
     pub(crate) top_k: Option<usize>,
-    /// Choose among the likeliest tokens that reach probability P together [default: the model's, else 0.9]
+    /// Sample from the smallest set of tokens with total probability P [default: the model's, else 0.9]
     #[arg(long, value_name = "P", value_parser = number, allow_negative_numbers = true)]
     pub(crate) top_p: Option<f32>,
-    /// Drop tokens less likely than P times the likeliest one
+    /// Exclude tokens with less than P times the probability of the most likely one
     #[arg(
         long,
         value_name = "P",
@@ -58,7 +58,7 @@ pub(crate) struct SamplingArgs {
         hide_short_help = true
     )]
     pub(crate) typical: f32,
-    /// Penalty on tokens of the last 64; 1 = none
+    /// Penalty on each of the last 64 tokens; 1 = none
     #[arg(
         long,
         alias = "repetition-penalty",
@@ -70,7 +70,7 @@ pub(crate) struct SamplingArgs {
         hide_short_help = true
     )]
     pub(crate) repeat_penalty: f32,
-    /// Penalty for each time that a token was among the last 64; 0 = none
+    /// Penalty per occurrence of a token in the last 64; 0 = none
     #[arg(
         long,
         value_name = "X",
@@ -81,7 +81,7 @@ pub(crate) struct SamplingArgs {
         hide_short_help = true
     )]
     pub(crate) frequency_penalty: f32,
-    /// Penalty on tokens that were among the last 64; 0 = none
+    /// Penalty on tokens that occur in the last 64; 0 = none
     #[arg(
         long,
         value_name = "X",
@@ -92,18 +92,18 @@ pub(crate) struct SamplingArgs {
         hide_short_help = true
     )]
     pub(crate) presence_penalty: f32,
-    /// Add V to the logit of token ID (-inf forbids it); may be repeated
+    /// Add V to the logit of token ID (-inf excludes it); may be repeated
     #[arg(long, value_name = "ID=V", value_parser = logit_bias, hide_short_help = true)]
     pub(crate) logit_bias: Vec<(u32, f32)>,
-    /// Stop before this text; may be repeated
+    /// Stop at this text and omit it; may be repeated
     #[arg(long, short = 'r', alias = "reverse-prompt", value_name = "TEXT")]
     pub(crate) stop: Vec<String>,
-    /// Go on after the model's end tokens
+    /// Continue after the model's end tokens
     #[arg(long, hide_short_help = true)]
     pub(crate) ignore_eos: bool,
 }
 
-/// `ID=V`; llama.cpp's `ID+V` and `ID-V` too.
+/// Parses `ID=V`, and llama.cpp's `ID+V` and `ID-V`.
 fn logit_bias(text: &str) -> Result<(u32, f32), String> {
     let (id, value) = match text.split_once('=') {
         Some(parts) => parts,

@@ -1,4 +1,4 @@
-//! `bitnet run`, `chat` and `tokenize`.
+//! Arguments of `bitnet run`, `chat` and `tokenize`.
 
 use std::path::PathBuf;
 
@@ -9,14 +9,14 @@ use super::sampling::SamplingArgs;
 /// A text from the command line, a file or standard input.
 #[derive(Debug, Args)]
 pub(crate) struct TextArgs {
-    /// The text; several words are joined by blanks, `-` reads standard input. Without a text, standard input is read unless it is a
+    /// The text; words are joined by spaces, `-` reads standard input. Without a text, standard input is read unless it is a
     /// terminal
     #[arg(value_name = "TEXT")]
     pub(crate) words: Vec<String>,
     /// The text, as one argument
     #[arg(short, long, value_name = "TEXT", conflicts_with = "words", allow_hyphen_values = true)]
     pub(crate) prompt: Option<String>,
-    /// Read the text from FILE, without the line break at its end; `-` is standard input
+    /// Read the text from FILE, without a trailing line break; `-` is standard input
     #[arg(
         short,
         long,
@@ -32,10 +32,10 @@ pub(crate) struct TextArgs {
 pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) text: TextArgs,
-    /// Do not print the prompt before the text
+    /// Do not print the prompt
     #[arg(long, alias = "no-display-prompt")]
     pub(crate) no_echo: bool,
-    /// Say afterwards where every byte of memory is (on standard error; with --json as `memory`)
+    /// Print a memory report at the end (on standard error; with --json as `memory`)
     #[arg(long)]
     pub(crate) memory_report: bool,
     #[command(flatten)]
@@ -57,13 +57,13 @@ pub(crate) struct ChatArgs {
 pub(crate) struct TokenizeArgs {
     #[command(flatten)]
     pub(crate) text: TextArgs,
-    /// Print the ids only
+    /// Print token ids only
     #[arg(long)]
     pub(crate) ids: bool,
-    /// Neither add the tokens that begin and end a text, nor read special tokens in it
+    /// Do not add BOS and EOS, and do not parse special tokens
     #[arg(long)]
     pub(crate) no_special: bool,
-    /// Print the text of these ids
+    /// Print the text of these token ids
     #[arg(
         long,
         value_name = "ID",

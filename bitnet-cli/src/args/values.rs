@@ -1,57 +1,57 @@
-//! Values that several commands take.
+//! Value parsers shared by several commands.
 
-/// The most threads that the program starts: more than any machine has use for, and fewer than systems refuse.
+/// The maximum number of threads, below the limits of operating systems.
 const MOST_THREADS: usize = 1024;
 
-/// A whole number of at least 1.
+/// Parses an integer of at least 1.
 pub(crate) fn positive(text: &str) -> Result<usize, String> {
     match text.parse() {
-        Ok(0) | Err(_) => Err("a whole number of at least 1 is needed".into()),
+        Ok(0) | Err(_) => Err("expected an integer of at least 1".into()),
         Ok(number) => Ok(number),
     }
 }
 
-/// A number of threads.
+/// Parses a number of threads.
 pub(crate) fn threads(text: &str) -> Result<usize, String> {
     let number = text.parse().ok().filter(|number| (1..=MOST_THREADS).contains(number));
-    number.ok_or_else(|| format!("a whole number from 1 to {MOST_THREADS} is needed"))
+    number.ok_or_else(|| format!("expected an integer from 1 to {MOST_THREADS}"))
 }
 
-/// A seed; `None` stands for another one in each run.
+/// A seed; `None` requests a random one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Seed(pub(crate) Option<u64>);
 
-/// A seed, or -1 for another one in each run.
+/// Parses a seed; -1 requests a random one.
 pub(super) fn seed(text: &str) -> Result<Seed, String> {
     if text == "-1" {
         return Ok(Seed(None));
     }
-    let wrong = |_| format!("a whole number from 0 to {} is needed, or -1 for any", u64::MAX);
+    let wrong = |_| format!("expected an integer from 0 to {}, or -1 for a random seed", u64::MAX);
     text.parse().map(|seed| Seed(Some(seed))).map_err(wrong)
 }
 
-/// A number of tokens, or -1 for as many as there is room for.
+/// Parses a number of tokens; -1 is unlimited.
 pub(super) fn token_limit(text: &str) -> Result<usize, String> {
     if text == "-1" {
         return Ok(usize::MAX);
     }
     text.parse().map_err(|_| {
-        "a whole number of at least 0 is needed, or -1 to go on until the text or the context ends"
+        "expected an integer of at least 0, or -1 to generate until the text or the context ends"
             .into()
     })
 }
 
-/// A number of tokens to choose among; 0 and -1 are all.
+/// Parses a number of candidate tokens; 0 and -1 are all.
 pub(super) fn top_k(text: &str) -> Result<usize, String> {
     if text == "-1" {
         return Ok(0);
     }
-    text.parse().map_err(|_| "a whole number of at least 0 is needed (0 = all tokens)".into())
+    text.parse().map_err(|_| "expected an integer of at least 0 (0 = all tokens)".into())
 }
 
-/// A number; whether it is in range is for the sampler to say.
+/// Parses a number; the sampler checks its range.
 pub(super) fn number(text: &str) -> Result<f32, String> {
-    text.trim().parse().map_err(|_| "a number such as 0.7 is needed".into())
+    text.trim().parse().map_err(|_| "expected a number such as 0.7".into())
 }
 
 #[cfg(test)]
