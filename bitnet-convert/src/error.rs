@@ -48,7 +48,7 @@ pub enum Error {
         problem: String,
     },
     /// A file or folder that can't be read or written.
-    #[error("can't {action} {}: {source}{}", path.display(), advice(source))]
+    #[error("can't {action} {}: {source}; {}", path.display(), bitnet_core::file_advice(source.kind()))]
     Io {
         /// The file or folder.
         path: PathBuf,
@@ -96,14 +96,6 @@ pub enum Error {
     },
 }
 
-/// What to do about an error of the file system, where there is more to do than it says.
-fn advice(source: &io::Error) -> &'static str {
-    match source.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; make room",
-        _ => "",
-    }
-}
-
 impl Error {
     /// An error of the file system.
     pub(crate) fn io(path: impl Into<PathBuf>, action: &'static str) -> impl Fn(io::Error) -> Self {
@@ -142,9 +134,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_disk_is_told_with_what_to_do() {
-        let said = |kind: io::ErrorKind| Error::io("out", "write into")(kind.into()).to_string();
-        assert!(said(io::ErrorKind::StorageFull).contains("make room"));
-        assert!(!said(io::ErrorKind::PermissionDenied).contains("make room"));
+    fn file_errors_end_in_advice_for_their_kind() {
+        let text = |kind: io::ErrorKind| Error::io("out", "write into")(kind.into()).to_string();
+        assert!(text(io::ErrorKind::StorageFull).ends_with("make room on the disk"));
+        assert!(
+            text(io::ErrorKind::PermissionDenied)
+                .ends_with("permissions of the file and of its folder")
+        );
+        assert!(
+            text(io::ErrorKind::ReadOnlyFilesystem).ends_with("a place that can be written to")
+        );
+        let source = io::ErrorKind::StorageFull.into();
+        let format = bitnet_formats::Error::Io { file: "out".into(), action: "write", source };
+        assert!(format.to_string().ends_with("make room on the disk"), "{format}");
     }
 }

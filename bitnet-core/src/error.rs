@@ -3,6 +3,18 @@
 /// The result of everything in this crate that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// Returns what to do about an error of the file system, as the end of a message.
+pub fn file_advice(kind: std::io::ErrorKind) -> &'static str {
+    use std::io::ErrorKind;
+    match kind {
+        ErrorKind::NotFound => "check the path",
+        ErrorKind::PermissionDenied => "check the permissions of the file and of its folder",
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "make room on the disk",
+        ErrorKind::ReadOnlyFilesystem => "choose a place that can be written to",
+        _ => "check that the path exists and that you may use it",
+    }
+}
+
 /// What refused an allocation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -243,9 +255,7 @@ pub enum Error {
         expected: usize,
     },
     /// The system refused something with a file.
-    #[error(
-        "{file}: cannot {action}: {problem}; check that the path exists and that you may use it"
-    )]
+    #[error("{file}: cannot {action}: {problem}; {}", file_advice(*kind))]
     File {
         /// The file.
         file: String,

@@ -34,7 +34,7 @@ pub mod stream;
 pub mod tensor;
 pub mod ternary;
 
-pub use error::{Error, MemoryLimit, Result};
+pub use error::{Error, MemoryLimit, Result, file_advice};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -13,9 +13,7 @@ const SHOWN_CHARS: usize = 96;
 #[non_exhaustive]
 pub enum Error {
     /// The operating system refused.
-    #[error(
-        "{file}: cannot {action}: {source}; check that the path exists and that you may use it"
-    )]
+    #[error("{file}: cannot {action}: {source}; {}", bitnet_core::file_advice(source.kind()))]
     Io {
         /// The file or folder.
         file: String,

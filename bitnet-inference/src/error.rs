@@ -144,7 +144,7 @@ pub enum InferenceError {
     #[error(transparent)]
     Template(#[from] crate::chat::TemplateError),
     /// The system refused a file.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {source}; {}", path.display(), bitnet_core::file_advice(source.kind()))]
     Io {
         /// The file.
         path: PathBuf,

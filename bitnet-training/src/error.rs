@@ -17,7 +17,7 @@ pub enum Error {
         reason: String,
     },
     /// A file could not be read or written.
-    #[error("{}: {source}; check that the path exists and is writable", path.display())]
+    #[error("{}: {source}; {}", path.display(), bitnet_core::file_advice(source.kind()))]
     Io {
         /// The file.
         path: PathBuf,
