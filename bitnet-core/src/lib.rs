@@ -25,6 +25,7 @@ pub mod head;
 pub mod kv;
 pub mod memory;
 pub mod operands;
+mod os;
 pub mod parts;
 pub mod prelude;
 pub mod reference;

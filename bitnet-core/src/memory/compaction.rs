@@ -1,13 +1,12 @@
-//! Moving live blocks out of sparse memory, so that it can be given back as a whole.
+//! Moving live blocks out of sparse memory, so that it can be released as a whole.
 //!
-//! While a [`Compaction`] is going on, nothing is allocated from slabs and regions of which little is in use. Whoever can
-//! replace a handle passes those that lie there through [`Compaction::relocate`]; at the end the emptied slabs and regions
-//! go back. Which blocks are moved is decided by who holds them: a block that is borrowed stays where it is.
+//! While a [`Compaction`] is under way, slabs and regions of which little is in use are drained: nothing is allocated there. The
+//! owners of handles pass them through [`Compaction::relocate`]; at the end the empty slabs and regions are released. A
+//! block whose handle is borrowed stays where it is.
 
 use std::time::Instant;
 
-use super::arena::past;
-use super::size_class::LINE;
+use super::heap::{LINE, past};
 use super::{HybridMemoryPool, MemoryHandle};
 use crate::Result;
 use crate::device::Device;
@@ -15,39 +14,28 @@ use crate::device::Device;
 /// Bytes that are copied from one look at the clock to the next.
 const PIECE: usize = 1 << 20;
 
-/// A compaction of a pool that is going on; dropping it ends it.
+/// A compaction of a pool that is under way; dropping it ends it.
 #[derive(Debug)]
 pub struct Compaction<'a> {
     pool: &'a HybridMemoryPool,
     sparse_bytes: usize,
 }
 
-impl<'a> Compaction<'a> {
-    /// Begins to empty slabs and regions of which at most `share` (0 to 1) is in use. One at a time is possible: `None` while
-    /// another compaction of this pool is going on.
-    pub(super) fn start(
-        pool: &'a HybridMemoryPool,
-        share: f64,
-        deadline: Option<Instant>,
-    ) -> Option<Self> {
-        let sparse_bytes = pool.core().start_leaving(share, deadline)?;
-        Some(Self { pool, sparse_bytes })
-    }
-
-    /// Bytes of blocks in use that lay in sparse memory at the start, or waited in other threads to be used again.
+impl Compaction<'_> {
+    /// Bytes in use in sparse memory at the start, free blocks in the bins of other threads included.
     pub fn sparse_bytes(&self) -> usize {
         self.sparse_bytes
     }
 
-    /// Whether the block lies in memory that is to be emptied.
+    /// Whether the block lies in memory that is being drained.
     pub fn concerns(&self, handle: &MemoryHandle) -> bool {
-        self.pool.made(handle) && self.pool.core().is_leaving(handle)
+        self.pool.made(handle) && handle.is_draining()
     }
 
-    /// The same bytes at another place, if the block lies in memory that is to be emptied; else the handle itself.
+    /// Returns the same bytes at another place, if the block lies in memory that is being drained; else the handle itself.
     ///
     /// # Errors
-    /// [`crate::Error::OutOfMemory`], with which the block comes back unmoved.
+    /// [`crate::Error::OutOfMemory`], with the block, unmoved.
     #[track_caller]
     pub fn relocate(
         &self,
@@ -56,7 +44,7 @@ impl<'a> Compaction<'a> {
         self.relocate_until(handle, None)
     }
 
-    /// As [`Compaction::relocate`]; the handle itself comes back if its bytes were not copied before the deadline.
+    /// As [`Compaction::relocate`]; returns the handle itself if its bytes were not copied before the deadline.
     #[track_caller]
     pub(super) fn relocate_until(
         &self,
@@ -81,7 +69,7 @@ impl<'a> Compaction<'a> {
                     let [from, to] =
                         [&handle, &moved].map(|handle| handle.bytes().as_ptr() as usize);
                     tracker.moved(from, to, moved.occupied());
-                    moved.tell_of_end();
+                    moved.report_end();
                 }
                 handle.return_to_slab();
                 Ok(moved)
@@ -91,9 +79,26 @@ impl<'a> Compaction<'a> {
     }
 }
 
+impl HybridMemoryPool {
+    /// Begins to drain slabs and regions of which at most `share` (0 to 1) is in use; `None` while another compaction is under way.
+    pub fn start_compaction(&self, share: f64) -> Option<Compaction<'_>> {
+        self.start_compaction_until(share, None)
+    }
+
+    /// As [`HybridMemoryPool::start_compaction`]; free memory is purged until the deadline at most.
+    pub(super) fn start_compaction_until(
+        &self,
+        share: f64,
+        deadline: Option<Instant>,
+    ) -> Option<Compaction<'_>> {
+        let sparse_bytes = self.inner().start_draining(share, deadline)?;
+        Some(Compaction { pool: self, sparse_bytes })
+    }
+}
+
 impl Drop for Compaction<'_> {
     fn drop(&mut self) {
-        self.pool.core().stop_leaving();
+        self.pool.inner().stop_draining();
     }
 }
 
@@ -102,7 +107,7 @@ mod tests {
     use super::*;
     use crate::memory::MemoryPoolConfig;
 
-    /// Every `step`th of `count` blocks of `size` bytes, the others freed, each filled with its number.
+    /// Allocates `count` blocks of `size` bytes, each filled with its number, and frees all but every `step`th.
     fn sparse(
         pool: &HybridMemoryPool,
         size: usize,
@@ -121,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn sparse_memory_is_emptied_and_contents_stay() {
+    fn compaction_drains_sparse_memory_and_keeps_contents() {
         let pool = HybridMemoryPool::with_config(MemoryPoolConfig::unbounded()).unwrap();
         for (size, count, step) in [(64, 20_000, 50), (5000, 2000, 40), (3 << 20, 120, 30)] {
             let mut live = sparse(&pool, size, count, step);
@@ -164,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_dense_or_foreign_stays() {
+    fn dense_and_foreign_blocks_stay() {
         let pool = HybridMemoryPool::new().unwrap();
         let other = HybridMemoryPool::new().unwrap();
         let dense = sparse(&pool, 4096, 1000, 1);

@@ -1,4 +1,4 @@
-//! The pool that users see: blocks of every size and alignment, with exact accounts.
+//! The pool that users see: blocks of every size and alignment, with exact totals.
 
 use std::panic::Location;
 use std::ptr::NonNull;
@@ -6,48 +6,44 @@ use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use super::cleanup::Cleaner;
-use super::core::{Core, current, take_recent};
-use super::handle::MemoryHandle;
-use super::metrics::MemoryMetrics;
-use super::size_class::{LINE, SMALL_LIMIT, class_of};
-use super::tag::{Key, SIZE_LIMIT, Tag};
+use super::heap::{Key, LINE, Limits, MemoryHandle, MemoryMetrics, PoolInner, SMALL_LIMIT};
+use super::observer::PoolObserver;
+use super::token::{BlockToken, Tokens};
 use super::tracking::{LatencyKind, PressureCallback};
-use super::{Compaction, DetailedMetrics, MemoryPoolConfig, Purpose, Tracker};
+use super::{DetailedMetrics, MemoryPoolConfig, Purpose, Tracker};
 use crate::device::Device;
 use crate::{Error, Result};
 
-/// The largest alignment served.
-const MAX_ALIGN: usize = 2 << 20;
+/// How often the mappings are listed to find how much of them is resident.
+const RESIDENT_ATTEMPTS: usize = 16;
 
-/// How often the mappings are listed to see what of them lies in memory.
-const LOOKS_AT_RANGES: usize = 16;
-
-/// An owner of the state of a pool; the last one closes it.
+/// What the owners of a pool share; the last one closes the pool.
 #[derive(Debug)]
-struct Owner {
-    core: NonNull<Core>,
+pub(super) struct PoolGuard {
+    inner: NonNull<PoolInner>,
+    observer: Arc<PoolObserver>,
     cleaner: Cleaner,
+    tokens: Tokens,
 }
 
-// SAFETY: `Core` is `Sync`, and closing is done by whichever thread drops the last owner.
-unsafe impl Send for Owner {}
+// SAFETY: `PoolInner` is `Sync`, and closing is done by whichever thread drops the guard.
+unsafe impl Send for PoolGuard {}
 // SAFETY: as above.
-unsafe impl Sync for Owner {}
+unsafe impl Sync for PoolGuard {}
 
-impl Drop for Owner {
+impl Drop for PoolGuard {
     fn drop(&mut self) {
         self.cleaner.stop();
-        // SAFETY: the state came from `Core::start`; this is the one `Owner` of it, and it is going.
-        unsafe { Core::close(self.core) };
+        // SAFETY: the state came from `PoolInner::start`; this is the one guard of it, and it is going.
+        unsafe { PoolInner::close(self.inner) };
     }
 }
 
-/// A pool of aligned memory with exact accounts. Cloning gives another handle to the same pool.
+/// A pool of aligned memory with exact totals. Cloning gives another handle to the same pool.
 ///
-/// Blocks below 1 MiB come from slabs of their size class, by way of a few that each thread keeps for itself; larger ones
-/// from a buddy allocator, or from mappings of their own above 32 MiB. What is freed is kept for the next request until
-/// [`HybridMemoryPool::trim`] or a cleanup gives it back to the system. Blocks may be given back by any thread, and may
-/// outlive the pool.
+/// Blocks below 1 MiB come from slabs of their size class, by way of a bin of each thread; larger ones from a buddy allocator, or
+/// from mappings of their own above 32 MiB. Freed memory is reused for the next request until [`HybridMemoryPool::trim`] or a
+/// cleanup returns it to the system. Blocks may be freed by any thread, and may outlive the pool.
 ///
 /// ```
 /// use bitnet_core::memory::{HybridMemoryPool, MemoryPoolConfig};
@@ -73,38 +69,31 @@ impl Drop for Owner {
 /// ```
 #[derive(Debug, Clone)]
 pub struct HybridMemoryPool {
-    /// The state that `owner` keeps alive.
-    core: NonNull<Core>,
-    owner: Arc<Owner>,
-    /// Of the blocks that it hands out.
+    /// The state that `guard` keeps alive.
+    inner: NonNull<PoolInner>,
+    guard: Arc<PoolGuard>,
+    /// The key of the blocks that it hands out.
     key: Key,
-    /// Blocks of so many bytes and more take the slow path, but for recent ones.
+    /// As [`PoolInner::fast_below`].
     fast_below: usize,
 }
 
-// SAFETY: as `Owner`, of which the pointer is a copy.
+// SAFETY: as `PoolGuard`, of which the pointer is a copy.
 unsafe impl Send for HybridMemoryPool {}
 // SAFETY: as above.
 unsafe impl Sync for HybridMemoryPool {}
 
-/// A pool that is not kept open by it.
+/// A reference to a pool that does not keep it open.
 #[derive(Debug, Clone)]
 pub(super) struct WeakPool {
-    /// The state, which may be gone; alive as long as `owner` has a strong reference.
-    core: NonNull<Core>,
-    owner: Weak<Owner>,
+    guard: Weak<PoolGuard>,
 }
-
-// SAFETY: as `HybridMemoryPool`, of which it is a part.
-unsafe impl Send for WeakPool {}
-// SAFETY: as above.
-unsafe impl Sync for WeakPool {}
 
 impl WeakPool {
     /// The pool, if it still has an owner.
     pub(super) fn upgrade(&self) -> Option<HybridMemoryPool> {
-        let owner = self.owner.upgrade()?;
-        Some(HybridMemoryPool::of(self.core, owner, Purpose::General))
+        let guard = self.guard.upgrade()?;
+        Some(HybridMemoryPool::of(guard, Purpose::General))
     }
 }
 
@@ -124,31 +113,41 @@ impl HybridMemoryPool {
     /// As [`HybridMemoryPool::new`], and [`Error::ThreadNotStarted`] if the system refuses the thread of
     /// `enable_automatic_cleanup`.
     pub fn with_config(config: MemoryPoolConfig) -> Result<Self> {
-        let core = Core::start(&config, true)?;
-        let owner = Arc::new(Owner { core, cleaner: Cleaner::new(&config) });
-        let pool = Self::of(core, owner, Purpose::General);
+        let small =
+            Limits { initial: config.initial_small_pool_size, max: config.max_small_pool_size };
+        let large =
+            Limits { initial: config.initial_large_pool_size, max: config.max_large_pool_size };
+        let observer = Arc::new(PoolObserver::new(&config));
+        let inner = PoolInner::start(small, large, Arc::<PoolObserver>::clone(&observer))?;
+        let (cleaner, tokens) = (Cleaner::new(&config), Tokens::default());
+        let guard = Arc::new(PoolGuard { inner, observer, cleaner, tokens });
+        let pool = Self::of(guard, Purpose::General);
         if config.enable_automatic_cleanup {
-            let weak = WeakPool { core, owner: Arc::downgrade(&pool.owner) };
+            let weak = WeakPool { guard: Arc::downgrade(&pool.guard) };
             pool.cleaner().start(&pool, weak)?;
         }
         Ok(pool)
     }
 
-    /// `owner` keeps `core` alive.
-    fn of(core: NonNull<Core>, owner: Arc<Owner>, purpose: Purpose) -> Self {
-        // SAFETY: an owner keeps the state alive.
-        let state = unsafe { core.as_ref() };
-        let (key, fast_below) = (Key::new(state.index, purpose), state.fast_below());
-        Self { core, owner, key, fast_below }
+    fn of(guard: Arc<PoolGuard>, purpose: Purpose) -> Self {
+        let inner = guard.inner;
+        // SAFETY: the guard keeps the state alive.
+        let state = unsafe { inner.as_ref() };
+        let (key, fast_below) = (state.key(purpose), state.fast_below());
+        Self { inner, guard, key, fast_below }
     }
 
-    /// The same pool, whose allocations are accounted under `purpose`.
+    /// Returns the same pool, whose allocations are counted under `purpose`.
     pub fn for_purpose(&self, purpose: Purpose) -> Self {
-        Self::of(self.core, Arc::clone(&self.owner), purpose)
+        Self::of(Arc::clone(&self.guard), purpose)
     }
 
     pub(super) fn cleaner(&self) -> &Cleaner {
-        &self.owner.cleaner
+        &self.guard.cleaner
+    }
+
+    pub(super) fn observer(&self) -> &PoolObserver {
+        &self.guard.observer
     }
 
     /// Whether this pool made the handle.
@@ -158,55 +157,29 @@ impl HybridMemoryPool {
     }
 
     #[inline(always)]
-    pub(super) fn core(&self) -> &Core {
-        // SAFETY: an owner keeps the state alive, and `self` has a share in it.
-        unsafe { self.core.as_ref() }
+    pub(super) fn inner(&self) -> &PoolInner {
+        // SAFETY: the guard keeps the state alive, and `self` has a share in it.
+        unsafe { self.inner.as_ref() }
     }
 
-    /// `size` bytes aligned to at least `align` (a power of two up to 2 MiB) and at least a cache line. They are
+    /// Allocates `size` bytes aligned to at least `align` (a power of two up to 2 MiB) and at least a cache line. They are
     /// initialised, but may hold what an earlier user of this pool left in them.
     ///
     /// # Errors
-    /// [`Error::BadAlignment`], [`Error::SizeOverflow`] or [`Error::OutOfMemory`], which names the limit that was met; before
-    /// the last, everything that is free is given back to the system and the allocation is tried once more. If pressure is
-    /// watched, callbacks then hear of [`Critical`](crate::memory::MemoryPressureLevel::Critical), also if that was the level
-    /// before, and a last attempt follows. If another thread is calling callbacks just then, that thread calls them for this
-    /// refusal too, and the last attempt does not wait for it. A refusal inside a callback calls none.
+    /// [`Error::BadAlignment`], [`Error::SizeOverflow`] or [`Error::OutOfMemory`], which names the limit that was met. Before the
+    /// last, all free memory is returned to the system and the allocation is tried once more. If pressure is watched, callbacks
+    /// then receive [`Critical`](crate::memory::MemoryPressureLevel::Critical), also if that was the level before, and a last
+    /// attempt follows. If another thread is running callbacks just then, it runs them for this failure too, and the last attempt
+    /// does not wait for it. A failure inside a callback runs none.
     #[inline]
     #[track_caller]
     pub fn allocate(&self, size: usize, align: usize, device: &Device) -> Result<MemoryHandle> {
         if matches!(align, 1 | 2 | 4 | 8 | 16 | 32 | LINE)
-            && let Some(handle) = self.take_at_hand(size)
+            && let Some(handle) = MemoryHandle::take(self.inner(), self.key, self.fast_below, size)
         {
             return Ok(handle);
         }
-        self.allocate_slowly(size, align, device).map(|(handle, _)| handle)
-    }
-
-    /// A block that this thread, or for large ones the pool, has at hand; `None` if the slow path is to be taken.
-    #[inline(always)]
-    fn take_at_hand(&self, size: usize) -> Option<MemoryHandle> {
-        // Of no bytes: the slow path.
-        if size.wrapping_sub(1) >= self.fast_below - 1 {
-            return if size >= SMALL_LIMIT { self.take_recent(size) } else { None };
-        }
-        // SAFETY: nothing is attached while it is used.
-        let cache = unsafe { current() };
-        if cache.state() != self.key.0 {
-            return None;
-        }
-        let class = class_of(size);
-        let address = cache.take_counted(class, size)?;
-        // SAFETY: the block was free in this thread's cache of the pool, holds `size` bytes, and was counted.
-        Some(unsafe { MemoryHandle::new(address, Tag::of_line(self.key, class, size)) })
-    }
-
-    #[inline(always)]
-    fn take_recent(&self, size: usize) -> Option<MemoryHandle> {
-        if self.fast_below < SMALL_LIMIT {
-            return None;
-        }
-        take_recent(self.core(), self.key, size)
+        self.allocate_slow(size, align, device).map(|(handle, _)| handle)
     }
 
     /// As [`HybridMemoryPool::allocate`], with every byte zero.
@@ -220,139 +193,124 @@ impl HybridMemoryPool {
         align: usize,
         device: &Device,
     ) -> Result<MemoryHandle> {
-        // A small block is cleared whole, so it need not be asked what it held.
+        // A small block is cleared whole, whatever it held.
         let (mut handle, used_bytes) = if size < SMALL_LIMIT {
             (self.allocate(size, align, device)?, size)
         } else {
-            self.allocate_slowly(size, align, device)?
+            self.allocate_slow(size, align, device)?
         };
         handle.bytes_mut()[..used_bytes].fill(0);
         Ok(handle)
     }
 
-    /// A block, and how many of its bytes, from the start, may not be zero.
+    /// Allocates on the slow path. Returns the block, and how many of its bytes, from the start, may not be zero.
     #[cold]
     #[track_caller]
-    fn allocate_slowly(
+    fn allocate_slow(
         &self,
         size: usize,
         align: usize,
         _device: &Device,
     ) -> Result<(MemoryHandle, usize)> {
-        if !align.is_power_of_two() || align > MAX_ALIGN {
-            return Err(Error::BadAlignment { align });
-        }
-        if size > isize::MAX as usize - MAX_ALIGN {
-            return Err(Error::SizeOverflow { what: "allocation" });
-        }
-        let core = self.core();
-        let (purpose, site) = (self.key.purpose(), Location::caller());
-        let try_once = || core.allocate_tracked(size, align, purpose, site);
-        let after_release = || {
-            core.release_all();
-            try_once()
-        };
-        let block = Some(size).filter(|&size| (size as u64) < SIZE_LIMIT).and_then(|_| {
-            try_once()
-                .or_else(after_release)
-                // Callbacks hear of it before the caller does, and may have given something back.
-                .or_else(|| core.announce_refusal(size, align).then(after_release).flatten())
-        });
-        let Some(block) = block else {
-            if let Some(tracker) = self.tracker() {
-                tracker.failed(size);
-            }
-            return Err(core.refusal(size, align));
-        };
-        // SAFETY: the state has just handed out and counted this block for `size` bytes.
-        let handle = unsafe { MemoryHandle::of_block(block) };
-        Ok((handle, block.used_bytes.min(size)))
+        let site = Location::caller();
+        let block = self.inner().allocate(size, align, self.key.purpose(), site)?;
+        let used_bytes = block.used_bytes.min(size);
+        // SAFETY: the heap has just handed out and counted this block for `size` bytes.
+        Ok((unsafe { MemoryHandle::of_block(block) }, used_bytes))
     }
 
-    /// Gives a block back for reuse.
+    /// Frees a block.
     ///
     /// # Errors
-    /// [`Error::ForeignHandle`] if another pool made the handle (its block then goes back to that pool).
+    /// [`Error::ForeignHandle`] if another pool made the handle (its block then returns to that pool).
     #[inline]
     pub fn deallocate(&self, handle: MemoryHandle) -> Result<()> {
         if self.made(&handle) { Ok(()) } else { Err(Error::ForeignHandle) }
     }
 
-    /// Gives memory that is free back to the system; the bytes that left memory, by the system's word. What other threads
-    /// keep for themselves follows when they next use the pool.
+    /// Turns a handle into a token. The block stays alive, also after the pool, until [`HybridMemoryPool::from_token`] accepts it.
+    ///
+    /// # Errors
+    /// [`Error::ForeignHandle`] if another pool made the handle (its block then returns to that pool).
+    pub fn into_token(&self, handle: MemoryHandle) -> Result<BlockToken> {
+        if !self.made(&handle) {
+            return Err(Error::ForeignHandle);
+        }
+        Ok(self.guard.tokens.issue(self.inner().id, handle))
+    }
+
+    /// Turns a token back into its handle.
+    ///
+    /// # Errors
+    /// [`Error::ForeignHandle`] if another pool made the token; [`Error::StaleToken`] if it was accepted before or never made;
+    /// [`Error::BadToken`] if its address or size are not those that it was made with. The token then stays valid.
+    pub fn from_token(&self, token: BlockToken) -> Result<MemoryHandle> {
+        if token.pool != self.inner().id {
+            return Err(Error::ForeignHandle);
+        }
+        self.guard.tokens.redeem(token)
+    }
+
+    /// Returns free memory to the system. Returns the number of resident bytes released, as reported by the OS. The bins of other
+    /// threads follow when these next use the pool.
     pub fn trim(&self) -> usize {
         let start = Instant::now();
-        let returned = self.core().release(None).total();
+        let returned = self.inner().purge(None).total();
         if let Some(tracker) = self.tracker() {
-            let nanoseconds = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
-            tracker.latency(LatencyKind::Trim, nanoseconds);
+            tracker.latency_since(LatencyKind::Trim, start);
         }
         returned
     }
 
-    /// Begins to empty slabs and regions of which at most `share` (0 to 1) is in use; `None` while that is going on already.
-    pub fn start_compaction(&self, share: f64) -> Option<Compaction<'_>> {
-        Compaction::start(self, share, None)
-    }
-
-    /// As [`HybridMemoryPool::start_compaction`]; what is free is not looked through any longer than until the deadline.
-    pub(super) fn start_compaction_until(
-        &self,
-        share: f64,
-        deadline: Option<Instant>,
-    ) -> Option<Compaction<'_>> {
-        Compaction::start(self, share, deadline)
-    }
-
-    /// Bytes of the pool's mappings that lie in memory now, by the system's word; `None` where it does not tell.
+    /// Returns the resident bytes of the pool's mappings, as reported by the OS; `None` where it does not report them.
     pub fn resident_bytes(&self) -> Option<usize> {
-        let pages = &self.core().pages;
-        // A mapping that another thread gives back meanwhile is asked for in vain.
-        (0..LOOKS_AT_RANGES).find_map(|_| {
+        let pages = &self.inner().pages;
+        // Fails for a mapping that another thread unmaps meanwhile.
+        (0..RESIDENT_ATTEMPTS).find_map(|_| {
             self.ranges().into_iter().map(|(address, bytes)| pages.resident(address, bytes)).sum()
         })
     }
 
-    /// The accounts.
+    /// The totals.
     pub fn get_metrics(&self) -> MemoryMetrics {
-        self.core().metrics()
+        self.inner().metrics()
     }
 
-    /// Bytes asked for by the allocations that are alive, for each of [`Purpose::ALL`].
+    /// Returns the bytes requested by live allocations, for each of [`Purpose::ALL`].
     pub fn allocated_by_purpose(&self) -> [u64; Purpose::ALL.len()] {
-        self.core().totals().live.map(|bytes| bytes.max(0) as u64)
+        self.inner().totals().live.map(|bytes| bytes.max(0) as u64)
     }
 
-    /// Calls `callback` with the new level each time that memory pressure changes, on the thread that notices it. A pool that
-    /// is not tracked, or without `enable_pressure_detection`, watches no pressure: the callback is dropped.
+    /// Calls `callback` with the new level each time that memory pressure changes, on the thread that notices it. A pool without
+    /// tracking or without `enable_pressure_detection` drops the callback.
     pub fn register_pressure_callback(&self, callback: PressureCallback) {
         if let Some(monitor) = self.tracker().and_then(Tracker::pressure) {
             monitor.register(callback);
         }
     }
 
-    /// Who records what this pool does; `None` without `enable_advanced_tracking`.
+    /// The recorder of this pool; `None` without `enable_advanced_tracking`.
     pub fn tracker(&self) -> Option<&Tracker> {
-        self.core().tracker.as_ref()
+        self.observer().tracker()
     }
 
-    /// What the pool knows about itself; `None` if it is not tracked.
+    /// Detailed metrics; `None` if the pool is not tracked.
     pub fn get_detailed_metrics(&self) -> Option<DetailedMetrics> {
-        self.tracker()?.detailed_metrics(self.core().figures())
+        self.tracker()?.detailed_metrics(self.inner().figures())
     }
 
-    /// Lets the system refuse every mapping after `count` more of them, to see what happens then; `None` ends it.
+    /// Makes every mapping after `count` more of them fail, for tests; `None` ends it.
     pub fn refuse_mappings_after(&self, count: Option<usize>) {
-        self.core().pages.fail_after(count);
+        self.inner().pages.fail_after(count);
     }
 
-    /// Bytes that the pool's own books take, beside the blocks: bitmaps, lists between threads and caches of threads.
+    /// Returns the bytes of bookkeeping: bitmaps, magazines and thread caches.
     pub fn bookkeeping_bytes(&self) -> usize {
-        self.core().own_bytes()
+        self.inner().own_bytes()
     }
 
-    /// The address ranges that the pool has mapped, as (address, bytes), lowest first.
+    /// Returns the address ranges that the pool has mapped, as (address, bytes), lowest first.
     pub fn ranges(&self) -> Vec<(usize, usize)> {
-        self.core().ranges()
+        self.inner().ranges()
     }
 }

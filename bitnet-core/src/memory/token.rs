@@ -1,13 +1,13 @@
-//! Handles for callers that can't own a Rust value, such as another language: plain numbers, checked when they come back.
+//! Handles for callers that can't own a Rust value, such as another language: plain numbers, checked when they return.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::{HybridMemoryPool, MemoryHandle};
+use super::heap::MemoryHandle;
 use crate::{Error, Result};
 
-/// A block that was lent out of Rust's sight. Unlike a handle it can be copied, so the pool checks it when it comes back:
-/// each token is taken once, by the pool that made it, and with the address and size that it was made with.
+/// A handle as plain numbers. Unlike a handle it can be copied, so the pool checks it when it returns: each token is accepted
+/// once, by the pool that made it, with the address and size that it was made with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct BlockToken {
@@ -17,53 +17,48 @@ pub struct BlockToken {
     pub number: u64,
     /// Address of the first byte.
     pub address: usize,
-    /// Bytes asked for.
+    /// Bytes requested.
     pub size: usize,
 }
 
-/// The handles that are lent out, by the number of their token.
+/// The handles behind the tokens of a pool, by number. A handle whose token never comes back stays alive, also after the pool.
 #[derive(Debug, Default)]
-pub(super) struct Lent(Mutex<(u64, BTreeMap<u64, MemoryHandle>)>);
+pub(super) struct Tokens(Mutex<Issued>);
 
-impl Lent {
-    fn lock(&self) -> MutexGuard<'_, (u64, BTreeMap<u64, MemoryHandle>)> {
+#[derive(Debug, Default)]
+struct Issued {
+    next: u64,
+    handles: BTreeMap<u64, MemoryHandle>,
+}
+
+impl Tokens {
+    fn lock(&self) -> MutexGuard<'_, Issued> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl HybridMemoryPool {
-    /// Lends a block out: it stays alive, also after the pool, until [`HybridMemoryPool::take_back`] gets its token.
-    ///
-    /// # Errors
-    /// [`Error::ForeignHandle`] if another pool made the handle (its block then goes back to that pool).
-    pub fn lend(&self, handle: MemoryHandle) -> Result<BlockToken> {
-        if !self.made(&handle) {
-            return Err(Error::ForeignHandle);
-        }
-        let core = self.core();
-        let mut lent = core.lent.lock();
-        let number = lent.0;
-        lent.0 += 1;
-        let token =
-            BlockToken { pool: core.id, number, address: handle.address(), size: handle.size() };
-        lent.1.insert(number, handle);
-        Ok(token)
+impl Drop for Tokens {
+    fn drop(&mut self) {
+        std::mem::forget(std::mem::take(&mut self.lock().handles));
+    }
+}
+
+impl Tokens {
+    /// Keeps `handle`, a block of the pool with this id, and returns its token.
+    pub(super) fn issue(&self, pool: u64, handle: MemoryHandle) -> BlockToken {
+        let mut issued = self.lock();
+        let number = issued.next;
+        issued.next += 1;
+        let token = BlockToken { pool, number, address: handle.address(), size: handle.size() };
+        issued.handles.insert(number, handle);
+        token
     }
 
-    /// The handle of a block that was lent out.
-    ///
-    /// # Errors
-    /// [`Error::ForeignHandle`] if another pool made the token; [`Error::StaleToken`] if it was taken back before or never
-    /// made; [`Error::BadToken`] if its address or size are not those that it was made with. The block then stays lent.
-    pub fn take_back(&self, token: BlockToken) -> Result<MemoryHandle> {
-        let core = self.core();
-        if token.pool != core.id {
-            return Err(Error::ForeignHandle);
-        }
-        let mut lent = core.lent.lock();
-        let Some(handle) = lent.1.get(&token.number) else {
-            return Err(Error::StaleToken { number: token.number });
-        };
+    /// Returns the handle behind `token`, checked as [`crate::memory::HybridMemoryPool::from_token`] says.
+    pub(super) fn redeem(&self, token: BlockToken) -> Result<MemoryHandle> {
+        let mut issued = self.lock();
+        let stale = Error::StaleToken { number: token.number };
+        let Some(handle) = issued.handles.get(&token.number) else { return Err(stale) };
         for (what, got, expected) in
             [("address", token.address, handle.address()), ("size", token.size, handle.size())]
         {
@@ -71,7 +66,7 @@ impl HybridMemoryPool {
                 return Err(Error::BadToken { what, got, expected });
             }
         }
-        lent.1.remove(&token.number).ok_or(Error::StaleToken { number: token.number })
+        issued.handles.remove(&token.number).ok_or(stale)
     }
 }
 
@@ -79,32 +74,33 @@ impl HybridMemoryPool {
 mod tests {
     use super::*;
     use crate::device::Device;
+    use crate::memory::HybridMemoryPool;
 
     #[test]
-    fn a_token_is_taken_back_once_by_its_pool_and_unchanged() {
+    fn tokens_are_accepted_once_by_their_pool_and_unchanged() {
         let pool = HybridMemoryPool::new().unwrap();
         let other = HybridMemoryPool::new().unwrap();
         let mut handle = pool.allocate(100, 64, &Device::Cpu).unwrap();
         handle.bytes_mut().fill(9);
-        let token = pool.lend(handle).unwrap();
+        let token = pool.into_token(handle).unwrap();
         assert_eq!(pool.get_metrics().total_allocated, 100);
 
-        assert!(matches!(other.take_back(token), Err(Error::ForeignHandle)));
+        assert!(matches!(other.from_token(token), Err(Error::ForeignHandle)));
         let inside = BlockToken { address: token.address + 64, ..token };
-        assert!(matches!(pool.take_back(inside), Err(Error::BadToken { what: "address", .. })));
+        assert!(matches!(pool.from_token(inside), Err(Error::BadToken { what: "address", .. })));
         let shorter = BlockToken { size: 36, ..token };
-        assert!(matches!(pool.take_back(shorter), Err(Error::BadToken { what: "size", .. })));
+        assert!(matches!(pool.from_token(shorter), Err(Error::BadToken { what: "size", .. })));
         let invented = BlockToken { number: 7, ..token };
-        assert!(matches!(pool.take_back(invented), Err(Error::StaleToken { number: 7 })));
+        assert!(matches!(pool.from_token(invented), Err(Error::StaleToken { number: 7 })));
 
-        let handle = pool.take_back(token).unwrap();
+        let handle = pool.from_token(token).unwrap();
         assert_eq!(handle.bytes(), [9; 100]);
-        assert!(matches!(pool.take_back(token), Err(Error::StaleToken { .. })), "twice");
+        assert!(matches!(pool.from_token(token), Err(Error::StaleToken { .. })), "twice");
         pool.deallocate(handle).unwrap();
-        let again = pool.lend(pool.allocate(100, 64, &Device::Cpu).unwrap()).unwrap();
+        let again = pool.into_token(pool.allocate(100, 64, &Device::Cpu).unwrap()).unwrap();
         assert_eq!(again.address, token.address, "the same block");
-        assert!(matches!(pool.take_back(token), Err(Error::StaleToken { .. })), "an old token");
+        assert!(matches!(pool.from_token(token), Err(Error::StaleToken { .. })), "an old token");
         let foreign = other.allocate(1, 1, &Device::Cpu).unwrap();
-        assert!(matches!(pool.lend(foreign), Err(Error::ForeignHandle)));
+        assert!(matches!(pool.into_token(foreign), Err(Error::ForeignHandle)));
     }
 }

@@ -6,6 +6,7 @@ use crate::{Finding, Tree};
 /// Where `unsafe` may stand: a folder (with its `/`) or a file.
 const ALLOWED: &[&str] = &[
     "bitnet-core/src/memory/",
+    "bitnet-core/src/os/",
     "bitnet-core/src/simd/",
     "bitnet-cpu/src/isa/",
     "bitnet-cpu/src/threads/workers.rs",

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::scheduler::Scheduler;
 use super::{CleanupConfig, CleanupMetrics, CleanupReport, Compacted, Released, Strategy, Work};
 use crate::Result;
-use crate::memory::arena::past;
+use crate::memory::heap::past;
 use crate::memory::tensor::{CompressionStep, TensorRegistry, WeakTensorRegistry};
 use crate::memory::tracking::LatencyKind;
 use crate::memory::{HybridMemoryPool, MemoryPoolConfig, WeakPool};
@@ -88,8 +88,8 @@ impl Cleaner {
         report.resident_after = report.resident_before.and_then(|_| resident(pool, over));
         report.took = time.start.elapsed();
         lock(&self.metrics).add(&report, self.config.max_cleanup_time);
-        // Callbacks were kept back while tensors were locked.
-        pool.core().observe_pressure();
+        // Callbacks were deferred while tensors were locked.
+        pool.inner().report_usage();
         report
     }
 
@@ -150,7 +150,7 @@ impl Time {
 
 /// The bytes of the pool that lie in memory; `None` if the system does not tell, or not before the deadline.
 fn resident(pool: &HybridMemoryPool, deadline: Option<Instant>) -> Option<usize> {
-    let pages = &pool.core().pages;
+    let pages = &pool.inner().pages;
     let mut sum = 0;
     for (start, bytes) in pool.ranges() {
         for at in (0..bytes).step_by(ASKED_AT_ONCE) {
@@ -166,10 +166,9 @@ fn resident(pool: &HybridMemoryPool, deadline: Option<Instant>) -> Option<usize>
 /// Gives free memory back until the deadline, and tells the tracker how long it took.
 fn release(pool: &HybridMemoryPool, deadline: Option<Instant>) -> Released {
     let start = Instant::now();
-    let released = pool.core().release(deadline);
+    let released = pool.inner().purge(deadline);
     if let Some(tracker) = pool.tracker() {
-        let nanoseconds = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        tracker.latency(LatencyKind::Trim, nanoseconds);
+        tracker.latency_since(LatencyKind::Trim, start);
     }
     released
 }

@@ -3,32 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::Strategy;
+use super::{Released, Strategy};
 use crate::memory::tensor::{Compressed, CompressionStep};
-
-/// Bytes that left memory, by the system's word: pages that were in memory before and are not afterwards.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Released {
-    /// With large blocks that had a mapping of their own: kept for the next request, or left by a tensor that was compressed.
-    pub recent_blocks: usize,
-    /// With unused regions and free spans of blocks of 1 MiB and more.
-    pub regions: usize,
-    /// With unused regions and free slabs of blocks below 1 MiB.
-    pub slabs: usize,
-}
-
-impl Released {
-    /// The sum.
-    pub fn total(&self) -> usize {
-        self.recent_blocks + self.regions + self.slabs
-    }
-
-    pub(super) fn add(&mut self, other: Self) {
-        self.recent_blocks += other.recent_blocks;
-        self.regions += other.regions;
-        self.slabs += other.slabs;
-    }
-}
 
 /// What moving tensors out of sparse memory did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -87,7 +63,7 @@ impl CleanupReport {
 
     pub(super) fn add_compression(&mut self, step: CompressionStep) {
         self.compressed.add(step.done);
-        self.released_after_moving.recent_blocks += step.returned;
+        self.released_after_moving.large_cache += step.returned;
         self.compressing += step.activity;
         self.was_cut |= step.was_cut;
     }
@@ -111,7 +87,7 @@ impl fmt::Display for CleanupReport {
             "{:?}: {} bytes returned (kept blocks {}, regions {}, slabs {}, after moving {}), {} tensors moved, {} compressed, {:.1?}{cut}",
             self.strategy,
             self.returned(),
-            self.released.recent_blocks,
+            self.released.large_cache,
             self.released.regions,
             self.released.slabs,
             self.released_after_moving.total(),
@@ -180,7 +156,7 @@ mod tests {
     fn metrics_are_the_sum_of_the_reports() {
         let mut metrics = CleanupMetrics::default();
         let mut report = CleanupReport::new(Strategy::Idle);
-        report.released = Released { recent_blocks: 1, regions: 20, slabs: 300 };
+        report.released = Released { large_cache: 1, regions: 20, slabs: 300 };
         report.released_after_moving.slabs = 4000;
         report.compacted = Compacted { sparse_bytes: 9, tensors: 2, bytes: 7, refused: 0 };
         let done = Compressed { tensors: 1, bytes_before: 50, bytes_after: 20 };

@@ -17,10 +17,10 @@ mod metrics;
 mod scheduler;
 mod strategies;
 
+pub use super::heap::Released;
 pub use config::CleanupConfig;
-pub use metrics::{CleanupMetrics, CleanupReport, Compacted, Released};
+pub use metrics::{CleanupMetrics, CleanupReport, Compacted};
 pub use scheduler::CleanupSchedule;
 pub use strategies::{Observed, PERIOD, Past, Strategy, Work, due, next_look};
 
 pub(super) use cleaner::Cleaner;
-pub(super) use scheduler::Signal;

@@ -1,7 +1,7 @@
 //! Who cleans a pool when it is due: a schedule that looks at it, and a thread that sleeps between the looks.
 //!
 //! The thread holds a pool only while it looks at it or cleans it. It sleeps on a condition until the next time at which
-//! something can be due, until pressure is told of, or until the last owner of the pool goes. That one wakes it and waits for its
+//! something can be due, until pressure is requests of, or until the last owner of the pool goes. That one wakes it and waits for its
 //! end, which takes no cleanup's time: the thread has no pool at that moment. If the thread itself turns out to be the last
 //! owner, it ends without being waited for.
 
@@ -81,11 +81,11 @@ impl CleanupSchedule {
 
     fn observe(&self, pool: &HybridMemoryPool) -> Observed {
         let metrics = pool.get_metrics();
-        let (used, limit) = pool.core().tightest_usage();
+        let (used, limit) = pool.inner().tightest_usage();
         // The pool's part is compared with the threshold of this configuration.
         let system = self.system.observe(0, 0);
         let tracked = pool.tracker().and_then(|tracker| tracker.pressure());
-        pool.core().observe_pressure();
+        pool.inner().report_usage();
         let tracked = tracked.map_or(MemoryPressureLevel::None, PressureMonitor::level);
         Observed {
             now: self.clock.now(),
@@ -97,33 +97,33 @@ impl CleanupSchedule {
     }
 
     /// The live bytes of `pool` above which a look is due at once; `None` if there are more already.
-    fn mark(&self, pool: &HybridMemoryPool) -> Option<u64> {
+    fn live_threshold(&self, pool: &HybridMemoryPool) -> Option<u64> {
         let most = self.config.pressure_cleanup_threshold * self.observed.limit as f64;
         let room = most - self.observed.used as f64;
         (room >= 0.0).then(|| pool.get_metrics().total_allocated.saturating_add(room as u64))
     }
 }
 
-/// What the thread is told.
+/// Wakes and stops the thread.
 #[derive(Debug, Default)]
-pub(in crate::memory) struct Signal {
-    told: Mutex<Told>,
+struct Signal {
+    requests: Mutex<Requests>,
     wake: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct Told {
+struct Requests {
     stop: bool,
     look: bool,
 }
 
 impl Signal {
-    fn lock(&self) -> MutexGuard<'_, Told> {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Requests> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks for a look at once.
-    pub(in crate::memory) fn look(&self) {
+    fn look(&self) {
         self.lock().look = true;
         self.wake.notify_one();
     }
@@ -136,18 +136,18 @@ impl Signal {
     /// Sleeps for at most `time`; whether to go on.
     fn sleep(&self, time: Duration) -> bool {
         let end = Instant::now().checked_add(time);
-        let mut told = self.lock();
+        let mut requests = self.lock();
         loop {
             let left = end.map(|end| end.saturating_duration_since(Instant::now()));
-            if told.stop {
+            if requests.stop {
                 return false;
             }
-            if std::mem::take(&mut told.look) || left == Some(Duration::ZERO) {
+            if std::mem::take(&mut requests.look) || left == Some(Duration::ZERO) {
                 return true;
             }
             let left = left.unwrap_or(time);
-            let woken = self.wake.wait_timeout(told, left);
-            told = woken.unwrap_or_else(PoisonError::into_inner).0;
+            let woken = self.wake.wait_timeout(requests, left);
+            requests = woken.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 }
@@ -174,7 +174,8 @@ impl Scheduler {
                 heard.look();
             }
         }));
-        pool.core().tell_of_use(&signal);
+        let woken = Arc::clone(&signal);
+        pool.observer().on_threshold(move || woken.look());
         let (schedule, heard) = (CleanupSchedule::new(config.clone()), Arc::clone(&signal));
         let started = Builder::new()
             .name("bitnet-cleanup".into())
@@ -201,7 +202,7 @@ impl Scheduler {
 fn clean_until_gone(mut schedule: CleanupSchedule, signal: &Signal, weak: &WeakPool) {
     while let Some(pool) = weak.upgrade() {
         schedule.run_due(&pool);
-        pool.core().mark_use(schedule.mark(&pool));
+        pool.inner().set_live_threshold(schedule.live_threshold(&pool));
         // If this was the last owner, it has stopped the scheduler: this thread.
         drop(pool);
         if !signal.sleep(schedule.next_look()) {
@@ -216,7 +217,7 @@ mod tests {
     use crate::device::Device;
 
     #[test]
-    fn a_signal_given_before_the_sleep_is_not_lost() {
+    fn signals_before_the_sleep_are_not_lost() {
         let signal = Signal::default();
         signal.look();
         assert!(signal.sleep(Duration::MAX), "woken");
@@ -228,22 +229,23 @@ mod tests {
     }
 
     #[test]
-    fn use_above_the_mark_is_told_once() {
+    fn crossing_the_threshold_wakes_the_cleaner_once() {
         let pool = HybridMemoryPool::new().unwrap();
         let signal = Arc::new(Signal::default());
-        let told = || std::mem::take(&mut signal.lock().look);
-        pool.core().tell_of_use(&signal);
+        let woken = || std::mem::take(&mut signal.lock().look);
+        let heard = Arc::clone(&signal);
+        pool.observer().on_threshold(move || heard.look());
         let allocate = || pool.allocate(8 << 20, 64, &Device::Cpu).unwrap();
         let _first = allocate();
-        assert!(!told(), "no mark");
-        pool.core().mark_use(Some(12 << 20));
+        assert!(!woken(), "no threshold");
+        pool.inner().set_live_threshold(Some(12 << 20));
         let second = allocate();
-        assert!(told());
+        assert!(woken());
         let _third = allocate();
-        assert!(!told(), "once");
-        pool.core().mark_use(Some(12 << 20));
+        assert!(!woken(), "once");
+        pool.inner().set_live_threshold(Some(12 << 20));
         drop(second);
-        assert!(told(), "there is more than the mark when someone looks next");
+        assert!(woken(), "live bytes are above the threshold");
     }
 
     #[test]

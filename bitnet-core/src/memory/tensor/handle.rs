@@ -10,7 +10,7 @@ use super::registry::Shelf;
 use super::{BitNetTensor, TensorMetadata, TensorRegistry};
 use crate::Result;
 use crate::memory::compression::{Packed, Packing};
-use crate::memory::release::without_callbacks;
+use crate::memory::observer::without_callbacks;
 use crate::memory::{HybridMemoryPool, Purpose};
 
 /// A share in a tensor that a [`TensorRegistry`] watches over. A clone is another share in the same tensor; when the last

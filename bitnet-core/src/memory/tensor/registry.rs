@@ -10,8 +10,7 @@ use std::time::{Duration, Instant};
 use super::TensorHandle;
 use super::handle::{Content, Form, Slot};
 use crate::memory::compression::{Packing, Progress};
-use crate::memory::discard::empty_while;
-use crate::memory::release::without_callbacks;
+use crate::memory::observer::without_callbacks;
 use crate::memory::{Clock, Compaction, HybridMemoryPool, MemoryHandle, Purpose};
 use crate::{Error, Result};
 
@@ -95,7 +94,7 @@ impl Shelf {
         while !step.was_cut
             && let Some(mut block) = { self.leaving().pop() }
         {
-            let (gone, is_empty) = empty_while(&mut block, more);
+            let (gone, is_empty) = block.discard_while(more);
             step.returned += gone;
             if is_empty {
                 drop(block);
@@ -164,7 +163,7 @@ impl TensorRegistry {
     ) {
         self.for_each_idle_while(older_than, &|| true, visit);
         // What callbacks were not told meanwhile.
-        self.shelf.pool.core().observe_pressure();
+        self.shelf.pool.inner().report_usage();
     }
 
     /// As [`TensorRegistry::for_each_idle`], as long as `more` says so; whether it had the time for all tensors.

@@ -83,8 +83,6 @@
 
 mod clock;
 mod config;
-mod events;
-mod figures;
 mod histogram;
 mod leaks;
 mod live;
@@ -93,8 +91,6 @@ mod patterns;
 mod peaks;
 mod pressure;
 mod profiler;
-mod sampling;
-mod stopwatch;
 mod system_memory;
 mod threads;
 mod timeline;
@@ -102,16 +98,14 @@ mod trace;
 mod tracker;
 
 pub use config::{TrackingConfig, TrackingLevel};
-pub use events::{AllocationEvent, DeallocationEvent};
-pub use figures::{ClassFigures, PoolFigures};
 pub use histogram::{Histogram, LatencySummary};
 pub use leaks::{Leak, LeakReport, LeakSite};
 pub use metrics::{DetailedMetrics, SuspectedLeaks};
 pub use patterns::{AllocationPattern, PatternFeatures, PatternReport, Step};
 pub use pressure::{MemoryPressureLevel, PressureCallback, PressureMonitor};
 pub use profiler::{LatencyKind, OperationFigures, Rates};
-pub(in crate::memory) use sampling::{SAMPLED_BELOW, Sampler};
-pub(super) use stopwatch::Stopwatch;
 pub use system_memory::{Bounded, GroupEvents, Stall, SystemFiles, SystemMemory, SystemReading};
 pub use timeline::{EventKind, Replay, Timeline, TimelineEvent};
 pub use tracker::{OperationWatch, Tracker};
+
+pub use super::heap::{AllocationEvent, ClassFigures, DeallocationEvent, PoolFigures};

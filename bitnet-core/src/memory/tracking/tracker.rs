@@ -10,9 +10,10 @@ use super::profiler::{LatencyKind, OperationFigures, Profiler};
 use super::timeline::{EventKind, Ring, Timeline, TimelineEvent};
 use super::{
     AllocationEvent, DeallocationEvent, LatencySummary, LeakReport, PatternReport, PressureMonitor,
-    TrackingConfig, TrackingLevel, clock, sampling, threads,
+    TrackingConfig, TrackingLevel, clock, threads,
 };
 use crate::memory::Purpose;
+use crate::memory::heap::sampling;
 
 /// Parts that are locked separately, by address; a power of two.
 const SHARDS: usize = 16;
@@ -114,7 +115,7 @@ impl Tracker {
     pub(in crate::memory) fn chooses(&self, size: usize) -> bool {
         match self.config.level {
             TrackingLevel::None | TrackingLevel::Basic => false,
-            TrackingLevel::Standard => sampling::chosen(size),
+            TrackingLevel::Standard => sampling::picks(size),
             TrackingLevel::Detailed => true,
         }
     }
@@ -176,6 +177,11 @@ impl Tracker {
     #[inline]
     pub fn latency(&self, kind: LatencyKind, nanoseconds: u64) {
         self.profiler.latency(kind, nanoseconds);
+    }
+
+    /// As [`Tracker::latency`], of what began at `start` and ends now.
+    pub(in crate::memory) fn latency_since(&self, kind: LatencyKind, start: Instant) {
+        self.latency(kind, u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX));
     }
 
     /// The latencies of one kind; `None` below level Detailed.

@@ -1,4 +1,4 @@
-//! Sixty-four bits that say of a block what it is, so that a handle passes in two registers.
+//! What is known of a block in 64 bits, so that a handle passes in two registers.
 //!
 //! ```text
 //! bits    small block                      large block
@@ -6,7 +6,7 @@
 //! 1       its end takes the slow path      the same
 //! 2..5    purpose                          the same
 //! 5..18   number of the pool               the same
-//! 18..22  alignment asked for, log2 - 6    the same
+//! 18..22  alignment requested, log2 - 6    the same
 //! 22..    class, 6 bits                    0, granules in 14 bits, size in 27
 //! 28..    lines skipped, 15 bits           or 1, size in 41 bits: the granules are those of the size
 //! 44..    size, 20 bits
@@ -14,7 +14,7 @@
 
 use super::Purpose;
 use super::size_class::{LINE, block_bytes};
-use super::system::GRANULE;
+use crate::os::pages::GRANULE;
 
 /// Numbers that pools can have.
 pub(super) const POOLS: usize = 1 << 13;
@@ -40,7 +40,7 @@ const MOST_GRANULES: usize = 1 << (LARGE_SIZE - GRANULES);
 
 /// Pool and purpose, as they stand in the lowest bits of a tag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Key(pub(super) u32);
+pub(in crate::memory) struct Key(pub(super) u32);
 
 impl Key {
     /// The bits of the purpose.
@@ -58,7 +58,7 @@ impl Key {
         ((self.0 & Self::INDEX_MASK) >> INDEX) as usize
     }
 
-    pub(super) fn purpose(self) -> Purpose {
+    pub(in crate::memory) fn purpose(self) -> Purpose {
         Purpose::ALL[((self.0 & Self::PURPOSE_MASK) >> PURPOSE) as usize % Purpose::ALL.len()]
     }
 
@@ -69,7 +69,7 @@ impl Key {
     }
 }
 
-/// What is known of a block beside its address.
+/// What is known of a block besides its address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Tag(u64);
 
@@ -83,7 +83,7 @@ impl Tag {
     /// A small block: `size` and `skip`, the bytes left free for `align`, are together below 1 MiB.
     pub(super) fn small(key: Key, class: usize, size: usize, align: usize, skip: usize) -> Self {
         let Self(line) = Self::of_line(key, class, size);
-        // Counters of bytes would not notice how many blocks of none come and go.
+        // Counters of bytes do not notice blocks of no bytes.
         let slow = if size == 0 { SLOW_END } else { 0 };
         Self(line | slow | align_bits(align) | ((skip / LINE) as u64) << SKIP)
     }
@@ -132,7 +132,7 @@ impl Tag {
         Key(self.0 as u32 & (Key::INDEX_MASK | Key::PURPOSE_MASK))
     }
 
-    /// Bytes asked for.
+    /// Bytes requested.
     #[inline(always)]
     pub(super) fn size(self) -> usize {
         let shift = if self.0 & LARGE == 0 {
@@ -145,13 +145,13 @@ impl Tag {
         (self.0 >> shift) as usize
     }
 
-    /// Bytes asked for of a small block.
+    /// Bytes requested of a small block.
     #[inline(always)]
     pub(super) fn small_size(self) -> usize {
         (self.0 >> SMALL_SIZE) as usize
     }
 
-    /// The alignment asked for, at least a line.
+    /// The alignment requested, at least a line.
     pub(super) fn align(self) -> usize {
         LINE << (self.0 >> ALIGN & 0xf)
     }
@@ -195,11 +195,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::memory::size_class::{SMALL_LIMIT, class_of};
+    use crate::memory::heap::size_class::{SMALL_LIMIT, class_of};
 
     proptest! {
         #[test]
-        fn what_is_written_of_a_small_block_is_read(
+        fn small_tags_round_trip(
             index in 1..POOLS, purpose in 0..Purpose::ALL.len(), size in 0..SMALL_LIMIT / 2,
             align_log in 6u32..20, lines in 0usize..8192,
         ) {
@@ -221,7 +221,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_written_of_a_large_block_is_read(
+        fn large_tags_round_trip(
             index in 1..POOLS, size in 0..SIZE_LIMIT as usize, shift in 0u32..32, more in 0usize..4000,
             align_log in 6u32..22,
         ) {

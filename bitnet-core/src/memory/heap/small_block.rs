@@ -1,20 +1,21 @@
 //! Blocks below 1 MiB: slabs of equal blocks, one set of slabs for each size class.
 //!
-//! A slab is a span of pages cut into blocks of one class; a bit for each says whether it is free. Threads take and return
-//! blocks in batches, so the lock of a class is taken once for many. Free blocks at low addresses go first, which leaves
-//! the others to become whole free slabs, whose spans go back to the arena.
+//! A slab is a span of pages cut into blocks of one class, with one bit for each that says whether it is free. Threads take and
+//! return blocks in batches, so the lock of a class is taken once for many. Free blocks at low addresses are taken first, so
+//! that other slabs become free as a whole and return to the arena.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use super::arena::{Arena, ArenaFigures, past};
-use super::depot::{Magazines, SLOTS, Stack};
+use super::arena::{Arena, ArenaFigures};
+use super::discard::past;
+use super::magazine::{Magazines, SLOTS, Stack};
 use super::size_class::{CLASSES, batch, block_bytes, slab_bytes};
-use super::system::{GRANULE, Pages};
+use crate::os::pages::{GRANULE, Pages};
 
-/// The most bytes of free blocks of one class that wait between threads; what is more goes back to the slabs.
+/// The most bytes of free blocks of one class in magazines; more return to the slabs.
 const WAITING_BYTES: usize = 8 << 20;
 
 #[derive(Debug)]
@@ -26,8 +27,8 @@ struct Slab {
     bits: Box<[u64]>,
     /// No word below this one has a free block.
     first_word: usize,
-    /// Whether its blocks are being moved elsewhere, so that none is to be taken.
-    leaving: bool,
+    /// Whether it is being drained, so that no block may be taken.
+    draining: bool,
 }
 
 impl Slab {
@@ -39,7 +40,7 @@ impl Slab {
             *last = (1 << (blocks % 64)) - 1;
         }
         let bits = bits.into();
-        Self { granules, blocks, free: blocks, bits, first_word: 0, leaving: false }
+        Self { granules, blocks, free: blocks, bits, first_word: 0, draining: false }
     }
 
     fn take(&mut self) -> Option<usize> {
@@ -51,7 +52,7 @@ impl Slab {
         Some(word * 64 + bit)
     }
 
-    /// False if the block was free already.
+    /// Returns false if the block was free already.
     fn put(&mut self, block: usize) -> bool {
         let (word, bit) = (block / 64, 1 << (block % 64));
         if self.bits[word] & bit != 0 {
@@ -72,7 +73,7 @@ struct Slabs {
     open: BTreeSet<usize>,
     /// Those of `open` that are free as a whole.
     unused: BTreeSet<usize>,
-    /// Blocks that are out: with users, or in the hands of threads.
+    /// Blocks taken from the slabs: live, in bins, or in magazines.
     out: usize,
     capacity: usize,
 }
@@ -82,7 +83,7 @@ struct Slabs {
 pub(super) struct SlabFigures {
     /// Blocks that the slabs have.
     pub(super) capacity: usize,
-    /// Blocks that are out: with users, in the hands of threads, or waiting between them.
+    /// Blocks taken from the slabs: live, in bins, or in magazines.
     pub(super) out: usize,
 }
 
@@ -93,11 +94,11 @@ pub(super) struct SmallBlockPool {
     classes: [Mutex<Slabs>; CLASSES],
     waiting: [Stack; CLASSES],
     magazines: Magazines,
-    /// What the blocks that are out of the slabs take: see [`share_of_slab`].
+    /// Bytes of the blocks taken from the slabs: see [`share_of_slab`].
     out_bytes: AtomicUsize,
 }
 
-/// The bytes of a slab that fall to each block of `class`: its own, and its part of what is left over at the end.
+/// The bytes of a slab per block of `class`: its own, and its part of the remainder at the end.
 pub(super) fn share_of_slab(class: usize) -> usize {
     slab_bytes(class) / (slab_bytes(class) / block_bytes(class))
 }
@@ -118,8 +119,8 @@ impl SmallBlockPool {
         self.classes[class].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Fills `out` with addresses of free blocks of `class`: those that other threads have freed, else some from the slabs.
-    /// How many there are; 0 if the limit or the system refuses.
+    /// Fills `out` with free blocks of `class`: a magazine of another thread, else a batch from the slabs. Returns their number; 0
+    /// if the limit or the system refuses.
     pub(super) fn refill(&self, class: usize, out: &mut [usize; SLOTS], pages: &Pages) -> usize {
         match self.magazines.pop(&self.waiting[class], out) {
             0 => self.take(class, &mut out[..batch(class)], pages),
@@ -127,7 +128,7 @@ impl SmallBlockPool {
         }
     }
 
-    /// Takes blocks from the slabs.
+    /// Takes blocks from the slabs. Returns their number.
     pub(super) fn take(&self, class: usize, out: &mut [usize], pages: &Pages) -> usize {
         let mut slabs = self.slabs(class);
         let mut got = 0;
@@ -144,7 +145,7 @@ impl SmallBlockPool {
         got
     }
 
-    /// What the blocks that are out of the slabs take: with users, with threads, or waiting between them.
+    /// Bytes of the blocks taken from the slabs: live, in bins, or in magazines.
     pub(super) fn out_bytes(&self) -> usize {
         self.out_bytes.load(Ordering::Relaxed)
     }
@@ -164,7 +165,7 @@ impl SmallBlockPool {
         true
     }
 
-    /// Takes blocks that a thread has no room for: as one magazine for the others, or to the slabs if enough wait.
+    /// Passes blocks that a thread has no room for to the others as one magazine, or to the slabs if there are enough.
     pub(super) fn give(&self, class: usize, blocks: &[usize]) {
         let waiting = &self.waiting[class];
         let room = WAITING_BYTES / (block_bytes(class) * batch(class)) + 1;
@@ -185,8 +186,8 @@ impl SmallBlockPool {
         slabs.give_up_unused(&self.arena, 1, None);
     }
 
-    /// Returns all blocks that wait between threads to their slabs, and unused slabs to the arena.
-    pub(super) fn drain(&self, deadline: Option<Instant>) {
+    /// Returns the blocks of all magazines to their slabs, and unused slabs to the arena.
+    pub(super) fn flush(&self, deadline: Option<Instant>) {
         let mut blocks = [0; SLOTS];
         for class in 0..CLASSES {
             loop {
@@ -206,7 +207,7 @@ impl SmallBlockPool {
         }
     }
 
-    /// Blocks of `class` that wait between threads.
+    /// Blocks of `class` in magazines.
     pub(super) fn waiting_blocks(&self, class: usize) -> usize {
         self.waiting[class].depth() * batch(class)
     }
@@ -220,7 +221,7 @@ impl SmallBlockPool {
         SlabFigures { capacity: slabs.capacity, out: slabs.out }
     }
 
-    /// The figures of the arena, and the bytes of all books.
+    /// The figures of the arena, and the bytes of all bookkeeping.
     pub(super) fn figures(&self) -> ArenaFigures {
         let mut figures = self.arena.figures(&[]);
         for class in 0..CLASSES {
@@ -233,19 +234,19 @@ impl SmallBlockPool {
         figures
     }
 
-    /// Marks slabs of which at most `share` of the blocks are out as leaving, so that no block is taken from them; the bytes of
-    /// their blocks that are out. The fullest slab of each class stays.
-    pub(super) fn start_leaving(&self, share: f64) -> usize {
-        (0..CLASSES).map(|class| self.slabs(class).start_leaving(share) * block_bytes(class)).sum()
+    /// Drains the slabs of which at most `share` of the blocks are taken, but for the fullest of each class: no block is taken from
+    /// them. Returns the bytes of their blocks that are taken.
+    pub(super) fn start_draining(&self, share: f64) -> usize {
+        (0..CLASSES).map(|class| self.slabs(class).start_draining(share) * block_bytes(class)).sum()
     }
 
-    /// Ends what [`SmallBlockPool::start_leaving`] began.
-    pub(super) fn stop_leaving(&self) {
+    /// Ends what [`SmallBlockPool::start_draining`] began.
+    pub(super) fn stop_draining(&self) {
         for class in 0..CLASSES {
             let mut slabs = self.slabs(class);
             let Slabs { all, open, unused, .. } = &mut *slabs;
-            for (&base, slab) in all.iter_mut().filter(|(_, slab)| slab.leaving) {
-                slab.leaving = false;
+            for (&base, slab) in all.iter_mut().filter(|(_, slab)| slab.draining) {
+                slab.draining = false;
                 if slab.free > 0 {
                     open.insert(base);
                     if slab.free == slab.blocks {
@@ -257,9 +258,9 @@ impl SmallBlockPool {
         }
     }
 
-    /// Whether the block lies in a slab that is leaving.
-    pub(super) fn is_leaving(&self, class: usize, address: usize) -> bool {
-        self.slabs(class).all.range(..=address).next_back().is_some_and(|(_, slab)| slab.leaving)
+    /// Whether the block lies in a slab that is draining.
+    pub(super) fn is_draining(&self, class: usize, address: usize) -> bool {
+        self.slabs(class).all.range(..=address).next_back().is_some_and(|(_, slab)| slab.draining)
     }
 }
 
@@ -291,7 +292,7 @@ impl Slabs {
             return;
         }
         self.out -= 1;
-        if !slab.leaving {
+        if !slab.draining {
             if slab.free == 1 {
                 self.open.insert(base);
             }
@@ -301,7 +302,7 @@ impl Slabs {
         }
     }
 
-    /// Gives unused slabs back but for `keep` of them, those at high addresses first, until the deadline.
+    /// Returns unused slabs to the arena but for `keep` of them, those at high addresses first, until the deadline.
     fn give_up_unused(&mut self, arena: &Arena, keep: usize, deadline: Option<Instant>) {
         while self.unused.len() > keep && !past(deadline) {
             let Some(base) = self.unused.pop_last() else { break };
@@ -313,14 +314,14 @@ impl Slabs {
         }
     }
 
-    fn start_leaving(&mut self, share: f64) -> usize {
+    fn start_draining(&mut self, share: f64) -> usize {
         let keep =
             self.all.iter().max_by_key(|(_, slab)| slab.blocks - slab.free).map(|(&base, _)| base);
         let mut out = 0;
         for (&base, slab) in &mut self.all {
             let used = slab.blocks - slab.free;
             if Some(base) != keep && used > 0 && used as f64 <= share * slab.blocks as f64 {
-                slab.leaving = true;
+                slab.draining = true;
                 self.open.remove(&base);
                 out += used;
             }
@@ -334,7 +335,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn blocks_of_a_class_are_apart_and_come_back() {
+    fn blocks_do_not_overlap_and_return_to_their_slabs() {
         let pages = Pages::default();
         let pool = SmallBlockPool::new(64 << 20, 0, &pages).unwrap();
         for class in [0, 3, 17, 33, 51] {
@@ -353,13 +354,13 @@ mod tests {
             pool.put(class, &blocks);
             assert_eq!(pool.slab_figures(class).out, 0);
         }
-        pool.drain(None);
+        pool.flush(None);
         assert_eq!((0..CLASSES).map(|class| pool.slab_figures(class).capacity).sum::<usize>(), 0);
         assert_eq!(pool.figures().free, pool.arena().mapped());
     }
 
     #[test]
-    fn what_threads_leave_is_taken_first_and_never_grows_without_bound() {
+    fn magazines_are_reused_first_and_bounded() {
         let pages = Pages::default();
         let pool = SmallBlockPool::new(256 << 20, 0, &pages).unwrap();
         let class = super::super::size_class::class_of(256 << 10);
@@ -378,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn no_block_is_taken_from_a_slab_that_is_leaving() {
+    fn draining_slabs_serve_no_block() {
         let pages = Pages::default();
         let pool = SmallBlockPool::new(64 << 20, 0, &pages).unwrap();
         let class = 0;
@@ -392,14 +393,14 @@ mod tests {
         let kept = blocks[1500];
         let freed: Vec<_> = blocks[1024..2048].iter().copied().filter(|&b| b != kept).collect();
         pool.put(class, &freed);
-        assert_eq!(pool.start_leaving(0.25), block_bytes(class));
-        assert!(pool.is_leaving(class, kept) && !pool.is_leaving(class, blocks[0]));
+        assert_eq!(pool.start_draining(0.25), block_bytes(class));
+        assert!(pool.is_draining(class, kept) && !pool.is_draining(class, blocks[0]));
         let mut one = [0];
         assert_eq!(pool.take(class, &mut one, &pages), 1);
-        assert!(!pool.is_leaving(class, one[0]));
+        assert!(!pool.is_draining(class, one[0]));
         let before = pool.slab_figures(class).capacity;
         pool.put(class, &[kept]);
-        pool.stop_leaving();
+        pool.stop_draining();
         assert!(pool.slab_figures(class).capacity < before);
     }
 }

@@ -1,8 +1,7 @@
-//! The books of a buddy allocator: which granules of a region are free. It owns no memory and touches none.
+//! A buddy allocator: which granules of a region are free. It owns no memory and touches none.
 //!
 //! A free block of order k is 2^k granules long and starts at a multiple of its length. A request takes the smallest
-//! free block that holds it, split as far as needed, and gives back at once what it does not need at its end, down to a
-//! single granule. A freed block joins its buddy (the block whose number differs in the lowest bit) as long as that is
+//! free block that holds it, split as far as needed, and frees the tail that it does not need at once, down to a single granule. A freed block joins its buddy (the block whose number differs in the lowest bit) as long as that is
 //! free too. Free blocks are bits, one set for each order: each step looks at a few words, however many blocks there are.
 
 use super::bitmap::Bitmap;
@@ -35,7 +34,7 @@ impl Buddy {
         granules.max(align).max(1).next_power_of_two().trailing_zeros() as usize
     }
 
-    /// Takes `granules` that start at a multiple of `align`; the first of them.
+    /// Allocates `granules` at a multiple of `align`. Returns the first of them.
     pub(super) fn allocate(&mut self, granules: usize, align: usize) -> Option<usize> {
         let order = Self::order_for(granules, align);
         let usable = self.orders.checked_shr(order as u32)?;
@@ -49,7 +48,7 @@ impl Buddy {
         Some(start)
     }
 
-    /// Gives `granules` from `start` on back.
+    /// Frees `granules` from `start` on.
     pub(super) fn free(&mut self, start: usize, granules: usize) {
         let (mut at, end) = (start, start + granules);
         while at < end {
@@ -69,7 +68,7 @@ impl Buddy {
                 break;
             }
             self.free[order].remove(buddy >> order);
-            self.note(order);
+            self.update_orders(order);
             start &= !(1 << order);
             order += 1;
         }
@@ -79,11 +78,11 @@ impl Buddy {
 
     fn mark_used(&mut self, start: usize, order: usize) {
         self.free[order].remove(start >> order);
-        self.note(order);
+        self.update_orders(order);
         self.free_granules -= 1 << order;
     }
 
-    fn note(&mut self, order: usize) {
+    fn update_orders(&mut self, order: usize) {
         if self.free[order].is_empty() {
             self.orders &= !(1 << order);
         }
@@ -118,7 +117,7 @@ impl Buddy {
             .collect()
     }
 
-    /// Takes exactly the free block at `start` of `granules`; false if it is not free as such any more.
+    /// Allocates exactly the free block at `start` of `granules`. Returns false if it is no longer free as such.
     pub(super) fn take_block(&mut self, start: usize, granules: usize) -> bool {
         let order = granules.trailing_zeros() as usize;
         let is_free = self.free[order].contains(start >> order);
@@ -128,7 +127,7 @@ impl Buddy {
         is_free
     }
 
-    /// The bytes that the books themselves take.
+    /// The bytes that the bookkeeping takes.
     pub(super) fn own_bytes(&self) -> usize {
         size_of::<Self>() + self.free.iter().map(Bitmap::own_bytes).sum::<usize>()
     }
@@ -141,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_freed_joins_into_one_block_again() {
+    fn freed_blocks_coalesce() {
         let mut buddy = Buddy::new(1 << MAX_ORDER);
         let mut taken = Vec::new();
         while let Some(start) = buddy.allocate(257, 1) {
@@ -159,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn regions_of_any_length_are_served_whole() {
+    fn regions_of_any_length_are_allocated_whole() {
         for granules in [1, 2, 3, 100, 777, 1 << MAX_ORDER] {
             let mut buddy = Buddy::new(granules);
             assert_eq!(buddy.free_granules(), granules);

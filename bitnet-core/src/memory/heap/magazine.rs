@@ -1,16 +1,18 @@
-//! The lists by which freed blocks pass between threads: stacks of magazines, without a lock.
+//! How freed blocks pass between threads: lock-free stacks of magazines.
 //!
-//! A magazine is a handful of addresses of free blocks of one class. A thread that frees more than it keeps pushes a
-//! magazine to the stack of the class; a thread that has none left pops one. So a block that is freed by another thread
-//! than the one that allocated it costs a part of one exchange, and nobody waits.
+//! A magazine is a batch of addresses of free blocks of one class. A thread whose bin is full pushes a magazine to the stack of the
+//! class; a thread whose bin is empty pops one. So a block freed by another thread than the one that allocated it costs a part
+//! of one exchange, and no thread waits.
 //!
-//! The stacks are Treiber's, over indices into a table of magazines. Magazines are never freed before the table is, so
-//! that a thread which reads a magazine that another has just popped reads memory that is there; a counter beside the index
-//! of the top makes the exchange of such a thread fail.
+//! The stacks are Treiber's, over indices into a table of magazines. Magazines live as long as the table, so a thread may read one
+//! that another has just popped; a counter beside the index of the top then makes its exchange fail (no ABA).
 
-use super::sync::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+#[cfg(loom)]
+use loom::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+#[cfg(not(loom))]
+use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
-/// The addresses that a magazine holds at most. The model checker has to follow each of them, so it gets few.
+/// The most addresses in a magazine; few for the model checker, which follows each of them.
 pub(super) const SLOTS: usize = if cfg!(loom) { 2 } else { 32 };
 /// Magazines in the first chunk of the table; each further chunk has twice as many.
 const FIRST_CHUNK: usize = if cfg!(loom) { 2 } else { 16 };
@@ -25,7 +27,7 @@ struct Magazine {
     slots: [AtomicUsize; SLOTS],
 }
 
-/// The top of a stack of magazines: index + 1 in the lower half (0: empty), number of changes in the upper.
+/// A stack of magazines. The top is index + 1 in the lower half (0: empty) and the number of changes in the upper half.
 #[derive(Debug)]
 #[repr(align(64))]
 pub(super) struct Stack {
@@ -38,13 +40,13 @@ impl Stack {
         Self { top: AtomicU64::new(0), depth: AtomicU32::new(0) }
     }
 
-    /// About how many magazines there are.
+    /// The approximate number of magazines.
     pub(super) fn depth(&self) -> usize {
         self.depth.load(Ordering::Relaxed) as usize
     }
 }
 
-/// The table of magazines, and those that are empty.
+/// The table of magazines, and the stack of empty ones.
 #[derive(Debug)]
 pub(super) struct Magazines {
     chunks: [AtomicPtr<Magazine>; CHUNKS],
@@ -58,10 +60,10 @@ impl Magazines {
         Self { chunks, count: AtomicU32::new(0), empty: Stack::new() }
     }
 
-    /// Puts `blocks` (1 to [`SLOTS`] addresses) on the stack as one magazine. False if there is no memory for another
-    /// magazine; nothing is put then.
+    /// Pushes `blocks` (1 to [`SLOTS`] addresses) as one magazine. Returns false, and pushes nothing, if there is no memory for another
+    /// magazine.
     pub(super) fn push(&self, stack: &Stack, blocks: &[usize]) -> bool {
-        let Some(index) = self.pop_index(&self.empty).or_else(|| self.another()) else {
+        let Some(index) = self.pop_index(&self.empty).or_else(|| self.new_magazine()) else {
             return false;
         };
         let magazine = self.at(index);
@@ -73,7 +75,7 @@ impl Magazines {
         true
     }
 
-    /// Takes the addresses of the top magazine into `out` (room for [`SLOTS`]); how many there were, 0 if none.
+    /// Pops the addresses of the top magazine into `out`. Returns their number, 0 if the stack is empty.
     pub(super) fn pop(&self, stack: &Stack, out: &mut [usize; SLOTS]) -> usize {
         let Some(index) = self.pop_index(stack) else { return 0 };
         let magazine = self.at(index);
@@ -126,10 +128,10 @@ impl Magazines {
         }
     }
 
-    /// A magazine that nobody has had; `None` if there is no memory for it.
-    fn another(&self) -> Option<u32> {
+    /// Returns a new magazine; `None` if there is no memory for it.
+    fn new_magazine(&self) -> Option<u32> {
         let index = self.count.fetch_add(1, Ordering::Relaxed);
-        let (chunk, _) = place(index);
+        let (chunk, _) = position(index);
         let slot = self.chunks.get(chunk);
         let made = slot.is_some_and(|slot| {
             !slot.load(Ordering::Acquire).is_null() || make_chunk(slot, FIRST_CHUNK << chunk)
@@ -142,9 +144,9 @@ impl Magazines {
     }
 
     fn at(&self, index: u32) -> &Magazine {
-        let (chunk, offset) = place(index);
+        let (chunk, offset) = position(index);
         let first = self.chunks[chunk].load(Ordering::Acquire);
-        // SAFETY: an index is given out by `another` only when its chunk has been made, with more than `offset` entries.
+        // SAFETY: an index is given out by `new_magazine` only when its chunk has been made, with more than `offset` entries.
         let magazine = unsafe { first.add(offset) };
         // SAFETY: as above; chunks live as long as the table, and magazines are only ever borrowed shared.
         unsafe { &*magazine }
@@ -164,19 +166,19 @@ impl Drop for Magazines {
     }
 }
 
-/// The half of the top that counts changes, one higher.
+/// The upper half of the top, with one change more.
 fn changed(top: u64) -> u64 {
     ((top >> 32).wrapping_add(1)) << 32
 }
 
 /// The chunk of a magazine and its place in it.
-fn place(index: u32) -> (usize, usize) {
+fn position(index: u32) -> (usize, usize) {
     let number = index as usize / FIRST_CHUNK + 1;
     let chunk = number.ilog2() as usize;
     (chunk, index as usize - FIRST_CHUNK * ((1 << chunk) - 1))
 }
 
-/// Makes a chunk and installs it, unless another thread was faster; false if there is no memory for it.
+/// Makes a chunk and installs it, unless another thread was faster. Returns false if there is no memory for it.
 fn make_chunk(slot: &AtomicPtr<Magazine>, len: usize) -> bool {
     let mut chunk = Vec::new();
     if chunk.try_reserve_exact(len).is_err() {
@@ -208,17 +210,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_follow_each_other() {
+    fn indices_are_dense_in_chunks() {
         let mut expected = Vec::new();
         for chunk in 0..6 {
             expected.extend((0..FIRST_CHUNK << chunk).map(|offset| (chunk, offset)));
         }
-        let got: Vec<_> = (0..expected.len() as u32).map(place).collect();
+        let got: Vec<_> = (0..expected.len() as u32).map(position).collect();
         assert_eq!(got, expected);
     }
 
     #[test]
-    fn no_block_is_lost_or_doubled_between_threads() {
+    fn concurrent_pushes_and_pops_lose_and_duplicate_nothing() {
         let (magazines, stack) = (Magazines::new(), Stack::new());
         let seen = Mutex::new(BTreeSet::new());
         std::thread::scope(|scope| {
@@ -260,7 +262,7 @@ mod tests {
     }
 }
 
-/// `RUSTFLAGS="--cfg loom" cargo test -p bitnet-core --lib depot::model --release` tries every order of the steps of these
+/// `RUSTFLAGS="--cfg loom" cargo test -p bitnet-core --lib magazine::model --release` tries every order of the steps of these
 /// threads, with at most three switches between them at points where a thread need not have been left.
 #[cfg(all(test, loom))]
 mod model {
@@ -286,7 +288,7 @@ mod model {
     }
 
     #[test]
-    fn what_is_pushed_is_popped_once_and_whole() {
+    fn each_magazine_is_popped_once_and_whole() {
         check(|| {
             let shared = Arc::new((Magazines::new(), Stack::new()));
             let other = {
@@ -310,7 +312,7 @@ mod model {
     }
 
     #[test]
-    fn a_magazine_that_comes_back_to_the_top_is_not_taken_for_unchanged() {
+    fn a_reused_top_fails_the_exchange() {
         check(|| {
             let shared = Arc::new((Magazines::new(), Stack::new()));
             assert!(shared.0.push(&shared.1, &[1]));

@@ -1,17 +1,15 @@
-//! Regions of mapped pages, each with the books of a buddy allocator, under one limit of bytes.
+//! Regions of mapped pages under one limit of bytes, each managed by a buddy allocator.
 //!
-//! A span is a run of granules of one region. Regions are mapped when they are needed, lowest address first when they are
-//! used, and given back when nothing lives in them. Each region has a lock of its own; which orders it can serve is known
-//! without it.
+//! A span is a run of granules of one region. Regions are mapped on demand, used lowest address first, and unmapped when nothing
+//! lives in them. Each region has its own lock; which orders it can serve is readable without it.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 
 use super::buddy::{Buddy, MAX_ORDER};
-use super::discard::discard_while;
-pub(super) use super::discard::{discard, past};
-use super::system::{GRANULE, Pages};
+use super::discard::{discard_while, past};
+use crate::os::pages::{GRANULE, Pages};
 
 /// The bytes of a region, and its alignment.
 const REGION: usize = GRANULE << MAX_ORDER;
@@ -33,16 +31,16 @@ struct Region {
     books: Mutex<Books>,
     /// As [`Buddy::orders`], readable without the lock.
     orders: AtomicU32,
-    /// Whether its spans are being moved elsewhere, so that none is to be taken.
-    leaving: AtomicBool,
+    /// Whether it is being drained, so that no span may be taken.
+    draining: AtomicBool,
 }
 
 #[derive(Debug)]
 struct Books {
     buddy: Buddy,
-    /// Granules from here on were never handed out: they are zero, and not in memory.
+    /// Granules from here on were never handed out: they are zero, and not resident.
     fresh_from: usize,
-    /// Whether spans came back since the free pages were last given to the system.
+    /// Whether spans were freed since free pages were last discarded.
     dirty: bool,
 }
 
@@ -54,7 +52,7 @@ impl Region {
     /// Whether it seems to have a free block of this order, and may be used.
     fn may_serve(&self, order: usize) -> bool {
         self.orders.load(Ordering::Relaxed).checked_shr(order as u32) > Some(0)
-            && !self.leaving.load(Ordering::Relaxed)
+            && !self.draining.load(Ordering::Relaxed)
     }
 
     fn allocate(&self, granules: usize, align: usize) -> Option<Span> {
@@ -74,9 +72,9 @@ impl Region {
         self.orders.store(books.buddy.orders(), Ordering::Relaxed);
     }
 
-    /// Gives the pages of the free blocks of at least 64 KiB back to the system; the bytes that left memory.
+    /// Discards the pages of the free blocks of at least 64 KiB. Returns the resident bytes released, as reported by the OS.
     ///
-    /// A block is taken out of the books while its pages go, so that the lock is not held over the call.
+    /// A block is allocated while its pages are discarded, so that the lock is not held over the call.
     fn discard_free(
         &self,
         in_transit: &Mutex<()>,
@@ -134,16 +132,17 @@ pub(super) struct Arena {
     limit: usize,
     /// Bytes mapped, regions and whole mappings together.
     mapped: AtomicUsize,
-    /// Bytes of the spans that are out.
+    /// Bytes of allocated spans.
     used: AtomicUsize,
     /// By address.
     regions: RwLock<Vec<Arc<Region>>>,
-    /// Held while free memory is in no books because it is being given back: who finds nothing waits for it, then looks again.
+    /// Held while free memory is listed nowhere because it is being discarded: an allocation that finds nothing waits for it, then
+    /// searches again.
     in_transit: Mutex<()>,
 }
 
 impl Arena {
-    /// An arena that maps at most `limit` bytes; `initial` bytes of them at once.
+    /// Makes an arena of at most `limit` bytes, `initial` of them mapped at once; `None` if the system refuses.
     pub(super) fn new(limit: usize, initial: usize, pages: &Pages) -> Option<Self> {
         let limit = limit / GRANULE * GRANULE;
         let [mapped, used] = [0, 0].map(AtomicUsize::new);
@@ -170,7 +169,7 @@ impl Arena {
         self.mapped.load(Ordering::Relaxed)
     }
 
-    /// Bytes of the spans that are out.
+    /// Bytes of allocated spans.
     pub(super) fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
     }
@@ -180,7 +179,7 @@ impl Arena {
         self.mapped().checked_add(bytes).is_some_and(|sum| sum <= self.limit)
     }
 
-    /// A span of `granules` at an address that is a multiple of `align` granules, from a region that is there or a new one.
+    /// Allocates `granules` at a multiple of `align` granules, from a mapped region or a new one.
     pub(super) fn allocate(&self, granules: usize, align: usize, pages: &Pages) -> Option<Span> {
         let span = self.find_or_grow(granules, align, pages).or_else(|| {
             let _all_there = self.in_transit();
@@ -192,7 +191,7 @@ impl Arena {
         span
     }
 
-    /// While the guard is held, nothing free is on its way to the system.
+    /// While the guard is held, no free memory is being discarded.
     pub(super) fn in_transit(&self) -> MutexGuard<'_, ()> {
         self.in_transit.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -247,7 +246,7 @@ impl Arena {
             align,
             books,
             orders,
-            leaving: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
         });
         let mut regions = self.regions.write().unwrap_or_else(PoisonError::into_inner);
         let at = regions.partition_point(|other| other.address < address);
@@ -264,12 +263,12 @@ impl Arena {
             .is_ok()
     }
 
-    /// Takes `bytes` off the account that [`Arena::reserve`] put there.
+    /// Undoes [`Arena::reserve`].
     pub(super) fn unreserve(&self, bytes: usize) {
         self.mapped.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// Gives a span back. `address` and `granules` are those of a span of this arena that nobody uses any more.
+    /// Frees a span of this arena that nobody uses any more.
     pub(super) fn free(&self, address: usize, granules: usize) {
         if let Some(region) = self.region_of(address) {
             region.free(address, granules);
@@ -277,9 +276,9 @@ impl Arena {
         }
     }
 
-    /// Marks regions of which at most `share` is in use as leaving, so that no span is taken from them; the bytes in use
-    /// there. The fullest region stays.
-    pub(super) fn start_leaving(&self, share: f64) -> usize {
+    /// Drains the regions of which at most `share` is in use, but for the fullest: no span is taken from them. Returns the bytes in
+    /// use there.
+    pub(super) fn start_draining(&self, share: f64) -> usize {
         let regions = self.regions.read().unwrap_or_else(PoisonError::into_inner);
         let used = |region: &Region| {
             let books = region.books();
@@ -292,22 +291,22 @@ impl Arena {
             let used = used(region);
             let stays = fullest.is_some_and(|(fullest, _)| fullest == at);
             if !stays && used > 0 && used as f64 <= share * region.bytes as f64 {
-                region.leaving.store(true, Ordering::Relaxed);
+                region.draining.store(true, Ordering::Relaxed);
                 sum += used;
             }
         }
         sum
     }
 
-    /// Ends what [`Arena::start_leaving`] began.
-    pub(super) fn stop_leaving(&self) {
+    /// Ends what [`Arena::start_draining`] began.
+    pub(super) fn stop_draining(&self) {
         let regions = self.regions.read().unwrap_or_else(PoisonError::into_inner);
-        regions.iter().for_each(|region| region.leaving.store(false, Ordering::Relaxed));
+        regions.iter().for_each(|region| region.draining.store(false, Ordering::Relaxed));
     }
 
-    /// Whether the span at this address lies in a region that is leaving.
-    pub(super) fn is_leaving(&self, address: usize) -> bool {
-        self.region_of(address).is_some_and(|region| region.leaving.load(Ordering::Relaxed))
+    /// Whether the span at this address lies in a region that is draining.
+    pub(super) fn is_draining(&self, address: usize) -> bool {
+        self.region_of(address).is_some_and(|region| region.draining.load(Ordering::Relaxed))
     }
 
     fn region_of(&self, address: usize) -> Option<Arc<Region>> {
@@ -317,13 +316,13 @@ impl Arena {
         (address - region.address < region.bytes).then(|| Arc::clone(region))
     }
 
-    /// Gives unused regions back to the system, and the pages of free blocks of the others; the bytes that left memory.
-    /// Regions stay as long as not more than `keep` bytes are mapped; their pages go.
+    /// Unmaps unused regions as long as more than `keep` bytes are mapped, and discards the pages of free blocks of the others.
+    /// Returns the resident bytes released, as reported by the OS.
     pub(super) fn release(&self, keep: usize, pages: &Pages, deadline: Option<Instant>) -> usize {
         self.release_while(keep, pages, &|| !past(deadline))
     }
 
-    /// As [`Arena::release`], as long as `more` says so.
+    /// As [`Arena::release`], as long as `more` returns true.
     fn release_while(&self, keep: usize, pages: &Pages, more: &dyn Fn() -> bool) -> usize {
         let all: Vec<_> = self.regions.read().unwrap_or_else(PoisonError::into_inner).clone();
         let mut gone = 0;
@@ -342,9 +341,9 @@ impl Arena {
 
     fn unmap_if_unused(&self, region: &Region, pages: &Pages, more: &dyn Fn() -> bool) -> usize {
         let _in_transit = self.in_transit();
-        // Taken as a whole, it is free to nobody: neither to an allocation nor to a cleanup that knows it still.
+        // Allocated whole, it is out of reach of allocations and of other purges.
         let Some(whole) = region.allocate_whole() else { return 0 };
-        // First the pages, piece by piece: those of a region together take longer than may lie between two looks at the clock.
+        // First the pages, in pieces: unmapping them together would take longer than fits between two looks at the clock.
         // SAFETY: the region is mapped, since only who has taken it whole unmaps it, and it is this call's alone.
         let (gone, done) = unsafe { discard_while(region.address, whole.used_bytes, pages, more) };
         if !done {
@@ -360,7 +359,7 @@ impl Arena {
         gone
     }
 
-    /// Gives every region back.
+    /// Unmaps every region.
     ///
     /// # Safety
     /// Nobody uses any span of the arena.
@@ -379,8 +378,8 @@ impl Arena {
         regions.iter().map(|region| (region.address, region.bytes)).collect()
     }
 
-    /// The figures. `kept` are spans that are out of the regions' books and yet free, as (address, bytes).
-    pub(super) fn figures(&self, kept: &[(usize, usize)]) -> ArenaFigures {
+    /// The figures. `cached` are allocated spans that are free nevertheless, as (address, bytes).
+    pub(super) fn figures(&self, cached: &[(usize, usize)]) -> ArenaFigures {
         let regions = self.regions.read().unwrap_or_else(PoisonError::into_inner);
         let mut figures = ArenaFigures { mapped: self.mapped(), ..Default::default() };
         for region in regions.iter() {
@@ -391,7 +390,8 @@ impl Arena {
             figures.largest_free = figures.largest_free.max(largest);
             let mut free = in_books;
             let region_end = region.address + region.bytes;
-            for &(_, bytes) in kept.iter().filter(|k| (region.address..region_end).contains(&k.0)) {
+            for &(_, bytes) in cached.iter().filter(|c| (region.address..region_end).contains(&c.0))
+            {
                 free += bytes;
                 largest = largest.max(bytes);
             }
@@ -421,7 +421,7 @@ impl Region {
         Some(Span { address: self.address, granules, used_bytes })
     }
 
-    /// Undoes [`Region::allocate_whole`], with which nobody has done anything.
+    /// Undoes [`Region::allocate_whole`] of a region that nobody has touched since.
     fn put_back_whole(&self, whole: Span) {
         let mut books = self.books();
         books.buddy.free(0, whole.granules);
@@ -436,7 +436,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spans_come_from_regions_and_regions_go_when_unused() {
+    fn unused_regions_are_unmapped() {
         let pages = Pages::default();
         let arena = Arena::new(200 << 20, REGION, &pages).unwrap();
         assert_eq!(arena.mapped(), REGION);
@@ -462,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn a_region_whose_pages_take_too_long_stays() {
+    fn an_interrupted_release_keeps_the_region() {
         let pages = Pages::default();
         let arena = Arena::new(REGION, 0, &pages).unwrap();
         let span = arena.allocate(3000, 1, &pages).unwrap();
@@ -483,7 +483,7 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_and_a_refusing_system_are_answers() {
+    fn limits_and_refusals_return_none() {
         let pages = Pages::default();
         let arena = Arena::new(3 << 20, 0, &pages).unwrap();
         let all = arena.allocate(768, 1, &pages).unwrap();

@@ -1,13 +1,11 @@
-//! How much of each limit of a pool is in use, who is told of it, and which limit a refused allocation met.
+//! How much of each limit of a pool is in use, the reports of it, and which limit a failed allocation met.
 
-use super::core::Core;
-use super::release::callbacks_wait;
+use super::block_tag::SIZE_LIMIT;
 use super::size_class::{CLASSES, LINE, SMALL_LIMIT, block_bytes, class_of};
 use super::small_block::share_of_slab;
-use super::system::GRANULE;
-use super::tag::SIZE_LIMIT;
-use super::tracking::{PressureMonitor, Tracker};
+use super::state::PoolInner;
 use crate::error::{Error, MemoryLimit};
+use crate::os::pages::GRANULE;
 
 /// Bytes in use, and the most that there may be.
 #[derive(Debug, Clone, Copy)]
@@ -22,51 +20,55 @@ impl Usage {
     }
 }
 
-impl Core {
-    fn monitor(&self) -> Option<&PressureMonitor> {
-        self.tracker.as_ref().and_then(Tracker::pressure)
-    }
-
-    /// Whether each block of 1 MiB and more, and each slab, is to be told to a monitor.
-    pub(super) fn watches_pressure(&self) -> bool {
-        self.monitor().is_some()
-    }
-
-    /// Tells the monitor, if there is one, what is in use; its callbacks may run, so the caller holds no lock.
+impl PoolInner {
+    /// Reports the usage of the tighter limit to an observer that watches it. Its callbacks may run, so the caller holds no lock.
     #[cold]
-    pub(super) fn observe_pressure(&self) {
-        let Some(monitor) = self.monitor().filter(|_| !callbacks_wait()) else { return };
-        // What waits for the next request is subtracted only where it might matter, since that takes as long as many
-        // allocations.
+    pub(in crate::memory) fn report_usage(&self) {
+        if !self.watches_usage || !self.observer.accepts_usage() {
+            return;
+        }
+        // Free blocks in bins and caches are subtracted only where that might matter, since it takes as long as many allocations.
         let most = Usage { used: self.small.out_bytes(), limit: self.small.arena().limit() };
-        let small = if monitor.is_near(most.ratio()) { self.small_usage() } else { most };
+        let is_near = self.observer.is_near_limit(most.ratio());
+        let small = if is_near { self.small_usage() } else { most };
         let most = Usage { used: self.large.out_bytes(), limit: self.large.arena().limit() };
-        let large = if monitor.is_near(most.ratio()) { self.large_usage() } else { most };
+        let is_near = self.observer.is_near_limit(most.ratio());
+        let large = if is_near { self.large_usage() } else { most };
         let Usage { used, limit } = if small.ratio() > large.ratio() { small } else { large };
-        monitor.observe(used as u64, limit as u64);
+        self.observer.usage(used as u64, limit as u64);
     }
 
-    /// Bytes in use and the limit, of small or of large blocks: of those of which a larger part is in use.
-    pub(super) fn tightest_usage(&self) -> (u64, u64) {
+    /// Returns the bytes in use and the limit of the kind of blocks, small or large, of which a larger part is in use.
+    pub(in crate::memory) fn tightest_usage(&self) -> (u64, u64) {
         let (small, large) = (self.small_usage(), self.large_usage());
         let Usage { used, limit } = if small.ratio() > large.ratio() { small } else { large };
         (used as u64, limit as u64)
     }
 
-    /// Tells the monitor that an allocation of `size` bytes, which the limit of its kind would allow, is being refused; false
-    /// if there is none, or callbacks are not to be called now. Callbacks may give memory back: the caller tries once more.
+    /// Announces that an allocation of `size` bytes, which the limit of its kind would allow, is about to fail. Returns whether
+    /// callbacks may have freed memory.
     #[cold]
-    pub(super) fn announce_refusal(&self, size: usize, align: usize) -> bool {
-        let Some(monitor) = self.monitor().filter(|_| !callbacks_wait()) else { return false };
-        let limit =
-            if is_small(size, align) { self.small.arena() } else { self.large.arena() }.limit();
-        if size > limit {
-            return false;
-        }
-        monitor.refused()
+    pub(super) fn about_to_fail(&self, size: usize, align: usize) -> bool {
+        let arena = if is_small(size, align) { self.small.arena() } else { self.large.arena() };
+        self.watches_usage
+            && self.observer.accepts_usage()
+            && size <= arena.limit()
+            && self.observer.about_to_fail()
     }
 
-    /// The error for an allocation that was refused: which limit it met, or that the system had no memory.
+    /// Sets the live bytes above which the observer hears of it, once; `None` is no threshold.
+    pub(in crate::memory) fn set_live_threshold(&self, bytes: Option<u64>) {
+        let threshold = bytes.and_then(|bytes| i64::try_from(bytes).ok()).unwrap_or(i64::MAX);
+        self.live.set_threshold(threshold);
+    }
+
+    #[cold]
+    pub(super) fn crossed_threshold(&self) {
+        self.live.set_threshold(i64::MAX);
+        self.observer.crossed_threshold();
+    }
+
+    /// Returns the error of a failed allocation: which limit it met, or that the system had no memory.
     #[cold]
     pub(super) fn refusal(&self, size: usize, align: usize) -> Error {
         let small = is_small(size, align);
@@ -85,20 +87,20 @@ impl Core {
         Error::OutOfMemory { bytes: size, live: usage.used, limit, met }
     }
 
-    /// What small blocks in use take of their limit.
+    /// The usage of the limit of small blocks.
     fn small_usage(&self) -> Usage {
         let live = self.live_blocks();
         let used = (0..CLASSES).map(|class| live[class] * share_of_slab(class)).sum();
         Usage { used, limit: self.small.arena().limit() }
     }
 
-    /// What large blocks in use take of their limit.
+    /// The usage of the limit of large blocks.
     fn large_usage(&self) -> Usage {
         Usage { used: self.large.occupied(), limit: self.large.arena().limit() }
     }
 }
 
-/// The bytes that are mapped at least for a block of `size` bytes at a multiple of `align`, if there is no free one.
+/// The fewest bytes that are mapped for a block of `size` bytes at a multiple of `align`, if there is no free one.
 fn block_to_map(size: usize, align: usize) -> usize {
     let bytes = if is_small(size, align) {
         block_bytes(class_of(size.max(1) + align.max(LINE) - LINE))

@@ -1,4 +1,4 @@
-//! Which allocations are recorded at level Standard: every large one, and one in so many bytes of the others.
+//! Which allocations are sampled: every large one, and one in so many bytes of the others.
 //!
 //! A thread counts down the bytes that it allocates to a random distance, exponentially distributed with mean [`MEAN`].
 //! The allocation that crosses it is recorded. An allocation of s bytes is thus recorded with probability
@@ -8,17 +8,15 @@
 use std::cell::Cell;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
-use super::threads;
-
 /// Bytes of allocations, on average, from one recorded one to the next: a page. From this size on each is recorded, so that no
 /// leaked page is missed.
 pub(super) const MEAN: usize = 4 << 10;
 /// As [`MEAN`]: below it, an allocation may go unrecorded.
-pub(in crate::memory) const SAMPLED_BELOW: usize = MEAN;
+pub(super) const SAMPLED_BELOW: usize = MEAN;
 
 /// How far a thread is from the next allocation of a pool that is recorded. Only that thread changes it.
 #[derive(Debug)]
-pub(in crate::memory) struct Sampler {
+pub(super) struct Sampler {
     /// What crosses so many bytes, counted from an origin that the caller moves, is recorded.
     at: AtomicI64,
     seed: AtomicU64,
@@ -26,12 +24,12 @@ pub(in crate::memory) struct Sampler {
 
 impl Sampler {
     /// Records nothing.
-    pub(in crate::memory) const fn none() -> Self {
+    pub(super) const fn none() -> Self {
         Self { at: AtomicI64::new(i64::MAX), seed: AtomicU64::new(0) }
     }
 
     /// One for the calling thread.
-    pub(in crate::memory) fn of_this_thread() -> Self {
+    pub(super) fn of_this_thread() -> Self {
         let seed = AtomicU64::new(first_seed());
         let sampler = Self { at: AtomicI64::new(0), seed };
         sampler.draw(0);
@@ -39,7 +37,7 @@ impl Sampler {
     }
 
     /// Whether an allocation of `bytes` bytes after `before` bytes is recorded.
-    pub(in crate::memory) fn chosen(&self, before: u32, bytes: usize) -> bool {
+    pub(super) fn picks(&self, before: u32, bytes: usize) -> bool {
         let end = i64::from(before).saturating_add(i64::try_from(bytes).unwrap_or(i64::MAX));
         let crossed = end > self.at.load(Ordering::Relaxed);
         if crossed {
@@ -49,13 +47,13 @@ impl Sampler {
     }
 
     /// From so many bytes on something is recorded.
-    pub(in crate::memory) fn look_at(&self) -> u32 {
+    pub(super) fn slow_path_at(&self) -> u32 {
         let at = self.at.load(Ordering::Relaxed).saturating_add(1);
         at.clamp(0, i64::from(u32::MAX)) as u32
     }
 
     /// Moves the origin by so many bytes.
-    pub(in crate::memory) fn pass(&self, bytes: u32) {
+    pub(super) fn pass(&self, bytes: u32) {
         let at = self.at.load(Ordering::Relaxed);
         if at < i64::MAX {
             self.at.store(at.saturating_sub(i64::from(bytes)), Ordering::Relaxed);
@@ -76,7 +74,7 @@ thread_local! {
 
 /// Whether an allocation of `bytes` bytes by this thread, in no pool with a [`Sampler`], is recorded.
 #[inline]
-pub(super) fn chosen(bytes: usize) -> bool {
+pub(in crate::memory) fn picks(bytes: usize) -> bool {
     if bytes >= MEAN {
         return true;
     }
@@ -106,7 +104,7 @@ fn crossed(left: &Cell<i64>) -> bool {
 
 /// True once in `number` times, at random; `number` is a power of two.
 #[inline]
-pub(super) fn one_in(number: u64) -> bool {
+pub(in crate::memory) fn one_in(number: u64) -> bool {
     thread_local!(static STATE: Cell<u64> = const { Cell::new(0) });
     let mut state = STATE.get();
     if state == 0 {
@@ -117,9 +115,11 @@ pub(super) fn one_in(number: u64) -> bool {
     (state >> 32) & (number - 1) == 0
 }
 
-/// A seed for the calling thread, not 0.
+/// A seed that no earlier call returned, not 0.
 fn first_seed() -> u64 {
-    0x9e37_79b9_7f4a_7c15u64.wrapping_mul(u64::from(threads::number()) * 2 + 1)
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    0x9e37_79b9_7f4a_7c15u64.wrapping_mul(number.wrapping_mul(2) | 1)
 }
 
 /// The next state of Marsaglia's xorshift64; never 0 after one that is not.
@@ -139,7 +139,7 @@ fn distance(seed: &mut u64) -> i64 {
 }
 
 /// The bytes that a recorded allocation of `bytes` bytes stands for.
-pub(super) fn stands_for(bytes: usize) -> u64 {
+pub(in crate::memory) fn stands_for(bytes: usize) -> u64 {
     if bytes >= MEAN {
         return bytes as u64;
     }
@@ -153,17 +153,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn estimates_are_unbiased_and_large_ones_never_missed() {
+    fn estimates_are_unbiased_and_large_blocks_always_picked() {
         std::thread::spawn(|| {
             for size in [16usize, 64, 1000, 4000] {
                 let count = (25 << 20) / size;
-                let recorded = (0..count).filter(|_| chosen(size)).count();
+                let recorded = (0..count).filter(|_| picks(size)).count();
                 let estimate = recorded as u64 * stands_for(size);
                 let true_bytes = (count * size) as f64;
                 // About 6400 are recorded: the standard deviation is 1.3 % of the sum, and 6 % is more than four of them.
                 assert!((estimate as f64 / true_bytes - 1.0).abs() < 0.06, "{size}: {estimate}");
             }
-            assert!((0..1000).all(|_| chosen(MEAN)));
+            assert!((0..1000).all(|_| picks(MEAN)));
             assert_eq!(stands_for(MEAN), MEAN as u64);
             assert_eq!(stands_for(0), 0);
         })
@@ -172,21 +172,21 @@ mod tests {
     }
 
     #[test]
-    fn a_sampler_is_asked_at_what_it_records_and_is_unbiased() {
+    fn samplers_are_unbiased_and_stop_the_fast_path_in_time() {
         for size in [16usize, 300, 2500] {
             let sampler = Sampler::of_this_thread();
             let (mut before, mut recorded, count) = (0u32, 0, (25 << 20) / size);
             for at in 0..count {
-                let due = before + size as u32 >= sampler.look_at();
+                let due = before + size as u32 >= sampler.slow_path_at();
                 // A large one in between is recorded and changes no chance.
                 if at % 1000 == 0 {
-                    assert!(sampler.chosen(before, MEAN));
+                    assert!(sampler.picks(before, MEAN));
                     before += MEAN as u32;
                 }
-                if due || before + size as u32 >= sampler.look_at() {
-                    recorded += u64::from(sampler.chosen(before, size));
+                if due || before + size as u32 >= sampler.slow_path_at() {
+                    recorded += u64::from(sampler.picks(before, size));
                 } else {
-                    assert!(!sampler.chosen(before, size), "unasked");
+                    assert!(!sampler.picks(before, size), "unasked");
                 }
                 before += size as u32;
                 if before > 1 << 20 {
@@ -198,11 +198,11 @@ mod tests {
             assert!((estimate as f64 / bytes - 1.0).abs() < 0.06, "{size}: {estimate}");
         }
         let none = Sampler::none();
-        assert!(!none.chosen(u32::MAX, 64) && none.look_at() == u32::MAX);
+        assert!(!none.picks(u32::MAX, 64) && none.slow_path_at() == u32::MAX);
     }
 
     #[test]
-    fn one_in_so_many_is_chosen() {
+    fn one_in_n_has_probability_1_over_n() {
         for number in [1u64, 8, 32] {
             let chosen = (0..32_000).filter(|_| one_in(number)).count() as f64;
             let expected = 32_000.0 / number as f64;
@@ -212,9 +212,9 @@ mod tests {
     }
 
     #[test]
-    fn the_first_allocation_of_a_thread_is_not_special() {
+    fn the_first_allocation_of_a_thread_is_picked_like_any_other() {
         let recorded: usize =
-            (0..200).map(|_| usize::from(std::thread::spawn(|| chosen(64)).join().unwrap())).sum();
+            (0..200).map(|_| usize::from(std::thread::spawn(|| picks(64)).join().unwrap())).sum();
         assert!(recorded < 20, "64 bytes are recorded once in 64 times, not {recorded} in 200");
     }
 }

@@ -1,26 +1,26 @@
-//! Blocks of 1 MiB and more: a buddy allocator whose tails are given back, a few recent blocks kept whole, and mappings of
-//! their own for the largest.
+//! Blocks of 1 MiB and more: regions with a buddy allocator, mappings of their own for the largest, and a cache before both.
 //!
-//! A block that is freed is put where a request of about its size finds it first, with its pages still in memory: that
-//! saves the page faults, which cost a hundred times more than any search. Such blocks go back to the buddy
-//! allocator when the pool is cleaned or runs out.
+//! A freed block enters the cache whole, with its pages resident, where a request of about its size finds it first: that saves the
+//! page faults, which cost a hundred times more than any search. Cached blocks return to the buddy allocator when the pool is
+//! purged.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use super::arena::{Arena, ArenaFigures, Span, discard, past};
-use super::system::{GRANULE, Pages};
+use super::arena::{Arena, ArenaFigures, Span};
+use super::discard::{discard, past};
+use crate::os::pages::{GRANULE, Pages};
 
 /// Blocks above this many granules (32 MiB) are mapped by themselves.
 const DIRECT: usize = 1 << 13;
-/// Blocks from 2^8 granules (1 MiB) to 2^14 (64 MiB) are kept when they are freed.
-const KEPT: std::ops::RangeInclusive<usize> = 1 << 8..=1 << 14;
-/// Classes of kept blocks: four to a doubling.
-const KEPT_CLASSES: usize = 25;
-/// Blocks kept of one class, at most: fewer of those above 8 MiB, see [`places_for`].
-const KEPT_SLOTS: usize = 4;
+/// Freed blocks from 2^8 granules (1 MiB) to 2^14 (64 MiB) are cached.
+const CACHED: std::ops::RangeInclusive<usize> = 1 << 8..=1 << 14;
+/// Classes of cached blocks: four to a doubling.
+const CACHE_CLASSES: usize = 25;
+/// The most cached blocks of one class: fewer above 8 MiB, see [`slots_for`].
+const CACHE_SLOTS: usize = 4;
 /// From this many bytes on a mapping is aligned and advised for huge pages.
 const HUGE_FROM: usize = 4 << 20;
 const HUGE: usize = 2 << 20;
@@ -28,7 +28,7 @@ const HUGE: usize = 2 << 20;
 #[derive(Debug)]
 pub(super) struct LargeBlockPool {
     arena: Arena,
-    recent: [[Kept; KEPT_SLOTS]; KEPT_CLASSES],
+    large_cache: [[CacheSlot; CACHE_SLOTS]; CACHE_CLASSES],
     /// Mappings of single blocks: address to (bytes, alignment).
     direct: Mutex<BTreeMap<usize, (usize, usize)>>,
     /// The bytes of these mappings.
@@ -36,18 +36,18 @@ pub(super) struct LargeBlockPool {
     huge_pages: bool,
 }
 
-/// A kept block, as [`pack`] writes it; 0 is an empty place. A line for each, so that threads with places of their own don't
-/// disturb each other.
+/// A cached block, as [`pack`] writes it; 0 is an empty slot. A line for each, so that threads with different hints do not share
+/// one.
 #[derive(Debug, Default)]
 #[repr(align(64))]
-struct Kept(AtomicU64);
+struct CacheSlot(AtomicU64);
 
 /// The figures of the large blocks, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct LargeFigures {
     pub(super) arena: ArenaFigures,
-    pub(super) kept: usize,
-    pub(super) largest_kept: usize,
+    pub(super) cached: usize,
+    pub(super) largest_cached: usize,
 }
 
 impl LargeBlockPool {
@@ -60,7 +60,7 @@ impl LargeBlockPool {
     ) -> Option<Self> {
         Some(Self {
             arena: Arena::new(limit, initial, pages)?,
-            recent: std::array::from_fn(|_| std::array::from_fn(|_| Kept::default())),
+            large_cache: std::array::from_fn(|_| std::array::from_fn(|_| CacheSlot::default())),
             direct: Mutex::default(),
             direct_bytes: AtomicUsize::new(0),
             huge_pages,
@@ -70,7 +70,7 @@ impl LargeBlockPool {
     /// A block of at least `bytes` at a multiple of `align`; `None` if the limit or the system refuses.
     pub(super) fn allocate(&self, bytes: usize, align: usize, pages: &Pages) -> Option<Span> {
         let granules = bytes.max(1).div_ceil(GRANULE);
-        if let Some(span) = self.take_recent(granules, align, 0) {
+        if let Some(span) = self.take_cached(granules, align, 0) {
             return Some(span);
         }
         let from_arena = if granules <= DIRECT {
@@ -84,55 +84,60 @@ impl LargeBlockPool {
         })
     }
 
-    /// Takes a block that nobody uses any more; `granules` are those of its span.
+    /// Frees a block that nobody uses any more; `granules` are those of its span.
     #[inline]
     pub(super) fn free(&self, address: usize, granules: usize, pages: &Pages) {
-        if !self.keep(address, granules, 0) {
+        if !self.cache(address, granules, 0) {
             self.give_back(address, granules, pages);
         }
     }
 
-    /// Takes a kept block of at least `granules`; the search begins at `place`.
+    /// Takes a cached block of at least `granules`; the search begins at `shard_hint`.
     #[inline]
-    pub(super) fn take_recent(&self, granules: usize, align: usize, place: usize) -> Option<Span> {
-        if !KEPT.contains(&granules) {
+    pub(super) fn take_cached(
+        &self,
+        granules: usize,
+        align: usize,
+        shard_hint: usize,
+    ) -> Option<Span> {
+        if !CACHED.contains(&granules) {
             return None;
         }
-        let slots = &self.recent[kept_class(granules)];
-        for at in 0..KEPT_SLOTS {
-            let Kept(slot) = &slots[(place + at) % KEPT_SLOTS];
+        let slots = &self.large_cache[cache_class(granules)];
+        for at in 0..CACHE_SLOTS {
+            let CacheSlot(slot) = &slots[(shard_hint + at) % CACHE_SLOTS];
             let packed = slot.load(Ordering::Relaxed);
-            let (address, kept) = unpack(packed);
+            let (address, cached) = unpack(packed);
             if packed != 0
-                && kept >= granules
+                && cached >= granules
                 && address & (align - 1) == 0
                 // Acquire: what its last user wrote happened before.
                 && slot.compare_exchange(packed, 0, Ordering::Acquire, Ordering::Relaxed).is_ok()
             {
-                return Some(Span { address, granules: kept, used_bytes: kept * GRANULE });
+                return Some(Span { address, granules: cached, used_bytes: cached * GRANULE });
             }
         }
         None
     }
 
-    /// Keeps a block that nobody uses any more, in `place` if that is empty; false if it is too large, too small, or there is
-    /// no room for it.
+    /// Caches a block that nobody uses any more, at `shard_hint` if that slot is empty. Returns false if the block is too large or too
+    /// small, or no slot is empty.
     #[inline]
-    pub(super) fn keep(&self, address: usize, granules: usize, place: usize) -> bool {
-        if !KEPT.contains(&granules) {
+    pub(super) fn cache(&self, address: usize, granules: usize, shard_hint: usize) -> bool {
+        if !CACHED.contains(&granules) {
             return false;
         }
-        let places = places_for(granules);
+        let slots_used = slots_for(granules);
         let packed = pack(address, granules);
-        let slots = &self.recent[kept_class(granules)];
-        (0..places).any(|at| {
-            let Kept(slot) = &slots[(place + at) % places];
+        let slots = &self.large_cache[cache_class(granules)];
+        (0..slots_used).any(|at| {
+            let CacheSlot(slot) = &slots[(shard_hint + at) % slots_used];
             slot.load(Ordering::Relaxed) == 0
                 && slot.compare_exchange(0, packed, Ordering::Release, Ordering::Relaxed).is_ok()
         })
     }
 
-    /// Gives a block to the arena or, if it is a mapping of its own, to the system; the bytes that left memory at once.
+    /// Frees a block to the arena or, if it is a mapping of its own, to the system. Returns the resident bytes released at once.
     fn give_back(&self, address: usize, granules: usize, pages: &Pages) -> usize {
         let own = self.direct_maps().remove(&address);
         let Some((bytes, align)) = own else {
@@ -170,10 +175,10 @@ impl LargeBlockPool {
         self.direct.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives the kept blocks up; the bytes that left memory at once.
-    pub(super) fn drain(&self, pages: &Pages, deadline: Option<Instant>) -> usize {
+    /// Empties the cache until the deadline. Returns the resident bytes released at once.
+    pub(super) fn flush(&self, pages: &Pages, deadline: Option<Instant>) -> usize {
         let mut gone = 0;
-        for Kept(slot) in self.recent.iter().flatten() {
+        for CacheSlot(slot) in self.large_cache.iter().flatten() {
             if slot.load(Ordering::Relaxed) == 0 {
                 continue;
             }
@@ -183,11 +188,11 @@ impl LargeBlockPool {
                 continue;
             }
             if self.direct_maps().contains_key(&address) {
-                // SAFETY: the block was kept, so that nobody used it, and this call has taken it out.
+                // SAFETY: the block was cached, so that nobody used it, and this call has taken it out.
                 let (bytes, whole) =
                     unsafe { discard(address, granules * GRANULE, pages, deadline) };
                 gone += bytes;
-                if !whole && self.keep(address, granules, 0) {
+                if !whole && self.cache(address, granules, 0) {
                     break;
                 }
             }
@@ -204,30 +209,30 @@ impl LargeBlockPool {
     }
 
     pub(super) fn figures(&self) -> LargeFigures {
-        let kept: Vec<_> = self.kept().collect();
+        let cached: Vec<_> = self.cached().collect();
         LargeFigures {
-            arena: self.arena.figures(&kept),
-            kept: kept.iter().map(|(_, bytes)| bytes).sum(),
-            largest_kept: kept.iter().map(|&(_, bytes)| bytes).max().unwrap_or(0),
+            arena: self.arena.figures(&cached),
+            cached: cached.iter().map(|(_, bytes)| bytes).sum(),
+            largest_cached: cached.iter().map(|&(_, bytes)| bytes).max().unwrap_or(0),
         }
     }
 
-    /// The blocks that are kept, as (address, bytes).
-    fn kept(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
-        let slots = self.recent.iter().flatten();
-        slots.map(|Kept(slot)| unpack(slot.load(Ordering::Relaxed))).filter_map(
+    /// The cached blocks, as (address, bytes).
+    fn cached(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
+        let slots = self.large_cache.iter().flatten();
+        slots.map(|CacheSlot(slot)| unpack(slot.load(Ordering::Relaxed))).filter_map(
             |(address, granules)| (granules > 0).then_some((address, granules * GRANULE)),
         )
     }
 
-    /// Bytes of the blocks that users have, and of those that are kept.
+    /// Bytes of live and cached blocks.
     pub(super) fn out_bytes(&self) -> usize {
         self.arena.used() + self.direct_bytes.load(Ordering::Relaxed)
     }
 
-    /// Bytes of the blocks that users have.
+    /// Bytes of live blocks.
     pub(super) fn occupied(&self) -> usize {
-        self.out_bytes().saturating_sub(self.kept().map(|(_, bytes)| bytes).sum())
+        self.out_bytes().saturating_sub(self.cached().map(|(_, bytes)| bytes).sum())
     }
 
     /// The address ranges of the mappings of single blocks.
@@ -235,7 +240,7 @@ impl LargeBlockPool {
         self.direct_maps().iter().map(|(&address, &(bytes, _))| (address, bytes)).collect()
     }
 
-    /// Gives everything back to the system.
+    /// Unmaps everything.
     ///
     /// # Safety
     /// Nobody uses any block of this pool.
@@ -250,19 +255,19 @@ impl LargeBlockPool {
     }
 }
 
-/// How many blocks of about this length are kept: about 32 MiB of them, but one at least.
+/// How many blocks of about this length are cached: about 32 MiB of them, but one at least.
 #[inline]
-fn places_for(granules: usize) -> usize {
+fn slots_for(granules: usize) -> usize {
     match granules {
-        ..=2048 => KEPT_SLOTS,
+        ..=2048 => CACHE_SLOTS,
         2049..=4096 => 2,
         _ => 1,
     }
 }
 
-/// The class of a kept block: (4 + r) << k granules hold it, as with small blocks.
+/// The class of a cached block: (4 + r) << k granules hold it, as with small blocks.
 #[inline]
-fn kept_class(granules: usize) -> usize {
+fn cache_class(granules: usize) -> usize {
     let last = granules - 1;
     let log = last.ilog2() as usize;
     (log - 1) * 4 + ((last >> (log - 2)) & 3) - 27
@@ -288,12 +293,12 @@ mod tests {
     }
 
     #[test]
-    fn kept_classes_cover_their_range() {
-        assert_eq!(kept_class(*KEPT.start()), 0);
-        assert_eq!(kept_class(*KEPT.end()), KEPT_CLASSES - 1);
+    fn cache_classes_cover_their_range() {
+        assert_eq!(cache_class(*CACHED.start()), 0);
+        assert_eq!(cache_class(*CACHED.end()), CACHE_CLASSES - 1);
         let mut previous = 0;
-        for granules in KEPT {
-            let class = kept_class(granules);
+        for granules in CACHED {
+            let class = cache_class(granules);
             assert!(class == previous || class == previous + 1);
             previous = class;
             let address = 0x7fff_ffff_f000;
@@ -302,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_is_found_again_with_its_pages() {
+    fn cached_blocks_keep_their_pages() {
         let pages = Pages::default();
         let pool = pool(usize::MAX >> 1, &pages);
         for bytes in [1 << 20, 3 << 20, 40 << 20] {
@@ -313,14 +318,14 @@ mod tests {
             assert_eq!((second.address, second.used_bytes), (first.address, bytes));
             pool.free(second.address, second.granules, &pages);
         }
-        assert_eq!(pool.figures().kept, 44 << 20);
-        pool.drain(&pages, None);
+        assert_eq!(pool.figures().cached, 44 << 20);
+        pool.flush(&pages, None);
         pool.arena().release(0, &pages, None);
-        assert_eq!((pool.figures().kept, pool.arena().mapped()), (0, 0));
+        assert_eq!((pool.figures().cached, pool.arena().mapped()), (0, 0));
     }
 
     #[test]
-    fn the_largest_are_mapped_alone_to_the_page() {
+    fn blocks_above_32_mib_are_mapped_to_the_page() {
         let pages = Pages::default();
         let pool = pool(usize::MAX >> 1, &pages);
         let bytes = 128_256 * 2560 * 2;
@@ -328,11 +333,11 @@ mod tests {
         assert!(block.granules * GRANULE - bytes < GRANULE);
         assert_eq!(pool.direct_ranges(), [(block.address, block.granules * GRANULE)]);
         pool.free(block.address, block.granules, &pages);
-        assert_eq!(pool.arena().mapped(), 0, "not kept");
+        assert_eq!(pool.arena().mapped(), 0, "not cached");
     }
 
     #[test]
-    fn every_alignment_is_met_and_limits_hold() {
+    fn alignments_and_limits_hold() {
         let pages = Pages::default();
         let pool = pool(80 << 20, &pages);
         for log in 0..=21 {

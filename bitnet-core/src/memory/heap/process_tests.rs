@@ -2,26 +2,26 @@
 
 use std::os::raw::c_int;
 
-use super::{HybridMemoryPool, MemoryPoolConfig};
 use crate::Error;
 use crate::device::Device;
+use crate::memory::{HybridMemoryPool, MemoryPoolConfig};
 
 /// Runs `child` in a forked process, which ends with the number it returns.
 fn status_of(child: impl FnOnce() -> c_int) -> c_int {
     // Held over the fork, because another thread's lock would stay locked in the child for ever.
-    let directory = super::directory::lock();
+    let table = super::state::lock_table();
     // SAFETY: the child runs `child` alone, which takes no lock that another thread of this process holds, and ends without
     // running anything else of the parent.
     match unsafe { libc::fork() } {
         -1 => panic!("no process: {}", std::io::Error::last_os_error()),
         0 => {
-            drop(directory);
+            drop(table);
             let code = child();
             // SAFETY: ends the process; nothing follows.
             unsafe { libc::_exit(code) }
         }
         pid => {
-            drop(directory);
+            drop(table);
             let mut status = 0;
             // SAFETY: `status` is ours, `pid` is our child.
             let waited = unsafe { libc::waitpid(pid, &raw mut status, 0) };
@@ -33,7 +33,7 @@ fn status_of(child: impl FnOnce() -> c_int) -> c_int {
 }
 
 #[test]
-fn a_forked_child_has_its_own_copy_of_everything() {
+fn a_forked_child_has_its_own_copy_of_the_pool() {
     let pool = HybridMemoryPool::with_config(MemoryPoolConfig::unbounded()).unwrap();
     let mut held: Vec<_> = [64, 5000, 2 << 20]
         .map(|size| {
@@ -63,7 +63,7 @@ fn a_forked_child_has_its_own_copy_of_everything() {
 }
 
 #[test]
-fn a_process_without_more_address_space_gets_errors_and_recovers() {
+fn exhausted_address_space_is_an_error_and_recoverable() {
     let code = status_of(|| {
         let Ok(pool) = HybridMemoryPool::with_config(MemoryPoolConfig::unbounded()) else {
             return 1;

@@ -4,9 +4,9 @@
 //! a fifth of a block above four lines is lost. The largest class is 1 MiB.
 
 /// A cache line, in bytes: the smallest block and the smallest alignment.
-pub(super) const LINE: usize = 64;
+pub(in crate::memory) const LINE: usize = 64;
 /// Requests of this many bytes and more are not small.
-pub(super) const SMALL_LIMIT: usize = 1 << 20;
+pub(in crate::memory) const SMALL_LIMIT: usize = 1 << 20;
 /// The number of classes.
 pub(super) const CLASSES: usize = 52;
 
@@ -59,11 +59,11 @@ pub(super) const fn slab_bytes(class: usize) -> usize {
     bytes.next_multiple_of(64 << 10)
 }
 
-/// How many blocks of `class` pass at once between a thread and the others.
+/// How many blocks of `class` move at once between a thread and the others.
 pub(super) const fn batch(class: usize) -> usize {
     let blocks = (128 << 10) / block_bytes(class);
-    if blocks > super::depot::SLOTS {
-        super::depot::SLOTS
+    if blocks > super::magazine::SLOTS {
+        super::magazine::SLOTS
     } else if blocks < 2 {
         2
     } else {
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn blocks_are_lines_and_slabs_waste_little() {
+    fn slabs_waste_at_most_an_eighth() {
         for class in 0..CLASSES {
             let (block, slab) = (block_bytes(class), slab_bytes(class));
             assert_eq!(block % LINE, 0);

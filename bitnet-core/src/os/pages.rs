@@ -1,13 +1,13 @@
-//! Pages of the system: mapped, given back, asked about. The one place of the pool that calls the operating system.
+//! Pages of memory: mapped, returned, and asked whether they are resident.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The unit in which pools keep their books about pages, in bytes. The system's pages may be larger.
-pub(super) const GRANULE: usize = 4096;
+pub(crate) const GRANULE: usize = 4096;
 
 /// How pages are had from the system. A test can make it refuse.
 #[derive(Debug)]
-pub(super) struct Pages {
+pub(crate) struct Pages {
     /// How many more maps succeed; `usize::MAX` stands for no bound.
     remaining: AtomicUsize,
 }
@@ -20,13 +20,13 @@ impl Default for Pages {
 
 impl Pages {
     /// From now on `count` maps succeed and all later ones fail; `None` lifts the bound.
-    pub(super) fn fail_after(&self, count: Option<usize>) {
+    pub(crate) fn fail_after(&self, count: Option<usize>) {
         self.remaining.store(count.unwrap_or(usize::MAX), Ordering::SeqCst);
     }
 
     /// The address of `bytes` zero bytes, aligned to `align` (a power of two); `None` if the system refuses.
     /// `bytes` must be a multiple of [`GRANULE`] and above zero.
-    pub(super) fn map(&self, bytes: usize, align: usize) -> Option<usize> {
+    pub(crate) fn map(&self, bytes: usize, align: usize) -> Option<usize> {
         let allowed = self.remaining.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
             if left == usize::MAX { Some(left) } else { left.checked_sub(1) }
         });
@@ -38,7 +38,7 @@ impl Pages {
     ///
     /// # Safety
     /// `map` returned `address` for these `bytes` and `align`, and nobody uses it any more.
-    pub(super) unsafe fn unmap(&self, address: usize, bytes: usize, align: usize) {
+    pub(crate) unsafe fn unmap(&self, address: usize, bytes: usize, align: usize) {
         // SAFETY: the caller's promise is the one that is asked for.
         unsafe { imp::unmap(address, bytes, align.max(GRANULE)) };
     }
@@ -48,13 +48,13 @@ impl Pages {
     ///
     /// # Safety
     /// The range lies in a mapping made by `map`, and nobody reads or writes it meanwhile.
-    pub(super) unsafe fn discard(&self, address: usize, bytes: usize) -> bool {
+    pub(crate) unsafe fn discard(&self, address: usize, bytes: usize) -> bool {
         // SAFETY: the caller's promise is the one that is asked for.
         unsafe { imp::discard(address, bytes) }
     }
 
     /// Asks for huge pages in the part of the range that can have them. Only a hint.
-    pub(super) fn advise_huge(&self, address: usize, bytes: usize) {
+    pub(crate) fn advise_huge(&self, address: usize, bytes: usize) {
         const HUGE: usize = 2 << 20;
         let from = address.next_multiple_of(HUGE);
         let to = (address + bytes) / HUGE * HUGE;
@@ -64,7 +64,7 @@ impl Pages {
     }
 
     /// How many bytes of the range lie in memory now; `None` where the system does not tell.
-    pub(super) fn resident(&self, address: usize, bytes: usize) -> Option<usize> {
+    pub(crate) fn resident(&self, address: usize, bytes: usize) -> Option<usize> {
         imp::resident(address, bytes)
     }
 }

@@ -1,0 +1,57 @@
+//! Returning the pages of unused memory to the system in pieces, with a check between them.
+
+use std::time::Instant;
+
+use crate::os::pages::Pages;
+
+/// The bytes whose pages are returned between two looks at the clock.
+pub(super) const PIECE: usize = 2 << 20;
+
+/// Whether the deadline has passed.
+pub(in crate::memory) fn past(deadline: Option<Instant>) -> bool {
+    deadline.is_some_and(|deadline| Instant::now() >= deadline)
+}
+
+/// Returns the pages of a part of a mapping to the system, piece by piece until the deadline. Returns the resident bytes released, as
+/// reported by the OS, and whether all pieces are done.
+///
+/// # Safety
+/// As [`Pages::discard`].
+pub(super) unsafe fn discard(
+    address: usize,
+    bytes: usize,
+    pages: &Pages,
+    deadline: Option<Instant>,
+) -> (usize, bool) {
+    // SAFETY: the caller's promise is the one that is asked for.
+    unsafe { discard_while(address, bytes, pages, &|| !past(deadline)) }
+}
+
+/// As [`discard`], as long as `more`, which is called before each piece, returns true.
+///
+/// # Safety
+/// As [`Pages::discard`].
+pub(super) unsafe fn discard_while(
+    address: usize,
+    bytes: usize,
+    pages: &Pages,
+    more: &dyn Fn() -> bool,
+) -> (usize, bool) {
+    let mut gone = 0;
+    let mut at = address;
+    while at < address + bytes {
+        if !more() {
+            return (gone, false);
+        }
+        // Pieces end where huge pages do.
+        let next = ((at / PIECE + 1) * PIECE).min(address + bytes);
+        let before = pages.resident(at, next - at);
+        // SAFETY: a part of what the caller's promise covers.
+        if before != Some(0) && unsafe { pages.discard(at, next - at) } {
+            let after = pages.resident(at, next - at);
+            gone += before.unwrap_or(0).saturating_sub(after.unwrap_or(0));
+        }
+        at = next;
+    }
+    (gone, true)
+}

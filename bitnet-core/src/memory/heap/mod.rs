@@ -1,0 +1,99 @@
+//! The allocator: blocks of a pool, from the size class of a request to the pages of the system.
+//!
+//! # `allocate`, step by step
+//!
+//! The fast path is [`MemoryHandle::take`] and what it inlines ([`fast_path`]). A request below 1 MiB stops at three places,
+//! all of them in the cache of this thread ([`thread_cache`]):
+//!
+//! 1. *Whose cache is it?* One comparison of the cache's state with the [key](block_tag::Key) of the pool. It fails for another
+//!    pool or purpose than the last one, and under any flag.
+//! 2. *Count.* One addition to a word of [`stats`]. It fails when the thread's report of live bytes, a sample or a flush is due.
+//! 3. *Pop.* The last address of the [bin](bins) of the request's [size class](size_class).
+//!
+//! The handle is that address and a [tag](block_tag): no store to the block, no locked instruction. A request from 1 MiB to
+//! 64 MiB does the same, but takes its block from the pool's cache of large blocks by one exchange ([`large_block`]).
+//!
+//! Whatever fails goes to the slow path, [`PoolInner::allocate`] ([`slow_path`]), which works down this list until it has a block:
+//!
+//! | below 1 MiB | from 1 MiB on |
+//! |---|---|
+//! | a bin of this thread ([`bins`]) | the cache of large blocks ([`large_block`]) |
+//! | a magazine that another thread filled ([`magazine`]) | a free span of a region ([`arena`], [`buddy`]) |
+//! | free blocks of a slab ([`small_block`]) | a new region |
+//! | a new slab, in a free span of a region ([`arena`]) | a mapping of its own, above 32 MiB |
+//! | a new region, from the system ([`crate::os::pages`]) | |
+//!
+//! If there is none it purges all free memory ([`purge`]) and starts again; then it announces the failure to the observer, whose
+//! callbacks may free some, and starts a last time. Then it is [`crate::Error::OutOfMemory`].
+//!
+//! # `free`, step by step
+//!
+//! Dropping a handle compares the key in its tag with the state of this thread's cache, counts the block in the other word of
+//! [`stats`], and pushes the address to the bin ([`fast_path::free`]). It does not matter which thread allocated the block. A
+//! large block enters the cache of large blocks.
+//!
+//! Whatever fails goes to [`PoolInner::free`]. A full bin passes its older half on as a magazine; when enough magazines wait,
+//! blocks return to their slab, and a slab without live blocks returns to its region. Nothing returns to the system but by
+//! [`PoolInner::purge`].
+//!
+//! # Who may know whom
+//!
+//! ```text
+//! handle ── fast_path ── slow_path ── purge · usage · metrics
+//!                 │
+//!               state ────────────── observer (a trait)
+//!       ┌─────────┼───────────┐
+//!  thread_cache   │       pool_table
+//!   bins stats    │
+//!       └── small_block  large_block
+//!          magazine │ ┌───┘
+//!                 arena ── buddy ── bitmap
+//! ```
+//!
+//! Trackers, cleaners, tokens and tensors are not known here: they hold handles, call a pool, or implement [`HeapObserver`].
+//!
+//! # What must stay true
+//!
+//! - A block belongs to one handle, and a handle is not copied.
+//! - Only the owning thread changes a cache, but for flags. Totals are read under the lock of [`stats`].
+//! - A pool lives as long as one of its blocks ([`state`]). After a thread has counted a block as freed it touches nothing of the pool.
+//! - In a child that `fork` makes of a process with several threads, a lock that another thread held stays locked. Such a child must
+//!   not use pools.
+
+mod arena;
+mod bins;
+mod bitmap;
+mod block_tag;
+mod buddy;
+mod discard;
+mod fast_path;
+mod handle;
+mod large_block;
+mod magazine;
+mod metrics;
+mod observer;
+mod pool_table;
+#[cfg(all(test, unix))]
+mod process_tests;
+mod purge;
+mod purpose;
+pub(super) mod sampling;
+mod size_class;
+mod slow_path;
+mod small_block;
+mod state;
+mod stats;
+mod thread_cache;
+mod usage;
+
+pub use handle::MemoryHandle;
+pub use metrics::{ClassFigures, MemoryMetrics, PoolFigures};
+pub use observer::{AllocationEvent, DeallocationEvent};
+pub use purge::Released;
+pub use purpose::Purpose;
+
+pub(super) use block_tag::Key;
+pub(super) use discard::past;
+pub(super) use observer::{Call, HeapObserver, Recording};
+pub(super) use size_class::{LINE, SMALL_LIMIT};
+pub(super) use state::{Limits, PoolInner};

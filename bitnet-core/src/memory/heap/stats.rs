@@ -1,0 +1,504 @@
+//! What a pool counts: calls, live bytes by purpose, and their peak.
+//!
+//! Each thread counts for itself ([`LocalStats`]), and a pool's totals are the sum over its threads. Only the owning thread writes
+//! its numbers, without locked instructions; they are atomics because others read them.
+//!
+//! The fast path counts in two words, `taken` and `given`, each with a number of blocks in its upper half and their bytes in its
+//! lower half. An allocation writes only the first and a free only the second, so neither waits for the other. Both words count
+//! blocks of one purpose, the one in `state`. Before another purpose is counted, and before a lower half overflows, the words are
+//! flushed into [`Counts`].
+//!
+//! A flush changes several words, so it holds a lock that readers take as well: what a reader sums is always consistent. The fast
+//! path needs no lock, because each of its stores moves one word from one consistent state to the next.
+//!
+//! A thread reports its live bytes to the pool ([`LiveBytes`]) when they have strayed from the last report by [`UNREPORTED`]: that
+//! bounds the error of the peak.
+
+use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::Purpose;
+use super::block_tag::Key;
+use super::sampling::Sampler;
+use super::size_class::SMALL_LIMIT;
+
+/// How far, in bytes, a thread's live bytes may stray from its last report.
+const UNREPORTED: i32 = 128 << 10;
+/// How much further they may stray while the thread allocates blocks of 1 MiB and more.
+const MORE_UNREPORTED: i32 = (4 << 20) - UNREPORTED;
+/// Larger blocks are not counted in the two words.
+const COUNTED: usize = 64 << 20;
+/// The words are flushed before so many bytes are taken.
+const FLUSH_FROM: u32 = 1 << 30;
+/// One block, as the two words count it.
+const ONE: u64 = 1 << 32;
+
+/// A part of the totals of a pool.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    pub(super) allocations: AtomicU64,
+    pub(super) deallocations: AtomicU64,
+    /// Bytes requested less bytes freed, for each purpose. Blocks of other threads may be freed here, so a part may be negative.
+    pub(super) live: [AtomicI64; Purpose::ALL.len()],
+}
+
+impl Counts {
+    const fn new() -> Self {
+        Self {
+            allocations: AtomicU64::new(0),
+            deallocations: AtomicU64::new(0),
+            live: [const { AtomicI64::new(0) }; Purpose::ALL.len()],
+        }
+    }
+
+    /// Adds these counts to `sum`.
+    pub(super) fn add_to(&self, sum: &mut Totals) {
+        sum.allocations += self.allocations.load(Ordering::Acquire);
+        // Acquire: a reader that sees the last block returned sees all that was done to it.
+        sum.deallocations += self.deallocations.load(Ordering::Acquire);
+        for (sum, live) in sum.live.iter_mut().zip(&self.live) {
+            *sum += live.load(Ordering::Relaxed);
+        }
+    }
+}
+
+/// The totals of a pool.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(in crate::memory) struct Totals {
+    pub(in crate::memory) allocations: u64,
+    pub(in crate::memory) deallocations: u64,
+    pub(in crate::memory) live: [i64; Purpose::ALL.len()],
+}
+
+/// What one thread counts of one pool.
+#[derive(Debug)]
+#[repr(C)]
+pub(super) struct LocalStats {
+    /// The [`Key`] of the blocks that the two words count, and flags; with a flag it equals no key, which leads to the slow path.
+    state: AtomicU32,
+    /// The fast path stops when so many bytes are taken: for a sample, or for a flush.
+    slow_path_at: AtomicU32,
+    /// Blocks and bytes allocated since the last flush.
+    taken: AtomicU64,
+    /// Blocks and bytes freed since the last flush.
+    given: AtomicU64,
+    /// The largest unreported difference of bytes taken and given since the last flush.
+    top: AtomicI32,
+    /// A difference above this one is reported. It is [`UNREPORTED`] less what was unreported at the last flush.
+    ceiling: AtomicI32,
+    /// Held during a flush, and while another thread reads: `counts`, the words and the purpose in `state` are then consistent.
+    /// Nothing that could wait is called under it.
+    flushing: Mutex<()>,
+    counts: Counts,
+    sampler: Sampler,
+}
+
+impl LocalStats {
+    /// Those of a thread without a cache: their key is that of no pool.
+    pub(super) const fn none() -> Self {
+        Self {
+            state: AtomicU32::new(0),
+            slow_path_at: AtomicU32::new(0),
+            taken: AtomicU64::new(0),
+            given: AtomicU64::new(0),
+            top: AtomicI32::new(0),
+            ceiling: AtomicI32::new(UNREPORTED),
+            flushing: Mutex::new(()),
+            counts: Counts::new(),
+            sampler: Sampler::none(),
+        }
+    }
+
+    /// Those of a thread in the pool of `key`.
+    pub(super) fn new(key: Key, flags: u32, sampler: Sampler) -> Self {
+        let stats = Self { state: AtomicU32::new(key.0 | flags), sampler, ..Self::none() };
+        stats.set_slow_path();
+        stats
+    }
+
+    /// Equals a [`Key`] if its blocks may take the fast path.
+    #[inline(always)]
+    pub(super) fn state(&self) -> u32 {
+        self.state.load(Ordering::Relaxed)
+    }
+
+    /// Sets `flag`; any thread may.
+    pub(super) fn raise(&self, flag: u32) {
+        self.state.fetch_or(flag, Ordering::SeqCst);
+    }
+
+    /// Clears `flag`. Returns whether it was set.
+    pub(super) fn clear(&self, flag: u32) -> bool {
+        self.state() & flag != 0 && self.state.fetch_and(!flag, Ordering::SeqCst) & flag != 0
+    }
+
+    fn purpose(&self) -> Purpose {
+        Key(self.state()).purpose()
+    }
+
+    /// Counts an allocation of 1 to [`COUNTED`] bytes of the purpose in the state; `more` bytes above the ceiling may be
+    /// unreported. Returns false, and counts nothing, if the slow path has to.
+    #[inline(always)]
+    pub(super) fn count_taken(&self, size: usize, more: i32) -> bool {
+        let taken = self.taken.load(Ordering::Relaxed).wrapping_add(ONE + size as u64);
+        if taken as u32 >= self.slow_path_at.load(Ordering::Relaxed) {
+            return false;
+        }
+        let drift = difference(taken, self.given.load(Ordering::Relaxed));
+        if drift > self.top.load(Ordering::Relaxed) {
+            if drift > self.ceiling.load(Ordering::Relaxed) + more {
+                return false;
+            }
+            self.top.store(drift, Ordering::Relaxed);
+        }
+        self.taken.store(taken, Ordering::Relaxed);
+        true
+    }
+
+    /// Returns what `given` will be with a freed block of 1 to [`COUNTED`] bytes more; `None` if the slow path has to count it.
+    #[inline(always)]
+    pub(super) fn given_with(&self, size: usize, more: i32) -> Option<u64> {
+        let given = self.given.load(Ordering::Relaxed).wrapping_add(ONE + size as u64);
+        let drift = difference(self.taken.load(Ordering::Relaxed), given);
+        (drift >= self.floor() - more).then_some(given)
+    }
+
+    /// Stores what [`LocalStats::given_with`] returned. The pool may be gone when this returns.
+    #[inline(always)]
+    pub(super) fn set_given(&self, given: u64) {
+        self.given.store(given, Ordering::Release);
+    }
+
+    /// Counts an allocation of 1 MiB or more of the purpose in the state, and reports as [`LocalStats::count_allocation`] does.
+    #[inline]
+    pub(super) fn count_large_taken(&self, size: usize, live: &LiveBytes) -> Option<bool> {
+        let taken = self.taken.load(Ordering::Relaxed).wrapping_add(ONE + size as u64);
+        if size > COUNTED || taken as u32 >= self.slow_path_at.load(Ordering::Relaxed) {
+            return self.count_allocation(size, self.purpose(), live);
+        }
+        let drift = difference(taken, self.given.load(Ordering::Relaxed));
+        self.taken.store(taken, Ordering::Relaxed);
+        if drift <= self.top.load(Ordering::Relaxed) {
+            return None;
+        }
+        self.top.store(drift, Ordering::Relaxed);
+        let is_due = drift > self.ceiling.load(Ordering::Relaxed) + MORE_UNREPORTED;
+        is_due.then(|| self.report_with(drift, 0, live))
+    }
+
+    /// Reports a freed block of 1 MiB or more of the purpose in the state, as [`LocalStats::count_bytes_freed`] does. Returns the
+    /// bytes that [`LocalStats::end_large`] has to count; the pool may be used until then.
+    #[inline]
+    pub(super) fn count_large_given(&self, size: usize, live: &LiveBytes) -> (usize, Option<bool>) {
+        if size > COUNTED {
+            return (0, self.count_bytes_freed(size, self.purpose(), live));
+        }
+        let given = self.given.load(Ordering::Relaxed).wrapping_add(ONE + size as u64);
+        let drift = difference(self.taken.load(Ordering::Relaxed), given);
+        let is_due = drift < self.floor() - MORE_UNREPORTED;
+        (size, is_due.then(|| self.report_with(drift, 0, live)))
+    }
+
+    /// Counts `bytes` and the end of a block of `purpose`. The pool may be gone when this returns.
+    #[inline]
+    pub(super) fn end_large(&self, bytes: usize, purpose: Purpose) {
+        self.turn_to(purpose);
+        self.set_given(self.given.load(Ordering::Relaxed).wrapping_add(ONE + bytes as u64));
+    }
+
+    /// A difference below this one is reported.
+    #[inline(always)]
+    fn floor(&self) -> i32 {
+        self.ceiling.load(Ordering::Relaxed) - 2 * UNREPORTED
+    }
+
+    /// Makes the two words count blocks of `purpose`.
+    fn turn_to(&self, purpose: Purpose) {
+        let state = self.state();
+        let key = Key::new(Key(state).index(), purpose);
+        if (state ^ key.0) & Key::PURPOSE_MASK != 0 {
+            let _flushing = self.flush();
+            // Others may set flags meanwhile.
+            self.state.fetch_xor((state ^ key.0) & Key::PURPOSE_MASK, Ordering::SeqCst);
+        } else if [&self.taken, &self.given]
+            .into_iter()
+            .any(|word| word.load(Ordering::Relaxed) as u32 >= FLUSH_FROM / 2)
+        {
+            drop(self.flush());
+        }
+    }
+
+    /// Moves what the two words count into `counts`. Readers wait until the guard is dropped.
+    fn flush(&self) -> MutexGuard<'_, ()> {
+        let flushing = self.lock();
+        let [taken, given] = [&self.taken, &self.given].map(|word| word.load(Ordering::Relaxed));
+        let drift = difference(taken, given);
+        self.taken.store(0, Ordering::Relaxed);
+        self.given.store(0, Ordering::Relaxed);
+        add(&self.counts.live[self.purpose().index()], i64::from(drift));
+        add_unsigned(&self.counts.allocations, taken >> 32);
+        add_unsigned(&self.counts.deallocations, given >> 32);
+        for known in [&self.top, &self.ceiling] {
+            known.store(known.load(Ordering::Relaxed) - drift, Ordering::Relaxed);
+        }
+        self.sampler.pass(taken as u32);
+        self.set_slow_path();
+        flushing
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ()> {
+        self.flushing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sets where the fast path has to stop.
+    fn set_slow_path(&self) {
+        self.slow_path_at.store(self.sampler.slow_path_at().min(FLUSH_FROM), Ordering::Relaxed);
+    }
+
+    /// Whether an allocation of `bytes` bytes by this thread, which is not counted yet, is sampled.
+    pub(super) fn sample(&self, bytes: usize) -> bool {
+        let sampled = self.sampler.picks(self.taken.load(Ordering::Relaxed) as u32, bytes);
+        self.set_slow_path();
+        sampled
+    }
+
+    /// Counts an allocation of any size. Returns `None` if no report was due, else whether live bytes crossed the threshold.
+    pub(super) fn count_allocation(
+        &self,
+        size: usize,
+        purpose: Purpose,
+        live: &LiveBytes,
+    ) -> Option<bool> {
+        self.turn_to(purpose);
+        if size > 0 && size <= COUNTED && self.count_taken(size, more(size)) {
+            return None;
+        }
+        let _flushing = self.flush();
+        add(&self.counts.live[purpose.index()], size as i64);
+        add_unsigned(&self.counts.allocations, 1);
+        Some(self.report_with(self.drift(), size as i64, live))
+    }
+
+    /// Counts the bytes of a freed block, and reports as [`LocalStats::count_allocation`] does. The call itself is counted by
+    /// [`LocalStats::count_deallocation`].
+    pub(super) fn count_bytes_freed(
+        &self,
+        size: usize,
+        purpose: Purpose,
+        live: &LiveBytes,
+    ) -> Option<bool> {
+        self.turn_to(purpose);
+        let passes_floor = size > COUNTED || self.given_with(size, more(size)).is_none();
+        let _flushing = self.flush();
+        add(&self.counts.live[purpose.index()], -(size as i64));
+        if passes_floor {
+            Some(self.report_with(self.drift(), -(size as i64), live))
+        } else {
+            for known in [&self.top, &self.ceiling] {
+                known.store(known.load(Ordering::Relaxed) + size as i32, Ordering::Relaxed);
+            }
+            None
+        }
+    }
+
+    /// Counts the end of a block. It is the last access for it: the pool may be gone when this returns.
+    pub(super) fn count_deallocation(&self) {
+        add_unsigned(&self.counts.deallocations, 1);
+    }
+
+    /// Reports live bytes to the pool: `drift`, which the words count or will count with this block, and `more`, which they do
+    /// not. Returns whether live bytes crossed the threshold.
+    fn report_with(&self, drift: i32, more: i64, live: &LiveBytes) -> bool {
+        let top = self.unreported_top();
+        let before = i64::from(UNREPORTED - self.ceiling.load(Ordering::Relaxed));
+        let unreported = before + i64::from(drift) + more;
+        self.ceiling.store(UNREPORTED + drift, Ordering::Relaxed);
+        self.top.store(drift, Ordering::Relaxed);
+        live.change(unreported, top.max(unreported))
+    }
+
+    /// The difference that the words count.
+    fn drift(&self) -> i32 {
+        difference(self.taken.load(Ordering::Relaxed), self.given.load(Ordering::Relaxed))
+    }
+
+    /// Reports live bytes to the pool. Returns whether they crossed the threshold.
+    pub(super) fn report(&self, live: &LiveBytes) -> bool {
+        self.report_with(self.drift(), 0, live)
+    }
+
+    /// The largest number of unreported live bytes since the last report.
+    pub(super) fn unreported_top(&self) -> i64 {
+        let ceiling = self.ceiling.load(Ordering::Relaxed);
+        i64::from(UNREPORTED - ceiling) + i64::from(self.top.load(Ordering::Relaxed))
+    }
+
+    /// Adds what this thread counted to `sum`. Waits for a flush that is under way, and for nothing else.
+    pub(super) fn add_to(&self, sum: &mut Totals) {
+        let _flushing = self.lock();
+        self.counts.add_to(sum);
+        // Acquire: as in `Counts::add_to`.
+        let [taken, given] = [&self.taken, &self.given].map(|word| word.load(Ordering::Acquire));
+        sum.allocations += taken >> 32;
+        sum.deallocations += given >> 32;
+        sum.live[self.purpose().index()] += i64::from(difference(taken, given));
+    }
+}
+
+/// Bytes taken less bytes given, both since the last flush.
+#[inline(always)]
+fn difference(taken: u64, given: u64) -> i32 {
+    (taken as u32).wrapping_sub(given as u32) as i32
+}
+
+/// What may be unreported above the ceiling with a block of `size` bytes.
+fn more(size: usize) -> i32 {
+    if size < SMALL_LIMIT { 0 } else { MORE_UNREPORTED }
+}
+
+fn add(number: &AtomicI64, more: i64) {
+    number.store(number.load(Ordering::Relaxed).wrapping_add(more), Ordering::Relaxed);
+}
+
+fn add_unsigned(number: &AtomicU64, more: u64) {
+    number.store(number.load(Ordering::Relaxed).wrapping_add(more), Ordering::Release);
+}
+
+/// The live bytes of a pool as its threads report them, and their peak.
+#[derive(Debug)]
+#[repr(align(128))]
+pub(super) struct LiveBytes {
+    reported: AtomicI64,
+    peak: AtomicI64,
+    /// More live bytes than this are announced.
+    threshold: AtomicI64,
+}
+
+impl Default for LiveBytes {
+    fn default() -> Self {
+        let threshold = AtomicI64::new(i64::MAX);
+        Self { reported: AtomicI64::new(0), peak: AtomicI64::new(0), threshold }
+    }
+}
+
+impl LiveBytes {
+    /// Adds `bytes`, after a peak of up to `top` more than before. Returns whether live bytes are above the threshold.
+    pub(super) fn change(&self, bytes: i64, top: i64) -> bool {
+        let before = self.reported.fetch_add(bytes, Ordering::Relaxed);
+        self.raise_peak(before + top.max(bytes));
+        before + bytes > self.threshold.load(Ordering::Relaxed)
+    }
+
+    /// Sets the threshold; `i64::MAX` is none.
+    pub(super) fn set_threshold(&self, bytes: i64) {
+        self.threshold.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Returns the reported bytes and their peak.
+    pub(super) fn get(&self) -> (i64, i64) {
+        (self.reported.load(Ordering::Relaxed), self.peak.load(Ordering::Relaxed))
+    }
+
+    /// Raises the peak to at least `bytes`.
+    pub(super) fn raise_peak(&self, bytes: i64) {
+        if bytes > self.peak.load(Ordering::Relaxed) {
+            self.peak.fetch_max(bytes, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+
+    #[test]
+    fn a_reader_waits_for_a_flush_to_finish() {
+        let stats = LocalStats::new(Key::new(1, Purpose::General), 0, Sampler::none());
+        let live = LiveBytes::default();
+        for _ in 0..3 {
+            stats.count_allocation(64, Purpose::General, &live);
+        }
+        std::thread::scope(|scope| {
+            // Half a flush: the words are empty, and what they held is nowhere yet.
+            let flush = stats.lock();
+            let taken = stats.taken.swap(0, Ordering::Relaxed);
+            let reader = scope.spawn(|| {
+                let mut sum = Totals::default();
+                stats.add_to(&mut sum);
+                (sum.allocations, sum.live[Purpose::General.index()])
+            });
+            // However late the reader comes, it finds the other half done.
+            for _ in 0..1000 {
+                std::thread::yield_now();
+            }
+            assert!(!reader.is_finished());
+            stats.taken.store(taken, Ordering::Relaxed);
+            drop(flush);
+            assert_eq!(reader.join().unwrap(), (3, 192));
+        });
+    }
+
+    #[test]
+    fn large_frees_by_another_thread_are_counted_beyond_4_gib() {
+        let stats = LocalStats::new(Key::new(1, Purpose::General), 0, Sampler::none());
+        let live = LiveBytes::default();
+        for count in 1..=200u64 {
+            let (bytes, _) = stats.count_large_given(COUNTED, &live);
+            stats.end_large(bytes, Purpose::General);
+            let mut sum = Totals::default();
+            stats.add_to(&mut sum);
+            assert_eq!(sum.deallocations, count);
+            assert_eq!(sum.live[Purpose::General.index()], -((count * COUNTED as u64) as i64));
+        }
+    }
+
+    #[test]
+    fn concurrent_totals_are_consistent() {
+        const BLOCKS: u64 = 20_000;
+        let stats = LocalStats::new(Key::new(1, Purpose::General), 0, Sampler::none());
+        let live = LiveBytes::default();
+        let purpose = |at: u64| Purpose::ALL[at as usize / 3 % Purpose::ALL.len()];
+        for at in 0..BLOCKS {
+            stats.count_allocation(64, purpose(at), &live);
+        }
+        let (over, reads) = (AtomicBool::new(false), AtomicU64::new(0));
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| {
+                let mut last = 0;
+                while !over.load(Ordering::Relaxed) {
+                    let mut sum = Totals::default();
+                    stats.add_to(&mut sum);
+                    // A pool ends when these two are equal.
+                    assert_eq!(sum.allocations, BLOCKS);
+                    assert!(sum.deallocations >= last && sum.deallocations < BLOCKS);
+                    last = sum.deallocations;
+                    reads.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+            for at in 0..BLOCKS - 1 {
+                // The reader keeps reading all the time.
+                let seen = reads.load(Ordering::Relaxed);
+                while at % 64 == 0 && reads.load(Ordering::Relaxed) == seen && !reader.is_finished()
+                {
+                    std::thread::yield_now();
+                }
+                // Two frees of three are counted by the word, the third after a flush.
+                if at % 3 == 0 {
+                    stats.count_bytes_freed(64, purpose(at), &live);
+                    stats.count_deallocation();
+                } else {
+                    let (bytes, _) = stats.count_large_given(64, &live);
+                    stats.end_large(bytes, purpose(at));
+                }
+            }
+            over.store(true, Ordering::Relaxed);
+        });
+        let mut sum = Totals::default();
+        stats.add_to(&mut sum);
+        assert_eq!((sum.allocations, sum.deallocations), (BLOCKS, BLOCKS - 1));
+        assert_eq!(sum.live.iter().sum::<i64>(), 64);
+        assert!(sum.live[purpose(BLOCKS - 1).index()] == 64);
+    }
+}

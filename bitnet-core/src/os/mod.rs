@@ -1,0 +1,3 @@
+//! What the crate asks of the operating system: one place for each kind of question.
+
+pub(crate) mod pages;
