@@ -171,8 +171,8 @@ pub enum Error {
         /// What is needed.
         expected: String,
     },
-    /// An array of a kept weight is missing or is not what it should be.
-    #[error("the part {part} of a kept weight {problem}; prepare the weight anew")]
+    /// An array of a cached weight is missing or malformed.
+    #[error("the part {part} of a cached weight {problem}; prepare the weight again")]
     BadPart {
         /// The array.
         part: String,

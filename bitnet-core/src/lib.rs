@@ -6,9 +6,8 @@
 //!   pool-backed or mapped storage.
 //! - [`kv`]: keys and values of a sequence, as attention reads them.
 //! - [`ternary`]: the central noun, a matrix of trits with scales per tensor, row or group.
-//! - [`backend`]: the closed, short list of operations that a back end offers.
-//! - [`head`]: the largest logits of an output head, without all the others.
-//! - [`parts`]: a prepared weight as named arrays, to be kept on disk.
+//! - [`backend`]: the closed, short list of operations that a back end offers, and what they work on: dense rows, prepared
+//!   weights, the largest logits of an output head.
 //! - [`prelude`]: what most programs over this crate name.
 //! - [`rng`]: random numbers that follow from a seed.
 //! - [`mod@reference`]: each of those operations, scalar and obvious: the oracle that every back end is held to.
@@ -18,15 +17,11 @@
 //! - [`stream`]: work that is done later, in order, and events that order streams.
 
 pub mod backend;
-pub mod dense;
 pub mod device;
 mod error;
-pub mod head;
 pub mod kv;
 pub mod memory;
-pub mod operands;
 mod os;
-pub mod parts;
 pub mod prelude;
 pub mod reference;
 pub mod rng;
@@ -35,6 +30,7 @@ pub mod stream;
 pub mod tensor;
 pub mod ternary;
 
+pub use backend::dense;
 pub use error::{Error, MemoryLimit, Result, file_advice};
 
 #[cfg(doctest)]

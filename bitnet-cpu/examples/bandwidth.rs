@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bitnet_core::Result;
-use bitnet_core::backend::{ActivationPrecision, AttentionShape, Backend};
+use bitnet_core::backend::top_logits::Guarantee;
+use bitnet_core::backend::{ActivationPrecision, AttentionShape, Backend, Operations, Preparation};
 use bitnet_core::dense::{DenseRows, PlainType};
-use bitnet_core::head::Certainty;
 use bitnet_core::kv::{KvLayer, KvSpan, KvType};
 use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::memory::tensor::BitNetTensor;
@@ -169,10 +169,10 @@ fn head(backend: &CpuBackend) -> Result<()> {
     let pool = HybridMemoryPool::new()?;
     let values: Vec<f32> = (0..cols).map(|_| random()).collect();
     let x = BitNetTensor::from_f32(&[1, cols], &values, &pool)?;
-    let Some(head) = backend.prepare_head(table, Certainty::Probable)? else { return Ok(()) };
+    let Some(head) = backend.prepare_head(table, Guarantee::Probabilistic)? else { return Ok(()) };
     let mut read = 0;
     let seconds = measure(backend, || {
-        read = backend.head_top(&x, &*head, 1, &[])?.read.bytes();
+        read = backend.top_logits(&x, &*head, 1, &[])?.read.bytes();
         Ok(())
     })?;
     println!(

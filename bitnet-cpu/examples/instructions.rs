@@ -4,7 +4,7 @@
 //! The difference between two counts, divided by that of `TIMES`, is the cost of one call: `scripts/emulate.sh count`.
 
 use bitnet_core::Result;
-use bitnet_core::backend::{ActivationPrecision, Backend};
+use bitnet_core::backend::{ActivationPrecision, Backend, Operations, Preparation};
 use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::ternary::{ScaleGranularity, TernaryMatrix};

@@ -5,18 +5,18 @@ use std::sync::Arc;
 use crate::isa::{Chosen, IntegerPeak, choose, measure_integer_peak, proven_levels};
 use crate::ops::{self, CpuWeight, Machine};
 use crate::threads::{Threads, default_threads};
-use crate::traffic::Counters;
+use crate::traffic::TrafficCounters;
 use bitnet_core::Result;
+use bitnet_core::backend::prepared_parts::PreparedParts;
+use bitnet_core::backend::top_logits::{Guarantee, HeadWeight, TopLogits};
 use bitnet_core::backend::{
-    Activation, ActivationPrecision, AttentionShape, Backend, BitLinearIntegers, RopeOrder,
-    RopeTable, TernaryWeight, Traffic,
+    Activation, ActivationPrecision, AttentionShape, Backend, BitLinearIntegers, Counters,
+    Operations, Preparation, RopeOrder, RopeTable, TernaryWeight, Traffic,
 };
 use bitnet_core::dense::DenseRows;
-use bitnet_core::head::{Certainty, HeadTop, HeadWeight};
 use bitnet_core::kv::{KvLayer, KvSpan};
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::memory::{HybridMemoryPool, MemoryPoolConfig, Purpose};
-use bitnet_core::parts::Parts;
 use bitnet_core::simd::IsaLevel;
 use bitnet_core::ternary::TernaryMatrix;
 
@@ -36,7 +36,7 @@ pub struct CpuOptions {
 pub struct CpuBackend {
     chosen: Chosen,
     threads: Threads,
-    traffic: Counters,
+    traffic: TrafficCounters,
     /// For weights.
     weights: HybridMemoryPool,
     /// For what kernels note on the side.
@@ -70,7 +70,7 @@ impl CpuBackend {
         let threads = Threads::new(options.threads.unwrap_or_else(default_threads))?;
         let (weights, notes) =
             (pool.for_purpose(Purpose::Weights), pool.for_purpose(Purpose::Activations));
-        Ok(Self { chosen, threads, traffic: Counters::default(), weights, notes })
+        Ok(Self { chosen, threads, traffic: TrafficCounters::default(), weights, notes })
     }
 
     /// The instruction set level that runs.
@@ -107,7 +107,7 @@ impl CpuBackend {
         let Some(watch) = tracker.and_then(|tracker| tracker.watch_operation(name)) else {
             return operation(self.machine());
         };
-        let counters = Counters::default();
+        let counters = TrafficCounters::default();
         let result = operation(Machine { traffic: &counters, ..self.machine() });
         let read = counters.read();
         self.traffic.add(read);
@@ -131,7 +131,9 @@ impl Backend for CpuBackend {
     fn threads(&self) -> usize {
         self.threads.count()
     }
+}
 
+impl Preparation for CpuBackend {
     fn pool(&self) -> Option<&HybridMemoryPool> {
         Some(&self.weights)
     }
@@ -148,14 +150,35 @@ impl Backend for CpuBackend {
         Some(ops::PARTS_LAYOUT.into())
     }
 
-    fn prepare_from_parts(&self, parts: &Parts) -> Result<Box<dyn TernaryWeight>> {
+    fn prepare_from_parts(&self, parts: &PreparedParts) -> Result<Box<dyn TernaryWeight>> {
         Ok(Box::new(CpuWeight::from_parts(parts)?))
     }
 
+    fn prepare_head(
+        &self,
+        rows: Arc<dyn DenseRows>,
+        guarantee: Guarantee,
+    ) -> Result<Option<Box<dyn HeadWeight>>> {
+        ops::prepare_head(rows, guarantee, self.machine(), &self.weights)
+    }
+
+    fn prepare_head_from_parts(
+        &self,
+        rows: Arc<dyn DenseRows>,
+        guarantee: Guarantee,
+        parts: &PreparedParts,
+    ) -> Result<Box<dyn HeadWeight>> {
+        ops::head_from_parts(rows, guarantee, parts, self.machine())
+    }
+}
+
+impl Counters for CpuBackend {
     fn traffic(&self) -> Option<Traffic> {
         Some(self.traffic.read())
     }
+}
 
+impl Operations for CpuBackend {
     fn embed(&self, table: &dyn DenseRows, tokens: &[u32], out: &mut BitNetTensor) -> Result<()> {
         self.run("embed", |machine| ops::embed(table, tokens, out, machine))
     }
@@ -209,31 +232,14 @@ impl Backend for CpuBackend {
         self.run("linear", |machine| ops::linear(x, weight, bias, out, machine))
     }
 
-    fn prepare_head(
-        &self,
-        rows: Arc<dyn DenseRows>,
-        certainty: Certainty,
-    ) -> Result<Option<Box<dyn HeadWeight>>> {
-        ops::prepare_head(rows, certainty, self.machine(), &self.weights)
-    }
-
-    fn prepare_head_from_parts(
-        &self,
-        rows: Arc<dyn DenseRows>,
-        certainty: Certainty,
-        parts: &Parts,
-    ) -> Result<Box<dyn HeadWeight>> {
-        ops::head_from_parts(rows, certainty, parts, self.machine())
-    }
-
-    fn head_top(
+    fn top_logits(
         &self,
         x: &BitNetTensor,
         head: &dyn HeadWeight,
         count: usize,
-        also: &[u32],
-    ) -> Result<HeadTop> {
-        self.run("head_top", |machine| ops::head_top(x, head, count, also, machine))
+        extra_tokens: &[u32],
+    ) -> Result<TopLogits> {
+        self.run("top_logits", |machine| ops::top_logits(x, head, count, extra_tokens, machine))
     }
 
     fn rms_norm(
@@ -288,21 +294,5 @@ impl Backend for CpuBackend {
 
     fn add(&self, x: &mut BitNetTensor, y: &BitNetTensor) -> Result<()> {
         self.run("add", |machine| ops::add(x, y, machine))
-    }
-
-    fn mul(&self, x: &mut BitNetTensor, y: &BitNetTensor) -> Result<()> {
-        self.run("mul", |machine| ops::mul(x, y, machine))
-    }
-
-    fn softmax(&self, x: &mut BitNetTensor) -> Result<()> {
-        self.run("softmax", |machine| ops::softmax(x, machine))
-    }
-
-    fn cast(&self, x: &BitNetTensor, out: &mut BitNetTensor) -> Result<()> {
-        self.run("cast", |machine| ops::cast(x, out, machine))
-    }
-
-    fn copy(&self, x: &BitNetTensor, out: &mut BitNetTensor, first: usize) -> Result<()> {
-        self.run("copy", |_| ops::copy(x, out, first))
     }
 }

@@ -4,11 +4,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use bitnet_core::backend::Traffic;
-use bitnet_core::head::HeadStats;
+use bitnet_core::backend::top_logits::HeadStats;
 
-/// Counters behind [`Traffic`], field by field.
+/// TrafficCounters behind [`Traffic`], field by field.
 #[derive(Debug, Default)]
-pub(crate) struct Counters {
+pub(crate) struct TrafficCounters {
     pub(crate) ternary_bytes: AtomicU64,
     pub(crate) gated_rows: AtomicU64,
     pub(crate) gated_rows_skipped: AtomicU64,
@@ -19,7 +19,7 @@ pub(crate) struct Counters {
     pub(crate) head: Mutex<HeadStats>,
 }
 
-impl Counters {
+impl TrafficCounters {
     /// What they say now.
     pub(crate) fn read(&self) -> Traffic {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -49,7 +49,7 @@ impl Counters {
         for (counter, count) in counters.into_iter().filter(|(_, count)| *count > 0) {
             counter.fetch_add(count, Ordering::Relaxed);
         }
-        if traffic.head.questions > 0 {
+        if traffic.head.queries > 0 {
             let mut head = self.head.lock().unwrap_or_else(PoisonError::into_inner);
             *head = head.plus(traffic.head);
         }
@@ -68,11 +68,11 @@ mod tests {
             gated_rows_skipped: 3,
             sparse_columns: 4,
             sparse_columns_skipped: 5,
-            head: HeadStats { questions: 6, rows: 7, row_bytes: 8, ..HeadStats::default() },
+            head: HeadStats { queries: 6, rows: 7, row_bytes: 8, ..HeadStats::default() },
             dense_bytes: 9,
             cache_bytes: 10,
         };
-        let counters = Counters::default();
+        let counters = TrafficCounters::default();
         counters.add(traffic);
         assert_eq!(counters.read(), traffic);
         counters.add(traffic);

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use bitnet_core::head::{HeadTop, TokenLogit};
+use bitnet_core::backend::top_logits::{TokenLogit, TopLogits};
 use bitnet_core::rng::SplitMix64;
 use bitnet_core::simd::largest_magnitude;
 
@@ -163,8 +163,9 @@ impl Sampler {
     ///
     /// # Errors
     /// As [`Sampler::sample`].
-    pub fn sample_top(&mut self, found: &HeadTop, history: &[u32]) -> Result<u32> {
-        let mut known: Vec<TokenLogit> = found.top.iter().chain(&found.also).copied().collect();
+    pub fn sample_top(&mut self, found: &TopLogits, history: &[u32]) -> Result<u32> {
+        let mut known: Vec<TokenLogit> =
+            found.top.iter().chain(&found.extra_tokens).copied().collect();
         known.sort_unstable_by_key(|t| t.token);
         known.dedup_by_key(|t| t.token);
         check_numbers(found.non_finite.iter().chain(&known).map(|t| (t.token, t.logit)))?;
@@ -488,7 +489,7 @@ mod tests {
             let mut few = Sampler::new(c, vocabulary).unwrap();
             let mut all = few.clone();
             let Demand { count, also } = few.demand(&history).unwrap();
-            let found = HeadTop { non_finite: None, ..HeadTop::of_all(&logits, count, &also) };
+            let found = TopLogits { non_finite: None, ..TopLogits::of_all(&logits, count, &also) };
             assert_eq!(
                 few.sample_top(&found, &history).unwrap(),
                 all.sample(&mut logits, &history).unwrap(),
@@ -521,7 +522,7 @@ mod tests {
                 for config in &configs {
                     let mut sampler = Sampler::new(config.clone(), 4).unwrap();
                     named(sampler.sample(&mut logits.clone(), &[]).unwrap_err());
-                    let top = HeadTop::of_all(&logits, 2, &[]);
+                    let top = TopLogits::of_all(&logits, 2, &[]);
                     named(sampler.sample_top(&top, &[]).unwrap_err());
                 }
             }

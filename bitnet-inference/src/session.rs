@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bitnet_core::backend::RopeTable;
-use bitnet_core::head::{HeadTop, TokenLogit};
+use bitnet_core::backend::top_logits::{TokenLogit, TopLogits};
 use bitnet_core::kv::KvType;
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::simd::largest_magnitude;
@@ -192,7 +192,7 @@ impl<'m> Session<'m> {
     ///
     /// # Errors
     /// As [`Session::logits`], and those of [`Decoder::top_logits`].
-    pub fn top_logits(&self, count: usize, also: &[u32]) -> Result<Option<HeadTop>> {
+    pub fn top_logits(&self, count: usize, also: &[u32]) -> Result<Option<TopLogits>> {
         let top = self.decoder.top_logits(self.last()?, count, also)?;
         match top.as_ref().and_then(|top| top.non_finite) {
             Some(found) => Err(self.non_finite(found, self.tokens.len())),

@@ -15,7 +15,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use bitnet_core::head::HeadStats;
+use bitnet_core::backend::top_logits::HeadStats;
 use bitnet_cpu::CpuOptions;
 use bitnet_formats::safetensors::{SafeTensors, TensorView};
 use bitnet_inference::models::HeadMode;
@@ -151,7 +151,7 @@ fn writing_reads_a_part_of_the_head_and_the_same_tokens_come() {
                 "top-k {top_k}, repetition penalty {repetition_penalty}: {:.2} MB of the head a token ({} questions, {} \
                  full scans; a token has {:.1} rows of the second plane and {:.1} stored rows); {:.1} ms a token in all",
                 read.bytes() as f64 / 1e6 / TOKENS as f64,
-                read.questions,
+                read.queries,
                 read.full_scans,
                 read.second_plane_rows as f64 / TOKENS as f64,
                 read.rows as f64 / TOKENS as f64,

@@ -7,8 +7,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bitnet_core::backend::top_logits::{Guarantee, TopLogits};
 use bitnet_core::backend::{ActivationPrecision, Backend};
-use bitnet_core::head::{Certainty, HeadTop};
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::reference::ReferenceBackend;
 use bitnet_core::simd::IsaLevel;
@@ -420,14 +420,19 @@ fn the_largest_logits_are_those_of_the_full_head_bit_for_bit() {
             let mut x = BitNetTensor::zeros(last.shape(), decoder.pool()).unwrap();
             let eps = decoder.config.norm_eps;
             backend.rms_norm(&last, &decoder.output_norm, eps, &mut x).unwrap();
-            for certainty in [Certainty::Probable, Certainty::Certain] {
-                let Some(head) = backend.prepare_head(Arc::clone(&rows), certainty).unwrap() else {
+            for guarantee in [Guarantee::Probabilistic, Guarantee::Exact] {
+                let Some(head) = backend.prepare_head(Arc::clone(&rows), guarantee).unwrap() else {
                     continue;
                 };
                 for count in [1, 5, 40] {
-                    let found = backend.head_top(&x, &*head, count, &[3]).unwrap();
-                    let all = HeadTop::of_all(logits.f32().unwrap(), count, &[3]);
-                    assert_eq!((&found.top, &found.also), (&all.top, &all.also), "{}", case.name());
+                    let found = backend.top_logits(&x, &*head, count, &[3]).unwrap();
+                    let all = TopLogits::of_all(logits.f32().unwrap(), count, &[3]);
+                    assert_eq!(
+                        (&found.top, &found.extra_tokens),
+                        (&all.top, &all.extra_tokens),
+                        "{}",
+                        case.name()
+                    );
                     compared += 1;
                 }
             }

@@ -100,8 +100,8 @@ fn check_logits(model: &Model, questions: usize) {
         let also = [5, large_head::ROWS as u32 - 1];
         let found = session.top_logits(10, &also).unwrap().unwrap();
         let all = session.logits().unwrap();
-        assert_eq!(found.also.iter().map(|t| t.token).collect::<Vec<_>>(), also);
-        for t in found.top.iter().chain(&found.also) {
+        assert_eq!(found.extra_tokens.iter().map(|t| t.token).collect::<Vec<_>>(), also);
+        for t in found.top.iter().chain(&found.extra_tokens) {
             let logit = all[t.token as usize];
             assert_eq!(t.logit.to_bits(), logit.to_bits(), "question {question}");
         }
@@ -112,7 +112,7 @@ fn check_logits(model: &Model, questions: usize) {
 }
 
 fn questions(model: &Model) -> u64 {
-    model.decoder().backend().traffic().unwrap().head.questions
+    model.decoder().backend().traffic().unwrap().head.queries
 }
 
 #[test]

@@ -9,9 +9,7 @@ mod ops;
 mod reference_backend;
 mod ternary_ops;
 
-pub use ops::{
-    activate, attention, embed, gate, linear, rms_factor, rms_norm, rope, softmax, to_f32,
-};
+pub use ops::{activate, attention, embed, gate, linear, rms_factor, rms_norm, rope, to_f32};
 pub use reference_backend::ReferenceBackend;
 pub use ternary_ops::{
     activation_scale, activation_scale_within, bit_linear_float, bit_linear_int8,

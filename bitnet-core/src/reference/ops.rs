@@ -1,8 +1,8 @@
-//! Dense operations, scalar: embedding, linear layer, norm, rotation, attention, gate, softmax, cast.
+//! Dense operations, scalar: embedding, linear layer, norm, rotation, attention, gate, and reading plain floats.
 
 use crate::Result;
+use crate::backend::dense::{DenseRows, PlainType};
 use crate::backend::{Activation, AttentionShape, RopeOrder, RopeTable};
-use crate::dense::{DenseRows, PlainType};
 
 /// Decodes row `tokens[i]` of `table` into row `i` of `out` (`[tokens, hidden]`).
 ///
@@ -174,7 +174,7 @@ pub fn gate(activation: Activation, gate: &mut [f32], up: &[f32]) {
 }
 
 /// Softmax of one row in place; an empty row stays empty.
-pub fn softmax(row: &mut [f32]) {
+fn softmax(row: &mut [f32]) {
     let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let mut sum = 0f64;
     for x in row.iter_mut() {

@@ -1,18 +1,17 @@
-//! The reference operations behind the back-end trait: slow, and right by inspection.
+//! The reference operations as a back end: slow, and right by inspection.
 
 use std::any::Any;
 use std::sync::Arc;
 
 use super::{cached, ops, ternary_ops};
+use crate::backend::dense::DenseRows;
+use crate::backend::top_logits::{Guarantee, HeadStats, HeadWeight, TopLogits};
 use crate::backend::{
-    Activation, ActivationPrecision, AttentionShape, Backend, BitLinearIntegers, RopeOrder,
-    RopeTable, TernaryWeight,
+    Activation, ActivationPrecision, AttentionShape, Backend, BitLinearIntegers, Counters,
+    Operations, Preparation, RopeOrder, RopeTable, TernaryWeight, shape_check,
 };
-use crate::dense::{DenseRows, PlainType};
-use crate::head::{Certainty, HeadStats, HeadTop, HeadWeight};
 use crate::kv::{KvLayer, KvSpan};
-use crate::memory::tensor::{BitNetDType, BitNetTensor};
-use crate::operands;
+use crate::memory::tensor::BitNetTensor;
 use crate::ternary::TernaryMatrix;
 use crate::{Error, Result};
 
@@ -43,7 +42,7 @@ impl TernaryWeight for TernaryMatrix {
 #[derive(Debug)]
 struct StoredHead {
     rows: Arc<dyn DenseRows>,
-    certainty: Certainty,
+    guarantee: Guarantee,
 }
 
 impl HeadWeight for StoredHead {
@@ -55,8 +54,8 @@ impl HeadWeight for StoredHead {
         0
     }
 
-    fn certainty(&self) -> Certainty {
-        self.certainty
+    fn guarantee(&self) -> Guarantee {
+        self.guarantee
     }
 
     fn as_any(&self) -> &dyn Any {
@@ -76,13 +75,27 @@ impl Backend for ReferenceBackend {
     fn describe(&self) -> String {
         "reference (scalar, one thread)".into()
     }
+}
 
+impl Counters for ReferenceBackend {}
+
+impl Preparation for ReferenceBackend {
     fn prepare(&self, matrix: TernaryMatrix) -> Result<Box<dyn TernaryWeight>> {
         Ok(Box::new(matrix))
     }
 
+    fn prepare_head(
+        &self,
+        rows: Arc<dyn DenseRows>,
+        guarantee: Guarantee,
+    ) -> Result<Option<Box<dyn HeadWeight>>> {
+        Ok(Some(Box::new(StoredHead { rows, guarantee })))
+    }
+}
+
+impl Operations for ReferenceBackend {
     fn embed(&self, table: &dyn DenseRows, tokens: &[u32], out: &mut BitNetTensor) -> Result<()> {
-        operands::embed(table, tokens, out)?;
+        shape_check::embed(table, tokens, out)?;
         ops::embed(table, tokens, out.f32_mut()?)
     }
 
@@ -93,7 +106,7 @@ impl Backend for ReferenceBackend {
         weights: &[&dyn TernaryWeight],
         out: &mut [&mut BitNetTensor],
     ) -> Result<()> {
-        operands::bit_linear(x, weights, out)?;
+        shape_check::bit_linear(x, weights, out)?;
         for (weight, out) in weights.iter().zip(out) {
             let weight = matrix("bit_linear", *weight)?;
             let tokens = x.f32()?.chunks_exact(weight.cols().max(1));
@@ -117,7 +130,7 @@ impl Backend for ReferenceBackend {
     ) -> Result<BitLinearIntegers> {
         let weight = matrix("bit_linear", weight)?;
         let (tokens, _) = x.dims2("bit_linear", "x")?;
-        operands::expect_shape("bit_linear", "x", x, tokens, weight.cols())?;
+        shape_check::expect_shape("bit_linear", "x", x, tokens, weight.cols())?;
         let mut activations = vec![0i8; tokens * weight.cols()];
         let mut activation_scales = Vec::with_capacity(tokens);
         let mut dots = Vec::new();
@@ -139,34 +152,25 @@ impl Backend for ReferenceBackend {
         bias: Option<&[f32]>,
         out: &mut BitNetTensor,
     ) -> Result<()> {
-        operands::linear(x, weight, bias, out)?;
+        shape_check::linear(x, weight, bias, out)?;
         ops::linear(x.f32()?, weight, bias, out.f32_mut()?)
     }
 
-    fn prepare_head(
-        &self,
-        rows: Arc<dyn DenseRows>,
-        certainty: Certainty,
-    ) -> Result<Option<Box<dyn HeadWeight>>> {
-        Ok(Some(Box::new(StoredHead { rows, certainty })))
-    }
-
-    fn head_top(
+    fn top_logits(
         &self,
         x: &BitNetTensor,
         head: &dyn HeadWeight,
         count: usize,
-        also: &[u32],
-    ) -> Result<HeadTop> {
-        let foreign = Error::ForeignWeight { op: "head_top", backend: "reference" };
+        extra_tokens: &[u32],
+    ) -> Result<TopLogits> {
+        let foreign = Error::ForeignWeight { op: "top_logits", backend: "reference" };
         let head = head.as_any().downcast_ref::<StoredHead>().ok_or(foreign)?;
-        operands::head_top(x, &*head.rows, also)?;
+        shape_check::top_logits(x, &*head.rows, extra_tokens)?;
         let mut logits = vec![0f32; head.rows.rows()];
         ops::linear(x.f32()?, &*head.rows, None, &mut logits)?;
         let (rows, row_bytes) = (logits.len() as u64, head.rows.bytes() as u64);
-        let read =
-            HeadStats { questions: 1, full_scans: 1, rows, row_bytes, ..HeadStats::default() };
-        Ok(HeadTop { read, ..HeadTop::of_all(&logits, count, also) })
+        let read = HeadStats { queries: 1, full_scans: 1, rows, row_bytes, ..HeadStats::default() };
+        Ok(TopLogits { read, ..TopLogits::of_all(&logits, count, extra_tokens) })
     }
 
     fn rms_norm(
@@ -176,7 +180,7 @@ impl Backend for ReferenceBackend {
         eps: f32,
         out: &mut BitNetTensor,
     ) -> Result<()> {
-        operands::rms_norm(x, weight, out)?;
+        shape_check::rms_norm(x, weight, out)?;
         ops::rms_norm(x.f32()?, weight, eps, out.f32_mut()?);
         Ok(())
     }
@@ -189,7 +193,7 @@ impl Backend for ReferenceBackend {
         table: &RopeTable,
         order: RopeOrder,
     ) -> Result<()> {
-        operands::rope(x, head_dim, positions, table)?;
+        shape_check::rope(x, head_dim, positions, table)?;
         let heads = x.shape()[1] / head_dim;
         for (index, head) in x.f32_mut()?.chunks_exact_mut(head_dim).enumerate() {
             ops::rope(head, positions[index / heads], table, order);
@@ -204,7 +208,7 @@ impl Backend for ReferenceBackend {
         cache: &mut KvLayer,
         first: usize,
     ) -> Result<()> {
-        operands::store(k, v, cache, first)?;
+        shape_check::store(k, v, cache, first)?;
         cached::store(k.f32()?, v.f32()?, cache, first)
     }
 
@@ -215,7 +219,7 @@ impl Backend for ReferenceBackend {
         shape: AttentionShape,
         out: &mut BitNetTensor,
     ) -> Result<()> {
-        operands::attention(q, spans, shape, out)?;
+        shape_check::attention(q, spans, shape, out)?;
         let (mut q, mut out) = (q.f32()?, out.f32_mut()?);
         for span in spans {
             let (own, rest) = q.split_at(span.tokens * shape.heads * shape.head_dim);
@@ -234,52 +238,16 @@ impl Backend for ReferenceBackend {
         gate: &mut BitNetTensor,
         up: &BitNetTensor,
     ) -> Result<()> {
-        operands::expect_same("gate", gate, up)?;
+        shape_check::expect_same("gate", gate, up)?;
         ops::gate(activation, gate.f32_mut()?, up.f32()?);
         Ok(())
     }
 
     fn add(&self, x: &mut BitNetTensor, y: &BitNetTensor) -> Result<()> {
-        operands::expect_same("add", x, y)?;
+        shape_check::expect_same("add", x, y)?;
         for (x, y) in x.f32_mut()?.iter_mut().zip(y.f32()?) {
             *x += y;
         }
-        Ok(())
-    }
-
-    fn mul(&self, x: &mut BitNetTensor, y: &BitNetTensor) -> Result<()> {
-        operands::expect_same("mul", x, y)?;
-        for (x, y) in x.f32_mut()?.iter_mut().zip(y.f32()?) {
-            *x *= y;
-        }
-        Ok(())
-    }
-
-    fn softmax(&self, x: &mut BitNetTensor) -> Result<()> {
-        let (_, width) = x.dims2("softmax", "x")?;
-        for row in x.f32_mut()?.chunks_exact_mut(width.max(1)) {
-            ops::softmax(row);
-        }
-        Ok(())
-    }
-
-    fn cast(&self, x: &BitNetTensor, out: &mut BitNetTensor) -> Result<()> {
-        operands::expect_same("cast", x, out)?;
-        let plain = match x.dtype() {
-            BitNetDType::F32 => PlainType::F32,
-            BitNetDType::F16 => PlainType::F16,
-            BitNetDType::BF16 => PlainType::BF16,
-            got => {
-                return Err(Error::DTypeMismatch { op: "cast", got, expected: BitNetDType::F32 });
-            }
-        };
-        ops::to_f32(plain, x.bytes()?, out.f32_mut()?);
-        Ok(())
-    }
-
-    fn copy(&self, x: &BitNetTensor, out: &mut BitNetTensor, first: usize) -> Result<()> {
-        let range = operands::copy(x, out, first)?;
-        out.f32_mut()?[range].copy_from_slice(x.f32()?);
         Ok(())
     }
 }
@@ -292,7 +260,7 @@ mod tests {
     use crate::ternary::ScaleGranularity;
 
     #[test]
-    fn empty_operands_are_answered_without_panic() {
+    fn empty_operands_do_not_panic() {
         let pool = HybridMemoryPool::new().unwrap();
         let backend = ReferenceBackend;
         let zeros = |shape: &[usize]| BitNetTensor::zeros(shape, &pool).unwrap();

@@ -3,12 +3,13 @@
 use super::Machine;
 use crate::isa::{Isa, Op};
 use crate::threads::Pieces;
+use bitnet_core::Result;
+use bitnet_core::backend::shape_check;
 use bitnet_core::memory::tensor::BitNetTensor;
-use bitnet_core::{Result, operands};
 
-/// See [`bitnet_core::backend::Backend::add`].
+/// See [`bitnet_core::backend::Operations::add`].
 pub(crate) fn add(x: &mut BitNetTensor, y: &BitNetTensor, machine: Machine<'_>) -> Result<()> {
-    operands::expect_same("add", x, y)?;
+    shape_check::expect_same("add", x, y)?;
     let y = y.f32()?;
     let mut rest = x.f32_mut()?;
     let mut pieces = Pieces::new();

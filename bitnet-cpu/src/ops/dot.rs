@@ -78,6 +78,17 @@ pub(crate) fn load_rest<S: Stored, I: Isa>(isa: I, rest: &[S::Raw]) -> I::Floats
     S::load(isa, &padded)
 }
 
+/// Stored numbers as f32 in `out`, which is as long.
+#[inline(always)]
+pub(crate) fn floats<S: Stored, I: Isa>(isa: I, x: &[S::Raw], out: &mut [f32]) {
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    let (whole, last) = out.as_chunks_mut::<LANES>();
+    for (out, x) in whole.iter_mut().zip(chunks) {
+        *out = isa.store(S::load(isa, x));
+    }
+    last.copy_from_slice(&isa.store(load_rest::<S, I>(isa, rest))[..rest.len()]);
+}
+
 /// The sum of the lanes, in pairs.
 #[inline(always)]
 pub(crate) fn fold(lanes: &[f32; LANES]) -> f32 {

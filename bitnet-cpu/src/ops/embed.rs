@@ -2,18 +2,19 @@
 
 use super::Machine;
 use crate::threads::Pieces;
+use bitnet_core::Result;
+use bitnet_core::backend::shape_check;
 use bitnet_core::dense::DenseRows;
 use bitnet_core::memory::tensor::BitNetTensor;
-use bitnet_core::{Result, operands};
 
-/// See [`bitnet_core::backend::Backend::embed`].
+/// See [`bitnet_core::backend::Operations::embed`].
 pub(crate) fn embed(
     table: &dyn DenseRows,
     tokens: &[u32],
     out: &mut BitNetTensor,
     machine: Machine<'_>,
 ) -> Result<()> {
-    operands::embed(table, tokens, out)?;
+    shape_check::embed(table, tokens, out)?;
     let width = table.cols();
     if width == 0 {
         return Ok(());

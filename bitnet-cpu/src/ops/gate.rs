@@ -7,18 +7,19 @@ use super::Machine;
 use super::exp::exp;
 use crate::isa::{Isa, Op};
 use crate::threads::Pieces;
+use bitnet_core::Result;
 use bitnet_core::backend::Activation;
+use bitnet_core::backend::shape_check;
 use bitnet_core::memory::tensor::BitNetTensor;
-use bitnet_core::{Result, operands};
 
-/// `gate = activation(gate) * up`. See [`bitnet_core::backend::Backend::gate`].
+/// `gate = activation(gate) * up`. See [`bitnet_core::backend::Operations::gate`].
 pub(crate) fn gate(
     activation: Activation,
     gate: &mut BitNetTensor,
     up: &BitNetTensor,
     machine: Machine<'_>,
 ) -> Result<()> {
-    operands::expect_same("gate", gate, up)?;
+    shape_check::expect_same("gate", gate, up)?;
     let up = up.f32()?;
     let mut rest = gate.f32_mut()?;
     let work = if activation == Activation::Relu2 { 1 } else { 16 };

@@ -9,11 +9,12 @@ use super::bit_linear::{CpuWeight, Rescale, SingleDots, WeightRows, within};
 use crate::activations::Quantized;
 use crate::isa::{Isa, Op};
 use crate::threads::Pieces;
+use bitnet_core::Result;
+use bitnet_core::backend::shape_check;
 use bitnet_core::backend::{ActivationPrecision, TernaryWeight};
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::memory::{HybridMemoryPool, PoolBuffer};
 use bitnet_core::ternary::{ScaleGranularity, TernaryMatrix};
-use bitnet_core::{Result, operands};
 
 /// Whether [`relu2`] takes these weights: both of this back end, without scales for groups.
 pub(crate) fn takes(weights: [&dyn TernaryWeight; 2]) -> bool {
@@ -35,7 +36,7 @@ pub(crate) fn relu2(
     scratch: &mut BitNetTensor,
     machine: Machine<'_>,
 ) -> Result<()> {
-    operands::bit_linear(x, &weights, &[&mut *out, &mut *scratch])?;
+    shape_check::bit_linear(x, &weights, &[&mut *out, &mut *scratch])?;
     let [gate, up] =
         [super::bit_linear::matrix(weights[0])?, super::bit_linear::matrix(weights[1])?];
     let x = Quantized::new(x.f32()?, 1, gate.cols(), within(precision), machine)?;

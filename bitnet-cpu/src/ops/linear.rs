@@ -10,10 +10,11 @@ use super::dot::{Bf16, F16, F32, Plain, Stored, dots};
 use crate::activations::{TILE, tiles};
 use crate::isa::{Isa, Op};
 use crate::threads::{Rows, columns};
+use bitnet_core::backend::shape_check;
 use bitnet_core::dense::{DenseRows, PlainType};
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::memory::{HybridMemoryPool, PoolBuffer};
-use bitnet_core::{Error, Result, operands};
+use bitnet_core::{Error, Result};
 
 /// Rows that pass over a tile of tokens before the next tile is taken.
 const ROWS: usize = 8;
@@ -25,7 +26,7 @@ const TOGETHER: usize = 4;
 /// Bytes of a row that is short.
 const SHORT: usize = 1024;
 
-/// `out = x · weightᵀ (+ bias)`. See [`bitnet_core::backend::Backend::linear`].
+/// `out = x · weightᵀ (+ bias)`. See [`bitnet_core::backend::Operations::linear`].
 pub(crate) fn linear(
     x: &BitNetTensor,
     weight: &dyn DenseRows,
@@ -33,7 +34,7 @@ pub(crate) fn linear(
     out: &mut BitNetTensor,
     machine: Machine<'_>,
 ) -> Result<()> {
-    let tokens = operands::linear(x, weight, bias, out)?;
+    let tokens = shape_check::linear(x, weight, bias, out)?;
     let (rows, cols) = (weight.rows(), weight.cols());
     machine.traffic.dense_bytes.fetch_add(weight.bytes() as u64, Ordering::Relaxed);
     let ranges = machine.threads.ranges(rows, tokens.saturating_mul(cols));

@@ -4,11 +4,12 @@
 use super::Machine;
 use crate::isa::{Isa, LANES, Op};
 use crate::threads::Pieces;
+use bitnet_core::Result;
+use bitnet_core::backend::shape_check;
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::reference::rms_factor;
-use bitnet_core::{Result, operands};
 
-/// `out = weight * (x / sqrt(mean(x²) + eps))`. See [`bitnet_core::backend::Backend::rms_norm`].
+/// `out = weight * (x / sqrt(mean(x²) + eps))`. See [`bitnet_core::backend::Operations::rms_norm`].
 pub(crate) fn rms_norm(
     x: &BitNetTensor,
     weight: &[f32],
@@ -16,7 +17,7 @@ pub(crate) fn rms_norm(
     out: &mut BitNetTensor,
     machine: Machine<'_>,
 ) -> Result<()> {
-    operands::rms_norm(x, weight, out)?;
+    shape_check::rms_norm(x, weight, out)?;
     let (x, out) = (x.f32()?, out.f32_mut()?);
     let ranges = machine.threads.ranges(x.len() / weight.len(), weight.len());
     let mut pieces = Pieces::new();

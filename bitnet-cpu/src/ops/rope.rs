@@ -3,11 +3,12 @@
 use super::Machine;
 use crate::isa::{Isa, Op};
 use crate::threads::Pieces;
+use bitnet_core::Result;
+use bitnet_core::backend::shape_check;
 use bitnet_core::backend::{RopeOrder, RopeTable};
 use bitnet_core::memory::tensor::BitNetTensor;
-use bitnet_core::{Result, operands};
 
-/// Rotates each head of `x`. See [`bitnet_core::backend::Backend::rope`].
+/// Rotates each head of `x`. See [`bitnet_core::backend::Operations::rope`].
 pub(crate) fn rope(
     x: &mut BitNetTensor,
     head_dim: usize,
@@ -16,7 +17,7 @@ pub(crate) fn rope(
     order: RopeOrder,
     machine: Machine<'_>,
 ) -> Result<()> {
-    operands::rope(x, head_dim, positions, table)?;
+    shape_check::rope(x, head_dim, positions, table)?;
     let width = x.shape()[1];
     let mut rest = x.f32_mut()?;
     let mut pieces = Pieces::new();

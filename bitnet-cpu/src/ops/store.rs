@@ -2,13 +2,14 @@
 
 use super::Machine;
 use crate::isa::{Isa, LANES, Op};
+use bitnet_core::Result;
+use bitnet_core::backend::shape_check;
 use bitnet_core::kv::{KvLayer, KvType};
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::simd::largest_magnitude;
-use bitnet_core::{Result, operands};
 use smallvec::SmallVec;
 
-/// See [`bitnet_core::backend::Backend::store`].
+/// See [`bitnet_core::backend::Operations::store`].
 pub(crate) fn store(
     k: &BitNetTensor,
     v: &BitNetTensor,
@@ -16,7 +17,7 @@ pub(crate) fn store(
     first: usize,
     machine: Machine<'_>,
 ) -> Result<()> {
-    let tokens = operands::store(k, v, cache, first)?;
+    let tokens = shape_check::store(k, v, cache, first)?;
     if tokens == 0 || cache.head_dim() == 0 {
         return Ok(());
     }

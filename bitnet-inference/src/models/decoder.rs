@@ -14,11 +14,11 @@
 
 use std::sync::Arc;
 
+use bitnet_core::backend::top_logits::TopLogits;
 use bitnet_core::backend::{
     ActivationPrecision, AttentionShape, Backend, RopeTable, TernaryWeight,
 };
 use bitnet_core::dense::DenseRows;
-use bitnet_core::head::HeadTop;
 use bitnet_core::kv::{KvLayer, KvSpan, KvType};
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::memory::{HybridMemoryPool, Purpose, Shared};
@@ -337,7 +337,7 @@ impl Decoder {
         h: &BitNetTensor,
         count: usize,
         also: &[u32],
-    ) -> Result<Option<HeadTop>> {
+    ) -> Result<Option<TopLogits>> {
         let Some(answer) = self.top.for_question(self.dense_head(), &*self.backend)? else {
             return Ok(None);
         };

@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Instant;
 
 use bitnet_core::backend::Backend;
+use bitnet_core::backend::shape_check;
+use bitnet_core::backend::top_logits::{Guarantee, HeadWeight, TopLogits};
 use bitnet_core::dense::DenseRows;
-use bitnet_core::head::{Certainty, HeadTop, HeadWeight};
 use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::memory::tensor::BitNetTensor;
-use bitnet_core::operands;
 use bitnet_formats::MappedFile;
 
 use super::row_range::RowRange;
@@ -23,10 +23,10 @@ use crate::loader::{Keeping, KeptHead};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum HeadMode {
     /// Through 4-bit codes, leaving out rows that are among the largest with a probability below 2⁻⁶⁴ a token: the
-    /// fewest bytes. See [`Certainty::Probable`].
+    /// fewest bytes. See [`Guarantee::Probabilistic`].
     #[default]
     Refined,
-    /// Through 8-bit codes, leaving out only rows that cannot be among the largest. See [`Certainty::Certain`].
+    /// Through 8-bit codes, leaving out only rows that cannot be among the largest. See [`Guarantee::Exact`].
     Certain,
     /// Every row, always.
     Full,
@@ -42,10 +42,10 @@ impl HeadMode {
         }
     }
 
-    fn certainty(self) -> Option<Certainty> {
+    fn guarantee(self) -> Option<Guarantee> {
         match self {
-            Self::Refined => Some(Certainty::Probable),
-            Self::Certain => Some(Certainty::Certain),
+            Self::Refined => Some(Guarantee::Probabilistic),
+            Self::Certain => Some(Guarantee::Exact),
             Self::Full => None,
         }
     }
@@ -85,7 +85,7 @@ pub(crate) enum Answer<'a> {
 }
 
 impl Answer<'_> {
-    /// As [`Backend::head_top`].
+    /// As [`top_logits`](bitnet_core::backend::Operations::top_logits).
     pub(crate) fn top(
         &self,
         x: &BitNetTensor,
@@ -93,12 +93,12 @@ impl Answer<'_> {
         also: &[u32],
         backend: &dyn Backend,
         pool: &HybridMemoryPool,
-    ) -> Result<HeadTop> {
+    ) -> Result<TopLogits> {
         let rows = match self {
-            Self::Prepared(head) => return Ok(backend.head_top(x, *head, count, also)?),
+            Self::Prepared(head) => return Ok(backend.top_logits(x, *head, count, also)?),
             Self::AllRows(rows) => rows,
         };
-        operands::head_top(x, &***rows, also)?;
+        shape_check::top_logits(x, &***rows, also)?;
         let mut logits = Vec::with_capacity(rows.rows());
         for piece in RowRange::pieces(rows, RESIDENT) {
             let mut out = BitNetTensor::scratch(&[1, piece.rows()], pool)?;
@@ -106,7 +106,7 @@ impl Answer<'_> {
             logits.extend_from_slice(out.f32()?);
             piece.release();
         }
-        Ok(HeadTop::of_all(&logits, count, also))
+        Ok(TopLogits::of_all(&logits, count, also))
     }
 }
 
@@ -182,18 +182,18 @@ impl TopHead {
         if self.prepared.get().is_none() {
             let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
             if self.prepared.get().is_none() {
-                let Some((certainty, rows)) = self.mode.certainty().zip(rows).filter(is_large)
+                let Some((guarantee, rows)) = self.mode.guarantee().zip(rows).filter(is_large)
                 else {
                     drop((kept.take(), self.prepared.set(None)));
                     return Ok(None);
                 };
-                let found = kept.as_mut().and_then(|kept| kept.find(rows, certainty, backend));
+                let found = kept.as_mut().and_then(|kept| kept.find(rows, guarantee, backend));
                 let head = match found {
                     Some((found, file)) => {
                         drop(self.file.set(Arc::downgrade(&file)));
                         Some(found)
                     }
-                    None if make => self.make(rows, certainty, backend, &mut kept)?,
+                    None if make => self.make(rows, guarantee, backend, &mut kept)?,
                     None => return Ok(None),
                 };
                 // What is left of it holds the model's files. Nobody else sets the head: this thread has the lock.
@@ -207,12 +207,12 @@ impl TopHead {
     fn make(
         &self,
         rows: &Arc<dyn DenseRows>,
-        certainty: Certainty,
+        guarantee: Guarantee,
         backend: &dyn Backend,
         kept: &mut Option<KeptHead>,
     ) -> Result<Option<Box<dyn HeadWeight>>> {
         let start = Instant::now();
-        let head = backend.prepare_head(Arc::clone(rows), certainty)?;
+        let head = backend.prepare_head(Arc::clone(rows), guarantee)?;
         let took = start.elapsed();
         let keeping = head.as_ref().and_then(|head| kept.take()?.keep(&**head, took));
         if let Some(keeping) = keeping {
@@ -230,7 +230,7 @@ impl TopHead {
 }
 
 /// Whether a head is read faster through codes than whole.
-fn is_large((_, rows): &(Certainty, &Arc<dyn DenseRows>)) -> bool {
+fn is_large((_, rows): &(Guarantee, &Arc<dyn DenseRows>)) -> bool {
     rows.bytes() >= SMALL
 }
 

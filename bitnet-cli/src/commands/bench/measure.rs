@@ -79,7 +79,7 @@ pub(crate) fn cost(stored: &TokenCost, measured: &Measured, test: Test, batch_si
     let stored_ternary = stored.ternary_bytes as f64;
     let ternary_bytes = counted.map_or(stored_ternary, |t| t.ternary_bytes as f64 / steps);
     // A head that was asked for its largest logits alone says how much of it was read.
-    let asked = counted.filter(|t| t.head.questions > 0);
+    let asked = counted.filter(|t| t.head.queries > 0);
     let stored_head = stored.head_bytes as f64;
     let head_bytes = asked.map_or(stored_head, |t| t.head.bytes() as f64 / steps);
     let share = |part: u64, all: u64| (all > 0).then(|| part as f64 / all as f64);

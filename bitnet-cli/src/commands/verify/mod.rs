@@ -2,16 +2,16 @@
 //!
 //! Every stored number is looked at first: a model with one that is NaN, infinite or out of range fails at once.
 //!
-//! Then the model is loaded once, on a [`Panel`] of back ends: the scalar reference and the CPU back end at every instruction
+//! Then the model is loaded once, on a [`DifferentialBackend`] of back ends: the scalar reference and the CPU back end at every instruction
 //! set level that this processor has;
 //!
 //! 1. while loading, each ternary matrix gets one fixed input on every member: quantised activations, their scales and
 //!    the integer dot products must equal the reference's bit for bit;
 //! 2. the reference runs some tokens, and at each ternary layer every member gets the very same input: the integers
-//!    must be equal bit for bit, the outputs of this and every other operation within [`panel::OPERATION_BOUND`];
+//!    must be equal bit for bit, the outputs of this and every other operation within [`differential::OPERATION_BOUND`];
 //! 3. each member runs the tokens by itself, and its logits must agree with the reference's within [`LOGIT_BOUND`].
 
-mod panel;
+mod differential;
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ use super::weights::{self, Weights};
 use crate::args::{Cli, VerifyArgs};
 use crate::load;
 use crate::output::{self, Output};
-use panel::{Findings, Panel};
+use differential::{DifferentialBackend, Findings};
 
 /// How far logits may lie from the reference's: root mean square of the difference, relative to that of the reference's
 /// logits about their mean. Floating-point sums in another order may round an activation to the neighbouring int8, and
@@ -52,7 +52,7 @@ struct EndToEnd {
 /// Verifies the model.
 pub(crate) fn run(cli: &Cli, args: &VerifyArgs, output: &mut Output) -> Result<Outcome> {
     let levels = levels(output)?;
-    let panel = Arc::new(Panel::new(&levels, cli.general.threads)?);
+    let backend = Arc::new(DifferentialBackend::new(&levels, cli.general.threads)?);
     let source = load::source(cli, args.path.as_deref())?;
     let options = load::options(cli)?;
     let weights = Weights::read(cli, source, &options, output)?;
@@ -62,7 +62,7 @@ pub(crate) fn run(cli: &Cli, args: &VerifyArgs, output: &mut Output) -> Result<O
         return Ok(Outcome::CheckFailed);
     }
     let mut progress = output.progress("loading and checking layer");
-    let model = Model::load_with(source, &options, panel.clone(), &mut |done, all| {
+    let model = Model::load_with(source, &options, backend.clone(), &mut |done, all| {
         progress.update(done, all);
     })?;
     drop(progress);
@@ -70,22 +70,22 @@ pub(crate) fn run(cli: &Cli, args: &VerifyArgs, output: &mut Output) -> Result<O
 
     let tokens = tokens(&model, args.tokens)?;
     let mut runs = Vec::new();
-    let steps = panel.members().len();
+    let steps = backend.members().len();
     let mut progress = output.progress("running member");
     progress.update(0, steps);
-    panel.drive(0, true);
+    backend.drive(0, true);
     let expected = logits(&model, &tokens)?;
     for member in 1..steps {
         progress.update(member, steps);
-        panel.drive(member, false);
+        backend.drive(member, false);
         let got = logits(&model, &tokens)?;
-        runs.push(compare(panel.members()[member].clone(), &expected, &got));
+        runs.push(compare(backend.members()[member].clone(), &expected, &got));
     }
     drop(progress);
 
-    let findings = panel.findings();
+    let findings = backend.findings();
     let passed = findings.mismatches.is_empty()
-        && findings.operations.values().all(|d| *d <= panel::OPERATION_BOUND)
+        && findings.operations.values().all(|d| *d <= differential::OPERATION_BOUND)
         && runs.iter().all(|r| r.difference <= LOGIT_BOUND);
     if output.json {
         let mut value = to_json(&model, &findings, &runs, tokens.len(), passed);
@@ -200,11 +200,14 @@ fn report(findings: &Findings, runs: &[EndToEnd], output: &mut Output) -> Result
         row(output, "", mismatch)?;
     }
     for (operation, difference) in &findings.operations {
-        let ok = *difference <= panel::OPERATION_BOUND;
+        let ok = *difference <= differential::OPERATION_BOUND;
         let text = if *difference == 0.0 {
             "no difference".to_owned()
         } else {
-            format!("largest difference {difference:.1e}, bound {:.0e}", panel::OPERATION_BOUND)
+            format!(
+                "largest difference {difference:.1e}, bound {:.0e}",
+                differential::OPERATION_BOUND
+            )
         };
         check(output, ok, operation, &text)?;
     }
@@ -302,7 +305,7 @@ fn to_json(
         "integers_compared": findings.integers,
         "mismatches": findings.mismatches,
         "operations": findings.operations,
-        "operation_bound": panel::OPERATION_BOUND,
+        "operation_bound": differential::OPERATION_BOUND,
         "backends": runs,
     })
 }

@@ -18,18 +18,19 @@ use std::sync::atomic::Ordering;
 use super::Machine;
 use crate::isa::{Isa, Op};
 use crate::threads::{Pieces, Ranges};
+use bitnet_core::Result;
 use bitnet_core::backend::AttentionShape;
+use bitnet_core::backend::shape_check;
 use bitnet_core::kv::{KV_TILE, KvSpan};
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::memory::{HybridMemoryPool, PoolBuffer};
-use bitnet_core::{Result, operands};
 use division::{Job, Queries, jobs};
 use kernel::{Partial, Room, add_tile, finish, partial_len, reset};
 
 /// Pieces of work for each thread, so that one that is put aside does not hold up the others.
 const PIECES: usize = 4;
 
-/// See [`bitnet_core::backend::Backend::attention`].
+/// See [`bitnet_core::backend::Operations::attention`].
 pub(crate) fn attention(
     q: &BitNetTensor,
     spans: &[KvSpan<'_>],
@@ -37,7 +38,7 @@ pub(crate) fn attention(
     out: &mut BitNetTensor,
     machine: Machine<'_>,
 ) -> Result<()> {
-    if operands::attention(q, spans, shape, out)? == 0 {
+    if shape_check::attention(q, spans, shape, out)? == 0 {
         return Ok(());
     }
     let mut jobs = jobs(q.f32()?, spans, shape, out.f32_mut()?)?;

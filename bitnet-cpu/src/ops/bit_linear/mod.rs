@@ -20,12 +20,13 @@ use super::Machine;
 use crate::activations::{Quantized, float_blocks};
 use crate::isa::CodeBlock;
 use crate::threads::{self, Pieces, Rows};
+use bitnet_core::backend::prepared_parts::PreparedParts;
+use bitnet_core::backend::shape_check;
 use bitnet_core::backend::{ActivationPrecision, BitLinearIntegers, TernaryWeight};
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::memory::{HybridMemoryPool, PoolBuffer};
-use bitnet_core::parts::Parts;
 use bitnet_core::ternary::{ROW_BLOCK, ScaleGranularity, TernaryMatrix};
-use bitnet_core::{Error, Result, operands};
+use bitnet_core::{Error, Result};
 use smallvec::SmallVec;
 
 /// The layout of the parts of a [`CpuWeight`]; it does not depend on the instruction set. Counted up whenever it changes.
@@ -57,13 +58,13 @@ impl CpuWeight {
 
     /// From what [`TernaryWeight::parts`] gave. That the columns are those of the rows is not checked: it would cost
     /// what preparing the weight costs.
-    pub(crate) fn from_parts(parts: &Parts) -> Result<Self> {
+    pub(crate) fn from_parts(parts: &PreparedParts) -> Result<Self> {
         let matrix = parts.matrix("rows")?;
         let turned = if parts.has_matrix("columns") {
             let turned = parts.matrix("columns")?;
             if turned.rows() != matrix.cols() || turned.cols() != matrix.rows() {
                 return Err(Error::ShapeMismatch {
-                    op: "kept weight",
+                    op: "cached weight",
                     operand: "columns",
                     got: vec![turned.rows(), turned.cols()],
                     expected: format!("[{}, {}]", matrix.cols(), matrix.rows()),
@@ -94,8 +95,8 @@ impl TernaryWeight for CpuWeight {
         self.matrix.bytes() + self.turned.as_ref().map_or(0, TernaryMatrix::bytes)
     }
 
-    fn parts(&self) -> Parts {
-        let mut parts = Parts::default();
+    fn parts(&self) -> PreparedParts {
+        let mut parts = PreparedParts::default();
         parts.put_matrix("rows", &self.matrix);
         if let Some(turned) = &self.turned {
             parts.put_matrix("columns", turned);
@@ -154,7 +155,7 @@ struct Part<'a> {
 /// The parts of a piece: as a rule those of at most three weights.
 type Share<'a> = SmallVec<[Part<'a>; 3]>;
 
-/// `out[i] = x · weights[i]ᵀ`. See [`bitnet_core::backend::Backend::bit_linear`].
+/// `out[i] = x · weights[i]ᵀ`. See [`bitnet_core::backend::Operations::bit_linear`].
 pub(crate) fn bit_linear(
     x: &BitNetTensor,
     precision: ActivationPrecision,
@@ -162,7 +163,7 @@ pub(crate) fn bit_linear(
     out: &mut [&mut BitNetTensor],
     machine: Machine<'_>,
 ) -> Result<()> {
-    let tokens = operands::bit_linear(x, weights, out)?;
+    let tokens = shape_check::bit_linear(x, weights, out)?;
     let cols = x.shape()[1];
     let x = x.f32()?;
     match precision {
@@ -258,7 +259,7 @@ pub(crate) fn bit_linear_integers(
 ) -> Result<BitLinearIntegers> {
     let weight = matrix(weight)?;
     let (tokens, cols) = x.dims2("bit_linear", "x")?;
-    operands::expect_shape("bit_linear", "x", x, tokens, weight.cols())?;
+    shape_check::expect_shape("bit_linear", "x", x, tokens, weight.cols())?;
     let quantized = Quantized::new(x.f32()?, tokens, cols, None, machine)?;
     let dots = machine.isa.run(int8::Integers { x: &quantized, tokens, weight });
     Ok(BitLinearIntegers {

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bitnet_core::backend::Backend;
+use bitnet_core::backend::prepared_parts::PreparedParts;
+use bitnet_core::backend::top_logits::{Guarantee, HeadWeight};
 use bitnet_core::dense::DenseRows;
-use bitnet_core::head::{Certainty, HeadWeight};
 use bitnet_core::memory::Shared;
-use bitnet_core::parts::Parts;
 use bitnet_formats::sections::SectionFile;
 use bitnet_formats::{MappedFile, Region};
 
@@ -38,7 +38,7 @@ impl KeptHead {
     pub(crate) fn find(
         &mut self,
         rows: &Arc<dyn DenseRows>,
-        certainty: Certainty,
+        guarantee: Guarantee,
         backend: &dyn Backend,
     ) -> Option<(Box<dyn HeadWeight>, Arc<MappedFile>)> {
         if self.file.is_some() {
@@ -46,7 +46,7 @@ impl KeptHead {
         }
         let file = self.file.insert(self.open());
         let sections = file.sections()?;
-        match read(sections, rows, certainty, backend) {
+        match read(sections, rows, guarantee, backend) {
             Ok(head) => Some((head, Arc::clone(sections.file()))),
             Err(error) => {
                 file.refuse(&error);
@@ -71,7 +71,7 @@ impl KeptHead {
 fn read(
     file: &SectionFile,
     rows: &Arc<dyn DenseRows>,
-    certainty: Certainty,
+    guarantee: Guarantee,
     backend: &dyn Backend,
 ) -> Result<Box<dyn HeadWeight>> {
     let names: Vec<&str> = file.names("").collect();
@@ -79,11 +79,11 @@ fn read(
     let regions = in_parallel(names.len(), backend.threads(), checked, &mut |_, _| {})?;
     let found: Vec<(&str, Region)> =
         names.into_iter().zip(regions).filter_map(|(name, region)| Some((name, region?))).collect();
-    let mut parts = Parts::default();
+    let mut parts = PreparedParts::default();
     for (name, region) in &found {
         parts.put(*name, Shared::new(region.clone()));
     }
-    let head = backend.prepare_head_from_parts(Arc::clone(rows), certainty, &parts)?;
+    let head = backend.prepare_head_from_parts(Arc::clone(rows), guarantee, &parts)?;
     file.check()?;
     for (_, region) in found.iter().filter(|(name, _)| head.rarely_read().contains(name)) {
         region.release();

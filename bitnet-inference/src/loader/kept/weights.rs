@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bitnet_core::backend::prepared_parts::PreparedParts;
 use bitnet_core::backend::{ActivationPrecision, Backend, TernaryWeight};
 use bitnet_core::memory::Shared;
-use bitnet_core::parts::Parts;
 use bitnet_formats::MappedFile;
 use bitnet_formats::sections::SectionFile;
 
@@ -102,7 +102,7 @@ fn read(
     };
     let assumption = std::str::from_utf8(assumption).map_err(|_| bad("has an unknown note"))?;
     let assumption = (!assumption.is_empty()).then(|| assumption.to_owned());
-    let mut parts = Parts::default();
+    let mut parts = PreparedParts::default();
     for section in file.names(&prefix) {
         let part = &section[prefix.len()..];
         if part != NOTE

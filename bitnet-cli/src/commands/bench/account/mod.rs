@@ -1,6 +1,6 @@
 //! `bitnet bench --account`: where the time of a written token, or of a prompt, goes, operation by operation.
 
-mod timed;
+mod profiling;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use bitnet_cpu::CpuOptions;
 use bitnet_inference::{Model, ModelSource, backend_by_name};
 use serde_json::{Value, json};
 
-use self::timed::{Entry, Timed};
+use self::profiling::{Entry, ProfilingBackend};
 use super::args::{BenchArgs, Format};
 use super::measure::{self, Protocol};
 use super::progress::Progress;
@@ -112,8 +112,9 @@ fn measured(
     let source = path.map_or(ModelSource::Embedded, |path| ModelSource::Path(path));
     let options = load::options(cli)?;
     let cpu = CpuOptions { threads: Some(threads), isa: None };
-    let timed = Arc::new(Timed::new(backend_by_name(cli.model.backend.name(), cpu)?));
-    let model = Model::load_with(source, &options, Arc::clone(&timed) as _, &mut |_, _| {})?;
+    let profiling =
+        Arc::new(ProfilingBackend::new(backend_by_name(cli.model.backend.name(), cpu)?));
+    let model = Model::load_with(source, &options, Arc::clone(&profiling) as _, &mut |_, _| {})?;
     let stored = model.decoder().token_cost(model.kv())?;
     let protocol = Protocol {
         batch_size: args.batch_size,
@@ -123,7 +124,7 @@ fn measured(
     };
     let mut taken = Vec::new();
     let measured = measure::run_test(&model, test, protocol, listener, &mut || {
-        taken.push(timed.take());
+        taken.push(profiling.take());
         progress.step();
     })?;
     if listener.asked() {

@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use super::super::Machine;
-use super::planes::Planes;
-use super::question::Question;
+use super::int4_planes::Int4Planes;
+use super::query::Query;
 use crate::isa::{Isa, LANES, NibbleBlock, Op, nibble_dots};
 use crate::threads::Pieces;
 use bitnet_core::Result;
@@ -14,8 +14,8 @@ const AHEAD: usize = 2;
 
 /// The approximate logits of all rows into `out` (`[rows]`), by the first plane.
 pub(super) fn first(
-    planes: &Planes,
-    question: &Question,
+    planes: &Int4Planes,
+    query: &Query,
     out: &mut [f32],
     machine: Machine<'_>,
 ) -> Result<()> {
@@ -24,7 +24,7 @@ pub(super) fn first(
     for rows in machine.threads.ranges(planes.rows(), planes.blocks() * 16) {
         let (out, tail) = rest.split_at_mut(rows.len());
         rest = tail;
-        pieces.push(First { planes, question, rows, out });
+        pieces.push(First { planes, query, rows, out });
     }
     machine.threads.each(pieces, |piece| {
         machine.isa.run(piece);
@@ -34,8 +34,8 @@ pub(super) fn first(
 
 /// Nearer approximations of the logits of `rows`, by the second plane.
 pub(super) fn second(
-    planes: &Planes,
-    question: &Question,
+    planes: &Int4Planes,
+    query: &Query,
     approximate: &[f32],
     rows: &[u32],
     machine: Machine<'_>,
@@ -46,7 +46,7 @@ pub(super) fn second(
     for range in machine.threads.ranges(rows.len(), planes.blocks() * 16) {
         let (out, tail) = rest.split_at_mut(range.len());
         rest = tail;
-        pieces.push(Second { planes, question, approximate, rows: &rows[range], out });
+        pieces.push(Second { planes, query, approximate, rows: &rows[range], out });
     }
     machine.threads.each(pieces, |piece| {
         machine.isa.run(piece);
@@ -60,26 +60,26 @@ pub(super) fn second(
 fn dots<I: Isa>(
     isa: I,
     plane: &[NibbleBlock],
-    question: &Question,
+    query: &Query,
     count: usize,
     row: impl Fn(usize) -> usize,
     mut each: impl FnMut(usize, i64),
 ) {
-    let blocks = question.blocks.len();
+    let blocks = query.blocks.len();
     for index in 0..count {
         // One row after another, and the one after the next asked for: the processor's own prefetching follows one stream.
         let at = row(index) * blocks;
         let ahead = row((index + AHEAD).min(count - 1)) * blocks;
         let (codes, ahead) = (&plane[at..at + blocks], &plane[ahead..ahead + blocks]);
-        let [high, low] = nibble_dots(isa, codes, &question.blocks, ahead);
+        let [high, low] = nibble_dots(isa, codes, &query.blocks, ahead);
         each(index, 256 * i64::from(high) + i64::from(low));
     }
 }
 
 /// Some rows of the first plane.
 struct First<'a> {
-    planes: &'a Planes,
-    question: &'a Question,
+    planes: &'a Int4Planes,
+    query: &'a Query,
     rows: Range<usize>,
     out: &'a mut [f32],
 }
@@ -89,20 +89,20 @@ impl Op for First<'_> {
 
     #[inline(always)]
     fn eval<I: Isa>(self, isa: I) {
-        let Self { planes, question, rows, out } = self;
+        let Self { planes, query, rows, out } = self;
         let scales = &planes.scales()[rows.clone()];
         let (plane, row) = (planes.first(), |index| rows.start + index);
-        dots(isa, plane, question, out.len(), row, |index, sum| {
-            let steps = 65536 * sum - question.centre;
-            out[index] = (f64::from(scales[index]) * (question.unit * steps as f64)) as f32;
+        dots(isa, plane, query, out.len(), row, |index, sum| {
+            let steps = 65536 * sum - query.centre;
+            out[index] = (f64::from(scales[index]) * (query.unit * steps as f64)) as f32;
         });
     }
 }
 
 /// Some rows of the second plane.
 struct Second<'a> {
-    planes: &'a Planes,
-    question: &'a Question,
+    planes: &'a Int4Planes,
+    query: &'a Query,
     approximate: &'a [f32],
     rows: &'a [u32],
     out: &'a mut [f32],
@@ -113,12 +113,12 @@ impl Op for Second<'_> {
 
     #[inline(always)]
     fn eval<I: Isa>(self, isa: I) {
-        let Self { planes, question, approximate, rows, out } = self;
+        let Self { planes, query, approximate, rows, out } = self;
         let row = |index: usize| rows[index] as usize;
-        dots(isa, planes.second(), question, out.len(), row, |index, sum| {
-            let steps = 4096 * sum - 30720 * question.sum;
+        dots(isa, planes.second(), query, out.len(), row, |index, sum| {
+            let steps = 4096 * sum - 30720 * query.sum;
             let scale = f64::from(planes.scales()[row(index)]);
-            let more = scale * (question.unit * steps as f64);
+            let more = scale * (query.unit * steps as f64);
             out[index] = (f64::from(approximate[row(index)]) + more) as f32;
         });
     }

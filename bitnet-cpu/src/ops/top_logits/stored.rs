@@ -1,7 +1,7 @@
 //! Rows as they are stored: decoded, and multiplied by the kernel of `linear`.
 
 use super::super::Machine;
-use super::super::cast::floats;
+use super::super::dot::floats;
 use super::super::dot::{Bf16, F16, F32, Plain, dots};
 use crate::isa::{Isa, Op};
 use crate::threads::Pieces;

@@ -1,13 +1,14 @@
-//! A back end made of several: one computes, and the others are asked the same questions.
+//! A differential back end: one member computes, all others run the same operations, and their results are compared.
 
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bitnet_core::backend::top_logits::{HeadWeight, TopLogits};
 use bitnet_core::backend::{
-    Activation, ActivationPrecision, AttentionShape, Backend, BitLinearIntegers, RopeOrder,
-    RopeTable, TernaryWeight,
+    Activation, ActivationPrecision, AttentionShape, Backend, BitLinearIntegers, Counters,
+    Operations, Preparation, RopeOrder, RopeTable, TernaryWeight,
 };
 use bitnet_core::dense::DenseRows;
 use bitnet_core::kv::{KvLayer, KvSpan};
@@ -23,22 +24,22 @@ use bitnet_cpu::{CpuBackend, CpuOptions};
 /// relative to the largest magnitude in that row of the reference.
 pub(crate) const OPERATION_BOUND: f64 = 1e-5;
 
-/// What the comparisons found.
+/// Results of the comparisons.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Findings {
     /// Ternary matrices compared.
     pub(crate) matrices: usize,
     /// Integers compared, over all members.
     pub(crate) integers: u64,
-    /// Where integers differ, in words.
+    /// Descriptions of the places where integers differ.
     pub(crate) mismatches: Vec<String>,
     /// Largest difference of each operation, relative.
     pub(crate) operations: BTreeMap<&'static str, f64>,
 }
 
-/// The reference and its challengers.
+/// The reference and the back ends that are compared with it.
 #[derive(Debug)]
-pub(crate) struct Panel {
+pub(crate) struct DifferentialBackend {
     names: Vec<String>,
     members: Vec<Arc<dyn Backend>>,
     driver: AtomicUsize,
@@ -47,14 +48,14 @@ pub(crate) struct Panel {
     pool: HybridMemoryPool,
 }
 
-/// One ternary matrix, prepared by every member.
+/// A ternary matrix, prepared by every member.
 #[derive(Debug)]
-struct PanelWeight {
+struct DifferentialWeight {
     number: usize,
     weights: Vec<Box<dyn TernaryWeight>>,
 }
 
-impl TernaryWeight for PanelWeight {
+impl TernaryWeight for DifferentialWeight {
     fn rows(&self) -> usize {
         self.weights[0].rows()
     }
@@ -72,14 +73,14 @@ impl TernaryWeight for PanelWeight {
     }
 }
 
-fn own(weight: &dyn TernaryWeight) -> Result<&PanelWeight> {
+fn own(weight: &dyn TernaryWeight) -> Result<&DifferentialWeight> {
     weight
         .as_any()
         .downcast_ref()
-        .ok_or(Error::ForeignWeight { op: "bit_linear", backend: "panel" })
+        .ok_or(Error::ForeignWeight { op: "bit_linear", backend: "differential" })
 }
 
-impl Panel {
+impl DifferentialBackend {
     /// The reference, and the CPU back end at each of these levels.
     pub(crate) fn new(levels: &[IsaLevel], threads: Option<usize>) -> Result<Self> {
         let mut names = vec!["reference".to_owned()];
@@ -98,30 +99,30 @@ impl Panel {
         })
     }
 
-    /// The members' names, the reference first.
+    /// Returns the names of the members, the reference first.
     pub(crate) fn members(&self) -> &[String] {
         &self.names
     }
 
-    /// Lets `member` compute from now on, comparing all others with the reference or not.
+    /// Selects the member that computes, and whether all others are compared with it.
     pub(crate) fn drive(&self, member: usize, comparing: bool) {
         self.driver.store(member, Ordering::SeqCst);
         self.comparing.store(comparing, Ordering::SeqCst);
     }
 
-    /// What was found so far.
+    /// Returns the results so far.
     pub(crate) fn findings(&self) -> Findings {
         self.lock().clone()
     }
 
-    /// One weight, prepared by every member and compared on a fixed input.
+    /// Prepares one weight on every member and compares their integers on a fixed input.
     fn prepare_by(
         &self,
         prepare: impl Fn(&dyn Backend) -> Result<Box<dyn TernaryWeight>>,
     ) -> Result<Box<dyn TernaryWeight>> {
         let number = self.lock().matrices;
         let weights = self.members.iter().map(|m| prepare(&**m)).collect::<Result<_>>()?;
-        let weight = PanelWeight { number, weights };
+        let weight = DifferentialWeight { number, weights };
         let x = fixed_input(weight.cols(), &self.pool)?;
         self.compare_integers(&x, &weight, "fixed input")?;
         self.lock().matrices += 1;
@@ -142,7 +143,7 @@ impl Panel {
 
     /// Runs `operation` on the member that computes; when comparing, on all others too, each into its own copy of
     /// `out` as it was.
-    fn ask(
+    fn compare_all(
         &self,
         name: &'static str,
         out: &mut BitNetTensor,
@@ -185,7 +186,12 @@ impl Panel {
     }
 
     /// Compares the integers of every member on one input.
-    fn compare_integers(&self, x: &BitNetTensor, weight: &PanelWeight, input: &str) -> Result<()> {
+    fn compare_integers(
+        &self,
+        x: &BitNetTensor,
+        weight: &DifferentialWeight,
+        input: &str,
+    ) -> Result<()> {
         let expected = self.members[0].bit_linear_integers(x, &*weight.weights[0])?;
         for ((member, name), theirs) in
             self.members.iter().zip(&self.names).zip(&weight.weights).skip(1)
@@ -256,15 +262,19 @@ fn fixed_input(cols: usize, pool: &HybridMemoryPool) -> Result<BitNetTensor> {
     BitNetTensor::from_f32(&[2, cols], &values, pool)
 }
 
-impl Backend for Panel {
+impl Backend for DifferentialBackend {
     fn name(&self) -> &'static str {
-        "panel"
+        "differential"
     }
 
     fn describe(&self) -> String {
-        format!("panel of {}", self.names.join(", "))
+        format!("differential of {}", self.names.join(", "))
     }
+}
 
+impl Counters for DifferentialBackend {}
+
+impl Preparation for DifferentialBackend {
     fn prepare(&self, matrix: TernaryMatrix) -> Result<Box<dyn TernaryWeight>> {
         self.prepare_by(|member| member.prepare(matrix.clone()))
     }
@@ -272,7 +282,9 @@ impl Backend for Panel {
     fn prepare_for_sparse_input(&self, matrix: TernaryMatrix) -> Result<Box<dyn TernaryWeight>> {
         self.prepare_by(|member| member.prepare_for_sparse_input(matrix.clone()))
     }
+}
 
+impl Operations for DifferentialBackend {
     fn gate_up(
         &self,
         x: &BitNetTensor,
@@ -288,7 +300,7 @@ impl Backend for Panel {
             self.compare_integers(x, up, "the model's own input")?;
         }
         let scratch = Mutex::new(scratch);
-        self.ask("gate_up", out, |index, member, out| {
+        self.compare_all("gate_up", out, |index, member, out| {
             let weights = [&*gate.weights[index], &*up.weights[index]];
             let mut scratch = scratch.lock().unwrap_or_else(PoisonError::into_inner);
             member.gate_up(x, precision, activation, weights, out, &mut scratch)
@@ -296,7 +308,7 @@ impl Backend for Panel {
     }
 
     fn embed(&self, table: &dyn DenseRows, tokens: &[u32], out: &mut BitNetTensor) -> Result<()> {
-        self.ask("embed", out, |_, member, out| member.embed(table, tokens, out))
+        self.compare_all("embed", out, |_, member, out| member.embed(table, tokens, out))
     }
 
     fn bit_linear(
@@ -311,7 +323,7 @@ impl Backend for Panel {
             if self.comparing() {
                 self.compare_integers(x, weight, "the model's own input")?;
             }
-            self.ask("bit_linear", out, |index, member, out| {
+            self.compare_all("bit_linear", out, |index, member, out| {
                 member.bit_linear(x, precision, &[&*weight.weights[index]], &mut [out])
             })?;
         }
@@ -334,7 +346,18 @@ impl Backend for Panel {
         bias: Option<&[f32]>,
         out: &mut BitNetTensor,
     ) -> Result<()> {
-        self.ask("linear", out, |_, member, out| member.linear(x, weight, bias, out))
+        self.compare_all("linear", out, |_, member, out| member.linear(x, weight, bias, out))
+    }
+
+    fn top_logits(
+        &self,
+        _: &BitNetTensor,
+        _: &dyn HeadWeight,
+        _: usize,
+        _: &[u32],
+    ) -> Result<TopLogits> {
+        // No head is prepared: every member computes all logits.
+        Err(Error::ForeignWeight { op: "top_logits", backend: self.name() })
     }
 
     fn rms_norm(
@@ -344,7 +367,7 @@ impl Backend for Panel {
         eps: f32,
         out: &mut BitNetTensor,
     ) -> Result<()> {
-        self.ask("rms_norm", out, |_, member, out| member.rms_norm(x, weight, eps, out))
+        self.compare_all("rms_norm", out, |_, member, out| member.rms_norm(x, weight, eps, out))
     }
 
     fn rope(
@@ -355,7 +378,9 @@ impl Backend for Panel {
         table: &RopeTable,
         order: RopeOrder,
     ) -> Result<()> {
-        self.ask("rope", x, |_, member, x| member.rope(x, head_dim, positions, table, order))
+        self.compare_all("rope", x, |_, member, x| {
+            member.rope(x, head_dim, positions, table, order)
+        })
     }
 
     fn store(
@@ -376,7 +401,7 @@ impl Backend for Panel {
         shape: AttentionShape,
         out: &mut BitNetTensor,
     ) -> Result<()> {
-        self.ask("attention", out, |_, member, out| member.attention(q, spans, shape, out))
+        self.compare_all("attention", out, |_, member, out| member.attention(q, spans, shape, out))
     }
 
     fn gate(
@@ -385,28 +410,11 @@ impl Backend for Panel {
         gate: &mut BitNetTensor,
         up: &BitNetTensor,
     ) -> Result<()> {
-        self.ask("gate", gate, |_, member, gate| member.gate(activation, gate, up))
+        self.compare_all("gate", gate, |_, member, gate| member.gate(activation, gate, up))
     }
 
     fn add(&self, x: &mut BitNetTensor, y: &BitNetTensor) -> Result<()> {
-        self.ask("add", x, |_, member, x| member.add(x, y))
-    }
-
-    fn mul(&self, x: &mut BitNetTensor, y: &BitNetTensor) -> Result<()> {
-        self.ask("mul", x, |_, member, x| member.mul(x, y))
-    }
-
-    fn softmax(&self, x: &mut BitNetTensor) -> Result<()> {
-        self.ask("softmax", x, |_, member, x| member.softmax(x))
-    }
-
-    fn cast(&self, x: &BitNetTensor, out: &mut BitNetTensor) -> Result<()> {
-        self.ask("cast", out, |_, member, out| member.cast(x, out))
-    }
-
-    fn copy(&self, x: &BitNetTensor, out: &mut BitNetTensor, first: usize) -> Result<()> {
-        // Copies whole caches otherwise.
-        self.computing().copy(x, out, first)
+        self.compare_all("add", x, |_, member, x| member.add(x, y))
     }
 }
 
@@ -423,10 +431,10 @@ mod tests {
     }
 
     #[test]
-    fn every_level_of_this_processor_agrees() {
-        let panel = Panel::new(&IsaLevel::available(), Some(2)).unwrap();
-        panel.prepare(matrix(1)).unwrap();
-        let findings = panel.findings();
+    fn all_levels_agree() {
+        let backend = DifferentialBackend::new(&IsaLevel::available(), Some(2)).unwrap();
+        backend.prepare(matrix(1)).unwrap();
+        let findings = backend.findings();
         assert_eq!(findings.mismatches, Vec::<String>::new());
         assert_eq!(findings.matrices, 1);
         let each = 2 * 64 + 2 + 2 * 4;
@@ -434,16 +442,16 @@ mod tests {
     }
 
     #[test]
-    fn a_member_that_sees_another_trit_is_found() {
-        let panel = Panel::new(&[IsaLevel::Scalar], Some(1)).unwrap();
-        let mut weights = vec![panel.members[0].prepare(matrix(1)).unwrap()];
-        weights.push(panel.members[1].prepare(matrix(-1)).unwrap());
-        let weight = PanelWeight { number: 8, weights };
-        let x = fixed_input(64, &panel.pool).unwrap();
-        let mut out = BitNetTensor::zeros(&[2, 4], &panel.pool).unwrap();
-        panel.drive(0, true);
-        panel.bit_linear(&x, ActivationPrecision::Int8, &[&weight], &mut [&mut out]).unwrap();
-        let findings = panel.findings();
+    fn differing_trit_is_reported() {
+        let backend = DifferentialBackend::new(&[IsaLevel::Scalar], Some(1)).unwrap();
+        let mut weights = vec![backend.members[0].prepare(matrix(1)).unwrap()];
+        weights.push(backend.members[1].prepare(matrix(-1)).unwrap());
+        let weight = DifferentialWeight { number: 8, weights };
+        let x = fixed_input(64, &backend.pool).unwrap();
+        let mut out = BitNetTensor::zeros(&[2, 4], &backend.pool).unwrap();
+        backend.drive(0, true);
+        backend.bit_linear(&x, ActivationPrecision::Int8, &[&weight], &mut [&mut out]).unwrap();
+        let findings = backend.findings();
         assert!(findings.operations["bit_linear"] > OPERATION_BOUND, "{findings:?}");
         let message = findings.mismatches.concat();
         for word in ["cpu scalar", "blk.1.attn_k", "dot product 1 "] {
@@ -452,11 +460,11 @@ mod tests {
     }
 
     #[test]
-    fn outputs_that_are_no_numbers_do_not_pass() {
-        let panel = Panel::new(&[], None).unwrap();
-        let good = BitNetTensor::from_f32(&[1, 2], &[1.0, 2.0], &panel.pool).unwrap();
-        let bad = BitNetTensor::from_f32(&[1, 2], &[1.0, f32::NAN], &panel.pool).unwrap();
-        panel.note_difference("linear", &good, &bad).unwrap();
-        assert_eq!(panel.findings().operations["linear"], f64::INFINITY);
+    fn nan_outputs_exceed_every_bound() {
+        let backend = DifferentialBackend::new(&[], None).unwrap();
+        let good = BitNetTensor::from_f32(&[1, 2], &[1.0, 2.0], &backend.pool).unwrap();
+        let bad = BitNetTensor::from_f32(&[1, 2], &[1.0, f32::NAN], &backend.pool).unwrap();
+        backend.note_difference("linear", &good, &bad).unwrap();
+        assert_eq!(backend.findings().operations["linear"], f64::INFINITY);
     }
 }

@@ -1,18 +1,18 @@
-//! A back end that notes how long each operation of another one takes, and what it reads.
+//! A profiling back end: the time and the bytes read of each operation of another back end.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bitnet_core::Result;
+use bitnet_core::backend::prepared_parts::PreparedParts;
+use bitnet_core::backend::top_logits::{Guarantee, HeadWeight, TopLogits};
 use bitnet_core::backend::{
-    Activation, ActivationPrecision, AttentionShape, Backend, BitLinearIntegers, RopeOrder,
-    RopeTable, TernaryWeight, Traffic,
+    Activation, ActivationPrecision, AttentionShape, Backend, BitLinearIntegers, Counters,
+    Operations, Preparation, RopeOrder, RopeTable, TernaryWeight, Traffic,
 };
 use bitnet_core::dense::DenseRows;
-use bitnet_core::head::{Certainty, HeadTop, HeadWeight};
 use bitnet_core::kv::{KvLayer, KvSpan};
 use bitnet_core::memory::tensor::BitNetTensor;
-use bitnet_core::parts::Parts;
 use bitnet_core::ternary::TernaryMatrix;
 
 /// An operation on operands of one shape: how often it ran, for how long, and what it read.
@@ -27,21 +27,21 @@ pub(crate) struct Entry {
     pub(crate) macs: u64,
 }
 
-/// Times the operations of a model's step.
+/// Measures the operations of the back end within.
 #[derive(Debug)]
-pub(crate) struct Timed {
+pub(crate) struct ProfilingBackend {
     inner: Arc<dyn Backend>,
     /// In the order in which they first ran.
     entries: Mutex<Vec<Entry>>,
 }
 
-impl Timed {
-    /// Nothing is noted yet.
+impl ProfilingBackend {
+    /// Wraps a back end.
     pub(crate) fn new(inner: Arc<dyn Backend>) -> Self {
         Self { inner, entries: Mutex::default() }
     }
 
-    /// What was noted since this was last asked.
+    /// Returns the entries since the last call, and clears them.
     pub(crate) fn take(&self) -> Vec<Entry> {
         std::mem::take(&mut *self.entries.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -50,8 +50,8 @@ impl Timed {
         self.inner.traffic().unwrap_or_default().bytes()
     }
 
-    /// Runs one operation.
-    fn note<T>(
+    /// Runs one operation and records it.
+    fn record<T>(
         &self,
         name: impl FnOnce() -> String,
         macs: usize,
@@ -90,7 +90,7 @@ fn products(x: &BitNetTensor, weights: &[&dyn TernaryWeight]) -> usize {
     x.shape()[0] * weights
 }
 
-impl Backend for Timed {
+impl Backend for ProfilingBackend {
     fn name(&self) -> &'static str {
         self.inner.name()
     }
@@ -102,7 +102,9 @@ impl Backend for Timed {
     fn threads(&self) -> usize {
         self.inner.threads()
     }
+}
 
+impl Preparation for ProfilingBackend {
     fn prepare(&self, matrix: TernaryMatrix) -> Result<Box<dyn TernaryWeight>> {
         self.inner.prepare(matrix)
     }
@@ -115,16 +117,37 @@ impl Backend for Timed {
         self.inner.parts_layout()
     }
 
-    fn prepare_from_parts(&self, parts: &Parts) -> Result<Box<dyn TernaryWeight>> {
+    fn prepare_from_parts(&self, parts: &PreparedParts) -> Result<Box<dyn TernaryWeight>> {
         self.inner.prepare_from_parts(parts)
     }
 
+    fn prepare_head(
+        &self,
+        rows: Arc<dyn DenseRows>,
+        guarantee: Guarantee,
+    ) -> Result<Option<Box<dyn HeadWeight>>> {
+        self.inner.prepare_head(rows, guarantee)
+    }
+
+    fn prepare_head_from_parts(
+        &self,
+        rows: Arc<dyn DenseRows>,
+        guarantee: Guarantee,
+        parts: &PreparedParts,
+    ) -> Result<Box<dyn HeadWeight>> {
+        self.inner.prepare_head_from_parts(rows, guarantee, parts)
+    }
+}
+
+impl Counters for ProfilingBackend {
     fn traffic(&self) -> Option<Traffic> {
         self.inner.traffic()
     }
+}
 
+impl Operations for ProfilingBackend {
     fn embed(&self, table: &dyn DenseRows, tokens: &[u32], out: &mut BitNetTensor) -> Result<()> {
-        self.note(|| "embedding".into(), 0, |inner| inner.embed(table, tokens, out))
+        self.record(|| "embedding".into(), 0, |inner| inner.embed(table, tokens, out))
     }
 
     fn bit_linear(
@@ -136,7 +159,7 @@ impl Backend for Timed {
     ) -> Result<()> {
         let name = || format!("ternary layer {}", shapes(weights));
         let run = |inner: &dyn Backend| inner.bit_linear(x, precision, weights, out);
-        self.note(name, products(x, weights), run)
+        self.record(name, products(x, weights), run)
     }
 
     fn bit_linear_integers(
@@ -160,7 +183,7 @@ impl Backend for Timed {
         let macs = products(x, &weights);
         let run =
             |inner: &dyn Backend| inner.gate_up(x, precision, activation, weights, out, scratch);
-        self.note(name, macs, run)
+        self.record(name, macs, run)
     }
 
     fn linear(
@@ -171,35 +194,18 @@ impl Backend for Timed {
         out: &mut BitNetTensor,
     ) -> Result<()> {
         let name = || format!("dense layer {} from {}", weight.rows(), weight.cols());
-        self.note(name, 0, |inner| inner.linear(x, weight, bias, out))
+        self.record(name, 0, |inner| inner.linear(x, weight, bias, out))
     }
 
-    fn prepare_head(
-        &self,
-        rows: Arc<dyn DenseRows>,
-        certainty: Certainty,
-    ) -> Result<Option<Box<dyn HeadWeight>>> {
-        self.inner.prepare_head(rows, certainty)
-    }
-
-    fn prepare_head_from_parts(
-        &self,
-        rows: Arc<dyn DenseRows>,
-        certainty: Certainty,
-        parts: &Parts,
-    ) -> Result<Box<dyn HeadWeight>> {
-        self.inner.prepare_head_from_parts(rows, certainty, parts)
-    }
-
-    fn head_top(
+    fn top_logits(
         &self,
         x: &BitNetTensor,
         head: &dyn HeadWeight,
         count: usize,
-        also: &[u32],
-    ) -> Result<HeadTop> {
+        extra_tokens: &[u32],
+    ) -> Result<TopLogits> {
         let name = || format!("largest logits of {}", head.stored().rows());
-        self.note(name, 0, |inner| inner.head_top(x, head, count, also))
+        self.record(name, 0, |inner| inner.top_logits(x, head, count, extra_tokens))
     }
 
     fn rms_norm(
@@ -210,7 +216,7 @@ impl Backend for Timed {
         out: &mut BitNetTensor,
     ) -> Result<()> {
         let name = || format!("norm of {}", weight.len());
-        self.note(name, 0, |inner| inner.rms_norm(x, weight, eps, out))
+        self.record(name, 0, |inner| inner.rms_norm(x, weight, eps, out))
     }
 
     fn rope(
@@ -222,7 +228,7 @@ impl Backend for Timed {
         order: RopeOrder,
     ) -> Result<()> {
         let rotate = |inner: &dyn Backend| inner.rope(x, head_dim, positions, table, order);
-        self.note(|| "rotary positions".into(), 0, rotate)
+        self.record(|| "rotary positions".into(), 0, rotate)
     }
 
     fn store(
@@ -232,7 +238,7 @@ impl Backend for Timed {
         cache: &mut KvLayer,
         first: usize,
     ) -> Result<()> {
-        self.note(|| "into the cache".into(), 0, |inner| inner.store(k, v, cache, first))
+        self.record(|| "into the cache".into(), 0, |inner| inner.store(k, v, cache, first))
     }
 
     fn attention(
@@ -242,7 +248,7 @@ impl Backend for Timed {
         shape: AttentionShape,
         out: &mut BitNetTensor,
     ) -> Result<()> {
-        self.note(|| "attention".into(), 0, |inner| inner.attention(q, spans, shape, out))
+        self.record(|| "attention".into(), 0, |inner| inner.attention(q, spans, shape, out))
     }
 
     fn gate(
@@ -251,26 +257,10 @@ impl Backend for Timed {
         gate: &mut BitNetTensor,
         up: &BitNetTensor,
     ) -> Result<()> {
-        self.note(|| "gate".into(), 0, |inner| inner.gate(activation, gate, up))
+        self.record(|| "gate".into(), 0, |inner| inner.gate(activation, gate, up))
     }
 
     fn add(&self, x: &mut BitNetTensor, y: &BitNetTensor) -> Result<()> {
-        self.note(|| "addition".into(), 0, |inner| inner.add(x, y))
-    }
-
-    fn mul(&self, x: &mut BitNetTensor, y: &BitNetTensor) -> Result<()> {
-        self.note(|| "multiplication".into(), 0, |inner| inner.mul(x, y))
-    }
-
-    fn softmax(&self, x: &mut BitNetTensor) -> Result<()> {
-        self.note(|| "softmax".into(), 0, |inner| inner.softmax(x))
-    }
-
-    fn cast(&self, x: &BitNetTensor, out: &mut BitNetTensor) -> Result<()> {
-        self.note(|| "cast".into(), 0, |inner| inner.cast(x, out))
-    }
-
-    fn copy(&self, x: &BitNetTensor, out: &mut BitNetTensor, first: usize) -> Result<()> {
-        self.note(|| "copy".into(), 0, |inner| inner.copy(x, out, first))
+        self.record(|| "addition".into(), 0, |inner| inner.add(x, y))
     }
 }

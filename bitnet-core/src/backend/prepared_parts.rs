@@ -1,35 +1,35 @@
-//! A prepared weight taken apart into named arrays of bytes, so that it can be kept on disk and mapped again.
+//! A prepared weight as named arrays of bytes, so that it can be cached on disk and mapped again.
 
 use crate::memory::Shared;
 use crate::ternary::{ScaleGranularity, TernaryMatrix};
 use crate::{Error, Result};
 
-/// Named arrays, in the order in which they were put in. Numbers are in the byte order of the machine.
+/// Named arrays in insertion order. Numbers are in the byte order of the machine.
 #[derive(Debug, Clone, Default)]
-pub struct Parts(Vec<(String, Shared<u8>)>);
+pub struct PreparedParts(Vec<(String, Shared<u8>)>);
 
-impl Parts {
-    /// Whether nothing was put in.
+impl PreparedParts {
+    /// Returns whether there are no arrays.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Names and arrays.
+    /// Iterates over names and arrays.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Shared<u8>)> {
         self.0.iter().map(|(name, bytes)| (name.as_str(), bytes))
     }
 
-    /// Adds an array. Names are not repeated.
+    /// Adds an array. A name is used once.
     pub fn put(&mut self, name: impl Into<String>, bytes: Shared<u8>) {
         self.0.push((name.into(), bytes));
     }
 
-    /// Whether there is an array of that name.
+    /// Returns whether there is an array of that name.
     pub fn has(&self, name: &str) -> bool {
         self.0.iter().any(|(n, _)| n == name)
     }
 
-    /// The array of that name.
+    /// Returns the array of that name.
     ///
     /// # Errors
     /// [`Error::BadPart`] if there is none.
@@ -56,12 +56,12 @@ impl Parts {
         self.put(format!("{name}.words"), words);
     }
 
-    /// Whether there is a matrix of that name.
+    /// Returns whether there is a matrix of that name.
     pub fn has_matrix(&self, name: &str) -> bool {
         self.has(&format!("{name}.shape"))
     }
 
-    /// The matrix of that name; its words are not copied.
+    /// Returns the matrix of that name; its words are not copied.
     ///
     /// # Errors
     /// [`Error::BadPart`] for arrays that are missing or of another length, those of [`TernaryMatrix::from_words`].

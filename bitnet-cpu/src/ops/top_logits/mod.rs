@@ -8,11 +8,11 @@
 //! 4  rows that still may          exact logits, by the kernel of `linear`
 //! ```
 //!
-//! How far an approximation may be off is said in `question.rs`, and why in `planes.rs`.
+//! How far an approximation may be off is said in `query.rs`, and why in `int4_planes.rs`.
 
-mod kept;
-mod planes;
-mod question;
+mod int4_planes;
+mod parts;
+mod query;
 mod scan;
 mod stored;
 
@@ -25,16 +25,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Machine;
 use crate::isa::MOST_ELEMENTS;
-use bitnet_core::dense::DenseRows;
-use bitnet_core::head::{
-    Certainty, HeadStats, HeadTop, HeadWeight, TokenLogit, largest, lowest_non_finite,
+use bitnet_core::backend::prepared_parts::PreparedParts;
+use bitnet_core::backend::shape_check;
+use bitnet_core::backend::top_logits::{
+    Guarantee, HeadStats, HeadWeight, TokenLogit, TopLogits, largest, lowest_non_finite,
 };
+use bitnet_core::dense::DenseRows;
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::memory::{HybridMemoryPool, PoolBuffer};
-use bitnet_core::parts::Parts;
-use bitnet_core::{Error, Result, operands};
-use planes::Planes;
-use question::{Level, Question};
+use bitnet_core::{Error, Result};
+use int4_planes::Int4Planes;
+use query::{Level, Query};
 
 /// Bits of a stored number from which a second plane saves bytes: it is 4 bits against these.
 const BITS_FOR_TWO_PLANES: f64 = 7.0;
@@ -55,9 +56,9 @@ const MAPPED_FOR_A_ROW: usize = 64 << 10;
 #[derive(Debug)]
 pub(crate) struct CpuHead {
     rows: Arc<dyn DenseRows>,
-    planes: Planes,
-    certainty: Certainty,
-    /// The approximate logits of the question being answered.
+    planes: Int4Planes,
+    guarantee: Guarantee,
+    /// The approximate logits of the query being answered.
     scratch: Mutex<PoolBuffer<f32>>,
     /// Stored rows read since their pages were released.
     since_release: AtomicUsize,
@@ -72,16 +73,16 @@ impl HeadWeight for CpuHead {
         self.planes.bytes()
     }
 
-    fn certainty(&self) -> Certainty {
-        self.certainty
+    fn guarantee(&self) -> Guarantee {
+        self.guarantee
     }
 
-    fn parts(&self) -> Parts {
+    fn parts(&self) -> PreparedParts {
         self.planes.parts()
     }
 
     fn rarely_read(&self) -> &'static [&'static str] {
-        &[kept::SECOND]
+        &[parts::SECOND]
     }
 
     fn as_any(&self) -> &dyn Any {
@@ -89,10 +90,10 @@ impl HeadWeight for CpuHead {
     }
 }
 
-/// See [`bitnet_core::backend::Backend::prepare_head`].
+/// See [`bitnet_core::backend::Preparation::prepare_head`].
 pub(crate) fn prepare_head(
     rows: Arc<dyn DenseRows>,
-    certainty: Certainty,
+    guarantee: Guarantee,
     machine: Machine<'_>,
     weights: &HybridMemoryPool,
 ) -> Result<Option<Box<dyn HeadWeight>>> {
@@ -103,35 +104,35 @@ pub(crate) fn prepare_head(
     let bits = rows.bytes() as f64 * 8.0 / (count as f64 * cols as f64);
     let two = bits >= BITS_FOR_TWO_PLANES;
     // By what is certain, the first plane alone leaves out no row.
-    if bits < LEAST_BITS || (certainty == Certainty::Certain && !two) {
+    if bits < LEAST_BITS || (guarantee == Guarantee::Exact && !two) {
         return Ok(None);
     }
-    let Some(planes) = Planes::build(&*rows, two, machine, weights)? else { return Ok(None) };
+    let Some(planes) = Int4Planes::build(&*rows, two, machine, weights)? else { return Ok(None) };
     rows.release();
-    CpuHead::over(rows, planes, certainty, machine.pool).map(Some)
+    CpuHead::new(rows, planes, guarantee, machine.pool).map(Some)
 }
 
-/// See [`bitnet_core::backend::Backend::prepare_head_from_parts`].
+/// See [`bitnet_core::backend::Preparation::prepare_head_from_parts`].
 pub(crate) fn head_from_parts(
     rows: Arc<dyn DenseRows>,
-    certainty: Certainty,
-    parts: &Parts,
+    guarantee: Guarantee,
+    parts: &PreparedParts,
     machine: Machine<'_>,
 ) -> Result<Box<dyn HeadWeight>> {
-    let planes = Planes::from_parts(rows.rows(), rows.cols(), parts)?;
-    CpuHead::over(rows, planes, certainty, machine.pool)
+    let planes = Int4Planes::from_parts(rows.rows(), rows.cols(), parts)?;
+    CpuHead::new(rows, planes, guarantee, machine.pool)
 }
 
 impl CpuHead {
-    fn over(
+    fn new(
         rows: Arc<dyn DenseRows>,
-        planes: Planes,
-        certainty: Certainty,
+        planes: Int4Planes,
+        guarantee: Guarantee,
         pool: &HybridMemoryPool,
     ) -> Result<Box<dyn HeadWeight>> {
         let scratch = Mutex::new(PoolBuffer::scratch(rows.rows(), pool)?);
         let since_release = AtomicUsize::new(0);
-        Ok(Box::new(Self { rows, planes, certainty, scratch, since_release }))
+        Ok(Box::new(Self { rows, planes, guarantee, scratch, since_release }))
     }
 }
 
@@ -140,30 +141,30 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// See [`bitnet_core::backend::Backend::head_top`].
-pub(crate) fn head_top(
+/// See [`bitnet_core::backend::Operations::top_logits`].
+pub(crate) fn top_logits(
     x: &BitNetTensor,
     head: &dyn HeadWeight,
     count: usize,
-    also: &[u32],
+    extra_tokens: &[u32],
     machine: Machine<'_>,
-) -> Result<HeadTop> {
-    let foreign = Error::ForeignWeight { op: "head_top", backend: "cpu" };
+) -> Result<TopLogits> {
+    let foreign = Error::ForeignWeight { op: "top_logits", backend: "cpu" };
     let head = head.as_any().downcast_ref::<CpuHead>().ok_or(foreign)?;
-    operands::head_top(x, &*head.rows, also)?;
+    shape_check::top_logits(x, &*head.rows, extra_tokens)?;
     let mut search = Search { head, x: x.f32()?, machine, read: HeadStats::default() };
-    search.read.questions = 1;
-    let also = search.exact(also)?;
+    search.read.queries = 1;
+    let extra_tokens = search.exact(extra_tokens)?;
     let found = if count == 0 { Vec::new() } else { search.find(count)? };
     // Rows that a search leaves unread have finite logits: otherwise there are no planes, or every row is read.
-    let non_finite = lowest_non_finite(&found).or_else(|| lowest_non_finite(&also));
+    let non_finite = lowest_non_finite(&found).or_else(|| lowest_non_finite(&extra_tokens));
     let read = search.read;
     let mut counted = lock(&machine.traffic.head);
     *counted = counted.plus(read);
-    Ok(HeadTop { top: largest(found, count), also, non_finite, read })
+    Ok(TopLogits { top: largest(found, count), extra_tokens, non_finite, read })
 }
 
-/// One question being answered.
+/// One query being answered.
 struct Search<'a> {
     head: &'a CpuHead,
     x: &'a [f32],
@@ -177,9 +178,9 @@ impl Search<'_> {
         let head = self.head;
         let rows = head.rows.rows();
         let seeds = count.saturating_add(SPARE);
-        let question = Question::new(self.x, &head.planes, head.certainty, self.machine.pool)?;
-        let question = match question {
-            Some(question) if seeds < rows => question,
+        let query = Query::new(self.x, &head.planes, head.guarantee, self.machine.pool)?;
+        let query = match query {
+            Some(query) if seeds < rows => query,
             _ => {
                 self.read.full_scans = 1;
                 let all: Vec<u32> = (0..rows as u32).collect();
@@ -188,24 +189,24 @@ impl Search<'_> {
         };
         let mut approximate = lock(&head.scratch);
         self.read.first_plane_bytes += head.planes.first_bytes() as u64;
-        scan::first(&head.planes, &question, &mut approximate, self.machine)?;
+        scan::first(&head.planes, &query, &mut approximate, self.machine)?;
 
         let mut best =
             self.machine.isa.run_shared(scan::Largest { of: &approximate, count: seeds });
         best.sort_unstable();
         let mut found = self.exact(&best)?;
         let floor = largest(found.clone(), count).last().map_or(f32::NEG_INFINITY, |t| t.logit)
-            - question.underflow();
+            - query.underflow();
 
         let mut survivors = self.machine.isa.run_shared(scan::Reaching {
             of: &approximate,
             scales: head.planes.scales(),
-            margin: question.margin(&head.planes, Level::First),
+            margin: query.margin(&head.planes, Level::First),
             floor,
         });
         survivors.retain(|row| best.binary_search(row).is_err());
         if survivors.len() > FEW {
-            self.look_closer(&question, &approximate, floor, &mut survivors)?;
+            self.look_closer(&query, &approximate, floor, &mut survivors)?;
         }
         found.extend(self.exact(&survivors)?);
         Ok(found)
@@ -214,7 +215,7 @@ impl Search<'_> {
     /// Leaves those rows that may reach `floor` by what both planes say, if there are two.
     fn look_closer(
         &mut self,
-        question: &Question,
+        query: &Query,
         approximate: &[f32],
         floor: f32,
         rows: &mut Vec<u32>,
@@ -223,8 +224,8 @@ impl Search<'_> {
         let Some(row_bytes) = planes.second_row_bytes() else { return Ok(()) };
         self.read.second_plane_rows += rows.len() as u64;
         self.read.second_plane_bytes += (rows.len() * row_bytes) as u64;
-        let nearer = scan::second(planes, question, approximate, rows, self.machine)?;
-        let margin = question.margin(planes, Level::Both);
+        let nearer = scan::second(planes, query, approximate, rows, self.machine)?;
+        let margin = query.margin(planes, Level::Both);
         let mut nearer = nearer.into_iter();
         rows.retain(|&row| {
             let reach = nearer.next().map(|near| near + planes.scales()[row as usize] * margin);

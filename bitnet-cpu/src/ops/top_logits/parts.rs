@@ -9,10 +9,10 @@
 //! head.second     [u8; 32]   blocks, if there are two planes
 //! ```
 
-use super::planes::{LEAST_SCALE, MOST_EXPONENT, Planes, dithered};
+use super::int4_planes::{Int4Planes, LEAST_SCALE, MOST_EXPONENT, dithered};
 use crate::isa::{MOST_ELEMENTS, NIBBLES, NibbleBlock};
+use bitnet_core::backend::prepared_parts::PreparedParts;
 use bitnet_core::memory::Shared;
-use bitnet_core::parts::Parts;
 use bitnet_core::{Error, Result};
 
 const SHAPE: &str = "head.shape";
@@ -22,13 +22,13 @@ const WORST: &str = "head.worst";
 const FIRST: &str = "head.first";
 pub(super) const SECOND: &str = "head.second";
 
-impl Planes {
+impl Int4Planes {
     /// As named arrays.
-    pub(super) fn parts(&self) -> Parts {
+    pub(super) fn parts(&self) -> PreparedParts {
         let cols = self.cols;
         let shape = [self.rows as u64, cols as u64, 1 + u64::from(self.second.is_some())];
         let exponents = self.columns[..cols].iter().map(|column| column.exponent.to_ne_bytes());
-        let mut parts = Parts::default();
+        let mut parts = PreparedParts::default();
         parts.put(SHAPE, bytes(shape.map(u64::to_ne_bytes)));
         parts.put(EXPONENTS, bytes(exponents));
         // Numbers fit bytes at any address.
@@ -42,7 +42,7 @@ impl Planes {
     }
 
     /// From the arrays of a head of this shape; the planes are not copied.
-    pub(super) fn from_parts(rows: usize, cols: usize, parts: &Parts) -> Result<Self> {
+    pub(super) fn from_parts(rows: usize, cols: usize, parts: &PreparedParts) -> Result<Self> {
         let shape: Vec<u64> = numbers(parts, SHAPE, 3, u64::from_ne_bytes)?;
         let planes = shape[2];
         let fits = shape[..2] == [rows as u64, cols as u64] && (1..=2).contains(&planes);
@@ -94,7 +94,7 @@ fn bytes<const N: usize>(numbers: impl IntoIterator<Item = [u8; N]>) -> Shared<u
 
 /// The `count` numbers of a part.
 fn numbers<T, const N: usize>(
-    parts: &Parts,
+    parts: &PreparedParts,
     name: &str,
     count: usize,
     number: impl Fn([u8; N]) -> T,

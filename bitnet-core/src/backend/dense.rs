@@ -1,4 +1,4 @@
-//! Matrices of ordinary numbers as they lie on disk: rows that are decoded one at a time.
+//! Dense matrices as they are stored: rows that are decoded one at a time.
 
 use crate::Result;
 
@@ -31,8 +31,7 @@ pub trait DenseRows: Send + Sync + std::fmt::Debug {
         None
     }
 
-    /// Says that the stored bytes are not needed for now, so that mapped pages may leave the resident set. Reading them
-    /// later gives what it gave before.
+    /// Releases mapped pages of the stored bytes from the resident set. Later reads return the same bytes.
     fn release(&self) {}
 }
 

@@ -1,6 +1,6 @@
 //! A hidden state as the planes are asked: in 16 bits, with how far an approximate logit may be from the exact one.
 //!
-//! In the terms of `planes.rs`, with `q_j = round(x'_j / t)` and `S = Σ first_j q_j`, the first plane says
+//! In the terms of `int4_planes.rs`, with `q_j = round(x'_j / t)` and `S = Σ first_j q_j`, the first plane says
 //!
 //! ```text
 //! logit ≈ s t / 65536 · (65536 S - Σ (7 · 65536 + u_j) q_j)
@@ -18,14 +18,14 @@
 //! - the rounding of the kernel, twice its bound: `2 (n/16 + 8) 2⁻²⁴ · 7.5 Σ |x'_j|`;
 //! - the roundings of an approximate logit and of its comparison in f32: `8 Σ |x'_j| · 2⁻²¹`.
 //!
-//! Where numbers are so small that f32 rounds them by more than their share, [`Question::underflow`] is added.
+//! Where numbers are so small that f32 rounds them by more than their share, [`Query::underflow`] is added.
 //!
 //! The sum is enlarged by 2⁻¹⁶ of itself for the roundings in f64 that it is made with.
 
-use super::planes::{GRID, Planes, REACH};
+use super::int4_planes::{GRID, Int4Planes, REACH};
 use crate::isa::{NIBBLES, WideBlock};
 use bitnet_core::Result;
-use bitnet_core::head::Certainty;
+use bitnet_core::backend::top_logits::Guarantee;
 use bitnet_core::memory::{HybridMemoryPool, PoolBuffer};
 
 /// The largest `q`.
@@ -40,7 +40,7 @@ pub(super) enum Level {
 
 /// A hidden state.
 #[derive(Debug)]
-pub(super) struct Question {
+pub(super) struct Query {
     pub(super) blocks: PoolBuffer<WideBlock>,
     /// `t / 65536`.
     pub(super) unit: f64,
@@ -48,7 +48,7 @@ pub(super) struct Question {
     pub(super) centre: i64,
     /// `Σ q_j`.
     pub(super) sum: i64,
-    certainty: Certainty,
+    guarantee: Guarantee,
     /// `Σ |x'_j|`.
     one_norm: f64,
     /// `|x'|`.
@@ -57,15 +57,15 @@ pub(super) struct Question {
     left_over: f64,
 }
 
-impl Question {
+impl Query {
     /// `x` (`[cols]`) for these planes; `None` if it holds what is not finite, or if logits may.
     ///
     /// # Errors
     /// [`bitnet_core::Error::OutOfMemory`].
     pub(super) fn new(
         x: &[f32],
-        planes: &Planes,
-        certainty: Certainty,
+        planes: &Int4Planes,
+        guarantee: Guarantee,
         pool: &HybridMemoryPool,
     ) -> Result<Option<Self>> {
         if !x.iter().all(|x| x.is_finite()) {
@@ -79,29 +79,29 @@ impl Question {
         blocks.fill(WideBlock::ZERO);
         let largest = turned.iter().fold(0f64, |largest: f64, x: &f64| largest.max(x.abs()));
         let step = if largest > 0.0 { largest / MOST } else { 1.0 };
-        let mut question = Self {
+        let mut query = Self {
             blocks,
             unit: step / GRID,
             centre: 0,
             sum: 0,
-            certainty,
+            guarantee,
             one_norm: 0.0,
             two_norm: 0.0,
             left_over: 0.0,
         };
         for (index, (&x, column)) in turned.iter().zip(planes.columns()).enumerate() {
             let q = (x / step).round().clamp(-MOST, MOST);
-            question.left_over += (x - step * q).abs();
-            question.one_norm += x.abs();
-            question.two_norm += x * x;
+            query.left_over += (x - step * q).abs();
+            query.one_norm += x.abs();
+            query.two_norm += x * x;
             let q = q as i32;
-            question.centre += i64::from(7 * GRID as i32 + column.dither) * i64::from(q);
-            question.sum += i64::from(q);
-            question.blocks[index / NIBBLES].set(index % NIBBLES, q);
+            query.centre += i64::from(7 * GRID as i32 + column.dither) * i64::from(q);
+            query.sum += i64::from(q);
+            query.blocks[index / NIBBLES].set(index % NIBBLES, q);
         }
-        question.two_norm = question.two_norm.sqrt();
-        let most = f64::from(planes.largest_scale()) * 16.0 * question.one_norm;
-        Ok((most < f64::from(f32::MAX)).then_some(question))
+        query.two_norm = query.two_norm.sqrt();
+        let most = f64::from(planes.largest_scale()) * 16.0 * query.one_norm;
+        Ok((most < f64::from(f32::MAX)).then_some(query))
     }
 
     /// How much roundings to numbers below the smallest normal one may add to any logit and its approximation.
@@ -110,11 +110,11 @@ impl Question {
     }
 
     /// How many scales of its row a logit may lie above its approximation, rounded up.
-    pub(super) fn margin(&self, planes: &Planes, level: Level) -> f32 {
+    pub(super) fn margin(&self, planes: &Int4Planes, level: Level) -> f32 {
         let width = if level == Level::First { 1.0 } else { 1.0 / 16.0 };
-        let codes = match self.certainty {
-            Certainty::Probable => deviations(planes.rows()) * width / 12f64.sqrt(),
-            Certainty::Certain => planes.worst()[usize::from(level == Level::Both)],
+        let codes = match self.guarantee {
+            Guarantee::Probabilistic => deviations(planes.rows()) * width / 12f64.sqrt(),
+            Guarantee::Exact => planes.worst()[usize::from(level == Level::Both)],
         };
         let n = (planes.blocks() * NIBBLES) as f64;
         let ulp = f64::from(f32::EPSILON) / 2.0;

@@ -1,7 +1,7 @@
-//! Checks of operands that every back end makes before it touches a byte.
+//! Checks of operands: every back end makes them before it touches a byte.
 
-use crate::backend::{AttentionShape, RopeTable, TernaryWeight};
-use crate::dense::DenseRows;
+use super::dense::DenseRows;
+use super::{AttentionShape, RopeTable, TernaryWeight};
 use crate::kv::{KvLayer, KvSpan};
 use crate::memory::tensor::BitNetTensor;
 use crate::{Error, Result};
@@ -10,7 +10,7 @@ fn mismatch(op: &'static str, operand: &'static str, t: &BitNetTensor, expected:
     Error::ShapeMismatch { op, operand, got: t.shape().to_vec(), expected }
 }
 
-/// That `t` is `[rows, cols]`.
+/// Checks that `t` is `[rows, cols]`.
 ///
 /// # Errors
 /// [`Error::ShapeMismatch`] otherwise.
@@ -28,7 +28,7 @@ pub fn expect_shape(
     }
 }
 
-/// That both tensors have one shape.
+/// Checks that both tensors have one shape.
 ///
 /// # Errors
 /// [`Error::ShapeMismatch`] otherwise.
@@ -40,7 +40,7 @@ pub fn expect_same(op: &'static str, a: &BitNetTensor, b: &BitNetTensor) -> Resu
     }
 }
 
-/// Operands of `embed`: every token is a row of `table`, `out` is `[tokens, cols]`.
+/// Checks `embed`: every token is a row of `table`, `out` is `[tokens, cols]`.
 ///
 /// # Errors
 /// [`Error::OutOfRange`] or [`Error::ShapeMismatch`].
@@ -51,7 +51,7 @@ pub fn embed(table: &dyn DenseRows, tokens: &[u32], out: &BitNetTensor) -> Resul
     expect_shape("embed", "out", out, tokens.len(), table.cols())
 }
 
-/// Operands of `bit_linear`; the number of tokens.
+/// Checks `bit_linear`; returns the number of tokens.
 ///
 /// # Errors
 /// [`Error::ShapeMismatch`].
@@ -76,7 +76,7 @@ pub fn bit_linear(
     Ok(tokens)
 }
 
-/// Operands of `linear`; the number of tokens.
+/// Checks `linear`; returns the number of tokens.
 ///
 /// # Errors
 /// [`Error::ShapeMismatch`].
@@ -100,21 +100,21 @@ pub fn linear(
     }
 }
 
-/// Operands of `head_top`: one token, and every token of `also` is a row.
+/// Checks `top_logits`: one token, and every extra token is a row.
 ///
 /// # Errors
 /// [`Error::ShapeMismatch`] or [`Error::OutOfRange`].
-pub fn head_top(x: &BitNetTensor, rows: &dyn DenseRows, also: &[u32]) -> Result<()> {
-    expect_shape("head_top", "x", x, 1, rows.cols())?;
-    match also.iter().find(|&&token| token as usize >= rows.rows()) {
+pub fn top_logits(x: &BitNetTensor, rows: &dyn DenseRows, extra_tokens: &[u32]) -> Result<()> {
+    expect_shape("top_logits", "x", x, 1, rows.cols())?;
+    match extra_tokens.iter().find(|&&token| token as usize >= rows.rows()) {
         Some(&token) => {
-            Err(Error::OutOfRange { op: "head_top", index: token as usize, len: rows.rows() })
+            Err(Error::OutOfRange { op: "top_logits", index: token as usize, len: rows.rows() })
         }
         None => Ok(()),
     }
 }
 
-/// Operands of `rms_norm`.
+/// Checks `rms_norm`.
 ///
 /// # Errors
 /// [`Error::ShapeMismatch`].
@@ -132,7 +132,7 @@ pub fn rms_norm(x: &BitNetTensor, weight: &[f32], out: &BitNetTensor) -> Result<
     Ok(())
 }
 
-/// Operands of `rope`.
+/// Checks `rope`.
 ///
 /// # Errors
 /// [`Error::ShapeMismatch`], or [`Error::OutOfRange`] for a position beyond the table.
@@ -165,7 +165,7 @@ pub fn rope(
     }
 }
 
-/// Operands of `store`; the number of tokens.
+/// Checks `store`; returns the number of tokens.
 ///
 /// # Errors
 /// [`Error::ShapeMismatch`], or [`Error::OutOfRange`] for a position beyond the cache.
@@ -186,7 +186,7 @@ fn expect_room(op: &'static str, cache: &KvLayer, first: usize, tokens: usize) -
     Ok(())
 }
 
-/// Operands of `attention`; the number of tokens.
+/// Checks `attention`; returns the number of tokens.
 ///
 /// # Errors
 /// [`Error::ShapeMismatch`], or [`Error::OutOfRange`] for a position beyond a cache.
@@ -222,19 +222,4 @@ pub fn attention(
     expect_shape("attention", "q", q, tokens, heads * head_dim)?;
     expect_same("attention", q, out)?;
     Ok(tokens)
-}
-
-/// Operands of `copy`: the element range of `out` that is written.
-///
-/// # Errors
-/// [`Error::ShapeMismatch`], or [`Error::OutOfRange`] if the rows do not fit.
-pub fn copy(x: &BitNetTensor, out: &BitNetTensor, first: usize) -> Result<std::ops::Range<usize>> {
-    let (rows, width) = x.dims2("copy", "x")?;
-    let (capacity, _) = out.dims2("copy", "out")?;
-    expect_shape("copy", "out", out, capacity, width)?;
-    let end = first.saturating_add(rows);
-    if end > capacity {
-        return Err(Error::OutOfRange { op: "copy", index: end - 1, len: capacity });
-    }
-    Ok(first * width..end * width)
 }

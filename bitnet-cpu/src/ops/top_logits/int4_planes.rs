@@ -52,7 +52,7 @@ pub(super) const MOST_EXPONENT: i32 = 40;
 
 /// A head in planes.
 #[derive(Debug)]
-pub(crate) struct Planes {
+pub(crate) struct Int4Planes {
     pub(super) rows: usize,
     pub(super) cols: usize,
     /// Blocks of a row in either plane.
@@ -79,7 +79,7 @@ pub(super) struct Column {
     pub(super) dither: i32,
 }
 
-impl Planes {
+impl Int4Planes {
     /// The planes of `rows`; `None` if a number is not finite or too large. A second plane is made if `two` says so.
     pub(super) fn build(
         rows: &dyn DenseRows,

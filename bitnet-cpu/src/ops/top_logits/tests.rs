@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{CpuBackend, CpuOptions};
-use bitnet_core::backend::Backend;
+use bitnet_core::backend::{Backend, Operations, Preparation};
 use bitnet_core::dense::PlainType;
 use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::simd::IsaLevel;
@@ -127,18 +127,18 @@ fn agree(table: &Arc<dyn DenseRows>, x: &[f32], counts: &[usize], also: &[u32]) 
     let mut read = [HeadStats::default(); 2];
     for backend in backends() {
         backend.linear(&x, &**table, None, &mut logits).unwrap();
-        for (certainty, read) in
-            [Certainty::Probable, Certainty::Certain].into_iter().zip(&mut read)
+        for (guarantee, read) in
+            [Guarantee::Probabilistic, Guarantee::Exact].into_iter().zip(&mut read)
         {
-            let Some(head) = backend.prepare_head(Arc::clone(table), certainty).unwrap() else {
+            let Some(head) = backend.prepare_head(Arc::clone(table), guarantee).unwrap() else {
                 continue;
             };
             for &count in counts {
-                let expected = HeadTop::of_all(logits.f32().unwrap(), count, also);
-                let found = backend.head_top(&x, &*head, count, also).unwrap();
-                let case = format!("{}, {certainty:?}, {count}", backend.describe());
+                let expected = TopLogits::of_all(logits.f32().unwrap(), count, also);
+                let found = backend.top_logits(&x, &*head, count, also).unwrap();
+                let case = format!("{}, {guarantee:?}, {count}", backend.describe());
                 assert_eq!(bits(&found.top), bits(&expected.top), "{case}");
-                assert_eq!(bits(&found.also), bits(&expected.also), "{case}");
+                assert_eq!(bits(&found.extra_tokens), bits(&expected.extra_tokens), "{case}");
                 *read = found.read;
             }
         }
@@ -154,7 +154,7 @@ fn a_random_head_is_answered_from_few_bytes() {
     let x = numbers.bells(cols);
     let [probable, certain] = agree(&table, &x, &[1, 40, 100, 1], &[7, 5999]);
     for read in [probable, certain] {
-        assert_eq!((read.questions, read.full_scans), (1, 0), "{read:?}");
+        assert_eq!((read.queries, read.full_scans), (1, 0), "{read:?}");
         assert_eq!(read.first_plane_bytes, (rows * (cols / 2 + 4)) as u64);
         assert!(read.rows < 40, "{read:?}");
     }
@@ -170,7 +170,7 @@ fn a_head_of_few_bits_is_answered_by_one_plane_and_its_rows() {
     let table = Table::shared(rows, cols, &values, Storage::Decoded(rows * cols * 6 / 8));
     let [probable, certain] = agree(&table, &numbers.bells(cols), &[1, 5], &[]);
     assert!(probable.second_plane_bytes == 0 && probable.rows > 0, "{probable:?}");
-    assert_eq!(certain, HeadStats::default(), "one plane alone is of no use to certainty");
+    assert_eq!(certain, HeadStats::default(), "one plane alone is of no use to guarantee");
     let ternary = Table::shared(rows, cols, &values, Storage::Decoded(rows * cols / 4));
     assert_eq!(agree(&ternary, &numbers.bells(cols), &[1], &[]), [HeadStats::default(); 2]);
 }
@@ -238,7 +238,7 @@ fn what_is_not_finite_is_answered_by_the_full_scan() {
         spoiled[cols * 7 + 3] = bad;
         let spoiled = Table::shared(rows, cols, &spoiled, Storage::F32);
         let backend = CpuBackend::new(CpuOptions::default()).unwrap();
-        assert!(backend.prepare_head(spoiled, Certainty::Probable).unwrap().is_none());
+        assert!(backend.prepare_head(spoiled, Guarantee::Probabilistic).unwrap().is_none());
     }
     // Logits beyond f32: some are infinite, some are not.
     let huge: Vec<f32> = values.iter().map(|w| w * 1e38).collect();
@@ -257,13 +257,13 @@ fn small_shapes_and_foreign_heads() {
     let table = Table::shared(40, 8, &numbers.bells(320), Storage::F32);
     let pool = HybridMemoryPool::new().unwrap();
     let x = BitNetTensor::from_f32(&[1, 8], &numbers.bells(8), &pool).unwrap();
-    let own = backend.prepare_head(Arc::clone(&table), Certainty::Certain).unwrap().unwrap();
-    let foreign = reference.prepare_head(table, Certainty::Certain).unwrap().unwrap();
-    let answer = backend.head_top(&x, &*foreign, 1, &[]);
+    let own = backend.prepare_head(Arc::clone(&table), Guarantee::Exact).unwrap().unwrap();
+    let foreign = reference.prepare_head(table, Guarantee::Exact).unwrap().unwrap();
+    let answer = backend.top_logits(&x, &*foreign, 1, &[]);
     assert!(matches!(answer, Err(Error::ForeignWeight { .. })));
-    assert!(matches!(backend.head_top(&x, &*own, 1, &[40]), Err(Error::OutOfRange { .. })));
-    assert_eq!(reference.head_top(&x, &*foreign, 3, &[1]).unwrap().top.len(), 3);
-    assert!(reference.head_top(&x, &*own, 1, &[]).is_err());
+    assert!(matches!(backend.top_logits(&x, &*own, 1, &[40]), Err(Error::OutOfRange { .. })));
+    assert_eq!(reference.top_logits(&x, &*foreign, 3, &[1]).unwrap().top.len(), 3);
+    assert!(reference.top_logits(&x, &*own, 1, &[]).is_err());
 }
 
 #[test]
@@ -277,16 +277,16 @@ fn a_head_that_was_taken_apart_answers_as_before() {
     let x = BitNetTensor::from_f32(&[1, cols], &numbers.bells(cols), &pool).unwrap();
     for storage in [Storage::F32, Storage::Decoded(rows * cols * 6 / 8)] {
         let table = Table::shared(rows, cols, &values, storage);
-        let probable = Certainty::Probable;
+        let probable = Guarantee::Probabilistic;
         let made = backend.prepare_head(Arc::clone(&table), probable).unwrap().unwrap();
         let parts = made.parts();
         let again = backend.prepare_head_from_parts(Arc::clone(&table), probable, &parts).unwrap();
         assert_eq!(
-            backend.head_top(&x, &*made, 3, &[]).unwrap(),
-            backend.head_top(&x, &*again, 3, &[]).unwrap()
+            backend.top_logits(&x, &*made, 3, &[]).unwrap(),
+            backend.top_logits(&x, &*again, 3, &[]).unwrap()
         );
         let other = Table::shared(rows / 2, cols * 2, &values, storage);
-        for (table, parts) in [(other, parts), (table, Parts::default())] {
+        for (table, parts) in [(other, parts), (table, PreparedParts::default())] {
             let refused = backend.prepare_head_from_parts(table, probable, &parts);
             assert!(matches!(refused, Err(Error::BadPart { .. })), "{refused:?}");
         }
@@ -304,23 +304,23 @@ fn margins_hold_for_every_row() {
     let backend = CpuBackend::new(CpuOptions { threads: Some(2), isa: None }).unwrap();
     let x = numbers.bells(cols);
     let all: Vec<u32> = (0..rows as u32).collect();
-    for certainty in [Certainty::Probable, Certainty::Certain] {
-        let head = backend.prepare_head(Arc::clone(&table), certainty).unwrap().unwrap();
+    for guarantee in [Guarantee::Probabilistic, Guarantee::Exact] {
+        let head = backend.prepare_head(Arc::clone(&table), guarantee).unwrap().unwrap();
         let head: &CpuHead = head.as_any().downcast_ref().unwrap();
         let machine = backend.machine();
-        let question = Question::new(&x, &head.planes, certainty, machine.pool);
-        let question = question.unwrap().unwrap();
+        let query = Query::new(&x, &head.planes, guarantee, machine.pool);
+        let query = query.unwrap().unwrap();
         let (mut first, mut exact) = (vec![0f32; rows], vec![0f32; rows]);
-        scan::first(&head.planes, &question, &mut first, machine).unwrap();
-        let both = scan::second(&head.planes, &question, &first, &all, machine).unwrap();
+        scan::first(&head.planes, &query, &mut first, machine).unwrap();
+        let both = scan::second(&head.planes, &query, &first, &all, machine).unwrap();
         stored::dots_of_rows(&*table, &x, &all, &mut exact, machine).unwrap();
         for (level, found) in [(Level::First, &first), (Level::Both, &both)] {
-            let margin = question.margin(&head.planes, level);
+            let margin = query.margin(&head.planes, level);
             let share =
                 |row: usize| (exact[row] - found[row]).abs() / (margin * head.planes.scales()[row]);
             let worst = (0..rows).map(share).fold(0f32, f32::max);
-            assert!(worst < 1.0, "{certainty:?} {level:?}: {worst}");
-            if certainty == Certainty::Probable {
+            assert!(worst < 1.0, "{guarantee:?} {level:?}: {worst}");
+            if guarantee == Guarantee::Probabilistic {
                 assert!(worst > 0.2, "{level:?}: the margin is {} times too wide", 1.0 / worst);
             }
         }
