@@ -9,7 +9,7 @@ use bitnet_core::Result;
 use bitnet_core::backend::top_logits::Guarantee;
 use bitnet_core::backend::{ActivationPrecision, AttentionShape, Backend, Operations, Preparation};
 use bitnet_core::dense::{DenseRows, PlainType};
-use bitnet_core::kv::{KvLayer, KvSpan, KvType};
+use bitnet_core::kv::{KvCache, KvSpan, KvType};
 use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::ternary::{ScaleGranularity, TernaryMatrix};
@@ -190,25 +190,23 @@ fn attention(backend: &CpuBackend, kind: KvType, tokens: usize, first: usize) ->
     let values: Vec<f32> = (0..4096 * 640).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect();
     let x = BitNetTensor::from_f32(&[4096, 640], &values, &pool)?;
     let layers = if tokens == 1 { 30 } else { 1 };
-    let caches = (0..layers)
-        .map(|_| {
-            let mut cache = KvLayer::new(kind, 4096, 5, 128, &pool)?;
-            backend.store(&x, &x, &mut cache, 0)?;
-            Ok(cache)
-        })
-        .collect::<Result<Vec<_>>>()?;
+    let mut cache = KvCache::new(kind, layers, 4096, 5, 128, &pool)?;
+    cache.reserve(4096)?;
+    for layer in 0..layers {
+        backend.store(&x, &x, &mut cache, layer, 0)?;
+    }
     let q = BitNetTensor::from_f32(&[tokens, 2560], &values[..tokens * 2560], &pool)?;
     let mut out = BitNetTensor::zeros(&[tokens, 2560], &pool)?;
-    let mut next = caches.iter().cycle();
+    let mut next = (0..layers).cycle();
     let seconds = measure(backend, || {
-        let spans = next.next().map(|cache| KvSpan { cache, first, tokens });
+        let spans = next.next().map(|layer| KvSpan { cache: &cache, layer, first, tokens });
         backend.attention(&q, spans.as_slice(), shape, &mut out)
     })?;
     let seen: usize = (0..tokens).map(|i| first + i + 1).sum();
     println!(
-        "attention {kind}, {tokens} tokens at {first}, {layers} caches in turn: {:.0} us, {:.1} GB/s, {:.1} GMAC/s",
+        "attention {kind}, {tokens} tokens at {first}, {layers} layers in turn: {:.0} us, {:.1} GB/s, {:.1} GMAC/s",
         seconds * 1e6,
-        ((first + tokens) * caches[0].bytes_per_position()) as f64 / seconds / 1e9,
+        ((first + tokens) * cache.layer_bytes_per_position()) as f64 / seconds / 1e9,
         (seen * 20 * 2 * 128) as f64 / seconds / 1e9,
     );
     Ok(())

@@ -14,7 +14,7 @@ use bitnet_core::backend::{
     Operations, Preparation, RopeOrder, RopeTable, TernaryWeight, Traffic,
 };
 use bitnet_core::dense::DenseRows;
-use bitnet_core::kv::{KvLayer, KvSpan};
+use bitnet_core::kv::{KvCache, KvSpan};
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::memory::{HybridMemoryPool, MemoryPoolConfig, Purpose};
 use bitnet_core::simd::IsaLevel;
@@ -267,10 +267,11 @@ impl Operations for CpuBackend {
         &self,
         k: &BitNetTensor,
         v: &BitNetTensor,
-        cache: &mut KvLayer,
+        cache: &mut KvCache,
+        layer: usize,
         first: usize,
     ) -> Result<()> {
-        self.run("store", |machine| ops::store(k, v, cache, first, machine))
+        self.run("store", |machine| ops::store(k, v, cache, layer, first, machine))
     }
 
     fn attention(

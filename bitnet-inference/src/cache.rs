@@ -1,25 +1,22 @@
-//! The key-value cache: what attention remembers of the tokens before.
+//! What a sequence remembers of the tokens before.
 
-use bitnet_core::kv::{KvLayer, KvType};
+use bitnet_core::kv::{KvCache, KvType};
 use bitnet_core::memory::HybridMemoryPool;
 
 use crate::{InferenceError, Result};
 
-/// Keys and values of every layer for one sequence.
-///
-/// Memory is reserved for the whole capacity but touched only as positions are filled.
+/// The state of one sequence between two steps: keys and values of every layer, in pages that are allocated as
+/// positions are filled.
 #[derive(Debug)]
-pub struct KvCache {
-    layers: Vec<KvLayer>,
-    capacity: usize,
-    len: usize,
+pub struct SequenceCache {
+    kv: KvCache,
 }
 
-impl KvCache {
-    /// An empty cache for `capacity` positions of `kv_heads` heads of `head_dim` components.
+impl SequenceCache {
+    /// Returns an empty cache for at most `capacity` positions of `kv_heads` heads of `head_dim` components.
     ///
     /// # Errors
-    /// [`InferenceError::Core`] if the memory can't be had.
+    /// [`InferenceError::Core`] for a size that overflows.
     pub fn new(
         kind: KvType,
         layers: usize,
@@ -28,61 +25,73 @@ impl KvCache {
         head_dim: usize,
         pool: &HybridMemoryPool,
     ) -> Result<Self> {
-        let layers = (0..layers)
-            .map(|_| Ok(KvLayer::new(kind, capacity, kv_heads, head_dim, pool)?))
-            .collect::<Result<_>>()?;
-        Ok(Self { layers, capacity, len: 0 })
+        Ok(Self { kv: KvCache::new(kind, layers, capacity, kv_heads, head_dim, pool)? })
     }
 
-    /// Positions filled.
+    /// Returns the number of filled positions.
     pub fn len(&self) -> usize {
-        self.len
+        self.kv.len()
     }
 
-    /// Whether no position is filled.
+    /// Returns whether no position is filled.
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.kv.is_empty()
     }
 
-    /// Positions that fit.
+    /// Returns the most positions that the cache may hold.
     pub fn capacity(&self) -> usize {
-        self.capacity
+        self.kv.capacity()
     }
 
-    /// Bytes that one position takes in all layers.
+    /// Returns the bytes that one position takes in all layers.
     pub fn bytes_per_position(&self) -> usize {
-        self.layers.iter().map(KvLayer::bytes_per_position).sum()
+        self.kv.bytes_per_position()
     }
 
-    /// Forgets everything from position `len` on.
+    /// Forgets everything from position `len` on and frees its memory.
     pub fn truncate(&mut self, len: usize) {
-        self.len = self.len.min(len);
+        self.kv.truncate(len);
     }
 
-    /// The cache of layer `index`.
+    /// Returns a cache with the first `len` positions of this one, or all if there are fewer. Both share their memory until
+    /// one of them writes.
+    #[must_use]
+    pub fn fork(&self, len: usize) -> Self {
+        Self { kv: self.kv.fork(len) }
+    }
+
+    /// Returns the keys and values.
+    pub fn kv(&self) -> &KvCache {
+        &self.kv
+    }
+
+    /// Returns the keys and values for writing.
+    pub fn kv_mut(&mut self) -> &mut KvCache {
+        &mut self.kv
+    }
+
+    /// Allocates what `tokens` more positions need.
     ///
-    /// # Panics
-    /// If there is no such layer.
-    pub fn layer_mut(&mut self, index: usize) -> &mut KvLayer {
-        &mut self.layers[index]
-    }
-
-    /// Marks `tokens` more positions as filled.
-    pub(crate) fn advance(&mut self, tokens: usize) {
-        self.len += tokens;
-    }
-
-    /// That `tokens` more positions fit.
-    pub(crate) fn ensure_room(&self, tokens: usize) -> Result<()> {
-        let used = self.len.saturating_add(tokens);
-        if used <= self.capacity {
-            return Ok(());
+    /// # Errors
+    /// [`InferenceError::Resource`] beyond the capacity, [`InferenceError::Core`] if the memory can't be had.
+    pub fn reserve(&mut self, tokens: usize) -> Result<()> {
+        let used = self.len().saturating_add(tokens);
+        if used <= self.capacity() {
+            return Ok(self.kv.reserve(tokens)?);
         }
         Err(InferenceError::Resource {
             what: "context",
             used,
-            limit: self.capacity,
+            limit: self.capacity(),
             advice: "shorten the prompt or raise the context size",
         })
+    }
+
+    /// Marks `tokens` more positions as filled.
+    ///
+    /// # Panics
+    /// If they were not [reserved](SequenceCache::reserve).
+    pub fn advance(&mut self, tokens: usize) {
+        self.kv.advance(tokens);
     }
 }

@@ -23,8 +23,8 @@ mod session;
 mod stop;
 pub mod tokenizer;
 
-pub use bitnet_core::kv::{KvLayer, KvType};
-pub use cache::KvCache;
+pub use bitnet_core::kv::{KvCache, KvType};
+pub use cache::SequenceCache;
 pub use error::{InferenceError, Result};
 pub use generate::{FinishReason, GenerateOptions, Generated, generate};
 pub use known_fields::{Refusal, adapter_config};

@@ -8,7 +8,7 @@ use bitnet_core::kv::KvType;
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::simd::largest_magnitude;
 
-use crate::cache::KvCache;
+use crate::cache::SequenceCache;
 use crate::models::{Decoder, LimitReason, Observe, Sequence};
 use crate::sampler::{Demand, Sampler};
 use crate::{InferenceError, Result};
@@ -23,7 +23,7 @@ const ROPE_POSITIONS: usize = 1024;
 #[derive(Debug)]
 pub struct Session<'m> {
     decoder: &'m Decoder,
-    cache: KvCache,
+    cache: SequenceCache,
     rope: Arc<RopeTable>,
     tokens: Vec<u32>,
     /// The hidden state after the last token, `[1, hidden]`, if it was the last that was read.
@@ -86,7 +86,7 @@ impl<'m> Session<'m> {
     }
 
     /// The cache.
-    pub fn cache(&self) -> &KvCache {
+    pub fn cache(&self) -> &SequenceCache {
         &self.cache
     }
 
@@ -125,7 +125,7 @@ impl<'m> Session<'m> {
         if tokens.is_empty() {
             return Err(no_tokens());
         }
-        self.cache.ensure_room(tokens.len())?;
+        self.cache.reserve(tokens.len())?;
         self.grow_rope(tokens.len())?;
         self.last = None;
         let mut read = 0;
@@ -147,7 +147,7 @@ impl<'m> Session<'m> {
     /// # Errors
     /// As [`Session::feed`], and those of `observe`.
     pub fn read_observed(&mut self, tokens: &[u32], observe: &mut Observe<'_>) -> Result<()> {
-        self.cache.ensure_room(tokens.len())?;
+        self.cache.reserve(tokens.len())?;
         self.grow_rope(tokens.len())?;
         for chunk in tokens.chunks(PREFILL_CHUNK) {
             let h = self.decoder.forward_observed(chunk, &mut self.cache, &self.rope, observe)?;
@@ -230,7 +230,7 @@ impl<'m> Session<'m> {
         self.last = None;
         /// Rows of logits that are in memory together.
         const ROWS: usize = 32;
-        self.cache.ensure_room(tokens.len())?;
+        self.cache.reserve(tokens.len())?;
         self.grow_rope(tokens.len())?;
         let mut index = 0;
         for chunk in tokens.chunks(PREFILL_CHUNK) {
@@ -326,7 +326,7 @@ pub fn advance_together(
         });
     }
     for session in &mut *sessions {
-        session.cache.ensure_room(1)?;
+        session.cache.reserve(1)?;
         session.grow_rope(1)?;
     }
     // The longest table holds the others'.

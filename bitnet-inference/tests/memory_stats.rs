@@ -31,12 +31,14 @@ fn live(stats: &MemoryStats, purpose: Purpose) -> u64 {
 #[test]
 fn bytes_are_those_of_the_pool_by_purpose() {
     let (model, pool) = model("cpu", Some(TrackingLevel::Detailed));
-    let session = model.session(Some(64)).unwrap();
+    let mut session = model.session(Some(200)).unwrap();
+    assert_eq!(live(&model.memory_stats(), Purpose::KvCache), 0, "nothing has been read");
+    session.feed(&[1; 65]).unwrap();
     let with_cache = model.memory_stats();
     assert_eq!(with_cache.live, pool.get_metrics().total_allocated);
     assert_eq!(with_cache.purposes.iter().map(|held| held.live).sum::<u64>(), with_cache.live);
     assert!(live(&with_cache, Purpose::Weights) > 100_000);
-    assert!(live(&with_cache, Purpose::KvCache) > 0);
+    assert_eq!(live(&with_cache, Purpose::KvCache), 2 * session.cache().kv().page_bytes() as u64);
     assert!(with_cache.peak >= with_cache.live && with_cache.reserved >= with_cache.live);
     drop(session);
     let without = model.memory_stats();

@@ -31,8 +31,7 @@ pub(super) fn command() -> Command {
         root.get_subcommands().map(|command| command.get_name().to_owned()).collect();
     names.into_iter().fold(root, |root, name| {
         root.mut_subcommand(&name, |command| {
-            let more =
-                format!("bitnet {name} --help-all lists all options.");
+            let more = format!("bitnet {name} --help-all lists all options.");
             let own = command.get_after_help().map(ToString::to_string);
             let all = own.clone().unwrap_or_default();
             let short = own.map_or(more.clone(), |own| format!("{own}\n\n{more}"));

@@ -24,7 +24,7 @@ use std::fmt::Debug;
 use self::dense::DenseRows;
 use self::top_logits::{HeadWeight, TopLogits};
 use crate::Result;
-use crate::kv::{KvLayer, KvSpan};
+use crate::kv::{KvCache, KvSpan};
 use crate::memory::tensor::BitNetTensor;
 
 pub use counters::{Counters, Traffic};
@@ -214,13 +214,14 @@ pub trait Operations {
         order: RopeOrder,
     ) -> Result<()>;
 
-    /// Writes keys and values (`[tokens, kv_heads * head_dim]` each) to positions `first..first + tokens` of a cache.
-    /// What is stored is the same on every back end, bit for bit.
+    /// Writes keys and values (`[tokens, kv_heads * head_dim]` each) to positions `first..first + tokens` of one layer of a
+    /// cache, which were [reserved](KvCache::reserve). What is stored is the same on every back end, bit for bit.
     fn store(
         &self,
         k: &BitNetTensor,
         v: &BitNetTensor,
-        cache: &mut KvLayer,
+        cache: &mut KvCache,
+        layer: usize,
         first: usize,
     ) -> Result<()>;
 

@@ -2,7 +2,7 @@
 
 use super::dense::DenseRows;
 use super::{AttentionShape, RopeTable, TernaryWeight};
-use crate::kv::{KvLayer, KvSpan};
+use crate::kv::{KvCache, KvSpan};
 use crate::memory::tensor::BitNetTensor;
 use crate::{Error, Result};
 
@@ -168,20 +168,36 @@ pub fn rope(
 /// Checks `store`; returns the number of tokens.
 ///
 /// # Errors
-/// [`Error::ShapeMismatch`], or [`Error::OutOfRange`] for a position beyond the cache.
-pub fn store(k: &BitNetTensor, v: &BitNetTensor, cache: &KvLayer, first: usize) -> Result<usize> {
+/// [`Error::ShapeMismatch`], or [`Error::OutOfRange`] for a layer that it lacks or a position without a page.
+pub fn store(
+    k: &BitNetTensor,
+    v: &BitNetTensor,
+    cache: &KvCache,
+    layer: usize,
+    first: usize,
+) -> Result<usize> {
     let (tokens, _) = k.dims2("store", "k")?;
     let width = cache.kv_heads() * cache.head_dim();
     expect_shape("store", "k", k, tokens, width)?;
     expect_shape("store", "v", v, tokens, width)?;
-    expect_room("store", cache, first, tokens)?;
+    expect_reserved("store", cache, layer, first, tokens)?;
     Ok(tokens)
 }
 
-fn expect_room(op: &'static str, cache: &KvLayer, first: usize, tokens: usize) -> Result<()> {
+/// That the cache has the layer, and pages for the positions.
+fn expect_reserved(
+    op: &'static str,
+    cache: &KvCache,
+    layer: usize,
+    first: usize,
+    tokens: usize,
+) -> Result<()> {
+    if layer >= cache.layers() {
+        return Err(Error::OutOfRange { op, index: layer, len: cache.layers() });
+    }
     let end = first.saturating_add(tokens);
-    if end > cache.capacity() {
-        return Err(Error::OutOfRange { op, index: end - 1, len: cache.capacity() });
+    if tokens > 0 && end > cache.reserved() {
+        return Err(Error::OutOfRange { op, index: end - 1, len: cache.reserved() });
     }
     Ok(())
 }
@@ -189,7 +205,7 @@ fn expect_room(op: &'static str, cache: &KvLayer, first: usize, tokens: usize) -
 /// Checks `attention`; returns the number of tokens.
 ///
 /// # Errors
-/// [`Error::ShapeMismatch`], or [`Error::OutOfRange`] for a position beyond a cache.
+/// [`Error::ShapeMismatch`], or [`Error::OutOfRange`] for a layer that a cache lacks or a position without a page.
 pub fn attention(
     q: &BitNetTensor,
     spans: &[KvSpan<'_>],
@@ -216,7 +232,7 @@ pub fn attention(
                 expected: format!("{kv_heads} heads of {head_dim} components"),
             });
         }
-        expect_room("attention", cache, span.first, span.tokens)?;
+        expect_reserved("attention", cache, span.layer, span.first, span.tokens)?;
         tokens = tokens.saturating_add(span.tokens);
     }
     expect_shape("attention", "q", q, tokens, heads * head_dim)?;

@@ -1,24 +1,30 @@
 //! Keys and values of a cache, scalar: rounding to what is stored, and back.
 
-use crate::kv::{KvLayer, KvType};
+use crate::kv::{KV_PAGE, KvCache, KvHead, KvType};
 use crate::simd::largest_magnitude;
 use crate::{Error, Result};
 
-/// Writes `k` and `v` (`[tokens, kv_heads * head_dim]`) to positions `first..`, as [`KvType`] says.
+/// Writes `k` and `v` (`[tokens, kv_heads * head_dim]`) to positions `first..` of a layer, as [`KvType`] says.
 ///
 /// # Errors
 /// [`Error::OutOfRange`] if the cache has no such position.
-pub(super) fn store(k: &[f32], v: &[f32], cache: &mut KvLayer, first: usize) -> Result<()> {
+pub(super) fn store(
+    k: &[f32],
+    v: &[f32],
+    cache: &mut KvCache,
+    layer: usize,
+    first: usize,
+) -> Result<()> {
     let dim = cache.head_dim().max(1);
     for (index, (k, v)) in k.chunks_exact(dim).zip(v.chunks_exact(dim)).enumerate() {
         let (position, head) = (first + index / cache.kv_heads(), index % cache.kv_heads());
-        let k_places: Vec<_> = (0..dim).map(|j| cache.k_index(head, position, j)).collect();
-        let v_places: Vec<_> = (0..dim).map(|j| cache.v_index(head, position, j)).collect();
-        let scale_at = cache.scale_index(head, position);
+        let k_places: Vec<_> = (0..dim).map(|j| cache.k_index(position, j)).collect();
+        let v_places: Vec<_> = (0..dim).map(|j| cache.v_index(position, j)).collect();
         let kind = cache.kind();
-        let parts = cache.parts_mut()?;
-        write(kind, k, parts.k, &k_places, parts.k_scales.get_mut(scale_at))?;
-        write(kind, v, parts.v, &v_places, parts.v_scales.get_mut(scale_at))?;
+        let place = cache.head_mut(layer, head, position / KV_PAGE)?;
+        let slot = position % KV_PAGE;
+        write(kind, k, place.k, &k_places, place.k_scales.get_mut(slot))?;
+        write(kind, v, place.v, &v_places, place.v_scales.get_mut(slot))?;
     }
     Ok(())
 }
@@ -58,40 +64,44 @@ fn put<const N: usize>(bytes: &mut [u8], place: usize, value: [u8; N]) -> Result
     Ok(())
 }
 
-/// Keys of positions `0..seen`, `[seen, kv_heads * head_dim]`.
+/// Keys of positions `0..seen` of a layer, `[seen, kv_heads * head_dim]`.
 ///
 /// # Errors
 /// [`Error::OutOfRange`] if the cache has no such position.
-pub(super) fn keys(cache: &KvLayer, seen: usize) -> Result<Vec<f32>> {
-    read(cache, cache.k()?, cache.scales()?[0], seen, KvLayer::k_index)
+pub(super) fn keys(cache: &KvCache, layer: usize, seen: usize) -> Result<Vec<f32>> {
+    read(cache, layer, seen, |head| (head.k, head.k_scales), KvCache::k_index)
 }
 
-/// Values of positions `0..seen`, `[seen, kv_heads * head_dim]`.
+/// Values of positions `0..seen` of a layer, `[seen, kv_heads * head_dim]`.
 ///
 /// # Errors
 /// [`Error::OutOfRange`] if the cache has no such position.
-pub(super) fn values(cache: &KvLayer, seen: usize) -> Result<Vec<f32>> {
-    read(cache, cache.v()?, cache.scales()?[1], seen, KvLayer::v_index)
+pub(super) fn values(cache: &KvCache, layer: usize, seen: usize) -> Result<Vec<f32>> {
+    read(cache, layer, seen, |head| (head.v, head.v_scales), KvCache::v_index)
 }
 
-fn read(
-    cache: &KvLayer,
-    bytes: &[u8],
-    scales: &[f32],
+fn read<'a>(
+    cache: &'a KvCache,
+    layer: usize,
     seen: usize,
-    index: impl Fn(&KvLayer, usize, usize, usize) -> usize,
+    part: impl Fn(KvHead<'a>) -> (&'a [u8], &'a [f32]),
+    index: impl Fn(&KvCache, usize, usize) -> usize,
 ) -> Result<Vec<f32>> {
     let mut out = Vec::with_capacity(seen * cache.kv_heads() * cache.head_dim());
     for position in 0..seen {
         for head in 0..cache.kv_heads() {
+            let place = cache.head(layer, head, position / KV_PAGE);
+            let missing =
+                Error::OutOfRange { op: "attention", index: position, len: cache.reserved() };
+            let (bytes, scales) = part(place.ok_or(missing)?);
             for component in 0..cache.head_dim() {
-                let place = index(cache, head, position, component);
+                let place = index(cache, position, component);
                 out.push(match cache.kind() {
                     KvType::F32 => f32::from_le_bytes(get(bytes, place)?),
                     KvType::F16 => half::f16::from_le_bytes(get(bytes, place)?).to_f32(),
                     KvType::Int8 => {
                         let [integer] = get(bytes, place)?;
-                        f32::from(integer.cast_signed()) * scales[cache.scale_index(head, position)]
+                        f32::from(integer.cast_signed()) * scales[position % KV_PAGE]
                     }
                 });
             }
@@ -117,20 +127,22 @@ mod tests {
         let x: Vec<f32> = (0..3 * 40).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect();
         let y: Vec<f32> = x.iter().map(|x| x * 1e5).collect();
         for (kind, bound) in [(KvType::F32, 0.0), (KvType::F16, 5e-4), (KvType::Int8, 4e-3)] {
-            let mut cache = KvLayer::new(kind, 10, 2, 20, &pool).unwrap();
-            store(&x, &x, &mut cache, 5).unwrap();
-            for back in [keys(&cache, 8).unwrap(), values(&cache, 8).unwrap()] {
+            let mut cache = KvCache::new(kind, 2, 70, 2, 20, &pool).unwrap();
+            cache.reserve(70).unwrap();
+            store(&x, &x, &mut cache, 1, 5).unwrap();
+            store(&y, &y, &mut cache, 0, 5).unwrap();
+            for back in [keys(&cache, 1, 8).unwrap(), values(&cache, 1, 8).unwrap()] {
                 for (x, back) in x.iter().zip(&back[5 * 40..]) {
                     assert!((x - back).abs() <= bound, "{kind}: {x} {back}");
                 }
             }
-            store(&y, &y, &mut cache, 0).unwrap();
-            assert!(keys(&cache, 3).unwrap().iter().all(|x| x.is_finite()), "{kind}");
+            store(&y, &y, &mut cache, 1, 0).unwrap();
+            assert!(keys(&cache, 1, 3).unwrap().iter().all(|x| x.is_finite()), "{kind}");
             for wrong in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
                 let mut z = x.clone();
                 z[7] = wrong;
-                store(&z, &z, &mut cache, 0).unwrap();
-                let back = [keys(&cache, 3).unwrap(), values(&cache, 3).unwrap()];
+                store(&z, &z, &mut cache, 1, 0).unwrap();
+                let back = [keys(&cache, 1, 3).unwrap(), values(&cache, 1, 3).unwrap()];
                 assert!(back.iter().all(|back| !back[7].is_finite()), "{kind}: {wrong}");
                 assert!(back.iter().all(|back| back[20..].iter().all(|x| x.is_finite())), "{kind}");
             }

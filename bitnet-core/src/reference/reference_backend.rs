@@ -10,7 +10,7 @@ use crate::backend::{
     Activation, ActivationPrecision, AttentionShape, Backend, BitLinearIntegers, Counters,
     Operations, Preparation, RopeOrder, RopeTable, TernaryWeight, shape_check,
 };
-use crate::kv::{KvLayer, KvSpan};
+use crate::kv::{KvCache, KvSpan};
 use crate::memory::tensor::BitNetTensor;
 use crate::ternary::TernaryMatrix;
 use crate::{Error, Result};
@@ -205,11 +205,12 @@ impl Operations for ReferenceBackend {
         &self,
         k: &BitNetTensor,
         v: &BitNetTensor,
-        cache: &mut KvLayer,
+        cache: &mut KvCache,
+        layer: usize,
         first: usize,
     ) -> Result<()> {
-        shape_check::store(k, v, cache, first)?;
-        cached::store(k.f32()?, v.f32()?, cache, first)
+        shape_check::store(k, v, cache, layer, first)?;
+        cached::store(k.f32()?, v.f32()?, cache, layer, first)
     }
 
     fn attention(
@@ -226,7 +227,8 @@ impl Operations for ReferenceBackend {
             let (result, tail) = out.split_at_mut(own.len());
             (q, out) = (rest, tail);
             let seen = span.first + span.tokens;
-            let (k, v) = (cached::keys(span.cache, seen)?, cached::values(span.cache, seen)?);
+            let k = cached::keys(span.cache, span.layer, seen)?;
+            let v = cached::values(span.cache, span.layer, seen)?;
             ops::attention(own, &k, &v, span.first, shape, result);
         }
         Ok(())
@@ -282,8 +284,9 @@ mod tests {
             }
         }
         let shape = AttentionShape { heads: 0, kv_heads: 1, head_dim: 4, scale: 1.0 };
-        let cache = KvLayer::new(KvType::F32, 1, 1, 4, &pool).unwrap();
-        let span = KvSpan { cache: &cache, first: 0, tokens: 1 };
+        let mut cache = KvCache::new(KvType::F32, 1, 1, 1, 4, &pool).unwrap();
+        cache.reserve(1).unwrap();
+        let span = KvSpan { cache: &cache, layer: 0, first: 0, tokens: 1 };
         let (q, mut out) = (zeros(&[1, 0]), zeros(&[1, 0]));
         assert!(backend.attention(&q, &[span], shape, &mut out).is_err());
     }

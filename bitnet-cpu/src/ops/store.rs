@@ -4,7 +4,7 @@ use super::Machine;
 use crate::isa::{Isa, LANES, Op};
 use bitnet_core::Result;
 use bitnet_core::backend::shape_check;
-use bitnet_core::kv::{KvLayer, KvType};
+use bitnet_core::kv::{KV_PAGE, KvCache, KvType};
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::simd::largest_magnitude;
 use smallvec::SmallVec;
@@ -13,21 +13,23 @@ use smallvec::SmallVec;
 pub(crate) fn store(
     k: &BitNetTensor,
     v: &BitNetTensor,
-    cache: &mut KvLayer,
+    cache: &mut KvCache,
+    layer: usize,
     first: usize,
     machine: Machine<'_>,
 ) -> Result<()> {
-    let tokens = shape_check::store(k, v, cache, first)?;
+    let tokens = shape_check::store(k, v, cache, layer, first)?;
     if tokens == 0 || cache.head_dim() == 0 {
         return Ok(());
     }
-    machine.isa.run_shared(Store { k: k.f32()?, v: v.f32()?, cache, first })
+    machine.isa.run_shared(Store { k: k.f32()?, v: v.f32()?, cache, layer, first })
 }
 
 struct Store<'a> {
     k: &'a [f32],
     v: &'a [f32],
-    cache: &'a mut KvLayer,
+    cache: &'a mut KvCache,
+    layer: usize,
     first: usize,
 }
 
@@ -51,25 +53,24 @@ impl Store<'_> {
         let mut numbers = SmallVec::<[E::Raw; 128]>::from_elem(E::Raw::default(), dim);
         for (index, (k, v)) in self.k.chunks_exact(dim).zip(self.v.chunks_exact(dim)).enumerate() {
             let (position, head) = (self.first + index / heads, index % heads);
-            let (k_at, v_at) =
-                (self.cache.k_index(head, position, 0), self.cache.v_index(head, position, 0));
-            let scale_at = self.cache.scale_index(head, position);
-            let parts = self.cache.parts_mut()?;
+            let (k_at, v_at) = (self.cache.k_index(position, 0), self.cache.v_index(position, 0));
+            let place = self.cache.head_mut(self.layer, head, position / KV_PAGE)?;
+            let slot = position % KV_PAGE;
             let scale = E::round(k, &mut numbers);
-            if let Some(place) = parts.k_scales.get_mut(scale_at) {
-                *place = scale;
+            if let Some(k_scale) = place.k_scales.get_mut(slot) {
+                *k_scale = scale;
             }
-            let places = E::view(parts.k)[k_at..].iter_mut().step_by(LANES);
-            for (place, &number) in places.zip(&numbers) {
-                *place = number;
+            let components = E::view(place.k)[k_at..].iter_mut().step_by(LANES);
+            for (component, &number) in components.zip(&numbers) {
+                *component = number;
             }
             let scale = E::round(v, &mut numbers);
-            if let Some(place) = parts.v_scales.get_mut(scale_at) {
-                *place = scale;
+            if let Some(v_scale) = place.v_scales.get_mut(slot) {
+                *v_scale = scale;
             }
-            let places = E::view(parts.v)[v_at..].chunks_mut(LANES * LANES);
-            for (place, numbers) in places.zip(numbers.chunks(LANES)) {
-                place[..numbers.len()].copy_from_slice(numbers);
+            let lines = E::view(place.v)[v_at..].chunks_mut(LANES * LANES);
+            for (line, numbers) in lines.zip(numbers.chunks(LANES)) {
+                line[..numbers.len()].copy_from_slice(numbers);
             }
         }
         Ok(())

@@ -8,7 +8,7 @@ use bitnet_core::backend::{
     Activation, ActivationPrecision, AttentionShape, Backend, Operations, Preparation, RopeOrder,
     RopeTable,
 };
-use bitnet_core::kv::{KvLayer, KvSpan, KvType};
+use bitnet_core::kv::{KvCache, KvSpan, KvType};
 use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::reference::ReferenceBackend;
@@ -75,9 +75,10 @@ fn large_results(backend: &dyn Backend) -> Vec<Vec<u32>> {
     let shape = AttentionShape { heads: 20, kv_heads: 2, head_dim: 64, scale: 0.125 };
     let mut out = BitNetTensor::zeros(&[9, 1280], &pool).unwrap();
     for kind in [KvType::F32, KvType::F16, KvType::Int8] {
-        let mut cache = KvLayer::new(kind, 700, 2, 64, &pool).unwrap();
-        backend.store(&k, &v, &mut cache, 0).unwrap();
-        let span = |first, tokens| KvSpan { cache: &cache, first, tokens };
+        let mut cache = KvCache::new(kind, 1, 700, 2, 64, &pool).unwrap();
+        cache.reserve(700).unwrap();
+        backend.store(&k, &v, &mut cache, 0, 0).unwrap();
+        let span = |first, tokens| KvSpan { cache: &cache, layer: 0, first, tokens };
         for spans in [&[span(691, 9)][..], &[span(600, 1), span(30, 8)]] {
             backend.attention(&x, spans, shape, &mut out).unwrap();
             results.push(bits(&out));

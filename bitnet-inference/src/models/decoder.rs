@@ -19,7 +19,7 @@ use bitnet_core::backend::{
     ActivationPrecision, AttentionShape, Backend, RopeTable, TernaryWeight,
 };
 use bitnet_core::dense::DenseRows;
-use bitnet_core::kv::{KvLayer, KvSpan, KvType};
+use bitnet_core::kv::{KvCache, KvSpan, KvType};
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::memory::{HybridMemoryPool, Purpose, Shared};
 
@@ -29,7 +29,7 @@ use super::layer_input::{DOWN, GATE_UP, OUTPUT, Observe, QKV, Site, Tap};
 use super::top::TopHead;
 use super::{HeadMode, ModelConfig, SourceFiles};
 use crate::Result;
-use crate::cache::KvCache;
+use crate::cache::SequenceCache;
 
 /// The weight of a linear layer: quantisation is its property, not the model's.
 #[derive(Debug)]
@@ -133,12 +133,12 @@ pub struct Sequence<'a> {
     /// The tokens.
     pub tokens: &'a [u32],
     /// What came before them.
-    pub cache: &'a mut KvCache,
+    pub cache: &'a mut SequenceCache,
 }
 
-/// A sequence's tokens and its cache, in one layer.
+/// A sequence's tokens and its cache.
 struct Slot<'a> {
-    cache: &'a mut KvLayer,
+    cache: &'a mut KvCache,
     first: usize,
     tokens: usize,
 }
@@ -169,10 +169,10 @@ impl Decoder {
     ///
     /// # Errors
     /// If the memory can't be had.
-    pub fn new_cache(&self, capacity: usize, kind: KvType) -> Result<KvCache> {
+    pub fn new_cache(&self, capacity: usize, kind: KvType) -> Result<SequenceCache> {
         let c = &self.config;
         let pool = self.pool.for_purpose(Purpose::KvCache);
-        KvCache::new(kind, self.layers.len(), capacity, c.kv_heads, c.head_dim, &pool)
+        SequenceCache::new(kind, self.layers.len(), capacity, c.kv_heads, c.head_dim, &pool)
     }
 
     /// The rotation table for `positions` positions.
@@ -191,7 +191,7 @@ impl Decoder {
     pub fn forward(
         &self,
         tokens: &[u32],
-        cache: &mut KvCache,
+        cache: &mut SequenceCache,
         rope: &RopeTable,
     ) -> Result<BitNetTensor> {
         self.forward_batch(&mut [Sequence { tokens, cache }], rope)
@@ -204,7 +204,7 @@ impl Decoder {
     pub fn forward_observed(
         &self,
         tokens: &[u32],
-        cache: &mut KvCache,
+        cache: &mut SequenceCache,
         rope: &RopeTable,
         observe: &mut Observe<'_>,
     ) -> Result<BitNetTensor> {
@@ -232,8 +232,8 @@ impl Decoder {
         mut observe: Option<&mut Observe<'_>>,
     ) -> Result<BitNetTensor> {
         let (mut tokens, mut positions) = (Few::new(), Few::new());
-        for sequence in sequences.iter() {
-            sequence.cache.ensure_room(sequence.tokens.len())?;
+        for sequence in &mut *sequences {
+            sequence.cache.reserve(sequence.tokens.len())?;
             let first = sequence.cache.len();
             positions.extend(first..first + sequence.tokens.len());
             tokens.extend_from_slice(sequence.tokens);
@@ -246,7 +246,7 @@ impl Decoder {
                 .map(|sequence| Slot {
                     first: sequence.cache.len(),
                     tokens: sequence.tokens.len(),
-                    cache: sequence.cache.layer_mut(index),
+                    cache: sequence.cache.kv_mut(),
                 })
                 .collect();
             let mut tap = Tap { layer: index, observe: observe.as_deref_mut() };
@@ -259,22 +259,27 @@ impl Decoder {
         Ok(h)
     }
 
-    /// One layer, in place: `h` is `[tokens, hidden]`, the first token stands at `first`.
+    /// Runs layer `index` in place: `h` is `[tokens, hidden]`, and the tokens stand after what `cache` holds. The cache is not
+    /// advanced.
     ///
     /// # Errors
-    /// [`crate::InferenceError::Core`] if shapes do not fit.
+    /// [`crate::InferenceError::Core`] if shapes do not fit or there is no such layer, and those of
+    /// [`SequenceCache::reserve`].
     pub fn layer(
         &self,
-        layer: &Layer,
+        index: usize,
         h: &mut BitNetTensor,
-        cache: &mut KvLayer,
-        first: usize,
+        cache: &mut SequenceCache,
         rope: &RopeTable,
     ) -> Result<()> {
-        let tokens = h.shape()[0];
+        let missing = bitnet_core::Error::OutOfRange { op: "layer", index, len: self.layers.len() };
+        let layer = self.layers.get(index).ok_or(missing)?;
+        let (first, tokens) = (cache.len(), h.shape()[0]);
+        cache.reserve(tokens)?;
         let positions: Few<_> = (first..first + tokens).collect();
-        let mut tap = Tap { layer: 0, observe: None };
-        self.layer_over(layer, h, &mut [Slot { cache, first, tokens }], &positions, rope, &mut tap)
+        let mut tap = Tap { layer: index, observe: None };
+        let mut slots = [Slot { cache: cache.kv_mut(), first, tokens }];
+        self.layer_over(layer, h, &mut slots, &positions, rope, &mut tap)
     }
 
     fn layer_over(
@@ -378,11 +383,16 @@ impl Decoder {
             let rows = row..row + slot.tokens;
             row = rows.end;
             let (k, v) = (k.narrow(0, rows.clone())?, v.narrow(0, rows)?);
-            self.backend.store(&k, &v, slot.cache, slot.first)?;
+            self.backend.store(&k, &v, slot.cache, tap.layer, slot.first)?;
         }
         let spans: Few<_> = slots
             .iter()
-            .map(|slot| KvSpan { cache: slot.cache, first: slot.first, tokens: slot.tokens })
+            .map(|slot| KvSpan {
+                cache: slot.cache,
+                layer: tap.layer,
+                first: slot.first,
+                tokens: slot.tokens,
+            })
             .collect();
 
         let shape = AttentionShape {

@@ -11,7 +11,7 @@ use bitnet_core::backend::{
     Operations, Preparation, RopeOrder, RopeTable, TernaryWeight,
 };
 use bitnet_core::dense::DenseRows;
-use bitnet_core::kv::{KvLayer, KvSpan};
+use bitnet_core::kv::{KvCache, KvSpan};
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::memory::{HybridMemoryPool, MemoryPoolConfig};
 use bitnet_core::reference::ReferenceBackend;
@@ -387,11 +387,12 @@ impl Operations for DifferentialBackend {
         &self,
         k: &BitNetTensor,
         v: &BitNetTensor,
-        cache: &mut KvLayer,
+        cache: &mut KvCache,
+        layer: usize,
         first: usize,
     ) -> Result<()> {
         // What is stored is compared by what attention makes of it.
-        self.computing().store(k, v, cache, first)
+        self.computing().store(k, v, cache, layer, first)
     }
 
     fn attention(

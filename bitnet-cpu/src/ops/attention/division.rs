@@ -1,9 +1,11 @@
 //! The division of an attention into jobs: some tokens of one sequence and the query heads that share a key head.
 
 use crate::threads::{Pieces, Rows};
-use bitnet_core::Result;
 use bitnet_core::backend::AttentionShape;
-use bitnet_core::kv::{KvLayer, KvSpan};
+use bitnet_core::kv::{KV_PAGE, KV_TILE, KvCache, KvHead, KvSpan};
+
+/// Pages of a tile.
+pub(super) const TILE_PAGES: usize = KV_TILE / KV_PAGE;
 
 /// Queries of a job at most, unless one token has more: so many rows of scores stay in the cache of a core.
 const ROWS: usize = 64;
@@ -12,10 +14,8 @@ const ROWS: usize = 64;
 /// `r % sharing`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Queries<'a> {
-    pub(super) cache: &'a KvLayer,
-    pub(super) k: &'a [u8],
-    pub(super) v: &'a [u8],
-    pub(super) scales: [&'a [f32]; 2],
+    pub(super) cache: &'a KvCache,
+    pub(super) layer: usize,
     /// The key head.
     pub(super) head: usize,
     /// Position of the first token.
@@ -26,7 +26,14 @@ pub(super) struct Queries<'a> {
     pub(super) shape: AttentionShape,
 }
 
-impl Queries<'_> {
+impl<'a> Queries<'a> {
+    /// The pages of a tile; empty where the cache has none.
+    #[inline(always)]
+    pub(super) fn pages(&self, tile: usize) -> [KvHead<'a>; TILE_PAGES] {
+        let page = |index| self.cache.head(self.layer, self.head, tile * TILE_PAGES + index);
+        std::array::from_fn(|index| page(index).unwrap_or_default())
+    }
+
     /// Query heads that share a key head.
     pub(super) fn sharing(&self) -> usize {
         self.shape.heads / self.shape.kv_heads
@@ -69,15 +76,12 @@ pub(super) struct Job<'a> {
 }
 
 /// All jobs, those that see most first.
-///
-/// # Errors
-/// None for caches that [`KvLayer::new`] made.
 pub(super) fn jobs<'a>(
     q: &'a [f32],
     spans: &[KvSpan<'a>],
     shape: AttentionShape,
     out: &'a mut [f32],
-) -> Result<Pieces<Job<'a>>> {
+) -> Pieces<Job<'a>> {
     let sharing = shape.heads / shape.kv_heads;
     let width = shape.heads * shape.head_dim;
     let together = (ROWS / sharing).max(1);
@@ -85,16 +89,13 @@ pub(super) fn jobs<'a>(
     let mut places = out.chunks_exact_mut(sharing * shape.head_dim);
     let mut done = 0;
     for span in spans {
-        let (k, v, scales) = (span.cache.k()?, span.cache.v()?, span.cache.scales()?);
         for start in (0..span.tokens).step_by(together) {
             let tokens = together.min(span.tokens - start);
             let base = jobs.len();
             jobs.extend((0..shape.kv_heads).map(|head| Job {
                 queries: Queries {
                     cache: span.cache,
-                    k,
-                    v,
-                    scales,
+                    layer: span.layer,
                     head,
                     first: span.first + start,
                     tokens,
@@ -110,5 +111,5 @@ pub(super) fn jobs<'a>(
         done += span.tokens;
     }
     jobs.sort_by_key(|job| std::cmp::Reverse(job.queries.first));
-    Ok(jobs)
+    jobs
 }

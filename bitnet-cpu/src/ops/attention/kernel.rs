@@ -5,12 +5,12 @@
 //!
 //! A partial result of `n` queries is `[n, width]` weighted values, `[n]` largest scores, `[n]` sums of weights.
 
-use super::division::{Job, Queries};
+use super::division::{Job, Queries, TILE_PAGES};
 use crate::isa::{Isa, LANES, Op};
 use crate::ops::dot::{F16, F32, Int8, Plain, Stored, fold};
 use crate::ops::exp::exp;
 use bitnet_core::Result;
-use bitnet_core::kv::{KV_TILE, KvType};
+use bitnet_core::kv::{KV_PAGE, KV_TILE, KvHead, KvType};
 use bitnet_core::memory::{HybridMemoryPool, PoolBuffer};
 use smallvec::SmallVec;
 
@@ -210,22 +210,26 @@ impl Op for Partial<'_, '_> {
     #[inline(always)]
     fn eval<I: Isa>(self, isa: I) {
         let Self { queries, tile, scratch, partial } = self;
-        let numbers = KV_TILE * queries.cache.width();
-        let at = (tile * queries.shape.kv_heads + queries.head) * numbers;
-        let range = at..at + numbers;
-        let (k, v) = (queries.k, queries.v);
+        let pages = &queries.pages(tile);
+        let start = tile * KV_TILE;
         match queries.cache.kind() {
             KvType::F32 => {
-                let (k, v) = (&k.as_chunks().0[range.clone()], &v.as_chunks().0[range]);
-                Tile::<F32> { queries, start: tile * KV_TILE, k, v }.run(isa, scratch, partial);
+                let (k, v) = (
+                    pages.map(|page| page.k.as_chunks().0),
+                    pages.map(|page| page.v.as_chunks().0),
+                );
+                Tile::<F32> { queries, start, pages, k, v }.run(isa, scratch, partial);
             }
             KvType::F16 => {
-                let (k, v) = (&k.as_chunks().0[range.clone()], &v.as_chunks().0[range]);
-                Tile::<F16> { queries, start: tile * KV_TILE, k, v }.run(isa, scratch, partial);
+                let (k, v) = (
+                    pages.map(|page| page.k.as_chunks().0),
+                    pages.map(|page| page.v.as_chunks().0),
+                );
+                Tile::<F16> { queries, start, pages, k, v }.run(isa, scratch, partial);
             }
             KvType::Int8 => {
-                let (k, v) = (&k[range.clone()], &v[range]);
-                Tile::<Int8> { queries, start: tile * KV_TILE, k, v }.run(isa, scratch, partial);
+                let (k, v) = (pages.map(|page| page.k), pages.map(|page| page.v));
+                Tile::<Int8> { queries, start, pages, k, v }.run(isa, scratch, partial);
             }
         }
     }
@@ -258,8 +262,15 @@ struct Tile<'a, S: Stored> {
     queries: &'a Queries<'a>,
     /// The first position.
     start: usize,
-    k: &'a [S::Raw],
-    v: &'a [S::Raw],
+    pages: &'a [KvHead<'a>; TILE_PAGES],
+    k: [&'a [S::Raw]; TILE_PAGES],
+    v: [&'a [S::Raw]; TILE_PAGES],
+}
+
+/// The blocks of a tile, each `[width, 16]` numbers.
+#[inline(always)]
+fn blocks<'a, T>(pages: &'a [&'a [T]; TILE_PAGES], width: usize) -> impl Iterator<Item = &'a [T]> {
+    pages.iter().flat_map(move |page| page.chunks_exact(width * LANES))
 }
 
 impl<S: Stored> Tile<'_, S> {
@@ -267,13 +278,13 @@ impl<S: Stored> Tile<'_, S> {
     #[inline(always)]
     fn run<I: Isa>(&self, isa: I, scratch: &mut Scratch<'_>, partial: &mut [f32]) {
         let Scratch { q, scores, block, groups } = scratch;
-        let Self { queries, start, .. } = *self;
+        let Self { queries, start, pages, .. } = *self;
         divide(queries, start, groups);
         let (rows, width, dim) = (queries.rows(), queries.cache.width(), queries.shape.head_dim);
         let seen = seen(queries, start, rows - 1);
         let convert = rows > GROUP;
-        let blocks = seen.div_ceil(LANES);
-        for (index, k) in self.k.chunks_exact(width * LANES).take(blocks).enumerate() {
+        let used = seen.div_ceil(LANES);
+        for (index, k) in blocks(&self.k, width).take(used).enumerate() {
             if convert {
                 let block = &mut block[..width * LANES];
                 as_f32::<S, I>(isa, k, block);
@@ -283,9 +294,9 @@ impl<S: Stored> Tile<'_, S> {
             }
         }
         let (values, largest, sums) = split(partial, queries);
-        isa.run(Weigh { queries, start, scores, used: seen, largest, sums });
+        isa.run(Weigh { queries, start, pages, scores, used: seen, largest, sums });
         values.fill(0.0);
-        for (index, v) in self.v.chunks_exact(width * LANES).take(blocks).enumerate() {
+        for (index, v) in blocks(&self.v, width).take(used).enumerate() {
             if convert {
                 let columns = block.chunks_exact_mut(KV_TILE * LANES);
                 for (column, v) in columns.zip(v.chunks_exact(LANES * LANES)) {
@@ -339,6 +350,7 @@ struct Weigh<'a> {
     queries: &'a Queries<'a>,
     /// The first position.
     start: usize,
+    pages: &'a [KvHead<'a>; TILE_PAGES],
     scores: &'a mut [f32],
     /// Positions that the last query sees.
     used: usize,
@@ -351,12 +363,12 @@ impl Op for Weigh<'_> {
 
     #[inline(always)]
     fn eval<I: Isa>(self, _: I) {
-        let Self { queries, start, scores, used, largest, sums } = self;
+        let Self { queries, start, pages, scores, used, largest, sums } = self;
         let results = largest.iter_mut().zip(sums);
         for (row, (scores, (largest, sum))) in
             scores.chunks_exact_mut(STRIDE).zip(results).enumerate()
         {
-            (*largest, *sum) = weigh(queries, start, row, scores, used);
+            (*largest, *sum) = weigh(queries, start, pages, row, scores, used);
         }
     }
 }
@@ -366,21 +378,24 @@ impl Op for Weigh<'_> {
 fn weigh(
     queries: &Queries<'_>,
     start: usize,
+    pages: &[KvHead<'_>; TILE_PAGES],
     row: usize,
     scores: &mut [f32],
     used: usize,
 ) -> (f32, f32) {
+    /// The scales of block `index` of the tile, if its type has any.
+    fn scales_of(scales: &[f32], index: usize) -> Option<&[f32; LANES]> {
+        scales.as_chunks().0.get(index % (KV_PAGE / LANES))
+    }
     let seen = seen(queries, start, row);
     let scale = queries.shape.scale;
-    let at = queries.cache.scale_index(queries.head, start);
-    let [k_scales, v_scales] = queries.scales;
     scores[seen..used.next_multiple_of(LANES)].fill(f32::NEG_INFINITY);
     let (blocks, _) = scores[..used.next_multiple_of(LANES)].as_chunks_mut::<LANES>();
     let (own, others) = blocks.split_at_mut(seen.div_ceil(LANES));
     others.as_flattened_mut().fill(0.0);
     let mut top = [f32::NEG_INFINITY; LANES];
     for (index, block) in own.iter_mut().enumerate() {
-        match k_scales.get(at + index * LANES..).and_then(|rest| rest.first_chunk::<LANES>()) {
+        match scales_of(pages[index * LANES / KV_PAGE].k_scales, index) {
             Some(k_scales) => {
                 for (x, k_scale) in block.iter_mut().zip(k_scales) {
                     *x *= k_scale * scale;
@@ -402,8 +417,7 @@ fn weigh(
             *x = exp(*x - largest);
             *sum += *x;
         }
-        let v_scales = v_scales.get(at + index * LANES..);
-        if let Some(v_scales) = v_scales.and_then(|rest| rest.first_chunk::<LANES>()) {
+        if let Some(v_scales) = scales_of(pages[index * LANES / KV_PAGE].v_scales, index) {
             for (x, v_scale) in block.iter_mut().zip(v_scales) {
                 *x *= v_scale;
             }

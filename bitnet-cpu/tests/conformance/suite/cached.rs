@@ -2,10 +2,20 @@
 
 use super::*;
 use bitnet_core::backend::AttentionShape;
-use bitnet_core::kv::{KvLayer, KvSpan, KvType};
+use bitnet_core::kv::{KV_PAGE, KvCache, KvSpan, KvType};
 use bitnet_core::reference::ReferenceBackend;
 
 pub(crate) const KINDS: [KvType; 3] = [KvType::F32, KvType::F16, KvType::Int8];
+
+/// The layer that is written and read, the second of two.
+const LAYER: usize = 1;
+
+/// An empty cache with pages for `capacity` positions.
+fn reserved(kind: KvType, capacity: usize, (kv_heads, head_dim): (usize, usize)) -> KvCache {
+    let mut cache = KvCache::new(kind, 2, capacity, kv_heads, head_dim, &pool()).unwrap();
+    cache.reserve(capacity).unwrap();
+    cache
+}
 
 /// A cache of `capacity` positions whose first `filled` hold `k` and `v`, written by `backend` in two pieces; what
 /// stands behind them is not a number where the type has that.
@@ -15,15 +25,15 @@ fn cache(
     (kv_heads, head_dim): (usize, usize),
     capacity: usize,
     [k, v]: [&[f32]; 2],
-) -> KvLayer {
+) -> KvCache {
     let (pool, width) = (pool(), kv_heads * head_dim);
-    let mut cache = KvLayer::new(kind, capacity, kv_heads, head_dim, &pool).unwrap();
+    let mut cache = reserved(kind, capacity, (kv_heads, head_dim));
     let nothing = tensor(capacity, width, &vec![f32::NAN; capacity * width], &pool);
-    backend.store(&nothing, &nothing, &mut cache, 0).unwrap();
+    backend.store(&nothing, &nothing, &mut cache, LAYER, 0).unwrap();
     let cut = k.len() / width / 3;
     for (rows, first) in [(0..cut * width, 0), (cut * width..k.len(), cut)] {
         let on = |x: &[f32]| tensor(rows.len() / width, width, &x[rows.clone()], &pool);
-        backend.store(&on(k), &on(v), &mut cache, first).unwrap();
+        backend.store(&on(k), &on(v), &mut cache, LAYER, first).unwrap();
     }
     cache
 }
@@ -61,7 +71,7 @@ fn attention_case(
     let cache = cache(backend, kind, (kv_heads, head_dim), capacity, [&k, &v]);
     let mut out = dirty(tokens, heads * head_dim, &pool);
     let query = tensor(tokens, heads * head_dim, &q, &pool);
-    let span = KvSpan { cache: &cache, first, tokens };
+    let span = KvSpan { cache: &cache, layer: LAYER, first, tokens };
     backend.attention(&query, &[span], shape, &mut out).unwrap();
     let [k, v] =
         [k, v].map(|x| x.chunks_exact(head_dim).map(|x| stored(kind, x)).collect::<Vec<_>>());
@@ -131,23 +141,41 @@ fn store(backend: &dyn Backend) {
         values[..head_dim].fill(0.0);
         for kind in KINDS {
             let caches = [backend, &ReferenceBackend].map(|backend| {
-                let mut cache = KvLayer::new(kind, 300, kv_heads, head_dim, &pool).unwrap();
+                let mut cache = reserved(kind, 300, (kv_heads, head_dim));
                 let x = tensor(40, width, &values, &pool);
-                backend.store(&x, &x, &mut cache, 250).unwrap();
-                backend
-                    .store(
-                        &tensor(0, width, &[], &pool),
-                        &tensor(0, width, &[], &pool),
-                        &mut cache,
-                        300,
-                    )
-                    .unwrap();
+                backend.store(&x, &x, &mut cache, LAYER, 250).unwrap();
+                let none = tensor(0, width, &[], &pool);
+                backend.store(&none, &none, &mut cache, LAYER, 300).unwrap();
                 cache
             });
+            let head_at =
+                |cache: &KvCache, position: usize, head: usize| -> (Vec<Vec<u8>>, [u32; 2]) {
+                    let place = cache.head(LAYER, head, position / KV_PAGE).unwrap();
+                    let scale =
+                        |scales: &[f32]| scales.get(position % KV_PAGE).map_or(0, |x| x.to_bits());
+                    let bytes = |part: &[u8], at: usize| {
+                        let size = kind.element_bytes();
+                        part[at * size..][..size].to_vec()
+                    };
+                    let components = (0..head_dim).flat_map(|j| {
+                        [
+                            bytes(place.k, cache.k_index(position, j)),
+                            bytes(place.v, cache.v_index(position, j)),
+                        ]
+                    });
+                    (components.collect(), [scale(place.k_scales), scale(place.v_scales)])
+                };
             let [got, expected] = &caches;
-            assert_eq!(got.k().unwrap(), expected.k().unwrap(), "{kind}: keys");
-            assert_eq!(got.v().unwrap(), expected.v().unwrap(), "{kind}: values");
-            assert_eq!(got.scales().unwrap(), expected.scales().unwrap(), "{kind}: scales");
+            for position in 250..290 {
+                for head in 0..kv_heads {
+                    let case = format!("{kind}: position {position}, head {head}");
+                    assert_eq!(
+                        head_at(got, position, head),
+                        head_at(expected, position, head),
+                        "{case}"
+                    );
+                }
+            }
         }
     }
 }
@@ -169,7 +197,7 @@ fn non_finite_keys_and_values(backend: &dyn Backend) {
                 let cache = cache(backend, kind, (1, head_dim), 32, [&k, &v]);
                 let run = |first| {
                     let mut out = dirty(1, head_dim, &pool);
-                    let span = KvSpan { cache: &cache, first, tokens: 1 };
+                    let span = KvSpan { cache: &cache, layer: LAYER, first, tokens: 1 };
                     let q = tensor(1, head_dim, &q, &pool);
                     backend.attention(&q, &[span], shape, &mut out).unwrap();
                     out.f32().unwrap().to_vec()
@@ -205,7 +233,7 @@ fn non_finite_values_stay_hidden_from_earlier_tokens(backend: &dyn Backend) {
                 let q = tensor(tokens, cols, &numbers.floats(tokens * cols), &pool);
                 let run = |token: usize, tokens: usize| {
                     let mut out = dirty(tokens, cols, &pool);
-                    let span = KvSpan { cache: &cache, first: first + token, tokens };
+                    let span = KvSpan { cache: &cache, layer: LAYER, first: first + token, tokens };
                     let q = q.narrow(0, token..token + tokens).unwrap();
                     backend.attention(&q, &[span], shape, &mut out).unwrap();
                     out
@@ -244,7 +272,7 @@ fn sequences(backend: &dyn Backend) {
         let spans: Vec<_> = reads
             .iter()
             .zip(&caches)
-            .map(|(&(tokens, first), cache)| KvSpan { cache, first, tokens })
+            .map(|(&(tokens, first), cache)| KvSpan { cache, layer: LAYER, first, tokens })
             .collect();
         let mut together = dirty(all, 192, &pool);
         backend.attention(&q, &spans, shape, &mut together).unwrap();
@@ -267,8 +295,36 @@ fn sequences(backend: &dyn Backend) {
     }
 }
 
+/// A fork of a cache, whose pages are shared, gives the same answers, and what is written after it stays its own.
+fn forks(backend: &dyn Backend) {
+    let pool = pool();
+    let shape = AttentionShape { heads: 2, kv_heads: 1, head_dim: 32, scale: 0.18 };
+    for kind in KINDS {
+        let mut numbers = Numbers::new(41);
+        let (k, v) = (numbers.floats(300 * 32), numbers.floats(300 * 32));
+        let mut original = cache(backend, kind, (1, 32), 400, [&k, &v]);
+        original.advance(300);
+        let q = tensor(1, 64, &numbers.floats(64), &pool);
+        let answer = |cache: &KvCache, first: usize| {
+            let mut out = dirty(1, 64, &pool);
+            let span = KvSpan { cache, layer: LAYER, first, tokens: 1 };
+            backend.attention(&q, &[span], shape, &mut out).unwrap();
+            bits(&out)
+        };
+        let before = answer(&original, 299);
+        let mut fork = original.fork(280);
+        assert_eq!(answer(&fork, 279), answer(&original, 279), "{kind}");
+        fork.reserve(20).unwrap();
+        let other = tensor(20, 32, &numbers.floats(20 * 32), &pool);
+        backend.store(&other, &other, &mut fork, LAYER, 280).unwrap();
+        assert_eq!(answer(&original, 299), before, "{kind}");
+        assert_ne!(answer(&fork, 299), before, "{kind}");
+    }
+}
+
 pub(crate) fn cases(backend: &dyn Backend) {
     store(backend);
+    forks(backend);
     attention(backend);
     sequences(backend);
     non_finite_keys_and_values(backend);

@@ -5,7 +5,7 @@ use bitnet_core::Error;
 use bitnet_core::backend::{
     Activation, ActivationPrecision, AttentionShape, RopeOrder, RopeTable, TernaryWeight,
 };
-use bitnet_core::kv::{KvLayer, KvSpan, KvType};
+use bitnet_core::kv::{KvCache, KvSpan, KvType};
 
 /// A weight that no back end made.
 #[derive(Debug)]
@@ -104,19 +104,30 @@ fn positions(backend: &dyn Backend, pool: &HybridMemoryPool) {
     let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: 2, scale: 1.0 };
     refused!(backend.rope(&mut zeros(2, 8), 4, &[0], &table, order), Error::ShapeMismatch { .. });
     let (q, mut out) = (zeros(2, 8), zeros(2, 8));
-    let mut cache = KvLayer::new(KvType::F16, 3, 2, 2, pool).unwrap();
+    let mut cache = KvCache::new(KvType::F16, 1, 3, 2, 2, pool).unwrap();
+    let mut narrow = KvCache::new(KvType::F16, 1, 3, 1, 4, pool).unwrap();
     let (x, other) = (zeros(2, 4), zeros(2, 5));
-    refused!(backend.store(&x, &x, &mut cache, 2), Error::OutOfRange { .. });
-    refused!(backend.store(&x, &x, &mut cache, usize::MAX), Error::OutOfRange { .. });
-    refused!(backend.store(&other, &x, &mut cache, 0), Error::ShapeMismatch { .. });
-    refused!(backend.store(&x, &other, &mut cache, 0), Error::ShapeMismatch { .. });
-    let narrow = KvLayer::new(KvType::F16, 3, 1, 4, pool).unwrap();
-    let span = KvSpan { cache: &cache, first: 0, tokens: 2 };
+    refused!(backend.store(&x, &x, &mut cache, 0, 0), Error::OutOfRange { .. });
+    cache.reserve(3).unwrap();
+    narrow.reserve(3).unwrap();
+    refused!(backend.store(&x, &x, &mut cache, 0, 2), Error::OutOfRange { .. });
+    refused!(backend.store(&x, &x, &mut cache, 1, 0), Error::OutOfRange { .. });
+    refused!(backend.store(&x, &x, &mut cache, 0, usize::MAX), Error::OutOfRange { .. });
+    refused!(backend.store(&other, &x, &mut cache, 0, 0), Error::ShapeMismatch { .. });
+    refused!(backend.store(&x, &other, &mut cache, 0, 0), Error::ShapeMismatch { .. });
+    let mut shared = cache.fork(0);
+    refused!(backend.store(&x, &x, &mut shared, 0, 0), Error::OutOfRange { .. });
+    cache.advance(3);
+    let mut shared = cache.fork(3);
+    refused!(backend.store(&x, &x, &mut shared, 0, 0), Error::NotWritable { .. });
+    let span = KvSpan { cache: &cache, layer: 0, first: 0, tokens: 2 };
+    let deep = KvSpan { layer: 1, ..span };
     let late = KvSpan { first: 2, ..span };
     let short = KvSpan { tokens: 1, ..span };
     let foreign = KvSpan { cache: &narrow, ..span };
     let odd = AttentionShape { kv_heads: 3, ..shape };
     refused!(backend.attention(&q, &[late], shape, &mut out), Error::OutOfRange { .. });
+    refused!(backend.attention(&q, &[deep], shape, &mut out), Error::OutOfRange { .. });
     refused!(backend.attention(&q, &[short], shape, &mut out), Error::ShapeMismatch { .. });
     refused!(backend.attention(&q, &[foreign], shape, &mut out), Error::ShapeMismatch { .. });
     refused!(backend.attention(&q, &[span], odd, &mut out), Error::ShapeMismatch { .. });

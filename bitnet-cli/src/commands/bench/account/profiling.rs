@@ -11,7 +11,7 @@ use bitnet_core::backend::{
     Operations, Preparation, RopeOrder, RopeTable, TernaryWeight, Traffic,
 };
 use bitnet_core::dense::DenseRows;
-use bitnet_core::kv::{KvLayer, KvSpan};
+use bitnet_core::kv::{KvCache, KvSpan};
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::ternary::TernaryMatrix;
 
@@ -235,10 +235,11 @@ impl Operations for ProfilingBackend {
         &self,
         k: &BitNetTensor,
         v: &BitNetTensor,
-        cache: &mut KvLayer,
+        cache: &mut KvCache,
+        layer: usize,
         first: usize,
     ) -> Result<()> {
-        self.record(|| "into the cache".into(), 0, |inner| inner.store(k, v, cache, first))
+        self.record(|| "into the cache".into(), 0, |inner| inner.store(k, v, cache, layer, first))
     }
 
     fn attention(
