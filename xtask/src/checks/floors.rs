@@ -9,6 +9,7 @@ use crate::Finding;
 const FLOORS: &[(&str, u8)] = &[
     ("bitnet-core", 0),
     ("bitnet-quant", 1),
+    ("bitnet-testing", 1),
     ("bitnet-cpu", 2),
     ("bitnet-formats", 2),
     ("bitnet-hub", 2),

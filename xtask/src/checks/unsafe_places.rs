@@ -21,6 +21,7 @@ const FORBIDDING: &[&str] = &[
     "bitnet-convert",
     "bitnet-cli",
     "bitnet-benchmarks",
+    "bitnet-testing",
     "xtask",
 ];
 

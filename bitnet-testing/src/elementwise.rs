@@ -1,7 +1,9 @@
 //! Cases of `gate` and `add`.
 
-use super::*;
+use crate::{EPS, Numbers, assert_close, bits, pool, tensor};
 use bitnet_core::backend::Activation;
+use bitnet_core::backend::Backend;
+use bitnet_core::memory::HybridMemoryPool;
 
 /// Numbers at which functions of one number go wrong, then random ones.
 fn numbers(n: usize) -> Vec<f32> {

@@ -1,7 +1,8 @@
 //! Cases of `store` and `attention`, for every type of cache.
 
-use super::*;
+use crate::{EPS, Numbers, assert_close, bits, dirty, pool, tensor};
 use bitnet_core::backend::AttentionShape;
+use bitnet_core::backend::Backend;
 use bitnet_core::kv::{KV_PAGE, KvCache, KvSpan, KvType};
 use bitnet_core::reference::ReferenceBackend;
 

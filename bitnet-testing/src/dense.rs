@@ -1,7 +1,10 @@
 //! Cases of `embed`, `linear`, `rms_norm` and `rope`.
 
-use super::*;
+use crate::{EPS, Numbers, Rows, assert_close, dirty, pool, tensor};
+use bitnet_core::backend::Backend;
+use bitnet_core::backend::dense::PlainType;
 use bitnet_core::backend::{RopeOrder, RopeTable};
+use bitnet_core::memory::HybridMemoryPool;
 
 fn embed(backend: &dyn Backend, pool: &HybridMemoryPool) {
     let values = Numbers::new(2).floats(7 * 33);

@@ -1,11 +1,15 @@
 //! Operands that do not fit: every operation says so with a typed error.
 
-use super::*;
+use crate::{Numbers, Rows, pool};
 use bitnet_core::Error;
+use bitnet_core::backend::Backend;
 use bitnet_core::backend::{
     Activation, ActivationPrecision, AttentionShape, RopeOrder, RopeTable, TernaryWeight,
 };
 use bitnet_core::kv::{KvCache, KvSpan, KvType};
+use bitnet_core::memory::HybridMemoryPool;
+use bitnet_core::memory::tensor::BitNetTensor;
+use bitnet_core::ternary::ScaleGranularity;
 
 /// A weight that no back end made.
 #[derive(Debug)]
