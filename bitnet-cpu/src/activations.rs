@@ -1,4 +1,4 @@
-//! Activations as the kernels read them: quantised and laid out in planes, or as f32 in planes.
+//! Activations in the layout of the kernels: quantised to 8 bits, or f32, in planes.
 //!
 //! ```text
 //! tokens stand in tiles; a tile holds block 0 of its tokens, then block 1, ...
@@ -9,8 +9,8 @@
 
 use std::ops::Range;
 
-use crate::isa::{ActivationBlock, CodeBlock, Isa, LANES, Op};
-use crate::ops::Machine;
+use crate::exec::ExecContext;
+use crate::isa::{ActivationBlock, CodeBlock, FloatBlock, Isa, LANES, Op};
 use crate::threads::Pieces;
 use bitnet_core::Result;
 use bitnet_core::memory::{HybridMemoryPool, PoolBuffer};
@@ -19,19 +19,14 @@ use bitnet_core::simd::largest_magnitude;
 use bitnet_core::ternary::ROW_BLOCK;
 use smallvec::SmallVec;
 
-/// Tokens that a kernel on f32 activations takes at once.
+/// Tokens of a tile of f32 activations.
 pub(crate) const TILE: usize = 4;
 
-/// Tokens that a kernel on 8-bit activations takes at once.
+/// Tokens of a tile of 8-bit activations.
 pub(crate) const INT8_TILE: usize = 8;
 
 /// Elements of a [`FloatBlock`].
 pub(crate) const FLOAT_BLOCK: usize = 4 * LANES;
-
-/// 64 f32 activations in planes: plane `i` holds element `4b + i` at index `b`.
-#[derive(Debug, Clone, Copy)]
-#[repr(C, align(64))]
-pub(crate) struct FloatBlock(pub(crate) [[f32; LANES]; 4]);
 
 /// One number for each token, on the stack as long as there are few.
 pub(crate) type Scales = SmallVec<[f32; 16]>;
@@ -49,14 +44,14 @@ pub(crate) struct Quantized {
     pub(crate) width: usize,
 }
 
-/// The tiles of `tokens` tokens: as many of [`TILE`] as there are, then single ones.
+/// Returns the tiles of `tokens` tokens: as many of [`TILE`] as fit, then single tokens.
 pub(crate) fn tiles(tokens: usize) -> impl Iterator<Item = Range<usize>> + Clone {
     let whole = tokens / TILE * TILE;
     let single = (whole..tokens).map(|token| token..token + 1);
     (0..whole).step_by(TILE).map(|token| token..token + TILE).chain(single)
 }
 
-/// Where block `k` of a token stands, and of how many tokens its tile is: `(first, stride)`.
+/// Returns the index of a token's first block, and the distance to its next one.
 fn place(token: usize, tokens: usize, width: usize) -> (usize, usize) {
     if token < tokens / TILE * TILE {
         (token / TILE * TILE * width + token % TILE, TILE)
@@ -65,7 +60,7 @@ fn place(token: usize, tokens: usize, width: usize) -> (usize, usize) {
     }
 }
 
-/// The tiles of `tokens` tokens of 8-bit activations.
+/// Returns the tiles of `tokens` tokens of 8-bit activations.
 pub(crate) fn int8_tiles(tokens: usize) -> impl Iterator<Item = Range<usize>> + Clone {
     let whole = tokens / INT8_TILE * INT8_TILE;
     let rest = [4, 2, 1].into_iter().filter(move |size| tokens & size != 0).map(move |size| {
@@ -76,7 +71,7 @@ pub(crate) fn int8_tiles(tokens: usize) -> impl Iterator<Item = Range<usize>> + 
     (0..whole).step_by(INT8_TILE).map(|token| token..token + INT8_TILE).chain(rest)
 }
 
-/// Where block `k` of a token of 8-bit activations stands, and of how many tokens its tile is: `(first, stride)`.
+/// As [`place`], for 8-bit activations.
 fn int8_place(token: usize, tokens: usize, width: usize) -> (usize, usize) {
     let whole = tokens / INT8_TILE * INT8_TILE;
     if token < whole {
@@ -95,16 +90,16 @@ fn int8_place(token: usize, tokens: usize, width: usize) -> (usize, usize) {
 }
 
 impl Quantized {
-    /// Quantises `x` (`[tokens, cols]`), as [`bitnet_core::reference::quantize_activations`] does, or where the largest
-    /// magnitude is given, [`bitnet_core::reference::quantize_activations_within`].
+    /// Quantises `x` (`[tokens, cols]`) as [`bitnet_core::reference::quantize_activations`] does, or with `within` as
+    /// [`bitnet_core::reference::quantize_activations_within`].
     pub(crate) fn new(
         x: &[f32],
         tokens: usize,
         cols: usize,
         within: Option<f32>,
-        machine: Machine<'_>,
+        exec: ExecContext<'_>,
     ) -> Result<Self> {
-        let Machine { isa, threads, pool, .. } = machine;
+        let ExecContext { isa, threads, scratch_pool: pool, .. } = exec;
         let width = cols.div_ceil(ROW_BLOCK);
         // Every block of every token is written below.
         let mut blocks = PoolBuffer::scratch(tokens * width, pool)?;
@@ -133,12 +128,12 @@ impl Quantized {
         Ok(Self { blocks, scales, sums, width })
     }
 
-    /// The blocks of a tile of tokens.
+    /// Returns the blocks of a tile of tokens.
     pub(crate) fn tile(&self, tokens: &Range<usize>) -> &[ActivationBlock] {
         &self.blocks[tokens.start * self.width..tokens.end * self.width]
     }
 
-    /// The quantised activations in order, `[tokens, cols]`.
+    /// Returns the quantised activations in order, `[tokens, cols]`.
     pub(crate) fn activations(&self, tokens: usize, cols: usize) -> Vec<i8> {
         let mut all = Vec::with_capacity(tokens * cols);
         for token in 0..tokens {
@@ -152,12 +147,12 @@ impl Quantized {
         all
     }
 
-    /// `Σ q` over a token.
+    /// Returns `Σ q` over a token.
     pub(crate) fn whole_sum(&self, token: usize) -> i32 {
         self.sums(token).iter().fold(0, |sum, half| sum.wrapping_add(*half))
     }
 
-    /// `Σ q` over each 64 elements of a token.
+    /// Returns `Σ q` over each 64 elements of a token.
     pub(crate) fn sums(&self, token: usize) -> &[i32] {
         &self.sums[token * self.width * 2..(token + 1) * self.width * 2]
     }
@@ -168,7 +163,7 @@ struct Quantize<'a> {
     x: &'a [f32],
     cols: usize,
     width: usize,
-    /// The magnitude that becomes 127, instead of each token's largest.
+    /// The magnitude that becomes 127; `None` for each token's largest.
     within: Option<f32>,
     blocks: &'a mut [ActivationBlock],
     scales: &'a mut [f32],
@@ -200,16 +195,16 @@ impl Op for Quantize<'_> {
                     }
                 };
                 let at = 2 * (token * width + k);
-                let sum = isa.widen(isa.zero(), isa.multiply_add(isa.start(), ones, &block));
-                [sums[at], sums[at + 1]] = isa.halves(sum);
+                let sum = isa
+                    .flush_acc(isa.zero_acc32(), isa.multiply_add(isa.zero_acc16(), ones, &block));
+                [sums[at], sums[at + 1]] = isa.reduce_add_halves(sum);
                 blocks[first + k * stride] = block;
             }
         }
     }
 }
 
-/// Activations of all tokens as f32 in planes, in tiles as [`Quantized`] ones: `2 * cols / 128` blocks a token,
-/// rounded up to whole rows of weights.
+/// Lays f32 activations (`[tokens, cols]`) out in planes and tiles: [`float_width`] blocks a token.
 pub(crate) fn float_blocks(
     x: &[f32],
     tokens: usize,
@@ -234,7 +229,7 @@ pub(crate) fn float_blocks(
     Ok(blocks)
 }
 
-/// [`FloatBlock`]s of one token, the padding of the weights included.
+/// Returns the number of [`FloatBlock`]s of one token, the padding of the weights included.
 pub(crate) fn float_width(cols: usize) -> usize {
     cols.div_ceil(ROW_BLOCK) * (ROW_BLOCK / FLOAT_BLOCK)
 }
@@ -244,7 +239,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tokens_stand_in_tiles_of_four_then_one_by_one() {
+    fn float_tiles_are_fours_then_ones() {
         let found: Vec<_> = tiles(6).collect();
         assert_eq!(found, [0..4, 4..5, 5..6]);
         assert_eq!(tiles(0).count(), 0);
@@ -253,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_in_8_bits_stand_in_tiles_of_eight_four_two_and_one() {
+    fn int8_tiles_are_eights_then_powers_of_two() {
         let found: Vec<_> = int8_tiles(23).collect();
         assert_eq!(found, [0..8, 8..16, 16..20, 20..22, 22..23]);
         for tokens in 0..40 {
@@ -271,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn elements_stand_in_planes() {
+    fn float_blocks_are_in_planes() {
         let x: Vec<f32> = (0..300).map(|i| i as f32).collect();
         let pool = HybridMemoryPool::new().unwrap();
         let blocks = float_blocks(&x, 1, 300, &pool).unwrap();

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::isa::{Chosen, IntegerPeak, choose, measure_integer_peak, proven_levels};
-use crate::ops::{self, CpuWeight, Machine};
+use crate::exec::ExecContext;
+use crate::isa::{IntegerPeak, measure_integer_peak};
+use crate::ops::{self, CpuWeight};
+use crate::self_test::{Chosen, choose, proven_levels};
 use crate::threads::{Threads, default_threads};
 use crate::traffic::TrafficCounters;
 use bitnet_core::Result;
@@ -20,7 +22,7 @@ use bitnet_core::memory::{HybridMemoryPool, MemoryPoolConfig, Purpose};
 use bitnet_core::simd::IsaLevel;
 use bitnet_core::ternary::TernaryMatrix;
 
-/// How a [`CpuBackend`] is to run.
+/// Options of a [`CpuBackend`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CpuOptions {
     /// Threads, the caller's included; `None` for one on each physical core that this process may use.
@@ -31,7 +33,7 @@ pub struct CpuOptions {
 
 /// The back end named `cpu`.
 ///
-/// Several threads may call it at once; each call is answered on the caller's thread and the back end's workers.
+/// Several threads may call it at once; each call runs on the caller's thread and the back end's workers.
 #[derive(Debug)]
 pub struct CpuBackend {
     chosen: Chosen,
@@ -39,23 +41,23 @@ pub struct CpuBackend {
     traffic: TrafficCounters,
     /// For weights.
     weights: HybridMemoryPool,
-    /// For what kernels note on the side.
-    notes: HybridMemoryPool,
+    /// For buffers that a call needs and drops.
+    scratch_pool: HybridMemoryPool,
 }
 
 impl CpuBackend {
-    /// A back end on this machine's processor.
+    /// Makes a back end on this machine's processor.
     ///
     /// # Errors
-    /// [`bitnet_core::Error::IsaUnavailable`] if the level that is asked for, here or by `BITNET_ISA`, is not there,
+    /// [`bitnet_core::Error::IsaUnavailable`] if the level that the options or `BITNET_ISA` name is not there,
     /// [`bitnet_core::Error::IsaBroken`] if it fails its self-test, [`bitnet_core::Error::OutOfMemory`] if the
     /// system refuses threads.
     pub fn new(options: CpuOptions) -> Result<Self> {
         Self::in_pool(options, &HybridMemoryPool::with_config(MemoryPoolConfig::unbounded())?)
     }
 
-    /// As [`CpuBackend::new`], with all that it holds in `pool`: prepared weights under [`Purpose::Weights`], what
-    /// kernels note on the side under [`Purpose::Activations`]. If the pool is tracked at level Standard or Detailed,
+    /// As [`CpuBackend::new`], with all that it holds in `pool`: prepared weights under [`Purpose::Weights`],
+    /// scratch buffers under [`Purpose::Activations`]. If the pool is tracked at level Standard or Detailed,
     /// its tracker's [operations](bitnet_core::memory::Tracker::operations) are those of this back end, with their times and the
     /// bytes of weights, heads and caches that they read, estimated from
     /// [some of the calls](bitnet_core::memory::Tracker::watch_operation).
@@ -68,47 +70,48 @@ impl CpuBackend {
         let level = options.isa.map_or_else(IsaLevel::selected, Ok)?;
         let chosen = choose(level, forced, &proven_levels())?;
         let threads = Threads::new(options.threads.unwrap_or_else(default_threads))?;
-        let (weights, notes) =
-            (pool.for_purpose(Purpose::Weights), pool.for_purpose(Purpose::Activations));
-        Ok(Self { chosen, threads, traffic: TrafficCounters::default(), weights, notes })
+        let traffic = TrafficCounters::default();
+        let weights = pool.for_purpose(Purpose::Weights);
+        let scratch_pool = pool.for_purpose(Purpose::Activations);
+        Ok(Self { chosen, threads, traffic, weights, scratch_pool })
     }
 
-    /// The instruction set level that runs.
+    /// Returns the instruction set level that runs.
     pub fn level(&self) -> IsaLevel {
         self.chosen.level
     }
 
-    /// Number of threads, the caller's included.
+    /// Returns the number of threads, the caller's included.
     pub fn threads(&self) -> usize {
         self.threads.count()
     }
 
-    /// The measured peak of the integer multiply-add of this back end's instruction set, with as many threads as it
+    /// Measures the peak of the integer multiply-add of this back end's instruction set, on as many threads as it
     /// has: the best of `rounds` rounds of about a millisecond. The additions that sum the products up are part of
     /// it, because no kernel can do without them. `None` where the level has no such instruction (scalar).
     pub fn measure_integer_peak(&self, rounds: usize) -> Option<IntegerPeak> {
         measure_integer_peak(self.level(), self.threads(), rounds)
     }
 
-    pub(crate) fn machine(&self) -> Machine<'_> {
-        let Self { chosen, threads, traffic, notes, .. } = self;
-        Machine { isa: chosen.isa, threads, traffic, pool: notes }
+    pub(crate) fn exec(&self) -> ExecContext<'_> {
+        let Self { chosen, threads, traffic, scratch_pool, .. } = self;
+        ExecContext { isa: chosen.isa, threads, traffic, scratch_pool }
     }
 
-    /// Runs an operation and tells the tracker, if it wants to know, its time and the bytes that it read. They are counted
-    /// apart, so that they are its own where several threads call at once.
+    /// Runs an operation and reports its time and the bytes that it read to the tracker, if that watches it. The bytes are
+    /// counted apart, so that those of concurrent calls do not mix.
     #[inline]
     fn run<T>(
         &self,
         name: &'static str,
-        operation: impl FnOnce(Machine<'_>) -> Result<T>,
+        operation: impl FnOnce(ExecContext<'_>) -> Result<T>,
     ) -> Result<T> {
         let tracker = self.weights.tracker();
         let Some(watch) = tracker.and_then(|tracker| tracker.watch_operation(name)) else {
-            return operation(self.machine());
+            return operation(self.exec());
         };
         let counters = TrafficCounters::default();
-        let result = operation(Machine { traffic: &counters, ..self.machine() });
+        let result = operation(ExecContext { traffic: &counters, ..self.exec() });
         let read = counters.read();
         self.traffic.add(read);
         if result.is_ok() {
@@ -159,7 +162,7 @@ impl Preparation for CpuBackend {
         rows: Arc<dyn DenseRows>,
         guarantee: Guarantee,
     ) -> Result<Option<Box<dyn HeadWeight>>> {
-        ops::prepare_head(rows, guarantee, self.machine(), &self.weights)
+        ops::prepare_head(rows, guarantee, self.exec(), &self.weights)
     }
 
     fn prepare_head_from_parts(
@@ -168,7 +171,7 @@ impl Preparation for CpuBackend {
         guarantee: Guarantee,
         parts: &PreparedParts,
     ) -> Result<Box<dyn HeadWeight>> {
-        ops::head_from_parts(rows, guarantee, parts, self.machine())
+        ops::head_from_parts(rows, guarantee, parts, self.exec())
     }
 }
 
@@ -180,7 +183,7 @@ impl Counters for CpuBackend {
 
 impl Operations for CpuBackend {
     fn embed(&self, table: &dyn DenseRows, tokens: &[u32], out: &mut BitNetTensor) -> Result<()> {
-        self.run("embed", |machine| ops::embed(table, tokens, out, machine))
+        self.run("embed", |exec| ops::embed(table, tokens, out, exec))
     }
 
     fn bit_linear(
@@ -190,7 +193,7 @@ impl Operations for CpuBackend {
         weights: &[&dyn TernaryWeight],
         out: &mut [&mut BitNetTensor],
     ) -> Result<()> {
-        self.run("bit_linear", |machine| ops::bit_linear(x, precision, weights, out, machine))
+        self.run("bit_linear", |exec| ops::bit_linear(x, precision, weights, out, exec))
     }
 
     fn bit_linear_integers(
@@ -198,7 +201,7 @@ impl Operations for CpuBackend {
         x: &BitNetTensor,
         weight: &dyn TernaryWeight,
     ) -> Result<BitLinearIntegers> {
-        ops::bit_linear_integers(x, weight, self.machine())
+        ops::bit_linear_integers(x, weight, self.exec())
     }
 
     fn gate_up(
@@ -214,9 +217,8 @@ impl Operations for CpuBackend {
             && precision != ActivationPrecision::Float
             && x.shape().first() == Some(&1);
         if sparse && ops::takes(weights) {
-            return self.run("gate_up", |machine| {
-                ops::relu2(x, precision, weights, out, scratch, machine)
-            });
+            return self
+                .run("gate_up", |exec| ops::relu2(x, precision, weights, out, scratch, exec));
         }
         self.bit_linear(x, precision, &weights, &mut [&mut *out, &mut *scratch])?;
         self.gate(activation, out, scratch)
@@ -229,7 +231,7 @@ impl Operations for CpuBackend {
         bias: Option<&[f32]>,
         out: &mut BitNetTensor,
     ) -> Result<()> {
-        self.run("linear", |machine| ops::linear(x, weight, bias, out, machine))
+        self.run("linear", |exec| ops::linear(x, weight, bias, out, exec))
     }
 
     fn top_logits(
@@ -239,7 +241,7 @@ impl Operations for CpuBackend {
         count: usize,
         extra_tokens: &[u32],
     ) -> Result<TopLogits> {
-        self.run("top_logits", |machine| ops::top_logits(x, head, count, extra_tokens, machine))
+        self.run("top_logits", |exec| ops::top_logits(x, head, count, extra_tokens, exec))
     }
 
     fn rms_norm(
@@ -249,7 +251,7 @@ impl Operations for CpuBackend {
         eps: f32,
         out: &mut BitNetTensor,
     ) -> Result<()> {
-        self.run("rms_norm", |machine| ops::rms_norm(x, weight, eps, out, machine))
+        self.run("rms_norm", |exec| ops::rms_norm(x, weight, eps, out, exec))
     }
 
     fn rope(
@@ -260,7 +262,7 @@ impl Operations for CpuBackend {
         table: &RopeTable,
         order: RopeOrder,
     ) -> Result<()> {
-        self.run("rope", |machine| ops::rope(x, head_dim, positions, table, order, machine))
+        self.run("rope", |exec| ops::rope(x, head_dim, positions, table, order, exec))
     }
 
     fn store(
@@ -271,7 +273,7 @@ impl Operations for CpuBackend {
         layer: usize,
         first: usize,
     ) -> Result<()> {
-        self.run("store", |machine| ops::store(k, v, cache, layer, first, machine))
+        self.run("store", |exec| ops::store(k, v, cache, layer, first, exec))
     }
 
     fn attention(
@@ -281,7 +283,7 @@ impl Operations for CpuBackend {
         shape: AttentionShape,
         out: &mut BitNetTensor,
     ) -> Result<()> {
-        self.run("attention", |machine| ops::attention(q, spans, shape, out, machine))
+        self.run("attention", |exec| ops::attention(q, spans, shape, out, exec))
     }
 
     fn gate(
@@ -290,10 +292,10 @@ impl Operations for CpuBackend {
         gate: &mut BitNetTensor,
         up: &BitNetTensor,
     ) -> Result<()> {
-        self.run("gate", |machine| ops::gate(activation, gate, up, machine))
+        self.run("gate", |exec| ops::gate(activation, gate, up, exec))
     }
 
     fn add(&self, x: &mut BitNetTensor, y: &BitNetTensor) -> Result<()> {
-        self.run("add", |machine| ops::add(x, y, machine))
+        self.run("add", |exec| ops::add(x, y, exec))
     }
 }

@@ -1,4 +1,4 @@
-//! What kernels have read, counted as they read it.
+//! Counters of the bytes that kernels read.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -20,7 +20,7 @@ pub(crate) struct TrafficCounters {
 }
 
 impl TrafficCounters {
-    /// What they say now.
+    /// Returns the counts so far.
     pub(crate) fn read(&self) -> Traffic {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Traffic {
@@ -35,7 +35,7 @@ impl TrafficCounters {
         }
     }
 
-    /// Counts what others have counted.
+    /// Adds counts.
     pub(crate) fn add(&self, traffic: Traffic) {
         let counters = [
             (&self.ternary_bytes, traffic.ternary_bytes),
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_others_counted_is_added_field_by_field() {
+    fn add_covers_every_field() {
         let traffic = Traffic {
             ternary_bytes: 1,
             gated_rows: 2,

@@ -37,7 +37,7 @@ impl IntegerCase {
         let mut values = numbers.floats(tokens * cols);
         let mut matrix = numbers.matrix(rows, cols, granularity);
         if extreme {
-            values.fill(if seed % 2 == 0 { 1.0 } else { -1.0 });
+            values.fill(if seed.is_multiple_of(2) { 1.0 } else { -1.0 });
             let (trits, scales) = (vec![1; rows * cols], matrix.scales().to_vec());
             matrix = TernaryMatrix::from_trits(rows, cols, &trits, granularity, scales).unwrap();
         }

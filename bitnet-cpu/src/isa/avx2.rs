@@ -9,9 +9,10 @@
 
 use std::arch::x86_64::*;
 
+use super::int8::{SINGLE_BLOCKS, TileStart};
 use super::{
-    ActivationBlock, CodeBlock, ColumnPair, ColumnRun, HalfCodeBlock, Isa, LANES, Op, PlaneSums,
-    avx2_columns, avx2_quantize, avx2_tile,
+    ActivationBlock, CodeBlock, ColumnAcc16, ColumnPair, FloatLanes, HalfCodeBlock, Int8Dot, Isa,
+    LANES, Op, PlaneSums, avx2_quantize, avx2_sparse, avx2_tile8,
 };
 use bitnet_core::simd::IsaLevel;
 use bitnet_core::ternary::ROW_BLOCK;
@@ -21,11 +22,6 @@ use bitnet_core::ternary::ROW_BLOCK;
 pub(crate) struct Avx2(());
 
 impl Isa for Avx2 {
-    type Codes = [__m256i; 4];
-    type Run = __m256i;
-    type Sums = __m256i;
-    const RUN: usize = 16;
-
     fn detect() -> Option<Self> {
         (IsaLevel::Avx2.is_detected() && is_x86_feature_detected!("f16c")).then_some(Self(()))
     }
@@ -38,10 +34,24 @@ impl Isa for Avx2 {
         // SAFETY: a value of `Avx2` exists only where `detect` found the three features.
         unsafe { enter(self, op) }
     }
+}
+
+impl Int8Dot for Avx2 {
+    type Codes = [__m256i; 4];
+    type Acc16 = __m256i;
+    type Acc32 = __m256i;
+    const ACC16_BLOCKS: usize = 16;
+    const TILE8_BLOCKS: usize = avx2_tile8::BLOCKS;
 
     #[inline(always)]
-    fn start(self) -> Self::Run {
-        self.zero()
+    fn zero_acc16(self) -> Self::Acc16 {
+        self.zero_acc32()
+    }
+
+    #[inline(always)]
+    fn zero_acc32(self) -> Self::Acc32 {
+        // SAFETY: `self` proves AVX2.
+        unsafe { zero() }
     }
 
     #[inline(always)]
@@ -51,126 +61,104 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
-    fn multiply_add(self, run: Self::Run, codes: Self::Codes, x: &ActivationBlock) -> Self::Run {
-        // SAFETY: `self` proves AVX2.
-        unsafe { multiply_add(run, codes, x) }
-    }
-
-    type Single = [__m256i; 2];
-    const SINGLE_RUN: usize = 8;
-
-    #[inline(always)]
-    fn start_single(self) -> Self::Single {
-        [self.zero(); 2]
-    }
-
-    #[inline(always)]
-    fn add_single(self, run: Self::Single, codes: &CodeBlock, x: &ActivationBlock) -> Self::Single {
-        // SAFETY: `self` proves AVX2.
-        unsafe { add_single(run, codes, x) }
-    }
-
-    #[inline(always)]
-    fn widen_single(self, sums: Self::Sums, run: Self::Single) -> Self::Sums {
-        // SAFETY: `self` proves AVX2.
-        unsafe { widen_single(sums, run) }
-    }
-
-    type TileStart = __m256i;
-    const TILE_BLOCKS: usize = avx2_tile::BLOCKS;
-
-    #[inline(always)]
-    fn tile_start(self, x: &[[ActivationBlock; 8]]) -> [Self::TileStart; 8] {
-        // SAFETY: `self` proves AVX2.
-        unsafe { avx2_tile::start(x) }
-    }
-
-    #[inline(always)]
-    fn tile_dots(
+    fn multiply_add(
         self,
-        start: &[Self::TileStart; 8],
+        acc: Self::Acc16,
+        codes: Self::Codes,
+        x: &ActivationBlock,
+    ) -> Self::Acc16 {
+        // SAFETY: `self` proves AVX2.
+        unsafe { multiply_add(acc, codes, x) }
+    }
+
+    #[inline(always)]
+    fn flush_acc(self, sums: Self::Acc32, acc: Self::Acc16) -> Self::Acc32 {
+        // SAFETY: `self` proves AVX2.
+        unsafe { flush_acc(sums, acc) }
+    }
+
+    #[inline(always)]
+    fn reduce_add_halves(self, sums: Self::Acc32) -> [i32; 2] {
+        // SAFETY: `self` proves AVX2.
+        unsafe { reduce_add_halves(sums) }
+    }
+
+    #[inline(always)]
+    fn reduce_add(self, sums: [Self::Acc32; 4]) -> [i32; 4] {
+        // SAFETY: `self` proves AVX2.
+        unsafe { reduce_add(sums) }
+    }
+
+    #[inline(always)]
+    fn reduce_add_halves8(self, sums: [Self::Acc32; 8]) -> [[i32; 8]; 2] {
+        // SAFETY: `self` proves AVX2.
+        unsafe { reduce_add_halves8(sums) }
+    }
+
+    #[inline(always)]
+    fn dot_single<const N: usize>(
+        self,
+        sums: Self::Acc32,
+        codes: &[CodeBlock; N],
+        x: &[ActivationBlock; N],
+    ) -> Self::Acc32 {
+        const { assert!(N <= SINGLE_BLOCKS) };
+        // SAFETY: `self` proves AVX2.
+        unsafe { dot_single(sums, codes, x) }
+    }
+
+    #[inline(always)]
+    fn tile8_start(self, x: &[[ActivationBlock; 8]]) -> [TileStart; 8] {
+        // SAFETY: `self` proves AVX2.
+        unsafe { avx2_tile8::start(x) }
+    }
+
+    #[inline(always)]
+    fn tile8_dots(
+        self,
+        start: &[TileStart; 8],
         codes: &[CodeBlock],
         x: &[[ActivationBlock; 8]],
     ) -> [i32; 8] {
         // SAFETY: `self` proves AVX2.
-        let sums = unsafe { avx2_tile::sums(start, codes, x) };
+        let sums = unsafe { avx2_tile8::sums(start, codes, x) };
         // SAFETY: `self` proves AVX2.
-        unsafe { whole_eight(sums) }
+        unsafe { reduce_add8(sums) }
     }
 
     #[inline(always)]
-    fn tile_halves(
+    fn tile8_halves(
         self,
-        start: &[Self::TileStart; 8],
+        start: &[TileStart; 8],
         codes: &[CodeBlock],
         x: &[[ActivationBlock; 8]],
     ) -> [[i32; 8]; 2] {
         // SAFETY: `self` proves AVX2.
-        let sums = unsafe { avx2_tile::sums(start, codes, x) };
+        let sums = unsafe { avx2_tile8::sums(start, codes, x) };
         // SAFETY: `self` proves AVX2.
-        unsafe { halves_eight(sums) }
+        unsafe { reduce_add_halves8(sums) }
     }
 
     #[inline(always)]
-    fn quantize(self, x: &[f32; ROW_BLOCK], scale: f32) -> ActivationBlock {
+    fn transpose8(self, rows: [[i32; 8]; 8]) -> [[i32; 8]; 8] {
         // SAFETY: `self` proves AVX2.
-        unsafe { avx2_quantize::quantize(x, scale) }
+        unsafe { avx2_tile8::transpose(rows) }
     }
 
     #[inline(always)]
-    fn transpose(self, rows: [[i32; 8]; 8]) -> [[i32; 8]; 8] {
+    fn add_columns(self, pairs: &[ColumnPair<'_>; 2], block: usize, acc: &mut ColumnAcc16) {
         // SAFETY: `self` proves AVX2.
-        unsafe { avx2_tile::transpose(rows) }
+        unsafe { avx2_sparse::add(pairs, block, acc) }
     }
 
     #[inline(always)]
-    fn prefetch<X>(self, line: *const X) {
-        // SAFETY: a prefetch neither reads nor faults, whatever the address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) }
-    }
-
-    #[inline(always)]
-    fn add_columns(self, pairs: &[ColumnPair<'_>; 2], block: usize, run: &mut ColumnRun) {
+    fn flush_columns(self, acc: &mut ColumnAcc16, sums: &mut PlaneSums) {
         // SAFETY: `self` proves AVX2.
-        unsafe { avx2_columns::add(pairs, block, run) }
+        unsafe { avx2_sparse::flush(acc, sums) }
     }
+}
 
-    #[inline(always)]
-    fn widen_columns(self, run: &mut ColumnRun, sums: &mut PlaneSums) {
-        // SAFETY: `self` proves AVX2.
-        unsafe { avx2_columns::widen(run, sums) }
-    }
-
-    #[inline(always)]
-    fn zero(self) -> Self::Sums {
-        // SAFETY: `self` proves AVX2.
-        unsafe { zero() }
-    }
-
-    #[inline(always)]
-    fn widen(self, sums: Self::Sums, run: Self::Run) -> Self::Sums {
-        // SAFETY: `self` proves AVX2.
-        unsafe { widen(sums, run) }
-    }
-
-    #[inline(always)]
-    fn halves(self, sums: Self::Sums) -> [i32; 2] {
-        // SAFETY: `self` proves AVX2.
-        unsafe { halves(sums) }
-    }
-
-    #[inline(always)]
-    fn whole(self, sums: [Self::Sums; 4]) -> [i32; 4] {
-        // SAFETY: `self` proves AVX2.
-        unsafe { whole(sums) }
-    }
-
-    #[inline(always)]
-    fn halves_eight(self, sums: [Self::Sums; 8]) -> [[i32; 8]; 2] {
-        // SAFETY: `self` proves AVX2.
-        unsafe { halves_eight(sums) }
-    }
-
+impl FloatLanes for Avx2 {
     type Floats = [__m256; 2];
 
     #[inline(always)]
@@ -220,6 +208,12 @@ impl Isa for Avx2 {
         // SAFETY: `self` proves AVX2, FMA and F16C.
         unsafe { store(x) }
     }
+
+    #[inline(always)]
+    fn quantize(self, x: &[f32; ROW_BLOCK], scale: f32) -> ActivationBlock {
+        // SAFETY: `self` proves AVX2.
+        unsafe { avx2_quantize::quantize(x, scale) }
+    }
 }
 
 #[inline]
@@ -254,49 +248,46 @@ fn plane(x: &[i8; 32]) -> __m256i {
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn multiply_add(mut run: __m256i, codes: [__m256i; 4], x: &ActivationBlock) -> __m256i {
+fn multiply_add(mut acc: __m256i, codes: [__m256i; 4], x: &ActivationBlock) -> __m256i {
     for (codes, x) in codes.into_iter().zip(&x.0) {
-        run = _mm256_add_epi16(run, _mm256_maddubs_epi16(codes, plane(x)));
+        acc = _mm256_add_epi16(acc, _mm256_maddubs_epi16(codes, plane(x)));
     }
-    run
+    acc
 }
 
+/// Of eight blocks, `low` is at most half of what 16 bits hold, and so is a quarter of `high`.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn add_single(
-    [mut low, mut high]: [__m256i; 2],
-    codes: &CodeBlock,
-    x: &ActivationBlock,
-) -> [__m256i; 2] {
-    // SAFETY: the array is 32 bytes long, and the load needs no alignment.
-    let bytes = unsafe { _mm256_loadu_si256(codes.as_ptr().cast()) };
-    let upper = _mm256_srli_epi16::<4>(bytes);
+fn dot_single<const N: usize>(
+    sums: __m256i,
+    codes: &[CodeBlock; N],
+    x: &[ActivationBlock; N],
+) -> __m256i {
+    let (mut low, mut high) = (zero(), zero());
     let (first, second) = (_mm256_set1_epi8(3), _mm256_set1_epi8(12));
-    let [x0, x1, x2, x3] = [plane(&x.0[0]), plane(&x.0[1]), plane(&x.0[2]), plane(&x.0[3])];
-    low = _mm256_add_epi16(low, _mm256_maddubs_epi16(_mm256_and_si256(bytes, first), x0));
-    high = _mm256_add_epi16(high, _mm256_maddubs_epi16(_mm256_and_si256(bytes, second), x1));
-    low = _mm256_add_epi16(low, _mm256_maddubs_epi16(_mm256_and_si256(upper, first), x2));
-    high = _mm256_add_epi16(high, _mm256_maddubs_epi16(_mm256_and_si256(upper, second), x3));
-    [low, high]
+    for (codes, x) in codes.iter().zip(x) {
+        // SAFETY: the array is 32 bytes long, and the load needs no alignment.
+        let bytes = unsafe { _mm256_loadu_si256(codes.as_ptr().cast()) };
+        let upper = _mm256_srli_epi16::<4>(bytes);
+        let [x0, x1, x2, x3] = [plane(&x.0[0]), plane(&x.0[1]), plane(&x.0[2]), plane(&x.0[3])];
+        low = _mm256_add_epi16(low, _mm256_maddubs_epi16(_mm256_and_si256(bytes, first), x0));
+        high = _mm256_add_epi16(high, _mm256_maddubs_epi16(_mm256_and_si256(bytes, second), x1));
+        low = _mm256_add_epi16(low, _mm256_maddubs_epi16(_mm256_and_si256(upper, first), x2));
+        high = _mm256_add_epi16(high, _mm256_maddubs_epi16(_mm256_and_si256(upper, second), x3));
+    }
+    flush_acc(sums, _mm256_add_epi16(low, _mm256_srai_epi16::<2>(high)))
 }
 
-/// `low` of eight blocks is at most half of what 16 bits hold, and so is a quarter of `high`.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn widen_single(sums: __m256i, [low, high]: [__m256i; 2]) -> __m256i {
-    widen(sums, _mm256_add_epi16(low, _mm256_srai_epi16::<2>(high)))
-}
-
-#[inline]
-#[target_feature(enable = "avx2")]
-fn widen(sums: __m256i, run: __m256i) -> __m256i {
-    _mm256_add_epi32(sums, _mm256_madd_epi16(run, _mm256_set1_epi16(1)))
+fn flush_acc(sums: __m256i, acc: __m256i) -> __m256i {
+    _mm256_add_epi32(sums, _mm256_madd_epi16(acc, _mm256_set1_epi16(1)))
 }
 
 /// The 128-bit halves of a vector hold bytes 0..16 and 16..32.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn halves(sums: __m256i) -> [i32; 2] {
+fn reduce_add_halves(sums: __m256i) -> [i32; 2] {
     let pairs = _mm256_hadd_epi32(sums, sums);
     let sums = _mm256_hadd_epi32(pairs, pairs);
     [_mm256_extract_epi32::<0>(sums), _mm256_extract_epi32::<4>(sums)]
@@ -304,7 +295,7 @@ fn halves(sums: __m256i) -> [i32; 2] {
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn whole(sums: [__m256i; 4]) -> [i32; 4] {
+fn reduce_add(sums: [__m256i; 4]) -> [i32; 4] {
     let low = _mm256_hadd_epi32(sums[0], sums[1]);
     let high = _mm256_hadd_epi32(sums[2], sums[3]);
     let sums = _mm256_hadd_epi32(low, high);
@@ -337,14 +328,14 @@ fn numbers(x: __m256i) -> [i32; 8] {
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn halves_eight(sums: [__m256i; 8]) -> [[i32; 8]; 2] {
+fn reduce_add_halves8(sums: [__m256i; 8]) -> [[i32; 8]; 2] {
     let [low, high] = half_sums(sums);
     [numbers(low), numbers(high)]
 }
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn whole_eight(sums: [__m256i; 8]) -> [i32; 8] {
+fn reduce_add8(sums: [__m256i; 8]) -> [i32; 8] {
     let [low, high] = half_sums(sums);
     numbers(_mm256_add_epi32(low, high))
 }

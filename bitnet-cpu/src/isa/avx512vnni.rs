@@ -10,7 +10,8 @@ use std::arch::x86_64::*;
 
 use super::avx2::Avx2;
 use super::{
-    ActivationBlock, CodeBlock, ColumnPair, ColumnRun, HalfCodeBlock, Isa, LANES, Op, PlaneSums,
+    ActivationBlock, CodeBlock, ColumnAcc16, ColumnPair, FloatLanes, HalfCodeBlock, Int8Dot, Isa,
+    LANES, Op, PlaneSums,
 };
 use bitnet_core::simd::IsaLevel;
 use bitnet_core::ternary::ROW_BLOCK;
@@ -20,11 +21,6 @@ use bitnet_core::ternary::ROW_BLOCK;
 pub(crate) struct Avx512Vnni(Avx2);
 
 impl Isa for Avx512Vnni {
-    type Codes = [__m512i; 2];
-    type Run = __m512i;
-    type Sums = __m512i;
-    const RUN: usize = usize::MAX;
-
     fn detect() -> Option<Self> {
         if IsaLevel::Avx512Vnni.is_detected() { Avx2::detect().map(Self) } else { None }
     }
@@ -37,13 +33,23 @@ impl Isa for Avx512Vnni {
         // SAFETY: a value of `Avx512Vnni` exists only where `detect` found these features.
         unsafe { enter(self, op) }
     }
+}
 
-    single_as_run!();
-    tiles_as_runs!();
+impl Int8Dot for Avx512Vnni {
+    type Codes = [__m512i; 2];
+    type Acc16 = __m512i;
+    type Acc32 = __m512i;
+    const ACC16_BLOCKS: usize = usize::MAX;
 
     #[inline(always)]
-    fn start(self) -> Self::Run {
-        self.zero()
+    fn zero_acc16(self) -> Self::Acc16 {
+        self.zero_acc32()
+    }
+
+    #[inline(always)]
+    fn zero_acc32(self) -> Self::Acc32 {
+        // SAFETY: `self` proves AVX-512 F.
+        unsafe { zero() }
     }
 
     #[inline(always)]
@@ -53,67 +59,58 @@ impl Isa for Avx512Vnni {
     }
 
     #[inline(always)]
-    fn multiply_add(self, run: Self::Run, codes: Self::Codes, x: &ActivationBlock) -> Self::Run {
+    fn multiply_add(
+        self,
+        acc: Self::Acc16,
+        codes: Self::Codes,
+        x: &ActivationBlock,
+    ) -> Self::Acc16 {
         // SAFETY: `self` proves AVX-512 F and VNNI.
-        unsafe { multiply_add(run, codes, x) }
+        unsafe { multiply_add(acc, codes, x) }
     }
 
     #[inline(always)]
-    fn transpose(self, rows: [[i32; 8]; 8]) -> [[i32; 8]; 8] {
-        self.0.transpose(rows)
-    }
-
-    #[inline(always)]
-    fn quantize(self, x: &[f32; ROW_BLOCK], scale: f32) -> ActivationBlock {
-        self.0.quantize(x, scale)
-    }
-
-    #[inline(always)]
-    fn prefetch<X>(self, line: *const X) {
-        self.0.prefetch(line);
-    }
-
-    #[inline(always)]
-    fn add_columns(self, pairs: &[ColumnPair<'_>; 2], block: usize, run: &mut ColumnRun) {
-        self.0.add_columns(pairs, block, run);
-    }
-
-    #[inline(always)]
-    fn widen_columns(self, run: &mut ColumnRun, sums: &mut PlaneSums) {
-        self.0.widen_columns(run, sums);
-    }
-
-    #[inline(always)]
-    fn zero(self) -> Self::Sums {
+    fn flush_acc(self, sums: Self::Acc32, acc: Self::Acc16) -> Self::Acc32 {
         // SAFETY: `self` proves AVX-512 F.
-        unsafe { zero() }
+        unsafe { add(sums, acc) }
     }
 
     #[inline(always)]
-    fn widen(self, sums: Self::Sums, run: Self::Run) -> Self::Sums {
-        // SAFETY: `self` proves AVX-512 F.
-        unsafe { add(sums, run) }
-    }
-
-    #[inline(always)]
-    fn halves(self, sums: Self::Sums) -> [i32; 2] {
+    fn reduce_add_halves(self, sums: Self::Acc32) -> [i32; 2] {
         // SAFETY: `self` proves AVX-512 F.
         let folded = unsafe { fold(sums) };
-        self.0.halves(folded)
+        self.0.reduce_add_halves(folded)
     }
 
     #[inline(always)]
-    fn whole(self, sums: [Self::Sums; 4]) -> [i32; 4] {
+    fn reduce_add(self, sums: [Self::Acc32; 4]) -> [i32; 4] {
         // SAFETY: `self` proves AVX-512 F.
-        self.0.whole(unsafe { fold_each(sums) })
+        self.0.reduce_add(unsafe { fold_each(sums) })
     }
 
     #[inline(always)]
-    fn halves_eight(self, sums: [Self::Sums; 8]) -> [[i32; 8]; 2] {
+    fn reduce_add_halves8(self, sums: [Self::Acc32; 8]) -> [[i32; 8]; 2] {
         // SAFETY: `self` proves AVX-512 F.
-        self.0.halves_eight(unsafe { fold_each(sums) })
+        self.0.reduce_add_halves8(unsafe { fold_each(sums) })
     }
 
+    #[inline(always)]
+    fn transpose8(self, rows: [[i32; 8]; 8]) -> [[i32; 8]; 8] {
+        self.0.transpose8(rows)
+    }
+
+    #[inline(always)]
+    fn add_columns(self, pairs: &[ColumnPair<'_>; 2], block: usize, acc: &mut ColumnAcc16) {
+        self.0.add_columns(pairs, block, acc);
+    }
+
+    #[inline(always)]
+    fn flush_columns(self, acc: &mut ColumnAcc16, sums: &mut PlaneSums) {
+        self.0.flush_columns(acc, sums);
+    }
+}
+
+impl FloatLanes for Avx512Vnni {
     type Floats = __m512;
 
     #[inline(always)]
@@ -163,6 +160,11 @@ impl Isa for Avx512Vnni {
         // SAFETY: `self` proves AVX-512 F.
         unsafe { store(x) }
     }
+
+    #[inline(always)]
+    fn quantize(self, x: &[f32; ROW_BLOCK], scale: f32) -> ActivationBlock {
+        self.0.quantize(x, scale)
+    }
 }
 
 #[inline]
@@ -203,14 +205,13 @@ fn unpack(codes: &CodeBlock) -> [__m512i; 2] {
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512vnni")]
-fn multiply_add(run: __m512i, codes: [__m512i; 2], x: &ActivationBlock) -> __m512i {
-    let mut run = run;
+fn multiply_add(mut acc: __m512i, codes: [__m512i; 2], x: &ActivationBlock) -> __m512i {
     for (codes, planes) in codes.into_iter().zip(x.0.as_chunks::<2>().0) {
         // SAFETY: two planes are 64 bytes, and the load needs no alignment.
         let planes = unsafe { _mm512_loadu_si512(planes.as_ptr().cast()) };
-        run = _mm512_dpbusd_epi32(run, codes, planes);
+        acc = _mm512_dpbusd_epi32(acc, codes, planes);
     }
-    run
+    acc
 }
 
 #[inline]

@@ -4,28 +4,24 @@ use std::arch::x86_64::*;
 
 use super::avx2::Avx2;
 use super::{
-    ActivationBlock, CodeBlock, ColumnPair, ColumnRun, HalfCodeBlock, Isa, LANES, Op, PlaneSums,
+    ActivationBlock, CodeBlock, ColumnAcc16, ColumnPair, Extension, Int8Dot, Isa, Op, PlaneSums,
 };
 use bitnet_core::simd::IsaLevel;
-use bitnet_core::ternary::ROW_BLOCK;
 
 /// AVX-VNNI on top of AVX2.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct AvxVnni(Avx2);
 
-impl AvxVnni {
-    /// The level without the instructions that this one adds.
-    pub(super) fn base(self) -> Avx2 {
+impl Extension for AvxVnni {
+    type Base = Avx2;
+
+    #[inline(always)]
+    fn base(self) -> Avx2 {
         self.0
     }
 }
 
 impl Isa for AvxVnni {
-    type Codes = [__m256i; 4];
-    type Run = __m256i;
-    type Sums = __m256i;
-    const RUN: usize = usize::MAX;
-
     fn detect() -> Option<Self> {
         if IsaLevel::AvxVnni.is_detected() { Avx2::detect().map(Self) } else { None }
     }
@@ -38,13 +34,22 @@ impl Isa for AvxVnni {
         // SAFETY: a value of `AvxVnni` exists only where `detect` found AVX-VNNI and what `Avx2` needs.
         unsafe { enter(self, op) }
     }
+}
 
-    single_as_run!();
-    tiles_as_runs!();
+impl Int8Dot for AvxVnni {
+    type Codes = [__m256i; 4];
+    type Acc16 = __m256i;
+    type Acc32 = __m256i;
+    const ACC16_BLOCKS: usize = usize::MAX;
 
     #[inline(always)]
-    fn start(self) -> Self::Run {
-        self.0.zero()
+    fn zero_acc16(self) -> Self::Acc16 {
+        self.0.zero_acc32()
+    }
+
+    #[inline(always)]
+    fn zero_acc32(self) -> Self::Acc32 {
+        self.0.zero_acc32()
     }
 
     #[inline(always)]
@@ -53,63 +58,51 @@ impl Isa for AvxVnni {
     }
 
     #[inline(always)]
-    fn multiply_add(self, run: Self::Run, codes: Self::Codes, x: &ActivationBlock) -> Self::Run {
+    fn multiply_add(
+        self,
+        acc: Self::Acc16,
+        codes: Self::Codes,
+        x: &ActivationBlock,
+    ) -> Self::Acc16 {
         // SAFETY: `self` proves AVX2 and AVX-VNNI.
-        unsafe { multiply_add(run, codes, x) }
+        unsafe { multiply_add(acc, codes, x) }
     }
 
     #[inline(always)]
-    fn transpose(self, rows: [[i32; 8]; 8]) -> [[i32; 8]; 8] {
-        self.0.transpose(rows)
-    }
-
-    #[inline(always)]
-    fn quantize(self, x: &[f32; ROW_BLOCK], scale: f32) -> ActivationBlock {
-        self.0.quantize(x, scale)
-    }
-
-    #[inline(always)]
-    fn prefetch<X>(self, line: *const X) {
-        self.0.prefetch(line);
-    }
-
-    #[inline(always)]
-    fn add_columns(self, pairs: &[ColumnPair<'_>; 2], block: usize, run: &mut ColumnRun) {
-        self.0.add_columns(pairs, block, run);
-    }
-
-    #[inline(always)]
-    fn widen_columns(self, run: &mut ColumnRun, sums: &mut PlaneSums) {
-        self.0.widen_columns(run, sums);
-    }
-
-    #[inline(always)]
-    fn whole(self, sums: [Self::Sums; 4]) -> [i32; 4] {
-        self.0.whole(sums)
-    }
-
-    #[inline(always)]
-    fn halves_eight(self, sums: [Self::Sums; 8]) -> [[i32; 8]; 2] {
-        self.0.halves_eight(sums)
-    }
-
-    #[inline(always)]
-    fn zero(self) -> Self::Sums {
-        self.0.zero()
-    }
-
-    #[inline(always)]
-    fn widen(self, sums: Self::Sums, run: Self::Run) -> Self::Sums {
+    fn flush_acc(self, sums: Self::Acc32, acc: Self::Acc16) -> Self::Acc32 {
         // SAFETY: `self` proves AVX2.
-        unsafe { add(sums, run) }
+        unsafe { add(sums, acc) }
     }
 
     #[inline(always)]
-    fn halves(self, sums: Self::Sums) -> [i32; 2] {
-        self.0.halves(sums)
+    fn reduce_add_halves(self, sums: Self::Acc32) -> [i32; 2] {
+        self.0.reduce_add_halves(sums)
     }
 
-    floats_of_base!(Avx2);
+    #[inline(always)]
+    fn reduce_add(self, sums: [Self::Acc32; 4]) -> [i32; 4] {
+        self.0.reduce_add(sums)
+    }
+
+    #[inline(always)]
+    fn reduce_add_halves8(self, sums: [Self::Acc32; 8]) -> [[i32; 8]; 2] {
+        self.0.reduce_add_halves8(sums)
+    }
+
+    #[inline(always)]
+    fn transpose8(self, rows: [[i32; 8]; 8]) -> [[i32; 8]; 8] {
+        self.0.transpose8(rows)
+    }
+
+    #[inline(always)]
+    fn add_columns(self, pairs: &[ColumnPair<'_>; 2], block: usize, acc: &mut ColumnAcc16) {
+        self.0.add_columns(pairs, block, acc);
+    }
+
+    #[inline(always)]
+    fn flush_columns(self, acc: &mut ColumnAcc16, sums: &mut PlaneSums) {
+        self.0.flush_columns(acc, sums);
+    }
 }
 
 #[inline]
@@ -120,12 +113,11 @@ fn add(a: __m256i, b: __m256i) -> __m256i {
 
 #[inline]
 #[target_feature(enable = "avx2,avxvnni")]
-fn multiply_add(run: __m256i, codes: [__m256i; 4], x: &ActivationBlock) -> __m256i {
-    let mut run = run;
+fn multiply_add(mut acc: __m256i, codes: [__m256i; 4], x: &ActivationBlock) -> __m256i {
     for (codes, x) in codes.into_iter().zip(&x.0) {
         // SAFETY: the array is 32 bytes long, and the load needs no alignment.
         let plane = unsafe { _mm256_loadu_si256(x.as_ptr().cast()) };
-        run = _mm256_dpbusd_avx_epi32(run, codes, plane);
+        acc = _mm256_dpbusd_avx_epi32(acc, codes, plane);
     }
-    run
+    acc
 }

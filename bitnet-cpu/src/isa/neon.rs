@@ -9,7 +9,8 @@
 
 use std::arch::aarch64::*;
 
-use super::{ActivationBlock, CodeBlock, HalfCodeBlock, Isa, LANES, Op};
+use super::int8::SINGLE_BLOCKS;
+use super::{ActivationBlock, CodeBlock, FloatLanes, HalfCodeBlock, Int8Dot, Isa, LANES, Op};
 use bitnet_core::simd::IsaLevel;
 
 /// Advanced SIMD.
@@ -17,11 +18,6 @@ use bitnet_core::simd::IsaLevel;
 pub(crate) struct Neon(());
 
 impl Isa for Neon {
-    type Codes = [[int8x16_t; 4]; 2];
-    type Run = [int32x4_t; 2];
-    type Sums = [int32x4_t; 2];
-    const RUN: usize = usize::MAX;
-
     fn detect() -> Option<Self> {
         IsaLevel::Neon.is_detected().then_some(Self(()))
     }
@@ -34,33 +30,23 @@ impl Isa for Neon {
         // SAFETY: a value of `Neon` exists only where `detect` found the feature.
         unsafe { enter(self, op) }
     }
+}
 
-    tiles_as_runs!();
-
-    type Single = [[[int16x8_t; 2]; 3]; 2];
-    const SINGLE_RUN: usize = 8;
+impl Int8Dot for Neon {
+    type Codes = [[int8x16_t; 4]; 2];
+    type Acc16 = [int32x4_t; 2];
+    type Acc32 = [int32x4_t; 2];
+    const ACC16_BLOCKS: usize = usize::MAX;
 
     #[inline(always)]
-    fn start_single(self) -> Self::Single {
-        // SAFETY: `self` proves Advanced SIMD.
-        unsafe { start_single() }
+    fn zero_acc16(self) -> Self::Acc16 {
+        self.zero_acc32()
     }
 
     #[inline(always)]
-    fn add_single(self, run: Self::Single, codes: &CodeBlock, x: &ActivationBlock) -> Self::Single {
+    fn zero_acc32(self) -> Self::Acc32 {
         // SAFETY: `self` proves Advanced SIMD.
-        unsafe { add_single(run, codes, x) }
-    }
-
-    #[inline(always)]
-    fn widen_single(self, sums: Self::Sums, run: Self::Single) -> Self::Sums {
-        // SAFETY: `self` proves Advanced SIMD.
-        unsafe { widen_single(sums, run) }
-    }
-
-    #[inline(always)]
-    fn start(self) -> Self::Run {
-        self.zero()
+        unsafe { zero() }
     }
 
     #[inline(always)]
@@ -70,41 +56,54 @@ impl Isa for Neon {
     }
 
     #[inline(always)]
-    fn multiply_add(self, run: Self::Run, codes: Self::Codes, x: &ActivationBlock) -> Self::Run {
+    fn multiply_add(
+        self,
+        acc: Self::Acc16,
+        codes: Self::Codes,
+        x: &ActivationBlock,
+    ) -> Self::Acc16 {
         // SAFETY: `self` proves Advanced SIMD.
-        unsafe { multiply_add(run, codes, x) }
+        unsafe { multiply_add(acc, codes, x) }
     }
 
     #[inline(always)]
-    fn zero(self) -> Self::Sums {
+    fn flush_acc(self, sums: Self::Acc32, acc: Self::Acc16) -> Self::Acc32 {
         // SAFETY: `self` proves Advanced SIMD.
-        unsafe { zero() }
+        unsafe { add(sums, acc) }
     }
 
     #[inline(always)]
-    fn widen(self, sums: Self::Sums, run: Self::Run) -> Self::Sums {
+    fn reduce_add_halves(self, sums: Self::Acc32) -> [i32; 2] {
         // SAFETY: `self` proves Advanced SIMD.
-        unsafe { add(sums, run) }
+        unsafe { reduce_add_halves(sums) }
     }
 
     #[inline(always)]
-    fn halves(self, sums: Self::Sums) -> [i32; 2] {
+    fn reduce_add(self, sums: [Self::Acc32; 4]) -> [i32; 4] {
         // SAFETY: `self` proves Advanced SIMD.
-        unsafe { halves(sums) }
+        unsafe { reduce_add(sums) }
     }
 
     #[inline(always)]
-    fn whole(self, sums: [Self::Sums; 4]) -> [i32; 4] {
+    fn reduce_add_halves8(self, sums: [Self::Acc32; 8]) -> [[i32; 8]; 2] {
         // SAFETY: `self` proves Advanced SIMD.
-        unsafe { whole(sums) }
+        unsafe { reduce_add_halves8(sums) }
     }
 
     #[inline(always)]
-    fn halves_eight(self, sums: [Self::Sums; 8]) -> [[i32; 8]; 2] {
+    fn dot_single<const N: usize>(
+        self,
+        sums: Self::Acc32,
+        codes: &[CodeBlock; N],
+        x: &[ActivationBlock; N],
+    ) -> Self::Acc32 {
+        const { assert!(N <= SINGLE_BLOCKS) };
         // SAFETY: `self` proves Advanced SIMD.
-        unsafe { halves_eight(sums) }
+        unsafe { dot_single(sums, codes, x) }
     }
+}
 
+impl FloatLanes for Neon {
     type Floats = [float32x4_t; 4];
 
     #[inline(always)]
@@ -164,13 +163,13 @@ fn add(a: [int32x4_t; 2], b: [int32x4_t; 2]) -> [int32x4_t; 2] {
 
 #[inline]
 #[target_feature(enable = "neon")]
-fn halves(sums: [int32x4_t; 2]) -> [i32; 2] {
+fn reduce_add_halves(sums: [int32x4_t; 2]) -> [i32; 2] {
     [vaddvq_s32(sums[0]), vaddvq_s32(sums[1])]
 }
 
 #[inline]
 #[target_feature(enable = "neon")]
-fn whole(sums: [[int32x4_t; 2]; 4]) -> [i32; 4] {
+fn reduce_add(sums: [[int32x4_t; 2]; 4]) -> [i32; 4] {
     lanes_of_four(sums.map(|[low, high]| vaddq_s32(low, high)))
 }
 
@@ -187,7 +186,7 @@ fn lanes_of_four([a, b, c, d]: [int32x4_t; 4]) -> [i32; 4] {
 
 #[inline]
 #[target_feature(enable = "neon")]
-fn halves_eight(sums: [[int32x4_t; 2]; 8]) -> [[i32; 8]; 2] {
+fn reduce_add_halves8(sums: [[int32x4_t; 2]; 8]) -> [[i32; 8]; 2] {
     let mut out = [[0; 8]; 2];
     for (half, out) in out.iter_mut().enumerate() {
         for (out, sums) in out.as_chunks_mut().0.iter_mut().zip(sums.as_chunks::<4>().0) {
@@ -248,12 +247,11 @@ pub(super) fn plane_half(x: &[i8; 32], half: usize) -> int8x16_t {
 #[inline]
 #[target_feature(enable = "neon")]
 fn multiply_add(
-    run: [int32x4_t; 2],
+    mut acc: [int32x4_t; 2],
     codes: [[int8x16_t; 4]; 2],
     x: &ActivationBlock,
 ) -> [int32x4_t; 2] {
-    let mut run = run;
-    for (half, (run, codes)) in run.iter_mut().zip(codes).enumerate() {
+    for (half, (acc, codes)) in acc.iter_mut().zip(codes).enumerate() {
         let mut low = vdupq_n_s16(0);
         let mut high = vdupq_n_s16(0);
         for (codes, x) in codes.into_iter().zip(&x.0) {
@@ -261,43 +259,35 @@ fn multiply_add(
             low = vmlal_s8(low, vget_low_s8(codes), vget_low_s8(x));
             high = vmlal_high_s8(high, codes, x);
         }
-        *run = vpadalq_s16(vpadalq_s16(*run, low), high);
+        *acc = vpadalq_s16(vpadalq_s16(*acc, low), high);
     }
-    run
+    acc
 }
 
 #[inline]
 #[target_feature(enable = "neon")]
-fn start_single() -> [[[int16x8_t; 2]; 3]; 2] {
-    [[[vdupq_n_s16(0); 2]; 3]; 2]
-}
-
-#[inline]
-#[target_feature(enable = "neon")]
-fn add_single(
-    mut run: [[[int16x8_t; 2]; 3]; 2],
-    codes: &CodeBlock,
-    x: &ActivationBlock,
-) -> [[[int16x8_t; 2]; 3]; 2] {
-    for (half, (run, codes)) in run.iter_mut().zip(codes.as_chunks::<4>().0).enumerate() {
-        let planes = planes_in_place(codes).into_iter().zip(&x.0);
-        for ((codes, x), scale) in planes.zip(SCALE_OF_PLANE) {
-            let x = plane_half(x, half);
-            let [low, high] = run[scale];
-            let low = vmlal_s8(low, vget_low_s8(codes), vget_low_s8(x));
-            run[scale] = [low, vmlal_high_s8(high, codes, x)];
+fn dot_single<const N: usize>(
+    mut sums: [int32x4_t; 2],
+    codes: &[CodeBlock; N],
+    x: &[ActivationBlock; N],
+) -> [int32x4_t; 2] {
+    // Sums that count once, four times and sixteen times, of each half.
+    let mut acc = [[[vdupq_n_s16(0); 2]; 3]; 2];
+    for (codes, x) in codes.iter().zip(x) {
+        for (half, (acc, codes)) in acc.iter_mut().zip(codes.as_chunks::<4>().0).enumerate() {
+            let planes = planes_in_place(codes).into_iter().zip(&x.0);
+            for ((codes, x), scale) in planes.zip(SCALE_OF_PLANE) {
+                let x = plane_half(x, half);
+                let [low, high] = acc[scale];
+                let low = vmlal_s8(low, vget_low_s8(codes), vget_low_s8(x));
+                acc[scale] = [low, vmlal_high_s8(high, codes, x)];
+            }
         }
     }
-    run
-}
-
-#[inline]
-#[target_feature(enable = "neon")]
-fn widen_single(mut sums: [int32x4_t; 2], run: [[[int16x8_t; 2]; 3]; 2]) -> [int32x4_t; 2] {
-    for (sums, [once, four, sixteen]) in sums.iter_mut().zip(run) {
+    for (sums, [once, four, sixteen]) in sums.iter_mut().zip(acc) {
         for ((once, four), sixteen) in once.into_iter().zip(four).zip(sixteen) {
-            let run = vsraq_n_s16::<4>(vsraq_n_s16::<2>(once, four), sixteen);
-            *sums = vpadalq_s16(*sums, run);
+            let acc = vsraq_n_s16::<4>(vsraq_n_s16::<2>(once, four), sixteen);
+            *sums = vpadalq_s16(*sums, acc);
         }
     }
     sums

@@ -7,26 +7,23 @@ use std::arch::aarch64::*;
 use std::arch::asm;
 
 use super::neon::Neon;
-use super::{ActivationBlock, CodeBlock, HalfCodeBlock, Isa, LANES, Op};
+use super::{ActivationBlock, CodeBlock, Extension, Int8Dot, Isa, Op};
 use bitnet_core::simd::IsaLevel;
 
 /// `SDOT` on top of Advanced SIMD.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct NeonDotprod(pub(super) Neon);
 
-impl NeonDotprod {
-    /// The level without the instructions that this one adds.
-    pub(super) fn base(self) -> Neon {
+impl Extension for NeonDotprod {
+    type Base = Neon;
+
+    #[inline(always)]
+    fn base(self) -> Neon {
         self.0
     }
 }
 
 impl Isa for NeonDotprod {
-    type Codes = <Neon as Isa>::Codes;
-    type Run = [int32x4_t; 2];
-    type Sums = [int32x4_t; 2];
-    const RUN: usize = usize::MAX;
-
     fn detect() -> Option<Self> {
         if IsaLevel::NeonDotprod.is_detected() { Neon::detect().map(Self) } else { None }
     }
@@ -39,33 +36,22 @@ impl Isa for NeonDotprod {
         // SAFETY: a value of `NeonDotprod` exists only where `detect` found both features.
         unsafe { enter(self, op) }
     }
+}
 
-    tiles_as_runs!();
-
-    type Single = [[int32x4_t; 3]; 2];
-    const SINGLE_RUN: usize = 1 << 16;
+impl Int8Dot for NeonDotprod {
+    type Codes = <Neon as Int8Dot>::Codes;
+    type Acc16 = [int32x4_t; 2];
+    type Acc32 = [int32x4_t; 2];
+    const ACC16_BLOCKS: usize = usize::MAX;
 
     #[inline(always)]
-    fn start_single(self) -> Self::Single {
-        // SAFETY: `self` proves Advanced SIMD.
-        unsafe { start_single() }
+    fn zero_acc16(self) -> Self::Acc16 {
+        self.0.zero_acc32()
     }
 
     #[inline(always)]
-    fn add_single(self, run: Self::Single, codes: &CodeBlock, x: &ActivationBlock) -> Self::Single {
-        // SAFETY: `self` proves Advanced SIMD and `SDOT`.
-        unsafe { add_single(run, codes, x) }
-    }
-
-    #[inline(always)]
-    fn widen_single(self, sums: Self::Sums, run: Self::Single) -> Self::Sums {
-        // SAFETY: `self` proves Advanced SIMD.
-        unsafe { widen_single(sums, run) }
-    }
-
-    #[inline(always)]
-    fn start(self) -> Self::Run {
-        self.0.zero()
+    fn zero_acc32(self) -> Self::Acc32 {
+        self.0.zero_acc32()
     }
 
     #[inline(always)]
@@ -74,40 +60,49 @@ impl Isa for NeonDotprod {
     }
 
     #[inline(always)]
-    fn multiply_add(self, run: Self::Run, codes: Self::Codes, x: &ActivationBlock) -> Self::Run {
+    fn multiply_add(
+        self,
+        acc: Self::Acc16,
+        codes: Self::Codes,
+        x: &ActivationBlock,
+    ) -> Self::Acc16 {
         // SAFETY: `self` proves Advanced SIMD and `SDOT`.
-        unsafe { multiply_add(run, codes, x) }
+        unsafe { multiply_add(acc, codes, x) }
     }
 
     #[inline(always)]
-    fn zero(self) -> Self::Sums {
-        self.0.zero()
+    fn flush_acc(self, sums: Self::Acc32, acc: Self::Acc16) -> Self::Acc32 {
+        self.0.flush_acc(sums, acc)
     }
 
     #[inline(always)]
-    fn widen(self, sums: Self::Sums, run: Self::Run) -> Self::Sums {
-        self.0.widen(sums, run)
+    fn reduce_add_halves(self, sums: Self::Acc32) -> [i32; 2] {
+        self.0.reduce_add_halves(sums)
     }
 
     #[inline(always)]
-    fn halves(self, sums: Self::Sums) -> [i32; 2] {
-        self.0.halves(sums)
+    fn reduce_add(self, sums: [Self::Acc32; 4]) -> [i32; 4] {
+        self.0.reduce_add(sums)
     }
 
     #[inline(always)]
-    fn whole(self, sums: [Self::Sums; 4]) -> [i32; 4] {
-        self.0.whole(sums)
+    fn reduce_add_halves8(self, sums: [Self::Acc32; 8]) -> [[i32; 8]; 2] {
+        self.0.reduce_add_halves8(sums)
     }
 
     #[inline(always)]
-    fn halves_eight(self, sums: [Self::Sums; 8]) -> [[i32; 8]; 2] {
-        self.0.halves_eight(sums)
+    fn dot_single<const N: usize>(
+        self,
+        sums: Self::Acc32,
+        codes: &[CodeBlock; N],
+        x: &[ActivationBlock; N],
+    ) -> Self::Acc32 {
+        // SAFETY: `self` proves Advanced SIMD and `SDOT`.
+        unsafe { dot_single(sums, codes, x) }
     }
-
-    floats_of_base!(Neon);
 }
 
-/// `run + code · x`. `SDOT` has no stable intrinsic yet; the loads stand between the products because the compiler
+/// `acc + code · x`. `SDOT` has no stable intrinsic yet; the loads stand between the products because the compiler
 /// would hoist those of a whole tile of tokens and run out of registers.
 #[inline]
 #[target_feature(enable = "neon,dotprod")]
@@ -152,13 +147,7 @@ fn multiply_add(
     [low, high]
 }
 
-#[inline]
-#[target_feature(enable = "neon")]
-fn start_single() -> [[int32x4_t; 3]; 2] {
-    [[vdupq_n_s32(0); 3]; 2]
-}
-
-/// `run + code · x`: planes 0 and 3 go to the first sum of a half, plane 1 to the second, plane 2 to the third.
+/// `acc + code · x`: planes 0 and 3 go to the first sum of a half, plane 1 to the second, plane 2 to the third.
 #[inline]
 #[target_feature(enable = "neon,dotprod")]
 fn add_single(
@@ -219,11 +208,18 @@ fn add_single(
 }
 
 #[inline]
-#[target_feature(enable = "neon")]
-fn widen_single(mut sums: [int32x4_t; 2], run: [[int32x4_t; 3]; 2]) -> [int32x4_t; 2] {
-    for (sums, [once, four, sixteen]) in sums.iter_mut().zip(run) {
-        let run = vsraq_n_s32::<4>(vsraq_n_s32::<2>(once, four), sixteen);
-        *sums = vaddq_s32(*sums, run);
+#[target_feature(enable = "neon,dotprod")]
+fn dot_single<const N: usize>(
+    mut sums: [int32x4_t; 2],
+    codes: &[CodeBlock; N],
+    x: &[ActivationBlock; N],
+) -> [int32x4_t; 2] {
+    let mut acc = [[vdupq_n_s32(0); 3]; 2];
+    for (codes, x) in codes.iter().zip(x) {
+        acc = add_single(acc, codes, x);
+    }
+    for (sums, [once, four, sixteen]) in sums.iter_mut().zip(acc) {
+        *sums = vaddq_s32(*sums, vsraq_n_s32::<4>(vsraq_n_s32::<2>(once, four), sixteen));
     }
     sums
 }

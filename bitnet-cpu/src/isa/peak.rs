@@ -1,4 +1,4 @@
-//! The peak of the processor's integer multiply-add instruction, measured: what prefill is held against.
+//! The measured peak of the processor's integer multiply-add instruction, with which prefill is compared.
 //!
 //! Each loop keeps twelve independent chains of the instruction that the kernels of the level multiply with, the
 //! accumulating addition included. A result is the next step's operand, so that no step can be left out.
@@ -196,7 +196,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn levels_with_a_multiply_add_have_a_peak() {
+    fn vector_levels_have_a_peak() {
         for level in IsaLevel::available() {
             let peak = measure(level, 1, 2);
             assert_eq!(peak.is_some(), level != IsaLevel::Scalar, "{level}");
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn levels_that_are_not_there_have_none() {
+    fn unavailable_levels_have_no_peak() {
         for level in IsaLevel::ALL.into_iter().filter(|level| !level.is_detected()) {
             assert_eq!(measure(level, 1, 1), None, "{level}");
         }

@@ -1,9 +1,8 @@
-//! Blocks that are plain numbers through and through, so that they can lie in a memory pool.
+//! Blocks that are plain data, so that they can lie in a memory pool.
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{ActivationBlock, ColumnRun, WideBlock};
-use crate::activations::FloatBlock;
+use super::{ActivationBlock, ColumnAcc16, FloatBlock, WideBlock};
 
 // SAFETY: an array of `i8`, of which zeros are numbers.
 unsafe impl Zeroable for ActivationBlock {}
@@ -11,9 +10,9 @@ unsafe impl Zeroable for ActivationBlock {}
 unsafe impl Pod for ActivationBlock {}
 
 // SAFETY: arrays of `i16`, of which zeros are numbers.
-unsafe impl Zeroable for ColumnRun {}
+unsafe impl Zeroable for ColumnAcc16 {}
 // SAFETY: `repr(C)` over 256 bytes of `i16`, a multiple of its alignment of 64: no padding, and any bits are numbers.
-unsafe impl Pod for ColumnRun {}
+unsafe impl Pod for ColumnAcc16 {}
 
 // SAFETY: arrays of `i8`, of which zeros are numbers.
 unsafe impl Zeroable for WideBlock {}
@@ -27,7 +26,7 @@ unsafe impl Pod for FloatBlock {}
 
 const _: () = {
     assert!(size_of::<ActivationBlock>() == 128 && align_of::<ActivationBlock>() == 64);
-    assert!(size_of::<ColumnRun>() == 256 && align_of::<ColumnRun>() == 64);
+    assert!(size_of::<ColumnAcc16>() == 256 && align_of::<ColumnAcc16>() == 64);
     assert!(size_of::<WideBlock>() == 128 && align_of::<WideBlock>() == 64);
     assert!(size_of::<FloatBlock>() == 256 && align_of::<FloatBlock>() == 64);
 };

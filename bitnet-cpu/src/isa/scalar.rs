@@ -1,17 +1,12 @@
 //! Plain Rust: the level that is always there.
 
-use super::{ActivationBlock, CodeBlock, HalfCodeBlock, Isa, LANES, Op};
+use super::{ActivationBlock, CodeBlock, FloatLanes, HalfCodeBlock, Int8Dot, Isa, LANES, Op};
 
-/// No instruction beyond those that the program was compiled for.
+/// No instruction beyond those for which the program is compiled.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Scalar(());
 
 impl Isa for Scalar {
-    type Codes = [[u8; 32]; 4];
-    type Run = [i32; 2];
-    type Sums = [i32; 2];
-    const RUN: usize = usize::MAX;
-
     fn detect() -> Option<Self> {
         Some(Self(()))
     }
@@ -19,29 +14,21 @@ impl Isa for Scalar {
     fn run<O: Op>(self, op: O) -> O::Output {
         op.eval(self)
     }
+}
 
-    tiles_as_runs!();
-
-    type Single = Self::Run;
-    const SINGLE_RUN: usize = Self::RUN;
+impl Int8Dot for Scalar {
+    type Codes = [[u8; 32]; 4];
+    type Acc16 = [i32; 2];
+    type Acc32 = [i32; 2];
+    const ACC16_BLOCKS: usize = usize::MAX;
 
     #[inline(always)]
-    fn start_single(self) -> Self::Single {
-        self.start()
+    fn zero_acc16(self) -> Self::Acc16 {
+        [0; 2]
     }
 
     #[inline(always)]
-    fn add_single(self, run: Self::Single, codes: &CodeBlock, x: &ActivationBlock) -> Self::Single {
-        add_products(run, self.unpack(codes), x)
-    }
-
-    #[inline(always)]
-    fn widen_single(self, sums: Self::Sums, run: Self::Single) -> Self::Sums {
-        self.widen(sums, run)
-    }
-
-    #[inline(always)]
-    fn start(self) -> Self::Run {
+    fn zero_acc32(self) -> Self::Acc32 {
         [0; 2]
     }
 
@@ -54,27 +41,43 @@ impl Isa for Scalar {
         [0, 2, 4, 6].map(|shift| bytes.map(|byte| (byte >> shift) & 3))
     }
 
-    // A call for each token, or the loops over tokens would be written out for every tile.
+    // A call for each token, or the loops over tokens would be unrolled in every tile.
     #[inline(never)]
-    fn multiply_add(self, run: Self::Run, codes: Self::Codes, x: &ActivationBlock) -> Self::Run {
-        add_products(run, codes, x)
+    fn multiply_add(
+        self,
+        acc: Self::Acc16,
+        codes: Self::Codes,
+        x: &ActivationBlock,
+    ) -> Self::Acc16 {
+        add_products(acc, codes, x)
     }
 
     #[inline(always)]
-    fn zero(self) -> Self::Sums {
-        [0; 2]
+    fn flush_acc(self, sums: Self::Acc32, acc: Self::Acc16) -> Self::Acc32 {
+        [sums[0].wrapping_add(acc[0]), sums[1].wrapping_add(acc[1])]
     }
 
     #[inline(always)]
-    fn widen(self, sums: Self::Sums, run: Self::Run) -> Self::Sums {
-        [sums[0].wrapping_add(run[0]), sums[1].wrapping_add(run[1])]
-    }
-
-    #[inline(always)]
-    fn halves(self, sums: Self::Sums) -> [i32; 2] {
+    fn reduce_add_halves(self, sums: Self::Acc32) -> [i32; 2] {
         sums
     }
 
+    #[inline(always)]
+    fn dot_single<const N: usize>(
+        self,
+        sums: Self::Acc32,
+        codes: &[CodeBlock; N],
+        x: &[ActivationBlock; N],
+    ) -> Self::Acc32 {
+        let mut acc = [0; 2];
+        for (codes, x) in codes.iter().zip(x) {
+            acc = add_products(acc, self.unpack(codes), x);
+        }
+        self.flush_acc(sums, acc)
+    }
+}
+
+impl FloatLanes for Scalar {
     type Floats = [f32; LANES];
 
     #[inline(always)]

@@ -1,25 +1,17 @@
 //! `x += y`, element by element, bit for bit what the reference computes.
 
-use super::Machine;
+use crate::exec::ExecContext;
 use crate::isa::{Isa, Op};
-use crate::threads::Pieces;
 use bitnet_core::Result;
 use bitnet_core::backend::shape_check;
 use bitnet_core::memory::tensor::BitNetTensor;
 
 /// See [`bitnet_core::backend::Operations::add`].
-pub(crate) fn add(x: &mut BitNetTensor, y: &BitNetTensor, machine: Machine<'_>) -> Result<()> {
+pub(crate) fn add(x: &mut BitNetTensor, y: &BitNetTensor, exec: ExecContext<'_>) -> Result<()> {
     shape_check::expect_same("add", x, y)?;
     let y = y.f32()?;
-    let mut rest = x.f32_mut()?;
-    let mut pieces = Pieces::new();
-    for range in machine.threads.ranges(rest.len(), 1) {
-        let (x, tail) = rest.split_at_mut(range.len());
-        rest = tail;
-        pieces.push(Add { x, y: &y[range] });
-    }
-    machine.threads.each(pieces, |piece| {
-        machine.isa.run_shared(piece);
+    exec.for_each_rows(x.f32_mut()?, 1, 1, &|range, x| {
+        exec.isa.run_shared(Add { x, y: &y[range] });
         Ok(())
     })
 }

@@ -70,7 +70,7 @@ impl Stored for Int8 {
     }
 }
 
-/// Fewer than sixteen numbers, with zeros behind them.
+/// Loads fewer than sixteen numbers, and zeros behind them.
 #[inline(always)]
 pub(crate) fn load_rest<S: Stored, I: Isa>(isa: I, rest: &[S::Raw]) -> I::Floats {
     let mut padded = [S::Raw::default(); LANES];
@@ -78,7 +78,7 @@ pub(crate) fn load_rest<S: Stored, I: Isa>(isa: I, rest: &[S::Raw]) -> I::Floats
     S::load(isa, &padded)
 }
 
-/// Stored numbers as f32 in `out`, which is as long.
+/// Converts stored numbers to f32 in `out`, which is as long.
 #[inline(always)]
 pub(crate) fn floats<S: Stored, I: Isa>(isa: I, x: &[S::Raw], out: &mut [f32]) {
     let (chunks, rest) = x.as_chunks::<LANES>();
@@ -89,7 +89,7 @@ pub(crate) fn floats<S: Stored, I: Isa>(isa: I, x: &[S::Raw], out: &mut [f32]) {
     last.copy_from_slice(&isa.store(load_rest::<S, I>(isa, rest))[..rest.len()]);
 }
 
-/// The sum of the lanes, in pairs.
+/// Returns the sum of the lanes, in pairs.
 #[inline(always)]
 pub(crate) fn fold(lanes: &[f32; LANES]) -> f32 {
     let mut eight = [0f32; 8];
@@ -103,7 +103,7 @@ pub(crate) fn fold(lanes: &[f32; LANES]) -> f32 {
     (four[0] + four[2]) + (four[1] + four[3])
 }
 
-/// `rows[r] · xs[t]` for each of `R` rows and each of `T` vectors as long as they are.
+/// Returns `rows[r] · xs[t]` for each of `R` rows and each of `T` vectors as long as they are.
 #[inline(always)]
 pub(crate) fn dots<S: Stored, I: Isa, const R: usize, const T: usize>(
     isa: I,

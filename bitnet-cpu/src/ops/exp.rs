@@ -21,7 +21,7 @@ const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
 const P: [f32; 6] =
     [0.000_197_903_34, 0.001_394_470_5, 0.008_333_498, 0.041_666_295, 0.166_666_66, 0.5];
 
-/// `e` to the power of `x`.
+/// Returns `e` to the power of `x`.
 #[inline(always)]
 pub(super) fn exp(x: f32) -> f32 {
     // Comparisons and not `clamp`: a NaN must stay one.
@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn results_lie_within_the_stated_error() {
+    fn error_is_within_the_bound() {
         let worst = worst(9973);
         println!("{worst} · 2⁻²³");
         assert!(worst <= 0.9, "{worst} · 2⁻²³");
@@ -69,14 +69,14 @@ mod tests {
 
     #[test]
     #[ignore = "takes a minute in a release build: every f32 there is"]
-    fn every_result_lies_within_the_stated_error() {
+    fn error_is_within_the_bound_for_every_f32() {
         let worst = worst(1);
         println!("{worst} · 2⁻²³");
         assert!(worst <= 0.9, "{worst} · 2⁻²³");
     }
 
     #[test]
-    fn the_ends_are_what_they_must_be() {
+    fn extremes_are_exact() {
         assert_eq!((exp(0.0), exp(-0.0)), (1.0, 1.0));
         assert_eq!((exp(f32::NEG_INFINITY), exp(-87.0), exp(f32::MIN)), (0.0, 0.0, 0.0));
         assert_eq!((exp(f32::INFINITY), exp(88.73)), (f32::INFINITY, f32::INFINITY));

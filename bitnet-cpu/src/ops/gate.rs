@@ -3,10 +3,9 @@
 //! GELU is written as `x / (1 + exp(-2u))`, which is `x / 2 · (1 + tanh(u))`. A SiLU lies within `5 · 2⁻²⁴` of the size
 //! of the exact one, a GELU within `2⁻²⁰ · |x|`.
 
-use super::Machine;
 use super::exp::exp;
+use crate::exec::ExecContext;
 use crate::isa::{Isa, Op};
-use crate::threads::Pieces;
 use bitnet_core::Result;
 use bitnet_core::backend::Activation;
 use bitnet_core::backend::shape_check;
@@ -17,20 +16,13 @@ pub(crate) fn gate(
     activation: Activation,
     gate: &mut BitNetTensor,
     up: &BitNetTensor,
-    machine: Machine<'_>,
+    exec: ExecContext<'_>,
 ) -> Result<()> {
     shape_check::expect_same("gate", gate, up)?;
     let up = up.f32()?;
-    let mut rest = gate.f32_mut()?;
     let work = if activation == Activation::Relu2 { 1 } else { 16 };
-    let mut pieces = Pieces::new();
-    for range in machine.threads.ranges(rest.len(), work) {
-        let (gate, tail) = rest.split_at_mut(range.len());
-        rest = tail;
-        pieces.push(Gate { activation, gate, up: &up[range] });
-    }
-    machine.threads.each(pieces, |piece| {
-        machine.isa.run_shared(piece);
+    exec.for_each_rows(gate.f32_mut()?, 1, work, &|range, gate| {
+        exec.isa.run_shared(Gate { activation, gate, up: &up[range] });
         Ok(())
     })
 }

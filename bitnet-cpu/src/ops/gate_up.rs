@@ -1,14 +1,12 @@
-//! The first half of a gated feed-forward layer for one token: rows of the up-projection whose gate is exactly zero
-//! are not read.
+//! The first half of a gated feed-forward layer for one token: rows of the up-projection whose gate is zero are not read.
 
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
-use super::Machine;
-use super::bit_linear::{CpuWeight, Rescale, SingleDots, WeightRows, within};
+use super::bit_linear::{CpuWeight, Rescale, SingleDots, WeightRows, matrix, within};
 use crate::activations::Quantized;
+use crate::exec::ExecContext;
 use crate::isa::{Isa, Op};
-use crate::threads::Pieces;
 use bitnet_core::Result;
 use bitnet_core::backend::shape_check;
 use bitnet_core::backend::{ActivationPrecision, TernaryWeight};
@@ -16,7 +14,7 @@ use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::memory::{HybridMemoryPool, PoolBuffer};
 use bitnet_core::ternary::{ScaleGranularity, TernaryMatrix};
 
-/// Whether [`relu2`] takes these weights: both of this back end, without scales for groups.
+/// Returns whether [`relu2`] takes these weights: both of this back end, without scales for groups.
 pub(crate) fn takes(weights: [&dyn TernaryWeight; 2]) -> bool {
     weights.into_iter().all(|weight| {
         let weight = weight.as_any().downcast_ref::<CpuWeight>();
@@ -27,39 +25,30 @@ pub(crate) fn takes(weights: [&dyn TernaryWeight; 2]) -> bool {
     })
 }
 
-/// `out = max(x · gateᵀ, 0)² * (x · upᵀ)` for one token in 8 bits and weights that [`takes`] accepts.
+/// Computes `out = max(x · gateᵀ, 0)² * (x · upᵀ)` for one token in 8 bits and weights that [`takes`] accepts.
 pub(crate) fn relu2(
     x: &BitNetTensor,
     precision: ActivationPrecision,
     weights: [&dyn TernaryWeight; 2],
     out: &mut BitNetTensor,
     scratch: &mut BitNetTensor,
-    machine: Machine<'_>,
+    exec: ExecContext<'_>,
 ) -> Result<()> {
     shape_check::bit_linear(x, &weights, &[&mut *out, &mut *scratch])?;
-    let [gate, up] =
-        [super::bit_linear::matrix(weights[0])?, super::bit_linear::matrix(weights[1])?];
-    let x = Quantized::new(x.f32()?, 1, gate.cols(), within(precision), machine)?;
-    let mut rest = out.f32_mut()?;
-    let mut pieces = Pieces::new();
-    for rows in machine.threads.ranges(gate.rows(), gate.cols() / 8) {
-        let (out, tail) = rest.split_at_mut(rows.len());
-        rest = tail;
-        pieces.push(Relu2 { x: &x, gate, up, rows, out, pool: machine.pool });
-    }
-    machine.threads.each(pieces, |piece| {
-        let rows = piece.rows.len();
-        let read = machine.isa.run(piece)?;
-        let traffic = machine.traffic;
-        let row_bytes = gate.row_words(0).len() * 4;
-        traffic.ternary_bytes.fetch_add(((rows + read) * row_bytes) as u64, Ordering::Relaxed);
-        traffic.gated_rows.fetch_add(rows as u64, Ordering::Relaxed);
-        traffic.gated_rows_skipped.fetch_add((rows - read) as u64, Ordering::Relaxed);
+    let [gate, up] = [matrix(weights[0])?, matrix(weights[1])?];
+    let x = Quantized::new(x.f32()?, 1, gate.cols(), within(precision), exec)?;
+    let (row_bytes, traffic, pool) = (gate.row_words(0).len() * 4, exec.traffic, exec.scratch_pool);
+    exec.for_each_rows(out.f32_mut()?, 1, gate.cols() / 8, &|rows, out| {
+        let len = rows.len();
+        let read = exec.isa.run(Relu2 { x: &x, gate, up, rows, out, pool })?;
+        traffic.ternary_bytes.fetch_add(((len + read) * row_bytes) as u64, Ordering::Relaxed);
+        traffic.gated_rows.fetch_add(len as u64, Ordering::Relaxed);
+        traffic.gated_rows_skipped.fetch_add((len - read) as u64, Ordering::Relaxed);
         Ok(())
     })
 }
 
-/// Some rows; gives how many of the up-projection were read.
+/// Some rows; returns how many of the up-projection were read.
 struct Relu2<'a> {
     x: &'a Quantized,
     gate: &'a TernaryMatrix,
@@ -95,7 +84,7 @@ impl Op for Relu2<'_> {
             // Not `max`, which would make 0 of NaN.
             let positive = if *gate < 0.0 { 0.0 } else { *gate };
             *gate = positive * positive;
-            // Written always and kept if it is not zero: without a branch, which no one could foresee.
+            // Written always, and overwritten if it is zero: a branch would be unpredictable.
             places[len] = index as u32;
             len += usize::from(*gate != 0.0);
         }

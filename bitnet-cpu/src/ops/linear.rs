@@ -5,9 +5,9 @@
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
-use super::Machine;
 use super::dot::{Bf16, F16, F32, Plain, Stored, dots};
 use crate::activations::{TILE, tiles};
+use crate::exec::ExecContext;
 use crate::isa::{Isa, Op};
 use crate::threads::{Rows, columns};
 use bitnet_core::backend::shape_check;
@@ -16,7 +16,7 @@ use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::memory::{HybridMemoryPool, PoolBuffer};
 use bitnet_core::{Error, Result};
 
-/// Rows that pass over a tile of tokens before the next tile is taken.
+/// Rows that meet a tile of tokens before the next tile is taken.
 const ROWS: usize = 8;
 
 /// Rows that meet one token together, so that their sums do not wait for one another, where they are short. Of long ones
@@ -32,17 +32,17 @@ pub(crate) fn linear(
     weight: &dyn DenseRows,
     bias: Option<&[f32]>,
     out: &mut BitNetTensor,
-    machine: Machine<'_>,
+    exec: ExecContext<'_>,
 ) -> Result<()> {
     let tokens = shape_check::linear(x, weight, bias, out)?;
     let (rows, cols) = (weight.rows(), weight.cols());
-    machine.traffic.dense_bytes.fetch_add(weight.bytes() as u64, Ordering::Relaxed);
-    let ranges = machine.threads.ranges(rows, tokens.saturating_mul(cols));
+    exec.traffic.dense_bytes.fetch_add(weight.bytes() as u64, Ordering::Relaxed);
+    let ranges = exec.threads.ranges(rows, tokens.saturating_mul(cols));
     let x = x.f32()?;
     let parts = columns(out.f32_mut()?, rows, &ranges);
-    let pool = machine.pool;
-    machine.threads.each(ranges.zip(parts), |(rows, out)| {
-        machine.isa.run_shared(Linear { x, tokens, weight, bias, rows, out, pool })
+    let pool = exec.scratch_pool;
+    exec.threads.each(ranges.zip(parts), |(rows, out)| {
+        exec.isa.run_shared(Linear { x, tokens, weight, bias, rows, out, pool })
     })
 }
 
@@ -110,7 +110,7 @@ impl Linear<'_> {
         Ok(())
     }
 
-    /// A block of rows, whose numbers are given, for all tokens.
+    /// Computes a block of rows, whose numbers are `numbers`, for all tokens.
     #[inline(always)]
     fn block<S: Stored, I: Isa>(&mut self, isa: I, rows: Range<usize>, numbers: &[S::Raw]) {
         for tile in tiles(self.tokens) {
@@ -142,19 +142,19 @@ impl Linear<'_> {
                 let some = [of_row(index), of_row(index + 1), of_row(index + 2), of_row(index + 3)];
                 let sums = dots::<S, I, TOGETHER, T>(isa, some, xs);
                 for (row, sums) in (rows.start + index..).zip(sums) {
-                    self.give(row, &tile, sums);
+                    self.write(row, &tile, sums);
                 }
                 index += TOGETHER;
             }
         }
         for (index, row) in rows.enumerate().skip(index) {
             let [sums] = dots::<S, I, 1, T>(isa, [of_row(index)], xs);
-            self.give(row, &tile, sums);
+            self.write(row, &tile, sums);
         }
     }
 
     #[inline(always)]
-    fn give<const T: usize>(&mut self, row: usize, tile: &Range<usize>, sums: [f32; T]) {
+    fn write<const T: usize>(&mut self, row: usize, tile: &Range<usize>, sums: [f32; T]) {
         for (token, sum) in tile.clone().zip(sums) {
             let sum = self.bias.map_or(sum, |bias| sum + bias[row]);
             self.out[token][row - self.rows.start] = sum;

@@ -24,20 +24,4 @@ pub(crate) use linear::linear;
 pub(crate) use rms_norm::rms_norm;
 pub(crate) use rope::rope;
 pub(crate) use store::store;
-pub(crate) use top_logits::{head_from_parts, prepare_head, top_logits};
-
-use bitnet_core::memory::HybridMemoryPool;
-
-use crate::isa::AnyIsa;
-use crate::threads::Threads;
-use crate::traffic::TrafficCounters;
-
-/// What every operation runs on.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Machine<'a> {
-    pub(crate) isa: AnyIsa,
-    pub(crate) threads: &'a Threads,
-    pub(crate) traffic: &'a TrafficCounters,
-    /// For what kernels note on the side.
-    pub(crate) pool: &'a HybridMemoryPool,
-}
+pub(crate) use top_logits::{head_from_parts, int4_dots, prepare_head, top_logits};

@@ -1,9 +1,8 @@
 //! Root-mean-square normalisation. The squares are summed in f64, so a result differs from the reference's by one
 //! rounding of the mean at most.
 
-use super::Machine;
+use crate::exec::ExecContext;
 use crate::isa::{Isa, LANES, Op};
-use crate::threads::Pieces;
 use bitnet_core::Result;
 use bitnet_core::backend::shape_check;
 use bitnet_core::memory::tensor::BitNetTensor;
@@ -15,21 +14,13 @@ pub(crate) fn rms_norm(
     weight: &[f32],
     eps: f32,
     out: &mut BitNetTensor,
-    machine: Machine<'_>,
+    exec: ExecContext<'_>,
 ) -> Result<()> {
     shape_check::rms_norm(x, weight, out)?;
-    let (x, out) = (x.f32()?, out.f32_mut()?);
-    let ranges = machine.threads.ranges(x.len() / weight.len(), weight.len());
-    let mut pieces = Pieces::new();
-    let mut rest = out;
-    for range in ranges {
-        let (out, tail) = rest.split_at_mut(range.len() * weight.len());
-        rest = tail;
-        let x = &x[range.start * weight.len()..range.end * weight.len()];
-        pieces.push(RmsNorm { x, weight, eps, out });
-    }
-    machine.threads.each(pieces, |piece| {
-        machine.isa.run_shared(piece);
+    let (x, n) = (x.f32()?, weight.len());
+    exec.for_each_rows(out.f32_mut()?, n, n, &|range, out| {
+        let x = &x[range.start * n..range.end * n];
+        exec.isa.run_shared(RmsNorm { x, weight, eps, out });
         Ok(())
     })
 }

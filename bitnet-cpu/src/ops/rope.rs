@@ -1,8 +1,7 @@
 //! Rotary position embedding, in place. Bit for bit what the reference computes.
 
-use super::Machine;
+use crate::exec::ExecContext;
 use crate::isa::{Isa, Op};
-use crate::threads::Pieces;
 use bitnet_core::Result;
 use bitnet_core::backend::shape_check;
 use bitnet_core::backend::{RopeOrder, RopeTable};
@@ -15,19 +14,19 @@ pub(crate) fn rope(
     positions: &[usize],
     table: &RopeTable,
     order: RopeOrder,
-    machine: Machine<'_>,
+    exec: ExecContext<'_>,
 ) -> Result<()> {
     shape_check::rope(x, head_dim, positions, table)?;
     let width = x.shape()[1];
-    let mut rest = x.f32_mut()?;
-    let mut pieces = Pieces::new();
-    for range in machine.threads.ranges(positions.len(), width) {
-        let (x, tail) = rest.split_at_mut(range.len() * width);
-        rest = tail;
-        pieces.push(Rope { x, width, head_dim, positions: &positions[range], table, order });
-    }
-    machine.threads.each(pieces, |piece| {
-        machine.isa.run_shared(piece);
+    exec.for_each_rows(x.f32_mut()?, width, width, &|range, x| {
+        exec.isa.run_shared(Rope {
+            x,
+            width,
+            head_dim,
+            positions: &positions[range],
+            table,
+            order,
+        });
         Ok(())
     })
 }

@@ -1,6 +1,6 @@
 //! Keys and values into a cache, rounded to its element type. Bit for bit what the reference stores.
 
-use super::Machine;
+use crate::exec::ExecContext;
 use crate::isa::{Isa, LANES, Op};
 use bitnet_core::Result;
 use bitnet_core::backend::shape_check;
@@ -16,7 +16,7 @@ pub(crate) fn store(
     cache: &mut KvCache,
     layer: usize,
     first: usize,
-    machine: Machine<'_>,
+    machine: ExecContext<'_>,
 ) -> Result<()> {
     let tokens = shape_check::store(k, v, cache, layer, first)?;
     if tokens == 0 || cache.head_dim() == 0 {

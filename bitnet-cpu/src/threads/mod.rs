@@ -1,8 +1,8 @@
 //! A pool of threads that lives as long as its back end, and the division of work among them.
 //!
-//! The caller works too, so a pool of `n` threads has `n - 1` workers. Work is cut into more pieces than threads, and
-//! a thread that is done takes the next one: a thread that the system has put aside holds up no other for long. Each
-//! element of a result is computed by one thread in one order, so no result depends on how many there are.
+//! The caller works too, so a pool of `n` threads has `n - 1` workers. Work is divided into more pieces than threads, and an idle
+//! thread takes the next one, so that a descheduled thread delays the others little. Each element of a result is computed by one
+//! thread in one order, so no result depends on the number of threads.
 
 mod workers;
 
@@ -50,7 +50,7 @@ impl Iterator for Ranges {
 impl ExactSizeIterator for Ranges {}
 impl FusedIterator for Ranges {}
 
-/// Elementary steps (multiplications, elements) that make a piece worth giving to another thread.
+/// Elementary steps (multiplications, elements) that make a piece worth another thread.
 const WORTH: usize = 1 << 15;
 
 /// Pieces for each thread, if there is work for as many.
@@ -96,7 +96,7 @@ impl Threads {
         Ok(Self { count, workers: Some(workers) })
     }
 
-    /// Number of threads, the caller's included.
+    /// Returns the number of threads, the caller's included.
     pub(crate) fn count(&self) -> usize {
         self.count
     }
@@ -163,7 +163,7 @@ impl Threads {
     }
 }
 
-/// Threads of a back end for which no number is chosen: [`usable_cores`], but [`MAX_THREADS`] at most.
+/// Returns the default number of threads: [`usable_cores`], but [`MAX_THREADS`] at most.
 pub(crate) fn default_threads() -> usize {
     capped(usable_cores())
 }
@@ -172,8 +172,8 @@ fn capped(cores: usize) -> usize {
     cores.min(MAX_THREADS)
 }
 
-/// Physical cores that this process may use: one for each set of sibling processors, where the system tells them,
-/// and otherwise every processor that it may use.
+/// Returns the number of physical cores that this process may use: one for each set of sibling processors where the system
+/// lists them, and otherwise every processor that it may use.
 fn usable_cores() -> usize {
     let available = std::thread::available_parallelism().map_or(1, usize::from);
     let cores = allowed_processors().map(|allowed| {
@@ -189,14 +189,14 @@ fn usable_cores() -> usize {
     }
 }
 
-/// Numbers of the processors that the scheduler may give this process, on Linux.
+/// Returns the processors on which the scheduler may run this process, on Linux.
 fn allowed_processors() -> Option<Vec<usize>> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
     parse_list(list)
 }
 
-/// `0-3,8` as 0, 1, 2, 3, 8.
+/// Parses `0-3,8` as 0, 1, 2, 3, 8.
 fn parse_list(list: &str) -> Option<Vec<usize>> {
     let mut numbers = Vec::new();
     for part in list.trim().split(',') {
@@ -207,8 +207,8 @@ fn parse_list(list: &str) -> Option<Vec<usize>> {
     Some(numbers)
 }
 
-/// `out` (`[rows, width]`) cut into one part for each range of columns; a part holds that range of every row.
-/// The ranges follow one another and cover the width.
+/// Divides `out` (`[rows, width]`) into one part for each range of columns, which holds that range of every row. The ranges
+/// follow one another and cover the width.
 pub(crate) fn columns<'a>(
     out: &'a mut [f32],
     width: usize,
@@ -245,7 +245,7 @@ mod tests {
                 let tiled = threads.tile_ranges(items, 4, WORTH);
                 assert_eq!(tiled.flatten().collect::<Vec<_>>(), (0..items).collect::<Vec<_>>());
             }
-            assert!(threads.ranges(100, 1).len() == 1, "little work stays with the caller");
+            assert!(threads.ranges(100, 1).len() == 1, "little work is not divided");
         }
     }
 
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_error_in_order_is_told() {
+    fn first_error_in_order_is_returned() {
         for count in [1, 3] {
             let threads = Threads::new(count).unwrap();
             let fail = |i: i32| if i == 0 { Ok(()) } else { Err(Error::Decode(i.to_string())) };
@@ -274,14 +274,14 @@ mod tests {
     }
 
     #[test]
-    fn lists_of_processors_are_read() {
+    fn processor_lists_are_parsed() {
         assert_eq!(parse_list("\t0-2,8\n"), Some(vec![0, 1, 2, 8]));
         assert_eq!(parse_list("x"), None);
         assert!(usable_cores() >= 1);
     }
 
     #[test]
-    fn columns_are_cut_row_by_row() {
+    fn columns_split_every_row() {
         let mut out = [0.0; 6];
         for (i, part) in columns(&mut out, 3, &[0..1, 1..3].into_iter()).into_iter().enumerate() {
             for row in part {

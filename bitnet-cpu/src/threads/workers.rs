@@ -1,8 +1,8 @@
 //! Workers that wait for work by spinning, then asleep: a task reaches them in less than a microsecond while tasks
 //! follow one another closely, as they do inside a token.
 //!
-//! A worker joins a task if it comes before the caller is done with it. The caller waits for those that joined, and
-//! for no others: a worker that the system has put aside costs nothing but its help.
+//! A worker joins a task if it arrives before the caller has finished it. The caller waits only for those that joined, so a
+//! descheduled worker costs nothing but its help.
 
 use std::any::Any;
 use std::cell::UnsafeCell;
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_is_done_once_when_a_task_returns() {
+    fn run_completes_every_item_once() {
         for count in [0, 1, 3] {
             let workers = Workers::new(count).unwrap();
             for round in 0..2000 {
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn workers_help() {
+    fn worker_joins_the_caller() {
         let workers = Workers::new(1).unwrap();
         let (inside, both) = (AtomicUsize::new(0), AtomicBool::new(false));
         workers.run(&|| {
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn callers_take_turns() {
+    fn concurrent_callers_are_serialised() {
         let workers = Workers::new(2).unwrap();
         std::thread::scope(|scope| {
             for _ in 0..4 {
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_reaches_the_caller_and_the_workers_live_on() {
+    fn panic_reaches_the_caller_and_workers_survive() {
         let workers = Workers::new(2).unwrap();
         for bad in 0..3 {
             let arrived = AtomicUsize::new(0);

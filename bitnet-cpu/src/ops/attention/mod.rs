@@ -15,7 +15,7 @@ mod kernel;
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
-use super::Machine;
+use crate::exec::ExecContext;
 use crate::isa::{Isa, Op};
 use crate::threads::{Pieces, Ranges};
 use bitnet_core::Result;
@@ -36,7 +36,7 @@ pub(crate) fn attention(
     spans: &[KvSpan<'_>],
     shape: AttentionShape,
     out: &mut BitNetTensor,
-    machine: Machine<'_>,
+    machine: ExecContext<'_>,
 ) -> Result<()> {
     if shape_check::attention(q, spans, shape, out)? == 0 {
         return Ok(());
@@ -55,7 +55,7 @@ pub(crate) fn attention(
     }
     let ranges = machine.threads.ranges(jobs.len(), work / jobs.len());
     machine.threads.each(cut(&mut jobs, ranges), |jobs| {
-        machine.isa.run_shared(Whole { jobs, pool: machine.pool })
+        machine.isa.run_shared(Whole { jobs, pool: machine.scratch_pool })
     })
 }
 
@@ -78,9 +78,9 @@ fn in_parts(
     jobs: &mut [Job<'_>],
     ranges: Ranges,
     tiles: usize,
-    machine: Machine<'_>,
+    machine: ExecContext<'_>,
 ) -> Result<()> {
-    let pool = machine.pool;
+    let pool = machine.scratch_pool;
     let len = |job: &Job<'_>| job.queries.tiles() * partial_len(&job.queries);
     let mut partials = PoolBuffer::scratch(jobs.iter().map(len).sum(), pool)?;
     let mut units: Vec<Unit<'_>> = Vec::with_capacity(tiles);

@@ -5,9 +5,10 @@
 
 use std::ops::Range;
 
-use super::{Part, Share, row_scales};
-use crate::activations::{FLOAT_BLOCK, FloatBlock, TILE, float_width, tiles};
-use crate::isa::{HalfCodeBlock, Isa, Op};
+use super::weight::row_scales;
+use super::{Part, Share};
+use crate::activations::{FLOAT_BLOCK, TILE, float_width, tiles};
+use crate::isa::{FloatBlock, HalfCodeBlock, Isa, Op};
 use crate::ops::dot::fold;
 use bitnet_core::ternary::{ScaleGranularity, TernaryMatrix};
 

@@ -1,6 +1,6 @@
-//! From exact sums back to numbers, in the reference's own words: `Σ_groups dot * weight_scale / activation_scale`.
+//! Rescaling of exact sums, as the reference computes it: `Σ_groups dot * weight_scale / activation_scale`.
 
-use super::groups;
+use super::weight::groups;
 use crate::isa::{Isa, Op};
 use bitnet_core::ternary::{ScaleGranularity, TernaryMatrix};
 
@@ -63,7 +63,7 @@ pub(crate) fn rescale(
 
 /// As [`rescale`] for eight tokens with one row: dots (`[groups]`) of a weight with groups, `activation_scales` of the tokens.
 #[inline(always)]
-pub(super) fn rescale_eight(
+pub(super) fn rescale8(
     scales: &[f32],
     dots: &[[i32; 8]],
     activation_scales: &[f32; 8],

@@ -1,7 +1,7 @@
 //! Where exact sums go: rescaled into results, or as they are.
 
-use super::rescale::{Rescale, rescale_eight};
-use super::{groups, row_scales};
+use super::rescale::{Rescale, rescale8};
+use super::weight::{groups, row_scales};
 use crate::activations::Quantized;
 use crate::isa::Isa;
 use bitnet_core::ternary::TernaryMatrix;
@@ -41,11 +41,11 @@ impl DotSink<'_, '_> {
 
     /// Takes the dots of eight tokens from `token` on with one row: `[groups]`.
     #[inline(always)]
-    pub(super) fn push_eight(&mut self, token: usize, row: usize, dots: &[[i32; 8]]) {
+    pub(super) fn push8(&mut self, token: usize, row: usize, dots: &[[i32; 8]]) {
         match self {
             Self::Rescale { weight, first, x, out } => {
                 let Some(scales) = x.scales[token..].first_chunk() else { return };
-                let results = rescale_eight(row_scales(weight, row), dots, scales);
+                let results = rescale8(row_scales(weight, row), dots, scales);
                 for (out, result) in out[token..].iter_mut().zip(results) {
                     out[row - *first] = result;
                 }

@@ -11,14 +11,14 @@
 //! w' ≈ the same + s/65536 · (4096 · second - 30720)                     off by s/65536 · ((a & 4095) - 2048)
 //! ```
 //!
-//! `u` is uniform whatever `Y` is, so what is left over after either level is uniform, from -1/2 to 1/2 (to 1/32) of `s`,
-//! and independent from column to column. Nothing is clipped.
+//! `u` is uniform whatever `Y` is, so the error after either level is uniform, from -1/2 to 1/2 (to 1/32) of `s`, and independent
+//! from column to column. Nothing is clipped.
 
 use std::ops::Range;
 use std::sync::Mutex;
 
-use super::super::Machine;
 use super::{lock, stored};
+use crate::exec::ExecContext;
 use crate::isa::{Isa, NIBBLES, NibbleBlock, Op};
 use crate::threads::Pieces;
 use bitnet_core::Result;
@@ -41,7 +41,7 @@ pub(super) const LEAST_SCALE: f32 = 1.0 / (1u128 << 100) as f32;
 /// Seed of the dither. Another one would do as well; a fixed one gives the same planes everywhere.
 const SEED: u64 = 0x6269_746e_6574_2e68;
 
-/// Rows that are looked at to choose the exponents of the columns.
+/// Rows that are sampled to choose the exponents of the columns.
 const SAMPLE: usize = 2048;
 
 /// Bytes of numbers that a thread encodes before the pages of the stored rows leave the resident set.
@@ -80,11 +80,11 @@ pub(super) struct Column {
 }
 
 impl Int4Planes {
-    /// The planes of `rows`; `None` if a number is not finite or too large. A second plane is made if `two` says so.
+    /// Encodes `rows` in one plane or `two`; `None` if a number is not finite or too large.
     pub(super) fn build(
         rows: &dyn DenseRows,
         two: bool,
-        machine: Machine<'_>,
+        exec: ExecContext<'_>,
         pool: &HybridMemoryPool,
     ) -> Result<Option<Self>> {
         let (count, cols) = (rows.rows(), rows.cols());
@@ -98,7 +98,7 @@ impl Int4Planes {
             two.then(|| PoolBuffer::scratch(bytes, pool)).transpose()?;
         let more = second.as_mut().map(|second| second.as_chunks_mut().0);
         let planes = [Some(first.as_chunks_mut().0), more];
-        let found = fill(rows, &columns, &mut scales, planes, machine)?;
+        let found = fill(rows, &columns, &mut scales, planes, exec)?;
         Ok(found.map(|found| Self {
             rows: count,
             cols,
@@ -117,12 +117,12 @@ impl Int4Planes {
         self.first.len() + second + self.scales.len() * size_of::<f32>()
     }
 
-    /// Bytes that are read for the approximate logits of all rows.
+    /// Returns the bytes that are read for the approximate logits of all rows.
     pub(super) fn first_bytes(&self) -> usize {
         self.first.len() + self.scales.len() * size_of::<f32>()
     }
 
-    /// Bytes of a row of the second plane, if there is one.
+    /// Returns the bytes of a row of the second plane, if there is one.
     pub(super) fn second_row_bytes(&self) -> Option<usize> {
         self.second.as_ref().map(|_| self.blocks * size_of::<NibbleBlock>())
     }
@@ -169,7 +169,7 @@ fn fill(
     columns: &[Column],
     scales: &mut [f32],
     planes: [Option<&mut [NibbleBlock]>; 2],
-    machine: Machine<'_>,
+    exec: ExecContext<'_>,
 ) -> Result<Option<Found>> {
     let factors: Vec<f32> =
         columns.iter().map(|c| (-f64::from(c.exponent)).exp2() as f32).collect();
@@ -178,7 +178,7 @@ fn fill(
     let found = Mutex::new(Some(Found::default()));
     let (mut scales_left, mut planes_left) = (scales, planes);
     let mut pieces = Pieces::new();
-    for range in machine.threads.ranges(rows.rows(), rows.cols() * 4) {
+    for range in exec.threads.ranges(rows.rows(), rows.cols() * 4) {
         let (scales, rest) = scales_left.split_at_mut(range.len());
         scales_left = rest;
         let [first, second] = planes_left;
@@ -189,8 +189,8 @@ fn fill(
         let (factors, offsets) = (&factors[..], &offsets[..]);
         pieces.push(Encode { weight: rows, factors, offsets, rows: range, scales, planes });
     }
-    machine.threads.each(pieces, |piece| {
-        let one = machine.isa.run_shared(piece)?;
+    exec.threads.each(pieces, |piece| {
+        let one = exec.isa.run_shared(piece)?;
         let mut found = lock(&found);
         *found = found.zip(one).map(|(a, b)| a.with(b));
         Ok(())
@@ -198,7 +198,7 @@ fn fill(
     Ok(found.into_inner().unwrap_or(None))
 }
 
-/// The first blocks of a plane, and the others.
+/// Splits a plane.
 fn cut(
     plane: Option<&mut [NibbleBlock]>,
     blocks: usize,
@@ -206,8 +206,8 @@ fn cut(
     plane.map(|plane| plane.split_at_mut(blocks)).unzip()
 }
 
-/// The exponents of the columns, by their root mean square in a sample of the rows, and their dither. What is chosen here
-/// changes how small the errors are, not what is said about them.
+/// Chooses the exponents of the columns by their root mean square in a sample of the rows. The choice changes the size of errors,
+/// not their bounds.
 fn columns(rows: &dyn DenseRows, padded: usize) -> Result<Vec<Column>> {
     let cols = rows.cols();
     let mut squares = vec![0f64; cols];
@@ -243,12 +243,12 @@ pub(super) fn dithered(exponents: &[i32], padded: usize) -> Vec<Column> {
 /// Adding it to a number below 2²² in magnitude leaves the nearest whole number in the low bits.
 const ROUNDER: f32 = 12_582_912.0;
 
-/// What the bits of a rounded `Y` lack to be `a`.
+/// Returns the difference between the bits of a rounded `Y` and `a`.
 fn offset(dither: i32) -> i32 {
     dither + REACH_STEPS - ROUNDER.to_bits() as i32
 }
 
-/// What was met among some rows.
+/// Extremes of some rows.
 #[derive(Debug, Clone, Copy, Default)]
 struct Found {
     largest_scale: f32,
@@ -265,7 +265,7 @@ impl Found {
     }
 }
 
-/// Some rows to be put into planes.
+/// Encodes some rows.
 struct Encode<'a> {
     weight: &'a dyn DenseRows,
     factors: &'a [f32],
@@ -306,7 +306,7 @@ impl Op for Encode<'_> {
     }
 }
 
-/// `max|w|`; `None` if a number is not finite.
+/// Returns `max|w|`; `None` if a number is not finite.
 #[inline(always)]
 fn largest_of(numbers: &[f32]) -> Option<f32> {
     let mut lanes = [0u32; NIBBLES];
@@ -320,7 +320,7 @@ fn largest_of(numbers: &[f32]) -> Option<f32> {
     largest.is_finite().then_some(largest)
 }
 
-/// The codes of one row; the sums of squares of what is left over, on the grid.
+/// Encodes one row; returns the sums of squares of the errors after each plane, on the grid.
 ///
 /// In f32 `65536 · w' / s` is off by at most `491520 · 2⁻²³ < 0.1` before it is rounded.
 #[inline(always)]
@@ -359,7 +359,7 @@ fn encode(
     squares
 }
 
-/// Codes 0..32 into the low halves of the bytes, 32..64 into the high ones.
+/// Packs codes 0..32 into the low halves of the bytes, 32..64 into the high ones.
 #[inline(always)]
 fn pack(codes: &[u8; NIBBLES], block: &mut NibbleBlock) {
     for (b, byte) in block.iter_mut().enumerate() {

@@ -1,15 +1,16 @@
-//! The largest logits of a dense head, found with few bytes: codes of 4 bits for all rows, 4 bits more for those that
-//! may be among the largest, and the stored rows for those that still may.
+//! The largest logits of a dense head from few bytes: 4-bit codes of all rows, 4 bits more of the candidates, and the stored rows
+//! of those that remain.
 //!
 //! ```text
 //! 1  all rows, first plane        approximate logits
-//! 2  the best of them, stored     exact logits; the count-th largest is a floor: what lies below is out
-//! 3  rows that may reach it       both planes: nearer approximations
+//! 2  the best of them, stored     exact logits; the count-th largest is a floor
+//! 3  rows that may reach it       both planes: better approximations
 //! 4  rows that still may          exact logits, by the kernel of `linear`
 //! ```
 //!
-//! How far an approximation may be off is said in `query.rs`, and why in `int4_planes.rs`.
+//! The bound on the error of an approximation is derived in `query.rs`, from the encoding in `int4_planes.rs`.
 
+mod int4_dots;
 mod int4_planes;
 mod parts;
 mod query;
@@ -19,11 +20,13 @@ mod stored;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use int4_dots::int4_dots;
+
 use std::any::Any;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::Machine;
+use crate::exec::ExecContext;
 use crate::isa::MOST_ELEMENTS;
 use bitnet_core::backend::prepared_parts::PreparedParts;
 use bitnet_core::backend::shape_check;
@@ -43,10 +46,10 @@ const BITS_FOR_TWO_PLANES: f64 = 7.0;
 /// Bits of a stored number below which the first plane saves nothing worth its memory.
 const LEAST_BITS: f64 = 4.25;
 
-/// Rows whose exact logits are computed for the floor, beyond those that are asked for.
+/// Rows whose exact logits are computed for the floor, beyond those requested.
 const SPARE: usize = 15;
 
-/// Survivors of the first plane that are worth a look at the second.
+/// Candidates after the first plane above which the second is read.
 const FEW: usize = 16;
 
 /// Bytes that the system may map for each stored row that is read: it maps the pages around it as well.
@@ -58,7 +61,7 @@ pub(crate) struct CpuHead {
     rows: Arc<dyn DenseRows>,
     planes: Int4Planes,
     guarantee: Guarantee,
-    /// The approximate logits of the query being answered.
+    /// The approximate logits of the query in progress.
     scratch: Mutex<PoolBuffer<f32>>,
     /// Stored rows read since their pages were released.
     since_release: AtomicUsize,
@@ -94,7 +97,7 @@ impl HeadWeight for CpuHead {
 pub(crate) fn prepare_head(
     rows: Arc<dyn DenseRows>,
     guarantee: Guarantee,
-    machine: Machine<'_>,
+    exec: ExecContext<'_>,
     weights: &HybridMemoryPool,
 ) -> Result<Option<Box<dyn HeadWeight>>> {
     let (count, cols) = (rows.rows(), rows.cols());
@@ -103,13 +106,13 @@ pub(crate) fn prepare_head(
     }
     let bits = rows.bytes() as f64 * 8.0 / (count as f64 * cols as f64);
     let two = bits >= BITS_FOR_TWO_PLANES;
-    // By what is certain, the first plane alone leaves out no row.
+    // With the exact guarantee, the first plane alone excludes no row.
     if bits < LEAST_BITS || (guarantee == Guarantee::Exact && !two) {
         return Ok(None);
     }
-    let Some(planes) = Int4Planes::build(&*rows, two, machine, weights)? else { return Ok(None) };
+    let Some(planes) = Int4Planes::build(&*rows, two, exec, weights)? else { return Ok(None) };
     rows.release();
-    CpuHead::new(rows, planes, guarantee, machine.pool).map(Some)
+    CpuHead::boxed(rows, planes, guarantee, exec.scratch_pool).map(Some)
 }
 
 /// See [`bitnet_core::backend::Preparation::prepare_head_from_parts`].
@@ -117,14 +120,14 @@ pub(crate) fn head_from_parts(
     rows: Arc<dyn DenseRows>,
     guarantee: Guarantee,
     parts: &PreparedParts,
-    machine: Machine<'_>,
+    exec: ExecContext<'_>,
 ) -> Result<Box<dyn HeadWeight>> {
     let planes = Int4Planes::from_parts(rows.rows(), rows.cols(), parts)?;
-    CpuHead::new(rows, planes, guarantee, machine.pool)
+    CpuHead::boxed(rows, planes, guarantee, exec.scratch_pool)
 }
 
 impl CpuHead {
-    fn new(
+    fn boxed(
         rows: Arc<dyn DenseRows>,
         planes: Int4Planes,
         guarantee: Guarantee,
@@ -147,38 +150,38 @@ pub(crate) fn top_logits(
     head: &dyn HeadWeight,
     count: usize,
     extra_tokens: &[u32],
-    machine: Machine<'_>,
+    exec: ExecContext<'_>,
 ) -> Result<TopLogits> {
     let foreign = Error::ForeignWeight { op: "top_logits", backend: "cpu" };
     let head = head.as_any().downcast_ref::<CpuHead>().ok_or(foreign)?;
     shape_check::top_logits(x, &*head.rows, extra_tokens)?;
-    let mut search = Search { head, x: x.f32()?, machine, read: HeadStats::default() };
+    let mut search = Search { head, x: x.f32()?, exec, read: HeadStats::default() };
     search.read.queries = 1;
     let extra_tokens = search.exact(extra_tokens)?;
     let found = if count == 0 { Vec::new() } else { search.find(count)? };
-    // Rows that a search leaves unread have finite logits: otherwise there are no planes, or every row is read.
+    // Rows that a search skips have finite logits: otherwise there are no planes, or every row is read.
     let non_finite = lowest_non_finite(&found).or_else(|| lowest_non_finite(&extra_tokens));
     let read = search.read;
-    let mut counted = lock(&machine.traffic.head);
+    let mut counted = lock(&exec.traffic.head);
     *counted = counted.plus(read);
     Ok(TopLogits { top: largest(found, count), extra_tokens, non_finite, read })
 }
 
-/// One query being answered.
+/// A query in progress.
 struct Search<'a> {
     head: &'a CpuHead,
     x: &'a [f32],
-    machine: Machine<'a>,
+    exec: ExecContext<'a>,
     read: HeadStats,
 }
 
 impl Search<'_> {
-    /// Rows among which the `count` largest are, with whatever equals the last of them.
+    /// Returns rows among which are the `count` largest, and all that equal the last of these.
     fn find(&mut self, count: usize) -> Result<Vec<TokenLogit>> {
         let head = self.head;
         let rows = head.rows.rows();
         let seeds = count.saturating_add(SPARE);
-        let query = Query::new(self.x, &head.planes, head.guarantee, self.machine.pool)?;
+        let query = Query::new(self.x, &head.planes, head.guarantee, self.exec.scratch_pool)?;
         let query = match query {
             Some(query) if seeds < rows => query,
             _ => {
@@ -189,16 +192,15 @@ impl Search<'_> {
         };
         let mut approximate = lock(&head.scratch);
         self.read.first_plane_bytes += head.planes.first_bytes() as u64;
-        scan::first(&head.planes, &query, &mut approximate, self.machine)?;
+        scan::first(&head.planes, &query, &mut approximate, self.exec)?;
 
-        let mut best =
-            self.machine.isa.run_shared(scan::Largest { of: &approximate, count: seeds });
+        let mut best = self.exec.isa.run_shared(scan::Largest { of: &approximate, count: seeds });
         best.sort_unstable();
         let mut found = self.exact(&best)?;
         let floor = largest(found.clone(), count).last().map_or(f32::NEG_INFINITY, |t| t.logit)
             - query.underflow();
 
-        let mut survivors = self.machine.isa.run_shared(scan::Reaching {
+        let mut survivors = self.exec.isa.run_shared(scan::Reaching {
             of: &approximate,
             scales: head.planes.scales(),
             margin: query.margin(&head.planes, Level::First),
@@ -206,14 +208,14 @@ impl Search<'_> {
         });
         survivors.retain(|row| best.binary_search(row).is_err());
         if survivors.len() > FEW {
-            self.look_closer(&query, &approximate, floor, &mut survivors)?;
+            self.refine(&query, &approximate, floor, &mut survivors)?;
         }
         found.extend(self.exact(&survivors)?);
         Ok(found)
     }
 
-    /// Leaves those rows that may reach `floor` by what both planes say, if there are two.
-    fn look_closer(
+    /// Drops rows that cannot reach `floor` according to both planes, if there are two.
+    fn refine(
         &mut self,
         query: &Query,
         approximate: &[f32],
@@ -224,7 +226,7 @@ impl Search<'_> {
         let Some(row_bytes) = planes.second_row_bytes() else { return Ok(()) };
         self.read.second_plane_rows += rows.len() as u64;
         self.read.second_plane_bytes += (rows.len() * row_bytes) as u64;
-        let nearer = scan::second(planes, query, approximate, rows, self.machine)?;
+        let nearer = scan::second(planes, query, approximate, rows, self.exec)?;
         let margin = query.margin(planes, Level::Both);
         let mut nearer = nearer.into_iter();
         rows.retain(|&row| {
@@ -234,19 +236,19 @@ impl Search<'_> {
         Ok(())
     }
 
-    /// The exact logits of `rows`.
+    /// Returns the exact logits of `rows`.
     fn exact(&mut self, rows: &[u32]) -> Result<Vec<TokenLogit>> {
         let stored = &*self.head.rows;
         self.read.rows += rows.len() as u64;
         self.read.row_bytes += (stored.bytes() / stored.rows().max(1) * rows.len()) as u64;
         let mut out = vec![0f32; rows.len()];
-        stored::dots_of_rows(stored, self.x, rows, &mut out, self.machine)?;
+        stored::dots_of_rows(stored, self.x, rows, &mut out, self.exec)?;
         self.release_pages(rows.len());
         let all = rows.iter().zip(out).map(|(&token, logit)| TokenLogit { token, logit });
         Ok(all.collect())
     }
 
-    /// Gives the pages of stored rows back before they are a quarter of the matrix.
+    /// Releases the pages of stored rows before they are a quarter of the matrix.
     fn release_pages(&self, rows: usize) {
         let read = self.head.since_release.fetch_add(rows, Ordering::Relaxed) + rows;
         if read.saturating_mul(MAPPED_FOR_A_ROW) > self.head.rows.bytes() / 4 {

@@ -1,4 +1,4 @@
-//! The planes of a head taken apart, to be kept on disk, and put together again.
+//! The planes of a head as named arrays, for a cache on disk.
 //!
 //! ```text
 //! head.shape      u64        rows, columns, planes (1 or 2)
@@ -23,7 +23,7 @@ const FIRST: &str = "head.first";
 pub(super) const SECOND: &str = "head.second";
 
 impl Int4Planes {
-    /// As named arrays.
+    /// Returns the planes as named arrays.
     pub(super) fn parts(&self) -> PreparedParts {
         let cols = self.cols;
         let shape = [self.rows as u64, cols as u64, 1 + u64::from(self.second.is_some())];
@@ -41,7 +41,7 @@ impl Int4Planes {
         parts
     }
 
-    /// From the arrays of a head of this shape; the planes are not copied.
+    /// Restores planes from the arrays of a head of this shape; they are not copied.
     pub(super) fn from_parts(rows: usize, cols: usize, parts: &PreparedParts) -> Result<Self> {
         let shape: Vec<u64> = numbers(parts, SHAPE, 3, u64::from_ne_bytes)?;
         let planes = shape[2];
@@ -92,7 +92,7 @@ fn bytes<const N: usize>(numbers: impl IntoIterator<Item = [u8; N]>) -> Shared<u
     numbers.into_iter().flatten().collect::<Vec<u8>>().into()
 }
 
-/// The `count` numbers of a part.
+/// Returns the `count` numbers of a part.
 fn numbers<T, const N: usize>(
     parts: &PreparedParts,
     name: &str,

@@ -1,4 +1,4 @@
-//! A hidden state as the planes are asked: in 16 bits, with how far an approximate logit may be from the exact one.
+//! A query: a hidden state in 16 bits, with the bound on the error of an approximate logit.
 //!
 //! In the terms of `int4_planes.rs`, with `q_j = round(x'_j / t)` and `S = Σ first_j q_j`, the first plane says
 //!
@@ -31,7 +31,7 @@ use bitnet_core::memory::{HybridMemoryPool, PoolBuffer};
 /// The largest `q`.
 const MOST: f64 = 32639.0;
 
-/// How much of the planes an approximation has seen.
+/// The planes that an approximation uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Level {
     First,
@@ -58,7 +58,7 @@ pub(super) struct Query {
 }
 
 impl Query {
-    /// `x` (`[cols]`) for these planes; `None` if it holds what is not finite, or if logits may.
+    /// Makes the query for `x` (`[cols]`); `None` if `x`, or any logit, may not be finite.
     ///
     /// # Errors
     /// [`bitnet_core::Error::OutOfMemory`].
@@ -71,13 +71,13 @@ impl Query {
         if !x.iter().all(|x| x.is_finite()) {
             return Ok(None);
         }
-        let mut turned = PoolBuffer::scratch(x.len(), pool)?;
-        for ((turned, &x), column) in turned.iter_mut().zip(x).zip(planes.columns()) {
-            *turned = f64::from(x) * f64::from(column.exponent).exp2();
+        let mut scaled = PoolBuffer::scratch(x.len(), pool)?;
+        for ((scaled, &x), column) in scaled.iter_mut().zip(x).zip(planes.columns()) {
+            *scaled = f64::from(x) * f64::from(column.exponent).exp2();
         }
         let mut blocks = PoolBuffer::scratch(planes.blocks(), pool)?;
         blocks.fill(WideBlock::ZERO);
-        let largest = turned.iter().fold(0f64, |largest: f64, x: &f64| largest.max(x.abs()));
+        let largest = scaled.iter().fold(0f64, |largest: f64, x: &f64| largest.max(x.abs()));
         let step = if largest > 0.0 { largest / MOST } else { 1.0 };
         let mut query = Self {
             blocks,
@@ -89,7 +89,7 @@ impl Query {
             two_norm: 0.0,
             left_over: 0.0,
         };
-        for (index, (&x, column)) in turned.iter().zip(planes.columns()).enumerate() {
+        for (index, (&x, column)) in scaled.iter().zip(planes.columns()).enumerate() {
             let q = (x / step).round().clamp(-MOST, MOST);
             query.left_over += (x - step * q).abs();
             query.one_norm += x.abs();
@@ -104,12 +104,12 @@ impl Query {
         Ok((most < f64::from(f32::MAX)).then_some(query))
     }
 
-    /// How much roundings to numbers below the smallest normal one may add to any logit and its approximation.
+    /// Returns how much rounding to subnormal numbers may add to any logit and its approximation.
     pub(super) fn underflow(&self) -> f32 {
         (self.blocks.len() * NIBBLES + 64) as f32 * f32::from_bits(1)
     }
 
-    /// How many scales of its row a logit may lie above its approximation, rounded up.
+    /// Returns how many scales of its row a logit may lie above its approximation, rounded up.
     pub(super) fn margin(&self, planes: &Int4Planes, level: Level) -> f32 {
         let width = if level == Level::First { 1.0 } else { 1.0 / 16.0 };
         let codes = match self.guarantee {
@@ -125,7 +125,7 @@ impl Query {
     }
 }
 
-/// `z` with `2 · rows · exp(-z²/2) = 2⁻⁶⁴`.
+/// Returns `z` with `2 · rows · exp(-z²/2) = 2⁻⁶⁴`.
 fn deviations(rows: usize) -> f64 {
     (2.0 * (64.0 * 2f64.ln() + (2.0 * rows as f64).ln())).sqrt()
 }

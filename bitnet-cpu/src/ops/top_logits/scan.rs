@@ -2,60 +2,46 @@
 
 use std::ops::Range;
 
-use super::super::Machine;
+use super::int4_dots::int4_dots;
 use super::int4_planes::Int4Planes;
 use super::query::Query;
-use crate::isa::{Isa, LANES, NibbleBlock, Op, nibble_dots};
-use crate::threads::Pieces;
+use crate::exec::ExecContext;
+use crate::isa::{Isa, LANES, NibbleBlock, Op};
 use bitnet_core::Result;
 
-/// Rows by which codes are asked for before they are needed.
-const AHEAD: usize = 2;
+/// Rows between the codes in use and those that are prefetched.
+const PREFETCH_DISTANCE: usize = 2;
 
-/// The approximate logits of all rows into `out` (`[rows]`), by the first plane.
+/// Computes the approximate logits of all rows into `out` (`[rows]`), by the first plane.
 pub(super) fn first(
     planes: &Int4Planes,
     query: &Query,
     out: &mut [f32],
-    machine: Machine<'_>,
+    exec: ExecContext<'_>,
 ) -> Result<()> {
-    let mut rest = out;
-    let mut pieces = Pieces::new();
-    for rows in machine.threads.ranges(planes.rows(), planes.blocks() * 16) {
-        let (out, tail) = rest.split_at_mut(rows.len());
-        rest = tail;
-        pieces.push(First { planes, query, rows, out });
-    }
-    machine.threads.each(pieces, |piece| {
-        machine.isa.run(piece);
+    exec.for_each_rows(out, 1, planes.blocks() * 16, &|rows, out| {
+        exec.isa.run(First { planes, query, rows, out });
         Ok(())
     })
 }
 
-/// Nearer approximations of the logits of `rows`, by the second plane.
+/// Returns nearer approximations of the logits of `rows`, by the second plane.
 pub(super) fn second(
     planes: &Int4Planes,
     query: &Query,
     approximate: &[f32],
     rows: &[u32],
-    machine: Machine<'_>,
+    exec: ExecContext<'_>,
 ) -> Result<Vec<f32>> {
     let mut nearer = vec![0f32; rows.len()];
-    let mut rest = &mut nearer[..];
-    let mut pieces = Pieces::new();
-    for range in machine.threads.ranges(rows.len(), planes.blocks() * 16) {
-        let (out, tail) = rest.split_at_mut(range.len());
-        rest = tail;
-        pieces.push(Second { planes, query, approximate, rows: &rows[range], out });
-    }
-    machine.threads.each(pieces, |piece| {
-        machine.isa.run(piece);
+    exec.for_each_rows(&mut nearer, 1, planes.blocks() * 16, &|range, out| {
+        exec.isa.run(Second { planes, query, approximate, rows: &rows[range], out });
         Ok(())
     })?;
     Ok(nearer)
 }
 
-/// `Σ code · q` of `rows`, given to `each` with the index of the row.
+/// Computes `Σ code · q` of `count` rows and calls `each` with the index and the sum of each.
 #[inline(always)]
 fn dots<I: Isa>(
     isa: I,
@@ -67,11 +53,11 @@ fn dots<I: Isa>(
 ) {
     let blocks = query.blocks.len();
     for index in 0..count {
-        // One row after another, and the one after the next asked for: the processor's own prefetching follows one stream.
+        // Row after row: the processor's own prefetcher follows one stream.
         let at = row(index) * blocks;
-        let ahead = row((index + AHEAD).min(count - 1)) * blocks;
+        let ahead = row((index + PREFETCH_DISTANCE).min(count - 1)) * blocks;
         let (codes, ahead) = (&plane[at..at + blocks], &plane[ahead..ahead + blocks]);
-        let [high, low] = nibble_dots(isa, codes, &query.blocks, ahead);
+        let [high, low] = int4_dots(isa, codes, &query.blocks, ahead);
         each(index, 256 * i64::from(high) + i64::from(low));
     }
 }
@@ -136,7 +122,7 @@ impl Op for Largest<'_> {
     #[inline(always)]
     fn eval<I: Isa>(self, _: I) -> Vec<u32> {
         let room = 2 * self.count + LANES;
-        let mut kept: Vec<(f32, u32)> = Vec::with_capacity(room);
+        let mut found: Vec<(f32, u32)> = Vec::with_capacity(room);
         let mut least = f32::NEG_INFINITY;
         for (chunk, numbers) in self.of.chunks(LANES).enumerate() {
             if !numbers.iter().fold(false, |any, &n| any | (n > least)) {
@@ -144,26 +130,26 @@ impl Op for Largest<'_> {
             }
             for (index, &number) in numbers.iter().enumerate() {
                 if number > least {
-                    kept.push((number, (chunk * LANES + index) as u32));
+                    found.push((number, (chunk * LANES + index) as u32));
                 }
             }
-            if kept.len() + LANES > room {
-                least = self.cut(&mut kept);
+            if found.len() + LANES > room {
+                least = self.cut(&mut found);
             }
         }
-        if kept.len() > self.count {
-            self.cut(&mut kept);
+        if found.len() > self.count {
+            self.cut(&mut found);
         }
-        kept.into_iter().map(|(_, row)| row).collect()
+        found.into_iter().map(|(_, row)| row).collect()
     }
 }
 
 impl Largest<'_> {
-    /// Leaves the largest; the least of them.
-    fn cut(&self, kept: &mut Vec<(f32, u32)>) -> f32 {
-        kept.select_nth_unstable_by(self.count - 1, |a, b| b.0.total_cmp(&a.0));
-        kept.truncate(self.count);
-        kept[self.count - 1].0
+    /// Drops all but the largest; returns the least of them.
+    fn cut(&self, found: &mut Vec<(f32, u32)>) -> f32 {
+        found.select_nth_unstable_by(self.count - 1, |a, b| b.0.total_cmp(&a.0));
+        found.truncate(self.count);
+        found[self.count - 1].0
     }
 }
 

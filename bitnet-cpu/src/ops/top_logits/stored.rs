@@ -1,29 +1,22 @@
 //! Rows as they are stored: decoded, and multiplied by the kernel of `linear`.
 
-use super::super::Machine;
-use super::super::dot::floats;
-use super::super::dot::{Bf16, F16, F32, Plain, dots};
+use crate::exec::ExecContext;
 use crate::isa::{Isa, Op};
-use crate::threads::Pieces;
+use crate::ops::dot::{Bf16, F16, F32, Plain, dots, floats};
 use bitnet_core::dense::{DenseRows, PlainType};
 use bitnet_core::{Error, Result};
 
-/// `x · row` for each of `rows` into `out`: bit for bit what `linear` gives.
+/// Computes `x · row` for each of `rows` into `out`: bit for bit what `linear` computes.
 pub(super) fn dots_of_rows(
     weight: &dyn DenseRows,
     x: &[f32],
     rows: &[u32],
     out: &mut [f32],
-    machine: Machine<'_>,
+    exec: ExecContext<'_>,
 ) -> Result<()> {
-    let mut rest = out;
-    let mut pieces = Pieces::new();
-    for range in machine.threads.ranges(rows.len(), weight.cols()) {
-        let (out, tail) = rest.split_at_mut(range.len());
-        rest = tail;
-        pieces.push(Dots { weight, x, rows: &rows[range], out });
-    }
-    machine.threads.each(pieces, |piece| machine.isa.run_shared(piece))
+    exec.for_each_rows(out, 1, weight.cols(), &|range, out| {
+        exec.isa.run_shared(Dots { weight, x, rows: &rows[range], out })
+    })
 }
 
 /// Some rows.
@@ -63,7 +56,7 @@ impl Op for Dots<'_> {
     }
 }
 
-/// A row as f32 in `out` (`[cols]`).
+/// Decodes a row into `out` (`[cols]`).
 #[inline(always)]
 pub(super) fn decode<I: Isa>(
     isa: I,

@@ -119,7 +119,7 @@ fn bits(found: &[TokenLogit]) -> Vec<(u32, u32)> {
     found.iter().map(|t| (t.token, t.logit.to_bits())).collect()
 }
 
-/// That both certainties give exactly what the full scan gives; what was read, by the last back end.
+/// Checks that both guarantees give exactly the result of the full scan; returns the reads of the last back end.
 fn agree(table: &Arc<dyn DenseRows>, x: &[f32], counts: &[usize], also: &[u32]) -> [HeadStats; 2] {
     let pool = HybridMemoryPool::new().unwrap();
     let x = BitNetTensor::from_f32(&[1, table.cols()], x, &pool).unwrap();
@@ -147,7 +147,7 @@ fn agree(table: &Arc<dyn DenseRows>, x: &[f32], counts: &[usize], also: &[u32]) 
 }
 
 #[test]
-fn a_random_head_is_answered_from_few_bytes() {
+fn random_head_reads_few_bytes() {
     let mut numbers = Numbers(1);
     let (rows, cols) = (6000, 640);
     let table = Table::shared(rows, cols, &numbers.bells(rows * cols), Storage::F16);
@@ -163,7 +163,7 @@ fn a_random_head_is_answered_from_few_bytes() {
 }
 
 #[test]
-fn a_head_of_few_bits_is_answered_by_one_plane_and_its_rows() {
+fn low_bit_head_uses_one_plane() {
     let mut numbers = Numbers(2);
     let (rows, cols) = (3000, 512);
     let values = numbers.bells(rows * cols);
@@ -176,7 +176,7 @@ fn a_head_of_few_bits_is_answered_by_one_plane_and_its_rows() {
 }
 
 #[test]
-fn equal_rows_are_all_found() {
+fn ties_are_all_found() {
     let mut numbers = Numbers(3);
     let (rows, cols) = (700, 130);
     let row = numbers.bells(cols);
@@ -193,7 +193,7 @@ fn equal_rows_are_all_found() {
 }
 
 #[test]
-fn outliers_zeros_and_tiny_numbers_change_nothing() {
+fn outliers_zeros_and_subnormals_match_the_full_scan() {
     let mut numbers = Numbers(4);
     let (rows, cols) = (900, 200);
     let mut values = numbers.bells(rows * cols);
@@ -224,7 +224,7 @@ fn outliers_zeros_and_tiny_numbers_change_nothing() {
 }
 
 #[test]
-fn what_is_not_finite_is_answered_by_the_full_scan() {
+fn non_finite_input_takes_the_full_scan() {
     let mut numbers = Numbers(5);
     let (rows, cols) = (400, 96);
     let values = numbers.bells(rows * cols);
@@ -246,7 +246,7 @@ fn what_is_not_finite_is_answered_by_the_full_scan() {
 }
 
 #[test]
-fn small_shapes_and_foreign_heads() {
+fn small_shapes_work_and_foreign_heads_are_refused() {
     let mut numbers = Numbers(6);
     for (rows, cols) in [(1, 1), (2, 3), (17, 65), (40, 64), (41, 129)] {
         let table = Table::shared(rows, cols, &numbers.bells(rows * cols), Storage::F32);
@@ -267,7 +267,7 @@ fn small_shapes_and_foreign_heads() {
 }
 
 #[test]
-fn a_head_that_was_taken_apart_answers_as_before() {
+fn restored_head_gives_the_same_result() {
     let mut numbers = Numbers(8);
     let (rows, cols) = (300, 100);
     let mut values = numbers.bells(rows * cols);
@@ -295,7 +295,7 @@ fn a_head_that_was_taken_apart_answers_as_before() {
 
 /// Every exact logit lies within the margin of its approximations, with room to spare but not too much of it.
 #[test]
-fn margins_hold_for_every_row() {
+fn margins_bound_every_error() {
     let mut numbers = Numbers(7);
     let (rows, cols) = (5000, 320);
     let mut values = numbers.bells(rows * cols);
@@ -307,13 +307,13 @@ fn margins_hold_for_every_row() {
     for guarantee in [Guarantee::Probabilistic, Guarantee::Exact] {
         let head = backend.prepare_head(Arc::clone(&table), guarantee).unwrap().unwrap();
         let head: &CpuHead = head.as_any().downcast_ref().unwrap();
-        let machine = backend.machine();
-        let query = Query::new(&x, &head.planes, guarantee, machine.pool);
+        let exec = backend.exec();
+        let query = Query::new(&x, &head.planes, guarantee, exec.scratch_pool);
         let query = query.unwrap().unwrap();
         let (mut first, mut exact) = (vec![0f32; rows], vec![0f32; rows]);
-        scan::first(&head.planes, &query, &mut first, machine).unwrap();
-        let both = scan::second(&head.planes, &query, &first, &all, machine).unwrap();
-        stored::dots_of_rows(&*table, &x, &all, &mut exact, machine).unwrap();
+        scan::first(&head.planes, &query, &mut first, exec).unwrap();
+        let both = scan::second(&head.planes, &query, &first, &all, exec).unwrap();
+        stored::dots_of_rows(&*table, &x, &all, &mut exact, exec).unwrap();
         for (level, found) in [(Level::First, &first), (Level::Both, &both)] {
             let margin = query.margin(&head.planes, level);
             let share =
@@ -331,7 +331,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(48) })]
 
     #[test]
-    fn any_head_is_answered_as_by_the_full_scan(
+    fn top_logits_equal_the_full_scan(
         rows in 1usize..600,
         cols in 1usize..300,
         storage in prop_oneof![Just(Storage::F32), Just(Storage::F16), Just(Storage::Bf16)],

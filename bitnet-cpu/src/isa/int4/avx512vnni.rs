@@ -3,44 +3,44 @@
 use std::arch::x86_64::*;
 
 use super::avx2::sum;
-use super::{NibbleBlock, Nibbles, WideBlock};
+use super::{Int4Dot, NibbleBlock, WideBlock};
 use crate::isa::avx512vnni::Avx512Vnni;
 
-impl Nibbles for Avx512Vnni {
-    type NibbleRun = [__m512i; 2];
-    type NibbleSums = [__m512i; 2];
-    const NIBBLE_RUN: usize = usize::MAX;
+impl Int4Dot for Avx512Vnni {
+    type Int4Acc = [__m512i; 2];
+    type Int4Sums = [__m512i; 2];
+    const INT4_BLOCKS: usize = usize::MAX;
 
     #[inline(always)]
-    fn start_nibbles(self) -> Self::NibbleRun {
-        self.zero_nibbles()
+    fn zero_int4_acc(self) -> Self::Int4Acc {
+        self.zero_int4_sums()
     }
 
     #[inline(always)]
-    fn add_nibbles(
+    fn multiply_add_int4(
         self,
-        run: Self::NibbleRun,
+        acc: Self::Int4Acc,
         codes: &NibbleBlock,
         x: &WideBlock,
-    ) -> Self::NibbleRun {
+    ) -> Self::Int4Acc {
         // SAFETY: `self` proves AVX-512 F, BW and VNNI.
-        unsafe { add(run, codes, x) }
+        unsafe { add(acc, codes, x) }
     }
 
     #[inline(always)]
-    fn zero_nibbles(self) -> Self::NibbleSums {
+    fn zero_int4_sums(self) -> Self::Int4Sums {
         // SAFETY: `self` proves AVX-512 F.
         unsafe { zero() }
     }
 
     #[inline(always)]
-    fn widen_nibbles(self, sums: Self::NibbleSums, run: Self::NibbleRun) -> Self::NibbleSums {
+    fn flush_int4(self, sums: Self::Int4Sums, acc: Self::Int4Acc) -> Self::Int4Sums {
         // SAFETY: `self` proves AVX-512 F.
-        unsafe { widen(sums, run) }
+        unsafe { flush(sums, acc) }
     }
 
     #[inline(always)]
-    fn sum_nibbles(self, sums: Self::NibbleSums) -> [i32; 2] {
+    fn reduce_int4(self, sums: Self::Int4Sums) -> [i32; 2] {
         // SAFETY: `self` proves AVX-512 F and AVX2.
         unsafe { fold(sums) }
     }
@@ -62,22 +62,22 @@ fn part(x: &[[i8; 32]; 2]) -> __m512i {
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn add(run: [__m512i; 2], codes: &NibbleBlock, x: &WideBlock) -> [__m512i; 2] {
+fn add(acc: [__m512i; 2], codes: &NibbleBlock, x: &WideBlock) -> [__m512i; 2] {
     // SAFETY: the array is 32 bytes long, and the load needs no alignment.
     let bytes = unsafe { _mm256_loadu_si256(codes.as_ptr().cast()) };
     let both =
         _mm512_inserti64x4::<1>(_mm512_castsi256_si512(bytes), _mm256_srli_epi16::<4>(bytes));
     let codes = _mm512_and_si512(both, _mm512_set1_epi8(15));
     [
-        _mm512_dpbusd_epi32(run[0], codes, part(&x.high)),
-        _mm512_dpbusd_epi32(run[1], codes, part(&x.low)),
+        _mm512_dpbusd_epi32(acc[0], codes, part(&x.high)),
+        _mm512_dpbusd_epi32(acc[1], codes, part(&x.low)),
     ]
 }
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn widen(sums: [__m512i; 2], run: [__m512i; 2]) -> [__m512i; 2] {
-    [_mm512_add_epi32(sums[0], run[0]), _mm512_add_epi32(sums[1], run[1])]
+fn flush(sums: [__m512i; 2], acc: [__m512i; 2]) -> [__m512i; 2] {
+    [_mm512_add_epi32(sums[0], acc[0]), _mm512_add_epi32(sums[1], acc[1])]
 }
 
 #[inline]

@@ -5,44 +5,44 @@
 
 use std::arch::aarch64::*;
 
-use super::{NibbleBlock, Nibbles, WideBlock};
+use super::{Int4Dot, NibbleBlock, WideBlock};
 use crate::isa::neon::{Neon, plane_half};
 
-impl Nibbles for Neon {
-    type NibbleRun = [int32x4_t; 2];
-    type NibbleSums = [int32x4_t; 2];
-    const NIBBLE_RUN: usize = usize::MAX;
+impl Int4Dot for Neon {
+    type Int4Acc = [int32x4_t; 2];
+    type Int4Sums = [int32x4_t; 2];
+    const INT4_BLOCKS: usize = usize::MAX;
 
     #[inline(always)]
-    fn start_nibbles(self) -> Self::NibbleRun {
-        self.zero_nibbles()
+    fn zero_int4_acc(self) -> Self::Int4Acc {
+        self.zero_int4_sums()
     }
 
     #[inline(always)]
-    fn add_nibbles(
+    fn multiply_add_int4(
         self,
-        run: Self::NibbleRun,
+        acc: Self::Int4Acc,
         codes: &NibbleBlock,
         x: &WideBlock,
-    ) -> Self::NibbleRun {
+    ) -> Self::Int4Acc {
         // SAFETY: `self` proves Advanced SIMD.
-        unsafe { add(run, codes, x) }
+        unsafe { add(acc, codes, x) }
     }
 
     #[inline(always)]
-    fn zero_nibbles(self) -> Self::NibbleSums {
+    fn zero_int4_sums(self) -> Self::Int4Sums {
         // SAFETY: `self` proves Advanced SIMD.
         unsafe { zero() }
     }
 
     #[inline(always)]
-    fn widen_nibbles(self, sums: Self::NibbleSums, run: Self::NibbleRun) -> Self::NibbleSums {
+    fn flush_int4(self, sums: Self::Int4Sums, acc: Self::Int4Acc) -> Self::Int4Sums {
         // SAFETY: `self` proves Advanced SIMD.
-        unsafe { widen(sums, run) }
+        unsafe { flush(sums, acc) }
     }
 
     #[inline(always)]
-    fn sum_nibbles(self, sums: Self::NibbleSums) -> [i32; 2] {
+    fn reduce_int4(self, sums: Self::Int4Sums) -> [i32; 2] {
         // SAFETY: `self` proves Advanced SIMD.
         unsafe { sum(sums) }
     }
@@ -67,10 +67,9 @@ pub(super) fn unpack(codes: &NibbleBlock, half: usize) -> [int8x16_t; 2] {
 
 #[inline]
 #[target_feature(enable = "neon")]
-fn add(run: [int32x4_t; 2], codes: &NibbleBlock, x: &WideBlock) -> [int32x4_t; 2] {
+fn add(mut acc: [int32x4_t; 2], codes: &NibbleBlock, x: &WideBlock) -> [int32x4_t; 2] {
     let codes = [unpack(codes, 0), unpack(codes, 1)];
-    let mut run = run;
-    for (run, part) in run.iter_mut().zip([&x.high, &x.low]) {
+    for (acc, part) in acc.iter_mut().zip([&x.high, &x.low]) {
         let mut products = vdupq_n_s16(0);
         for (half, codes) in codes.iter().enumerate() {
             for (&codes, part) in codes.iter().zip(part) {
@@ -84,15 +83,15 @@ fn add(run: [int32x4_t; 2], codes: &NibbleBlock, x: &WideBlock) -> [int32x4_t; 2
                 others = vmlal_high_s8(others, codes, plane_half(part, half));
             }
         }
-        *run = vpadalq_s16(vpadalq_s16(*run, products), others);
+        *acc = vpadalq_s16(vpadalq_s16(*acc, products), others);
     }
-    run
+    acc
 }
 
 #[inline]
 #[target_feature(enable = "neon")]
-pub(super) fn widen(sums: [int32x4_t; 2], run: [int32x4_t; 2]) -> [int32x4_t; 2] {
-    [vaddq_s32(sums[0], run[0]), vaddq_s32(sums[1], run[1])]
+pub(super) fn flush(sums: [int32x4_t; 2], acc: [int32x4_t; 2]) -> [int32x4_t; 2] {
+    [vaddq_s32(sums[0], acc[0]), vaddq_s32(sums[1], acc[1])]
 }
 
 #[inline]

@@ -1,28 +1,33 @@
-//! Tiles of eight tokens, which is what long prompts are made of: ternary weights times 8-bit activations.
+//! Tiles of eight tokens, into which long prompts are divided.
 
 use std::ops::Range;
 
-use super::int8::{ROWS, TILE_BLOCKS};
 use super::sink::DotSink;
-use super::{groups, row_blocks};
+use super::weight::{groups, row_blocks};
 use crate::activations::Quantized;
 use crate::isa::Isa;
 use bitnet_core::ternary::TernaryMatrix;
 
-/// Dots of one tile with some rows; kept from tile to tile, because filling it with zeros takes time.
-pub(super) struct Dots {
+/// Rows that meet a tile of tokens before the next tile is taken: their codes stay in the nearest caches.
+pub(super) const ROWS: usize = 128;
+
+/// Activation blocks of a tile that are taken together: 20 KiB.
+pub(super) const TILE_BLOCKS: usize = 160;
+
+/// Dots of one tile with some rows; reused from tile to tile, because filling it with zeros takes time.
+pub(super) struct Tile8Dots {
     by_row: [[i32; 8]; ROWS],
     by_token: [[i32; ROWS]; 8],
 }
 
-impl Dots {
+impl Tile8Dots {
     pub(super) fn new() -> Self {
         Self { by_row: [[0; 8]; ROWS], by_token: [[0; ROWS]; 8] }
     }
 
-    /// `Σ trit·q` of eight tokens with up to [`ROWS`] rows.
+    /// Computes `Σ trit·q` of eight tokens with up to [`ROWS`] rows.
     #[inline(always)]
-    pub(super) fn eight<I: Isa>(
+    pub(super) fn compute<I: Isa>(
         &mut self,
         isa: I,
         weight: &TernaryMatrix,
@@ -34,14 +39,14 @@ impl Dots {
         let Self { by_row, by_token } = self;
         let (blocks, _) = x.tile(&tile).as_chunks::<8>();
         // Pieces of one length, that a cache holds.
-        let pieces = blocks.len().div_ceil(I::TILE_BLOCKS.min(TILE_BLOCKS / 8)).max(1);
+        let pieces = blocks.len().div_ceil(I::TILE8_BLOCKS.min(TILE_BLOCKS / 8)).max(1);
         let len = blocks.len().div_ceil(pieces).max(1);
         for (piece, blocks) in blocks.chunks(len).enumerate() {
-            let start = isa.tile_start(blocks);
+            let start = isa.tile8_start(blocks);
             let first = piece * len;
             for (dots, row) in by_row.iter_mut().zip(rows.clone()) {
                 let codes = &row_blocks(weight, row)[first..first + blocks.len()];
-                let sums = isa.tile_dots(&start, codes, blocks);
+                let sums = isa.tile8_dots(&start, codes, blocks);
                 if piece == 0 {
                     *dots = sums;
                 } else {
@@ -53,7 +58,7 @@ impl Dots {
         }
         let (eights, _) = by_row[..rows.len().next_multiple_of(8)].as_chunks();
         for (index, eight) in eights.iter().enumerate() {
-            for (token, dots) in by_token.iter_mut().zip(isa.transpose(*eight)) {
+            for (token, dots) in by_token.iter_mut().zip(isa.transpose8(*eight)) {
                 token[8 * index..8 * (index + 1)].copy_from_slice(&dots);
             }
         }
@@ -63,15 +68,15 @@ impl Dots {
     }
 }
 
-/// Whether [`eight_by_groups`] takes groups of `len` half blocks.
+/// Returns whether [`tile8_by_groups`] takes groups of `len` half blocks.
 #[inline(always)]
-pub(super) fn in_tiles<I: Isa>(len: usize) -> bool {
-    len == 1 || (len.is_multiple_of(2) && len / 2 <= I::TILE_BLOCKS)
+pub(super) fn groups_fit_tiles<I: Isa>(len: usize) -> bool {
+    len == 1 || (len.is_multiple_of(2) && len / 2 <= I::TILE8_BLOCKS)
 }
 
-/// `Σ trit·q` of eight tokens with each group of `len` half blocks of some rows.
+/// Computes `Σ trit·q` of eight tokens with each group of `len` half blocks of some rows.
 #[inline(always)]
-pub(super) fn eight_by_groups<I: Isa>(
+pub(super) fn tile8_by_groups<I: Isa>(
     isa: I,
     weight: &TernaryMatrix,
     len: usize,
@@ -85,7 +90,7 @@ pub(super) fn eight_by_groups<I: Isa>(
     let together = len.div_ceil(2);
     let mut starts = Vec::with_capacity(blocks.len());
     for blocks in blocks.chunks(together) {
-        starts.push(isa.tile_start(blocks));
+        starts.push(isa.tile8_start(blocks));
     }
     let mut dots = vec![[0i32; 8]; blocks.len() * 2];
     for row in rows {
@@ -93,14 +98,14 @@ pub(super) fn eight_by_groups<I: Isa>(
         let parts = codes.chunks(together).zip(blocks.chunks(together)).zip(&starts);
         if len == 1 {
             for (((codes, blocks), start), dots) in parts.zip(dots.as_chunks_mut::<2>().0) {
-                *dots = isa.tile_halves(start, codes, blocks);
+                *dots = isa.tile8_halves(start, codes, blocks);
             }
         } else {
             for (((codes, blocks), start), dots) in parts.zip(&mut dots) {
-                *dots = isa.tile_dots(start, codes, blocks);
+                *dots = isa.tile8_dots(start, codes, blocks);
             }
         }
         // What is behind the last group is padding.
-        sink.push_eight(tile.start, row, &dots[..groups]);
+        sink.push8(tile.start, row, &dots[..groups]);
     }
 }

@@ -1,12 +1,13 @@
 //! AVX2: one row by eight tokens, block after block, in one piece of assembly.
 //!
-//! A block is 32 `VPMADDUBSW` and as many `VPADDW`, which is what the processor's ports are to be kept busy with: two
+//! A block is 32 `VPMADDUBSW` and as many `VPADDW`, whose order keeps the processor's ports busy: two
 //! products, then their two additions, and the codes of the next plane between them. Compilers take the order apart
 //! and run out of registers.
 
 use std::arch::asm;
 use std::arch::x86_64::*;
 
+use super::int8::TileStart;
 use super::{ActivationBlock, CodeBlock};
 
 /// Blocks for which a lane of 16 bits is enough: it starts with `-Σ x`, so that it ends with `Σ trit·x` of eight
@@ -57,9 +58,13 @@ macro_rules! plane {
 /// `start + Σ code·x` of eight tokens over at most [`BLOCKS`] blocks, in lanes of 16 bits.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn run(start: &[__m256i; 8], codes: &[CodeBlock], x: &[[ActivationBlock; 8]]) -> [__m256i; 8] {
+fn run(start: &[TileStart; 8], codes: &[CodeBlock], x: &[[ActivationBlock; 8]]) -> [__m256i; 8] {
     debug_assert!(codes.len() <= BLOCKS);
-    let (mut sums, mask) = (*start, _mm256_set1_epi8(3));
+    let mask = _mm256_set1_epi8(3);
+    let mut sums = [_mm256_setzero_si256(); 8];
+    for (sum, start) in sums.iter_mut().zip(start) {
+        *sum = load(&start.0);
+    }
     let blocks = codes.len().min(x.len());
     if blocks == 0 {
         return sums;
@@ -106,7 +111,7 @@ fn run(start: &[__m256i; 8], codes: &[CodeBlock], x: &[[ActivationBlock; 8]]) ->
 /// `-Σ x` of each lane, modulo 2¹⁶.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn start(x: &[[ActivationBlock; 8]]) -> [__m256i; 8] {
+pub(super) fn start(x: &[[ActivationBlock; 8]]) -> [TileStart; 8] {
     let ones = _mm256_set1_epi8(1);
     let mut sums = [_mm256_setzero_si256(); 8];
     for block in x {
@@ -118,14 +123,18 @@ pub(super) fn start(x: &[[ActivationBlock; 8]]) -> [__m256i; 8] {
             }
         }
     }
-    sums
+    let mut start = [TileStart::ZERO; 8];
+    for (start, sum) in start.iter_mut().zip(sums) {
+        store(&mut start.0, sum);
+    }
+    start
 }
 
 /// `Σ trit·x` of eight tokens over at most [`BLOCKS`] blocks, if `start` is that of `x`; lanes not yet added.
 #[inline]
 #[target_feature(enable = "avx2")]
 pub(super) fn sums(
-    start: &[__m256i; 8],
+    start: &[TileStart; 8],
     codes: &[CodeBlock],
     x: &[[ActivationBlock; 8]],
 ) -> [__m256i; 8] {
@@ -141,8 +150,6 @@ pub(super) fn sums(
 #[inline]
 #[target_feature(enable = "avx2")]
 pub(super) fn transpose(rows: [[i32; 8]; 8]) -> [[i32; 8]; 8] {
-    // SAFETY: eight numbers are 32 bytes, and the load needs no alignment.
-    let load = |row: &[i32; 8]| unsafe { _mm256_loadu_si256(row.as_ptr().cast()) };
     let [a, b, c, d, e, f, g, h] = [
         load(&rows[0]),
         load(&rows[1]),
@@ -171,6 +178,13 @@ pub(super) fn transpose(rows: [[i32; 8]; 8]) -> [[i32; 8]; 8] {
         }
     }
     out
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load(x: &[i32; 8]) -> __m256i {
+    // SAFETY: eight numbers are 32 bytes, and the load needs no alignment.
+    unsafe { _mm256_loadu_si256(x.as_ptr().cast()) }
 }
 
 #[inline]

@@ -5,44 +5,44 @@
 
 use std::arch::x86_64::*;
 
-use super::{NibbleBlock, Nibbles, WideBlock};
+use super::{Int4Dot, NibbleBlock, WideBlock};
 use crate::isa::avx2::Avx2;
 
-impl Nibbles for Avx2 {
-    type NibbleRun = [__m256i; 2];
-    type NibbleSums = [__m256i; 2];
-    const NIBBLE_RUN: usize = 4;
+impl Int4Dot for Avx2 {
+    type Int4Acc = [__m256i; 2];
+    type Int4Sums = [__m256i; 2];
+    const INT4_BLOCKS: usize = 4;
 
     #[inline(always)]
-    fn start_nibbles(self) -> Self::NibbleRun {
-        self.zero_nibbles()
+    fn zero_int4_acc(self) -> Self::Int4Acc {
+        self.zero_int4_sums()
     }
 
     #[inline(always)]
-    fn add_nibbles(
+    fn multiply_add_int4(
         self,
-        run: Self::NibbleRun,
+        acc: Self::Int4Acc,
         codes: &NibbleBlock,
         x: &WideBlock,
-    ) -> Self::NibbleRun {
+    ) -> Self::Int4Acc {
         // SAFETY: `self` proves AVX2.
-        unsafe { add(run, codes, x) }
+        unsafe { add(acc, codes, x) }
     }
 
     #[inline(always)]
-    fn zero_nibbles(self) -> Self::NibbleSums {
+    fn zero_int4_sums(self) -> Self::Int4Sums {
         // SAFETY: `self` proves AVX2.
         unsafe { zero() }
     }
 
     #[inline(always)]
-    fn widen_nibbles(self, sums: Self::NibbleSums, run: Self::NibbleRun) -> Self::NibbleSums {
+    fn flush_int4(self, sums: Self::Int4Sums, acc: Self::Int4Acc) -> Self::Int4Sums {
         // SAFETY: `self` proves AVX2.
-        unsafe { widen(sums, run) }
+        unsafe { flush(sums, acc) }
     }
 
     #[inline(always)]
-    fn sum_nibbles(self, sums: Self::NibbleSums) -> [i32; 2] {
+    fn reduce_int4(self, sums: Self::Int4Sums) -> [i32; 2] {
         // SAFETY: `self` proves AVX2.
         unsafe { sum(sums) }
     }
@@ -74,22 +74,22 @@ pub(super) fn part(x: &[i8; 32]) -> __m256i {
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn add(run: [__m256i; 2], codes: &NibbleBlock, x: &WideBlock) -> [__m256i; 2] {
+fn add(acc: [__m256i; 2], codes: &NibbleBlock, x: &WideBlock) -> [__m256i; 2] {
     let [first, second] = unpack(codes);
     let products = |half: &[[i8; 32]; 2]| {
         let pair = _mm256_maddubs_epi16(first, part(&half[0]));
         _mm256_add_epi16(pair, _mm256_maddubs_epi16(second, part(&half[1])))
     };
-    [_mm256_add_epi16(run[0], products(&x.high)), _mm256_add_epi16(run[1], products(&x.low))]
+    [_mm256_add_epi16(acc[0], products(&x.high)), _mm256_add_epi16(acc[1], products(&x.low))]
 }
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn widen(sums: [__m256i; 2], run: [__m256i; 2]) -> [__m256i; 2] {
+fn flush(sums: [__m256i; 2], acc: [__m256i; 2]) -> [__m256i; 2] {
     let ones = _mm256_set1_epi16(1);
     [
-        _mm256_add_epi32(sums[0], _mm256_madd_epi16(run[0], ones)),
-        _mm256_add_epi32(sums[1], _mm256_madd_epi16(run[1], ones)),
+        _mm256_add_epi32(sums[0], _mm256_madd_epi16(acc[0], ones)),
+        _mm256_add_epi32(sums[1], _mm256_madd_epi16(acc[1], ones)),
     ]
 }
 

@@ -4,44 +4,44 @@ use std::arch::aarch64::*;
 use std::arch::asm;
 
 use super::neon::unpack;
-use super::{NibbleBlock, Nibbles, WideBlock};
+use super::{Int4Dot, NibbleBlock, WideBlock};
 use crate::isa::neon::{Neon, plane_half};
 use crate::isa::neon_dotprod::NeonDotprod;
 
-impl Nibbles for NeonDotprod {
-    type NibbleRun = [int32x4_t; 2];
-    type NibbleSums = [int32x4_t; 2];
-    const NIBBLE_RUN: usize = usize::MAX;
+impl Int4Dot for NeonDotprod {
+    type Int4Acc = [int32x4_t; 2];
+    type Int4Sums = [int32x4_t; 2];
+    const INT4_BLOCKS: usize = usize::MAX;
 
     #[inline(always)]
-    fn start_nibbles(self) -> Self::NibbleRun {
-        base(self).start_nibbles()
+    fn zero_int4_acc(self) -> Self::Int4Acc {
+        base(self).zero_int4_acc()
     }
 
     #[inline(always)]
-    fn add_nibbles(
+    fn multiply_add_int4(
         self,
-        run: Self::NibbleRun,
+        acc: Self::Int4Acc,
         codes: &NibbleBlock,
         x: &WideBlock,
-    ) -> Self::NibbleRun {
+    ) -> Self::Int4Acc {
         // SAFETY: `self` proves Advanced SIMD and `SDOT`.
-        unsafe { add(run, codes, x) }
+        unsafe { add(acc, codes, x) }
     }
 
     #[inline(always)]
-    fn zero_nibbles(self) -> Self::NibbleSums {
-        base(self).zero_nibbles()
+    fn zero_int4_sums(self) -> Self::Int4Sums {
+        base(self).zero_int4_sums()
     }
 
     #[inline(always)]
-    fn widen_nibbles(self, sums: Self::NibbleSums, run: Self::NibbleRun) -> Self::NibbleSums {
-        base(self).widen_nibbles(sums, run)
+    fn flush_int4(self, sums: Self::Int4Sums, acc: Self::Int4Acc) -> Self::Int4Sums {
+        base(self).flush_int4(sums, acc)
     }
 
     #[inline(always)]
-    fn sum_nibbles(self, sums: Self::NibbleSums) -> [i32; 2] {
-        base(self).sum_nibbles(sums)
+    fn reduce_int4(self, sums: Self::Int4Sums) -> [i32; 2] {
+        base(self).reduce_int4(sums)
     }
 }
 
@@ -70,13 +70,12 @@ fn sdot(sum: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
 
 #[inline]
 #[target_feature(enable = "neon,dotprod")]
-fn add(run: [int32x4_t; 2], codes: &NibbleBlock, x: &WideBlock) -> [int32x4_t; 2] {
-    let mut run = run;
+fn add(mut acc: [int32x4_t; 2], codes: &NibbleBlock, x: &WideBlock) -> [int32x4_t; 2] {
     for half in 0..2 {
         for (index, codes) in unpack(codes, half).into_iter().enumerate() {
-            run[0] = sdot(run[0], codes, plane_half(&x.high[index], half));
-            run[1] = sdot(run[1], codes, plane_half(&x.low[index], half));
+            acc[0] = sdot(acc[0], codes, plane_half(&x.high[index], half));
+            acc[1] = sdot(acc[1], codes, plane_half(&x.low[index], half));
         }
     }
-    run
+    acc
 }

@@ -1,40 +1,41 @@
-//! Detection is not proof: every level answers a known question before it is trusted.
+//! Self-tests of instruction sets: every level computes a known result before it is trusted, and the choice among those that
+//! do.
 
 use std::sync::OnceLock;
 
-use super::nibbles;
-use super::{ActivationBlock, AnyIsa, CodeBlock, HalfCodeBlock, Isa, LANES, Op, f16_to_f32};
-use crate::ops::block_sums;
+use crate::isa::{
+    ActivationBlock, AnyIsa, CodeBlock, HalfCodeBlock, Isa, LANES, NIBBLES, NibbleBlock, Op,
+    WideBlock, f16_to_f32,
+};
+use crate::ops::{block_sums, int4_dots};
+use bitnet_core::rng::SplitMix64;
 use bitnet_core::simd::IsaLevel;
 use bitnet_core::{Error, Result};
 
-/// Blocks of the question: more than two runs of any level, and no multiple of one.
+/// Blocks of [`Input`]: more than two flushes of any level, and no multiple of one.
 const BLOCKS: usize = 37;
 
-/// The question: codes, activations, finite numbers of 16 bits and whole numbers.
-struct Question {
+/// Input of the self-test: codes, activations, finite 16-bit numbers and whole numbers.
+struct Input {
     codes: [CodeBlock; BLOCKS],
     x: [[ActivationBlock; 1]; BLOCKS],
     halves: [[u8; 2]; LANES],
     whole: [f32; LANES],
 }
 
-impl Question {
+impl Input {
     /// A fixed pseudo-random pattern; with `extreme`, every code is 2 and every activation is that number, so that
-    /// sums too narrow for a run have nothing to cancel.
+    /// accumulators that are too narrow overflow.
     fn new(extreme: Option<i8>) -> Self {
-        let mut state = 0x9e37_79b9_7f4a_7c15u64;
-        let mut next = move || {
-            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            (state >> 33) as u32
-        };
-        let mut question = Self {
+        let mut random = SplitMix64::new(1);
+        let mut next = move || (random.next_u64() >> 33) as u32;
+        let mut input = Self {
             codes: [[0; 8]; BLOCKS],
             x: [[ActivationBlock([[0; 32]; 4]); 1]; BLOCKS],
             halves: [[0; 2]; LANES],
             whole: [0.0; LANES],
         };
-        for (codes, [x]) in question.codes.iter_mut().zip(&mut question.x) {
+        for (codes, [x]) in input.codes.iter_mut().zip(&mut input.x) {
             for word in codes {
                 let trits = |_| if extreme.is_some() { 2 } else { next() % 3 };
                 *word = [0; 16].map(trits).iter().fold(0, |word, code| word << 2 | code);
@@ -43,29 +44,29 @@ impl Question {
                 *x = extreme.unwrap_or(next() as i8);
             }
         }
-        for half in &mut question.halves {
+        for half in &mut input.halves {
             *half = (next() as u16 & 0xbfff).to_le_bytes();
         }
-        for number in &mut question.whole {
+        for number in &mut input.whole {
             *number = (next() % 1000) as f32;
         }
-        question
+        input
     }
 }
 
-/// What a level answers: the sums over both halves, and the bits of eight vectors of floats (half precision,
+/// Results of the self-test: the sums over both halves, and the bits of eight vectors of floats (half precision,
 /// bfloat16, f32, four planes of trits, and a product with a sum), all of which are exact.
-type Answer = ([i32; 2], [[u32; LANES]; 8]);
+type Results = ([i32; 2], [[u32; LANES]; 8]);
 
-impl Question {
+impl Input {
     /// The first half of the first block.
     fn trits(&self) -> &HalfCodeBlock {
         &self.codes[0].as_chunks::<4>().0[0]
     }
 }
 
-impl Op for &Question {
-    type Output = Answer;
+impl Op for &Input {
+    type Output = Results;
 
     #[inline(always)]
     fn eval<I: Isa>(self, isa: I) -> Self::Output {
@@ -86,10 +87,10 @@ impl Op for &Question {
     }
 }
 
-/// The answer by another way than any kernel's: one element at a time, in the order of the elements.
-fn answer(question: &Question) -> Answer {
+/// Computes the results one element at a time, in order, unlike any kernel.
+fn expected(input: &Input) -> Results {
     let mut halves = [0i32; 2];
-    for (codes, [x]) in question.codes.iter().zip(&question.x) {
+    for (codes, [x]) in input.codes.iter().zip(&input.x) {
         for element in 0..128 {
             let code = (codes[element / 16] >> (2 * (element % 16))) & 3;
             let x = x.0[element % 4][element / 4];
@@ -98,39 +99,90 @@ fn answer(question: &Question) -> Answer {
     }
     let mut trits = [[0f32; LANES]; 4];
     for element in 0..64 {
-        let code = (question.trits()[element / 16] >> (2 * (element % 16))) & 3;
+        let code = (input.trits()[element / 16] >> (2 * (element % 16))) & 3;
         trits[element % 4][element / 4] = code as f32 - 1.0;
     }
-    let bits = question.halves.map(u16::from_le_bytes);
-    let mut last = question.whole;
+    let bits = input.halves.map(u16::from_le_bytes);
+    let mut last = input.whole;
     for (sum, trit) in last.iter_mut().zip(trits[1]) {
         *sum += 3.0 * trit;
     }
     let bfloats = bits.map(|bits| f32::from_bits(u32::from(bits) << 16));
     let [t0, t1, t2, t3] = trits;
-    let vectors = [bits.map(f16_to_f32), bfloats, question.whole, t0, t1, t2, t3, last];
+    let vectors = [bits.map(f16_to_f32), bfloats, input.whole, t0, t1, t2, t3, last];
     (halves, vectors.map(|vector| vector.map(f32::to_bits)))
 }
 
-fn prove(isa: AnyIsa) -> bool {
-    let mut questions = [None, Some(-128), Some(127)].into_iter().map(Question::new);
-    questions.all(|q| isa.run(&q) == answer(&q)) && nibbles::prove(isa)
+/// Blocks of [`Int4Input`]: more than two flushes of any level, and no multiple of one.
+const INT4_BLOCKS: usize = 11;
+
+/// Input of the self-test of 4-bit codes.
+struct Int4Input {
+    codes: [NibbleBlock; INT4_BLOCKS],
+    x: [WideBlock; INT4_BLOCKS],
 }
 
-/// Every level that this processor reports, and whether it answers the known question rightly; best last. Asked
-/// once per process. A level that is not reported is not run.
+impl Int4Input {
+    /// A fixed pseudo-random pattern; with `extreme`, every code is 15 and every part is that number.
+    fn new(extreme: Option<i8>) -> Self {
+        let mut random = SplitMix64::new(1);
+        let mut next = move || (random.next_u64() >> 33) as u32;
+        let mut input = Self { codes: [[0; 32]; INT4_BLOCKS], x: [WideBlock::ZERO; INT4_BLOCKS] };
+        for (codes, x) in input.codes.iter_mut().zip(&mut input.x) {
+            for byte in codes {
+                *byte = if extreme.is_some() { 0xff } else { next() as u8 };
+            }
+            for part in x.high.as_flattened_mut().iter_mut().chain(x.low.as_flattened_mut()) {
+                *part = extreme.unwrap_or(next() as i8);
+            }
+        }
+        input
+    }
+
+    /// Computes the sums one element at a time, unlike any kernel.
+    fn expected(&self) -> [i32; 2] {
+        let mut sums = [0; 2];
+        for (codes, x) in self.codes.iter().zip(&self.x) {
+            for element in 0..NIBBLES {
+                let code = i32::from((codes[element % 32] >> (element / 32 * 4)) & 15);
+                sums[0] += code * i32::from(x.high[element / 32][element % 32]);
+                sums[1] += code * i32::from(x.low[element / 32][element % 32]);
+            }
+        }
+        sums
+    }
+}
+
+impl Op for &Int4Input {
+    type Output = [i32; 2];
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, isa: I) -> Self::Output {
+        int4_dots(isa, &self.codes, &self.x, &self.codes)
+    }
+}
+
+/// Returns whether a level computes the known results.
+fn passes(isa: AnyIsa) -> bool {
+    let extremes = [None, Some(-128), Some(127)];
+    extremes.map(Input::new).iter().all(|input| isa.run(input) == expected(input))
+        && extremes.map(Int4Input::new).iter().all(|input| isa.run(input) == input.expected())
+}
+
+/// Returns every level that this processor reports, and whether it passes its self-test; best last. The tests run once per
+/// process. A level that is not reported is not run.
 pub fn proven_levels() -> Vec<(IsaLevel, bool)> {
     static PROVEN: OnceLock<Vec<(IsaLevel, bool)>> = OnceLock::new();
     PROVEN
         .get_or_init(|| {
-            let ask = |level| (level, AnyIsa::detect(level).is_some_and(prove));
-            IsaLevel::available().into_iter().map(ask).collect()
+            let test = |level| (level, AnyIsa::detect(level).is_some_and(passes));
+            IsaLevel::available().into_iter().map(test).collect()
         })
         .clone()
 }
 
-/// The level to run: the one wanted, which must be proven if it is `forced`, or else the best proven one that is
-/// not above it.
+/// Returns the level to run: the one wanted, which must be proven if it is `forced`, or else the best proven one that is not
+/// above it.
 ///
 /// # Errors
 /// [`Error::IsaUnavailable`] or [`Error::IsaBroken`].
@@ -167,14 +219,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_levels_of_this_processor_are_proven() {
+    fn available_levels_pass() {
         let proven = proven_levels();
         assert_eq!(proven.first(), Some(&(IsaLevel::Scalar, true)));
         assert!(proven.iter().all(|&(_, proven)| proven), "{proven:?}");
     }
 
     #[test]
-    fn a_broken_level_is_passed_over_unless_it_is_forced() {
+    fn broken_level_is_skipped_unless_forced() {
         let proofs = [(IsaLevel::Scalar, true), (IsaLevel::Avx2, false)];
         assert_eq!(choose(IsaLevel::Avx2, false, &proofs).unwrap().level, IsaLevel::Scalar);
         assert_eq!(choose(IsaLevel::Scalar, true, &proofs).unwrap().level, IsaLevel::Scalar);
@@ -185,17 +237,17 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_kernel_is_caught() {
+    fn wrong_kernel_fails() {
         /// Scalar, but for a lost block.
-        struct Lost<'a>(&'a Question);
+        struct Lost<'a>(&'a Input);
         impl Op for Lost<'_> {
             type Output = [i32; 2];
             fn eval<I: Isa>(self, isa: I) -> [i32; 2] {
                 block_sums(isa, &self.0.codes[1..], self.0.x[1..].as_flattened())
             }
         }
-        let question = Question::new(None);
-        let scalar = crate::isa::scalar::Scalar::detect().unwrap();
-        assert_ne!(scalar.run(Lost(&question)), answer(&question).0);
+        let input = Input::new(None);
+        let scalar = AnyIsa::detect(IsaLevel::Scalar).unwrap();
+        assert_ne!(scalar.run(Lost(&input)), expected(&input).0);
     }
 }

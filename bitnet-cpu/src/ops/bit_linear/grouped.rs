@@ -1,16 +1,16 @@
-//! Ternary weights with scales for groups, times 8-bit activations: one exact sum for each group.
+//! Weights with scales for groups: one exact sum for each group.
 
 use std::ops::Range;
 
-use super::int8::rows_ahead;
+use super::dot::prefetch_rows;
 use super::rescale::GROUP_ROWS;
 use super::sink::DotSink;
-use super::{groups, row_blocks};
+use super::weight::{groups, row_blocks};
 use crate::activations::Quantized;
-use crate::isa::{ActivationBlock, CodeBlock, Isa};
+use crate::isa::{ActivationBlock, CodeBlock, Isa, prefetch};
 use bitnet_core::ternary::{ROW_BLOCK, ScaleGranularity, TernaryMatrix};
 
-/// Half blocks that share a scale, if not the whole row does.
+/// Returns the number of half blocks that share a scale; `None` if whole rows do.
 pub(super) fn group_halves(weight: &TernaryMatrix) -> Option<usize> {
     match weight.granularity() {
         ScaleGranularity::Tensor | ScaleGranularity::Row => None,
@@ -18,7 +18,7 @@ pub(super) fn group_halves(weight: &TernaryMatrix) -> Option<usize> {
     }
 }
 
-/// Sums of half blocks (`[halves]`) to those of groups (`[groups]`); padding behind the last group is left out.
+/// Adds sums of half blocks (`[halves]`) to those of groups (`[groups]`), without the padding behind the last group.
 #[inline(always)]
 fn group_sums(halves: &[i32], len: usize, out: &mut [i32]) {
     match len {
@@ -46,15 +46,15 @@ fn half_sums<I: Isa, const T: usize>(
 ) {
     let width = 2 * codes.len();
     for (chunk, (codes, x)) in codes.chunks(8).zip(x.chunks(8)).enumerate() {
-        let mut sums = [[isa.zero(); 8]; T];
+        let mut sums = [[isa.zero_acc32(); 8]; T];
         for (k, (codes, x)) in codes.iter().zip(x).enumerate() {
             let codes = isa.unpack(codes);
             for (sums, x) in sums.iter_mut().zip(x) {
-                sums[k] = isa.widen(sums[k], isa.multiply_add(isa.start(), codes, x));
+                sums[k] = isa.flush_acc(sums[k], isa.multiply_add(isa.zero_acc16(), codes, x));
             }
         }
         for (halves, sums) in halves.chunks_exact_mut(width).zip(sums) {
-            let [low, high] = isa.halves_eight(sums);
+            let [low, high] = isa.reduce_add_halves8(sums);
             let (pairs, _) = halves[16 * chunk..].as_chunks_mut();
             for (pair, (low, high)) in pairs.iter_mut().zip(low.into_iter().zip(high)) {
                 *pair = [low, high];
@@ -73,7 +73,7 @@ pub(super) struct GroupRows<'a> {
 }
 
 impl GroupRows<'_> {
-    /// The dots of a tile of `T` tokens.
+    /// Computes the dots of a tile of `T` tokens.
     #[inline(always)]
     pub(super) fn dots<I: Isa, const T: usize>(
         &self,
@@ -89,13 +89,13 @@ impl GroupRows<'_> {
         }
         let mut dots = vec![0i32; T * GROUP_ROWS * groups];
         let mut halves = vec![0i32; T * 2 * x.width];
-        let ahead = rows_ahead(x.width);
+        let distance = prefetch_rows(x.width);
         for first in rows.clone().step_by(GROUP_ROWS) {
             let few = GROUP_ROWS.min(rows.end - first);
             for index in 0..few {
                 let codes = row_blocks(weight, first + index);
                 for line in (0..codes.len()).step_by(2) {
-                    isa.prefetch(codes.as_ptr().wrapping_add(ahead * codes.len() + line));
+                    prefetch(codes.as_ptr().wrapping_add(distance * codes.len() + line));
                 }
                 half_sums(isa, codes, blocks, &mut halves);
                 let each = dots.chunks_exact_mut(GROUP_ROWS * groups);
