@@ -1,10 +1,10 @@
 //! What a device can do, asked from the system at run time.
 
-use super::cgroup::Limits;
-use super::cpuinfo::CpuInfo;
-use super::system::{Files, system_file};
 use super::topology::{self, Cache, CacheKind, CoreKind, NumaNode};
 use super::{Device, Environment, HugePages, MemoryBandwidth, TransparentHugePages, pages};
+use crate::os::cgroup::Limits;
+use crate::os::cpuinfo::CpuInfo;
+use crate::os::files::{Files, system_file};
 use crate::simd::IsaLevel;
 
 /// What a device can do. Values that the system does not tell are `None` or empty: on Linux most are known, elsewhere

@@ -1,7 +1,7 @@
 //! Where the program runs: on a machine of its own, in a container, in a virtual machine, in continuous integration.
 
-use super::cpuinfo::CpuInfo;
-use super::system::{Files, system_file};
+use crate::os::cpuinfo::CpuInfo;
+use crate::os::files::{Files, system_file};
 
 /// Where the program runs, as far as the surroundings tell.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

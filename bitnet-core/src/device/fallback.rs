@@ -65,3 +65,108 @@ pub(crate) fn in_a_line(failures: &[(String, Error)]) -> String {
         failures.iter().map(|(device, error)| format!("{device}: {error}")).collect();
     each.join("; ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::{FaultPlan, LimitedCpu, Operation, copy_tensor};
+    use crate::memory::tensor::{BitNetDType, BitNetTensor, TensorMetadata};
+    use crate::memory::{DeviceSpecificPools, HybridMemoryPool};
+
+    /// RMS norm of `[tokens, hidden]`, with input and output in the memory of `device`.
+    fn work(
+        x: &BitNetTensor,
+        device: &Device,
+        pools: &DeviceSpecificPools,
+    ) -> Result<BitNetTensor> {
+        let there = copy_tensor(x, device, pools)?;
+        device.begin(Operation::Task)?;
+        let metadata = TensorMetadata::new(x.shape().to_vec(), BitNetDType::F32, device.clone());
+        let mut y = pools.tensor(metadata)?;
+        let ones = vec![1.0f32; x.shape()[1]];
+        crate::reference::rms_norm(there.f32()?, &ones, 1e-5, y.f32_mut()?);
+        copy_tensor(&y, &Device::Cpu, pools)
+    }
+
+    #[test]
+    fn fallback_gives_the_same_result() {
+        let pools = DeviceSpecificPools::new();
+        let host = HybridMemoryPool::new().unwrap();
+        let values: Vec<f32> = (0..512).map(|i| (i as f32 * 0.37).sin()).collect();
+        let x = BitNetTensor::from_f32(&[8, 64], &values, &host).unwrap();
+        let expected = work(&x, &Device::Cpu, &pools).unwrap();
+        let limited = LimitedCpu::new(1 << 20, 1);
+        let devices = [Device::from(limited.clone()), Device::Cpu];
+        let run = |plan: FaultPlan| {
+            limited.inject(plan);
+            let done = with_fallback(&devices, |device| work(&x, device, &pools)).unwrap();
+            assert_eq!(done.value.bytes().unwrap(), expected.bytes().unwrap());
+            done
+        };
+        let good = run(FaultPlan::none());
+        assert_eq!((good.device, good.failures.len()), (devices[0].clone(), 0));
+        let operations = 2 + 2 + 1;
+        for nth in 1..=operations {
+            let lost = run(FaultPlan::none().lose_at(nth));
+            assert_eq!(lost.device, Device::Cpu, "lost at operation {nth}");
+            assert_eq!(lost.failures[0].0, devices[0]);
+            assert!(matches!(lost.failures[0].1, Error::DeviceLost { .. }));
+        }
+        assert!(
+            run(FaultPlan::none().lose_at(operations + 1)).failures.is_empty(),
+            "all were tried"
+        );
+        for (operation, count) in
+            [(Operation::Allocation, 2), (Operation::Transfer, 2), (Operation::Task, 1)]
+        {
+            for nth in 1..=count {
+                let done = run(FaultPlan::none().fail(operation, nth));
+                let [(device, Error::DeviceFault { operation: failed, number, .. })] =
+                    &done.failures[..]
+                else {
+                    panic!("{:?}", done.failures)
+                };
+                assert_eq!((device, *failed, *number), (&devices[0], operation, nth));
+                assert_eq!(done.device, Device::Cpu);
+            }
+        }
+        assert_eq!(
+            pools.metrics(&devices[0]).total_allocated,
+            0,
+            "nothing is left behind on the device"
+        );
+    }
+
+    #[test]
+    fn only_device_failures_fall_back() {
+        let lost = LimitedCpu::new(1 << 20, 1);
+        lost.lose();
+        let small = Device::from(LimitedCpu::new(16, 1));
+        let devices = [Device::from(lost), small.clone(), Device::Cpu];
+        let pools = DeviceSpecificPools::new();
+        let mut tried = 0;
+        let done = with_fallback(&devices, |device| {
+            tried += 1;
+            pools.allocate(1000, 64, device)
+        });
+        let done = done.unwrap();
+        assert_eq!((tried, done.device), (3, Device::Cpu));
+        assert!(matches!(done.failures[1], (_, Error::OutOfMemory { bytes: 1000, limit: 16, .. })));
+
+        let mut tried = 0;
+        let wrong = with_fallback(&devices, |_| -> Result<()> {
+            tried += 1;
+            Err(Error::BadAlignment { align: 3 })
+        });
+        assert_eq!((tried, wrong), (1, Err(Error::BadAlignment { align: 3 })));
+
+        let none_left = with_fallback(&devices[..2], |device| pools.allocate(1000, 64, device));
+        let error = none_left.unwrap_err();
+        assert!(
+            matches!(&error, Error::AllDevicesFailed { failures } if failures.len() == 2),
+            "{error}"
+        );
+        assert!(error.to_string().contains(&small.to_string()), "{error}");
+        assert!(matches!(with_fallback(&[], |_| Ok(())), Err(Error::NoDevice { .. })));
+    }
+}

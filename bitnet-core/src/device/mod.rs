@@ -45,14 +45,11 @@
 
 mod bandwidth;
 mod capabilities;
-mod cgroup;
-mod cpuinfo;
 mod environment;
 mod fallback;
 mod limited_cpu;
 mod pages;
 mod placement;
-mod system;
 #[cfg(test)]
 mod tests;
 mod topology;

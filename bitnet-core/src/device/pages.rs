@@ -1,6 +1,6 @@
 //! Sizes of memory pages.
 
-use super::system::{Files, number};
+use crate::os::files::{Files, number};
 
 /// Huge pages of one size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

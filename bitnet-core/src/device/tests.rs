@@ -1,20 +1,17 @@
-//! What a machine says about itself, in samples of several machines and on this one; failure of devices.
+//! Capabilities of several sampled machines, and of this one.
 
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::Command;
 
 use super::capabilities::DeviceCapabilities;
-use super::cgroup::Limits;
-use super::cpuinfo::CpuInfo;
 use super::topology::{self, Cache, CacheKind, CoreKind};
 use super::*;
-use crate::memory::tensor::{BitNetDType, BitNetTensor, TensorMetadata};
-use crate::memory::{DeviceSpecificPools, HybridMemoryPool};
+use crate::os::cpuinfo::CpuInfo;
+use crate::os::files;
 use crate::simd::IsaLevel;
-use crate::{Error, Result};
 
-/// Files of a machine that is not this one.
+/// The files of another machine.
 #[derive(Default)]
 struct Sample(BTreeMap<String, String>);
 
@@ -30,10 +27,6 @@ impl Sample {
 
     fn described(&self) -> DeviceCapabilities {
         DeviceCapabilities::described_by(&|path| self.read(path), 1)
-    }
-
-    fn limits(&self) -> Limits {
-        Limits::of(&|path| self.read(path))
     }
 
     /// A cache of each of `cpus`, where each group of `share` neighbours shares one.
@@ -118,7 +111,7 @@ fn arm_processor(index: usize, part: &str) -> String {
 }
 
 #[test]
-fn cpuinfo_of_x86() {
+fn x86_cpuinfo_is_parsed() {
     let info = CpuInfo::parse(X86);
     assert_eq!(info.name.as_deref(), Some("AMD EPYC"));
     assert_eq!(info.processors.len(), 2);
@@ -136,7 +129,7 @@ fn cpuinfo_of_x86() {
 }
 
 #[test]
-fn cpuinfo_of_arm() {
+fn arm_cpuinfo_is_parsed() {
     let text: String = (0..4).map(|index| arm_processor(index, "0xd0c")).collect();
     let info = CpuInfo::parse(&text);
     assert_eq!(info.name.as_deref(), Some("part 0xd0c of implementer 0x41"));
@@ -151,17 +144,7 @@ fn cpuinfo_of_arm() {
 }
 
 #[test]
-fn cpuinfo_that_makes_no_sense() {
-    for text in
-        ["", ":", "processor", "processor : x\ncore id : 3", "core id : 1\n: :\n\0", "flags :"]
-    {
-        let info = CpuInfo::parse(text);
-        assert_eq!((info.processors.len(), info.hypervisor(), info.name), (0, None, None));
-    }
-}
-
-#[test]
-fn cores_of_several_kinds() {
+fn core_kinds_are_told_apart() {
     let big_little: String =
         (0..8).map(|i| arm_processor(i, if i < 4 { "0xd05" } else { "0xd0b" })).collect();
     let arm =
@@ -207,7 +190,7 @@ fn cores_of_several_kinds() {
 }
 
 #[test]
-fn memory_nodes_of_two_sockets() {
+fn numa_nodes_of_two_sockets_are_listed() {
     let node = |sample: Sample, index: usize, cpus: &str, total: u64| {
         let folder = format!("/sys/devices/system/node/node{index}");
         let meminfo = format!(
@@ -237,80 +220,21 @@ fn memory_nodes_of_two_sockets() {
 }
 
 #[test]
-fn control_groups_of_version_2() {
-    let sample = Sample::default()
-        .with("/proc/self/cgroup", "0::/app.slice/bitnet.service\n")
-        .with(
-            "/proc/self/mountinfo",
-            "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n",
-        )
-        .with("/sys/fs/cgroup/app.slice/bitnet.service/memory.max", "max\n")
-        .with("/sys/fs/cgroup/app.slice/bitnet.service/cpu.max", "150000 100000\n")
+fn control_groups_bound_the_memory() {
+    let mounts = "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n";
+    let found = Sample::default()
+        .with("/proc/self/cgroup", "0::/app.slice\n")
+        .with("/proc/self/mountinfo", mounts)
         .with("/sys/fs/cgroup/app.slice/memory.max", "1073741824\n")
-        .with("/sys/fs/cgroup/app.slice/memory.current", "805306368\n")
-        .with(
-            "/sys/fs/cgroup/app.slice/memory.stat",
-            "anon 1\ninactive_file 268435456\nactive_file 5\n",
-        )
-        .with("/sys/fs/cgroup/app.slice/cpu.max", "max 100000\n");
-    let limits = sample.limits();
-    assert_eq!(limits.memory, Some(1 << 30), "the group above limits too");
-    assert_eq!(limits.memory_left, Some(512 << 20), "pages of files count as free");
-    assert_eq!(limits.processors, Some(1.5));
-    let meminfo = "MemTotal:  16777216 kB\nMemFree: 1 kB\nMemAvailable:  8388608 kB\n";
-    let found = sample.with("/proc/meminfo", meminfo).described();
+        .with("/sys/fs/cgroup/app.slice/memory.current", "536870912\n")
+        .with("/proc/meminfo", "MemTotal:  16777216 kB\nMemFree: 1 kB\nMemAvailable:  8388608 kB\n")
+        .described();
     assert_eq!(found.total_memory, Some(16 << 30));
     assert_eq!((found.memory_limit, found.available_memory), (Some(1 << 30), Some(512 << 20)));
 }
 
 #[test]
-fn control_groups_of_version_1() {
-    let sample = Sample::default()
-        .with("/proc/self/cgroup", "5:memory:/docker/4f\n3:cpu,cpuacct:/docker/4f\n1:name=systemd:/docker/4f\n0::/\n")
-        .with(
-            "/proc/self/mountinfo",
-            "31 23 0:28 / /sys/fs/cgroup ro - tmpfs tmpfs rw,mode=755\n\
-             35 31 0:32 /docker/4f /sys/fs/cgroup/memory ro,nosuid master:17 - cgroup cgroup rw,memory\n\
-             36 31 0:33 /docker/4f /sys/fs/cgroup/cpu,cpuacct ro - cgroup cgroup rw,cpu,cpuacct\n",
-        )
-        .with("/sys/fs/cgroup/memory/memory.limit_in_bytes", "536870912\n")
-        .with("/sys/fs/cgroup/memory/memory.usage_in_bytes", "104857600\n")
-        .with("/sys/fs/cgroup/memory/memory.stat", "cache 9\ninactive_file 1\ntotal_inactive_file 4194304\n")
-        .with("/sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us", "50000\n")
-        .with("/sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us", "100000\n");
-    let limits = sample.limits();
-    assert_eq!((limits.memory, limits.processors), (Some(512 << 20), Some(0.5)));
-    assert_eq!(limits.memory_left, Some((512 - 100 + 4) << 20));
-    let unlimited = sample
-        .with("/sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n")
-        .with("/sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us", "-1\n");
-    assert_eq!(unlimited.limits(), Limits::default());
-}
-
-#[test]
-fn control_groups_that_make_no_sense_limit_nothing() {
-    let mount = "30 23 0:26 /a /sys/fs/cgroup\\040x rw - cgroup2 cgroup2 rw\n";
-    let limited = |group: &str, mounts: &str| {
-        let sample =
-            Sample::default().with("/proc/self/cgroup", group).with("/proc/self/mountinfo", mounts);
-        sample.with("/sys/fs/cgroup x/memory.max", "4096\n").limits().memory
-    };
-    assert_eq!(limited("0::/a\n", mount), Some(4096), "an escaped mount point");
-    assert_eq!(
-        limited("0::/../..\n", mount),
-        Some(4096),
-        "outside of what can be seen: the mount itself"
-    );
-    assert_eq!(limited("0::/ab\n", mount), Some(4096), "no part of /a");
-    for (group, mounts) in
-        [("", mount), ("0::", ""), ("x", mount), ("0::/a", "30 23 -"), ("0::/a", " - cgroup2")]
-    {
-        assert_eq!(limited(group, mounts), None, "{group:?} {mounts:?}");
-    }
-}
-
-#[test]
-fn pages_and_limits_of_a_process() {
+fn huge_pages_and_address_space_limits_are_parsed() {
     let found = Sample::default()
         .with("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages", "128\n")
         .with("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages", "100\n")
@@ -330,7 +254,7 @@ fn pages_and_limits_of_a_process() {
 }
 
 #[test]
-fn environments() {
+fn environments_are_detected() {
     let variables = |set: &'static [(&str, &str)]| {
         move |name: &str| set.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned())
     };
@@ -379,12 +303,12 @@ fn a_limited_device_reports_its_limits() {
     assert_eq!(caps.logical_cores, 1);
 }
 
-/// Says on the test's own error stream, which is not captured, that a comparison can't be made here.
+/// Writes to the error stream, which is not captured, that a comparison is skipped.
 fn skipped(what: &str) {
     let _ = writeln!(std::io::stderr(), "skipped: {what} is not there to compare with");
 }
 
-/// What a program prints; `None`, visibly, if it is not there or refuses.
+/// Returns what a program prints; `None`, with a message, if it is absent or fails.
 fn printed(program: &str, arguments: &[&str]) -> Option<String> {
     let output = Command::new(program).args(arguments).env("LC_ALL", "C").output().ok();
     let good = output.filter(|output| output.status.success());
@@ -396,7 +320,7 @@ fn printed(program: &str, arguments: &[&str]) -> Option<String> {
 }
 
 #[test]
-fn this_machine_is_what_lscpu_says() {
+fn capabilities_agree_with_lscpu() {
     let caps = DeviceCapabilities::without_bandwidth(&Device::Cpu);
     let Some(rows) = printed("lscpu", &["-p=CPU,CORE,SOCKET,NODE"]) else { return };
     let Some(cpus) = &caps.cpus else { return skipped("/proc/self/status") };
@@ -443,7 +367,7 @@ fn this_machine_is_what_lscpu_says() {
 }
 
 #[test]
-fn this_machine_is_what_getconf_says() {
+fn capabilities_agree_with_getconf() {
     let caps = DeviceCapabilities::without_bandwidth(&Device::Cpu);
     let asked = |name: &str| printed("getconf", &[name])?.trim().parse::<usize>().ok();
     if let (Some(ours), Some(theirs)) = (caps.page_bytes, asked("PAGESIZE")) {
@@ -465,7 +389,7 @@ fn this_machine_is_what_getconf_says() {
 }
 
 #[test]
-fn reported_levels_are_those_of_the_system() {
+fn instruction_set_levels_agree_with_cpuinfo() {
     let caps = DeviceCapabilities::without_bandwidth(&Device::Cpu);
     let reported = |names: &[&str]| {
         names.iter().all(|name| caps.reported_features.iter().any(|feature| feature == name))
@@ -486,7 +410,7 @@ fn reported_levels_are_those_of_the_system() {
 }
 
 #[test]
-fn this_machine_is_described_consistently() {
+fn capabilities_of_this_machine_are_consistent() {
     let caps = DeviceCapabilities::for_device(&auto_select_device());
     assert!(caps.logical_cores >= 1);
     assert!(caps.isa_levels.contains(&IsaLevel::Scalar));
@@ -494,7 +418,7 @@ fn this_machine_is_described_consistently() {
     if let Some(cpus) = &caps.cpus {
         assert!(caps.logical_cores <= cpus.len(), "a quota can only take away");
         assert!(caps.physical_cores.is_none_or(|cores| cores <= cpus.len()));
-        let listed = topology::usable_cpus(&system::system_file);
+        let listed = topology::usable_cpus(&files::system_file);
         assert_eq!(listed.as_ref(), Some(cpus));
     }
     if cfg!(target_os = "linux") {
@@ -502,134 +426,4 @@ fn this_machine_is_described_consistently() {
         assert!(caps.page_bytes.unwrap().is_power_of_two());
         assert!(caps.cpus.is_some());
     }
-}
-
-/// RMS norm of `[tokens, hidden]`, with input and output in the memory of `device`.
-fn work(x: &BitNetTensor, device: &Device, pools: &DeviceSpecificPools) -> Result<BitNetTensor> {
-    let there = copy_tensor(x, device, pools)?;
-    device.begin(Operation::Task)?;
-    let metadata = TensorMetadata::new(x.shape().to_vec(), BitNetDType::F32, device.clone());
-    let mut y = pools.tensor(metadata)?;
-    let ones = vec![1.0f32; x.shape()[1]];
-    crate::reference::rms_norm(there.f32()?, &ones, 1e-5, y.f32_mut()?);
-    copy_tensor(&y, &Device::Cpu, pools)
-}
-
-#[test]
-fn work_of_a_failing_device_is_done_elsewhere_with_the_same_result() {
-    let pools = DeviceSpecificPools::new();
-    let host = HybridMemoryPool::new().unwrap();
-    let values: Vec<f32> = (0..512).map(|i| (i as f32 * 0.37).sin()).collect();
-    let x = BitNetTensor::from_f32(&[8, 64], &values, &host).unwrap();
-    let expected = work(&x, &Device::Cpu, &pools).unwrap();
-    let limited = LimitedCpu::new(1 << 20, 1);
-    let devices = [Device::from(limited.clone()), Device::Cpu];
-    let run = |plan: FaultPlan| {
-        limited.inject(plan);
-        let done = with_fallback(&devices, |device| work(&x, device, &pools)).unwrap();
-        assert_eq!(done.value.bytes().unwrap(), expected.bytes().unwrap());
-        done
-    };
-    let good = run(FaultPlan::none());
-    assert_eq!((good.device, good.failures.len()), (devices[0].clone(), 0));
-    let operations = 2 + 2 + 1;
-    for nth in 1..=operations {
-        let lost = run(FaultPlan::none().lose_at(nth));
-        assert_eq!(lost.device, Device::Cpu, "lost at operation {nth}");
-        assert_eq!(lost.failures[0].0, devices[0]);
-        assert!(matches!(lost.failures[0].1, Error::DeviceLost { .. }));
-    }
-    assert!(run(FaultPlan::none().lose_at(operations + 1)).failures.is_empty(), "all were tried");
-    for (operation, count) in
-        [(Operation::Allocation, 2), (Operation::Transfer, 2), (Operation::Task, 1)]
-    {
-        for nth in 1..=count {
-            let done = run(FaultPlan::none().fail(operation, nth));
-            let [(device, Error::DeviceFault { operation: failed, number, .. })] =
-                &done.failures[..]
-            else {
-                panic!("{:?}", done.failures)
-            };
-            assert_eq!((device, *failed, *number), (&devices[0], operation, nth));
-            assert_eq!(done.device, Device::Cpu);
-        }
-    }
-    assert_eq!(
-        pools.metrics(&devices[0]).total_allocated,
-        0,
-        "nothing is left behind on the device"
-    );
-}
-
-#[test]
-fn only_failures_of_a_device_are_tried_elsewhere() {
-    let lost = LimitedCpu::new(1 << 20, 1);
-    lost.lose();
-    let small = Device::from(LimitedCpu::new(16, 1));
-    let devices = [Device::from(lost), small.clone(), Device::Cpu];
-    let pools = DeviceSpecificPools::new();
-    let mut tried = 0;
-    let done = with_fallback(&devices, |device| {
-        tried += 1;
-        pools.allocate(1000, 64, device)
-    });
-    let done = done.unwrap();
-    assert_eq!((tried, done.device), (3, Device::Cpu));
-    assert!(matches!(done.failures[1], (_, Error::OutOfMemory { bytes: 1000, limit: 16, .. })));
-
-    let mut tried = 0;
-    let wrong = with_fallback(&devices, |_| -> Result<()> {
-        tried += 1;
-        Err(Error::BadAlignment { align: 3 })
-    });
-    assert_eq!((tried, wrong), (1, Err(Error::BadAlignment { align: 3 })));
-
-    let none_left = with_fallback(&devices[..2], |device| pools.allocate(1000, 64, device));
-    let error = none_left.unwrap_err();
-    assert!(
-        matches!(&error, Error::AllDevicesFailed { failures } if failures.len() == 2),
-        "{error}"
-    );
-    assert!(error.to_string().contains(&small.to_string()), "{error}");
-    assert!(matches!(with_fallback(&[], |_| Ok(())), Err(Error::NoDevice { .. })));
-}
-
-#[test]
-fn tensors_of_every_type_travel_between_devices() {
-    let pools = DeviceSpecificPools::new();
-    let (a, b) =
-        (Device::from(LimitedCpu::new(1 << 20, 1)), Device::from(LimitedCpu::new(1 << 20, 1)));
-    let dtypes = [
-        BitNetDType::F32,
-        BitNetDType::BF16,
-        BitNetDType::I8,
-        BitNetDType::I2,
-        BitNetDType::BitNet158,
-    ];
-    let mut bytes = 0;
-    for (index, dtype) in dtypes.into_iter().enumerate() {
-        let metadata = TensorMetadata::new(vec![3, 35], dtype, Device::Cpu);
-        let mut x = pools.tensor(metadata).unwrap();
-        x.bytes_mut().unwrap().iter_mut().zip((0..=u8::MAX).cycle()).for_each(|(x, i)| *x = i);
-        let at_a = copy_tensor(&x, &a, &pools).unwrap();
-        let at_b = copy_tensor(&at_a, &b, &pools).unwrap();
-        let back = copy_tensor(&at_b, &Device::Cpu, &pools).unwrap();
-        assert_eq!((at_a.device(), at_b.device(), back.device()), (&a, &b, &Device::Cpu));
-        assert_eq!((back.bytes(), back.dtype(), back.shape()), (x.bytes(), dtype, &[3, 35][..]));
-        bytes += x.bytes().unwrap().len() as u64;
-        let transfers = pools.transfers();
-        let pairs: Vec<_> = transfers.iter().map(|t| (&t.from, &t.to, t.count, t.bytes)).collect();
-        let count = index as u64 + 1;
-        let expected = [
-            (&Device::Cpu, &a, count, bytes),
-            (&a, &b, count, bytes),
-            (&b, &Device::Cpu, count, bytes),
-        ];
-        assert_eq!(pairs, expected);
-    }
-    let host = HybridMemoryPool::new().unwrap();
-    let x = BitNetTensor::from_f32(&[2, 3], &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0], &host).unwrap();
-    let turned = copy_tensor(&x.transpose(0, 1).unwrap(), &a, &pools).unwrap();
-    assert_eq!(turned.f32().unwrap(), [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]);
-    assert_eq!((turned.shape(), turned.device()), (&[3, 2][..], &a));
 }

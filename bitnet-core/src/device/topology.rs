@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::cpuinfo::CpuInfo;
-use super::system::{Files, number, number_list};
+use crate::os::cpuinfo::CpuInfo;
+use crate::os::files::{Files, number, number_list};
 
 /// A kind of cores, of a processor that has several.
 #[derive(Debug, Clone, PartialEq, Eq)]

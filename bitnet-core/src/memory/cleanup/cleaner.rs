@@ -105,7 +105,7 @@ impl Cleaner {
         let only_release = registries.is_empty() || work == Work::default();
         let released_by = if only_release { end } else { time.until(RELEASED_BY) };
         for registry in &registries {
-            let step = registry.give_blocks_back(&|| !past(released_by));
+            let step = registry.free_vacated(&|| !past(released_by));
             report.add_compression(step);
         }
         report.released.add(release(pool, released_by));

@@ -11,6 +11,7 @@
 //! size, follow when that thread next uses the pool or ends.
 
 mod cleaner;
+mod compaction;
 mod config;
 mod device_cleanup;
 mod metrics;
@@ -18,6 +19,7 @@ mod scheduler;
 mod strategies;
 
 pub use super::heap::Released;
+pub use compaction::Compaction;
 pub use config::CleanupConfig;
 pub use metrics::{CleanupMetrics, CleanupReport, Compacted};
 pub use scheduler::CleanupSchedule;

@@ -1,20 +1,17 @@
 //! Where every byte of the process is: the pool by purpose, and what lies outside it.
 //!
-//! Three sources that do not know each other are brought together. The pool's records say which bytes are whose, the
-//! system's table of pages says which of these are in memory, and the system's list of mappings says how many resident
-//! bytes each mapping has. The resident bytes of the pool by its records are compared with those of its mappings by that
-//! list, and the sum of all mappings with the resident set that the system keeps.
-
-mod pages;
-mod smaps;
+//! A report combines three independent sources. The pool's records hold the purpose of each block, `/proc/self/pagemap` tells
+//! which of their pages are resident, and `/proc/self/smaps` tells the resident bytes of each mapping. The pool's resident
+//! bytes by the first two are compared with those of its mappings by the third, and the sum of all mappings with the resident
+//! set of the kernel.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::{HybridMemoryPool, Purpose};
 use crate::Result;
-use pages::Pages;
-use smaps::Mapping;
+use crate::os::mappings::{self, Mapping};
+use crate::os::pagemap::ResidentPages;
 
 /// The stack of a thread that the standard library starts, unless told otherwise.
 const STACK: usize = 2 << 20;
@@ -148,7 +145,7 @@ impl MemoryReport {
     /// # Errors
     /// [`crate::Error::File`] where the system does not tell: anywhere but on Linux, or where `/proc` is not there.
     pub fn take(pool: &HybridMemoryPool, files: &KnownFiles) -> Result<Self> {
-        let (mappings, _) = smaps::read()?;
+        let (mappings, _) = mappings::read()?;
         let page = mappings.iter().map(|mapping| mapping.page).min().unwrap_or(4096);
         let mut blocks = Vec::new();
         let recorded = pool.tracker().filter(|tracker| tracker.remembers_all());
@@ -160,7 +157,7 @@ impl MemoryReport {
             pool.ranges().into_iter().map(|(start, bytes)| start..start + bytes).collect();
         let pages = ranges
             .iter()
-            .map(|range| Pages::read(range.clone(), page))
+            .map(|range| ResidentPages::read(range.clone(), page))
             .collect::<Result<Vec<_>>>()?;
         let mut resident = [0; Purpose::ALL.len()];
         for &(address, size, purpose) in &blocks {
@@ -171,7 +168,7 @@ impl MemoryReport {
         let in_pages =
             ranges.iter().zip(&pages).map(|(range, pages)| pages.resident(range.clone())).sum();
         // What the report itself has taken by now is counted, and nothing changes from here on.
-        let (mappings, resident_set) = smaps::read()?;
+        let (mappings, resident_set) = mappings::read()?;
         let places = Places::sort(&mappings, &ranges, files)?;
         let metrics = pool.get_metrics();
         let mut purposes = PurposeUse::of(pool);
@@ -218,7 +215,7 @@ impl Places {
                 mapping.resident
             } else {
                 // The system has joined mappings of the pool and of others: its table of pages tells them apart.
-                let pages = Pages::read(mapping.range.clone(), mapping.page)?;
+                let pages = ResidentPages::read(mapping.range.clone(), mapping.page)?;
                 let parts = ranges.iter().map(|range| intersection(&mapping.range, range));
                 parts.map(|part| pages.resident(part)).sum::<u64>().min(mapping.resident)
             };
@@ -228,7 +225,7 @@ impl Places {
             let place = place_of(mapping, before, &programs, files);
             if place == Place::Stacks && mapped > STACK && mapping.name.is_empty() {
                 // A stack that the system has joined with the mapping behind it.
-                let pages = Pages::read(mapping.range.clone(), mapping.page)?;
+                let pages = ResidentPages::read(mapping.range.clone(), mapping.page)?;
                 let start = mapping.range.start;
                 let of_stack = pages.resident(start..start + STACK).min(resident);
                 sorted.add(Place::Heap, mapped - STACK, resident - of_stack);
@@ -319,7 +316,7 @@ f000-10000 r--p 00000000 fe:00 3 /usr/lib/locale
 11000-12000 rw-p 00000000 00:00 0 [stack]
 13000-14000 r-xp 00000000 00:00 0 [vdso]
 ";
-        let mappings: Vec<Mapping> = smaps::parse(text)
+        let mappings: Vec<Mapping> = mappings::parse(text)
             .unwrap()
             .into_iter()
             .map(|mapping| {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::storage::{ExternalBytes, SharedBytes, Storage};
 use super::{BitNetDType, TensorMetadata};
 use crate::device::Device;
-use crate::memory::HybridMemoryPool;
+use crate::memory::{HybridMemoryPool, MemoryHandle, Purpose};
 use crate::{Error, Result};
 
 /// A strided tensor. Cloning and viewing share the storage; writing needs it unshared.
@@ -291,6 +291,38 @@ impl BitNetTensor {
     pub(crate) fn expect_dim(&self, op: &'static str, dim: usize) -> Result<()> {
         let len = self.shape().len();
         if dim < len { Ok(()) } else { Err(Error::OutOfRange { op, index: dim, len }) }
+    }
+}
+
+impl BitNetTensor {
+    /// What the memory of the tensor is used for; [`Purpose::General`] for memory outside every pool.
+    pub fn purpose(&self) -> Purpose {
+        match &self.storage {
+            Storage::Pool(handle) => handle.purpose(),
+            Storage::Shared(_) | Storage::External(_) | Storage::Absent => Purpose::General,
+        }
+    }
+
+    /// The block that the tensor lies in, unless it is shared.
+    pub(super) fn own_block(&mut self) -> Option<&mut MemoryHandle> {
+        match &mut self.storage {
+            Storage::Pool(handle) => Arc::get_mut(handle),
+            Storage::Shared(_) | Storage::External(_) | Storage::Absent => None,
+        }
+    }
+
+    /// Takes the block and leaves the tensor without bytes, unless it is shared.
+    pub(super) fn remove_block(&mut self) -> Option<MemoryHandle> {
+        self.own_block()?;
+        match std::mem::replace(&mut self.storage, Storage::Absent) {
+            Storage::Pool(handle) => Arc::into_inner(handle),
+            Storage::Shared(_) | Storage::External(_) | Storage::Absent => None,
+        }
+    }
+
+    /// Gives a tensor without bytes a block with the same content.
+    pub(super) fn restore_block(&mut self, block: MemoryHandle) {
+        self.storage = Storage::Pool(Arc::new(block));
     }
 }
 

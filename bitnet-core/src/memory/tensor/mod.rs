@@ -4,13 +4,17 @@
 //! with them.
 
 mod codes;
+mod compression;
 mod convert;
 mod create;
 mod data;
 mod dtype;
+mod entry;
 mod handle;
+mod idle;
 mod metadata;
 mod registry;
+pub mod snapshot;
 mod storage;
 mod views;
 mod walk;
@@ -18,11 +22,14 @@ mod walk;
 pub use codes::CastRule;
 pub use data::BitNetTensor;
 pub use dtype::BitNetDType;
+pub use entry::Compressed;
+pub(super) use entry::CompressionStep;
 pub use handle::{TensorHandle, TensorRead, TensorWrite, WeakTensorHandle};
+pub use idle::IdleTensor;
 pub use metadata::TensorMetadata;
 pub(crate) use metadata::{Dims, elements_of};
-pub use registry::{Compressed, IdleTensor, TensorRegistry};
-pub(super) use registry::{CompressionStep, WeakTensorRegistry};
+pub use registry::TensorRegistry;
+pub(super) use registry::WeakTensorRegistry;
 pub use storage::{ExternalBytes, SharedBytes};
 pub use views::{Slice, broadcast_shapes};
 pub(crate) use walk::{Cursor, Walk};

@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use super::BitNetTensor;
 use crate::Result;
-use crate::memory::{MemoryHandle, Purpose};
+use crate::memory::MemoryHandle;
 
 /// Bytes that someone else keeps alive, such as a mapped file.
 pub type SharedBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
@@ -82,44 +81,12 @@ impl Storage {
     }
 }
 
-impl BitNetTensor {
-    /// What the memory of the tensor is used for; [`Purpose::General`] for memory outside every pool.
-    pub fn purpose(&self) -> Purpose {
-        match &self.storage {
-            Storage::Pool(handle) => handle.purpose(),
-            Storage::Shared(_) | Storage::External(_) | Storage::Absent => Purpose::General,
-        }
-    }
-
-    /// The block that the tensor lies in, if it lies in one and nobody shares it.
-    pub(super) fn own_block(&mut self) -> Option<&mut MemoryHandle> {
-        match &mut self.storage {
-            Storage::Pool(handle) => Arc::get_mut(handle),
-            Storage::Shared(_) | Storage::External(_) | Storage::Absent => None,
-        }
-    }
-
-    /// Gives the block up and leaves the tensor without bytes, if nobody shares it.
-    pub(super) fn remove_block(&mut self) -> Option<MemoryHandle> {
-        self.own_block()?;
-        match std::mem::replace(&mut self.storage, Storage::Absent) {
-            Storage::Pool(handle) => Arc::into_inner(handle),
-            Storage::Shared(_) | Storage::External(_) | Storage::Absent => None,
-        }
-    }
-
-    /// Gives a tensor that has lost its block one with the same bytes.
-    pub(super) fn restore_block(&mut self, block: MemoryHandle) {
-        self.storage = Storage::Pool(Arc::new(block));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::Error;
     use crate::device::Device;
-    use crate::memory::tensor::{BitNetDType, TensorMetadata};
+    use crate::memory::tensor::{BitNetDType, BitNetTensor, TensorMetadata};
 
     struct Scratch {
         bytes: Vec<u8>,

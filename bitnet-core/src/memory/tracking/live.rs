@@ -1,6 +1,7 @@
-//! The recorded allocations that are alive, found by address: open addressing, linear probing, no tombstones.
+//! The live allocations of a tracker: a table by address (open addressing, linear probing, no tombstones), and sums by purpose.
 
 use std::panic::Location;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::memory::Purpose;
 
@@ -18,7 +19,7 @@ pub(super) struct Record {
     /// The bytes that it stands for: its size, or more if it is a sample.
     pub(super) bytes: u64,
     pub(super) site: &'static Location<'static>,
-    /// When it was made, in nanoseconds of [`super::clock`].
+    /// When it was made, in nanoseconds of [`crate::os::clock`].
     pub(super) stamp: u64,
     pub(super) thread: u32,
     pub(super) purpose: Purpose,
@@ -116,6 +117,32 @@ impl LiveTable {
             self.slots[at] = Some(record);
         }
         true
+    }
+}
+
+/// Live bytes and their peaks. Every change is one addition, so that no two threads lose one.
+#[derive(Debug, Default)]
+pub(super) struct Peaks {
+    live: [AtomicU64; Purpose::ALL.len()],
+    peak: [AtomicU64; Purpose::ALL.len()],
+}
+
+impl Peaks {
+    pub(super) fn came(&self, purpose: Purpose, bytes: u64) {
+        let at = purpose.index();
+        let live = self.live[at].fetch_add(bytes, Ordering::Relaxed).wrapping_add(bytes);
+        // Asked first, because a peak seldom rises and raising it costs an exchange.
+        if live > self.peak[at].load(Ordering::Relaxed) {
+            self.peak[at].fetch_max(live, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn went(&self, purpose: Purpose, bytes: u64) {
+        self.live[purpose.index()].fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn get(&self) -> [u64; Purpose::ALL.len()] {
+        self.peak.each_ref().map(|peak| peak.load(Ordering::Relaxed))
     }
 }
 

@@ -81,17 +81,15 @@
 //! # }
 //! ```
 
-mod clock;
 mod config;
 mod histogram;
 mod leaks;
 mod live;
 mod metrics;
 mod patterns;
-mod peaks;
 mod pressure;
+mod pressure_level;
 mod profiler;
-mod system_memory;
 mod threads;
 mod timeline;
 mod trace;
@@ -102,10 +100,13 @@ pub use histogram::{Histogram, LatencySummary};
 pub use leaks::{Leak, LeakReport, LeakSite};
 pub use metrics::{DetailedMetrics, SuspectedLeaks};
 pub use patterns::{AllocationPattern, PatternFeatures, PatternReport, Step};
-pub use pressure::{MemoryPressureLevel, PressureCallback, PressureMonitor};
+pub use pressure::{PressureCallback, PressureMonitor};
+pub use pressure_level::MemoryPressureLevel;
 pub use profiler::{LatencyKind, OperationFigures, Rates};
-pub use system_memory::{Bounded, GroupEvents, Stall, SystemFiles, SystemMemory, SystemReading};
 pub use timeline::{EventKind, Replay, Timeline, TimelineEvent};
 pub use tracker::{OperationWatch, Tracker};
 
 pub use super::heap::{AllocationEvent, ClassFigures, DeallocationEvent, PoolFigures};
+pub use crate::os::pressure::{
+    Bounded, GroupEvents, Stall, SystemFiles, SystemMemory, SystemReading,
+};

@@ -1,16 +1,4 @@
-//! Memory pressure, of a pool and of the system, and who is told when it changes.
-//!
-//! | level | pool, used / limit | control group, machine | tasks waiting (some, full) |
-//! |---|---|---|---|
-//! | Low | r | 0.80 | 5 %, 1 % |
-//! | Medium | r + (1 - r) / 4 | 0.90 | 10 %, 2.5 % |
-//! | High | r + (1 - r) / 2 | 0.95 | 25 %, 10 % |
-//! | Critical | r + 3 (1 - r) / 4 | 0.98 | 50 %, 25 % |
-//!
-//! r is `pressure_threshold_ratio`. The highest of the four counts. Between two readings of the system a control group that
-//! was throttled or hit its limit is Medium, and one that ran out of memory is Critical. A level is entered at its
-//! threshold, and left only a margin below it: an eighth of 1 - r (at least 0.01) for the pool, a fifth of the threshold for
-//! tasks waiting, 0.02 for the rest.
+//! Memory pressure of a pool and of the system, and the callbacks that receive its changes.
 //!
 //! A pool has two limits, one for blocks below 1 MiB and one for the others; the one of which more is in use counts. It is
 //! observed after each allocation and each return of a block of 1 MiB and more; of smaller blocks, when a thread has no free
@@ -25,140 +13,20 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::system_memory::{GroupEvents, Stall, SystemFiles, SystemMemory, SystemReading, ratio};
+use super::pressure_level::{Bounds, MemoryPressureLevel, system_bounds};
+use crate::os::pressure::{GroupEvents, SystemFiles, SystemMemory};
 
 /// Nanoseconds from one reading of the system to the next, at least.
 const READING_EVERY: u64 = 100_000_000;
 
-/// How scarce memory is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-#[repr(u8)]
-pub enum MemoryPressureLevel {
-    /// There is enough.
-    #[default]
-    None,
-    /// The threshold has been passed.
-    Low,
-    /// Caches that can be made again should go.
-    Medium,
-    /// Everything that can be given back should be.
-    High,
-    /// Allocations are about to fail, or the process to be killed.
-    Critical,
-}
-
-impl MemoryPressureLevel {
-    const ALL: [Self; 5] = [Self::None, Self::Low, Self::Medium, Self::High, Self::Critical];
-
-    fn from_index(index: u8) -> Self {
-        Self::ALL[usize::from(index).min(4)]
-    }
-
-    /// The highest level whose threshold `value` reaches.
-    fn of(value: f64, thresholds: [f64; 4]) -> Self {
-        Self::from_index(thresholds.iter().filter(|&&threshold| value >= threshold).count() as u8)
-    }
-}
-
-/// What is called with the new level.
-///
-/// ```
-/// # fn main() -> bitnet_core::Result<()> {
-/// # use bitnet_core::memory::HybridMemoryPool;
-/// use bitnet_core::memory::{
-///     MemoryPoolConfig, TrackingConfig, TrackingLevel,
-///     MemoryPressureLevel
-/// };
-///
-/// // Configure advanced tracking
-/// let mut config = MemoryPoolConfig::default();
-/// config.enable_advanced_tracking = true;
-/// config.tracking_config = Some(TrackingConfig {
-///     level: TrackingLevel::Detailed,
-///     enable_pressure_detection: true,
-///     enable_leak_detection: true,
-///     ..Default::default()
-/// });
-///
-/// let pool = HybridMemoryPool::with_config(config)?;
-///
-/// // Register pressure callback
-/// pool.register_pressure_callback(Box::new(|level| {
-///     match level {
-///         MemoryPressureLevel::Critical => {
-///             eprintln!("CRITICAL: Memory pressure detected!");
-///         },
-///         MemoryPressureLevel::High => {
-///             println!("HIGH: Memory pressure detected");
-///         },
-///         _ => {}
-///     }
-/// }));
-///
-/// // Get detailed metrics
-/// if let Some(detailed) = pool.get_detailed_metrics() {
-///     println!("Pressure level: {:?}", detailed.pressure_level);
-///     println!("Fragmentation: {:.2}%", detailed.fragmentation_ratio * 100.0);
-/// }
-/// # assert!(pool.get_detailed_metrics().is_some());
-/// # Ok(())
-/// # }
-/// ```
+/// A callback that receives the new level: see [`crate::memory::tracking`].
 pub type PressureCallback = Box<dyn Fn(MemoryPressureLevel) + Send + Sync>;
 
-/// The level that a signal enters, and the one that it doesn't leave.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-struct Bounds {
-    enter: MemoryPressureLevel,
-    stay: MemoryPressureLevel,
-}
-
-impl Bounds {
-    fn of(value: f64, thresholds: [f64; 4], margin: impl Fn(f64) -> f64) -> Self {
-        let enter = MemoryPressureLevel::of(value, thresholds);
-        Self {
-            enter,
-            stay: MemoryPressureLevel::of(value, thresholds.map(|t| t - margin(t))).max(enter),
-        }
-    }
-
-    fn both(self, other: Self) -> Self {
-        Self { enter: self.enter.max(other.enter), stay: self.stay.max(other.stay) }
-    }
-
-    fn next(self, current: MemoryPressureLevel) -> MemoryPressureLevel {
-        self.enter.max(current.min(self.stay))
-    }
-}
-
-/// What a reading of the system amounts to; `before` is what its control group had counted at the reading before.
-fn system_bounds(reading: &SystemReading, before: Option<GroupEvents>) -> Bounds {
-    let mut bounds = Bounds::default();
-    for used in [reading.group, reading.machine].into_iter().flatten() {
-        bounds = bounds.both(Bounds::of(ratio(used), [0.80, 0.90, 0.95, 0.98], |_| 0.02));
-    }
-    for Stall { some, full } in [reading.stall, reading.group_stall].into_iter().flatten() {
-        bounds = bounds.both(Bounds::of(some, [5.0, 10.0, 25.0, 50.0], |t| t / 5.0));
-        bounds = bounds.both(Bounds::of(full, [1.0, 2.5, 10.0, 25.0], |t| t / 5.0));
-    }
-    if let (Some(before), Some(now)) = (before, reading.group_events) {
-        let level = if now.oom > before.oom {
-            MemoryPressureLevel::Critical
-        } else if now.max > before.max || now.high > before.high {
-            MemoryPressureLevel::Medium
-        } else {
-            MemoryPressureLevel::None
-        };
-        bounds = bounds.both(Bounds { enter: level, stay: level });
-    }
-    bounds
-}
-
-/// Transitions that callbacks have not been told of.
+/// Transitions that callbacks have not received.
 #[derive(Default)]
 struct Deliveries {
     pending: VecDeque<MemoryPressureLevel>,
-    /// The thread that is calling callbacks, by [`this_thread`]: it will take what is pending.
+    /// The thread that is running callbacks, by [`this_thread`]: it will deliver what is pending.
     caller: Option<usize>,
 }
 
@@ -207,7 +75,7 @@ impl PressureMonitor {
         }
     }
 
-    /// Adds a callback. It hears of each change of level from now on, not of the level that there is.
+    /// Adds a callback. It receives each change of level from now on, not the current level.
     pub fn register(&self, callback: PressureCallback) {
         lock(&self.callbacks).push(Arc::new(callback));
     }
@@ -227,8 +95,8 @@ impl PressureMonitor {
         self.panics.load(Ordering::Relaxed)
     }
 
-    /// Takes note that the pool uses `used` of `limit` bytes, reads the system if the last reading is 100 ms old, and calls the
-    /// callbacks if the level changes. A limit of 0 is no limit. The caller holds no lock that a callback might want.
+    /// Observes that the pool uses `used` of `limit` bytes, reads the system if the last reading is 100 ms old, and runs the
+    /// callbacks if the level changes. A limit of 0 is no limit. The caller holds no lock that a callback might need.
     pub fn observe(&self, used: u64, limit: u64) -> MemoryPressureLevel {
         self.read_system();
         let pool = match limit {
@@ -247,9 +115,9 @@ impl PressureMonitor {
         ratio >= self.thresholds[0] - if calm { 0.0 } else { self.margin }
     }
 
-    /// Takes note that the pool has to refuse an allocation: Critical, until the next observation. Callbacks are called even
-    /// if the level is Critical already, before this returns or, if another thread is calling callbacks, by that thread.
-    /// Nothing is done for a refusal inside a callback, which would otherwise be called without end; whether it was done.
+    /// Observes that an allocation is about to fail: Critical, until the next observation. Callbacks run even if the level is
+    /// Critical already, before this returns or, if another thread is running callbacks, on that thread. Returns false, and
+    /// does nothing, for a failure inside a callback, which would recur without end.
     pub(in crate::memory) fn refused(&self) -> bool {
         let critical = MemoryPressureLevel::Critical;
         let mut deliveries = lock(&self.deliveries);
@@ -286,7 +154,7 @@ impl PressureMonitor {
         self.system_bounds.store(enter as u8 + 16 * stay as u8, relaxed);
     }
 
-    /// Changes the level, and delivers the transition unless a thread is delivering already.
+    /// Changes the level, and delivers the transition unless another thread is delivering.
     #[cold]
     fn change(&self, bounds: Bounds) -> MemoryPressureLevel {
         let mut deliveries = lock(&self.deliveries);
@@ -299,18 +167,18 @@ impl PressureMonitor {
         next
     }
 
-    /// Makes `next`, which is not the current level, the current one, to be delivered.
+    /// Enters `next`, which is not the current level, and queues the transition.
     fn enter(&self, next: MemoryPressureLevel, deliveries: &mut Deliveries) {
         let current = self.level();
         self.level.store(next as u8, Ordering::Relaxed);
-        // Who waits for one level on the way up must not miss it because memory went at once.
+        // A rise passes through each level, so that no callback misses the one that it waits for.
         let first = if next > current { current as u8 + 1 } else { next as u8 };
         let passed = first..=next as u8;
         self.transitions.fetch_add(passed.len() as u64, Ordering::Relaxed);
         deliveries.pending.extend(passed.map(MemoryPressureLevel::from_index));
     }
 
-    /// Calls the callbacks for what is pending, unless a thread does that already.
+    /// Runs the callbacks for what is pending, unless another thread does.
     fn deliver(&self, mut deliveries: MutexGuard<'_, Deliveries>) {
         if deliveries.caller.is_some() {
             return;
@@ -351,7 +219,7 @@ impl fmt::Debug for PressureMonitor {
     }
 }
 
-/// A number that no other thread has that is alive: the address of something of its own.
+/// A number that no other live thread has: the address of a thread-local.
 fn this_thread() -> usize {
     thread_local!(static PLACE: Cell<u8> = const { Cell::new(0) });
     PLACE.with(|place| std::ptr::from_ref(place).addr())
@@ -365,9 +233,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::MemoryPressureLevel::{Critical, High, Low, Medium, None as Calm};
     use super::*;
-    use crate::memory::tracking::system_memory::Bounded;
+    use crate::os::pressure::{Bounded, Stall, SystemReading};
 
-    /// A system whose time and readings the test sets, and that counts how often it was read.
+    /// A system whose time and readings the test sets, and that counts its readings.
     #[derive(Clone, Default)]
     struct Fake(Arc<Mutex<(u64, SystemReading, u32)>>);
 

@@ -4,16 +4,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::live::{LiveTable, Record, hash};
-use super::peaks::Peaks;
+use super::live::{LiveTable, Peaks, Record, hash};
 use super::profiler::{LatencyKind, OperationFigures, Profiler};
 use super::timeline::{EventKind, Ring, Timeline, TimelineEvent};
 use super::{
     AllocationEvent, DeallocationEvent, LatencySummary, LeakReport, PatternReport, PressureMonitor,
-    TrackingConfig, TrackingLevel, clock, threads,
+    TrackingConfig, TrackingLevel, threads,
 };
 use crate::memory::Purpose;
 use crate::memory::heap::sampling;
+use crate::os::clock;
 
 /// Parts that are locked separately, by address; a power of two.
 const SHARDS: usize = 16;

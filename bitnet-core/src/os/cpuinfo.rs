@@ -1,30 +1,30 @@
-//! What `/proc/cpuinfo` says about the processors, on x86 and on Arm.
+//! `/proc/cpuinfo`, on x86 and on Arm.
 
 use std::collections::BTreeSet;
 
 /// One logical processor.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Processor {
-    pub(super) index: usize,
+pub(crate) struct Processor {
+    pub(crate) index: usize,
     /// Package and core within it: x86 only.
-    pub(super) core: (Option<usize>, Option<usize>),
+    pub(crate) core: (Option<usize>, Option<usize>),
     /// Implementer and part number: Arm only.
-    pub(super) part: Option<(String, String)>,
+    pub(crate) part: Option<(String, String)>,
 }
 
-/// All of them.
+/// All processors.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct CpuInfo {
-    pub(super) name: Option<String>,
-    /// Features of the first processor, in the words of the system.
-    pub(super) features: BTreeSet<String>,
-    pub(super) processors: Vec<Processor>,
+pub(crate) struct CpuInfo {
+    pub(crate) name: Option<String>,
+    /// Features of the first processor, as the system names them.
+    pub(crate) features: BTreeSet<String>,
+    pub(crate) processors: Vec<Processor>,
     implementer: Option<String>,
 }
 
 impl CpuInfo {
-    /// Reads the text. Lines that are not understood are passed over.
-    pub(super) fn parse(text: &str) -> Self {
+    /// Parses the text. Unknown lines are skipped.
+    pub(crate) fn parse(text: &str) -> Self {
         let mut info = Self::default();
         for line in text.lines() {
             if let Some((key, value)) = line.split_once(':') {
@@ -66,9 +66,24 @@ impl CpuInfo {
         }
     }
 
-    /// Whether the processor says that a hypervisor runs below; `None` where processors do not tell (Arm).
-    pub(super) fn hypervisor(&self) -> Option<bool> {
+    /// Whether the processor reports a hypervisor; `None` where processors do not report it (Arm).
+    pub(crate) fn hypervisor(&self) -> Option<bool> {
         // Only x86 has this flag, and every x86 processor that runs 64-bit programs has `lm`.
         self.features.contains("lm").then(|| self.features.contains("hypervisor"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn malformed_texts_name_no_processor() {
+        for text in
+            ["", ":", "processor", "processor : x\ncore id : 3", "core id : 1\n: :\n\0", "flags :"]
+        {
+            let info = CpuInfo::parse(text);
+            assert_eq!((info.processors.len(), info.hypervisor(), info.name), (0, None, None));
+        }
     }
 }

@@ -1,14 +1,14 @@
-//! What the system says about its memory: pressure stall information, the control group's limit, memory available.
+//! How scarce memory is on the system: pressure stall information, limits of control groups, available memory.
 //!
-//! Everything here is optional. A file that is absent, cannot be read or does not hold what it should is `None`.
+//! Everything is optional: `None` stands for a file that is absent, unreadable or malformed.
 
 use std::fs::File;
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 
-/// The most that is read of one file.
+/// The most bytes of a file that are read.
 const LARGEST_FILE: u64 = 64 << 10;
-/// The most control groups that are looked at, from the process's own upwards.
+/// The most control groups that are read, from the process's own upwards.
 const DEEPEST: usize = 32;
 
 /// The share of the last 10 s in which tasks waited for memory, in percent.
@@ -40,7 +40,7 @@ pub struct Bounded {
     pub limit: u64,
 }
 
-/// What the system said at one moment.
+/// The state of the system at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct SystemReading {
     /// `/proc/pressure/memory`.
@@ -56,11 +56,11 @@ pub struct SystemReading {
     pub machine: Option<Bounded>,
 }
 
-/// Who is asked about the system's memory, and what time it is.
+/// A source of readings of the system's memory, and of time.
 pub trait SystemMemory: Send + Sync {
     /// Nanoseconds since some start. A coarse clock will do.
     fn nanoseconds(&self) -> u64;
-    /// What the system says now.
+    /// Reads the system now.
     fn reading(&self) -> SystemReading;
 }
 
@@ -131,13 +131,13 @@ impl SystemMemory for SystemFiles {
     }
 }
 
-/// The used part, 0 upwards.
-pub(super) fn ratio(bounded: Bounded) -> f64 {
+/// The used part of the limit, 0 upwards.
+pub(crate) fn ratio(bounded: Bounded) -> f64 {
     bounded.used as f64 / bounded.limit.max(1) as f64
 }
 
 /// `some avg10=… …` and `full avg10=… …`, in percent.
-pub(super) fn parse_stall(text: &str) -> Option<Stall> {
+pub(crate) fn parse_stall(text: &str) -> Option<Stall> {
     let average = |kind: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(kind)?.strip_prefix(' '))?;
         let value = line.split_whitespace().find_map(|field| field.strip_prefix("avg10="))?;
@@ -147,17 +147,17 @@ pub(super) fn parse_stall(text: &str) -> Option<Stall> {
 }
 
 /// A count of bytes, alone on its line.
-pub(super) fn parse_count(text: &str) -> Option<u64> {
+pub(crate) fn parse_count(text: &str) -> Option<u64> {
     digits(text.trim_end())
 }
 
 /// `memory.max`: `None` if it is not a number above 0, which is also the case for `max`, no limit.
-pub(super) fn parse_limit(text: &str) -> Option<u64> {
+pub(crate) fn parse_limit(text: &str) -> Option<u64> {
     parse_count(text).filter(|&limit| limit > 0)
 }
 
 /// The value of `name` in lines of a name and a number.
-pub(super) fn parse_field(text: &str, name: &str) -> Option<u64> {
+pub(crate) fn parse_field(text: &str, name: &str) -> Option<u64> {
     text.lines().find_map(|line| {
         let (key, value) = line.split_once(' ')?;
         if key == name { digits(value.trim()) } else { None }
@@ -165,7 +165,7 @@ pub(super) fn parse_field(text: &str, name: &str) -> Option<u64> {
 }
 
 /// `memory.events`. A kernel may leave `oom_kill` out.
-pub(super) fn parse_events(text: &str) -> Option<GroupEvents> {
+pub(crate) fn parse_events(text: &str) -> Option<GroupEvents> {
     let oom = parse_field(text, "oom")?;
     let killed = parse_field(text, "oom_kill").unwrap_or(0);
     Some(GroupEvents {
@@ -176,7 +176,7 @@ pub(super) fn parse_events(text: &str) -> Option<GroupEvents> {
 }
 
 /// `/proc/meminfo`. A kernel that does not say `MemAvailable` says nothing that could stand for it.
-pub(super) fn parse_machine(text: &str) -> Option<Bounded> {
+pub(crate) fn parse_machine(text: &str) -> Option<Bounded> {
     let kib = |name: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
         digits(line.trim().strip_suffix("kB")?.trim_end())?.checked_mul(1024)
@@ -187,7 +187,7 @@ pub(super) fn parse_machine(text: &str) -> Option<Bounded> {
 
 /// The path of the process's own group (version 2), relative to where the groups are mounted: the line `0::/path`. A path
 /// that leads out of there, as a process outside its name space has, is the root.
-pub(super) fn parse_own_group(text: &str) -> Option<PathBuf> {
+pub(crate) fn parse_own_group(text: &str) -> Option<PathBuf> {
     let path = Path::new(text.lines().find_map(|line| line.strip_prefix("0::/"))?);
     let inside = path.components().all(|part| matches!(part, Component::Normal(_)));
     Some(if inside { path.to_path_buf() } else { PathBuf::new() })
@@ -211,7 +211,7 @@ mod tests {
     const MEMINFO: &str = "MemTotal:       24684092 kB\nMemFree:        20640188 kB\nMemAvailable:   23429232 kB\nBuffers:           19776 kB\n";
 
     #[test]
-    fn captured_texts_are_understood() {
+    fn captured_texts_are_parsed() {
         assert_eq!(parse_stall(STALL), Some(Stall { some: 12.5, full: 3.25 }));
         assert_eq!(parse_events(EVENTS), Some(GroupEvents { high: 3, max: 17, oom: 3 }));
         let machine = Bounded { used: (24_684_092 - 23_429_232) << 10, limit: 24_684_092 << 10 };
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn hostile_texts_are_unavailable() {
+    fn malformed_texts_are_none() {
         for text in [
             "",
             "some",
@@ -260,7 +260,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_breaks_a_parser(text in "(some|full|MemTotal|0::|oom|max|high|avg10|[ =:/.\n0-9a-z-]){0,60}") {
+        fn parsers_accept_any_text(text in "(some|full|MemTotal|0::|oom|max|high|avg10|[ =:/.\n0-9a-z-]){0,60}") {
             let _ = (parse_stall(&text), parse_limit(&text), parse_events(&text), parse_machine(&text));
             if let Some(path) = parse_own_group(&text) {
                 prop_assert!(path.is_relative() && !path.components().any(|c| c == Component::ParentDir));
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn the_group_nearest_to_its_limit_counts_without_inactive_cache() {
+    fn the_tightest_group_counts_without_inactive_cache() {
         let files = [
             ("proc/self/cgroup", "0::/outer/inner\n"),
             ("proc/pressure/memory", STALL),
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn a_system_without_these_files_says_nothing() {
+    fn absent_files_give_an_empty_reading() {
         let system = SystemFiles::under("a-folder-that-is-not-there");
         assert_eq!(system.reading(), SystemReading::default());
     }

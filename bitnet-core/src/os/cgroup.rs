@@ -1,24 +1,24 @@
-//! Limits that a control group sets: memory and time of the processor, in versions 1 and 2.
+//! The limits of control groups, versions 1 and 2: memory and processor time.
 
-use super::system::{Files, number};
+use super::files::{Files, number};
 
-/// What the groups of this process allow; `None` is no limit, or none that can be seen.
+/// What the groups of this process allow; `None` is no limit, or none that is visible.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub(super) struct Limits {
+pub(crate) struct Limits {
     /// The most memory, in bytes.
-    pub(super) memory: Option<u64>,
-    /// The memory that may still be taken, in bytes; pages of files that can be dropped count as free.
-    pub(super) memory_left: Option<u64>,
-    /// The most processors' time: 1.5 is one and a half.
-    pub(super) processors: Option<f64>,
+    pub(crate) memory: Option<u64>,
+    /// The memory still available, in bytes; inactive file cache counts as free.
+    pub(crate) memory_left: Option<u64>,
+    /// The most processor time: 1.5 is one and a half processors.
+    pub(crate) processors: Option<f64>,
 }
 
-/// Version 1 says "no limit" with the largest multiple of a page; no machine has an exbibyte.
+/// Version 1 writes "no limit" as the largest multiple of a page; no machine has an exbibyte.
 const NO_LIMIT: u64 = 1 << 60;
 
 impl Limits {
-    /// The tightest limits of this process' groups and of those above them.
-    pub(super) fn of(files: Files<'_>) -> Self {
+    /// Returns the tightest limits of the groups of this process and of those above them.
+    pub(crate) fn of(files: Files<'_>) -> Self {
         let groups = files("/proc/self/cgroup").unwrap_or_default();
         let mounts = files("/proc/self/mountinfo").unwrap_or_default();
         let mut limits = Self::default();
@@ -57,7 +57,7 @@ fn least<T>(a: Option<T>, b: Option<T>, min: impl Fn(T, T) -> T) -> Option<T> {
     }
 }
 
-/// Processors' time in `cpu.max` (`50000 100000`), or in `cpu.cfs_quota_us` and its period.
+/// Processor time in `cpu.max` (`50000 100000`), or in `cpu.cfs_quota_us` and its period.
 fn quota(files: Files<'_>, folder: &str) -> Option<f64> {
     let (quota, period) = match files(&format!("{folder}/cpu.max")) {
         Some(text) => {
@@ -128,4 +128,96 @@ fn unescaped(path: &str) -> String {
     [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
         .iter()
         .fold(path.to_owned(), |path, (code, text)| path.replace(code, text))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    /// The files of a machine.
+    #[derive(Default)]
+    struct Sample(BTreeMap<String, String>);
+
+    impl Sample {
+        fn with(mut self, path: &str, text: &str) -> Self {
+            self.0.insert(path.into(), text.into());
+            self
+        }
+
+        fn limits(&self) -> Limits {
+            Limits::of(&|path| self.0.get(path).cloned())
+        }
+    }
+
+    #[test]
+    fn limits_of_version_2_groups() {
+        let sample = Sample::default()
+            .with("/proc/self/cgroup", "0::/app.slice/bitnet.service\n")
+            .with(
+                "/proc/self/mountinfo",
+                "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n",
+            )
+            .with("/sys/fs/cgroup/app.slice/bitnet.service/memory.max", "max\n")
+            .with("/sys/fs/cgroup/app.slice/bitnet.service/cpu.max", "150000 100000\n")
+            .with("/sys/fs/cgroup/app.slice/memory.max", "1073741824\n")
+            .with("/sys/fs/cgroup/app.slice/memory.current", "805306368\n")
+            .with(
+                "/sys/fs/cgroup/app.slice/memory.stat",
+                "anon 1\ninactive_file 268435456\nactive_file 5\n",
+            )
+            .with("/sys/fs/cgroup/app.slice/cpu.max", "max 100000\n");
+        let limits = sample.limits();
+        assert_eq!(limits.memory, Some(1 << 30), "the group above limits too");
+        assert_eq!(limits.memory_left, Some(512 << 20), "pages of files count as free");
+        assert_eq!(limits.processors, Some(1.5));
+    }
+
+    #[test]
+    fn limits_of_version_1_groups() {
+        let sample = Sample::default()
+            .with("/proc/self/cgroup", "5:memory:/docker/4f\n3:cpu,cpuacct:/docker/4f\n1:name=systemd:/docker/4f\n0::/\n")
+            .with(
+                "/proc/self/mountinfo",
+                "31 23 0:28 / /sys/fs/cgroup ro - tmpfs tmpfs rw,mode=755\n\
+                 35 31 0:32 /docker/4f /sys/fs/cgroup/memory ro,nosuid master:17 - cgroup cgroup rw,memory\n\
+                 36 31 0:33 /docker/4f /sys/fs/cgroup/cpu,cpuacct ro - cgroup cgroup rw,cpu,cpuacct\n",
+            )
+            .with("/sys/fs/cgroup/memory/memory.limit_in_bytes", "536870912\n")
+            .with("/sys/fs/cgroup/memory/memory.usage_in_bytes", "104857600\n")
+            .with("/sys/fs/cgroup/memory/memory.stat", "cache 9\ninactive_file 1\ntotal_inactive_file 4194304\n")
+            .with("/sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us", "50000\n")
+            .with("/sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us", "100000\n");
+        let limits = sample.limits();
+        assert_eq!((limits.memory, limits.processors), (Some(512 << 20), Some(0.5)));
+        assert_eq!(limits.memory_left, Some((512 - 100 + 4) << 20));
+        let unlimited = sample
+            .with("/sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n")
+            .with("/sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us", "-1\n");
+        assert_eq!(unlimited.limits(), Limits::default());
+    }
+
+    #[test]
+    fn malformed_groups_limit_nothing() {
+        let mount = "30 23 0:26 /a /sys/fs/cgroup\\040x rw - cgroup2 cgroup2 rw\n";
+        let limited = |group: &str, mounts: &str| {
+            let sample = Sample::default()
+                .with("/proc/self/cgroup", group)
+                .with("/proc/self/mountinfo", mounts);
+            sample.with("/sys/fs/cgroup x/memory.max", "4096\n").limits().memory
+        };
+        assert_eq!(limited("0::/a\n", mount), Some(4096), "an escaped mount point");
+        assert_eq!(
+            limited("0::/../..\n", mount),
+            Some(4096),
+            "outside of what can be seen: the mount itself"
+        );
+        assert_eq!(limited("0::/ab\n", mount), Some(4096), "no part of /a");
+        for (group, mounts) in
+            [("", mount), ("0::", ""), ("x", mount), ("0::/a", "30 23 -"), ("0::/a", " - cgroup2")]
+        {
+            assert_eq!(limited(group, mounts), None, "{group:?} {mounts:?}");
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! `/proc/self/smaps` as Linux writes it: the mappings of the process, each with its resident bytes.
+//! `/proc/self/smaps`: the mappings of the process, each with its resident bytes.
 
 use std::fs::File;
 use std::io::{self, Read, Seek};
@@ -11,25 +11,25 @@ const ROLLUP: &str = "/proc/self/smaps_rollup";
 
 /// One mapping.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Mapping {
-    pub(super) range: Range<usize>,
-    /// Whether it can be read or written at all.
-    pub(super) accessible: bool,
-    pub(super) executable: bool,
-    pub(super) page: usize,
-    /// Bytes that are in memory.
-    pub(super) resident: u64,
+pub(crate) struct Mapping {
+    pub(crate) range: Range<usize>,
+    /// Whether it can be read or written.
+    pub(crate) accessible: bool,
+    pub(crate) executable: bool,
+    pub(crate) page: usize,
+    /// Resident bytes.
+    pub(crate) resident: u64,
     /// The file, a name in square brackets, or nothing.
-    pub(super) name: String,
+    pub(crate) name: String,
 }
 
-/// The mappings, lowest first, and the resident set as the system adds it up, read one right after the other.
-pub(super) fn read() -> Result<(Vec<Mapping>, u64)> {
+/// Returns the mappings, lowest first, and the resident set of `/proc/self/smaps_rollup`, read one right after the other.
+pub(crate) fn read() -> Result<(Vec<Mapping>, u64)> {
     let failed = |file, error: &io::Error| Error::file(file, "read what is mapped", error);
     let mut text = String::new();
     let mut rollup = String::with_capacity(1 << 12);
     let mut file = File::open(SMAPS).map_err(|e| failed(SMAPS, &e))?;
-    // Once to have room for the text, so that the second reading changes nothing that it reads about.
+    // The first reading allocates room for the text, so that the second does not change what it reads about.
     for _ in 0..2 {
         text.clear();
         file.rewind().map_err(|e| failed(SMAPS, &e))?;
@@ -43,8 +43,8 @@ pub(super) fn read() -> Result<(Vec<Mapping>, u64)> {
     Ok((parse(&text)?, resident))
 }
 
-/// The mappings of a text.
-pub(super) fn parse(text: &str) -> Result<Vec<Mapping>> {
+/// Parses the text.
+pub(crate) fn parse(text: &str) -> Result<Vec<Mapping>> {
     let mut mappings: Vec<Mapping> = Vec::new();
     for line in text.lines() {
         if let Some(mapping) = heading(line) {
@@ -113,7 +113,7 @@ ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsysca
 ";
 
     #[test]
-    fn mappings_are_read_as_the_system_writes_them() {
+    fn mappings_are_parsed_as_the_kernel_writes_them() {
         let all = parse(TEXT).unwrap();
         assert_eq!(all.len(), 4);
         assert_eq!((all[0].name.as_str(), all[0].resident), ("/usr/bin/a program", 8192));

@@ -1,4 +1,4 @@
-//! `/proc/self/pagemap`: which pages of the process are in memory.
+//! `/proc/self/pagemap`: which pages of the process are resident.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -7,24 +7,24 @@ use std::ops::Range;
 use crate::{Error, Result};
 
 const PAGEMAP: &str = "/proc/self/pagemap";
-/// Bits of an entry: in memory; of a file or shared; mapped here alone.
+/// Bits of an entry: resident; of a file or shared; mapped here alone.
 const PRESENT: u64 = 1 << 63;
 const OF_A_FILE: u64 = 1 << 61;
 const ALONE: u64 = 1 << 56;
 /// Entries that are read at once.
 const ENTRIES: usize = 1 << 13;
 
-/// Which pages of some range are in memory.
+/// Which pages of a range are resident.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Pages {
+pub(crate) struct ResidentPages {
     start: usize,
     page: usize,
     present: Vec<bool>,
 }
 
-impl Pages {
-    /// Of a range that begins and ends at a page.
-    pub(super) fn read(range: Range<usize>, page: usize) -> Result<Self> {
+impl ResidentPages {
+    /// Reads a range that begins and ends at a page.
+    pub(crate) fn read(range: Range<usize>, page: usize) -> Result<Self> {
         let failed = |error: &std::io::Error| Error::file(PAGEMAP, "read what is in memory", error);
         let mut file = File::open(PAGEMAP).map_err(|e| failed(&e))?;
         let (first, count) = (range.start / page, range.len() / page);
@@ -39,8 +39,8 @@ impl Pages {
         Ok(Self { start: range.start, page, present })
     }
 
-    /// Resident bytes of a range.
-    pub(super) fn resident(&self, range: Range<usize>) -> u64 {
+    /// Returns the resident bytes of a range.
+    pub(crate) fn resident(&self, range: Range<usize>) -> u64 {
         let mut sum = 0;
         let mut at = range.start.max(self.start);
         while at < range.end {
@@ -54,8 +54,8 @@ impl Pages {
     }
 }
 
-/// Whether the page counts towards the resident set. The page of zeros that stands in for what was read and never written
-/// does not: it is neither of a file nor anyone's own.
+/// Whether the page counts towards the resident set. The shared page of zeros, which backs what was read and never written, does
+/// not: it is neither of a file nor mapped here alone.
 fn is_resident(entry: [u8; 8]) -> bool {
     let entry = u64::from_ne_bytes(entry);
     entry & PRESENT != 0 && entry & (OF_A_FILE | ALONE) != 0
@@ -66,8 +66,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_of_pages_that_are_in_memory_are_counted() {
-        let pages = Pages { start: 4096, page: 4096, present: vec![true, false, true] };
+    fn resident_bytes_are_counted_to_the_byte() {
+        let pages = ResidentPages { start: 4096, page: 4096, present: vec![true, false, true] };
         assert_eq!(pages.resident(4096..16384), 8192);
         assert_eq!(pages.resident(8000..8300), 192);
         assert_eq!(pages.resident(12288..12289), 1);

@@ -6,10 +6,10 @@
 
 use std::time::Instant;
 
-use super::heap::{LINE, past};
-use super::{HybridMemoryPool, MemoryHandle};
 use crate::Result;
 use crate::device::Device;
+use crate::memory::heap::{LINE, past};
+use crate::memory::{HybridMemoryPool, MemoryHandle};
 
 /// Bytes that are copied from one look at the clock to the next.
 const PIECE: usize = 1 << 20;
@@ -46,7 +46,7 @@ impl Compaction<'_> {
 
     /// As [`Compaction::relocate`]; returns the handle itself if its bytes were not copied before the deadline.
     #[track_caller]
-    pub(super) fn relocate_until(
+    pub(in crate::memory) fn relocate_until(
         &self,
         handle: MemoryHandle,
         deadline: Option<Instant>,
@@ -86,7 +86,7 @@ impl HybridMemoryPool {
     }
 
     /// As [`HybridMemoryPool::start_compaction`]; free memory is purged until the deadline at most.
-    pub(super) fn start_compaction_until(
+    pub(in crate::memory) fn start_compaction_until(
         &self,
         share: f64,
         deadline: Option<Instant>,

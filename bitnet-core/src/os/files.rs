@@ -1,28 +1,28 @@
-//! Small text files in which a system describes itself; a system without such a file leaves what it would say unknown.
+//! Small text files in which a system describes itself. An absent file leaves its facts unknown.
 
 use std::fs::File;
 use std::io::Read;
 
-/// The longest file that is read, in bytes; what stands after that is not looked at.
+/// The most bytes of a file that are read.
 const MOST: u64 = 16 << 20;
 
-/// Answers with the text at an absolute path, or `None` if there is no such file or it may not be read.
-pub(super) type Files<'a> = &'a dyn Fn(&str) -> Option<String>;
+/// Returns the text at an absolute path; `None` if there is no such file or it may not be read.
+pub(crate) type Files<'a> = &'a dyn Fn(&str) -> Option<String>;
 
-/// The text of a file of the running system.
-pub(super) fn system_file(path: &str) -> Option<String> {
+/// Returns the text of a file of the running system.
+pub(crate) fn system_file(path: &str) -> Option<String> {
     let mut bytes = Vec::new();
     File::open(path).ok()?.take(MOST).read_to_end(&mut bytes).ok()?;
     Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The number that a file holds alone.
-pub(super) fn number<T: std::str::FromStr>(files: Files<'_>, path: &str) -> Option<T> {
+/// Returns the number that is the whole content of a file.
+pub(crate) fn number<T: std::str::FromStr>(files: Files<'_>, path: &str) -> Option<T> {
     files(path)?.trim().parse().ok()
 }
 
-/// The numbers of a list such as `0-3,8`, ascending; `None` if it is not one, or names a number of 65,536 or more.
-pub(super) fn number_list(text: &str) -> Option<Vec<usize>> {
+/// Returns the numbers of a list such as `0-3,8`, ascending; `None` if it is not one, or names a number of 65,536 or more.
+pub(crate) fn number_list(text: &str) -> Option<Vec<usize>> {
     const BOUND: usize = 1 << 16;
     let mut numbers = std::collections::BTreeSet::new();
     for part in text.trim().split(',').map(str::trim).filter(|part| !part.is_empty()) {
@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lists_of_numbers() {
+    fn number_lists_are_parsed_and_checked() {
         assert_eq!(number_list("0-3,8\n"), Some(vec![0, 1, 2, 3, 8]));
         assert_eq!(number_list("2,0-1,1-2"), Some(vec![0, 1, 2]));
         assert_eq!(number_list("\n"), Some(vec![]));

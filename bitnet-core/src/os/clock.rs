@@ -18,7 +18,7 @@ thread_local! {
 }
 
 /// Nanoseconds since the first reading of this process.
-pub(super) fn precise() -> u64 {
+pub(crate) fn precise() -> u64 {
     static START: OnceLock<Instant> = OnceLock::new();
     let elapsed = START.get_or_init(Instant::now).elapsed();
     u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX)
@@ -26,7 +26,7 @@ pub(super) fn precise() -> u64 {
 
 /// As [`precise`], late by at most [`NEAR`] ticks.
 #[inline]
-pub(super) fn stamp() -> u64 {
+pub(crate) fn stamp() -> u64 {
     let Some(tick) = ticks() else { return precise() };
     LAST.with(|last| {
         let (seen, nanoseconds) = last.get();
@@ -41,7 +41,7 @@ pub(super) fn stamp() -> u64 {
 
 /// Nanoseconds of the kernel's coarse monotonic clock, from some start; never 0 and never going back.
 #[cfg(target_os = "linux")]
-pub(super) fn coarse() -> u64 {
+pub(crate) fn coarse() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is a timespec that lives through the call; this function guarantees it.
     let failed = unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut time) };
@@ -53,7 +53,7 @@ pub(super) fn coarse() -> u64 {
 
 /// Nanoseconds of the precise clock, where the system has no coarse one.
 #[cfg(not(target_os = "linux"))]
-pub(super) fn coarse() -> u64 {
+pub(crate) fn coarse() -> u64 {
     precise().max(1)
 }
 

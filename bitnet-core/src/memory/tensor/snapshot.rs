@@ -8,9 +8,9 @@ use std::ops::ControlFlow;
 
 use crc32fast::Hasher;
 
-use super::tensor::{BitNetDType, BitNetTensor, TensorHandle, TensorMetadata, TensorRegistry};
-use super::{HybridMemoryPool, Purpose};
+use super::{BitNetDType, BitNetTensor, TensorHandle, TensorMetadata, TensorRegistry};
 use crate::device::Device;
+use crate::memory::{HybridMemoryPool, Purpose};
 use crate::{Error, Result};
 
 const MAGIC: &[u8; 8] = b"BITNETSN";
