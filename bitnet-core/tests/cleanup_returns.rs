@@ -78,7 +78,7 @@ fn assert_near(reported: usize, seen: usize) {
 }
 
 #[test]
-fn each_strategy_reports_what_the_process_lost() {
+fn each_strategy_reports_the_bytes_released() {
     let _alone = alone();
     for strategy in Strategy::ALL {
         let pool = pool();
@@ -98,7 +98,7 @@ fn each_strategy_reports_what_the_process_lost() {
 }
 
 #[test]
-fn what_is_free_between_blocks_in_use_goes_too() {
+fn free_spans_between_live_blocks_are_released() {
     let _alone = alone();
     let pool = pool();
     let mut blocks = mix(&pool);
@@ -158,7 +158,7 @@ fn a_schedule_runs_each_strategy_when_it_is_due() {
 }
 
 #[test]
-fn what_compressing_gives_back_is_told_and_nothing_is_due_after_it() {
+fn compression_is_reported_and_nothing_is_due_after_it() {
     let _alone = alone();
     let pool = pool_of(4 * MIB, 72 * MIB, patient());
     let hand = HandClock::new();
@@ -182,7 +182,7 @@ fn what_compressing_gives_back_is_told_and_nothing_is_due_after_it() {
 }
 
 #[test]
-fn the_time_that_giving_back_takes_is_recorded() {
+fn the_time_of_a_purge_is_recorded() {
     let _alone = alone();
     let tracking = TrackingConfig { level: TrackingLevel::Detailed, ..Default::default() };
     let config = MemoryPoolConfig {
@@ -201,7 +201,7 @@ fn the_time_that_giving_back_takes_is_recorded() {
 }
 
 #[test]
-fn a_cleanup_without_time_does_nothing_and_says_so() {
+fn a_cleanup_without_time_reports_that_it_was_cut() {
     let _alone = alone();
     let pool =
         pool_of(1 << 40, 1 << 40, CleanupConfig { max_cleanup_time: Duration::ZERO, ..patient() });
@@ -288,7 +288,7 @@ fn under_pressure_idle_tensors_are_compressed_and_others_are_not() {
 }
 
 #[test]
-fn a_registry_of_another_pool_is_attached_by_hand_and_not_kept_alive() {
+fn an_attached_registry_is_not_kept_alive() {
     let _alone = alone();
     let (pool, other) = (pool(), pool());
     let registry = TensorRegistry::new(&other);
@@ -305,7 +305,7 @@ fn a_registry_of_another_pool_is_attached_by_hand_and_not_kept_alive() {
 }
 
 #[test]
-fn what_the_last_handle_leaves_is_reclaimed_wherever_it_is() {
+fn memory_of_the_last_handle_is_reclaimed() {
     let _alone = alone();
     let pool = pool();
     let registry = TensorRegistry::new(&pool);
@@ -348,7 +348,7 @@ fn what_the_last_handle_leaves_is_reclaimed_wherever_it_is() {
 }
 
 #[test]
-fn what_dead_threads_kept_is_reclaimed() {
+fn bins_of_ended_threads_are_reclaimed() {
     let _alone = alone();
     let pool = pool();
     let handles: Vec<_> = std::thread::scope(|scope| {

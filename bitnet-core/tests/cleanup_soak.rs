@@ -169,7 +169,7 @@ fn soak(mut more: impl FnMut(u64) -> bool) -> u64 {
 }
 
 #[test]
-fn nothing_is_damaged_in_forty_cleanups() {
+fn contents_survive_forty_cleanups() {
     assert_eq!(soak(|rounds| rounds < 40), 40);
 }
 

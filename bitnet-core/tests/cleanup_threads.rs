@@ -57,7 +57,7 @@ fn wait_until_gone() {
 }
 
 #[test]
-fn a_pool_has_a_thread_only_if_it_asks_for_one() {
+fn a_pool_has_a_thread_only_if_configured() {
     let _alone = alone();
     let quiet = HybridMemoryPool::new().unwrap();
     assert!(matches!(cleaning_threads(), None | Some(0)));
@@ -73,7 +73,7 @@ fn a_pool_has_a_thread_only_if_it_asks_for_one() {
 }
 
 #[test]
-fn an_idle_pool_is_cleaned_by_itself() {
+fn an_idle_pool_is_cleaned_automatically() {
     let _alone = alone();
     let pool = pool(Duration::from_millis(1));
     let registry = TensorRegistry::new(&pool);

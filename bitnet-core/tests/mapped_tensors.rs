@@ -53,7 +53,7 @@ fn a_part_of_a_file_is_a_tensor() {
 }
 
 #[test]
-fn what_is_written_stays_private() {
+fn writes_stay_private() {
     let folder = tempfile::tempdir().unwrap();
     let path = file_of_numbers(folder.path());
     let open = || BitNetTensor::map_file(&path, 0, f32s(NUMBERS), MapMode::CopyOnWrite).unwrap();
@@ -74,7 +74,7 @@ fn what_is_written_stays_private() {
 }
 
 #[test]
-fn parts_that_are_not_there_and_files_that_are_none_are_refused() {
+fn absent_ranges_and_irregular_files_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = file_of_numbers(folder.path());
     let len = 4 * NUMBERS as u64;
@@ -99,7 +99,7 @@ fn parts_that_are_not_there_and_files_that_are_none_are_refused() {
 }
 
 #[test]
-fn a_file_that_is_written_to_is_noticed() {
+fn changed_files_are_detected() {
     let folder = tempfile::tempdir().unwrap();
     let path = file_of_numbers(folder.path());
     let tensor = BitNetTensor::map_file(&path, 0, f32s(4), MapMode::CopyOnWrite).unwrap();
@@ -109,7 +109,7 @@ fn a_file_that_is_written_to_is_noticed() {
 
 #[cfg(unix)]
 #[test]
-fn every_read_of_a_tensor_whose_file_was_cut_is_an_error() {
+fn every_read_of_a_truncated_tensor_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let path = file_of_numbers(folder.path());
     let pool = HybridMemoryPool::new().unwrap();
@@ -150,7 +150,7 @@ fn every_read_of_a_tensor_whose_file_was_cut_is_an_error() {
 /// In a process of its own: were the signal not answered, it would end that one.
 #[cfg(unix)]
 #[test]
-fn a_file_cut_short_under_a_tensor_is_an_error_not_a_death() {
+fn truncation_under_a_tensor_is_an_error_not_a_crash() {
     const CHILD: &str = "BITNET_CORE_CUT_FILE_CHILD";
     const NAME: &str = "a_file_cut_short_under_a_tensor_is_an_error_not_a_death";
     if let Some(mode) = std::env::var_os(CHILD) {

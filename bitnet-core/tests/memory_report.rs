@@ -20,7 +20,7 @@ fn recorded_pool() -> HybridMemoryPool {
 }
 
 #[test]
-fn what_is_touched_is_resident_and_what_is_freed_is_kept() {
+fn touched_bytes_are_resident_and_freed_bytes_stay_mapped() {
     let pool = recorded_pool();
     let buffer = |mib: usize, purpose| -> PoolBuffer<u8> {
         PoolBuffer::zeroed(mib * MIB, &pool.for_purpose(purpose)).unwrap()
@@ -58,7 +58,7 @@ fn what_is_touched_is_resident_and_what_is_freed_is_kept() {
 }
 
 #[test]
-fn without_records_the_purposes_are_known_and_their_pages_are_not() {
+fn purposes_have_no_resident_bytes_without_records() {
     let pool = HybridMemoryPool::new().unwrap();
     let held = PoolBuffer::<f32>::zeroed(1000, &pool.for_purpose(Purpose::Data)).unwrap();
     if let Ok(report) = MemoryReport::take(&pool, &KnownFiles::default()) {

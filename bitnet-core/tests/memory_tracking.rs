@@ -38,7 +38,7 @@ fn fill(pool: &HybridMemoryPool) -> Vec<MemoryHandle> {
 }
 
 #[test]
-fn a_pool_that_is_not_tracked_says_nothing() {
+fn an_untracked_pool_has_no_detailed_metrics() {
     let pool = HybridMemoryPool::new().unwrap();
     pool.register_pressure_callback(Box::new(|_| ()));
     assert!(pool.get_detailed_metrics().is_none());
@@ -120,7 +120,7 @@ fn leaks_are_found_at_level_standard() {
 }
 
 #[test]
-fn a_block_that_is_moved_keeps_the_line_that_asked_for_it() {
+fn moved_blocks_keep_the_line_that_made_them() {
     let pool = tracked(TrackingLevel::Detailed);
     let mut held = Vec::new();
     let line = line!() + 2;
@@ -141,7 +141,7 @@ fn a_block_that_is_moved_keeps_the_line_that_asked_for_it() {
 }
 
 #[test]
-fn crossing_into_the_last_of_the_limit_is_told_once() {
+fn crossing_into_the_last_of_the_limit_is_reported_once() {
     let pool = tracked(TrackingLevel::Basic);
     let calls = Arc::new(Mutex::new(Vec::new()));
     let (heard, inner) = (Arc::clone(&calls), pool.clone());
@@ -174,7 +174,7 @@ fn a_panicking_callback_leaves_the_pool_usable() {
 }
 
 #[test]
-fn the_timeline_has_the_totals_of_the_books() {
+fn the_timeline_agrees_with_the_metrics() {
     let pool = tracked(TrackingLevel::Detailed);
     let mut held = Vec::new();
     for at in 0..500usize {
@@ -194,7 +194,7 @@ fn the_timeline_has_the_totals_of_the_books() {
 }
 
 #[test]
-fn a_timeline_is_written_as_json_that_others_can_read() {
+fn timelines_are_valid_json() {
     let pool = tracked(TrackingLevel::Detailed);
     let line = line!() + 1;
     let _kept = pool.allocate(1000, 64, &Device::Cpu).unwrap();
@@ -231,7 +231,7 @@ fn a_timeline_is_written_as_json_that_others_can_read() {
 }
 
 #[test]
-fn callbacks_may_use_the_pool_whose_blocks_come_and_go() {
+fn callbacks_may_use_their_pool() {
     let config = MemoryPoolConfig {
         max_small_pool_size: 8 << 20,
         max_large_pool_size: 64 << 20,

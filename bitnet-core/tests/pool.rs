@@ -75,7 +75,7 @@ fn memory_of_no_bytes_has_an_address_of_its_own() {
 }
 
 #[test]
-fn memory_asked_for_as_zero_is_zero_whoever_had_it_before() {
+fn memory_allocated_as_zero_is_zero_after_reuse() {
     let pool = unbounded();
     for size in [1, 100, 5000, 300_000, MIB, 5 * MIB, 40 * MIB] {
         for _ in 0..3 {
@@ -87,7 +87,7 @@ fn memory_asked_for_as_zero_is_zero_whoever_had_it_before() {
 }
 
 #[test]
-fn memory_requests_that_make_no_sense_are_errors() {
+fn memory_requests_with_bad_arguments_are_errors() {
     let pool = HybridMemoryPool::new().unwrap();
     for align in [0, 3, 48, 65, 4 * MIB, 1 << 40, usize::MAX] {
         let error = pool.allocate(8, align, &Device::Cpu).unwrap_err();
@@ -128,7 +128,7 @@ fn memory_limits_hold_to_the_configured_maximum() {
 }
 
 #[test]
-fn memory_handles_of_another_pool_are_refused_and_lose_nothing() {
+fn memory_handles_of_another_pool_are_refused_without_a_leak() {
     let (pool, other) = (unbounded(), unbounded());
     for size in [100, 2 * MIB] {
         let handle = other.allocate(size, 64, &Device::Cpu).unwrap();
@@ -158,7 +158,7 @@ fn memory_outlives_its_pool_and_its_thread() {
 }
 
 #[test]
-fn memory_is_given_back_by_threads_that_are_ending() {
+fn memory_is_freed_by_ending_threads() {
     thread_local!(static LAST: std::cell::RefCell<Vec<MemoryHandle>> = const { std::cell::RefCell::new(Vec::new()) });
     let pool = unbounded();
     for _ in 0..20 {
@@ -220,7 +220,7 @@ fn memory_of_each_purpose_is_counted_apart() {
 }
 
 #[test]
-fn memory_refused_by_the_system_is_an_error_and_what_is_free_is_tried_first() {
+fn memory_refused_by_the_system_is_an_error_after_a_purge() {
     let pool = unbounded();
     let kept = pool.allocate(3 * MIB, 64, &Device::Cpu).unwrap();
     drop(pool.allocate(40 * MIB, 64, &Device::Cpu).unwrap());
@@ -266,7 +266,7 @@ fn memory_peaks_are_exact_for_one_thread() {
 }
 
 #[test]
-fn memory_pools_come_and_go_without_end_and_leave_threads_nothing_stale() {
+fn memory_pools_leave_no_stale_caches_behind() {
     // More pools than can be alive at a time, so that their numbers are used again while this thread keeps its caches.
     let mut kept = unbounded().allocate(100, 64, &Device::Cpu).unwrap();
     for at in 0..20_000usize {
@@ -295,7 +295,7 @@ fn memory_pools_come_and_go_without_end_and_leave_threads_nothing_stale() {
 }
 
 #[test]
-fn memory_counts_of_purposes_stay_exact_when_they_alternate_and_others_look() {
+fn memory_counts_by_purpose_stay_exact_under_concurrent_reads() {
     let pool = unbounded();
     let purposes = Purpose::ALL.map(|purpose| pool.for_purpose(purpose));
     let over = std::sync::atomic::AtomicBool::new(false);

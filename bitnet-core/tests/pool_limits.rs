@@ -92,7 +92,7 @@ fn an_error_names_the_system_and_the_largest_block() {
 }
 
 #[test]
-fn refusals_are_blamed_on_the_limit_that_has_no_room_for_the_block() {
+fn errors_name_the_limit_without_room_for_the_block() {
     // The limit holds 300 KiB, but not the block of 320 KiB that serves them.
     let small = pool(310 * KIB, 3 * MIB, None);
     let error = small.allocate(300 * KIB, 64, &Device::Cpu).unwrap_err();
@@ -104,7 +104,7 @@ fn refusals_are_blamed_on_the_limit_that_has_no_room_for_the_block() {
 }
 
 #[test]
-fn callbacks_hear_of_every_refusal() {
+fn callbacks_receive_every_failure() {
     let pool = pool(8 * MIB, 64 * MIB, Some(TrackingLevel::Basic));
     let calls = Arc::new(Mutex::new(0));
     let heard = Arc::clone(&calls);
@@ -183,7 +183,7 @@ fn a_rise_of_pressure_skips_no_level() {
 }
 
 #[test]
-fn what_a_callback_gives_back_serves_the_allocation_that_would_have_failed() {
+fn memory_freed_by_a_callback_serves_the_failing_allocation() {
     let pool = pool(8 * MIB, 64 * MIB, Some(TrackingLevel::Basic));
     let spare = Arc::new(Mutex::new(Vec::new()));
     // 52 MiB of 64 in two pieces: another 16 MiB are refused at first, at level Low.

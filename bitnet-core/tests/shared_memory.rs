@@ -63,7 +63,7 @@ fn number(bytes: &[u8]) -> u64 {
 }
 
 #[test]
-fn four_processes_count_without_losing_one() {
+fn concurrent_writers_lose_no_count() {
     const EACH: u64 = 300;
     let count = |memory: &SharedMemory| {
         for _ in 0..EACH {
@@ -97,7 +97,7 @@ fn four_processes_count_without_losing_one() {
 }
 
 #[test]
-fn a_writer_that_is_killed_is_told_of_and_recovered_from() {
+fn a_killed_writer_is_reported_and_recoverable() {
     if let Some(name) = told() {
         let mut lease = SharedMemory::open(&name).unwrap().write(LONG).unwrap();
         lease.bytes_mut()[..500].fill(9);
@@ -125,7 +125,7 @@ fn a_writer_that_is_killed_is_told_of_and_recovered_from() {
 }
 
 #[test]
-fn a_reader_that_is_killed_keeps_nobody_from_writing() {
+fn a_killed_reader_blocks_no_writer() {
     if let Some(name) = told() {
         let _lease = SharedMemory::open(&name).unwrap().read(LONG).unwrap();
         wait_for_the_end();
@@ -145,7 +145,7 @@ fn a_reader_that_is_killed_keeps_nobody_from_writing() {
 }
 
 #[test]
-fn names_of_dead_processes_are_used_again() {
+fn names_of_dead_processes_are_reused() {
     if let Some(names) = told() {
         let (one, other) = names.split_once(' ').unwrap();
         let _memory = [one, other].map(|name| SharedMemory::create(name, 1000).unwrap());
@@ -197,7 +197,7 @@ fn nameless_memory_is_a_tensor_for_another_process() {
 }
 
 #[test]
-fn a_panic_in_the_middle_of_writing_counts_as_a_death() {
+fn a_panic_during_a_write_counts_as_an_interrupted_write() {
     let memory = SharedMemory::nameless(10).unwrap();
     let writer = memory.clone();
     let ended = std::thread::spawn(move || {
@@ -212,7 +212,7 @@ fn a_panic_in_the_middle_of_writing_counts_as_a_death() {
 }
 
 #[test]
-fn memory_that_is_cut_short_is_an_error() {
+fn truncated_memory_is_an_error() {
     let name = name("cut");
     let memory = SharedMemory::create(&name, 1 << 20).unwrap();
     let mut lease = memory.write(AT_ONCE).unwrap();
@@ -227,7 +227,7 @@ fn memory_that_is_cut_short_is_an_error() {
 }
 
 #[test]
-fn names_and_headers_that_are_wrong_are_refused() {
+fn bad_names_and_headers_are_refused() {
     for bad in ["", "a/b", "..\0", "ä", "twenty-one-characters", "with space"] {
         assert!(matches!(SharedMemory::create(bad, 1), Err(Error::SharedMemory { .. })), "{bad:?}");
         assert!(matches!(SharedMemory::open(bad), Err(Error::SharedMemory { .. })), "{bad:?}");
@@ -261,7 +261,7 @@ fn names_and_headers_that_are_wrong_are_refused() {
 }
 
 #[test]
-fn a_holder_is_not_taken_for_dead_by_who_can_open_no_file() {
+fn holders_stay_alive_for_a_process_without_file_descriptors() {
     const TEST: &str = "a_holder_is_not_taken_for_dead_by_who_can_open_no_file";
     if let Some(name) = told() {
         let memory = SharedMemory::open(&name).unwrap();

@@ -66,7 +66,7 @@ fn written(tensors: &[Expected]) -> Vec<u8> {
 }
 
 #[test]
-fn the_golden_file_is_read_and_written_to_the_byte() {
+fn the_golden_file_round_trips_to_the_byte() {
     let bytes = std::fs::read(golden()).unwrap();
     let found = read(&bytes).unwrap();
     assert_eq!(found.len(), expected().len());
@@ -84,7 +84,7 @@ fn the_golden_file_is_read_and_written_to_the_byte() {
 }
 
 #[test]
-fn a_tensor_of_a_snapshot_can_be_mapped_where_it_stands() {
+fn tensors_of_a_snapshot_can_be_mapped_in_place() {
     let bytes = std::fs::read(golden()).unwrap();
     let place = read(&bytes).unwrap()[0].offset;
     let metadata = TensorMetadata::new(vec![2, 3], BitNetDType::F32, Device::Cpu);
@@ -95,7 +95,7 @@ fn a_tensor_of_a_snapshot_can_be_mapped_where_it_stands() {
 }
 
 #[test]
-fn every_shorter_snapshot_and_every_turned_bit_is_refused() {
+fn truncations_and_bit_flips_are_refused() {
     let mut whole = std::fs::read(golden()).unwrap();
     for len in 0..whole.len() {
         let refused = read(&whole[..len]);
@@ -135,7 +135,7 @@ fn reseal(mut bytes: Vec<u8>, start: usize, at: usize, with: &[u8]) -> (Vec<u8>,
 }
 
 #[test]
-fn a_name_that_stands_there_twice_is_refused() {
+fn duplicate_names_are_refused() {
     let one = |name| (name, BitNetDType::I8, Purpose::General, vec![3], vec![1, 2, 3]);
     let bytes = written(&[one("a"), one("b")]);
     let (bytes, data) = reseal(bytes, 16, 0, &[]);
@@ -149,7 +149,7 @@ fn a_name_that_stands_there_twice_is_refused() {
 }
 
 #[test]
-fn lengths_that_lie_make_no_room() {
+fn false_lengths_allocate_nothing() {
     let same = 24u64.to_le_bytes();
     read(&resealed(8, &same)).unwrap();
     let unbounded = HybridMemoryPool::with_config(MemoryPoolConfig::unbounded()).unwrap();
@@ -185,7 +185,7 @@ fn lengths_that_lie_make_no_room() {
 }
 
 #[test]
-fn what_a_snapshot_cannot_hold_is_not_written() {
+fn unsupported_tensors_are_not_written() {
     let pool = pool();
     let tensor = BitNetTensor::zeros(&[2, 3], &pool).unwrap();
     let mut writer = snapshot::Writer::new(Vec::new()).unwrap();
@@ -296,7 +296,7 @@ proptest! {
 }
 
 #[test]
-fn what_was_refused_leaves_no_trace() {
+fn refused_snapshots_leave_no_memory() {
     let pool = HybridMemoryPool::new().unwrap();
     let deep = BitNetTensor::zeros(&[1; 33], &pool).unwrap();
     let fine = BitNetTensor::from_f32(&[1], &[4.0], &pool).unwrap();

@@ -44,7 +44,7 @@ fn tensor(dtype: BitNetDType, bytes: &[u8], pool: &HybridMemoryPool) -> BitNetTe
 }
 
 #[test]
-fn ratios_of_the_kinds_of_data_that_there_are() {
+fn each_kind_of_data_reaches_its_ratio() {
     const N: usize = 1 << 18;
     let mut state = 0x9e37_79b9_7f4a_7c15;
     let trits: Vec<i8> =
@@ -108,7 +108,7 @@ fn two_bits(trits: &[i8]) -> Vec<u8> {
 }
 
 #[test]
-fn only_what_has_been_idle_is_compressed_and_only_while_it_is() {
+fn only_idle_tensors_are_compressed() {
     let pool = pool();
     let hand = HandClock::new();
     let registry = TensorRegistry::with_clock(&pool, hand.clock());
@@ -144,7 +144,7 @@ fn only_what_has_been_idle_is_compressed_and_only_while_it_is() {
 }
 
 #[test]
-fn without_memory_a_tensor_stays_compressed_and_comes_back_later() {
+fn a_tensor_stays_compressed_until_memory_allows_its_restore() {
     let limited = MemoryPoolConfig {
         initial_small_pool_size: 0,
         max_small_pool_size: 4 << 20,
@@ -183,7 +183,7 @@ fn without_memory_a_tensor_stays_compressed_and_comes_back_later() {
 }
 
 #[test]
-fn readers_find_every_byte_while_tensors_are_compressed_and_moved() {
+fn concurrent_readers_see_consistent_tensors() {
     const ROUNDS: usize = 2_000;
     // A tensor that is being read is left alone, so that how many are touched in a round is up to the system.
     const ENOUGH: usize = 100;
@@ -249,7 +249,7 @@ fn fresh(
 
 #[cfg(target_os = "linux")]
 #[test]
-fn the_memory_goes_back_to_the_system() {
+fn compression_releases_memory_to_the_system() {
     let pool = pool();
     let registry = TensorRegistry::new(&pool);
     let mut tensor = BitNetTensor::zeros(&[64, 1 << 18], &pool).unwrap();

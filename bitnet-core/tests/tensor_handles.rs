@@ -31,7 +31,7 @@ fn sum(values: &[f32]) -> u64 {
 }
 
 #[test]
-fn the_last_handle_gives_the_memory_back() {
+fn the_last_handle_frees_the_memory() {
     let pool = pool();
     let registry = TensorRegistry::new(&pool);
     let first = TensorHandle::new(BitNetTensor::zeros(&[100], &pool).unwrap(), &registry);
@@ -95,7 +95,7 @@ fn names_purposes_ages_and_idle_times() {
 }
 
 #[test]
-fn what_is_shared_or_refused_stays_where_it_is() {
+fn shared_and_refused_tensors_stay_in_place() {
     let pool = pool();
     let registry = TensorRegistry::new(&pool);
     let handle = TensorHandle::new(
@@ -125,7 +125,7 @@ fn what_is_shared_or_refused_stays_where_it_is() {
 }
 
 #[test]
-fn a_thread_that_panics_leaves_no_orphan() {
+fn a_panicking_thread_leaks_no_tensor() {
     let pool = pool();
     let registry = TensorRegistry::new(&pool);
     let handle = TensorHandle::new(BitNetTensor::zeros(&[8], &pool).unwrap(), &registry);
@@ -148,7 +148,7 @@ fn a_thread_that_panics_leaves_no_orphan() {
 }
 
 #[test]
-fn readers_and_writers_never_see_a_tensor_being_moved() {
+fn moves_are_invisible_to_readers_and_writers() {
     const TENSORS: usize = 8;
     const ROUNDS: usize = 2_000;
     let pool = pool();

@@ -21,7 +21,7 @@ const LONG_ROUND: Duration = Duration::from_millis(20);
 /// The most bytes that [`MemoryBandwidth::of_this_machine`] takes.
 const MOST_BYTES: usize = 128 << 20;
 
-/// Less memory than this says nothing about memory: it lies in caches.
+/// Less memory than this fits in caches, so that it measures those.
 const LEAST_BYTES: usize = 16 << 20;
 
 /// Rounds of each kind of work; the best is taken, as disturbances only ever slow down.
@@ -98,7 +98,7 @@ struct Part {
 
 /// One thread's part; `None` if it has no memory.
 fn part_of_one(elements: usize, barrier: &Barrier) -> Option<Part> {
-    // Whoever has no memory goes through the same barriers, so that nobody waits for it in vain.
+    // A thread without memory passes the same barriers, so that no other waits in vain.
     let [mut a, b, c] = filled(elements).unwrap_or_default();
     let len = a.len();
     let mut walks = [Walk { len, at: 0 }; 3];
@@ -230,7 +230,7 @@ fn together<R: Send>(threads: usize, work: impl Fn(&Barrier) -> R + Sync) -> Vec
             .collect();
         let barrier = Arc::new(Barrier::new(started.len()));
         for (go, _) in &started {
-            // A thread that runs waits for exactly this, so there is nobody to miss it.
+            // Every running thread waits for exactly this.
             let _ = go.send(Arc::clone(&barrier));
         }
         let joined = started.into_iter().map(|(_, thread)| thread.join());

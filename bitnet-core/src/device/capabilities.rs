@@ -7,22 +7,7 @@ use crate::os::cpuinfo::CpuInfo;
 use crate::os::files::{Files, system_file};
 use crate::simd::IsaLevel;
 
-/// What a device can do. Values that the system does not tell are `None` or empty: on Linux most are known, elsewhere
-/// few are.
-///
-/// ```
-/// use bitnet_core::device::{auto_select_device, DeviceCapabilities};
-///
-/// // Automatic device selection
-/// let device = auto_select_device();
-/// println!("Selected device: {:?}", device);
-///
-/// // Check device capabilities
-/// let caps = DeviceCapabilities::for_device(&device);
-/// println!("Supports Metal: {}", caps.supports_metal);
-/// println!("Memory bandwidth: {} GB/s", caps.memory_bandwidth_gbps);
-/// # assert!(caps.logical_cores >= 1 && !caps.supports_metal);
-/// ```
+/// What a device can do. Values that the system does not report are `None` or empty: on Linux most are known, elsewhere few.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct DeviceCapabilities {
@@ -34,14 +19,14 @@ pub struct DeviceCapabilities {
     pub cpus: Option<Vec<usize>>,
     /// Physical cores among them.
     pub physical_cores: Option<usize>,
-    /// The processors' time that control groups allow: 1.5 is one and a half; `None` is no limit.
+    /// The processor time that control groups allow: 1.5 is one and a half processors; `None` is no limit.
     pub processor_quota: Option<f64>,
     /// The kinds of cores, if there are several.
     pub core_kinds: Vec<CoreKind>,
-    /// Instruction set levels that the processor reports, best last. Reported is not proven: the CPU back end asks each
-    /// level a known question before it trusts it.
+    /// Instruction set levels that the processor reports, best last. Reported is not proven: the CPU back end tests
+    /// each level before it uses it.
     pub isa_levels: Vec<IsaLevel>,
-    /// Features that the processor reports, in the words of the system.
+    /// Features that the processor reports, as the system names them.
     pub reported_features: Vec<String>,
     /// Caches of each level and kind.
     pub caches: Vec<Cache>,
@@ -104,7 +89,7 @@ impl DeviceCapabilities {
         }
     }
 
-    /// What files say; nothing that this processor or this process is asked itself.
+    /// Capabilities by files alone, without queries of this processor or process.
     pub(super) fn described_by(files: Files<'_>, threads: usize) -> Self {
         let info = CpuInfo::parse(&files("/proc/cpuinfo").unwrap_or_default());
         let known_cpus = topology::usable_cpus(files);

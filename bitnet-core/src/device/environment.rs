@@ -3,14 +3,14 @@
 use crate::os::cpuinfo::CpuInfo;
 use crate::os::files::{Files, system_file};
 
-/// Where the program runs, as far as the surroundings tell.
+/// Where the program runs, as far as it can be detected.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Environment {
     /// The service for continuous integration that runs this process, or `CI` for one that gives no name.
     pub ci: Option<String>,
     /// The kind of container, if there are signs of one.
     pub container: Option<String>,
-    /// Whether a hypervisor runs below; `None` where neither processor nor system tell.
+    /// Whether a hypervisor runs below; `None` where neither processor nor system report it.
     pub virtual_machine: Option<bool>,
     /// The hypervisor or the maker of the virtual machine, if the system names it.
     pub hypervisor: Option<String>,
@@ -43,7 +43,7 @@ const CONTAINER_GROUPS: &[(&str, &str)] = &[
 ];
 
 impl Environment {
-    /// Looks at the variables of this process and at the files of the system.
+    /// Reads the environment variables of this process and the files of the system.
     pub fn detect() -> Self {
         let info = CpuInfo::parse(&system_file("/proc/cpuinfo").unwrap_or_default());
         Self::of(&|name| std::env::var(name).ok(), &system_file, &info)
@@ -54,7 +54,7 @@ impl Environment {
         files: Files<'_>,
         info: &CpuInfo,
     ) -> Self {
-        // Makers of virtual machines make other machines too: the processor's word counts for more than a name.
+        // Makers of virtual machines make other machines too: the processor's flag outweighs a name.
         let hypervisor = hypervisor(files).filter(|_| info.hypervisor() != Some(false));
         Self {
             ci: ci(variable),

@@ -1,9 +1,9 @@
-//! When a device fails, its work goes to the next one.
+//! Fallback: the work of a device that fails is done by the next one.
 
 use super::Device;
 use crate::{Error, Result};
 
-/// What came of work that several devices were ready to do.
+/// The outcome of [`with_fallback`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Fallback<T> {
     /// The result.
@@ -59,7 +59,7 @@ impl Error {
     }
 }
 
-/// Devices and their errors, as [`Error::AllDevicesFailed`] tells them.
+/// Devices and their errors, as [`Error::AllDevicesFailed`] prints them.
 pub(crate) fn in_a_line(failures: &[(String, Error)]) -> String {
     let each: Vec<_> =
         failures.iter().map(|(device, error)| format!("{device}: {error}")).collect();

@@ -1,4 +1,4 @@
-//! A device that is the processor with limits of its own, and that fails when it is told to.
+//! The processor as a device with limits of its own, and with faults on demand.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -61,7 +61,7 @@ impl FaultPlan {
 /// tests and for work that must stay within a bound of memory. It is emulated: it computes no faster and no slower than the
 /// processor, and its memory is the processor's.
 ///
-/// Clones are the same device; two that are made separately are two devices. The memory limit is kept by
+/// Clones are the same device; two that are made separately are two devices. The memory limit is enforced by
 /// [`DeviceSpecificPools`](crate::memory::DeviceSpecificPools), where the memory of devices comes from.
 #[derive(Clone)]
 pub struct LimitedCpu {
@@ -102,8 +102,8 @@ impl LimitedCpu {
         self.state.memory_limit
     }
 
-    /// The threads that it is said to run at once, for those who choose a device or a number of threads
-    /// ([`super::DeviceCapabilities::logical_cores`], [`super::Requirements::threads`]). Nobody is kept from starting more.
+    /// The threads that it claims to run at once, for choosing a device or a number of threads
+    /// ([`super::DeviceCapabilities::logical_cores`], [`super::Requirements::threads`]). It is not enforced.
     pub fn threads(&self) -> usize {
         self.state.threads
     }
@@ -176,7 +176,7 @@ mod tests {
     use crate::device::Device;
 
     #[test]
-    fn devices_are_told_apart_and_clones_are_not() {
+    fn clones_are_equal_and_separate_devices_are_not() {
         let (a, b) = (LimitedCpu::new(1 << 20, 2), LimitedCpu::new(1 << 20, 2));
         assert_eq!(a, a.clone());
         assert_ne!(a, b);
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_happen_when_they_are_planned() {
+    fn faults_follow_their_plan() {
         let limited = LimitedCpu::new(1 << 20, 1);
         let device = Device::from(limited.clone());
         limited.inject(FaultPlan::none().fail(Operation::Transfer, 2).lose_at(5));

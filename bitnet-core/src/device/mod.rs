@@ -1,45 +1,22 @@
 //! Devices: what computes, what it can do, which one is chosen, and what happens when it fails.
 //!
 //! ```
-//! use bitnet_core::device::{auto_select_device, get_cpu_device, DeviceCapabilities};
+//! use bitnet_core::device::{DeviceCapabilities, auto_select_device};
+//! use bitnet_core::memory::HybridMemoryPool;
+//! use bitnet_core::memory::tensor::{BitNetDType, BitNetTensor, TensorMetadata};
 //!
-//! // Automatic device selection
 //! let device = auto_select_device();
-//! println!("Selected device: {:?}", device);
-//!
-//! // Check device capabilities
 //! let caps = DeviceCapabilities::for_device(&device);
-//! println!("Supports Metal: {}", caps.supports_metal);
-//! println!("Memory bandwidth: {} GB/s", caps.memory_bandwidth_gbps);
-//! # assert_eq!(device, get_cpu_device());
-//! ```
+//! println!("{device}: {} threads, {:.1} GB/s", caps.logical_cores, caps.memory_bandwidth_gbps);
 //!
-//! A device is cloned freely, and tensors know theirs:
-//!
-//! ```
-//! use bitnet_core::memory::tensor::{BitNetTensor, BitNetDType, TensorMetadata};
-//! use bitnet_core::device::auto_select_device;
-//! # use bitnet_core::memory::HybridMemoryPool;
-//!
-//! let device = auto_select_device();
-//! let pool = HybridMemoryPool::new()?;
-//!
-//! // Create tensor metadata
-//! let metadata = TensorMetadata::new(
-//!     vec![128, 256],  // shape
-//!     BitNetDType::F32,
-//!     device.clone()
-//! );
-//!
-//! // Create tensor
-//! let tensor = BitNetTensor::new(metadata, &pool)?;
-//! println!("Tensor shape: {:?}", tensor.shape());
-//! println!("Tensor device: {:?}", tensor.device());
-//! # assert_eq!((tensor.shape(), tensor.device()), (&[128, 256][..], &device));
+//! // A device is cloned freely, and tensors know theirs.
+//! let metadata = TensorMetadata::new(vec![128, 256], BitNetDType::F32, device.clone());
+//! let tensor = BitNetTensor::new(metadata, &HybridMemoryPool::new()?)?;
+//! assert_eq!((tensor.shape(), tensor.device()), (&[128, 256][..], &device));
 //! # Ok::<(), bitnet_core::Error>(())
 //! ```
 //!
-//! Without a choice of one's own, [`select_device`] takes the first device that meets [`Requirements`], accelerators
+//! [`select_device`] takes the first device that meets [`Requirements`], accelerators
 //! first. [`with_fallback`] gives the work of a device that fails to the next one. A [`LimitedCpu`] is a second device
 //! on every machine: the processor, with less memory and with faults on demand.
 
@@ -89,8 +66,7 @@ impl Device {
         }
     }
 
-    /// Says that an operation is about to begin. Whoever works on a device calls this first, so that a lost device is
-    /// noticed and injected faults happen.
+    /// Announces an operation. It is called before any work on a device, so that a lost device is noticed and injected faults happen.
     ///
     /// # Errors
     /// [`crate::Error::DeviceLost`] or [`crate::Error::DeviceFault`]; the whole processor never fails.

@@ -9,7 +9,7 @@ pub struct HugePages {
     pub bytes: u64,
     /// Pages that are set aside, in all.
     pub reserved: u64,
-    /// Those of them that nobody uses.
+    /// The unused part of them.
     pub free: Option<u64>,
 }
 
@@ -54,7 +54,7 @@ pub(super) fn huge_pages(files: Files<'_>) -> Vec<HugePages> {
         .collect()
 }
 
-/// The page size that the system told this process when it started.
+/// Returns the page size from the auxiliary vector of this process.
 pub(super) fn page_bytes() -> Option<usize> {
     page_bytes_of(&std::fs::read("/proc/self/auxv").ok()?)
 }
@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn page_size_of_an_auxiliary_vector() {
+    fn page_size_is_read_from_the_auxiliary_vector() {
         let words = |list: &[usize]| -> Vec<u8> {
             list.iter().flat_map(|word| word.to_ne_bytes()).collect()
         };
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn modes_of_transparent_huge_pages() {
+    fn transparent_huge_page_modes_are_parsed() {
         let parse = TransparentHugePages::parse;
         assert_eq!(parse("always [madvise] never\n"), Some(TransparentHugePages::Madvise));
         assert_eq!(parse("[always] madvise never"), Some(TransparentHugePages::Always));

@@ -9,7 +9,7 @@ use crate::{Error, Result};
 
 /// The kinds of devices, in the order in which they are preferred.
 ///
-/// Accelerators come first. A limited processor comes before the whole one: who makes one wants it used.
+/// Accelerators come first. A limited processor comes before the whole one, because it was made to be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum DeviceKind {
@@ -86,7 +86,7 @@ impl Requirements {
         Ok(Self { memory_bytes, ..Self::default() })
     }
 
-    /// Why `device`, with these capabilities, won't do; `None` if it will. What the system does not tell is no reason.
+    /// Returns why `device`, with these capabilities, does not meet the requirements; `None` if it does. Unknown values meet them.
     fn refused_by(&self, device: &Device, caps: &DeviceCapabilities) -> Option<String> {
         if self.accelerator && !device.kind().is_accelerator() {
             return Some("is no accelerator".into());
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn device_selection_says_what_is_missing() {
+    fn device_selection_names_what_is_missing() {
         let limited = LimitedCpu::new(1 << 20, 1);
         let devices = [Device::from(limited.clone())];
         let refused = |requirements: &Requirements| {
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn device_kinds_that_are_not_there_say_why() {
+    fn device_kinds_that_are_absent_give_the_reason() {
         for kind in [DeviceKind::Cuda, DeviceKind::Metal, DeviceKind::LimitedCpu] {
             let error = kind.devices().unwrap_err();
             assert!(matches!(error, Error::DeviceUnavailable { .. }), "{error}");

@@ -160,7 +160,7 @@ fn size(text: &str) -> Option<usize> {
     digits.parse::<usize>().ok()?.checked_mul(1 << shift)
 }
 
-/// The nodes that are online; none where the system does not tell.
+/// Returns the nodes that are online; none where the system does not list them.
 pub(super) fn numa_nodes(files: Files<'_>) -> Vec<NumaNode> {
     let online = files("/sys/devices/system/node/online").and_then(|text| number_list(&text));
     let node = |index: usize| {

@@ -10,7 +10,7 @@ use super::{HybridMemoryPool, MemoryHandle};
 use crate::device::Device;
 use crate::{Error, Result};
 
-/// A fixed number of plain values in a pool, aligned to a cache line. It goes back to the pool when it is dropped.
+/// A fixed number of plain values in a pool, aligned to a cache line. It returns to the pool when it is dropped.
 pub struct PoolBuffer<T: Pod> {
     handle: MemoryHandle,
     items: PhantomData<T>,
@@ -95,7 +95,7 @@ mod tests {
     use crate::memory::Shared;
 
     #[test]
-    fn a_buffer_is_a_slice_that_goes_back_to_its_pool() {
+    fn buffers_are_slices_that_return_to_their_pool() {
         let pool = HybridMemoryPool::new().unwrap();
         let mut numbers = PoolBuffer::<f32>::zeroed(100, &pool).unwrap();
         assert_eq!(numbers.iter().sum::<f32>(), 0.0);

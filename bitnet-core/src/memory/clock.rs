@@ -1,4 +1,4 @@
-//! The clock that tells how old memory is and how long it has been idle: the system's, or one that is moved by hand.
+//! The clock of ages and idle times: the system's, or one that is moved by hand.
 
 use std::fmt;
 use std::sync::Arc;
@@ -59,7 +59,7 @@ impl HandClock {
         Self::default()
     }
 
-    /// What reads this clock.
+    /// Returns a clock that reads this one.
     pub fn clock(&self) -> Clock {
         Clock(Source::ByHand(Arc::clone(&self.nanos)))
     }
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_clock_moved_by_hand_stands_still_between() {
+    fn hand_clocks_move_only_when_advanced() {
         let hand = HandClock::new();
         let clock = hand.clock();
         hand.advance(Duration::from_secs(3));

@@ -207,7 +207,7 @@ impl DeviceSpecificPools {
         forgotten.is_some()
     }
 
-    /// Gives the free memory that the pools keep back to the system; the bytes given back.
+    /// Returns the free memory of the pools to the system. Returns the resident bytes released, as reported by the OS.
     pub fn trim(&self) -> usize {
         let pools: Vec<_> =
             lock(&self.state.entries).iter().map(|entry| entry.pool.clone()).collect();
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_holds_when_many_threads_allocate() {
+    fn limits_hold_under_concurrent_allocation() {
         let pools = DeviceSpecificPools::new();
         let device = Device::from(LimitedCpu::new(100 * 1000, 4));
         let live: Vec<_> = std::thread::scope(|scope| {
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn pools_of_devices_that_are_not_there_are_unavailable() {
+    fn pools_of_absent_devices_are_unavailable() {
         let pools = DeviceSpecificPools::new();
         for kind in [DeviceKind::Cuda, DeviceKind::Metal, DeviceKind::LimitedCpu] {
             let error = pools.pool_of_kind(kind).unwrap_err();

@@ -46,26 +46,15 @@ impl Drop for PoolGuard {
 /// cleanup returns it to the system. Blocks may be freed by any thread, and may outlive the pool.
 ///
 /// ```
-/// use bitnet_core::memory::{HybridMemoryPool, MemoryPoolConfig};
 /// use bitnet_core::device::auto_select_device;
-/// # fn main() -> bitnet_core::Result<()> {
+/// use bitnet_core::memory::HybridMemoryPool;
 ///
-/// // Create memory pool with default configuration
 /// let pool = HybridMemoryPool::new()?;
-/// let device = auto_select_device();
-///
-/// // Allocate 1MB of memory with 64-byte alignment
-/// let handle = pool.allocate(1024 * 1024, 64, &device)?;
-///
-/// // Get memory metrics
-/// let metrics = pool.get_metrics();
-/// println!("Total allocated: {} bytes", metrics.total_allocated);
-/// println!("Peak usage: {} bytes", metrics.peak_allocated);
-///
-/// // Deallocate memory
+/// let handle = pool.allocate(1024 * 1024, 64, &auto_select_device())?;
+/// assert_eq!(pool.get_metrics().total_allocated, 1024 * 1024);
 /// pool.deallocate(handle)?;
-/// # Ok(())
-/// # }
+/// assert_eq!(pool.get_metrics().total_allocated, 0);
+/// # Ok::<(), bitnet_core::Error>(())
 /// ```
 #[derive(Debug, Clone)]
 pub struct HybridMemoryPool {
@@ -119,8 +108,8 @@ impl HybridMemoryPool {
             Limits { initial: config.initial_large_pool_size, max: config.max_large_pool_size };
         let observer = Arc::new(PoolObserver::new(&config));
         let inner = PoolInner::start(small, large, Arc::<PoolObserver>::clone(&observer))?;
-        let (cleaner, tokens) = (Cleaner::new(&config), Tokens::default());
-        let guard = Arc::new(PoolGuard { inner, observer, cleaner, tokens });
+        let cleaner = Cleaner::new(config.cleanup_config.unwrap_or_default());
+        let guard = Arc::new(PoolGuard { inner, observer, cleaner, tokens: Tokens::default() });
         let pool = Self::of(guard, Purpose::General);
         if config.enable_automatic_cleanup {
             let weak = WeakPool { guard: Arc::downgrade(&pool.guard) };

@@ -1,4 +1,4 @@
-//! Slices that nobody writes and several hold: parts of a vector or of a mapped file, kept alive by whoever holds one.
+//! Read-only slices with shared ownership: parts of a vector or of a mapped file.
 
 use std::any::Any;
 use std::fmt;
@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytemuck::{AnyBitPattern, NoUninit};
 
-/// A slice with a share in the memory that it lies in. Clones are cheap.
+/// A slice with a share in its memory. Clones are cheap.
 pub struct Shared<T: 'static> {
     items: NonNull<[T]>,
     owner: Arc<dyn Any + Send + Sync>,
@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_memory_lives_as_long_as_any_part_of_it() {
+    fn memory_lives_as_long_as_any_slice() {
         let part = {
             let whole = Shared::from((0..100u32).collect::<Vec<_>>());
             assert_eq!(whole.slice(90..101), None);
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_not_cast() {
+    fn misfitting_casts_are_refused() {
         let bytes = Shared::from(vec![0u32; 4]).cast::<u8>().unwrap();
         assert_eq!(bytes.slice(1..9).unwrap().cast::<u32>(), None);
         assert_eq!(bytes.slice(0..7).unwrap().cast::<u32>(), None);

@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn units_change_at_their_bounds() {
+    fn units_change_at_their_limits() {
         assert_eq!([bytes(0), bytes(1023), bytes(1024)], ["0 B", "1023 B", "1.0 KiB"]);
         assert_eq!([bytes(3 << 19), bytes(u64::MAX)], ["1.5 MiB", "16384.0 PiB"]);
         let spans = [0, 999, 1_000, 1_500_000, 2_000_000_000, 300_000_000_000];

@@ -1,7 +1,7 @@
 //! Time stamps that are cheap enough for every allocation.
 //!
-//! Reading the clock costs as much as an allocation. A thread therefore takes the time of its last reading again as long as
-//! the processor's counter has not gone on by [`NEAR`] ticks: stamps are late by no more than that, 2 us at the most.
+//! Reading the clock costs as much as an allocation. A thread therefore reuses its last reading as long as the processor's counter
+//! has not advanced by [`NEAR`] ticks: stamps are late by no more than that, 2 us at most.
 
 use std::cell::Cell;
 use std::sync::OnceLock;
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stamps_of_a_thread_never_go_back_and_go_on_with_the_clock() {
+    fn stamps_are_monotonic_and_follow_the_clock() {
         let start = precise();
         let mut last = 0;
         for _ in 0..10_000 {
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn both_clocks_go_on() {
+    fn both_clocks_advance() {
         let (fine, rough) = (precise(), coarse());
         while coarse() == rough {
             std::hint::spin_loop();

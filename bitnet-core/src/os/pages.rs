@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// The unit in which pools keep their books about pages, in bytes. The system's pages may be larger.
 pub(crate) const GRANULE: usize = 4096;
 
-/// How pages are had from the system. A test can make it refuse.
+/// Pages from the system. A test can make requests fail.
 #[derive(Debug)]
 pub(crate) struct Pages {
     /// How many more maps succeed; `usize::MAX` stands for no bound.
@@ -34,7 +34,7 @@ impl Pages {
         imp::map(bytes, align.max(GRANULE))
     }
 
-    /// Gives a whole mapping back.
+    /// Unmaps a whole mapping.
     ///
     /// # Safety
     /// `map` returned `address` for these `bytes` and `align`, and nobody uses it any more.
@@ -43,8 +43,8 @@ impl Pages {
         unsafe { imp::unmap(address, bytes, align.max(GRANULE)) };
     }
 
-    /// Gives the pages of a part of a mapping back and keeps its addresses: the bytes then read as zero. Returns false
-    /// where the system can't; the bytes then are unchanged.
+    /// Discards the pages of a part of a mapping, whose addresses stay: the bytes then read as zero. Returns false, and changes
+    /// nothing, where the system can't.
     ///
     /// # Safety
     /// The range lies in a mapping made by `map`, and nobody reads or writes it meanwhile.
@@ -63,7 +63,7 @@ impl Pages {
         }
     }
 
-    /// How many bytes of the range lie in memory now; `None` where the system does not tell.
+    /// Returns the resident bytes of the range; `None` where the system does not report them.
     pub(crate) fn resident(&self, address: usize, bytes: usize) -> Option<usize> {
         imp::resident(address, bytes)
     }
@@ -154,7 +154,7 @@ mod imp {
         let _ = (address, bytes);
     }
 
-    /// What the system is asked about at once, in pages.
+    /// Pages of one query.
     #[cfg(target_os = "linux")]
     const ASKED: usize = 4096;
 
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_are_zero_aligned_counted_and_given_back() {
+    fn pages_are_zero_aligned_and_discarded() {
         let pages = Pages::default();
         for align in [GRANULE, 64 << 10, 4 << 20] {
             let bytes = 8 << 20;
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_an_answer() {
+    fn refusals_return_none() {
         let pages = Pages::default();
         assert_eq!(pages.map(isize::MAX as usize / GRANULE * GRANULE, GRANULE), None);
         pages.fail_after(Some(1));

@@ -1,4 +1,4 @@
-//! The end of a task, as others wait for it.
+//! The end of a task, to wait for.
 
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::worker::this_stream;
 use crate::{Error, Result};
 
-/// The end of a task, with what came of it. Clones are the same event.
+/// The end of a task, with its outcome. Clones are the same event.
 #[derive(Clone)]
 pub struct Event {
     state: Arc<State>,

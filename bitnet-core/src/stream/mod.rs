@@ -19,14 +19,14 @@
 //!
 //! What holds:
 //!
-//! - Whatever a task did, whoever waits for its event sees, and so does every task after [`Stream::wait_for`].
+//! - What a task did is visible to every thread that waits for its event, and to every task after [`Stream::wait_for`].
 //! - When a task returns an error or panics, the tasks after it are skipped, in this stream and in those that wait for
-//!   it, until [`Stream::synchronize`] tells the error. Their events say why they were skipped.
+//!   it, until [`Stream::synchronize`] returns the error. Their events carry the cause.
 //! - A stream waits only for events of tasks that were submitted before: streams can't wait for one another in a circle.
 //!   A task that waits for its own stream gets an error. A task that blocks until another stream is done holds its own
 //!   stream up, and for ever if that one waits for it: order tasks with [`Stream::wait_for`] instead.
-//! - Dropping a stream finishes what it was given, and only then returns.
-//! - An event always comes: nobody waits for a task that will not run.
+//! - Dropping a stream finishes the submitted tasks, and only then returns.
+//! - Every event comes: waiting for a task that will not run ends with an error.
 
 mod event;
 mod pending;

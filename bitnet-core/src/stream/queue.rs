@@ -93,8 +93,7 @@ impl Stream {
         self.send(Command::WaitFor(event.clone()));
     }
 
-    /// Waits until everything that was submitted before has ended. An error is told once: tasks that are submitted after
-    /// that run again.
+    /// Waits until everything submitted before has ended. An error is returned once: tasks submitted after that run again.
     ///
     /// # Errors
     /// That of the first task that failed; [`Error::TaskSkipped`] if that was a task of another stream;
@@ -113,7 +112,7 @@ impl Stream {
     }
 
     fn send(&self, command: Command) {
-        // A command that nobody takes is dropped, and with it its completion, which ends the event with an error.
+        // A command that is not taken is dropped with its completion, which ends the event with an error.
         if let Some(queue) = &self.queue {
             let _ = queue.send(command);
         }
@@ -128,7 +127,7 @@ impl Drop for Stream {
         if let Some(worker) = self.worker.take()
             && this_stream() != Some(self.number)
         {
-            // The worker catches what tasks throw; events have told it.
+            // The worker catches panics of tasks, and their events carry them.
             let _ = worker.join();
         }
     }

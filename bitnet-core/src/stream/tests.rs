@@ -43,7 +43,7 @@ fn tasks_of_a_stream_run_in_order() {
 }
 
 #[test]
-fn events_order_two_streams_and_show_what_was_done() {
+fn events_order_streams_and_publish_writes() {
     let (left, right) = (stream(), stream());
     // Relaxed, so that only the events order what is written and read.
     let numbers: Arc<[AtomicUsize; 2]> = Arc::default();
@@ -72,7 +72,7 @@ fn events_order_two_streams_and_show_what_was_done() {
 }
 
 #[test]
-fn two_streams_are_inside_their_tasks_at_the_same_time() {
+fn streams_run_concurrently() {
     let (left, right) = (stream(), stream());
     let ((to_left, from_right), (to_right, from_left)) = (channel(), channel());
     let meet = |tell: std::sync::mpsc::Sender<()>, hear: std::sync::mpsc::Receiver<()>| {
@@ -86,7 +86,7 @@ fn two_streams_are_inside_their_tasks_at_the_same_time() {
 }
 
 #[test]
-fn an_error_is_told_and_what_follows_is_skipped() {
+fn errors_skip_later_tasks_until_synchronized() {
     let (first, second) = (stream(), stream());
     let ran = Arc::new(AtomicUsize::new(0));
     let count = || {
@@ -114,7 +114,7 @@ fn an_error_is_told_and_what_follows_is_skipped() {
 }
 
 #[test]
-fn a_panic_is_an_error_and_the_stream_lives_on() {
+fn panics_are_errors_and_the_stream_goes_on() {
     let stream = stream();
     let value = stream.run(|| -> Result<u32> { panic!("number {}", 7) });
     match value.wait() {
@@ -197,7 +197,7 @@ fn a_stream_does_not_wait_for_itself() {
 }
 
 #[test]
-fn a_value_that_is_not_there_yet_can_be_waited_for_again() {
+fn pending_values_can_be_awaited_again() {
     let stream = stream();
     let (open, gate) = channel::<u32>();
     let value = stream.run(move || gate.recv_timeout(NEVER).map_err(|_| fault()));
@@ -237,7 +237,7 @@ fn a_failing_device_fails_its_stream() {
 }
 
 #[test]
-fn many_threads_may_submit() {
+fn concurrent_submissions_all_run() {
     let stream = stream();
     let sum = Arc::new(Mutex::new(0u64));
     std::thread::scope(|scope| {

@@ -9,13 +9,13 @@ use super::Event;
 use crate::device::{Device, Operation};
 use crate::{Error, Result};
 
-/// What stands in a stream's queue.
+/// A command in the queue of a stream.
 pub(super) enum Command {
-    /// A task, and who is to be told.
+    /// A task, and its completion.
     Task(Box<dyn FnOnce() -> Result<()> + Send>, Completion),
     /// Go on when the event has come.
     WaitFor(Event),
-    /// Tell the first error since the last time, and forget it.
+    /// Return the first error since the last time, and clear it.
     Settle(Completion),
 }
 
@@ -47,7 +47,7 @@ pub(super) fn this_stream() -> Option<u64> {
     THIS_STREAM.get()
 }
 
-/// Does the commands until nobody can send any more.
+/// Runs the commands until no sender is left.
 pub(super) fn run(number: u64, device: &Device, commands: &Receiver<Command>) {
     THIS_STREAM.set(Some(number));
     let mut failed: Option<Error> = None;
@@ -70,7 +70,7 @@ pub(super) fn run(number: u64, device: &Device, commands: &Receiver<Command>) {
                 if let Err(error) = event.wait()
                     && failed.is_none()
                 {
-                    // An event of this very stream lies behind already, so this is never `StreamWaitsForItself`.
+                    // An event of this very stream has come already, so this is never `StreamWaitsForItself`.
                     failed = Some(skipped(error));
                 }
             }
@@ -94,7 +94,7 @@ fn done(device: &Device, task: Box<dyn FnOnce() -> Result<()> + Send>) -> Result
     }
 }
 
-/// Drops what a task brought. Should that panic, there is nobody left to tell.
+/// Drops the captures of a task. A panic in that is ignored.
 fn discard<T>(value: T) {
     let _ = catch_unwind(AssertUnwindSafe(|| drop(value)));
 }

@@ -1,4 +1,4 @@
-//! Cleaning a pool: what is free goes back, tensors are compressed and moved so that more becomes free, within a time.
+//! One cleanup of a pool: free memory is purged, and tensors are compressed and moved so that more becomes free, within a time.
 
 use std::ops::ControlFlow;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -10,19 +10,19 @@ use crate::Result;
 use crate::memory::heap::past;
 use crate::memory::tensor::{CompressionStep, TensorRegistry, WeakTensorRegistry};
 use crate::memory::tracking::LatencyKind;
-use crate::memory::{HybridMemoryPool, MemoryPoolConfig, WeakPool};
+use crate::memory::{HybridMemoryPool, WeakPool};
 
-/// Slabs and regions of which at most this part is in use are emptied.
+/// Slabs and regions of which at most this part is in use are drained.
 const SPARSE: f64 = 0.25;
-/// The system is asked about so many bytes at once.
+/// Bytes whose residence is queried between two looks at the clock.
 const ASKED_AT_ONCE: usize = 16 << 20;
-/// The parts of the time when the steps are over at the latest. The last tenth is for what had begun by then.
+/// The parts of the time by which the steps end. The last tenth is for pieces that have begun by then.
 const RELEASED_BY: f64 = 0.4;
 const COMPRESSED_BY: f64 = 0.55;
 const MOVED_BY: f64 = 0.75;
 const OVER_BY: f64 = 0.9;
 
-/// What a pool needs to be cleaned.
+/// What a pool holds for its cleanups.
 #[derive(Debug)]
 pub(in crate::memory) struct Cleaner {
     config: CleanupConfig,
@@ -36,27 +36,27 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Cleaner {
-    pub(in crate::memory) fn new(config: &MemoryPoolConfig) -> Self {
+    pub(in crate::memory) fn new(config: CleanupConfig) -> Self {
         Self {
-            config: config.cleanup_config.clone().unwrap_or_default(),
+            config,
             registries: Mutex::default(),
             metrics: Mutex::default(),
             scheduler: OnceLock::new(),
         }
     }
 
-    /// Starts the thread that cleans `pool`, the one that this belongs to.
+    /// Starts the thread that cleans `pool`, the owner of this cleaner.
     ///
     /// # Errors
     /// [`crate::Error::ThreadNotStarted`] if the system refuses a thread.
     pub(in crate::memory) fn start(&self, pool: &HybridMemoryPool, weak: WeakPool) -> Result<()> {
         let scheduler = Scheduler::start(&self.config, pool, weak)?;
-        // The pool is new: nobody else starts one.
+        // The pool is new, so it has none yet.
         let _ = self.scheduler.set(scheduler);
         Ok(())
     }
 
-    /// Ends the thread; it is gone when this returns, unless it is the one that calls.
+    /// Ends the thread, and waits until it is gone unless it is the caller.
     pub(in crate::memory) fn stop(&mut self) {
         if let Some(scheduler) = self.scheduler.take() {
             scheduler.stop();
@@ -80,7 +80,7 @@ impl Cleaner {
         let time = Time::start(self.config.max_cleanup_time);
         let mut report = CleanupReport::new(strategy);
         report.resident_before = resident(pool, time.until(0.1));
-        // Asking again takes about as long.
+        // The second query takes about as long.
         let asking = time.start.elapsed();
         let over = time.until(OVER_BY);
         let end = over.and_then(|over| over.checked_sub(asking)).or(over);
@@ -128,11 +128,11 @@ impl Cleaner {
     }
 }
 
-/// The time that a cleanup has.
+/// The time budget of a cleanup.
 struct Time {
     start: Instant,
     budget: Duration,
-    /// `None`: it ends later than the clock can say.
+    /// `None` if it is beyond the range of the clock.
     end: Option<Instant>,
 }
 
@@ -142,13 +142,13 @@ impl Time {
         Self { start, budget, end: start.checked_add(budget) }
     }
 
-    /// When this part of the time is over; as long as there is no end, no part ends either.
+    /// Returns the end of a part of the time; `None` if there is no end.
     fn until(&self, part: f64) -> Option<Instant> {
         self.end.and_then(|_| self.start.checked_add(self.budget.mul_f64(part)))
     }
 }
 
-/// The bytes of the pool that lie in memory; `None` if the system does not tell, or not before the deadline.
+/// Returns the resident bytes of the pool, as reported by the OS; `None` if it does not report them before the deadline.
 fn resident(pool: &HybridMemoryPool, deadline: Option<Instant>) -> Option<usize> {
     let pages = &pool.inner().pages;
     let mut sum = 0;
@@ -163,7 +163,7 @@ fn resident(pool: &HybridMemoryPool, deadline: Option<Instant>) -> Option<usize>
     Some(sum)
 }
 
-/// Gives free memory back until the deadline, and tells the tracker how long it took.
+/// Purges free memory until the deadline, and records how long it took.
 fn release(pool: &HybridMemoryPool, deadline: Option<Instant>) -> Released {
     let start = Instant::now();
     let released = pool.inner().purge(deadline);
@@ -173,7 +173,7 @@ fn release(pool: &HybridMemoryPool, deadline: Option<Instant>) -> Released {
     released
 }
 
-/// Compresses tensors that have been idle for so long.
+/// Compresses tensors that have been idle for at least `idle`.
 fn compress(
     registries: &[TensorRegistry],
     idle: Duration,
@@ -183,7 +183,7 @@ fn compress(
     let mut sum = CompressionStep::default();
     for registry in registries {
         let had_time = registry.for_each_idle_while(idle, &more, |tensor| {
-            // Without room for the compressed bytes the others, smaller ones, may still find some.
+            // Without room for this one, smaller ones may still find some.
             sum.add(tensor.compress_while(&more).unwrap_or_default());
             sum.was_cut |= !more();
             if sum.was_cut { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -193,7 +193,7 @@ fn compress(
     sum
 }
 
-/// Moves tensors that have been idle for so long out of sparse memory; whether there was no time for all of them.
+/// Moves tensors that have been idle for at least `idle` out of sparse memory. Also returns whether it ran out of time.
 fn compact(
     pool: &HybridMemoryPool,
     registries: &[TensorRegistry],
@@ -204,7 +204,7 @@ fn compact(
     if past(deadline) {
         return (done, true);
     }
-    // `None`: someone else is at it.
+    // `None`: another compaction is under way.
     let Some(compaction) = pool.start_compaction_until(SPARSE, deadline) else {
         return (done, false);
     };
@@ -239,8 +239,8 @@ fn compact(
 }
 
 impl HybridMemoryPool {
-    /// Gives back what is free, and moves tensors of attached registries out of sparse memory (with `enable_compaction`) so that
-    /// more becomes free, all within `max_cleanup_time`. Tensors in use are left alone, and no content changes.
+    /// Returns free memory to the system, and moves tensors of attached registries out of sparse memory (with `enable_compaction`) so
+    /// that more becomes free, all within `max_cleanup_time`. Tensors in use stay, and no content changes.
     ///
     /// ```
     /// use bitnet_core::device::Device;
@@ -249,7 +249,7 @@ impl HybridMemoryPool {
     /// let pool = HybridMemoryPool::new()?;
     /// let mut block = pool.allocate(8 << 20, 64, &Device::Cpu)?;
     /// block.bytes_mut().fill(1);
-    /// drop(block); // It is kept for the next request.
+    /// drop(block); // It is cached for the next request.
     /// let report = pool.cleanup_now();
     /// if let (Some(before), Some(after)) = (report.resident_before, report.resident_after) {
     ///     assert!(before >= 8 << 20 && after < before);
@@ -260,12 +260,12 @@ impl HybridMemoryPool {
         self.cleanup(Strategy::OnDemand)
     }
 
-    /// Does what `strategy` does when it is due: see [`Strategy::work`].
+    /// Cleans as `strategy` does when it is due: see [`Strategy::work`].
     pub fn cleanup(&self, strategy: Strategy) -> CleanupReport {
         self.cleaner().clean(self, strategy)
     }
 
-    /// What the cleanups of this pool did until now.
+    /// The sum over the cleanups of this pool so far.
     pub fn cleanup_metrics(&self) -> CleanupMetrics {
         *lock(&self.cleaner().metrics)
     }
@@ -275,8 +275,8 @@ impl HybridMemoryPool {
         &self.cleaner().config
     }
 
-    /// Lets cleanups of this pool move and compress the tensors of `registry`. A registry made from this pool is attached
-    /// already; it has to be said for one that holds tensors of several pools. The registry is not kept alive by it.
+    /// Lets cleanups of this pool move and compress the tensors of `registry`. A registry made from this pool is attached already; one
+    /// with tensors of several pools has to be attached to each. Does not keep the registry alive.
     pub fn attach_registry(&self, registry: &TensorRegistry) {
         self.cleaner().attach(registry);
     }

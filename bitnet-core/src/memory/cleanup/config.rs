@@ -5,11 +5,11 @@ use std::time::Duration;
 /// When a pool is cleaned, and how long that may take.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CleanupConfig {
-    /// How long a pool must have been idle before its free memory is given back.
+    /// How long a pool must have been idle before its free memory is released.
     pub idle_cleanup_interval: Duration,
     /// The part of the pool's limit above which it is cleaned at once (0 to 1).
     pub pressure_cleanup_threshold: f64,
-    /// Whether tensors that are held by handles are moved, so that sparse memory can be given back.
+    /// Whether tensors that are held by handles are moved, so that sparse memory can be released.
     pub enable_compaction: bool,
     /// The longest that one cleanup may take.
     pub max_cleanup_time: Duration,

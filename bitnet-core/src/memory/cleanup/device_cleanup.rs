@@ -6,10 +6,10 @@ use crate::memory::DeviceSpecificPools;
 
 impl DeviceSpecificPools {
     /// Cleans the pool of each device as [`crate::memory::HybridMemoryPool::cleanup`] does, each within the
-    /// `max_cleanup_time` of its own configuration; the reports, in the order in which the pools were made.
+    /// `max_cleanup_time` of its own configuration; returns the reports in the order in which the pools were made.
     pub fn cleanup(&self, strategy: Strategy) -> Vec<(Device, CleanupReport)> {
         let pools = self.devices().into_iter().filter_map(|device| {
-            // The pool is there already, so that nothing can fail.
+            // The pool exists, so this can't fail.
             let pool = self.pool(&device).ok()?;
             Some((device, pool))
         });
@@ -23,7 +23,7 @@ mod tests {
     use crate::device::LimitedCpu;
 
     #[test]
-    fn each_device_is_cleaned_with_its_own_pool() {
+    fn each_device_is_cleaned_by_its_own_pool() {
         let pools = DeviceSpecificPools::new();
         assert!(pools.cleanup(Strategy::OnDemand).is_empty(), "no pool is made for it");
         let small = Device::from(LimitedCpu::new(64 << 20, 1));

@@ -24,14 +24,14 @@ pub struct Compacted {
 pub struct CleanupReport {
     /// Why it was done.
     pub strategy: Strategy,
-    /// Bytes of the pool in memory before, by the system's word; `None` where it does not tell, or where asking would have
+    /// Resident bytes of the pool before, as reported by the OS; `None` where it does not report them, or where the query would have
     /// taken more than a tenth of the time.
     pub resident_before: Option<usize>,
-    /// The same afterwards. What others allocated and freed meanwhile is in it.
+    /// The same afterwards, with what others allocated and freed meanwhile.
     pub resident_after: Option<usize>,
-    /// What was free at the start and left memory.
+    /// Bytes released that were free at the start.
     pub released: Released,
-    /// What became free by compressing and moving tensors and left memory.
+    /// Bytes released that became free by compressing and moving tensors.
     pub released_after_moving: Released,
     /// What was moved.
     pub compacted: Compacted,
@@ -68,7 +68,7 @@ impl CleanupReport {
         self.was_cut |= step.was_cut;
     }
 
-    /// Bytes that left memory in all steps, by the system's word.
+    /// Resident bytes released in all steps, as reported by the OS.
     pub fn returned(&self) -> usize {
         self.released.total() + self.released_after_moving.total()
     }
@@ -102,7 +102,7 @@ impl fmt::Display for CleanupReport {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct CleanupMetrics {
     runs: [u64; Strategy::ALL.len()],
-    /// Bytes that left memory, by the system's word.
+    /// Resident bytes released, as reported by the OS.
     pub returned: u64,
     /// Tensors that were moved, and their bytes.
     pub moved: (u64, u64),

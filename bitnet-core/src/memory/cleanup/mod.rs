@@ -1,14 +1,12 @@
-//! Giving memory that nobody uses back to the system.
+//! Returning free memory to the system.
 //!
-//! A pool keeps what is freed for the next request. A cleanup gives it back: blocks kept whole, unused slabs and regions,
-//! and the pages of free spans between blocks in use. If tensors are held by handles of an attached registry, it also moves
-//! them out of slabs and regions of which little is in use, and compresses those that nobody uses when memory is short. What
-//! it reports as returned has left memory by the system's word. Nothing that someone reads or writes is touched, and no
-//! content changes.
+//! A pool reuses freed memory for the next request. A cleanup releases it: cached blocks, unused slabs and regions, and the pages of
+//! free spans between blocks in use. Tensors that are held by handles of an attached registry are also moved out of slabs and
+//! regions of which little is in use, and idle ones are compressed when memory is short. Bytes reported as returned have left the
+//! resident set, as reported by the OS. Tensors in use stay, and no content changes.
 //!
-//! When that happens is decided by [`Strategy`]: on demand ([`crate::memory::HybridMemoryPool::cleanup_now`]), or by a thread
-//! that a pool with `enable_automatic_cleanup` has for itself. Blocks that an idle thread keeps for itself, a few of each
-//! size, follow when that thread next uses the pool or ends.
+//! [`Strategy`] decides when: on demand ([`crate::memory::HybridMemoryPool::cleanup_now`]), or by the thread of a pool with
+//! `enable_automatic_cleanup`. The bins of an idle thread follow when that thread next uses the pool or ends.
 
 mod cleaner;
 mod compaction;

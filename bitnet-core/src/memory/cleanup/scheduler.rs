@@ -1,9 +1,8 @@
-//! Who cleans a pool when it is due: a schedule that looks at it, and a thread that sleeps between the looks.
+//! A schedule that cleans a pool when a strategy is due, and the thread that runs it.
 //!
-//! The thread holds a pool only while it looks at it or cleans it. It sleeps on a condition until the next time at which
-//! something can be due, until pressure is requests of, or until the last owner of the pool goes. That one wakes it and waits for its
-//! end, which takes no cleanup's time: the thread has no pool at that moment. If the thread itself turns out to be the last
-//! owner, it ends without being waited for.
+//! The thread holds the pool only while it observes or cleans it. It sleeps on a condition variable until something can be due, until
+//! pressure is reported, or until the last owner of the pool goes. That one wakes the thread and waits for its end, which takes no
+//! cleanup's time: the thread has no pool at that moment. If the thread itself is the last owner, it ends without being waited for.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
@@ -15,8 +14,8 @@ use crate::memory::tracking::{PressureMonitor, SystemFiles, SystemMemory};
 use crate::memory::{Clock, HybridMemoryPool, MemoryPressureLevel, WeakPool};
 use crate::{Error, Result};
 
-/// Looks at a pool from time to time and cleans it when a strategy is due. A pool with `enable_automatic_cleanup` has one of
-/// its own; this is for those who have a loop of their own to call it from.
+/// Observes a pool from time to time and cleans it when a strategy is due. A pool with `enable_automatic_cleanup` has one of its
+/// own; this one is for programs with a loop to call it from.
 ///
 /// ```
 /// use std::time::Duration;
@@ -26,7 +25,7 @@ use crate::{Error, Result};
 ///
 /// let pool = HybridMemoryPool::new()?;
 /// let hand = HandClock::new();
-/// // A system that tells nothing of its memory, so that the example doesn't depend on it.
+/// // A system without memory figures, so that the example doesn't depend on it.
 /// let system = Box::new(SystemFiles::under("absent"));
 /// let config = pool.cleanup_config().clone();
 /// let mut schedule = CleanupSchedule::with_system(config, hand.clock(), system);
@@ -50,13 +49,13 @@ impl CleanupSchedule {
         Self::with_system(config, Clock::system(), Box::new(SystemFiles::default()))
     }
 
-    /// A schedule by this clock, that asks `system` how scarce memory is.
+    /// A schedule by this clock, with readings of `system`.
     pub fn with_system(config: CleanupConfig, clock: Clock, system: Box<dyn SystemMemory>) -> Self {
         let system = PressureMonitor::with_system(config.pressure_cleanup_threshold, system);
         Self { config, clock, system, observed: Observed::default(), past: None }
     }
 
-    /// Looks at `pool`, and cleans it if a strategy is due. It is always the same pool.
+    /// Observes `pool`, which is always the same, and cleans it if a strategy is due.
     pub fn run_due(&mut self, pool: &HybridMemoryPool) -> Option<CleanupReport> {
         let observed = self.observe(pool);
         self.observed = observed;
@@ -71,7 +70,7 @@ impl CleanupSchedule {
         Some(report)
     }
 
-    /// How long nothing can become due after the last look, if no pressure arises.
+    /// The time after the last observation in which nothing can become due without pressure.
     pub fn next_look(&self) -> Duration {
         match &self.past {
             Some(past) => next_look(&self.config, &self.observed, past),
@@ -96,7 +95,7 @@ impl CleanupSchedule {
         }
     }
 
-    /// The live bytes of `pool` above which a look is due at once; `None` if there are more already.
+    /// The live bytes of `pool` above which an observation is due at once; `None` if there are more already.
     fn live_threshold(&self, pool: &HybridMemoryPool) -> Option<u64> {
         let most = self.config.pressure_cleanup_threshold * self.observed.limit as f64;
         let room = most - self.observed.used as f64;
@@ -122,7 +121,7 @@ impl Signal {
         self.requests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks for a look at once.
+    /// Requests an observation at once.
     fn look(&self) {
         self.lock().look = true;
         self.wake.notify_one();
@@ -133,7 +132,7 @@ impl Signal {
         self.wake.notify_one();
     }
 
-    /// Sleeps for at most `time`; whether to go on.
+    /// Sleeps for at most `time`. Returns false if the thread is to end.
     fn sleep(&self, time: Duration) -> bool {
         let end = Instant::now().checked_add(time);
         let mut requests = self.lock();
@@ -189,11 +188,11 @@ impl Scheduler {
         }
     }
 
-    /// Ends the thread and waits until it is gone, unless it is the one that calls.
+    /// Ends the thread, and waits until it is gone unless it is the caller.
     pub(super) fn stop(self) {
         self.signal.stop();
         if self.thread.thread().id() != std::thread::current().id() {
-            // A panic there has been reported, and left no lock of the pool behind.
+            // A panic there has been reported, and holds no lock of the pool.
             let _ = self.thread.join();
         }
     }

@@ -1,11 +1,11 @@
-//! When a pool is to be cleaned, and how thoroughly: pure functions of what is seen of it, at a time.
+//! When a pool is cleaned, and how thoroughly: pure functions of observations.
 //!
 //! | strategy | due | moves tensors | compresses tensors |
 //! |---|---|---|---|
-//! | Pressure | the pool or the system is short of memory | all that nobody holds a guard of | those idle for an interval |
-//! | Idle | nobody allocated or freed for an interval | all that nobody holds a guard of | none |
+//! | Pressure | the pool or the system is short of memory | all without guards | those idle for an interval |
+//! | Idle | no calls for an interval | all without guards | none |
 //! | Periodic | [`PERIOD`] intervals have passed since the last cleanup | those idle for an interval | none |
-//! | OnDemand | never by itself | all that nobody holds a guard of | none |
+//! | OnDemand | never by itself | all without guards | none |
 //!
 //! The interval is `idle_cleanup_interval`. Nothing is due again before something was allocated or freed since the last
 //! cleanup, unless that was cut short; but Pressure, which does more, may follow on any other. Between two cleanups lie at
@@ -28,11 +28,11 @@ const SHORTEST: Duration = Duration::from_millis(10);
 pub enum Strategy {
     /// Memory is short.
     Pressure,
-    /// Nobody has allocated or freed for a while.
+    /// No calls for a while.
     Idle,
     /// It has not been cleaned for long.
     Periodic,
-    /// Someone asked for it.
+    /// By a call.
     OnDemand,
 }
 
@@ -67,10 +67,10 @@ pub struct Work {
     pub compress_idle_for: Option<Duration>,
 }
 
-/// What is seen of a pool at one moment.
+/// An observation of a pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Observed {
-    /// The moment, by the clock of whoever observes.
+    /// The time of the observation.
     pub now: Duration,
     /// Allocations and deallocations so far.
     pub activity: u64,
@@ -90,7 +90,7 @@ impl Observed {
     }
 }
 
-/// What is remembered of a pool from look to look.
+/// The state of a schedule between observations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Past {
     /// The activity at the last look.
@@ -111,13 +111,13 @@ struct Cleaned {
 }
 
 impl Past {
-    /// That of a pool that is seen for the first time.
+    /// The state after the first observation.
     pub fn new(first: &Observed) -> Self {
         let (activity, now) = (first.activity, first.now);
         Self { activity, quiet_since: now, cleaned_at: now, cleaned: None }
     }
 
-    /// Takes note of a look.
+    /// Takes an observation into account.
     pub fn saw(&mut self, observed: &Observed) {
         if observed.activity != self.activity {
             self.activity = observed.activity;
@@ -179,7 +179,7 @@ pub fn due(config: &CleanupConfig, observed: &Observed, past: &Past) -> Option<S
     }
 }
 
-/// How long nothing can become due, if no pressure is told of meanwhile; above zero.
+/// The time in which nothing can become due without pressure; above zero.
 pub fn next_look(config: &CleanupConfig, observed: &Observed, past: &Past) -> Duration {
     let pressed = observed.is_pressed(config);
     let wait = if !past.has_work(observed, pressed) {
@@ -213,7 +213,7 @@ mod tests {
         Observed { now: seconds * SECOND, activity, used, limit: 1000, level }
     }
 
-    /// What is due in a pool whose activity and use change as told, each cleanup taking no time.
+    /// Returns what is due in a pool whose activity and use change as given, each cleanup taking no time.
     fn story(looks: &[(u32, u64, u64)]) -> Vec<(u32, Strategy)> {
         let config = config();
         let mut past = Past::new(&at(0, 0, 0));
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn pressure_comes_first_and_again_only_after_activity_and_a_gap() {
+    fn pressure_has_priority_and_repeats_only_after_activity_and_a_gap() {
         let looks: Vec<_> = (0..100).map(|second| (second, 1, 901)).collect();
         assert_eq!(story(&looks), [(0, Strategy::Pressure)], "nothing new since");
         let config = config();
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_cut_short_goes_on_without_new_activity() {
+    fn interrupted_cleanups_go_on_without_new_activity() {
         let mut past = Past::new(&at(0, 7, 5));
         past.cleaned(Strategy::Idle, 30 * SECOND, 7, true);
         assert_eq!(due(&config(), &at(30, 7, 5), &past), None, "the gap");
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_done_follows_the_strategy() {
+    fn work_follows_the_strategy() {
         let config = config();
         let interval = Some(config.idle_cleanup_interval);
         let zero = Some(Duration::ZERO);

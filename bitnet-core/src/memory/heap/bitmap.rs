@@ -1,4 +1,4 @@
-//! A set of small numbers as bits, with a second level that tells which words are not empty.
+//! A set of small numbers as bits, with a second level for the words that are not empty.
 
 /// A set of numbers below a bound that is fixed when it is made.
 #[derive(Debug, Clone)]
@@ -55,7 +55,7 @@ impl Bitmap {
         })
     }
 
-    /// The bytes that the set itself takes.
+    /// The bytes that the set takes.
     pub(super) fn own_bytes(&self) -> usize {
         (self.words.len() + self.summary.len()) * 8
     }
@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bitmap_is_a_set() {
+    fn bitmaps_behave_like_sets() {
         let mut bits = Bitmap::new(20_000);
         let mut set = BTreeSet::new();
         let mut state = 1u64;

@@ -101,7 +101,7 @@ impl Magazines {
         loop {
             self.at(index).below.store(top as u32, Ordering::Relaxed);
             let next = changed(top) | u64::from(index + 1);
-            // Release: who pops this magazine sees what was stored in it.
+            // Release: a thread that pops this magazine sees what was stored in it.
             match stack.top.compare_exchange_weak(top, next, Ordering::Release, Ordering::Relaxed) {
                 Ok(_) => break,
                 Err(now) => top = now,
@@ -159,7 +159,7 @@ impl Drop for Magazines {
             let first = chunk.load(Ordering::Relaxed);
             if !first.is_null() {
                 let chunk = std::ptr::slice_from_raw_parts_mut(first, FIRST_CHUNK << at);
-                // SAFETY: `make_chunk` let go of a box of exactly this slice, and nobody else frees it.
+                // SAFETY: `make_chunk` leaked a box of exactly this slice, and nothing else frees it.
                 drop(unsafe { Box::from_raw(chunk) });
             }
         }

@@ -99,7 +99,7 @@ fn exhausted_address_space_is_an_error_and_recoverable() {
     assert_eq!(code, 0);
 }
 
-/// Bytes of address space in use, where the system tells.
+/// Returns the bytes of address space in use, where the system reports them.
 fn address_space() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/self/statm").ok()?;
     let pages: u64 = text.split_whitespace().next()?.parse().ok()?;

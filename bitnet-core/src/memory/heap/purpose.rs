@@ -1,4 +1,4 @@
-//! What memory is used for, so that a report can say where every byte is.
+//! What memory is used for, so that a report can show where every byte is.
 
 use std::fmt;
 

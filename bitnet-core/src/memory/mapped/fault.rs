@@ -1,7 +1,7 @@
 //! Surviving SIGBUS on mapped files: a lock-free registry of mappings and a signal handler that reads it.
 //!
-//! The handler does only what is safe in a signal: atomic loads and stores, one `mmap` and, for addresses that are not
-//! ours, a call of whatever handler stood there before.
+//! The handler does only what is safe in a signal: atomic loads and stores, one `mmap` and, for other addresses, a call of the
+//! handler that was installed before.
 
 use std::ffi::{c_int, c_void};
 use std::ptr;
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 
 use crate::{Error, Result};
 
-/// How many mappings there can be at once; a split model has tens.
+/// The most mappings at a time; a split model has tens.
 const SLOTS: usize = 4096;
 
 /// One mapping. `sequence` is odd while the slot is being changed, so that a reader never pairs an old start with a new
@@ -62,13 +62,13 @@ static PAGE: AtomicUsize = AtomicUsize::new(0);
 static PREVIOUS: OnceLock<libc::sigaction> = OnceLock::new();
 static INSTALLED: OnceLock<std::result::Result<(), i32>> = OnceLock::new();
 
-/// A mapping's place in the registry, given back when dropped.
+/// A mapping's slot in the registry, freed when dropped.
 pub(in crate::memory) struct Guard {
     slot: &'static Slot,
 }
 
 impl Guard {
-    /// Enters the mapping `[start, start + len)`, and installs the handler if this is the first one.
+    /// Registers the mapping `[start, start + len)`, and installs the handler if this is the first one.
     pub(in crate::memory) fn register(
         file: &str,
         start: usize,
@@ -123,7 +123,7 @@ fn install() -> std::result::Result<(), i32> {
     if unsafe { libc::sigaction(libc::SIGBUS, ptr::null(), &raw mut previous) } != 0 {
         return Err(errno());
     }
-    // Known before our handler can run.
+    // Stored before our handler can run.
     PREVIOUS.get_or_init(|| previous);
     // SAFETY: as above.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
@@ -152,7 +152,7 @@ extern "C" fn on_bus_error(signal: c_int, info: *mut libc::siginfo_t, context: *
     pass_on(signal, code <= 0, info, context);
 }
 
-/// Puts zero pages where a registered mapping has lost its own, and marks the mapping.
+/// Maps zero pages where a registered mapping has lost its own, and marks the mapping.
 ///
 /// A fault means that the file ends before that page, so that of a mapping that is only read everything from there on is
 /// replaced at once. Of one that is written it is that page alone: pages behind it may have been written since the file grew
@@ -175,7 +175,7 @@ fn cover_with_zeros(address: usize) -> bool {
     false
 }
 
-/// Does for a foreign SIGBUS what would have been done without us. `sent`: by a process, not raised by a memory access.
+/// Handles a foreign SIGBUS as if this handler were not installed. `sent`: by a process, not raised by a memory access.
 fn pass_on(signal: c_int, sent: bool, info: *mut libc::siginfo_t, context: *mut c_void) {
     let previous = PREVIOUS.get();
     let handler = previous.map_or(libc::SIG_DFL, |previous| previous.sa_sigaction);

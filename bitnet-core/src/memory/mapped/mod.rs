@@ -1,9 +1,9 @@
 //! Parts of files as memory: read-only, or written privately while the file stays as it is.
 //!
-//! A mapped file that someone cuts short raises SIGBUS when the lost pages are used, which kills the process by default. On
-//! Unix the first mapping installs a handler for it that puts zero pages there and marks the mapping;
-//! [`FileMap::check`] then reports [`Error::FileTruncated`]. Whoever computes with mapped bytes asks it afterwards. A tensor over
-//! a mapping asks before each read, and answers with the error from the first read on that begins after the cut.
+//! A mapped file that is truncated raises SIGBUS when the lost pages are used, which kills the process by default. On Unix the
+//! first mapping installs a handler that maps zero pages there and marks the mapping; [`FileMap::check`] then returns
+//! [`Error::FileTruncated`]: call it after a computation with mapped bytes. A tensor over a mapping checks before each read, and
+//! returns the error from the first read on that begins after the truncation.
 
 mod regular;
 
@@ -25,12 +25,12 @@ use memmap2::{Mmap, MmapMut, MmapOptions};
 use crate::memory::tensor::{BitNetTensor, ExternalBytes, TensorMetadata};
 use crate::{Error, Result};
 
-/// What may be done with mapped bytes.
+/// The access to mapped bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MapMode {
-    /// They are read. All processes that map the file share the memory.
+    /// Reading. All processes that map the file share the memory.
     ReadOnly,
-    /// They are read and written. A page that is written becomes a private copy; the file never changes.
+    /// Reading and writing. A written page becomes a private copy; the file never changes.
     CopyOnWrite,
 }
 
@@ -47,7 +47,7 @@ pub struct FileMap {
 }
 
 enum Pages {
-    /// Systems refuse to map nothing.
+    /// `None` for no bytes, which systems refuse to map.
     Empty,
     ReadOnly(Mmap),
     CopyOnWrite(MmapMut),
@@ -94,7 +94,7 @@ impl FileMap {
         Ok(Self { name, file, range, len, modified: found.modified().ok(), guard, pages })
     }
 
-    /// The file's name as messages show it.
+    /// The file's name, as in messages.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -104,7 +104,7 @@ impl FileMap {
         &self.file
     }
 
-    /// Which bytes of the file are mapped.
+    /// The mapped range of the file, in bytes.
     pub fn range(&self) -> Range<u64> {
         self.range.clone()
     }
@@ -114,7 +114,7 @@ impl FileMap {
         self.pages.bytes()
     }
 
-    /// The bytes, for writing; `None` if they are only read.
+    /// The bytes, for writing; `None` if they are read-only.
     pub fn bytes_mut(&mut self) -> Option<&mut [u8]> {
         match &mut self.pages {
             Pages::Empty | Pages::ReadOnly(_) => None,
@@ -122,16 +122,16 @@ impl FileMap {
         }
     }
 
-    /// Whether no byte of the mapped part is known to be lost.
+    /// Checks that no byte of the mapped part is lost.
     ///
     /// # Errors
     /// [`Error::FileTruncated`] where pages were lost or the file now ends before the mapped part does; [`Error::File`] where
-    /// it cannot be asked.
+    /// its state is unavailable.
     pub fn check_length(&self) -> Result<()> {
         self.found_whole().map(drop)
     }
 
-    /// What the system says of the file, if no byte of the mapped part is known to be lost.
+    /// Returns the metadata of the file, if no byte of the mapped part is lost.
     fn found_whole(&self) -> Result<Metadata> {
         let found = self.file.metadata();
         let found = found.map_err(|error| Error::file(&self.name, "read its length", &error))?;
@@ -143,12 +143,11 @@ impl FileMap {
         Ok(found)
     }
 
-    /// Whether the file still is what was mapped. Whatever has been read before an `Ok` was in the file (or had been written
-    /// by this process).
+    /// Checks that the file is unchanged. Bytes read before an `Ok` were in the file (or had been written by this process).
     ///
     /// # Errors
     /// [`Error::FileTruncated`] where pages were lost or the file now ends before the mapped part does;
-    /// [`Error::FileChanged`] where it was written to; [`Error::File`] where it cannot be asked.
+    /// [`Error::FileChanged`] where it was written to; [`Error::File`] where its state is unavailable.
     pub fn check(&self) -> Result<()> {
         let found = self.found_whole()?;
         let change = if found.len() != self.len {
@@ -161,8 +160,8 @@ impl FileMap {
         Err(Error::FileChanged { file: self.name.clone(), change })
     }
 
-    /// Tells the system that the pages wholly inside `range` of the bytes are not needed for now, so that they leave the
-    /// resident set. Reading them later brings them back from the file. Does nothing for bytes that may be written.
+    /// Advises the system that the pages wholly inside `range` are not needed for now, so that they leave the resident set. Reading
+    /// them later fetches them from the file. Does nothing for writable bytes.
     pub fn release(&self, range: Range<usize>) {
         #[cfg(unix)]
         if let Pages::ReadOnly(map) = &self.pages {
@@ -178,7 +177,7 @@ impl FileMap {
                 let advised = unsafe {
                     map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, first, len)
                 };
-                // A refusal leaves the pages where they are, which is what was before.
+                // A refusal leaves the pages resident.
                 drop(advised);
             }
         }
@@ -197,7 +196,7 @@ impl Pages {
     }
 }
 
-/// The bytes that `bounds` name of a file of `len` bytes.
+/// Resolves `bounds` within a file of `len` bytes.
 fn part(name: &str, bounds: (Bound<u64>, Bound<u64>), len: u64) -> Result<Range<u64>> {
     let start = match bounds.0 {
         Bound::Included(at) => at,

@@ -2,7 +2,7 @@
 
 use crate::Result;
 
-/// A mapping's place in a registry that is not needed.
+/// Stands for a slot in a registry that is not needed.
 pub(in crate::memory) struct Guard;
 
 impl Guard {

@@ -1,18 +1,18 @@
-//! Opening regular files, and nothing else: whoever opens a pipe may wait for ever.
+//! Opening regular files only: opening a pipe may block for ever.
 
 use std::fs::{File, FileType, Metadata, OpenOptions};
 use std::path::Path;
 
 use crate::{Error, Result};
 
-/// Opens a regular file for reading, with what the system says about it.
+/// Opens a regular file for reading. Returns it with its metadata.
 pub(super) fn open(path: &Path) -> Result<(File, Metadata)> {
     let name = shown(path);
     let refused = |action| {
         let name = &name;
         move |error| Error::file(name, action, &error)
     };
-    // Asked before opening: to open some devices is to change them.
+    // Checked before opening: opening some devices changes them.
     require_regular(&name, &std::fs::metadata(path).map_err(refused("find the file"))?)?;
     let file = open_without_waiting(path).map_err(refused("open the file"))?;
     let found = file.metadata().map_err(refused("read the file's length"))?;
@@ -56,7 +56,7 @@ fn special_kind(_kind: FileType) -> &'static str {
 #[cfg(unix)]
 fn open_without_waiting(path: &Path) -> std::io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
-    // Should the path have become a pipe since it was looked at, opening it must not wait for a writer.
+    // If the path has become a pipe since the check, opening it must not wait for a writer.
     OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)
 }
 

@@ -1,4 +1,4 @@
-//! Where every byte of the process is: the pool by purpose, and what lies outside it.
+//! Where every byte of the process is: the pool by purpose, and the mappings outside of it.
 //!
 //! A report combines three independent sources. The pool's records hold the purpose of each block, `/proc/self/pagemap` tells
 //! which of their pages are resident, and `/proc/self/smaps` tells the resident bytes of each mapping. The pool's resident
@@ -13,7 +13,7 @@ use crate::Result;
 use crate::os::mappings::{self, Mapping};
 use crate::os::pagemap::ResidentPages;
 
-/// The stack of a thread that the standard library starts, unless told otherwise.
+/// The default stack of a thread of the standard library.
 const STACK: usize = 2 << 20;
 /// The largest mapping without access that is a guard before a stack.
 const GUARD: usize = 64 << 10;
@@ -23,16 +23,16 @@ const GUARD: usize = 64 << 10;
 pub struct PurposeUse {
     /// The purpose.
     pub purpose: Purpose,
-    /// Bytes asked for by the allocations that are alive.
+    /// Bytes requested by live allocations.
     pub live: u64,
-    /// The most that this was at a time; `None` unless every allocation is recorded.
+    /// Its peak; `None` unless every allocation is recorded.
     pub peak: Option<u64>,
-    /// Those of the live bytes that are in memory; `None` unless every allocation is recorded.
+    /// The resident part of the live bytes; `None` unless every allocation is recorded.
     pub resident: Option<u64>,
 }
 
 impl PurposeUse {
-    /// What `pool` holds for each of [`Purpose::ALL`], by its records alone: which bytes are in memory is not asked.
+    /// Returns what `pool` holds for each of [`Purpose::ALL`], without resident bytes.
     pub fn of(pool: &HybridMemoryPool) -> Vec<Self> {
         let live = pool.allocated_by_purpose();
         let recorded = pool.tracker().filter(|tracker| tracker.remembers_all());
@@ -50,20 +50,19 @@ impl PurposeUse {
 /// What the pool as a whole holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PoolUse {
-    /// Bytes asked for by the allocations that are alive.
+    /// Bytes requested by live allocations.
     pub live: u64,
-    /// The most that this was at a time.
+    /// Its peak.
     pub peak: u64,
     /// Bytes of its mappings.
     pub mapped: u64,
-    /// Bytes in memory that nobody has asked for: free blocks that are kept, and what sizes are rounded up by. Without a record
-    /// of every allocation it is all that is in memory.
+    /// Resident bytes that were not requested: free blocks and rounding. Without a record of every allocation, all resident bytes.
     pub kept_resident: u64,
-    /// Bytes in memory by the table of pages: live and kept.
+    /// Resident bytes by the page map: live and free.
     pub resident: u64,
-    /// Bytes in memory by the list of mappings.
+    /// Resident bytes by the list of mappings.
     pub resident_by_system: u64,
-    /// Bytes of the pool's own books and of its records; they are on the heap, and part of [`Place::Heap`].
+    /// Bytes of the pool's bookkeeping and records, which are on the heap: part of [`Place::Heap`].
     pub books: u64,
 }
 
@@ -71,9 +70,9 @@ pub struct PoolUse {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Place {
-    /// Files that the caller calls the model's.
+    /// Model files, as named by the caller.
     Model,
-    /// Files in the folder that the caller calls the cache.
+    /// Files in the cache folder, as named by the caller.
     Cache,
     /// The program, its libraries, and their variables.
     Program,
@@ -110,7 +109,7 @@ pub struct PlaceUse {
     pub place: Place,
     /// Bytes of address space.
     pub mapped: u64,
-    /// Bytes in memory.
+    /// Resident bytes.
     pub resident: u64,
 }
 
@@ -121,29 +120,29 @@ pub struct MemoryReport {
     pub purposes: Vec<PurposeUse>,
     /// The pool.
     pub pool: PoolUse,
-    /// What lies outside: each of [`Place::ALL`].
+    /// The mappings outside of the pool: each of [`Place::ALL`].
     pub places: Vec<PlaceUse>,
     /// Resident bytes of all mappings together.
     pub sum: u64,
-    /// The resident set of the process, as the system keeps it.
+    /// The resident set of the process, as reported by the OS.
     pub resident_set: u64,
 }
 
-/// Files that a report tells apart from others.
+/// Files with a place of their own in a report.
 #[derive(Debug, Clone, Default)]
 pub struct KnownFiles {
-    /// The model's, or the folders that they are in.
+    /// Files of the model, or their folders.
     pub model: Vec<PathBuf>,
     /// The folder of the cache.
     pub cache: Option<PathBuf>,
 }
 
 impl MemoryReport {
-    /// The report of this process, in which `pool` is the one pool. Which of its bytes are in memory is known by purpose
-    /// if it records every allocation ([`super::TrackingLevel::Detailed`], with leak detection).
+    /// Reports this process, in which `pool` is the one pool. Its resident bytes are known by purpose if it records every allocation
+    /// ([`super::TrackingLevel::Detailed`], with leak detection).
     ///
     /// # Errors
-    /// [`crate::Error::File`] where the system does not tell: anywhere but on Linux, or where `/proc` is not there.
+    /// [`crate::Error::File`] without `/proc`, as anywhere but on Linux.
     pub fn take(pool: &HybridMemoryPool, files: &KnownFiles) -> Result<Self> {
         let (mappings, _) = mappings::read()?;
         let page = mappings.iter().map(|mapping| mapping.page).min().unwrap_or(4096);
@@ -167,7 +166,7 @@ impl MemoryReport {
         }
         let in_pages =
             ranges.iter().zip(&pages).map(|(range, pages)| pages.resident(range.clone())).sum();
-        // What the report itself has taken by now is counted, and nothing changes from here on.
+        // What the report itself has allocated by now is counted, and nothing changes from here on.
         let (mappings, resident_set) = mappings::read()?;
         let places = Places::sort(&mappings, &ranges, files)?;
         let metrics = pool.get_metrics();
@@ -214,7 +213,7 @@ impl Places {
             } else if inside == mapping.range.len() {
                 mapping.resident
             } else {
-                // The system has joined mappings of the pool and of others: its table of pages tells them apart.
+                // The kernel has joined mappings of the pool and of others: the page map tells them apart.
                 let pages = ResidentPages::read(mapping.range.clone(), mapping.page)?;
                 let parts = ranges.iter().map(|range| intersection(&mapping.range, range));
                 parts.map(|part| pages.resident(part)).sum::<u64>().min(mapping.resident)
@@ -224,7 +223,7 @@ impl Places {
                 (mapping.range.len() - inside, mapping.resident - of_pool);
             let place = place_of(mapping, before, &programs, files);
             if place == Place::Stacks && mapped > STACK && mapping.name.is_empty() {
-                // A stack that the system has joined with the mapping behind it.
+                // A stack that the kernel has joined with the mapping behind it.
                 let pages = ResidentPages::read(mapping.range.clone(), mapping.page)?;
                 let start = mapping.range.start;
                 let of_stack = pages.resident(start..start + STACK).min(resident);
@@ -251,7 +250,7 @@ fn programs(mappings: &[Mapping]) -> Vec<&str> {
     mappings.iter().filter(code).map(|mapping| mapping.name.as_str()).collect()
 }
 
-/// What a mapping is, as far as it is not the pool's; `before` is the one below it.
+/// Returns the place of a mapping outside of the pool; `before` is the one below it.
 fn place_of(
     mapping: &Mapping,
     before: Option<(&Mapping, Place)>,
@@ -291,7 +290,7 @@ fn intersection(a: &Range<usize>, b: &Range<usize>) -> Range<usize> {
     a.start.max(b.start)..a.end.min(b.end).max(a.start.max(b.start))
 }
 
-/// Bytes of a range that lie in any of `ranges`, which do not overlap.
+/// Returns the bytes of a range inside `ranges`, which do not overlap.
 fn overlap(range: &Range<usize>, ranges: &[Range<usize>]) -> usize {
     ranges.iter().map(|other| intersection(range, other).len()).sum()
 }
@@ -301,7 +300,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mappings_are_told_apart() {
+    fn mappings_are_assigned_to_places() {
         let text = "\
 1000-3000 r-xp 00000000 fe:00 1 /bin/bitnet
 3000-4000 rw-p 00000000 fe:00 1 /bin/bitnet
@@ -335,7 +334,7 @@ f000-10000 r--p 00000000 fe:00 3 /usr/lib/locale
     }
 
     #[test]
-    fn ranges_overlap_as_far_as_they_do() {
+    fn overlaps_are_counted_to_the_byte() {
         let ranges = [0x1000..0x3000, 0x5000..0x6000];
         assert_eq!(overlap(&(0..0x1000), &ranges), 0);
         assert_eq!(overlap(&(0x2000..0x5800), &ranges), 0x1800);

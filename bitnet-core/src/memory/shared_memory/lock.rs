@@ -1,4 +1,4 @@
-//! One writer or many readers, over words that processes share; what a dead process held is taken from it.
+//! A robust lock for one writer or many readers, over words that processes share: a dead process loses it.
 
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
@@ -11,20 +11,20 @@ const READERS: usize = 64;
 /// The words. All zero is a free lock.
 #[repr(C)]
 pub(super) struct Lock {
-    /// Writes that have been finished.
+    /// The number of finished writes.
     generation: AtomicU64,
-    /// The process that ended while it wrote, until someone has written everything anew.
+    /// The process that ended while it wrote, until everything has been written anew.
     torn: AtomicU64,
     writer: AtomicU64,
     readers: [AtomicU64; READERS],
 }
 
-/// Why a lock was not had.
+/// Why a lock was not taken.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Refused {
-    /// Others held it for as long as the caller was ready to wait.
+    /// Others held it until the timeout.
     TimedOut,
-    /// What the lock guards may be half-written: this process ended while it wrote.
+    /// The data may be half-written: this process ended while it wrote.
     PeerDied(Peer),
 }
 
@@ -33,7 +33,7 @@ impl Lock {
         self.generation.load(SeqCst)
     }
 
-    /// Waits for the lock as one of many; the place among the readers.
+    /// Waits for the lock as one of many readers. Returns the index of the reader.
     pub(super) fn read(&self, me: Peer, timeout: Duration) -> Result<usize, Refused> {
         let mut wait = Wait::new(timeout);
         loop {
@@ -54,13 +54,13 @@ impl Lock {
         }
     }
 
-    /// Gives a place among the readers back, if it still is this process's: a fork has the leases of its parent, but not their
-    /// places.
+    /// Releases the lock of a reader, if it is this process's: a forked child has copies of its parent's leases, but not their
+    /// locks.
     pub(super) fn end_read(&self, place: usize, me: Peer) {
         let _ = self.readers[place].compare_exchange(me.word(), 0, SeqCst, SeqCst);
     }
 
-    /// Waits for the lock alone. `anew`: the caller will write everything, so that it may be half-written now.
+    /// Waits for the lock as the writer. With `anew` the data may be half-written, because the caller will write everything.
     pub(super) fn write(&self, me: Peer, timeout: Duration, anew: bool) -> Result<(), Refused> {
         let mut wait = Wait::new(timeout);
         loop {
@@ -80,7 +80,7 @@ impl Lock {
         held
     }
 
-    /// Gives the lock back after everything was written, if this process has it.
+    /// Releases the lock after a finished write, if this process has it.
     pub(super) fn end_write(&self, me: Peer) {
         if self.writer.load(SeqCst) == me.word() {
             self.torn.store(0, SeqCst);
@@ -89,7 +89,7 @@ impl Lock {
         }
     }
 
-    /// Gives the lock back in the middle of writing, if this process has it.
+    /// Releases the lock in the middle of a write, if this process has it.
     pub(super) fn abandon_write(&self, me: Peer) {
         if self.writer.load(SeqCst) == me.word() {
             self.torn.store(me.word(), SeqCst);
@@ -97,14 +97,14 @@ impl Lock {
         }
     }
 
-    /// Whether a living process holds the lock alone. A dead one loses it, and what it wrote counts as torn.
+    /// Whether a living process holds the lock as the writer. A dead one loses it, and the data count as inconsistent.
     fn writer_at_work(&self) -> bool {
         let word = self.writer.load(SeqCst);
         let Some(holder) = Peer::of(word) else { return false };
         if holder.is_alive() {
             return true;
         }
-        // Torn first: nobody may find the lock free and the content whole. Only the first loss is remembered.
+        // Marked inconsistent first: no process may find the lock free and the data consistent. Only the first loss is recorded.
         let _ = self.torn.compare_exchange(0, word, SeqCst, SeqCst);
         // Another process may have been faster.
         let _ = self.writer.compare_exchange(word, 0, SeqCst, SeqCst);
@@ -115,7 +115,7 @@ impl Lock {
         Peer::of(self.torn.load(SeqCst)).map_or(Ok(()), |peer| Err(Refused::PeerDied(peer)))
     }
 
-    /// A place among the readers; places of dead processes are free.
+    /// Takes a reader's slot; slots of dead processes are free.
     fn enter(&self, me: Peer) -> Option<usize> {
         let take = |from: u64, slot: &AtomicU64| {
             slot.compare_exchange(from, me.word(), SeqCst, SeqCst).is_ok()
@@ -143,7 +143,7 @@ impl Lock {
     }
 }
 
-/// Waiting, first without giving the processor away, then asleep for ever longer, at most a millisecond.
+/// Waits: first spinning, then asleep for growing times, at most a millisecond.
 struct Wait {
     start: Instant,
     timeout: Duration,
@@ -185,7 +185,7 @@ mod tests {
     const AT_ONCE: Duration = Duration::ZERO;
 
     #[test]
-    fn one_writes_or_many_read() {
+    fn one_writer_excludes_readers() {
         let (lock, me) = (lock(), Peer::current());
         let places: Vec<_> = (0..READERS).map(|_| lock.read(me, AT_ONCE).unwrap()).collect();
         assert_eq!(lock.read(me, AT_ONCE), Err(Refused::TimedOut), "every place is taken");
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_gives_back_what_another_process_holds() {
+    fn a_process_releases_only_its_own_locks() {
         let (lock, me) = (lock(), Peer::current());
         let other = Peer::of(me.word() ^ 1).unwrap();
         let place = lock.read(me, AT_ONCE).unwrap();
@@ -217,9 +217,9 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn the_dead_lose_what_they_held() {
+    fn dead_processes_lose_their_locks() {
         let (lock, me) = (lock(), Peer::current());
-        // This number with another time of its start: a process that has ended.
+        // The same number with another start time: a process that has ended.
         let dead = Peer::of(me.word() ^ 1 << 22).unwrap();
         (0..READERS).for_each(|_| assert!(lock.read(dead, AT_ONCE).is_ok()));
         lock.end_read(lock.read(me, AT_ONCE).unwrap(), me);

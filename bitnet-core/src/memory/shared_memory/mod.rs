@@ -1,15 +1,15 @@
-//! Memory that several processes share, with a lock that outlives the death of whoever holds it.
+//! Memory that several processes share, with a lock that survives the death of its holder.
 //!
 //! ```text
 //! 0     magic, version, bytes of data, checksum of these three, creator: five u64
-//! 40    lock: finished writes, torn by, writer, 64 readers: u64 each
+//! 40    lock: finished writes, interrupted writer, writer, 64 readers: u64 each
 //! 4096  data
 //! ```
 //!
-//! Processes are named by their number and the time of their start. A process that ends while it holds the lock loses it; if it
-//! was writing, everyone is told ([`Error::PeerDied`]) until the data have been [written anew](SharedMemory::write_anew).
-//! Only processes of one user, on one machine, in one namespace of process numbers share memory this way, and all of them go
-//! through the lock: it can't stop a program that maps the object by other means.
+//! Processes are identified by number and start time. A process that ends while it holds the lock loses it; if it was writing,
+//! every lock fails with [`Error::PeerDied`] until the data have been [written anew](SharedMemory::write_anew).
+//! Only processes of one user, on one machine, in one PID namespace share memory this way, and all of them use the lock: it
+//! can't stop a program that maps the object by other means.
 
 mod lock;
 mod object;
@@ -33,9 +33,9 @@ use crate::{Error, Result};
 
 const MAGIC: u64 = u64::from_be_bytes(*b"BITNETSH");
 const VERSION: u64 = 1;
-/// Where the data begin, in bytes.
+/// The offset of the data, in bytes.
 const DATA: usize = 4096;
-/// The longest name: what every system takes together with the prefix.
+/// The longest name that every system accepts together with the prefix.
 const LONGEST_NAME: usize = 20;
 
 /// The beginning of the object. All of it is atomic: other processes write to it at any time.
@@ -51,8 +51,8 @@ struct Header {
 
 const _: () = assert!(size_of::<Header>() <= DATA);
 
-/// A piece of memory that other processes can open. Clones are the same one; when the last clone in the process that created
-/// it is dropped, its name is gone.
+/// Memory that other processes can open. Clones are the same memory; its name is removed when the last clone in the creating
+/// process is dropped.
 #[derive(Clone)]
 pub struct SharedMemory {
     object: Arc<Object>,
@@ -64,22 +64,22 @@ struct Object {
     map: MmapRaw,
     file: File,
     shown: String,
-    /// The name to be taken away with the object, and who created it: a forked child must not take it away.
+    /// The name to remove, and its creator: a forked child must not remove it.
     owned: Option<(String, Peer)>,
     len: usize,
 }
 
 impl SharedMemory {
-    /// New memory of `len` zero bytes under a name of letters, digits, `-`, `_` and `.`, at most 20 of them. A name that a dead
-    /// process left behind is taken over.
+    /// Creates memory of `len` zero bytes under a name of letters, digits, `-`, `_` and `.`, at most 20 of them. The name of a dead
+    /// process is reused.
     ///
     /// # Errors
-    /// [`Error::SharedMemory`] for a bad name, one that is in use, and where the system has no such memory left or none at all.
+    /// [`Error::SharedMemory`] for a bad name, one in use, and where the system has no shared memory left or none at all.
     pub fn create(name: &str, len: usize) -> Result<Self> {
         require_name(name)?;
         let total = total(name, len)?;
         let file = object::create(name, total).or_else(|error| {
-            // Its mapping, in whatever process still has one, stays.
+            // Mappings of the old object stay.
             if error.kind() != std::io::ErrorKind::AlreadyExists || !reclaim(name) {
                 return Err(error);
             }
@@ -90,29 +90,28 @@ impl SharedMemory {
         Self::begin(file, name.to_owned(), owned, len).inspect_err(|_| object::unlink(name))
     }
 
-    /// The memory that another process, or this one, created under that name.
+    /// Opens the memory that another process, or this one, created under that name.
     ///
     /// # Errors
-    /// [`Error::SharedMemory`] if there is none, or if it is not what [`SharedMemory::create`] makes.
+    /// [`Error::SharedMemory`] if there is none, or if it was not made by [`SharedMemory::create`].
     pub fn open(name: &str) -> Result<Self> {
         require_name(name)?;
         let file = object::open(name).map_err(|error| refused(name, &error))?;
         Self::join(file, name.to_owned())
     }
 
-    /// New memory of `len` zero bytes without a name (Linux). Processes open it by [`SharedMemory::path`]; its length can't be
-    /// changed by anyone, and nothing is left of it when the last process has ended.
+    /// Creates memory of `len` zero bytes without a name (Linux). Processes open it by [`SharedMemory::path`]; its length can't be
+    /// changed, and it is freed when the last process has ended.
     ///
     /// # Errors
-    /// [`Error::SharedMemory`] where the system has no such memory left or none at all.
+    /// [`Error::SharedMemory`] where the system has no shared memory left or none at all.
     pub fn nameless(len: usize) -> Result<Self> {
         let name = "nameless";
         let file = object::create_nameless(total(name, len)?);
         Self::begin(file.map_err(|error| refused(name, &error))?, name.to_owned(), None, len)
     }
 
-    /// Where other processes of this user can open the memory while this one has it (Linux): hand it to
-    /// [`SharedMemory::open_path`].
+    /// The path for [`SharedMemory::open_path`] in other processes of this user, valid while this process has the memory (Linux).
     pub fn path(&self) -> Option<PathBuf> {
         #[cfg(target_os = "linux")]
         {
@@ -124,7 +123,7 @@ impl SharedMemory {
         None
     }
 
-    /// The memory at the [path](SharedMemory::path) that another process gave.
+    /// Opens the memory at the [path](SharedMemory::path) of another process.
     ///
     /// # Errors
     /// As [`SharedMemory::open`].
@@ -138,7 +137,7 @@ impl SharedMemory {
         Self::join(file.map_err(|error| refused(&shown, &error))?, shown)
     }
 
-    /// Takes away the names that processes left behind that did not end in order; how many.
+    /// Removes the names that crashed processes left behind. Returns their number.
     pub fn reclaim_names() -> usize {
         object::names().iter().filter(|name| require_name(name).is_ok() && reclaim(name)).count()
     }
@@ -150,7 +149,7 @@ impl SharedMemory {
         header.len.store(len as u64, SeqCst);
         header.creator.store(Peer::current().word(), SeqCst);
         header.checksum.store(header.sum(MAGIC), SeqCst);
-        // Last: before it, the object is none.
+        // Last: without the magic it is no object of ours.
         header.magic.store(MAGIC, SeqCst);
         Ok(Self { object: Arc::new(object) })
     }
@@ -186,21 +185,21 @@ impl SharedMemory {
         self.object.len
     }
 
-    /// Whether there are no data.
+    /// Whether there are no bytes of data.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// How many writes have been finished since the memory was created. Reading it takes no lock.
+    /// The number of writes finished since the memory was created. Takes no lock.
     pub fn generation(&self) -> u64 {
         self.object.header().lock.generation()
     }
 
-    /// The data, for reading, together with other readers of any process; waits for a writer for at most `timeout`.
+    /// Locks the data for reading, together with other readers of any process; waits for a writer for at most `timeout`.
     ///
     /// # Errors
-    /// [`Error::LockTimedOut`]; [`Error::PeerDied`] if the last writer ended in the middle;
-    /// [`Error::FileTruncated`] if someone cut the memory short.
+    /// [`Error::LockTimedOut`]; [`Error::PeerDied`] if the last writer ended in the middle of a write;
+    /// [`Error::FileTruncated`] if the memory was truncated.
     pub fn read(&self, timeout: Duration) -> Result<ReadLease> {
         let object = Arc::clone(&self.object);
         object.check()?;
@@ -209,7 +208,7 @@ impl SharedMemory {
         Ok(ReadLease { object, place })
     }
 
-    /// The data, for writing, alone; waits for others for at most `timeout`. A thread that holds a lease of this memory waits for
+    /// Locks the data for writing, alone; waits for others for at most `timeout`. A thread that holds a lease of this memory waits for
     /// itself.
     ///
     /// # Errors
@@ -218,8 +217,8 @@ impl SharedMemory {
         self.write_as(timeout, false)
     }
 
-    /// As [`SharedMemory::write`], to write everything anew, after [`Error::PeerDied`] for instance: the data may be
-    /// half-written now, and count as whole once the lease is given back.
+    /// As [`SharedMemory::write`], to write everything anew, for instance after [`Error::PeerDied`]: the data may be half-written, and
+    /// count as consistent once the lease is dropped.
     ///
     /// # Errors
     /// [`Error::LockTimedOut`] or [`Error::FileTruncated`].
@@ -297,8 +296,8 @@ impl Drop for Object {
     }
 }
 
-/// Data that are read; others may read them as well, and nobody writes. A tensor over it
-/// ([`super::tensor::BitNetTensor::from_external`]) keeps the lease.
+/// A lease to read the data, while others may read and none may write. A tensor over it
+/// ([`super::tensor::BitNetTensor::from_external`]) owns the lease.
 pub struct ReadLease {
     object: Arc<Object>,
     place: usize,
@@ -333,7 +332,7 @@ impl Drop for ReadLease {
     }
 }
 
-/// Data that are written, by nobody else. When the lease is dropped they count as whole, unless a panic drops it.
+/// A lease to write the data, alone. When it is dropped they count as consistent, unless a panic drops it.
 pub struct WriteLease {
     object: Arc<Object>,
 }
@@ -382,16 +381,16 @@ impl Drop for WriteLease {
     }
 }
 
-/// Takes a name away if the process that created it has ended; whether it did.
+/// Removes a name if its creator has ended. Returns whether it did.
 fn reclaim(name: &str) -> bool {
-    // What can't be opened or is not finished may be someone else's, or about to be finished.
+    // An object that can't be opened or is unfinished may be another program's, or about to be finished.
     let Ok(found) = SharedMemory::open(name) else { return false };
     let creator = &found.object.header().creator;
     let word = creator.load(SeqCst);
     if Peer::of(word).is_some_and(Peer::is_alive) {
         return false;
     }
-    // Whoever puts its own name there takes the object's away, and nobody else does: the name may be another object's by then.
+    // Only the process that writes its own name there removes the object's: by then the name may be another object's.
     let ours = creator.compare_exchange(word, Peer::current().word(), SeqCst, SeqCst).is_ok();
     if ours {
         object::unlink(name);

@@ -8,10 +8,10 @@ use std::ffi::CString;
 #[cfg(unix)]
 use std::os::fd::{FromRawFd, OwnedFd};
 
-/// What the names of all objects of this program begin with.
+/// The prefix of all names of objects of this program.
 pub(super) const PREFIX: &str = "bitnet-";
 
-/// A new object of that name, of `bytes` zero bytes, for this user alone. It fails if there is one.
+/// Creates an object of `bytes` zero bytes under a name, for this user alone. Fails if the name is in use.
 #[cfg(unix)]
 pub(super) fn create(name: &str, bytes: u64) -> io::Result<File> {
     let file = open_object(name, libc::O_RDWR | libc::O_CREAT | libc::O_EXCL)?;
@@ -19,13 +19,13 @@ pub(super) fn create(name: &str, bytes: u64) -> io::Result<File> {
     Ok(file)
 }
 
-/// The object of that name.
+/// Opens the object of that name.
 #[cfg(unix)]
 pub(super) fn open(name: &str) -> io::Result<File> {
     open_object(name, libc::O_RDWR)
 }
 
-/// Takes an object's name away; it lives on until nobody has it mapped.
+/// Removes an object's name; the object lives until it is unmapped everywhere.
 #[cfg(unix)]
 pub(super) fn unlink(name: &str) {
     let Ok(path) = CString::new(format!("/{PREFIX}{name}")) else { return };
@@ -47,11 +47,11 @@ fn open_object(name: &str, flags: libc::c_int) -> io::Result<File> {
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the system has just given this descriptor to us, and nobody else has it.
+    // SAFETY: the system has just returned this descriptor, and nothing else owns it.
     Ok(File::from(unsafe { OwnedFd::from_raw_fd(fd) }))
 }
 
-/// A nameless object of `bytes` zero bytes whose length can't be changed.
+/// Creates a nameless object of `bytes` zero bytes whose length can't be changed.
 #[cfg(target_os = "linux")]
 pub(super) fn create_nameless(bytes: u64) -> io::Result<File> {
     // SAFETY: the name is a text that ends with a zero; it is only shown to people.
@@ -61,7 +61,7 @@ pub(super) fn create_nameless(bytes: u64) -> io::Result<File> {
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the system has just given this descriptor to us, and nobody else has it.
+    // SAFETY: the system has just returned this descriptor, and nothing else owns it.
     let file = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
     reserve(&file, bytes)?;
     let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
@@ -77,7 +77,7 @@ pub(super) fn create_nameless(_bytes: u64) -> io::Result<File> {
     Err(io::Error::from(io::ErrorKind::Unsupported))
 }
 
-/// Gives an object its length, and the memory with it: to write to a page that there is no memory for would raise SIGBUS.
+/// Sets the length of an object and allocates its memory: writing to a page without memory would raise SIGBUS.
 #[cfg(target_os = "linux")]
 fn reserve(file: &File, bytes: u64) -> io::Result<()> {
     use std::os::fd::AsRawFd;
@@ -94,7 +94,7 @@ fn reserve(file: &File, bytes: u64) -> io::Result<()> {
     file.set_len(bytes)
 }
 
-/// The names of all objects of this program; none where the system does not tell.
+/// Returns the names of all objects of this program; none where the system does not list them.
 pub(super) fn names() -> Vec<String> {
     if !cfg!(target_os = "linux") {
         return Vec::new();

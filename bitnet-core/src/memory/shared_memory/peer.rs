@@ -1,6 +1,6 @@
-//! Processes that share memory: who one is, and whether it is still there.
+//! The identity of processes that share memory, and whether they are alive.
 //!
-//! A process is its number and the time at which it started, since numbers are used again.
+//! A process is identified by its number and its start time, because numbers are reused.
 
 #[cfg(target_os = "linux")]
 use std::fs;
@@ -9,10 +9,10 @@ use std::io;
 #[cfg(unix)]
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Bits of a process's number; the rest is when it started, in ticks since the machine did (0 where that is not known).
+/// Bits of a process's number; the rest is its start time in ticks since boot (0 where that is unknown).
 const PID_BITS: u32 = 22;
 
-/// A process, never 0.
+/// A process; never 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Peer(u64);
 
@@ -39,7 +39,7 @@ impl Peer {
     pub(super) fn current() -> Self {
         static KNOWN: AtomicU64 = AtomicU64::new(0);
         let pid = std::process::id();
-        // After a fork the number is another one.
+        // A fork changes the number.
         if let Some(known) = Self::of(KNOWN.load(Ordering::Relaxed)).filter(|one| one.pid() == pid)
         {
             return known;
@@ -50,8 +50,7 @@ impl Peer {
         current
     }
 
-    /// Whether the process is still there and has not ended, even if nobody has asked for its result yet. Where the system does
-    /// not tell when it started, a process of its number counts as this one.
+    /// Whether the process is alive; a zombie is not. Where its start time is unknown, any process of its number counts as this one.
     pub(super) fn is_alive(self) -> bool {
         let since = self.0 >> PID_BITS;
         if since != 0
@@ -77,10 +76,10 @@ impl Peer {
     }
 }
 
-/// When a process that has not ended was started, in ticks; `None` if there is none of that number.
+/// Returns the start time of a live process, in ticks; `None` if there is none of that number.
 ///
 /// # Errors
-/// Where the system does not tell: who may open no more files, for instance, can't ask.
+/// That of reading its entry in `/proc`, for instance when no more files can be opened.
 #[cfg(target_os = "linux")]
 fn started(pid: u32) -> io::Result<Option<u64>> {
     let stat = match fs::read(format!("/proc/{pid}/stat")) {
@@ -92,7 +91,7 @@ fn started(pid: u32) -> io::Result<Option<u64>> {
     };
     let stat = String::from_utf8_lossy(&stat);
     let unreadable = || io::Error::from(io::ErrorKind::InvalidData);
-    // The name in parentheses may hold anything, parentheses among it.
+    // The name in parentheses may contain anything, parentheses included.
     let (_, fields) = stat.rsplit_once(')').ok_or_else(unreadable)?;
     let mut fields = fields.split_ascii_whitespace();
     let state = fields.next().ok_or_else(unreadable)?;
@@ -114,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn this_process_lives_and_an_ended_one_does_not() {
+    fn live_and_ended_processes_are_told_apart() {
         let me = Peer::current();
         assert_eq!((me.pid(), me.is_alive()), (std::process::id(), true));
         let other_time = Peer(me.0 ^ 1 << PID_BITS);
@@ -125,7 +124,7 @@ mod tests {
         while started(child.id()).unwrap().is_some() {
             std::thread::yield_now();
         }
-        // It has ended, and its number is still taken: nobody has asked for its result.
+        // A zombie: it has ended, and its number is still in use.
         child.wait().unwrap();
         assert_eq!(Peer::of(0), None);
     }

@@ -232,7 +232,7 @@ mod tests {
     ];
 
     #[test]
-    fn every_byte_of_every_integer_type_comes_back() {
+    fn integer_codes_round_trip() {
         for dtype in INTEGERS {
             let (unit, _) = dtype.packing();
             for byte in 0..=u8::MAX {
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn ranges_are_kept_or_told() {
+    fn cast_rules_decide_about_numbers_out_of_range() {
         for dtype in INTEGERS {
             let (low, high) = dtype.range();
             for x in [low - 1.0, high + 1.0, f32::INFINITY, f32::NAN] {
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_that_are_not_even_serve_half_precision() {
+    fn odd_addresses_serve_half_precision() {
         let values = [1.5f32, -2.0, f32::INFINITY];
         for dtype in [BitNetDType::F16, BitNetDType::BF16] {
             let mut bytes = [0u8; 8];

@@ -18,7 +18,7 @@ use crate::{Error, Result};
 
 /// Bytes of a block. LZ4 refers back by less than this, so that a larger one would find no more.
 const BLOCK: usize = 64 << 10;
-/// Blocks that are kept in one allocation.
+/// Blocks of one allocation.
 const BLOCKS: usize = 16;
 /// Set in a block's length where it is stored as it is.
 const PLAIN: u32 = 1 << 31;
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn the_clock_is_looked_at_between_blocks() {
+    fn the_clock_is_checked_between_blocks() {
         let pool = pool();
         let bytes: Vec<u8> = (0..20 * BLOCK + 5).map(|at| (at / 1000) as u8).collect();
         let (hand, second) = (HandClock::new(), Duration::from_secs(1));
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn its_activity_is_that_of_the_pool() {
+    fn activity_counts_the_calls_of_the_pool() {
         let pool = pool();
         let calls = || pool.get_metrics().allocations + pool.get_metrics().deallocations;
         let bytes: Vec<u8> = (0..40 * BLOCK).map(|at| (at / 1000) as u8).collect();
@@ -327,14 +327,14 @@ mod tests {
     }
 
     #[test]
-    fn a_square_of_bits_is_turned() {
+    fn bit_squares_are_transposed() {
         for (byte, bit) in [(0, 0), (0, 7), (3, 5), (7, 1)] {
             assert_eq!(transposed(1 << (8 * byte + bit)), 1 << (8 * bit + byte));
         }
     }
 
     #[test]
-    fn sizes_around_blocks_and_parts_come_back() {
+    fn sizes_around_block_limits_round_trip() {
         let pool = pool();
         let all: Vec<u8> =
             (0..(2 * BLOCK * BLOCKS + 100) as u32).map(|i| (i / 700) as u8).collect();

@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn ladders_have_their_ends_and_bad_ones_are_told() {
+    fn ranges_have_their_ends_and_bad_ones_are_refused() {
         let pool = pool();
         let ladder = |a, b, step| BitNetTensor::arange(a, b, step, &pool);
         assert_eq!(ladder(1.0, 2.0, 0.25).unwrap().f32().unwrap(), [1.0, 1.25, 1.5, 1.75]);
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn one_number_everywhere_in_every_type_that_has_it() {
+    fn full_tensors_hold_one_number_in_every_type() {
         let pool = pool();
         for dtype in [BitNetDType::F16, BitNetDType::I4, BitNetDType::I1, BitNetDType::BitNet158] {
             let ones = BitNetTensor::full_as(&[3, 3], 1.0, dtype, &pool).unwrap();

@@ -162,7 +162,7 @@ impl Drop for TensorRead<'_> {
     }
 }
 
-/// A tensor that may be written; nobody else sees it until the guard is dropped.
+/// A tensor for exclusive use until the guard is dropped.
 pub struct TensorWrite<'a> {
     content: RwLockWriteGuard<'a, Content>,
     entry: &'a TensorEntry,

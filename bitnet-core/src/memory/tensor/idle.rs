@@ -1,4 +1,4 @@
-//! Tensors that nobody uses: moved to other memory, or compressed.
+//! Tensors that are not in use: moved to other memory, or compressed.
 
 use std::fmt;
 use std::mem;

@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn more_than_eight_dimensions_are_kept_too() {
+    fn more_than_eight_dimensions_are_supported() {
         let shape = vec![2; 11];
         let m = TensorMetadata::new(shape.clone(), BitNetDType::F32, Device::Cpu);
         assert_eq!(m.shape(), shape);

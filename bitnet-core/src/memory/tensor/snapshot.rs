@@ -143,7 +143,7 @@ impl<W: Write> Writer<W> {
         self.put(&sum.finalize().to_le_bytes())
     }
 
-    /// Writes the end of the snapshot and gives the stream back, flushed. Without it the snapshot can't be read.
+    /// Writes the end of the snapshot, without which it can't be read. Returns the stream, flushed.
     ///
     /// # Errors
     /// [`Error::File`] where writing fails.
@@ -479,7 +479,7 @@ mod tests {
     }
 
     #[test]
-    fn elements_are_turned_and_turned_back() {
+    fn byte_order_conversion_is_its_own_inverse() {
         let mut bytes = [1, 2, 3, 4, 5, 6, 7, 8];
         turn(&mut bytes, 4);
         assert_eq!(bytes, [4, 3, 2, 1, 8, 7, 6, 5]);

@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn external_memory_is_written_while_nobody_shares_it() {
+    fn external_memory_is_writable_until_shared() {
         let of = |lost| Arc::new(Scratch { bytes: vec![0; 4], lost });
         let metadata = TensorMetadata::new(vec![4], BitNetDType::I8, Device::Cpu);
         let mut t = BitNetTensor::from_external(metadata.clone(), of(false)).unwrap();

@@ -12,7 +12,7 @@ pub(crate) struct Walk<const N: usize> {
 }
 
 impl<const N: usize> Walk<N> {
-    /// `strides` has one list for each operand, as long as `shape`; `starts` is where each operand's first element lies.
+    /// `strides` has one list for each operand, as long as `shape`; `starts` is the index of each operand's first element.
     pub(crate) fn new(shape: &[usize], strides: [&[isize]; N], starts: [usize; N]) -> Self {
         let mut joined = Self { shape: Dims::new(), steps: Dims::new(), starts };
         for (dim, &extent) in shape.iter().enumerate() {
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_evenly_is_one_run() {
+    fn evenly_spaced_elements_are_one_run() {
         assert_eq!(visited(&[2, 1, 3], &[3, 99, 1], 5), (1, (5..11).collect()));
         assert_eq!(visited(&[2, 3], &[1, 2], 0), (2, vec![0, 2, 4, 1, 3, 5]));
         assert_eq!(visited(&[2, 2, 2], &[-4, -2, -1], 7), (1, (0..8).rev().collect()));

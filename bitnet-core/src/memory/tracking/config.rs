@@ -7,7 +7,7 @@ use std::time::Duration;
 pub enum TrackingLevel {
     /// Nothing beyond [`super::super::MemoryMetrics`].
     None,
-    /// Counters per size class, fragmentation and peaks, read from what the allocator keeps anyway.
+    /// Counters per size class, fragmentation and peaks, which the allocator has anyway.
     Basic,
     /// And site, age, pattern and timeline of each allocation of a page (4 KiB) and more, and of a sample of the smaller ones.
     #[default]
@@ -21,9 +21,9 @@ pub enum TrackingLevel {
 pub struct TrackingConfig {
     /// How much is recorded.
     pub level: TrackingLevel,
-    /// Whether memory pressure, of the pool and of the system, is watched and told to the callbacks.
+    /// Whether memory pressure, of the pool and of the system, is watched and reported to callbacks.
     pub enable_pressure_detection: bool,
-    /// Whether allocations are remembered with their age and site until they are given back.
+    /// Whether allocations are recorded with their age and line until they are freed.
     pub enable_leak_detection: bool,
     /// The part of the pool's limit above which pressure begins (0 to 1).
     pub pressure_threshold_ratio: f64,

@@ -37,7 +37,7 @@ impl Histogram {
         self.max.fetch_max(value, Ordering::Relaxed);
     }
 
-    /// The figures up to now. Values that other threads record meanwhile may be missing.
+    /// Returns the figures so far. Values that other threads record meanwhile may be missing.
     pub fn summary(&self) -> LatencySummary {
         let counts: Vec<u64> = self.buckets.iter().map(|n| n.load(Ordering::Relaxed)).collect();
         let count: u64 = counts.iter().sum();
@@ -61,7 +61,7 @@ impl Histogram {
         }
     }
 
-    /// The buckets that hold something: their largest value, and how many values they hold.
+    /// Returns the non-empty buckets: their largest value and their count.
     pub fn filled(&self) -> Vec<(u64, u64)> {
         let counts = self.buckets.iter().map(|n| n.load(Ordering::Relaxed));
         counts.enumerate().filter(|&(_, n)| n > 0).map(|(at, n)| (last_of(at), n)).collect()
@@ -81,17 +81,17 @@ impl fmt::Debug for Histogram {
 /// The figures of a [`Histogram`]. A quantile is the upper end of its bucket: at most 1/32 above the exact one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LatencySummary {
-    /// How many values were recorded.
+    /// The number of values.
     pub count: u64,
     /// Their sum.
     pub sum: u64,
-    /// Half of the values are not above this.
+    /// The median.
     pub p50: u64,
-    /// Nine in ten are not above this.
+    /// The 90th percentile.
     pub p90: u64,
-    /// Ninety-nine in a hundred are not above this.
+    /// The 99th percentile.
     pub p99: u64,
-    /// The largest, exactly.
+    /// The largest value, exact.
     pub max: u64,
 }
 
@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn buckets_follow_each_other_without_a_gap() {
+    fn buckets_are_contiguous() {
         for bucket in 0..BUCKETS {
             assert_eq!(bucket_of(last_of(bucket)), bucket);
             assert_eq!(bucket_of(last_of(bucket) + 1), (bucket + 1).min(BUCKETS - 1));
@@ -166,13 +166,13 @@ mod tests {
     }
 
     #[test]
-    fn nothing_recorded_is_nothing() {
+    fn an_empty_histogram_has_no_figures() {
         assert_eq!(Histogram::default().summary(), LatencySummary::default());
         assert!(Histogram::default().filled().is_empty());
     }
 
     #[test]
-    fn threads_lose_no_count() {
+    fn concurrent_counts_are_exact() {
         let histogram = Histogram::default();
         std::thread::scope(|scope| {
             for _ in 0..4 {

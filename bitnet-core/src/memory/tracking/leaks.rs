@@ -1,4 +1,4 @@
-//! Allocations that were not given back in time, with where they were made.
+//! Live allocations older than an age, with the lines that made them.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -10,49 +10,49 @@ use super::threads;
 use crate::memory::Purpose;
 use crate::memory::units::{bytes, duration};
 
-/// Lines that [`LeakReport`] prints before it says how many more there are.
+/// The lines that [`LeakReport`] prints; of others it prints the number.
 const LINES: usize = 20;
 
-/// An allocation that is alive and older than was asked for.
+/// A live allocation older than the age of the report.
 #[derive(Debug, Clone)]
 pub struct Leak {
     /// The first byte's address.
     pub address: usize,
-    /// Bytes asked for.
+    /// Bytes requested.
     pub size: usize,
-    /// The bytes that it stands for: `size` if every allocation is recorded, more if this one is a sample.
+    /// The bytes that it represents: `size` if every allocation is recorded, more if this one is a sample.
     pub stands_for: u64,
-    /// How long ago it was made.
+    /// The time since it was made.
     pub age: Duration,
-    /// The line that asked for it.
+    /// The line that made it.
     pub site: &'static Location<'static>,
     /// What it is used for.
     pub purpose: Purpose,
-    /// The thread that asked for it, by name or number.
+    /// The thread that made it, by name or number.
     pub thread: String,
 }
 
-/// What one line of a program has not given back.
+/// The live allocations of one line of a program.
 #[derive(Debug, Clone)]
 pub struct LeakSite {
     /// The line.
     pub site: &'static Location<'static>,
     /// Recorded allocations.
     pub count: usize,
-    /// Bytes asked for by the recorded allocations.
+    /// Bytes requested by the recorded allocations.
     pub bytes: u64,
-    /// The bytes that they stand for.
+    /// The bytes that they represent.
     pub stands_for: u64,
     /// The age of the oldest.
     pub oldest: Duration,
 }
 
-/// Allocations that are alive and older than was asked for. Nothing that was freed before the report was asked for is in it.
+/// The live allocations older than an age. None that was freed before the report is in it.
 #[derive(Debug, Clone, Default)]
 pub struct LeakReport {
-    /// The age that was asked for.
+    /// The age.
     pub older_than: Duration,
-    /// Whether allocations are remembered at all; if not, the report is empty whatever happened.
+    /// Whether allocations are recorded at all; if not, the report is empty.
     pub enabled: bool,
     /// Whether only a sample of the allocations below 4 KiB is recorded: one of s bytes with probability 1 - exp(-s / 4096).
     pub sampled: bool,
@@ -90,7 +90,7 @@ impl LeakReport {
         self.sites = by_site(&self.leaks);
     }
 
-    /// The bytes that the recorded allocations stand for.
+    /// The bytes that the recorded allocations represent.
     pub fn bytes(&self) -> u64 {
         self.sites.iter().map(|site| site.stands_for).sum()
     }

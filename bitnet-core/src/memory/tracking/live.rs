@@ -16,7 +16,7 @@ pub(super) fn hash(address: usize) -> u64 {
 pub(super) struct Record {
     pub(super) address: usize,
     pub(super) size: usize,
-    /// The bytes that it stands for: its size, or more if it is a sample.
+    /// The bytes that it represents: its size, or more if it is a sample.
     pub(super) bytes: u64,
     pub(super) site: &'static Location<'static>,
     /// When it was made, in nanoseconds of [`crate::os::clock`].
@@ -25,7 +25,7 @@ pub(super) struct Record {
     pub(super) purpose: Purpose,
 }
 
-/// Records by address. At most three quarters of the slots are taken as long as the system gives memory for more.
+/// Records by address. At most three quarters of the slots are taken as long as there is memory for more.
 #[derive(Debug, Default)]
 pub(super) struct LiveTable {
     /// Empty, or a power of two.
@@ -131,7 +131,7 @@ impl Peaks {
     pub(super) fn came(&self, purpose: Purpose, bytes: u64) {
         let at = purpose.index();
         let live = self.live[at].fetch_add(bytes, Ordering::Relaxed).wrapping_add(bytes);
-        // Asked first, because a peak seldom rises and raising it costs an exchange.
+        // Compared first: a peak seldom rises, and raising it costs an exchange.
         if live > self.peak[at].load(Ordering::Relaxed) {
             self.peak[at].fetch_max(live, Ordering::Relaxed);
         }

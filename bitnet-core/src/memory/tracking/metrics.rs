@@ -1,4 +1,4 @@
-//! Everything that is known about a pool at one moment, in one value that prints itself.
+//! The detailed metrics of a pool, and how they print.
 
 use std::fmt;
 use std::time::Duration;
@@ -10,22 +10,22 @@ use super::{
 use crate::memory::Purpose;
 use crate::memory::units::{bytes, duration};
 
-/// What a pool knows about itself at one moment.
+/// The detailed metrics of a pool at one moment.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct DetailedMetrics {
     /// How much is recorded.
     pub level: TrackingLevel,
-    /// How scarce memory is, for the pool or on the system; `None` of its kind too if nobody watches.
+    /// How scarce memory is, for the pool or on the system; [`MemoryPressureLevel::None`] too if pressure is not watched.
     pub pressure_level: MemoryPressureLevel,
     /// The part of the mapped bytes that is lost to rounding or to scattered free pieces (0 to 1):
     /// [`PoolFigures::fragmentation`].
     pub fragmentation_ratio: f64,
-    /// The part of the occupied bytes that nobody asked for: [`PoolFigures::internal_fragmentation`].
+    /// The part of the occupied bytes that was not requested: [`PoolFigures::internal_fragmentation`].
     pub internal_fragmentation: f64,
     /// The part of the free bytes that is not in the largest free piece of its region: [`PoolFigures::external_fragmentation`].
     pub external_fragmentation: f64,
-    /// The pool's books: bytes, peaks, classes, purposes.
+    /// The figures of the pool: bytes, peaks, classes, purposes.
     pub figures: PoolFigures,
     /// How long the pool has been recorded.
     pub age: Duration,
@@ -33,9 +33,9 @@ pub struct DetailedMetrics {
     pub failed_allocations: u64,
     /// Live recorded allocations that are older than `leak_detection_interval`; `None` if none are remembered.
     pub suspected_leaks: Option<SuspectedLeaks>,
-    /// How the pool was used lately, as far as it was recorded.
+    /// How the pool was used lately, as far as recorded.
     pub pattern: AllocationPattern,
-    /// How fast memory came and went lately; `None` if too little was recorded.
+    /// The recent rates of allocation; `None` if too little was recorded.
     pub rates: Option<Rates>,
     /// Latencies, at level Detailed, of each kind that was measured.
     pub latencies: Vec<(LatencyKind, LatencySummary)>,
@@ -47,17 +47,17 @@ pub struct DetailedMetrics {
     pub lost_records: u64,
 }
 
-/// How much is older than `leak_detection_interval`.
+/// The live allocations older than `leak_detection_interval`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SuspectedLeaks {
     /// Recorded allocations.
     pub count: usize,
-    /// The bytes that they stand for.
+    /// The bytes that they represent.
     pub bytes: u64,
 }
 
 impl Tracker {
-    /// Everything that is known, with the pool's own figures; `None` at level None.
+    /// Returns the metrics, with the pool's own figures; `None` at level None.
     pub fn detailed_metrics(&self, figures: PoolFigures) -> Option<DetailedMetrics> {
         if self.level() == TrackingLevel::None {
             return None;

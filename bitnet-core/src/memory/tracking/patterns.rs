@@ -1,9 +1,9 @@
-//! What kind of user a stream of allocations comes from, told by a few features of its times and levels.
+//! Patterns in a stream of allocations, recognised by a few features of its times and levels.
 //!
 //! | feature | is |
 //! |---|---|
 //! | growth | (bytes allocated - bytes freed) / (bytes allocated + bytes freed) |
-//! | duty | the part of the time that lies inside bursts; a burst ends where the next allocation is three mean gaps away |
+//! | duty | the part of the time inside bursts; a burst ends where the next allocation is three mean gaps away |
 //! | rhythm | the part of the intervals from burst to burst, or from trough to trough, within a fifth of their median |
 //! | teeth | times that the level rose by at least four live blocks and then fell by two fifths of its range |
 //! | climb | the heights of these rises, as a part of all bytes allocated |
@@ -31,9 +31,9 @@ use std::panic::Location;
 
 use super::{Timeline, TimelineEvent};
 
-/// The fewest events that a pattern is seen in.
+/// The fewest events of a pattern.
 const FEWEST: usize = 32;
-/// Live blocks that a rise of the level brings at least.
+/// The fewest live blocks of a rise of the level.
 const RISE: i64 = 4;
 /// Parts of the stream whose mean levels are compared.
 const PARTS: usize = 8;
@@ -44,11 +44,11 @@ const RISING: usize = PARTS - 1;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum AllocationPattern {
-    /// Too few events to tell.
+    /// Too few events.
     Unknown,
-    /// One allocation after the other, and they are kept: weights that are loaded, or a leak.
+    /// One allocation after the other, and few frees: weights being loaded, or a leak.
     Sequential,
-    /// What there is goes, and little comes.
+    /// Mostly frees.
     Draining,
     /// Short times of many allocations that return at even intervals, or a level that rises and falls at even intervals.
     Periodic,
@@ -56,20 +56,20 @@ pub enum AllocationPattern {
     Bursty,
     /// The level climbs slowly and falls at once, again and again: activations of a step.
     Sawtooth,
-    /// Allocations come evenly, and the level stays.
+    /// Even allocations at a constant level.
     Steady,
-    /// Much comes and goes, but less goes than comes: a cache that fills, or a slow leak.
+    /// Fewer frees than allocations: a cache that fills, or a slow leak.
     Growing,
     /// None of the others.
     Irregular,
 }
 
-/// Bytes that came (positive) or went at a time.
+/// Bytes allocated (positive) or freed at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Step {
     /// When, in nanoseconds since some start.
     pub nanoseconds: u64,
-    /// The bytes that came, negative if they went.
+    /// The bytes allocated, negative if they were freed.
     pub change: i64,
 }
 
@@ -79,7 +79,7 @@ impl From<&TimelineEvent> for Step {
     }
 }
 
-/// What a pattern is told by. The table at the head of this module defines each.
+/// The features of a stream. The table at the head of this module defines each.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct PatternFeatures {
     /// Events seen.
@@ -129,7 +129,7 @@ impl PatternFeatures {
         features
     }
 
-    /// The pattern that these features tell.
+    /// Returns the pattern of these features.
     pub fn pattern(&self) -> AllocationPattern {
         let rare = self.duty < 0.5;
         match self {
@@ -156,7 +156,7 @@ impl PatternFeatures {
         let pause = 3.0 * span / times.len() as f64;
         let mut bursts: Vec<&[u64]> =
             times.chunk_by(|a, b| b.saturating_sub(*a) as f64 <= pause).collect();
-        // The size of the burst in which the middle allocation lies: a few stray ones don't change it.
+        // The size of the burst of the middle allocation: a few stray ones don't change it.
         let mut sizes: Vec<usize> = bursts.iter().map(|burst| burst.len()).collect();
         sizes.sort_unstable();
         let mut rest = times.len() / 2;
@@ -268,7 +268,7 @@ fn means(levels: &[f64]) -> Vec<f64> {
     levels.chunks(levels.len().div_ceil(PARTS).max(1)).map(mean).collect()
 }
 
-/// How far these means lie apart, relative to their mean. The first is left out: it may be the way up to what is then kept.
+/// The spread of these means, relative to their mean, without the first, which may be the rise to a constant level.
 fn drift(means: &[f64]) -> f64 {
     let kept = means.get(1..).unwrap_or_default();
     let mean = kept.iter().sum::<f64>() / kept.len().max(1) as f64;

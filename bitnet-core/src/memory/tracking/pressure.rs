@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn each_threshold_is_told_once_up_and_once_down() {
+    fn each_threshold_is_reported_once_per_crossing() {
         let (monitor, _, calls) = monitor(0.8);
         for used in (0..=100).chain((0..=100).rev()) {
             monitor.observe(used, 100);
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signal_that_swings_around_a_threshold_is_told_once() {
+    fn swings_within_the_margin_are_reported_once() {
         let (monitor, _, calls) = monitor(0.8);
         for at in 0..1000 {
             monitor.observe(if at % 2 == 0 { 801 } else { 799 }, 1000);
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_that_panics_again_stops_no_callback() {
+    fn a_payload_that_panics_when_dropped_stops_no_callback() {
         struct PanicsWhenDropped;
         impl Drop for PanicsWhenDropped {
             fn drop(&mut self) {
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_at_level_critical_call_the_callbacks_each_time() {
+    fn failures_at_level_critical_run_the_callbacks_each_time() {
         let (monitor, system, calls) = monitor(0.8);
         system.later(0, |reading| reading.group = Some(Bounded { used: 99, limit: 100 }));
         assert_eq!(monitor.observe(0, 100), Critical);
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_inside_a_callback_call_no_callbacks() {
+    fn failures_inside_a_callback_run_no_callbacks() {
         let monitor = Arc::new(PressureMonitor::with_system(0.8, Box::new(Fake::default())));
         let calls = Arc::new(AtomicU64::new(0));
         let (again, count) = (Arc::downgrade(&monitor), Arc::clone(&calls));
@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn the_pool_matters_from_the_threshold_on_and_within_the_margin_after() {
+    fn the_pool_is_near_from_the_threshold_on_and_within_the_margin_after() {
         let (monitor, system, _) = monitor(0.8);
         assert!(!monitor.is_near(0.79) && monitor.is_near(0.8));
         system.later(0, |reading| reading.group = Some(Bounded { used: 99, limit: 100 }));
@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn the_system_is_read_every_100_ms_and_heard() {
+    fn the_system_is_read_every_100_ms() {
         let (monitor, system, calls) = monitor(0.8);
         let calm = Some(Stall { some: 0.0, full: 0.0 });
         for _ in 0..100 {
@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn callbacks_may_observe_and_register_and_hear_transitions_in_order() {
+    fn callbacks_may_observe_and_register_and_receive_transitions_in_order() {
         let system = Box::new(Fake::default());
         let monitor = Arc::new(PressureMonitor::with_system(0.8, system));
         let calls = Arc::new(Mutex::new(Vec::new()));
@@ -435,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_hear_each_transition_once_and_in_order() {
+    fn concurrent_transitions_are_delivered_once_and_in_order() {
         let (monitor, _, calls) = monitor(0.8);
         std::thread::scope(|scope| {
             for thread in 0..8u64 {

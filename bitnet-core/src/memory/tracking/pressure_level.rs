@@ -25,7 +25,7 @@ pub enum MemoryPressureLevel {
     Low,
     /// Caches that can be made again should go.
     Medium,
-    /// Everything that can be given back should be.
+    /// Everything that can be freed should be.
     High,
     /// Allocations are about to fail, or the process to be killed.
     Critical,

@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use super::{EventKind, Histogram, LatencySummary, Timeline};
 
-/// What a latency is of.
+/// The kind of call whose latency is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum LatencyKind {
-    /// Handing out a block.
+    /// Allocating a block.
     Allocate,
-    /// Taking a block back.
+    /// Freeing a block.
     Deallocate,
-    /// Giving memory back to the system.
+    /// Returning memory to the system.
     Trim,
 }
 
@@ -55,7 +55,7 @@ struct Operation {
 pub struct OperationFigures {
     /// Its name.
     pub name: &'static str,
-    /// How often it ran; an estimate, as bytes and time, where not every run is timed.
+    /// The number of runs; an estimate, as are bytes and time, where not every run is timed.
     pub calls: u64,
     /// Bytes that it moved from or to memory.
     pub bytes: u64,
@@ -98,7 +98,7 @@ impl Rates {
         if seconds <= 0.0 {
             return None;
         }
-        // The first event opens the span: what it brought was not brought within it.
+        // The first event opens the span: its bytes do not count.
         let came = timeline.events.iter().skip(1).filter(|e| e.kind == EventKind::Allocated);
         let (count, bytes) =
             came.fold((0u64, 0u64), |(n, sum), e| (n + 1, sum.saturating_add(e.bytes)));
@@ -130,7 +130,7 @@ impl Profiler {
         self.latencies.get(kind as usize).map(Histogram::summary)
     }
 
-    /// Notes a run that stands for `weight` of them.
+    /// Counts a run that stands for `weight` of them.
     pub(super) fn operation(&self, name: &'static str, bytes: u64, nanoseconds: u64, weight: u64) {
         let known =
             self.operations.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn an_operation_without_time_has_no_rate() {
+    fn operations_without_time_have_no_rate() {
         let profiler = Profiler::new(true);
         profiler.operation("view", 10, 0, 1);
         assert_eq!(profiler.operations()[0].gigabytes_per_second(), None);
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_may_stand_for_others() {
+    fn weighted_runs_stand_for_others() {
         let profiler = Profiler::new(true);
         profiler.operation("copy", 10, 5, 32);
         let figures = profiler.operations()[0];

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-/// The most names that are kept; threads beyond have their number only.
+/// The most names recorded; later threads have only a number.
 const NAMES: usize = 1024;
 
 static KNOWN: Mutex<BTreeMap<u32, Box<str>>> = Mutex::new(BTreeMap::new());
@@ -14,7 +14,7 @@ thread_local! {
     static NUMBER: Cell<u32> = const { Cell::new(0) };
 }
 
-/// The number of this thread, from 1, in the order in which threads first asked.
+/// Returns the number of this thread, from 1, in the order of first calls.
 #[inline]
 pub(super) fn number() -> u32 {
     NUMBER.with(|number| match number.get() {
@@ -37,7 +37,7 @@ fn introduce(number: &Cell<u32>) -> u32 {
     mine
 }
 
-/// The name of the thread with this number, or its number in words.
+/// Returns the name of the thread with this number, or `thread` and the number.
 pub(super) fn name(number: u32) -> String {
     let known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
     known.get(&number).map_or_else(|| format!("thread {number}"), |name| name.to_string())

@@ -1,4 +1,4 @@
-//! What happened to a pool's memory, in order: the last events, and the level that they began at.
+//! The last allocations and frees of a pool in order, and the live bytes before them.
 
 use std::collections::VecDeque;
 use std::panic::Location;
@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use crate::memory::Purpose;
 
-/// Whether bytes came or went.
+/// Whether bytes were allocated or freed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum EventKind {
     /// An allocation.
     Allocated,
-    /// An allocation that was given back.
+    /// The end of an allocation.
     Freed,
 }
 
@@ -22,30 +22,30 @@ pub struct TimelineEvent {
     pub sequence: u64,
     /// When, in nanoseconds since the pool was made.
     pub nanoseconds: u64,
-    /// The bytes that came or went: those asked for or, if only a sample is recorded, those that the event stands for. An
+    /// The bytes allocated or freed: those requested or, if only a sample is recorded, those that the event represents. An
     /// allocation and its end have the same.
     pub bytes: u64,
     /// Bytes that the block occupies.
     pub class_bytes: usize,
-    /// The line that asked for the block; `None` if that is not remembered.
+    /// The line that made the block; `None` if it is not recorded.
     pub site: Option<&'static Location<'static>>,
     /// The thread in which it happened, by number.
     pub thread: u32,
-    /// Whether bytes came or went.
+    /// Whether bytes were allocated or freed.
     pub kind: EventKind,
     /// What the block is used for.
     pub purpose: Purpose,
 }
 
 impl TimelineEvent {
-    /// The bytes that came, negative if they went.
+    /// The bytes allocated, negative if they were freed.
     pub fn change(&self) -> i64 {
         let bytes = i64::try_from(self.bytes).unwrap_or(i64::MAX);
         if self.kind == EventKind::Allocated { bytes } else { -bytes }
     }
 }
 
-/// The last events of one part of a pool. The oldest go when it is full, and leave their sum and their number.
+/// A ring of the last events of one shard. When it is full the oldest are dropped, but for their sum and number.
 #[derive(Debug)]
 pub(super) struct Ring {
     events: VecDeque<TimelineEvent>,
@@ -65,7 +65,7 @@ impl Ring {
         self.events.capacity() * size_of::<TimelineEvent>()
     }
 
-    /// Adds an event. If there is no memory for it, the oldest goes early.
+    /// Adds an event. Without memory for it, the oldest is dropped early.
     pub(super) fn push(&mut self, event: TimelineEvent) {
         if self.events.len() >= self.capacity
             || (self.events.len() == self.events.capacity() && self.events.try_reserve(1).is_err())
@@ -90,7 +90,7 @@ impl Ring {
 pub struct Timeline {
     /// Bytes alive before the first event.
     pub before: i64,
-    /// Events that came earlier and are not kept.
+    /// Earlier events that were dropped.
     pub dropped: u64,
     /// Whether the events are a sample, and their bytes estimates of all.
     pub sampled: bool,
@@ -98,7 +98,7 @@ pub struct Timeline {
     pub events: Vec<TimelineEvent>,
 }
 
-/// What a replay of a [`Timeline`] ends with.
+/// The outcome of a replay of a [`Timeline`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Replay {
     /// Bytes alive after the last event.
@@ -114,8 +114,8 @@ pub struct Replay {
 }
 
 impl Timeline {
-    /// One timeline of what the rings hold. It begins after the last event that any of them dropped: from there on it is
-    /// complete, and what is before is known as a sum.
+    /// Merges rings into one timeline. It begins after the last event that any of them dropped: from there on it is complete, and of
+    /// what is before only the sum is known.
     pub(super) fn merge<'a>(rings: impl Iterator<Item = &'a Ring> + Clone, sampled: bool) -> Self {
         let begins = rings.clone().map(|ring| ring.begins).max().unwrap_or(0);
         let mut merged = Self { sampled, ..Self::default() };
@@ -143,7 +143,7 @@ impl Timeline {
         })
     }
 
-    /// Goes through the events again.
+    /// Replays the events.
     pub fn replay(&self) -> Replay {
         let of = |kind| self.events.iter().filter(move |event| event.kind == kind);
         Replay {
@@ -232,7 +232,7 @@ pub(super) mod tests {
             prop_assert_eq!(replay.total, levels[changes.len()]);
             prop_assert_eq!(Some(&replay.peak), levels[begins..].iter().max());
             prop_assert_eq!(replay.allocations + replay.deallocations, kept as u64);
-            // What one ring holds is lost only if that ring, or one that dropped later events, was full.
+            // Events of one ring are lost only if that ring, or one that dropped later events, was full.
             prop_assert!(changes.len() > capacity || kept == changes.len());
         }
     }

@@ -30,7 +30,7 @@ impl Timeline {
             write_details(out, event)?;
             out.write_all(b"}},\n")?;
         }
-        // The list may not end in a comma: the last element says what is left out.
+        // JSON allows no comma at the end: the last element has the number of dropped events.
         let Self { before, dropped, sampled, .. } = self;
         write!(
             out,
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn strings_are_escaped_as_json_wants() {
+    fn strings_are_escaped_as_json() {
         for (text, json) in [
             ("", r#""""#),
             ("src/a.rs", r#""src/a.rs""#),

@@ -1,4 +1,4 @@
-//! The recorder that a pool calls: who holds which bytes since when, and what happened in which order.
+//! The recorder of a pool: its live allocations with line and age, and its last events.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -15,14 +15,14 @@ use crate::memory::Purpose;
 use crate::memory::heap::sampling;
 use crate::os::clock;
 
-/// Parts that are locked separately, by address; a power of two.
+/// Shards, by address; a power of two.
 const SHARDS: usize = 16;
-/// Events that a part keeps at level Detailed.
+/// Events of a shard at level Detailed.
 const DETAILED_EVENTS: usize = 1024;
-/// Events that a part keeps at level Standard.
+/// Events of a shard at level Standard.
 const STANDARD_EVENTS: usize = 256;
 
-/// What is recorded of the addresses of one part. A cache line of its own, so that parts don't share one.
+/// The records of some addresses, in a cache line of its own.
 #[derive(Debug)]
 #[repr(align(64))]
 struct Shard(Mutex<Part>);
@@ -33,11 +33,11 @@ struct Part {
     ring: Ring,
 }
 
-/// Records what a pool does, as much of it as its configuration asks for. Every method may be called by any thread.
+/// Records what a pool does, at the level of its configuration. Every method may be called by any thread.
 ///
 /// | level | recorded |
 /// |---|---|
-/// | None, Basic | nothing: `allocated` and `deallocated` return at once, and a pool need not call them |
+/// | None, Basic | nothing |
 /// | Standard | each allocation from 4 KiB on, and one in about 4 KiB of the smaller ones, with its end |
 /// | Detailed | every allocation and its end, and latencies |
 ///
@@ -60,7 +60,7 @@ pub struct Tracker {
 }
 
 impl Tracker {
-    /// A tracker that watches this system's memory, if the configuration says so.
+    /// A tracker that watches this system's memory, if so configured.
     pub fn new(config: TrackingConfig) -> Self {
         let monitor = config
             .enable_pressure_detection
@@ -98,29 +98,25 @@ impl Tracker {
         self.config.level
     }
 
-    /// What it was made with.
+    /// The configuration.
     pub fn config(&self) -> &TrackingConfig {
         &self.config
     }
 
-    /// Notes an allocation; before its user gets the handle.
+    /// Records an allocation, at level Standard a sample; called before its user gets the handle.
     #[inline]
     pub fn allocated(&self, event: &AllocationEvent) {
-        if self.chooses(event.size) {
+        let is_recorded = match self.config.level {
+            TrackingLevel::None | TrackingLevel::Basic => false,
+            TrackingLevel::Standard => sampling::picks(event.size),
+            TrackingLevel::Detailed => true,
+        };
+        if is_recorded {
             self.note(event);
         }
     }
 
-    /// Whether an allocation of `size` bytes by this thread, in no pool with a sampler, is recorded.
-    pub(in crate::memory) fn chooses(&self, size: usize) -> bool {
-        match self.config.level {
-            TrackingLevel::None | TrackingLevel::Basic => false,
-            TrackingLevel::Standard => sampling::picks(size),
-            TrackingLevel::Detailed => true,
-        }
-    }
-
-    /// Records an allocation that was chosen for it; at level Detailed all are.
+    /// Records an allocation that was picked; at level Detailed all are.
     pub(in crate::memory) fn note(&self, event: &AllocationEvent) {
         let bytes = if self.config.level == TrackingLevel::Detailed {
             self.peaks.came(event.purpose, event.size as u64);
@@ -131,7 +127,7 @@ impl Tracker {
         self.record(event, bytes);
     }
 
-    /// Notes the end of an allocation; before its block can be handed out again.
+    /// Records the end of an allocation; called before its block can be handed out again.
     #[inline]
     pub fn deallocated(&self, event: &DeallocationEvent) {
         if self.config.level >= TrackingLevel::Standard {
@@ -139,8 +135,7 @@ impl Tracker {
         }
     }
 
-    /// Notes that the allocation at `to` took the place of the one at `from`, while both are alive: it keeps the line, the
-    /// thread and the age of the first.
+    /// Records that the allocation at `to` replaces the one at `from`, while both are alive: it takes over line, thread and age.
     pub fn moved(&self, from: usize, to: usize, class_bytes: usize) {
         if self.shards.is_empty() {
             return;
@@ -152,18 +147,18 @@ impl Tracker {
             (record.site, record.stamp, record.thread) = (origin.site, origin.stamp, origin.thread);
             return;
         }
-        // A sample holds the first, and not the second.
+        // The first was sampled, the second was not.
         drop(part);
         self.insert(Record { address: to, ..origin }, class_bytes, clock::stamp());
     }
 
-    /// Notes that an allocation of `size` bytes was refused.
+    /// Counts an allocation of `size` bytes that failed.
     pub fn failed(&self, size: usize) {
         self.failed.fetch_add(1, Ordering::Relaxed);
         self.largest_failed.fetch_max(size as u64, Ordering::Relaxed);
     }
 
-    /// How many allocations were refused, and the bytes of the largest.
+    /// Returns the number of failed allocations, and the bytes of the largest.
     pub fn failures(&self) -> (u64, u64) {
         (self.failed.load(Ordering::Relaxed), self.largest_failed.load(Ordering::Relaxed))
     }
@@ -173,7 +168,7 @@ impl Tracker {
         self.lost.load(Ordering::Relaxed)
     }
 
-    /// Notes how long something took; counted at level Detailed only. The caller decides how often it reads the clock.
+    /// Records a latency, at level Detailed only. The caller decides how often it reads the clock.
     #[inline]
     pub fn latency(&self, kind: LatencyKind, nanoseconds: u64) {
         self.profiler.latency(kind, nanoseconds);
@@ -189,15 +184,15 @@ impl Tracker {
         self.profiler.latencies(kind)
     }
 
-    /// Notes that the operation `name` took so long and moved so many bytes from or to memory. At level None it is not counted.
+    /// Counts a run of the operation `name` that took `nanoseconds` and moved `bytes` from or to memory. Does nothing at level None.
     pub fn operation(&self, name: &'static str, bytes: u64, nanoseconds: u64) {
         if self.config.level > TrackingLevel::None {
             self.profiler.operation(name, bytes, nanoseconds, 1);
         }
     }
 
-    /// Times a run of the operation `name`, if it is one of those that stand for the others: about one in 32 at level Standard, one
-    /// in 8 at level Detailed, chosen at random. A watch that is dropped notes nothing.
+    /// Times a run of the operation `name` that represents others: about one in 32 at level Standard, one in 8 at level Detailed,
+    /// picked at random. A watch that is dropped counts nothing.
     #[inline]
     pub fn watch_operation(&self, name: &'static str) -> Option<OperationWatch<'_>> {
         let weight = match self.config.level {
@@ -213,22 +208,22 @@ impl Tracker {
         })
     }
 
-    /// The operations noted so far, the one that took longest in all first.
+    /// The operations so far, the one with the most time first.
     pub fn operations(&self) -> Vec<OperationFigures> {
         self.profiler.operations()
     }
 
-    /// Who watches the pressure; `None` if nobody does.
+    /// The pressure monitor; `None` if pressure is not watched.
     pub fn pressure(&self) -> Option<&PressureMonitor> {
         self.pressure.as_ref()
     }
 
-    /// How long it has been recording.
+    /// The time since it began to record.
     pub fn age(&self) -> Duration {
         Duration::from_nanos(clock::precise().saturating_sub(self.start))
     }
 
-    /// The recorded allocations that are alive and at least so old. An age may be too large by 2 us.
+    /// The live recorded allocations of at least this age. An age may be too large by 2 us.
     pub fn leaks(&self, older_than: Duration) -> LeakReport {
         if !self.config.enable_leak_detection || self.shards.is_empty() {
             return LeakReport { older_than, ..LeakReport::default() };
@@ -241,26 +236,26 @@ impl Tracker {
         LeakReport::new(&records, older_than, clock::precise(), sampled)
     }
 
-    /// Whether every allocation that is alive is remembered.
+    /// Whether every live allocation is recorded.
     pub(in crate::memory) fn remembers_all(&self) -> bool {
         self.config.level == TrackingLevel::Detailed && self.matches() && self.lost() == 0
     }
 
-    /// Tells address, size and purpose of each recorded allocation that is alive.
-    pub(in crate::memory) fn each_live(&self, mut tell: impl FnMut(usize, usize, Purpose)) {
+    /// Calls `visit` with address, size and purpose of each live recorded allocation.
+    pub(in crate::memory) fn each_live(&self, mut visit: impl FnMut(usize, usize, Purpose)) {
         for shard in &self.shards {
-            shard.lock().live.iter().for_each(|r| tell(r.address, r.size, r.purpose));
+            shard.lock().live.iter().for_each(|r| visit(r.address, r.size, r.purpose));
         }
     }
 
-    /// The most bytes that were alive at a time for each of [`Purpose::ALL`], at level Detailed.
+    /// The peaks of live bytes for each of [`Purpose::ALL`], at level Detailed.
     pub(in crate::memory) fn peaks(&self) -> [u64; Purpose::ALL.len()] {
         self.peaks.get()
     }
 
     /// The last events.
     pub fn timeline(&self) -> Timeline {
-        // All parts at once: no event can be missing between two that are there.
+        // All shards at once, so that no event is missing between two others.
         let parts: Vec<_> = self.shards.iter().map(Shard::lock).collect();
         let sampled = self.config.level == TrackingLevel::Standard;
         Timeline::merge(parts.iter().map(|part| &part.ring), sampled)
@@ -271,7 +266,7 @@ impl Tracker {
         PatternReport::of(&self.timeline())
     }
 
-    /// Bytes of memory that its tables take at the moment.
+    /// Bytes of memory that its tables take now.
     pub fn overhead(&self) -> usize {
         let parts = |shard: &Shard| {
             let part = shard.lock();
@@ -284,7 +279,7 @@ impl Tracker {
         &self.shards[(hash(address) >> 60) as usize % SHARDS]
     }
 
-    /// Whether ends of allocations are matched with their beginnings.
+    /// Whether ends of allocations are matched with their records.
     fn matches(&self) -> bool {
         self.config.enable_leak_detection || self.config.level == TrackingLevel::Standard
     }
@@ -309,7 +304,7 @@ impl Tracker {
             match part.live.insert(record) {
                 Ok(None) => {}
                 Ok(Some(before)) => {
-                    // Its end was not told in time: it ends here, so that the timeline stays the sum of what is alive.
+                    // The end of the earlier one comes late: it ends here, so that the timeline still sums to what is alive.
                     let gone = self.event(EventKind::Freed, &before, class_bytes, now);
                     part.ring.push(gone);
                 }
@@ -323,7 +318,7 @@ impl Tracker {
         part.ring.push(came);
     }
 
-    /// Forgets an allocation, if it was recorded.
+    /// Records the end of an allocation, if that was recorded.
     pub(in crate::memory) fn forget(&self, event: &DeallocationEvent) {
         if self.config.level == TrackingLevel::Detailed {
             self.peaks.went(event.purpose, event.size as u64);
@@ -348,8 +343,7 @@ impl Tracker {
         }
     }
 
-    /// An event of the allocation that `record` describes. The caller holds the lock of its part: within a part the sequence
-    /// numbers grow.
+    /// Returns an event of the allocation of `record`. The caller holds the lock of its shard, so sequence numbers grow within it.
     fn event(
         &self,
         kind: EventKind,
@@ -370,7 +364,7 @@ impl Tracker {
     }
 }
 
-/// An operation that is being timed.
+/// A run of an operation that is being timed.
 #[derive(Debug)]
 pub struct OperationWatch<'a> {
     tracker: &'a Tracker,
@@ -380,7 +374,7 @@ pub struct OperationWatch<'a> {
 }
 
 impl OperationWatch<'_> {
-    /// Notes that the operation has ended, and moved so many bytes from or to memory.
+    /// Counts the run, which moved `bytes` from or to memory.
     pub fn end(self, bytes: u64) {
         let nanoseconds = u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.tracker.profiler.operation(self.name, bytes, nanoseconds, self.weight);
@@ -432,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn a_leak_is_reported_with_its_line_and_nothing_else_is() {
+    fn leaks_are_reported_with_their_lines() {
         let tracker = tracker(TrackingLevel::Detailed, true);
         for at in 1..1000 {
             allocate(&tracker, at * 64, 64);
@@ -455,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn what_eight_threads_free_for_each_other_is_never_reported() {
+    fn blocks_freed_by_other_threads_are_not_leaks() {
         for level in [TrackingLevel::Standard, TrackingLevel::Detailed] {
             let tracker = &tracker(level, true);
             let sizes = [64usize, 700, 5000, 40_000, 100_000];
@@ -493,7 +487,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sample_holds_every_large_block_and_estimates_the_rest() {
+    fn samples_hold_every_large_block_and_estimate_the_rest() {
         let tracker = tracker(TrackingLevel::Standard, true);
         std::thread::scope(|scope| {
             scope.spawn(|| {
@@ -532,7 +526,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_that_is_told_too_late_invents_nothing() {
+    fn late_ends_invent_no_event() {
         let tracker = tracker(TrackingLevel::Detailed, true);
         allocate(&tracker, 64, 100);
         allocate(&tracker, 64, 200);
@@ -544,7 +538,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_that_moves_keeps_its_line_and_its_age() {
+    fn moved_blocks_keep_their_line_and_age() {
         for level in [TrackingLevel::Standard, TrackingLevel::Detailed] {
             let tracker = tracker(level, true);
             let line = line!() + 1;
@@ -568,7 +562,7 @@ mod tests {
     }
 
     #[test]
-    fn the_memory_of_a_tracker_is_bounded_by_what_is_alive() {
+    fn overhead_is_bounded_by_live_allocations() {
         let tracker = tracker(TrackingLevel::Detailed, true);
         for at in 0..200_000usize {
             allocate(&tracker, (at % 1000 + 1) * 64, 64);

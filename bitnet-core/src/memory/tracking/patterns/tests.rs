@@ -150,7 +150,7 @@ impl Stream {
 }
 
 #[test]
-fn nineteen_in_twenty_streams_of_each_kind_are_recognised() {
+fn at_least_95_percent_of_each_kind_are_recognised() {
     let mut table = String::from("true \\ told ");
     KINDS.iter().for_each(|kind| table += &format!("{:>11}", format!("{kind:?}")));
     let mut failures = Vec::new();
@@ -177,7 +177,7 @@ fn nineteen_in_twenty_streams_of_each_kind_are_recognised() {
 }
 
 #[test]
-fn few_events_and_odd_times_tell_nothing_and_break_nothing() {
+fn few_events_and_odd_times_give_no_pattern() {
     let step = |nanoseconds, change| Step { nanoseconds, change };
     assert_eq!(PatternFeatures::of(&[]).pattern(), AllocationPattern::Unknown);
     assert_eq!(PatternFeatures::of(&[step(1, 1); 31]).pattern(), AllocationPattern::Unknown);
@@ -192,7 +192,7 @@ fn few_events_and_odd_times_tell_nothing_and_break_nothing() {
 }
 
 #[test]
-fn lines_and_sizes_are_told_apart() {
+fn lines_and_sizes_have_patterns_of_their_own() {
     let mut events = Vec::new();
     for at in 0..200u64 {
         let mut kept = event(at * 2, at * 2000, 4096);
