@@ -20,7 +20,7 @@ pub trait Blocks: Sync {
     /// One block, owned. Dropping it gives it back too.
     type Block: Send;
 
-    /// A block of at least `bytes` bytes, not zeroed.
+    /// Returns a block of at least `bytes` bytes, not zeroed.
     ///
     /// # Errors
     /// [`Refused`] if the memory can't be had.
@@ -35,7 +35,7 @@ pub trait Blocks: Sync {
     /// If the block ends before.
     fn write(block: &mut Self::Block, at: usize, value: u64);
 
-    /// The address of the first byte.
+    /// Returns the address of the first byte.
     fn address(block: &Self::Block) -> usize;
 
     /// Writes every byte of a block of which `bytes` were asked for.
@@ -49,7 +49,7 @@ pub trait Unit: Send + 'static {
     where
         Self: Sized;
 
-    /// A unit all of whose bytes are written.
+    /// Creates a unit all of whose bytes are written.
     fn full() -> Self;
 }
 
@@ -103,7 +103,7 @@ impl Unit for Pair {
 pub struct System<U>(PhantomData<fn() -> U>);
 
 impl<U> System<U> {
-    /// The allocator of this program.
+    /// Returns the allocator of this program.
     pub const fn new() -> Self {
         Self(PhantomData)
     }

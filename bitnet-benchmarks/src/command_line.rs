@@ -72,7 +72,7 @@ impl CommandLine {
         }
     }
 
-    /// Whether nothing is to be measured: cargo runs the benchmarks as tests when it does not say `--bench`.
+    /// Returns whether nothing is to be measured: cargo runs the benchmarks as tests when it does not say `--bench`.
     pub(crate) fn only_tests(&self) -> bool {
         self.test || !self.bench
     }

@@ -42,7 +42,7 @@ pub fn decoding(pool: HybridMemoryPool, plan: &Plan) -> Result<Vec<f64>, String>
     }
 }
 
-/// Begins anew and writes `TOKENS` tokens, the likeliest each time.
+/// Begins anew and writes `TOKENS` tokens, the most likely each time.
 fn write(session: &mut Session<'_>, sampler: &mut Sampler) -> Result<(), InferenceError> {
     session.truncate(0);
     let mut token = 1;

@@ -5,12 +5,12 @@
 pub struct Filter(Vec<String>);
 
 impl Filter {
-    /// A filter of these words.
+    /// Creates a filter of these words.
     pub fn new(words: &[String]) -> Self {
         Self(words.iter().map(|word| word.to_lowercase()).collect())
     }
 
-    /// Whether a benchmark is let through: a word occurs in `suite`, in `name` or in `suite/name`.
+    /// Returns whether a benchmark is let through: a word occurs in `suite`, in `name` or in `suite/name`.
     pub fn matches(&self, suite: &str, name: &str) -> bool {
         let whole = format!("{suite}/{name}").to_lowercase();
         self.0.is_empty() || self.0.iter().any(|word| whole.contains(word))

@@ -22,7 +22,7 @@ pub enum Mix {
 const EMBEDDING: usize = 128_256 * 2560 * 2;
 
 impl Mix {
-    /// The blocks' sizes, in whole cache lines.
+    /// Returns the blocks' sizes, in whole cache lines.
     pub fn sizes(self) -> Vec<usize> {
         let mut rng = SplitMix64::new(3);
         let (whole, draw): (usize, fn(&mut SplitMix64) -> usize) = match self {

@@ -49,7 +49,7 @@ impl Machine {
         }
     }
 
-    /// Each fact with its name, for people.
+    /// Returns each fact with its name, for people.
     pub fn facts(&self) -> Vec<(&'static str, String)> {
         let memory =
             self.memory.map(|bytes| format!("{:.1} GiB", bytes as f64 / (1u64 << 30) as f64));
@@ -74,7 +74,7 @@ fn first_line(path: &str) -> Option<String> {
     fs::read_to_string(path).ok()?.lines().next().map(str::to_owned)
 }
 
-/// The value of the first `name: value`.
+/// Returns the value of the first `name: value`.
 fn field(path: &str, name: &str) -> Option<String> {
     let text = fs::read_to_string(path).ok()?;
     let line = text.lines().find(|line| line.starts_with(name))?;
@@ -85,7 +85,7 @@ fn kibibytes(value: &str) -> Option<u64> {
     value.strip_suffix(" kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// The word in brackets.
+/// Returns the word in brackets.
 fn chosen(line: &str) -> Option<String> {
     Some(line.split_once('[')?.1.split_once(']')?.0.to_owned())
 }
@@ -95,7 +95,7 @@ fn said(program: &str, arguments: &[&str]) -> Option<String> {
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// The day of a time, `2024-02-29`, in UTC.
+/// Returns the day of a time, `2024-02-29`, in UTC.
 fn date(unix_seconds: u64) -> String {
     let (mut year, mut day) = (1970, unix_seconds / 86_400);
     let leap = |year: u64| {

@@ -33,7 +33,7 @@ impl Peer {
     }
 }
 
-/// A library and its version, as the lock file has them.
+/// Returns a library and its version, as the lock file has them.
 pub(crate) fn version_of(library: &str) -> Option<String> {
     let lock = fs::read_to_string(folder().join("../Cargo.lock")).ok()?;
     version_in(&lock, library)
@@ -44,7 +44,7 @@ fn version_in(lock: &str, library: &str) -> Option<String> {
     Some(format!("{library} {}", after.split_once('"')?.0))
 }
 
-/// The package's folder, which cargo names to the programs that it runs.
+/// Returns the package's folder, which cargo names to the programs that it runs.
 fn folder() -> PathBuf {
     env::var_os("CARGO_MANIFEST_DIR")
         .map(PathBuf::from)
@@ -115,7 +115,7 @@ fn build_programs(peers: &[Peer]) -> Result<Vec<PathBuf>, String> {
     }
 }
 
-/// The program that a line of cargo's messages names.
+/// Returns the program that a line of cargo's messages names.
 fn executable(line: &str) -> Option<PathBuf> {
     let message: Value = serde_json::from_str(line).ok()?;
     let is_program = message["target"]["kind"] == serde_json::json!(["bin"]);

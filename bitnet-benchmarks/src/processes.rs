@@ -73,7 +73,7 @@ fn ask(column: &Column, request: &Request, plan: &Plan) -> Result<Answer, String
     serde_json::from_str(&text).map_err(|error| format!("the process's answer: {error}"))
 }
 
-/// What a process prints; it is ended when `limit` is over.
+/// Returns what a process prints; it is ended when `limit` is over.
 fn read_until_end(child: &mut Child, limit: Duration) -> Result<String, String> {
     let Some(mut stdout) = child.stdout.take() else { return Ok(String::new()) };
     let (sender, receiver) = mpsc::channel();

@@ -41,7 +41,7 @@ struct Operands {
 }
 
 impl Operands {
-    /// The same for every library: between -1 and 1.
+    /// Returns the same for every library: between -1 and 1.
     fn new(shape: Shape) -> Self {
         let mut random = SplitMix64::new(17);
         let mut numbers = |len: usize| -> Vec<f32> {
@@ -103,7 +103,7 @@ fn in_core<T>(
     Ok((answer, out.f32().map_err(said)?.to_vec()))
 }
 
-/// As [`in_core`], with ndarray's product.
+/// Like [`in_core`], with ndarray's product.
 fn in_ndarray<T>(
     operands: &Operands,
     shape: Shape,

@@ -144,7 +144,7 @@ fn write(path: &Path, text: &str) -> Result<()> {
     fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// The folder `bitnet-benchmarks` of the build folder that this program stands in.
+/// Returns the folder `bitnet-benchmarks` of the build folder that this program stands in.
 fn beside_build() -> Result<PathBuf> {
     let program = env::current_exe().context("this program's path is not known")?;
     let profile = program.ancestors().find(|path| path.ends_with("deps")).and_then(Path::parent);
@@ -152,7 +152,7 @@ fn beside_build() -> Result<PathBuf> {
     Ok(folder.join("bitnet-benchmarks"))
 }
 
-/// The columns of a suite, and what could not become one.
+/// Returns the columns of a suite, and what could not become one.
 fn columns(suite: &Suite, line: &CommandLine) -> Result<(Vec<Column>, Vec<Unavailable>)> {
     let program = env::current_exe().context("this program's path is not known")?;
     let own = |name: &str, subject| Column {
@@ -238,7 +238,7 @@ impl Measuring<'_> {
         report
     }
 
-    /// What is counted, not timed, hardly changes from process to process.
+    /// Returns what is counted, not timed, hardly changes from process to process.
     fn repetitions_of(&self, bench: &Bench) -> usize {
         match bench.work {
             Work::Footprint(_) => self.repetitions.min(2),

@@ -11,7 +11,7 @@ pub struct Anonymous {
     pub resident: u64,
 }
 
-/// Reads `/proc/self/smaps`; `None` where the system has no such file.
+/// Reads `/proc/self/smaps`; `None` if the system has no such file.
 pub fn anonymous() -> Option<Anonymous> {
     parse(&fs::read_to_string("/proc/self/smaps").ok()?)
 }

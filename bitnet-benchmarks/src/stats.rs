@@ -43,7 +43,7 @@ pub struct Spread {
     pub max: f64,
 }
 
-/// The value below which a part `q` (0 to 1) of `sorted` lies, between neighbours by linear interpolation; `None` if there are
+/// Returns the value below which a part `q` (0 to 1) of `sorted` lies, between neighbours by linear interpolation; `None` if there are
 /// no values.
 pub fn percentile(sorted: &[f64], q: f64) -> Option<f64> {
     let place = q.clamp(0.0, 1.0) * sorted.len().checked_sub(1)? as f64;
@@ -51,7 +51,7 @@ pub fn percentile(sorted: &[f64], q: f64) -> Option<f64> {
     Some(below + (above - below) * place.fract())
 }
 
-/// The median of `values`, in any order; `None` if there are none.
+/// Returns the median of `values`, in any order; `None` if there are none.
 pub fn median(values: &[f64]) -> Option<f64> {
     median_of(&mut values.to_vec())
 }
@@ -68,7 +68,7 @@ fn median_of(values: &mut [f64]) -> Option<f64> {
     Some((lower + upper) / 2.0)
 }
 
-/// How the samples of all runs are spread; `None` if there are none.
+/// Returns how the samples of all runs are spread; `None` if there are none.
 pub fn spread(runs: &[Vec<f64>]) -> Option<Spread> {
     let mut all: Vec<f64> = runs.iter().flatten().copied().collect();
     all.sort_unstable_by(f64::total_cmp);
@@ -83,7 +83,7 @@ pub fn spread(runs: &[Vec<f64>]) -> Option<Spread> {
     })
 }
 
-/// The median of all samples with its interval; `None` if there are no samples.
+/// Returns the median of all samples with its interval; `None` if there are no samples.
 pub fn estimate(runs: &[Vec<f64>]) -> Option<Estimate> {
     let runs = nonempty(runs);
     let all: Vec<f64> = runs.iter().flat_map(|run| run.iter().copied()).collect();
@@ -94,7 +94,7 @@ pub fn estimate(runs: &[Vec<f64>]) -> Option<Estimate> {
     })
 }
 
-/// The ratio of the medians of two subjects with its interval; `None` if one has no samples.
+/// Returns the ratio of the medians of two subjects with its interval; `None` if one has no samples.
 pub fn ratio(above: &[Vec<f64>], below: &[Vec<f64>]) -> Option<Estimate> {
     let (above, below) = (nonempty(above), nonempty(below));
     let flat =
@@ -109,12 +109,12 @@ pub fn ratio(above: &[Vec<f64>], below: &[Vec<f64>]) -> Option<Estimate> {
     })
 }
 
-/// The runs that have samples.
+/// Returns the runs that have samples.
 fn nonempty(runs: &[Vec<f64>]) -> Vec<&[f64]> {
     runs.iter().map(Vec::as_slice).filter(|run| !run.is_empty()).collect()
 }
 
-/// The median of samples drawn with replacement from each of the runs `picks`.
+/// Returns the median of samples drawn with replacement from each of the runs `picks`.
 fn resampled_median(
     runs: &[&[f64]],
     picks: &[usize],
@@ -129,7 +129,7 @@ fn resampled_median(
     median_of(drawn)
 }
 
-/// The percentile interval of `RESAMPLES` resampled values around `point`.
+/// Returns the percentile interval of `RESAMPLES` resampled values around `point`.
 fn interval(
     point: f64,
     mut resample: impl FnMut(&mut Vec<f64>) -> Option<f64>,
@@ -150,7 +150,7 @@ fn interval(
 mod tests {
     use super::*;
 
-    /// Each value a run of its own: the bootstrap then is the ordinary one.
+    /// Returns each value a run of its own: the bootstrap then is the ordinary one.
     fn plain(values: &[f64]) -> Vec<Vec<f64>> {
         values.iter().map(|&value| vec![value]).collect()
     }

@@ -38,12 +38,12 @@ impl Subject {
         ("reading", Self::Quantize(Hand::Reading)),
     ];
 
-    /// The name that processes pass to each other.
+    /// Returns the name that processes pass to each other.
     pub fn name(self) -> &'static str {
         Self::NAMES.iter().find(|(_, subject)| *subject == self).map_or("", |(name, _)| name)
     }
 
-    /// The subject of a name.
+    /// Returns the subject of a name.
     pub fn named(name: &str) -> Option<Self> {
         Self::NAMES.iter().find(|(other, _)| *other == name).map(|(_, subject)| *subject)
     }
@@ -87,7 +87,7 @@ pub enum Pattern {
 }
 
 impl Pattern {
-    /// Its events.
+    /// Returns its events.
     pub fn trace(&self) -> Trace {
         match self {
             Self::Decode(shape) => decode_step(shape),
@@ -145,7 +145,7 @@ pub enum Work {
 }
 
 impl Work {
-    /// Whether allocators are what it measures: only then can it be given one.
+    /// Returns whether allocators are what it measures: only then can it be given one.
     pub fn is_for_allocators(&self) -> bool {
         match self {
             Self::Pair { .. }
@@ -183,7 +183,7 @@ impl Bench {
         Self { natural: true, ..self }
     }
 
-    /// What names it between processes: the name of its first series.
+    /// Returns what names it between processes: the name of its first series.
     pub fn id(&self) -> String {
         self.series.first().map(Series::name).unwrap_or_default()
     }
@@ -237,7 +237,7 @@ pub const GROUPS: [(&str, &str); 11] = [
     ("Footprint", "memory beyond what was asked for and written, by the operating system's count"),
 ];
 
-/// A line about a group.
+/// Returns a line about a group.
 pub fn about(group: &str) -> &'static str {
     let own = [
         ("Tracking", "what a tracking level costs, against none"),
@@ -251,7 +251,7 @@ pub fn about(group: &str) -> &'static str {
     GROUPS.iter().chain(&own).find(|(name, _)| *name == group).map_or("", |(_, about)| about)
 }
 
-/// All suites.
+/// Returns all suites.
 pub fn all() -> [Suite; 4] {
     [
         Suite { name: "memory", columns: Columns::Allocators, benches: memory() },
@@ -261,7 +261,7 @@ pub fn all() -> [Suite; 4] {
     ]
 }
 
-/// The benchmark that `id` names, in whatever suite.
+/// Returns the benchmark that `id` names, in whatever suite.
 pub fn bench(id: &str) -> Option<Bench> {
     all().into_iter().flat_map(|suite| suite.benches).find(|bench| bench.id() == id)
 }
@@ -276,7 +276,7 @@ impl Suite {
         }
     }
 
-    /// The suite with those benchmarks that `filter` lets through.
+    /// Returns the suite with those benchmarks that `filter` lets through.
     pub fn filtered(mut self, filter: &Filter) -> Self {
         let name = self.name;
         self.benches
@@ -288,7 +288,7 @@ impl Suite {
 /// The sizes that most kernels are run with.
 const SIZES: [usize; 5] = [64, 4 << 10, 64 << 10, 1 << 20, 16 << 20];
 
-/// A size for people: `64 KiB`.
+/// Returns a size for people: `64 KiB`.
 pub fn bytes_text(bytes: usize) -> String {
     match bytes {
         0..1024 => format!("{bytes} B"),
@@ -338,7 +338,7 @@ fn memory() -> Vec<Bench> {
     benches
 }
 
-/// The promised names: sizes in turn, `rounds` times.
+/// Returns the promised names: sizes in turn, `rounds` times.
 fn pool_blocks(label: &str, sizes: &[usize], rounds: usize) -> Bench {
     let work = Work::Batch(sizes.repeat(rounds));
     let mut bench = Bench::new("Memory Pool Allocation", label, work);

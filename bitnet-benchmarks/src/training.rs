@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use crate::sampling::{Plan, sample};
 
-/// The story model's widths, with few stories in a step: the more often a step ends, the more its bookkeeping weighs.
+/// Returns the story model's widths, with few stories in a step: the more often a step ends, the more its bookkeeping weighs.
 fn config() -> TrainConfig {
     TrainConfig {
         name: "measured".to_owned(),

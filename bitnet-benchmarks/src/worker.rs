@@ -54,7 +54,7 @@ impl Request {
         }
     }
 
-    /// The arguments that say this.
+    /// Returns the arguments that say this.
     pub fn arguments(&self) -> Vec<String> {
         let numbers = [("--warm-up", self.warm_up), ("--sample", self.sample)];
         let mut arguments =
@@ -80,7 +80,7 @@ pub struct Answer {
     pub samples: Vec<Vec<f64>>,
 }
 
-/// The whole of a program that measures: reads the request from the arguments, prints the answer.
+/// Returns the whole of a program that measures: reads the request from the arguments, prints the answer.
 pub fn main() -> ExitCode {
     let request = match Request::try_parse() {
         Ok(request) => request,
@@ -126,7 +126,7 @@ pub fn measure(bench: &Bench, subject: Subject, plan: &Plan) -> Result<Vec<Vec<f
     }
 }
 
-/// A pool that the system alone bounds.
+/// Returns a pool that the system alone bounds.
 fn pool(level: TrackingLevel) -> Result<HybridMemoryPool, String> {
     let tracked = level != TrackingLevel::None;
     let config = MemoryPoolConfig {
@@ -140,7 +140,7 @@ fn pool(level: TrackingLevel) -> Result<HybridMemoryPool, String> {
 /// Runs a benchmark on these blocks; the samples of each of its series.
 ///
 /// # Errors
-/// As [`measure`].
+/// Same as [`measure`].
 pub fn run<B: Blocks>(bench: &Bench, blocks: &B, plan: &Plan) -> Result<Vec<Vec<f64>>, String> {
     let one = |samples: Result<Vec<f64>, Refused>| samples.map(|samples| vec![samples]);
     let samples = match &bench.work {

@@ -1,4 +1,4 @@
-//! Models from a hub: found in the cache, or downloaded.
+//! Downloads of models from a hub.
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -14,14 +14,14 @@ use bitnet_hub::{Event, Hub, HubError, Listing, ModelName, Pulled, Settings, Sta
 use crate::interrupt::Listener;
 use crate::output::{self, Output, Progress, without_controls};
 
-/// How often Ctrl-C is looked for during a pause.
+/// Poll interval for Ctrl-C during a pause.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// The path of a model: from the cache, or downloaded. Of several models in a repository, the best for this machine is taken and named.
-/// `None` if the user stopped it.
+/// Returns the path of a cached or downloaded model; `None` if the user stopped the download. Of several models in a
+/// repository, selects the best for this machine and prints its name.
 ///
 /// # Errors
-/// If it can't be had.
+/// If the model is not available.
 pub(crate) fn model(
     name: &ModelName,
     offline: bool,
@@ -47,7 +47,7 @@ pub(crate) fn model(
     Ok(downloads.take(&listing, &selection)?.map(|_| downloads.path(&listing, &selection)))
 }
 
-/// What of a repository is to be downloaded; says so.
+/// Selects the files to download and prints the selection.
 fn select(name: &ModelName, listing: &Listing, output: &mut Output) -> Result<Selection> {
     let files = listing.found();
     if let Some(file) = &name.file {
@@ -67,22 +67,22 @@ fn words(recommended: &Recommended) -> String {
     format!("{} ({size}; {why})", without_controls(file))
 }
 
-/// Memory that a model may take, if the system tells.
+/// Returns the memory available for a model, if known.
 fn memory() -> Option<u64> {
     DeviceCapabilities::without_bandwidth(&Device::Cpu).available_memory
 }
 
-/// Settings of the environment, and whether to send nothing.
+/// Returns the settings from the environment and `--offline`.
 ///
 /// # Errors
-/// If a variable can't be used.
+/// If a variable is invalid.
 pub(crate) fn settings(offline: bool) -> Result<Settings> {
     let mut settings = Settings::from_environment()?;
     settings.offline |= offline;
     Ok(settings)
 }
 
-/// Downloads that show their progress and stop at Ctrl-C.
+/// Downloads with progress, which stop on Ctrl-C.
 pub(crate) struct Downloads<'o> {
     hub: Hub,
     show: Show,
@@ -90,10 +90,10 @@ pub(crate) struct Downloads<'o> {
 }
 
 impl<'o> Downloads<'o> {
-    /// From the hub of `settings`; `quiet` shows nothing.
+    /// Connects to the hub of `settings`; `quiet` hides progress.
     ///
     /// # Errors
-    /// If certificates or proxies can't be used.
+    /// If certificates or proxies are invalid.
     pub(crate) fn new(settings: Settings, quiet: bool, output: &'o mut Output) -> Result<Self> {
         let listener = Rc::new(Listener::new());
         let hub = Hub::new(settings)?.pausing_with({
@@ -104,10 +104,10 @@ impl<'o> Downloads<'o> {
         Ok(Self { hub, show, output })
     }
 
-    /// The files of a repository; `None` if the user stopped it.
+    /// Lists a repository; `None` if the user stopped it.
     ///
     /// # Errors
-    /// If they can't be had.
+    /// If the listing fails.
     pub(crate) fn list(&mut self, name: &ModelName) -> Result<Option<Listing>> {
         let (show, output) = (&mut self.show, &mut *self.output);
         let watch = &mut |event: Event<'_>| show.event(event, output);
@@ -117,10 +117,10 @@ impl<'o> Downloads<'o> {
         }
     }
 
-    /// Downloads what is not there; `None` if the user stopped it.
+    /// Downloads missing files; `None` if the user stopped it.
     ///
     /// # Errors
-    /// If a file can't be had.
+    /// If a download fails.
     pub(crate) fn take(
         &mut self,
         listing: &Listing,
@@ -159,18 +159,18 @@ impl<'o> Downloads<'o> {
         Ok(pulled)
     }
 
-    /// Ctrl-C that came when nothing was being received counts, too.
+    /// Also checks for Ctrl-C while no data is received.
     fn check_stopped(&self) -> Result<(), HubError> {
         if self.show.listener.asked() { Err(HubError::Stopped) } else { Ok(()) }
     }
 
-    /// The path to run.
+    /// Returns the path to run.
     pub(crate) fn path(&self, listing: &Listing, selection: &Selection) -> PathBuf {
         self.hub.cache(listing).shown(&listing.commit, selection.run.as_deref())
     }
 }
 
-/// Sleeps, or wakes when Ctrl-C comes.
+/// Sleeps until the time is over or Ctrl-C arrives.
 fn wait(pause: Duration, listener: &Listener) {
     let mut left = pause;
     while !left.is_zero() && !listener.asked() {
@@ -185,11 +185,11 @@ fn arrival(file: &Pulled) -> String {
     match file.state {
         State::Present => format!("{size}, was here"),
         State::Downloaded => size,
-        State::Resumed(from) => format!("{size}, of which {} were here", output::bytes(from)),
+        State::Resumed(from) => format!("{size}, resumed after {}", output::bytes(from)),
     }
 }
 
-/// What is shown of downloads.
+/// The progress display of downloads.
 struct Show {
     progress: Option<Progress>,
     waiting: bool,
@@ -207,15 +207,15 @@ impl Show {
             Event::Progress { .. } => {}
             Event::Waiting { file } => {
                 if !std::mem::replace(&mut self.waiting, true) {
-                    self.say(file, "another program downloads it; waiting", output);
+                    self.say(file, "waiting for another program that downloads it", output);
                 }
             }
             Event::Again { file, why, pause } => {
                 let pause = pause.as_secs();
-                self.say(file, &format!("{why}; trying again in {pause} s"), output);
+                self.say(file, &format!("{why}; retrying in {pause} s"), output);
             }
             Event::FromTheBeginning { file, why } => {
-                self.say(file, &format!("from the beginning: {why}"), output);
+                self.say(file, &format!("restarting: {why}"), output);
             }
         }
         if self.listener.asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }

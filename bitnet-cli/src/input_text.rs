@@ -1,4 +1,4 @@
-//! Texts that commands read: prompts, files and standard input, each with a bound on its size.
+//! Input texts: prompts, files and standard input, with size limits.
 
 use std::fs::{File, FileType, Metadata};
 use std::io::{IsTerminal, Read};
@@ -9,17 +9,17 @@ use anyhow::{Context, Result, bail};
 use crate::args::TextArgs;
 use crate::output::bytes;
 
-/// Bytes of the longest prompt.
+/// Maximum size of a prompt in bytes.
 pub(crate) const LONGEST_PROMPT: u64 = 64 << 20;
-/// Bytes of the longest text that is measured or calibrated with.
+/// Maximum size of a text for measurements and calibration in bytes.
 pub(crate) const LONGEST_TEXT: u64 = 256 << 20;
-/// Bytes of the longest file of settings: templates, ranges, conversations, run files.
+/// Maximum size of templates, ranges, conversations and run files in bytes.
 pub(crate) const LONGEST_SETTINGS: u64 = 64 << 20;
 
-/// The text that a command line gives: its words joined by blanks, `--prompt`, `--file`, or standard input.
+/// Returns the text of a command line: its words joined by spaces, `--prompt`, `--file`, or standard input.
 ///
 /// # Errors
-/// If there is none, or it can't be read, is too long or no UTF-8.
+/// If there is none, or it can't be read, is too long or not UTF-8.
 pub(crate) fn prompt(args: &TextArgs) -> Result<String> {
     if let Some(text) = &args.prompt {
         return Ok(text.clone());
@@ -29,12 +29,12 @@ pub(crate) fn prompt(args: &TextArgs) -> Result<String> {
     }
     match args.words.as_slice() {
         [] if std::io::stdin().is_terminal() => {
-            bail!("there is no text: give one, as in: bitnet run \"Once upon a time\"")
+            bail!("there is no text: add one, as in: bitnet run \"Once upon a time\"")
         }
         [] => {
             let text = without_last_break(read_text(Path::new("-"), LONGEST_PROMPT)?);
             if text.is_empty() {
-                bail!("there is no text: no argument is given and standard input is empty");
+                bail!("there is no text: there is no argument and standard input is empty");
             }
             Ok(text)
         }
@@ -43,10 +43,10 @@ pub(crate) fn prompt(args: &TextArgs) -> Result<String> {
     }
 }
 
-/// A text of at most `most` bytes; `-` is standard input.
+/// Reads a text of at most `most` bytes; `-` is standard input.
 ///
 /// # Errors
-/// If it can't be read, is too long or no UTF-8.
+/// If it can't be read, is too long or not UTF-8.
 pub(crate) fn read_text(path: &Path, most: u64) -> Result<String> {
     let bytes = read(path, most)?;
     String::from_utf8(bytes).map_err(|error| {
@@ -55,7 +55,7 @@ pub(crate) fn read_text(path: &Path, most: u64) -> Result<String> {
     })
 }
 
-/// The contents of a file or a pipe of at most `most` bytes; `-` is standard input.
+/// Reads a file or a pipe of at most `most` bytes; `-` is standard input.
 ///
 /// # Errors
 /// If it can't be read, is too long, or is a folder, a device or a socket.
@@ -66,7 +66,7 @@ pub(crate) fn read(path: &Path, most: u64) -> Result<Vec<u8>> {
     }
     let data = std::fs::metadata(path).with_context(failed)?;
     if let Some(what) = no_file(data.file_type()) {
-        bail!("{} is {what}; a file, a pipe or - is needed", shown(path));
+        bail!("{} is {what}; use a file, a pipe or -", shown(path));
     }
     check_length(&data, path, most)?;
     bounded(File::open(path).with_context(failed)?, path, most)
@@ -75,7 +75,7 @@ pub(crate) fn read(path: &Path, most: u64) -> Result<Vec<u8>> {
 fn check_length(data: &Metadata, path: &Path, most: u64) -> Result<()> {
     if data.len() > most {
         let (length, most) = (bytes(data.len()), bytes(most));
-        bail!("{} has {length}; at most {most} are read: give a part of it", shown(path));
+        bail!("{} has {length}; the limit is {most}: use a part of it", shown(path));
     }
     Ok(())
 }
@@ -85,12 +85,12 @@ fn bounded(source: impl Read, path: &Path, most: u64) -> Result<Vec<u8>> {
     let read = source.take(most.saturating_add(1)).read_to_end(&mut contents);
     read.with_context(|| format!("can't read {}", shown(path)))?;
     if contents.len() as u64 > most {
-        bail!("{} has more than {}; give a part of it", shown(path), bytes(most));
+        bail!("{} has more than {}; use a part of it", shown(path), bytes(most));
     }
     Ok(contents)
 }
 
-/// What stands at a path that is neither a file nor a pipe.
+/// Describes a path that is neither a file nor a pipe.
 fn no_file(kind: FileType) -> Option<&'static str> {
     if kind.is_dir() {
         return Some("a folder");

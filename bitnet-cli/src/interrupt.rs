@@ -1,4 +1,4 @@
-//! Ctrl-C and, on Unix, SIGTERM: they end the program, or stop the work that asked to be stopped.
+//! Handling of Ctrl-C and, on Unix, SIGTERM: they end the program, or stop work that registered a listener.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
@@ -8,7 +8,7 @@ use crate::output::document;
 
 /// Ctrl-C.
 const INTERRUPT: u8 = 2;
-/// What `timeout`, service managers and shutdowns send.
+/// The signal of `timeout`, service managers and shutdowns.
 const TERMINATE: u8 = 15;
 
 static LISTENING: AtomicBool = AtomicBool::new(false);
@@ -16,7 +16,7 @@ static ASKED: AtomicBool = AtomicBool::new(false);
 /// The last signal; 0 before the first one.
 static SIGNAL: AtomicU8 = AtomicU8::new(0);
 
-/// Takes over both signals. Unless someone is listening, or if it is the second one, a signal ends the program.
+/// Installs handlers for both signals. A signal ends the program unless a listener exists; a second signal always does.
 pub(crate) fn install() -> Result<()> {
     listen(|signal| {
         SIGNAL.store(signal, Ordering::SeqCst);
@@ -44,7 +44,7 @@ fn listen(handle: impl Fn(u8) + Send + 'static) -> Result<()> {
     Ok(ctrlc::set_handler(move || handle(INTERRUPT))?)
 }
 
-/// The exit code of a program that a signal ended: 128 and its number, as shells count.
+/// Returns the exit code after a signal: 128 plus its number, as in shells.
 pub(crate) fn exit_code() -> u8 {
     128 + match SIGNAL.load(Ordering::SeqCst) {
         0 => INTERRUPT,
@@ -52,34 +52,34 @@ pub(crate) fn exit_code() -> u8 {
     }
 }
 
-/// Whether a signal came while the last listener lived, even if it came too late for the work to stop.
+/// Returns whether a signal arrived during the last listener's life, even if too late for the work to stop.
 pub(crate) fn asked() -> bool {
     ASKED.load(Ordering::SeqCst)
 }
 
-/// Whether the last signal was not the user's Ctrl-C: the program is to end, not only what it does.
+/// Returns whether the last signal was SIGTERM, which ends the program and not only the current work.
 pub(crate) fn terminated() -> bool {
     SIGNAL.load(Ordering::SeqCst) == TERMINATE
 }
 
-/// While it lives, the first signal only asks to stop.
+/// A listener: while it lives, the first signal only requests a stop.
 #[derive(Debug)]
 pub(crate) struct Listener(());
 
 impl Listener {
-    /// Begins to listen.
+    /// Registers a listener.
     pub(crate) fn new() -> Self {
         ASKED.store(false, Ordering::SeqCst);
         LISTENING.store(true, Ordering::SeqCst);
         Self(())
     }
 
-    /// Whether a signal has come.
+    /// Returns whether a signal has arrived.
     pub(crate) fn asked(&self) -> bool {
         asked()
     }
 
-    /// The flag itself, for work that watches it.
+    /// Returns the flag for work that polls it.
     pub(crate) fn flag(&self) -> &'static AtomicBool {
         &ASKED
     }

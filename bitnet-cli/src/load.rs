@@ -1,4 +1,4 @@
-//! From the command line to a loaded model.
+//! Loading of the model selected on the command line.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -20,23 +20,23 @@ use crate::args::Cli;
 use crate::input_text::{self, LONGEST_SETTINGS};
 use crate::output::{Output, bytes};
 
-/// Bytes of keys and values that are reserved without a look at the memory of the machine.
+/// KV cache size in bytes below which free memory is not checked.
 const SMALL_CONTEXT: u64 = 64 << 20;
-/// Bytes of text that are cut into tokens without a look at the context.
+/// Text size in bytes below which the context is not checked before tokenization.
 const SHORT_TEXT: usize = 1 << 20;
 
-/// The model that is meant: `positional`, `--model`, or the embedded one.
+/// Returns the selected model: `positional`, `--model`, or the embedded one.
 pub(crate) fn source<'a>(cli: &'a Cli, positional: Option<&'a Path>) -> Result<ModelSource<'a>> {
     match (positional, cli.model.model.as_deref()) {
         (Some(_), Some(_)) => {
-            bail!("the model is given twice: as an argument and with --model; give it once")
+            bail!("the model is set twice: as an argument and with --model; set it once")
         }
         (Some(path), None) | (None, Some(path)) => Ok(ModelSource::Path(path)),
         (None, None) => Ok(ModelSource::Embedded),
     }
 }
 
-/// The options for loading that the command line gives.
+/// Returns the load options of the command line.
 pub(crate) fn options(cli: &Cli) -> Result<LoadOptions> {
     let chat_template = cli.model.chat_template.as_deref().map(template_choice).transpose()?;
     let calibration = match &cli.model.calibration {
@@ -59,8 +59,8 @@ pub(crate) fn options(cli: &Cli) -> Result<LoadOptions> {
     })
 }
 
-/// Refuses files of options that are not there or can't be used, before a model is looked for or downloaded. Pipes can be read only
-/// once, and are left for later.
+/// Checks files of options before a model is searched or downloaded. Pipes are not checked, because they can be read only
+/// once.
 pub(crate) fn check_files(cli: &Cli) -> Result<()> {
     let pipe = |path: &Option<PathBuf>| {
         let data = path.as_ref().and_then(|path| std::fs::metadata(path).ok());
@@ -72,8 +72,8 @@ pub(crate) fn check_files(cli: &Cli) -> Result<()> {
     options(cli).map(drop)
 }
 
-/// The chat template that `--chat-template` means: a built-in one by its name, which comes before a file of that name
-/// (`./chatml` is the file); else a file; else one of the model's own by its name.
+/// Returns the chat template of `--chat-template`: a built-in one by name, which precedes a file of that name
+/// (`./chatml` is the file); else a file; else one of the model's by name.
 fn template_choice(asked: &Path) -> Result<TemplateChoice> {
     if let Some(builtin) = asked.to_str().and_then(Builtin::from_name) {
         return Ok(TemplateChoice::Builtin(builtin));
@@ -91,34 +91,34 @@ fn template_choice(asked: &Path) -> Result<TemplateChoice> {
     }
 }
 
-/// Where prepared weights are kept; what there is to tell about them goes to standard error.
+/// Returns the cache of prepared weights; its messages go to standard error.
 pub(crate) fn cache() -> Option<PreparedCache> {
     let mut cache = PreparedCache::new(PreparedCache::default_folder()?);
     cache.notice = Notice::new(|text| {
-        // A remark that can't be shown is no reason to stop.
+        // A failure to print a remark is not an error.
         let _ = writeln!(std::io::stderr(), "{text}");
     });
     Some(cache)
 }
 
-/// The back end that the command line names.
+/// Returns the back end of the command line.
 pub(crate) fn backend(cli: &Cli) -> Result<Arc<dyn Backend>> {
     let options = CpuOptions { threads: cli.general.threads, isa: None };
     Ok(backend_by_name(cli.model.backend.name(), options)?)
 }
 
-/// Loads the model that `--model` names, showing progress.
+/// Loads the model of `--model`, with progress.
 pub(crate) fn model(cli: &Cli, output: &mut Output) -> Result<Model> {
     model_on(backend(cli)?, cli, output)
 }
 
-/// As [`model`], with all that it holds in `pool`.
+/// Like [`model`], with all memory from `pool`.
 pub(crate) fn model_in(pool: &HybridMemoryPool, cli: &Cli, output: &mut Output) -> Result<Model> {
     let options = CpuOptions { threads: cli.general.threads, isa: None };
     model_on(backend_in_pool(cli.model.backend.name(), options, pool)?, cli, output)
 }
 
-/// Loads a model on a back end of its own, showing progress.
+/// Loads a model on its own back end, with progress.
 pub(crate) fn model_at(
     source: ModelSource<'_>,
     options: &LoadOptions,
@@ -152,7 +152,7 @@ fn load(
     Ok(model)
 }
 
-/// A sequence with the room that the command line asks for.
+/// Returns a session with the context length of the command line.
 pub(crate) fn session<'m>(cli: &Cli, model: &'m Model, output: &mut Output) -> Result<Session<'m>> {
     if let Some(asked) = cli.model.ctx {
         check_memory(cli, model, asked)?;
@@ -161,7 +161,7 @@ pub(crate) fn session<'m>(cli: &Cli, model: &'m Model, output: &mut Output) -> R
     Ok(model.session(cli.model.ctx)?)
 }
 
-/// Says that a text is longer than those that the model was trained on.
+/// Warns about a text longer than the trained context.
 pub(crate) fn warn_beyond_training(model: &Model, tokens: usize, output: &mut Output) {
     let trained = model.config().context;
     if tokens > trained {
@@ -171,7 +171,7 @@ pub(crate) fn warn_beyond_training(model: &Model, tokens: usize, output: &mut Ou
     }
 }
 
-/// Refuses a context whose keys and values do not fit into the memory that is free.
+/// Rejects a context whose KV cache exceeds free memory.
 fn check_memory(cli: &Cli, model: &Model, context: usize) -> Result<()> {
     let position = model.decoder().token_cost(cli.model.kv.into())?.kv_position_bytes as u64;
     let needed = position.saturating_mul(context as u64);
@@ -191,10 +191,10 @@ fn check_memory(cli: &Cli, model: &Model, context: usize) -> Result<()> {
     Ok(())
 }
 
-/// Refuses a text that can't fit into the context, before it is cut into tokens.
+/// Rejects a text that can't fit the context, before tokenization.
 ///
 /// # Errors
-/// If even the longest tokens of the vocabulary make more tokens of `text` than `capacity`.
+/// If `text` needs more than `capacity` tokens even with the longest tokens of the vocabulary.
 pub(crate) fn check_length(model: &Model, text: &str, capacity: usize) -> Result<()> {
     if text.len() <= SHORT_TEXT {
         return Ok(());
@@ -218,7 +218,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_template_is_built_in_or_a_file_or_one_of_the_models() {
+    fn chat_template_resolution_order() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("chatml");
         std::fs::write(&file, "x").unwrap();

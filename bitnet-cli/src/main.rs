@@ -1,4 +1,4 @@
-//! The `bitnet` program: runs, checks and trains ternary language models.
+//! The `bitnet` program: runs, verifies, converts and trains ternary language models.
 #![forbid(unsafe_code)]
 
 mod args;
@@ -21,9 +21,9 @@ use crate::args::{Cli, Command};
 use crate::commands::Outcome;
 use crate::output::{Output, document};
 
-/// The exit code for wrong usage and unusable input.
+/// The exit code for usage errors and unusable input.
 const UNUSABLE: u8 = 2;
-/// The exit code of a program that a panic ended, as without `main`.
+/// The exit code of a panic, Rust's default.
 const PANICKED: u8 = 101;
 
 fn main() -> ExitCode {
@@ -36,7 +36,7 @@ fn main() -> ExitCode {
         document::require();
     }
     let mut output = Output::new(&cli.general);
-    // The panic itself is reported by its hook; what is left is the exit code and the document.
+    // The panic hook has printed the message; exit code and JSON document remain.
     let result = catch_unwind(AssertUnwindSafe(|| {
         interrupt::install().and_then(|()| work(&mut cli, &mut output))
     }));
@@ -57,11 +57,11 @@ fn main() -> ExitCode {
         Ok(Outcome::Done) => 0,
         Ok(Outcome::CheckFailed) => 1,
         Ok(Outcome::Interrupted) => {
-            // The exit code tells whoever no longer reads.
+            // If the reader is gone, the exit code is enough.
             let _ = document::fail("interrupted", "interrupted");
             interrupt::exit_code()
         }
-        // Whoever read the output has seen enough.
+        // The reader closed the pipe on purpose.
         Err(error) if output::is_closed_pipe(&error) => 0,
         Err(error) => {
             output.error(&error);
@@ -71,7 +71,7 @@ fn main() -> ExitCode {
     })
 }
 
-/// Prints the help, the version, or what is wrong with a command line; the exit code.
+/// Prints help, version or a usage error and returns the exit code.
 fn explain(error: &clap::Error, args: &[OsString]) -> u8 {
     let printed = error.print().and_then(|()| io::Write::flush(&mut io::stdout()));
     if error.use_stderr() {
@@ -93,7 +93,7 @@ fn explain(error: &clap::Error, args: &[OsString]) -> u8 {
     }
 }
 
-/// Finds the models that the command line names, then does what it asks.
+/// Resolves the models of the command line, then runs the command.
 fn work(cli: &mut Cli, output: &mut Output) -> anyhow::Result<Outcome> {
     if !model_path::resolve(cli, output)? {
         return Ok(Outcome::Interrupted);

@@ -1,14 +1,14 @@
-//! Models as they are typed: files, folders, and names on a hub.
+//! Resolution of model arguments: files, folders, and names on a hub.
 //!
-//! | typed | taken for |
+//! | argument | meaning |
 //! |---|---|
-//! | a path that exists | that file or folder; in a folder with one GGUF model and no settings of a Hugging Face model, that model |
+//! | an existing path | that file or folder; for a folder with one GGUF model and no Hugging Face settings, that model |
 //! | `hf:OWNER/NAME…` | a model on a hub |
-//! | `OWNER/NAME…` where there is no `OWNER` in the current folder, and `NAME` does not end like a file | a model on a hub |
-//! | anything else | a path, which is not there |
+//! | `OWNER/NAME…` if there is no `OWNER` in the current folder, and `NAME` has no file extension | a model on a hub |
+//! | anything else | a missing path |
 //!
-//! A model on a hub is looked for in the cache, then downloaded. Commands that look at files (`inspect`, `verify`, `convert`, `compare`)
-//! download only what is written with `hf:`: a folder whose name is mistyped must not become gigabytes.
+//! A model on a hub is searched in the cache, then downloaded. Commands that usually work on files (`inspect`, `verify`,
+//! `convert`, `compare`) download only names with `hf:`, so that a mistyped folder does not start a download.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -21,10 +21,10 @@ use crate::args::{Cli, Command};
 use crate::load;
 use crate::output::Output;
 
-/// The beginning of a name on a hub.
+/// The prefix of a name on a hub.
 const PREFIX: &str = "hf:";
 
-/// Endings of files, which no model of a hub is taken for.
+/// File extensions, which exclude a name on a hub.
 const FILE_ENDINGS: &[&str] = &[
     "bin",
     "ckpt",
@@ -40,15 +40,15 @@ const FILE_ENDINGS: &[&str] = &[
     "zip",
 ];
 
-/// Files that show that a folder is a Hugging Face model.
+/// Files that identify a Hugging Face folder.
 const SETTINGS: &[&str] =
     &["config.json", "model.safetensors", "model.safetensors.index.json", "tokenizer.json"];
 
-/// Replaces the models on the command line by paths on this machine, downloading what is on a hub. Answers whether to go on: `false`
-/// if the user stopped a download.
+/// Replaces the models on the command line by local paths, downloading them if necessary. Returns `false` if the user
+/// stopped a download.
 ///
 /// # Errors
-/// If a name is none, or a model can't be had.
+/// If a name is invalid or a model is not available.
 pub(crate) fn resolve(cli: &mut Cli, output: &mut Output) -> Result<bool> {
     if let Some(name) = cli.model.hf_repo.take() {
         let name = if name.starts_with(PREFIX) { name } else { format!("{PREFIX}{name}") };
@@ -73,7 +73,7 @@ pub(crate) fn resolve(cli: &mut Cli, output: &mut Output) -> Result<bool> {
         | Command::Tokenize(_)
         | Command::Perplexity(_)
         | Command::Calibrate(_) => {}
-        // These use no model.
+        // These commands use no model.
         Command::Cache(_)
         | Command::Pull(_)
         | Command::List
@@ -91,26 +91,26 @@ pub(crate) fn resolve(cli: &mut Cli, output: &mut Output) -> Result<bool> {
     Ok(true)
 }
 
-/// Refuses a model that is named twice, before any is looked for.
+/// Rejects a model that is set twice, before any is searched.
 fn check_given_once(cli: &Cli) -> Result<()> {
     let option = cli.model.model.is_some();
     match &cli.command {
         Command::Inspect(args) => load::source(cli, args.path.as_deref()).map(drop),
         Command::Verify(args) => load::source(cli, args.path.as_deref()).map(drop),
         Command::Convert(_) if option => {
-            bail!("the model is given twice: write `bitnet convert IN OUT` without --model")
+            bail!("the model is set twice: write `bitnet convert IN OUT` without --model")
         }
         Command::Compare(_) if option => {
-            bail!("the models are given twice: write `bitnet compare A B` without --model")
+            bail!("the models are set twice: write `bitnet compare A B` without --model")
         }
         Command::Bench(args) if args.save.is_some() && args.model.len() > 1 => {
-            bail!("a run file is about one model; give --model once, or save one run for each")
+            bail!("a run file has one model; use --model once, or save one run per model")
         }
         _ => Ok(()),
     }
 }
 
-/// The path of a model on this machine; `None` if the user stopped the download.
+/// Returns the local path of a model; `None` if the user stopped the download.
 fn local(
     path: &Path,
     offline: bool,
@@ -136,7 +136,7 @@ fn local(
     }
 }
 
-/// Refuses a name that is neither a path nor a model in the cache.
+/// Rejects a name that is neither a path nor a cached model.
 fn check_cached(name: &ModelName) -> Result<()> {
     match bitnet_hub::Settings::from_environment()?.cache.find(name) {
         Err(error @ HubError::NotCached { .. }) => {
@@ -145,7 +145,7 @@ fn check_cached(name: &ModelName) -> Result<()> {
             );
             Err(error).context(hint)
         }
-        // What else is wrong is found again, and said, by whoever opens it.
+        // Other problems are reported when the file is opened.
         _ => Ok(()),
     }
 }
@@ -161,7 +161,7 @@ fn fetch(name: &ModelName, _: bool, _: &mut Output) -> Result<Option<PathBuf>> {
     Ok(Some(found.context("this program was built without downloads")?))
 }
 
-/// The name on a hub that `path` stands for, if it does.
+/// Returns the name on a hub that `path` means, if any.
 fn name_on_hub(path: &Path) -> Result<Option<ModelName>> {
     let Some(text) = path.to_str() else { return Ok(None) };
     if path.exists() {
@@ -180,7 +180,7 @@ fn name_on_hub(path: &Path) -> Result<Option<ModelName>> {
     }))
 }
 
-/// The GGUF model in `folder` if there is one and nothing of a Hugging Face model; else the folder.
+/// Returns the only GGUF model in `folder` if there are no Hugging Face files; else the folder.
 fn only_gguf(folder: &Path) -> Result<PathBuf> {
     if SETTINGS.iter().any(|name| folder.join(name).exists()) {
         return Ok(folder.to_owned());
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_stands_for_its_only_gguf_model() {
+    fn a_folder_resolves_to_its_only_gguf_model() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path();
         let add = |name: &str| std::fs::write(path.join(name), b"x").unwrap();

@@ -1,4 +1,4 @@
-//! Files that commands write where the user says: one that is there already is replaced only if the same command wrote it.
+//! Output files: an existing file is replaced only if the same command wrote it.
 
 use std::fs::Metadata;
 use std::io::{ErrorKind, Read};
@@ -6,43 +6,43 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
-/// Largest file that is read to find out what it is, in bytes.
+/// Maximum size of an existing file that is identified, in bytes.
 const MAX_BYTES: u64 = 64 << 20;
 
-/// A kind of file that a command writes.
+/// An output file.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct OutputFile<'a> {
-    /// Where it is to be.
+    /// Its path.
     pub(crate) path: &'a Path,
-    /// What it is, with its article: `a saved conversation`.
+    /// Its kind, with the article: `a saved conversation`.
     pub(crate) what: &'static str,
-    /// Whether bytes are those of such a file.
+    /// Returns whether bytes have the format of this kind.
     pub(crate) is_one: fn(&[u8]) -> bool,
 }
 
 impl OutputFile<'_> {
-    /// Refuses a name at which anything else stands; to be called before long work, too.
+    /// Rejects a path with anything else; call it before long work as well.
     ///
     /// # Errors
-    /// If a file of another kind, a folder, a link or a special file is there.
+    /// If the path is a file of another kind, a folder, a link or a special file.
     pub(crate) fn check(&self) -> Result<()> {
         self.is_there().map(drop)
     }
 
-    /// Whether a file is there that is replaced.
+    /// Returns whether an existing file will be replaced.
     fn is_there(&self) -> Result<bool> {
         let shown = self.path.display();
         let found = match std::fs::symlink_metadata(self.path) {
             Ok(found) => found,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
-            Err(error) => return Err(error).with_context(|| format!("can't look at {shown}")),
+            Err(error) => return Err(error).with_context(|| format!("can't inspect {shown}")),
         };
         if !found.is_file() {
             bail!("{shown} is not a regular file and is not replaced; choose another name");
         }
-        // An empty file has nothing to lose.
+        // An empty file has no contents to lose.
         if found.len() > 0 && !self.holds_one(&found)? {
-            bail!("{shown} is there already and is not {}; choose another name", self.what);
+            bail!("{shown} already exists and is not {}; choose another name", self.what);
         }
         Ok(true)
     }
@@ -58,12 +58,12 @@ impl OutputFile<'_> {
         Ok((self.is_one)(&bytes))
     }
 
-    /// Writes the file so that it is there whole or not at all.
+    /// Writes the file atomically.
     ///
     /// # Errors
-    /// As [`OutputFile::check`], and if it can't be written.
+    /// Same as [`OutputFile::check`], and if it can't be written.
     pub(crate) fn write(&self, bytes: &[u8]) -> Result<()> {
-        // A file that appears after the look is not replaced.
+        // A file that appears after the check is not replaced.
         let written = match self.is_there()? {
             true => bitnet_formats::write_whole_file(self.path, bytes),
             false => bitnet_formats::write_new_file(self.path, bytes),

@@ -1,4 +1,4 @@
-//! Low-rank adapters (LoRA) as the PEFT library saves them, merged into the weights: `W + factor B A`.
+//! LoRA adapters of the PEFT library, merged into the weights: `W + factor B A`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -19,7 +19,7 @@ use crate::plan::tensor_error;
 use crate::tensors::{HeadRows, ModelTensor};
 use crate::{Error, Result};
 
-/// The prefix that PEFT puts before the base model's names.
+/// PEFT's prefix of the base model's names.
 const PREFIX: &str = "base_model.model.";
 
 /// One adapted layer: `down` is `[rank, cols]`, `up` is `[rows, rank]`.
@@ -29,7 +29,7 @@ struct Pair {
     up: Vec<f32>,
 }
 
-/// Numbers as a digest: a conversion with another adapter is another conversion.
+/// The digest of the matrices, which is part of the identity of a conversion.
 impl std::fmt::Debug for Pair {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let bytes: Vec<u8> =
@@ -41,7 +41,7 @@ impl std::fmt::Debug for Pair {
     }
 }
 
-/// An adapter, whole.
+/// A loaded adapter.
 #[derive(Debug)]
 pub(crate) struct Adapter {
     name: String,
@@ -50,12 +50,15 @@ pub(crate) struct Adapter {
 }
 
 impl Adapter {
-    /// Reads the folder of an adapter for a model; `weight` is a factor on what it adds.
+    /// Loads an adapter folder for a model; `weight` scales its contribution.
     pub(crate) fn open(folder: &Path, weight: f32, tensors: &[ModelTensor]) -> Result<Self> {
         let name = folder.display().to_string();
         let path = folder.join("adapter_config.json");
         let config = read_json(&path)?.ok_or_else(|| {
-            Error::refused(&name, "no adapter_config.json in it; give the folder of a PEFT adapter")
+            Error::refused(
+                &name,
+                "there is no adapter_config.json; use the folder of a PEFT adapter",
+            )
         })?;
         let AdapterConfig { rank, factor } =
             AdapterConfig::parse(&config, &path.display().to_string(), weight)?;
@@ -88,17 +91,17 @@ impl Adapter {
         Ok(Self { name, factor, pairs })
     }
 
-    /// What messages call it.
+    /// Returns its name for messages.
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
-    /// Whether it changes a tensor.
+    /// Returns whether it changes a tensor.
     pub(crate) fn adapts(&self, tensor: &ModelTensor) -> bool {
         self.pairs.contains_key(&tensor.stem())
     }
 
-    /// The rows of a tensor with what the adapter adds; the rows themselves where it adds nothing.
+    /// Returns the rows of a tensor plus the adapter's contribution, or the rows unchanged if it does not adapt the tensor.
     pub(crate) fn merged(
         &self,
         tensor: &ModelTensor,
@@ -106,7 +109,7 @@ impl Adapter {
         rows: Arc<dyn DenseRows>,
     ) -> Arc<dyn DenseRows> {
         let Some(pair) = self.pairs.get(&tensor.stem()) else { return rows };
-        // Adapters keep the order of Hugging Face's rows.
+        // Adapters use the row order of Hugging Face.
         let from_folder = ModelConfig { rope_order: RopeOrder::Halves, ..config.clone() };
         let moved = HeadRows::of(tensor, &from_folder, config.rope_order);
         Arc::new(Merged { rows, pair: Arc::clone(pair), factor: self.factor, moved })
@@ -114,7 +117,7 @@ impl Adapter {
 }
 
 impl Pair {
-    /// From the two stored matrices; the error is a problem of shape, or of reading.
+    /// Builds the layer from its two stored matrices; the error is a wrong shape or a read error.
     fn new(
         down: &TensorView,
         up: &TensorView,
@@ -163,7 +166,7 @@ fn numbers(
     }
 }
 
-/// Rows with what an adapter adds, made as they are read.
+/// Rows plus an adapter's contribution, computed on access.
 #[derive(Debug)]
 struct Merged {
     rows: Arc<dyn DenseRows>,

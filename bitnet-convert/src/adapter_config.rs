@@ -1,5 +1,5 @@
-//! `adapter_config.json` of a PEFT adapter: the rank and the factor, and a refusal of every setting by which the adapter
-//! means something else than `W + factor B A`.
+//! `adapter_config.json` of a PEFT adapter: rank and factor. Rejects every setting that changes the meaning of
+//! `W + factor B A`.
 
 use serde_json::{Map, Value};
 
@@ -7,20 +7,20 @@ use crate::{Error, Result};
 
 /// Largest rank.
 const MAX_RANK: u64 = 1 << 16;
-/// Largest factor `lora_alpha / r`; those of trained adapters are up to some hundreds.
+/// Largest factor `lora_alpha / r`; trained adapters have up to a few hundred.
 const MAX_FACTOR: f64 = 65_536.0;
 
-/// What an adapter's settings say.
+/// The settings of an adapter.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct AdapterConfig {
-    /// Columns of `B` and rows of `A`.
+    /// The rank: columns of `B` and rows of `A`.
     pub(crate) rank: usize,
-    /// The factor on `B A`.
+    /// The factor of `B A`.
     pub(crate) factor: f32,
 }
 
 impl AdapterConfig {
-    /// Reads the settings; `file` is what messages call them, `weight` a factor that the user asks for.
+    /// Parses the settings. Messages call the file `file`; `weight` is the user's factor.
     pub(crate) fn parse(config: &Value, file: &str, weight: f32) -> Result<Self> {
         let bad =
             |field: &str, problem: String| Error::refused(format!("{file}: {field}"), problem);
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_that_change_the_sum_are_refused_by_name() {
+    fn unsupported_fields_are_named() {
         for (field, value) in [
             ("r", json!(0)),
             ("r", json!(1u64 << 40)),

@@ -1,4 +1,4 @@
-//! Mixed precision: a storage for each tensor of ordinary numbers, so that all together keep within a budget.
+//! Mixed precision: selection of a storage type per dense tensor within a budget.
 
 use std::sync::Arc;
 
@@ -16,15 +16,15 @@ use crate::plan::tensor_error;
 use crate::tensors::{self, Kind, ModelTensor};
 use crate::{Error, Result, Storage};
 
-/// Rows of a tensor that its loss is measured on, spread over all of it.
+/// The number of sampled rows for measuring the error of a tensor.
 const SAMPLED_ROWS: usize = 256;
 
-/// Types that a tensor of ordinary numbers may be given, beside its own.
+/// Candidate types of a dense tensor, besides its own.
 const SMALLER: [DenseType; 3] = [DenseType::Q8_0, DenseType::Q6_K, DenseType::Q4_0];
 
-/// A storage for each matrix of the model within the budget: names without `.weight`.
+/// Returns a storage type for each matrix within the budget, by name without `.weight`.
 ///
-/// A tensor's error is its noise over its power, times its number of weights; the errors are measured on a part of the rows.
+/// A tensor's error is its noise-to-signal ratio times its number of weights, measured on sampled rows.
 pub(crate) fn within(
     budget: Budget,
     files: &ModelFiles,
@@ -33,7 +33,7 @@ pub(crate) fn within(
     threads: usize,
 ) -> Result<Vec<(String, Storage)>> {
     if target != Target::Gguf {
-        let problem = "small types are those of GGUF files; choose a .gguf name for the result";
+        let problem = "small types need a GGUF file; choose a .gguf name for the result";
         return Err(Error::refused("a budget", problem));
     }
     let all = tensors::of(files)?;
@@ -42,7 +42,7 @@ pub(crate) fn within(
         all.iter().filter(|tensor| tensor.kind != Kind::Vector).collect();
     let pool = HybridMemoryPool::with_config(MemoryPoolConfig::unbounded())?;
     let choice = |index: usize| {
-        options.go_on()?;
+        options.check_stop()?;
         choice(files, &chooser, matrices[index], &pool)
     };
     let choices = in_parallel(matrices.len(), threads, choice, &mut |_, _| {})?;
@@ -56,7 +56,7 @@ pub(crate) fn within(
     plan.tensors.into_iter().map(|(name, chosen)| Ok((name, chosen.storage.parse()?))).collect()
 }
 
-/// The storages that a tensor may have: that which it would have, and smaller ones where that is a type of ordinary numbers.
+/// Returns the candidate storage types of a tensor: its default, and smaller ones if the default is dense.
 fn choice(
     files: &ModelFiles,
     chooser: &Chooser<'_>,
@@ -108,7 +108,7 @@ fn ordinary_rows(
     Ok(files.dense(&stem, rows, cols, pool)?.ok_or_else(|| files.missing(&stem))?)
 }
 
-/// The power of the errors over that of the numbers, in rows spread over the matrix.
+/// Returns the noise-to-signal ratio in sampled rows of the matrix.
 fn noise(rows: &dyn DenseRows, dense: DenseType) -> bitnet_quant::Result<f64> {
     let (count, cols) = (rows.rows(), rows.cols());
     let (mut numbers, mut stored) = (vec![0.0; cols], vec![0.0; cols]);

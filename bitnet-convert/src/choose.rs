@@ -1,4 +1,4 @@
-//! Which storage each tensor gets: what was asked for, else what keeps the source exactly.
+//! Selection of each tensor's storage type: the requested one, else a lossless one.
 
 use bitnet_core::backend::ActivationPrecision;
 use bitnet_core::memory::{HybridMemoryPool, MemoryPoolConfig};
@@ -17,21 +17,21 @@ use crate::plan::{same_storage, tensor_error};
 use crate::tensors::{Kind, ModelTensor};
 use crate::{Error, Result, Storage};
 
-/// What the source's ternary layers are, judged by the first of them.
+/// The kind of the source's ternary layers, from the first one.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Layers {
     /// Trits with scales of this granularity.
     Ternary(ScaleGranularity),
-    /// Full-precision masters, which absmean makes trits of.
+    /// Full-precision masters, quantised by absmean.
     Masters,
-    /// Ordinary numbers.
+    /// Dense numbers.
     Ordinary,
 }
 
-/// What a matrix is stored as whose shape the type of all others does not hold.
+/// The storage type of a matrix whose shape the common type does not support.
 const FALLBACK: Storage = Storage::Dense(DenseType::F16);
 
-/// Decides on storage types.
+/// Selects storage types.
 pub(crate) struct Chooser<'a> {
     files: &'a ModelFiles,
     options: &'a ConvertOptions,
@@ -41,7 +41,7 @@ pub(crate) struct Chooser<'a> {
 }
 
 impl<'a> Chooser<'a> {
-    /// Looks at the first ternary layer of the model.
+    /// Inspects the first ternary layer of the model.
     pub(crate) fn new(
         files: &'a ModelFiles,
         options: &'a ConvertOptions,
@@ -74,12 +74,12 @@ impl<'a> Chooser<'a> {
         Ok(Self { files, options, target, layers, precision: stored.precision })
     }
 
-    /// How the inputs of ternary layers are treated; `None` where there are none.
+    /// Returns the activation precision of ternary layers; `None` if there are none.
     pub(crate) fn precision(&self) -> Option<ActivationPrecision> {
         (self.layers != Layers::Ordinary).then_some(self.precision)
     }
 
-    /// What changes the model, in sentences.
+    /// Returns warnings about changes of the model.
     pub(crate) fn remarks(&self) -> Vec<String> {
         let mut out = Vec::new();
         match self.layers {
@@ -98,7 +98,7 @@ impl<'a> Chooser<'a> {
         out
     }
 
-    /// The storage of a matrix.
+    /// Returns the storage type of a matrix.
     pub(crate) fn storage(&self, tensor: &ModelTensor, stored: &StoredBytes) -> Result<Storage> {
         let stem = tensor.stem();
         let kept_dense = tensor.kind == Kind::Linear && self.files.is_kept_dense(&stem);
@@ -108,7 +108,7 @@ impl<'a> Chooser<'a> {
             .map(|(_, storage)| *storage)
             .next();
         if kept_dense {
-            // A type for all ternary layers is none for those that are ordinary on purpose.
+            // The type of ternary layers does not apply to layers that are dense on purpose.
             let all = self.options.linear.filter(|storage| matches!(storage, Storage::Dense(_)));
             return self.kept_dense(stored, named.or(all));
         }
@@ -129,7 +129,7 @@ impl<'a> Chooser<'a> {
         Ok(if self.rule_against(tensor, storage).is_some() { FALLBACK } else { storage })
     }
 
-    /// Why a matrix does not get the type of all others, if its shape does not allow it.
+    /// The reason why a matrix does not get the common type, if its shape does not support it.
     pub(crate) fn fallback(&self, tensor: &ModelTensor, stored: &StoredBytes) -> Option<String> {
         let stem = tensor.stem();
         let named = self.options.overrides.iter().any(|(name, _)| pattern::matches(name, &stem));
@@ -152,7 +152,7 @@ impl<'a> Chooser<'a> {
         ))
     }
 
-    /// The rule by which a storage can't hold a matrix. Packed folders have no such rule.
+    /// Returns the rule of a storage type that a matrix violates. Packed folders have no such rule.
     fn rule_against(&self, tensor: &ModelTensor, storage: Storage) -> Option<String> {
         let ternary = matches!(storage, Storage::Ternary(_));
         match self.target {
@@ -163,11 +163,11 @@ impl<'a> Chooser<'a> {
         storage.size(tensor.rows, tensor.cols).err().map(|rule| rule.to_string())
     }
 
-    /// The storage of a layer that the source's settings keep out of quantisation.
+    /// Returns the storage type of a layer that the source excludes from quantisation.
     fn kept_dense(&self, stored: &StoredBytes, asked: Option<Storage>) -> Result<Storage> {
         let what = || format!("tensor {}", stored.tensor);
         if let Some(Storage::Ternary(_)) = asked {
-            let problem = "modules_to_not_convert keeps it as it is; leave its type away";
+            let problem = "modules_to_not_convert excludes it from quantisation; omit its type";
             return Err(Error::refused(what(), problem));
         }
         let is_bitnet = self.files.config().architecture == Architecture::BitNet;
@@ -177,7 +177,7 @@ impl<'a> Chooser<'a> {
         };
         let can_say = match self.target {
             Target::HuggingFace => true,
-            // quantization_config stays in a folder of masters alone.
+            // Only a folder of masters keeps quantization_config.
             Target::Dense => online,
             Target::Gguf | Target::Mlx => !is_bitnet,
         };
@@ -189,14 +189,14 @@ impl<'a> Chooser<'a> {
         Ok(asked.unwrap_or_else(|| self.as_stored(stored)))
     }
 
-    /// The source's own type; f32 where it can't be written into the target.
+    /// Returns the source's type, or f32 if the target does not support it.
     fn as_stored(&self, stored: &StoredBytes) -> Storage {
         let same = same_storage(stored.storage);
         let fits = |storage: &Storage| self.target == Target::Gguf || storage.dtype().is_some();
         same.filter(fits).unwrap_or(Storage::Dense(DenseType::F32))
     }
 
-    /// Refuses to make trits of numbers that were never meant to be.
+    /// Rejects ternary quantisation of tensors that were not trained for it.
     fn allowed(
         &self,
         tensor: &ModelTensor,
@@ -206,15 +206,14 @@ impl<'a> Chooser<'a> {
         let Storage::Ternary(_) = storage else { return Ok(storage) };
         let what = || format!("tensor {} as {storage}", stored.tensor);
         if self.target == Target::Dense {
-            let problem =
-                "a folder of ordinary numbers holds no trits; use --to hf or a .gguf file";
+            let problem = "a dense folder holds no trits; use --to hf or a .gguf file";
             return Err(Error::refused(what(), problem));
         }
         if tensor.kind == Kind::Linear || self.target == Target::Mlx {
             if self.target == Target::Mlx
                 && !matches!(storage, Storage::Ternary(TernaryStorage::Q2_0 { .. }))
             {
-                let problem = "an MLX folder holds trits in one form; leave the type away";
+                let problem = "an MLX folder has one ternary type; omit the type";
                 return Err(Error::refused(what(), problem));
             }
             if self.layers == Layers::Ordinary && !self.options.quantize {
@@ -228,12 +227,12 @@ impl<'a> Chooser<'a> {
             Some(Storage::Ternary(_)) => Ok(storage),
             _ => Err(Error::refused(
                 what(),
-                "an embedding table or head of ordinary numbers can't be made ternary; q8_0, q6_k and q4_0 are small",
+                "a dense embedding table or head can't be made ternary; q8_0, q6_k and q4_0 are small",
             )),
         }
     }
 
-    /// The storage that keeps a layer as it is.
+    /// Returns the lossless storage type of a layer.
     fn natural(&self, tensor: &ModelTensor, stored: &StoredBytes) -> Result<Storage> {
         let granularity = match self.layers {
             Layers::Ordinary => return Ok(self.as_stored(stored)),
@@ -242,7 +241,7 @@ impl<'a> Chooser<'a> {
         };
         match self.target {
             Target::Dense => Ok(match self.as_stored(stored) {
-                // Packed codes have no dense type of their own.
+                // Packed codes have no dense type.
                 _ if same_storage(stored.storage).is_none() => Storage::Dense(DenseType::F32),
                 storage => storage,
             }),
@@ -273,7 +272,7 @@ impl<'a> Chooser<'a> {
         Ok(Storage::Ternary(TernaryStorage::I2S(I2sLayout::X86)))
     }
 
-    /// MLX's form: its groups are as fine as the source's scales may be.
+    /// MLX's storage type, with groups as fine as the source's scales.
     fn affine(&self, stored: &StoredBytes, granularity: ScaleGranularity) -> Result<Storage> {
         let what = || format!("tensor {}", stored.tensor);
         if self.files.config().architecture == Architecture::BitNet {
@@ -293,8 +292,8 @@ impl<'a> Chooser<'a> {
         Ok(Storage::Ternary(TernaryStorage::Q2_0 { block }))
     }
 
-    /// The source's own type, else the first that holds the shape and the scales, and that readers take in the way the
-    /// source means. Layers with several scales may have finer ones than the first layer: the finest type comes first then.
+    /// Returns the source's type, else the first type that supports shape and scales and that readers interpret like the
+    /// source. Other layers may have finer scales than the first one, so for several scales the finest type comes first.
     fn in_gguf(
         &self,
         tensor: &ModelTensor,
@@ -317,7 +316,7 @@ impl<'a> Chooser<'a> {
         };
         let all = || own.into_iter().chain(candidates.iter().copied());
         let holds = |storage: &Storage| storage.size(tensor.rows, tensor.cols).is_ok();
-        // One that does not hold the shape is exchanged for a type of ordinary numbers.
+        // A type that does not support the shape is replaced by a dense type.
         let found =
             all().find(|storage| fits(storage) && holds(storage)).or_else(|| all().find(fits));
         found.ok_or_else(|| {
@@ -331,7 +330,7 @@ impl<'a> Chooser<'a> {
         })
     }
 
-    /// Whether a packed layer's scale multiplies, and its type: as in the source, else multiplying and f32.
+    /// Returns whether a packed layer's scale multiplies, and its type: as in the source; the default is multiplying f32.
     pub(crate) fn scale_form(&self, tensor: &ModelTensor) -> Result<(bool, DenseType)> {
         let Container::HuggingFace { tensors, packing: Some(packing), .. } = self.files.container()
         else {

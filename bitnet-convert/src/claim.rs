@@ -1,4 +1,4 @@
-//! The partial folder: who may use it, one conversion at a time.
+//! Ownership of the partial folder: one conversion at a time.
 
 use std::fs::{File, Metadata, OpenOptions, TryLockError};
 use std::io::ErrorKind;
@@ -8,13 +8,13 @@ use crate::destination::{Destination, special};
 use crate::entry::{Entry, names_in};
 use crate::{Error, Result};
 
-/// The name of the mark.
+/// The name of the marker file.
 pub(crate) const MARK: &str = ".bitnet-convert";
 
-/// Makes the partial folder, or takes one that a conversion made, or an empty one.
+/// Creates the partial folder, or claims an empty one or one of an earlier conversion.
 fn claim(folder: &Path) -> Result<()> {
     let mark = folder.join(MARK);
-    // Folders above the result's are not made: a name that was typed wrong is an error.
+    // Parent folders are not created: a mistyped path is an error.
     match std::fs::create_dir(folder) {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => {
             return Err(Error::io(folder, "create")(error));
@@ -39,7 +39,7 @@ fn claim(folder: &Path) -> Result<()> {
     }
 }
 
-/// Whether a folder is empty, or holds an empty journal and nothing else.
+/// Returns whether a folder is empty or contains only an empty journal.
 fn nothing_to_lose(folder: &Path) -> Result<bool> {
     let names = names_in(folder)?;
     if names.iter().any(|name| name != "journal") {
@@ -52,7 +52,7 @@ fn nothing_to_lose(folder: &Path) -> Result<bool> {
     }
 }
 
-/// The error for a folder, or something in it, that no conversion made.
+/// Returns the error for a folder or an entry that no conversion created.
 pub(crate) fn not_ours(path: &Path) -> Error {
     let problem = "the result would grow in a folder of this name, and what is there was not made by a conversion; \
                    move it away, or choose another name for the result";
@@ -61,7 +61,7 @@ pub(crate) fn not_ours(path: &Path) -> Error {
 
 /// Claims the partial folder, and opens and locks its journal.
 ///
-/// A conversion that ends meanwhile removes both: then they are made again.
+/// A conversion that finishes meanwhile removes both; they are then created again.
 pub(crate) fn claim_and_lock(destination: &Destination) -> Result<File> {
     const ATTEMPTS: usize = 16;
     let path = destination.partial.join("journal");
@@ -84,7 +84,7 @@ pub(crate) fn claim_and_lock(destination: &Destination) -> Result<File> {
         };
         match journal.try_lock() {
             Err(TryLockError::WouldBlock) => break,
-            // On a file system without locks there is nothing to take.
+            // File systems without locks have none to take.
             Ok(()) | Err(TryLockError::Error(_)) => {}
         }
         let marked = matches!(Entry::at(&destination.partial.join(MARK))?, Entry::File(_));
@@ -97,7 +97,7 @@ pub(crate) fn claim_and_lock(destination: &Destination) -> Result<File> {
     Err(Error::refused(destination.path.display().to_string(), problem))
 }
 
-/// Whether `path` is still a name of an open file.
+/// Returns whether `path` still refers to an open file.
 fn is_at(file: &File, path: &Path) -> Result<bool> {
     let open = file.metadata().map_err(Error::io(path, "look at"))?;
     Ok(match Entry::at(path)? {
@@ -106,7 +106,7 @@ fn is_at(file: &File, path: &Path) -> Result<bool> {
     })
 }
 
-/// Whether both are the same file under two names.
+/// Returns whether both are the same file.
 #[cfg(unix)]
 pub(crate) fn same_file(a: &Metadata, b: &Metadata) -> bool {
     use std::os::unix::fs::MetadataExt;

@@ -1,5 +1,5 @@
-//! Whether two models are the same beside their weights: constants, special tokens, end tokens, chat template, and the ids of
-//! sample texts and what they are decoded as. A difference is a sentence for the user.
+//! Comparison of two models apart from weights: constants, special tokens, end tokens, chat template, and token ids and
+//! decoded text of samples. A difference is a message for the user.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +15,7 @@ use crate::special_ids::{Lookup, Settings, SpecialIds};
 use crate::tensors::Kind;
 use crate::{Error, Result};
 
-/// Texts in which tokenizers differ: contractions, digits, accents, other scripts, spaces, line breaks, code.
+/// Sample texts on which tokenizers differ: contractions, digits, accents, other scripts, spaces, line breaks, code.
 const SAMPLES: [&str; 6] = [
     "It's 12345 degrees — naïve  Straße, 日本語, привет\n\n\tx = foo_bar(1);  \u{1f600} WE'LL",
     "Once upon a time, there was a little girl named Lily.",
@@ -25,7 +25,7 @@ const SAMPLES: [&str; 6] = [
     "a",
 ];
 
-/// Special tokens that must have the same id; `eot` and `eom` are compared as end tokens, and `unk` is the tokenizer's own.
+/// Special tokens with equal ids; `eot` and `eom` are compared as end tokens, `unk` belongs to the tokenizer.
 const COMPARED: [&str; 6] = ["bos", "eos", "pad", "sep", "cls", "mask"];
 
 impl Lookup for Tokenizer {
@@ -51,8 +51,8 @@ impl Lookup for NoTokens {
     }
 }
 
-/// Refuses a result that would not be read as the source is; what differs only in text with special tokens in it is returned
-/// as remarks.
+/// Rejects a result that would be read differently from the source. Differences only in text with special tokens are
+/// returned as remarks.
 pub(crate) fn same_model(
     source: &ModelFiles,
     written: &ModelFiles,
@@ -63,7 +63,7 @@ pub(crate) fn same_model(
     if let Some(problem) = found {
         return Ok(Err(problem));
     }
-    // A template that the user gives stands in no file.
+    // A template from the command line is in no file.
     let load = LoadOptions { chat_template: None, ..load.clone() };
     let (before, after) = (source.text(&load)?, written.text(&load)?);
     let rows = source.config().vocab_size;
@@ -74,17 +74,17 @@ pub(crate) fn same_model(
         return Ok(Err(problem));
     }
     if before.template.is_some() && before.template != after.template {
-        return Ok(Err("its chat template is not the source's".into()));
+        return Ok(Err("its chat template differs from the source's".into()));
     }
     for (name, template) in &before.named_templates {
         if after.named_templates.get(name) != Some(template) {
-            return Ok(Err(format!("its chat template {name} is not the source's")));
+            return Ok(Err(format!("its chat template {name} differs from the source's")));
         }
     }
     samples(&before, &after)
 }
 
-/// The first constant that differs.
+/// Returns the first difference in constants.
 fn constants(source: &ModelFiles, written: &ModelFiles, plan: &Plan) -> Option<String> {
     let mut meant = source.config().clone();
     meant.rope_order = plan.rope_order;
@@ -94,26 +94,25 @@ fn constants(source: &ModelFiles, written: &ModelFiles, plan: &Plan) -> Option<S
         meant.rope_scaling = RopeScaling::Factors(factors);
     }
     if plan.target == Target::Gguf {
-        // GGUF has no name for dynamic RoPE, which a remark says.
+        // GGUF has no key for dynamic RoPE; a remark says so.
         meant.context_limit =
             meant.context_limit.filter(|limit| limit.reason == LimitReason::SlidingWindow);
     }
     let read = written.config();
     let named = facts(&meant).into_iter().zip(facts(read)).find(|(meant, read)| meant.1 != read.1);
     if let Some(((name, meant), (_, read))) = named {
-        return Some(format!("its {name} would be read as {read}, and the source's is {meant}"));
+        return Some(format!("its {name} would be {read} instead of {meant}"));
     }
     if *read != meant {
-        return Some("its RoPE frequencies are not the source's".into());
+        return Some("its RoPE frequencies differ from the source's".into());
     }
     let norms = plan.works.iter().any(|work| work.tensor.name.part == Part::InputNorm);
     let (read, meant) = (written.input_norm_eps(), source.input_norm_eps());
-    (norms && read != meant).then(|| {
-        format!("the epsilon of norms before single layers would be read as {read}, and the source's is {meant}")
-    })
+    (norms && read != meant)
+        .then(|| format!("the epsilon of input norms would be {read} instead of {meant}"))
 }
 
-/// What a configuration says, by names that users know.
+/// Returns the values of a configuration with their names.
 fn facts(config: &ModelConfig) -> [(&'static str, String); 15] {
     let c = config;
     let scaling = match &c.rope_scaling {
@@ -146,17 +145,15 @@ fn facts(config: &ModelConfig) -> [(&'static str, String); 15] {
     ]
 }
 
-/// The result has a head of its own exactly where one is written.
+/// Checks that the result has a separate head if and only if one is written.
 fn heads(written: &ModelFiles, plan: &Plan) -> Option<String> {
     let meant = plan.works.iter().any(|work| work.tensor.kind == Kind::Head);
     let has = written.tied() != Some(true) && matches!(written.stored_bytes("output"), Ok(Some(_)));
-    let said = |own| if own { "a matrix of its own" } else { "the embedding table" };
-    (meant != has).then(|| {
-        format!("its head would be read as {}, and the source's is {}", said(has), said(meant))
-    })
+    let said = |own| if own { "a separate matrix" } else { "the embedding table" };
+    (meant != has).then(|| format!("its head would be {} instead of {}", said(has), said(meant)))
 }
 
-/// The first special token that differs.
+/// Returns the first difference in special tokens.
 fn special_tokens(meant: &SpecialIds, read: &SpecialIds) -> Option<String> {
     let kind = COMPARED.into_iter().find(|kind| {
         let meant = meant.get(kind);
@@ -164,11 +161,7 @@ fn special_tokens(meant: &SpecialIds, read: &SpecialIds) -> Option<String> {
     })?;
     let said =
         |ids: &SpecialIds| ids.get(kind).map_or("no token".into(), |id| format!("token {id}"));
-    Some(format!(
-        "its {kind} token would be read as {}, and the source's is {}",
-        said(read),
-        said(meant)
-    ))
+    Some(format!("its {kind} token would be {} instead of {}", said(read), said(meant)))
 }
 
 fn ids_of(files: &ModelFiles, text: &ModelText, rows: usize) -> Result<SpecialIds> {
@@ -185,7 +178,7 @@ fn ids_of(files: &ModelFiles, text: &ModelText, rows: usize) -> Result<SpecialId
     }
 }
 
-/// The same tokens end a text, as far as the model can write them.
+/// Checks that the same tokens end a text, as far as the model can generate them.
 fn end_tokens(
     meant: (&ModelText, &SpecialIds),
     read: (&ModelText, &SpecialIds),
@@ -197,16 +190,17 @@ fn end_tokens(
     };
     let (meant, read) = (ends(meant), ends(read));
     (meant != read).then(|| {
-        let list = |ids: &BTreeSet<u32>| ids.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
+        let list =
+            |ids: &BTreeSet<u32>| ids.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
         format!(
-            "a text would end at the tokens [{}], and the source's at [{}]; GGUF files name three (eos, eot, eom)",
+            "its end tokens would be [{}] instead of [{}]; GGUF files name three (eos, eot, eom)",
             list(&read),
             list(&meant)
         )
     })
 }
 
-/// Both tokenizers cut texts alike and make the same texts of tokens, where both models have one.
+/// Checks that both tokenizers encode and decode the sample texts alike, if both models have one.
 fn samples(
     before: &ModelText,
     after: &ModelText,
@@ -230,13 +224,13 @@ fn samples(
             if meant != read {
                 let at = meant.iter().zip(&read).take_while(|(meant, read)| meant == read).count();
                 return Ok(Err(format!(
-                    "its tokenizer would cut the sample text {text:?} into other tokens than the source's, from token {at} on"
+                    "its tokenizer encodes the sample text {text:?} differently from token {at}"
                 )));
             }
             let (meant, read) = (text_of(before, &meant)?, text_of(after, &read)?);
             if meant != read {
                 return Ok(Err(format!(
-                    "the tokens of the sample text {text:?} would be decoded as {read:?}, and by the source as {meant:?}"
+                    "the tokens of the sample text {text:?} would be decoded as {read:?} instead of {meant:?}"
                 )));
             }
         }
@@ -248,9 +242,7 @@ fn samples(
         let text = format!("{mark}Hi there{mark}\n you");
         let how = EncodeOptions { add_special: false, parse_special: true };
         if ids(before, &text, how)? != ids(after, &text, how)? {
-            remarks.push(format!(
-                "text beside the special token {mark} is cut into other tokens than by the source"
-            ));
+            remarks.push(format!("text next to the special token {mark} is encoded differently"));
         }
     }
     Ok(Ok(remarks))

@@ -1,4 +1,4 @@
-//! Where a result goes: what may be replaced there, and the folder beside it in which the result grows.
+//! The destination of a conversion: checks of what may be replaced, and the partial folder.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use crate::manifest::{MANIFEST, Manifest};
 use crate::options::{ConvertOptions, Target};
 use crate::{Error, Result};
 
-/// Endings of model files that are not written, and that no folder is called.
+/// Extensions of unsupported model files, which are rejected as names of results.
 const OTHER_FILES: [&str; 24] = [
     "bin",
     "ckpt",
@@ -35,26 +35,26 @@ const OTHER_FILES: [&str; 24] = [
     "zip",
 ];
 
-/// Where a result goes, and where it grows until it is complete.
+/// The final name of a result and its partial folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Destination {
     /// The final name.
     pub(crate) path: PathBuf,
-    /// The folder beside it that holds what is done.
+    /// The partial folder.
     pub(crate) partial: PathBuf,
 }
 
-/// What stands at the name of a folder.
+/// The existing entry at a folder's name.
 #[derive(Debug)]
 pub(crate) enum Standing {
     /// Nothing, or an empty folder.
     Free,
-    /// A folder in which every file has the name and the length of one that a conversion wrote.
+    /// A folder in which every file has the name and length recorded by a conversion.
     Written(Manifest),
 }
 
 impl Destination {
-    /// For a result that is to stand at `path`.
+    /// Creates the destination for a result at `path`.
     pub(crate) fn new(path: &Path) -> Result<Self> {
         let name = path.file_name().ok_or_else(|| {
             Error::refused(path.display().to_string(), "it does not end in a name")
@@ -65,18 +65,18 @@ impl Destination {
         Ok(Self { path: path.to_owned(), partial: path.with_file_name(hidden) })
     }
 
-    /// The folder that the result's files grow in.
+    /// Returns the folder of the unfinished files.
     pub(crate) fn files(&self) -> PathBuf {
         self.partial.join("files")
     }
 
-    /// The folder that is being replaced, until the result has its name.
+    /// Returns the backup of the replaced folder.
     pub(crate) fn replaced(&self) -> PathBuf {
         self.partial.join("replaced")
     }
 
-    /// Refuses what may not be replaced at any of `names`: anything but regular files for GGUF files, and for folders
-    /// anything but an empty folder or one that a conversion wrote.
+    /// Checks that the entries at `names` may be replaced: regular files for GGUF files; an empty folder or one
+    /// written by a conversion for folders.
     pub(crate) fn check(&self, target: Target, names: &[PathBuf], overwrite: bool) -> Result<()> {
         match target {
             Target::Gguf => names.iter().try_for_each(|name| check_file(name, overwrite)),
@@ -84,7 +84,7 @@ impl Destination {
         }
     }
 
-    /// As [`Destination::check`], and reads the files of a folder that is to be replaced: one with other bytes is refused.
+    /// Like [`Destination::check`], but also compares the bytes of a replaced folder's files.
     pub(crate) fn check_bytes(
         &self,
         target: Target,
@@ -95,13 +95,13 @@ impl Destination {
             return self.check(target, names, options.overwrite);
         }
         let Standing::Written(manifest) = self.standing(options.overwrite)? else { return Ok(()) };
-        match manifest.foreign(&self.path, &|| options.go_on())? {
+        match manifest.foreign(&self.path, &|| options.check_stop())? {
             None => Ok(()),
             Some(name) => Err(foreign(&self.path, &name)),
         }
     }
 
-    /// What stands at the final name of a folder, where it may be replaced.
+    /// Returns the entry at a folder's final name, if it may be replaced.
     pub(crate) fn standing(&self, overwrite: bool) -> Result<Standing> {
         let shown = || self.path.display().to_string();
         match Entry::at(&self.path)? {
@@ -124,7 +124,7 @@ impl Destination {
             return Err(Error::refused(shown(), problem));
         };
         if !overwrite {
-            return Err(Error::refused(shown(), "it is there already; --overwrite replaces it"));
+            return Err(Error::refused(shown(), "it already exists; --overwrite replaces it"));
         }
         match manifest.unlisted(&self.path)? {
             None => Ok(Standing::Written(manifest)),
@@ -133,16 +133,16 @@ impl Destination {
     }
 }
 
-/// The error for a folder with a file in it that a conversion did not write.
+/// Returns the error for a folder with a foreign file.
 pub(crate) fn foreign(folder: &Path, name: &str) -> Error {
     let name = name.escape_debug();
     let problem = format!(
-        "{name} in it is not as a conversion wrote it, and would be lost; move it away, or choose another name"
+        "{name} in it was not written by a conversion and would be lost; move it away, or choose another name"
     );
     Error::refused(folder.display().to_string(), problem)
 }
 
-/// The error for a link or a special file where something else is to be written.
+/// Returns the error for a link or a special file.
 pub(crate) fn special(path: &Path, kind: &str, wanted: &str) -> Error {
     let problem = format!(
         "it is {kind}, not {wanted}, and is neither followed nor replaced; choose another name"
@@ -150,14 +150,14 @@ pub(crate) fn special(path: &Path, kind: &str, wanted: &str) -> Error {
     Error::refused(path.display().to_string(), problem)
 }
 
-/// Refuses to replace anything but a regular file, and that only where `overwrite` allows it.
+/// Rejects replacing anything but a regular file, and a regular file without `overwrite`.
 pub(crate) fn check_file(path: &Path, overwrite: bool) -> Result<()> {
     let shown = || path.display().to_string();
     match Entry::at(path)? {
         Entry::Absent => Ok(()),
         Entry::File(_) if overwrite => Ok(()),
         Entry::File(_) => {
-            Err(Error::refused(shown(), "it is there already; --overwrite replaces it"))
+            Err(Error::refused(shown(), "it already exists; --overwrite replaces it"))
         }
         Entry::Folder => {
             let problem = "it is a folder, not a regular file; choose another name";
@@ -167,10 +167,10 @@ pub(crate) fn check_file(path: &Path, overwrite: bool) -> Result<()> {
     }
 }
 
-/// The container of a result called `output`: as asked for, else by the name's ending.
+/// Returns the container of `output`: the requested one, else by the extension.
 ///
 /// # Errors
-/// [`Error::Refused`] for the ending of a file that is not written, and for one that does not go with what was asked for.
+/// [`Error::Refused`] for an unsupported extension, and for one that contradicts the request.
 pub(crate) fn target_of(output: &Path, asked: Option<Target>) -> Result<Target> {
     let ending = output.extension().map(|ending| ending.to_string_lossy().to_ascii_lowercase());
     let ending = ending.unwrap_or_default();
@@ -197,7 +197,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn endings_choose_the_container_or_are_refused() {
+    fn extensions_select_the_container() {
         let target = |name: &str| target_of(Path::new(name), None);
         assert_eq!(target("a.gguf").unwrap(), Target::Gguf);
         assert_eq!(target("a.GGUF").unwrap(), Target::Gguf);

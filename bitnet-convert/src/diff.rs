@@ -1,4 +1,4 @@
-//! Two models compared tensor by tensor, as the engine reads them.
+//! Tensor-by-tensor comparison of two models, as the engine reads them.
 
 use std::sync::Arc;
 
@@ -17,22 +17,22 @@ use crate::report::stored_name;
 use crate::tensors::{self, HeadRows, Kind, ModelTensor};
 use crate::{Error, Result};
 
-/// How a tensor of one model differs from the other's.
+/// The difference of a tensor between two models.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Difference {
     /// Every number is equal.
     Equal,
-    /// Only the first model has it.
+    /// The tensor is in the first model only.
     OnlyFirst,
-    /// Only the second model has it.
+    /// The tensor is in the second model only.
     OnlySecond,
-    /// The shapes differ: the second model's.
+    /// The shapes differ; the value is that of the second model.
     Shape([usize; 2]),
     /// The numbers differ.
     Numbers {
-        /// How far the second model's numbers are from the first's.
+        /// The error of the second model's numbers relative to the first's.
         loss: Loss,
-        /// Trits that differ, where both are ternary.
+        /// The number of different trits, if both are ternary.
         trits: Option<u64>,
     },
 }
@@ -42,25 +42,25 @@ pub enum Difference {
 pub struct TensorDifference {
     /// Its name in GGUF files.
     pub name: String,
-    /// `[rows, cols]` in the model that has it, the first if both do.
+    /// `[rows, cols]` in the first model that has it.
     pub shape: [usize; 2],
-    /// Its types in the two files, where they have it.
+    /// Its types in both files.
     pub types: [Option<String>; 2],
-    /// How they differ.
+    /// The difference.
     pub difference: Difference,
 }
 
-/// A tensor's numbers, as the engine reads them.
+/// A tensor as read by the engine.
 enum Numbers {
     Ternary(TernaryMatrix),
     Dense(Arc<dyn DenseRows>, f32),
 }
 
-/// Compares every tensor of two models, as the engine reads them: full-precision masters as the trits that are made of them,
-/// rows of query and key heads in the first model's order. `on_done` is told (tensors done, tensors in all).
+/// Compares every tensor of two models as read by the engine: full-precision masters as trits, rows of query and key heads
+/// in the first model's order. `on_done` receives (finished tensors, total tensors).
 ///
 /// # Errors
-/// Those of reading either model.
+/// Errors of reading either model.
 pub fn diff(
     first: &ModelFiles,
     second: &ModelFiles,
@@ -174,7 +174,7 @@ fn read_row(numbers: &Numbers, row: usize, out: &mut [f32]) -> Result<()> {
     Ok(())
 }
 
-/// Trits that differ, rows of the second matrix in the first one's order.
+/// Counts different trits, with the rows of the second matrix in the first one's order.
 fn differing_trits(a: &TernaryMatrix, b: &TernaryMatrix, moved: Option<HeadRows>) -> u64 {
     let differing = |row: usize| {
         let other = b.row_words(moved.map_or(row, |moved| moved.source(row)));

@@ -1,21 +1,21 @@
-//! Digests of stored bytes and of what they mean, by which two tensors are known to be equal.
+//! Digests of stored bytes and of decoded weights.
 
 use bitnet_core::ternary::{ScaleGranularity, TernaryMatrix};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
-/// A 128-bit digest (XXH3). It tells mistakes and damage, not forgery.
+/// A 128-bit digest (XXH3), for detecting errors and damage, not forgery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Digest(u128);
 
 impl Digest {
-    /// Of bytes.
+    /// Returns the digest of bytes.
     pub(crate) fn of(bytes: &[u8]) -> Self {
         Self(xxh3_128(bytes))
     }
 
-    /// Of every weight of a matrix, whatever the granularity of its scales: the trits, and the scale of each run of up to
-    /// 64 weights of a row, 0 where the run is all zeros.
+    /// Returns the digest of a matrix, independent of its scale granularity: the trits, and the scale of each run of up to
+    /// 64 weights of a row, 0 for a run of zeros.
     pub(crate) fn of_weights(matrix: &TernaryMatrix) -> Self {
         let mut state = Xxh3::new();
         let mut bytes = Vec::new();
@@ -23,7 +23,7 @@ impl Digest {
             bytes.clear();
             let words = matrix.row_words(row);
             bytes.extend(words.iter().flat_map(|word| word.to_le_bytes()));
-            // A run is four words; one without a weight is all codes 1.
+            // A run is four words; padding has code 1.
             let runs = words.chunks(RUN / 16).take(matrix.cols().div_ceil(RUN));
             for (run, words) in runs.enumerate() {
                 let empty = words.iter().all(|&word| word == ZEROS);
@@ -36,7 +36,7 @@ impl Digest {
     }
 }
 
-/// The digest of bytes that come one piece after another.
+/// An incremental digest.
 pub(crate) struct Digester(Xxh3);
 
 impl Digester {
@@ -53,7 +53,7 @@ impl Digester {
     }
 }
 
-/// Weights of a row that share a scale whatever the granularity.
+/// Weights of a row that share a scale in every granularity.
 const RUN: usize = 64;
 /// Sixteen zero trits.
 const ZEROS: u32 = 0x5555_5555;
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_weights_have_equal_digests_whatever_the_granularity() {
+    fn digests_are_independent_of_granularity() {
         let mut trits = vec![0i8; 256];
         (trits[3], trits[130]) = (1, -1);
         let tensor = matrix(&trits, ScaleGranularity::Tensor, vec![0.5]);

@@ -1,4 +1,4 @@
-//! From a source's tensor to the bytes of the result, with what was lost on the way.
+//! Encoding of source tensors to the bytes of the result, with their quantisation error.
 
 use std::sync::Arc;
 
@@ -23,32 +23,32 @@ use crate::plan::{Plan, Recipe, Work, tensor_error};
 use crate::tensors::{HeadRows, Kind, ModelTensor};
 use crate::{Error, Result, Storage};
 
-/// Bytes for a place in a stored tensor.
+/// Bytes at an offset of a stored tensor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Piece {
     pub(crate) part: usize,
-    /// Where they go, counted from the tensor's first byte.
+    /// Their offset in the tensor.
     pub(crate) at: u64,
     pub(crate) bytes: Vec<u8>,
 }
 
-/// What the bytes must mean when they are read back.
+/// The expected result of reading the bytes back.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Proof {
     /// The digest of every ternary weight.
     pub(crate) weights: Option<Digest>,
-    /// What the stored numbers lost against the source's.
+    /// The error of the stored numbers.
     pub(crate) lost: LossMeter,
 }
 
-/// One step's outcome.
+/// The result of one step.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Encoded {
     pub(crate) pieces: Vec<Piece>,
     pub(crate) proof: Proof,
 }
 
-/// Does the steps of a plan, in any order and from any thread.
+/// Executes the steps of a plan, in any order and from any thread.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Encoder<'a> {
     pub(crate) files: &'a ModelFiles,
@@ -58,7 +58,7 @@ pub(crate) struct Encoder<'a> {
 }
 
 impl Encoder<'_> {
-    /// Does one step.
+    /// Executes one step.
     pub(crate) fn encode(&self, work: &Work) -> Result<Encoded> {
         let tensor = &work.tensor;
         match &work.recipe {
@@ -66,7 +66,7 @@ impl Encoder<'_> {
             Recipe::Copy { part, bytes } => self.copy(tensor, *part, bytes.clone()),
             Recipe::Dense { part, dense, rows } => self.rows(tensor, *part, *dense, rows.clone()),
             Recipe::Ternary { part, storage, scale } => {
-                // A scale in a tensor of its own is kept as it is.
+                // A scale in a separate tensor is stored exactly.
                 let halves = scale.is_none() && Storage::Ternary(*storage).has_f16_scales();
                 let kept: KeptScale<'_> = if halves { &to_half } else { &|scale| scale };
                 let (matrix, lost) = self.trits(tensor, kept)?;
@@ -128,7 +128,7 @@ impl Encoder<'_> {
         Ok(Encoded { pieces: vec![Piece { part, at, bytes }], proof })
     }
 
-    /// Rows of ordinary numbers, in the order of the result.
+    /// Returns the rows of dense tensors, in the order of the result.
     fn rows(
         &self,
         tensor: &ModelTensor,
@@ -153,7 +153,7 @@ impl Encoder<'_> {
         Ok(Encoded { pieces, proof: Proof { weights: None, lost } })
     }
 
-    /// Encodes rows that `read` supplies, and compares what is stored with what was meant.
+    /// Encodes the rows of `read` and measures the error of the stored values.
     fn encoded_rows(
         &self,
         part: usize,
@@ -179,7 +179,7 @@ impl Encoder<'_> {
         Ok(bytes)
     }
 
-    /// A matrix as rows of numbers, and a factor on them.
+    /// Returns a matrix as rows of numbers and their factor.
     fn source_rows(&self, tensor: &ModelTensor) -> Result<(Arc<dyn DenseRows>, f32)> {
         let stem = tensor.stem();
         let missing = || Error::from(self.files.missing(&stem));
@@ -199,7 +199,7 @@ impl Encoder<'_> {
         self.plan.adapters.iter().map(|adapter| &**adapter).find(|adapter| adapter.adapts(tensor))
     }
 
-    /// Rows with what every adapter adds; refused where the file keeps a factor on them apart.
+    /// Returns the rows plus all adapters' contributions; rejected if the file stores a separate factor.
     fn adapted(
         &self,
         tensor: &ModelTensor,
@@ -208,7 +208,7 @@ impl Encoder<'_> {
     ) -> Result<Arc<dyn DenseRows>> {
         if let (Some(adapter), Some(_)) = (self.adapter_of(tensor), scale) {
             let problem =
-                format!("it has a scale beside it, so that {} does not fit it", adapter.name());
+                format!("it has a separate scale, which {} does not support", adapter.name());
             let name = self.files.stored_names(&tensor.stem()).swap_remove(0);
             return Err(Error::refused(format!("tensor {name}"), problem));
         }
@@ -216,7 +216,7 @@ impl Encoder<'_> {
         Ok(adapters.iter().fold(rows, |rows, adapter| adapter.merged(tensor, config, rows)))
     }
 
-    /// The trits of a tensor with the scales that are kept of them, rows in the order of the result, and what is lost.
+    /// Returns the trits of a tensor with their stored scales, rows in the order of the result, and the error.
     fn trits(
         &self,
         tensor: &ModelTensor,
@@ -301,14 +301,14 @@ impl Encoder<'_> {
     }
 }
 
-/// The scale that a storage keeps in place of another.
+/// The rounding of scales of a storage type.
 pub(crate) type KeptScale<'a> = &'a (dyn Fn(f32) -> f32 + Sync);
 
-/// Ordinary numbers, and a factor on them that the file stores beside them.
+/// Dense numbers and their separate factor.
 pub(crate) type Ordinary = (Arc<dyn DenseRows>, Option<f32>);
 
-/// A stored layer's trits as the engine makes them, with the scales that are kept, and what is lost; its numbers where the
-/// engine makes no trits of them.
+/// Returns a stored layer's trits as in the engine, with the stored scales and the error; or its numbers if the engine
+/// leaves the layer dense.
 pub(crate) fn engine_trits(
     stored: StoredLinear,
     kept: KeptScale<'_>,
@@ -342,7 +342,7 @@ pub(crate) fn engine_trits(
     Ok(Ok(trits))
 }
 
-/// Trits that are exact but for the scales that are kept, and what these lose.
+/// Exact trits with rounded scales, and the error of the rounding.
 fn with_kept_scales(
     matrix: TernaryMatrix,
     kept: KeptScale<'_>,
@@ -358,7 +358,7 @@ fn with_kept_scales(
     Ok((changed, lost))
 }
 
-/// The bytes of a packed layer's scale, and the factor that a reader makes of them: the nearest that the type has.
+/// Returns the bytes of a packed layer's scale, rounded to the type, and the factor that a reader computes from them.
 fn stored_scale(
     scale: f32,
     scale_type: DenseType,
@@ -380,7 +380,7 @@ fn stored_scale(
     Ok(best.unwrap_or_default())
 }
 
-/// The same trits with other scales.
+/// Returns the same trits with other scales.
 fn with_scales(
     matrix: &TernaryMatrix,
     change: impl Fn(f32) -> f32,
@@ -390,13 +390,13 @@ fn with_scales(
     TernaryMatrix::from_words(rows, cols, matrix.shared_words(), matrix.granularity(), scales)
 }
 
-/// The nearest scale of half precision; the scale itself where that is none, which encoders refuse.
+/// Returns the nearest half-precision scale, or the scale unchanged if it is out of range, which encoders reject.
 fn to_half(scale: f32) -> f32 {
     let half = f16::from_f32(scale).to_f32();
     if half.is_finite() && (half != 0.0 || scale == 0.0) { half } else { scale }
 }
 
-/// What the numbers that `read` supplies lose to trits.
+/// Returns the error of the trits against the numbers of `read`.
 fn measured(
     kept: &TernaryMatrix,
     mut read: impl FnMut(usize, &mut [f32]) -> bitnet_core::Result<()>,
@@ -412,10 +412,10 @@ fn measured(
     Ok(lost)
 }
 
-/// Trits of scale 1, and the scale as a piece of its own.
+/// Returns trits with scale 1, and the scale as a separate piece.
 fn apart(matrix: TernaryMatrix, part: usize) -> Result<(TernaryMatrix, Vec<Piece>)> {
     let &[scale] = matrix.scales() else {
-        let problem = "it has more than one scale, and the architecture's scale tensors hold one; choose another --arch";
+        let problem = "it has more than one scale, but the architecture's scale tensors hold one; choose another --arch";
         return Err(Error::refused("a ternary tensor", problem));
     };
     let plain = with_scales(&matrix, |_| 1.0)?;
@@ -428,7 +428,7 @@ fn together(plain: TernaryMatrix, scale: &[u8]) -> Result<TernaryMatrix> {
     Ok(plain.scaled(f32::from_le_bytes(bytes))?)
 }
 
-/// The matrix with its rows in another order.
+/// Returns the matrix with reordered rows.
 fn in_order(matrix: &TernaryMatrix, moved: HeadRows) -> bitnet_core::Result<TernaryMatrix> {
     let (rows, cols) = (matrix.rows(), matrix.cols());
     let mut builder = TernaryBuilder::new(rows, cols)?;

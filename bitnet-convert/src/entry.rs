@@ -1,4 +1,4 @@
-//! What stands at a path, without following a symbolic link.
+//! The kind of a directory entry, without following symbolic links.
 
 use std::fs::{FileType, Metadata};
 use std::io;
@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::{Error, Result};
 
-/// What stands at a path.
+/// A directory entry.
 #[derive(Debug)]
 pub(crate) enum Entry {
     /// Nothing.
@@ -20,7 +20,7 @@ pub(crate) enum Entry {
 }
 
 impl Entry {
-    /// Looks at `path`; a symbolic link is an entry of its own.
+    /// Inspects `path` without following a symbolic link.
     pub(crate) fn at(path: &Path) -> Result<Self> {
         let found = match std::fs::symlink_metadata(path) {
             Ok(found) => found,
@@ -59,7 +59,7 @@ fn special_kind(kind: FileType) -> &'static str {
     if kind.is_symlink() { "a symbolic link" } else { "a special file" }
 }
 
-/// The names in a folder, sorted.
+/// Returns the names in a folder, sorted.
 pub(crate) fn names_in(folder: &Path) -> Result<Vec<std::ffi::OsString>> {
     let list = || -> io::Result<Vec<_>> {
         std::fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name())).collect()

@@ -1,18 +1,18 @@
-//! What can go wrong in a conversion.
+//! The error type of this crate.
 
 use std::io;
 use std::path::PathBuf;
 
 use bitnet_inference::InferenceError;
 
-/// The result of everything in this crate that can fail.
+/// The result type of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What can go wrong in a conversion.
+/// An error of a conversion.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The source can't be read, or the result could not be read back.
+    /// The source or the result can't be read.
     #[error(transparent)]
     Model(#[from] InferenceError),
     /// A container can't be read or written.
@@ -21,89 +21,89 @@ pub enum Error {
     /// Memory.
     #[error(transparent)]
     Core(#[from] bitnet_core::Error),
-    /// A name that no storage type has.
+    /// An unknown storage type.
     #[error("unknown type {name}; known are {known}")]
     UnknownStorage {
         /// The name.
         name: String,
-        /// Those that are known.
+        /// The known names.
         known: String,
     },
-    /// A tensor that can't be stored as asked.
+    /// A tensor can't be stored as requested.
     #[error("tensor {tensor} as {storage}: {source}")]
     Tensor {
         /// The tensor's name in the output.
         tensor: String,
-        /// The storage asked for.
+        /// The requested storage type.
         storage: String,
-        /// Why it can't.
+        /// The reason.
         source: Box<bitnet_quant::Error>,
     },
-    /// A request that would change the model, or has no meaning.
+    /// A request that would change the model or is invalid.
     #[error("{what}: {problem}")]
     Refused {
         /// The tensor, file or option.
         what: String,
-        /// Why it is refused and what to do.
+        /// The reason and the remedy.
         problem: String,
     },
-    /// A file or folder that can't be read or written.
+    /// A file operation failed.
     #[error("can't {action} {}: {source}; {}", path.display(), bitnet_core::file_advice(source.kind()))]
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// What failed.
+        /// The failed action.
         action: &'static str,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// What was written is not what was meant.
+    /// The verification of the result failed.
     #[error(
-        "{}: tensor {tensor} was read back and {problem}; nothing was put under the final name", path.display()
+        "{}: verification of tensor {tensor} failed: {problem}; the result was not renamed to its final name", path.display()
     )]
     Unproven {
         /// The file written.
         path: PathBuf,
         /// The tensor.
         tensor: String,
-        /// What is wrong with it.
+        /// The problem.
         problem: String,
     },
-    /// The source was replaced, written to or cut while it was being converted.
+    /// The source changed during the conversion.
     #[error(
-        "{} changed while it was being converted; nothing was put under the final name: give the command again", path.display()
+        "{} changed while it was being converted; the result was not renamed to its final name: run the command again", path.display()
     )]
     SourceChanged {
         /// The file.
         path: PathBuf,
     },
-    /// The conversion could not go on for want of something outside of it: room, permission, a disk.
-    #[error("{source}; what is done is kept in {}, and the same command goes on from there", partial.display())]
+    /// The conversion was interrupted by its environment: disk space, permissions, the disk.
+    #[error("{source}; finished work remains in {}, and the same command resumes from there", partial.display())]
     Halted {
-        /// The folder with what is done.
+        /// The folder with the finished work.
         partial: PathBuf,
-        /// Why.
+        /// The cause.
         source: Box<Error>,
     },
-    /// The conversion was asked to stop before it had written anything.
+    /// The conversion was stopped before it wrote anything.
     #[error("stopped before anything was converted")]
     Interrupted,
-    /// The conversion was asked to stop.
-    #[error("stopped; what is done is kept in {}, and the same command goes on from there", partial.display())]
+    /// The conversion was stopped.
+    #[error("stopped; finished work remains in {}, and the same command resumes from there", partial.display())]
     Stopped {
-        /// The folder with what is done.
+        /// The folder with the finished work.
         partial: PathBuf,
     },
 }
 
 impl Error {
-    /// An error of the file system.
+    /// Creates a file system error.
     pub(crate) fn io(path: impl Into<PathBuf>, action: &'static str) -> impl Fn(io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { path: path.clone(), action, source }
     }
 
-    /// An error of the file system, and an interruption, with the place of what is done; any other as it is.
+    /// Adds the partial folder to a file system error or an interruption; other errors are unchanged.
     pub(crate) fn keeping(self, partial: &std::path::Path) -> Self {
         let of_disk = matches!(
             self,
@@ -123,7 +123,7 @@ impl Error {
         self
     }
 
-    /// A refusal.
+    /// Creates [`Error::Refused`].
     pub(crate) fn refused(what: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::Refused { what: what.into(), problem: problem.into() }
     }

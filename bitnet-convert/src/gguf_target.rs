@@ -24,7 +24,7 @@ const CONTROL: i32 = 3;
 /// Largest side file that is read.
 const MAX_SIDE_FILE: u64 = 256 << 20;
 
-/// The plan of a GGUF file called `name`.
+/// Returns the plan of a GGUF file called `name`.
 pub(crate) fn plan(
     files: &ModelFiles,
     options: &ConvertOptions,
@@ -81,7 +81,7 @@ pub(crate) fn plan(
     Ok((plan, planned))
 }
 
-/// The name of one file of a model: that of the whole, or `NAME-00001-of-00003.gguf`.
+/// Returns the name of one file of a model: that of the whole, or `NAME-00001-of-00003.gguf`.
 fn file_name(name: &str, file: usize, count: usize) -> String {
     if count == 1 {
         return name.to_owned();
@@ -116,7 +116,7 @@ fn limit_remark(files: &ModelFiles) -> Option<String> {
     })
 }
 
-/// The architecture's name: the source's own, or the one that means the same.
+/// Returns the architecture's name: the source's own, or the one that means the same.
 fn architecture(files: &ModelFiles, options: &ConvertOptions) -> Result<String> {
     let config = files.config();
     if config.architecture != Architecture::BitNet && config.activation != Activation::Silu {
@@ -279,7 +279,7 @@ impl Lookup for GgufVocabulary<'_> {
     }
 }
 
-/// The tokens that end a text: those that the files list, in their order, then those that the engine adds, such as the default of
+/// Returns the tokens that end a text: those that the files list, in their order, then those that the engine adds, such as the default of
 /// the model's class.
 fn end_tokens(text: &ModelText, settings: &Settings<'_>) -> Vec<u32> {
     let mut ends = settings.ends();
@@ -311,7 +311,7 @@ fn special_tokens(
     ids.only(&["sep", "cls", "mask", "eom"])
 }
 
-/// The default chat template of a folder, whether it can be used or not.
+/// Returns the default chat template of a folder, whether it can be used or not.
 pub(crate) fn chat_template(folder: &Path, settings: Option<&Json>) -> Result<Option<String>> {
     let file = folder.join("chat_template.jinja");
     if file.exists() {
@@ -341,7 +341,7 @@ fn named_templates(writer: &mut GgufWriter, templates: &BTreeMap<String, String>
     Ok(())
 }
 
-/// A side file, whole.
+/// Returns a side file, whole.
 pub(crate) fn read_side_file(path: &Path) -> Result<Vec<u8>> {
     let facts = std::fs::metadata(path).map_err(Error::io(path, "read"))?;
     if !facts.is_file() || facts.len() > MAX_SIDE_FILE {
@@ -351,7 +351,7 @@ pub(crate) fn read_side_file(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).map_err(Error::io(path, "read"))
 }
 
-/// A side file of JSON, if it is there.
+/// Returns a side file of JSON, if it is there.
 pub(crate) fn read_json(path: &Path) -> Result<Option<Json>> {
     if !path.exists() {
         return Ok(None);

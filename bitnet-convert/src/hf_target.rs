@@ -47,7 +47,7 @@ pub(crate) enum SideFile {
     Made { name: String, text: String },
 }
 
-/// The plan of a folder.
+/// Returns the plan of a folder.
 pub(crate) fn plan(
     files: &ModelFiles,
     options: &ConvertOptions,
@@ -92,7 +92,7 @@ pub(crate) fn plan(
     Ok((plan, planned, side))
 }
 
-/// The name in a family's spelling. Norms before single layers are those of transformers' packed layers, `rms_norm`.
+/// Returns the name in a family's spelling. Norms before single layers are those of transformers' packed layers, `rms_norm`.
 fn hf_name(tensor: &ModelTensor, family: Family) -> Option<String> {
     let name = tensor.name.to_hf(family)?;
     match (tensor.name.part, name.strip_suffix(".norm.weight")) {
@@ -101,12 +101,12 @@ fn hf_name(tensor: &ModelTensor, family: Family) -> Option<String> {
     }
 }
 
-/// Whether norms stand before single layers.
+/// Returns whether norms stand before single layers.
 fn has_input_norms(plan: &Plan) -> bool {
     plan.works.iter().any(|work| work.tensor.name.part == NamePart::InputNorm)
 }
 
-/// The name of one file of weights.
+/// Returns the name of one file of weights.
 fn file_name(file: usize, count: usize) -> String {
     if count == 1 {
         return WEIGHTS.to_owned();
@@ -152,7 +152,7 @@ fn side_files(files: &ModelFiles, target: Target, plan: &mut Plan) -> Result<Vec
     Ok(out)
 }
 
-/// The files beside the weights of a folder. Chat templates in a folder of their own go into `tokenizer_config.json`.
+/// Returns the files beside the weights of a folder. Chat templates in a folder of their own go into `tokenizer_config.json`.
 fn companions(files: &ModelFiles, folder: &Path) -> Result<Vec<SideFile>> {
     let copied = |name: &str| {
         let from = folder.join(name);
@@ -176,7 +176,7 @@ fn made(name: &str, json: &Json) -> SideFile {
     SideFile::Made { name: name.to_owned(), text }
 }
 
-/// The `chat_template` of a `tokenizer_config.json`: a text, or a list of names and texts where there are several.
+/// Returns the `chat_template` of a `tokenizer_config.json`: a text, or a list of names and texts where there are several.
 fn template_setting(default: Option<&str>, named: &BTreeMap<String, String>) -> Json {
     if named.is_empty() {
         return default.into();
@@ -186,7 +186,7 @@ fn template_setting(default: Option<&str>, named: &BTreeMap<String, String>) -> 
     default.map(|template| ("default", template)).into_iter().chain(named).map(entry).collect()
 }
 
-/// The vocabulary inside a GGUF file, as the files of a folder.
+/// Returns the vocabulary inside a GGUF file, as the files of a folder.
 fn vocabulary(files: &ModelFiles) -> Result<Vec<SideFile>> {
     let Container::Gguf(file) = files.container() else { return Ok(Vec::new()) };
     let metadata = file.metadata();
@@ -215,7 +215,7 @@ fn vocabulary(files: &ModelFiles) -> Result<Vec<SideFile>> {
     ])
 }
 
-/// The tokens that end a text, where a GGUF file has keys for several.
+/// Returns the tokens that end a text, where a GGUF file has keys for several.
 fn generation_config(files: &ModelFiles) -> Option<SideFile> {
     let Container::Gguf(file) = files.container() else { return None };
     let ids = SpecialIds::of_gguf(file.metadata(), files.config().vocab_size);
@@ -316,7 +316,7 @@ fn two_epsilons(files: &ModelFiles, plan: &Plan, packed: bool) -> Result<()> {
     Err(Error::refused(files.name(), problem))
 }
 
-/// An f32 with the digits that it has.
+/// Returns an f32 with the digits that it has.
 fn shortest(value: f32) -> f64 {
     value.to_string().parse().unwrap_or(f64::from(value))
 }
@@ -370,7 +370,7 @@ fn config_of(files: &ModelFiles) -> Json {
 }
 
 impl SideFile {
-    /// Its name in the folder.
+    /// Returns its name in the folder.
     pub(crate) fn name(&self) -> &str {
         match self {
             Self::Copied { name, .. } | Self::Made { name, .. } => name,

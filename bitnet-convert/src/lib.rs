@@ -1,8 +1,8 @@
-//! Conversion of ternary language models between containers and storage formats, with proof.
+//! Verified conversion of ternary language models between containers and storage types.
 //!
-//! A conversion decides on every tensor first ([`inspect`] stops there), then reads, converts and writes one tensor after
-//! another, on all cores, with a bounded amount of memory; then it opens the result as the engine opens models and
-//! compares every trit and every byte; then the result gets its name. An interrupted conversion goes on where it stopped.
+//! A conversion has four steps: it plans every tensor ([`inspect`] stops here); it converts one tensor after another, on all
+//! cores, with bounded memory; it opens the result with the engine's loader and compares every trit and every byte; and it
+//! renames the result to its final name. An interrupted conversion resumes.
 //!
 //! ```no_run
 //! use bitnet_convert::{ConvertOptions, convert};
@@ -69,7 +69,7 @@ use verify::Meant;
 #[doc = include_str!("../README.md")]
 struct Readme;
 
-/// A decided conversion.
+/// A planned conversion.
 struct Decided {
     files: ModelFiles,
     source: SourceFiles,
@@ -79,24 +79,27 @@ struct Decided {
     side: Vec<SideFile>,
 }
 
-/// Says what a conversion would do; nothing is written.
+/// Plans a conversion without writing anything.
 ///
 /// # Errors
-/// As [`convert`], as far as they show before a tensor is converted.
+/// Same as [`convert`], as far as they are detected before a tensor is converted.
 pub fn inspect(input: &Path, output: &Path, options: &ConvertOptions) -> Result<Report> {
     let decided = decide(input, output, options)?;
     Ok(decided.report(&[], 0))
 }
 
-/// Converts the model at `input` into `output`. `on_progress` is told how far it is, and stops it by answering `false`.
+/// Converts the model at `input` to `output`. `on_progress` receives the progress and stops the conversion by returning
+/// `false`.
 ///
 /// # Errors
-/// [`Error::Refused`] for what would change the model unasked or replace what no conversion wrote, [`Error::Tensor`] for a
-/// tensor that the storage can't hold, [`Error::Unproven`] if the result does not read back as it was meant,
-/// [`Error::SourceChanged`] if the source did not stay as it was, [`Error::Stopped`] and [`Error::Interrupted`] if it was asked to stop, and those of
-/// reading and writing. Until the result is complete and proven, `output` is what it was. Then one file gets its name in one
-/// step; the files of a split model get theirs one after another, the first one last, and a folder that is replaced is moved
-/// aside before the new one gets its name. The same conversion mends what an interruption leaves between these steps.
+/// [`Error::Refused`] for a change of the model that was not requested, or for replacing foreign files; [`Error::Tensor`] for
+/// a tensor that the storage type does not support; [`Error::Unproven`] if verification fails; [`Error::SourceChanged`] if
+/// the source changed; [`Error::Stopped`] and [`Error::Interrupted`] if the conversion was stopped; and errors of reading and
+/// writing.
+///
+/// `output` is unchanged until the result is complete and verified. A single file is then renamed atomically. The files of a
+/// split model are renamed one after another, the first one last; a replaced folder is moved aside first. Running the same
+/// conversion again repairs an interruption between these steps.
 pub fn convert(
     input: &Path,
     output: &Path,
@@ -116,7 +119,7 @@ fn run(
     let Decided { files, source, destination, plan, planned, side } = &decided;
     let (fingerprint, names) = (decided.fingerprint(), decided.file_names());
     let partial = Partial::open(destination.clone(), plan, planned, &names, fingerprint, options)?;
-    // What an earlier run was replacing may be back in its place.
+    // The folder that an earlier run was replacing may have been restored.
     destination.check(plan.target, &decided.final_names(), options.overwrite)?;
     let left: Vec<usize> = (0..plan.works.len()).filter(|&step| !partial.is_done(step)).collect();
     let resumed = plan.works.len() - left.len();
@@ -133,15 +136,15 @@ fn run(
             stop.store(true, Ordering::Relaxed);
         }
     };
-    // Asked after each stage as well: its last pieces may have been done before anyone was told of the first.
-    let go_on = || match stop.load(Ordering::Relaxed) {
+    // Checked after each stage as well: its last pieces may finish before the first progress report.
+    let check_stop = || match stop.load(Ordering::Relaxed) {
         true => Err(Error::Stopped { partial: destination.partial.clone() }),
-        false => options.go_on(),
+        false => options.check_stop(),
     };
     let work = |index: usize| -> Result<()> {
-        go_on()?;
+        check_stop()?;
         let step = left[index];
-        // What a changed source reads as says nothing: the change is the error.
+        // If the source changed, that is the error to report, whatever else failed.
         let encoded = encoder
             .encode(&plan.works[step])
             .map_err(|error| source.check(files).err().unwrap_or(error))?;
@@ -152,7 +155,7 @@ fn run(
     in_parallel(left.len(), threads, work, &mut |_, _| {
         tell(Stage::Converting, done.load(Ordering::Relaxed), total);
     })?;
-    go_on()?;
+    check_stop()?;
     side.iter().try_for_each(|file| file.write(&destination.files()))?;
     source.check(files)?;
     let converting = start.elapsed();
@@ -164,8 +167,8 @@ fn run(
         let at = decided.opened_by(&destination.files());
         let on_bytes = &mut |read| tell(Stage::Proving, read, total);
         let meant = Meant { source: files, options, plan, records: &records };
-        verify::prove(meant, &at, &pool, threads, &go_on, on_bytes)?;
-        go_on()?;
+        verify::prove(meant, &at, &pool, threads, &check_stop, on_bytes)?;
+        check_stop()?;
     }
     let proving = options.verify.then(|| start.elapsed());
     partial.sync()?;
@@ -177,7 +180,7 @@ fn run(
     Ok(Report { converting, proving, ..decided.report(&records, resumed) })
 }
 
-/// Threads for work on models: as many as the system lets this process run.
+/// Returns the number of threads: the available parallelism.
 pub fn available_threads() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
@@ -188,12 +191,12 @@ fn decide(input: &Path, output: &Path, options: &ConvertOptions) -> Result<Decid
     let mut source = SourceFiles::beside(input);
     let files = ModelFiles::open(ModelSource::Path(input), &options.load)?;
     source.add_weights(&files);
-    options.go_on()?;
+    options.check_stop()?;
     let mut options = options.clone();
     if let Some(budget) = options.budget {
         let threads = options.threads.unwrap_or_else(available_threads);
         let chosen = budget::within(budget, &files, &options, target, threads)?;
-        // What was asked for by name comes last and has the last word.
+        // Types requested by name come last and take precedence.
         options.overrides.splice(0..0, chosen);
     }
     let options = &options;
@@ -217,7 +220,7 @@ fn decide(input: &Path, output: &Path, options: &ConvertOptions) -> Result<Decid
 }
 
 impl Decided {
-    /// A digest of everything that the result's bytes depend on.
+    /// Returns the digest of all inputs that determine the result's bytes.
     fn fingerprint(&self) -> Digest {
         let Self { files, plan, planned, side, .. } = self;
         let mut text = format!("{} {plan:?} {side:?}", env!("CARGO_PKG_VERSION"));
@@ -230,7 +233,7 @@ impl Decided {
         Digest::of(&bytes)
     }
 
-    /// What the result will be called: the folder, or each GGUF file.
+    /// Returns the final names: the folder, or each GGUF file.
     fn final_names(&self) -> Vec<PathBuf> {
         let output = &self.destination.path;
         match self.plan.target {
@@ -241,13 +244,13 @@ impl Decided {
         }
     }
 
-    /// The names of all files of the result.
+    /// Returns the names of all files of the result.
     fn file_names(&self) -> Vec<String> {
         let weights = self.planned.iter().map(|file| file.name.clone());
         weights.chain(self.side.iter().map(|file| file.name().to_owned())).collect()
     }
 
-    /// The file or folder by which a result is opened whose files lie in `folder`.
+    /// Returns the path that opens a result in `folder`.
     fn opened_by(&self, folder: &Path) -> PathBuf {
         match self.plan.target {
             Target::Gguf => folder.join(&self.planned[0].name),

@@ -1,5 +1,5 @@
-//! `bitnet-manifest.json`: the files that a conversion wrote into a folder, by which a later one knows that it may replace
-//! the folder.
+//! `bitnet-manifest.json`: the files of a converted folder, which allow a later conversion to replace the
+//! folder safely.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
@@ -11,9 +11,9 @@ use crate::digest::{Digest, Digester};
 use crate::entry::{Entry, names_in};
 use crate::{Error, Result};
 
-/// The manifest's own name.
+/// The manifest's name.
 pub(crate) const MANIFEST: &str = "bitnet-manifest.json";
-/// Largest manifest that is read, in bytes.
+/// Maximum size of a manifest in bytes.
 const MAX_BYTES: u64 = 64 << 20;
 const FORMAT: u32 = 1;
 const PROGRAM: &str = "bitnet-convert";
@@ -35,19 +35,19 @@ struct Listed {
 }
 
 impl Manifest {
-    /// Lists every file of `folder` and writes the list into it. `go_on` is asked often, and its error ends the work.
-    pub(crate) fn write(folder: &Path, go_on: &dyn Fn() -> Result<()>) -> Result<()> {
+    /// Writes a manifest of every file of `folder` into it. `check_stop` is called often; its error ends the work.
+    pub(crate) fn write(folder: &Path, check_stop: &dyn Fn() -> Result<()>) -> Result<()> {
         let mut files = Vec::new();
         for name in names_in(folder)?.iter().filter(|name| *name != MANIFEST) {
             let path = folder.join(name);
             let (Entry::File(found), Some(name)) = (Entry::at(&path)?, name.to_str()) else {
-                let problem = "it is no file of the conversion; remove it";
+                let problem = "it is not part of the conversion; remove it";
                 return Err(Error::refused(path.display().to_string(), problem));
             };
             files.push(Listed {
                 name: name.to_owned(),
                 bytes: found.len(),
-                digest: digest(&path, go_on)?,
+                digest: digest(&path, check_stop)?,
             });
         }
         let manifest = Self { program: PROGRAM.to_owned(), format: FORMAT, files };
@@ -55,7 +55,7 @@ impl Manifest {
         Ok(bitnet_formats::write_whole_file(&folder.join(MANIFEST), text.as_bytes())?)
     }
 
-    /// The manifest of `folder`; `None` where there is none that this program wrote.
+    /// Returns the manifest of `folder`; `None` if there is no valid one.
     pub(crate) fn read(folder: &Path) -> Result<Option<Self>> {
         let path = folder.join(MANIFEST);
         match Entry::at(&path)? {
@@ -67,17 +67,17 @@ impl Manifest {
         Ok(manifest.filter(|m: &Self| m.program == PROGRAM && m.format == FORMAT))
     }
 
-    /// The first entry of `folder` that is not listed, or is not what was written. `go_on` is asked often, and its error ends
+    /// Returns the first entry of `folder` that is not listed or has changed. `check_stop` is called often; its error ends
     /// the work.
     pub(crate) fn foreign(
         &self,
         folder: &Path,
-        go_on: &dyn Fn() -> Result<()>,
+        check_stop: &dyn Fn() -> Result<()>,
     ) -> Result<Option<String>> {
-        self.first_foreign(folder, &|path, meant| Ok(digest(path, go_on)? == meant))
+        self.first_foreign(folder, &|path, meant| Ok(digest(path, check_stop)? == meant))
     }
 
-    /// The first entry of `folder` that is not listed, or has another length. The bytes are not read.
+    /// Returns the first entry of `folder` that is not listed or has another length. Does not read the bytes.
     pub(crate) fn unlisted(&self, folder: &Path) -> Result<Option<String>> {
         self.first_foreign(folder, &|_, _| Ok(true))
     }
@@ -106,7 +106,7 @@ impl Manifest {
         Ok(None)
     }
 
-    /// Removes the listed files and the folder, which stays if anything else is in it.
+    /// Removes the listed files, and the folder if it is empty then.
     pub(crate) fn remove(&self, folder: &Path) -> Result<()> {
         for name in self.files.iter().map(|file| file.name.as_str()).chain([MANIFEST]) {
             let path = folder.join(name);
@@ -119,7 +119,7 @@ impl Manifest {
     }
 }
 
-/// Removes a file, if it is there.
+/// Removes a file if it exists.
 pub(crate) fn remove_file(path: &Path) -> Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io(path, "remove")(error)),
@@ -127,12 +127,12 @@ pub(crate) fn remove_file(path: &Path) -> Result<()> {
     }
 }
 
-fn digest(path: &Path, go_on: &dyn Fn() -> Result<()>) -> Result<Digest> {
+fn digest(path: &Path, check_stop: &dyn Fn() -> Result<()>) -> Result<Digest> {
     let failed = Error::io(path, "read");
     let mut file = File::open(path).map_err(&failed)?;
     let (mut digester, mut buffer) = (Digester::new(), vec![0; 1 << 20]);
     loop {
-        go_on()?;
+        check_stop()?;
         match file.read(&mut buffer) {
             Ok(0) => return Ok(digester.finish()),
             Ok(n) => digester.push(&buffer[..n]),
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn untouched_folder_has_nothing_foreign_and_is_removed() {
+    fn unchanged_folders_are_removed() {
         let folder = written();
         let path = folder.keep();
         let manifest = Manifest::read(&path).unwrap().unwrap();
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn added_changed_and_linked_entries_are_foreign() {
+    fn added_changed_and_linked_entries_are_detected() {
         type Change = fn(&Path);
         let changes: [(&str, Change); 4] = [
             ("photo.jpg", |folder| fs::write(folder.join("photo.jpg"), b"x").unwrap()),

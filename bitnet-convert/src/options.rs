@@ -1,4 +1,4 @@
-//! What a conversion is asked for.
+//! Options and progress of a conversion.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,21 +7,21 @@ use bitnet_inference::LoadOptions;
 
 use crate::{Error, Result, Storage};
 
-/// The container and packing of the result.
+/// The format of the result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Target {
     /// A GGUF file.
     Gguf,
-    /// A Hugging Face folder with packed ternary layers (`quant_method: bitnet`, U8 codes and a scale for each layer).
+    /// A Hugging Face folder with packed ternary layers (`quant_method: bitnet`, U8 codes and a scale per layer).
     HuggingFace,
-    /// A Hugging Face folder of ordinary numbers.
+    /// A Hugging Face folder with dense layers.
     Dense,
-    /// A folder as MLX's programs write it, ternary layers with 2 bits, affine.
+    /// An MLX folder with 2-bit affine ternary layers.
     Mlx,
 }
 
 impl Target {
-    /// Its name, as it is typed.
+    /// Returns its name on the command line.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -33,55 +33,55 @@ impl Target {
     }
 }
 
-/// What a result must keep to, where its tensors may have types of their own.
+/// The budget of a mixed-precision result.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Budget {
-    /// Bytes of all matrices; the error is to be small.
+    /// Maximum bytes of all matrices; minimises the error.
     Bytes(u64),
-    /// Signal over error in decibels, on average over all weights; the bytes are to be few.
+    /// Minimum mean signal-to-quantisation-noise ratio in decibels; minimises bytes.
     Decibels(f64),
 }
 
-/// What a conversion is asked for.
+/// Options of a conversion.
 #[derive(Debug, Clone)]
 pub struct ConvertOptions {
-    /// The container; from the output's name unless given: a `.gguf` file, else a Hugging Face folder.
+    /// The format. Default: GGUF for a name ending in `.gguf`, else a Hugging Face folder.
     pub target: Option<Target>,
-    /// How ternary layers are stored; what keeps them exactly unless given.
+    /// The type of ternary layers. Default: lossless.
     pub linear: Option<Storage>,
-    /// How the embedding table is stored; as in the source unless given.
+    /// The type of the embedding table. Default: as in the source.
     pub embedding: Option<Storage>,
-    /// How the head is stored, if the model has one of its own; as in the source unless given.
+    /// The type of an untied head. Default: as in the source.
     pub head: Option<Storage>,
-    /// Storage of the tensors whose GGUF name (without `.weight`) fits a pattern; the last that fits decides.
+    /// Types of tensors whose GGUF name (without `.weight`) matches a pattern; the last match wins.
     pub overrides: Vec<(String, Storage)>,
-    /// Whether layers of ordinary numbers, which nobody trained to be ternary, may be made so.
+    /// Allows ternary quantisation of dense layers that were not trained for it.
     pub quantize: bool,
-    /// `general.architecture` of a GGUF file, where the model's family has several names.
+    /// `general.architecture` of a GGUF file, if the family has several names.
     pub architecture: Option<String>,
-    /// Types for tensors of ordinary numbers are chosen so that the result keeps to this.
+    /// The budget for selecting types of dense tensors.
     pub budget: Option<Budget>,
-    /// Adapters that are merged into the weights, each with a factor on what it adds: folders that the PEFT library wrote.
+    /// LoRA adapters to merge (PEFT folders), each with a factor.
     pub adapters: Vec<(PathBuf, f32)>,
-    /// Bytes of weights in one file; one file holds all unless given.
+    /// Maximum bytes of weights per file. Default: a single file.
     pub split: Option<u64>,
-    /// Choices that the source leaves open.
+    /// Load options, for facts that the source does not state.
     pub load: LoadOptions,
-    /// Threads that convert; as many as the system lets the process run unless given.
+    /// The number of threads. Default: the available parallelism.
     pub threads: Option<usize>,
-    /// Whether the result is read back and compared.
+    /// Whether to verify the result.
     pub verify: bool,
-    /// Whether a conversion that was interrupted goes on where it stopped.
+    /// Whether to resume an interrupted conversion.
     pub resume: bool,
-    /// Whether an existing output is replaced.
+    /// Whether to replace an existing output.
     pub overwrite: bool,
-    /// A flag that another thread sets to stop the work, also while nothing of it is reported as progress.
+    /// A flag that another thread sets to stop the conversion, also between progress reports.
     pub interrupted: Option<&'static AtomicBool>,
 }
 
 impl ConvertOptions {
-    /// An error once the flag is set.
-    pub(crate) fn go_on(&self) -> Result<()> {
+    /// Returns an error if the flag is set.
+    pub(crate) fn check_stop(&self) -> Result<()> {
         match self.interrupted.is_some_and(|flag| flag.load(Ordering::Relaxed)) {
             true => Err(Error::Interrupted),
             false => Ok(()),
@@ -112,22 +112,22 @@ impl Default for ConvertOptions {
     }
 }
 
-/// Where a conversion stands.
+/// The progress of a conversion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
-    /// What is being done.
+    /// The current stage.
     pub stage: Stage,
-    /// Bytes done.
+    /// Processed bytes.
     pub done: u64,
-    /// Bytes in all.
+    /// Total bytes.
     pub total: u64,
 }
 
 /// A stage of a conversion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Stage {
-    /// Tensors are read, converted and written.
+    /// Converting tensors.
     Converting,
-    /// What was written is read back.
+    /// Verifying the result.
     Proving,
 }

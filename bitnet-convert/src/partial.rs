@@ -1,17 +1,17 @@
-//! The unfinished result: files that grow beside the final name, and a journal by which an interrupted conversion goes on.
+//! The unfinished result: its files next to the final name, and a journal for resuming.
 //!
 //! ```text
-//! .NAME.partial/.bitnet-convert   empty; marks the folder as one that a conversion made
-//! .NAME.partial/files/...         the files of the result, at their full length from the beginning
-//! .NAME.partial/journal           a line for the plan, then one for each step that is done, as JSON
-//! .NAME.partial/replaced/         the folder that is being replaced, while the result gets its name
+//! .NAME.partial/.bitnet-convert   empty; marks the folder as created by a conversion
+//! .NAME.partial/files/...         the files of the result, preallocated to their full length
+//! .NAME.partial/journal           JSON lines: the plan, then each finished step
+//! .NAME.partial/replaced/         the replaced folder, while the result is renamed
 //! ```
 //!
-//! Nothing in it is followed if it is a symbolic link, and a file that no conversion made is neither removed nor moved to
-//! the final name: such a folder is refused.
+//! Symbolic links in it are not followed. A folder with a foreign file is rejected: foreign files are neither removed nor
+//! moved to the final name.
 //!
-//! A step counts as done if its line is whole and the bytes in the files still have the digest in the line: what was lost
-//! on the way to the disk is made again.
+//! A step is finished if its line is complete and the digest in the line matches the bytes in the files; data lost in a
+//! crash is converted again.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
@@ -33,10 +33,10 @@ use crate::options::ConvertOptions;
 use crate::plan::{Plan, PlannedFile};
 use crate::{Error, Result};
 
-/// Longest line of a journal that is read: the first one names every file.
+/// Maximum length of a journal line; the first one names every file.
 const MAX_LINE: u64 = 1 << 22;
 
-/// A step that is done.
+/// A finished step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Record {
     pub(crate) step: usize,
@@ -63,11 +63,11 @@ impl Record {
 struct Heading {
     format: u32,
     plan: Digest,
-    /// Names of the files that grow.
+    /// Names of the unfinished files.
     files: Vec<String>,
 }
 
-/// The journal's format.
+/// The format version of the journal.
 const FORMAT: u32 = 2;
 
 /// The unfinished result of one plan.
@@ -80,10 +80,10 @@ pub(crate) struct Partial {
 }
 
 impl Partial {
-    /// Opens what an earlier run of the same plan left, if the options say so, else begins anew. `names` are the files that the
-    /// result may have.
+    /// Resumes an earlier run of the same plan if requested, else starts over. `names` are the possible files of the
+    /// result.
     ///
-    /// The journal is locked, so that a second conversion to the same name is refused.
+    /// The lock on the journal makes a second conversion to the same name fail.
     pub(crate) fn open(
         destination: Destination,
         plan: &Plan,
@@ -114,12 +114,12 @@ impl Partial {
         };
         let mut kept = Vec::new();
         for record in records.unwrap_or_default() {
-            options.go_on()?;
+            options.check_stop()?;
             if partial.still_holds(plan, &record) {
                 kept.push(record);
             }
         }
-        // The journal is written anew, without what no longer holds.
+        // Rewrites the journal without invalid steps.
         let heading = Heading { format: FORMAT, plan: fingerprint, files: names.to_vec() };
         let mut text = line(&heading);
         kept.iter().for_each(|record| text.push_str(&line(record)));
@@ -132,12 +132,12 @@ impl Partial {
         Ok(Self { journal: Mutex::new(journal), records: Mutex::new(records), ..partial })
     }
 
-    /// Whether a step is done already.
+    /// Returns whether a step is finished.
     pub(crate) fn is_done(&self, step: usize) -> bool {
         lock(&self.records).contains_key(&step)
     }
 
-    /// Takes a step's bytes, and notes that it is done.
+    /// Writes a step's bytes and records it as finished.
     pub(crate) fn take(&self, plan: &Plan, step: usize, encoded: Encoded) -> Result<()> {
         let mut pieces = Vec::with_capacity(encoded.pieces.len());
         for piece in &encoded.pieces {
@@ -158,27 +158,27 @@ impl Partial {
         Ok(())
     }
 
-    /// The records of all steps, in order.
+    /// Returns the records of all steps, in order.
     pub(crate) fn records(&self) -> Vec<Record> {
         let mut records: Vec<Record> = lock(&self.records).values().cloned().collect();
         records.sort_by_key(|record| record.step);
         records
     }
 
-    /// Brings the files to the disk.
+    /// Flushes the files to disk.
     pub(crate) fn sync(&self) -> Result<()> {
-        let failed = Error::io(self.destination.files(), "bring to the disk");
+        let failed = Error::io(self.destination.files(), "flush to disk");
         self.files.iter().try_for_each(|file| lock(file).sync_all()).map_err(failed)
     }
 
-    /// Puts files beside the final name under their own names, and removes what is left. The first one, by which a split model
-    /// is opened, comes last. Without `overwrite`, a file that has appeared meanwhile stays, and is an error.
+    /// Renames the files to their final names and removes the partial folder. The first file of a split model is renamed
+    /// last. Without `overwrite`, a file that has appeared meanwhile is an error.
     pub(crate) fn finish_files(self, names: &[PathBuf], overwrite: bool) -> Result<()> {
         for to in names.iter().rev() {
             let from = self.destination.files().join(to.file_name().unwrap_or_default());
             check_file(to, overwrite)?;
-            let failed = Error::io(to, "put the result at");
-            // A link is made only where nothing stands; not every file system has them.
+            let failed = Error::io(to, "rename the result to");
+            // A hard link never replaces a file, but not every file system supports links.
             if overwrite || std::fs::hard_link(&from, to).is_err() {
                 check_file(to, overwrite)?;
                 take_permissions(&from, to)?;
@@ -190,17 +190,17 @@ impl Partial {
         self.finish()
     }
 
-    /// Puts the folder under the final name, in the place of an empty one; with `overwrite`, in the place of one that a
-    /// conversion wrote.
+    /// Renames the folder to its final name, replacing an empty folder or, with `overwrite`, one written by a
+    /// conversion.
     pub(crate) fn finish_folder(self, options: &ConvertOptions) -> Result<()> {
         let (from, to) = (self.destination.files(), self.destination.path.clone());
-        let failed = Error::io(&to, "put the result at");
-        let go_on = || options.go_on();
-        Manifest::write(&from, &go_on)?;
+        let failed = Error::io(&to, "rename the result to");
+        let check_stop = || options.check_stop();
+        Manifest::write(&from, &check_stop)?;
         let old = self.destination.replaced();
         match self.destination.standing(options.overwrite)? {
             Standing::Free => {
-                // Fails where something has come into the folder.
+                // Fails if the folder is no longer empty.
                 if let Entry::Folder = Entry::at(&to)? {
                     std::fs::remove_dir(&to).map_err(&failed)?;
                 }
@@ -210,14 +210,14 @@ impl Partial {
                 take_permissions(&from, &to)?;
                 std::fs::rename(&to, &old).map_err(&failed)?;
                 let put = || -> Result<()> {
-                    // Looked at again where no one else puts files into it.
-                    if let Some(name) = manifest.foreign(&old, &go_on)? {
+                    // Checked again in the private folder, where no other program adds files.
+                    if let Some(name) = manifest.foreign(&old, &check_stop)? {
                         return Err(foreign(&to, &name));
                     }
                     std::fs::rename(&from, &to).map_err(&failed)
                 };
                 if let Err(error) = put() {
-                    // The one that was there goes back; should that fail as well, the next run does it.
+                    // Restores the old folder; if that fails as well, the next run does it.
                     let _ = std::fs::rename(&old, &to);
                     return Err(error);
                 }
@@ -227,17 +227,17 @@ impl Partial {
         self.finish()
     }
 
-    /// Removes what is left of the partial folder; anything that no conversion put there stays.
+    /// Removes the partial folder except foreign files.
     fn finish(self) -> Result<()> {
         let Self { destination, files, journal, .. } = self;
         drop(files);
         let parent = destination.path.parent().filter(|parent| !parent.as_os_str().is_empty());
         let parent = parent.unwrap_or(Path::new("."));
-        sync_folder(parent).map_err(Error::io(parent, "bring to the disk"))?;
-        // Gone already where it became the result; a file of someone else in it stays.
+        sync_folder(parent).map_err(Error::io(parent, "flush to disk"))?;
+        // Already gone if it became the result; foreign files stay.
         let _ = std::fs::remove_dir(destination.files());
-        // The journal stays locked until nothing of this run has a name any more. It is emptied first: a folder with an empty
-        // journal and no mark is one whose removal was interrupted.
+        // The journal stays locked until all names are removed. It is emptied first: a folder with an empty journal and no
+        // marker is an interrupted removal.
         let path = destination.partial.join("journal");
         lock(&journal).set_len(0).map_err(Error::io(&path, "write"))?;
         remove_file(&destination.partial.join(MARK))?;
@@ -247,7 +247,7 @@ impl Partial {
         Ok(())
     }
 
-    /// Whether the bytes of a step are still in the files.
+    /// Returns whether the bytes of a step are intact.
     fn still_holds(&self, plan: &Plan, record: &Record) -> bool {
         if record.step >= plan.works.len() {
             return false;
@@ -269,7 +269,7 @@ impl Partial {
     }
 }
 
-/// Brings a folder back that was being replaced when an earlier run ended, or removes it if the result has its name.
+/// Restores a folder whose replacement was interrupted, or removes it if the result has its final name.
 fn restore_replaced(destination: &Destination, options: &ConvertOptions) -> Result<()> {
     let (old, to) = (destination.replaced(), &destination.path);
     match Entry::at(&old)? {
@@ -279,7 +279,7 @@ fn restore_replaced(destination: &Destination, options: &ConvertOptions) -> Resu
     }
     let result_is_there = match Entry::at(to)? {
         Entry::Absent => false,
-        // Made by someone since: the folder that was being replaced is the only result.
+        // Created meanwhile by another program: the replaced folder is the only result.
         Entry::Folder if names_in(to)?.is_empty() => {
             std::fs::remove_dir(to).map_err(Error::io(to, "put back"))?;
             false
@@ -290,7 +290,7 @@ fn restore_replaced(destination: &Destination, options: &ConvertOptions) -> Resu
         return std::fs::rename(&old, to).map_err(Error::io(to, "put back"));
     }
     match Manifest::read(&old)? {
-        Some(manifest) => match manifest.foreign(&old, &|| options.go_on())? {
+        Some(manifest) => match manifest.foreign(&old, &|| options.check_stop())? {
             None => manifest.remove(&old),
             Some(name) => Err(foreign(&old, &name)),
         },
@@ -298,10 +298,10 @@ fn restore_replaced(destination: &Destination, options: &ConvertOptions) -> Resu
     }
 }
 
-/// Gives a result the permissions of what it replaces: a private model stays private.
+/// Copies the permissions of the replaced file to the result, so that a private model stays private.
 #[cfg(unix)]
 fn take_permissions(from: &Path, to: &Path) -> Result<()> {
-    let failed = Error::io(to, "keep the permissions of");
+    let failed = Error::io(to, "copy the permissions of");
     let Ok(replaced) = std::fs::symlink_metadata(to) else { return Ok(()) };
     let own = std::fs::metadata(from).map_err(&failed)?;
     if own.permissions() == replaced.permissions() {
@@ -315,7 +315,7 @@ fn take_permissions(_from: &Path, _to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Makes a folder, unless it is there.
+/// Creates a folder unless it exists.
 fn make_folder(path: &Path) -> Result<()> {
     match Entry::at(path)? {
         Entry::Absent => std::fs::create_dir(path).map_err(Error::io(path, "create")),
@@ -324,8 +324,8 @@ fn make_folder(path: &Path) -> Result<()> {
     }
 }
 
-/// Removes names of finished files that already have their final name too, as a run leaves them that ends between the two steps
-/// of [`Partial::finish_files`].
+/// Removes the partial names of files that already have their final name, after an interruption of
+/// [`Partial::finish_files`].
 fn drop_second_names(destination: &Destination, names: &[String]) -> Result<()> {
     for name in names {
         let (grown, last) = (destination.files().join(name), destination.path.with_file_name(name));
@@ -340,7 +340,7 @@ fn drop_second_names(destination: &Destination, names: &[String]) -> Result<()> 
     Ok(())
 }
 
-/// Refuses a folder with an entry that is not a file of a known name; with `remove`, removes the files.
+/// Rejects a folder with foreign entries; with `remove`, removes the known files.
 fn clear(folder: &Path, known: &HashSet<&str>, remove: bool) -> Result<()> {
     let mut names = names_in(folder)?;
     for name in names.extract_if(.., |name| is_temporary(name)) {
@@ -349,7 +349,7 @@ fn clear(folder: &Path, known: &HashSet<&str>, remove: bool) -> Result<()> {
     for name in &names {
         let path = folder.join(name);
         let ours = name.to_str().is_some_and(|name| known.contains(name));
-        // A file with a second name is someone else's too: writing into it would change both.
+        // A file with a second hard link is shared: writing to it would change both.
         match Entry::at(&path)? {
             Entry::File(found) if ours && has_one_name(&found) => {}
             _ => return Err(foreign(folder, &name.to_string_lossy())),
@@ -361,7 +361,7 @@ fn clear(folder: &Path, known: &HashSet<&str>, remove: bool) -> Result<()> {
     Ok(())
 }
 
-/// Whether a file has the name of an unfinished [`bitnet_formats::write_whole_file`].
+/// Returns whether a file is a temporary file of [`bitnet_formats::write_whole_file`].
 fn is_temporary(name: &OsStr) -> bool {
     name.to_str().is_some_and(|name| name.starts_with(".bitnet-") && name.ends_with(".tmp"))
 }
@@ -376,7 +376,7 @@ fn has_one_name(_found: &Metadata) -> bool {
     true
 }
 
-/// A file at its full length, with its header.
+/// Creates a file with its full length and its header.
 fn open_file(path: &Path, planned: &PlannedFile) -> Result<Mutex<File>> {
     let mut options = OpenOptions::new();
     options.read(true).write(true);
@@ -391,7 +391,7 @@ fn open_file(path: &Path, planned: &PlannedFile) -> Result<Mutex<File>> {
     Ok(Mutex::new(file))
 }
 
-/// The files that a journal names, and the records of its steps if they are of this plan.
+/// Reads the file names of a journal, and its records if they belong to this plan.
 fn read_journal(journal: &File, plan: Digest) -> Option<(Vec<String>, Option<Vec<Record>>)> {
     let mut reader = BufReader::new(journal);
     let mut next = || {
@@ -407,7 +407,7 @@ fn read_journal(journal: &File, plan: Digest) -> Option<(Vec<String>, Option<Vec
         return Some((heading.files, None));
     }
     let mut records = Vec::new();
-    // The line that was being written when the program ended is cut short.
+    // The last line may be incomplete after a crash.
     while let Some(record) = next().and_then(|text| serde_json::from_str(&text).ok()) {
         records.push(record);
     }
@@ -415,7 +415,7 @@ fn read_journal(journal: &File, plan: Digest) -> Option<(Vec<String>, Option<Vec
 }
 
 fn line(value: &impl Serialize) -> String {
-    // Numbers, texts and lists only: this can't fail.
+    // Serialisation of numbers, strings and lists cannot fail.
     serde_json::to_string(value).unwrap_or_default() + "\n"
 }
 

@@ -1,13 +1,13 @@
-//! Patterns for the names of tensors: `*` stands for any text, `?` for one character.
+//! Patterns of tensor names: `*` matches any text, `?` one character.
 
-/// Whether `name` fits `pattern` as a whole.
+/// Returns whether `name` matches `pattern` completely.
 ///
-/// Each character of the name is compared with each of the pattern at most once for each `*`: no pattern runs away.
+/// Each character of the name is compared at most once per `*`, so the cost is bounded.
 pub(crate) fn matches(pattern: &str, name: &str) -> bool {
     let (pattern, name): (Vec<char>, Vec<char>) =
         (pattern.chars().collect(), name.chars().collect());
     let (mut p, mut n) = (0, 0);
-    // Where the last `*` stands, and how much of the name it has taken.
+    // The position of the last `*`, and the number of characters that it matched.
     let mut star: Option<(usize, usize)> = None;
     while n < name.len() {
         match pattern.get(p) {

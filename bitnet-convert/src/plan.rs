@@ -1,4 +1,4 @@
-//! What will be written: every stored tensor with its type and place, and how each is made from the source.
+//! The plan: every stored tensor with its type and position, and how it is computed from the source.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -21,10 +21,10 @@ use crate::options::{ConvertOptions, Target};
 use crate::tensors::{self, HeadRows, Kind, ModelTensor};
 use crate::{Error, Result, Storage};
 
-/// Bytes of the source that are converted at a time, where rows are independent of each other.
+/// Bytes of the source per step, for tensors with independent rows.
 const CHUNK: usize = 16 << 20;
 
-/// The type of a stored tensor, in the container's words.
+/// The container's type of a stored tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PartType {
     Ggml(GgmlType),
@@ -48,30 +48,30 @@ pub(crate) struct Part {
     pub(crate) shape: Vec<usize>,
     pub(crate) part_type: PartType,
     pub(crate) nbytes: u64,
-    /// The file that holds it, and where.
+    /// Its file and offset.
     pub(crate) file: usize,
     pub(crate) offset: u64,
 }
 
-/// How stored tensors are made; numbers stand for places in [`Plan::parts`].
+/// A method of computing stored tensors; numbers are indices of [`Plan::parts`].
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Recipe {
     /// A vector of plain numbers.
     Vector { part: usize, dense: DenseType },
-    /// The source's own bytes.
+    /// An exact copy of the source's bytes.
     Copy { part: usize, bytes: Range<usize> },
-    /// Rows of ordinary numbers, which go where they stand in the part.
+    /// Dense rows at their offsets in the part.
     Dense { part: usize, dense: DenseType, rows: Range<usize> },
-    /// Trits; with `scale`, their one scale goes there and stands as 1 beside the trits.
+    /// Trits; with `scale`, their scale is stored there and the embedded scale is 1.
     Ternary { part: usize, storage: TernaryStorage, scale: Option<usize> },
-    /// Trits as MLX stores them: codes, and for each group of weights a scale and a bias of `scale_type`.
+    /// Trits in MLX's format: codes, and a scale and a bias of `scale_type` per group.
     Affine { part: usize, scales: usize, biases: usize, scale_type: DenseType, group: usize },
-    /// Trits as Hugging Face packs them, their scale or its inverse as `scale_type`.
+    /// Trits in Hugging Face's packed format, with their scale or its inverse as `scale_type`.
     Packed { part: usize, scale: usize, scale_type: DenseType, multiply: bool },
 }
 
 impl Recipe {
-    /// The stored tensor that the weights go to.
+    /// Returns the stored tensor of the weights.
     pub(crate) fn part(&self) -> usize {
         match *self {
             Self::Vector { part, .. }
@@ -83,7 +83,7 @@ impl Recipe {
         }
     }
 
-    /// Every stored tensor that it makes.
+    /// Returns every stored tensor that it writes.
     pub(crate) fn parts(&self) -> impl Iterator<Item = usize> {
         let beside = match *self {
             Self::Ternary { scale, .. } => [scale, None],
@@ -100,7 +100,7 @@ impl Recipe {
 pub(crate) struct Work {
     pub(crate) tensor: ModelTensor,
     pub(crate) recipe: Recipe,
-    /// Bytes of the source that it reads.
+    /// Bytes of the source.
     pub(crate) source_bytes: u64,
 }
 
@@ -109,29 +109,29 @@ pub(crate) struct Work {
 pub(crate) struct PlannedFile {
     /// Its name in the output's folder.
     pub(crate) name: String,
-    /// Everything in front of the data.
+    /// The header.
     pub(crate) header: Vec<u8>,
     pub(crate) len: u64,
 }
 
-/// Everything that will be written.
+/// The whole plan.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
     pub(crate) target: Target,
     pub(crate) rope_order: RopeOrder,
-    /// How the inputs of ternary layers are treated; `None` where there are none.
+    /// The activation precision of ternary layers; `None` if there are none.
     pub(crate) precision: Option<ActivationPrecision>,
     pub(crate) parts: Vec<Part>,
     pub(crate) works: Vec<Work>,
-    /// What is merged into the weights.
+    /// The adapters to merge.
     pub(crate) adapters: Vec<Arc<Adapter>>,
-    /// What changes the model, in sentences.
+    /// Warnings about changes of the model.
     pub(crate) remarks: Vec<String>,
 }
 
 impl Plan {
-    /// Gives each part its file: in order, as many to a file as `limit` bytes hold, all to one without a limit. Returns the
-    /// number of files. A part that is larger than the limit has a file of its own.
+    /// Assigns parts to files in order, with at most `limit` bytes per file; without a limit, to one file. Returns the number
+    /// of files. A part larger than the limit gets its own file.
     pub(crate) fn share_out(&mut self, limit: Option<u64>) -> usize {
         let (mut file, mut held) = (0, 0);
         for part in &mut self.parts {
@@ -144,19 +144,19 @@ impl Plan {
         file + 1
     }
 
-    /// The parts of one file, in order.
+    /// Returns the parts of one file, in order.
     pub(crate) fn in_file(&self, file: usize) -> impl Iterator<Item = &Part> {
         self.parts.iter().filter(move |part| part.file == file)
     }
 
-    /// Says where the parts of one file begin.
+    /// Sets the offsets of the parts of one file.
     pub(crate) fn place(&mut self, file: usize, offsets: &[u64]) {
         let parts = self.parts.iter_mut().filter(|part| part.file == file);
         parts.zip(offsets).for_each(|(part, offset)| part.offset = *offset);
     }
 }
 
-/// A source's word for a storage type, where this program can write the same.
+/// Returns the storage type for a source's type name, if it can be written.
 pub(crate) fn same_storage(stored: StoredType) -> Option<Storage> {
     let dense = |dense| Some(Storage::Dense(dense));
     let ternary = |ternary| Some(Storage::Ternary(ternary));
@@ -185,7 +185,7 @@ pub(crate) fn same_storage(stored: StoredType) -> Option<Storage> {
     }
 }
 
-/// Collects parts and works.
+/// Collects parts and steps.
 pub(crate) struct Planner<'a> {
     pub(crate) files: &'a ModelFiles,
     pub(crate) options: &'a ConvertOptions,
@@ -194,7 +194,7 @@ pub(crate) struct Planner<'a> {
 }
 
 impl<'a> Planner<'a> {
-    /// Decides on every tensor of the model.
+    /// Plans every tensor of the model.
     pub(crate) fn plan(
         files: &'a ModelFiles,
         options: &'a ConvertOptions,
@@ -278,7 +278,7 @@ impl<'a> Planner<'a> {
         Ok(())
     }
 
-    /// A dense matrix, in pieces: copied where nothing changes, else decoded and encoded again.
+    /// Plans a dense matrix in pieces: copied if unchanged, else decoded and encoded.
     fn rows(
         &mut self,
         tensor: &ModelTensor,
@@ -289,7 +289,7 @@ impl<'a> Planner<'a> {
         let (bytes, same) = (stored.region.len(), same_storage(stored.storage));
         let moved = HeadRows::of(tensor, self.files.config(), self.plan.rope_order);
         let adapted = self.plan.adapters.iter().any(|adapter| adapter.adapts(tensor));
-        // A scale beside the numbers goes into them.
+        // A separate scale is multiplied into the numbers.
         let scaled = self.files.stored_names(&tensor.stem()).len() > 1;
         if same == Some(Storage::Dense(dense)) && moved.is_none() && !adapted && !scaled {
             for start in (0..bytes).step_by(CHUNK) {
@@ -299,7 +299,7 @@ impl<'a> Planner<'a> {
             }
             return Ok(());
         }
-        // What is decoded to trits first, is decoded once.
+        // Tensors that are decoded to trits first are decoded in one step.
         let step = if same.is_some_and(|same| matches!(same, Storage::Dense(_))) {
             (CHUNK / (bytes / tensor.rows).max(1)).max(1)
         } else {
@@ -313,7 +313,7 @@ impl<'a> Planner<'a> {
         Ok(())
     }
 
-    /// A packed layer of a Hugging Face folder, with its scale.
+    /// Plans a packed layer of a Hugging Face folder, with its scale.
     fn packed(&mut self, tensor: &ModelTensor, name: String, stored: &StoredBytes) -> Result<()> {
         let (rows, cols) = (tensor.rows, tensor.cols);
         let nbytes = bitnet_quant::codec::hf_packed::size(rows, cols)
@@ -334,7 +334,7 @@ impl<'a> Planner<'a> {
         Ok(())
     }
 
-    /// A layer of an MLX folder: codes, scales and biases.
+    /// Plans a layer of an MLX folder: codes, scales and biases.
     fn affine(
         &mut self,
         tensor: &ModelTensor,
@@ -343,7 +343,7 @@ impl<'a> Planner<'a> {
         stored: &StoredBytes,
     ) -> Result<()> {
         let (rows, cols) = (tensor.rows, tensor.cols);
-        // Scales that were of half precision stay so; others keep all their bits.
+        // Half-precision scales keep their type; others are stored as f32.
         let half = same_storage(stored.storage).is_some_and(Storage::has_f16_scales);
         let scale_type = if half { DenseType::F16 } else { DenseType::F32 };
         let plain = scale_type.plain().unwrap_or(PlainType::F32);
@@ -367,7 +367,7 @@ impl<'a> Planner<'a> {
         Ok(())
     }
 
-    /// Plain numbers: f32 in GGUF files, in folders the source's own type.
+    /// Plans a vector of plain numbers: f32 in GGUF files, the source's type in folders.
     fn vector_type(&self, stored: &StoredBytes) -> DenseType {
         match (self.plan.target, same_storage(stored.storage)) {
             (Target::HuggingFace | Target::Dense | Target::Mlx, Some(Storage::Dense(dense)))
@@ -379,7 +379,7 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Refuses a storage type by which readers would treat the layer's inputs in another way than the source says.
+    /// Rejects a storage type for which readers would use another activation precision than the source.
     fn precision_stays(&self, tensor: &ModelTensor, name: &str, storage: Storage) -> Result<()> {
         if tensor.kind != Kind::Linear {
             return Ok(());
@@ -396,9 +396,9 @@ impl<'a> Planner<'a> {
             return Ok(());
         }
         let said = |precision| match precision {
-            ActivationPrecision::Int8 => "8 bits for each token",
-            ActivationPrecision::Int8Within(_) => "8 bits within one range",
-            ActivationPrecision::Float => "the numbers as they are",
+            ActivationPrecision::Int8 => "8 bits per token",
+            ActivationPrecision::Int8Within(_) => "8 bits with a static range",
+            ActivationPrecision::Float => "no quantisation",
         };
         Err(Error::refused(
             format!("tensor {name} as {storage}"),

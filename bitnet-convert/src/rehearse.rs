@@ -1,5 +1,5 @@
-//! The result without its weights, opened as the engine opens models: what a reader would take otherwise than the source is
-//! found before anything is converted.
+//! A dry run of the result without weights, opened with the engine's loader, which finds differences in metadata before any
+//! tensor is converted.
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
@@ -13,11 +13,11 @@ use crate::encode::Encoder;
 use crate::options::ConvertOptions;
 use crate::{Decided, Error, Result, compare, verify};
 
-/// Refuses a plan whose result would not be read as the source is. Returns what is worth saying.
+/// Rejects a plan whose result would be read differently from the source. Returns remarks.
 ///
-/// The files have holes in place of the weights; they stand in the system's folder for temporary files, else beside the
-/// result, and are removed again. Where neither file system has sparse files they would take the room of the weights: then the
-/// result is compared only once it is complete.
+/// The files are sparse, in the system's temporary folder or else next to the result, and are removed afterwards. If
+/// neither file system supports sparse files, this check is skipped and the comparison happens only after the
+/// conversion.
 pub(crate) fn rehearse(decided: &Decided, options: &ConvertOptions) -> Result<Vec<String>> {
     let beside = decided.destination.path.parent().filter(|parent| !parent.as_os_str().is_empty());
     let beside = beside.unwrap_or(Path::new("."));
@@ -35,13 +35,13 @@ pub(crate) fn rehearse(decided: &Decided, options: &ConvertOptions) -> Result<Ve
                       compared with the source when it is complete";
         return Ok(vec![remark.to_owned()]);
     }
-    options.go_on()?;
+    options.check_stop()?;
     write_headers(decided, options, folder.path())?;
     let load = LoadOptions {
         i2s_layout: verify::written_layout(&decided.plan).unwrap_or(options.load.i2s_layout),
         ..options.load.clone()
     };
-    options.go_on()?;
+    options.check_stop()?;
     let at = decided.opened_by(folder.path());
     let refused = |problem: String| {
         let what = decided.destination.path.display().to_string();
@@ -51,14 +51,14 @@ pub(crate) fn rehearse(decided: &Decided, options: &ConvertOptions) -> Result<Ve
         Ok(written) => written,
         Err(error) => return refused(format!("the result could not be read: {error}")),
     };
-    options.go_on()?;
+    options.check_stop()?;
     match compare::same_model(&decided.files, &written, &decided.plan, &load)? {
         Ok(remarks) => Ok(remarks),
         Err(problem) => refused(problem),
     }
 }
 
-/// Whether a file's length takes no room on the disk by itself.
+/// Returns whether the file system supports sparse files.
 #[cfg(unix)]
 fn has_sparse_files(folder: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
@@ -68,7 +68,7 @@ fn has_sparse_files(folder: &Path) -> bool {
         file.set_len(LEN)?;
         Ok(file.metadata()?.blocks() * 512)
     };
-    // A system that can't say fails where the file is written.
+    // If this is unknown, writing the file fails later.
     probe().map_or(true, |used| used < LEN)
 }
 
@@ -88,10 +88,10 @@ fn write_headers(decided: &Decided, options: &ConvertOptions, folder: &Path) -> 
         file.write_all(&planned.header)
             .and_then(|()| file.set_len(planned.len))
             .map_err(&failed)?;
-        // Opening a file reads one tensor: the factors on the frequencies of RoPE.
+        // Opening a file reads one tensor: the RoPE frequency factors.
         let frequencies = |role: Role| role == Role::RopeFrequencies;
         for work in plan.works.iter().filter(|work| frequencies(work.tensor.name.role)) {
-            options.go_on()?;
+            options.check_stop()?;
             for piece in encoder.encode(work)?.pieces {
                 let part = &plan.parts[piece.part];
                 if part.file == number {

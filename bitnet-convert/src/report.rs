@@ -1,4 +1,4 @@
-//! What a conversion did, or would do, tensor by tensor.
+//! The report of a conversion or of a dry run, tensor by tensor.
 
 use std::time::Duration;
 
@@ -10,12 +10,12 @@ use crate::tensors::{Kind, ModelTensor};
 use bitnet_inference::ModelFiles;
 use bitnet_inference::loader::StoredType;
 
-/// What became of a tensor's numbers.
+/// The error of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Fidelity {
-    /// Every number is the source's.
+    /// The conversion is lossless.
     Exact,
-    /// The numbers differ by this much.
+    /// The conversion has this error.
     Lossy(Loss),
 }
 
@@ -24,7 +24,7 @@ pub enum Fidelity {
 pub struct TensorReport {
     /// Its name in the result.
     pub name: String,
-    /// What it is for: `embedding`, `head`, `linear` or `vector`.
+    /// Its role: `embedding`, `head`, `linear` or `vector`.
     pub role: &'static str,
     /// `[rows, cols]`; a vector has one row.
     pub shape: [usize; 2],
@@ -34,13 +34,13 @@ pub struct TensorReport {
     pub to: String,
     /// Bytes in the source.
     pub source_bytes: u64,
-    /// Bytes in the result, its scales beside it included.
+    /// Bytes in the result, including separate scales.
     pub bytes: u64,
-    /// What was lost; `None` before it has been converted.
+    /// The error; `None` before the conversion.
     pub fidelity: Option<Fidelity>,
 }
 
-/// What a conversion did, or would do.
+/// The report of a conversion or of a dry run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Report {
     /// The source.
@@ -49,7 +49,7 @@ pub struct Report {
     pub target: &'static str,
     /// Every tensor, in the order of the result.
     pub tensors: Vec<TensorReport>,
-    /// What changes the model or its use, in sentences.
+    /// Warnings about changes of the model or its use.
     pub remarks: Vec<String>,
     /// Bytes of all weights in the source.
     pub source_bytes: u64,
@@ -57,17 +57,17 @@ pub struct Report {
     pub bytes: u64,
     /// Names of those files.
     pub files: Vec<String>,
-    /// Steps that an earlier, interrupted run had done.
+    /// Steps finished by an earlier, interrupted run.
     pub resumed: usize,
-    /// Steps in all.
+    /// Total steps.
     pub steps: usize,
-    /// Time of converting; of this run only.
+    /// Conversion time of this run.
     pub converting: Duration,
-    /// Time of reading back; `None` where that was not asked for.
+    /// Verification time; `None` without verification.
     pub proving: Option<Duration>,
 }
 
-/// The name of a tensor's type in its file, if the file has it.
+/// Returns the name of a tensor's type in its file, if the tensor exists.
 pub(crate) fn stored_name(files: &ModelFiles, tensor: &ModelTensor) -> Option<String> {
     let stored = files.stored_bytes(&tensor.stem()).ok().flatten()?;
     Some(match stored.storage {
@@ -76,7 +76,7 @@ pub(crate) fn stored_name(files: &ModelFiles, tensor: &ModelTensor) -> Option<St
     })
 }
 
-/// The plan as a report, with what the records say about losses.
+/// Builds the report from the plan and the records.
 pub(crate) fn tensors(files: &ModelFiles, plan: &Plan, records: &[Record]) -> Vec<TensorReport> {
     let mut out: Vec<(usize, TensorReport, LossMeter, usize)> = Vec::new();
     for (step, work) in plan.works.iter().enumerate() {

@@ -1,5 +1,5 @@
-//! The source's files as the file system knows them: by which a changed source is noticed, and a result that would replace
-//! its own source is refused.
+//! The identity of the source's files, for detecting changes of the source and results that would replace
+//! it.
 
 use std::fs::Metadata;
 use std::path::{Path, PathBuf};
@@ -10,10 +10,10 @@ use bitnet_inference::ModelFiles;
 use crate::hf_target::COMPANIONS;
 use crate::{Error, Result};
 
-/// What a file system says about a file.
+/// The identity of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Identity {
-    /// Device and number of the file, where the system has them.
+    /// Device and inode, if available.
     number: Option<(u64, u64)>,
     len: u64,
     modified: Option<SystemTime>,
@@ -36,16 +36,16 @@ fn number(_found: &Metadata) -> Option<(u64, u64)> {
     None
 }
 
-/// The source's files as they were when they were opened.
+/// The source's files at the time of opening.
 #[derive(Debug)]
 pub(crate) struct SourceFiles {
     input: PathBuf,
-    /// `None` for a file that was not there.
+    /// `None` for a missing file.
     files: Vec<(PathBuf, Option<Identity>)>,
 }
 
 impl SourceFiles {
-    /// The files beside the weights of a folder; to be called before the source is opened, so that no change is missed.
+    /// Records the files of a folder besides weights. Call this before opening the source, so that no change is missed.
     pub(crate) fn beside(input: &Path) -> Self {
         let folder = match input.extension() {
             _ if input.is_dir() => Some(input),
@@ -61,19 +61,19 @@ impl SourceFiles {
         Self { input: input.to_owned(), files }
     }
 
-    /// Adds the files that weights come from.
+    /// Adds the files of the weights.
     pub(crate) fn add_weights(&mut self, files: &ModelFiles) {
         for file in files.files() {
             let path = PathBuf::from(file.name());
             let found = identity(&path);
-            // A name that messages escape does not lead to its file.
+            // An escaped name is not the path of its file.
             if found.is_some() && self.files.iter().all(|(other, _)| *other != path) {
                 self.files.push((path, found));
             }
         }
     }
 
-    /// Refuses a source that was replaced, written to or cut since it was opened.
+    /// Returns an error if the source changed since it was opened.
     pub(crate) fn check(&self, files: &ModelFiles) -> Result<()> {
         let changed = self.files.iter().find(|(path, before)| identity(path) != *before);
         if let Some((path, _)) = changed {
@@ -82,7 +82,7 @@ impl SourceFiles {
         files.check().map_err(|_| Error::SourceChanged { path: PathBuf::from(files.name()) })
     }
 
-    /// Refuses `output` where it is a file of the source, by whatever name, or in the source's folder, or holds the source.
+    /// Rejects an `output` that is a file of the source under any name, is inside the source's folder, or contains the source.
     pub(crate) fn refuse_as_output(&self, output: &Path, names: &[PathBuf]) -> Result<()> {
         let refused =
             |path: &Path, problem: &str| Err(Error::refused(path.display().to_string(), problem));
@@ -106,21 +106,18 @@ impl SourceFiles {
             return refused(&output, "the source is in it; choose another name");
         }
         if input.is_dir() && output.starts_with(&input) {
-            return refused(
-                &output,
-                "it is inside the source's folder; choose a place outside of it",
-            );
+            return refused(&output, "it is inside the source's folder; choose another folder");
         }
         Ok(())
     }
 }
 
-/// What the system says about a file; symbolic links are followed, as they are when a model is read.
+/// Returns the identity of a file, following symbolic links like the loader.
 fn identity(path: &Path) -> Option<Identity> {
     std::fs::metadata(path).ok().map(|found| Identity::of(&found))
 }
 
-/// The path without links; its last name need not be there.
+/// Resolves links in a path whose last component need not exist.
 fn real_path(path: &Path) -> Option<PathBuf> {
     if let Ok(found) = path.canonicalize() {
         return Some(found);

@@ -1,9 +1,9 @@
-//! The ids of a model's special tokens: from the JSON files of a folder, or from the keys of a GGUF file.
+//! Ids of special tokens, from the JSON files of a folder or the keys of a GGUF file.
 //!
-//! A folder names a token by its text (a string, or an object with `content`) in `tokenizer_config.json` and
-//! `special_tokens_map.json`, or by its id (a number, or a list of numbers) in `config.json` and `generation_config.json`. The
-//! first of these files that names a token of the vocabulary decides, as in the `gguf` package's `SpecialVocab`, which knows
-//! the first and the third.
+//! A folder defines a token by its text (a string, or an object with `content`) in `tokenizer_config.json` and
+//! `special_tokens_map.json`, or by its id (a number, or a list of numbers) in `config.json` and `generation_config.json`.
+//! The first of these files with a token of the vocabulary takes precedence, as in the `gguf` package's `SpecialVocab`, which
+//! reads the first and the third.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ use serde_json::Value as Json;
 use crate::Result;
 use crate::gguf_target::read_json;
 
-/// Kinds of special tokens with their keys in GGUF files; "seperator" is the format's own spelling.
+/// Kinds of special tokens with their GGUF keys; "seperator" is the format's spelling.
 pub(crate) const KINDS: [(&str, &str); 9] = [
     ("bos", "tokenizer.ggml.bos_token_id"),
     ("eos", "tokenizer.ggml.eos_token_id"),
@@ -29,14 +29,14 @@ pub(crate) const KINDS: [(&str, &str); 9] = [
 
 /// Tokens that end a turn, by name.
 const TURN_ENDS: [&str; 4] = ["<|eot_id|>", "<|im_end|>", "<end_of_turn>", "<|end_of_turn|>"];
-/// Tokens that end a message that another one follows, by name.
+/// Tokens that end a message within a turn, by name.
 const MESSAGE_ENDS: [&str; 1] = ["<|eom_id|>"];
 
-/// A vocabulary that ids are looked up in.
+/// A vocabulary for lookups of ids.
 pub(crate) trait Lookup {
-    /// The id of a token.
+    /// Returns the id of a token.
     fn id(&self, token: &str) -> Option<u32>;
-    /// The text of a token, if it is one that steers the model.
+    /// Returns the text of a control token.
     fn special(&self, id: u32) -> Option<&str>;
 }
 
@@ -44,7 +44,7 @@ pub(crate) trait Lookup {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct SpecialIds([Option<u32>; KINDS.len()]);
 
-/// The JSON files of a folder that name special tokens.
+/// The JSON files of a folder with special tokens.
 #[derive(Debug)]
 pub(crate) struct Settings<'a> {
     tokenizer: Option<Json>,
@@ -68,11 +68,11 @@ impl<'a> Settings<'a> {
         self.tokenizer.as_ref()
     }
 
-    /// What files say of a token, the one that decides first.
+    /// Returns the definitions of a token in order of precedence.
     fn named(&self, kind: &str, vocabulary: &dyn Lookup, rows: usize) -> Option<u32> {
         let text = |file: &Option<Json>| {
             let token = file.as_ref()?.get(format!("{kind}_token"))?;
-            // Ids that are numbers among texts are taken as what they are.
+            // Numbers in text fields are ids.
             token_text(token).and_then(|text| vocabulary.id(text)).or_else(|| first_id(token))
         };
         let number = |file: &Json| first_id(file.get(format!("{kind}_token_id"))?);
@@ -85,7 +85,7 @@ impl<'a> Settings<'a> {
         found.into_iter().flatten().find(|&id| (id as usize) < rows)
     }
 
-    /// Every id of `eos_token_id`, in the order in which files list them.
+    /// Returns every id of `eos_token_id`, in file order.
     pub(crate) fn ends(&self) -> Vec<u32> {
         let files = [Some(self.config), self.generation.as_ref()];
         let listed = files.into_iter().flatten().filter_map(|file| file.get("eos_token_id"));
@@ -97,24 +97,24 @@ impl<'a> Settings<'a> {
     }
 }
 
-/// The text of a token: a string, or an object with `content`.
+/// Returns the text of a token: a string, or an object with `content`.
 fn token_text(token: &Json) -> Option<&str> {
     token.as_str().or_else(|| token.get("content")?.as_str())
 }
 
-/// An id: a number, or the first of a list of numbers.
+/// Returns an id: a number, or the first of a list of numbers.
 fn first_id(value: &Json) -> Option<u32> {
     let number = value.as_u64().or_else(|| value.get(0)?.as_u64())?;
     u32::try_from(number).ok()
 }
 
 impl SpecialIds {
-    /// What the files of a folder name, whose embedding has `rows` rows.
+    /// Reads the special tokens of a folder whose embedding has `rows` rows.
     pub(crate) fn of_folder(settings: &Settings<'_>, vocabulary: &dyn Lookup, rows: usize) -> Self {
         Self(KINDS.map(|(kind, _)| settings.named(kind, vocabulary, rows)))
     }
 
-    /// With `ends`, the tokens that end a text: those that readers do not know by their name take keys that are free.
+    /// Adds the end tokens `ends`: those that readers do not recognise by name use free keys.
     pub(crate) fn with_ends(self, ends: &[u32], vocabulary: &dyn Lookup, rows: usize) -> Self {
         let ends: Vec<u32> = ends.iter().copied().filter(|&id| (id as usize) < rows).collect();
         let by_name = |names: &[&str]| {
@@ -135,13 +135,13 @@ impl SpecialIds {
         ids
     }
 
-    /// From the keys of a GGUF file; one that is no id of a row is left out.
+    /// Reads the keys of a GGUF file, without ids beyond the embedding's rows.
     pub(crate) fn of_gguf(metadata: &Metadata, rows: usize) -> Self {
         let id = |key: &str| metadata.opt_u32(key).ok().flatten();
         Self(KINDS.map(|(_, key)| id(key).filter(|&id| (id as usize) < rows)))
     }
 
-    /// The id of a kind.
+    /// Returns the id of a kind.
     pub(crate) fn get(&self, kind: &str) -> Option<u32> {
         self.iter().find(|(other, ..)| *other == kind).and_then(|(.., id)| id)
     }
@@ -151,7 +151,7 @@ impl SpecialIds {
         KINDS.into_iter().zip(self.0).map(|((kind, key), id)| (kind, key, id))
     }
 
-    /// The ids that end a text, each once.
+    /// Returns the ids that end a text, without duplicates.
     pub(crate) fn ends(&self) -> Vec<u32> {
         let mut ends: Vec<u32> = Vec::new();
         for id in ["eos", "eot", "eom"].into_iter().filter_map(|kind| self.get(kind)) {
@@ -162,7 +162,7 @@ impl SpecialIds {
         ends
     }
 
-    /// Fills in what `self` does not have.
+    /// Fills in missing ids.
     pub(crate) fn or(self, kind: &str, id: Option<u32>) -> Self {
         let mut ids = self;
         for (place, (other, _)) in KINDS.iter().enumerate() {
@@ -173,7 +173,7 @@ impl SpecialIds {
         ids
     }
 
-    /// The ids of some kinds.
+    /// Returns the ids of some kinds.
     pub(crate) fn only(self, kinds: &[&str]) -> Self {
         let mut ids = self;
         for (place, (kind, _)) in KINDS.iter().enumerate() {
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_texts_and_ids_beyond_the_rows_leave_the_next_file_to_decide() {
+    fn unknown_tokens_fall_through_to_the_next_file() {
         let config = json!({"eos_token_id": 1, "pad_token_id": 99, "bos_token_id": -1});
         let tokenizer = json!({"eos_token": "<nowhere>", "pad_token": null, "bos_token": 7.5});
         let found = ids(tokenizer, Json::Null, &config, json!({"pad_token_id": 2}));
@@ -306,7 +306,7 @@ mod tests {
         let config = json!({"eos_token_id": [1, 7, 9]});
         let found =
             ids(json!({"eos_token": "<eos>"}), Json::Null, &config, json!({"eos_token_id": 8}));
-        // `<|im_end|>` is known by its name and stands as eot; one more key is free.
+        // `<|im_end|>` is recognised by name as eot; one more key is free.
         assert_eq!((found.get("eot"), found.get("eom")), (Some(9), Some(7)));
     }
 }

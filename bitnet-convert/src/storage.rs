@@ -1,4 +1,4 @@
-//! The storage types that a tensor can be converted to, by the names that users know.
+//! The storage types of conversions, by name.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,12 +11,12 @@ use bitnet_quant::codec::i2_s::I2sLayout;
 
 use crate::{Error, Result};
 
-/// How a tensor is stored.
+/// A storage type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Storage {
     /// Trits with their scales.
     Ternary(TernaryStorage),
-    /// Ordinary numbers.
+    /// A dense type.
     Dense(DenseType),
 }
 
@@ -41,21 +41,21 @@ const NAMES: [(&str, Storage); 16] = [
 ];
 
 impl Storage {
-    /// The names that [`Storage::from_str`] knows.
+    /// Returns the names that [`Storage::from_str`] accepts.
     pub fn names() -> impl Iterator<Item = &'static str> {
         NAMES.iter().map(|(name, _)| *name)
     }
 
-    /// The name, as it is typed.
+    /// Returns the name on the command line.
     #[must_use]
     pub fn name(self) -> &'static str {
         NAMES.iter().find(|(_, storage)| *storage == self).map_or("unknown", |(name, _)| name)
     }
 
-    /// Bytes of a stored `[rows, cols]` matrix.
+    /// Returns the bytes of a stored `[rows, cols]` matrix.
     ///
     /// # Errors
-    /// Those of the codec: a shape that it can't hold.
+    /// Errors of the codec: an unsupported shape.
     pub fn size(self, rows: usize, cols: usize) -> bitnet_quant::Result<usize> {
         match self {
             Self::Ternary(storage) => storage.size(rows, cols),
@@ -63,7 +63,7 @@ impl Storage {
         }
     }
 
-    /// The type in a GGUF file.
+    /// Returns the type in a GGUF file.
     pub(crate) fn ggml_type(self) -> GgmlType {
         match self {
             Self::Ternary(TernaryStorage::I2S(_)) => GgmlType::I2S,
@@ -83,7 +83,7 @@ impl Storage {
         }
     }
 
-    /// The type in a safetensors file, where it has one.
+    /// Returns the type in a safetensors file, if it has one.
     pub(crate) fn dtype(self) -> Option<Dtype> {
         match self {
             Self::Dense(DenseType::F32) => Some(Dtype::F32),
@@ -93,7 +93,7 @@ impl Storage {
         }
     }
 
-    /// Whether its scales are rounded to half precision.
+    /// Returns whether its scales are rounded to half precision.
     pub(crate) fn has_f16_scales(self) -> bool {
         matches!(
             self,
@@ -116,7 +116,7 @@ impl fmt::Display for Storage {
 impl FromStr for Storage {
     type Err = Error;
 
-    /// Reads a name, in capitals or not, `-` or `_` between its parts.
+    /// Parses a name, ignoring case, with `-` or `_` as separator.
     fn from_str(text: &str) -> Result<Self> {
         let plain = |text: &str| text.to_ascii_lowercase().replace('-', "_");
         let known = NAMES.iter().find(|(name, _)| plain(name) == plain(text));

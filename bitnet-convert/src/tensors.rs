@@ -1,4 +1,4 @@
-//! The tensors that a model of given shapes has, in the order in which files hold them.
+//! The tensors of a model, in file order.
 
 use bitnet_core::backend::RopeOrder;
 use bitnet_formats::names::{Part, Role, TensorName};
@@ -7,7 +7,7 @@ use bitnet_inference::models::{Architecture, ModelConfig};
 
 use crate::Result;
 
-/// What a tensor is for, as far as its storage goes.
+/// The kind of a tensor, for its storage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// A norm's gain; never quantised.
@@ -30,14 +30,14 @@ pub(crate) struct ModelTensor {
 }
 
 impl ModelTensor {
-    /// The name by which a checkpoint is asked for it.
+    /// Returns its name in checkpoints.
     pub(crate) fn stem(&self) -> String {
         let name = self.name.to_gguf().unwrap_or_default();
         name.strip_suffix(".weight").unwrap_or(&name).to_owned()
     }
 }
 
-/// (role, rows, columns, kind) of what every layer has, in the order of the published files.
+/// (role, rows, columns, kind) of every layer's tensors, in the order of published files.
 fn in_layer(c: &ModelConfig) -> Vec<(Role, usize, usize, Kind)> {
     let (q, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
     let mut out = vec![(Role::AttentionNorm, 1, c.hidden, Kind::Vector)];
@@ -65,7 +65,7 @@ fn in_layer(c: &ModelConfig) -> Vec<(Role, usize, usize, Kind)> {
     out
 }
 
-/// Every tensor that the model must have, and those that it may have where `files` has them.
+/// Returns all required tensors, and the optional ones that `files` has.
 pub(crate) fn of(files: &ModelFiles) -> Result<Vec<ModelTensor>> {
     let c = files.config();
     let outside =
@@ -96,14 +96,14 @@ pub(crate) fn of(files: &ModelFiles) -> Result<Vec<ModelTensor>> {
     Ok(out)
 }
 
-/// What GGUF files hold beside the model's own tensors: factors on the frequencies of RoPE, which the settings say elsewhere.
+/// Returns the additional tensors of GGUF files: RoPE frequency factors, which other formats store as settings.
 pub(crate) fn rope_frequencies(config: &ModelConfig) -> Option<ModelTensor> {
     let factors = config.frequency_factors()?;
     let name = TensorName::outside(Role::RopeFrequencies);
     Some(ModelTensor { name, kind: Kind::Vector, rows: 1, cols: factors.len() })
 }
 
-/// The row of the source that stands in each row of the result, where query and key rows change their order.
+/// The source row of each row of the result, for query and key tensors with permuted rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct HeadRows {
     head_dim: usize,
@@ -111,14 +111,14 @@ pub(crate) struct HeadRows {
 }
 
 impl HeadRows {
-    /// For a tensor of the model whose rows are to have the order `to`; `None` where they stay as they are.
+    /// Returns the permutation of a tensor's rows to the order `to`; `None` if the order does not change.
     pub(crate) fn of(tensor: &ModelTensor, config: &ModelConfig, to: RopeOrder) -> Option<Self> {
         let rotated =
             matches!(tensor.name.role, Role::Query | Role::Key) && tensor.name.part == Part::Weight;
         (rotated && config.rope_order != to).then_some(Self { head_dim: config.head_dim, to })
     }
 
-    /// The source's row.
+    /// Returns the source's row.
     pub(crate) fn source(self, row: usize) -> usize {
         let (head, inner, half) = (row / self.head_dim, row % self.head_dim, self.head_dim / 2);
         head * self.head_dim
@@ -134,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_two_orders_of_rows_undo_each_other() {
+    fn row_permutations_are_inverse() {
         let there = HeadRows { head_dim: 8, to: RopeOrder::Interleaved };
         let back = HeadRows { head_dim: 8, to: RopeOrder::Halves };
         for row in 0..24 {

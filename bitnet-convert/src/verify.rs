@@ -1,4 +1,4 @@
-//! Proof: the result is opened as the engine opens it, and every tensor compared with what was meant.
+//! Verification: opens the result with the engine's loader and compares every tensor with the plan.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,7 +15,7 @@ use crate::plan::{Part, PartType, Plan, Recipe};
 use crate::tensors::{Kind, ModelTensor};
 use crate::{Error, Result, compare};
 
-/// The bytes of a stored tensor, once its type and shape are what was planned.
+/// Returns the bytes of a stored tensor after checking its type and shape.
 fn stored(written: &ModelFiles, part: &Part) -> std::result::Result<Region, String> {
     match written.container() {
         Container::Gguf(file) => {
@@ -36,7 +36,7 @@ fn stored(written: &ModelFiles, part: &Part) -> std::result::Result<Region, Stri
     }
 }
 
-/// What a result is compared with.
+/// The expected result.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Meant<'a> {
     pub(crate) source: &'a ModelFiles,
@@ -45,14 +45,14 @@ pub(crate) struct Meant<'a> {
     pub(crate) records: &'a [Record],
 }
 
-/// Reads the whole result back. `path` is the file or folder as it lies before its final name; `go_on` is asked before
-/// each tensor, `on_bytes` is told how many bytes have been read.
+/// Reads the whole result back. `path` is the unrenamed file or folder; `check_stop` is called before each tensor,
+/// `on_bytes` receives the number of bytes read.
 pub(crate) fn prove(
     meant: Meant<'_>,
     path: &Path,
     pool: &HybridMemoryPool,
     threads: usize,
-    go_on: &(dyn Fn() -> Result<()> + Sync),
+    check_stop: &(dyn Fn() -> Result<()> + Sync),
     on_bytes: &mut dyn FnMut(u64),
 ) -> Result<()> {
     let Meant { source, options, plan, records } = meant;
@@ -71,7 +71,7 @@ pub(crate) fn prove(
     let read = AtomicU64::new(0);
     let work = |index: usize| {
         let record: &Record = &records[index];
-        go_on()?;
+        check_stop()?;
         for piece in record.pieces() {
             let part = &plan.parts[piece.part];
             let checked = stored(&files, part).and_then(|region| same_bytes(&region, piece));
@@ -88,7 +88,7 @@ pub(crate) fn prove(
     Ok(files.check()?)
 }
 
-/// The layout of I2_S that was written, which files do not say.
+/// Returns the written layout of I2_S, which files do not state.
 pub(crate) fn written_layout(plan: &Plan) -> Option<bitnet_quant::codec::i2_s::I2sLayout> {
     plan.works.iter().find_map(|work| match work.recipe {
         Recipe::Ternary { storage: bitnet_quant::codec::TernaryStorage::I2S(layout), .. } => {
@@ -104,12 +104,12 @@ fn same_bytes(region: &Region, piece: &PieceRecord) -> std::result::Result<(), S
     let digest = Digest::of(&region);
     region.release();
     if digest != piece.digest {
-        return Err("its bytes are not those that were written".into());
+        return Err("its bytes differ from those written".into());
     }
     Ok(())
 }
 
-/// The engine's reader makes the same trits and scales of it, and treats its inputs in the same way.
+/// Checks that the engine's loader decodes the same trits and scales, with the same activation precision.
 fn same_weights(
     files: &ModelFiles,
     plan: &Plan,
@@ -122,14 +122,16 @@ fn same_weights(
         return Ok(Err("the engine does not find it".into()));
     };
     let StoredWeight::Ternary(matrix) = stored.weight else {
-        return Ok(Err("the engine takes it for ordinary numbers".into()));
+        return Ok(Err("the engine reads it as dense".into()));
     };
     if plan.precision.is_some_and(|meant| tensor.kind == Kind::Linear && meant != stored.precision)
     {
-        return Ok(Err("the engine treats its inputs in another way than the source's".into()));
+        return Ok(Err(
+            "the engine would use another activation precision than for the source".into()
+        ));
     }
     if Digest::of_weights(&matrix) != weights {
-        return Ok(Err("its trits or scales are not the source's".into()));
+        return Ok(Err("its trits or scales differ from the source's".into()));
     }
     Ok(Ok(()))
 }

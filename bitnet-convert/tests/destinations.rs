@@ -25,7 +25,7 @@ fn whole(input: &Path, output: &Path, options: &ConvertOptions) -> Report {
     convert(input, output, options, &mut |_| true).unwrap()
 }
 
-/// The error of a conversion and of its dry run, which must be the same.
+/// Returns the error of a conversion and of its dry run, which must be the same.
 fn refused(input: &Path, output: &Path, options: &ConvertOptions) -> String {
     let planned = inspect(input, output, options).unwrap_err().to_string();
     let error = convert(input, output, options, &mut |_| true).unwrap_err().to_string();
@@ -366,7 +366,7 @@ mod links {
     }
 }
 
-/// The source as a folder that can be changed.
+/// Returns the source as a folder that can be changed.
 fn copy_of_source(work: &Path) -> PathBuf {
     let source = work.join("source");
     fs::create_dir(&source).unwrap();
@@ -424,7 +424,7 @@ fn failed_write_keeps_what_is_done() {
         true
     });
     let error = error.unwrap_err().to_string();
-    assert!(error.contains(".model.partial") && error.contains("goes on from there"), "{error}");
+    assert!(error.contains(".model.partial") && error.contains("resumes from there"), "{error}");
     fs::rename(partial.join("away"), partial.join("files")).unwrap();
     let report = whole(&source, &output, &replacing());
     assert_eq!(report.resumed, report.steps);

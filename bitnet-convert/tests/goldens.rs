@@ -123,7 +123,7 @@ const FORMS: [(Target, &str); 10] = [
     (Target::Mlx, ""),
 ];
 
-/// The stored bytes of every ternary layer, and the trits and scales that they are read as.
+/// Returns the stored bytes of every ternary layer, and the trits and scales that they are read as.
 fn ternary_layers(path: &Path, load: &LoadOptions) -> Vec<(Vec<u8>, TernaryMatrix)> {
     let files = ModelFiles::open(ModelSource::Path(path), load).unwrap();
     let pool = HybridMemoryPool::new().unwrap();

@@ -11,7 +11,7 @@ fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/models").join(name)
 }
 
-/// One thread, so that a conversion stops where it is told to.
+/// Returns one thread, so that a conversion stops where it is told to.
 fn options() -> ConvertOptions {
     ConvertOptions { threads: Some(1), ..ConvertOptions::default() }
 }
@@ -267,7 +267,7 @@ fn split_results_are_read_as_one_and_joined_again() {
     assert!(data_of(&straight) == data_of(&rejoined));
 }
 
-/// The bytes of all tensors: files that come from folders of other names have other names inside.
+/// Returns the bytes of all tensors: files that come from folders of other names have other names inside.
 fn data_of(path: &Path) -> Vec<(String, Vec<u8>)> {
     let file = bitnet_formats::GgufFile::open(path).unwrap();
     file.tensors().iter().map(|t| (t.name.clone(), file.data(t).unwrap().to_vec())).collect()

@@ -10,7 +10,7 @@ use bitnet_convert::{ConvertOptions, Target, convert, inspect};
 use serde_json::json;
 use small_model::SmallModel;
 
-/// The error of the plan and of the conversion, which must be the same and leave nothing behind.
+/// Returns the error of the plan and of the conversion, which must be the same and leave nothing behind.
 fn refused(input: &Path, output: &Path, options: &ConvertOptions) -> String {
     let planned = inspect(input, output, options).unwrap_err().to_string();
     let error = convert(input, output, options, &mut |_| true).unwrap_err().to_string();

@@ -11,7 +11,7 @@ use bitnet_inference::{KvType, LoadOptions, Model, ModelSource};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// The folder of a case of `tests/golden/settings`, with its settings changed.
+/// Returns the folder of a case of `tests/golden/settings`, with its settings changed.
 fn folder_of(name: &str, change: impl FnOnce(&mut Value)) -> TempDir {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/settings");
     let all: Value =

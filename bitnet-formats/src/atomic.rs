@@ -1,4 +1,4 @@
-//! Writing a file so that it is there whole or not at all: temporary file beside it, fsync, rename, fsync of the folder.
+//! Atomic file writes: temporary file in the same folder, fsync, rename, fsync of the folder.
 
 use std::fs::{File, Metadata, Permissions};
 use std::io::{self, BufWriter, Write};
@@ -6,14 +6,14 @@ use std::path::Path;
 
 use crate::error::{Error, Result, shown_path};
 
-/// Refuses a destination that is there and is no regular file: a rename would replace a pipe or a device by a file, or a
-/// symbolic link instead of what it points to. Returns the file that is there.
+/// Rejects an existing destination that is not a regular file: a rename would replace a pipe, a device or a
+/// symbolic link itself. Returns the metadata of an existing file.
 fn require_regular(path: &Path) -> Result<Option<Metadata>> {
     let found = match std::fs::symlink_metadata(path) {
         Ok(found) if found.is_file() => return Ok(Some(found)),
         Ok(found) => found.file_type(),
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            let (file, action) = (shown_path(path), "look at what is there");
+            let (file, action) = (shown_path(path), "inspect the destination");
             return Err(Error::Io { file, action, source });
         }
         Err(_) => return Ok(None),
@@ -28,9 +28,9 @@ fn require_regular(path: &Path) -> Result<Option<Metadata>> {
     Err(Error::NotRegularFile { file: shown_path(path), kind })
 }
 
-/// Writes `path` through `fill`. Until `fill` has returned and everything is on the disk, `path` keeps what it held;
-/// on any error the temporary file is removed. A file that is replaced keeps its permissions, a new one has those of any
-/// new file. Of several writers at the same time the last one wins.
+/// Writes `path` through `fill`. `path` is unchanged until `fill` has returned and the data is flushed to disk; on error the
+/// temporary file is removed. A replaced file keeps its permissions, a new file gets the default ones. Of several
+/// concurrent writers the last one wins.
 pub(crate) fn write_atomically(
     path: &Path,
     fill: impl FnOnce(&mut BufWriter<&File>) -> Result<()>,
@@ -39,8 +39,8 @@ pub(crate) fn write_atomically(
     write_over(path, replaced.map(|found| found.permissions()), true, fill)
 }
 
-/// As [`write_atomically`], with the permissions of the file that is `replaced`; what appears meanwhile is replaced only if
-/// `overwrite`.
+/// Like [`write_atomically`], with the permissions of the `replaced` file. A file that appears meanwhile is replaced only if
+/// `overwrite` is set.
 fn write_over(
     path: &Path,
     replaced: Option<Permissions>,
@@ -57,24 +57,25 @@ fn write_over(
     builder.prefix(".bitnet-").suffix(".tmp");
     #[cfg(unix)]
     builder.permissions(replaced.clone().unwrap_or_else(new_permissions));
-    let temporary =
-        builder.tempfile_in(folder).map_err(fail.clone()("create a temporary file beside it"))?;
+    let temporary = builder
+        .tempfile_in(folder)
+        .map_err(fail.clone()("create a temporary file in its folder"))?;
     {
         let mut sink = BufWriter::with_capacity(1 << 20, temporary.as_file());
         fill(&mut sink)?;
         sink.flush().map_err(fail.clone()("write"))?;
     }
-    temporary.as_file().sync_all().map_err(fail.clone()("bring the data to the disk"))?;
+    temporary.as_file().sync_all().map_err(fail.clone()("flush the data to disk"))?;
     let renamed = match replaced {
         Some(permissions) => {
-            // The temporary file was made with what the umask left of them.
+            // The temporary file already has the default permissions, masked by the umask.
             let set = set_permissions(temporary.as_file(), permissions);
             set.map_err(fail.clone()("set its permissions"))?;
             temporary.persist(path).map(drop)
         }
         None if overwrite => temporary.persist(path).map(drop),
         None => match temporary.persist_noclobber(path) {
-            // Not every file system has a rename that replaces nothing.
+            // Not every file system supports a rename that never replaces.
             Err(error) if error.error.kind() != io::ErrorKind::AlreadyExists => {
                 if require_regular(path)?.is_some() {
                     return Err(fail("create")(io::ErrorKind::AlreadyExists.into()));
@@ -85,21 +86,21 @@ fn write_over(
         },
     };
     renamed.map_err(|error| fail.clone()("rename the finished file")(error.error))?;
-    sync_folder(folder).map_err(fail("bring the folder to the disk"))
+    sync_folder(folder).map_err(fail("flush the folder to disk"))
 }
 
-/// Writes `bytes` to `path` so that the file is there whole or not at all.
+/// Writes `bytes` to `path` atomically.
 ///
 /// # Errors
-/// [`Error::NotRegularFile`] where a folder, a symbolic link or a special file is there; [`Error::Io`] naming the file and what could not be done; `path` keeps what it held.
+/// [`Error::NotRegularFile`] if `path` is a folder, a symbolic link or a special file; [`Error::Io`] with the file and the failed action. `path` is unchanged on error.
 pub fn write_whole_file(path: &Path, bytes: &[u8]) -> Result<()> {
     write_atomically(path, |sink| write_all(path, sink, bytes))
 }
 
-/// Writes `bytes` to `path`, at which nothing may be, so that the file is there whole or not at all.
+/// Writes `bytes` atomically to `path`, which must not exist.
 ///
 /// # Errors
-/// [`Error::Io`] naming the file and what could not be done, with [`io::ErrorKind::AlreadyExists`] where something is there.
+/// [`Error::Io`] with the file and the failed action, of kind [`io::ErrorKind::AlreadyExists`] if `path` exists.
 pub fn write_new_file(path: &Path, bytes: &[u8]) -> Result<()> {
     write_over(path, None, false, |sink| write_all(path, sink, bytes))
 }
@@ -109,7 +110,7 @@ fn write_all(path: &Path, sink: &mut dyn Write, bytes: &[u8]) -> Result<()> {
     sink.write_all(bytes).map_err(failed)
 }
 
-/// The permissions that programs ask for when they make a file: the system takes the umask off them.
+/// Returns the permissions requested for new files, before the umask applies.
 #[cfg(unix)]
 fn new_permissions() -> Permissions {
     std::os::unix::fs::PermissionsExt::from_mode(0o666)
@@ -125,16 +126,16 @@ fn set_permissions(_file: &File, _permissions: Permissions) -> io::Result<()> {
     Ok(())
 }
 
-/// Brings the names in a folder to the disk, where the system has a way to: a renamed file keeps its new name after that.
+/// Flushes a folder's entries to disk where the OS supports it, so that a rename survives a crash.
 ///
 /// # Errors
-/// Those of the system.
+/// Returns errors of the operating system.
 #[cfg(unix)]
 pub fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// Brings the names in a folder to the disk, where the system has a way to: nothing here.
+/// Does nothing: this OS has no way to flush a folder's entries.
 ///
 /// # Errors
 /// None.
@@ -143,18 +144,18 @@ pub fn sync_folder(_folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// A file without its data: what stands in front, and where each tensor begins.
+/// The layout of a file: its header and the offset of each tensor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
-    /// Everything in front of the data.
+    /// All bytes before the data.
     pub header: Vec<u8>,
-    /// Where each tensor's data begins in the file, in bytes.
+    /// The offset of each tensor's data in the file, in bytes.
     pub offsets: Vec<u64>,
     /// The file's length in bytes.
     pub len: u64,
 }
 
-/// A sink that takes exactly as many bytes as a tensor has.
+/// A sink that accepts exactly the bytes of one tensor.
 pub(crate) struct Exact<'a> {
     sink: &'a mut dyn Write,
     left: u64,
@@ -228,7 +229,7 @@ mod tests {
         let file = work.path().join("file");
         write_new_file(&file, b"first").unwrap();
         assert!(matches!(write_new_file(&file, b"second"), Err(Error::Io { .. })));
-        // One that appears while the bytes are written.
+        // A file that appears while the bytes are written.
         let late = work.path().join("late");
         let refused = write_over(&late, None, false, |sink| {
             std::fs::write(&late, b"mine").unwrap();
@@ -259,10 +260,10 @@ mod tests {
         }
     }
 
-    /// The umask belongs to the process, so that the test runs itself again in one with another umask.
+    /// The umask is a property of the process, so the test runs itself in a child process with another umask.
     #[cfg(unix)]
     #[test]
-    fn new_file_has_the_permissions_that_the_umask_leaves() {
+    fn new_files_respect_the_umask() {
         const PATH: &str = "BITNET_TEST_NEW_FILE";
         if let Some(path) = std::env::var_os(PATH) {
             return write_whole_file(Path::new(&path), b"private").unwrap();
@@ -270,7 +271,7 @@ mod tests {
         let work = tempfile::tempdir().unwrap();
         for (umask, permissions) in [("077", 0o600), ("022", 0o644), ("002", 0o664)] {
             let file = work.path().join(umask);
-            let name = "atomic::tests::new_file_has_the_permissions_that_the_umask_leaves";
+            let name = "atomic::tests::new_files_respect_the_umask";
             let run = std::process::Command::new("sh")
                 .args(["-c", &format!("umask {umask}; exec \"$0\" --exact {name}")])
                 .arg(std::env::current_exe().unwrap())

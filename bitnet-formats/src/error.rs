@@ -1,25 +1,25 @@
-//! The one error type of this crate: which file, which tensor, key or field, at which byte, and what to do about it.
+//! The error type of this crate. Errors name the file, the tensor, key or field, the byte offset and the remedy.
 
 use std::path::Path;
 
-/// The longest piece of a file's own text that a message repeats, in characters.
+/// Maximum length of text from a file quoted in a message, in characters.
 const SHOWN_CHARS: usize = 96;
 
-/// What went wrong with a container file.
+/// An error about a container file.
 ///
-/// Text that comes out of a file (keys, names, values) is escaped and shortened before it is stored here, so that a
-/// message may be printed to a terminal or a log as it is.
+/// Text from the file (keys, names, values) is escaped and shortened before it is stored here, so that messages are
+/// safe to print to a terminal or a log.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The operating system refused.
+    /// An operating system call failed.
     #[error("{file}: cannot {action}: {source}; {}", bitnet_core::file_advice(source.kind()))]
     Io {
         /// The file or folder.
         file: String,
-        /// What was being done, as a verb phrase.
+        /// The failed action, a verb phrase.
         action: &'static str,
-        /// The operating system's answer.
+        /// The operating system's error.
         source: std::io::Error,
     },
     /// The path names a directory, a pipe, a device or a socket.
@@ -27,12 +27,12 @@ pub enum Error {
     NotRegularFile {
         /// The path.
         file: String,
-        /// What it is, with its article.
+        /// The kind of file, with its article.
         kind: &'static str,
     },
-    /// The file became shorter after it had been mapped; what was read past its new end was zeros.
+    /// The file was truncated after it was mapped; reads beyond its new end returned zeros.
     #[error(
-        "{file}: the file was cut to {now} bytes while its {mapped} bytes were mapped; restore it and load it again"
+        "{file}: the file was truncated to {now} of {mapped} bytes while it was mapped; restore it and load it again"
     )]
     Truncated {
         /// The file.
@@ -42,17 +42,17 @@ pub enum Error {
         /// Its length now, in bytes.
         now: u64,
     },
-    /// The file was written to after it had been mapped.
+    /// The file was modified after it was mapped.
     #[error(
         "{file}: the file was changed while it was in use: {change}; load it again, and replace model files by renaming"
     )]
     Changed {
         /// The file.
         file: String,
-        /// What is no longer as it was: its length, or the time at which it was last written to.
+        /// The property that changed: its length or its time of modification.
         change: String,
     },
-    /// Something begins inside the file and would end outside it.
+    /// An item extends beyond the end of the file.
     #[error(
         "{file}: {what} at byte {offset} needs {needed} bytes, but {available} remain; the file is cut short or damaged: \
          download or convert it again"
@@ -60,35 +60,35 @@ pub enum Error {
     UnexpectedEnd {
         /// The file.
         file: String,
-        /// What was being read.
+        /// The item being read.
         what: String,
-        /// Where it begins.
+        /// Its offset in bytes.
         offset: u64,
-        /// How many bytes it needs.
+        /// Its length in bytes.
         needed: u64,
-        /// How many bytes there are.
+        /// The number of available bytes.
         available: u64,
     },
-    /// The first bytes are not those of the format.
+    /// The file does not begin with the magic bytes of the format.
     #[error("{file}: the bytes at 0 ({found}) are not {expected}; {advice}")]
     WrongFormat {
         /// The file.
         file: String,
-        /// What should have stood there.
+        /// The expected content.
         expected: &'static str,
-        /// What stands there, escaped.
+        /// The bytes found, escaped.
         found: String,
-        /// What to do.
+        /// The remedy.
         advice: &'static str,
     },
-    /// A version of GGUF that is not read.
+    /// An unsupported GGUF version.
     #[error("{file}: GGUF version {version} at byte 4 is not supported (2 and 3 are); {advice}")]
     UnsupportedVersion {
         /// The file.
         file: String,
-        /// The version that the file names.
+        /// The version in the file.
         version: u32,
-        /// What to do.
+        /// The remedy.
         advice: &'static str,
     },
     /// A GGUF file in big-endian byte order.
@@ -99,37 +99,37 @@ pub enum Error {
         /// The file.
         file: String,
     },
-    /// A number in the file is larger than this crate accepts.
+    /// A number in the file exceeds its limit.
     #[error(
         "{file}: {what} at byte {offset} is {value}, the limit is {limit}; no model needs that: the file is damaged or hostile"
     )]
     Limit {
         /// The file.
         file: String,
-        /// What is too large.
+        /// The quantity.
         what: String,
-        /// Where it stands.
+        /// Its offset in bytes.
         offset: u64,
         /// Its value.
         value: u64,
-        /// The largest accepted value.
+        /// The maximum.
         limit: u64,
     },
-    /// The container's own structure is wrong.
+    /// The structure of the container is invalid.
     #[error(
         "{file}: {field} at byte {offset}: {problem}; the file is damaged: download or convert it again"
     )]
     Header {
         /// The file.
         file: String,
-        /// The field of the structure.
+        /// The invalid field.
         field: String,
-        /// Where it stands.
+        /// Its offset in bytes.
         offset: u64,
-        /// What is wrong with it.
+        /// The problem.
         problem: String,
     },
-    /// A metadata key or its value is wrong.
+    /// A metadata key or its value is invalid.
     #[error(
         "{file}: metadata key \"{key}\" at byte {offset}: {problem}; correct the key or convert the model again"
     )]
@@ -138,12 +138,12 @@ pub enum Error {
         file: String,
         /// The key.
         key: String,
-        /// Where the key or the offending part of its value stands.
+        /// The offset of the key or the invalid part of its value, in bytes.
         offset: u64,
-        /// What is wrong.
+        /// The problem.
         problem: String,
     },
-    /// A metadata key that is needed is absent.
+    /// A required metadata key is missing.
     #[error(
         "{file}: metadata key \"{key}\" ({expected}) is missing; add it or convert the model again"
     )]
@@ -152,10 +152,10 @@ pub enum Error {
         file: String,
         /// The key.
         key: String,
-        /// The type that was wanted.
+        /// The expected type.
         expected: &'static str,
     },
-    /// A metadata value has another type than the one needed, or does not fit in it.
+    /// A metadata value has the wrong type or is out of its range.
     #[error(
         "{file}: metadata key \"{key}\" is {found}, but {expected} is needed; correct it or convert the model again"
     )]
@@ -164,12 +164,12 @@ pub enum Error {
         file: String,
         /// The key.
         key: String,
-        /// The type that was wanted.
+        /// The expected type.
         expected: &'static str,
-        /// The type and, for scalars, the value found.
+        /// The actual type and, for scalars, the value.
         found: String,
     },
-    /// The same key twice.
+    /// A key appears twice.
     #[error(
         "{file}: metadata key \"{key}\" appears a second time at byte {offset}; remove one of the two"
     )]
@@ -178,10 +178,10 @@ pub enum Error {
         file: String,
         /// The key.
         key: String,
-        /// Where the second one stands.
+        /// The offset of the second one, in bytes.
         offset: u64,
     },
-    /// A tensor that is needed is absent.
+    /// A required tensor is missing.
     #[error(
         "{file}: tensor \"{tensor}\" is missing; the model is incomplete or of another architecture"
     )]
@@ -191,7 +191,7 @@ pub enum Error {
         /// The tensor.
         tensor: String,
     },
-    /// The same tensor name twice.
+    /// A tensor name appears twice.
     #[error(
         "{file}: tensor \"{tensor}\" appears a second time at byte {offset}; convert the model again"
     )]
@@ -200,10 +200,10 @@ pub enum Error {
         file: String,
         /// The tensor.
         tensor: String,
-        /// Where the second one stands.
+        /// The offset of the second one, in bytes.
         offset: u64,
     },
-    /// What a file says about a tensor is wrong.
+    /// The description of a tensor is invalid.
     #[error(
         "{file}: tensor \"{tensor}\", {field} at byte {offset}: {problem}; download or convert the model again"
     )]
@@ -212,14 +212,14 @@ pub enum Error {
         file: String,
         /// The tensor.
         tensor: String,
-        /// The field of its description.
+        /// The field of the description.
         field: &'static str,
-        /// Where the description (or, for data, the data) stands.
+        /// The offset of the description or of the data, in bytes.
         offset: u64,
-        /// What is wrong.
+        /// The problem.
         problem: String,
     },
-    /// A tensor is stored in a type that this program does not read.
+    /// The type of a tensor is not supported.
     #[error(
         "{file}: tensor \"{tensor}\", type at byte {offset}: {type_name} is not supported; {advice}"
     )]
@@ -228,24 +228,24 @@ pub enum Error {
         file: String,
         /// The tensor.
         tensor: String,
-        /// The type's name, or its number where it has none.
+        /// The name of the type, or its id if it has none.
         type_name: String,
-        /// Where the type field stands.
+        /// The offset of the type field, in bytes.
         offset: u64,
-        /// What to do.
+        /// The remedy.
         advice: &'static str,
     },
-    /// One file of a model in several files is missing, repeated or outside the model's folder.
+    /// A shard is missing, duplicated or outside the model's folder.
     #[error("{file}: shard \"{shard}\": {problem}")]
     Shard {
-        /// The file that names the shard.
+        /// The file that refers to the shard.
         file: String,
         /// The shard.
         shard: String,
-        /// What is wrong, and what to do.
+        /// The problem and the remedy.
         problem: String,
     },
-    /// A pickle: running it would run its author's program, so it is never opened.
+    /// The file is a pickle. Pickles can execute arbitrary code and are never opened.
     #[error(
         "{file}: this is {kind} (a pickle can run any program when loaded), which is not read; \
          get the model as .safetensors or .gguf, or convert it with `safetensors.torch.save_file` where you trust it"
@@ -253,23 +253,23 @@ pub enum Error {
     Pickle {
         /// The file.
         file: String,
-        /// How it was recognised.
+        /// How the pickle was detected.
         kind: &'static str,
     },
-    /// A folder does not hold exactly one model.
+    /// The folder does not contain exactly one model.
     #[error("{folder}: {problem}")]
     Folder {
         /// The folder.
         folder: String,
-        /// What is wrong, and what to do.
+        /// The problem and the remedy.
         problem: String,
     },
-    /// What the memory system refused.
+    /// An error of the memory system.
     #[error(transparent)]
     Memory(bitnet_core::Error),
 }
 
-/// What goes wrong with a mapped file goes by this crate's names; the rest keeps its own.
+/// Maps errors about mapped files to this crate's variants; wraps all others.
 impl From<bitnet_core::Error> for Error {
     fn from(error: bitnet_core::Error) -> Self {
         use bitnet_core::Error as Core;
@@ -285,7 +285,7 @@ impl From<bitnet_core::Error> for Error {
     }
 }
 
-/// The result of this crate's functions.
+/// The result type of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
@@ -337,12 +337,12 @@ impl Error {
     }
 }
 
-/// Text from a file, fit for a message: control characters, quotes and anything that does not print are escaped, and what
-/// is longer than 96 characters loses its middle.
+/// Escapes text from a file for a message: control characters, quotes and non-printing characters. Text longer than
+/// 96 characters is shortened in the middle.
 #[must_use]
 pub fn shown(text: &str) -> String {
     let keep = SHOWN_CHARS / 2;
-    // Characters are counted only as far as needed: the text may be as large as the file.
+    // Only as many characters as needed are counted: the text may be as large as the file.
     let long = text.chars().nth(SHOWN_CHARS).is_some();
     if !long {
         return text.escape_debug().to_string();
@@ -354,7 +354,7 @@ pub fn shown(text: &str) -> String {
     format!("{head}...{tail} ({} bytes)", text.len())
 }
 
-/// The same for bytes that need not be text.
+/// Escapes bytes, which need not be UTF-8, for a message.
 pub(crate) fn shown_bytes(bytes: &[u8]) -> String {
     if bytes.is_empty() {
         return "nothing".to_owned();
@@ -362,7 +362,7 @@ pub(crate) fn shown_bytes(bytes: &[u8]) -> String {
     format!("\"{}\"", bytes.escape_ascii())
 }
 
-/// A path as messages name it: escaped, in full.
+/// Escapes a path for a message, in full length.
 pub(crate) fn shown_path(path: &Path) -> String {
     path.to_string_lossy().escape_debug().to_string()
 }

@@ -1,18 +1,38 @@
-//! GGUF and safetensors containers, memory-mapped and checked.
+//! GGUF and safetensors containers, memory-mapped and validated.
 //!
-//! This crate reads and writes *containers*: it says which tensors a file holds, of which type and shape, and hands out
-//! their bytes without copying. What the bytes mean is the business of the codecs, what the tensors mean that of the models.
+//! This crate reads and writes *containers*: names, types and shapes of tensors, and their bytes without copying. The codecs
+//! of `bitnet-quant` decode the bytes; `bitnet-inference` knows what the tensors mean.
 //!
-//! Everything a file says is checked once, when it is opened: counts against the bytes that remain, sums with checked
-//! arithmetic, offsets against the file's length and against each other. After that a tensor's [`Region`] is in bounds by
-//! construction. A file that shrinks under the mapping gives [`Error::Truncated`] from [`Region::check`] instead of killing
-//! the process.
+//! # Tour
+//!
+//! ```no_run
+//! use std::path::Path;
+//!
+//! use bitnet_formats::GgufFile;
+//!
+//! let model = GgufFile::open(Path::new("model.gguf"))?;
+//! println!("{}", model.metadata().get_str("general.architecture")?);
+//! for tensor in model.tensors() {
+//!     let bytes = model.data(tensor)?; // mapped, not copied
+//!     println!("{} {:?} {}: {} bytes", tensor.name, tensor.dims, tensor.ggml_type, bytes.len());
+//! }
+//! model.check()?; // the file has not changed meanwhile
+//! # Ok::<(), bitnet_formats::Error>(())
+//! ```
+//!
+//! # Validation
+//!
+//! Opening a file validates it: counts against the remaining bytes, offsets against the file's length and against each
+//! other. Afterwards each tensor's [`Region`] is in bounds by construction. A file that is truncated while it is mapped
+//! gives [`Error::Truncated`] from [`Region::check`]; it does not end the process.
+//!
+//! # Modules
 //!
 //! * [`gguf`]: GGUF v2 and v3, single or split, and a writer of v3.
 //! * [`safetensors`]: one file, a sharded index or a model folder, and a writer.
 //! * [`names`]: tensor names of Hugging Face checkpoints and of GGUF files, both ways.
-//! * [`sections`]: named arrays of bytes that the program keeps for itself.
-//! * [`snapshot`]: files of the memory system's own tensors.
+//! * [`sections`]: named byte arrays, the file format of the cache of prepared weights.
+//! * [`snapshot`]: snapshots of pool tensors in files.
 //! * [`mmap`]: mapped files and byte regions.
 
 #![forbid(unsafe_code)]

@@ -1,8 +1,8 @@
-//! Files mapped into memory, and cheap handles on ranges of their bytes.
+//! Memory-mapped files, and cheap handles to ranges of their bytes.
 //!
-//! A mapped file that another process cuts short loses pages, which read as zeros from then on; [`Region::check`] reports
-//! [`Error::Truncated`]. Whoever loads a model calls it after decoding. The mapping itself, and what answers the signal that
-//! lost pages raise, is [`FileMap`].
+//! If another process truncates a mapped file, the lost pages read as zeros and [`Region::check`] returns
+//! [`Error::Truncated`]. Loaders call it after decoding. [`FileMap`] implements the mapping and the handler of the signal
+//! that lost pages raise.
 
 use std::fmt;
 #[cfg(unix)]
@@ -17,7 +17,7 @@ use bitnet_core::memory::mapped::{FileMap, MapMode};
 
 use crate::error::{Error, Result};
 
-/// The bytes of one file: mapped, or held in memory.
+/// The bytes of one file, mapped or in memory.
 pub struct MappedFile {
     name: String,
     bytes: Backing,
@@ -30,35 +30,35 @@ enum Backing {
 }
 
 impl MappedFile {
-    /// Maps a regular file for reading. An empty file gives an empty mapping.
+    /// Maps a regular file for reading. An empty file is an empty mapping.
     ///
     /// # Errors
-    /// [`Error::NotRegularFile`] for directories, pipes, devices and sockets (never blocks on one); [`Error::Io`] where
-    /// the file cannot be opened or mapped; [`Error::Limit`] where too many files are mapped at once.
+    /// [`Error::NotRegularFile`] for directories, pipes, devices and sockets (never blocks on one); [`Error::Io`] if
+    /// the file cannot be opened or mapped; [`Error::Limit`] if too many files are mapped.
     pub fn open(path: &Path) -> Result<Arc<Self>> {
         let map = FileMap::open(path, .., MapMode::ReadOnly)?;
         Ok(Arc::new(Self { name: map.name().to_owned(), bytes: Backing::Mapped(map) }))
     }
 
-    /// Bytes in memory under a name for messages.
+    /// Wraps bytes in memory; error messages call them `name`.
     #[must_use]
     pub fn from_bytes(bytes: Vec<u8>, name: &str) -> Arc<Self> {
         Arc::new(Self { name: name.to_owned(), bytes: Backing::Owned(bytes) })
     }
 
-    /// Bytes that are part of the program, under a name for messages; they are not copied.
+    /// Wraps bytes embedded in the program without copying; error messages call them `name`.
     #[must_use]
     pub fn from_static(bytes: &'static [u8], name: &str) -> Arc<Self> {
         Arc::new(Self { name: name.to_owned(), bytes: Backing::Static(bytes) })
     }
 
-    /// The file's name as messages show it.
+    /// Returns the file's name for error messages.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// All bytes.
+    /// Returns all bytes.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         match &self.bytes {
@@ -68,15 +68,15 @@ impl MappedFile {
         }
     }
 
-    /// The whole file as a region.
+    /// Returns the whole file as a region.
     #[must_use]
     pub fn region(self: &Arc<Self>) -> Region {
         Region { file: Arc::clone(self), start: 0, len: self.bytes().len() }
     }
 
-    /// What the system says about the mapped file's identity: two mappings with the same stamp hold the same bytes, if the
-    /// first one was [settled](Stamp::settled). `None` for bytes that are not mapped, and where the system does not say
-    /// when a file was last changed (the time of modification does not do: anyone may set it).
+    /// Returns the identity of the mapped file. Two mappings with equal stamps hold the same bytes if the first one was
+    /// [settled](Stamp::settled). `None` for bytes in memory, and on systems without a time of change (the time of
+    /// modification is not enough: programs can set it).
     #[must_use]
     pub fn stamp(&self) -> Option<Stamp> {
         #[cfg(unix)]
@@ -86,16 +86,16 @@ impl MappedFile {
         None
     }
 
-    /// Whether the file is still what was mapped.
+    /// Checks that the file has not changed since it was mapped.
     ///
     /// # Errors
-    /// [`Error::Truncated`] where pages were lost or the file is shorter now; [`Error::Changed`] where it is longer or
-    /// was written to; [`Error::Io`] where it cannot be asked.
+    /// [`Error::Truncated`] if pages were lost or the file is shorter; [`Error::Changed`] if it is longer or was
+    /// modified; [`Error::Io`] if its metadata cannot be read.
     pub fn check(&self) -> Result<()> {
         Ok(self.check_map()?)
     }
 
-    /// As [`MappedFile::check`], in the memory system's words.
+    /// Like [`MappedFile::check`], with errors of the memory system.
     pub(crate) fn check_map(&self) -> bitnet_core::Result<()> {
         match &self.bytes {
             Backing::Mapped(map) => map.check(),
@@ -103,7 +103,7 @@ impl MappedFile {
         }
     }
 
-    /// Whether every byte is still there, in the memory system's words.
+    /// Checks that no page was lost, with errors of the memory system.
     pub(crate) fn check_length(&self) -> bitnet_core::Result<()> {
         match &self.bytes {
             Backing::Mapped(map) => map.check_length(),
@@ -112,13 +112,13 @@ impl MappedFile {
     }
 }
 
-/// What a file system says about the identity and the last change of a file.
+/// The identity of a file and of its last change, from the file system.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stamp {
     /// Device, file number, length, times of modification and of change.
     pub identity: String,
-    /// Whether the last change is so long ago that the next one will show in the time of change, which counts in steps
-    /// of a few milliseconds, on some systems of two seconds.
+    /// Returns whether the last change is old enough that another one changes the time stamp, whose resolution is
+    /// a few milliseconds, two seconds on some systems.
     pub settled: bool,
 }
 
@@ -149,7 +149,7 @@ impl fmt::Debug for MappedFile {
     }
 }
 
-/// A range of a file's bytes; clones share the file, which stays mapped as long as any of them lives.
+/// A range of a file's bytes. Clones share the file, which stays mapped while any clone lives.
 #[derive(Clone)]
 pub struct Region {
     file: Arc<MappedFile>,
@@ -158,34 +158,34 @@ pub struct Region {
 }
 
 impl Region {
-    /// The number of bytes.
+    /// Returns the number of bytes.
     #[must_use]
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there are no bytes.
+    /// Returns whether there are no bytes.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Where the region begins in its file, in bytes.
+    /// Returns the region's offset in its file, in bytes.
     #[must_use]
     pub fn offset(&self) -> u64 {
         self.start as u64
     }
 
-    /// The file that the bytes belong to.
+    /// Returns the file that contains the bytes.
     #[must_use]
     pub fn file(&self) -> &Arc<MappedFile> {
         &self.file
     }
 
-    /// A part of this region, `range` counted from its first byte.
+    /// Returns a part of this region; `range` is relative to its first byte.
     ///
     /// # Errors
-    /// [`Error::UnexpectedEnd`] where the range is not inside the region.
+    /// [`Error::UnexpectedEnd`] if the range exceeds the region.
     pub fn slice(&self, range: Range<usize>) -> Result<Self> {
         if range.start > range.end || range.end > self.len {
             return Err(Error::UnexpectedEnd {
@@ -203,18 +203,18 @@ impl Region {
         })
     }
 
-    /// Tells the kernel that the pages wholly inside this region are not needed for now, so that they leave the resident
-    /// set. Reading them later brings them back from the file. Does nothing for bytes that are not mapped.
+    /// Advises the kernel to drop the pages inside this region from the resident set (`MADV_DONTNEED`). Later reads
+    /// load them from the file again. Does nothing for bytes in memory.
     pub fn release(&self) {
         if let Backing::Mapped(map) = &self.file.bytes {
             map.release(self.start..self.start + self.len);
         }
     }
 
-    /// Whether the file is still what was mapped; see [`MappedFile::check`].
+    /// Checks that the file has not changed; see [`MappedFile::check`].
     ///
     /// # Errors
-    /// Those of [`MappedFile::check`].
+    /// Same as [`MappedFile::check`].
     pub fn check(&self) -> Result<()> {
         self.file.check()
     }
@@ -224,7 +224,7 @@ impl Deref for Region {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // In bounds by construction: regions begin whole and only shrink.
+        // In bounds by construction: a region starts as the whole file and only shrinks.
         self.file.bytes().get(self.start..self.start + self.len).unwrap_or(&[])
     }
 }

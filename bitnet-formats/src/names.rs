@@ -1,15 +1,15 @@
-//! Tensor names: what Hugging Face checkpoints and GGUF files call the same tensor, as pure functions both ways.
+//! Mapping of tensor names between Hugging Face checkpoints and GGUF files, in both directions.
 //!
 //! A name is parsed into [`TensorName`] (layer, role, part) by [`TensorName::from_hf`] or [`TensorName::from_gguf`] and
 //! written by [`TensorName::to_hf`] or [`TensorName::to_gguf`]; [`hf_to_gguf`] and [`gguf_to_hf`] do both steps.
 //!
-//! Only names are mapped. Two things about the *values* differ as well and are not settled here: the rows of `attn_q` and
-//! `attn_k` are permuted in GGUF files of the `llama` architecture, and a Hugging Face `weight_scale` multiplies or divides
-//! depending on the checkpoint's `linear_class`, where a GGUF `.scale` always multiplies.
+//! Only names are mapped. The *values* differ as well: GGUF files of the `llama` architecture permute the rows of `attn_q`
+//! and `attn_k`, and a Hugging Face `weight_scale` multiplies or divides depending on the checkpoint's `linear_class`,
+//! while a GGUF `.scale` always multiplies.
 
 use std::fmt;
 
-/// A family of models, as far as the names of tensors go.
+/// A model family, for tensor names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Family {
@@ -17,25 +17,25 @@ pub enum Family {
     BitNet,
     /// `BitnetForCausalLM` (1bitLLM): the same sub-norms, named `inner_attn_ln` and `ffn_layernorm`.
     BitNetLegacy,
-    /// `LlamaForCausalLM`: no norms beside the usual ones.
+    /// `LlamaForCausalLM`: no extra norms.
     Llama,
-    /// `Qwen3ForCausalLM`: norms of the query and key heads.
+    /// `Qwen3ForCausalLM`: norms of query and key heads.
     Qwen3,
 }
 
-/// What a tensor is in the model.
+/// The role of a tensor in the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Role {
     /// The token embedding, `[vocabulary, hidden]`.
     TokenEmbedding,
-    /// The norm in front of the head, `[hidden]`.
+    /// The norm before the head, `[hidden]`.
     OutputNorm,
-    /// The head, `[vocabulary, hidden]`; absent where it is the embedding.
+    /// The head, `[vocabulary, hidden]`; absent if tied to the embedding.
     Output,
-    /// Factors on the rotary frequencies; only GGUF files have them.
+    /// Factors of the rotary frequencies; in GGUF files only.
     RopeFrequencies,
-    /// The norm in front of attention, `[hidden]`.
+    /// The norm before attention, `[hidden]`.
     AttentionNorm,
     /// The query projection, `[heads * head_dim, hidden]`.
     Query,
@@ -45,13 +45,13 @@ pub enum Role {
     Value,
     /// The output projection of attention, `[hidden, heads * head_dim]`.
     AttentionOutput,
-    /// The norm in front of the output projection (BitNet), `[heads * head_dim]`.
+    /// The norm before the output projection (BitNet), `[heads * head_dim]`.
     AttentionSubNorm,
     /// The norm of each query head (Qwen3), `[head_dim]`.
     QueryNorm,
     /// The norm of each key head (Qwen3), `[head_dim]`.
     KeyNorm,
-    /// The norm in front of the feed-forward part, `[hidden]`.
+    /// The norm before the feed-forward block, `[hidden]`.
     FeedForwardNorm,
     /// The gate projection, `[intermediate, hidden]`.
     Gate,
@@ -59,11 +59,11 @@ pub enum Role {
     Up,
     /// The down projection, `[hidden, intermediate]`.
     Down,
-    /// The norm in front of the down projection (BitNet), `[intermediate]`.
+    /// The norm before the down projection (BitNet), `[intermediate]`.
     FeedForwardSubNorm,
 }
 
-/// Which of the tensors that share a role.
+/// The part of a module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Part {
@@ -71,31 +71,32 @@ pub enum Part {
     Weight,
     /// `.bias`.
     Bias,
-    /// The scale of a ternary weight: `.weight_scale` at Hugging Face, `.scale` in GGUF.
+    /// The scale of a ternary weight: `.weight_scale` in Hugging Face checkpoints, `.scale` in GGUF files.
     Scale,
-    /// The norm on the input of one projection: `.norm.weight` or `.rms_norm.weight` at Hugging Face, `_norm_in.weight` in GGUF.
+    /// The norm of the input of one projection: `.norm.weight` or `.rms_norm.weight` in Hugging Face checkpoints,
+    /// `_norm_in.weight` in GGUF files.
     InputNorm,
 }
 
-/// A tensor's name, taken apart.
+/// A parsed tensor name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TensorName {
-    /// The layer, from 0; `None` for what is not in a layer.
+    /// The layer, from 0; `None` outside the layers.
     pub layer: Option<u32>,
-    /// What it is.
+    /// The role of the module.
     pub role: Role,
-    /// Which of the tensors of that role.
+    /// The part of the module.
     pub part: Part,
 }
 
-/// (role, name in GGUF, name at Hugging Face) outside the layers.
+/// (role, GGUF name, Hugging Face name) outside the layers.
 const OUTSIDE: [(Role, &str, &str); 3] = [
     (Role::TokenEmbedding, "token_embd", "model.embed_tokens"),
     (Role::OutputNorm, "output_norm", "model.norm"),
     (Role::Output, "output", "lm_head"),
 ];
 
-/// The same inside a layer.
+/// (role, GGUF name, Hugging Face name) inside a layer.
 const INSIDE: [(Role, &str, &str); 13] = [
     (Role::AttentionNorm, "attn_norm", "input_layernorm"),
     (Role::Query, "attn_q", "self_attn.q_proj"),
@@ -112,14 +113,14 @@ const INSIDE: [(Role, &str, &str); 13] = [
     (Role::FeedForwardSubNorm, "ffn_sub_norm", "mlp.ffn_sub_norm"),
 ];
 
-/// The older names of the two sub-norms at Hugging Face.
+/// The older Hugging Face names of the two sub-norms.
 const LEGACY: [(Role, &str); 2] = [
     (Role::AttentionSubNorm, "self_attn.inner_attn_ln"),
     (Role::FeedForwardSubNorm, "mlp.ffn_layernorm"),
 ];
 
 impl Family {
-    /// The family of a GGUF file, from its `general.architecture`.
+    /// Returns the family for the `general.architecture` of a GGUF file.
     #[must_use]
     pub fn from_gguf(architecture: &str) -> Option<Self> {
         match architecture {
@@ -130,7 +131,7 @@ impl Family {
         }
     }
 
-    /// The family of a Hugging Face checkpoint, from an entry of `architectures` in its `config.json`.
+    /// Returns the family for an entry of `architectures` in a `config.json`.
     #[must_use]
     pub fn from_hf(architecture: &str) -> Option<Self> {
         match architecture {
@@ -142,7 +143,7 @@ impl Family {
         }
     }
 
-    /// Whether models of this family have tensors of that role.
+    /// Returns whether models of this family have tensors of that role.
     #[must_use]
     pub fn has(self, role: Role) -> bool {
         match role {
@@ -156,7 +157,7 @@ impl Family {
 }
 
 impl Role {
-    /// Whether this is a projection of a layer, the only roles that have a scale or an input norm.
+    /// Returns whether this is a projection of a layer; only projections have a scale or an input norm.
     #[must_use]
     pub fn is_projection(self) -> bool {
         matches!(
@@ -173,26 +174,26 @@ impl Role {
 }
 
 impl TensorName {
-    /// A weight of a layer.
+    /// Returns the name of a weight of a layer.
     #[must_use]
     pub fn in_layer(layer: u32, role: Role) -> Self {
         Self { layer: Some(layer), role, part: Part::Weight }
     }
 
-    /// A weight outside the layers.
+    /// Returns the name of a weight outside the layers.
     #[must_use]
     pub fn outside(role: Role) -> Self {
         Self { layer: None, role, part: Part::Weight }
     }
 
-    /// The same tensor's other part.
+    /// Returns the name of another part of the same module.
     #[must_use]
     pub fn with(self, part: Part) -> Self {
         Self { part, ..self }
     }
 
-    /// Takes a Hugging Face name apart; both spellings of the sub-norms are known, and the leading `model.` may be absent.
-    /// `None` for a name that no known family has.
+    /// Parses a Hugging Face name. Accepts both spellings of the sub-norms and a missing `model.` prefix.
+    /// `None` for unknown names.
     #[must_use]
     pub fn from_hf(name: &str) -> Option<Self> {
         let (module, part) = split_hf_part(name)?;
@@ -210,7 +211,7 @@ impl TensorName {
         named.is_sensible().then_some(named)
     }
 
-    /// Takes a GGUF name apart. `None` for a name that no known family has.
+    /// Parses a GGUF name. `None` for unknown names.
     #[must_use]
     pub fn from_gguf(name: &str) -> Option<Self> {
         let (stem, part) = match name.rsplit_once('.')? {
@@ -235,7 +236,7 @@ impl TensorName {
         named.is_sensible().then_some(named)
     }
 
-    /// The Hugging Face name in a family's spelling; `None` where the family has no such tensor.
+    /// Returns the Hugging Face name in a family's spelling; `None` if the family has no such tensor.
     #[must_use]
     pub fn to_hf(self, family: Family) -> Option<String> {
         if !family.has(self.role) || !self.is_sensible() {
@@ -258,7 +259,7 @@ impl TensorName {
         })
     }
 
-    /// The GGUF name; `None` for a combination that does not exist (a layer number on the embedding, say).
+    /// Returns the GGUF name; `None` for an invalid combination, such as an embedding with a layer.
     #[must_use]
     pub fn to_gguf(self) -> Option<String> {
         if !self.is_sensible() {
@@ -281,7 +282,7 @@ impl TensorName {
         })
     }
 
-    /// Layers where layers belong, scales and input norms on projections only.
+    /// Returns whether layer, role and part fit together.
     fn is_sensible(self) -> bool {
         let outside = matches!(
             self.role,
@@ -292,7 +293,7 @@ impl TensorName {
     }
 }
 
-/// The GGUF name as messages show it, the parts themselves where there is none.
+/// Writes the GGUF name for error messages, or the parts of an invalid combination.
 impl fmt::Display for TensorName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.to_gguf() {
@@ -302,20 +303,20 @@ impl fmt::Display for TensorName {
     }
 }
 
-/// The GGUF name of a Hugging Face tensor; `None` for a name that the family does not have.
+/// Returns the GGUF name of a Hugging Face tensor; `None` if the family has no such tensor.
 #[must_use]
 pub fn hf_to_gguf(name: &str, family: Family) -> Option<String> {
     let name = TensorName::from_hf(name).filter(|name| family.has(name.role))?;
     name.to_gguf()
 }
 
-/// The Hugging Face name of a GGUF tensor in a family's spelling; `None` for a name that the family does not have.
+/// Returns the Hugging Face name of a GGUF tensor in a family's spelling; `None` if the family has no such tensor.
 #[must_use]
 pub fn gguf_to_hf(name: &str, family: Family) -> Option<String> {
     TensorName::from_gguf(name)?.to_hf(family)
 }
 
-/// Module and part of a Hugging Face name.
+/// Splits a Hugging Face name into module and part.
 fn split_hf_part(name: &str) -> Option<(&str, Part)> {
     let (module, last) = name.rsplit_once('.')?;
     match last {
@@ -335,7 +336,7 @@ fn split_hf_part(name: &str) -> Option<(&str, Part)> {
     }
 }
 
-/// A layer number as both formats write it: digits without leading zeros.
+/// Parses a layer number: digits without leading zeros.
 fn layer_number(text: &str) -> Option<u32> {
     let number: u32 = text.parse().ok()?;
     (number.to_string() == text).then_some(number)
@@ -347,7 +348,7 @@ mod tests {
 
     #[test]
     fn the_names_of_the_2b_4t_checkpoint() {
-        // Left: the checkpoint on the Hub; right: the official GGUF.
+        // Left: the checkpoint on the hub; right: the official GGUF.
         let pairs = [
             ("model.embed_tokens.weight", "token_embd.weight"),
             ("model.norm.weight", "output_norm.weight"),
@@ -408,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn every_combination_that_exists_survives_both_ways() {
+    fn valid_names_round_trip() {
         let roles = OUTSIDE.iter().chain(&INSIDE).map(|(role, ..)| *role);
         for role in roles {
             for part in [Part::Weight, Part::Bias, Part::Scale, Part::InputNorm] {

@@ -1,4 +1,4 @@
-//! A file of named arrays of bytes that this program writes for itself and maps again: a cache, never an exchange format.
+//! A file of named byte arrays, written and mapped by this program: a cache, not an exchange format.
 //!
 //! ```text
 //! 0   magic "BITNETSC"      32  bytes of the directory: u64
@@ -13,9 +13,9 @@
 //! ..  sections, each at a multiple of 64, zeros between them
 //! ```
 //!
-//! Numbers are in the byte order of the machine; a file of the other order is refused, and so is any file that is not, to
-//! the byte, as long as it says. A section's bytes are checked whenever they are asked for. The file appears whole or not
-//! at all, and is never written to again: another version takes its name.
+//! Numbers have the byte order of the machine. Files of the other order, or whose length differs from the header, are
+//! rejected. Each access to a section verifies its checksum. Files are written atomically and never modified; a new version
+//! replaces the file.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -28,12 +28,12 @@ use crate::mmap::{MappedFile, Region};
 
 const MAGIC: &[u8; 8] = b"BITNETSC";
 const VERSION: u32 = 1;
-/// Read in the other byte order it is another number.
+/// Detects the byte order.
 const ORDER: u32 = 0x0102_0304;
 const HEADER: usize = 64;
-/// Sections begin at multiples of this many bytes.
+/// Alignment of sections in bytes.
 pub const ALIGNMENT: usize = 64;
-/// The most sections that are read: a model of a thousand layers has fewer.
+/// Maximum number of sections; a model of a thousand layers has fewer.
 const MAX_SECTIONS: u32 = 1 << 20;
 
 /// An open file of sections.
@@ -54,7 +54,7 @@ impl SectionFile {
     /// Maps a file and checks its header and its directory.
     ///
     /// # Errors
-    /// Those of [`MappedFile::open`]; [`Error::WrongFormat`], [`Error::Header`] or [`Error::UnexpectedEnd`] for a file
+    /// Same as [`MappedFile::open`]; [`Error::WrongFormat`], [`Error::Header`] or [`Error::UnexpectedEnd`] for a file
     /// that is of another kind or version, of another length than it says, or damaged.
     pub fn open(path: &Path) -> Result<Self> {
         let file = MappedFile::open(path)?;
@@ -91,29 +91,29 @@ impl SectionFile {
         Ok(Self { file, key, sections })
     }
 
-    /// What the writer said that the file was made from.
+    /// Returns the key: the identity of the data that the file was built from.
     #[must_use]
     pub fn key(&self) -> &[u8] {
         &self.key
     }
 
-    /// The file that is mapped.
+    /// Returns the mapped file.
     #[must_use]
     pub fn file(&self) -> &Arc<MappedFile> {
         &self.file
     }
 
-    /// The names of all sections that begin with `prefix`, in order.
+    /// Returns the names of all sections with the prefix `prefix`, in order.
     pub fn names<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a str> {
         let from = self.sections.range(prefix.to_owned()..).map(|(name, _)| name.as_str());
         from.take_while(move |name| name.starts_with(prefix))
     }
 
-    /// The bytes of a section, not copied, after all of them have been checked; `None` if there is no such section.
+    /// Verifies the checksum of a section and returns its bytes without copying; `None` if there is no such section.
     ///
     /// # Errors
-    /// [`Error::Header`] if they do not agree with their checksum, [`Error::Truncated`] or [`Error::Changed`] if the file
-    /// is not what was mapped.
+    /// [`Error::Header`] if the checksum differs, [`Error::Truncated`] or [`Error::Changed`] if the file has
+    /// changed.
     pub fn section(&self, name: &str) -> Result<Option<Region>> {
         let Some(section) = self.sections.get(name) else { return Ok(None) };
         if checksum(&section.bytes) != section.checksum {
@@ -129,19 +129,19 @@ impl SectionFile {
         Ok(Some(section.bytes.clone()))
     }
 
-    /// Whether the file is still what was mapped; see [`MappedFile::check`].
+    /// Checks that the file has not changed; see [`MappedFile::check`].
     ///
     /// # Errors
-    /// Those of [`MappedFile::check`].
+    /// Same as [`MappedFile::check`].
     pub fn check(&self) -> Result<()> {
         self.file.check()
     }
 }
 
-/// Writes a file of sections, in the order given; their names differ. `key` says what they were made from.
+/// Writes sections with unique names, in order. `key` identifies the data that they were built from.
 ///
 /// # Errors
-/// [`Error::Io`] where the file can't be written; what stood there before stays then.
+/// [`Error::Io`] if the file can't be written; an existing file is unchanged then.
 pub fn write(path: &Path, key: &[u8], sections: &[(String, &[u8])]) -> Result<()> {
     let name = shown_path(path);
     let fixed = 4 + key.len() + 4;
@@ -188,7 +188,7 @@ fn put_text(out: &mut Vec<u8>, text: &[u8]) {
     out.extend(text);
 }
 
-/// The key and the sections of a directory that ends at byte `end`.
+/// Parses the key and the sections of a directory that ends at byte `end`.
 fn read_directory(
     file: &Arc<MappedFile>,
     end: usize,
@@ -265,13 +265,13 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// A checksum against damage, not against forgery, at the speed of memory. Of two arrays of one length that differ in
-/// only one run of eight bytes (counted from the start) the checksums differ with certainty.
+/// Returns a fast checksum against damage, not against forgery. It detects with certainty any difference within one aligned group of
+/// eight bytes.
 #[must_use]
 pub fn checksum(bytes: &[u8]) -> u64 {
     const LANES: usize = 8;
     const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
-    // Every step is a bijection of the lane for a given word, and of the word for a given lane.
+    // Each step is a bijection of the lane for a fixed word, and of the word for a fixed lane.
     let step = |lane: u64, word: [u8; 8]| {
         (lane ^ u64::from_le_bytes(word)).rotate_left(29).wrapping_mul(ODD)
     };

@@ -1,4 +1,4 @@
-//! Files of [snapshots](bitnet_core::memory::snapshot): there whole or not at all, restored whole or not at all.
+//! Files of [snapshots](bitnet_core::memory::snapshot), written and restored atomically.
 
 use std::path::Path;
 
@@ -10,10 +10,10 @@ use crate::atomic::write_atomically;
 use crate::error::{Error, Result};
 use crate::mmap::MappedFile;
 
-/// Writes named, contiguous tensors to a file. Until all of it is on the disk, `path` keeps what it held.
+/// Writes named, contiguous tensors to a file. `path` is unchanged until all data is flushed to disk.
 ///
 /// # Errors
-/// [`Error::Io`] where the file can't be written; [`Error::Memory`] for what a snapshot can't hold.
+/// [`Error::Io`] if the file can't be written; [`Error::Memory`] for tensors that a snapshot can't hold.
 pub fn save(path: &Path, tensors: &[(&str, &BitNetTensor)]) -> Result<()> {
     write_atomically(path, |sink| {
         let mut writer = snapshot::Writer::new(sink)?;
@@ -25,10 +25,10 @@ pub fn save(path: &Path, tensors: &[(&str, &BitNetTensor)]) -> Result<()> {
     })
 }
 
-/// As [`save`], every named tensor that a handle of `registry` holds; the number written.
+/// Writes every named tensor with a handle in `registry`, like [`save`]. Returns the number of tensors.
 ///
 /// # Errors
-/// Those of [`save`].
+/// Same as [`save`].
 pub fn save_registry(path: &Path, registry: &TensorRegistry) -> Result<usize> {
     let mut written = 0;
     write_atomically(path, |sink| {
@@ -38,16 +38,16 @@ pub fn save_registry(path: &Path, registry: &TensorRegistry) -> Result<usize> {
     Ok(written)
 }
 
-/// Reads all tensors of a file into the pool. A file that is longer than its snapshot is damaged.
+/// Reads all tensors of a file into the pool. Bytes after the snapshot are an error.
 ///
 /// # Errors
-/// Those of [`MappedFile::open`]; [`Error::Memory`] for a file that is no whole snapshot, and where the pool has no room.
+/// Same as [`MappedFile::open`]; [`Error::Memory`] for a file that is no whole snapshot, and where the pool has no room.
 pub fn load(path: &Path, pool: &HybridMemoryPool) -> Result<Vec<Restored>> {
     let file = MappedFile::open(path)?;
     let mut rest = file.bytes();
     let len = rest.len() as u64;
     let restored = snapshot::read(&mut rest, len, pool);
-    // A file cut short while it is read has zeros at its end: what happened to it is told first.
+    // A file truncated during the read has zeros at its end, so report the truncation first.
     file.check()?;
     let restored = restored?;
     if !rest.is_empty() {

@@ -14,7 +14,7 @@ fn reading(name: &str) -> Json {
     serde_json::from_slice(&std::fs::read(golden(name)).unwrap()).unwrap()
 }
 
-/// The package's names of the value types.
+/// Returns the package's names of the value types.
 fn package_name(value_type: ValueType) -> &'static str {
     match value_type {
         ValueType::U8 => "UINT8",

@@ -14,7 +14,7 @@ fn u32_key(key: &str, value: u32) -> Gguf {
     Gguf::new().key(key.as_bytes(), U32, &value.to_le_bytes())
 }
 
-/// One f32 tensor of eight elements: the smallest right file, for the wrong ones to differ from.
+/// Returns one f32 tensor of eight elements: the smallest right file, for the wrong ones to differ from.
 fn right() -> Gguf {
     Gguf::new().tensor(b"t", &[8], F32, 0).data(&[0; 32])
 }

@@ -10,7 +10,7 @@ use support::*;
 
 const F32: u32 = 0;
 
-/// One f32 tensor of eight elements: the smallest right file, for the wrong ones to differ from.
+/// Returns one f32 tensor of eight elements: the smallest right file, for the wrong ones to differ from.
 fn right() -> Gguf {
     Gguf::new().tensor(b"t", &[8], F32, 0).data(&[0; 32])
 }

@@ -10,12 +10,12 @@ use bitnet_formats::safetensors::{parse_header, parse_index};
 use bitnet_formats::{Error, SafeTensors};
 use support::*;
 
-/// A header with one tensor `t` of the given fields.
+/// Returns a header with one tensor `t` of the given fields.
 fn one(dtype: &str, shape: &str, offsets: &str) -> String {
     format!(r#"{{"t":{{"dtype":{dtype},"shape":{shape},"data_offsets":{offsets}}}}}"#)
 }
 
-/// The refusal of a header over that many bytes of data.
+/// Returns the refusal of a header over that many bytes of data.
 fn refusal(json: &str, data: usize) -> Error {
     safetensors_error(&safetensors_bytes(json, &vec![0; data]))
 }
@@ -316,7 +316,7 @@ fn write(folder: &Path, name: &str, bytes: impl AsRef<[u8]>) {
     std::fs::write(folder.join(name), bytes).unwrap();
 }
 
-/// A file that holds one tensor of that name.
+/// Returns a file that holds one tensor of that name.
 fn shard(tensor: &str) -> Vec<u8> {
     safetensors_bytes(
         &format!(r#"{{"{tensor}":{{"dtype":"U8","shape":[2],"data_offsets":[0,2]}}}}"#),
@@ -326,7 +326,7 @@ fn shard(tensor: &str) -> Vec<u8> {
 
 const INDEX: &str = "model.safetensors.index.json";
 
-/// The refusal of an index beside two good files, `x.safetensors` with tensor a and `y.safetensors` with tensor b.
+/// Returns the refusal of an index beside two good files, `x.safetensors` with tensor a and `y.safetensors` with tensor b.
 fn index_refusal(index: &str) -> Error {
     let folder = tempfile::tempdir().unwrap();
     write(folder.path(), "x.safetensors", shard("a"));

@@ -150,7 +150,7 @@ fn a_sparse_terabyte_costs_nothing() {
     refused!(GgufFile::open(&path).unwrap_err(), Error::Limit { .. }, "\"a.b\"");
 }
 
-/// A model with one tensor of several pages, all its bytes 7.
+/// Returns a model with one tensor of several pages, all its bytes 7.
 fn large_model(folder: &Path) -> std::path::PathBuf {
     let path = folder.join("model.gguf");
     let mut writer = GgufWriter::new();

@@ -14,7 +14,7 @@ use bitnet_formats::{Error, GgufFile, SafeTensors};
 
 const ALLOWANCE: u64 = 64 << 20;
 
-/// A line of `/proc/self/status` in bytes.
+/// Returns a line of `/proc/self/status` in bytes.
 fn status(field: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with(field)).unwrap();

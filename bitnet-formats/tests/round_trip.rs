@@ -84,7 +84,7 @@ fn assert_reads(file: &GgufFile, key: &str, setting: &Setting) {
     }
 }
 
-/// Bytes that belong to one tensor only.
+/// Returns the bytes that belong to one tensor only.
 fn pattern(name: &str, nbytes: u64) -> Vec<u8> {
     let seed = name.bytes().fold(17_u8, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte));
     (0..nbytes).map(|index| seed.wrapping_add(index as u8)).collect()

@@ -27,7 +27,7 @@ fn numbers(tensor: &BitNetTensor) -> Vec<f32> {
     tensor.to_f32(&pool()).unwrap().f32().unwrap().to_vec()
 }
 
-/// A tensor of each type, with numbers that all of them hold, and two odd shapes.
+/// Returns a tensor of each type, with numbers that all of them hold, and two odd shapes.
 fn tensors(pool: &HybridMemoryPool) -> Vec<(&'static str, BitNetTensor)> {
     let of = |shape: &[usize], numbers: &[f32], dtype| {
         BitNetTensor::from_f32_as(shape, numbers, dtype, CastRule::Checked, pool).unwrap()
@@ -156,7 +156,7 @@ fn what_the_python_package_wrote_is_read() {
     assert!(matches!(file.load("absent", &pool), Err(Error::MissingTensor { .. })));
 }
 
-/// A number of the JSON file, where booleans count as 0 and 1.
+/// Returns a number of the JSON file, where booleans count as 0 and 1.
 fn number(value: &Json) -> f64 {
     value.as_f64().unwrap()
 }

@@ -1,12 +1,12 @@
-//! The cache on disk, laid out as the hub's Python library has it, so that both find what either has downloaded.
+//! The cache on disk, in the layout of the Python library `huggingface_hub`, which can share it.
 //!
 //! ```text
 //! CACHE/models--OWNER--NAME/blobs/ETAG                     the contents, once
-//! CACHE/models--OWNER--NAME/blobs/ETAG.incomplete          what has come so far
+//! CACHE/models--OWNER--NAME/blobs/ETAG.incomplete          a partial download
 //! CACHE/models--OWNER--NAME/snapshots/COMMIT/PATH          a link to the blob
 //! CACHE/models--OWNER--NAME/refs/REVISION                  the commit of a branch or a tag
 //! CACHE/.locks/models--OWNER--NAME/ETAG.lock               held while a blob is written
-//! CACHE/.locks/models--OWNER--NAME.bitnet.lock             shared by downloads of this program, held alone by a removal
+//! CACHE/.locks/models--OWNER--NAME.bitnet.lock             shared by downloads of this program, exclusive for a removal
 //! ```
 
 use std::fs::{self, File};
@@ -21,7 +21,7 @@ use crate::link;
 use crate::name::{ModelName, Repository, is_commit, path_problem};
 use crate::recommend::{Recommended, recommend};
 
-/// Folders below one another that are looked into.
+/// Maximum folder depth.
 const DEEPEST: usize = 16;
 
 /// A cache of one or more repositories.
@@ -32,30 +32,30 @@ pub struct HubCache {
 }
 
 impl HubCache {
-    /// The cache in `folder`, which need not exist.
+    /// Returns the cache in `folder`, which need not exist.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
         Self { folder: folder.into(), symlinks: true }
     }
 
-    /// As it is, but with copies (or hard links) in place of symbolic links.
+    /// Uses copies (or hard links) instead of symbolic links.
     #[must_use]
     pub fn without_symlinks(mut self) -> Self {
         self.symlinks = false;
         self
     }
 
-    /// As it is, with a folder in which no link and no `..` is; `None` if there is no such folder.
+    /// Resolves links and `..` in the folder's path; `None` if it does not exist.
     pub(crate) fn canonical(&self) -> Option<Self> {
         let folder = fs::canonicalize(&self.folder).ok()?;
         Some(Self { folder, symlinks: self.symlinks })
     }
 
-    /// Its folder.
+    /// Returns the folder.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// The part of the cache that belongs to `repository`.
+    /// Returns the part of the cache that belongs to `repository`.
     pub fn repository(&self, repository: &Repository) -> RepositoryCache {
         let name = repository.folder();
         RepositoryCache {
@@ -66,11 +66,11 @@ impl HubCache {
         }
     }
 
-    /// The file or folder to run for `name`, if it has been downloaded: the named file, the only GGUF model, or the folder of a
-    /// safetensors model. Models of which files are missing are left out. Nothing is downloaded.
+    /// Returns the cached file or folder to run for `name`: the named file, the only GGUF model, or the folder of a safetensors
+    /// model. Incomplete models are ignored. Does not download.
     ///
     /// # Errors
-    /// [`HubError::NotCached`] if it is not there or not complete, [`HubError::Choose`] if several models are, [`HubError::Io`].
+    /// [`HubError::NotCached`] if it is missing or incomplete, [`HubError::Choose`] if there are several models, [`HubError::Io`].
     pub fn find(&self, name: &ModelName) -> Result<PathBuf> {
         let Stored { cache, commit, files, missing } = self.stored(name)?;
         let missing = || self.lacking(name, missing.clone());
@@ -83,7 +83,7 @@ impl HubCache {
         Ok(cache.shown(&commit, selection.run.as_deref()))
     }
 
-    /// As [`HubCache::find`], with the best of several models for a machine with `memory` bytes to spare.
+    /// Like [`HubCache::find`], but selects the best of several models for a machine with `memory` free bytes.
     ///
     /// # Errors
     /// [`HubError::NotCached`] if there is none, [`HubError::Io`].
@@ -101,7 +101,7 @@ impl HubCache {
         Ok((cache.shown(&commit, best.selection.run.as_deref()), best))
     }
 
-    /// The files of the revision that `name` means, without the models that are not complete.
+    /// Returns the files of the revision of `name`, without incomplete models.
     fn stored(&self, name: &ModelName) -> Result<Stored> {
         let cache = self.repository(&name.repository);
         let commit = cache.commit(name.revision())?.ok_or_else(|| self.not_cached(name))?;
@@ -111,7 +111,7 @@ impl HubCache {
             None if found.missing_gguf.is_empty() => found.missing_safetensors,
             None => found.missing_gguf,
             Some(file) => {
-                // The parts of the split model that is meant, if one is.
+                // The parts of the requested split model, if any.
                 let meant = choose::choose(&name.repository, &files, &Wanted::File(file)).ok();
                 let meant = meant.and_then(|selection| selection.run);
                 let stem = meant.as_deref().and_then(|run| choose::split_name(run, ".gguf"));
@@ -134,13 +134,13 @@ impl HubCache {
     }
 }
 
-/// What is stored of a revision.
+/// The cached part of a revision.
 struct Stored {
     cache: RepositoryCache,
     commit: String,
-    /// Files that are there, but for those of models that are not complete.
+    /// The cached files, without those of incomplete models.
     files: Vec<Found>,
-    /// What those models lack.
+    /// The missing files of incomplete models.
     missing: Vec<String>,
 }
 
@@ -149,42 +149,42 @@ struct Stored {
 pub struct RepositoryCache {
     pub(crate) folder: PathBuf,
     pub(crate) locks: PathBuf,
-    /// The file that downloads of this program share and a removal holds alone.
+    /// Returns the lock file that downloads share and a removal holds exclusively.
     pub(crate) removal_lock: PathBuf,
     symlinks: bool,
 }
 
 impl RepositoryCache {
-    /// Where the contents with `etag` are, or will be.
+    /// Returns the path of the contents with `etag`.
     pub fn blob(&self, etag: &str) -> PathBuf {
         self.folder.join("blobs").join(etag)
     }
 
-    /// Where contents stand while they come.
+    /// Returns the path of a partial download.
     pub fn partial(&self, etag: &str) -> PathBuf {
         self.folder.join("blobs").join(format!("{etag}.incomplete"))
     }
 
-    /// The file that is locked while contents are written.
+    /// Returns the lock file for writing contents.
     pub fn lock(&self, etag: &str) -> PathBuf {
         self.locks.join(format!("{etag}.lock"))
     }
 
-    /// The folder of a commit's files.
+    /// Returns the folder of a commit's files.
     pub fn snapshot(&self, commit: &str) -> PathBuf {
         self.folder.join("snapshots").join(commit)
     }
 
-    /// A file of a commit, or the folder of all of them.
+    /// Returns a file of a commit, or the folder of all of them.
     pub fn shown(&self, commit: &str, path: Option<&str>) -> PathBuf {
         let snapshot = self.snapshot(commit);
         path.map_or(snapshot.clone(), |path| snapshot.join(path))
     }
 
-    /// The commit that `revision` had when it was last downloaded; a whole commit is itself.
+    /// Returns the commit of `revision` at the last download; a full commit hash is returned unchanged.
     ///
     /// # Errors
-    /// [`HubError::Io`] if the note of it is there and can't be read.
+    /// [`HubError::Io`] if the ref file exists and can't be read.
     pub fn commit(&self, revision: &str) -> Result<Option<String>> {
         if is_commit(revision) {
             return Ok(Some(revision.to_owned()));
@@ -206,7 +206,7 @@ impl RepositoryCache {
         Ok(Some(text.trim().to_owned()).filter(|commit| is_commit(commit)))
     }
 
-    /// Notes the commit of a branch or a tag.
+    /// Records the commit of a branch or a tag.
     ///
     /// # Errors
     /// [`HubError::Io`].
@@ -221,7 +221,7 @@ impl RepositoryCache {
         fs::rename(&temporary, &path).map_err(HubError::io(&path, "write"))
     }
 
-    /// Makes `path` of `commit` show the contents with `etag`, and says where that is.
+    /// Links `path` of `commit` to the contents with `etag` and returns the link's path.
     ///
     /// # Errors
     /// [`HubError::Io`].
@@ -237,7 +237,7 @@ impl RepositoryCache {
         Ok(shown)
     }
 
-    /// The files of a commit that are here, with their sizes, by name.
+    /// Returns the cached files of a commit with their sizes, by name.
     ///
     /// # Errors
     /// [`HubError::Io`].
@@ -259,11 +259,11 @@ impl RepositoryCache {
 fn walk(folder: &Path, prefix: &str, depth: usize, files: &mut Vec<Found>) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
-        // A name that is not UTF-8 came from no hub.
+        // Names from a hub are UTF-8.
         let Some(name) = entry.file_name().to_str().map(|name| format!("{prefix}{name}")) else {
             continue;
         };
-        // Links are followed: a snapshot consists of them. One whose blob is gone is not there.
+        // Links are followed, because a snapshot consists of them. A dangling link counts as missing.
         let Ok(data) = fs::metadata(entry.path()) else { continue };
         if data.is_dir() && depth > 0 && !entry.file_type()?.is_symlink() {
             walk(&entry.path(), &format!("{name}/"), depth - 1, files)?;
@@ -274,14 +274,14 @@ fn walk(folder: &Path, prefix: &str, depth: usize, files: &mut Vec<Found>) -> io
     Ok(())
 }
 
-/// Makes the folder that `path` is in.
+/// Creates the parent folder of `path`.
 pub(crate) fn make_parent(path: &Path) -> Result<()> {
     path.parent().map_or(Ok(()), |parent| {
-        fs::create_dir_all(parent).map_err(HubError::io(parent, "make the folder"))
+        fs::create_dir_all(parent).map_err(HubError::io(parent, "create the folder"))
     })
 }
 
-/// A name of this process alone, in the same folder.
+/// Returns a name unique to this process, in the same folder.
 fn beside(path: &Path) -> PathBuf {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shown_has_the_contents_and_is_found_again() {
+    fn linked_files_have_the_contents_and_are_found() {
         for symlinks in [true, false] {
             let folder = tempfile::tempdir().unwrap();
             let mut cache = HubCache::new(folder.path());
@@ -325,7 +325,7 @@ mod tests {
             let listed: Vec<_> =
                 repository.files(COMMIT).unwrap().into_iter().map(|f| f.path).collect();
             assert_eq!(listed, files);
-            // Showing again replaces, and leaves nothing behind.
+            // Linking again replaces the link and leaves no temporary file.
             repository.show(COMMIT, "config.json", &format!("{:040x}", 1)).unwrap();
             let shown = repository.shown(COMMIT, Some("config.json"));
             assert_eq!(fs::read_to_string(shown).unwrap(), files[1]);
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_is_said_to_be_missing() {
+    fn missing_files_are_reported() {
         let folder = tempfile::tempdir().unwrap();
         let cache = HubCache::new(folder.path());
         let find = |text: &str| cache.find(&ModelName::parse(text).unwrap());
@@ -348,14 +348,14 @@ mod tests {
         assert!(find("a/b:TQ2_0").unwrap().ends_with("x-tq2_0.gguf"));
         assert!(matches!(find("a/b:y.gguf"), Err(HubError::NotCached { .. })));
         assert!(matches!(find("a/b@other"), Err(HubError::NotCached { .. })));
-        // A link whose blob is gone is not a file.
+        // A dangling link is not a file.
         fs::remove_file(repository.blob(&format!("{:040x}", 0))).unwrap();
         #[cfg(unix)]
         assert!(find("a/b").unwrap().ends_with("x-tq2_0.gguf"));
     }
 
     #[test]
-    fn a_part_of_a_model_is_not_found_as_the_model() {
+    fn incomplete_models_are_not_found() {
         for (files, missing) in [
             (&["config.json", "tokenizer.json"][..], "model.safetensors"),
             (&["model.safetensors"], "config.json"),
@@ -383,7 +383,7 @@ mod tests {
         let text = part.unwrap_err().to_string();
         assert!(text.contains("x-00002-of-00002.gguf missing"), "{text}");
         let index = cache.find(&ModelName::parse("a/b:model.safetensors.index.json").unwrap());
-        assert!(index.is_ok(), "a file that is named is taken");
+        assert!(index.is_ok(), "a named file is found");
     }
 
     #[test]

@@ -1,9 +1,9 @@
-//! Which files of a repository somebody wants: by pattern, by name, or what is needed to run the model.
+//! Selection of files from a repository: by pattern, by name, or all that is needed to run the model.
 
 use crate::error::{HubError, Result};
 use crate::name::Repository;
 
-/// Files beside safetensors weights that loading and chatting read.
+/// Files needed besides safetensors weights.
 const COMPANIONS: &[&str] = &[
     "config.json",
     "generation_config.json",
@@ -21,33 +21,33 @@ const COMPANIONS: &[&str] = &[
     "LICENSE.md",
 ];
 
-/// A file that there is, on the hub or in the cache.
+/// A file on the hub or in the cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
-    /// Its path in the repository, with `/` between its parts.
+    /// Its path in the repository, separated by `/`.
     pub path: String,
     /// Its size, if it is known.
     pub bytes: Option<u64>,
 }
 
-/// What somebody wants.
+/// A request for files.
 #[derive(Debug, Clone, Copy)]
 pub enum Wanted<'a> {
-    /// What is needed to run the model.
+    /// All files needed to run the model.
     Model,
-    /// One file; of a split GGUF model all of its files. If there is no such path, the GGUF file whose name ends with this word,
-    /// in whatever case: `TQ2_0` finds `model-tq2_0.gguf`.
+    /// One file, or all files of a split GGUF model. If the path does not exist, the GGUF file whose name ends with this word,
+    /// ignoring case: `TQ2_0` finds `model-tq2_0.gguf`.
     File(&'a str),
-    /// Files that match one of `include` (all, if there is none) and none of `exclude`.
+    /// Files that match one of `include` (all files if empty) and none of `exclude`.
     Matching {
         /// Patterns with `*` and `?`, matched against whole paths; `*` crosses `/`.
         include: &'a [String],
-        /// Patterns of the same kind.
+        /// Patterns of files to exclude.
         exclude: &'a [String],
     },
 }
 
-/// A model among several.
+/// One of several models.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Choice {
     /// The file, or the first of a split model.
@@ -56,12 +56,12 @@ pub struct Choice {
     pub bytes: Option<u64>,
 }
 
-/// What to pull.
+/// The selected files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Selection {
     /// Paths in the repository.
     pub paths: Vec<String>,
-    /// The path to run; `None` is the whole folder.
+    /// The path to run; `None` for the whole folder.
     pub run: Option<String>,
 }
 
@@ -84,7 +84,7 @@ impl Gguf<'_> {
         }
     }
 
-    /// Whether its name ends with `word`, or stands in a folder of that name.
+    /// Returns whether its name ends with `word`, or it is in a folder named `word`.
     fn is_called(&self, word: &str) -> bool {
         let (stem, word) = (self.stem.to_lowercase(), word.to_lowercase());
         let ends = stem
@@ -94,17 +94,17 @@ impl Gguf<'_> {
     }
 }
 
-/// The GGUF models among `files`, which are sorted by path: single files and split ones, without files that belong to other models.
+/// Returns the GGUF models among `files`, sorted by path: single and split ones, without auxiliary files of other models.
 pub fn gguf_models(files: &[Found]) -> Vec<Choice> {
     let models = ggufs(files);
     models.iter().filter(|model| !is_part_of_another(model.stem)).map(Gguf::choice).collect()
 }
 
-/// Chooses among `files`, which are sorted by path.
+/// Selects from `files`, which are sorted by path.
 ///
 /// # Errors
-/// [`HubError::Choose`] where the user has to, [`HubError::NoModel`], [`HubError::NoFile`] and [`HubError::NoMatch`] where nothing is
-/// left.
+/// [`HubError::Choose`] if the user has to choose; [`HubError::NoModel`], [`HubError::NoFile`] or [`HubError::NoMatch`] if no
+/// file matches.
 pub fn choose(repository: &Repository, files: &[Found], wanted: &Wanted<'_>) -> Result<Selection> {
     match *wanted {
         Wanted::Model => whole_model(repository, files),
@@ -176,7 +176,8 @@ fn one_file(repository: &Repository, files: &[Found], name: &str) -> Result<Sele
     }
 }
 
-/// Weights in the main folder and their index; where some are called `model…`, only those: others are the same in another form.
+/// Returns the weights in the main folder and their index. If some are named `model…`, only those: others are copies in
+/// another format.
 pub(crate) fn safetensors(files: &[Found]) -> Vec<&str> {
     let all: Vec<&str> = files
         .iter()
@@ -188,7 +189,7 @@ pub(crate) fn safetensors(files: &[Found]) -> Vec<&str> {
     if named.is_empty() { all } else { named }
 }
 
-/// GGUF models by their first file, in the order of `files`.
+/// Returns GGUF models by their first file, in the order of `files`.
 fn ggufs(files: &[Found]) -> Vec<Gguf<'_>> {
     let mut models: Vec<Gguf<'_>> = Vec::new();
     for file in files {
@@ -202,7 +203,7 @@ fn ggufs(files: &[Found]) -> Vec<Gguf<'_>> {
     models
 }
 
-/// Whether a GGUF file belongs to another one: projectors of images, importance matrices.
+/// Returns whether a GGUF file is auxiliary: an image projector or an importance matrix.
 fn is_part_of_another(stem: &str) -> bool {
     let name = stem.rsplit('/').next().unwrap_or(stem).to_lowercase();
     name.starts_with("mmproj") || name.contains("imatrix")
@@ -212,12 +213,12 @@ fn is_shard(path: &str) -> bool {
     path.strip_suffix(".gguf").is_some_and(|stem| without_shard(stem) != stem)
 }
 
-/// `NAME` of `NAME-00001-of-00003`, or the name as it is.
+/// Returns `NAME` of `NAME-00001-of-00003`, or the name unchanged.
 fn without_shard(stem: &str) -> &str {
     split_name(stem, "").map_or(stem, |(name, ..)| name)
 }
 
-/// `NAME`, 1 and 3 of `NAME-00001-of-00003` and `ending`; `None` for any other path.
+/// Parses `NAME-00001-of-00003` plus `ending` into `NAME`, 1 and 3; `None` for any other path.
 pub(crate) fn split_name<'p>(path: &'p str, ending: &str) -> Option<(&'p str, u32, u32)> {
     let number = |text: &str| {
         let digits = text.len() == 5 && text.bytes().all(|b| b.is_ascii_digit());
@@ -228,13 +229,13 @@ pub(crate) fn split_name<'p>(path: &'p str, ending: &str) -> Option<(&'p str, u3
     Some((name, number(part)?, number(count)?))
 }
 
-/// Whether `text` matches `pattern`, in which `*` is any text, `/` included, and `?` any character. Takes at most
+/// Returns whether `text` matches `pattern`, where `*` is any text including `/`, and `?` any character. Takes at most
 /// length × length steps.
 pub fn matches(pattern: &str, text: &str) -> bool {
     let (pattern, text): (Vec<char>, Vec<char>) =
         (pattern.chars().collect(), text.chars().collect());
     let (mut p, mut t) = (0, 0);
-    // Where to go on after the last star: it takes one character more each time.
+    // Backtracking position of the last star, which consumes one more character each time.
     let mut star: Option<(usize, usize)> = None;
     while t < text.len() {
         match pattern.get(p) {
@@ -309,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_found_by_its_path_or_by_its_type() {
+    fn files_are_found_by_path_or_type() {
         let files = [
             "Q8_0/x-00001-of-00002.gguf",
             "Q8_0/x-00002-of-00002.gguf",
@@ -353,7 +354,7 @@ mod tests {
         {
             assert!(!matches(pattern, text), "{pattern} {text}");
         }
-        // A pattern that makes a naive matcher take for ever.
+        // A pattern with exponential cost in a naive matcher.
         assert!(!matches(&"*a".repeat(200), &"a".repeat(199)));
     }
 

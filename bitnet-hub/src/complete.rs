@@ -1,4 +1,4 @@
-//! Which models of a snapshot have all their files, and what the others lack.
+//! Detection of incomplete models in a snapshot.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -10,25 +10,25 @@ use serde_json::Value;
 use crate::choose::{Found, safetensors, split_name};
 use crate::error::{HubError, Result};
 
-/// Bytes of the longest index of shards that is read.
+/// Maximum size of a shard index in bytes.
 const LONGEST_INDEX: u64 = 64 << 20;
 
-/// The files of a snapshot without the models of which files are missing.
+/// The files of a snapshot without those of incomplete models.
 #[derive(Debug, Default)]
 pub(crate) struct Complete {
-    /// What is left, sorted by path.
+    /// The remaining files, sorted by path.
     pub(crate) files: Vec<Found>,
-    /// The files that the left-out GGUF models lack.
+    /// The missing files of incomplete GGUF models.
     pub(crate) missing_gguf: Vec<String>,
-    /// The files that the safetensors model lacks, if it was begun.
+    /// The missing files of a partially downloaded safetensors model.
     pub(crate) missing_safetensors: Vec<String>,
 }
 
-/// Leaves out split GGUF models of which parts are missing. With `folders`, also a safetensors model without `config.json`, without
-/// weights, or without a shard that its index or its shards' names call for.
+/// Removes split GGUF models with missing parts. With `folders`, also removes a safetensors model without `config.json`,
+/// without weights, or without a shard that its index or the shard names require.
 ///
 /// # Errors
-/// [`HubError::Io`] if an index of shards can't be read.
+/// [`HubError::Io`] if a shard index can't be read.
 pub(crate) fn complete(snapshot: &Path, files: &[Found], folders: bool) -> Result<Complete> {
     let here: BTreeSet<&str> = files.iter().map(|file| file.path.as_str()).collect();
     let mut left_out: BTreeSet<String> = BTreeSet::new();
@@ -74,7 +74,7 @@ fn missing_of_folder(
         weights.iter().partition(|path| path.ends_with(".index.json"));
     for shard in &shards {
         missing.extend(missing_parts(shard, ".safetensors", here));
-        // Several shards are found through their index.
+        // Several shards need their index.
         if let Some((name, _, count)) = split_name(shard, ".safetensors")
             && count > 1
             && !here.contains(format!("{name}.safetensors.index.json").as_str())
@@ -92,7 +92,7 @@ fn missing_of_folder(
     Ok(missing)
 }
 
-/// The parts of the split model that `path` belongs to which are not `here`.
+/// Returns the parts of the split model of `path` that are not in `here`.
 fn missing_parts(path: &str, ending: &str, here: &BTreeSet<&str>) -> Vec<String> {
     let Some((name, _, count)) = split_name(path, ending) else { return Vec::new() };
     (1..=count)
@@ -101,7 +101,7 @@ fn missing_parts(path: &str, ending: &str, here: &BTreeSet<&str>) -> Vec<String>
         .collect()
 }
 
-/// The files that the `weight_map` of an index names. An index that is no JSON names none: loading says what is wrong with it.
+/// Returns the files in the `weight_map` of an index. Invalid JSON gives none; the loader reports it.
 fn shards_of(index: &Path) -> Result<BTreeSet<String>> {
     let mut text = Vec::new();
     let file = File::open(index).map_err(HubError::io(index, "open"))?;
@@ -141,7 +141,7 @@ mod tests {
         let whole = ["config.json", first, second, name, "other.safetensors"];
         assert_eq!(missing(&whole), [""; 0]);
         assert_eq!(missing(&["config.json", "model.safetensors"]), [""; 0]);
-        // A GGUF model needs nothing beside it.
+        // A GGUF model needs no other files.
         assert_eq!(missing(&["config.json", "x.gguf"]), [""; 0]);
         let mixed = of(folder.path(), &["config.json", name, "x.gguf"]);
         let left: Vec<_> = mixed.files.iter().map(|file| file.path.as_str()).collect();

@@ -1,4 +1,4 @@
-//! What can go wrong between a name on a hub and a file on the disk.
+//! The error type of this crate.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,73 +7,73 @@ use bitnet_core::memory::units::bytes;
 
 use crate::choose::Choice;
 
-/// The result of everything in this crate that can fail.
+/// The result type of this crate.
 pub type Result<T, E = HubError> = std::result::Result<T, E>;
 
-/// What can go wrong between a name on a hub and a file on the disk. No message holds a token or the query of an address.
+/// An error of a hub or its cache. Messages never contain a token or the query of a URL.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HubError {
-    /// What the user typed names no model.
+    /// The text is not a model name.
     #[error(
-        "{text:?} names no model of a hub: {problem}; write OWNER/NAME, OWNER/NAME@REVISION or OWNER/NAME:FILE"
+        "{text:?} is not a model name: {problem}; write OWNER/NAME, OWNER/NAME@REVISION or OWNER/NAME:FILE"
     )]
     Reference {
-        /// What was typed.
+        /// The text.
         text: String,
-        /// What is wrong with it.
+        /// The problem.
         problem: &'static str,
     },
-    /// The hub gives a file a name that has no place in a folder.
+    /// A file name from the hub is unsafe.
     #[error("{repository}: the file name {file:?} is refused: {problem}")]
     FileName {
         /// The repository.
         repository: String,
         /// The name.
         file: String,
-        /// What is wrong with it.
+        /// The problem.
         problem: &'static str,
     },
-    /// A setting from the environment can't be used.
+    /// A setting from the environment is invalid.
     #[error("{name}: {problem}")]
     Setting {
-        /// The variable, or the file that it names.
+        /// The variable, or the file that it refers to.
         name: String,
-        /// What is wrong with it and what to do.
+        /// The problem and the remedy.
         problem: String,
     },
-    /// Downloads are switched off.
+    /// Downloads are disabled.
     #[error(
         "offline: {what} is not {} and is not downloaded; leave out --offline and unset HF_HUB_OFFLINE to download it",
         place(folder, missing)
     )]
     Offline {
-        /// What would have been downloaded.
+        /// The item to download.
         what: String,
         /// The cache.
         folder: PathBuf,
-        /// Files that are missing, if some of its files are there.
+        /// The missing files of a partially cached model.
         missing: Vec<String>,
     },
-    /// A model is not in the cache, or not all of it.
-    #[error("{what} is not {}; get it with: bitnet pull {what}", place(folder, missing))]
+    /// A model is missing from the cache or incomplete.
+    #[error("{what} is not {}; download it with: bitnet pull {what}", place(folder, missing))]
     NotCached {
-        /// The model, as it is typed.
+        /// The model name.
         what: String,
         /// The cache.
         folder: PathBuf,
-        /// Files that are missing, if some of its files are there.
+        /// The missing files of a partially cached model.
         missing: Vec<String>,
     },
-    /// Something in the cache that this program does not remove.
-    #[error("{}: {problem}; remove it by hand if you mean to", path.display())]
+    /// A cache entry that this program does not remove.
+    #[error("{}: {problem}; remove it manually if intended", path.display())]
     NotRemoved {
         /// The file or folder.
         path: PathBuf,
-        /// Why it is not removed.
+        /// The reason.
         problem: &'static str,
     },
-    /// There is no such repository, or it is private.
+    /// The repository does not exist or is private.
     #[error(
         "{repository} is not on {endpoint}, or it is private: check the name; for a private model set HF_TOKEN to a token that may read it"
     )]
@@ -83,7 +83,7 @@ pub enum HubError {
         /// The hub.
         endpoint: String,
     },
-    /// The repository has no such branch, tag or commit.
+    /// The revision does not exist.
     #[error(
         "{repository} has no revision {revision:?}: give a branch, a tag or a commit after the @"
     )]
@@ -93,15 +93,15 @@ pub enum HubError {
         /// The revision.
         revision: String,
     },
-    /// The repository has no such file.
-    #[error("{repository} has no file {file:?}: --list names those that it has")]
+    /// The file does not exist in the repository.
+    #[error("{repository} has no file {file:?}: --list lists its files")]
     NoFile {
         /// The repository.
         repository: String,
         /// The file.
         file: String,
     },
-    /// The authors want terms to be accepted first.
+    /// The repository is gated: its terms must be accepted first.
     #[error(
         "{repository} is gated: accept its terms at {endpoint}/{repository}, then set HF_TOKEN to a token of that account"
     )]
@@ -111,144 +111,146 @@ pub enum HubError {
         /// The hub.
         endpoint: String,
     },
-    /// The hub does not know the token.
+    /// The hub rejects the token.
     #[error(
-        "{endpoint} does not accept the token: make a new one and set HF_TOKEN, or unset it for public models"
+        "{endpoint} does not accept the token: create a new one and set HF_TOKEN, or unset it for public models"
     )]
     Token {
         /// The hub.
         endpoint: String,
     },
-    /// The token does not allow it.
-    #[error("{endpoint} forbids it for {repository}{said}: use a token that may read this model")]
+    /// The token lacks the permission.
+    #[error("{endpoint} denies access to {repository}{said}: use a token that may read this model")]
     Forbidden {
         /// The repository.
         repository: String,
         /// The hub.
         endpoint: String,
-        /// What the hub said about it, with a colon before it, or nothing.
+        /// The hub's message after a colon, or empty.
         said: String,
     },
-    /// Any other refusal.
+    /// Any other HTTP error status.
     #[error("{address} answered with status {status}{said}")]
     Status {
-        /// The address without its query.
+        /// The URL without its query.
         address: String,
         /// The HTTP status.
         status: u16,
-        /// What the hub said about it, with a colon before it, or nothing.
+        /// The hub's message after a colon, or empty.
         said: String,
     },
-    /// The other side can't be reached, however often it is tried.
+    /// The server is unreachable after all retries.
     #[error("{address}: {why}; {advice}")]
     Unreachable {
-        /// The address without its query.
+        /// The URL without its query.
         address: String,
-        /// What happened last.
+        /// The last failure.
         why: String,
-        /// What to do.
+        /// The remedy.
         advice: &'static str,
     },
-    /// An answer that can't be used.
+    /// An invalid response.
     #[error("{address}: {problem}")]
     Answer {
-        /// The address without its query.
+        /// The URL without its query.
         address: String,
-        /// What is wrong with the answer.
+        /// The problem.
         problem: String,
     },
-    /// The file that came has another length than the hub said.
+    /// A downloaded file has the wrong length.
     #[error(
-        "{file} has {expected} bytes by the hub's word, but {got} came; nothing was kept: try again later"
+        "{file}: received {got} of {expected} bytes; the download was discarded: try again later"
     )]
     Length {
         /// The file.
         file: String,
-        /// Bytes that the hub announced.
+        /// The announced length in bytes.
         expected: u64,
-        /// Bytes that came.
+        /// The received bytes.
         got: u64,
     },
-    /// The file that came is not the file that the hub has.
-    #[error("{file} is damaged: its {kind} is {got}, not {expected}; nothing was kept: try again")]
+    /// A downloaded file has the wrong checksum.
+    #[error(
+        "{file} is damaged: its {kind} is {got}, not {expected}; the download was discarded: try again"
+    )]
     Checksum {
         /// The file.
         file: String,
         /// The kind of checksum.
         kind: &'static str,
-        /// The checksum that the hub announced.
+        /// The expected checksum.
         expected: String,
-        /// That of what came.
+        /// The actual checksum.
         got: String,
     },
-    /// The disk has no room.
-    #[error("{file} needs {} more in {}{}; what has come is kept", bytes(*needed), folder.display(), free_text(*free))]
+    /// The disk is full.
+    #[error("{file} needs {} more in {}{}; the partial download remains", bytes(*needed), folder.display(), free_text(*free))]
     Disk {
         /// The file.
         file: String,
         /// The folder on the disk.
         folder: PathBuf,
-        /// Bytes that are missing.
+        /// Missing bytes.
         needed: u64,
-        /// Bytes that are free, where the system says so.
+        /// Free bytes, if the OS reports them.
         free: Option<u64>,
     },
-    /// A file can't be read or written.
+    /// A file operation failed.
     #[error("can't {action} {}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
-        /// What could not be done.
+        /// The failed action.
         action: &'static str,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// The repository has several models, and the user has to say which.
+    /// The repository has several models; the user has to choose.
     #[error("{repository} has {} models; choose one of these:{}", choices.len(), list(repository, choices))]
     Choose {
         /// The repository.
         repository: String,
-        /// What there is.
+        /// The models.
         choices: Vec<Choice>,
     },
-    /// The repository has only models of types that this program can't run.
+    /// The repository has only models of unsupported types.
     #[error(
-        "{repository} has only models of types that this program can't run; to have one all the same, name it:{}",
+        "{repository} has only models of unsupported types; to download one anyway, name it:{}",
         list(repository, choices)
     )]
     NotRunnable {
         /// The repository.
         repository: String,
-        /// What there is.
+        /// The models.
         choices: Vec<Choice>,
     },
-    /// The repository has nothing that this program could run.
+    /// The repository has no model files.
     #[error(
-        "{repository} has neither GGUF nor safetensors files: --list names what it has, --include takes files by name"
+        "{repository} has neither GGUF nor safetensors files: --list lists its files, --include selects files by name"
     )]
     NoModel {
         /// The repository.
         repository: String,
     },
-    /// No name matches the patterns.
-    #[error("{repository} has no file that the patterns ask for: --list names what it has")]
+    /// No file matches the patterns.
+    #[error("{repository} has no file that matches the patterns: --list lists its files")]
     NoMatch {
         /// The repository.
         repository: String,
     },
-    /// The user stopped it.
-    #[error("stopped; what has come is kept: the same command goes on from there")]
+    /// The user stopped the download.
+    #[error("stopped; the same command resumes the download")]
     Stopped,
 }
 
 impl HubError {
-    /// For `map_err`: that `action` failed on `path`.
+    /// Returns a closure for `map_err`: `action` failed on `path`.
     pub(crate) fn io(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { path: path.to_owned(), action, source }
     }
 }
 
-/// Names that are listed of missing files.
+/// Maximum number of listed missing files.
 const LISTED: usize = 5;
 
 fn place(folder: &Path, missing: &[String]) -> String {

@@ -1,8 +1,8 @@
-//! Models from a Hugging Face compatible hub, in the cache that its Python library uses.
+//! Downloads models from a Hugging Face compatible hub into the cache of `huggingface_hub`.
 //!
-//! [`ModelName`] is what a user types, [`HubCache`] the folder that both libraries share, [`choose`] what somebody wants who names
-//! a repository only. With the feature `download` (on by default), [`Hub`] lists repositories and pulls files: it goes on where an
-//! earlier download ended, and keeps only what has the length and the checksum that the hub announced.
+//! [`ModelName`] parses names such as `OWNER/NAME@REVISION:FILE`, [`HubCache`] finds cached models, and [`choose`] selects the
+//! files that a model needs. With the feature `download` (on by default), [`Hub`] lists repositories and downloads files; it
+//! resumes interrupted downloads and verifies length and checksum.
 //!
 //! ```
 //! use bitnet_hub::{HubCache, ModelName};

@@ -1,4 +1,4 @@
-//! Links from a snapshot to a blob: symbolic where the system has them, else hard, else a copy.
+//! Links from a snapshot to a blob: symbolic if the OS supports them, else hard, else a copy.
 
 use std::io;
 use std::path::Path;
@@ -18,8 +18,8 @@ fn symbolic(_target: &Path, _link: &Path) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// Makes `link` show what `blob` holds. `relative` leads from the folder of `link` to `blob`; with `links` false no symbolic link
-/// is tried.
+/// Links `link` to `blob`. `relative` is the path from the folder of `link` to `blob`; `links` = false disables symbolic
+/// links.
 pub(crate) fn show(blob: &Path, relative: &Path, link: &Path, links: bool) -> io::Result<()> {
     if links && symbolic(relative, link).is_ok() {
         return Ok(());

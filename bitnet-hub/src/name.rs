@@ -1,26 +1,26 @@
-//! Names: what a user types for a model, and which file names of a hub may become paths.
+//! Model names, and validation of file names from a hub.
 
 use std::fmt;
 
 use crate::error::{HubError, Result};
 
-/// Bytes of the longest path that is taken from a hub.
+/// Maximum length of a path from a hub, in bytes.
 const LONGEST_PATH: usize = 1024;
-/// Bytes of the longest part of a path: what common file systems allow.
+/// Maximum length of a path component, in bytes: the limit of common file systems.
 const LONGEST_PART: usize = 255;
-/// Bytes of the longest name of a repository.
+/// Maximum length of a repository name, in bytes.
 const LONGEST_REPOSITORY: usize = 96;
 
-/// A repository: `OWNER/NAME`, or `NAME` alone for the few that have no owner.
+/// A repository: `OWNER/NAME`, or `NAME` for the few without an owner.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Repository(String);
 
 impl Repository {
-    /// Checks a name by the hub's rules: letters, digits, `-`, `_` and `.`, at most 96 characters, neither `--` nor `..`,
+    /// Parses a name by the hub's rules: letters, digits, `-`, `_` and `.`, at most 96 characters, neither `--` nor `..`,
     /// parts that neither begin nor end with `-` or `.`.
     ///
     /// # Errors
-    /// [`HubError::Reference`] saying which rule is broken.
+    /// [`HubError::Reference`] with the violated rule.
     pub fn new(name: &str) -> Result<Self> {
         let wrong = |problem| HubError::Reference { text: name.to_owned(), problem };
         if name.len() > LONGEST_REPOSITORY {
@@ -48,12 +48,12 @@ impl Repository {
         Ok(Self(name.to_owned()))
     }
 
-    /// The name as the hub writes it.
+    /// Returns the name.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The name of its folder in the cache: `models--OWNER--NAME`.
+    /// Returns the name of its folder in the cache: `models--OWNER--NAME`.
     pub fn folder(&self) -> String {
         format!("models--{}", self.0.replace('/', "--"))
     }
@@ -65,22 +65,22 @@ impl fmt::Display for Repository {
     }
 }
 
-/// What a user types for a model: `[hf:]OWNER/NAME[@REVISION][:FILE]`.
+/// A model name: `[hf:]OWNER/NAME[@REVISION][:FILE]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelName {
     /// The repository.
     pub repository: Repository,
-    /// A branch, a tag or a commit, if one was named.
+    /// The branch, tag or commit, if any.
     pub revision: Option<String>,
-    /// A file, or the part of a file's name that says its type, if one was named.
+    /// The file, or the type in a file's name, if any.
     pub file: Option<String>,
 }
 
 impl ModelName {
-    /// Takes apart what was typed.
+    /// Parses a model name.
     ///
     /// # Errors
-    /// [`HubError::Reference`] if it can't be the name of a model.
+    /// [`HubError::Reference`] for an invalid name.
     pub fn parse(text: &str) -> Result<Self> {
         let wrong = |problem| HubError::Reference { text: text.to_owned(), problem };
         let rest = text.strip_prefix("hf:").unwrap_or(text);
@@ -94,10 +94,10 @@ impl ModelName {
             Some((name, revision)) => (name, Some(revision)),
         };
         if revision.is_some_and(|revision| path_problem(revision).is_some()) {
-            return Err(wrong("what stands after the @ is no branch, tag or commit"));
+            return Err(wrong("the text after @ is not a branch, tag or commit"));
         }
         if file.is_some_and(|file| path_problem(file).is_some()) {
-            return Err(wrong("what stands after the colon is no file of a repository"));
+            return Err(wrong("the text after the colon is not a file name"));
         }
         let repository = Repository::new(name).map_err(|error| match error {
             HubError::Reference { problem, .. } => wrong(problem),
@@ -110,7 +110,7 @@ impl ModelName {
         })
     }
 
-    /// The revision that is meant: `main` if none was named.
+    /// Returns the revision; the default is `main`.
     pub fn revision(&self) -> &str {
         self.revision.as_deref().unwrap_or("main")
     }
@@ -129,8 +129,8 @@ impl fmt::Display for ModelName {
     }
 }
 
-/// Why a file name of a hub must not become a path below a folder, if so. The rules of all systems hold on each of them: what is
-/// pulled here may be read elsewhere.
+/// Returns why a file name from a hub is unsafe as a path, if it is. The rules of all systems apply on every system, because
+/// a cache may be shared.
 pub fn path_problem(path: &str) -> Option<&'static str> {
     if path.is_empty() {
         return Some("it is empty");
@@ -153,14 +153,14 @@ pub fn path_problem(path: &str) -> Option<&'static str> {
     path.split('/').find_map(part_problem)
 }
 
-/// Characters that make a name look like another one.
+/// Characters that disguise a name.
 fn is_direction_mark(c: char) -> bool {
     matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 fn part_problem(part: &str) -> Option<&'static str> {
     if part == ".." || part == "." {
-        return Some("it leads out of its folder");
+        return Some("it leaves its folder");
     }
     if part.is_empty() {
         return Some("it has an empty part");
@@ -169,7 +169,7 @@ fn part_problem(part: &str) -> Option<&'static str> {
         return Some("a part of it is too long");
     }
     if part.ends_with(['.', ' ']) {
-        return Some("a part of it ends with a dot or a blank");
+        return Some("a part of it ends with a dot or a space");
     }
     let stem = part.split('.').next().unwrap_or(part).trim_end().to_ascii_uppercase();
     let numbered = |device: &str| {
@@ -181,12 +181,12 @@ fn part_problem(part: &str) -> Option<&'static str> {
     None
 }
 
-/// Whether a text is a whole commit: 40 hexadecimal digits.
+/// Returns whether a text is a full commit hash: 40 hexadecimal digits.
 pub(crate) fn is_commit(text: &str) -> bool {
     is_hex(text, 40)
 }
 
-/// Whether a text consists of `digits` lower-case hexadecimal digits.
+/// Returns whether a text consists of `digits` lower-case hexadecimal digits.
 pub(crate) fn is_hex(text: &str, digits: usize) -> bool {
     text.len() == digits && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn hostile_paths_are_refused_and_common_ones_are_not() {
+    fn hostile_paths_are_rejected() {
         for path in [
             "",
             "/etc/passwd",
@@ -286,7 +286,7 @@ mod tests {
     }
 
     proptest! {
-        /// A path that passes stays below the folder that it is joined to.
+        /// An accepted path stays below the folder that it is joined to.
         #[test]
         fn what_passes_stays_below(path in "[./a\\\\: C\u{0}-\u{1f}]{0,12}") {
             if path_problem(&path).is_none() {

@@ -1,52 +1,52 @@
-//! Which of several models in a repository suits a machine best.
+//! Selection of the best model of a repository for a machine.
 //!
-//! Forms in which ternary weights stand as trits come first, those whose file says its layout before I2_S, whose layout the file does not
-//! say; then safetensors; then numbers of 16 and 32 bits. The first that fits into memory is taken. Forms that this program can't run
-//! are never taken: gigabytes would come before loading says what is wrong.
+//! Ternary storage types come first, unambiguous ones before I2_S, whose layout the file does not state; then safetensors;
+//! then 16-bit and 32-bit numbers. The first model that fits into memory is selected. Unsupported types are never selected,
+//! because loading would fail only after gigabytes of download.
 
 use crate::choose::{Choice, Found, Selection, Wanted, choose, gguf_models};
 use crate::error::{HubError, Result};
 use crate::name::Repository;
 
-/// Bytes of memory for every 100 bytes of a file: weights, context and the program itself.
+/// Estimated memory per 100 bytes of a file: weights, context and program.
 const MEMORY_PERCENT: u64 = 125;
 
-/// A model and why it was taken.
+/// A selected model and the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recommended {
-    /// What to download, and the path to run.
+    /// The files to download and the path to run.
     pub selection: Selection,
-    /// The file, or `safetensors`, and the size of all files.
+    /// The file name or `safetensors`, and the total size.
     pub choice: Choice,
-    /// Whether it fits into memory, as far as that is known.
+    /// Whether it fits into memory, as far as known.
     pub fits: bool,
-    /// Why it was taken, in words.
+    /// The reason for the selection.
     pub why: String,
 }
 
-/// How well a form suits the engine: smaller is better.
+/// The preference of a storage type: smaller is better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Form {
-    /// Ternary, and the index in [`TERNARY`].
+    /// Ternary, with its index in [`TERNARY`].
     Ternary(usize),
     Safetensors,
     Plain,
-    /// A name that says nothing.
+    /// Unknown type.
     Unknown,
-    /// A type that the engine has no ternary layers in.
+    /// A type without ternary support in the engine.
     Unreadable,
 }
 
-/// Ternary types as file names have them, best first.
+/// Ternary types in file names, best first.
 const TERNARY: &[&str] = &["tq2_0", "tq1_0", "q2_0", "iq2_bn", "iq2_bn_r4", "iq1_bn", "i2_s"];
 
 /// Types of plain numbers.
 const PLAIN: &[&str] = &["bf16", "f16", "fp16", "f32", "fp32"];
 
-/// The model for a machine with `memory` bytes to spare; `None` if that is not known. `files` are sorted by path.
+/// Returns the best model for a machine with `memory` free bytes (`None` if unknown). `files` are sorted by path.
 ///
 /// # Errors
-/// [`HubError::NoModel`] if there is none, [`HubError::NotRunnable`] if all have types that this program can't run.
+/// [`HubError::NoModel`] if there is none, [`HubError::NotRunnable`] if all types are unsupported.
 pub fn recommend(
     repository: &Repository,
     files: &[Found],
@@ -70,7 +70,7 @@ pub fn recommend(
         (Some(bytes), Some(memory)) => bytes / 100 * MEMORY_PERCENT <= memory,
         _ => true,
     };
-    // Among those that do not fit the smallest is the least bad.
+    // If none fits, the smallest is selected.
     let order = |(form, choice, _): &(Form, Choice, Selection)| {
         let unreadable = *form == Form::Unreadable;
         let size = choice.bytes.unwrap_or(u64::MAX);
@@ -85,7 +85,7 @@ pub fn recommend(
         });
     }
     let Some((form, choice, selection)) = candidates.into_iter().min_by_key(order) else {
-        // Says what is missing.
+        // Lists the missing files.
         let selection = choose(repository, files, &Wanted::Model)?;
         let choice = Choice { file: selection.run.clone().unwrap_or_default(), bytes: None };
         return Ok(Recommended { selection, choice, fits: true, why: "the only model".to_owned() });
@@ -95,18 +95,18 @@ pub fn recommend(
         "the only model of the repository".to_owned()
     } else {
         let reason = if fits { reason(form) } else { "the smallest; none fits into free memory" };
-        format!("{reason}; chosen of {number}, :FILE names another")
+        format!("{reason}; selected from {number}, :FILE selects another")
     };
     Ok(Recommended { selection, choice, fits, why })
 }
 
 fn reason(form: Form) -> &'static str {
     match form {
-        Form::Ternary(_) => "ternary weights as they are run",
+        Form::Ternary(_) => "a ternary storage type",
         Form::Safetensors => "safetensors with the model's own settings",
-        Form::Plain => "plain numbers, no ternary file is there",
+        Form::Plain => "dense weights, there is no ternary file",
         Form::Unknown => "the smallest",
-        Form::Unreadable => "a type that this program can't run",
+        Form::Unreadable => "an unsupported type",
     }
 }
 
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn types_that_cannot_be_run_are_refused_with_their_list() {
+    fn unsupported_types_are_rejected_with_a_list() {
         let repository = Repository::new("a/b").unwrap();
         let found: Vec<Found> = ["m-Q4_K_M.gguf", "m-Q5_K_S.gguf", "mmproj-f16.gguf"]
             .iter()
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_into_memory_is_left_out() {
+    fn models_larger_than_memory_are_skipped() {
         let files = [("m-tq2_0.gguf", 1000), ("m-tq1_0.gguf", 800), ("m-q4_0.gguf", 10)];
         assert_eq!(best(&files, 1250).choice.file, "m-tq2_0.gguf");
         assert_eq!(best(&files, 1249).choice.file, "m-tq1_0.gguf");

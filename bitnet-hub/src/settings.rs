@@ -1,4 +1,4 @@
-//! Settings, which come from the same environment variables as those of the hub's Python library.
+//! Settings from the environment variables of `huggingface_hub`.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -8,35 +8,34 @@ use std::time::Duration;
 use crate::cache::HubCache;
 use crate::error::{HubError, Result};
 
-/// The hub, if no other is named.
+/// The default hub.
 const ENDPOINT: &str = "https://huggingface.co";
-/// Seconds to wait for an answer or for more bytes.
+/// Default timeout in seconds.
 const TIMEOUT: u64 = 10;
-/// Bytes of the longest file that is read for a token.
+/// Maximum size of a token file in bytes.
 const LONGEST_TOKEN: u64 = 4096;
 
-/// A secret that is sent to the hub and never shown.
+/// An access token, which is sent to the hub and never printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token(String);
 
 impl Token {
-    /// A token, without the blanks around it; `None` if nothing is left.
+    /// Creates a token from trimmed text; `None` if it is empty.
     ///
     /// # Errors
-    /// [`HubError::Setting`] in the name of `from` if it can't stand in a header.
+    /// [`HubError::Setting`] for `from` if the text is not valid in an HTTP header.
     pub fn new(text: &str, from: &str) -> Result<Option<Self>> {
         let text = text.trim();
         if !text.bytes().all(|b| b.is_ascii_graphic()) {
             return Err(HubError::Setting {
                 name: from.to_owned(),
-                problem: "the token in it has characters that no token has; copy it again"
-                    .to_owned(),
+                problem: "the token contains invalid characters; copy it again".to_owned(),
             });
         }
         Ok((!text.is_empty()).then(|| Self(text.to_owned())))
     }
 
-    /// The secret itself.
+    /// Returns the secret.
     #[cfg(feature = "download")]
     pub(crate) fn secret(&self) -> &str {
         &self.0
@@ -49,38 +48,38 @@ impl fmt::Debug for Token {
     }
 }
 
-/// Which hub, which cache, and how to reach them.
+/// Settings of hub, cache and network.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The address of the hub, without a slash at its end (`HF_ENDPOINT`).
+    /// The URL of the hub without a trailing slash (`HF_ENDPOINT`).
     pub endpoint: String,
-    /// The token, if there is one (`HF_TOKEN`, `HF_TOKEN_PATH`, `$HF_HOME/token`).
+    /// The token, if any (`HF_TOKEN`, `HF_TOKEN_PATH`, `$HF_HOME/token`).
     pub token: Option<Token>,
     /// The cache (`HF_HUB_CACHE`, `$HF_HOME/hub`, `~/.cache/huggingface/hub`).
     pub cache: HubCache,
-    /// Whether nothing may be downloaded (`HF_HUB_OFFLINE`).
+    /// Whether downloads are disabled (`HF_HUB_OFFLINE`).
     pub offline: bool,
-    /// How long to wait for an answer, and for more bytes (`HF_HUB_DOWNLOAD_TIMEOUT`, in seconds).
+    /// The timeout for a response and for more data (`HF_HUB_DOWNLOAD_TIMEOUT`, in seconds).
     pub timeout: Duration,
     /// Whether proxies are used (`HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`, `NO_PROXY`).
     pub proxies: bool,
-    /// A file with the certificates to trust, in place of Mozilla's (`SSL_CERT_FILE`).
+    /// A file of trusted certificates instead of Mozilla's (`SSL_CERT_FILE`).
     pub certificates: Option<PathBuf>,
 }
 
 impl Settings {
-    /// What the environment of this process says.
+    /// Reads the settings from the environment of this process.
     ///
     /// # Errors
-    /// [`HubError::Setting`] naming a variable that can't be used.
+    /// [`HubError::Setting`] with the invalid variable.
     pub fn from_environment() -> Result<Self> {
         Self::from_variables(&|name| std::env::var_os(name))
     }
 
-    /// What the variables say that `get` knows.
+    /// Reads the settings from the variables of `get`.
     ///
     /// # Errors
-    /// [`HubError::Setting`] naming a variable that can't be used.
+    /// [`HubError::Setting`] with the invalid variable.
     pub fn from_variables(get: &dyn Fn(&str) -> Option<OsString>) -> Result<Self> {
         let variables = Variables(get);
         let home = variables.folder("HF_HOME").or_else(|| {
@@ -95,8 +94,7 @@ impl Settings {
             .or_else(|| Some(home.as_ref()?.join("hub")))
             .ok_or_else(|| HubError::Setting {
                 name: "HF_HUB_CACHE".to_owned(),
-                problem: "there is no home folder: set it to the folder to use as a cache"
-                    .to_owned(),
+                problem: "there is no home folder: set it to the cache folder".to_owned(),
             })?;
         let mut cache = HubCache::new(cache);
         if variables.truth("HF_HUB_DISABLE_SYMLINKS") {
@@ -114,7 +112,7 @@ impl Settings {
     }
 }
 
-/// Variables of an environment; empty ones are not there.
+/// The variables of an environment; empty values count as unset.
 struct Variables<'g>(&'g dyn Fn(&str) -> Option<OsString>);
 
 impl Variables<'_> {
@@ -133,7 +131,7 @@ impl Variables<'_> {
         self.raw("HOME").or_else(|| self.raw("USERPROFILE")).map(PathBuf::from)
     }
 
-    /// A path, with `~` for the home folder.
+    /// Returns a path with `~` expanded.
     fn folder(&self, name: &str) -> Option<PathBuf> {
         let path = PathBuf::from(self.raw(name)?);
         match path.strip_prefix("~") {
@@ -161,9 +159,7 @@ impl Variables<'_> {
         }
         Err(HubError::Setting {
             name: "HF_ENDPOINT".to_owned(),
-            problem: format!(
-                "an address such as {ENDPOINT} is needed, without a name, a password or a query"
-            ),
+            problem: format!("expected a URL such as {ENDPOINT}, without user, password or query"),
         })
     }
 
@@ -184,10 +180,7 @@ impl Variables<'_> {
             Err(_) => return Ok(None),
         };
         if !data.is_file() || data.len() > LONGEST_TOKEN {
-            return Err(HubError::Setting {
-                name,
-                problem: "it is not a file that holds a token".to_owned(),
-            });
+            return Err(HubError::Setting { name, problem: "it is not a token file".to_owned() });
         }
         match std::fs::read_to_string(&path) {
             Ok(text) => Token::new(&text, &name),
@@ -205,7 +198,7 @@ impl Variables<'_> {
             Ok(seconds @ 1..=86_400) => Ok(Duration::from_secs(seconds)),
             _ => Err(HubError::Setting {
                 name: name.to_owned(),
-                problem: "a number of seconds from 1 to 86400 is needed".to_owned(),
+                problem: "expected a number of seconds from 1 to 86400".to_owned(),
             }),
         }
     }
@@ -224,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cache_is_where_the_python_library_has_it() {
+    fn the_cache_location_equals_huggingface_hub() {
         let folder =
             |variables: &[(&str, &str)]| settings(variables).unwrap().cache.folder().to_owned();
         let home = ("HOME", "h");
@@ -263,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn other_settings_are_read_or_refused_by_name() {
+    fn invalid_settings_are_errors() {
         let with = |name, value| settings(&[("HOME", "h"), (name, value)]);
         assert_eq!(
             with("HF_ENDPOINT", "http://mirror:8000/hub/").unwrap().endpoint,

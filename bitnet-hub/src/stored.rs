@@ -1,5 +1,4 @@
-//! What the cache holds, and the removal of models from it. No link is followed out of the cache: a link is removed, never what it
-//! leads to, unless that is contents of the same repository.
+//! Listing of cached models and their removal. Links are removed, not followed, except to contents of the same repository.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, Metadata, TryLockError};
@@ -11,24 +10,24 @@ use crate::choose::{Wanted, choose};
 use crate::error::{HubError, Result};
 use crate::name::{ModelName, Repository};
 
-/// Folders below one another that are looked into.
+/// Maximum folder depth.
 const DEEPEST: usize = 16;
 
-/// The beginning of a model's folder in the cache.
+/// The prefix of a model's folder in the cache.
 const PREFIX: &str = "models--";
 
 /// A model in the cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredModel {
-    /// Its name on the hub.
+    /// Its repository name.
     pub repository: Repository,
-    /// Bytes of its contents, each counted once.
+    /// The size of its contents in bytes, without duplicates.
     pub bytes: u64,
-    /// Bytes of downloads that have not ended.
+    /// The size of partial downloads in bytes.
     pub unfinished_bytes: u64,
     /// The file or folder to run.
     pub path: PathBuf,
-    /// The commits of which there are files.
+    /// The commits with cached files.
     pub revisions: Vec<String>,
     /// The files of the revision at `path`, with their sizes.
     pub files: Vec<(String, u64)>,
@@ -40,15 +39,15 @@ struct Entry {
     commit: String,
     /// Its path in the repository.
     path: String,
-    /// Where it stands.
+    /// Its path in the cache.
     place: PathBuf,
-    /// The contents that it leads to, by name.
+    /// The name of the linked contents.
     blob: Option<String>,
-    /// Bytes of its own.
+    /// Its own size in bytes, if it is not a link.
     own_bytes: u64,
 }
 
-/// What is to be removed.
+/// A planned removal.
 #[derive(Debug)]
 pub struct Removal {
     name: ModelName,
@@ -56,7 +55,7 @@ pub struct Removal {
     cache: RepositoryCache,
     entries: Vec<Entry>,
     blobs: BTreeSet<String>,
-    /// Commits of which nothing is left.
+    /// Commits without remaining files.
     commits: BTreeSet<String>,
     whole: bool,
     freed: u64,
@@ -64,13 +63,13 @@ pub struct Removal {
 }
 
 impl HubCache {
-    /// The models in the cache, by name.
+    /// Returns the models in the cache, by name.
     ///
     /// # Errors
     /// [`HubError::Io`] if the cache can't be read.
     pub fn models(&self) -> Result<Vec<StoredModel>> {
         let mut models = Vec::new();
-        // The cache itself may be a link.
+        // The cache folder may be a link.
         let Ok(folder) = fs::canonicalize(self.folder()) else { return Ok(models) };
         for (name, data) in list(&folder)? {
             let name = name.strip_prefix(PREFIX).map(|name| name.replacen("--", "/", 1));
@@ -85,13 +84,13 @@ impl HubCache {
         Ok(models)
     }
 
-    /// What the removal of `name` would remove: a whole model, one revision of it, or a file. Contents that another revision
-    /// uses stay. Nothing is removed yet.
+    /// Plans the removal of `name`: a whole model, a revision or a file. Contents used by another revision stay. Does not
+    /// remove anything.
     ///
     /// # Errors
     /// [`HubError::NotCached`], [`HubError::NotRemoved`], [`HubError::Io`].
     pub fn plan_removal(&self, name: &ModelName) -> Result<Removal> {
-        // Links lead to contents by a path without `..` and without links.
+        // Links must lead to contents by a path without `..` and links.
         let hub_cache = self.canonical().ok_or_else(|| self.not_cached(name))?;
         let cache = hub_cache.repository(&name.repository);
         match fs::symlink_metadata(&cache.folder) {
@@ -169,7 +168,7 @@ impl RepositoryCache {
         Ok(all.filter(|(_, data)| data.is_file()).map(|(name, data)| (name, data.len())).collect())
     }
 
-    /// The files of all snapshots.
+    /// Returns the files of all snapshots.
     fn entries(&self) -> Result<Vec<Entry>> {
         let mut entries = Vec::new();
         for (commit, data) in list(&self.folder.join("snapshots"))? {
@@ -204,7 +203,7 @@ impl RepositoryCache {
         Ok(())
     }
 
-    /// The name of the contents that a link leads to, if they are this repository's.
+    /// Returns the name of the contents that a link leads to, if they belong to this repository.
     fn blob_of(&self, link: &Path) -> Option<String> {
         let target = link.parent()?.join(fs::read_link(link).ok()?);
         let mut plain = PathBuf::new();
@@ -231,7 +230,7 @@ impl Removal {
     ) -> Result<Self> {
         let cache = hub_cache.repository(&name.repository);
         let sizes = cache.blobs()?;
-        // A file or a revision never stands for the model, nor for what has come of other files.
+        // Removing a file or a revision never removes the model's folder or partial downloads of other files.
         let whole = name.file.is_none() && name.revision.is_none();
         let (mut entries, mut staying) = (Vec::new(), Vec::new());
         for (index, entry) in all.into_iter().enumerate() {
@@ -258,39 +257,39 @@ impl Removal {
         Ok(Self { name, hub_cache, cache, entries, blobs, commits, whole, freed, shared })
     }
 
-    /// Number of files of the model that are removed.
+    /// Returns the number of files to remove.
     pub fn files(&self) -> usize {
         self.entries.len()
     }
 
-    /// Bytes that are freed.
+    /// Returns the bytes to free.
     pub fn freed_bytes(&self) -> u64 {
         self.freed
     }
 
-    /// Bytes of contents that stay, because another revision uses them.
+    /// Returns the bytes of contents that stay because another revision uses them.
     pub fn shared_bytes(&self) -> u64 {
         self.shared
     }
 
-    /// Removes it, and says what was removed: what is planned now, which may be less than what was planned before.
+    /// Plans again under locks, removes the files and returns the actual removal, which may be smaller than the plan.
     ///
     /// # Errors
-    /// [`HubError::NotRemoved`] if another program downloads this model now, or if more would be removed than was planned;
+    /// [`HubError::NotRemoved`] if another process downloads this model, or more would be removed than planned;
     /// [`HubError::NotCached`] if nothing is left to remove; [`HubError::Io`].
     pub fn run(&self) -> Result<Self> {
         let _alone = self.lock_alone()?;
         let held = self.lock()?;
         let now = self.hub_cache.plan_removal(&self.name)?;
         if now.is_more_than(self) {
-            let problem = "files have come since the removal was planned; give the command again";
+            let problem = "files were added since the removal was planned; run the command again";
             return Err(HubError::NotRemoved { path: self.cache.folder.clone(), problem });
         }
         now.remove(&held)?;
         Ok(now)
     }
 
-    /// Whether it removes anything that `planned` does not.
+    /// Returns whether it removes more than `planned`.
     fn is_more_than(&self, planned: &Self) -> bool {
         let key = |entry: &Entry| (entry.place.clone(), entry.blob.clone());
         let known: BTreeSet<_> = planned.entries.iter().map(key).collect();
@@ -302,13 +301,13 @@ impl Removal {
 
     fn remove(&self, held: &[(PathBuf, File)]) -> Result<()> {
         let folder = &self.cache.folder;
-        // References first: a model that is half removed is not found.
+        // Refs first, so that a partially removed model is not found.
         self.remove_references(&folder.join("refs"), DEEPEST)?;
         for entry in &self.entries {
             remove_file(&entry.place)?;
             let snapshot = folder.join("snapshots").join(&entry.commit);
             let mut parents = entry.place.ancestors().skip(1);
-            // A folder that is not empty stays.
+            // Non-empty folders stay.
             while let Some(parent) = parents.next().filter(|parent| parent.starts_with(&snapshot)) {
                 if fs::remove_dir(parent).is_err() {
                     break;
@@ -321,8 +320,8 @@ impl Removal {
         if self.whole { self.remove_rest(held) } else { Ok(()) }
     }
 
-    /// Removes what a model has beside its files: notes of absent files, empty folders, locks. What is not in the plan stays: a
-    /// download may have begun that takes other locks than this program's.
+    /// Removes a model's records of absent files, empty folders and locks. Unplanned files stay, because a program with other
+    /// locks may have begun a download.
     fn remove_rest(&self, held: &[(PathBuf, File)]) -> Result<()> {
         let folder = &self.cache.folder;
         remove_all(&folder.join(".no_exist"))?;
@@ -330,16 +329,17 @@ impl Removal {
         for (path, _) in held {
             remove_file(path)?;
         }
-        // A folder that is not empty stays.
+        // Non-empty folders stay.
         let _ = fs::remove_dir(&self.cache.locks);
         if folder.exists() {
-            let problem = "what is left there is no part of the model, or came during the removal";
+            let problem =
+                "the remaining files are not part of the model, or were added during the removal";
             return Err(HubError::NotRemoved { path: folder.clone(), problem });
         }
         Ok(())
     }
 
-    /// Removes the names of commits of which nothing is left.
+    /// Removes the refs of commits without remaining files.
     fn remove_references(&self, folder: &Path, depth: usize) -> Result<()> {
         for (name, data) in list(folder)? {
             let path = folder.join(name);
@@ -356,7 +356,7 @@ impl Removal {
         Ok(())
     }
 
-    /// Holds the lock that downloads of this program share. On a file system without locks there is nothing to hold.
+    /// Takes the lock shared by downloads of this program, if the file system has locks.
     fn lock_alone(&self) -> Result<File> {
         let path = &self.cache.removal_lock;
         make_parent(path)?;
@@ -368,7 +368,7 @@ impl Removal {
         }
     }
 
-    /// Holds the locks of the repository, so that no program writes to it.
+    /// Takes the locks of the repository, so that no program writes to it.
     fn lock(&self) -> Result<Vec<(PathBuf, File)>> {
         let mut held = Vec::new();
         for (name, data) in list(&self.cache.locks)? {
@@ -392,7 +392,7 @@ fn busy(path: &Path) -> HubError {
     HubError::NotRemoved { path: path.to_owned(), problem }
 }
 
-/// Names in a folder and what stands there; links are not followed. Nothing, if the folder is not there or is a link.
+/// Lists a folder without following links; empty if it does not exist or is a link.
 fn list(folder: &Path) -> Result<Vec<(String, Metadata)>> {
     if !fs::symlink_metadata(folder).is_ok_and(|data| data.is_dir()) {
         return Ok(Vec::new());
@@ -409,7 +409,7 @@ fn list(folder: &Path) -> Result<Vec<(String, Metadata)>> {
     Ok(names)
 }
 
-/// Whether a file is a hard link of contents that are counted elsewhere.
+/// Returns whether a file is a hard link to contents counted elsewhere.
 fn is_shared(data: &Metadata) -> bool {
     #[cfg(unix)]
     {
@@ -431,19 +431,19 @@ fn remove_file(path: &Path) -> Result<()> {
     }
 }
 
-/// Removes a folder if nothing but empty folders is in it, and else those; links are not followed.
+/// Removes empty folders recursively, without following links.
 fn remove_empty(folder: &Path, depth: usize) -> Result<()> {
     for (name, data) in list(folder)? {
         if data.is_dir() && depth > 0 {
             remove_empty(&folder.join(name), depth - 1)?;
         }
     }
-    // What is not empty stays.
+    // Non-empty folders stay.
     let _ = fs::remove_dir(folder);
     Ok(())
 }
 
-/// Removes a folder and what is in it; of a link, the link only.
+/// Removes a folder recursively; removes a link itself.
 fn remove_all(path: &Path) -> Result<()> {
     match fs::symlink_metadata(path) {
         Err(_) => Ok(()),
@@ -505,7 +505,7 @@ mod tests {
     }
 
     #[test]
-    fn a_model_is_removed_whole_and_nothing_else_is() {
+    fn removing_a_model_removes_exactly_its_files() {
         let folder = tempfile::tempdir().unwrap();
         let (cache, repository) = filled(folder.path());
         symlink(folder.path().join("outside"), repository.snapshot(NEW).join("link")).unwrap();
@@ -520,7 +520,7 @@ mod tests {
     }
 
     #[test]
-    fn contents_that_another_revision_uses_stay() {
+    fn shared_contents_stay() {
         let folder = tempfile::tempdir().unwrap();
         let (cache, repository) = filled(folder.path());
         let old = removal(&cache, "a/b@v1").unwrap();
@@ -539,7 +539,7 @@ mod tests {
     }
 
     #[test]
-    fn what_came_after_the_plan_is_not_removed() {
+    fn files_added_after_planning_stay() {
         let folder = tempfile::tempdir().unwrap();
         let (cache, repository) = filled(folder.path());
         let planned = removal(&cache, "a/b").unwrap();
@@ -547,7 +547,7 @@ mod tests {
         let refused = planned.run();
         assert!(matches!(refused, Err(HubError::NotRemoved { .. })), "{refused:?}");
         assert!(repository.partial("e5").exists() && repository.blob("e2").exists());
-        // A part that grows is a download that goes on.
+        // A growing partial file is an active download.
         let planned = removal(&cache, "a/b").unwrap();
         fs::write(repository.partial("e5"), "begun, and more").unwrap();
         assert!(matches!(planned.run(), Err(HubError::NotRemoved { .. })));
@@ -557,12 +557,12 @@ mod tests {
         let planned = removal(&cache, "a/b").unwrap();
         removal(&cache, "a/b@v1").unwrap().run().unwrap();
         let less = planned.run().unwrap();
-        assert_eq!(less.files(), 3, "what has gone since is not counted");
+        assert_eq!(less.files(), 3, "files that have disappeared are not counted");
         assert!(!repository.folder.exists());
     }
 
     #[test]
-    fn a_download_between_two_files_keeps_the_model() {
+    fn a_download_between_two_files_prevents_removal() {
         let folder = tempfile::tempdir().unwrap();
         let (cache, repository) = filled(folder.path());
         let lock = File::options().create(true).append(true).open(&repository.removal_lock);
@@ -576,7 +576,7 @@ mod tests {
     }
 
     #[test]
-    fn all_files_by_name_are_not_the_whole_model() {
+    fn naming_all_files_does_not_remove_the_model() {
         let folder = tempfile::tempdir().unwrap();
         let (cache, repository) = filled(folder.path());
         removal(&cache, "a/b@v1").unwrap().run().unwrap();
@@ -593,7 +593,7 @@ mod tests {
     }
 
     #[test]
-    fn contents_are_removed_when_the_cache_is_named_with_dots() {
+    fn cache_paths_with_dots_are_resolved() {
         let folder = tempfile::tempdir().unwrap();
         let (_, repository) = filled(folder.path());
         fs::create_dir(folder.path().join("x")).unwrap();

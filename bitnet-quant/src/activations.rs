@@ -1,32 +1,32 @@
-//! Quantisation of activations to int8 or int4, one scale for each token.
+//! Quantisation of activations to int8 or int4 with one scale per token.
 
 use crate::{Error, Result};
 use bitnet_core::simd::{self, Kernel, largest_magnitude};
 
 /// `s = 127 / max(1e-5, max|x|)`, `q = clamp(round_half_even(x * s), -128, 127)`; returns `s` (BitNet b1.58).
 ///
-/// The same function as the oracle's, so that a quantiser and a back end can't disagree.
+/// The function of the scalar reference, so that quantisers and back ends agree.
 ///
 /// # Panics
 /// If `x` and `q` differ in length.
 pub use bitnet_core::reference::quantize_activations as absmax_int8;
 
-/// The smallest magnitude that a scale is made from.
+/// The minimum magnitude for computing a scale.
 const MIN_LARGEST: f32 = 1e-5;
-/// Adding 1.5·2²³ to a small number rounds it half to even, and leaves the integer in the lowest bits.
+/// Adding 1.5·2²³ to a small number rounds it half to even and leaves the integer in the low bits.
 const ROUND: f32 = 12_582_912.0;
 
-/// How many bits a quantised activation has.
+/// The number of bits of a quantised activation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ActivationBits {
-    /// -128 to 127; the largest magnitude becomes 127.
+    /// -128 to 127; the range maps to 127.
     Int8,
-    /// -8 to 7; the largest magnitude becomes 7.
+    /// -8 to 7; the range maps to 7.
     Int4,
 }
 
 impl ActivationBits {
-    /// The largest quantised value.
+    /// Returns the largest quantised value.
     pub fn largest(self) -> f32 {
         match self {
             Self::Int8 => 127.0,
@@ -35,19 +35,19 @@ impl ActivationBits {
     }
 }
 
-/// Which magnitude becomes the largest quantised value.
+/// The magnitude that maps to the largest quantised value.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum ActivationRange {
-    /// The largest of the token.
+    /// The largest magnitude of the token.
     Absmax,
-    /// The smallest one of the token that is not below this share of its magnitudes, which is above 0 and at most 1; larger
-    /// ones are clamped.
+    /// A percentile of the token's magnitudes, as a share above 0 and at most 1; larger magnitudes
+    /// are clamped.
     Percentile(f64),
-    /// This one for every token, as calibration found it; larger ones are clamped.
+    /// A static magnitude for every token, from calibration; larger magnitudes are clamped.
     Static(f32),
 }
 
-/// Quantises activations, one scale for each token.
+/// Quantises activations with one scale per token.
 ///
 /// ```
 /// use bitnet_quant::activations::{ActivationBits, ActivationQuantizer, ActivationRange};
@@ -69,7 +69,7 @@ pub struct ActivationQuantizer {
 }
 
 impl ActivationQuantizer {
-    /// A quantiser of so many bits and that range.
+    /// Creates a quantiser.
     ///
     /// # Errors
     /// [`Error::BadParameter`] for a share outside 0 to 1 or a static magnitude that is not finite and above 0.
@@ -88,14 +88,14 @@ impl ActivationQuantizer {
         }
     }
 
-    /// Quantises `x` (`[tokens, width]`) to `q` of the same shape; returns the scale `s` of each token: a quantised value
-    /// stands for `q / s`.
+    /// Quantises `x` (`[tokens, width]`) to `q` of the same shape and returns the scale `s` of each token; a quantised value
+    /// represents `q / s`.
     ///
-    /// `s = largest / max(1e-5, magnitude)`, `q = clamp(round_half_even(x * s))`. A token that holds NaN or infinity has the scale
-    /// NaN and quantises to zeros, so that dequantising it gives NaN.
+    /// `s = largest / max(1e-5, magnitude)`, `q = clamp(round_half_even(x * s))`. A token with NaN or infinity gets the scale
+    /// NaN and zeros, so that dequantising it gives NaN.
     ///
     /// # Errors
-    /// [`Error::Core`] if `x` is not whole tokens or `q` is not as long as `x`.
+    /// [`Error::Core`] if `x` is not whole tokens or `q` differs from `x` in length.
     pub fn quantize(&self, x: &[f32], width: usize, q: &mut [i8]) -> Result<Vec<f32>> {
         if width == 0 || !x.len().is_multiple_of(width) {
             return Err(shape("x", x.len(), format!("whole tokens of {width}")));
@@ -113,7 +113,7 @@ impl ActivationQuantizer {
                 ActivationRange::Percentile(share) => percentile(x, share, &mut room),
                 ActivationRange::Static(largest) => largest,
             };
-            // By the reciprocal, as PyTorch divides a number by a tensor.
+            // Uses the reciprocal, like PyTorch's division of a number by a tensor.
             let s = if largest.is_nan() {
                 f32::NAN
             } else {
@@ -125,10 +125,10 @@ impl ActivationQuantizer {
         Ok(x.chunks_exact(width).zip(q.chunks_exact_mut(width)).map(token).collect())
     }
 
-    /// `q / s` for each token.
+    /// Computes `q / s` for each token.
     ///
     /// # Errors
-    /// [`Error::Core`] if there are not as many outputs as quantised values, or these are not the same number for each scale.
+    /// [`Error::Core`] if `out` differs from `q` in length, or `q` is not the same number of values per scale.
     pub fn dequantize(&self, q: &[i8], scales: &[f32], out: &mut [f32]) -> Result<()> {
         if out.len() != q.len() {
             return Err(shape("out", out.len(), format!("[{}]", q.len())));
@@ -155,7 +155,7 @@ fn shape(operand: &'static str, got: usize, expected: String) -> Error {
     })
 }
 
-/// The magnitude with `share` of the magnitudes at or below it, of numbers that are finite.
+/// Returns the magnitude with `share` of the magnitudes at or below it; all numbers are finite.
 fn percentile(x: &[f32], share: f64, room: &mut Vec<u32>) -> f32 {
     room.clear();
     room.extend(x.iter().map(|x| x.abs().to_bits()));
@@ -166,7 +166,7 @@ fn percentile(x: &[f32], share: f64, room: &mut Vec<u32>) -> f32 {
     f32::from_bits(*room.select_nth_unstable(rank).1)
 }
 
-/// The largest magnitude of a token; NaN if it holds one.
+/// Returns the largest magnitude of a token; NaN if it contains one.
 struct Largest<'a>(&'a [f32]);
 
 impl Kernel for Largest<'_> {
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn every_level_quantises_as_the_reference_does() {
+    fn all_levels_equal_the_reference() {
         let ties: Vec<f32> = (-300..300i16).map(|i| f32::from(i) * 0.25).collect();
         let finite = numbers(1000).into_iter().filter(|x| x.is_finite()).collect();
         for x in [numbers(1000), finite, numbers(95), ties, vec![f32::NAN; 9], vec![0.0; 3]] {
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_and_shapes_that_can_not_be_are_refused() {
+    fn invalid_settings_and_shapes_are_errors() {
         for share in [0.0, -0.1, 1.1, f64::NAN] {
             let range = ActivationRange::Percentile(share);
             let error = ActivationQuantizer::new(ActivationBits::Int8, range).unwrap_err();

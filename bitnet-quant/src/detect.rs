@@ -1,4 +1,4 @@
-//! Whether weights are ternary already, and their trits if they are.
+//! Detection of dense weights that are already ternary.
 
 use crate::Result;
 use crate::stored::{Rows, Stored, Work, read, shape_of};
@@ -8,26 +8,26 @@ use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::simd::{self, IsaLevel, Kernel};
 use bitnet_core::ternary::{CODES_PER_WORD, ScaleGranularity, TernaryMatrix};
 
-/// The smallest number of weights that may share a scale, unless they are a row.
+/// The minimum number of weights per scale, except for a whole row.
 const SMALLEST_GROUP: usize = 64;
 
-/// The matrix as trits if it is ternary already, else `None`.
+/// Returns the matrix as trits if it is already ternary, else `None`.
 ///
-/// It is, if every weight is `±m` or 0 with one magnitude `m` for the matrix, else for each row, else for each group
-/// of 256, 128 or 64 weights: the first that fits. The scale is `m`, 0 where all weights are zero; every value is
-/// kept exactly. Reading ends at the first row that nothing fits, so a full-precision matrix costs about one row. A
-/// weight that is NaN or infinite is not ternary.
+/// A matrix is ternary if every weight is `±m` or 0 with one magnitude `m` per matrix, per row, or per group of 256, 128
+/// or 64 weights; the coarsest granularity that fits is chosen. The scale is `m`, or 0 if all weights are zero; every
+/// value is preserved exactly. Detection stops at the first row that fits no granularity, so a full-precision matrix costs
+/// about one row. NaN and infinite weights are not ternary.
 ///
 /// # Errors
-/// [`crate::Error::EmptyShape`], and those of reading `weights`.
+/// [`crate::Error::EmptyShape`], and errors of reading `weights`.
 pub fn detect_ternary(weights: &dyn DenseRows) -> Result<Option<TernaryMatrix>> {
     detect_ternary_in(weights, None)
 }
 
-/// As [`detect_ternary`], with the trits in `pool`, if there is one.
+/// Like [`detect_ternary`], with the trits in `pool`, if there is one.
 ///
 /// # Errors
-/// As [`detect_ternary`].
+/// Same as [`detect_ternary`].
 pub fn detect_ternary_in(
     weights: &dyn DenseRows,
     pool: Option<&HybridMemoryPool>,
@@ -41,7 +41,7 @@ pub fn detect_ternary_in(
 struct Detecting<'a> {
     rows: usize,
     cols: usize,
-    /// Weights whose magnitude is found together: every scale is that of whole runs.
+    /// The number of weights per run; a scale belongs to whole runs.
     run: usize,
     pool: Option<&'a HybridMemoryPool>,
     level: IsaLevel,
@@ -64,7 +64,7 @@ impl Work for Detecting<'_> {
             candidates.retain_mut(|candidate| ternary && candidate.admit(magnitudes));
             Ok(!candidates.is_empty())
         };
-        // Most matrices are not ternary, which their first row tells before there is room for the others.
+        // Most matrices are not ternary: check the first row before allocating memory for the others.
         if !admit(0, &mut first)? {
             return Ok(None);
         }
@@ -82,7 +82,7 @@ impl Work for Detecting<'_> {
     }
 }
 
-/// The magnitudes of a row's runs, and its trits; false if a run has two magnitudes or one that is not finite.
+/// Computes the magnitudes of a row's runs and its trits; returns false if a run has two magnitudes or a non-finite one.
 struct RowOfRuns<'a, S: Stored> {
     values: &'a [S::Raw],
     run: usize,
@@ -110,7 +110,7 @@ impl<S: Stored> Kernel for RowOfRuns<'_, S> {
     }
 }
 
-/// The granularities that columns admit, the coarsest first; `run` weights make a run.
+/// Returns the granularities for `cols` columns, the coarsest first.
 fn candidates(cols: usize, run: usize) -> Vec<Candidate> {
     let groups = [256, 128, SMALLEST_GROUP].into_iter().filter(|n| cols.is_multiple_of(*n));
     [(ScaleGranularity::Tensor, cols), (ScaleGranularity::Row, cols)]
@@ -124,7 +124,7 @@ fn candidates(cols: usize, run: usize) -> Vec<Candidate> {
         .collect()
 }
 
-/// A granularity that has fitted every row so far.
+/// A granularity that fits all rows so far.
 struct Candidate {
     granularity: ScaleGranularity,
     /// Runs of a row that share a scale.
@@ -133,7 +133,7 @@ struct Candidate {
 }
 
 impl Candidate {
-    /// Takes up the magnitudes of the next row's runs; false if the row does not fit.
+    /// Adds the magnitudes of the next row's runs; returns false if the row does not fit.
     fn admit(&mut self, magnitudes: &[f32]) -> bool {
         for magnitudes in magnitudes.chunks(self.runs) {
             let Some(magnitude) = one_of(magnitudes) else { return false };
@@ -152,7 +152,7 @@ impl Candidate {
     }
 }
 
-/// The one magnitude of the runs that are not zero, 0 if all are; `None` if there are two.
+/// Returns the common magnitude of the non-zero runs, 0 if all are zero; `None` if they differ.
 fn one_of(magnitudes: &[f32]) -> Option<f32> {
     let largest = magnitudes.iter().fold(0f32, |m, v| m.max(*v));
     let fits = magnitudes.iter().fold(true, |fits, &v| fits & ((v == 0.0) | (v == largest)));

@@ -1,18 +1,18 @@
-//! What can go wrong between numbers and trits.
+//! The error type of this crate.
 
 use bitnet_core::ternary::ScaleGranularity;
 
-/// The result of everything in this crate that can fail.
+/// The result type of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What can go wrong between numbers and trits.
+/// An error of a quantiser or a codec.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Memory, or a matrix that can't be built.
+    /// An error of memory or of building a matrix.
     #[error(transparent)]
     Core(#[from] bitnet_core::Error),
-    /// A matrix without rows or without columns.
+    /// The matrix has no rows or no columns.
     #[error("{format}: a [{rows}, {cols}] matrix has no weights; check the tensor's dimensions")]
     EmptyShape {
         /// The storage format.
@@ -22,7 +22,7 @@ pub enum Error {
         /// Columns of the matrix.
         cols: usize,
     },
-    /// The size of the stored form does not fit the address space.
+    /// The stored size exceeds the address space.
     #[error(
         "{format}: a [{rows}, {cols}] matrix exceeds the address space; check the tensor's dimensions"
     )]
@@ -34,7 +34,7 @@ pub enum Error {
         /// Columns of the matrix.
         cols: usize,
     },
-    /// A dimension that the format can't hold.
+    /// The format does not support a dimension.
     #[error(
         "{format}: {got} {dimension} are not a multiple of {multiple}; store the tensor in another format"
     )]
@@ -43,14 +43,14 @@ pub enum Error {
         format: &'static str,
         /// `rows`, `columns` or `bytes`.
         dimension: &'static str,
-        /// The dimension met.
+        /// The actual value.
         got: usize,
-        /// What it must be a multiple of.
+        /// The required divisor.
         multiple: usize,
     },
-    /// The bytes are too many or too few for the shape.
+    /// The number of bytes does not match the shape.
     #[error(
-        "{format}: {got} bytes for a [{rows}, {cols}] matrix, which takes {expected}; the file is damaged or the format is another"
+        "{format}: {got} bytes for a [{rows}, {cols}] matrix, which takes {expected}; the file is damaged or has another format"
     )]
     Length {
         /// The storage format.
@@ -59,14 +59,14 @@ pub enum Error {
         rows: usize,
         /// Columns of the matrix.
         cols: usize,
-        /// The bytes given.
+        /// The actual number of bytes.
         got: usize,
-        /// The bytes needed.
+        /// The expected number of bytes.
         expected: usize,
     },
-    /// A code that stands for a number outside -1, 0, 1.
+    /// A code stands for a value outside -1, 0, 1.
     #[error(
-        "{format}: the code at row {row}, column {col} stands for twice the scale, so the tensor is not ternary; load it as an ordinary quantised tensor or check the layout"
+        "{format}: the code at row {row}, column {col} stands for twice the scale, so the tensor is not ternary; load it as a dense quantised tensor or check the layout"
     )]
     NotTernary {
         /// The storage format.
@@ -76,7 +76,7 @@ pub enum Error {
         /// Column of the matrix.
         col: usize,
     },
-    /// A scale that is NaN or infinite.
+    /// A scale is NaN or infinite.
     #[error(
         "{format}: the scale of row {row}, block {block} is {value}; the file is damaged or has another layout"
     )]
@@ -87,10 +87,10 @@ pub enum Error {
         row: usize,
         /// Block within the row.
         block: usize,
-        /// The scale met.
+        /// The scale.
         value: f32,
     },
-    /// A scale that the format's number type can't hold.
+    /// A scale is out of the range of the format's scale type.
     #[error(
         "{format}: the scale {value} of row {row}, block {block} is outside the range of the format's scales; store the tensor in a format with f32 scales"
     )]
@@ -101,30 +101,30 @@ pub enum Error {
         row: usize,
         /// Block within the row.
         block: usize,
-        /// The scale that does not fit.
+        /// The scale.
         value: f32,
     },
-    /// Scales that differ where the format has room for one.
+    /// Weights that share a scale in the format have different scales.
     #[error(
         "{format}: row {row}, columns {start}..{end} need more than one scale ({granularity:?}) and the format has one per {room}; choose a format with finer scales"
     )]
     ScaleGranularity {
         /// The storage format.
         format: &'static str,
-        /// First row in which a second scale was met.
+        /// First row with a second scale.
         row: usize,
-        /// First column of the run that shares a stored scale.
+        /// First column of the weights that share a scale.
         start: usize,
-        /// Column after the run.
+        /// Column after them.
         end: usize,
         /// The matrix's granularity.
         granularity: ScaleGranularity,
-        /// What shares a scale in the format.
+        /// The weights that share a scale in the format.
         room: &'static str,
     },
-    /// A number that is NaN, infinite or beyond the range of the type that should hold it.
+    /// A number is NaN, infinite or out of the range of the target type.
     #[error(
-        "{format}: row {row}, column {col} is {value}, which can't be held; repair the weights"
+        "{format}: row {row}, column {col} is {value}, which the type can't represent; repair the weights"
     )]
     BadNumber {
         /// The quantiser or the storage format.
@@ -133,36 +133,36 @@ pub enum Error {
         row: usize,
         /// Column of the matrix.
         col: usize,
-        /// The number met.
+        /// The number.
         value: f32,
     },
-    /// A name that no layout has.
+    /// An unknown layout name.
     #[error("unknown I2_S layout {name:?}; choose canonical, arm64 or x4")]
     UnknownLayout {
-        /// The name given.
+        /// The name.
         name: String,
     },
-    /// A block length that the format does not have.
+    /// The format has no such block length.
     #[error("{format}: blocks of {block} weights do not exist; choose 64 or 128")]
     UnknownBlock {
         /// The storage format.
         format: &'static str,
-        /// The block length given.
+        /// The block length.
         block: usize,
     },
-    /// A setting that is outside its range.
+    /// A parameter is out of range.
     #[error("{what}: {parameter} is {value}; choose {expected}")]
     BadParameter {
-        /// What has the setting.
+        /// The owner of the parameter.
         what: &'static str,
-        /// The setting's name.
+        /// The parameter's name.
         parameter: &'static str,
-        /// The value given.
+        /// The value.
         value: f64,
-        /// The values that can be chosen.
+        /// The valid values.
         expected: &'static str,
     },
-    /// A layer of which calibration saw no finite number.
+    /// Calibration saw no finite number of a layer.
     #[error(
         "layer {layer:?} has no finite activations; run the model on more text or leave it out"
     )]
@@ -170,13 +170,13 @@ pub enum Error {
         /// The layer's name.
         layer: String,
     },
-    /// A stored calibration that can't be used.
+    /// A stored calibration is invalid.
     #[error("this is no calibration: {reason}; calibrate again")]
     BadCalibration {
-        /// What is wrong with it.
+        /// The problem.
         reason: String,
     },
-    /// A tensor whose storages can't be compared.
+    /// The candidates of a tensor can't be compared.
     #[error(
         "tensor {tensor:?} has no candidates, or one whose error is not a finite number of 0 or more; measure it again"
     )]
@@ -184,33 +184,33 @@ pub enum Error {
         /// The tensor's name.
         tensor: String,
     },
-    /// A budget that nothing fits.
+    /// No plan fits the budget.
     #[error(
         "the smallest plan takes {least} and the budget is {budget}; raise it or add smaller storages"
     )]
     NoPlan {
         /// The budget, in bytes or error.
         budget: f64,
-        /// What the cheapest choices take together.
+        /// The cost of the smallest plan.
         least: f64,
     },
-    /// A code that stands for nothing.
+    /// A code is not defined.
     #[error(
-        "{format}: the code {code} at row {row}, column {col} stands for nothing; the file is damaged or has other tiles"
+        "{format}: the code {code} at row {row}, column {col} is undefined; the file is damaged or has other tile sizes"
     )]
     UnknownCode {
         /// The storage format.
         format: &'static str,
         /// Row of the matrix.
         row: usize,
-        /// First column of the weights that the code stands for.
+        /// First column of the weights of the code.
         col: usize,
-        /// The code met.
+        /// The code.
         code: u8,
     },
-    /// A bias that is not the negative scale.
+    /// A bias is not the negative scale.
     #[error(
-        "{format}: row {row}, group {block} has the scale {scale} and the bias {bias}, where ternary weights have opposite numbers; load the tensor as an ordinary quantised one"
+        "{format}: row {row}, group {block} has the scale {scale} and the bias {bias}; ternary weights need bias = -scale; load the tensor as a dense quantised one"
     )]
     NotSymmetric {
         /// The storage format.
@@ -219,14 +219,14 @@ pub enum Error {
         row: usize,
         /// Group within the row.
         block: usize,
-        /// The scale met.
+        /// The scale.
         scale: f32,
-        /// The bias met.
+        /// The bias.
         bias: f32,
     },
-    /// Four weights that do not hold exactly one zero.
+    /// Four weights do not contain exactly one zero.
     #[error(
-        "{format}: the four weights from row {row}, column {col} on hold {zeros} zeros, and the format needs exactly one; store the tensor in another format"
+        "{format}: the four weights at row {row}, column {col} contain {zeros} zeros instead of one; store the tensor in another format"
     )]
     NotSparse {
         /// The storage format.
@@ -235,21 +235,21 @@ pub enum Error {
         row: usize,
         /// First of the four columns.
         col: usize,
-        /// How many of the weights are zero.
+        /// The number of zeros.
         zeros: usize,
     },
-    /// Tile sizes that make no tiles.
+    /// The tile sizes are invalid.
     #[error("{format}: {problem}; take the sizes from the build's kernel_config.ini")]
     BadTiles {
         /// The storage format.
         format: &'static str,
-        /// What is wrong with them.
+        /// The problem.
         problem: &'static str,
     },
-    /// An archive of trits that can't be read.
-    #[error("trit archive: {problem}; fetch or make the archive again")]
+    /// A trit archive can't be read.
+    #[error("trit archive: {problem}; download or create the archive again")]
     Archive {
-        /// What is wrong with it.
+        /// The problem.
         problem: &'static str,
     },
 }

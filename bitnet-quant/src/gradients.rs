@@ -1,4 +1,4 @@
-//! Gradients in few bits that are right on average.
+//! Unbiased low-bit quantisation of gradients.
 
 use crate::{Error, Result};
 use bitnet_core::rng::SplitMix64;
@@ -6,11 +6,11 @@ use bitnet_core::rng::SplitMix64;
 /// The quantiser's name in errors.
 const NAME: &str = "gradients";
 
-/// Quantises gradients to `levels` steps on each side of 0, by chance, so that their expectation is kept.
+/// Quantises gradients stochastically to `levels` steps on each side of 0; the expectation is preserved.
 ///
-/// With `s = max|g| / levels`, `|g| / s` becomes one of the two integers around it, the nearer one the more likely:
-/// the mean of `q * s` is `g`. One level gives trits (TernGrad), 7 fit int4, 127 int8 (QSGD). The chance follows from the
-/// seed and the number of the gradient within its tensor, so that parts can be quantised apart.
+/// With `s = max|g| / levels`, `|g| / s` rounds to one of the two adjacent integers so that the mean of `q * s` is `g`.
+/// One level gives trits (TernGrad), 7 fit int4, 127 int8 (QSGD). The random numbers follow from the seed and the index of
+/// the gradient in its tensor, so that parts can be quantised separately.
 ///
 /// ```
 /// use bitnet_quant::gradients::GradientQuantizer;
@@ -28,7 +28,7 @@ pub struct GradientQuantizer {
 }
 
 impl GradientQuantizer {
-    /// A quantiser with so many levels on each side of 0: 1 to 127. Use a new seed for each step of training.
+    /// Creates a quantiser with 1 to 127 levels on each side of 0. Use a new seed for each training step.
     ///
     /// # Errors
     /// [`Error::BadParameter`] for another number of levels.
@@ -44,11 +44,11 @@ impl GradientQuantizer {
         })
     }
 
-    /// Quantises gradients, the first of which is number `at` of its tensor; returns what one step stands for.
+    /// Quantises gradients, the first of which has the index `at` in its tensor. Returns the step size.
     ///
     /// # Errors
-    /// [`Error::BadNumber`] for one that is NaN or infinite (its number in `gradients` is the column),
-    /// [`Error::Core`] if `q` is not as long.
+    /// [`Error::BadNumber`] for NaN or infinity (the column is the index in `gradients`),
+    /// [`Error::Core`] if `q` has another length.
     pub fn quantize(&self, gradients: &[f32], at: u64, q: &mut [i8]) -> Result<f32> {
         if q.len() != gradients.len() {
             return Err(Error::Core(bitnet_core::Error::ShapeMismatch {
@@ -72,7 +72,7 @@ impl GradientQuantizer {
         for (q, &g) in q.iter_mut().zip(gradients) {
             let steps = f64::from(g.abs()) / f64::from(scale);
             let up = random.unit() < steps - steps.floor();
-            // The quotient of f32 may be off by one in the last place, and the largest then a step too far.
+            // The f32 quotient may be off by one unit in the last place; the clamp limits the largest gradient.
             let steps = (steps.floor() + f64::from(up)).min(f64::from(self.levels));
             *q = if g < 0.0 { -steps } else { steps } as i8;
         }
@@ -98,7 +98,7 @@ mod tests {
                 }
             }
             for (sum, g) in sums.iter().zip(gradients) {
-                // Four standard deviations: a step's own is at most half of it.
+                // Four standard deviations; that of a step is at most half of it.
                 let bound = 4.0 * 0.5 / f64::from(levels) / f64::from(rounds).sqrt();
                 let mean = sum / f64::from(rounds);
                 assert!((mean - f64::from(g)).abs() <= bound, "{levels} levels: {g} {mean}");
@@ -114,7 +114,7 @@ mod tests {
         let scale = quantizer.quantize(&gradients, 5, &mut whole).unwrap();
         assert_eq!(quantizer.quantize(&gradients, 5, &mut again).unwrap(), scale);
         assert_eq!(whole, again);
-        // Both parts hold a gradient of the largest magnitude.
+        // Both parts contain a gradient of the largest magnitude.
         let mut turned = gradients.clone();
         turned[99] = 50.0;
         quantizer.quantize(&turned, 5, &mut whole).unwrap();

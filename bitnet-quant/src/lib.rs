@@ -1,17 +1,42 @@
-//! Quantisers and storage codecs between numbers and trits.
+//! Quantisers and storage codecs for ternary weights.
 //!
-//! - [`weights`]: absmean quantisation of weights, and the detection of weights that are ternary already.
-//! - [`quantizer`]: the other rules by which weights become trits, one file each.
-//! - [`activations`]: activations in int8 or int4, one scale for each token.
-//! - [`bit_linear`]: a linear layer with latent weights, on any back end, with straight-through gradients.
-//! - [`gradients`]: gradients in few bits that are right on average.
-//! - [`calibration`]: what is seen of activations while a model runs, and the ranges that follow.
-//! - [`loss`]: how far restored numbers are from the original ones.
-//! - [`mixed`]: which storage each tensor gets within a budget.
-//! - [`codec`]: one file per storage format; a codec turns bytes into a
-//!   [`TernaryMatrix`](bitnet_core::ternary::TernaryMatrix) or into rows of f32, and back.
+//! # Tour
 //!
-//! No container is known here: a caller finds the bytes of a tensor, names its format and shape, and hands them over.
+//! A quantiser turns float weights into trits and scales; a codec turns these into stored bytes and back.
+//!
+//! ```
+//! use bitnet_core::ternary::ScaleGranularity;
+//! use bitnet_quant::codec::dense::{DenseMatrix, DenseType};
+//! use bitnet_quant::codec::{TernaryStorage, i2_s::I2sLayout};
+//! use bitnet_quant::quantizer::{Absmean, Quantizer, Settings};
+//!
+//! let bytes: Vec<u8> = (0..256).flat_map(|i| ((i % 7) as f32 - 3.0).to_le_bytes()).collect();
+//! let weights = DenseMatrix::new(DenseType::F32, 2, 128, bytes)?; // [out, in]
+//! let settings = Settings { granularity: ScaleGranularity::Tensor, ..Settings::default() };
+//! let (trits, loss) = Absmean.quantize_measured(&weights, &settings)?;
+//! assert!(loss.sqnr_db > 0.0);
+//!
+//! let storage = TernaryStorage::I2_S(I2sLayout::Canonical);
+//! let stored = storage.encode(&trits)?;
+//! assert_eq!(stored.len(), storage.size(2, 128)?);
+//! assert_eq!(storage.decode(&stored, 2, 128)?.to_trits(), trits.to_trits());
+//! # Ok::<(), bitnet_quant::Error>(())
+//! ```
+//!
+//! # Modules
+//!
+//! - [`weights`]: absmean quantisation of weights, and detection of weights that are already ternary.
+//! - [`quantizer`]: further rules that turn weights into trits, one file each.
+//! - [`activations`]: int8 and int4 quantisation of activations with one scale per token.
+//! - [`bit_linear`]: a BitLinear layer on any back end, with straight-through gradients.
+//! - [`gradients`]: unbiased low-bit quantisation of gradients.
+//! - [`calibration`]: observers of activations, and static ranges from their statistics.
+//! - [`loss`]: quantisation error.
+//! - [`mixed`]: selection of a storage type per tensor within a budget.
+//! - [`codec`]: storage formats, one file each; a codec converts bytes to a
+//!   [`TernaryMatrix`](bitnet_core::ternary::TernaryMatrix) or to rows of f32, and back.
+//!
+//! This crate knows no container: the caller passes the bytes of a tensor with their format and shape.
 #![forbid(unsafe_code)]
 
 pub mod activations;

@@ -1,4 +1,4 @@
-//! What quantisation cost: errors between numbers and what stands for them.
+//! Quantisation error: metrics between original and restored numbers.
 
 use crate::stored::{Stored, shape_of};
 use crate::sums::{BLOCK, Blocks, LANES, Lanes};
@@ -10,24 +10,24 @@ use bitnet_core::simd::{self, Kernel};
 use bitnet_core::ternary::{CODES_PER_WORD, TernaryMatrix};
 use serde::{Deserialize, Serialize};
 
-/// How far restored numbers are from the original ones.
+/// Error metrics of restored numbers.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Loss {
-    /// Numbers compared.
+    /// The number of compared numbers.
     pub count: u64,
-    /// The mean of the squared errors; 0 of nothing.
+    /// The mean squared error; 0 if empty.
     pub mse: f64,
-    /// The power of the originals over that of the errors, in decibels; infinite if there is no error.
+    /// The signal-to-quantisation-noise ratio in decibels; infinite without error.
     pub sqnr_db: f64,
-    /// The cosine of the angle between originals and restored, as vectors; 1 if both are zero, 0 if one is.
+    /// The cosine similarity of originals and restored numbers; 1 if both are zero, 0 if one is.
     pub cosine: f64,
-    /// The largest magnitude of an error.
+    /// The maximum absolute error.
     pub max_error: f64,
-    /// The share of restored numbers that are zero.
+    /// The share of zeros among the restored numbers.
     pub sparsity: f64,
 }
 
-/// Adds up what comparisons of originals with restored numbers find. Sums are in f64.
+/// Accumulates error metrics, in f64.
 ///
 /// ```
 /// use bitnet_quant::loss::LossMeter;
@@ -43,27 +43,27 @@ pub struct Loss {
 pub struct LossMeter {
     count: u64,
     zeros: u64,
-    /// Squares of the originals.
+    /// Sum of squares of the originals.
     originals: f64,
-    /// Squares of the restored.
+    /// Sum of squares of the restored numbers.
     restored: f64,
-    /// Squares of the errors.
+    /// Sum of squared errors.
     errors: f64,
-    /// Originals times restored.
+    /// Sum of products of originals and restored numbers.
     products: f64,
     largest: f64,
 }
 
 impl LossMeter {
-    /// One that has compared nothing.
+    /// Creates an empty meter.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Takes in numbers and what they became.
+    /// Adds original and restored numbers.
     ///
     /// # Errors
-    /// [`Error::Core`] if there are not as many of one as of the other.
+    /// [`Error::Core`] if the lengths differ.
     pub fn push(&mut self, original: &[f32], restored: &[f32]) -> Result<()> {
         if original.len() != restored.len() {
             return Err(Error::Core(bitnet_core::Error::ShapeMismatch {
@@ -77,7 +77,7 @@ impl LossMeter {
         Ok(())
     }
 
-    /// Takes in what another meter found.
+    /// Merges another meter.
     pub fn merge(&mut self, other: &Self) {
         self.count += other.count;
         self.zeros += other.zeros;
@@ -88,7 +88,7 @@ impl LossMeter {
         self.largest = larger(self.largest, other.largest);
     }
 
-    /// What was found so far.
+    /// Returns the metrics so far.
     pub fn loss(&self) -> Loss {
         let share = |part: f64| if self.count == 0 { 0.0 } else { part / self.count as f64 };
         let norms = self.originals.sqrt() * self.restored.sqrt();
@@ -113,18 +113,18 @@ impl LossMeter {
     }
 }
 
-/// The larger one; NaN if one is.
+/// Returns the larger number; NaN if one is NaN.
 #[inline(always)]
 fn larger(a: f64, b: f64) -> f64 {
     if b.is_nan() || b > a { b } else { a }
 }
 
-/// What a run of weights loses to the trits that `cut` makes of it, within a kernel. One sum to a loop: that is what
-/// becomes vector code.
+/// Returns the error of the trits that `cut` makes of a run of weights, inside a kernel. Each loop computes one sum, so
+/// that it vectorises.
 #[inline(always)]
 pub(crate) fn loss_of_threshold<S: Stored>(values: &[S::Raw], cut: Threshold) -> LossMeter {
     let (mut originals, mut errors) = (Lanes::default(), Lanes::default());
-    let (mut kept, mut largest) = (0u32, 0u32);
+    let (mut nonzero, mut largest) = (0u32, 0u32);
     let mut blocks = Blocks::<S>::new(values);
     while let Some(block) = blocks.next() {
         originals = originals.add(block, |x| f64::from(x) * f64::from(x));
@@ -132,16 +132,16 @@ pub(crate) fn loss_of_threshold<S: Stored>(values: &[S::Raw], cut: Threshold) ->
             let error = f64::from(cut.error(x.abs()));
             error * error
         });
-        // Magnitudes are ordered as their bits are, and a largest integer can be found in any order.
+        // Magnitudes order like their bits, and a maximum of integers is associative.
         largest = block.iter().fold(largest, |m, x| m.max(cut.error(x.abs()).abs().to_bits()));
-        kept = block.iter().fold(kept, |n, x| n.wrapping_add(u32::from(x.abs() > cut.above)));
+        nonzero = block.iter().fold(nonzero, |n, x| n.wrapping_add(u32::from(x.abs() > cut.above)));
     }
     let (originals, errors) = (originals.total(), errors.total());
-    let (count, kept, scale) = (values.len() as u64, u64::from(kept), f64::from(cut.scale));
-    let restored = kept as f64 * (scale * scale);
+    let (count, nonzero, scale) = (values.len() as u64, u64::from(nonzero), f64::from(cut.scale));
+    let restored = nonzero as f64 * (scale * scale);
     LossMeter {
         count,
-        zeros: if scale == 0.0 { count } else { count - kept },
+        zeros: if scale == 0.0 { count } else { count - nonzero },
         originals,
         restored,
         errors,
@@ -151,7 +151,7 @@ pub(crate) fn loss_of_threshold<S: Stored>(values: &[S::Raw], cut: Threshold) ->
     }
 }
 
-/// What a run of weights lost that became the trits in `words`, within a kernel.
+/// Returns the error of a run of weights that became the trits in `words`, inside a kernel.
 #[inline(always)]
 pub(crate) fn loss_of_words<S: Stored>(values: &[S::Raw], words: &[u32], scale: f32) -> LossMeter {
     let mut meter = LossMeter::new();
@@ -187,7 +187,7 @@ impl Kernel for Comparing<'_> {
 #[inline(always)]
 fn compared(original: &[f32], restored: &[f32]) -> LossMeter {
     let squared = |x: f64| x * x;
-    // A difference in f64 is off by 2^-53 of itself.
+    // A difference in f64 has a relative error of 2^-53.
     let error = |x: f32, y: f32| f64::from(x) - f64::from(y);
     LossMeter {
         count: original.len() as u64,
@@ -202,7 +202,7 @@ fn compared(original: &[f32], restored: &[f32]) -> LossMeter {
     }
 }
 
-/// The sum of what `of` makes of pairs.
+/// Returns the sum of `of` over pairs.
 #[inline(always)]
 fn sum_of_pairs(xs: &[f32], ys: &[f32], of: impl Fn(f32, f32) -> f64) -> f64 {
     let (x_chunks, last_xs) = xs.as_chunks::<LANES>();
@@ -219,10 +219,10 @@ fn sum_of_pairs(xs: &[f32], ys: &[f32], of: impl Fn(f32, f32) -> f64) -> f64 {
     lanes.iter().sum()
 }
 
-/// The loss of `restored` against `original`, read row by row.
+/// Returns the error of `restored` against `original`, read row by row.
 ///
 /// # Errors
-/// [`Error::EmptyShape`] for matrices without weights, [`Error::Core`] for unlike shapes, and those of reading rows.
+/// [`Error::EmptyShape`] for matrices without weights, [`Error::Core`] for different shapes, and errors of reading rows.
 pub fn loss_between(original: &dyn DenseRows, restored: &dyn DenseRows) -> Result<Loss> {
     let (rows, cols) = shape_of(OP, original)?;
     same_shape(original, (restored.rows(), restored.cols()))?;
@@ -236,10 +236,10 @@ pub fn loss_between(original: &dyn DenseRows, restored: &dyn DenseRows) -> Resul
     Ok(meter.loss())
 }
 
-/// The loss of trits and their scales against `original`, read row by row.
+/// Returns the error of trits and their scales against `original`, read row by row.
 ///
 /// # Errors
-/// [`Error::EmptyShape`] for matrices without weights, [`Error::Core`] for unlike shapes, and those of reading rows.
+/// [`Error::EmptyShape`] for matrices without weights, [`Error::Core`] for different shapes, and errors of reading rows.
 pub fn loss_of_trits(original: &dyn DenseRows, restored: &TernaryMatrix) -> Result<Loss> {
     let (rows, cols) = shape_of(OP, original)?;
     same_shape(original, (restored.rows(), restored.cols()))?;
@@ -253,10 +253,10 @@ pub fn loss_of_trits(original: &dyn DenseRows, restored: &TernaryMatrix) -> Resu
     Ok(meter.loss())
 }
 
-/// What errors call the comparison.
+/// The name of the comparison in errors.
 const OP: &str = "loss";
 
-/// Refuses matrices that can't be compared.
+/// Rejects matrices of different shapes.
 fn same_shape(original: &dyn DenseRows, got: (usize, usize)) -> Result<()> {
     let (rows, cols) = (original.rows(), original.cols());
     if got == (rows, cols) {
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn no_error_and_no_power_have_their_numbers() {
+    fn zero_error_and_zero_power_have_defined_metrics() {
         let of = |xs: &[f32], ys: &[f32]| {
             let mut meter = LossMeter::new();
             meter.push(xs, ys).unwrap();

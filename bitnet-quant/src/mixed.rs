@@ -1,64 +1,64 @@
-//! Which storage each tensor of a model gets, when the model may only be so large or lose only so much.
+//! Mixed precision: selection of a storage type per tensor within a budget of bytes or error.
 
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-/// A storage that a tensor could have.
+/// A candidate storage type of a tensor.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Candidate {
-    /// The storage's name.
+    /// The name of the storage type.
     pub storage: String,
-    /// Bytes of the tensor in it.
+    /// The size of the tensor in bytes.
     pub bytes: u64,
-    /// What the tensor loses in it: a number that may be added up over tensors, such as the sum of squared errors times
-    /// the layer's importance; finite and not below 0.
+    /// The error of the tensor, additive over tensors, such as the sum of squared errors times the layer's importance;
+    /// finite and at least 0.
     pub error: f64,
 }
 
-/// The storages of which a tensor gets one.
+/// A tensor and its candidates.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TensorChoice {
     /// The tensor's name.
     pub name: String,
-    /// Its candidates, at least one.
+    /// The candidates, at least one.
     pub candidates: Vec<Candidate>,
 }
 
-/// What must not be exceeded.
+/// The constraint of a plan.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Budget {
-    /// The bytes of all tensors; their error is to be small.
+    /// Limits total bytes; minimises the error.
     Bytes(u64),
-    /// The errors of all tensors together; their bytes are to be few.
+    /// Limits the total error; minimises bytes.
     Error(f64),
 }
 
-/// A storage for each tensor.
+/// A storage type for each tensor.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StoragePlan {
-    /// What was not to be exceeded.
+    /// The constraint.
     pub budget: Budget,
-    /// Each tensor's name with the candidate that was chosen, in the order in which they were given.
+    /// Each tensor's name and selected candidate, in input order.
     pub tensors: Vec<(String, Candidate)>,
-    /// The bytes of all tensors.
+    /// The total size in bytes.
     pub bytes: u64,
-    /// The errors of all tensors together.
+    /// The total error.
     pub error: f64,
-    /// No plan within the budget has a smaller error (for [`Budget::Bytes`]) or fewer bytes (for [`Budget::Error`]) than
-    /// this: how far the plan can be from the best one.
+    /// A lower bound of the error (for [`Budget::Bytes`]) or the bytes (for [`Budget::Error`]) of every plan within the
+    /// budget, for judging how close this plan is to the optimum.
     pub bound: f64,
 }
 
-/// A storage for each tensor, within the budget and near the best.
+/// Returns a near-optimal storage type for each tensor within the budget.
 ///
-/// Steps from one storage to a dearer one are taken in the order of what they gain for what they cost, along the convex hull
-/// of each tensor's candidates; what is left of the budget is filled with the steps that still fit. Until the first step
-/// that does not fit, this is the best plan there is, so the plan is no further from the best than that one step's
-/// gain; [`StoragePlan::bound`] is what a part of that step would reach.
+/// A greedy algorithm: steps to a costlier candidate are taken in the order of gain per cost, along the convex hull of each
+/// tensor's candidates; the rest of the budget is filled with steps that still fit. The plan is optimal until the first
+/// step that does not fit, so it is at most the gain of that step from the optimum; [`StoragePlan::bound`] is the value that
+/// a fraction of that step would reach.
 ///
 /// ```
 /// use bitnet_quant::mixed::{Budget, Candidate, TensorChoice, plan};
@@ -76,7 +76,7 @@ pub struct StoragePlan {
 ///
 /// # Errors
 /// [`Error::NoPlan`] if no choice fits the budget, [`Error::BadCandidate`] for a tensor without candidates or with an
-/// error that is not a finite number of 0 or more, [`Error::BadParameter`] for a budget that is no number.
+/// error that is not a finite number of 0 or more, [`Error::BadParameter`] for a budget that is NaN.
 pub fn plan(tensors: &[TensorChoice], budget: Budget) -> Result<StoragePlan> {
     let limit = match budget {
         Budget::Bytes(bytes) => bytes as f64,
@@ -111,14 +111,14 @@ pub fn plan(tensors: &[TensorChoice], budget: Budget) -> Result<StoragePlan> {
     })
 }
 
-/// A candidate as what the budget limits and what is to be small.
+/// A candidate as cost (limited by the budget) and loss (minimised).
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Point {
     cost: f64,
     loss: f64,
 }
 
-/// A step along a tensor's hull.
+/// A step along the hull of a tensor.
 struct Step {
     tensor: usize,
     to: usize,
@@ -138,7 +138,7 @@ fn points(tensor: &TensorChoice, budget: Budget) -> Result<Vec<Point>> {
     Ok(tensor.candidates.iter().map(point).collect())
 }
 
-/// The candidate of the least cost; of those, of the least loss.
+/// Returns the candidate with the least cost, and the least loss among equals.
 fn cheapest(points: &[Point]) -> usize {
     let order = |&a: &usize, &b: &usize| {
         let (a, b) = (points[a], points[b]);
@@ -151,7 +151,7 @@ fn cost(points: &[Vec<Point>], chosen: &[usize]) -> f64 {
     points.iter().zip(chosen).map(|(points, &index)| points[index].cost).sum()
 }
 
-/// The lower convex hull of a tensor's candidates, from the cheapest to that of the least loss.
+/// Returns the lower convex hull of a tensor's candidates, from the cheapest to the one with the least loss.
 fn hull(tensor: usize, points: &[Point]) -> Vec<Step> {
     let mut at = cheapest(points);
     let mut steps = Vec::new();
@@ -161,7 +161,7 @@ fn hull(tensor: usize, points: &[Point]) -> Vec<Step> {
             let to = points[*index];
             (from.loss - to.loss) / (to.cost - from.cost)
         };
-        // The steepest way down; of equally steep ones, the longest.
+        // The steepest descent; the longest among equals.
         let next = (0..points.len())
             .filter(|&index| points[index].cost > from.cost && points[index].loss < from.loss)
             .max_by(|a, b| {
@@ -178,11 +178,12 @@ fn hull(tensor: usize, points: &[Point]) -> Vec<Step> {
     }
 }
 
-/// Takes the steps of all hulls, the most gainful first, until one does not fit; returns what part of it would reach.
+/// Takes the steps of all hulls in the order of gain per cost until one does not fit; returns the value that a fraction of it
+/// would reach.
 fn follow_hulls(points: &[Vec<Point>], chosen: &mut [usize], limit: f64) -> f64 {
     let hulls = points.iter().enumerate().flat_map(|(tensor, points)| hull(tensor, points));
     let mut steps: Vec<Step> = hulls.collect();
-    // Gains fall along a hull, and the order of equal ones is kept: a tensor's steps stay in their order.
+    // Gains decrease along a hull and the sort is stable, so a tensor's steps stay in order.
     steps.sort_by(|a, b| (b.gain / b.cost).total_cmp(&(a.gain / a.cost)));
     for step in steps {
         let before = std::mem::replace(&mut chosen[step.tensor], step.to);
@@ -199,7 +200,7 @@ fn loss(points: &[Vec<Point>], chosen: &[usize]) -> f64 {
     points.iter().zip(chosen).map(|(points, &index)| points[index].loss).sum()
 }
 
-/// Takes the change of one tensor that gains most and fits, until there is none.
+/// Repeatedly applies the best single change that fits.
 fn fill(points: &[Vec<Point>], chosen: &mut [usize], limit: f64) {
     loop {
         let mut best: Option<(f64, usize, usize)> = None;
@@ -241,7 +242,7 @@ mod tests {
             .collect()
     }
 
-    /// The least bytes or error of all plans within the budget, and the gain of the largest single change.
+    /// Returns the least bytes or error of all plans within the budget, and the gain of the largest single change.
     fn best(tensors: &[TensorChoice], budget: Budget) -> Option<f64> {
         let mut plans = vec![(0u64, 0f64)];
         for tensor in tensors {
@@ -260,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn plans_fit_and_are_near_the_best_of_all() {
+    fn plans_fit_the_budget_and_are_near_optimal() {
         let mut random = SplitMix64::new(21);
         let (mut planned, mut exact) = (0, 0);
         for case in 0..400 {
@@ -292,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn plans_are_stored_and_bad_choices_refused() {
+    fn plans_serialise_and_invalid_choices_are_errors() {
         let tensors = choices(&mut SplitMix64::new(2));
         let plan_of = |budget| plan(&tensors, budget);
         let made = plan_of(Budget::Bytes(10_000)).unwrap();

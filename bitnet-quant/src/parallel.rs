@@ -1,14 +1,14 @@
-//! Parts of a matrix on several threads, and results in the order of the parts.
+//! Parallel work on parts of a matrix, with results in the order of the parts.
 
 use crate::Result;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-/// Threads beyond which more are of no use.
+/// Maximum number of threads.
 const MOST_THREADS: usize = 256;
 
-/// What `work` makes of the units, in their order, on `threads` threads, each of which takes a run of units and folds
-/// their results with `collect`. The error is that of the first unit that has one.
+/// Runs `work` on all units with `threads` threads and returns the results in order. Each thread processes a run of units
+/// and folds the results with `collect`. Returns the error of the first failed unit.
 pub(crate) fn each_unit<I: Send, T: Send>(
     threads: usize,
     mut units: Vec<I>,
@@ -37,7 +37,7 @@ pub(crate) fn each_unit<I: Send, T: Send>(
             .iter()
             .map(|part| (part, thread::Builder::new().spawn_scoped(scope, move || taken(part))))
             .collect();
-        // The last part is done here, and so are those for which the system has no thread.
+        // The last part, and parts for which no thread could be started, run on this thread.
         let last = run(units);
         let mut results: Vec<_> = begun
             .into_iter()
@@ -55,7 +55,7 @@ pub(crate) fn each_unit<I: Send, T: Send>(
     Ok(all)
 }
 
-/// What a thread returned; its panic goes on in this one.
+/// Joins a thread and resumes its panic.
 fn joined<T>(handle: thread::ScopedJoinHandle<'_, T>) -> T {
     match handle.join() {
         Ok(value) => value,
@@ -69,7 +69,7 @@ mod tests {
     use crate::Error;
 
     #[test]
-    fn results_and_the_first_error_come_in_the_order_of_the_units() {
+    fn results_and_first_error_keep_unit_order() {
         for threads in [0, 1, 2, 3, 7, 100, usize::MAX] {
             let push = |all: &mut Vec<usize>, next| all.push(next);
             let doubled = each_unit(threads, (0..20).collect(), |i: usize| Ok(2 * i), push);

@@ -1,39 +1,39 @@
-//! How kernels read stored numbers: plain floats as they lie, other storage through one decoded row at a time.
+//! Access of kernels to stored numbers: plain floats in place, other types through one decoded row at a time.
 
 use crate::codec::f16_to_f32;
 use crate::{Error, Result};
 use bitnet_core::dense::{DenseRows, PlainType};
 use half::f16;
 
-/// A way in which numbers lie in memory.
+/// A storage type of plain numbers.
 pub(crate) trait Stored: Copy + Send + Sync + 'static {
-    /// One number as it lies there.
+    /// One stored number.
     type Raw: Copy + Send + Sync;
-    /// A number's bits without the sign; they are ordered as magnitudes are.
+    /// A number's bits without the sign, ordered like magnitudes.
     type Bits: Copy + Ord;
 
-    /// The magnitude of infinity: that of a number that is not finite is no less.
+    /// The magnitude of infinity; those of non-finite numbers are at least this.
     const INFINITY: Self::Bits;
 
-    /// Zeros at the end of every value as f32, if that leaves few enough bits to count values.
+    /// The number of trailing zero bits of every value as f32, if few enough bits remain for counting values.
     const SHIFT: u32;
 
-    /// The number.
+    /// Returns the value of a number.
     fn value(raw: Self::Raw) -> f32;
 
-    /// Its magnitude.
+    /// Returns the magnitude of a number.
     fn magnitude(raw: Self::Raw) -> Self::Bits;
 
-    /// Whether the sign bit is set.
+    /// Returns whether the sign bit is set.
     fn negative(raw: Self::Raw) -> bool;
 
-    /// The largest magnitude whose value is not above `threshold`, which is 0 or more and not NaN.
+    /// Returns the largest magnitude whose value is at most `threshold`, which is 0 or more and not NaN.
     fn floor(threshold: f32) -> Self::Bits;
 
-    /// The value of a magnitude.
+    /// Returns the value of a magnitude.
     fn magnitude_value(bits: Self::Bits) -> f32;
 
-    /// The code of a number: 2 or 0, by its sign, if its magnitude is above `above`, else 1.
+    /// Returns the code of a number: 2 or 0, by its sign, if its magnitude is above `above`, else 1.
     #[inline(always)]
     fn code(raw: Self::Raw, above: Self::Bits) -> u8 {
         let counts = Self::magnitude(raw) > above;
@@ -187,19 +187,19 @@ impl Stored for LeBf16 {
     }
 }
 
-/// The rows of a matrix, as kernels read them.
+/// The rows of a matrix for kernels.
 pub(crate) trait Rows: Copy + Send + Sync {
-    /// How its numbers lie.
+    /// The storage type.
     type Stored: Stored;
 
-    /// One row (`[cols]`), which may have been decoded into `room`.
+    /// Returns one row (`[cols]`), decoded into `room` if necessary.
     fn row<'a>(&'a self, row: usize, room: &'a mut Vec<f32>) -> Result<&'a [Raw<Self>]>;
 }
 
 /// A number of a matrix's rows.
 pub(crate) type Raw<R> = <<R as Rows>::Stored as Stored>::Raw;
 
-/// Rows that lie one after the other.
+/// Contiguous rows.
 #[derive(Clone, Copy)]
 struct Plain<'a, S: Stored> {
     numbers: &'a [S::Raw],
@@ -210,12 +210,12 @@ impl<S: Stored> Rows for Plain<'_, S> {
     type Stored = S;
 
     fn row<'a>(&'a self, row: usize, _: &'a mut Vec<f32>) -> Result<&'a [S::Raw]> {
-        // The matrix was found to hold exactly its rows.
+        // The matrix holds exactly its rows: checked at construction.
         Ok(&self.numbers[row * self.cols..(row + 1) * self.cols])
     }
 }
 
-/// Rows that are decoded when they are asked for.
+/// Rows decoded on access.
 #[derive(Clone, Copy)]
 struct Decoded<'a>(&'a dyn DenseRows);
 
@@ -229,16 +229,16 @@ impl Rows for Decoded<'_> {
     }
 }
 
-/// Something that is done with the rows of a matrix, whatever its storage.
+/// Work on the rows of a matrix, generic over its storage.
 pub(crate) trait Work {
     /// The result.
     type Output;
 
-    /// Does it.
+    /// Runs the work.
     fn with<R: Rows>(self, rows: R) -> Result<Self::Output>;
 }
 
-/// Does `work` with the rows of `matrix`, read in the quickest way that there is.
+/// Runs `work` on the rows of `matrix` with the fastest access for its storage.
 pub(crate) fn read<W: Work>(matrix: &dyn DenseRows, work: W) -> Result<W::Output> {
     let cols = matrix.cols();
     let count = matrix.rows().checked_mul(cols);
@@ -260,7 +260,7 @@ pub(crate) fn read<W: Work>(matrix: &dyn DenseRows, work: W) -> Result<W::Output
     work.with(Decoded(matrix))
 }
 
-/// The shape of a matrix that has weights.
+/// Returns the shape of a non-empty matrix.
 ///
 /// # Errors
 /// [`Error::EmptyShape`].

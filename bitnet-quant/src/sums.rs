@@ -1,18 +1,18 @@
-//! Sums of many numbers, the same on every processor.
+//! Sums that are identical on every processor.
 
 use crate::stored::Stored;
 
-/// Accumulators of a sum; number `i` of a run goes to accumulator `i % LANES`, whatever the instruction set.
+/// The number of accumulators; number `i` of a run goes to accumulator `i % LANES` on every instruction set.
 pub(crate) const LANES: usize = 8;
-/// Numbers that are decoded together: a multiple of the accumulators that stays in the nearest cache.
+/// The block size of decoding: a multiple of [`LANES`] that stays in the L1 cache.
 pub(crate) const BLOCK: usize = 256;
 
-/// Sums of what becomes of numbers, in f64.
+/// Sums of a function of numbers, in f64.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Lanes([f64; LANES]);
 
 impl Lanes {
-    /// Takes in what `of` makes of numbers whose count before these was a multiple of [`LANES`].
+    /// Adds `of` of numbers; the number of earlier ones is a multiple of [`LANES`].
     #[inline(always)]
     pub(crate) fn add(self, values: &[f32], of: impl Fn(f32) -> f64) -> Self {
         let (chunks, rest) = values.as_chunks::<LANES>();
@@ -28,14 +28,14 @@ impl Lanes {
         Self(lanes)
     }
 
-    /// All of them; one after the other, which lets the loop before keep whole vectors.
+    /// Returns the sum of all accumulators, added sequentially so that the main loop keeps whole vectors.
     #[inline(always)]
     pub(crate) fn total(self) -> f64 {
         self.0.iter().sum()
     }
 }
 
-/// The numbers of a run, block after block; each but the last holds a multiple of [`LANES`].
+/// Iterates over the numbers of a run in blocks; all but the last are a multiple of [`LANES`].
 pub(crate) struct Blocks<'a, S: Stored> {
     left: &'a [S::Raw],
     room: [f32; BLOCK],

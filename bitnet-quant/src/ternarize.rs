@@ -1,4 +1,4 @@
-//! From the rows of a matrix to trits: what a rule learns from weights, and the loop that applies it.
+//! The quantisation loop: gathers a rule's statistics of the weights and applies the rule.
 
 use crate::loss::{LossMeter, loss_of_threshold, loss_of_words};
 use crate::parallel::each_unit;
@@ -9,40 +9,39 @@ use bitnet_core::memory::{HybridMemoryPool, PoolBuffer, Shared};
 use bitnet_core::simd::{self, IsaLevel, Kernel};
 use bitnet_core::ternary::{CODES_PER_WORD, ROW_BLOCK, ScaleGranularity, TernaryMatrix};
 
-/// Rows that one tally is made of. Tallies are joined in the order of the rows, so that no result depends on how many
-/// threads there were.
+/// Rows per tally. Tallies merge in row order, so results do not depend on the number of threads.
 const ROWS_PER_TALLY: usize = 64;
-/// Codes that are packed together.
+/// Codes packed together.
 const PACKED: usize = 256;
 /// A word of sixteen zero trits.
 const ZERO_WORD: u32 = 0x5555_5555;
 
-/// How the weights of a run become trits.
+/// The mapping of a run's weights to trits.
 pub(crate) trait Cut: Copy + Send + Sync {
-    /// What a trit of 1 stands for.
+    /// Returns the scale.
     fn scale(self) -> f32;
 
-    /// Packs a run whose first weight is weight `at` of the matrix. Always inlined: it is a kernel's inner part.
+    /// Packs a run whose first weight has the index `at` in the matrix. Always inlined into a kernel.
     fn pack<S: Stored>(self, at: u64, values: &[S::Raw], words: &mut [u32]);
 
-    /// What a run lost that was packed into `words`. Always inlined.
+    /// Returns the error of a run packed into `words`. Always inlined.
     #[inline(always)]
     fn loss<S: Stored>(self, values: &[S::Raw], words: &[u32]) -> LossMeter {
         loss_of_words::<S>(values, words, self.scale())
     }
 }
 
-/// Where trits begin, and what they stand for.
+/// A threshold and a scale.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Threshold {
-    /// Weights of a larger magnitude become ±1, the others 0; 0 or more.
+    /// The threshold: weights of larger magnitude become ±1, others 0; at least 0.
     pub(crate) above: f32,
-    /// What a trit of 1 stands for.
+    /// Returns the scale.
     pub(crate) scale: f32,
 }
 
 impl Threshold {
-    /// What is wrong with a magnitude after the cut.
+    /// Returns the error of a magnitude after the cut.
     #[inline(always)]
     pub(crate) fn error(self, magnitude: f32) -> f32 {
         magnitude - if magnitude > self.above { self.scale } else { 0.0 }
@@ -65,32 +64,32 @@ impl Cut for Threshold {
     }
 }
 
-/// How a run of weights that share a scale is cut.
+/// A quantisation rule for runs of weights that share a scale.
 pub(crate) trait Rule: Sync {
-    /// What is known of a run's weights.
+    /// The statistics of a run's weights.
     type Tally: Default + Send;
-    /// How it is cut.
+    /// The resulting mapping.
     type Cut: Cut;
 
     /// The rule's name in errors.
     const NAME: &'static str;
 
-    /// Takes some of a run's weights in; false if one of them is not finite. Always inlined: it is a kernel's inner part.
+    /// Adds weights of a run to its statistics; returns false if one is not finite. Always inlined into a kernel.
     fn add<S: Stored>(&self, tally: &mut Self::Tally, weights: &[S::Raw]) -> bool;
 
-    /// Takes in what is known of the weights that follow.
+    /// Merges the statistics of the following weights.
     fn join(&self, tally: &mut Self::Tally, next: Self::Tally);
 
-    /// Puts a tally behind others, or joins it to the last of them where that can't change the result.
+    /// Appends a tally, or merges it into the last one where that cannot change the result.
     fn collect(&self, all: &mut Vec<Self::Tally>, next: Self::Tally) {
         all.push(next);
     }
 
-    /// The cut for a run of `count` weights.
+    /// Returns the mapping for a run of `count` weights.
     fn cut(&self, tally: Self::Tally, count: usize) -> Self::Cut;
 }
 
-/// Where the result goes, and what is told of it.
+/// The output and the error meter.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Wanted<'a> {
     pub(crate) granularity: ScaleGranularity,
@@ -100,11 +99,11 @@ pub(crate) struct Wanted<'a> {
     pub(crate) measured: bool,
 }
 
-/// Cuts a matrix as `rule` says. The meter is empty unless the loss is wanted.
+/// Quantises a matrix by `rule`. The meter is empty unless the error is requested.
 ///
 /// # Errors
 /// [`Error::EmptyShape`], [`Error::BadNumber`] for a weight that is NaN or infinite, [`Error::Core`] if the group size
-/// does not fit the columns, and those of reading `weights`.
+/// does not divide the columns, and errors of reading `weights`.
 pub(crate) fn ternarize<R: Rule>(
     weights: &dyn DenseRows,
     rule: &R,
@@ -150,7 +149,7 @@ impl<R: Rule> Work for Ternarizing<'_, R> {
 }
 
 impl<R: Rule> Ternarizing<'_, R> {
-    /// The cut of the whole matrix.
+    /// Returns the mapping of the whole matrix.
     fn whole<S: Rows>(&self, source: S) -> Result<R::Cut> {
         let tally_of = |first: usize| {
             let (mut tally, mut room) = (R::Tally::default(), Vec::new());
@@ -169,11 +168,11 @@ impl<R: Rule> Ternarizing<'_, R> {
         for next in each_unit(self.wanted.threads, units, tally_of, collect)? {
             self.rule.join(&mut all, next);
         }
-        // A matrix whose number of weights overflows usize can't have been read.
+        // The number of weights fits usize, because the matrix was read.
         Ok(self.rule.cut(all, self.rows * self.cols))
     }
 
-    /// Packs the rows from `first` on, as many as `words` has room for; their scales, if they have their own.
+    /// Packs the rows from `first` that fit `words`; returns their scales unless the matrix has one scale.
     fn unit<S: Rows>(
         &self,
         source: S,
@@ -221,12 +220,12 @@ impl<R: Rule, S: Stored> Kernel for Adding<'_, R, S> {
     }
 }
 
-/// Cuts a row; false if one of its weights is not finite.
+/// Quantises a row; returns false if a weight is not finite.
 struct RowOfTrits<'a, R: Rule, S: Stored> {
     rule: &'a R,
-    /// The cut of the whole matrix, if there is one.
+    /// The mapping of the whole matrix, if it has one scale.
     whole: Option<R::Cut>,
-    /// The number of the first weight within the matrix.
+    /// The index of the first weight in the matrix.
     at: u64,
     values: &'a [S::Raw],
     /// Weights that share a scale: whole words, or the row.
@@ -271,7 +270,7 @@ impl<R: Rule, S: Stored> Kernel for RowOfTrits<'_, R, S> {
     }
 }
 
-/// The first weight of a row that is not finite.
+/// Returns the first non-finite weight of a row.
 fn bad_number<S: Rows>(format: &'static str, source: S, row: usize) -> Error {
     let mut room = Vec::new();
     let values = match source.row(row, &mut room) {
@@ -283,7 +282,7 @@ fn bad_number<S: Rows>(format: &'static str, source: S, row: usize) -> Error {
     Error::BadNumber { format, row, col, value: S::Stored::value(values[col]) }
 }
 
-/// Room for the trits of all rows.
+/// The buffer for the trits of all rows.
 pub(crate) struct Room<'a> {
     words: Words,
     words_per_row: usize,
@@ -296,7 +295,7 @@ enum Words {
 }
 
 impl<'a> Room<'a> {
-    /// Room in `pool`, if there is one.
+    /// Allocates the buffer in `pool`, if any.
     pub(crate) fn new(
         rows: usize,
         cols: usize,
@@ -319,7 +318,7 @@ impl<'a> Room<'a> {
         Ok(Self { words, words_per_row, pool })
     }
 
-    /// The words of each `rows` rows, padding included; what is in them is not said. The last may be fewer.
+    /// Iterates over the words of each `rows` rows including padding, with unspecified content. The last part may be shorter.
     pub(crate) fn units(&mut self, rows: usize) -> std::slice::ChunksMut<'_, u32> {
         let len = self.words_per_row * rows;
         match &mut self.words {
@@ -328,7 +327,7 @@ impl<'a> Room<'a> {
         }
     }
 
-    /// The matrix of rows that are all filled.
+    /// Returns the matrix after all rows are filled.
     pub(crate) fn finish(
         self,
         rows: usize,
@@ -353,7 +352,7 @@ fn words_per_row(cols: usize) -> usize {
     cols.div_ceil(ROW_BLOCK) * (ROW_BLOCK / CODES_PER_WORD)
 }
 
-/// The words of a row that hold its columns; those behind them become zero trits.
+/// Returns the words of a row that hold its columns; the padding words become zero trits.
 pub(crate) fn packed_row(words: &mut [u32], cols: usize) -> &mut [u32] {
     let (packed, padding) = words.split_at_mut(cols.div_ceil(CODES_PER_WORD));
     padding.fill(ZERO_WORD);
@@ -366,7 +365,7 @@ pub(crate) fn pack<S: Stored>(values: &[S::Raw], above: S::Bits, words: &mut [u3
     pack_by(values, words, |raw| S::code(raw, above));
 }
 
-/// Packs the codes that `code` gives a run's numbers.
+/// Packs the codes `code` of a run's numbers.
 #[inline(always)]
 pub(crate) fn pack_by<T: Copy>(values: &[T], words: &mut [u32], mut code: impl FnMut(T) -> u8) {
     let mut codes = [1u8; PACKED];
@@ -382,8 +381,8 @@ pub(crate) fn pack_by<T: Copy>(values: &[T], words: &mut [u32], mut code: impl F
     }
 }
 
-/// Codes 0, 1 and 2, one a byte, as words; in loops that take one element after the other, so that they become vector
-/// code.
+/// Packs codes 0, 1 and 2, one per byte, into words; in loops over consecutive elements, so that they
+/// vectorise.
 #[inline(always)]
 fn pack_codes(codes: &[u8; PACKED], words: &mut [u32]) {
     let mut halves = [0u16; PACKED / 8];

@@ -1,4 +1,4 @@
-//! From full-precision weights to trits: absmean quantisation, and the detection of weights that are ternary already.
+//! Absmean quantisation of full-precision weights, and detection of weights that are already ternary.
 
 pub use crate::detect::{detect_ternary, detect_ternary_in};
 
@@ -15,21 +15,21 @@ use bitnet_core::ternary::{CODES_PER_WORD, ScaleGranularity, TernaryMatrix};
 /// Absmean quantisation with one scale for the matrix (BitNet b1.58).
 ///
 /// `s = 1 / max(1e-5, mean|W|)`, `trit = clamp(round_half_even(W * s), -1, 1)`, weight `= trit * (1 / s)`, all in f32;
-/// the mean is accumulated in f64, so that its rounding does not depend on the shape. The rows are read twice, and
-/// plain floats are read where they lie; of other storage, one row is held at a time.
+/// the mean is accumulated in f64, so that its rounding does not depend on the shape. The rows are read twice; plain
+/// floats are read in place, other types are decoded one row at a time.
 ///
-/// Weights that are ternary already would change their scale: ask [`detect_ternary`] first.
+/// Weights that are already ternary would change their scale: call [`detect_ternary`] first.
 ///
 /// # Errors
-/// [`crate::Error::EmptyShape`], [`crate::Error::BadNumber`] for a weight that is NaN or infinite, and those of reading `weights`.
+/// [`crate::Error::EmptyShape`], [`crate::Error::BadNumber`] for a weight that is NaN or infinite, and errors of reading `weights`.
 pub fn absmean(weights: &dyn DenseRows) -> Result<TernaryMatrix> {
     absmean_in(weights, None)
 }
 
-/// As [`absmean`], with the weights in `pool`, if there is one.
+/// Like [`absmean`], with the weights in `pool`, if any.
 ///
 /// # Errors
-/// As [`absmean`].
+/// Same as [`absmean`].
 pub fn absmean_in(
     weights: &dyn DenseRows,
     pool: Option<&HybridMemoryPool>,
@@ -38,15 +38,15 @@ pub fn absmean_in(
     Ok(ternarize(weights, &Absmean, wanted)?.0)
 }
 
-/// [`absmean`] with the mean taken over the matrix, each row or each group of a row.
+/// Like [`absmean`], with one mean per matrix, row or group of a row.
 ///
 /// # Errors
-/// Those of [`absmean`], and [`crate::Error::Core`] if the group size does not fit the columns.
+/// Same as [`absmean`], and [`crate::Error::Core`] if the group size does not divide the columns.
 pub fn absmean_by(weights: &dyn DenseRows, granularity: ScaleGranularity) -> Result<TernaryMatrix> {
     Ok(ternarize(weights, &Absmean, wanted(granularity, None, false)?)?.0)
 }
 
-/// As [`absmean_by`], with the weights in `pool`, if there is one, and what quantisation cost.
+/// Like [`absmean_by`], with the weights in `pool`, if any, and the quantisation error.
 ///
 /// ```
 /// use bitnet_core::ternary::ScaleGranularity;
@@ -63,7 +63,7 @@ pub fn absmean_by(weights: &dyn DenseRows, granularity: ScaleGranularity) -> Res
 /// ```
 ///
 /// # Errors
-/// As [`absmean_by`].
+/// Same as [`absmean_by`].
 pub fn absmean_measured_in(
     weights: &dyn DenseRows,
     granularity: ScaleGranularity,
@@ -72,11 +72,11 @@ pub fn absmean_measured_in(
     absmean_for_storage(weights, granularity, &|scale| scale, pool)
 }
 
-/// As [`absmean_measured_in`] for a storage that can't hold every scale: `stored` gives the one that it keeps in place of
-/// another. The trits are those of the exact scale; matrix and loss have what is stored.
+/// Like [`absmean_measured_in`] for a storage type that rounds scales: `stored` maps a scale to its stored value. The
+/// trits use the exact scale; matrix and error use the stored one.
 ///
 /// # Errors
-/// As [`absmean_by`].
+/// Same as [`absmean_by`].
 pub fn absmean_for_storage(
     weights: &dyn DenseRows,
     granularity: ScaleGranularity,
@@ -86,7 +86,7 @@ pub fn absmean_for_storage(
     ternarize(weights, &ForStorage(stored), wanted(granularity, pool, true)?)
 }
 
-/// [`Absmean`] with the scales that a storage keeps.
+/// [`Absmean`] with the rounded scales of a storage type.
 struct ForStorage<'a>(&'a (dyn Fn(f32) -> f32 + Sync));
 
 impl Rule for ForStorage<'_> {
@@ -129,7 +129,7 @@ pub fn dequantize_row(matrix: &TernaryMatrix, row: usize, out: &mut [f32]) {
         ScaleGranularity::Group(n) => n,
         ScaleGranularity::Tensor | ScaleGranularity::Row => matrix.cols().max(1),
     };
-    // Plain loops are right on any processor.
+    // Plain loops vectorise on any processor.
     let level = simd::active().unwrap_or(IsaLevel::Scalar);
     let words = matrix.row_words(row).chunks(run.div_ceil(CODES_PER_WORD));
     for (index, (out, words)) in out.chunks_mut(run).zip(words).enumerate() {
@@ -137,7 +137,7 @@ pub fn dequantize_row(matrix: &TernaryMatrix, row: usize, out: &mut [f32]) {
     }
 }
 
-/// Codes to numbers: 0, 1, 2 stand for -1, 0, 1 times the scale.
+/// Converts codes 0, 1, 2 to -1, 0, 1 times the scale.
 struct Dequantize<'a> {
     words: &'a [u32],
     scale: f32,
@@ -149,7 +149,7 @@ impl Kernel for Dequantize<'_> {
 
     #[inline(always)]
     fn run(self) {
-        // A product of zero and a negative scale is a zero of the other sign, unless zero is added.
+        // Zero times a negative scale is -0; adding zero makes it +0.
         let value = |word: u32, j: usize| {
             let trit = (word >> (2 * j) & 3) as i32 - 1;
             trit as f32 * self.scale + 0.0
@@ -177,7 +177,7 @@ mod tests {
     use half::{bf16, f16};
 
     #[test]
-    fn every_half_and_bfloat_becomes_the_trit_of_the_formula() {
+    fn all_f16_and_bf16_values_match_the_formula() {
         for dtype in [DenseType::F16, DenseType::BF16] {
             let value = |bits: u16| match dtype {
                 DenseType::F16 => f16::from_bits(bits).to_f32(),
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn every_level_and_every_way_of_reading_give_the_same_bits() {
+    fn all_levels_and_access_paths_give_equal_bits() {
         for dtype in [DenseType::F32, DenseType::F16, DenseType::BF16] {
             for (rows, cols, granularity) in [
                 (130, 75, ScaleGranularity::Tensor),
@@ -242,7 +242,7 @@ mod tests {
         }
     }
 
-    /// A matrix that does not say how it is stored.
+    /// A matrix without a known storage type.
     #[derive(Debug)]
     struct Decoded<'a>(&'a dyn DenseRows);
 
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn the_loss_of_stored_scales_is_that_of_what_is_stored() {
+    fn loss_uses_stored_scales() {
         let weights = stored(DenseType::BF16, 70, 192);
         let half = |scale: f32| f16::from_f32(scale).to_f32();
         for granularity in [ScaleGranularity::Tensor, ScaleGranularity::Group(64)] {

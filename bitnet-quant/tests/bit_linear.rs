@@ -24,12 +24,12 @@ fn rules() -> [Arc<dyn Quantizer>; 2] {
     [Arc::new(Absmean), Arc::new(Sign)]
 }
 
-/// Each rule without and with a norm.
+/// Returns each rule without and with a norm.
 fn layers() -> impl Iterator<Item = (Arc<dyn Quantizer>, bool)> {
     rules().into_iter().flat_map(|rule| [(Arc::clone(&rule), false), (rule, true)])
 }
 
-/// The values of the script, exact in f32.
+/// Returns the values of the script, exact in f32.
 fn formula(start: u64, count: usize) -> Vec<f32> {
     let value =
         |index: u64| (((index * 2_654_435_761) % (1 << 32)) >> 8) as f64 / f64::from(1 << 24) - 0.5;

@@ -37,7 +37,7 @@ fn uniform(count: usize) -> Vec<f32> {
     (0..count).map(|_| 2.0 * random.unit() as f32 - 1.0).collect()
 }
 
-/// The mean squared error of rounding to as many steps on each side of 0, and clamping.
+/// Returns the mean squared error of rounding to as many steps on each side of 0, and clamping.
 fn error_of(values: &[f32], bits: ActivationBits, largest: f32) -> f64 {
     let step = largest / bits.largest();
     let restored: Vec<f32> =

@@ -69,7 +69,7 @@ fn zero_for_three(code: u8) -> u8 {
     if code == 3 { 1 } else { code }
 }
 
-/// Bytes of a stored matrix with sound scales; code 3 occurs `threes` times at most.
+/// Returns the bytes of a stored matrix with sound scales; code 3 occurs `threes` times at most.
 fn stored(storage: TernaryStorage, rows: usize, cols: usize, seed: u64, threes: usize) -> Vec<u8> {
     let mut state = seed | 1;
     let mut next = || {
@@ -114,7 +114,7 @@ fn stored(storage: TernaryStorage, rows: usize, cols: usize, seed: u64, threes: 
     bytes
 }
 
-/// The codes in row-major order, read one by one.
+/// Returns the codes in row-major order, read one by one.
 fn slow(rows: usize, cols: usize, code: impl Fn(usize, usize) -> u8) -> Vec<u8> {
     (0..rows * cols).map(|i| code(i / cols, i % cols)).collect()
 }

@@ -39,7 +39,7 @@ impl ModelConfig {
         self.hidden_size / self.heads
     }
 
-    /// Number of parameters; saturates for sizes that [`ModelConfig::validate`] refuses.
+    /// Returns the number of parameters; saturates for sizes that [`ModelConfig::validate`] refuses.
     #[must_use]
     pub fn parameters(&self) -> u64 {
         let [vocab, hidden, layers, feed_forward, heads, kv_heads] = [

@@ -15,7 +15,7 @@ pub struct Grown<T: Pod> {
 }
 
 impl<T: Pod> Grown<T> {
-    /// An empty array that is to grow in `pool`.
+    /// Creates an empty array that is to grow in `pool`.
     #[must_use]
     pub fn new(pool: &HybridMemoryPool) -> Self {
         Self { room: None, len: 0, pool: pool.clone() }
@@ -37,7 +37,7 @@ impl<T: Pod> Grown<T> {
     /// Appends items.
     ///
     /// # Errors
-    /// As [`Grown::sized`].
+    /// Same as [`Grown::sized`].
     pub fn extend_from_slice(&mut self, items: &[T]) -> Result<()> {
         let start = self.len;
         self.reserve(start + items.len(), (start + items.len()).max(2 * start))?;

@@ -34,7 +34,7 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// An empty batch in `pool`, under [`Purpose::Data`].
+    /// Creates an empty batch in `pool`, under [`Purpose::Data`].
     #[must_use]
     pub fn new(pool: &HybridMemoryPool) -> Self {
         let pool = pool.for_purpose(Purpose::Data);
@@ -64,7 +64,7 @@ impl Batch {
         self.segments.clear();
     }
 
-    /// Number of predictions.
+    /// Returns the number of predictions.
     #[must_use]
     pub fn len(&self) -> usize {
         self.inputs.len()
@@ -145,7 +145,7 @@ impl LayerState {
 }
 
 impl Workspace {
-    /// An empty one in `pool`: activations under [`Purpose::Activations`], their gradients under [`Purpose::Gradients`].
+    /// Creates an empty one in `pool`: activations under [`Purpose::Activations`], their gradients under [`Purpose::Gradients`].
     #[must_use]
     pub fn new(pool: &HybridMemoryPool) -> Self {
         let activations = pool.for_purpose(Purpose::Activations);
@@ -169,7 +169,7 @@ impl Workspace {
         &self.logits
     }
 
-    /// The same, for writing: nothing but a backward pass reads them again.
+    /// Returns the same, for writing: nothing but a backward pass reads them again.
     pub fn logits_mut(&mut self) -> &mut [f32] {
         &mut self.logits
     }
@@ -327,10 +327,10 @@ impl Model {
     /// Adds the gradient of `scale · summed loss` to `gradients` and returns the summed loss in nats.
     ///
     /// # Errors
-    /// As [`Model::forward`].
+    /// Same as [`Model::forward`].
     ///
     /// # Panics
-    /// As [`Model::forward`].
+    /// Like [`Model::forward`].
     pub fn loss_and_gradients(
         &self,
         weights: &[f32],

@@ -43,7 +43,7 @@ impl LayerLayout {
         self.gate.start..self.up.end
     }
 
-    /// The seven ternary matrices, by their GGUF names.
+    /// Returns the seven ternary matrices, by their GGUF names.
     #[must_use]
     pub fn ternary(&self) -> [(&'static str, Range<usize>); 7] {
         [
@@ -57,7 +57,7 @@ impl LayerLayout {
         ]
     }
 
-    /// The four gains, by their GGUF names.
+    /// Returns the four gains, by their GGUF names.
     #[must_use]
     pub fn norms(&self) -> [(&'static str, Range<usize>); 4] {
         [

@@ -7,7 +7,7 @@ use bitnet_core::rng::SplitMix64;
 pub(crate) struct Rng(SplitMix64);
 
 impl Rng {
-    /// A generator whose whole sequence depends on `seed` alone.
+    /// Creates a generator whose whole sequence depends on `seed` alone.
     #[must_use]
     pub(crate) fn new(seed: u64) -> Self {
         // Another beginning would tell other stories: seeds keep their meaning.
@@ -29,7 +29,7 @@ impl Rng {
         self.uniform() < p
     }
 
-    /// One element of `items`.
+    /// Returns one element of `items`.
     ///
     /// # Panics
     /// If `items` is empty.
@@ -37,7 +37,7 @@ impl Rng {
         items[self.below(items.len())]
     }
 
-    /// A sample of the standard normal distribution.
+    /// Returns a sample of the standard normal distribution.
     pub(crate) fn normal(&mut self) -> f32 {
         self.0.normal_pair()[0] as f32
     }

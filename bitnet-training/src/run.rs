@@ -1,6 +1,6 @@
 //! A whole run in a folder: log, checkpoints, and the report at the end.
 //!
-//! The folder holds `checkpoint.safetensors` (everything needed to go on), `training.csv` (one line per
+//! The folder holds `checkpoint.safetensors` (everything needed to continue), `training.csv` (one line per
 //! step), and at the end of a session `training-curve.svg` and `model.gguf`.
 use std::{
     fmt::Write as _,
@@ -50,7 +50,7 @@ pub struct TrainReport {
 /// Set `stop` (from a signal handler, say) to end after the current step with a checkpoint written; `on_step` sees every step.
 ///
 /// # Errors
-/// [`Error::Occupied`] where a file that the run would write is there already, [`Error::NothingToResume`] if it was to be
+/// [`Error::Occupied`] where a file that the run would write already exists, [`Error::NothingToResume`] if it was to be
 /// continued but its checkpoint is not there; else whatever the configuration, the files or a diverging loss give.
 pub fn train_from_config(
     config: &TrainConfig,
@@ -63,11 +63,11 @@ pub fn train_from_config(
     train_in_pool(config, out_dir, resume, stop, &pool, on_step, &mut |_| {})
 }
 
-/// As [`train_from_config`], with all large arrays in `pool`; `on_end` sees the trainer when all is done, before its memory
+/// Like [`train_from_config`], with all large arrays in `pool`; `on_end` sees the trainer when all is done, before its memory
 /// goes back.
 ///
 /// # Errors
-/// As [`train_from_config`].
+/// Same as [`train_from_config`].
 pub fn train_in_pool(
     config: &TrainConfig,
     out_dir: &Path,
@@ -147,12 +147,12 @@ fn refuse_occupied(out_dir: &Path, resume: bool) -> Result<()> {
     }
 }
 
-/// Writes a file so that it is there whole or not at all.
+/// Writes a file so that it is written atomically.
 fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     bitnet_formats::write_whole_file(path, bytes).map_err(Error::Write)
 }
 
-/// The header and the lines of an earlier log up to `step`.
+/// Returns the header and the lines of an earlier log up to `step`.
 fn earlier_lines(log: &Path, step: u64) -> String {
     let text = std::fs::read_to_string(log).unwrap_or_default();
     let kept = text.lines().skip(1).filter(|line| {

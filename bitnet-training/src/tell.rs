@@ -1,4 +1,4 @@
-//! Sampling from the model in training: slow, meant for looking at samples while a run goes on.
+//! Sampling from the model in training: slow, meant for looking at samples while a run continues.
 use crate::{
     error::Result,
     model::{Batch, Workspace},
@@ -7,7 +7,7 @@ use crate::{
 };
 
 impl Trainer {
-    /// Continues `prompt` until the end token or the end of the context; temperature 0 takes the likeliest token.
+    /// Continues `prompt` until the end token or the end of the context; temperature 0 takes the most likely token.
     ///
     /// # Errors
     /// [`crate::Error::Memory`] if there is none.

@@ -86,12 +86,12 @@ impl Trainer {
         Self::in_pool(config, &HybridMemoryPool::with_config(MemoryPoolConfig::unbounded())?)
     }
 
-    /// As [`Trainer::new`], with all large arrays in `pool`: latent weights and moments under
+    /// Like [`Trainer::new`], with all large arrays in `pool`: latent weights and moments under
     /// [`Purpose::OptimizerState`], the quantised weights under [`Purpose::Weights`], gradients, activations and data
     /// under their own purposes.
     ///
     /// # Errors
-    /// As [`Trainer::new`].
+    /// Same as [`Trainer::new`].
     pub fn in_pool(config: TrainConfig, pool: &HybridMemoryPool) -> Result<Self> {
         config.validate()?;
         let texts: Vec<String> = (0..config.vocabulary_stories)
@@ -135,37 +135,37 @@ impl Trainer {
         Ok(trainer)
     }
 
-    /// The configuration.
+    /// Returns the configuration.
     #[must_use]
     pub fn config(&self) -> &TrainConfig {
         &self.config
     }
 
-    /// The vocabulary.
+    /// Returns the vocabulary.
     #[must_use]
     pub fn vocabulary(&self) -> &Vocabulary {
         &self.vocabulary
     }
 
-    /// The model's sizes and layout.
+    /// Returns the model's sizes and layout.
     #[must_use]
     pub fn model(&self) -> &Model {
         &self.model
     }
 
-    /// The pool that holds the arrays of the run.
+    /// Returns the pool that holds the arrays of the run.
     #[must_use]
     pub fn pool(&self) -> &HybridMemoryPool {
         &self.pool
     }
 
-    /// The latent parameters, laid out as [`Model::layout`] says.
+    /// Returns the latent parameters, laid out as [`Model::layout`] says.
     #[must_use]
     pub fn parameters(&self) -> &[f32] {
         &self.parameters
     }
 
-    /// The parameters as the forward pass uses them: ternary matrices quantised, the rest as they are.
+    /// Returns the parameters as the forward pass uses them: ternary matrices quantised, the rest as they are.
     #[must_use]
     pub fn effective_parameters(&self) -> Vec<f32> {
         let mut effective = vec![0.0; self.parameters.len()];

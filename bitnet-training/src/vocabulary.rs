@@ -59,7 +59,7 @@ impl Vocabulary {
         Ok(Self { tokens, merges, ranks, words })
     }
 
-    /// Number of tokens, special ones included.
+    /// Returns the number of tokens, special ones included.
     #[must_use]
     pub fn len(&self) -> usize {
         self.tokens.len() + SPECIAL_TOKENS.len()
@@ -110,20 +110,20 @@ impl Vocabulary {
         ids
     }
 
-    /// Bytes of a text without its special tokens; unknown ids give nothing.
+    /// Returns the bytes of a text without its special tokens; unknown ids give nothing.
     #[must_use]
     pub fn decode(&self, ids: &[u32]) -> Vec<u8> {
         ids.iter().filter_map(|&id| self.tokens.get(id as usize)).flatten().copied().collect()
     }
 
-    /// Every token in GPT-2's printable alphabet, special ones by name, as `tokenizer.ggml.tokens` wants them.
+    /// Returns every token in GPT-2's printable alphabet, special ones by name, as `tokenizer.ggml.tokens` wants them.
     #[must_use]
     pub fn printable_tokens(&self) -> Vec<String> {
         let special = SPECIAL_TOKENS.iter().map(|name| (*name).to_owned());
         self.tokens.iter().map(|token| printable(token)).chain(special).collect()
     }
 
-    /// Every merge as `left right` in GPT-2's printable alphabet, best rank first.
+    /// Returns every merge as `left right` in GPT-2's printable alphabet, best rank first.
     #[must_use]
     pub fn printable_merges(&self) -> Vec<String> {
         let text = |id: u32| printable(&self.tokens[id as usize]);
@@ -169,7 +169,7 @@ fn split(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Bytes of the first word of `text`; the alternatives of the rule stand in its order.
+/// Returns the bytes of the first word of `text`; the alternatives of the rule stand in its order.
 fn first_word(text: &str) -> usize {
     let run = |from: usize, accept: &dyn Fn(char) -> bool| {
         from + text[from..].find(|c| !accept(c)).unwrap_or(text.len() - from)

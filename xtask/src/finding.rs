@@ -14,7 +14,7 @@ pub struct Finding {
 }
 
 impl Finding {
-    /// A finding at `line` (counted from 1) of `path`.
+    /// Creates a finding at `line` (counted from 1) of `path`.
     pub fn new(path: &str, line: usize, what: impl Into<String>) -> Self {
         Self { path: path.to_owned(), line, what: what.into() }
     }

@@ -141,7 +141,7 @@ impl RustText {
     }
 }
 
-/// The width of `r"`, `r#"`, `br"`, `cr##"` … at the front and the number of hashes.
+/// Returns the width of `r"`, `r#"`, `br"`, `cr##"` … at the front and the number of hashes.
 fn raw_opening(rest: &[char]) -> Option<(usize, usize)> {
     let prefix = match rest {
         ['r', ..] => 1,
@@ -152,7 +152,7 @@ fn raw_opening(rest: &[char]) -> Option<(usize, usize)> {
     (rest.get(prefix + hashes) == Some(&'"')).then_some((prefix + hashes + 1, hashes))
 }
 
-/// The width of the character literal at the front, or `None` for a lifetime.
+/// Returns the width of the character literal at the front, or `None` for a lifetime.
 fn character_width(rest: &[char]) -> Option<usize> {
     match rest {
         ['\'', '\\', _, tail @ ..] => Some(3 + tail.iter().position(|&c| c == '\'')? + 1),
@@ -161,7 +161,7 @@ fn character_width(rest: &[char]) -> Option<usize> {
     }
 }
 
-/// The columns at which `word` stands in `line` as a whole word, so not inside a longer name.
+/// Returns the columns at which `word` stands in `line` as a whole word, so not inside a longer name.
 pub(crate) fn words<'a>(line: &'a str, word: &'a str) -> impl Iterator<Item = usize> + 'a {
     let joins = |c: char| c.is_alphanumeric() || c == '_';
     line.match_indices(word).map(|(at, _)| at).filter(move |&at| {

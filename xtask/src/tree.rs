@@ -18,12 +18,12 @@ pub struct SourceFile {
 }
 
 impl SourceFile {
-    /// The contents as text, or `None` where they are not UTF-8 or hold a NUL (a model, a picture, golden bytes).
+    /// Returns the contents as text, or `None` if they are not UTF-8 or hold a NUL (a model, a picture, golden bytes).
     pub fn text(&self) -> Option<&str> {
         if self.bytes.contains(&0) { None } else { std::str::from_utf8(&self.bytes).ok() }
     }
 
-    /// The last part of the path.
+    /// Returns the last part of the path.
     pub fn name(&self) -> &str {
         self.path.rsplit('/').next().unwrap_or(&self.path)
     }
@@ -69,7 +69,7 @@ impl Tree {
         Ok(Self { files })
     }
 
-    /// A tree of the given paths and texts, for the tests of the checks.
+    /// Creates a tree of the given paths and texts, for the tests of the checks.
     pub fn from_texts(files: &[(&str, &str)]) -> Self {
         let files = files
             .iter()
@@ -81,7 +81,7 @@ impl Tree {
         Self { files }
     }
 
-    /// Every Rust file: its path and its text taken apart.
+    /// Returns every Rust file: its path and its text taken apart.
     pub fn rust(&self) -> impl Iterator<Item = (&str, RustText)> {
         self.files
             .iter()
@@ -89,12 +89,12 @@ impl Tree {
             .filter_map(|file| Some((file.path.as_str(), RustText::new(file.text()?))))
     }
 
-    /// The text of the file at `path`, if there is such a file.
+    /// Returns the text of the file at `path`, if there is such a file.
     pub fn text_of(&self, path: &str) -> Option<&str> {
         self.files.iter().find(|file| file.path == path)?.text()
     }
 
-    /// Whether `path` is a file of the tree or a folder that holds one.
+    /// Returns whether `path` is a file of the tree or a folder that holds one.
     pub fn holds(&self, path: &str) -> bool {
         path.is_empty()
             || self.files.iter().any(|file| {
@@ -105,7 +105,7 @@ impl Tree {
     }
 }
 
-/// The root of the repository: the folder above this crate.
+/// Returns the root of the repository: the folder above this crate.
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }

@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use xtask::{Finding, Tree, checks};
 
-/// The repository, read once for all checks.
+/// Returns the repository, read once for all checks.
 fn tree() -> &'static Tree {
     static TREE: OnceLock<Tree> = OnceLock::new();
     TREE.get_or_init(|| Tree::read().expect("the tree can be read"))

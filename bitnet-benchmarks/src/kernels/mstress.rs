@@ -75,7 +75,7 @@ fn live<B: Blocks>(
     Ok(())
 }
 
-/// One block in 64 is large.
+/// Returns one block in 64 is large.
 fn take<B: Blocks>(blocks: &B, rng: &mut SplitMix64) -> Result<B::Block, Refused> {
     let lines = if rng.below(64) == 0 { rng.below(1024) } else { rng.below(16) } + 1;
     let bytes = lines * 64;

@@ -45,7 +45,7 @@ impl<B> Queue<B> {
         self.moved.notify_one();
     }
 
-    /// The next batch; `None` once the queue was ended and is empty.
+    /// Returns the next batch; `None` once the queue was ended and is empty.
     fn pop(&self) -> Option<Vec<B>> {
         let mut guard = self.lock();
         loop {

@@ -20,7 +20,7 @@ const GAP: f64 = 14.0;
 /// Height of the scale's numbers.
 const HEAD: f64 = 20.0;
 
-/// The class that colours a column.
+/// Returns the class that colours a column.
 pub(super) fn colour(column: usize) -> &'static str {
     ["c0", "c1", "c2", "c3", "c4"][column % 5]
 }
@@ -56,7 +56,7 @@ impl Scale {
         LEFT + part.clamp(0.0, 1.0) * (RIGHT - LEFT)
     }
 
-    /// The values that get a line.
+    /// Returns the values that get a line.
     fn lines(&self) -> Vec<f64> {
         match *self {
             Self::Logarithmic(first, last) => (first..=last).map(|p| 10f64.powi(p)).collect(),
@@ -65,7 +65,7 @@ impl Scale {
     }
 }
 
-/// The bars of a group.
+/// Returns the bars of a group.
 pub(super) fn bars(suite: &SuiteReport, group: &Group) -> String {
     let unit = group.rows.first().map_or(Unit::Nanoseconds, |row| row.unit);
     let cells = group.rows.iter().flat_map(|row| &row.cells);
@@ -143,7 +143,7 @@ fn write_bar(out: &mut String, scale: &Scale, y: f64, column: usize, cell: &Cell
     );
 }
 
-/// A value of the scale: round numbers need no decimals.
+/// Returns a value of the scale: round numbers need no decimals.
 fn tick(value: f64, unit: Unit) -> String {
     match unit {
         Unit::Part => number(value, unit),

@@ -48,7 +48,7 @@ pub fn escaped(text: &str) -> String {
     out
 }
 
-/// The whole report as a page.
+/// Returns the whole report as a page.
 pub fn page(report: &Report) -> String {
     let mut out =
         String::from("<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n");
@@ -195,7 +195,7 @@ mod tests {
         }
     }
 
-    /// The names of the elements, after it was checked that each is closed where it has to be.
+    /// Returns the names of the elements, after it was checked that each is closed where it has to be.
     fn elements(page: &str) -> Vec<String> {
         let (mut open, mut all) = (Vec::new(), Vec::new());
         for part in page.split('<').skip(1) {

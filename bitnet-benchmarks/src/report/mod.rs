@@ -127,7 +127,7 @@ pub enum Cell {
 }
 
 impl Cell {
-    /// A cell of what the processes answered.
+    /// Creates a cell of what the processes answered.
     pub fn new(runs: Vec<Vec<f64>>) -> Self {
         match (stats::estimate(&runs), stats::spread(&runs)) {
             (Some(estimate), Some(spread)) => Self::Measured { estimate, spread, runs },
@@ -135,7 +135,7 @@ impl Cell {
         }
     }
 
-    /// The median with its interval.
+    /// Returns the median with its interval.
     pub fn estimate(&self) -> Option<&Estimate> {
         match self {
             Self::Measured { estimate, .. } => Some(estimate),
@@ -172,7 +172,7 @@ pub enum Compare {
 }
 
 impl Row {
-    /// A row with its best column and its comparisons.
+    /// Creates a row with its best column and its comparisons.
     pub fn new(label: String, unit: Unit, cells: Vec<Cell>, compare: Compare) -> Self {
         let best = smallest(&cells, 0);
         let pairs: Vec<(usize, usize)> = match compare {
@@ -192,7 +192,7 @@ impl Row {
     }
 }
 
-/// The column from `first` on with the smallest median.
+/// Returns the column from `first` on with the smallest median.
 fn smallest(cells: &[Cell], first: usize) -> Option<usize> {
     let medians = cells.iter().enumerate().skip(first);
     medians
@@ -201,7 +201,7 @@ fn smallest(cells: &[Cell], first: usize) -> Option<usize> {
         .map(|(column, _)| column)
 }
 
-/// A number with its unit, in four digits: `48.21 ns`, `1.203 µs`, `2.1 %`.
+/// Returns a number with its unit, in four digits: `48.21 ns`, `1.203 µs`, `2.1 %`.
 pub fn number(value: f64, unit: Unit) -> String {
     match unit {
         Unit::Part => format!("{:.1} %", value * 100.0),
@@ -222,7 +222,7 @@ fn four_digits(value: f64) -> String {
     }
 }
 
-/// How far the interval reaches from the median, as a part of it: `±1.2%`.
+/// Returns how far the interval reaches from the median, as a part of it: `±1.2%`.
 pub fn reach(estimate: &Estimate) -> String {
     let reach = (estimate.high - estimate.median).max(estimate.median - estimate.low);
     let part = reach / estimate.median.abs().max(f64::MIN_POSITIVE) * 100.0;

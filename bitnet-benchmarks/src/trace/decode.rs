@@ -41,7 +41,7 @@ impl DecoderShape {
     };
 }
 
-/// What `bitnet_inference::models::Decoder` takes from its pool for one token of one sequence, where all projections are ternary
+/// Returns what `bitnet_inference::models::Decoder` takes from its pool for one token of one sequence, where all projections are ternary
 /// and both sub-norms are there, as in BitNet.
 pub fn decode_step(shape: &DecoderShape) -> Trace {
     let mut writer = Writer::default();

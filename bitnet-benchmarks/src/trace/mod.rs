@@ -40,7 +40,7 @@ impl Trace {
         self.events.iter().filter(|event| matches!(event, Event::Take { .. })).count()
     }
 
-    /// The most bytes that are alive at once, as they are asked for.
+    /// Returns the most bytes that are alive at once, as they are asked for.
     pub fn peak(&self) -> usize {
         let mut sizes = vec![0; self.slots];
         let (mut alive, mut peak) = (0, 0);

@@ -72,7 +72,7 @@ struct Kept {
     down_r: Slot,
 }
 
-/// The buffers of `bitnet_training::model`, each taken where it is first written and given back after it was last read.
+/// Returns the buffers of `bitnet_training::model`, each taken where it is first written and given back after it was last read.
 ///
 /// `bitnet-training` itself keeps them between steps, so this is what a trainer without such a workspace would ask of an
 /// allocator: a hundred blocks of 1 KiB to 10 MB, given back in nearly the opposite order.

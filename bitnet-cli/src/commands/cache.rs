@@ -1,4 +1,4 @@
-//! `bitnet cache`: the prepared weights and heads that are kept on disk.
+//! `bitnet cache`: the disk cache of prepared weights.
 
 use anyhow::{Context, Result};
 use serde_json::json;
@@ -8,10 +8,9 @@ use crate::args::{CacheAction, CacheArgs};
 use crate::load;
 use crate::output::{self, Output};
 
-/// Lists what is kept, or removes it.
+/// Lists or clears the cache.
 pub(crate) fn run(args: &CacheArgs, output: &mut Output) -> Result<Outcome> {
-    let cache = load::cache()
-        .context("there is no folder for caches: set BITNET_CACHE to the folder to use")?;
+    let cache = load::cache().context("there is no cache folder: set BITNET_CACHE to a folder")?;
     let (files, word) = match args.action {
         CacheAction::List => (cache.files()?, "kept"),
         CacheAction::Clear => (cache.clear()?, "removed"),

@@ -1,7 +1,7 @@
-//! `bitnet compare`: how far one model's predictions of a text are from another's.
+//! `bitnet compare`: the difference between two models' predictions on a text.
 //!
-//! Both models read the same windows of tokens, as `bitnet perplexity` cuts them. For every scored prediction the divergence of
-//! the second model from the first is `KL(p || q) = sum p ln(p / q)`, over the whole vocabulary, in nats.
+//! Both models process the same windows of tokens as in `bitnet perplexity`. The divergence of the second model from the first
+//! is, for every scored prediction, `KL(p || q) = sum p ln(p / q)` over the whole vocabulary, in nats.
 
 use anyhow::{Result, bail, ensure};
 use bitnet_inference::{LoadOptions, Model, ModelSource, Session};
@@ -15,19 +15,19 @@ use crate::interrupt::Listener;
 use crate::load;
 use crate::output::{self, Output};
 
-/// Tokens that both models read before their logits are compared: this many rows of logits are held.
+/// Tokens per batch, which limits the rows of logits in memory.
 const CHUNK: usize = 32;
 
-/// What was found in all scored predictions.
+/// Totals over all scored predictions.
 #[derive(Debug, Default)]
 struct Found {
     first: Score,
     second: Score,
-    /// Divergences, one for each prediction.
+    /// The divergence of each prediction.
     divergences: Vec<f64>,
-    /// Predictions for which both models put the same token first.
+    /// Predictions with the same top token.
     same_top: usize,
-    /// Squares of the differences of the right token's probability.
+    /// Sum of squared differences of the correct token's probability.
     probability: Score,
 }
 
@@ -61,7 +61,7 @@ pub(crate) fn run(cli: &Cli, args: &CompareArgs, output: &mut Output) -> Result<
     Ok(Outcome::Done)
 }
 
-/// The tokens of the text, the same for both models.
+/// Returns the tokens of the text, which must be equal for both models.
 fn common_tokens(first: &Model, second: &Model, text: &str) -> Result<Tokens> {
     let (tokens, others) = (Tokens::of(first, text)?, Tokens::of(second, text)?);
     ensure!(
@@ -93,7 +93,7 @@ fn compare_window(
     Ok(())
 }
 
-/// The logits after those tokens whose next one is scored, with the place of that next one.
+/// Returns the logits after those tokens whose successor is scored, with the successor's position.
 fn logits(
     session: &mut Session<'_>,
     tokens: &[u32],
@@ -123,7 +123,7 @@ impl Found {
     }
 }
 
-/// `sum p ln(p / q)` of the distributions that two rows of logits stand for, in nats.
+/// Returns `sum p ln(p / q)` of the softmax distributions of two rows of logits, in nats.
 fn divergence(first: &[f32], second: &[f32]) -> f64 {
     let (a, b) = (log_of_sum(first), log_of_sum(second));
     let terms = first.iter().zip(second).map(|(&x, &y)| {
@@ -131,17 +131,17 @@ fn divergence(first: &[f32], second: &[f32]) -> f64 {
         let p = log_p.exp();
         if p == 0.0 { 0.0 } else { p * (log_p - log_q) }
     });
-    // Rounding may leave a little below zero.
+    // Rounding may give a small negative number.
     terms.sum::<f64>().max(0.0)
 }
 
-/// `ln sum exp(logit)`
+/// Returns `ln sum exp(logit)`.
 fn log_of_sum(logits: &[f32]) -> f64 {
     let largest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
     largest + logits.iter().map(|&l| (f64::from(l) - largest).exp()).sum::<f64>().ln()
 }
 
-/// The token with the largest logit, the first of equals.
+/// Returns the token with the largest logit, the first among equals.
 fn top(logits: &[f32]) -> usize {
     let best = |best: usize, index: usize| if logits[index] > logits[best] { index } else { best };
     (0..logits.len()).fold(0, best)
@@ -151,12 +151,12 @@ fn report(args: &CompareArgs, found: &Found, output: &mut Output) -> Result<()> 
     let mut sorted = found.divergences.clone();
     sorted.sort_by(f64::total_cmp);
     let count = sorted.len();
-    ensure!(count > 0, "no prediction was scored; give more text");
+    ensure!(count > 0, "no prediction was scored; use a longer text");
     let mut score = Score::default();
     sorted.iter().for_each(|&kl| score.add(kl, 0));
     let (mean, error) = score.mean();
     if !mean.is_finite() {
-        bail!("a model gives logits that are no numbers; run `bitnet verify` on both");
+        bail!("a model returned NaN logits; run `bitnet verify` on both");
     }
     let at = |share: f64| sorted[((count - 1) as f64 * share).round() as usize];
     let agreement = found.same_top as f64 / count as f64;
@@ -186,7 +186,7 @@ fn report(args: &CompareArgs, found: &Found, output: &mut Output) -> Result<()> 
         "perplexity       {first:.4} and {second:.4} ({:+.3} %)",
         100.0 * (second / first - 1.0)
     ))?;
-    output.line(&format!("KL divergence    {mean:.3e}{plus_minus} nats a token"))?;
+    output.line(&format!("KL divergence    {mean:.3e}{plus_minus} nats per token"))?;
     output.line(&format!(
         "                 median {:.3e}, 99 % below {:.3e}, largest {:.3e}",
         at(0.5),
@@ -194,12 +194,12 @@ fn report(args: &CompareArgs, found: &Found, output: &mut Output) -> Result<()> 
         sorted[count - 1]
     ))?;
     output.line(&format!(
-        "same first token {:.3} % ± {:.3}",
+        "same top token   {:.3} % ± {:.3}",
         100.0 * agreement,
         100.0 * agreement_error
     ))?;
     output.line(&format!(
-        "probability      differs by {:.3} points (rms) for the right token",
+        "probability      differs by {:.3} points (rms) for the correct token",
         100.0 * rms
     ))?;
     output.note(&format!("[{} scored]", output::count(count, "token")));
@@ -218,7 +218,7 @@ mod tests {
         let expected: f64 = p.iter().zip(&q).map(|(p, q)| p * (p / q).ln()).sum();
         assert!((divergence(&logits(&p), &logits(&q)) - expected).abs() < 1e-6);
         assert_eq!(divergence(&logits(&p), &logits(&p)), 0.0);
-        // A token that can't be, and one that is certain.
+        // Probabilities zero and one.
         assert_eq!(divergence(&[0.0, f32::NEG_INFINITY], &[0.0, -1.0]), (1.0 + (-1f64).exp()).ln());
     }
 

@@ -1,4 +1,4 @@
-//! `bitnet convert`: a model in another format, with proof of what was kept and what was lost.
+//! `bitnet convert`: conversion of a model, with verification and error report.
 
 use anyhow::{Context, Result};
 use bitnet_convert::{Budget, ConvertOptions, Fidelity, Progress, Report, Stage, TensorReport};
@@ -10,7 +10,7 @@ use crate::interrupt::Listener;
 use crate::load;
 use crate::output::{self, Output, without_controls};
 
-/// Converts a model, or says what would be done.
+/// Converts a model, or prints the plan.
 pub(crate) fn run(cli: &Cli, args: &ConvertArgs, output: &mut Output) -> Result<Outcome> {
     let listener = Listener::new();
     let options = ConvertOptions {
@@ -125,22 +125,22 @@ fn show(report: &Report, args: &ConvertArgs, output: &mut Output) -> Result<()> 
         ));
     } else {
         output.note(&format!(
-            "[{} of {} steps were done already; {seconds:.1} s for the rest]",
+            "[resumed after {} of {} steps; {seconds:.1} s for the rest]",
             report.resumed, report.steps
         ));
     }
     let proof = match report.proving {
         Some(time) => format!(
-            "read back as the engine reads it, in {:.1} s: every trit and scale, and every byte, is what was meant",
+            "verified in {:.1} s: every trit, scale and byte is correct",
             time.as_secs_f64()
         ),
-        None => "not read back".into(),
+        None => "not verified".into(),
     };
     let proof = output.style.good(&proof).into_owned();
     output.line(&proof)
 }
 
-/// What became of a tensor, in words.
+/// Describes the conversion of a tensor.
 fn change(tensor: &TensorReport) -> String {
     match tensor.fidelity {
         None => String::new(),
@@ -155,7 +155,7 @@ fn change(tensor: &TensorReport) -> String {
     }
 }
 
-/// A line for the tensors of each role that go from one type to one other.
+/// Returns a line per role and pair of types.
 fn groups(report: &Report) -> Vec<String> {
     let mut groups: Vec<(&TensorReport, Vec<&TensorReport>)> = Vec::new();
     for tensor in &report.tensors {
@@ -184,7 +184,7 @@ fn groups(report: &Report) -> Vec<String> {
     groups.into_iter().map(line).collect()
 }
 
-/// What the tensors of a group lost: nothing, or as much as the one that lost most.
+/// Returns the largest error of a group of tensors.
 fn worst(members: &[&TensorReport]) -> String {
     let quality = |tensor: &&&TensorReport| match tensor.fidelity {
         Some(Fidelity::Lossy(loss)) => loss.sqnr_db,

@@ -1,4 +1,4 @@
-//! `bitnet inspect --diff A B`: where two models differ, tensor by tensor.
+//! `bitnet inspect --diff A B`: differences of two models, tensor by tensor.
 
 use std::path::Path;
 
@@ -12,10 +12,10 @@ use crate::args::Cli;
 use crate::load;
 use crate::output::{self, Output, without_controls};
 
-/// Longest name of a tensor that is shown whole.
+/// Maximum length of a tensor name that is printed in full.
 const NAME: usize = 32;
 
-/// Compares two models; the exit code says whether they are equal.
+/// Compares two models; the exit code states whether they are equal.
 pub(crate) fn run(cli: &Cli, paths: [&Path; 2], output: &mut Output) -> Result<Outcome> {
     let options = load::options(cli)?;
     let open = |path: &Path| ModelFiles::open(ModelSource::Path(path), &options);
@@ -55,7 +55,7 @@ pub(crate) fn run(cli: &Cli, paths: [&Path; 2], output: &mut Output) -> Result<O
     Ok(if differ == 0 { Outcome::Done } else { Outcome::CheckFailed })
 }
 
-/// (name, first, second) of the facts that decide how a model runs and are not the same.
+/// Returns (name, first, second) of the facts that affect inference and differ.
 fn facts_that_differ(a: &ModelFacts, b: &ModelFacts) -> Vec<(&'static str, String, String)> {
     [
         ("container", &a.container, &b.container),

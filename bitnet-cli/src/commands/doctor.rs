@@ -1,4 +1,4 @@
-//! `bitnet doctor`: what this machine is, and whether everything that the program needs works on it.
+//! `bitnet doctor`: checks of this machine.
 
 use std::time::Instant;
 
@@ -16,7 +16,7 @@ use crate::output::{self, Output, without_controls};
 /// Memory below which even small models may not fit.
 const LITTLE_MEMORY: u64 = 512 << 20;
 
-/// The verdict on one thing.
+/// The verdict of one check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {
     Ok,
@@ -40,7 +40,7 @@ struct Check {
     name: &'static str,
     verdict: Verdict,
     text: String,
-    /// The same for programs.
+    /// The JSON value of the check.
     data: Value,
 }
 
@@ -107,7 +107,7 @@ fn caches(caps: &DeviceCapabilities) -> Check {
     check("caches", Verdict::Ok, text, json!({ "l1_data": l1, "l2": l2, "l3": l3 }))
 }
 
-/// What is detected, and what proves itself.
+/// Returns the detected levels that pass their self-test.
 fn instruction_sets() -> Check {
     let proven = proven_levels();
     let names = |wanted: Option<bool>| -> Vec<&'static str> {
@@ -119,13 +119,13 @@ fn instruction_sets() -> Check {
     };
     let (good, broken) = (names(Some(true)), names(Some(false)));
     let (verdict, text) = if broken.is_empty() {
-        (Verdict::Ok, format!("{}: detected, and each gives the right answer", good.join(", ")))
+        (Verdict::Ok, format!("{}: detected, all pass their self-tests", good.join(", ")))
     } else {
         let broken = broken.join(", ");
         (
             Verdict::Warn,
             format!(
-                "{broken} detected, but gives wrong answers: never used; right: {}",
+                "{broken} detected, but fails its self-test and is never used; correct: {}",
                 good.join(", ")
             ),
         )
@@ -134,22 +134,22 @@ fn instruction_sets() -> Check {
     check("instructions", verdict, text, data)
 }
 
-/// What is chosen, and why.
+/// Returns the selected level and the reason.
 fn kernels(threads: Option<usize>) -> Check {
     let forced = std::env::var("BITNET_ISA").ok().filter(|name| !name.is_empty());
     match CpuBackend::new(CpuOptions { threads, isa: None }) {
         Ok(backend) => {
             let level = backend.level();
             let why = match &forced {
-                Some(_) => "BITNET_ISA asks for it".to_owned(),
-                None if level == IsaLevel::best() => "the best that is detected".to_owned(),
-                None => "the best that gives right answers".to_owned(),
+                Some(_) => "selected by BITNET_ISA".to_owned(),
+                None if level == IsaLevel::best() => "the best detected level".to_owned(),
+                None => "the best level that passes its self-test".to_owned(),
             };
             let count = output::count(backend.threads(), "thread");
             let slow = level == IsaLevel::Scalar && forced.is_none();
             let verdict = if slow { Verdict::Warn } else { Verdict::Ok };
             let advice = if slow {
-                "; this processor has no vector instructions that are known here: slow"
+                "; this processor has no supported vector instructions: slow"
             } else {
                 ""
             };
@@ -219,14 +219,13 @@ fn devices(device: &Device) -> Check {
     check("devices", Verdict::Ok, device.to_string(), json!([device.to_string()]))
 }
 
-/// Loads the embedded model and writes one token with it.
+/// Loads the embedded model and generates one token.
 fn embedded_model(threads: Option<usize>) -> Check {
     match write_one_token(threads) {
         Ok((load, write)) => {
             let size = output::bytes(EMBEDDED.len() as u64);
-            let text = format!(
-                "{size}, loaded in {load:.1} ms, prompt read and one token written in {write:.1} ms"
-            );
+            let text =
+                format!("{size}, loaded in {load:.1} ms, prompt and one token in {write:.1} ms");
             let data = json!({ "bytes": EMBEDDED.len(), "load_ms": load, "write_ms": write });
             check("embedded model", Verdict::Ok, text, data)
         }
@@ -234,7 +233,7 @@ fn embedded_model(threads: Option<usize>) -> Check {
     }
 }
 
-/// Milliseconds for loading, and for reading a prompt and choosing a token.
+/// Returns the milliseconds for loading, and for the prompt and one token.
 fn write_one_token(threads: Option<usize>) -> Result<(f64, f64)> {
     let start = Instant::now();
     let backend = backend_by_name("cpu", CpuOptions { threads, isa: None })?;
@@ -245,7 +244,7 @@ fn write_one_token(threads: Option<usize>) -> Result<(f64, f64)> {
     let tokens = model.encode_prompt("Once upon a time")?;
     let logits = model.session(Some(tokens.len() + 1))?.feed(&tokens)?;
     if logits.iter().any(|l| !l.is_finite()) {
-        bail!("its logits are no numbers; run `bitnet verify`");
+        bail!("its logits are NaN; run `bitnet verify`");
     }
     sampler::greedy(&logits)?;
     Ok((load.as_secs_f64() * 1e3, start.elapsed().as_secs_f64() * 1e3))

@@ -1,4 +1,4 @@
-//! `bitnet inspect`: what a model is, and whether its weights are sound, without loading it.
+//! `bitnet inspect`: a model's facts and the validity of its weights, without loading it.
 
 use anyhow::Result;
 use bitnet_core::backend::{Activation, RopeOrder};
@@ -16,7 +16,7 @@ use crate::output::{self, Output, without_controls};
 const LABEL: usize = 14;
 /// Width of a line.
 const WIDTH: usize = 100;
-/// Longest name of a tensor that is shown whole.
+/// Maximum length of a tensor name that is printed in full.
 const NAME: usize = 52;
 
 /// Describes the model.
@@ -70,7 +70,7 @@ pub(crate) fn run(cli: &Cli, args: &InspectArgs, output: &mut Output) -> Result<
     Ok(outcome)
 }
 
-/// A label and its text, wrapped under itself.
+/// Returns a label and its text, wrapped under itself.
 pub(crate) fn row(output: &mut Output, label: &str, text: &str) -> Result<()> {
     let mut label = label;
     for line in output::wrap(&without_controls(text), WIDTH - LABEL - 4) {
@@ -82,7 +82,7 @@ pub(crate) fn row(output: &mut Output, label: &str, text: &str) -> Result<()> {
     Ok(())
 }
 
-/// The facts that go wrong silently, with where each comes from.
+/// Returns the facts whose errors would be silent, with their sources.
 pub(crate) fn fact_rows(facts: &ModelFacts) -> Vec<(&'static str, &str)> {
     let rows = [
         ("architecture", facts.architecture.as_str()),
@@ -94,11 +94,11 @@ pub(crate) fn fact_rows(facts: &ModelFacts) -> Vec<(&'static str, &str)> {
         ("tokenizer", &facts.tokenizer),
         ("template", &facts.template),
     ];
-    // Where the head comes from is known after loading only.
+    // The source of the head is known only after loading.
     rows.into_iter().filter(|(_, text)| !text.is_empty()).collect()
 }
 
-/// What the file does not say and the rules settled, and fields that are not applied.
+/// Prints the assumptions, and fields that are not applied.
 pub(crate) fn assumptions(output: &mut Output, facts: &ModelFacts) -> Result<()> {
     if facts.assumptions.is_empty() {
         return Ok(());
@@ -135,7 +135,7 @@ fn config_rows(config: &ModelConfig, kv: KvType) -> Vec<(&'static str, String)> 
         ),
         ("vocabulary", format!("{} tokens", c.vocab_size)),
         ("context", format!("{} tokens; RoPE base {}{rope}", c.context, c.rope_theta)),
-        ("cache", format!("{} a token as {kv}", output::bytes(cache))),
+        ("cache", format!("{} per token as {kv}", output::bytes(cache))),
     ]
 }
 
@@ -151,9 +151,9 @@ fn sizes(output: &mut Output, inspection: &Inspection) -> Result<()> {
         let bits = 8.0 * size as f64 / elements(&storage).max(1) as f64;
         // Hugging Face checkpoints pack four trits into an unsigned byte.
         let note = if storage == "U8" {
-            "2.00 bits a trit".to_owned()
+            "2.00 bits per trit".to_owned()
         } else {
-            format!("{bits:.2} bits an element")
+            format!("{bits:.2} bits per element")
         };
         size_row(output, &storage, tensors, size, &note)?;
         count += tensors;
@@ -193,7 +193,7 @@ fn tensors(output: &mut Output, inspection: &Inspection) -> Result<()> {
     Ok(())
 }
 
-/// A name that fits its column, its middle left out if it must be.
+/// Returns a name that fits its column, shortened in the middle if necessary.
 fn shorten(name: &str) -> String {
     let length = name.chars().count();
     if length <= NAME {
@@ -223,7 +223,7 @@ fn to_json(inspection: &Inspection) -> Value {
     })
 }
 
-/// The facts, for programs.
+/// Returns the facts as JSON.
 pub(crate) fn facts_json(facts: &ModelFacts) -> Value {
     let mut value = json!({ "file": facts.file, "container": facts.container, "name": facts.name });
     for (label, text) in fact_rows(facts) {

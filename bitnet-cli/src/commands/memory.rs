@@ -1,4 +1,4 @@
-//! The table of where every byte is: `--memory-report`, and at the end of a training run.
+//! The memory report: `--memory-report`, and at the end of a training run.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::output::{Output, bytes};
 
-/// A pool that records every allocation, so that a report can say whose its bytes are.
+/// Returns a pool that records every allocation, as a report requires.
 pub(crate) fn recorded_pool() -> Result<HybridMemoryPool> {
     let tracking = TrackingConfig {
         level: TrackingLevel::Detailed,
@@ -25,13 +25,13 @@ pub(crate) fn recorded_pool() -> Result<HybridMemoryPool> {
     Ok(HybridMemoryPool::with_config(config)?)
 }
 
-/// The files that a report is to tell apart: those of the model, and the cache.
+/// Returns the files with separate lines in the report: those of the model, and the cache.
 pub(crate) fn files_of(source: ModelSource<'_>) -> KnownFiles {
     let whole = |path: &Path| std::fs::canonicalize(path).ok();
     let model = match source {
         ModelSource::Embedded => Vec::new(),
         ModelSource::Path(path) => {
-            // A model may be in several files of one folder, and those may be links.
+            // A model may have several files in one folder, which may be links.
             let folder = if path.is_dir() { Some(path) } else { path.parent() };
             let entries = folder.and_then(|folder| std::fs::read_dir(folder).ok());
             let entries = entries.into_iter().flatten().flatten();
@@ -43,17 +43,17 @@ pub(crate) fn files_of(source: ModelSource<'_>) -> KnownFiles {
     KnownFiles { model, cache: PreparedCache::default_folder().and_then(|path| whole(&path)) }
 }
 
-/// Where every byte was at some moment, or why that is not known.
+/// A memory report, or the reason why there is none.
 #[derive(Debug)]
 pub(crate) struct Used(bitnet_core::Result<MemoryReport>);
 
 impl Used {
-    /// Now.
+    /// Takes a report now.
     pub(crate) fn now(pool: &HybridMemoryPool, files: &KnownFiles) -> Self {
         Self(MemoryReport::take(pool, files))
     }
 
-    /// For JSON.
+    /// Returns the report as JSON.
     pub(crate) fn to_json(&self) -> Value {
         match &self.0 {
             Ok(report) => json_of(report),
@@ -61,7 +61,7 @@ impl Used {
         }
     }
 
-    /// As a table on standard error.
+    /// Prints the report as a table on standard error.
     pub(crate) fn tell(&self, output: &mut Output) {
         match &self.0 {
             Ok(report) => table(report).iter().for_each(|line| output.note(line)),
@@ -105,7 +105,7 @@ fn json_of(report: &MemoryReport) -> Value {
     })
 }
 
-/// The lines of the table.
+/// Returns the lines of the table.
 fn table(report: &MemoryReport) -> Vec<String> {
     let line = |name: &str, cells: [String; 3]| {
         let [a, b, c] = cells;
@@ -142,7 +142,7 @@ fn table(report: &MemoryReport) -> Vec<String> {
     lines
 }
 
-/// How far a number is from the one that it should be.
+/// Returns the difference between a number and its expected value.
 fn off(found: u64, expected: u64) -> String {
     let difference = found.abs_diff(expected);
     let percent = difference as f64 * 100.0 / expected.max(1) as f64;

@@ -1,4 +1,4 @@
-//! One file for each command.
+//! The commands, one file each.
 
 pub(crate) mod bench;
 pub(crate) mod cache;
@@ -22,12 +22,12 @@ pub(crate) mod verify;
 pub(crate) mod weights;
 pub(crate) mod windows;
 
-/// How a command ended, if nothing went wrong.
+/// The outcome of a command without an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// It did what was asked.
+    /// The command finished.
     Done,
-    /// It did, and a check failed.
+    /// The command finished, and a check failed.
     CheckFailed,
     /// The user stopped it.
     Interrupted,

@@ -1,13 +1,13 @@
-//! `bitnet perplexity`: how well a model predicts a text.
+//! `bitnet perplexity`: the perplexity of a model on a text.
 //!
-//! The text is cut into windows; each is read by itself, its first token replaced by the one that begins a text where
-//! the model has such a token. Which predictions of a window count:
+//! The text is split into windows, which are processed independently. The first token of each is replaced by BOS if the model
+//! has one. The scored predictions of a window:
 //!
-//! | option | windows begin every | scored |
+//! | option | stride | scored |
 //! |---|---|---|
-//! | (none) | window | the second half, as llama.cpp's `perplexity` does |
+//! | (none) | one window | the second half, as in llama.cpp's `perplexity` |
 //! | `--stride N` | N tokens | the last N tokens |
-//! | `--all` | window | every token but the first; a shorter last window too |
+//! | `--all` | one window | every token except the first, also of a shorter last window |
 
 use anyhow::{Result, bail};
 use bitnet_inference::Model;

@@ -10,7 +10,7 @@ use crate::interrupt::Listener;
 use crate::output::{Output, document};
 use crate::{input_text, load};
 
-/// Continues the prompt, showing each piece as it is written.
+/// Continues the prompt and streams the text.
 pub(crate) fn run(cli: &Cli, args: &RunArgs, output: &mut Output) -> Result<Outcome> {
     let prompt = input_text::prompt(&args.text)?;
     let pool = args.memory_report.then(memory::recorded_pool).transpose()?;
@@ -24,9 +24,9 @@ pub(crate) fn run(cli: &Cli, args: &RunArgs, output: &mut Output) -> Result<Outc
     load::check_length(&model, &prompt, session.capacity())?;
     let tokens = model.encode_prompt(&prompt)?;
     if tokens.is_empty() {
-        bail!("the prompt is empty and the model has no token that begins a text; give some text");
+        bail!("the prompt is empty and the model has no BOS token; add some text");
     }
-    // Wrong values are told before the prompt is shown.
+    // Invalid values are reported before the prompt is printed.
     options.sampler.validate(model.config().vocab_size)?;
 
     let listener = Listener::new();

@@ -1,4 +1,4 @@
-//! From the command line's sampling values to the engine's, and measurements in words.
+//! Conversion of sampling options to the engine's, and summaries of a generation.
 
 use std::hash::{BuildHasher, RandomState};
 
@@ -9,13 +9,13 @@ use serde_json::{Value, json};
 use crate::args::SamplingArgs;
 use crate::output;
 
-/// Temperature where neither the user nor the model's authors say one.
+/// Default temperature.
 const TEMPERATURE: f32 = 0.7;
-/// Top-p where neither the user nor the model's authors say one.
+/// Default top-p.
 const TOP_P: f32 = 0.9;
 
-/// What to write and when to stop: what the user says, else what the model's authors suggest, else the program's own
-/// values.
+/// Returns the generation options: the user's values, else those suggested by the model's authors, else the program's
+/// defaults.
 pub(crate) fn options(args: &SamplingArgs, model: &Model, seed: u64) -> GenerateOptions {
     let suggested = model.suggested_sampling();
     let sampler = SamplerConfig {
@@ -40,16 +40,16 @@ pub(crate) fn options(args: &SamplingArgs, model: &Model, seed: u64) -> Generate
     }
 }
 
-/// A seed that differs from run to run, short enough to be typed again.
+/// Returns a random seed, short enough to type.
 pub(crate) fn random_seed() -> u64 {
     RandomState::new().hash_one(std::process::id()) & 0xffff_ffff
 }
 
-/// Why the writing ended, in words.
+/// Returns why the generation ended, as text.
 fn ending(finish: FinishReason) -> &'static str {
     match finish {
         FinishReason::EndOfText => "the text is complete",
-        FinishReason::Stop => "a stop text came",
+        FinishReason::Stop => "stop text",
         FinishReason::Length => "length limit (-n)",
         FinishReason::ContextFull => "the context is full (--ctx)",
         FinishReason::Cancelled => "stopped",
@@ -57,7 +57,7 @@ fn ending(finish: FinishReason) -> &'static str {
     }
 }
 
-/// One line about what was written.
+/// Returns a one-line summary of the generation.
 pub(crate) fn summary(generated: &Generated, options: &GenerateOptions) -> String {
     let speed = |tokens, time| match output::rate(tokens, time) {
         Some(rate) => format!(", {rate:.1} tokens/s"),
@@ -81,7 +81,7 @@ pub(crate) fn summary(generated: &Generated, options: &GenerateOptions) -> Strin
     )
 }
 
-/// Why the writing ended, for programs: only Ctrl-C cancels it.
+/// Returns why the generation ended, for JSON: only Ctrl-C cancels it.
 fn finish_reason(finish: FinishReason) -> &'static str {
     match finish {
         FinishReason::Cancelled => "interrupted",
@@ -89,7 +89,7 @@ fn finish_reason(finish: FinishReason) -> &'static str {
     }
 }
 
-/// What was written, for programs.
+/// Returns the generation as JSON.
 pub(crate) fn to_json(generated: &Generated, options: &GenerateOptions) -> Value {
     json!({
         "text": generated.text,

@@ -1,4 +1,4 @@
-//! `bitnet list` and `bitnet rm`: the models of hubs that are in the cache.
+//! `bitnet list` and `bitnet rm`: downloaded models.
 
 use std::io::{IsTerminal, Write};
 
@@ -27,7 +27,7 @@ pub(crate) fn list(output: &mut Output) -> Result<Outcome> {
         let files = count(model.files.len(), "file");
         let unfinished = match model.unfinished_bytes {
             0 => String::new(),
-            unfinished => format!(", {} of unfinished downloads", bytes(unfinished)),
+            unfinished => format!(", {} of partial downloads", bytes(unfinished)),
         };
         output.line(&format!("{:>10}  {name}  ({files}{unfinished})", bytes(model.bytes)))?;
         output.verbatim(&format!("{:>10}  {}", "", model.path.display()))?;
@@ -57,7 +57,7 @@ pub(crate) fn remove(args: &RmArgs, output: &mut Output) -> Result<Outcome> {
     let cache = Settings::from_environment()?.cache;
     let removal = cache.plan_removal(&name)?;
     if !args.yes && !confirmed(&name, &removal, output)? {
-        output.note("nothing is removed");
+        output.note("nothing was removed");
         return Ok(Outcome::Done);
     }
     let removal = removal.run()?;
@@ -82,10 +82,10 @@ fn described(removal: &Removal) -> String {
     format!("{}, {} freed{shared}", count(removal.files(), "file"), bytes(removal.freed_bytes()))
 }
 
-/// Asks whether to go on.
+/// Asks for confirmation.
 fn confirmed(name: &ModelName, removal: &Removal, output: &mut Output) -> Result<bool> {
     if output.json || !std::io::stdin().is_terminal() || !output.stderr_is_terminal() {
-        bail!("{name}: {} would be removed; give --yes to remove it", described(removal));
+        bail!("{name}: {} would be removed; confirm with --yes", described(removal));
     }
     let mut out = std::io::stderr();
     write!(out, "Remove {name} ({})? [y/N] ", described(removal))?;

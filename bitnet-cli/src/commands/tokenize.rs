@@ -1,4 +1,4 @@
-//! `bitnet tokenize`: text to tokens and back.
+//! `bitnet tokenize`: conversion between text and tokens.
 
 use std::fmt::Write;
 
@@ -16,7 +16,7 @@ use crate::{input_text, load};
 pub(crate) fn run(cli: &Cli, args: &TokenizeArgs, output: &mut Output) -> Result<Outcome> {
     let text = if args.decode.is_empty() { Some(input_text::prompt(&args.text)?) } else { None };
     let tokenizer = tokenizer_of(load::source(cli, None)?, &load::options(cli)?)?
-        .context("the model has no tokenizer; put tokenizer.json beside it")?;
+        .context("the model has no tokenizer; put tokenizer.json next to it")?;
     match text {
         None => decode(&tokenizer, &args.decode, output)?,
         Some(text) => encode(&tokenizer, &text, args, output)?,
@@ -62,8 +62,8 @@ fn encode(
     Ok(())
 }
 
-/// What a token writes, as it would stand in quotes in a program; the name of a token that is no text; bytes that are
-/// not whole characters as `\xE2`.
+/// Returns the escaped text of a token; the name of a control token; incomplete characters as
+/// `\xE2`.
 fn piece(tokenizer: &Tokenizer, id: u32) -> Result<String> {
     if tokenizer.is_special(id) {
         return Ok(tokenizer.token_text(id).unwrap_or_default().to_owned());

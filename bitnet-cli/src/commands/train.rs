@@ -1,4 +1,4 @@
-//! `bitnet train`: trains a small ternary model, where the trainer is built in.
+//! `bitnet train`: trains a small ternary model, if built with the trainer.
 
 #[cfg(feature = "train")]
 pub(crate) use built_in::run;
@@ -13,7 +13,7 @@ mod left_out {
     use crate::commands::Outcome;
     use crate::output::Output;
 
-    /// Says how to get the trainer.
+    /// Returns an error that explains how to build the trainer.
     pub(crate) fn run(_: &Cli, _: &TrainArgs, _: &mut Output) -> Result<Outcome> {
         bail!(
             "this program was built without the trainer; build it with: cargo build --release --features train"
@@ -36,7 +36,7 @@ mod built_in {
     use crate::interrupt::Listener;
     use crate::output::Output;
 
-    /// Plain lines of progress in a whole run, where there is no terminal.
+    /// Number of progress lines of a run without a terminal.
     const PLAIN_LINES: u64 = 100;
 
     /// Trains, or prints a training story.
@@ -114,7 +114,7 @@ mod built_in {
         bar.set_message(measurements(step));
     }
 
-    /// A step in a line of its own.
+    /// Returns a line about a step.
     fn line(step: &Step) -> String {
         format!("step {}/{}  {}", step.step, step.steps, measurements(step))
     }
@@ -167,7 +167,7 @@ mod built_in {
             used.tell(output);
         }
         if stopped {
-            output.note("go on with --resume");
+            output.note("continue with --resume");
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! What `inspect` and `verify` say about the weights themselves: numbers that no sound model has, and what nothing uses.
+//! Weight checks of `inspect` and `verify`: invalid numbers and unused tensors.
 
 use std::num::NonZero;
 
@@ -11,16 +11,16 @@ use super::inspect::row;
 use crate::args::Cli;
 use crate::output::{self, Output, without_controls};
 
-/// Faults and names that are listed.
+/// Maximum number of listed faults and names.
 const LISTED: usize = 20;
 
-/// What was found by reading every weight.
+/// The result of reading every weight.
 #[derive(Debug)]
 pub(crate) struct Weights {
     pub(crate) scan: WeightScan,
-    /// What loading makes of layers that are stored as plain numbers.
+    /// The assumptions about layers stored as plain numbers.
     pub(crate) assumptions: Vec<String>,
-    /// Rows of the embedding beyond the tokens of the tokenizer, if the model has one.
+    /// Rows of the embedding beyond the tokenizer's tokens.
     rows_beyond: usize,
 }
 
@@ -47,12 +47,12 @@ impl Weights {
         Ok(Self { scan, assumptions: files.weight_assumptions(threads)?, rows_beyond })
     }
 
-    /// Whether every number is sound.
+    /// Returns whether every number is valid.
     pub(crate) fn sound(&self) -> bool {
         self.scan.faults.is_empty()
     }
 
-    /// One line that says how many numbers were read, and one for each fault.
+    /// Prints one line with the number of values read, and one per fault.
     pub(crate) fn show(&self, output: &mut Output) -> Result<()> {
         let scan = &self.scan;
         let tensors = output::count(scan.tensors, "tensor");
@@ -72,7 +72,7 @@ impl Weights {
         Ok(())
     }
 
-    /// The same for programs.
+    /// Returns the result as JSON.
     pub(crate) fn to_json(&self) -> Value {
         json!({
             "tensors": self.scan.tensors,
@@ -96,7 +96,7 @@ fn fault_json(fault: &WeightFault) -> Value {
     if let Some(place) = place {
         value["row"] = json!(place.row);
         value["column"] = json!(place.column);
-        // JSON has no NaN and no infinity.
+        // JSON has no NaN and infinity.
         value["value"] = json!(format!("{:?}", place.value));
         value["count"] = json!(place.count);
     }
@@ -106,8 +106,8 @@ fn fault_json(fault: &WeightFault) -> Value {
     value
 }
 
-/// What a user should know about a model that is otherwise sound: tensors that nothing reads, and layers that are not
-/// what the file stores.
+/// Returns notes about a valid model: unused tensors, and layers that are quantised at
+/// load.
 pub(crate) fn notes(facts: &ModelFacts, weights: Option<&Weights>) -> Vec<String> {
     let mut notes = Vec::new();
     let unused = &facts.unused_tensors;
@@ -118,7 +118,7 @@ pub(crate) fn notes(facts: &ModelFacts, weights: Option<&Weights>) -> Vec<String
             _ => String::new(),
         };
         let tensors = output::count(unused.len(), "tensor");
-        notes.push(format!("nothing reads {tensors} of the file: {listed}{more}"));
+        notes.push(format!("{tensors} of the file are unused: {listed}{more}"));
     }
     if let Some(head) = unused.iter().find(|name| is_head(name)) {
         notes.push(format!(
@@ -137,12 +137,12 @@ pub(crate) fn notes(facts: &ModelFacts, weights: Option<&Weights>) -> Vec<String
     notes
 }
 
-/// Whether a tensor is a model's output head by its name.
+/// Returns whether a name is that of an output head.
 fn is_head(name: &str) -> bool {
     name == "output.weight" || name == "lm_head.weight" || name.ends_with(".lm_head.weight")
 }
 
-/// The notes as a section, if there are any.
+/// Prints the notes as a section, if any.
 pub(crate) fn show_notes(output: &mut Output, notes: &[String]) -> Result<()> {
     if notes.is_empty() {
         return Ok(());

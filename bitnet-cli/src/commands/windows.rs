@@ -1,4 +1,4 @@
-//! Windows of a text's tokens, each read by itself.
+//! Windows of a text's tokens, which are processed independently.
 
 use std::ops::Range;
 use std::path::Path;
@@ -9,29 +9,29 @@ use bitnet_inference::tokenizer::{EncodeOptions, Tokenizer};
 
 use crate::{input_text, output};
 
-/// Tokens of a window unless told otherwise.
+/// Default window length in tokens.
 pub(super) const WINDOW: usize = 512;
 
-/// A window: the tokens read, and which of them are scored (positions within it, never 0).
+/// A window: its tokens, and the scored positions in it (never 0).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Window {
     pub(super) tokens: Range<usize>,
     pub(super) scored: Range<usize>,
 }
 
-/// The tokens of a text, as one model cuts it.
+/// The tokens of a text for one model.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Tokens {
     ids: Vec<u32>,
-    /// The token that begins a text, where the model has one.
+    /// The BOS token, if any.
     beginning: Option<u32>,
 }
 
 impl Tokens {
-    /// Those of `text`.
+    /// Tokenizes `text`.
     pub(super) fn of(model: &Model, text: &str) -> Result<Self> {
         let tokenizer: &Tokenizer = model.tokenizer().with_context(|| {
-            format!("{} has no tokenizer; put tokenizer.json beside it", model.facts().file)
+            format!("{} has no tokenizer; put tokenizer.json next to it", model.facts().file)
         })?;
         let how = EncodeOptions { add_special: true, parse_special: false };
         let first = tokenizer.encode("", how)?.first().copied();
@@ -39,12 +39,12 @@ impl Tokens {
         Ok(Self { ids: tokenizer.encode(text, how)?, beginning })
     }
 
-    /// How many there are.
+    /// Returns the number of tokens.
     pub(super) fn len(&self) -> usize {
         self.ids.len()
     }
 
-    /// The tokens to be read for a window: the first one is that which begins a text.
+    /// Returns the tokens of a window, the first one replaced by BOS.
     pub(super) fn window(&self, window: &Window) -> Vec<u32> {
         let mut read = self.ids[window.tokens.clone()].to_vec();
         if let Some(beginning) = self.beginning {
@@ -54,17 +54,17 @@ impl Tokens {
     }
 }
 
-/// Tokens of the longest window.
+/// Returns the length of the longest window in tokens.
 pub(super) fn longest(windows: &[Window]) -> usize {
     windows.iter().map(|window| window.tokens.len()).max().unwrap_or(0)
 }
 
-/// The text of a file, a pipe or, for `-`, standard input.
+/// Reads a file, a pipe or, for `-`, standard input.
 pub(super) fn read_text(path: &Path) -> Result<String> {
     input_text::read_text(path, input_text::LONGEST_TEXT)
 }
 
-/// The windows over `total` tokens.
+/// Returns the windows over `total` tokens.
 pub(super) fn windows(
     total: usize,
     size: usize,
@@ -79,7 +79,7 @@ pub(super) fn windows(
     }
     if total < if all { 2 } else { size } {
         bail!(
-            "the text has {}, but a window takes {size}; give more text, a smaller --ctx-window, or --all",
+            "the text has {}, but a window takes {size}; use a longer text, a smaller --ctx-window, or --all",
             output::count(total, "token")
         );
     }

@@ -1,6 +1,6 @@
-//! The JSON document of a command with `--json`. Standard output ends in one whatever happens: the result, or an object with
-//! `finish_reason` (`error` or `interrupted`), `error` in words, and what there was by then; `finish_reason` alone (`done`) of a command
-//! that had nothing to say.
+//! The JSON document of `--json`. Standard output always ends in one: the result, or an object with `finish_reason` (`error` or
+//! `interrupted`), `error` as text, and the partial result. Commands without a result write `finish_reason` (`done`)
+//! only.
 
 use std::io::{self, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-/// How long an interrupted program waits for whoever reads its output.
+/// How long an interrupted program waits for a blocked reader.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// What has been written, and what would be if the command ended now.
+/// The state of the document.
 struct State {
-    /// Whether a document is wanted and not yet written.
+    /// Whether a document is required and not yet written.
     pending: bool,
     /// Whether one of several documents has been written.
     lines: bool,
@@ -26,12 +26,12 @@ fn state() -> MutexGuard<'static, State> {
     STATE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Makes sure of a document at the end.
+/// Requires a document at the end.
 pub(crate) fn require() {
     state().pending = true;
 }
 
-/// Sets what a document about a failure says beside the failure; an object.
+/// Sets the additional fields of a failure document, an object.
 pub(crate) fn set_partial(value: Value) {
     if let Value::Object(partial) = value {
         state().partial = Some(partial);
@@ -41,7 +41,7 @@ pub(crate) fn set_partial(value: Value) {
 /// Writes the document.
 pub(crate) fn write(text: &str) -> io::Result<()> {
     let mut state = state();
-    // Half a document can't be mended by another one.
+    // A second document can't repair a partial one.
     state.pending = false;
     put(text)
 }
@@ -53,7 +53,7 @@ pub(crate) fn write_line(text: &str) -> io::Result<()> {
     put(text)
 }
 
-/// Writes a document about the end of a command that had nothing to write, such as a chat without a question.
+/// Writes the document of a command without a result, such as an empty chat.
 pub(crate) fn done() -> io::Result<()> {
     let mut state = state();
     if !std::mem::take(&mut state.pending) || state.lines {
@@ -69,7 +69,7 @@ fn put(text: &str) -> io::Result<()> {
     out.flush()
 }
 
-/// Writes a document about a failure, if one is wanted and none has been written.
+/// Writes a failure document, if one is required and none has been written.
 pub(crate) fn fail(reason: &str, error: &str) -> io::Result<()> {
     let mut state = state();
     if !std::mem::take(&mut state.pending) {
@@ -81,11 +81,11 @@ pub(crate) fn fail(reason: &str, error: &str) -> io::Result<()> {
     put(&Value::Object(document).to_string())
 }
 
-/// As [`fail`] from the handler of a signal: waits for a document that is being written, but not for ever.
+/// Like [`fail`], from a signal handler: waits a limited time for a document that is being written.
 pub(crate) fn interrupt() {
     let (done, wait) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
-        // Whoever reads may have gone.
+        // The reader may be gone.
         let _ = fail("interrupted", "interrupted");
         let _ = done.send(());
     });

@@ -1,4 +1,4 @@
-//! What goes to the terminal: styles, tables, streamed text, progress and errors.
+//! Terminal output: styles, tables, streamed text, progress and errors.
 
 pub(crate) mod document;
 mod progress;
@@ -17,12 +17,12 @@ pub(crate) use progress::Progress;
 pub(crate) use wrap::wrap;
 use wrap::{StreamWrap, wrap_lines};
 
-/// Standard output and standard error, with what is known about them.
+/// Standard output and standard error with their properties.
 #[derive(Debug)]
 pub(crate) struct Output {
     /// Whether results are JSON.
     pub(crate) json: bool,
-    /// Whether to say more.
+    /// Whether to print more details.
     pub(crate) verbose: bool,
     /// Styles for standard output.
     pub(crate) style: Style,
@@ -43,34 +43,34 @@ impl Style {
         if self.0 { format!("\x1b[{code}m{text}\x1b[0m").into() } else { text.into() }
     }
 
-    /// A heading.
+    /// Styles a heading.
     pub(crate) fn bold(self, text: &str) -> Cow<'_, str> {
         self.paint("1", text)
     }
 
-    /// What matters less.
+    /// Styles less important text.
     pub(crate) fn dim(self, text: &str) -> Cow<'_, str> {
         self.paint("2", text)
     }
 
-    /// What is right.
+    /// Styles a success.
     pub(crate) fn good(self, text: &str) -> Cow<'_, str> {
         self.paint("32", text)
     }
 
-    /// What deserves a look.
+    /// Styles a warning.
     pub(crate) fn warn(self, text: &str) -> Cow<'_, str> {
         self.paint("33", text)
     }
 
-    /// What is wrong.
+    /// Styles an error.
     pub(crate) fn bad(self, text: &str) -> Cow<'_, str> {
         self.paint("31", text)
     }
 }
 
 impl Output {
-    /// The program's output as the user wants it.
+    /// Creates the output from the user's options.
     pub(crate) fn new(general: &General) -> Self {
         let stdout_is_terminal = io::stdout().is_terminal();
         let stderr_is_terminal = io::stderr().is_terminal();
@@ -92,7 +92,7 @@ impl Output {
         }
     }
 
-    /// A line of results. On a terminal, a line that is too long is broken between words.
+    /// Prints a line of results, wrapped between words on a terminal.
     pub(crate) fn line(&mut self, text: &str) -> Result<()> {
         self.end_stream()?;
         match self.stdout_width() {
@@ -101,14 +101,14 @@ impl Output {
         }
     }
 
-    /// A line that programs read, or that people copy: it is never broken.
+    /// Prints a line for programs or for copying, which is never wrapped.
     pub(crate) fn verbatim(&mut self, text: &str) -> Result<()> {
         self.end_stream()?;
         print_line(text)
     }
 
-    /// A piece of text that a model wrote, shown at once. On a terminal, lines are broken between words, which holds the last word
-    /// back until it is whole, and control characters do nothing.
+    /// Prints a piece of generated text immediately. On a terminal, text is wrapped between words, which delays the last word
+    /// until it is complete, and control characters are shown as symbols.
     pub(crate) fn stream(&mut self, text: &str) -> Result<()> {
         let text = match self.stdout_width() {
             Some(width) => self.stream.push(&without_controls(text), width).into(),
@@ -118,7 +118,7 @@ impl Output {
         print(&text)
     }
 
-    /// Writes the word of a stream that is held back.
+    /// Prints the delayed word of a stream.
     pub(crate) fn end_stream(&mut self) -> Result<()> {
         match self.stdout_width() {
             Some(width) => print(&self.stream.flush(width)),
@@ -126,83 +126,83 @@ impl Output {
         }
     }
 
-    /// The JSON document of a command with `--json`: one value on a line of its own.
+    /// Writes the JSON document of a command: one value on its own line.
     pub(crate) fn json(&mut self, value: &serde_json::Value) -> Result<()> {
         Ok(document::write(&value.to_string())?)
     }
 
-    /// The JSON document as text, on as many lines as it has.
+    /// Writes the JSON document from text, which may have several lines.
     pub(crate) fn json_text(&mut self, text: &str) -> Result<()> {
         Ok(document::write(text)?)
     }
 
-    /// One of several JSON values on lines of their own.
+    /// Writes one of several JSON values, each on its own line.
     pub(crate) fn json_line(&mut self, value: &serde_json::Value) -> Result<()> {
         Ok(document::write_line(&value.to_string())?)
     }
 
-    /// A remark on standard error.
+    /// Prints a remark on standard error.
     pub(crate) fn note(&mut self, text: &str) {
         let text = self.note_style.dim(text).into_owned();
         self.remark(&text);
     }
 
-    /// A warning on standard error.
+    /// Prints a warning on standard error.
     pub(crate) fn warning(&mut self, text: &str) {
         let text = format!("{} {text}", self.note_style.warn("warning:"));
         self.remark(&text);
     }
 
     fn remark(&mut self, text: &str) {
-        // A remark that can't be shown is no reason to stop, nor is the text before it: whoever writes next meets the error.
+        // A failure to print a remark, or the text before it, is not an error here: the next write reports it.
         let _ = self.end_stream();
         let width = terminal_width(&io::stderr()).filter(|_| self.stderr_is_terminal);
         let text = width.map_or(text.into(), |width| wrap_lines(text, width));
         let _ = writeln!(io::stderr(), "{text}");
     }
 
-    /// An error and its causes, on one line of standard error.
+    /// Prints an error and its causes on one line of standard error.
     pub(crate) fn error(&mut self, error: &anyhow::Error) {
         let text = without_controls(&in_one_line(error)).into_owned();
         let text = format!("{} {text}", self.note_style.bad("error:"));
         self.remark(&text);
     }
 
-    /// Progress on standard error, if the work takes a while: a line that overwrites itself on a terminal, a line now and then
+    /// Returns a progress display on standard error for long work: a self-overwriting line on a terminal, occasional lines
     /// elsewhere.
     pub(crate) fn progress(&self, what: &str) -> Progress {
         Progress::new(what, self.stderr_is_terminal)
     }
 
-    /// Writes what is still held back.
+    /// Prints all delayed text.
     pub(crate) fn finish(&mut self) -> Result<()> {
         self.end_stream()?;
         Ok(io::stdout().flush()?)
     }
 
-    /// Columns of standard output, if it is a terminal.
+    /// Returns the columns of standard output, if it is a terminal.
     fn stdout_width(&self) -> Option<usize> {
         terminal_width(&io::stdout()).filter(|_| self.stdout_is_terminal)
     }
 
-    /// Whether standard output is a terminal.
+    /// Returns whether standard output is a terminal.
     pub(crate) fn is_terminal(&self) -> bool {
         self.stdout_is_terminal
     }
 
-    /// Whether standard error is a terminal.
+    /// Returns whether standard error is a terminal.
     pub(crate) fn stderr_is_terminal(&self) -> bool {
         self.stderr_is_terminal
     }
 }
 
-/// Columns of a terminal; `None` for what is none, or does not tell.
+/// Returns the columns of a terminal; `None` if it is not a terminal or the width is unknown.
 #[cfg(unix)]
 fn terminal_width(stream: &impl std::os::fd::AsFd) -> Option<usize> {
     terminal_size_of(stream).map(|(Width(columns), _)| usize::from(columns)).filter(|&n| n > 0)
 }
 
-/// Columns of a terminal; `None` for what is none, or does not tell.
+/// Returns the columns of a terminal; `None` if it is not a terminal or the width is unknown.
 #[cfg(windows)]
 fn terminal_width(stream: &impl std::os::windows::io::AsHandle) -> Option<usize> {
     terminal_size_of(stream).map(|(Width(columns), _)| usize::from(columns)).filter(|&n| n > 0)
@@ -220,7 +220,7 @@ fn print_line(text: &str) -> Result<()> {
     Ok(out.write_all(b"\n")?)
 }
 
-/// An error and its causes in one line. A cause that the error quotes is not repeated.
+/// Returns an error and its causes in one line. A cause quoted by the error is not repeated.
 pub(crate) fn in_one_line(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain().map(ToString::to_string) {
@@ -233,7 +233,7 @@ pub(crate) fn in_one_line(error: &anyhow::Error) -> String {
     text.replace('\n', " ")
 }
 
-/// Whether the reader of standard output has gone.
+/// Returns whether the error is a closed standard output.
 pub(crate) fn is_closed_pipe(error: &anyhow::Error) -> bool {
     error
         .chain()
@@ -241,8 +241,8 @@ pub(crate) fn is_closed_pipe(error: &anyhow::Error) -> bool {
         .any(|e| e.kind() == io::ErrorKind::BrokenPipe)
 }
 
-/// Text whose control characters, other than line breaks and tabs, are shown as symbols: names and texts that come
-/// from files and models must not command the terminal.
+/// Replaces control characters except line breaks and tabs by symbols, because names and texts from files and models must
+/// not control the terminal.
 pub(crate) fn without_controls(text: &str) -> Cow<'_, str> {
     let commands = |c: char| c.is_control() && c != '\n' && c != '\t';
     if !text.contains(commands) {
@@ -256,17 +256,17 @@ pub(crate) fn without_controls(text: &str) -> Cow<'_, str> {
     text.chars().map(shown).collect::<String>().into()
 }
 
-/// A count with its noun: `1 token`, `2 tokens`.
+/// Returns a count with its noun: `1 token`, `2 tokens`.
 pub(crate) fn count(number: usize, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }
 
-/// A single-precision number for JSON, with the digits that it has: 0.7, not 0.699999988079071.
+/// Returns a single-precision number for JSON with its shortest digits: 0.7, not 0.699999988079071.
 pub(crate) fn number(value: f32) -> serde_json::Value {
     value.to_string().parse::<f64>().ok().into()
 }
 
-/// A rate, or that there was nothing to measure.
+/// Returns a rate, or a placeholder if nothing was measured.
 pub(crate) fn rate(tokens: usize, time: Duration) -> Option<f64> {
     (tokens > 0 && !time.is_zero()).then(|| tokens as f64 / time.as_secs_f64())
 }

@@ -6,36 +6,36 @@ use std::time::{Duration, Instant};
 use super::wrap::visible_width;
 use super::{bytes, terminal_width};
 
-/// Loading that takes longer than this shows its progress.
+/// The delay before progress is displayed.
 const SHOW_PROGRESS_AFTER: Duration = Duration::from_millis(300);
 
-/// Time between two lines of progress on a terminal, where one replaces the other.
+/// The update interval on a terminal.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Time between two lines of progress elsewhere.
+/// The update interval elsewhere.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Characters of a bar.
+/// Width of the bar in characters.
 const BAR: usize = 24;
 
-/// A line of progress that overwrites itself.
+/// A progress line.
 #[derive(Debug)]
 pub(crate) struct Progress {
     what: String,
     visible: bool,
     shown: Option<Instant>,
     start: Instant,
-    /// Bytes that were done at the start.
+    /// Bytes finished at the start.
     had: Option<u64>,
 }
 
 impl Progress {
-    /// Progress of `what`; `visible` where standard error is a terminal.
+    /// Creates the progress of `what`; `visible` if standard error is a terminal.
     pub(super) fn new(what: &str, visible: bool) -> Self {
         Self { what: what.to_owned(), visible, shown: None, start: Instant::now(), had: None }
     }
 
-    /// That `done` of `all` are done.
+    /// Reports `done` of `all`.
     pub(crate) fn update(&mut self, done: usize, all: usize) {
         if self.is_due() {
             let percent = 100 * done / all.max(1);
@@ -43,7 +43,7 @@ impl Progress {
         }
     }
 
-    /// That `done` of `all` bytes are done, with the rate and the time that is left at this rate.
+    /// Reports `done` of `all` bytes, with the rate and the remaining time.
     pub(crate) fn update_bytes(&mut self, done: u64, all: u64) {
         let had = *self.had.get_or_insert(done);
         if !self.is_due() {
@@ -61,7 +61,7 @@ impl Progress {
         self.show(&format!("{bar}{shown} of {total}, {rate}/s{left}"));
     }
 
-    /// Whether it is time to show something.
+    /// Returns whether an update is due.
     fn is_due(&self) -> bool {
         let (first, next) = if self.visible {
             (SHOW_PROGRESS_AFTER, PROGRESS_INTERVAL)
@@ -92,7 +92,7 @@ impl Drop for Progress {
     }
 }
 
-/// The beginning of a line that fits into `width` columns, so that the next one can replace it.
+/// Returns the prefix of a line that fits `width` columns, so that the next line can overwrite it.
 fn cut(line: &str, width: Option<usize>) -> String {
     let Some(width) = width.filter(|&width| visible_width(line) >= width) else {
         return line.to_owned();

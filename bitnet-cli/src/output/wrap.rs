@@ -1,4 +1,4 @@
-//! Text broken between words: whole lines at once, or a stream as it comes.
+//! Word wrapping, of whole lines or of a stream.
 
 use std::borrow::Cow;
 
@@ -7,7 +7,7 @@ use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 /// Columns between two tab stops.
 const TAB: usize = 8;
 
-/// A paragraph broken into lines of at most `width` columns; words that are longer stand on lines of their own.
+/// Wraps a paragraph to lines of at most `width` columns; longer words get their own lines.
 pub(crate) fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     let mut used = 0;
@@ -29,8 +29,8 @@ pub(crate) fn wrap(text: &str, width: usize) -> Vec<String> {
     lines
 }
 
-/// Text whose lines longer than `width` columns are broken between words. Shorter lines stay as they are, blanks included; what
-/// follows a break is indented as its line is.
+/// Wraps lines longer than `width` columns between words. Shorter lines are unchanged, including spaces; continuation lines
+/// have the indentation of their line.
 pub(crate) fn wrap_lines(text: &str, width: usize) -> Cow<'_, str> {
     if text.lines().all(|line| visible_width(line) <= width) {
         return text.into();
@@ -45,7 +45,7 @@ fn wrap_line(line: &str, width: usize) -> String {
     }
     let body = line.trim_start_matches(' ');
     let indent = &line[..line.len() - body.len()];
-    // An indent that leaves no room for words is dropped.
+    // An indentation that leaves no space for words is dropped.
     let indent = if indent.len() * 2 > width { "" } else { indent };
     let mut out = indent.to_owned();
     let mut used = indent.len();
@@ -70,7 +70,7 @@ fn wrap_line(line: &str, width: usize) -> String {
     out
 }
 
-/// Columns that a line takes on a terminal, without the escape sequences for colours in it.
+/// Returns the columns of a line on a terminal, ignoring escape sequences for colours.
 pub(crate) fn visible_width(line: &str) -> usize {
     if !line.contains('\x1b') {
         return line.width();
@@ -84,21 +84,21 @@ pub(crate) fn visible_width(line: &str) -> usize {
     width + rest.width()
 }
 
-/// Breaks a stream of text between words, however it is cut into pieces. The last word is held back until it is known to end: it
-/// moves to the next line whole. Words longer than a line are broken at its end; between characters of double width (Chinese,
-/// Japanese, Korean) a line may end anywhere.
+/// Wraps a stream of text between words, independent of its pieces. The last word is delayed until it is complete. Words
+/// longer than a line are split at its end; lines may end between characters of double width (Chinese, Japanese,
+/// Korean).
 #[derive(Debug, Default)]
 pub(crate) struct StreamWrap {
-    /// Columns of the current line that are written.
+    /// Columns written on the current line.
     column: usize,
-    /// Blanks after them, written only if a word follows on the same line.
+    /// Pending spaces, written only if a word follows on the same line.
     blanks: String,
-    /// The word that is held back.
+    /// The delayed word.
     word: String,
 }
 
 impl StreamWrap {
-    /// What may be written of everything that has come, on a terminal of `width` columns.
+    /// Adds text and returns the part to write, on a terminal of `width` columns.
     pub(crate) fn push(&mut self, text: &str, width: usize) -> String {
         let width = width.max(1);
         let mut out = String::with_capacity(text.len() + 1);
@@ -130,7 +130,7 @@ impl StreamWrap {
         out
     }
 
-    /// Everything that is held back.
+    /// Returns all delayed text.
     pub(crate) fn flush(&mut self, width: usize) -> String {
         let mut out = String::new();
         self.place(width.max(1), &mut out);
@@ -140,7 +140,7 @@ impl StreamWrap {
         out
     }
 
-    /// Writes the word on this line, or on the next one if it does not fit.
+    /// Appends the word to this line, or to the next one if it does not fit.
     fn place(&mut self, width: usize, out: &mut String) {
         if self.word.is_empty() {
             return;
@@ -159,7 +159,7 @@ impl StreamWrap {
         self.word.clear();
     }
 
-    /// The column after the blanks.
+    /// Returns the column after the spaces.
     fn after_blanks(&self) -> usize {
         self.blanks.chars().fold(self.column, |column, c| match c {
             '\t' => (column / TAB + 1) * TAB,
@@ -173,7 +173,7 @@ mod tests {
     use super::*;
     use std::iter::once;
 
-    /// All of `text`, given in pieces of `size` characters.
+    /// Wraps `text` in pieces of `size` characters.
     fn streamed(text: &str, size: usize, width: usize) -> String {
         let mut wrap = StreamWrap::default();
         let characters: Vec<char> = text.chars().collect();
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn streamed_text_breaks_between_words_however_it_is_cut() {
+    fn streamed_wrapping_is_independent_of_pieces() {
         for size in 1..20 {
             for (text, width, expected) in [
                 ("one two three", 7, "one two\nthree"),
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn long_lines_are_broken_and_short_ones_stay() {
+    fn only_long_lines_are_wrapped() {
         assert_eq!(wrap_lines("a  b", 4), "a  b");
         assert_eq!(wrap_lines("  one two three\n\nfour", 9), "  one two\n  three\n\nfour");
         assert_eq!(wrap_lines("\x1b[2mone two\x1b[0m", 7), "\x1b[2mone two\x1b[0m");

@@ -30,7 +30,7 @@ fn a_converted_story_model_tells_the_same_story() {
     let (_, output) = path(&folder, "stories.gguf");
     let converted = ok(&["convert", &stories(), &output]);
     let text = stdout(&converted);
-    assert!(text.contains("read back") && text.contains("exact"), "{text}");
+    assert!(text.contains("verified in") && text.contains("exact"), "{text}");
     for line in text.lines() {
         assert!(line.chars().count() <= 110, "{line}");
     }
@@ -81,7 +81,7 @@ fn what_a_lossy_conversion_costs_is_said_and_measured() {
     assert_eq!(far["perplexity_first"], near["perplexity_first"]);
 }
 
-/// What the story model writes, which is what it predicts well.
+/// Returns what the story model writes, which is what it predicts well.
 fn stories_text() -> String {
     stdout(&ok(&["run", "Once upon a time", "--seed", "3", "-n", "120"])).to_owned()
 }

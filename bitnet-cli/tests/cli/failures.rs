@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::program::{bitnet, output, stderr, stdout};
 
-/// The only line of standard output.
+/// Returns the only line of standard output.
 fn document(text: &str) -> Value {
     assert_eq!(text.lines().count(), 1, "{text}");
     serde_json::from_str(text).unwrap()

@@ -6,7 +6,7 @@ use crate::program::{
     bitnet, json, ok, output, refused, refused_in_a_line, stderr, stdout, with_input,
 };
 
-/// What a greedy run prints.
+/// Returns what a greedy run prints.
 fn text(args: &[&str]) -> String {
     stdout(&ok(&[&["run"], args, &["--temp", "0"]].concat())).to_owned()
 }

@@ -166,7 +166,10 @@ mod downloads {
         let endpoint = serve(vec![file("m-Q4_K_M.gguf"), file("m-Q5_K_M.gguf")]);
         let output = run(&["run", "x", "-m", "own/model"], home.path(), &endpoint);
         let text = refusal(&output);
-        assert!(text.contains("can't run") && text.contains("own/model:m-Q5_K_M.gguf"), "{text}");
+        assert!(
+            text.contains("unsupported types") && text.contains("own/model:m-Q5_K_M.gguf"),
+            "{text}"
+        );
         assert!(!home.path().join("hub/models--own--model/snapshots").exists());
         let named = run(&["run", "x", "-m", "own/model:Q4_K_M"], home.path(), &endpoint);
         assert!(refusal(&named).contains("m-Q4_K_M.gguf"), "{}", stderr(&named));

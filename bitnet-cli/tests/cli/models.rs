@@ -14,7 +14,7 @@ fn golden_models() -> Vec<PathBuf> {
     models
 }
 
-/// What `--model` takes for a golden folder, with the options that the file itself cannot tell.
+/// Returns what `--model` takes for a golden folder, with the options that the file itself cannot tell.
 fn golden_arguments(folder: &Path) -> Vec<String> {
     let gguf = folder.join("model.gguf");
     let path = if gguf.is_file() { gguf } else { folder.to_owned() };

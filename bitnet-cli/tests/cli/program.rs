@@ -54,7 +54,7 @@ pub(crate) fn stderr(output: &Output) -> &str {
     std::str::from_utf8(&output.stderr).unwrap()
 }
 
-/// The output of a command that must succeed.
+/// Returns the output of a command that must succeed.
 pub(crate) fn ok(args: &[&str]) -> Output {
     let output = output(args);
     assert!(output.status.success(), "{args:?}: {}", stderr(&output));
@@ -80,7 +80,7 @@ pub(crate) fn refused(args: &[&str], words: &[&str]) {
     assert!(!message.contains("panicked"), "{message}");
 }
 
-/// As [`refused`], with nothing but that one line.
+/// Like [`refused`], with nothing but that one line.
 pub(crate) fn refused_in_a_line(args: &[&str], words: &[&str]) {
     refused(args, words);
     let output = output(args);

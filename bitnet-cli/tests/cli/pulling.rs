@@ -8,7 +8,7 @@ use crate::program::{bitnet, stderr, stdout};
 
 pub(crate) const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
-/// The golden folder of a Hugging Face model.
+/// Returns the golden folder of a Hugging Face model.
 fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/models/bitnet-2b-packed")
 }
@@ -20,7 +20,7 @@ pub(crate) fn golden_files() -> Vec<PathBuf> {
     files
 }
 
-/// The program with `home` for everything that comes from hubs, and nothing from the tester's own environment.
+/// Returns the program with `home` for everything that comes from hubs, and nothing from the tester's own environment.
 pub(crate) fn with_home(args: &[&str], home: &Path) -> Command {
     let mut command = bitnet(args);
     for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"]
@@ -73,7 +73,7 @@ fn what_has_been_pulled_runs_by_its_name_on_the_hub() {
         with_home(&["inspect", "hf:own/other", "--offline"], home.path()).output().unwrap();
     assert!(refusal(&missing).contains("own/other is not in"), "{}", stderr(&missing));
     let wrong = with_home(&["inspect", "hf:../x"], home.path()).output().unwrap();
-    assert!(refusal(&wrong).contains("names no model"), "{}", stderr(&wrong));
+    assert!(refusal(&wrong).contains("is not a model name"), "{}", stderr(&wrong));
 }
 
 #[cfg(not(feature = "hub"))]
@@ -89,7 +89,7 @@ pub(crate) mod downloads {
 
     use super::*;
 
-    /// A hub with one repository, `own/model`. It gives no checksums.
+    /// Returns a hub with one repository, `own/model`. It gives no checksums.
     pub(crate) fn serve(files: Vec<(String, Vec<u8>)>) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::program::{json, ok, output, spawn, stderr, stdout};
 
-/// The embedded model as a file, last written to an hour ago.
+/// Returns the embedded model as a file, last written to an hour ago.
 fn model(folder: &Path) -> PathBuf {
     let path = folder.join("model.gguf");
     std::fs::write(&path, bitnet_inference::EMBEDDED).unwrap();
@@ -18,7 +18,7 @@ fn model(folder: &Path) -> PathBuf {
     path
 }
 
-/// The model with the first scale or number of one tensor replaced by bytes that are NaN in every type.
+/// Returns the model with the first scale or number of one tensor replaced by bytes that are NaN in every type.
 fn spoiled(folder: &Path, tensor: &str) -> PathBuf {
     let path = model(folder);
     let offset = {

@@ -104,14 +104,14 @@ pub(crate) fn put(folder: &Path, name: &str, json: &Value) {
     fs::write(folder.join(name), json.to_string()).unwrap();
 }
 
-/// The character that stands for a byte in byte-level vocabularies.
+/// Returns the character that stands for a byte in byte-level vocabularies.
 fn letter(byte: u32) -> char {
     let plain = |byte: u32| matches!(byte, 0x21..=0x7E | 0xA1..=0xAC | 0xAE..=0xFF);
     let shifted = (0..byte).filter(|&other| !plain(other)).count() as u32;
     char::from_u32(if plain(byte) { byte } else { 256 + shifted }).unwrap()
 }
 
-/// A tokenizer.json of bytes, without merges.
+/// Returns a tokenizer.json of bytes, without merges.
 fn tokenizer() -> Value {
     let mut vocab = serde_json::Map::new();
     let mut added = Vec::new();

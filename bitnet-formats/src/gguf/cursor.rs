@@ -1,4 +1,4 @@
-//! A reader of little-endian fields that never leaves its bytes and says what it was reading when they ended.
+//! A bounds-checked reader of little-endian fields; its errors name the field.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ pub(super) struct Cursor<'a> {
     file: &'a str,
     bytes: &'a [u8],
     at: usize,
-    /// Reads that end behind this offset are refused.
+    /// Reads beyond this offset fail.
     limit: u64,
 }
 
@@ -18,12 +18,12 @@ impl<'a> Cursor<'a> {
         Self::at(file, bytes, 0)
     }
 
-    /// The same bytes from another position, which may lie behind their end (then every read fails).
+    /// Returns a cursor over the same bytes at another position. A position beyond the end makes every read fail.
     pub(super) fn at(file: &'a str, bytes: &'a [u8], at: usize) -> Self {
         Self { file, bytes, at: at.min(bytes.len()), limit: u64::MAX }
     }
 
-    /// From now on, refuses to read behind `limit`: in a sparse file there may be terabytes to step through.
+    /// Limits further reads to offsets below `limit`, because a sparse file may be terabytes long.
     pub(super) fn set_limit(&mut self, limit: u64) {
         self.limit = limit;
     }
@@ -36,7 +36,7 @@ impl<'a> Cursor<'a> {
         (self.bytes.len() - self.at) as u64
     }
 
-    /// The bytes that were not read yet.
+    /// Returns the remaining bytes.
     pub(super) fn rest(&self) -> &'a [u8] {
         self.bytes.get(self.at..).unwrap_or(&[])
     }
@@ -45,7 +45,7 @@ impl<'a> Cursor<'a> {
         self.file
     }
 
-    /// The next `count` bytes.
+    /// Reads `count` bytes.
     pub(super) fn take(&mut self, count: u64, what: fmt::Arguments<'_>) -> Result<&'a [u8]> {
         let taken = usize::try_from(count)
             .ok()
@@ -68,7 +68,7 @@ impl<'a> Cursor<'a> {
         Ok(taken)
     }
 
-    /// The next `N` bytes as an array.
+    /// Reads `N` bytes as an array.
     pub(super) fn array<const N: usize>(&mut self, what: fmt::Arguments<'_>) -> Result<[u8; N]> {
         let taken = self.take(N as u64, what)?;
         let mut array = [0; N];
@@ -84,7 +84,7 @@ impl<'a> Cursor<'a> {
         self.array(what).map(u64::from_le_bytes)
     }
 
-    /// A string: its length, then as many bytes.
+    /// Reads a string: its length, then its bytes.
     pub(super) fn string_bytes(&mut self, what: fmt::Arguments<'_>) -> Result<&'a [u8]> {
         let len = self.u64(what)?;
         self.take(len, what)

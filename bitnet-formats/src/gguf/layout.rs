@@ -1,4 +1,4 @@
-//! Where the tensors of a GGUF file lie: sizes from types and dimensions, extents in the file, no gaps, no overlaps.
+//! Tensor layout of a GGUF file: sizes from types and dimensions, extents in the file without gaps or overlaps.
 
 use std::ops::Range;
 
@@ -12,26 +12,26 @@ pub struct TensorInfo {
     pub name: String,
     /// Its dimensions in ggml order: `dims[0]` is contiguous, so a weight `[N, K]` of Hugging Face has `[K, N]` here.
     pub dims: Vec<u64>,
-    /// How its values are stored.
+    /// Its storage type.
     pub ggml_type: GgmlType,
-    /// Where its data begins, in bytes from the beginning of its file.
+    /// The offset of its data in its file, in bytes.
     pub offset: u64,
     /// The length of its data in bytes.
     pub nbytes: u64,
-    /// Which file of a split model holds it; 0 in a model of one file.
+    /// The index of its file in a split model; 0 in a single file.
     pub shard: usize,
 }
 
 impl TensorInfo {
-    /// The number of values.
+    /// Returns the number of elements.
     #[must_use]
     pub fn elements(&self) -> u64 {
-        // Cannot overflow: checked when the file was read.
+        // Cannot overflow: checked by the parser.
         self.dims.iter().product()
     }
 }
 
-/// A tensor as the file describes it; the `*_offset` fields say where in the file.
+/// A tensor description; the `*_offset` fields are positions in the file.
 pub(super) struct Described {
     pub(super) name: String,
     pub(super) dims: Vec<u64>,
@@ -42,7 +42,7 @@ pub(super) struct Described {
     pub(super) offset_offset: u64,
 }
 
-/// A type field, before sizes are known.
+/// A type field before sizes are resolved.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum StoredType {
     Settled(GgmlType),
@@ -75,11 +75,10 @@ impl StoredType {
     }
 }
 
-/// Gives every tensor its size and its place, and refuses what does not fit.
+/// Resolves the size and position of every tensor and validates them.
 ///
-/// The data must be laid out as every writer does it: each tensor at the next multiple of `alignment` after the one
-/// before it (in whatever order). A hole could hide anything and is refused, as llama.cpp does. Bytes behind the last
-/// tensor's padding belong to nothing; their place is returned.
+/// Each tensor must begin at the next multiple of `alignment` after the previous one, in any order. Gaps are errors, as
+/// in llama.cpp. Returns the end of the last tensor's padding; bytes after it are unused.
 pub(super) fn place(
     file: &str,
     described: Vec<Described>,
@@ -100,7 +99,7 @@ pub(super) fn place(
     Ok((tensors, end.min(file_len)..file_len))
 }
 
-/// Size and absolute place of one tensor.
+/// Resolves the size and absolute position of one tensor.
 fn measure(
     file: &str,
     described: Described,
@@ -142,7 +141,7 @@ fn measure(
     }
 }
 
-/// Refuses overlaps and holes; where the last tensor's padding ends.
+/// Rejects overlaps and gaps. Returns the end of the last tensor's padding.
 fn check_neighbours(
     file: &str,
     tensors: &[TensorInfo],
@@ -151,7 +150,7 @@ fn check_neighbours(
     alignment: u64,
     file_len: u64,
 ) -> Result<u64> {
-    // Every end is at most the file's length, and `data_start` is aligned: the sums below stay small.
+    // Every end is at most the file's length and `data_start` is aligned, so the sums below cannot overflow.
     let padded = |end: u64| end.checked_next_multiple_of(alignment).unwrap_or(end);
     let mut end = data_start.min(file_len);
     let mut before = "the header";
@@ -172,8 +171,8 @@ fn check_neighbours(
     Ok(padded(end))
 }
 
-/// Decides between 64- and 128-weight blocks for every Q2_0 tensor by the room up to its neighbour; where padding hides
-/// the difference (small tensors), by the other Q2_0 tensors of the file.
+/// Selects 64- or 128-weight blocks for every Q2_0 tensor by the distance to the next tensor. Where padding hides the
+/// difference (small tensors), the other Q2_0 tensors of the file decide.
 fn settle_types(
     file: &str,
     described: &[Described],
@@ -193,7 +192,7 @@ fn settle_types(
         };
         let next = order.get(position + 1).and_then(|&next| described.get(next));
         let room = next.map_or(data_len, |next| next.offset).saturating_sub(tensor.offset);
-        // What follows the last tensor may belong to nothing: where either type leaves bytes over, nothing is said.
+        // Unused bytes may follow the last tensor, so its extent decides only if one type fits exactly.
         let leaves_bytes = |ggml_type: GgmlType| {
             ggml_type.nbytes(&tensor.dims).is_some_and(|nbytes| nbytes <= room)
         };
@@ -229,8 +228,8 @@ fn settle_types(
         .collect()
 }
 
-/// The block size whose bytes, padded or not, fill the room exactly; `None` where both do. Where neither does, the upstream
-/// meaning, which the checks of size and place then refuse.
+/// Returns the block size whose bytes, padded or not, fill the extent exactly; `None` if both do. If neither does, returns
+/// the upstream type, which the later checks reject.
 fn by_room(dims: &[u64], room: u64, alignment: u64) -> Option<GgmlType> {
     let fits = |ggml_type: GgmlType| fills(ggml_type, dims, room, alignment);
     match (fits(GgmlType::Q2_0G64), fits(GgmlType::Q2_0G128)) {
@@ -240,7 +239,7 @@ fn by_room(dims: &[u64], room: u64, alignment: u64) -> Option<GgmlType> {
     }
 }
 
-/// Whether a tensor of this type, padded or not, fills the room exactly.
+/// Returns whether a tensor of this type, padded or not, fills the extent exactly.
 fn fills(ggml_type: GgmlType, dims: &[u64], room: u64, alignment: u64) -> bool {
     ggml_type.nbytes(dims).is_some_and(|nbytes| {
         room == nbytes || nbytes.checked_next_multiple_of(alignment) == Some(room)

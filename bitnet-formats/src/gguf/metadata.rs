@@ -7,7 +7,7 @@ use super::value::{self, Array, Value, ValueType};
 use crate::error::{Error, Result, shown};
 use crate::mmap::Region;
 
-/// Where a key and its value stand; filled by the parser, which has validated both.
+/// The positions of a key and its value, both validated by the parser.
 #[derive(Debug, Clone)]
 pub(super) struct Entry {
     pub(super) key: String,
@@ -16,10 +16,10 @@ pub(super) struct Entry {
     pub(super) start: usize,
 }
 
-/// Keys and values of a GGUF file, in file order. Values stay in the file until they are asked for.
+/// Keys and values of a GGUF file, in file order. Values are decoded on access.
 ///
-/// Every getter comes twice: `get_*` for a key that must be there, `opt_*` for one that may be absent. In both, a value of
-/// the wrong type is an error. Integers of any width are accepted where their value fits.
+/// Getters come in pairs: `get_*` for required keys, `opt_*` for optional ones. A value of the wrong type is an error
+/// in both. Integers of any width are accepted if the value fits.
 #[derive(Debug, Clone)]
 pub struct Metadata {
     region: Region,
@@ -34,33 +34,33 @@ impl Metadata {
         Self { region, entries, by_key }
     }
 
-    /// The file's name as messages show it.
+    /// Returns the file's name as shown in error messages.
     #[must_use]
     pub fn file_name(&self) -> &str {
         self.region.file().name()
     }
 
-    /// The number of keys.
+    /// Returns the number of keys.
     #[must_use]
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether there are no keys.
+    /// Returns whether there are no keys.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// All keys with their values, in file order.
+    /// Iterates over keys and values in file order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, Value<'_>)> {
         self.entries.iter().filter_map(|entry| Some((entry.key.as_str(), self.decode(entry).ok()?)))
     }
 
-    /// The value of a key, of whatever type.
+    /// Returns the value of a key, of any type.
     ///
     /// # Errors
-    /// Only where the file was changed since it was opened.
+    /// Only if the file was modified after it was opened.
     pub fn value(&self, key: &str) -> Result<Option<Value<'_>>> {
         let entry = self.by_key.get(key).and_then(|&index| self.entries.get(index));
         entry.map(|entry| self.decode(entry)).transpose()
@@ -108,7 +108,7 @@ impl Metadata {
     }
 }
 
-/// All elements of an array, `None` where one does not convert.
+/// Converts all elements of an array; `None` if one does not convert.
 fn collect<'a, T>(array: Array<'a>, convert: impl Fn(Value<'a>) -> Option<T>) -> Option<Vec<T>> {
     let mut all = Vec::new();
     all.try_reserve_exact(array.len()).ok()?;
@@ -128,100 +128,100 @@ const F32S: &str = "an array of floats";
 const I32S: &str = "an array of integers of -2^31 to 2^31-1";
 const U32S: &str = "an array of integers of 0 to 2^32-1";
 
-/// The getters; all fail with [`Error::KeyType`] on a value of another type or out of range, the `get_*` ones with
-/// [`Error::MissingKey`] as well.
+/// Typed getters. All fail with [`Error::KeyType`] for a value of another type or out of range; `get_*` also fail with
+/// [`Error::MissingKey`].
 impl Metadata {
-    /// An integer that fits 32 bits.
+    /// Returns a required integer that fits 32 bits.
     pub fn get_u32(&self, key: &str) -> Result<u32> {
         self.required(key, U32, self.opt_u32(key))
     }
 
-    /// An integer that fits 32 bits, if the key is there.
+    /// Returns an optional integer that fits 32 bits.
     pub fn opt_u32(&self, key: &str) -> Result<Option<u32>> {
         self.opt(key, U32, |value| value.as_u64()?.try_into().ok())
     }
 
-    /// An integer.
+    /// Returns a required integer.
     pub fn get_u64(&self, key: &str) -> Result<u64> {
         self.required(key, U64, self.opt_u64(key))
     }
 
-    /// An integer, if the key is there.
+    /// Returns an optional integer.
     pub fn opt_u64(&self, key: &str) -> Result<Option<u64>> {
         self.opt(key, U64, |value| value.as_u64())
     }
 
-    /// A float of either width, rounded to 32 bits; it may be NaN or infinite.
+    /// Returns a required float of either width, rounded to 32 bits; it may be NaN or infinite.
     pub fn get_f32(&self, key: &str) -> Result<f32> {
         self.required(key, F32, self.opt_f32(key))
     }
 
-    /// A float of either width, if the key is there; it may be NaN or infinite.
+    /// Returns an optional float of either width; it may be NaN or infinite.
     pub fn opt_f32(&self, key: &str) -> Result<Option<f32>> {
         self.opt(key, F32, |value| value.as_f32())
     }
 
-    /// A boolean.
+    /// Returns a required boolean.
     pub fn get_bool(&self, key: &str) -> Result<bool> {
         self.required(key, BOOL, self.opt_bool(key))
     }
 
-    /// A boolean, if the key is there.
+    /// Returns an optional boolean.
     pub fn opt_bool(&self, key: &str) -> Result<Option<bool>> {
         self.opt(key, BOOL, |value| value.as_bool())
     }
 
-    /// A string.
+    /// Returns a required string.
     pub fn get_str(&self, key: &str) -> Result<&str> {
         self.required(key, STRING, self.opt_str(key))
     }
 
-    /// A string, if the key is there.
+    /// Returns an optional string.
     pub fn opt_str(&self, key: &str) -> Result<Option<&str>> {
         self.opt(key, STRING, |value| value.as_str())
     }
 
-    /// An array of strings.
+    /// Returns a required array of strings.
     pub fn get_array_str(&self, key: &str) -> Result<Vec<&str>> {
         self.required(key, STRINGS, self.opt_array_str(key))
     }
 
-    /// An array of strings, if the key is there.
+    /// Returns an optional array of strings.
     pub fn opt_array_str(&self, key: &str) -> Result<Option<Vec<&str>>> {
         self.opt_array(key, STRINGS, |value| value.as_str())
     }
 
-    /// An array of floats of either width.
+    /// Returns a required array of floats of either width.
     pub fn get_array_f32(&self, key: &str) -> Result<Vec<f32>> {
         self.required(key, F32S, self.opt_array_f32(key))
     }
 
-    /// An array of floats of either width, if the key is there.
+    /// Returns an optional array of floats of either width.
     pub fn opt_array_f32(&self, key: &str) -> Result<Option<Vec<f32>>> {
         self.opt_array(key, F32S, |value| value.as_f32())
     }
 
-    /// An array of integers that fit 32 signed bits.
+    /// Returns a required array of integers that fit 32 signed bits.
     pub fn get_array_i32(&self, key: &str) -> Result<Vec<i32>> {
         self.required(key, I32S, self.opt_array_i32(key))
     }
 
-    /// An array of integers that fit 32 signed bits, if the key is there.
+    /// Returns an optional array of integers that fit 32 signed bits.
     pub fn opt_array_i32(&self, key: &str) -> Result<Option<Vec<i32>>> {
         self.opt_array(key, I32S, |value| value.as_i64()?.try_into().ok())
     }
 
-    /// An array of integers that fit 32 bits.
+    /// Returns a required array of integers that fit 32 bits.
     pub fn get_array_u32(&self, key: &str) -> Result<Vec<u32>> {
         self.required(key, U32S, self.opt_array_u32(key))
     }
 
-    /// An array of integers that fit 32 bits, if the key is there.
+    /// Returns an optional array of integers that fit 32 bits.
     pub fn opt_array_u32(&self, key: &str) -> Result<Option<Vec<u32>>> {
         self.opt_array(key, U32S, |value| value.as_u64()?.try_into().ok())
     }
 
-    /// The number of elements of an array of any type, if the key is there; costs nothing beyond finding its end.
+    /// Returns the length of an optional array of any type, without decoding it.
     pub fn opt_array_len(&self, key: &str) -> Result<Option<usize>> {
         self.opt(key, "an array", |value| Some(value.as_array()?.len()))
     }

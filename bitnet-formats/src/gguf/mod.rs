@@ -1,10 +1,10 @@
-//! GGUF v2 and v3: a reader that validates everything once at open and hands out tensors without copying, and a writer.
+//! GGUF v2 and v3: a zero-copy reader that validates the whole header when it opens a file, and a writer.
 //!
 //! ```text
 //! "GGUF" u32 version  u64 tensors  u64 keys
 //! keys:     string key, u32 type, value
 //! tensors:  string name, u32 n_dims, u64 dims[n_dims], u32 type, u64 offset (from the data's start)
-//! zeros up to general.alignment (32 unless told)
+//! zeros up to general.alignment (default 32)
 //! data:     each tensor at a multiple of the alignment
 //! ```
 //! Little-endian throughout. Source: ggml `docs/gguf.md`.
@@ -40,15 +40,15 @@ pub struct GgufFile {
     tensors: Vec<TensorInfo>,
     by_name: HashMap<String, usize>,
     shards: Vec<Arc<MappedFile>>,
-    /// Of all files together.
+    /// The tensors of all files.
     trailing: TrailingBytes,
 }
 
 impl GgufFile {
-    /// Maps and validates a file. Given the first file of a split model (`NAME-00001-of-0000N.gguf`), opens all of them.
+    /// Maps and validates a file. Opens all files of a split model if `path` is the first one (`NAME-00001-of-0000N.gguf`).
     ///
     /// # Errors
-    /// Every way in which a file can be unreadable, damaged or unsupported; the message names file, field and offset.
+    /// Returns an error if the file is unreadable, damaged or unsupported; it names file, field and offset.
     pub fn open(path: &Path) -> Result<Self> {
         let file = MappedFile::open(path)?;
         let parsed = parse(file.bytes(), file.name())?;
@@ -56,18 +56,18 @@ impl GgufFile {
         split::open_rest(first, path)
     }
 
-    /// Validates a file that is in memory; `name` stands for it in messages.
+    /// Validates a file in memory; error messages call it `name`.
     ///
     /// # Errors
-    /// As [`GgufFile::open`]; a split model needs its path and is refused.
+    /// Same as [`GgufFile::open`]. A split model is an error, because it needs its path.
     pub fn from_bytes(bytes: Vec<u8>, name: &str) -> Result<Self> {
         Self::from_mapped(MappedFile::from_bytes(bytes, name))
     }
 
-    /// Validates a file that is part of the program, without copying it.
+    /// Validates a file embedded in the program, without copying it.
     ///
     /// # Errors
-    /// As [`GgufFile::from_bytes`].
+    /// Same as [`GgufFile::from_bytes`].
     pub fn from_static(bytes: &'static [u8], name: &str) -> Result<Self> {
         Self::from_mapped(MappedFile::from_static(bytes, name))
     }
@@ -94,7 +94,7 @@ impl GgufFile {
         Ok(whole)
     }
 
-    /// Takes over the tensors of one file, which must have no name that is already there.
+    /// Adds the tensors of one file, whose names must be new.
     fn add_tensors(&mut self, file: &Arc<MappedFile>, tensors: Vec<TensorInfo>) -> Result<()> {
         for tensor in tensors {
             if self.by_name.insert(tensor.name.clone(), self.tensors.len()).is_some() {
@@ -106,37 +106,37 @@ impl GgufFile {
         Ok(())
     }
 
-    /// The GGUF version of the (first) file: 2 or 3.
+    /// Returns the GGUF version of the (first) file: 2 or 3.
     #[must_use]
     pub fn version(&self) -> u32 {
         self.version
     }
 
-    /// The name of the (first) file as messages show it.
+    /// Returns the name of the (first) file for error messages.
     #[must_use]
     pub fn name(&self) -> &str {
         self.metadata.file_name()
     }
 
-    /// The metadata, in file order.
+    /// Returns the metadata, in file order.
     #[must_use]
     pub fn metadata(&self) -> &Metadata {
         &self.metadata
     }
 
-    /// All tensors, in file order, those of a split model's files one after the other.
+    /// Returns all tensors in file order, over all files of a split model.
     #[must_use]
     pub fn tensors(&self) -> &[TensorInfo] {
         &self.tensors
     }
 
-    /// The tensor of that name, if there is one.
+    /// Returns the tensor named `name`, if it exists.
     #[must_use]
     pub fn find(&self, name: &str) -> Option<&TensorInfo> {
         self.tensors.get(*self.by_name.get(name)?)
     }
 
-    /// The tensor of that name.
+    /// Returns the tensor named `name`.
     ///
     /// # Errors
     /// [`Error::MissingTensor`].
@@ -147,16 +147,16 @@ impl GgufFile {
         })
     }
 
-    /// What follows the last tensor of a file and belongs to nothing, if there is such.
+    /// Returns the unused bytes after the last tensor, if any.
     #[must_use]
     pub fn trailing_bytes(&self) -> Option<TrailingBytes> {
         (self.trailing.count > 0).then_some(self.trailing)
     }
 
-    /// The bytes of a tensor, `tensor.nbytes` of them, not copied.
+    /// Returns the `tensor.nbytes` bytes of a tensor without copying.
     ///
     /// # Errors
-    /// [`Error::UnexpectedEnd`] where `tensor` is not of this model.
+    /// [`Error::UnexpectedEnd`] if `tensor` belongs to another model.
     pub fn data(&self, tensor: &TensorInfo) -> Result<Region> {
         let outside = || Error::UnexpectedEnd {
             file: self.name().to_owned(),
@@ -172,16 +172,16 @@ impl GgufFile {
         file.region().slice(start..end)
     }
 
-    /// The files that the model consists of, in order; more than one where it is split.
+    /// Returns the files of the model, in order.
     #[must_use]
     pub fn files(&self) -> &[Arc<MappedFile>] {
         &self.shards
     }
 
-    /// Whether every file is still what was mapped; to be called after the tensors have been decoded.
+    /// Checks that no file has changed since it was mapped. Call this after decoding tensors.
     ///
     /// # Errors
-    /// Those of [`MappedFile::check`].
+    /// Same as [`MappedFile::check`].
     pub fn check(&self) -> Result<()> {
         self.shards.iter().try_for_each(|file| file.check())
     }

@@ -1,4 +1,4 @@
-//! Reading a GGUF header: counts, keys, tensor descriptions, all checked against the bytes that there are.
+//! The parser of GGUF headers. Counts, keys and tensor descriptions are checked against the available bytes.
 
 use std::collections::HashSet;
 
@@ -9,34 +9,34 @@ use super::value::{self, Value, ValueType};
 use crate::error::{Error, Result, shown, shown_bytes};
 use crate::sniff::refuse_pickle;
 
-/// At most this many keys; models have below a hundred.
+/// Maximum number of keys; models have fewer than a hundred.
 const KEY_LIMIT: u64 = 1 << 16;
-/// At most this many tensors; the largest models have a few thousand (experts are stacked).
+/// Maximum number of tensors; the largest models have a few thousand (experts are stacked).
 const TENSOR_LIMIT: u64 = 1 << 17;
-/// The longest key, in bytes (the format's own limit).
+/// Maximum length of a key in bytes (the format's limit).
 pub(super) const KEY_BYTES: u64 = (1 << 16) - 1;
-/// All keys together, in bytes.
+/// Maximum total length of all keys in bytes.
 const ALL_KEYS_BYTES: usize = 8 << 20;
-/// The longest tensor name, in bytes (the format's own limit).
+/// Maximum length of a tensor name in bytes (the format's limit).
 pub(super) const NAME_BYTES: u64 = 64;
-/// Where the metadata must have ended, in bytes from the beginning; the largest vocabularies need some 20 MB.
+/// Maximum end of the metadata in bytes; the largest vocabularies need about 20 MB.
 const METADATA_BYTES: u64 = 128 << 20;
-/// The coarsest alignment of tensors, in bytes.
+/// Maximum alignment of tensors in bytes.
 const ALIGNMENT_LIMIT: u32 = 1 << 20;
-/// Bytes of the shortest possible key with its value: length, one character, type, one byte.
+/// Minimum bytes of a key and its value: length, one character, type, one byte.
 const SHORTEST_KEY: u64 = 8 + 1 + 4 + 1;
-/// Bytes of the shortest possible tensor description: length, one character, n_dims, one dimension, type, offset.
+/// Minimum bytes of a tensor description: length, one character, n_dims, one dimension, type, offset.
 const SHORTEST_TENSOR: u64 = 8 + 1 + 4 + 8 + 4 + 8;
 
-/// How many bytes of what follows the last tensor are looked at.
+/// Maximum number of bytes inspected after the last tensor.
 const TAIL_LOOKED_AT: usize = 1 << 20;
 
-/// Bytes behind the last tensor that belong to nothing; readers of GGUF leave them alone.
+/// Unused bytes after the last tensor, which readers of GGUF ignore.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TrailingBytes {
-    /// How many.
+    /// The number of bytes.
     pub count: u64,
-    /// Whether they are zeros, as far as the first MiB shows.
+    /// Whether the first MiB of them is zero.
     pub zeros: bool,
 }
 
@@ -47,23 +47,23 @@ impl std::fmt::Display for TrailingBytes {
     }
 }
 
-/// A validated header; its offsets hold for the bytes it was read from.
+/// A validated header; its offsets refer to the parsed bytes.
 #[derive(Debug, Clone)]
 pub struct Parsed {
     /// The format's version, 2 or 3.
     pub version: u32,
     /// The alignment of tensor data in bytes.
     pub alignment: u64,
-    /// Where the tensor data begins, in bytes.
+    /// The offset of the tensor data in bytes.
     pub data_start: u64,
     /// The tensors in file order.
     pub tensors: Vec<TensorInfo>,
-    /// What follows the last tensor.
+    /// The bytes after the last tensor.
     pub trailing: TrailingBytes,
     pub(super) entries: Vec<Entry>,
 }
 
-/// Validates a whole GGUF file given as bytes; `name` stands for it in messages.
+/// Validates a GGUF file in memory; error messages call it `name`.
 ///
 /// # Errors
 /// See [`super::GgufFile::open`].
@@ -85,7 +85,7 @@ pub fn parse(bytes: &[u8], name: &str) -> Result<Parsed> {
         .ok_or_else(|| Error::header(name, "tensor data", cursor.offset(), "out of range"))?;
     let (tensors, tail) =
         layout::place(name, described, data_start, alignment, bytes.len() as u64)?;
-    // In range: both are positions in the file.
+    // In range: both are offsets in the file.
     let trailing = bytes.get(tail.start as usize..).unwrap_or_default();
     let trailing = TrailingBytes {
         count: trailing.len() as u64,
@@ -124,7 +124,7 @@ fn read_magic_and_version(cursor: &mut Cursor<'_>) -> Result<u32> {
     }
 }
 
-/// A count must be small enough to be meant, and its items must be able to fit into what remains.
+/// Reads a count, which must not exceed its limit or the number of items that fit the remaining bytes.
 fn bound(
     cursor: &Cursor<'_>,
     what: &str,
@@ -149,7 +149,7 @@ fn bound(
     Ok(())
 }
 
-/// A key or tensor name: bounded, UTF-8, not empty, without control characters.
+/// Reads a key or tensor name: bounded, UTF-8, not empty, without control characters.
 fn read_name<'a>(cursor: &mut Cursor<'a>, what: &str, index: u64, limit: u64) -> Result<&'a str> {
     let at = cursor.offset();
     let len = cursor.u64(format_args!("length of {what} {index}"))?;
@@ -175,10 +175,10 @@ fn read_name<'a>(cursor: &mut Cursor<'a>, what: &str, index: u64, limit: u64) ->
     Ok(text)
 }
 
-/// Why a name that [`climbs`] is refused.
-pub(super) const CLIMBS: &str = "it looks like a path out of the model";
+/// The error text for a name that [`climbs`].
+pub(super) const CLIMBS: &str = "it looks like a path out of the model's folder";
 
-/// Whether a tensor's name, taken for a path, would lead out of the folder that it is joined to.
+/// Returns whether a tensor name, used as a path, would leave the folder that it is joined to.
 pub(super) fn climbs(name: &str) -> bool {
     name.split(['/', '\\']).any(|part| part == "..")
 }
@@ -218,14 +218,14 @@ fn read_keys(cursor: &mut Cursor<'_>, count: u64) -> Result<Vec<Entry>> {
         })?;
         let start = cursor.offset();
         value::read(cursor, value_type, &short, 0)?;
-        // In range: it is a position in a slice.
+        // In range: it is an offset in a slice.
         entries.push(Entry { key: key.to_owned(), key_offset, value_type, start: start as usize });
     }
     cursor.set_limit(u64::MAX);
     Ok(entries)
 }
 
-/// `general.alignment`, 32 where it is absent.
+/// Returns `general.alignment`; the default is 32.
 fn alignment(file: &str, bytes: &[u8], entries: &[Entry]) -> Result<u64> {
     const KEY: &str = "general.alignment";
     let Some(entry) = entries.iter().find(|entry| entry.key == KEY) else { return Ok(32) };

@@ -1,4 +1,4 @@
-//! Split GGUF models: `NAME-00001-of-00003.gguf` names the first file, whose keys say how many there are.
+//! Split GGUF models. `NAME-00001-of-00003.gguf` is the first file; its keys state the number of files.
 
 use std::path::Path;
 
@@ -10,10 +10,10 @@ const COUNT: &str = "split.count";
 const NUMBER: &str = "split.no";
 const TENSORS: &str = "split.tensors.count";
 
-/// The most files of one model: more than these would be below a gigabyte each for any known model.
+/// Maximum number of files; any known model would have less than a gigabyte per file.
 const SHARD_LIMIT: u32 = 999;
 
-/// Number and count of files, if the model is split.
+/// Returns the index and the number of files if the model is split.
 fn position(file: &GgufFile) -> Result<Option<(u32, u32)>> {
     match file.metadata().opt_u32(COUNT)? {
         None | Some(0 | 1) => Ok(None),
@@ -21,7 +21,7 @@ fn position(file: &GgufFile) -> Result<Option<(u32, u32)>> {
     }
 }
 
-/// Refuses a split model that was given as bytes.
+/// Rejects a split model in memory.
 pub(super) fn refuse(file: &GgufFile) -> Result<()> {
     match position(file)? {
         None => Ok(()),
@@ -36,30 +36,30 @@ pub(super) fn refuse(file: &GgufFile) -> Result<()> {
     }
 }
 
-/// Opens the other files of a split model and takes over their tensors; a model of one file is returned as it is.
+/// Opens the other files of a split model and adds their tensors; returns a single-file model unchanged.
 pub(super) fn open_rest(mut first: GgufFile, path: &Path) -> Result<GgufFile> {
     let Some((number, count)) = position(&first)? else { return Ok(first) };
     let file = first.name().to_owned();
-    let given =
+    let file_name =
         path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let Some(stem) = stem(&given) else {
+    let Some(stem) = stem(&file_name) else {
         let problem = format!(
             "it is one of {count} files, but is not named NAME-00001-of-{count:05}.gguf; restore its name"
         );
-        return Err(Error::shard(&file, &given, problem));
+        return Err(Error::shard(&file, &file_name, problem));
     };
     if number != 0 {
         let first = shard_name(stem, 0, count);
         return Err(Error::shard(
             &file,
-            &given,
+            &file_name,
             format!("it is not the first file of its model; open \"{first}\""),
         ));
     }
-    if given != shard_name(stem, 0, count) {
+    if file_name != shard_name(stem, 0, count) {
         let problem =
             format!("its keys say file 1 of {count}, its name says otherwise; restore its name");
-        return Err(Error::shard(&file, &given, problem));
+        return Err(Error::shard(&file, &file_name, problem));
     }
     if count > SHARD_LIMIT {
         let (value, limit) = (count.into(), SHARD_LIMIT.into());
@@ -71,7 +71,7 @@ pub(super) fn open_rest(mut first: GgufFile, path: &Path) -> Result<GgufFile> {
             limit,
         ));
     }
-    // All of them are looked for before the first one is read: a missing one is the usual mistake.
+    // Checks that all files exist before reading any: a missing file is the most common mistake.
     for index in 1..count {
         let name = shard_name(stem, index, count);
         if !path.with_file_name(&name).exists() {
@@ -91,7 +91,7 @@ pub(super) fn open_rest(mut first: GgufFile, path: &Path) -> Result<GgufFile> {
             );
             Err(Error::shard(
                 &file,
-                &given,
+                &file_name,
                 format!("{problem}; download all files of the model again"),
             ))
         }
@@ -126,7 +126,7 @@ fn shard_name(stem: &str, index: u32, count: u32) -> String {
     format!("{stem}-{:05}-of-{count:05}.gguf", u64::from(index) + 1)
 }
 
-/// NAME in `NAME-00001-of-00003.gguf`.
+/// Returns NAME of `NAME-00001-of-00003.gguf`.
 fn stem(name: &str) -> Option<&str> {
     let rest = name.strip_suffix(".gguf")?;
     let (rest, count) = rest.rsplit_once("-of-")?;

@@ -1,11 +1,11 @@
-//! The storage types of GGUF tensors: ids, block sizes, byte sizes, and what to say about those that are not read.
+//! The storage types of GGUF tensors: ids, block sizes, byte sizes, and advice for unsupported types.
 
 use std::fmt;
 
-/// A storage type that this program reads.
+/// A supported storage type.
 ///
-/// A type packs `block_weights` consecutive weights of a row into `block_bytes` bytes; the row-scaled types of ik_llama.cpp
-/// add a scale to each row. I2_S alone is described by the whole tensor instead (packed codes, then one scale).
+/// A type packs `block_weights` consecutive weights of a row into `block_bytes` bytes. The row-scaled types of ik_llama.cpp
+/// add a scale to each row. I2_S stores the packed codes of the whole tensor, then one scale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum GgmlType {
@@ -25,30 +25,30 @@ pub enum GgmlType {
     Tq1_0,
     /// Ternary, 2 bits, one f16 scale per 256, id 35.
     Tq2_0,
-    /// Ternary, 2 bits, one f32 scale per tensor behind the codes, id 36 (bitnet.cpp). Which of its three code layouts
-    /// was used is not in the file.
+    /// Ternary, 2 bits, one f32 scale per tensor after the codes, id 36 (bitnet.cpp). The file does not state which of the
+    /// three code layouts it uses.
     I2S,
     /// 2-bit codes, one f16 scale per 64, id 42 (the upstream meaning of the id).
     Q2_0G64,
-    /// 2-bit codes, one f16 scale per 128: the older meaning of id 42, told apart by the tensor's size.
+    /// 2-bit codes, one f16 scale per 128: the older meaning of id 42, distinguished by the tensor's size.
     Q2_0G128,
     /// Ternary, base 3, one f16 scale per row, id 134 (ik_llama.cpp).
     Iq1Bn,
     /// Ternary, 2 bits, one f32 scale per row, id 135 (ik_llama.cpp).
     Iq2Bn,
-    /// IQ2_BN with four rows laid into each other, id 335 (ik_llama.cpp).
+    /// IQ2_BN with four interleaved rows, id 335 (ik_llama.cpp).
     Iq2BnR4,
 }
 
-/// What the id in a file stands for.
+/// The meaning of a type id.
 pub(super) enum Id {
-    /// One of the types that are read.
+    /// A supported type.
     Known(GgmlType),
-    /// Id 42, whose block size the tensor's extent decides.
+    /// Id 42, whose block size follows from the tensor's extent.
     Q2_0,
-    /// A type with a name that is not read, and what to do.
+    /// A known but unsupported type, and the remedy.
     Unsupported { name: &'static str, advice: &'static str },
-    /// A number without a meaning here.
+    /// An unknown id.
     Unknown,
 }
 
@@ -61,7 +61,7 @@ const REMOVED: &str =
     "it was removed from ggml; convert the model again from its original checkpoint";
 
 impl GgmlType {
-    /// The type's name as ggml and bitnet.cpp write it.
+    /// Returns the type's name in ggml and bitnet.cpp.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -82,7 +82,7 @@ impl GgmlType {
         }
     }
 
-    /// The id that stands in files.
+    /// Returns the type's id in files.
     #[must_use]
     pub fn id(self) -> u32 {
         match self {
@@ -102,7 +102,7 @@ impl GgmlType {
         }
     }
 
-    /// Whether every weight is one of -s, 0, +s (Q2_0 can hold +2s as well).
+    /// Returns whether every weight is -s, 0 or +s (Q2_0 also has +2s).
     #[must_use]
     pub fn is_ternary(self) -> bool {
         matches!(
@@ -118,8 +118,8 @@ impl GgmlType {
         )
     }
 
-    /// Weights and bytes of one block. For I2_S: 4 weights in 1 byte, to which the tensor's 32 bytes of scale are added; to
-    /// the row-scaled types, [`GgmlType::row_meta`].
+    /// Returns the weights and bytes of one block. I2_S has 4 weights per byte, plus 32 bytes of scale per tensor; row-scaled
+    /// types add [`GgmlType::row_meta`].
     #[must_use]
     pub fn block(self) -> (u64, u64) {
         match self {
@@ -138,7 +138,7 @@ impl GgmlType {
         }
     }
 
-    /// Bytes that a row has besides its blocks: the scale of the row-scaled types.
+    /// Returns the bytes of a row besides its blocks: the scale of the row-scaled types.
     #[must_use]
     pub fn row_meta(self) -> u64 {
         match self {
@@ -148,16 +148,16 @@ impl GgmlType {
         }
     }
 
-    /// Rows that are laid into each other, so that a tensor has whole multiples of them.
+    /// Returns the number of interleaved rows; the row count of a tensor is a multiple of it.
     #[must_use]
     pub fn interleaved_rows(self) -> u64 {
         if self == Self::Iq2BnR4 { 4 } else { 1 }
     }
 
-    /// The bytes of a tensor of these dimensions (ggml order, `dims[0]` contiguous).
+    /// Returns the bytes of a tensor with these dimensions (ggml order, `dims[0]` contiguous).
     ///
-    /// `None` where the dimensions are not 1 to 4 positive numbers, where a row is not whole blocks (for I2_S: the tensor
-    /// is not whole bytes), where the second dimension is not whole sets of interleaved rows, or where the size does not fit.
+    /// `None` if there are not 1 to 4 positive dimensions, a row is not whole blocks (I2_S: the tensor is not whole bytes),
+    /// the second dimension is not a multiple of the interleaved rows, or the size overflows.
     #[must_use]
     pub fn nbytes(self, dims: &[u64]) -> Option<u64> {
         if dims.is_empty() || dims.len() > 4 || dims.contains(&0) {

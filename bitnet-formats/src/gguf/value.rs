@@ -5,10 +5,10 @@ use std::fmt;
 use super::cursor::Cursor;
 use crate::error::{Error, Result, shown};
 
-/// The deepest accepted nesting of arrays; models use one level.
+/// Maximum nesting depth of arrays; models use one level.
 const DEPTH_LIMIT: u32 = 4;
 
-/// The longest accepted array: the largest vocabularies have some 300 thousand entries.
+/// Maximum length of an array; the largest vocabularies have about 300 thousand entries.
 pub(super) const ARRAY_LIMIT: u64 = 1 << 22;
 
 /// The type of a metadata value.
@@ -51,13 +51,13 @@ impl ValueType {
         Self::ALL.get(usize::try_from(id).ok()?).copied()
     }
 
-    /// The number that stands in files.
+    /// Returns the type's id in files.
     #[must_use]
     pub fn id(self) -> u32 {
         self as u32
     }
 
-    /// The type's name in GGUF's own words.
+    /// Returns the type's name in GGUF.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -77,7 +77,7 @@ impl ValueType {
         }
     }
 
-    /// Bytes of one value; `None` where they vary.
+    /// Returns the bytes of one value; `None` for variable length.
     pub(super) fn size(self) -> Option<u64> {
         match self {
             Self::U8 | Self::I8 | Self::Bool => Some(1),
@@ -117,26 +117,26 @@ pub struct Array<'a> {
 }
 
 impl<'a> Array<'a> {
-    /// The type of the elements.
+    /// Returns the type of the elements.
     #[must_use]
     pub fn element(&self) -> ValueType {
         self.element
     }
 
-    /// The number of elements.
+    /// Returns the number of elements.
     #[must_use]
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there are no elements.
+    /// Returns whether there are no elements.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// The elements in order. They were validated when the file was opened; should the file have been changed since,
-    /// the iteration ends early.
+    /// Iterates over the elements, which were validated when the file was opened. Iteration ends early if the file has
+    /// changed since.
     pub fn iter(&self) -> impl Iterator<Item = Value<'a>> + use<'a> {
         let mut cursor = Cursor::new("", self.bytes);
         let element = self.element;
@@ -151,7 +151,7 @@ impl fmt::Debug for Array<'_> {
 }
 
 impl<'a> Value<'a> {
-    /// The value's type.
+    /// Returns the value's type.
     #[must_use]
     pub fn value_type(&self) -> ValueType {
         match self {
@@ -171,7 +171,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// The value as an unsigned integer, if it is an integer of any width that is not negative.
+    /// Returns the value as an unsigned integer, if it is a non-negative integer of any width.
     #[must_use]
     pub fn as_u64(&self) -> Option<u64> {
         match *self {
@@ -187,7 +187,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// The value as a signed integer, if it is an integer of any width that fits.
+    /// Returns the value as a signed integer, if it is an integer of any width that fits.
     #[must_use]
     pub fn as_i64(&self) -> Option<i64> {
         match *self {
@@ -199,7 +199,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// The value as a 32-bit float, if it is a float; an f64 is rounded.
+    /// Returns the value as a 32-bit float, if it is a float; rounds an f64.
     #[must_use]
     pub fn as_f32(&self) -> Option<f32> {
         match *self {
@@ -209,25 +209,25 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// The value as a boolean, if it is one.
+    /// Returns the value as a boolean, if it is one.
     #[must_use]
     pub fn as_bool(&self) -> Option<bool> {
         if let Self::Bool(value) = *self { Some(value) } else { None }
     }
 
-    /// The value as text, if it is a string.
+    /// Returns the value as text, if it is a string.
     #[must_use]
     pub fn as_str(&self) -> Option<&'a str> {
         if let Self::String(value) = *self { Some(value) } else { None }
     }
 
-    /// The value as an array, if it is one.
+    /// Returns the value as an array, if it is one.
     #[must_use]
     pub fn as_array(&self) -> Option<Array<'a>> {
         if let Self::Array(value) = *self { Some(value) } else { None }
     }
 
-    /// Type and, for scalars, value, for messages.
+    /// Describes the type and, for scalars, the value, for error messages.
     pub(super) fn described(&self) -> String {
         match self {
             Self::U8(value) => format!("the u8 {value}"),
@@ -247,7 +247,7 @@ impl<'a> Value<'a> {
     }
 }
 
-/// Reads and validates one value of key `key`; `depth` counts the arrays around it.
+/// Reads and validates one value of key `key`; `depth` is the number of enclosing arrays.
 pub(super) fn read<'a>(
     cursor: &mut Cursor<'a>,
     value_type: ValueType,
@@ -291,7 +291,7 @@ pub(super) fn read<'a>(
     })
 }
 
-/// Reads an array, stepping over its elements, each of which is validated.
+/// Reads an array and validates each element.
 fn read_array<'a>(cursor: &mut Cursor<'a>, key: &str, depth: u32) -> Result<Array<'a>> {
     let what = format_args!("array of key \"{key}\"");
     let at = cursor.offset();
@@ -314,7 +314,7 @@ fn read_array<'a>(cursor: &mut Cursor<'a>, key: &str, depth: u32) -> Result<Arra
         let what = format!("number of array elements of key \"{key}\"");
         return Err(Error::limit(cursor.file(), what, at + 4, count, ARRAY_LIMIT));
     }
-    // Nothing to step through where every bit pattern is a value.
+    // Every bit pattern is a valid value: skip the elements.
     let whole = element.size().filter(|_| element != ValueType::Bool);
     let bytes = if let Some(size) = whole {
         cursor.take(count * size, what)?

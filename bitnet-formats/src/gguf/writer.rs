@@ -1,4 +1,4 @@
-//! Writing GGUF v3: metadata in the order given, tensor data streamed, the file complete or absent.
+//! The writer of GGUF v3: metadata in insertion order, streamed tensor data, atomic files.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -12,16 +12,16 @@ use crate::error::{Error, Result, shown, shown_path};
 
 const ALIGNMENT_KEY: &str = "general.alignment";
 
-/// A tensor that will be written.
+/// A tensor to write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PendingTensor {
     /// Its name, at most 64 bytes.
     pub name: String,
     /// Its dimensions in ggml order (`dims[0]` contiguous).
     pub dims: Vec<u64>,
-    /// How its values are stored.
+    /// Its storage type.
     pub ggml_type: GgmlType,
-    /// The bytes it takes, which follow from type and dimensions.
+    /// Its size in bytes, which follows from type and dimensions.
     pub nbytes: u64,
 }
 
@@ -50,17 +50,17 @@ impl Default for GgufWriter {
 }
 
 impl GgufWriter {
-    /// An empty model with the default alignment of 32 bytes.
+    /// Creates an empty model with the default alignment of 32 bytes.
     #[must_use]
     pub fn new() -> Self {
         Self { alignment: 32, keys: Vec::new(), tensors: Vec::new() }
     }
 
-    /// Sets a key; keys are written in the order of their first setting, a second setting replaces the value.
-    /// `general.alignment` sets the alignment of the data as well.
+    /// Sets a key. Keys are written in the order of their first `put`; a second `put` replaces the value.
+    /// `general.alignment` also sets the alignment of the data.
     ///
     /// # Errors
-    /// [`Error::Key`] for a key that readers refuse (empty, too long, with control characters, an alignment that is not
+    /// [`Error::Key`] for a key that readers reject (empty, too long, with control characters, an alignment that is not
     /// a u32 power of two of at least 8).
     pub fn put(&mut self, key: &str, value: Value<'_>) -> Result<()> {
         if key == ALIGNMENT_KEY {
@@ -84,7 +84,7 @@ impl GgufWriter {
     /// Sets a key to an array of strings.
     ///
     /// # Errors
-    /// As [`GgufWriter::put`], and for more than 2^22 elements.
+    /// Same as [`GgufWriter::put`], and for more than 2^22 elements.
     pub fn put_strings<S: AsRef<str>>(&mut self, key: &str, values: &[S]) -> Result<()> {
         self.put_array(key, ValueType::String, values, |sink, value| {
             encode_string(sink, value.as_ref())
@@ -94,7 +94,7 @@ impl GgufWriter {
     /// Sets a key to an array of 32-bit floats.
     ///
     /// # Errors
-    /// As [`GgufWriter::put_strings`].
+    /// Same as [`GgufWriter::put_strings`].
     pub fn put_f32s(&mut self, key: &str, values: &[f32]) -> Result<()> {
         self.put_array(key, ValueType::F32, values, |sink, value| sink.extend(value.to_le_bytes()))
     }
@@ -102,7 +102,7 @@ impl GgufWriter {
     /// Sets a key to an array of signed 32-bit integers.
     ///
     /// # Errors
-    /// As [`GgufWriter::put_strings`].
+    /// Same as [`GgufWriter::put_strings`].
     pub fn put_i32s(&mut self, key: &str, values: &[i32]) -> Result<()> {
         self.put_array(key, ValueType::I32, values, |sink, value| sink.extend(value.to_le_bytes()))
     }
@@ -110,15 +110,15 @@ impl GgufWriter {
     /// Sets a key to an array of unsigned 32-bit integers.
     ///
     /// # Errors
-    /// As [`GgufWriter::put_strings`].
+    /// Same as [`GgufWriter::put_strings`].
     pub fn put_u32s(&mut self, key: &str, values: &[u32]) -> Result<()> {
         self.put_array(key, ValueType::U32, values, |sink, value| sink.extend(value.to_le_bytes()))
     }
 
-    /// Takes over every key of a read file that `wanted` accepts, `general.alignment` and the `split.*` keys never.
+    /// Copies every key of a file that `wanted` accepts, except `general.alignment` and `split.*`.
     ///
     /// # Errors
-    /// As [`GgufWriter::put`].
+    /// Same as [`GgufWriter::put`].
     pub fn copy_metadata(
         &mut self,
         from: &Metadata,
@@ -132,10 +132,10 @@ impl GgufWriter {
         Ok(())
     }
 
-    /// Adds a tensor; data is asked for in this order. `dims` are in ggml order, `dims[0]` contiguous.
+    /// Adds a tensor; data is requested in this order. `dims` are in ggml order, `dims[0]` contiguous.
     ///
     /// # Errors
-    /// [`Error::Tensor`] for a name or dimensions that readers refuse, [`Error::DuplicateTensor`].
+    /// [`Error::Tensor`] for a name or dimensions that readers reject, [`Error::DuplicateTensor`].
     pub fn add_tensor(&mut self, name: &str, dims: &[u64], ggml_type: GgmlType) -> Result<()> {
         let refused =
             |field, problem: String| Err(Error::tensor("new GGUF file", name, field, 0, problem));
@@ -167,17 +167,17 @@ impl GgufWriter {
         Ok(())
     }
 
-    /// The tensors added so far, in order.
+    /// Returns the tensors added so far, in order.
     #[must_use]
     pub fn tensors(&self) -> &[PendingTensor] {
         &self.tensors
     }
 
-    /// Writes the file: into a temporary one in the same folder first, which takes the place of `path` when it is
-    /// complete and on the disk. `data` is called once per tensor, in order, and writes exactly `nbytes` bytes.
+    /// Writes the file atomically, through a temporary file in the same folder. `data` is called once per tensor, in
+    /// order, and writes exactly `nbytes` bytes.
     ///
     /// # Errors
-    /// [`Error::Io`] where writing fails or `data` does; [`Error::Tensor`] where it wrote another number of bytes.
+    /// [`Error::Io`] if writing or `data` fails; [`Error::Tensor`] if `data` writes another number of bytes.
     pub fn write(
         &self,
         path: &Path,
@@ -200,11 +200,11 @@ impl GgufWriter {
         })
     }
 
-    /// The file without its data: for writers that fill it in another order than from front to back. What lies between
-    /// two tensors, and behind the last, is zeros. `file` is what messages call it.
+    /// Returns the layout of the file, for writers that fill it out of order. Bytes between tensors and after the last one are
+    /// zero. Error messages call the file `file`.
     ///
     /// # Errors
-    /// [`Error::Tensor`] where the tensors exceed 2^64 bytes.
+    /// [`Error::Tensor`] if the tensors exceed 2^64 bytes.
     pub fn layout(&self, file: &str) -> Result<Layout> {
         let mut header = Vec::new();
         header.extend(b"GGUF");

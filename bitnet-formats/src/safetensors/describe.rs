@@ -1,4 +1,4 @@
-//! Reading the JSON text of a safetensors header into [`Header`]'s tables, field by field, refusing what is not expected.
+//! The strict parser of a safetensors header's JSON into the tables of [`Header`].
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,9 +10,9 @@ use super::header::{Entry, Header};
 use super::json::{Progress, TENSOR_LIMIT, Text};
 use crate::error::{Error, Result, shown};
 
-/// The most dimensions of a tensor.
+/// Maximum number of dimensions of a tensor.
 pub(super) const DIMS_LIMIT: usize = 32;
-/// All of `__metadata__` together, in bytes.
+/// Maximum size of `__metadata__` in bytes.
 const METADATA_BYTES: usize = 16 << 20;
 
 /// Fills the tables of `header` from `json`, which begins at byte 8 of the file.
@@ -34,20 +34,20 @@ struct Builder<'h> {
 }
 
 impl Builder<'_> {
-    /// Where a name stands in the text, counted from the beginning of the file; `None` where it had escapes, so that its
-    /// decoded form lies elsewhere.
+    /// Returns the offset of a name in the file; `None` if it contains escapes, because its decoded form is stored
+    /// elsewhere.
     fn place_of(&self, name: &str) -> Option<u64> {
         let distance = (name.as_ptr() as usize).checked_sub(self.text.as_ptr() as usize)?;
         (distance < self.text.len()).then_some(8 + distance as u64)
     }
 
-    /// The place for messages: the beginning of the header where the name's own is not known.
+    /// Returns the offset for error messages: that of the name, or of the header if the name's is unknown.
     fn offset_of(&self, name: &str) -> u64 {
         self.place_of(name).unwrap_or(8)
     }
 
-    /// Keeps a name: (start, length, whether in `escaped_names`).
-    fn keep_name(&mut self, name: &str) -> Option<(u32, u32, bool)> {
+    /// Stores a name. Returns (start, length, whether in `escaped_names`).
+    fn store_name(&mut self, name: &str) -> Option<(u32, u32, bool)> {
         let len = u32::try_from(name.len()).ok()?;
         if let Some(start) = self.place_of(name) {
             return Some((u32::try_from(start).ok()?, len, false));
@@ -121,7 +121,7 @@ impl<'de> Visitor<'de> for Notes<'_> {
         let mut seen = std::collections::HashSet::new();
         while let Some(key) = map.next_key_seed(Text)? {
             let value = map.next_value_seed(Text)?;
-            // The pair itself takes room as well.
+            // The pair itself counts as well.
             bytes += key.len() + value.len() + size_of::<(String, String)>();
             if bytes > METADATA_BYTES {
                 return Err(A::Error::custom(format!("it takes more than {METADATA_BYTES} bytes")));
@@ -135,7 +135,7 @@ impl<'de> Visitor<'de> for Notes<'_> {
     }
 }
 
-/// One tensor's object: `dtype`, `shape` and `data_offsets`, each once, nothing else.
+/// A tensor's object: exactly `dtype`, `shape` and `data_offsets`, each once.
 struct OneTensor<'b, 'h> {
     builder: &'b mut Builder<'h>,
     name: Cow<'h, str>,
@@ -175,9 +175,9 @@ impl<'h> DeserializeSeed<'h> for OneTensor<'_, 'h> {
             );
             return Err(builder.progress.fail(error));
         };
-        let kept = builder.keep_name(&name);
+        let stored = builder.store_name(&name);
         let (Some((name_start, name_len, escaped)), Ok(shape_start)) =
-            (kept, u32::try_from(before))
+            (stored, u32::try_from(before))
         else {
             return Err(D::Error::custom("the header is too large"));
         };
@@ -249,7 +249,7 @@ impl Fields<'_, '_> {
     }
 }
 
-/// A shape, appended to the others.
+/// Appends a shape to the others.
 struct Shape<'b> {
     into: &'b mut Vec<u64>,
 }

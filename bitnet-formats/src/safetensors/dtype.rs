@@ -43,7 +43,7 @@ impl Dtype {
         Self::F64,
     ];
 
-    /// The type's name as it stands in files.
+    /// Returns the type's name in files.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -65,13 +65,13 @@ impl Dtype {
         }
     }
 
-    /// The type of that name; `None` for names that this program does not read (the types below one byte among them).
+    /// Returns the type named `name`; `None` for unsupported types, including those below one byte.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|dtype| dtype.name() == name)
     }
 
-    /// Bytes of one element.
+    /// Returns the bytes of one element.
     #[must_use]
     pub fn size(self) -> usize {
         match self {
@@ -82,7 +82,7 @@ impl Dtype {
         }
     }
 
-    /// Bytes of a tensor of that shape; `None` where they do not fit 64 bits. No dimensions mean one element.
+    /// Returns the bytes of a tensor of that shape; `None` on overflow. A shape without dimensions has one element.
     #[must_use]
     pub fn nbytes(self, shape: &[u64]) -> Option<u64> {
         shape.iter().try_fold(self.size() as u64, |product, &dim| product.checked_mul(dim))

@@ -1,7 +1,7 @@
-//! The header of a safetensors file: parsed strictly, kept compactly.
+//! The header of a safetensors file, strictly validated and compactly stored.
 //!
-//! A header may describe a million tensors, so that an entry is 32 bytes: names stay in the file, shapes lie end to end in one
-//! vector, names are found by a sorted table of 32-bit hashes. A name written with JSON escapes is copied beside it.
+//! A header may describe a million tensors, so that an entry is 32 bytes: names stay in the file, shapes are contiguous in one
+//! vector, names are found by a sorted table of 32-bit hashes. A name written with JSON escapes is copied next to it.
 
 use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
@@ -12,7 +12,7 @@ use super::json::JSON_BYTES;
 use crate::error::{Error, Result, shown, shown_bytes};
 use crate::sniff::{Format, refuse_pickle};
 
-/// A validated header; its ranges hold for the bytes it was read from.
+/// A validated header; its ranges refer to the parsed bytes.
 #[derive(Debug)]
 pub struct Header {
     data_start: usize,
@@ -34,44 +34,44 @@ pub(super) struct Entry {
     pub(super) shape_start: u32,
     pub(super) n_dims: u8,
     pub(super) dtype: Dtype,
-    /// Whether the name lies in `escaped_names`, not in the file.
+    /// Whether the name is in `escaped_names` instead of the file.
     pub(super) escaped: bool,
 }
 
-/// What [`Header::find`] says about a tensor.
+/// The result of [`Header::find`].
 pub(super) struct Found {
     pub(super) dtype: Dtype,
     pub(super) shape: Vec<usize>,
-    /// Its bytes, from the beginning of the file.
+    /// Its byte range in the file.
     pub(super) range: Range<usize>,
 }
 
 impl Header {
-    /// The number of tensors.
+    /// Returns the number of tensors.
     #[must_use]
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether there are no tensors.
+    /// Returns whether there are no tensors.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// Where the tensor data begins, in bytes from the beginning of the file.
+    /// Returns the offset of the tensor data in the file, in bytes.
     #[must_use]
     pub fn data_start(&self) -> usize {
         self.data_start
     }
 
-    /// The file's own notes (`__metadata__`), in file order.
+    /// Returns the `__metadata__` of the file, in file order.
     #[must_use]
     pub fn metadata(&self) -> &[(String, String)] {
         &self.metadata
     }
 
-    /// The names of the tensors in file order; `bytes` are those that the header was read from.
+    /// Iterates over the tensor names in file order; `bytes` are those of the file.
     pub fn names<'a>(&'a self, bytes: &'a [u8]) -> impl Iterator<Item = &'a str> {
         self.entries.iter().map(move |entry| self.name(entry, bytes))
     }
@@ -82,7 +82,7 @@ impl Header {
         if entry.escaped {
             return self.escaped_names.get(range).unwrap_or("");
         }
-        // Was UTF-8 when it was parsed; a file that was changed since gives no name.
+        // Validated as UTF-8 by the parser; empty if the file has changed since.
         bytes.get(range).and_then(|name| std::str::from_utf8(name).ok()).unwrap_or("")
     }
 
@@ -112,12 +112,11 @@ impl Header {
     }
 }
 
-/// Validates a whole safetensors file given as bytes; `name` stands for it in messages.
+/// Validates a safetensors file in memory; error messages call it `name`.
 ///
 /// # Errors
-/// [`Error::Pickle`], [`Error::WrongFormat`], [`Error::UnexpectedEnd`], [`Error::Limit`] and [`Error::Header`] for what
-/// is wrong with the file, [`Error::Tensor`], [`Error::UnsupportedType`] and [`Error::DuplicateTensor`] for what is wrong
-/// with one of its tensors.
+/// [`Error::Pickle`], [`Error::WrongFormat`], [`Error::UnexpectedEnd`], [`Error::Limit`] or [`Error::Header`] for an
+/// invalid file; [`Error::Tensor`], [`Error::UnsupportedType`] or [`Error::DuplicateTensor`] for an invalid tensor.
 pub fn parse_header(bytes: &[u8], name: &str) -> Result<Header> {
     refuse_pickle(bytes, name)?;
     let json = json_of(bytes, name)?;
@@ -136,7 +135,7 @@ pub fn parse_header(bytes: &[u8], name: &str) -> Result<Header> {
     Ok(header)
 }
 
-/// The bytes of the JSON text.
+/// Returns the bytes of the JSON text.
 fn json_of<'a>(bytes: &'a [u8], file: &str) -> Result<&'a [u8]> {
     let unexpected_end = |what: &str, offset, needed, available: usize| Error::UnexpectedEnd {
         file: file.to_owned(),
@@ -177,7 +176,7 @@ fn json_of<'a>(bytes: &'a [u8], file: &str) -> Result<&'a [u8]> {
     Ok(json)
 }
 
-/// Spans equal shape times type, lie end to end without holes or overlaps, and end where the file ends.
+/// Checks that spans match shape and type, are contiguous without gaps or overlaps, and end at the end of the file.
 fn check_places(header: &Header, bytes: &[u8], file: &str) -> Result<()> {
     let data_len = (bytes.len() - header.data_start) as u64;
     let problem = |entry: &Entry, field, problem: String| {
@@ -249,7 +248,7 @@ fn check_places(header: &Header, bytes: &[u8], file: &str) -> Result<()> {
     Ok(())
 }
 
-/// Fills the table of names, which must all differ.
+/// Fills the table of names, which must be unique.
 fn check_unique(header: &mut Header, bytes: &[u8], file: &str) -> Result<()> {
     let mut by_hash = Vec::new();
     for (index, entry) in header.entries.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! `*.safetensors.index.json`: which file of a model holds which tensor.
+//! `*.safetensors.index.json`: the map from tensors to files of a sharded model.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -11,20 +11,20 @@ use super::{SafeTensors, Shard, ShardIndex, TensorView};
 use crate::error::{Error, Result, shown, shown_path};
 use crate::mmap::MappedFile;
 
-/// A validated index: every file name in it is a path below the index's folder.
+/// A validated index; every file name is a path below the index's folder.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Index {
-    /// The files, each once, in the order of their first mention.
+    /// The files without duplicates, in the order of first mention.
     pub files: Vec<String>,
-    /// The tensors in index order, each with the place of its file in `files`.
+    /// The tensors in index order, each with the position of its file in `files`.
     pub tensors: Vec<(String, usize)>,
 }
 
-/// Validates an index given as bytes; `name` stands for it in messages.
+/// Validates an index in memory; error messages call it `name`.
 ///
 /// # Errors
-/// [`Error::Header`], [`Error::Limit`], [`Error::DuplicateTensor`] for the index itself, [`Error::Shard`] for a file name
-/// that leads out of the folder.
+/// [`Error::Header`], [`Error::Limit`] or [`Error::DuplicateTensor`] for an invalid index, [`Error::Shard`] for a file name
+/// outside the folder.
 pub fn parse_index(bytes: &[u8], name: &str) -> Result<Index> {
     if bytes.len() as u64 > JSON_BYTES {
         return Err(Error::limit(name, "length of the index", 0, bytes.len() as u64, JSON_BYTES));
@@ -51,8 +51,8 @@ pub fn parse_index(bytes: &[u8], name: &str) -> Result<Index> {
     }
 }
 
-/// Opens every file that an index names. The model's tensors are those of the files, as in transformers: names that the
-/// index lacks are found, and names that no file has are absent, which matters to who asks for them.
+/// Opens every file of an index. As in transformers, the tensors of the model are those of the files: tensors missing from
+/// the index are found, and index entries without a tensor are an error only if that tensor is requested.
 pub(super) fn open(path: &Path) -> Result<SafeTensors> {
     let file = MappedFile::open(path)?;
     let name = file.name().to_owned();
@@ -105,7 +105,7 @@ pub(super) fn open(path: &Path) -> Result<SafeTensors> {
     Ok(SafeTensors { name, shards, index: Some(found) })
 }
 
-/// Whether two tensors are there and the same.
+/// Returns whether two tensors exist and are equal.
 fn same(a: Option<&TensorView>, b: Option<&TensorView>) -> bool {
     match (a, b) {
         (Some(a), Some(b)) => {
@@ -115,9 +115,9 @@ fn same(a: Option<&TensorView>, b: Option<&TensorView>) -> bool {
     }
 }
 
-/// The path of a shard: beside the index, links followed only inside its folder or, in a Hugging Face cache, to the blobs of
-/// the same model (`models--ORG--NAME/snapshots/REVISION/FILE` links to `models--ORG--NAME/blobs/HASH`) or of the whole cache
-/// (which is in turn a link to `blobs/HA/HASH` beside `models--ORG--NAME`, where models share contents).
+/// Returns the path of a shard in the index's folder. Links are followed inside that folder and, in a Hugging Face cache,
+/// to the blobs of the same model (`models--ORG--NAME/snapshots/REVISION/FILE` → `models--ORG--NAME/blobs/HASH`) or of the
+/// whole cache (→ `blobs/HA/HASH` next to `models--ORG--NAME`, if models share contents).
 fn resolve(folder: &Path, shard: &str, index: &str) -> Result<PathBuf> {
     let path = folder.join(shard);
     let real = match path.canonicalize() {
@@ -152,7 +152,7 @@ fn resolve(folder: &Path, shard: &str, index: &str) -> Result<PathBuf> {
     ))
 }
 
-/// Whether a file name is a path that stays below its folder on every system: plain names with `/` between them.
+/// Returns whether a file name stays below its folder on every system: plain names separated by `/`.
 fn stays_below(name: &str) -> bool {
     let is_plain = |part: &str| {
         let mut components = Path::new(part).components();

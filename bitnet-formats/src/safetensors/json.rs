@@ -1,4 +1,4 @@
-//! What the two JSON readers share: names that stay in the text, typed errors out of the middle of a parse, byte offsets.
+//! Parts shared by both JSON parsers: borrowed names, typed errors inside a parse, byte offsets.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -7,17 +7,17 @@ use serde::de::{DeserializeSeed, Deserializer, Visitor};
 
 use crate::error::{Error, shown};
 
-/// The most tensors of one file or index; the largest mixtures of experts have tens of thousands.
+/// Maximum number of tensors of a file or index; the largest mixtures of experts have tens of thousands.
 pub(super) const TENSOR_LIMIT: u64 = 1 << 20;
-/// The largest header or index in bytes (the format's own limit for headers).
+/// Maximum size of a header or index in bytes (the format's limit for headers).
 pub(super) const JSON_BYTES: u64 = 100_000_000;
 
-/// Where a parse is, and the typed error that ended it, if one of ours did.
+/// The state of a parse, and the typed error that ended it, if any.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
-    /// The tensor being read.
+    /// The current tensor.
     pub(super) tensor: Option<String>,
-    /// The field being read.
+    /// The current field.
     pub(super) field: &'static str,
     pub(super) failure: Option<Error>,
 }
@@ -29,7 +29,7 @@ impl Progress {
         E::custom("see the typed error")
     }
 
-    /// The error to report for one of `serde_json`; `text` is what was parsed, beginning at byte `base` of the file.
+    /// Returns the error to report for one of `serde_json`; `text` is the parsed text at byte `base` of the file.
     pub(super) fn explain(
         self,
         error: &serde_json::Error,
@@ -49,7 +49,7 @@ impl Progress {
     }
 }
 
-/// The byte at a line and column (both from 1; column 0 is the end of the line before).
+/// Returns the byte offset of a line and column (both from 1; column 0 is the end of the previous line).
 fn offset_of(text: &[u8], line: usize, column: usize) -> u64 {
     let newlines =
         text.iter().enumerate().filter(|&(_, &byte)| byte == b'\n').map(|(at, _)| at + 1);
@@ -57,11 +57,11 @@ fn offset_of(text: &[u8], line: usize, column: usize) -> u64 {
     (start + column.saturating_sub(1)).min(text.len()) as u64
 }
 
-/// The message without the position, which is given as a byte offset; it may repeat text of the file.
+/// Returns the message without its line and column; it may quote text of the file.
 fn message_of(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let bare = text.rsplit_once(" at line ").map_or(text.as_str(), |(bare, _)| bare);
-    // Quotes are the parser's own; everything else is made safe.
+    // Quotes come from the parser; all other characters are escaped.
     shown(bare).replace("\\\"", "\"").replace("\\'", "'")
 }
 

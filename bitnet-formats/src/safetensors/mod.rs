@@ -1,12 +1,12 @@
-//! safetensors: one file, a sharded index or a model folder; tensors are handed out without copying.
+//! safetensors: one file, a sharded index or a model folder, with zero-copy access to tensors.
 //!
 //! ```text
 //! u64 N (little-endian)
 //! N bytes of JSON: {"NAME": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}, ..., "__metadata__": {...}}
 //! data: every byte belongs to exactly one tensor
 //! ```
-//! Source: the safetensors README. The rules that its audit asked for hold here: no holes, no overlap, the last offset is the
-//! end of the file, no name twice.
+//! Source: the safetensors README. The rules of its security audit are enforced: no gaps, no overlaps, the last offset is the
+//! end of the file, names are unique.
 
 mod describe;
 mod dtype;
@@ -48,7 +48,7 @@ pub struct TensorView {
 pub struct SafeTensors {
     name: String,
     shards: Vec<Shard>,
-    /// Where a model has an index: its tensors in order, and which shard holds each.
+    /// Of a model with an index: its tensors in order, with their shards.
     index: Option<ShardIndex>,
 }
 
@@ -62,18 +62,18 @@ struct Shard {
 struct ShardIndex {
     names: Vec<String>,
     shards: HashMap<String, usize>,
-    /// Tensors that the index names and no file has, with the file that should.
+    /// Tensors in the index that no file contains, with the expected file.
     absent: HashMap<String, String>,
 }
 
 impl SafeTensors {
     /// Opens a `.safetensors` file, an `*.index.json`, or a folder that holds one model.
     ///
-    /// In a folder, `model.safetensors` comes first, then `model.safetensors.index.json`, then the only file of either
+    /// A folder is searched for `model.safetensors`, then `model.safetensors.index.json`, then the only file of either
     /// kind.
     ///
     /// # Errors
-    /// Every way in which a file can be unreadable, damaged or unsupported; the message names file, tensor and offset.
+    /// Returns an error if the file is unreadable, damaged or unsupported; it names file, tensor and offset.
     pub fn open(path: &Path) -> Result<Self> {
         if path.is_dir() {
             return Self::open(&model_in(path)?);
@@ -85,22 +85,22 @@ impl SafeTensors {
         Ok(Self { name: shard.file.name().to_owned(), shards: vec![shard], index: None })
     }
 
-    /// Validates a file that is in memory; `name` stands for it in messages.
+    /// Validates a file in memory; error messages call it `name`.
     ///
     /// # Errors
-    /// As [`SafeTensors::open`].
+    /// Same as [`SafeTensors::open`].
     pub fn from_bytes(bytes: Vec<u8>, name: &str) -> Result<Self> {
         let shard = Shard::new(MappedFile::from_bytes(bytes, name))?;
         Ok(Self { name: name.to_owned(), shards: vec![shard], index: None })
     }
 
-    /// The file's or the index's name as messages show it.
+    /// Returns the name of the file or index for error messages.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The number of tensors.
+    /// Returns the number of tensors.
     #[must_use]
     pub fn len(&self) -> usize {
         match &self.index {
@@ -109,20 +109,20 @@ impl SafeTensors {
         }
     }
 
-    /// Whether there are no tensors.
+    /// Returns whether there are no tensors.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Tensors that an index names, but no file holds, each with the file that should: nothing is wrong unless one of
-    /// them is needed.
+    /// Returns the tensors in the index that no file contains, with the expected file. Only requesting one of them
+    /// is an error.
     pub fn absent(&self) -> impl Iterator<Item = (&str, &str)> {
         let absent = self.index.iter().flat_map(|index| &index.absent);
         absent.map(|(tensor, file)| (tensor.as_str(), file.as_str()))
     }
 
-    /// The error for a tensor that is needed and not there.
+    /// Returns the error for a missing tensor.
     #[must_use]
     pub fn missing(&self, name: &str) -> Error {
         let shard = self.index.as_ref().and_then(|index| index.absent.get(name));
@@ -138,7 +138,7 @@ impl SafeTensors {
         }
     }
 
-    /// The names of all tensors, in the order of the file, or of the index and then of its files.
+    /// Iterates over all tensor names, in the order of the file, or of the index and then of its files.
     pub fn names(&self) -> Box<dyn Iterator<Item = &str> + '_> {
         match &self.index {
             Some(index) => Box::new(index.names.iter().map(String::as_str)),
@@ -148,7 +148,7 @@ impl SafeTensors {
         }
     }
 
-    /// The tensor of that name, if there is one.
+    /// Returns the tensor named `name`, if it exists.
     #[must_use]
     pub fn find(&self, name: &str) -> Option<TensorView> {
         let shard = match &self.index {
@@ -158,34 +158,34 @@ impl SafeTensors {
         self.shards.get(shard)?.find(name)
     }
 
-    /// The tensor of that name.
+    /// Returns the tensor named `name`.
     ///
     /// # Errors
-    /// [`Error::MissingTensor`], or [`Error::Shard`] where an index puts it into a file that lacks it.
+    /// [`Error::MissingTensor`], or [`Error::Shard`] if the index names a file that does not contain it.
     pub fn tensor(&self, name: &str) -> Result<TensorView> {
         self.find(name).ok_or_else(|| self.missing(name))
     }
 
-    /// All tensors, in the order of [`SafeTensors::names`].
+    /// Iterates over all tensors, in the order of [`SafeTensors::names`].
     pub fn tensors(&self) -> impl Iterator<Item = TensorView> {
         self.names().filter_map(|name| self.find(name))
     }
 
-    /// The file's own notes (`__metadata__`), of the first file where there are several.
+    /// Returns the `__metadata__` of the (first) file.
     #[must_use]
     pub fn metadata(&self) -> &[(String, String)] {
         self.shards.first().map_or(&[], |shard| shard.header.metadata())
     }
 
-    /// The files that the model consists of.
+    /// Returns the files of the model.
     pub fn files(&self) -> impl Iterator<Item = &Arc<MappedFile>> {
         self.shards.iter().map(|shard| &shard.file)
     }
 
-    /// Whether every file is still what was mapped; to be called after the tensors have been decoded.
+    /// Checks that no file has changed since it was mapped. Call this after decoding tensors.
     ///
     /// # Errors
-    /// Those of [`MappedFile::check`].
+    /// Same as [`MappedFile::check`].
     pub fn check(&self) -> Result<()> {
         self.shards.iter().try_for_each(|shard| shard.file.check())
     }
@@ -204,7 +204,7 @@ impl Shard {
     }
 }
 
-/// The file to open in a model folder.
+/// Returns the file to open in a model folder.
 fn model_in(folder: &Path) -> Result<PathBuf> {
     let name = shown_path(folder);
     for usual in ["model.safetensors", "model.safetensors.index.json"] {

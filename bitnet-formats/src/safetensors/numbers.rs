@@ -1,9 +1,9 @@
-//! Numbers of every element type of safetensors as f32, exactly or not at all.
+//! Exact conversion of every safetensors element type to f32.
 
 use super::dtype::Dtype;
 
-/// The number that `bytes` hold, little-endian; `None` if f32 does not hold it exactly, or there are too few bytes. Half
-/// precision is not converted here: tensors keep it.
+/// Returns the little-endian number in `bytes`; `None` if f32 cannot represent it exactly or bytes are missing. Half
+/// precision is not converted here, because tensors store it.
 pub(super) fn as_f32(dtype: Dtype, bytes: &[u8]) -> Option<f32> {
     match dtype {
         Dtype::Bool => match bytes.first()? {
@@ -33,11 +33,11 @@ pub(super) fn as_f32(dtype: Dtype, bytes: &[u8]) -> Option<f32> {
 
 fn whole(number: i128) -> Option<f32> {
     let rounded = number as f32;
-    // What a float of this size rounds to fits i128.
+    // The rounded value of a float of this size fits i128.
     (rounded as i128 == number).then_some(rounded)
 }
 
-/// Four bits of exponent, three of mantissa, no infinities; all ones are not a number.
+/// Four exponent bits, three mantissa bits, no infinities; all ones are NaN.
 fn e4m3(byte: u8) -> f32 {
     if byte & 0x7f == 0x7f {
         return f32::NAN.copysign(sign(byte));
@@ -45,7 +45,7 @@ fn e4m3(byte: u8) -> f32 {
     small(byte, 3, 7)
 }
 
-/// Five bits of exponent, two of mantissa, with infinities, as binary16 without its lower byte.
+/// Five exponent bits, two mantissa bits, with infinities: binary16 without its low byte.
 fn e5m2(byte: u8) -> f32 {
     match byte & 0x7f {
         0x7c => f32::INFINITY.copysign(sign(byte)),
@@ -54,12 +54,12 @@ fn e5m2(byte: u8) -> f32 {
     }
 }
 
-/// A finite number of `mantissa` bits and an exponent counted from `bias`.
+/// Returns a finite number with `mantissa` bits and an exponent biased by `bias`.
 fn small(byte: u8, mantissa: u32, bias: u32) -> f32 {
     let magnitude = u32::from(byte & 0x7f);
     let (exponent, fraction) = (magnitude >> mantissa, magnitude & ((1 << mantissa) - 1));
     let number = if exponent == 0 {
-        // A power of two that f32 holds: the product is exact.
+        // A power of two that f32 represents, so the product is exact.
         fraction as f32 * f32::from_bits((128 - bias - mantissa) << 23)
     } else {
         f32::from_bits((exponent + 127 - bias) << 23 | fraction << (23 - mantissa))

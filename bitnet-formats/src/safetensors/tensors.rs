@@ -1,7 +1,7 @@
-//! Tensors of the memory system in safetensors files, both ways.
+//! Loads pool tensors from safetensors files and writes them.
 //!
-//! The format has no elements below one byte. A tensor of packed elements is written as the bytes that it takes, `U8` of one
-//! dimension, and `__metadata__` says under the key `bitnet.packed` what they are:
+//! The format has no elements below one byte. A tensor of packed elements is written as one-dimensional `U8`; the
+//! `__metadata__` key `bitnet.packed` stores its type and shape:
 //!
 //! ```text
 //! {"NAME": {"dtype": "I2", "shape": [3, 5]}, ...}
@@ -25,10 +25,10 @@ use super::{SafeTensors, TensorView};
 use crate::error::{Error, Result, shown, shown_path};
 use crate::mmap::Region;
 
-/// The key of `__metadata__` that says what bytes of packed elements are.
+/// The key of `__metadata__` with the types and shapes of packed tensors.
 const PACKED: &str = "bitnet.packed";
 
-/// What the bytes of one tensor are.
+/// The type and shape of a packed tensor.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Packed {
@@ -36,7 +36,7 @@ struct Packed {
     shape: Vec<usize>,
 }
 
-/// Writes named, contiguous tensors to a safetensors file that is there whole or not at all. `metadata` becomes part of
+/// Writes named, contiguous tensors to a safetensors file atomically. `metadata` becomes part of
 /// `__metadata__`.
 ///
 /// # Errors
@@ -85,14 +85,14 @@ pub fn write_tensors(
 }
 
 impl SafeTensors {
-    /// A copy of a tensor, in the pool.
+    /// Copies a tensor to the pool.
     ///
-    /// Types that the memory system has keep their type: F32, F16, BF16, I8, and packed elements that
-    /// [`write_tensors`] wrote. All others (BOOL as 0 and 1) become f32 if each number is one exactly.
+    /// F32, F16, BF16, I8 and packed elements written by [`write_tensors`] keep their type. All others (BOOL as 0 and 1)
+    /// are converted to f32 if every number is exact.
     ///
     /// # Errors
-    /// [`Error::MissingTensor`]; [`Error::Tensor`] for a number that f32 does not hold; [`Error::Key`] where the file does not
-    /// say rightly what its packed elements are; [`Error::Memory`] where the pool has no room; those of
+    /// [`Error::MissingTensor`]; [`Error::Tensor`] for a number that f32 cannot represent; [`Error::Key`] for an invalid
+    /// description of packed elements; [`Error::Memory`] if the pool is full; and those of
     /// [`SafeTensors::check`].
     pub fn load(&self, name: &str, pool: &HybridMemoryPool) -> Result<BitNetTensor> {
         let view = self.tensor(name)?;
@@ -112,12 +112,12 @@ impl SafeTensors {
         Ok(tensor)
     }
 
-    /// A tensor over the bytes of the file, which are not copied; [`BitNetTensor::check`] says whether they still are what
-    /// they were.
+    /// Returns a tensor over the bytes of the file, without copying. [`BitNetTensor::check`] checks that the file has not
+    /// changed.
     ///
     /// # Errors
-    /// [`Error::MissingTensor`]; [`Error::UnsupportedType`] for a type that the memory system does not have;
-    /// [`Error::Key`] as [`SafeTensors::load`].
+    /// [`Error::MissingTensor`]; [`Error::UnsupportedType`] for a type without a tensor type;
+    /// [`Error::Key`] as for [`SafeTensors::load`].
     pub fn mapped(&self, name: &str) -> Result<BitNetTensor> {
         let view = self.tensor(name)?;
         let usable = cfg!(target_endian = "little") || view.dtype.size() == 1;
@@ -133,7 +133,7 @@ impl SafeTensors {
         Ok(BitNetTensor::from_external(metadata, Arc::new(view.data))?)
     }
 
-    /// What the tensor is where it needs no conversion.
+    /// Returns the tensor type that needs no conversion, if any.
     fn native(&self, view: &TensorView) -> Result<Option<TensorMetadata>> {
         let metadata =
             |shape: &[usize], dtype| TensorMetadata::row_major(shape, dtype, Device::Cpu);
@@ -151,7 +151,7 @@ impl SafeTensors {
         Ok(Some(metadata(&view.shape, dtype)))
     }
 
-    /// Type and shape of packed elements; `None` for bytes that are numbers.
+    /// Returns type and shape of packed elements; `None` for plain bytes.
     fn packed(&self, view: &TensorView) -> Result<Option<(BitNetDType, Vec<usize>)>> {
         let Some((_, text)) = self.metadata().iter().find(|(key, _)| key == PACKED) else {
             return Ok(None);
@@ -177,7 +177,7 @@ impl SafeTensors {
         Ok(Some((dtype, shape)))
     }
 
-    /// The numbers of a tensor as f32.
+    /// Converts a tensor to f32.
     fn converted(&self, view: &TensorView, pool: &HybridMemoryPool) -> Result<BitNetTensor> {
         let mut tensor = BitNetTensor::zeros(&view.shape, pool)?;
         let elements = view.data.chunks_exact(view.dtype.size());
@@ -218,7 +218,7 @@ fn packed_name(dtype: BitNetDType) -> &'static str {
     }
 }
 
-/// The format's own type of these elements; `None` for those that share a byte.
+/// Returns the safetensors type of these elements; `None` for packed ones.
 fn stored_as(dtype: BitNetDType) -> Option<Dtype> {
     match dtype {
         BitNetDType::F32 => Some(Dtype::F32),

@@ -1,4 +1,4 @@
-//! Writing a safetensors file: data streamed, the file complete or absent.
+//! The writer of safetensors files: streamed data, atomic files.
 
 use std::collections::HashSet;
 use std::io::{self, Write};
@@ -8,7 +8,7 @@ use super::dtype::Dtype;
 use crate::atomic::{Exact, Layout, write_atomically};
 use crate::error::{Error, Result, shown, shown_path};
 
-/// A tensor that will be written.
+/// A tensor to write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorSpec {
     /// Its name, unique in the file.
@@ -20,7 +20,7 @@ pub struct TensorSpec {
 }
 
 impl TensorSpec {
-    /// The bytes of its data; `None` where they do not fit 64 bits.
+    /// Returns its size in bytes; `None` on overflow.
     #[must_use]
     pub fn nbytes(&self) -> Option<u64> {
         let shape: Vec<u64> = self.shape.iter().map(|&dim| dim as u64).collect();
@@ -28,15 +28,14 @@ impl TensorSpec {
     }
 }
 
-/// Writes a safetensors file: into a temporary one in the same folder first, which takes the place of `path` when it is
-/// complete and on the disk.
+/// Writes a safetensors file atomically, through a temporary file in the same folder.
 ///
-/// Tensors are laid out by falling element size, so that each is aligned to its type; `data` is called once per tensor, in
-/// that order, and writes exactly its bytes, little-endian. `metadata` becomes `__metadata__` where it is not empty.
+/// Tensors are sorted by descending element size, so that each is aligned to its type. `data` is called once per tensor in
+/// that order and writes exactly its bytes, little-endian. `metadata`, if not empty, becomes `__metadata__`.
 ///
 /// # Errors
-/// [`Error::DuplicateTensor`], [`Error::Key`] for a name used twice in `metadata`, [`Error::Io`] where writing fails or `data`
-/// does, [`Error::Tensor`] where it wrote another number of bytes.
+/// [`Error::DuplicateTensor`], [`Error::Key`] for a duplicate key in `metadata`, [`Error::Io`] if writing or `data` fails,
+/// [`Error::Tensor`] if `data` writes another number of bytes.
 pub fn write(
     path: &Path,
     tensors: &[TensorSpec],
@@ -46,7 +45,7 @@ pub fn write(
     let file = shown_path(path);
     let Layout { header, offsets, .. } = layout(&file, tensors, metadata)?;
     let mut order: Vec<(u64, &TensorSpec)> = offsets.into_iter().zip(tensors).collect();
-    // Tensors without bytes begin where the next one does.
+    // Empty tensors have the offset of the next tensor.
     order.sort_by_key(|(offset, tensor)| (*offset, tensor.nbytes()));
     write_atomically(path, |sink| {
         sink.write_all(&header).map_err(|source| Error::io(&file, "write", source))?;
@@ -58,11 +57,11 @@ pub fn write(
     })
 }
 
-/// A safetensors file without its data: for writers that fill it in an order of their own. The offsets are in the order
-/// of `tensors`; the data lies by falling element size without gaps. `file` is what messages call it.
+/// Returns the layout of a safetensors file, for writers that fill it out of order. Offsets are in the order of `tensors`;
+/// the data is sorted by descending element size without gaps. Error messages call the file `file`.
 ///
 /// # Errors
-/// As [`write()`], but for those of writing.
+/// Same as [`write()`], except errors of writing.
 pub fn layout(file: &str, tensors: &[TensorSpec], metadata: &[(String, String)]) -> Result<Layout> {
     let mut order: Vec<usize> = (0..tensors.len()).collect();
     order.sort_by_key(|&index| std::cmp::Reverse(tensors[index].dtype.size()));
@@ -72,20 +71,20 @@ pub fn layout(file: &str, tensors: &[TensorSpec], metadata: &[(String, String)])
     let mut offset = header.len() as u64;
     for &index in &order {
         offsets[index] = offset;
-        // The header has been made, so that the sum is known to fit.
+        // The header was built, so the sum fits.
         offset += size_of_tensor(file, &tensors[index])?;
     }
     Ok(Layout { header, offsets, len: offset })
 }
 
-/// Length and JSON text, padded with blanks to a multiple of 8.
+/// Returns the length and the JSON text, padded with spaces to a multiple of 8.
 fn header(file: &str, tensors: &[&TensorSpec], metadata: &[(String, String)]) -> Result<Vec<u8>> {
     let mut object = serde_json::Map::new();
     if !metadata.is_empty() {
         let mut notes = serde_json::Map::new();
         for (key, value) in metadata {
             if notes.insert(key.clone(), value.as_str().into()).is_some() {
-                return Err(Error::key(file, key, 0, "it is given twice"));
+                return Err(Error::key(file, key, 0, "it is a duplicate"));
             }
         }
         object.insert("__metadata__".to_owned(), notes.into());

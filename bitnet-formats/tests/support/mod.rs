@@ -18,7 +18,7 @@ pub(crate) const BOOL: u32 = 7;
 pub(crate) const STRING: u32 = 8;
 pub(crate) const ARRAY: u32 = 9;
 
-/// A length, then the bytes.
+/// Returns a length, then the bytes.
 pub(crate) fn string(bytes: &[u8]) -> Vec<u8> {
     let mut encoded = (bytes.len() as u64).to_le_bytes().to_vec();
     encoded.extend(bytes);
@@ -60,7 +60,7 @@ impl Gguf {
         }
     }
 
-    /// Bytes in place of a key with its value.
+    /// Returns the bytes in place of a key with its value.
     pub(crate) fn raw_key(mut self, bytes: Vec<u8>) -> Self {
         self.keys.push(bytes);
         self
@@ -73,7 +73,7 @@ impl Gguf {
         self.raw_key(bytes)
     }
 
-    /// Bytes in place of a tensor's description.
+    /// Returns the bytes in place of a tensor's description.
     pub(crate) fn raw_tensor(mut self, bytes: Vec<u8>) -> Self {
         self.tensors.push(bytes);
         self
@@ -112,7 +112,7 @@ impl Gguf {
     }
 }
 
-/// A safetensors file from its JSON text and its data.
+/// Returns a safetensors file from its JSON text and its data.
 pub(crate) fn safetensors_bytes(json: &str, data: &[u8]) -> Vec<u8> {
     let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
     bytes.extend(json.as_bytes());
@@ -120,7 +120,7 @@ pub(crate) fn safetensors_bytes(json: &str, data: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The refusal of a GGUF file: the same from bytes and from a mapped file.
+/// Returns the refusal of a GGUF file: the same from bytes and from a mapped file.
 pub(crate) fn gguf_error(bytes: &[u8]) -> Error {
     let error = gguf::parse(bytes, GGUF_NAME).expect_err("the file must be refused");
     let folder = tempfile::tempdir().unwrap();
@@ -135,7 +135,7 @@ pub(crate) fn gguf_error(bytes: &[u8]) -> Error {
     error
 }
 
-/// The refusal of a safetensors file: the same from bytes and from a mapped file.
+/// Returns the refusal of a safetensors file: the same from bytes and from a mapped file.
 pub(crate) fn safetensors_error(bytes: &[u8]) -> Error {
     let error =
         safetensors::parse_header(bytes, SAFETENSORS_NAME).expect_err("the file must be refused");
@@ -171,12 +171,12 @@ macro_rules! refused {
     }};
 }
 
-/// A file of this crate's golden folder.
+/// Returns a file of this crate's golden folder.
 pub(crate) fn golden(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
 }
 
-/// The bytes that hexadecimal digits stand for.
+/// Returns the bytes that hexadecimal digits stand for.
 pub(crate) fn from_hex(text: &str) -> Vec<u8> {
     text.as_bytes()
         .chunks(2)

@@ -1,13 +1,13 @@
-//! Addresses: taken apart, joined, compared, and shown without what may be secret.
+//! URLs: parsing, joining, comparison, and display without secrets.
 
 use ureq::http::Uri;
 
-/// An absolute address of http or https.
+/// An absolute http or https URL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Address(Uri);
 
 impl Address {
-    /// `None` unless it is an absolute address of http or https without a user's name.
+    /// Parses an absolute http or https URL without user information; else `None`.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let uri: Uri = text.parse().ok()?;
         let known = matches!(uri.scheme_str(), Some("http" | "https"));
@@ -16,7 +16,7 @@ impl Address {
             .then_some(Self(uri))
     }
 
-    /// Where a `Location` leads from here.
+    /// Resolves a `Location` header.
     pub(crate) fn join(&self, location: &str) -> Option<Self> {
         let location = location.split('#').next().unwrap_or(location);
         let scheme = self.0.scheme_str()?;
@@ -34,19 +34,19 @@ impl Address {
         }
     }
 
-    /// As [`Address::join`], but nothing that is asked for over https is sent on in the open.
+    /// Like [`Address::join`], but rejects a redirect from https to http.
     pub(crate) fn redirected(&self, location: &str) -> Option<Self> {
         self.join(location).filter(|target| target.is_secure() || !self.is_secure())
     }
 
-    /// Whether both are served by the same program: scheme, host and port are equal.
+    /// Returns whether both have the same origin: scheme, host and port.
     pub(crate) fn same_origin(&self, other: &Self) -> bool {
         self.is_secure() == other.is_secure()
             && self.host().eq_ignore_ascii_case(other.host())
             && self.port() == other.port()
     }
 
-    /// Whether it is https.
+    /// Returns whether the scheme is https.
     pub(crate) fn is_secure(&self) -> bool {
         self.0.scheme_str() == Some("https")
     }
@@ -59,19 +59,19 @@ impl Address {
         self.0.port_u16().unwrap_or(if self.is_secure() { 443 } else { 80 })
     }
 
-    /// As it is sent.
+    /// Returns the URL for requests.
     pub(crate) fn uri(&self) -> &Uri {
         &self.0
     }
 
-    /// Without the query, which signs addresses of storage.
+    /// Returns the URL without its query, which may hold a signature.
     pub(crate) fn shown(&self) -> String {
         let authority = self.0.authority().map_or("", |authority| authority.as_str());
         format!("{}://{authority}{}", self.0.scheme_str().unwrap_or_default(), self.0.path())
     }
 }
 
-/// Text as a part of an address; `keep` are characters that stay although they are special.
+/// Percent-encodes text, except the special characters in `keep`.
 pub(crate) fn encode(text: &str, keep: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {

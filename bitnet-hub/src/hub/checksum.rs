@@ -1,23 +1,23 @@
-//! Checksums of contents: SHA-256 of large files, and the SHA-1 by which git names small ones.
+//! Checksums: SHA-256 of large files, git's SHA-1 of small ones.
 
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
 use crate::name::is_hex;
 
-/// What the checksum of a file has to be.
+/// The expected checksum of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Expected {
     /// The SHA-256 of the contents.
     Sha256(String),
-    /// The SHA-1 of `blob`, the length and the contents: what git calls the file.
+    /// git's object id: SHA-1 of `blob`, the length and the contents.
     Git(String),
-    /// The hub gives none.
+    /// Unknown.
     Unknown,
 }
 
 impl Expected {
-    /// An ETag is a checksum if it looks like one; else the listing may have one.
+    /// Returns the checksum in an ETag, if it has the form of one, else that of the listing.
     pub(crate) fn from_announced(etag: &str, listed_sha256: Option<&str>) -> Self {
         match listed_sha256 {
             _ if is_hex(etag, 64) => Self::Sha256(etag.to_owned()),
@@ -27,7 +27,7 @@ impl Expected {
         }
     }
 
-    /// A checksum of this kind for contents of `bytes` bytes.
+    /// Returns an empty hash state for contents of `bytes` bytes.
     pub(crate) fn begin(&self, bytes: u64) -> Running {
         match self {
             Self::Sha256(_) => Running::Sha256(Sha256::new()),
@@ -36,7 +36,7 @@ impl Expected {
         }
     }
 
-    /// What is wrong with `sum`, if anything: the kind, what it should be, what it is.
+    /// Compares `sum` with the expected value; returns the kind, the expected and the actual value if they differ.
     pub(crate) fn problem(&self, sum: Running) -> Option<(&'static str, String, String)> {
         let (kind, expected, got) = match (self, sum) {
             (Self::Sha256(expected), Running::Sha256(sum)) => {
@@ -51,7 +51,7 @@ impl Expected {
     }
 }
 
-/// A checksum of what has come so far.
+/// The hash state of the received data.
 #[derive(Clone)]
 pub(crate) enum Running {
     Sha256(Sha256),
@@ -60,7 +60,7 @@ pub(crate) enum Running {
 }
 
 impl Running {
-    /// Adds what came next.
+    /// Adds received data.
     pub(crate) fn update(&mut self, bytes: &[u8]) {
         match self {
             Self::Sha256(sum) => sum.update(bytes),

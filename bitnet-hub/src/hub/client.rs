@@ -1,4 +1,4 @@
-//! Requests: redirects are followed by hand, so that a token goes to the hub and nowhere else.
+//! HTTP requests. Redirects are followed here, so that a token is sent to the hub only.
 
 use ureq::http::header::{ACCEPT_ENCODING, AUTHORIZATION, LOCATION, USER_AGENT};
 use ureq::http::{HeaderMap, HeaderValue, Method, Request};
@@ -10,44 +10,44 @@ use super::refusal::Trouble;
 use crate::error::{HubError, Result};
 use crate::settings::{Settings, Token};
 
-/// Redirects that are followed for one request.
+/// Maximum number of redirects per request.
 const REDIRECTS: usize = 10;
 
-/// How far redirects are followed.
+/// The redirect policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Follow {
-    /// On the hub itself; the answer that leads away is the last.
+    /// Follows redirects within the hub; returns a response that leads to another host.
     Hub,
-    /// To wherever the hub sends it.
+    /// Follows all redirects.
     Everywhere,
 }
 
-/// An answer.
+/// A response.
 #[derive(Debug)]
 pub(crate) struct Answer {
-    /// Who gave it.
+    /// The URL of the response.
     pub(crate) address: Address,
     /// The status.
     pub(crate) status: u16,
     /// The headers.
     pub(crate) headers: HeaderMap,
-    /// The body, not yet read.
+    /// The unread body.
     pub(crate) body: Body,
 }
 
 impl Answer {
-    /// A header, if it is there and readable.
+    /// Returns a header, if present and valid.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// A header that is a number.
+    /// Returns a numeric header.
     pub(crate) fn number(&self, name: &str) -> Option<u64> {
         self.header(name)?.trim().parse().ok()
     }
 }
 
-/// What sends requests to one hub.
+/// An HTTP client for one hub.
 pub(crate) struct Client {
     agent: Agent,
     hub: Address,
@@ -79,17 +79,17 @@ impl Client {
         Ok(Self { agent: config.build().into(), hub, token: settings.token.clone() })
     }
 
-    /// Whether the hub itself serves this address.
+    /// Returns whether the URL belongs to the hub.
     pub(crate) fn is_hub(&self, address: &Address) -> bool {
         address.same_origin(&self.hub)
     }
 
-    /// Whether requests carry a token.
+    /// Returns whether requests carry a token.
     pub(crate) fn has_token(&self) -> bool {
         self.token.is_some()
     }
 
-    /// Asks for `address`. Each answer on the way is shown to `on_the_way`; the last one is returned whatever its status.
+    /// Requests `address`. Passes each redirect to `on_the_way` and returns the last response, whatever its status.
     pub(crate) fn request(
         &self,
         method: Method,
@@ -117,7 +117,7 @@ impl Client {
             on_the_way(&answer);
             address = target;
         }
-        Err(Trouble::answer(&address, "redirects follow one another without end"))
+        Err(Trouble::answer(&address, "there are too many redirects"))
     }
 
     fn once(&self, method: &Method, address: &Address, range_from: u64) -> Result<Answer, Trouble> {
@@ -146,7 +146,7 @@ impl Client {
     }
 }
 
-/// The certificates in a PEM file.
+/// Reads the certificates of a PEM file.
 fn certificates(path: &std::path::Path) -> Result<Vec<Certificate<'static>>> {
     let wrong = |problem: String| HubError::Setting { name: "SSL_CERT_FILE".to_owned(), problem };
     let bytes =

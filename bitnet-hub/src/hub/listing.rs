@@ -1,4 +1,4 @@
-//! What a repository holds at a revision.
+//! The file listing of a repository at a revision.
 
 use serde::Deserialize;
 use ureq::http::Method;
@@ -11,19 +11,19 @@ use crate::choose::Found;
 use crate::error::{HubError, Result};
 use crate::name::{Repository, is_commit, is_hex};
 
-/// Bytes of the longest description of a repository that is read.
+/// Maximum size of a repository description in bytes.
 const LONGEST: u64 = 64 << 20;
 
-/// What a repository holds at a commit.
+/// The files of a repository at a commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listing {
     /// The repository.
     pub repository: Repository,
-    /// The revision that was asked for.
+    /// The requested revision.
     pub revision: String,
-    /// The commit that it stands for.
+    /// Its commit.
     pub commit: String,
-    /// The files, by name. The names are the hub's, and not checked.
+    /// The files, by name. Names are unchecked.
     pub files: Vec<RemoteFile>,
 }
 
@@ -32,19 +32,19 @@ pub struct Listing {
 pub struct RemoteFile {
     /// Its path in the repository.
     pub path: String,
-    /// Its size, if the hub says so.
+    /// Its size, if the hub reports it.
     pub bytes: Option<u64>,
-    /// The SHA-256 of its contents, which hubs tell of large files.
+    /// The SHA-256 of its contents, reported for large files.
     pub sha256: Option<String>,
 }
 
 impl Listing {
-    /// The file at `path`.
+    /// Returns the file at `path`.
     pub fn file(&self, path: &str) -> Option<&RemoteFile> {
         self.files.iter().find(|file| file.path == path)
     }
 
-    /// Paths and sizes, to choose from.
+    /// Returns paths and sizes for selection.
     pub fn found(&self) -> Vec<Found> {
         self.files.iter().map(|file| Found { path: file.path.clone(), bytes: file.bytes }).collect()
     }
@@ -75,7 +75,7 @@ struct Large {
 }
 
 impl Hub {
-    /// What `repository` holds at `revision`. If downloads are switched off, what the cache holds of it.
+    /// Lists `repository` at `revision`; offline, lists the cached files.
     ///
     /// # Errors
     /// See [`HubError`].

@@ -1,4 +1,4 @@
-//! Locks between programs that pull the same file.
+//! Locks between processes that download the same file.
 
 use std::fs::{File, TryLockError};
 use std::path::Path;
@@ -8,11 +8,11 @@ use super::{Event, Watch, tell};
 use crate::cache::make_parent;
 use crate::error::{HubError, Result};
 
-/// How often a lock that another program holds is tried again.
+/// Poll interval for a lock held by another process.
 const INTERVAL: Duration = Duration::from_millis(200);
 
-/// Shares the lock at `path`, waiting for a removal that holds it alone. Where the lock can't be opened or the file system has none,
-/// nothing is held: the cache may be one that is only read.
+/// Takes the lock at `path` in shared mode, waiting for an exclusive holder. If the lock can't be opened or the file system
+/// has no locks, no lock is held: the cache may be read-only.
 pub(crate) fn share(
     path: &Path,
     file: &str,
@@ -34,8 +34,8 @@ pub(crate) fn share(
     }
 }
 
-/// Takes the lock at `path`, waiting for whoever holds it; it is given back when the file is dropped. On a file system without locks
-/// there is nothing to take: then two programs may do the same work, and the checksum still holds.
+/// Takes the lock at `path` exclusively, waiting for the current holder; dropping the file releases it. On a file system
+/// without locks two processes may download the same file; the checksum still protects the result.
 pub(crate) fn hold(
     path: &Path,
     file: &str,

@@ -1,4 +1,4 @@
-//! What the hub announces about a file before it sends it: its commit, its tag and its size.
+//! File metadata from response headers: commit, ETag and size.
 
 use ureq::http::Method;
 
@@ -10,21 +10,21 @@ use super::{Hub, Listing, Watch};
 use crate::error::Result;
 use crate::name::Repository;
 
-/// Characters of the longest tag that becomes a file name.
+/// Maximum length of an ETag used as a file name.
 const LONGEST_ETAG: usize = 128;
 
-/// What the hub announces about a file.
+/// The metadata of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Metadata {
-    /// The name of the contents: a checksum, on hubs that follow the rules.
+    /// The ETag, usually a checksum.
     pub(crate) etag: String,
     /// The size.
     pub(crate) bytes: u64,
-    /// The checksum to hold the contents against.
+    /// The expected checksum.
     pub(crate) expected: Expected,
 }
 
-/// Headers as they are met on the way: those about the file that an answer links to come first, and once seen they stay.
+/// Headers collected over redirects: `X-Linked-*` headers take precedence, and the first value wins.
 #[derive(Debug, Default)]
 struct Seen {
     etag: Option<String>,
@@ -42,12 +42,12 @@ impl Seen {
 }
 
 impl Hub {
-    /// Where a file of a commit is.
+    /// Returns the URL of a file of a commit.
     pub(crate) fn file_address(&self, repository: &Repository, commit: &str, path: &str) -> String {
         format!("{}/{repository}/resolve/{commit}/{}", self.settings.endpoint, encode(path, "/"))
     }
 
-    /// Asks what the file is before it is pulled.
+    /// Requests the metadata of a file.
     pub(crate) fn metadata(
         &self,
         listing: &Listing,
@@ -91,20 +91,19 @@ fn announced(
     let length = || answer.number("content-length").filter(|_| direct);
     let bytes = seen.bytes.or_else(length).or(listed.and_then(|file| file.bytes));
     let bytes = bytes
-        .ok_or_else(|| Trouble::answer(address, "the hub does not say how long the file is"))?;
+        .ok_or_else(|| Trouble::answer(address, "the hub does not state the length of the file"))?;
     let etag = seen.etag.or_else(|| answer.header("etag").map(str::to_owned));
     let etag = etag.as_deref().and_then(plain_etag);
-    let etag = etag.ok_or_else(|| {
-        Trouble::answer(address, "the hub gives the file no ETag that can be used")
-    })?;
+    let etag =
+        etag.ok_or_else(|| Trouble::answer(address, "the ETag of the file is missing or invalid"))?;
     if seen.commit.is_some_and(|commit| commit != listing.commit) {
-        return Err(Trouble::answer(address, "the file is of another commit than was asked for"));
+        return Err(Trouble::answer(address, "the file belongs to another commit than requested"));
     }
     let sha256 = listed.and_then(|file| file.sha256.as_deref());
     Ok(Metadata { expected: Expected::from_announced(etag, sha256), etag: etag.to_owned(), bytes })
 }
 
-/// An ETag without its quotes and its mark of weakness, if it can be a file name.
+/// Returns an ETag without quotes and weakness prefix, if it is a valid file name.
 fn plain_etag(etag: &str) -> Option<&str> {
     let etag = etag.trim();
     let etag = etag.strip_prefix("W/").unwrap_or(etag);

@@ -1,4 +1,4 @@
-//! A hub: what a repository holds, and its files pulled into the cache.
+//! A hub client: listing of repositories and downloads into the cache.
 
 mod address;
 mod checksum;
@@ -23,15 +23,15 @@ use client::Client;
 pub use listing::{Listing, RemoteFile};
 use transfer::Transfer;
 
-/// What happens while files are pulled. The answer [`ControlFlow::Break`] stops the work; what has come is kept.
+/// An event of a download. Returning [`ControlFlow::Break`] stops the download; the partial file remains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event<'a> {
-    /// Another program is pulling the same file, and is waited for.
+    /// Waits for another process that downloads the same file.
     Waiting {
         /// The file.
         file: &'a str,
     },
-    /// `have` of the file's `bytes` are here.
+    /// Progress: `have` of `bytes` are on disk.
     Progress {
         /// The file.
         file: &'a str,
@@ -40,16 +40,16 @@ pub enum Event<'a> {
         /// Bytes of the whole file.
         bytes: u64,
     },
-    /// A request failed and is made again after a pause.
+    /// A request failed and will be retried.
     Again {
         /// The file, or the repository.
         file: &'a str,
-        /// What happened.
+        /// The failure.
         why: &'a str,
-        /// The pause.
+        /// The delay.
         pause: Duration,
     },
-    /// The file is pulled from its beginning again, because what was there can't be used.
+    /// The download restarts, because the partial file is unusable.
     FromTheBeginning {
         /// The file.
         file: &'a str,
@@ -58,38 +58,38 @@ pub enum Event<'a> {
     },
 }
 
-/// Who is told what happens, and may stop it.
+/// A callback for events, which can stop the download.
 pub type Watch<'w> = dyn FnMut(Event<'_>) -> ControlFlow<()> + 'w;
 
-/// How a file came to be in the cache.
+/// The origin of a cached file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
-    /// It was there.
+    /// It was already cached.
     Present,
     /// It was downloaded.
     Downloaded,
-    /// It was downloaded from this byte on; the rest had come before.
+    /// Its download was resumed at this byte.
     Resumed(u64),
 }
 
-/// A file that is in the cache now.
+/// A file in the cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pulled {
-    /// Where it is.
+    /// Its path.
     pub path: PathBuf,
     /// Its size.
     pub bytes: u64,
-    /// How it came there.
+    /// Its origin.
     pub state: State,
 }
 
-/// While it lives, this program does not remove the model.
+/// A guard that prevents this program from removing the model.
 #[derive(Debug)]
 pub struct Hold {
     _lock: Option<File>,
 }
 
-/// A hub and the cache for what comes from it.
+/// A hub and its cache.
 pub struct Hub {
     settings: Settings,
     client: Client,
@@ -103,32 +103,32 @@ impl std::fmt::Debug for Hub {
 }
 
 impl Hub {
-    /// A hub as `settings` describe it. Nothing is sent yet.
+    /// Creates a hub from settings, without network access.
     ///
     /// # Errors
-    /// [`HubError::Setting`] if the certificates or the proxies can't be used.
+    /// [`HubError::Setting`] for invalid certificates or proxies.
     pub fn new(settings: Settings) -> Result<Self> {
         let client = Client::new(&settings)?;
         Ok(Self { settings, client, pause: Box::new(std::thread::sleep) })
     }
 
-    /// With another way to wait before a request is made again.
+    /// Replaces the wait between retries.
     #[must_use]
     pub fn pausing_with(mut self, pause: impl Fn(Duration) + 'static) -> Self {
         self.pause = Box::new(pause);
         self
     }
 
-    /// Its settings.
+    /// Returns the settings.
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
 
-    /// Pulls one file of a listed commit, unless it is there. A download that was cut short goes on; what comes is kept only if its
-    /// length and its checksum are those that the hub announced.
+    /// Downloads one file of a listed commit unless it is cached. Resumes an interrupted download, and verifies length and
+    /// checksum.
     ///
     /// # Errors
-    /// See [`HubError`]; [`HubError::FileName`] for a name that has no place in a folder.
+    /// See [`HubError`]; [`HubError::FileName`] for an unsafe file name.
     pub fn pull(&self, listing: &Listing, path: &str, watch: &mut Watch<'_>) -> Result<Pulled> {
         let repository = &listing.repository;
         if let Some(problem) = path_problem(path) {
@@ -162,7 +162,7 @@ impl Hub {
         Ok(Pulled { path, bytes: metadata.bytes, state })
     }
 
-    /// Keeps the model from being removed by this program while files of it are pulled. To be held until all are there.
+    /// Prevents this program from removing the model during a download. Hold the guard until all files are downloaded.
     ///
     /// # Errors
     /// [`HubError::Stopped`] if `watch` stops the wait for a removal.
@@ -172,8 +172,8 @@ impl Hub {
         Ok(Hold { _lock: lock })
     }
 
-    /// Notes the listing's commit as that of its revision. To be called when all that is wanted has been pulled: whoever looks into
-    /// the cache later is led to what is whole.
+    /// Records the listing's commit for its revision. Call this after all requested files are downloaded, so that the ref
+    /// always points to a complete model.
     ///
     /// # Errors
     /// [`HubError::Io`].
@@ -181,7 +181,7 @@ impl Hub {
         self.cache(listing).note_commit(&listing.revision, &listing.commit)
     }
 
-    /// The part of the cache that a listing's files go to.
+    /// Returns the repository cache of a listing.
     pub fn cache(&self, listing: &Listing) -> RepositoryCache {
         self.settings.cache.repository(&listing.repository)
     }
@@ -195,12 +195,12 @@ impl Hub {
     }
 }
 
-/// The size of a file, if it is there.
+/// Returns the size of a file, if it exists.
 fn size(path: &std::path::Path) -> Option<u64> {
     std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file).map(|data| data.len())
 }
 
-/// That `watch` has not asked to stop.
+/// Returns an error if `watch` requested to stop.
 fn tell(watch: &mut Watch<'_>, event: Event<'_>) -> Result<()> {
     match watch(event) {
         ControlFlow::Continue(()) => Ok(()),

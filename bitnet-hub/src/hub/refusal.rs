@@ -1,4 +1,4 @@
-//! Refusals and failures: which of them are worth another try, and what to tell about the others.
+//! Failures of requests: classification into retryable and final, and error messages.
 
 use std::io;
 use std::time::Duration;
@@ -9,26 +9,26 @@ use super::{Event, Hub, Watch, tell};
 use crate::error::{HubError, Result};
 use crate::name::Repository;
 
-/// Failures in a row without any progress after which the work is given up.
+/// Maximum number of consecutive failures without progress.
 pub(crate) const TRIES: u32 = 5;
-/// The longest pause that a server may ask for.
+/// Maximum delay that a server may request.
 const LONGEST_PAUSE: Duration = Duration::from_secs(120);
-/// Characters of a server's own words that are repeated.
+/// Maximum length of a quoted server message.
 const LONGEST_WORDS: usize = 200;
 
-/// What stopped a request.
+/// The failure of a request.
 #[derive(Debug)]
 pub(crate) enum Trouble {
-    /// It may go better next time.
+    /// A transient failure.
     Again {
-        /// What happened.
+        /// The failure.
         why: String,
-        /// How long the server asks to wait.
+        /// The delay requested by the server.
         wait: Option<Duration>,
-        /// The error, if it does not go better.
+        /// The error after all retries.
         error: Box<HubError>,
     },
-    /// It will not.
+    /// A final failure.
     Final(HubError),
 }
 
@@ -39,28 +39,28 @@ impl From<HubError> for Trouble {
 }
 
 impl Trouble {
-    /// An answer that can't be used, and that will be the same next time.
+    /// Creates a final failure for an invalid response.
     pub(crate) fn answer(address: &Address, problem: &str) -> Self {
         Self::Final(HubError::Answer { address: address.shown(), problem: problem.to_owned() })
     }
 
-    /// A connection that broke, or an answer that ended early.
+    /// Creates a transient failure for a broken connection or a truncated response.
     pub(crate) fn broken(address: &Address, why: &str) -> Self {
-        let advice = "check the connection and try again: what has come is kept";
+        let advice = "check the connection and try again: the download will resume";
         let error = HubError::Unreachable { address: address.shown(), why: why.to_owned(), advice };
         Self::Again { why: why.to_owned(), wait: None, error: Box::new(error) }
     }
 
-    /// A failed request.
+    /// Creates the failure of a request.
     pub(crate) fn connection(address: &Address, error: &ureq::Error) -> Self {
         let final_one = |why: String, advice| {
             Self::Final(HubError::Unreachable { address: address.shown(), why, advice })
         };
-        let distrusted = "the certificate is not trusted: behind a company's proxy set SSL_CERT_FILE to its certificate";
+        let distrusted = "the certificate is not trusted: behind a corporate proxy set SSL_CERT_FILE to its certificate";
         match error {
             ureq::Error::HostNotFound => final_one(
                 "the host is not found".to_owned(),
-                "check the connection, HF_ENDPOINT and proxies; with HF_HUB_OFFLINE=1 the cache alone is used",
+                "check the connection, HF_ENDPOINT and proxies; HF_HUB_OFFLINE=1 uses the cache only",
             ),
             ureq::Error::Io(error) if error.kind() == io::ErrorKind::InvalidData => {
                 final_one(error.to_string(), distrusted)
@@ -80,7 +80,7 @@ impl Trouble {
     }
 }
 
-/// What was asked for.
+/// The requested item.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Asked<'a> {
     pub(crate) repository: &'a Repository,
@@ -89,11 +89,11 @@ pub(crate) struct Asked<'a> {
 }
 
 impl Hub {
-    /// What an answer means whose status is none of success.
+    /// Classifies a response with an error status.
     pub(crate) fn refusal(&self, answer: &Answer, asked: Asked<'_>) -> Trouble {
         let from_hub = self.client.is_hub(&answer.address);
         let error = self.refused(answer, asked, from_hub);
-        // A signed address of storage is good for a while only; the hub gives a new one.
+        // Signed storage URLs expire; the hub issues a new one.
         let expired = answer.status == 403 && !from_hub;
         if matches!(answer.status, 408 | 429 | 500 | 502 | 503 | 504) || expired {
             let wait = answer.number("retry-after").map(Duration::from_secs);
@@ -132,7 +132,7 @@ impl Hub {
         }
     }
 
-    /// Waits before the try after `failures` failures in a row, or gives up.
+    /// Waits before a retry after `failures` consecutive failures, or returns the final error.
     pub(crate) fn pause_or_give_up(
         &self,
         trouble: Trouble,
@@ -154,7 +154,7 @@ impl Hub {
         Ok(())
     }
 
-    /// Makes `attempt` until it succeeds, fails for good, or has failed too often.
+    /// Runs `attempt` until it succeeds, fails permanently, or has failed too often.
     pub(crate) fn trying<T>(
         &self,
         file: &str,
@@ -174,7 +174,7 @@ impl Hub {
     }
 }
 
-/// A server's own words with a colon before them, cut to a line.
+/// Returns a server's message after a colon, truncated to one line.
 fn words(text: &str) -> String {
     let text: String = text.chars().filter(|c| !c.is_control()).take(LONGEST_WORDS).collect();
     if text.is_empty() { text } else { format!(": {text}") }

@@ -1,4 +1,4 @@
-//! A file on its way into the cache: it goes on where an earlier try ended, and is checked before it gets its name.
+//! The transfer of a file into the cache: resumption, verification, atomic rename.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -15,10 +15,10 @@ use super::{Event, Hub, Listing, State, Watch, disk, tell};
 use crate::cache::{RepositoryCache, make_parent};
 use crate::error::{HubError, Result};
 
-/// Bytes that are read at a time.
+/// Buffer size in bytes.
 const CHUNK: usize = 256 << 10;
 
-/// A file on its way into the cache.
+/// The transfer of one file.
 pub(crate) struct Transfer<'a> {
     hub: &'a Hub,
     asked: Asked<'a>,
@@ -33,7 +33,7 @@ pub(crate) struct Transfer<'a> {
 }
 
 impl<'a> Transfer<'a> {
-    /// Opens what has come of the file before.
+    /// Opens the partial file.
     pub(crate) fn new(
         hub: &'a Hub,
         cache: &RepositoryCache,
@@ -67,7 +67,7 @@ impl<'a> Transfer<'a> {
         })
     }
 
-    /// Brings the whole file into the cache.
+    /// Downloads the whole file.
     pub(crate) fn run(mut self, watch: &mut Watch<'_>) -> Result<State> {
         let kept = self.take_over(watch)?;
         self.ensure_room()?;
@@ -76,7 +76,7 @@ impl<'a> Transfer<'a> {
             if kept == 0 {
                 return Err(self.discard(problem));
             }
-            // What was kept may be another program's, or damaged since.
+            // The partial file may come from another program or be damaged.
             let why = "the checksum is wrong, and a part of the file is from an earlier download";
             self.restart(why, watch)?;
             self.complete(watch)?;
@@ -88,15 +88,15 @@ impl<'a> Transfer<'a> {
         Ok(if kept == 0 { State::Downloaded } else { State::Resumed(kept) })
     }
 
-    /// Reads what has come before into the checksum, and says how much that is. Without a checksum nothing would tell whether it
-    /// belongs to the same contents, and it is dropped.
+    /// Hashes the partial file and returns its length. Without a checksum its contents can't be verified, and it is
+    /// discarded.
     fn take_over(&mut self, watch: &mut Watch<'_>) -> Result<u64> {
         let there = self.file.metadata().map_err(HubError::io(&self.partial, "look at"))?.len();
         if there == 0 {
             return Ok(0);
         }
         if there > self.metadata.bytes || matches!(self.sum, Running::Nothing) {
-            self.restart("what has come before can't be used", watch)?;
+            self.restart("the partial file is unusable", watch)?;
             return Ok(0);
         }
         let mut chunk = vec![0; CHUNK];
@@ -111,7 +111,7 @@ impl<'a> Transfer<'a> {
         }
     }
 
-    /// Asks until everything is here.
+    /// Requests data until the file is complete.
     fn complete(&mut self, watch: &mut Watch<'_>) -> Result<()> {
         let (mut failures, mut most) = (0, self.have);
         tell(watch, self.progress())?;
@@ -131,7 +131,7 @@ impl<'a> Transfer<'a> {
         Ok(())
     }
 
-    /// One request for what is missing.
+    /// Sends one request for the missing data.
     fn attempt(&mut self, watch: &mut Watch<'_>) -> Result<(), Trouble> {
         let answer = self.hub.client.request(
             Method::GET,
@@ -159,13 +159,13 @@ impl<'a> Transfer<'a> {
             416 if self.have > 0 => Ok(self.restart("the server does not have the rest", watch)?),
             206 | 416 => Err(Trouble::answer(
                 &answer.address,
-                "it answers a question about parts that was not asked",
+                "it sent a partial response to a full request",
             )),
             _ => Err(self.hub.refusal(&answer, self.asked)),
         }
     }
 
-    /// Why the part that comes does not fit to what is here, if so.
+    /// Returns why a partial response does not match the request, if so.
     fn range_problem(&self, answer: &Answer) -> Option<&'static str> {
         let range = answer.header("content-range").unwrap_or_default();
         let parsed = range.strip_prefix("bytes ").and_then(|range| {
@@ -174,18 +174,18 @@ impl<'a> Transfer<'a> {
             Some((start, all.trim().parse::<u64>().ok()))
         });
         match parsed {
-            None => Some("the server does not say which part it sends"),
+            None => Some("the server does not state the range that it sends"),
             Some((start, _)) if start != self.have => {
-                Some("the server sends another part than was asked for")
+                Some("the server sends another range than requested")
             }
             Some((_, Some(all))) if all != self.metadata.bytes => {
-                Some("the file has another length by now")
+                Some("the length of the file has changed")
             }
             Some(_) => None,
         }
     }
 
-    /// Writes what comes.
+    /// Writes received data.
     fn receive(&mut self, answer: Answer, watch: &mut Watch<'_>) -> Result<(), Trouble> {
         let mut body = answer.body.into_with_config().limit(u64::MAX).reader();
         let mut chunk = vec![0; CHUNK];
@@ -207,7 +207,7 @@ impl<'a> Transfer<'a> {
         Ok(())
     }
 
-    /// Drops what is here.
+    /// Discards the partial file.
     fn restart(&mut self, why: &str, watch: &mut Watch<'_>) -> Result<()> {
         self.file.set_len(0).map_err(HubError::io(&self.partial, "empty"))?;
         self.file.seek(SeekFrom::Start(0)).map_err(HubError::io(&self.partial, "empty"))?;
@@ -224,7 +224,7 @@ impl<'a> Transfer<'a> {
         HubError::Length { file: self.path.to_owned(), expected: self.metadata.bytes, got }
     }
 
-    /// What is wrong with the file that is here whole, if anything.
+    /// Verifies the complete file; returns the problem, if any.
     fn problem(&self) -> Option<HubError> {
         let (kind, expected, got) = self.metadata.expected.problem(self.sum.clone())?;
         Some(HubError::Checksum { file: self.path.to_owned(), kind, expected, got })
@@ -256,24 +256,24 @@ impl<'a> Transfer<'a> {
         }
     }
 
-    /// Removes what is here, and gives back `error`.
+    /// Removes the partial file and returns `error`.
     fn discard(&self, error: HubError) -> HubError {
-        // If it stays, the next download finds it to be wrong.
+        // If the removal fails, the next download detects the damage.
         let _ = std::fs::remove_file(&self.partial);
         error
     }
 
-    /// Gives the file its name, once it is on the disk.
+    /// Flushes the file to disk and renames it.
     fn publish(self) -> Result<()> {
         self.file.sync_all().map_err(|error| self.write_error(error))?;
         let Self { file, partial, blob, .. } = self;
         drop(file);
         std::fs::rename(&partial, &blob).map_err(HubError::io(&blob, "put into place"))?;
-        sync_folder(&blob).map_err(HubError::io(&blob, "bring to the disk"))
+        sync_folder(&blob).map_err(HubError::io(&blob, "flush to disk"))
     }
 }
 
-/// Brings the entry of `path` in its folder to the disk, where folders can be brought there.
+/// Flushes the folder entry of `path` to disk, where the OS supports it.
 fn sync_folder(path: &Path) -> io::Result<()> {
     match path.parent() {
         Some(folder) if cfg!(unix) => File::open(folder)?.sync_all(),

@@ -1,4 +1,4 @@
-//! Pulls from a hub on loopback, well-behaved and not. Nothing sleeps: pauses are written down instead.
+//! Downloads from correct and faulty hubs on loopback. Tests never sleep: delays are recorded instead.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
 
@@ -15,11 +15,11 @@ use std::time::Duration;
 use bitnet_hub::choose::{Wanted, choose};
 use bitnet_hub::{Event, Hub, HubCache, HubError, Listing, Pulled, Repository, Settings, Token};
 
-/// A hub, the pauses that it made, and what it told.
+/// A hub client with recorded delays and events.
 pub(crate) struct Puller {
     pub(crate) hub: Hub,
     pub(crate) pauses: Rc<RefCell<Vec<u64>>>,
-    pub(crate) told: RefCell<Vec<String>>,
+    pub(crate) events: RefCell<Vec<String>>,
 }
 
 impl Puller {
@@ -44,7 +44,7 @@ impl Puller {
         let noted = Rc::clone(&pauses);
         let hub = Hub::new(settings).unwrap();
         let hub = hub.pausing_with(move |pause| noted.borrow_mut().push(pause.as_secs()));
-        Self { hub, pauses, told: RefCell::default() }
+        Self { hub, pauses, events: RefCell::default() }
     }
 
     pub(crate) fn list(&self) -> Result<Listing, HubError> {
@@ -56,7 +56,7 @@ impl Puller {
         self.hub.pull(&listing, path, &mut |event| self.note(event))
     }
 
-    /// Pulls what a model needs, as a user does who names the repository only.
+    /// Downloads the files that a model needs.
     pub(crate) fn pull_model(&self) -> Result<Vec<Pulled>, HubError> {
         let listing = self.list()?;
         let selection = choose(&own(), &listing.found(), &Wanted::Model)?;
@@ -71,7 +71,7 @@ impl Puller {
     fn note(&self, event: Event<'_>) -> ControlFlow<()> {
         match event {
             Event::Progress { .. } => {}
-            other => self.told.borrow_mut().push(format!("{other:?}")),
+            other => self.events.borrow_mut().push(format!("{other:?}")),
         }
         ControlFlow::Continue(())
     }
@@ -85,7 +85,7 @@ pub(crate) fn secret() -> Option<Token> {
     Token::new("hf_secret", "").unwrap()
 }
 
-/// Bytes that do not repeat.
+/// Returns non-repeating bytes.
 pub(crate) fn contents(length: usize) -> Vec<u8> {
     let mut state = 1_u32;
     let next = |_| {

@@ -1,4 +1,4 @@
-//! What is refused, by the hub or by us, and how it is told.
+//! Errors of the hub and rejected responses.
 
 use std::fs;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ fn one_file(name: &'static str, length: usize) -> Repository {
 }
 
 #[test]
-fn a_token_goes_to_the_hub_and_to_no_other_host() {
+fn the_token_is_sent_to_the_hub_only() {
     let folder = tempfile::tempdir().unwrap();
     let storage = Server::start(|request| part(request, &contents(1000), "etag-of-storage"));
     let away = format!("{}/blob?signature=word", storage.address);
@@ -22,7 +22,7 @@ fn a_token_goes_to_the_hub_and_to_no_other_host() {
     let server = Server::start(move |request| {
         let etag = format!("\"{}\"", sha256(&contents(1000)));
         if request.path.contains("/resolve/") {
-            // First within the hub, as it does for small files, then away from it.
+            // First within the hub, as for small files, then to another host.
             return Reply::status(307).with("Location", "/inner?x=1").with("X-Repo-Commit", COMMIT);
         }
         if request.path.starts_with("/inner") {
@@ -66,7 +66,7 @@ fn refusals_of_the_hub_say_what_to_do() {
         (404, "RepoNotFound", "", true, &["own/model is not on http"]),
         (404, "RevisionNotFound", "", false, &["no revision \"main\"", "after the @"]),
         (404, "", "", false, &["own/model is not on http"]),
-        (403, "", "no\u{1b}[2J", true, &["forbids it", ": no[2J", "token that may read"]),
+        (403, "", "no\u{1b}[2J", true, &["denies access", ": no[2J", "token that may read"]),
         (
             418,
             "",
@@ -94,7 +94,7 @@ fn refusals_of_the_hub_say_what_to_do() {
 }
 
 #[test]
-fn a_missing_file_and_a_gated_file_are_told_by_name() {
+fn missing_and_gated_files_are_named() {
     let folder = tempfile::tempdir().unwrap();
     let served = one_file("x.bin", 10);
     let server = Server::start(move |request| {
@@ -113,7 +113,7 @@ fn a_missing_file_and_a_gated_file_are_told_by_name() {
 }
 
 #[test]
-fn a_busy_hub_is_asked_again_when_it_says() {
+fn retry_after_is_respected() {
     let folder = tempfile::tempdir().unwrap();
     let served = one_file("x.bin", 10);
     let times = AtomicUsize::new(0);
@@ -121,7 +121,7 @@ fn a_busy_hub_is_asked_again_when_it_says() {
         0 => Reply::status(429).with("Retry-After", 7),
         1 => Reply::status(503),
         2 => Reply::status(429).with("Retry-After", 1_000_000),
-        // The file itself: the connection ends without a word.
+        // The connection closes without a response.
         4 => Reply { cut: Some(0), ..served.answer(request) },
         _ => served.answer(request),
     });
@@ -137,7 +137,7 @@ fn a_hub_that_stays_down_is_given_up() {
     let puller = Puller::new(&server.address, folder.path());
     assert!(matches!(puller.list(), Err(HubError::Status { status: 502, .. })));
     assert_eq!(*puller.pauses.borrow(), [1, 2, 4, 8]);
-    // A port that nobody listens on.
+    // A closed port.
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let puller = Puller::new(&format!("http://{closed}"), folder.path());
     let error = puller.list().unwrap_err();
@@ -147,7 +147,7 @@ fn a_hub_that_stays_down_is_given_up() {
 }
 
 #[test]
-fn a_signed_address_that_has_expired_is_renewed() {
+fn expired_signed_urls_are_renewed() {
     let folder = tempfile::tempdir().unwrap();
     let times = Arc::new(AtomicUsize::new(0));
     let storage = Server::start(move |request| match times.fetch_add(1, Ordering::Relaxed) {
@@ -180,10 +180,10 @@ fn hostile_names_are_refused_and_touch_nothing() {
     let server = Server::start(move |request| {
         let mut reply = served.answer(request);
         if reply.status == 404 {
-            // Whatever is asked for is there.
+            // Every requested file exists.
             reply = part(request, &contents(10), &sha256(&contents(10)));
         }
-        // Rust's escapes are JSON's but for control characters.
+        // Rust's escapes equal JSON's except for control characters.
         reply.body = String::from_utf8_lossy(&reply.body).replace("\\u{1}", "\\u0001").into_bytes();
         reply
     });
@@ -200,7 +200,7 @@ fn hostile_names_are_refused_and_touch_nothing() {
 }
 
 #[test]
-fn answers_that_can_not_be_used_are_refused() {
+fn invalid_responses_are_errors() {
     let good = format!("\"{}\"", sha256(&contents(10)));
     let files: [(&str, Reply, &str); 4] = [
         ("tag", Reply::status(200).with("ETag", "\"../../x\"").with("Content-Length", 10), "ETag"),
@@ -213,7 +213,7 @@ fn answers_that_can_not_be_used_are_refused() {
                 .with("Content-Length", 10),
             "another commit",
         ),
-        ("loop", Reply::status(302).with("Location", "loop"), "without end"),
+        ("loop", Reply::status(302).with("Location", "loop"), "too many redirects"),
     ];
     for (name, reply, word) in files {
         let folder = tempfile::tempdir().unwrap();

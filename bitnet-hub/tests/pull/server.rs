@@ -1,4 +1,4 @@
-//! A hub on loopback: what it answers is a function of the request, and every request is written down.
+//! A hub on loopback: responses are a function of the request, and every request is recorded.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -26,7 +26,7 @@ pub(crate) struct Reply {
     pub(crate) status: u16,
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) body: Vec<u8>,
-    /// Bytes of the body after which the connection is cut.
+    /// Number of body bytes after which the connection closes.
     pub(crate) cut: Option<usize>,
 }
 
@@ -52,7 +52,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// A server that lives as long as the process.
+    /// Creates a server that lives as long as the process.
     pub(crate) fn start(answer: impl Fn(&Request) -> Reply + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
@@ -64,14 +64,14 @@ impl Server {
                 let Some(request) = read(&stream) else { continue };
                 written.lock().unwrap().push(request.clone());
                 let reply = answer(&request);
-                // Whoever hangs up early has what it wanted.
+                // A client that disconnects early has all it needs.
                 let _ = send(&mut stream, &request, &reply);
             }
         });
         Self { address, requests }
     }
 
-    /// What has been asked so far; it is forgotten.
+    /// Returns and clears the recorded requests.
     pub(crate) fn requests(&self) -> Vec<Request> {
         std::mem::take(&mut *self.requests.lock().unwrap())
     }
@@ -127,12 +127,12 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// The repository `own/model` with its files: those that end with `.json` are small ones, the others large.
+/// The repository `own/model`; `.json` files are small, all others large.
 #[derive(Debug, Clone)]
 pub(crate) struct Repository(pub(crate) Vec<(&'static str, Vec<u8>)>);
 
 impl Repository {
-    /// What a hub that follows the rules answers.
+    /// Returns the responses of a correct hub.
     pub(crate) fn answer(&self, request: &Request) -> Reply {
         if request.path.starts_with("/api/models/own/model/revision/main?") {
             return Reply::status(200).body(self.description());
@@ -159,7 +159,7 @@ pub(crate) fn etag(path: &str, bytes: &[u8]) -> String {
     if path.ends_with(".json") { git_sha1(bytes) } else { sha256(bytes) }
 }
 
-/// The part of `bytes` that is asked for.
+/// Returns the requested range of `bytes`.
 pub(crate) fn part(request: &Request, bytes: &[u8], etag: &str) -> Reply {
     let all = bytes.len();
     let start =

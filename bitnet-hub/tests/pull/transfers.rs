@@ -1,4 +1,4 @@
-//! Files on their way: whole, cut, resumed, damaged.
+//! Transfers: complete, interrupted, resumed, damaged.
 
 use std::fs;
 use std::ops::ControlFlow;
@@ -20,7 +20,7 @@ fn repository() -> Repository {
     ])
 }
 
-/// The headers `Range` of the requests for contents.
+/// Returns the `Range` headers of the requests for contents.
 fn ranges(server: &Server) -> Vec<Option<String>> {
     let asked =
         server.requests().into_iter().filter(|r| r.method == "GET" && r.path.contains("/resolve/"));
@@ -53,7 +53,7 @@ fn a_model_is_pulled_whole_and_only_once() {
 }
 
 #[test]
-fn a_connection_that_is_cut_again_and_again_costs_nothing_twice() {
+fn repeated_disconnects_never_transfer_bytes_twice() {
     let folder = tempfile::tempdir().unwrap();
     let served = repository();
     let server =
@@ -63,12 +63,12 @@ fn a_connection_that_is_cut_again_and_again_costs_nothing_twice() {
     assert_eq!(fs::read(&pulled.path).unwrap(), contents(100_000));
     let asked: Vec<_> = ranges(&server).into_iter().map(Option::unwrap_or_default).collect();
     assert_eq!(asked, ["", "bytes=30000-", "bytes=60000-", "bytes=90000-"]);
-    // Each try got further than the one before: the pauses do not grow.
+    // Each attempt made progress, so the delays do not grow.
     assert_eq!(*puller.pauses.borrow(), [1, 1, 1]);
 }
 
 #[test]
-fn what_was_stopped_goes_on_in_another_run() {
+fn stopped_downloads_resume_in_another_run() {
     let folder = tempfile::tempdir().unwrap();
     let served = repository();
     let server =
@@ -91,7 +91,7 @@ fn what_was_stopped_goes_on_in_another_run() {
 }
 
 #[test]
-fn a_server_that_sends_whole_files_only_is_asked_from_the_beginning() {
+fn servers_without_ranges_restart_the_download() {
     let folder = tempfile::tempdir().unwrap();
     let served = repository();
     let times = AtomicUsize::new(0);
@@ -107,11 +107,11 @@ fn a_server_that_sends_whole_files_only_is_asked_from_the_beginning() {
     let puller = Puller::new(&server.address, folder.path());
     let pulled = puller.pull(BIG).unwrap();
     assert_eq!(fs::read(&pulled.path).unwrap(), contents(100_000));
-    assert!(puller.told.borrow().iter().any(|event| event.contains("whole files only")));
+    assert!(puller.events.borrow().iter().any(|event| event.contains("whole files only")));
 }
 
 #[test]
-fn a_range_that_the_server_does_not_have_or_confuses_leads_to_the_beginning() {
+fn invalid_ranges_restart_the_download() {
     for answer in [
         Reply::status(416),
         Reply::status(206).body("x"),
@@ -161,7 +161,7 @@ fn a_damaged_file_is_not_kept() {
 }
 
 #[test]
-fn what_an_earlier_run_left_damaged_is_pulled_again() {
+fn damaged_partial_files_are_downloaded_again() {
     let folder = tempfile::tempdir().unwrap();
     let served = repository();
     let server = Server::start(move |request| served.answer(request));
@@ -173,7 +173,7 @@ fn what_an_earlier_run_left_damaged_is_pulled_again() {
         fs::write(&partial, &rubbish).unwrap();
         let pulled = puller.pull(BIG).unwrap();
         assert_eq!(fs::read(&pulled.path).unwrap(), contents(100_000));
-        assert!(puller.told.borrow().iter().any(|event| event.contains("FromTheBeginning")));
+        assert!(puller.events.borrow().iter().any(|event| event.contains("FromTheBeginning")));
         fs::remove_dir_all(folder.path().join("models--own--model/snapshots")).unwrap();
         fs::remove_file(partial.with_extension("")).unwrap();
     }
@@ -211,7 +211,7 @@ fn a_file_of_another_length_is_refused() {
 }
 
 #[test]
-fn a_hub_without_checksums_is_never_resumed() {
+fn downloads_without_checksums_are_never_resumed() {
     let folder = tempfile::tempdir().unwrap();
     let served = repository();
     let server = Server::start(move |request| {
@@ -233,7 +233,7 @@ fn a_hub_without_checksums_is_never_resumed() {
 }
 
 #[test]
-fn a_file_that_another_program_pulls_is_waited_for() {
+fn concurrent_downloads_wait() {
     let folder = tempfile::tempdir().unwrap();
     let served = repository();
     let server = Server::start(move |request| served.answer(request));
@@ -272,7 +272,7 @@ fn contents_of_two_names_are_pulled_once() {
 
 #[cfg(unix)]
 #[test]
-fn a_disk_without_room_is_told_before_anything_comes() {
+fn a_full_disk_is_reported_before_downloading() {
     let folder = tempfile::tempdir().unwrap();
     let served = repository();
     let server = Server::start(move |request| {
@@ -280,7 +280,7 @@ fn a_disk_without_room_is_told_before_anything_comes() {
         if request.path.ends_with(BIG) { reply.with("X-Linked-Size", 1_u64 << 60) } else { reply }
     });
     let puller = Puller::new(&server.address, folder.path());
-    // The listing tells a size as well: the announcement of the file itself counts.
+    // The listing states a size as well; the one in the file's headers is used.
     let error = puller.pull(BIG).unwrap_err();
     assert!(
         matches!(error, HubError::Disk { needed, free: Some(_), .. } if needed == 1 << 60),

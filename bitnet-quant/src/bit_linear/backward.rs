@@ -9,7 +9,7 @@ use crate::Result;
 use crate::activations::absmax_int8;
 use crate::weights::dequantize_row;
 
-/// The gradients of what has the gradient `dy` with respect to a layer's result.
+/// The gradients of a layer.
 #[derive(Debug, Clone)]
 pub struct Gradients {
     /// With respect to the input, shaped like it.
@@ -23,11 +23,11 @@ pub struct Gradients {
 }
 
 impl BitLinear {
-    /// The gradients at `x` (`[…, in]`) for `dy` (`[…, out]`), in `pool`, by the surrogate that the [module](super) states. What
-    /// the forward pass computed of `x` is computed again, to the same bits.
+    /// Returns the gradients at `x` (`[…, in]`) for `dy` (`[…, out]`), in `pool`, of the surrogate defined in the [module](super).
+    /// Intermediate results of the forward pass are recomputed, with the same bits.
     ///
     /// # Errors
-    /// [`crate::Error::Core`] for operands that do not fit, or if memory is short.
+    /// [`crate::Error::Core`] for operands of the wrong shape, or if memory is exhausted.
     pub fn backward(
         &self,
         x: &BitNetTensor,
@@ -56,7 +56,7 @@ impl BitLinear {
         Ok(Gradients { x: rows.view(x.shape())?, latent, bias: bias.transpose()?, gain })
     }
 
-    /// The weights that compute, as floats, `[out, in]`.
+    /// Returns the quantised weights as floats, `[out, in]`.
     fn dequantized(&self, pool: &HybridMemoryPool) -> Result<BitNetTensor> {
         let (rows, cols) = (self.quantized.rows(), self.quantized.cols());
         let mut out = BitNetTensor::scratch(&[rows, cols], pool)?;
@@ -67,7 +67,7 @@ impl BitLinear {
     }
 }
 
-/// Each row of `x` (`[tokens, in]`) as it is after int8: `q / s`.
+/// Returns each row of `x` (`[tokens, in]`) after int8 quantisation: `q / s`.
 fn fake_quantized(x: &BitNetTensor, pool: &HybridMemoryPool) -> Result<BitNetTensor> {
     let (tokens, cols) = x.dims2(OP, "x")?;
     let mut out = BitNetTensor::scratch(&[tokens, cols], pool)?;

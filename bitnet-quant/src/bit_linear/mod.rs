@@ -1,19 +1,19 @@
-//! BitLinear: a linear layer with latent float weights that computes with quantised ones, on any back end.
+//! BitLinear: a linear layer with latent float weights and quantised computation, on any back end.
 //!
 //! ```text
 //! n   = RMSNorm(x)                                          if the layer has a norm, else x
-//! nq  = clamp(rne(n · s), -128, 127) / s                    s = 127 / max(max|n|, 1e-5), one for each token
+//! nq  = clamp(rne(n · s), -128, 127) / s                    s = 127 / max(max|n|, 1e-5), one per token
 //! wq  = clamp(rne(W / m), -1, 1) · m                        with the rule Absmean (b1.58):  m = max(mean|W|, 1e-5)
 //! wq  = m if W > mean(W), else -m                           with the rule Sign (1 bit):     m = mean|W|
 //! y   = nq · wqᵀ + bias                                     the products of integers are exact
 //! ```
 //!
-//! The orientation of weights is `[out, in]`, that of PyTorch's linear layers and of checkpoints; [`BitLinear::from_input_major`]
-//! takes `[in, out]`, the right operand of `x · w`.
+//! Weights are `[out, in]`, like PyTorch's linear layers and checkpoints; [`BitLinear::from_input_major`] takes `[in, out]`,
+//! the right operand of `x · w`.
 //!
-//! Gradients are straight-through: they are those of the surrogate `y = (n + (nq - n)°) · (W + (wq - W)°)ᵀ + bias`, in which what
-//! stands in `(…)°` is held constant. So `dn = dy · wq`, `dW = dyᵀ · nq`, `dbias = Σ dy`, and the norm has its own exact gradient.
-//! Neither rounding, clamping and sign, nor the scales, have a gradient of their own.
+//! Gradients are straight-through: they are those of the surrogate `y = (n + (nq - n)°) · (W + (wq - W)°)ᵀ + bias`, where
+//! `(…)°` is constant (detached). So `dn = dy · wq`, `dW = dyᵀ · nq`, `dbias = Σ dy`, and the norm has its exact gradient.
+//! Rounding, clamping, sign and scales have no gradient.
 //!
 //! Sources: arXiv 2310.11453 (1 bit; inputs are quantised to 127 levels on each side, as in 2402.17764, not to 128 less epsilon,
 //! and the norm is RMSNorm) and arXiv 2402.17764 (b1.58).
@@ -75,10 +75,10 @@ struct InputNorm {
 }
 
 impl BitLinear {
-    /// A layer with the latent weights `[out, in]` (f32, contiguous), which `rule` quantises with one scale for all.
+    /// Creates a layer with latent weights `[out, in]` (f32, contiguous), which `rule` quantises with one scale.
     ///
     /// # Errors
-    /// [`crate::Error::Core`] for a tensor of another kind; those of [`Quantizer::quantize`].
+    /// [`crate::Error::Core`] for another kind of tensor; errors of [`Quantizer::quantize`].
     pub fn new(
         latent: BitNetTensor,
         rule: Arc<dyn Quantizer>,
@@ -89,10 +89,10 @@ impl BitLinear {
         Ok(Self { backend, rule, latent, quantized, prepared, bias: None, norm: None })
     }
 
-    /// A layer with the latent weights `[in, out]`, as they stand to the right of `x`. They are transposed in `pool`.
+    /// Creates a layer with latent weights `[in, out]`, the right operand of `x · w`. They are transposed in `pool`.
     ///
     /// # Errors
-    /// Those of [`BitLinear::new`].
+    /// Same as [`BitLinear::new`].
     pub fn from_input_major(
         latent: &BitNetTensor,
         rule: Arc<dyn Quantizer>,
@@ -103,7 +103,7 @@ impl BitLinear {
         Self::new(latent.transpose(0, 1)?.to_contiguous(pool)?, rule, backend)
     }
 
-    /// With `bias` (`[out]`) added to the result.
+    /// Adds `bias` (`[out]`) to the result.
     ///
     /// # Errors
     /// [`crate::Error::Core`] if it is not `[out]` of f32.
@@ -113,7 +113,7 @@ impl BitLinear {
         Ok(self)
     }
 
-    /// With an RMS norm of the input before it is quantised; `gain` is `[in]`.
+    /// Applies an RMS norm to the input before quantisation; `gain` is `[in]`.
     ///
     /// # Errors
     /// [`crate::Error::Core`] if the gain is not `[in]` of f32.
@@ -123,20 +123,20 @@ impl BitLinear {
         Ok(self)
     }
 
-    /// The latent weights, `[out, in]`.
+    /// Returns the latent weights, `[out, in]`.
     pub fn latent(&self) -> &BitNetTensor {
         &self.latent
     }
 
-    /// The weights that compute, `[out, in]`.
+    /// Returns the quantised weights, `[out, in]`.
     pub fn quantized(&self) -> &TernaryMatrix {
         &self.quantized
     }
 
-    /// Other latent weights of the same shape, as after a step of training; they are quantised.
+    /// Replaces the latent weights by others of the same shape, such as after a training step, and quantises them.
     ///
     /// # Errors
-    /// [`crate::Error::Core`] for another shape; those of [`BitLinear::new`]. The layer keeps what it had.
+    /// [`crate::Error::Core`] for another shape; errors of [`BitLinear::new`]. The layer is unchanged on error.
     pub fn set_latent(&mut self, latent: BitNetTensor) -> Result<()> {
         if latent.shape() != self.latent.shape() {
             return Err(mismatch(&latent, "the latent weights", self.latent.shape()).into());
@@ -147,8 +147,8 @@ impl BitLinear {
         Ok(())
     }
 
-    /// `y` (`[…, out]`) of `x` (`[…, in]`, f32), in `pool`. Each row is a token, whatever stands before it in the shape, and its
-    /// result does not depend on the others.
+    /// Returns `y` (`[…, out]`) of `x` (`[…, in]`, f32), in `pool`. Each row is a token; its result does not depend on the
+    /// other rows.
     ///
     /// # Errors
     /// [`crate::Error::Core`] for operands that do not fit, or if memory is short.
@@ -172,7 +172,7 @@ impl BitLinear {
         Ok(y.view(&with_last(x.shape(), out))?)
     }
 
-    /// The rows of `x` as the quantiser sees them, `[tokens, in]`.
+    /// Returns the rows of `x` before quantisation, after the norm, `[tokens, in]`.
     fn normed(&self, x: &BitNetTensor, pool: &HybridMemoryPool) -> Result<BitNetTensor> {
         let rows = flattened(x, "x", self.prepared.cols(), pool)?;
         let Some(norm) = &self.norm else { return Ok(rows) };
@@ -190,7 +190,7 @@ fn quantize(
     rule.quantize(&Rows::new(latent)?, &Settings { pool, ..Settings::default() })
 }
 
-/// `x` (`[…, width]`) as `[tokens, width]`, contiguous.
+/// Returns `x` (`[…, width]`) as `[tokens, width]`, contiguous.
 fn flattened(
     x: &BitNetTensor,
     operand: &'static str,
@@ -205,7 +205,7 @@ fn flattened(
     Ok(x.reshape(&[tokens, width], pool)?.to_contiguous(pool)?)
 }
 
-/// A shape with another last dimension.
+/// Returns a shape with another last dimension.
 fn with_last(shape: &[usize], last: usize) -> Vec<usize> {
     let lead = shape.split_last().map_or(&[][..], |(_, lead)| lead);
     [lead, &[last]].concat()

@@ -1,14 +1,14 @@
-//! How often magnitudes of each size occur, in bins whose range grows with the largest.
+//! A histogram of magnitudes whose range grows with the largest.
 
-/// Bins of a histogram.
+/// The number of bins.
 pub(super) const BINS: usize = 2048;
-/// Binary logarithm of the bins.
+/// The binary logarithm of the number of bins.
 const BINS_LOG2: i32 = 11;
 
-/// Counts of magnitudes in equal bins from 0 to a power of two that is above all of them.
+/// Counts of magnitudes in equal bins from 0 to a power of two above all of them.
 ///
-/// When a larger magnitude comes, the range doubles and neighbours are joined, as often as needed: the counts are those of
-/// the final range, whatever the order in which magnitudes came.
+/// For a larger magnitude, the range doubles and adjacent bins merge as often as needed. The counts do not depend on the
+/// order of the magnitudes.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Histogram {
     /// The range is 2^`exponent`.
@@ -18,7 +18,7 @@ pub(super) struct Histogram {
 
 impl Histogram {
     pub(super) fn new() -> Self {
-        // The smallest magnitude but 0 is 2^-149.
+        // The smallest magnitude above 0 is 2^-149.
         Self { exponent: -148, counts: vec![0; BINS] }
     }
 
@@ -32,7 +32,7 @@ impl Histogram {
         }
     }
 
-    /// Makes the range hold `largest`, a finite magnitude.
+    /// Extends the range to include `largest`, a finite magnitude.
     fn reach(&mut self, largest: f32) {
         while f64::from(largest) >= self.range() {
             for bin in 0..BINS / 2 {
@@ -47,7 +47,7 @@ impl Histogram {
         2f64.powi(self.exponent)
     }
 
-    /// The width of a bin.
+    /// Returns the width of a bin.
     pub(super) fn width(&self) -> f64 {
         self.range() / BINS as f64
     }
@@ -56,7 +56,7 @@ impl Histogram {
         &self.counts
     }
 
-    /// The magnitude with `share` of all magnitudes below it, to a bin's width; 0 of nothing.
+    /// Returns the magnitude with `share` of all magnitudes below it, to the width of a bin; 0 if empty.
     pub(super) fn quantile(&self, share: f64) -> f64 {
         let total: u64 = self.counts.iter().sum();
         let wanted = share * total as f64;
@@ -71,7 +71,7 @@ impl Histogram {
         0.0
     }
 
-    /// How many magnitudes are in bins that begin at `magnitude` or above it.
+    /// Returns the number of magnitudes in bins that begin at or above `magnitude`.
     pub(super) fn at_least(&self, magnitude: f64) -> u64 {
         let first = (magnitude / self.width()).ceil();
         if first >= BINS as f64 {
@@ -80,7 +80,7 @@ impl Histogram {
         self.counts[first.max(0.0) as usize..].iter().sum()
     }
 
-    /// Bins up to the last that is not empty.
+    /// Returns the bins up to the last non-empty one.
     pub(super) fn used(&self) -> usize {
         self.counts.iter().rposition(|&count| count > 0).map_or(0, |last| last + 1)
     }

@@ -1,35 +1,35 @@
-//! Which range of numbers is quantised: what lies outside is clamped.
+//! Methods that select the quantised range; numbers outside it are clamped.
 
 use super::Statistics;
 use super::histogram::Histogram;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-/// Bins between two thresholds that the divergence is computed for.
+/// Number of bins between two candidate thresholds of the divergence.
 const STEP: usize = 8;
 
-/// How the range is found that activations are quantised in.
+/// The method that selects the range of activations.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 #[non_exhaustive]
 pub enum CalibrationMethod {
-    /// From the lowest to the highest number seen: nothing is clamped.
+    /// From the smallest to the largest number: nothing is clamped.
     #[default]
     MinMax,
-    /// Moving averages of each call's lowest and highest number.
+    /// Moving averages of the smallest and largest number of each call.
     MovingAverage,
-    /// This share of the magnitudes, above 0 and at most 1, is not clamped.
+    /// A percentile: this share of the magnitudes, above 0 and at most 1, is not clamped.
     Percentile(f64),
-    /// The least mean squared error of rounding and clamping together, with as many steps on each side of 0.
+    /// Minimises the mean squared error of rounding and clamping, with a symmetric range.
     Mse,
-    /// The least Kullback-Leibler divergence of what is quantised from what was seen. It cares how often numbers are, not how
-    /// large: where few large numbers carry the signal, as in what ReLU² writes, it clamps most of it, and
+    /// Minimises the Kullback-Leibler divergence between the original and the quantised distribution. It weighs frequency, not
+    /// size: where few large numbers carry the signal, as after ReLU², it clamps most of them, and
     /// [`CalibrationMethod::Mse`] is the better choice.
     KlDivergence,
 }
 
 impl CalibrationMethod {
-    /// The method, if its setting can be.
+    /// Returns the method if its parameter is valid.
     pub(super) fn checked(self) -> Result<Self> {
         match self {
             Self::Percentile(share) if !(share > 0.0 && share <= 1.0) => Err(Error::BadParameter {
@@ -42,7 +42,7 @@ impl CalibrationMethod {
         }
     }
 
-    /// The range of a layer that is quantised with `levels` steps on each side of 0.
+    /// Returns the range of a layer quantised with `levels` steps on each side of 0.
     pub(crate) fn range(
         self,
         layer: &str,
@@ -69,7 +69,7 @@ impl CalibrationMethod {
     }
 }
 
-/// The threshold of the least squared error, among the ends of bins.
+/// Returns the threshold with the least squared error, among the ends of bins.
 fn least_squares(histogram: &Histogram, levels: f64) -> f64 {
     let (width, used) = (histogram.width(), histogram.used());
     let error_at = |end: usize| {
@@ -86,8 +86,8 @@ fn least_squares(histogram: &Histogram, levels: f64) -> f64 {
     best.map_or(0.0, |(_, end)| end as f64 * width)
 }
 
-/// The threshold of the least divergence, among the ends of every few bins. `zeros` of the numbers are exactly 0: they are left
-/// out, since they stay 0 whatever the threshold is, and in ReLU's outputs they would drown everything else.
+/// Returns the threshold with the least divergence, among the ends of every few bins. The `zeros` numbers that are exactly 0
+/// are excluded: they stay 0 for any threshold, and would dominate the outputs of ReLU.
 fn least_divergence(histogram: &Histogram, zeros: u64, levels: f64) -> f64 {
     let used = histogram.used();
     let levels = levels as usize + 1;
@@ -102,14 +102,14 @@ fn least_divergence(histogram: &Histogram, zeros: u64, levels: f64) -> f64 {
     best.map_or(0.0, |(_, end)| end as f64 * histogram.width())
 }
 
-/// How far the first `end` bins diverge from what `levels` equal parts of them tell; what lies behind them is clamped into
+/// Returns the divergence of the first `end` bins from their quantisation to `levels` equal parts; later bins are clamped into
 /// the last.
 fn divergence(counts: &[u64], end: usize, levels: usize) -> f64 {
-    /// What is taken for the probability of a bin that is thought empty and is not.
+    /// The assumed probability of a non-empty bin that quantises to zero.
     const UNLIKELY: f64 = 1e-9;
     let total = counts.iter().sum::<u64>() as f64;
     let clamped = counts[end..].iter().sum::<u64>() as f64;
-    let kept = total - clamped;
+    let unclamped = total - clamped;
     let mut sum = 0.0;
     for level in 0..levels {
         let (from, to) = (level * end / levels, (level + 1) * end / levels);
@@ -119,8 +119,8 @@ fn divergence(counts: &[u64], end: usize, levels: usize) -> f64 {
         for (bin, &count) in (from..to).zip(part) {
             let seen = count as f64 + if bin + 1 == end { clamped } else { 0.0 };
             if seen > 0.0 {
-                let told = if count > 0 { mean / kept } else { 0.0 };
-                sum += seen / total * (seen / total / told.max(UNLIKELY)).ln();
+                let quantised = if count > 0 { mean / unclamped } else { 0.0 };
+                sum += seen / total * (seen / total / quantised.max(UNLIKELY)).ln();
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Which numbers a layer's activations are, and in which range they should be quantised.
+//! Statistics of a model's activations, and the static ranges for their quantisation.
 
 mod histogram;
 mod method;
@@ -15,7 +15,7 @@ use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::memory::tensor::BitNetTensor;
 use serde::{Deserialize, Serialize};
 
-/// The version of stored calibrations.
+/// The format version of stored calibrations.
 const VERSION: u32 = 1;
 
 /// The ranges of a model's activations, by layer.
@@ -23,40 +23,40 @@ const VERSION: u32 = 1;
 pub struct Calibration {
     method: CalibrationMethod,
     bits: ActivationBits,
-    /// By name.
+    /// The layers, by name.
     layers: Vec<LayerCalibration>,
 }
 
-/// What was found for one layer.
+/// The statistics and the range of one layer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LayerCalibration {
     /// The layer's name.
     pub name: String,
-    /// The lowest number of the range; lower ones are clamped.
+    /// The lower end of the range; smaller numbers are clamped.
     pub low: f32,
-    /// The highest number of the range; higher ones are clamped.
+    /// The upper end of the range; larger numbers are clamped.
     pub high: f32,
-    /// Finite numbers seen.
+    /// The number of finite numbers.
     pub count: u64,
-    /// NaN and infinite numbers seen.
+    /// The number of NaN and infinite numbers.
     pub not_finite: u64,
     /// The mean of the finite numbers.
     pub mean: f64,
-    /// Their standard deviation.
+    /// The standard deviation of the finite numbers.
     pub deviation: f64,
-    /// The share of them that is 0.
+    /// The share of zeros.
     pub sparsity: f64,
 }
 
 impl LayerCalibration {
-    /// The range for quantisers that are symmetric around 0.
+    /// Returns the range for symmetric quantisers.
     pub fn activation_range(&self) -> ActivationRange {
         ActivationRange::Static(self.high.max(-self.low).max(f32::MIN_POSITIVE))
     }
 }
 
-/// A calibration as it is stored.
+/// The stored form of a calibration.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct StoredCalibration {
@@ -67,31 +67,31 @@ struct StoredCalibration {
 }
 
 impl Calibration {
-    /// How the ranges were found.
+    /// Returns the method of the ranges.
     pub fn method(&self) -> CalibrationMethod {
         self.method
     }
 
-    /// For how many bits they were found.
+    /// Returns the number of bits of the ranges.
     pub fn bits(&self) -> ActivationBits {
         self.bits
     }
 
-    /// All layers, by name.
+    /// Returns all layers, by name.
     pub fn layers(&self) -> &[LayerCalibration] {
         &self.layers
     }
 
-    /// The layer of a name.
+    /// Returns the layer named `name`.
     pub fn layer(&self, name: &str) -> Option<&LayerCalibration> {
         let found = self.layers.binary_search_by(|layer| layer.name.as_str().cmp(name));
         found.ok().map(|index| &self.layers[index])
     }
 
-    /// As JSON, to be kept beside a model.
+    /// Serialises the calibration as JSON.
     ///
     /// # Errors
-    /// [`Error::BadCalibration`] if it can't be written.
+    /// [`Error::BadCalibration`] if serialisation fails.
     pub fn to_json(&self) -> Result<String> {
         let stored = StoredCalibration {
             version: VERSION,
@@ -105,10 +105,10 @@ impl Calibration {
         serde_json::to_string_pretty(&stored).map_err(unreadable)
     }
 
-    /// From JSON: equal to what was written.
+    /// Parses JSON written by [`Calibration::to_json`].
     ///
     /// # Errors
-    /// [`Error::BadCalibration`] for anything but a calibration of this version with sound numbers.
+    /// [`Error::BadCalibration`] for anything but a valid calibration of this version.
     pub fn from_json(text: &str) -> Result<Self> {
         let stored: StoredCalibration = serde_json::from_str(text).map_err(unreadable)?;
         let bad = |reason: String| Err(Error::BadCalibration { reason });
@@ -144,29 +144,29 @@ fn unreadable(error: serde_json::Error) -> Error {
     Error::BadCalibration { reason: error.to_string() }
 }
 
-/// Samples that a calibration is made from, by layer.
+/// Samples for calibration, by layer.
 #[derive(Debug, Default)]
 pub struct CalibrationDataset {
     samples: Vec<(String, BitNetTensor)>,
 }
 
 impl CalibrationDataset {
-    /// The name of the layer that [`CalibrationDataset::from_tensors`] calibrates.
+    /// The layer name of [`CalibrationDataset::from_tensors`].
     pub const INPUT: &'static str = "input";
 
-    /// Samples of one layer, called [`CalibrationDataset::INPUT`].
+    /// Creates a dataset of one layer, named [`CalibrationDataset::INPUT`].
     pub fn from_tensors(tensors: Vec<BitNetTensor>) -> Self {
         let named = tensors.into_iter().map(|tensor| (Self::INPUT.to_owned(), tensor));
         Self { samples: named.collect() }
     }
 
-    /// Samples of layers, each with its layer's name.
+    /// Creates a dataset of samples with their layers' names.
     pub fn from_named(samples: Vec<(String, BitNetTensor)>) -> Self {
         Self { samples }
     }
 }
 
-/// Finds the ranges for samples that are there already; an [`Observer`] does it while a model runs.
+/// Calibrates on existing samples; an [`Observer`] calibrates while a model runs.
 ///
 /// ```
 /// use bitnet_core::memory::HybridMemoryPool;
@@ -193,28 +193,28 @@ impl Default for Calibrator {
 }
 
 impl Calibrator {
-    /// From the lowest to the highest number, for int8.
+    /// Creates a min-max calibrator for int8.
     pub fn new() -> Self {
         Self { method: CalibrationMethod::MinMax, bits: ActivationBits::Int8 }
     }
 
-    /// With another method.
+    /// Sets the method.
     #[must_use]
     pub fn with_method(self, method: CalibrationMethod) -> Self {
         Self { method, ..self }
     }
 
-    /// For other bits.
+    /// Sets the number of bits.
     #[must_use]
     pub fn with_bits(self, bits: ActivationBits) -> Self {
         Self { bits, ..self }
     }
 
-    /// The ranges of the layers that have samples.
+    /// Returns the ranges of all layers with samples.
     ///
     /// # Errors
-    /// Those of [`Observer::calibrate`], and [`Error::Core`] for tensors of integers or if there is no memory to read
-    /// them.
+    /// Same as [`Observer::calibrate`], and [`Error::Core`] for integer tensors or if memory is
+    /// exhausted.
     pub fn calibrate(&self, dataset: &CalibrationDataset) -> Result<Calibration> {
         let pool = HybridMemoryPool::new()?;
         let mut observer = Observer::new();

@@ -1,4 +1,4 @@
-//! What is seen of the activations of each layer while a model runs.
+//! An observer that collects statistics of activations while a model runs.
 
 use super::histogram::Histogram;
 use super::{Calibration, CalibrationMethod, LayerCalibration};
@@ -6,13 +6,13 @@ use crate::Result;
 use crate::activations::ActivationBits;
 use std::collections::BTreeMap;
 
-/// What is known of a layer's activations.
+/// Statistics of a layer's activations.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Statistics {
     pub(super) histogram: Histogram,
     pub(super) low: f32,
     pub(super) high: f32,
-    /// Averages of the lowest and the highest number of each call.
+    /// Moving averages of the smallest and the largest number of each call.
     pub(super) moving: Option<(f64, f64)>,
     count: u64,
     pub(super) zeros: u64,
@@ -36,7 +36,7 @@ impl Statistics {
         }
     }
 
-    /// Of these numbers alone.
+    /// Creates the statistics of these numbers.
     pub(crate) fn of(values: &[f32]) -> Self {
         let mut statistics = Self::new();
         statistics.observe(values, 0.0);
@@ -66,27 +66,27 @@ impl Statistics {
         });
     }
 
-    /// Finite numbers seen.
+    /// Returns the number of finite numbers.
     pub fn count(&self) -> u64 {
         self.count
     }
 
-    /// Numbers seen that were NaN or infinite; nothing else counts them.
+    /// Returns the number of NaN and infinite numbers, which no other statistic includes.
     pub fn not_finite(&self) -> u64 {
         self.not_finite
     }
 
-    /// The lowest and the highest number; `None` if there was none.
+    /// Returns the smallest and the largest number; `None` if there are no finite numbers.
     pub fn extremes(&self) -> Option<(f32, f32)> {
         (self.count > 0).then_some((self.low, self.high))
     }
 
-    /// The mean; 0 of nothing.
+    /// Returns the mean; 0 if empty.
     pub fn mean(&self) -> f64 {
         if self.count == 0 { 0.0 } else { self.sum / self.count as f64 }
     }
 
-    /// The standard deviation; 0 of nothing.
+    /// Returns the standard deviation; 0 if empty.
     pub fn deviation(&self) -> f64 {
         if self.count == 0 {
             return 0.0;
@@ -95,17 +95,17 @@ impl Statistics {
         (self.squares / self.count as f64 - mean * mean).max(0.0).sqrt()
     }
 
-    /// The share of numbers that are 0; 0 of nothing.
+    /// Returns the share of zeros; 0 if empty.
     pub fn sparsity(&self) -> f64 {
         if self.count == 0 { 0.0 } else { self.zeros as f64 / self.count as f64 }
     }
 
-    /// The magnitude with `share` of the magnitudes below it, right to about a two-thousandth of the largest.
+    /// Returns the magnitude with `share` of the magnitudes below it, to about 1/2000 of the largest.
     pub fn magnitude_quantile(&self, share: f64) -> f64 {
         self.histogram.quantile(share)
     }
 
-    /// Numbers whose magnitude is at least so many times the root of the mean square, to the resolution of
+    /// Returns the outliers: numbers whose magnitude is at least `times` the root mean square, to the resolution of
     /// [`Statistics::magnitude_quantile`].
     pub fn outliers(&self, times: f64) -> Outliers {
         let power = if self.count == 0 { 0.0 } else { self.squares / self.count as f64 };
@@ -122,20 +122,20 @@ impl Statistics {
     }
 }
 
-/// Numbers that are far larger than the others.
+/// Outliers: numbers far larger than the others.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Outliers {
-    /// The magnitude from which on a number is one.
+    /// The magnitude at which outliers begin.
     pub threshold: f64,
-    /// How many there are.
+    /// The number of outliers.
     pub count: u64,
     /// Their share of all numbers.
     pub share: f64,
-    /// The largest magnitude over that which 99 of 100 stay below.
+    /// The largest magnitude divided by the 99th percentile.
     pub largest_to_usual: f64,
 }
 
-/// Watches the activations of layers while a model runs.
+/// Collects statistics of the activations of layers while a model runs.
 ///
 /// ```
 /// use bitnet_quant::activations::ActivationBits;
@@ -164,18 +164,18 @@ impl Default for Observer {
 }
 
 impl Observer {
-    /// One that has seen nothing; moving averages keep nine tenths of the old value.
+    /// Creates an empty observer; moving averages have a momentum of 0.9.
     pub fn new() -> Self {
         Self { momentum: 0.9, layers: BTreeMap::new() }
     }
 
-    /// One whose moving averages keep this share of the old value; it is brought to 0 to 1.
+    /// Creates an empty observer with a momentum, clamped to 0 to 1.
     pub fn with_momentum(momentum: f64) -> Self {
         let momentum = if momentum.is_nan() { 0.9 } else { momentum.clamp(0.0, 1.0) };
         Self { momentum, ..Self::new() }
     }
 
-    /// Takes in a layer's activations; a call is a step of moving averages. Numbers that are not finite are counted apart.
+    /// Adds activations of a layer; each call is one step of the moving averages. Non-finite numbers are counted separately.
     pub fn observe(&mut self, layer: &str, values: &[f32]) {
         if !self.layers.contains_key(layer) {
             self.layers.insert(layer.to_owned(), Statistics::new());
@@ -185,21 +185,21 @@ impl Observer {
         }
     }
 
-    /// What is known of a layer.
+    /// Returns the statistics of a layer.
     pub fn statistics(&self, layer: &str) -> Option<&Statistics> {
         self.layers.get(layer)
     }
 
-    /// All layers, by name.
+    /// Returns all layers, by name.
     pub fn layers(&self) -> impl Iterator<Item = (&str, &Statistics)> {
         self.layers.iter().map(|(name, statistics)| (name.as_str(), statistics))
     }
 
-    /// The range of each layer by which its activations should be quantised.
+    /// Returns the range of each layer.
     ///
     /// # Errors
-    /// [`crate::Error::BadParameter`] for a method's setting that can't be, [`crate::Error::NotCalibrated`] for a layer of
-    /// which no finite number was seen.
+    /// [`crate::Error::BadParameter`] for an invalid parameter of the method, [`crate::Error::NotCalibrated`] for a layer
+    /// without finite numbers.
     pub fn calibrate(
         &self,
         method: CalibrationMethod,

@@ -1,4 +1,4 @@
-//! What a layer's weights lose in each storage.
+//! Sensitivity analysis: the quantisation error of a layer's weights per storage type.
 
 use crate::Result;
 use crate::loss::{Loss, LossMeter};
@@ -7,26 +7,26 @@ use crate::stored::shape_of;
 use bitnet_core::dense::DenseRows;
 use bitnet_core::ternary::ScaleGranularity;
 
-/// How narrow weights are stored.
+/// A storage type for the analysis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum StorageWidth {
     /// Trits by absmean.
     Ternary(ScaleGranularity),
-    /// Integers of so many bits, 2 to 8, with a scale for each row: its largest magnitude becomes the largest integer.
+    /// Symmetric integers of 2 to 8 bits with a scale per row.
     Integer(u8),
 }
 
-/// What one storage costs.
+/// The error of one storage type.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sensitivity {
-    /// The storage.
+    /// The storage type.
     pub width: StorageWidth,
-    /// The loss of the weights in it.
+    /// The quantisation error.
     pub loss: Loss,
 }
 
-/// The loss of `weights` in each of the storages, in their order.
+/// Returns the quantisation error of `weights` for each storage type, in order.
 ///
 /// # Errors
 /// [`crate::Error::BadParameter`] for integers of fewer than 2 or more than 8 bits, and those of
@@ -42,7 +42,7 @@ pub fn sensitivity(weights: &dyn DenseRows, widths: &[StorageWidth]) -> Result<V
     widths.iter().map(|&width| Ok(Sensitivity { width, loss: loss_of(width)? })).collect()
 }
 
-/// The loss of rounding each row to integers.
+/// Returns the error of rounding each row to integers.
 fn loss_of_integers(weights: &dyn DenseRows, bits: u8) -> Result<Loss> {
     const NAME: &str = "sensitivity";
     if !(2..=8).contains(&bits) {

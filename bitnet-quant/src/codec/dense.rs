@@ -1,4 +1,4 @@
-//! Ordinary numbers as they lie on disk: plain floats and ggml's block types, decoded row by row.
+//! Dense storage types: plain floats and ggml's block types, decoded row by row.
 
 use super::{plain, q4_0, q6_k, q8_0, shape};
 use crate::{Error, Result};
@@ -25,7 +25,7 @@ pub enum DenseType {
 }
 
 impl DenseType {
-    /// The name, as users know it.
+    /// Returns the type's name.
     pub fn name(self) -> &'static str {
         match self {
             Self::F32 => "F32",
@@ -37,7 +37,7 @@ impl DenseType {
         }
     }
 
-    /// Numbers in a block; columns are a multiple of it.
+    /// Returns the numbers per block; columns are a multiple of it.
     pub fn block_len(self) -> usize {
         match self {
             Self::F32 | Self::F16 | Self::BF16 => 1,
@@ -47,7 +47,7 @@ impl DenseType {
         }
     }
 
-    /// Bytes of a block.
+    /// Returns the bytes of a block.
     pub fn block_bytes(self) -> usize {
         match self {
             Self::F32 => 4,
@@ -58,7 +58,7 @@ impl DenseType {
         }
     }
 
-    /// The plain float type, if it is one.
+    /// Returns the plain float type, if it is one.
     pub fn plain(self) -> Option<PlainType> {
         match self {
             Self::F32 => Some(PlainType::F32),
@@ -68,10 +68,10 @@ impl DenseType {
         }
     }
 
-    /// Bytes of a stored `[rows, cols]` matrix.
+    /// Returns the bytes of a stored `[rows, cols]` matrix.
     ///
     /// # Errors
-    /// [`Error::EmptyShape`], [`Error::NotAMultiple`] or [`Error::SizeOverflow`] for a shape that the type can't hold.
+    /// [`Error::EmptyShape`], [`Error::NotAMultiple`] or [`Error::SizeOverflow`] for an unsupported shape.
     pub fn size(self, rows: usize, cols: usize) -> Result<usize> {
         shape::blocked_size(self.name(), rows, cols, self.block_len(), self.block_bytes())
     }
@@ -87,7 +87,7 @@ impl From<PlainType> for DenseType {
     }
 }
 
-/// A `[rows, cols]` matrix over its stored bytes, which may be mapped and need no alignment.
+/// A `[rows, cols]` matrix over its stored bytes, which may be mapped and unaligned.
 pub struct DenseMatrix<B> {
     dtype: DenseType,
     rows: usize,
@@ -97,22 +97,22 @@ pub struct DenseMatrix<B> {
 }
 
 impl<B: AsRef<[u8]>> DenseMatrix<B> {
-    /// Over bytes in row-major order, little-endian.
+    /// Wraps row-major, little-endian bytes.
     ///
     /// # Errors
-    /// Those of [`DenseType::size`], [`Error::Length`] if `bytes` is not exactly that long.
+    /// Errors of [`DenseType::size`], [`Error::Length`] if `bytes` has another length.
     pub fn new(dtype: DenseType, rows: usize, cols: usize, bytes: B) -> Result<Self> {
         let size = dtype.size(rows, cols)?;
         shape::exact_len(dtype.name(), rows, cols, bytes.as_ref().len(), size)?;
         Ok(Self { dtype, rows, cols, row_bytes: size / rows, bytes })
     }
 
-    /// The storage type.
+    /// Returns the storage type.
     pub fn dtype(&self) -> DenseType {
         self.dtype
     }
 
-    /// The stored bytes.
+    /// Returns the stored bytes.
     pub fn as_bytes(&self) -> &[u8] {
         self.bytes.as_ref()
     }
@@ -161,7 +161,7 @@ impl<B: AsRef<[u8]> + Send + Sync> DenseRows for DenseMatrix<B> {
         let start = row * self.row_bytes;
         let stored = self.bytes.as_ref().get(start..start + self.row_bytes).ok_or_else(|| {
             bitnet_core::Error::Decode(format!(
-                "{}: the bytes of row {row} are gone; open the file again",
+                "{}: the bytes of row {row} are no longer available; open the file again",
                 self.dtype.name()
             ))
         })?;
@@ -174,14 +174,14 @@ impl<B: AsRef<[u8]> + Send + Sync> DenseRows for DenseMatrix<B> {
     }
 }
 
-/// Appends one row to a stored matrix. `row` is named in errors only.
+/// Appends one row to a stored matrix. `row` is used in errors only.
 ///
-/// Floats are rounded half to even; Q8_0, Q6_K and Q4_0 are what ggml's reference quantisers make, without an importance
+/// Floats are rounded half to even; Q8_0, Q6_K and Q4_0 equal ggml's reference quantisers without an importance
 /// matrix.
 ///
 /// # Errors
-/// [`Error::BadNumber`] for a number that is not finite or that the type can't hold, [`Error::NotAMultiple`] for a
-/// row that is not whole blocks. `out` is then as it was.
+/// [`Error::BadNumber`] for a number that is not finite or out of range, [`Error::NotAMultiple`] for a
+/// row that is not whole blocks. `out` is unchanged on error.
 pub fn encode_row(dtype: DenseType, row: usize, values: &[f32], out: &mut Vec<u8>) -> Result<()> {
     let format = dtype.name();
     shape::multiple(format, "columns", values.len(), dtype.block_len())?;
@@ -196,7 +196,7 @@ pub fn encode_row(dtype: DenseType, row: usize, values: &[f32], out: &mut Vec<u8
     })
 }
 
-/// One stored row as numbers.
+/// Decodes one stored row.
 struct Decode<'a> {
     dtype: DenseType,
     stored: &'a [u8],
@@ -220,7 +220,7 @@ impl Kernel for Decode<'_> {
     }
 }
 
-/// One row of finite numbers as it is stored; the index of a number that the type can't hold is the error.
+/// Encodes one row of finite numbers; the error is the index of a number out of range.
 struct Encode<'a> {
     dtype: DenseType,
     values: &'a [f32],
@@ -244,7 +244,7 @@ impl Kernel for Encode<'_> {
     }
 }
 
-/// One row of plain floats as another type; false if it can't hold one of them.
+/// Converts one row of plain floats to another type; returns false if a number is out of range.
 struct Convert<'a> {
     from: PlainType,
     to: PlainType,
@@ -261,7 +261,7 @@ impl Kernel for Convert<'_> {
     }
 }
 
-/// The index of a number that the type can't hold is the error.
+/// The error is the index of a number out of range.
 #[inline(always)]
 fn plain_row(plain: PlainType, values: &[f32], stored: &mut [u8]) -> Result<(), usize> {
     if plain::encode(plain, values, stored) {
@@ -270,11 +270,11 @@ fn plain_row(plain: PlainType, values: &[f32], stored: &mut [u8]) -> Result<(), 
     Err(values.iter().position(|v| !plain::encode(plain, &[*v], &mut [0; 4])).unwrap_or(0))
 }
 
-/// Appends one row of plain floats as another plain type, without the f32 between them. `row` is named in errors only.
+/// Converts one row of plain floats to another plain type directly and appends it. `row` is used in errors only.
 ///
 /// # Errors
-/// [`Error::BadNumber`] for a number that is not finite or that `to` can't hold, [`Error::NotAMultiple`] for bytes that
-/// are not whole numbers. `out` is then as it was.
+/// [`Error::BadNumber`] for a number that is not finite or out of the range of `to`, [`Error::NotAMultiple`] for bytes that
+/// are not whole numbers. `out` is unchanged on error.
 pub fn convert_row(
     from: PlainType,
     to: PlainType,
@@ -298,10 +298,10 @@ pub fn convert_row(
     })
 }
 
-/// Stores a whole matrix as `dtype`, one row at a time.
+/// Encodes a whole matrix as `dtype`, one row at a time.
 ///
 /// # Errors
-/// Those of [`DenseType::size`], of [`encode_row`] and of reading `matrix`.
+/// Errors of [`DenseType::size`], of [`encode_row`] and of reading `matrix`.
 pub fn encode(matrix: &dyn DenseRows, dtype: DenseType) -> Result<Vec<u8>> {
     let (rows, cols) = (matrix.rows(), matrix.cols());
     let mut out = shape::buffer(dtype.size(rows, cols)?)?;

@@ -1,4 +1,4 @@
-//! Packed weights of Hugging Face `quant_method: bitnet` checkpoints: four rows a byte, planar, the scale elsewhere.
+//! Packed weights of Hugging Face `quant_method: bitnet` checkpoints: four rows per byte, planar, with a separate scale.
 //!
 //! ```text
 //! U8 tensor [R, cols], R = ceil(rows / 4)
@@ -6,7 +6,7 @@
 //!   byte [r][k] [3R+r]   [2R+r]   [R+r]    [r]     row of the weight; code = trit + 1
 //! ```
 //!
-//! Places past the last row are written as 0 and not read. Source: huggingface/transformers,
+//! Bits past the last row are written as 0 and ignored. Source: huggingface/transformers,
 //! `integrations/bitnet.py`, `pack_weights`.
 
 use super::{planes, scales, shape};
@@ -17,7 +17,7 @@ use bitnet_core::ternary::{CODES_PER_WORD, ScaleGranularity, TernaryBuilder, Ter
 /// The format's name.
 pub const FORMAT: &str = "packed U8";
 
-/// Bytes of a stored `[rows, cols]` matrix: `ceil(rows / 4) * cols`.
+/// Returns the bytes of a stored `[rows, cols]` matrix: `ceil(rows / 4) * cols`.
 ///
 /// # Errors
 /// [`Error::EmptyShape`] or [`Error::SizeOverflow`].
@@ -26,21 +26,21 @@ pub fn size(rows: usize, cols: usize) -> Result<usize> {
     shape::blocked_size(FORMAT, rows.div_ceil(4), cols, 1, 1)
 }
 
-/// Reads a `[rows, cols]` matrix whose weights are `scale * trit`.
+/// Decodes a `[rows, cols]` matrix whose weights are `scale * trit`.
 ///
 /// `scale` multiplies: a checkpoint of class `bitlinear` stores its inverse.
 ///
 /// # Errors
-/// Those of [`size`], [`Error::Length`] if `bytes` is not exactly that long, [`Error::NotTernary`] for code 3,
+/// Errors of [`size`], [`Error::Length`] if `bytes` has another length, [`Error::NotTernary`] for code 3,
 /// [`Error::BadScale`] for a scale that is NaN or infinite.
 pub fn decode(bytes: &[u8], rows: usize, cols: usize, scale: f32) -> Result<TernaryMatrix> {
     decode_in(bytes, rows, cols, scale, None)
 }
 
-/// As [`decode`], with the weights in `pool`, if there is one.
+/// Like [`decode`], with the weights in `pool`, if any.
 ///
 /// # Errors
-/// As [`decode`].
+/// Same as [`decode`].
 pub fn decode_in(
     bytes: &[u8],
     rows: usize,
@@ -63,24 +63,24 @@ pub fn decode_in(
     Ok(builder.finish(ScaleGranularity::Tensor, vec![scale])?)
 }
 
-/// Writes the codes of a matrix and returns them with its one scale, which multiplies.
+/// Encodes the codes of a matrix and returns them with its one scale, which multiplies.
 ///
 /// # Errors
-/// Those of [`size`], [`Error::ScaleGranularity`] if the weights do not share one scale.
+/// Errors of [`size`], [`Error::ScaleGranularity`] if the weights have different scales.
 pub fn encode(matrix: &TernaryMatrix) -> Result<(Vec<u8>, f32)> {
     shape::encoded(size(matrix.rows(), matrix.cols())?, |out| encode_into(matrix, out))
 }
 
-/// As [`encode`], appended to `out`, which stays as it was on an error; the scale is returned.
+/// Like [`encode`], appended to `out`, which is unchanged on error; the scale is returned.
 ///
 /// # Errors
-/// As [`encode`].
+/// Same as [`encode`].
 pub fn encode_into(matrix: &TernaryMatrix, out: &mut Vec<u8>) -> Result<f32> {
     let (rows, cols) = (matrix.rows(), matrix.cols());
     size(rows, cols)?;
     let scale = scales::tensor_scale(FORMAT, matrix)?;
     let packed_rows = rows.div_ceil(4);
-    // The code 0 in the place of rows that are not there.
+    // Code 0 pads missing rows.
     let absent = vec![0; cols.div_ceil(CODES_PER_WORD)];
     let row = |row: usize| if row < rows { matrix.row_words(row) } else { &absent };
     shape::append_rows(out, packed_rows, cols, &[], |r, packed| {

@@ -1,4 +1,4 @@
-//! I2_S of bitnet.cpp: two bits a weight and one f32 scale for the tensor.
+//! I2_S of bitnet.cpp: two bits per weight and one f32 scale per tensor.
 //!
 //! ```text
 //! codes  rows * cols / 4 bytes, no row padding       code = trit + 1; 3 reads as 0
@@ -12,8 +12,8 @@
 //!   byte k: [r][k] [r+1][k] [r+2][k] [r+3][k], from the top bits down
 //! ```
 //!
-//! Source: microsoft/BitNet, `src/ggml-bitnet-mad.cpp`. Nothing in a file says which layout it has; published files
-//! are canonical.
+//! Source: microsoft/BitNet, `src/ggml-bitnet-mad.cpp`. Files do not state their layout; published files are
+//! canonical.
 
 use super::{planes, scales, shape};
 use crate::{Error, Result};
@@ -26,20 +26,20 @@ pub const FORMAT: &str = "I2_S";
 /// Bytes after the codes: the scale and its padding.
 const TAIL: usize = 32;
 
-/// Which of the three layouts that share the name I2_S.
+/// The byte layout of I2_S.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum I2sLayout {
     /// 128 weights in 32 bytes: published files, x86 builds, converters. Columns are a multiple of 128.
     #[default]
     X86,
-    /// 64 weights in 16 bytes: what ARM builds have written since 2025-11. Columns are a multiple of 64.
+    /// 64 weights in 16 bytes: ARM builds since 2025-11. Columns are a multiple of 64.
     Arm64,
     /// Four rows a byte: builds without `ACT_PARALLEL`. Rows are a multiple of 4.
     X4,
 }
 
 impl I2sLayout {
-    /// The name that [`FromStr`] reads: `canonical`, `arm64` or `x4`.
+    /// Returns the name that [`FromStr`] parses: `canonical`, `arm64` or `x4`.
     pub fn name(self) -> &'static str {
         match self {
             Self::X86 => "canonical",
@@ -48,7 +48,7 @@ impl I2sLayout {
         }
     }
 
-    /// Bytes of a block, each with four weights; `None` where a byte holds four rows.
+    /// Returns the bytes of a block, each with four weights of a row; `None` if a byte holds four rows.
     fn block_bytes(self) -> Option<usize> {
         match self {
             Self::X86 => Some(32),
@@ -69,10 +69,10 @@ impl FromStr for I2sLayout {
     }
 }
 
-/// Bytes of a stored `[rows, cols]` matrix: `rows * cols / 4 + 32`.
+/// Returns the bytes of a stored `[rows, cols]` matrix: `rows * cols / 4 + 32`.
 ///
 /// # Errors
-/// [`Error::EmptyShape`], [`Error::NotAMultiple`] or [`Error::SizeOverflow`] for a shape that the layout can't hold.
+/// [`Error::EmptyShape`], [`Error::NotAMultiple`] or [`Error::SizeOverflow`] for an unsupported shape.
 pub fn size(rows: usize, cols: usize, layout: I2sLayout) -> Result<usize> {
     let codes = match layout.block_bytes() {
         Some(block) => shape::blocked_size(FORMAT, rows, cols, 4 * block, block)?,
@@ -85,19 +85,19 @@ pub fn size(rows: usize, cols: usize, layout: I2sLayout) -> Result<usize> {
     codes.checked_add(TAIL).ok_or(Error::SizeOverflow { format: FORMAT, rows, cols })
 }
 
-/// Reads a `[rows, cols]` matrix with one scale.
+/// Decodes a `[rows, cols]` matrix with one scale.
 ///
 /// # Errors
-/// Those of [`size`], [`Error::Length`] if `bytes` is not exactly that long, [`Error::BadScale`] for a scale that is
+/// Errors of [`size`], [`Error::Length`] if `bytes` has another length, [`Error::BadScale`] for a scale that is
 /// NaN or infinite.
 pub fn decode(bytes: &[u8], rows: usize, cols: usize, layout: I2sLayout) -> Result<TernaryMatrix> {
     decode_in(bytes, rows, cols, layout, None)
 }
 
-/// As [`decode`], with the weights in `pool`, if there is one.
+/// Like [`decode`], with the weights in `pool`, if any.
 ///
 /// # Errors
-/// As [`decode`].
+/// Same as [`decode`].
 pub fn decode_in(
     bytes: &[u8],
     rows: usize,
@@ -146,25 +146,25 @@ pub fn decode_in(
     Ok(builder.finish(ScaleGranularity::Tensor, vec![scale])?)
 }
 
-/// Sixteen codes, of which 3 becomes 1.
+/// Replaces code 3 by 1 in sixteen codes.
 #[inline]
 fn only_trits(word: u32) -> u32 {
     word & !((word << 1) & word & 0xaaaa_aaaa)
 }
 
-/// Writes a matrix; the padding after the scale is zero.
+/// Encodes a matrix; the padding after the scale is zero.
 ///
 /// # Errors
-/// Those of [`size`], [`Error::ScaleGranularity`] if the weights do not share one scale.
+/// Errors of [`size`], [`Error::ScaleGranularity`] if the weights have different scales.
 pub fn encode(matrix: &TernaryMatrix, layout: I2sLayout) -> Result<Vec<u8>> {
     let size = size(matrix.rows(), matrix.cols(), layout)?;
     Ok(shape::encoded(size, |out| encode_into(matrix, layout, out))?.0)
 }
 
-/// As [`encode`], appended to `out`, which stays as it was on an error.
+/// Like [`encode`], appended to `out`, which is unchanged on error.
 ///
 /// # Errors
-/// As [`encode`].
+/// Same as [`encode`].
 pub fn encode_into(matrix: &TernaryMatrix, layout: I2sLayout, out: &mut Vec<u8>) -> Result<()> {
     let (rows, cols) = (matrix.rows(), matrix.cols());
     size(rows, cols, layout)?;
@@ -183,7 +183,7 @@ pub fn encode_into(matrix: &TernaryMatrix, layout: I2sLayout, out: &mut Vec<u8>)
     }
 }
 
-/// A row in blocks of `16 * halves` bytes, the first plane in the top bits.
+/// Encodes a row in blocks of `16 * halves` bytes, the first plane in the top bits.
 fn pack_blocks(words: &[u32], halves: usize, packed: &mut [u8]) {
     let blocks = packed.as_chunks_mut::<16>().0.chunks_exact_mut(halves);
     for (bytes, words) in blocks.zip(words.chunks_exact(4 * halves)) {

@@ -1,4 +1,4 @@
-//! IQ1_BN of ik_llama.cpp: five weights a byte in base 3 and an f16 scale for every row.
+//! IQ1_BN of ik_llama.cpp: five weights per byte in base 3 and an f16 scale per row.
 //!
 //! ```text
 //! row    d (f16), then blocks        value = d * (code - 1)
@@ -28,28 +28,28 @@ pub const META: usize = 2;
 /// Words of a block.
 const WORDS: usize = BLOCK / CODES_PER_WORD;
 
-/// Bytes of a stored `[rows, cols]` matrix; columns are a multiple of 64.
+/// Returns the bytes of a stored `[rows, cols]` matrix; columns are a multiple of 64.
 ///
 /// # Errors
-/// [`crate::Error::EmptyShape`], [`crate::Error::NotAMultiple`] or [`crate::Error::SizeOverflow`] for a shape that
-/// the format can't hold.
+/// [`crate::Error::EmptyShape`], [`crate::Error::NotAMultiple`] or [`crate::Error::SizeOverflow`] for an unsupported
+/// shape.
 pub fn size(rows: usize, cols: usize) -> Result<usize> {
     shape::row_scaled_size(FORMAT, rows, cols, META, BLOCK, BLOCK_BYTES)
 }
 
-/// Reads a `[rows, cols]` matrix; rows with equal scales share one for the tensor.
+/// Decodes a `[rows, cols]` matrix; equal row scales are merged to one per tensor.
 ///
 /// # Errors
-/// Those of [`size`], [`crate::Error::Length`] if `bytes` is not exactly that long, [`crate::Error::BadScale`] for a
+/// Errors of [`size`], [`crate::Error::Length`] if `bytes` has another length, [`crate::Error::BadScale`] for a
 /// scale that is NaN or infinite.
 pub fn decode(bytes: &[u8], rows: usize, cols: usize) -> Result<TernaryMatrix> {
     decode_in(bytes, rows, cols, None)
 }
 
-/// As [`decode`], with the weights in `pool`, if there is one.
+/// Like [`decode`], with the weights in `pool`, if any.
 ///
 /// # Errors
-/// As [`decode`].
+/// Same as [`decode`].
 pub fn decode_in(
     bytes: &[u8],
     rows: usize,
@@ -74,7 +74,7 @@ pub fn decode_in(
     Ok(builder.finish(granularity, scales)?)
 }
 
-/// The five digits of every byte in bit pairs, the first in the lowest.
+/// Returns the five digits of every byte in bit pairs, the first in the lowest.
 const DIGITS: [u16; 256] = {
     let mut digits = [0u16; 256];
     let mut byte = 0;
@@ -90,7 +90,7 @@ const DIGITS: [u16; 256] = {
     digits
 };
 
-/// The byte of five codes in bit pairs; a code 3 has none.
+/// Returns the byte of five codes in bit pairs; code 3 is invalid.
 const BYTES: [u8; 1024] = {
     let mut bytes = [0u8; 1024];
     let mut codes = 0;
@@ -106,7 +106,7 @@ const BYTES: [u8; 1024] = {
     bytes
 };
 
-/// The 64 codes of a block.
+/// Returns the 64 codes of a block.
 fn unpack(block: &[u8; BLOCK_BYTES]) -> [u32; WORDS] {
     let (groups, extra) = (block.as_chunks::<3>().0, DIGITS[usize::from(block[12])]);
     let mut words = [0; WORDS];
@@ -117,20 +117,20 @@ fn unpack(block: &[u8; BLOCK_BYTES]) -> [u32; WORDS] {
     words
 }
 
-/// Writes a matrix. Scales are rounded to the nearest f16; a row of zeros gets the scale 0.
+/// Encodes a matrix. Scales are rounded to the nearest f16; a row of zeros gets the scale 0.
 ///
 /// # Errors
-/// Those of [`size`], [`crate::Error::ScaleGranularity`] if weights of one row differ in scale,
-/// [`crate::Error::ScaleRange`] for a scale that f16 can't hold.
+/// Errors of [`size`], [`crate::Error::ScaleGranularity`] if weights of one row have different scales,
+/// [`crate::Error::ScaleRange`] for a scale out of range of f16.
 pub fn encode(matrix: &TernaryMatrix) -> Result<Vec<u8>> {
     let size = size(matrix.rows(), matrix.cols())?;
     Ok(shape::encoded(size, |out| encode_into(matrix, out))?.0)
 }
 
-/// As [`encode`], appended to `out`, which stays as it was on an error.
+/// Like [`encode`], appended to `out`, which is unchanged on error.
 ///
 /// # Errors
-/// As [`encode`].
+/// Same as [`encode`].
 pub fn encode_into(matrix: &TernaryMatrix, out: &mut Vec<u8>) -> Result<()> {
     let (rows, cols) = (matrix.rows(), matrix.cols());
     let row_bytes = size(rows, cols)? / rows;
@@ -147,7 +147,7 @@ pub fn encode_into(matrix: &TernaryMatrix, out: &mut Vec<u8>) -> Result<()> {
     })
 }
 
-/// The bytes of a block: [`unpack`] undone.
+/// Returns the bytes of a block, the inverse of [`unpack`].
 fn pack(words: &[u32; WORDS]) -> [u8; BLOCK_BYTES] {
     let byte = |codes: u32| BYTES[codes as usize & 1023];
     let mut block = [0; BLOCK_BYTES];

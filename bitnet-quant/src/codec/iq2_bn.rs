@@ -1,4 +1,4 @@
-//! IQ2_BN of ik_llama.cpp: two bits a weight and an f32 scale for every row.
+//! IQ2_BN of ik_llama.cpp: two bits per weight and an f32 scale per row.
 //!
 //! ```text
 //! row    d (f32), then blocks        value = d * (code - 1)
@@ -7,7 +7,7 @@
 //!   byte j:   48+j   32+j   16+j   j
 //! ```
 //!
-//! Source: ikawrakow/ik_llama.cpp, `block_iq2_bn` and `quantize_iq2_bn`. Code 3, twice the scale, is no trit.
+//! Source: ikawrakow/ik_llama.cpp, `block_iq2_bn` and `quantize_iq2_bn`. Code 3, twice the scale, is not ternary.
 
 use super::{planes, scales, shape};
 use crate::Result;
@@ -23,28 +23,28 @@ pub const BLOCK_BYTES: usize = 16;
 /// Bytes before the blocks of a row.
 pub const META: usize = 4;
 
-/// Bytes of a stored `[rows, cols]` matrix; columns are a multiple of 64.
+/// Returns the bytes of a stored `[rows, cols]` matrix; columns are a multiple of 64.
 ///
 /// # Errors
-/// [`crate::Error::EmptyShape`], [`crate::Error::NotAMultiple`] or [`crate::Error::SizeOverflow`] for a shape that
-/// the format can't hold.
+/// [`crate::Error::EmptyShape`], [`crate::Error::NotAMultiple`] or [`crate::Error::SizeOverflow`] for an unsupported
+/// shape.
 pub fn size(rows: usize, cols: usize) -> Result<usize> {
     shape::row_scaled_size(FORMAT, rows, cols, META, BLOCK, BLOCK_BYTES)
 }
 
-/// Reads a `[rows, cols]` matrix; rows with equal scales share one for the tensor.
+/// Decodes a `[rows, cols]` matrix; equal row scales are merged to one per tensor.
 ///
 /// # Errors
-/// Those of [`size`], [`crate::Error::Length`] if `bytes` is not exactly that long, [`crate::Error::NotTernary`] for
+/// Errors of [`size`], [`crate::Error::Length`] if `bytes` has another length, [`crate::Error::NotTernary`] for
 /// code 3, [`crate::Error::BadScale`] for a scale that is NaN or infinite.
 pub fn decode(bytes: &[u8], rows: usize, cols: usize) -> Result<TernaryMatrix> {
     decode_in(bytes, rows, cols, None)
 }
 
-/// As [`decode`], with the weights in `pool`, if there is one.
+/// Like [`decode`], with the weights in `pool`, if any.
 ///
 /// # Errors
-/// As [`decode`].
+/// Same as [`decode`].
 pub fn decode_in(
     bytes: &[u8],
     rows: usize,
@@ -69,19 +69,19 @@ pub fn decode_in(
     Ok(builder.finish(granularity, scales)?)
 }
 
-/// Writes a matrix; a row of zeros gets the scale 0.
+/// Encodes a matrix; a row of zeros gets the scale 0.
 ///
 /// # Errors
-/// Those of [`size`], [`crate::Error::ScaleGranularity`] if weights of one row differ in scale.
+/// Errors of [`size`], [`crate::Error::ScaleGranularity`] if weights of one row have different scales.
 pub fn encode(matrix: &TernaryMatrix) -> Result<Vec<u8>> {
     let size = size(matrix.rows(), matrix.cols())?;
     Ok(shape::encoded(size, |out| encode_into(matrix, out))?.0)
 }
 
-/// As [`encode`], appended to `out`, which stays as it was on an error.
+/// Like [`encode`], appended to `out`, which is unchanged on error.
 ///
 /// # Errors
-/// As [`encode`].
+/// Same as [`encode`].
 pub fn encode_into(matrix: &TernaryMatrix, out: &mut Vec<u8>) -> Result<()> {
     let (rows, cols) = (matrix.rows(), matrix.cols());
     let row_bytes = size(rows, cols)? / rows;

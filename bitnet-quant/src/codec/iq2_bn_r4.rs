@@ -1,4 +1,4 @@
-//! IQ2_BN_R4 of ik_llama.cpp: the numbers of IQ2_BN with four rows laid into each other.
+//! IQ2_BN_R4 of ik_llama.cpp: IQ2_BN with four interleaved rows.
 //!
 //! ```text
 //! four rows  d[4] (f32), then blocks        value = d[k] * (code - 1)
@@ -7,7 +7,7 @@
 //!   byte 16l + 4k + i:   16l+12+i 16l+8+i 16l+4+i 16l+i    i, k, l = 0..4
 //! ```
 //!
-//! Source: ikawrakow/ik_llama.cpp, `quantize_iq2_bn_r4`. Code 3, twice the scale, is no trit.
+//! Source: ikawrakow/ik_llama.cpp, `quantize_iq2_bn_r4`. Code 3, twice the scale, is not ternary.
 
 use super::{planes, scales, shape};
 use crate::Result;
@@ -18,37 +18,37 @@ use bitnet_core::ternary::{CODES_PER_WORD, TernaryBuilder, TernaryMatrix};
 pub const FORMAT: &str = "IQ2_BN_R4";
 /// Weights of a row in a block.
 pub const BLOCK: usize = 64;
-/// Bytes of a block for each of its rows.
+/// Bytes of a block per row.
 pub const BLOCK_BYTES: usize = 16;
-/// Rows laid into each other.
+/// Interleaved rows.
 pub const ROWS: usize = 4;
-/// Bytes before the blocks for each row.
+/// Bytes before the blocks per row.
 pub const META: usize = 4;
 
-/// Bytes of a stored `[rows, cols]` matrix; rows are a multiple of 4, columns of 64.
+/// Returns the bytes of a stored `[rows, cols]` matrix; rows are a multiple of 4, columns of 64.
 ///
 /// # Errors
-/// [`crate::Error::EmptyShape`], [`crate::Error::NotAMultiple`] or [`crate::Error::SizeOverflow`] for a shape that
-/// the format can't hold.
+/// [`crate::Error::EmptyShape`], [`crate::Error::NotAMultiple`] or [`crate::Error::SizeOverflow`] for an unsupported
+/// shape.
 pub fn size(rows: usize, cols: usize) -> Result<usize> {
     shape::not_empty(FORMAT, rows, cols)?;
     shape::multiple(FORMAT, "rows", rows, ROWS)?;
     shape::row_scaled_size(FORMAT, rows, cols, META, BLOCK, BLOCK_BYTES)
 }
 
-/// Reads a `[rows, cols]` matrix; rows with equal scales share one for the tensor.
+/// Decodes a `[rows, cols]` matrix; equal row scales are merged to one per tensor.
 ///
 /// # Errors
-/// Those of [`size`], [`crate::Error::Length`] if `bytes` is not exactly that long, [`crate::Error::NotTernary`] for
+/// Errors of [`size`], [`crate::Error::Length`] if `bytes` has another length, [`crate::Error::NotTernary`] for
 /// code 3, [`crate::Error::BadScale`] for a scale that is NaN or infinite.
 pub fn decode(bytes: &[u8], rows: usize, cols: usize) -> Result<TernaryMatrix> {
     decode_in(bytes, rows, cols, None)
 }
 
-/// As [`decode`], with the weights in `pool`, if there is one.
+/// Like [`decode`], with the weights in `pool`, if any.
 ///
 /// # Errors
-/// As [`decode`].
+/// Same as [`decode`].
 pub fn decode_in(
     bytes: &[u8],
     rows: usize,
@@ -63,10 +63,10 @@ pub fn decode_in(
     for stored in bytes.chunks_exact(size / rows * ROWS) {
         let (meta, packed) = stored.split_at(ROWS * META);
         for (k, scale) in meta.as_chunks::<META>().0.iter().enumerate() {
-            // Sixteen bytes for each sixteen columns, four of them for each row.
+            // Sixteen bytes per sixteen columns, four per row.
             for (word, sixteen) in words.iter_mut().zip(packed.as_chunks::<16>().0) {
                 let four = sixteen.as_chunks::<4>().0[k];
-                *word = planes::turn_four(u32::from_le_bytes(four));
+                *word = planes::transpose_four(u32::from_le_bytes(four));
             }
             scales.push_value(f32::from_le_bytes(*scale), &words)?;
             builder.push_words(&words).map_err(shape::not_ternary(FORMAT))?;
@@ -76,19 +76,19 @@ pub fn decode_in(
     Ok(builder.finish(granularity, scales)?)
 }
 
-/// Writes a matrix; a row of zeros gets the scale 0.
+/// Encodes a matrix; a row of zeros gets the scale 0.
 ///
 /// # Errors
-/// Those of [`size`], [`crate::Error::ScaleGranularity`] if weights of one row differ in scale.
+/// Errors of [`size`], [`crate::Error::ScaleGranularity`] if weights of one row have different scales.
 pub fn encode(matrix: &TernaryMatrix) -> Result<Vec<u8>> {
     let size = size(matrix.rows(), matrix.cols())?;
     Ok(shape::encoded(size, |out| encode_into(matrix, out))?.0)
 }
 
-/// As [`encode`], appended to `out`, which stays as it was on an error.
+/// Like [`encode`], appended to `out`, which is unchanged on error.
 ///
 /// # Errors
-/// As [`encode`].
+/// Same as [`encode`].
 pub fn encode_into(matrix: &TernaryMatrix, out: &mut Vec<u8>) -> Result<()> {
     let (rows, cols) = (matrix.rows(), matrix.cols());
     let row_bytes = size(rows, cols)? / rows;
@@ -99,7 +99,7 @@ pub fn encode_into(matrix: &TernaryMatrix, out: &mut Vec<u8>) -> Result<()> {
             let words = &matrix.row_words(row)[..cols / CODES_PER_WORD];
             *meta = scales::run_scale(FORMAT, "row", matrix, row, words, 0)?.to_le_bytes();
             for (sixteen, word) in packed.as_chunks_mut::<16>().0.iter_mut().zip(words) {
-                sixteen.as_chunks_mut::<4>().0[k] = planes::turn_four(*word).to_le_bytes();
+                sixteen.as_chunks_mut::<4>().0[k] = planes::transpose_four(*word).to_le_bytes();
             }
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! MLX's affine quantisation with 2 bits: three tensors, of which ternary weights need a special case.
+//! MLX's 2-bit affine quantisation: three tensors. Ternary weights are a special case.
 //!
 //! ```text
 //! weight          U32 [rows, cols / 16]       element j of a word in bits 2j, 2j + 1
@@ -6,8 +6,8 @@
 //! ternary         bias = -scale and no code 3: value = scale * (code - 1)
 //! ```
 //!
-//! Source: ml-explore/mlx, `mlx.core.quantize` with `bits=2`. Its own choice of scale and bias spreads four codes from the
-//! smallest to the largest number, so that it does not keep ternary weights; the programs that publish them choose as above.
+//! Source: ml-explore/mlx, `mlx.core.quantize` with `bits=2`. That function spreads four codes from the smallest to the
+//! largest number and does not preserve ternary weights; programs that publish ternary models choose scale and bias as above.
 
 use super::{plain, scales, shape};
 use crate::{Error, Result};
@@ -29,11 +29,11 @@ pub struct MlxTensors<B> {
     pub biases: B,
 }
 
-/// Bytes of the codes, and of the scales, which are as many as those of the biases.
+/// Returns the bytes of the codes, and of the scales, which equal those of the biases.
 ///
 /// # Errors
 /// [`Error::UnknownBlock`] for a group that is not 64 or 128, [`Error::EmptyShape`], [`Error::NotAMultiple`] or
-/// [`Error::SizeOverflow`] for a shape that the format can't hold.
+/// [`Error::SizeOverflow`] for an unsupported shape.
 pub fn sizes(
     rows: usize,
     cols: usize,
@@ -47,11 +47,11 @@ pub fn sizes(
     Ok((codes, shape::blocked_size(FORMAT, rows, cols, group, plain::width(scale_type))?))
 }
 
-/// Reads a `[rows, cols]` matrix whose scales and biases are of `scale_type`; scales that are equal collapse to one per row
+/// Decodes a `[rows, cols]` matrix whose scales and biases are of `scale_type`; scales that are equal collapse to one per row
 /// or tensor.
 ///
 /// # Errors
-/// Those of [`sizes`], [`Error::Length`] if one of the tensors is not exactly that long, [`Error::NotTernary`] for code 3,
+/// Errors of [`sizes`], [`Error::Length`] if one of the tensors is not exactly that long, [`Error::NotTernary`] for code 3,
 /// [`Error::BadScale`] for a scale that is NaN or infinite, [`Error::NotSymmetric`] for a bias that is not the negative
 /// scale.
 pub fn decode<B: AsRef<[u8]>>(
@@ -64,10 +64,10 @@ pub fn decode<B: AsRef<[u8]>>(
     decode_in(tensors, scale_type, rows, cols, group, None)
 }
 
-/// As [`decode`], with the weights in `pool`, if there is one.
+/// Like [`decode`], with the weights in `pool`, if any.
 ///
 /// # Errors
-/// As [`decode`].
+/// Same as [`decode`].
 pub fn decode_in<B: AsRef<[u8]>>(
     tensors: &MlxTensors<B>,
     scale_type: PlainType,
@@ -109,10 +109,10 @@ pub fn decode_in<B: AsRef<[u8]>>(
     Ok(builder.finish(granularity, scales)?)
 }
 
-/// Writes a matrix. Scales are rounded to the nearest number of `scale_type`; a group of zeros gets the scale 0.
+/// Encodes a matrix. Scales are rounded to the nearest number of `scale_type`; a group of zeros gets the scale 0.
 ///
 /// # Errors
-/// Those of [`sizes`], [`Error::ScaleGranularity`] if weights of one group differ in scale, [`Error::ScaleRange`] for a
+/// Errors of [`sizes`], [`Error::ScaleGranularity`] if weights of one group have different scales, [`Error::ScaleRange`] for a
 /// scale that the type can't hold.
 pub fn encode(
     matrix: &TernaryMatrix,

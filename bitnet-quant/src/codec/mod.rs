@@ -1,7 +1,7 @@
-//! Storage formats: one file each, from bytes to trits or rows of f32, and back.
+//! Storage formats, one file each: conversion between bytes and trits or rows of f32.
 //!
-//! Every decoder checks the length before anything else and works row by row, so that nothing but the result and
-//! one row is ever held. Every `size` is the exact number of bytes of a stored matrix.
+//! Every decoder checks the length first and works row by row, so memory holds only the result and one row. Every `size`
+//! is the exact number of bytes of a stored matrix.
 
 pub mod archive;
 pub mod dense;
@@ -31,7 +31,7 @@ use crate::Result;
 use bitnet_core::ternary::TernaryMatrix;
 use i2_s::I2sLayout;
 
-/// A ternary storage format that carries its own scales.
+/// A ternary storage format with embedded scales.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[expect(non_camel_case_types, reason = "ik_llama.cpp's names, as users know them")]
 pub enum TernaryStorage {
@@ -55,7 +55,7 @@ pub enum TernaryStorage {
 }
 
 impl TernaryStorage {
-    /// The format's name, as users know it.
+    /// Returns the format's name.
     pub fn name(self) -> &'static str {
         match self {
             Self::I2S(_) => i2_s::FORMAT,
@@ -68,10 +68,10 @@ impl TernaryStorage {
         }
     }
 
-    /// Bytes of a stored `[rows, cols]` matrix.
+    /// Returns the bytes of a stored `[rows, cols]` matrix.
     ///
     /// # Errors
-    /// Those of the format's `size`: a shape that it can't hold.
+    /// Errors of the format's `size`: an unsupported shape.
     pub fn size(self, rows: usize, cols: usize) -> Result<usize> {
         match self {
             Self::I2S(layout) => i2_s::size(rows, cols, layout),
@@ -84,10 +84,10 @@ impl TernaryStorage {
         }
     }
 
-    /// Reads a `[rows, cols]` matrix.
+    /// Decodes a `[rows, cols]` matrix.
     ///
     /// # Errors
-    /// Those of the format's `decode`: length, codes, scales.
+    /// Errors of the format's `decode`: length, codes, scales.
     pub fn decode(self, bytes: &[u8], rows: usize, cols: usize) -> Result<TernaryMatrix> {
         match self {
             Self::I2S(layout) => i2_s::decode(bytes, rows, cols, layout),
@@ -100,19 +100,19 @@ impl TernaryStorage {
         }
     }
 
-    /// Writes a matrix.
+    /// Encodes a matrix.
     ///
     /// # Errors
-    /// Those of the format's `encode`: a shape or scales that it can't hold.
+    /// Errors of the format's `encode`: an unsupported shape or unsupported scales.
     pub fn encode(self, matrix: &TernaryMatrix) -> Result<Vec<u8>> {
         let size = self.size(matrix.rows(), matrix.cols())?;
         Ok(shape::encoded(size, |out| self.encode_into(matrix, out))?.0)
     }
 
-    /// Appends a stored matrix to `out`, which stays as it was on an error.
+    /// Encodes a matrix and appends it to `out`, which is unchanged on error.
     ///
     /// # Errors
-    /// As [`TernaryStorage::encode`].
+    /// Same as [`TernaryStorage::encode`].
     pub fn encode_into(self, matrix: &TernaryMatrix, out: &mut Vec<u8>) -> Result<()> {
         match self {
             Self::I2S(layout) => i2_s::encode_into(matrix, layout, out),

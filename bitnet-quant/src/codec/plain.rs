@@ -6,11 +6,11 @@
 //! BF16  15 sign, 14..7  exponent,  6..0 fraction: the upper half of an F32
 //! ```
 //!
-//! Numbers are rounded half to even. Every conversion is one loop without branches, which becomes vector code.
+//! Numbers are rounded half to even. Every conversion is one branchless loop, so that it vectorises.
 
 use bitnet_core::dense::PlainType;
 
-/// Bytes of a number.
+/// Returns the bytes of a number.
 pub(super) fn width(plain: PlainType) -> usize {
     match plain {
         PlainType::F32 => 4,
@@ -18,7 +18,7 @@ pub(super) fn width(plain: PlainType) -> usize {
     }
 }
 
-/// Decodes numbers; as many as both sides have room for.
+/// Decodes numbers, up to the shorter of both slices.
 #[inline(always)]
 pub(super) fn decode(plain: PlainType, stored: &[u8], out: &mut [f32]) {
     match plain {
@@ -35,7 +35,7 @@ fn each<const N: usize>(stored: &[u8], out: &mut [f32], value: impl Fn(&[u8; N])
     }
 }
 
-/// Encodes numbers; false if one of them is not finite or was too large for the type.
+/// Encodes numbers; returns false if one is not finite or out of range.
 #[inline(always)]
 pub(super) fn encode(plain: PlainType, values: &[f32], out: &mut [u8]) -> bool {
     let values = values.iter().copied();
@@ -46,7 +46,7 @@ pub(super) fn encode(plain: PlainType, values: &[f32], out: &mut [u8]) -> bool {
     }
 }
 
-/// [`decode`] and [`encode`] at once, without the numbers between them.
+/// Combines [`decode`] and [`encode`] without an intermediate buffer.
 #[inline(always)]
 pub(super) fn convert(from: PlainType, to: PlainType, stored: &[u8], out: &mut [u8]) -> bool {
     let halves = stored.as_chunks::<2>().0.iter().map(|bytes| u16::from_le_bytes(*bytes));
@@ -101,20 +101,20 @@ fn to_bf16(value: f32) -> ([u8; 2], bool) {
     (bits.to_le_bytes(), value.is_finite() & (bits & 0x7f80 != 0x7f80))
 }
 
-/// The largest magnitude among finite numbers.
+/// Returns the largest magnitude among finite numbers.
 #[inline(always)]
 pub(super) fn largest(values: &[f32]) -> f32 {
-    // Magnitudes are ordered as their bits are, and a largest integer can be found in any order.
+    // Magnitudes order like their bits, and a maximum of integers is associative.
     f32::from_bits(values.iter().fold(0, |m, v| m.max(v.to_bits() & 0x7fff_ffff)))
 }
 
-/// Whether all numbers are finite.
+/// Returns whether all numbers are finite.
 #[inline(always)]
 pub(super) fn all_finite(values: &[f32]) -> bool {
     values.iter().fold(true, |finite, v| finite & v.is_finite())
 }
 
-/// The value of a binary16, without branches, so that a loop over it becomes vector code on any processor.
+/// Returns the value of a binary16, without branches, so that loops vectorise on any processor.
 #[inline(always)]
 pub(crate) fn f16_to_f32(bits: u16) -> f32 {
     /// 2^-14, the smallest normal number of binary16.
@@ -129,18 +129,18 @@ pub(crate) fn f16_to_f32(bits: u16) -> f32 {
     f32::from_bits(value | (u32::from(bits & 0x8000) << 16))
 }
 
-/// The binary16 nearest to a number, a tie to the even one, infinite from 65520 on; without branches. NaN becomes infinite.
+/// Returns the nearest binary16, ties to even, infinite from 65520, without branches. NaN becomes infinite.
 #[inline(always)]
 pub(super) fn f32_to_f16(value: f32) -> u16 {
     /// The bits of 2^-14 and of 65536.
     const MIN_NORMAL: u32 = 113 << 23;
     const TOO_LARGE: u32 = 143 << 23;
-    /// Added to a number below 2^-14, it leaves as many bits of fraction as a subnormal binary16 has.
+    /// Adding it to a number below 2^-14 leaves the fraction bits of a subnormal binary16.
     const ALIGN: f32 = f32::from_bits(126 << 23);
     let bits = value.to_bits();
     let magnitude = bits & 0x7fff_ffff;
     let small = (f32::from_bits(magnitude) + ALIGN).to_bits().wrapping_sub(ALIGN.to_bits());
-    // Half of the last place, less one if the last place is even; a carry goes on into the exponent.
+    // Half of the last place, minus one if the last place is even; a carry propagates into the exponent.
     let half = 0xfff + ((magnitude >> 13) & 1);
     let normal = magnitude.wrapping_sub(112 << 23).wrapping_add(half) >> 13;
     let half = if magnitude < MIN_NORMAL { small } else { normal };
@@ -148,7 +148,7 @@ pub(super) fn f32_to_f16(value: f32) -> u16 {
     (half | ((bits >> 16) & 0x8000)) as u16
 }
 
-/// Whether bits of a binary16 are a number.
+/// Returns whether the bits of a binary16 are finite.
 #[inline(always)]
 pub(super) fn f16_is_finite(bits: u16) -> bool {
     bits & 0x7c00 != 0x7c00
@@ -159,7 +159,7 @@ fn bf16_to_f32(bits: u16) -> f32 {
     f32::from_bits(u32::from(bits) << 16)
 }
 
-/// The bfloat16 nearest to a number that is not NaN, a tie to the even one.
+/// Returns the nearest bfloat16 of a number that is not NaN, ties to even.
 #[inline(always)]
 fn f32_to_bf16(value: f32) -> u16 {
     let bits = value.to_bits();
@@ -184,7 +184,7 @@ mod tests {
         }
     }
 
-    /// Every half, the middle between it and the next, and the numbers on both sides of each.
+    /// Every binary16, the midpoint to the next, and the neighbours of both.
     #[test]
     fn numbers_round_as_in_the_half_crate() {
         for bits in 0..=u16::MAX {

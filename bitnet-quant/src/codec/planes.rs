@@ -1,6 +1,6 @@
-//! Bit pairs that lie in planes, gathered into words of sixteen codes in order, and scattered again.
+//! Conversion between bit planes and words of sixteen codes in order.
 
-/// Word `k` holds bits `2k`, `2k + 1` of the sixteen bytes, in the order of the bytes.
+/// Returns four words; word `k` holds bits `2k`, `2k + 1` of the sixteen bytes, in byte order.
 #[inline(always)]
 pub(super) fn gather(bytes: &[u8; 16]) -> [u32; 4] {
     let both = u128::from_le_bytes(*bytes);
@@ -12,7 +12,7 @@ pub(super) fn gather(bytes: &[u8; 16]) -> [u32; 4] {
     [first as u32, (first >> 32) as u32, second as u32, (second >> 32) as u32]
 }
 
-/// The sixteen bytes whose bits `2k`, `2k + 1` are the codes of word `k`: [`gather`] undone.
+/// Returns the sixteen bytes whose bits `2k`, `2k + 1` are the codes of word `k`, the inverse of [`gather`].
 #[inline(always)]
 pub(super) fn scatter(words: [u32; 4]) -> [u8; 16] {
     let mut first = u64::from(words[0]) | (u64::from(words[1]) << 32);
@@ -24,7 +24,7 @@ pub(super) fn scatter(words: [u32; 4]) -> [u8; 16] {
     (u128::from(first) | (u128::from(second) << 64)).to_le_bytes()
 }
 
-/// Four rows of words as one row of bytes, which may end within a word; row `k` goes to bits `2k`, `2k + 1`.
+/// Converts four rows of words to one row of bytes, which may end within a word; row `k` goes to bits `2k`, `2k + 1`.
 #[inline(always)]
 pub(super) fn scatter_rows(rows: [&[u32]; 4], packed: &mut [u8]) {
     let words = |k: usize| rows.map(|row| row[k]);
@@ -37,7 +37,8 @@ pub(super) fn scatter_rows(rows: [&[u32]; 4], packed: &mut [u8]) {
     }
 }
 
-/// A row of bytes, which may end within a word, as four rows of words: [`scatter_rows`] undone. `map` goes over each word.
+/// Converts a row of bytes, which may end within a word, to four rows of words, the inverse of [`scatter_rows`]. `map` is
+/// applied to each word.
 #[inline(always)]
 pub(super) fn gather_rows(packed: &[u8], rows: [&mut [u32]; 4], map: impl Fn(u32) -> u32) {
     let (sixteens, rest) = packed.as_chunks::<16>();
@@ -51,7 +52,7 @@ pub(super) fn gather_rows(packed: &[u8], rows: [&mut [u32]; 4], map: impl Fn(u32
     }
 }
 
-/// One of the four rows that [`gather_rows`] would give.
+/// Returns one of the four rows of [`gather_rows`].
 #[inline(always)]
 pub(super) fn gather_plane(packed: &[u8], plane: usize, words: &mut [u32]) {
     let (sixteens, rest) = packed.as_chunks::<16>();
@@ -64,7 +65,7 @@ pub(super) fn gather_plane(packed: &[u8], plane: usize, words: &mut [u32]) {
     }
 }
 
-/// The lowest bit pairs of eight bytes, next to each other.
+/// Packs the lowest bit pairs of eight bytes.
 #[inline(always)]
 fn close_up(x: u64) -> u32 {
     let x = x & 0x0303_0303_0303_0303;
@@ -73,13 +74,13 @@ fn close_up(x: u64) -> u32 {
     ((x | (x >> 24)) & 0xffff) as u32
 }
 
-/// The bit pairs of four bytes with places changed: pair `k` of byte `i` becomes pair `i` of byte `k`.
+/// Transposes the bit pairs of four bytes: pair `k` of byte `i` becomes pair `i` of byte `k`.
 #[inline(always)]
-pub(super) fn turn_four(bytes: u32) -> u32 {
+pub(super) fn transpose_four(bytes: u32) -> u32 {
     turn_pairs(u64::from(bytes)) as u32
 }
 
-/// [`turn_four`] of each half.
+/// Transposes each half with [`transpose_four`].
 #[inline(always)]
 fn turn_pairs(x: u64) -> u64 {
     let swapped = (x ^ (x >> 6)) & 0x00cc_00cc_00cc_00cc;
@@ -88,7 +89,7 @@ fn turn_pairs(x: u64) -> u64 {
     x ^ swapped ^ (swapped << 12)
 }
 
-/// Bytes 1 and 3 of the lower half change places with bytes 0 and 2 of the upper one.
+/// Swaps bytes 1 and 3 of the lower half with bytes 0 and 2 of the upper one.
 #[inline(always)]
 fn turn_bytes(x: u64) -> u64 {
     let swapped = (x ^ (x >> 24)) & 0xff00_ff00;
@@ -115,7 +116,7 @@ mod tests {
                     assert_eq!(one[0], expected[pair], "byte {byte}, pair {pair}");
                     if byte < 4 {
                         let four = u32::from(value) << (8 * byte + 2 * pair);
-                        assert_eq!(turn_four(four), u32::from(value) << (8 * pair + 2 * byte));
+                        assert_eq!(transpose_four(four), u32::from(value) << (8 * pair + 2 * byte));
                     }
                 }
             }

@@ -1,4 +1,4 @@
-//! Q2_0 of ggml: two bits a weight in order and an f16 scale for every 64 (mainline) or 128 (older files).
+//! Q2_0 of ggml: two bits per weight in order and an f16 scale per 64 (mainline) or 128 weights (older files).
 //!
 //! ```text
 //! block  64 weights -> 18 bytes, 128 weights -> 34 bytes: d (f16), then qs        value = d * (code - 1)
@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Source: ggml, `block_q2_0`; the two block lengths share a type id and differ in the tensor's size. Code 3, twice
-//! the scale, is legal in the format and no trit.
+//! the scale, is valid in the format but not ternary.
 
 use super::{scales, shape};
 use crate::{Error, Result};
@@ -17,7 +17,7 @@ use bitnet_core::ternary::{CODES_PER_WORD, TernaryBuilder, TernaryMatrix};
 /// The format's name.
 pub const FORMAT: &str = "Q2_0";
 
-/// Bytes of a block of 64 or 128 weights.
+/// Returns the bytes of a block of 64 or 128 weights.
 fn block_bytes(block: usize) -> Result<usize> {
     match block {
         64 | 128 => Ok(2 + block / 4),
@@ -25,28 +25,28 @@ fn block_bytes(block: usize) -> Result<usize> {
     }
 }
 
-/// Bytes of a stored `[rows, cols]` matrix in blocks of 64 or 128, which must divide the columns.
+/// Returns the bytes of a stored `[rows, cols]` matrix in blocks of 64 or 128, which must divide the columns.
 ///
 /// # Errors
-/// [`Error::UnknownBlock`], [`Error::EmptyShape`], [`Error::NotAMultiple`] or [`Error::SizeOverflow`] for a shape
-/// that the format can't hold.
+/// [`Error::UnknownBlock`], [`Error::EmptyShape`], [`Error::NotAMultiple`] or [`Error::SizeOverflow`] for an
+/// unsupported shape.
 pub fn size(rows: usize, cols: usize, block: usize) -> Result<usize> {
     shape::blocked_size(FORMAT, rows, cols, block.max(1), block_bytes(block)?)
 }
 
-/// Reads a `[rows, cols]` matrix; scales that are equal collapse to one per row or tensor.
+/// Decodes a `[rows, cols]` matrix; equal scales are merged to one per row or tensor.
 ///
 /// # Errors
-/// Those of [`size`], [`Error::Length`] if `bytes` is not exactly that long, [`Error::NotTernary`] for code 3,
+/// Errors of [`size`], [`Error::Length`] if `bytes` has another length, [`Error::NotTernary`] for code 3,
 /// [`Error::BadScale`] for a scale that is NaN or infinite.
 pub fn decode(bytes: &[u8], rows: usize, cols: usize, block: usize) -> Result<TernaryMatrix> {
     decode_in(bytes, rows, cols, block, None)
 }
 
-/// As [`decode`], with the weights in `pool`, if there is one.
+/// Like [`decode`], with the weights in `pool`, if any.
 ///
 /// # Errors
-/// As [`decode`].
+/// Same as [`decode`].
 pub fn decode_in(
     bytes: &[u8],
     rows: usize,
@@ -74,20 +74,20 @@ pub fn decode_in(
     Ok(builder.finish(granularity, scales)?)
 }
 
-/// Writes a matrix. Scales are rounded to the nearest f16; a block of zeros gets the scale 0.
+/// Encodes a matrix. Scales are rounded to the nearest f16; a block of zeros gets the scale 0.
 ///
 /// # Errors
-/// Those of [`size`], [`Error::ScaleGranularity`] if weights of one block differ in scale, [`Error::ScaleRange`] for
-/// a scale that f16 can't hold.
+/// Errors of [`size`], [`Error::ScaleGranularity`] if weights of one block have different scales, [`Error::ScaleRange`] for
+/// a scale out of range of f16.
 pub fn encode(matrix: &TernaryMatrix, block: usize) -> Result<Vec<u8>> {
     let size = size(matrix.rows(), matrix.cols(), block)?;
     Ok(shape::encoded(size, |out| encode_into(matrix, block, out))?.0)
 }
 
-/// As [`encode`], appended to `out`, which stays as it was on an error.
+/// Like [`encode`], appended to `out`, which is unchanged on error.
 ///
 /// # Errors
-/// As [`encode`].
+/// Same as [`encode`].
 pub fn encode_into(matrix: &TernaryMatrix, block: usize, out: &mut Vec<u8>) -> Result<()> {
     let (rows, cols) = (matrix.rows(), matrix.cols());
     size(rows, cols, block)?;

@@ -1,4 +1,4 @@
-//! Q4_0 of ggml: four bits a weight and an f16 scale for every 32.
+//! Q4_0 of ggml: four bits per weight and an f16 scale per 32 weights.
 //!
 //! ```text
 //! block  32 weights -> 18 bytes: d (f16), then q[16]        value = d * (n - 8)
@@ -32,7 +32,7 @@ pub(super) fn decode(stored: &[u8], out: &mut [f32]) {
 
 /// Encodes whole blocks of finite numbers: `m` = the first number of the largest magnitude, `d = m / -8`,
 /// `n = min(15, trunc(x * (1 / d) + 8.5))`, product and sum each rounded to f32, `d` stored as f16.
-/// The index of a number whose block's scale f16 can't hold is the error.
+/// The error is the index of a number whose block scale is out of f16's range.
 #[inline(always)]
 pub(super) fn encode(values: &[f32], out: &mut [u8]) -> Result<(), usize> {
     let blocks = out.as_chunks_mut::<BLOCK_BYTES>().0;
@@ -57,12 +57,12 @@ pub(super) fn encode(values: &[f32], out: &mut [u8]) -> Result<(), usize> {
     Ok(())
 }
 
-/// The place of the first number of the largest magnitude.
+/// Returns the index of the first number with the largest magnitude.
 #[inline(always)]
 fn first_largest(values: &[f32; BLOCK]) -> usize {
     let largest = plain::largest(values).to_bits();
     let equal = |i: usize| values[i].to_bits() & 0x7fff_ffff == largest;
-    // The lowest bit of a mask instead of a search that stops: a loop without an exit becomes vector code.
+    // The lowest bit of a mask instead of an early exit, so that the loop vectorises.
     let mask = (0..BLOCK).fold(0u32, |mask, i| mask | (u32::from(equal(i)) << i));
     mask.trailing_zeros() as usize % BLOCK
 }

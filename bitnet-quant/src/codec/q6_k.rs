@@ -1,4 +1,4 @@
-//! Q6_K of ggml: six bits a weight, an int8 scale for every 16 and an f16 scale for every 256.
+//! Q6_K of ggml: six bits per weight, an int8 scale per 16 and an f16 scale per 256 weights.
 //!
 //! ```text
 //! block  256 weights -> 210 bytes: ql[128], qh[64], scales[16] (i8), d (f16)
@@ -54,19 +54,19 @@ fn decode_half(d: f32, ql: &[u8], qh: &[u8], scales: &[u8], out: &mut [f32; 128]
 
 /// Weights that share an int8 scale, and runs of them in a block.
 const RUN: usize = 16;
-/// Magnitudes below this are taken for zero.
+/// Magnitudes below this count as zero.
 const NOTHING: f32 = 1e-15;
-/// One number for each run of a block.
+/// One number per run of a block.
 type Lanes = [f32; BLOCK / RUN];
 
-/// Encodes whole blocks of finite numbers as ggml's reference quantiser does, bit for bit.
+/// Encodes whole blocks of finite numbers, bit for bit like ggml's reference quantiser.
 ///
 /// Each run of 16 gets the scale `s` that makes `sum(x^2 (x - s q)^2)` smallest over 19 trials, of which trial `t` is
 /// `q = clamp(round_half_even(x * -(32 + t / 10) / m), -32, 31)` with `m` the first number of the largest magnitude.
 /// The scales are stored as `round_half_even(s * -128 / S)`, at most 127, `S` the first of the largest magnitude; the
-/// weights are rounded again by the scales as they are stored. Where the stored scale is 0, those of the best trial stay.
+/// weights are rounded again with the stored scales. If a stored scale is 0, the weights of the best trial remain.
 ///
-/// The index of a number whose block's scale f16 can't hold is the error.
+/// The error is the index of a number whose block scale is out of f16's range.
 #[inline(always)]
 pub(super) fn encode(values: &[f32], out: &mut [u8]) -> Result<(), usize> {
     let blocks = out.as_chunks_mut::<BLOCK_BYTES>().0;
@@ -78,7 +78,7 @@ pub(super) fn encode(values: &[f32], out: &mut [u8]) -> Result<(), usize> {
 
 #[inline(always)]
 fn encode_block(values: &[f32; BLOCK], out: &mut [u8; BLOCK_BYTES]) -> Result<(), usize> {
-    // Runs stand side by side, so that each sum is taken in the order of its run while sixteen are taken at once.
+    // Runs are transposed: each sum keeps the order of its run while sixteen sums advance together.
     let mut turned = [[0f32; BLOCK / RUN]; RUN];
     for (run, values) in values.as_chunks::<RUN>().0.iter().enumerate() {
         for (lanes, &value) in turned.iter_mut().zip(values) {
@@ -132,7 +132,7 @@ fn encode_block(values: &[f32; BLOCK], out: &mut [u8; BLOCK_BYTES]) -> Result<()
     Ok(())
 }
 
-/// The scale of each run and the factor with which its best trial was rounded; both 0 for a run of zeros.
+/// Returns the scale of each run and the rounding factor of its best trial; both 0 for a run of zeros.
 #[inline(always)]
 fn best_scales(turned: &[Lanes; RUN]) -> (Lanes, Lanes) {
     let mut largest = [0f32; BLOCK / RUN];
@@ -183,15 +183,15 @@ fn sums(turned: &[Lanes; RUN], factors: &Lanes) -> (Lanes, Lanes) {
     (products, squares)
 }
 
-/// A number below 2^22 in magnitude, rounded half to even.
+/// Returns a number below 2^22 in magnitude, rounded half to even.
 #[inline(always)]
 fn nearest(x: f32) -> f32 {
-    /// 1.5 * 2^23: beside it there is no room for a fraction.
+    /// 1.5 * 2^23: floats of this size have no fraction.
     const LARGE: f32 = 12_582_912.0;
     (x + LARGE) - LARGE
 }
 
-/// Codes of six bits as they lie in a block.
+/// Packs six-bit codes into a block.
 #[inline(always)]
 fn pack(codes: &[u8; BLOCK], out: &mut [u8; BLOCK_BYTES]) {
     for (half, codes) in codes.as_chunks::<128>().0.iter().enumerate() {

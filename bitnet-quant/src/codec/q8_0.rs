@@ -1,4 +1,4 @@
-//! Q8_0 of ggml: int8 weights and an f16 scale for every 32.
+//! Q8_0 of ggml: int8 weights and an f16 scale per 32 weights.
 //!
 //! ```text
 //! block  32 weights -> 34 bytes: d (f16), then q[32] (i8)        value = d * q
@@ -27,7 +27,7 @@ pub(super) fn decode(stored: &[u8], out: &mut [f32]) {
 }
 
 /// Encodes whole blocks of finite numbers: `d = max|x| / 127`, `q = round_half_away(x * (1 / d))`, `d` stored as f16.
-/// The index of a number whose block's scale f16 can't hold is the error.
+/// The error is the index of a number whose block scale is out of f16's range.
 #[inline(always)]
 pub(super) fn encode(values: &[f32], out: &mut [u8]) -> Result<(), usize> {
     let blocks = out.as_chunks_mut::<BLOCK_BYTES>().0;
@@ -48,10 +48,10 @@ pub(super) fn encode(values: &[f32], out: &mut [u8]) -> Result<(), usize> {
     Ok(())
 }
 
-/// A number below 2^22 in magnitude, rounded; halves go away from zero.
+/// Returns a number below 2^22 in magnitude, rounded; halves go away from zero.
 #[inline(always)]
 fn round_half_away(x: f32) -> i32 {
-    /// The number below 1/2: with 1/2 itself the sum would round up what is just below a half.
+    /// The largest number below 1/2; 1/2 itself would round numbers just below a half up.
     const BELOW_HALF: f32 = f32::from_bits(0x3eff_ffff);
     (x + BELOW_HALF.copysign(x)) as i32
 }
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rounding_is_that_of_the_standard_library() {
+    fn rounding_equals_the_standard_library() {
         for half in -300i16..=300 {
             let middle = f32::from(half) / 2.0;
             for x in [middle, middle.next_up(), middle.next_down(), middle + 0.3, middle - 0.1] {

@@ -1,6 +1,6 @@
-//! Scales between stored blocks and the granularity of a matrix.
+//! Conversion between block scales and the scale granularity of a matrix.
 //!
-//! A block whose trits are all zero has no say: any scale keeps its values.
+//! Blocks of zeros are ignored: any scale preserves their values.
 
 use super::plain;
 use crate::{Error, Result};
@@ -9,29 +9,29 @@ use bitnet_core::ternary::{CODES_PER_WORD, ScaleGranularity, TernaryMatrix};
 /// Sixteen zero trits.
 const ZERO_WORD: u32 = 0x5555_5555;
 
-/// The scales of a block format, collected row by row while a matrix is decoded.
+/// Collects the scales of a block format row by row while a matrix is decoded.
 #[derive(Debug)]
 pub(super) struct BlockScales {
     format: &'static str,
     block: usize,
     per_row: usize,
     values: Vec<f32>,
-    /// Whether the block holds a trit that is not zero.
+    /// Whether the block has a non-zero trit.
     used: Vec<bool>,
 }
 
 impl BlockScales {
-    /// For rows of `cols` weights in blocks of `block`, which must divide them.
+    /// Creates a collector for rows of `cols` weights in blocks of `block`, which must divide `cols`.
     pub(super) fn new(format: &'static str, cols: usize, block: usize) -> Self {
         Self { format, block, per_row: cols / block, values: Vec::new(), used: Vec::new() }
     }
 
-    /// The next block's little-endian f16 scale and packed codes.
+    /// Adds the next block: its little-endian f16 scale and packed codes.
     pub(super) fn push(&mut self, scale: [u8; 2], words: &[u32]) -> Result<()> {
         self.push_value(plain::f16_to_f32(u16::from_le_bytes(scale)), words)
     }
 
-    /// The next block's scale and packed codes.
+    /// Adds the next block: its scale and packed codes.
     pub(super) fn push_value(&mut self, value: f32, words: &[u32]) -> Result<()> {
         if !value.is_finite() {
             let (row, block) = (self.values.len() / self.per_row, self.values.len() % self.per_row);
@@ -42,7 +42,7 @@ impl BlockScales {
         Ok(())
     }
 
-    /// The coarsest of tensor, row and group granularity that keeps every value.
+    /// Returns the scales in the coarsest granularity (tensor, row, group) that preserves every value.
     pub(super) fn finish(self) -> (ScaleGranularity, Vec<f32>) {
         if let Some(scale) = one_scale(&self.values, &self.used) {
             return (ScaleGranularity::Tensor, vec![scale]);
@@ -60,7 +60,7 @@ impl BlockScales {
     }
 }
 
-/// The scale that all used blocks share; the first block's if none is used; `None` if they differ.
+/// Returns the common scale of all non-zero blocks, or of the first block if all are zero; `None` if they differ.
 fn one_scale(values: &[f32], used: &[bool]) -> Option<f32> {
     let mut shared = None;
     for (&value, _) in values.iter().zip(used).filter(|(_, used)| **used) {
@@ -73,8 +73,8 @@ fn one_scale(values: &[f32], used: &[bool]) -> Option<f32> {
     shared.or_else(|| values.first().copied())
 }
 
-/// The scale that a run of a row shares, 0 if all its trits are zero. The run is the `index`th of its length and all of
-/// `words`; a run that is not whole words is the whole row.
+/// Returns the common scale of a run of a row, 0 if all its trits are zero. `words` is the run, the `index`th of its length;
+/// a run that is not whole words is the whole row.
 #[inline]
 pub(super) fn run_scale(
     format: &'static str,
@@ -115,7 +115,7 @@ pub(super) fn run_scale(
     Ok(shared.unwrap_or(0.0))
 }
 
-/// The scale that all weights of a matrix share; the first scale if all trits are zero.
+/// Returns the common scale of all weights of a matrix; the first scale if all trits are zero.
 pub(super) fn tensor_scale(format: &'static str, matrix: &TernaryMatrix) -> Result<f32> {
     if matrix.granularity() == ScaleGranularity::Tensor {
         return Ok(matrix.scales().first().copied().unwrap_or(0.0));
@@ -143,7 +143,7 @@ pub(super) fn tensor_scale(format: &'static str, matrix: &TernaryMatrix) -> Resu
     Ok(shared.unwrap_or_else(|| matrix.scales().first().copied().unwrap_or(0.0)))
 }
 
-/// A block's scale as little-endian f16, rounded to the nearest; refused if it would become infinite or vanish.
+/// Rounds a block's scale to little-endian f16; overflow and underflow to zero are errors.
 pub(super) fn f16_scale(
     format: &'static str,
     row: usize,

@@ -1,8 +1,8 @@
-//! Checked sizes of stored matrices, and the buffers that codecs fill.
+//! Checked sizes of stored matrices, and output buffers of codecs.
 
 use crate::{Error, Result};
 
-/// Bytes of a `[rows, cols]` matrix stored as `block_bytes` for every `block` weights along a row.
+/// Returns the bytes of a `[rows, cols]` matrix stored as `block_bytes` for every `block` weights along a row.
 pub(super) fn blocked_size(
     format: &'static str,
     rows: usize,
@@ -19,7 +19,7 @@ pub(super) fn blocked_size(
         .ok_or(Error::SizeOverflow { format, rows, cols })
 }
 
-/// As [`blocked_size`], with `meta` bytes before the blocks of each row.
+/// Like [`blocked_size`], with `meta` bytes before the blocks of each row.
 pub(super) fn row_scaled_size(
     format: &'static str,
     rows: usize,
@@ -34,12 +34,12 @@ pub(super) fn row_scaled_size(
         .ok_or(Error::SizeOverflow { format, rows, cols })
 }
 
-/// Refuses a matrix without weights.
+/// Rejects a matrix without weights.
 pub(super) fn not_empty(format: &'static str, rows: usize, cols: usize) -> Result<()> {
     if rows == 0 || cols == 0 { Err(Error::EmptyShape { format, rows, cols }) } else { Ok(()) }
 }
 
-/// Refuses a dimension that is not a multiple of `multiple`.
+/// Rejects a dimension that is not a multiple of `multiple`.
 pub(super) fn multiple(
     format: &'static str,
     dimension: &'static str,
@@ -53,7 +53,7 @@ pub(super) fn multiple(
     }
 }
 
-/// Refuses bytes that are not exactly as many as the shape takes.
+/// Rejects bytes whose number differs from `expected`.
 pub(super) fn exact_len(
     format: &'static str,
     rows: usize,
@@ -64,14 +64,14 @@ pub(super) fn exact_len(
     if got == expected { Ok(()) } else { Err(Error::Length { format, rows, cols, got, expected }) }
 }
 
-/// An empty buffer with room for `bytes`.
+/// Returns an empty buffer with capacity for `bytes`.
 pub(super) fn buffer(bytes: usize) -> Result<Vec<u8>> {
     let mut out = Vec::new();
     out.try_reserve_exact(bytes).map_err(|_| bitnet_core::Error::refused_by_system(bytes))?;
     Ok(out)
 }
 
-/// Appends `bytes` bytes, zero before `fill` writes them; nothing is appended if it fails.
+/// Appends `bytes` zeroed bytes and fills them with `fill`; appends nothing if it fails.
 pub(super) fn append<T>(
     out: &mut Vec<u8>,
     bytes: usize,
@@ -87,8 +87,8 @@ pub(super) fn append<T>(
     filled
 }
 
-/// Appends `rows` rows of `row_bytes` bytes, zero before `fill` writes them, and `tail`; nothing is appended if it fails.
-/// The product of the two was checked by a `size`.
+/// Appends `rows` rows of `row_bytes` zeroed bytes, filled by `fill`, and `tail`; appends nothing if it fails.
+/// The caller checked the product with a `size` function.
 pub(super) fn append_rows(
     out: &mut Vec<u8>,
     rows: usize,
@@ -99,7 +99,7 @@ pub(super) fn append_rows(
     let start = out.len();
     reserve(out, rows * row_bytes + tail.len())?;
     for row in 0..rows {
-        // One row at a time is zeroed while it is in the cache.
+        // Rows are zeroed one at a time, so that each is still in the cache when it is filled.
         let filled = append(out, row_bytes, |stored| fill(row, stored));
         if filled.is_err() {
             out.truncate(start);
@@ -110,12 +110,12 @@ pub(super) fn append_rows(
     Ok(())
 }
 
-/// Makes room for more bytes.
+/// Reserves capacity for more bytes.
 fn reserve(out: &mut Vec<u8>, bytes: usize) -> Result<()> {
     out.try_reserve(bytes).map_err(|_| bitnet_core::Error::refused_by_system(bytes).into())
 }
 
-/// What `encode_into` appends to an empty buffer of exactly the right size.
+/// Runs `encode_into` on an empty buffer of the exact capacity.
 pub(super) fn encoded<T>(
     size: usize,
     encode_into: impl FnOnce(&mut Vec<u8>) -> Result<T>,
@@ -125,7 +125,7 @@ pub(super) fn encoded<T>(
     Ok((out, result))
 }
 
-/// What a code 3 means in a format in which it stands for twice the scale; other errors stay as they are.
+/// Maps the error of code 3 to [`Error::NotTernary`]; other errors are unchanged.
 pub(super) fn not_ternary(format: &'static str) -> impl Fn(bitnet_core::Error) -> Error {
     move |error| match error {
         bitnet_core::Error::BadCode { row, col, .. } => Error::NotTernary { format, row, col },

@@ -1,4 +1,4 @@
-//! 3:4-sparse trits in 1.25 bits: of every four weights exactly one is zero. The scales are elsewhere.
+//! 3:4-sparse trits in 1.25 bits: exactly one of every four weights is zero. Scales are separate.
 //!
 //! ```text
 //! four weights -> 5 bits:  4 3  place p of the zero
@@ -6,8 +6,8 @@
 //! 32 weights -> 5 bytes, little-endian: group g in bits 5g..5g+4
 //! ```
 //!
-//! The idea is Sherry's (arXiv 2601.07892); no file in the world has it yet, so that the order of the bits is this
-//! program's own. All 32 codes stand for weights.
+//! The idea is Sherry's (arXiv 2601.07892), which defines no file format; the bit order is defined here. All 32 codes
+//! are valid.
 
 use super::shape;
 use crate::{Error, Result};
@@ -21,15 +21,15 @@ pub const BLOCK: usize = 32;
 /// Bytes of a block.
 pub const BLOCK_BYTES: usize = 5;
 
-/// Bytes of the codes of a `[rows, cols]` matrix; columns are a multiple of 32.
+/// Returns the bytes of the codes of a `[rows, cols]` matrix; columns are a multiple of 32.
 ///
 /// # Errors
-/// [`Error::EmptyShape`], [`Error::NotAMultiple`] or [`Error::SizeOverflow`] for a shape that the format can't hold.
+/// [`Error::EmptyShape`], [`Error::NotAMultiple`] or [`Error::SizeOverflow`] for an unsupported shape.
 pub fn size(rows: usize, cols: usize) -> Result<usize> {
     shape::blocked_size(FORMAT, rows, cols, BLOCK, BLOCK_BYTES)
 }
 
-/// Four codes of 2 bits, the first in the lowest, of each group.
+/// The four 2-bit codes of each group, the first in the lowest bits.
 const FOURS: [u8; 32] = {
     let mut fours = [0u8; 32];
     let mut group = 0;
@@ -50,7 +50,7 @@ const FOURS: [u8; 32] = {
     fours
 };
 
-/// The group of four codes; 32 where they do not hold exactly one zero.
+/// The group of four codes; 32 if they do not have exactly one zero.
 const GROUPS: [u8; 256] = {
     let mut groups = [32u8; 256];
     let mut group = 0;
@@ -61,10 +61,10 @@ const GROUPS: [u8; 256] = {
     groups
 };
 
-/// Reads a `[rows, cols]` matrix with the scales that belong to it.
+/// Decodes a `[rows, cols]` matrix with its scales.
 ///
 /// # Errors
-/// Those of [`size`], [`Error::Length`] if `bytes` is not exactly that long, [`Error::Core`] if the scales do not fit.
+/// Errors of [`size`], [`Error::Length`] if `bytes` has another length, [`Error::Core`] if the scales do not fit.
 pub fn decode(
     bytes: &[u8],
     rows: usize,
@@ -75,10 +75,10 @@ pub fn decode(
     decode_in(bytes, rows, cols, granularity, scales, None)
 }
 
-/// As [`decode`], with the weights in `pool`, if there is one.
+/// Like [`decode`], with the weights in `pool`, if any.
 ///
 /// # Errors
-/// As [`decode`].
+/// Same as [`decode`].
 pub fn decode_in(
     bytes: &[u8],
     rows: usize,
@@ -105,19 +105,19 @@ pub fn decode_in(
     Ok(builder.finish(granularity, scales)?)
 }
 
-/// Writes the codes of a matrix; its scales are left to the caller.
+/// Encodes the codes of a matrix; the caller stores the scales.
 ///
 /// # Errors
-/// Those of [`size`], [`Error::NotSparse`] for four weights without exactly one zero.
+/// Errors of [`size`], [`Error::NotSparse`] for four weights without exactly one zero.
 pub fn encode(matrix: &TernaryMatrix) -> Result<Vec<u8>> {
     let size = size(matrix.rows(), matrix.cols())?;
     Ok(shape::encoded(size, |out| encode_into(matrix, out))?.0)
 }
 
-/// As [`encode`], appended to `out`, which stays as it was on an error.
+/// Like [`encode`], appended to `out`, which is unchanged on error.
 ///
 /// # Errors
-/// As [`encode`].
+/// Same as [`encode`].
 pub fn encode_into(matrix: &TernaryMatrix, out: &mut Vec<u8>) -> Result<()> {
     let (rows, cols) = (matrix.rows(), matrix.cols());
     let row_bytes = size(rows, cols)? / rows;
@@ -139,7 +139,7 @@ pub fn encode_into(matrix: &TernaryMatrix, out: &mut Vec<u8>) -> Result<()> {
     })
 }
 
-/// The first four weights of a row that do not hold exactly one zero.
+/// Returns the first group of four weights of a row without exactly one zero.
 fn not_sparse(row: usize, words: &[u32]) -> Error {
     let fours = words.iter().flat_map(|word| word.to_le_bytes());
     let (index, four) =

@@ -1,14 +1,14 @@
-//! TL1 of bitnet.cpp: two weights a nibble, laid out for the tiles of a kernel on Arm. The scale is elsewhere.
+//! TL1 of bitnet.cpp: two weights per nibble, tiled for a kernel on Arm. The scale is separate.
 //!
 //! ```text
-//! nibble  3 * c0 + c1 for two neighbouring weights with the codes c0, c1; 9..15 stand for nothing
+//! nibble  3 * c0 + c1 for two adjacent weights with the codes c0, c1; 9..15 are undefined
 //! byte    the nibbles of four neighbouring weights, the first two in bits 7..4
 //! order   bytes of [rows / bm] [cols / bk] [bm / bmm] [bk / by] [bmm / 16] [by / 4] [16 rows], by = 256 / bmm
 //! ```
 //!
-//! The tile sizes `bm`, `bk` and `bmm` are those of the `kernel_config.ini` with which a build was made; a file does not
-//! hold them. In a GGUF file 32 bytes that say nothing follow, and the scale is the tensor `<name>_scale`. Source:
-//! microsoft/BitNet, `convert-hf-to-gguf-bitnet.py`, `preprocess_weights_tl1`.
+//! The tile sizes `bm`, `bk` and `bmm` come from the `kernel_config.ini` of a build; files do not store them. In a GGUF file
+//! 32 unused bytes follow, and the scale is the tensor `<name>_scale`. Source: microsoft/BitNet,
+//! `convert-hf-to-gguf-bitnet.py`, `preprocess_weights_tl1`.
 
 use super::{scales, shape};
 use crate::{Error, Result};
@@ -30,7 +30,7 @@ pub struct Tiles {
 }
 
 impl Tiles {
-    /// Columns of a strip.
+    /// Returns the columns of a strip.
     fn by(self) -> usize {
         256 / self.bmm
     }
@@ -48,7 +48,7 @@ impl Tiles {
         Err(Error::BadTiles { format: FORMAT, problem })
     }
 
-    /// The row and the first of four columns of each byte of `bm` rows, in the order of the bytes.
+    /// Iterates over the row and the first of four columns of each byte of `bm` rows, in byte order.
     fn places(self, cols: usize) -> impl Iterator<Item = (usize, usize)> {
         let (strips, steps, parts) = (self.bm / self.bmm, self.bk / self.by(), self.bmm / 16);
         let quads = self.by() / 4;
@@ -64,10 +64,10 @@ impl Tiles {
     }
 }
 
-/// Bytes of the codes of a `[rows, cols]` matrix, two bits a weight.
+/// Returns the bytes of the codes of a `[rows, cols]` matrix, two bits a weight.
 ///
 /// # Errors
-/// [`Error::BadTiles`] for sizes that make no tiles, [`Error::EmptyShape`], [`Error::NotAMultiple`] or
+/// [`Error::BadTiles`] for invalid tile sizes, [`Error::EmptyShape`], [`Error::NotAMultiple`] or
 /// [`Error::SizeOverflow`] for a shape that they do not divide.
 pub fn size(rows: usize, cols: usize, tiles: Tiles) -> Result<usize> {
     tiles.check()?;
@@ -77,10 +77,10 @@ pub fn size(rows: usize, cols: usize, tiles: Tiles) -> Result<usize> {
     shape::blocked_size(FORMAT, rows, cols, 4, 1)
 }
 
-/// Reads a `[rows, cols]` matrix whose weights are `scale * trit`.
+/// Decodes a `[rows, cols]` matrix whose weights are `scale * trit`.
 ///
 /// # Errors
-/// Those of [`size`], [`Error::Length`] if `bytes` is not exactly that long, [`Error::UnknownCode`] for a nibble above 8,
+/// Errors of [`size`], [`Error::Length`] if `bytes` has another length, [`Error::UnknownCode`] for a nibble above 8,
 /// [`Error::BadScale`] for a scale that is NaN or infinite.
 pub fn decode(
     bytes: &[u8],
@@ -92,10 +92,10 @@ pub fn decode(
     decode_in(bytes, rows, cols, tiles, scale, None)
 }
 
-/// As [`decode`], with the weights in `pool`, if there is one.
+/// Like [`decode`], with the weights in `pool`, if any.
 ///
 /// # Errors
-/// As [`decode`].
+/// Same as [`decode`].
 pub fn decode_in(
     bytes: &[u8],
     rows: usize,
@@ -133,10 +133,10 @@ pub fn decode_in(
     Ok(builder.finish(ScaleGranularity::Tensor, vec![scale])?)
 }
 
-/// Writes the codes of a matrix and returns them with its one scale.
+/// Encodes the codes of a matrix and returns them with its one scale.
 ///
 /// # Errors
-/// Those of [`size`], [`Error::ScaleGranularity`] if the weights do not share one scale.
+/// Errors of [`size`], [`Error::ScaleGranularity`] if the weights have different scales.
 pub fn encode(matrix: &TernaryMatrix, tiles: Tiles) -> Result<(Vec<u8>, f32)> {
     let (rows, cols) = (matrix.rows(), matrix.cols());
     let mut out = shape::buffer(size(rows, cols, tiles)?)?;

@@ -1,20 +1,20 @@
-//! TL2 of bitnet.cpp: three weights in five bits, laid out for the tiles of a kernel on x86. The scale is elsewhere.
+//! TL2 of bitnet.cpp: three weights in five bits, tiled for a kernel on x86. The scale is separate.
 //!
 //! ```text
 //! v        9 * t0 + 3 * t1 + t2 for three neighbouring trits, -13..13
 //! columns  the first cols - cols % bk are stored by threes, the others by twos
-//! 1. |v|   a byte for six neighbouring weights, the first three in bits 7..4; 14, 15 stand for nothing
+//! 1. |v|   a byte for six adjacent weights, the first three in bits 7..4; 14, 15 are undefined
 //!          order [rows / bm] [cols / bk] [bm / 32] [bk / 6] [32 rows]
 //! 2. v < 0 a bit for three weights, 16-bit words, little-endian; bit 15 - 2t of word j: the t-th three of row j,
 //!          bit 14 - 2t: that of row 16 + j; order [rows / bm] [cols / bk] [bm / 32] [bk / 24] [16 words]
-//! 3. twos  a byte for four neighbouring weights, 3 * t0 + t1 + 4 of the first two in bits 7..4; 9..15 stand for nothing
+//! 3. twos  a byte for four adjacent weights, 3 * t0 + t1 + 4 of the first two in bits 7..4; 9..15 are undefined
 //!          order [rows / bm] [columns / 32] [bm / 32] [8] [32 rows]
 //! rows     of 32, in parts 1 and 3: 0..8, 16..24, 8..16, 24..32
 //! ```
 //!
-//! The tile sizes are those of the `kernel_config.ini` with which a build was made; a file does not hold them. A GGUF file
-//! pads the tensor to a size of its own, and the scale is the tensor `<name>_scale`. Source: microsoft/BitNet,
-//! `convert-hf-to-gguf-bitnet.py`, `preprocess_weights_tl2`, which knows no `bmm` but 32.
+//! The tile sizes come from the `kernel_config.ini` of a build; files do not store them. GGUF files pad the tensor further,
+//! and the scale is the tensor `<name>_scale`. Source: microsoft/BitNet, `convert-hf-to-gguf-bitnet.py`,
+//! `preprocess_weights_tl2`, which supports only `bmm` = 32.
 
 use super::{scales, shape};
 use crate::{Error, Result};
@@ -38,12 +38,12 @@ pub struct Tiles {
     pub bk: usize,
 }
 
-/// Where the parts of a matrix are.
+/// The parts of a stored matrix.
 #[derive(Debug, Clone, Copy)]
 struct Parts {
     tiles: Tiles,
     cols: usize,
-    /// Columns that are stored by threes.
+    /// Columns stored in threes.
     threes: usize,
     /// Bytes of each part.
     bytes: [usize; 3],
@@ -62,7 +62,7 @@ impl Parts {
         shape::multiple(FORMAT, "rows", rows, tiles.bm)?;
         let twos = cols % tiles.bk;
         shape::multiple(FORMAT, "columns after those of whole tiles", twos, TWOS)?;
-        // Not more than the weights, whose number fits.
+        // At most the number of weights, which fits.
         shape::blocked_size(FORMAT, rows, cols, 1, 1)?;
         let threes = cols - twos;
         let bytes = [rows * (threes / 6), rows * (threes / 24), rows * (twos / 4)];
@@ -73,14 +73,14 @@ impl Parts {
         self.bytes.iter().sum()
     }
 
-    /// The bytes of `bm` rows in part `part`.
+    /// Returns the bytes of `bm` rows in part `part`.
     fn slab(&self, part: usize, slab: usize, rows: usize) -> Range<usize> {
         let before: usize = self.bytes[..part].iter().sum();
         let len = self.bytes[part] / (rows / self.tiles.bm);
         before + slab * len..before + (slab + 1) * len
     }
 
-    /// The row and the first column of each place in `bm` rows whose tiles have `tile` columns in steps of `step`.
+    /// Iterates over the row and the first column of each unit in `bm` rows whose tiles have `tile` columns in steps of `step`.
     fn places(
         &self,
         cols: Range<usize>,
@@ -113,27 +113,27 @@ impl Parts {
     }
 }
 
-/// The second and the third eight of 32 rows change places.
+/// Swaps the second and the third eight of 32 rows.
 fn swapped((row, col): (usize, usize)) -> (usize, usize) {
     let eight = row / 8 % 4;
     let row = if matches!(eight, 1 | 2) { row - 8 * eight + 8 * (3 - eight) } else { row };
     (row, col)
 }
 
-/// Bytes of the codes of a `[rows, cols]` matrix, without the padding of a GGUF file.
+/// Returns the bytes of the codes of a `[rows, cols]` matrix, without the padding of a GGUF file.
 ///
 /// # Errors
-/// [`Error::BadTiles`] for sizes that make no tiles, [`Error::EmptyShape`], [`Error::NotAMultiple`] or
+/// [`Error::BadTiles`] for invalid tile sizes, [`Error::EmptyShape`], [`Error::NotAMultiple`] or
 /// [`Error::SizeOverflow`] for a shape that they do not divide.
 pub fn size(rows: usize, cols: usize, tiles: Tiles) -> Result<usize> {
     Ok(Parts::new(rows, cols, tiles)?.size())
 }
 
-/// Reads a `[rows, cols]` matrix whose weights are `scale * trit`.
+/// Decodes a `[rows, cols]` matrix whose weights are `scale * trit`.
 ///
 /// # Errors
-/// Those of [`size`], [`Error::Length`] if `bytes` is not exactly that long, [`Error::UnknownCode`] for a nibble that
-/// stands for nothing, [`Error::BadScale`] for a scale that is NaN or infinite.
+/// Errors of [`size`], [`Error::Length`] if `bytes` has another length, [`Error::UnknownCode`] for an undefined nibble,
+/// [`Error::BadScale`] for a scale that is NaN or infinite.
 pub fn decode(
     bytes: &[u8],
     rows: usize,
@@ -144,10 +144,10 @@ pub fn decode(
     decode_in(bytes, rows, cols, tiles, scale, None)
 }
 
-/// As [`decode`], with the weights in `pool`, if there is one.
+/// Like [`decode`], with the weights in `pool`, if any.
 ///
 /// # Errors
-/// As [`decode`].
+/// Same as [`decode`].
 pub fn decode_in(
     bytes: &[u8],
     rows: usize,
@@ -200,10 +200,10 @@ pub fn decode_in(
     Ok(builder.finish(ScaleGranularity::Tensor, vec![scale])?)
 }
 
-/// Writes the codes of a matrix and returns them with its one scale.
+/// Encodes the codes of a matrix and returns them with its one scale.
 ///
 /// # Errors
-/// Those of [`size`], [`Error::ScaleGranularity`] if the weights do not share one scale.
+/// Errors of [`size`], [`Error::ScaleGranularity`] if the weights have different scales.
 pub fn encode(matrix: &TernaryMatrix, tiles: Tiles) -> Result<(Vec<u8>, f32)> {
     let (rows, cols) = (matrix.rows(), matrix.cols());
     let parts = Parts::new(rows, cols, tiles)?;

@@ -1,4 +1,4 @@
-//! TQ1_0 of ggml: five weights a byte in base 3 and an f16 scale for every 256.
+//! TQ1_0 of ggml: five weights per byte in base 3 and an f16 scale per 256 weights.
 //!
 //! ```text
 //! block  256 weights -> 54 bytes: qs[48], qh[4], then d (f16)        value = d * (code - 1)
@@ -25,33 +25,33 @@ pub const BLOCK: usize = 256;
 pub const BLOCK_BYTES: usize = 54;
 /// Bytes of codes in a block.
 const CODES: usize = 52;
-/// Where the words of sixteen bytes begin, and how far those of the next digit are.
+/// For each sixteen bytes: the first weight, and the distance to the weights of the next digit.
 const PLACES: [(usize, usize); 3] = [(0, 2), (1, 2), (10, 1)];
 /// Powers of three.
 const POW3: [u8; 5] = [1, 3, 9, 27, 81];
 
-/// Bytes of a stored `[rows, cols]` matrix; columns are a multiple of 256.
+/// Returns the bytes of a stored `[rows, cols]` matrix; columns are a multiple of 256.
 ///
 /// # Errors
-/// [`crate::Error::EmptyShape`], [`crate::Error::NotAMultiple`] or [`crate::Error::SizeOverflow`] for a shape that
-/// the format can't hold.
+/// [`crate::Error::EmptyShape`], [`crate::Error::NotAMultiple`] or [`crate::Error::SizeOverflow`] for an unsupported
+/// shape.
 pub fn size(rows: usize, cols: usize) -> Result<usize> {
     shape::blocked_size(FORMAT, rows, cols, BLOCK, BLOCK_BYTES)
 }
 
-/// Reads a `[rows, cols]` matrix; scales that are equal collapse to one per row or tensor.
+/// Decodes a `[rows, cols]` matrix; equal scales are merged to one per row or tensor.
 ///
 /// # Errors
-/// Those of [`size`], [`crate::Error::Length`] if `bytes` is not exactly that long, [`crate::Error::BadScale`] for a
+/// Errors of [`size`], [`crate::Error::Length`] if `bytes` has another length, [`crate::Error::BadScale`] for a
 /// scale that is NaN or infinite.
 pub fn decode(bytes: &[u8], rows: usize, cols: usize) -> Result<TernaryMatrix> {
     decode_in(bytes, rows, cols, None)
 }
 
-/// As [`decode`], with the weights in `pool`, if there is one.
+/// Like [`decode`], with the weights in `pool`, if any.
 ///
 /// # Errors
-/// As [`decode`].
+/// Same as [`decode`].
 pub fn decode_in(
     bytes: &[u8],
     rows: usize,
@@ -74,7 +74,7 @@ pub fn decode_in(
     Ok(builder.finish(granularity, scales)?)
 }
 
-/// The five digits of every byte: the first four in bit pairs from the bottom, and the fifth.
+/// Returns the five digits of every byte: the first four in bit pairs from the low end, and the fifth.
 const DIGITS: ([u8; 256], [u8; 256]) = {
     let (mut four, mut fifth) = ([0u8; 256], [0u8; 256]);
     let mut byte = 0;
@@ -107,23 +107,23 @@ fn unpack(packed: &[u8], words: &mut [u32; BLOCK / CODES_PER_WORD]) {
     }
     let last =
         last.iter().rev().fold(0u32, |x, &byte| (x << 8) | u32::from(four[usize::from(byte)]));
-    words[15] = planes::turn_four(last);
+    words[15] = planes::transpose_four(last);
 }
 
-/// Writes a matrix. Scales are rounded to the nearest f16; a block of zeros gets the scale 0.
+/// Encodes a matrix. Scales are rounded to the nearest f16; a block of zeros gets the scale 0.
 ///
 /// # Errors
-/// Those of [`size`], [`crate::Error::ScaleGranularity`] if weights of one block differ in scale,
-/// [`crate::Error::ScaleRange`] for a scale that f16 can't hold.
+/// Errors of [`size`], [`crate::Error::ScaleGranularity`] if weights of one block have different scales,
+/// [`crate::Error::ScaleRange`] for a scale out of range of f16.
 pub fn encode(matrix: &TernaryMatrix) -> Result<Vec<u8>> {
     let size = size(matrix.rows(), matrix.cols())?;
     Ok(shape::encoded(size, |out| encode_into(matrix, out))?.0)
 }
 
-/// As [`encode`], appended to `out`, which stays as it was on an error.
+/// Like [`encode`], appended to `out`, which is unchanged on error.
 ///
 /// # Errors
-/// As [`encode`].
+/// Same as [`encode`].
 pub fn encode_into(matrix: &TernaryMatrix, out: &mut Vec<u8>) -> Result<()> {
     let (rows, cols) = (matrix.rows(), matrix.cols());
     size(rows, cols)?;
@@ -139,7 +139,8 @@ pub fn encode_into(matrix: &TernaryMatrix, out: &mut Vec<u8>) -> Result<()> {
     })
 }
 
-/// The byte of four codes in bit pairs from the bottom, the most significant digit first, and a fifth code in bits 8, 9.
+/// Returns the byte of four codes in bit pairs from the low end, the most significant digit first, and a fifth code in bits
+/// 8, 9.
 const BYTES: [u8; 1024] = {
     let mut bytes = [0u8; 1024];
     let mut codes = 0;
@@ -149,14 +150,14 @@ const BYTES: [u8; 1024] = {
             q = 3 * q + ((codes >> (2 * n)) & 3);
             n += 1;
         }
-        // A code 3 has no byte.
+        // Code 3 has no byte.
         bytes[codes] = if q < 243 { (q * 256).div_ceil(243) as u8 } else { 0 };
         codes += 1;
     }
     bytes
 };
 
-/// The code bytes of a block: [`unpack`] undone.
+/// Returns the code bytes of a block, the inverse of [`unpack`].
 fn pack(words: &[u32; BLOCK / CODES_PER_WORD], packed: &mut [u8]) {
     let (sixteens, last) = packed.as_chunks_mut::<16>();
     for (bytes, (first, step)) in sixteens.iter_mut().zip(PLACES) {
@@ -166,7 +167,7 @@ fn pack(words: &[u32; BLOCK / CODES_PER_WORD], packed: &mut [u8]) {
             *byte = BYTES[usize::from(four) | (((fifth >> (2 * j)) & 3) as usize) << 8];
         }
     }
-    let four = planes::turn_four(words[15]).to_le_bytes();
+    let four = planes::transpose_four(words[15]).to_le_bytes();
     for (byte, four) in last.iter_mut().zip(four) {
         *byte = BYTES[usize::from(four)];
     }

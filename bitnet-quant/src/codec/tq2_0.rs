@@ -1,4 +1,4 @@
-//! TQ2_0 of ggml: two bits a weight and an f16 scale for every 256.
+//! TQ2_0 of ggml: two bits per weight and an f16 scale per 256 weights.
 //!
 //! ```text
 //! block  256 weights -> 66 bytes: qs[64], then d (f16)        value = d * (code - 1)
@@ -7,7 +7,7 @@
 //!   byte m:   96+m    64+m    32+m    m
 //! ```
 //!
-//! Source: ggml, `block_tq2_0`. Code 3 is twice the scale, which no encoder writes and no trit can hold.
+//! Source: ggml, `block_tq2_0`. Code 3, twice the scale, is not ternary; no encoder writes it.
 
 use super::{planes, scales, shape};
 use crate::Result;
@@ -23,28 +23,28 @@ pub const BLOCK_BYTES: usize = 66;
 /// Bytes of codes in a block.
 const CODES: usize = 64;
 
-/// Bytes of a stored `[rows, cols]` matrix; columns are a multiple of 256.
+/// Returns the bytes of a stored `[rows, cols]` matrix; columns are a multiple of 256.
 ///
 /// # Errors
-/// [`crate::Error::EmptyShape`], [`crate::Error::NotAMultiple`] or [`crate::Error::SizeOverflow`] for a shape that
-/// the format can't hold.
+/// [`crate::Error::EmptyShape`], [`crate::Error::NotAMultiple`] or [`crate::Error::SizeOverflow`] for an unsupported
+/// shape.
 pub fn size(rows: usize, cols: usize) -> Result<usize> {
     shape::blocked_size(FORMAT, rows, cols, BLOCK, BLOCK_BYTES)
 }
 
-/// Reads a `[rows, cols]` matrix; scales that are equal collapse to one per row or tensor.
+/// Decodes a `[rows, cols]` matrix; equal scales are merged to one per row or tensor.
 ///
 /// # Errors
-/// Those of [`size`], [`crate::Error::Length`] if `bytes` is not exactly that long, [`crate::Error::NotTernary`] for
+/// Errors of [`size`], [`crate::Error::Length`] if `bytes` has another length, [`crate::Error::NotTernary`] for
 /// code 3, [`crate::Error::BadScale`] for a scale that is NaN or infinite.
 pub fn decode(bytes: &[u8], rows: usize, cols: usize) -> Result<TernaryMatrix> {
     decode_in(bytes, rows, cols, None)
 }
 
-/// As [`decode`], with the weights in `pool`, if there is one.
+/// Like [`decode`], with the weights in `pool`, if any.
 ///
 /// # Errors
-/// As [`decode`].
+/// Same as [`decode`].
 pub fn decode_in(
     bytes: &[u8],
     rows: usize,
@@ -79,20 +79,20 @@ fn unpack(packed: &[u8], words: &mut [u32]) {
     }
 }
 
-/// Writes a matrix. Scales are rounded to the nearest f16; a block of zeros gets the scale 0.
+/// Encodes a matrix. Scales are rounded to the nearest f16; a block of zeros gets the scale 0.
 ///
 /// # Errors
-/// Those of [`size`], [`crate::Error::ScaleGranularity`] if weights of one block differ in scale,
-/// [`crate::Error::ScaleRange`] for a scale that f16 can't hold.
+/// Errors of [`size`], [`crate::Error::ScaleGranularity`] if weights of one block have different scales,
+/// [`crate::Error::ScaleRange`] for a scale out of range of f16.
 pub fn encode(matrix: &TernaryMatrix) -> Result<Vec<u8>> {
     let size = size(matrix.rows(), matrix.cols())?;
     Ok(shape::encoded(size, |out| encode_into(matrix, out))?.0)
 }
 
-/// As [`encode`], appended to `out`, which stays as it was on an error.
+/// Like [`encode`], appended to `out`, which is unchanged on error.
 ///
 /// # Errors
-/// As [`encode`].
+/// Same as [`encode`].
 pub fn encode_into(matrix: &TernaryMatrix, out: &mut Vec<u8>) -> Result<()> {
     let (rows, cols) = (matrix.rows(), matrix.cols());
     size(rows, cols)?;

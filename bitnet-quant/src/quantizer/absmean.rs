@@ -1,11 +1,11 @@
-//! Scales that are a mean or a median of magnitudes, and weights that are rounded in units of them.
+//! Quantisers whose scale is the mean or the median of the magnitudes.
 
 use super::{Magnitudes, quantizer};
 use crate::stored::Stored;
 use crate::sums::{Blocks, Lanes};
 use crate::ternarize::{Rule, Threshold};
 
-/// The smallest mean that a scale is made from.
+/// The minimum mean for computing a scale.
 const MIN_MEAN: f32 = 1e-5;
 
 /// BitNet b1.58: the scale is the mean of the magnitudes.
@@ -15,8 +15,8 @@ const MIN_MEAN: f32 = 1e-5;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Absmean;
 
-/// [`Absmean`] with the median of the magnitudes in place of their mean: large weights have no more say than others. Of an
-/// even number of weights, the smaller one of the two in the middle is the median, as in PyTorch.
+/// Like [`Absmean`], with the median of the magnitudes, which is robust to large weights. For an even number of
+/// weights, the median is the smaller of the two in the middle, as in PyTorch.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Absmedian;
 
@@ -37,7 +37,7 @@ impl Rule for Absmean {
             lanes = lanes.add(block, |x| f64::from(x.abs()));
         }
         *tally += lanes.total();
-        // A sum of finite numbers of f32 is finite in f64, and one with NaN or infinity is not.
+        // A sum of finite f32 numbers is finite in f64; a sum with NaN or infinity is not.
         tally.is_finite()
     }
 
@@ -75,16 +75,16 @@ impl Rule for Absmedian {
     }
 }
 
-/// The cut that rounds weights in units of `unit`, half to even, and clamps them to -1..1.
+/// Returns the cut that rounds weights in units of `unit`, half to even, and clamps to -1..1.
 #[inline(always)]
 pub(super) fn rounding(unit: f32) -> Threshold {
     let s = 1.0 / unit.max(MIN_MEAN);
-    // The reciprocal of the largest number is a power of two whose own reciprocal is out of range.
+    // The reciprocal of the largest f32 is a power of two whose reciprocal overflows.
     Threshold { above: rounding_threshold(s), scale: (1.0 / s).min(f32::MAX) }
 }
 
-/// The largest number `t` for which `t * s` rounds to no more than 1/2: rounding half to even and clamping to -1..1
-/// sends exactly the weights of a larger magnitude to ±1. `s` is more than 0.
+/// Returns the largest `t` for which `t * s` rounds to at most 1/2: rounding half to even and clamping to -1..1
+/// maps exactly the weights of larger magnitude to ±1. `s` is positive.
 #[inline(always)]
 fn rounding_threshold(s: f32) -> f32 {
     let mut t = 0.5 / s;
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
     use bitnet_core::rng::SplitMix64;
 
-    /// `s` of the whole range that means of magnitudes give.
+    /// Scales over the whole range of means of magnitudes.
     fn multipliers() -> impl Iterator<Item = f32> {
         let mut random = SplitMix64::new(16);
         let wide = (0..400).map(move |_| {
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn the_threshold_is_where_rounding_half_to_even_changes() {
+    fn threshold_matches_round_half_to_even() {
         for s in multipliers() {
             let t = rounding_threshold(s);
             let rounded = |x: f32| (x * s).round_ties_even().clamp(-1.0, 1.0);

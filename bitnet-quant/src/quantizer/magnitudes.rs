@@ -1,22 +1,22 @@
-//! The magnitudes of many weights, by size.
+//! The sorted magnitudes of many weights.
 
 use crate::stored::Stored;
 
-/// Magnitudes that are kept one by one before those of short types are counted instead.
+/// The number of magnitudes stored individually before those of 16-bit types are counted instead.
 const KEPT: usize = 1 << 16;
 
-/// Magnitudes of weights: one by one, or for types with few values how often each occurs.
+/// Magnitudes of weights, stored individually or, for types with few values, as counts.
 #[derive(Debug, Default)]
 pub(crate) struct Magnitudes {
-    /// Bits of f32 without the sign; they are ordered as the values are.
+    /// Bits of f32 without the sign, ordered like the values.
     bits: Vec<u32>,
-    /// How often the bits `index << shift` occur; of no length if nothing was counted.
+    /// The count of the bits `index << shift`; empty if nothing was counted.
     counts: Vec<u64>,
     shift: u32,
 }
 
 impl Magnitudes {
-    /// Takes weights in; false if one of them is not finite.
+    /// Adds weights; returns false if one is not finite.
     #[inline(always)]
     pub(crate) fn add<S: Stored>(&mut self, weights: &[S::Raw]) -> bool {
         let magnitude = |&raw: &S::Raw| S::value(raw).abs().to_bits();
@@ -29,17 +29,17 @@ impl Magnitudes {
         largest < f32::INFINITY.to_bits()
     }
 
-    /// Counts what was kept. Every magnitude ends in `shift` zeros.
+    /// Converts stored magnitudes to counts. Every magnitude ends in `shift` zeros.
     fn count(&mut self) {
         self.counts.resize((f32::INFINITY.to_bits() >> self.shift) as usize + 1, 0);
         for bits in self.bits.drain(..) {
-            // What is not finite is refused, and may be counted as the last.
+            // Non-finite numbers are rejected later and may be counted in the last entry.
             let index = ((bits >> self.shift) as usize).min(self.counts.len() - 1);
             self.counts[index] += 1;
         }
     }
 
-    /// Takes in magnitudes of weights of the same type.
+    /// Merges magnitudes of weights of the same type.
     pub(crate) fn join(&mut self, mut next: Self) {
         if !next.counts.is_empty() && self.counts.is_empty() {
             std::mem::swap(self, &mut next);
@@ -53,7 +53,7 @@ impl Magnitudes {
         }
     }
 
-    /// Joins magnitudes to the last of `all`: their order has no meaning.
+    /// Merges magnitudes into the last of `all`; their order is irrelevant.
     pub(crate) fn collect(all: &mut Vec<Self>, next: Self) {
         match all.last_mut() {
             Some(last) => last.join(next),
@@ -61,7 +61,7 @@ impl Magnitudes {
         }
     }
 
-    /// The magnitude with `rank` smaller or equal ones before it; 0 of nothing.
+    /// Returns the magnitude with the rank `rank` in ascending order; 0 if empty.
     pub(crate) fn ranked(mut self, rank: usize) -> f32 {
         if self.counts.is_empty() {
             if rank >= self.bits.len() {
@@ -81,7 +81,7 @@ impl Magnitudes {
         0.0
     }
 
-    /// Every magnitude and how often it occurs, the largest first. One may come several times in a row.
+    /// Iterates over every magnitude and its count in descending order. A magnitude may occur several times in a row.
     pub(crate) fn descending(mut self, mut visit: impl FnMut(f32, u64)) {
         if self.counts.is_empty() {
             self.bits.sort_unstable();
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn counted_and_kept_magnitudes_have_the_same_order() {
+    fn counted_and_stored_magnitudes_have_equal_order() {
         let mut random = SplitMix64::new(3);
         let values: Vec<f32> = (0..3 * KEPT).map(|_| random.normal_pair()[0] as f32).collect();
         check::<Native>(&values);
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_are_not_finite_are_refused() {
+    fn non_finite_weights_are_errors() {
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             assert!(!Magnitudes::default().add::<Native>(&[1.0, bad]));
             let many = vec![bf16::from_f32(bad).to_le_bytes(); KEPT];

@@ -1,4 +1,4 @@
-//! Quantisers of weights: rules that say which weights become 0, and what the others stand for.
+//! Weight quantisers: rules for trits and scales.
 
 mod absmean;
 mod magnitudes;
@@ -30,19 +30,19 @@ use bitnet_core::ternary::{ScaleGranularity, TernaryMatrix};
 use magnitudes::Magnitudes;
 use std::fmt::Debug;
 
-/// What a quantiser of weights is told besides the weights.
+/// Settings of a weight quantiser.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings<'a> {
-    /// How many weights share a scale.
+    /// The scale granularity.
     pub granularity: ScaleGranularity,
-    /// Where trits and scales are to be; the heap, if nowhere.
+    /// The pool for trits and scales; `None` for the heap.
     pub pool: Option<&'a HybridMemoryPool>,
-    /// Threads that work on it; the result is the same for every number of them. 0 is as 1.
+    /// The number of threads, which does not change the result; 0 means 1.
     pub threads: usize,
 }
 
 impl Default for Settings<'_> {
-    /// One scale for the matrix, on the heap, with one thread.
+    /// One scale per matrix, heap memory, one thread.
     fn default() -> Self {
         Self { granularity: ScaleGranularity::Tensor, pool: None, threads: 1 }
     }
@@ -55,9 +55,9 @@ impl<'a> Settings<'a> {
     }
 }
 
-/// A rule by which weights become trits and scales.
+/// A rule that turns weights into trits and scales.
 ///
-/// Weights that are ternary already may change their scale: ask [`crate::weights::detect_ternary`] first.
+/// Quantising weights that are already ternary may change their scale: call [`crate::weights::detect_ternary`] first.
 ///
 /// ```
 /// use bitnet_core::ternary::ScaleGranularity;
@@ -75,21 +75,21 @@ impl<'a> Settings<'a> {
 /// # Ok::<(), bitnet_quant::Error>(())
 /// ```
 pub trait Quantizer: Debug + Send + Sync {
-    /// The rule's name.
+    /// Returns the rule's name.
     fn name(&self) -> &'static str;
 
-    /// The trits and scales of `weights`.
+    /// Returns the trits and scales of `weights`.
     ///
     /// # Errors
     /// [`crate::Error::EmptyShape`], [`crate::Error::BadNumber`] for a weight that is NaN or infinite,
-    /// [`crate::Error::BadParameter`] for a setting of the rule that can't be, [`crate::Error::Core`] if the group size does
-    /// not fit the columns, and those of reading `weights`.
+    /// [`crate::Error::BadParameter`] for an invalid parameter of the rule, [`crate::Error::Core`] if the group size does
+    /// not divide the columns, and errors of reading `weights`.
     fn quantize(&self, weights: &dyn DenseRows, settings: &Settings<'_>) -> Result<TernaryMatrix>;
 
-    /// The trits and scales of `weights`, and how far they are from them.
+    /// Returns the trits and scales of `weights`, and their quantisation error.
     ///
     /// # Errors
-    /// As [`Quantizer::quantize`].
+    /// Same as [`Quantizer::quantize`].
     fn quantize_measured(
         &self,
         weights: &dyn DenseRows,
@@ -97,7 +97,7 @@ pub trait Quantizer: Debug + Send + Sync {
     ) -> Result<(TernaryMatrix, Loss)>;
 }
 
-/// Makes quantisers of rules.
+/// Implements [`Quantizer`] for rules.
 macro_rules! quantizer {
     ($($rule:ty),+) => {$(
         impl crate::quantizer::Quantizer for $rule {

@@ -1,13 +1,13 @@
-//! The threshold and the scale with the least squared error.
+//! The quantiser with the least squared error.
 
 use super::{Magnitudes, quantizer};
 use crate::stored::Stored;
 use crate::ternarize::{Rule, Threshold};
 
-/// Trits and scale with the least sum of squared errors that any trits and any scale have.
+/// Selects the trits and the scale with the least sum of squared errors.
 ///
-/// The best trits are ±1 for the `k` largest magnitudes, and their best scale is the mean of these: what they save is
-/// `(sum of the k largest)² / k`, and every `k` is tried. The sums are in f64.
+/// Optimal trits are ±1 for the `k` largest magnitudes, with their mean as the scale. They reduce the error by
+/// `(sum of the k largest)² / k`; every `k` is tried. Sums are in f64.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LeastSquares;
 
@@ -44,7 +44,7 @@ impl Rule for LeastSquares {
             }
         };
         tally.descending(|magnitude, times| {
-            // Equal magnitudes stay together: parting them saves no more than the better of the two ends.
+            // Equal magnitudes stay together: splitting them is never better than the better of the two ends.
             if magnitude < last {
                 settle(sum, count, magnitude);
             }
@@ -66,7 +66,7 @@ mod tests {
     use crate::quantizer::{Quantizer, Settings};
     use bitnet_core::rng::SplitMix64;
 
-    /// The least sum of squared errors of all 3ⁿ choices of trits, each with its best scale.
+    /// Returns the least sum of squared errors over all 3ⁿ choices of trits, each with its best scale.
     fn least(weights: &[f32]) -> f64 {
         let power: f64 = weights.iter().map(|&w| f64::from(w) * f64::from(w)).sum();
         let mut saved = 0f64;

@@ -1,4 +1,4 @@
-//! A fixed number of weights other than 0 in each few.
+//! N:M sparsity.
 
 use crate::loss::Loss;
 use crate::quantizer::{Quantizer, Settings};
@@ -8,11 +8,11 @@ use crate::{Error, Result};
 use bitnet_core::dense::DenseRows;
 use bitnet_core::ternary::TernaryMatrix;
 
-/// N:M sparsity: of each `of` weights along a row, the `keep` with the largest magnitudes are kept.
+/// N:M sparsity: of each `of` weights along a row, the `keep` with the largest magnitudes remain.
 ///
-/// As a quantiser, what is kept becomes its sign, 0 becoming +1, and the scale is the mean magnitude of what is kept, which
-/// is the best for these trits. Three of four is what storage with 5 bits for 4 weights needs: exactly one of each four is
-/// 0. Of equal magnitudes, the first is dropped.
+/// As a quantiser, the remaining weights become their sign (0 becomes +1), and the scale is their mean magnitude, which is
+/// optimal for these trits. 3:4 suits the storage with 5 bits per 4 weights: exactly one of four is 0. Of equal magnitudes,
+/// the first is pruned.
 ///
 /// ```
 /// use bitnet_quant::quantizer::KeepLargest;
@@ -29,7 +29,7 @@ pub struct KeepLargest {
 }
 
 impl KeepLargest {
-    /// `keep` of each `of`, which is 2, 4, 8 or 16.
+    /// Creates a rule that keeps `keep` of each `of` weights; `of` is 2, 4, 8 or 16.
     ///
     /// # Errors
     /// [`Error::BadParameter`] for another `of`, and if `keep` is 0 or not below it.
@@ -46,7 +46,7 @@ impl KeepLargest {
         Ok(Self { keep, of })
     }
 
-    /// Sets the weights of a row that are not kept to 0.
+    /// Sets the pruned weights of a row to 0.
     ///
     /// # Errors
     /// [`Error::NotAMultiple`] if the row is not whole groups of `of`.
@@ -76,7 +76,7 @@ impl KeepLargest {
         })
     }
 
-    /// A bit for each weight of a group that is not kept.
+    /// Returns a bit mask of the pruned weights of a group.
     #[inline(always)]
     fn dropped<T: Copy, B: Copy + Ord>(&self, group: &[T], magnitude: impl Fn(T) -> B) -> u32 {
         let mut dropped = 0u32;
@@ -94,7 +94,7 @@ impl KeepLargest {
     }
 }
 
-/// What is kept, and what it stands for.
+/// The remaining weights and their scale.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Kept {
     rule: KeepLargest,
@@ -102,7 +102,7 @@ pub(crate) struct Kept {
 }
 
 impl Rule for KeepLargest {
-    /// The sum of the magnitudes that are kept.
+    /// The sum of the remaining magnitudes.
     type Tally = f64;
     type Cut = Kept;
 

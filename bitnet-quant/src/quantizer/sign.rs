@@ -1,4 +1,4 @@
-//! One bit for each weight, as in the first BitNet.
+//! One bit per weight, as in the first BitNet.
 
 use super::quantizer;
 use crate::stored::Stored;
@@ -7,8 +7,8 @@ use crate::ternarize::{Cut, Rule, pack_by};
 
 /// The first BitNet (W1A8): `sign(W - mean(W))` with the scale `mean|W|`.
 ///
-/// A weight above the mean becomes +1, every other one -1: no trit is 0. The means are taken in f64 over what shares a
-/// scale, and rounded to f32.
+/// A weight above the mean becomes +1, all others -1; no trit is 0. Means are computed in f64 over the weights of a scale
+/// and rounded to f32.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Sign;
 
@@ -21,7 +21,7 @@ pub(crate) struct Sums {
     magnitudes: f64,
 }
 
-/// Where +1 begins, and what it stands for.
+/// The threshold of +1, and the scale.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Centre {
     centre: f32,

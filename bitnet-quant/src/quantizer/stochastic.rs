@@ -1,4 +1,4 @@
-//! Trits by chance, so that weights are right on average.
+//! Stochastic rounding to trits.
 
 use super::{Absmean, quantizer};
 use crate::stored::Stored;
@@ -7,23 +7,23 @@ use bitnet_core::rng::SplitMix64;
 
 /// Stochastic rounding: a weight becomes `sign(W)` with the probability `min(1, |W| / s)`, else 0.
 ///
-/// Weight `i` of the matrix, in row-major order, takes number `i` of the seed's [`SplitMix64`]: the trits follow from the
+/// Weight `i` of the matrix, in row-major order, uses number `i` of the seed's [`SplitMix64`], so the trits depend on the
 /// seed alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stochastic {
-    /// What chance follows from.
+    /// The seed.
     pub seed: u64,
-    /// What `s` is.
+    /// The scale rule.
     pub scale: StochasticScale,
 }
 
 /// The scale of stochastic rounding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum StochasticScale {
-    /// The largest magnitude: on average, every weight is kept exactly.
+    /// The largest magnitude; unbiased for every weight.
     #[default]
     Absmax,
-    /// The mean of the magnitudes: larger weights are cut down to it.
+    /// The mean of the magnitudes; larger weights are clamped to it.
     Absmean,
 }
 
@@ -36,7 +36,7 @@ pub(crate) struct Extent {
     sum: f64,
 }
 
-/// A scale, and the numbers that decide.
+/// A scale and the random numbers.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Chance {
     seed: u64,

@@ -1,4 +1,4 @@
-//! Whole tensors as trits or integers: scales and zero points for the tensor or for each channel.
+//! Quantisation of whole tensors to trits or integers, with scales and zero points per tensor or per channel.
 
 use super::absmean::rounding;
 use crate::calibration::{CalibrationMethod, Statistics};
@@ -9,18 +9,18 @@ use bitnet_core::memory::tensor::{BitNetDType, BitNetTensor, CastRule};
 /// The quantiser's name in errors.
 const NAME: &str = "tensor quantiser";
 
-/// How tensors are quantised.
+/// The configuration of a tensor quantiser.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct QuantizationConfig {
-    /// Bits of a number: 1.58 for trits by absmean, or a whole number from 2 to 8.
+    /// Bits per number: 1.58 for trits by absmean, or an integer from 2 to 8.
     pub bits: f32,
-    /// Whether 0 stays 0 and the range is as wide below it as above. Trits are always symmetric.
+    /// Whether the range is symmetric around 0. Trits are always symmetric.
     pub symmetric: bool,
-    /// Whether each channel has a scale of its own.
+    /// Whether each channel has its own scale.
     pub per_channel: bool,
-    /// The dimension whose indices are channels: 0 for weights stored as `[out, in]`.
+    /// The channel dimension: 0 for weights `[out, in]`.
     pub channel_axis: usize,
-    /// How the range of integers is found; trits need none.
+    /// The method that selects the range of integers; unused for trits.
     pub calibration_method: CalibrationMethod,
 }
 
@@ -37,16 +37,16 @@ impl Default for QuantizationConfig {
     }
 }
 
-/// Scales and zero points: a number is `(q - zero_point) * scale`, with one of each for the tensor or for each channel.
+/// Scales and zero points, per tensor or per channel: a number is `(q - zero_point) * scale`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct QuantizationParams {
-    /// What a step stands for; finite and not below 0.
+    /// The step sizes; finite and at least 0.
     pub scales: Vec<f32>,
-    /// What stands for 0.
+    /// The zero points.
     pub zero_points: Vec<i32>,
 }
 
-/// What a number becomes.
+/// The kind of quantised number.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Width {
     Trits,
@@ -57,7 +57,7 @@ enum Width {
     },
 }
 
-/// Quantises tensors of floats to tensors of int8, in its pool.
+/// Quantises float tensors to int8 tensors in its pool.
 ///
 /// ```
 /// use bitnet_core::memory::HybridMemoryPool;
@@ -82,10 +82,10 @@ pub struct BitNetQuantizer {
 }
 
 impl BitNetQuantizer {
-    /// A quantiser whose tensors are in `pool`.
+    /// Creates a quantiser whose tensors are in `pool`.
     ///
     /// # Errors
-    /// [`Error::BadParameter`] for bits that are not 1.58 or a whole number from 2 to 8.
+    /// [`Error::BadParameter`] for bits other than 1.58 or an integer from 2 to 8.
     pub fn new(config: QuantizationConfig, pool: &HybridMemoryPool) -> Result<Self> {
         let width = if config.bits == 1.58 {
             Width::Trits
@@ -97,33 +97,33 @@ impl BitNetQuantizer {
                 what: NAME,
                 parameter: "bits",
                 value: f64::from(config.bits),
-                expected: "1.58 or a whole number from 2 to 8",
+                expected: "1.58 or an integer from 2 to 8",
             });
         };
         Ok(Self { config, width, params: None, pool: pool.clone() })
     }
 
-    /// The same, with scales and zero points that every tensor is quantised by.
+    /// Sets fixed scales and zero points for every tensor.
     ///
     /// # Errors
-    /// [`Error::BadParameter`] for a scale that is not a finite number of 0 or more, or if there are not as many zero points.
+    /// [`Error::BadParameter`] for a scale that is not a finite number of 0 or more, or another number of zero points.
     pub fn with_params(self, params: QuantizationParams) -> Result<Self> {
         checked(&params)?;
         Ok(Self { params: Some(params), ..self })
     }
 
-    /// What this quantiser was made for.
+    /// Builds the configuration.
     pub fn config(&self) -> &QuantizationConfig {
         &self.config
     }
 
-    /// The integers of weights, and what they stand for: by the parameters that were given, or else by those that the weights
-    /// ask for.
+    /// Quantises weights with the fixed parameters, or else with parameters computed from the weights. Returns the integers and
+    /// the parameters.
     ///
     /// # Errors
-    /// [`Error::BadNumber`] for a weight that is NaN or infinite (row: its channel, column: its number within it),
-    /// [`Error::EmptyShape`] for a tensor without elements, [`Error::Core`] for a channel axis that is not there, integer
-    /// tensors or want of memory.
+    /// [`Error::BadNumber`] for a weight that is NaN or infinite (row: its channel, column: its index in the channel),
+    /// [`Error::EmptyShape`] for a tensor without elements, [`Error::Core`] for a missing channel axis, an integer tensor or
+    /// exhausted memory.
     pub fn quantize_weights(
         &self,
         weights: &BitNetTensor,
@@ -151,10 +151,10 @@ impl BitNetQuantizer {
         Ok((q, params))
     }
 
-    /// The integers of activations, by parameters that were found before: a NaN becomes what stands for 0.
+    /// Quantises activations with existing parameters; NaN becomes the zero point.
     ///
     /// # Errors
-    /// [`Error::BadParameter`] for parameters that can't be, [`Error::Core`] for tensors that do not fit them.
+    /// [`Error::BadParameter`] for invalid parameters, [`Error::Core`] for tensors that do not fit them.
     pub fn quantize_activations(
         &self,
         activations: &BitNetTensor,
@@ -165,10 +165,10 @@ impl BitNetQuantizer {
         self.with_params_of(floats.f32()?, activations.shape(), &channels, params)
     }
 
-    /// The numbers that integers stand for, as f32.
+    /// Dequantises integers to f32.
     ///
     /// # Errors
-    /// As [`BitNetQuantizer::quantize_activations`].
+    /// Same as [`BitNetQuantizer::quantize_activations`].
     pub fn dequantize(
         &self,
         q: &BitNetTensor,
@@ -187,7 +187,7 @@ impl BitNetQuantizer {
         Ok(BitNetTensor::from_f32(q.shape(), &values, &self.pool)?)
     }
 
-    /// What the numbers of each channel ask for.
+    /// Returns the parameters for the numbers of each channel.
     fn params_of(&self, values: &[f32], channels: &Channels) -> Result<QuantizationParams> {
         let mut params = QuantizationParams { scales: Vec::new(), zero_points: Vec::new() };
         for channel in 0..channels.count {
@@ -228,7 +228,7 @@ impl BitNetQuantizer {
                     Width::Trits => f32::from(i8::from(x > cut) - i8::from(x < -cut)),
                     Width::Integers { low, high } => {
                         let steps = if scale > 0.0 { (x / scale).round_ties_even() } else { 0.0 };
-                        // A NaN becomes 0 in the conversion, which stands for 0 once the zero point is added.
+                        // NaN converts to 0, which becomes the zero point after the addition.
                         (steps as i32).saturating_add(zero).clamp(low, high) as f32
                     }
                 };
@@ -238,7 +238,7 @@ impl BitNetQuantizer {
     }
 }
 
-/// The scale and the zero point of integers from `low` to `high` for numbers in a range, which is widened to hold 0.
+/// Returns the scale and the zero point of integers from `low` to `high` for a range of numbers, extended to include 0.
 fn affine(from: f32, to: f32, low: i32, high: i32, symmetric: bool) -> (f32, i32) {
     if symmetric {
         return (to.max(-from) / high as f32, 0);
@@ -263,11 +263,11 @@ fn checked(params: &QuantizationParams) -> Result<()> {
     }
 }
 
-/// Which elements of a tensor share a scale.
+/// The elements of a tensor that share a scale.
 #[derive(Debug, Clone, Copy)]
 struct Channels {
     count: usize,
-    /// Elements of a channel that lie one after the other.
+    /// Contiguous elements of a channel.
     inner: usize,
     elements: usize,
 }
@@ -293,7 +293,7 @@ impl Channels {
         Ok(Self { count, inner: shape[axis + 1..].iter().product(), elements })
     }
 
-    /// The places of a channel's elements.
+    /// Returns the positions of a channel's elements.
     fn places(self, channel: usize) -> impl Iterator<Item = usize> {
         let step = self.count * self.inner;
         (channel * self.inner..self.elements)
@@ -315,7 +315,7 @@ impl Channels {
     }
 }
 
-/// How the tensors of a model are quantised, by name.
+/// The quantisation of a model's tensors, by name.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct MixedPrecisionConfig {
     usual: QuantizationConfig,
@@ -323,7 +323,7 @@ pub struct MixedPrecisionConfig {
 }
 
 impl MixedPrecisionConfig {
-    /// One in which every layer is quantised by [`QuantizationConfig::default`], to be changed.
+    /// Creates a builder in which every layer has [`QuantizationConfig::default`].
     ///
     /// ```
     /// use bitnet_quant::quantizer::{MixedPrecisionConfig, QuantizationConfig};
@@ -337,41 +337,41 @@ impl MixedPrecisionConfig {
         MixedPrecisionBuilder { config: Self::default() }
     }
 
-    /// How a layer is quantised.
+    /// Returns the configuration of a layer.
     pub fn of(&self, layer: &str) -> &QuantizationConfig {
         let own = self.layers.iter().rev().find(|(name, _)| name == layer);
         own.map_or(&self.usual, |(_, config)| config)
     }
 }
 
-/// Makes a [`MixedPrecisionConfig`].
+/// Builds a [`MixedPrecisionConfig`].
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct MixedPrecisionBuilder {
     config: MixedPrecisionConfig,
 }
 
 impl MixedPrecisionBuilder {
-    /// How layers are quantised that are not named.
+    /// Sets the configuration of all other layers.
     #[must_use]
     pub fn default_config(mut self, config: QuantizationConfig) -> Self {
         self.config.usual = config;
         self
     }
 
-    /// How the layer of this name is quantised; the last word counts.
+    /// Sets the configuration of a layer; the last call wins.
     #[must_use]
     pub fn layer_config(mut self, name: impl Into<String>, config: QuantizationConfig) -> Self {
         self.config.layers.push((name.into(), config));
         self
     }
 
-    /// The configuration.
+    /// Builds the configuration.
     pub fn build(self) -> MixedPrecisionConfig {
         self.config
     }
 }
 
-/// Quantises each tensor as its name says.
+/// Quantises each tensor by the configuration of its name.
 #[derive(Debug, Clone)]
 pub struct MixedPrecisionQuantizer {
     config: MixedPrecisionConfig,
@@ -379,10 +379,10 @@ pub struct MixedPrecisionQuantizer {
 }
 
 impl MixedPrecisionQuantizer {
-    /// A quantiser whose tensors are in `pool`.
+    /// Creates a quantiser whose tensors are in `pool`.
     ///
     /// # Errors
-    /// Those of [`BitNetQuantizer::new`], for any of the layers.
+    /// Errors of [`BitNetQuantizer::new`], for any of the layers.
     pub fn new(config: MixedPrecisionConfig, pool: &HybridMemoryPool) -> Result<Self> {
         for one in config.layers.iter().map(|(_, one)| one).chain([&config.usual]) {
             BitNetQuantizer::new(*one, pool)?;
@@ -390,18 +390,18 @@ impl MixedPrecisionQuantizer {
         Ok(Self { config, pool: pool.clone() })
     }
 
-    /// The quantiser of a layer.
+    /// Returns the quantiser of a layer.
     ///
     /// # Errors
-    /// Those of [`BitNetQuantizer::new`].
+    /// Same as [`BitNetQuantizer::new`].
     pub fn quantizer(&self, layer: &str) -> Result<BitNetQuantizer> {
         BitNetQuantizer::new(*self.config.of(layer), &self.pool)
     }
 
-    /// The integers of a layer's weights, and what they stand for.
+    /// Quantises a layer's weights. Returns the integers and the parameters.
     ///
     /// # Errors
-    /// Those of [`BitNetQuantizer::quantize_weights`].
+    /// Same as [`BitNetQuantizer::quantize_weights`].
     pub fn quantize_weights(
         &self,
         layer: &str,

@@ -1,4 +1,4 @@
-//! Trits by a strict comparison with half the scale.
+//! Trits by strict comparison with half the scale.
 
 use super::Absmean;
 use crate::loss::Loss;
@@ -9,14 +9,14 @@ use crate::{Error, Result};
 use bitnet_core::dense::DenseRows;
 use bitnet_core::ternary::TernaryMatrix;
 
-/// What GPU kernels do that are given a scale `s`: `W > s / 2` becomes 1, `W < -s / 2` becomes -1, the rest 0, ties
-/// included.
+/// The rule of GPU kernels with a scale `s`: `W > s / 2` becomes 1, `W < -s / 2` becomes -1, all others 0, including
+/// ties.
 ///
-/// The scale is given, or is the mean of the magnitudes. With the mean, trits differ from those of [`Absmean`] only where
-/// `W * (1 / s)` and `W > s / 2` are rounded differently.
+/// The scale is fixed, or the mean of the magnitudes. With the mean, trits differ from those of [`Absmean`] only where
+/// `W * (1 / s)` and `W > s / 2` round differently.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct HalfScale {
-    /// The scale, more than 0; the mean of the magnitudes, if none is given.
+    /// The positive scale; `None` for the mean of the magnitudes.
     pub scale: Option<f32>,
 }
 

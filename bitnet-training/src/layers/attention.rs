@@ -19,7 +19,7 @@ impl AttentionShape {
         (self.heads + 2 * self.kv_heads) * self.head_dim
     }
 
-    /// Columns of query head `head` and of the key and the value head that it reads.
+    /// Returns the columns of query head `head` and of the key and the value head that it reads.
     fn columns(&self, head: usize) -> [usize; 3] {
         let kv = head / (self.heads / self.kv_heads);
         [head, self.heads + kv, self.heads + self.kv_heads + kv].map(|h| h * self.head_dim)

@@ -12,7 +12,7 @@ fn round_ties_even(x: f32) -> f32 {
     (x + ROUND) - ROUND
 }
 
-/// The absmean scale of a tensor: `max(mean|W|, 1e-5)`, the mean taken in `f64`.
+/// Returns the absmean scale of a tensor: `max(mean|W|, 1e-5)`, the mean taken in `f64`.
 #[must_use]
 pub fn ternary_scale(weights: &[f32]) -> f32 {
     let sum: f64 = weights.iter().map(|w| f64::from(w.abs())).sum();
@@ -28,7 +28,7 @@ pub fn quantize_ternary(out: &mut [f32], weights: &[f32]) -> f32 {
     scale
 }
 
-/// The trits of [`quantize_ternary`] and the scale, for storage: `weight = trit · scale`.
+/// Returns the trits of [`quantize_ternary`] and the scale, for storage: `weight = trit · scale`.
 #[must_use]
 pub fn ternary_matrix(weights: &[f32]) -> (Vec<i8>, f32) {
     let scale = ternary_scale(weights);

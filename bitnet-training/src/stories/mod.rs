@@ -11,7 +11,7 @@ use template::Teller;
 
 use crate::rng::Rng;
 
-/// The story of a seed: 60 to 160 words, the same for the same seed everywhere.
+/// Returns the story of a seed: 60 to 160 words, the same for the same seed everywhere.
 #[must_use]
 pub fn story(seed: u64) -> String {
     let mut t = Teller::new(Rng::new(seed));

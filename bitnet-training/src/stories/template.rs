@@ -12,12 +12,12 @@ pub(super) struct Teller {
 }
 
 impl Teller {
-    /// An empty story.
+    /// Creates an empty story.
     pub(super) fn new(rng: Rng) -> Self {
         Self { words: Vec::new(), rng, text: String::new() }
     }
 
-    /// The generator.
+    /// Returns the generator.
     pub(super) fn rng(&mut self) -> &mut Rng {
         &mut self.rng
     }
@@ -31,7 +31,7 @@ impl Teller {
         }
     }
 
-    /// The word of a key, empty if it was never set.
+    /// Returns the word of a key, empty if it was never set.
     pub(super) fn word(&self, key: &str) -> &str {
         self.words.iter().find(|(k, _)| *k == key).map_or("", |(_, word)| word.as_str())
     }
@@ -58,7 +58,7 @@ impl Teller {
         }
     }
 
-    /// The finished text.
+    /// Returns the finished text.
     pub(super) fn finish(self) -> String {
         self.text
     }

@@ -27,7 +27,7 @@ fn is_test(path: &str) -> bool {
     path.contains("/tests/") || path.ends_with("/tests.rs")
 }
 
-/// The lines that hold code, without those of `#[cfg(test)] mod … { … }`.
+/// Returns the lines that hold code, without those of `#[cfg(test)] mod … { … }`.
 fn lines_of_code(text: &RustText) -> usize {
     let mut count = 0;
     let mut tests = Tests::Outside;

@@ -29,7 +29,7 @@ pub fn check(tree: &Tree) -> Vec<Finding> {
     findings
 }
 
-/// The targets of `[…](target)` and of `[…]: target`.
+/// Returns the targets of `[…](target)` and of `[…]: target`.
 fn targets(line: &str) -> Vec<&str> {
     let inline = line.split("](").skip(1).filter_map(|rest| rest.split([')', ' ']).next());
     let defined = line
@@ -40,7 +40,7 @@ fn targets(line: &str) -> Vec<&str> {
     inline.chain(defined).collect()
 }
 
-/// The line without its `code spans`.
+/// Returns the line without its `code spans`.
 fn without_code(line: &str) -> String {
     line.split('`').step_by(2).collect::<Vec<_>>().join("`")
 }

@@ -66,14 +66,14 @@ pub fn check(tree: &Tree) -> Vec<Finding> {
     findings
 }
 
-/// Whether `line` holds `path` as the beginning of a path, not as the middle of a relative one.
+/// Returns whether `line` holds `path` as the beginning of a path, not as the middle of a relative one.
 fn begins_in(line: &str, path: &str) -> bool {
     line.match_indices(path).any(|(at, _)| {
         !line[..at].ends_with(|c: char| c.is_alphanumeric() || "._-*}>)".contains(c))
     })
 }
 
-/// The lines that people read: comments of Rust, the whole of Markdown, nothing of the rest.
+/// Returns the lines that people read: comments of Rust, the whole of Markdown, nothing of the rest.
 fn prose(path: &str, text: &str) -> Vec<String> {
     if path.ends_with(".rs") {
         RustText::new(text).comments
@@ -86,7 +86,7 @@ fn prose(path: &str, text: &str) -> Vec<String> {
     }
 }
 
-/// Whether `line` gives the number of an issue or of a pull request, in words or after a hash.
+/// Returns whether `line` gives the number of an issue or of a pull request, in words or after a hash.
 fn names_an_issue(line: &str) -> bool {
     let number =
         |rest: &str| rest.trim_start_matches([' ', '#']).starts_with(|c: char| c.is_ascii_digit());

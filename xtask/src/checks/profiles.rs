@@ -1,6 +1,6 @@
 //! Profiles: a package that a profile of the root manifest names is one that is built.
 //!
-//! Cargo warns about a name that matches nothing and goes on, so that a package which is no longer there, or a misspelt one, loses
+//! Cargo warns about a name that matches nothing and continues, so that a package which is no longer there, or a misspelt one, loses
 //! its profile unseen.
 
 use crate::{Finding, Tree};
@@ -27,14 +27,14 @@ pub fn check(tree: &Tree) -> Vec<Finding> {
         .collect()
 }
 
-/// The package of a table's head `[profile.PROFILE.package.NAME]`.
+/// Returns the package of a table's head `[profile.PROFILE.package.NAME]`.
 fn package(line: &str) -> Option<&str> {
     let head = line.trim().strip_prefix("[profile.")?.strip_suffix(']')?;
     let (_, name) = head.split_once(".package.")?;
     Some(name.trim_matches('"'))
 }
 
-/// The text between quotes behind `key`.
+/// Returns the text between quotes behind `key`.
 fn quoted<'a>(line: &'a str, key: &str) -> Option<&'a str> {
     line.trim().strip_prefix(key)?.strip_prefix('"')?.strip_suffix('"')
 }

@@ -23,7 +23,7 @@ pub fn check(tree: &Tree) -> Vec<Finding> {
     findings
 }
 
-/// The words that answer the `unsafe` which ends at `column` of line `at`; `None` where it only names a type or a lint.
+/// Returns the words that answer the `unsafe` which ends at `column` of line `at`; `None` if it only names a type or a lint.
 fn needed(text: &RustText, at: usize, column: usize) -> Option<&'static [&'static str]> {
     let rest = text.code[at][column..].to_owned();
     let following = text.code.iter().skip(at + 1).take(2).map(String::as_str);
@@ -44,7 +44,7 @@ fn needed(text: &RustText, at: usize, column: usize) -> Option<&'static [&'stati
     }
 }
 
-/// Whether `word` stands in a comment on line `at`, or above it in the same statement or its leading comments and attributes.
+/// Returns whether `word` stands in a comment on line `at`, or above it in the same statement or its leading comments and attributes.
 fn answered(text: &RustText, at: usize, word: &str) -> bool {
     if text.comments[at].contains(word) {
         return true;

@@ -25,7 +25,7 @@ fn calls_scripts(path: &str) -> bool {
     path.starts_with(".ci/") || [".md", ".sh"].iter().any(|end| path.ends_with(end))
 }
 
-/// The paths of scripts in a line.
+/// Returns the paths of scripts in a line.
 fn mentions(line: &str) -> impl Iterator<Item = &str> {
     let in_path = |c: char| c.is_ascii_alphanumeric() || "_-./".contains(c);
     line.split(move |c: char| !in_path(c)).map(|word| word.trim_end_matches('.')).filter(|word| {

@@ -20,7 +20,7 @@ use crate::interrupt::Listener;
 use crate::load;
 use crate::output::{self, Output};
 
-/// Seed of the random tokens unless told otherwise.
+/// Seed of the random tokens by default.
 pub(crate) const SEED: u64 = 1;
 
 /// What all models share.
@@ -89,7 +89,7 @@ pub(crate) fn run(cli: &Cli, args: &BenchArgs, output: &mut Output) -> Result<Ou
 }
 
 impl Run<'_> {
-    /// Every test on one model with one number of threads.
+    /// Returns every test on one model with one number of threads.
     fn model(&mut self, path: Option<&PathBuf>, threads: usize, output: &mut Output) -> Result<()> {
         let source = path.map_or(ModelSource::Embedded, |path| ModelSource::Path(path));
         let options = load::options(self.cli)?;
@@ -193,7 +193,7 @@ impl Run<'_> {
     }
 }
 
-/// What a written token read.
+/// Returns what a written token read.
 fn step(model: &str, what: &str, record: &Record<'_>) -> String {
     let cost = &record.cost;
     let all = if cost.counted { "counted" } else { "all of them" };
@@ -209,7 +209,7 @@ fn step(model: &str, what: &str, record: &Record<'_>) -> String {
     )
 }
 
-/// What stands below the table.
+/// Returns what stands below the table.
 fn explain(
     machine: &Machine,
     limits: &[Limits],

@@ -118,7 +118,7 @@ impl Once {
 }
 
 impl BenchArgs {
-    /// The numbers of all arguments of one flag, or the default.
+    /// Returns the numbers of all arguments of one flag, or the default.
     pub(crate) fn all(given: &[Counts], default: usize) -> Vec<usize> {
         let mut all: Vec<usize> = given.iter().flat_map(|counts| counts.0.clone()).collect();
         if all.is_empty() {

@@ -22,7 +22,7 @@ const LAST_LINES: usize = 5;
 #[derive(Debug)]
 pub(crate) struct Finished {
     pub(crate) stdout: String,
-    /// Resident memory at its peak; `None` where the system does not tell.
+    /// Resident memory at its peak; `None` if the operating system does not report it.
     pub(crate) peak_bytes: Option<u64>,
 }
 
@@ -123,7 +123,7 @@ pub(crate) fn run(name: &str, command: &[String], listener: &Listener) -> Result
     Ok(Some(Finished { stdout: String::from_utf8_lossy(&stdout).into_owned(), peak_bytes }))
 }
 
-/// The last few lines that are not empty.
+/// Returns the last few lines that are not empty.
 fn last_lines(source: impl Read) -> Vec<String> {
     let mut last = std::collections::VecDeque::new();
     for line in BufReader::new(source).split(b'\n').map_while(Result::ok) {
@@ -138,7 +138,7 @@ fn last_lines(source: impl Read) -> Vec<String> {
     last.into()
 }
 
-/// The record of a test in what a program printed: JSON from the first line that opens an array.
+/// Returns the record of a test in what a program printed: JSON from the first line that opens an array.
 fn record_of(stdout: &str, test: Test) -> Result<Value> {
     let start = stdout
         .lines()

@@ -22,7 +22,7 @@ struct Turn {
     command: Vec<String>,
 }
 
-/// Measures by turns, prints the comparison, and saves it.
+/// Measures in turns, prints the comparison, and saves it.
 pub(crate) fn run(args: &BenchArgs, output: &mut Output) -> Result<Outcome> {
     let format = super::format(args, output);
     if matches!(format, Format::Jsonl | Format::Csv) {
@@ -101,7 +101,7 @@ fn turns(args: &BenchArgs) -> Result<Vec<Turn>> {
     Ok(turns)
 }
 
-/// One more measurement of the machine's limits, in a process of its own, so that its memory is not counted here.
+/// Returns one more measurement of the machine's limits, in a process of its own, so that its memory is not counted here.
 fn measure_limits(
     file: &mut RunFile,
     threads: &[usize],
@@ -138,7 +138,7 @@ fn add_limits(all: &mut Vec<Limits>, more: Limits) {
     }
 }
 
-/// One sample of every program in every test.
+/// Returns one sample of every program in every test.
 fn take_turns(
     file: &mut RunFile,
     turns: &[Turn],

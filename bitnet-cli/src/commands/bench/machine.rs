@@ -17,7 +17,7 @@ const BANDWIDTH_ROUNDS: usize = 15;
 /// Rounds of one measurement of the integer peak; about a millisecond each.
 const PEAK_ROUNDS: usize = 60;
 
-/// What was built.
+/// Returns what was built.
 pub(crate) fn program() -> Program {
     Program {
         version: env!("CARGO_PKG_VERSION").into(),
@@ -26,7 +26,7 @@ pub(crate) fn program() -> Program {
     }
 }
 
-/// What this machine is.
+/// Returns what this machine is.
 ///
 /// # Errors
 /// If no back end can be had.
@@ -46,7 +46,7 @@ pub(crate) fn machine() -> Result<Machine> {
     })
 }
 
-/// Threads unless told otherwise: one on each physical core.
+/// Threads by default: one on each physical core.
 ///
 /// # Errors
 /// If no back end can be had.
@@ -54,7 +54,7 @@ pub(crate) fn default_threads() -> Result<usize> {
     Ok(CpuBackend::new(CpuOptions::default())?.threads())
 }
 
-/// The limits for a number of threads, measured now.
+/// Returns the limits for a number of threads, measured now.
 ///
 /// # Errors
 /// If no back end can be had.
@@ -85,7 +85,7 @@ pub(crate) fn print_limits(threads: &[usize], json: bool, output: &mut Output) -
     limits.iter().try_for_each(|l| output.line(&describe_limits(l)))
 }
 
-/// What `--limits` of another process of this program printed.
+/// Returns what `--limits` of another process of this program printed.
 ///
 /// # Errors
 /// If it is not what this version prints.
@@ -99,7 +99,7 @@ pub(crate) fn read_limits(text: &str) -> Result<(Machine, Vec<Limits>)> {
     Ok((serde_json::from_value(take("machine"))?, serde_json::from_value(take("limits"))?))
 }
 
-/// The machine in a line.
+/// Returns the machine in a line.
 pub(crate) fn describe(machine: &Machine) -> String {
     let or_unavailable = |text: Option<String>| text.unwrap_or_else(|| "unavailable".into());
     let size = |bytes: Option<usize>| or_unavailable(bytes.map(|b| output::bytes(b as u64)));
@@ -123,7 +123,7 @@ pub(crate) fn describe(machine: &Machine) -> String {
     )
 }
 
-/// What to know before figures are believed: that other programs took time of the processor.
+/// Returns what to know before figures are believed: that other programs took time of the processor.
 pub(crate) fn disturbance(machine: &Machine) -> Option<String> {
     let load = machine.load_average.filter(|&load| load > BUSY)?;
     Some(format!(

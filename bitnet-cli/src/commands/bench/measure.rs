@@ -1,8 +1,8 @@
 //! One test on one model: repetitions, timed.
 //!
-//! What is timed, as in llama-bench: for a prompt, reading all of it, and the choice of the likeliest next token;
+//! What is timed, as in llama-bench: for a prompt, reading all of it, and the choice of the most likely next token;
 //! for writing, each token by itself with its logits, and, as a user has it and llama-bench has not, the choice of the
-//! likeliest token, which is then the next one. Loading, tokenizing and the context before (`-d`) are not timed.
+//! most likely token, which is then the next one. Loading, tokenizing and the context before (`-d`) are not timed.
 
 use std::time::{Duration, Instant};
 
@@ -35,10 +35,10 @@ pub(crate) struct Measured {
     pub(crate) traffic: Option<Traffic>,
 }
 
-/// The time of each repetition, and what was read; fewer than asked for if the user stopped it. `on_repetition` is told after each one.
+/// Returns the time of each repetition, and what was read; fewer than asked for if the user stopped it. `on_repetition` is told after each one.
 ///
 /// # Errors
-/// Those of the model.
+/// Returns errors of the model.
 pub(crate) fn run_test(
     model: &Model,
     test: Test,
@@ -67,7 +67,7 @@ pub(crate) fn run_test(
     Ok(measured)
 }
 
-/// What a step of a test costs, on average: a token that is written, or a part of a prompt that goes through the model
+/// Returns what a step of a test costs, on average: a token that is written, or a part of a prompt that goes through the model
 /// together. Ternary weights are those that the back end counted, where it counts.
 pub(crate) fn cost(stored: &TokenCost, measured: &Measured, test: Test, batch_size: usize) -> Cost {
     let before = test.n_depth + if test.n_gen > 0 { test.n_prompt } else { 0 };
@@ -97,7 +97,7 @@ pub(crate) fn cost(stored: &TokenCost, measured: &Measured, test: Test, batch_si
     }
 }
 
-/// How often one repetition goes through the model.
+/// Returns how often one repetition goes through the model.
 fn steps(test: Test, batch_size: usize) -> usize {
     let (whole, rest) = (test.n_prompt / batch_size, test.n_prompt % batch_size);
     whole * batch_size.div_ceil(PREFILL_CHUNK) + rest.div_ceil(PREFILL_CHUNK) + test.n_gen
@@ -151,7 +151,7 @@ impl<'a> Runner<'a> {
         Ok(self.session.feed_until(&self.context, &mut |_, _| !listener.asked())?.is_some())
     }
 
-    /// One repetition that writes `n_gen` tokens; `None` if the user stopped it.
+    /// Returns one repetition that writes `n_gen` tokens; `None` if the user stopped it.
     fn repeat(&mut self, n_gen: usize) -> Result<Option<Duration>> {
         self.session.truncate(self.test.n_depth);
         let listener = self.listener;

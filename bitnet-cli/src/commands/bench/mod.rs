@@ -28,7 +28,7 @@ use crate::output::Output;
 /// What this program is called among others.
 pub(crate) const OURS: &str = "bitnet";
 
-/// Tokens of the prompt, and tokens that are written, unless told otherwise.
+/// Tokens of the prompt, and tokens that are written, by default.
 const PROMPT: usize = 512;
 const WRITTEN: usize = 128;
 
@@ -55,7 +55,7 @@ pub(crate) fn run(cli: &Cli, args: &BenchArgs, output: &mut Output) -> Result<Ou
     if args.against.is_empty() { alone::run(cli, args, output) } else { compare::run(args, output) }
 }
 
-/// The tests that are asked for: prompts, then writing, then both, at each depth.
+/// Returns the tests that are asked for: prompts, then writing, then both, at each depth.
 fn tests(args: &BenchArgs) -> Result<Vec<Test>> {
     let prompts = BenchArgs::all(&args.n_prompt, PROMPT);
     let written = BenchArgs::all(&args.n_gen, WRITTEN);
@@ -89,7 +89,7 @@ fn format(args: &BenchArgs, output: &Output) -> Format {
     args.output.unwrap_or(if output.json { Format::Json } else { Format::Md })
 }
 
-/// The command line, as it would be typed.
+/// Returns the command line, as it would be typed.
 fn command_line() -> Vec<String> {
     let args = std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned());
     std::iter::once(OURS.to_owned()).chain(args).collect()
@@ -108,7 +108,7 @@ fn own_process() -> Result<Vec<String>> {
     Ok(std::iter::once(own_path()?).chain(command_line().into_iter().skip(1)).collect())
 }
 
-/// What makes such a process do one repetition of one test.
+/// Returns what makes such a process do one repetition of one test.
 fn once(test: Test, threads: usize) -> Vec<String> {
     let numbers = [test.n_prompt, test.n_gen, test.n_depth, threads].map(|n| n.to_string());
     vec!["--once".into(), numbers.join(",")]

@@ -92,7 +92,7 @@ fn cells(record: &Record<'_>) -> Vec<String> {
     ]
 }
 
-/// What a test's rate in tokens means for the hardware: bytes or multiply-adds in a second.
+/// Returns what a test's rate in tokens means for the hardware: bytes or multiply-adds in a second.
 fn rate(test: Test, cost: &Cost, tokens: f64) -> String {
     match (test.n_prompt, test.n_gen) {
         (0, _) => format!("{:.2} GB/s", tokens * cost.bytes / 1e9),

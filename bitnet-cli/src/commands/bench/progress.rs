@@ -17,7 +17,7 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// The beginning of a run of `all` steps.
+    /// Returns the beginning of a run of `all` steps.
     pub(crate) fn new(all: usize, output: &Output) -> Self {
         Self { done: 0, all, what: String::new(), terminal: output.stderr_is_terminal() }
     }

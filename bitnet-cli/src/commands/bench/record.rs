@@ -71,13 +71,13 @@ impl Record<'_> {
         self.times.iter().map(|t| tokens / t.as_secs_f64().max(1e-9)).collect()
     }
 
-    /// The share of the machine's limit at the median rate.
+    /// Returns the share of the machine's limit at the median rate.
     pub(crate) fn share(&self) -> Option<f64> {
         let rate = super::statistics::median(&self.rates())?;
         self.limits?.share(self.test, &self.cost, rate)
     }
 
-    /// The same for a run file.
+    /// Returns the same for a run file.
     pub(crate) fn series(&self) -> Series {
         Series {
             participant: super::OURS.into(),
@@ -151,7 +151,7 @@ impl Record<'_> {
         }
     }
 
-    /// The participant that this program is in a run file.
+    /// Returns the participant that this program is in a run file.
     pub(crate) fn participant(&self, command: Vec<String>) -> Participant {
         Participant {
             name: super::OURS.into(),
@@ -165,13 +165,13 @@ impl Record<'_> {
     }
 }
 
-/// The version in one word.
+/// Returns the version in one word.
 fn build() -> String {
     let program = machine::program();
     format!("{}-{}", program.version, program.profile)
 }
 
-/// A count of parameters: `2.41 B`.
+/// Returns a count of parameters: `2.41 B`.
 pub(crate) fn quantity(count: u64) -> String {
     match count {
         0..1_000_000 => format!("{:.0} K", count as f64 / 1e3),
@@ -180,12 +180,12 @@ pub(crate) fn quantity(count: u64) -> String {
     }
 }
 
-/// A share: `87 %`, or that it is not known.
+/// Returns a share: `87 %`, or that it is not known.
 pub(crate) fn percent(share: Option<f64>) -> String {
     share.map_or_else(|| "unavailable".into(), |s| format!("{:.0} %", 100.0 * s))
 }
 
-/// A peak of memory in mebibytes, or that it is not known.
+/// Returns a peak of memory in mebibytes, or that it is not known.
 pub(crate) fn peak(bytes: Option<u64>) -> String {
     bytes.map_or_else(|| "unavailable".into(), output::bytes)
 }

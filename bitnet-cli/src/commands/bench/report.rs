@@ -87,7 +87,7 @@ fn section(file: &RunFile) -> String {
     text
 }
 
-/// A command as it is typed, with absolute paths cut to file names: folders say nothing on another machine.
+/// Returns a command as it is typed, with absolute paths cut to file names: folders say nothing on another machine.
 fn written(command: &[String]) -> String {
     let words: Vec<String> = command
         .iter()

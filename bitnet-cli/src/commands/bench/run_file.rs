@@ -41,7 +41,7 @@ pub(crate) struct Program {
     pub(crate) target: String,
 }
 
-/// Where it ran. What the system does not tell is absent.
+/// Where it ran. What the operating system does not report it is absent.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Machine {
     pub(crate) cpu: Option<String>,
@@ -134,7 +134,7 @@ pub(crate) struct Cost {
 }
 
 impl Test {
-    /// The name that llama-bench prints.
+    /// Returns the name that llama-bench prints.
     pub(crate) fn name(self) -> String {
         let what = match (self.n_prompt, self.n_gen) {
             (prompt, 0) => format!("pp{prompt}"),
@@ -171,7 +171,7 @@ impl RunFile {
             .with_context(|| format!("{shown} is no run file of `bitnet bench --save`"))
     }
 
-    /// Writes it so that it is there whole or not at all.
+    /// Writes it so that it is written atomically.
     ///
     /// # Errors
     /// If it can't be written.
@@ -181,7 +181,7 @@ impl RunFile {
         Self::at(path).write(&text)
     }
 
-    /// The file that a run goes to; one of an earlier run, of whatever version, is replaced.
+    /// Returns the file that a run goes to; one of an earlier run, of whatever version, is replaced.
     pub(crate) fn at(path: &Path) -> OutputFile<'_> {
         let is_one = |bytes: &[u8]| {
             let value: Option<serde_json::Value> = serde_json::from_slice(bytes).ok();
@@ -197,7 +197,7 @@ impl RunFile {
             .find(|s| s.participant == participant && s.test == test && s.threads == threads)
     }
 
-    /// The tests with their numbers of threads, in the order in which they first ran.
+    /// Returns the tests with their numbers of threads, in the order in which they first ran.
     pub(crate) fn tests(&self) -> Vec<(Test, usize)> {
         let mut tests = Vec::new();
         for series in &self.series {
@@ -208,24 +208,24 @@ impl RunFile {
         tests
     }
 
-    /// The limits for a number of threads.
+    /// Returns the limits for a number of threads.
     pub(crate) fn limits(&self, threads: usize) -> Option<&Limits> {
         self.limits.iter().find(|l| l.threads == threads)
     }
 }
 
 impl Limits {
-    /// The highest read bandwidth met, in bytes a second.
+    /// Returns the highest read bandwidth met, in bytes a second.
     pub(crate) fn bandwidth(&self) -> Option<f64> {
         self.read_bytes_per_second.iter().copied().reduce(f64::max)
     }
 
-    /// The highest rate of integer multiply-adds met.
+    /// Returns the highest rate of integer multiply-adds met.
     pub(crate) fn integer_peak(&self) -> Option<f64> {
         self.integer_macs_per_second.iter().copied().reduce(f64::max)
     }
 
-    /// The share of the limit that a test reached at `rate` tokens a second: of the bandwidth for written tokens, of
+    /// Returns the share of the limit that a test reached at `rate` tokens a second: of the bandwidth for written tokens, of
     /// the integer peak for a prompt. `None` for a mixture, or where the limit is not known.
     pub(crate) fn share(&self, test: Test, cost: &Cost, rate: f64) -> Option<f64> {
         match (test.n_prompt, test.n_gen) {

@@ -16,7 +16,7 @@ pub(crate) struct Summary {
 }
 
 impl Summary {
-    /// The summary of `samples`, in any order; `None` if there are none.
+    /// Returns the summary of `samples`, in any order; `None` if there are none.
     pub(crate) fn of(samples: &[f64]) -> Option<Self> {
         let mut sorted = samples.to_vec();
         sorted.sort_by(f64::total_cmp);
@@ -31,14 +31,14 @@ impl Summary {
     }
 }
 
-/// The value below which `share` of the sorted samples lie, interpolated between neighbours.
+/// Returns the value below which `share` of the sorted samples lie, interpolated between neighbours.
 fn quantile(sorted: &[f64], share: f64) -> f64 {
     let at = share * (sorted.len() - 1) as f64;
     let (below, above) = (at.floor() as usize, at.ceil() as usize);
     sorted[below] + (at - at.floor()) * (sorted[above] - sorted[below])
 }
 
-/// The median; `None` without samples.
+/// Returns the median; `None` without samples.
 pub(crate) fn median(samples: &[f64]) -> Option<f64> {
     Summary::of(samples).map(|s| s.median)
 }

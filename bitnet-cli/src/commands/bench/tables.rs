@@ -47,7 +47,7 @@ fn share(file: &RunFile, test: Test, threads: usize) -> Option<f64> {
     file.limits(threads)?.share(test, series.cost.as_ref()?, median(&series.samples_ts)?)
 }
 
-/// The median, the range, and the distance between the quartiles.
+/// Returns the median, the range, and the distance between the quartiles.
 fn spread(series: Option<&Series>) -> String {
     let summary = series.and_then(|s| Summary::of(&s.samples_ts));
     summary.map_or_else(
@@ -59,7 +59,7 @@ fn spread(series: Option<&Series>) -> String {
     )
 }
 
-/// What each participant is, and the most memory that any of its processes took.
+/// Returns what each participant is, and the most memory that any of its processes took.
 pub(crate) fn memory(file: &RunFile) -> String {
     let headings = ["program", "build", "model", "tensors", "params", "peak memory"];
     let headings: Vec<String> = headings.iter().map(|&h| h.to_owned()).collect();
@@ -77,12 +77,12 @@ pub(crate) fn memory(file: &RunFile) -> String {
     table(&headings, 3, rows)
 }
 
-/// A number that a program told; 0 where it did not.
+/// Returns a number that a program told; 0 where it did not.
 fn said(number: u64, written: fn(u64) -> String) -> String {
     if number == 0 { "unavailable".into() } else { written(number) }
 }
 
-/// What this program's tokens cost, and what of the machine's limits it reached.
+/// Returns what this program's tokens cost, and what of the machine's limits it reached.
 pub(crate) fn costs(file: &RunFile) -> String {
     let headings = [
         "test",
@@ -130,7 +130,7 @@ pub(crate) fn costs(file: &RunFile) -> String {
     table(&headings, 1, rows)
 }
 
-/// A Markdown table; the first `words` columns are words, the others numbers.
+/// Returns a Markdown table; the first `words` columns are words, the others numbers.
 pub(crate) fn table(
     headings: &[String],
     words: usize,
@@ -147,7 +147,7 @@ pub(crate) fn table(
     text
 }
 
-/// A name that others chose, on one line of a table.
+/// Returns a name that others chose, on one line of a table.
 pub(crate) fn escaped(text: &str) -> String {
     output::without_controls(text).replace(['\n', '\t'], " ").replace('|', "\\|")
 }

@@ -46,7 +46,7 @@ pub(crate) enum Bits {
 }
 
 impl Bits {
-    /// How many they are.
+    /// Returns how many they are.
     pub(crate) fn count(self) -> u8 {
         match self {
             Self::Eight => 8,

@@ -84,7 +84,7 @@ pub(crate) fn run(cli: &Cli, args: &CalibrateArgs, output: &mut Output) -> Resul
     report(args, &reading, &calibration, &observer, &meters, output)
 }
 
-/// The file that the ranges go to.
+/// Returns the file that the ranges go to.
 fn ranges(path: &Path) -> OutputFile<'_> {
     let is_one = |bytes: &[u8]| {
         std::str::from_utf8(bytes).is_ok_and(|text| Calibration::from_json(text).is_ok())

@@ -1,6 +1,6 @@
-//! The commands of a chat: lines that begin with a slash.
+//! Chat commands: lines that begin with a slash.
 
-/// What `/help` says.
+/// The text of `/help`.
 pub(crate) const HELP: &str = "\
 /system [TEXT]  show, or set, the system prompt (the conversation starts again)
 /reset          start again
@@ -30,7 +30,7 @@ pub(crate) enum Command<'a> {
     Quit,
 }
 
-/// The command in a line, if it begins with a slash, or what is wrong with it.
+/// Parses a line that begins with a slash; the error is a usage message.
 pub(crate) fn parse(line: &str) -> Option<Result<Command<'_>, String>> {
     if !line.starts_with('/') || line.starts_with("//") {
         return None;
@@ -51,13 +51,13 @@ pub(crate) fn parse(line: &str) -> Option<Result<Command<'_>, String>> {
         "/seed" => rest
             .parse()
             .map(|n| Command::Seed(Some(n)))
-            .map_err(|_| "/seed needs a whole number".into()),
+            .map_err(|_| "/seed needs an integer".into()),
         "/temp" => match rest.parse::<f32>() {
             Ok(t) if t >= 0.0 && t.is_finite() => Ok(Command::Temp(t)),
             _ => Err("/temp needs a number of at least 0".into()),
         },
         "/quit" | "/exit" | "/bye" => Ok(Command::Quit),
-        _ => Err(format!("{name} is no command; /help lists them")),
+        _ => Err(format!("{name} is not a command; /help lists them")),
     })
 }
 

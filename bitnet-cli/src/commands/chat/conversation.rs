@@ -1,4 +1,4 @@
-//! A conversation: who said what, and how much of it fits.
+//! A conversation, and the part of it that fits the context.
 
 use anyhow::{Context, Result};
 use bitnet_inference::chat::Message;
@@ -11,7 +11,7 @@ pub(crate) struct Conversation {
     turns: Vec<Turn>,
 }
 
-/// What the user said and what was answered; no answer yet for the last turn.
+/// Pairs of user message and answer; the last turn may have no answer yet.
 #[derive(Debug, Clone, PartialEq)]
 struct Turn {
     user: String,
@@ -19,49 +19,49 @@ struct Turn {
 }
 
 impl Conversation {
-    /// An empty conversation.
+    /// Creates an empty conversation.
     pub(crate) fn new(system: Option<String>) -> Self {
         Self { system: system.filter(|s| !s.is_empty()), turns: Vec::new() }
     }
 
-    /// The system prompt.
+    /// Returns the system prompt.
     pub(crate) fn system(&self) -> Option<&str> {
         self.system.as_deref()
     }
 
-    /// Replaces the system prompt; an empty one is none.
+    /// Replaces the system prompt; empty text removes it.
     pub(crate) fn set_system(&mut self, text: &str) {
         self.system = (!text.is_empty()).then(|| text.to_owned());
     }
 
-    /// Number of turns.
+    /// Returns the number of turns.
     pub(crate) fn len(&self) -> usize {
         self.turns.len()
     }
 
-    /// Forgets all turns.
+    /// Removes all turns.
     pub(crate) fn clear(&mut self) {
         self.turns.clear();
     }
 
-    /// What the user says next.
+    /// Adds a user message.
     pub(crate) fn ask(&mut self, text: &str) {
         self.turns.push(Turn { user: text.to_owned(), answer: None });
     }
 
-    /// The answer to the last question.
+    /// Sets the answer to the last message.
     pub(crate) fn answer(&mut self, text: &str) {
         if let Some(turn) = self.turns.last_mut() {
             turn.answer = Some(text.to_owned());
         }
     }
 
-    /// Takes the last turn back: what the user said in it.
+    /// Removes the last turn and returns its user message.
     pub(crate) fn undo(&mut self) -> Option<String> {
         self.turns.pop().map(|turn| turn.user)
     }
 
-    /// The messages from turn `first` on, after the system prompt.
+    /// Returns the system prompt and the messages from turn `first`.
     pub(crate) fn messages(&self, first: usize) -> Vec<Message> {
         let message =
             |role: &str, content: &str| Message { role: role.into(), content: content.into() };
@@ -73,7 +73,7 @@ impl Conversation {
         out
     }
 
-    /// The same as one text, for models that only continue texts.
+    /// Returns the conversation as one text, for models without a chat template.
     pub(crate) fn text(&self, first: usize) -> String {
         let mut out = self.system.clone().unwrap_or_default();
         for turn in self.turns.iter().skip(first) {
@@ -86,8 +86,8 @@ impl Conversation {
         out
     }
 
-    /// The first turn from which on the conversation fits into `limit` tokens, with its tokens; the last turn is
-    /// always there, whether it fits or not.
+    /// Returns the first turn from which the conversation fits `limit` tokens, with the tokens. The last turn is always
+    /// included, even if it does not fit.
     pub(crate) fn fitting(
         &self,
         limit: usize,
@@ -104,7 +104,7 @@ impl Conversation {
         }
     }
 
-    /// The conversation as a file holds it.
+    /// Serialises the conversation.
     pub(crate) fn to_json(&self) -> Value {
         let messages: Vec<Value> = self
             .messages(0)
@@ -114,7 +114,7 @@ impl Conversation {
         json!({ "messages": messages })
     }
 
-    /// Reads what [`Conversation::to_json`] writes.
+    /// Parses the output of [`Conversation::to_json`].
     pub(crate) fn from_json(value: &Value) -> Result<Self> {
         let messages = value["messages"].as_array().context("no list called \"messages\"")?;
         let mut out = Self::default();
@@ -170,11 +170,11 @@ mod tests {
         let tokens = |first: usize| Ok(vec![0; c.messages(first).len()]);
         assert_eq!(c.fitting(4, tokens).unwrap(), (0, vec![0; 4]));
         assert_eq!(c.fitting(3, tokens).unwrap(), (1, vec![0; 2]));
-        assert_eq!(c.fitting(0, tokens).unwrap().0, 1, "the last turn stays");
+        assert_eq!(c.fitting(0, tokens).unwrap().0, 1, "the last turn remains");
     }
 
     #[test]
-    fn files_round_trip_and_wrong_ones_are_refused() {
+    fn files_round_trip_and_invalid_ones_are_errors() {
         let mut c = example();
         c.answer("See you.");
         assert_eq!(Conversation::from_json(&c.to_json()).unwrap(), c);

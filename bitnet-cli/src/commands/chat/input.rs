@@ -1,4 +1,4 @@
-//! Where the user's lines come from: an editor with a history on a terminal, else standard input.
+//! Line input: an editor with a history on a terminal, else standard input.
 
 use std::io::{BufRead, Read};
 use std::path::{Path, PathBuf};
@@ -10,13 +10,13 @@ use rustyline::error::ReadlineError;
 use crate::input_text::LONGEST_PROMPT;
 use crate::output::bytes;
 
-/// Lines that the history keeps.
+/// Maximum number of history lines.
 const HISTORY: usize = 1000;
 
-/// One line, or why there is none.
+/// The result of reading a line.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Line {
-    /// A line, without its end.
+    /// A line, without its line break.
     Text(String),
     /// Ctrl-C at the prompt.
     Interrupt,
@@ -24,7 +24,7 @@ pub(crate) enum Line {
     End,
 }
 
-/// Where lines come from.
+/// The source of lines.
 #[derive(Debug)]
 pub(crate) enum Input {
     /// A terminal.
@@ -39,7 +39,7 @@ pub(crate) enum Input {
 }
 
 impl Input {
-    /// An editor if `interactive`.
+    /// Creates an editor if `interactive`.
     pub(crate) fn new(interactive: bool) -> Result<Self> {
         if !interactive {
             return Ok(Self::Plain);
@@ -49,13 +49,13 @@ impl Input {
         let mut editor = DefaultEditor::with_config(config).context("can't use this terminal")?;
         let history = history_file();
         if let Some(path) = &history {
-            // There is none before the first chat.
+            // The file does not exist before the first chat.
             let _ = editor.load_history(path);
         }
         Ok(Self::Editor { editor: Box::new(editor), history })
     }
 
-    /// The next line.
+    /// Returns the next line.
     pub(crate) fn read(&mut self, prompt: &str) -> Result<Line> {
         match self {
             Self::Editor { editor, .. } => match editor.readline(prompt) {
@@ -80,16 +80,16 @@ impl Input {
         }
     }
 
-    /// Keeps the history.
+    /// Saves the history.
     pub(crate) fn save(&mut self) {
         if let Self::Editor { editor, history: Some(path) } = self {
-            // A history that can't be kept is no reason to fail.
+            // A failure to save the history is not an error.
             let _ = save_history(editor, path);
         }
     }
 }
 
-/// Writes the history beside `path`, readable by its owner alone, and puts it in its place when it is whole.
+/// Writes the history atomically, readable by its owner only.
 fn save_history(editor: &mut DefaultEditor, path: &Path) -> Result<()> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)?;
@@ -110,7 +110,7 @@ fn save_history(editor: &mut DefaultEditor, path: &Path) -> Result<()> {
     saved
 }
 
-/// `bitnet/chat_history` in the user's folder for state.
+/// Returns `bitnet/chat_history` in the user's state folder.
 fn history_file() -> Option<PathBuf> {
     let folder = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
     let state = folder("XDG_STATE_HOME")
@@ -132,7 +132,7 @@ mod tests {
         assert!(!path.exists(), "an empty history is not written");
         editor.add_history_entry("first").unwrap();
         save_history(&mut editor, &path).unwrap();
-        // Whoever reads the file while it is saved again reads all of it.
+        // A concurrent reader sees a complete file.
         let old = std::fs::File::open(&path).unwrap();
         editor.add_history_entry("second").unwrap();
         save_history(&mut editor, &path).unwrap();
@@ -140,7 +140,7 @@ mod tests {
         let text = std::fs::read_to_string(&path).unwrap();
         assert!(text.contains("first") && text.contains("second"), "{text}");
         assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
-        // What can't be put into its place leaves nothing behind.
+        // A failed rename leaves no temporary file.
         std::fs::remove_file(&path).unwrap();
         std::fs::create_dir(&path).unwrap();
         editor.add_history_entry("third").unwrap();

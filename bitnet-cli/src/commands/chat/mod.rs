@@ -22,10 +22,10 @@ use command::{Command, HELP};
 use conversation::Conversation;
 use input::{Input, Line};
 
-/// Tokens that are kept free for an answer when old turns are left out, as a part of the context.
+/// The part of the context reserved for an answer when old turns are dropped.
 const ANSWER_PART: usize = 4;
 
-/// Chats until the user leaves.
+/// Runs the chat until the user leaves.
 pub(crate) fn run(cli: &Cli, args: &ChatArgs, output: &mut Output) -> Result<Outcome> {
     let model = load::model(cli, output)?;
     if let Some(Err(problem)) = model.template() {
@@ -57,14 +57,14 @@ struct Chat<'m> {
     model: &'m Model,
     session: Session<'m>,
     options: GenerateOptions,
-    /// The seed that the user fixed.
+    /// The seed set by the user.
     seed: Option<u64>,
     conversation: Conversation,
-    /// Oldest turns that no longer fit.
+    /// The number of dropped oldest turns.
     left_out: usize,
     last: Option<Generated>,
     interactive: bool,
-    /// Whether Ctrl-C cut the last answer off.
+    /// Whether Ctrl-C interrupted the last answer.
     interrupted: bool,
 }
 
@@ -76,7 +76,7 @@ impl Chat<'_> {
             output.note(&format!("{name}: /help lists the commands, Ctrl-D leaves"));
         }
         if self.model.template().is_none() {
-            output.note("no chat template: your lines are continued as one text (--chat-template gives one)");
+            output.note("no chat template: the model continues your lines as one text (--chat-template sets one)");
         }
     }
 
@@ -109,14 +109,14 @@ impl Chat<'_> {
                 }
             };
             match done {
-                // A mistake in a conversation does not end it; in a script it does.
+                // An invalid command ends a script but not an interactive chat.
                 Err(error) if self.interactive && !crate::output::is_closed_pipe(&error) => {
                     output.error(&error)
                 }
                 done => done?,
             }
-            // Whoever types can go on; a script has been stopped.
-            // Ctrl-C at the very end of an answer finds nothing to stop, and must not wait for the next line.
+            // An interactive chat continues; a script stops.
+            // Ctrl-C at the very end of an answer has nothing to stop and must not wait for the next line.
             let stopped = self.interrupted || interrupt::asked();
             if stopped && (!self.interactive || interrupt::terminated()) {
                 return Ok(Outcome::Interrupted);
@@ -142,14 +142,14 @@ impl Chat<'_> {
             }
             Command::Undo => match self.conversation.undo() {
                 Some(text) => output.note(&format!("taken back: {}", without_controls(&text))),
-                None => output.note("there is nothing to take back"),
+                None => output.note("there is nothing to undo"),
             },
             Command::Retry => match self.conversation.undo() {
                 Some(text) => {
                     self.conversation.ask(&text);
                     return self.answer(output);
                 }
-                None => output.note("there is nothing to answer again"),
+                None => output.note("there is nothing to retry"),
             },
             Command::Save(file) => {
                 save(&self.conversation, Path::new(file))?;
@@ -166,7 +166,7 @@ impl Chat<'_> {
             Command::Stats => {
                 let text = match &self.last {
                     Some(generated) => sampling::summary(generated, &self.options),
-                    None => "nothing was answered yet".into(),
+                    None => "there is no answer yet".into(),
                 };
                 output.note(&text);
                 let (used, all) = (self.session.tokens().len(), self.session.capacity());
@@ -185,7 +185,7 @@ impl Chat<'_> {
         self.last = None;
     }
 
-    /// Answers the last question, or takes it back if that fails.
+    /// Answers the last message, or removes it on failure.
     fn answer(&mut self, output: &mut Output) -> Result<()> {
         let answered = self.try_answer(output);
         if answered.is_err() {
@@ -239,7 +239,7 @@ impl Chat<'_> {
         Ok(())
     }
 
-    /// The tokens of what still fits of the conversation.
+    /// Returns the tokens of the part of the conversation that fits.
     fn prompt(&mut self, output: &mut Output) -> Result<Vec<u32>> {
         let capacity = self.session.capacity();
         let reserve = (capacity / ANSWER_PART).min(self.options.max_tokens);
@@ -252,7 +252,7 @@ impl Chat<'_> {
         })?;
         if tokens.is_empty() {
             bail!(
-                "the chat template writes nothing for this conversation; give another with --chat-template"
+                "the chat template renders no text for this conversation; set another with --chat-template"
             );
         }
         if tokens.len() >= capacity {
@@ -264,7 +264,7 @@ impl Chat<'_> {
         if first > self.left_out {
             let forgotten = count(first, "turn");
             output.note(&format!(
-                "[the context is full: the oldest {forgotten} of this conversation no longer count]"
+                "[the context is full: dropped the oldest {forgotten} of this conversation]"
             ));
         }
         self.left_out = first;
@@ -272,7 +272,7 @@ impl Chat<'_> {
     }
 }
 
-/// Writes a conversation to a new file, or over a conversation that was saved before.
+/// Writes a conversation to a new file or replaces a saved conversation.
 fn save(conversation: &Conversation, path: &Path) -> Result<()> {
     let text = format!("{:#}\n", conversation.to_json());
     let is_one = |bytes: &[u8]| {

@@ -20,8 +20,8 @@ use bitnet_core::ternary::TernaryMatrix;
 use bitnet_core::{Error, Result};
 use bitnet_cpu::{CpuBackend, CpuOptions};
 
-/// How far one operation's output may lie from the reference's on the same input: the largest difference in a row,
-/// relative to the largest magnitude in that row of the reference.
+/// The tolerance of one operation on the same input: the largest difference in a row, relative to the largest magnitude in
+/// that row of the reference.
 pub(crate) const OPERATION_BOUND: f64 = 1e-5;
 
 /// Results of the comparisons.
@@ -29,11 +29,11 @@ pub(crate) const OPERATION_BOUND: f64 = 1e-5;
 pub(crate) struct Findings {
     /// Ternary matrices compared.
     pub(crate) matrices: usize,
-    /// Integers compared, over all members.
+    /// Integers compared over all members.
     pub(crate) integers: u64,
     /// Descriptions of the places where integers differ.
     pub(crate) mismatches: Vec<String>,
-    /// Largest difference of each operation, relative.
+    /// Largest relative difference of each operation.
     pub(crate) operations: BTreeMap<&'static str, f64>,
 }
 
@@ -141,8 +141,8 @@ impl DifferentialBackend {
         self.comparing.load(Ordering::SeqCst)
     }
 
-    /// Runs `operation` on the member that computes; when comparing, on all others too, each into its own copy of
-    /// `out` as it was.
+    /// Runs `operation` on the computing member and, when comparing, on all others, each with its own copy of the original
+    /// `out`.
     fn compare_all(
         &self,
         name: &'static str,
@@ -210,7 +210,7 @@ impl DifferentialBackend {
     }
 }
 
-/// Which matrix it is: they are prepared layer by layer, seven to a layer.
+/// Describes a matrix by its number: matrices are prepared layer by layer, seven per layer.
 fn place(number: usize, rows: usize, cols: usize) -> String {
     const PARTS: [&str; 7] =
         ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"];
@@ -221,7 +221,7 @@ fn place(number: usize, rows: usize, cols: usize) -> String {
     )
 }
 
-/// The first difference, in words.
+/// Describes the first difference.
 fn first_difference(expected: &BitLinearIntegers, got: &BitLinearIntegers) -> Option<String> {
     fn differ<T: PartialEq + Copy + std::fmt::Display>(
         what: &str,
@@ -246,8 +246,8 @@ fn first_difference(expected: &BitLinearIntegers, got: &BitLinearIntegers) -> Op
         .or_else(|| differ("dot product", &expected.dots, &got.dots))
 }
 
-/// Two rows that every matrix is asked about: values of all sizes with one outlier, and values whose quantisation
-/// meets ties.
+/// Returns two test rows: values of all sizes with one outlier, and values whose quantisation has
+/// ties.
 fn fixed_input(cols: usize, pool: &HybridMemoryPool) -> Result<BitNetTensor> {
     let mut state = 0x2545_f491_4f6c_dd1du64;
     let mut values = Vec::with_capacity(2 * cols);
@@ -391,7 +391,7 @@ impl Operations for DifferentialBackend {
         layer: usize,
         first: usize,
     ) -> Result<()> {
-        // What is stored is compared by what attention makes of it.
+        // Stored keys and values are compared through attention.
         self.computing().store(k, v, cache, layer, first)
     }
 
@@ -424,7 +424,7 @@ mod tests {
     use super::*;
     use bitnet_core::ternary::ScaleGranularity;
 
-    /// A matrix whose trit 3 in row 1 is `trit`.
+    /// Returns a matrix with `trit` at row 1, column 3.
     fn matrix(trit: i8) -> TernaryMatrix {
         let mut trits: Vec<i8> = (0..4 * 64).map(|i| (i * 7 % 3) as i8 - 1).collect();
         trits[64 + 3] = trit;

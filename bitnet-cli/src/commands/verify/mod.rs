@@ -1,15 +1,15 @@
-//! `bitnet verify`: a model's arithmetic against the reference, integer by integer.
+//! `bitnet verify`: comparison of a model's arithmetic with the scalar reference.
 //!
-//! Every stored number is looked at first: a model with one that is NaN, infinite or out of range fails at once.
+//! First, every stored number is checked: a model with a NaN, infinite or out-of-range weight fails at once.
 //!
-//! Then the model is loaded once, on a [`DifferentialBackend`] of back ends: the scalar reference and the CPU back end at every instruction
-//! set level that this processor has;
+//! Then the model is loaded once, on a [`DifferentialBackend`]: the scalar reference, and the CPU back end at every
+//! instruction set level of this processor.
 //!
-//! 1. while loading, each ternary matrix gets one fixed input on every member: quantised activations, their scales and
-//!    the integer dot products must equal the reference's bit for bit;
-//! 2. the reference runs some tokens, and at each ternary layer every member gets the very same input: the integers
-//!    must be equal bit for bit, the outputs of this and every other operation within [`differential::OPERATION_BOUND`];
-//! 3. each member runs the tokens by itself, and its logits must agree with the reference's within [`LOGIT_BOUND`].
+//! 1. While loading, every member multiplies each ternary matrix with one fixed input: quantised activations, their scales
+//!    and the integer dot products must equal the reference's bit for bit.
+//! 2. The reference runs some tokens, and every member gets the same inputs: integers must be equal bit for bit, outputs of
+//!    every operation must be within [`differential::OPERATION_BOUND`].
+//! 3. Each member runs the tokens independently, and its logits must be within [`LOGIT_BOUND`] of the reference's.
 
 mod differential;
 
@@ -29,22 +29,22 @@ use crate::load;
 use crate::output::{self, Output};
 use differential::{DifferentialBackend, Findings};
 
-/// How far logits may lie from the reference's: root mean square of the difference, relative to that of the reference's
-/// logits about their mean. Floating-point sums in another order may round an activation to the neighbouring int8, and
-/// that travels through the layers; a wrong operation gives a difference of the order of 1.
+/// The tolerance of logits: root mean square of the difference, relative to that of the reference's centred logits.
+/// Floating-point sums in another order may round an activation to an adjacent int8, which propagates through the layers;
+/// an incorrect operation gives a difference of the order of 1.
 const LOGIT_BOUND: f64 = 0.02;
 
-/// The text whose tokens are run.
+/// The test text.
 const TEXT: &str =
     "Once upon a time there was a small robot who wanted to learn how to count the stars.";
 
-/// What a member's own run gave.
+/// The result of a member's independent run.
 #[derive(Debug)]
 struct EndToEnd {
     member: String,
     /// Relative root mean square difference of all logits.
     difference: f64,
-    /// Positions at which the likeliest token is the reference's.
+    /// Positions with the reference's top token.
     same_best: usize,
     positions: usize,
 }
@@ -103,7 +103,7 @@ pub(crate) fn run(cli: &Cli, args: &VerifyArgs, output: &mut Output) -> Result<O
     Ok(if passed { Outcome::Done } else { Outcome::CheckFailed })
 }
 
-/// What is said of a model whose weights are not sound: it is not run.
+/// Reports a model with invalid weights, which is not run.
 fn unsound(facts: &ModelFacts, weights: &Weights, output: &mut Output) -> Result<()> {
     if output.json {
         return output.json(&json!({
@@ -116,11 +116,12 @@ fn unsound(facts: &ModelFacts, weights: &Weights, output: &mut Output) -> Result
     show_facts(facts, weights, output)?;
     weights::show_notes(output, &weights::notes(facts, Some(weights)))?;
     output.line("")?;
-    let text = "FAIL: the file holds weights that no sound model has, so it was not run: convert or download it again";
+    let text =
+        "FAIL: the file contains invalid weights, so it was not run: convert or download it again";
     output.line(&output.style.bad(text))
 }
 
-/// The levels of this processor; one that fails its self-test is left out with a warning.
+/// Returns the levels of this processor, without those that fail their self-test, which are reported.
 fn levels(output: &mut Output) -> Result<Vec<IsaLevel>> {
     let mut levels = Vec::new();
     for (level, proven) in proven_levels() {
@@ -138,7 +139,7 @@ fn levels(output: &mut Output) -> Result<Vec<IsaLevel>> {
     Ok(levels)
 }
 
-/// The tokens to run: those of a sentence, or evenly spread ids for a model without a tokenizer.
+/// Returns the tokens to run: those of a sentence, or evenly spaced ids for a model without a tokenizer.
 fn tokens(model: &Model, count: usize) -> Result<Vec<u32>> {
     let vocabulary = model.config().vocab_size;
     let mut tokens = match model.tokenizer() {
@@ -151,7 +152,7 @@ fn tokens(model: &Model, count: usize) -> Result<Vec<u32>> {
     Ok(tokens)
 }
 
-/// Logits after each token: all but the last are read together, as a prompt is, and the last alone, as in writing.
+/// Returns the logits after each token: all but the last are processed as one prompt, the last one alone, as in generation.
 fn logits(model: &Model, tokens: &[u32]) -> Result<Vec<Vec<f32>>> {
     let mut session = model.session(Some(tokens.len()))?;
     let mut rows = Vec::new();
@@ -177,7 +178,7 @@ fn compare(member: String, expected: &[Vec<f32>], got: &[Vec<f32>]) -> EndToEnd 
     }
     let difference =
         if squares == 0.0 { 0.0 } else { (squares / scale.max(f64::MIN_POSITIVE)).sqrt() };
-    // A difference that is no number must not pass.
+    // A NaN difference must not pass.
     let difference = if difference.is_nan() { f64::INFINITY } else { difference };
     EndToEnd { member, difference, same_best, positions: expected.len() }
 }
@@ -213,7 +214,7 @@ fn report(findings: &Findings, runs: &[EndToEnd], output: &mut Output) -> Result
     }
     for run in runs {
         let text = format!(
-            "logits differ by {:.1e}, bound {LOGIT_BOUND:.0e}; likeliest token the same at {} of {}",
+            "logits differ by {:.1e}, bound {LOGIT_BOUND:.0e}; same top token at {} of {}",
             run.difference, run.same_best, run.positions
         );
         check(output, run.difference <= LOGIT_BOUND, &run.member, &text)?;
@@ -221,7 +222,7 @@ fn report(findings: &Findings, runs: &[EndToEnd], output: &mut Output) -> Result
     Ok(())
 }
 
-/// The last line.
+/// Returns the last line.
 fn verdict(
     runs: &[EndToEnd],
     tokens: usize,
@@ -239,7 +240,7 @@ fn verdict(
             notes => format!(" with {}", output::count(notes, "note")),
         };
         let text = format!(
-            "PASS{with_notes}: weights sound, integers equal the reference, logits within the bound ({members}; {ran})"
+            "PASS{with_notes}: weights valid, integers equal the reference, logits within the bound ({members}; {ran})"
         );
         output.style.good(&text).into_owned()
     } else {
@@ -267,7 +268,7 @@ fn integers_line(findings: &Findings) -> String {
 
 fn end_tokens(model: &Model) -> String {
     if model.end_tokens().is_empty() {
-        return "none known: writing stops at the length limit".into();
+        return "none known: generation stops at the length limit".into();
     }
     let name = |&id: &u32| match model.tokenizer().and_then(|t| t.token_text(id)) {
         Some(text) => format!("{id} {text}"),

@@ -1,19 +1,19 @@
-//! Binary decisions coded with probabilities that follow what was coded: a range coder of 32 bits.
+//! An adaptive binary range coder of 32 bits.
 //!
-//! Encoder and decoder take the same steps in integers, so that they agree on every machine.
+//! Encoder and decoder use the same integer arithmetic, so they agree on every machine.
 
-/// Bits of a probability while it is learned.
+/// Bits of a probability's state.
 const FINE: u32 = 22;
-/// Bits of it when it is used.
+/// Bits of a probability in the coder.
 const BITS: u32 = 16;
-/// No decision is held for more certain than this.
+/// The minimum probability.
 const LEAST: u32 = 32;
-/// Decisions after which a probability learns no slower.
+/// The number of decisions after which the adaptation rate is constant.
 const SLOWEST: u16 = 1022;
-/// Below this the range gets a byte more.
+/// Below this limit the range is renormalised by one byte.
 const SHORT: u32 = 1 << 24;
 
-/// The probability that a decision is `false`, learned from those before it.
+/// The adaptive probability that a decision is `false`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Learned {
     probability: u32,
@@ -23,7 +23,7 @@ pub(super) struct Learned {
 impl Learned {
     pub(super) const NEW: Self = Self { probability: 1 << (FINE - 1), seen: 0 };
 
-    /// The part of a range that stands for `false`.
+    /// Returns the part of a range that represents `false`.
     #[inline]
     fn bound(self, range: u32) -> u32 {
         let probability = (self.probability >> (FINE - BITS)).clamp(LEAST, (1 << BITS) - LEAST);
@@ -42,13 +42,13 @@ impl Learned {
     }
 }
 
-/// Decisions to bytes.
+/// Encodes decisions to bytes.
 #[derive(Debug)]
 pub(super) struct Encoder {
     out: Vec<u8>,
     low: u64,
     range: u32,
-    /// The last byte, which a carry may still change, and how many 255 stand behind it.
+    /// The pending last byte, which a carry may still change, and the number of 255s after it.
     held: u8,
     full: usize,
     first: bool,
@@ -75,7 +75,7 @@ impl Encoder {
         }
     }
 
-    /// Moves the top byte of `low` out.
+    /// Shifts the top byte of `low` out.
     fn shift(&mut self) {
         let carry = (self.low >> 32) as u8;
         if self.low < 0xff00_0000 || carry == 1 {
@@ -92,7 +92,7 @@ impl Encoder {
         self.low = (self.low & 0x00ff_ffff) << 8;
     }
 
-    /// The bytes of all decisions.
+    /// Finishes and returns all bytes.
     pub(super) fn finish(mut self) -> Vec<u8> {
         for _ in 0..5 {
             self.shift();
@@ -101,7 +101,7 @@ impl Encoder {
     }
 }
 
-/// Bytes to decisions. Behind the last byte there are zeros.
+/// Decodes bytes to decisions. Reads zeros after the last byte.
 #[derive(Debug)]
 pub(super) struct Decoder<'a> {
     bytes: std::slice::Iter<'a, u8>,
@@ -147,7 +147,7 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// Whatever the decisions and however they are grouped, they come back.
+        /// Any decisions in any contexts round-trip.
         #[test]
         fn decisions_come_back(
             decisions in proptest::collection::vec((0usize..3, any::<bool>()), 0..3000),
@@ -169,7 +169,7 @@ mod tests {
             }
         }
 
-        /// Any bytes are decisions: nothing overflows and nothing ends.
+        /// Any bytes decode without overflow.
         #[test]
         fn any_bytes_decode(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
             let mut decoder = Decoder::new(&bytes);

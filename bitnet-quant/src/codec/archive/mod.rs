@@ -1,4 +1,4 @@
-//! A ternary matrix in as few bytes as its trits have information: for storage and transport, not for kernels.
+//! An entropy-coded archive of a ternary matrix, for storage and transport, not for kernels.
 //!
 //! ```text
 //! 0   8 bytes  "BITNETTA"
@@ -12,12 +12,12 @@
 //! 52  f32 ...  scales, in the order of the matrix
 //!     n bytes  trits
 //!     u32      CRC-32 of scales and coded trits
-//!     u32      CRC-32 of the decoded trits: of each row the words of sixteen codes, the last filled up with code 1
+//!     u32      CRC-32 of the decoded trits: of each row the terms of sixteen codes, the last filled up with code 1
 //! ```
 //!
-//! All numbers are little-endian; CRC-32 is that of zlib. The trits follow each other row by row as one or two binary
-//! decisions: "not zero", then "positive". Each is coded with a probability of its own for what the two trits before it in
-//! the row and the one above it are (zero outside the matrix), learned on the way; `coder.rs` says how.
+//! All numbers are little-endian; CRC-32 is that of zlib. Each trit, row by row, is one or two binary decisions: "not
+//! zero", then "positive". Each decision has an adaptive probability whose context is the two previous trits of the row and
+//! the trit above (zero outside the matrix); see `coder.rs`.
 
 mod coder;
 
@@ -36,12 +36,12 @@ const HEADER: usize = 52;
 /// Bytes behind the coded trits.
 const TRAILER: usize = 8;
 
-/// The error of an archive that is not what it should be.
+/// Returns the error for an invalid archive.
 fn damaged(problem: &'static str) -> Error {
     Error::Archive { problem }
 }
 
-/// What the beginning of an archive says.
+/// The header of an archive.
 #[derive(Debug, Clone, Copy)]
 struct Header {
     granularity: ScaleGranularity,
@@ -79,7 +79,7 @@ impl Header {
             return Err(damaged("it ends within its header"));
         };
         if bytes[..8] != *MAGIC {
-            return Err(damaged("it does not begin as an archive of trits does"));
+            return Err(damaged("it does not begin with BITNETTA"));
         }
         let word = |at: usize| {
             u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
@@ -89,44 +89,44 @@ impl Header {
             return Err(damaged("its version is not 1; a newer program may read it"));
         }
         if word(48) != crc32fast::hash(&bytes[..48]) {
-            return Err(damaged("the checksum of its header is another"));
+            return Err(damaged("the checksum of its header differs"));
         }
         let granularity = match (word(12), long(32)) {
             (0, 0) => ScaleGranularity::Tensor,
             (1, 0) => ScaleGranularity::Row,
             (2, group) => match usize::try_from(group) {
                 Ok(group) => ScaleGranularity::Group(group),
-                Err(_) => return Err(damaged("its groups are longer than rows can be")),
+                Err(_) => return Err(damaged("its group size exceeds the row length")),
             },
-            _ => return Err(damaged("its scales are of an unknown kind")),
+            _ => return Err(damaged("its kind of scales is unknown")),
         };
         Ok(Self { granularity, rows: long(16), cols: long(24), coded: long(40) })
     }
 }
 
-/// Rows and columns of an archived matrix, from its header; nothing behind that is looked at.
+/// Returns the rows and columns of an archived matrix from its header; the rest is not checked.
 ///
 /// # Errors
-/// [`Error::Archive`] if the bytes do not begin with a sound header.
+/// [`Error::Archive`] if the header is invalid.
 pub fn stored_shape(bytes: &[u8]) -> Result<(u64, u64)> {
     let header = Header::read(bytes)?;
     Ok((header.rows, header.cols))
 }
 
-/// Reads a `[rows, cols]` matrix. The shape is the caller's, since trits that are all alike take next to no bytes: a length
-/// bounds nothing.
+/// Decodes a `[rows, cols]` matrix. The caller states the shape, because the length of an archive does not bound it:
+/// constant trits take almost no bytes.
 ///
 /// # Errors
-/// [`Error::EmptyShape`] or [`Error::SizeOverflow`] for the shape, [`Error::Archive`] for another shape, bytes that are too
-/// many, too few, or not what their checksums say, and those of [`TernaryBuilder::finish`].
+/// [`Error::EmptyShape`] or [`Error::SizeOverflow`] for the shape, [`Error::Archive`] for another shape, a wrong length or a
+/// wrong checksum, and errors of [`TernaryBuilder::finish`].
 pub fn decode(bytes: &[u8], rows: usize, cols: usize) -> Result<TernaryMatrix> {
     decode_in(bytes, rows, cols, None)
 }
 
-/// As [`decode`], with the weights in `pool`, if there is one.
+/// Like [`decode`], with the weights in `pool`, if any.
 ///
 /// # Errors
-/// As [`decode`].
+/// Same as [`decode`].
 pub fn decode_in(
     bytes: &[u8],
     rows: usize,
@@ -136,7 +136,7 @@ pub fn decode_in(
     shape::blocked_size(FORMAT, rows, cols, 1, 1)?;
     let header = Header::read(bytes)?;
     if (header.rows, header.cols) != (rows as u64, cols as u64) {
-        return Err(damaged("it holds a matrix of another shape"));
+        return Err(damaged("its matrix has another shape"));
     }
     let count = header.granularity.scale_count(rows, cols)?;
     let body = bytes[HEADER..].split_last_chunk::<TRAILER>();
@@ -146,10 +146,10 @@ pub fn decode_in(
     let expected =
         count.checked_mul(4).map(|scales| scales as u64).and_then(|s| s.checked_add(header.coded));
     if expected != Some(body.len() as u64) {
-        return Err(damaged("it is not as long as its header says"));
+        return Err(damaged("its length differs from its header"));
     }
     if crc32fast::hash(body) != u32::from_le_bytes([*a, *b, *c, *d]) {
-        return Err(damaged("the checksum of its trits is another"));
+        return Err(damaged("the checksum of its coded trits differs"));
     }
     let (scales, coded) = body.split_at(4 * count);
     let scales = scales.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
@@ -165,7 +165,7 @@ pub fn decode_in(
         builder.push_words(&words)?;
     }
     if checksum.finalize() != u32::from_le_bytes(*trailer) {
-        return Err(damaged("its trits are not those that were written"));
+        return Err(damaged("the checksum of its decoded trits differs"));
     }
     Ok(builder.finish(header.granularity, scales)?)
 }
@@ -173,7 +173,7 @@ pub fn decode_in(
 /// Archives a matrix with its scales.
 ///
 /// # Errors
-/// [`Error::EmptyShape`] or [`Error::SizeOverflow`] for a matrix without weights, [`Error::Core`] if there is no memory.
+/// [`Error::EmptyShape`] or [`Error::SizeOverflow`] for a matrix without weights, [`Error::Core`] if memory is exhausted.
 pub fn encode(matrix: &TernaryMatrix) -> Result<Vec<u8>> {
     let (rows, cols) = (matrix.rows(), matrix.cols());
     shape::blocked_size(FORMAT, rows, cols, 1, 1)?;
@@ -211,18 +211,18 @@ pub fn encode(matrix: &TernaryMatrix) -> Result<Vec<u8>> {
     Ok(out)
 }
 
-/// What a decision says of a trit.
+/// The meaning of a decision.
 #[derive(Debug, Clone, Copy)]
 enum Question {
     NotZero,
     Positive,
 }
 
-/// What has been learned of trits among their neighbours, and the last row.
+/// The adaptive probabilities by context, and the previous row.
 struct Model {
     not_zero: [Learned; 27],
     positive: [Learned; 27],
-    /// Codes of the row before, and while a row is gone through, of it as far as it is known.
+    /// Codes of the previous row, overwritten by those of the current one.
     above: Vec<u8>,
 }
 
@@ -231,7 +231,7 @@ impl Model {
         Self { not_zero: [Learned::NEW; 27], positive: [Learned::NEW; 27], above: vec![1; cols] }
     }
 
-    /// Goes through the next row; `decide` codes or decodes each decision.
+    /// Processes the next row; `decide` encodes or decodes each decision.
     fn row(&mut self, mut decide: impl FnMut(&mut Learned, usize, Question) -> bool) {
         let (mut left, mut before) = (1u8, 1u8);
         for (col, place) in self.above.iter_mut().enumerate() {
@@ -249,7 +249,7 @@ impl Model {
     }
 }
 
-/// Codes as words, the last filled up with code 1.
+/// Packs codes into words, padding the last one with code 1.
 fn pack(codes: &[u8], words: &mut [u32]) {
     for (word, codes) in words.iter_mut().zip(codes.chunks(CODES_PER_WORD)) {
         let filled = codes.iter().copied().chain(std::iter::repeat(1)).take(CODES_PER_WORD);

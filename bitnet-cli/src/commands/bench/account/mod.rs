@@ -39,7 +39,7 @@ struct Account {
     integer_peak: Option<f64>,
 }
 
-/// The one test that is asked for: writing, unless there is a prompt.
+/// Returns the one test that is asked for: writing, unless there is a prompt.
 fn test(args: &BenchArgs) -> Result<Test> {
     let depths = BenchArgs::all(&args.n_depth, 0);
     let &[n_depth] = depths.as_slice() else { bail!("an account is about one depth; give one") };
@@ -99,7 +99,7 @@ pub(crate) fn run(cli: &Cli, args: &BenchArgs, output: &mut Output) -> Result<Ou
     Ok(if listener.asked() { Outcome::Interrupted } else { Outcome::Done })
 }
 
-/// The account of one number of threads; `None` if the user stopped it.
+/// Returns the account of one number of threads; `None` if the user stopped it.
 fn measured(
     cli: &Cli,
     args: &BenchArgs,
@@ -149,7 +149,7 @@ struct Line<'a> {
 }
 
 impl Account {
-    /// The operations, longest first, then the time outside of all of them.
+    /// Returns the operations, longest first, then the time outside of all of them.
     fn lines(&self) -> Vec<Line<'_>> {
         let steps = self.test.n_gen.max(1) as f64;
         let micros = |time: Duration| time.as_secs_f64() * 1e6 / steps;
@@ -171,7 +171,7 @@ impl Account {
         lines
     }
 
-    /// Whether the integer unit, and not the memory, is what a step is held to.
+    /// Returns whether the integer unit, and not the memory, is what a step is held to.
     fn counts_products(&self) -> bool {
         self.test.n_prompt > 0
     }

@@ -84,7 +84,7 @@ fn shapes(weights: &[&dyn TernaryWeight]) -> String {
     format!("{} from {cols}", rows.join(", "))
 }
 
-/// Every weight times every token.
+/// Returns every weight times every token.
 fn products(x: &BitNetTensor, weights: &[&dyn TernaryWeight]) -> usize {
     let weights: usize = weights.iter().map(|weight| weight.rows() * weight.cols()).sum();
     x.shape()[0] * weights
