@@ -1,4 +1,4 @@
-//! `cargo bench --package bitnet-benchmarks`: every suite, or those that the arguments name.
+//! `cargo bench --package bitnet-benchmarks`: all suites, or those selected by arguments.
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;

@@ -1,4 +1,4 @@
-//! Blocks of memory from whom a kernel measures: the program's allocator, or a pool.
+//! The measured sources of memory blocks: the program's allocator, or a pool.
 
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
@@ -7,59 +7,59 @@ use bitnet_core::device::Device;
 use bitnet_core::memory::{HybridMemoryPool, MemoryHandle};
 use thiserror::Error;
 
-/// An allocator that refused.
+/// A failed allocation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("{bytes} bytes were refused: run on a machine with more free memory")]
+#[error("can't allocate {bytes} bytes: run on a machine with more free memory")]
 pub struct Refused {
-    /// The bytes asked for.
+    /// The requested bytes.
     pub bytes: usize,
 }
 
-/// Something that hands out blocks of memory and takes them back.
+/// A source of memory blocks.
 pub trait Blocks: Sync {
-    /// One block, owned. Dropping it gives it back too.
+    /// An owned block. Dropping it frees it as well.
     type Block: Send;
 
     /// Returns a block of at least `bytes` bytes, not zeroed.
     ///
     /// # Errors
-    /// [`Refused`] if the memory can't be had.
+    /// [`Refused`] if the allocation fails.
     fn take(&self, bytes: usize) -> Result<Self::Block, Refused>;
 
-    /// Gives a block back.
+    /// Frees a block.
     fn give_back(&self, block: Self::Block);
 
-    /// Writes eight bytes, `at` bytes into the block; `at` is a multiple of eight.
+    /// Writes eight bytes at offset `at`, a multiple of eight.
     ///
     /// # Panics
-    /// If the block ends before.
+    /// If the block is shorter.
     fn write(block: &mut Self::Block, at: usize, value: u64);
 
     /// Returns the address of the first byte.
     fn address(block: &Self::Block) -> usize;
 
-    /// Writes every byte of a block of which `bytes` were asked for.
+    /// Writes every byte of a block of `bytes` requested bytes.
     fn fill(block: &mut Self::Block, bytes: usize);
 }
 
-/// What a block of the program's allocator is made of; its alignment is the block's.
+/// The unit of a block of the program's allocator, which determines its alignment.
 pub trait Unit: Send + 'static {
-    /// Writes eight bytes, `at` bytes into the unit, and nothing else.
+    /// Writes exactly eight bytes at offset `at` of the unit.
     fn write(place: &mut MaybeUninit<Self>, at: usize, value: u64)
     where
         Self: Sized;
 
-    /// Creates a unit all of whose bytes are written.
+    /// Creates a unit with all bytes written.
     fn full() -> Self;
 }
 
-/// What is written where every byte is.
+/// The fill value.
 const FULL: u64 = 0x5a5a_5a5a_5a5a_5a5a;
 
-/// Eight bytes that need not have been written.
+/// Eight possibly uninitialised bytes.
 type Word = MaybeUninit<u64>;
 
-/// A cache line: what a tensor is aligned to.
+/// A cache line, the alignment of tensors.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
 pub struct Line([Word; 8]);
@@ -72,7 +72,7 @@ pub struct Pair([Word; 2]);
 impl Unit for Line {
     #[inline]
     fn write(place: &mut MaybeUninit<Self>, at: usize, value: u64) {
-        // What stays uninitialised is not stored.
+        // Uninitialised bytes are not stored.
         let mut words = [Word::uninit(); 8];
         words[at / 8].write(value);
         place.write(Self(words));
@@ -96,9 +96,9 @@ impl Unit for Pair {
     }
 }
 
-/// The program's allocator, through blocks of whole `U`s: a request is rounded up to the size of one.
+/// The program's allocator, with blocks of whole `U`s; requests are rounded up to a multiple of its size.
 ///
-/// The allocator is called as directly as Rust calls it, so memory that the system lacks ends the process.
+/// The allocator is called directly, so exhausted memory aborts the process.
 #[derive(Debug, Default)]
 pub struct System<U>(PhantomData<fn() -> U>);
 
@@ -109,7 +109,7 @@ impl<U> System<U> {
     }
 }
 
-/// More bytes than any machine has: the system's allocator is not asked for them.
+/// The limit of a request, above which the system's allocator is not called.
 const IMPOSSIBLE: usize = isize::MAX as usize / 2;
 
 impl<U: Unit> Blocks for System<U> {
@@ -163,7 +163,7 @@ impl Blocks for Pool {
     #[inline]
     fn give_back(&self, block: MemoryHandle) {
         let given = self.0.deallocate(block);
-        debug_assert!(given.is_ok(), "the pool takes its own blocks back");
+        debug_assert!(given.is_ok(), "the pool frees its own blocks");
     }
 
     #[inline]

@@ -1,4 +1,4 @@
-//! What can be asked for on the command line.
+//! Command-line arguments.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,49 +8,49 @@ use clap::{Parser, ValueEnum};
 use crate::filter::Filter;
 use crate::sampling::Plan;
 
-/// Measures the memory pool, dense products and quantisation beside those of others.
+/// Compares the memory pool, dense products and quantisation with other libraries.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "cargo bench --package bitnet-benchmarks --")]
 pub(crate) struct CommandLine {
-    /// Suites or benchmarks: those whose name holds one of these words, in whatever case.
+    /// Suites or benchmarks whose name contains one of these words, ignoring case.
     pub(crate) filters: Vec<String>,
-    /// Processes for each number.
+    /// Processes per number.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub(crate) repetitions: Option<u16>,
-    /// Fewer and shorter processes: a look, not a result.
+    /// Fewer and shorter processes, for a quick look.
     #[arg(long)]
     pub(crate) quick: bool,
-    /// Leaves out the allocators that have to be compiled from C and C++.
+    /// Omits the allocators compiled from C and C++.
     #[arg(long)]
     pub(crate) no_peers: bool,
-    /// Writes every sample, for programs, to this file.
+    /// Writes every sample to this JSON file.
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
-    /// What is printed; `html` writes a file and prints its path.
+    /// Output format; `html` writes a file and prints its path.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(crate) output_format: Format,
-    /// Where `--output-format html` writes.
+    /// Output file of `--output-format html`.
     #[arg(long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
-    /// Prints the names and measures nothing.
+    /// Prints the names without measuring.
     #[arg(long)]
     pub(crate) list: bool,
-    /// What cargo says when it runs benchmarks.
+    /// Set by cargo for benchmarks.
     #[arg(long, hide = true)]
     pub(crate) bench: bool,
-    /// What cargo says when it runs tests.
+    /// Set by cargo for tests.
     #[arg(long, hide = true)]
     pub(crate) test: bool,
 }
 
-/// How results are printed.
+/// An output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
-    /// For people.
+    /// Text.
     Text,
-    /// For programs: the whole report, every sample in it.
+    /// JSON: the whole report with every sample.
     Json,
-    /// For people, with charts.
+    /// HTML with charts.
     Html,
 }
 
@@ -72,7 +72,7 @@ impl CommandLine {
         }
     }
 
-    /// Returns whether nothing is to be measured: cargo runs the benchmarks as tests when it does not say `--bench`.
+    /// Returns whether to run benchmarks as tests: cargo does so without `--bench`.
     pub(crate) fn only_tests(&self) -> bool {
         self.test || !self.bench
     }

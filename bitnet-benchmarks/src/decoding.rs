@@ -1,4 +1,4 @@
-//! Tokens of the story model, whose decoder and back end take their memory from the pool that is measured.
+//! Token generation with the story model, whose decoder and back end allocate from the measured pool.
 
 use bitnet_core::memory::HybridMemoryPool;
 use bitnet_cpu::CpuOptions;
@@ -8,13 +8,13 @@ use std::time::Instant;
 
 use crate::sampling::{Plan, sample};
 
-/// Tokens that are written between two starts; the cache holds no more.
+/// Tokens per restart, limited by the KV cache.
 const TOKENS: usize = 128;
 
-/// Nanoseconds for each token that is chosen and read, on one thread.
+/// Measures nanoseconds per generated token, on one thread.
 ///
 /// # Errors
-/// Text for people: the model could not be loaded or run.
+/// A message if the model can't be loaded or run.
 pub fn decoding(pool: HybridMemoryPool, plan: &Plan) -> Result<Vec<f64>, String> {
     let said = |error: InferenceError| error.to_string();
     let cpu = CpuOptions { threads: Some(1), isa: None };
@@ -42,7 +42,7 @@ pub fn decoding(pool: HybridMemoryPool, plan: &Plan) -> Result<Vec<f64>, String>
     }
 }
 
-/// Begins anew and writes `TOKENS` tokens, the most likely each time.
+/// Restarts and generates `TOKENS` tokens greedily.
 fn write(session: &mut Session<'_>, sampler: &mut Sampler) -> Result<(), InferenceError> {
     session.truncate(0);
     let mut token = 1;

@@ -1,16 +1,16 @@
-//! Which benchmarks the command line names.
+//! The benchmark filter of the command line.
 
-/// Words of which one has to occur in a benchmark's name, in whatever case; without words everything is let through.
+/// Words, one of which must occur in a benchmark's name, ignoring case; an empty filter matches all.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Filter(Vec<String>);
 
 impl Filter {
-    /// Creates a filter of these words.
+    /// Creates a filter from words.
     pub fn new(words: &[String]) -> Self {
         Self(words.iter().map(|word| word.to_lowercase()).collect())
     }
 
-    /// Returns whether a benchmark is let through: a word occurs in `suite`, in `name` or in `suite/name`.
+    /// Returns whether a benchmark matches: a word occurs in `suite`, `name` or `suite/name`.
     pub fn matches(&self, suite: &str, name: &str) -> bool {
         let whole = format!("{suite}/{name}").to_lowercase();
         self.0.is_empty() || self.0.iter().any(|word| whole.contains(word))

@@ -1,4 +1,4 @@
-//! How much memory an allocator needs beyond what was asked of it, as the operating system counts.
+//! Memory overhead of an allocator, measured by the OS.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,10 +7,10 @@ use bitnet_core::rng::SplitMix64;
 use crate::blocks::Blocks;
 use crate::smaps;
 
-/// Which blocks are alive while the memory is counted.
+/// The live blocks during the measurement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Mix {
-    /// 64 MiB in blocks of 64 bytes to below 1 MiB, each power of two as likely as the others.
+    /// 64 MiB in blocks of 64 bytes to below 1 MiB, log-uniform in powers of two.
     Small,
     /// 384 MiB in blocks of 1 to 32 MiB, in whole pages.
     Large,
@@ -44,25 +44,25 @@ impl Mix {
     }
 }
 
-/// Parts of the bytes asked for: 0.02 is two percent.
+/// Overhead relative to the requested bytes: 0.02 is two percent.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Footprint {
-    /// In memory beyond what was asked for, every byte of which was written.
+    /// Resident memory above the requested bytes, all of which were written.
     pub resident: f64,
-    /// Address space beyond what was asked for.
+    /// Address space above the requested bytes.
     pub mapped: f64,
-    /// In memory after everything was given back.
+    /// Resident memory after all blocks were freed.
     pub kept: f64,
 }
 
-/// Counts with the blocks of `mix` alive and written; the message says why it could not be counted.
+/// Measures with the blocks of `mix` alive and written.
 ///
 /// # Errors
-/// Text for people: the memory was refused, or the system does not count.
+/// A message if the allocation fails or the OS does not report memory.
 pub fn footprint<B: Blocks>(blocks: &B, mix: Mix) -> Result<Footprint, String> {
     let count = || smaps::anonymous().ok_or("this system has no /proc/self/smaps".to_owned());
     let sizes = mix.sizes();
-    // Where the blocks' owners are kept is memory too: it is written before the first count.
+    // The vector of block owners is memory as well, so it is written before the first measurement.
     let mut owners: Vec<Option<B::Block>> = sizes.iter().map(|_| None).collect();
     count()?;
     let before = count()?;
@@ -82,11 +82,11 @@ pub fn footprint<B: Blocks>(blocks: &B, mix: Mix) -> Result<Footprint, String> {
     }
     let empty = count()?;
     let asked = sizes.iter().sum::<usize>() as f64;
-    let grown = |now: u64, then: u64| now as f64 - then as f64;
+    let empty = |now: u64, then: u64| now as f64 - then as f64;
     Ok(Footprint {
-        resident: grown(full.resident, before.resident) / asked - 1.0,
-        mapped: grown(full.mapped, before.mapped) / asked - 1.0,
-        kept: grown(empty.resident, before.resident) / asked,
+        resident: empty(full.resident, before.resident) / asked - 1.0,
+        mapped: empty(full.mapped, before.mapped) / asked - 1.0,
+        kept: empty(empty.resident, before.resident) / asked,
     })
 }
 

@@ -1,4 +1,4 @@
-//! What the numbers were measured on.
+//! The machine of the measurements.
 
 use std::fs;
 use std::process::Command;
@@ -7,12 +7,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-/// A machine and its compiler; what could not be read is absent.
+/// A machine and its compiler; unknown facts are absent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Machine {
     /// The processor's name.
     pub processor: Option<String>,
-    /// Threads that this process may run at once.
+    /// The available parallelism.
     pub threads: Option<usize>,
     /// Bytes of memory.
     pub memory: Option<u64>,
@@ -20,9 +20,9 @@ pub struct Machine {
     pub kernel: Option<String>,
     /// Name and version of the C library.
     pub libc: Option<String>,
-    /// When the kernel uses huge pages.
+    /// The kernel's setting of transparent huge pages.
     pub huge_pages: Option<String>,
-    /// Processes that were ready to run, averaged over the minute before.
+    /// The load average over the minute before.
     pub load: Option<f64>,
     /// The compiler.
     pub rustc: Option<String>,
@@ -31,7 +31,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// This machine, now.
+    /// Reads the facts of this machine.
     pub fn here() -> Self {
         let load = first_line("/proc/loadavg");
         Self {
@@ -49,7 +49,7 @@ impl Machine {
         }
     }
 
-    /// Returns each fact with its name, for people.
+    /// Returns each fact with its name.
     pub fn facts(&self) -> Vec<(&'static str, String)> {
         let memory =
             self.memory.map(|bytes| format!("{:.1} GiB", bytes as f64 / (1u64 << 30) as f64));

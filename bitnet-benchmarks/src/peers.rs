@@ -1,4 +1,4 @@
-//! The other allocators: programs of this package, each with one of them as its allocator.
+//! The compared allocators, each in a program of this package.
 
 use std::env;
 use std::ffi::OsString;
@@ -9,13 +9,13 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-/// An allocator with a program of its own.
+/// A compared allocator.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Peer {
     pub(crate) name: &'static str,
     /// The program.
     program: &'static str,
-    /// The library that holds the allocator itself.
+    /// The library of the allocator.
     library: &'static str,
 }
 
@@ -27,13 +27,13 @@ pub(crate) const PEERS: [Peer; 3] = [
 ];
 
 impl Peer {
-    /// Library and version, as the lock file has them.
+    /// Returns library and version from the lock file.
     pub(crate) fn version(&self) -> Option<String> {
         version_of(self.library)
     }
 }
 
-/// Returns a library and its version, as the lock file has them.
+/// Returns a library and its version from the lock file.
 pub(crate) fn version_of(library: &str) -> Option<String> {
     let lock = fs::read_to_string(folder().join("../Cargo.lock")).ok()?;
     version_in(&lock, library)
@@ -44,19 +44,19 @@ fn version_in(lock: &str, library: &str) -> Option<String> {
     Some(format!("{library} {}", after.split_once('"')?.0))
 }
 
-/// Returns the package's folder, which cargo names to the programs that it runs.
+/// Returns the package's folder, which cargo passes to its programs.
 fn folder() -> PathBuf {
     env::var_os("CARGO_MANIFEST_DIR")
         .map(PathBuf::from)
         .unwrap_or_else(|| "bitnet-benchmarks".into())
 }
 
-/// Builds the peers' programs; each with its path, or why there is none.
+/// Builds the peers' programs; returns the path of each, or why the build failed.
 ///
-/// First all at once. If that fails, one after the other, so that one library that can't be built here does not take the
-/// others with it.
+/// Builds all at once; if that fails, builds them one by one, so that one failing library does not affect the
+/// others.
 pub(crate) fn build() -> Vec<(Peer, Result<PathBuf, String>)> {
-    eprintln!("building mimalloc, jemalloc and snmalloc (C and C++; --no-peers leaves them out)");
+    eprintln!("building mimalloc, jemalloc and snmalloc (C and C++; --no-peers omits them)");
     if let Ok(programs) = build_programs(&PEERS) {
         let found = |peer: Peer| {
             let program = programs.iter().find(|path| is_program(path, peer.program));
@@ -78,7 +78,7 @@ fn is_program(path: &Path, name: &str) -> bool {
     path.file_stem().is_some_and(|stem| stem == name)
 }
 
-/// Runs cargo, whose progress is seen on the standard error; the programs that it built or found built.
+/// Runs cargo with progress on standard error; returns the built programs.
 fn build_programs(peers: &[Peer]) -> Result<Vec<PathBuf>, String> {
     let features: Vec<String> = peers.iter().map(|peer| format!("peer-{}", peer.name)).collect();
     let cargo = env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
@@ -115,7 +115,7 @@ fn build_programs(peers: &[Peer]) -> Result<Vec<PathBuf>, String> {
     }
 }
 
-/// Returns the program that a line of cargo's messages names.
+/// Returns the program of a line of cargo's JSON messages.
 fn executable(line: &str) -> Option<PathBuf> {
     let message: Value = serde_json::from_str(line).ok()?;
     let is_program = message["target"]["kind"] == serde_json::json!(["bin"]);

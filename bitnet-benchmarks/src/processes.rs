@@ -1,4 +1,4 @@
-//! Processes that measure, taking turns.
+//! Measuring processes, which take turns.
 
 use std::io::Read;
 use std::path::PathBuf;
@@ -11,24 +11,24 @@ use crate::sampling::Plan;
 use crate::suite::{Bench, Subject};
 use crate::worker::{Answer, Request};
 
-/// A column of a table: a program, and whose memory it measures.
+/// A column of a table: a program and its subject.
 #[derive(Debug, Clone)]
 pub(crate) struct Column {
-    /// What people call it.
+    /// The displayed name.
     pub(crate) name: String,
-    /// Version, for people.
+    /// The displayed version.
     pub(crate) version: Option<String>,
     pub(crate) program: PathBuf,
     pub(crate) subject: Subject,
 }
 
-/// For each series of a benchmark, the samples of each process; or why there are none.
+/// The samples of each process, per series of a benchmark, or why there are none.
 pub(crate) type Outcome = Result<Vec<Vec<Vec<f64>>>, String>;
 
-/// Beside the plan's time, what a process has for its start, its memory's first pages and slow work.
+/// Time allowance of a process beyond the plan: start, first page faults and slow work.
 const GRACE: Duration = Duration::from_secs(20);
 
-/// Runs a benchmark for all columns, A B C A B C ..., `repetitions` times; the outcome of each column.
+/// Runs a benchmark for all columns in turns (A B C A B C ...), `repetitions` times; returns the outcome of each column.
 pub(crate) fn take_turns(
     bench: &Bench,
     columns: &[Column],
@@ -44,7 +44,7 @@ pub(crate) fn take_turns(
                 Ok(answer) if answer.samples.len() == series.len() => {
                     series.iter_mut().zip(answer.samples).for_each(|(all, run)| all.push(run));
                 }
-                Ok(_) => *outcome = Err("the process answered something else".to_owned()),
+                Ok(_) => *outcome = Err("the process printed an unexpected result".to_owned()),
                 Err(problem) => *outcome = Err(problem),
             }
         }
@@ -73,14 +73,14 @@ fn ask(column: &Column, request: &Request, plan: &Plan) -> Result<Answer, String
     serde_json::from_str(&text).map_err(|error| format!("the process's answer: {error}"))
 }
 
-/// Returns what a process prints; it is ended when `limit` is over.
+/// Returns the output of a process, which is killed after `limit`.
 fn read_until_end(child: &mut Child, limit: Duration) -> Result<String, String> {
     let Some(mut stdout) = child.stdout.take() else { return Ok(String::new()) };
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
         let mut text = String::new();
         let read = stdout.read_to_string(&mut text).map(|_| text);
-        // Nobody waits any more once the limit is over.
+        // The receiver is gone after the limit.
         drop(sender.send(read));
     });
     match receiver.recv_timeout(limit) {

@@ -1,4 +1,4 @@
-//! Products of dense f32 matrices, by this project and by another library, on one thread.
+//! Dense f32 matrix products of this project and of ndarray, on one thread.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use ndarray::{Array2, ArrayView2};
 
 use crate::sampling::{Plan, sample};
 
-/// Whose product is measured.
+/// The measured library.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Library {
     /// [`matmul_into`] of this project.
@@ -30,18 +30,18 @@ pub struct Shape {
     pub k: usize,
     /// Columns of the right matrix and of the result.
     pub n: usize,
-    /// Whether the right matrix is stored as `[n, k]`, as layers keep their weights.
+    /// Whether the right matrix is stored as `[n, k]`, like weights of layers.
     pub transposed: bool,
 }
 
-/// Numbers of the operands.
+/// Fills the operands.
 struct Operands {
     a: Vec<f32>,
     b: Vec<f32>,
 }
 
 impl Operands {
-    /// Returns the same for every library: between -1 and 1.
+    /// Returns reproducible numbers between -1 and 1.
     fn new(shape: Shape) -> Self {
         let mut random = SplitMix64::new(17);
         let mut numbers = |len: usize| -> Vec<f32> {
@@ -51,10 +51,10 @@ impl Operands {
     }
 }
 
-/// Nanoseconds for each product.
+/// Measures nanoseconds per product.
 ///
 /// # Errors
-/// Text for people: there is no memory for the operands.
+/// A message if memory is exhausted.
 pub fn products(library: Library, shape: Shape, plan: &Plan) -> Result<Vec<f64>, String> {
     let operands = Operands::new(shape);
     match library {
@@ -65,7 +65,7 @@ pub fn products(library: Library, shape: Shape, plan: &Plan) -> Result<Vec<f64>,
     }
 }
 
-/// Samples of a product that can be repeated.
+/// Samples a repeatable product.
 fn timed(plan: &Plan, product: &mut dyn FnMut() -> Result<(), String>) -> Result<Vec<f64>, String> {
     let mut failed = None;
     let samples = sample(plan, 1.0, |rounds| {
@@ -84,7 +84,7 @@ fn timed(plan: &Plan, product: &mut dyn FnMut() -> Result<(), String>) -> Result
     }
 }
 
-/// Hands `with` this project's product, then the last result.
+/// Passes this project's product to `with`, then the last result.
 fn in_core<T>(
     operands: &Operands,
     shape: Shape,

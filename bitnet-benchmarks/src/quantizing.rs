@@ -1,4 +1,4 @@
-//! Quantisation on one thread, beside the time that reading as many bytes takes.
+//! Quantisation on one thread, compared with reading the same number of bytes.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -14,31 +14,31 @@ use bitnet_quant::weights::{absmean, absmean_by, dequantize_row, detect_ternary}
 
 use crate::sampling::{Plan, sample};
 
-/// Whose time is measured.
+/// The measured subject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hand {
     /// This project's quantisers.
     Quantizer,
-    /// A sum of 64-bit words: the larger one of input and output, read once.
+    /// The sum of 64-bit words of the larger of input and output.
     Reading,
 }
 
-/// What is done with [`ROWS`] by [`COLS`] weights, or with [`TOKENS`] tokens.
+/// A task on [`ROWS`] by [`COLS`] weights or on [`TOKENS`] tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Task {
     /// Absmean with one scale.
     Absmean(DenseType),
-    /// The same, and the loss.
+    /// Absmean with the quantisation error.
     Measured(DenseType),
-    /// Absmean with a scale for each group of so many.
+    /// Absmean with a scale per group of this size.
     Grouped(DenseType, usize),
-    /// The least squared error.
+    /// Least squares.
     LeastSquares(DenseType),
-    /// Detection of weights that are ternary.
+    /// Detection of ternary weights.
     Detect(DenseType),
     /// Trits to f32.
     Dequantize,
-    /// Activations to int8, one scale for each token.
+    /// Activations to int8 with one scale per token.
     Activations,
 }
 
@@ -48,13 +48,13 @@ pub const ROWS: usize = 1024;
 pub const COLS: usize = 1024;
 /// Tokens of the activations.
 pub const TOKENS: usize = 64;
-/// Numbers of a token.
+/// Width of a token.
 pub const WIDTH: usize = 2560;
 
-/// Nanoseconds for each time that `task` is done.
+/// Measures nanoseconds per `task`.
 ///
 /// # Errors
-/// Text for people: what went wrong.
+/// A message.
 pub fn quantizing(hand: Hand, task: Task, plan: &Plan) -> Result<Vec<f64>, String> {
     with_task(task, |bytes, work| match hand {
         Hand::Quantizer => timed(plan, work),
@@ -68,7 +68,7 @@ pub fn quantizing(hand: Hand, task: Task, plan: &Plan) -> Result<Vec<f64>, Strin
     })
 }
 
-/// Samples of work that can be repeated.
+/// Samples repeatable work.
 fn timed(plan: &Plan, work: &mut dyn FnMut() -> Result<(), String>) -> Result<Vec<f64>, String> {
     let mut failed = None;
     let samples = sample(plan, 1.0, |rounds| {
@@ -87,7 +87,7 @@ fn timed(plan: &Plan, work: &mut dyn FnMut() -> Result<(), String>) -> Result<Ve
     }
 }
 
-/// Normal numbers, the same in every process.
+/// Returns normally distributed numbers, the same in every process.
 fn numbers(count: usize) -> Vec<f32> {
     let mut random = SplitMix64::new(158);
     (0..count).map(|_| random.normal_pair()[0] as f32 * 0.02).collect()
@@ -102,7 +102,7 @@ fn stored(dtype: DenseType, values: &[f32]) -> Result<DenseMatrix<Vec<u8>>, Stri
     DenseMatrix::new(dtype, values.len() / COLS, COLS, bytes).map_err(said)
 }
 
-/// Hands `with` the bytes that the task reads or writes, whichever are more, and the task.
+/// Passes the larger of input and output bytes and the task to `with`.
 fn with_task<T>(
     task: Task,
     with: impl FnOnce(usize, &mut dyn FnMut() -> Result<(), String>) -> Result<T, String>,
@@ -135,7 +135,7 @@ fn with_task<T>(
             let weights = stored(dtype, &signs)?;
             with(weights.bytes(), &mut || match detect_ternary(&weights).map_err(said)? {
                 Some(_) => Ok(()),
-                None => Err("ternary weights were not found to be".into()),
+                None => Err("ternary weights were not detected".into()),
             })
         }
         Task::Dequantize => {

@@ -1,4 +1,4 @@
-//! The program that `cargo bench` runs: it chooses, asks processes in turns, and reports.
+//! The program of `cargo bench`: selects benchmarks, runs processes in turns, and prints the report.
 
 use std::env;
 use std::fs;
@@ -24,7 +24,7 @@ use crate::stats;
 use crate::suite::{self, Bench, Columns, Subject, Suite, Work};
 use crate::worker;
 
-/// Runs what the arguments ask for. The process that `cargo bench` starts also starts itself, to measure.
+/// Runs the selected benchmarks. The process starts itself as the measuring processes.
 pub fn run() -> ExitCode {
     if env::args_os().nth(1).is_some_and(|first| first == worker::FLAG) {
         return worker::main();
@@ -47,7 +47,7 @@ fn run_suites(line: &CommandLine) -> Result<()> {
         .collect();
     anyhow::ensure!(
         !suites.is_empty(),
-        "no benchmark's name holds one of {:?}: --list prints the names",
+        "no benchmark matches {:?}: --list prints the names",
         line.filters
     );
     if line.list {
@@ -70,7 +70,7 @@ fn list(suites: &[Suite], filter: &Filter) {
     }
 }
 
-/// Runs every benchmark once, in this process, with what is ours: as a test.
+/// Runs every benchmark of this project once in this process, as a test.
 fn try_all(suites: &[Suite]) -> Result<()> {
     for (suite, bench) in
         suites.iter().flat_map(|suite| suite.benches.iter().map(move |b| (suite, b)))
@@ -116,7 +116,7 @@ fn measure_all(line: &CommandLine, suites: Vec<Suite>, filter: &Filter) -> Resul
     finish(line, &report)
 }
 
-/// Writes the report where the arguments ask for it.
+/// Writes the report as requested.
 fn finish(line: &CommandLine, report: &Report) -> Result<()> {
     let json = || serde_json::to_string_pretty(report).context("the report could not be written");
     if let Some(path) = &line.json {
@@ -144,7 +144,7 @@ fn write(path: &Path, text: &str) -> Result<()> {
     fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Returns the folder `bitnet-benchmarks` of the build folder that this program stands in.
+/// Returns the folder `bitnet-benchmarks` in the build folder of this program.
 fn beside_build() -> Result<PathBuf> {
     let program = env::current_exe().context("this program's path is not known")?;
     let profile = program.ancestors().find(|path| path.ends_with("deps")).and_then(Path::parent);
@@ -152,7 +152,7 @@ fn beside_build() -> Result<PathBuf> {
     Ok(folder.join("bitnet-benchmarks"))
 }
 
-/// Returns the columns of a suite, and what could not become one.
+/// Returns the columns of a suite, and the missing ones.
 fn columns(suite: &Suite, line: &CommandLine) -> Result<(Vec<Column>, Vec<Unavailable>)> {
     let program = env::current_exe().context("this program's path is not known")?;
     let own = |name: &str, subject| Column {
@@ -195,7 +195,7 @@ fn columns(suite: &Suite, line: &CommandLine) -> Result<(Vec<Column>, Vec<Unavai
         }
     }
     if line.no_peers {
-        let why = "left out by --no-peers".to_owned();
+        let why = "omitted by --no-peers".to_owned();
         unavailable.extend(
             peers::PEERS.map(|peer| Unavailable { name: peer.name.to_owned(), why: why.clone() }),
         );
@@ -203,7 +203,7 @@ fn columns(suite: &Suite, line: &CommandLine) -> Result<(Vec<Column>, Vec<Unavai
     Ok((columns, unavailable))
 }
 
-/// How suites are measured and whether results are shown as they come.
+/// How suites are measured, and whether results are printed immediately.
 struct Measuring<'a> {
     plan: Plan,
     repetitions: usize,
@@ -238,7 +238,7 @@ impl Measuring<'_> {
         report
     }
 
-    /// Returns what is counted, not timed, hardly changes from process to process.
+    /// Returns the number of repetitions; counted results need fewer, because they hardly vary between processes.
     fn repetitions_of(&self, bench: &Bench) -> usize {
         match bench.work {
             Work::Footprint(_) => self.repetitions.min(2),
@@ -286,7 +286,7 @@ impl Measuring<'_> {
     }
 }
 
-/// Prints the tables that `bench` was the last to add to.
+/// Prints the tables completed by `bench`.
 fn show_finished(report: &SuiteReport, bench: &Bench, left: &[Bench]) {
     let in_bench = |bench: &Bench, title: &str| bench.series.iter().any(|s| s.group == title);
     for group in &report.groups {

@@ -1,4 +1,4 @@
-//! From a piece of work that can be repeated to samples of the time that one operation takes.
+//! Sampling of the time per operation of repeatable work.
 
 use std::time::{Duration, Instant};
 
@@ -6,35 +6,35 @@ use serde::{Deserialize, Serialize};
 
 use crate::blocks::Refused;
 
-/// How long a piece of work is repeated.
+/// The sampling plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
-    /// Time for which the work runs before anything is kept.
+    /// Warm-up time.
     pub warm_up: Duration,
-    /// Time that one sample takes.
+    /// Time per sample.
     pub sample: Duration,
-    /// Samples of one process.
+    /// Samples per process.
     pub samples: usize,
 }
 
 impl Plan {
-    /// Each piece of work as seldom as possible: whether it runs, not how fast.
+    /// Returns the minimal plan, for testing that work runs.
     pub const ONCE: Self = Self { warm_up: Duration::ZERO, sample: Duration::ZERO, samples: 1 };
 
-    /// Time for one process that is measured by this plan.
+    /// Returns the time of one process with this plan.
     pub fn budget(&self) -> Duration {
         self.warm_up + self.sample * u32::try_from(self.samples).unwrap_or(u32::MAX)
     }
 }
 
-/// Samples that are taken even where the work is so slow that the plan's time is over.
+/// Minimum number of samples, even if slow work exceeds the plan's time.
 const FEWEST: usize = 3;
 
-/// Runs `work(rounds)` by `plan`. It answers with the time of each of its `N` parts, of which each holds `operations` operations
-/// a round; the samples of each part come back in nanoseconds an operation.
+/// Runs `work(rounds)` by `plan`. `work` returns the time of each of its `N` parts, with `operations` operations per round
+/// each. Returns the samples of each part in nanoseconds per operation.
 ///
 /// # Errors
-/// Those of the work.
+/// Errors of `work`.
 pub fn sample<const N: usize>(
     plan: &Plan,
     operations: f64,
@@ -54,7 +54,7 @@ pub fn sample<const N: usize>(
     Ok(samples)
 }
 
-/// Doubles the rounds until the warm-up is over; the rounds that take as long as one sample.
+/// Doubles the rounds until the warm-up is over; returns the rounds per sample.
 fn warm_up(plan: &Plan, mut work: impl FnMut(u64) -> Result<(), Refused>) -> Result<u64, Refused> {
     let start = Instant::now();
     let mut rounds = 1_u64;
@@ -66,7 +66,7 @@ fn warm_up(plan: &Plan, mut work: impl FnMut(u64) -> Result<(), Refused>) -> Res
             let wanted = plan.sample.as_secs_f64() / took.as_secs_f64().max(1e-9);
             return Ok(((rounds as f64 * wanted) as u64).max(1));
         }
-        // Not beyond what a sample takes: the last doubling would be most of the time.
+        // Limited to the time of a sample; the last doubling would dominate otherwise.
         if took < plan.sample {
             rounds = rounds.saturating_mul(2);
         }
@@ -79,7 +79,7 @@ mod tests {
 
     #[test]
     fn samples_are_times_of_one_operation() {
-        // A work that says how long it took: 30 ns a round for the first part and 10 ns for the second, 5 operations each.
+        // Work with a fixed reported time: 30 ns per round for the first part and 10 ns for the second, 5 operations each.
         let found = sample(&Plan::ONCE, 5.0, |rounds| {
             Ok([30, 10].map(|ns| Duration::from_nanos(ns * rounds)))
         });

@@ -1,13 +1,13 @@
-//! What the operating system says of this process's memory.
+//! Memory of this process, from `/proc/self/smaps`.
 
 use std::fs;
 
-/// Bytes of the mappings that belong to no file: heaps, stacks, pools.
+/// Anonymous memory: heaps, stacks, pools.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Anonymous {
     /// Bytes of address space.
     pub mapped: u64,
-    /// Bytes that are in memory.
+    /// Resident bytes.
     pub resident: u64,
 }
 
@@ -27,7 +27,7 @@ fn parse(text: &str) -> Option<Anonymous> {
             "Size:" => sum.mapped += kibibytes(fields.next())?,
             "Rss:" => sum.resident += kibibytes(fields.next())?,
             _ if first.ends_with(':') => {}
-            // A mapping's head: addresses, rights, offset, device, inode, name.
+            // The header of a mapping: addresses, permissions, offset, device, inode, name.
             _ => counts = fields.nth(3) == Some("0"),
         }
     }

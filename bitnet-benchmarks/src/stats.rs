@@ -1,10 +1,9 @@
-//! Medians, percentiles, and bootstrap intervals of both.
+//! Medians, percentiles and bootstrap confidence intervals.
 //!
-//! Samples come in runs: one run is one process, whose samples are more alike than samples of different runs. The bootstrap
-//! draws runs with replacement, then samples of each drawn run with replacement (a two-level bootstrap), takes the median of
-//! all that was drawn, and repeats this [`RESAMPLES`] times. The interval lies between the 2.5 % and the 97.5 % percentile of
-//! these medians (the percentile method): 95 % confidence. For ratios both sides are drawn with the same run indices, because
-//! run `i` of each subject stood next to run `i` of the others in time.
+//! Samples are grouped in runs (processes), within which they are more alike than between runs. The two-level bootstrap draws
+//! runs with replacement, then samples of each drawn run with replacement, takes the median of all drawn samples, and repeats
+//! this [`RESAMPLES`] times. The 95 % confidence interval is between the 2.5 % and the 97.5 % percentile of these medians (the
+//! percentile method). For ratios both sides use the same run indices, because runs `i` of all subjects were adjacent in time.
 
 use bitnet_core::rng::SplitMix64;
 use serde::{Deserialize, Serialize};
@@ -20,13 +19,13 @@ pub const CONFIDENCE: f64 = 0.95;
 pub struct Estimate {
     /// The lower end.
     pub low: f64,
-    /// The median of what was measured.
+    /// The median.
     pub median: f64,
     /// The upper end.
     pub high: f64,
 }
 
-/// How samples are spread.
+/// The spread of samples.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
     /// The smallest sample.
@@ -43,8 +42,8 @@ pub struct Spread {
     pub max: f64,
 }
 
-/// Returns the value below which a part `q` (0 to 1) of `sorted` lies, between neighbours by linear interpolation; `None` if there are
-/// no values.
+/// Returns the quantile `q` (0 to 1) of `sorted` with linear interpolation; `None` if there are no
+/// values.
 pub fn percentile(sorted: &[f64], q: f64) -> Option<f64> {
     let place = q.clamp(0.0, 1.0) * sorted.len().checked_sub(1)? as f64;
     let (below, above) = (sorted.get(place.floor() as usize)?, sorted.get(place.ceil() as usize)?);
@@ -68,7 +67,7 @@ fn median_of(values: &mut [f64]) -> Option<f64> {
     Some((lower + upper) / 2.0)
 }
 
-/// Returns how the samples of all runs are spread; `None` if there are none.
+/// Returns the spread of the samples of all runs; `None` if there are none.
 pub fn spread(runs: &[Vec<f64>]) -> Option<Spread> {
     let mut all: Vec<f64> = runs.iter().flatten().copied().collect();
     all.sort_unstable_by(f64::total_cmp);
@@ -129,7 +128,7 @@ fn resampled_median(
     median_of(drawn)
 }
 
-/// Returns the percentile interval of `RESAMPLES` resampled values around `point`.
+/// Returns the percentile interval of [`RESAMPLES`] resampled values around `point`.
 fn interval(
     point: f64,
     mut resample: impl FnMut(&mut Vec<f64>) -> Option<f64>,
@@ -150,7 +149,7 @@ fn interval(
 mod tests {
     use super::*;
 
-    /// Returns each value a run of its own: the bootstrap then is the ordinary one.
+    /// Returns each value as its own run, for the ordinary bootstrap.
     fn plain(values: &[f64]) -> Vec<Vec<f64>> {
         values.iter().map(|&value| vec![value]).collect()
     }
@@ -161,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn medians_and_percentiles_are_those_of_the_definition() {
+    fn medians_and_percentiles_match_the_definition() {
         assert_eq!(median(&[3.0, 1.0, 2.0]), Some(2.0));
         assert_eq!(median(&[4.0, 1.0, 3.0, 2.0]), Some(2.5));
         assert_eq!(median(&[]), None);
@@ -177,7 +176,7 @@ mod tests {
     /// among the first k: 0.0072 for k = 2, 0.0512 for k = 3, and the same from above. The 2.5 % percentile is therefore the
     /// third value, and the 97.5 % percentile the third from the top.
     #[test]
-    fn the_interval_of_eleven_values_is_the_exact_one() {
+    fn interval_of_eleven_values_is_exact() {
         let values = [8.0, 1.0, 2.0, 16.0, 32.0, 4.0, 128.0, 64.0, 1024.0, 256.0, 512.0];
         let found = estimate(&plain(&values)).unwrap();
         assert_eq!(found, Estimate { low: 4.0, median: 32.0, high: 256.0 });
@@ -216,10 +215,10 @@ mod tests {
         assert!(apart > 4.0 * alike, "{alike} {apart}");
     }
 
-    /// 300 experiments with a known median: 95 % of the intervals should hold it. The bounds are four standard deviations of
-    /// that count wide, and one percent lower because the percentile method is known to be a little narrow.
+    /// 300 experiments with a known median: 95 % of the intervals should contain it. The bounds are four standard deviations of
+    /// that count, minus one percent, because the percentile method is slightly narrow.
     #[test]
-    fn ninety_five_percent_of_the_intervals_hold_the_truth() {
+    fn intervals_have_95_percent_coverage() {
         let mut rng = SplitMix64::new(5);
         let held = (0..300)
             .filter(|_| {
@@ -233,7 +232,7 @@ mod tests {
 
     #[test]
     fn ratios_keep_runs_together() {
-        // What slows a whole run down slows both sides down: the ratio knows better than the two intervals.
+        // A slow run affects both sides, so the interval of the ratio is narrower.
         let slow = [1.0, 1.5, 0.8, 1.2, 1.0, 2.0];
         let below: Vec<_> = slow.iter().map(|s| vec![10.0 * s; 3]).collect();
         let above: Vec<_> = slow.iter().map(|s| vec![20.0 * s; 3]).collect();

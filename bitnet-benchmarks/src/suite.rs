@@ -1,4 +1,4 @@
-//! The suites: which benchmarks there are, what they are called, and whom they compare.
+//! The suites: benchmarks, their names, and their compared subjects.
 
 use bitnet_core::memory::TrackingLevel;
 use bitnet_quant::codec::dense::DenseType;
@@ -11,21 +11,21 @@ use crate::products::{Library, Shape};
 use crate::quantizing::{Hand, Task};
 use crate::trace::{DecoderShape, Trace, TrainingShape, decode_step, training_step};
 
-/// Whose memory or whose product is measured, in one process.
+/// The measured subject of one process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Subject {
-    /// The allocator of the program that runs.
+    /// The allocator of the running program.
     System,
-    /// A pool of this project that records at this level.
+    /// A pool of this project with this tracking level.
     Pool(TrackingLevel),
     /// A library that multiplies matrices.
     Product(Library),
-    /// A quantiser, or what it is compared with.
+    /// A quantiser, or its baseline.
     Quantize(Hand),
 }
 
 impl Subject {
-    /// Every subject with the name that processes pass to each other.
+    /// Every subject with its name between processes.
     const NAMES: [(&'static str, Self); 9] = [
         ("system", Self::System),
         ("pool-none", Self::Pool(TrackingLevel::None)),
@@ -38,46 +38,46 @@ impl Subject {
         ("reading", Self::Quantize(Hand::Reading)),
     ];
 
-    /// Returns the name that processes pass to each other.
+    /// Returns the name between processes.
     pub fn name(self) -> &'static str {
         Self::NAMES.iter().find(|(_, subject)| *subject == self).map_or("", |(name, _)| name)
     }
 
-    /// Returns the subject of a name.
+    /// Returns the subject named `name`.
     pub fn named(name: &str) -> Option<Self> {
         Self::NAMES.iter().find(|(other, _)| *other == name).map(|(_, subject)| *subject)
     }
 }
 
-/// What a number stands for.
+/// The unit of a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Unit {
     /// Nanoseconds.
     Nanoseconds,
-    /// A part of a whole, printed in percent.
+    /// A share, printed in percent.
     Part,
 }
 
-/// One row of numbers: a benchmark gives one or more.
+/// One row of numbers; a benchmark has one or more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Series {
-    /// The table that it stands in.
+    /// Its table.
     pub group: &'static str,
     /// Its name within the table.
     pub label: String,
-    /// What the numbers are.
+    /// The unit of its numbers.
     pub unit: Unit,
 }
 
 impl Series {
-    /// `group/label`: what filters see, after the suite's name.
+    /// Returns `group/label`, the name for filters after the suite's name.
     pub fn name(&self) -> String {
         format!("{}/{}", self.group, self.label)
     }
 }
 
-/// A pattern of events that is replayed.
+/// A replayed trace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pattern {
     /// One decoding step of a model of this shape.
@@ -96,16 +96,16 @@ impl Pattern {
     }
 }
 
-/// What a benchmark does.
+/// The work of a benchmark.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Work {
     /// [`crate::kernels::pair`].
     Pair {
         /// Bytes of the block.
         bytes: usize,
-        /// Threads that do it at once.
+        /// Number of threads.
         threads: usize,
-        /// What is written.
+        /// The written bytes.
         touch: Touch,
     },
     /// [`crate::kernels::batch`] with blocks of these sizes.
@@ -116,7 +116,7 @@ pub enum Work {
     Larson {
         /// The smallest and the largest block.
         sizes: [usize; 2],
-        /// Threads that do it at once.
+        /// Number of threads.
         threads: usize,
     },
     /// [`crate::kernels::xmalloc`].
@@ -125,9 +125,9 @@ pub enum Work {
     Mstress,
     /// [`crate::kernels::cache_lines`].
     CacheLines {
-        /// Threads that do it at once.
+        /// Number of threads.
         threads: usize,
-        /// Whether each begins with a block that another thread took.
+        /// Whether each thread begins with a block of another thread.
         inherited: bool,
     },
     /// [`crate::kernels::replay`].
@@ -138,14 +138,14 @@ pub enum Work {
     Product(Shape),
     /// [`mod@crate::quantizing`].
     Quantize(Task),
-    /// [`crate::decoding`]: tokens of the story model, whose decoder takes its memory from the pool.
+    /// [`crate::decoding`]: token generation with the story model, which allocates from the pool.
     Decode,
-    /// [`mod@crate::training`]: steps of a small run, whose trainer takes its memory from the pool.
+    /// [`mod@crate::training`]: steps of a small run, which allocates from the pool.
     Train,
 }
 
 impl Work {
-    /// Returns whether allocators are what it measures: only then can it be given one.
+    /// Returns whether it measures allocators.
     pub fn is_for_allocators(&self) -> bool {
         match self {
             Self::Pair { .. }
@@ -162,14 +162,14 @@ impl Work {
     }
 }
 
-/// One benchmark: a piece of work, and the series that it gives.
+/// A benchmark: work and its series.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bench {
-    /// The series, in the order in which the work answers.
+    /// The series, in the order of the work's results.
     pub series: Vec<Series>,
-    /// What is done.
+    /// The work.
     pub work: Work,
-    /// Whether the program's allocator is asked for the alignment of `malloc` (16) instead of that of a tensor (64).
+    /// Whether the program's allocator uses the alignment of `malloc` (16) instead of that of a tensor (64).
     pub natural: bool,
 }
 
@@ -183,13 +183,13 @@ impl Bench {
         Self { natural: true, ..self }
     }
 
-    /// Returns what names it between processes: the name of its first series.
+    /// Returns its id between processes: the name of its first series.
     pub fn id(&self) -> String {
         self.series.first().map(Series::name).unwrap_or_default()
     }
 }
 
-/// What the columns of a suite are.
+/// The kind of a suite's columns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Columns {
     /// Our pool, the system's allocator and the peers; our pool is compared with the best of the others.
@@ -198,53 +198,53 @@ pub enum Columns {
     TrackingLevels,
     /// Libraries that multiply matrices; ours is compared with the other.
     Products,
-    /// Quantisers, compared with reading as many bytes.
+    /// Quantisers, compared with reading the same number of bytes.
     Quantizers,
 }
 
 /// Benchmarks with the same columns.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Suite {
-    /// What filters call it.
+    /// Its name for filters.
     pub name: &'static str,
-    /// What is compared.
+    /// Its columns.
     pub columns: Columns,
     /// The benchmarks.
     pub benches: Vec<Bench>,
 }
 
-/// Groups with a line about each, in the order of the report.
+/// Groups with descriptions, in the order of the report.
 pub const GROUPS: [(&str, &str); 11] = [
     (
         "Memory Pool Allocation",
-        "taking one of many blocks; small_blocks: 384 of 64 B to 64 KiB, large_blocks: 16 of 1 to 16 MiB",
+        "allocating one of many blocks; small_blocks: 384 of 64 B to 64 KiB, large_blocks: 16 of 1 to 16 MiB",
     ),
-    ("Memory Pool Deallocation", "giving the same blocks back in random order"),
-    ("Pair", "take, write 8 bytes, give back; the slower thread counts"),
-    ("Pair, every page written", "take, write 8 bytes of every page of 4 KiB, give back"),
-    ("Batch allocation", "taking one of many blocks of one size, writing 8 bytes"),
-    ("Batch deallocation", "giving the same blocks back in random order"),
-    ("Handover", "one thread takes, another gives back; the ring between them included"),
+    ("Memory Pool Deallocation", "freeing the same blocks in random order"),
+    ("Pair", "allocate, write 8 bytes, free; the slower thread counts"),
+    ("Pair, every page written", "allocate, write 8 bytes of every page of 4 KiB, free"),
+    ("Batch allocation", "allocating one of many blocks of one size, writing 8 bytes"),
+    ("Batch deallocation", "freeing the same blocks in random order"),
+    ("Handover", "one thread allocates, another frees, including the ring between them"),
     (
         "Servers",
-        "larson: replacing random blocks, a pair; xmalloc: one thread takes, one gives back, a block; mstress: threads die and blocks survive, a step",
+        "larson: replacing random blocks, per pair; xmalloc: one thread allocates, one frees, per block; mstress: blocks outlive threads, per step",
     ),
     (
         "Cache lines",
-        "one of 100 writes to an own block of 8 bytes; scratch: beside blocks that were one thread's",
+        "one of 100 writes to an own block of 8 bytes; scratch: next to blocks of one thread",
     ),
-    ("Replay", "all blocks of one step, taken and given back in the step's order"),
-    ("Footprint", "memory beyond what was asked for and written, by the operating system's count"),
+    ("Replay", "all blocks of one step, allocated and freed in the step's order"),
+    ("Footprint", "memory above the requested and written bytes, measured by the OS"),
 ];
 
-/// Returns a line about a group.
+/// Returns the description of a group.
 pub fn about(group: &str) -> &'static str {
     let own = [
-        ("Tracking", "what a tracking level costs, against none"),
+        ("Tracking", "cost of a tracking level, compared with none"),
         ("Dense products", "[m, k] by [k, n] in f32 with one thread, both row-major"),
         (
             "Dense products, weights as [n, k]",
-            "the same, the right matrix stored as layers keep it",
+            "the same, with the right matrix stored like weights of layers",
         ),
         ("Quantisation", "1024 x 1024 weights, or 64 x 2560 activations, with one thread"),
     ];
@@ -261,13 +261,13 @@ pub fn all() -> [Suite; 4] {
     ]
 }
 
-/// Returns the benchmark that `id` names, in whatever suite.
+/// Returns the benchmark with the id `id` of any suite.
 pub fn bench(id: &str) -> Option<Bench> {
     all().into_iter().flat_map(|suite| suite.benches).find(|bench| bench.id() == id)
 }
 
 impl Suite {
-    /// Who is measured where one is enough.
+    /// The subject where one is enough.
     pub fn own_subject(&self) -> Subject {
         match self.columns {
             Columns::Allocators | Columns::TrackingLevels => Subject::Pool(TrackingLevel::None),
@@ -276,7 +276,7 @@ impl Suite {
         }
     }
 
-    /// Returns the suite with those benchmarks that `filter` lets through.
+    /// Returns the suite with the benchmarks that match `filter`.
     pub fn filtered(mut self, filter: &Filter) -> Self {
         let name = self.name;
         self.benches
@@ -285,10 +285,10 @@ impl Suite {
     }
 }
 
-/// The sizes that most kernels are run with.
+/// The sizes of most kernels.
 const SIZES: [usize; 5] = [64, 4 << 10, 64 << 10, 1 << 20, 16 << 20];
 
-/// Returns a size for people: `64 KiB`.
+/// Formats a size: `64 KiB`.
 pub fn bytes_text(bytes: usize) -> String {
     match bytes {
         0..1024 => format!("{bytes} B"),
@@ -338,7 +338,7 @@ fn memory() -> Vec<Bench> {
     benches
 }
 
-/// Returns the promised names: sizes in turn, `rounds` times.
+/// Returns the sizes in turns, `rounds` times.
 fn pool_blocks(label: &str, sizes: &[usize], rounds: usize) -> Bench {
     let work = Work::Batch(sizes.repeat(rounds));
     let mut bench = Bench::new("Memory Pool Allocation", label, work);
@@ -410,7 +410,7 @@ fn tracking() -> Vec<Bench> {
     benches
 }
 
-/// The products that are measured: `[m, k, n]`.
+/// The measured products: `[m, k, n]`.
 const PRODUCTS: [[usize; 3]; 8] = [
     [64, 64, 64],
     [256, 256, 256],
@@ -454,7 +454,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_unique_and_every_group_says_what_it_is() {
+    fn names_are_unique_and_groups_have_descriptions() {
         let mut names = BTreeSet::new();
         for suite in all() {
             for bench in &suite.benches {
@@ -468,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn the_word_memory_finds_the_promised_names() {
+    fn filter_memory_selects_the_documented_names() {
         let [memory, tracking, products, quantizers] =
             all().map(|suite| suite.filtered(&Filter::new(&["memory".into()])));
         let names: Vec<_> =

@@ -1,4 +1,4 @@
-//! Steps of a training run, whose trainer takes its memory from the pool that is measured.
+//! Training steps, whose trainer allocates from the measured pool.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use crate::sampling::{Plan, sample};
 
-/// Returns the story model's widths, with few stories in a step: the more often a step ends, the more its bookkeeping weighs.
+/// Returns the story model's sizes with few stories per step, so that allocation has more weight.
 fn config() -> TrainConfig {
     TrainConfig {
         name: "measured".to_owned(),
@@ -42,10 +42,10 @@ fn config() -> TrainConfig {
     }
 }
 
-/// Nanoseconds for each optimiser step, on one thread.
+/// Measures nanoseconds per optimiser step, on one thread.
 ///
 /// # Errors
-/// Text for people: the trainer could not be made or run.
+/// A message if the trainer can't be created or run.
 pub fn training(pool: &HybridMemoryPool, plan: &Plan) -> Result<Vec<f64>, String> {
     let mut trainer = Trainer::in_pool(config(), pool).map_err(|error| error.to_string())?;
     let mut failed = None;

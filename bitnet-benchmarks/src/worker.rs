@@ -1,4 +1,4 @@
-//! One process of a measurement: one benchmark, one subject, samples as JSON on the standard output.
+//! A measuring process: one benchmark, one subject, samples as JSON on standard output.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -17,10 +17,10 @@ use crate::sampling::Plan;
 use crate::suite::{self, Bench, Subject, Work};
 use crate::training::training;
 
-/// The first argument of a process that measures for another.
+/// The first argument of a measuring process.
 pub const FLAG: &str = "--worker";
 
-/// What a process is asked.
+/// A request.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "worker")]
 pub struct Request {
@@ -42,7 +42,7 @@ pub struct Request {
 }
 
 impl Request {
-    /// Asks for one benchmark of one subject.
+    /// Creates a request for one benchmark of one subject.
     pub fn new(bench: &Bench, subject: Subject, plan: &Plan) -> Self {
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         Self {
@@ -54,7 +54,7 @@ impl Request {
         }
     }
 
-    /// Returns the arguments that say this.
+    /// Returns the request as command-line arguments.
     pub fn arguments(&self) -> Vec<String> {
         let numbers = [("--warm-up", self.warm_up), ("--sample", self.sample)];
         let mut arguments =
@@ -73,14 +73,14 @@ impl Request {
     }
 }
 
-/// What a process answers.
+/// A response.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Answer {
-    /// Samples of each series of the benchmark.
+    /// The samples of each series.
     pub samples: Vec<Vec<f64>>,
 }
 
-/// Returns the whole of a program that measures: reads the request from the arguments, prints the answer.
+/// The main function of a measuring process: parses the request and prints the response.
 pub fn main() -> ExitCode {
     let request = match Request::try_parse() {
         Ok(request) => request,
@@ -106,18 +106,20 @@ fn answer(request: &Request) -> Result<Answer, String> {
     measure(&bench, subject, &request.plan()).map(|samples| Answer { samples })
 }
 
-/// Runs a benchmark in this process; the samples of each of its series.
+/// Runs a benchmark in this process; returns the samples of each series.
 ///
 /// # Errors
-/// Text for people: why there is no result.
+/// A message.
 pub fn measure(bench: &Bench, subject: Subject, plan: &Plan) -> Result<Vec<Vec<f64>>, String> {
     match (subject, &bench.work) {
         (Subject::Product(library), &Work::Product(shape)) => {
             Ok(vec![products(library, shape, plan)?])
         }
         (Subject::Quantize(hand), &Work::Quantize(task)) => Ok(vec![quantizing(hand, task, plan)?]),
-        (Subject::Quantize(_), _) => Err("a quantiser has no memory and multiplies nothing".into()),
-        (Subject::Product(_), _) => Err("a library that multiplies has no memory".into()),
+        (Subject::Quantize(_), _) => {
+            Err("a quantiser is neither an allocator nor a matrix product".into())
+        }
+        (Subject::Product(_), _) => Err("a matrix product is not an allocator".into()),
         (Subject::Pool(level), Work::Decode) => Ok(vec![decoding(pool(level)?, plan)?]),
         (Subject::Pool(level), Work::Train) => Ok(vec![training(&pool(level)?, plan)?]),
         (Subject::Pool(level), _) => run(bench, &Pool(pool(level)?), plan),
@@ -126,7 +128,7 @@ pub fn measure(bench: &Bench, subject: Subject, plan: &Plan) -> Result<Vec<Vec<f
     }
 }
 
-/// Returns a pool that the system alone bounds.
+/// Returns an unbounded pool.
 fn pool(level: TrackingLevel) -> Result<HybridMemoryPool, String> {
     let tracked = level != TrackingLevel::None;
     let config = MemoryPoolConfig {
@@ -137,7 +139,7 @@ fn pool(level: TrackingLevel) -> Result<HybridMemoryPool, String> {
     HybridMemoryPool::with_config(config).map_err(|error| error.to_string())
 }
 
-/// Runs a benchmark on these blocks; the samples of each of its series.
+/// Runs a benchmark on these blocks; returns the samples of each series.
 ///
 /// # Errors
 /// Same as [`measure`].
@@ -161,10 +163,10 @@ pub fn run<B: Blocks>(bench: &Bench, blocks: &B, plan: &Plan) -> Result<Vec<Vec<
             let parts = [found.resident, found.kept, found.mapped];
             Ok(parts.iter().take(bench.series.len()).map(|&part| vec![part]).collect())
         }
-        Work::Product(_) => return Err("products are no work for an allocator".into()),
-        Work::Quantize(_) => return Err("quantisation is no work for an allocator".into()),
+        Work::Product(_) => return Err("products can't be measured with an allocator".into()),
+        Work::Quantize(_) => return Err("quantisation can't be measured with an allocator".into()),
         Work::Decode | Work::Train => {
-            return Err("decoding and training are measured with a pool alone".into());
+            return Err("decoding and training need a pool".into());
         }
     };
     samples.map_err(|refused| refused.to_string())

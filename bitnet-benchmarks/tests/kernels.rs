@@ -1,4 +1,4 @@
-//! Every kernel on every kind of memory: blocks never overlap, are aligned, and all come back.
+//! Every kernel on every kind of memory: blocks do not overlap, are aligned, and are all freed.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
@@ -11,10 +11,10 @@ use bitnet_benchmarks::suite::{self, Bench, Work};
 use bitnet_benchmarks::worker;
 use bitnet_core::memory::{HybridMemoryPool, MemoryPoolConfig};
 
-/// Blocks that are alive: first address, and the one behind the last.
+/// Live blocks: start and end addresses.
 type Alive = Arc<Mutex<BTreeMap<usize, usize>>>;
 
-/// Memory whose blocks are watched.
+/// Memory with checked blocks.
 struct Watched<B> {
     inner: B,
     align: usize,
@@ -22,7 +22,7 @@ struct Watched<B> {
 }
 
 struct WatchedBlock<T> {
-    /// Given back before the address is forgotten.
+    /// Removes the address before freeing the block.
     inner: Option<T>,
     address: usize,
     bytes: usize,
@@ -31,7 +31,7 @@ struct WatchedBlock<T> {
 
 impl<T> Drop for WatchedBlock<T> {
     fn drop(&mut self) {
-        // Forgotten first: once it is given back, another thread may have the address.
+        // Removed first: after the free, another thread may get the address.
         assert!(self.alive.lock().unwrap().remove(&self.address).is_some());
         drop(self.inner.take());
     }
@@ -58,7 +58,7 @@ impl<B: Blocks> Blocks for Watched<B> {
     fn give_back(&self, mut block: Self::Block) {
         assert!(self.alive.lock().unwrap().remove(&block.address).is_some());
         self.inner.give_back(block.inner.take().unwrap());
-        // The address may be someone else's by now.
+        // Another thread may already use the address.
         block.address = usize::MAX;
         std::mem::forget(block);
     }
@@ -77,7 +77,7 @@ impl<B: Blocks> Blocks for Watched<B> {
     }
 }
 
-/// Benchmarks that are quick with a plan of no time; counting the footprint touches half a gigabyte.
+/// Benchmarks that are quick with an empty plan; the footprint touches half a gigabyte.
 fn benches() -> Vec<Bench> {
     let all = suite::all().into_iter().flat_map(|suite| suite.benches);
     let slow = |work: &Work| matches!(work, Work::Footprint(_));

@@ -1,5 +1,5 @@
-//! Trains the story model: `train_stories CONFIG OUT_DIR [--fresh]`; with `--tell N` it tells stories from the checkpoint there, with
-//! `--export GGUF` it writes the model file.
+//! Trains the story model: `train_stories CONFIG OUT_DIR [--fresh]`. `--tell N` samples N stories from the checkpoint,
+//! `--export GGUF` writes the model file.
 use std::{path::Path, sync::atomic::AtomicBool};
 
 use bitnet_training::{Error, Result, TrainConfig, Trainer, train_from_config};
@@ -20,7 +20,7 @@ fn main() -> Result<()> {
         trainer.resume(&out_dir.join("checkpoint.safetensors"))?;
         for seed in 0..count.parse().unwrap_or(1) {
             let temperature = if seed == 0 { 0.0 } else { 0.7 };
-            println!("[{seed}] {}\n", trainer.tell("Once upon a time", temperature, seed)?);
+            println!("[{seed}] {}\n", trainer.sample("Once upon a time", temperature, seed)?);
         }
         return Ok(());
     }

@@ -1,4 +1,4 @@
-//! The state of a run on disk: a safetensors file with the parameters and both moments, counters and configuration in its metadata.
+//! Checkpoints: a safetensors file with parameters and both moments, and counters and configuration in its metadata.
 use std::path::Path;
 
 use bitnet_core::memory::{HybridMemoryPool, PoolBuffer, Purpose};
@@ -11,10 +11,10 @@ use crate::{
 
 /// Names of the three vectors in the file.
 const NAMES: [&str; 3] = ["parameters", "first_moment", "second_moment"];
-/// Values written at once.
+/// Values per write.
 const CHUNK: usize = 1 << 14;
 
-/// How far a run has come.
+/// The progress of a run.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Counters {
     /// Steps taken.
@@ -25,16 +25,16 @@ pub struct Counters {
     pub seconds: f64,
 }
 
-/// What a checkpoint restores.
+/// The restored state.
 #[derive(Debug)]
 pub struct Checkpoint {
-    /// How far the run had come.
+    /// The progress of the run.
     pub counters: Counters,
     /// Parameters, first and second moment.
     pub vectors: [PoolBuffer<f32>; 3],
 }
 
-/// Writes a checkpoint through a temporary file, so that a crash leaves the previous one.
+/// Writes a checkpoint atomically; a crash leaves the previous one.
 ///
 /// # Errors
 /// [`Error::Checkpoint`] if the file cannot be written.
@@ -70,10 +70,10 @@ pub fn save(
     written.map_err(|e| bad(e.to_string()))
 }
 
-/// Reads a checkpoint of `len` parameters back and checks that it belongs to `config`; `threads`, `steps` and the file habits may differ.
+/// Reads a checkpoint of `len` parameters and checks that it belongs to `config`; `threads`, `steps` and the intervals may differ.
 ///
 /// # Errors
-/// [`Error::Checkpoint`] if the file is absent, damaged or of another run, [`Error::Memory`] if there is none.
+/// [`Error::Checkpoint`] if the file is missing, damaged or of another run, [`Error::Memory`] if memory is exhausted.
 pub fn load(
     path: &Path,
     config: &TrainConfig,

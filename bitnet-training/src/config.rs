@@ -1,11 +1,11 @@
-//! What a training run is made of, as it stands in a JSON file.
+//! The configuration of a training run, read from JSON.
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// Most parameters that a model may have; gradients and moments of each are held in memory.
+/// Maximum number of parameters; gradients and moments are in memory as well.
 const MAX_PARAMETERS: u64 = 1 << 30;
 
 /// Sizes of the model (architecture `bitnet-b1.58`: ReLU², sub-norms, grouped queries, tied head).
@@ -39,7 +39,7 @@ impl ModelConfig {
         self.hidden_size / self.heads
     }
 
-    /// Returns the number of parameters; saturates for sizes that [`ModelConfig::validate`] refuses.
+    /// Returns the number of parameters; saturates for sizes that [`ModelConfig::validate`] rejects.
     #[must_use]
     pub fn parameters(&self) -> u64 {
         let [vocab, hidden, layers, feed_forward, heads, kv_heads] = [
@@ -62,7 +62,7 @@ impl ModelConfig {
     /// Checks every field.
     ///
     /// # Errors
-    /// [`Error::Config`] naming the first field that no model can have.
+    /// [`Error::Config`] with the first invalid field.
     pub fn validate(&self) -> Result<()> {
         let require = |ok: bool, field, reason: &str| {
             if ok { Ok(()) } else { Err(Error::Config { field, reason: reason.to_owned() }) }
@@ -94,7 +94,7 @@ impl ModelConfig {
             "must be a multiple of 128 (rows of I2_S hold whole groups of 128), at most 131072",
         )?;
         let heads = self.hidden_size.is_multiple_of(2 * self.heads);
-        require(heads, "heads", "hidden_size / heads must be a whole even number")?;
+        require(heads, "heads", "hidden_size / heads must be an even integer")?;
         let kv_heads = self.kv_heads > 0 && self.heads.is_multiple_of(self.kv_heads);
         require(kv_heads, "kv_heads", "must divide `heads`")?;
         require(
@@ -115,11 +115,11 @@ impl ModelConfig {
     }
 }
 
-/// A whole run: the model, how long, how fast, and from which seed.
+/// A run: model, length, learning rates and seed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainConfig {
-    /// Name of the model, stored in the exported file.
+    /// Name of the model in the exported file.
     pub name: String,
     /// Sizes.
     pub model: ModelConfig,
@@ -127,16 +127,16 @@ pub struct TrainConfig {
     pub seed: u64,
     /// Stories from which the vocabulary is learned.
     pub vocabulary_stories: u64,
-    /// Number of optimiser steps. A run may be lengthened or shortened when it is resumed.
+    /// Number of optimiser steps; may be changed when a run is resumed.
     pub steps: u64,
-    /// Step at which the learning rate drops and weight decay ends; usually half of `steps`. What comes before it does not depend
-    /// on `steps`.
+    /// Step at which the learning rate drops and weight decay ends; usually half of `steps`. Earlier steps do not depend on
+    /// `steps`.
     pub stage_two_step: u64,
-    /// Gradient shards of a step. Part of the arithmetic (sums run shard by shard), unlike `threads`.
+    /// Gradient shards of a step, which affect the result (sums run shard by shard), unlike `threads`.
     pub shards: usize,
-    /// Stories that each shard reads in a step.
+    /// Stories per shard and step.
     pub stories_per_shard: usize,
-    /// Worker threads; 0 = one per processor. The result does not depend on it.
+    /// Worker threads, which do not affect the result; 0 = one per processor.
     pub threads: usize,
     /// Learning rate at the end of the warm-up.
     pub peak_learning_rate: f32,
@@ -148,13 +148,13 @@ pub struct TrainConfig {
     pub beta1: f32,
     /// Exponential decay of AdamW's second moment.
     pub beta2: f32,
-    /// Largest norm that the gradient of a step may have.
+    /// Maximum gradient norm (clipping).
     pub gradient_clip: f32,
-    /// Steps between two validations.
+    /// Validation interval in steps.
     pub validate_every: u64,
-    /// Held-out stories read by a validation.
+    /// Held-out stories per validation.
     pub validation_stories: u64,
-    /// Steps between two checkpoints.
+    /// Checkpoint interval in steps.
     pub checkpoint_every: u64,
 }
 
@@ -175,7 +175,7 @@ impl TrainConfig {
     /// Checks every field.
     ///
     /// # Errors
-    /// [`Error::Config`] naming the first field that no run can have.
+    /// [`Error::Config`] with the first invalid field.
     pub fn validate(&self) -> Result<()> {
         self.model.validate()?;
         let require = |ok: bool, field, reason: &str| {

@@ -1,4 +1,4 @@
-//! The training curve as an SVG picture, drawn from the log of a run.
+//! The training curve as an SVG image, drawn from the log of a run.
 //!
 //! Two panels share the horizontal axis (tokens seen): the loss above on a logarithmic scale, the learning rate below.
 use std::fmt::Write as _;
@@ -9,7 +9,7 @@ const RIGHT: f64 = 130.0;
 const LOSS_PANEL: (f64, f64) = (56.0, 350.0);
 const RATE_PANEL: (f64, f64) = (390.0, 460.0);
 const HEIGHT: f64 = 520.0;
-/// Points that a polyline is thinned to.
+/// Maximum number of points of a polyline.
 const POINTS: usize = 600;
 /// Half-life of the smoothed loss, in steps.
 const HALF_LIFE: f64 = 6.0;
@@ -51,7 +51,7 @@ impl Axis {
         self.from + share * (self.to - self.from)
     }
 
-    /// Round values inside the axis: 1, 2, 3, 5 times powers of ten on a logarithmic one, else about `count` equal steps.
+    /// Returns ticks of an axis: 1, 2, 3, 5 times powers of ten on a logarithmic one, else about `count` equal steps.
     fn ticks(&self, count: f64) -> Vec<f64> {
         if self.logarithmic {
             let decades = -6..=3;
@@ -141,7 +141,7 @@ fn header(svg: &mut String, title: &str) {
     );
 }
 
-/// Grid, ticks and name of one panel.
+/// Draws grid, ticks and title of one panel.
 fn frame(svg: &mut String, x: &Axis, y: &Axis, ticks: f64, name: &str) {
     for t in y.ticks(ticks) {
         let at = y.at(t);
@@ -180,7 +180,7 @@ fn line(svg: &mut String, colour: &str, width: f64, points: &[(f64, f64)]) {
     );
 }
 
-/// Names of the curves, right of the upper panel.
+/// Draws the legend to the right of the upper panel.
 fn legend(svg: &mut String, validation: Option<f64>) {
     let x = WIDTH - RIGHT + 12.0;
     text(svg, x, 80.0, "start", "#1f5f9e", "training");
@@ -196,7 +196,7 @@ mod tests {
     use super::training_curve;
 
     #[test]
-    fn the_curve_shows_every_validation_and_escapes_its_title() {
+    fn curve_contains_all_validations_and_escapes_its_title() {
         let csv = "step,tokens,seconds,loss,validation_loss,learning_rate,gradient_norm\n\
                    1,1000,0.5,6.9,,1e-4,3\n2,2000,1.0,5.5,5.4,2e-4,2\n3,3000,1.5,4.0,3.9,1e-4,1\n";
         let svg = training_curve(csv, "a < b & c").unwrap();

@@ -1,19 +1,19 @@
-//! Everything that can go wrong while training, each variant naming what to change.
+//! The error type of this crate. Messages state the remedy.
 use std::path::PathBuf;
 
 /// A failure of training, of its files or of its configuration.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Memory can't be had.
+    /// Memory is exhausted.
     #[error(transparent)]
     Memory(#[from] bitnet_core::Error),
-    /// A field of the configuration has a value that no model can have.
+    /// A field of the configuration is out of range.
     #[error("configuration field `{field}`: {reason}")]
     Config {
-        /// Name of the field as it stands in the JSON file.
+        /// Name of the field in the JSON file.
         field: &'static str,
-        /// What is wrong and which values are allowed.
+        /// The problem and the valid values.
         reason: String,
     },
     /// A file could not be read or written.
@@ -21,54 +21,54 @@ pub enum Error {
     Io {
         /// The file.
         path: PathBuf,
-        /// The operating system's answer.
+        /// The operating system's error.
         source: std::io::Error,
     },
     /// A file could not be written; the error names it.
     #[error(transparent)]
     Write(bitnet_formats::Error),
     /// A new run would replace a file.
-    #[error("{} is there already; continue that run (--resume), or choose another folder", path.display())]
+    #[error("{} already exists; continue that run (--resume), or choose another folder", path.display())]
     Occupied {
         /// The file.
         path: PathBuf,
     },
-    /// A run is to be continued, but the folder holds files of a run without its checkpoint.
+    /// A run can't be resumed, because the folder has files of a run but no checkpoint.
     #[error(
-        "{} is there, but no checkpoint.safetensors from which that run could be continued; move the file away, or choose another folder",
+        "{} exists, but checkpoint.safetensors is missing, so that run can't be resumed; move the file away, or choose another folder",
         path.display()
     )]
     NothingToResume {
         /// A file of that run.
         path: PathBuf,
     },
-    /// A JSON file is not what is expected.
+    /// A JSON file is invalid.
     #[error("{}: {source}; compare it with models/stories.json", path.display())]
     Json {
         /// The file.
         path: PathBuf,
-        /// Where and why.
+        /// The position and the problem.
         source: serde_json::Error,
     },
-    /// A checkpoint cannot be written, or read, or does not fit the run that wants to continue from it.
-    #[error("checkpoint {}: {reason}; correct that, or train without it", path.display())]
+    /// A checkpoint can't be written or read, or belongs to another run.
+    #[error("checkpoint {}: {reason}; correct it, or train without it", path.display())]
     Checkpoint {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The problem.
         reason: String,
     },
-    /// The loss stopped being a number.
+    /// The loss became NaN or infinite.
     #[error(
         "loss is {loss} at step {step}; lower `peak_learning_rate` and resume from the last checkpoint"
     )]
     Diverged {
-        /// Step that produced it.
+        /// The step.
         step: u64,
-        /// The value.
+        /// The loss.
         loss: f64,
     },
-    /// A text needs bytes that the vocabulary lacks, or a vocabulary cannot be built.
+    /// A vocabulary can't be built or does not cover a text.
     #[error("vocabulary: {0}")]
     Vocabulary(String),
     /// The exported file could not be written.
@@ -76,5 +76,5 @@ pub enum Error {
     Export(String),
 }
 
-/// Result of this crate.
+/// The result type of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -1,7 +1,7 @@
-//! Export to GGUF: architecture `bitnet-b1.58`, ternary matrices as I2_S, norms F32, embedding F16, the vocabulary inside.
+//! Export to GGUF: architecture `bitnet-b1.58`, ternary matrices as I2_S, norms as F32, embedding as F16, with the vocabulary.
 //!
-//! The trits and the scale come from the quantiser that the forward pass trained with, so the file computes what the trainer computed
-//! (but for the embedding, which is rounded to half precision).
+//! Trits and scales come from the quantiser of the forward pass, so the file computes what the trainer computed, except for
+//! the rounding of the embedding to half precision.
 use std::{collections::HashMap, path::Path};
 
 use bitnet_core::ternary::{ScaleGranularity, TernaryMatrix};
@@ -30,16 +30,16 @@ fn failed(error: impl std::fmt::Display) -> Error {
 }
 
 impl Trainer {
-    /// Writes the model as it stands to `path`.
+    /// Writes the current model to `path`.
     ///
     /// # Errors
-    /// [`Error::Export`], naming the file, if it cannot be written.
+    /// [`Error::Export`] with the file, if it can't be written.
     pub fn export(&self, path: &Path) -> Result<()> {
         write_gguf(path, &self.config().name, self.model(), self.parameters(), self.vocabulary())
     }
 }
 
-/// The bytes of one tensor.
+/// Returns the bytes of one tensor.
 struct Tensor {
     name: String,
     dims: Vec<u64>,
@@ -47,10 +47,10 @@ struct Tensor {
     bytes: Vec<u8>,
 }
 
-/// Writes a model of latent `parameters`, laid out as [`Model::layout`] says.
+/// Writes a model of latent `parameters` with the layout of [`Model::layout`].
 ///
 /// # Errors
-/// [`Error::Export`], naming the file, if it cannot be written.
+/// [`Error::Export`] with the file, if it can't be written.
 pub fn write_gguf(
     path: &Path,
     name: &str,

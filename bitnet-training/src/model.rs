@@ -1,4 +1,4 @@
-//! Forward and backward pass of the model over a handful of stories.
+//! Forward and backward pass of the model over a batch of stories.
 //!
 //! ```text
 //! a = RMS(h)   qkv = W·Q(a)   o = attention(rope(qkv))   h += W·Q(RMS(o))
@@ -13,23 +13,23 @@ use bitnet_core::memory::{HybridMemoryPool, Purpose};
 use crate::{
     config::ModelConfig,
     error::Result,
-    grown::Grown,
     layers::{
         AttentionShape, RotaryTable, attention_backward, attention_forward, cross_entropy,
         fake_quantize_rows, gate_backward, gate_forward, linear_backward_input,
         linear_backward_weight, linear_forward, rms_norm_backward, rms_norm_forward,
     },
     parameters::{LayerLayout, Layout},
+    pool_vec::PoolVec,
 };
 
-/// Texts laid end to end; attention never crosses from one to the next.
+/// Concatenated texts; attention never crosses text boundaries.
 #[derive(Debug)]
 pub struct Batch {
     /// Input tokens of all texts.
-    pub inputs: Grown<u32>,
-    /// For every input token, the token that follows it.
-    pub targets: Grown<u32>,
-    /// Rows of each text.
+    pub inputs: PoolVec<u32>,
+    /// The next token of every input token.
+    pub targets: PoolVec<u32>,
+    /// The row range of each text.
     pub segments: Vec<Range<usize>>,
 }
 
@@ -38,13 +38,13 @@ impl Batch {
     #[must_use]
     pub fn new(pool: &HybridMemoryPool) -> Self {
         let pool = pool.for_purpose(Purpose::Data);
-        Self { inputs: Grown::new(&pool), targets: Grown::new(&pool), segments: Vec::new() }
+        Self { inputs: PoolVec::new(&pool), targets: PoolVec::new(&pool), segments: Vec::new() }
     }
 
-    /// Appends one text, cut to `context` inputs. Texts of fewer than two tokens predict nothing and are skipped.
+    /// Appends one text, truncated to `context` inputs. Texts of fewer than two tokens have no predictions and are skipped.
     ///
     /// # Errors
-    /// [`crate::Error::Memory`] if there is none.
+    /// [`crate::Error::Memory`] if memory is exhausted.
     pub fn push(&mut self, tokens: &[u32], context: usize) -> Result<()> {
         let n = tokens.len().saturating_sub(1).min(context);
         if n == 0 {
@@ -57,7 +57,7 @@ impl Batch {
         Ok(())
     }
 
-    /// Empties the batch, keeping its memory.
+    /// Clears the batch and keeps its memory.
     pub fn clear(&mut self) {
         self.inputs.clear();
         self.targets.clear();
@@ -70,7 +70,7 @@ impl Batch {
         self.inputs.len()
     }
 
-    /// True if there is nothing to predict.
+    /// Returns whether there are no predictions.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.inputs.is_empty()
@@ -82,94 +82,94 @@ impl Batch {
 pub struct Model {
     /// Sizes.
     pub config: ModelConfig,
-    /// Where the parameters lie.
+    /// The parameter layout.
     pub layout: Layout,
     rotary: RotaryTable,
 }
 
-/// What the forward pass of one layer keeps for the backward pass.
+/// Activations of one layer stored for the backward pass.
 #[derive(Debug)]
 struct LayerState {
-    input: Grown<f32>,
-    attn_in: Grown<f32>,
-    attn_r: Grown<f32>,
-    qkv: Grown<f32>,
-    probabilities: Grown<f32>,
-    attended: Grown<f32>,
-    sub_in: Grown<f32>,
-    sub_r: Grown<f32>,
-    middle: Grown<f32>,
-    ffn_in: Grown<f32>,
-    ffn_r: Grown<f32>,
-    gate_up: Grown<f32>,
-    gated: Grown<f32>,
-    down_in: Grown<f32>,
-    down_r: Grown<f32>,
+    input: PoolVec<f32>,
+    attn_in: PoolVec<f32>,
+    attn_r: PoolVec<f32>,
+    qkv: PoolVec<f32>,
+    probabilities: PoolVec<f32>,
+    attended: PoolVec<f32>,
+    sub_in: PoolVec<f32>,
+    sub_r: PoolVec<f32>,
+    middle: PoolVec<f32>,
+    ffn_in: PoolVec<f32>,
+    ffn_r: PoolVec<f32>,
+    gate_up: PoolVec<f32>,
+    gated: PoolVec<f32>,
+    down_in: PoolVec<f32>,
+    down_r: PoolVec<f32>,
 }
 
-/// Memory of one shard: activations and scratch gradients, grown to the largest batch seen.
+/// The workspace of one shard: activations and scratch gradients, with the capacity of the largest batch.
 #[derive(Debug)]
 pub struct Workspace {
     layers: Vec<LayerState>,
-    stream: Grown<f32>,
-    normed: Grown<f32>,
-    output_r: Grown<f32>,
-    logits: Grown<f32>,
-    d_stream: Grown<f32>,
-    d_wide: Grown<f32>,
-    d_narrow: Grown<f32>,
+    stream: PoolVec<f32>,
+    normed: PoolVec<f32>,
+    output_r: PoolVec<f32>,
+    logits: PoolVec<f32>,
+    d_stream: PoolVec<f32>,
+    d_wide: PoolVec<f32>,
+    d_narrow: PoolVec<f32>,
     activations: HybridMemoryPool,
 }
 
 impl LayerState {
     fn new(pool: &HybridMemoryPool) -> Self {
-        let grown = || Grown::new(pool);
+        let empty = || PoolVec::new(pool);
         Self {
-            input: grown(),
-            attn_in: grown(),
-            attn_r: grown(),
-            qkv: grown(),
-            probabilities: grown(),
-            attended: grown(),
-            sub_in: grown(),
-            sub_r: grown(),
-            middle: grown(),
-            ffn_in: grown(),
-            ffn_r: grown(),
-            gate_up: grown(),
-            gated: grown(),
-            down_in: grown(),
-            down_r: grown(),
+            input: empty(),
+            attn_in: empty(),
+            attn_r: empty(),
+            qkv: empty(),
+            probabilities: empty(),
+            attended: empty(),
+            sub_in: empty(),
+            sub_r: empty(),
+            middle: empty(),
+            ffn_in: empty(),
+            ffn_r: empty(),
+            gate_up: empty(),
+            gated: empty(),
+            down_in: empty(),
+            down_r: empty(),
         }
     }
 }
 
 impl Workspace {
-    /// Creates an empty one in `pool`: activations under [`Purpose::Activations`], their gradients under [`Purpose::Gradients`].
+    /// Creates an empty workspace in `pool`: activations as [`Purpose::Activations`], their gradients as [`Purpose::Gradients`].
     #[must_use]
     pub fn new(pool: &HybridMemoryPool) -> Self {
         let activations = pool.for_purpose(Purpose::Activations);
         let gradients = pool.for_purpose(Purpose::Gradients);
         Self {
             layers: Vec::new(),
-            stream: Grown::new(&activations),
-            normed: Grown::new(&activations),
-            output_r: Grown::new(&activations),
-            logits: Grown::new(&activations),
-            d_stream: Grown::new(&gradients),
-            d_wide: Grown::new(&gradients),
-            d_narrow: Grown::new(&gradients),
+            stream: PoolVec::new(&activations),
+            normed: PoolVec::new(&activations),
+            output_r: PoolVec::new(&activations),
+            logits: PoolVec::new(&activations),
+            d_stream: PoolVec::new(&gradients),
+            d_wide: PoolVec::new(&gradients),
+            d_narrow: PoolVec::new(&gradients),
             activations,
         }
     }
 
-    /// Logits of the last [`Model::forward`], `[tokens, vocab]`.
+    /// Returns the logits of the last [`Model::forward`], `[tokens, vocab]`.
     #[must_use]
     pub fn logits(&self) -> &[f32] {
         &self.logits
     }
 
-    /// Returns the same, for writing: nothing but a backward pass reads them again.
+    /// Returns the logits mutably; only the backward pass reads them afterwards.
     pub fn logits_mut(&mut self) -> &mut [f32] {
         &mut self.logits
     }
@@ -192,7 +192,7 @@ impl Model {
     /// Computes the logits of a batch; `weights` are the effective ones of [`Layout::quantize`].
     ///
     /// # Errors
-    /// [`crate::Error::Memory`] if there is none.
+    /// [`crate::Error::Memory`] if memory is exhausted.
     ///
     /// # Panics
     /// If a token is not below `vocab_size` or a segment is longer than the context.
@@ -200,7 +200,7 @@ impl Model {
         let (t, h) = (batch.len(), self.config.hidden_size);
         let Workspace { layers, activations, .. } = &mut *work;
         layers.resize_with(self.config.layers, || LayerState::new(activations));
-        work.stream.sized(t * h)?;
+        work.stream.resize(t * h)?;
         let embedding = &weights[self.layout.embedding.clone()];
         for (row, &token) in work.stream.chunks_exact_mut(h).zip(&*batch.inputs) {
             row.copy_from_slice(&embedding[token as usize * h..][..h]);
@@ -211,15 +211,15 @@ impl Model {
         }
         let gain = &weights[self.layout.output_norm.clone()];
         rms_norm_forward(
-            work.normed.sized(t * h)?,
-            work.output_r.sized(t)?,
+            work.normed.resize(t * h)?,
+            work.output_r.resize(t)?,
             &work.stream,
             gain,
             self.config.rms_eps,
         );
         let vocab = self.config.vocab_size;
         linear_forward(
-            work.logits.sized(t * vocab)?,
+            work.logits.resize(t * vocab)?,
             &work.normed,
             embedding,
             [t, vocab, h],
@@ -239,20 +239,20 @@ impl Model {
         let (h, eps, shape) =
             (self.config.hidden_size, self.config.rms_eps, self.attention_shape());
         let (t, fused) = (stream.len() / h, shape.fused());
-        s.input.sized(t * h)?.copy_from_slice(stream);
+        s.input.resize(t * h)?.copy_from_slice(stream);
         rms_norm_forward(
-            s.attn_in.sized(t * h)?,
-            s.attn_r.sized(t)?,
+            s.attn_in.resize(t * h)?,
+            s.attn_r.resize(t)?,
             stream,
             &w[layer.attn_norm.clone()],
             eps,
         );
         fake_quantize_rows(&mut s.attn_in, h);
-        linear_forward(s.qkv.sized(t * fused)?, &s.attn_in, &w[layer.qkv()], [t, fused, h], false);
+        linear_forward(s.qkv.resize(t * fused)?, &s.attn_in, &w[layer.qkv()], [t, fused, h], false);
         self.rotate(&mut s.qkv, segments, false);
         let area: usize = segments.iter().map(|r| r.len() * r.len() * shape.heads).sum();
-        let mut probabilities = s.probabilities.sized(area)?;
-        s.attended.sized(t * h)?;
+        let mut probabilities = s.probabilities.resize(area)?;
+        s.attended.resize(t * h)?;
         for r in segments {
             let (mine, rest) = probabilities.split_at_mut(r.len() * r.len() * shape.heads);
             probabilities = rest;
@@ -260,8 +260,8 @@ impl Model {
             attention_forward(output, mine, &s.qkv[r.start * fused..r.end * fused], r.len(), shape);
         }
         rms_norm_forward(
-            s.sub_in.sized(t * h)?,
-            s.sub_r.sized(t)?,
+            s.sub_in.resize(t * h)?,
+            s.sub_r.resize(t)?,
             &s.attended,
             &w[layer.attn_sub_norm.clone()],
             eps,
@@ -280,26 +280,26 @@ impl Model {
     ) -> Result<()> {
         let (h, f, eps) = (self.config.hidden_size, self.config.feed_forward, self.config.rms_eps);
         let t = stream.len() / h;
-        s.middle.sized(t * h)?.copy_from_slice(stream);
+        s.middle.resize(t * h)?.copy_from_slice(stream);
         rms_norm_forward(
-            s.ffn_in.sized(t * h)?,
-            s.ffn_r.sized(t)?,
+            s.ffn_in.resize(t * h)?,
+            s.ffn_r.resize(t)?,
             stream,
             &w[layer.ffn_norm.clone()],
             eps,
         );
         fake_quantize_rows(&mut s.ffn_in, h);
         linear_forward(
-            s.gate_up.sized(t * 2 * f)?,
+            s.gate_up.resize(t * 2 * f)?,
             &s.ffn_in,
             &w[layer.gate_up()],
             [t, 2 * f, h],
             false,
         );
-        gate_forward(s.gated.sized(t * f)?, &s.gate_up, f);
+        gate_forward(s.gated.resize(t * f)?, &s.gate_up, f);
         rms_norm_forward(
-            s.down_in.sized(t * f)?,
-            s.down_r.sized(t)?,
+            s.down_in.resize(t * f)?,
+            s.down_r.resize(t)?,
             &s.gated,
             &w[layer.ffn_sub_norm.clone()],
             eps,
@@ -350,7 +350,7 @@ impl Model {
             [t, vocab, h],
         );
         linear_backward_input(
-            work.d_narrow.sized(t * h)?,
+            work.d_narrow.resize(t * h)?,
             &work.logits,
             &weights[embedding.clone()],
             [t, vocab, h],
@@ -358,7 +358,7 @@ impl Model {
         let norm = self.layout.output_norm.clone();
         let (gain, d_gain) = (&weights[norm.clone()], &mut gradients[norm]);
         rms_norm_backward(
-            work.d_stream.sized(t * h)?,
+            work.d_stream.resize(t * h)?,
             d_gain,
             &work.d_narrow,
             &work.stream,
@@ -395,9 +395,9 @@ impl Model {
             &s.down_in,
             [t, h, f],
         );
-        let d_narrow = work.d_narrow.sized(t * f)?;
+        let d_narrow = work.d_narrow.resize(t * f)?;
         linear_backward_input(d_narrow, &work.d_stream, &w[layer.down.clone()], [t, h, f]);
-        let (d_wide, gain) = (work.d_wide.sized(t * 2 * f)?, &w[layer.ffn_sub_norm.clone()]);
+        let (d_wide, gain) = (work.d_wide.resize(t * 2 * f)?, &w[layer.ffn_sub_norm.clone()]);
         let d_gated = &mut d_wide[..t * f];
         rms_norm_backward(
             d_gated,
@@ -411,7 +411,7 @@ impl Model {
         d_narrow.copy_from_slice(d_gated);
         gate_backward(d_wide, d_narrow, &s.gate_up, f);
         linear_backward_weight(&mut gradients[layer.gate_up()], d_wide, &s.ffn_in, [t, 2 * f, h]);
-        let d_narrow = work.d_narrow.sized(t * h)?;
+        let d_narrow = work.d_narrow.resize(t * h)?;
         linear_backward_input(d_narrow, d_wide, &w[layer.gate_up()], [t, 2 * f, h]);
         let gain = &w[layer.ffn_norm.clone()];
         rms_norm_backward(
@@ -443,9 +443,10 @@ impl Model {
             &s.sub_in,
             [t, h, h],
         );
-        let d_narrow = work.d_narrow.sized(t * h)?;
+        let d_narrow = work.d_narrow.resize(t * h)?;
         linear_backward_input(d_narrow, &work.d_stream, &w[layer.o.clone()], [t, h, h]);
-        let (d_wide, gain) = (work.d_wide.sized(t * (h + fused))?, &w[layer.attn_sub_norm.clone()]);
+        let (d_wide, gain) =
+            (work.d_wide.resize(t * (h + fused))?, &w[layer.attn_sub_norm.clone()]);
         let (d_attended, d_qkv) = d_wide.split_at_mut(t * h);
         rms_norm_backward(
             d_attended,

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use crate::{config::TrainConfig, error::Result};
 
-/// Elements per parallel task; part of no result, since the update is element by element.
+/// Elements per parallel task; it does not affect the result, because the update is elementwise.
 const CHUNK: usize = 1 << 14;
 
 /// Moments of every parameter and the number of steps taken.
@@ -36,11 +36,11 @@ pub struct Rates {
 }
 
 impl AdamW {
-    /// Moments of zero for `len` parameters, in `pool` under [`Purpose::OptimizerState`]; weight decay touches only the
-    /// `decayed` ranges.
+    /// Creates zero moments for `len` parameters, in `pool` as [`Purpose::OptimizerState`]; weight decay applies to the
+    /// `decayed` ranges only.
     ///
     /// # Errors
-    /// [`crate::Error::Memory`] if there is none.
+    /// [`crate::Error::Memory`] if memory is exhausted.
     pub fn new(len: usize, decayed: &[Range<usize>], pool: &HybridMemoryPool) -> Result<Self> {
         let pool = pool.for_purpose(Purpose::OptimizerState);
         let mut mask = PoolBuffer::zeroed(len, &pool)?;
@@ -51,7 +51,7 @@ impl AdamW {
         Ok(Self { m, v, steps: 0, decayed: mask })
     }
 
-    /// One step: `p ← p·(1 - lr·wd) - lr · m̂ / (sqrt(v̂) + 1e-8)`, the gradient multiplied by `factor` first (clipping).
+    /// Applies one step: `p ← p·(1 - lr·wd) - lr · m̂ / (sqrt(v̂) + 1e-8)`, with the gradient scaled by `factor` (clipping).
     pub fn step(&mut self, parameters: &mut [f32], gradients: &[f32], factor: f32, rates: Rates) {
         self.steps += 1;
         let Rates { learning_rate, weight_decay, beta1, beta2 } = rates;
@@ -78,10 +78,10 @@ impl AdamW {
     }
 }
 
-/// Rates of step `step` (0-based) of a run.
+/// Returns the rates of step `step` (0-based).
 ///
-/// Warm-up to the peak; a line from the peak to four fifths of it at `stage_two_step`; there a drop to two thirds of the peak, from
-/// which a second line falls to zero at the end. Weight decay stops where the second stage begins.
+/// Linear warm-up to the peak; linear decay to 4/5 of the peak at `stage_two_step`; a drop to 2/3 of the peak there; linear
+/// decay to zero at the end. Weight decay applies in the first stage only.
 #[must_use]
 pub fn schedule(config: &TrainConfig, step: u64) -> Rates {
     let peak = f64::from(config.peak_learning_rate);
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_stage_does_not_depend_on_the_length_of_the_run() {
+    fn first_stage_is_independent_of_run_length() {
         let longer = TrainConfig { steps: 1000, ..config() };
         for step in 0..100 {
             assert_eq!(
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_step_moves_by_the_learning_rate_and_the_decay() {
+    fn first_step_moves_by_learning_rate_and_decay() {
         let pool = HybridMemoryPool::new().unwrap();
         let mut adam = AdamW::new(2, std::slice::from_ref(&(0..1)), &pool).unwrap();
         let mut p = [1.0, 1.0];

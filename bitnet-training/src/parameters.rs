@@ -1,9 +1,9 @@
-//! Where every parameter lies in the one flat vector that the optimiser, the gradients and the checkpoints share.
+//! The parameter layout: one flat vector shared by optimiser, gradients and checkpoints.
 use std::ops::Range;
 
 use crate::{config::ModelConfig, layers::quantize_ternary, rng::Rng};
 
-/// Ranges of one layer. Fused matrices are the plain ones laid end to end: queries, keys, values; gate, up.
+/// Ranges of one layer. Fused matrices are contiguous: queries, keys, values; gate, up.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LayerLayout {
     /// Gain before attention, `[hidden]`.
@@ -83,7 +83,7 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Lays out a valid configuration.
+    /// Returns the layout of a valid configuration.
     #[must_use]
     pub fn new(config: &ModelConfig) -> Self {
         let mut len = 0;
@@ -113,8 +113,8 @@ impl Layout {
         Self { embedding, layers, output_norm, len }
     }
 
-    /// Writes initial values: gains 1, embedding N(0, 0.04²), matrices N(0, 1/(4·in)), those that write to the residual stream
-    /// further divided by sqrt(2·layers).
+    /// Writes initial values: gains 1, embedding N(0, 0.04²), matrices N(0, 1/(4·in)), divided by sqrt(2·layers) if they write to
+    /// the residual stream.
     ///
     /// # Panics
     /// If `values` is not [`Layout::len`] long.
@@ -139,7 +139,7 @@ impl Layout {
         }
     }
 
-    /// Overwrites `effective` with what the forward pass uses: fake-quantised matrices, everything else copied.
+    /// Fills `effective` with the parameters of the forward pass: fake-quantised matrices, all others copied.
     pub fn quantize(&self, effective: &mut [f32], latent: &[f32]) {
         effective.copy_from_slice(latent);
         for layer in &self.layers {
@@ -149,7 +149,7 @@ impl Layout {
         }
     }
 
-    /// Ranges that weight decay applies to: the ternary matrices.
+    /// Returns the ranges with weight decay: the ternary matrices.
     #[must_use]
     pub fn decayed(&self) -> Vec<Range<usize>> {
         self.layers.iter().flat_map(|layer| layer.ternary().map(|(_, range)| range)).collect()

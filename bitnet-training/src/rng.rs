@@ -1,30 +1,30 @@
-//! What the trainer draws at random: the same for the same seed on every machine.
+//! The random numbers of the trainer, reproducible on every machine.
 
 use bitnet_core::rng::SplitMix64;
 
-/// A generator with the choices that stories and weights need.
+/// A random generator for stories and weights.
 #[derive(Debug, Clone)]
 pub(crate) struct Rng(SplitMix64);
 
 impl Rng {
-    /// Creates a generator whose whole sequence depends on `seed` alone.
+    /// Creates a generator from `seed`.
     #[must_use]
     pub(crate) fn new(seed: u64) -> Self {
-        // Another beginning would tell other stories: seeds keep their meaning.
+        // The start state is fixed, so that seeds keep their stories.
         Self(SplitMix64::new(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0x5851_F42D_4C95_7F2D))
     }
 
-    /// Uniform in `[0, 1)` with 53 bits.
+    /// Returns a uniform number in `[0, 1)` with 53 bits.
     pub(crate) fn uniform(&mut self) -> f64 {
         self.0.unit()
     }
 
-    /// Uniform in `0..n`; 0 if `n` is 0.
+    /// Returns a uniform integer in `0..n`; 0 if `n` is 0.
     pub(crate) fn below(&mut self, n: usize) -> usize {
         self.0.below(n)
     }
 
-    /// True with probability `p`.
+    /// Returns true with probability `p`.
     pub(crate) fn chance(&mut self, p: f64) -> bool {
         self.uniform() < p
     }

@@ -1,7 +1,7 @@
-//! A whole run in a folder: log, checkpoints, and the report at the end.
+//! A run in a folder: log, checkpoints and report.
 //!
-//! The folder holds `checkpoint.safetensors` (everything needed to continue), `training.csv` (one line per
-//! step), and at the end of a session `training-curve.svg` and `model.gguf`.
+//! The folder contains `checkpoint.safetensors` (the state for resuming), `training.csv` (one line per
+//! step), and after a session `training-curve.svg` and `model.gguf`.
 use std::{
     fmt::Write as _,
     path::{Path, PathBuf},
@@ -20,7 +20,7 @@ use crate::{
 
 const HEADER: &str = "step,tokens,seconds,loss,validation_loss,learning_rate,gradient_norm\n";
 
-/// What a run achieved.
+/// The report of a run.
 #[derive(Debug, Clone, Serialize)]
 pub struct TrainReport {
     /// Trainable parameters.
@@ -29,7 +29,7 @@ pub struct TrainReport {
     pub steps: u64,
     /// Tokens seen.
     pub tokens: u64,
-    /// Seconds of training, resumed parts included.
+    /// Seconds of training, including resumed parts.
     pub seconds: f64,
     /// Loss of the last step, nats per token.
     pub loss: f64,
@@ -39,19 +39,20 @@ pub struct TrainReport {
     pub checkpoint: PathBuf,
     /// The log, one line per step.
     pub log: PathBuf,
-    /// The training curve (SVG), there from the second step on.
+    /// The training curve (SVG), written from the second step.
     pub curve: PathBuf,
     /// The model as a GGUF file.
     pub model: PathBuf,
 }
 
-/// Trains in `out_dir`, which is made if absent. With `resume`, a checkpoint found there is continued.
+/// Trains in `out_dir`, which is created if necessary. With `resume`, continues from the checkpoint there.
 ///
-/// Set `stop` (from a signal handler, say) to end after the current step with a checkpoint written; `on_step` sees every step.
+/// Setting `stop` (for example from a signal handler) ends the run after the current step with a checkpoint. `on_step`
+/// receives every step.
 ///
 /// # Errors
-/// [`Error::Occupied`] where a file that the run would write already exists, [`Error::NothingToResume`] if it was to be
-/// continued but its checkpoint is not there; else whatever the configuration, the files or a diverging loss give.
+/// [`Error::Occupied`] if an output file already exists, [`Error::NothingToResume`] if the checkpoint to resume is missing;
+/// else errors of the configuration, the files or a diverging loss.
 pub fn train_from_config(
     config: &TrainConfig,
     out_dir: &Path,
@@ -63,8 +64,8 @@ pub fn train_from_config(
     train_in_pool(config, out_dir, resume, stop, &pool, on_step, &mut |_| {})
 }
 
-/// Like [`train_from_config`], with all large arrays in `pool`; `on_end` sees the trainer when all is done, before its memory
-/// goes back.
+/// Like [`train_from_config`], with all large arrays in `pool`; `on_end` receives the trainer at the end, before its memory is
+/// released.
 ///
 /// # Errors
 /// Same as [`train_from_config`].
@@ -132,8 +133,8 @@ pub fn train_in_pool(
     })
 }
 
-/// Refuses a folder that holds a file of a name that a run writes: a new run would replace it. With `resume`, there is no
-/// checkpoint to continue.
+/// Rejects a folder with an output file of another run. With `resume`, the checkpoint is
+/// missing.
 fn refuse_occupied(out_dir: &Path, resume: bool) -> Result<()> {
     let names = ["checkpoint.safetensors", "training.csv", "training-curve.svg", "model.gguf"];
     let there = names
@@ -147,12 +148,12 @@ fn refuse_occupied(out_dir: &Path, resume: bool) -> Result<()> {
     }
 }
 
-/// Writes a file so that it is written atomically.
+/// Writes a file atomically.
 fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     bitnet_formats::write_whole_file(path, bytes).map_err(Error::Write)
 }
 
-/// Returns the header and the lines of an earlier log up to `step`.
+/// Returns the header and the lines of an existing log up to `step`.
 fn earlier_lines(log: &Path, step: u64) -> String {
     let text = std::fs::read_to_string(log).unwrap_or_default();
     let kept = text.lines().skip(1).filter(|line| {

@@ -1,4 +1,4 @@
-//! The training loop: stories in, one AdamW step per batch out, the same bits for any number of threads.
+//! The training loop: one AdamW step per batch of stories, with the same bits for any number of threads.
 use std::{
     path::Path,
     sync::{
@@ -22,12 +22,12 @@ use crate::{
     vocabulary::Vocabulary,
 };
 
-/// First seed of the held-out stories; training never gets there.
+/// First seed of the held-out stories; training never reaches it.
 const HELD_OUT: u64 = 1 << 60;
-/// Elements per task when gradients are summed; part of the arithmetic of the norm.
+/// Elements per task of the gradient sum; it affects the rounding of the norm.
 const CHUNK: usize = 1 << 14;
 
-/// What one optimiser step reports.
+/// The report of one optimiser step.
 #[derive(Debug, Clone, Serialize)]
 pub struct Step {
     /// Steps taken, this one included.
@@ -36,7 +36,7 @@ pub struct Step {
     pub steps: u64,
     /// Mean loss of the batch, nats per token.
     pub loss: f64,
-    /// Mean loss on held-out stories, on the steps that validate.
+    /// Mean loss on held-out stories, on validation steps.
     pub validation_loss: Option<f64>,
     /// Learning rate of this step.
     pub learning_rate: f32,
@@ -44,11 +44,11 @@ pub struct Step {
     pub gradient_norm: f64,
     /// Tokens seen since the start of the run.
     pub tokens: u64,
-    /// Seconds of training since the start of the run, resumed parts included.
+    /// Seconds of training since the start of the run, including resumed parts.
     pub seconds: f64,
     /// Tokens per second of this session.
     pub tokens_per_second: f64,
-    /// Seconds left at this session's pace.
+    /// Estimated remaining seconds.
     pub eta_seconds: f64,
 }
 
@@ -60,7 +60,7 @@ struct Shard {
     loss: f64,
 }
 
-/// One run in memory.
+/// A run in memory.
 #[derive(Debug)]
 pub struct Trainer {
     config: TrainConfig,
@@ -78,7 +78,7 @@ pub struct Trainer {
 }
 
 impl Trainer {
-    /// Learns the vocabulary, lays out the model and draws its initial weights, in a pool of its own.
+    /// Learns the vocabulary and creates the model with initial weights, in a new pool.
     ///
     /// # Errors
     /// [`Error::Config`], [`Error::Vocabulary`] or [`Error::Memory`].
@@ -159,13 +159,13 @@ impl Trainer {
         &self.pool
     }
 
-    /// Returns the latent parameters, laid out as [`Model::layout`] says.
+    /// Returns the latent parameters in the layout of [`Model::layout`].
     #[must_use]
     pub fn parameters(&self) -> &[f32] {
         &self.parameters
     }
 
-    /// Returns the parameters as the forward pass uses them: ternary matrices quantised, the rest as they are.
+    /// Returns the parameters of the forward pass: quantised ternary matrices, all others unchanged.
     #[must_use]
     pub fn effective_parameters(&self) -> Vec<f32> {
         let mut effective = vec![0.0; self.parameters.len()];
@@ -173,19 +173,19 @@ impl Trainer {
         effective
     }
 
-    /// Tokens seen.
+    /// Returns the tokens seen.
     #[must_use]
     pub fn tokens(&self) -> u64 {
         self.tokens
     }
 
-    /// Seconds of training.
+    /// Returns the seconds of training.
     #[must_use]
     pub fn seconds(&self) -> f64 {
         self.seconds
     }
 
-    /// Steps taken.
+    /// Returns the steps taken.
     #[must_use]
     pub fn steps(&self) -> u64 {
         self.optimizer.steps
@@ -252,10 +252,10 @@ impl Trainer {
         result
     }
 
-    /// Mean loss on the held-out stories, nats per token.
+    /// Returns the mean loss on the held-out stories, nats per token.
     ///
     /// # Errors
-    /// [`Error::Memory`] if there is none.
+    /// [`Error::Memory`] if memory is exhausted.
     pub fn validate(&mut self) -> Result<f64> {
         self.model.layout.quantize(&mut self.effective, &self.parameters);
         let (mut loss, mut tokens) = (0.0, 0);
@@ -273,10 +273,10 @@ impl Trainer {
         Ok(loss / tokens.max(1) as f64)
     }
 
-    /// Trains until the configured number of steps, or until `stop` is set; `progress` sees every step.
+    /// Trains for the configured number of steps, or until `stop` is set; `progress` receives every step.
     ///
     /// # Errors
-    /// [`Error::Diverged`] if the loss is not a number, [`Error::Memory`], or what `progress` returns.
+    /// [`Error::Diverged`] if the loss is NaN or infinite, [`Error::Memory`], or the error of `progress`.
     pub fn train(
         &mut self,
         stop: &AtomicBool,
@@ -313,20 +313,20 @@ impl Trainer {
         Ok(())
     }
 
-    /// Writes everything that [`Trainer::resume`] needs.
+    /// Writes a checkpoint for [`Trainer::resume`].
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] if the file cannot be written.
+    /// [`Error::Checkpoint`] if the file can't be written.
     pub fn save(&self, path: &Path) -> Result<()> {
         let vectors = [&*self.parameters, &*self.optimizer.m, &*self.optimizer.v];
         let (step, tokens, seconds) = (self.optimizer.steps, self.tokens, self.seconds);
         checkpoint::save(path, &self.config, Counters { step, tokens, seconds }, vectors)
     }
 
-    /// Continues from a checkpoint: the steps that follow are those of the uninterrupted run, bit for bit.
+    /// Resumes from a checkpoint; the following steps equal those of an uninterrupted run bit for bit.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] if the file is absent, damaged or of another configuration.
+    /// [`Error::Checkpoint`] if the file is missing, damaged or of another configuration.
     pub fn resume(&mut self, path: &Path) -> Result<()> {
         let stored = checkpoint::load(path, &self.config, self.model.layout.len, &self.pool)?;
         let [parameters, m, v] = stored.vectors;
@@ -337,7 +337,7 @@ impl Trainer {
     }
 }
 
-/// Sums all gradients into the first shard's, shard by shard in their order, and returns the norm of the sum.
+/// Sums all gradients into those of the first shard, in shard order, and returns the norm.
 fn sum_gradients(shards: &mut [Shard]) -> f64 {
     let Some((first, others)) = shards.split_first_mut() else { return 0.0 };
     let squares: Vec<f64> = first

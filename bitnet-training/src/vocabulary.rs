@@ -1,4 +1,4 @@
-//! A byte-level BPE vocabulary learned from the stories: the split rule of Llama-3, GPT-2's byte alphabet, greedy merges by rank.
+//! A byte-level BPE vocabulary learned from the stories: Llama 3's split rule, GPT-2's byte alphabet, merges by rank.
 use std::collections::{BTreeMap, HashMap};
 
 use crate::error::{Error, Result};
@@ -19,7 +19,7 @@ impl Vocabulary {
     /// Learns `size - 259` merges from the texts: always the most frequent pair, ties to the pair of smallest ids.
     ///
     /// # Errors
-    /// [`Error::Vocabulary`] if the texts do not hold that many different pairs.
+    /// [`Error::Vocabulary`] if the texts have too few different pairs.
     pub fn learn<'a>(texts: impl Iterator<Item = &'a str>, size: usize) -> Result<Self> {
         let mut counts = BTreeMap::<String, u64>::new();
         for text in texts {
@@ -59,31 +59,31 @@ impl Vocabulary {
         Ok(Self { tokens, merges, ranks, words })
     }
 
-    /// Returns the number of tokens, special ones included.
+    /// Returns the number of tokens, including special ones.
     #[must_use]
     pub fn len(&self) -> usize {
         self.tokens.len() + SPECIAL_TOKENS.len()
     }
 
-    /// False: a vocabulary holds at least the bytes.
+    /// Returns false: a vocabulary contains at least the bytes.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         false
     }
 
-    /// Id of `<|begin_of_text|>`.
+    /// Returns the id of `<|begin_of_text|>`.
     #[must_use]
     pub fn begin(&self) -> u32 {
         self.tokens.len() as u32
     }
 
-    /// Id of `<|end_of_text|>`.
+    /// Returns the id of `<|end_of_text|>`.
     #[must_use]
     pub fn end(&self) -> u32 {
         self.begin() + 1
     }
 
-    /// Id of `<|eot_id|>`.
+    /// Returns the id of `<|eot_id|>`.
     #[must_use]
     pub fn end_of_turn(&self) -> u32 {
         self.begin() + 2
@@ -110,13 +110,13 @@ impl Vocabulary {
         ids
     }
 
-    /// Returns the bytes of a text without its special tokens; unknown ids give nothing.
+    /// Decodes tokens to bytes, ignoring special tokens and unknown ids.
     #[must_use]
     pub fn decode(&self, ids: &[u32]) -> Vec<u8> {
         ids.iter().filter_map(|&id| self.tokens.get(id as usize)).flatten().copied().collect()
     }
 
-    /// Returns every token in GPT-2's printable alphabet, special ones by name, as `tokenizer.ggml.tokens` wants them.
+    /// Returns every token in GPT-2's printable alphabet and special tokens by name, for `tokenizer.ggml.tokens`.
     #[must_use]
     pub fn printable_tokens(&self) -> Vec<String> {
         let special = SPECIAL_TOKENS.iter().map(|name| (*name).to_owned());
@@ -144,7 +144,7 @@ fn merge(word: &mut Vec<u32>, pair: (u32, u32), id: u32) {
     word.truncate(kept);
 }
 
-/// GPT-2's alphabet: printable Latin-1 stands for itself, the other 68 bytes for U+0100 and up.
+/// Returns GPT-2's alphabet: printable Latin-1 maps to itself, the other 68 bytes to U+0100 and up.
 fn printable(bytes: &[u8]) -> String {
     let plain = |b: u8| matches!(b, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
     let character = |b: u8| {
@@ -158,7 +158,7 @@ fn printable(bytes: &[u8]) -> String {
     bytes.iter().map(|&b| character(b)).collect()
 }
 
-/// Splits a text as Llama-3 does before merging:
+/// Splits a text by Llama 3's rule:
 /// `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`.
 fn split(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = text;
@@ -169,7 +169,7 @@ fn split(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Returns the bytes of the first word of `text`; the alternatives of the rule stand in its order.
+/// Returns the length of the first word of `text` in bytes; the alternatives are in the rule's order.
 fn first_word(text: &str) -> usize {
     let run = |from: usize, accept: &dyn Fn(char) -> bool| {
         from + text[from..].find(|c| !accept(c)).unwrap_or(text.len() - from)
@@ -205,7 +205,7 @@ fn first_word(text: &str) -> usize {
     if let Some(last) = text[..blank].rfind(newline) {
         return last + 1;
     }
-    // `\s+(?!\S)` leaves the last blank to the following word.
+    // `\s+(?!\S)` leaves the last space to the following word.
     match text[..blank].char_indices().next_back() {
         Some((last, _)) if blank < text.len() && last > 0 => last,
         _ => blank,
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn words_seen_and_unseen_are_merged_alike() {
+    fn known_and_unknown_words_are_merged_alike() {
         let vocabulary = Vocabulary::learn(["low lower lowest slow"].into_iter(), 264).unwrap();
         for (word, ids) in &vocabulary.words {
             assert_eq!(*ids, vocabulary.encode_word(word));

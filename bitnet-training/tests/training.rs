@@ -1,4 +1,4 @@
-//! Training as a user relies on it: it learns, it resumes bit for bit, threads change nothing, and what is exported is what was trained.
+//! Properties of training: convergence, bit-exact resumption, independence of threads, correct export.
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bitnet_formats::GgufFile;
@@ -49,7 +49,7 @@ fn bits(trainer: &Trainer) -> Vec<u32> {
 }
 
 #[test]
-fn the_loss_falls_far_below_that_of_guessing() {
+fn loss_falls_far_below_uniform() {
     let mut trainer = Trainer::new(tiny(40)).unwrap();
     let uniform = 400f64.ln();
     let before = trainer.validate().unwrap();
@@ -63,7 +63,7 @@ fn the_loss_falls_far_below_that_of_guessing() {
 }
 
 #[test]
-fn a_resumed_run_is_the_uninterrupted_one_bit_for_bit() {
+fn resumed_run_equals_uninterrupted_run() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("state");
     let mut whole = Trainer::new(tiny(7)).unwrap();
@@ -98,7 +98,7 @@ fn the_number_of_threads_changes_no_bit() {
 }
 
 #[test]
-fn a_run_in_a_folder_stops_logs_and_goes_on() {
+fn run_in_a_folder_stops_logs_and_resumes() {
     let folder = tempfile::tempdir().unwrap();
     let stop = never();
     let mut seen = Vec::new();
@@ -120,7 +120,7 @@ fn a_run_in_a_folder_stops_logs_and_goes_on() {
     let steps: Vec<&str> =
         log.lines().skip(1).map(|line| line.split(',').next().unwrap()).collect();
     assert_eq!(steps, ["1", "2", "3", "4", "5", "6"]);
-    // A new run does not replace a finished one.
+    // A new run does not replace a finished run.
     let before = std::fs::read(&report.checkpoint).unwrap();
     let refused = train_from_config(&tiny(6), folder.path(), false, &never(), &mut |_| ());
     assert!(matches!(refused, Err(Error::Occupied { .. })), "{refused:?}");
@@ -128,7 +128,7 @@ fn a_run_in_a_folder_stops_logs_and_goes_on() {
 }
 
 #[test]
-fn run_replaces_no_file_that_no_run_wrote() {
+fn foreign_files_are_never_replaced() {
     for name in ["model.gguf", "training.csv", "training-curve.svg"] {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join(name), b"mine").unwrap();
@@ -141,7 +141,7 @@ fn run_replaces_no_file_that_no_run_wrote() {
         assert_eq!(std::fs::read(folder.path().join(name)).unwrap(), b"mine");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }
-    // The names of temporary files are nobody's.
+    // Temporary file names do not count.
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("training.tmp"), b"mine").unwrap();
     train_from_config(&tiny(2), folder.path(), false, &never(), &mut |_| ()).unwrap();
@@ -149,7 +149,7 @@ fn run_replaces_no_file_that_no_run_wrote() {
 }
 
 #[test]
-fn damaged_and_foreign_checkpoints_are_refused() {
+fn damaged_and_foreign_checkpoints_are_errors() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("state");
     let mut trainer = Trainer::new(tiny(4)).unwrap();
@@ -170,7 +170,7 @@ fn damaged_and_foreign_checkpoints_are_refused() {
 }
 
 #[test]
-fn the_exported_file_holds_the_trained_trits_scales_and_vocabulary() {
+fn exported_file_has_the_trained_weights_and_vocabulary() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("tiny.gguf");
     let mut trainer = Trainer::new(tiny(3)).unwrap();
@@ -198,7 +198,7 @@ fn the_exported_file_holds_the_trained_trits_scales_and_vocabulary() {
 }
 
 #[test]
-fn impossible_configurations_are_refused_by_field() {
+fn invalid_configurations_name_the_field() {
     let refused = |change: &dyn Fn(&mut TrainConfig)| {
         let mut config = tiny(4);
         change(&mut config);
@@ -225,7 +225,7 @@ fn the_shipped_recipe_is_valid() {
 }
 
 #[test]
-fn everything_large_is_in_the_pool_that_was_given() {
+fn large_arrays_are_in_the_callers_pool() {
     use bitnet_core::memory::{HybridMemoryPool, Purpose};
 
     let pool = HybridMemoryPool::new().unwrap();

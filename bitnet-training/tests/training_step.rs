@@ -43,7 +43,7 @@ fn batch(pool: &HybridMemoryPool) -> Batch {
     batch
 }
 
-/// Returns the largest difference, relative to the largest magnitude of the golden values.
+/// Returns the largest difference relative to the largest golden magnitude.
 fn error(ours: &[f32], golden: &serde_json::Value, stride: usize) -> f64 {
     let golden = golden.as_array().into_iter().flatten();
     let golden: Vec<f64> = golden.filter_map(serde_json::Value::as_f64).collect();

@@ -1,15 +1,15 @@
-//! What a check has found: a place and a sentence.
+//! A violation found by a check: a position and a message.
 
 use std::fmt;
 
-/// One broken rule at one place; printed as `path:line: what`.
+/// A violation of a rule; displayed as `path:line: message`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
     /// The file, relative to the root of the repository.
     pub path: String,
     /// The line, counted from 1; 1 for a finding about the whole file.
     pub line: usize,
-    /// What is wrong and what to do about it.
+    /// The problem and the remedy.
     pub what: String,
 }
 

@@ -1,7 +1,7 @@
-//! Checks on the source tree itself: what a program can check about the code is a test.
+//! Checks of the source tree, run as tests.
 //!
-//! `cargo test -p xtask` reads every file that git tracks, or would track, and asks each check in [`checks`] what is wrong with it.
-//! A check is a pure function from a [`Tree`] to [`Finding`]s, so that its own test can feed it a tree that must be refused.
+//! `cargo test -p xtask` reads every file that git tracks or would track and runs each check in [`checks`]. A check is a pure
+//! function from a [`Tree`] to [`Finding`]s, so that its own test can pass it an invalid tree.
 //!
 //! ```
 //! use xtask::{Tree, checks};

@@ -1,19 +1,19 @@
-//! A Rust source taken apart, line by line, into code and comments, so that a check never mistakes one for the other.
+//! Rust source split into code and comments, line by line.
 
-/// The lines of a Rust source, twice: once what the compiler reads, once what people read. Both have one entry per line.
+/// The lines of a Rust source, split into code and comments. Both have one entry per line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RustText {
-    /// The code: comments are gone and every character inside a string or character literal is a `"`.
+    /// The code without comments; every character inside a string or character literal is a `"`.
     pub code: Vec<String>,
     /// The comments, with their `//`, `///`, `//!` or `/*`.
     pub comments: Vec<String>,
 }
 
-/// Where the scanner stands.
+/// The state of the scanner.
 enum State {
     Code,
     LineComment,
-    /// Inside this many block comments.
+    /// Inside nested block comments of this depth.
     BlockComment(usize),
     /// Inside `"…"`, where a backslash escapes.
     Text,
@@ -22,7 +22,7 @@ enum State {
 }
 
 impl RustText {
-    /// Takes `source` apart. Never fails: a source that does not compile is split as far as its quotes go.
+    /// Splits `source`. Never fails: invalid source is split as far as its quotes allow.
     pub fn new(source: &str) -> Self {
         let chars: Vec<char> = source.chars().collect();
         let mut split = Self { code: vec![String::new()], comments: vec![String::new()] };
@@ -51,7 +51,7 @@ impl RustText {
         split
     }
 
-    /// Sorts what stands at the front of `rest` and says how many characters that was.
+    /// Scans the start of `rest` and returns the number of consumed characters.
     fn step(&mut self, state: &mut State, rest: &[char], before: Option<char>) -> usize {
         match state {
             State::Code => self.step_code(state, rest, before),
@@ -71,7 +71,7 @@ impl RustText {
                 }
             }
             State::Text => {
-                // An escaped newline is left to the caller, which counts lines.
+                // The caller handles an escaped newline, because it counts lines.
                 let width =
                     if rest[0] == '\\' && rest.get(1).is_some_and(|&c| c != '\n') { 2 } else { 1 };
                 if rest[0] == '"' {

@@ -1,4 +1,4 @@
-//! The files of the repository, as git lists them, with their contents.
+//! The files of the repository listed by git, with their contents.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -11,14 +11,14 @@ use crate::RustText;
 /// One file of the repository.
 #[derive(Debug, Clone)]
 pub struct SourceFile {
-    /// The path from the root of the repository, with `/` between its parts.
+    /// The path from the root of the repository, separated by `/`.
     pub path: String,
     /// The whole contents.
     pub bytes: Vec<u8>,
 }
 
 impl SourceFile {
-    /// Returns the contents as text, or `None` if they are not UTF-8 or hold a NUL (a model, a picture, golden bytes).
+    /// Returns the contents as text, or `None` if they are not UTF-8 or contain a NUL (a model, an image, golden bytes).
     pub fn text(&self) -> Option<&str> {
         if self.bytes.contains(&0) { None } else { std::str::from_utf8(&self.bytes).ok() }
     }
@@ -32,15 +32,15 @@ impl SourceFile {
 /// The files of the repository, sorted by path.
 #[derive(Debug, Clone, Default)]
 pub struct Tree {
-    /// Every file that git tracks, and every other one that it does not ignore.
+    /// All tracked files, and untracked files that are not ignored.
     pub files: Vec<SourceFile>,
 }
 
 impl Tree {
-    /// Reads the repository that this crate stands in.
+    /// Reads the repository of this crate.
     ///
     /// # Errors
-    /// When git is missing, the folder is no git checkout, or a file cannot be read.
+    /// If git is missing, the folder is not a git checkout, or a file can't be read.
     pub fn read() -> Result<Self> {
         let root = root();
         let listing = Command::new("git")
@@ -59,7 +59,7 @@ impl Tree {
         for path in names.split('\0').filter(|path| !path.is_empty()) {
             match std::fs::read(root.join(path)) {
                 Ok(bytes) => files.push(SourceFile { path: path.to_owned(), bytes }),
-                // Deleted in the working tree and not yet committed.
+                // Deleted in the working tree but not committed.
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) => return Err(error).with_context(|| format!("cannot read {path}")),
             }
@@ -69,7 +69,7 @@ impl Tree {
         Ok(Self { files })
     }
 
-    /// Creates a tree of the given paths and texts, for the tests of the checks.
+    /// Creates a tree from paths and texts, for tests of the checks.
     pub fn from_texts(files: &[(&str, &str)]) -> Self {
         let files = files
             .iter()
@@ -81,7 +81,7 @@ impl Tree {
         Self { files }
     }
 
-    /// Returns every Rust file: its path and its text taken apart.
+    /// Returns every Rust file: its path and its split text.
     pub fn rust(&self) -> impl Iterator<Item = (&str, RustText)> {
         self.files
             .iter()
@@ -89,12 +89,12 @@ impl Tree {
             .filter_map(|file| Some((file.path.as_str(), RustText::new(file.text()?))))
     }
 
-    /// Returns the text of the file at `path`, if there is such a file.
+    /// Returns the text of the file at `path`, if it exists.
     pub fn text_of(&self, path: &str) -> Option<&str> {
         self.files.iter().find(|file| file.path == path)?.text()
     }
 
-    /// Returns whether `path` is a file of the tree or a folder that holds one.
+    /// Returns whether `path` is a file of the tree or a folder with files.
     pub fn holds(&self, path: &str) -> bool {
         path.is_empty()
             || self.files.iter().any(|file| {

@@ -1,10 +1,10 @@
-//! Every check, asked about the repository as it stands.
+//! Runs every check on the repository.
 
 use std::sync::OnceLock;
 
 use xtask::{Finding, Tree, checks};
 
-/// Returns the repository, read once for all checks.
+/// Returns the repository, read once.
 fn tree() -> &'static Tree {
     static TREE: OnceLock<Tree> = OnceLock::new();
     TREE.get_or_init(|| Tree::read().expect("the tree can be read"))

@@ -1,4 +1,4 @@
-//! Take many blocks, then give them all back in random order.
+//! Allocates many blocks, then frees them in random order.
 
 use std::time::{Duration, Instant};
 
@@ -8,10 +8,10 @@ use crate::blocks::{Blocks, Refused};
 use crate::kernels::{Touch, touch};
 use crate::sampling::{Plan, sample};
 
-/// Nanoseconds to take a block, and nanoseconds to give one back, where blocks of all `sizes` are alive in between.
+/// Measures nanoseconds per allocation and per free, with blocks of all `sizes` alive in between.
 ///
 /// # Errors
-/// [`Refused`] if the memory can't be had.
+/// [`Refused`] if an allocation fails.
 pub fn batch<B: Blocks>(
     blocks: &B,
     plan: &Plan,

@@ -1,4 +1,4 @@
-//! Two threads that write to small blocks of their own: slow if an allocator puts both into one cache line.
+//! False sharing: threads write to their own small blocks, which is slow if these share a cache line.
 
 use std::hint::black_box;
 
@@ -9,16 +9,16 @@ use crate::sampling::{Plan, sample};
 /// Bytes of a block.
 const BYTES: usize = 8;
 
-/// Writes to a block before it is given back.
+/// Writes per block before it is freed.
 const WRITES: u64 = 100;
 
-/// Nanoseconds a write, where each of `threads` threads takes a small block, writes to it a hundred times and gives it back.
+/// Measures nanoseconds per write: each of `threads` threads allocates a small block, writes to it a hundred times and frees it.
 ///
-/// With `inherited`, each thread first gives back a block that one thread took for all: an allocator that then hands out
-/// neighbours of these blocks makes threads share a cache line without their doing.
+/// With `inherited`, each thread first frees a block that one thread allocated for all: an allocator that reuses adjacent
+/// blocks then causes passive false sharing.
 ///
 /// # Errors
-/// [`Refused`] if the memory can't be had.
+/// [`Refused`] if an allocation fails.
 pub fn cache_lines<B: Blocks>(
     blocks: &B,
     plan: &Plan,

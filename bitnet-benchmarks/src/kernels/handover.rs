@@ -1,4 +1,4 @@
-//! One thread takes blocks and another gives them back, through a ring between them.
+//! Producer and consumer: one thread allocates blocks, another frees them, with a ring buffer between.
 
 use std::hint::spin_loop;
 use std::thread;
@@ -10,16 +10,16 @@ use crate::blocks::{Blocks, Refused};
 use crate::kernels::{Touch, touch};
 use crate::sampling::{Plan, sample};
 
-/// Blocks that are under way at most; of large ones only as many as 64 MiB hold, but four.
+/// Maximum number of blocks in flight; for large blocks limited to 64 MiB, but at least four.
 const UNDER_WAY: usize = 512;
 
-/// Looks at a full or an empty ring before the processor is offered to others.
+/// Spins on a full or empty ring before yielding.
 const PATIENCE: u32 = 64;
 
-/// Nanoseconds a block from one thread to the other, `[samples]`: both threads' work and the ring.
+/// Measures nanoseconds per block, including both threads' work and the ring, `[samples]`.
 ///
 /// # Errors
-/// [`Refused`] if the memory can't be had.
+/// [`Refused`] if an allocation fails.
 pub fn handover<B: Blocks>(blocks: &B, plan: &Plan, bytes: usize) -> Result<Vec<f64>, Refused> {
     let capacity = ((64 << 20) / bytes.max(1)).clamp(4, UNDER_WAY);
     let [samples] = sample(plan, 1.0, |rounds| {
@@ -56,7 +56,7 @@ fn take_all<B: Blocks>(
 fn give_back_all<B: Blocks>(blocks: &B, mut receiver: Consumer<B::Block>) {
     let mut waited = 0;
     loop {
-        // Asked before the pop: what was pushed before the end is then seen.
+        // Checked before the pop, so that all blocks pushed before the end are seen.
         let ended = receiver.is_abandoned();
         match receiver.pop() {
             Ok(block) => {

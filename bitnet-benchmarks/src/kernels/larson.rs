@@ -1,4 +1,4 @@
-//! A server's memory: each thread replaces random blocks of its own by blocks of random size, and leaves them to its successor.
+//! Larson's server simulation: each thread replaces random blocks by blocks of random size and passes them to its successor.
 
 use bitnet_core::rng::SplitMix64;
 
@@ -7,7 +7,7 @@ use crate::kernels::together::together;
 use crate::kernels::{Touch, touch};
 use crate::sampling::{Plan, sample};
 
-/// Blocks that each thread keeps alive.
+/// Live blocks per thread.
 const ALIVE: usize = 1000;
 
 struct Server<B> {
@@ -15,12 +15,12 @@ struct Server<B> {
     rng: SplitMix64,
 }
 
-/// Nanoseconds to give a random block back and take another of `smallest` to `largest` bytes, on each of `threads` threads.
+/// Measures nanoseconds per replacement of a random block by one of `smallest` to `largest` bytes, on each of `threads` threads.
 ///
-/// Every sample is run by new threads, which find the blocks of those before them.
+/// New threads run every sample with the blocks of the previous threads.
 ///
 /// # Errors
-/// [`Refused`] if the memory can't be had.
+/// [`Refused`] if an allocation fails.
 pub fn larson<B: Blocks>(
     blocks: &B,
     plan: &Plan,

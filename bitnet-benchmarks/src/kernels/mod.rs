@@ -1,4 +1,4 @@
-//! The kernels: what is done with blocks of memory while the time is taken.
+//! The measured workloads on memory blocks.
 
 pub mod batch;
 pub mod cache_lines;
@@ -19,7 +19,7 @@ use crate::blocks::Blocks;
 /// Bytes of a page.
 pub const PAGE: usize = 4096;
 
-/// What is written to a block that was just taken.
+/// The bytes written to a new block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Touch {
     /// Its first eight bytes.
@@ -28,7 +28,7 @@ pub enum Touch {
     Pages,
 }
 
-/// Writes to a block of `bytes` bytes and makes its address known outside, so that the block and the writes have to be.
+/// Writes to a block of `bytes` bytes and passes its address to `black_box`, so that neither is optimised away.
 #[inline]
 pub fn touch<B: Blocks>(block: &mut B::Block, bytes: usize, touch: Touch) {
     match touch {

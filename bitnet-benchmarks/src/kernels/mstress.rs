@@ -1,4 +1,4 @@
-//! Threads that live for a moment and leave blocks behind, some of them in places that every thread reaches.
+//! Short-lived threads that leave blocks behind, some of them in shared slots.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -9,13 +9,13 @@ use crate::kernels::together::together;
 use crate::kernels::{Touch, touch};
 use crate::sampling::{Plan, sample};
 
-/// Threads of one generation.
+/// Threads per generation.
 const THREADS: usize = 4;
 
-/// Steps of one thread's life.
+/// Steps per thread.
 const STEPS: usize = 2000;
 
-/// Places that all threads exchange blocks through.
+/// Shared slots for exchanging blocks.
 const SHARED: usize = 256;
 
 struct Life<B> {
@@ -23,11 +23,11 @@ struct Life<B> {
     own: Vec<B>,
 }
 
-/// Nanoseconds a step of one thread, threads' births and deaths included: a block is taken, or one's own is given back, or
-/// exchanged for one that another thread, perhaps dead, took. Half of the blocks outlive their thread.
+/// Measures nanoseconds per step of one thread, including thread creation and exit: a step allocates a block, frees an own
+/// one, or exchanges one for that of another, possibly finished, thread. Half of the blocks outlive their thread.
 ///
 /// # Errors
-/// [`Refused`] if the memory can't be had.
+/// [`Refused`] if an allocation fails.
 pub fn mstress<B: Blocks>(blocks: &B, plan: &Plan) -> Result<Vec<f64>, Refused> {
     let shared: Vec<Mutex<Option<B::Block>>> = (0..SHARED).map(|_| Mutex::new(None)).collect();
     let mut lives: Vec<Life<B::Block>> = (0..THREADS as u64)
@@ -75,7 +75,7 @@ fn live<B: Blocks>(
     Ok(())
 }
 
-/// Returns one block in 64 is large.
+/// Returns a random block size; one block in 64 is large.
 fn take<B: Blocks>(blocks: &B, rng: &mut SplitMix64) -> Result<B::Block, Refused> {
     let lines = if rng.below(64) == 0 { rng.below(1024) } else { rng.below(16) } + 1;
     let bytes = lines * 64;

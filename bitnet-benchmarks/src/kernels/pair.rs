@@ -1,14 +1,14 @@
-//! Take a block, write to it, give it back: the shortest life that a block can have.
+//! Allocate, write, free: the shortest block lifetime.
 
 use crate::blocks::{Blocks, Refused};
 use crate::kernels::together::together;
 use crate::kernels::{Touch, touch};
 use crate::sampling::{Plan, sample};
 
-/// Nanoseconds a pair, on each of `threads` threads; the slowest thread counts.
+/// Measures nanoseconds per pair on each of `threads` threads; the slowest thread counts.
 ///
 /// # Errors
-/// [`Refused`] if the memory can't be had.
+/// [`Refused`] if an allocation fails.
 pub fn pair<B: Blocks>(
     blocks: &B,
     plan: &Plan,

@@ -1,4 +1,4 @@
-//! The blocks of a trace, taken and given back in its order.
+//! Replay of a trace of allocations and frees.
 
 use crate::blocks::{Blocks, Refused};
 use crate::kernels::together::together;
@@ -6,10 +6,10 @@ use crate::kernels::{Touch, touch};
 use crate::sampling::{Plan, sample};
 use crate::trace::{Event, Trace};
 
-/// Nanoseconds for one repetition of `trace`.
+/// Measures nanoseconds per repetition of `trace`.
 ///
 /// # Errors
-/// [`Refused`] if the memory can't be had.
+/// [`Refused`] if an allocation fails.
 pub fn replay<B: Blocks>(
     blocks: &B,
     plan: &Plan,

@@ -1,15 +1,15 @@
-//! Threads that start together, and the time until the last of them is done.
+//! Threads that start together, and the time until the last one finishes.
 
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use crate::blocks::Refused;
 
-/// Runs `work` once on a thread for each of `states`, all starting together; the time of the slowest. With one state it runs on
-/// the caller's thread.
+/// Runs `work` once on a thread per state, starting together, and returns the time of the slowest. A single state runs on the
+/// caller's thread.
 ///
 /// # Errors
-/// The first of the work's.
+/// The first error of `work`.
 pub fn together<S: Send>(
     states: &mut [S],
     work: impl Fn(&mut S) -> Result<(), Refused> + Sync,

@@ -1,4 +1,4 @@
-//! Half of the threads only take blocks, in batches of random sizes; the other half only give them back.
+//! Half of the threads only allocate, in batches of random sizes; the other half only free.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -10,13 +10,13 @@ use crate::kernels::together::together;
 use crate::kernels::{Touch, touch};
 use crate::sampling::{Plan, sample};
 
-/// Blocks of a batch.
+/// Blocks per batch.
 const BATCH: usize = 128;
 
-/// Batches that are under way at most.
+/// Maximum number of batches in flight.
 const UNDER_WAY: usize = 16;
 
-/// The sizes that are drawn from.
+/// The block sizes.
 const SIZES: [usize; 8] = [64, 64, 128, 256, 512, 1024, 2048, 4096];
 
 struct Queue<B> {
@@ -45,7 +45,7 @@ impl<B> Queue<B> {
         self.moved.notify_one();
     }
 
-    /// Returns the next batch; `None` once the queue was ended and is empty.
+    /// Returns the next batch; `None` if the queue is closed and empty.
     fn pop(&self) -> Option<Vec<B>> {
         let mut guard = self.lock();
         loop {
@@ -66,10 +66,10 @@ impl<B> Queue<B> {
     }
 }
 
-/// Nanoseconds a block, with one thread that takes and one that gives back.
+/// Measures nanoseconds per block, with one allocating and one freeing thread.
 ///
 /// # Errors
-/// [`Refused`] if the memory can't be had.
+/// [`Refused`] if an allocation fails.
 pub fn xmalloc<B: Blocks>(blocks: &B, plan: &Plan) -> Result<Vec<f64>, Refused> {
     let [samples] = sample(plan, BATCH as f64, |rounds| {
         let queue = Queue { batches: Mutex::default(), moved: Condvar::new() };

@@ -1,4 +1,4 @@
-//! Bars of a table, as SVG: a cluster for each row, a bar for each column, a whisker for each interval.
+//! Bar charts as SVG: a cluster per row, a bar per column, a whisker per interval.
 
 use std::fmt::Write;
 
@@ -7,25 +7,25 @@ use super::{Cell, Group, SuiteReport, number};
 use crate::stats::Estimate;
 use crate::suite::Unit;
 
-/// Width of the drawing; it scales with the page.
+/// Width of the image, which scales with the page.
 const WIDTH: f64 = 1000.0;
-/// Where bars begin.
+/// Left end of the bars.
 const LEFT: f64 = 270.0;
-/// Where the longest bar ends: the rest is for its number.
+/// Right end of the longest bar, before its number.
 const RIGHT: f64 = 900.0;
 /// Height of a bar and the gap below it.
 const BAR: f64 = 13.0;
 /// Gap between clusters.
 const GAP: f64 = 14.0;
-/// Height of the scale's numbers.
+/// Height of the axis labels.
 const HEAD: f64 = 20.0;
 
-/// Returns the class that colours a column.
+/// Returns the CSS class of a column.
 pub(super) fn colour(column: usize) -> &'static str {
     ["c0", "c1", "c2", "c3", "c4"][column % 5]
 }
 
-/// A scale from values to places.
+/// A scale from values to positions.
 enum Scale {
     /// Powers of ten from the first to the second.
     Logarithmic(i32, i32),
@@ -56,7 +56,7 @@ impl Scale {
         LEFT + part.clamp(0.0, 1.0) * (RIGHT - LEFT)
     }
 
-    /// Returns the values that get a line.
+    /// Returns the grid values.
     fn lines(&self) -> Vec<f64> {
         match *self {
             Self::Logarithmic(first, last) => (first..=last).map(|p| 10f64.powi(p)).collect(),
@@ -143,7 +143,7 @@ fn write_bar(out: &mut String, scale: &Scale, y: f64, column: usize, cell: &Cell
     );
 }
 
-/// Returns a value of the scale: round numbers need no decimals.
+/// Formats a value of the scale, integers without decimals.
 fn tick(value: f64, unit: Unit) -> String {
     match unit {
         Unit::Part => number(value, unit),

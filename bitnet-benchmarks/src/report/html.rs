@@ -1,11 +1,11 @@
-//! Results as one HTML file that needs nothing else: tables, with bars drawn in SVG.
+//! Results as one self-contained HTML file: tables and SVG bar charts.
 
 use std::fmt::Write;
 
 use super::{Cell, Comparison, Group, Report, Row, SuiteReport, chart, number, reach, text};
 use crate::suite::Unit;
 
-/// Colours and measures, for light and dark screens.
+/// The style sheet, for light and dark screens.
 const STYLE: &str = "\
 :root{color-scheme:light dark;--ink:#1c2026;--soft:#5d6673;--ground:#fff;--raised:#f5f6f8;--line:#dde1e7;\
 --c0:#2f6fde;--c1:#8b95a3;--c2:#d9822b;--c3:#2e9e7b;--c4:#a45bb5}\
@@ -32,7 +32,7 @@ svg .c0{fill:var(--c0)}svg .c1{fill:var(--c1)}svg .c2{fill:var(--c2)}svg .c3{fil
 .legend .c0{background:var(--c0)}.legend .c1{background:var(--c1)}.legend .c2{background:var(--c2)}\
 .legend .c3{background:var(--c3)}.legend .c4{background:var(--c4)}";
 
-/// Text as it has to stand in HTML, between tags or in quotes.
+/// Escapes text for HTML content and attributes.
 pub fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -195,7 +195,7 @@ mod tests {
         }
     }
 
-    /// Returns the names of the elements, after it was checked that each is closed where it has to be.
+    /// Checks that elements are properly nested and returns their names.
     fn elements(page: &str) -> Vec<String> {
         let (mut open, mut all) = (Vec::new(), Vec::new());
         for part in page.split('<').skip(1) {
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn the_page_is_well_formed_whatever_the_names_are() {
+    fn page_is_well_formed_for_any_names() {
         let page = page(&report());
         let elements = elements(&page);
         let count = |name: &str| elements.iter().filter(|element| *element == name).count();
@@ -239,7 +239,7 @@ mod tests {
         assert_eq!((&ours.label, ours.unit, ours.best), (&theirs.label, theirs.unit, theirs.best));
         for (cell, other) in ours.cells.iter().zip(&theirs.cells) {
             match (cell.estimate(), other.estimate()) {
-                // The reader's last binary digit may be another.
+                // Parsing may differ in the last binary digit.
                 (Some(a), Some(b)) => assert!((a.median / b.median - 1.0).abs() < 1e-12),
                 _ => assert_eq!(cell, other),
             }

@@ -1,4 +1,4 @@
-//! What was measured, ready to be printed or written.
+//! The report of a run.
 
 mod chart;
 pub mod html;
@@ -10,29 +10,29 @@ use crate::machine::Machine;
 use crate::stats::{self, Estimate, Spread};
 use crate::suite::Unit;
 
-/// Everything that one run of the benchmarks found.
+/// The report of a benchmark run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
-    /// Where.
+    /// The machine.
     pub machine: Machine,
-    /// How.
+    /// The protocol.
     pub method: Method,
-    /// What is not there, and why.
+    /// Missing results and the reasons.
     pub unavailable: Vec<Unavailable>,
     /// The results.
     pub suites: Vec<SuiteReport>,
 }
 
-/// How it was measured.
+/// The measurement protocol.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Method {
-    /// Processes for each number.
+    /// Processes per number.
     pub repetitions: usize,
-    /// Samples of each process, where the work is fast enough.
+    /// Samples per process, if the work is fast enough.
     pub samples: usize,
-    /// Milliseconds of warm-up of each process.
+    /// Milliseconds of warm-up per process.
     pub warm_up_ms: f64,
-    /// Milliseconds of a sample.
+    /// Milliseconds per sample.
     pub sample_ms: f64,
     /// Resamples of the bootstrap.
     pub resamples: usize,
@@ -41,7 +41,7 @@ pub struct Method {
 }
 
 impl Method {
-    /// In one sentence.
+    /// Describes the protocol in one sentence.
     pub fn sentence(&self) -> String {
         let Self { repetitions, samples, warm_up_ms, sample_ms, resamples, confidence } = self;
         let processes = if *repetitions == 1 { "process" } else { "processes" };
@@ -54,12 +54,12 @@ impl Method {
     }
 }
 
-/// Something that could not be measured at all.
+/// A missing result.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unavailable {
-    /// What.
+    /// The name.
     pub name: String,
-    /// Why.
+    /// The reason.
     pub why: String,
 }
 
@@ -79,7 +79,7 @@ pub struct SuiteReport {
 pub struct ColumnReport {
     /// Its name.
     pub name: String,
-    /// Its version, if one is known.
+    /// Its version, if known.
     pub version: Option<String>,
 }
 
@@ -88,46 +88,46 @@ pub struct ColumnReport {
 pub struct Group {
     /// Its title.
     pub title: String,
-    /// What a number in it says.
+    /// The meaning of its numbers.
     pub about: String,
     /// Its rows.
     pub rows: Vec<Row>,
 }
 
-/// A row: one number for each column.
+/// A row: one number per column.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     /// Its name within the table.
     pub label: String,
-    /// What the numbers are.
+    /// The unit.
     pub unit: Unit,
     /// The numbers, in the order of the columns.
     pub cells: Vec<Cell>,
     /// The column with the smallest number.
     pub best: Option<usize>,
-    /// How columns compare.
+    /// Comparisons of columns.
     pub comparisons: Vec<Comparison>,
 }
 
-/// One number of one column.
+/// The result of one column.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Cell {
-    /// It was measured.
+    /// A measured result.
     Measured {
         /// The median with its interval.
         estimate: Estimate,
-        /// How the samples are spread.
+        /// The spread of the samples.
         spread: Spread,
         /// Every sample, process by process.
         runs: Vec<Vec<f64>>,
     },
-    /// It was not; the text says why.
+    /// A missing result with its reason.
     Missing(String),
 }
 
 impl Cell {
-    /// Creates a cell of what the processes answered.
+    /// Creates a cell from the outcome of the processes.
     pub fn new(runs: Vec<Vec<f64>>) -> Self {
         match (stats::estimate(&runs), stats::spread(&runs)) {
             (Some(estimate), Some(spread)) => Self::Measured { estimate, spread, runs },
@@ -154,15 +154,15 @@ impl Cell {
 /// One column divided by another.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Comparison {
-    /// The column above the line.
+    /// The numerator column.
     pub of: usize,
-    /// The column below it.
+    /// The denominator column.
     pub against: usize,
-    /// The ratio with its interval: above 1, `of` needs more.
+    /// The ratio with its interval; above 1, `of` is larger.
     pub ratio: Estimate,
 }
 
-/// What rows compare.
+/// The kind of comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compare {
     /// The first column with the best of the others.
@@ -182,7 +182,7 @@ impl Row {
             Compare::OthersWithFirst => (1..cells.len()).map(|other| (other, 0)).collect(),
         };
         let comparisons = pairs.into_iter().filter_map(|(of, against)| {
-            // Parts of a whole may be zero or negative: they are read side by side.
+            // Shares may be zero or negative, so they have no ratios.
             let ratio = (unit == Unit::Nanoseconds)
                 .then(|| stats::ratio(cells[of].runs(), cells[against].runs()))??;
             Some(Comparison { of, against, ratio })
@@ -201,7 +201,7 @@ fn smallest(cells: &[Cell], first: usize) -> Option<usize> {
         .map(|(column, _)| column)
 }
 
-/// Returns a number with its unit, in four digits: `48.21 ns`, `1.203 µs`, `2.1 %`.
+/// Formats a number with its unit in four digits: `48.21 ns`, `1.203 µs`, `2.1 %`.
 pub fn number(value: f64, unit: Unit) -> String {
     match unit {
         Unit::Part => format!("{:.1} %", value * 100.0),
@@ -222,7 +222,7 @@ fn four_digits(value: f64) -> String {
     }
 }
 
-/// Returns how far the interval reaches from the median, as a part of it: `±1.2%`.
+/// Formats the half-width of the interval relative to the median: `±1.2%`.
 pub fn reach(estimate: &Estimate) -> String {
     let reach = (estimate.high - estimate.median).max(estimate.median - estimate.low);
     let part = reach / estimate.median.abs().max(f64::MIN_POSITIVE) * 100.0;
@@ -264,7 +264,7 @@ mod tests {
 
         let with_first = row(cells, Compare::OthersWithFirst);
         let compared: Vec<_> = with_first.comparisons.iter().map(|c| c.of).collect();
-        assert_eq!(compared, [2, 3], "what is missing is not compared");
+        assert_eq!(compared, [2, 3], "missing results are not compared");
         let none = row(vec![missing(), missing()], Compare::FirstWithBestOther);
         assert_eq!((none.best, none.comparisons.len()), (None, 0));
     }

@@ -1,4 +1,4 @@
-//! Results as text, for terminals.
+//! Results as text.
 
 use std::fmt::Write;
 
@@ -6,7 +6,7 @@ use super::{Cell, Comparison, Group, Report, Row, SuiteReport, number, reach};
 use crate::stats::Estimate;
 use crate::suite::Unit;
 
-/// Returns where and how, in a few lines.
+/// Describes machine and protocol.
 pub fn head(report: &Report) -> String {
     let facts: Vec<String> =
         report.machine.facts().into_iter().map(|(name, fact)| format!("{name}: {fact}")).collect();
@@ -18,7 +18,7 @@ pub fn head(report: &Report) -> String {
     text
 }
 
-/// Returns the versions of a suite's columns; nothing if none is known.
+/// Returns the versions of a suite's columns, if any are known.
 pub fn versions(suite: &SuiteReport) -> String {
     let known =
         suite.columns.iter().filter_map(|c| Some(format!("{}: {}", c.name, c.version.as_ref()?)));
@@ -26,7 +26,7 @@ pub fn versions(suite: &SuiteReport) -> String {
     if known.is_empty() { String::new() } else { format!("{}\n", known.join("; ")) }
 }
 
-/// Returns the promised form of a result: the name, and the interval around the median.
+/// Formats a result: the name, and the interval around the median.
 ///
 /// ```text
 /// Memory Pool Allocation/small_blocks
@@ -38,7 +38,7 @@ pub fn time_line(name: &str, estimate: &Estimate) -> String {
     format!("{name}\n{:24}time:   [{low} {median} {high}]\n", "")
 }
 
-/// Returns a table; the best number of a row has a star, and what is not there has its reason below.
+/// Formats a table; the best number of a row has a star, and the reasons of missing results follow.
 pub fn table(suite: &SuiteReport, group: &Group) -> String {
     let mut grid = vec![vec![String::new()]];
     grid[0].extend(suite.columns.iter().map(|column| column.name.clone()));
@@ -81,7 +81,7 @@ fn comparisons(suite: &SuiteReport, row: &Row) -> String {
     texts.collect::<Vec<_>>().join(", ")
 }
 
-/// Returns a ratio with its interval: to the best other `1.20 x mimalloc [1.18 1.23]`, to the first column as a change.
+/// Formats a ratio with its interval: to the best other `1.20 x mimalloc [1.18 1.23]`, to the first column as a change.
 pub fn comparison(suite: &SuiteReport, comparison: &Comparison) -> String {
     let name = |column: usize| suite.columns.get(column).map_or("", |column| &column.name);
     let Comparison { of, against, ratio } = comparison;
@@ -92,14 +92,14 @@ pub fn comparison(suite: &SuiteReport, comparison: &Comparison) -> String {
     format!("{median:.2} \u{d7} {} [{low:.2} {high:.2}]", name(*against))
 }
 
-/// Returns a ratio as a change in percent: `+1.2 % [+0.8 +1.9]`.
+/// Formats a ratio as a change in percent: `+1.2 % [+0.8 +1.9]`.
 pub fn change(ratio: &Estimate) -> String {
     let [low, median, high] =
         [ratio.low, ratio.median, ratio.high].map(|value| (value - 1.0) * 100.0);
     format!("{median:+.1} % [{low:+.1} {high:+.1}]")
 }
 
-/// Returns the first column to the left, the others to the right.
+/// Aligns the first column to the left, the others to the right.
 fn aligned(grid: &[Vec<String>]) -> String {
     let columns = grid.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn tables_mark_the_best_and_say_what_is_missing() {
+    fn tables_mark_the_best_and_list_missing_results() {
         let cells = vec![
             Cell::new(vec![vec![30.0]; 2]),
             Cell::new(vec![vec![20.0]; 2]),

@@ -1,4 +1,4 @@
-//! The blocks of one decoding step: choosing a token from the last hidden state, and reading it.
+//! The blocks of one decoding step: sampling a token from the last hidden state, and processing it.
 
 use super::{Slot, Trace, Writer};
 
@@ -13,9 +13,9 @@ pub struct DecoderShape {
     pub queries: usize,
     /// Width of the keys of all heads.
     pub keys: usize,
-    /// Width of the feed-forward part.
+    /// Width of the feed-forward block.
     pub intermediate: usize,
-    /// Logits, if all of them are computed; `None` if the largest are found through a prepared head.
+    /// Number of logits if all are computed; `None` with a prepared head.
     pub logits: Option<usize>,
 }
 
@@ -41,8 +41,8 @@ impl DecoderShape {
     };
 }
 
-/// Returns what `bitnet_inference::models::Decoder` takes from its pool for one token of one sequence, where all projections are ternary
-/// and both sub-norms are there, as in BitNet.
+/// Returns the allocations of `bitnet_inference::models::Decoder` for one token of one sequence, with ternary projections and
+/// both sub-norms, as in BitNet.
 pub fn decode_step(shape: &DecoderShape) -> Trace {
     let mut writer = Writer::default();
     let before = writer.take(shape.hidden);
@@ -54,7 +54,7 @@ pub fn decode_step(shape: &DecoderShape) -> Trace {
     if let Some(logits) = logits {
         writer.give_back([logits]);
     }
-    // The hidden state of the token before is given back when the next token is read.
+    // The hidden state of the previous token is freed when the next token is processed.
     writer.give_back([before]);
     let _h = writer.take(shape.hidden);
     for _ in 0..shape.layers {

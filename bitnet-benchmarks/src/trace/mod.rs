@@ -1,4 +1,4 @@
-//! Traces: which blocks a piece of real work takes and gives back, in its order, as plain data.
+//! Traces: the allocations and frees of real work, in order, as plain data.
 
 mod decode;
 mod training;
@@ -6,41 +6,41 @@ mod training;
 pub use decode::{DecoderShape, decode_step};
 pub use training::{TrainingShape, training_step};
 
-/// One thing that happens to a block.
+/// An event of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
-    /// A block of `bytes` bytes is taken and kept in `slot`.
+    /// Allocates `bytes` bytes into `slot`.
     Take {
-        /// Where it is kept; nothing is there before.
+        /// The slot, empty before.
         slot: usize,
         /// Its size.
         bytes: usize,
     },
-    /// The block in `slot` is given back.
+    /// Frees the block in `slot`.
     GiveBack {
-        /// Where it was kept.
+        /// The slot.
         slot: usize,
     },
 }
 
-/// A piece of work that repeats: after `events`, the slots hold blocks of the same sizes as before them.
+/// A repeatable trace: after `events`, the slots hold blocks of the same sizes as before.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Trace {
-    /// What is alive before the first repetition.
+    /// The live blocks before the first repetition.
     pub prologue: Vec<Event>,
     /// One repetition.
     pub events: Vec<Event>,
-    /// Slots that are used.
+    /// Returns the number of slots.
     pub slots: usize,
 }
 
 impl Trace {
-    /// Blocks that one repetition takes.
+    /// Returns the allocations of one repetition.
     pub fn takes(&self) -> usize {
         self.events.iter().filter(|event| matches!(event, Event::Take { .. })).count()
     }
 
-    /// Returns the most bytes that are alive at once, as they are asked for.
+    /// Returns the peak of live requested bytes.
     pub fn peak(&self) -> usize {
         let mut sizes = vec![0; self.slots];
         let (mut alive, mut peak) = (0, 0);
@@ -58,19 +58,19 @@ impl Trace {
     }
 }
 
-/// Writes a trace: blocks have the lowest free slot.
+/// A trace builder, which assigns the lowest free slot.
 #[derive(Debug, Default)]
 struct Writer {
     events: Vec<Event>,
     taken: Vec<bool>,
 }
 
-/// A block that is alive in a trace that is being written.
+/// A live block of a trace builder.
 #[derive(Debug)]
 struct Slot(usize);
 
 impl Writer {
-    /// Takes a block of `numbers` numbers of four bytes.
+    /// Allocates a block of `numbers` numbers of four bytes.
     fn take(&mut self, numbers: usize) -> Slot {
         let slot = self.taken.iter().position(|taken| !taken).unwrap_or(self.taken.len());
         if slot == self.taken.len() {
@@ -81,7 +81,7 @@ impl Writer {
         Slot(slot)
     }
 
-    /// Gives blocks back, the first one first.
+    /// Frees blocks in order.
     fn give_back<const N: usize>(&mut self, slots: [Slot; N]) {
         for Slot(slot) in slots {
             self.taken[slot] = false;
@@ -94,7 +94,7 @@ impl Writer {
 mod tests {
     use super::*;
 
-    /// That slots are empty before they are filled, full before they are emptied, and as before after a repetition.
+    /// Asserts that slots are empty before allocations, full before frees, and unchanged after a repetition.
     fn assert_repeats(trace: &Trace) {
         let mut alive = vec![None; trace.slots];
         let mut replay = |events: &[Event]| {

@@ -2,7 +2,7 @@
 
 use super::{Slot, Trace, Writer};
 
-/// Sizes of a model that is trained, and of the batch.
+/// Sizes of a trained model and of its batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TrainingShape {
     /// Layers.
@@ -13,7 +13,7 @@ pub struct TrainingShape {
     pub keys: usize,
     /// Query heads.
     pub heads: usize,
-    /// Width of the feed-forward part.
+    /// Width of the feed-forward block.
     pub feed_forward: usize,
     /// Entries of the vocabulary.
     pub vocabulary: usize,
@@ -53,7 +53,7 @@ impl TrainingShape {
     }
 }
 
-/// What the forward pass of a layer keeps for the backward pass.
+/// Activations of a layer stored for the backward pass.
 struct Kept {
     input: Slot,
     attn_in: Slot,
@@ -72,10 +72,10 @@ struct Kept {
     down_r: Slot,
 }
 
-/// Returns the buffers of `bitnet_training::model`, each taken where it is first written and given back after it was last read.
+/// Returns the buffers of `bitnet_training::model`, each allocated at its first write and freed after its last read.
 ///
-/// `bitnet-training` itself keeps them between steps, so this is what a trainer without such a workspace would ask of an
-/// allocator: a hundred blocks of 1 KiB to 10 MB, given back in nearly the opposite order.
+/// `bitnet-training` reuses these buffers between steps; the trace is that of a trainer without a workspace: a hundred blocks
+/// of 1 KiB to 10 MB, freed in nearly reverse order.
 pub fn training_step(shape: &TrainingShape) -> Trace {
     let mut writer = Writer::default();
     let w = &mut writer;
@@ -122,7 +122,7 @@ fn forward(w: &mut Writer, shape: &TrainingShape) -> Kept {
 
 fn backward(w: &mut Writer, shape: &TrainingShape, kept: Kept) {
     let (rows, h, f) = (shape.rows(), shape.hidden, shape.feed_forward);
-    // Feed-forward part.
+    // Feed-forward block.
     let d_down = w.take(rows * f);
     w.give_back([kept.down_in]);
     let d_wide = w.take(rows * 2 * f);
@@ -146,7 +146,7 @@ fn backward(w: &mut Writer, shape: &TrainingShape, kept: Kept) {
     w.give_back([d_narrow]);
 }
 
-/// A norm's gradient has scratch for one row; after it, what it read is given back.
+/// The gradient of a norm needs scratch for one row; its inputs are freed afterwards.
 fn norm_backward(w: &mut Writer, width: usize, read: [Slot; 2]) {
     let scaled = w.take(width);
     w.give_back([scaled]);

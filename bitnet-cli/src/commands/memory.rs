@@ -62,7 +62,7 @@ impl Used {
     }
 
     /// Prints the report as a table on standard error.
-    pub(crate) fn tell(&self, output: &mut Output) {
+    pub(crate) fn print(&self, output: &mut Output) {
         match &self.0 {
             Ok(report) => table(report).iter().for_each(|line| output.note(line)),
             Err(error) => output.note(&format!("memory: unavailable: {error}")),

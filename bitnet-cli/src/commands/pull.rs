@@ -1,4 +1,4 @@
-//! `bitnet pull`: models from a hub, where downloading is built in.
+//! `bitnet pull`: downloads of models, if built with downloads.
 
 #[cfg(feature = "hub")]
 pub(crate) use built_in::run;
@@ -13,7 +13,7 @@ mod left_out {
     use crate::commands::Outcome;
     use crate::output::Output;
 
-    /// Says how to get downloads.
+    /// Returns an error that explains how to build with downloads.
     pub(crate) fn run(_: &Cli, _: &PullArgs, _: &mut Output) -> Result<Outcome> {
         bail!(
             "this program was built without downloads; build it with: cargo build --release --features hub"
@@ -33,12 +33,12 @@ mod built_in {
     use crate::download::{self, Downloads};
     use crate::output::{self, Output, without_controls};
 
-    /// Pulls what is asked for, or lists what there is.
+    /// Downloads the requested files, or lists the repository.
     pub(crate) fn run(cli: &Cli, args: &PullArgs, output: &mut Output) -> Result<Outcome> {
         let name = ModelName::parse(&args.name)?;
         let matching = !args.include.is_empty() || !args.exclude.is_empty();
         if matching && name.file.is_some() {
-            bail!("{name} names a file; leave out --include and --exclude, or the file");
+            bail!("{name} names a file; omit --include and --exclude, or the file");
         }
         let settings = download::settings(cli.general.offline)?;
         if settings.offline
@@ -118,7 +118,7 @@ mod built_in {
         output.line(&format!("{:>10}  in {}", size(sum), output::count(files.len(), "file")))
     }
 
-    /// Names the models of which the user has to choose one.
+    /// Lists the models to choose from.
     fn ask(name: &ModelName, choices: &[Choice], output: &mut Output) -> Result<Outcome> {
         let repository = match &name.revision {
             None => name.repository.to_string(),

@@ -73,7 +73,7 @@ pub(crate) fn run(cli: &Cli, args: &RunArgs, output: &mut Output) -> Result<Outc
     } else {
         output.note(&sampling::summary(&generated, &options));
         if let Some(pool) = &pool {
-            memory::Used::now(pool, &files).tell(output);
+            memory::Used::now(pool, &files).print(output);
         }
     }
     let stopped = interrupted && generated.finish == FinishReason::Cancelled;

@@ -164,7 +164,7 @@ mod built_in {
         output.line(&format!("checkpoint  {}", report.checkpoint.display()))?;
         output.line(&format!("log         {}", report.log.display()))?;
         if let Some(used) = used {
-            used.tell(output);
+            used.print(output);
         }
         if stopped {
             output.note("continue with --resume");

@@ -1,4 +1,4 @@
-//! `bitnet bench`: what it prints, saves, compares and reports. No test looks at how fast anything is.
+//! `bitnet bench`: output, run files, comparisons and reports. No test depends on speed.
 
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::program::{bitnet, json, ok, refused, refused_in_a_line, spawn, stderr, stdout};
 
-/// A short run of the embedded model without the machine's limits.
+/// Runs a short benchmark of the embedded model without the machine's limits.
 const SHORT: [&str; 9] = ["bench", "--no-limits", "-p", "4", "-n", "2", "-r", "2", "-t1"];
 
 fn data(name: &str) -> PathBuf {
@@ -122,7 +122,7 @@ fn programs_take_turns_and_the_run_is_saved() {
 }
 
 #[test]
-fn a_report_says_the_same_of_the_same_files() {
+fn reports_are_deterministic() {
     let run = data("run.json");
     let page = ok(&["bench", "--report", run.to_str().unwrap()]);
     let expected = std::fs::read_to_string(data("report.md")).unwrap();
@@ -130,7 +130,7 @@ fn a_report_says_the_same_of_the_same_files() {
 }
 
 #[test]
-fn an_account_adds_up_to_what_the_kernels_counted() {
+fn account_totals_equal_kernel_counters() {
     let same = ["--no-limits", "-r", "1", "-t1", "-d", "3", "--json"];
     let record = json(&[&["bench", "-p", "0", "-n", "4"], &same[..]].concat());
     let account = json(&[&["bench", "--account", "-n", "4"], &same[..]].concat());
@@ -155,8 +155,8 @@ fn an_account_adds_up_to_what_the_kernels_counted() {
 
 #[test]
 fn what_cannot_be_measured_is_refused() {
-    refused_in_a_line(&["bench", "--account", "-p", "4", "-n", "4"], &["one number"]);
-    refused_in_a_line(&["bench", "--account", "-n", "0"], &["one number"]);
+    refused_in_a_line(&["bench", "--account", "-p", "4", "-n", "4"], &["one test"]);
+    refused_in_a_line(&["bench", "--account", "-n", "0"], &["one test"]);
     refused_in_a_line(&["bench", "--account", "-d", "1,2"], &["one depth"]);
     refused_in_a_line(&["bench", "-p", "0", "-n", "0"], &["nothing to measure"]);
     refused(&["bench", "--no-limits", "-m", "/nonexistent/a.gguf"], &["/nonexistent/a.gguf"]);
@@ -177,7 +177,7 @@ fn what_cannot_be_measured_is_refused() {
     refused_or_keeps(&silent, "silent did not answer");
 }
 
-/// That a peer that can't be used ends the run with its name, after what was measured has been shown.
+/// An unusable peer ends the run with its name, after the results so far are printed.
 fn refused_or_keeps(args: &[&str], words: &str) {
     let output = bitnet(args).output().unwrap();
     assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));

@@ -1,8 +1,8 @@
-//! Sizes and numbers beyond all reason, sources that never end, outputs that are full.
+//! Extreme sizes and numbers, endless inputs, full outputs.
 
 use crate::program::{output, refused_in_a_line, stderr, with_input};
 
-/// That a command is refused with code 2 and words, without a panic.
+/// Asserts that a command fails with code 2 and a message, without a panic.
 fn refused_in_words(args: &[&str], words: &str) {
     let output = output(args);
     assert_eq!(output.status.code(), Some(2), "{args:?}: {}", stderr(&output));
@@ -11,7 +11,7 @@ fn refused_in_words(args: &[&str], words: &str) {
 }
 
 #[test]
-fn numbers_out_of_range_are_refused_in_words() {
+fn numbers_out_of_range_are_errors() {
     for threads in ["0", "1025", "100000", "9223372036854775807", "99999999999999999999", "-4"] {
         refused_in_words(&["run", "x", "--threads", threads], "from 1 to 1024");
         refused_in_words(&["bench", "-t", threads], "from 1 to 1024");
@@ -31,7 +31,7 @@ fn numbers_out_of_range_are_refused_in_words() {
 }
 
 #[test]
-fn a_context_beyond_the_memory_is_refused_with_what_it_takes() {
+fn contexts_larger_than_memory_are_errors_with_size() {
     for context in ["99999999999", "9223372036854775807", "18446744073709551615"] {
         for command in [&["run", "x", "--ctx", context][..], &["chat", "--ctx", context]] {
             refused_in_a_line(command, &["keys and values", "are free", "at most"]);
@@ -40,7 +40,7 @@ fn a_context_beyond_the_memory_is_refused_with_what_it_takes() {
 }
 
 #[test]
-fn a_text_that_cannot_fit_is_refused_before_it_is_cut_into_tokens() {
+fn oversized_texts_are_rejected_before_tokenization() {
     let long = with_input(&["run", "--no-echo"], "word ".repeat(2_000_000).as_bytes());
     assert_eq!(long.status.code(), Some(2));
     assert!(stderr(&long).contains("the context holds"), "{}", stderr(&long));

@@ -1,4 +1,4 @@
-//! `bitnet calibrate`, and models that run within the ranges that it found.
+//! `bitnet calibrate`, and inference with its ranges.
 
 use crate::program::{json, ok, refused, stderr, stdout};
 
@@ -70,9 +70,9 @@ fn what_is_no_calibration_is_refused() {
     refused(&["calibrate", "--file", &at("none.txt")], &["none.txt"]);
     refused(&["calibrate", "--file", &text, "--calibration", &wrong], &["wrong.json"]);
     refused(&["calibrate", "--file", &text, "--method", "percentile=2"], &["share"]);
-    // What another program wrote is not replaced.
+    // Foreign files are not replaced.
     refused(&["calibrate", "--file", &text, "--out", &text], &["story.txt", "there already"]);
     assert!(std::fs::read_to_string(&text).unwrap().starts_with("Once"));
-    // A folder that is not there is told before anything else is lost.
+    // A missing folder is reported before any work.
     refused(&["calibrate", "--file", &text, "--out", &at("no/ranges.json")], &["ranges.json"]);
 }

@@ -40,7 +40,7 @@ fn chat_with_json_gives_a_line_for_each_answer() {
 }
 
 #[test]
-fn a_chat_that_outgrows_the_context_forgets_its_oldest_turns() {
+fn chats_beyond_the_context_drop_the_oldest_turns() {
     let script = "Once upon a time there was a little dog.\n".repeat(8);
     let output = with_input(&["chat", "-n", "4", "--ctx", "64", "--ignore-eos"], script.as_bytes());
     assert!(output.status.success(), "{}", stderr(&output));
@@ -61,7 +61,7 @@ fn mistakes_in_a_chat_script_are_told() {
 }
 
 #[test]
-fn lines_of_a_chat_are_answered_as_they_come() {
+fn chat_answers_each_line_immediately() {
     let mut child = spawn(&["chat", "-n", "3", "--temp", "0", "--ignore-eos", "--json"]);
     let mut input = child.stdin.take().unwrap();
     let mut answers = BufReader::new(child.stdout.take().unwrap());
@@ -77,7 +77,7 @@ fn lines_of_a_chat_are_answered_as_they_come() {
 }
 
 #[test]
-fn a_template_of_ones_own_writes_the_conversation() {
+fn custom_template_is_used() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("template.jinja");
     let template = file.to_str().unwrap();

@@ -37,12 +37,12 @@ fn a_converted_story_model_tells_the_same_story() {
     assert_eq!(text_of(&output), text_of(&stories()));
     let same = ok(&["inspect", "--diff", &stories(), &output]);
     assert!(stdout(&same).contains("every number equal"), "{}", stdout(&same));
-    // A folder beside the result would be what an interruption left.
+    // A partial folder would be left by an interruption.
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
 }
 
 #[test]
-fn what_a_lossy_conversion_costs_is_said_and_measured() {
+fn lossy_conversions_report_their_error() {
     let folder = tempfile::tempdir().unwrap();
     let (_, small) = path(&folder, "small.gguf");
     let value = json(&["quantize", &stories(), &small, "--embedding-type", "q4_0", "--json"]);
@@ -81,7 +81,7 @@ fn what_a_lossy_conversion_costs_is_said_and_measured() {
     assert_eq!(far["perplexity_first"], near["perplexity_first"]);
 }
 
-/// Returns what the story model writes, which is what it predicts well.
+/// Returns text of the story model, which it predicts well.
 fn stories_text() -> String {
     stdout(&ok(&["run", "Once upon a time", "--seed", "3", "-n", "120"])).to_owned()
 }
@@ -99,7 +99,7 @@ fn a_dry_run_writes_nothing() {
 }
 
 #[test]
-fn folders_and_files_turn_into_each_other() {
+fn folders_and_files_convert_both_ways() {
     let folder = tempfile::tempdir().unwrap();
     let source = repository("tests/golden/models/llama-bitlinear-packed");
     let ((_, file), (packed, packed_text)) = (path(&folder, "model.gguf"), path(&folder, "packed"));

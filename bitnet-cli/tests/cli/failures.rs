@@ -1,4 +1,4 @@
-//! `--json` ends in one document whatever happens: wrong usage, wrong input, Ctrl-C.
+//! `--json` always ends in one document: usage errors, invalid input, Ctrl-C.
 
 use serde_json::Value;
 
@@ -11,7 +11,7 @@ fn document(text: &str) -> Value {
 }
 
 #[test]
-fn every_command_that_fails_ends_in_a_document_with_the_reason() {
+fn failing_commands_end_in_a_document_with_the_reason() {
     let missing = "/nonexistent/model.gguf";
     for args in [
         &["run", "x", "-m", missing][..],
@@ -29,7 +29,7 @@ fn every_command_that_fails_ends_in_a_document_with_the_reason() {
         &["rm", "a/b/c"],
         &["train", "--config", missing, "--out", missing],
         &["run", "x", "--temp", "-1"],
-        // Wrong usage.
+        // Usage errors.
         &["run", "x", "--ctx", "0"],
         &["sing"],
         &["inspect", "--diff", "a"],
@@ -103,7 +103,7 @@ mod interrupts {
         let args = ["run", "Once", "-v", "--json", "-n", "-1", "--ctx", "200000", "--ignore-eos"];
         let mut child =
             bitnet(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        // Said when the model is loaded.
+        // Printed when the model is loaded.
         let mut notes = BufReader::new(child.stderr.take().unwrap());
         notes.read_line(&mut String::new()).unwrap();
         send(signal, &child);
@@ -114,14 +114,14 @@ mod interrupts {
     }
 
     #[test]
-    fn an_interrupted_answer_ends_a_chat_that_nobody_types() {
+    fn interrupting_an_answer_ends_a_piped_chat() {
         let mut child = spawn(&["chat", "-n", "-1", "--ctx", "200000", "--ignore-eos"]);
         let mut input = child.stdin.take().unwrap();
         let mut answer = child.stdout.take().unwrap();
         input.write_all(b"Once\n").unwrap();
         answer.read_exact(&mut [0]).unwrap();
         interrupt(&child);
-        // Its input is still open, so that only Ctrl-C can have ended it.
+        // Its input is still open, so only Ctrl-C can have ended it.
         answer.read_to_end(&mut Vec::new()).unwrap();
         assert_eq!(child.wait().unwrap().code(), Some(130));
         drop(input);

@@ -1,4 +1,4 @@
-//! What is not about one model: usage, doctor, completions, the trainer.
+//! Commands without a model: usage, doctor, completions, the trainer.
 
 use serde_json::Value;
 
@@ -47,7 +47,7 @@ fn help_is_there_for_every_command() {
 }
 
 #[test]
-fn help_shows_own_options_first_and_leaves_rare_ones_to_help_all() {
+fn help_lists_common_options_and_help_all_lists_all() {
     let (short, all) = (ok(&["run", "--help"]), ok(&["run", "--help-all"]));
     let (short, all) = (stdout(&short), stdout(&all));
     let place =
@@ -123,7 +123,7 @@ fn doctor_fails_where_the_program_cannot_work() {
 }
 
 #[test]
-fn a_forced_instruction_set_that_is_not_there_is_refused() {
+fn forcing_an_unavailable_instruction_set_is_an_error() {
     let output = bitnet(&["run", "x"]).env("BITNET_ISA", "abacus").output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert!(

@@ -1,4 +1,4 @@
-//! What people type out of habit: flags of other programs, words without quotes, pipes, folders.
+//! Habits from other programs: their flags, words without quotes, pipes, folders.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use crate::program::{
     bitnet, json, ok, output, refused, refused_in_a_line, stderr, stdout, with_input,
 };
 
-/// Returns what a greedy run prints.
+/// Returns the output of a greedy run.
 fn text(args: &[&str]) -> String {
     stdout(&ok(&[&["run"], args, &["--temp", "0"]].concat())).to_owned()
 }
@@ -36,7 +36,7 @@ fn flags_of_llama_cpp_mean_the_same() {
 }
 
 #[test]
-fn a_limit_of_minus_one_goes_on_to_the_end_of_the_context() {
+fn limit_minus_one_generates_to_the_end_of_the_context() {
     let value = json(&["run", "Once", "-n", "-1", "--ctx", "40", "--ignore-eos", "--json"]);
     assert_eq!(value["finish_reason"], "context");
 }

@@ -1,4 +1,4 @@
-//! Models of a hub by their name: found, chosen, downloaded, listed and removed.
+//! Models on a hub: resolution, selection, download, listing and removal.
 
 use std::fs;
 use std::path::Path;
@@ -8,15 +8,15 @@ use crate::program::{stderr, stdout};
 use crate::pulling::{refusal, with_home};
 
 fn run(args: &[&str], home: &Path, endpoint: &str) -> Output {
-    // An empty folder: no name there is a path.
+    // In an empty folder no name is a path.
     with_home(args, home).env("HF_ENDPOINT", endpoint).current_dir(home).output().unwrap()
 }
 
-/// A hub that nobody serves.
+/// An unreachable hub.
 const NOWHERE: &str = "http://127.0.0.1:9";
 
 #[test]
-fn names_that_look_like_files_are_never_asked_for() {
+fn names_with_file_extensions_are_never_downloaded() {
     let home = tempfile::tempdir().unwrap();
     fs::create_dir(home.path().join("models")).unwrap();
     for path in ["own/model.gguf", "models/x", "./own/model", "own/model.safetensors", "model"] {
@@ -27,7 +27,7 @@ fn names_that_look_like_files_are_never_asked_for() {
 }
 
 #[test]
-fn offline_says_what_is_missing_and_asks_nobody() {
+fn offline_lists_missing_files_without_requests() {
     let home = tempfile::tempdir().unwrap();
     for args in [
         &["inspect", "own/model", "--offline"][..],
@@ -69,7 +69,7 @@ mod downloads {
         let notes = stderr(&first);
         assert!(notes.starts_with("downloading own/model: safetensors ("), "{notes}");
         assert!(notes.contains("the only model of the repository"), "{notes}");
-        // From now on the hub is not needed.
+        // The hub is not needed from here.
         for name in ["own/model", "hf:own/model"] {
             let again = run(&["inspect", "-m", name, "--json"], home.path(), NOWHERE);
             assert_eq!(stdout(&again), stdout(&first), "{}", stderr(&again));
@@ -95,7 +95,7 @@ mod downloads {
     }
 
     #[test]
-    fn the_best_of_several_models_is_taken_and_named() {
+    fn best_of_several_models_is_selected_and_named() {
         let home = tempfile::tempdir().unwrap();
         let model = |name: &str, length| (name.to_owned(), vec![7_u8; length]);
         let endpoint = serve(vec![
@@ -104,7 +104,7 @@ mod downloads {
             model("m-f16.gguf", 900),
         ]);
         for endpoint in [endpoint.as_str(), NOWHERE] {
-            // The file is no model, which is found out when it is here.
+            // The file is not a model, which is detected after the download.
             let output = run(&["inspect", "hf:own/model"], home.path(), endpoint);
             assert!(refusal(&output).contains("m-TQ2_0.gguf"), "{}", stderr(&output));
         }
@@ -118,7 +118,7 @@ mod downloads {
     }
 
     #[test]
-    fn what_is_missing_of_a_model_is_downloaded() {
+    fn missing_files_of_a_model_are_downloaded() {
         let home = tempfile::tempdir().unwrap();
         let endpoint = serve(golden());
         let part = run(&["pull", "own/model", "--include", "*.json", "-q"], home.path(), &endpoint);
@@ -131,7 +131,7 @@ mod downloads {
             assert!(text.contains("own/model is not complete in"), "{text}");
             assert!(text.contains("model.safetensors missing"), "{text}");
         }
-        // The model has no tokenizer, which is found out when it is here.
+        // The model has no tokenizer, which is detected after the download.
         let whole = run(&["tokenize", "x", "-m", "own/model"], home.path(), &endpoint);
         assert!(stderr(&whole).starts_with("downloading own/model"), "{}", stderr(&whole));
         assert!(refusal(&whole).contains("no tokenizer"), "{}", stderr(&whole));
@@ -140,7 +140,7 @@ mod downloads {
     }
 
     #[test]
-    fn commands_that_look_at_files_download_only_what_is_marked() {
+    fn file_commands_download_only_names_with_prefix() {
         let home = tempfile::tempdir().unwrap();
         let endpoint = serve(golden());
         for args in [
@@ -160,7 +160,7 @@ mod downloads {
     }
 
     #[test]
-    fn types_that_cannot_be_run_are_downloaded_only_by_name() {
+    fn unsupported_types_are_downloaded_only_by_name() {
         let home = tempfile::tempdir().unwrap();
         let file = |name: &str| (name.to_owned(), vec![7_u8; 50]);
         let endpoint = serve(vec![file("m-Q4_K_M.gguf"), file("m-Q5_K_M.gguf")]);
@@ -178,7 +178,7 @@ mod downloads {
     }
 
     #[test]
-    fn wrong_options_are_told_before_a_download() {
+    fn invalid_options_are_reported_before_a_download() {
         let home = tempfile::tempdir().unwrap();
         let endpoint = serve(golden());
         for option in ["--chat-template", "--calibration"] {

@@ -1,4 +1,4 @@
-//! Drives the built program as a user does: every command with the embedded model, and with wrong files and values.
+//! End-to-end tests of the program: every command with the embedded model, and with invalid files and values.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
 
@@ -11,10 +11,10 @@ mod failures;
 mod general;
 mod habits;
 mod hub_models;
-mod keeping;
 mod memory;
 mod models;
 mod program;
 mod pulling;
+mod weight_cache;
 mod weights;
 mod writing;

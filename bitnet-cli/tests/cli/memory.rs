@@ -1,16 +1,16 @@
-//! Where every byte is: the tables of `run --memory-report` and of `train`, against what the system says.
+//! Memory reports of `run --memory-report` and `train`, compared with the OS.
 
 use serde_json::Value;
 
 use crate::program::{json, ok, stderr};
 
-/// That `found` is within 3 % of `expected`.
+/// Asserts that `found` is within 3 % of `expected`.
 fn near(found: u64, expected: u64, what: &str) {
     let share = found.abs_diff(expected) as f64 / expected as f64;
     assert!(share < 0.03, "{what}: {found} bytes, and {expected} by the system");
 }
 
-/// That the report adds up to what the system says, and that the purposes hold something.
+/// Asserts that the report's total equals the resident set size and purposes are not empty.
 pub(crate) fn adds_up(memory: &Value, purposes: &[&str]) {
     let number = |value: &Value| value.as_u64().unwrap_or_else(|| panic!("{value} in {memory}"));
     let pool = &memory["pool"];

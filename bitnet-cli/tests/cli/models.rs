@@ -1,4 +1,4 @@
-//! `bitnet inspect`, `verify`, `tokenize` and `perplexity`, on the embedded, the golden and broken models.
+//! `bitnet inspect`, `verify`, `tokenize` and `perplexity` on the embedded model, golden models and damaged models.
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +14,7 @@ fn golden_models() -> Vec<PathBuf> {
     models
 }
 
-/// Returns what `--model` takes for a golden folder, with the options that the file itself cannot tell.
+/// Returns the model arguments of a golden folder, with the options for facts that the file does not state.
 fn golden_arguments(folder: &Path) -> Vec<String> {
     let gguf = folder.join("model.gguf");
     let path = if gguf.is_file() { gguf } else { folder.to_owned() };
@@ -131,7 +131,7 @@ fn perplexity_measures_a_text() {
 }
 
 #[test]
-fn windows_beyond_the_trained_context_are_told() {
+fn windows_beyond_the_trained_context_warn() {
     let folder = tempfile::tempdir().unwrap();
     let model = json(&["inspect", "--json"]);
     let trained = model["config"]["context"].as_u64().unwrap();
@@ -167,7 +167,7 @@ fn windows_beyond_the_trained_context_are_told() {
 }
 
 #[test]
-fn unusable_models_are_refused_in_a_line_that_names_them() {
+fn unusable_models_are_named_in_one_line() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
     std::fs::write(path("empty.gguf"), b"").unwrap();

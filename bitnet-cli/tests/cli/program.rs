@@ -1,4 +1,4 @@
-//! Starts the built program and reads what it says.
+//! Runs the built program and captures its output.
 
 use std::io::Write;
 use std::path::Path;
@@ -9,7 +9,7 @@ use serde_json::Value;
 pub(crate) fn bitnet(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_bitnet"));
     command.args(args).stdin(Stdio::null());
-    // Nothing of the tester's own settings, caches and models; a test sets what it needs.
+    // Isolates the test from the user's settings, caches and models.
     let own = |name: &str| {
         ["BITNET_", "HF_", "HUGGINGFACE_", "XDG_", "TRANSFORMERS_"]
             .iter()
@@ -54,7 +54,7 @@ pub(crate) fn stderr(output: &Output) -> &str {
     std::str::from_utf8(&output.stderr).unwrap()
 }
 
-/// Returns the output of a command that must succeed.
+/// Runs a command that must succeed.
 pub(crate) fn ok(args: &[&str]) -> Output {
     let output = output(args);
     assert!(output.status.success(), "{args:?}: {}", stderr(&output));
@@ -67,7 +67,7 @@ pub(crate) fn json(args: &[&str]) -> Value {
         .unwrap_or_else(|e| panic!("{args:?}: {e}: {}", stdout(&output)))
 }
 
-/// That a command refuses: code 2, nothing on standard output, one line that begins with `error:` and has `words`.
+/// Asserts that a command fails: code 2, empty standard output, one line that begins with `error:` and contains `words`.
 pub(crate) fn refused(args: &[&str], words: &[&str]) {
     let output = output(args);
     assert_eq!(output.status.code(), Some(2), "{args:?}: {}", stderr(&output));
@@ -80,7 +80,7 @@ pub(crate) fn refused(args: &[&str], words: &[&str]) {
     assert!(!message.contains("panicked"), "{message}");
 }
 
-/// Like [`refused`], with nothing but that one line.
+/// Like [`refused`], without any other line.
 pub(crate) fn refused_in_a_line(args: &[&str], words: &[&str]) {
     refused(args, words);
     let output = output(args);

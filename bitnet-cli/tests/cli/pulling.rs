@@ -1,4 +1,4 @@
-//! `bitnet pull` from a hub on loopback, and `hf:` names of what is in the cache.
+//! `bitnet pull` from a hub on loopback, and `hf:` names of cached models.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ pub(crate) fn golden_files() -> Vec<PathBuf> {
     files
 }
 
-/// Returns the program with `home` for everything that comes from hubs, and nothing from the tester's own environment.
+/// Returns the program with `home` as its hub cache, isolated from the user's environment.
 pub(crate) fn with_home(args: &[&str], home: &Path) -> Command {
     let mut command = bitnet(args);
     for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"]
@@ -52,7 +52,7 @@ pub(crate) fn refusal(output: &Output) -> &str {
 }
 
 #[test]
-fn what_has_been_pulled_runs_by_its_name_on_the_hub() {
+fn pulled_models_run_by_name() {
     let home = tempfile::tempdir().unwrap();
     let repository = home.path().join("hub/models--own--model");
     let snapshot = repository.join("snapshots").join(COMMIT);
@@ -89,13 +89,13 @@ pub(crate) mod downloads {
 
     use super::*;
 
-    /// Returns a hub with one repository, `own/model`. It gives no checksums.
+    /// Returns a hub with one repository, `own/model`, without checksums.
     pub(crate) fn serve(files: Vec<(String, Vec<u8>)>) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         std::thread::spawn(move || {
             for stream in listener.incoming() {
-                // Whoever hangs up early has what it wanted.
+                // A client that disconnects early has all it needs.
                 let _ = answer(&mut stream.unwrap(), &files);
             }
         });
@@ -176,7 +176,7 @@ pub(crate) mod downloads {
     }
 
     #[test]
-    fn several_models_are_listed_to_choose_from() {
+    fn several_models_are_listed() {
         let home = tempfile::tempdir().unwrap();
         let model = |name: &str, length| (name.to_owned(), vec![7_u8; length]);
         let endpoint = serve(vec![

@@ -1,4 +1,4 @@
-//! Models whose weights or files are not sound: named by `inspect` and `verify`, refused by what writes text.
+//! Models with invalid weights or changed files: reported by `inspect` and `verify`, rejected by text generation.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::program::{json, ok, output, spawn, stderr, stdout};
 
-/// Returns the embedded model as a file, last written to an hour ago.
+/// Writes the embedded model to a file with a modification time one hour ago.
 fn model(folder: &Path) -> PathBuf {
     let path = folder.join("model.gguf");
     std::fs::write(&path, bitnet_inference::EMBEDDED).unwrap();
@@ -18,7 +18,7 @@ fn model(folder: &Path) -> PathBuf {
     path
 }
 
-/// Returns the model with the first scale or number of one tensor replaced by bytes that are NaN in every type.
+/// Replaces the first scale or number of one tensor by bytes that are NaN in every type.
 fn spoiled(folder: &Path, tensor: &str) -> PathBuf {
     let path = model(folder);
     let offset = {
@@ -32,7 +32,7 @@ fn spoiled(folder: &Path, tensor: &str) -> PathBuf {
 }
 
 #[test]
-fn inspect_and_verify_name_weights_that_are_not_finite() {
+fn inspect_and_verify_name_non_finite_weights() {
     let folder = tempfile::tempdir().unwrap();
     let path = spoiled(folder.path(), "token_embd.weight");
     let path = path.to_str().unwrap();
@@ -59,7 +59,7 @@ fn inspect_and_verify_name_weights_that_are_not_finite() {
 }
 
 #[test]
-fn nothing_is_written_from_weights_that_are_not_finite() {
+fn non_finite_weights_generate_no_text() {
     let folder = tempfile::tempdir().unwrap();
     let path = spoiled(folder.path(), "token_embd.weight");
     let path = path.to_str().unwrap();
@@ -114,7 +114,7 @@ fn layers_quantised_at_load_are_a_note_of_inspect_and_verify() {
     }
     let shown = ok(&["verify", latent]);
     assert!(stdout(&shown).lines().last().unwrap().starts_with("PASS with "));
-    // Trits that are stored as plain numbers stay what they are.
+    // Trits stored as dense numbers stay ternary.
     let exact = json(&["inspect", root.join("llama-ternary-dense").to_str().unwrap(), "--json"]);
     assert!(!exact["notes"].to_string().contains("quantised at load"), "{}", exact["notes"]);
     let assumed = exact["facts"]["assumptions"].to_string();
@@ -122,7 +122,7 @@ fn layers_quantised_at_load_are_a_note_of_inspect_and_verify() {
 }
 
 #[test]
-fn chat_ends_with_an_error_when_the_model_changes_between_two_turns() {
+fn chat_fails_if_the_model_changes_between_turns() {
     let folder = tempfile::tempdir().unwrap();
     let path = model(folder.path());
     let name = path.to_str().unwrap();

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::program::{json, ok, refused, refused_in_a_line, spawn, stderr, stdout, with_input};
 
 #[test]
-fn sampling_values_out_of_range_are_named_before_anything_is_written() {
+fn invalid_sampling_values_are_named_before_generation() {
     for (option, value, name) in [
         ("--temp", "-1", "temperature"),
         ("--temp", "NaN", "temperature"),
@@ -24,7 +24,7 @@ fn sampling_values_out_of_range_are_named_before_anything_is_written() {
 }
 
 #[test]
-fn run_continues_the_prompt_and_says_how_fast() {
+fn run_continues_the_prompt_and_prints_speed() {
     let output = ok(&["run", "Once upon a time", "-n", "12", "--temp", "0"]);
     let text = stdout(&output);
     assert!(text.starts_with("Once upon a time") && text.ends_with('\n'), "{text}");
@@ -40,7 +40,7 @@ fn run_continues_the_prompt_and_says_how_fast() {
 }
 
 #[test]
-fn the_reference_and_any_number_of_threads_write_the_same() {
+fn reference_and_all_thread_counts_give_equal_text() {
     let text = |more: &[&str]| {
         let mut args = vec!["run", "Once upon a time", "-n", "16", "--temp", "0"];
         args.extend(more);
@@ -92,7 +92,7 @@ fn run_json_has_text_tokens_reason_and_timings() {
 }
 
 #[test]
-fn a_stop_text_ends_the_writing_and_is_not_shown() {
+fn stop_text_ends_generation_and_is_omitted() {
     let whole =
         json(&["run", "Once upon a time", "-n", "12", "--temp", "0", "--ignore-eos", "--json"]);
     let text = whole["text"].as_str().unwrap();
@@ -131,7 +131,7 @@ fn a_prompt_longer_than_the_context_is_refused() {
 }
 
 #[test]
-fn a_reader_that_goes_away_ends_the_program_quietly() {
+fn closed_pipe_ends_the_program_silently() {
     let mut child =
         spawn(&["run", "Once upon a time", "-n", "100000", "--ctx", "100000", "--ignore-eos"]);
     let mut reader = child.stdout.take().unwrap();
@@ -149,11 +149,11 @@ fn a_reader_that_goes_away_ends_the_program_quietly() {
 
 #[cfg(unix)]
 #[test]
-fn control_c_stops_the_writing_and_keeps_what_is_there() {
+fn control_c_stops_generation_and_keeps_the_text() {
     let mut child =
         spawn(&["run", "Once upon a time", "-n", "100000", "--ctx", "100000", "--ignore-eos"]);
     let mut reader = BufReader::new(child.stdout.take().unwrap());
-    // The prompt and some text: the program is writing.
+    // The prompt and some text: generation is running.
     let mut begun = [0u8; 24];
     reader.read_exact(&mut begun).unwrap();
     let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();

@@ -19,20 +19,20 @@ impl AttentionShape {
         (self.heads + 2 * self.kv_heads) * self.head_dim
     }
 
-    /// Returns the columns of query head `head` and of the key and the value head that it reads.
+    /// Returns the columns of query head `head` and of its key and value heads.
     fn columns(&self, head: usize) -> [usize; 3] {
         let kv = head / (self.heads / self.kv_heads);
         [head, self.heads + kv, self.heads + self.kv_heads + kv].map(|h| h * self.head_dim)
     }
 }
 
-/// Attends within one segment of `tokens` rows.
+/// Computes attention within one segment of `tokens` rows.
 ///
 /// `qkv[tokens, fused]` is already rotated; `output[tokens, heads·head_dim]` is overwritten; `probabilities[heads, tokens, tokens]`
-/// keeps the softmax for the backward pass.
+/// stores the softmax for the backward pass.
 ///
 /// # Panics
-/// If a slice is shorter or longer than its shape says.
+/// If the length of a slice differs from its shape.
 pub fn attention_forward(
     output: &mut [f32],
     probabilities: &mut [f32],
@@ -80,7 +80,7 @@ fn softmax(row: &mut [f32]) {
 /// Overwrites `d_qkv[tokens, fused]` with the gradient of [`attention_forward`] for one segment.
 ///
 /// # Panics
-/// If a slice is shorter or longer than its shape says.
+/// If the length of a slice differs from its shape.
 pub fn attention_backward(
     d_qkv: &mut [f32],
     d_output: &[f32],

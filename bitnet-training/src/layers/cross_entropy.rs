@@ -39,7 +39,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_logits_cost_the_logarithm_of_the_vocabulary() {
+    fn uniform_logits_have_log_vocabulary_loss() {
         let loss = cross_entropy(&mut [2.0; 16], &[0], 16, 1.0);
         assert!((loss - 16f64.ln()).abs() < 1e-6);
     }

@@ -1,7 +1,7 @@
-//! Central differences, the judge of every backward function.
+//! Central differences, for testing backward functions.
 use crate::rng::Rng;
 
-/// `n` values of the standard normal distribution.
+/// Returns `n` values of the standard normal distribution.
 pub(crate) fn random(n: usize, seed: u64) -> Vec<f32> {
     let mut rng = Rng::new(seed);
     (0..n).map(|_| rng.normal()).collect()

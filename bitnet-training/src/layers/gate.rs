@@ -1,6 +1,6 @@
 //! The gate of the feed-forward block: `u = relu(gate)² * up`.
 
-/// `gate_up[tokens, 2·width]` holds gate and up side by side; `u[tokens, width]` receives `relu(gate)² · up`.
+/// Computes `u[tokens, width] = relu(gate)² · up`; `gate_up[tokens, 2·width]` has gate and up side by side.
 pub fn gate_forward(u: &mut [f32], gate_up: &[f32], width: usize) {
     for (u, gu) in u.chunks_exact_mut(width).zip(gate_up.chunks_exact(2 * width)) {
         let (gate, up) = gu.split_at(width);
@@ -11,7 +11,7 @@ pub fn gate_forward(u: &mut [f32], gate_up: &[f32], width: usize) {
     }
 }
 
-/// Not `max`, which would make 0 of NaN: a run that diverges must show it in its loss.
+/// Propagates NaN, unlike `max`, so that a diverging run shows in its loss.
 fn relu(x: f32) -> f32 {
     if x < 0.0 { 0.0 } else { x }
 }

@@ -1,4 +1,4 @@
-//! Dense products of the three kinds that a linear layer needs; the weights may be latent or already fake-quantised.
+//! The three dense products of a linear layer; weights may be latent or fake-quantised.
 use ndarray::{ArrayView2, ArrayViewMut2, linalg::general_mat_mul};
 
 fn view(data: &[f32], rows: usize, columns: usize) -> ArrayView2<'_, f32> {

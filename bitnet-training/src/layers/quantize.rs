@@ -1,4 +1,4 @@
-//! The two fake quantisers of b1.58 training; their gradient is the identity (straight-through), so neither has a backward function.
+//! The two fake quantisers of b1.58 training. Their gradient is the identity (straight-through), so they have no backward function.
 //!
 //! ```text
 //! weights      s = max(mean|W|, 1e-5)            w' = clamp(rne(W / s), -1, 1) · s         one s per tensor

@@ -4,7 +4,7 @@ use bitnet_core::reference::rms_factor;
 
 use super::dot;
 
-/// Normalises each row of `x[tokens, width]` into `y`; `reciprocal[tokens]` keeps `1 / rms` for the backward pass.
+/// Normalises each row of `x[tokens, width]` into `y`; `reciprocal[tokens]` stores `1 / rms` for the backward pass.
 pub fn rms_norm_forward(y: &mut [f32], reciprocal: &mut [f32], x: &[f32], gain: &[f32], eps: f32) {
     let width = gain.len();
     for ((y, x), r) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)).zip(reciprocal) {

@@ -21,10 +21,10 @@ impl RotaryTable {
         Self { half, cos_sin }
     }
 
-    /// Turns one head in place forwards, or back if `inverse` (which is the backward pass: a rotation's transpose).
+    /// Rotates one head in place, or rotates back if `inverse` (the backward pass: the transpose of a rotation).
     ///
     /// # Panics
-    /// If `position` lies beyond the table or `head` is not `head_dim` long.
+    /// If `position` exceeds the table or `head` is not `head_dim` long.
     pub fn rotate(&self, head: &mut [f32], position: usize, inverse: bool) {
         let (low, high) = head.split_at_mut(self.half);
         let table = &self.cos_sin[position * self.half..][..self.half];
@@ -54,7 +54,7 @@ mod tests {
     }
 
     #[test]
-    fn position_one_turns_the_first_pair_by_one_radian() {
+    fn position_one_rotates_the_first_pair_by_one_radian() {
         let mut head = [1.0, 0.0, 0.0, 0.0];
         RotaryTable::new(2, 4, 10_000.0).rotate(&mut head, 1, false);
         assert!((head[0] - 1f32.cos()).abs() < 1e-7 && (head[2] - 1f32.sin()).abs() < 1e-7);

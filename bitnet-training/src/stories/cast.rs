@@ -1,6 +1,6 @@
-//! Who and what the stories are about.
+//! The characters, things and places of the stories.
 
-/// Girls' names; every name belongs to one list only, so that a name decides the pronoun.
+/// Girls' names; every name is in one list only, so that it determines the pronoun.
 pub(super) const GIRLS: [&str; 14] = [
     "Lily", "Mia", "Anna", "Sara", "Emma", "Nora", "Lucy", "Ella", "Rosie", "Molly", "Daisy",
     "Ivy", "Hanna", "Zoe",

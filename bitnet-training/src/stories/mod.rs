@@ -1,7 +1,7 @@
-//! A grammar that writes little stories: a hero, a friend, a problem, an attempt, help, and a happy end.
+//! A grammar of short stories: a hero, a friend, a problem, an attempt, help, and a happy end.
 //!
-//! Everything is drawn from one seed. Hero, friend, thing and place are chosen once and stay the same; each sentence is one of
-//! several templates.
+//! One seed determines the story. Hero, friend, thing and place are chosen once; each sentence is one of several
+//! templates.
 mod cast;
 mod plots;
 mod template;
@@ -11,7 +11,7 @@ use template::Teller;
 
 use crate::rng::Rng;
 
-/// Returns the story of a seed: 60 to 160 words, the same for the same seed everywhere.
+/// Returns the story of a seed: 60 to 160 words, identical on every machine.
 #[must_use]
 pub fn story(seed: u64) -> String {
     let mut t = Teller::new(Rng::new(seed));

@@ -1,4 +1,4 @@
-//! Sentence templates: `{key}` is replaced by the word of that key, `{Key}` by the same word with a capital first letter.
+//! Sentence templates: `{key}` is replaced by the word of that key, `{Key}` by the capitalised word.
 //!
 //! A word that begins with a vowel turns a preceding `a` into `an`.
 use crate::rng::Rng;

@@ -1,10 +1,10 @@
-//! What a reader may expect of every story.
+//! Properties of every story.
 use std::collections::HashSet;
 
 use super::story;
 
 #[test]
-fn stories_are_of_the_promised_length_and_fully_expanded() {
+fn stories_have_the_documented_length_and_no_placeholders() {
     let (mut least, mut most) = (usize::MAX, 0);
     for seed in 0..3000 {
         let text = story(seed);

@@ -1,11 +1,11 @@
-//! Copies: the model that the program embeds is the one that the recipe made.
+//! Copies: the embedded model equals the model of the recipe.
 
 use crate::{Finding, Tree};
 
-/// Pairs of files that hold the same bytes: what is shown, and the copy that a crate needs inside its own folder.
+/// Pairs of identical files: the original, and the copy inside a crate's folder.
 const PAIRS: &[(&str, &str)] = &[("models/stories.gguf", "bitnet-inference/models/stories.gguf")];
 
-/// Finds pairs that differ. A pair of which only one file exists is no pair.
+/// Finds pairs that differ. Pairs with only one existing file are ignored.
 pub fn check(tree: &Tree) -> Vec<Finding> {
     let bytes =
         |path: &str| tree.files.iter().find(|file| file.path == path).map(|file| &file.bytes);

@@ -20,13 +20,13 @@ const FLOORS: &[(&str, u8)] = &[
     ("bitnet-benchmarks", 5),
 ];
 
-/// The crate that stands outside the house: it depends on no other member and none depends on it.
+/// The crate outside the floors: it depends on no other member and no member depends on it.
 const OUTSIDE: &str = "xtask";
 
-/// Asks cargo for the members of the workspace and what each depends on.
+/// Reads the workspace members and their dependencies from cargo.
 ///
 /// # Errors
-/// When cargo cannot be run or refuses a manifest.
+/// If cargo can't be run or rejects a manifest.
 pub fn metadata() -> Result<Value> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = std::process::Command::new(cargo)
@@ -42,7 +42,7 @@ pub fn metadata() -> Result<Value> {
     serde_json::from_slice(&output.stdout).context("cargo metadata printed no JSON")
 }
 
-/// Checks what `cargo metadata --no-deps` says, build and dev dependencies included.
+/// Checks the output of `cargo metadata --no-deps`, including build and dev dependencies.
 pub fn check(metadata: &Value) -> Vec<Finding> {
     let packages = metadata["packages"].as_array().map_or(&[][..], Vec::as_slice);
     if packages.is_empty() {
@@ -67,7 +67,7 @@ fn check_package(package: &Value) -> Vec<Finding> {
         let on = dependency["name"].as_str().unwrap_or_default();
         let kind = dependency["kind"].as_str().unwrap_or("normal");
         let allowed = match (floor, floor_of(on)) {
-            // A crate of the registry, not of this workspace.
+            // A registry crate.
             (_, None) => dependency["path"].is_null(),
             (Some(floor), Some(Some(below))) => below < floor,
             (_, Some(_)) => false,
@@ -83,7 +83,7 @@ fn check_package(package: &Value) -> Vec<Finding> {
     findings
 }
 
-/// `Some(Some(floor))` inside the house, `Some(None)` for the crate outside, `None` for a stranger.
+/// Returns `Some(Some(floor))` for a member with a floor, `Some(None)` for the crate outside, `None` for unknown names.
 fn floor_of(name: &str) -> Option<Option<u8>> {
     if name == OUTSIDE {
         return Some(None);

@@ -1,8 +1,8 @@
-//! Headers: every Rust file begins with a `//!` sentence that says what it holds.
+//! Headers: every Rust file begins with a `//!` sentence about its content.
 
 use crate::{Finding, Tree};
 
-/// Finds Rust files whose first line is no `//!` sentence.
+/// Finds Rust files whose first line is not a `//!` sentence.
 pub fn check(tree: &Tree) -> Vec<Finding> {
     tree.files
         .iter()

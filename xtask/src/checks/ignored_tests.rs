@@ -1,16 +1,16 @@
-//! Ignored tests: a test that does not run by itself says why.
+//! Ignored tests: an ignored test states a reason.
 
 use crate::{Finding, Tree};
 
 /// The attribute without a reason; in halves so that this file passes a plain search for it.
 const SILENT: &str = concat!("#[ig", "nore]");
 
-/// Finds ignored tests without a reason, and with an empty one.
+/// Finds ignored tests with a missing or an empty reason.
 pub fn check(tree: &Tree) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (path, text) in tree.rust() {
         for (at, line) in text.code.iter().enumerate() {
-            // Both quotes of an empty reason are left, and nothing between them.
+            // The two quotes of an empty reason remain.
             let squeezed: String = line.split_whitespace().collect();
             if squeezed.contains(SILENT)
                 || squeezed.contains(concat!("#[ig", "nore=\"\"]"))

@@ -1,11 +1,11 @@
-//! Lengths: a Rust file holds fewer than 500 lines of code; tests, comments and blank lines are not counted.
+//! Lengths: a Rust file has fewer than 500 lines of code, without tests, comments and blank lines.
 
 use crate::{Finding, RustText, Tree};
 
-/// The first count that is too many.
+/// The first forbidden count.
 const LIMIT: usize = 500;
 
-/// Finds Rust files that hold too much code.
+/// Finds Rust files with too much code.
 pub fn check(tree: &Tree) -> Vec<Finding> {
     tree.rust()
         .filter(|(path, _)| !is_test(path))
@@ -22,12 +22,12 @@ pub fn check(tree: &Tree) -> Vec<Finding> {
         .collect()
 }
 
-/// Integration tests, and tests modules that are a file of their own: long tables of cases read best in one piece.
+/// Returns whether a file is an integration test or a separate test module, where long tables of cases are allowed.
 fn is_test(path: &str) -> bool {
     path.contains("/tests/") || path.ends_with("/tests.rs")
 }
 
-/// Returns the lines that hold code, without those of `#[cfg(test)] mod … { … }`.
+/// Counts lines of code without `#[cfg(test)] mod … { … }`.
 fn lines_of_code(text: &RustText) -> usize {
     let mut count = 0;
     let mut tests = Tests::Outside;
@@ -43,12 +43,12 @@ fn lines_of_code(text: &RustText) -> usize {
     count
 }
 
-/// Where the count stands towards a tests module.
+/// The position relative to a test module.
 enum Tests {
     Outside,
-    /// After `#[cfg(test)]`, before the item that it belongs to.
+    /// After `#[cfg(test)]`, before its item.
     Announced,
-    /// Inside the module, this many braces deep; 0 on its last line.
+    /// Inside the module at this brace depth; 0 on its last line.
     Inside(usize),
 }
 

@@ -1,8 +1,8 @@
-//! Links: what a Markdown file points to inside the repository exists.
+//! Links: targets of Markdown links inside the repository exist.
 
 use crate::{Finding, Tree};
 
-/// Finds Markdown links and pictures whose file is not in the tree.
+/// Finds Markdown links and images whose target is not in the tree.
 pub fn check(tree: &Tree) -> Vec<Finding> {
     let mut findings = Vec::new();
     for file in tree.files.iter().filter(|file| file.path.ends_with(".md")) {

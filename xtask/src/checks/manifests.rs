@@ -1,8 +1,8 @@
-//! Manifests: what the workspace says once, no crate says again.
+//! Manifests: members inherit the settings of the workspace.
 
 use crate::{Finding, Tree};
 
-/// The lines that every member's manifest has.
+/// The required lines of a member's manifest.
 const INHERITED: &[&str] = &[
     "version.workspace = true",
     "edition.workspace = true",
@@ -10,7 +10,7 @@ const INHERITED: &[&str] = &[
     "license.workspace = true",
 ];
 
-/// Finds members that do not inherit the version, the edition, the oldest compiler, the licence or the lints.
+/// Finds members that do not inherit version, edition, minimum Rust version, licence or lints.
 pub fn check(tree: &Tree) -> Vec<Finding> {
     let mut findings = Vec::new();
     for file in tree.files.iter().filter(|file| is_member(&file.path)) {
@@ -29,7 +29,7 @@ pub fn check(tree: &Tree) -> Vec<Finding> {
     findings
 }
 
-/// Members stand flat at the root; `fuzz` is a workspace of its own.
+/// Members are at the root; `fuzz` is a separate workspace.
 fn is_member(path: &str) -> bool {
     path.split_once('/').is_some_and(|(folder, rest)| rest == "Cargo.toml" && folder != "fuzz")
 }

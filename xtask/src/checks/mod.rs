@@ -1,4 +1,4 @@
-//! The checks, one rule to a file; each is a function from the tree to what is wrong with it.
+//! The checks, one rule per file; each is a function from the tree to its violations.
 
 pub mod copies;
 pub mod floors;

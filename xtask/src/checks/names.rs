@@ -1,14 +1,14 @@
-//! Names: a file is called after its noun, not after nothing, and never after its own history.
+//! Names: files and folders are named after their content, without generic names and version suffixes.
 
 use crate::{Finding, Tree};
 
-/// Names that say nothing about what a file or a folder holds.
+/// Generic names.
 const EMPTY_NAMES: &[&str] = &["utils", "util", "common", "helpers", "helper", "base", "manager"];
 
-/// Endings that tell of an earlier or a later version, which is what git is for.
+/// Version suffixes, which git makes unnecessary.
 const HISTORY: &[&str] = &["_new", "_old", "_backup", "_fixed"];
 
-/// Finds files and folders with such names.
+/// Finds files and folders with forbidden names.
 pub fn check(tree: &Tree) -> Vec<Finding> {
     let mut findings = Vec::new();
     for file in &tree.files {

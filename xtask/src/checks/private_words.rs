@@ -1,8 +1,8 @@
-//! Private words: nothing in the repository depends on, or speaks of, the place where it was written.
+//! Private words: the repository does not depend on or mention the environment where it was written.
 
 use crate::{Finding, RustText, Tree};
 
-/// Beginnings of paths that exist on one machine only. Each is written in two halves so that this file passes its own check.
+/// Path prefixes of single machines, written in two halves so that this file passes its own check.
 const MACHINE_PATHS: &[&str] = &[
     concat!("/ro", "ot/"),
     concat!("/ho", "me/"),
@@ -12,7 +12,7 @@ const MACHINE_PATHS: &[&str] = &[
     concat!("/fa", "rm/"),
 ];
 
-/// Hosts that package registries are served from: which one is used is a setting of the reader's machine.
+/// Hosts of package registries, which are settings of a user's machine.
 const REGISTRY_HOSTS: &[&str] = &[
     concat!("index.crat", "es.io"),
     concat!("static.crat", "es.io"),
@@ -28,10 +28,10 @@ const REGISTRY_HOSTS: &[&str] = &[
 const PRIVATE_HOSTS: &[&str] =
     &[concat!("://1", "0."), concat!("://192", ".168."), concat!("://172", ".1")];
 
-/// Finds machine paths, registry hosts and numbers of issues.
+/// Finds machine paths, registry hosts and issue numbers.
 pub fn check(tree: &Tree) -> Vec<Finding> {
     let mut findings = Vec::new();
-    // The lock file is written by cargo, and golden files hold what others' programs wrote.
+    // Cargo writes the lock file, and other programs wrote the golden files.
     let ours = |path: &str| !path.ends_with(".lock") && !path.starts_with("tests/golden/");
     for file in tree.files.iter().filter(|file| ours(&file.path)) {
         let Some(text) = file.text() else { continue };
@@ -66,14 +66,14 @@ pub fn check(tree: &Tree) -> Vec<Finding> {
     findings
 }
 
-/// Returns whether `line` holds `path` as the beginning of a path, not as the middle of a relative one.
+/// Returns whether `line` contains `path` at the start of a path.
 fn begins_in(line: &str, path: &str) -> bool {
     line.match_indices(path).any(|(at, _)| {
         !line[..at].ends_with(|c: char| c.is_alphanumeric() || "._-*}>)".contains(c))
     })
 }
 
-/// Returns the lines that people read: comments of Rust, the whole of Markdown, nothing of the rest.
+/// Returns the lines of prose: comments of Rust files, all of Markdown files.
 fn prose(path: &str, text: &str) -> Vec<String> {
     if path.ends_with(".rs") {
         RustText::new(text).comments
@@ -86,7 +86,7 @@ fn prose(path: &str, text: &str) -> Vec<String> {
     }
 }
 
-/// Returns whether `line` gives the number of an issue or of a pull request, in words or after a hash.
+/// Returns whether `line` contains the number of an issue or a pull request.
 fn names_an_issue(line: &str) -> bool {
     let number =
         |rest: &str| rest.trim_start_matches([' ', '#']).starts_with(|c: char| c.is_ascii_digit());

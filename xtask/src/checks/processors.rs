@@ -1,12 +1,12 @@
-//! Processors: `cfg(target_arch)` stands only where instruction sets are told apart.
+//! Processors: `cfg(target_arch)` is limited to the folders of instruction sets.
 
 use crate::rust_text::words;
 use crate::{Finding, Tree};
 
-/// The folders that may ask which processor they are compiled for.
+/// The folders that may use `target_arch`.
 const ALLOWED: &[&str] = &["bitnet-core/src/simd/", "bitnet-cpu/src/isa/"];
 
-/// Finds `target_arch` anywhere else.
+/// Finds `target_arch` in other files.
 pub fn check(tree: &Tree) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (path, text) in

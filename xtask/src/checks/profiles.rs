@@ -1,7 +1,7 @@
-//! Profiles: a package that a profile of the root manifest names is one that is built.
+//! Profiles: packages named in profiles of the root manifest exist.
 //!
-//! Cargo warns about a name that matches nothing and continues, so that a package which is no longer there, or a misspelt one, loses
-//! its profile unseen.
+//! Cargo only warns about a name without a match, so a removed or misspelt package would lose its profile
+//! unnoticed.
 
 use crate::{Finding, Tree};
 
@@ -27,7 +27,7 @@ pub fn check(tree: &Tree) -> Vec<Finding> {
         .collect()
 }
 
-/// Returns the package of a table's head `[profile.PROFILE.package.NAME]`.
+/// Returns the package of a table header `[profile.PROFILE.package.NAME]`.
 fn package(line: &str) -> Option<&str> {
     let head = line.trim().strip_prefix("[profile.")?.strip_suffix(']')?;
     let (_, name) = head.split_once(".package.")?;

@@ -1,4 +1,4 @@
-//! Safety comments: every `unsafe` is answered by the reason why it is sound.
+//! Safety comments: every `unsafe` states why it is sound.
 
 use crate::rust_text::words;
 use crate::{Finding, RustText, Tree};
@@ -23,7 +23,7 @@ pub fn check(tree: &Tree) -> Vec<Finding> {
     findings
 }
 
-/// Returns the words that answer the `unsafe` which ends at `column` of line `at`; `None` if it only names a type or a lint.
+/// Returns the required text for the `unsafe` that ends at `column` of line `at`; `None` for a type or a lint.
 fn needed(text: &RustText, at: usize, column: usize) -> Option<&'static [&'static str]> {
     let rest = text.code[at][column..].to_owned();
     let following = text.code.iter().skip(at + 1).take(2).map(String::as_str);
@@ -32,7 +32,7 @@ fn needed(text: &RustText, at: usize, column: usize) -> Option<&'static [&'stati
     let function = rest.find("fn").filter(|_| rest.starts_with("fn") || rest.starts_with("extern"));
     let block = rest.find('{').unwrap_or(usize::MAX);
     match function {
-        // `unsafe fn(…)` is a type.
+        // `unsafe fn(…)` is a function pointer type.
         Some(name) if name < block => {
             (!rest[name + 2..].trim_start().starts_with('(')).then_some(&["# Safety", "SAFETY:"])
         }
@@ -44,7 +44,7 @@ fn needed(text: &RustText, at: usize, column: usize) -> Option<&'static [&'stati
     }
 }
 
-/// Returns whether `word` stands in a comment on line `at`, or above it in the same statement or its leading comments and attributes.
+/// Returns whether `word` is in a comment on line `at`, or above it in the same statement or its leading comments and attributes.
 fn answered(text: &RustText, at: usize, word: &str) -> bool {
     if text.comments[at].contains(word) {
         return true;

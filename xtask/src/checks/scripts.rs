@@ -1,8 +1,8 @@
-//! Scripts: one that the gate, another script or a document calls exists.
+//! Scripts: scripts mentioned by the gate, another script or a document exist.
 
 use crate::{Finding, Tree};
 
-/// Finds mentions of `scripts/NAME.sh` and `scripts/NAME.py` whose file is not in the tree.
+/// Finds mentions of missing `scripts/NAME.sh` and `scripts/NAME.py`.
 pub fn check(tree: &Tree) -> Vec<Finding> {
     let mut findings = Vec::new();
     for file in tree.files.iter().filter(|file| calls_scripts(&file.path)) {

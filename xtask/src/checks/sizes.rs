@@ -1,14 +1,14 @@
-//! Sizes: the repository stays quick to clone.
+//! Sizes: limits that keep the repository quick to clone.
 
 use crate::{Finding, Tree};
 
-/// The most bytes that one file may have.
+/// Maximum size of a file in bytes.
 const LARGEST_FILE: usize = 3_000_000;
 
-/// The most bytes that the golden files may have together.
+/// Maximum total size of the golden files in bytes.
 const GOLDEN: usize = 8_000_000;
 
-/// Finds files above 3 MB, and golden files that are above 8 MB together.
+/// Finds files above 3 MB, and golden files above 8 MB in total.
 pub fn check(tree: &Tree) -> Vec<Finding> {
     let sizes: Vec<_> =
         tree.files.iter().map(|file| (file.path.as_str(), file.bytes.len())).collect();

@@ -1,12 +1,12 @@
-//! Unfinished work: nothing in the tree waits to be written.
+//! Unfinished work: no macros or marks of missing code.
 
 use crate::rust_text::words;
 use crate::{Finding, Tree};
 
-/// Macros that stand for missing code.
+/// Macros for missing code.
 const MACROS: &[&str] = &["todo", "unimplemented"];
 
-/// Marks that stand for missing thought; in halves so that this file passes its own check.
+/// Marks of open work, in halves so that this file passes its own check.
 const MARKS: &[&str] = &[concat!("FIX", "ME"), concat!("XX", "X"), concat!("TO", "DO")];
 
 /// Finds both in Rust files.

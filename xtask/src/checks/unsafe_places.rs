@@ -1,9 +1,9 @@
-//! Places of `unsafe`: it stands in the few files that need it, and the crates that need none forbid it.
+//! Places of `unsafe`: it is limited to listed files, and crates without it forbid it.
 
 use crate::rust_text::words;
 use crate::{Finding, Tree};
 
-/// Where `unsafe` may stand: a folder (with its `/`) or a file.
+/// Allowed places of `unsafe`: folders (with trailing `/`) and files.
 const ALLOWED: &[&str] = &[
     "bitnet-core/src/memory/",
     "bitnet-core/src/os/",
@@ -12,7 +12,7 @@ const ALLOWED: &[&str] = &[
     "bitnet-cpu/src/threads/workers.rs",
 ];
 
-/// The crates that forbid it in each of their roots.
+/// Crates that forbid `unsafe` in each of their roots.
 const FORBIDDING: &[&str] = &[
     "bitnet-quant",
     "bitnet-formats",
@@ -25,7 +25,7 @@ const FORBIDDING: &[&str] = &[
     "xtask",
 ];
 
-/// Finds `unsafe` elsewhere, and crate roots that should forbid it and do not.
+/// Finds `unsafe` in other files, and crate roots that do not forbid it.
 pub fn check(tree: &Tree) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (path, text) in tree.rust() {

@@ -1,4 +1,4 @@
-//! The command line of `bitnet bench`: llama-bench's flags, with its meanings, and a few more.
+//! Arguments of `bitnet bench`: llama-bench's flags with their meanings, and a few more.
 
 use std::path::PathBuf;
 
@@ -10,81 +10,81 @@ use crate::args::{positive, threads};
 /// `bitnet bench`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct BenchArgs {
-    /// The models; may be repeated [default: the embedded story model]
+    /// The model; may be repeated [default: the built-in story model]
     #[arg(short, long, value_name = "PATH")]
     pub(crate) model: Vec<PathBuf>,
-    /// Read prompts of N tokens; 0 = do not [default: 512]
+    /// Process a prompt of N tokens; 0 = skip [default: 512]
     #[arg(short = 'p', long, value_name = "N,...", value_parser = counts)]
     pub(crate) n_prompt: Vec<Counts>,
-    /// Write N tokens, one at a time; 0 = do not [default: 128]
+    /// Generate N tokens; 0 = skip [default: 128]
     #[arg(short = 'n', long, value_name = "N,...", value_parser = counts)]
     pub(crate) n_gen: Vec<Counts>,
-    /// Read a prompt of P tokens, then write N (also -pg)
+    /// Process a prompt of P tokens, then generate N (also -pg)
     #[arg(long, value_name = "P,N", value_parser = pair)]
     pub(crate) pg: Vec<(usize, usize)>,
-    /// Do each test after N tokens of context, which are not timed [default: 0]
+    /// Run each test after N untimed tokens of context [default: 0]
     #[arg(short = 'd', long, value_name = "N,...", value_parser = counts)]
     pub(crate) n_depth: Vec<Counts>,
-    /// Tokens of a prompt that are read together
+    /// Batch size of prompt processing in tokens
     #[arg(short, long, value_name = "N", default_value_t = 2048, value_parser = positive)]
     pub(crate) batch_size: usize,
-    /// Threads that compute, one test for each number [default: one on each physical core]
+    /// Compute threads, one test per number [default: one per physical core]
     #[arg(short, long, value_name = "N,...", value_delimiter = ',', value_parser = threads, allow_negative_numbers = true)]
     pub(crate) threads: Vec<usize>,
-    /// Times that each test is repeated
+    /// Number of repetitions of each test
     #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = positive)]
     pub(crate) repetitions: usize,
-    /// What to print [default: md, or json with --json]
+    /// Output format [default: md, or json with --json]
     #[arg(short, long, value_name = "FORMAT")]
     pub(crate) output: Option<Format>,
-    /// Do not run each test once before it is timed
+    /// Skip the warm-up
     #[arg(long)]
     pub(crate) no_warmup: bool,
-    /// Do not measure the machine's limits (read bandwidth, integer peak)
+    /// Skip measuring the machine's limits (read bandwidth, integer peak)
     #[arg(long)]
     pub(crate) no_limits: bool,
     /// Measure the machine's limits only
     #[arg(long, conflicts_with_all = ["no_limits", "against"])]
     pub(crate) limits: bool,
-    /// Tell where the time of a written token, or of a prompt, goes, operation by operation
+    /// Measure the time per operation of a generated token or of a prompt
     #[arg(long, conflicts_with_all = ["limits", "against", "pg", "save"])]
     pub(crate) account: bool,
-    /// Take turns with another program that understands llama-bench's flags: a path, and its own arguments
+    /// Compare with another program in turns; COMMAND is a path and arguments, llama-bench's flags are appended
     #[arg(long, value_name = "NAME=COMMAND", value_parser = peer)]
     pub(crate) against: Vec<Peer>,
-    /// Write everything that was measured to a run file
+    /// Save all measurements to a run file
     #[arg(long, value_name = "FILE", conflicts_with = "limits")]
     pub(crate) save: Option<PathBuf>,
-    /// Measure nothing: print a report of run files (Markdown)
+    /// Print a report of run files (Markdown) without measuring
     #[arg(long, value_name = "RUN", num_args = 1.., conflicts_with_all = ["model", "against", "save", "limits"])]
     pub(crate) report: Vec<PathBuf>,
-    /// One repetition of one test (prompt, written, depth, threads) as JSON: how a comparison asks this program
+    /// Run one repetition of one test (prompt, generated, depth, threads) and print JSON; used by comparisons
     #[arg(long, hide = true, value_name = "P,N,D,T", value_parser = once)]
     pub(crate) once: Option<Once>,
 }
 
-/// A format of results.
+/// An output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
     /// A Markdown table
     Md,
-    /// llama-bench's JSON, with more fields
+    /// llama-bench's JSON with more fields
     Json,
-    /// The same, one line for each test
+    /// The same, one line per test
     Jsonl,
     /// The same as comma-separated values
     Csv,
 }
 
-/// Numbers that one argument lists.
+/// The numbers of one argument.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Counts(pub(crate) Vec<usize>);
 
-/// A program to take turns with.
+/// A program for comparison.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Peer {
     pub(crate) name: String,
-    /// The program and its own arguments.
+    /// The program and its arguments.
     pub(crate) command: Vec<String>,
 }
 
@@ -96,7 +96,7 @@ pub(crate) struct Once {
 }
 
 impl Once {
-    /// `args` with this test instead of theirs, and without what takes turns.
+    /// Returns `args` with this test only and without comparisons.
     pub(crate) fn of(self, args: &BenchArgs) -> BenchArgs {
         let both = self.test.n_prompt > 0 && self.test.n_gen > 0;
         let alone = |count: usize| vec![Counts(vec![if both { 0 } else { count }])];
@@ -128,7 +128,7 @@ impl BenchArgs {
     }
 }
 
-/// Makes llama-bench's `-pg`, which is no short option, the long option that it is here.
+/// Replaces llama-bench's `-pg` by the long option.
 pub(crate) fn with_long_options(
     args: impl Iterator<Item = std::ffi::OsString>,
 ) -> Vec<std::ffi::OsString> {
@@ -140,15 +140,17 @@ pub(crate) fn with_long_options(
     .collect()
 }
 
-/// Most numbers of a range: beyond that it is a mistake.
+/// Maximum length of a range; longer ones are mistakes.
 const LONGEST_RANGE: usize = 1000;
 
-/// `512`, `128,256`, `first-last`, `first-last+step` or `first-last*factor`.
+/// Parses `512`, `128,256`, `first-last`, `first-last+step` or `first-last*factor`.
 fn counts(text: &str) -> Result<Counts, String> {
     let mut all = Vec::new();
     for part in text.split(',') {
         range(part.trim(), &mut all).ok_or_else(|| {
-            format!("{part:?} is no number and no range; write 512, 128,256, 1-8, 1-8+2 or 1-64*2")
+            format!(
+                "{part:?} is neither a number nor a range; write 512, 128,256, 1-8, 1-8+2 or 1-64*2"
+            )
         })?;
     }
     Ok(Counts(all))
@@ -183,8 +185,7 @@ fn range(text: &str, all: &mut Vec<usize>) -> Option<()> {
 }
 
 fn pair(text: &str) -> Result<(usize, usize), String> {
-    let wrong =
-        || format!("{text:?}: write the prompt's tokens and the written ones, as in 512,128");
+    let wrong = || format!("{text:?}: write prompt tokens and generated tokens, as in 512,128");
     let (prompt, written) = text.split_once(',').ok_or_else(wrong)?;
     let number = |text: &str| text.trim().parse().ok().filter(|&n: &usize| n > 0);
     number(prompt).zip(number(written)).ok_or_else(wrong)
@@ -208,7 +209,7 @@ fn peer(text: &str) -> Result<Peer, String> {
         return Err(wrong());
     }
     if name == super::OURS {
-        return Err(format!("{name:?} is what this program is called; choose another name"));
+        return Err(format!("{name:?} is the name of this program; choose another name"));
     }
     Ok(Peer { name: name.into(), command })
 }
@@ -218,7 +219,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lists_and_ranges_are_read_as_llama_bench_reads_them() {
+    fn lists_and_ranges_equal_llama_bench() {
         let read = |text: &str| counts(text).map(|c| c.0);
         assert_eq!(read("512"), Ok(vec![512]));
         assert_eq!(read("1,2, 4"), Ok(vec![1, 2, 4]));
@@ -245,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn the_pair_flag_of_llama_bench_is_understood_after_the_command() {
+    fn pair_flag_of_llama_bench_is_accepted() {
         let turned = |args: &[&str]| with_long_options(args.iter().map(Into::into));
         assert_eq!(turned(&["bitnet", "bench", "-pg", "1,2"]), ["bitnet", "bench", "--pg", "1,2"]);
         assert_eq!(turned(&["bitnet", "run", "-pg"]), ["bitnet", "run", "-pg"]);

@@ -1,14 +1,14 @@
-//! The time of day as run files write it.
+//! Time stamps of run files.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Now, in UTC: `2026-01-31T23:59:59Z`.
+/// Returns the current time in UTC: `2026-01-31T23:59:59Z`.
 pub(crate) fn now() -> String {
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
     written(seconds)
 }
 
-/// `seconds` after the beginning of 1970.
+/// Formats the time `seconds` after the start of 1970.
 fn written(seconds: u64) -> String {
     let (mut days, rest) = (seconds / 86_400, seconds % 86_400);
     let mut year = 1970;
@@ -33,7 +33,7 @@ fn days_of_year(year: u64) -> u64 {
     if is_leap(year) { 366 } else { 365 }
 }
 
-/// Days of a month; January is 0.
+/// Returns the days of a month; January is 0.
 fn days_of_month(year: u64, month: usize) -> u64 {
     const DAYS: [u64; 12] = [31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
     DAYS[month] + u64::from(month == 1 && is_leap(year))

@@ -1,4 +1,4 @@
-//! Another process that measures, as llama-bench's JSON tells it: started, watched, and its memory counted.
+//! A measuring child process with llama-bench's JSON output, and its peak memory.
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Stdio};
@@ -12,31 +12,31 @@ use wait4::Wait4;
 use super::run_file::Test;
 use crate::interrupt::Listener;
 
-/// How often Ctrl-C is looked for while a process runs.
+/// Poll interval for Ctrl-C while a process runs.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// The last lines of a failed program that are shown.
+/// Number of lines shown of a failed program's output.
 const LAST_LINES: usize = 5;
 
-/// What a process said, and what it took.
+/// The output and the peak memory of a process.
 #[derive(Debug)]
 pub(crate) struct Finished {
     pub(crate) stdout: String,
-    /// Resident memory at its peak; `None` if the operating system does not report it.
+    /// Peak resident memory; `None` if unknown.
     pub(crate) peak_bytes: Option<u64>,
 }
 
 /// One sample of a program in a test.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Sample {
-    /// Tokens in a second.
+    /// Tokens per second.
     pub(crate) rate: f64,
     pub(crate) peak_bytes: Option<u64>,
-    /// All that the program said of the test.
+    /// The program's JSON record of the test.
     pub(crate) record: Value,
 }
 
-/// llama-bench's arguments for one repetition of a test.
+/// Returns llama-bench's arguments for one repetition of a test.
 pub(crate) fn arguments(test: Test, threads: usize) -> Vec<String> {
     let mut args: Vec<String> = Vec::new();
     let mut add = |flag: &str, value: String| args.extend([flag.to_owned(), value]);
@@ -55,10 +55,10 @@ pub(crate) fn arguments(test: Test, threads: usize) -> Vec<String> {
     args
 }
 
-/// Runs a command that does one repetition of a test; `None` if the user stopped it.
+/// Runs a command for one repetition of a test; `None` if the user stopped it.
 ///
 /// # Errors
-/// If the program can't be started, fails, or does not say what llama-bench says.
+/// If the program can't be started, fails, or does not print llama-bench's JSON.
 pub(crate) fn sample(
     name: &str,
     command: &[String],
@@ -67,10 +67,10 @@ pub(crate) fn sample(
 ) -> Result<Option<Sample>> {
     let Some(finished) = run(name, command, listener)? else { return Ok(None) };
     let record = record_of(&finished.stdout, test).with_context(|| {
-        format!("{name} did not answer as llama-bench does ({})", command.join(" "))
+        format!("{name} did not print llama-bench's JSON ({})", command.join(" "))
     })?;
     let rate = rate_of(&record, test)
-        .with_context(|| format!("{name}: no samples in what it says of {}", test.name()))?;
+        .with_context(|| format!("{name}: no samples in its record of {}", test.name()))?;
     Ok(Some(Sample { rate, peak_bytes: finished.peak_bytes, record }))
 }
 
@@ -79,7 +79,7 @@ pub(crate) fn sample(
 /// # Errors
 /// If it can't be started or fails.
 pub(crate) fn run(name: &str, command: &[String], listener: &Listener) -> Result<Option<Finished>> {
-    let (program, args) = command.split_first().context("no program is given")?;
+    let (program, args) = command.split_first().context("there is no program")?;
     let mut child = Command::new(program)
         .args(args)
         .stdin(Stdio::null())
@@ -92,10 +92,10 @@ pub(crate) fn run(name: &str, command: &[String], listener: &Listener) -> Result
     std::thread::spawn(move || {
         let mut bytes = Vec::new();
         if let Some(stdout) = &mut stdout {
-            // What could be read before an error is judged by whoever reads it.
+            // The caller judges partial output.
             let _ = stdout.read_to_end(&mut bytes);
         }
-        // Nobody listens any more if the user stopped it.
+        // The receiver is gone if the user stopped it.
         let _ = said.send(bytes);
     });
     let complaints = std::thread::spawn(move || stderr.map_or_else(Vec::new, last_lines));
@@ -123,7 +123,7 @@ pub(crate) fn run(name: &str, command: &[String], listener: &Listener) -> Result
     Ok(Some(Finished { stdout: String::from_utf8_lossy(&stdout).into_owned(), peak_bytes }))
 }
 
-/// Returns the last few lines that are not empty.
+/// Returns the last non-empty lines.
 fn last_lines(source: impl Read) -> Vec<String> {
     let mut last = std::collections::VecDeque::new();
     for line in BufReader::new(source).split(b'\n').map_while(Result::ok) {
@@ -138,7 +138,7 @@ fn last_lines(source: impl Read) -> Vec<String> {
     last.into()
 }
 
-/// Returns the record of a test in what a program printed: JSON from the first line that opens an array.
+/// Parses the record of a test from a program's output: JSON from the first line that opens an array.
 fn record_of(stdout: &str, test: Test) -> Result<Value> {
     let start = stdout
         .lines()
@@ -156,10 +156,10 @@ fn record_of(stdout: &str, test: Test) -> Result<Value> {
             count(record, "n_prompt") == test.n_prompt && count(record, "n_gen") == test.n_gen
         })
         .cloned()
-        .with_context(|| format!("it says nothing of {}", test.name()))
+        .with_context(|| format!("it has no record of {}", test.name()))
 }
 
-/// Tokens in a second in the only repetition.
+/// Returns the tokens per second of the only repetition.
 fn rate_of(record: &Value, test: Test) -> Option<f64> {
     let nanoseconds = record["samples_ns"][0].as_f64().or_else(|| record["avg_ns"].as_f64());
     let rate = match nanoseconds {

@@ -1,7 +1,7 @@
-//! `bitnet bench --against`: this program and others take turns, so that whatever disturbs the machine disturbs all.
+//! `bitnet bench --against`: comparison with other programs in turns, so that disturbances affect all of them.
 //!
-//! Every sample is a process of its own that loads its model, warms up and times one repetition; this program's too.
-//! Each repetition measures the machine's limits once, then asks every program for every test.
+//! Every sample is a separate process that loads its model, warms up and times one repetition, also for this program.
+//! Each repetition measures the machine's limits once, then runs every test of every program.
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -15,7 +15,7 @@ use crate::commands::Outcome;
 use crate::interrupt::Listener;
 use crate::output::{self, Output};
 
-/// A program that takes turns.
+/// A compared program.
 struct Turn {
     name: String,
     /// The program and its own arguments.
@@ -29,7 +29,7 @@ pub(crate) fn run(args: &BenchArgs, output: &mut Output) -> Result<Outcome> {
         bail!("a comparison is printed as md or json; choose one with --output");
     }
     if args.model.len() > 1 {
-        bail!("a comparison is about one model; give --model once");
+        bail!("a comparison has one model; use --model once");
     }
     if let Some(path) = &args.save {
         RunFile::at(path).check()?;
@@ -64,7 +64,7 @@ pub(crate) fn run(args: &BenchArgs, output: &mut Output) -> Result<Outcome> {
     file.interrupted = listener.asked() || measured.is_err();
     let done = progress.done();
     drop(progress);
-    // What was measured before an error is not lost.
+    // Results before an error are printed.
     if done > 0 {
         show(&file, format, output)?;
         if let Some(path) = &args.save {
@@ -83,13 +83,13 @@ pub(crate) fn run(args: &BenchArgs, output: &mut Output) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// This program first, then the others in the order given.
+/// Returns this program, then the others in the order of the command line.
 fn turns(args: &BenchArgs) -> Result<Vec<Turn>> {
     let ours = Turn { name: OURS.into(), command: super::own_process()? };
     let mut turns = vec![ours];
     for peer in &args.against {
         if turns.iter().any(|turn| turn.name == peer.name) {
-            bail!("the name {:?} is given twice; each --against needs its own", peer.name);
+            bail!("the name {:?} is used twice; each --against needs its own", peer.name);
         }
         let mut command = peer.command.clone();
         let names_a_model = command.iter().any(|arg| arg == "-m" || arg == "--model");
@@ -101,7 +101,7 @@ fn turns(args: &BenchArgs) -> Result<Vec<Turn>> {
     Ok(turns)
 }
 
-/// Returns one more measurement of the machine's limits, in a process of its own, so that its memory is not counted here.
+/// Measures the machine's limits in a separate process, so that its memory is not counted here.
 fn measure_limits(
     file: &mut RunFile,
     threads: &[usize],
@@ -138,7 +138,7 @@ fn add_limits(all: &mut Vec<Limits>, more: Limits) {
     }
 }
 
-/// Returns one sample of every program in every test.
+/// Takes one sample of every program in every test.
 fn take_turns(
     file: &mut RunFile,
     turns: &[Turn],
@@ -197,7 +197,7 @@ fn add_sample(
     series.peak_bytes.extend(sample.peak_bytes);
     if turn.name == OURS {
         let cost = serde_json::from_value(sample.record["cost"].clone());
-        series.cost = Some(cost.context("this program's own answer names no cost")?);
+        series.cost = Some(cost.context("this program's record has no cost")?);
     }
     Ok(())
 }

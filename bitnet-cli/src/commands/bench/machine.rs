@@ -1,4 +1,4 @@
-//! What this machine is, and the limits of its memory and its multiply units.
+//! The machine and the limits of its memory and its multiply units.
 
 use anyhow::{Context, Result, bail};
 use bitnet_core::device::{DeviceCapabilities, auto_select_device, read_bandwidth_rounds};
@@ -8,16 +8,16 @@ use serde_json::json;
 use super::run_file::{Limits, Machine, Program};
 use crate::output::{self, Output};
 
-/// The load average above which a machine is not idle.
+/// Load average above which a machine is not idle.
 const BUSY: f64 = 0.5;
 
-/// Rounds of one measurement of the read bandwidth; 20 ms each.
+/// Rounds per bandwidth measurement; 20 ms each.
 const BANDWIDTH_ROUNDS: usize = 15;
 
-/// Rounds of one measurement of the integer peak; about a millisecond each.
+/// Rounds per integer peak measurement; about 1 ms each.
 const PEAK_ROUNDS: usize = 60;
 
-/// Returns what was built.
+/// Returns the build of this program.
 pub(crate) fn program() -> Program {
     Program {
         version: env!("CARGO_PKG_VERSION").into(),
@@ -26,10 +26,10 @@ pub(crate) fn program() -> Program {
     }
 }
 
-/// Returns what this machine is.
+/// Returns the description of this machine.
 ///
 /// # Errors
-/// If no back end can be had.
+/// If no back end is available.
 pub(crate) fn machine() -> Result<Machine> {
     let caps = DeviceCapabilities::without_bandwidth(&auto_select_device());
     let backend = CpuBackend::new(CpuOptions { threads: Some(1), isa: None })?;
@@ -46,18 +46,18 @@ pub(crate) fn machine() -> Result<Machine> {
     })
 }
 
-/// Threads by default: one on each physical core.
+/// Returns the default thread count: one per physical core.
 ///
 /// # Errors
-/// If no back end can be had.
+/// If no back end is available.
 pub(crate) fn default_threads() -> Result<usize> {
     Ok(CpuBackend::new(CpuOptions::default())?.threads())
 }
 
-/// Returns the limits for a number of threads, measured now.
+/// Measures the limits for a thread count.
 ///
 /// # Errors
-/// If no back end can be had.
+/// If no back end is available.
 pub(crate) fn limits(threads: usize) -> Result<Limits> {
     let backend = CpuBackend::new(CpuOptions { threads: Some(threads), isa: None })?;
     let peak = backend.measure_integer_peak(PEAK_ROUNDS);
@@ -70,10 +70,10 @@ pub(crate) fn limits(threads: usize) -> Result<Limits> {
     })
 }
 
-/// `bitnet bench --limits`: the machine and its limits, and nothing else.
+/// Runs `bitnet bench --limits`: prints the machine and its limits.
 ///
 /// # Errors
-/// If no back end can be had or the output is closed.
+/// If no back end is available or the output is closed.
 pub(crate) fn print_limits(threads: &[usize], json: bool, output: &mut Output) -> Result<()> {
     let machine = machine()?;
     let limits = threads.iter().map(|&t| limits(t)).collect::<Result<Vec<_>>>()?;
@@ -85,10 +85,10 @@ pub(crate) fn print_limits(threads: &[usize], json: bool, output: &mut Output) -
     limits.iter().try_for_each(|l| output.line(&describe_limits(l)))
 }
 
-/// Returns what `--limits` of another process of this program printed.
+/// Parses the `--limits` output of another process of this program.
 ///
 /// # Errors
-/// If it is not what this version prints.
+/// If it is not the output of this version.
 pub(crate) fn read_limits(text: &str) -> Result<(Machine, Vec<Limits>)> {
     let mut value: serde_json::Value =
         serde_json::from_str(text).context("`bitnet bench --limits` printed no JSON")?;
@@ -99,7 +99,7 @@ pub(crate) fn read_limits(text: &str) -> Result<(Machine, Vec<Limits>)> {
     Ok((serde_json::from_value(take("machine"))?, serde_json::from_value(take("limits"))?))
 }
 
-/// Returns the machine in a line.
+/// Describes the machine in one line.
 pub(crate) fn describe(machine: &Machine) -> String {
     let or_unavailable = |text: Option<String>| text.unwrap_or_else(|| "unavailable".into());
     let size = |bytes: Option<usize>| or_unavailable(bytes.map(|b| output::bytes(b as u64)));
@@ -123,7 +123,7 @@ pub(crate) fn describe(machine: &Machine) -> String {
     )
 }
 
-/// Returns what to know before figures are believed: that other programs took time of the processor.
+/// Returns a warning if other programs used the processor.
 pub(crate) fn disturbance(machine: &Machine) -> Option<String> {
     let load = machine.load_average.filter(|&load| load > BUSY)?;
     Some(format!(
@@ -132,7 +132,7 @@ pub(crate) fn disturbance(machine: &Machine) -> Option<String> {
     ))
 }
 
-/// Limits in a line.
+/// Describes limits in one line.
 pub(crate) fn describe_limits(limits: &Limits) -> String {
     let bandwidth = limits.bandwidth().map_or_else(
         || "unavailable".into(),

@@ -1,8 +1,8 @@
-//! One test on one model: repetitions, timed.
+//! Timed repetitions of one test on one model.
 //!
-//! What is timed, as in llama-bench: for a prompt, reading all of it, and the choice of the most likely next token;
-//! for writing, each token by itself with its logits, and, as a user has it and llama-bench has not, the choice of the
-//! most likely token, which is then the next one. Loading, tokenizing and the context before (`-d`) are not timed.
+//! Timed as in llama-bench: for a prompt, processing all of it and selecting the top token; for generation, each token
+//! with its logits. Unlike llama-bench, generation includes selecting the top token, which is the next input. Loading,
+//! tokenization and the context before (`-d`) are not timed.
 
 use std::time::{Duration, Instant};
 
@@ -16,10 +16,10 @@ use bitnet_inference::{Model, PREFILL_CHUNK, Session};
 use super::run_file::{Cost, Test};
 use crate::interrupt::Listener;
 
-/// How tests are run.
+/// The test protocol.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Protocol {
-    /// Tokens of a prompt that are read together.
+    /// Batch size of prompt processing.
     pub(crate) batch_size: usize,
     pub(crate) repetitions: usize,
     pub(crate) warm_up: bool,
@@ -27,15 +27,16 @@ pub(crate) struct Protocol {
     pub(crate) seed: u64,
 }
 
-/// What the repetitions took.
+/// The results of the repetitions.
 #[derive(Debug, Default)]
 pub(crate) struct Measured {
     pub(crate) times: Vec<Duration>,
-    /// What the back end counted in all of them; `None` if it does not count.
+    /// The back end's counters over all repetitions; `None` if it does not count.
     pub(crate) traffic: Option<Traffic>,
 }
 
-/// Returns the time of each repetition, and what was read; fewer than asked for if the user stopped it. `on_repetition` is told after each one.
+/// Returns the time of each repetition and the counters; fewer repetitions if the user stopped it. Calls `on_repetition`
+/// after each one.
 ///
 /// # Errors
 /// Returns errors of the model.
@@ -52,7 +53,7 @@ pub(crate) fn run_test(
     if !runner.read_context()? {
         return Ok(measured);
     }
-    // As in every run but the shortest: a head is prepared once, and then asked for each token.
+    // Prepares the head once before timing, as in every run with more than one token.
     model.decoder().prepare_top_logits()?;
     if protocol.warm_up && runner.repeat(test.n_gen.min(1))?.is_none() {
         return Ok(measured);
@@ -67,18 +68,18 @@ pub(crate) fn run_test(
     Ok(measured)
 }
 
-/// Returns what a step of a test costs, on average: a token that is written, or a part of a prompt that goes through the model
-/// together. Ternary weights are those that the back end counted, where it counts.
+/// Returns the mean cost of a step: a generated token, or a batch of a prompt. Ternary weights are those counted by the
+/// back end, if it counts.
 pub(crate) fn cost(stored: &TokenCost, measured: &Measured, test: Test, batch_size: usize) -> Cost {
     let before = test.n_depth + if test.n_gen > 0 { test.n_prompt } else { 0 };
     let tokens = if test.n_gen > 0 { test.n_gen } else { test.n_prompt };
-    // The first token stands at `before`, the last at `before + tokens - 1`.
+    // The first token is at position `before`, the last at `before + tokens - 1`.
     let position = before as f64 + (tokens.max(1) - 1) as f64 / 2.0;
     let steps = (measured.times.len() * steps(test, batch_size)) as f64;
     let counted = measured.traffic.filter(|_| steps > 0.0);
     let stored_ternary = stored.ternary_bytes as f64;
     let ternary_bytes = counted.map_or(stored_ternary, |t| t.ternary_bytes as f64 / steps);
-    // A head that was asked for its largest logits alone says how much of it was read.
+    // A head that computes only the largest logits counts the bytes read.
     let asked = counted.filter(|t| t.head.queries > 0);
     let stored_head = stored.head_bytes as f64;
     let head_bytes = asked.map_or(stored_head, |t| t.head.bytes() as f64 / steps);
@@ -97,7 +98,7 @@ pub(crate) fn cost(stored: &TokenCost, measured: &Measured, test: Test, batch_si
     }
 }
 
-/// Returns how often one repetition goes through the model.
+/// Returns the number of forward passes of one repetition.
 fn steps(test: Test, batch_size: usize) -> usize {
     let (whole, rest) = (test.n_prompt / batch_size, test.n_prompt % batch_size);
     whole * batch_size.div_ceil(PREFILL_CHUNK) + rest.div_ceil(PREFILL_CHUNK) + test.n_gen
@@ -111,7 +112,7 @@ struct Runner<'a> {
     sampler: Sampler,
     context: Vec<u32>,
     prompt: Vec<u32>,
-    /// The first token that is fed when there is no prompt.
+    /// Returns the first token of a generation without a prompt.
     first: u32,
 }
 
@@ -126,7 +127,7 @@ impl<'a> Runner<'a> {
         let mut tokens = |count| tokens(&mut random, count, model.config().vocab_size);
         let (mut context, mut prompt) = (tokens(test.n_depth), tokens(test.n_prompt));
         let mut first = tokens(1)[0];
-        // A text begins with the token that begins texts, as it would for a user.
+        // A text begins with BOS, as for a user.
         if let Some(bos) = model.tokenizer().and_then(|t| t.bos_id()) {
             *context.first_mut().or(prompt.first_mut()).unwrap_or(&mut first) = bos;
         }
@@ -142,7 +143,7 @@ impl<'a> Runner<'a> {
         })
     }
 
-    /// Reads the context before the test; false if the user stopped it.
+    /// Processes the context before the test; returns false if the user stopped it.
     fn read_context(&mut self) -> Result<bool> {
         if self.context.is_empty() {
             return Ok(true);
@@ -151,7 +152,7 @@ impl<'a> Runner<'a> {
         Ok(self.session.feed_until(&self.context, &mut |_, _| !listener.asked())?.is_some())
     }
 
-    /// Returns one repetition that writes `n_gen` tokens; `None` if the user stopped it.
+    /// Runs one repetition that generates `n_gen` tokens; `None` if the user stopped it.
     fn repeat(&mut self, n_gen: usize) -> Result<Option<Duration>> {
         self.session.truncate(self.test.n_depth);
         let listener = self.listener;
@@ -175,7 +176,7 @@ impl<'a> Runner<'a> {
     }
 }
 
-/// Random tokens that are the same in each run.
+/// Returns random tokens, the same in each run.
 fn tokens(random: &mut SplitMix64, count: usize, vocabulary: usize) -> Vec<u32> {
     (0..count).map(|_| (random.next_u64() % vocabulary.max(1) as u64) as u32).collect()
 }
@@ -209,7 +210,7 @@ mod tests {
             cost(&stored(), &Measured::default(), Test { n_prompt, n_gen, n_depth }, 512)
         };
         assert_eq!(of(0, 1, 0).bytes, 1110.0);
-        // Positions 5, 6 and 7 read 6, 7 and 8.
+        // Positions 5, 6 and 7 attend to 6, 7 and 8 positions.
         assert_eq!(of(0, 3, 5).kv_bytes, 70.0);
         assert_eq!(of(5, 3, 0).kv_bytes, 70.0);
         assert_eq!(of(9, 0, 0).integer_macs, 4000.0);
@@ -217,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_counted_replaces_what_is_stored() {
+    fn counted_bytes_replace_stored_bytes() {
         let traffic = Traffic {
             ternary_bytes: 2 * 3 * 400,
             gated_rows: 40,

@@ -1,6 +1,6 @@
-//! The peak of this process's resident memory.
+//! Peak resident memory of this process.
 
-/// Begins a new peak, where the system can do that (Linux: `clear_refs`).
+/// Resets the peak, if the OS supports it (Linux: `clear_refs`).
 pub(crate) fn reset_peak() -> bool {
     std::fs::write("/proc/self/clear_refs", "5").is_ok()
 }

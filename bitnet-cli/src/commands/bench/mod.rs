@@ -1,7 +1,6 @@
-//! `bitnet bench`: how fast a model runs here, how far that is from what the machine allows, and who is faster.
+//! `bitnet bench`: speed of a model, compared with the machine's limits and with other programs.
 
 mod account;
-mod alone;
 pub(crate) mod args;
 mod calendar;
 mod child;
@@ -14,6 +13,7 @@ mod progress;
 mod record;
 mod report;
 mod run_file;
+mod single_run;
 mod statistics;
 mod tables;
 
@@ -25,17 +25,17 @@ use super::Outcome;
 use crate::args::Cli;
 use crate::output::Output;
 
-/// What this program is called among others.
+/// The name of this program in comparisons.
 pub(crate) const OURS: &str = "bitnet";
 
-/// Tokens of the prompt, and tokens that are written, by default.
+/// Default numbers of prompt tokens and generated tokens.
 const PROMPT: usize = 512;
 const WRITTEN: usize = 128;
 
 /// Measures, compares or reports.
 pub(crate) fn run(cli: &Cli, args: &BenchArgs, output: &mut Output) -> Result<Outcome> {
     if let Some(once) = &args.once {
-        return alone::run(cli, &once.of(args), output);
+        return single_run::run(cli, &once.of(args), output);
     }
     if output.json && matches!(args.output, Some(Format::Md | Format::Csv)) {
         bail!("--json and --output md or csv contradict each other; leave one of them out");
@@ -52,10 +52,14 @@ pub(crate) fn run(cli: &Cli, args: &BenchArgs, output: &mut Output) -> Result<Ou
     if args.account {
         return account::run(cli, args, output);
     }
-    if args.against.is_empty() { alone::run(cli, args, output) } else { compare::run(args, output) }
+    if args.against.is_empty() {
+        single_run::run(cli, args, output)
+    } else {
+        compare::run(args, output)
+    }
 }
 
-/// Returns the tests that are asked for: prompts, then writing, then both, at each depth.
+/// Returns the requested tests: prompts, then generation, then both, at each depth.
 fn tests(args: &BenchArgs) -> Result<Vec<Test>> {
     let prompts = BenchArgs::all(&args.n_prompt, PROMPT);
     let written = BenchArgs::all(&args.n_gen, WRITTEN);
@@ -73,7 +77,7 @@ fn tests(args: &BenchArgs) -> Result<Vec<Test>> {
         })
         .collect();
     if tests.is_empty() {
-        bail!("there is nothing to measure; give -p, -n or -pg");
+        bail!("there is nothing to measure; use -p, -n or -pg");
     }
     Ok(tests)
 }
@@ -89,26 +93,26 @@ fn format(args: &BenchArgs, output: &Output) -> Format {
     args.output.unwrap_or(if output.json { Format::Json } else { Format::Md })
 }
 
-/// Returns the command line, as it would be typed.
+/// Returns the command line.
 fn command_line() -> Vec<String> {
     let args = std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned());
     std::iter::once(OURS.to_owned()).chain(args).collect()
 }
 
-/// This program's path.
+/// Returns this program's path.
 fn own_path() -> Result<String> {
-    let path = std::env::current_exe().context("can't tell where this program is")?;
+    let path = std::env::current_exe().context("can't find the path of this program")?;
     path.into_os_string().into_string().map_err(|path| {
         anyhow::anyhow!("this program's path {} is not UTF-8; move it", path.display())
     })
 }
 
-/// This program with the arguments that it was given, for a process that does one repetition: see [`once`].
+/// Returns this program with its arguments, for a process that runs one repetition: see [`once`].
 fn own_process() -> Result<Vec<String>> {
     Ok(std::iter::once(own_path()?).chain(command_line().into_iter().skip(1)).collect())
 }
 
-/// Returns what makes such a process do one repetition of one test.
+/// Returns the arguments of such a process for one repetition of one test.
 fn once(test: Test, threads: usize) -> Vec<String> {
     let numbers = [test.n_prompt, test.n_gen, test.n_depth, threads].map(|n| n.to_string());
     vec!["--once".into(), numbers.join(",")]

@@ -1,4 +1,4 @@
-//! Records as Markdown, JSON, JSON lines or CSV, written as they come.
+//! Streaming output of records as Markdown, JSON, JSON lines or CSV.
 
 use anyhow::Result;
 use serde_json::Value;
@@ -9,7 +9,7 @@ use super::run_file::{Cost, Test};
 use super::statistics::Summary;
 use crate::output::{self, Output, without_controls};
 
-/// The columns of the table: heading, least width, and whether it is a number.
+/// The columns of the table: heading, minimum width, and whether it is a number.
 const COLUMNS: [(&str, usize, bool); 9] = [
     ("model", 28, false),
     ("size", 10, true),
@@ -30,7 +30,7 @@ pub(crate) struct Printer {
 }
 
 impl Printer {
-    /// Nothing is written before the first record.
+    /// Creates a writer, which writes nothing before the first record.
     pub(crate) fn new(format: Format) -> Self {
         Self { format, rows: Vec::new() }
     }
@@ -92,7 +92,7 @@ fn cells(record: &Record<'_>) -> Vec<String> {
     ]
 }
 
-/// Returns what a test's rate in tokens means for the hardware: bytes or multiply-adds in a second.
+/// Returns the hardware rate of a test: bytes or multiply-adds per second.
 fn rate(test: Test, cost: &Cost, tokens: f64) -> String {
     match (test.n_prompt, test.n_gen) {
         (0, _) => format!("{:.2} GB/s", tokens * cost.bytes / 1e9),
@@ -125,7 +125,7 @@ fn table_row(cells: &[String]) -> String {
     format!("| {} |", padded.join(" | "))
 }
 
-/// Fields that hold one value each, as llama-bench's CSV has them.
+/// Fields with a single value, as in llama-bench's CSV.
 fn flat(value: &Value) -> impl Iterator<Item = (&String, &Value)> {
     value
         .as_object()

@@ -4,10 +4,10 @@ use std::io::{self, Write};
 
 use crate::output::Output;
 
-/// Characters of the bar.
+/// Width of the bar in characters.
 const WIDTH: usize = 24;
 
-/// How far a run is.
+/// The progress of a run.
 #[derive(Debug)]
 pub(crate) struct Progress {
     done: usize,
@@ -17,12 +17,12 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// Returns the beginning of a run of `all` steps.
+    /// Creates the progress of a run with `all` steps.
     pub(crate) fn new(all: usize, output: &Output) -> Self {
         Self { done: 0, all, what: String::new(), terminal: output.stderr_is_terminal() }
     }
 
-    /// That `what` begins.
+    /// Reports the start of `what`.
     pub(crate) fn begin(&mut self, what: &str, output: &mut Output) {
         what.clone_into(&mut self.what);
         if self.terminal {
@@ -32,7 +32,7 @@ impl Progress {
         }
     }
 
-    /// That a step is done.
+    /// Reports a finished step.
     pub(crate) fn step(&mut self) {
         self.done += 1;
         if self.terminal {
@@ -40,15 +40,15 @@ impl Progress {
         }
     }
 
-    /// Steps done.
+    /// Finished steps.
     pub(crate) fn done(&self) -> usize {
         self.done
     }
 
-    /// Clears the bar, so that a line can be written.
+    /// Clears the bar, so that a line can be printed.
     pub(crate) fn clear(&self) {
         if self.terminal {
-            // Progress that can't be shown is no reason to stop.
+            // A failure to print progress is not an error.
             let _ = write!(io::stderr(), "\r\x1b[K");
             let _ = io::stderr().flush();
         }

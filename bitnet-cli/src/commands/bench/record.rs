@@ -1,4 +1,4 @@
-//! What was measured in one test, as llama-bench's fields and this program's own.
+//! The record of one test, with llama-bench's fields and additional ones.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::run_file::{Cost, Limits, Machine, Participant, Series, Test};
 use super::statistics::Summary;
 use crate::output;
 
-/// The model, as every record names it.
+/// The model's fields of every record.
 #[derive(Debug, Clone)]
 pub(crate) struct ModelName {
     pub(crate) filename: String,
@@ -33,7 +33,7 @@ impl ModelName {
         let inspection = Inspection::of(source, options)?;
         let types = inspection.bytes_by_type();
         let size: u64 = types.iter().map(|(_, _, bytes)| bytes).sum();
-        // Norms and scales are no part of a model's name.
+        // Norms and scales are not part of a model's name.
         let large: Vec<&str> = types
             .iter()
             .filter(|(_, _, bytes)| *bytes >= size / 20)
@@ -46,7 +46,7 @@ impl ModelName {
     }
 }
 
-/// What was measured in one test.
+/// The record of one test.
 #[derive(Debug)]
 pub(crate) struct Record<'a> {
     pub(crate) model: &'a ModelName,
@@ -60,12 +60,12 @@ pub(crate) struct Record<'a> {
     pub(crate) times: Vec<Duration>,
     pub(crate) cost: Cost,
     pub(crate) load: Duration,
-    /// Resident memory at the peak since before the model was loaded.
+    /// Peak resident memory since before the model was loaded.
     pub(crate) peak_bytes: Option<u64>,
 }
 
 impl Record<'_> {
-    /// Tokens in a second, repetition by repetition.
+    /// Tokens per second of each repetition.
     pub(crate) fn rates(&self) -> Vec<f64> {
         let tokens = self.test.tokens() as f64;
         self.times.iter().map(|t| tokens / t.as_secs_f64().max(1e-9)).collect()
@@ -77,7 +77,7 @@ impl Record<'_> {
         self.limits?.share(self.test, &self.cost, rate)
     }
 
-    /// Returns the same for a run file.
+    /// Returns the record for a run file.
     pub(crate) fn series(&self) -> Series {
         Series {
             participant: super::OURS.into(),
@@ -89,7 +89,7 @@ impl Record<'_> {
         }
     }
 
-    /// llama-bench's fields in its order, then this program's own.
+    /// Returns llama-bench's fields in its order, then additional ones.
     pub(crate) fn to_json(&self) -> Value {
         let nanoseconds: Vec<f64> = self.times.iter().map(|t| t.as_nanos() as f64).collect();
         let rates = self.rates();
@@ -151,7 +151,7 @@ impl Record<'_> {
         }
     }
 
-    /// Returns the participant that this program is in a run file.
+    /// Returns this program as a participant of a run file.
     pub(crate) fn participant(&self, command: Vec<String>) -> Participant {
         Participant {
             name: super::OURS.into(),
@@ -165,13 +165,13 @@ impl Record<'_> {
     }
 }
 
-/// Returns the version in one word.
+/// Returns the version as one word.
 fn build() -> String {
     let program = machine::program();
     format!("{}-{}", program.version, program.profile)
 }
 
-/// Returns a count of parameters: `2.41 B`.
+/// Formats a count of parameters: `2.41 B`.
 pub(crate) fn quantity(count: u64) -> String {
     match count {
         0..1_000_000 => format!("{:.0} K", count as f64 / 1e3),
@@ -180,12 +180,12 @@ pub(crate) fn quantity(count: u64) -> String {
     }
 }
 
-/// Returns a share: `87 %`, or that it is not known.
+/// Formats a share: `87 %`, or a placeholder.
 pub(crate) fn percent(share: Option<f64>) -> String {
     share.map_or_else(|| "unavailable".into(), |s| format!("{:.0} %", 100.0 * s))
 }
 
-/// Returns a peak of memory in mebibytes, or that it is not known.
+/// Formats peak memory in mebibytes, or a placeholder.
 pub(crate) fn peak(bytes: Option<u64>) -> String {
     bytes.map_or_else(|| "unavailable".into(), output::bytes)
 }

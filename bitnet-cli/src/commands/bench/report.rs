@@ -1,4 +1,4 @@
-//! `bitnet bench --report`: run files as a Markdown page. The same files give the same page.
+//! `bitnet bench --report`: a deterministic Markdown page from run files.
 
 use std::path::{Path, PathBuf};
 
@@ -9,28 +9,27 @@ use super::run_file::RunFile;
 use super::{machine, tables};
 use crate::output::{self, Output};
 
-/// What the page says before the runs.
+/// The text before the runs.
 const BEGINNING: &str = "\
 # Performance
 
-This page was printed by `bitnet bench --report` from run files; no figure in it was typed. A run file is written by
-`bitnet bench --save`.
+This page is the output of `bitnet bench --report`; `bitnet bench --save` writes the run files. Do not edit it.
 
-- Rates are tokens in a second: the median of the repetitions, then the slowest and the fastest, and the distance between
-  the quartiles (IQR). Ratios are of medians; above 1.00, this program is faster.
-- `pp512` reads a prompt of 512 random tokens, with the logits of the last one. `tg128` writes 128 tokens one at a time,
-  with the logits of each. This program chooses the likeliest token each time, and so may leave most of the head unread;
-  llama-bench computes all logits and chooses none. Loading is not timed.
-- In a comparison every sample is a process of its own that loads its model and warms up, and the programs take turns: one
-  sample of each, then the next repetition.
-- The limit of `tg` is the read bandwidth, measured with as many threads. Ternary weights and the head are what the kernels
-  counted as read, keys and values as at the middle of the test. A model that fits into the caches can exceed it.
-- The limit of `pp` is the peak of the integer multiply-add that the kernels use, its accumulating addition included; only
-  the ternary layers are counted, and all the time. Limits are the best of as many measurements as there are repetitions.
-- Peak memory is the largest resident set of any process of the program, mapped files included.
+- Rates are tokens per second: median of the repetitions, then minimum..maximum and interquartile range (IQR). Ratios are
+  ratios of medians; above 1.00, this program is faster.
+- `pp512` processes a prompt of 512 random tokens and computes the logits of the last one. `tg128` generates 128 tokens and
+  computes the logits of each. This program also selects the top token and may skip most of the head; llama-bench computes
+  all logits and selects none. Loading is not timed.
+- In a comparison every sample is a separate process that loads its model and warms up. The programs take turns: one sample
+  of each per repetition.
+- The limit of `tg` is the read bandwidth measured with the same number of threads. Bytes of ternary weights and the head
+  are counted by the kernels, the KV cache is that of the middle of the test. A model that fits the caches can exceed it.
+- The limit of `pp` is the peak of the kernels' integer multiply-add instructions, including accumulation; it counts only
+  ternary layers but all of the time. Limits are the best of as many measurements as repetitions.
+- Peak memory is the largest resident set of any process of the program, including mapped files.
 ";
 
-/// Prints the page of some run files.
+/// Prints the page of run files.
 ///
 /// # Errors
 /// If one of them can't be read.
@@ -54,9 +53,9 @@ fn page(files: &[RunFile]) -> String {
 
 fn section(file: &RunFile) -> String {
     let model = file.participants.first().map_or("nothing", |p| p.model_type.as_str());
-    let cpu = file.machine.cpu.as_deref().unwrap_or("a processor without a name");
+    let cpu = file.machine.cpu.as_deref().unwrap_or("an unknown processor");
     let mut text = format!("## {} on {}\n\n", tables::escaped(model), tables::escaped(cpu));
-    let stopped = if file.interrupted { "; it was stopped before its end" } else { "" };
+    let stopped = if file.interrupted { "; the run was interrupted" } else { "" };
     text.push_str(&format!(
         "Measured on {} with bitnet {} ({}, {}), {}{stopped}.\n\n",
         tables::escaped(&file.created),
@@ -68,26 +67,28 @@ fn section(file: &RunFile) -> String {
     text.push_str(&tables::speed(file));
     text.push('\n');
     text.push_str(&tables::memory(file));
-    text.push_str("\nWhat this program reads in a step (a written token, or a part of a prompt that goes through the model together), and \
-         what\nit leaves unread because it would be multiplied by zero:\n\n");
+    text.push_str(
+        "\nBytes read per step (a generated token, or a batch of a prompt), and the share skipped because it would be\n\
+         multiplied by zero:\n\n",
+    );
     text.push_str(&tables::costs(file));
     text.push_str(&format!(
         "\nThe machine: {}.\n\n",
         tables::escaped(&machine::describe(&file.machine))
     ));
     if let Some(warning) = machine::disturbance(&file.machine) {
-        text.push_str(&format!("Beware: {warning}.\n\n"));
+        text.push_str(&format!("Warning: {warning}.\n\n"));
     }
     for limits in &file.limits {
         text.push_str(&format!("- {}\n", tables::escaped(&machine::describe_limits(limits))));
     }
-    text.push_str("\nTo repeat it (folders are left out):\n\n```\n");
+    text.push_str("\nTo repeat it (without folders):\n\n```\n");
     text.push_str(&written(&file.command));
     text.push_str("\n```\n");
     text
 }
 
-/// Returns a command as it is typed, with absolute paths cut to file names: folders say nothing on another machine.
+/// Returns a command with absolute paths shortened to file names.
 fn written(command: &[String]) -> String {
     let words: Vec<String> = command
         .iter()
@@ -115,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn commands_lose_their_folders_and_keep_their_words() {
+    fn absolute_paths_are_shortened_in_commands() {
         let words = ["bitnet", "bench", "-m", "/a/b/my model.gguf", "-p", "0"].map(String::from);
         assert_eq!(written(&words), "bitnet bench -m 'my model.gguf' -p 0");
         let words = ["--against", "ik=/x/llama-bench -m /y/z.gguf -fa 1"].map(String::from);

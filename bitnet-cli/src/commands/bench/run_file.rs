@@ -1,4 +1,4 @@
-//! A run file: everything that one run measured, as JSON, for reports and for other programs.
+//! Run files: all measurements of one run as JSON, for reports and other programs.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::input_text;
 use crate::output_file::OutputFile;
 
-/// The version of the format.
+/// The format version.
 pub(crate) const SCHEMA: u32 = 1;
 
 /// One run.
@@ -16,13 +16,13 @@ pub(crate) const SCHEMA: u32 = 1;
 pub(crate) struct RunFile {
     /// [`SCHEMA`].
     pub(crate) schema: u32,
-    /// When it began, in UTC.
+    /// The start time in UTC.
     pub(crate) created: String,
     /// The command line.
     pub(crate) command: Vec<String>,
-    /// Whether it was stopped before its end.
+    /// Whether the run was interrupted.
     pub(crate) interrupted: bool,
-    /// Repetitions asked for.
+    /// Requested repetitions.
     pub(crate) repetitions: usize,
     pub(crate) program: Program,
     pub(crate) machine: Machine,
@@ -31,7 +31,7 @@ pub(crate) struct RunFile {
     pub(crate) series: Vec<Series>,
 }
 
-/// What was built.
+/// The build.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Program {
     pub(crate) version: String,
@@ -41,43 +41,43 @@ pub(crate) struct Program {
     pub(crate) target: String,
 }
 
-/// Where it ran. What the operating system does not report it is absent.
+/// The machine. Unknown properties are absent.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Machine {
     pub(crate) cpu: Option<String>,
     pub(crate) logical_cores: usize,
     pub(crate) physical_cores: Option<usize>,
-    /// Bytes of the first-level data, second-level and last-level cache.
+    /// Sizes in bytes of the L1 data, L2 and last-level cache.
     pub(crate) cache_bytes: [Option<usize>; 3],
     pub(crate) memory_bytes: Option<u64>,
     pub(crate) numa_nodes: Option<usize>,
-    /// The instruction set level that the kernels use.
+    /// The instruction set level of the kernels.
     pub(crate) isa: String,
     /// The operating system's kernel.
     pub(crate) kernel: Option<String>,
-    /// Processes that ran or wanted to, on average over the minute before the run.
+    /// The load average over the minute before the run.
     pub(crate) load_average: Option<f64>,
 }
 
-/// The machine's limits for a number of threads.
+/// The machine's limits for a thread count.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Limits {
     pub(crate) threads: usize,
-    /// Bytes read in a second: the best of each measurement's rounds. Empty if there was no memory for it.
+    /// Read bandwidth in bytes per second, the best round of each measurement. Empty if memory was exhausted.
     pub(crate) read_bytes_per_second: Vec<f64>,
-    /// Integer multiply-adds in a second: the best of each measurement's rounds. Empty if the level has none.
+    /// Integer multiply-adds per second, the best round of each measurement. Empty if the level has none.
     pub(crate) integer_macs_per_second: Vec<f64>,
-    /// The instructions that multiply and add.
+    /// The multiply-add instructions.
     pub(crate) integer_instructions: Option<String>,
 }
 
-/// A program that was measured.
+/// A measured program.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Participant {
     pub(crate) name: String,
-    /// The program and its own arguments; those of the tests follow.
+    /// The program and its arguments, without those of the tests.
     pub(crate) command: Vec<String>,
-    /// Its version, in its own words.
+    /// Its version, as reported by itself.
     pub(crate) build: String,
     pub(crate) model_filename: String,
     pub(crate) model_type: String,
@@ -86,14 +86,14 @@ pub(crate) struct Participant {
     pub(crate) model_n_params: u64,
 }
 
-/// What is done in one repetition.
+/// A test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Test {
-    /// Tokens of the prompt.
+    /// Prompt tokens.
     pub(crate) n_prompt: usize,
-    /// Tokens written, one at a time.
+    /// Generated tokens.
     pub(crate) n_gen: usize,
-    /// Tokens of context before, not timed.
+    /// Untimed tokens of context before the test.
     pub(crate) n_depth: usize,
 }
 
@@ -104,37 +104,37 @@ pub(crate) struct Series {
     #[serde(flatten)]
     pub(crate) test: Test,
     pub(crate) threads: usize,
-    /// Tokens in a second, repetition by repetition.
+    /// Tokens per second of each repetition.
     pub(crate) samples_ts: Vec<f64>,
-    /// Bytes of resident memory at the peak of the process.
+    /// Peak resident memory of the process in bytes.
     pub(crate) peak_bytes: Vec<u64>,
-    /// What a token costs; for this program only.
+    /// The cost per step; for this program only.
     pub(crate) cost: Option<Cost>,
 }
 
-/// What a token costs, on average over the test.
+/// The mean cost per step of a test.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Cost {
-    /// Bytes of ternary layers that a step reads, as the back end counted them, or all that they hold.
+    /// Bytes of ternary layers read per step, counted by the back end, or their total size.
     pub(crate) ternary_bytes: f64,
-    /// Whether the back end counted them.
+    /// Whether the back end counted the bytes.
     pub(crate) counted: bool,
-    /// The share of up-projection rows left unread because their gate was exactly zero; absent if not counted.
+    /// The share of up-projection rows skipped because their gate was zero; absent if not counted.
     pub(crate) gated_rows_skipped: Option<f64>,
-    /// The share of input columns left unread because the quantised input was zero; absent if not counted.
+    /// The share of input columns skipped because the quantised input was zero; absent if not counted.
     pub(crate) sparse_columns_skipped: Option<f64>,
-    /// Bytes of the head that a step reads.
+    /// Bytes of the head read per step.
     pub(crate) head_bytes: f64,
-    /// Bytes of keys and values that a step reads.
+    /// Bytes of keys and values read per step.
     pub(crate) kv_bytes: f64,
-    /// All bytes that a step reads.
+    /// Total bytes read per step.
     pub(crate) bytes: f64,
-    /// Multiply-adds of the ternary layers for each token.
+    /// Multiply-adds of the ternary layers per token.
     pub(crate) integer_macs: f64,
 }
 
 impl Test {
-    /// Returns the name that llama-bench prints.
+    /// Returns llama-bench's name of the test.
     pub(crate) fn name(self) -> String {
         let what = match (self.n_prompt, self.n_gen) {
             (prompt, 0) => format!("pp{prompt}"),
@@ -144,7 +144,7 @@ impl Test {
         if self.n_depth > 0 { format!("{what} @ d{}", self.n_depth) } else { what }
     }
 
-    /// Tokens that are timed.
+    /// Returns the number of timed tokens.
     pub(crate) fn tokens(self) -> usize {
         self.n_prompt + self.n_gen
     }
@@ -154,12 +154,12 @@ impl RunFile {
     /// Reads a run file.
     ///
     /// # Errors
-    /// If it can't be read, is no run file, or is one of another version.
+    /// If it can't be read, is not a run file, or has another version.
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let shown = path.display();
         let bytes = input_text::read(path, input_text::LONGEST_SETTINGS)?;
         let value: serde_json::Value = serde_json::from_slice(&bytes)
-            .with_context(|| format!("{shown} is no run file of `bitnet bench --save`"))?;
+            .with_context(|| format!("{shown} is not a run file of `bitnet bench --save`"))?;
         if value["schema"] != SCHEMA {
             bail!(
                 "{shown} is no run file that this version reads (its schema is {}, not {SCHEMA}); \
@@ -168,10 +168,10 @@ impl RunFile {
             );
         }
         serde_json::from_value(value)
-            .with_context(|| format!("{shown} is no run file of `bitnet bench --save`"))
+            .with_context(|| format!("{shown} is not a run file of `bitnet bench --save`"))
     }
 
-    /// Writes it so that it is written atomically.
+    /// Writes it atomically.
     ///
     /// # Errors
     /// If it can't be written.
@@ -181,7 +181,7 @@ impl RunFile {
         Self::at(path).write(&text)
     }
 
-    /// Returns the file that a run goes to; one of an earlier run, of whatever version, is replaced.
+    /// Returns the output file of a run; a run file of any version is replaced.
     pub(crate) fn at(path: &Path) -> OutputFile<'_> {
         let is_one = |bytes: &[u8]| {
             let value: Option<serde_json::Value> = serde_json::from_slice(bytes).ok();
@@ -190,14 +190,14 @@ impl RunFile {
         OutputFile { path, what: "a run file of `bitnet bench --save`", is_one }
     }
 
-    /// Samples and costs of a participant in a test, if it ran.
+    /// Returns the samples and costs of a participant in a test, if it ran.
     pub(crate) fn series(&self, participant: &str, test: Test, threads: usize) -> Option<&Series> {
         self.series
             .iter()
             .find(|s| s.participant == participant && s.test == test && s.threads == threads)
     }
 
-    /// Returns the tests with their numbers of threads, in the order in which they first ran.
+    /// Returns the tests with their thread counts, in the order of first runs.
     pub(crate) fn tests(&self) -> Vec<(Test, usize)> {
         let mut tests = Vec::new();
         for series in &self.series {
@@ -208,25 +208,25 @@ impl RunFile {
         tests
     }
 
-    /// Returns the limits for a number of threads.
+    /// Returns the limits for a thread count.
     pub(crate) fn limits(&self, threads: usize) -> Option<&Limits> {
         self.limits.iter().find(|l| l.threads == threads)
     }
 }
 
 impl Limits {
-    /// Returns the highest read bandwidth met, in bytes a second.
+    /// Returns the highest read bandwidth, in bytes per second.
     pub(crate) fn bandwidth(&self) -> Option<f64> {
         self.read_bytes_per_second.iter().copied().reduce(f64::max)
     }
 
-    /// Returns the highest rate of integer multiply-adds met.
+    /// Returns the highest rate of integer multiply-adds.
     pub(crate) fn integer_peak(&self) -> Option<f64> {
         self.integer_macs_per_second.iter().copied().reduce(f64::max)
     }
 
-    /// Returns the share of the limit that a test reached at `rate` tokens a second: of the bandwidth for written tokens, of
-    /// the integer peak for a prompt. `None` for a mixture, or where the limit is not known.
+    /// Returns the share of the limit at `rate` tokens per second: of the bandwidth for generation, of the integer peak for
+    /// prompts. `None` for a mixture, or if the limit is unknown.
     pub(crate) fn share(&self, test: Test, cost: &Cost, rate: f64) -> Option<f64> {
         match (test.n_prompt, test.n_gen) {
             (0, _) => Some(rate * cost.bytes / self.bandwidth()?),

@@ -1,16 +1,16 @@
 //! Means, medians and spreads of a few samples.
 
-/// What is said of samples. All values have the samples' unit.
+/// A summary of samples, in their unit.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Summary {
     pub(crate) mean: f64,
-    /// Of the sample (divided by n - 1); 0 for a single one.
+    /// The sample standard deviation (divided by n - 1); 0 for a single sample.
     pub(crate) deviation: f64,
     pub(crate) min: f64,
-    /// A quarter of the samples is smaller.
+    /// The lower quartile.
     pub(crate) lower: f64,
     pub(crate) median: f64,
-    /// A quarter of the samples is larger.
+    /// The upper quartile.
     pub(crate) upper: f64,
     pub(crate) max: f64,
 }
@@ -31,7 +31,7 @@ impl Summary {
     }
 }
 
-/// Returns the value below which `share` of the sorted samples lie, interpolated between neighbours.
+/// Returns the quantile `share` of sorted samples, with linear interpolation.
 fn quantile(sorted: &[f64], share: f64) -> f64 {
     let at = share * (sorted.len() - 1) as f64;
     let (below, above) = (at.floor() as usize, at.ceil() as usize);

@@ -1,4 +1,4 @@
-//! The tables of a run: rates with their spread, ratios, shares of the limits, and memory.
+//! Tables of a run: rates with their spread, ratios, shares of the limits, and memory.
 
 use super::OURS;
 use super::record::{peak, percent, quantity};
@@ -6,7 +6,7 @@ use super::run_file::{RunFile, Series, Test};
 use super::statistics::{Summary, median};
 use crate::output;
 
-/// Tokens in a second of every participant in every test, and how this program compares.
+/// Returns the tokens per second of every participant in every test, and the ratios.
 pub(crate) fn speed(file: &RunFile) -> String {
     let names: Vec<&str> = file.participants.iter().map(|p| p.name.as_str()).collect();
     let peers: Vec<&str> = names.iter().copied().filter(|name| *name != OURS).collect();
@@ -27,7 +27,7 @@ pub(crate) fn speed(file: &RunFile) -> String {
     table(&headings, 2, rows)
 }
 
-/// This program's median over each other's, then over the fastest's if there are several.
+/// Returns this program's median divided by each other's, then by the fastest's if there are several.
 fn ratios(file: &RunFile, peers: &[&str], test: Test, threads: usize) -> Vec<String> {
     let middle = |name: &str| median(&file.series(name, test, threads)?.samples_ts);
     let ours = middle(OURS);
@@ -47,7 +47,7 @@ fn share(file: &RunFile, test: Test, threads: usize) -> Option<f64> {
     file.limits(threads)?.share(test, series.cost.as_ref()?, median(&series.samples_ts)?)
 }
 
-/// Returns the median, the range, and the distance between the quartiles.
+/// Formats the median, the range, and the interquartile range.
 fn spread(series: Option<&Series>) -> String {
     let summary = series.and_then(|s| Summary::of(&s.samples_ts));
     summary.map_or_else(
@@ -59,7 +59,7 @@ fn spread(series: Option<&Series>) -> String {
     )
 }
 
-/// Returns what each participant is, and the most memory that any of its processes took.
+/// Returns the participants with their peak memory.
 pub(crate) fn memory(file: &RunFile) -> String {
     let headings = ["program", "build", "model", "tensors", "params", "peak memory"];
     let headings: Vec<String> = headings.iter().map(|&h| h.to_owned()).collect();
@@ -77,22 +77,22 @@ pub(crate) fn memory(file: &RunFile) -> String {
     table(&headings, 3, rows)
 }
 
-/// Returns a number that a program told; 0 where it did not.
+/// Returns a number reported by a program, or 0.
 fn said(number: u64, written: fn(u64) -> String) -> String {
     if number == 0 { "unavailable".into() } else { written(number) }
 }
 
-/// Returns what this program's tokens cost, and what of the machine's limits it reached.
+/// Returns this program's cost per step and its share of the machine's limits.
 pub(crate) fn costs(file: &RunFile) -> String {
     let headings = [
         "test",
         "threads",
-        "MB a step",
+        "MB per step",
         "ternary",
         "head",
-        "keys, values",
-        "rows unread",
-        "columns unread",
+        "KV cache",
+        "rows skipped",
+        "columns skipped",
         "rate",
         "limit",
         "share",
@@ -130,7 +130,7 @@ pub(crate) fn costs(file: &RunFile) -> String {
     table(&headings, 1, rows)
 }
 
-/// Returns a Markdown table; the first `words` columns are words, the others numbers.
+/// Returns a Markdown table; the first `words` columns are text, the others numbers.
 pub(crate) fn table(
     headings: &[String],
     words: usize,
@@ -147,7 +147,7 @@ pub(crate) fn table(
     text
 }
 
-/// Returns a name that others chose, on one line of a table.
+/// Escapes a name for one line of a table.
 pub(crate) fn escaped(text: &str) -> String {
     output::without_controls(text).replace(['\n', '\t'], " ").replace('|', "\\|")
 }

@@ -1,4 +1,4 @@
-//! The command line of `bitnet calibrate`.
+//! Arguments of `bitnet calibrate`.
 
 use std::path::PathBuf;
 
@@ -17,16 +17,16 @@ pub(crate) struct CalibrateArgs {
     /// Write the ranges to FILE (JSON), for --calibration
     #[arg(short, long, value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,
-    /// How a range is found: min-max, moving-average, percentile=SHARE, mse, kl (which clamps what ReLU² writes)
+    /// Range method: min-max, moving-average, percentile=SHARE, mse, kl (clamps outputs of ReLU²)
     #[arg(long, value_name = "HOW", default_value = "min-max", value_parser = calibration_method)]
     pub(crate) method: CalibrationMethod,
-    /// For how many bits; models run with 8
+    /// Bits of the quantised activations; models run with 8
     #[arg(long, value_name = "N", default_value = "8")]
     pub(crate) bits: Bits,
-    /// Tokens of a window [default: 512, or the model's context if that is smaller]
+    /// Window length in tokens [default: 512, or the model's context if smaller]
     #[arg(long, value_name = "N", value_parser = positive)]
     pub(crate) ctx_window: Option<usize>,
-    /// Read at most so many windows
+    /// Maximum number of windows
     #[arg(long, value_name = "N", value_parser = positive)]
     pub(crate) windows: Option<usize>,
     /// List every layer
@@ -46,7 +46,7 @@ pub(crate) enum Bits {
 }
 
 impl Bits {
-    /// Returns how many they are.
+    /// Returns the number of bits.
     pub(crate) fn count(self) -> u8 {
         match self {
             Self::Eight => 8,

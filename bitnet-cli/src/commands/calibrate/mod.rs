@@ -1,7 +1,7 @@
-//! `bitnet calibrate`: which numbers a model's layers read, in which range they should be quantised, and what that costs.
+//! `bitnet calibrate`: input statistics of a model's layers, static ranges, and their quantisation error.
 //!
-//! The text runs through the model twice: once to find the ranges, and once to measure what is lost within them, beside what
-//! is lost with a range for each token. Layers come out by what they lose, the most sensitive first.
+//! The model processes the text twice: first to determine the ranges, then to measure their error and that of per-token
+//! ranges. Layers are listed by error, the most sensitive first.
 
 pub(crate) mod args;
 
@@ -26,13 +26,13 @@ use crate::load;
 use crate::output::{self, Output};
 use crate::output_file::OutputFile;
 
-/// Numbers so many times the root of the mean square are called outliers.
+/// Outliers are this many times the root mean square.
 const OUTLIER: f64 = 6.0;
 
-/// Layers that are listed unless all are asked for.
+/// Default number of listed layers.
 const LISTED: usize = 12;
 
-/// Calibrates a model with a text.
+/// Calibrates a model on a text.
 pub(crate) fn run(cli: &Cli, args: &CalibrateArgs, output: &mut Output) -> Result<Outcome> {
     if cli.model.calibration.is_some() {
         bail!("--calibration is what this command writes; name the new one with --out");
@@ -53,7 +53,7 @@ pub(crate) fn run(cli: &Cli, args: &CalibrateArgs, output: &mut Output) -> Resul
     let went_on = reading.run(output, "finding ranges, window", &mut |input, x| {
         ensure!(
             largest_magnitude(x).is_finite(),
-            "{}: {input} reads numbers that are NaN or infinite, from which no range follows; `bitnet verify` names weights that are not finite",
+            "{}: the input of {input} contains NaN or infinity, so it has no range; `bitnet verify` lists non-finite weights",
             model.facts().file
         );
         observer.observe(&input.to_string(), x);
@@ -66,7 +66,7 @@ pub(crate) fn run(cli: &Cli, args: &CalibrateArgs, output: &mut Output) -> Resul
     let mut meters = BTreeMap::new();
     let went_on = reading.run(output, "measuring, window", &mut |input, x| {
         let name = input.to_string();
-        let layer = calibration.layer(&name).context("a layer was not there before")?;
+        let layer = calibration.layer(&name).context("a layer is missing from the calibration")?;
         if !meters.contains_key(&name) {
             meters.insert(name.clone(), Meters::new(&calibration, layer)?);
         }
@@ -84,7 +84,7 @@ pub(crate) fn run(cli: &Cli, args: &CalibrateArgs, output: &mut Output) -> Resul
     report(args, &reading, &calibration, &observer, &meters, output)
 }
 
-/// Returns the file that the ranges go to.
+/// Returns the output file of the ranges.
 fn ranges(path: &Path) -> OutputFile<'_> {
     let is_one = |bytes: &[u8]| {
         std::str::from_utf8(bytes).is_ok_and(|text| Calibration::from_json(text).is_ok())
@@ -92,7 +92,7 @@ fn ranges(path: &Path) -> OutputFile<'_> {
     OutputFile { path, what: "a file of ranges of `bitnet calibrate`", is_one }
 }
 
-/// What is read.
+/// The text and its windows.
 struct Reading<'a> {
     model: &'a Model,
     tokens: &'a Tokens,
@@ -100,7 +100,7 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    /// Shows `observe` what the layers read; whether nobody stopped it.
+    /// Runs the text and passes the layer inputs to `observe`; returns false if the user stopped it.
     fn run(
         &self,
         output: &Output,
@@ -135,7 +135,7 @@ impl Reading<'_> {
     }
 }
 
-/// What an input loses with a range for each token, and with one range for all.
+/// The error of an input with per-token ranges, and with one static range.
 struct Meters {
     quantizers: [ActivationQuantizer; 2],
     meters: [LossMeter; 2],

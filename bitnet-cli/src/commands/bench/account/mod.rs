@@ -1,4 +1,4 @@
-//! `bitnet bench --account`: where the time of a written token, or of a prompt, goes, operation by operation.
+//! `bitnet bench --account`: the time per operation of a generated token or of a prompt.
 
 mod profiling;
 
@@ -24,31 +24,31 @@ use crate::interrupt::Listener;
 use crate::load;
 use crate::output::{self, Output};
 
-/// The operations of the repetition whose time is in the middle.
+/// The operations of the repetition with the median time.
 #[derive(Debug)]
 struct Account {
     model: String,
     threads: usize,
     test: Test,
-    /// Of the whole repetition.
+    /// The time of the whole repetition.
     time: Duration,
     entries: Vec<Entry>,
-    /// Bytes a second, if it was measured.
+    /// The read bandwidth in bytes per second, if measured.
     bandwidth: Option<f64>,
-    /// Multiply-adds a second, likewise.
+    /// The integer peak in multiply-adds per second, if measured.
     integer_peak: Option<f64>,
 }
 
-/// Returns the one test that is asked for: writing, unless there is a prompt.
+/// Returns the requested test: generation, unless there is a prompt.
 fn test(args: &BenchArgs) -> Result<Test> {
     let depths = BenchArgs::all(&args.n_depth, 0);
-    let &[n_depth] = depths.as_slice() else { bail!("an account is about one depth; give one") };
+    let &[n_depth] = depths.as_slice() else { bail!("an account has one depth; use one -d") };
     let n_prompt = BenchArgs::all(&args.n_prompt, 0);
     let n_gen = BenchArgs::all(&args.n_gen, if args.n_prompt.is_empty() { WRITTEN } else { 0 });
     match (n_prompt.as_slice(), n_gen.as_slice()) {
         (&[0], &[n_gen]) if n_gen > 0 => Ok(Test { n_prompt: 0, n_gen, n_depth }),
         (&[n_prompt], &[0]) if n_prompt > 0 => Ok(Test { n_prompt, n_gen: 0, n_depth }),
-        _ => bail!("an account is about written tokens (-n) or a prompt (-p); give one number"),
+        _ => bail!("an account has one test; use one -n or one -p"),
     }
 }
 
@@ -57,7 +57,7 @@ pub(crate) fn run(cli: &Cli, args: &BenchArgs, output: &mut Output) -> Result<Ou
     let path = match args.model.as_slice() {
         [] => None,
         [path] => Some(path),
-        _ => bail!("an account is about one model; give --model once"),
+        _ => bail!("an account has one model; use --model once"),
     };
     let (test, threads) = (test(args)?, super::threads(args)?);
     let machine = machine::machine()?;
@@ -66,7 +66,7 @@ pub(crate) fn run(cli: &Cli, args: &BenchArgs, output: &mut Output) -> Result<Ou
         output.verbatim(BEGINNING)?;
     }
     let listener = Listener::new();
-    // The first repetition of each is the warm-up.
+    // The first repetition is the warm-up.
     let mut progress = Progress::new(threads.len() * (args.repetitions + 1), output);
     let (mut accounts, mut limits) = (Vec::new(), Vec::new());
     for &threads in &threads {
@@ -138,7 +138,7 @@ fn measured(
     Ok(Some(Account { model, threads, test, time, entries, bandwidth: None, integer_peak: None }))
 }
 
-/// What one line of the account says of a step: a written token, or a whole prompt.
+/// One line of the account, per step: a generated token, or a whole prompt.
 #[derive(Default)]
 struct Line<'a> {
     name: &'a str,
@@ -171,12 +171,12 @@ impl Account {
         lines
     }
 
-    /// Returns whether the integer unit, and not the memory, is what a step is held to.
+    /// Returns whether the integer peak, and not the bandwidth, limits a step.
     fn counts_products(&self) -> bool {
         self.test.n_prompt > 0
     }
 
-    /// Microseconds that a line takes at the limit of the step.
+    /// Returns the microseconds of a line at the limit of the step.
     fn floor(&self, line: &Line<'_>) -> Option<f64> {
         if self.counts_products() {
             return Some(line.macs * 1e6 / self.integer_peak?);
@@ -219,7 +219,7 @@ impl Account {
         });
         let tokens = if self.counts_products() { self.test.n_prompt } else { 1 };
         format!(
-            "## {}, {} with {}\n\n{:.2} tokens a second; {} of what the limit allows.\n\n{}",
+            "## {}, {} with {}\n\n{:.2} tokens per second; {} of the limit.\n\n{}",
             tables::escaped(&self.model),
             self.test.name(),
             output::count(self.threads, "thread"),
@@ -247,16 +247,16 @@ impl Account {
     }
 }
 
-/// What the page says before the tables.
+/// The text before the tables.
 const BEGINNING: &str = "\
-# Where the time goes
+# Time per operation
 
-Printed by `bitnet bench --account`; no figure in it was typed. Each operation of the back end is timed by the clock, in the
-repetition whose time is in the middle. `times` is how often it runs for a written token, or for the whole prompt.
+The output of `bitnet bench --account`. Each operation of the back end is timed by the clock, in the repetition with the
+median time. `times` is the number of calls per generated token, or per prompt.
 
-- For a written token, MB are what is read of weights, head and cache, as the kernels counted it. The floor is the time that
-  this takes at the read bandwidth measured with as many threads, the gap what is beyond it.
-- For a prompt, GMAC are the multiply-adds of ternary weights with activations, and the floor is their time at the measured
+- For a generated token, MB are the bytes of weights, head and cache read, as counted by the kernels. The floor is their time
+  at the read bandwidth measured with the same number of threads; the gap is the time above it.
+- For a prompt, GMAC are the multiply-adds of ternary weights with activations; the floor is their time at the measured
   integer peak.
 ";
 

@@ -15,15 +15,15 @@ use bitnet_core::kv::{KvCache, KvSpan};
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::ternary::TernaryMatrix;
 
-/// An operation on operands of one shape: how often it ran, for how long, and what it read.
+/// Calls, time and bytes read of an operation on operands of one shape.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub(crate) name: String,
     pub(crate) calls: u64,
     pub(crate) time: Duration,
-    /// Weights, head and cache, as the back end counts them; activations are not counted.
+    /// Bytes of weights, head and cache counted by the back end, without activations.
     pub(crate) bytes: u64,
-    /// Multiply-adds of ternary weights with activations, all of them, whether or not one was left out.
+    /// Multiply-adds of ternary weights with activations, including skipped ones.
     pub(crate) macs: u64,
 }
 
@@ -31,7 +31,7 @@ pub(crate) struct Entry {
 #[derive(Debug)]
 pub(crate) struct ProfilingBackend {
     inner: Arc<dyn Backend>,
-    /// In the order in which they first ran.
+    /// Entries in the order of first calls.
     entries: Mutex<Vec<Entry>>,
 }
 
@@ -77,14 +77,14 @@ impl ProfilingBackend {
     }
 }
 
-/// `a, b from cols` for the rows of some weights.
+/// Returns `a, b from cols` for the rows of some weights.
 fn shapes(weights: &[&dyn TernaryWeight]) -> String {
     let rows: Vec<String> = weights.iter().map(|weight| weight.rows().to_string()).collect();
     let cols = weights.first().map_or(0, |weight| weight.cols());
     format!("{} from {cols}", rows.join(", "))
 }
 
-/// Returns every weight times every token.
+/// Returns the number of weights times tokens.
 fn products(x: &BitNetTensor, weights: &[&dyn TernaryWeight]) -> usize {
     let weights: usize = weights.iter().map(|weight| weight.rows() * weight.cols()).sum();
     x.shape()[0] * weights

@@ -1,4 +1,4 @@
-//! Sampling from the model in training: slow, meant for looking at samples while a run continues.
+//! Sampling from the model in training, without a KV cache: slow, for samples during a run.
 use crate::{
     error::Result,
     model::{Batch, Workspace},
@@ -7,11 +7,11 @@ use crate::{
 };
 
 impl Trainer {
-    /// Continues `prompt` until the end token or the end of the context; temperature 0 takes the most likely token.
+    /// Continues `prompt` until the end token or the end of the context; temperature 0 is greedy.
     ///
     /// # Errors
-    /// [`crate::Error::Memory`] if there is none.
-    pub fn tell(&self, prompt: &str, temperature: f32, seed: u64) -> Result<String> {
+    /// [`crate::Error::Memory`] if memory is exhausted.
+    pub fn sample(&self, prompt: &str, temperature: f32, seed: u64) -> Result<String> {
         let effective = self.effective_parameters();
         let mut rng = Rng::new(seed);
         let mut ids = vec![self.vocabulary().begin()];

@@ -1,4 +1,4 @@
-//! What is kept on disk, as a user sees it: `bitnet run` with a model that was read before, `bitnet cache`, `--no-cache`.
+//! The disk cache of prepared weights: second start, `bitnet cache`, `--no-cache`.
 
 #[path = "../../../bitnet-inference/tests/models/large_head.rs"]
 mod large_head;
@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use crate::program::{bitnet, stderr, stdout};
 
-/// Keeps the weights and the head of a model, however little time they take.
+/// Caches the weights and the head of a model, regardless of preparation time.
 fn keep(model: &Path, folder: &Path) {
     let mut cache = PreparedCache::new(folder);
     cache.worth = Duration::ZERO;
@@ -34,7 +34,7 @@ fn run(model: &Path, cache: &Path, more: &[&str]) -> Output {
 }
 
 #[test]
-fn a_kept_head_is_used_listed_and_removed() {
+fn cached_heads_are_used_listed_and_removed() {
     let folder = TempDir::new().unwrap();
     let (model, cache) = (folder.path().join("model.gguf"), folder.path().join("cache"));
     large_head::write(&model, false);

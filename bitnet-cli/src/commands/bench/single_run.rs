@@ -1,4 +1,4 @@
-//! `bitnet bench` by itself: every test on every model with every number of threads.
+//! `bitnet bench` without other programs: every test on every model with every thread count.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -20,10 +20,10 @@ use crate::interrupt::Listener;
 use crate::load;
 use crate::output::{self, Output};
 
-/// Seed of the random tokens by default.
+/// Default seed of the random tokens.
 pub(crate) const SEED: u64 = 1;
 
-/// What all models share.
+/// State shared by all models.
 struct Run<'a> {
     cli: &'a Cli,
     protocol: Protocol,
@@ -38,7 +38,7 @@ struct Run<'a> {
     participants: Vec<Participant>,
 }
 
-/// Measures, prints as results come, and saves.
+/// Measures, prints results immediately, and saves them.
 pub(crate) fn run(cli: &Cli, args: &BenchArgs, output: &mut Output) -> Result<Outcome> {
     let models: Vec<Option<PathBuf>> = match args.model.as_slice() {
         [] => vec![None],
@@ -89,7 +89,7 @@ pub(crate) fn run(cli: &Cli, args: &BenchArgs, output: &mut Output) -> Result<Ou
 }
 
 impl Run<'_> {
-    /// Returns every test on one model with one number of threads.
+    /// Runs every test on one model with one thread count.
     fn model(&mut self, path: Option<&PathBuf>, threads: usize, output: &mut Output) -> Result<()> {
         let source = path.map_or(ModelSource::Embedded, |path| ModelSource::Path(path));
         let options = load::options(self.cli)?;
@@ -193,13 +193,13 @@ impl Run<'_> {
     }
 }
 
-/// Returns what a written token read.
+/// Describes the bytes read per generated token.
 fn step(model: &str, what: &str, record: &Record<'_>) -> String {
     let cost = &record.cost;
-    let all = if cost.counted { "counted" } else { "all of them" };
+    let all = if cost.counted { "counted" } else { "total" };
     format!(
-        "{model}, {what}: a token reads {:.2} MB (ternary layers {:.2}, {all}; head {:.2}; keys and values {:.2}); \
-         left unread because they are multiplied by zero: {} of the up-projections' rows, {} of the down-projections' columns",
+        "{model}, {what}: {:.2} MB read per token (ternary layers {:.2}, {all}; head {:.2}; KV cache {:.2}); \
+        skipped because they are multiplied by zero: {} of the up-projections' rows, {} of the down-projections' columns",
         cost.bytes / 1e6,
         cost.ternary_bytes / 1e6,
         cost.head_bytes / 1e6,
@@ -209,7 +209,7 @@ fn step(model: &str, what: &str, record: &Record<'_>) -> String {
     )
 }
 
-/// Returns what stands below the table.
+/// Prints the notes below the table.
 fn explain(
     machine: &Machine,
     limits: &[Limits],

@@ -1,4 +1,4 @@
-//! Arrays in a pool that grow as they are needed.
+//! A growable array in a memory pool.
 use std::ops::{Deref, DerefMut};
 
 use bitnet_core::memory::{HybridMemoryPool, PoolBuffer};
@@ -6,26 +6,26 @@ use bytemuck::Pod;
 
 use crate::error::Result;
 
-/// An array that is as long as it was last made, with room for the longest so far.
+/// An array in a pool that keeps its capacity when it shrinks.
 #[derive(Debug)]
-pub struct Grown<T: Pod> {
-    room: Option<PoolBuffer<T>>,
+pub struct PoolVec<T: Pod> {
+    buf: Option<PoolBuffer<T>>,
     len: usize,
     pool: HybridMemoryPool,
 }
 
-impl<T: Pod> Grown<T> {
-    /// Creates an empty array that is to grow in `pool`.
+impl<T: Pod> PoolVec<T> {
+    /// Creates an empty array that allocates from `pool`.
     #[must_use]
     pub fn new(pool: &HybridMemoryPool) -> Self {
-        Self { room: None, len: 0, pool: pool.clone() }
+        Self { buf: None, len: 0, pool: pool.clone() }
     }
 
-    /// Makes it `len` long: what is added is zero.
+    /// Sets the length to `len`; new items are zero.
     ///
     /// # Errors
-    /// [`crate::Error::Memory`] if there is none.
-    pub fn sized(&mut self, len: usize) -> Result<&mut [T]> {
+    /// [`crate::Error::Memory`] if memory is exhausted.
+    pub fn resize(&mut self, len: usize) -> Result<&mut [T]> {
         self.reserve(len, len)?;
         let before = std::mem::replace(&mut self.len, len);
         if before < len {
@@ -37,7 +37,7 @@ impl<T: Pod> Grown<T> {
     /// Appends items.
     ///
     /// # Errors
-    /// Same as [`Grown::sized`].
+    /// Same as [`PoolVec::resize`].
     pub fn extend_from_slice(&mut self, items: &[T]) -> Result<()> {
         let start = self.len;
         self.reserve(start + items.len(), (start + items.len()).max(2 * start))?;
@@ -46,34 +46,34 @@ impl<T: Pod> Grown<T> {
         Ok(())
     }
 
-    /// Empties it and keeps the memory.
+    /// Sets the length to 0 and keeps the capacity.
     pub fn clear(&mut self) {
         self.len = 0;
     }
 
-    /// Makes room for `least` items; if there is none, for `wanted`.
+    /// Ensures a capacity of `least` items; a new allocation has `wanted`.
     fn reserve(&mut self, least: usize, wanted: usize) -> Result<()> {
-        if self.room.as_ref().is_none_or(|room| room.len() < least) {
-            let mut room = PoolBuffer::scratch(wanted, &self.pool)?;
-            room[..self.len].copy_from_slice(self);
-            self.room = Some(room);
+        if self.buf.as_ref().is_none_or(|buf| buf.len() < least) {
+            let mut buf = PoolBuffer::scratch(wanted, &self.pool)?;
+            buf[..self.len].copy_from_slice(self);
+            self.buf = Some(buf);
         }
         Ok(())
     }
 }
 
-impl<T: Pod> Deref for Grown<T> {
+impl<T: Pod> Deref for PoolVec<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
-        self.room.as_ref().map_or(&[], |room| &room[..self.len])
+        self.buf.as_ref().map_or(&[], |buf| &buf[..self.len])
     }
 }
 
-impl<T: Pod> DerefMut for Grown<T> {
+impl<T: Pod> DerefMut for PoolVec<T> {
     fn deref_mut(&mut self) -> &mut [T] {
         let len = self.len;
-        self.room.as_mut().map_or(&mut [], |room| &mut room[..len])
+        self.buf.as_mut().map_or(&mut [], |buf| &mut buf[..len])
     }
 }
 
@@ -84,17 +84,17 @@ mod tests {
     #[test]
     fn it_grows_as_a_vector_does() {
         let pool = HybridMemoryPool::new().unwrap();
-        let (mut grown, mut vector) = (Grown::new(&pool), Vec::new());
+        let (mut empty, mut vector) = (PoolVec::new(&pool), Vec::new());
         for len in [0, 3, 100, 40, 41, 7000] {
-            grown.sized(len).unwrap();
+            empty.resize(len).unwrap();
             vector.resize(len, 0u32);
-            assert_eq!(*grown, vector, "what is added is zero, what was there stays");
-            grown.extend_from_slice(&[5, 6]).unwrap();
+            assert_eq!(*empty, vector, "new items are zero, existing ones stay");
+            empty.extend_from_slice(&[5, 6]).unwrap();
             vector.extend([5, 6]);
-            assert_eq!(*grown, vector);
+            assert_eq!(*empty, vector);
         }
-        grown.clear();
-        assert!(grown.is_empty());
+        empty.clear();
+        assert!(empty.is_empty());
         assert!(pool.get_metrics().total_allocated >= 28_000);
     }
 }
