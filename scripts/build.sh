@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the bitnet program, optimised, and says where it is.
+# Builds the bitnet program in release mode and prints its path.
 #
 #   scripts/build.sh [--features train] [any other argument of cargo build]
 set -euo pipefail

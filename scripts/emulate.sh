@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Tests and counts the kernels of 64-bit Arm on another processor, under QEMU's user-mode emulation.
+# Tests the kernels of 64-bit Arm on another processor, under QEMU's user-mode emulation, and counts their instructions.
 #
-#   scripts/emulate.sh test [PACKAGE...]   tests of packages (bitnet-core, bitnet-quant and bitnet-cpu unless told)
-#   scripts/emulate.sh count [TOKENS]      instructions for each weight and token of one multiplication, at each level
+#   scripts/emulate.sh test [PACKAGE...]   runs tests (default: bitnet-core, bitnet-quant and bitnet-cpu)
+#   scripts/emulate.sh count [TOKENS]      counts instructions per weight and token of one multiplication, at each level
 #
-# Needs, as Debian names them: gcc-aarch64-linux-gnu, libc6-dev-arm64-cross, qemu-user (not its static twin, which takes
-# no plugins), gcc; and Rust's library for the target: `rustup target add aarch64-unknown-linux-gnu`, or its source
-# (`rustup component add rust-src`), from which it is then built.
+# Needs the Debian packages gcc-aarch64-linux-gnu, libc6-dev-arm64-cross, qemu-user (not qemu-user-static, which has no
+# plugins) and gcc, and Rust's standard library for the target (`rustup target add aarch64-unknown-linux-gnu`) or its
+# source (`rustup component add rust-src`), from which it is then built.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -19,7 +19,7 @@ for program in aarch64-linux-gnu-gcc qemu-aarch64 gcc; do
     command -v "$program" >/dev/null || { echo "emulate.sh: $program is missing: see the head of this script" >&2; exit 1; }
 done
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
-# `max` has every extension that QEMU knows, dot products among them.
+# `max` has every extension that QEMU supports, including dot products.
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64 -L $sysroot -cpu max"
 
 flags=(--release --locked --target "$target")
@@ -30,7 +30,7 @@ if [ ! -d "$library/$target" ]; then
     flags+=(-Zbuild-std=std,panic_abort,test)
 fi
 
-# count_once LEVEL TIMES TOKENS: instructions of a whole run.
+# count_once LEVEL TIMES TOKENS: prints the instructions of a whole run.
 count_once() {
     BITNET_ISA=$1 qemu-aarch64 -L "$sysroot" -cpu max -plugin "$scratch/count.so,into=$scratch/count" \
         "$built/instructions" "$2" "$3" >/dev/null

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Builds the fuzz targets with a stable compiler and runs each for SECONDS (60 unless told).
+# Builds the fuzz targets with a stable compiler and runs each for SECONDS (default 60).
 #
 #   scripts/fuzz.sh [SECONDS [TARGET...]]
 #
-# A panic, an abort, a case that takes longer than 5 seconds or needs more than 2 GiB fails the script and is left in
-# fuzz/artifacts/TARGET. Seeds come from fuzz/seeds and tests/golden; what the run finds interesting is thrown away.
+# A panic, an abort, or an input that takes more than 5 seconds or 2 GiB fails the script and is saved in
+# fuzz/artifacts/TARGET. Seeds come from fuzz/seeds and tests/golden; new corpus entries are discarded.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -19,7 +19,7 @@ if ! command -v "${CXX:-c++}" >/dev/null && ! command -v g++ >/dev/null && ! com
     exit 1
 fi
 
-# Coverage comes from LLVM's pass, which every compiler has. With --target the flags reach the targets and not build scripts.
+# Coverage uses LLVM's pass, which stable compilers have. With --target the flags apply to the targets and not to build scripts.
 triple=$(rustc -vV | sed -n 's/^host: //p')
 flags=(
     --cfg fuzzing
@@ -37,7 +37,7 @@ built=${CARGO_TARGET_DIR:-fuzz/target}/$triple/release
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
-# seed TARGET FILE...: copies files to the corpus of a target under names of their own.
+# seed TARGET FILE...: copies files to the corpus of a target under unique names.
 seed() {
     local corpus=$scratch/$1 file
     shift
@@ -68,11 +68,11 @@ for target in "${targets[@]}"; do
     esac
     dictionary=$target
     case $target in
-        # Longer seeds are cut by libFuzzer, which keeps their headers.
+        # libFuzzer truncates longer seeds and keeps their headers.
         gguf | safetensors | tokenizer) longest=65536 ;;
         template) longest=4096 ;;
         codec) longest=4096 dictionary= ;;
-        # A model is only reached by a file that holds all of its tensors.
+        # A model needs a file with all of its tensors.
         model) longest=524288 dictionary=gguf ;;
         folder) longest=524288 dictionary=safetensors ;;
     esac

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Compares the story in README.md with what a command prints: scripts/readme_story.sh cargo run --release --
-# The README's lines are wrapped by hand, so all white space counts as one blank.
+# Compares the story in README.md with the output of a command: scripts/readme_story.sh cargo run --release --
+# The README wraps lines, so any white space counts as one space.
 set -euo pipefail
 [ $# -gt 0 ] || { echo "usage: scripts/readme_story.sh PROGRAM [ARGUMENT...]" >&2; exit 2; }
 readme=$(dirname "$0")/../README.md

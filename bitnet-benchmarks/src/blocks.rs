@@ -27,7 +27,7 @@ pub trait Blocks: Sync {
     fn take(&self, bytes: usize) -> Result<Self::Block, Refused>;
 
     /// Frees a block.
-    fn give_back(&self, block: Self::Block);
+    fn free(&self, block: Self::Block);
 
     /// Writes eight bytes at offset `at`, a multiple of eight.
     ///
@@ -124,7 +124,7 @@ impl<U: Unit> Blocks for System<U> {
     }
 
     #[inline]
-    fn give_back(&self, block: Self::Block) {
+    fn free(&self, block: Self::Block) {
         drop(block);
     }
 
@@ -161,9 +161,9 @@ impl Blocks for Pool {
     }
 
     #[inline]
-    fn give_back(&self, block: MemoryHandle) {
-        let given = self.0.deallocate(block);
-        debug_assert!(given.is_ok(), "the pool frees its own blocks");
+    fn free(&self, block: MemoryHandle) {
+        let freed = self.0.deallocate(block);
+        debug_assert!(freed.is_ok(), "the pool frees its own blocks");
     }
 
     #[inline]

@@ -52,7 +52,7 @@ pub struct Footprint {
     /// Address space above the requested bytes.
     pub mapped: f64,
     /// Resident memory after all blocks were freed.
-    pub kept: f64,
+    pub retained: f64,
 }
 
 /// Measures with the blocks of `mix` alive and written.
@@ -77,16 +77,16 @@ pub fn footprint<B: Blocks>(blocks: &B, mix: Mix) -> Result<Footprint, String> {
     SplitMix64::new(5).shuffle(&mut order);
     for place in order {
         if let Some(block) = owners[place].take() {
-            blocks.give_back(block);
+            blocks.free(block);
         }
     }
     let empty = count()?;
     let asked = sizes.iter().sum::<usize>() as f64;
-    let empty = |now: u64, then: u64| now as f64 - then as f64;
+    let growth = |now: u64, then: u64| now as f64 - then as f64;
     Ok(Footprint {
-        resident: empty(full.resident, before.resident) / asked - 1.0,
-        mapped: empty(full.mapped, before.mapped) / asked - 1.0,
-        kept: empty(empty.resident, before.resident) / asked,
+        resident: growth(full.resident, before.resident) / asked - 1.0,
+        mapped: growth(full.mapped, before.mapped) / asked - 1.0,
+        retained: growth(empty.resident, before.resident) / asked,
     })
 }
 

@@ -160,7 +160,7 @@ pub fn run<B: Blocks>(bench: &Bench, blocks: &B, plan: &Plan) -> Result<Vec<Vec<
         Work::Replay(pattern, touch) => one(replay::replay(blocks, plan, &pattern.trace(), *touch)),
         &Work::Footprint(mix) => {
             let found = footprint(blocks, mix)?;
-            let parts = [found.resident, found.kept, found.mapped];
+            let parts = [found.resident, found.retained, found.mapped];
             Ok(parts.iter().take(bench.series.len()).map(|&part| vec![part]).collect())
         }
         Work::Product(_) => return Err("products can't be measured with an allocator".into()),

@@ -55,9 +55,9 @@ impl<B: Blocks> Blocks for Watched<B> {
         Ok(WatchedBlock { inner: Some(block), address, bytes, alive })
     }
 
-    fn give_back(&self, mut block: Self::Block) {
+    fn free(&self, mut block: Self::Block) {
         assert!(self.alive.lock().unwrap().remove(&block.address).is_some());
-        self.inner.give_back(block.inner.take().unwrap());
+        self.inner.free(block.inner.take().unwrap());
         // Another thread may already use the address.
         block.address = usize::MAX;
         std::mem::forget(block);
@@ -94,7 +94,7 @@ fn check<B: Blocks>(inner: B, align: usize) {
             assert!(sample.is_finite() && *sample > 0.0, "{}: {sample}", bench.id());
         }
         let left = watched.alive.lock().unwrap().len();
-        assert_eq!(left, 0, "{}: blocks were kept", bench.id());
+        assert_eq!(left, 0, "{}: blocks were not freed", bench.id());
     }
 }
 

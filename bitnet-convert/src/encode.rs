@@ -68,8 +68,8 @@ impl Encoder<'_> {
             Recipe::Ternary { part, storage, scale } => {
                 // A scale in a separate tensor is stored exactly.
                 let halves = scale.is_none() && Storage::Ternary(*storage).has_f16_scales();
-                let kept: KeptScale<'_> = if halves { &to_half } else { &|scale| scale };
-                let (matrix, lost) = self.trits(tensor, kept)?;
+                let rounding: ScaleRounding<'_> = if halves { &to_half } else { &|scale| scale };
+                let (matrix, lost) = self.trits(tensor, rounding)?;
                 let name = &self.plan.parts[*part].name;
                 let failed = |source| tensor_error(name, storage.name(), source);
                 let (stored, mut pieces) = match scale {
@@ -220,7 +220,7 @@ impl Encoder<'_> {
     fn trits(
         &self,
         tensor: &ModelTensor,
-        kept: KeptScale<'_>,
+        rounding: ScaleRounding<'_>,
     ) -> Result<(TernaryMatrix, LossMeter)> {
         let stem = tensor.stem();
         let stored = self
@@ -245,7 +245,7 @@ impl Encoder<'_> {
             weight @ StoredWeight::Ternary(_) => weight,
         };
         let stored = StoredLinear { weight, ..stored };
-        let (matrix, lost) = engine_trits(stored, kept, self.pool)?.map_err(|_| {
+        let (matrix, lost) = engine_trits(stored, rounding, self.pool)?.map_err(|_| {
             let problem = "it holds ordinary numbers, where the first layer holds trits; --tensor gives it a type of \
                            its own";
             Error::refused(format!("tensor {name}"), problem)
@@ -265,11 +265,11 @@ impl Encoder<'_> {
     ) -> Result<Encoded> {
         let name = &self.plan.parts[parts[0]].name;
         let plain = scale_type.plain().unwrap_or(PlainType::F32);
-        let kept: KeptScale<'_> = match plain {
+        let rounding: ScaleRounding<'_> = match plain {
             PlainType::F16 => &to_half,
             _ => &|scale| scale,
         };
-        let (matrix, lost) = self.trits(tensor, kept)?;
+        let (matrix, lost) = self.trits(tensor, rounding)?;
         let stored = mlx::encode(&matrix, plain, group)
             .map_err(|source| tensor_error(name, mlx::FORMAT, source))?;
         let bytes = [stored.weight, stored.scales, stored.biases];
@@ -287,9 +287,9 @@ impl Encoder<'_> {
         form: (DenseType, bool),
     ) -> Result<Encoded> {
         let (scale_type, multiply) = form;
-        let kept =
+        let rounding =
             |scale: f32| stored_scale(scale, scale_type, multiply).map_or(scale, |(_, read)| read);
-        let (matrix, lost) = self.trits(tensor, &kept)?;
+        let (matrix, lost) = self.trits(tensor, &rounding)?;
         let name = &self.plan.parts[part].name;
         let failed = |source| tensor_error(name, "packed U8", source);
         let (bytes, scale) = hf_packed::encode(&matrix).map_err(failed)?;
@@ -302,7 +302,7 @@ impl Encoder<'_> {
 }
 
 /// The rounding of scales of a storage type.
-pub(crate) type KeptScale<'a> = &'a (dyn Fn(f32) -> f32 + Sync);
+pub(crate) type ScaleRounding<'a> = &'a (dyn Fn(f32) -> f32 + Sync);
 
 /// Dense numbers and their separate factor.
 pub(crate) type Ordinary = (Arc<dyn DenseRows>, Option<f32>);
@@ -311,25 +311,27 @@ pub(crate) type Ordinary = (Arc<dyn DenseRows>, Option<f32>);
 /// leaves the layer dense.
 pub(crate) fn engine_trits(
     stored: StoredLinear,
-    kept: KeptScale<'_>,
+    rounding: ScaleRounding<'_>,
     pool: &HybridMemoryPool,
 ) -> Result<std::result::Result<(TernaryMatrix, LossMeter), Ordinary>> {
     let (rows, latent, factor) = match stored.weight {
-        StoredWeight::Ternary(matrix) => return Ok(Ok(with_kept_scales(matrix, kept)?)),
+        StoredWeight::Ternary(matrix) => return Ok(Ok(with_rounded_scales(matrix, rounding)?)),
         StoredWeight::Dense { rows, latent, scale } => (rows, latent, scale),
     };
     let failed = |source: bitnet_quant::Error| tensor_error(&stored.tensor, "trits", source);
     let tensor = ScaleGranularity::Tensor;
     let trits = match (detect_ternary_in(&*rows, Some(pool)).map_err(failed)?, factor) {
-        (Some(matrix), None) => with_kept_scales(matrix, kept)?,
+        (Some(matrix), None) => with_rounded_scales(matrix, rounding)?,
         (Some(matrix), Some(factor)) => {
-            with_kept_scales(matrix.scaled_in(factor, Some(pool))?, kept)?
+            with_rounded_scales(matrix.scaled_in(factor, Some(pool))?, rounding)?
         }
         (None, _) if !latent => return Ok(Err((rows, factor))),
-        (None, None) => absmean_for_storage(&*rows, tensor, kept, Some(pool)).map_err(failed)?,
+        (None, None) => {
+            absmean_for_storage(&*rows, tensor, rounding, Some(pool)).map_err(failed)?
+        }
         (None, Some(factor)) => {
             let matrix = absmean_by(&*rows, tensor).map_err(failed)?;
-            let matrix = with_scales(&matrix.scaled_in(factor, Some(pool))?, kept)?;
+            let matrix = with_scales(&matrix.scaled_in(factor, Some(pool))?, rounding)?;
             let lost = measured(&matrix, |row, out| {
                 rows.decode_row(row, out)?;
                 out.iter_mut().for_each(|number| *number *= factor);
@@ -343,14 +345,14 @@ pub(crate) fn engine_trits(
 }
 
 /// Exact trits with rounded scales, and the error of the rounding.
-fn with_kept_scales(
+fn with_rounded_scales(
     matrix: TernaryMatrix,
-    kept: KeptScale<'_>,
+    rounding: ScaleRounding<'_>,
 ) -> Result<(TernaryMatrix, LossMeter)> {
-    if matrix.scales().iter().all(|&scale| kept(scale) == scale) {
+    if matrix.scales().iter().all(|&scale| rounding(scale) == scale) {
         return Ok((matrix, LossMeter::new()));
     }
-    let changed = with_scales(&matrix, kept)?;
+    let changed = with_scales(&matrix, rounding)?;
     let lost = measured(&changed, |row, out| {
         dequantize_row(&matrix, row, out);
         Ok(())
@@ -398,14 +400,14 @@ fn to_half(scale: f32) -> f32 {
 
 /// Returns the error of the trits against the numbers of `read`.
 fn measured(
-    kept: &TernaryMatrix,
+    quantised: &TernaryMatrix,
     mut read: impl FnMut(usize, &mut [f32]) -> bitnet_core::Result<()>,
 ) -> Result<LossMeter> {
     let mut lost = LossMeter::new();
-    let (mut original, mut stored) = (vec![0.0; kept.cols()], vec![0.0; kept.cols()]);
-    for row in 0..kept.rows() {
+    let (mut original, mut stored) = (vec![0.0; quantised.cols()], vec![0.0; quantised.cols()]);
+    for row in 0..quantised.rows() {
         read(row, &mut original)?;
-        dequantize_row(kept, row, &mut stored);
+        dequantize_row(quantised, row, &mut stored);
         lost.push(&original, &stored)
             .map_err(|source| tensor_error("scales", "half precision", source))?;
     }

@@ -1,4 +1,4 @@
-//! GGUF files: the architecture's name, the keys, the vocabulary.
+//! GGUF output: architecture name, metadata keys and vocabulary.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -19,12 +19,12 @@ use crate::special_ids::{Lookup, Settings, SpecialIds};
 use crate::tensors::ModelTensor;
 use crate::{Error, Result};
 
-/// The type of tokens that steer the model, in `tokenizer.ggml.token_type`.
+/// The type of control tokens in `tokenizer.ggml.token_type`.
 const CONTROL: i32 = 3;
-/// Largest side file that is read.
+/// Maximum size of a side file in bytes.
 const MAX_SIDE_FILE: u64 = 256 << 20;
 
-/// Returns the plan of a GGUF file called `name`.
+/// Plans a GGUF file named `name`.
 pub(crate) fn plan(
     files: &ModelFiles,
     options: &ConvertOptions,
@@ -39,9 +39,9 @@ pub(crate) fn plan(
         tensor
             .name
             .to_gguf()
-            .ok_or_else(|| Error::refused(tensor.stem(), "GGUF has no name for it"))
+            .ok_or_else(|| Error::refused(tensor.stem(), "GGUF has no name for this tensor"))
     };
-    // Readers of this architecture multiply by a scale beside the weights, which is exact where f16 is not.
+    // Readers of this architecture multiply by a separate f32 scale, which is exact where f16 is not.
     let beside = architecture == "bitnet";
     let mut plan = Planner::plan(files, options, Target::Gguf, &names, order, beside)?;
     plan.remarks.extend(limit_remark(files));
@@ -55,7 +55,7 @@ pub(crate) fn plan(
             plan.remarks.extend(vocabulary_keys(&mut writer, files, folder, config)?);
         }
     }
-    // Behind all others, so that a file comes back byte for byte through types that have no number.
+    // After all others, so that files round-trip byte for byte through types without a `file_type` number.
     if let Some(file_type) = file_type(&plan) {
         writer.put(OF_RESULT[0], Value::U32(file_type))?;
     }
@@ -63,7 +63,7 @@ pub(crate) fn plan(
     let count = plan.share_out(options.split);
     let mut planned = Vec::with_capacity(count);
     for file in 0..count {
-        // The first file of a split model has all keys, the others say only which they are.
+        // The first file of a split model has all keys, the others only their index.
         let mut writer = if file == 0 { writer.clone() } else { GgufWriter::new() };
         if count > 1 {
             split_keys(&mut writer, file, count, plan.parts.len())?;
@@ -81,7 +81,7 @@ pub(crate) fn plan(
     Ok((plan, planned))
 }
 
-/// Returns the name of one file of a model: that of the whole, or `NAME-00001-of-00003.gguf`.
+/// Returns the name of one file of a model: that of a single file, or `NAME-00001-of-00003.gguf`.
 fn file_name(name: &str, file: usize, count: usize) -> String {
     if count == 1 {
         return name.to_owned();
@@ -93,7 +93,10 @@ fn file_name(name: &str, file: usize, count: usize) -> String {
 fn split_keys(writer: &mut GgufWriter, file: usize, count: usize, tensors: usize) -> Result<()> {
     let number = |what: &str, number: usize| {
         u16::try_from(number).map_err(|_| {
-            Error::refused("--split-max-size", format!("{number} {what} are too many; give more"))
+            Error::refused(
+                "--split-max-size",
+                format!("{number} {what} are too many; use a larger size"),
+            )
         })
     };
     writer.put("split.no", Value::U16(number("files", file)?))?;
@@ -105,18 +108,18 @@ fn split_keys(writer: &mut GgufWriter, file: usize, count: usize, tensors: usize
     Ok(())
 }
 
-/// That the result does not say how far the model's RoPE goes.
+/// Warns that the result does not state the limit of the model's RoPE.
 fn limit_remark(files: &ModelFiles) -> Option<String> {
     let limit = files.config().context_limit?;
     (limit.reason == LimitReason::DynamicRope).then(|| {
         format!(
-            "the model's RoPE is dynamic, for which GGUF has no name: the file is right for up to {} tokens",
+            "the model's RoPE is dynamic, for which GGUF has no key: the file is correct for up to {} tokens",
             limit.positions
         )
     })
 }
 
-/// Returns the architecture's name: the source's own, or the one that means the same.
+/// Returns the architecture's name: the source's, or the equivalent one.
 fn architecture(files: &ModelFiles, options: &ConvertOptions) -> Result<String> {
     let config = files.config();
     if config.architecture != Architecture::BitNet && config.activation != Activation::Silu {
@@ -131,7 +134,7 @@ fn architecture(files: &ModelFiles, options: &ConvertOptions) -> Result<String> 
         Architecture::BitNet if config.activation == Activation::Relu2 => {
             &["bitnet-b1.58", "bitnet-25", "bitnet"]
         }
-        // The other two names mean ReLU², whatever a file says.
+        // The other two names always mean ReLU².
         Architecture::BitNet => &["bitnet"],
         Architecture::Llama => &["llama"],
         _ => &["qwen3"],
@@ -150,10 +153,10 @@ fn architecture(files: &ModelFiles, options: &ConvertOptions) -> Result<String> 
     }
 }
 
-/// Keys that are about the result and not about the model.
+/// Keys about the file, not about the model.
 const OF_RESULT: [&str; 2] = ["general.file_type", "general.quantization_version"];
 
-/// Takes the keys of a file over, under another architecture's prefix where that has changed.
+/// Copies the keys of a file, with the new architecture's prefix.
 fn copy_keys(writer: &mut GgufWriter, file: &GgufFile, architecture: &str) -> Result<()> {
     let metadata = file.metadata();
     let old = metadata.get_str("general.architecture")?;
@@ -221,15 +224,15 @@ fn model_keys(
         let positions = u32::try_from(positions).unwrap_or(u32::MAX);
         writer.put(&key("attention.sliding_window"), Value::U32(positions))?;
     }
-    // The official names mean ReLU²; readers of the others take SiLU unless they are told.
+    // The official names mean ReLU²; readers of other names assume SiLU.
     if architecture == "bitnet" && c.activation != Activation::Silu {
         writer.put(&key("hidden_activation"), Value::String(activation_name(c.activation)))?;
     }
     Ok(())
 }
 
-/// Keys of the vocabulary, the special tokens and the chat template, as far as the folder has them. Returns what is worth
-/// saying.
+/// Writes the keys of vocabulary, special tokens and chat template, as far as the folder has them. Returns
+/// remarks.
 fn vocabulary_keys(
     writer: &mut GgufWriter,
     files: &ModelFiles,
@@ -279,22 +282,22 @@ impl Lookup for GgufVocabulary<'_> {
     }
 }
 
-/// Returns the tokens that end a text: those that the files list, in their order, then those that the engine adds, such as the default of
-/// the model's class.
+/// Returns the end tokens: those of the files in order, then those that the engine adds, such as the default of the
+/// model's class.
 fn end_tokens(text: &ModelText, settings: &Settings<'_>) -> Vec<u32> {
     let mut ends = settings.ends();
     ends.extend(&text.end_tokens);
     ends
 }
 
-/// Takes over what the folder's files say of special tokens. Returns the ids for which `vocabulary` has no place.
+/// Writes the special tokens of the folder's files. Returns the ids for which `vocabulary` has no key.
 fn special_tokens(
     vocabulary: &mut GgufVocabulary<'_>,
     settings: &Settings<'_>,
     ends: &[u32],
     rows: usize,
 ) -> SpecialIds {
-    // What tokenizer.json puts around a text decides where no other file says anything.
+    // The post-processor of tokenizer.json decides where no other file does.
     let ids = SpecialIds::of_folder(settings, vocabulary, rows)
         .or("bos", vocabulary.bos)
         .or("eos", vocabulary.eos)
@@ -305,13 +308,13 @@ fn special_tokens(
     vocabulary.unk = vocabulary.unk.or(ids.get("unk"));
     vocabulary.pad = ids.get("pad");
     vocabulary.eot = ids.get("eot");
-    // What tokenizer.json itself puts around a text comes first: the other file's flags are often stale.
+    // The post-processor of tokenizer.json takes precedence: the flags of the other file are often stale.
     vocabulary.add_bos = vocabulary.add_bos.or(flag("add_bos_token"));
     vocabulary.add_eos = vocabulary.add_eos.or(flag("add_eos_token"));
     ids.only(&["sep", "cls", "mask", "eom"])
 }
 
-/// Returns the default chat template of a folder, whether it can be used or not.
+/// Returns the default chat template of a folder, even if it is unsupported.
 pub(crate) fn chat_template(folder: &Path, settings: Option<&Json>) -> Result<Option<String>> {
     let file = folder.join("chat_template.jinja");
     if file.exists() {
@@ -328,7 +331,7 @@ pub(crate) fn chat_template(folder: &Path, settings: Option<&Json>) -> Result<Op
     Ok(template.as_str().map(str::to_owned).or_else(|| template.as_array().and_then(default)))
 }
 
-/// Keys of the chat templates beside the default one.
+/// Writes the keys of the named chat templates.
 fn named_templates(writer: &mut GgufWriter, templates: &BTreeMap<String, String>) -> Result<()> {
     if templates.is_empty() {
         return Ok(());
@@ -341,7 +344,7 @@ fn named_templates(writer: &mut GgufWriter, templates: &BTreeMap<String, String>
     Ok(())
 }
 
-/// Returns a side file, whole.
+/// Reads a side file.
 pub(crate) fn read_side_file(path: &Path) -> Result<Vec<u8>> {
     let facts = std::fs::metadata(path).map_err(Error::io(path, "read"))?;
     if !facts.is_file() || facts.len() > MAX_SIDE_FILE {
@@ -351,7 +354,7 @@ pub(crate) fn read_side_file(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).map_err(Error::io(path, "read"))
 }
 
-/// Returns a side file of JSON, if it is there.
+/// Reads a JSON side file, if it exists.
 pub(crate) fn read_json(path: &Path) -> Result<Option<Json>> {
     if !path.exists() {
         return Ok(None);
@@ -360,7 +363,7 @@ pub(crate) fn read_json(path: &Path) -> Result<Option<Json>> {
     parsed.map(Some).map_err(|problem| Error::refused(path.display().to_string(), problem))
 }
 
-/// `general.file_type`: the type of most weights, where it has a number.
+/// Returns `general.file_type`: the type of most weights, if it has a number.
 fn file_type(plan: &Plan) -> Option<u32> {
     let mut bytes: Vec<(GgmlType, u64)> = Vec::new();
     for part in &plan.parts {
@@ -373,7 +376,7 @@ fn file_type(plan: &Plan) -> Option<u32> {
             None => bytes.push((ggml_type, elements)),
         }
     }
-    // An embedding may be larger than all layers of a small model together: ternary types come first.
+    // The embedding of a small model may be larger than all layers, so ternary types take precedence.
     let most = bytes.iter().max_by_key(|(ggml_type, sum)| (ggml_type.is_ternary(), *sum))?;
     match most.0 {
         GgmlType::F32 => Some(0),

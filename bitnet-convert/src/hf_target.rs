@@ -1,4 +1,4 @@
-//! Hugging Face folders: `config.json`, one safetensors file, and the companions of the source.
+//! Hugging Face output: `config.json`, safetensors files, and the side files of the source.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -19,10 +19,10 @@ use crate::special_ids::SpecialIds;
 use crate::tensors::ModelTensor;
 use crate::{Error, Result};
 
-/// The weights' file.
+/// The name of the weights file.
 const WEIGHTS: &str = "model.safetensors";
 
-/// Files beside the weights that are taken over as they are.
+/// Side files that are copied unchanged.
 pub(crate) const COMPANIONS: [&str; 12] = [
     "tokenizer.json",
     "tokenizer_config.json",
@@ -38,16 +38,16 @@ pub(crate) const COMPANIONS: [&str; 12] = [
     "README.md",
 ];
 
-/// A file beside the weights.
+/// A side file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum SideFile {
     /// Copied from the source.
     Copied { name: String, from: PathBuf },
-    /// Made here.
+    /// Generated.
     Made { name: String, text: String },
 }
 
-/// Returns the plan of a folder.
+/// Plans a folder.
 pub(crate) fn plan(
     files: &ModelFiles,
     options: &ConvertOptions,
@@ -68,11 +68,11 @@ pub(crate) fn plan(
         return Err(Error::refused(files.name(), problem));
     }
     let names = |tensor: &ModelTensor| {
-        // A folder keeps its own spelling.
+        // A folder keeps its spelling of names.
         let own = files.stored_bytes(&tensor.stem())?.filter(|_| from_folder);
-        own.map(|stored| stored.tensor)
-            .or_else(|| hf_name(tensor, family?))
-            .ok_or_else(|| Error::refused(tensor.stem(), "safetensors folders have no name for it"))
+        own.map(|stored| stored.tensor).or_else(|| hf_name(tensor, family?)).ok_or_else(|| {
+            Error::refused(tensor.stem(), "safetensors folders have no name for this tensor")
+        })
     };
     let mut plan = Planner::plan(files, options, target, &names, RopeOrder::Halves, false)?;
     let count = plan.share_out(options.split);
@@ -92,7 +92,7 @@ pub(crate) fn plan(
     Ok((plan, planned, side))
 }
 
-/// Returns the name in a family's spelling. Norms before single layers are those of transformers' packed layers, `rms_norm`.
+/// Returns the name in a family's spelling. Input norms have the name of transformers' packed layers, `rms_norm`.
 fn hf_name(tensor: &ModelTensor, family: Family) -> Option<String> {
     let name = tensor.name.to_hf(family)?;
     match (tensor.name.part, name.strip_suffix(".norm.weight")) {
@@ -101,7 +101,7 @@ fn hf_name(tensor: &ModelTensor, family: Family) -> Option<String> {
     }
 }
 
-/// Returns whether norms stand before single layers.
+/// Returns whether layers have input norms.
 fn has_input_norms(plan: &Plan) -> bool {
     plan.works.iter().any(|work| work.tensor.name.part == NamePart::InputNorm)
 }
@@ -119,7 +119,7 @@ fn spec(part: &Part) -> Option<TensorSpec> {
     Some(TensorSpec { name: part.name.clone(), dtype, shape: part.shape.clone() })
 }
 
-/// Which file holds which tensor.
+/// Writes the index of a sharded result.
 fn index(plan: &Plan, planned: &[PlannedFile]) -> SideFile {
     let bytes: u64 = plan.parts.iter().map(|part| part.nbytes).sum();
     let map: serde_json::Map<String, Json> = plan
@@ -137,7 +137,7 @@ fn side_files(files: &ModelFiles, target: Target, plan: &mut Plan) -> Result<Vec
         Container::Gguf(_) => (config_of(files), None),
     };
     quantization_config(&mut config, files, target, plan)?;
-    // Readers that go by the flag alone would not read the head.
+    // Readers that rely on the flag would not read the head.
     if files.tied() == Some(false)
         && let Some(tied) = config.get_mut("tie_word_embeddings")
     {
@@ -152,7 +152,7 @@ fn side_files(files: &ModelFiles, target: Target, plan: &mut Plan) -> Result<Vec
     Ok(out)
 }
 
-/// Returns the files beside the weights of a folder. Chat templates in a folder of their own go into `tokenizer_config.json`.
+/// Returns the side files of a folder. Separate chat templates go into `tokenizer_config.json`.
 fn companions(files: &ModelFiles, folder: &Path) -> Result<Vec<SideFile>> {
     let copied = |name: &str| {
         let from = folder.join(name);
@@ -176,7 +176,7 @@ fn made(name: &str, json: &Json) -> SideFile {
     SideFile::Made { name: name.to_owned(), text }
 }
 
-/// Returns the `chat_template` of a `tokenizer_config.json`: a text, or a list of names and texts where there are several.
+/// Returns the `chat_template` of a `tokenizer_config.json`: a text, or a list of names and texts.
 fn template_setting(default: Option<&str>, named: &BTreeMap<String, String>) -> Json {
     if named.is_empty() {
         return default.into();
@@ -186,7 +186,7 @@ fn template_setting(default: Option<&str>, named: &BTreeMap<String, String>) -> 
     default.map(|template| ("default", template)).into_iter().chain(named).map(entry).collect()
 }
 
-/// Returns the vocabulary inside a GGUF file, as the files of a folder.
+/// Returns the vocabulary of a GGUF file as files of a folder.
 fn vocabulary(files: &ModelFiles) -> Result<Vec<SideFile>> {
     let Container::Gguf(file) = files.container() else { return Ok(Vec::new()) };
     let metadata = file.metadata();
@@ -196,7 +196,7 @@ fn vocabulary(files: &ModelFiles) -> Result<Vec<SideFile>> {
     let model = |error: TokenizerError| Error::from(InferenceError::from(error));
     let vocabulary = GgufVocabulary::from_metadata(metadata).map_err(model)?;
     let own = metadata.opt_str("tokenizer.chat_template")?;
-    // A template that the engine replaces, because it is known to be broken, is replaced in the result.
+    // Known broken templates that the engine replaces are replaced in the result as well.
     let text = files.text(&LoadOptions::default())?;
     let template = text.template.as_deref().or(own);
     let mut settings = vocabulary.to_tokenizer_config(template);
@@ -215,7 +215,7 @@ fn vocabulary(files: &ModelFiles) -> Result<Vec<SideFile>> {
     ])
 }
 
-/// Returns the tokens that end a text, where a GGUF file has keys for several.
+/// Returns the end tokens of a GGUF file, which has keys for several.
 fn generation_config(files: &ModelFiles) -> Option<SideFile> {
     let Container::Gguf(file) = files.container() else { return None };
     let ids = SpecialIds::of_gguf(file.metadata(), files.config().vocab_size);
@@ -233,7 +233,7 @@ fn generation_config(files: &ModelFiles) -> Option<SideFile> {
     Some(SideFile::Made { name: "generation_config.json".into(), text })
 }
 
-/// Says how the ternary layers are stored; without them, nothing.
+/// Sets `quantization_config` for ternary layers, or removes it.
 fn quantization_config(
     config: &mut Json,
     files: &ModelFiles,
@@ -245,7 +245,7 @@ fn quantization_config(
         Container::Gguf(_) => None,
     };
     let Some(object) = config.as_object_mut() else { return Ok(()) };
-    // What MLX's programs wrote goes: it is said anew where it holds.
+    // Removes MLX's fields; they are written again where they apply.
     if object.remove("quantization").is_some() {
         object.remove("quantization_config");
     }
@@ -282,7 +282,7 @@ fn quantization_config(
     }
     debug_assert_eq!(target, Target::Dense);
     match packing {
-        // Masters stay masters: without this a trainer would load them as an ordinary model.
+        // Marks masters; otherwise a trainer would load them as a dense model.
         Some(packing) if packing.online => {}
         Some(_) if files.config().architecture != Architecture::BitNet => {
             let problem = "the source's layers take inputs of 8 bits, which a folder of ordinary numbers can't say; use \
@@ -303,7 +303,7 @@ fn quantization_config(
     Ok(())
 }
 
-/// Refuses an epsilon of the norms before single layers that the folder has no field for.
+/// Rejects an epsilon of input norms that the folder has no field for.
 fn two_epsilons(files: &ModelFiles, plan: &Plan, packed: bool) -> Result<()> {
     let (own, others) = (files.input_norm_eps(), files.config().norm_eps);
     if packed || !has_input_norms(plan) || own == others {
@@ -316,12 +316,12 @@ fn two_epsilons(files: &ModelFiles, plan: &Plan, packed: bool) -> Result<()> {
     Err(Error::refused(files.name(), problem))
 }
 
-/// Returns an f32 with the digits that it has.
+/// Returns an f32 with its shortest digits.
 fn shortest(value: f32) -> f64 {
     value.to_string().parse().unwrap_or(f64::from(value))
 }
 
-/// `config.json` of a model that comes from a GGUF file.
+/// Returns the `config.json` of a model from a GGUF file.
 fn config_of(files: &ModelFiles) -> Json {
     let c = files.config();
     let (class, model_type) = match c.architecture {
@@ -377,7 +377,7 @@ impl SideFile {
         }
     }
 
-    /// Puts it into a folder.
+    /// Writes it to a folder.
     pub(crate) fn write(&self, folder: &Path) -> Result<()> {
         match self {
             Self::Copied { name, from } => {

@@ -112,23 +112,23 @@ impl Partial {
             journal: Mutex::new(journal.try_clone().map_err(Error::io(&folder, "open"))?),
             records: Mutex::default(),
         };
-        let mut kept = Vec::new();
+        let mut finished = Vec::new();
         for record in records.unwrap_or_default() {
             options.check_stop()?;
             if partial.still_holds(plan, &record) {
-                kept.push(record);
+                finished.push(record);
             }
         }
         // Rewrites the journal without invalid steps.
         let heading = Heading { format: FORMAT, plan: fingerprint, files: names.to_vec() };
         let mut text = line(&heading);
-        kept.iter().for_each(|record| text.push_str(&line(record)));
+        finished.iter().for_each(|record| text.push_str(&line(record)));
         journal
             .set_len(0)
             .and_then(|()| journal.seek(SeekFrom::Start(0)))
             .and_then(|_| journal.write_all(text.as_bytes()))
             .map_err(Error::io(partial.destination.partial.join("journal"), "write"))?;
-        let records = kept.into_iter().map(|record| (record.step, record)).collect();
+        let records = finished.into_iter().map(|record| (record.step, record)).collect();
         Ok(Self { journal: Mutex::new(journal), records: Mutex::new(records), ..partial })
     }
 

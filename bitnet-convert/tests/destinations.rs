@@ -1,4 +1,4 @@
-//! What a conversion may replace: nothing that it did not write, whatever stands at the result's name.
+//! Replacement of existing results: only files written by a conversion are replaced.
 
 #![allow(clippy::unwrap_used, reason = "a test may stop at any surprise")]
 
@@ -25,7 +25,7 @@ fn whole(input: &Path, output: &Path, options: &ConvertOptions) -> Report {
     convert(input, output, options, &mut |_| true).unwrap()
 }
 
-/// Returns the error of a conversion and of its dry run, which must be the same.
+/// Returns the error of a conversion and of its dry run, which must be equal.
 fn refused(input: &Path, output: &Path, options: &ConvertOptions) -> String {
     let planned = inspect(input, output, options).unwrap_err().to_string();
     let error = convert(input, output, options, &mut |_| true).unwrap_err().to_string();
@@ -56,7 +56,7 @@ fn folder_with_other_files_is_never_replaced() {
 }
 
 #[test]
-fn written_folder_is_replaced_while_every_file_is_as_written() {
+fn unchanged_converted_folders_are_replaced() {
     let work = tempfile::tempdir().unwrap();
     let folder = work.path().join("model");
     whole(&packed(), &folder, &replacing());
@@ -157,7 +157,7 @@ fn source_is_not_replaced() {
 }
 
 #[test]
-fn partial_folder_of_someone_else_is_left_alone() {
+fn foreign_partial_folders_are_untouched() {
     let work = tempfile::tempdir().unwrap();
     let output = work.path().join("model.gguf");
     let partial = work.path().join(".model.gguf.partial");
@@ -167,7 +167,7 @@ fn partial_folder_of_someone_else_is_left_alone() {
     assert!(run().unwrap_err().to_string().contains(".model.gguf.partial"));
     assert_eq!(fs::read(partial.join("files/photo")).unwrap(), b"mine");
 
-    // In a folder that a conversion made, too.
+    // Also in a folder created by a conversion.
     fs::remove_dir_all(&partial).unwrap();
     let stopped = convert(&packed(), &output, &replacing(), &mut |_| false);
     assert!(stopped.is_err());
@@ -185,18 +185,18 @@ fn partial_folder_of_someone_else_is_left_alone() {
 }
 
 #[test]
-fn folder_that_was_being_replaced_comes_back() {
+fn interrupted_replacement_is_restored() {
     let work = tempfile::tempdir().unwrap();
     let (folder, partial) = (work.path().join("model"), work.path().join(".model.partial"));
     whole(&packed(), &folder, &replacing());
     let stopped = convert(&packed(), &folder, &replacing(), &mut |_| false);
     assert!(stopped.is_err());
-    // As if the power had gone between the two renames.
+    // Simulates a power failure between the two renames.
     fs::rename(&folder, partial.join("replaced")).unwrap();
     let stopped = convert(&packed(), &folder, &replacing(), &mut |_| false);
     assert!(stopped.is_err());
     assert!(folder.join("model.safetensors").exists());
-    // And behind the second one.
+    // Also after the second rename.
     fs::create_dir(partial.join("replaced")).unwrap();
     for name in names(&folder) {
         fs::copy(folder.join(&name), partial.join("replaced").join(&name)).unwrap();
@@ -206,12 +206,12 @@ fn folder_that_was_being_replaced_comes_back() {
 }
 
 #[test]
-fn empty_folder_at_the_name_does_not_cost_the_replaced_one() {
+fn empty_folder_at_the_name_does_not_lose_the_backup() {
     let work = tempfile::tempdir().unwrap();
     let (folder, partial) = (work.path().join("model"), work.path().join(".model.partial"));
     whole(&packed(), &folder, &replacing());
     assert!(convert(&packed(), &folder, &replacing(), &mut |_| false).is_err());
-    // As if the power had gone between the two renames, and the user had made the folder anew.
+    // Simulates a power failure between the two renames; the user then created the folder.
     fs::rename(&folder, partial.join("replaced")).unwrap();
     fs::create_dir(&folder).unwrap();
     assert!(convert(&packed(), &folder, &replacing(), &mut |_| false).is_err());
@@ -235,7 +235,7 @@ fn interrupted_plan_writes_nothing() {
     let converted = convert(&packed(), &output, &options, &mut |_| true);
     assert!(matches!(converted, Err(Error::Interrupted)), "{converted:?}");
     assert_eq!(names(work.path()), [""; 0]);
-    // While tensors are converted, the flag keeps what is done.
+    // The flag preserves finished work during conversion.
     FLAG.store(false, Ordering::Relaxed);
     let stopped = convert(&packed(), &output, &options, &mut |_| {
         FLAG.store(true, Ordering::Relaxed);
@@ -268,7 +268,7 @@ fn file_left_with_both_names_is_replaced() {
     let work = tempfile::tempdir().unwrap();
     let output = work.path().join("model.gguf");
     assert!(convert(&packed(), &output, &replacing(), &mut |_| false).is_err());
-    // As if the power had gone after the final name was given and before the other one was removed.
+    // Simulates a power failure between the rename and the removal of the old name.
     let grown = work.path().join(".model.gguf.partial/files/model.gguf");
     fs::hard_link(&grown, &output).unwrap();
     whole(&packed(), &output, &replacing());
@@ -302,7 +302,7 @@ mod links {
         }
         assert_eq!(fs::read(&target).unwrap(), b"mine");
         assert_eq!(names(&photos), ["cat"]);
-        // A link to the source is the source, and a link above the result is an ordinary path.
+        // A link to the source is the source; a link in the parent path is allowed.
         let source = work.path().join("source");
         symlink(packed(), &source).unwrap();
         assert!(refused(&source, &source, &replacing()).contains("the source"));
@@ -366,7 +366,7 @@ mod links {
     }
 }
 
-/// Returns the source as a folder that can be changed.
+/// Returns a modifiable copy of the source folder.
 fn copy_of_source(work: &Path) -> PathBuf {
     let source = work.join("source");
     fs::create_dir(&source).unwrap();
@@ -377,7 +377,7 @@ fn copy_of_source(work: &Path) -> PathBuf {
 }
 
 #[test]
-fn source_that_changes_meanwhile_is_an_error() {
+fn changing_sources_are_errors() {
     type Change = fn(&Path);
     let changes: [(&str, Change); 4] = [
         ("cut", |source| {
@@ -418,7 +418,7 @@ fn failed_write_keeps_what_is_done() {
     let work = tempfile::tempdir().unwrap();
     let (source, output) = (copy_of_source(work.path()), work.path().join("model"));
     let partial = work.path().join(".model.partial");
-    // A folder that is gone where files are written late stands for a disk that fails.
+    // A removed folder simulates a failing disk.
     let error = convert(&source, &output, &replacing(), &mut |_| {
         let _ = fs::rename(partial.join("files"), partial.join("away"));
         true

@@ -1,4 +1,4 @@
-//! Every golden checkpoint through the converter and back: trits, logits and bytes stay what they are.
+//! Round trips of every golden checkpoint: trits, logits and bytes are preserved.
 
 #![allow(clippy::unwrap_used, reason = "a test may stop at any surprise")]
 
@@ -62,7 +62,7 @@ fn logits(path: &Path, load: &LoadOptions) -> Vec<f32> {
     out
 }
 
-/// Layouts of I2_S are not in a file: what was converted has the canonical one.
+/// Files do not state the layout of I2_S; converted files have the canonical one.
 fn canonical(load: &LoadOptions) -> LoadOptions {
     LoadOptions { i2s_layout: Default::default(), ..load.clone() }
 }
@@ -70,7 +70,7 @@ fn canonical(load: &LoadOptions) -> LoadOptions {
 fn assert_same_logits(name: &str, source: &[f32], converted: &[f32]) {
     let largest = source.iter().fold(0f32, |m, v| m.max(v.abs()));
     let distance = source.iter().zip(converted).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
-    // Rows of query and key heads in another order are added in another order.
+    // Permuted rows of query and key heads are summed in another order.
     assert!(distance <= 2e-6 * largest, "{name}: logits up to {largest} differ by {distance}");
 }
 
@@ -79,7 +79,7 @@ fn all_exact(report: &Report) -> bool {
 }
 
 #[test]
-fn every_checkpoint_becomes_a_gguf_file_that_computes_the_same() {
+fn gguf_results_have_equal_logits() {
     let folder = tempfile::tempdir().unwrap();
     for case in cases() {
         let output = folder.path().join(format!("{}.gguf", case.name));
@@ -90,7 +90,7 @@ fn every_checkpoint_becomes_a_gguf_file_that_computes_the_same() {
         let source = logits(&case.path, &case.load);
         assert_same_logits(&case.name, &source, &logits(&output, &canonical(&case.load)));
         assert_eq!(report.bytes, std::fs::metadata(&output).unwrap().len());
-        // What came out goes through again without a change, byte for byte.
+        // Converting the result again changes no byte.
         let again = folder.path().join("again.gguf");
         let load = canonical(&case.load);
         convert(
@@ -109,7 +109,7 @@ fn every_checkpoint_becomes_a_gguf_file_that_computes_the_same() {
     }
 }
 
-/// What holds the ternary layers of a whole model: types of GGUF files, and folders.
+/// Targets for the ternary layers of a model: GGUF types, and folders.
 const FORMS: [(Target, &str); 10] = [
     (Target::Gguf, "i2_s"),
     (Target::Gguf, "tq1_0"),
@@ -123,7 +123,7 @@ const FORMS: [(Target, &str); 10] = [
     (Target::Mlx, ""),
 ];
 
-/// Returns the stored bytes of every ternary layer, and the trits and scales that they are read as.
+/// Returns the stored bytes of every ternary layer, and their decoded trits and scales.
 fn ternary_layers(path: &Path, load: &LoadOptions) -> Vec<(Vec<u8>, TernaryMatrix)> {
     let files = ModelFiles::open(ModelSource::Path(path), load).unwrap();
     let pool = HybridMemoryPool::new().unwrap();
@@ -152,9 +152,9 @@ fn ternary_layers(path: &Path, load: &LoadOptions) -> Vec<(Vec<u8>, TernaryMatri
         .collect()
 }
 
-/// From any form through any other that holds the same numbers, and back.
+/// Converts from each format through each other lossless one, and back.
 #[test]
-fn every_pair_of_forms_brings_a_model_back_byte_for_byte() {
+fn all_pairs_of_formats_round_trip() {
     for (name, activations, least) in [
         ("gguf-bitnet-tq2_0", ActivationPrecision::Int8, 81),
         ("gguf-llama-tq1_0", ActivationPrecision::Float, 64),
@@ -181,7 +181,7 @@ fn every_pair_of_forms_brings_a_model_back_byte_for_byte() {
             let Some((first, _)) = to(&case.path, a, "first") else { continue };
             let before = ternary_layers(&first, &load);
             for b in FORMS {
-                // A type of another precision would change the scales, and says so.
+                // A type with lower precision would change the scales, which is an error.
                 let Some((between, true)) = to(&first, b, "between") else { continue };
                 let (back, exact) = to(&between, a, "back").unwrap();
                 let pair = format!("{name}: {a:?} through {b:?}");
@@ -200,7 +200,7 @@ fn every_pair_of_forms_brings_a_model_back_byte_for_byte() {
     }
 }
 
-/// RoPE stretched as Llama 3.1 does: settings in a folder, factors in a tensor of a GGUF file, which no setting says.
+/// Llama 3.1's RoPE scaling: settings in a folder, a tensor of factors in a GGUF file.
 #[test]
 fn frequency_factors_stay_in_gguf_files() {
     let folder = tempfile::tempdir().unwrap();
@@ -214,9 +214,9 @@ fn frequency_factors_stay_in_gguf_files() {
     assert!(error.to_string().contains("rope_freqs.weight"), "{error}");
 }
 
-/// Trits whose scale is then rounded to half precision lose what the two steps lose together.
+/// The error of trits with scales rounded to half precision includes both steps.
 #[test]
-fn what_is_said_to_be_lost_is_what_the_result_lacks() {
+fn reported_error_equals_actual_error() {
     let folder = tempfile::tempdir().unwrap();
     let case = cases().into_iter().find(|case| case.name == "bitnet-2b-online").unwrap();
     let pool = HybridMemoryPool::new().unwrap();
@@ -252,7 +252,7 @@ fn what_is_said_to_be_lost_is_what_the_result_lacks() {
 }
 
 #[test]
-fn every_checkpoint_with_inputs_of_8_bits_becomes_a_packed_folder_that_computes_the_same() {
+fn packed_folders_have_equal_logits() {
     let folder = tempfile::tempdir().unwrap();
     let mut converted = 0;
     for case in cases() {
@@ -275,7 +275,7 @@ fn every_checkpoint_with_inputs_of_8_bits_becomes_a_packed_folder_that_computes_
 }
 
 #[test]
-fn weight_only_checkpoints_go_through_mlx_and_back() {
+fn weight_only_checkpoints_round_trip_through_mlx() {
     let folder = tempfile::tempdir().unwrap();
     let mut converted = 0;
     for case in cases() {
@@ -283,8 +283,9 @@ fn weight_only_checkpoints_go_through_mlx_and_back() {
         let options_there = ConvertOptions { target: Some(Target::Mlx), ..options(&case) };
         if let Err(error) = convert(&case.path, &there, &options_there, &mut |_| true) {
             let text = error.to_string();
-            let told = ["--activations", "--to hf", "scale"].iter().any(|word| text.contains(word));
-            assert!(told, "{}: {text}", case.name);
+            let named =
+                ["--activations", "--to hf", "scale"].iter().any(|word| text.contains(word));
+            assert!(named, "{}: {text}", case.name);
             continue;
         }
         let source = logits(&case.path, &case.load);
@@ -298,7 +299,7 @@ fn weight_only_checkpoints_go_through_mlx_and_back() {
     assert!(converted >= 3, "{converted} were converted");
 }
 
-/// `W + scale B A` by the definition, in the order of Hugging Face's rows.
+/// Returns `W + scale B A` by definition, in the row order of Hugging Face.
 #[test]
 fn adapters_are_merged_into_masters() {
     use bitnet_formats::SafeTensors;
@@ -357,7 +358,7 @@ fn adapters_are_merged_into_masters() {
         let expected = f64::from(original[index]) + 0.5 * 8.0 / 2.0 * added;
         assert!((f64::from(number(bytes)) - expected).abs() < 1e-6, "[{row}, {col}]");
     }
-    // What is ternary already can't be added to and stay ternary.
+    // Adapters can't be added to ternary weights.
     let packed =
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/models/llama-bitlinear-packed");
     let options = ConvertOptions { adapters: vec![(adapter, 1.0)], ..ConvertOptions::default() };

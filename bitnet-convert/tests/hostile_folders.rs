@@ -40,7 +40,7 @@ fn write_to(folder: &Path, name: &str, tensors: &[Tensor]) {
 }
 
 #[test]
-fn damaged_mlx_folders_are_refused_by_name() {
+fn damaged_mlx_folders_name_the_tensor() {
     let work = tempfile::tempdir().unwrap();
     let folder = work.path().join("mlx");
     let options = ConvertOptions { target: Some(Target::Mlx), ..ConvertOptions::default() };

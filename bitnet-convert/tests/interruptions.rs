@@ -1,4 +1,4 @@
-//! Conversions that are stopped, damaged and repeated: never a wrong result under the final name, always the same bytes.
+//! Interrupted, damaged and repeated conversions: the final name never has a wrong result, and the bytes are always equal.
 
 #![allow(clippy::unwrap_used, reason = "a test may stop at any surprise")]
 
@@ -11,7 +11,7 @@ fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/models").join(name)
 }
 
-/// Returns one thread, so that a conversion stops where it is told to.
+/// Returns options with one thread, so that a conversion stops at a defined step.
 fn options() -> ConvertOptions {
     ConvertOptions { threads: Some(1), ..ConvertOptions::default() }
 }
@@ -35,7 +35,7 @@ fn stop_after(input: &Path, output: &Path, steps: usize) -> Result<Report, Error
 }
 
 #[test]
-fn a_stopped_conversion_goes_on_and_ends_in_the_same_bytes() {
+fn stopped_conversions_resume_to_the_same_bytes() {
     let folder = tempfile::tempdir().unwrap();
     for name in ["bitnet-2b-online", "llama-bitlinear-packed"] {
         let input = golden(name);
@@ -68,7 +68,7 @@ fn a_stopped_conversion_goes_on_and_ends_in_the_same_bytes() {
 }
 
 #[test]
-fn what_was_damaged_meanwhile_is_made_again() {
+fn damaged_partial_results_are_converted_again() {
     let folder = tempfile::tempdir().unwrap();
     let input = golden("bitnet-2b-packed");
     let straight = folder.path().join("straight.gguf");
@@ -128,7 +128,7 @@ fn other_options_begin_anew() {
 }
 
 #[test]
-fn a_result_that_is_there_stays_unless_it_may_be_replaced() {
+fn existing_results_stay_without_overwrite() {
     let folder = tempfile::tempdir().unwrap();
     let input = golden("bitnet-2b-packed");
     let file = folder.path().join("model.gguf");
@@ -136,7 +136,7 @@ fn a_result_that_is_there_stays_unless_it_may_be_replaced() {
     let error = convert(&input, &file, &options(), &mut |_| true).unwrap_err();
     assert!(error.to_string().contains("--overwrite"), "{error}");
     let replacing = ConvertOptions { overwrite: true, ..options() };
-    // Stopped while it reads back: what was there is there still.
+    // Stopped during verification: the old result remains.
     let stopped = convert(&input, &file, &replacing, &mut |p| p.stage == Stage::Converting);
     assert!(matches!(stopped, Err(Error::Stopped { .. })), "{stopped:?}");
     assert_eq!(fs::read(&file).unwrap(), b"before");
@@ -145,7 +145,7 @@ fn a_result_that_is_there_stays_unless_it_may_be_replaced() {
 }
 
 #[test]
-fn what_would_change_the_model_is_refused_by_name() {
+fn changes_of_the_model_are_rejected_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let storage = |name: &str| Some(name.parse().unwrap());
     let refused = |input: &str, output: &str, options: &ConvertOptions| {
@@ -154,7 +154,7 @@ fn what_would_change_the_model_is_refused_by_name() {
         assert!(!output.exists());
         error.to_string()
     };
-    // Weight-only layers would be read as layers with inputs of 8 bits.
+    // Weight-only layers would be read as layers with 8-bit activations.
     let error = refused(
         "qwen3-ternary-dense",
         "a.gguf",
@@ -170,14 +170,14 @@ fn what_would_change_the_model_is_refused_by_name() {
         &ConvertOptions { target: Some(Target::HuggingFace), ..options() },
     );
     assert!(error.contains("hf-dense"), "{error}");
-    // An embedding table is not made ternary.
+    // Embedding tables are never quantised to trits.
     let error = refused(
         "bitnet-2b-packed",
         "a.gguf",
         &ConvertOptions { embedding: storage("tq2_0"), ..options() },
     );
     assert!(error.contains("embed") && error.contains("q8_0"), "{error}");
-    // Block types do not go into safetensors.
+    // safetensors does not support block types.
     let options_hf = ConvertOptions {
         target: Some(Target::HuggingFace),
         embedding: storage("q8_0"),
@@ -192,7 +192,7 @@ fn what_would_change_the_model_is_refused_by_name() {
 }
 
 #[test]
-fn patterns_give_single_tensors_another_type() {
+fn patterns_select_types_of_single_tensors() {
     let folder = tempfile::tempdir().unwrap();
     let output = folder.path().join("mixed.gguf");
     let overrides = vec![
@@ -242,7 +242,7 @@ fn a_budget_chooses_types_and_is_kept() {
 }
 
 #[test]
-fn split_results_are_read_as_one_and_joined_again() {
+fn split_results_are_read_and_joined() {
     let folder = tempfile::tempdir().unwrap();
     let input = golden("bitnet-2b-packed");
     let straight = folder.path().join("straight.gguf");
@@ -267,7 +267,7 @@ fn split_results_are_read_as_one_and_joined_again() {
     assert!(data_of(&straight) == data_of(&rejoined));
 }
 
-/// Returns the bytes of all tensors: files that come from folders of other names have other names inside.
+/// Returns the bytes of all tensors, because files from folders with other names differ in metadata.
 fn data_of(path: &Path) -> Vec<(String, Vec<u8>)> {
     let file = bitnet_formats::GgufFile::open(path).unwrap();
     file.tensors().iter().map(|t| (t.name.clone(), file.data(t).unwrap().to_vec())).collect()

@@ -1,4 +1,4 @@
-//! What a plan finds before work begins: settings that the result can't hold, and shapes that its type can't.
+//! Errors found by the plan: settings that the target can't store, and unsupported shapes.
 
 #![allow(clippy::unwrap_used, reason = "a test may stop at any surprise")]
 
@@ -10,7 +10,7 @@ use bitnet_convert::{ConvertOptions, Target, convert, inspect};
 use serde_json::json;
 use small_model::SmallModel;
 
-/// Returns the error of the plan and of the conversion, which must be the same and leave nothing behind.
+/// Returns the error of plan and conversion, which must be equal and leave no files.
 fn refused(input: &Path, output: &Path, options: &ConvertOptions) -> String {
     let planned = inspect(input, output, options).unwrap_err().to_string();
     let error = convert(input, output, options, &mut |_| true).unwrap_err().to_string();
@@ -22,7 +22,7 @@ fn refused(input: &Path, output: &Path, options: &ConvertOptions) -> String {
 }
 
 #[test]
-fn activation_without_a_key_is_refused_in_words() {
+fn activations_without_a_gguf_key_are_errors() {
     let work = tempfile::tempdir().unwrap();
     for (act, name) in [("relu2", "ReLU"), ("gelu_pytorch_tanh", "GELU")] {
         let config = json!({"hidden_act": act});
@@ -30,14 +30,14 @@ fn activation_without_a_key_is_refused_in_words() {
         let error = refused(&folder, &work.path().join("x.gguf"), &ConvertOptions::default());
         assert!(error.contains("activation") && error.contains(name), "{error}");
         assert!(!error.contains("ModelConfig") && !error.contains('{'), "{error}");
-        // A folder has a field for it.
+        // Folders have a field for it.
         let dense = ConvertOptions { target: Some(Target::Dense), ..ConvertOptions::default() };
         inspect(&folder, &work.path().join("folder"), &dense).unwrap();
     }
 }
 
 #[test]
-fn two_epsilons_go_only_where_there_is_a_field() {
+fn two_epsilons_need_a_field() {
     let work = tempfile::tempdir().unwrap();
     let quantization = json!({
         "quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "online", "use_rms_norm": true,
@@ -55,7 +55,7 @@ fn two_epsilons_go_only_where_there_is_a_field() {
 }
 
 #[test]
-fn narrow_tensor_falls_back_and_the_plan_names_the_rule() {
+fn narrow_tensors_fall_back_with_the_rule() {
     let work = tempfile::tempdir().unwrap();
     let model = SmallModel { intermediate: 160, ..SmallModel::default() };
     let folder = model.write(work.path(), "m");
@@ -83,7 +83,7 @@ fn narrow_tensor_falls_back_and_the_plan_names_the_rule() {
         let remark = report.remarks.iter().find(|remark| remark.contains("down_proj")).unwrap();
         assert!(remark.contains("multiple of") && remark.contains("f16"), "{remark}");
     }
-    // The type that is asked for by name is taken instead; one that does not hold the shape is refused.
+    // A type requested by name is used; if it does not support the shape, it is an error.
     let overrides = |name: &str| ConvertOptions {
         overrides: vec![("blk.0.ffn_down".into(), name.parse().unwrap())],
         ..ConvertOptions::default()
@@ -101,7 +101,7 @@ fn narrow_tensor_falls_back_and_the_plan_names_the_rule() {
 }
 
 #[test]
-fn unknown_endings_are_refused_before_the_source_is_opened() {
+fn unknown_extensions_are_rejected_first() {
     for name in ["x.onnx", "x.bin", "x.pt", "x.safetensors", "x.ggml"] {
         let error =
             inspect(Path::new("no-such-model"), Path::new(name), &ConvertOptions::default());
@@ -111,7 +111,7 @@ fn unknown_endings_are_refused_before_the_source_is_opened() {
 }
 
 #[test]
-fn decoder_that_gguf_reads_otherwise_is_refused() {
+fn decoders_without_gguf_equivalent_are_errors() {
     let mut vocab = serde_json::Map::new();
     let bytes = (0..256).map(|byte| format!("<0x{byte:02X}>"));
     let texts = ["<unk>", "<s>", "</s>", "▁", "a", "e", "o"].map(str::to_owned);
@@ -149,7 +149,7 @@ fn decoder_that_gguf_reads_otherwise_is_refused() {
     };
     let output = work.path().join("model.gguf");
     inspect(&model("stripped", true), &output, &ConvertOptions::default()).unwrap();
-    // GGUF readers drop the space that add_space_prefix puts before a text; this decoder leaves it.
+    // GGUF readers drop the space of add_space_prefix; this decoder keeps it.
     let error = refused(&model("whole", false), &output, &ConvertOptions::default());
     assert!(error.contains("would be decoded as"), "{error}");
 }

@@ -1,4 +1,4 @@
-//! Folders whose settings decide about single tensors: the result computes the same.
+//! Folders with per-tensor settings: results have equal logits.
 
 #![allow(clippy::unwrap_used, reason = "a test may stop at any surprise")]
 
@@ -11,7 +11,7 @@ use bitnet_inference::{KvType, LoadOptions, Model, ModelSource};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// Returns the folder of a case of `tests/golden/settings`, with its settings changed.
+/// Returns the folder of a case of `tests/golden/settings` with changed settings.
 fn folder_of(name: &str, change: impl FnOnce(&mut Value)) -> TempDir {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/settings");
     let all: Value =
@@ -38,7 +38,7 @@ fn config_of(folder: &Path) -> Value {
 }
 
 #[test]
-fn layers_kept_out_of_quantisation_stay_as_they_are() {
+fn layers_excluded_from_quantisation_are_unchanged() {
     for (name, target) in [
         ("online-modules", Target::HuggingFace),
         ("online-modules", Target::Dense),
@@ -72,7 +72,7 @@ fn dense_layers_stay_dense_in_gguf_files() {
 }
 
 #[test]
-fn tied_flag_beside_another_head_is_corrected() {
+fn wrong_tied_flag_is_corrected() {
     let source = folder_of("tied-with-other-head", |_| {});
     let parent = TempDir::new().unwrap();
     let output = parent.path().join("out");

@@ -1,4 +1,4 @@
-//! Special tokens, end tokens and templates through conversions, in every form in which folders name them.
+//! Conversion of special tokens, end tokens and templates in every form of folders.
 
 #![allow(clippy::unwrap_used, reason = "a test may stop at any surprise")]
 
@@ -42,7 +42,7 @@ fn ends(path: &Path) -> Vec<u32> {
 
 /// The values are those of `SpecialVocab` of the gguf package and of llama.cpp's convert_hf_to_gguf.
 #[test]
-fn every_form_of_special_tokens_reaches_the_gguf_file() {
+fn all_forms_of_special_tokens_are_converted() {
     let text = |kind: &str| {
         let text = if ["bos", "eos"].contains(&kind) {
             format!("<|{kind}|>")
@@ -83,7 +83,7 @@ fn every_form_of_special_tokens_reaches_the_gguf_file() {
         for ((kind, key), expected) in KEYS.iter().zip(ids) {
             assert_eq!(id(&file, key), Some(expected), "{form}: {kind}");
         }
-        // And back: the folder names the same tokens, which come back as the same ids.
+        // Back to a folder: the tokens have the same ids.
         let (back, again) = (work.path().join("back"), work.path().join("again.gguf"));
         let dense = ConvertOptions { target: Some(bitnet_convert::Target::Dense), ..f16() };
         to(&output, &back, &dense);
@@ -141,7 +141,7 @@ fn ids_without_a_tokenizer_are_kept() {
 }
 
 #[test]
-fn named_chat_templates_go_to_every_container_and_back() {
+fn named_chat_templates_round_trip() {
     let work = tempfile::tempdir().unwrap();
     let (default, tool) = ("{{ messages[0].content }}", "tools: {{ tools }}");
     let list = json!([

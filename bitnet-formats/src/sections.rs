@@ -55,7 +55,7 @@ impl SectionFile {
     ///
     /// # Errors
     /// Same as [`MappedFile::open`]; [`Error::WrongFormat`], [`Error::Header`] or [`Error::UnexpectedEnd`] for a file
-    /// that is of another kind or version, of another length than it says, or damaged.
+    /// of another kind or version, with an inconsistent length, or damaged.
     pub fn open(path: &Path) -> Result<Self> {
         let file = MappedFile::open(path)?;
         let name = file.name().to_owned();

@@ -69,7 +69,7 @@ mod tests {
         let pool = HybridMemoryPool::new().unwrap();
         let one = BitNetTensor::from_f32(&[2], &[1.0, 2.0], &pool).unwrap();
         save(&path, &[("one", &one)]).unwrap();
-        // What is refused leaves the file as it was.
+        // An error leaves the file unchanged.
         assert!(matches!(save(&path, &[("a", &one), ("a", &one)]), Err(Error::Memory(_))));
         let restored = load(&path, &pool).unwrap();
         assert_eq!((restored.len(), restored[0].tensor.f32().unwrap()), (1, &[1.0, 2.0][..]));

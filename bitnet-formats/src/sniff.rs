@@ -1,8 +1,8 @@
-//! Recognising what a file is by its first bytes, whatever its name says.
+//! Detection of file formats by their first bytes.
 
 use crate::error::{Error, Result};
 
-/// What a file's first bytes say it is.
+/// A file format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Format {
@@ -10,19 +10,19 @@ pub enum Format {
     Gguf,
     /// A safetensors file.
     SafeTensors,
-    /// A zip archive: what PyTorch saves since version 1.6, a pickle inside.
+    /// A zip archive with a pickle, PyTorch's format since version 1.6.
     Zip,
-    /// A bare pickle: what PyTorch saved before.
+    /// A bare pickle, PyTorch's earlier format.
     Pickle,
-    /// None of these.
+    /// Unknown.
     Unknown,
 }
 
 impl Format {
-    /// Looks at the first bytes of a file; nine of them suffice.
+    /// Detects the format from the first bytes of a file; nine suffice.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
-        // A safetensors file begins with a length, which may look like any of the others: its ninth byte decides.
+        // A safetensors file begins with a length, which may look like any other format; its ninth byte decides.
         let length = bytes.first_chunk().map(|length| u64::from_le_bytes(*length));
         let json = bytes.get(8) == Some(&b'{') && length.is_some_and(|length| length < 1 << 32);
         match bytes {
@@ -35,7 +35,7 @@ impl Format {
     }
 }
 
-/// Refuses pickles.
+/// Rejects pickles.
 pub(crate) fn refuse_pickle(bytes: &[u8], file: &str) -> Result<()> {
     let kind = match Format::of(bytes) {
         Format::Zip => "a zip archive, as PyTorch saves them",
@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_safetensors_length_that_looks_like_a_pickle_is_not_one() {
+    fn safetensors_lengths_that_resemble_pickles_are_safetensors() {
         let mut bytes = 640_u64.to_le_bytes().to_vec();
         assert_eq!(Format::of(&bytes), Format::Pickle, "80 02 ... and nothing that contradicts it");
         bytes.push(b'{');

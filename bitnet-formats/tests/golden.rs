@@ -1,5 +1,5 @@
-//! Files written by the public Python packages `gguf` and `safetensors` read here as those packages read them
-//! (`tests/golden/make.py` wrote both the files and the readings).
+//! Files of the Python packages `gguf` and `safetensors` are read like by those packages
+//! (`tests/golden/make.py` generated files and readings).
 
 #![allow(clippy::unwrap_used, reason = "a test may stop at any surprise")]
 
@@ -127,7 +127,7 @@ fn typed_getters_convert_and_refuse() {
 }
 
 #[test]
-fn safetensors_reads_as_the_safetensors_package_reads() {
+fn safetensors_reads_like_the_python_package() {
     let expected = reading("tiny.safetensors.json");
     let model = SafeTensors::open(&golden("tiny.safetensors")).unwrap();
 

@@ -1,4 +1,4 @@
-//! GGUF files that lie: each is refused with an error that names file, field or tensor, and offset.
+//! Invalid GGUF files: each error names file, field or tensor, and offset.
 
 #![allow(clippy::unwrap_used, reason = "a test may stop at any surprise")]
 
@@ -14,7 +14,7 @@ fn u32_key(key: &str, value: u32) -> Gguf {
     Gguf::new().key(key.as_bytes(), U32, &value.to_le_bytes())
 }
 
-/// Returns one f32 tensor of eight elements: the smallest right file, for the wrong ones to differ from.
+/// Returns a minimal valid file with one f32 tensor of eight elements, which the invalid files modify.
 fn right() -> Gguf {
     Gguf::new().tensor(b"t", &[8], F32, 0).data(&[0; 32])
 }
@@ -216,7 +216,7 @@ fn arrays_of_arrays_without_end() {
     let nested = array(ARRAY, 1, &[]).repeat(10_000);
     let file = Gguf::new().key(b"a.b", ARRAY, &nested);
     refused!(gguf_error(&file.bytes()), Error::Limit { .. }, GGUF_NAME, "nested arrays", "\"a.b\"");
-    // Two levels are no attack.
+    // Two levels are valid.
     let file = Gguf::new().key(
         b"a.b",
         ARRAY,
@@ -280,7 +280,7 @@ fn alignments_that_are_none() {
 }
 
 #[test]
-fn pickles_are_refused_whatever_they_are_called() {
+fn pickles_are_rejected_under_any_name() {
     refused!(
         gguf_error(b"PK\x03\x04\x14\0\x08\x08archive/data.pkl"),
         Error::Pickle { .. },

@@ -1,4 +1,4 @@
-//! GGUF files whose tensor descriptions lie: each is refused with an error that names file, tensor, field and offset.
+//! GGUF files with invalid tensor descriptions: each error names file, tensor, field and offset.
 
 #![allow(clippy::unwrap_used, reason = "a test may stop at any surprise")]
 
@@ -10,7 +10,7 @@ use support::*;
 
 const F32: u32 = 0;
 
-/// Returns one f32 tensor of eight elements: the smallest right file, for the wrong ones to differ from.
+/// A minimal valid file with one f32 tensor of eight elements, which the invalid files modify.
 fn right() -> Gguf {
     Gguf::new().tensor(b"t", &[8], F32, 0).data(&[0; 32])
 }
@@ -162,7 +162,7 @@ fn offsets_that_point_elsewhere() {
     );
     refused!(gguf_error(&two(0, 0, 64)), Error::Tensor { field: "data", .. }, "overlaps");
     refused!(gguf_error(&two(0, 96, 160)), Error::Tensor { field: "data", .. }, "\"u\"", "hole");
-    // Another order than that of the descriptions leads nobody astray.
+    // Data in another order than the descriptions is valid.
     let parsed = parse(&two(64, 0, 128), GGUF_NAME).unwrap();
     assert_eq!(parsed.tensors[0].offset, parsed.tensors[1].offset + 64);
 }
@@ -177,12 +177,12 @@ fn data_too_short_or_too_long() {
         "\"t\"",
         "end of the file"
     );
-    // What follows the last tensor belongs to nothing; llama.cpp and gguf-py read such files.
+    // Bytes after the last tensor are unused; llama.cpp and gguf-py read such files.
     let parsed = |tail: &[u8]| parse(&[&whole[..], tail].concat(), GGUF_NAME).unwrap().trailing;
     assert_eq!(parsed(b""), TrailingBytes { count: 0, zeros: true });
     assert_eq!(parsed(b"PK\x03\x04"), TrailingBytes { count: 4, zeros: false });
     assert_eq!(parsed(&[0; 4096]), TrailingBytes { count: 4096, zeros: true });
-    // Padding behind the last tensor is usual, and so is its absence.
+    // Padding after the last tensor is optional.
     let short = Gguf::new().tensor(b"t", &[1], F32, 0);
     assert!(parse(&short.clone().data(&[0; 4]).bytes(), GGUF_NAME).is_ok());
     assert!(parse(&short.data(&[0; 32]).bytes(), GGUF_NAME).is_ok());
@@ -225,8 +225,8 @@ fn tensor_names_that_are_none() {
 }
 
 #[test]
-fn packed_bytes_are_handed_out_as_they_are() {
-    // Reserved codes and a scale that is not a number are for the codec to judge; the container must not change them.
+fn packed_bytes_are_returned_unchanged() {
+    // The codec judges reserved codes and NaN scales; the container must not change them.
     let mut data = vec![0xFF; 64];
     data.extend(f32::NAN.to_le_bytes());
     data.resize(96, 0xAA);

@@ -1,4 +1,4 @@
-//! safetensors files, indexes and folders that lie: each is refused with an error that names file, tensor or field, and offset.
+//! Invalid safetensors files, indexes and folders: each error names file, tensor or field, and offset.
 
 #![allow(clippy::unwrap_used, reason = "a test may stop at any surprise")]
 
@@ -10,12 +10,12 @@ use bitnet_formats::safetensors::{parse_header, parse_index};
 use bitnet_formats::{Error, SafeTensors};
 use support::*;
 
-/// Returns a header with one tensor `t` of the given fields.
+/// Returns a header with one tensor `t` with these fields.
 fn one(dtype: &str, shape: &str, offsets: &str) -> String {
     format!(r#"{{"t":{{"dtype":{dtype},"shape":{shape},"data_offsets":{offsets}}}}}"#)
 }
 
-/// Returns the refusal of a header over that many bytes of data.
+/// Returns the error of a header with that many bytes of data.
 fn refusal(json: &str, data: usize) -> Error {
     safetensors_error(&safetensors_bytes(json, &vec![0; data]))
 }
@@ -107,7 +107,7 @@ fn names_twice() {
         SAFETENSORS_NAME,
         "\"t\""
     );
-    // The same name, written differently.
+    // The same name with other escapes.
     refused!(
         refusal(&format!("{{\"t\"{tensor},\"\\u0074\"{tensor}}}"), 0),
         Error::DuplicateTensor { .. },
@@ -279,12 +279,12 @@ fn dtypes_and_notes_that_are_none() {
 }
 
 #[test]
-fn names_that_would_harm_a_terminal_are_escaped() {
+fn names_with_control_characters_are_escaped() {
     let json = r#"{"\u001b]0;owned\u0007\n":{"dtype":"U8","shape":[1],"data_offsets":[0,2]}}"#;
     refused!(refusal(json, 2), Error::Tensor { .. }, "\\u{1b}]0;owned");
     let long = format!("{{\"{}\":7}}", "n".repeat(1_000_000));
     refused!(refusal(&long, 0), Error::Tensor { .. }, "nnn...nnn");
-    // The parser repeats wrong values in its own message.
+    // The parser quotes invalid values in its message.
     let value = format!("{{\"t\":\"{}\\u001b[2J\"}}", "v".repeat(10_000));
     refused!(refusal(&value, 0), Error::Tensor { .. }, "\"t\"");
 }
@@ -316,7 +316,7 @@ fn write(folder: &Path, name: &str, bytes: impl AsRef<[u8]>) {
     std::fs::write(folder.join(name), bytes).unwrap();
 }
 
-/// Returns a file that holds one tensor of that name.
+/// Returns a file with one tensor of that name.
 fn shard(tensor: &str) -> Vec<u8> {
     safetensors_bytes(
         &format!(r#"{{"{tensor}":{{"dtype":"U8","shape":[2],"data_offsets":[0,2]}}}}"#),
@@ -326,7 +326,7 @@ fn shard(tensor: &str) -> Vec<u8> {
 
 const INDEX: &str = "model.safetensors.index.json";
 
-/// Returns the refusal of an index beside two good files, `x.safetensors` with tensor a and `y.safetensors` with tensor b.
+/// Returns the error of an index next to two valid files, `x.safetensors` with tensor a and `y.safetensors` with tensor b.
 fn index_refusal(index: &str) -> Error {
     let folder = tempfile::tempdir().unwrap();
     write(folder.path(), "x.safetensors", shard("a"));
@@ -466,7 +466,7 @@ fn links_out_of_the_folder() {
     let error = SafeTensors::open(folder.path()).unwrap_err();
     refused!(error, Error::Shard { .. }, INDEX, "x.safetensors", "link out of the model's folder");
 
-    // Inside the folder a link is harmless, and a Hugging Face cache is made of links to its own blobs.
+    // Links inside the folder are harmless, and a Hugging Face cache consists of links to its blobs.
     write(folder.path(), "real.safetensors", shard("a"));
     std::fs::remove_file(folder.path().join("x.safetensors")).unwrap();
     link(Path::new("real.safetensors"), "x.safetensors");
@@ -481,7 +481,7 @@ fn links_out_of_the_folder() {
     std::os::unix::fs::symlink("../../blobs/0123", revision.join("x.safetensors")).unwrap();
     assert_eq!(SafeTensors::open(&revision).unwrap().len(), 1);
 
-    // Where models share contents, their blobs are links to those of the cache.
+    // If models share contents, their blobs are links to those of the cache.
     let shared = outside.path().join("blobs/01");
     std::fs::create_dir_all(&shared).unwrap();
     write(&shared, "01ab", shard("a"));

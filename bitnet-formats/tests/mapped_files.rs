@@ -1,4 +1,4 @@
-//! Paths that are not files, files that are not finite, files that change under the mapping.
+//! Paths that are not files, endless files, and files that change while mapped.
 
 #![allow(clippy::unwrap_used, reason = "a test may stop at any surprise")]
 
@@ -78,7 +78,7 @@ fn what_is_not_a_regular_file() {
 
 #[cfg(unix)]
 #[test]
-fn pipes_devices_and_sockets_are_refused_without_waiting() {
+fn pipes_devices_and_sockets_are_rejected_without_blocking() {
     let folder = tempfile::tempdir().unwrap();
     let pipe = folder.path().join("pipe");
     assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
@@ -108,7 +108,7 @@ fn an_unreadable_file_is_refused() {
         (Err(_), refusal) => {
             refused!(refusal.unwrap_err(), Error::Io { .. }, "model.gguf", "cannot open the file")
         }
-        // A privileged user may read everything.
+        // A privileged user may read every file.
         (Ok(_), opened) => assert_eq!(opened.unwrap().bytes(), b"GGUF"),
     }
 }
@@ -120,7 +120,7 @@ fn a_sparse_terabyte_costs_nothing() {
     let sparse = |start: &[u8]| {
         let path = file_of(folder.path(), start);
         let grown = OpenOptions::new().write(true).open(&path).unwrap().set_len(TERABYTE);
-        // Some file systems have no such files; then there is nothing to defend against.
+        // Some file systems do not support sparse files; the test is skipped then.
         grown.is_ok().then_some(path)
     };
     let Some(path) = sparse(b"") else { return };
@@ -140,7 +140,7 @@ fn a_sparse_terabyte_costs_nothing() {
     let path = sparse(&header).unwrap();
     let trailing = GgufFile::open(&path).unwrap().trailing_bytes().unwrap();
     assert!(trailing.zeros && trailing.count > TERABYTE - 1000, "{trailing:?}");
-    // Every array, string and key that lies in the hole must be bounded as well.
+    // Every array, string and key in the hole must be bounded as well.
     let strings = support::array(support::STRING, 1 << 36, &[]);
     let path =
         sparse(&support::Gguf::new().key(b"a.b", support::ARRAY, &strings).header()).unwrap();
@@ -162,7 +162,7 @@ fn large_model(folder: &Path) -> std::path::PathBuf {
 
 #[cfg(unix)]
 #[test]
-fn a_file_cut_short_after_mapping_is_an_error_not_a_crash() {
+fn truncation_after_mapping_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let path = large_model(folder.path());
     let model = GgufFile::open(&path).unwrap();
@@ -171,15 +171,15 @@ fn a_file_cut_short_after_mapping_is_an_error_not_a_crash() {
     data.check().unwrap();
 
     OpenOptions::new().write(true).open(&path).unwrap().set_len(PAGES as u64).unwrap();
-    // What the file still has is read as it is, what it lost reads as zeros.
-    let kept = data.iter().take_while(|&&byte| byte == 7).count();
-    assert!((PAGES - 4096..=PAGES + 65_536).contains(&kept), "{kept}");
-    assert!(data[kept..].iter().all(|&byte| byte == 0));
+    // Remaining bytes are unchanged, lost bytes read as zeros.
+    let intact = data.iter().take_while(|&&byte| byte == 7).count();
+    assert!((PAGES - 4096..=PAGES + 65_536).contains(&intact), "{intact}");
+    assert!(data[intact..].iter().all(|&byte| byte == 0));
     for error in [data.check().unwrap_err(), model.check().unwrap_err()] {
         refused!(error, Error::Truncated { now, .. } if now == PAGES as u64, "model.gguf", "load it again");
     }
 
-    // Growing it back does not bring the lost pages back.
+    // Extending the file does not restore the lost pages.
     OpenOptions::new()
         .write(true)
         .open(&path)
@@ -188,7 +188,7 @@ fn a_file_cut_short_after_mapping_is_an_error_not_a_crash() {
         .unwrap();
     refused!(data.check().unwrap_err(), Error::Truncated { .. }, "model.gguf");
     drop((data, model));
-    // The damage stays with that mapping.
+    // The damage affects that mapping only.
     MappedFile::open(&path).unwrap().check().unwrap();
 }
 
@@ -210,13 +210,13 @@ fn many_threads_may_meet_the_cut_at_once() {
 }
 
 #[test]
-fn a_file_written_to_after_mapping_is_noticed() {
+fn modification_after_mapping_is_detected() {
     let folder = tempfile::tempdir().unwrap();
     let path = file_of(folder.path(), b"0123456789");
     let region = MappedFile::open(&path).unwrap().region();
     OpenOptions::new().append(true).open(&path).unwrap().write_all(b"more").unwrap();
     refused!(region.check().unwrap_err(), Error::Changed { .. }, "model.gguf", "load it again");
-    // A file that takes its name is another file.
+    // A file that replaces it by name is another file.
     let path = file_of(folder.path(), b"0123456789");
     let region = MappedFile::open(&path).unwrap().region();
     let other = folder.path().join("other");
@@ -228,7 +228,7 @@ fn a_file_written_to_after_mapping_is_noticed() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_foreign_sigbus_still_ends_the_process() {
+fn foreign_sigbus_ends_the_process() {
     use std::os::unix::process::ExitStatusExt;
     const CHILD: &str = "BITNET_FORMATS_SIGBUS_CHILD";
     if std::env::var_os(CHILD).is_some() {
@@ -237,9 +237,9 @@ fn a_foreign_sigbus_still_ends_the_process() {
         let _mapped = MappedFile::open(&file_of(folder.path(), b"x")).unwrap();
         let me = std::process::id().to_string();
         let _ = std::process::Command::new("kill").args(["-BUS", &me]).status();
-        // One signal is lost where the runtime's own handler answers it by restoring the default.
+        // One signal is lost if the runtime's handler restores the default action.
         let _ = std::process::Command::new("kill").args(["-BUS", &me]).status();
-        // The signal may reach another thread, which has to get a processor first.
+        // The signal may reach another thread, which must be scheduled first.
         std::thread::sleep(std::time::Duration::from_secs(10));
         std::process::exit(0);
     }

@@ -1,6 +1,6 @@
-//! The memory that the largest legal headers take (at most the file's own size and 64 MiB), and giving pages back.
+//! Memory of the largest valid headers (at most the file's size plus 64 MiB), and release of pages.
 //!
-//! One test in one process: the high-water mark of resident memory belongs to all of them.
+//! One test per process, because the high-water mark of resident memory belongs to the process.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test may stop at any surprise")]
@@ -21,7 +21,7 @@ fn status(field: &str) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
 }
 
-/// Resident memory that `open` adds at its highest.
+/// Returns the peak resident memory added by `open`.
 fn peak_of<T>(open: impl FnOnce() -> T) -> (u64, T) {
     // 5 resets the high-water mark.
     std::fs::write("/proc/self/clear_refs", "5").unwrap();
@@ -88,7 +88,7 @@ fn headers_take_no_more_than_their_file_and_64_mib() {
     assert!(peak <= len + ALLOWANCE, "{peak} for a file of {len}");
 }
 
-/// Pages that were decoded leave the resident set when they are released.
+/// Released pages leave the resident set.
 fn released_pages_leave_the_resident_set() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.bin");

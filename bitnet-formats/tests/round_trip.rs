@@ -1,4 +1,4 @@
-//! What the writers write, the readers read back.
+//! Round trips of writers and readers.
 
 #![allow(clippy::unwrap_used, reason = "a test may stop at any surprise")]
 
@@ -84,7 +84,7 @@ fn assert_reads(file: &GgufFile, key: &str, setting: &Setting) {
     }
 }
 
-/// Returns the bytes that belong to one tensor only.
+/// Returns bytes unique to one tensor.
 fn pattern(name: &str, nbytes: u64) -> Vec<u8> {
     let seed = name.bytes().fold(17_u8, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte));
     (0..nbytes).map(|index| seed.wrapping_add(index as u8)).collect()
@@ -96,7 +96,7 @@ proptest! {
     #[test]
     fn gguf(
         settings in btree_map("[a-z_.]{1,30}", setting(), 0..8),
-        // A name of two points alone is one that writer and reader refuse.
+        // Writer and reader reject the name "..".
         tensors in btree_map("[a-z0-9_][a-z0-9._]{0,63}", (0_usize..9, 1_u64..4, 1_u64..40), 0..8),
         alignment in prop_oneof![Just(None), (3_u32..10).prop_map(|power| Some(1 << power))],
     ) {
@@ -178,7 +178,7 @@ proptest! {
     }
 }
 
-/// One byte of a right file replaced by every value in turn: an error or a model whose data can be reached, never a panic.
+/// Replaces each byte of a valid file by every value: an error or a readable model, never a panic.
 #[test]
 fn gguf_survives_every_changed_byte() {
     let bytes = std::fs::read(support::golden("tiny.gguf")).unwrap();
@@ -196,7 +196,7 @@ fn gguf_survives_every_changed_byte() {
 }
 
 #[test]
-fn safetensors_survives_every_changed_byte() {
+fn safetensors_never_panics_on_a_changed_byte() {
     let bytes = std::fs::read(support::golden("tiny.safetensors")).unwrap();
     for place in 0..bytes.len() {
         for change in [0x00, b'0', b'9', b'"', b'{', b']', 0x80, 0xFF] {
@@ -253,7 +253,7 @@ fn a_failed_write_leaves_what_was_there() {
 }
 
 #[test]
-fn the_writer_refuses_what_the_reader_would() {
+fn writer_rejects_what_the_reader_rejects() {
     let mut writer = GgufWriter::new();
     writer.add_tensor("t", &[8], GgmlType::F32).unwrap();
     refused!(

@@ -1,4 +1,4 @@
-//! Files of sections: what was written is read again, and nothing else is believed.
+//! Section files: round trips, and rejection of all other files.
 
 #![allow(clippy::unwrap_used, reason = "a test may stop at any surprise")]
 
@@ -19,7 +19,7 @@ fn example(path: &Path) -> Arrays {
     arrays
 }
 
-/// Everything that a file gives; `None` at the first error.
+/// Returns all contents of a file; `None` on the first error.
 fn all(path: &Path) -> Option<(Vec<u8>, Arrays)> {
     let file = SectionFile::open(path).ok()?;
     let names: Vec<_> = file.names("").map(str::to_owned).collect();
@@ -34,7 +34,7 @@ fn all(path: &Path) -> Option<(Vec<u8>, Arrays)> {
 }
 
 #[test]
-fn what_was_written_is_read_again_at_aligned_places() {
+fn sections_round_trip_at_aligned_offsets() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a");
     let mut arrays = example(&path);
@@ -63,7 +63,7 @@ fn any_byte_that_is_changed_is_noticed() {
         let mut damaged = bytes.clone();
         damaged[at] ^= 0x10;
         std::fs::write(&other, damaged).unwrap();
-        // Between sections there are zeros that nobody reads.
+        // The zeros between sections are never read.
         let found = all(&other);
         assert!(found.is_none() || found == whole, "byte {at}");
     }
@@ -86,7 +86,7 @@ fn a_file_of_another_length_is_refused() {
 
 #[cfg(unix)]
 #[test]
-fn a_file_that_is_cut_while_it_is_mapped_is_an_error() {
+fn truncation_while_mapped_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a");
     let big = vec![7u8; 1 << 20];
@@ -103,7 +103,7 @@ proptest! {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a");
         let mut bytes = bytes;
-        // A header that is sound sends what follows to the directory's reader.
+        // A valid header passes the rest to the directory parser.
         if sound && bytes.len() > 64 {
             let len = bytes.len() as u64;
             let directory = sections::checksum(&bytes[64..]);
@@ -115,7 +115,7 @@ proptest! {
             }
             let sum = sections::checksum(&header);
             header.extend(sum.to_ne_bytes());
-            // Small counts and lengths go further.
+            // Small counts and lengths reach deeper checks.
             bytes[..64].copy_from_slice(&header);
         }
         std::fs::write(&path, &bytes).unwrap();

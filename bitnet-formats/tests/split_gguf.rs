@@ -1,4 +1,4 @@
-//! GGUF models in several files: opened from the first one, refused where a part is missing, repeated or of another model.
+//! Split GGUF models: opened from the first file, rejected if a part is missing, duplicated or of another model.
 
 #![allow(clippy::unwrap_used, reason = "a test may stop at any surprise")]
 

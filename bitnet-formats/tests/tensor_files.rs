@@ -1,5 +1,5 @@
-//! Tensors in safetensors files: written, read and mapped, and the same for the public Python package
-//! (`scripts/golden/tensor_files.py` wrote its file and its readings).
+//! Tensors in safetensors files: writing, reading, mapping, and interoperability with the Python package
+//! (`scripts/golden/tensor_files.py` generated its file and its readings).
 
 #![allow(clippy::unwrap_used, reason = "a test may stop at any surprise")]
 
@@ -27,7 +27,7 @@ fn numbers(tensor: &BitNetTensor) -> Vec<f32> {
     tensor.to_f32(&pool()).unwrap().f32().unwrap().to_vec()
 }
 
-/// Returns a tensor of each type, with numbers that all of them hold, and two odd shapes.
+/// A tensor of each type, with numbers that all types represent, and two unusual shapes.
 fn tensors(pool: &HybridMemoryPool) -> Vec<(&'static str, BitNetTensor)> {
     let of = |shape: &[usize], numbers: &[f32], dtype| {
         BitNetTensor::from_f32_as(shape, numbers, dtype, CastRule::Checked, pool).unwrap()
@@ -156,13 +156,13 @@ fn what_the_python_package_wrote_is_read() {
     assert!(matches!(file.load("absent", &pool), Err(Error::MissingTensor { .. })));
 }
 
-/// Returns a number of the JSON file, where booleans count as 0 and 1.
+/// Returns a number of the JSON file; booleans count as 0 and 1.
 fn number(value: &Json) -> f64 {
     value.as_f64().unwrap()
 }
 
 #[test]
-fn what_the_file_says_of_packed_elements_is_checked() {
+fn descriptions_of_packed_elements_are_validated() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.safetensors");
     let spec = safetensors::TensorSpec {

@@ -1,5 +1,5 @@
-//! BitLinear against its formula in f64, against PyTorch (`scripts/golden/bit_linear.py`), and against differences of the
-//! surrogate whose gradients it gives.
+//! BitLinear compared with its formula in f64, with PyTorch (`scripts/golden/bit_linear.py`), and with finite differences of
+//! the surrogate.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
 
@@ -66,7 +66,7 @@ fn floats(value: &Value) -> Vec<f32> {
     value.as_array().unwrap().iter().map(|v| v.as_f64().unwrap() as f32).collect()
 }
 
-/// That values are equal but for the rounding of sums of up to a hundred terms in f32.
+/// Asserts equality up to the rounding of sums of up to a hundred f32 terms.
 fn assert_near(what: &str, got: &[f32], expected: &[f32]) {
     assert_eq!(got.len(), expected.len(), "{what}");
     let largest = expected.iter().fold(0f32, |m, v| m.max(v.abs()));
@@ -76,7 +76,7 @@ fn assert_near(what: &str, got: &[f32], expected: &[f32]) {
 }
 
 #[test]
-fn results_and_gradients_are_those_of_pytorch() {
+fn results_and_gradients_equal_pytorch() {
     let pool = HybridMemoryPool::new().unwrap();
     let golden: Value = serde_json::from_str(include_str!("golden/bit_linear.json")).unwrap();
     let cases = golden["cases"].as_array().unwrap();
@@ -106,7 +106,7 @@ fn results_and_gradients_are_those_of_pytorch() {
 }
 
 #[test]
-fn the_result_is_the_formula_and_its_integers_are_exact() {
+fn results_match_the_formula_with_exact_integers() {
     let pool = HybridMemoryPool::new().unwrap();
     for rule in rules() {
         let layer = layer(Arc::clone(&rule), false, &pool);
@@ -143,7 +143,7 @@ struct Surrogate {
     x: Vec<f64>,
     latent: Vec<f64>,
     gain: Option<Vec<f64>>,
-    /// What quantisation added to the normed input and to the latent weights.
+    /// The quantisation error of the normed input and of the latent weights.
     added: [Vec<f64>; 2],
     dy: Vec<f64>,
 }
@@ -159,7 +159,7 @@ impl Surrogate {
         self.x.chunks_exact(INPUT).flat_map(norm).collect()
     }
 
-    /// `Σ dy · y`, whose gradients are those that a backward pass gives.
+    /// Returns `Σ dy · y`, whose gradients are those of the backward pass.
     fn value(&self) -> f64 {
         let n: Vec<f64> = self.normed().iter().zip(&self.added[0]).map(|(n, a)| n + a).collect();
         let w: Vec<f64> = self.latent.iter().zip(&self.added[1]).map(|(w, a)| w + a).collect();
@@ -179,7 +179,7 @@ fn wide(values: &[f32]) -> Vec<f64> {
 }
 
 #[test]
-fn gradients_are_the_differences_of_the_surrogate() {
+fn gradients_match_finite_differences_of_the_surrogate() {
     let pool = HybridMemoryPool::new().unwrap();
     for (rule, norm) in layers() {
         let layer = layer(Arc::clone(&rule), norm, &pool);
@@ -234,7 +234,7 @@ fn gradients_are_the_differences_of_the_surrogate() {
 }
 
 #[test]
-fn both_orientations_of_the_weights_are_one_layer() {
+fn both_weight_orientations_are_equivalent() {
     let pool = HybridMemoryPool::new().unwrap();
     let major = latent();
     let transposed: Vec<f32> =
@@ -253,7 +253,7 @@ fn both_orientations_of_the_weights_are_one_layer() {
         let y = by_input.forward(&x, &pool).unwrap();
         assert_eq!(y.shape(), [TOKENS, OUT]);
         assert_eq!(y.f32().unwrap(), by_output.forward(&x, &pool).unwrap().f32().unwrap());
-        // Taken the wrong way round, the layer refuses the input.
+        // In the wrong orientation, the layer rejects the input.
         let wrong = BitLinear::new(w, rule, reference()).unwrap();
         let error = wrong.forward(&x, &pool).unwrap_err().to_string();
         assert!(error.contains("[3, 10]") && error.contains("[3, 36]"), "{error}");
@@ -275,7 +275,7 @@ fn a_token_does_not_depend_on_its_batch() {
 }
 
 #[test]
-fn new_latent_weights_are_quantised_and_wrong_operands_are_refused() {
+fn new_weights_are_quantised_and_invalid_operands_are_errors() {
     let pool = HybridMemoryPool::new().unwrap();
     let mut changed = layer(Arc::new(Absmean), false, &pool);
     let x = tensor(&[TOKENS, INPUT], &input()[..TOKENS * INPUT], &pool);

@@ -1,4 +1,4 @@
-//! Calibration on distributions whose best range is known, and what a stored calibration must withstand.
+//! Calibration on distributions with known optimal ranges, and validation of stored calibrations.
 
 use bitnet_core::rng::SplitMix64;
 use bitnet_core::ternary::ScaleGranularity;
@@ -48,7 +48,7 @@ fn error_of(values: &[f32], bits: ActivationBits, largest: f32) -> f64 {
 }
 
 #[test]
-fn nothing_is_clipped_of_numbers_that_are_spread_evenly() {
+fn uniform_numbers_are_not_clipped() {
     let values = uniform(50_000);
     for method in METHODS {
         for bits in [ActivationBits::Int8, ActivationBits::Int4] {
@@ -59,7 +59,7 @@ fn nothing_is_clipped_of_numbers_that_are_spread_evenly() {
 }
 
 #[test]
-fn the_least_squared_error_is_that_of_an_exhaustive_search() {
+fn mse_equals_exhaustive_search() {
     let values = normal(40_000);
     for (bits, known) in [(ActivationBits::Int4, 2.4..2.8), (ActivationBits::Int8, 3.6..4.4)] {
         let found = clip(&values, CalibrationMethod::Mse, bits);
@@ -89,9 +89,9 @@ fn one_outlier_moves_only_the_extremes() {
     assert!(outliers.largest_to_usual > 40.0, "{outliers:?}");
 }
 
-/// What a ReLU writes is mostly zeros, which every range keeps.
+/// Outputs of ReLU are mostly zeros, which every range preserves.
 #[test]
-fn zeros_do_not_move_the_least_divergence() {
+fn zeros_do_not_affect_the_kl_threshold() {
     let values = normal(20_000);
     let mut with_zeros = values.clone();
     with_zeros.extend([0.0; 60_000]);
@@ -207,10 +207,10 @@ fn more_bits_lose_less() {
         .collect();
     let found = sensitivity(&weights, &widths).unwrap();
     assert!(found[..7].windows(2).all(|pair| pair[1].loss.mse < pair[0].loss.mse));
-    // A bit halves the step: 6 decibels.
+    // One more bit halves the step: 6 decibels.
     let gained = found[6].loss.sqnr_db - found[5].loss.sqnr_db;
     assert!((5.5..6.5).contains(&gained), "{gained}");
-    // Trits by the mean leave larger weights clamped, 2 bits by the largest leave most weights 0.
+    // Absmean clamps larger weights; 2 bits by the maximum zero most weights.
     assert!(found[7].loss.mse < found[0].loss.mse);
     for bits in [0, 1, 9] {
         assert!(sensitivity(&weights, &[StorageWidth::Integer(bits)]).is_err());

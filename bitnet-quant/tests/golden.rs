@@ -1,7 +1,7 @@
-//! Codecs and quantisers against what other programs made: `scripts/golden/codecs.py` says which program made which
-//! file. Codes, trits, int8 activations, decoded values and stored bytes are equal bit for bit. The exceptions are two
-//! scales of transformers, one unit in the last place each: its mean is summed in f32, where this crate's is in f64,
-//! and `127 / tensor` is a rounded reciprocal times 127 in torch.
+//! Codecs and quantisers compared with other programs; `scripts/golden/codecs.py` lists the program of each file. Codes,
+//! trits, int8 activations, decoded values and stored bytes are equal bit for bit. The exceptions are two scales of
+//! transformers, with one unit in the last place each: its mean is summed in f32 instead of f64, and `127 / tensor` is a
+//! rounded reciprocal times 127 in torch.
 
 use bitnet_core::dense::{DenseRows, PlainType};
 use bitnet_core::ternary::{ScaleGranularity, TernaryMatrix};
@@ -51,7 +51,7 @@ fn within_one_ulp(a: f32, b: f32) -> bool {
 }
 
 #[test]
-fn ggml_ternary_blocks_are_read_and_written_as_ggml_does() {
+fn ggml_ternary_blocks_equal_ggml() {
     for (storage, folder, cols) in [
         (TernaryStorage::TQ1_0, "tq1_0", 512),
         (TernaryStorage::TQ2_0, "tq2_0", 512),
@@ -68,7 +68,7 @@ fn ggml_ternary_blocks_are_read_and_written_as_ggml_does() {
 }
 
 #[test]
-fn every_code_byte_of_ggml_ternary_blocks_decodes_as_in_ggml() {
+fn all_code_bytes_of_ternary_blocks_decode_like_ggml() {
     for (storage, folder) in [(TernaryStorage::TQ1_0, "tq1_0"), (TernaryStorage::TQ2_0, "tq2_0")] {
         let raw = bytes(&format!("{folder}/raw.2x768.u8"));
         let matrix = storage.decode(&raw, 2, 768).unwrap();
@@ -78,7 +78,7 @@ fn every_code_byte_of_ggml_ternary_blocks_decodes_as_in_ggml() {
 }
 
 #[test]
-fn i2_s_is_what_bitnet_cpp_writes_in_each_of_its_layouts() {
+fn i2_s_equals_bitnet_cpp_in_every_layout() {
     let expected = floats("i2_s/values.4x256.f32");
     for layout in [I2sLayout::X86, I2sLayout::Arm64, I2sLayout::X4] {
         let stored = bytes(&format!("i2_s/{}.4x256.u8", layout.name()));
@@ -89,7 +89,7 @@ fn i2_s_is_what_bitnet_cpp_writes_in_each_of_its_layouts() {
 }
 
 #[test]
-fn row_scaled_types_are_what_ik_llama_cpp_writes() {
+fn row_scaled_types_equal_ik_llama_cpp() {
     let expected = floats("row_scaled/values.8x192.f32");
     let found = detect_ternary(&stored_floats(8, 192, &expected)).unwrap().unwrap();
     for (storage, name) in [
@@ -102,7 +102,7 @@ fn row_scaled_types_are_what_ik_llama_cpp_writes() {
         assert_eq!(matrix.granularity(), ScaleGranularity::Row);
         assert_eq!(values(&matrix), expected, "{name}");
         assert_eq!(storage.encode(&matrix).unwrap(), stored, "{name}");
-        // A row of zeros is +1 under the scale 0 there, and zeros here.
+        // A row of zeros is +1 with scale 0 there, and zeros here.
         let again = storage.encode(&found).unwrap();
         assert_eq!(values(&storage.decode(&again, 8, 192).unwrap()), expected, "{name}");
         let row = stored.len() / 8;
@@ -165,7 +165,7 @@ fn mlx_tensors_mean_what_mlx_says() {
 }
 
 #[test]
-fn packed_weights_are_what_transformers_packs() {
+fn packed_weights_equal_transformers() {
     for (rows, cols) in [(8, 128), (12, 5), (6, 7), (5, 3), (9, 2)] {
         let stored = bytes(&format!("hf_packed/stored.{rows}x{cols}.u8"));
         let matrix = hf_packed::decode(&stored, rows, cols, 0.25).unwrap();
@@ -190,7 +190,7 @@ fn dense_blocks_decode_as_in_ggml() {
 }
 
 #[test]
-fn dense_encoders_write_the_bytes_of_ggml_and_torch() {
+fn dense_encoders_equal_ggml_and_torch() {
     for (dtype, source, expected, rows, cols) in [
         (DenseType::Q8_0, "q8_0/source.3x256.f32", "q8_0/stored.3x256.u8", 3, 256),
         (DenseType::Q4_0, "q4_0/source.3x256.f32", "q4_0/stored.3x256.u8", 3, 256),
@@ -208,7 +208,7 @@ fn dense_encoders_write_the_bytes_of_ggml_and_torch() {
 }
 
 #[test]
-fn absmean_gives_the_trits_of_transformers() {
+fn absmean_equals_transformers() {
     for (name, dtype, rows, cols) in [
         ("f32", DenseType::F32, 16, 200),
         ("bf16", DenseType::BF16, 16, 200),
@@ -233,7 +233,7 @@ fn absmean_gives_the_trits_of_transformers() {
 }
 
 #[test]
-fn activations_are_the_int8_of_transformers() {
+fn activations_equal_transformers() {
     for name in ["f32", "bf16"] {
         let x = floats(&format!("absmax/{name}.x.16x160.f32"));
         let expected = int8s(&format!("absmax/{name}.q.16x160.i8"));

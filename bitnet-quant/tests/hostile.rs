@@ -1,4 +1,4 @@
-//! Damaged and hostile input: every case is a typed error, and every byte value has one meaning.
+//! Damaged and hostile input: every case is a typed error, and every byte value is defined.
 
 use bitnet_core::dense::DenseRows;
 use bitnet_core::ternary::{ScaleGranularity, TernaryMatrix};
@@ -32,7 +32,7 @@ const DENSE: [DenseType; 6] = [
 ];
 
 #[test]
-fn shapes_without_weights_or_beyond_memory_are_refused() {
+fn empty_and_oversized_shapes_are_errors() {
     for storage in STORAGES {
         for (rows, cols) in [(0, 256), (4, 0), (0, 0)] {
             assert!(matches!(storage.decode(&[], rows, cols), Err(Error::EmptyShape { .. })));
@@ -106,7 +106,7 @@ fn one_byte_more_or_less_is_refused() {
     ));
 }
 
-/// Each of the 256 code bytes in every place of one block, against the formats' definitions.
+/// Each of the 256 code bytes at every position of a block, compared with the format's definition.
 #[test]
 fn every_byte_value_has_its_meaning() {
     for byte in 0..=255u8 {
@@ -168,8 +168,8 @@ fn every_byte_value_has_its_meaning() {
     }
 }
 
-/// A base-3 byte is `ceil(q * 256 / 243)` for one q, so decoding q's digits again is division; bytes that no q gives
-/// still decode to trits.
+/// A base-3 byte is `ceil(q * 256 / 243)` for one q, so its digits follow by division; bytes without a q still
+/// decode to trits.
 #[test]
 fn every_base_3_byte_decodes_to_its_digits() {
     let decode = |byte: u8| {
@@ -194,7 +194,7 @@ fn every_base_3_byte_decodes_to_its_digits() {
 }
 
 #[test]
-fn scales_that_are_not_finite_are_refused_with_their_place() {
+fn non_finite_scales_are_errors_with_position() {
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         for layout in [I2sLayout::X86, I2sLayout::Arm64, I2sLayout::X4] {
             let mut stored = vec![0; 4 * 128 / 4 + 32];
@@ -245,7 +245,7 @@ fn scales_that_are_not_finite_are_refused_with_their_place() {
 }
 
 #[test]
-fn scales_that_the_format_has_no_room_for_are_refused() {
+fn unsupported_scale_granularity_is_an_error() {
     let group = ScaleGranularity::Group(64);
     let matrix =
         TernaryMatrix::from_trits(1, 256, &[1; 256], group, vec![1.0, 1.0, 2.0, 1.0]).unwrap();
@@ -340,9 +340,9 @@ fn numbers_beyond_the_type_are_refused() {
     }
 }
 
-/// Plain floats turn into each other as they do by way of f32, and what can't be held is named.
+/// Plain floats convert like through f32, and numbers out of range are named.
 #[test]
-fn rows_of_plain_floats_are_converted_or_refused_by_place() {
+fn float_rows_convert_or_name_the_position() {
     use bitnet_core::dense::PlainType::{BF16, F16, F32};
     for (from, bad, to) in [
         (F32, f32::NAN.to_le_bytes().to_vec(), F32),
@@ -390,7 +390,7 @@ fn rows_that_are_not_there_are_refused() {
 }
 
 #[test]
-fn matrices_without_weights_are_refused_by_the_quantisers() {
+fn quantisers_reject_empty_matrices() {
     #[derive(Debug)]
     struct Empty;
     impl DenseRows for Empty {
@@ -426,7 +426,7 @@ fn layout_names_are_the_documented_ones() {
 }
 
 proptest! {
-    /// Whatever the bytes, decoding ends in a matrix or a typed error, and a matrix survives being written again.
+    /// Any bytes decode to a matrix or a typed error, and matrices round-trip.
     #[test]
     fn arbitrary_bytes_never_panic(which in 0..STORAGES.len(), seed in any::<u64>()) {
         let storage = STORAGES[which];
@@ -443,7 +443,7 @@ proptest! {
         }
     }
 
-    /// Blocks are decoded wherever they lie in memory.
+    /// Blocks decode at any alignment.
     #[test]
     fn storage_needs_no_alignment(which in 0..DENSE.len(), offset in 0usize..8, seed in any::<u8>()) {
         let dtype = DENSE[which];

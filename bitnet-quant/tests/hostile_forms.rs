@@ -1,4 +1,4 @@
-//! Damaged and hostile input to the forms that keep their scales elsewhere, to tiles, MLX tensors and archives.
+//! Damaged and hostile input of formats with separate scales, tiled formats, MLX tensors and archives.
 
 #![allow(clippy::unwrap_used, reason = "a test may stop at any surprise")]
 
@@ -19,7 +19,7 @@ fn matrix(rows: usize, cols: usize) -> TernaryMatrix {
 }
 
 #[test]
-fn shapes_and_lengths_are_checked_before_anything_is_read() {
+fn shapes_and_lengths_are_checked_first() {
     let huge = usize::MAX - 4095;
     for (rows, cols) in [(0, 64), (32, 0), (huge, huge), (huge, 192), (32, huge)] {
         let results = [
@@ -73,13 +73,13 @@ fn tiles_that_make_no_layout_are_refused() {
     assert!(matches!(tl1::size(33, 128, TL1), Err(Error::NotAMultiple { dimension: "rows", .. })));
     assert!(matches!(tl1::size(32, 96, TL1), Err(Error::NotAMultiple { .. })));
     assert!(matches!(tl2::size(32, 112, TL2), Err(Error::NotAMultiple { .. })));
-    // Ordinary sizes, as in the converter's own settings.
+    // Usual sizes, as in the converter's settings.
     assert!(tl1::size(1536, 4096, tl1::Tiles { bm: 256, bk: 128, bmm: 32 }).is_ok());
     assert!(tl2::size(3200, 8640, tl2::Tiles { bm: 160, bk: 96 }).is_ok());
 }
 
 #[test]
-fn codes_that_stand_for_nothing_are_named() {
+fn undefined_codes_are_named() {
     let (mut stored, scale) = tl1::encode(&matrix(64, 128), TL1).unwrap();
     // The second slab of 32 rows: its byte 17 is lane 1 of the second quad.
     stored[1024 + 17] = 0x09;
@@ -105,7 +105,7 @@ fn codes_that_stand_for_nothing_are_named() {
 }
 
 #[test]
-fn mlx_tensors_that_are_not_ternary_are_named() {
+fn non_ternary_mlx_tensors_are_named() {
     let good = mlx::encode(&matrix(2, 256), PlainType::F16, 64).unwrap();
     let decode = |tensors: &MlxTensors<Vec<u8>>| mlx::decode(tensors, PlainType::F16, 2, 256, 64);
     assert_eq!(decode(&good).unwrap(), matrix(2, 256));
@@ -136,7 +136,7 @@ fn mlx_tensors_that_are_not_ternary_are_named() {
 }
 
 #[test]
-fn weights_that_are_not_three_of_four_are_named() {
+fn groups_without_one_zero_are_named() {
     let mut trits = [1i8, 0, -1, 1].repeat(32);
     let encode = |trits: &[i8]| {
         let matrix = TernaryMatrix::from_trits(2, 64, trits, ONE, vec![1.0]).unwrap();
@@ -160,7 +160,7 @@ fn weights_that_are_not_three_of_four_are_named() {
     assert!(matches!(sparse34::encode(&matrix), Err(Error::NotAMultiple { .. })));
 }
 
-/// Each of the 32 codes against its definition, wherever it stands in a block.
+/// Each of the 32 codes at every position of a block, compared with its definition.
 #[test]
 fn every_sparse_code_has_its_meaning() {
     for code in 0..32u64 {
@@ -179,7 +179,7 @@ fn every_sparse_code_has_its_meaning() {
 }
 
 #[test]
-fn an_archive_with_one_bit_changed_is_refused() {
+fn every_changed_bit_of_an_archive_is_detected() {
     let matrix = matrix(5, 77);
     let good = archive::encode(&matrix).unwrap();
     assert_eq!(archive::decode(&good, 5, 77).unwrap(), matrix);
@@ -208,7 +208,7 @@ fn an_archive_with_one_bit_changed_is_refused() {
     }
 }
 
-/// A header with a sound checksum that promises more than there is, or scales that do not fit.
+/// Headers with a valid checksum that exceed the data, or with invalid scales.
 #[test]
 fn an_archive_that_lies_is_refused() {
     let good = archive::encode(&matrix(5, 64)).unwrap();
@@ -226,14 +226,14 @@ fn an_archive_that_lies_is_refused() {
     rows[24..32].copy_from_slice(&(1u64 << 20).to_le_bytes());
     let checksum = crc32fast::hash(&rows[..48]);
     rows[48..52].copy_from_slice(&checksum.to_le_bytes());
-    // A shape is believed only if the caller expects it, and then there has to be room for it.
+    // A shape must be the expected one, and memory must suffice.
     assert_eq!(archive::stored_shape(&rows).unwrap(), (1 << 40, 1 << 20));
     assert!(matches!(archive::decode(&rows, 5, 64), Err(Error::Archive { .. })));
 }
 
-/// The direction of a Hugging Face scale is the checkpoint's class; the codec is told the factor.
+/// A Hugging Face scale multiplies or divides by the checkpoint's class; the caller passes the factor.
 #[test]
-fn packed_rows_take_the_factor_of_either_class() {
+fn packed_rows_accept_both_scale_directions() {
     let matrix = matrix(7, 10);
     let (stored, scale) = hf_packed::encode(&matrix).unwrap();
     for (class, stored_scale) in [("autobitlinear", scale), ("bitlinear", 1.0 / scale)] {
@@ -244,7 +244,7 @@ fn packed_rows_take_the_factor_of_either_class() {
 }
 
 proptest! {
-    /// Whatever the bytes, decoding ends in a matrix or a typed error, and a matrix survives being written again.
+    /// Any bytes decode to a matrix or a typed error, and matrices round-trip.
     #[test]
     fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 2048)) {
         if let Ok(matrix) = tl1::decode(&bytes, 64, 128, TL1, 1.0) {
@@ -261,7 +261,7 @@ proptest! {
         prop_assert!(archive::decode(&bytes, 64, 128).is_err());
     }
 
-    /// One weight at a time, by the formula of the page.
+    /// Decodes one weight at a time by the formula of the documentation.
     #[test]
     fn tiles_are_where_their_formula_says(trits in proptest::collection::vec(-1i8..2, 64 * 128)) {
         let matrix = TernaryMatrix::from_trits(64, 128, &trits, ONE, vec![1.0]).unwrap();

@@ -1,5 +1,5 @@
-//! Every lossless form of ternary weights in one table: what one form holds goes through any other and comes back byte for
-//! byte, and the bytes are as many as the documentation says.
+//! All lossless ternary formats: conversions through any other format round-trip byte for byte, and sizes equal the
+//! documentation.
 
 #![allow(clippy::unwrap_used, reason = "a test may stop at any surprise")]
 
@@ -14,18 +14,18 @@ use bitnet_quant::codec::{TernaryStorage, archive, hf_packed, sparse34, tl1, tl2
 use half::f16;
 use proptest::prelude::*;
 
-/// Tile sizes that fit every shape tried here.
+/// Tile sizes that fit all tested shapes.
 const TL1: tl1::Tiles = tl1::Tiles { bm: 64, bk: 64, bmm: 32 };
 const TL2: tl2::Tiles = tl2::Tiles { bm: 32, bk: 96 };
 
-/// What a form keeps of a matrix: its bytes and, where those hold no scales, the scales.
+/// The stored form of a matrix: its bytes and, for formats with separate scales, the scales.
 #[derive(Debug, Clone, PartialEq)]
 struct Stored {
     bytes: Vec<u8>,
     scales: Option<(ScaleGranularity, Vec<f32>)>,
 }
 
-/// How fine the scales of a form are.
+/// The finest scale granularity of a format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Scales {
     Tensor,
@@ -44,7 +44,7 @@ enum Form {
     Archive,
 }
 
-/// Each form, its name, and the finest scales that it holds.
+/// The formats with their names and finest scales.
 const FORMS: [(Form, &str, Scales); 20] = [
     (Form::Ternary(TernaryStorage::I2S(I2sLayout::X86)), "I2_S", Scales::Tensor),
     (Form::Ternary(TernaryStorage::I2S(I2sLayout::Arm64)), "I2_S, layout arm64", Scales::Tensor),
@@ -119,7 +119,7 @@ impl Random {
         self.0 >> 33
     }
 
-    /// Trits, of which every four hold one zero if that is wanted.
+    /// Returns random trits, optionally 3:4-sparse.
     fn trits(&mut self, count: usize, sparse: bool) -> Vec<i8> {
         let mut trits: Vec<i8> = (0..count).map(|_| (self.next() % 3) as i8 - 1).collect();
         if sparse {
@@ -131,7 +131,7 @@ impl Random {
         trits
     }
 
-    /// Positive scales that bf16 and f16 hold, mostly different.
+    /// Returns positive scales representable in bf16 and f16, mostly different.
     fn scales(&mut self, count: usize) -> Vec<f32> {
         (0..count)
             .map(|_| f16::from_bits((0x2000 + (self.next() % 0x2000) as u16) & !7).to_f32())
@@ -143,7 +143,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
-    fn whatever_one_form_holds_goes_through_any_other(
+    fn conversions_between_all_formats_are_lossless(
         rows in 1usize..3, blocks in 1usize..4, fineness in 0usize..3, sparse: bool, seed: u64,
     ) {
         let (rows, cols) = (64 * rows, 256 * blocks);
@@ -167,7 +167,7 @@ proptest! {
                 let between = b.encode(&from_a).unwrap();
                 let from_b = b.decode(&between, rows, cols).unwrap();
                 prop_assert_eq!(from_b.to_trits(), &trits[..], "{} to {}", a_name, b_name);
-                // Forms that keep the granularity that they were given may be given a coarser one.
+                // Formats that preserve any granularity accept a coarser one as well.
                 let again = a.encode(&from_b).unwrap();
                 if matches!(a, Form::Archive | Form::Sparse) && from_b.granularity() != matrix.granularity() {
                     continue;
@@ -178,7 +178,7 @@ proptest! {
     }
 }
 
-/// The table of sizes in the documentation, as it is measured here.
+/// Measures the table of sizes in the documentation.
 #[test]
 fn sizes_are_those_of_the_documentation() {
     let (rows, cols) = (256, 6144);
@@ -188,27 +188,30 @@ fn sizes_are_those_of_the_documentation() {
         TernaryMatrix::from_trits(rows, cols, &trits, ScaleGranularity::Tensor, vec![0.5]).unwrap();
     let weights = (rows * cols) as f64;
     let mut table =
-        String::from("| form | scales | bits a weight | bytes |\n|---|---|---:|---:|\n");
+        String::from("| format | scales | bits per weight | bytes |\n|---|---|---:|---:|\n");
     for (form, name, scales) in FORMS {
         let bytes = form.encode(&matrix).unwrap().bytes.len();
         let scales = match (form, scales) {
-            (Form::Packed | Form::Tl1 | Form::Tl2 | Form::Sparse, _) => "elsewhere",
-            (Form::Archive, _) => "as they are",
+            (Form::Packed | Form::Tl1 | Form::Tl2 | Form::Sparse, _) => "separate",
+            (Form::Archive, _) => "original",
             (_, Scales::Tensor) => "one",
-            (_, Scales::Row) => "each row",
-            (_, Scales::Group) => "each block",
+            (_, Scales::Row) => "per row",
+            (_, Scales::Group) => "per block",
         };
         let bits = bytes as f64 * 8.0 / weights;
         writeln!(table, "| {name} | {scales} | {bits:.4} | {bytes} |").unwrap();
     }
     println!("{table}");
     let page = include_str!("../../docs/formats/ternary-sizes.md");
-    assert!(page.contains(&table), "docs/formats/ternary-sizes.md needs this table:\n{table}");
+    assert!(
+        page.contains(&table),
+        "docs/formats/ternary-sizes.md must contain this table:\n{table}"
+    );
 }
 
-/// Independent trits take their entropy, and trits that depend on their neighbours less; the rows of the page's table.
+/// Independent trits take their entropy, dependent trits less; checks the rows of the documentation.
 #[test]
-fn archives_are_as_small_as_the_documentation_says() {
+fn archive_sizes_equal_the_documentation() {
     let (rows, cols) = (1024, 2048);
     let page = include_str!("../../docs/formats/trit-archive.md");
     let mut random = Random(11);
@@ -225,14 +228,14 @@ fn archives_are_as_small_as_the_documentation_says() {
             .collect();
         check_archive(page, &format!("independent trits, {name}"), rows, cols, &trits, 1.001);
     }
-    // A small matrix pays for what is learned, and for the header.
+    // A small matrix has the overhead of adaptation and header.
     let few = random.trits(128 * 256, false);
     check_archive(page, "independent trits, 128 rows of 256", 128, 256, &few, 1.03);
     let sparse = random.trits(rows * cols, true);
     check_archive(page, "3:4-sparse trits", rows, cols, &sparse, 0.95);
 }
 
-/// That the archive of trits takes at most `ratio` of their entropy, and the row of the page's table.
+/// Asserts that the archive takes at most `ratio` of the entropy, and checks the documented row.
 fn check_archive(page: &str, name: &str, rows: usize, cols: usize, trits: &[i8], ratio: f64) {
     let matrix =
         TernaryMatrix::from_trits(rows, cols, trits, ScaleGranularity::Tensor, vec![0.5]).unwrap();
@@ -249,5 +252,5 @@ fn check_archive(page: &str, name: &str, rows: usize, cols: usize, trits: &[i8],
     assert!(bits <= entropy * ratio, "{name}: {bits} bits, entropy {entropy}");
     let row = format!("| {name} | {entropy:.4} | {bits:.4} |");
     println!("{row}");
-    assert!(page.contains(&row), "docs/formats/trit-archive.md needs this row:\n{row}");
+    assert!(page.contains(&row), "docs/formats/trit-archive.md must contain this row:\n{row}");
 }

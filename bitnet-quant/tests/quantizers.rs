@@ -1,5 +1,5 @@
-//! Quantisers against NumPy and PyTorch (`scripts/golden/quantizers.py`): trits are equal, scales within one unit in the
-//! last place; and what every quantiser has in common, whatever its rule.
+//! Quantisers compared with NumPy and PyTorch (`scripts/golden/quantizers.py`): trits are equal, scales within one unit in
+//! the last place. Common properties of all quantisers.
 
 use bitnet_core::dense::DenseRows;
 use bitnet_core::memory::HybridMemoryPool;
@@ -44,7 +44,7 @@ fn matrix(dtype: DenseType, cols: usize, values: &[f32]) -> DenseMatrix<Vec<u8>>
 }
 
 #[test]
-fn trits_and_scales_are_those_of_numpy_and_pytorch() {
+fn trits_and_scales_equal_numpy_and_pytorch() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/quantizers.json");
     let golden: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
     let cols = golden["cols"].as_u64().unwrap() as usize;
@@ -85,7 +85,7 @@ fn normal(rows: usize, cols: usize) -> Vec<f32> {
     (0..rows * cols).map(|_| random.normal_pair()[0] as f32 * 0.02).collect()
 }
 
-/// A matrix that does not say how it is stored.
+/// A matrix without a known storage type.
 #[derive(Debug)]
 struct Unsaid<'a>(&'a dyn DenseRows);
 
@@ -112,7 +112,7 @@ impl DenseRows for Unsaid<'_> {
 }
 
 #[test]
-fn storage_threads_and_pool_change_nothing() {
+fn results_are_independent_of_storage_threads_and_pool() {
     let pool = HybridMemoryPool::new().unwrap();
     let (rows, cols) = (150, 192);
     for dtype in [DenseType::F32, DenseType::F16, DenseType::BF16, DenseType::Q8_0] {
@@ -134,7 +134,7 @@ fn storage_threads_and_pool_change_nothing() {
 }
 
 #[test]
-fn losses_are_those_of_the_trits_and_least_squares_has_the_least() {
+fn losses_are_exact_and_least_squares_is_minimal() {
     let weights = matrix(DenseType::BF16, 192, &normal(70, 192));
     for (_, granularity) in GRANULARITIES {
         let settings = Settings { granularity, ..Settings::default() };

@@ -1,4 +1,4 @@
-//! Every codec gives back what it was given, on every shape that it admits.
+//! Every codec round-trips on every supported shape.
 
 use bitnet_core::dense::DenseRows;
 use bitnet_core::ternary::{ScaleGranularity, TernaryMatrix};
@@ -10,7 +10,7 @@ use bitnet_quant::weights::{absmean, absmean_by, detect_ternary};
 use half::f16;
 use proptest::prelude::*;
 
-/// A storage and the multiples that its rows and columns need.
+/// A storage type and the required multiples of rows and columns.
 const STORAGES: [(TernaryStorage, usize, usize); 10] = [
     (TernaryStorage::I2S(I2sLayout::X86), 1, 128),
     (TernaryStorage::I2S(I2sLayout::Arm64), 1, 64),
@@ -36,7 +36,7 @@ impl Random {
         (0..count).map(|_| (self.next() % 3) as i8 - 1).collect()
     }
 
-    /// Positive scales that f16 holds, mostly different.
+    /// Returns positive scales representable in f16, mostly different.
     fn scales(&mut self, count: usize) -> Vec<f32> {
         (0..count)
             .map(|_| f16::from_bits(0x2000 + (self.next() % 0x2000) as u16).to_f32())
@@ -129,7 +129,7 @@ proptest! {
     }
 
     #[test]
-    fn plain_floats_turn_into_each_other_as_by_way_of_f32(cols in 1usize..200, seed: u64) {
+    fn direct_float_conversion_equals_conversion_through_f32(cols in 1usize..200, seed: u64) {
         use DenseType::{BF16, F16, F32};
         let mut random = Random(seed);
         let source: Vec<f32> =
@@ -162,7 +162,7 @@ proptest! {
             stored.decode_row(index, &mut row).unwrap();
             for (source, row) in source.chunks(32).zip(row.chunks(32)) {
                 let step = source.iter().fold(0f32, |m, v| m.max(v.abs())) / 127.0;
-                // Half a step of rounding, and 2^-11 of up to 127 steps because the step is stored as f16.
+                // Half a step of rounding, plus 2^-11 of up to 127 steps, because the step is stored as f16.
                 let bound = step * (0.5 + 127.0 / 2048.0) * 1.001;
                 for (a, b) in source.iter().zip(row) {
                     prop_assert!((a - b).abs() <= bound, "{a} became {b}, step {step}");
@@ -214,7 +214,7 @@ proptest! {
 }
 
 #[test]
-fn equal_scales_collapse_and_blocks_of_zeros_have_no_say() {
+fn equal_scales_are_merged_and_zero_blocks_ignored() {
     let mut trits = vec![1i8; 2 * 512];
     trits[..256].fill(0);
     let with = |scales: Vec<f32>| {
@@ -235,7 +235,7 @@ fn equal_scales_collapse_and_blocks_of_zeros_have_no_say() {
 }
 
 #[test]
-fn detection_prefers_the_coarsest_scale_and_refuses_a_second_magnitude() {
+fn detection_prefers_the_coarsest_granularity() {
     let detect = |rows, cols, values: &[f32]| detect_ternary(&dense(rows, cols, values)).unwrap();
     let found = detect(2, 3, &[0.0, -0.5, 0.5, -0.0, 0.0, 0.0]).unwrap();
     assert_eq!((found.granularity(), found.scales()), (ScaleGranularity::Tensor, &[0.5][..]));
@@ -251,7 +251,7 @@ fn detection_prefers_the_coarsest_scale_and_refuses_a_second_magnitude() {
 }
 
 #[test]
-fn detection_stops_at_the_first_row_that_does_not_fit() {
+fn detection_stops_at_the_first_dense_row() {
     #[derive(Debug)]
     struct FirstRowOnly;
     impl DenseRows for FirstRowOnly {
@@ -276,7 +276,7 @@ fn detection_stops_at_the_first_row_that_does_not_fit() {
     assert_eq!(detect_ternary(&FirstRowOnly).unwrap(), None);
 }
 
-/// Quantising ternary weights again keeps the trits and shrinks the scale: why detection comes first.
+/// Quantising ternary weights again preserves the trits but shrinks the scale, so detection must come first.
 #[test]
 fn absmean_is_not_idempotent() {
     let source = [0.5f32, 0.0, -0.5, 0.0];
@@ -287,7 +287,7 @@ fn absmean_is_not_idempotent() {
 }
 
 #[test]
-fn absmean_by_row_and_by_matrix_differ_where_rows_do() {
+fn row_and_tensor_absmean_differ_with_rows() {
     let source = dense(2, 2, &[1.0, -1.0, 0.125, 0.0625]);
     let by_row = absmean_by(&source, ScaleGranularity::Row).unwrap();
     assert_eq!((by_row.to_trits(), by_row.scales()), (vec![1, -1, 1, 1], &[1.0, 0.09375][..]));

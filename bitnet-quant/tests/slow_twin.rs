@@ -1,4 +1,4 @@
-//! Decoders that gather whole words agree with the obvious reading, one weight at a time, of any bytes whatever.
+//! Decoders of whole words equal naive decoding of single weights, for any bytes.
 
 #![allow(clippy::unwrap_used, reason = "a test may stop at any surprise")]
 
@@ -7,7 +7,7 @@ use bitnet_quant::codec::i2_s::I2sLayout;
 use bitnet_quant::codec::{TernaryStorage, hf_packed};
 use proptest::prelude::*;
 
-/// A storage, the multiples that its rows and columns need, and where its codes lie.
+/// A storage type, the required multiples of rows and columns, and the positions of its codes.
 type Case = (TernaryStorage, usize, usize, fn(&[u8], [usize; 2], usize, usize) -> u8);
 
 const CASES: [Case; 10] = [
@@ -69,7 +69,7 @@ fn zero_for_three(code: u8) -> u8 {
     if code == 3 { 1 } else { code }
 }
 
-/// Returns the bytes of a stored matrix with sound scales; code 3 occurs `threes` times at most.
+/// Returns the bytes of a stored matrix with valid scales; code 3 occurs at most `threes` times.
 fn stored(storage: TernaryStorage, rows: usize, cols: usize, seed: u64, threes: usize) -> Vec<u8> {
     let mut state = seed | 1;
     let mut next = || {
@@ -114,7 +114,7 @@ fn stored(storage: TernaryStorage, rows: usize, cols: usize, seed: u64, threes: 
     bytes
 }
 
-/// Returns the codes in row-major order, read one by one.
+/// Decodes the codes in row-major order, one by one.
 fn slow(rows: usize, cols: usize, code: impl Fn(usize, usize) -> u8) -> Vec<u8> {
     (0..rows * cols).map(|i| code(i / cols, i % cols)).collect()
 }

@@ -1,4 +1,4 @@
-//! Tensors as integers: ranges, zero points, channels, and what is refused.
+//! Integer quantisation of tensors: ranges, zero points, channels and errors.
 
 use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::memory::tensor::BitNetTensor;
@@ -44,7 +44,7 @@ fn numbers_come_back_within_half_a_step() {
                 let stride = [150, 50, 1][channel_axis];
                 for (i, (x, y)) in values.iter().zip(restored.f32().unwrap()).enumerate() {
                     let scale = params.scales[i / stride % channels];
-                    // Half a step, and half of another where the zero point was rounded.
+                    // Half a step, plus half a step for the rounded zero point.
                     let bound = if symmetric { 0.501 } else { 1.001 } * scale;
                     assert!((x - y).abs() <= bound, "{config:?} {i}: {x} {y}");
                 }
@@ -74,7 +74,7 @@ fn trits_are_those_of_absmean() {
 }
 
 #[test]
-fn zero_stays_zero_and_ranges_are_used_up() {
+fn zero_is_exact_and_ranges_are_fully_used() {
     let pool = pool();
     let tensor = BitNetTensor::from_f32(&[4], &[0.0, 255.0, 51.0, 102.0], &pool).unwrap();
     let quantizer = BitNetQuantizer::new(integers(8.0, false), &pool).unwrap();
@@ -90,7 +90,7 @@ fn zero_stays_zero_and_ranges_are_used_up() {
 }
 
 #[test]
-fn given_parameters_are_used_and_calibration_clips() {
+fn fixed_parameters_are_used_and_calibration_clips() {
     let pool = pool();
     let params = QuantizationParams { scales: vec![0.5], zero_points: vec![3] };
     let quantizer = BitNetQuantizer::new(integers(4.0, false), &pool).unwrap();

@@ -70,8 +70,8 @@ impl AdamW {
                     let g = g[i] * factor;
                     m[i] = beta1 * m[i] + (1.0 - beta1) * g;
                     v[i] = beta2 * v[i] + (1.0 - beta2) * g * g;
-                    let kept = if d[i] != 0 { p[i] * keep } else { p[i] };
-                    p[i] = kept - step_size * m[i] / (v[i].sqrt() / root + 1e-8);
+                    let decayed = if d[i] != 0 { p[i] * keep } else { p[i] };
+                    p[i] = decayed - step_size * m[i] / (v[i].sqrt() / root + 1e-8);
                 }
             },
         );

@@ -156,11 +156,11 @@ fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
 /// Returns the header and the lines of an existing log up to `step`.
 fn earlier_lines(log: &Path, step: u64) -> String {
     let text = std::fs::read_to_string(log).unwrap_or_default();
-    let kept = text.lines().skip(1).filter(|line| {
+    let earlier = text.lines().skip(1).filter(|line| {
         line.split(',')
             .next()
             .and_then(|first| first.parse::<u64>().ok())
             .is_some_and(|number| number <= step)
     });
-    kept.fold(HEADER.to_owned(), |csv, line| csv + line + "\n")
+    earlier.fold(HEADER.to_owned(), |csv, line| csv + line + "\n")
 }

@@ -133,15 +133,15 @@ impl Vocabulary {
 
 /// Replaces every `pair` by `id`, from left to right.
 fn merge(word: &mut Vec<u32>, pair: (u32, u32), id: u32) {
-    let mut kept = 0;
+    let mut len = 0;
     let mut i = 0;
     while i < word.len() {
         let hit = word[i] == pair.0 && word.get(i + 1) == Some(&pair.1);
-        word[kept] = if hit { id } else { word[i] };
-        kept += 1;
+        word[len] = if hit { id } else { word[i] };
+        len += 1;
         i += if hit { 2 } else { 1 };
     }
-    word.truncate(kept);
+    word.truncate(len);
 }
 
 /// Returns GPT-2's alphabet: printable Latin-1 maps to itself, the other 68 bytes to U+0100 and up.

@@ -149,7 +149,7 @@ def main():
     assert not Hub.contents_sent, Hub.contents_sent
     print("bitnet finds what huggingface_hub has downloaded")
 
-    # A download that was cut short goes on.
+    # An interrupted download resumes.
     third = folder / "third"
     blobs = third / "models--own--model" / "blobs"
     blobs.mkdir(parents=True)
@@ -159,7 +159,7 @@ def main():
     assert states["model.safetensors"] == ("resumed", 1_000_000), states
     found = huggingface_hub.hf_hub_download(REPOSITORY, "model.safetensors", cache_dir=third, local_files_only=True)
     assert pathlib.Path(found).read_bytes() == FILES["model.safetensors"]
-    print("what was cut short goes on, and the library finds the whole")
+    print("interrupted downloads resume, and the library finds the complete file")
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ pub fn batch<B: Blocks>(
             let taken = Instant::now();
             for &place in &order {
                 if let Some(block) = alive[place].take() {
-                    blocks.give_back(block);
+                    blocks.free(block);
                 }
             }
             giving += taken.elapsed();

@@ -32,7 +32,7 @@ pub fn cache_lines<B: Blocks>(
         }
         let time = together(&mut states, |state| {
             if let Some(block) = state.take() {
-                blocks.give_back(block);
+                blocks.free(block);
             }
             for _ in 0..rounds {
                 let mut block = blocks.take(BYTES)?;
@@ -40,7 +40,7 @@ pub fn cache_lines<B: Blocks>(
                     B::write(&mut block, 0, value);
                     black_box(B::address(&block));
                 }
-                blocks.give_back(block);
+                blocks.free(block);
             }
             Ok(())
         })?;

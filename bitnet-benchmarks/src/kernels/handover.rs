@@ -60,7 +60,7 @@ fn give_back_all<B: Blocks>(blocks: &B, mut receiver: Consumer<B::Block>) {
         let ended = receiver.is_abandoned();
         match receiver.pop() {
             Ok(block) => {
-                blocks.give_back(block);
+                blocks.free(block);
                 waited = 0;
             }
             Err(_) if ended => return,

@@ -41,7 +41,7 @@ pub fn larson<B: Blocks>(
             for _ in 0..rounds {
                 let place = server.rng.below(ALIVE);
                 if let Some(block) = server.alive[place].take() {
-                    blocks.give_back(block);
+                    blocks.free(block);
                 }
                 server.alive[place] = Some(take(blocks, [smallest, largest], &mut server.rng)?);
             }

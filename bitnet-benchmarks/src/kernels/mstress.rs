@@ -57,7 +57,7 @@ fn live<B: Blocks>(
             4..7 => {
                 if !life.own.is_empty() {
                     let place = life.rng.below(life.own.len());
-                    blocks.give_back(life.own.swap_remove(place));
+                    blocks.free(life.own.swap_remove(place));
                 }
             }
             _ => {
@@ -70,7 +70,7 @@ fn live<B: Blocks>(
         }
     }
     for block in life.own.drain(life.own.len() / 2..) {
-        blocks.give_back(block);
+        blocks.free(block);
     }
     Ok(())
 }

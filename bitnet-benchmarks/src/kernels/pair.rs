@@ -28,7 +28,7 @@ fn rounds_of<B: Blocks>(blocks: &B, bytes: usize, how: Touch, rounds: u64) -> Re
     for _ in 0..rounds {
         let mut block = blocks.take(bytes)?;
         touch::<B>(&mut block, bytes, how);
-        blocks.give_back(block);
+        blocks.free(block);
     }
     Ok(())
 }

@@ -42,7 +42,7 @@ fn step<B: Blocks>(
             }
             Event::GiveBack { slot } => {
                 if let Some(block) = slots[slot].take() {
-                    blocks.give_back(block);
+                    blocks.free(block);
                 }
             }
         }

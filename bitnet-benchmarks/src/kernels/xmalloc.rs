@@ -81,7 +81,7 @@ pub fn xmalloc<B: Blocks>(blocks: &B, plan: &Plan) -> Result<Vec<f64>, Refused> 
                 taken
             } else {
                 while let Some(batch) = queue.pop() {
-                    batch.into_iter().for_each(|block| blocks.give_back(block));
+                    batch.into_iter().for_each(|block| blocks.free(block));
                 }
                 Ok(())
             }

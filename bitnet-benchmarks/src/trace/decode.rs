@@ -50,12 +50,12 @@ pub fn decode_step(shape: &DecoderShape) -> Trace {
 
     let x = writer.take(shape.hidden);
     let logits = shape.logits.map(|width| writer.take(width));
-    writer.give_back([x]);
+    writer.free([x]);
     if let Some(logits) = logits {
-        writer.give_back([logits]);
+        writer.free([logits]);
     }
     // The hidden state of the previous token is freed when the next token is processed.
-    writer.give_back([before]);
+    writer.free([before]);
     let _h = writer.take(shape.hidden);
     for _ in 0..shape.layers {
         layer(&mut writer, shape);
@@ -68,26 +68,26 @@ fn layer(writer: &mut Writer, shape: &DecoderShape) {
     let attended = attention(writer, shape, a);
     let b = writer.take(shape.hidden);
     let fed = feed_forward(writer, shape, b);
-    writer.give_back([fed, attended]);
+    writer.free([fed, attended]);
 }
 
 fn attention(writer: &mut Writer, shape: &DecoderShape, x: Slot) -> Slot {
     let [q, k, v] = [shape.queries, shape.keys, shape.keys].map(|width| writer.take(width));
     let o = writer.take(shape.queries);
     let normed = writer.take(shape.queries);
-    writer.give_back([o]);
+    writer.free([o]);
     let out = writer.take(shape.hidden);
-    writer.give_back([normed, v, k, q, x]);
+    writer.free([normed, v, k, q, x]);
     out
 }
 
 fn feed_forward(writer: &mut Writer, shape: &DecoderShape, x: Slot) -> Slot {
     let [gated, up] = [shape.intermediate; 2].map(|width| writer.take(width));
-    writer.give_back([up]);
+    writer.free([up]);
     let normed = writer.take(shape.intermediate);
-    writer.give_back([gated]);
+    writer.free([gated]);
     let out = writer.take(shape.hidden);
-    writer.give_back([normed, x]);
+    writer.free([normed, x]);
     out
 }
 

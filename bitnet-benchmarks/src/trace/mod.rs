@@ -82,7 +82,7 @@ impl Writer {
     }
 
     /// Frees blocks in order.
-    fn give_back<const N: usize>(&mut self, slots: [Slot; N]) {
+    fn free<const N: usize>(&mut self, slots: [Slot; N]) {
         for Slot(slot) in slots {
             self.taken[slot] = false;
             self.events.push(Event::GiveBack { slot });

@@ -54,7 +54,7 @@ impl TrainingShape {
 }
 
 /// Activations of a layer stored for the backward pass.
-struct Kept {
+struct SavedActivations {
     input: Slot,
     attn_in: Slot,
     attn_r: Slot,
@@ -83,25 +83,25 @@ pub fn training_step(shape: &TrainingShape) -> Trace {
     let gradients = w.take(shape.parameters());
 
     let stream = w.take(rows * h);
-    let layers: Vec<Kept> = (0..shape.layers).map(|_| forward(w, shape)).collect();
+    let layers: Vec<SavedActivations> = (0..shape.layers).map(|_| forward(w, shape)).collect();
     let (normed, output_r) = (w.take(rows * h), w.take(rows));
     let logits = w.take(rows * shape.vocabulary);
 
     let d_normed = w.take(rows * h);
-    w.give_back([logits, normed]);
+    w.free([logits, normed]);
     let d_stream = w.take(rows * h);
     let scaled = w.take(h);
-    w.give_back([scaled, d_normed, output_r, stream]);
-    for kept in layers.into_iter().rev() {
-        backward(w, shape, kept);
+    w.free([scaled, d_normed, output_r, stream]);
+    for saved in layers.into_iter().rev() {
+        backward(w, shape, saved);
     }
-    w.give_back([d_stream, gradients]);
+    w.free([d_stream, gradients]);
     Trace { prologue: Vec::new(), slots: writer.taken.len(), events: writer.events }
 }
 
-fn forward(w: &mut Writer, shape: &TrainingShape) -> Kept {
+fn forward(w: &mut Writer, shape: &TrainingShape) -> SavedActivations {
     let (rows, h, f) = (shape.rows(), shape.hidden, shape.feed_forward);
-    Kept {
+    SavedActivations {
         input: w.take(rows * h),
         attn_in: w.take(rows * h),
         attn_r: w.take(rows),
@@ -120,35 +120,35 @@ fn forward(w: &mut Writer, shape: &TrainingShape) -> Kept {
     }
 }
 
-fn backward(w: &mut Writer, shape: &TrainingShape, kept: Kept) {
+fn backward(w: &mut Writer, shape: &TrainingShape, saved: SavedActivations) {
     let (rows, h, f) = (shape.rows(), shape.hidden, shape.feed_forward);
     // Feed-forward block.
     let d_down = w.take(rows * f);
-    w.give_back([kept.down_in]);
+    w.free([saved.down_in]);
     let d_wide = w.take(rows * 2 * f);
-    norm_backward(w, f, [kept.gated, kept.down_r]);
-    w.give_back([d_down, kept.gate_up]);
+    norm_backward(w, f, [saved.gated, saved.down_r]);
+    w.free([d_down, saved.gate_up]);
     let d_narrow = w.take(rows * h);
-    w.give_back([d_wide, kept.ffn_in]);
-    norm_backward(w, h, [kept.middle, kept.ffn_r]);
-    w.give_back([d_narrow]);
+    w.free([d_wide, saved.ffn_in]);
+    norm_backward(w, h, [saved.middle, saved.ffn_r]);
+    w.free([d_narrow]);
     // Attention.
     let d_narrow = w.take(rows * h);
-    w.give_back([kept.sub_in]);
+    w.free([saved.sub_in]);
     let d_wide = w.take(rows * (h + shape.fused()));
-    norm_backward(w, h, [kept.attended, kept.sub_r]);
+    norm_backward(w, h, [saved.attended, saved.sub_r]);
     for _ in 0..shape.texts {
         let d_scores = w.take(shape.tokens * shape.tokens);
-        w.give_back([d_scores]);
+        w.free([d_scores]);
     }
-    w.give_back([kept.probabilities, kept.qkv, kept.attn_in, d_wide]);
-    norm_backward(w, h, [kept.input, kept.attn_r]);
-    w.give_back([d_narrow]);
+    w.free([saved.probabilities, saved.qkv, saved.attn_in, d_wide]);
+    norm_backward(w, h, [saved.input, saved.attn_r]);
+    w.free([d_narrow]);
 }
 
 /// The gradient of a norm needs scratch for one row; its inputs are freed afterwards.
 fn norm_backward(w: &mut Writer, width: usize, read: [Slot; 2]) {
     let scaled = w.take(width);
-    w.give_back([scaled]);
-    w.give_back(read);
+    w.free([scaled]);
+    w.free(read);
 }

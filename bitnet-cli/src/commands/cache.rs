@@ -11,9 +11,9 @@ use crate::output::{self, Output};
 /// Lists or clears the cache.
 pub(crate) fn run(args: &CacheArgs, output: &mut Output) -> Result<Outcome> {
     let cache = load::cache().context("there is no cache folder: set BITNET_CACHE to a folder")?;
-    let (files, word) = match args.action {
-        CacheAction::List => (cache.files()?, "kept"),
-        CacheAction::Clear => (cache.clear()?, "removed"),
+    let (files, key, label) = match args.action {
+        CacheAction::List => (cache.files()?, "kept", "cached"),
+        CacheAction::Clear => (cache.clear()?, "removed", "removed"),
     };
     let bytes: u64 = files.iter().map(|(_, bytes)| bytes).sum();
     if output.json {
@@ -21,13 +21,17 @@ pub(crate) fn run(args: &CacheArgs, output: &mut Output) -> Result<Outcome> {
             .iter()
             .map(|(path, bytes)| json!({ "file": path.display().to_string(), "bytes": bytes }))
             .collect();
-        output.json(&json!({ "folder": cache.folder.display().to_string(), word: list }))?;
+        output.json(&json!({ "folder": cache.folder.display().to_string(), key: list }))?;
         return Ok(Outcome::Done);
     }
     for (path, bytes) in &files {
         output.line(&format!("{:>6} MiB  {}", bytes >> 20, path.display()))?;
     }
     let count = output::count(files.len(), "file");
-    output.line(&format!("{word}: {count}, {} MiB, in {}", bytes >> 20, cache.folder.display()))?;
+    output.line(&format!(
+        "{label}: {count}, {} MiB, in {}",
+        bytes >> 20,
+        cache.folder.display()
+    ))?;
     Ok(Outcome::Done)
 }

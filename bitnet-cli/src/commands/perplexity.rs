@@ -85,7 +85,7 @@ fn add_window(model: &Model, tokens: &Tokens, window: &Window, score: &mut Score
     Ok(())
 }
 
-/// `-ln softmax(logits)[token]`
+/// Returns `-ln softmax(logits)[token]`.
 pub(super) fn negative_log_likelihood(logits: &[f32], token: u32) -> f64 {
     let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = logits.iter().map(|&l| f64::from(l - largest).exp()).sum();
@@ -104,10 +104,7 @@ fn report(
 ) -> Result<()> {
     let (nats, error) = score.mean();
     if !nats.is_finite() {
-        bail!(
-            "{}: the model gives logits that are no numbers; run `bitnet verify` on it",
-            model.facts().file
-        );
+        bail!("{}: the model returned NaN logits; run `bitnet verify` on it", model.facts().file);
     }
     let perplexity = nats.exp();
     let error_of_perplexity = error.map(|e| e * perplexity);

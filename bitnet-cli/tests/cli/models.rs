@@ -138,7 +138,7 @@ fn windows_beyond_the_trained_context_warn() {
     let file = folder.path().join("text.txt");
     std::fs::write(&file, "Once upon a time there was a dog. ".repeat(100)).unwrap();
     let (file, out) = (file.to_str().unwrap(), folder.path().join("ranges.json"));
-    for (window, told) in [(trained, false), (trained + 1, true)] {
+    for (window, warns) in [(trained, false), (trained + 1, true)] {
         let window = window.to_string();
         let commands: [&[&str]; 2] = [
             &["perplexity", "--file", file, "--ctx-window", &window, "--all"],
@@ -158,7 +158,7 @@ fn windows_beyond_the_trained_context_warn() {
             let said = ok(command);
             assert_eq!(
                 stderr(&said).contains("was trained for"),
-                told,
+                warns,
                 "{command:?}: {}",
                 stderr(&said)
             );

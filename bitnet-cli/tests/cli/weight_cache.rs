@@ -47,9 +47,9 @@ fn cached_heads_are_used_listed_and_removed() {
         .find(|path| path.to_string_lossy().contains("head"))
         .unwrap();
 
-    let kept = run(&model, &cache, &[]);
-    assert_eq!(stdout(&kept), stdout(&fresh));
-    assert!(!stderr(&kept).contains("kept") && !stderr(&kept).contains("keeping"));
+    let cached = run(&model, &cache, &[]);
+    assert_eq!(stdout(&cached), stdout(&fresh));
+    assert!(!stderr(&cached).contains("kept") && !stderr(&cached).contains("keeping"));
 
     let mut bytes = std::fs::read(&head).unwrap();
     let sound = bytes.clone();
@@ -66,8 +66,8 @@ fn cached_heads_are_used_listed_and_removed() {
     let ask = |action| bitnet(&["cache", action]).env("BITNET_CACHE", &cache).output().unwrap();
     let list = ask("list");
     assert!(stdout(&list).contains(head.to_str().unwrap()), "{}", stdout(&list));
-    assert!(stdout(&list).contains("kept: 2 files"), "{}", stdout(&list));
+    assert!(stdout(&list).contains("cached: 2 files"), "{}", stdout(&list));
     assert!(stdout(&ask("clear")).contains("removed: 2 files"));
     assert!(!head.exists());
-    assert!(stdout(&ask("list")).contains("kept: 0 files"));
+    assert!(stdout(&ask("list")).contains("cached: 0 files"));
 }

@@ -13,15 +13,15 @@ pub(crate) const SPECIAL: [&str; 8] =
 pub(crate) const ROWS: usize = SPECIAL.len() + 256;
 const HIDDEN: usize = 256;
 
-/// What is different from a plain model.
+/// Changes to a plain model.
 pub(crate) struct SmallModel {
     /// Columns of the last projection.
     pub(crate) intermediate: usize,
-    /// Fields of `config.json`, over the usual ones; `null` removes one.
+    /// Changed fields of `config.json`; `null` removes a field.
     pub(crate) config: Value,
     /// Other JSON files.
     pub(crate) files: Vec<(&'static str, Value)>,
-    /// Whether norms stand before single layers.
+    /// Whether layers have input norms.
     pub(crate) input_norms: bool,
 }
 
@@ -104,7 +104,7 @@ pub(crate) fn put(folder: &Path, name: &str, json: &Value) {
     fs::write(folder.join(name), json.to_string()).unwrap();
 }
 
-/// Returns the character that stands for a byte in byte-level vocabularies.
+/// Returns the character of a byte in byte-level vocabularies.
 fn letter(byte: u32) -> char {
     let plain = |byte: u32| matches!(byte, 0x21..=0x7E | 0xA1..=0xAC | 0xAE..=0xFF);
     let shifted = (0..byte).filter(|&other| !plain(other)).count() as u32;

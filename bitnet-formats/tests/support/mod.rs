@@ -1,4 +1,4 @@
-//! Byte builders for container files, right and wrong, and the checks that every refusal must pass.
+//! Builders of valid and invalid container files, and checks of every error.
 
 #![allow(dead_code, reason = "every test binary uses another part of this")]
 
@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use bitnet_formats::{Error, GgufFile, SafeTensors, gguf, safetensors};
 
-/// Names that messages must carry.
+/// Names that messages must contain.
 pub(crate) const GGUF_NAME: &str = "hostile.gguf";
 pub(crate) const SAFETENSORS_NAME: &str = "hostile.safetensors";
 
@@ -33,7 +33,7 @@ pub(crate) fn array(element: u32, count: u64, elements: &[u8]) -> Vec<u8> {
     encoded
 }
 
-/// A GGUF file, written field by field without any check.
+/// A GGUF file, written field by field without validation.
 #[derive(Clone)]
 pub(crate) struct Gguf {
     pub(crate) magic: [u8; 4],
@@ -60,7 +60,7 @@ impl Gguf {
         }
     }
 
-    /// Returns the bytes in place of a key with its value.
+    /// Bytes instead of a key with its value.
     pub(crate) fn raw_key(mut self, bytes: Vec<u8>) -> Self {
         self.keys.push(bytes);
         self
@@ -73,7 +73,7 @@ impl Gguf {
         self.raw_key(bytes)
     }
 
-    /// Returns the bytes in place of a tensor's description.
+    /// Bytes instead of a tensor description.
     pub(crate) fn raw_tensor(mut self, bytes: Vec<u8>) -> Self {
         self.tensors.push(bytes);
         self
@@ -93,7 +93,7 @@ impl Gguf {
         self
     }
 
-    /// Everything in front of the data, not padded.
+    /// Returns the bytes before the data, without padding.
     pub(crate) fn header(&self) -> Vec<u8> {
         let mut bytes = self.magic.to_vec();
         bytes.extend(self.version);
@@ -120,7 +120,7 @@ pub(crate) fn safetensors_bytes(json: &str, data: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Returns the refusal of a GGUF file: the same from bytes and from a mapped file.
+/// Returns the error of a GGUF file, which is equal for bytes and for a mapped file.
 pub(crate) fn gguf_error(bytes: &[u8]) -> Error {
     let error = gguf::parse(bytes, GGUF_NAME).expect_err("the file must be refused");
     let folder = tempfile::tempdir().unwrap();
@@ -135,7 +135,7 @@ pub(crate) fn gguf_error(bytes: &[u8]) -> Error {
     error
 }
 
-/// Returns the refusal of a safetensors file: the same from bytes and from a mapped file.
+/// Returns the error of a safetensors file, which is equal for bytes and for a mapped file.
 pub(crate) fn safetensors_error(bytes: &[u8]) -> Error {
     let error =
         safetensors::parse_header(bytes, SAFETENSORS_NAME).expect_err("the file must be refused");
@@ -151,7 +151,7 @@ pub(crate) fn safetensors_error(bytes: &[u8]) -> Error {
     error
 }
 
-/// A message names each of `parts`, fits on a screen and can do a terminal no harm.
+/// Asserts that a message contains each of `parts`, is short and has no control characters.
 pub(crate) fn assert_message(error: &Error, parts: &[&str]) {
     let message = error.to_string();
     for part in parts {
@@ -176,7 +176,7 @@ pub(crate) fn golden(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
 }
 
-/// Returns the bytes that hexadecimal digits stand for.
+/// Parses hexadecimal digits.
 pub(crate) fn from_hex(text: &str) -> Vec<u8> {
     text.as_bytes()
         .chunks(2)

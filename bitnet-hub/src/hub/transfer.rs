@@ -69,11 +69,11 @@ impl<'a> Transfer<'a> {
 
     /// Downloads the whole file.
     pub(crate) fn run(mut self, watch: &mut Watch<'_>) -> Result<State> {
-        let kept = self.take_over(watch)?;
+        let existing = self.take_over(watch)?;
         self.ensure_room()?;
         self.complete(watch)?;
         if let Some(problem) = self.problem() {
-            if kept == 0 {
+            if existing == 0 {
                 return Err(self.discard(problem));
             }
             // The partial file may come from another program or be damaged.
@@ -85,7 +85,7 @@ impl<'a> Transfer<'a> {
             }
         }
         self.publish()?;
-        Ok(if kept == 0 { State::Downloaded } else { State::Resumed(kept) })
+        Ok(if existing == 0 { State::Downloaded } else { State::Resumed(existing) })
     }
 
     /// Hashes the partial file and returns its length. Without a checksum its contents can't be verified, and it is

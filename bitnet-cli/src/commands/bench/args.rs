@@ -119,8 +119,8 @@ impl Once {
 
 impl BenchArgs {
     /// Returns the numbers of all arguments of one flag, or the default.
-    pub(crate) fn all(given: &[Counts], default: usize) -> Vec<usize> {
-        let mut all: Vec<usize> = given.iter().flat_map(|counts| counts.0.clone()).collect();
+    pub(crate) fn all(lists: &[Counts], default: usize) -> Vec<usize> {
+        let mut all: Vec<usize> = lists.iter().flat_map(|counts| counts.0.clone()).collect();
         if all.is_empty() {
             all.push(default);
         }

@@ -247,10 +247,10 @@ mod tests {
         let listener = Listener::new();
         let protocol = Protocol { batch_size: 3, repetitions: 2, warm_up: true, seed: 1 };
         for (n_prompt, n_gen, n_depth) in [(7, 0, 0), (0, 2, 0), (4, 2, 3)] {
-            let mut told = 0;
+            let mut calls = 0;
             let test = Test { n_prompt, n_gen, n_depth };
-            let measured = run_test(&model, test, protocol, &listener, &mut || told += 1).unwrap();
-            assert_eq!((measured.times.len(), told), (2, 2));
+            let measured = run_test(&model, test, protocol, &listener, &mut || calls += 1).unwrap();
+            assert_eq!((measured.times.len(), calls), (2, 2));
             assert!(measured.traffic.is_some_and(|t| t.ternary_bytes > 0));
             assert!(measured.times.iter().all(|t| !t.is_zero()));
         }

@@ -120,7 +120,7 @@ fn measured(
         batch_size: args.batch_size,
         repetitions: args.repetitions + 1,
         warm_up: false,
-        seed: cli.general.seed().unwrap_or(super::alone::SEED),
+        seed: cli.general.seed().unwrap_or(super::single_run::SEED),
     };
     let mut taken = Vec::new();
     let measured = measure::run_test(&model, test, protocol, listener, &mut || {
