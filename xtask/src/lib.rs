@@ -15,6 +15,7 @@
 pub mod checks;
 mod finding;
 mod rust_text;
+pub mod shape;
 mod tree;
 
 pub use finding::Finding;

@@ -42,10 +42,17 @@ impl Tree {
     /// # Errors
     /// If git is missing, the folder is not a git checkout, or a file can't be read.
     pub fn read() -> Result<Self> {
-        let root = root();
+        Self::read_at(&root())
+    }
+
+    /// Reads the git checkout `root`.
+    ///
+    /// # Errors
+    /// As [`Tree::read`].
+    pub fn read_at(root: &Path) -> Result<Self> {
         let listing = Command::new("git")
             .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
-            .current_dir(&root)
+            .current_dir(root)
             .output()
             .context("the tree is listed by git: install git")?;
         ensure!(
