@@ -4,7 +4,9 @@ use bitnet_core::backend::ActivationPrecision;
 use bitnet_core::memory::{HybridMemoryPool, MemoryPoolConfig};
 use bitnet_core::ternary::ScaleGranularity;
 use bitnet_inference::ModelFiles;
-use bitnet_inference::loader::{Container, StoredBytes, StoredWeight, gguf_input_precision};
+use bitnet_inference::loader::{
+    Container, StoredBytes, StoredWeight, ggml_type_of, gguf_input_precision,
+};
 use bitnet_inference::models::Architecture;
 use bitnet_quant::codec::TernaryStorage;
 use bitnet_quant::codec::dense::DenseType;
@@ -13,7 +15,7 @@ use bitnet_quant::weights::detect_ternary;
 
 use crate::options::{ConvertOptions, Target};
 use crate::pattern;
-use crate::plan::{same_storage, tensor_error};
+use crate::plan::{dtype_of, same_storage, tensor_error};
 use crate::tensors::{Kind, ModelTensor};
 use crate::{Error, Result, Storage};
 
@@ -192,7 +194,7 @@ impl<'a> Chooser<'a> {
     /// Returns the source's type, or f32 if the target does not support it.
     fn as_stored(&self, stored: &StoredBytes) -> Storage {
         let same = same_storage(stored.storage);
-        let fits = |storage: &Storage| self.target == Target::Gguf || storage.dtype().is_some();
+        let fits = |storage: &Storage| self.target == Target::Gguf || dtype_of(*storage).is_some();
         same.filter(fits).unwrap_or(Storage::Dense(DenseType::F32))
     }
 
@@ -312,7 +314,9 @@ impl<'a> Chooser<'a> {
         let architecture: Architecture = self.files.config().architecture;
         let fits = |storage: &Storage| {
             self.options.load.activations.is_some()
-                || gguf_input_precision(architecture, storage.ggml_type()) == self.precision
+                || ggml_type_of(*storage).is_some_and(|ggml_type| {
+                    gguf_input_precision(architecture, ggml_type) == self.precision
+                })
         };
         let all = || own.into_iter().chain(candidates.iter().copied());
         let holds = |storage: &Storage| storage.size(tensor.rows, tensor.cols).is_ok();

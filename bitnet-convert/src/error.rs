@@ -21,14 +21,9 @@ pub enum Error {
     /// Memory.
     #[error(transparent)]
     Core(#[from] bitnet_core::Error),
-    /// An unknown storage type.
-    #[error("unknown type {name}; known are {known}")]
-    UnknownStorage {
-        /// The name.
-        name: String,
-        /// The known names.
-        known: String,
-    },
+    /// A storage type is unknown.
+    #[error(transparent)]
+    Storage(#[from] bitnet_quant::Error),
     /// A tensor can't be stored as requested.
     #[error("tensor {tensor} as {storage}: {source}")]
     Tensor {

@@ -378,16 +378,5 @@ fn file_type(plan: &Plan) -> Option<u32> {
     }
     // The embedding of a small model may be larger than all layers, so ternary types take precedence.
     let most = bytes.iter().max_by_key(|(ggml_type, sum)| (ggml_type.is_ternary(), *sum))?;
-    match most.0 {
-        GgmlType::F32 => Some(0),
-        GgmlType::F16 => Some(1),
-        GgmlType::Q4_0 => Some(2),
-        GgmlType::Q8_0 => Some(7),
-        GgmlType::Q6K => Some(18),
-        GgmlType::Bf16 => Some(32),
-        GgmlType::Tq1_0 => Some(36),
-        GgmlType::Tq2_0 => Some(37),
-        GgmlType::I2S => Some(40),
-        _ => None,
-    }
+    most.0.file_type()
 }

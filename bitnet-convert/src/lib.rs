@@ -38,7 +38,6 @@ mod rehearse;
 mod report;
 mod source;
 mod special_ids;
-mod storage;
 mod tensors;
 mod verify;
 
@@ -50,11 +49,11 @@ use bitnet_core::memory::{HybridMemoryPool, MemoryPoolConfig};
 use bitnet_inference::loader::in_parallel;
 use bitnet_inference::{ModelFiles, ModelSource};
 
+pub use bitnet_quant::codec::Storage;
 pub use diff::{Difference, TensorDifference, diff};
 pub use error::{Error, Result};
 pub use options::{Budget, ConvertOptions, Progress, Stage, Target};
 pub use report::{Fidelity, Report, TensorReport};
-pub use storage::Storage;
 
 use destination::Destination;
 use digest::Digest;

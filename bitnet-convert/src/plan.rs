@@ -9,7 +9,9 @@ use bitnet_formats::gguf::GgmlType;
 use bitnet_formats::names::Role;
 use bitnet_formats::safetensors::Dtype;
 use bitnet_inference::ModelFiles;
-use bitnet_inference::loader::{StoredBytes, StoredType};
+use bitnet_inference::loader::{
+    StoredBytes, StoredType, ggml_type_of, gguf_input_precision, storage_of,
+};
 use bitnet_quant::codec::TernaryStorage;
 use bitnet_quant::codec::dense::DenseType;
 use bitnet_quant::codec::i2_s::I2sLayout;
@@ -158,29 +160,27 @@ impl Plan {
 
 /// Returns the storage type for a source's type name, if it can be written.
 pub(crate) fn same_storage(stored: StoredType) -> Option<Storage> {
-    let dense = |dense| Some(Storage::Dense(dense));
-    let ternary = |ternary| Some(Storage::Ternary(ternary));
     match stored {
-        StoredType::Ggml(GgmlType::F32) | StoredType::Safetensors(Dtype::F32) => {
-            dense(DenseType::F32)
+        StoredType::Ggml(ggml_type) => storage_of(ggml_type, I2sLayout::X86),
+        StoredType::Safetensors(dtype) => {
+            let dense = [DenseType::F32, DenseType::F16, DenseType::BF16].map(Storage::Dense);
+            dense.into_iter().find(|storage| dtype_of(*storage) == Some(dtype))
         }
-        StoredType::Ggml(GgmlType::F16) | StoredType::Safetensors(Dtype::F16) => {
-            dense(DenseType::F16)
-        }
-        StoredType::Ggml(GgmlType::Bf16) | StoredType::Safetensors(Dtype::Bf16) => {
-            dense(DenseType::BF16)
-        }
-        StoredType::Ggml(GgmlType::Q8_0) => dense(DenseType::Q8_0),
-        StoredType::Ggml(GgmlType::Q6K) => dense(DenseType::Q6_K),
-        StoredType::Ggml(GgmlType::Q4_0) => dense(DenseType::Q4_0),
-        StoredType::Ggml(GgmlType::I2S) => ternary(TernaryStorage::I2S(I2sLayout::X86)),
-        StoredType::Ggml(GgmlType::Tq1_0) => ternary(TernaryStorage::TQ1_0),
-        StoredType::Ggml(GgmlType::Tq2_0) => ternary(TernaryStorage::TQ2_0),
-        StoredType::Ggml(GgmlType::Q2_0G64) => ternary(TernaryStorage::Q2_0 { block: 64 }),
-        StoredType::Ggml(GgmlType::Q2_0G128) => ternary(TernaryStorage::Q2_0 { block: 128 }),
-        StoredType::Ggml(GgmlType::Iq1Bn) => ternary(TernaryStorage::IQ1_BN),
-        StoredType::Ggml(GgmlType::Iq2Bn) => ternary(TernaryStorage::IQ2_BN),
-        StoredType::Ggml(GgmlType::Iq2BnR4) => ternary(TernaryStorage::IQ2_BN_R4),
+    }
+}
+
+/// Returns the type of a storage in GGUF files.
+fn ggml_type(tensor: &str, storage: Storage) -> Result<GgmlType> {
+    let unknown = || Error::refused(format!("tensor {tensor}"), "GGUF has no type for its storage");
+    ggml_type_of(storage).ok_or_else(unknown)
+}
+
+/// Returns the type of a storage in safetensors files, if it has one.
+pub(crate) fn dtype_of(storage: Storage) -> Option<Dtype> {
+    match storage {
+        Storage::Dense(DenseType::F32) => Some(Dtype::F32),
+        Storage::Dense(DenseType::F16) => Some(Dtype::F16),
+        Storage::Dense(DenseType::BF16) => Some(Dtype::Bf16),
         _ => None,
     }
 }
@@ -390,8 +390,7 @@ impl<'a> Planner<'a> {
         }
         let forced = self.options.load.activations;
         let architecture = self.files.config().architecture;
-        let read =
-            bitnet_inference::loader::gguf_input_precision(architecture, storage.ggml_type());
+        let read = gguf_input_precision(architecture, ggml_type(name, storage)?);
         if forced.is_some() || read == meant {
             return Ok(());
         }
@@ -423,9 +422,9 @@ impl<'a> Planner<'a> {
             .size(rows, cols)
             .map_err(|source| tensor_error(&name, storage.name(), source))?;
         let part_type = match self.plan.target {
-            Target::Gguf => PartType::Ggml(storage.ggml_type()),
+            Target::Gguf => PartType::Ggml(ggml_type(&name, storage)?),
             Target::HuggingFace | Target::Dense | Target::Mlx => {
-                PartType::Safetensors(storage.dtype().ok_or_else(|| {
+                PartType::Safetensors(dtype_of(storage).ok_or_else(|| {
                     Error::refused(
                         format!("tensor {name} as {storage}"),
                         "safetensors holds F32, F16 and BF16; choose one of them, or a .gguf file",

@@ -12,6 +12,14 @@ pub enum Error {
     /// An error of memory or of building a matrix.
     #[error(transparent)]
     Core(#[from] bitnet_core::Error),
+    /// An unknown storage type.
+    #[error("unknown type {name}; known are {known}")]
+    UnknownStorage {
+        /// The name.
+        name: String,
+        /// The known names.
+        known: String,
+    },
     /// The matrix has no rows or no columns.
     #[error("{format}: a [{rows}, {cols}] matrix has no weights; check the tensor's dimensions")]
     EmptyShape {

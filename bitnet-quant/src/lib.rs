@@ -16,10 +16,10 @@
 //! let (trits, loss) = Absmean.quantize_measured(&weights, &settings)?;
 //! assert!(loss.sqnr_db > 0.0);
 //!
-//! let storage = TernaryStorage::I2S(I2sLayout::Canonical);
+//! let storage = TernaryStorage::I2S(I2sLayout::X86);
 //! let stored = storage.encode(&trits)?;
 //! assert_eq!(stored.len(), storage.size(2, 128)?);
-//! assert_eq!(storage.decode(&stored, 2, 128)?.to_trits(), trits.to_trits());
+//! assert_eq!(storage.decode(&stored, 2, 128, None)?.to_trits(), trits.to_trits());
 //! # Ok::<(), bitnet_quant::Error>(())
 //! ```
 //!

@@ -59,7 +59,7 @@ fn ggml_ternary_blocks_equal_ggml() {
     ] {
         let stored = bytes(&format!("{folder}/stored.3x{cols}.u8"));
         let expected = floats(&format!("{folder}/values.3x{cols}.f32"));
-        let matrix = storage.decode(&stored, 3, cols).unwrap();
+        let matrix = storage.decode(&stored, 3, cols, None).unwrap();
         assert_eq!(values(&matrix), expected, "{folder}");
         assert_eq!(storage.encode(&matrix).unwrap(), stored, "{folder}");
         let found = detect_ternary(&stored_floats(3, cols, &expected)).unwrap().unwrap();
@@ -71,7 +71,7 @@ fn ggml_ternary_blocks_equal_ggml() {
 fn all_code_bytes_of_ternary_blocks_decode_like_ggml() {
     for (storage, folder) in [(TernaryStorage::TQ1_0, "tq1_0"), (TernaryStorage::TQ2_0, "tq2_0")] {
         let raw = bytes(&format!("{folder}/raw.2x768.u8"));
-        let matrix = storage.decode(&raw, 2, 768).unwrap();
+        let matrix = storage.decode(&raw, 2, 768, None).unwrap();
         assert_eq!(matrix.granularity(), ScaleGranularity::Group(256));
         assert_eq!(values(&matrix), floats(&format!("{folder}/raw_values.2x768.f32")), "{folder}");
     }
@@ -82,7 +82,7 @@ fn i2_s_equals_bitnet_cpp_in_every_layout() {
     let expected = floats("i2_s/values.4x256.f32");
     for layout in [I2sLayout::X86, I2sLayout::Arm64, I2sLayout::X4] {
         let stored = bytes(&format!("i2_s/{}.4x256.u8", layout.name()));
-        let matrix = i2_s::decode(&stored, 4, 256, layout).unwrap();
+        let matrix = i2_s::decode(&stored, 4, 256, layout, None).unwrap();
         assert_eq!(values(&matrix), expected, "{layout:?}");
         assert_eq!(i2_s::encode(&matrix, layout).unwrap(), stored, "{layout:?}");
     }
@@ -98,20 +98,20 @@ fn row_scaled_types_equal_ik_llama_cpp() {
         (TernaryStorage::IQ2_BN_R4, "iq2_bn_r4"),
     ] {
         let stored = bytes(&format!("row_scaled/{name}.8x192.u8"));
-        let matrix = storage.decode(&stored, 8, 192).unwrap();
+        let matrix = storage.decode(&stored, 8, 192, None).unwrap();
         assert_eq!(matrix.granularity(), ScaleGranularity::Row);
         assert_eq!(values(&matrix), expected, "{name}");
         assert_eq!(storage.encode(&matrix).unwrap(), stored, "{name}");
         // A row of zeros is +1 with scale 0 there, and zeros here.
         let again = storage.encode(&found).unwrap();
-        assert_eq!(values(&storage.decode(&again, 8, 192).unwrap()), expected, "{name}");
+        assert_eq!(values(&storage.decode(&again, 8, 192, None).unwrap()), expected, "{name}");
         let row = stored.len() / 8;
         let (ours, theirs) = (again.chunks(4 * row), stored.chunks(4 * row));
         assert_eq!(ours.last(), theirs.last(), "{name}");
     }
     let mut raw = 0x3c00u16.to_le_bytes().to_vec();
     raw.extend(bytes("row_scaled/iq1_bn_raw.1x1280.u8"));
-    let matrix = TernaryStorage::IQ1_BN.decode(&raw, 1, 1280).unwrap();
+    let matrix = TernaryStorage::IQ1_BN.decode(&raw, 1, 1280, None).unwrap();
     assert_eq!(values(&matrix), floats("row_scaled/iq1_bn_raw_values.1x1280.f32"));
 }
 
@@ -121,7 +121,7 @@ fn tiles_are_those_of_bitnet_cpp() {
     for (bm, bk, bmm) in [(32, 64, 32), (64, 32, 64)] {
         let stored = bytes(&format!("tiles/tl1.{bm}.{bk}.{bmm}.64x128.u8"));
         let tiles = tl1::Tiles { bm, bk, bmm };
-        let matrix = tl1::decode(&stored, 64, 128, tiles, 0.5).unwrap();
+        let matrix = tl1::decode(&stored, 64, 128, tiles, 0.5, None).unwrap();
         assert_eq!(matrix.to_trits(), trits, "TL1 {tiles:?}");
         assert_eq!(tl1::encode(&matrix, tiles).unwrap(), (stored, 0.5), "{tiles:?}");
     }
@@ -131,7 +131,7 @@ fn tiles_are_those_of_bitnet_cpp() {
         // The converter pads the tensor.
         let (stored, padding) = stored.split_at(tl2::size(64, 128, tiles).unwrap());
         assert!(padding.iter().all(|&byte| byte == 0));
-        let matrix = tl2::decode(stored, 64, 128, tiles, 0.5).unwrap();
+        let matrix = tl2::decode(stored, 64, 128, tiles, 0.5, None).unwrap();
         assert_eq!(matrix.to_trits(), trits, "TL2 {tiles:?}");
         assert_eq!(tl2::encode(&matrix, tiles).unwrap(), (stored.to_vec(), 0.5), "{tiles:?}");
     }
@@ -150,7 +150,7 @@ fn mlx_tensors_mean_what_mlx_says() {
             scales: bytes(&format!("mlx/{kind}.{group}.scales.{numbers}")),
             biases: bytes(&format!("mlx/{kind}.{group}.biases.{numbers}")),
         };
-        let matrix = mlx::decode(&tensors, scale_type, 3, 256, group).unwrap();
+        let matrix = mlx::decode(&tensors, scale_type, 3, 256, group, None).unwrap();
         assert_eq!(matrix.granularity(), ScaleGranularity::Group(group));
         assert_eq!(values(&matrix), floats(&format!("mlx/{kind}.{group}.values.3x256.f32")));
         assert_eq!(mlx::encode(&matrix, scale_type, group).unwrap(), tensors, "{kind}");
@@ -160,7 +160,7 @@ fn mlx_tensors_mean_what_mlx_says() {
         scales: bytes("mlx/ordinary.scales.3x4.u8"),
         biases: bytes("mlx/ordinary.biases.3x4.u8"),
     };
-    let refused = mlx::decode(&ordinary, PlainType::F16, 3, 256, 64);
+    let refused = mlx::decode(&ordinary, PlainType::F16, 3, 256, 64, None);
     assert!(matches!(refused, Err(Error::NotSymmetric { row: 0, block: 0, .. })), "{refused:?}");
 }
 
@@ -168,7 +168,7 @@ fn mlx_tensors_mean_what_mlx_says() {
 fn packed_weights_equal_transformers() {
     for (rows, cols) in [(8, 128), (12, 5), (6, 7), (5, 3), (9, 2)] {
         let stored = bytes(&format!("hf_packed/stored.{rows}x{cols}.u8"));
-        let matrix = hf_packed::decode(&stored, rows, cols, 0.25).unwrap();
+        let matrix = hf_packed::decode(&stored, rows, cols, 0.25, None).unwrap();
         assert_eq!(matrix.to_trits(), int8s(&format!("hf_packed/trits.{rows}x{cols}.i8")));
         assert_eq!(hf_packed::encode(&matrix).unwrap(), (stored, 0.25));
     }

@@ -35,11 +35,11 @@ const DENSE: [DenseType; 6] = [
 fn empty_and_oversized_shapes_are_errors() {
     for storage in STORAGES {
         for (rows, cols) in [(0, 256), (4, 0), (0, 0)] {
-            assert!(matches!(storage.decode(&[], rows, cols), Err(Error::EmptyShape { .. })));
+            assert!(matches!(storage.decode(&[], rows, cols, None), Err(Error::EmptyShape { .. })));
         }
         let huge = usize::MAX - 255;
         for (rows, cols) in [(huge, huge), (huge, 256), (4, huge)] {
-            let result = storage.decode(&[0; 64], rows, cols);
+            let result = storage.decode(&[0; 64], rows, cols, None);
             assert!(
                 matches!(result, Err(Error::SizeOverflow { .. } | Error::Length { .. })),
                 "{storage:?} [{rows}, {cols}]: {result:?}"
@@ -52,9 +52,9 @@ fn empty_and_oversized_shapes_are_errors() {
         let huge = usize::MAX - 255;
         assert!(matches!(DenseMatrix::new(dtype, huge, huge, []), Err(Error::SizeOverflow { .. })));
     }
-    assert!(matches!(hf_packed::decode(&[], 0, 4, 1.0), Err(Error::EmptyShape { .. })));
+    assert!(matches!(hf_packed::decode(&[], 0, 4, 1.0, None), Err(Error::EmptyShape { .. })));
     assert!(matches!(
-        hf_packed::decode(&[], usize::MAX, usize::MAX, 1.0),
+        hf_packed::decode(&[], usize::MAX, usize::MAX, 1.0, None),
         Err(Error::SizeOverflow { .. })
     ));
 }
@@ -66,12 +66,12 @@ fn shapes_off_the_block_grid_are_refused() {
             TernaryStorage::I2S(I2sLayout::X4) => (3, 256, "rows"),
             _ => (4, 32, "columns"),
         };
-        match storage.decode(&[0; 64], rows, cols) {
+        match storage.decode(&[0; 64], rows, cols, None) {
             Err(Error::NotAMultiple { dimension: named, .. }) => assert_eq!(named, dimension),
             other => panic!("{storage:?}: {other:?}"),
         }
     }
-    let unknown = TernaryStorage::Q2_0 { block: 0 }.decode(&[0; 64], 1, 64);
+    let unknown = TernaryStorage::Q2_0 { block: 0 }.decode(&[0; 64], 1, 64, None);
     assert!(matches!(unknown, Err(Error::UnknownBlock { block: 0, .. })));
     assert!(matches!(
         DenseMatrix::new(DenseType::Q6_K, 1, 128, vec![0; 210]),
@@ -84,7 +84,7 @@ fn one_byte_more_or_less_is_refused() {
     for storage in STORAGES {
         let size = storage.size(4, 256).unwrap();
         for got in [0, size - 1, size + 1] {
-            let result = storage.decode(&vec![0; got], 4, 256);
+            let result = storage.decode(&vec![0; got], 4, 256, None);
             assert!(
                 matches!(result, Err(Error::Length { expected, .. }) if expected == size),
                 "{storage:?}: {result:?}"
@@ -101,7 +101,7 @@ fn one_byte_more_or_less_is_refused() {
         }
     }
     assert!(matches!(
-        hf_packed::decode(&[0; 7], 4, 8, 1.0),
+        hf_packed::decode(&[0; 7], 4, 8, 1.0, None),
         Err(Error::Length { expected: 8, .. })
     ));
 }
@@ -117,7 +117,7 @@ fn every_byte_value_has_its_meaning() {
         let mut stored = vec![byte; 32];
         stored.extend([0u8; 32]);
         for (layout, plane) in [(I2sLayout::X86, 32), (I2sLayout::Arm64, 16)] {
-            let trits = i2_s::decode(&stored, 1, 128, layout).unwrap().to_trits();
+            let trits = i2_s::decode(&stored, 1, 128, layout, None).unwrap().to_trits();
             for (e, &t) in trits.iter().enumerate() {
                 let code = pairs[3 - e / plane % 4];
                 assert_eq!(t, if code == 3 { 0 } else { trit(code) }, "{layout:?} {byte:#x} {e}");
@@ -126,7 +126,7 @@ fn every_byte_value_has_its_meaning() {
 
         let mut stored = vec![byte; 64];
         stored.extend(f16::ONE.to_le_bytes());
-        match TernaryStorage::TQ2_0.decode(&stored, 1, 256) {
+        match TernaryStorage::TQ2_0.decode(&stored, 1, 256, None) {
             Ok(matrix) => {
                 assert!(!has_three);
                 for (e, &t) in matrix.to_trits().iter().enumerate() {
@@ -142,7 +142,7 @@ fn every_byte_value_has_its_meaning() {
         let mut stored = f16::ONE.to_le_bytes().to_vec();
         stored.extend([byte; 16]);
         let storage = TernaryStorage::Q2_0 { block: 64 };
-        match storage.decode(&stored, 1, 64) {
+        match storage.decode(&stored, 1, 64, None) {
             Ok(matrix) => {
                 assert!(!has_three);
                 for (e, &t) in matrix.to_trits().iter().enumerate() {
@@ -155,7 +155,7 @@ fn every_byte_value_has_its_meaning() {
             }
         }
 
-        match hf_packed::decode(&[byte], 4, 1, 1.0) {
+        match hf_packed::decode(&[byte], 4, 1, 1.0, None) {
             Ok(matrix) => {
                 assert!(!has_three);
                 assert_eq!(matrix.to_trits(), pairs.iter().map(|&p| trit(p)).collect::<Vec<_>>());
@@ -175,7 +175,7 @@ fn every_base_3_byte_decodes_to_its_digits() {
     let decode = |byte: u8| {
         let mut stored = vec![byte; 52];
         stored.extend(f16::ONE.to_le_bytes());
-        TernaryStorage::TQ1_0.decode(&stored, 1, 256).unwrap().to_trits()
+        TernaryStorage::TQ1_0.decode(&stored, 1, 256, None).unwrap().to_trits()
     };
     for byte in 0..=255 {
         assert_eq!(decode(byte).len(), 256);
@@ -200,11 +200,11 @@ fn non_finite_scales_are_errors_with_position() {
             let mut stored = vec![0; 4 * 128 / 4 + 32];
             stored[128..132].copy_from_slice(&bad.to_le_bytes());
             assert!(matches!(
-                i2_s::decode(&stored, 4, 128, layout),
+                i2_s::decode(&stored, 4, 128, layout, None),
                 Err(Error::BadScale { format: "I2_S", .. })
             ));
         }
-        assert!(matches!(hf_packed::decode(&[0; 4], 4, 4, bad), Err(Error::BadScale { .. })));
+        assert!(matches!(hf_packed::decode(&[0; 4], 4, 4, bad, None), Err(Error::BadScale { .. })));
         for (storage, block_bytes, at) in [
             (TernaryStorage::TQ1_0, 54, 52),
             (TernaryStorage::TQ2_0, 66, 64),
@@ -217,7 +217,7 @@ fn non_finite_scales_are_errors_with_position() {
             stored[start..start + 2].copy_from_slice(&f16::from_f32(bad).to_le_bytes());
             assert!(
                 matches!(
-                    storage.decode(&stored, 2, 512),
+                    storage.decode(&stored, 2, 512, None),
                     Err(Error::BadScale { row: 1, block: 1, .. })
                 ),
                 "{storage:?}"
@@ -232,7 +232,7 @@ fn non_finite_scales_are_errors_with_position() {
             stored[at..at + scale.len()].copy_from_slice(&scale);
             assert!(
                 matches!(
-                    storage.decode(&stored, 8, 128),
+                    storage.decode(&stored, 8, 128, None),
                     Err(Error::BadScale { row: 5, block: 0, .. })
                 ),
                 "{storage:?}"
@@ -274,7 +274,7 @@ fn unsupported_scale_granularity_is_an_error() {
             assert!(matches!(storage.encode(&matrix), Err(Error::ScaleRange { .. })));
         }
         let stored = i2_s::encode(&matrix, I2sLayout::X86).unwrap();
-        assert_eq!(i2_s::decode(&stored, 1, 256, I2sLayout::X86).unwrap(), matrix);
+        assert_eq!(i2_s::decode(&stored, 1, 256, I2sLayout::X86, None).unwrap(), matrix);
     }
 }
 
@@ -437,9 +437,9 @@ proptest! {
                 (state >> 56) as u8
             })
             .collect();
-        if let Ok(matrix) = storage.decode(&stored, 4, 256) {
+        if let Ok(matrix) = storage.decode(&stored, 4, 256, None) {
             let again = storage.encode(&matrix).unwrap();
-            prop_assert_eq!(storage.decode(&again, 4, 256).unwrap().to_trits(), matrix.to_trits());
+            prop_assert_eq!(storage.decode(&again, 4, 256, None).unwrap().to_trits(), matrix.to_trits());
         }
     }
 

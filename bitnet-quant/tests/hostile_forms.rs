@@ -23,16 +23,17 @@ fn shapes_and_lengths_are_checked_first() {
     let huge = usize::MAX - 4095;
     for (rows, cols) in [(0, 64), (32, 0), (huge, huge), (huge, 192), (32, huge)] {
         let results = [
-            tl1::decode(&[0; 64], rows, cols, TL1, 1.0),
-            tl2::decode(&[0; 64], rows, cols, TL2, 1.0),
-            sparse34::decode(&[0; 64], rows, cols, ONE, vec![1.0]),
-            archive::decode(&[0; 64], rows, cols),
+            tl1::decode(&[0; 64], rows, cols, TL1, 1.0, None),
+            tl2::decode(&[0; 64], rows, cols, TL2, 1.0, None),
+            sparse34::decode(&[0; 64], rows, cols, ONE, vec![1.0], None),
+            archive::decode(&[0; 64], rows, cols, None),
             mlx::decode(
                 &MlxTensors { weight: [0; 64], scales: [0; 64], biases: [0; 64] },
                 PlainType::F16,
                 rows,
                 cols,
                 64,
+                None,
             ),
         ];
         for result in results {
@@ -49,11 +50,11 @@ fn shapes_and_lengths_are_checked_first() {
     }
     for (len, wrong) in [(2048, 2047), (2048, 2049), (2048, 0)] {
         assert_eq!(tl1::size(64, 128, TL1).unwrap(), len);
-        let result = tl1::decode(&vec![0; wrong], 64, 128, TL1, 1.0);
+        let result = tl1::decode(&vec![0; wrong], 64, 128, TL1, 1.0, None);
         assert!(matches!(result, Err(Error::Length { expected: 2048, .. })), "{result:?}");
-        let result = tl2::decode(&vec![0; wrong], 64, 128, TL2, 1.0);
+        let result = tl2::decode(&vec![0; wrong], 64, 128, TL2, 1.0, None);
         assert!(matches!(result, Err(Error::Length { .. })), "{result:?}");
-        let result = sparse34::decode(&vec![0; wrong], 64, 128, ONE, vec![1.0]);
+        let result = sparse34::decode(&vec![0; wrong], 64, 128, ONE, vec![1.0], None);
         assert!(matches!(result, Err(Error::Length { .. })), "{result:?}");
     }
 }
@@ -83,7 +84,7 @@ fn undefined_codes_are_named() {
     let (mut stored, scale) = tl1::encode(&matrix(64, 128), TL1).unwrap();
     // The second slab of 32 rows: its byte 17 is lane 1 of the second quad.
     stored[1024 + 17] = 0x09;
-    let error = tl1::decode(&stored, 64, 128, TL1, scale).unwrap_err();
+    let error = tl1::decode(&stored, 64, 128, TL1, scale, None).unwrap_err();
     assert_eq!(error, Error::UnknownCode { format: "TL1", row: 33, col: 6, code: 9 });
 
     let (stored, scale) = tl2::encode(&matrix(64, 128), TL2).unwrap();
@@ -93,21 +94,28 @@ fn undefined_codes_are_named() {
     {
         let mut stored = stored.clone();
         stored[at] = byte;
-        let error = tl2::decode(&stored, 64, 128, TL2, scale).unwrap_err();
+        let error = tl2::decode(&stored, 64, 128, TL2, scale, None).unwrap_err();
         assert_eq!(error, Error::UnknownCode { format: "TL2", row, col, code });
     }
     for bad in [f32::NAN, f32::INFINITY] {
         let (stored, _) = tl1::encode(&matrix(64, 128), TL1).unwrap();
-        assert!(matches!(tl1::decode(&stored, 64, 128, TL1, bad), Err(Error::BadScale { .. })));
+        assert!(matches!(
+            tl1::decode(&stored, 64, 128, TL1, bad, None),
+            Err(Error::BadScale { .. })
+        ));
         let (stored, _) = tl2::encode(&matrix(64, 128), TL2).unwrap();
-        assert!(matches!(tl2::decode(&stored, 64, 128, TL2, bad), Err(Error::BadScale { .. })));
+        assert!(matches!(
+            tl2::decode(&stored, 64, 128, TL2, bad, None),
+            Err(Error::BadScale { .. })
+        ));
     }
 }
 
 #[test]
 fn non_ternary_mlx_tensors_are_named() {
     let good = mlx::encode(&matrix(2, 256), PlainType::F16, 64).unwrap();
-    let decode = |tensors: &MlxTensors<Vec<u8>>| mlx::decode(tensors, PlainType::F16, 2, 256, 64);
+    let decode =
+        |tensors: &MlxTensors<Vec<u8>>| mlx::decode(tensors, PlainType::F16, 2, 256, 64, None);
     assert_eq!(decode(&good).unwrap(), matrix(2, 256));
     let mut three = good.clone();
     three.weight[64 + 5] |= 0x30;
@@ -154,7 +162,7 @@ fn groups_without_one_zero_are_named() {
         encode(&trits),
         Err(Error::NotSparse { format: "3:4 sparse", row: 1, col: 20, zeros: 2 })
     );
-    let missing = sparse34::decode(&[0; 20], 2, 64, ScaleGranularity::Row, vec![1.0]);
+    let missing = sparse34::decode(&[0; 20], 2, 64, ScaleGranularity::Row, vec![1.0], None);
     assert!(matches!(missing, Err(Error::Core(_))), "{missing:?}");
     let matrix = matrix(1, 40);
     assert!(matches!(sparse34::encode(&matrix), Err(Error::NotAMultiple { .. })));
@@ -167,7 +175,7 @@ fn every_sparse_code_has_its_meaning() {
         for place in 0..8 {
             let bits = code << (5 * place);
             let stored = &bits.to_le_bytes()[..5];
-            let trits = sparse34::decode(stored, 1, 32, ONE, vec![1.0]).unwrap().to_trits();
+            let trits = sparse34::decode(stored, 1, 32, ONE, vec![1.0], None).unwrap().to_trits();
             let mut signs = [code >> 2 & 1, code >> 1 & 1, code & 1].into_iter();
             for (j, &trit) in trits[4 * place..4 * place + 4].iter().enumerate() {
                 let expected =
@@ -182,13 +190,13 @@ fn every_sparse_code_has_its_meaning() {
 fn every_changed_bit_of_an_archive_is_detected() {
     let matrix = matrix(5, 77);
     let good = archive::encode(&matrix).unwrap();
-    assert_eq!(archive::decode(&good, 5, 77).unwrap(), matrix);
+    assert_eq!(archive::decode(&good, 5, 77, None).unwrap(), matrix);
     assert_eq!(archive::stored_shape(&good).unwrap(), (5, 77));
     for at in 0..good.len() {
         for bit in 0..8 {
             let mut bad = good.clone();
             bad[at] ^= 1 << bit;
-            let result = archive::decode(&bad, 5, 77);
+            let result = archive::decode(&bad, 5, 77, None);
             assert!(
                 matches!(result, Err(Error::Archive { .. })),
                 "byte {at}, bit {bit}: {result:?}"
@@ -197,14 +205,14 @@ fn every_changed_bit_of_an_archive_is_detected() {
     }
     for len in 0..good.len() {
         assert!(
-            matches!(archive::decode(&good[..len], 5, 77), Err(Error::Archive { .. })),
+            matches!(archive::decode(&good[..len], 5, 77, None), Err(Error::Archive { .. })),
             "{len}"
         );
     }
     let longer = [&good[..], &[0]].concat();
-    assert!(matches!(archive::decode(&longer, 5, 77), Err(Error::Archive { .. })));
+    assert!(matches!(archive::decode(&longer, 5, 77, None), Err(Error::Archive { .. })));
     for (rows, cols) in [(77, 5), (5, 78), (385, 1), (1, 385)] {
-        assert!(matches!(archive::decode(&good, rows, cols), Err(Error::Archive { .. })));
+        assert!(matches!(archive::decode(&good, rows, cols, None), Err(Error::Archive { .. })));
     }
 }
 
@@ -218,7 +226,7 @@ fn an_archive_that_lies_is_refused() {
         bad[at..at + width].copy_from_slice(&number.to_le_bytes()[..width]);
         let checksum = crc32fast::hash(&bad[..48]);
         bad[48..52].copy_from_slice(&checksum.to_le_bytes());
-        let result = archive::decode(&bad, 5, 64);
+        let result = archive::decode(&bad, 5, 64, None);
         assert!(matches!(result, Err(Error::Archive { .. } | Error::Core(_))), "{at}: {result:?}");
     }
     let mut rows = good;
@@ -228,7 +236,7 @@ fn an_archive_that_lies_is_refused() {
     rows[48..52].copy_from_slice(&checksum.to_le_bytes());
     // A shape must be the expected one, and memory must suffice.
     assert_eq!(archive::stored_shape(&rows).unwrap(), (1 << 40, 1 << 20));
-    assert!(matches!(archive::decode(&rows, 5, 64), Err(Error::Archive { .. })));
+    assert!(matches!(archive::decode(&rows, 5, 64, None), Err(Error::Archive { .. })));
 }
 
 /// A Hugging Face scale multiplies or divides by the checkpoint's class; the caller passes the factor.
@@ -238,27 +246,30 @@ fn packed_rows_accept_both_scale_directions() {
     let (stored, scale) = hf_packed::encode(&matrix).unwrap();
     for (class, stored_scale) in [("autobitlinear", scale), ("bitlinear", 1.0 / scale)] {
         let factor = if class == "autobitlinear" { stored_scale } else { 1.0 / stored_scale };
-        assert_eq!(hf_packed::decode(&stored, 7, 10, factor).unwrap(), matrix, "{class}");
+        assert_eq!(hf_packed::decode(&stored, 7, 10, factor, None).unwrap(), matrix, "{class}");
     }
-    assert!(matches!(hf_packed::decode(&stored, 7, 10, 1.0 / 0.0), Err(Error::BadScale { .. })));
+    assert!(matches!(
+        hf_packed::decode(&stored, 7, 10, 1.0 / 0.0, None),
+        Err(Error::BadScale { .. })
+    ));
 }
 
 proptest! {
     /// Any bytes decode to a matrix or a typed error, and matrices round-trip.
     #[test]
     fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 2048)) {
-        if let Ok(matrix) = tl1::decode(&bytes, 64, 128, TL1, 1.0) {
+        if let Ok(matrix) = tl1::decode(&bytes, 64, 128, TL1, 1.0, None) {
             prop_assert_eq!(tl1::encode(&matrix, TL1).unwrap().0, &bytes[..]);
         }
         let size = tl2::size(64, 128, TL2).unwrap();
-        if let Ok(matrix) = tl2::decode(&bytes[..size], 64, 128, TL2, 1.0) {
+        if let Ok(matrix) = tl2::decode(&bytes[..size], 64, 128, TL2, 1.0, None) {
             let again = tl2::encode(&matrix, TL2).unwrap().0;
-            prop_assert_eq!(tl2::decode(&again, 64, 128, TL2, 1.0).unwrap(), matrix);
+            prop_assert_eq!(tl2::decode(&again, 64, 128, TL2, 1.0, None).unwrap(), matrix);
         }
         let size = sparse34::size(64, 128).unwrap();
-        let matrix = sparse34::decode(&bytes[..size], 64, 128, ONE, vec![1.0]).unwrap();
+        let matrix = sparse34::decode(&bytes[..size], 64, 128, ONE, vec![1.0], None).unwrap();
         prop_assert_eq!(sparse34::encode(&matrix).unwrap(), &bytes[..size]);
-        prop_assert!(archive::decode(&bytes, 64, 128).is_err());
+        prop_assert!(archive::decode(&bytes, 64, 128, None).is_err());
     }
 
     /// Decodes one weight at a time by the formula of the documentation.

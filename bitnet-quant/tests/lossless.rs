@@ -95,18 +95,18 @@ impl Form {
         let (granularity, scales) =
             stored.scales.clone().unwrap_or((ScaleGranularity::Tensor, vec![0.0]));
         match self {
-            Self::Ternary(storage) => storage.decode(bytes, rows, cols),
-            Self::Packed => hf_packed::decode(bytes, rows, cols, scales[0]),
-            Self::Tl1 => tl1::decode(bytes, rows, cols, TL1, scales[0]),
-            Self::Tl2 => tl2::decode(bytes, rows, cols, TL2, scales[0]),
+            Self::Ternary(storage) => storage.decode(bytes, rows, cols, None),
+            Self::Packed => hf_packed::decode(bytes, rows, cols, scales[0], None),
+            Self::Tl1 => tl1::decode(bytes, rows, cols, TL1, scales[0], None),
+            Self::Tl2 => tl2::decode(bytes, rows, cols, TL2, scales[0], None),
             Self::Mlx(kind, group) => {
                 let (codes, numbers) = mlx::sizes(rows, cols, group, kind)?;
                 let (weight, rest) = bytes.split_at(codes);
                 let (scales, biases) = rest.split_at(numbers);
-                mlx::decode(&MlxTensors { weight, scales, biases }, kind, rows, cols, group)
+                mlx::decode(&MlxTensors { weight, scales, biases }, kind, rows, cols, group, None)
             }
-            Self::Sparse => sparse34::decode(bytes, rows, cols, granularity, scales),
-            Self::Archive => archive::decode(bytes, rows, cols),
+            Self::Sparse => sparse34::decode(bytes, rows, cols, granularity, scales, None),
+            Self::Archive => archive::decode(bytes, rows, cols, None),
         }
     }
 }
@@ -247,7 +247,7 @@ fn check_archive(page: &str, name: &str, rows: usize, cols: usize, trits: &[i8],
         .map(|p| -p * p.log2())
         .sum();
     let stored = archive::encode(&matrix).unwrap();
-    assert_eq!(archive::decode(&stored, rows, cols).unwrap(), matrix);
+    assert_eq!(archive::decode(&stored, rows, cols, None).unwrap(), matrix);
     let bits = stored.len() as f64 * 8.0 / weights;
     assert!(bits <= entropy * ratio, "{name}: {bits} bits, entropy {entropy}");
     let row = format!("| {name} | {entropy:.4} | {bits:.4} |");

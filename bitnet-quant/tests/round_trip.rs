@@ -68,7 +68,7 @@ proptest! {
             TernaryMatrix::from_trits(rows, cols, &trits, ScaleGranularity::Tensor, random.scales(1)).unwrap();
         let stored = storage.encode(&matrix).unwrap();
         prop_assert_eq!(stored.len(), storage.size(rows, cols).unwrap());
-        prop_assert_eq!(storage.decode(&stored, rows, cols).unwrap(), matrix);
+        prop_assert_eq!(storage.decode(&stored, rows, cols, None).unwrap(), matrix);
     }
 
     #[test]
@@ -83,7 +83,7 @@ proptest! {
         let mut stored = vec![9];
         storage.encode_into(&matrix, &mut stored).unwrap();
         prop_assert_eq!(stored.len(), 1 + storage.size(rows, cols).unwrap());
-        let decoded = storage.decode(&stored[1..], rows, cols).unwrap();
+        let decoded = storage.decode(&stored[1..], rows, cols, None).unwrap();
         prop_assert_eq!(values(&decoded), values(&matrix));
         prop_assert_eq!(storage.encode(&decoded).unwrap(), &stored[1..]);
     }
@@ -97,7 +97,7 @@ proptest! {
         let scales = random.scales(rows * blocks);
         let matrix = TernaryMatrix::from_trits(rows, cols, &trits, group, scales).unwrap();
         let stored = storage.encode(&matrix).unwrap();
-        let decoded = storage.decode(&stored, rows, cols).unwrap();
+        let decoded = storage.decode(&stored, rows, cols, None).unwrap();
         prop_assert_eq!(values(&decoded), values(&matrix));
         prop_assert_eq!(storage.encode(&decoded).unwrap(), stored);
     }
@@ -110,7 +110,7 @@ proptest! {
             TernaryMatrix::from_trits(rows, cols, &trits, ScaleGranularity::Tensor, vec![scale]).unwrap();
         let (stored, stored_scale) = hf_packed::encode(&matrix).unwrap();
         prop_assert_eq!(stored.len(), hf_packed::size(rows, cols).unwrap());
-        prop_assert_eq!(hf_packed::decode(&stored, rows, cols, stored_scale).unwrap(), matrix);
+        prop_assert_eq!(hf_packed::decode(&stored, rows, cols, stored_scale, None).unwrap(), matrix);
     }
 
     #[test]
@@ -222,7 +222,7 @@ fn equal_scales_are_merged_and_zero_blocks_ignored() {
             TernaryMatrix::from_trits(2, 512, &trits, ScaleGranularity::Group(256), scales)
                 .unwrap();
         TernaryStorage::TQ2_0
-            .decode(&TernaryStorage::TQ2_0.encode(&matrix).unwrap(), 2, 512)
+            .decode(&TernaryStorage::TQ2_0.encode(&matrix).unwrap(), 2, 512, None)
             .unwrap()
     };
     let tensor = with(vec![9.0, 2.0, 2.0, 2.0]);

@@ -152,7 +152,7 @@ proptest! {
         let (rows, cols) = (rows * row_multiple, if col_multiple == 1 { cols } else { cols % 6 * col_multiple + col_multiple });
         let bytes = stored(storage, rows, cols, seed, threes);
         let codes = slow(rows, cols, |row, col| code(&bytes, [rows, cols], row, col));
-        compare(storage.decode(&bytes, rows, cols), &codes, cols)?;
+        compare(storage.decode(&bytes, rows, cols, None), &codes, cols)?;
     }
 
     #[test]
@@ -163,6 +163,6 @@ proptest! {
         bytes.resize(packed * cols, 0b0110_0110);
         bytes.iter_mut().for_each(|byte| if threes == 0 { *byte &= !((*byte << 1) & *byte & 0xaa) });
         let codes = slow(rows, cols, |row, col| (bytes[row % packed * cols + col] >> (2 * (row / packed))) & 3);
-        compare(hf_packed::decode(&bytes, rows, cols, 1.0), &codes, cols)?;
+        compare(hf_packed::decode(&bytes, rows, cols, 1.0, None), &codes, cols)?;
     }
 }

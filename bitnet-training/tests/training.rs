@@ -188,7 +188,8 @@ fn exported_file_has_the_trained_weights_and_vocabulary() {
             let tensor = file.tensor(&format!("blk.{index}.{name}.weight")).unwrap();
             let (columns, rows) = (tensor.dims[0] as usize, tensor.dims[1] as usize);
             let matrix =
-                i2_s::decode(&file.data(tensor).unwrap(), rows, columns, I2sLayout::X86).unwrap();
+                i2_s::decode(&file.data(tensor).unwrap(), rows, columns, I2sLayout::X86, None)
+                    .unwrap();
             let (trits, scale) = ternary_matrix(&trainer.parameters()[range.clone()]);
             assert_eq!(matrix.to_trits(), trits);
             assert_eq!(matrix.scales(), [scale]);

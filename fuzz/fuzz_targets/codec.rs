@@ -50,33 +50,33 @@ fuzz_target!(|bytes: &[u8]| {
         0 => {
             let storage = STORAGES[which % STORAGES.len()];
             let stored = sized(storage.size(rows, cols));
-            again(storage.decode(&stored, rows, cols), |matrix| {
-                storage.decode(&storage.encode(matrix)?, rows, cols)
+            again(storage.decode(&stored, rows, cols, None), |matrix| {
+                storage.decode(&storage.encode(matrix)?, rows, cols, None)
             });
         }
         1 => numbers(DENSE[which % DENSE.len()], rows, cols, sized),
         2 => again(
-            hf_packed::decode(&sized(hf_packed::size(rows, cols)), rows, cols, 0.5),
+            hf_packed::decode(&sized(hf_packed::size(rows, cols)), rows, cols, 0.5, None),
             |matrix| {
                 let (stored, scale) = hf_packed::encode(matrix)?;
-                hf_packed::decode(&stored, rows, cols, scale)
+                hf_packed::decode(&stored, rows, cols, scale, None)
             },
         ),
         3 => {
             let [bm, bk, bmm] = [which & 7, which >> 3 & 7, which >> 6].map(|n| 32 * n);
             let tiles = tl1::Tiles { bm, bk, bmm };
             let stored = sized(tl1::size(rows, cols, tiles));
-            again(tl1::decode(&stored, rows, cols, tiles, 0.5), |matrix| {
+            again(tl1::decode(&stored, rows, cols, tiles, 0.5, None), |matrix| {
                 let (stored, scale) = tl1::encode(matrix, tiles)?;
-                tl1::decode(&stored, rows, cols, tiles, scale)
+                tl1::decode(&stored, rows, cols, tiles, scale, None)
             });
         }
         4 => {
             let tiles = tl2::Tiles { bm: (which & 15) * 32, bk: (which >> 4) * 24 };
             let stored = sized(tl2::size(rows, cols, tiles));
-            again(tl2::decode(&stored, rows, cols, tiles, 0.5), |matrix| {
+            again(tl2::decode(&stored, rows, cols, tiles, 0.5, None), |matrix| {
                 let (stored, scale) = tl2::encode(matrix, tiles)?;
-                tl2::decode(&stored, rows, cols, tiles, scale)
+                tl2::decode(&stored, rows, cols, tiles, scale, None)
             });
         }
         5 => {
@@ -89,14 +89,14 @@ fuzz_target!(|bytes: &[u8]| {
             let mut biases = scales.clone();
             biases.iter_mut().skip(width - 1).step_by(width).for_each(|byte| *byte ^= 0x80);
             let tensors = MlxTensors { weight, scales, biases };
-            again(mlx::decode(&tensors, plain, rows, cols, group), |matrix| {
-                mlx::decode(&mlx::encode(matrix, plain, group)?, plain, rows, cols, group)
+            again(mlx::decode(&tensors, plain, rows, cols, group, None), |matrix| {
+                mlx::decode(&mlx::encode(matrix, plain, group)?, plain, rows, cols, group, None)
             });
         }
         6 => {
             let stored = sized(sparse34::size(rows, cols));
-            again(sparse34::decode(&stored, rows, cols, ONE, vec![0.5]), |matrix| {
-                sparse34::decode(&sparse34::encode(matrix)?, rows, cols, ONE, vec![0.5])
+            again(sparse34::decode(&stored, rows, cols, ONE, vec![0.5], None), |matrix| {
+                sparse34::decode(&sparse34::encode(matrix)?, rows, cols, ONE, vec![0.5], None)
             });
         }
         _ => archived(rows, cols.min(512), data),
@@ -131,8 +131,8 @@ fn numbers(dtype: DenseType, rows: usize, cols: usize, sized: impl Fn(Result<usi
 
 /// The input as an archive, and as trits to archive.
 fn archived(rows: usize, cols: usize, data: &[u8]) {
-    again(archive::decode(data, rows, cols), |matrix| {
-        archive::decode(&archive::encode(matrix)?, rows, cols)
+    again(archive::decode(data, rows, cols, None), |matrix| {
+        archive::decode(&archive::encode(matrix)?, rows, cols, None)
     });
     if rows == 0 || cols == 0 || data.is_empty() {
         return;
@@ -141,5 +141,5 @@ fn archived(rows: usize, cols: usize, data: &[u8]) {
         data.iter().cycle().take(rows * cols).map(|byte| (byte % 3) as i8 - 1).collect();
     let matrix = TernaryMatrix::from_trits(rows, cols, &trits, ONE, vec![0.5]).expect("trits");
     let stored = archive::encode(&matrix).expect("any matrix can be archived");
-    assert_eq!(archive::decode(&stored, rows, cols), Ok(matrix));
+    assert_eq!(archive::decode(&stored, rows, cols, None), Ok(matrix));
 }

@@ -61,6 +61,24 @@ const REMOVED: &str =
     "it was removed from ggml; convert the model again from its original checkpoint";
 
 impl GgmlType {
+    /// Every type.
+    pub const ALL: [Self; 14] = [
+        Self::F32,
+        Self::F16,
+        Self::Bf16,
+        Self::Q4_0,
+        Self::Q8_0,
+        Self::Q6K,
+        Self::Tq1_0,
+        Self::Tq2_0,
+        Self::I2S,
+        Self::Q2_0G64,
+        Self::Q2_0G128,
+        Self::Iq1Bn,
+        Self::Iq2Bn,
+        Self::Iq2BnR4,
+    ];
+
     /// Returns the type's name in ggml and bitnet.cpp.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -178,24 +196,36 @@ impl GgmlType {
         packed.checked_add(if self == Self::I2S { 32 } else { scales })
     }
 
+    /// Returns llama.cpp's number for a model mostly of this type (`general.file_type`), if there is one.
+    #[must_use]
+    pub fn file_type(self) -> Option<u32> {
+        match self {
+            Self::F32 => Some(0),
+            Self::F16 => Some(1),
+            Self::Q4_0 => Some(2),
+            Self::Q8_0 => Some(7),
+            Self::Q6K => Some(18),
+            Self::Bf16 => Some(32),
+            Self::Tq1_0 => Some(36),
+            Self::Tq2_0 => Some(37),
+            Self::I2S => Some(40),
+            Self::Q2_0G64 | Self::Q2_0G128 | Self::Iq1Bn | Self::Iq2Bn | Self::Iq2BnR4 => None,
+        }
+    }
+
     pub(super) fn from_id(id: u32) -> Id {
         let unsupported = |name, advice| Id::Unsupported { name, advice };
         match id {
-            0 => Id::Known(Self::F32),
-            1 => Id::Known(Self::F16),
-            2 => Id::Known(Self::Q4_0),
             3 => unsupported("Q4_1", REQUANTISE),
             4 => unsupported("Q4_2", REMOVED),
             5 => unsupported("Q4_3", REMOVED),
             6 => unsupported("Q5_0", REQUANTISE),
             7 => unsupported("Q5_1", REQUANTISE),
-            8 => Id::Known(Self::Q8_0),
             9 => unsupported("Q8_1", NOT_STORED),
             10 => unsupported("Q2_K", REQUANTISE),
             11 => unsupported("Q3_K", REQUANTISE),
             12 => unsupported("Q4_K", REQUANTISE),
             13 => unsupported("Q5_K", REQUANTISE),
-            14 => Id::Known(Self::Q6K),
             15 => unsupported("Q8_K", NOT_STORED),
             16 => unsupported("IQ2_XXS", REQUANTISE),
             17 => unsupported("IQ2_XS", REQUANTISE),
@@ -211,23 +241,18 @@ impl GgmlType {
             27 => unsupported("I64", REQUANTISE),
             28 => unsupported("F64", REQUANTISE),
             29 => unsupported("IQ1_M", REQUANTISE),
-            30 => Id::Known(Self::Bf16),
             31 => unsupported("Q4_0_4_4", REMOVED),
             32 => unsupported("Q4_0_4_8", REMOVED),
             33 => unsupported("Q4_0_8_8", REMOVED),
-            34 => Id::Known(Self::Tq1_0),
-            35 => Id::Known(Self::Tq2_0),
-            36 => Id::Known(Self::I2S),
             37 => unsupported("I8_S (bitnet.cpp) or IQ4_NL_4_8 (removed from ggml)", NOT_STORED),
             38 => unsupported("TL1 (bitnet.cpp) or IQ4_NL_8_8 (removed from ggml)", TILED),
             39 => unsupported("TL2 (bitnet.cpp) or MXFP4 (ggml), which share the id 39", TILED),
             40 => unsupported("NVFP4", REQUANTISE),
             41 => unsupported("Q1_0", REQUANTISE),
             42 => Id::Q2_0,
-            134 => Id::Known(Self::Iq1Bn),
-            135 => Id::Known(Self::Iq2Bn),
-            335 => Id::Known(Self::Iq2BnR4),
-            _ => Id::Unknown,
+            _ => {
+                Self::ALL.into_iter().find(|known| known.id() == id).map_or(Id::Unknown, Id::Known)
+            }
         }
     }
 }

@@ -2,6 +2,8 @@
 
 mod weights;
 
+pub use weights::{ggml_type_of, storage_of};
+
 use std::sync::Arc;
 
 use bitnet_core::backend::{ActivationPrecision, RopeOrder};

@@ -173,7 +173,7 @@ impl HfCheckpoint {
         let scale_tensor = self.tensors.tensor(&scale_name)?;
         let stored = self.numbers(&scale_tensor, 1)?[0];
         let scale = if multiply { stored } else { 1.0 / stored };
-        let matrix = hf_packed::decode_in(&tensor.data, rows, cols, scale, Some(pool))
+        let matrix = hf_packed::decode(&tensor.data, rows, cols, scale, Some(pool))
             .map_err(|e| self.weights_error(tensor, e))?;
         tensor.data.release();
         Ok(matrix)
@@ -272,7 +272,7 @@ impl HfCheckpoint {
             });
         }
         let stored = MlxTensors { weight: tensor.data.clone(), scales, biases };
-        let matrix = mlx::decode_in(&stored, scale_type, rows, cols, group, Some(pool))
+        let matrix = mlx::decode(&stored, scale_type, rows, cols, group, Some(pool))
             .map_err(|e| self.weights_error(tensor, e))?;
         tensor.data.release();
         Ok(matrix)

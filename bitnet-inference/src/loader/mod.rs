@@ -48,7 +48,9 @@ use crate::{InferenceError, Result};
 
 pub(crate) use assemble::assemble;
 pub(crate) use gguf::GgufCheckpoint;
-pub use gguf::{INPUT_NORM_EPSILON, input_precision as gguf_input_precision};
+pub use gguf::{
+    INPUT_NORM_EPSILON, ggml_type_of, input_precision as gguf_input_precision, storage_of,
+};
 #[cfg(test)]
 pub(crate) use hf_config::HfConfig;
 pub(crate) use huggingface::HfCheckpoint;

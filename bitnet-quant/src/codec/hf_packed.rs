@@ -29,19 +29,12 @@ pub fn size(rows: usize, cols: usize) -> Result<usize> {
 /// Decodes a `[rows, cols]` matrix whose weights are `scale * trit`.
 ///
 /// `scale` multiplies: a checkpoint of class `bitlinear` stores its inverse.
+/// The weights are in `pool`, if any.
 ///
 /// # Errors
 /// Errors of [`size`], [`Error::Length`] if `bytes` has another length, [`Error::NotTernary`] for code 3,
 /// [`Error::BadScale`] for a scale that is NaN or infinite.
-pub fn decode(bytes: &[u8], rows: usize, cols: usize, scale: f32) -> Result<TernaryMatrix> {
-    decode_in(bytes, rows, cols, scale, None)
-}
-
-/// Like [`decode`], with the weights in `pool`, if any.
-///
-/// # Errors
-/// Same as [`decode`].
-pub fn decode_in(
+pub fn decode(
     bytes: &[u8],
     rows: usize,
     cols: usize,

@@ -86,19 +86,12 @@ pub fn size(rows: usize, cols: usize, layout: I2sLayout) -> Result<usize> {
 }
 
 /// Decodes a `[rows, cols]` matrix with one scale.
+/// The weights are in `pool`, if any.
 ///
 /// # Errors
 /// Errors of [`size`], [`Error::Length`] if `bytes` has another length, [`Error::BadScale`] for a scale that is
 /// NaN or infinite.
-pub fn decode(bytes: &[u8], rows: usize, cols: usize, layout: I2sLayout) -> Result<TernaryMatrix> {
-    decode_in(bytes, rows, cols, layout, None)
-}
-
-/// Like [`decode`], with the weights in `pool`, if any.
-///
-/// # Errors
-/// Same as [`decode`].
-pub fn decode_in(
+pub fn decode(
     bytes: &[u8],
     rows: usize,
     cols: usize,

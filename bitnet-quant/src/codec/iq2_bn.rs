@@ -12,7 +12,7 @@
 use super::{planes, scales, shape};
 use crate::Result;
 use bitnet_core::memory::HybridMemoryPool;
-use bitnet_core::ternary::{CODES_PER_WORD, TernaryBuilder, TernaryMatrix};
+use bitnet_core::ternary::{CODES_PER_WORD, TernaryMatrix};
 
 /// The format's name.
 pub const FORMAT: &str = "IQ2_BN";
@@ -33,40 +33,26 @@ pub fn size(rows: usize, cols: usize) -> Result<usize> {
 }
 
 /// Decodes a `[rows, cols]` matrix; equal row scales are merged to one per tensor.
+/// The weights are in `pool`, if any.
 ///
 /// # Errors
 /// Errors of [`size`], [`crate::Error::Length`] if `bytes` has another length, [`crate::Error::NotTernary`] for
 /// code 3, [`crate::Error::BadScale`] for a scale that is NaN or infinite.
-pub fn decode(bytes: &[u8], rows: usize, cols: usize) -> Result<TernaryMatrix> {
-    decode_in(bytes, rows, cols, None)
-}
-
-/// Like [`decode`], with the weights in `pool`, if any.
-///
-/// # Errors
-/// Same as [`decode`].
-pub fn decode_in(
+pub fn decode(
     bytes: &[u8],
     rows: usize,
     cols: usize,
     pool: Option<&HybridMemoryPool>,
 ) -> Result<TernaryMatrix> {
-    let size = size(rows, cols)?;
-    shape::exact_len(FORMAT, rows, cols, bytes.len(), size)?;
-    let mut builder = TernaryBuilder::in_pool(rows, cols, pool)?;
-    let mut scales = scales::BlockScales::new(FORMAT, cols, cols);
-    let mut words = vec![0u32; cols / CODES_PER_WORD];
-    for stored in bytes.chunks_exact(size / rows) {
+    let size = (rows, cols, size(rows, cols)?);
+    scales::decode_rows(FORMAT, bytes, size, cols, pool, |stored, words, scales| {
         let (meta, packed) = stored.split_at(META);
         let blocks = packed.as_chunks::<BLOCK_BYTES>().0;
         for (block, words) in blocks.iter().zip(words.as_chunks_mut::<4>().0) {
             *words = planes::gather(block);
         }
-        scales.push_value(f32::from_le_bytes([meta[0], meta[1], meta[2], meta[3]]), &words)?;
-        builder.push_words(&words).map_err(shape::not_ternary(FORMAT))?;
-    }
-    let (granularity, scales) = scales.finish();
-    Ok(builder.finish(granularity, scales)?)
+        scales.push_value(f32::from_le_bytes([meta[0], meta[1], meta[2], meta[3]]), words)
+    })
 }
 
 /// Encodes a matrix; a row of zeros gets the scale 0.

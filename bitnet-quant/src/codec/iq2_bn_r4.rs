@@ -37,19 +37,12 @@ pub fn size(rows: usize, cols: usize) -> Result<usize> {
 }
 
 /// Decodes a `[rows, cols]` matrix; equal row scales are merged to one per tensor.
+/// The weights are in `pool`, if any.
 ///
 /// # Errors
 /// Errors of [`size`], [`crate::Error::Length`] if `bytes` has another length, [`crate::Error::NotTernary`] for
 /// code 3, [`crate::Error::BadScale`] for a scale that is NaN or infinite.
-pub fn decode(bytes: &[u8], rows: usize, cols: usize) -> Result<TernaryMatrix> {
-    decode_in(bytes, rows, cols, None)
-}
-
-/// Like [`decode`], with the weights in `pool`, if any.
-///
-/// # Errors
-/// Same as [`decode`].
-pub fn decode_in(
+pub fn decode(
     bytes: &[u8],
     rows: usize,
     cols: usize,

@@ -49,26 +49,13 @@ pub fn sizes(
 
 /// Decodes a `[rows, cols]` matrix whose scales and biases are of `scale_type`; scales that are equal collapse to one per row
 /// or tensor.
+/// The weights are in `pool`, if any.
 ///
 /// # Errors
 /// Errors of [`sizes`], [`Error::Length`] if one of the tensors is not exactly that long, [`Error::NotTernary`] for code 3,
 /// [`Error::BadScale`] for a scale that is NaN or infinite, [`Error::NotSymmetric`] for a bias that is not the negative
 /// scale.
 pub fn decode<B: AsRef<[u8]>>(
-    tensors: &MlxTensors<B>,
-    scale_type: PlainType,
-    rows: usize,
-    cols: usize,
-    group: usize,
-) -> Result<TernaryMatrix> {
-    decode_in(tensors, scale_type, rows, cols, group, None)
-}
-
-/// Like [`decode`], with the weights in `pool`, if any.
-///
-/// # Errors
-/// Same as [`decode`].
-pub fn decode_in<B: AsRef<[u8]>>(
     tensors: &MlxTensors<B>,
     scale_type: PlainType,
     rows: usize,

@@ -20,6 +20,7 @@ mod q8_0;
 mod scales;
 mod shape;
 pub mod sparse34;
+mod storage;
 pub mod tl1;
 pub mod tl2;
 pub mod tq1_0;
@@ -27,7 +28,10 @@ pub mod tq2_0;
 
 pub(crate) use plain::f16_to_f32;
 
+pub use storage::Storage;
+
 use crate::Result;
+use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::ternary::TernaryMatrix;
 use i2_s::I2sLayout;
 
@@ -88,15 +92,21 @@ impl TernaryStorage {
     ///
     /// # Errors
     /// Errors of the format's `decode`: length, codes, scales.
-    pub fn decode(self, bytes: &[u8], rows: usize, cols: usize) -> Result<TernaryMatrix> {
+    pub fn decode(
+        self,
+        bytes: &[u8],
+        rows: usize,
+        cols: usize,
+        pool: Option<&HybridMemoryPool>,
+    ) -> Result<TernaryMatrix> {
         match self {
-            Self::I2S(layout) => i2_s::decode(bytes, rows, cols, layout),
-            Self::TQ1_0 => tq1_0::decode(bytes, rows, cols),
-            Self::TQ2_0 => tq2_0::decode(bytes, rows, cols),
-            Self::Q2_0 { block } => q2_0::decode(bytes, rows, cols, block),
-            Self::IQ1_BN => iq1_bn::decode(bytes, rows, cols),
-            Self::IQ2_BN => iq2_bn::decode(bytes, rows, cols),
-            Self::IQ2_BN_R4 => iq2_bn_r4::decode(bytes, rows, cols),
+            Self::I2S(layout) => i2_s::decode(bytes, rows, cols, layout, pool),
+            Self::TQ1_0 => tq1_0::decode(bytes, rows, cols, pool),
+            Self::TQ2_0 => tq2_0::decode(bytes, rows, cols, pool),
+            Self::Q2_0 { block } => q2_0::decode(bytes, rows, cols, block, pool),
+            Self::IQ1_BN => iq1_bn::decode(bytes, rows, cols, pool),
+            Self::IQ2_BN => iq2_bn::decode(bytes, rows, cols, pool),
+            Self::IQ2_BN_R4 => iq2_bn_r4::decode(bytes, rows, cols, pool),
         }
     }
 

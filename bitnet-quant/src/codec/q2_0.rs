@@ -12,7 +12,7 @@
 use super::{scales, shape};
 use crate::{Error, Result};
 use bitnet_core::memory::HybridMemoryPool;
-use bitnet_core::ternary::{CODES_PER_WORD, TernaryBuilder, TernaryMatrix};
+use bitnet_core::ternary::{CODES_PER_WORD, TernaryMatrix};
 
 /// The format's name.
 pub const FORMAT: &str = "Q2_0";
@@ -35,43 +35,30 @@ pub fn size(rows: usize, cols: usize, block: usize) -> Result<usize> {
 }
 
 /// Decodes a `[rows, cols]` matrix; equal scales are merged to one per row or tensor.
+/// The weights are in `pool`, if any.
 ///
 /// # Errors
 /// Errors of [`size`], [`Error::Length`] if `bytes` has another length, [`Error::NotTernary`] for code 3,
 /// [`Error::BadScale`] for a scale that is NaN or infinite.
-pub fn decode(bytes: &[u8], rows: usize, cols: usize, block: usize) -> Result<TernaryMatrix> {
-    decode_in(bytes, rows, cols, block, None)
-}
-
-/// Like [`decode`], with the weights in `pool`, if any.
-///
-/// # Errors
-/// Same as [`decode`].
-pub fn decode_in(
+pub fn decode(
     bytes: &[u8],
     rows: usize,
     cols: usize,
     block: usize,
     pool: Option<&HybridMemoryPool>,
 ) -> Result<TernaryMatrix> {
-    shape::exact_len(FORMAT, rows, cols, bytes.len(), size(rows, cols, block)?)?;
+    let size = (rows, cols, size(rows, cols, block)?);
     let block_bytes = block_bytes(block)?;
-    let mut builder = TernaryBuilder::in_pool(rows, cols, pool)?;
-    let mut scales = scales::BlockScales::new(FORMAT, cols, block);
-    let mut words = vec![0u32; cols / CODES_PER_WORD];
-    for packed in bytes.chunks_exact(cols / block * block_bytes) {
+    scales::decode_rows(FORMAT, bytes, size, block, pool, |stored, words, scales| {
         let blocks = words.chunks_exact_mut(block / CODES_PER_WORD);
-        for (packed, words) in packed.chunks_exact(block_bytes).zip(blocks) {
-            let (fours, _) = packed[2..].as_chunks::<4>();
-            for (word, four) in words.iter_mut().zip(fours) {
+        for (packed, words) in stored.chunks_exact(block_bytes).zip(blocks) {
+            for (word, four) in words.iter_mut().zip(packed[2..].as_chunks::<4>().0) {
                 *word = u32::from_le_bytes(*four);
             }
             scales.push([packed[0], packed[1]], words)?;
         }
-        builder.push_words(&words).map_err(shape::not_ternary(FORMAT))?;
-    }
-    let (granularity, scales) = scales.finish();
-    Ok(builder.finish(granularity, scales)?)
+        Ok(())
+    })
 }
 
 /// Encodes a matrix. Scales are rounded to the nearest f16; a block of zeros gets the scale 0.

@@ -2,9 +2,10 @@
 //!
 //! Blocks of zeros are ignored: any scale preserves their values.
 
-use super::plain;
+use super::{plain, shape};
 use crate::{Error, Result};
-use bitnet_core::ternary::{CODES_PER_WORD, ScaleGranularity, TernaryMatrix};
+use bitnet_core::memory::HybridMemoryPool;
+use bitnet_core::ternary::{CODES_PER_WORD, ScaleGranularity, TernaryBuilder, TernaryMatrix};
 
 /// Sixteen zero trits.
 const ZERO_WORD: u32 = 0x5555_5555;
@@ -58,6 +59,28 @@ impl BlockScales {
             None => (ScaleGranularity::Group(self.block), self.values),
         }
     }
+}
+
+/// Decodes a `[rows, cols]` matrix row by row into `pool`, if any. `decode_row` unpacks one stored row into the given
+/// words and collects its scales, one per `block` weights.
+pub(super) fn decode_rows(
+    format: &'static str,
+    bytes: &[u8],
+    (rows, cols, size): (usize, usize, usize),
+    block: usize,
+    pool: Option<&HybridMemoryPool>,
+    mut decode_row: impl FnMut(&[u8], &mut [u32], &mut BlockScales) -> Result<()>,
+) -> Result<TernaryMatrix> {
+    shape::exact_len(format, rows, cols, bytes.len(), size)?;
+    let mut builder = TernaryBuilder::in_pool(rows, cols, pool)?;
+    let mut scales = BlockScales::new(format, cols, block);
+    let mut words = vec![0u32; cols / CODES_PER_WORD];
+    for stored in bytes.chunks_exact(size / rows) {
+        decode_row(stored, &mut words, &mut scales)?;
+        builder.push_words(&words).map_err(shape::not_ternary(format))?;
+    }
+    let (granularity, scales) = scales.finish();
+    Ok(builder.finish(granularity, scales)?)
 }
 
 /// Returns the common scale of all non-zero blocks, or of the first block if all are zero; `None` if they differ.

@@ -62,24 +62,11 @@ const GROUPS: [u8; 256] = {
 };
 
 /// Decodes a `[rows, cols]` matrix with its scales.
+/// The weights are in `pool`, if any.
 ///
 /// # Errors
 /// Errors of [`size`], [`Error::Length`] if `bytes` has another length, [`Error::Core`] if the scales do not fit.
 pub fn decode(
-    bytes: &[u8],
-    rows: usize,
-    cols: usize,
-    granularity: ScaleGranularity,
-    scales: Vec<f32>,
-) -> Result<TernaryMatrix> {
-    decode_in(bytes, rows, cols, granularity, scales, None)
-}
-
-/// Like [`decode`], with the weights in `pool`, if any.
-///
-/// # Errors
-/// Same as [`decode`].
-pub fn decode_in(
     bytes: &[u8],
     rows: usize,
     cols: usize,

@@ -78,25 +78,12 @@ pub fn size(rows: usize, cols: usize, tiles: Tiles) -> Result<usize> {
 }
 
 /// Decodes a `[rows, cols]` matrix whose weights are `scale * trit`.
+/// The weights are in `pool`, if any.
 ///
 /// # Errors
 /// Errors of [`size`], [`Error::Length`] if `bytes` has another length, [`Error::UnknownCode`] for a nibble above 8,
 /// [`Error::BadScale`] for a scale that is NaN or infinite.
 pub fn decode(
-    bytes: &[u8],
-    rows: usize,
-    cols: usize,
-    tiles: Tiles,
-    scale: f32,
-) -> Result<TernaryMatrix> {
-    decode_in(bytes, rows, cols, tiles, scale, None)
-}
-
-/// Like [`decode`], with the weights in `pool`, if any.
-///
-/// # Errors
-/// Same as [`decode`].
-pub fn decode_in(
     bytes: &[u8],
     rows: usize,
     cols: usize,

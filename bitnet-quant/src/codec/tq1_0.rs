@@ -15,7 +15,7 @@
 use super::{planes, scales, shape};
 use crate::Result;
 use bitnet_core::memory::HybridMemoryPool;
-use bitnet_core::ternary::{CODES_PER_WORD, TernaryBuilder, TernaryMatrix};
+use bitnet_core::ternary::{CODES_PER_WORD, TernaryMatrix};
 
 /// The format's name.
 pub const FORMAT: &str = "TQ1_0";
@@ -40,38 +40,26 @@ pub fn size(rows: usize, cols: usize) -> Result<usize> {
 }
 
 /// Decodes a `[rows, cols]` matrix; equal scales are merged to one per row or tensor.
+/// The weights are in `pool`, if any.
 ///
 /// # Errors
 /// Errors of [`size`], [`crate::Error::Length`] if `bytes` has another length, [`crate::Error::BadScale`] for a
 /// scale that is NaN or infinite.
-pub fn decode(bytes: &[u8], rows: usize, cols: usize) -> Result<TernaryMatrix> {
-    decode_in(bytes, rows, cols, None)
-}
-
-/// Like [`decode`], with the weights in `pool`, if any.
-///
-/// # Errors
-/// Same as [`decode`].
-pub fn decode_in(
+pub fn decode(
     bytes: &[u8],
     rows: usize,
     cols: usize,
     pool: Option<&HybridMemoryPool>,
 ) -> Result<TernaryMatrix> {
-    shape::exact_len(FORMAT, rows, cols, bytes.len(), size(rows, cols)?)?;
-    let mut builder = TernaryBuilder::in_pool(rows, cols, pool)?;
-    let mut scales = scales::BlockScales::new(FORMAT, cols, BLOCK);
-    let mut words = vec![0u32; cols / CODES_PER_WORD];
-    for packed in bytes.chunks_exact(cols / BLOCK * BLOCK_BYTES) {
+    let size = (rows, cols, size(rows, cols)?);
+    scales::decode_rows(FORMAT, bytes, size, BLOCK, pool, |stored, words, scales| {
         let (blocks, _) = words.as_chunks_mut::<{ BLOCK / CODES_PER_WORD }>();
-        for (block, words) in packed.chunks_exact(BLOCK_BYTES).zip(blocks) {
+        for (block, words) in stored.chunks_exact(BLOCK_BYTES).zip(blocks) {
             unpack(&block[..CODES], words);
             scales.push([block[CODES], block[CODES + 1]], words)?;
         }
-        builder.push_words(&words)?;
-    }
-    let (granularity, scales) = scales.finish();
-    Ok(builder.finish(granularity, scales)?)
+        Ok(())
+    })
 }
 
 /// Returns the five digits of every byte: the first four in bit pairs from the low end, and the fifth.

@@ -4,22 +4,35 @@ use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::ternary::TernaryMatrix;
 use bitnet_formats::gguf::{GgmlType, GgufFile, TensorInfo};
 use bitnet_quant::codec::dense::DenseType;
-use bitnet_quant::codec::{i2_s, iq1_bn, iq2_bn, iq2_bn_r4, q2_0, tq1_0, tq2_0};
+use bitnet_quant::codec::i2_s::I2sLayout;
+use bitnet_quant::codec::{Storage, TernaryStorage};
 
 use super::super::{RawNumbers, RawTensor};
 use super::GgufCheckpoint;
 use crate::{InferenceError, Result};
 
-/// The type of ordinary numbers, if it is one.
+/// Returns how a tensor of a GGUF type is stored; I2_S in the given layout.
+pub fn storage_of(ggml_type: GgmlType, layout: I2sLayout) -> Option<Storage> {
+    Storage::of_ggml(ggml_type.id(), layout, ggml_type.block().0)
+}
+
+/// Returns the GGUF type of a storage.
+pub fn ggml_type_of(storage: Storage) -> Option<GgmlType> {
+    let same = |ggml_type: &&GgmlType| {
+        let layout = match storage {
+            Storage::Ternary(TernaryStorage::I2S(layout)) => layout,
+            _ => I2sLayout::default(),
+        };
+        storage_of(**ggml_type, layout) == Some(storage)
+    };
+    GgmlType::ALL.iter().find(same).copied()
+}
+
+/// Returns the dense type of a GGUF type, if it is one.
 pub(super) fn dense_type(ggml_type: GgmlType) -> Option<DenseType> {
-    match ggml_type {
-        GgmlType::F32 => Some(DenseType::F32),
-        GgmlType::F16 => Some(DenseType::F16),
-        GgmlType::Bf16 => Some(DenseType::BF16),
-        GgmlType::Q8_0 => Some(DenseType::Q8_0),
-        GgmlType::Q6K => Some(DenseType::Q6_K),
-        GgmlType::Q4_0 => Some(DenseType::Q4_0),
-        _ => None,
+    match storage_of(ggml_type, I2sLayout::default())? {
+        Storage::Dense(dense) => Some(dense),
+        Storage::Ternary(_) => None,
     }
 }
 
@@ -64,22 +77,14 @@ impl GgufCheckpoint {
         pool: Option<&HybridMemoryPool>,
     ) -> Result<TernaryMatrix> {
         let region = self.file.data(tensor)?;
-        let matrix = match tensor.ggml_type {
-            GgmlType::I2S => i2_s::decode_in(&region, rows, cols, self.layout, pool),
-            GgmlType::Tq1_0 => tq1_0::decode_in(&region, rows, cols, pool),
-            GgmlType::Tq2_0 => tq2_0::decode_in(&region, rows, cols, pool),
-            GgmlType::Q2_0G64 => q2_0::decode_in(&region, rows, cols, 64, pool),
-            GgmlType::Q2_0G128 => q2_0::decode_in(&region, rows, cols, 128, pool),
-            GgmlType::Iq1Bn => iq1_bn::decode_in(&region, rows, cols, pool),
-            GgmlType::Iq2Bn => iq2_bn::decode_in(&region, rows, cols, pool),
-            GgmlType::Iq2BnR4 => iq2_bn_r4::decode_in(&region, rows, cols, pool),
-            other => {
-                return Err(InferenceError::UnsupportedOperation {
-                    what: format!("tensor {} of type {}", tensor.name, other.name()),
-                    instead: "the ternary types are I2_S, TQ1_0, TQ2_0, Q2_0, IQ1_BN, IQ2_BN and IQ2_BN_R4".into(),
-                });
-            }
+        let Some(Storage::Ternary(storage)) = storage_of(tensor.ggml_type, self.layout) else {
+            return Err(InferenceError::UnsupportedOperation {
+                what: format!("tensor {} of type {}", tensor.name, tensor.ggml_type.name()),
+                instead: "use a ternary type: I2_S, TQ1_0, TQ2_0, Q2_0, IQ1_BN, IQ2_BN, IQ2_BN_R4"
+                    .into(),
+            });
         };
+        let matrix = storage.decode(&region, rows, cols, pool);
         let matrix = matrix.map_err(|e| self.weights_error(tensor, e))?;
         region.release();
         Ok(matrix)

@@ -115,19 +115,12 @@ pub fn stored_shape(bytes: &[u8]) -> Result<(u64, u64)> {
 
 /// Decodes a `[rows, cols]` matrix. The caller states the shape, because the length of an archive does not bound it:
 /// constant trits take almost no bytes.
+/// The weights are in `pool`, if any.
 ///
 /// # Errors
 /// [`Error::EmptyShape`] or [`Error::SizeOverflow`] for the shape, [`Error::Archive`] for another shape, a wrong length or a
 /// wrong checksum, and errors of [`TernaryBuilder::finish`].
-pub fn decode(bytes: &[u8], rows: usize, cols: usize) -> Result<TernaryMatrix> {
-    decode_in(bytes, rows, cols, None)
-}
-
-/// Like [`decode`], with the weights in `pool`, if any.
-///
-/// # Errors
-/// Same as [`decode`].
-pub fn decode_in(
+pub fn decode(
     bytes: &[u8],
     rows: usize,
     cols: usize,
