@@ -147,12 +147,17 @@ fn every_read_of_a_truncated_tensor_is_an_error() {
     }
 }
 
+/// Returns the name of a test function as the test harness spells it.
+#[cfg(unix)]
+fn test_name<T>(_: T) -> &'static str {
+    std::any::type_name::<T>().split_once("::").unwrap().1
+}
+
 /// In a process of its own: were the signal not answered, it would end that one.
 #[cfg(unix)]
 #[test]
 fn truncation_under_a_tensor_is_an_error_not_a_crash() {
     const CHILD: &str = "BITNET_CORE_CUT_FILE_CHILD";
-    const NAME: &str = "a_file_cut_short_under_a_tensor_is_an_error_not_a_death";
     if let Some(mode) = std::env::var_os(CHILD) {
         let mode = if mode == "write" { MapMode::CopyOnWrite } else { MapMode::ReadOnly };
         use_a_file_that_is_cut(mode);
@@ -161,7 +166,11 @@ fn truncation_under_a_tensor_is_an_error_not_a_crash() {
     }
     for mode in ["read", "write"] {
         let output = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", NAME, "--nocapture"])
+            .args([
+                "--exact",
+                test_name(truncation_under_a_tensor_is_an_error_not_a_crash),
+                "--nocapture",
+            ])
             .env(CHILD, mode)
             .output()
             .unwrap();

@@ -24,6 +24,11 @@ fn told() -> Option<String> {
     std::env::var(TOLD).ok()
 }
 
+/// Returns the name of a test function as the test harness spells it.
+fn test_name<T>(_: T) -> &'static str {
+    std::any::type_name::<T>().split_once("::").unwrap().1
+}
+
 /// This program again, with the same test.
 fn start(test: &str, tell: &str) -> Child {
     Command::new(std::env::current_exe().unwrap())
@@ -83,7 +88,7 @@ fn concurrent_writers_lose_no_count() {
     let name = name("count");
     let memory = SharedMemory::create(&name, 100_000).unwrap();
     let children: Vec<_> =
-        (0..3).map(|_| start("four_processes_count_without_losing_one", &name)).collect();
+        (0..3).map(|_| start(test_name(concurrent_writers_lose_no_count), &name)).collect();
     count(&memory);
     for mut child in children {
         // What it says is read to the end, so that it never waits for a reader.
@@ -105,7 +110,7 @@ fn a_killed_writer_is_reported_and_recoverable() {
     }
     let name = name("writer");
     let memory = SharedMemory::create(&name, 1000).unwrap();
-    let mut child = start("a_writer_that_is_killed_is_told_of_and_recovered_from", &name);
+    let mut child = start(test_name(a_killed_writer_is_reported_and_recoverable), &name);
     ready(&mut child);
     assert!(matches!(memory.read(AT_ONCE), Err(Error::LockTimedOut { .. })), "it is at work");
     assert!(matches!(memory.write_anew(AT_ONCE), Err(Error::LockTimedOut { .. })));
@@ -133,7 +138,7 @@ fn a_killed_reader_blocks_no_writer() {
     let name = name("reader");
     let memory = SharedMemory::create(&name, 1000).unwrap();
     let mut children: Vec<_> =
-        (0..2).map(|_| start("a_reader_that_is_killed_keeps_nobody_from_writing", &name)).collect();
+        (0..2).map(|_| start(test_name(a_killed_reader_blocks_no_writer), &name)).collect();
     children.iter_mut().for_each(ready);
     drop(memory.read(AT_ONCE).unwrap());
     assert!(matches!(memory.write(AT_ONCE), Err(Error::LockTimedOut { .. })));
@@ -152,7 +157,7 @@ fn names_of_dead_processes_are_reused() {
         wait_for_the_end();
     }
     let (one, other) = (name("taken"), name("swept"));
-    let mut child = start("names_of_dead_processes_are_used_again", &format!("{one} {other}"));
+    let mut child = start(test_name(names_of_dead_processes_are_reused), &format!("{one} {other}"));
     ready(&mut child);
     assert!(matches!(SharedMemory::create(&one, 10), Err(Error::SharedMemory { .. })), "in use");
     child.kill().unwrap();
@@ -180,7 +185,8 @@ fn nameless_memory_is_a_tensor_for_another_process() {
     let memory = SharedMemory::nameless(400).unwrap();
     let path = memory.path().unwrap();
     let told = path.to_str().unwrap();
-    let output = start("nameless_memory_is_a_tensor_for_another_process", told).wait_with_output();
+    let output =
+        start(test_name(nameless_memory_is_a_tensor_for_another_process), told).wait_with_output();
     assert!(output.unwrap().status.success());
     let lease = Arc::new(memory.read(AT_ONCE).unwrap());
     let tensor = BitNetTensor::from_external(metadata(), lease).unwrap();
@@ -262,7 +268,6 @@ fn bad_names_and_headers_are_refused() {
 
 #[test]
 fn holders_stay_alive_for_a_process_without_file_descriptors() {
-    const TEST: &str = "a_holder_is_not_taken_for_dead_by_who_can_open_no_file";
     if let Some(name) = told() {
         let memory = SharedMemory::open(&name).unwrap();
         let mut held = Vec::new();
@@ -280,7 +285,11 @@ fn holders_stay_alive_for_a_process_without_file_descriptors() {
     let script = "ulimit -n 64 && exec \"$0\" --exact \"$1\"";
     let program = std::env::current_exe().unwrap();
     let mut child = Command::new("sh");
-    child.args(["-c", script]).arg(program).arg(TEST).env(TOLD, &name);
+    child
+        .args(["-c", script])
+        .arg(program)
+        .arg(test_name(holders_stay_alive_for_a_process_without_file_descriptors))
+        .env(TOLD, &name);
     let output = child.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     drop(held);

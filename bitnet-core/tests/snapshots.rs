@@ -228,6 +228,11 @@ fn a_registry_is_written_and_restored() {
     assert_eq!((registry.len(), second.get_metrics().total_allocated), (2, 8000));
 }
 
+/// Returns the name of a test function as the test harness spells it.
+fn test_name<T>(_: T) -> &'static str {
+    std::any::type_name::<T>().split_once("::").unwrap().1
+}
+
 #[test]
 fn another_process_restores_the_same_bytes() {
     const CHILD: &str = "BITNET_CORE_SNAPSHOT_CHILD";
@@ -248,7 +253,7 @@ fn another_process_restores_the_same_bytes() {
     let path = folder.path().join("snapshot");
     std::fs::write(&path, writer.finish().unwrap()).unwrap();
     let output = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "another_process_restores_the_same_bytes", "--nocapture"])
+        .args(["--exact", test_name(another_process_restores_the_same_bytes), "--nocapture"])
         .env(CHILD, &path)
         .output()
         .unwrap();

@@ -271,7 +271,8 @@ mod tests {
         let work = tempfile::tempdir().unwrap();
         for (umask, permissions) in [("077", 0o600), ("022", 0o644), ("002", 0o664)] {
             let file = work.path().join(umask);
-            let name = "atomic::tests::new_files_respect_the_umask";
+            let name = std::any::type_name_of_val(&new_files_respect_the_umask);
+            let (_, name) = name.split_once("::").unwrap();
             let run = std::process::Command::new("sh")
                 .args(["-c", &format!("umask {umask}; exec \"$0\" --exact {name}")])
                 .arg(std::env::current_exe().unwrap())

@@ -226,6 +226,12 @@ fn modification_after_mapping_is_detected() {
     assert_eq!(*region, *b"0123456789");
 }
 
+/// Returns the name of a test function as the test harness spells it.
+#[cfg(target_os = "linux")]
+fn test_name<T>(_: T) -> &'static str {
+    std::any::type_name::<T>().split_once("::").unwrap().1
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn foreign_sigbus_ends_the_process() {
@@ -244,7 +250,7 @@ fn foreign_sigbus_ends_the_process() {
         std::process::exit(0);
     }
     let status = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "a_foreign_sigbus_still_ends_the_process", "--nocapture"])
+        .args(["--exact", test_name(foreign_sigbus_ends_the_process), "--nocapture"])
         .env(CHILD, "1")
         .stderr(std::process::Stdio::null())
         .stdout(std::process::Stdio::null())
