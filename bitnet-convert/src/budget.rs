@@ -53,7 +53,7 @@ pub(crate) fn within(
     };
     let plan = mixed::plan(&choices, limit)
         .map_err(|source| Error::refused("the budget", source.to_string()))?;
-    plan.tensors.into_iter().map(|(name, chosen)| Ok((name, chosen.storage.parse()?))).collect()
+    plan.tensors.into_iter().map(|(name, selected)| Ok((name, selected.storage.parse()?))).collect()
 }
 
 /// Returns the candidate storage types of a tensor: its default, and smaller ones if the default is dense.

@@ -194,9 +194,9 @@ fn decide(input: &Path, output: &Path, options: &ConvertOptions) -> Result<Decid
     let mut options = options.clone();
     if let Some(budget) = options.budget {
         let threads = options.threads.unwrap_or_else(available_threads);
-        let chosen = budget::within(budget, &files, &options, target, threads)?;
+        let selected = budget::within(budget, &files, &options, target, threads)?;
         // Types requested by name come last and take precedence.
-        options.overrides.splice(0..0, chosen);
+        options.overrides.splice(0..0, selected);
     }
     let options = &options;
     let name = output.file_name().map(|name| name.to_string_lossy().into_owned());

@@ -69,7 +69,7 @@ pub struct StoragePlan {
 ///     candidates: vec![candidate("ternary", 25, of_trits), candidate("int8", 100, 0.01)],
 /// };
 /// let plan = plan(&[choice("up", 4.0), choice("down", 9.0)], Budget::Bytes(130))?;
-/// let storages: Vec<_> = plan.tensors.iter().map(|(_, chosen)| chosen.storage.as_str()).collect();
+/// let storages: Vec<_> = plan.tensors.iter().map(|(_, selected)| selected.storage.as_str()).collect();
 /// assert_eq!(storages, ["ternary", "int8"]);
 /// # Ok::<(), bitnet_quant::Error>(())
 /// ```
@@ -91,21 +91,21 @@ pub fn plan(tensors: &[TensorChoice], budget: Budget) -> Result<StoragePlan> {
         });
     }
     let points = tensors.iter().map(|tensor| points(tensor, budget)).collect::<Result<Vec<_>>>()?;
-    let mut chosen: Vec<usize> = points.iter().map(|points| cheapest(points)).collect();
-    let least = cost(&points, &chosen);
+    let mut selected: Vec<usize> = points.iter().map(|points| cheapest(points)).collect();
+    let least = cost(&points, &selected);
     if least > limit {
         return Err(Error::NoPlan { budget: limit, least });
     }
-    let bound = follow_hulls(&points, &mut chosen, limit);
-    fill(&points, &mut chosen, limit);
+    let bound = follow_hulls(&points, &mut selected, limit);
+    fill(&points, &mut selected, limit);
     let of = |(tensor, &index): (&TensorChoice, &usize)| {
         (tensor.name.clone(), tensor.candidates[index].clone())
     };
-    let tensors: Vec<_> = tensors.iter().zip(&chosen).map(of).collect();
+    let tensors: Vec<_> = tensors.iter().zip(&selected).map(of).collect();
     Ok(StoragePlan {
         budget,
-        bytes: tensors.iter().fold(0u64, |sum, (_, chosen)| sum.saturating_add(chosen.bytes)),
-        error: tensors.iter().map(|(_, chosen)| chosen.error).sum(),
+        bytes: tensors.iter().fold(0u64, |sum, (_, selected)| sum.saturating_add(selected.bytes)),
+        error: tensors.iter().map(|(_, selected)| selected.error).sum(),
         tensors,
         bound,
     })
@@ -147,8 +147,8 @@ fn cheapest(points: &[Point]) -> usize {
     (0..points.len()).min_by(order).unwrap_or(0)
 }
 
-fn cost(points: &[Vec<Point>], chosen: &[usize]) -> f64 {
-    points.iter().zip(chosen).map(|(points, &index)| points[index].cost).sum()
+fn cost(points: &[Vec<Point>], selected: &[usize]) -> f64 {
+    points.iter().zip(selected).map(|(points, &index)| points[index].cost).sum()
 }
 
 /// Returns the lower convex hull of a tensor's candidates, from the cheapest to the one with the least loss.
@@ -180,45 +180,45 @@ fn hull(tensor: usize, points: &[Point]) -> Vec<Step> {
 
 /// Takes the steps of all hulls in the order of gain per cost until one does not fit; returns the value that a fraction of it
 /// would reach.
-fn follow_hulls(points: &[Vec<Point>], chosen: &mut [usize], limit: f64) -> f64 {
+fn follow_hulls(points: &[Vec<Point>], selected: &mut [usize], limit: f64) -> f64 {
     let hulls = points.iter().enumerate().flat_map(|(tensor, points)| hull(tensor, points));
     let mut steps: Vec<Step> = hulls.collect();
     // Gains decrease along a hull and the sort is stable, so a tensor's steps stay in order.
     steps.sort_by(|a, b| (b.gain / b.cost).total_cmp(&(a.gain / a.cost)));
     for step in steps {
-        let before = std::mem::replace(&mut chosen[step.tensor], step.to);
-        if cost(points, chosen) > limit {
-            chosen[step.tensor] = before;
-            let part = (limit - cost(points, chosen)) / step.cost;
-            return loss(points, chosen) - step.gain * part.clamp(0.0, 1.0);
+        let before = std::mem::replace(&mut selected[step.tensor], step.to);
+        if cost(points, selected) > limit {
+            selected[step.tensor] = before;
+            let part = (limit - cost(points, selected)) / step.cost;
+            return loss(points, selected) - step.gain * part.clamp(0.0, 1.0);
         }
     }
-    loss(points, chosen)
+    loss(points, selected)
 }
 
-fn loss(points: &[Vec<Point>], chosen: &[usize]) -> f64 {
-    points.iter().zip(chosen).map(|(points, &index)| points[index].loss).sum()
+fn loss(points: &[Vec<Point>], selected: &[usize]) -> f64 {
+    points.iter().zip(selected).map(|(points, &index)| points[index].loss).sum()
 }
 
 /// Repeatedly applies the best single change that fits.
-fn fill(points: &[Vec<Point>], chosen: &mut [usize], limit: f64) {
+fn fill(points: &[Vec<Point>], selected: &mut [usize], limit: f64) {
     loop {
         let mut best: Option<(f64, usize, usize)> = None;
         for (tensor, points_of) in points.iter().enumerate() {
-            let now = chosen[tensor];
+            let now = selected[tensor];
             for (index, point) in points_of.iter().enumerate() {
                 let gain = points_of[now].loss - point.loss;
                 if gain > best.map_or(0.0, |(gain, ..)| gain) {
-                    chosen[tensor] = index;
-                    if cost(points, chosen) <= limit {
+                    selected[tensor] = index;
+                    if cost(points, selected) <= limit {
                         best = Some((gain, tensor, index));
                     }
-                    chosen[tensor] = now;
+                    selected[tensor] = now;
                 }
             }
         }
         let Some((_, tensor, index)) = best else { return };
-        chosen[tensor] = index;
+        selected[tensor] = index;
     }
 }
 

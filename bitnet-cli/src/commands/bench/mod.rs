@@ -1,6 +1,6 @@
 //! `bitnet bench`: speed of a model, compared with the machine's limits and with other programs.
 
-mod account;
+mod breakdown;
 pub(crate) mod args;
 mod calendar;
 mod child;
@@ -50,7 +50,7 @@ pub(crate) fn run(cli: &Cli, args: &BenchArgs, output: &mut Output) -> Result<Ou
         return Ok(Outcome::Done);
     }
     if args.account {
-        return account::run(cli, args, output);
+        return breakdown::run(cli, args, output);
     }
     if args.against.is_empty() {
         single_run::run(cli, args, output)

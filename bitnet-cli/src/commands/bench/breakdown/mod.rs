@@ -26,7 +26,7 @@ use crate::output::{self, Output};
 
 /// The operations of the repetition with the median time.
 #[derive(Debug)]
-struct Account {
+struct Breakdown {
     model: String,
     threads: usize,
     test: Test,
@@ -68,20 +68,20 @@ pub(crate) fn run(cli: &Cli, args: &BenchArgs, output: &mut Output) -> Result<Ou
     let listener = Listener::new();
     // The first repetition is the warm-up.
     let mut progress = Progress::new(threads.len() * (args.repetitions + 1), output);
-    let (mut accounts, mut limits) = (Vec::new(), Vec::new());
+    let (mut breakdowns, mut limits) = (Vec::new(), Vec::new());
     for &threads in &threads {
         let of_machine = if args.no_limits { None } else { Some(machine::limits(threads)?) };
         let (what, count) = (test.name(), output::count(threads, "thread"));
         progress.begin(&format!("{what} with {count}"), output);
         let measured = measured(cli, args, path, test, threads, &listener, &mut progress)?;
         progress.clear();
-        let Some(mut account) = measured else { break };
-        account.bandwidth = of_machine.as_ref().and_then(Limits::bandwidth);
-        account.integer_peak = of_machine.as_ref().and_then(Limits::integer_peak);
+        let Some(mut breakdown) = measured else { break };
+        breakdown.bandwidth = of_machine.as_ref().and_then(Limits::bandwidth);
+        breakdown.integer_peak = of_machine.as_ref().and_then(Limits::integer_peak);
         if markdown {
-            output.verbatim(&account.section())?;
+            output.verbatim(&breakdown.section())?;
         }
-        accounts.push(account.to_json());
+        breakdowns.push(breakdown.to_json());
         limits.extend(of_machine);
     }
     drop(progress);
@@ -90,7 +90,7 @@ pub(crate) fn run(cli: &Cli, args: &BenchArgs, output: &mut Output) -> Result<Ou
     } else {
         let program = machine::program();
         output.json(&json!({
-            "program": program, "machine": machine, "limits": limits, "accounts": accounts,
+            "program": program, "machine": machine, "limits": limits, "accounts": breakdowns,
         }))?;
     }
     if let Some(warning) = machine::disturbance(&machine) {
@@ -108,7 +108,7 @@ fn measured(
     threads: usize,
     listener: &Listener,
     progress: &mut Progress,
-) -> Result<Option<Account>> {
+) -> Result<Option<Breakdown>> {
     let source = path.map_or(ModelSource::Embedded, |path| ModelSource::Path(path));
     let options = load::options(cli)?;
     let cpu = CpuOptions { threads: Some(threads), isa: None };
@@ -135,7 +135,7 @@ fn measured(
     let middle = repetitions.len() / 2;
     let Some((time, entries)) = repetitions.into_iter().nth(middle) else { return Ok(None) };
     let model = ModelName::of(source, &options, stored.parameters)?.kind;
-    Ok(Some(Account { model, threads, test, time, entries, bandwidth: None, integer_peak: None }))
+    Ok(Some(Breakdown { model, threads, test, time, entries, bandwidth: None, integer_peak: None }))
 }
 
 /// One line of the account, per step: a generated token, or a whole prompt.
@@ -148,7 +148,7 @@ struct Line<'a> {
     macs: f64,
 }
 
-impl Account {
+impl Breakdown {
     /// Returns the operations, longest first, then the time outside of all of them.
     fn lines(&self) -> Vec<Line<'_>> {
         let steps = self.test.n_gen.max(1) as f64;
