@@ -23,7 +23,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// The path names a directory, a pipe, a device or a socket.
-    #[error("{file} is {kind}, not a regular file; give the path of a model file")]
+    #[error("{file} is {kind}, not a regular file; use the path of a model file")]
     NotRegularFile {
         /// The path.
         file: String,

@@ -25,7 +25,7 @@ pub enum HubError {
         problem: &'static str,
     },
     /// A file name from the hub is unsafe.
-    #[error("{repository}: the file name {file:?} is refused: {problem}")]
+    #[error("{repository}: the file name {file:?} is rejected: {problem}")]
     FileName {
         /// The repository.
         repository: String,
@@ -85,7 +85,7 @@ pub enum HubError {
     },
     /// The revision does not exist.
     #[error(
-        "{repository} has no revision {revision:?}: give a branch, a tag or a commit after the @"
+        "{repository} has no revision {revision:?}: use a branch, a tag or a commit after the @"
     )]
     NoRevision {
         /// The repository.

@@ -74,7 +74,7 @@ pub enum Error {
     },
     /// A code stands for a value outside -1, 0, 1.
     #[error(
-        "{format}: the code at row {row}, column {col} stands for twice the scale, so the tensor is not ternary; load it as a dense quantised tensor or check the layout"
+        "{format}: the code at row {row}, column {col} is twice the scale, so the tensor is not ternary; load it as a dense quantised tensor or check the layout"
     )]
     NotTernary {
         /// The storage format.

@@ -44,7 +44,7 @@ impl Vocabulary {
             let best = pairs.into_iter().max_by_key(|&(pair, n)| (n, std::cmp::Reverse(pair)));
             let Some((pair, _)) = best else {
                 let reason = format!(
-                    "the texts give only {} tokens; lower `vocab_size`",
+                    "the texts yield only {} tokens; lower `vocab_size`",
                     tokens.len() + SPECIAL_TOKENS.len()
                 );
                 return Err(Error::Vocabulary(reason));

@@ -252,7 +252,7 @@ mod tests {
     #[test]
     fn rows_know_the_best_and_compare_with_it() {
         let cell = |value: f64| Cell::new(vec![vec![value]; 3]);
-        let missing = || Cell::Missing("refused".to_owned());
+        let missing = || Cell::Missing("failed".to_owned());
         let row = |cells, compare| Row::new("row".into(), Unit::Nanoseconds, cells, compare);
 
         let cells = vec![cell(30.0), missing(), cell(20.0), cell(15.0)];

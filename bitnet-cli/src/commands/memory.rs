@@ -123,7 +123,7 @@ fn table(report: &MemoryReport) -> Vec<String> {
     lines.push(line("free blocks and rounding", [none(), none(), of(pool.kept_resident)]));
     lines.push(line("pool in all", [of(pool.live), of(pool.peak), of(pool.resident)]));
     lines.push(format!(
-        "  its mappings by the system {}, {} off",
+        "  its mappings as reported by the OS {}, difference {}",
         of(pool.resident_by_system),
         off(pool.resident, pool.resident_by_system)
     ));
@@ -135,7 +135,7 @@ fn table(report: &MemoryReport) -> Vec<String> {
     let sum = pool.resident + outside;
     lines.push(line("sum", [none(), none(), of(sum)]));
     lines.push(format!(
-        "  resident set by the system {}, {} off",
+        "  resident set reported by the OS {}, difference {}",
         of(report.resident_set),
         off(sum, report.resident_set)
     ));

@@ -51,7 +51,7 @@ mod built_in {
             return Ok(Outcome::Done);
         }
         let (Some(config), Some(folder)) = (&args.config, &args.out) else {
-            anyhow::bail!("give --config FILE and --out DIR");
+            anyhow::bail!("set --config FILE and --out DIR");
         };
         let mut config = TrainConfig::load(config)?;
         if let Some(threads) = cli.general.threads {

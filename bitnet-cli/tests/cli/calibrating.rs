@@ -71,7 +71,7 @@ fn what_is_no_calibration_is_refused() {
     refused(&["calibrate", "--file", &text, "--calibration", &wrong], &["wrong.json"]);
     refused(&["calibrate", "--file", &text, "--method", "percentile=2"], &["share"]);
     // Foreign files are not replaced.
-    refused(&["calibrate", "--file", &text, "--out", &text], &["story.txt", "there already"]);
+    refused(&["calibrate", "--file", &text, "--out", &text], &["story.txt", "already exists"]);
     assert!(std::fs::read_to_string(&text).unwrap().starts_with("Once"));
     // A missing folder is reported before any work.
     refused(&["calibrate", "--file", &text, "--out", &at("no/ranges.json")], &["ranges.json"]);

@@ -200,7 +200,7 @@ fn train_makes_a_model_that_runs_and_can_be_continued() {
 
     let before = std::fs::read(&model).unwrap();
     let again = ["train", "--config", path.to_str().unwrap(), "--out", out.to_str().unwrap()];
-    refused(&again, &["checkpoint.safetensors is there already", "--resume"]);
+    refused(&again, &["checkpoint.safetensors already exists", "--resume"]);
     assert_eq!(std::fs::read(&model).unwrap(), before, "a finished run stays as it is");
     let other = folder.path().join("other");
     let plain = ["train", "--config", path.to_str().unwrap(), "--out", other.to_str().unwrap()];

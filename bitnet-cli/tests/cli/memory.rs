@@ -48,7 +48,7 @@ fn run_says_where_every_byte_is() {
     assert!(without.get("memory").is_none());
     let table = ok(&args);
     for words in
-        ["weights", "KV cache", "pool in all", "heap (malloc)", "resident set by the system"]
+        ["weights", "KV cache", "pool in all", "heap (malloc)", "resident set reported by the OS"]
     {
         assert!(stderr(&table).contains(words), "{words:?} is not in: {}", stderr(&table));
     }

@@ -203,7 +203,7 @@ pub(crate) mod downloads {
         let missing = pull(&["own/model:m-TQ3_0.gguf"], home.path(), &endpoint);
         assert!(refusal(&missing).contains("no file \"m-TQ3_0.gguf\""), "{}", stderr(&missing));
         let both = pull(&["own/model:x", "--include", "y"], home.path(), &endpoint);
-        assert!(refusal(&both).contains("leave out"), "{}", stderr(&both));
+        assert!(refusal(&both).contains("omit"), "{}", stderr(&both));
         let gone = pull(&["own/other"], home.path(), &endpoint);
         assert!(refusal(&gone).contains("own/other is not on http"), "{}", stderr(&gone));
     }

@@ -102,7 +102,7 @@ fn read_magic_and_version(cursor: &mut Cursor<'_>) -> Result<u32> {
         let advice = if legacy {
             "it is a file from before GGUF: convert the model again with a current converter"
         } else {
-            "give a .gguf file, a .safetensors file or a model folder"
+            "use a .gguf file, a .safetensors file or a model folder"
         };
         let found = shown_bytes(&magic);
         return Err(Error::WrongFormat { file: file.to_owned(), expected: "GGUF", found, advice });

@@ -30,7 +30,7 @@ pub(super) fn refuse(file: &GgufFile) -> Result<()> {
             Err(Error::shard(
                 file.name(),
                 &shard,
-                "a split model can only be opened by its path; merge it or give the path",
+                "a split model can only be opened by its path; merge it or open it by its path",
             ))
         }
     }
@@ -76,7 +76,7 @@ pub(super) fn open_rest(mut first: GgufFile, path: &Path) -> Result<GgufFile> {
         let name = shard_name(stem, index, count);
         if !path.with_file_name(&name).exists() {
             let problem =
-                format!("file {} of {count} is missing; put it beside the first one", index + 1);
+                format!("file {} of {count} is missing; put it next to the first one", index + 1);
             return Err(Error::shard(&file, &name, problem));
         }
     }

@@ -123,7 +123,7 @@ fn resolve(folder: &Path, shard: &str, index: &str) -> Result<PathBuf> {
     let real = match path.canonicalize() {
         Ok(real) => real,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return Err(Error::shard(index, shard, "it is missing; put it beside the index"));
+            return Err(Error::shard(index, shard, "it is missing; put it next to the index"));
         }
         Err(error) => return Err(Error::io(&shown_path(&path), "find the file", error)),
     };
@@ -148,7 +148,7 @@ fn resolve(folder: &Path, shard: &str, index: &str) -> Result<PathBuf> {
     Err(Error::shard(
         index,
         shard,
-        "it is a link out of the model's folder; put the file itself beside the index",
+        "it is a link out of the model's folder; put the file itself next to the index",
     ))
 }
 

@@ -236,7 +236,7 @@ fn model_in(folder: &Path) -> Result<PathBuf> {
                 let kind = "a model in PyTorch's own format";
                 return Err(Error::Pickle { file: shown_path(pickle), kind });
             }
-            None => "there is no .safetensors file in this folder; give a model folder or file"
+            None => "there is no .safetensors file in this folder; use a model folder or file"
                 .to_owned(),
         },
         ([], several) => {

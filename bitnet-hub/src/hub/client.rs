@@ -108,7 +108,7 @@ impl Client {
             let Some(target) = address.redirected(location) else {
                 return Err(Trouble::answer(
                     &address,
-                    "it leads to an address that is none, or that is not secure",
+                    "it redirects to an invalid or insecure address",
                 ));
             };
             if follow == Follow::Hub && !self.is_hub(&target) {

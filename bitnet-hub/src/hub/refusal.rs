@@ -72,7 +72,7 @@ impl Trouble {
                 Self::answer(address, "it can't be asked for")
             }
             ureq::Error::InvalidProxyUrl => final_one(
-                "the proxy's address is none".to_owned(),
+                "the proxy's address is invalid".to_owned(),
                 "correct HTTPS_PROXY, HTTP_PROXY or ALL_PROXY",
             ),
             other => Self::broken(address, &other.to_string()),

@@ -123,7 +123,7 @@ impl Calibration {
         let mut layers = stored.layers;
         layers.sort_by(|a, b| a.name.cmp(&b.name));
         if let Some(pair) = layers.windows(2).find(|pair| pair[0].name == pair[1].name) {
-            return bad(format!("layer {:?} stands there twice", pair[0].name));
+            return bad(format!("layer {:?} appears twice", pair[0].name));
         }
         for layer in &layers {
             let numbers =
@@ -133,7 +133,7 @@ impl Calibration {
                 && layer.deviation >= 0.0
                 && (0.0..=1.0).contains(&layer.sparsity);
             if !sound {
-                return bad(format!("layer {:?} has numbers that can't be", layer.name));
+                return bad(format!("layer {:?} has invalid numbers", layer.name));
             }
         }
         Ok(Self { method: stored.method.checked()?, bits, layers })

@@ -58,7 +58,7 @@ fn check_package(package: &Value) -> Vec<Finding> {
         return vec![Finding::new(
             &manifest,
             1,
-            format!("`{name}` has no floor: give it one in xtask/src/checks/floors.rs"),
+            format!("`{name}` has no floor: add it to xtask/src/checks/floors.rs"),
         )];
     };
     let dependencies = package["dependencies"].as_array().map_or(&[][..], Vec::as_slice);

@@ -18,14 +18,14 @@ pub fn check(tree: &Tree) -> Vec<Finding> {
                 findings.push(Finding::new(
                     &file.path,
                     1,
-                    format!("`{part}` says nothing: name what it holds"),
+                    format!("`{part}` is generic: name the content"),
                 ));
             }
             if HISTORY.iter().any(|ending| stem.ends_with(ending)) {
                 findings.push(Finding::new(
                     &file.path,
                     1,
-                    format!("`{part}` tells a history: git keeps that"),
+                    format!("`{part}` is a version suffix: use git instead"),
                 ));
             }
         }

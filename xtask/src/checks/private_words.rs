@@ -59,7 +59,7 @@ pub fn check(tree: &Tree) -> Vec<Finding> {
             findings.push(Finding::new(
                 &file.path,
                 at + 1,
-                format!("`{}` names an issue: give the reason itself", line.trim()),
+                format!("`{}` names an issue: state the reason instead", line.trim()),
             ));
         }
     }

@@ -18,11 +18,7 @@ pub fn check(tree: &Tree) -> Vec<Finding> {
                 words(code, name).any(|column| code[column + name.len()..].starts_with('!'))
             };
             if let Some(name) = MACROS.iter().find(called) {
-                findings.push(Finding::new(
-                    path,
-                    at + 1,
-                    format!("`{name}!` stands for code that is missing"),
-                ));
+                findings.push(Finding::new(path, at + 1, format!("`{name}!` marks missing code")));
             }
             if let Some(mark) = MARKS.iter().find(|mark| words(comment, mark).next().is_some()) {
                 findings.push(Finding::new(

@@ -1,7 +1,7 @@
 //! `bitnet bench`: speed of a model, compared with the machine's limits and with other programs.
 
-mod breakdown;
 pub(crate) mod args;
+mod breakdown;
 mod calendar;
 mod child;
 mod compare;
