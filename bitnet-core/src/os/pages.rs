@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// The unit in which pools keep their books about pages, in bytes. The system's pages may be larger.
+/// The unit in which pools account for pages, in bytes. The system's pages may be larger.
 pub(crate) const GRANULE: usize = 4096;
 
 /// Pages from the system. A test can make requests fail.

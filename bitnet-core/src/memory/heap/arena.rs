@@ -28,7 +28,7 @@ struct Region {
     address: usize,
     bytes: usize,
     align: usize,
-    books: Mutex<Books>,
+    state: Mutex<RegionState>,
     /// As [`Buddy::orders`], readable without the lock.
     orders: AtomicU32,
     /// Whether it is being drained, so that no span may be taken.
@@ -36,7 +36,7 @@ struct Region {
 }
 
 #[derive(Debug)]
-struct Books {
+struct RegionState {
     buddy: Buddy,
     /// Granules from here on were never handed out: they are zero, and not resident.
     fresh_from: usize,
@@ -45,8 +45,8 @@ struct Books {
 }
 
 impl Region {
-    fn books(&self) -> MutexGuard<'_, Books> {
-        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, RegionState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether it seems to have a free block of this order, and may be used.
@@ -56,20 +56,20 @@ impl Region {
     }
 
     fn allocate(&self, granules: usize, align: usize) -> Option<Span> {
-        let mut books = self.books();
-        let start = books.buddy.allocate(granules, align)?;
-        self.orders.store(books.buddy.orders(), Ordering::Relaxed);
-        let used = books.fresh_from.saturating_sub(start).min(granules);
-        books.fresh_from = books.fresh_from.max(start + granules);
+        let mut state = self.state();
+        let start = state.buddy.allocate(granules, align)?;
+        self.orders.store(state.buddy.orders(), Ordering::Relaxed);
+        let used = state.fresh_from.saturating_sub(start).min(granules);
+        state.fresh_from = state.fresh_from.max(start + granules);
         let address = self.address + start * GRANULE;
         Some(Span { address, granules, used_bytes: used * GRANULE })
     }
 
     fn free(&self, address: usize, granules: usize) {
-        let mut books = self.books();
-        books.buddy.free((address - self.address) / GRANULE, granules);
-        books.dirty = true;
-        self.orders.store(books.buddy.orders(), Ordering::Relaxed);
+        let mut state = self.state();
+        state.buddy.free((address - self.address) / GRANULE, granules);
+        state.dirty = true;
+        self.orders.store(state.buddy.orders(), Ordering::Relaxed);
     }
 
     /// Discards the pages of the free blocks of at least 64 KiB. Returns the resident bytes released, as reported by the OS.
@@ -82,33 +82,33 @@ impl Region {
         more: &dyn Fn() -> bool,
     ) -> usize {
         let blocks = {
-            let mut books = self.books();
-            if !std::mem::take(&mut books.dirty) {
+            let mut state = self.state();
+            if !std::mem::take(&mut state.dirty) {
                 return 0;
             }
-            let fresh_from = books.fresh_from;
-            let mut blocks = books.buddy.free_blocks(4);
+            let fresh_from = state.fresh_from;
+            let mut blocks = state.buddy.free_blocks(4);
             blocks.retain(|&(start, _)| start < fresh_from);
             blocks
         };
         let mut gone = 0;
         for (start, granules) in blocks {
             if !more() {
-                self.books().dirty = true;
+                self.state().dirty = true;
                 break;
             }
             let _in_transit = in_transit.lock().unwrap_or_else(PoisonError::into_inner);
-            if !self.books().buddy.take_block(start, granules) {
+            if !self.state().buddy.take_block(start, granules) {
                 continue;
             }
             let (address, bytes) = (self.address + start * GRANULE, granules * GRANULE);
-            // SAFETY: the block lies in this region's mapping, and its books say that it is used by this call alone.
+            // SAFETY: the block lies in this region's mapping, where it is allocated to this call alone.
             let (bytes_gone, whole) = unsafe { discard_while(address, bytes, pages, more) };
             gone += bytes_gone;
-            let mut books = self.books();
-            books.dirty |= !whole;
-            books.buddy.free(start, granules);
-            self.orders.store(books.buddy.orders(), Ordering::Relaxed);
+            let mut state = self.state();
+            state.dirty |= !whole;
+            state.buddy.free(start, granules);
+            self.orders.store(state.buddy.orders(), Ordering::Relaxed);
         }
         gone
     }
@@ -239,12 +239,12 @@ impl Arena {
         };
         let buddy = Buddy::new(bytes / GRANULE);
         let orders = AtomicU32::new(buddy.orders());
-        let books = Mutex::new(Books { buddy, fresh_from: 0, dirty: false });
+        let state = Mutex::new(RegionState { buddy, fresh_from: 0, dirty: false });
         let region = Arc::new(Region {
             address,
             bytes,
             align,
-            books,
+            state,
             orders,
             draining: AtomicBool::new(false),
         });
@@ -281,8 +281,8 @@ impl Arena {
     pub(super) fn start_draining(&self, share: f64) -> usize {
         let regions = self.regions.read().unwrap_or_else(PoisonError::into_inner);
         let used = |region: &Region| {
-            let books = region.books();
-            (books.buddy.granules() - books.buddy.free_granules()) * GRANULE
+            let state = region.state();
+            (state.buddy.granules() - state.buddy.free_granules()) * GRANULE
         };
         let fullest =
             regions.iter().map(|region| used(region)).enumerate().max_by_key(|&(_, used)| used);
@@ -383,9 +383,9 @@ impl Arena {
         let regions = self.regions.read().unwrap_or_else(PoisonError::into_inner);
         let mut figures = ArenaFigures { mapped: self.mapped(), ..Default::default() };
         for region in regions.iter() {
-            let books = region.books();
-            let in_books = books.buddy.free_granules() * GRANULE;
-            let mut largest = books.buddy.largest_free() * GRANULE;
+            let state = region.state();
+            let in_books = state.buddy.free_granules() * GRANULE;
+            let mut largest = state.buddy.largest_free() * GRANULE;
             figures.free += in_books;
             figures.largest_free = figures.largest_free.max(largest);
             let mut free = in_books;
@@ -398,7 +398,7 @@ impl Arena {
             if free < region.bytes {
                 figures.scattered += free.saturating_sub(largest);
             }
-            figures.own_bytes += books.buddy.own_bytes() + size_of::<Region>();
+            figures.own_bytes += state.buddy.own_bytes() + size_of::<Region>();
         }
         figures
     }
@@ -407,27 +407,27 @@ impl Arena {
 impl Region {
     /// The region as one span, if nothing lives in it.
     fn allocate_whole(&self) -> Option<Span> {
-        let mut books = self.books();
-        if !books.buddy.is_unused() {
+        let mut state = self.state();
+        if !state.buddy.is_unused() {
             return None;
         }
-        let granules = books.buddy.granules();
-        for (start, granules) in books.buddy.free_blocks(0) {
-            books.buddy.take_block(start, granules);
+        let granules = state.buddy.granules();
+        for (start, granules) in state.buddy.free_blocks(0) {
+            state.buddy.take_block(start, granules);
         }
         self.orders.store(0, Ordering::Relaxed);
-        let used_bytes = books.fresh_from * GRANULE;
-        books.fresh_from = granules;
+        let used_bytes = state.fresh_from * GRANULE;
+        state.fresh_from = granules;
         Some(Span { address: self.address, granules, used_bytes })
     }
 
     /// Undoes [`Region::allocate_whole`] of a region that nobody has touched since.
     fn put_back_whole(&self, whole: Span) {
-        let mut books = self.books();
-        books.buddy.free(0, whole.granules);
-        books.fresh_from = whole.used_bytes / GRANULE;
-        books.dirty = true;
-        self.orders.store(books.buddy.orders(), Ordering::Relaxed);
+        let mut state = self.state();
+        state.buddy.free(0, whole.granules);
+        state.fresh_from = whole.used_bytes / GRANULE;
+        state.dirty = true;
+        self.orders.store(state.buddy.orders(), Ordering::Relaxed);
     }
 }
 

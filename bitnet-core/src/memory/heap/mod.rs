@@ -5,7 +5,7 @@
 //! The fast path is [`MemoryHandle::take`] and what it inlines ([`fast_path`]). A request below 1 MiB stops at three places,
 //! all of them in the cache of this thread ([`thread_cache`]):
 //!
-//! 1. *Whose cache is it?* One comparison of the cache's state with the [key](block_tag::Key) of the pool. It fails for another
+//! 1. *Compare.* One comparison of the cache's state with the [key](block_tag::Key) of the pool. It fails for another
 //!    pool or purpose than the last one, and under any flag.
 //! 2. *Count.* One addition to a word of [`stats`]. It fails when the thread's report of live bytes, a sample or a flush is due.
 //! 3. *Pop.* The last address of the [bin](bins) of the request's [size class](size_class).
@@ -13,7 +13,7 @@
 //! The handle is that address and a [tag](block_tag): no store to the block, no locked instruction. A request from 1 MiB to
 //! 64 MiB does the same, but takes its block from the pool's cache of large blocks by one exchange ([`large_block`]).
 //!
-//! Whatever fails goes to the slow path, [`PoolInner::allocate`] ([`slow_path`]), which works down this list until it has a block:
+//! Otherwise the slow path, [`PoolInner::allocate`] ([`slow_path`]), works down this list until it has a block:
 //!
 //! | below 1 MiB | from 1 MiB on |
 //! |---|---|
@@ -23,8 +23,8 @@
 //! | a new slab, in a free span of a region ([`arena`]) | a mapping of its own, above 32 MiB |
 //! | a new region, from the system ([`crate::os::pages`]) | |
 //!
-//! If there is none it purges all free memory ([`purge`]) and starts again; then it announces the failure to the observer, whose
-//! callbacks may free some, and starts a last time. Then it is [`crate::Error::OutOfMemory`].
+//! If the limit or the system refuses all of them, it purges all free memory ([`purge`]) and tries again; then it announces the failure
+//! to the observer, whose callbacks may free some, and tries a last time before it returns [`crate::Error::OutOfMemory`].
 //!
 //! # `free`, step by step
 //!
@@ -32,11 +32,11 @@
 //! [`stats`], and pushes the address to the bin ([`fast_path::free`]). It does not matter which thread allocated the block. A
 //! large block enters the cache of large blocks.
 //!
-//! Whatever fails goes to [`PoolInner::free`]. A full bin passes its older half on as a magazine; when enough magazines wait,
-//! blocks return to their slab, and a slab without live blocks returns to its region. Nothing returns to the system but by
-//! [`PoolInner::purge`].
+//! Otherwise [`PoolInner::free`] takes the slow path. A full bin passes its older half on as a magazine; when enough magazines wait,
+//! blocks return to their slab, and a slab without live blocks returns to its region. A large block that finds no slot in the cache
+//! returns to its region or, if it is a mapping of its own, to the system; all else returns to the system by [`PoolInner::purge`].
 //!
-//! # Who may know whom
+//! # Dependencies
 //!
 //! ```text
 //! handle ── fast_path ── slow_path ── purge · usage · metrics
@@ -52,7 +52,7 @@
 //!
 //! Trackers, cleaners, tokens and tensors are not known here: they hold handles, call a pool, or implement [`HeapObserver`].
 //!
-//! # What must stay true
+//! # Invariants
 //!
 //! - A block belongs to one handle, and a handle is not copied.
 //! - Only the owning thread changes a cache, but for flags. Totals are read under the lock of [`stats`].
