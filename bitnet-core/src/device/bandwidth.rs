@@ -2,11 +2,10 @@
 
 use std::hint::black_box;
 use std::sync::mpsc;
-use std::sync::{Arc, Barrier, OnceLock};
+use std::sync::{Arc, Barrier};
 use std::thread::Builder;
 use std::time::{Duration, Instant};
 
-use super::{Device, DeviceCapabilities};
 use crate::simd::sum_words;
 
 /// Bytes that each thread reads again and again in [`read_bandwidth_rounds`].
@@ -19,7 +18,7 @@ const STRIDE: usize = 1 << 20;
 const LONG_ROUND: Duration = Duration::from_millis(20);
 
 /// The most bytes that [`MemoryBandwidth::of_this_machine`] takes.
-const MOST_BYTES: usize = 128 << 20;
+pub(super) const MOST_BYTES: usize = 128 << 20;
 
 /// Less memory than this fits in caches, so that it measures those.
 const LEAST_BYTES: usize = 16 << 20;
@@ -73,18 +72,6 @@ impl MemoryBandwidth {
             triad: best(2)?,
             threads: parts.len(),
             working_set: parts.iter().map(|part| part.bytes).sum(),
-        })
-    }
-
-    /// The figures of this process: measured when they are first asked for, with all logical processors and at most
-    /// 128 MiB, or a quarter of the available memory.
-    pub fn of_this_machine() -> Option<Self> {
-        static MEASURED: OnceLock<Option<MemoryBandwidth>> = OnceLock::new();
-        *MEASURED.get_or_init(|| {
-            let machine = DeviceCapabilities::without_bandwidth(&Device::Cpu);
-            let spare = machine.available_memory.map_or(u64::MAX, |bytes| bytes / 4);
-            let bytes = usize::try_from(spare).map_or(MOST_BYTES, |spare| spare.min(MOST_BYTES));
-            Self::measure(machine.logical_cores, bytes)
         })
     }
 }
@@ -241,6 +228,7 @@ fn together<R: Send>(threads: usize, work: impl Fn(&Barrier) -> R + Sync) -> Vec
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::{Device, DeviceCapabilities};
 
     #[test]
     fn memory_is_read_at_a_plausible_rate() {

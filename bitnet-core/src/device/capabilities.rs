@@ -1,5 +1,8 @@
 //! What a device can do, asked from the system at run time.
 
+use std::sync::OnceLock;
+
+use super::bandwidth::MOST_BYTES;
 use super::topology::{self, Cache, CacheKind, CoreKind, NumaNode};
 use super::{Device, Environment, HugePages, MemoryBandwidth, TransparentHugePages, pages};
 use crate::os::cgroup::Limits;
@@ -143,6 +146,20 @@ impl DeviceCapabilities {
         let last = self.caches.iter().filter(holds_data).map(|cache| cache.level).max()?;
         let of_last = self.caches.iter().filter(holds_data).filter(|cache| cache.level == last);
         Some(of_last.map(|cache| cache.bytes.saturating_mul(cache.instances)).sum())
+    }
+}
+
+impl MemoryBandwidth {
+    /// Returns the figures of this machine, measured on the first call with all logical processors and at most 128 MiB, or a quarter
+    /// of the available memory.
+    pub fn of_this_machine() -> Option<Self> {
+        static MEASURED: OnceLock<Option<MemoryBandwidth>> = OnceLock::new();
+        *MEASURED.get_or_init(|| {
+            let machine = DeviceCapabilities::without_bandwidth(&Device::Cpu);
+            let spare = machine.available_memory.map_or(u64::MAX, |bytes| bytes / 4);
+            let bytes = usize::try_from(spare).map_or(MOST_BYTES, |spare| spare.min(MOST_BYTES));
+            Self::measure(machine.logical_cores, bytes)
+        })
     }
 }
 

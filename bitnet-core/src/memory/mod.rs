@@ -63,7 +63,6 @@ pub use config::MemoryPoolConfig;
 pub use device_pool::{DeviceSpecificPools, Transfers};
 pub use heap::{MemoryHandle, MemoryMetrics, Purpose};
 pub use pool::HybridMemoryPool;
-use pool::WeakPool;
 pub use shared::Shared;
 pub use tensor::snapshot;
 pub use token::BlockToken;

@@ -1,11 +1,25 @@
 //! The end of a task, to wait for.
 
+use std::cell::Cell;
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::worker::this_stream;
 use crate::{Error, Result};
+
+thread_local! {
+    static THIS_STREAM: Cell<Option<u64>> = const { Cell::new(None) };
+}
+
+/// Makes this thread the worker of a stream.
+pub(super) fn set_this_stream(number: u64) {
+    THIS_STREAM.set(Some(number));
+}
+
+/// Returns the stream whose worker this thread is.
+pub(super) fn this_stream() -> Option<u64> {
+    THIS_STREAM.get()
+}
 
 /// The end of a task, with its outcome. Clones are the same event.
 #[derive(Clone)]

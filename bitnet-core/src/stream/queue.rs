@@ -6,7 +6,8 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
-use super::worker::{self, Command, Completion, this_stream};
+use super::event::this_stream;
+use super::worker::{self, Command, Completion};
 use super::{Event, Pending};
 use crate::device::{Device, copy_tensor};
 use crate::memory::DeviceSpecificPools;

@@ -1,11 +1,10 @@
 //! The thread of a stream: does one command after the other and never fails itself.
 
 use std::any::Any;
-use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::Receiver;
 
-use super::Event;
+use super::event::{Event, set_this_stream};
 use crate::device::{Device, Operation};
 use crate::{Error, Result};
 
@@ -38,18 +37,9 @@ impl Drop for Completion {
     }
 }
 
-thread_local! {
-    static THIS_STREAM: Cell<Option<u64>> = const { Cell::new(None) };
-}
-
-/// The stream whose thread this is.
-pub(super) fn this_stream() -> Option<u64> {
-    THIS_STREAM.get()
-}
-
 /// Runs the commands until no sender is left.
 pub(super) fn run(number: u64, device: &Device, commands: &Receiver<Command>) {
-    THIS_STREAM.set(Some(number));
+    set_this_stream(number);
     let mut failed: Option<Error> = None;
     for command in commands {
         match command {

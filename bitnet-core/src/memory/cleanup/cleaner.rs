@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use super::scheduler::Scheduler;
 use super::{CleanupConfig, CleanupMetrics, CleanupReport, Compacted, Released, Strategy, Work};
 use crate::Result;
+use crate::memory::HybridMemoryPool;
 use crate::memory::heap::past;
+use crate::memory::pool::WeakPool;
 use crate::memory::tensor::{CompressionStep, TensorRegistry, WeakTensorRegistry};
 use crate::memory::tracking::LatencyKind;
-use crate::memory::{HybridMemoryPool, WeakPool};
 
 /// Slabs and regions of which at most this part is in use are drained.
 const SPARSE: f64 = 0.25;

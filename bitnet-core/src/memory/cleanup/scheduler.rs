@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use super::strategies::{Observed, Past, due, next_look};
 use super::{CleanupConfig, CleanupReport};
+use crate::memory::pool::WeakPool;
 use crate::memory::tracking::{PressureMonitor, SystemFiles, SystemMemory};
-use crate::memory::{Clock, HybridMemoryPool, MemoryPressureLevel, WeakPool};
+use crate::memory::{Clock, HybridMemoryPool, MemoryPressureLevel};
 use crate::{Error, Result};
 
 /// Observes a pool from time to time and cleans it when a strategy is due. A pool with `enable_automatic_cleanup` has one of its
