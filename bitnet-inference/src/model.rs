@@ -18,7 +18,7 @@ use crate::loader::{
     backend_by_name,
 };
 use crate::memory_stats::MemoryStats;
-use crate::models::{Decoder, ModelConfig, TopHead};
+use crate::models::{Decoder, LazyTopLogits, ModelConfig};
 use crate::session::Session;
 use crate::tokenizer::{EncodeOptions, Tokenizer};
 use crate::{InferenceError, Result};
@@ -106,13 +106,19 @@ impl Model {
         let kept = cache.as_ref().map(|(cache, origin)| Kept::open(cache, origin));
         let kept_head =
             cache.as_ref().map(|(cache, origin)| KeptHead::new(cache, origin, options.head));
-        let top = TopHead::new(options.head, kept_head);
+        let top_logits = LazyTopLogits::new(options.head, kept_head);
         let (described, assembled, took) = std::thread::scope(|scope| {
             // A large vocabulary takes as long as the weights.
             let describing = scope.spawn(|| opened.describe(options));
             let start = Instant::now();
-            let assembled =
-                assemble(checkpoint, Arc::clone(&backend), pool, kept.as_ref(), top, on_layer);
+            let assembled = assemble(
+                checkpoint,
+                Arc::clone(&backend),
+                pool,
+                kept.as_ref(),
+                top_logits,
+                on_layer,
+            );
             let took = start.elapsed();
             let described = describing.join().unwrap_or_else(|panic| resume_unwind(panic));
             (described, assembled, took)
@@ -157,7 +163,7 @@ impl Model {
         if let Some(keeping) = &self.keeping {
             keeping.start();
         }
-        self.decoder.top.keep();
+        self.decoder.top_logits.keep();
     }
 
     /// Shapes and constants.

@@ -144,22 +144,22 @@ impl Sampler {
         self.choose(numbered(logits))
     }
 
-    /// Which logits [`Sampler::sample_top`] needs to choose what [`Sampler::sample`] chooses; `None` if all.
-    pub fn demand(&self, history: &[u32]) -> Option<Demand> {
+    /// Returns the logits that [`Sampler::sample_top`] needs to choose what [`Sampler::sample`] chooses; `None` if all.
+    pub fn plan_query(&self, history: &[u32]) -> Option<Query> {
         let largest = match (self.config.temperature == 0.0, self.config.top_k) {
             (true, _) => 1,
             (false, 0) => return None,
             (false, k) => k,
         };
-        let mut also: Vec<u32> = Vec::new();
-        self.adjust(history, &mut |token, _| also.push(token));
-        also.sort_unstable();
-        also.dedup();
+        let mut extra_tokens: Vec<u32> = Vec::new();
+        self.adjust(history, &mut |token, _| extra_tokens.push(token));
+        extra_tokens.sort_unstable();
+        extra_tokens.dedup();
         // Among so many there are `largest` that are not changed.
-        Some(Demand { count: largest.saturating_add(also.len()), also })
+        Some(Query { count: largest.saturating_add(extra_tokens.len()), extra_tokens })
     }
 
-    /// As [`Sampler::sample`], from the logits that [`Sampler::demand`] names for the same history.
+    /// As [`Sampler::sample`], from the logits that [`Sampler::plan_query`] names for the same history.
     ///
     /// # Errors
     /// As [`Sampler::sample`].
@@ -198,13 +198,13 @@ impl Sampler {
 /// Takes a token and what becomes of its logit.
 type Change<'a> = dyn FnMut(u32, &dyn Fn(f32) -> f32) + 'a;
 
-/// What a sampler needs to know.
+/// The logits that a sampler needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Demand {
-    /// So many of the largest logits.
+pub struct Query {
+    /// How many of the largest.
     pub count: usize,
-    /// The logits of these tokens, which bias or penalties change.
-    pub also: Vec<u32>,
+    /// Tokens whose logits bias or penalties change.
+    pub extra_tokens: Vec<u32>,
 }
 
 /// Logits with their tokens.
@@ -488,8 +488,9 @@ mod tests {
             };
             let mut few = Sampler::new(c, vocabulary).unwrap();
             let mut all = few.clone();
-            let Demand { count, also } = few.demand(&history).unwrap();
-            let found = TopLogits { non_finite: None, ..TopLogits::of_all(&logits, count, &also) };
+            let Query { count, extra_tokens } = few.plan_query(&history).unwrap();
+            let found =
+                TopLogits { non_finite: None, ..TopLogits::of_all(&logits, count, &extra_tokens) };
             assert_eq!(
                 few.sample_top(&found, &history).unwrap(),
                 all.sample(&mut logits, &history).unwrap(),
@@ -497,7 +498,7 @@ mod tests {
             );
         }
         let drawn = Sampler::new(config(|_| ()), 4).unwrap();
-        assert_eq!(drawn.demand(&[]), None, "a draw from all needs all");
+        assert_eq!(drawn.plan_query(&[]), None, "a draw from all needs all");
     }
 
     #[test]

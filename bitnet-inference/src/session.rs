@@ -1,22 +1,19 @@
 //! One sequence being read and written: tokens, their cache, and the logits of the next one.
 
-use std::sync::Arc;
-
-use bitnet_core::backend::RopeTable;
-use bitnet_core::backend::top_logits::{TokenLogit, TopLogits};
+use bitnet_core::backend::top_logits::{TopLogits, TokenLogit};
 use bitnet_core::kv::KvType;
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::simd::largest_magnitude;
 
 use crate::cache::SequenceCache;
-use crate::models::{Decoder, LimitReason, Observe, Sequence};
-use crate::sampler::{Demand, Sampler};
+use crate::models::{Decoder, LimitReason, ObserveFn, Sequence};
+use crate::sampler::{Query, Sampler};
 use crate::{InferenceError, Result};
 
 /// Tokens that go through the model together when a prompt is read.
 pub const PREFILL_CHUNK: usize = 256;
 
-/// Positions of the first rotation table; it doubles as a sequence grows.
+/// Positions for which a rotation table is made before the first token.
 const ROPE_POSITIONS: usize = 1024;
 
 /// One sequence. What was read once is not read again: [`Session::prime`] keeps the common beginning.
@@ -24,7 +21,6 @@ const ROPE_POSITIONS: usize = 1024;
 pub struct Session<'m> {
     decoder: &'m Decoder,
     cache: SequenceCache,
-    rope: Arc<RopeTable>,
     tokens: Vec<u32>,
     /// The hidden state after the last token, `[1, hidden]`, if it was the last that was read.
     last: Option<BitNetTensor>,
@@ -60,19 +56,8 @@ impl<'m> Session<'m> {
             });
         }
         let cache = decoder.new_cache(capacity, kind)?;
-        let rope = Arc::new(decoder.rope_table(capacity.min(ROPE_POSITIONS))?);
-        Ok(Self { decoder, cache, rope, tokens: Vec::new(), last: None })
-    }
-
-    /// Makes the rotation table long enough for `tokens` more positions.
-    fn grow_rope(&mut self, tokens: usize) -> Result<()> {
-        let needed = self.cache.len().saturating_add(tokens);
-        if needed > self.rope.positions() {
-            let positions = needed.max(self.rope.positions().saturating_mul(2));
-            let positions = positions.min(self.capacity());
-            self.rope = Arc::new(self.decoder.rope_table(positions)?);
-        }
-        Ok(())
+        decoder.rope(capacity.min(ROPE_POSITIONS))?;
+        Ok(Self { decoder, cache, tokens: Vec::new(), last: None })
     }
 
     /// The tokens read so far.
@@ -126,11 +111,10 @@ impl<'m> Session<'m> {
             return Err(no_tokens());
         }
         self.cache.reserve(tokens.len())?;
-        self.grow_rope(tokens.len())?;
         self.last = None;
         let mut read = 0;
         for chunk in tokens.chunks(PREFILL_CHUNK) {
-            let h = self.decoder.forward(chunk, &mut self.cache, &self.rope)?;
+            let h = self.decoder.forward(chunk, &mut self.cache)?;
             self.tokens.extend_from_slice(chunk);
             read += chunk.len();
             if read == tokens.len() {
@@ -146,11 +130,11 @@ impl<'m> Session<'m> {
     ///
     /// # Errors
     /// As [`Session::feed`], and those of `observe`.
-    pub fn read_observed(&mut self, tokens: &[u32], observe: &mut Observe<'_>) -> Result<()> {
+    pub fn read_observed(&mut self, tokens: &[u32], observe: &mut ObserveFn<'_>) -> Result<()> {
         self.cache.reserve(tokens.len())?;
-        self.grow_rope(tokens.len())?;
         for chunk in tokens.chunks(PREFILL_CHUNK) {
-            let h = self.decoder.forward_observed(chunk, &mut self.cache, &self.rope, observe)?;
+            let sequence = Sequence { tokens: chunk, cache: &mut self.cache };
+            let h = self.decoder.forward_batch(&mut [sequence], Some(&mut *observe))?;
             self.tokens.extend_from_slice(chunk);
             self.last = Some(h.narrow(0, chunk.len() - 1..chunk.len())?);
         }
@@ -187,13 +171,13 @@ impl<'m> Session<'m> {
         }
     }
 
-    /// The `count` largest logits after the last token, and those of the tokens `also`; `None` where all of them are
+    /// The `count` largest logits after the last token, and those of `extra_tokens`; `None` where all of them are
     /// computed as fast. See [`Decoder::top_logits`].
     ///
     /// # Errors
     /// As [`Session::logits`], and those of [`Decoder::top_logits`].
-    pub fn top_logits(&self, count: usize, also: &[u32]) -> Result<Option<TopLogits>> {
-        let top = self.decoder.top_logits(self.last()?, count, also)?;
+    pub fn top_logits(&self, count: usize, extra_tokens: &[u32]) -> Result<Option<TopLogits>> {
+        let top = self.decoder.top_logits(self.last()?, count, extra_tokens)?;
         match top.as_ref().and_then(|top| top.non_finite) {
             Some(found) => Err(self.non_finite(found, self.tokens.len())),
             None => Ok(top),
@@ -205,8 +189,8 @@ impl<'m> Session<'m> {
     /// # Errors
     /// As [`Session::top_logits`], and those of [`Sampler::sample`].
     pub fn choose(&self, sampler: &mut Sampler) -> Result<u32> {
-        if let Some(Demand { count, also }) = sampler.demand(&self.tokens)
-            && let Some(top) = self.top_logits(count, &also)?
+        if let Some(Query { count, extra_tokens }) = sampler.plan_query(&self.tokens)
+            && let Some(top) = self.top_logits(count, &extra_tokens)?
         {
             return sampler.sample_top(&top, &self.tokens);
         }
@@ -231,10 +215,9 @@ impl<'m> Session<'m> {
         /// Rows of logits that are in memory together.
         const ROWS: usize = 32;
         self.cache.reserve(tokens.len())?;
-        self.grow_rope(tokens.len())?;
         let mut index = 0;
         for chunk in tokens.chunks(PREFILL_CHUNK) {
-            let h = self.decoder.forward(chunk, &mut self.cache, &self.rope)?;
+            let h = self.decoder.forward(chunk, &mut self.cache)?;
             self.tokens.extend_from_slice(chunk);
             for start in (0..chunk.len()).step_by(ROWS) {
                 let logits =
@@ -327,12 +310,7 @@ pub fn advance_together(
     }
     for session in &mut *sessions {
         session.cache.reserve(1)?;
-        session.grow_rope(1)?;
     }
-    // The longest table holds the others'.
-    let longest = sessions.iter().max_by_key(|session| session.rope.positions());
-    let rope = longest.map(|session| Arc::clone(&session.rope));
-    let Some(rope) = rope else { return Ok(Vec::new()) };
     let mut sequences: Vec<_> = sessions
         .iter_mut()
         .zip(tokens)
@@ -341,7 +319,7 @@ pub fn advance_together(
             cache: &mut session.cache,
         })
         .collect();
-    let h = decoder.forward_batch(&mut sequences, &rope)?;
+    let h = decoder.forward_batch(&mut sequences, None)?;
     let logits = decoder.logits(&h).and_then(|logits| {
         let rows = logits.f32()?.chunks_exact(decoder.config.vocab_size);
         for (session, row) in sessions.iter().zip(rows.clone()) {

@@ -266,13 +266,12 @@ fn each_layer_equals_transformers_given_the_same_input() {
             let decoder = model.decoder();
             let Some(tokens) = case.prompt(0) else { continue };
             let mut cache = decoder.new_cache(tokens.len(), KvType::F32).unwrap();
-            let rope = decoder.rope_table(tokens.len()).unwrap();
             let mut worst = 0f32;
             for index in 0..decoder.layers.len() {
                 let (shape, input) = case.floats(&format!("layer.{index}.in")).unwrap();
                 let (_, output) = case.floats(&format!("layer.{index}.out")).unwrap();
                 let mut h = BitNetTensor::from_f32(&shape, &input, decoder.pool()).unwrap();
-                decoder.layer(index, &mut h, &mut cache, &rope).unwrap();
+                decoder.layer(index, &mut h, &mut cache).unwrap();
                 let difference = relative(h.f32().unwrap(), &output);
                 worst = worst.max(difference);
                 assert!(
@@ -413,8 +412,7 @@ fn the_largest_logits_are_those_of_the_full_head_bit_for_bit() {
             };
             let Some(tokens) = case.prompt(0) else { continue };
             let mut cache = decoder.new_cache(tokens.len(), KvType::F32).unwrap();
-            let rope = decoder.rope_table(tokens.len()).unwrap();
-            let h = decoder.forward(&tokens, &mut cache, &rope).unwrap();
+            let h = decoder.forward(&tokens, &mut cache).unwrap();
             let last = h.narrow(0, tokens.len() - 1..tokens.len()).unwrap();
             let logits = decoder.logits(&last).unwrap();
             let mut x = BitNetTensor::zeros(last.shape(), decoder.pool()).unwrap();

@@ -399,12 +399,11 @@ fn rotation_tables_grow_with_use_and_keep_their_bits() {
     let mut session = Session::new(decoder, 3000, KvType::F32).unwrap();
     session.feed(&tokens[..1000]).unwrap();
     let grown = session.feed(&tokens[1000..]).unwrap();
-    let rope = decoder.rope_table(3000).unwrap();
     let mut cache = decoder.new_cache(3000, KvType::F32).unwrap();
     let mut last = Vec::new();
     let parts = [&tokens[..1000], &tokens[1000..]];
     for chunk in parts.iter().flat_map(|part| part.chunks(bitnet_inference::PREFILL_CHUNK)) {
-        let h = decoder.forward(chunk, &mut cache, &rope).unwrap();
+        let h = decoder.forward(chunk, &mut cache).unwrap();
         let h = h.narrow(0, chunk.len() - 1..chunk.len()).unwrap();
         last = decoder.logits(&h).unwrap().f32().unwrap().to_vec();
     }

@@ -10,8 +10,8 @@ use super::in_parallel::in_parallel;
 use super::kept::{Kept, KeptSection, sections_of};
 use super::{Checkpoint, DecodedLinear};
 use crate::models::{
-    Architecture, Attention, Decoder, FeedForward, Head, Layer, Linear, Projection, SourceFiles,
-    TopHead,
+    Architecture, Attention, Compute, Decoder, FeedForward, Head, Layer, LazyTopLogits, Linear,
+    Projection, SharedRope, SourceFiles,
 };
 use crate::{InferenceError, Result};
 
@@ -29,7 +29,7 @@ pub(crate) fn assemble(
     backend: Arc<dyn Backend>,
     pool: HybridMemoryPool,
     kept: Option<&Kept>,
-    top: TopHead,
+    top_logits: LazyTopLogits,
     on_layer: &mut dyn FnMut(usize, usize),
 ) -> Result<Assembled> {
     let config = checkpoint.config().clone();
@@ -72,8 +72,10 @@ pub(crate) fn assemble(
     let mut files = checkpoint.files();
     files.extend(kept.and_then(Kept::file).cloned());
     let files = SourceFiles::new(checkpoint.file(), &files);
+    let rope = SharedRope::new(config.inverse_frequencies());
+    let compute = Compute { backend, pool };
     let decoder =
-        Decoder { config, embedding, layers, output_norm, head, top, files, backend, pool };
+        Decoder { config, embedding, layers, output_norm, head, top_logits, files, rope, compute };
     Ok(Assembled { decoder, assumptions, sections })
 }
 

@@ -1,20 +1,19 @@
-//! The head where only the largest logits are wanted: prepared when they are asked for a second time, or found kept.
+//! The largest logits alone, from a head that is prepared when they are wanted.
 
 use std::fmt;
+use std::ops::Range;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Instant;
 
-use bitnet_core::backend::Backend;
-use bitnet_core::backend::shape_check;
-use bitnet_core::backend::top_logits::{Guarantee, HeadWeight, TopLogits};
-use bitnet_core::dense::DenseRows;
-use bitnet_core::memory::HybridMemoryPool;
+use bitnet_core::backend::{Backend, shape_check};
+use bitnet_core::dense::{DenseRows, PlainType};
+use bitnet_core::backend::top_logits::{Guarantee, TopLogits, HeadWeight};
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_formats::MappedFile;
 
-use super::row_range::RowRange;
+use super::linear::Compute;
 use crate::Result;
 use crate::loader::{Keeping, KeptHead};
 
@@ -75,46 +74,46 @@ const SMALL: usize = 4 << 20;
 /// Bytes of a head that is read once which are resident together.
 const RESIDENT: usize = 64 << 20;
 
-/// Where the largest logits come from.
+/// Where the answer to a query comes from.
 #[derive(Debug)]
-pub(crate) enum Answer<'a> {
-    /// From a prepared head.
+pub(crate) enum Source<'a> {
+    /// A prepared head.
     Prepared(&'a dyn HeadWeight),
-    /// From all rows, this once.
+    /// All rows, this once.
     AllRows(&'a Arc<dyn DenseRows>),
 }
 
-impl Answer<'_> {
-    /// As [`top_logits`](bitnet_core::backend::Operations::top_logits).
+impl Source<'_> {
+    /// Returns what [`top_logits`](bitnet_core::backend::Operations::top_logits) returns.
     pub(crate) fn top(
         &self,
         x: &BitNetTensor,
         count: usize,
-        also: &[u32],
-        backend: &dyn Backend,
-        pool: &HybridMemoryPool,
+        extra_tokens: &[u32],
+        compute: &Compute,
     ) -> Result<TopLogits> {
         let rows = match self {
-            Self::Prepared(head) => return Ok(backend.top_logits(x, *head, count, also)?),
+            Self::Prepared(head) => {
+                return Ok(compute.backend.top_logits(x, *head, count, extra_tokens)?);
+            }
             Self::AllRows(rows) => rows,
         };
-        shape_check::top_logits(x, &***rows, also)?;
+        shape_check::top_logits(x, &***rows, extra_tokens)?;
         let mut logits = Vec::with_capacity(rows.rows());
         for piece in RowRange::pieces(rows, RESIDENT) {
-            let mut out = BitNetTensor::scratch(&[1, piece.rows()], pool)?;
-            backend.linear(x, &piece, None, &mut out)?;
+            let out = compute.dense(x, &piece)?;
             logits.extend_from_slice(out.f32()?);
             piece.release();
         }
-        Ok(TopLogits::of_all(&logits, count, also))
+        Ok(TopLogits::of_all(&logits, count, extra_tokens))
     }
 }
 
-/// A head that is prepared when it is asked a second time: a text of one token does not wait for it.
+/// Prepares the head lazily, on the second query, so that one-token generation skips the cost.
 #[derive(Debug)]
-pub(crate) struct TopHead {
+pub(crate) struct LazyTopLogits {
     mode: HeadMode,
-    asked: AtomicBool,
+    queried: AtomicBool,
     prepared: OnceLock<Option<Box<dyn HeadWeight>>>,
     /// Held while the head is prepared, and empty afterwards.
     kept: Mutex<Option<KeptHead>>,
@@ -123,12 +122,12 @@ pub(crate) struct TopHead {
     file: OnceLock<Weak<MappedFile>>,
 }
 
-impl TopHead {
+impl LazyTopLogits {
     /// A head that is looked for in `kept`, and kept there.
     pub(crate) fn new(mode: HeadMode, kept: Option<KeptHead>) -> Self {
         Self {
             mode,
-            asked: AtomicBool::new(false),
+            queried: AtomicBool::new(false),
             prepared: OnceLock::new(),
             kept: Mutex::new(kept),
             keeping: OnceLock::new(),
@@ -157,18 +156,18 @@ impl TopHead {
         self.prepared_by(rows, backend, true)
     }
 
-    /// How a question is to be answered, if not by computing all logits: the first one does not wait for a head to be
-    /// prepared.
-    pub(crate) fn for_question<'a>(
+    /// Returns the source for a query, or `None` where all logits are computed as fast. The first query does not wait for
+    /// the head to be prepared.
+    pub(crate) fn plan_query<'a>(
         &'a self,
         rows: Option<&'a Arc<dyn DenseRows>>,
         backend: &dyn Backend,
-    ) -> Result<Option<Answer<'a>>> {
-        let again = self.asked.swap(true, Ordering::Relaxed);
+    ) -> Result<Option<Source<'a>>> {
+        let again = self.queried.swap(true, Ordering::Relaxed);
         let head = self.prepared_by(rows, backend, again)?;
         Ok(match (head, rows) {
-            (Some(head), _) => Some(Answer::Prepared(head)),
-            (None, Some(rows)) if self.prepared.get().is_none() => Some(Answer::AllRows(rows)),
+            (Some(head), _) => Some(Source::Prepared(head)),
+            (None, Some(rows)) if self.prepared.get().is_none() => Some(Source::AllRows(rows)),
             _ => None,
         })
     }
@@ -234,12 +233,70 @@ fn is_large((_, rows): &(Guarantee, &Arc<dyn DenseRows>)) -> bool {
     rows.bytes() >= SMALL
 }
 
+/// Rows `range` of a matrix that has them.
+#[derive(Debug)]
+struct RowRange<'a> {
+    whole: &'a Arc<dyn DenseRows>,
+    range: Range<usize>,
+}
+
+impl<'a> RowRange<'a> {
+    /// All rows in pieces of about `bytes` bytes, in order.
+    fn pieces(whole: &'a Arc<dyn DenseRows>, bytes: usize) -> impl Iterator<Item = Self> {
+        let rows = whole.rows();
+        let row = whole.bytes() / rows.max(1);
+        let step = (bytes / row.max(1)).max(1);
+        (0..rows)
+            .step_by(step)
+            .map(move |from| Self { whole, range: from..rows.min(from.saturating_add(step)) })
+    }
+}
+
+impl DenseRows for RowRange<'_> {
+    fn rows(&self) -> usize {
+        self.range.len()
+    }
+
+    fn cols(&self) -> usize {
+        self.whole.cols()
+    }
+
+    fn type_name(&self) -> &'static str {
+        self.whole.type_name()
+    }
+
+    fn bytes(&self) -> usize {
+        self.whole.bytes() / self.whole.rows().max(1) * self.range.len()
+    }
+
+    fn decode_row(&self, row: usize, out: &mut [f32]) -> bitnet_core::Result<()> {
+        if row >= self.range.len() {
+            return Err(bitnet_core::Error::OutOfRange {
+                op: "decode_row",
+                index: row,
+                len: self.range.len(),
+            });
+        }
+        self.whole.decode_row(self.range.start + row, out)
+    }
+
+    fn plain(&self) -> Option<(PlainType, &[u8])> {
+        let (plain, bytes) = self.whole.plain()?;
+        let row = bytes.len() / self.whole.rows().max(1);
+        Some((plain, bytes.get(self.range.start * row..self.range.end * row)?))
+    }
+
+    fn release(&self) {
+        self.whole.release();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn modes_have_names() {
+    fn names_of_modes_parse_back() {
         for mode in [HeadMode::Refined, HeadMode::Certain, HeadMode::Full] {
             assert_eq!(mode.to_string().parse(), Ok(mode));
         }

@@ -1,0 +1,186 @@
+//! One layer of the decoder: attention and the gated feed-forward part, as the papers write them.
+
+use bitnet_core::backend::{AttentionShape, RopeTable};
+use bitnet_core::kv::{KvCache, KvSpan};
+use bitnet_core::memory::Shared;
+use bitnet_core::memory::tensor::BitNetTensor;
+
+use super::ModelConfig;
+use super::decoder::Few;
+use super::linear::{Compute, Projection};
+use super::observer::{DOWN, GATE_UP, InputObserver, OUTPUT, QKV};
+use crate::Result;
+
+/// One layer.
+#[derive(Debug)]
+pub struct Layer {
+    /// Norm before attention, `[hidden]`.
+    pub attention_norm: Shared<f32>,
+    /// Attention.
+    pub attention: Attention,
+    /// Norm before the feed-forward part, `[hidden]`.
+    pub feed_forward_norm: Shared<f32>,
+    /// Feed-forward part.
+    pub feed_forward: FeedForward,
+}
+
+/// Attention of one layer.
+#[derive(Debug)]
+pub struct Attention {
+    /// Query, key and value projections.
+    pub qkv: [Projection; 3],
+    /// Norm of each query head and each key head, `[head_dim]` (Qwen3).
+    pub head_norms: Option<[Shared<f32>; 2]>,
+    /// Norm before the output projection, `[heads * head_dim]` (BitNet).
+    pub sub_norm: Option<Shared<f32>>,
+    /// Output projection.
+    pub output: Projection,
+}
+
+/// Feed-forward part of one layer.
+#[derive(Debug)]
+pub struct FeedForward {
+    /// Gate and up projections.
+    pub gate_up: [Projection; 2],
+    /// Norm before the down projection, `[intermediate]` (BitNet).
+    pub sub_norm: Option<Shared<f32>>,
+    /// Down projection.
+    pub down: Projection,
+}
+
+/// What all layers of one pass share.
+pub(super) struct Pass<'a> {
+    pub(super) config: &'a ModelConfig,
+    pub(super) compute: &'a Compute,
+    pub(super) rope: &'a RopeTable,
+    /// The position of each token in its sequence.
+    pub(super) positions: &'a [usize],
+}
+
+/// The tokens that one sequence reads now, and its keys and values.
+pub(super) struct TokenSpan<'a> {
+    pub(super) cache: &'a mut KvCache,
+    pub(super) first: usize,
+    pub(super) tokens: usize,
+}
+
+impl Pass<'_> {
+    fn norm(&self, x: &BitNetTensor, weight: &[f32]) -> Result<BitNetTensor> {
+        self.compute.norm(x, weight, self.config.norm_eps)
+    }
+}
+
+impl Layer {
+    /// Adds the two parts of the layer at `index` to `h`, `[tokens of all sequences, hidden]`.
+    pub(super) fn forward(
+        &self,
+        index: usize,
+        h: &mut BitNetTensor,
+        spans: &mut [TokenSpan<'_>],
+        pass: &Pass<'_>,
+        observer: &mut InputObserver<'_, '_>,
+    ) -> Result<()> {
+        let a = pass.norm(h, &self.attention_norm)?;
+        let o = self.attention.forward(index, a, spans, pass, observer)?;
+        pass.compute.backend.add(h, &o)?;
+        let b = pass.norm(h, &self.feed_forward_norm)?;
+        let d = self.feed_forward.forward(b, pass, observer)?;
+        Ok(pass.compute.backend.add(h, &d)?)
+    }
+}
+
+impl Attention {
+    /// `L_o( (sub_norm)( attention(rope(q), rope(k), v) ) )`
+    fn forward(
+        &self,
+        layer: usize,
+        x: BitNetTensor,
+        spans: &mut [TokenSpan<'_>],
+        pass: &Pass<'_>,
+        observer: &mut InputObserver<'_, '_>,
+    ) -> Result<BitNetTensor> {
+        let Pass { config: c, compute, rope, positions } = *pass;
+        let [mut q, mut k, v] = compute.project(&x, &self.qkv, QKV, observer)?;
+        if let Some([q_norm, k_norm]) = &self.head_norms {
+            q = pass.norm(&q, q_norm)?;
+            k = pass.norm(&k, k_norm)?;
+        }
+        compute.backend.rope(&mut q, c.head_dim, positions, rope, c.rope_order)?;
+        compute.backend.rope(&mut k, c.head_dim, positions, rope, c.rope_order)?;
+        let mut o = attend(layer, [&q, &k, &v], spans, pass)?;
+        if let Some(sub_norm) = &self.sub_norm {
+            o = pass.norm(&o, sub_norm)?;
+        }
+        let [out] = compute.project(&o, std::array::from_ref(&self.output), OUTPUT, observer)?;
+        Ok(out)
+    }
+}
+
+/// Stores keys and values, and returns the attention of the queries over all that is stored: `[tokens, heads * head_dim]`.
+fn attend(
+    layer: usize,
+    [q, k, v]: [&BitNetTensor; 3],
+    spans: &mut [TokenSpan<'_>],
+    pass: &Pass<'_>,
+) -> Result<BitNetTensor> {
+    let Pass { config: c, compute, .. } = pass;
+    let mut row = 0;
+    for span in &mut *spans {
+        let rows = row..row + span.tokens;
+        row = rows.end;
+        let (k, v) = (k.narrow(0, rows.clone())?, v.narrow(0, rows)?);
+        compute.backend.store(&k, &v, span.cache, layer, span.first)?;
+    }
+    let spans: Few<_> = spans
+        .iter()
+        .map(|span| KvSpan { cache: span.cache, layer, first: span.first, tokens: span.tokens })
+        .collect();
+    let shape = AttentionShape {
+        heads: c.heads,
+        kv_heads: c.kv_heads,
+        head_dim: c.head_dim,
+        scale: 1.0 / (c.head_dim as f32).sqrt(),
+    };
+    let mut out = compute.tensor(q.shape()[0], q.shape()[1])?;
+    compute.backend.attention(q, &spans, shape, &mut out)?;
+    Ok(out)
+}
+
+impl FeedForward {
+    /// `L_down( (sub_norm)( activation(L_gate(x)) * L_up(x) ) )`
+    fn forward(
+        &self,
+        x: BitNetTensor,
+        pass: &Pass<'_>,
+        observer: &mut InputObserver<'_, '_>,
+    ) -> Result<BitNetTensor> {
+        let mut u = self.gated(&x, pass, observer)?;
+        if let Some(sub_norm) = &self.sub_norm {
+            u = pass.norm(&u, sub_norm)?;
+        }
+        let down = std::array::from_ref(&self.down);
+        let [out] = pass.compute.project(&u, down, DOWN, observer)?;
+        Ok(out)
+    }
+
+    /// `activation(L_gate(x)) * L_up(x)`, in one operation where both read the same quantised input.
+    fn gated(
+        &self,
+        x: &BitNetTensor,
+        pass: &Pass<'_>,
+        observer: &mut InputObserver<'_, '_>,
+    ) -> Result<BitNetTensor> {
+        let (compute, activation) = (pass.compute, pass.config.activation);
+        let [gate, up] = &self.gate_up;
+        let Some((weights, precision)) = gate.quantised_together(up) else {
+            let [mut out, up] = compute.project(x, &self.gate_up, GATE_UP, observer)?;
+            compute.backend.gate(activation, &mut out, &up)?;
+            return Ok(out);
+        };
+        observer.show(GATE_UP, 0, gate, x)?;
+        let mut out = compute.tensor(x.shape()[0], weights[0].rows())?;
+        let mut scratch = compute.tensor(x.shape()[0], weights[1].rows())?;
+        compute.backend.gate_up(x, precision, activation, weights, &mut out, &mut scratch)?;
+        Ok(out)
+    }
+}
