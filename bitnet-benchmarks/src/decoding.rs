@@ -43,11 +43,11 @@ pub fn decoding(pool: HybridMemoryPool, plan: &Plan) -> Result<Vec<f64>, String>
 }
 
 /// Restarts and generates `TOKENS` tokens greedily.
-fn write(session: &mut Session<'_>, sampler: &mut Sampler) -> Result<(), InferenceError> {
+fn write(session: &mut Session, sampler: &mut Sampler) -> Result<(), InferenceError> {
     session.truncate(0);
     let mut token = 1;
     for _ in 0..TOKENS {
-        session.read(&[token], &mut |_, _| true)?;
+        session.extend(&[token])?;
         token = session.choose(sampler)?;
     }
     Ok(())

@@ -153,7 +153,7 @@ fn load(
 }
 
 /// Returns a session with the context length of the command line.
-pub(crate) fn session<'m>(cli: &Cli, model: &'m Model, output: &mut Output) -> Result<Session<'m>> {
+pub(crate) fn session(cli: &Cli, model: &Model, output: &mut Output) -> Result<Session> {
     if let Some(asked) = cli.model.ctx {
         check_memory(cli, model, asked)?;
         warn_beyond_training(model, asked, output);

@@ -58,7 +58,7 @@ fn logits(path: &Path, load: &LoadOptions) -> Vec<f32> {
     let mut session = model.session(Some(16)).unwrap();
     let tokens: Vec<u32> = (1..9).map(|i| i * 7 % model.config().vocab_size as u32).collect();
     let mut out = Vec::new();
-    session.feed_all(&tokens, &mut |_, logits| out.extend_from_slice(logits)).unwrap();
+    session.extend_with_logits(&tokens, |_, logits| out.extend_from_slice(logits)).unwrap();
     out
 }
 

@@ -30,7 +30,7 @@ fn logits(path: &Path) -> Vec<f32> {
     let options = LoadOptions { kv: KvType::F32, ..LoadOptions::default() };
     let source = ModelSource::Path(path);
     let model = Model::load_with(source, &options, Arc::new(ReferenceBackend), &mut |_, _| {});
-    model.unwrap().session(Some(8)).unwrap().feed(&[3, 17, 5, 22, 9]).unwrap()
+    model.unwrap().session(Some(8)).unwrap().extend(&[3, 17, 5, 22, 9]).unwrap().logits().unwrap()
 }
 
 fn config_of(folder: &Path) -> Value {

@@ -1,13 +1,13 @@
-//! Writing text: the loop from logits to streamed text, with every way of stopping.
+//! Writing text: an iterator from logits to tokens with their text, with every way of stopping.
 
-use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::model::Model;
 use crate::sampler::{Sampler, SamplerConfig};
 use crate::session::Session;
 use crate::stop::StopFilter;
-use crate::tokenizer::TextStream;
+use crate::tokenizer::{TextStream, Tokenizer};
 use crate::{InferenceError, Result};
 
 /// What to write and when to stop.
@@ -86,83 +86,188 @@ pub struct Generated {
     pub write_time: Duration,
 }
 
-/// Writes after `prompt` in `session`, giving each piece of text to `on_text` as soon as it is whole; `on_text`
-/// answers whether to go on.
-///
-/// # Errors
-/// [`InferenceError::UnsupportedOperation`] if the model has no tokenizer, [`InferenceError::Parameter`] for a
-/// sampler value out of range or an empty prompt, [`InferenceError::Resource`] if the prompt does not fit.
-pub fn generate(
-    model: &Model,
-    session: &mut Session<'_>,
-    prompt: &[u32],
-    options: &GenerateOptions,
-    on_text: &mut dyn FnMut(&str) -> bool,
-) -> Result<Generated> {
-    let tokenizer = model.tokenizer().ok_or_else(|| InferenceError::UnsupportedOperation {
-        what: "writing text with a model that has no tokenizer".into(),
-        instead: "put tokenizer.json beside the model (programs can give token ids to `Session`)"
-            .into(),
-    })?;
-    let mut sampler = Sampler::new(options.sampler.clone(), model.config().vocab_size)?;
-    let ends = if options.ignore_end { BTreeSet::new() } else { model.end_tokens().clone() };
+/// A token that was written, with the text that it completed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Token {
+    /// The token; `None` for text that was held back until the end: the beginning of a stop string, or of a character.
+    pub id: Option<u32>,
+    /// Whole characters; often a word, and empty while a character or a stop string may still be completed.
+    pub text: String,
+}
 
-    let start = Instant::now();
-    let mut out = Generated {
-        text: String::new(),
-        tokens: Vec::new(),
-        finish: FinishReason::Cancelled,
-        prompt_tokens: prompt.len(),
-        prompt_tokens_read: prompt.len(),
-        prompt_time: Duration::ZERO,
-        write_time: Duration::ZERO,
-    };
-    let common = session.tokens().iter().zip(prompt).take_while(|(a, b)| a == b).count();
-    let read = session.prime_only(prompt, &mut |_, _| on_text(""))?;
-    out.prompt_tokens_read = prompt.len() - common.min(prompt.len().saturating_sub(1));
-    out.prompt_time = start.elapsed();
-    if !read {
-        return Ok(out);
+/// Writes after a prompt, one token for each item. Made by [`Session::generate`].
+pub struct Generation<'s> {
+    session: &'s mut Session,
+    prompt: &'s [u32],
+    options: &'s GenerateOptions,
+    sampler: Sampler,
+    stream: TextStream<Arc<Tokenizer>>,
+    filter: StopFilter,
+    is_cancelled: Box<dyn FnMut() -> bool + 's>,
+    state: State,
+    written: Generated,
+}
+
+/// What the next item takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Reading the prompt.
+    Prompt,
+    /// Reading the token that was written last, if there is one.
+    Writing { since: Instant, last: Option<u32> },
+    /// Nothing: it has ended.
+    Done,
+}
+
+impl fmt::Debug for Generation<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Generation").field("written", &self.written).finish_non_exhaustive()
+    }
+}
+
+impl<'s> Generation<'s> {
+    pub(crate) fn new(
+        session: &'s mut Session,
+        prompt: &'s [u32],
+        options: &'s GenerateOptions,
+    ) -> Result<Self> {
+        let tokenizer =
+            session.tokenizer.as_ref().ok_or_else(|| InferenceError::UnsupportedOperation {
+                what: "writing text with a model that has no tokenizer".into(),
+                instead:
+                    "put tokenizer.json beside the model (programs can give token ids to `Session`)"
+                        .into(),
+            })?;
+        Ok(Self {
+            stream: TextStream::continuing(Arc::clone(tokenizer)),
+            sampler: Sampler::new(options.sampler.clone(), session.decoder.config.vocab_size)?,
+            filter: StopFilter::new(&options.stop),
+            is_cancelled: Box::new(|| false),
+            state: State::Prompt,
+            written: Generated {
+                text: String::new(),
+                tokens: Vec::new(),
+                finish: FinishReason::Cancelled,
+                prompt_tokens: prompt.len(),
+                prompt_tokens_read: prompt.len(),
+                prompt_time: Duration::ZERO,
+                write_time: Duration::ZERO,
+            },
+            session,
+            prompt,
+            options,
+        })
     }
 
-    let start = Instant::now();
-    let mut stream = TextStream::continuing(tokenizer);
-    let mut filter = StopFilter::new(&options.stop);
-    out.finish = loop {
-        if out.tokens.len() == options.max_tokens {
-            break FinishReason::Length;
+    /// Ends the writing once `is_cancelled` returns true: it is asked after each chunk of the prompt and after each token.
+    #[must_use]
+    pub fn cancel_when(self, is_cancelled: impl FnMut() -> bool + 's) -> Self {
+        Self { is_cancelled: Box::new(is_cancelled), ..self }
+    }
+
+    /// Ends the writing, and returns all that was written with its measurements.
+    pub fn finish(mut self) -> Generated {
+        if self.state != State::Done {
+            self.end(FinishReason::Cancelled);
         }
-        let token = session.choose(&mut sampler)?;
-        if ends.contains(&token) {
-            break FinishReason::EndOfText;
+        self.written
+    }
+
+    /// Reads the prompt. Returns whether it was read to its end.
+    fn read_prompt(&mut self) -> Result<bool> {
+        let start = Instant::now();
+        let kept = self.session.truncate_to_prefix(self.prompt)?;
+        self.written.prompt_tokens_read = self.prompt.len() - kept;
+        for progress in self.session.prefill(&self.prompt[kept..])? {
+            let progress = progress?;
+            if progress.done < progress.total && (self.is_cancelled)() {
+                self.written.prompt_time = start.elapsed();
+                return Ok(false);
+            }
         }
-        if options.stop_tokens.contains(&token) {
-            break FinishReason::Stop;
+        self.written.prompt_time = start.elapsed();
+        Ok(true)
+    }
+
+    /// Reads the token that was written last. Returns why writing ends instead, if it does.
+    fn read_last(&mut self, token: u32) -> Result<Option<FinishReason>> {
+        if (self.is_cancelled)() {
+            return Ok(Some(FinishReason::Cancelled));
         }
-        out.tokens.push(token);
-        let (text, stopped) = filter.push(&stream.push(token)?);
-        out.text.push_str(&text);
+        if self.session.tokens().len() == self.session.capacity() {
+            return Ok(Some(FinishReason::ContextFull));
+        }
+        self.session.decoder.keep_prepared();
+        self.session.extend(&[token])?;
+        Ok(None)
+    }
+
+    fn step(&mut self) -> Result<Option<Token>> {
+        let (since, last) = match self.state {
+            State::Done => return Ok(None),
+            State::Writing { since, last } => (since, last),
+            State::Prompt => {
+                if !self.read_prompt()? {
+                    self.state = State::Done;
+                    return Ok(None);
+                }
+                (Instant::now(), None)
+            }
+        };
+        self.state = State::Writing { since, last: None };
+        let token = self.write(last);
+        self.written.write_time = since.elapsed();
+        token
+    }
+
+    /// Writes the token after `last`, or what was held back if writing ends before it.
+    fn write(&mut self, last: Option<u32>) -> Result<Option<Token>> {
+        if let Some(last) = last
+            && let Some(reason) = self.read_last(last)?
+        {
+            return Ok(self.end(reason));
+        }
+        if self.written.tokens.len() == self.options.max_tokens {
+            return Ok(self.end(FinishReason::Length));
+        }
+        let token = self.session.choose(&mut self.sampler)?;
+        if !self.options.ignore_end && self.session.end_tokens.contains(&token) {
+            return Ok(self.end(FinishReason::EndOfText));
+        }
+        if self.options.stop_tokens.contains(&token) {
+            return Ok(self.end(FinishReason::Stop));
+        }
+        self.written.tokens.push(token);
+        let (text, stopped) = self.filter.push(&self.stream.push(token)?);
+        self.written.text.push_str(&text);
         if stopped {
-            on_text(&text);
-            out.write_time = start.elapsed();
-            out.finish = FinishReason::Stop;
-            return Ok(out);
+            self.written.finish = FinishReason::Stop;
+            self.state = State::Done;
+        } else if let State::Writing { last, .. } = &mut self.state {
+            *last = Some(token);
         }
-        if !on_text(&text) {
-            break FinishReason::Cancelled;
-        }
-        if session.tokens().len() == session.capacity() {
-            break FinishReason::ContextFull;
-        }
-        model.keep_prepared();
-        session.read(&[token], &mut |_, _| true)?;
-    };
-    let (mut rest, _) = filter.push(&stream.finish());
-    rest.push_str(&filter.finish());
-    if !rest.is_empty() {
-        on_text(&rest);
-        out.text.push_str(&rest);
+        Ok(Some(Token { id: Some(token), text }))
     }
-    out.write_time = start.elapsed();
-    Ok(out)
+
+    /// Ends the writing. Returns the text that was held back, if there is any.
+    fn end(&mut self, reason: FinishReason) -> Option<Token> {
+        self.state = State::Done;
+        self.written.finish = reason;
+        let (mut text, _) = self.filter.push(&self.stream.finish());
+        text.push_str(&self.filter.finish());
+        self.written.text.push_str(&text);
+        (!text.is_empty()).then_some(Token { id: None, text })
+    }
+}
+
+impl Iterator for Generation<'_> {
+    type Item = Result<Token>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let token = self.step();
+        if token.is_err() {
+            self.state = State::Done;
+        }
+        token.transpose()
+    }
 }

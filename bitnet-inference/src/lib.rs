@@ -3,11 +3,12 @@
 //! Three ways in, from simple to free:
 //!
 //! - **simple**: [`Model::complete`] continues a text;
-//! - **streaming**: [`generate()`] gives each piece of text as soon as it is whole, with samplers, stop strings and
+//! - **streaming**: [`Session::generate`] gives each piece of text as soon as it is whole, with samplers, stop strings and
 //!   cancellation;
 //! - **advanced**: [`Session`] reads tokens and returns logits, and [`models::Decoder`] runs single layers.
 #![forbid(unsafe_code)]
 
+mod batch;
 mod bounded_json;
 mod cache;
 pub mod chat;
@@ -17,16 +18,18 @@ mod known_fields;
 pub mod loader;
 mod memory_stats;
 mod model;
+mod model_builder;
 pub mod models;
 pub mod sampler;
 mod session;
 mod stop;
 pub mod tokenizer;
 
+pub use batch::{BatchItem, BatchLogits, LogitRows, extend_batch};
 pub use bitnet_core::kv::{KvCache, KvType};
 pub use cache::SequenceCache;
 pub use error::{InferenceError, Result};
-pub use generate::{FinishReason, GenerateOptions, Generated, generate};
+pub use generate::{FinishReason, GenerateOptions, Generated, Generation, Token};
 pub use known_fields::{Refusal, adapter_config};
 pub use loader::{
     Inspection, LoadOptions, ModelFacts, ModelFiles, Notice, PreparedCache, SuggestedSampling,
@@ -34,7 +37,8 @@ pub use loader::{
 };
 pub use memory_stats::{Fragmentation, MemoryStats};
 pub use model::{EMBEDDED, EMBEDDED_NAME, Model, ModelSource};
-pub use session::{PREFILL_CHUNK, Session, advance_together};
+pub use model_builder::ModelBuilder;
+pub use session::{PREFILL_CHUNK, Prefill, Progress, Session};
 pub use stop::StopFilter;
 
 #[cfg(doctest)]

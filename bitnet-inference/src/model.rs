@@ -12,12 +12,13 @@ use bitnet_core::memory::{HybridMemoryPool, MemoryPoolConfig};
 use bitnet_cpu::CpuOptions;
 
 use crate::chat::{ChatTemplate, Message, RenderOptions, TemplateError};
-use crate::generate::{GenerateOptions, Generated, generate};
+use crate::generate::{GenerateOptions, Generated};
 use crate::loader::{
-    Keeping, Kept, KeptHead, LoadOptions, ModelFacts, Opened, Origin, SuggestedSampling, assemble,
+    Kept, KeptHead, LoadOptions, ModelFacts, Opened, Origin, SuggestedSampling, assemble,
     backend_by_name,
 };
 use crate::memory_stats::MemoryStats;
+use crate::model_builder::ModelBuilder;
 use crate::models::{Decoder, LazyTopLogits, ModelConfig};
 use crate::session::Session;
 use crate::tokenizer::{EncodeOptions, Tokenizer};
@@ -53,13 +54,12 @@ pub enum ModelSource<'a> {
 /// ```
 #[derive(Debug)]
 pub struct Model {
-    decoder: Decoder,
-    tokenizer: Option<Tokenizer>,
+    decoder: Arc<Decoder>,
+    tokenizer: Option<Arc<Tokenizer>>,
     template: Option<Result<ChatTemplate, TemplateError>>,
-    end_tokens: BTreeSet<u32>,
+    end_tokens: Arc<BTreeSet<u32>>,
     facts: ModelFacts,
     suggested: SuggestedSampling,
-    keeping: Option<Keeping>,
     kv: KvType,
 }
 
@@ -70,6 +70,19 @@ impl Model {
     /// If the memory can't be had.
     pub fn embedded() -> Result<Self> {
         Self::load(ModelSource::Embedded)
+    }
+
+    /// Loads a GGUF file, a safetensors file or a Hugging Face folder, to run on all physical cores.
+    ///
+    /// # Errors
+    /// Those of [`Model::load_with`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Self::builder().open(path)
+    }
+
+    /// Returns settings for loading, to be changed.
+    pub fn builder() -> ModelBuilder {
+        ModelBuilder::default()
     }
 
     /// A model on the CPU with the best instruction set, on all physical cores.
@@ -124,7 +137,7 @@ impl Model {
             (described, assembled, took)
         });
         let (described, mut assembled) = (described?, assembled?);
-        let keeping = kept.and_then(|kept| kept.keep(took, assembled.sections));
+        assembled.decoder.keeping = kept.and_then(|kept| kept.keep(took, assembled.sections));
         let vocab_size = assembled.decoder.config.vocab_size;
         let mut facts = described.facts;
         facts.assumptions.extend(assembled.assumptions);
@@ -146,24 +159,19 @@ impl Model {
                 .push("no end-of-text token is known: writing stops at the length limit".into());
         }
         Ok(Self {
-            decoder: assembled.decoder,
-            tokenizer: described.tokenizer,
+            decoder: Arc::new(assembled.decoder),
+            tokenizer: described.tokenizer.map(Arc::new),
             template: described.template,
-            end_tokens,
+            end_tokens: Arc::new(end_tokens),
             facts,
             suggested: described.defaults,
-            keeping,
             kv: options.kv,
         })
     }
 
-    /// Begins to write the prepared weights and head to disk, on threads of their own, if [`LoadOptions::cache`] asked for it and it
-    /// was not begun yet. [`generate`] does so after the first token; at the latest it is done when the model is dropped.
+    /// Begins to write the prepared weights and head to disk. See [`Decoder::keep_prepared`].
     pub fn keep_prepared(&self) {
-        if let Some(keeping) = &self.keeping {
-            keeping.start();
-        }
-        self.decoder.top_logits.keep();
+        self.decoder.keep_prepared();
     }
 
     /// Shapes and constants.
@@ -172,7 +180,7 @@ impl Model {
     }
 
     /// The decoder, for work with token ids and hidden states.
-    pub fn decoder(&self) -> &Decoder {
+    pub fn decoder(&self) -> &Arc<Decoder> {
         &self.decoder
     }
 
@@ -183,7 +191,7 @@ impl Model {
 
     /// The tokenizer, if the model came with one.
     pub fn tokenizer(&self) -> Option<&Tokenizer> {
-        self.tokenizer.as_ref()
+        self.tokenizer.as_deref()
     }
 
     /// The chat template, if the model came with one, or why it can't be used.
@@ -215,12 +223,13 @@ impl Model {
     ///
     /// # Errors
     /// Those of [`Session::new`].
-    pub fn session(&self, context: Option<usize>) -> Result<Session<'_>> {
+    pub fn session(&self, context: Option<usize>) -> Result<Session> {
         let capacity = context.unwrap_or_else(|| {
             let limit = self.config().context_limit.map_or(usize::MAX, |limit| limit.positions);
             self.config().context.min(DEFAULT_CONTEXT).min(limit)
         });
-        Session::new(&self.decoder, capacity, self.kv)
+        let session = Session::new(&self.decoder, capacity, self.kv)?;
+        Ok(session.with_tokenizer(self.tokenizer.clone(), Arc::clone(&self.end_tokens)))
     }
 
     /// Tokens of a plain prompt, with the tokens that begin a text.
@@ -258,12 +267,14 @@ impl Model {
     /// Continues `prompt` greedily by at most `max_tokens` tokens: the simplest way to use a model.
     ///
     /// # Errors
-    /// Those of [`Model::encode_prompt`] and [`generate`].
+    /// Those of [`Model::encode_prompt`] and [`Session::generate`].
     pub fn complete(&self, prompt: &str, max_tokens: usize) -> Result<Generated> {
         let tokens = self.encode_prompt(prompt)?;
         let mut session = self.session(None)?;
         let options = GenerateOptions { max_tokens, ..GenerateOptions::default() };
-        generate(self, &mut session, &tokens, &options, &mut |_| true)
+        let mut generation = session.generate(&tokens, &options)?;
+        generation.by_ref().try_for_each(|token| token.map(drop))?;
+        Ok(generation.finish())
     }
 }
 

@@ -1,13 +1,18 @@
 //! One sequence being read and written: tokens, their cache, and the logits of the next one.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use bitnet_core::backend::top_logits::{TopLogits, TokenLogit};
 use bitnet_core::kv::KvType;
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::simd::largest_magnitude;
 
 use crate::cache::SequenceCache;
+use crate::generate::{GenerateOptions, Generation};
 use crate::models::{Decoder, LimitReason, ObserveFn, Sequence};
 use crate::sampler::{Query, Sampler};
+use crate::tokenizer::Tokenizer;
 use crate::{InferenceError, Result};
 
 /// Tokens that go through the model together when a prompt is read.
@@ -16,23 +21,38 @@ pub const PREFILL_CHUNK: usize = 256;
 /// Positions for which a rotation table is made before the first token.
 const ROPE_POSITIONS: usize = 1024;
 
-/// One sequence. What was read once is not read again: [`Session::prime`] keeps the common beginning.
+/// One sequence of tokens with its key-value cache.
+///
+/// A session shares its model with others and borrows nothing: it can move to another thread or live in a task.
+///
+/// ```
+/// use bitnet_inference::Model;
+///
+/// let model = Model::embedded()?;
+/// let prompt = model.encode_prompt("Once upon a time")?;
+/// let mut session = model.session(None)?;
+/// let logits = std::thread::spawn(move || session.extend(&prompt)?.logits());
+/// assert_eq!(logits.join().unwrap()?.len(), model.config().vocab_size);
+/// # Ok::<(), bitnet_inference::InferenceError>(())
+/// ```
 #[derive(Debug)]
-pub struct Session<'m> {
-    decoder: &'m Decoder,
-    cache: SequenceCache,
-    tokens: Vec<u32>,
+pub struct Session {
+    pub(crate) decoder: Arc<Decoder>,
+    pub(crate) tokenizer: Option<Arc<Tokenizer>>,
+    pub(crate) end_tokens: Arc<BTreeSet<u32>>,
+    pub(crate) cache: SequenceCache,
+    pub(crate) tokens: Vec<u32>,
     /// The hidden state after the last token, `[1, hidden]`, if it was the last that was read.
-    last: Option<BitNetTensor>,
+    pub(crate) last: Option<BitNetTensor>,
 }
 
-impl<'m> Session<'m> {
-    /// An empty sequence with room for `capacity` tokens, whose keys and values are stored as `kind`.
+impl Session {
+    /// Returns an empty sequence with room for `capacity` tokens, whose keys and values are stored as `kind`.
     ///
     /// # Errors
     /// [`InferenceError::Resource`] for more than the model's [`ContextLimit`](crate::models::ContextLimit), and if the
     /// memory can't be had.
-    pub fn new(decoder: &'m Decoder, capacity: usize, kind: KvType) -> Result<Self> {
+    pub fn new(decoder: &Arc<Decoder>, capacity: usize, kind: KvType) -> Result<Self> {
         if capacity == 0 {
             return Err(InferenceError::Parameter {
                 parameter: "context",
@@ -57,7 +77,24 @@ impl<'m> Session<'m> {
         }
         let cache = decoder.new_cache(capacity, kind)?;
         decoder.rope(capacity.min(ROPE_POSITIONS))?;
-        Ok(Self { decoder, cache, tokens: Vec::new(), last: None })
+        Ok(Self {
+            decoder: Arc::clone(decoder),
+            tokenizer: None,
+            end_tokens: Arc::default(),
+            cache,
+            tokens: Vec::new(),
+            last: None,
+        })
+    }
+
+    /// Sets what [`Session::generate`] writes text with, and the tokens that end a text.
+    #[must_use]
+    pub fn with_tokenizer(
+        self,
+        tokenizer: Option<Arc<Tokenizer>>,
+        end_tokens: Arc<BTreeSet<u32>>,
+    ) -> Self {
+        Self { tokenizer, end_tokens, ..self }
     }
 
     /// The tokens read so far.
@@ -75,64 +112,112 @@ impl<'m> Session<'m> {
         &self.cache
     }
 
-    /// Reads more tokens; the logits after the last one, `[vocabulary]`.
+    /// Reads more tokens. Returns the session, so that `session.extend(&tokens)?.logits()?` goes on.
     ///
     /// # Errors
-    /// [`InferenceError::Resource`] if they do not fit, [`InferenceError::Parameter`] if there are none. The
-    /// sequence is unchanged then.
-    pub fn feed(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
-        self.feed_until(tokens, &mut |_, _| true)?.ok_or_else(no_tokens)
+    /// [`InferenceError::Resource`] if they do not fit, [`InferenceError::Parameter`] if there are none: the sequence is
+    /// unchanged then. Those of [`Decoder::forward`].
+    pub fn extend(&mut self, tokens: &[u32]) -> Result<&mut Self> {
+        for chunk in self.prefill(tokens)? {
+            chunk?;
+        }
+        Ok(self)
     }
 
-    /// As [`Session::feed`], calling `go_on` with (tokens read, tokens in all) after each chunk; `None` if it
-    /// answered no. What was read by then stays.
+    /// Reads more tokens chunk by chunk, one chunk for each item of the iterator: between items the caller can show
+    /// progress, or stop. What was read by then stays.
     ///
     /// # Errors
-    /// As [`Session::feed`].
-    pub fn feed_until(
-        &mut self,
-        tokens: &[u32],
-        go_on: &mut dyn FnMut(usize, usize) -> bool,
-    ) -> Result<Option<Vec<f32>>> {
-        if self.read(tokens, go_on)? { self.logits().map(Some) } else { Ok(None) }
-    }
-
-    /// Reads more tokens without their logits, calling `go_on` with (tokens read, tokens in all) after each chunk but
-    /// the last; whether all were read. What was read when `go_on` answered no stays.
-    ///
-    /// # Errors
-    /// As [`Session::feed`].
-    pub fn read(
-        &mut self,
-        tokens: &[u32],
-        go_on: &mut dyn FnMut(usize, usize) -> bool,
-    ) -> Result<bool> {
+    /// Those of [`Session::extend`].
+    pub fn prefill<'s>(&'s mut self, tokens: &'s [u32]) -> Result<Prefill<'s>> {
         if tokens.is_empty() {
             return Err(no_tokens());
         }
         self.cache.reserve(tokens.len())?;
         self.last = None;
-        let mut read = 0;
-        for chunk in tokens.chunks(PREFILL_CHUNK) {
-            let h = self.decoder.forward(chunk, &mut self.cache)?;
-            self.tokens.extend_from_slice(chunk);
-            read += chunk.len();
-            if read == tokens.len() {
-                self.last = Some(h.narrow(0, chunk.len() - 1..chunk.len())?);
-            } else if !go_on(read, tokens.len()) {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+        Ok(Prefill { session: self, tokens, done: 0 })
     }
 
-    /// Reads more tokens, showing `observe` what each linear layer reads: `[tokens of a chunk, features]` in each call.
+    /// Makes the sequence `tokens`: keeps the beginning that it has in common with what was read, and reads the rest. At
+    /// least the last token is read again.
     ///
     /// # Errors
-    /// As [`Session::feed`], and those of `observe`.
-    pub fn read_observed(&mut self, tokens: &[u32], observe: &mut ObserveFn<'_>) -> Result<()> {
+    /// Those of [`Session::extend`].
+    pub fn set_tokens(&mut self, tokens: &[u32]) -> Result<&mut Self> {
+        let common = self.truncate_to_prefix(tokens)?;
+        self.extend(&tokens[common..])
+    }
+
+    /// Forgets what differs from `tokens`, and the last of them. Returns how many tokens stay.
+    ///
+    /// # Errors
+    /// [`InferenceError::Resource`] if `tokens` do not fit; the sequence is unchanged then.
+    pub fn truncate_to_prefix(&mut self, tokens: &[u32]) -> Result<usize> {
+        if tokens.len() > self.capacity() {
+            return Err(InferenceError::Resource {
+                what: "context",
+                used: tokens.len(),
+                limit: self.capacity(),
+                advice: "shorten the prompt or raise the context size",
+            });
+        }
+        let common = self.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
+        let common = common.min(tokens.len().saturating_sub(1));
+        self.truncate(common);
+        Ok(common)
+    }
+
+    /// Forgets everything from token `len` on.
+    pub fn truncate(&mut self, len: usize) {
+        if len < self.tokens.len() {
+            self.last = None;
+        }
+        self.tokens.truncate(len);
+        self.cache.truncate(len);
+    }
+
+    /// Reads more tokens and gives the logits after each of them to `on_row` (index, `[vocabulary]`), so that they are
+    /// never all in memory.
+    ///
+    /// # Errors
+    /// Those of [`Session::extend`] and [`Session::logits`]; `on_row` has received the rows before one that is not finite.
+    pub fn extend_with_logits(
+        &mut self,
+        tokens: &[u32],
+        mut on_row: impl FnMut(usize, &[f32]),
+    ) -> Result<()> {
+        /// Rows of logits that are in memory together.
+        const ROWS: usize = 32;
+        self.cache.reserve(tokens.len())?;
+        self.last = None;
+        let mut index = 0;
+        for chunk in tokens.chunks(PREFILL_CHUNK) {
+            let before = self.tokens.len();
+            let h = self.decoder.forward(chunk, &mut self.cache)?;
+            self.tokens.extend_from_slice(chunk);
+            for start in (0..chunk.len()).step_by(ROWS) {
+                let rows = h.narrow(0, start..chunk.len().min(start + ROWS))?;
+                let logits = self.decoder.logits(&rows)?;
+                let rows = logits.f32()?.chunks_exact(self.decoder.config.vocab_size);
+                for (row, logits) in rows.enumerate() {
+                    self.check_logits(logits, before + start + row + 1)?;
+                    on_row(index, logits);
+                    index += 1;
+                }
+            }
+            self.last = Some(h.narrow(0, chunk.len() - 1..chunk.len())?);
+        }
+        Ok(())
+    }
+
+    /// Reads more tokens and shows `observe` what each linear layer reads: `[tokens of a chunk, features]` in each call.
+    ///
+    /// # Errors
+    /// Those of [`Session::extend`] and of `observe`.
+    pub fn extend_observed(&mut self, tokens: &[u32], observe: &mut ObserveFn<'_>) -> Result<()> {
         self.cache.reserve(tokens.len())?;
         for chunk in tokens.chunks(PREFILL_CHUNK) {
+            self.last = None;
             let sequence = Sequence { tokens: chunk, cache: &mut self.cache };
             let h = self.decoder.forward_batch(&mut [sequence], Some(&mut *observe))?;
             self.tokens.extend_from_slice(chunk);
@@ -141,7 +226,7 @@ impl<'m> Session<'m> {
         Ok(())
     }
 
-    /// The logits after the last token, `[vocabulary]`.
+    /// Computes the logits after the last token, `[vocabulary]`.
     ///
     /// # Errors
     /// [`InferenceError::Parameter`] if nothing was read since the sequence was made or truncated,
@@ -152,8 +237,65 @@ impl<'m> Session<'m> {
         Ok(logits)
     }
 
-    /// That all logits after `position` tokens are finite.
-    fn check_logits(&self, logits: &[f32], position: usize) -> Result<()> {
+    /// Computes the `count` largest logits after the last token, and those of `extra_tokens`; `None` where all of them are
+    /// computed as fast. See [`Decoder::top_logits`].
+    ///
+    /// # Errors
+    /// Those of [`Session::logits`] and [`Decoder::top_logits`].
+    pub fn top_logits(&self, count: usize, extra_tokens: &[u32]) -> Result<Option<TopLogits>> {
+        let top = self.decoder.top_logits(self.last()?, count, extra_tokens)?;
+        match top.as_ref().and_then(|top| top.non_finite) {
+            Some(found) => Err(self.non_finite(found, self.tokens.len())),
+            None => Ok(top),
+        }
+    }
+
+    /// Returns the token that `sampler` chooses after the last one, from as few logits as it needs.
+    ///
+    /// # Errors
+    /// Those of [`Session::top_logits`] and [`Sampler::sample`].
+    pub fn choose(&self, sampler: &mut Sampler) -> Result<u32> {
+        if let Some(Query { count, extra_tokens }) = sampler.plan_query(&self.tokens)
+            && let Some(top) = self.top_logits(count, &extra_tokens)?
+        {
+            return sampler.sample_top(&top, &self.tokens);
+        }
+        sampler.sample(&mut self.logits()?, &self.tokens)
+    }
+
+    /// Makes the sequence `prompt` and writes after it: an iterator of tokens with their text. Nothing is read before the
+    /// first item; dropped early, it leaves the session with the prompt and what was read of the text.
+    ///
+    /// ```
+    /// use bitnet_inference::{GenerateOptions, Model};
+    ///
+    /// let model = Model::embedded()?;
+    /// let prompt = model.encode_prompt("Once upon a time")?;
+    /// let mut session = model.session(None)?;
+    /// let options = GenerateOptions { max_tokens: 8, ..GenerateOptions::default() };
+    /// for token in session.generate(&prompt, &options)? {
+    ///     print!("{}", token?.text);
+    /// }
+    /// # Ok::<(), bitnet_inference::InferenceError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`InferenceError::UnsupportedOperation`] without a tokenizer, [`InferenceError::Parameter`] for a sampler value out
+    /// of range. Items are errors for an empty prompt, one that does not fit, and those of [`Session::choose`].
+    pub fn generate<'s>(
+        &'s mut self,
+        prompt: &'s [u32],
+        options: &'s GenerateOptions,
+    ) -> Result<Generation<'s>> {
+        Generation::new(self, prompt, options)
+    }
+
+    fn last(&self) -> Result<&BitNetTensor> {
+        self.last.as_ref().ok_or_else(no_tokens)
+    }
+
+    /// Returns an error if one of the logits after `position` tokens is not finite.
+    pub(crate) fn check_logits(&self, logits: &[f32], position: usize) -> Result<()> {
         if largest_magnitude(logits).is_finite() {
             return Ok(());
         }
@@ -170,175 +312,47 @@ impl<'m> Session<'m> {
             value: found.logit,
         }
     }
+}
 
-    /// The `count` largest logits after the last token, and those of `extra_tokens`; `None` where all of them are
-    /// computed as fast. See [`Decoder::top_logits`].
-    ///
-    /// # Errors
-    /// As [`Session::logits`], and those of [`Decoder::top_logits`].
-    pub fn top_logits(&self, count: usize, extra_tokens: &[u32]) -> Result<Option<TopLogits>> {
-        let top = self.decoder.top_logits(self.last()?, count, extra_tokens)?;
-        match top.as_ref().and_then(|top| top.non_finite) {
-            Some(found) => Err(self.non_finite(found, self.tokens.len())),
-            None => Ok(top),
-        }
-    }
+/// Reads tokens chunk by chunk. See [`Session::prefill`].
+#[derive(Debug)]
+pub struct Prefill<'s> {
+    session: &'s mut Session,
+    tokens: &'s [u32],
+    done: usize,
+}
 
-    /// The token that `sampler` chooses after the last one, from as few logits as it needs.
-    ///
-    /// # Errors
-    /// As [`Session::top_logits`], and those of [`Sampler::sample`].
-    pub fn choose(&self, sampler: &mut Sampler) -> Result<u32> {
-        if let Some(Query { count, extra_tokens }) = sampler.plan_query(&self.tokens)
-            && let Some(top) = self.top_logits(count, &extra_tokens)?
-        {
-            return sampler.sample_top(&top, &self.tokens);
-        }
-        sampler.sample(&mut self.logits()?, &self.tokens)
-    }
+/// How far a [`Prefill`] has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Tokens read.
+    pub done: usize,
+    /// Tokens in all.
+    pub total: usize,
+}
 
-    fn last(&self) -> Result<&BitNetTensor> {
-        self.last.as_ref().ok_or_else(no_tokens)
-    }
+impl Iterator for Prefill<'_> {
+    type Item = Result<Progress>;
 
-    /// Reads more tokens; the logits after each of them, `[tokens, vocabulary]` row by row through `on_row`
-    /// (index, logits), so that they are never all in memory.
-    ///
-    /// # Errors
-    /// As [`Session::feed`]; rows before the first one that is not finite have been given by then.
-    pub fn feed_all(
-        &mut self,
-        tokens: &[u32],
-        on_row: &mut dyn FnMut(usize, &[f32]),
-    ) -> Result<()> {
-        self.last = None;
-        /// Rows of logits that are in memory together.
-        const ROWS: usize = 32;
-        self.cache.reserve(tokens.len())?;
-        let mut index = 0;
-        for chunk in tokens.chunks(PREFILL_CHUNK) {
-            let h = self.decoder.forward(chunk, &mut self.cache)?;
-            self.tokens.extend_from_slice(chunk);
-            for start in (0..chunk.len()).step_by(ROWS) {
-                let logits =
-                    self.decoder.logits(&h.narrow(0, start..chunk.len().min(start + ROWS))?)?;
-                for row in logits.f32()?.chunks_exact(self.decoder.config.vocab_size) {
-                    self.check_logits(
-                        row,
-                        self.tokens.len() - chunk.len() + index % PREFILL_CHUNK + 1,
-                    )?;
-                    on_row(index, row);
-                    index += 1;
-                }
+    fn next(&mut self) -> Option<Self::Item> {
+        let Self { session, tokens, done } = self;
+        let chunk = tokens[*done..].chunks(PREFILL_CHUNK).next()?;
+        let read = session.decoder.forward(chunk, &mut session.cache).and_then(|h| {
+            session.tokens.extend_from_slice(chunk);
+            *done += chunk.len();
+            if *done == tokens.len() {
+                session.last = Some(h.narrow(0, chunk.len() - 1..chunk.len())?);
             }
+            Ok(Progress { done: *done, total: tokens.len() })
+        });
+        if read.is_err() {
+            *done = tokens.len();
         }
-        Ok(())
-    }
-
-    /// Makes the sequence `tokens`, keeping what it has in common with what was read, and reads the rest; the
-    /// logits after the last token. At least the last token is read again. `None` if `go_on` answered no.
-    ///
-    /// # Errors
-    /// As [`Session::feed`].
-    pub fn prime(
-        &mut self,
-        tokens: &[u32],
-        go_on: &mut dyn FnMut(usize, usize) -> bool,
-    ) -> Result<Option<Vec<f32>>> {
-        if self.prime_only(tokens, go_on)? { self.logits().map(Some) } else { Ok(None) }
-    }
-
-    /// As [`Session::prime`] without the logits; whether all was read.
-    ///
-    /// # Errors
-    /// As [`Session::feed`].
-    pub fn prime_only(
-        &mut self,
-        tokens: &[u32],
-        go_on: &mut dyn FnMut(usize, usize) -> bool,
-    ) -> Result<bool> {
-        let common = self.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
-        let keep = common.min(tokens.len().saturating_sub(1));
-        if tokens.len() > self.capacity() {
-            return Err(InferenceError::Resource {
-                what: "context",
-                used: tokens.len(),
-                limit: self.capacity(),
-                advice: "shorten the prompt or raise the context size",
-            });
-        }
-        self.truncate(keep);
-        self.read(&tokens[keep..], go_on)
-    }
-
-    /// Forgets everything from token `len` on.
-    pub fn truncate(&mut self, len: usize) {
-        if len < self.tokens.len() {
-            self.last = None;
-        }
-        self.tokens.truncate(len);
-        self.cache.truncate(len);
+        Some(read)
     }
 }
 
-/// Reads one more token into each of several sequences of one model, together: the logits after each,
-/// `[vocabulary]`. They are what [`Session::feed`] gives for each alone; the weights are read once for all.
-///
-/// # Errors
-/// [`InferenceError::Parameter`] if there is not one token for each sequence, or if the sequences are not of one
-/// model; [`InferenceError::Resource`] if one is full; those of [`Session::logits`]. No sequence has changed then.
-pub fn advance_together(
-    sessions: &mut [&mut Session<'_>],
-    tokens: &[u32],
-) -> Result<Vec<Vec<f32>>> {
-    if tokens.len() != sessions.len() {
-        return Err(InferenceError::Parameter {
-            parameter: "tokens",
-            value: tokens.len().to_string(),
-            problem: "one token for each sequence",
-        });
-    }
-    let Some(decoder) = sessions.first().map(|session| session.decoder) else {
-        return Ok(Vec::new());
-    };
-    if sessions.iter().any(|session| !std::ptr::eq(session.decoder, decoder)) {
-        return Err(InferenceError::Parameter {
-            parameter: "sequences",
-            value: "of several models".into(),
-            problem: "all of one model",
-        });
-    }
-    for session in &mut *sessions {
-        session.cache.reserve(1)?;
-    }
-    let mut sequences: Vec<_> = sessions
-        .iter_mut()
-        .zip(tokens)
-        .map(|(session, token)| Sequence {
-            tokens: std::slice::from_ref(token),
-            cache: &mut session.cache,
-        })
-        .collect();
-    let h = decoder.forward_batch(&mut sequences, None)?;
-    let logits = decoder.logits(&h).and_then(|logits| {
-        let rows = logits.f32()?.chunks_exact(decoder.config.vocab_size);
-        for (session, row) in sessions.iter().zip(rows.clone()) {
-            session.check_logits(row, session.tokens.len() + 1)?;
-        }
-        Ok(rows.map(<[f32]>::to_vec).collect())
-    });
-    for (index, (session, token)) in sessions.iter_mut().zip(tokens).enumerate() {
-        if logits.is_err() {
-            session.cache.truncate(session.tokens.len());
-            continue;
-        }
-        session.tokens.push(*token);
-        session.last = Some(h.narrow(0, index..index + 1)?);
-    }
-    logits
-}
-
-fn no_tokens() -> InferenceError {
+pub(crate) fn no_tokens() -> InferenceError {
     InferenceError::Parameter {
         parameter: "prompt",
         value: "no tokens".into(),

@@ -76,7 +76,7 @@ fn a_model_of_the_2b_shape_agrees_with_transformers_in_little_more_memory_than_i
     let (mut difference, mut agreed) = (0f32, 0);
     let width = model.config().vocab_size;
     session
-        .feed_all(&tokens, &mut |index, row| {
+        .extend_with_logits(&tokens, |index, row| {
             let expected = &expected[index * width..(index + 1) * width];
             difference =
                 row.iter().zip(expected).fold(difference, |m, (a, b)| m.max((a - b).abs()));
@@ -140,11 +140,11 @@ fn writing_reads_a_part_of_the_head_and_the_same_tokens_come() {
             };
             let mut sampler = Sampler::new(sampler, model.config().vocab_size).unwrap();
             let mut session = model.session(Some(TOKENS + 2)).unwrap();
-            session.read(&[9906, 11], &mut |_, _| true).unwrap();
+            session.extend(&[9906, 11]).unwrap();
             for _ in 0..TOKENS {
                 let token = session.choose(&mut sampler).unwrap();
                 all.push(token);
-                session.read(&[token], &mut |_, _| true).unwrap();
+                session.extend(&[token]).unwrap();
             }
             let read: HeadStats = counted().since(from);
             println!(

@@ -29,7 +29,7 @@ fn inputs(model: &Model, tokens: &[u32]) -> BTreeMap<String, Vec<f32>> {
     let mut seen: BTreeMap<String, Vec<f32>> = BTreeMap::new();
     let mut session = model.session(Some(tokens.len())).unwrap();
     session
-        .read_observed(tokens, &mut |input, x| {
+        .extend_observed(tokens, &mut |input, x| {
             assert_eq!(x.len(), tokens.len() * input.features);
             seen.entry(input.to_string()).or_default().extend(x);
             Ok(())
@@ -40,7 +40,7 @@ fn inputs(model: &Model, tokens: &[u32]) -> BTreeMap<String, Vec<f32>> {
 }
 
 fn logits(model: &Model, tokens: &[u32]) -> Vec<f32> {
-    model.session(Some(tokens.len())).unwrap().feed(tokens).unwrap()
+    model.session(Some(tokens.len())).unwrap().extend(tokens).unwrap().logits().unwrap()
 }
 
 fn calibration(inputs: &BTreeMap<String, Vec<f32>>, bits: ActivationBits) -> Calibration {

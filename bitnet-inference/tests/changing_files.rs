@@ -12,8 +12,8 @@ use bitnet_cpu::{CpuBackend, CpuOptions};
 use bitnet_formats::Error as FormatError;
 use bitnet_inference::sampler::{Sampler, SamplerConfig};
 use bitnet_inference::{
-    GenerateOptions, InferenceError, LoadOptions, Model, ModelFiles, ModelSource, PreparedCache,
-    advance_together, generate,
+    BatchItem, GenerateOptions, InferenceError, LoadOptions, LogitRows, Model, ModelFiles,
+    ModelSource, PreparedCache, extend_batch,
 };
 
 const TOKENS: [u32; 4] = [1, 40, 50, 60];
@@ -97,7 +97,7 @@ fn every_result_after_a_change_is_an_error_that_names_the_file() {
         let [mut fed, mut scored, mut chosen, mut observed] =
             [(); 4].map(|()| model.session(Some(64)).unwrap());
         for session in [&mut fed, &mut scored, &mut chosen, &mut observed] {
-            session.feed(&TOKENS).unwrap();
+            session.extend(&TOKENS).unwrap();
         }
         change(&path);
         let named = |error: InferenceError| assert_changed(&error, &path, word, case);
@@ -106,10 +106,11 @@ fn every_result_after_a_change_is_an_error_that_names_the_file() {
         let mut sampler =
             Sampler::new(SamplerConfig::default(), model.config().vocab_size).unwrap();
         named(chosen.choose(&mut sampler).unwrap_err());
-        named(fed.feed(&[5]).unwrap_err());
-        named(scored.feed_all(&[5, 6], &mut |_, _| panic!("{case}: logits")).unwrap_err());
-        named(observed.read_observed(&[5], &mut |_, _| Ok(())).unwrap_err());
-        named(advance_together(&mut [&mut scored], &[5]).unwrap_err());
+        named(fed.extend(&[5]).unwrap_err());
+        named(scored.extend_with_logits(&[5, 6], |_, _| panic!("{case}: logits")).unwrap_err());
+        named(observed.extend_observed(&[5], &mut |_, _| Ok(())).unwrap_err());
+        let item = BatchItem { session: &mut scored, tokens: &[5], logits: LogitRows::Last };
+        named(extend_batch(&mut [item]).unwrap_err());
         assert_eq!(fed.tokens(), TOKENS, "{case}: a sequence stays what it was");
     }
 }
@@ -125,14 +126,15 @@ fn text_ends_with_an_error_at_the_token_after_a_change() {
         let write = |change_after: usize| {
             let mut pieces = Vec::new();
             let mut session = model.session(Some(64)).unwrap();
-            let result = generate(&model, &mut session, &TOKENS, &options, &mut |text| {
-                pieces.push(text.to_owned());
+            let mut generation = session.generate(&TOKENS, &options).unwrap();
+            let result = generation.by_ref().try_for_each(|token| {
+                pieces.push(token?.text);
                 if pieces.len() == change_after {
                     change(&path);
                 }
-                true
+                Ok(())
             });
-            (result, pieces)
+            (result.map(|()| generation.finish()), pieces)
         };
         let (whole, expected) = write(usize::MAX);
         assert_eq!(whole.unwrap().tokens.len(), 24, "{case}");
@@ -149,17 +151,21 @@ fn deleted_and_renamed_files_stay_readable() {
     let other = folder.path().join("other.gguf");
     let model = load(&path, None);
     let mut session = model.session(Some(64)).unwrap();
-    let before = session.feed(&TOKENS).unwrap();
-    let after = session.feed(&[9]).unwrap();
+    let before = session.extend(&TOKENS).unwrap().logits().unwrap();
+    let after = session.extend(&[9]).unwrap().logits().unwrap();
     let mut again = model.session(Some(64)).unwrap();
-    assert_eq!(again.feed(&TOKENS).unwrap(), before);
+    assert_eq!(again.extend(&TOKENS).unwrap().logits().unwrap(), before);
     if cfg!(unix) {
         std::fs::write(&other, b"another file").unwrap();
         std::fs::rename(&other, &path).unwrap();
-        assert_eq!(again.feed(&[9]).unwrap(), after, "another file has taken the name");
+        assert_eq!(
+            again.extend(&[9]).unwrap().logits().unwrap(),
+            after,
+            "another file has taken the name"
+        );
         std::fs::remove_file(&path).unwrap();
         let mut last = model.session(Some(64)).unwrap();
-        assert_eq!(last.feed(&TOKENS).unwrap(), before, "the name is gone");
+        assert_eq!(last.extend(&TOKENS).unwrap().logits().unwrap(), before, "the name is gone");
     }
 }
 
@@ -178,11 +184,11 @@ fn every_file_of_a_folder_is_watched() {
         }
         let model = load(folder.path(), None);
         let mut session = model.session(Some(64)).unwrap();
-        let expected = session.feed(&TOKENS).unwrap();
+        let expected = session.extend(&TOKENS).unwrap().logits().unwrap();
         let path = folder.path().join(shard);
         overwrite(&path, len(&path) - 8, &[1; 8]);
         let mut session = model.session(Some(64)).unwrap();
-        match session.feed(&TOKENS) {
+        match session.extend(&TOKENS).and_then(|session| session.logits()) {
             Err(error) => {
                 assert_changed(&error, &path, "written to", shard);
                 noticed += 1;
@@ -207,9 +213,9 @@ fn files_of_the_weight_cache_are_watched() {
         set_old(&kept);
         let model = load(&path, Some(cache));
         let mut session = model.session(Some(64)).unwrap();
-        session.feed(&TOKENS).unwrap();
+        session.extend(&TOKENS).unwrap().logits().unwrap();
         change(&kept);
-        let error = session.feed(&[5]).unwrap_err();
+        let error = session.extend(&[5]).unwrap_err();
         assert_changed(&error, &kept, word, case);
     }
 }

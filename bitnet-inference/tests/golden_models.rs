@@ -300,7 +300,7 @@ fn logits_differ_by_no_more_than_the_noise_of_the_arithmetic() {
                 assert_eq!(shape, [tokens.len(), model.config().vocab_size], "{}", case.name());
                 let mut got = Vec::new();
                 let mut session = model.session(None).unwrap();
-                session.feed_all(&tokens, &mut |_, row| got.extend_from_slice(row)).unwrap();
+                session.extend_with_logits(&tokens, |_, row| got.extend_from_slice(row)).unwrap();
                 let difference = absolute(&got, &expected);
                 // No activation of a prompt lies near a rounding tie: nothing but summation order is left.
                 let bound = 3.0 * case.prompt_noise(index);
@@ -331,7 +331,7 @@ fn llama_cpp_is_as_far_from_us_as_from_transformers() {
         let mut got = Vec::new();
         let mut session = model.session(None).unwrap();
         session
-            .feed_all(&case.prompt(0).unwrap(), &mut |_, row| got.extend_from_slice(row))
+            .extend_with_logits(&case.prompt(0).unwrap(), |_, row| got.extend_from_slice(row))
             .unwrap();
         let difference = absolute(&got, &expected);
         println!(
@@ -358,8 +358,8 @@ fn greedy_text_is_identical_wherever_the_margin_exceeds_the_noise() {
                 let Some(tokens) = case.ints(&format!("greedy.{index}.tokens")) else { continue };
                 let margins = case.floats(&format!("greedy.{index}.margin")).unwrap().1;
                 let prompt = case.prompt(index).unwrap();
-                let mut session: Session<'_> = model.session(None).unwrap();
-                let mut logits = session.feed(&prompt).unwrap();
+                let mut session: Session = model.session(None).unwrap();
+                let mut logits = session.extend(&prompt).unwrap().logits().unwrap();
                 for (step, (&token, &margin)) in tokens.iter().zip(&margins).enumerate() {
                     if margin > case.noise() {
                         let got = greedy(&logits).unwrap();
@@ -372,7 +372,7 @@ fn greedy_text_is_identical_wherever_the_margin_exceeds_the_noise() {
                         );
                         decided += 1;
                     }
-                    logits = session.feed(&[token as u32]).unwrap();
+                    logits = session.extend(&[token as u32]).unwrap().logits().unwrap();
                 }
             }
         }
@@ -385,15 +385,15 @@ fn reading_in_pieces_equals_reading_at_once() {
     for case in Case::all() {
         let model = case.load(Arc::new(ReferenceBackend));
         let Some(tokens) = case.prompt(2) else { continue };
-        let whole = model.session(None).unwrap().feed(&tokens).unwrap();
+        let whole = model.session(None).unwrap().extend(&tokens).unwrap().logits().unwrap();
         let mut session = model.session(None).unwrap();
         let mut pieces = Vec::new();
         for token in &tokens {
-            pieces = session.feed(&[*token]).unwrap();
+            pieces = session.extend(&[*token]).unwrap().logits().unwrap();
         }
         assert_eq!(whole, pieces, "{}", case.name());
         // Going back and reading a part again changes nothing.
-        let again = session.prime(&tokens, &mut |_, _| true).unwrap().unwrap();
+        let again = session.set_tokens(&tokens).unwrap().logits().unwrap();
         assert_eq!(whole, again, "{}", case.name());
     }
 }

@@ -69,7 +69,7 @@ fn load(path: &Path) -> Result<Model, InferenceError> {
 }
 
 fn last_logits(model: &Model, tokens: &[u32]) -> Vec<f32> {
-    model.session(Some(tokens.len())).unwrap().feed(tokens).unwrap()
+    model.session(Some(tokens.len())).unwrap().extend(tokens).unwrap().logits().unwrap()
 }
 
 /// Largest difference from the logits of a case.
@@ -397,8 +397,8 @@ fn rotation_tables_grow_with_use_and_keep_their_bits() {
 
     let tokens: Vec<u32> = (0..1500).map(|index| index * 7 % 24).collect();
     let mut session = Session::new(decoder, 3000, KvType::F32).unwrap();
-    session.feed(&tokens[..1000]).unwrap();
-    let grown = session.feed(&tokens[1000..]).unwrap();
+    session.extend(&tokens[..1000]).unwrap().logits().unwrap();
+    let grown = session.extend(&tokens[1000..]).unwrap().logits().unwrap();
     let mut cache = decoder.new_cache(3000, KvType::F32).unwrap();
     let mut last = Vec::new();
     let parts = [&tokens[..1000], &tokens[1000..]];

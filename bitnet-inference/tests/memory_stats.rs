@@ -33,7 +33,7 @@ fn bytes_are_those_of_the_pool_by_purpose() {
     let (model, pool) = model("cpu", Some(TrackingLevel::Detailed));
     let mut session = model.session(Some(200)).unwrap();
     assert_eq!(live(&model.memory_stats(), Purpose::KvCache), 0, "nothing has been read");
-    session.feed(&[1; 65]).unwrap();
+    session.extend(&[1; 65]).unwrap();
     let with_cache = model.memory_stats();
     assert_eq!(with_cache.live, pool.get_metrics().total_allocated);
     assert_eq!(with_cache.purposes.iter().map(|held| held.live).sum::<u64>(), with_cache.live);

@@ -10,7 +10,7 @@ use bitnet_inference::chat::{Builtin, Message, TemplateChoice, TemplateError};
 use bitnet_inference::sampler::SamplerConfig;
 use bitnet_inference::{
     GenerateOptions, InferenceError, Inspection, LoadOptions, Model, ModelFiles, ModelSource,
-    generate, tokenizer_of,
+    tokenizer_of,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -157,6 +157,8 @@ fn rows_beyond_the_tokenizer_decode_to_no_text() {
         ..GenerateOptions::default()
     };
     let mut session = model.session(None).unwrap();
-    let written = generate(&model, &mut session, &[0, 1], &options, &mut |_| true).unwrap();
+    let mut generation = session.generate(&[0, 1], &options).unwrap();
+    assert_eq!(generation.by_ref().filter(|token| token.is_ok()).count(), 3);
+    let written = generation.finish();
     assert_eq!((written.text.as_str(), written.tokens), ("", vec![padding; 3]));
 }

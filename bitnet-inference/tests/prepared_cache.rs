@@ -49,7 +49,7 @@ fn load(path: &Path, cache: Option<&PreparedCache>) -> Model {
 
 fn logits(model: &Model) -> Vec<f32> {
     let tokens: Vec<u32> = (0..9u32).map(|i| i % model.config().vocab_size as u32).collect();
-    model.session(Some(16)).unwrap().feed(&tokens).unwrap()
+    model.session(Some(16)).unwrap().extend(&tokens).unwrap().logits().unwrap()
 }
 
 /// Loads and closes the model, so that its file is written.

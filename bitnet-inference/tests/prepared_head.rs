@@ -12,9 +12,7 @@ use std::time::Duration;
 
 use bitnet_cpu::{CpuBackend, CpuOptions};
 use bitnet_inference::models::HeadMode;
-use bitnet_inference::{
-    GenerateOptions, LoadOptions, Model, ModelSource, Notice, PreparedCache, generate,
-};
+use bitnet_inference::{GenerateOptions, LoadOptions, Model, ModelSource, Notice, PreparedCache};
 use tempfile::TempDir;
 
 /// What the kept file of a head has in its name.
@@ -89,30 +87,31 @@ fn written(model: &Model, tokens: usize) -> Vec<u32> {
     let options =
         GenerateOptions { max_tokens: tokens, ignore_end: true, ..GenerateOptions::default() };
     let mut session = model.session(Some(64)).unwrap();
-    generate(model, &mut session, &prompt, &options, &mut |_| true).unwrap().tokens
+    let generation = session.generate(&prompt, &options).unwrap();
+    generation.filter_map(|token| token.unwrap().id).collect()
 }
 
 /// That the largest logits are those of the whole head, bit for bit, at each of `questions` positions.
 fn check_logits(model: &Model, questions: usize) {
     let mut session = model.session(Some(64)).unwrap();
-    session.read(&model.encode_prompt("Tom had a").unwrap(), &mut |_, _| true).unwrap();
+    session.extend(&model.encode_prompt("Tom had a").unwrap()).unwrap();
     for question in 0..questions {
-        let also = [5, large_head::ROWS as u32 - 1];
-        let found = session.top_logits(10, &also).unwrap().unwrap();
+        let extra_tokens = [5, large_head::ROWS as u32 - 1];
+        let found = session.top_logits(10, &extra_tokens).unwrap().unwrap();
         let all = session.logits().unwrap();
-        assert_eq!(found.extra_tokens.iter().map(|t| t.token).collect::<Vec<_>>(), also);
+        assert_eq!(found.extra_tokens.iter().map(|t| t.token).collect::<Vec<_>>(), extra_tokens);
         for t in found.top.iter().chain(&found.extra_tokens) {
             let logit = all[t.token as usize];
             assert_eq!(t.logit.to_bits(), logit.to_bits(), "question {question}");
         }
         let least = found.top.last().unwrap().logit;
         assert_eq!(all.iter().filter(|&&l| l >= least).count(), found.top.len());
-        session.read(&[found.top[0].token], &mut |_, _| true).unwrap();
+        session.extend(&[found.top[0].token]).unwrap();
     }
 }
 
 fn questions(model: &Model) -> u64 {
-    model.decoder().backend().traffic().unwrap().head.queries
+    model.decoder().backend().traffic().unwrap().head.questions
 }
 
 #[test]
@@ -127,7 +126,7 @@ fn a_kept_head_gives_the_same_tokens_and_logits() {
         check_logits(&first, 4);
         drop(first);
         assert_eq!(cache.heads().len(), 1);
-        assert!(cache.said().iter().all(|text| text.starts_with("keeping")));
+        assert!(cache.said().iter().all(|text| text.starts_with("caching")));
 
         let second = cache.load(&one(), mode);
         check_logits(&second, 4);

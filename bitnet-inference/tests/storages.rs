@@ -17,7 +17,7 @@ fn logits(path: &Path) -> Vec<f32> {
     let backend = Arc::new(ReferenceBackend);
     let model =
         Model::load_with(ModelSource::Path(path), &options, backend, &mut |_, _| {}).unwrap();
-    model.session(None).unwrap().feed(&[1, 200, 33, 7]).unwrap()
+    model.session(None).unwrap().extend(&[1, 200, 33, 7]).unwrap().logits().unwrap()
 }
 
 /// The file with its ternary tensors in another storage.

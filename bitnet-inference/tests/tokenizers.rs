@@ -293,7 +293,7 @@ fn tokenizers_are_shared_between_threads() {
     });
 }
 
-fn streamed(mut stream: TextStream<'_>, ids: &[u32]) -> String {
+fn streamed(mut stream: TextStream<&Tokenizer>, ids: &[u32]) -> String {
     let mut text: String = ids.iter().map(|&id| stream.push(id).unwrap()).collect();
     text.push_str(&stream.finish());
     text

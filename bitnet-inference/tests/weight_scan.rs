@@ -278,7 +278,8 @@ fn logits(path: &Path, options: &LoadOptions) -> Result<Vec<f32>, InferenceError
     let backend = CpuBackend::new(CpuOptions { threads: Some(1), isa: None }).unwrap();
     let source = ModelSource::Path(path);
     let model = Model::load_with(source, options, Arc::new(backend), &mut |_, _| {})?;
-    model.session(Some(16))?.feed(&[0, 1, 40, 50, model.config().vocab_size as u32 - 1])
+    let last = model.config().vocab_size as u32 - 1;
+    model.session(Some(16))?.extend(&[0, 1, 40, 50, last])?.logits()
 }
 
 #[test]
@@ -320,7 +321,7 @@ fn the_first_token_with_a_logit_that_is_not_finite_is_named() {
         let model = Model::load_with(source, &options, backend(), &mut |_, _| {}).unwrap();
         let mut session = model.session(Some(16)).unwrap();
         // The row is that of the head as well: no token of the text needs to use it.
-        let error = session.feed(&[1, 40]).unwrap_err();
+        let error = session.extend(&[1, 40]).and_then(|session| session.logits()).unwrap_err();
         let InferenceError::NonFiniteLogit { file, position, token, value } = error else {
             panic!("{error}")
         };

@@ -57,7 +57,9 @@ fuzz_target!(|bytes: &[u8]| {
         Model::load_with(ModelSource::Path(&folder), &options, BACKEND.clone(), &mut |_, _| {});
     if let Ok(model) = loaded
         && let Ok(mut session) = model.session(Some(2))
-        && let Ok(logits) = session.feed(&[0, model.config().vocab_size as u32 - 1])
+        && let Ok(logits) = session
+            .extend(&[0, model.config().vocab_size as u32 - 1])
+            .and_then(|session| session.logits())
     {
         assert_eq!(logits.len(), model.config().vocab_size);
     }

@@ -20,7 +20,7 @@ fuzz_target!(|bytes: &[u8]| {
     let Ok(model) = loaded else { return };
     let Ok(mut session) = model.session(Some(2)) else { return };
     let last = model.config().vocab_size as u32 - 1;
-    if let Ok(logits) = session.feed(&[0, last]) {
+    if let Ok(logits) = session.extend(&[0, last]).and_then(|session| session.logits()) {
         assert_eq!(logits.len(), model.config().vocab_size);
     }
 });

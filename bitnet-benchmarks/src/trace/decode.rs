@@ -120,12 +120,12 @@ mod tests {
         let mut session = model.session(Some(16)).unwrap();
         let cache = pool.get_metrics().total_allocated;
         let mut sampler = Sampler::new(SamplerConfig::default(), config.vocab_size).unwrap();
-        session.read(&[1], &mut |_, _| true).unwrap();
+        session.extend(&[1]).unwrap();
         let trace = decode_step(&shape);
         for _ in 0..3 {
             let before = pool.get_metrics();
             let token = session.choose(&mut sampler).unwrap();
-            session.read(&[token], &mut |_, _| true).unwrap();
+            session.extend(&[token]).unwrap();
             let after = pool.get_metrics();
             let taken = after.allocations - before.allocations;
             assert_eq!(taken, trace.takes() as u64);

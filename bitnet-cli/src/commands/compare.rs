@@ -95,13 +95,13 @@ fn compare_window(
 
 /// Returns the logits after those tokens whose successor is scored, with the successor's position.
 fn logits(
-    session: &mut Session<'_>,
+    session: &mut Session,
     tokens: &[u32],
     start: usize,
     window: &Window,
 ) -> Result<Vec<(usize, Vec<f32>)>> {
     let mut out = Vec::new();
-    session.feed_all(tokens, &mut |index, logits| {
+    session.extend_with_logits(tokens, |index, logits| {
         let next = start + index + 1;
         if window.scored.contains(&next) {
             out.push((next, logits.to_vec()));

@@ -242,7 +242,7 @@ fn write_one_token(threads: Option<usize>) -> Result<(f64, f64)> {
     let load = start.elapsed();
     let start = Instant::now();
     let tokens = model.encode_prompt("Once upon a time")?;
-    let logits = model.session(Some(tokens.len() + 1))?.feed(&tokens)?;
+    let logits = model.session(Some(tokens.len() + 1))?.extend(&tokens)?.logits()?;
     if logits.iter().any(|l| !l.is_finite()) {
         bail!("its logits are NaN; run `bitnet verify`");
     }

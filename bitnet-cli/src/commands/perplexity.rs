@@ -73,7 +73,7 @@ pub(crate) fn run(cli: &Cli, args: &PerplexityArgs, output: &mut Output) -> Resu
 fn add_window(model: &Model, tokens: &Tokens, window: &Window, score: &mut Score) -> Result<()> {
     let read = tokens.window(window);
     let mut session = model.session(Some(read.len()))?;
-    session.feed_all(&read, &mut |index, logits| {
+    session.extend_with_logits(&read, |index, logits| {
         let next = index + 1;
         if window.scored.contains(&next) {
             let token = read[next];

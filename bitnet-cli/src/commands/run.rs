@@ -1,7 +1,7 @@
 //! `bitnet run`: continues a text.
 
 use anyhow::{Result, bail};
-use bitnet_inference::{FinishReason, generate};
+use bitnet_inference::FinishReason;
 use serde_json::json;
 
 use super::{Outcome, memory, sampling};
@@ -39,12 +39,13 @@ pub(crate) fn run(cli: &Cli, args: &RunArgs, output: &mut Output) -> Result<Outc
             ends_line = text.ends_with('\n');
             written = output.stream(text);
         }
-        written.is_ok() && !listener.asked()
+        written.is_ok()
     };
     if !args.no_echo {
         show(&prompt, output);
     }
-    let generated = generate(&model, &mut session, &tokens, &options, &mut |text| {
+    let generation = session.generate(&tokens, &options)?.cancel_when(|| listener.asked());
+    let generated = sampling::write(generation, |text| {
         text_so_far.push_str(text);
         show(text, output)
     });

@@ -3,7 +3,9 @@
 use std::hash::{BuildHasher, RandomState};
 
 use bitnet_inference::sampler::SamplerConfig;
-use bitnet_inference::{FinishReason, GenerateOptions, Generated, Model};
+use bitnet_inference::{
+    FinishReason, GenerateOptions, Generated, Generation, InferenceError, Model,
+};
 use serde_json::{Value, json};
 
 use crate::args::SamplingArgs;
@@ -43,6 +45,19 @@ pub(crate) fn options(args: &SamplingArgs, model: &Model, seed: u64) -> Generate
 /// Returns a random seed, short enough to type.
 pub(crate) fn random_seed() -> u64 {
     RandomState::new().hash_one(std::process::id()) & 0xffff_ffff
+}
+
+/// Generates to the end, passing each piece of text to `show` until it returns false.
+pub(crate) fn write(
+    mut generation: Generation<'_>,
+    mut show: impl FnMut(&str) -> bool,
+) -> Result<Generated, InferenceError> {
+    for token in generation.by_ref() {
+        if !show(&token?.text) {
+            break;
+        }
+    }
+    Ok(generation.finish())
 }
 
 /// Returns why the generation ended, as text.

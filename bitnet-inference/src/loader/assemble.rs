@@ -74,8 +74,18 @@ pub(crate) fn assemble(
     let files = SourceFiles::new(checkpoint.file(), &files);
     let rope = SharedRope::new(config.inverse_frequencies());
     let compute = Compute { backend, pool };
-    let decoder =
-        Decoder { config, embedding, layers, output_norm, head, top_logits, files, rope, compute };
+    let decoder = Decoder {
+        config,
+        embedding,
+        layers,
+        output_norm,
+        head,
+        top_logits,
+        files,
+        rope,
+        compute,
+        keeping: None,
+    };
     Ok(Assembled { decoder, assumptions, sections })
 }
 

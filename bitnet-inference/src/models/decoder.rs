@@ -30,6 +30,7 @@ use super::top_logits::LazyTopLogits;
 use super::{HeadMode, Layer, Linear, ModelConfig, SourceFiles};
 use crate::Result;
 use crate::cache::SequenceCache;
+use crate::loader::Keeping;
 
 /// The output head.
 #[derive(Debug)]
@@ -57,6 +58,8 @@ pub struct Decoder {
     pub(crate) files: SourceFiles,
     pub(crate) rope: SharedRope,
     pub(crate) compute: Compute,
+    /// Writes prepared weights to disk, if that was asked for.
+    pub(crate) keeping: Option<Keeping>,
 }
 
 /// A few items for each sequence or token, on the stack where there is one of them.
@@ -235,6 +238,16 @@ impl Decoder {
     /// If the memory can't be had.
     pub(crate) fn rope(&self, positions: usize) -> Result<Arc<RopeTable>> {
         self.rope.at_least(positions, self.pool())
+    }
+
+    /// Begins to write the prepared weights and head to disk on threads of their own, if
+    /// [`LoadOptions::cache`](crate::LoadOptions::cache) asks for it and it has not begun. Generation does so after the
+    /// first token; the files are complete when the decoder is dropped.
+    pub fn keep_prepared(&self) {
+        if let Some(keeping) = &self.keeping {
+            keeping.start();
+        }
+        self.top_logits.keep();
     }
 
     /// Returns an error if a file that weights are read from has changed since it was loaded. What was computed before an

@@ -92,6 +92,20 @@ impl Compute {
         Ok(out)
     }
 
+    /// Returns the rows of `h` at `rows`: a view of neighbours, else a copy.
+    pub(crate) fn rows(&self, h: &BitNetTensor, rows: &[usize]) -> Result<BitNetTensor> {
+        let first = rows.first().copied().unwrap_or(0);
+        if rows.iter().enumerate().all(|(index, &row)| row == first + index) {
+            return Ok(h.narrow(0, first..first + rows.len())?);
+        }
+        let width = h.shape()[1];
+        let mut out = self.tensor(rows.len(), width)?;
+        for (out, &row) in out.f32_mut()?.chunks_exact_mut(width).zip(rows) {
+            out.copy_from_slice(h.narrow(0, row..row + 1)?.f32()?);
+        }
+        Ok(out)
+    }
+
     fn multiply(&self, x: &BitNetTensor, weight: &Linear, out: &mut BitNetTensor) -> Result<()> {
         Ok(match weight {
             Linear::Ternary(weight, precision) => {

@@ -1,5 +1,7 @@
 //! Text from tokens as they come: only whole characters leave, broken ones are held back.
 
+use std::ops::Deref;
+
 use super::{Tokenizer, error::Result};
 
 /// Turns tokens into text one at a time, never splitting a character.
@@ -7,8 +9,8 @@ use super::{Tokenizer, error::Result};
 /// What [`push`](Self::push) returned in all, followed by [`finish`](Self::finish), equals [`Tokenizer::decode`] of all
 /// tokens at once (for [`TextStream::continuing`]: without the removal of the first space).
 #[derive(Debug)]
-pub struct TextStream<'a> {
-    tokenizer: &'a Tokenizer,
+pub struct TextStream<T> {
+    tokenizer: T,
     skip_special: bool,
     /// A leading space is still to be dropped.
     drop_space: bool,
@@ -16,19 +18,19 @@ pub struct TextStream<'a> {
     held: Vec<u8>,
 }
 
-impl<'a> TextStream<'a> {
+impl<T: Deref<Target = Tokenizer>> TextStream<T> {
     /// A stream for the beginning of a text; control tokens are left out.
-    pub fn new(tokenizer: &'a Tokenizer) -> Self {
+    pub fn new(tokenizer: T) -> Self {
         Self {
+            drop_space: tokenizer.drops_first_space(),
             tokenizer,
             skip_special: true,
-            drop_space: tokenizer.drops_first_space(),
             held: Vec::new(),
         }
     }
 
     /// A stream for text that goes on where other text ended, as an answer after a prompt: a space at the beginning stays.
-    pub fn continuing(tokenizer: &'a Tokenizer) -> Self {
+    pub fn continuing(tokenizer: T) -> Self {
         Self { drop_space: false, ..Self::new(tokenizer) }
     }
 

@@ -108,7 +108,7 @@ struct Runner<'a> {
     test: Test,
     batch_size: usize,
     listener: &'a Listener,
-    session: Session<'a>,
+    session: Session,
     sampler: Sampler,
     context: Vec<u32>,
     prompt: Vec<u32>,
@@ -117,12 +117,7 @@ struct Runner<'a> {
 }
 
 impl<'a> Runner<'a> {
-    fn new(
-        model: &'a Model,
-        test: Test,
-        protocol: Protocol,
-        listener: &'a Listener,
-    ) -> Result<Self> {
+    fn new(model: &Model, test: Test, protocol: Protocol, listener: &'a Listener) -> Result<Self> {
         let mut random = SplitMix64::new(protocol.seed);
         let mut tokens = |count| tokens(&mut random, count, model.config().vocab_size);
         let (mut context, mut prompt) = (tokens(test.n_depth), tokens(test.n_prompt));
@@ -148,32 +143,43 @@ impl<'a> Runner<'a> {
         if self.context.is_empty() {
             return Ok(true);
         }
-        let listener = self.listener;
-        Ok(self.session.feed_until(&self.context, &mut |_, _| !listener.asked())?.is_some())
+        let Self { session, context, listener, .. } = self;
+        read(session, context, listener)
     }
 
     /// Runs one repetition that generates `n_gen` tokens; `None` if the user stopped it.
     fn repeat(&mut self, n_gen: usize) -> Result<Option<Duration>> {
         self.session.truncate(self.test.n_depth);
-        let listener = self.listener;
+        let Self { session, sampler, listener, .. } = self;
         let start = Instant::now();
         let mut token = self.first;
         for batch in self.prompt.chunks(self.batch_size) {
-            if !self.session.read(batch, &mut |_, _| !listener.asked())? {
+            if !read(session, batch, listener)? {
                 return Ok(None);
             }
-            token = self.session.choose(&mut self.sampler)?;
+            token = session.choose(sampler)?;
         }
         for _ in 0..n_gen {
             if listener.asked() {
                 return Ok(None);
             }
-            self.session.read(&[token], &mut |_, _| true)?;
-            token = self.session.choose(&mut self.sampler)?;
+            session.extend(&[token])?;
+            token = session.choose(sampler)?;
         }
         let time = start.elapsed();
         Ok((!listener.asked()).then_some(time))
     }
+}
+
+/// Reads tokens; false if the user stopped it.
+fn read(session: &mut Session, tokens: &[u32], listener: &Listener) -> Result<bool> {
+    for progress in session.prefill(tokens)? {
+        let progress = progress?;
+        if progress.done < progress.total && listener.asked() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Returns random tokens, the same in each run.

@@ -117,7 +117,7 @@ impl Reading<'_> {
             let read = self.tokens.window(window);
             let mut session = self.model.session(Some(read.len()))?;
             let mut failed = None;
-            session.read_observed(&read, &mut |input, x| {
+            session.extend_observed(&read, &mut |input, x| {
                 if failed.is_none() {
                     failed = observe(input, x).err();
                 }

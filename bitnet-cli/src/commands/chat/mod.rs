@@ -8,7 +8,7 @@ use std::io::IsTerminal;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use bitnet_inference::{FinishReason, GenerateOptions, Generated, Model, Session, generate};
+use bitnet_inference::{FinishReason, GenerateOptions, Generated, Model, Session};
 use serde_json::json;
 
 use super::{Outcome, sampling};
@@ -55,7 +55,7 @@ pub(crate) fn run(cli: &Cli, args: &ChatArgs, output: &mut Output) -> Result<Out
 
 struct Chat<'m> {
     model: &'m Model,
-    session: Session<'m>,
+    session: Session,
     options: GenerateOptions,
     /// The seed set by the user.
     seed: Option<u64>,
@@ -202,15 +202,16 @@ impl Chat<'_> {
         let mut ends_line = true;
         let mut text_so_far = String::new();
         let json = output.json;
-        let generated =
-            generate(self.model, &mut self.session, &tokens, &self.options, &mut |text| {
-                text_so_far.push_str(text);
-                if !json && !text.is_empty() && shown.is_ok() {
-                    ends_line = text.ends_with('\n');
-                    shown = output.stream(text);
-                }
-                shown.is_ok() && !listener.asked()
-            });
+        let generation = self.session.generate(&tokens, &self.options)?;
+        let generation = generation.cancel_when(|| listener.asked());
+        let generated = sampling::write(generation, |text| {
+            text_so_far.push_str(text);
+            if !json && !text.is_empty() && shown.is_ok() {
+                ends_line = text.ends_with('\n');
+                shown = output.stream(text);
+            }
+            shown.is_ok()
+        });
         shown?;
         if !json && !ends_line {
             output.stream("\n")?;

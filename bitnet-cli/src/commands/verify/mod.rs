@@ -158,9 +158,9 @@ fn logits(model: &Model, tokens: &[u32]) -> Result<Vec<Vec<f32>>> {
     let mut rows = Vec::new();
     let (last, prompt) = tokens.split_last().context("no tokens to run")?;
     if !prompt.is_empty() {
-        session.feed_all(prompt, &mut |_, row| rows.push(row.to_vec()))?;
+        session.extend_with_logits(prompt, |_, row| rows.push(row.to_vec()))?;
     }
-    rows.push(session.feed(&[*last])?);
+    rows.push(session.extend(&[*last])?.logits()?);
     Ok(rows)
 }
 
