@@ -7,7 +7,6 @@ use bitnet_inference::ModelFiles;
 use bitnet_inference::loader::{
     Container, StoredBytes, StoredWeight, ggml_type_of, gguf_input_precision,
 };
-use bitnet_inference::models::Architecture;
 use bitnet_quant::codec::TernaryStorage;
 use bitnet_quant::codec::dense::DenseType;
 use bitnet_quant::codec::i2_s::I2sLayout;
@@ -172,7 +171,7 @@ impl<'a> Chooser<'a> {
             let problem = "modules_to_not_convert excludes it from quantisation; omit its type";
             return Err(Error::refused(what(), problem));
         }
-        let is_bitnet = self.files.config().architecture == Architecture::BitNet;
+        let is_bitnet = self.files.config().architecture.table().native_ternary;
         let online = match self.files.container() {
             Container::HuggingFace { packing: Some(packing), .. } => packing.online,
             _ => false,
@@ -277,7 +276,7 @@ impl<'a> Chooser<'a> {
     /// MLX's storage type, with groups as fine as the source's scales.
     fn affine(&self, stored: &StoredBytes, granularity: ScaleGranularity) -> Result<Storage> {
         let what = || format!("tensor {}", stored.tensor);
-        if self.files.config().architecture == Architecture::BitNet {
+        if self.files.config().architecture.table().native_ternary {
             let problem = "MLX's programs read this architecture from a packed folder; use --to hf";
             return Err(Error::refused(what(), problem));
         }
@@ -311,7 +310,7 @@ impl<'a> Chooser<'a> {
             ScaleGranularity::Tensor => &[I2_S, TQ2_0, Q2_0],
             ScaleGranularity::Row | ScaleGranularity::Group(_) => &[Q2_0, TQ2_0],
         };
-        let architecture: Architecture = self.files.config().architecture;
+        let architecture = self.files.config().architecture;
         let fits = |storage: &Storage| {
             self.options.load.activations.is_some()
                 || ggml_type_of(*storage).is_some_and(|ggml_type| {

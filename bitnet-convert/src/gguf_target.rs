@@ -3,12 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use bitnet_core::backend::{Activation, RopeOrder};
+use bitnet_core::backend::Activation;
 use bitnet_formats::gguf::{GgmlType, GgufFile, GgufWriter, Value};
 use bitnet_inference::loader::{Container, INPUT_NORM_EPSILON, ModelText, parse_python_json};
-use bitnet_inference::models::{
-    Architecture, ContextLimit, LimitReason, RopeScaling, activation_name,
-};
+use bitnet_inference::models::{ContextLimit, LimitReason, RopeScaling, activation_name};
 use bitnet_inference::tokenizer::GgufVocabulary;
 use bitnet_inference::{LoadOptions, ModelFiles};
 use serde_json::Value as Json;
@@ -31,10 +29,7 @@ pub(crate) fn plan(
     name: &str,
 ) -> Result<(Plan, Vec<PlannedFile>)> {
     let architecture = architecture(files, options)?;
-    let order = match files.config().architecture {
-        Architecture::Llama => RopeOrder::Interleaved,
-        _ => files.config().rope_order,
-    };
+    let order = files.config().architecture.table().gguf_rope_order;
     let names = |tensor: &ModelTensor| {
         tensor
             .name
@@ -122,7 +117,7 @@ fn limit_remark(files: &ModelFiles) -> Option<String> {
 /// Returns the architecture's name: the source's, or the equivalent one.
 fn architecture(files: &ModelFiles, options: &ConvertOptions) -> Result<String> {
     let config = files.config();
-    if config.architecture != Architecture::BitNet && config.activation != Activation::Silu {
+    if !config.architecture.table().native_ternary && config.activation != Activation::Silu {
         let problem = format!(
             "its activation is {}, and a {} file of GGUF is read with SiLU, for there is no key that says another; write a \
              folder",
@@ -130,15 +125,12 @@ fn architecture(files: &ModelFiles, options: &ConvertOptions) -> Result<String> 
         );
         return Err(Error::refused(files.name(), problem));
     }
-    let known: &[&str] = match config.architecture {
-        Architecture::BitNet if config.activation == Activation::Relu2 => {
-            &["bitnet-b1.58", "bitnet-25", "bitnet"]
-        }
-        // The other two names always mean ReLU².
-        Architecture::BitNet => &["bitnet"],
-        Architecture::Llama => &["llama"],
-        _ => &["qwen3"],
-    };
+    // A name that stands for an activation always means it.
+    let named = config.architecture.table().gguf.iter();
+    let known: Vec<&str> = named
+        .filter(|named| named.activation.is_none_or(|fixed| fixed == config.activation))
+        .map(|named| named.name)
+        .collect();
     let source = match files.container() {
         Container::Gguf(file) => Some(file.metadata().get_str("general.architecture")?),
         Container::HuggingFace { .. } => None,

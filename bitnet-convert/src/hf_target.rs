@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use bitnet_core::backend::RopeOrder;
-use bitnet_formats::names::{Family, Part as NamePart};
+use bitnet_formats::architecture::ModelClass;
+use bitnet_formats::names::Part as NamePart;
 use bitnet_formats::safetensors::{self, TensorSpec};
 use bitnet_inference::loader::Container;
-use bitnet_inference::models::{Architecture, RopeScaling, activation_name};
+use bitnet_inference::models::{RopeScaling, activation_name};
 use bitnet_inference::tokenizer::{GgufVocabulary, TokenizerError};
 use bitnet_inference::{InferenceError, LoadOptions, ModelFiles};
 use serde_json::{Value as Json, json};
@@ -53,13 +54,9 @@ pub(crate) fn plan(
     options: &ConvertOptions,
     target: Target,
 ) -> Result<(Plan, Vec<PlannedFile>, Vec<SideFile>)> {
-    let family = match files.container() {
-        Container::HuggingFace { class, .. } => Family::from_hf(class),
-        Container::Gguf(_) => match files.config().architecture {
-            Architecture::BitNet => Some(Family::BitNet),
-            Architecture::Llama => Some(Family::Llama),
-            _ => Some(Family::Qwen3),
-        },
+    let class = match files.container() {
+        Container::HuggingFace { class, .. } => ModelClass::named(class),
+        Container::Gguf(_) => files.config().architecture.table().classes.first(),
     };
     let from_folder = matches!(files.container(), Container::HuggingFace { .. });
     if let RopeScaling::Factors(_) = files.config().rope_scaling {
@@ -70,7 +67,7 @@ pub(crate) fn plan(
     let names = |tensor: &ModelTensor| {
         // A folder keeps its spelling of names.
         let own = files.stored_bytes(&tensor.stem())?.filter(|_| from_folder);
-        own.map(|stored| stored.tensor).or_else(|| hf_name(tensor, family?)).ok_or_else(|| {
+        own.map(|stored| stored.tensor).or_else(|| hf_name(tensor, class?)).ok_or_else(|| {
             Error::refused(tensor.stem(), "safetensors folders have no name for this tensor")
         })
     };
@@ -92,9 +89,9 @@ pub(crate) fn plan(
     Ok((plan, planned, side))
 }
 
-/// Returns the name in a family's spelling. Input norms have the name of transformers' packed layers, `rms_norm`.
-fn hf_name(tensor: &ModelTensor, family: Family) -> Option<String> {
-    let name = tensor.name.to_hf(family)?;
+/// Returns the name in a class's spelling. Input norms have the name of transformers' packed layers, `rms_norm`.
+fn hf_name(tensor: &ModelTensor, class: &ModelClass) -> Option<String> {
+    let name = tensor.name.to_hf(class)?;
     match (tensor.name.part, name.strip_suffix(".norm.weight")) {
         (NamePart::InputNorm, Some(layer)) => Some(format!("{layer}.rms_norm.weight")),
         _ => Some(name),
@@ -284,14 +281,14 @@ fn quantization_config(
     match packing {
         // Marks masters; otherwise a trainer would load them as a dense model.
         Some(packing) if packing.online => {}
-        Some(_) if files.config().architecture != Architecture::BitNet => {
+        Some(_) if !files.config().architecture.table().native_ternary => {
             let problem = "the source's layers take inputs of 8 bits, which a folder of ordinary numbers can't say; use \
                            --to hf, or a .gguf file";
             return Err(Error::refused(files.name(), problem));
         }
         _ => {
             object.remove("quantization_config");
-            if files.config().architecture == Architecture::BitNet {
+            if files.config().architecture.table().native_ternary {
                 plan.remarks.push(
                     "readers that go by quantization_config alone take the layers of this folder for ordinary ones \
                      and leave their inputs unquantised"
@@ -324,11 +321,8 @@ fn shortest(value: f32) -> f64 {
 /// Returns the `config.json` of a model from a GGUF file.
 fn config_of(files: &ModelFiles) -> Json {
     let c = files.config();
-    let (class, model_type) = match c.architecture {
-        Architecture::BitNet => ("BitNetForCausalLM", "bitnet"),
-        Architecture::Llama => ("LlamaForCausalLM", "llama"),
-        _ => ("Qwen3ForCausalLM", "qwen3"),
-    };
+    let class = c.architecture.table().classes.first();
+    let (class, model_type) = class.map_or(("", ""), |class| (class.name, class.model_type));
     let mut config = json!({
         "architectures": [class],
         "model_type": model_type,
@@ -350,7 +344,7 @@ fn config_of(files: &ModelFiles) -> Json {
     if let Ok(Some(_)) = files.stored_bytes("output") {
         config["tie_word_embeddings"] = false.into();
     }
-    if let (Some(limit), Architecture::Qwen3) = (c.context_limit, c.architecture) {
+    if let Some(limit) = c.context_limit.filter(|_| c.architecture.table().sliding_window) {
         config["use_sliding_window"] = true.into();
         config["sliding_window"] = limit.positions.into();
         config["max_window_layers"] = 0.into();

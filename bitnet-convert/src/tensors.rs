@@ -3,7 +3,7 @@
 use bitnet_core::backend::RopeOrder;
 use bitnet_formats::names::{Part, Role, TensorName};
 use bitnet_inference::ModelFiles;
-use bitnet_inference::models::{Architecture, ModelConfig};
+use bitnet_inference::models::{self, ModelConfig, TensorSpec};
 
 use crate::Result;
 
@@ -20,6 +20,17 @@ pub(crate) enum Kind {
     Head,
 }
 
+impl Kind {
+    fn of(name: TensorName) -> Self {
+        match name.role {
+            Role::TokenEmbedding => Self::Embedding,
+            Role::Output => Self::Head,
+            role if role.is_projection() && name.part == Part::Weight => Self::Linear,
+            _ => Self::Vector,
+        }
+    }
+}
+
 /// A tensor of the model, `[rows, cols]`; a vector has one row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ModelTensor {
@@ -32,66 +43,25 @@ pub(crate) struct ModelTensor {
 impl ModelTensor {
     /// Returns its name in checkpoints.
     pub(crate) fn stem(&self) -> String {
-        let name = self.name.to_gguf().unwrap_or_default();
-        name.strip_suffix(".weight").unwrap_or(&name).to_owned()
+        self.name.stem()
     }
-}
-
-/// (role, rows, columns, kind) of every layer's tensors, in the order of published files.
-fn in_layer(c: &ModelConfig) -> Vec<(Role, usize, usize, Kind)> {
-    let (q, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
-    let mut out = vec![(Role::AttentionNorm, 1, c.hidden, Kind::Vector)];
-    out.extend([
-        (Role::Query, q, c.hidden, Kind::Linear),
-        (Role::Key, kv, c.hidden, Kind::Linear),
-        (Role::Value, kv, c.hidden, Kind::Linear),
-    ]);
-    if c.architecture == Architecture::Qwen3 {
-        out.push((Role::QueryNorm, 1, c.head_dim, Kind::Vector));
-        out.push((Role::KeyNorm, 1, c.head_dim, Kind::Vector));
-    }
-    let sub_norms = c.architecture == Architecture::BitNet;
-    if sub_norms {
-        out.push((Role::AttentionSubNorm, 1, q, Kind::Vector));
-    }
-    out.push((Role::AttentionOutput, c.hidden, q, Kind::Linear));
-    out.push((Role::FeedForwardNorm, 1, c.hidden, Kind::Vector));
-    out.push((Role::Gate, c.intermediate, c.hidden, Kind::Linear));
-    out.push((Role::Up, c.intermediate, c.hidden, Kind::Linear));
-    if sub_norms {
-        out.push((Role::FeedForwardSubNorm, 1, c.intermediate, Kind::Vector));
-    }
-    out.push((Role::Down, c.hidden, c.intermediate, Kind::Linear));
-    out
 }
 
 /// Returns all required tensors, and the optional ones that `files` has.
 pub(crate) fn of(files: &ModelFiles) -> Result<Vec<ModelTensor>> {
-    let c = files.config();
-    let outside =
-        |role, rows, cols, kind| ModelTensor { name: TensorName::outside(role), kind, rows, cols };
-    let mut out = vec![outside(Role::TokenEmbedding, c.vocab_size, c.hidden, Kind::Embedding)];
-    for layer in 0..c.layers {
-        for (role, rows, cols, kind) in in_layer(c) {
-            let name = TensorName::in_layer(layer as u32, role);
-            let tensor = ModelTensor { name, kind, rows, cols };
-            out.push(tensor);
-            if kind == Kind::Linear {
-                let norm = ModelTensor {
-                    name: name.with(Part::InputNorm),
-                    kind: Kind::Vector,
-                    rows: 1,
-                    cols,
-                };
-                if files.vector(&norm.stem(), cols)?.is_some() {
-                    out.push(norm);
-                }
+    let mut out = Vec::new();
+    for TensorSpec { name, shape: [rows, cols], optional } in models::tensors(files.config()) {
+        let is_there = match name {
+            _ if !optional => true,
+            TensorName { role: Role::Output, .. } => {
+                files.tied() != Some(true) && files.stored_bytes("output")?.is_some()
             }
+            TensorName { part: Part::InputNorm, .. } => files.vector(&name.stem(), cols)?.is_some(),
+            _ => false,
+        };
+        if is_there {
+            out.push(ModelTensor { name, kind: Kind::of(name), rows, cols });
         }
-    }
-    out.push(outside(Role::OutputNorm, 1, c.hidden, Kind::Vector));
-    if files.tied() != Some(true) && files.stored_bytes("output")?.is_some() {
-        out.push(outside(Role::Output, c.vocab_size, c.hidden, Kind::Head));
     }
     Ok(out)
 }

@@ -37,6 +37,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod architecture;
 mod atomic;
 pub mod error;
 pub mod gguf;

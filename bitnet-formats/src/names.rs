@@ -9,59 +9,8 @@
 
 use std::fmt;
 
-/// A model family, for tensor names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Family {
-    /// `BitNetForCausalLM` (2B-4T): sub-norms named `attn_sub_norm` and `ffn_sub_norm`.
-    BitNet,
-    /// `BitnetForCausalLM` (1bitLLM): the same sub-norms, named `inner_attn_ln` and `ffn_layernorm`.
-    BitNetLegacy,
-    /// `LlamaForCausalLM`: no extra norms.
-    Llama,
-    /// `Qwen3ForCausalLM`: norms of query and key heads.
-    Qwen3,
-}
-
-/// The role of a tensor in the model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Role {
-    /// The token embedding, `[vocabulary, hidden]`.
-    TokenEmbedding,
-    /// The norm before the head, `[hidden]`.
-    OutputNorm,
-    /// The head, `[vocabulary, hidden]`; absent if tied to the embedding.
-    Output,
-    /// Factors of the rotary frequencies; in GGUF files only.
-    RopeFrequencies,
-    /// The norm before attention, `[hidden]`.
-    AttentionNorm,
-    /// The query projection, `[heads * head_dim, hidden]`.
-    Query,
-    /// The key projection, `[kv_heads * head_dim, hidden]`.
-    Key,
-    /// The value projection, `[kv_heads * head_dim, hidden]`.
-    Value,
-    /// The output projection of attention, `[hidden, heads * head_dim]`.
-    AttentionOutput,
-    /// The norm before the output projection (BitNet), `[heads * head_dim]`.
-    AttentionSubNorm,
-    /// The norm of each query head (Qwen3), `[head_dim]`.
-    QueryNorm,
-    /// The norm of each key head (Qwen3), `[head_dim]`.
-    KeyNorm,
-    /// The norm before the feed-forward block, `[hidden]`.
-    FeedForwardNorm,
-    /// The gate projection, `[intermediate, hidden]`.
-    Gate,
-    /// The up projection, `[intermediate, hidden]`.
-    Up,
-    /// The down projection, `[hidden, intermediate]`.
-    Down,
-    /// The norm before the down projection (BitNet), `[intermediate]`.
-    FeedForwardSubNorm,
-}
+pub use crate::architecture::Role;
+use crate::architecture::{ModelClass, TENSORS, TensorSpec};
 
 /// The part of a module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -89,90 +38,6 @@ pub struct TensorName {
     pub part: Part,
 }
 
-/// (role, GGUF name, Hugging Face name) outside the layers.
-const OUTSIDE: [(Role, &str, &str); 3] = [
-    (Role::TokenEmbedding, "token_embd", "model.embed_tokens"),
-    (Role::OutputNorm, "output_norm", "model.norm"),
-    (Role::Output, "output", "lm_head"),
-];
-
-/// (role, GGUF name, Hugging Face name) inside a layer.
-const INSIDE: [(Role, &str, &str); 13] = [
-    (Role::AttentionNorm, "attn_norm", "input_layernorm"),
-    (Role::Query, "attn_q", "self_attn.q_proj"),
-    (Role::Key, "attn_k", "self_attn.k_proj"),
-    (Role::Value, "attn_v", "self_attn.v_proj"),
-    (Role::AttentionOutput, "attn_output", "self_attn.o_proj"),
-    (Role::AttentionSubNorm, "attn_sub_norm", "self_attn.attn_sub_norm"),
-    (Role::QueryNorm, "attn_q_norm", "self_attn.q_norm"),
-    (Role::KeyNorm, "attn_k_norm", "self_attn.k_norm"),
-    (Role::FeedForwardNorm, "ffn_norm", "post_attention_layernorm"),
-    (Role::Gate, "ffn_gate", "mlp.gate_proj"),
-    (Role::Up, "ffn_up", "mlp.up_proj"),
-    (Role::Down, "ffn_down", "mlp.down_proj"),
-    (Role::FeedForwardSubNorm, "ffn_sub_norm", "mlp.ffn_sub_norm"),
-];
-
-/// The older Hugging Face names of the two sub-norms.
-const LEGACY: [(Role, &str); 2] = [
-    (Role::AttentionSubNorm, "self_attn.inner_attn_ln"),
-    (Role::FeedForwardSubNorm, "mlp.ffn_layernorm"),
-];
-
-impl Family {
-    /// Returns the family for the `general.architecture` of a GGUF file.
-    #[must_use]
-    pub fn from_gguf(architecture: &str) -> Option<Self> {
-        match architecture {
-            "bitnet-b1.58" | "bitnet-25" | "bitnet" => Some(Self::BitNet),
-            "llama" => Some(Self::Llama),
-            "qwen3" => Some(Self::Qwen3),
-            _ => None,
-        }
-    }
-
-    /// Returns the family for an entry of `architectures` in a `config.json`.
-    #[must_use]
-    pub fn from_hf(architecture: &str) -> Option<Self> {
-        match architecture {
-            "BitNetForCausalLM" => Some(Self::BitNet),
-            "BitnetForCausalLM" => Some(Self::BitNetLegacy),
-            "LlamaForCausalLM" => Some(Self::Llama),
-            "Qwen3ForCausalLM" | "Qwen3Model" => Some(Self::Qwen3),
-            _ => None,
-        }
-    }
-
-    /// Returns whether models of this family have tensors of that role.
-    #[must_use]
-    pub fn has(self, role: Role) -> bool {
-        match role {
-            Role::AttentionSubNorm | Role::FeedForwardSubNorm => {
-                matches!(self, Self::BitNet | Self::BitNetLegacy)
-            }
-            Role::QueryNorm | Role::KeyNorm => self == Self::Qwen3,
-            _ => true,
-        }
-    }
-}
-
-impl Role {
-    /// Returns whether this is a projection of a layer; only projections have a scale or an input norm.
-    #[must_use]
-    pub fn is_projection(self) -> bool {
-        matches!(
-            self,
-            Self::Query
-                | Self::Key
-                | Self::Value
-                | Self::AttentionOutput
-                | Self::Gate
-                | Self::Up
-                | Self::Down
-        )
-    }
-}
-
 impl TensorName {
     /// Returns the name of a weight of a layer.
     #[must_use]
@@ -198,16 +63,20 @@ impl TensorName {
     pub fn from_hf(name: &str) -> Option<Self> {
         let (module, part) = split_hf_part(name)?;
         let bare = module.strip_prefix("model.").unwrap_or(module);
-        let named = if let Some(rest) = bare.strip_prefix("layers.") {
-            let (layer, inner) = rest.split_once('.')?;
-            let current = INSIDE.iter().find(|(_, _, hf)| *hf == inner).map(|(role, ..)| *role);
-            let legacy = || LEGACY.iter().find(|(_, hf)| *hf == inner).map(|(role, _)| *role);
-            Self { layer: Some(layer_number(layer)?), role: current.or_else(legacy)?, part }
-        } else {
-            let same = |hf: &str| hf.strip_prefix("model.").unwrap_or(hf) == bare;
-            let (role, ..) = OUTSIDE.iter().find(|(_, _, hf)| same(hf))?;
-            Self { layer: None, role: *role, part }
+        let (layer, inner) = match bare.strip_prefix("layers.") {
+            Some(rest) => {
+                let (layer, inner) = rest.split_once('.')?;
+                (Some(layer_number(layer)?), inner)
+            }
+            None => (None, bare),
         };
+        let is_named = |tensor: &&TensorSpec| {
+            let current = tensor.hf.map(|hf| hf.strip_prefix("model.").unwrap_or(hf));
+            tensor.in_layer == layer.is_some()
+                && (current == Some(inner)
+                    || ModelClass::all().any(|c| c.renamed.contains(&(tensor.role, inner))))
+        };
+        let named = Self { layer, role: TENSORS.iter().find(is_named)?.role, part };
         named.is_sensible().then_some(named)
     }
 
@@ -223,30 +92,22 @@ impl TensorName {
             (stem, "scale") => (stem, Part::Scale),
             _ => return None,
         };
-        let named = if let Some(rest) = stem.strip_prefix("blk.") {
-            let (layer, inner) = rest.split_once('.')?;
-            let (role, ..) = INSIDE.iter().find(|(_, gguf, _)| *gguf == inner)?;
-            Self { layer: Some(layer_number(layer)?), role: *role, part }
-        } else if stem == "rope_freqs" {
-            Self { layer: None, role: Role::RopeFrequencies, part }
-        } else {
-            let (role, ..) = OUTSIDE.iter().find(|(_, gguf, _)| *gguf == stem)?;
-            Self { layer: None, role: *role, part }
+        let (layer, inner) = match stem.strip_prefix("blk.") {
+            Some(rest) => {
+                let (layer, inner) = rest.split_once('.')?;
+                (Some(layer_number(layer)?), inner)
+            }
+            None => (None, stem),
         };
+        let is_named = |t: &&TensorSpec| t.in_layer == layer.is_some() && t.gguf == inner;
+        let named = Self { layer, role: TENSORS.iter().find(is_named)?.role, part };
         named.is_sensible().then_some(named)
     }
 
-    /// Returns the Hugging Face name in a family's spelling; `None` if the family has no such tensor.
+    /// Returns the Hugging Face name in the spelling of a class; `None` if it has no such tensor.
     #[must_use]
-    pub fn to_hf(self, family: Family) -> Option<String> {
-        if !family.has(self.role) || !self.is_sensible() {
-            return None;
-        }
-        let legacy = (family == Family::BitNetLegacy).then_some(LEGACY).into_iter().flatten();
-        let legacy = legacy.into_iter().find(|(role, _)| *role == self.role).map(|(_, hf)| hf);
-        let table = if self.layer.is_some() { INSIDE.as_slice() } else { OUTSIDE.as_slice() };
-        let (_, _, current) = table.iter().find(|(role, ..)| *role == self.role)?;
-        let module = legacy.unwrap_or(current);
+    pub fn to_hf(self, class: &ModelClass) -> Option<String> {
+        let module = class.tensor_name(self.tensor()?)?;
         let part = match self.part {
             Part::Weight => "weight",
             Part::Bias => "bias",
@@ -262,14 +123,7 @@ impl TensorName {
     /// Returns the GGUF name; `None` for an invalid combination, such as an embedding with a layer.
     #[must_use]
     pub fn to_gguf(self) -> Option<String> {
-        if !self.is_sensible() {
-            return None;
-        }
-        let table = if self.layer.is_some() { INSIDE.as_slice() } else { OUTSIDE.as_slice() };
-        let stem = match self.role {
-            Role::RopeFrequencies => "rope_freqs",
-            role => table.iter().find(|(other, ..)| *other == role)?.1,
-        };
+        let stem = self.tensor()?.gguf;
         let part = match self.part {
             Part::Weight => ".weight",
             Part::Bias => ".bias",
@@ -282,14 +136,23 @@ impl TensorName {
         })
     }
 
-    /// Returns whether layer, role and part fit together.
-    fn is_sensible(self) -> bool {
-        let outside = matches!(
-            self.role,
-            Role::TokenEmbedding | Role::OutputNorm | Role::Output | Role::RopeFrequencies
-        );
+    /// Returns the GGUF name without `.weight`, the name of the tensor in all checkpoints; empty for an invalid combination.
+    #[must_use]
+    pub fn stem(self) -> String {
+        let name = self.to_gguf().unwrap_or_default();
+        name.strip_suffix(".weight").map(str::to_owned).unwrap_or(name)
+    }
+
+    /// Returns the tensor of that name if layer, role and part fit together.
+    fn tensor(self) -> Option<&'static TensorSpec> {
         let special = matches!(self.part, Part::Scale | Part::InputNorm);
-        self.layer.is_none() == outside && (!special || self.role.is_projection())
+        let tensor = self.role.tensor()?;
+        let exists = self.layer.is_some() == tensor.in_layer;
+        (exists && (!special || self.role.is_projection())).then_some(tensor)
+    }
+
+    fn is_sensible(self) -> bool {
+        self.tensor().is_some()
     }
 }
 
@@ -303,17 +166,17 @@ impl fmt::Display for TensorName {
     }
 }
 
-/// Returns the GGUF name of a Hugging Face tensor; `None` if the family has no such tensor.
+/// Returns the GGUF name of a Hugging Face tensor; `None` if the class has no such tensor.
 #[must_use]
-pub fn hf_to_gguf(name: &str, family: Family) -> Option<String> {
-    let name = TensorName::from_hf(name).filter(|name| family.has(name.role))?;
+pub fn hf_to_gguf(name: &str, class: &ModelClass) -> Option<String> {
+    let name = TensorName::from_hf(name).filter(|name| class.architecture.has(name.role))?;
     name.to_gguf()
 }
 
-/// Returns the Hugging Face name of a GGUF tensor in a family's spelling; `None` if the family has no such tensor.
+/// Returns the Hugging Face name of a GGUF tensor in the spelling of a class; `None` if it has no such tensor.
 #[must_use]
-pub fn gguf_to_hf(name: &str, family: Family) -> Option<String> {
-    TensorName::from_gguf(name)?.to_hf(family)
+pub fn gguf_to_hf(name: &str, class: &ModelClass) -> Option<String> {
+    TensorName::from_gguf(name)?.to_hf(class)
 }
 
 /// Splits a Hugging Face name into module and part.
@@ -346,6 +209,10 @@ fn layer_number(text: &str) -> Option<u32> {
 mod tests {
     use super::*;
 
+    fn class(name: &str) -> &'static ModelClass {
+        ModelClass::named(name).unwrap()
+    }
+
     #[test]
     fn the_names_of_the_2b_4t_checkpoint() {
         // Left: the checkpoint on the hub; right: the official GGUF.
@@ -367,8 +234,8 @@ mod tests {
             ("model.layers.0.mlp.down_proj.weight_scale", "blk.0.ffn_down.scale"),
         ];
         for (hf, gguf) in pairs {
-            assert_eq!(hf_to_gguf(hf, Family::BitNet).as_deref(), Some(gguf));
-            assert_eq!(gguf_to_hf(gguf, Family::BitNet).as_deref(), Some(hf));
+            assert_eq!(hf_to_gguf(hf, class("BitNetForCausalLM")).as_deref(), Some(gguf));
+            assert_eq!(gguf_to_hf(gguf, class("BitNetForCausalLM")).as_deref(), Some(hf));
         }
     }
 
@@ -379,25 +246,28 @@ mod tests {
             ("model.layers.7.mlp.ffn_layernorm.weight", "blk.7.ffn_sub_norm.weight"),
         ];
         for (hf, gguf) in pairs {
-            assert_eq!(hf_to_gguf(hf, Family::BitNetLegacy).as_deref(), Some(gguf));
-            assert_eq!(gguf_to_hf(gguf, Family::BitNetLegacy).as_deref(), Some(hf));
-            assert_ne!(gguf_to_hf(gguf, Family::BitNet).as_deref(), Some(hf));
-            assert_eq!(gguf_to_hf(gguf, Family::Llama), None, "Llama has no sub-norms");
+            assert_eq!(hf_to_gguf(hf, class("BitnetForCausalLM")).as_deref(), Some(gguf));
+            assert_eq!(gguf_to_hf(gguf, class("BitnetForCausalLM")).as_deref(), Some(hf));
+            assert_ne!(gguf_to_hf(gguf, class("BitNetForCausalLM")).as_deref(), Some(hf));
+            assert_eq!(gguf_to_hf(gguf, class("LlamaForCausalLM")), None, "Llama has no sub-norms");
         }
     }
 
     #[test]
     fn head_norms_belong_to_qwen3_and_input_norms_to_projections() {
         let hf = "model.layers.3.self_attn.q_norm.weight";
-        assert_eq!(hf_to_gguf(hf, Family::Qwen3).as_deref(), Some("blk.3.attn_q_norm.weight"));
-        assert_eq!(hf_to_gguf(hf, Family::Llama), None);
+        assert_eq!(
+            hf_to_gguf(hf, class("Qwen3ForCausalLM")).as_deref(),
+            Some("blk.3.attn_q_norm.weight")
+        );
+        assert_eq!(hf_to_gguf(hf, class("LlamaForCausalLM")), None);
         let hf = "model.layers.3.self_attn.o_proj.norm.weight";
         assert_eq!(
-            hf_to_gguf(hf, Family::Qwen3).as_deref(),
+            hf_to_gguf(hf, class("Qwen3ForCausalLM")).as_deref(),
             Some("blk.3.attn_output_norm_in.weight")
         );
         assert_eq!(
-            gguf_to_hf("blk.3.attn_output_norm_in.weight", Family::Qwen3).as_deref(),
+            gguf_to_hf("blk.3.attn_output_norm_in.weight", class("Qwen3ForCausalLM")).as_deref(),
             Some(hf)
         );
         let rms = TensorName::from_hf("model.layers.3.mlp.up_proj.rms_norm.weight");
@@ -409,16 +279,16 @@ mod tests {
     }
 
     #[test]
-    fn valid_names_round_trip() {
-        let roles = OUTSIDE.iter().chain(&INSIDE).map(|(role, ..)| *role);
-        for role in roles {
+    fn every_combination_that_exists_survives_both_ways() {
+        for tensor in TENSORS {
+            let role = tensor.role;
             for part in [Part::Weight, Part::Bias, Part::Scale, Part::InputNorm] {
-                let layer = INSIDE.iter().any(|(inside, ..)| *inside == role).then_some(12);
+                let layer = tensor.in_layer.then_some(12);
                 let name = TensorName { layer, role, part };
                 let Some(gguf) = name.to_gguf() else { continue };
                 assert_eq!(TensorName::from_gguf(&gguf), Some(name), "{gguf}");
-                for family in [Family::BitNet, Family::BitNetLegacy, Family::Llama, Family::Qwen3] {
-                    if let Some(hf) = name.to_hf(family) {
+                for class in ModelClass::all() {
+                    if let Some(hf) = name.to_hf(class) {
                         assert_eq!(TensorName::from_hf(&hf), Some(name), "{hf}");
                     }
                 }

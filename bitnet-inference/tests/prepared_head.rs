@@ -111,7 +111,7 @@ fn check_logits(model: &Model, questions: usize) {
 }
 
 fn questions(model: &Model) -> u64 {
-    model.decoder().backend().traffic().unwrap().head.questions
+    model.decoder().backend().traffic().unwrap().head.queries
 }
 
 #[test]

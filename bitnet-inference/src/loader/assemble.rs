@@ -6,12 +6,14 @@ use std::sync::Arc;
 use bitnet_core::backend::{Activation, Backend};
 use bitnet_core::memory::{HybridMemoryPool, PoolBuffer, Purpose, Shared};
 
+use bitnet_formats::names::{Part, Role, TensorName};
+
 use super::in_parallel::in_parallel;
 use super::kept::{Kept, KeptSection, sections_of};
 use super::{Checkpoint, DecodedLinear};
 use crate::models::{
-    Architecture, Attention, Compute, Decoder, FeedForward, Head, Layer, LazyTopLogits, Linear,
-    Projection, SharedRope, SourceFiles,
+    Attention, Compute, Decoder, FeedForward, Head, Layer, LazyTopLogits, Linear, Projection,
+    SharedRope, SourceFiles,
 };
 use crate::{InferenceError, Result};
 
@@ -64,7 +66,7 @@ pub(crate) fn assemble(
         builder.assumptions.extend(assumptions);
         builder.sections.extend(sections);
     }
-    let output_norm = builder.norm("output_norm", config.hidden)?;
+    let output_norm = builder.norm(TensorName::outside(Role::OutputNorm))?;
     let head = builder.head()?;
     checkpoint.check()?;
     let assumptions = builder.assumptions.into_iter().collect();
@@ -103,78 +105,57 @@ impl Builder<'_> {
         self.checkpoint.missing(tensor)
     }
 
-    fn norm(&self, name: &str, len: usize) -> Result<Shared<f32>> {
-        let numbers = self.checkpoint.vector(name, len)?.ok_or_else(|| self.missing(name))?;
-        self.in_pool(&numbers)
-    }
-
     fn in_pool(&self, numbers: &[f32]) -> Result<Shared<f32>> {
         Ok(Shared::new(PoolBuffer::from_slice(numbers, self.weights)?))
     }
 
-    fn sub_norm(&self, name: &str, len: usize) -> Result<Option<Shared<f32>>> {
-        match self.checkpoint.config().architecture {
-            Architecture::BitNet => Ok(Some(self.norm(name, len)?)),
-            Architecture::Llama | Architecture::Qwen3 => Ok(None),
-        }
+    fn norm(&self, name: TensorName) -> Result<Shared<f32>> {
+        let [_, len] = self.checkpoint.config().shape(name.role);
+        let numbers = self.checkpoint.vector(&name.stem(), len)?;
+        self.in_pool(&numbers.ok_or_else(|| self.missing(&name.stem()))?)
+    }
+
+    /// A norm that some architectures have.
+    fn extra_norm(&self, name: TensorName) -> Result<Option<Shared<f32>>> {
+        let is_there = self.checkpoint.config().architecture.has(name.role);
+        is_there.then(|| self.norm(name)).transpose()
     }
 
     fn layer(&mut self, index: usize) -> Result<Layer> {
-        let c = self.checkpoint.config();
-        let (hidden, intermediate) = (c.hidden, c.intermediate);
-        let (q_width, kv_width) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
-        let (head_dim, architecture) = (c.head_dim, c.architecture);
-        let name = |part: &str| format!("blk.{index}.{part}");
-        let head_norms = match architecture {
-            Architecture::Qwen3 => Some([
-                self.norm(&name("attn_q_norm"), head_dim)?,
-                self.norm(&name("attn_k_norm"), head_dim)?,
-            ]),
-            Architecture::BitNet | Architecture::Llama => None,
-        };
+        let name = |role| TensorName::in_layer(index as u32, role);
+        let norms =
+            [self.extra_norm(name(Role::QueryNorm))?, self.extra_norm(name(Role::KeyNorm))?];
         let attention = Attention {
             qkv: [
-                self.projection(&name("attn_q"), q_width, hidden)?,
-                self.projection(&name("attn_k"), kv_width, hidden)?,
-                self.projection(&name("attn_v"), kv_width, hidden)?,
+                self.projection(name(Role::Query))?,
+                self.projection(name(Role::Key))?,
+                self.projection(name(Role::Value))?,
             ],
-            head_norms,
-            sub_norm: self.sub_norm(&name("attn_sub_norm"), q_width)?,
-            output: self.projection(&name("attn_output"), hidden, q_width)?,
+            head_norms: match norms {
+                [Some(query), Some(key)] => Some([query, key]),
+                _ => None,
+            },
+            sub_norm: self.extra_norm(name(Role::AttentionSubNorm))?,
+            output: self.projection(name(Role::AttentionOutput))?,
         };
         let feed_forward = FeedForward {
-            gate_up: [
-                self.projection(&name("ffn_gate"), intermediate, hidden)?,
-                self.projection(&name("ffn_up"), intermediate, hidden)?,
-            ],
-            sub_norm: self.sub_norm(&name("ffn_sub_norm"), intermediate)?,
-            down: self.down_projection(&name("ffn_down"), hidden, intermediate)?,
+            gate_up: [self.projection(name(Role::Gate))?, self.projection(name(Role::Up))?],
+            sub_norm: self.extra_norm(name(Role::FeedForwardSubNorm))?,
+            down: self.projection(name(Role::Down))?,
         };
         Ok(Layer {
-            attention_norm: self.norm(&name("attn_norm"), hidden)?,
+            attention_norm: self.norm(name(Role::AttentionNorm))?,
             attention,
-            feed_forward_norm: self.norm(&name("ffn_norm"), hidden)?,
+            feed_forward_norm: self.norm(name(Role::FeedForwardNorm))?,
             feed_forward,
         })
     }
 
-    fn projection(&mut self, name: &str, rows: usize, cols: usize) -> Result<Projection> {
-        self.projection_for(name, rows, cols, false)
-    }
-
-    /// The projection behind the gate: ReLU² leaves many exact zeros in its input.
-    fn down_projection(&mut self, name: &str, rows: usize, cols: usize) -> Result<Projection> {
-        let sparse = self.checkpoint.config().activation == Activation::Relu2;
-        self.projection_for(name, rows, cols, sparse)
-    }
-
-    fn projection_for(
-        &mut self,
-        name: &str,
-        rows: usize,
-        cols: usize,
-        sparse_input: bool,
-    ) -> Result<Projection> {
+    fn projection(&mut self, tensor: TensorName) -> Result<Projection> {
+        let c = self.checkpoint.config();
+        let ([rows, cols], name) = (c.shape(tensor.role), &tensor.stem());
+        // ReLU² leaves many exact zeros behind the gate.
+        let sparse_input = tensor.role == Role::Down && c.activation == Activation::Relu2;
         let found = self.kept.and_then(|kept| kept.find(name, rows, cols, self.backend));
         let (weight, assumption) = match found {
             Some(found) => (found.linear, found.assumption),
@@ -190,11 +171,11 @@ impl Builder<'_> {
         }
         self.assumptions.extend(assumption);
         let eps = self.checkpoint.input_norm_eps();
-        let input_norm = self
-            .checkpoint
-            .vector(&format!("{name}_norm_in"), cols)?
-            .map(|weight| Ok::<_, InferenceError>((self.in_pool(&weight)?, eps)))
-            .transpose()?;
+        let norm = self.checkpoint.vector(&tensor.with(Part::InputNorm).stem(), cols)?;
+        let input_norm = match norm {
+            Some(weight) => Some((self.in_pool(&weight)?, eps)),
+            None => None,
+        };
         Ok(Projection { weight, input_norm })
     }
 

@@ -301,8 +301,9 @@ impl GgufCheckpoint {
     fn activation_fact(&self) -> Result<String> {
         let name = self.config.activation;
         let key = format!("{}.hidden_activation", self.arch);
-        let source = match (self.arch.as_str(), self.file.metadata().opt_str(&key)?) {
-            ("bitnet-b1.58" | "bitnet-25", _) => "by the architecture; the file has no key for it",
+        let fixed = Architecture::from_gguf(&self.arch).and_then(|(_, named)| named.activation);
+        let source = match (fixed, self.file.metadata().opt_str(&key)?) {
+            (Some(_), _) => "by the architecture; the file has no key for it",
             (_, Some(_)) => "from the file",
             (_, None) => "the architecture's default",
         };
@@ -361,18 +362,15 @@ impl GgufCheckpoint {
 
 /// How the inputs of a layer stored as `ggml_type` are treated in a GGUF file, which does not say.
 pub fn input_precision(architecture: Architecture, ggml_type: GgmlType) -> ActivationPrecision {
-    match (architecture, ggml_type) {
-        (Architecture::BitNet, _) | (_, GgmlType::I2S) => ActivationPrecision::Int8,
-        (
-            Architecture::Llama,
-            GgmlType::Tq1_0
-            | GgmlType::Tq2_0
-            | GgmlType::Iq1Bn
-            | GgmlType::Iq2Bn
-            | GgmlType::Iq2BnR4,
-        ) => ActivationPrecision::Int8,
-        _ => ActivationPrecision::Float,
-    }
+    let table = architecture.table();
+    let is_block_type = matches!(
+        ggml_type,
+        GgmlType::Tq1_0 | GgmlType::Tq2_0 | GgmlType::Iq1Bn | GgmlType::Iq2Bn | GgmlType::Iq2BnR4
+    );
+    let is_int8 = table.native_ternary
+        || ggml_type == GgmlType::I2S
+        || (is_block_type && table.int8_block_types);
+    if is_int8 { ActivationPrecision::Int8 } else { ActivationPrecision::Float }
 }
 
 impl Checkpoint for GgufCheckpoint {
@@ -432,7 +430,7 @@ impl Checkpoint for GgufCheckpoint {
             StoredWeight::Ternary(self.decode_ternary(tensor, rows, cols, Some(pool))?)
         } else {
             let scale = self.vector_of(&format!("{name}.scale"), 1)?.map(|scale| scale[0]);
-            let latent = self.config.architecture == Architecture::BitNet;
+            let latent = self.config.architecture.table().native_ternary;
             let rows = self.dense_matrix(tensor, rows, cols, Some(pool))?;
             StoredWeight::Dense { rows, latent, scale }
         };

@@ -1,25 +1,22 @@
 //! Shapes and constants of a GGUF model, from its keys; defaults are those of llama.cpp.
 
+use bitnet_core::backend::Activation;
 use bitnet_formats::gguf::{GgufFile, Metadata};
 
 use super::gguf_rope::rope_scaling;
-use crate::models::{Architecture, ContextLimit, LimitReason, ModelConfig, bitnet, llama, qwen3};
+use crate::models::{Architecture, ContextLimit, LimitReason, ModelConfig, activation_by_name};
 use crate::{InferenceError, Result};
 
 /// Reads shapes and constants from the keys of architecture `arch`.
 pub(super) fn read_config(file: &GgufFile, arch: &str) -> Result<ModelConfig> {
     let metadata = file.metadata();
     let key = |name: &str| format!("{arch}.{name}");
-    let architecture = match arch {
-        "bitnet-b1.58" | "bitnet-25" | "bitnet" => Architecture::BitNet,
-        "llama" => Architecture::Llama,
-        "qwen3" => Architecture::Qwen3,
-        other => {
-            return Err(InferenceError::UnsupportedOperation {
-                what: format!("{}: the architecture {other:?}", file.name()),
-                instead: "bitnet-b1.58, bitnet-25, bitnet, llama and qwen3 are".into(),
-            });
-        }
+    let Some((architecture, named)) = Architecture::from_gguf(arch) else {
+        let known: Vec<&str> = Architecture::gguf_names().collect();
+        return Err(InferenceError::UnsupportedOperation {
+            what: format!("{}: the architecture {arch:?}", file.name()),
+            instead: format!("{} are", known.join(", ")),
+        });
     };
     let bad = |name: &str, problem: String| InferenceError::Config {
         file: file.name().into(),
@@ -55,20 +52,18 @@ pub(super) fn read_config(file: &GgufFile, arch: &str) -> Result<ModelConfig> {
             ),
         ));
     }
-    let activation = bitnet::gguf_activation(arch, metadata.opt_str(&key("hidden_activation"))?)
-        .map_err(|name| {
+    let activation = match (named.activation, metadata.opt_str(&key("hidden_activation"))?) {
+        (Some(activation), _) => activation,
+        (None, None) => Activation::Silu,
+        (None, Some(name)) => activation_by_name(name).map_err(|name| {
             bad(
                 "hidden_activation",
                 format!("{name:?} is not known; relu2, silu, gelu_new and gelu_pytorch_tanh are"),
             )
-        })?;
+        })?,
+    };
     let vocab_size = vocab_size(file, metadata, &key("vocab_size"))?;
     let context = count("context_length")?;
-    let rope_order = match architecture {
-        Architecture::BitNet => bitnet::ROPE_ORDER,
-        Architecture::Llama => llama::GGUF_ROPE_ORDER,
-        Architecture::Qwen3 => qwen3::ROPE_ORDER,
-    };
     Ok(ModelConfig {
         architecture,
         vocab_size,
@@ -83,7 +78,7 @@ pub(super) fn read_config(file: &GgufFile, arch: &str) -> Result<ModelConfig> {
         norm_eps: metadata.get_f32(&key("attention.layer_norm_rms_epsilon"))?,
         activation,
         rope_theta: metadata.opt_f32(&key("rope.freq_base"))?.unwrap_or(10_000.0),
-        rope_order,
+        rope_order: architecture.table().gguf_rope_order,
         rope_scaling: rope_scaling(file, metadata, arch, head_dim)?,
     })
 }

@@ -2,7 +2,6 @@
 
 use super::class_defaults::Settings;
 use crate::Result;
-use crate::models::Architecture;
 
 /// The longest sequence in which every layer attends to all earlier tokens; `None` where that holds for any length.
 ///
@@ -13,12 +12,12 @@ pub(super) fn full_attention_up_to(
     layers: usize,
 ) -> Result<Option<usize>> {
     let o = settings.object;
-    let is_qwen3 = settings.class.architecture == Architecture::Qwen3;
+    let may_slide = settings.class.architecture.table().sliding_window;
     let window = o.opt_usize("sliding_window")?;
     let uses_window = o.opt_bool("use_sliding_window")?;
     let types = o.opt_strings("layer_types")?;
     let sliding = match &types {
-        None if is_qwen3 => o.opt_usize("max_window_layers")?.unwrap_or(28) < layers,
+        None if may_slide => o.opt_usize("max_window_layers")?.unwrap_or(28) < layers,
         None => false,
         Some(types) => {
             if types.len() != layers {
@@ -34,7 +33,7 @@ pub(super) fn full_attention_up_to(
             types.contains(&"sliding_attention")
         }
     };
-    if !is_qwen3 {
+    if !may_slide {
         if sliding {
             let problem = format!("{} has no sliding_attention", settings.class.name);
             return Err(o.bad("layer_types", problem));

@@ -2,17 +2,18 @@
 
 use std::collections::BTreeSet;
 
-use bitnet_formats::names::{Family, Role, TensorName};
+use bitnet_formats::architecture::ModelClass;
+use bitnet_formats::names::{Part, TensorName};
 use serde_json::Value;
 
-use super::class_defaults::{ModelClass, Settings};
+use super::class_defaults::{Settings, class_of};
 use super::hf_attention::full_attention_up_to;
 use super::hf_rope::rope;
 use super::json_object::Object;
 use super::quantization::{Quantization, quantization, skipped_modules};
 use crate::Result;
 use crate::known_fields;
-use crate::models::{Architecture, ContextLimit, LimitReason, ModelConfig, bitnet, llama, qwen3};
+use crate::models::{ContextLimit, LimitReason, ModelConfig, activation_by_name, tensors};
 
 /// What `config.json` says.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,13 +37,13 @@ impl HfConfig {
             return Err(o.bad("the file", "not a JSON object".into()));
         }
         let mut assumptions = Vec::new();
-        let class = ModelClass::of(o, &mut assumptions)?;
+        let class = class_of(o, &mut assumptions)?;
         let mut settings = Settings { object: o, class, assumptions };
         let model = model(&mut settings)?;
         model.validate(file)?;
         let quantization = quantization(o, &mut settings.assumptions)?;
         let skipped = match quantization {
-            Quantization::BitNet { .. } => skipped_modules(o, &modules(class.name, model.layers))?,
+            Quantization::BitNet { .. } => skipped_modules(o, &modules(class, &model))?,
             Quantization::None | Quantization::Mlx { .. } => BTreeSet::new(),
         };
         settings.assumptions.extend(known_fields::config(class.name, value, file)?);
@@ -70,7 +71,7 @@ fn model(settings: &mut Settings<'_>) -> Result<ModelConfig> {
             class.hidden_act
         }
     };
-    let activation = bitnet::activation_by_name(act).map_err(|name| {
+    let activation = activation_by_name(act).map_err(|name| {
         o.bad(
             "hidden_act",
             format!("{name:?} is not known; relu2, silu, gelu_new and gelu_pytorch_tanh are"),
@@ -110,31 +111,23 @@ fn model(settings: &mut Settings<'_>) -> Result<ModelConfig> {
         norm_eps: settings.number("rms_norm_eps", class.rms_norm_eps)?,
         activation,
         rope_theta: rope.theta,
-        rope_order: match class.architecture {
-            Architecture::BitNet => bitnet::ROPE_ORDER,
-            Architecture::Llama => llama::HF_ROPE_ORDER,
-            Architecture::Qwen3 => qwen3::ROPE_ORDER,
-        },
+        rope_order: class.architecture.table().hf_rope_order,
         rope_scaling: rope.scaling,
     })
 }
 
 /// Names of the modules that quantisation is about.
-fn modules(class: &str, layers: usize) -> Vec<String> {
-    let Some(family) = Family::from_hf(class) else { return Vec::new() };
-    let roles = [
-        Role::Query,
-        Role::Key,
-        Role::Value,
-        Role::AttentionOutput,
-        Role::Gate,
-        Role::Up,
-        Role::Down,
-    ];
-    let layers = u32::try_from(layers).unwrap_or(0);
-    let names = (0..layers)
-        .flat_map(|layer| roles.map(|role| TensorName::in_layer(layer, role).to_hf(family)));
-    names.flatten().filter_map(|name| Some(name.strip_suffix(".weight")?.to_owned())).collect()
+fn modules(class: &ModelClass, config: &ModelConfig) -> Vec<String> {
+    let linears = tensors(config).into_iter().map(|tensor| tensor.name);
+    linears
+        .filter(|name| name.role.is_projection() && name.part == Part::Weight)
+        .filter_map(|name| module_of(name, class))
+        .collect()
+}
+
+/// The module of a weight, by its name in the class.
+pub(super) fn module_of(weight: TensorName, class: &ModelClass) -> Option<String> {
+    Some(weight.to_hf(class)?.strip_suffix(".weight")?.to_owned())
 }
 
 #[cfg(test)]

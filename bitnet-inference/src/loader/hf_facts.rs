@@ -10,7 +10,6 @@ use super::quantization::Quantization;
 use super::{Described, LoadOptions, ModelFacts, SuggestedSampling, side_files, tensor_use};
 use crate::Result;
 use crate::chat::ModelTemplates;
-use crate::models::Architecture;
 use crate::tokenizer::{SpecialTokens, Tokenizer};
 
 impl HfCheckpoint {
@@ -147,15 +146,14 @@ impl HfCheckpoint {
     }
 
     fn inputs_fact(&self) -> String {
-        match (self.precision, self.config.model.architecture, self.config.quantization) {
+        let native = self.config.model.architecture.table().native_ternary;
+        match (self.precision, native, self.config.quantization) {
             (Some(ActivationPrecision::Int8), ..) => "int8 per token (asked for)".into(),
             (Some(ActivationPrecision::Int8Within(largest)), ..) => {
                 format!("int8 within {largest} (asked for)")
             }
             (Some(ActivationPrecision::Float), ..) => "f32, weight-only (asked for)".into(),
-            (None, Architecture::BitNet, _) | (None, _, Quantization::BitNet { .. }) => {
-                "int8 per token".into()
-            }
+            (None, true, _) | (None, _, Quantization::BitNet { .. }) => "int8 per token".into(),
             (None, ..) => "f32 (weight-only quantisation)".into(),
         }
     }

@@ -16,7 +16,6 @@ use super::huggingface::HfCheckpoint;
 use super::mapped_rows::MappedRows;
 use super::quantization::Quantization;
 use super::{RawNumbers, RawTensor, StoredLinear, StoredWeight};
-use crate::models::Architecture;
 use crate::{InferenceError, Result};
 
 /// The type of ordinary numbers, if it is one.
@@ -115,8 +114,8 @@ impl HfCheckpoint {
             let trits = trits.map_err(|e| self.weights_error(&tensor, e))?;
             return Ok(Some(stored(StoredWeight::Ternary(trits), ActivationPrecision::Int8)));
         }
-        let bitnet = self.config.model.architecture == Architecture::BitNet;
-        let latent = bitnet || matches!(self.config.quantization, Quantization::BitNet { .. });
+        let native = self.config.model.architecture.table().native_ternary;
+        let latent = native || matches!(self.config.quantization, Quantization::BitNet { .. });
         let default = if latent { ActivationPrecision::Int8 } else { ActivationPrecision::Float };
         Ok(Some(stored(StoredWeight::Dense { rows: matrix, latent, scale: None }, default)))
     }

@@ -8,12 +8,13 @@ use bitnet_core::dense::DenseRows;
 use bitnet_core::memory::{HybridMemoryPool, MemoryPoolConfig};
 use bitnet_core::ternary::TernaryMatrix;
 use bitnet_formats::MappedFile;
-use bitnet_formats::names::{Family, Part, TensorName};
+use bitnet_formats::architecture::ModelClass;
+use bitnet_formats::names::{Part, TensorName};
 use bitnet_formats::safetensors::{Dtype, SafeTensors, TensorView};
 use bitnet_quant::codec::mlx;
 use serde_json::Value;
 
-use super::hf_config::HfConfig;
+use super::hf_config::{HfConfig, module_of};
 use super::json_object::read_json;
 use super::quantization::Quantization;
 use super::ternary_rows::TernaryRows;
@@ -124,12 +125,10 @@ impl HfCheckpoint {
         if self.config.skipped.is_empty() {
             return false;
         }
-        let family = Family::from_hf(&self.config.class);
         let parsed = TensorName::from_gguf(&format!("{name}.weight"));
-        let module = family.zip(parsed).and_then(|(family, parsed)| {
-            let weight = parsed.with(Part::Weight).to_hf(family)?;
-            Some(weight.strip_suffix(".weight")?.to_owned())
-        });
+        let module = ModelClass::named(&self.config.class)
+            .zip(parsed)
+            .and_then(|(class, parsed)| module_of(parsed.with(Part::Weight), class));
         module.is_some_and(|module| self.config.skipped.contains(&module))
     }
 
@@ -138,9 +137,14 @@ impl HfCheckpoint {
         let Some(parsed) = TensorName::from_gguf(&format!("{name}.weight")) else {
             return Vec::new();
         };
-        let class = Family::from_hf(&self.config.class);
-        let families = class.into_iter().chain([Family::BitNet, Family::BitNetLegacy]);
-        let mut names: Vec<String> = families.filter_map(|family| parsed.to_hf(family)).collect();
+        let own = ModelClass::named(&self.config.class);
+        let mut names: Vec<String> = Vec::new();
+        for name in own.into_iter().chain(ModelClass::all()).filter_map(|class| parsed.to_hf(class))
+        {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
         for index in 0..names.len() {
             if let Some(stem) = names[index].strip_suffix(".norm.weight")
                 && name.ends_with("_norm_in")

@@ -2,62 +2,27 @@
 
 use std::collections::HashSet;
 
+use bitnet_formats::names::{Part, Role};
+
 use super::Checkpoint;
-use crate::models::{Architecture, ModelConfig};
+use crate::models::{ModelConfig, TensorSpec, tensors};
 use crate::{InferenceError, Result};
 
-/// Projections of a layer; each may have a norm on its input.
-const PROJECTIONS: [&str; 7] =
-    ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"];
-
-/// Every tensor that the engine asks a checkpoint of these settings for, as it calls them.
-fn engine_names(config: &ModelConfig) -> Vec<String> {
-    let extra: &[&str] = match config.architecture {
-        Architecture::BitNet => &["attn_sub_norm", "ffn_sub_norm"],
-        Architecture::Llama => &[],
-        Architecture::Qwen3 => &["attn_q_norm", "attn_k_norm"],
-    };
-    let mut names: Vec<String> = vec!["token_embd".into(), "output_norm".into()];
-    for layer in 0..config.layers {
-        let vectors = ["attn_norm", "ffn_norm"].iter().chain(extra);
-        names.extend(vectors.map(|part| format!("blk.{layer}.{part}")));
-        for part in PROJECTIONS {
-            names.push(format!("blk.{layer}.{part}"));
-            names.push(format!("blk.{layer}.{part}_norm_in"));
-        }
-    }
-    names
-}
-
-/// Every linear layer of a model of these settings, as the engine calls it, with its rows and columns.
-pub(super) fn linears(config: &ModelConfig) -> Vec<(String, usize, usize)> {
-    let c = config;
-    let (q, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
-    let shapes = [
-        (q, c.hidden),
-        (kv, c.hidden),
-        (kv, c.hidden),
-        (c.hidden, q),
-        (c.intermediate, c.hidden),
-        (c.intermediate, c.hidden),
-        (c.hidden, c.intermediate),
-    ];
-    let layer = |layer: usize| {
-        let parts = PROJECTIONS.into_iter().zip(shapes);
-        parts.map(move |(part, (rows, cols))| (format!("blk.{layer}.{part}"), rows, cols))
-    };
-    (0..c.layers).flat_map(layer).collect()
+/// Every linear layer of a model of these settings, as checkpoints are asked for it, with its rows and columns.
+pub(super) fn linears(config: &ModelConfig) -> Vec<(String, [usize; 2])> {
+    let all = tensors(config).into_iter();
+    let linear = |t: &TensorSpec| t.name.role.is_projection() && t.name.part == Part::Weight;
+    all.filter(linear).map(|t| (t.name.stem(), t.shape)).collect()
 }
 
 /// Names of the file's tensors that nothing reads, in file order.
 pub(super) fn unused(checkpoint: &dyn Checkpoint) -> Vec<String> {
-    let mut names = engine_names(checkpoint.config());
-    if checkpoint.tied() != Some(true) {
-        names.push("output".into());
-    }
-    names.push("rope_freqs".into());
-    let used: HashSet<String> =
-        names.iter().flat_map(|name| checkpoint.stored_names(name)).collect();
+    let is_tied = checkpoint.tied() == Some(true);
+    let used: HashSet<String> = tensors(checkpoint.config())
+        .iter()
+        .filter(|tensor| !(is_tied && tensor.name.role == Role::Output))
+        .flat_map(|tensor| checkpoint.stored_names(&tensor.name.stem()))
+        .collect();
     checkpoint.tensor_names().into_iter().filter(|name| !used.contains(name)).collect()
 }
 

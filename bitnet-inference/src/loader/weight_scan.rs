@@ -154,7 +154,7 @@ pub(super) fn assumptions(checkpoint: &dyn Checkpoint, threads: usize) -> Result
     let pool = HybridMemoryPool::with_config(MemoryPoolConfig::unbounded())?;
     let linears = tensor_use::linears(checkpoint.config());
     let work = |index: usize| {
-        let (name, rows, cols) = &linears[index];
+        let (name, [rows, cols]) = &linears[index];
         // Ternary layers stay what they are, and to decode them takes long.
         if !checkpoint.stored_bytes(name)?.is_some_and(|stored| stored.storage.is_plain()) {
             return Ok(None);

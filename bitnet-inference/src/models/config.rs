@@ -3,30 +3,9 @@
 use std::sync::Arc;
 
 use bitnet_core::backend::{Activation, RopeOrder};
+use bitnet_formats::architecture::Architecture;
 
 use crate::{InferenceError, Result};
-
-/// A family of architectures.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Architecture {
-    /// BitNet b1.58: sub-norms before the output and down projections.
-    BitNet,
-    /// Llama: no extra norms.
-    Llama,
-    /// Qwen3: norms on query and key heads.
-    Qwen3,
-}
-
-impl std::fmt::Display for Architecture {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::BitNet => "bitnet",
-            Self::Llama => "llama",
-            Self::Qwen3 => "qwen3",
-        })
-    }
-}
 
 /// How RoPE frequencies are stretched for longer contexts.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,21 +1,22 @@
-//! Model architectures: one decoder, and one short file for each family that says how it differs.
+//! The decoder of all model families; a family is a table of `bitnet_formats::architecture`.
 
-pub mod bitnet;
+mod activation;
+mod architecture;
 mod calibrate;
 mod config;
 mod decoder;
 mod layer;
 mod linear;
-pub mod llama;
 mod observer;
-pub mod qwen3;
 mod rope;
 mod source_files;
 mod token_cost;
 mod top_logits;
 
-pub use bitnet::activation_name;
-pub use config::{Architecture, ContextLimit, LimitReason, ModelConfig, RopeScaling};
+pub use activation::{activation_by_name, activation_name};
+pub use architecture::{TensorSpec, tensors};
+pub use bitnet_formats::architecture::Architecture;
+pub use config::{ContextLimit, LimitReason, ModelConfig, RopeScaling};
 pub use decoder::{Decoder, Head, Sequence};
 pub use layer::{Attention, FeedForward, Layer};
 pub(crate) use linear::Compute;

@@ -1,0 +1,454 @@
+//! One table per architecture: the tensors of its models, their names and shapes, and what its files leave unsaid.
+//!
+//! Every family here is Llama with a few differences. To add another, add a variant of [`Architecture`] and its entry in
+//! `TABLES`; a tensor that no family has yet is an entry of `TENSORS` too. Loaders and converters read these tables.
+
+use std::fmt;
+
+use bitnet_core::backend::{Activation, RopeOrder};
+
+/// A family of models.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Architecture {
+    /// BitNet b1.58: norms before the output and down projections.
+    BitNet,
+    /// Llama: no extra norms.
+    Llama,
+    /// Qwen3: norms on query and key heads, and a head size that is not hidden / heads.
+    Qwen3,
+}
+
+/// What a tensor is in the model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Role {
+    /// The token embedding.
+    TokenEmbedding,
+    /// The norm in front of the head.
+    OutputNorm,
+    /// The head; absent where it is the embedding.
+    Output,
+    /// Factors on the rotary frequencies; only GGUF files have them.
+    RopeFrequencies,
+    /// The norm in front of attention.
+    AttentionNorm,
+    /// The query projection.
+    Query,
+    /// The key projection.
+    Key,
+    /// The value projection.
+    Value,
+    /// The output projection of attention.
+    AttentionOutput,
+    /// The norm in front of the output projection.
+    AttentionSubNorm,
+    /// The norm of each query head.
+    QueryNorm,
+    /// The norm of each key head.
+    KeyNorm,
+    /// The norm in front of the feed-forward part.
+    FeedForwardNorm,
+    /// The gate projection.
+    Gate,
+    /// The up projection.
+    Up,
+    /// The down projection.
+    Down,
+    /// The norm in front of the down projection.
+    FeedForwardSubNorm,
+}
+
+impl Role {
+    /// Whether this is a projection of a layer, the only roles that have a scale or an input norm.
+    #[must_use]
+    pub fn is_projection(self) -> bool {
+        matches!(
+            self,
+            Self::Query
+                | Self::Key
+                | Self::Value
+                | Self::AttentionOutput
+                | Self::Gate
+                | Self::Up
+                | Self::Down
+        )
+    }
+
+    /// The tensor of this role.
+    pub(crate) fn tensor(self) -> Option<&'static TensorSpec> {
+        TENSORS.iter().find(|tensor| tensor.role == self)
+    }
+}
+
+/// A size that a model's settings give.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Dim {
+    /// 1: the rows of a vector.
+    One,
+    /// Tokens of the vocabulary.
+    Vocabulary,
+    /// Width of the residual stream.
+    Hidden,
+    /// Width of the feed-forward part.
+    Intermediate,
+    /// Components of all query heads.
+    Queries,
+    /// Components of all key (or value) heads.
+    Keys,
+    /// Components of a head.
+    Head,
+    /// Pairs of components of a head.
+    HeadPairs,
+}
+
+/// A tensor that models have, in layers or once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TensorSpec {
+    /// What it is.
+    pub role: Role,
+    /// Rows and columns.
+    pub shape: [Dim; 2],
+    /// Whether each layer has one.
+    pub in_layer: bool,
+    /// Whether a model may lack it.
+    pub optional: bool,
+    /// Its name in GGUF files, without layer and part.
+    pub gguf: &'static str,
+    /// Its name in Hugging Face checkpoints; `None` where they have no such tensor.
+    pub hf: Option<&'static str>,
+}
+
+/// A tensor of each layer.
+const fn layer(role: Role, shape: [Dim; 2], gguf: &'static str, hf: &'static str) -> TensorSpec {
+    TensorSpec { role, shape, in_layer: true, optional: false, gguf, hf: Some(hf) }
+}
+
+/// A tensor that is there once.
+const fn once(role: Role, shape: [Dim; 2], gguf: &'static str, hf: &'static str) -> TensorSpec {
+    TensorSpec { in_layer: false, ..layer(role, shape, gguf, hf) }
+}
+
+/// Every tensor that some family has, in the order of published files.
+pub(crate) const TENSORS: &[TensorSpec] = {
+    use Dim::*;
+    use Role::*;
+    &[
+        once(TokenEmbedding, [Vocabulary, Hidden], "token_embd", "model.embed_tokens"),
+        layer(AttentionNorm, [One, Hidden], "attn_norm", "input_layernorm"),
+        layer(Query, [Queries, Hidden], "attn_q", "self_attn.q_proj"),
+        layer(Key, [Keys, Hidden], "attn_k", "self_attn.k_proj"),
+        layer(Value, [Keys, Hidden], "attn_v", "self_attn.v_proj"),
+        layer(QueryNorm, [One, Head], "attn_q_norm", "self_attn.q_norm"),
+        layer(KeyNorm, [One, Head], "attn_k_norm", "self_attn.k_norm"),
+        layer(AttentionSubNorm, [One, Queries], "attn_sub_norm", "self_attn.attn_sub_norm"),
+        layer(AttentionOutput, [Hidden, Queries], "attn_output", "self_attn.o_proj"),
+        layer(FeedForwardNorm, [One, Hidden], "ffn_norm", "post_attention_layernorm"),
+        layer(Gate, [Intermediate, Hidden], "ffn_gate", "mlp.gate_proj"),
+        layer(Up, [Intermediate, Hidden], "ffn_up", "mlp.up_proj"),
+        layer(FeedForwardSubNorm, [One, Intermediate], "ffn_sub_norm", "mlp.ffn_sub_norm"),
+        layer(Down, [Hidden, Intermediate], "ffn_down", "mlp.down_proj"),
+        once(OutputNorm, [One, Hidden], "output_norm", "model.norm"),
+        TensorSpec { optional: true, ..once(Output, [Vocabulary, Hidden], "output", "lm_head") },
+        TensorSpec {
+            optional: true,
+            hf: None,
+            ..once(RopeFrequencies, [One, HeadPairs], "rope_freqs", "")
+        },
+    ]
+};
+
+/// Everything in which a family differs from others.
+#[derive(Debug)]
+pub struct ArchitectureTable {
+    /// The family.
+    pub architecture: Architecture,
+    /// What messages call it.
+    pub name: &'static str,
+    /// Values of `general.architecture` in GGUF files, the usual one first.
+    pub gguf: &'static [GgufArchitecture],
+    /// Model classes of Hugging Face checkpoints, the usual one first.
+    pub classes: &'static [ModelClass],
+    /// The tensors of a layer that not every family has.
+    pub extra: &'static [Role],
+    /// Whether every checkpoint is ternary: ordinary numbers are the full-precision masters of trits, and inputs of ternary
+    /// layers are quantised to 8 bits.
+    pub native_ternary: bool,
+    /// Whether GGUF's ternary block types stand for layers whose inputs are quantised to 8 bits.
+    pub int8_block_types: bool,
+    /// Whether layers may attend to a sliding window.
+    pub sliding_window: bool,
+    /// Which components of a head GGUF files pair: their rows of Q and K may be permuted.
+    pub gguf_rope_order: RopeOrder,
+    /// Which components of a head Hugging Face checkpoints pair.
+    pub hf_rope_order: RopeOrder,
+}
+
+/// A value of `general.architecture`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GgufArchitecture {
+    /// The value.
+    pub name: &'static str,
+    /// The activation that it stands for; `None`: the key `hidden_activation` says it, and SiLU is the default.
+    pub activation: Option<Activation>,
+}
+
+/// A model class of Hugging Face checkpoints, with the defaults of its configuration class.
+///
+/// Source: transformers 5 (`LlamaConfig`, `Qwen3Config`, `BitNetConfig`) and the configuration that 1bitLLM published with
+/// its models (`BitnetConfig`).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ModelClass {
+    /// The class, as `architectures` in `config.json` names it.
+    pub name: &'static str,
+    /// Its configuration class.
+    pub config: &'static str,
+    /// `model_type` in `config.json`.
+    pub model_type: &'static str,
+    /// The family.
+    pub architecture: Architecture,
+    /// Names of tensors that differ from [`TensorSpec::hf`].
+    pub renamed: &'static [(Role, &'static str)],
+    /// Tokens of the vocabulary.
+    pub vocab_size: usize,
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Width of the feed-forward part.
+    pub intermediate_size: usize,
+    /// Layers.
+    pub num_hidden_layers: usize,
+    /// Query heads.
+    pub num_attention_heads: usize,
+    /// Key and value heads; `None`: as many as `num_attention_heads`.
+    pub num_key_value_heads: Option<usize>,
+    /// Components of a head; `None`: `hidden_size / num_attention_heads`.
+    pub head_dim: Option<usize>,
+    /// Activation of the feed-forward gate.
+    pub hidden_act: &'static str,
+    /// Positions that models are trained for.
+    pub max_position_embeddings: usize,
+    /// Epsilon of the RMS norms.
+    pub rms_norm_eps: f32,
+    /// Base of the RoPE frequencies.
+    pub rope_theta: f32,
+    /// The token that ends a text.
+    pub eos_token_id: Option<u32>,
+}
+
+const LLAMA: ArchitectureTable = ArchitectureTable {
+    architecture: Architecture::Llama,
+    name: "llama",
+    gguf: &[GgufArchitecture { name: "llama", activation: None }],
+    classes: &[LLAMA_CLASS],
+    extra: &[],
+    native_ternary: false,
+    int8_block_types: true,
+    sliding_window: false,
+    gguf_rope_order: RopeOrder::Interleaved,
+    hf_rope_order: RopeOrder::Halves,
+};
+
+const LLAMA_CLASS: ModelClass = ModelClass {
+    name: "LlamaForCausalLM",
+    config: "LlamaConfig",
+    model_type: "llama",
+    architecture: Architecture::Llama,
+    renamed: &[],
+    vocab_size: 32_000,
+    hidden_size: 4096,
+    intermediate_size: 11_008,
+    num_hidden_layers: 32,
+    num_attention_heads: 32,
+    num_key_value_heads: None,
+    head_dim: None,
+    hidden_act: "silu",
+    max_position_embeddings: 2048,
+    rms_norm_eps: 1e-6,
+    rope_theta: 10_000.0,
+    eos_token_id: Some(2),
+};
+
+const QWEN3: ArchitectureTable = ArchitectureTable {
+    architecture: Architecture::Qwen3,
+    name: "qwen3",
+    gguf: &[GgufArchitecture { name: "qwen3", activation: None }],
+    classes: &[ModelClass {
+        name: "Qwen3ForCausalLM",
+        config: "Qwen3Config",
+        model_type: "qwen3",
+        architecture: Architecture::Qwen3,
+        vocab_size: 151_936,
+        intermediate_size: 22_016,
+        num_key_value_heads: Some(32),
+        head_dim: Some(128),
+        max_position_embeddings: 32_768,
+        eos_token_id: None,
+        ..LLAMA_CLASS
+    }],
+    extra: &[Role::QueryNorm, Role::KeyNorm],
+    int8_block_types: false,
+    sliding_window: true,
+    gguf_rope_order: RopeOrder::Halves,
+    ..LLAMA
+};
+
+const BITNET: ArchitectureTable = ArchitectureTable {
+    architecture: Architecture::BitNet,
+    name: "bitnet",
+    gguf: &[
+        GgufArchitecture { name: "bitnet-b1.58", activation: Some(Activation::Relu2) },
+        GgufArchitecture { name: "bitnet-25", activation: Some(Activation::Relu2) },
+        GgufArchitecture { name: "bitnet", activation: None },
+    ],
+    classes: &[
+        // Microsoft's 2B-4T.
+        ModelClass {
+            name: "BitNetForCausalLM",
+            config: "BitNetConfig",
+            model_type: "bitnet",
+            architecture: Architecture::BitNet,
+            vocab_size: 128_256,
+            hidden_size: 2560,
+            intermediate_size: 6912,
+            num_hidden_layers: 30,
+            num_attention_heads: 20,
+            num_key_value_heads: Some(5),
+            hidden_act: "relu2",
+            rms_norm_eps: 1e-5,
+            rope_theta: 500_000.0,
+            eos_token_id: Some(128_001),
+            ..LLAMA_CLASS
+        },
+        // 1bitLLM's reproduction; its files say `llama` beside a class of their own.
+        ModelClass {
+            name: "BitnetForCausalLM",
+            config: "BitnetConfig",
+            architecture: Architecture::BitNet,
+            renamed: &[
+                (Role::AttentionSubNorm, "self_attn.inner_attn_ln"),
+                (Role::FeedForwardSubNorm, "mlp.ffn_layernorm"),
+            ],
+            ..LLAMA_CLASS
+        },
+    ],
+    extra: &[Role::AttentionSubNorm, Role::FeedForwardSubNorm],
+    native_ternary: true,
+    gguf_rope_order: RopeOrder::Halves,
+    ..LLAMA
+};
+
+/// The table of each family.
+static TABLES: [ArchitectureTable; 3] = [LLAMA, QWEN3, BITNET];
+
+/// The tensors that some families have and others lack.
+fn is_extra(role: Role) -> bool {
+    TABLES.iter().any(|table| table.extra.contains(&role))
+}
+
+impl Architecture {
+    /// The table of the family.
+    #[must_use]
+    pub fn table(self) -> &'static ArchitectureTable {
+        match self {
+            Self::Llama => &TABLES[0],
+            Self::Qwen3 => &TABLES[1],
+            Self::BitNet => &TABLES[2],
+        }
+    }
+
+    /// Returns the family of a GGUF file, from its `general.architecture`, with what that value stands for.
+    #[must_use]
+    pub fn from_gguf(name: &str) -> Option<(Self, &'static GgufArchitecture)> {
+        TABLES.iter().find_map(|table| {
+            let found = table.gguf.iter().find(|gguf| gguf.name == name)?;
+            Some((table.architecture, found))
+        })
+    }
+
+    /// All values of `general.architecture`.
+    pub fn gguf_names() -> impl Iterator<Item = &'static str> {
+        TABLES.iter().flat_map(|table| table.gguf).map(|gguf| gguf.name)
+    }
+
+    /// Whether models of this family have tensors of that role.
+    #[must_use]
+    pub fn has(self, role: Role) -> bool {
+        !is_extra(role) || self.table().extra.contains(&role)
+    }
+
+    /// The tensors of the family's models, in the order of published files: those before the layers, those of a layer,
+    /// those after the layers.
+    pub fn tensors(self) -> impl Iterator<Item = &'static TensorSpec> + Clone {
+        TENSORS.iter().filter(move |tensor| self.has(tensor.role))
+    }
+}
+
+impl fmt::Display for Architecture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.table().name)
+    }
+}
+
+impl ModelClass {
+    /// All model classes.
+    pub fn all() -> impl Iterator<Item = &'static Self> {
+        TABLES.iter().flat_map(|table| table.classes)
+    }
+
+    /// Returns the class of that name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<&'static Self> {
+        Self::all().find(|class| class.name == name)
+    }
+
+    /// Returns the name that checkpoints of this class have for a tensor, without layer and part.
+    pub(crate) fn tensor_name(&self, tensor: &TensorSpec) -> Option<&'static str> {
+        if !self.architecture.has(tensor.role) {
+            return None;
+        }
+        let renamed = self.renamed.iter().find(|(role, _)| *role == tensor.role);
+        renamed.map(|(_, name)| *name).or(tensor.hf)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn tables_agree_with_themselves() {
+        for table in &TABLES {
+            assert!(std::ptr::eq(table.architecture.table(), table), "{}", table.name);
+            assert!(table.classes.iter().all(|class| class.architecture == table.architecture));
+        }
+        let unique = |names: Vec<&str>| names.iter().collect::<BTreeSet<_>>().len() == names.len();
+        assert!(unique(Architecture::gguf_names().collect()));
+        assert!(unique(ModelClass::all().map(|class| class.name).collect()));
+        assert!(unique(TENSORS.iter().map(|tensor| tensor.gguf).collect()));
+    }
+
+    #[test]
+    fn families_differ_in_their_norms() {
+        let extra = |architecture: Architecture| -> Vec<_> {
+            architecture.tensors().filter(|tensor| is_extra(tensor.role)).map(|t| t.gguf).collect()
+        };
+        assert_eq!(extra(Architecture::BitNet), ["attn_sub_norm", "ffn_sub_norm"]);
+        assert_eq!(extra(Architecture::Qwen3), ["attn_q_norm", "attn_k_norm"]);
+        assert!(extra(Architecture::Llama).is_empty());
+    }
+
+    #[test]
+    fn official_bitnet_names_stand_for_relu_squared() {
+        for (name, activation) in [
+            ("bitnet-b1.58", Some(Activation::Relu2)),
+            ("bitnet-25", Some(Activation::Relu2)),
+            ("bitnet", None),
+        ] {
+            let (family, gguf) = Architecture::from_gguf(name).unwrap();
+            assert_eq!((family, gguf.activation), (Architecture::BitNet, activation));
+        }
+        assert!(Architecture::from_gguf("gpt2").is_none());
+    }
+}
