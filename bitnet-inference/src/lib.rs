@@ -14,6 +14,7 @@ mod cache;
 pub mod chat;
 mod error;
 mod generate;
+mod in_parallel;
 mod known_fields;
 pub mod loader;
 mod memory_stats;
@@ -22,14 +23,14 @@ mod model_builder;
 pub mod models;
 pub mod sampler;
 mod session;
-mod stop;
 pub mod tokenizer;
+mod weight_cache;
 
 pub use batch::{BatchItem, BatchLogits, LogitRows, extend_batch};
 pub use bitnet_core::kv::{KvCache, KvType};
 pub use cache::SequenceCache;
 pub use error::{InferenceError, Result};
-pub use generate::{FinishReason, GenerateOptions, Generated, Generation, Token};
+pub use generate::{FinishReason, GenerateOptions, Generated, Generation, StopFilter, Token};
 pub use known_fields::{Refusal, adapter_config};
 pub use loader::{
     Inspection, LoadOptions, ModelFacts, ModelFiles, Notice, PreparedCache, SuggestedSampling,
@@ -39,7 +40,6 @@ pub use memory_stats::{Fragmentation, MemoryStats};
 pub use model::{EMBEDDED, EMBEDDED_NAME, Model, ModelSource};
 pub use model_builder::ModelBuilder;
 pub use session::{PREFILL_CHUNK, Prefill, Progress, Session};
-pub use stop::StopFilter;
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

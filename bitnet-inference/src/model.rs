@@ -14,14 +14,14 @@ use bitnet_cpu::CpuOptions;
 use crate::chat::{ChatTemplate, Message, RenderOptions, TemplateError};
 use crate::generate::{GenerateOptions, Generated};
 use crate::loader::{
-    Kept, KeptHead, LoadOptions, ModelFacts, Opened, Origin, SuggestedSampling, assemble,
-    backend_by_name,
+    LoadOptions, ModelFacts, OpenModel, SuggestedSampling, backend_by_name, build,
 };
 use crate::memory_stats::MemoryStats;
 use crate::model_builder::ModelBuilder;
 use crate::models::{Decoder, LazyTopLogits, ModelConfig};
 use crate::session::Session;
 use crate::tokenizer::{EncodeOptions, Tokenizer};
+use crate::weight_cache::{CachedHead, CachedWeights, Origin};
 use crate::{InferenceError, Result};
 
 /// The model that is part of the program: a small ternary language model that writes stories.
@@ -112,37 +112,39 @@ impl Model {
         let checkpoint = opened.checkpoint();
         let cache = match (source, &options.cache) {
             (ModelSource::Path(path), Some(cache)) => {
-                Origin::of(path, checkpoint, &*backend).map(|origin| (cache, origin))
+                let (files, key) = (checkpoint.files(), checkpoint.cache_key());
+                Origin::of(path, files, key, &*backend).map(|origin| (cache, origin))
             }
             (ModelSource::Embedded, _) | (_, None) => None,
         };
-        let kept = cache.as_ref().map(|(cache, origin)| Kept::open(cache, origin));
-        let kept_head =
-            cache.as_ref().map(|(cache, origin)| KeptHead::new(cache, origin, options.head));
-        let top_logits = LazyTopLogits::new(options.head, kept_head);
-        let (described, assembled, took) = std::thread::scope(|scope| {
+        let cached = cache.as_ref().map(|(cache, origin)| CachedWeights::open(cache, origin));
+        let cached_head = cache
+            .as_ref()
+            .map(|(cache, origin)| CachedHead::new(cache, origin, options.head.name()));
+        let top_logits = LazyTopLogits::new(options.head, cached_head);
+        let (described, built, took) = std::thread::scope(|scope| {
             // A large vocabulary takes as long as the weights.
             let describing = scope.spawn(|| opened.describe(options));
             let start = Instant::now();
-            let assembled = assemble(
+            let built = build(
                 checkpoint,
                 Arc::clone(&backend),
                 pool,
-                kept.as_ref(),
+                cached.as_ref(),
                 top_logits,
                 on_layer,
             );
             let took = start.elapsed();
             let described = describing.join().unwrap_or_else(|panic| resume_unwind(panic));
-            (described, assembled, took)
+            (described, built, took)
         });
-        let (described, mut assembled) = (described?, assembled?);
-        assembled.decoder.keeping = kept.and_then(|kept| kept.keep(took, assembled.sections));
-        let vocab_size = assembled.decoder.config.vocab_size;
+        let (described, mut built) = (described?, built?);
+        built.decoder.cache_writer = cached.and_then(|cached| cached.writer(took, built.sections));
+        let vocab_size = built.decoder.config.vocab_size;
         let mut facts = described.facts;
-        facts.assumptions.extend(assembled.assumptions);
+        facts.assumptions.extend(built.assumptions);
         if let Some(calibration) = &options.calibration {
-            assembled.decoder.calibrate(calibration)?;
+            built.decoder.calibrate(calibration)?;
             facts.inputs = "int8 within calibrated ranges (asked for)".into();
         }
         let end_tokens: BTreeSet<u32> = described.end_tokens.into_iter().collect();
@@ -159,7 +161,7 @@ impl Model {
                 .push("no end-of-text token is known: writing stops at the length limit".into());
         }
         Ok(Self {
-            decoder: Arc::new(assembled.decoder),
+            decoder: Arc::new(built.decoder),
             tokenizer: described.tokenizer.map(Arc::new),
             template: described.template,
             end_tokens: Arc::new(end_tokens),
@@ -169,9 +171,9 @@ impl Model {
         })
     }
 
-    /// Begins to write the prepared weights and head to disk. See [`Decoder::keep_prepared`].
-    pub fn keep_prepared(&self) {
-        self.decoder.keep_prepared();
+    /// Begins to write the prepared weights and head to disk. See [`Decoder::write_cache`].
+    pub fn write_cache(&self) {
+        self.decoder.write_cache();
     }
 
     /// Shapes and constants.
@@ -278,10 +280,10 @@ impl Model {
     }
 }
 
-pub(crate) fn open(source: ModelSource<'_>, options: &LoadOptions) -> Result<Opened> {
+pub(crate) fn open(source: ModelSource<'_>, options: &LoadOptions) -> Result<OpenModel> {
     match source {
-        ModelSource::Embedded => Opened::from_static(EMBEDDED, EMBEDDED_NAME, options),
-        ModelSource::Path(path) => Opened::open(path, options),
+        ModelSource::Embedded => OpenModel::from_static(EMBEDDED, EMBEDDED_NAME, options),
+        ModelSource::Path(path) => OpenModel::open(path, options),
     }
 }
 

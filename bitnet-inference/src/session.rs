@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use bitnet_core::backend::top_logits::{TopLogits, TokenLogit};
+use bitnet_core::backend::top_logits::{TokenLogit, TopLogits};
 use bitnet_core::kv::KvType;
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::simd::largest_magnitude;

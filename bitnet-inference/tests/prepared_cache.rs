@@ -191,7 +191,7 @@ fn starts_at_the_same_time_do_not_disturb_each_other() {
         }
     });
     assert_eq!(cache.files().unwrap().len(), 1);
-    assert!(said.lock().unwrap().iter().all(|text| text.starts_with("keeping")));
+    assert!(said.lock().unwrap().iter().all(|text| text.starts_with("caching")));
     let entries = std::fs::read_dir(folder.path()).unwrap().count();
     assert_eq!(entries, 1, "no temporary file stays behind");
     assert_eq!(cache.clear().unwrap().len(), 1);
@@ -209,5 +209,5 @@ fn a_folder_that_cannot_be_written_costs_a_warning() {
     assert_eq!(logits(&model), logits(&load(&path, None)));
     drop(model);
     let said = said.lock().unwrap();
-    assert!(said.last().is_some_and(|text| text.contains("are not kept")), "{said:?}");
+    assert!(said.last().is_some_and(|text| text.contains("are not cached")), "{said:?}");
 }

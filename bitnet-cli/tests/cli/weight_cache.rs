@@ -49,7 +49,7 @@ fn cached_heads_are_used_listed_and_removed() {
 
     let cached = run(&model, &cache, &[]);
     assert_eq!(stdout(&cached), stdout(&fresh));
-    assert!(!stderr(&cached).contains("kept") && !stderr(&cached).contains("keeping"));
+    assert!(!stderr(&cached).contains("cached") && !stderr(&cached).contains("caching"));
 
     let mut bytes = std::fs::read(&head).unwrap();
     let sound = bytes.clone();

@@ -14,12 +14,12 @@ use bitnet_formats::MappedFile;
 use bitnet_formats::gguf::{GgmlType, GgufFile, Metadata, TensorInfo};
 use bitnet_quant::codec::i2_s::I2sLayout;
 
-use super::assemble::head_fact;
+use super::build::head_fact;
 use super::gguf_config::read_config;
 use super::mapped_rows::MappedRows;
 use super::ternary_rows::TernaryRows;
 use super::{
-    Checkpoint, Described, LoadOptions, ModelFacts, RawTensor, StoredBytes, StoredLinear,
+    Checkpoint, Description, LoadOptions, ModelFacts, RawTensor, StoredBytes, StoredLinear,
     StoredType, StoredWeight, SuggestedSampling, tensor_use,
 };
 use crate::chat::{Builtin, ModelTemplates, TemplateChoice, TemplateError};
@@ -155,7 +155,7 @@ impl GgufCheckpoint {
         self.precision.unwrap_or_else(|| input_precision(self.config.architecture, ggml_type))
     }
 
-    pub(crate) fn describe(&self, options: &LoadOptions) -> Result<Described> {
+    pub(crate) fn describe(&self, options: &LoadOptions) -> Result<Description> {
         let metadata = self.file.metadata();
         let mut assumptions = self.settings_assumptions()?;
         let mut tokenizer = if metadata.value("tokenizer.ggml.model")?.is_some() {
@@ -216,7 +216,7 @@ impl GgufCheckpoint {
             assumptions,
             unused_tensors: tensor_use::unused(self),
         };
-        Ok(Described {
+        Ok(Description {
             facts,
             tokenizer,
             template,
@@ -471,7 +471,7 @@ impl Checkpoint for GgufCheckpoint {
         self.file.files().to_vec()
     }
 
-    fn decoding(&self) -> String {
+    fn cache_key(&self) -> String {
         format!("GGUF {} {:?} {:?}", self.layout.name(), self.precision, self.config)
     }
 

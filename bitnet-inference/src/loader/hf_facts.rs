@@ -3,11 +3,11 @@
 use bitnet_core::backend::ActivationPrecision;
 use serde_json::Value;
 
-use super::assemble::head_fact;
+use super::build::head_fact;
 use super::huggingface::HfCheckpoint;
 use super::json_object::{Object, read_json};
 use super::quantization::Quantization;
-use super::{Described, LoadOptions, ModelFacts, SuggestedSampling, side_files, tensor_use};
+use super::{Description, LoadOptions, ModelFacts, SuggestedSampling, side_files, tensor_use};
 use crate::Result;
 use crate::chat::ModelTemplates;
 use crate::tokenizer::{SpecialTokens, Tokenizer};
@@ -18,7 +18,7 @@ impl HfCheckpoint {
         if path.exists() { read_json(&path).map(Some) } else { Ok(None) }
     }
 
-    pub(crate) fn describe(&self, options: &LoadOptions) -> Result<Described> {
+    pub(crate) fn describe(&self, options: &LoadOptions) -> Result<Description> {
         let mut assumptions = self.config.assumptions.clone();
         assumptions.extend(self.head_assumption.clone());
         assumptions.extend(self.norms_assumption());
@@ -89,7 +89,7 @@ impl HfCheckpoint {
             assumptions,
             unused_tensors: tensor_use::unused(self),
         };
-        Ok(Described { facts, tokenizer, template, named_templates, end_tokens, defaults })
+        Ok(Description { facts, tokenizer, template, named_templates, end_tokens, defaults })
     }
 
     fn activation_fact(&self) -> String {

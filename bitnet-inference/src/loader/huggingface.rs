@@ -333,7 +333,7 @@ impl Checkpoint for HfCheckpoint {
         self.tensors.files().cloned().collect()
     }
 
-    fn decoding(&self) -> String {
+    fn cache_key(&self) -> String {
         format!("safetensors {:?} {:?}", self.precision, self.config)
     }
 

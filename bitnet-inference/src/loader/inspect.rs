@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::Result;
-use crate::loader::{LoadOptions, ModelFacts, Opened};
+use crate::loader::{LoadOptions, ModelFacts, OpenModel};
 use crate::model::{ModelSource, open};
 use crate::models::ModelConfig;
 
@@ -41,7 +41,7 @@ impl Inspection {
         let facts = opened.describe(options)?.facts;
         let config = opened.checkpoint().config().clone();
         let tensors = match &opened {
-            Opened::Gguf(checkpoint) => checkpoint
+            OpenModel::Gguf(checkpoint) => checkpoint
                 .file()
                 .tensors()
                 .iter()
@@ -52,7 +52,7 @@ impl Inspection {
                     bytes: t.nbytes,
                 })
                 .collect(),
-            Opened::Hf(checkpoint) => checkpoint
+            OpenModel::Hf(checkpoint) => checkpoint
                 .tensors()
                 .tensors()
                 .map(|t| TensorSummary {

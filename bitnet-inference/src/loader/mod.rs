@@ -1,6 +1,6 @@
 //! From files to a model: what the file says, what the rules settle, and what had to be assumed.
 
-mod assemble;
+mod build;
 mod class_defaults;
 mod gguf;
 mod gguf_config;
@@ -11,10 +11,8 @@ mod hf_facts;
 mod hf_rope;
 mod hf_weights;
 mod huggingface;
-mod in_parallel;
 mod inspect;
 mod json_object;
-mod kept;
 mod mapped_rows;
 mod model_files;
 mod python_json;
@@ -46,7 +44,9 @@ use crate::models::{HeadMode, ModelConfig};
 use crate::tokenizer::Tokenizer;
 use crate::{InferenceError, Result};
 
-pub(crate) use assemble::assemble;
+pub use crate::in_parallel::in_parallel;
+pub use crate::weight_cache::{Notice, PreparedCache};
+pub(crate) use build::build;
 pub(crate) use gguf::GgufCheckpoint;
 pub use gguf::{
     INPUT_NORM_EPSILON, ggml_type_of, input_precision as gguf_input_precision, storage_of,
@@ -54,10 +54,7 @@ pub use gguf::{
 #[cfg(test)]
 pub(crate) use hf_config::HfConfig;
 pub(crate) use huggingface::HfCheckpoint;
-pub use in_parallel::in_parallel;
 pub use inspect::{Inspection, TensorSummary};
-pub(crate) use kept::{Keeping, Kept, KeptHead, Origin};
-pub use kept::{Notice, PreparedCache};
 pub use model_files::{Container, HfPacking, ModelFiles, ModelText};
 pub use python_json::parse as parse_python_json;
 pub use ternary_rows::TernaryRows;
@@ -249,14 +246,14 @@ pub(crate) trait Checkpoint: Sync {
     fn files(&self) -> Vec<Arc<MappedFile>>;
 
     /// Everything beside the files that decoded weights depend on, as text.
-    fn decoding(&self) -> String;
+    fn cache_key(&self) -> String;
 
     /// That the files are still what was mapped.
     fn check(&self) -> Result<()>;
 }
 
 /// What a checkpoint says beside its weights.
-pub(crate) struct Described {
+pub(crate) struct Description {
     pub(crate) facts: ModelFacts,
     pub(crate) tokenizer: Option<Tokenizer>,
     /// The chat template, or why it can't be used.
@@ -313,12 +310,12 @@ pub struct SuggestedSampling {
 
 /// An open checkpoint: the headers have been read, and both tables of a tied folder that stores a head too (they are
 /// compared).
-pub(crate) enum Opened {
+pub(crate) enum OpenModel {
     Gguf(Box<GgufCheckpoint>),
     Hf(Box<HfCheckpoint>),
 }
 
-impl Opened {
+impl OpenModel {
     pub(crate) fn open(path: &Path, options: &LoadOptions) -> Result<Self> {
         if path.is_dir() || path.extension().is_some_and(|e| e == "safetensors" || e == "json") {
             return Ok(Self::Hf(Box::new(HfCheckpoint::open(path, options)?)));
@@ -341,7 +338,7 @@ impl Opened {
         }
     }
 
-    pub(crate) fn describe(&self, options: &LoadOptions) -> Result<Described> {
+    pub(crate) fn describe(&self, options: &LoadOptions) -> Result<Description> {
         match self {
             Self::Gguf(checkpoint) => checkpoint.describe(options),
             Self::Hf(checkpoint) => checkpoint.describe(options),

@@ -10,7 +10,8 @@ use bitnet_formats::{GgufFile, MappedFile, SafeTensors};
 use serde_json::Value;
 
 use super::{
-    Described, LoadOptions, ModelFacts, Opened, StoredBytes, StoredLinear, WeightScan, weight_scan,
+    Description, LoadOptions, ModelFacts, OpenModel, StoredBytes, StoredLinear, WeightScan,
+    weight_scan,
 };
 use crate::model::{ModelSource, open};
 use crate::models::ModelConfig;
@@ -20,7 +21,7 @@ use crate::{InferenceError, Result};
 /// The files of a model; the headers have been read, and both tables of a tied folder that stores a head too.
 ///
 /// Tensors are asked for by GGUF's names without `.weight` (`token_embd`, `blk.0.attn_q`), whatever the container.
-pub struct ModelFiles(Opened);
+pub struct ModelFiles(OpenModel);
 
 impl std::fmt::Debug for ModelFiles {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -96,8 +97,8 @@ impl ModelFiles {
     /// The container.
     pub fn container(&self) -> Container<'_> {
         match &self.0 {
-            Opened::Gguf(checkpoint) => Container::Gguf(checkpoint.file()),
-            Opened::Hf(checkpoint) => checkpoint.container(),
+            OpenModel::Gguf(checkpoint) => Container::Gguf(checkpoint.file()),
+            OpenModel::Hf(checkpoint) => checkpoint.container(),
         }
     }
 
@@ -122,7 +123,7 @@ impl ModelFiles {
     /// # Errors
     /// As [`ModelFiles::facts`].
     pub fn text(&self, options: &LoadOptions) -> Result<ModelText> {
-        let Described { tokenizer, template, named_templates, mut end_tokens, .. } =
+        let Description { tokenizer, template, named_templates, mut end_tokens, .. } =
             self.0.describe(options)?;
         end_tokens.sort_unstable();
         end_tokens.dedup();

@@ -12,10 +12,10 @@ use bitnet_core::ternary::{ScaleGranularity, TernaryMatrix};
 use bitnet_formats::Region;
 use bitnet_quant::codec::dense::DenseType;
 
-use super::in_parallel::in_parallel;
 use super::mapped_rows::MappedRows;
 use super::{Checkpoint, tensor_use, ternary_rows};
 use crate::Result;
+use crate::in_parallel::in_parallel;
 
 /// Magnitudes beyond this are out of range whatever the others are: half precision, in which models are trained and run,
 /// holds none.

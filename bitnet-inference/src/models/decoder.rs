@@ -14,9 +14,9 @@
 
 use std::sync::Arc;
 
+use bitnet_core::backend::top_logits::TopLogits;
 use bitnet_core::backend::{Backend, RopeTable};
 use bitnet_core::dense::DenseRows;
-use bitnet_core::backend::top_logits::TopLogits;
 use bitnet_core::kv::KvType;
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::memory::{HybridMemoryPool, Purpose, Shared};
@@ -30,7 +30,7 @@ use super::top_logits::LazyTopLogits;
 use super::{HeadMode, Layer, Linear, ModelConfig, SourceFiles};
 use crate::Result;
 use crate::cache::SequenceCache;
-use crate::loader::Keeping;
+use crate::weight_cache::CacheWriter;
 
 /// The output head.
 #[derive(Debug)]
@@ -59,7 +59,7 @@ pub struct Decoder {
     pub(crate) rope: SharedRope,
     pub(crate) compute: Compute,
     /// Writes prepared weights to disk, if that was asked for.
-    pub(crate) keeping: Option<Keeping>,
+    pub(crate) cache_writer: Option<CacheWriter>,
 }
 
 /// A few items for each sequence or token, on the stack where there is one of them.
@@ -243,11 +243,11 @@ impl Decoder {
     /// Begins to write the prepared weights and head to disk on threads of their own, if
     /// [`LoadOptions::cache`](crate::LoadOptions::cache) asks for it and it has not begun. Generation does so after the
     /// first token; the files are complete when the decoder is dropped.
-    pub fn keep_prepared(&self) {
-        if let Some(keeping) = &self.keeping {
-            keeping.start();
+    pub fn write_cache(&self) {
+        if let Some(writer) = &self.cache_writer {
+            writer.start();
         }
-        self.top_logits.keep();
+        self.top_logits.write_cache();
     }
 
     /// Returns an error if a file that weights are read from has changed since it was loaded. What was computed before an

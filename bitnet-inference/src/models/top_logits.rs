@@ -7,15 +7,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Instant;
 
+use bitnet_core::backend::top_logits::{Guarantee, HeadWeight, TopLogits};
 use bitnet_core::backend::{Backend, shape_check};
 use bitnet_core::dense::{DenseRows, PlainType};
-use bitnet_core::backend::top_logits::{Guarantee, TopLogits, HeadWeight};
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_formats::MappedFile;
 
 use super::linear::Compute;
 use crate::Result;
-use crate::loader::{Keeping, KeptHead};
+use crate::weight_cache::{CacheWriter, CachedHead};
 
 /// How the head is read where the sampler needs the largest logits only (greedy, or top-k). The logits that are
 /// computed are the same in every mode, bit for bit.
@@ -116,21 +116,21 @@ pub(crate) struct LazyTopLogits {
     queried: AtomicBool,
     prepared: OnceLock<Option<Box<dyn HeadWeight>>>,
     /// Held while the head is prepared, and empty afterwards.
-    kept: Mutex<Option<KeptHead>>,
-    keeping: OnceLock<Keeping>,
+    cached: Mutex<Option<CachedHead>>,
+    writer: OnceLock<CacheWriter>,
     /// The file that the prepared head was found in, for as long as it is mapped.
     file: OnceLock<Weak<MappedFile>>,
 }
 
 impl LazyTopLogits {
-    /// A head that is looked for in `kept`, and kept there.
-    pub(crate) fn new(mode: HeadMode, kept: Option<KeptHead>) -> Self {
+    /// A head that is looked for in `cached`, and written there.
+    pub(crate) fn new(mode: HeadMode, cached: Option<CachedHead>) -> Self {
         Self {
             mode,
             queried: AtomicBool::new(false),
             prepared: OnceLock::new(),
-            kept: Mutex::new(kept),
-            keeping: OnceLock::new(),
+            cached: Mutex::new(cached),
+            writer: OnceLock::new(),
             file: OnceLock::new(),
         }
     }
@@ -179,51 +179,52 @@ impl LazyTopLogits {
         make: bool,
     ) -> Result<Option<&dyn HeadWeight>> {
         if self.prepared.get().is_none() {
-            let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
             if self.prepared.get().is_none() {
                 let Some((guarantee, rows)) = self.mode.guarantee().zip(rows).filter(is_large)
                 else {
-                    drop((kept.take(), self.prepared.set(None)));
+                    drop((cached.take(), self.prepared.set(None)));
                     return Ok(None);
                 };
-                let found = kept.as_mut().and_then(|kept| kept.find(rows, guarantee, backend));
+                let found =
+                    cached.as_mut().and_then(|cached| cached.find(rows, guarantee, backend));
                 let head = match found {
                     Some((found, file)) => {
                         drop(self.file.set(Arc::downgrade(&file)));
                         Some(found)
                     }
-                    None if make => self.make(rows, guarantee, backend, &mut kept)?,
+                    None if make => self.make(rows, guarantee, backend, &mut cached)?,
                     None => return Ok(None),
                 };
                 // What is left of it holds the model's files. Nobody else sets the head: this thread has the lock.
-                drop((kept.take(), self.prepared.set(head)));
+                drop((cached.take(), self.prepared.set(head)));
             }
         }
         Ok(self.prepared.get().and_then(|head| head.as_deref()))
     }
 
-    /// Prepares the head, to be kept if that is worth it.
+    /// Prepares the head, and what writes it to the cache if that is worth it.
     fn make(
         &self,
         rows: &Arc<dyn DenseRows>,
         guarantee: Guarantee,
         backend: &dyn Backend,
-        kept: &mut Option<KeptHead>,
+        cached: &mut Option<CachedHead>,
     ) -> Result<Option<Box<dyn HeadWeight>>> {
         let start = Instant::now();
         let head = backend.prepare_head(Arc::clone(rows), guarantee)?;
         let took = start.elapsed();
-        let keeping = head.as_ref().and_then(|head| kept.take()?.keep(&**head, took));
-        if let Some(keeping) = keeping {
-            drop(self.keeping.set(keeping));
+        let writer = head.as_ref().and_then(|head| cached.take()?.writer(&**head, took));
+        if let Some(writer) = writer {
+            drop(self.writer.set(writer));
         }
         Ok(head)
     }
 
-    /// Begins to write what was prepared to disk, if it is to be kept; at the latest it is done when this is dropped.
-    pub(crate) fn keep(&self) {
-        if let Some(keeping) = self.keeping.get() {
-            keeping.start();
+    /// Begins to write what was prepared to the cache; the file is complete when this is dropped.
+    pub(crate) fn write_cache(&self) {
+        if let Some(writer) = self.writer.get() {
+            writer.start();
         }
     }
 }

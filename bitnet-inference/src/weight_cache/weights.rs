@@ -1,4 +1,4 @@
-//! A model's ternary weights, kept.
+//! A model's prepared ternary weights on disk.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,42 +9,42 @@ use bitnet_core::memory::Shared;
 use bitnet_formats::MappedFile;
 use bitnet_formats::sections::SectionFile;
 
-use super::file::{Keeping, KeptFile, KeptSection, Origin};
+use super::file::{CacheFile, CacheWriter, Origin, Section};
 use super::folder::PreparedCache;
 use crate::Result;
-use crate::models::Linear;
 
 /// The section of a weight that holds what is no array: how its input is treated, and what was assumed about it.
 const NOTE: &str = "note";
 
-/// The kept weights of one model, if there are any, and where they are to be.
+/// The cached weights of one model, as far as there are any.
 #[derive(Debug)]
-pub(crate) struct Kept(KeptFile);
+pub(crate) struct CachedWeights(CacheFile);
 
-/// A weight from a file.
-pub(crate) struct KeptWeight {
-    pub(crate) linear: Linear,
+/// A weight from the cache.
+pub(crate) struct CachedWeight {
+    pub(crate) weight: Box<dyn TernaryWeight>,
+    pub(crate) precision: ActivationPrecision,
     pub(crate) assumption: Option<String>,
 }
 
-impl Kept {
+impl CachedWeights {
     /// Looks for the weights of the model.
     pub(crate) fn open(cache: &PreparedCache, origin: &Arc<Origin>) -> Self {
-        Self(KeptFile::open(cache, Arc::clone(origin), "weights", "ternary"))
+        Self(CacheFile::open(cache, Arc::clone(origin), "weights", "ternary"))
     }
 
-    /// The weight of that name, `[rows, cols]`, after everything about it has been checked.
+    /// Returns the weight of that name, `[rows, cols]`, after checking all of it.
     pub(crate) fn find(
         &self,
         name: &str,
         rows: usize,
         cols: usize,
         backend: &dyn Backend,
-    ) -> Option<KeptWeight> {
+    ) -> Option<CachedWeight> {
         match read(self.0.sections()?, name, rows, cols, backend) {
             Ok(weight) => weight,
             Err(error) => {
-                self.0.refuse(&error);
+                self.0.reject(&error);
                 None
             }
         }
@@ -55,19 +55,19 @@ impl Kept {
         self.0.sections().map(SectionFile::file)
     }
 
-    /// What is to be written after loading that took `took`, if anything is.
-    pub(crate) fn keep(self, took: Duration, sections: Vec<KeptSection>) -> Option<Keeping> {
-        self.0.keep(took, sections)
+    /// Returns what writes `sections`, which were made in `took`.
+    pub(crate) fn writer(self, took: Duration, sections: Vec<Section>) -> Option<CacheWriter> {
+        self.0.writer(took, sections)
     }
 }
 
-/// The sections of a weight that was prepared.
+/// Returns the sections in which a prepared weight is stored; none if it can't be.
 pub(crate) fn sections_of(
     name: &str,
     weight: &dyn TernaryWeight,
     precision: ActivationPrecision,
     assumption: Option<&str>,
-) -> Vec<KeptSection> {
+) -> Vec<Section> {
     let parts = weight.parts();
     if parts.is_empty() {
         return Vec::new();
@@ -90,7 +90,7 @@ fn read(
     rows: usize,
     cols: usize,
     backend: &dyn Backend,
-) -> Result<Option<KeptWeight>> {
+) -> Result<Option<CachedWeight>> {
     let prefix = format!("{name}/");
     let Some(note) = file.section(&format!("{prefix}{NOTE}"))? else { return Ok(None) };
     let bad =
@@ -116,5 +116,5 @@ fn read(
         return Err(bad("has another shape").into());
     }
     file.check()?;
-    Ok(Some(KeptWeight { linear: Linear::Ternary(weight, precision), assumption }))
+    Ok(Some(CachedWeight { weight, precision, assumption }))
 }

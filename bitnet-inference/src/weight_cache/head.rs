@@ -1,4 +1,4 @@
-//! A model's prepared output head, kept.
+//! A model's prepared output head on disk.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,30 +11,29 @@ use bitnet_core::memory::Shared;
 use bitnet_formats::sections::SectionFile;
 use bitnet_formats::{MappedFile, Region};
 
-use super::super::in_parallel::in_parallel;
-use super::file::{Keeping, KeptFile, Origin};
+use super::file::{CacheFile, CacheWriter, Origin};
 use super::folder::PreparedCache;
-use crate::models::HeadMode;
+use crate::in_parallel::in_parallel;
 use crate::{InferenceError, Result};
 
-/// Where a model's prepared head is kept: looked for when it is first wanted.
+/// A model's prepared head on disk, looked for on first use.
 #[derive(Debug)]
-pub(crate) struct KeptHead {
+pub(crate) struct CachedHead {
     cache: PreparedCache,
     origin: Arc<Origin>,
-    mode: HeadMode,
+    /// The name of the way in which the head is read.
+    mode: &'static str,
     /// Once it was looked for.
-    file: Option<KeptFile>,
+    file: Option<CacheFile>,
 }
 
-impl KeptHead {
-    /// That of the model, in the way that `mode` reads it.
-    pub(crate) fn new(cache: &PreparedCache, origin: &Arc<Origin>, mode: HeadMode) -> Self {
+impl CachedHead {
+    pub(crate) fn new(cache: &PreparedCache, origin: &Arc<Origin>, mode: &'static str) -> Self {
         Self { cache: cache.clone(), origin: Arc::clone(origin), mode, file: None }
     }
 
-    /// The head over `rows` with the file that it is mapped from, after everything about it has been checked. Nothing is
-    /// found the second time.
+    /// Returns the head over `rows` with the file that it is mapped from, after checking all of it. Nothing is found the
+    /// second time.
     pub(crate) fn find(
         &mut self,
         rows: &Arc<dyn DenseRows>,
@@ -49,22 +48,22 @@ impl KeptHead {
         match read(sections, rows, guarantee, backend) {
             Ok(head) => Some((head, Arc::clone(sections.file()))),
             Err(error) => {
-                file.refuse(&error);
+                file.reject(&error);
                 None
             }
         }
     }
 
-    /// What is to be written after none was found and `head` was made in `took`, if anything is.
-    pub(crate) fn keep(self, head: &dyn HeadWeight, took: Duration) -> Option<Keeping> {
+    /// Returns what writes `head`, which was made in `took` after none was found.
+    pub(crate) fn writer(self, head: &dyn HeadWeight, took: Duration) -> Option<CacheWriter> {
         let parts = head.parts();
         let sections = parts.iter().map(|(name, bytes)| (name.to_owned(), bytes.clone()));
-        self.file?.keep(took, sections.collect())
+        self.file?.writer(took, sections.collect())
     }
 
-    fn open(&self) -> KeptFile {
+    fn open(&self) -> CacheFile {
         let origin = Arc::clone(&self.origin);
-        KeptFile::open(&self.cache, origin, "planes of the head", self.mode.name())
+        CacheFile::open(&self.cache, origin, "planes of the head", self.mode)
     }
 }
 

@@ -6,9 +6,12 @@ use std::time::{Duration, Instant};
 
 use crate::sampler::{Sampler, SamplerConfig};
 use crate::session::Session;
-use crate::stop::StopFilter;
 use crate::tokenizer::{TextStream, Tokenizer};
 use crate::{InferenceError, Result};
+
+mod stop;
+
+pub use stop::StopFilter;
 
 /// What to write and when to stop.
 #[derive(Debug, Clone, PartialEq)]
@@ -197,7 +200,7 @@ impl<'s> Generation<'s> {
         if self.session.tokens().len() == self.session.capacity() {
             return Ok(Some(FinishReason::ContextFull));
         }
-        self.session.decoder.keep_prepared();
+        self.session.decoder.write_cache();
         self.session.extend(&[token])?;
         Ok(None)
     }

@@ -8,32 +8,32 @@ use bitnet_core::memory::{HybridMemoryPool, PoolBuffer, Purpose, Shared};
 
 use bitnet_formats::names::{Part, Role, TensorName};
 
-use super::in_parallel::in_parallel;
-use super::kept::{Kept, KeptSection, sections_of};
 use super::{Checkpoint, DecodedLinear};
+use crate::in_parallel::in_parallel;
 use crate::models::{
     Attention, Compute, Decoder, FeedForward, Head, Layer, LazyTopLogits, Linear, Projection,
     SharedRope, SourceFiles,
 };
+use crate::weight_cache::{CachedWeights, Section, sections_of};
 use crate::{InferenceError, Result};
 
 /// A decoder, with what had to be assumed about its tensors.
-pub(crate) struct Assembled {
+pub(crate) struct BuiltDecoder {
     pub(crate) decoder: Decoder,
     pub(crate) assumptions: Vec<String>,
-    /// The ternary weights as they may be kept, if that is asked for.
-    pub(crate) sections: Vec<KeptSection>,
+    /// The ternary weights for the cache, if there is one.
+    pub(crate) sections: Vec<Section>,
 }
 
-/// Decodes every tensor for `backend`, except those that are `kept`. `on_layer` is told (layers done, layers in all).
-pub(crate) fn assemble(
+/// Decodes every tensor for `backend`, except those that are `cached`. `on_layer` receives (layers done, layers in all).
+pub(crate) fn build(
     checkpoint: &dyn Checkpoint,
     backend: Arc<dyn Backend>,
     pool: HybridMemoryPool,
-    kept: Option<&Kept>,
+    cached: Option<&CachedWeights>,
     top_logits: LazyTopLogits,
     on_layer: &mut dyn FnMut(usize, usize),
-) -> Result<Assembled> {
+) -> Result<BuiltDecoder> {
     let config = checkpoint.config().clone();
     config.validate(checkpoint.file())?;
     let weights = pool.for_purpose(Purpose::Weights);
@@ -42,7 +42,7 @@ pub(crate) fn assemble(
         checkpoint,
         backend: &*backend,
         weights: &weights,
-        kept,
+        cached,
         assumptions: BTreeSet::new(),
         sections: Vec::new(),
     };
@@ -72,7 +72,7 @@ pub(crate) fn assemble(
     let assumptions = builder.assumptions.into_iter().collect();
     let sections = builder.sections;
     let mut files = checkpoint.files();
-    files.extend(kept.and_then(Kept::file).cloned());
+    files.extend(cached.and_then(CachedWeights::file).cloned());
     let files = SourceFiles::new(checkpoint.file(), &files);
     let rope = SharedRope::new(config.inverse_frequencies());
     let compute = Compute { backend, pool };
@@ -86,18 +86,18 @@ pub(crate) fn assemble(
         files,
         rope,
         compute,
-        keeping: None,
+        cache_writer: None,
     };
-    Ok(Assembled { decoder, assumptions, sections })
+    Ok(BuiltDecoder { decoder, assumptions, sections })
 }
 
 struct Builder<'a> {
     checkpoint: &'a dyn Checkpoint,
     backend: &'a dyn Backend,
     weights: &'a HybridMemoryPool,
-    kept: Option<&'a Kept>,
+    cached: Option<&'a CachedWeights>,
     assumptions: BTreeSet<String>,
-    sections: Vec<KeptSection>,
+    sections: Vec<Section>,
 }
 
 impl Builder<'_> {
@@ -156,16 +156,16 @@ impl Builder<'_> {
         let ([rows, cols], name) = (c.shape(tensor.role), &tensor.stem());
         // ReLU² leaves many exact zeros behind the gate.
         let sparse_input = tensor.role == Role::Down && c.activation == Activation::Relu2;
-        let found = self.kept.and_then(|kept| kept.find(name, rows, cols, self.backend));
+        let found = self.cached.and_then(|cached| cached.find(name, rows, cols, self.backend));
         let (weight, assumption) = match found {
-            Some(found) => (found.linear, found.assumption),
+            Some(found) => (Linear::Ternary(found.weight, found.precision), found.assumption),
             None => {
                 let decoded = self.checkpoint.linear(name, rows, cols, self.weights)?;
                 let decoded = decoded.ok_or_else(|| self.missing(name))?;
                 (self.prepare(decoded.linear, sparse_input)?, decoded.assumption)
             }
         };
-        if let (Some(_), Linear::Ternary(weight, precision)) = (self.kept, &weight) {
+        if let (Some(_), Linear::Ternary(weight, precision)) = (self.cached, &weight) {
             let sections = sections_of(name, &**weight, *precision, assumption.as_deref());
             self.sections.extend(sections);
         }

@@ -1,4 +1,4 @@
-//! The folder in which prepared weights and heads are kept, and who is told about them.
+//! The folder of the cache, and the notices about it.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -6,30 +6,30 @@ use std::time::{Duration, SystemTime};
 
 use crate::{InferenceError, Result};
 
-/// What a kept file ends in.
+/// The extension of cached files.
 pub(super) const EXTENSION: &str = "prepared";
 /// Temporary files that are older were left behind by a program that was killed.
 const ABANDONED: Duration = Duration::from_secs(3600);
 
-/// Where prepared weights and heads are kept from one start to the next.
+/// Where prepared weights and heads are stored from one start to the next.
 #[derive(Debug, Clone)]
 pub struct PreparedCache {
     /// The folder; it is made when the first file is written.
     pub folder: PathBuf,
-    /// What was made in less time is not kept: making it again is as good.
+    /// What is prepared in less time is not stored: preparing it again is as good.
     pub worth: Duration,
-    /// Who is told when a file is written, could not be written or was damaged.
+    /// Receives a line when a file is written, could not be written or is damaged.
     pub notice: Notice,
 }
 
-/// Takes a line of text for the user; from any thread.
+/// Receives lines of text for the user, from any thread.
 #[derive(Clone)]
 pub struct Notice(Arc<dyn Fn(&str) + Send + Sync>);
 
 impl Notice {
-    /// Gives each line to `tell`.
-    pub fn new(tell: impl Fn(&str) + Send + Sync + 'static) -> Self {
-        Self(Arc::new(tell))
+    /// Passes each line to `show`.
+    pub fn new(show: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(show))
     }
 }
 
@@ -49,7 +49,7 @@ impl PreparedCache {
     /// The time that is worth a file of hundreds of megabytes.
     pub const WORTH: Duration = Duration::from_millis(250);
 
-    /// A cache in `folder` that tells nobody anything.
+    /// A cache in `folder` that shows no notices.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
         Self { folder: folder.into(), worth: Self::WORTH, notice: Notice::default() }
     }
@@ -71,7 +71,7 @@ impl PreparedCache {
         variable("BITNET_CACHE").or_else(|| of_system.map(|folder| folder.join("bitnet")))
     }
 
-    /// The files that are kept, with their sizes in bytes, by name. No folder is no files.
+    /// Returns the cached files with their sizes in bytes, by name; none if there is no folder.
     ///
     /// # Errors
     /// [`InferenceError::Io`] if the folder can't be read.
@@ -94,7 +94,7 @@ impl PreparedCache {
         Ok(files)
     }
 
-    /// Removes all files that are kept; what they were.
+    /// Removes all cached files, and returns them.
     ///
     /// # Errors
     /// [`InferenceError::Io`] if the folder can't be read or a file can't be removed.
@@ -107,12 +107,12 @@ impl PreparedCache {
         Ok(files)
     }
 
-    pub(super) fn tell(&self, text: &str) {
+    pub(super) fn notify(&self, text: &str) {
         (self.notice.0)(text);
     }
 }
 
-/// Removes what programs that were killed while they wrote have left.
+/// Removes what killed programs left half written.
 pub(super) fn remove_abandoned(folder: &Path) {
     let Ok(entries) = std::fs::read_dir(folder) else { return };
     for entry in entries.flatten() {

@@ -1,4 +1,4 @@
-//! One kept file: found under its name and key, checked, and written anew where it is of no use.
+//! One file of the cache: found by its name and key, checked, and written anew where it does not fit.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,7 +11,6 @@ use bitnet_core::memory::Shared;
 use bitnet_formats::sections::{self, SectionFile, checksum};
 use bitnet_formats::{Error, MappedFile};
 
-use super::super::Checkpoint;
 use super::folder::{EXTENSION, PreparedCache, remove_abandoned};
 use crate::InferenceError;
 
@@ -19,7 +18,7 @@ use crate::InferenceError;
 const VERSION: u32 = 1;
 
 /// A section to be written.
-pub(crate) type KeptSection = (String, Shared<u8>);
+pub(crate) type Section = (String, Shared<u8>);
 
 /// What a model's prepared arrays are made from, and for whom.
 #[derive(Debug)]
@@ -33,19 +32,20 @@ pub(crate) struct Origin {
 }
 
 impl Origin {
-    /// The model at `path`; `None` if what this back end prepares is not to be kept.
+    /// The model at `path`, whose weights depend on its files and on `decoding`; `None` if what this back end prepares
+    /// can't be stored.
     pub(crate) fn of(
         path: &Path,
-        checkpoint: &dyn Checkpoint,
+        files: Vec<Arc<MappedFile>>,
+        decoding: String,
         backend: &dyn Backend,
     ) -> Option<Arc<Self>> {
         let layout = backend.parts_layout()?;
-        let (files, decoding) = (checkpoint.files(), checkpoint.decoding());
         let key = Key::of(&files, &decoding, &layout);
         Some(Arc::new(Self { model: path.to_owned(), files, decoding, layout, key }))
     }
 
-    /// Whether the files are what they were, and would show it if they were not.
+    /// Whether the files are unchanged, and a change would be seen.
     fn is_sure(&self) -> bool {
         self.key.settled && Key::of(&self.files, &self.decoding, &self.layout) == self.key
     }
@@ -91,9 +91,9 @@ fn sampled(file: &MappedFile) -> u64 {
     checksum(&sums)
 }
 
-/// A file for one kind of a model's arrays: what of it is of use, and where it is to be.
+/// The file for one kind of a model's arrays: what it holds, and where it is written.
 #[derive(Debug)]
-pub(super) struct KeptFile {
+pub(super) struct CacheFile {
     cache: PreparedCache,
     origin: Arc<Origin>,
     /// The arrays, as messages name them.
@@ -105,7 +105,7 @@ pub(super) struct KeptFile {
     replace: AtomicBool,
 }
 
-impl KeptFile {
+impl CacheFile {
     /// Looks for the file of `what`; `made` is all that it depends on beside its origin.
     pub(super) fn open(
         cache: &PreparedCache,
@@ -124,29 +124,29 @@ impl KeptFile {
             Err(error) => (None, Some(error.to_string())),
         };
         let replace = AtomicBool::new(false);
-        let kept = Self { cache: cache.clone(), origin, what, path, key, file, replace };
+        let found = Self { cache: cache.clone(), origin, what, path, key, file, replace };
         if let Some(problem) = problem {
-            kept.refuse(&problem);
+            found.reject(&problem);
         }
-        kept
+        found
     }
 
-    /// What is there; every section is still to be checked.
+    /// The file as it was found; every section is still to be checked.
     pub(super) fn sections(&self) -> Option<&SectionFile> {
         self.file.as_ref()
     }
 
-    /// Says, once, that what is there is of no use, for it is to be replaced.
-    pub(super) fn refuse(&self, problem: &dyn std::fmt::Display) {
+    /// Notifies, once, that the file does not fit and will be replaced.
+    pub(super) fn reject(&self, problem: &dyn std::fmt::Display) {
         if !self.replace.swap(true, Ordering::Relaxed) {
             let (what, path) = (self.what, self.path.display());
-            self.cache.tell(&format!("kept {what} in {path} are not used: {problem}"));
+            self.cache.notify(&format!("cached {what} in {path} are not used: {problem}"));
         }
     }
 
-    /// What is to be written after `sections` were made in `took`; nothing if all is there already, or it is not worth
-    /// it, or it is not sure that the model's files are what they were.
-    pub(super) fn keep(self, took: Duration, sections: Vec<KeptSection>) -> Option<Keeping> {
+    /// Returns what writes `sections`, which were made in `took`: nothing if all is there already, or it is not worth it,
+    /// or the model's files may have changed.
+    pub(super) fn writer(self, took: Duration, sections: Vec<Section>) -> Option<CacheWriter> {
         let replace = self.replace.into_inner();
         let complete = self.file.is_some() && !replace;
         let worth = replace || took >= self.cache.worth;
@@ -155,11 +155,11 @@ impl KeptFile {
         }
         let Self { cache, what, path, key, .. } = self;
         let job = Job { cache, what, path, key, sections };
-        Some(Keeping { job: Mutex::new(Some(job)), writer: Mutex::new(None) })
+        Some(CacheWriter { job: Mutex::new(Some(job)), writer: Mutex::new(None) })
     }
 }
 
-/// The name of a file: one that a person can tell, and a number.
+/// The name of a file: a readable part, and a number.
 fn file_name(origin: &Origin, what: &str, made: &str) -> String {
     let Origin { model, layout, decoding, .. } = origin;
     let whole = std::fs::canonicalize(model).unwrap_or_else(|_| model.clone());
@@ -175,7 +175,7 @@ fn file_name(origin: &Origin, what: &str, made: &str) -> String {
 
 /// Arrays that are to be written, are being written or have been.
 #[derive(Debug)]
-pub(crate) struct Keeping {
+pub(crate) struct CacheWriter {
     job: Mutex<Option<Job>>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
@@ -186,25 +186,25 @@ struct Job {
     what: &'static str,
     path: PathBuf,
     key: String,
-    sections: Vec<KeptSection>,
+    sections: Vec<Section>,
 }
 
-impl Keeping {
-    /// Begins to write on a thread of its own, if that has not been done.
+impl CacheWriter {
+    /// Begins to write on a thread of its own, unless it has begun.
     pub(crate) fn start(&self) {
         let Some(job) = self.job.lock().ok().and_then(|mut job| job.take()) else { return };
         let (cache, what) = (job.cache.clone(), job.what);
-        let thread = std::thread::Builder::new().name("bitnet-keep".into());
+        let thread = std::thread::Builder::new().name("weight-cache".into());
         match (thread.spawn(move || job.run()), self.writer.lock()) {
             (Ok(handle), Ok(mut writer)) => *writer = Some(handle),
             (Ok(_), Err(_)) => {}
-            (Err(error), _) => cache.tell(&format!("prepared {what} are not kept: {error}")),
+            (Err(error), _) => cache.notify(&format!("prepared {what} are not cached: {error}")),
         }
     }
 }
 
-impl Drop for Keeping {
-    /// Waits until the file is there: a program that ended now would leave a part of it behind.
+impl Drop for CacheWriter {
+    /// Waits until the file is complete: a program that ended now would leave a part of it behind.
     fn drop(&mut self) {
         self.start();
         if let Some(writer) = self.writer.get_mut().ok().and_then(Option::take) {
@@ -218,8 +218,8 @@ impl Job {
         let Self { cache, what, path, key, sections } = self;
         let bytes: usize = sections.iter().map(|(_, bytes)| bytes.len()).sum();
         let shown = path.display();
-        cache.tell(&format!(
-            "keeping the prepared {what} for the next start: {} MiB in {shown} (--no-cache does not)",
+        cache.notify(&format!(
+            "caching the prepared {what} for the next start: {} MiB in {shown} (--no-cache does not)",
             bytes >> 20
         ));
         let made = std::fs::create_dir_all(&cache.folder)
@@ -231,7 +231,7 @@ impl Job {
             Ok(sections::write(&path, key.as_bytes(), &sections)?)
         });
         if let Err(error) = result {
-            cache.tell(&format!("prepared {what} are not kept: {error}"));
+            cache.notify(&format!("prepared {what} are not cached: {error}"));
         }
     }
 }
