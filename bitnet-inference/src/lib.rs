@@ -1,13 +1,61 @@
-//! Tokenizers, chat templates, models, samplers and the engine that writes text.
+//! Runs ternary language models: files to a model, text to tokens, tokens to logits, logits to text.
 //!
-//! Three ways in, from simple to free:
+//! A [`Model`] is opened once and shared. A [`Session`] is one sequence of tokens with its cache; many can read from one
+//! model, on any thread. The tour below compiles and runs with the small model that is part of the crate.
 //!
-//! - **simple**: [`Model::complete`] continues a text;
-//! - **streaming**: [`Session::generate`] gives each piece of text as soon as it is whole, with samplers, stop strings and
-//!   cancellation;
-//! - **advanced**: [`Session`] reads tokens and returns logits, and [`models::Decoder`] runs single layers.
+//! Text in, text out:
+//!
+//! ```
+//! use bitnet_inference::Model;
+//!
+//! let model = Model::embedded()?; // or Model::open("model.gguf")?
+//! println!("{}", model.complete("Once upon a time", 20)?.text);
+//! # Ok::<(), bitnet_inference::InferenceError>(())
+//! ```
+//!
+//! Token by token, with a sampler: [`Session::generate`] is an iterator.
+//!
+//! ```
+//! use bitnet_inference::{GenerateOptions, KvType, Model, sampler::SamplerConfig};
+//!
+//! let model = Model::builder().threads(2).kv(KvType::Int8).embedded()?;
+//! let prompt = model.encode_prompt("Once upon a time")?;
+//! let sampler = SamplerConfig { temperature: 0.7, seed: 1, ..SamplerConfig::default() };
+//! let options = GenerateOptions { sampler, max_tokens: 20, ..GenerateOptions::default() };
+//! let mut session = model.session(None)?;
+//! for token in session.generate(&prompt, &options)? {
+//!     print!("{}", token?.text);
+//! }
+//! # Ok::<(), bitnet_inference::InferenceError>(())
+//! ```
+//!
+//! Logits instead of text, and several sequences in one pass:
+//!
+//! ```
+//! use bitnet_inference::{BatchItem, LogitRows, Model, extend_batch};
+//!
+//! let model = Model::embedded()?;
+//! let (mut a, mut b) = (model.session(Some(64))?, model.session(Some(64))?);
+//! let logits = a.extend(&[1, 40, 50])?.logits()?; // [vocabulary]
+//! assert_eq!(logits.len(), model.config().vocab_size);
+//!
+//! let batch = extend_batch(&mut [
+//!     BatchItem { session: &mut a, tokens: &[60], logits: LogitRows::Last },
+//!     BatchItem { session: &mut b, tokens: &[1, 40], logits: LogitRows::All },
+//! ])?;
+//! assert_eq!((batch.of(0)?.len(), batch.of(1)?.len()), (1, 2));
+//! # Ok::<(), bitnet_inference::InferenceError>(())
+//! ```
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`loader`] | containers, the facts that files leave open, decoding |
+//! | [`models`] | the decoder, its layers and settings |
+//! | [`tokenizer`], [`chat`] | text to tokens and back; conversations |
+//! | [`sampler`] | logits to a token |
 #![forbid(unsafe_code)]
 
+mod backends;
 mod batch;
 mod bounded_json;
 mod cache;
