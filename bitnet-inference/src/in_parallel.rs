@@ -5,7 +5,7 @@ use std::sync::mpsc;
 
 /// `work(0)`, `work(1)`, ... `work(count - 1)`, on `threads` threads, the results in order.
 ///
-/// `on_done` is told on the caller's thread (pieces done, pieces in all). A piece begins after all before it have
+/// `on_done` receives (pieces done, pieces in all) on the caller's thread. A piece begins after all before it have
 /// begun, and none begins after one has failed: the error is that of the first piece that fails, on any number of
 /// threads. At most `threads` pieces are in the making at a time.
 ///
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_error_is_the_one_that_is_told() {
+    fn the_error_is_that_of_the_first_piece() {
         for threads in [1, 2, 5] {
             let work = |i| if i == 4 || i == 5 { Err(i) } else { Ok(i) };
             let result = in_parallel(100, threads, work, &mut |_, _| {});

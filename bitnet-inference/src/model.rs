@@ -30,7 +30,7 @@ pub static EMBEDDED: &[u8] = include_bytes!("../models/stories.gguf");
 /// What the embedded model is called in messages.
 pub const EMBEDDED_NAME: &str = "stories.gguf (embedded)";
 
-/// Context for which memory is reserved unless told otherwise.
+/// Tokens of context of a session by default.
 const DEFAULT_CONTEXT: usize = 4096;
 
 /// Where a model comes from.
@@ -64,7 +64,7 @@ pub struct Model {
 }
 
 impl Model {
-    /// The embedded model on all physical cores.
+    /// Loads the embedded model, to run on all physical cores.
     ///
     /// # Errors
     /// If the memory can't be had.
@@ -85,7 +85,7 @@ impl Model {
         ModelBuilder::default()
     }
 
-    /// A model on the CPU with the best instruction set, on all physical cores.
+    /// Loads a model, to run on all physical cores with the best instruction set.
     ///
     /// # Errors
     /// Those of [`Model::load_with`].
@@ -94,7 +94,7 @@ impl Model {
         Self::load_with(source, &LoadOptions::default(), backend, &mut |_, _| {})
     }
 
-    /// A model on a back end of choice; `on_layer` is told (layers done, layers in all).
+    /// Loads a model on a back end of choice; `on_layer` receives (layers done, layers in all).
     ///
     /// # Errors
     /// Whatever is wrong with the files: unreadable, damaged, of an unknown kind, or not enough memory.
@@ -221,7 +221,7 @@ impl Model {
         self.suggested
     }
 
-    /// An empty sequence; `context` tokens fit, or the model's own context up to 4096.
+    /// Returns an empty sequence with room for `context` tokens, or for the model's own context up to 4096.
     ///
     /// # Errors
     /// Those of [`Session::new`].
@@ -234,7 +234,7 @@ impl Model {
         Ok(session.with_tokenizer(self.tokenizer.clone(), Arc::clone(&self.end_tokens)))
     }
 
-    /// Tokens of a plain prompt, with the tokens that begin a text.
+    /// Returns the tokens of a plain prompt, with those that begin a text.
     ///
     /// # Errors
     /// If the model has no tokenizer or the tokenizer refuses the text.
@@ -243,7 +243,7 @@ impl Model {
         Ok(tokenizer.encode(text, EncodeOptions { add_special: true, parse_special: true })?)
     }
 
-    /// Tokens of a conversation, ending where the assistant's answer begins.
+    /// Returns the tokens of a conversation, ending where the assistant's answer begins.
     ///
     /// # Errors
     /// [`InferenceError::UnsupportedOperation`] if the model has no chat template, [`InferenceError::Template`] if it can't

@@ -159,10 +159,10 @@ impl Sampler {
         Some(Query { count: largest.saturating_add(extra_tokens.len()), extra_tokens })
     }
 
-    /// As [`Sampler::sample`], from the logits that [`Sampler::plan_query`] names for the same history.
+    /// Chooses what [`Sampler::sample`] chooses, from the logits that [`Sampler::plan_query`] names for the same history.
     ///
     /// # Errors
-    /// As [`Sampler::sample`].
+    /// Those of [`Sampler::sample`].
     pub fn sample_top(&mut self, found: &TopLogits, history: &[u32]) -> Result<u32> {
         let mut known: Vec<TokenLogit> =
             found.top.iter().chain(&found.extra_tokens).copied().collect();
@@ -221,12 +221,12 @@ pub fn greedy(logits: &[f32]) -> Result<u32> {
     largest(numbered(logits))
 }
 
-/// As [`check_numbers`], for all logits: they are looked at one by one only if some are not finite.
+/// Checks all logits as [`check_numbers`] does, one by one only if some are not finite.
 fn check_all(logits: &[f32]) -> Result<()> {
     if largest_magnitude(logits).is_finite() { Ok(()) } else { check_numbers(numbered(logits)) }
 }
 
-/// That no logit is NaN or infinity: whoever computed it has failed, and the others can't be trusted either.
+/// Returns an error if a logit is NaN or infinite: the others can't be trusted then.
 fn check_numbers(mut logits: impl Iterator<Item = (u32, f32)>) -> Result<()> {
     match logits.find(|(_, logit)| logit.is_nan() || *logit == f32::INFINITY) {
         None => Ok(()),
@@ -238,7 +238,7 @@ fn check_numbers(mut logits: impl Iterator<Item = (u32, f32)>) -> Result<()> {
     }
 }
 
-/// As [`greedy`], of logits in the order of their tokens.
+/// Returns what [`greedy`] returns, for logits in the order of their tokens.
 fn largest(logits: impl Iterator<Item = (u32, f32)>) -> Result<u32> {
     let mut best: Option<(u32, f32)> = None;
     for (token, logit) in logits {
@@ -402,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn filters_keep_what_their_definitions_say() {
+    fn filters_follow_their_definitions() {
         let logits = known();
         assert_eq!(kept(&logits, &config(|_| ())), [1, 0, 3, 2]);
         assert_eq!(kept(&logits, &config(|c| c.top_k = 2)), [1, 0]);
@@ -460,7 +460,7 @@ mod tests {
     }
 
     #[test]
-    fn as_few_logits_as_are_demanded_give_the_same_token() {
+    fn sampling_from_the_queried_logits_gives_the_same_token() {
         let mut random = SplitMix64::new(3);
         for case in 0..400 {
             let mut uniform = || random.unit() as f32;

@@ -103,7 +103,7 @@ fn a_model_of_the_2b_shape_agrees_with_transformers_in_little_more_memory_than_i
 
 #[test]
 #[ignore = "needs the 2.4 GB that scripts/golden/at_size.py writes; name their folder in BITNET_AT_SIZE"]
-fn writing_reads_a_part_of_the_head_and_the_same_tokens_come() {
+fn top_logits_read_a_part_of_the_head_and_give_the_same_tokens() {
     /// Tokens written with each sampler.
     const TOKENS: usize = 24;
     let folder =

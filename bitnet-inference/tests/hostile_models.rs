@@ -344,7 +344,7 @@ fn the_wrong_kind_of_path_is_an_error() {
 }
 
 #[test]
-fn inspection_tells_what_is_assumed_without_decoding() {
+fn inspection_lists_assumptions_without_decoding() {
     let path = golden("gguf-bitnet-b158-i2s").join("model.gguf");
     let inspection = Inspection::of(ModelSource::Path(&path), &LoadOptions::default()).unwrap();
     assert!(inspection.facts.activation.starts_with("ReLU²"), "{}", inspection.facts.activation);

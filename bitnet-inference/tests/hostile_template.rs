@@ -304,7 +304,7 @@ fn broken_syntax_names_the_line() {
 }
 
 #[test]
-fn the_templates_own_refusal_is_told() {
+fn an_exception_raised_by_the_template_is_reported() {
     let template =
         ChatTemplate::new("{{ raise_exception('no system ' ~ 'please') }}", "strict").unwrap();
     match template.render(&[Message::new("system", "x")], &RenderOptions::default()) {

@@ -1,4 +1,4 @@
-//! Prepared weights that are kept on disk: the same logits with and without them, and nothing that is damaged, foreign or
+//! Prepared weights in the weight cache: the same logits with and without them, and nothing that is damaged, foreign or
 //! out of date is ever used.
 
 #![allow(clippy::unwrap_used, reason = "a test may stop at any surprise")]
@@ -61,7 +61,7 @@ fn keep(path: &Path, cache: &PreparedCache) -> PathBuf {
 }
 
 #[test]
-fn every_golden_model_gives_the_same_logits_and_facts_from_what_was_kept() {
+fn cached_golden_models_have_the_same_logits_and_facts() {
     let mut kept = 0;
     for path in golden() {
         let folder = tempfile::tempdir().unwrap();
@@ -81,7 +81,7 @@ fn every_golden_model_gives_the_same_logits_and_facts_from_what_was_kept() {
 }
 
 #[test]
-fn damage_is_noticed_told_once_and_repaired() {
+fn damaged_files_are_reported_once_and_replaced() {
     let path = i2s();
     let expected = logits(&load(&path, None));
     let folder = tempfile::tempdir().unwrap();
@@ -149,7 +149,7 @@ fn sections_of_the_right_checksum_and_the_wrong_content_are_refused() {
 
 #[cfg(unix)]
 #[test]
-fn a_model_that_was_changed_in_place_is_read_anew() {
+fn a_model_changed_in_place_is_not_read_from_the_cache() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.gguf");
     let mut bytes = std::fs::read(i2s()).unwrap();
@@ -176,7 +176,7 @@ fn a_model_that_was_changed_in_place_is_read_anew() {
 }
 
 #[test]
-fn starts_at_the_same_time_do_not_disturb_each_other() {
+fn concurrent_starts_are_consistent() {
     let path = i2s();
     let expected = logits(&load(&path, None));
     let folder = tempfile::tempdir().unwrap();
@@ -199,7 +199,7 @@ fn starts_at_the_same_time_do_not_disturb_each_other() {
 }
 
 #[test]
-fn a_folder_that_cannot_be_written_costs_a_warning() {
+fn an_unwritable_folder_causes_a_warning() {
     let path = i2s();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("a file, no folder");

@@ -1,4 +1,4 @@
-//! A prepared head that is kept on disk: the same tokens and logits with and without it, and nothing that is damaged,
+//! A prepared head in the weight cache: the same tokens and logits with and without it, and nothing that is damaged,
 //! foreign or out of date is ever used.
 
 #![allow(clippy::unwrap_used, reason = "a test may stop at any surprise")]
@@ -15,7 +15,7 @@ use bitnet_inference::models::HeadMode;
 use bitnet_inference::{GenerateOptions, LoadOptions, Model, ModelSource, Notice, PreparedCache};
 use tempfile::TempDir;
 
-/// What the kept file of a head has in its name.
+/// What the cached file of a head has in its name.
 const HEAD: &str = "planes-of-the-head";
 
 /// Two models of the same shape.
@@ -115,7 +115,7 @@ fn questions(model: &Model) -> u64 {
 }
 
 #[test]
-fn a_kept_head_gives_the_same_tokens_and_logits() {
+fn a_cached_head_gives_the_same_tokens_and_logits() {
     let expected = written(&load(&one(), HeadMode::Full, None), 24);
     assert_eq!(written(&load(&one(), HeadMode::Refined, None), 24), expected);
     for mode in [HeadMode::Refined, HeadMode::Certain] {
@@ -139,7 +139,7 @@ fn a_kept_head_gives_the_same_tokens_and_logits() {
 }
 
 #[test]
-fn the_first_question_prepares_and_keeps_nothing() {
+fn the_first_query_prepares_and_caches_nothing() {
     let cache = Cache::new();
     let model = cache.load(&one(), HeadMode::Refined);
     check_logits(&model, 1);
@@ -158,7 +158,7 @@ fn the_first_question_prepares_and_keeps_nothing() {
 }
 
 #[test]
-fn a_head_that_is_made_in_no_time_is_not_kept() {
+fn a_quickly_prepared_head_is_not_cached() {
     let mut cache = Cache::new();
     cache.cache.worth = Duration::from_secs(3600);
     written(&cache.load(&one(), HeadMode::Refined), 3);
@@ -169,7 +169,7 @@ fn a_head_that_is_made_in_no_time_is_not_kept() {
 }
 
 #[test]
-fn damage_is_noticed_told_and_repaired() {
+fn damaged_files_are_reported_and_replaced() {
     let expected = written(&load(&one(), HeadMode::Full, None), 6);
     let cache = Cache::new();
     let file = cache.keep(&one(), HeadMode::Refined);

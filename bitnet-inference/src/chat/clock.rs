@@ -122,7 +122,7 @@ mod tests {
     use super::strftime;
 
     #[test]
-    fn dates_are_the_calendars() {
+    fn dates_follow_the_calendar() {
         assert_eq!(strftime("%d %b %Y", 1_721_952_000).unwrap(), "26 Jul 2024");
         assert_eq!(
             strftime("%A, %B %-d, %Y %H:%M:%S %j", 1_709_210_096).unwrap(),

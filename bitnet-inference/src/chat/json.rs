@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn json_is_pythons() {
+    fn json_is_written_as_python_writes_it() {
         let value = serde_json::json!({"b": [1, 2.5, 1e16, 1.0, 1e-5], "a": {"é\u{7f}": null, "x": true}, "e": [], "f": {}});
         assert_eq!(
             dumps(value.clone(), None),

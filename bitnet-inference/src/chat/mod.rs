@@ -71,7 +71,7 @@ impl Message {
     }
 }
 
-/// What a template is given beside the messages.
+/// What a template receives beside the messages.
 #[derive(Debug, Clone, Default)]
 pub struct RenderOptions<'a> {
     /// End with the words that make the model answer.
@@ -137,7 +137,7 @@ impl ChatTemplate {
         &self.name
     }
 
-    /// The Jinja source, as it was given.
+    /// The Jinja source.
     pub fn source(&self) -> &str {
         &self.source
     }

@@ -270,7 +270,7 @@ pub(crate) fn gguf_refusals(metadata: &Metadata, arch: &str) -> Result<(), Refus
 /// Assumptions about the keys of a file of architecture `arch`.
 ///
 /// # Errors
-/// As [`gguf_refusals`].
+/// Those of [`gguf_refusals`].
 pub(crate) fn gguf_assumptions(metadata: &Metadata, arch: &str) -> Result<Vec<String>, Refusal> {
     look(metadata, arch, |_| true)
 }

@@ -178,6 +178,6 @@ pub(crate) trait Checkpoint: Sync {
     /// Everything beside the files that decoded weights depend on, as text.
     fn cache_key(&self) -> String;
 
-    /// That the files are still what was mapped.
+    /// Returns an error if a file has changed since it was mapped.
     fn check(&self) -> Result<()>;
 }

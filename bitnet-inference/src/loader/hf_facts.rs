@@ -96,7 +96,7 @@ impl HfCheckpoint {
         format!("{} (config.json)", self.config.model.activation)
     }
 
-    /// That norms before projections are applied though the settings do not announce them.
+    /// The assumption that norms before projections are applied though the settings do not announce them.
     fn norms_assumption(&self) -> Option<String> {
         let Quantization::BitNet { input_norm_eps: None, .. } = self.config.quantization else {
             return None;

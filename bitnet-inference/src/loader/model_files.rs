@@ -113,7 +113,7 @@ impl ModelFiles {
     /// The tokenizer, if the model came with one.
     ///
     /// # Errors
-    /// As [`ModelFiles::facts`].
+    /// Those of [`ModelFiles::facts`].
     pub fn tokenizer(&self, options: &LoadOptions) -> Result<Option<Tokenizer>> {
         Ok(self.0.describe(options)?.tokenizer)
     }
@@ -121,7 +121,7 @@ impl ModelFiles {
     /// The tokenizer, the chat template and the end tokens.
     ///
     /// # Errors
-    /// As [`ModelFiles::facts`].
+    /// Those of [`ModelFiles::facts`].
     pub fn text(&self, options: &LoadOptions) -> Result<ModelText> {
         let Description { tokenizer, template, named_templates, mut end_tokens, .. } =
             self.0.describe(options)?;
@@ -156,7 +156,7 @@ impl ModelFiles {
     /// An embedding table or a head, `[rows, cols]`, if it is there; trits are decoded, in `pool`.
     ///
     /// # Errors
-    /// As [`ModelFiles::linear`].
+    /// Those of [`ModelFiles::linear`].
     pub fn dense(
         &self,
         name: &str,
@@ -201,7 +201,7 @@ impl ModelFiles {
         self.0.checkpoint().files()
     }
 
-    /// Looks at every number of every tensor, whether the engine reads it or not, on `threads` threads; `on_done` is told
+    /// Looks at every number of every tensor, whether the engine reads it or not, on `threads` threads; `on_done` receives
     /// (pieces done, pieces in all).
     ///
     /// # Errors
@@ -223,10 +223,10 @@ impl ModelFiles {
         weight_scan::assumptions(self.0.checkpoint(), threads)
     }
 
-    /// That the files are still what was mapped.
+    /// Returns an error if a file has changed since it was mapped.
     ///
     /// # Errors
-    /// As [`MappedFile::check`].
+    /// Those of [`MappedFile::check`].
     pub fn check(&self) -> Result<()> {
         self.0.checkpoint().check()
     }

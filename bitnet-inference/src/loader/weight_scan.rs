@@ -117,7 +117,7 @@ impl fmt::Display for WeightFault {
     }
 }
 
-/// Looks at every tensor of the checkpoint on `threads` threads; `on_done` is told (pieces done, pieces in all).
+/// Looks at every tensor of the checkpoint on `threads` threads; `on_done` receives (pieces done, pieces in all).
 pub(super) fn scan(
     checkpoint: &dyn Checkpoint,
     threads: usize,

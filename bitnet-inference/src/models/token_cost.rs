@@ -8,7 +8,7 @@ use bitnet_core::kv::KvType;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct TokenCost {
     /// Bytes that the ternary layers hold. A back end may hold a matrix twice, and may leave parts unread: what it
-    /// reads is told by [`bitnet_core::backend::Counters::traffic`].
+    /// reads is counted by [`bitnet_core::backend::Counters::traffic`].
     pub ternary_bytes: usize,
     /// Bytes of dense layers and norms.
     pub dense_bytes: usize,

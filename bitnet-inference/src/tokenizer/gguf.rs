@@ -140,7 +140,7 @@ impl<'a> GgufVocabulary<'a> {
     /// Sets the keys of a new file.
     ///
     /// # Errors
-    /// As [`GgufWriter::put`].
+    /// Those of [`GgufWriter::put`].
     pub fn write(&self, to: &mut GgufWriter) -> bitnet_formats::Result<()> {
         let key = |name: &str| format!("tokenizer.ggml.{name}");
         to.put(&key("model"), Value::String(&self.model))?;

@@ -131,7 +131,7 @@ impl Tokenizer {
 
     /// Takes the vocabulary of a GGUF file.
     ///
-    /// A file of model `gpt2` that does not name its pre-tokenizer is read as Llama 3, which is told in
+    /// A file of model `gpt2` that does not name its pre-tokenizer is read as Llama 3, which is reported in
     /// [`Tokenizer::assumptions`].
     ///
     /// # Errors
@@ -233,7 +233,7 @@ impl Tokenizer {
     /// The token ids of bytes that should be UTF-8; what is not becomes U+FFFD, as Python's `errors="replace"` does.
     ///
     /// # Errors
-    /// As [`Tokenizer::encode`].
+    /// Those of [`Tokenizer::encode`].
     pub fn encode_bytes(&self, bytes: &[u8], options: EncodeOptions) -> Result<Vec<u32>> {
         self.encode(&String::from_utf8_lossy(bytes), options)
     }

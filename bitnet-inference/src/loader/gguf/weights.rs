@@ -68,7 +68,7 @@ pub(super) fn decode_raw(
 }
 
 impl GgufCheckpoint {
-    /// As [`Self::decode_ternary`], without the scale that stands beside the tensor.
+    /// Decodes what [`Self::decode_ternary`] decodes, without the scale beside the tensor.
     pub(super) fn decode_trits(
         &self,
         tensor: &TensorInfo,
