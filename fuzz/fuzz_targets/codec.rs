@@ -1,4 +1,4 @@
-//! Any bytes as a stored matrix in every format: a typed error, or numbers that survive being written and read again.
+//! Any bytes as a stored matrix in every format: a typed error, or numbers that round-trip.
 #![no_main]
 
 use bitnet_core::dense::{DenseRows, PlainType};
@@ -39,7 +39,7 @@ fuzz_target!(|bytes: &[u8]| {
     // Wide and narrow shapes, on the grid of blocks and off it.
     let rows = usize::from(*rows);
     let cols = usize::from(*cols) * if fit & 2 == 0 { 64 } else { 1 };
-    // As long as the shape needs, or as long as the input happens to be.
+    // The length of the shape, or that of the input.
     let sized = |size: Result<usize>| match size {
         Ok(size) if fit & 1 == 0 && size <= 1 << 20 && !data.is_empty() => {
             data.iter().copied().cycle().take(size).collect()
@@ -103,7 +103,7 @@ fuzz_target!(|bytes: &[u8]| {
     }
 });
 
-/// A matrix that was read must come back from its own form; an error must say something.
+/// A decoded matrix must round-trip; an error must have a message.
 fn again(read: Result<TernaryMatrix>, form: impl FnOnce(&TernaryMatrix) -> Result<TernaryMatrix>) {
     match read {
         Ok(matrix) => {

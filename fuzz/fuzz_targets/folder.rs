@@ -1,5 +1,5 @@
-//! Any bytes as a model folder and as an adapter's folder: an error, or a model that reads two tokens and a conversion that
-//! proves itself; never a panic.
+//! Any bytes as a model folder and as an adapter's folder: an error, or a model that processes two tokens and a verified
+//! conversion; never a panic.
 //!
 //! An input is six digits, as many bytes of `config.json`, and the rest of `model.safetensors`.
 #![no_main]
@@ -11,7 +11,7 @@ use bitnet_convert::{ConvertOptions, Error, convert};
 use bitnet_inference::{LoadOptions, Model, ModelSource, backend_by_name};
 use libfuzzer_sys::fuzz_target;
 
-/// What adapters are merged into.
+/// The model for merging adapters.
 const BASE: &str =
     concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/models/llama-ternary-dense");
 
@@ -25,14 +25,14 @@ static PLACE: LazyLock<PathBuf> = LazyLock::new(|| {
     place
 });
 
-/// The settings and the weights that the bytes stand for.
+/// Splits the bytes into settings and weights.
 fn halves(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (digits, rest) = bytes.split_at_checked(6)?;
     let len = std::str::from_utf8(digits).ok()?.parse::<usize>().ok()?;
     rest.split_at_checked(len)
 }
 
-/// Converts, and fails if the result was not what was meant.
+/// Converts, and fails if the verification fails.
 fn converted(input: &Path, output: &str, options: &ConvertOptions) {
     let output = PLACE.join(output);
     let options = ConvertOptions { threads: Some(1), overwrite: true, ..options.clone() };

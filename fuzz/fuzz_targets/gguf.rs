@@ -1,11 +1,11 @@
-//! Any bytes as a GGUF file: an error or a description whose tensors and whose vocabulary can be used, never a panic.
+//! Any bytes as a GGUF file: an error, or usable tensors and vocabulary, never a panic.
 #![no_main]
 
 use bitnet_formats::gguf;
 use bitnet_inference::tokenizer::{EncodeOptions, GgufVocabulary, Tokenizer};
 use libfuzzer_sys::fuzz_target;
 
-/// A text with what tokenizers treat apart: spaces, digits, other scripts, a line end.
+/// A text that tokenizers split in different ways: spaces, digits, other scripts, a line break.
 const TEXT: &str = "Once upon a time, 1234 années\r\n\t  наш 世界 \u{1F600}\u{200D}!";
 
 fuzz_target!(|bytes: &[u8]| {

@@ -1,4 +1,4 @@
-//! Any bytes as a whole model: an error or a model that reads two tokens, never a panic.
+//! Any bytes as a whole model: an error or a model that processes two tokens, never a panic.
 #![no_main]
 
 use std::sync::{Arc, LazyLock};

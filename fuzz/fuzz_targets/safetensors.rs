@@ -1,4 +1,4 @@
-//! Any bytes as a safetensors file and as an index of such files: an error or a description that holds, never a panic.
+//! Any bytes as a safetensors file and as an index: an error or a valid description, never a panic.
 #![no_main]
 
 use std::path::{Component, Path};

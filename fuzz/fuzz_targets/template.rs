@@ -4,7 +4,7 @@
 use bitnet_inference::chat::{ChatTemplate, Message, RenderOptions};
 use libfuzzer_sys::fuzz_target;
 
-/// Far above what the template's own budget lets it write for so short a conversation.
+/// Far above the template's output budget for such a short conversation.
 const LONGEST_PROMPT: usize = 64 << 20;
 
 fuzz_target!(|source: &str| {

@@ -4,7 +4,7 @@
 use bitnet_inference::tokenizer::{EncodeOptions, Tokenizer};
 use libfuzzer_sys::fuzz_target;
 
-/// A text with what tokenizers treat apart: spaces, digits, other scripts, a marker, a line end.
+/// A text that tokenizers split in different ways: spaces, digits, other scripts, a marker, a line break.
 const TEXT: &str = "Once upon a time, 1234 années <|endoftext|>\r\n\t  наш 世界 \u{1F600}\u{200D}!";
 
 fuzz_target!(|bytes: &[u8]| {

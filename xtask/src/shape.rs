@@ -1,10 +1,10 @@
-//! The shape of each crate in numbers: lines, files, imports between files, circles among them, public items.
+//! Metrics of each crate: lines, files, imports between files, import cycles, public items.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{RustText, Tree};
 
-/// The numbers of one crate; tests inside source files are not counted.
+/// The metrics of one crate, without tests inside source files.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Shape {
     /// The crate's folder.
@@ -13,13 +13,13 @@ pub struct Shape {
     pub files: usize,
     /// Lines of code, without comments and blank lines.
     pub code: usize,
-    /// Pairs of files of which one imports from the other.
+    /// Pairs of files with an import.
     pub imports: usize,
-    /// Sets of files that import from each other in a circle.
+    /// Import cycles.
     pub circles: Vec<Vec<String>>,
-    /// `pub` items, without `pub(crate)` and its kind.
+    /// `pub` items, without `pub(crate)` and similar.
     pub public: usize,
-    /// The file with the most lines of code, and how many.
+    /// The longest file and its lines of code.
     pub longest: (String, usize),
 }
 
@@ -27,7 +27,7 @@ pub struct Shape {
 struct Module {
     file: String,
     lines: Vec<String>,
-    /// Names that it re-exports, and the paths they stand for.
+    /// Its re-exported names and their paths.
     exports: BTreeMap<String, Vec<String>>,
     imports: Vec<Vec<String>>,
 }
@@ -51,7 +51,7 @@ fn is_test(inside: &str) -> bool {
     inside.split('/').any(|part| part == "tests" || part.trim_end_matches(".rs").ends_with("tests"))
 }
 
-/// `a/b/mod.rs` and `a/b.rs` are `[a, b]`; `lib.rs` and `main.rs` are `[]`.
+/// Returns the module path: `a/b/mod.rs` and `a/b.rs` are `[a, b]`; `lib.rs` and `main.rs` are `[]`.
 fn module_path(inside: &str) -> Vec<String> {
     let mut parts: Vec<String> =
         inside.trim_end_matches(".rs").split('/').map(str::to_owned).collect();
@@ -93,14 +93,14 @@ impl Module {
     }
 }
 
-/// The lines before a file's own tests.
+/// Returns the lines before a file's tests.
 fn before_tests(code: &[String]) -> &[String] {
     let tests = code.iter().position(|line| line.trim() == "#[cfg(test)]");
     let begins = |at: &usize| code[*at..].iter().take(3).any(|line| line.contains("mod tests {"));
     &code[..tests.filter(begins).unwrap_or(code.len())]
 }
 
-/// Every path that a `use` names, and whether it is re-exported.
+/// Returns every path of a `use`, and whether it is re-exported.
 fn uses(lines: &[String]) -> Vec<(bool, Vec<String>)> {
     let mut found = Vec::new();
     let mut statement: Option<(bool, String)> = None;
@@ -129,7 +129,7 @@ fn uses(lines: &[String]) -> Vec<(bool, Vec<String>)> {
     found
 }
 
-/// Spells out `a::{b, c::{d, e as f}}`.
+/// Expands `a::{b, c::{d, e as f}}`.
 fn expand(text: &str, before: &[String], out: &mut Vec<Vec<String>>) {
     let (mut depth, mut start) = (0usize, 0);
     let mut pieces = Vec::new();
@@ -160,7 +160,7 @@ fn expand(text: &str, before: &[String], out: &mut Vec<Vec<String>>) {
     }
 }
 
-/// A path from the crate's root; `None` for one into another crate.
+/// Resolves a path from the crate's root; `None` for a path into another crate.
 fn absolute(own: &[String], path: &[String]) -> Option<Vec<String>> {
     let mut at = own.to_vec();
     let mut rest = path;
@@ -176,14 +176,14 @@ fn absolute(own: &[String], path: &[String]) -> Option<Vec<String>> {
                 rest = &rest[1..];
             }
         }
-        // A module below, or another crate.
+        // A submodule, or another crate.
         _ => {}
     }
     at.extend(rest.iter().filter(|part| *part != "*").cloned());
     Some(at)
 }
 
-/// The module in which a path ends, through re-exports.
+/// Returns the module of a path, through re-exports.
 fn resolve(path: &[String], modules: &BTreeMap<Vec<String>, Module>) -> Option<Vec<String>> {
     let mut path = path.to_vec();
     for _ in 0..8 {
@@ -204,7 +204,7 @@ fn shape(name: &str, modules: &BTreeMap<Vec<String>, Module>) -> Shape {
     let mut edges: BTreeMap<&Vec<String>, BTreeSet<Vec<String>>> = BTreeMap::new();
     for (own, module) in modules {
         let targets = module.imports.iter().filter_map(|path| {
-            // A name without a module of this crate before it belongs to another crate.
+            // A name without a module of this crate belongs to another crate.
             let target = resolve(path, modules)?;
             (target != *own && !(target.is_empty() && path.len() > 1)).then_some(target)
         });
@@ -222,7 +222,7 @@ fn shape(name: &str, modules: &BTreeMap<Vec<String>, Module>) -> Shape {
     }
 }
 
-/// The strongly connected sets of more than one module.
+/// Returns the strongly connected components of more than one module.
 fn circles(
     edges: &BTreeMap<&Vec<String>, BTreeSet<Vec<String>>>,
     modules: &BTreeMap<Vec<String>, Module>,
