@@ -16,13 +16,13 @@ pub(crate) fn store(
     cache: &mut KvCache,
     layer: usize,
     first: usize,
-    machine: ExecContext<'_>,
+    exec: ExecContext<'_>,
 ) -> Result<()> {
     let tokens = shape_check::store(k, v, cache, layer, first)?;
     if tokens == 0 || cache.head_dim() == 0 {
         return Ok(());
     }
-    machine.isa.run_shared(Store { k: k.f32()?, v: v.f32()?, cache, layer, first })
+    exec.isa.run_shared(Store { k: k.f32()?, v: v.f32()?, cache, layer, first })
 }
 
 struct Store<'a> {

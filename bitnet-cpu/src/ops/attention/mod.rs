@@ -36,26 +36,26 @@ pub(crate) fn attention(
     spans: &[KvSpan<'_>],
     shape: AttentionShape,
     out: &mut BitNetTensor,
-    machine: ExecContext<'_>,
+    exec: ExecContext<'_>,
 ) -> Result<()> {
     if shape_check::attention(q, spans, shape, out)? == 0 {
         return Ok(());
     }
     let mut jobs = jobs(q.f32()?, spans, shape, out.f32_mut()?);
     let read: usize = spans.iter().map(KvSpan::bytes).sum();
-    machine.traffic.cache_bytes.fetch_add(read as u64, Ordering::Relaxed);
+    exec.traffic.cache_bytes.fetch_add(read as u64, Ordering::Relaxed);
     let tiles: usize = jobs.iter().map(|job| job.queries.tiles()).sum();
     let work: usize = jobs.iter().map(|job| job.queries.work()).sum();
-    let threads = machine.threads.count();
+    let threads = exec.threads.count();
     if jobs.len() < threads * PIECES && tiles > jobs.len() && threads > 1 {
-        let ranges = machine.threads.ranges(tiles, work / tiles);
+        let ranges = exec.threads.ranges(tiles, work / tiles);
         if ranges.len() > 1 {
-            return in_parts(&mut jobs, ranges, tiles, machine);
+            return in_parts(&mut jobs, ranges, tiles, exec);
         }
     }
-    let ranges = machine.threads.ranges(jobs.len(), work / jobs.len());
-    machine.threads.each(cut(&mut jobs, ranges), |jobs| {
-        machine.isa.run_shared(Whole { jobs, pool: machine.scratch_pool })
+    let ranges = exec.threads.ranges(jobs.len(), work / jobs.len());
+    exec.threads.each(cut(&mut jobs, ranges), |jobs| {
+        exec.isa.run_shared(Whole { jobs, pool: exec.scratch_pool })
     })
 }
 
@@ -78,9 +78,9 @@ fn in_parts(
     jobs: &mut [Job<'_>],
     ranges: Ranges,
     tiles: usize,
-    machine: ExecContext<'_>,
+    exec: ExecContext<'_>,
 ) -> Result<()> {
-    let pool = machine.scratch_pool;
+    let pool = exec.scratch_pool;
     let len = |job: &Job<'_>| job.queries.tiles() * partial_len(&job.queries);
     let mut partials = PoolBuffer::scratch(jobs.iter().map(len).sum(), pool)?;
     let mut units: Vec<Unit<'_>> = Vec::with_capacity(tiles);
@@ -92,9 +92,8 @@ fn in_parts(
             units.push((job.queries, tile, partial));
         }
     }
-    machine
-        .threads
-        .each(cut(&mut units, ranges), |units| machine.isa.run_shared(Tiles { units, pool }))?;
+    exec.threads
+        .each(cut(&mut units, ranges), |units| exec.isa.run_shared(Tiles { units, pool }))?;
     let mut rest: &[f32] = &partials;
     let mut sums = Pieces::new();
     for job in jobs {
@@ -102,8 +101,8 @@ fn in_parts(
         rest = tail;
         sums.push(Sum { job, partials: own });
     }
-    let ranges = machine.threads.ranges(sums.len(), partials.len() / sums.len().max(1));
-    machine.threads.each(cut(&mut sums, ranges), |sums| machine.isa.run_shared(Sums { sums, pool }))
+    let ranges = exec.threads.ranges(sums.len(), partials.len() / sums.len().max(1));
+    exec.threads.each(cut(&mut sums, ranges), |sums| exec.isa.run_shared(Sums { sums, pool }))
 }
 
 /// Jobs that one thread does from beginning to end.
