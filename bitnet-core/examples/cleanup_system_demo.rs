@@ -1,4 +1,4 @@
-//! How a pool gives memory back: idle, fragmented, under pressure. Every figure printed is measured in this run.
+//! How a pool returns memory to the system: idle, fragmented, under pressure. Every figure printed is measured in this run.
 
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Bytes as MiB; a dash where the system does not tell.
+/// Bytes as MiB; a dash where the system does not report them.
 fn mib(bytes: Option<usize>) -> String {
     bytes.map_or_else(|| "-".to_owned(), |bytes| format!("{:.1}", bytes as f64 / MIB as f64))
 }
@@ -51,7 +51,7 @@ fn show(pool: &HybridMemoryPool, what: &str) {
     );
 }
 
-fn tell(report: &CleanupReport) {
+fn print_report(report: &CleanupReport) {
     println!("  {report}");
 }
 
@@ -61,7 +61,7 @@ fn touched(pool: &HybridMemoryPool, size: usize) -> Result<MemoryHandle> {
     Ok(block)
 }
 
-/// What is freed stays with the pool until nobody has used it for a while.
+/// Freed memory stays with the pool until the pool has been idle for a while.
 fn idle(pool: &HybridMemoryPool, hand: &HandClock, schedule: &mut CleanupSchedule) -> Result<()> {
     println!("1. An idle pool");
     let sizes = [(2000, 4000), (200, 100_000), (10, 3 * MIB)];
@@ -73,13 +73,13 @@ fn idle(pool: &HybridMemoryPool, hand: &HandClock, schedule: &mut CleanupSchedul
     }
     show(pool, "blocks of three sizes");
     drop(blocks);
-    show(pool, "all freed: kept for the next request");
+    show(pool, "all freed: cached for the next request");
     schedule.run_due(pool);
     hand.advance(Duration::from_secs(29));
     println!("  29 s later: {}", if schedule.run_due(pool).is_none() { "not due" } else { "due" });
     hand.advance(Duration::from_secs(1));
     if let Some(report) = schedule.run_due(pool) {
-        tell(&report);
+        print_report(&report);
     }
     show(pool, "30 s after the last use");
     Ok(())
@@ -89,28 +89,28 @@ fn idle(pool: &HybridMemoryPool, hand: &HandClock, schedule: &mut CleanupSchedul
 fn fragmented(pool: &HybridMemoryPool, hand: &HandClock) -> Result<()> {
     println!("\n2. Fragmentation");
     let registry = TensorRegistry::with_clock(pool, hand.clock());
-    let mut kept = Vec::new();
+    let mut live = Vec::new();
     for number in 0..8000_usize {
         let value = number as f32;
         let tensor = BitNetTensor::from_f32(&[1500], &[value; 1500], pool)?;
-        kept.push((value, TensorHandle::new(tensor, &registry)));
+        live.push((value, TensorHandle::new(tensor, &registry)));
     }
     show(pool, "tensors of 6000 bytes");
-    kept.retain(|(value, _)| value % 20.0 == 0.0);
-    show(pool, "one tensor of 20 kept");
+    live.retain(|(value, _)| value % 20.0 == 0.0);
+    show(pool, "one tensor of 20 left");
     pool.trim();
-    show(pool, "what is free given back, nothing moved");
-    tell(&pool.cleanup_now());
+    show(pool, "free memory released, nothing moved");
+    print_report(&pool.cleanup_now());
     show(pool, "moved together");
     let mut whole = 0;
-    for (value, handle) in &kept {
+    for (value, handle) in &live {
         whole += usize::from(handle.read()?.f32()?.iter().all(|v| v == value));
     }
-    println!("  {whole} of {} tensors hold what was written", kept.len());
+    println!("  {whole} of {} tensors hold what was written", live.len());
     Ok(())
 }
 
-/// When most of the limit is in use, tensors that nobody looks at are compressed.
+/// When most of the limit is in use, idle tensors are compressed.
 fn pressed(
     pool: &HybridMemoryPool,
     hand: &HandClock,
@@ -133,7 +133,7 @@ fn pressed(
     show(pool, "tensors and blocks");
     hand.advance(Duration::from_secs(31));
     match schedule.run_due(pool) {
-        Some(report) => tell(&report),
+        Some(report) => print_report(&report),
         None => println!("  not due"),
     }
     show(pool, "after the cleanup");
@@ -178,7 +178,7 @@ fn totals(pool: &HybridMemoryPool) {
         println!("  {:<10} {:>6} runs", format!("{strategy:?}"), metrics.runs(strategy));
     }
     println!(
-        "  returned   {:>6.1} MiB, by the system's word",
+        "  returned   {:>6.1} MiB, as reported by the system",
         metrics.returned as f64 / MIB as f64
     );
     println!("  moved      {:>6} tensors, {} bytes", metrics.moved.0, metrics.moved.1);

@@ -26,13 +26,13 @@ fn main() -> Outcome {
 
     title("Four users of a pool");
     let weights = load_weights(&pool)?;
-    println!("loaded weights     {} blocks, kept", weights.len());
+    println!("loaded weights     {} blocks, all live", weights.len());
     decode_tokens(&pool)?;
-    println!("decoded tokens     short bursts at even intervals, everything given back");
+    println!("decoded tokens     short bursts at even intervals, everything freed");
     train_steps(&pool)?;
     println!("trained steps      activations pile up, then go at once");
     let forgotten = serve_requests(&pool)?;
-    println!("served requests    and forgot to give some blocks back");
+    println!("served requests    and leaked some blocks");
 
     title("What the pool knows");
     let metrics = pool.get_detailed_metrics().ok_or("this pool is tracked")?;
@@ -54,7 +54,7 @@ fn main() -> Outcome {
     title("Latency of an allocation");
     show_latencies(&pool, tracker)?;
 
-    title("Who has held memory for more than 50 ms?");
+    title("Allocations older than 50 ms");
     std::thread::sleep(Duration::from_millis(60));
     let mut report = tracker.leaks(Duration::from_millis(50));
     report.retain(|leak| leak.purpose != Purpose::Weights);
@@ -91,7 +91,7 @@ fn title(text: &str) {
     println!("\n{text}\n{}", "-".repeat(text.len()));
 }
 
-/// One block after the other, and none is given back.
+/// One block after the other, none freed.
 fn load_weights(pool: &HybridMemoryPool) -> Outcome<Vec<MemoryHandle>> {
     let pool = pool.for_purpose(Purpose::Weights);
     let mut weights = Vec::new();
@@ -102,7 +102,7 @@ fn load_weights(pool: &HybridMemoryPool) -> Outcome<Vec<MemoryHandle>> {
     Ok(weights)
 }
 
-/// A few buffers for each token, given back before the next.
+/// A few buffers for each token, freed before the next.
 fn decode_tokens(pool: &HybridMemoryPool) -> Outcome {
     let pool = pool.for_purpose(Purpose::Activations);
     let start = Instant::now();
@@ -116,7 +116,7 @@ fn decode_tokens(pool: &HybridMemoryPool) -> Outcome {
     Ok(())
 }
 
-/// Activations of each layer on the way forward, all of them given back at the end of a step.
+/// Activations of each layer on the way forward, all freed at the end of a step.
 fn train_steps(pool: &HybridMemoryPool) -> Outcome {
     let pool = pool.for_purpose(Purpose::Activations);
     for _ in 0..6 {
@@ -186,7 +186,7 @@ fn show_latencies(pool: &HybridMemoryPool, tracker: &Tracker) -> Outcome {
     Ok(())
 }
 
-/// Takes blocks until pressure is high, and gives them back.
+/// Allocates blocks until pressure is high, and frees them.
 fn squeeze(pool: &HybridMemoryPool) -> Outcome {
     let mut held = Vec::new();
     for _ in 0..180 {

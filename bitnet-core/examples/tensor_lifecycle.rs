@@ -35,7 +35,7 @@ fn main() -> Outcome {
     println!("{:>12}               writing meanwhile: {}", "", error_of(weights.bytes_mut()));
     drop(corner);
 
-    // Handles count who needs the tensor. This clock is moved by hand, so that nobody has to wait for a minute.
+    // Handles share the tensor. This clock is moved by hand, so that the example need not wait for a minute.
     let hand = HandClock::new();
     let registry = TensorRegistry::with_clock(&pool, hand.clock());
     let first = TensorHandle::named("weights", weights, &registry);
@@ -43,7 +43,7 @@ fn main() -> Outcome {
     drop(first);
     held("one of two handles dropped");
 
-    // What nobody has used for a minute is compressed; the tensor does not notice.
+    // A tensor that has been idle for a minute is compressed; access restores it.
     let sum_before = sum(&second)?;
     hand.advance(Duration::from_secs(60));
     let start = Instant::now();
@@ -58,11 +58,11 @@ fn main() -> Outcome {
     save_and_restore(&registry, &pool)?;
     share(&second)?;
 
-    // The last handle gives the memory back; references that do not count find nothing.
+    // The last handle frees the memory; weak handles then find nothing.
     drop(second);
     held("the last handle dropped");
     println!("{:>12}               a weak handle finds it: {}", "", weak.upgrade().is_some());
-    println!("{:>12} bytes given back to the system", pool.trim());
+    println!("{:>12} bytes returned to the system", pool.trim());
     Ok(())
 }
 

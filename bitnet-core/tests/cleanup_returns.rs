@@ -1,4 +1,4 @@
-//! Cleanups give back what they say, by what the system tells of the whole process.
+//! Cleanups release the bytes that they report, compared with the resident set of the process.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test may stop at any surprise")]
@@ -132,7 +132,7 @@ fn a_schedule_runs_each_strategy_when_it_is_due() {
     assert_near(report.returned(), seen);
     assert!(seen >= 32 * MIB, "{report}");
     hand.advance(300 * SECOND);
-    assert_eq!(schedule.run_due(&pool), None, "nobody did anything");
+    assert_eq!(schedule.run_due(&pool), None, "no activity");
 
     blocks.extend((12..24).map(|_| touched(&pool, 4 * MIB)));
     drop(blocks.pop());
@@ -176,7 +176,7 @@ fn compression_is_reported_and_nothing_is_due_after_it() {
     assert!(seen >= 60 * MIB, "{report}");
     for _ in 0..100 {
         hand.advance(10 * SECOND);
-        assert_eq!(schedule.run_due(&pool), None, "nobody did anything");
+        assert_eq!(schedule.run_due(&pool), None, "no activity");
     }
     assert!(handle.read().unwrap().bytes().unwrap().iter().all(|&byte| byte == 3));
 }
@@ -235,12 +235,12 @@ fn is_numbered(handle: &TensorHandle, number: usize) -> bool {
 /// Every tenth of many tensors, with its number: their memory is sparse.
 fn scattered(pool: &HybridMemoryPool, registry: &TensorRegistry) -> Vec<(usize, TensorHandle)> {
     let kinds = [(100, 20_000), (1300, 3000), (20_000, 300), (800_000, 60)];
-    let mut kept = Vec::new();
+    let mut sparse = Vec::new();
     for (elements, count) in kinds {
         let all: Vec<_> = (0..count).map(|n| (n, numbered(pool, registry, elements, n))).collect();
-        kept.extend(all.into_iter().filter(|(n, _)| n % 10 == 0));
+        sparse.extend(all.into_iter().filter(|(n, _)| n % 10 == 0));
     }
-    kept
+    sparse
 }
 
 #[test]
@@ -248,8 +248,8 @@ fn tensors_are_moved_out_of_sparse_memory_and_keep_their_content() {
     let _alone = alone();
     let pool = pool();
     let registry = TensorRegistry::new(&pool);
-    let kept = scattered(&pool, &registry);
-    let held = kept[3].1.read().unwrap();
+    let sparse = scattered(&pool, &registry);
+    let held = sparse[3].1.read().unwrap();
     let address = held.bytes().unwrap().as_ptr();
     let still = CleanupConfig { enable_compaction: false, ..patient() };
     assert_eq!(Strategy::OnDemand.work(&still).move_idle_for, None);
@@ -261,10 +261,10 @@ fn tensors_are_moved_out_of_sparse_memory_and_keep_their_content() {
     let in_use = pool.get_metrics().total_allocated as usize;
     let [before, after] = [report.resident_before, report.resident_after].map(Option::unwrap);
     assert!(in_use * 5 < before && in_use * 10 > after * 6, "{in_use} of {before}, then {after}");
-    assert_eq!(held.bytes().unwrap().as_ptr(), address, "someone reads it");
+    assert_eq!(held.bytes().unwrap().as_ptr(), address, "it is being read");
     drop(held);
-    assert!(kept.iter().all(|(number, handle)| is_numbered(handle, *number)));
-    drop(kept);
+    assert!(sparse.iter().all(|(number, handle)| is_numbered(handle, *number)));
+    drop(sparse);
     assert_eq!(pool.get_metrics().total_allocated, 0);
 }
 
@@ -275,7 +275,7 @@ fn under_pressure_idle_tensors_are_compressed_and_others_are_not() {
     let hand = HandClock::new();
     let registry = TensorRegistry::with_clock(&pool, hand.clock());
     let handles: Vec<_> = (0..6).map(|n| numbered(&pool, &registry, 1 << 20, n)).collect();
-    assert_eq!(pool.cleanup(Strategy::Pressure).compressed.tensors, 0, "nobody was idle");
+    assert_eq!(pool.cleanup(Strategy::Pressure).compressed.tensors, 0, "no tensor was idle");
     hand.advance(30 * SECOND);
     assert!(is_numbered(&handles[1], 1));
     assert_eq!(pool.cleanup(Strategy::Idle).compressed.tensors, 0, "memory is not short");
@@ -292,14 +292,14 @@ fn an_attached_registry_is_not_kept_alive() {
     let _alone = alone();
     let (pool, other) = (pool(), pool());
     let registry = TensorRegistry::new(&other);
-    let kept = scattered(&pool, &registry);
+    let sparse = scattered(&pool, &registry);
     assert_eq!(pool.cleanup_now().compacted.tensors, 0, "the pool knows nothing of the registry");
     pool.attach_registry(&registry);
     pool.attach_registry(&registry);
     assert!(pool.cleanup_now().compacted.tensors > 100);
-    assert!(kept.iter().all(|(number, handle)| is_numbered(handle, *number)));
+    assert!(sparse.iter().all(|(number, handle)| is_numbered(handle, *number)));
     drop(registry);
-    drop(kept);
+    drop(sparse);
     let report = pool.cleanup_now();
     assert_eq!((report.compacted.sparse_bytes, pool.get_metrics().total_allocated), (0, 0));
 }
@@ -339,7 +339,7 @@ fn memory_of_the_last_handle_is_reclaimed() {
         visited.recv().unwrap();
         drop(sparse);
         gone.send(()).unwrap();
-        // To its very end, where it gives back what it kept.
+        // To its very end, where its bins are drained.
         mover.join().unwrap();
     });
     assert_eq!((pool.get_metrics().total_allocated, registry.len()), (0, 0));

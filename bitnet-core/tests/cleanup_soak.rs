@@ -90,25 +90,25 @@ impl Soak {
 
     /// Allocates and frees blocks around the tensors, on threads that come and go.
     fn churn(&self, mut dice: Dice) {
-        let mut kept: Vec<(u8, MemoryHandle)> = Vec::new();
+        let mut live: Vec<(u8, MemoryHandle)> = Vec::new();
         while self.going() {
             std::thread::scope(|scope| {
-                let (kept, dice) = (&mut kept, &mut dice);
+                let (live, dice) = (&mut live, &mut dice);
                 scope.spawn(move || {
                     for _ in 0..200 {
-                        if dice.below(2) == 0 || kept.is_empty() {
+                        if dice.below(2) == 0 || live.is_empty() {
                             let size = 1 << dice.below(22);
                             let mut block = self.pool.allocate(size, 64, &Device::Cpu).unwrap();
                             block.bytes_mut().fill(size.trailing_zeros() as u8);
-                            kept.push((size.trailing_zeros() as u8, block));
+                            live.push((size.trailing_zeros() as u8, block));
                         } else {
-                            let (value, block) = kept.swap_remove(dice.below(kept.len()));
+                            let (value, block) = live.swap_remove(dice.below(live.len()));
                             assert!(block.bytes().iter().all(|&byte| byte == value), "damaged");
                         }
                     }
                 });
             });
-            kept.truncate(60);
+            live.truncate(60);
         }
     }
 

@@ -35,7 +35,7 @@ fn pool(idle: Duration) -> HybridMemoryPool {
     HybridMemoryPool::with_config(config(idle)).unwrap()
 }
 
-/// Threads of this process that clean a pool; `None` where the system does not tell.
+/// Threads of this process that clean a pool; `None` where the system does not list them.
 fn cleaning_threads() -> Option<usize> {
     let tasks = std::fs::read_dir("/proc/self/task").ok()?;
     let name = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("comm")).ok();
@@ -129,12 +129,12 @@ fn a_pool_may_end_in_a_callback_and_before_its_blocks() {
         let pool = HybridMemoryPool::with_config(config).unwrap();
         let last: Arc<Mutex<Option<HybridMemoryPool>>> = Arc::default();
         let ended = Arc::new(AtomicBool::new(false));
-        let (taken, told) = (Arc::clone(&last), Arc::clone(&ended));
+        let (taken, had_ended) = (Arc::clone(&last), Arc::clone(&ended));
         pool.register_pressure_callback(Box::new(move |_| {
             let pool = taken.lock().unwrap().take();
             let had = pool.is_some();
             drop(pool);
-            told.fetch_or(had, Ordering::SeqCst);
+            had_ended.fetch_or(had, Ordering::SeqCst);
         }));
         let blocks: Vec<_> =
             (0..15).map(|_| pool.allocate(4 * MIB, 64, &Device::Cpu).unwrap()).collect();

@@ -34,7 +34,7 @@ fn touched_bytes_are_resident_and_freed_bytes_stay_mapped() {
     drop(freed);
     let report = MemoryReport::take(&pool, &KnownFiles::default());
     if !std::path::Path::new("/proc/self/pagemap").exists() {
-        assert!(report.is_err(), "what the system does not tell is not made up");
+        assert!(report.is_err(), "no figures without the system's");
         return;
     }
     let report = report.unwrap();

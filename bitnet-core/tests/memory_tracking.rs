@@ -127,16 +127,16 @@ fn moved_blocks_keep_the_line_that_made_them() {
     for _ in 0..2000 {
         held.push(pool.allocate(4096, 64, &Device::Cpu).unwrap());
     }
-    let kept: Vec<_> = held.into_iter().step_by(50).collect();
+    let live: Vec<_> = held.into_iter().step_by(50).collect();
     let compaction = pool.start_compaction(0.9).unwrap();
-    let addresses: Vec<_> = kept.iter().map(|handle| handle.bytes().as_ptr()).collect();
-    let kept: Vec<_> =
-        kept.into_iter().map(|handle| compaction.relocate(handle).unwrap()).collect();
+    let addresses: Vec<_> = live.iter().map(|handle| handle.bytes().as_ptr()).collect();
+    let live: Vec<_> =
+        live.into_iter().map(|handle| compaction.relocate(handle).unwrap()).collect();
     drop(compaction);
-    let moved = kept.iter().zip(addresses).filter(|(now, then)| now.bytes().as_ptr() != *then);
+    let moved = live.iter().zip(addresses).filter(|(now, then)| now.bytes().as_ptr() != *then);
     assert!(moved.count() > 0, "something is moved");
     let report = pool.tracker().unwrap().leaks(Duration::ZERO);
-    assert_eq!((report.leaks.len(), report.sites.len()), (kept.len(), 1), "{report}");
+    assert_eq!((report.leaks.len(), report.sites.len()), (live.len(), 1), "{report}");
     assert_eq!((report.sites[0].site.file(), report.sites[0].site.line()), (file!(), line));
 }
 

@@ -222,7 +222,7 @@ fn memory_of_each_purpose_is_counted_apart() {
 #[test]
 fn memory_refused_by_the_system_is_an_error_after_a_purge() {
     let pool = unbounded();
-    let kept = pool.allocate(3 * MIB, 64, &Device::Cpu).unwrap();
+    let held = pool.allocate(3 * MIB, 64, &Device::Cpu).unwrap();
     drop(pool.allocate(40 * MIB, 64, &Device::Cpu).unwrap());
     pool.refuse_mappings_after(Some(0));
     // From the region that is there.
@@ -235,7 +235,7 @@ fn memory_refused_by_the_system_is_an_error_after_a_purge() {
     assert!(matches!(error, Error::OutOfMemory { met: MemoryLimit::System, .. }), "{error}");
     pool.refuse_mappings_after(None);
     let later = pool.allocate(600 * MIB, 64, &Device::Cpu).unwrap();
-    drop((kept, inside, later));
+    drop((held, inside, later));
     assert_eq!(pool.get_metrics().total_allocated, 0);
 }
 
@@ -268,7 +268,7 @@ fn memory_peaks_are_exact_for_one_thread() {
 #[test]
 fn memory_pools_leave_no_stale_caches_behind() {
     // More pools than can be alive at a time, so that their numbers are used again while this thread keeps its caches.
-    let mut kept = unbounded().allocate(100, 64, &Device::Cpu).unwrap();
+    let mut held = unbounded().allocate(100, 64, &Device::Cpu).unwrap();
     for at in 0..20_000usize {
         let pool = unbounded();
         let mut handle = pool.allocate(64, 64, &Device::Cpu).unwrap();
@@ -276,11 +276,11 @@ fn memory_pools_leave_no_stale_caches_behind() {
         assert!(is_marked(&handle, at as u8));
         if at % 1000 == 0 {
             // The handle that outlives its pool is the one that ends it.
-            mark(&mut kept, at as u8);
-            drop(std::mem::replace(&mut kept, handle));
+            mark(&mut held, at as u8);
+            drop(std::mem::replace(&mut held, handle));
         }
     }
-    drop(kept);
+    drop(held);
     let alive: Vec<_> =
         std::iter::from_fn(|| HybridMemoryPool::with_config(MemoryPoolConfig::unbounded()).ok())
             .take(9000)

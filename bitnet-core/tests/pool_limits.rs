@@ -1,4 +1,4 @@
-//! The two limits of a pool, what refuses an allocation, what is told before it does, and the figures of a pool at rest.
+//! The limits of a pool: which refuses an allocation, pressure before that, and the figures of a pool at rest.
 
 #![allow(clippy::unwrap_used, reason = "a test may stop at any surprise")]
 
@@ -178,7 +178,7 @@ fn a_rise_of_pressure_skips_no_level() {
             let before = at.checked_sub(1).map(|at| all[at]);
             assert!(before.is_some_and(|before| before >= below), "{size}: {all:?}");
         }
-        assert!(all.contains(&Critical), "{size}: the refusal itself is told: {all:?}");
+        assert!(all.contains(&Critical), "{size}: the failure itself is reported: {all:?}");
     }
 }
 

@@ -162,7 +162,7 @@ fn a_million_random_steps_agree_with_the_model() {
                 })
             })
             .collect();
-        // Joined, unlike scoped, threads have given up what they kept for themselves.
+        // Joined threads, unlike scoped ones, have drained their bins.
         workers.into_iter().for_each(|worker| worker.join().unwrap());
         let (model, between, live) = &*shared;
         let left = std::mem::take(&mut *between.lock().unwrap());

@@ -17,11 +17,11 @@ use bitnet_core::memory::tensor::{BitNetDType, BitNetTensor, TensorMetadata};
 const LONG: Duration = Duration::from_secs(60);
 const AT_ONCE: Duration = Duration::ZERO;
 /// Set for a process that a test has started: what it is to open.
-const TOLD: &str = "BITNET_CORE_SHARED_MEMORY";
+const ARGUMENT: &str = "BITNET_CORE_SHARED_MEMORY";
 
-/// What this process was told, if a test has started it.
-fn told() -> Option<String> {
-    std::env::var(TOLD).ok()
+/// The argument of this process, if a test has started it.
+fn child_argument() -> Option<String> {
+    std::env::var(ARGUMENT).ok()
 }
 
 /// Returns the name of a test function as the test harness spells it.
@@ -30,10 +30,10 @@ fn test_name<T>(_: T) -> &'static str {
 }
 
 /// This program again, with the same test.
-fn start(test: &str, tell: &str) -> Child {
+fn start(test: &str, argument: &str) -> Child {
     Command::new(std::env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture"])
-        .env(TOLD, tell)
+        .env(ARGUMENT, argument)
         .stdout(Stdio::piped())
         .stdin(Stdio::piped())
         .spawn()
@@ -82,7 +82,7 @@ fn concurrent_writers_lose_no_count() {
             assert_eq!(number(lease.bytes()), number(&lease.bytes()[99_992..]));
         }
     };
-    if let Some(name) = told() {
+    if let Some(name) = child_argument() {
         return count(&SharedMemory::open(&name).unwrap());
     }
     let name = name("count");
@@ -103,7 +103,7 @@ fn concurrent_writers_lose_no_count() {
 
 #[test]
 fn a_killed_writer_is_reported_and_recoverable() {
-    if let Some(name) = told() {
+    if let Some(name) = child_argument() {
         let mut lease = SharedMemory::open(&name).unwrap().write(LONG).unwrap();
         lease.bytes_mut()[..500].fill(9);
         wait_for_the_end();
@@ -120,7 +120,7 @@ fn a_killed_writer_is_reported_and_recoverable() {
     let of = |error: Error| matches!(error, Error::PeerDied { pid, .. } if pid == died);
     assert!(of(memory.read(LONG).unwrap_err()));
     assert!(of(memory.write(LONG).unwrap_err()));
-    assert!(of(memory.read(LONG).unwrap_err()), "it is told until all is written anew");
+    assert!(of(memory.read(LONG).unwrap_err()), "an error until all is written anew");
     let mut lease = memory.write_anew(LONG).unwrap();
     assert_eq!(lease.bytes()[..500], [9; 500], "half-written, as it was left");
     lease.bytes_mut().fill(1);
@@ -131,7 +131,7 @@ fn a_killed_writer_is_reported_and_recoverable() {
 
 #[test]
 fn a_killed_reader_blocks_no_writer() {
-    if let Some(name) = told() {
+    if let Some(name) = child_argument() {
         let _lease = SharedMemory::open(&name).unwrap().read(LONG).unwrap();
         wait_for_the_end();
     }
@@ -151,7 +151,7 @@ fn a_killed_reader_blocks_no_writer() {
 
 #[test]
 fn names_of_dead_processes_are_reused() {
-    if let Some(names) = told() {
+    if let Some(names) = child_argument() {
         let (one, other) = names.split_once(' ').unwrap();
         let _memory = [one, other].map(|name| SharedMemory::create(name, 1000).unwrap());
         wait_for_the_end();
@@ -173,7 +173,7 @@ fn names_of_dead_processes_are_reused() {
 #[test]
 fn nameless_memory_is_a_tensor_for_another_process() {
     let metadata = || TensorMetadata::new(vec![100], BitNetDType::F32, Device::Cpu);
-    if let Some(path) = told() {
+    if let Some(path) = child_argument() {
         let memory = SharedMemory::open_path(Path::new(&path)).unwrap();
         let lease = memory.write(LONG).unwrap();
         let mut tensor = BitNetTensor::from_external(metadata(), Arc::new(lease)).unwrap();
@@ -184,9 +184,9 @@ fn nameless_memory_is_a_tensor_for_another_process() {
     }
     let memory = SharedMemory::nameless(400).unwrap();
     let path = memory.path().unwrap();
-    let told = path.to_str().unwrap();
-    let output =
-        start(test_name(nameless_memory_is_a_tensor_for_another_process), told).wait_with_output();
+    let argument = path.to_str().unwrap();
+    let output = start(test_name(nameless_memory_is_a_tensor_for_another_process), argument)
+        .wait_with_output();
     assert!(output.unwrap().status.success());
     let lease = Arc::new(memory.read(AT_ONCE).unwrap());
     let tensor = BitNetTensor::from_external(metadata(), lease).unwrap();
@@ -268,7 +268,7 @@ fn bad_names_and_headers_are_refused() {
 
 #[test]
 fn holders_stay_alive_for_a_process_without_file_descriptors() {
-    if let Some(name) = told() {
+    if let Some(name) = child_argument() {
         let memory = SharedMemory::open(&name).unwrap();
         let mut held = Vec::new();
         while let Ok(file) = std::fs::File::open("/dev/null") {
@@ -289,7 +289,7 @@ fn holders_stay_alive_for_a_process_without_file_descriptors() {
         .args(["-c", script])
         .arg(program)
         .arg(test_name(holders_stay_alive_for_a_process_without_file_descriptors))
-        .env(TOLD, &name);
+        .env(ARGUMENT, &name);
     let output = child.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     drop(held);

@@ -1,4 +1,4 @@
-//! Compression of idle tensors: what it frees, that it loses nothing, and that nobody notices it.
+//! Compression of idle tensors: what it frees, that it is lossless, and that readers are not affected.
 
 #![allow(clippy::unwrap_used, reason = "a test may stop at any surprise")]
 
@@ -79,7 +79,7 @@ fn each_kind_of_data_reaches_its_ratio() {
             let expected = Compressed { tensors: 1, bytes_before: bytes.len(), bytes_after: after };
             assert_eq!(done, expected, "{name}");
         } else {
-            assert_eq!((done, ratio), (Compressed::default(), 1.0), "{name}: kept as it is");
+            assert_eq!((done, ratio), (Compressed::default(), 1.0), "{name}: stays as it is");
         }
         assert!(handle.read().unwrap().bytes().unwrap() == &bytes[..], "{name}");
         assert_eq!(held(&pool), bytes.len(), "{name}: restored");
