@@ -9,7 +9,7 @@
 
 use std::arch::x86_64::*;
 
-use super::int8::{SINGLE_BLOCKS, TileStart};
+use super::int8::{SINGLE_BLOCKS, Tile8Start};
 use super::{
     ActivationBlock, CodeBlock, ColumnAcc16, ColumnPair, FloatLanes, HalfCodeBlock, Int8Dot, Isa,
     LANES, Op, PlaneSums, avx2_quantize, avx2_sparse, avx2_tile8,
@@ -108,7 +108,7 @@ impl Int8Dot for Avx2 {
     }
 
     #[inline(always)]
-    fn tile8_start(self, x: &[[ActivationBlock; 8]]) -> [TileStart; 8] {
+    fn tile8_start(self, x: &[[ActivationBlock; 8]]) -> Tile8Start {
         // SAFETY: `self` proves AVX2.
         unsafe { avx2_tile8::start(x) }
     }
@@ -116,7 +116,7 @@ impl Int8Dot for Avx2 {
     #[inline(always)]
     fn tile8_dots(
         self,
-        start: &[TileStart; 8],
+        start: &Tile8Start,
         codes: &[CodeBlock],
         x: &[[ActivationBlock; 8]],
     ) -> [i32; 8] {
@@ -129,7 +129,7 @@ impl Int8Dot for Avx2 {
     #[inline(always)]
     fn tile8_halves(
         self,
-        start: &[TileStart; 8],
+        start: &Tile8Start,
         codes: &[CodeBlock],
         x: &[[ActivationBlock; 8]],
     ) -> [[i32; 8]; 2] {

@@ -7,7 +7,7 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::int8::TileStart;
+use super::int8::Tile8Start;
 use super::{ActivationBlock, CodeBlock};
 
 /// Blocks for which a lane of 16 bits is enough: it starts with `-Σ x`, so that it ends with `Σ trit·x` of eight
@@ -58,12 +58,12 @@ macro_rules! plane {
 /// `start + Σ code·x` of eight tokens over at most [`BLOCKS`] blocks, in lanes of 16 bits.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn run(start: &[TileStart; 8], codes: &[CodeBlock], x: &[[ActivationBlock; 8]]) -> [__m256i; 8] {
+fn run(start: &Tile8Start, codes: &[CodeBlock], x: &[[ActivationBlock; 8]]) -> [__m256i; 8] {
     debug_assert!(codes.len() <= BLOCKS);
     let mask = _mm256_set1_epi8(3);
     let mut sums = [_mm256_setzero_si256(); 8];
-    for (sum, start) in sums.iter_mut().zip(start) {
-        *sum = load(&start.0);
+    for (sum, start) in sums.iter_mut().zip(&start.0) {
+        *sum = load(start);
     }
     let blocks = codes.len().min(x.len());
     if blocks == 0 {
@@ -111,7 +111,7 @@ fn run(start: &[TileStart; 8], codes: &[CodeBlock], x: &[[ActivationBlock; 8]]) 
 /// `-Σ x` of each lane, modulo 2¹⁶.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn start(x: &[[ActivationBlock; 8]]) -> [TileStart; 8] {
+pub(super) fn start(x: &[[ActivationBlock; 8]]) -> Tile8Start {
     let ones = _mm256_set1_epi8(1);
     let mut sums = [_mm256_setzero_si256(); 8];
     for block in x {
@@ -123,9 +123,9 @@ pub(super) fn start(x: &[[ActivationBlock; 8]]) -> [TileStart; 8] {
             }
         }
     }
-    let mut start = [TileStart::ZERO; 8];
-    for (start, sum) in start.iter_mut().zip(sums) {
-        store(&mut start.0, sum);
+    let mut start = Tile8Start::ZERO;
+    for (start, sum) in start.0.iter_mut().zip(sums) {
+        store(start, sum);
     }
     start
 }
@@ -134,7 +134,7 @@ pub(super) fn start(x: &[[ActivationBlock; 8]]) -> [TileStart; 8] {
 #[inline]
 #[target_feature(enable = "avx2")]
 pub(super) fn sums(
-    start: &[TileStart; 8],
+    start: &Tile8Start,
     codes: &[CodeBlock],
     x: &[[ActivationBlock; 8]],
 ) -> [__m256i; 8] {

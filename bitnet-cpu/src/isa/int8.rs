@@ -40,15 +40,15 @@ impl ColumnAcc16 {
 /// Sums for 128 outputs in four planes: plane `i` holds output `4b + i` at index `b`.
 pub(crate) type PlaneSums = [[i32; 32]; 4];
 
-/// What the sums of one of eight tokens start from: `-Σ x`, in an order that belongs to the instruction set. The provided
-/// algorithm uses the first two numbers, one for each half of a block.
+/// What the sums of eight tokens start from: `-Σ x`, in an order that belongs to the instruction set. The provided algorithm
+/// uses the first two arrays, for the halves of a block; AVX2 uses one array for each token.
 #[derive(Debug, Clone, Copy)]
-#[repr(C, align(32))]
-pub(crate) struct TileStart(pub(crate) [i32; 8]);
+#[repr(C, align(64))]
+pub(crate) struct Tile8Start(pub(crate) [[i32; 8]; 8]);
 
-impl TileStart {
+impl Tile8Start {
     /// Zeros.
-    pub(crate) const ZERO: Self = Self([0; 8]);
+    pub(crate) const ZERO: Self = Self([[0; 8]; 8]);
 }
 
 /// Most blocks of [`Int8Dot::dot_single`].
@@ -127,14 +127,14 @@ pub(crate) trait Int8Dot: Copy {
 
     /// Prepares [`Int8Dot::tile8_dots`] for all rows that meet `x`, at most [`Int8Dot::TILE8_BLOCKS`] blocks of eight tokens.
     #[inline(always)]
-    fn tile8_start(self, x: &[[ActivationBlock; 8]]) -> [TileStart; 8] {
-        let mut start = [TileStart::ZERO; 8];
+    fn tile8_start(self, x: &[[ActivationBlock; 8]]) -> Tile8Start {
+        let mut start = Tile8Start::ZERO;
         for block in x {
-            for (start, token) in start.iter_mut().zip(block) {
+            for (index, token) in block.iter().enumerate() {
                 for plane in &token.0 {
-                    for (start, half) in start.0.iter_mut().zip(plane.as_chunks::<16>().0) {
+                    for (sums, half) in start.0.iter_mut().zip(plane.as_chunks::<16>().0) {
                         for &x in half {
-                            *start = start.wrapping_sub(i32::from(x));
+                            sums[index] = sums[index].wrapping_sub(i32::from(x));
                         }
                     }
                 }
@@ -147,7 +147,7 @@ pub(crate) trait Int8Dot: Copy {
     #[inline(always)]
     fn tile8_dots(
         self,
-        start: &[TileStart; 8],
+        start: &Tile8Start,
         codes: &[CodeBlock],
         x: &[[ActivationBlock; 8]],
     ) -> [i32; 8] {
@@ -162,7 +162,7 @@ pub(crate) trait Int8Dot: Copy {
     #[inline(always)]
     fn tile8_halves(
         self,
-        start: &[TileStart; 8],
+        start: &Tile8Start,
         codes: &[CodeBlock],
         x: &[[ActivationBlock; 8]],
     ) -> [[i32; 8]; 2] {
@@ -178,9 +178,9 @@ pub(crate) trait Int8Dot: Copy {
             *sums = self.flush_acc(*sums, acc);
         }
         let mut halves = self.reduce_add_halves8(sums);
-        for (half, dots) in halves.iter_mut().enumerate() {
+        for (dots, start) in halves.iter_mut().zip(&start.0) {
             for (dot, start) in dots.iter_mut().zip(start) {
-                *dot = dot.wrapping_add(start.0[half]);
+                *dot = dot.wrapping_add(*start);
             }
         }
         halves
