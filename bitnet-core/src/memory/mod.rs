@@ -36,8 +36,8 @@
 //! | [`mapped`], [`shared_memory`] | memory from files, and memory of several processes |
 //! | [`report`] | where every byte of the process is |
 //!
-//! The heap knows none of the others: `observer` passes its events to the tracker and the cleaner. One circle is left: a pool owns
-//! its cleaner, which cleans that pool and the tensors of its registries.
+//! The heap knows none of the others: `observer` passes its events to the tracker and the cleaner. Cleanups know tensors only as
+//! targets, a trait that registries implement. One circle is left: a pool owns its cleaner, which cleans that pool.
 
 mod buffer;
 pub mod cleanup;

@@ -1,16 +1,17 @@
 //! One cleanup of a pool: free memory is purged, and tensors are compressed and moved so that more becomes free, within a time.
 
-use std::ops::ControlFlow;
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::scheduler::Scheduler;
-use super::{CleanupConfig, CleanupMetrics, CleanupReport, Compacted, Released, Strategy, Work};
+use super::{
+    CleanupConfig, CleanupMetrics, CleanupReport, Compacted, Compaction, CompressionStep, Released,
+    Strategy, Work,
+};
 use crate::Result;
 use crate::memory::HybridMemoryPool;
 use crate::memory::heap::past;
 use crate::memory::pool::WeakPool;
-use crate::memory::tensor::{CompressionStep, TensorRegistry, WeakTensorRegistry};
 use crate::memory::tracking::LatencyKind;
 
 /// Slabs and regions of which at most this part is in use are drained.
@@ -23,11 +24,30 @@ const COMPRESSED_BY: f64 = 0.55;
 const MOVED_BY: f64 = 0.75;
 const OVER_BY: f64 = 0.9;
 
+/// Tensors that cleanups of a pool compress and move. Tensors in use stay as they are.
+pub(in crate::memory) trait CleanupTarget: Send + Sync {
+    /// Frees the blocks that compressed tensors have vacated, until the deadline.
+    fn free_vacated(&self, deadline: Option<Instant>) -> CompressionStep;
+
+    /// Compresses tensors that have been idle for at least `idle`, until the deadline.
+    fn compress(&self, idle: Duration, deadline: Option<Instant>) -> CompressionStep;
+
+    /// Moves tensors that have been idle for at least `idle` out of sparse memory until the deadline, and adds them to `done`. Returns
+    /// whether there was time for all.
+    fn compact(
+        &self,
+        compaction: &Compaction<'_>,
+        idle: Duration,
+        deadline: Option<Instant>,
+        done: &mut Compacted,
+    ) -> bool;
+}
+
 /// What a pool holds for its cleanups.
 #[derive(Debug)]
 pub(in crate::memory) struct Cleaner {
     config: CleanupConfig,
-    registries: Mutex<Vec<WeakTensorRegistry>>,
+    targets: Mutex<Vec<Weak<dyn CleanupTarget>>>,
     metrics: Mutex<CleanupMetrics>,
     scheduler: OnceLock<Scheduler>,
 }
@@ -40,7 +60,7 @@ impl Cleaner {
     pub(in crate::memory) fn new(config: CleanupConfig) -> Self {
         Self {
             config,
-            registries: Mutex::default(),
+            targets: Mutex::default(),
             metrics: Mutex::default(),
             scheduler: OnceLock::new(),
         }
@@ -64,17 +84,17 @@ impl Cleaner {
         }
     }
 
-    fn attach(&self, registry: &TensorRegistry) {
-        let mut registries = lock(&self.registries);
-        registries.retain(|known| known.is_alive());
-        if !registries.iter().any(|known| known.is_of(registry)) {
-            registries.push(registry.downgrade());
+    /// Adds a target, unless it is known.
+    pub(in crate::memory) fn attach(&self, target: Weak<dyn CleanupTarget>) {
+        let mut targets = lock(&self.targets);
+        targets.retain(|known| known.strong_count() > 0);
+        if !targets.iter().any(|known| Weak::ptr_eq(known, &target)) {
+            targets.push(target);
         }
     }
 
-    fn registries(&self) -> Vec<TensorRegistry> {
-        let known = lock(&self.registries).clone();
-        known.iter().filter_map(WeakTensorRegistry::upgrade).collect()
+    fn targets(&self) -> Vec<Arc<dyn CleanupTarget>> {
+        lock(&self.targets).iter().filter_map(Weak::upgrade).collect()
     }
 
     fn clean(&self, pool: &HybridMemoryPool, strategy: Strategy) -> CleanupReport {
@@ -102,12 +122,11 @@ impl Cleaner {
         end: Option<Instant>,
         report: &mut CleanupReport,
     ) {
-        let registries = self.registries();
-        let only_release = registries.is_empty() || work == Work::default();
+        let targets = self.targets();
+        let only_release = targets.is_empty() || work == Work::default();
         let released_by = if only_release { end } else { time.until(RELEASED_BY) };
-        for registry in &registries {
-            let step = registry.free_vacated(&|| !past(released_by));
-            report.add_compression(step);
+        for target in &targets {
+            report.add_compression(target.free_vacated(released_by));
         }
         report.released.add(release(pool, released_by));
         report.was_cut |= past(released_by);
@@ -115,10 +134,12 @@ impl Cleaner {
             return;
         }
         if let Some(idle) = work.compress_idle_for {
-            report.add_compression(compress(&registries, idle, time.until(COMPRESSED_BY)));
+            for target in &targets {
+                report.add_compression(target.compress(idle, time.until(COMPRESSED_BY)));
+            }
         }
         if let Some(idle) = work.move_idle_for {
-            let (done, cut) = compact(pool, &registries, idle, time.until(MOVED_BY));
+            let (done, cut) = compact(pool, &targets, idle, time.until(MOVED_BY));
             report.compacted = done;
             report.was_cut |= cut;
         }
@@ -174,30 +195,10 @@ fn release(pool: &HybridMemoryPool, deadline: Option<Instant>) -> Released {
     released
 }
 
-/// Compresses tensors that have been idle for at least `idle`.
-fn compress(
-    registries: &[TensorRegistry],
-    idle: Duration,
-    deadline: Option<Instant>,
-) -> CompressionStep {
-    let more = || !past(deadline);
-    let mut sum = CompressionStep::default();
-    for registry in registries {
-        let had_time = registry.for_each_idle_while(idle, &more, |tensor| {
-            // Without room for this one, smaller ones may still find some.
-            sum.add(tensor.compress_while(&more).unwrap_or_default());
-            sum.was_cut |= !more();
-            if sum.was_cut { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        });
-        sum.was_cut |= !had_time;
-    }
-    sum
-}
-
 /// Moves tensors that have been idle for at least `idle` out of sparse memory. Also returns whether it ran out of time.
 fn compact(
     pool: &HybridMemoryPool,
-    registries: &[TensorRegistry],
+    targets: &[Arc<dyn CleanupTarget>],
     idle: Duration,
     deadline: Option<Instant>,
 ) -> (Compacted, bool) {
@@ -210,31 +211,12 @@ fn compact(
         return (done, false);
     };
     done.sparse_bytes = compaction.sparse_bytes();
-    let mut cut = false;
     if done.sparse_bytes == 0 {
-        return (done, cut);
+        return (done, false);
     }
-    for registry in registries {
-        let had_time = registry.for_each_idle_while(idle, &|| !past(deadline), |tensor| {
-            if past(deadline) {
-                cut = true;
-                return ControlFlow::Break(());
-            }
-            let Some(block) = tensor.block().filter(|block| compaction.concerns(block)) else {
-                return ControlFlow::Continue(());
-            };
-            let size = block.size();
-            match tensor.leave_sparse(&compaction, deadline) {
-                Ok(true) => {
-                    done.tensors += 1;
-                    done.bytes += size;
-                }
-                Ok(false) => cut = true,
-                Err(_) => done.refused += 1,
-            }
-            ControlFlow::Continue(())
-        });
-        cut |= !had_time;
+    let mut cut = false;
+    for target in targets {
+        cut |= !target.compact(&compaction, idle, deadline, &mut done);
     }
     (done, cut)
 }
@@ -274,11 +256,5 @@ impl HybridMemoryPool {
     /// When and how long this pool is cleaned.
     pub fn cleanup_config(&self) -> &CleanupConfig {
         &self.cleaner().config
-    }
-
-    /// Lets cleanups of this pool move and compress the tensors of `registry`. A registry made from this pool is attached already; one
-    /// with tensors of several pools has to be attached to each. Does not keep the registry alive.
-    pub fn attach_registry(&self, registry: &TensorRegistry) {
-        self.cleaner().attach(registry);
     }
 }

@@ -4,7 +4,6 @@ use std::fmt;
 use std::time::Duration;
 
 use super::{Released, Strategy};
-use crate::memory::tensor::{Compressed, CompressionStep};
 
 /// What moving tensors out of sparse memory did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -17,6 +16,46 @@ pub struct Compacted {
     pub bytes: usize,
     /// Tensors that stayed because there was no room for them elsewhere.
     pub refused: usize,
+}
+
+/// What compressing idle tensors did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Compressed {
+    /// Tensors that were compressed.
+    pub tensors: usize,
+    /// Bytes that they took before.
+    pub bytes_before: usize,
+    /// Bytes that they take now.
+    pub bytes_after: usize,
+}
+
+impl Compressed {
+    pub(in crate::memory) fn add(&mut self, other: Self) {
+        self.tensors += other.tensors;
+        self.bytes_before += other.bytes_before;
+        self.bytes_after += other.bytes_after;
+    }
+}
+
+/// What a step of compressing a tensor did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(in crate::memory) struct CompressionStep {
+    pub(in crate::memory) done: Compressed,
+    /// Resident bytes released with the block of the tensor, as reported by the OS.
+    pub(in crate::memory) returned: usize,
+    /// Allocations and deallocations that it made.
+    pub(in crate::memory) activity: u64,
+    /// Whether it was cut short.
+    pub(in crate::memory) was_cut: bool,
+}
+
+impl CompressionStep {
+    pub(in crate::memory) fn add(&mut self, other: Self) {
+        self.done.add(other.done);
+        self.returned += other.returned;
+        self.activity += other.activity;
+        self.was_cut |= other.was_cut;
+    }
 }
 
 /// What one cleanup did.

@@ -19,8 +19,9 @@ mod strategies;
 pub use super::heap::Released;
 pub use compaction::Compaction;
 pub use config::CleanupConfig;
-pub use metrics::{CleanupMetrics, CleanupReport, Compacted};
+pub use metrics::{CleanupMetrics, CleanupReport, Compacted, Compressed};
 pub use scheduler::CleanupSchedule;
 pub use strategies::{Observed, PERIOD, Past, Strategy, Work, due, next_look};
 
-pub(super) use cleaner::Cleaner;
+pub(super) use cleaner::{Cleaner, CleanupTarget};
+pub(super) use metrics::CompressionStep;

@@ -12,6 +12,7 @@ use std::time::Duration;
 use super::BitNetTensor;
 use super::compression::{Packed, Packing};
 use crate::Result;
+use crate::memory::cleanup::CompressionStep;
 use crate::memory::observer::without_callbacks;
 use crate::memory::{Clock, HybridMemoryPool, MemoryHandle, Purpose};
 
@@ -71,7 +72,7 @@ impl RegistryInner {
     }
 
     /// Frees vacated blocks, after their pages are discarded, as long as `more` returns true.
-    pub(super) fn free_vacated(&self, more: &dyn Fn() -> bool) -> CompressionStep {
+    pub(super) fn free_vacated_while(&self, more: &dyn Fn() -> bool) -> CompressionStep {
         let mut step = CompressionStep::default();
         while !step.was_cut
             && let Some(mut block) = { self.vacated().pop() }
@@ -255,45 +256,5 @@ impl Drop for Wanted<'_> {
 impl Drop for TensorEntry {
     fn drop(&mut self) {
         self.inner.remove(self.id);
-    }
-}
-
-/// What compressing idle tensors did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Compressed {
-    /// Tensors that were compressed.
-    pub tensors: usize,
-    /// Bytes that they took before.
-    pub bytes_before: usize,
-    /// Bytes that they take now.
-    pub bytes_after: usize,
-}
-
-impl Compressed {
-    pub(in crate::memory) fn add(&mut self, other: Self) {
-        self.tensors += other.tensors;
-        self.bytes_before += other.bytes_before;
-        self.bytes_after += other.bytes_after;
-    }
-}
-
-/// What a step of compressing a tensor did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(in crate::memory) struct CompressionStep {
-    pub(in crate::memory) done: Compressed,
-    /// Resident bytes released with the block of the tensor, as reported by the OS.
-    pub(in crate::memory) returned: usize,
-    /// Allocations and deallocations that it made.
-    pub(in crate::memory) activity: u64,
-    /// Whether it was cut short.
-    pub(in crate::memory) was_cut: bool,
-}
-
-impl CompressionStep {
-    pub(in crate::memory) fn add(&mut self, other: Self) {
-        self.done.add(other.done);
-        self.returned += other.returned;
-        self.activity += other.activity;
-        self.was_cut |= other.was_cut;
     }
 }

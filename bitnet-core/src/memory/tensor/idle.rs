@@ -6,8 +6,8 @@ use std::sync::RwLockWriteGuard;
 use std::time::{Duration, Instant};
 
 use super::compression::{Packing, Progress};
-use super::entry::{Compressed, CompressionStep, Content, Form, TensorEntry};
-use crate::memory::cleanup::Compaction;
+use super::entry::{Content, Form, TensorEntry};
+use crate::memory::cleanup::{Compaction, Compressed, CompressionStep};
 use crate::memory::{MemoryHandle, Purpose};
 use crate::{Error, Result};
 
@@ -145,7 +145,7 @@ impl<'a> IdleTensor<'a> {
                     *form = Form::Packed(packed);
                     let inner = self.entry.inner();
                     inner.vacated().extend(tensor.remove_block());
-                    step.add(inner.free_vacated(more));
+                    step.add(inner.free_vacated_while(more));
                 }
             }
         }
@@ -309,9 +309,9 @@ mod tests {
         let first = step(&registry, Duration::ZERO, blocks + 4).unwrap();
         assert!(first.done.tensors == 1 && first.was_cut && handle.is_compressed());
         assert_eq!(first.returned, 8 << 20, "four pieces");
-        let second = registry.free_vacated(&times(10));
+        let second = registry.inner().free_vacated_while(&times(10));
         assert!(second.was_cut && second.returned <= 20 << 20, "{second:?}");
-        let last = registry.free_vacated(&times(1000));
+        let last = registry.inner().free_vacated_while(&times(1000));
         assert_eq!((last.was_cut, last.activity), (false, 1));
         assert_eq!(first.returned + second.returned + last.returned, bytes);
         assert!(handle.read().unwrap().bytes().unwrap().iter().all(|&byte| byte == 1));

@@ -19,17 +19,15 @@ mod storage;
 mod views;
 mod walk;
 
+pub use super::cleanup::Compressed;
 pub use codes::CastRule;
 pub use data::BitNetTensor;
 pub use dtype::BitNetDType;
-pub use entry::Compressed;
-pub(super) use entry::CompressionStep;
 pub use handle::{TensorHandle, TensorRead, TensorWrite, WeakTensorHandle};
 pub use idle::IdleTensor;
 pub use metadata::TensorMetadata;
 pub(crate) use metadata::{Dims, elements_of};
 pub use registry::TensorRegistry;
-pub(super) use registry::WeakTensorRegistry;
 pub use storage::{ExternalBytes, SharedBytes};
 pub use views::{Slice, broadcast_shapes};
 pub(crate) use walk::{Cursor, Walk};

@@ -3,11 +3,13 @@
 use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::entry::{Compressed, CompressionStep, RegistryInner, TensorEntry};
+use super::entry::{RegistryInner, TensorEntry};
 use super::idle::IdleTensor;
 use crate::Result;
+use crate::memory::cleanup::{CleanupTarget, Compacted, Compaction, Compressed, CompressionStep};
+use crate::memory::heap::past;
 use crate::memory::observer::without_callbacks;
 use crate::memory::{Clock, HybridMemoryPool};
 
@@ -18,33 +20,6 @@ const BATCH: usize = 64;
 #[derive(Clone)]
 pub struct TensorRegistry {
     inner: Arc<RegistryInner>,
-}
-
-/// A reference to a registry that does not keep it alive.
-#[derive(Clone)]
-pub(in crate::memory) struct WeakTensorRegistry {
-    inner: Weak<RegistryInner>,
-}
-
-impl WeakTensorRegistry {
-    /// Returns the registry, as long as it or one of its handles is alive.
-    pub(in crate::memory) fn upgrade(&self) -> Option<TensorRegistry> {
-        Some(TensorRegistry { inner: self.inner.upgrade()? })
-    }
-
-    pub(in crate::memory) fn is_alive(&self) -> bool {
-        self.inner.strong_count() > 0
-    }
-
-    pub(in crate::memory) fn is_of(&self, registry: &TensorRegistry) -> bool {
-        std::ptr::eq(self.inner.as_ptr(), Arc::as_ptr(&registry.inner))
-    }
-}
-
-impl fmt::Debug for WeakTensorRegistry {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WeakTensorRegistry").field("is_alive", &self.is_alive()).finish()
-    }
 }
 
 impl TensorRegistry {
@@ -60,17 +35,8 @@ impl TensorRegistry {
         registry
     }
 
-    pub(in crate::memory) fn downgrade(&self) -> WeakTensorRegistry {
-        WeakTensorRegistry { inner: Arc::downgrade(&self.inner) }
-    }
-
     pub(super) fn inner(&self) -> &Arc<RegistryInner> {
         &self.inner
-    }
-
-    /// Frees the blocks that compressed tensors have vacated, as long as `more` returns true.
-    pub(in crate::memory) fn free_vacated(&self, more: &dyn Fn() -> bool) -> CompressionStep {
-        self.inner.free_vacated(more)
     }
 
     /// The number of tensors that at least one handle holds.
@@ -91,46 +57,9 @@ impl TensorRegistry {
         older_than: Duration,
         visit: impl FnMut(&mut IdleTensor<'_>) -> ControlFlow<()>,
     ) {
-        self.for_each_idle_while(older_than, &|| true, visit);
+        self.inner.for_each_idle_while(older_than, &|| true, visit);
         // Callbacks were deferred meanwhile.
         self.inner.pool.inner().report_usage();
-    }
-
-    /// As [`TensorRegistry::for_each_idle`], as long as `more` returns true. Returns whether all tensors were visited.
-    pub(in crate::memory) fn for_each_idle_while(
-        &self,
-        older_than: Duration,
-        more: &dyn Fn() -> bool,
-        mut visit: impl FnMut(&mut IdleTensor<'_>) -> ControlFlow<()>,
-    ) -> bool {
-        let mut from = 0;
-        // Tensors that `visit` makes are not visited.
-        let end = self.inner.lock().next;
-        loop {
-            if !more() {
-                return false;
-            }
-            // `visit` may make and drop handles, so the list is not locked meanwhile.
-            let batch: Vec<(u64, Weak<TensorEntry>)> = {
-                let entries = self.inner.lock();
-                let alive = entries.alive.range(from..end).take(BATCH);
-                alive.map(|(&id, entry)| (id, Weak::clone(entry))).collect()
-            };
-            let Some(&(last, _)) = batch.last() else { return true };
-            from = last + 1;
-            for entry in batch.iter().filter_map(|(_, entry)| entry.upgrade()) {
-                let Some(mut content) = entry.try_own() else { continue };
-                if entry.idle_time() < older_than || entry.is_wanted() {
-                    content.stop_packing();
-                    continue;
-                }
-                // A callback might wait for the tensor that is locked here.
-                let visited = || visit(&mut IdleTensor::new(&entry, content));
-                if without_callbacks(visited).is_break() {
-                    return true;
-                }
-            }
-        }
     }
 
     /// Compresses each tensor that has been idle for at least `older_than`, as [`IdleTensor::compress`] does. Reading or writing one
@@ -152,6 +81,103 @@ impl TensorRegistry {
             }
         });
         failed.map_or(Ok(done), Err)
+    }
+}
+
+impl RegistryInner {
+    /// As [`TensorRegistry::for_each_idle`], as long as `more` returns true. Returns whether all tensors were visited.
+    fn for_each_idle_while(
+        &self,
+        older_than: Duration,
+        more: &dyn Fn() -> bool,
+        mut visit: impl FnMut(&mut IdleTensor<'_>) -> ControlFlow<()>,
+    ) -> bool {
+        let mut from = 0;
+        // Tensors that `visit` makes are not visited.
+        let end = self.lock().next;
+        loop {
+            if !more() {
+                return false;
+            }
+            // `visit` may make and drop handles, so the list is not locked meanwhile.
+            let batch: Vec<(u64, Weak<TensorEntry>)> = {
+                let entries = self.lock();
+                let alive = entries.alive.range(from..end).take(BATCH);
+                alive.map(|(&id, entry)| (id, Weak::clone(entry))).collect()
+            };
+            let Some(&(last, _)) = batch.last() else { return true };
+            from = last + 1;
+            for entry in batch.iter().filter_map(|(_, entry)| entry.upgrade()) {
+                let Some(mut content) = entry.try_own() else { continue };
+                if entry.idle_time() < older_than || entry.is_wanted() {
+                    content.stop_packing();
+                    continue;
+                }
+                // A callback might wait for the tensor that is locked here.
+                let visited = || visit(&mut IdleTensor::new(&entry, content));
+                if without_callbacks(visited).is_break() {
+                    return true;
+                }
+            }
+        }
+    }
+}
+
+impl CleanupTarget for RegistryInner {
+    fn free_vacated(&self, deadline: Option<Instant>) -> CompressionStep {
+        self.free_vacated_while(&|| !past(deadline))
+    }
+
+    fn compress(&self, idle: Duration, deadline: Option<Instant>) -> CompressionStep {
+        let more = || !past(deadline);
+        let mut sum = CompressionStep::default();
+        let had_time = self.for_each_idle_while(idle, &more, |tensor| {
+            // Without room for this one, smaller ones may still find some.
+            sum.add(tensor.compress_while(&more).unwrap_or_default());
+            sum.was_cut |= !more();
+            if sum.was_cut { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        sum.was_cut |= !had_time;
+        sum
+    }
+
+    fn compact(
+        &self,
+        compaction: &Compaction<'_>,
+        idle: Duration,
+        deadline: Option<Instant>,
+        done: &mut Compacted,
+    ) -> bool {
+        let mut cut = false;
+        let had_time = self.for_each_idle_while(idle, &|| !past(deadline), |tensor| {
+            if past(deadline) {
+                cut = true;
+                return ControlFlow::Break(());
+            }
+            let Some(block) = tensor.block().filter(|block| compaction.concerns(block)) else {
+                return ControlFlow::Continue(());
+            };
+            let size = block.size();
+            match tensor.leave_sparse(compaction, deadline) {
+                Ok(true) => {
+                    done.tensors += 1;
+                    done.bytes += size;
+                }
+                Ok(false) => cut = true,
+                Err(_) => done.refused += 1,
+            }
+            ControlFlow::Continue(())
+        });
+        had_time && !cut
+    }
+}
+
+impl HybridMemoryPool {
+    /// Lets cleanups of this pool move and compress the tensors of `registry`. A registry made from this pool is attached already; one
+    /// with tensors of several pools has to be attached to each. Does not keep the registry alive.
+    pub fn attach_registry(&self, registry: &TensorRegistry) {
+        let inner: Weak<RegistryInner> = Arc::downgrade(&registry.inner);
+        self.cleaner().attach(inner);
     }
 }
 
@@ -230,7 +256,7 @@ mod tests {
             seen += 1;
             ControlFlow::Continue(())
         };
-        assert!(!registry.for_each_idle_while(Duration::ZERO, &times(2), count));
+        assert!(!registry.inner.for_each_idle_while(Duration::ZERO, &times(2), count));
         assert_eq!(seen, 2 * BATCH);
     }
 }
