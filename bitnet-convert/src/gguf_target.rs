@@ -37,8 +37,8 @@ pub(crate) fn plan(
             .ok_or_else(|| Error::refused(tensor.stem(), "GGUF has no name for this tensor"))
     };
     // Readers of this architecture multiply by a separate f32 scale, which is exact where f16 is not.
-    let beside = architecture == "bitnet";
-    let mut plan = Planner::plan(files, options, Target::Gguf, &names, order, beside)?;
+    let separate_scales = architecture == "bitnet";
+    let mut plan = Planner::plan(files, options, Target::Gguf, &names, order, separate_scales)?;
     plan.remarks.extend(limit_remark(files));
     let mut writer = GgufWriter::new();
     match files.container() {

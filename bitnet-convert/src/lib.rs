@@ -187,7 +187,7 @@ pub fn available_threads() -> usize {
 fn decide(input: &Path, output: &Path, options: &ConvertOptions) -> Result<Decided> {
     let destination = Destination::new(output)?;
     let target = destination::target_of(output, options.target)?;
-    let mut source = SourceFiles::beside(input);
+    let mut source = SourceFiles::side_files(input);
     let files = ModelFiles::open(ModelSource::Path(input), &options.load)?;
     source.add_weights(&files);
     options.check_stop()?;

@@ -87,13 +87,13 @@ impl Recipe {
 
     /// Returns every stored tensor that it writes.
     pub(crate) fn parts(&self) -> impl Iterator<Item = usize> {
-        let beside = match *self {
+        let others = match *self {
             Self::Ternary { scale, .. } => [scale, None],
             Self::Packed { scale, .. } => [Some(scale), None],
             Self::Affine { scales, biases, .. } => [Some(scales), Some(biases)],
             _ => [None, None],
         };
-        std::iter::once(self.part()).chain(beside.into_iter().flatten())
+        std::iter::once(self.part()).chain(others.into_iter().flatten())
     }
 }
 

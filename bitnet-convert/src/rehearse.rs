@@ -19,15 +19,15 @@ use crate::{Decided, Error, Result, compare, verify};
 /// neither file system supports sparse files, this check is skipped and the comparison happens only after the
 /// conversion.
 pub(crate) fn rehearse(decided: &Decided, options: &ConvertOptions) -> Result<Vec<String>> {
-    let beside = decided.destination.path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let beside = beside.unwrap_or(Path::new("."));
+    let parent = decided.destination.path.parent().filter(|path| !path.as_os_str().is_empty());
+    let parent = parent.unwrap_or(Path::new("."));
     let mut builder = tempfile::Builder::new();
     builder.prefix(".bitnet-");
     let sparse = |folder: &tempfile::TempDir| has_sparse_files(folder.path());
     let folder = match builder.tempdir().ok().filter(sparse) {
         Some(folder) => folder,
         None => {
-            builder.tempdir_in(beside).map_err(Error::io(beside, "make a temporary folder in"))?
+            builder.tempdir_in(parent).map_err(Error::io(parent, "create a temporary folder in"))?
         }
     };
     if !sparse(&folder) {

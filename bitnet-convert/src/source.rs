@@ -46,7 +46,7 @@ pub(crate) struct SourceFiles {
 
 impl SourceFiles {
     /// Records the files of a folder besides weights. Call this before opening the source, so that no change is missed.
-    pub(crate) fn beside(input: &Path) -> Self {
+    pub(crate) fn side_files(input: &Path) -> Self {
         let folder = match input.extension() {
             _ if input.is_dir() => Some(input),
             Some(extension) if extension == "safetensors" || extension == "json" => input.parent(),

@@ -319,7 +319,7 @@ const BITNET: ArchitectureTable = ArchitectureTable {
             eos_token_id: Some(128_001),
             ..LLAMA_CLASS
         },
-        // 1bitLLM's reproduction; its files say `llama` beside a class of their own.
+        // 1bitLLM's reproduction; its files say `llama` and a class of its own.
         ModelClass {
             name: "BitnetForCausalLM",
             config: "BitnetConfig",

@@ -216,7 +216,7 @@ impl RepositoryCache {
         }
         let path = self.reference(revision);
         make_parent(&path)?;
-        let temporary = beside(&path);
+        let temporary = temporary_name(&path);
         fs::write(&temporary, commit).map_err(HubError::io(&temporary, "write"))?;
         fs::rename(&temporary, &path).map_err(HubError::io(&path, "write"))
     }
@@ -230,7 +230,7 @@ impl RepositoryCache {
         make_parent(&shown)?;
         let up = "../".repeat(path.split('/').count() + 1);
         let relative = PathBuf::from(format!("{up}blobs/{etag}"));
-        let temporary = beside(&shown);
+        let temporary = temporary_name(&shown);
         link::show(&self.blob(etag), &relative, &temporary, self.symlinks)
             .map_err(HubError::io(&shown, "link or copy the contents to"))?;
         fs::rename(&temporary, &shown).map_err(HubError::io(&shown, "put into place"))?;
@@ -282,7 +282,7 @@ pub(crate) fn make_parent(path: &Path) -> Result<()> {
 }
 
 /// Returns a name unique to this process, in the same folder.
-fn beside(path: &Path) -> PathBuf {
+fn temporary_name(path: &Path) -> PathBuf {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     path.with_file_name(format!(".bitnet-{}-{count}.tmp", std::process::id()))

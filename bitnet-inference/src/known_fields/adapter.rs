@@ -11,7 +11,7 @@ const START: &str = "how the matrices were before training";
 const METADATA: &str = "metadata";
 const CHOICE: &str = "the tensors of the file say which layers are adapted";
 const OTHER: &str = "another way of adapting layers, which can't be merged";
-const WHOLE: &str = "whole layers beside the adapter can't be merged";
+const WHOLE: &str = "whole layers of an adapter can't be merged";
 
 const FIELDS: &[Field] = &[
     read("peft_type"),

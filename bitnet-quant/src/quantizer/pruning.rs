@@ -96,7 +96,7 @@ impl KeepLargest {
 
 /// The remaining weights and their scale.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Kept {
+pub(crate) struct PrunedCut {
     rule: KeepLargest,
     scale: f32,
 }
@@ -104,7 +104,7 @@ pub(crate) struct Kept {
 impl Rule for KeepLargest {
     /// The sum of the remaining magnitudes.
     type Tally = f64;
-    type Cut = Kept;
+    type Cut = PrunedCut;
 
     const NAME: &'static str = "N of M";
 
@@ -126,12 +126,12 @@ impl Rule for KeepLargest {
         *tally += next;
     }
 
-    fn cut(&self, tally: f64, count: usize) -> Kept {
-        Kept { rule: *self, scale: (tally / (count / self.of * self.keep) as f64) as f32 }
+    fn cut(&self, tally: f64, count: usize) -> PrunedCut {
+        PrunedCut { rule: *self, scale: (tally / (count / self.of * self.keep) as f64) as f32 }
     }
 }
 
-impl Cut for Kept {
+impl Cut for PrunedCut {
     fn scale(self) -> f32 {
         self.scale
     }
