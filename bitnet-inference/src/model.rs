@@ -17,7 +17,6 @@ use crate::loader::{
     LoadOptions, ModelFacts, OpenModel, SuggestedSampling, backend_by_name, build,
 };
 use crate::memory_stats::MemoryStats;
-use crate::model_builder::ModelBuilder;
 use crate::models::{Decoder, LazyTopLogits, ModelConfig};
 use crate::session::Session;
 use crate::tokenizer::{EncodeOptions, Tokenizer};
@@ -70,19 +69,6 @@ impl Model {
     /// If the memory can't be had.
     pub fn embedded() -> Result<Self> {
         Self::load(ModelSource::Embedded)
-    }
-
-    /// Loads a GGUF file, a safetensors file or a Hugging Face folder, to run on all physical cores.
-    ///
-    /// # Errors
-    /// Those of [`Model::load_with`].
-    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        Self::builder().open(path)
-    }
-
-    /// Returns settings for loading, to be changed.
-    pub fn builder() -> ModelBuilder {
-        ModelBuilder::default()
     }
 
     /// Loads a model, to run on all physical cores with the best instruction set.

@@ -103,3 +103,18 @@ impl ModelBuilder {
         Model::load_with(source, &self.options, backend, &mut |_, _| {})
     }
 }
+
+impl Model {
+    /// Loads a GGUF file, a safetensors file or a Hugging Face folder, to run on all physical cores.
+    ///
+    /// # Errors
+    /// Those of [`Model::load_with`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Self::builder().open(path)
+    }
+
+    /// Returns settings for loading, to be changed.
+    pub fn builder() -> ModelBuilder {
+        ModelBuilder::default()
+    }
+}

@@ -9,7 +9,6 @@ use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::simd::largest_magnitude;
 
 use crate::cache::SequenceCache;
-use crate::generate::{GenerateOptions, Generation};
 use crate::models::{Decoder, LimitReason, ObserveFn, Sequence};
 use crate::sampler::{Query, Sampler};
 use crate::tokenizer::Tokenizer;
@@ -261,33 +260,6 @@ impl Session {
             return sampler.sample_top(&top, &self.tokens);
         }
         sampler.sample(&mut self.logits()?, &self.tokens)
-    }
-
-    /// Makes the sequence `prompt` and writes after it: an iterator of tokens with their text. Nothing is read before the
-    /// first item; dropped early, it leaves the session with the prompt and what was read of the text.
-    ///
-    /// ```
-    /// use bitnet_inference::{GenerateOptions, Model};
-    ///
-    /// let model = Model::embedded()?;
-    /// let prompt = model.encode_prompt("Once upon a time")?;
-    /// let mut session = model.session(None)?;
-    /// let options = GenerateOptions { max_tokens: 8, ..GenerateOptions::default() };
-    /// for token in session.generate(&prompt, &options)? {
-    ///     print!("{}", token?.text);
-    /// }
-    /// # Ok::<(), bitnet_inference::InferenceError>(())
-    /// ```
-    ///
-    /// # Errors
-    /// [`InferenceError::UnsupportedOperation`] without a tokenizer, [`InferenceError::Parameter`] for a sampler value out
-    /// of range. Items are errors for an empty prompt, one that does not fit, and those of [`Session::choose`].
-    pub fn generate<'s>(
-        &'s mut self,
-        prompt: &'s [u32],
-        options: &'s GenerateOptions,
-    ) -> Result<Generation<'s>> {
-        Generation::new(self, prompt, options)
     }
 
     fn last(&self) -> Result<&BitNetTensor> {

@@ -89,6 +89,35 @@ pub struct Generated {
     pub write_time: Duration,
 }
 
+impl Session {
+    /// Makes the sequence `prompt` and writes after it: an iterator of tokens with their text. Nothing is read before the
+    /// first item; dropped early, it leaves the session with the prompt and what was read of the text.
+    ///
+    /// ```
+    /// use bitnet_inference::{GenerateOptions, Model};
+    ///
+    /// let model = Model::embedded()?;
+    /// let prompt = model.encode_prompt("Once upon a time")?;
+    /// let mut session = model.session(None)?;
+    /// let options = GenerateOptions { max_tokens: 8, ..GenerateOptions::default() };
+    /// for token in session.generate(&prompt, &options)? {
+    ///     print!("{}", token?.text);
+    /// }
+    /// # Ok::<(), bitnet_inference::InferenceError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`InferenceError::UnsupportedOperation`] without a tokenizer, [`InferenceError::Parameter`] for a sampler value out
+    /// of range. Items are errors for an empty prompt, one that does not fit, and those of [`Session::choose`].
+    pub fn generate<'s>(
+        &'s mut self,
+        prompt: &'s [u32],
+        options: &'s GenerateOptions,
+    ) -> Result<Generation<'s>> {
+        Generation::new(self, prompt, options)
+    }
+}
+
 /// A token that was written, with the text that it completed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Token {

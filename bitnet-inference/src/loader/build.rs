@@ -8,7 +8,7 @@ use bitnet_core::memory::{HybridMemoryPool, PoolBuffer, Purpose, Shared};
 
 use bitnet_formats::names::{Part, Role, TensorName};
 
-use super::{Checkpoint, DecodedLinear};
+use super::{Checkpoint, DecodedLinear, ternary_rows};
 use crate::in_parallel::in_parallel;
 use crate::models::{
     Attention, Compute, Decoder, FeedForward, Head, Layer, LazyTopLogits, Linear, Projection,
@@ -160,8 +160,9 @@ impl Builder<'_> {
         let (weight, assumption) = match found {
             Some(found) => (Linear::Ternary(found.weight, found.precision), found.assumption),
             None => {
-                let decoded = self.checkpoint.linear(name, rows, cols, self.weights)?;
-                let decoded = decoded.ok_or_else(|| self.missing(name))?;
+                let stored = self.checkpoint.stored(name, rows, cols, self.weights)?;
+                let stored = stored.ok_or_else(|| self.missing(name))?;
+                let decoded = ternary_rows::decoded(self.checkpoint.file(), stored, self.weights)?;
                 (self.prepare(decoded.linear, sparse_input)?, decoded.assumption)
             }
         };

@@ -9,9 +9,8 @@ use bitnet_core::ternary::TernaryMatrix;
 use bitnet_formats::gguf::GgmlType;
 use bitnet_formats::safetensors::Dtype;
 use bitnet_formats::{MappedFile, Region};
+use bitnet_quant::codec::dense::DenseType;
 
-use super::ternary_rows;
-use super::weight_scan::RawTensor;
 use crate::models::ModelConfig;
 use crate::{InferenceError, Result};
 
@@ -92,6 +91,24 @@ pub(crate) struct Decoded {
     pub(crate) assumption: Option<String>,
 }
 
+/// A tensor of a checkpoint as it is stored, by its own name and shape, whether the engine reads it or not.
+pub(crate) struct RawTensor {
+    /// The name in the file.
+    pub(crate) name: String,
+    /// Its numbers.
+    pub(crate) numbers: RawNumbers,
+}
+
+/// The numbers of a [`RawTensor`].
+pub(crate) enum RawNumbers {
+    /// Floats or blocks of codes with scales.
+    Dense { dtype: DenseType, rows: usize, cols: usize, region: Region },
+    /// Trits, decoded when asked for.
+    Ternary,
+    /// Integers and codes, which are numbers whatever their bits are, and types that the engine does not read.
+    Other,
+}
+
 /// A checkpoint of any container. Names are GGUF's without `.weight`: `token_embd`, `blk.0.attn_q`.
 /// Several threads decode tensors of one checkpoint.
 pub(crate) trait Checkpoint: Sync {
@@ -135,19 +152,6 @@ pub(crate) trait Checkpoint: Sync {
         cols: usize,
         pool: &HybridMemoryPool,
     ) -> Result<Option<StoredLinear>>;
-
-    /// A linear layer's weight for the engine, `[rows, cols]`, if it is there; what is decoded is in `pool`.
-    fn linear(
-        &self,
-        name: &str,
-        rows: usize,
-        cols: usize,
-        pool: &HybridMemoryPool,
-    ) -> Result<Option<Decoded>> {
-        self.stored(name, rows, cols, pool)?
-            .map(|stored| ternary_rows::decoded(self.file(), stored, pool))
-            .transpose()
-    }
 
     /// A matrix that stays as it is stored, `[rows, cols]`, if it is there; trits are decoded, in `pool`.
     fn dense(

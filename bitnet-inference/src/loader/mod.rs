@@ -42,7 +42,7 @@ pub use crate::backends::{backend_by_name, backend_in_pool};
 pub use crate::in_parallel::in_parallel;
 pub use crate::weight_cache::{Notice, PreparedCache};
 pub(crate) use build::build;
-pub(crate) use checkpoint::{Checkpoint, Decoded, DecodedLinear};
+pub(crate) use checkpoint::{Checkpoint, Decoded, DecodedLinear, RawNumbers, RawTensor};
 pub use checkpoint::{StoredBytes, StoredLinear, StoredType, StoredWeight};
 pub(crate) use facts::Description;
 pub use facts::{ModelFacts, SuggestedSampling};
@@ -61,7 +61,6 @@ pub use text::tokenizer_of;
 pub use weight_scan::{
     FaultPlace, LARGEST_TO_MEDIAN, LARGEST_WEIGHT, WeightFault, WeightProblem, WeightScan,
 };
-use weight_scan::{RawNumbers, RawTensor};
 
 /// Choices that a file may leave open.
 #[derive(Debug, Clone, Default)]

@@ -9,11 +9,9 @@ use bitnet_core::dense::DenseRows;
 use bitnet_core::memory::{HybridMemoryPool, MemoryPoolConfig};
 use bitnet_core::simd::{self, Kernel, largest_magnitude};
 use bitnet_core::ternary::{ScaleGranularity, TernaryMatrix};
-use bitnet_formats::Region;
-use bitnet_quant::codec::dense::DenseType;
 
 use super::mapped_rows::MappedRows;
-use super::{Checkpoint, tensor_use, ternary_rows};
+use super::{Checkpoint, RawNumbers, RawTensor, tensor_use, ternary_rows};
 use crate::Result;
 use crate::in_parallel::in_parallel;
 
@@ -30,24 +28,6 @@ const PIECE: usize = 1 << 22;
 
 /// Rows from which a tensor's median is taken, evenly spread.
 const SAMPLED_ROWS: usize = 64;
-
-/// A tensor of a checkpoint as it is stored, by its own name and shape, whether the engine reads it or not.
-pub(crate) struct RawTensor {
-    /// The name in the file.
-    pub(crate) name: String,
-    /// Its numbers.
-    pub(crate) numbers: RawNumbers,
-}
-
-/// The numbers of a [`RawTensor`].
-pub(crate) enum RawNumbers {
-    /// Floats or blocks of codes with scales.
-    Dense { dtype: DenseType, rows: usize, cols: usize, region: Region },
-    /// Trits, decoded when asked for.
-    Ternary,
-    /// Integers and codes, which are numbers whatever their bits are, and types that the engine does not read.
-    Other,
-}
 
 /// What is wrong with numbers of one tensor.
 #[derive(Debug, Clone, PartialEq)]

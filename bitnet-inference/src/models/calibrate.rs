@@ -21,7 +21,9 @@ fn projections(layer: &mut Layer) -> impl Iterator<Item = (&'static str, &mut Pr
     ];
     all.into_iter().flat_map(|(site, projections)| {
         let named = projections.iter_mut().enumerate();
-        named.map(move |(index, projection)| (site.name(index, projection), projection))
+        named.map(move |(index, projection)| {
+            (site.name(index, projection.input_norm.is_some()), projection)
+        })
     })
 }
 

@@ -20,9 +20,8 @@ use bitnet_core::dense::DenseRows;
 use bitnet_core::kv::KvType;
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::memory::{HybridMemoryPool, Purpose, Shared};
-use smallvec::SmallVec;
 
-use super::layer::{Pass, TokenSpan};
+use super::layer::{Few, Pass, TokenSpan};
 use super::linear::Compute;
 use super::observer::{InputObserver, ObserveFn};
 use super::rope::SharedRope;
@@ -61,9 +60,6 @@ pub struct Decoder {
     /// Writes prepared weights to disk, if that was asked for.
     pub(crate) cache_writer: Option<CacheWriter>,
 }
-
-/// A few items for each sequence or token, on the stack where there is one of them.
-pub(super) type Few<T> = SmallVec<[T; 1]>;
 
 /// Tokens of one sequence that are to be run, and the cache of what came before them.
 #[derive(Debug)]

@@ -4,9 +4,9 @@ use bitnet_core::backend::{AttentionShape, RopeTable};
 use bitnet_core::kv::{KvCache, KvSpan};
 use bitnet_core::memory::Shared;
 use bitnet_core::memory::tensor::BitNetTensor;
+use smallvec::SmallVec;
 
 use super::ModelConfig;
-use super::decoder::Few;
 use super::linear::{Compute, Projection};
 use super::observer::{DOWN, GATE_UP, InputObserver, OUTPUT, QKV};
 use crate::Result;
@@ -47,6 +47,9 @@ pub struct FeedForward {
     /// Down projection.
     pub down: Projection,
 }
+
+/// A few items for each sequence or token, on the stack where there is one of them.
+pub(super) type Few<T> = SmallVec<[T; 1]>;
 
 /// What all layers of one pass share.
 pub(super) struct Pass<'a> {
@@ -177,7 +180,7 @@ impl FeedForward {
             compute.backend.gate(activation, &mut out, &up)?;
             return Ok(out);
         };
-        observer.show(GATE_UP, 0, gate, x)?;
+        observer.show(GATE_UP, 0, false, x)?;
         let mut out = compute.tensor(x.shape()[0], weights[0].rows())?;
         let mut scratch = compute.tensor(x.shape()[0], weights[1].rows())?;
         compute.backend.gate_up(x, precision, activation, weights, &mut out, &mut scratch)?;

@@ -138,7 +138,7 @@ impl Compute {
                 None => None,
             };
             let input = normed.as_ref().unwrap_or(x);
-            observer.show(site, index, &group[0], input)?;
+            observer.show(site, index, normed.is_some(), input)?;
             match group[0].plain_ternary() {
                 Some((_, precision)) => {
                     let weights = group.iter().filter_map(Projection::plain_ternary);

@@ -5,6 +5,7 @@ mod architecture;
 mod calibrate;
 mod config;
 mod decoder;
+mod decoder_files;
 mod layer;
 mod linear;
 mod observer;

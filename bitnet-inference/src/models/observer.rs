@@ -4,7 +4,6 @@ use std::fmt;
 
 use bitnet_core::memory::tensor::BitNetTensor;
 
-use super::Projection;
 use crate::Result;
 
 /// What linear layers read: one of these for all projections that share it.
@@ -46,12 +45,9 @@ pub(super) const GATE_UP: InputSite =
 pub(super) const DOWN: InputSite = InputSite { shared: "ffn_down", own: &["ffn_down"] };
 
 impl InputSite {
-    /// The name of what the projection at `index` reads.
-    pub(super) fn name(self, index: usize, projection: &Projection) -> &'static str {
-        match projection.input_norm {
-            Some(_) => self.own[index],
-            None => self.shared,
-        }
+    /// Returns the name of what the projection at `index` reads, which is its own if it has an input norm.
+    pub(super) fn name(self, index: usize, has_norm: bool) -> &'static str {
+        if has_norm { self.own[index] } else { self.shared }
     }
 }
 
@@ -75,11 +71,11 @@ impl<'a, 'b> InputObserver<'a, 'b> {
         &mut self,
         site: InputSite,
         index: usize,
-        projection: &Projection,
+        has_norm: bool,
         x: &BitNetTensor,
     ) -> Result<()> {
         let Some(observe) = &mut self.observe else { return Ok(()) };
-        let name = site.name(index, projection);
+        let name = site.name(index, has_norm);
         if self.last.replace(name) == Some(name) {
             return Ok(());
         }
