@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bitnet_core::dense::DenseRows;
 use bitnet_core::memory::{HybridMemoryPool, MemoryPoolConfig};
 use bitnet_core::ternary::TernaryMatrix;
+use bitnet_formats::names::gguf_name;
 use bitnet_inference::ModelFiles;
 use bitnet_inference::loader::in_parallel;
 use bitnet_quant::loss::{Loss, LossMeter};
@@ -90,7 +91,7 @@ pub fn diff(
             (None, _) => Difference::OnlySecond,
         };
         let tensor = in_first.or(in_second).ok_or_else(|| Error::refused("tensor", "nowhere"))?;
-        let (name, shape) = (format!("{}.weight", tensor.stem()), [tensor.rows, tensor.cols]);
+        let (name, shape) = (gguf_name(&tensor.stem()), [tensor.rows, tensor.cols]);
         Ok::<_, Error>(TensorDifference { name, shape, types, difference })
     };
     let out = in_parallel(all.len(), threads, compare, on_done)?;

@@ -15,6 +15,8 @@ pub enum Architecture {
     BitNet,
     /// Llama: no extra norms.
     Llama,
+    /// Qwen2: biases on query, key and value.
+    Qwen2,
     /// Qwen3: norms on query and key heads, and a head size that is not hidden / heads.
     Qwen3,
 }
@@ -171,6 +173,8 @@ pub struct ArchitectureTable {
     pub classes: &'static [ModelClass],
     /// The tensors of a layer that not every family has.
     pub extra: &'static [Role],
+    /// The projections with a bias.
+    pub biased: &'static [Role],
     /// Whether every checkpoint is ternary: ordinary numbers are the full-precision masters of trits, and inputs of ternary
     /// layers are quantised to 8 bits.
     pub native_ternary: bool,
@@ -195,7 +199,7 @@ pub struct GgufArchitecture {
 
 /// A model class of Hugging Face checkpoints, with the defaults of its configuration class.
 ///
-/// Source: transformers 5 (`LlamaConfig`, `Qwen3Config`, `BitNetConfig`) and the configuration that 1bitLLM published with
+/// Source: transformers 5 (`LlamaConfig`, `Qwen2Config`, `Qwen3Config`, `BitNetConfig`) and the configuration that 1bitLLM published with
 /// its models (`BitnetConfig`).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ModelClass {
@@ -241,6 +245,7 @@ const LLAMA: ArchitectureTable = ArchitectureTable {
     gguf: &[GgufArchitecture { name: "llama", activation: None }],
     classes: &[LLAMA_CLASS],
     extra: &[],
+    biased: &[],
     native_ternary: false,
     int8_block_types: true,
     sliding_window: false,
@@ -268,28 +273,47 @@ const LLAMA_CLASS: ModelClass = ModelClass {
     eos_token_id: Some(2),
 };
 
+const QWEN2: ArchitectureTable = ArchitectureTable {
+    architecture: Architecture::Qwen2,
+    name: "qwen2",
+    gguf: &[GgufArchitecture { name: "qwen2", activation: None }],
+    classes: &[ModelClass {
+        name: "Qwen2ForCausalLM",
+        config: "Qwen2Config",
+        model_type: "qwen2",
+        architecture: Architecture::Qwen2,
+        head_dim: None,
+        ..QWEN3_CLASS
+    }],
+    extra: &[],
+    biased: &[Role::Query, Role::Key, Role::Value],
+    ..QWEN3
+};
+
 const QWEN3: ArchitectureTable = ArchitectureTable {
     architecture: Architecture::Qwen3,
     name: "qwen3",
     gguf: &[GgufArchitecture { name: "qwen3", activation: None }],
-    classes: &[ModelClass {
-        name: "Qwen3ForCausalLM",
-        config: "Qwen3Config",
-        model_type: "qwen3",
-        architecture: Architecture::Qwen3,
-        vocab_size: 151_936,
-        intermediate_size: 22_016,
-        num_key_value_heads: Some(32),
-        head_dim: Some(128),
-        max_position_embeddings: 32_768,
-        eos_token_id: None,
-        ..LLAMA_CLASS
-    }],
+    classes: &[QWEN3_CLASS],
     extra: &[Role::QueryNorm, Role::KeyNorm],
     int8_block_types: false,
     sliding_window: true,
     gguf_rope_order: RopeOrder::Halves,
     ..LLAMA
+};
+
+const QWEN3_CLASS: ModelClass = ModelClass {
+    name: "Qwen3ForCausalLM",
+    config: "Qwen3Config",
+    model_type: "qwen3",
+    architecture: Architecture::Qwen3,
+    vocab_size: 151_936,
+    intermediate_size: 22_016,
+    num_key_value_heads: Some(32),
+    head_dim: Some(128),
+    max_position_embeddings: 32_768,
+    eos_token_id: None,
+    ..LLAMA_CLASS
 };
 
 const BITNET: ArchitectureTable = ArchitectureTable {
@@ -338,7 +362,7 @@ const BITNET: ArchitectureTable = ArchitectureTable {
 };
 
 /// The table of each family.
-static TABLES: [ArchitectureTable; 3] = [LLAMA, QWEN3, BITNET];
+static TABLES: [ArchitectureTable; 4] = [LLAMA, QWEN2, QWEN3, BITNET];
 
 /// The tensors that some families have and others lack.
 fn is_extra(role: Role) -> bool {
@@ -351,8 +375,9 @@ impl Architecture {
     pub fn table(self) -> &'static ArchitectureTable {
         match self {
             Self::Llama => &TABLES[0],
-            Self::Qwen3 => &TABLES[1],
-            Self::BitNet => &TABLES[2],
+            Self::Qwen2 => &TABLES[1],
+            Self::Qwen3 => &TABLES[2],
+            Self::BitNet => &TABLES[3],
         }
     }
 

@@ -143,6 +143,12 @@ impl TensorName {
         name.strip_suffix(".weight").map(str::to_owned).unwrap_or(name)
     }
 
+    /// Parses a [stem](TensorName::stem). `None` for unknown names.
+    #[must_use]
+    pub fn from_stem(stem: &str) -> Option<Self> {
+        Self::from_gguf(&gguf_name(stem))
+    }
+
     /// Returns the tensor of that name if layer, role and part fit together.
     fn tensor(self) -> Option<&'static TensorSpec> {
         let special = matches!(self.part, Part::Scale | Part::InputNorm);
@@ -164,6 +170,12 @@ impl fmt::Display for TensorName {
             None => write!(f, "{:?} {:?} of layer {:?}", self.role, self.part, self.layer),
         }
     }
+}
+
+/// Returns the GGUF name of a [stem](TensorName::stem).
+#[must_use]
+pub fn gguf_name(stem: &str) -> String {
+    if stem.ends_with(".bias") { stem.to_owned() } else { format!("{stem}.weight") }
 }
 
 /// Returns the GGUF name of a Hugging Face tensor; `None` if the class has no such tensor.

@@ -70,8 +70,8 @@ fn changes() -> Vec<Change> {
         ("longer", |path| set_len(path, len(path) + 4096), "bytes and has"),
     ];
     if cfg!(unix) {
-        changes.push(("empty", |path| set_len(path, 0), "cut to 0 bytes"));
-        changes.push(("half", |path| set_len(path, len(path) / 2), "cut to"));
+        changes.push(("empty", |path| set_len(path, 0), "truncated to 0 of"));
+        changes.push(("half", |path| set_len(path, len(path) / 2), "truncated to"));
     }
     changes
 }

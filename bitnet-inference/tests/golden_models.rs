@@ -224,9 +224,8 @@ fn activations_and_dot_products_are_exact_on_every_level() {
                     continue;
                 };
                 let x = BitNetTensor::from_f32(&shape, &input, model.decoder().pool()).unwrap();
-                let Linear::Ternary(weight, precision) = &projection(&model, name).weight else {
-                    continue;
-                };
+                let projection = projection(&model, name);
+                let Linear::Ternary(weight, precision) = &projection.weight else { continue };
                 let label = format!("{} {name} on {}", case.name(), backend.describe());
                 if let Some(q) = case.bytes(&format!("linear.{name}.q")) {
                     assert_eq!(*precision, ActivationPrecision::Int8, "{label}");
@@ -250,6 +249,11 @@ fn activations_and_dot_products_are_exact_on_every_level() {
                     BitNetTensor::zeros(&[shape[0], weight.rows()], model.decoder().pool())
                         .unwrap();
                 backend.bit_linear(&x, *precision, &[&**weight], &mut [&mut out]).unwrap();
+                if let Some(bias) = &projection.bias {
+                    for row in out.f32_mut().unwrap().chunks_exact_mut(bias.len()) {
+                        row.iter_mut().zip(&**bias).for_each(|(x, bias)| *x += bias);
+                    }
+                }
                 let difference = relative(out.f32().unwrap(), &output);
                 assert!(difference <= 1e-5, "{label}: output differs by {difference:e}");
             }

@@ -23,7 +23,7 @@ import tokenizers
 from gguf.constants import Keys
 from peft import LoraConfig
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors
-from transformers import BitNetConfig, GenerationConfig, LlamaConfig, PreTrainedTokenizerFast, Qwen3Config
+from transformers import BitNetConfig, GenerationConfig, LlamaConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen3Config
 from transformers.modeling_rope_utils import RopeParameters
 from transformers.utils.quantization_config import BitNetQuantConfig
 
@@ -204,6 +204,7 @@ def gguf_keys():
 def main():
     config_classes = {
         "LlamaForCausalLM": config(LlamaConfig),
+        "Qwen2ForCausalLM": config(Qwen2Config),
         "Qwen3ForCausalLM": config(Qwen3Config),
         "BitNetForCausalLM": config(BitNetConfig),
         "BitnetForCausalLM": config(LlamaConfig) | LEGACY_BITNET,

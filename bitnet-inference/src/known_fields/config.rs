@@ -95,7 +95,7 @@ const LLAMA: &[Field] = &[assumed(
     "products are not cut into slices, as in transformers 5; older versions sum in another order",
 )];
 
-/// Fields of `Qwen3ForCausalLM`.
+/// Fields of `Qwen2ForCausalLM` and `Qwen3ForCausalLM`.
 const QWEN3: &[Field] = &[read("max_window_layers")];
 
 /// Fields of `BitnetForCausalLM`, remote code of the first ternary checkpoints.
@@ -177,7 +177,7 @@ pub(super) const GENERATION: &str = "transformers 5 reads it in generation_confi
 pub(super) const TABLES: &[(&str, &str, &[Field])] = &[
     ("config.json", "every class", EVERY_CLASS),
     ("config.json", "LlamaForCausalLM, BitnetForCausalLM", LLAMA),
-    ("config.json", "Qwen3ForCausalLM", QWEN3),
+    ("config.json", "Qwen2ForCausalLM, Qwen3ForCausalLM", QWEN3),
     ("config.json", "BitnetForCausalLM", LEGACY_BITNET),
     ("config.json", "fields of other classes", OTHER_CLASSES),
     ("config.json", "rope_parameters, rope_scaling", ROPE),
@@ -188,7 +188,7 @@ pub(super) fn tables_of(class: &str) -> Vec<&'static [Field]> {
     let own: &[&'static [Field]] = match class {
         "LlamaForCausalLM" => &[LLAMA],
         "BitnetForCausalLM" => &[LEGACY_BITNET, LLAMA],
-        "Qwen3ForCausalLM" => &[QWEN3],
+        "Qwen2ForCausalLM" | "Qwen3ForCausalLM" => &[QWEN3],
         _ => &[],
     };
     [own, &[EVERY_CLASS, OTHER_CLASSES]].concat()

@@ -177,7 +177,14 @@ impl Builder<'_> {
             Some(weight) => Some((self.in_pool(&weight)?, eps)),
             None => None,
         };
-        Ok(Projection { weight, input_norm })
+        let biased = c.architecture.table().biased.contains(&tensor.role);
+        let bias = biased.then(|| self.bias(tensor.with(Part::Bias), rows)).transpose()?;
+        Ok(Projection { weight, bias, input_norm })
+    }
+
+    fn bias(&self, name: TensorName, len: usize) -> Result<Shared<f32>> {
+        let numbers = self.checkpoint.vector(&name.stem(), len)?;
+        self.in_pool(&numbers.ok_or_else(|| self.missing(&name.stem()))?)
     }
 
     fn prepare(&self, linear: DecodedLinear, sparse_input: bool) -> Result<Linear> {

@@ -12,6 +12,7 @@ use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::ternary::TernaryMatrix;
 use bitnet_formats::MappedFile;
 use bitnet_formats::gguf::{GgmlType, GgufFile, Metadata, TensorInfo};
+use bitnet_formats::names::gguf_name;
 use bitnet_quant::codec::i2_s::I2sLayout;
 
 use super::build::head_fact;
@@ -69,7 +70,7 @@ impl GgufCheckpoint {
     }
 
     fn find(&self, name: &str) -> Option<&TensorInfo> {
-        self.file.find(&format!("{name}.weight"))
+        self.file.find(&gguf_name(name))
     }
 
     /// Checks the shape (rows first) of a tensor.
@@ -379,7 +380,7 @@ impl Checkpoint for GgufCheckpoint {
     }
 
     fn name_in_file(&self, name: &str) -> String {
-        format!("{name}.weight")
+        gguf_name(name)
     }
 
     fn tensor_names(&self) -> Vec<String> {
@@ -387,7 +388,7 @@ impl Checkpoint for GgufCheckpoint {
     }
 
     fn stored_names(&self, name: &str) -> Vec<String> {
-        let names = ["weight", "scale"].map(|part| format!("{name}.{part}"));
+        let names = [gguf_name(name), format!("{name}.scale")];
         names.into_iter().filter(|name| self.file.find(name).is_some()).collect()
     }
 
@@ -408,7 +409,7 @@ impl Checkpoint for GgufCheckpoint {
     }
 
     fn vector(&self, name: &str, len: usize) -> Result<Option<Vec<f32>>> {
-        self.vector_of(&format!("{name}.weight"), len)
+        self.vector_of(&gguf_name(name), len)
     }
 
     fn stored(
@@ -418,12 +419,6 @@ impl Checkpoint for GgufCheckpoint {
         cols: usize,
         pool: &HybridMemoryPool,
     ) -> Result<Option<StoredLinear>> {
-        if self.file.find(&format!("{name}.bias")).is_some() {
-            return Err(InferenceError::UnsupportedOperation {
-                what: format!("the bias {name}.bias"),
-                instead: "no known ternary model has biases".into(),
-            });
-        }
         let Some(tensor) = self.find(name) else { return Ok(None) };
         self.expect(tensor, &[rows, cols])?;
         let weight = if tensor.ggml_type.is_ternary() {

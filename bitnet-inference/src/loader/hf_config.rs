@@ -77,7 +77,9 @@ fn model(settings: &mut Settings<'_>) -> Result<ModelConfig> {
             format!("{name:?} is not known; relu2, silu, gelu_new and gelu_pytorch_tanh are"),
         )
     })?;
-    if o.opt_bool("attention_bias")? == Some(true) {
+    // Families with biases have no such field.
+    let has_biases = !class.architecture.table().biased.is_empty();
+    if o.opt_bool("attention_bias")? == Some(true) && !has_biases {
         return Err(o.bad("attention_bias", "true; biases are not supported".into()));
     }
     let hidden = settings.count("hidden_size", class.hidden_size)?;

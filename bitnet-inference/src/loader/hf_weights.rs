@@ -52,14 +52,6 @@ impl HfCheckpoint {
         pool: &HybridMemoryPool,
     ) -> Result<Option<StoredLinear>> {
         let Some(tensor) = self.find(name) else { return Ok(None) };
-        if let Some(stem) = tensor.name.strip_suffix("weight")
-            && self.tensors.find(&format!("{stem}bias")).is_some()
-        {
-            return Err(InferenceError::UnsupportedOperation {
-                what: format!("the bias {stem}bias"),
-                instead: "no known ternary model has biases".into(),
-            });
-        }
         let is_skipped = self.is_skipped(name);
         let stored = |weight, default| StoredLinear {
             tensor: tensor.name.clone(),

@@ -125,7 +125,7 @@ impl HfCheckpoint {
         if self.config.skipped.is_empty() {
             return false;
         }
-        let parsed = TensorName::from_gguf(&format!("{name}.weight"));
+        let parsed = TensorName::from_stem(name);
         let module = ModelClass::named(&self.config.class)
             .zip(parsed)
             .and_then(|(class, parsed)| module_of(parsed.with(Part::Weight), class));
@@ -134,7 +134,7 @@ impl HfCheckpoint {
 
     /// The names that a tensor may have here: those of the model's class, then the other spellings in use.
     pub(super) fn hf_names(&self, name: &str) -> Vec<String> {
-        let Some(parsed) = TensorName::from_gguf(&format!("{name}.weight")) else {
+        let Some(parsed) = TensorName::from_stem(name) else {
             return Vec::new();
         };
         let own = ModelClass::named(&self.config.class);

@@ -17,7 +17,7 @@ pub struct TensorSpec {
 }
 
 /// Returns the tensors that a model of these settings has or may have, in the order of published files: scales excepted,
-/// and each projection followed by the norm on its input.
+/// and each projection followed by its bias and the norm on its input.
 pub fn tensors(config: &ModelConfig) -> Vec<TensorSpec> {
     let entries = config.architecture.tensors();
     let first_in_layer = entries.clone().take_while(|entry| !entry.in_layer);
@@ -32,7 +32,14 @@ pub fn tensors(config: &ModelConfig) -> Vec<TensorSpec> {
                 shape: [1, weight.shape[1]],
                 optional: true,
             };
-            [Some(weight), entry.role.is_projection().then_some(norm)].into_iter().flatten()
+            let bias = TensorSpec {
+                name: name.with(Part::Bias),
+                shape: [1, weight.shape[0]],
+                optional: false,
+            };
+            let biased = config.architecture.table().biased.contains(&entry.role);
+            let norm = entry.role.is_projection().then_some(norm);
+            [Some(weight), biased.then_some(bias), norm].into_iter().flatten()
         })
     });
     let outside = |entry: &Entry| config.tensor(entry, TensorName::outside(entry.role));

@@ -1,4 +1,4 @@
-//! The decoder that BitNet, Llama and Qwen3 share, as their papers write it.
+//! The decoder that BitNet, Llama, Qwen2 and Qwen3 share, as their papers write it.
 //!
 //! ```text
 //! h  = E[token]
@@ -9,8 +9,9 @@
 //! logits = head( norm(h) )
 //! ```
 //!
-//! What stands in brackets is there if the weight is: BitNet has the sub-norms, Qwen3 the head norms, Llama none.
-//! Sources: BitNet b1.58 2B4T technical report; Llama 2; Qwen3.
+//! What stands in brackets is there if the weight is: BitNet has the sub-norms, Qwen3 the head norms, Llama none. `L_q`, `L_k`
+//! and `L_v` of Qwen2 add a bias.
+//! Sources: BitNet b1.58 2B4T technical report; Llama 2; Qwen2; Qwen3.
 
 use std::sync::Arc;
 

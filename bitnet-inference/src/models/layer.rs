@@ -175,7 +175,9 @@ impl FeedForward {
     ) -> Result<BitNetTensor> {
         let (compute, activation) = (pass.compute, pass.config.activation);
         let [gate, up] = &self.gate_up;
-        let Some((weights, precision)) = gate.quantised_together(up) else {
+        let together = gate.quantised_together(up);
+        let together = together.filter(|_| gate.bias.is_none() && up.bias.is_none());
+        let Some((weights, precision)) = together else {
             let [mut out, up] = compute.project(x, &self.gate_up, GATE_UP, observer)?;
             compute.backend.gate(activation, &mut out, &up)?;
             return Ok(out);

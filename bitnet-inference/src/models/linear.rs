@@ -30,11 +30,13 @@ impl Linear {
     }
 }
 
-/// A linear layer, with an RMS norm on its input where the checkpoint has one.
+/// A linear layer, with a bias and with an RMS norm on its input where the checkpoint has them.
 #[derive(Debug)]
 pub struct Projection {
     /// The weight, `[out_features, in_features]`.
     pub weight: Linear,
+    /// The bias, `[out_features]` (Qwen2).
+    pub bias: Option<Shared<f32>>,
     /// The input norm's weight, `[in_features]`, and its epsilon.
     pub input_norm: Option<(Shared<f32>, f32)>,
 }
@@ -106,6 +108,13 @@ impl Compute {
         Ok(out)
     }
 
+    /// Adds `bias` to each row of `out`.
+    fn add_bias(&self, out: &mut BitNetTensor, bias: &[f32]) -> Result<()> {
+        let mut rows = self.tensor(out.shape()[0], out.shape()[1])?;
+        rows.f32_mut()?.chunks_exact_mut(bias.len()).for_each(|row| row.copy_from_slice(bias));
+        Ok(self.backend.add(out, &rows)?)
+    }
+
     fn multiply(&self, x: &BitNetTensor, weight: &Linear, out: &mut BitNetTensor) -> Result<()> {
         Ok(match weight {
             Linear::Ternary(weight, precision) => {
@@ -147,6 +156,11 @@ impl Compute {
                     self.backend.bit_linear(input, precision, &weights, &mut out)?;
                 }
                 None => self.multiply(input, &group[0].weight, &mut out[0])?,
+            }
+        }
+        for (out, projection) in outputs.iter_mut().zip(projections) {
+            if let Some(bias) = &projection.bias {
+                self.add_bias(out, bias)?;
             }
         }
         let count = outputs.len();

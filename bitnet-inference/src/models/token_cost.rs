@@ -56,8 +56,9 @@ impl TokenCost {
     fn add_projections(&mut self, projections: &[Projection]) {
         for projection in projections {
             self.add_linear(&projection.weight);
-            if let Some((norm, _)) = &projection.input_norm {
-                self.add_norm(norm);
+            let norm = projection.input_norm.as_ref().map(|(norm, _)| norm);
+            for vector in norm.into_iter().chain(&projection.bias) {
+                self.add_norm(vector);
             }
         }
     }

@@ -20,6 +20,7 @@ BITNET_SILU = Dims("bitnet", ffn=128, layers=1, kv_heads=4, vocab=64)
 LLAMA = Dims("llama", vocab=96, tied=False, rope_theta=500000.0)
 LLAMA_STRETCHED = Dims("llama", ffn=128, layers=1, kv_heads=1, vocab=64, llama3=(8.0, 1.0, 4.0, 16))
 LLAMA_SMALL = Dims("llama", ffn=128, layers=1, kv_heads=1, vocab=64)
+QWEN2 = Dims("qwen2", ffn=128, layers=1, kv_heads=1, vocab=64, eps=1e-6, rope_theta=1000000.0)
 QWEN3 = Dims("qwen3", ffn=128, layers=1, kv_heads=1, head_dim=64, vocab=264, eps=1e-6, rope_theta=1000000.0)
 BITNET_GGUF = Dims("bitnet", hidden=256, ffn=256, layers=1, kv_heads=1, head_dim=64, vocab=264, fine_norms=True)
 LLAMA_GGUF = Dims("llama", hidden=256, ffn=256, layers=1, kv_heads=1, head_dim=64, vocab=264, tied=False, fine_norms=True)
@@ -124,6 +125,9 @@ ALL = {
     "llama-ternary-dense": folder_case(
         LLAMA_SMALL, 107, attention_tensor_mlp_shards, "f16", "dense", None, "none",
         "f16; attention: one magnitude per tensor; MLP: one per half of the rows, as model-parallel training leaves"),
+    "qwen2-ternary-dense": folder_case(
+        QWEN2, 115, with_scales("row", "bf16"), "bf16", "dense", None, "none",
+        "bf16, one magnitude per row; biases on q, k and v"),
     "qwen3-ternary-dense": folder_case(
         QWEN3, 109, with_scales(128, "bf16"), "bf16", "dense", None, "none", "bf16, one magnitude per 128 in a row"),
     "llama-online": folder_case(

@@ -1,7 +1,7 @@
 """Writes expected.safetensors and meta.json of a case."""
 
 import json
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,19 @@ def write_meta(folder, meta):
 
 def base_meta(name, dims, seed, **facts):
     return {"case": name, "seed": seed, "dims": dims_json(dims)} | facts | {
-        "versions": {p: version(p) for p in PACKAGES}}
+        "versions": installed_versions()}
+
+
+def installed_versions():
+    """Versions of the packages that made a case; llama_cpp_python is needed for GGUF files alone."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            if package != "llama_cpp_python":
+                raise
+    return found
 
 
 def measure_noise(model, wide, prompts, sequences):

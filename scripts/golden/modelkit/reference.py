@@ -53,7 +53,8 @@ def forward(ckpt, tokens, activation, dtype=np.float64):
     mask = np.where(np.tril(np.ones((n, n), bool)), 0, -np.inf).astype(dtype)
     for i in range(d.layers):
         p = f"model.layers.{i}."
-        lin = lambda x, name: linear(x, t[p + name], activation)  # noqa: E731
+        bias = lambda name: t.get(p + name + ".bias", np.zeros(1)).astype(dtype)  # noqa: E731
+        lin = lambda x, name: linear(x, t[p + name], activation) + bias(name)  # noqa: E731
         norm = lambda x, name: rms_norm(x, t[p + name + ".weight"], d.eps)  # noqa: E731
         a = norm(h, "input_layernorm")
         q = lin(a, "self_attn.q_proj").reshape(n, d.heads, d.head_dim)

@@ -25,7 +25,7 @@ OFFLINE = {"quant_method": "bitnet", "linear_class": "autobitlinear", "quantizat
 class Dims:
     """Shape and constants of one tiny model; `family` is the transformers class used as the truth."""
 
-    family: str  # "bitnet" | "llama" | "qwen3"
+    family: str  # "bitnet" | "llama" | "qwen2" | "qwen3"
     hidden: int = 128
     ffn: int = 256
     layers: int = 2
@@ -128,6 +128,10 @@ def random_checkpoint(dims, seed, linear, input_norms=False):
             t[p + proj] = linear(rng, n, k, proj)
             if input_norms:
                 t[p + proj].norm = norm_weight(rng, k, dims.fine_norms)
+        if dims.family == "qwen2":
+            for proj in PROJ[:3]:
+                n = dims.linear_shape(proj)[0]
+                t[p + proj + ".bias"] = both_halves(0.3 * rng.standard_normal(n))
         if dims.family == "bitnet":
             t[p + "self_attn.attn_sub_norm.weight"] = norm_weight(rng, dims.hidden, dims.fine_norms, 0.8)
             t[p + "mlp.ffn_sub_norm.weight"] = norm_weight(rng, dims.ffn, dims.fine_norms, 1.2)
@@ -212,7 +216,8 @@ def latents(store):
 
 def config(dims, architecture=None, model_type=None, dtype="bfloat16", quantization=None, **extra):
     """A `config.json` in the style of published models (flat `rope_theta`)."""
-    names = {"bitnet": "BitNetForCausalLM", "llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+    names = {"bitnet": "BitNetForCausalLM", "llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM",
+             "qwen3": "Qwen3ForCausalLM"}
     out = {
         "architectures": [architecture or names[dims.family]],
         "attention_bias": False,
@@ -235,6 +240,8 @@ def config(dims, architecture=None, model_type=None, dtype="bfloat16", quantizat
         "use_cache": True,
         "vocab_size": dims.vocab,
     }
+    if dims.family == "qwen2":
+        del out["attention_bias"]  # the class has biases on q, k and v, and no field for them
     if dims.family == "qwen3" or dims.head_dim * dims.heads != dims.hidden:
         out["head_dim"] = dims.head_dim
     if quantization:
