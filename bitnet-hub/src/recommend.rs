@@ -158,7 +158,7 @@ mod tests {
         ];
         let all = best(&files, 1 << 30);
         assert_eq!((all.choice.file.as_str(), all.fits), ("m-TQ1_0.gguf", true));
-        assert!(all.why.contains("of 5"), "{}", all.why);
+        assert!(all.why.contains("from 5"), "{}", all.why);
         let rest = best(&[files[0], files[2], files[4], files[5]], 1 << 30);
         assert_eq!(rest.choice, Choice { file: "safetensors".into(), bytes: Some(901) });
         assert_eq!(rest.selection.run, None);
