@@ -174,7 +174,7 @@ fn what_cannot_be_measured_is_refused() {
     let missing = [&SHORT[..], &["--against", "gone=/nonexistent/llama-bench"]].concat();
     refused_or_keeps(&missing, "/nonexistent/llama-bench");
     let silent = [&SHORT[..], &["--against", "silent=true"]].concat();
-    refused_or_keeps(&silent, "silent did not answer");
+    refused_or_keeps(&silent, "silent did not print llama-bench's JSON");
 }
 
 /// An unusable peer ends the run with its name, after the results so far are printed.

@@ -113,7 +113,7 @@ mod downloads {
         let endpoint = serve(vec![model("m-Q4_K_M.gguf", 50), model("m-TQ2_0.gguf", 100)]);
         let other = tempfile::tempdir().unwrap();
         let output = run(&["inspect", "hf:own/model"], other.path(), &endpoint);
-        let why = "downloading own/model: m-TQ2_0.gguf (100 B; ternary weights";
+        let why = "downloading own/model: m-TQ2_0.gguf (100 B; a ternary storage type";
         assert!(stderr(&output).starts_with(why), "{}", stderr(&output));
     }
 
