@@ -136,7 +136,7 @@ mod tests {
         let path = folder.path().join("text");
         std::fs::write(&path, "12345").unwrap();
         assert_eq!(read(&path, 5).unwrap(), b"12345");
-        assert!(read(&path, 4).unwrap_err().to_string().contains("at most 4 B"));
+        assert!(read(&path, 4).unwrap_err().to_string().contains("the limit is 4 B"));
         assert!(read(folder.path(), 4).unwrap_err().to_string().contains("is a folder"));
         assert!(bounded(std::io::repeat(0), &path, 9).is_err());
         assert!(read(&folder.path().join("none"), 4).is_err());
