@@ -255,6 +255,7 @@ fn gguf_tensors_outside_the_architecture_are_refused_by_name() {
         "blk.1.ffn_gate_inp.weight",
         "blk.0.post_attention_norm.weight",
         "output.bias",
+        "blk.0.attn_q.bias",
         "token_embd_norm.weight",
         "rope_factors_long.weight",
     ] {
@@ -262,6 +263,21 @@ fn gguf_tensors_outside_the_architecture_are_refused_by_name() {
         assert!(message.contains(tensor), "{message}");
         assert!(message.contains("not part of a bitnet model"), "{message}");
     }
+}
+
+#[test]
+fn biases_outside_the_family_are_refused_by_name() {
+    let source = golden("qwen2-ternary-dense");
+    load(&source).unwrap();
+    let folder = TempDir::new().unwrap();
+    std::fs::copy(source.join("model.safetensors"), folder.path().join("model.safetensors"))
+        .unwrap();
+    let config = std::fs::read_to_string(source.join("config.json")).unwrap();
+    let config = config.replace("Qwen2ForCausalLM", "LlamaForCausalLM").replace("qwen2", "llama");
+    std::fs::write(folder.path().join("config.json"), config).unwrap();
+    let error = load(folder.path()).unwrap_err();
+    assert!(matches!(error, InferenceError::UnsupportedOperation { .. }), "{error:?}");
+    assert!(error.to_string().contains("model.layers.0.self_attn.q_proj.bias"), "{error}");
 }
 
 #[test]

@@ -6,6 +6,7 @@ use bitnet_core::backend::ActivationPrecision;
 use bitnet_core::dense::{DenseRows, PlainType};
 use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::ternary::TernaryMatrix;
+use bitnet_formats::names::TensorName;
 use bitnet_formats::safetensors::{Dtype, SafeTensors, TensorView};
 use bitnet_quant::codec::dense::DenseType;
 use bitnet_quant::codec::hf_packed;
@@ -52,6 +53,7 @@ impl HfCheckpoint {
         pool: &HybridMemoryPool,
     ) -> Result<Option<StoredLinear>> {
         let Some(tensor) = self.find(name) else { return Ok(None) };
+        self.refuse_bias(name, &tensor)?;
         let is_skipped = self.is_skipped(name);
         let stored = |weight, default| StoredLinear {
             tensor: tensor.name.clone(),
@@ -219,6 +221,23 @@ impl HfCheckpoint {
         debug_assert!(self.has_scale_beside(name, tensor.dtype));
         let stored = self.numbers(&scale, 1)?[0];
         Ok(Some(if multiply { stored } else { 1.0 / stored }))
+    }
+
+    /// Refuses a bias beside a layer that has none in this family: its author's program adds it.
+    fn refuse_bias(&self, name: &str, tensor: &TensorView) -> Result<()> {
+        let family = self.config.model.architecture;
+        let role = TensorName::from_stem(name).map(|name| name.role);
+        let has_bias = role.is_some_and(|role| family.table().biased.contains(&role));
+        let Some(stem) = tensor.name.strip_suffix("weight").filter(|_| !has_bias) else {
+            return Ok(());
+        };
+        match self.tensors.find(&format!("{stem}bias")) {
+            None => Ok(()),
+            Some(bias) => Err(InferenceError::UnsupportedOperation {
+                what: format!("the bias {}", bias.name),
+                instead: format!("layers of {family} models have no bias there"),
+            }),
+        }
     }
 
     /// A layer of MLX: U32 codes, with scales and biases beside them.
