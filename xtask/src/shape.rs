@@ -194,6 +194,8 @@ fn resolve(path: &[String], modules: &BTreeMap<Vec<String>, Module>) -> Option<V
                 let rest = path[known + 1..].to_vec();
                 path = target.iter().cloned().chain(rest).collect();
             }
+            // A path from the root without a module of this crate leads into another crate.
+            _ if known == 0 && path.len() > 1 => return None,
             _ => return Some(path[..known].to_vec()),
         }
     }
@@ -203,11 +205,10 @@ fn resolve(path: &[String], modules: &BTreeMap<Vec<String>, Module>) -> Option<V
 fn shape(name: &str, modules: &BTreeMap<Vec<String>, Module>) -> Shape {
     let mut edges: BTreeMap<&Vec<String>, BTreeSet<Vec<String>>> = BTreeMap::new();
     for (own, module) in modules {
-        let targets = module.imports.iter().filter_map(|path| {
-            // A name without a module of this crate belongs to another crate.
-            let target = resolve(path, modules)?;
-            (target != *own && !(target.is_empty() && path.len() > 1)).then_some(target)
-        });
+        let targets = module
+            .imports
+            .iter()
+            .filter_map(|path| resolve(path, modules).filter(|target| target != own));
         edges.insert(own, targets.collect());
     }
     let longest = modules.values().map(|m| (m.file.clone(), m.code())).max_by_key(|(_, n)| *n);
@@ -268,6 +269,16 @@ mod tests {
         assert_eq!((shape.imports, shape.public), (1, 3));
         assert!(shape.circles.is_empty());
         assert_eq!(shape.longest, ("lib.rs".to_owned(), 4));
+    }
+
+    #[test]
+    fn re_exports_of_other_crates_are_no_imports() {
+        let tree = Tree::from_texts(&[
+            ("a/src/lib.rs", "mod b;\nuse b::B;\npub use other::thing::T;\n"),
+            ("a/src/b.rs", "use crate::T;\npub struct B;\n"),
+        ]);
+        let shape = &shapes(&tree)[0];
+        assert_eq!((shape.imports, shape.circles.len()), (1, 0));
     }
 
     #[test]
