@@ -73,11 +73,11 @@ mod tests {
     #[test]
     fn results_stand_in_order_and_every_piece_is_counted() {
         for threads in [0, 1, 2, 7] {
-            let mut told = Vec::new();
+            let mut calls = Vec::new();
             let squares: Result<Vec<_>, ()> =
-                in_parallel(20, threads, |i| Ok(i * i), &mut |done, all| told.push((done, all)));
+                in_parallel(20, threads, |i| Ok(i * i), &mut |done, all| calls.push((done, all)));
             assert_eq!(squares, Ok((0..20).map(|i| i * i).collect()));
-            assert_eq!(told, (1..=20).map(|i| (i, 20)).collect::<Vec<_>>());
+            assert_eq!(calls, (1..=20).map(|i| (i, 20)).collect::<Vec<_>>());
         }
         let none: Result<Vec<usize>, ()> = in_parallel(0, 3, Ok, &mut |_, _| {});
         assert_eq!(none, Ok(Vec::new()));

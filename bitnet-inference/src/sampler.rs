@@ -295,91 +295,91 @@ fn candidates(
     logits: impl Iterator<Item = (u32, f32)>,
     config: &SamplerConfig,
 ) -> Result<Vec<Candidate>> {
-    let mut kept: Vec<Candidate> = logits
+    let mut candidates: Vec<Candidate> = logits
         .filter(|(_, logit)| logit.is_finite())
         .map(|(token, logit)| Candidate { token, logit, probability: 0.0 })
         .collect();
-    if kept.is_empty() {
+    if candidates.is_empty() {
         return Err(no_candidate());
     }
     let by_logit =
         |a: &Candidate, b: &Candidate| b.logit.total_cmp(&a.logit).then(a.token.cmp(&b.token));
-    if config.top_k > 0 && config.top_k < kept.len() {
-        kept.select_nth_unstable_by(config.top_k - 1, by_logit);
-        kept.truncate(config.top_k);
+    if config.top_k > 0 && config.top_k < candidates.len() {
+        candidates.select_nth_unstable_by(config.top_k - 1, by_logit);
+        candidates.truncate(config.top_k);
     }
-    kept.sort_unstable_by(by_logit);
-    normalise(&mut kept);
+    candidates.sort_unstable_by(by_logit);
+    normalise(&mut candidates);
     if config.typical_p < 1.0 {
-        keep_typical(&mut kept, f64::from(config.typical_p));
+        apply_typical(&mut candidates, f64::from(config.typical_p));
     }
     if config.top_p < 1.0 {
-        keep_until(&mut kept, f64::from(config.top_p));
+        apply_top_p(&mut candidates, f64::from(config.top_p));
     }
     if config.min_p > 0.0 {
-        let floor = f64::from(config.min_p) * kept[0].probability;
-        kept.retain(|c| c.probability >= floor);
+        let floor = f64::from(config.min_p) * candidates[0].probability;
+        candidates.retain(|c| c.probability >= floor);
     }
-    Ok(kept)
+    Ok(candidates)
 }
 
 /// Softmax of the logits of candidates that are sorted by them.
-fn normalise(kept: &mut [Candidate]) {
-    let largest = f64::from(kept[0].logit);
+fn normalise(candidates: &mut [Candidate]) {
+    let largest = f64::from(candidates[0].logit);
     let mut sum = 0.0;
-    for c in kept.iter_mut() {
+    for c in candidates.iter_mut() {
         c.probability = (f64::from(c.logit) - largest).exp();
         sum += c.probability;
     }
-    for c in kept {
+    for c in candidates {
         c.probability /= sum;
     }
 }
 
 /// Keeps the shortest prefix whose probability reaches `limit`, then restores probabilities that sum to one.
-fn keep_until(kept: &mut Vec<Candidate>, limit: f64) {
+fn apply_top_p(candidates: &mut Vec<Candidate>, limit: f64) {
     let mut sum = 0.0;
-    let count = kept.iter().position(|c| {
+    let count = candidates.iter().position(|c| {
         sum += c.probability;
         sum >= limit
     });
-    kept.truncate(count.map_or(kept.len(), |index| index + 1));
-    normalise(kept);
+    candidates.truncate(count.map_or(candidates.len(), |index| index + 1));
+    normalise(candidates);
 }
 
 /// Locally typical sampling (Meister et al., 2022).
-fn keep_typical(kept: &mut Vec<Candidate>, limit: f64) {
+fn apply_typical(candidates: &mut Vec<Candidate>, limit: f64) {
     let information = |c: &Candidate| -c.probability.max(f64::MIN_POSITIVE).ln();
-    let entropy: f64 = kept.iter().map(|c| c.probability * information(c)).sum();
-    kept.sort_by(|a, b| {
+    let entropy: f64 = candidates.iter().map(|c| c.probability * information(c)).sum();
+    candidates.sort_by(|a, b| {
         (information(a) - entropy)
             .abs()
             .total_cmp(&(information(b) - entropy).abs())
             .then(a.token.cmp(&b.token))
     });
     let mut sum = 0.0;
-    let count = kept.iter().position(|c| {
+    let count = candidates.iter().position(|c| {
         sum += c.probability;
         sum >= limit
     });
-    kept.truncate(count.map_or(kept.len(), |index| index + 1));
-    kept.sort_by(|a, b| b.logit.total_cmp(&a.logit).then(a.token.cmp(&b.token)));
-    normalise(kept);
+    candidates.truncate(count.map_or(candidates.len(), |index| index + 1));
+    candidates.sort_by(|a, b| b.logit.total_cmp(&a.logit).then(a.token.cmp(&b.token)));
+    normalise(candidates);
 }
 
 /// Draws from the softmax of `logit / temperature` with a uniform number in `[0, 1)`.
-fn draw(kept: &[Candidate], temperature: f32, uniform: f64) -> u32 {
-    let largest = f64::from(kept[0].logit);
+fn draw(candidates: &[Candidate], temperature: f32, uniform: f64) -> u32 {
+    let largest = f64::from(candidates[0].logit);
     let weight = |c: &Candidate| ((f64::from(c.logit) - largest) / f64::from(temperature)).exp();
-    let total: f64 = kept.iter().map(weight).sum();
+    let total: f64 = candidates.iter().map(weight).sum();
     let mut left = uniform * total;
-    for c in kept {
+    for c in candidates {
         left -= weight(c);
         if left < 0.0 {
             return c.token;
         }
     }
-    kept[kept.len() - 1].token
+    candidates[candidates.len() - 1].token
 }
 
 #[cfg(test)]
@@ -392,7 +392,7 @@ mod tests {
         config
     }
 
-    fn kept(logits: &[f32], config: &SamplerConfig) -> Vec<u32> {
+    fn chosen(logits: &[f32], config: &SamplerConfig) -> Vec<u32> {
         candidates(numbered(logits), config).unwrap().iter().map(|c| c.token).collect()
     }
 
@@ -404,15 +404,15 @@ mod tests {
     #[test]
     fn filters_follow_their_definitions() {
         let logits = known();
-        assert_eq!(kept(&logits, &config(|_| ())), [1, 0, 3, 2]);
-        assert_eq!(kept(&logits, &config(|c| c.top_k = 2)), [1, 0]);
-        assert_eq!(kept(&logits, &config(|c| c.top_p = 0.74)), [1, 0]);
-        assert_eq!(kept(&logits, &config(|c| c.top_p = 0.76)), [1, 0, 3]);
-        assert_eq!(kept(&logits, &config(|c| c.min_p = 0.4)), [1, 0]);
-        assert_eq!(kept(&logits, &config(|c| c.top_p = 0.01)), [1]);
+        assert_eq!(chosen(&logits, &config(|_| ())), [1, 0, 3, 2]);
+        assert_eq!(chosen(&logits, &config(|c| c.top_k = 2)), [1, 0]);
+        assert_eq!(chosen(&logits, &config(|c| c.top_p = 0.74)), [1, 0]);
+        assert_eq!(chosen(&logits, &config(|c| c.top_p = 0.76)), [1, 0, 3]);
+        assert_eq!(chosen(&logits, &config(|c| c.min_p = 0.4)), [1, 0]);
+        assert_eq!(chosen(&logits, &config(|c| c.top_p = 0.01)), [1]);
         // Entropy is 1.208; information 0.693, 1.386, 1.897, 2.303: token 0 is the most typical, then 1.
-        assert_eq!(kept(&logits, &config(|c| c.typical_p = 0.2)), [0]);
-        assert_eq!(kept(&logits, &config(|c| c.typical_p = 0.7)), [1, 0]);
+        assert_eq!(chosen(&logits, &config(|c| c.typical_p = 0.2)), [0]);
+        assert_eq!(chosen(&logits, &config(|c| c.typical_p = 0.7)), [1, 0]);
     }
 
     #[test]

@@ -204,19 +204,19 @@ fn every_file_of_a_folder_is_watched() {
 fn files_of_the_weight_cache_are_watched() {
     for (case, change, word) in changes() {
         let folder = tempfile::tempdir().unwrap();
-        // Not a copy: weights of a file that was changed a moment ago are not kept.
+        // Not a copy: weights of a file that was changed a moment ago are not cached.
         let path = golden("gguf-bitnet-b158-i2s").join("model.gguf");
         let mut cache = PreparedCache::new(folder.path());
         cache.worth = Duration::ZERO;
         drop(load(&path, Some(cache.clone())));
-        let kept = cache.files().unwrap()[0].0.clone();
-        set_old(&kept);
+        let cached = cache.files().unwrap()[0].0.clone();
+        set_old(&cached);
         let model = load(&path, Some(cache));
         let mut session = model.session(Some(64)).unwrap();
         session.extend(&TOKENS).unwrap().logits().unwrap();
-        change(&kept);
+        change(&cached);
         let error = session.extend(&[5]).unwrap_err();
-        assert_changed(&error, &kept, word, case);
+        assert_changed(&error, &cached, word, case);
     }
 }
 

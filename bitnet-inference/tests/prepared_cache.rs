@@ -62,7 +62,7 @@ fn keep(path: &Path, cache: &PreparedCache) -> PathBuf {
 
 #[test]
 fn cached_golden_models_have_the_same_logits_and_facts() {
-    let mut kept = 0;
+    let mut cached = 0;
     for path in golden() {
         let folder = tempfile::tempdir().unwrap();
         let (cache, said) = cache(folder.path());
@@ -75,9 +75,9 @@ fn cached_golden_models_have_the_same_logits_and_facts() {
         drop(mapped);
         // Nothing was written a second time and nothing was wrong.
         assert_eq!(said.lock().unwrap().len(), written, "{:?}", said.lock().unwrap());
-        kept += cache.files().unwrap().len();
+        cached += cache.files().unwrap().len();
     }
-    assert!(kept > 10, "{kept} models kept");
+    assert!(cached > 10, "{cached} models cached");
 }
 
 #[test]
@@ -107,10 +107,10 @@ fn damaged_files_are_reported_once_and_replaced() {
             assert!(said.len() == 2 && said[0].contains("not used"), "byte {at}: {said:?}");
         }
     }
-    for kept in [0, 10, 64, len / 2, len - 1] {
-        std::fs::write(&file, &sound[..kept]).unwrap();
-        assert_eq!(logits(&load(&path, Some(&cache))), expected, "{kept} bytes");
-        assert_eq!(std::fs::read(&file).unwrap(), sound, "{kept} bytes");
+    for len in [0, 10, 64, len / 2, len - 1] {
+        std::fs::write(&file, &sound[..len]).unwrap();
+        assert_eq!(logits(&load(&path, Some(&cache))), expected, "{len} bytes");
+        assert_eq!(std::fs::read(&file).unwrap(), sound, "{len} bytes");
     }
 }
 

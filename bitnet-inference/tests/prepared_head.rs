@@ -130,7 +130,7 @@ fn a_cached_head_gives_the_same_tokens_and_logits() {
 
         let second = cache.load(&one(), mode);
         check_logits(&second, 4);
-        assert_eq!(questions(&second), 4, "the first one, too, is answered by the kept head");
+        assert_eq!(questions(&second), 4, "the first one, too, is answered by the cached head");
         assert_eq!(written(&second, 24), expected);
         assert!(second.decoder().prepare_top_logits().unwrap());
         drop(second);
@@ -147,7 +147,7 @@ fn the_first_query_prepares_and_caches_nothing() {
     drop(model);
     assert_eq!(written(&cache.load(&one(), HeadMode::Refined), 1).len(), 1);
     assert!(cache.heads().is_empty());
-    assert!(!cache.cache.files().unwrap().is_empty(), "the weights are kept");
+    assert!(!cache.cache.files().unwrap().is_empty(), "the weights are cached");
 
     let model = cache.load(&one(), HeadMode::Refined);
     assert!(model.decoder().prepare_top_logits().unwrap());

@@ -25,8 +25,9 @@ fn stored_anew(source: &GgufFile, path: &Path, ggml_type: GgmlType, storage: Ter
     let mut writer = GgufWriter::new();
     writer.copy_metadata(source.metadata(), |_| true).unwrap();
     for tensor in source.tensors() {
-        let kept = if tensor.ggml_type == GgmlType::I2S { ggml_type } else { tensor.ggml_type };
-        writer.add_tensor(&tensor.name, &tensor.dims, kept).unwrap();
+        let stored_type =
+            if tensor.ggml_type == GgmlType::I2S { ggml_type } else { tensor.ggml_type };
+        writer.add_tensor(&tensor.name, &tensor.dims, stored_type).unwrap();
     }
     writer
         .write(path, |pending, sink| {

@@ -136,17 +136,20 @@ fn truncate(meter: &Budget, value: &Value, args: &[Value], named: &Kwargs) -> Re
     let end = end.map_or(Ok("...".to_owned()), |end| meter.text(&end))?;
     let leeway = count(argument(args, 3, named, "leeway")?, 5)?;
     named.assert_all_used()?;
-    let kept = length
+    let shortened = length
         .checked_sub(end.chars().count())
         .ok_or_else(|| invalid("the length of truncate is shorter than its end"))?;
     if text.chars().count() <= length.saturating_add(leeway) {
         return Ok(Value::from(text));
     }
-    let kept: String = text.chars().take(kept).collect();
-    let kept =
-        if kill_words { &kept } else { kept.rsplit_once(' ').map_or(&*kept, |(kept, _)| kept) };
-    meter.pay_text((kept.len() + end.len()) as u64)?;
-    Ok(Value::from(format!("{kept}{end}")))
+    let shortened: String = text.chars().take(shortened).collect();
+    let shortened = if kill_words {
+        &shortened
+    } else {
+        shortened.rsplit_once(' ').map_or(&*shortened, |(shortened, _)| shortened)
+    };
+    meter.pay_text((shortened.len() + end.len()) as u64)?;
+    Ok(Value::from(format!("{shortened}{end}")))
 }
 
 /// Jinja2's `indent`: by a number of spaces or a text; the first line and empty ones stay unless asked for.

@@ -250,9 +250,9 @@ impl Tokenizer {
                 bytes.extend_from_slice(piece.bytes);
             }
         }
-        let kept =
+        let trimmed =
             if self.drop_first_space { bytes.strip_prefix(b" ").unwrap_or(&bytes) } else { &bytes };
-        Ok(String::from_utf8_lossy(kept).into_owned())
+        Ok(String::from_utf8_lossy(trimmed).into_owned())
     }
 
     /// The bytes that a token adds to a text; they need not be whole characters.

@@ -139,12 +139,12 @@ fn install() -> std::result::Result<(), i32> {
 
 extern "C" fn on_bus_error(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     // SAFETY: the kernel passes a valid `siginfo_t`, which outlives this call, to an SA_SIGINFO handler.
-    let told = unsafe { &*info };
-    let code = told.si_code;
+    let siginfo = unsafe { &*info };
+    let code = siginfo.si_code;
     // Positive codes come from the kernel and carry an address; the others were sent by a process.
     if code > 0 {
         // SAFETY: for a SIGBUS raised by the kernel the address is the field that is set.
-        let address = unsafe { told.si_addr() } as usize;
+        let address = unsafe { siginfo.si_addr() } as usize;
         if cover_with_zeros(address) {
             return;
         }

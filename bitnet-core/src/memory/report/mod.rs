@@ -93,7 +93,7 @@ impl Place {
     pub fn name(self) -> &'static str {
         match self {
             Self::Model => "model files, mapped",
-            Self::Cache => "kept caches, mapped",
+            Self::Cache => "weight caches, mapped",
             Self::Program => "program and libraries",
             Self::Stacks => "thread stacks",
             Self::Heap => "heap (malloc)",

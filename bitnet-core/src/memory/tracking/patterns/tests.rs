@@ -151,11 +151,11 @@ impl Stream {
 
 #[test]
 fn at_least_95_percent_of_each_kind_are_recognised() {
-    let mut table = String::from("true \\ told ");
+    let mut table = String::from("true \\ found ");
     KINDS.iter().for_each(|kind| table += &format!("{:>11}", format!("{kind:?}")));
     let mut failures = Vec::new();
     for (row, kind) in KINDS.into_iter().enumerate() {
-        let mut told = [0u64; KINDS.len()];
+        let mut found = [0u64; KINDS.len()];
         for seed in 0..SEEDS {
             let mut random = Random(SplitMix64::new((seed + 10_000) * 7919 + row as u64));
             let steps = Stream::of(kind, &mut random).noisy(&mut random);
@@ -164,16 +164,16 @@ fn at_least_95_percent_of_each_kind_are_recognised() {
                 println!("{kind:?} {seed} {pattern:?} {:?}", PatternFeatures::of(&steps));
             }
             let column = KINDS.iter().position(|&known| known == pattern);
-            told[column.unwrap_or_else(|| panic!("{kind:?}, seed {seed}: {pattern:?}"))] += 1;
+            found[column.unwrap_or_else(|| panic!("{kind:?}, seed {seed}: {pattern:?}"))] += 1;
         }
         table += &format!("\n{:<12}", format!("{kind:?}"));
-        told.iter().for_each(|count| table += &format!("{count:>11}"));
-        if told[row] * 100 < SEEDS * 95 {
+        found.iter().for_each(|count| table += &format!("{count:>11}"));
+        if found[row] * 100 < SEEDS * 95 {
             failures.push(kind);
         }
     }
     println!("{table}");
-    assert!(failures.is_empty(), "{failures:?} are told too rarely:\n{table}");
+    assert!(failures.is_empty(), "{failures:?} are classified too rarely:\n{table}");
 }
 
 #[test]
@@ -195,10 +195,10 @@ fn few_events_and_odd_times_give_no_pattern() {
 fn lines_and_sizes_have_patterns_of_their_own() {
     let mut events = Vec::new();
     for at in 0..200u64 {
-        let mut kept = event(at * 2, at * 2000, 4096);
-        kept.site = Some(Location::caller());
+        let mut long = event(at * 2, at * 2000, 4096);
+        long.site = Some(Location::caller());
         let short = event(at * 2 + 1, at * 2000 + 1000, if at % 2 == 0 { 64 } else { -64 });
-        events.extend([kept, short]);
+        events.extend([long, short]);
     }
     let report = PatternReport::of(&Timeline { events, ..Timeline::default() });
     assert_eq!(report.sites.len(), 1);
