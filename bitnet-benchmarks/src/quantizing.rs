@@ -10,7 +10,7 @@ use bitnet_core::ternary::ScaleGranularity;
 use bitnet_quant::activations::{ActivationBits, ActivationQuantizer, ActivationRange};
 use bitnet_quant::codec::dense::{DenseMatrix, DenseType, encode_row};
 use bitnet_quant::quantizer::{Absmean, LeastSquares, Quantizer, Settings};
-use bitnet_quant::weights::{absmean, absmean_by, dequantize_row, detect_ternary};
+use bitnet_quant::weights::{absmean, dequantize_row, detect_ternary};
 
 use crate::sampling::{Plan, sample};
 
@@ -113,7 +113,9 @@ fn with_task<T>(
     match task {
         Task::Absmean(dtype) => {
             let weights = of(dtype)?;
-            with(weights.bytes(), &mut || absmean(&weights).map(drop).map_err(said))
+            with(weights.bytes(), &mut || {
+                absmean(&weights, ScaleGranularity::Tensor, None).map(drop).map_err(said)
+            })
         }
         Task::Measured(dtype) => {
             let weights = of(dtype)?;
@@ -122,7 +124,7 @@ fn with_task<T>(
         }
         Task::Grouped(dtype, n) => {
             let (weights, groups) = (of(dtype)?, ScaleGranularity::Group(n));
-            with(weights.bytes(), &mut || absmean_by(&weights, groups).map(drop).map_err(said))
+            with(weights.bytes(), &mut || absmean(&weights, groups, None).map(drop).map_err(said))
         }
         Task::LeastSquares(dtype) => {
             let weights = of(dtype)?;
@@ -133,13 +135,14 @@ fn with_task<T>(
             let signs: Vec<f32> =
                 numbers(ROWS * COLS).iter().map(|x| (x * 40.0).round().clamp(-1.0, 1.0)).collect();
             let weights = stored(dtype, &signs)?;
-            with(weights.bytes(), &mut || match detect_ternary(&weights).map_err(said)? {
+            with(weights.bytes(), &mut || match detect_ternary(&weights, None).map_err(said)? {
                 Some(_) => Ok(()),
                 None => Err("ternary weights were not detected".into()),
             })
         }
         Task::Dequantize => {
-            let trits = absmean(&of(DenseType::F32)?).map_err(said)?;
+            let trits =
+                absmean(&of(DenseType::F32)?, ScaleGranularity::Tensor, None).map_err(said)?;
             let mut out = vec![0f32; ROWS * COLS];
             with(ROWS * COLS * 4, &mut || {
                 for (row, out) in out.chunks_exact_mut(COLS).enumerate() {

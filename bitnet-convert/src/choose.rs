@@ -62,7 +62,7 @@ impl<'a> Chooser<'a> {
         let layers = match stored.weight {
             StoredWeight::Ternary(matrix) => Layers::Ternary(matrix.granularity()),
             StoredWeight::Dense { rows, latent, .. } => {
-                let found = detect_ternary(&*rows)
+                let found = detect_ternary(&*rows, None)
                     .map_err(|source| tensor_error(&stored.tensor, rows.type_name(), source))?;
                 rows.release();
                 match found {

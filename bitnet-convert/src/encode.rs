@@ -12,7 +12,7 @@ use bitnet_quant::codec::dense::{self, DenseMatrix, DenseType};
 use bitnet_quant::codec::hf_packed;
 use bitnet_quant::codec::mlx;
 use bitnet_quant::loss::LossMeter;
-use bitnet_quant::weights::{absmean_by, absmean_for_storage, dequantize_row, detect_ternary_in};
+use bitnet_quant::weights::{absmean, absmean_measured, dequantize_row, detect_ternary};
 use half::f16;
 use serde::{Deserialize, Serialize};
 
@@ -320,17 +320,15 @@ pub(crate) fn engine_trits(
     };
     let failed = |source: bitnet_quant::Error| tensor_error(&stored.tensor, "trits", source);
     let tensor = ScaleGranularity::Tensor;
-    let trits = match (detect_ternary_in(&*rows, Some(pool)).map_err(failed)?, factor) {
+    let trits = match (detect_ternary(&*rows, Some(pool)).map_err(failed)?, factor) {
         (Some(matrix), None) => with_rounded_scales(matrix, rounding)?,
         (Some(matrix), Some(factor)) => {
             with_rounded_scales(matrix.scaled_in(factor, Some(pool))?, rounding)?
         }
         (None, _) if !latent => return Ok(Err((rows, factor))),
-        (None, None) => {
-            absmean_for_storage(&*rows, tensor, rounding, Some(pool)).map_err(failed)?
-        }
+        (None, None) => absmean_measured(&*rows, tensor, rounding, Some(pool)).map_err(failed)?,
         (None, Some(factor)) => {
-            let matrix = absmean_by(&*rows, tensor).map_err(failed)?;
+            let matrix = absmean(&*rows, tensor, None).map_err(failed)?;
             let matrix = with_scales(&matrix.scaled_in(factor, Some(pool))?, rounding)?;
             let lost = measured(&matrix, |row, out| {
                 rows.decode_row(row, out)?;

@@ -11,7 +11,7 @@ use bitnet_core::ternary::{CODES_PER_WORD, ScaleGranularity, TernaryMatrix};
 /// The minimum number of weights per scale, except for a whole row.
 const SMALLEST_GROUP: usize = 64;
 
-/// Returns the matrix as trits if it is already ternary, else `None`.
+/// Returns the matrix as trits if it is already ternary, else `None`. The trits are in `pool`, if any.
 ///
 /// A matrix is ternary if every weight is `±m` or 0 with one magnitude `m` per matrix, per row, or per group of 256, 128
 /// or 64 weights; the coarsest granularity that fits is chosen. The scale is `m`, or 0 if all weights are zero; every
@@ -20,15 +20,7 @@ const SMALLEST_GROUP: usize = 64;
 ///
 /// # Errors
 /// [`crate::Error::EmptyShape`], and errors of reading `weights`.
-pub fn detect_ternary(weights: &dyn DenseRows) -> Result<Option<TernaryMatrix>> {
-    detect_ternary_in(weights, None)
-}
-
-/// Like [`detect_ternary`], with the trits in `pool`, if there is one.
-///
-/// # Errors
-/// Same as [`detect_ternary`].
-pub fn detect_ternary_in(
+pub fn detect_ternary(
     weights: &dyn DenseRows,
     pool: Option<&HybridMemoryPool>,
 ) -> Result<Option<TernaryMatrix>> {

@@ -1,6 +1,6 @@
 //! Absmean quantisation of full-precision weights, and detection of weights that are already ternary.
 
-pub use crate::detect::{detect_ternary, detect_ternary_in};
+pub use crate::detect::detect_ternary;
 
 use crate::Result;
 use crate::loss::LossMeter;
@@ -12,7 +12,7 @@ use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::simd::{self, IsaLevel, Kernel};
 use bitnet_core::ternary::{CODES_PER_WORD, ScaleGranularity, TernaryMatrix};
 
-/// Absmean quantisation with one scale for the matrix (BitNet b1.58).
+/// Absmean quantisation (BitNet b1.58) with one scale per matrix, row or group of a row. The weights are in `pool`, if any.
 ///
 /// `s = 1 / max(1e-5, mean|W|)`, `trit = clamp(round_half_even(W * s), -1, 1)`, weight `= trit * (1 / s)`, all in f32;
 /// the mean is accumulated in f64, so that its rounding does not depend on the shape. The rows are read twice; plain
@@ -21,41 +21,28 @@ use bitnet_core::ternary::{CODES_PER_WORD, ScaleGranularity, TernaryMatrix};
 /// Weights that are already ternary would change their scale: call [`detect_ternary`] first.
 ///
 /// # Errors
-/// [`crate::Error::EmptyShape`], [`crate::Error::BadNumber`] for a weight that is NaN or infinite, and errors of reading `weights`.
-pub fn absmean(weights: &dyn DenseRows) -> Result<TernaryMatrix> {
-    absmean_in(weights, None)
-}
-
-/// Like [`absmean`], with the weights in `pool`, if any.
-///
-/// # Errors
-/// Same as [`absmean`].
-pub fn absmean_in(
+/// [`crate::Error::EmptyShape`], [`crate::Error::BadNumber`] for a weight that is NaN or infinite, [`crate::Error::Core`] if the
+/// group size does not divide the columns, and errors of reading `weights`.
+pub fn absmean(
     weights: &dyn DenseRows,
+    granularity: ScaleGranularity,
     pool: Option<&HybridMemoryPool>,
 ) -> Result<TernaryMatrix> {
-    let wanted = wanted(ScaleGranularity::Tensor, pool, false)?;
-    Ok(ternarize(weights, &Absmean, wanted)?.0)
+    Ok(ternarize(weights, &Absmean, wanted(granularity, pool, false)?)?.0)
 }
 
-/// Like [`absmean`], with one mean per matrix, row or group of a row.
-///
-/// # Errors
-/// Same as [`absmean`], and [`crate::Error::Core`] if the group size does not divide the columns.
-pub fn absmean_by(weights: &dyn DenseRows, granularity: ScaleGranularity) -> Result<TernaryMatrix> {
-    Ok(ternarize(weights, &Absmean, wanted(granularity, None, false)?)?.0)
-}
-
-/// Like [`absmean_by`], with the weights in `pool`, if any, and the quantisation error.
+/// Like [`absmean`], with the quantisation error. `stored` maps a scale to its value in a storage type that rounds scales:
+/// the trits use the exact scale, matrix and error the stored one.
 ///
 /// ```
 /// use bitnet_core::ternary::ScaleGranularity;
 /// use bitnet_quant::codec::dense::{DenseMatrix, DenseType};
-/// use bitnet_quant::weights::absmean_measured_in;
+/// use bitnet_quant::weights::absmean_measured;
 ///
 /// let bytes: Vec<u8> = [0.5f32, -1.5, 0.1, 1.0].iter().flat_map(|w| w.to_le_bytes()).collect();
 /// let weights = DenseMatrix::new(DenseType::F32, 2, 2, bytes)?;
-/// let (trits, meter) = absmean_measured_in(&weights, ScaleGranularity::Tensor, None)?;
+/// let exact = |scale| scale;
+/// let (trits, meter) = absmean_measured(&weights, ScaleGranularity::Tensor, &exact, None)?;
 /// let loss = meter.loss();
 /// assert_eq!(trits.to_trits(), [1, -1, 0, 1]);
 /// assert!(loss.sqnr_db > 7.0 && loss.sparsity == 0.25);
@@ -63,21 +50,8 @@ pub fn absmean_by(weights: &dyn DenseRows, granularity: ScaleGranularity) -> Res
 /// ```
 ///
 /// # Errors
-/// Same as [`absmean_by`].
-pub fn absmean_measured_in(
-    weights: &dyn DenseRows,
-    granularity: ScaleGranularity,
-    pool: Option<&HybridMemoryPool>,
-) -> Result<(TernaryMatrix, LossMeter)> {
-    absmean_for_storage(weights, granularity, &|scale| scale, pool)
-}
-
-/// Like [`absmean_measured_in`] for a storage type that rounds scales: `stored` maps a scale to its stored value. The
-/// trits use the exact scale; matrix and error use the stored one.
-///
-/// # Errors
-/// Same as [`absmean_by`].
-pub fn absmean_for_storage(
+/// Same as [`absmean`].
+pub fn absmean_measured(
     weights: &dyn DenseRows,
     granularity: ScaleGranularity,
     stored: &(dyn Fn(f32) -> f32 + Sync),
@@ -186,7 +160,7 @@ mod tests {
             let finite: Vec<u16> = (0..=u16::MAX).filter(|&b| value(b).is_finite()).collect();
             let bytes: Vec<u8> = finite.iter().flat_map(|b| b.to_le_bytes()).collect();
             let matrix = DenseMatrix::new(dtype, finite.len() / 256, 256, bytes).unwrap();
-            let trits = absmean_by(&matrix, ScaleGranularity::Row).unwrap();
+            let trits = absmean(&matrix, ScaleGranularity::Row, None).unwrap();
             let all = trits.to_trits();
             for (row, bits) in finite.chunks(256).enumerate() {
                 let sum: f64 = bits.iter().map(|&b| f64::from(value(b).abs())).sum();
@@ -274,9 +248,10 @@ mod tests {
             [ScaleGranularity::Tensor, ScaleGranularity::Row, ScaleGranularity::Group(64)]
         {
             let weights = stored(DenseType::BF16, 70, 192);
-            let (matrix, meter) = absmean_measured_in(&weights, granularity, None).unwrap();
+            let (matrix, meter) =
+                absmean_measured(&weights, granularity, &|scale| scale, None).unwrap();
             let fused = meter.loss();
-            assert_eq!(matrix, absmean_by(&weights, granularity).unwrap());
+            assert_eq!(matrix, absmean(&weights, granularity, None).unwrap());
             let apart = loss_of_trits(&weights, &matrix).unwrap();
             assert_eq!((fused.count, fused.sparsity), (apart.count, apart.sparsity));
             let close = |a: f64, b: f64| (a - b).abs() <= 1e-6 * b.abs();
@@ -293,8 +268,8 @@ mod tests {
         let weights = stored(DenseType::BF16, 70, 192);
         let half = |scale: f32| f16::from_f32(scale).to_f32();
         for granularity in [ScaleGranularity::Tensor, ScaleGranularity::Group(64)] {
-            let exact = absmean_by(&weights, granularity).unwrap();
-            let (matrix, meter) = absmean_for_storage(&weights, granularity, &half, None).unwrap();
+            let exact = absmean(&weights, granularity, None).unwrap();
+            let (matrix, meter) = absmean_measured(&weights, granularity, &half, None).unwrap();
             assert_eq!(matrix.to_trits(), exact.to_trits());
             let scales: Vec<f32> = exact.scales().iter().map(|&scale| half(scale)).collect();
             assert_eq!(matrix.scales(), scales);
@@ -313,18 +288,20 @@ mod tests {
         };
         let largest = [f32::MAX, -f32::MAX, f32::MAX];
         let (trits, meter) =
-            absmean_measured_in(&matrix(&largest), ScaleGranularity::Tensor, None).unwrap();
+            absmean_measured(&matrix(&largest), ScaleGranularity::Tensor, &|scale| scale, None)
+                .unwrap();
         assert_eq!((trits.to_trits(), trits.scales()), (vec![1, -1, 1], &[f32::MAX][..]));
         let loss = meter.loss();
         assert_eq!((loss.mse, loss.cosine), (0.0, 1.0));
         let tiny = [f32::from_bits(1), -f32::MIN_POSITIVE, 0.0, -0.0];
         let (trits, meter) =
-            absmean_measured_in(&matrix(&tiny), ScaleGranularity::Tensor, None).unwrap();
+            absmean_measured(&matrix(&tiny), ScaleGranularity::Tensor, &|scale| scale, None)
+                .unwrap();
         assert_eq!((trits.to_trits(), meter.loss().sparsity), (vec![0; 4], 1.0));
         for (bad, col) in [(f32::NAN, 0), (f32::INFINITY, 2), (f32::NEG_INFINITY, 16)] {
             let mut values = [0.5f32; 17];
             values[col] = bad;
-            let error = absmean(&matrix(&values)).unwrap_err();
+            let error = absmean(&matrix(&values), ScaleGranularity::Tensor, None).unwrap_err();
             assert!(
                 matches!(error, crate::Error::BadNumber { row: 0, col: at, .. } if at == col),
                 "{error}"

@@ -62,7 +62,7 @@ fn ggml_ternary_blocks_equal_ggml() {
         let matrix = storage.decode(&stored, 3, cols, None).unwrap();
         assert_eq!(values(&matrix), expected, "{folder}");
         assert_eq!(storage.encode(&matrix).unwrap(), stored, "{folder}");
-        let found = detect_ternary(&stored_floats(3, cols, &expected)).unwrap().unwrap();
+        let found = detect_ternary(&stored_floats(3, cols, &expected), None).unwrap().unwrap();
         assert_eq!(storage.encode(&found).unwrap(), stored, "{folder}");
     }
 }
@@ -91,7 +91,7 @@ fn i2_s_equals_bitnet_cpp_in_every_layout() {
 #[test]
 fn row_scaled_types_equal_ik_llama_cpp() {
     let expected = floats("row_scaled/values.8x192.f32");
-    let found = detect_ternary(&stored_floats(8, 192, &expected)).unwrap().unwrap();
+    let found = detect_ternary(&stored_floats(8, 192, &expected), None).unwrap().unwrap();
     for (storage, name) in [
         (TernaryStorage::IQ1_BN, "iq1_bn"),
         (TernaryStorage::IQ2_BN, "iq2_bn"),
@@ -221,7 +221,7 @@ fn absmean_equals_transformers() {
         let suffix = dtype.name().to_lowercase();
         let weight = bytes(&format!("absmean/{name}.weight.{rows}x{cols}.{suffix}"));
         let weight = DenseMatrix::new(dtype, rows, cols, weight).unwrap();
-        let matrix = absmean(&weight).unwrap();
+        let matrix = absmean(&weight, ScaleGranularity::Tensor, None).unwrap();
         assert_eq!(
             matrix.to_trits(),
             int8s(&format!("absmean/{name}.trits.{rows}x{cols}.i8")),

@@ -6,7 +6,7 @@ use bitnet_quant::Error;
 use bitnet_quant::codec::dense::{self, DenseMatrix, DenseType};
 use bitnet_quant::codec::i2_s::{self, I2sLayout};
 use bitnet_quant::codec::{TernaryStorage, hf_packed};
-use bitnet_quant::weights::{absmean, absmean_by, detect_ternary};
+use bitnet_quant::weights::{absmean, detect_ternary};
 use half::f16;
 use proptest::prelude::*;
 
@@ -285,7 +285,7 @@ fn weights_that_are_not_finite_are_named() {
         let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
         let matrix = DenseMatrix::new(DenseType::F32, 2, 3, bytes).unwrap();
         for granularity in [ScaleGranularity::Tensor, ScaleGranularity::Row] {
-            let error = absmean_by(&matrix, granularity).unwrap_err();
+            let error = absmean(&matrix, granularity, None).unwrap_err();
             assert!(matches!(error, Error::BadNumber { row: 1, col: 1, .. }), "{error}");
             assert!(error.to_string().contains("row 1, column 1"));
         }
@@ -293,7 +293,7 @@ fn weights_that_are_not_finite_are_named() {
             let error = dense::encode(&matrix, dtype).unwrap_err();
             assert!(matches!(error, Error::BadNumber { row: 1, col: 1, .. }), "{error}");
         }
-        assert_eq!(detect_ternary(&matrix).unwrap(), None);
+        assert_eq!(detect_ternary(&matrix, None).unwrap(), None);
     }
 }
 
@@ -410,8 +410,11 @@ fn quantisers_reject_empty_matrices() {
             Ok(())
         }
     }
-    assert!(matches!(absmean(&Empty), Err(Error::EmptyShape { .. })));
-    assert!(matches!(detect_ternary(&Empty), Err(Error::EmptyShape { .. })));
+    assert!(matches!(
+        absmean(&Empty, ScaleGranularity::Tensor, None),
+        Err(Error::EmptyShape { .. })
+    ));
+    assert!(matches!(detect_ternary(&Empty, None), Err(Error::EmptyShape { .. })));
 }
 
 #[test]

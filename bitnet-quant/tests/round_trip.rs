@@ -6,7 +6,7 @@ use bitnet_quant::Error;
 use bitnet_quant::codec::dense::{self, DenseMatrix, DenseType};
 use bitnet_quant::codec::i2_s::I2sLayout;
 use bitnet_quant::codec::{TernaryStorage, hf_packed};
-use bitnet_quant::weights::{absmean, absmean_by, detect_ternary};
+use bitnet_quant::weights::{absmean, detect_ternary};
 use half::f16;
 use proptest::prelude::*;
 
@@ -188,7 +188,7 @@ proptest! {
         let scales = random.scales(granularity.scale_count(rows, cols).unwrap());
         let matrix = TernaryMatrix::from_trits(rows, cols, &trits, granularity, scales).unwrap();
         let source = values(&matrix);
-        let found = detect_ternary(&dense(rows, cols, &source)).unwrap().unwrap();
+        let found = detect_ternary(&dense(rows, cols, &source), None).unwrap().unwrap();
         prop_assert_eq!(values(&found), source);
         prop_assert!(found.scales().len() <= matrix.scales().len());
     }
@@ -199,7 +199,7 @@ proptest! {
         let mut random = Random(seed);
         let source: Vec<f32> =
             (0..rows * cols).map(|_| (random.next() % 2001) as f32 / 1e3 - 1.0).collect();
-        let matrix = absmean_by(&dense(rows, cols, &source), ScaleGranularity::Group(64)).unwrap();
+        let matrix = absmean(&dense(rows, cols, &source), ScaleGranularity::Group(64), None).unwrap();
         for (group, source) in source.chunks(64).enumerate() {
             let mean = source.iter().map(|v| f64::from(v.abs())).sum::<f64>() / 64.0;
             let s = 1.0 / (mean as f32).max(1e-5);
@@ -236,7 +236,8 @@ fn equal_scales_are_merged_and_zero_blocks_ignored() {
 
 #[test]
 fn detection_prefers_the_coarsest_granularity() {
-    let detect = |rows, cols, values: &[f32]| detect_ternary(&dense(rows, cols, values)).unwrap();
+    let detect =
+        |rows, cols, values: &[f32]| detect_ternary(&dense(rows, cols, values), None).unwrap();
     let found = detect(2, 3, &[0.0, -0.5, 0.5, -0.0, 0.0, 0.0]).unwrap();
     assert_eq!((found.granularity(), found.scales()), (ScaleGranularity::Tensor, &[0.5][..]));
     assert_eq!(found.to_trits(), [0, -1, 1, 0, 0, 0]);
@@ -273,25 +274,25 @@ fn detection_stops_at_the_first_dense_row() {
             Ok(())
         }
     }
-    assert_eq!(detect_ternary(&FirstRowOnly).unwrap(), None);
+    assert_eq!(detect_ternary(&FirstRowOnly, None).unwrap(), None);
 }
 
 /// Quantising ternary weights again preserves the trits but shrinks the scale, so detection must come first.
 #[test]
 fn absmean_is_not_idempotent() {
     let source = [0.5f32, 0.0, -0.5, 0.0];
-    let again = absmean(&dense(1, 4, &source)).unwrap();
+    let again = absmean(&dense(1, 4, &source), ScaleGranularity::Tensor, None).unwrap();
     assert_eq!(again.to_trits(), [1, 0, -1, 0]);
     assert_eq!(again.scales(), [0.25]);
-    assert_eq!(detect_ternary(&dense(1, 4, &source)).unwrap().unwrap().scales(), [0.5]);
+    assert_eq!(detect_ternary(&dense(1, 4, &source), None).unwrap().unwrap().scales(), [0.5]);
 }
 
 #[test]
 fn row_and_tensor_absmean_differ_with_rows() {
     let source = dense(2, 2, &[1.0, -1.0, 0.125, 0.0625]);
-    let by_row = absmean_by(&source, ScaleGranularity::Row).unwrap();
+    let by_row = absmean(&source, ScaleGranularity::Row, None).unwrap();
     assert_eq!((by_row.to_trits(), by_row.scales()), (vec![1, -1, 1, 1], &[1.0, 0.09375][..]));
-    let by_matrix = absmean(&source).unwrap();
+    let by_matrix = absmean(&source, ScaleGranularity::Tensor, None).unwrap();
     assert_eq!((by_matrix.to_trits(), by_matrix.scales()), (vec![1, -1, 0, 0], &[0.546_875][..]));
-    assert!(matches!(absmean_by(&source, ScaleGranularity::Group(64)), Err(Error::Core(_))));
+    assert!(matches!(absmean(&source, ScaleGranularity::Group(64), None), Err(Error::Core(_))));
 }

@@ -11,7 +11,7 @@ use bitnet_quant::quantizer::{
     BitNetQuantizer, MixedPrecisionConfig, MixedPrecisionQuantizer, QuantizationConfig,
     QuantizationParams,
 };
-use bitnet_quant::weights::absmean_by;
+use bitnet_quant::weights::absmean;
 
 fn pool() -> HybridMemoryPool {
     HybridMemoryPool::new().expect("a pool")
@@ -66,7 +66,7 @@ fn trits_are_those_of_absmean() {
         let config = QuantizationConfig { per_channel, ..QuantizationConfig::default() };
         let quantizer = BitNetQuantizer::new(config, &pool).unwrap();
         let (q, params) = quantizer.quantize_weights(&tensor).unwrap();
-        let expected = absmean_by(&matrix, granularity).unwrap();
+        let expected = absmean(&matrix, granularity, None).unwrap();
         let trits: Vec<f32> = expected.to_trits().into_iter().map(f32::from).collect();
         assert_eq!(q.to_f32(&pool).unwrap().f32().unwrap(), trits);
         assert_eq!((params.scales.as_slice(), params.zero_points[0]), (expected.scales(), 0));

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use bitnet_core::backend::ActivationPrecision;
 use bitnet_core::dense::{DenseRows, PlainType};
 use bitnet_core::memory::HybridMemoryPool;
-use bitnet_core::ternary::TernaryMatrix;
+use bitnet_core::ternary::{ScaleGranularity, TernaryMatrix};
 use bitnet_formats::names::TensorName;
 use bitnet_formats::safetensors::{Dtype, SafeTensors, TensorView};
 use bitnet_quant::codec::dense::DenseType;
 use bitnet_quant::codec::hf_packed;
 use bitnet_quant::codec::mlx::{self, MlxTensors};
-use bitnet_quant::weights::{absmean_in, detect_ternary_in};
+use bitnet_quant::weights::{absmean, detect_ternary};
 
 use super::huggingface::HfCheckpoint;
 use super::mapped_rows::MappedRows;
@@ -104,7 +104,7 @@ impl HfCheckpoint {
             matches!(self.config.quantization, Quantization::BitNet { online: true, .. });
         if is_online && self.holds_trits(&tensor, &*matrix, pool)? {
             // Online layers are quantised whatever they hold: the scale is the mean magnitude, zeros included.
-            let trits = absmean_in(&*matrix, Some(pool));
+            let trits = absmean(&*matrix, ScaleGranularity::Tensor, Some(pool));
             let trits = trits.map_err(|e| self.weights_error(&tensor, e))?;
             return Ok(Some(stored(StoredWeight::Ternary(trits), ActivationPrecision::Int8)));
         }
@@ -189,7 +189,7 @@ impl HfCheckpoint {
         rows: &dyn DenseRows,
         pool: &HybridMemoryPool,
     ) -> Result<bool> {
-        let found = detect_ternary_in(rows, Some(pool));
+        let found = detect_ternary(rows, Some(pool));
         Ok(found.map_err(|e| self.weights_error(tensor, e))?.is_some())
     }
 

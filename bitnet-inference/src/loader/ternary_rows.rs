@@ -4,7 +4,7 @@ use bitnet_core::dense::DenseRows;
 use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::ternary::{ScaleGranularity, TernaryMatrix};
 use bitnet_core::{Error, Result};
-use bitnet_quant::weights::{absmean_in, detect_ternary_in};
+use bitnet_quant::weights::{absmean, detect_ternary};
 
 use super::{Decoded, DecodedLinear, StoredLinear, StoredWeight};
 use crate::InferenceError;
@@ -102,7 +102,7 @@ pub(crate) fn decoded(
 pub(super) fn becomes(stored: &StoredLinear, pool: &HybridMemoryPool) -> Option<String> {
     match &stored.weight {
         StoredWeight::Ternary(_) => None,
-        StoredWeight::Dense { rows, latent, .. } => match detect_ternary_in(&**rows, Some(pool)) {
+        StoredWeight::Dense { rows, latent, .. } => match detect_ternary(&**rows, Some(pool)) {
             Ok(Some(matrix)) => Some(ternary_already(&**rows, &matrix)),
             Ok(None) if *latent => Some(quantised_at_load(&**rows)),
             Ok(None) | Err(_) => None,
@@ -131,13 +131,13 @@ fn trits_of(
     latent: bool,
     pool: &HybridMemoryPool,
 ) -> bitnet_quant::Result<Option<(TernaryMatrix, String)>> {
-    if let Some(matrix) = detect_ternary_in(rows, Some(pool))? {
+    if let Some(matrix) = detect_ternary(rows, Some(pool))? {
         let assumption = ternary_already(rows, &matrix);
         return Ok(Some((matrix, assumption)));
     }
     if !latent {
         return Ok(None);
     }
-    let matrix = absmean_in(rows, Some(pool))?;
+    let matrix = absmean(rows, ScaleGranularity::Tensor, Some(pool))?;
     Ok(Some((matrix, quantised_at_load(rows))))
 }
