@@ -240,8 +240,8 @@ impl HybridMemoryPool {
         self.guard.tokens.redeem(token)
     }
 
-    /// Returns free memory to the system. Returns the number of resident bytes released, as reported by the OS. The bins of other
-    /// threads follow when these next use the pool.
+    /// Returns free memory to the system. Returns the number of resident bytes released, as reported by the OS. Other
+    /// threads return their bins to the slabs at their next call; the next trim or cleanup then releases those pages.
     pub fn trim(&self) -> usize {
         let start = Instant::now();
         let returned = self.inner().purge(None).total();

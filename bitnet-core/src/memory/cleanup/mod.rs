@@ -6,7 +6,8 @@
 //! resident set, as reported by the OS. Tensors in use stay, and no content changes.
 //!
 //! [`Strategy`] decides when: on demand ([`crate::memory::HybridMemoryPool::cleanup_now`]), or by the thread of a pool with
-//! `enable_automatic_cleanup`. The bins of an idle thread follow when that thread next uses the pool or ends.
+//! `enable_automatic_cleanup`. An idle thread returns its bins to the slabs when it next uses the pool or
+//! ends; the cleanup after that releases those pages.
 
 mod cleaner;
 mod compaction;

@@ -30,11 +30,13 @@
 //!
 //! Dropping a handle compares the key in its tag with the state of this thread's cache, counts the block in the other word of
 //! [`stats`], and pushes the address to the bin ([`fast_path::free`]). It does not matter which thread allocated the block. A
-//! large block enters the cache of large blocks.
+//! large block enters the cache of large blocks. A thread's first free in a pool takes the slow path once: it creates the thread's cache
+//! ([`PoolInner::cache`]), then pushes the block.
 //!
 //! Otherwise [`PoolInner::free`] takes the slow path. A full bin passes its older half on as a magazine; when enough magazines wait,
 //! blocks return to their slab, and a slab without live blocks returns to its region. A large block that finds no slot in the cache
-//! returns to its region or, if it is a mapping of its own, to the system; all else returns to the system by [`PoolInner::purge`].
+//! returns to its region or, if it is a mapping of its own, to the system; all else returns to the system by [`PoolInner::purge`], or
+//! when the pool ends.
 //!
 //! # Dependencies
 //!

@@ -33,7 +33,8 @@ impl Released {
 }
 
 impl PoolInner {
-    /// Returns free memory to the system until the deadline. The bins of other threads follow when these next call.
+    /// Returns free memory to the system until the deadline. Other threads return their bins to the slabs at their next call; the
+    /// next purge then releases those pages.
     pub(in crate::memory) fn purge(&self, deadline: Option<Instant>) -> Released {
         self.drain_bins();
         self.small.flush(deadline);
