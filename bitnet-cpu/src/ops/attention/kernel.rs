@@ -6,7 +6,7 @@
 //! A partial result of `n` queries is `[n, width]` weighted values, `[n]` largest scores, `[n]` sums of weights.
 
 use super::division::{Job, Queries, TILE_PAGES};
-use crate::isa::{Isa, LANES, Op};
+use crate::isa::{Isa, LANES, Op, prefetch};
 use crate::ops::dot::{F16, F32, Int8, Plain, Stored, fold};
 use crate::ops::exp::exp;
 use bitnet_core::Result;
@@ -284,26 +284,31 @@ impl<S: Stored> Tile<'_, S> {
         let seen = seen(queries, start, rows - 1);
         let convert = rows > GROUP;
         let used = seen.div_ceil(LANES);
+        // The block after each one: those of neighbouring pages are far apart, so the processor does not foresee them.
+        let mut next = blocks(&self.k, width).take(used).chain(blocks(&self.v, width).take(used));
+        next.next();
         for (index, k) in blocks(&self.k, width).take(used).enumerate() {
+            let next = next.next().unwrap_or_default();
             if convert {
                 let block = &mut block[..width * LANES];
                 as_f32::<S, I>(isa, k, block);
-                isa.run(Scores::<Plain> { k: block, dim, index, groups, q, scores });
+                isa.run(Scores::<Plain> { k: block, next: &[], dim, index, groups, q, scores });
             } else {
-                Scores::<S> { k, dim, index, groups, q, scores }.eval(isa);
+                Scores::<S> { k, next, dim, index, groups, q, scores }.eval(isa);
             }
         }
         let (values, largest, sums) = split(partial, queries);
         isa.run(Weigh { queries, start, pages, scores, used: seen, largest, sums });
         values.fill(0.0);
         for (index, v) in blocks(&self.v, width).take(used).enumerate() {
+            let next = next.next().unwrap_or_default();
             if convert {
                 let columns = block.chunks_exact_mut(KV_TILE * LANES);
                 for (column, v) in columns.zip(v.chunks_exact(LANES * LANES)) {
                     as_f32::<S, I>(isa, v, &mut column[index * LANES * LANES..]);
                 }
             } else {
-                mix_block::<S, I>(isa, v, index, groups, scores, width, values);
+                mix_block::<S, I>(isa, [v, next], index, groups, scores, width, values);
             }
         }
         if convert {
@@ -315,6 +320,8 @@ impl<S: Stored> Tile<'_, S> {
 /// Scores of block `index` for every group that sees some of it.
 struct Scores<'a, S: Stored> {
     k: &'a [S::Raw],
+    /// The block that will be read next.
+    next: &'a [S::Raw],
     /// Components of a key.
     dim: usize,
     index: usize,
@@ -328,17 +335,17 @@ impl<S: Stored> Op for Scores<'_, S> {
 
     #[inline(always)]
     fn eval<I: Isa>(self, isa: I) {
-        let Self { k, dim, index, groups, q, scores } = self;
+        let Self { k, next, dim, index, groups, q, scores } = self;
         for group in groups {
             let &Group { row, size, .. } = group;
             if group.most(index * LANES) > 0 {
                 let q = &q[row * dim..(row + size) * dim];
                 let scores = &mut scores[row * STRIDE..(row + size) * STRIDE];
                 match size {
-                    GROUP => score::<S, I, GROUP>(isa, k, q, index, scores),
-                    4 => score::<S, I, 4>(isa, k, q, index, scores),
-                    2 => score::<S, I, 2>(isa, k, q, index, scores),
-                    _ => score::<S, I, 1>(isa, k, q, index, scores),
+                    GROUP => score::<S, I, GROUP>(isa, [k, next], q, index, scores),
+                    4 => score::<S, I, 4>(isa, [k, next], q, index, scores),
+                    2 => score::<S, I, 2>(isa, [k, next], q, index, scores),
+                    _ => score::<S, I, 1>(isa, [k, next], q, index, scores),
                 }
             }
         }
@@ -433,7 +440,7 @@ fn weigh(
 #[inline(always)]
 fn mix_block<S: Stored, I: Isa>(
     isa: I,
-    v: &[S::Raw],
+    [v, next]: [&[S::Raw]; 2],
     index: usize,
     groups: &[Group],
     weights: &[f32],
@@ -442,7 +449,12 @@ fn mix_block<S: Stored, I: Isa>(
 ) {
     let (lines, _) = v.as_chunks::<LANES>();
     let (chunks, _) = lines.as_chunks::<LANES>();
+    let mut next = next.as_ptr();
     for (chunk, v) in chunks.iter().enumerate() {
+        for _ in v {
+            prefetch(next);
+            next = next.wrapping_add(LANES);
+        }
         for group in groups {
             if group.most(index * LANES) > 0 {
                 let weights = &weights[group.row * STRIDE + index * LANES..];
@@ -541,13 +553,16 @@ fn as_f32<S: Stored, I: Isa>(isa: I, x: &[S::Raw], out: &mut [f32]) {
 #[inline(always)]
 fn score<S: Stored, I: Isa, const R: usize>(
     isa: I,
-    k: &[S::Raw],
+    [k, next]: [&[S::Raw]; 2],
     q: &[f32],
     index: usize,
     scores: &mut [f32],
 ) {
     let mut sums = [isa.splat(0.0); R];
+    let mut next = next.as_ptr();
     for (k, q) in k.as_chunks::<LANES>().0.iter().zip(q.as_chunks::<R>().0) {
+        prefetch(next);
+        next = next.wrapping_add(LANES);
         let k = S::load(isa, k);
         for (sum, &q) in sums.iter_mut().zip(q) {
             *sum = isa.mul_add(isa.splat(q), k, *sum);
