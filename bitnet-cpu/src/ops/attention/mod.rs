@@ -11,6 +11,7 @@
 
 mod division;
 mod kernel;
+mod partial;
 
 use std::ops::Range;
 use std::sync::atomic::Ordering;
@@ -25,7 +26,8 @@ use bitnet_core::kv::{KV_TILE, KvSpan};
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::memory::{HybridMemoryPool, PoolBuffer};
 use division::{Job, Queries, jobs};
-use kernel::{Partial, Room, add_tile, finish, partial_len, reset};
+use kernel::{Partial, Room};
+use partial::{add_tile, finish, partial_len, reset};
 
 /// Pieces of work for each thread, so that one that is put aside does not hold up the others.
 const PIECES: usize = 4;
