@@ -170,3 +170,41 @@ fn damaged_adapters_are_refused_by_name() {
         assert!(error.contains(named), "{named}: {error}");
     }
 }
+
+#[test]
+fn a_tensor_of_another_shape_than_the_settings_ask_for_is_refused_before_anything_is_written() {
+    let work = tempfile::tempdir().unwrap();
+    let folder = work.path().join("folder");
+    fs::create_dir(&folder).unwrap();
+    for name in ["llama-ternary-dense", "bitnet-2b-packed", "qwen3-ternary-dense"] {
+        let tensors = read(&golden(name));
+        write_to(&folder, "model.safetensors", &tensors);
+        let config = fs::read(golden(name).join("config.json")).unwrap();
+        let config: serde_json::Value = serde_json::from_slice(&config).unwrap();
+        let rows = config["vocab_size"].as_u64().unwrap();
+        for (vocab_size, fits) in
+            [(rows - 34, false), (rows - 1, false), (rows, true), (rows + 5, false)]
+        {
+            let mut changed = config.clone();
+            changed["vocab_size"] = vocab_size.into();
+            fs::write(folder.join("config.json"), changed.to_string()).unwrap();
+            for name in ["out.gguf", "out"].into_iter().take(if fits { 1 } else { 2 }) {
+                let output = work.path().join(name);
+                let converted =
+                    convert(&folder, &output, &ConvertOptions::default(), &mut |_| true);
+                if fits {
+                    converted.unwrap();
+                    fs::remove_file(output).unwrap();
+                } else {
+                    let error = converted.unwrap_err().to_string();
+                    let said = format!("model.embed_tokens.weight has shape [{rows}, ");
+                    assert!(error.contains(&said), "{vocab_size}: {error}");
+                    assert!(error.contains(&format!("ask for [{vocab_size}, ")), "{error}");
+                }
+            }
+        }
+        let left: Vec<_> =
+            fs::read_dir(work.path()).unwrap().flatten().map(|e| e.file_name()).collect();
+        assert_eq!(left, ["folder"], "{name}");
+    }
+}

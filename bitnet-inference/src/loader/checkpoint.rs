@@ -48,6 +48,8 @@ pub struct StoredBytes {
     pub tensor: String,
     /// Their type.
     pub storage: StoredType,
+    /// The tensor's shape in the file, the slowest dimension first.
+    pub shape: Vec<usize>,
     /// The bytes.
     pub region: Region,
 }

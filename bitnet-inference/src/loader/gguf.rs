@@ -61,6 +61,7 @@ impl GgufCheckpoint {
         let (layout, precision) = (options.i2s_layout, options.activations);
         let checkpoint = Self { file, arch, config, input_norm_eps, layout, precision };
         tensor_use::check_layers(&checkpoint)?;
+        tensor_use::check_shapes(&checkpoint)?;
         tensor_use::refuse_unknown(&checkpoint)?;
         Ok(checkpoint)
     }
@@ -450,6 +451,7 @@ impl Checkpoint for GgufCheckpoint {
         Ok(Some(StoredBytes {
             tensor: tensor.name.clone(),
             storage: StoredType::Ggml(tensor.ggml_type),
+            shape: tensor.dims.iter().rev().map(|&dim| dim as usize).collect(),
             region: self.file.data(tensor)?,
         }))
     }

@@ -53,6 +53,7 @@ impl HfCheckpoint {
         let mut checkpoint =
             Self { folder, tensors, json, config, precision, tied, head_assumption: None };
         tensor_use::check_layers(&checkpoint)?;
+        tensor_use::check_shapes(&checkpoint)?;
         (checkpoint.tied, checkpoint.head_assumption) = checkpoint.settle_head()?;
         Ok(checkpoint)
     }
@@ -307,9 +308,10 @@ impl Checkpoint for HfCheckpoint {
     }
 
     fn stored_bytes(&self, name: &str) -> Result<Option<StoredBytes>> {
-        Ok(self.find(name).map(|TensorView { name, dtype, data, .. }| StoredBytes {
+        Ok(self.find(name).map(|TensorView { name, dtype, shape, data, .. }| StoredBytes {
             tensor: name,
             storage: StoredType::Safetensors(dtype),
+            shape,
             region: data,
         }))
     }

@@ -76,6 +76,29 @@ pub(super) fn check_layers(checkpoint: &dyn Checkpoint) -> Result<()> {
     })
 }
 
+/// Checks that tensors of plain numbers have the shapes that the settings ask for; dimensions of 1 in front say nothing.
+///
+/// # Errors
+/// [`InferenceError::TensorShape`] naming the first that differs.
+pub(super) fn check_shapes(checkpoint: &dyn Checkpoint) -> Result<()> {
+    let significant = |shape: &[usize]| {
+        let ones = shape.iter().take_while(|&&dim| dim == 1).count();
+        shape[ones..].to_vec()
+    };
+    for TensorSpec { name, shape, .. } in tensors(checkpoint.config()) {
+        let Some(stored) = checkpoint.stored_bytes(&name.stem())? else { continue };
+        if stored.storage.is_plain() && significant(&stored.shape) != significant(&shape) {
+            return Err(InferenceError::TensorShape {
+                file: checkpoint.file().into(),
+                tensor: stored.tensor,
+                got: stored.shape,
+                expected: if shape[0] == 1 { shape[1..].to_vec() } else { shape.to_vec() },
+            });
+        }
+    }
+    Ok(())
+}
+
 /// The layer that a tensor's name says it is in: `model.layers.3.…`, `layers.3.…` or `blk.3.…`.
 fn layer_of(name: &str) -> Option<usize> {
     let bare = name.strip_prefix("model.").unwrap_or(name);
