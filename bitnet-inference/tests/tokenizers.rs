@@ -110,8 +110,37 @@ fn tokenizer_json_encodes_as_hf_does() {
 #[derive(Deserialize)]
 struct Long {
     repeats: usize,
+    pieces: Vec<String>,
+    piece_repeats: usize,
+    texts: BTreeMap<String, Vec<(usize, String)>>,
     #[serde(flatten)]
     hashes: BTreeMap<String, (usize, String)>,
+}
+
+/// The number of a text's ids, and their hash.
+fn hashed(tokenizer: &Tokenizer, text: &str) -> (usize, String) {
+    let ids = tokenizer.encode(text, PARSE).unwrap();
+    let add = |hash: u64, &id: &u32| hash.wrapping_mul(1_000_003).wrapping_add(u64::from(id));
+    (ids.len(), ids.iter().fold(0, add).to_string())
+}
+
+#[test]
+fn long_texts_of_all_scripts_have_the_ids_of_hf() {
+    let long: Long = read("long.json");
+    let mut x = 1u64;
+    let mut next = || {
+        x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        long.pieces[(x >> 33) as usize % long.pieces.len()].as_str()
+    };
+    let mut texts: Vec<String> =
+        long.pieces.iter().map(|piece| piece.repeat(long.piece_repeats)).collect();
+    texts.push((0..long.pieces.len() * long.piece_repeats).map(|_| next()).collect());
+    for name in NAMES {
+        let tokenizer = from_json(name);
+        for (text, wanted) in texts.iter().zip(&long.texts[name]) {
+            assert_eq!(hashed(&tokenizer, text), *wanted, "{name} {:.20}", text);
+        }
+    }
 }
 
 #[test]
@@ -138,11 +167,7 @@ fn long_texts_have_the_ids_of_hf_though_they_are_cut_into_chunks() {
             .collect();
         let text = vec![wanted.join(" and then "); long.repeats].join(" and then ");
         for tokenizer in [from_json(name), from_gguf(name)] {
-            let ids = tokenizer.encode(&text, PARSE).unwrap();
-            let hash = ids
-                .iter()
-                .fold(0u64, |hash, &id| hash.wrapping_mul(1_000_003).wrapping_add(u64::from(id)));
-            assert_eq!((ids.len(), hash.to_string()), long.hashes[name], "{name}");
+            assert_eq!(hashed(&tokenizer, &text), long.hashes[name], "{name}");
         }
     }
 }

@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 
 use super::alphabet;
-use super::chunks::{Joined, chunks};
+use super::chunks::{Words, for_each_chunk};
 use super::error::{Result, TokenizerError, shortened};
 use super::hf_parts::At;
 use super::merge::merge;
@@ -93,8 +93,8 @@ impl Bpe {
         vocabulary: &Vocabulary,
         ids: &mut Vec<u32>,
     ) -> Result<()> {
-        let joined = Joined::default();
-        chunks(text, ' ', &joined).try_for_each(|chunk| self.encode_chunk(chunk, vocabulary, ids))
+        let words = Words(|_: &str| true);
+        for_each_chunk(text, &words, |chunk| self.encode_chunk(chunk, vocabulary, ids))
     }
 
     fn encode_chunk(&self, text: &str, vocabulary: &Vocabulary, ids: &mut Vec<u32>) -> Result<()> {

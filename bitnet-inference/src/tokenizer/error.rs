@@ -55,6 +55,18 @@ pub enum TokenizerError {
         /// The limit in steps.
         limit: usize,
     },
+    /// A part of a text that has to be encoded at once is too long: encoding takes about 100 bytes of memory for each.
+    #[error(
+        "the text that begins at byte {at}, {text:?}, has no place where it can be cut without a change of its tokens within {limit} bytes; give it in smaller pieces"
+    )]
+    NoPlaceToCut {
+        /// Where the part begins, in bytes.
+        at: usize,
+        /// The longest part in bytes that is encoded at once.
+        limit: usize,
+        /// The part, shortened.
+        text: String,
+    },
     /// A token id that the vocabulary does not have.
     #[error(
         "token id {id} is not in the vocabulary of {size} tokens; the model and the tokenizer do not belong together"

@@ -6,16 +6,17 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokenizers::models::bpe::{BPE, Merges, Vocab};
 use tokenizers::{
-    AddedToken, AddedVocabulary, Model, NormalizerWrapper, OffsetType, PreTokenizer,
-    SplitDelimiterBehavior,
+    AddedToken, AddedVocabulary, Model, NormalizerWrapper, OffsetReferential, OffsetType,
+    PreTokenizer,
 };
 
 use super::EncodeOptions;
-use super::chunks::{CHUNK, Joined, chunks};
+use super::chunks::{Apart, CHUNK, Pairs, Words, bytes_stay_apart, check_whole, for_each_chunk};
 use super::error::{Result, TokenizerError, shortened};
+use super::hf_cutting::{Cutting, normalize};
 use super::hf_parts::{Affixes, At, Cutter, Decoding, affixes, cutters, decoding, normalizer};
 use super::spm::SPACE;
 use super::vocabulary::{Class, Piece, Vocabulary, byte_token};
@@ -50,11 +51,11 @@ pub(super) struct AddedJson {
     pub(super) id: u32,
     pub(super) content: String,
     #[serde(default)]
-    single_word: bool,
+    pub(super) single_word: bool,
     #[serde(default)]
     lstrip: bool,
     #[serde(default)]
-    rstrip: bool,
+    pub(super) rstrip: bool,
     #[serde(default)]
     normalized: bool,
     #[serde(default)]
@@ -76,9 +77,9 @@ pub(super) struct ModelJson {
     #[serde(default)]
     fuse_unk: bool,
     #[serde(default)]
-    byte_fallback: bool,
+    pub(super) byte_fallback: bool,
     #[serde(default)]
-    ignore_merges: bool,
+    pub(super) ignore_merges: bool,
     #[serde(default, deserialize_with = "bounded::<_, MAX_IDS>")]
     vocab: Value,
     #[serde(default)]
@@ -106,17 +107,6 @@ pub(crate) struct HfEncoder {
     cutting: Cutting,
     /// The added tokens, as they are written.
     added: Vec<Box<str>>,
-}
-
-/// Where a long text may be cut before it is encoded.
-enum Cutting {
-    /// Nowhere.
-    Nowhere,
-    /// At spaces between letters, which the pre-tokenizer cuts at too.
-    AtSpaces,
-    /// At spaces between letters that no token joins, in a text without added tokens; what follows a cut has this
-    /// normaliser, which puts nothing before it.
-    WhereNothingJoins(Joined, Option<Box<NormalizerWrapper>>),
 }
 
 /// A read file: its encoder, its tokens and whether a leading space is dropped when decoding.
@@ -170,7 +160,7 @@ pub(crate) fn load(bytes: &[u8], file: &str) -> Result<Loaded> {
         }
         builder.build()
     })?;
-    let cutting = cutting(&json, &steps, &vocabulary);
+    let cutting = Cutting::of(&json, &steps, normalizer.as_ref());
     let parsing = added_vocabulary(file, &json.added_tokens, &model, normalizer.as_ref())?;
     let mut literal = parsing.clone();
     literal.set_encode_special_tokens(true);
@@ -186,40 +176,6 @@ pub(crate) fn load(bytes: &[u8], file: &str) -> Result<Loaded> {
         added: json.added_tokens.iter().map(|token| token.content.as_str().into()).collect(),
     };
     Ok(Loaded { encoder, vocabulary, drop_first_space: decoding.drop_first_space })
-}
-
-/// Where texts may be cut without a change of their ids.
-fn cutting(json: &FileJson, cutters: &[Cutter], vocabulary: &Vocabulary) -> Cutting {
-    let across = |token: &AddedJson| token.rstrip || token.content.contains([' ', SPACE]);
-    if json.added_tokens.iter().any(across) {
-        return Cutting::Nowhere;
-    }
-    let single = [json.normalizer.clone()];
-    let members = json.normalizer.get("normalizers").and_then(Value::as_array);
-    let parts = members.map_or(&single[..], Vec::as_slice);
-    let kind =
-        |part: &Value| part.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
-    let local = ["", "NFC", "NFD", "NFKC", "NFKD", "Lowercase"];
-    let before_spaces = |cutter: &Cutter| {
-        matches!(cutter, Cutter::Split { regex, behavior: SplitDelimiterBehavior::Isolated, invert: false }
-            if regex.cuts_before_spaces())
-    };
-    if parts.iter().all(|part| local.contains(&&*kind(part))) {
-        let cuts = cutters.iter().any(before_spaces);
-        return if cuts { Cutting::AtSpaces } else { Cutting::Nowhere };
-    }
-    let space =
-        json!({"type": "Replace", "pattern": {"String": " "}, "content": SPACE.to_string()});
-    let known = |part: &&Value| kind(part) == "Prepend" || **part == space;
-    if !cutters.is_empty() || !parts.contains(&space) || !parts.iter().all(|part| known(&part)) {
-        return Cutting::Nowhere;
-    }
-    let tokens = vocabulary.iter().map(|(_, piece)| piece.text);
-    let after = NormalizerWrapper::deserialize(&space).ok().map(Box::new);
-    if after.is_none() {
-        return Cutting::Nowhere;
-    }
-    Cutting::WhereNothingJoins(Joined::in_tokens(tokens, SPACE), after)
 }
 
 /// Checks the model's own fields and takes its words and merges out of it: large files hold them only once.
@@ -397,41 +353,71 @@ fn added_vocabulary(
 
 impl HfEncoder {
     /// Encodes a text.
-    pub(crate) fn encode(&self, text: &str, options: EncodeOptions) -> Result<Vec<u32>> {
+    pub(crate) fn encode(
+        &self,
+        text: &str,
+        options: EncodeOptions,
+        vocabulary: &Vocabulary,
+    ) -> Result<Vec<u32>> {
         let added = if options.parse_special { &self.parsing } else { &self.literal };
-        let encode = |text: &str, normalizer: Option<&NormalizerWrapper>, ids: &mut Vec<u32>| {
-            let more = guarded(&self.file, "encoding", || {
-                let mut parts = added.extract_and_normalize(normalizer, text);
-                for cutter in &self.cutters {
-                    cutter.pre_tokenize(&mut parts)?;
-                }
-                parts.tokenize(|part| self.model.tokenize(part.get()))?;
-                parts.into_encoding(None, 0, OffsetType::None)
-            })?;
-            ids.extend_from_slice(more.get_ids());
-            Ok::<(), TokenizerError>(())
-        };
         let normalizer = self.normalizer.as_ref();
         let mut ids = Vec::new();
         match &self.cutting {
-            Cutting::AtSpaces => chunks(text, ' ', &Joined::default())
-                .try_for_each(|chunk| encode(chunk, normalizer, &mut ids))?,
-            Cutting::WhereNothingJoins(joined, after)
-                if text.len() <= CHUNK || !self.holds_added(text) =>
-            {
-                for (index, chunk) in chunks(text, ' ', joined).enumerate() {
-                    let normalizer = if index == 0 { normalizer } else { after.as_deref() };
-                    encode(chunk, normalizer, &mut ids)?;
-                }
+            _ if text.len() <= CHUNK => self.encode_chunk(text, normalizer, added, &mut ids)?,
+            Cutting::AfterWords(held) => {
+                let is_kept = |pair: &str| {
+                    let mut letters = pair.chars();
+                    let both = letters.next().zip(letters.next());
+                    both.is_some_and(|(left, right)| !held.contain(left, right))
+                        && normalize(normalizer, pair).as_deref() == Some(pair)
+                };
+                for_each_chunk(text, &Words(is_kept), |chunk| {
+                    self.encode_chunk(chunk, normalizer, added, &mut ids)
+                })?;
             }
-            Cutting::WhereNothingJoins(..) | Cutting::Nowhere => {
-                encode(text, normalizer, &mut ids)?
+            Cutting::WhereNothingJoins { pairs, spells_bytes, after }
+                if !self.holds_added(text) =>
+            {
+                let (pairs, bytes_apart) = pairs.get_or_init(|| {
+                    let tokens = vocabulary.iter().map(|(_, piece)| piece.text);
+                    (Pairs::in_tokens(tokens), *spells_bytes && bytes_stay_apart(vocabulary))
+                });
+                let known_to = (!bytes_apart).then_some(vocabulary);
+                let mut normalizer = normalizer;
+                for_each_chunk(text, &Apart { pairs, known_to, space: SPACE }, |chunk| {
+                    let first = std::mem::replace(&mut normalizer, Some(after));
+                    self.encode_chunk(chunk, first, added, &mut ids)
+                })?;
+            }
+            Cutting::WhereNothingJoins { .. } | Cutting::Nowhere => {
+                check_whole(text)?;
+                self.encode_chunk(text, normalizer, added, &mut ids)?;
             }
         }
         if !options.add_special {
             return Ok(ids);
         }
         Ok([self.affixes.before.as_slice(), &ids, &self.affixes.after].concat())
+    }
+
+    fn encode_chunk(
+        &self,
+        text: &str,
+        normalizer: Option<&NormalizerWrapper>,
+        added: &AddedVocabulary,
+        ids: &mut Vec<u32>,
+    ) -> Result<()> {
+        guarded(&self.file, "encoding", || {
+            let mut parts = added.extract_and_normalize(normalizer, text);
+            for cutter in &self.cutters {
+                cutter.pre_tokenize(&mut parts)?;
+            }
+            parts.tokenize(|part| self.model.tokenize(part.get()))?;
+            let splits = parts.get_splits(OffsetReferential::Original, OffsetType::Byte);
+            let tokens = splits.iter().filter_map(|(_, _, tokens)| tokens.as_deref());
+            ids.extend(tokens.flatten().map(|token| token.id));
+            Ok(())
+        })
     }
 
     /// Whether an added token stands in a text.

@@ -65,6 +65,27 @@ pub(crate) enum Cutter {
     Library(Box<PreTokenizerWrapper>),
 }
 
+impl Cutter {
+    /// Whether it ends a word after every letter that neither a letter nor a mark follows.
+    pub(crate) fn ends_words(&self) -> bool {
+        let isolated = SplitDelimiterBehavior::Isolated;
+        matches!(self, Self::Split { regex, behavior, invert: false }
+            if *behavior == isolated && regex.ends_words())
+    }
+
+    /// Whether it may put a space before what it gets.
+    pub(crate) fn adds_spaces(&self) -> bool {
+        match self {
+            Self::Split { .. } => false,
+            Self::Library(part) => match &**part {
+                PreTokenizerWrapper::Metaspace(_) => true,
+                PreTokenizerWrapper::ByteLevel(part) => part.add_prefix_space,
+                _ => false,
+            },
+        }
+    }
+}
+
 struct Bounded<'a>(&'a BoundedRegex, bool);
 
 impl Pattern for Bounded<'_> {

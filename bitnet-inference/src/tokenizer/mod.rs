@@ -7,6 +7,7 @@ mod error;
 mod from_json;
 mod gguf;
 mod hf;
+mod hf_cutting;
 mod hf_parts;
 mod merge;
 mod special_tokens;
@@ -222,10 +223,11 @@ impl Tokenizer {
     /// The token ids of a text.
     ///
     /// # Errors
-    /// [`TokenizerError::PatternTooSlow`], [`TokenizerError::Unencodable`] or [`TokenizerError::Library`].
+    /// [`TokenizerError::NoPlaceToCut`], [`TokenizerError::PatternTooSlow`], [`TokenizerError::Unencodable`] or
+    /// [`TokenizerError::Library`].
     pub fn encode(&self, text: &str, options: EncodeOptions) -> Result<Vec<u32>> {
         match &self.encoder {
-            Encoder::Hf(encoder) => encoder.encode(text, options),
+            Encoder::Hf(encoder) => encoder.encode(text, options, &self.vocabulary),
             Encoder::Gguf(encoder) => encoder.encode(text, options, &self.vocabulary),
         }
     }

@@ -53,9 +53,9 @@ impl BoundedRegex {
         Ok(Self { regex, limit })
     }
 
-    /// Whether the pattern is GPT-2's, Llama 3's or Qwen 2's, which cut between a letter and a space after it and do not
-    /// look beyond that place.
-    pub(crate) fn cuts_before_spaces(&self) -> bool {
+    /// Whether the pattern is GPT-2's, Llama 3's or Qwen 2's, which end a match after a letter that neither a letter nor a
+    /// mark follows and do not look beyond that place.
+    pub(crate) fn ends_words(&self) -> bool {
         [GPT2, LLAMA3, QWEN2].contains(&self.regex.as_str())
     }
 

@@ -1,8 +1,9 @@
 //! SentencePiece vocabularies, as GGUF files of model `llama` mean them: the best-scored pair is joined first.
 
 use std::cmp::Ordering;
+use std::sync::OnceLock;
 
-use super::chunks::{Joined, chunks};
+use super::chunks::{Apart, CHUNK, Pairs, for_each_chunk};
 use super::error::{Result, TokenizerError, shortened};
 use super::hf_parts::At;
 use super::merge::{Symbol, merge};
@@ -41,7 +42,8 @@ pub(crate) struct SentencePiece {
     scores: Vec<f32>,
     bytes: Vec<Option<u32>>,
     unknown: Option<u32>,
-    joined: Joined,
+    /// Needed for long texts only.
+    pairs: OnceLock<Pairs>,
 }
 
 impl SentencePiece {
@@ -72,8 +74,7 @@ impl SentencePiece {
         }
         // -0.0 and 0.0 are the same score.
         let scores = scores.into_iter().map(|score| score + 0.0).collect();
-        let joined = Joined::in_tokens(vocabulary.iter().map(|(_, piece)| piece.text), SPACE);
-        Ok(Self { scores, bytes, unknown, joined })
+        Ok(Self { scores, bytes, unknown, pairs: OnceLock::new() })
     }
 
     /// Encodes a text that holds no control tokens, appending to `ids`; with `prefix` a space is put before it.
@@ -89,17 +90,25 @@ impl SentencePiece {
             spelled.push(SPACE);
         }
         spelled.extend(text.chars().map(|letter| if letter == ' ' { SPACE } else { letter }));
-        for chunk in chunks(&spelled, SPACE, &self.joined) {
-            let pair = |left: &Symbol, right: &Symbol| {
-                let id = vocabulary.id(chunk.get(left.start..right.end)?)?;
-                let score = self.scores.get(usize::try_from(id).ok()?)?;
-                Some((Score(*score), id))
-            };
-            for symbol in merge(chunk, |letter| vocabulary.id(letter), pair) {
-                match symbol.id {
-                    Some(id) => ids.push(id),
-                    None => self.fall_back(symbol.text(chunk), ids)?,
-                }
+        if spelled.len() <= CHUNK {
+            return self.encode_chunk(&spelled, vocabulary, ids);
+        }
+        let tokens = || vocabulary.iter().map(|(_, piece)| piece.text);
+        let pairs = self.pairs.get_or_init(|| Pairs::in_tokens(tokens()));
+        let apart = Apart { pairs, known_to: None, space: SPACE };
+        for_each_chunk(&spelled, &apart, |chunk| self.encode_chunk(chunk, vocabulary, ids))
+    }
+
+    fn encode_chunk(&self, text: &str, vocabulary: &Vocabulary, ids: &mut Vec<u32>) -> Result<()> {
+        let pair = |left: &Symbol, right: &Symbol| {
+            let id = vocabulary.id(text.get(left.start..right.end)?)?;
+            let score = self.scores.get(usize::try_from(id).ok()?)?;
+            Some((Score(*score), id))
+        };
+        for symbol in merge(text, |letter| vocabulary.id(letter), pair) {
+            match symbol.id {
+                Some(id) => ids.push(id),
+                None => self.fall_back(symbol.text(text), ids)?,
             }
         }
         Ok(())
