@@ -5,6 +5,8 @@ use std::fmt::Write;
 use anyhow::{Context, Result};
 use bitnet_inference::tokenizer::{EncodeOptions, Tokenizer};
 use bitnet_inference::tokenizer_of;
+use serde::ser::{Error, SerializeSeq};
+use serde::{Serialize, Serializer};
 use serde_json::json;
 
 use super::Outcome;
@@ -33,6 +35,30 @@ fn decode(tokenizer: &Tokenizer, ids: &[u32], output: &mut Output) -> Result<()>
     output.line("")
 }
 
+/// The JSON document of a text's tokens.
+#[derive(Serialize)]
+struct Tokens<'a> {
+    count: usize,
+    ids: &'a [u32],
+    pieces: Pieces<'a>,
+}
+
+/// The texts of tokens, made one by one: there may be millions.
+struct Pieces<'a> {
+    tokenizer: &'a Tokenizer,
+    ids: &'a [u32],
+}
+
+impl Serialize for Pieces<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut list = serializer.serialize_seq(Some(self.ids.len()))?;
+        for &id in self.ids {
+            list.serialize_element(&piece(self.tokenizer, id).map_err(S::Error::custom)?)?;
+        }
+        list.end()
+    }
+}
+
 fn encode(
     tokenizer: &Tokenizer,
     text: &str,
@@ -43,8 +69,8 @@ fn encode(
     let ids =
         tokenizer.encode(text, EncodeOptions { add_special: special, parse_special: special })?;
     if output.json {
-        let pieces = ids.iter().map(|&id| piece(tokenizer, id)).collect::<Result<Vec<_>>>()?;
-        return output.json(&json!({ "ids": ids, "pieces": pieces, "count": ids.len() }));
+        let pieces = Pieces { tokenizer, ids: &ids };
+        return output.json(&Tokens { count: ids.len(), ids: &ids, pieces });
     }
     if args.ids {
         let mut line = String::new();

@@ -127,8 +127,8 @@ impl Output {
     }
 
     /// Writes the JSON document of a command: one value on its own line.
-    pub(crate) fn json(&mut self, value: &serde_json::Value) -> Result<()> {
-        Ok(document::write(&value.to_string())?)
+    pub(crate) fn json(&mut self, value: &impl serde::Serialize) -> Result<()> {
+        Ok(document::write(&serde_json::to_string(value)?)?)
     }
 
     /// Writes the JSON document from text, which may have several lines.

@@ -8,7 +8,8 @@ use serde_json::Value;
 use super::bpe;
 use super::error::{Result, TokenizerError};
 use super::gguf::GgufVocabulary;
-use super::hf::{AddedJson, FileJson, check_model};
+use super::hf::check_model;
+use super::hf_json::{AddedJson, FileJson};
 use super::hf_parts::{Affixes, At, affixes, decoding};
 use super::vocabulary::{Class, byte_token};
 

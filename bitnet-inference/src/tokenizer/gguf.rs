@@ -6,7 +6,8 @@ use bitnet_formats::gguf::{GgufWriter, Metadata, Value};
 
 use super::bpe::{Bpe, DEFAULT_PRE};
 use super::error::{Result, TokenizerError, shortened};
-use super::hf::{MAX_IDS, MAX_TOKEN_BYTES};
+use super::hf::MAX_TOKEN_BYTES;
+use super::hf_json::MAX_IDS;
 use super::hf_parts::At;
 use super::spm::{SPACE, SentencePiece};
 use super::vocabulary::{Class, Piece, Vocabulary, byte_token};

@@ -6,7 +6,6 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use serde::Deserialize;
-use serde_json::Value;
 use tokenizers::models::bpe::{BPE, Merges, Vocab};
 use tokenizers::{
     AddedToken, AddedVocabulary, Model, NormalizerWrapper, OffsetReferential, OffsetType,
@@ -17,81 +16,13 @@ use super::EncodeOptions;
 use super::chunks::{Apart, CHUNK, Pairs, Words, bytes_stay_apart, check_whole, for_each_chunk};
 use super::error::{Result, TokenizerError, shortened};
 use super::hf_cutting::{Cutting, normalize};
+use super::hf_json::{AddedJson, FileJson, MAX_IDS, MergesJson, ModelJson};
 use super::hf_parts::{Affixes, At, Cutter, Decoding, affixes, cutters, decoding, normalizer};
 use super::spm::SPACE;
 use super::vocabulary::{Class, Piece, Vocabulary, byte_token};
-use crate::bounded_json::bounded;
 
-/// Highest number of ids, gaps included, that a vocabulary may have.
-pub(crate) const MAX_IDS: usize = 1 << 22;
-/// Most values in each of the settings beside the vocabulary.
-const MAX_PARTS: usize = 1 << 16;
 /// Longest token in bytes.
 pub(crate) const MAX_TOKEN_BYTES: usize = 64 * 1024;
-
-#[derive(Deserialize)]
-pub(super) struct FileJson {
-    #[serde(default)]
-    version: Option<String>,
-    #[serde(default)]
-    pub(super) added_tokens: Vec<AddedJson>,
-    #[serde(default, deserialize_with = "bounded::<_, MAX_PARTS>")]
-    pub(super) normalizer: Value,
-    #[serde(default, deserialize_with = "bounded::<_, MAX_PARTS>")]
-    pub(super) pre_tokenizer: Value,
-    #[serde(default, deserialize_with = "bounded::<_, MAX_PARTS>")]
-    pub(super) post_processor: Value,
-    #[serde(default, deserialize_with = "bounded::<_, MAX_PARTS>")]
-    pub(super) decoder: Value,
-    pub(super) model: ModelJson,
-}
-
-#[derive(Deserialize)]
-pub(super) struct AddedJson {
-    pub(super) id: u32,
-    pub(super) content: String,
-    #[serde(default)]
-    pub(super) single_word: bool,
-    #[serde(default)]
-    lstrip: bool,
-    #[serde(default)]
-    pub(super) rstrip: bool,
-    #[serde(default)]
-    normalized: bool,
-    #[serde(default)]
-    pub(super) special: bool,
-}
-
-#[derive(Deserialize)]
-pub(super) struct ModelJson {
-    #[serde(rename = "type", default)]
-    kind: Option<String>,
-    #[serde(default)]
-    dropout: Option<f32>,
-    #[serde(default)]
-    pub(super) unk_token: Option<String>,
-    #[serde(default)]
-    continuing_subword_prefix: Option<String>,
-    #[serde(default)]
-    end_of_word_suffix: Option<String>,
-    #[serde(default)]
-    fuse_unk: bool,
-    #[serde(default)]
-    pub(super) byte_fallback: bool,
-    #[serde(default)]
-    pub(super) ignore_merges: bool,
-    #[serde(default, deserialize_with = "bounded::<_, MAX_IDS>")]
-    vocab: Value,
-    #[serde(default)]
-    merges: Option<MergesJson>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-pub(super) enum MergesJson {
-    Pairs(Vec<(String, String)>),
-    Lines(Vec<String>),
-}
 
 /// The encoder of a tokenizer.json.
 pub(crate) struct HfEncoder {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokenizers::{NormalizedString, Normalizer, NormalizerWrapper};
 
 use super::chunks::Pairs;
-use super::hf::{AddedJson, FileJson};
+use super::hf_json::{AddedJson, FileJson};
 use super::hf_parts::Cutter;
 use super::spm::SPACE;
 

@@ -8,6 +8,7 @@ mod from_json;
 mod gguf;
 mod hf;
 mod hf_cutting;
+mod hf_json;
 mod hf_parts;
 mod merge;
 mod special_tokens;
