@@ -316,7 +316,7 @@ impl HfEncoder {
                 let known_to = (!bytes_apart).then_some(vocabulary);
                 let mut normalizer = normalizer;
                 for_each_chunk(text, &Apart { pairs, known_to, space: SPACE }, |chunk| {
-                    let first = std::mem::replace(&mut normalizer, Some(after));
+                    let first = normalizer.replace(after);
                     self.encode_chunk(chunk, first, added, &mut ids)
                 })?;
             }
