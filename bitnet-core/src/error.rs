@@ -97,6 +97,14 @@ pub enum Error {
         /// The operation.
         op: &'static str,
     },
+    /// The bytes are in the memory of a device.
+    #[error(
+        "{op}: the bytes are in the memory of a device, which the host can't read; copy them with the back end's to_host"
+    )]
+    NotOnHost {
+        /// The operation.
+        op: &'static str,
+    },
     /// A view of elements that share a byte would begin inside one.
     #[error(
         "{op}: element {element} of type {dtype} lies inside a byte; begin the view at the first element of a byte or cast the tensor"

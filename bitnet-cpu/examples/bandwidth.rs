@@ -9,7 +9,7 @@ use bitnet_core::Result;
 use bitnet_core::backend::top_logits::Guarantee;
 use bitnet_core::backend::{ActivationPrecision, AttentionShape, Backend, Operations, Preparation};
 use bitnet_core::dense::{DenseRows, PlainType};
-use bitnet_core::kv::{KvCache, KvSpan, KvType};
+use bitnet_core::kv::{KvCache, KvShape, KvSpan, KvType};
 use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::ternary::{ScaleGranularity, TernaryMatrix};
@@ -146,7 +146,7 @@ fn linear(backend: &CpuBackend, tokens: usize, plain: PlainType) -> Result<()> {
     let mut out = BitNetTensor::zeros(&[tokens, rows], &pool)?;
     let size = if plain == PlainType::F32 { 4 } else { 2 };
     let table = Table(rows, cols, plain, vec![0x3c; rows * cols * size]);
-    let seconds = measure(backend, || backend.linear(&x, &table, None, &mut out))?;
+    let seconds = measure(backend, || backend.linear(&x, &table, &mut out))?;
     println!(
         "linear {plain:?} [{tokens}, {cols}] x [{rows}, {cols}]: {:.0} us, {:.1} GB/s, {:.1} GMAC/s",
         seconds * 1e6,
@@ -190,7 +190,8 @@ fn attention(backend: &CpuBackend, kind: KvType, tokens: usize, first: usize) ->
     let values: Vec<f32> = (0..4096 * 640).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect();
     let x = BitNetTensor::from_f32(&[4096, 640], &values, &pool)?;
     let layers = if tokens == 1 { 30 } else { 1 };
-    let mut cache = KvCache::new(kind, layers, 4096, 5, 128, &pool)?;
+    let mut cache =
+        KvCache::new(KvShape { kind, layers, kv_heads: 5, head_dim: 128 }, 4096, &pool)?;
     cache.reserve(4096)?;
     for layer in 0..layers {
         backend.store(&x, &x, &mut cache, layer, 0)?;

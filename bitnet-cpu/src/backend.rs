@@ -13,7 +13,7 @@ use bitnet_core::backend::prepared_parts::PreparedParts;
 use bitnet_core::backend::top_logits::{Guarantee, HeadWeight, TopLogits};
 use bitnet_core::backend::{
     Activation, ActivationPrecision, AttentionShape, Backend, BitLinearIntegers, Counters,
-    Operations, Preparation, RopeOrder, RopeTable, TernaryWeight, Traffic,
+    Operations, Preparation, RopeOrder, RopeTable, Tensors, TernaryWeight, Traffic,
 };
 use bitnet_core::dense::DenseRows;
 use bitnet_core::kv::{KvCache, KvSpan};
@@ -175,6 +175,8 @@ impl Preparation for CpuBackend {
     }
 }
 
+impl Tensors for CpuBackend {}
+
 impl Counters for CpuBackend {
     fn traffic(&self) -> Option<Traffic> {
         Some(self.traffic.read())
@@ -228,10 +230,9 @@ impl Operations for CpuBackend {
         &self,
         x: &BitNetTensor,
         weight: &dyn DenseRows,
-        bias: Option<&[f32]>,
         out: &mut BitNetTensor,
     ) -> Result<()> {
-        self.run("linear", |exec| ops::linear(x, weight, bias, out, exec))
+        self.run("linear", |exec| ops::linear(x, weight, out, exec))
     }
 
     fn top_logits(
@@ -247,7 +248,7 @@ impl Operations for CpuBackend {
     fn rms_norm(
         &self,
         x: &BitNetTensor,
-        weight: &[f32],
+        weight: &BitNetTensor,
         eps: f32,
         out: &mut BitNetTensor,
     ) -> Result<()> {

@@ -1,7 +1,6 @@
 //! What a sequence remembers of the tokens before.
 
-use bitnet_core::kv::{KvCache, KvType};
-use bitnet_core::memory::HybridMemoryPool;
+use bitnet_core::kv::KvCache;
 
 use crate::{InferenceError, Result};
 
@@ -13,19 +12,9 @@ pub struct SequenceCache {
 }
 
 impl SequenceCache {
-    /// Returns an empty cache for at most `capacity` positions of `kv_heads` heads of `head_dim` components.
-    ///
-    /// # Errors
-    /// [`InferenceError::Core`] for a size that overflows.
-    pub fn new(
-        kind: KvType,
-        layers: usize,
-        capacity: usize,
-        kv_heads: usize,
-        head_dim: usize,
-        pool: &HybridMemoryPool,
-    ) -> Result<Self> {
-        Ok(Self { kv: KvCache::new(kind, layers, capacity, kv_heads, head_dim, pool)? })
+    /// Returns the state of a sequence whose keys and values are in `kv`.
+    pub fn new(kv: KvCache) -> Self {
+        Self { kv }
     }
 
     /// Returns the number of filled positions.

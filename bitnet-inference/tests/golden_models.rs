@@ -250,8 +250,9 @@ fn activations_and_dot_products_are_exact_on_every_level() {
                         .unwrap();
                 backend.bit_linear(&x, *precision, &[&**weight], &mut [&mut out]).unwrap();
                 if let Some(bias) = &projection.bias {
+                    let bias = bias.f32().unwrap();
                     for row in out.f32_mut().unwrap().chunks_exact_mut(bias.len()) {
-                        row.iter_mut().zip(&**bias).for_each(|(x, bias)| *x += bias);
+                        row.iter_mut().zip(bias).for_each(|(x, bias)| *x += bias);
                     }
                 }
                 let difference = relative(out.f32().unwrap(), &output);

@@ -4,7 +4,7 @@ use crate::{Numbers, Rows, bits};
 use bitnet_core::backend::{
     Activation, ActivationPrecision, AttentionShape, Backend, RopeOrder, RopeTable,
 };
-use bitnet_core::kv::{KvCache, KvSpan, KvType};
+use bitnet_core::kv::{KvCache, KvShape, KvSpan, KvType};
 use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::ternary::ScaleGranularity;
@@ -29,13 +29,15 @@ pub fn large_results(backend: &dyn Backend) -> Vec<Vec<u32>> {
         results.push(bits(&out));
     }
     let table = Rows::plain_f32(301, 1280, &Numbers::new(9).floats(301 * 1280));
-    backend.linear(&x, &table, None, &mut out).unwrap();
+    backend.linear(&x, &table, &mut out).unwrap();
     results.push(bits(&out));
     let (k, v) = (tensor(700, 128), tensor(700, 128));
     let shape = AttentionShape { heads: 20, kv_heads: 2, head_dim: 64, scale: 0.125 };
     let mut out = BitNetTensor::zeros(&[9, 1280], &pool).unwrap();
     for kind in [KvType::F32, KvType::F16, KvType::Int8] {
-        let mut cache = KvCache::new(kind, 1, 700, 2, 64, &pool).unwrap();
+        let mut cache =
+            KvCache::new(KvShape { kind, layers: 1, kv_heads: 2, head_dim: 64 }, 700, &pool)
+                .unwrap();
         cache.reserve(700).unwrap();
         backend.store(&k, &v, &mut cache, 0, 0).unwrap();
         let span = |first, tokens| KvSpan { cache: &cache, layer: 0, first, tokens };
@@ -59,7 +61,9 @@ pub fn large_results(backend: &dyn Backend) -> Vec<Vec<u32>> {
     backend.rope(&mut gate, 64, &positions, &table, RopeOrder::Halves).unwrap();
     results.push(bits(&gate));
     let mut normed = BitNetTensor::zeros(&[300, 1280], &pool).unwrap();
-    backend.rms_norm(&gate, &[0.5; 64], 1e-5, &mut normed).unwrap();
+    backend
+        .rms_norm(&gate, &BitNetTensor::full(&[64], 0.5, &pool).unwrap(), 1e-5, &mut normed)
+        .unwrap();
     results.push(bits(&normed));
     results
 }
@@ -79,7 +83,7 @@ pub(crate) fn cases(backend: &dyn Backend) {
         {
             backend.bit_linear(x, precision, &[&*ternary], &mut [out]).unwrap();
         }
-        backend.linear(x, &dense, None, &mut out[2]).unwrap();
+        backend.linear(x, &dense, &mut out[2]).unwrap();
         out.iter().map(bits).collect::<Vec<_>>()
     };
     let together = run(&x);

@@ -3,7 +3,7 @@
 use crate::{EPS, Numbers, assert_close, bits, dirty, pool, tensor};
 use bitnet_core::backend::AttentionShape;
 use bitnet_core::backend::Backend;
-use bitnet_core::kv::{KV_PAGE, KvCache, KvSpan, KvType};
+use bitnet_core::kv::{KV_PAGE, KvCache, KvShape, KvSpan, KvType};
 use bitnet_core::reference::ReferenceBackend;
 
 pub(crate) const KINDS: [KvType; 3] = [KvType::F32, KvType::F16, KvType::Int8];
@@ -13,7 +13,8 @@ const LAYER: usize = 1;
 
 /// An empty cache with pages for `capacity` positions.
 fn reserved(kind: KvType, capacity: usize, (kv_heads, head_dim): (usize, usize)) -> KvCache {
-    let mut cache = KvCache::new(kind, 2, capacity, kv_heads, head_dim, &pool()).unwrap();
+    let mut cache =
+        KvCache::new(KvShape { kind, layers: 2, kv_heads, head_dim }, capacity, &pool()).unwrap();
     cache.reserve(capacity).unwrap();
     cache
 }

@@ -5,6 +5,7 @@ use bitnet_core::backend::Backend;
 use bitnet_core::backend::dense::PlainType;
 use bitnet_core::backend::{RopeOrder, RopeTable};
 use bitnet_core::memory::HybridMemoryPool;
+use bitnet_core::memory::tensor::BitNetTensor;
 
 fn embed(backend: &dyn Backend, pool: &HybridMemoryPool) {
     let values = Numbers::new(2).floats(7 * 33);
@@ -20,25 +21,19 @@ fn embed(backend: &dyn Backend, pool: &HybridMemoryPool) {
     }
 }
 
-/// Within `(cols / 16 + 8) · 2⁻²⁴ · (Σ |x·w| + |bias|)` of the exact result.
-fn linear_case(
-    backend: &dyn Backend,
-    (rows, cols, tokens): (usize, usize, usize),
-    weight: &Rows,
-    bias: Option<&[f32]>,
-) {
+/// Within `(cols / 16 + 8) · 2⁻²⁴ · Σ |x·w|` of the exact result.
+fn linear_case(backend: &dyn Backend, (rows, cols, tokens): (usize, usize, usize), weight: &Rows) {
     let pool = pool();
     let x = Numbers::new(3).floats(tokens * cols);
     let mut out = dirty(tokens, rows, &pool);
-    backend.linear(&tensor(tokens, cols, &x, &pool), weight, bias, &mut out).unwrap();
+    backend.linear(&tensor(tokens, cols, &x, &pool), weight, &mut out).unwrap();
     let values = weight.values();
     let (mut expected, mut sizes) = (vec![], vec![]);
     for x in x.chunks_exact(cols) {
-        for (row, w) in values.chunks_exact(cols).enumerate() {
-            let bias = bias.map_or(0.0, |bias| f64::from(bias[row]));
+        for w in values.chunks_exact(cols) {
             let products = || x.iter().zip(w).map(|(&x, &w)| f64::from(x) * f64::from(w));
-            expected.push(products().sum::<f64>() + bias);
-            sizes.push(products().map(f64::abs).sum::<f64>() + bias.abs());
+            expected.push(products().sum::<f64>());
+            sizes.push(products().map(f64::abs).sum::<f64>());
         }
     }
     let case = format!("linear {weight:?}").chars().take(90).collect::<String>();
@@ -51,12 +46,10 @@ fn linear(backend: &dyn Backend) {
         [(1, 1, 1), (3, 15, 2), (8, 16, 4), (9, 17, 5), (40, 100, 9), (5, 300, 0), (17, 513, 1)];
     for (rows, cols, tokens) in shapes {
         let values = Numbers::new(4).floats(rows * cols);
-        let bias = Numbers::new(5).floats(rows);
         for plain in [PlainType::F32, PlainType::F16, PlainType::BF16] {
             for shown in [true, false] {
                 let weight = Rows::new(rows, cols, &values, plain, shown);
-                linear_case(backend, (rows, cols, tokens), &weight, None);
-                linear_case(backend, (rows, cols, tokens), &weight, Some(&bias));
+                linear_case(backend, (rows, cols, tokens), &weight);
             }
         }
     }
@@ -69,11 +62,12 @@ fn rms_norm(backend: &dyn Backend, pool: &HybridMemoryPool) {
         [(1, 1, 1), (0, 1, 8), (3, 1, 100), (2, 4, 16), (5, 3, 17), (1, 1, 2560)]
     {
         let weight = numbers.floats(n);
+        let gain = BitNetTensor::from_f32(&[n], &weight, pool).unwrap();
         for (eps, factor) in [(1e-5f32, 1.0f32), (1e-6, 1e3), (1e-5, 1e-6), (1e-5, 0.0)] {
             let x: Vec<f32> =
                 numbers.floats(tokens * heads * n).iter().map(|x| x * factor).collect();
             let mut out = dirty(tokens, heads * n, pool);
-            backend.rms_norm(&tensor(tokens, heads * n, &x, pool), &weight, eps, &mut out).unwrap();
+            backend.rms_norm(&tensor(tokens, heads * n, &x, pool), &gain, eps, &mut out).unwrap();
             let mut expected = vec![];
             for x in x.chunks_exact(n) {
                 let mean = x.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / n as f64;
@@ -91,11 +85,12 @@ fn rms_norm(backend: &dyn Backend, pool: &HybridMemoryPool) {
 /// A row whose mean square is no finite f32 gives NaN throughout, never zeros.
 fn rms_norm_beyond_f32(backend: &dyn Backend, pool: &HybridMemoryPool) {
     for n in [1, 17, 100] {
+        let ones = BitNetTensor::ones(&[n], pool).unwrap();
         for wrong in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e21, f32::MAX] {
             let mut x = Numbers::new(16).floats(2 * n);
             x[n / 2] = wrong;
             let mut out = tensor(2, n, &vec![0.0; 2 * n], pool);
-            backend.rms_norm(&tensor(2, n, &x, pool), &vec![1.0; n], 1e-5, &mut out).unwrap();
+            backend.rms_norm(&tensor(2, n, &x, pool), &ones, 1e-5, &mut out).unwrap();
             let out = out.f32().unwrap();
             assert!(out[..n].iter().all(|x| x.is_nan()), "{wrong} of {n}: {out:?}");
             assert!(out[n..].iter().all(|x| x.is_finite()), "{wrong} of {n}: {out:?}");

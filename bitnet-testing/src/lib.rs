@@ -12,6 +12,8 @@
 //! conformance(&ReferenceBackend, &skip);
 //! ```
 //!
+//! [`DeviceBackend`] holds tensors and caches in memory that the host cannot read: what runs on it runs on a GPU's back end.
+//!
 //! Three further checks need more than one back end, or random input:
 //!
 //! - [`large_results`] are compared between back ends that differ in threads alone;
@@ -24,6 +26,7 @@
 mod batches;
 mod cached;
 mod dense;
+mod device;
 mod elementwise;
 mod integers;
 mod numbers;
@@ -35,6 +38,7 @@ use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::memory::tensor::BitNetTensor;
 
 pub use batches::large_results;
+pub use device::DeviceBackend;
 pub use integers::IntegerCase;
 pub use numbers::{Numbers, Rows};
 

@@ -6,7 +6,7 @@ use bitnet_core::backend::Backend;
 use bitnet_core::backend::{
     Activation, ActivationPrecision, AttentionShape, RopeOrder, RopeTable, TernaryWeight,
 };
-use bitnet_core::kv::{KvCache, KvSpan, KvType};
+use bitnet_core::kv::{KvCache, KvShape, KvSpan, KvType};
 use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::ternary::ScaleGranularity;
@@ -78,12 +78,8 @@ fn layers(backend: &dyn Backend, pool: &HybridMemoryPool) {
     );
     drop(shared);
     let table = Rows::plain_f32(4, 8, &[0.0; 32]);
-    refused!(backend.linear(&zeros(2, 7), &table, None, &mut out), Error::ShapeMismatch { .. });
-    refused!(backend.linear(&zeros(1, 8), &table, None, &mut out), Error::ShapeMismatch { .. });
-    refused!(
-        backend.linear(&zeros(2, 8), &table, Some(&[0.0; 3]), &mut out),
-        Error::ShapeMismatch { .. }
-    );
+    refused!(backend.linear(&zeros(2, 7), &table, &mut out), Error::ShapeMismatch { .. });
+    refused!(backend.linear(&zeros(1, 8), &table, &mut out), Error::ShapeMismatch { .. });
     refused!(backend.embed(&table, &[4], &mut zeros(1, 8)), Error::OutOfRange { .. });
     refused!(backend.embed(&table, &[0], &mut zeros(2, 8)), Error::ShapeMismatch { .. });
 }
@@ -108,8 +104,12 @@ fn positions(backend: &dyn Backend, pool: &HybridMemoryPool) {
     let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: 2, scale: 1.0 };
     refused!(backend.rope(&mut zeros(2, 8), 4, &[0], &table, order), Error::ShapeMismatch { .. });
     let (q, mut out) = (zeros(2, 8), zeros(2, 8));
-    let mut cache = KvCache::new(KvType::F16, 1, 3, 2, 2, pool).unwrap();
-    let mut narrow = KvCache::new(KvType::F16, 1, 3, 1, 4, pool).unwrap();
+    let mut cache =
+        KvCache::new(KvShape { kind: KvType::F16, layers: 1, kv_heads: 2, head_dim: 2 }, 3, pool)
+            .unwrap();
+    let mut narrow =
+        KvCache::new(KvShape { kind: KvType::F16, layers: 1, kv_heads: 1, head_dim: 4 }, 3, pool)
+            .unwrap();
     let (x, other) = (zeros(2, 4), zeros(2, 5));
     refused!(backend.store(&x, &x, &mut cache, 0, 0), Error::OutOfRange { .. });
     cache.reserve(3).unwrap();
@@ -142,9 +142,14 @@ fn pairs(backend: &dyn Backend, pool: &HybridMemoryPool) {
     let (mut x, y) = (zeros(2, 4), zeros(4, 2));
     refused!(backend.add(&mut x, &y), Error::ShapeMismatch { .. });
     refused!(backend.gate(Activation::Silu, &mut x, &y), Error::ShapeMismatch { .. });
-    refused!(backend.rms_norm(&y, &[1.0; 2], 1e-5, &mut x), Error::ShapeMismatch { .. });
-    refused!(backend.rms_norm(&zeros(2, 4), &[1.0; 3], 1e-5, &mut x), Error::ShapeMismatch { .. });
-    refused!(backend.rms_norm(&zeros(2, 4), &[], 1e-5, &mut x), Error::ShapeMismatch { .. });
+    let weight = |n| BitNetTensor::ones(&[n], pool).unwrap();
+    refused!(backend.rms_norm(&y, &weight(2), 1e-5, &mut x), Error::ShapeMismatch { .. });
+    for n in [0, 3] {
+        let normed = backend.rms_norm(&zeros(2, 4), &weight(n), 1e-5, &mut x);
+        refused!(normed, Error::ShapeMismatch { .. });
+    }
+    let (square, x) = (zeros(2, 2), &mut zeros(2, 4));
+    refused!(backend.rms_norm(&zeros(2, 4), &square, 1e-5, x), Error::ShapeMismatch { .. });
 }
 
 pub(crate) fn cases(backend: &dyn Backend) {

@@ -1,5 +1,7 @@
 //! Dense matrices as they are stored: rows that are decoded one at a time.
 
+use std::any::Any;
+
 use crate::Result;
 
 /// A `[rows, cols]` matrix of numbers, whatever its storage, whose rows can be decoded to f32.
@@ -28,6 +30,12 @@ pub trait DenseRows: Send + Sync + std::fmt::Debug {
     /// The whole matrix as little-endian elements of a plain float type, where it is stored so: back ends with a
     /// kernel for the type read these bytes instead of decoding rows.
     fn plain(&self) -> Option<(PlainType, &[u8])> {
+        None
+    }
+
+    /// What a back end made of the matrix, for a downcast by [`Preparation::prepare_dense`](super::Preparation::prepare_dense)'s
+    /// back end.
+    fn prepared(&self) -> Option<&dyn Any> {
         None
     }
 

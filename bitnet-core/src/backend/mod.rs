@@ -1,15 +1,16 @@
 //! What a back end offers a model: operations, preparation of weights, counters.
 //!
 //! A model is written against [`Backend`] alone: it never asks on which device it runs, and quantisation is a property of a
-//! weight. Three narrow traits make up a back end:
+//! weight. Four narrow traits make up a back end:
 //!
 //! - [`Operations`]: the closed, short list of operations on tensors. Each has a scalar twin in [`crate::reference`] that
 //!   states the exact arithmetic; integers must equal it bit for bit, floating-point results within the bound that the
 //!   conformance suite states.
 //! - [`Preparation`]: weights and heads in the layout of the kernels, once, at load.
+//! - [`Tensors`]: memory for results, weights and caches.
 //! - [`Counters`]: what was read.
 //!
-//! Methods of all three can be called on a `dyn Backend`; on a concrete back end, import the trait that has the method.
+//! Methods of all four can be called on a `dyn Backend`; on a concrete back end, import the trait that has the method.
 
 mod counters;
 pub mod dense;
@@ -17,6 +18,7 @@ mod preparation;
 pub mod prepared_parts;
 mod rope;
 pub mod shape_check;
+mod tensors;
 pub mod top_logits;
 
 use std::fmt::Debug;
@@ -30,6 +32,7 @@ use crate::memory::tensor::BitNetTensor;
 pub use counters::{Counters, Traffic};
 pub use preparation::{Preparation, TernaryWeight};
 pub use rope::{RopeOrder, RopeTable};
+pub use tensors::Tensors;
 
 /// How the input of a ternary layer is treated.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -108,7 +111,7 @@ pub struct BitLinearIntegers {
 /// # Ok(())
 /// # }
 /// ```
-pub trait Backend: Operations + Preparation + Counters + Debug + Send + Sync {
+pub trait Backend: Operations + Preparation + Tensors + Counters + Debug + Send + Sync {
     /// Returns the name by which the back end is looked up.
     fn name(&self) -> &'static str;
 
@@ -168,18 +171,17 @@ pub trait Operations {
         self.gate(activation, out, scratch)
     }
 
-    /// `out = x · weightᵀ (+ bias)` for an ordinary matrix: `x` is `[tokens, cols]`, `out` is `[tokens, rows]`.
+    /// `out = x · weightᵀ` for an ordinary matrix: `x` is `[tokens, cols]`, `out` is `[tokens, rows]`.
     fn linear(
         &self,
         x: &BitNetTensor,
         weight: &dyn DenseRows,
-        bias: Option<&[f32]>,
         out: &mut BitNetTensor,
     ) -> Result<()>;
 
     /// Finds the largest logits of one hidden state `x` (`[1, hidden]`): every finite one that is among the `count` first in
     /// the order of [`TokenLogit::order`](top_logits::TokenLogit::order) or equal to the last of these, and those of
-    /// `extra_tokens`, finite or not. Each equals that of [`Operations::linear`] without bias, bit for bit. How sure it is
+    /// `extra_tokens`, finite or not. Each equals that of [`Operations::linear`], bit for bit. How sure it is
     /// that none is missing is the [`Guarantee`](top_logits::Guarantee) for which the head was prepared.
     ///
     /// # Errors
@@ -193,12 +195,12 @@ pub trait Operations {
         extra_tokens: &[u32],
     ) -> Result<TopLogits>;
 
-    /// `out = weight * (x / sqrt(mean(x²) + eps))` over runs of `weight.len()` components (a row, or a head), NaN
-    /// throughout a run whose mean square is not finite in f32; `x` and `out` are `[tokens, n * weight.len()]`.
+    /// `out = weight * (x / sqrt(mean(x²) + eps))` over runs of as many components as `weight` (`[n]`) has (a row, or a head), NaN
+    /// throughout a run whose mean square is not finite in f32; `x` and `out` are `[tokens, k * n]`.
     fn rms_norm(
         &self,
         x: &BitNetTensor,
-        weight: &[f32],
+        weight: &BitNetTensor,
         eps: f32,
         out: &mut BitNetTensor,
     ) -> Result<()>;

@@ -62,6 +62,15 @@ pub trait Preparation {
         Err(unsupported(parts))
     }
 
+    /// Takes a dense matrix (an embedding table, a head, a layer that is not ternary) into the memory of this back end. The
+    /// rows that are returned hold the same numbers.
+    ///
+    /// # Errors
+    /// Those of reading the rows, and [`Error::OutOfMemory`].
+    fn prepare_dense(&self, rows: Arc<dyn DenseRows>) -> Result<Arc<dyn DenseRows>> {
+        Ok(rows)
+    }
+
     /// Prepares an output head for [`Operations::top_logits`](super::Operations::top_logits); `None` if this back end finds
     /// the largest logits no faster than [`Operations::linear`](super::Operations::linear) computes all of them.
     ///

@@ -80,24 +80,11 @@ pub fn bit_linear(
 ///
 /// # Errors
 /// [`Error::ShapeMismatch`].
-pub fn linear(
-    x: &BitNetTensor,
-    weight: &dyn DenseRows,
-    bias: Option<&[f32]>,
-    out: &BitNetTensor,
-) -> Result<usize> {
+pub fn linear(x: &BitNetTensor, weight: &dyn DenseRows, out: &BitNetTensor) -> Result<usize> {
     let (tokens, _) = x.dims2("linear", "x")?;
     expect_shape("linear", "x", x, tokens, weight.cols())?;
     expect_shape("linear", "out", out, tokens, weight.rows())?;
-    match bias {
-        Some(bias) if bias.len() != weight.rows() => Err(Error::ShapeMismatch {
-            op: "linear",
-            operand: "bias",
-            got: vec![bias.len()],
-            expected: format!("[{}]", weight.rows()),
-        }),
-        _ => Ok(tokens),
-    }
+    Ok(tokens)
 }
 
 /// Checks `top_logits`: one token, and every extra token is a row.
@@ -118,18 +105,14 @@ pub fn top_logits(x: &BitNetTensor, rows: &dyn DenseRows, extra_tokens: &[u32]) 
 ///
 /// # Errors
 /// [`Error::ShapeMismatch`].
-pub fn rms_norm(x: &BitNetTensor, weight: &[f32], out: &BitNetTensor) -> Result<()> {
+pub fn rms_norm(x: &BitNetTensor, weight: &BitNetTensor, out: &BitNetTensor) -> Result<()> {
     expect_same("rms_norm", x, out)?;
     let (_, width) = x.dims2("rms_norm", "x")?;
-    if weight.is_empty() || !width.is_multiple_of(weight.len()) {
-        return Err(mismatch(
-            "rms_norm",
-            "x",
-            x,
-            format!("rows of a multiple of {} components", weight.len()),
-        ));
+    match *weight.shape() {
+        [n] if n > 0 && width.is_multiple_of(n) => Ok(()),
+        [n] => Err(mismatch("rms_norm", "x", x, format!("rows of a multiple of {n} components"))),
+        _ => Err(mismatch("rms_norm", "weight", weight, "one dimension".into())),
     }
-    Ok(())
 }
 
 /// Checks `rope`.

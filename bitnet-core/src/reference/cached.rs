@@ -119,6 +119,7 @@ fn get<const N: usize>(bytes: &[u8], place: usize) -> Result<[u8; N]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kv::KvShape;
     use crate::memory::HybridMemoryPool;
 
     #[test]
@@ -127,7 +128,9 @@ mod tests {
         let x: Vec<f32> = (0..3 * 40).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect();
         let y: Vec<f32> = x.iter().map(|x| x * 1e5).collect();
         for (kind, bound) in [(KvType::F32, 0.0), (KvType::F16, 5e-4), (KvType::Int8, 4e-3)] {
-            let mut cache = KvCache::new(kind, 2, 70, 2, 20, &pool).unwrap();
+            let mut cache =
+                KvCache::new(KvShape { kind, layers: 2, kv_heads: 2, head_dim: 20 }, 70, &pool)
+                    .unwrap();
             cache.reserve(70).unwrap();
             store(&x, &x, &mut cache, 1, 5).unwrap();
             store(&y, &y, &mut cache, 0, 5).unwrap();

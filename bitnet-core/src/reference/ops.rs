@@ -15,23 +15,18 @@ pub fn embed(table: &dyn DenseRows, tokens: &[u32], out: &mut [f32]) -> Result<(
     Ok(())
 }
 
-/// `out[t, r] = Σ_c x[t, c] * weight[r, c] (+ bias[r])`, summed in f64.
+/// `out[t, r] = Σ_c x[t, c] * weight[r, c]`, summed in f64.
 ///
 /// # Errors
 /// Those of [`DenseRows::decode_row`].
-pub fn linear(
-    x: &[f32],
-    weight: &dyn DenseRows,
-    bias: Option<&[f32]>,
-    out: &mut [f32],
-) -> Result<()> {
+pub fn linear(x: &[f32], weight: &dyn DenseRows, out: &mut [f32]) -> Result<()> {
     let (rows, cols) = (weight.rows(), weight.cols());
     let mut row = vec![0f32; cols];
     for r in 0..rows {
         weight.decode_row(r, &mut row)?;
         for (x, out) in x.chunks_exact(cols.max(1)).zip(out.chunks_exact_mut(rows)) {
             let sum: f64 = x.iter().zip(&row).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum();
-            out[r] = (sum + bias.map_or(0.0, |b| f64::from(b[r]))) as f32;
+            out[r] = sum as f32;
         }
     }
     Ok(())

@@ -8,7 +8,7 @@ use crate::backend::dense::DenseRows;
 use crate::backend::top_logits::{Guarantee, HeadStats, HeadWeight, TopLogits};
 use crate::backend::{
     Activation, ActivationPrecision, AttentionShape, Backend, BitLinearIntegers, Counters,
-    Operations, Preparation, RopeOrder, RopeTable, TernaryWeight, shape_check,
+    Operations, Preparation, RopeOrder, RopeTable, Tensors, TernaryWeight, shape_check,
 };
 use crate::kv::{KvCache, KvSpan};
 use crate::memory::tensor::BitNetTensor;
@@ -78,6 +78,8 @@ impl Backend for ReferenceBackend {
 }
 
 impl Counters for ReferenceBackend {}
+
+impl Tensors for ReferenceBackend {}
 
 impl Preparation for ReferenceBackend {
     fn prepare(&self, matrix: TernaryMatrix) -> Result<Box<dyn TernaryWeight>> {
@@ -149,11 +151,10 @@ impl Operations for ReferenceBackend {
         &self,
         x: &BitNetTensor,
         weight: &dyn DenseRows,
-        bias: Option<&[f32]>,
         out: &mut BitNetTensor,
     ) -> Result<()> {
-        shape_check::linear(x, weight, bias, out)?;
-        ops::linear(x.f32()?, weight, bias, out.f32_mut()?)
+        shape_check::linear(x, weight, out)?;
+        ops::linear(x.f32()?, weight, out.f32_mut()?)
     }
 
     fn top_logits(
@@ -167,7 +168,7 @@ impl Operations for ReferenceBackend {
         let head = head.as_any().downcast_ref::<StoredHead>().ok_or(foreign)?;
         shape_check::top_logits(x, &*head.rows, extra_tokens)?;
         let mut logits = vec![0f32; head.rows.rows()];
-        ops::linear(x.f32()?, &*head.rows, None, &mut logits)?;
+        ops::linear(x.f32()?, &*head.rows, &mut logits)?;
         let (rows, row_bytes) = (logits.len() as u64, head.rows.bytes() as u64);
         let read = HeadStats { queries: 1, full_scans: 1, rows, row_bytes, ..HeadStats::default() };
         Ok(TopLogits { read, ..TopLogits::of_all(&logits, count, extra_tokens) })
@@ -176,12 +177,12 @@ impl Operations for ReferenceBackend {
     fn rms_norm(
         &self,
         x: &BitNetTensor,
-        weight: &[f32],
+        weight: &BitNetTensor,
         eps: f32,
         out: &mut BitNetTensor,
     ) -> Result<()> {
         shape_check::rms_norm(x, weight, out)?;
-        ops::rms_norm(x.f32()?, weight, eps, out.f32_mut()?);
+        ops::rms_norm(x.f32()?, weight.f32()?, eps, out.f32_mut()?);
         Ok(())
     }
 
@@ -257,7 +258,7 @@ impl Operations for ReferenceBackend {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kv::KvType;
+    use crate::kv::{KvShape, KvType};
     use crate::memory::HybridMemoryPool;
     use crate::ternary::ScaleGranularity;
 
@@ -284,7 +285,12 @@ mod tests {
             }
         }
         let shape = AttentionShape { heads: 0, kv_heads: 1, head_dim: 4, scale: 1.0 };
-        let mut cache = KvCache::new(KvType::F32, 1, 1, 1, 4, &pool).unwrap();
+        let mut cache = KvCache::new(
+            KvShape { kind: KvType::F32, layers: 1, kv_heads: 1, head_dim: 4 },
+            1,
+            &pool,
+        )
+        .unwrap();
         cache.reserve(1).unwrap();
         let span = KvSpan { cache: &cache, layer: 0, first: 0, tokens: 1 };
         let (q, mut out) = (zeros(&[1, 0]), zeros(&[1, 0]));

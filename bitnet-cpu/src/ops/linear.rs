@@ -1,6 +1,6 @@
 //! Dense layers: plain float types by a kernel of their own, every other storage one decoded row at a time.
 //!
-//! The bound against the exact result is that of the dot product, see `dot.rs`, and half an ulp for the bias.
+//! The bound against the exact result is that of the dot product, see `dot.rs`.
 
 use std::ops::Range;
 use std::sync::atomic::Ordering;
@@ -26,15 +26,14 @@ const TOGETHER: usize = 4;
 /// Bytes of a row that is short.
 const SHORT: usize = 1024;
 
-/// `out = x · weightᵀ (+ bias)`. See [`bitnet_core::backend::Operations::linear`].
+/// `out = x · weightᵀ`. See [`bitnet_core::backend::Operations::linear`].
 pub(crate) fn linear(
     x: &BitNetTensor,
     weight: &dyn DenseRows,
-    bias: Option<&[f32]>,
     out: &mut BitNetTensor,
     exec: ExecContext<'_>,
 ) -> Result<()> {
-    let tokens = shape_check::linear(x, weight, bias, out)?;
+    let tokens = shape_check::linear(x, weight, out)?;
     let (rows, cols) = (weight.rows(), weight.cols());
     exec.traffic.dense_bytes.fetch_add(weight.bytes() as u64, Ordering::Relaxed);
     let ranges = exec.threads.ranges(rows, tokens.saturating_mul(cols));
@@ -42,7 +41,7 @@ pub(crate) fn linear(
     let parts = columns(out.f32_mut()?, rows, &ranges);
     let pool = exec.scratch_pool;
     exec.threads.each(ranges.zip(parts), |(rows, out)| {
-        exec.isa.run_shared(Linear { x, tokens, weight, bias, rows, out, pool })
+        exec.isa.run_shared(Linear { x, tokens, weight, rows, out, pool })
     })
 }
 
@@ -51,7 +50,6 @@ struct Linear<'a> {
     x: &'a [f32],
     tokens: usize,
     weight: &'a dyn DenseRows,
-    bias: Option<&'a [f32]>,
     rows: Range<usize>,
     out: Rows<'a>,
     pool: &'a HybridMemoryPool,
@@ -156,7 +154,6 @@ impl Linear<'_> {
     #[inline(always)]
     fn write<const T: usize>(&mut self, row: usize, tile: &Range<usize>, sums: [f32; T]) {
         for (token, sum) in tile.clone().zip(sums) {
-            let sum = self.bias.map_or(sum, |bias| sum + bias[row]);
             self.out[token][row - self.rows.start] = sum;
         }
     }

@@ -11,13 +11,14 @@ use bitnet_core::reference::rms_factor;
 /// `out = weight * (x / sqrt(mean(x²) + eps))`. See [`bitnet_core::backend::Operations::rms_norm`].
 pub(crate) fn rms_norm(
     x: &BitNetTensor,
-    weight: &[f32],
+    weight: &BitNetTensor,
     eps: f32,
     out: &mut BitNetTensor,
     exec: ExecContext<'_>,
 ) -> Result<()> {
     shape_check::rms_norm(x, weight, out)?;
-    let (x, n) = (x.f32()?, weight.len());
+    let (x, weight) = (x.f32()?, weight.f32()?);
+    let n = weight.len();
     exec.for_each_rows(out.f32_mut()?, n, n, &|range, out| {
         let x = &x[range.start * n..range.end * n];
         exec.isa.run_shared(RmsNorm { x, weight, eps, out });

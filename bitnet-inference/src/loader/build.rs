@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bitnet_core::backend::{Activation, Backend};
-use bitnet_core::memory::{HybridMemoryPool, PoolBuffer, Purpose, Shared};
+use bitnet_core::memory::tensor::BitNetTensor;
+use bitnet_core::memory::{HybridMemoryPool, Purpose};
 
 use bitnet_formats::names::{Part, Role, TensorName};
 
@@ -49,6 +50,7 @@ pub(crate) fn build(
     let embedding = checkpoint
         .dense("token_embd", config.vocab_size, config.hidden, &weights)?
         .ok_or_else(|| builder.missing("token_embd"))?;
+    let embedding = backend.prepare_dense(embedding)?;
     let parts = in_parallel(
         config.layers,
         backend.threads(),
@@ -105,18 +107,20 @@ impl Builder<'_> {
         self.checkpoint.missing(tensor)
     }
 
-    fn in_pool(&self, numbers: &[f32]) -> Result<Shared<f32>> {
-        Ok(Shared::new(PoolBuffer::from_slice(numbers, self.weights)?))
+    /// Returns numbers in the memory of the back end.
+    fn tensor(&self, shape: &[usize], numbers: &[f32]) -> Result<BitNetTensor> {
+        let host = BitNetTensor::from_f32(shape, numbers, self.weights)?;
+        Ok(self.backend.to_device(host)?)
     }
 
-    fn norm(&self, name: TensorName) -> Result<Shared<f32>> {
+    fn norm(&self, name: TensorName) -> Result<BitNetTensor> {
         let [_, len] = self.checkpoint.config().shape(name.role);
         let numbers = self.checkpoint.vector(&name.stem(), len)?;
-        self.in_pool(&numbers.ok_or_else(|| self.missing(&name.stem()))?)
+        self.tensor(&[len], &numbers.ok_or_else(|| self.missing(&name.stem()))?)
     }
 
     /// A norm that some architectures have.
-    fn extra_norm(&self, name: TensorName) -> Result<Option<Shared<f32>>> {
+    fn extra_norm(&self, name: TensorName) -> Result<Option<BitNetTensor>> {
         let is_there = self.checkpoint.config().architecture.has(name.role);
         is_there.then(|| self.norm(name)).transpose()
     }
@@ -174,7 +178,7 @@ impl Builder<'_> {
         let eps = self.checkpoint.input_norm_eps();
         let norm = self.checkpoint.vector(&tensor.with(Part::InputNorm).stem(), cols)?;
         let input_norm = match norm {
-            Some(weight) => Some((self.in_pool(&weight)?, eps)),
+            Some(weight) => Some((self.tensor(&[cols], &weight)?, eps)),
             None => None,
         };
         let biased = c.architecture.table().biased.contains(&tensor.role);
@@ -182,9 +186,9 @@ impl Builder<'_> {
         Ok(Projection { weight, bias, input_norm })
     }
 
-    fn bias(&self, name: TensorName, len: usize) -> Result<Shared<f32>> {
+    fn bias(&self, name: TensorName, len: usize) -> Result<BitNetTensor> {
         let numbers = self.checkpoint.vector(&name.stem(), len)?;
-        self.in_pool(&numbers.ok_or_else(|| self.missing(&name.stem()))?)
+        self.tensor(&[1, len], &numbers.ok_or_else(|| self.missing(&name.stem()))?)
     }
 
     fn prepare(&self, linear: DecodedLinear, sparse_input: bool) -> Result<Linear> {
@@ -195,7 +199,7 @@ impl Builder<'_> {
             DecodedLinear::Ternary(matrix, precision) => {
                 Linear::Ternary(self.backend.prepare(matrix)?, precision)
             }
-            DecodedLinear::Dense(rows) => Linear::Dense(rows),
+            DecodedLinear::Dense(rows) => Linear::Dense(self.backend.prepare_dense(rows)?),
         })
     }
 
@@ -206,7 +210,7 @@ impl Builder<'_> {
         }
         let own = self.checkpoint.dense("output", c.vocab_size, c.hidden, self.weights)?;
         match (own, self.checkpoint.tied()) {
-            (Some(rows), _) => Ok(Head::Own(Linear::Dense(rows))),
+            (Some(rows), _) => Ok(Head::Own(Linear::Dense(self.backend.prepare_dense(rows)?))),
             (None, Some(false)) => Err(self.missing("output")),
             (None, _) => {
                 self.assumptions

@@ -18,9 +18,9 @@ use std::sync::Arc;
 use bitnet_core::backend::top_logits::TopLogits;
 use bitnet_core::backend::{Backend, RopeTable};
 use bitnet_core::dense::DenseRows;
-use bitnet_core::kv::KvType;
+use bitnet_core::kv::{KvShape, KvType};
 use bitnet_core::memory::tensor::BitNetTensor;
-use bitnet_core::memory::{HybridMemoryPool, Purpose, Shared};
+use bitnet_core::memory::{HybridMemoryPool, Purpose};
 
 use super::layer::{Few, Pass, TokenSpan};
 use super::linear::Compute;
@@ -51,7 +51,7 @@ pub struct Decoder {
     /// The layers.
     pub layers: Vec<Layer>,
     /// Norm before the head, `[hidden]`.
-    pub output_norm: Shared<f32>,
+    pub output_norm: BitNetTensor,
     /// The head.
     pub head: Head,
     pub(crate) top_logits: LazyTopLogits,
@@ -150,7 +150,7 @@ impl Decoder {
         Pass { config: &self.config, compute: &self.compute, rope, positions }
     }
 
-    /// Computes the logits `[tokens, vocabulary]` of hidden states `[tokens, hidden]`.
+    /// Computes the logits `[tokens, vocabulary]` of hidden states `[tokens, hidden]`, on the host.
     ///
     /// # Errors
     /// [`crate::InferenceError::Core`] if shapes do not fit, and those of [`Decoder::check_files`].
@@ -161,7 +161,7 @@ impl Decoder {
             Head::Tied => self.compute.dense(&x, &*self.embedding),
         }?;
         self.check_files()?;
-        Ok(logits)
+        self.compute.to_host(logits)
     }
 
     /// Computes some logits of one hidden state `h` (`[1, hidden]`): the `count` largest and those of `extra_tokens`, each
@@ -226,7 +226,9 @@ impl Decoder {
     pub fn new_cache(&self, capacity: usize, kind: KvType) -> Result<SequenceCache> {
         let c = &self.config;
         let pool = self.pool().for_purpose(Purpose::KvCache);
-        SequenceCache::new(kind, self.layers.len(), capacity, c.kv_heads, c.head_dim, &pool)
+        let (layers, kv_heads, head_dim) = (self.layers.len(), c.kv_heads, c.head_dim);
+        let shape = KvShape { kind, layers, kv_heads, head_dim };
+        Ok(SequenceCache::new(self.backend().kv_cache(shape, capacity, &pool)?))
     }
 
     /// Returns the rotation table, which is at least `positions` positions long.

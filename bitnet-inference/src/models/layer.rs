@@ -2,7 +2,6 @@
 
 use bitnet_core::backend::{AttentionShape, RopeTable};
 use bitnet_core::kv::{KvCache, KvSpan};
-use bitnet_core::memory::Shared;
 use bitnet_core::memory::tensor::BitNetTensor;
 use smallvec::SmallVec;
 
@@ -15,11 +14,11 @@ use crate::Result;
 #[derive(Debug)]
 pub struct Layer {
     /// Norm before attention, `[hidden]`.
-    pub attention_norm: Shared<f32>,
+    pub attention_norm: BitNetTensor,
     /// Attention.
     pub attention: Attention,
     /// Norm before the feed-forward part, `[hidden]`.
-    pub feed_forward_norm: Shared<f32>,
+    pub feed_forward_norm: BitNetTensor,
     /// Feed-forward part.
     pub feed_forward: FeedForward,
 }
@@ -30,9 +29,9 @@ pub struct Attention {
     /// Query, key and value projections.
     pub qkv: [Projection; 3],
     /// Norm of each query head and each key head, `[head_dim]` (Qwen3).
-    pub head_norms: Option<[Shared<f32>; 2]>,
+    pub head_norms: Option<[BitNetTensor; 2]>,
     /// Norm before the output projection, `[heads * head_dim]` (BitNet).
-    pub sub_norm: Option<Shared<f32>>,
+    pub sub_norm: Option<BitNetTensor>,
     /// Output projection.
     pub output: Projection,
 }
@@ -43,7 +42,7 @@ pub struct FeedForward {
     /// Gate and up projections.
     pub gate_up: [Projection; 2],
     /// Norm before the down projection, `[intermediate]` (BitNet).
-    pub sub_norm: Option<Shared<f32>>,
+    pub sub_norm: Option<BitNetTensor>,
     /// Down projection.
     pub down: Projection,
 }
@@ -68,7 +67,7 @@ pub(super) struct TokenSpan<'a> {
 }
 
 impl Pass<'_> {
-    fn norm(&self, x: &BitNetTensor, weight: &[f32]) -> Result<BitNetTensor> {
+    fn norm(&self, x: &BitNetTensor, weight: &BitNetTensor) -> Result<BitNetTensor> {
         self.compute.norm(x, weight, self.config.norm_eps)
     }
 }
@@ -182,7 +181,7 @@ impl FeedForward {
             compute.backend.gate(activation, &mut out, &up)?;
             return Ok(out);
         };
-        observer.show(GATE_UP, 0, false, x)?;
+        observer.show(GATE_UP, 0, false, x, compute)?;
         let mut out = compute.tensor(x.shape()[0], weights[0].rows())?;
         let mut scratch = compute.tensor(x.shape()[0], weights[1].rows())?;
         compute.backend.gate_up(x, precision, activation, weights, &mut out, &mut scratch)?;

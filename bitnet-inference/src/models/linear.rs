@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use bitnet_core::backend::{ActivationPrecision, Backend, TernaryWeight};
 use bitnet_core::dense::DenseRows;
+use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::memory::tensor::BitNetTensor;
-use bitnet_core::memory::{HybridMemoryPool, Shared};
 use smallvec::SmallVec;
 
 use super::observer::{InputObserver, InputSite};
@@ -35,10 +35,10 @@ impl Linear {
 pub struct Projection {
     /// The weight, `[out_features, in_features]`.
     pub weight: Linear,
-    /// The bias, `[out_features]` (Qwen2).
-    pub bias: Option<Shared<f32>>,
+    /// The bias, `[1, out_features]` (Qwen2).
+    pub bias: Option<BitNetTensor>,
     /// The input norm's weight, `[in_features]`, and its epsilon.
-    pub input_norm: Option<(Shared<f32>, f32)>,
+    pub input_norm: Option<(BitNetTensor, f32)>,
 }
 
 impl Projection {
@@ -70,11 +70,16 @@ pub(crate) struct Compute {
 impl Compute {
     /// Returns a tensor `[rows, cols]` for the result of an operation.
     pub(super) fn tensor(&self, rows: usize, cols: usize) -> Result<BitNetTensor> {
-        Ok(BitNetTensor::scratch(&[rows, cols], &self.pool)?)
+        Ok(self.backend.tensor(&[rows, cols], &self.pool)?)
     }
 
     /// Returns the RMS norm of `x`, in its shape.
-    pub(super) fn norm(&self, x: &BitNetTensor, weight: &[f32], eps: f32) -> Result<BitNetTensor> {
+    pub(super) fn norm(
+        &self,
+        x: &BitNetTensor,
+        weight: &BitNetTensor,
+        eps: f32,
+    ) -> Result<BitNetTensor> {
         let mut out = self.tensor(x.shape()[0], x.shape()[1])?;
         self.backend.rms_norm(x, weight, eps, &mut out)?;
         Ok(out)
@@ -90,7 +95,7 @@ impl Compute {
     /// Returns `x · weightᵀ` of an ordinary matrix, `[tokens, rows]`.
     pub(super) fn dense(&self, x: &BitNetTensor, weight: &dyn DenseRows) -> Result<BitNetTensor> {
         let mut out = self.tensor(x.shape()[0], weight.rows())?;
-        self.backend.linear(x, weight, None, &mut out)?;
+        self.backend.linear(x, weight, &mut out)?;
         Ok(out)
     }
 
@@ -100,19 +105,18 @@ impl Compute {
         if rows.iter().enumerate().all(|(index, &row)| row == first + index) {
             return Ok(h.narrow(0, first..first + rows.len())?);
         }
-        let width = h.shape()[1];
-        let mut out = self.tensor(rows.len(), width)?;
-        for (out, &row) in out.f32_mut()?.chunks_exact_mut(width).zip(rows) {
-            out.copy_from_slice(h.narrow(0, row..row + 1)?.f32()?);
-        }
-        Ok(out)
+        Ok(self.backend.rows(h, rows, &self.pool)?)
+    }
+
+    /// Returns a result of the back end in memory of the host.
+    pub(super) fn to_host(&self, x: BitNetTensor) -> Result<BitNetTensor> {
+        Ok(self.backend.to_host(x, &self.pool)?)
     }
 
     /// Adds `bias` to each row of `out`.
-    fn add_bias(&self, out: &mut BitNetTensor, bias: &[f32]) -> Result<()> {
-        let mut rows = self.tensor(out.shape()[0], out.shape()[1])?;
-        rows.f32_mut()?.chunks_exact_mut(bias.len()).for_each(|row| row.copy_from_slice(bias));
-        Ok(self.backend.add(out, &rows)?)
+    fn add_bias(&self, out: &mut BitNetTensor, bias: &BitNetTensor) -> Result<()> {
+        let rows: SmallVec<[usize; 8]> = SmallVec::from_elem(0, out.shape()[0]);
+        Ok(self.backend.add(out, &self.backend.rows(bias, &rows, &self.pool)?)?)
     }
 
     fn multiply(&self, x: &BitNetTensor, weight: &Linear, out: &mut BitNetTensor) -> Result<()> {
@@ -120,7 +124,7 @@ impl Compute {
             Linear::Ternary(weight, precision) => {
                 self.backend.bit_linear(x, *precision, &[&**weight], &mut [out])
             }
-            Linear::Dense(weight) => self.backend.linear(x, &**weight, None, out),
+            Linear::Dense(weight) => self.backend.linear(x, &**weight, out),
         }?)
     }
 
@@ -147,7 +151,7 @@ impl Compute {
                 None => None,
             };
             let input = normed.as_ref().unwrap_or(x);
-            observer.show(site, index, normed.is_some(), input)?;
+            observer.show(site, index, normed.is_some(), input, self)?;
             match group[0].plain_ternary() {
                 Some((_, precision)) => {
                     let weights = group.iter().filter_map(Projection::plain_ternary);

@@ -4,6 +4,7 @@ use std::fmt;
 
 use bitnet_core::memory::tensor::BitNetTensor;
 
+use super::linear::Compute;
 use crate::Result;
 
 /// What linear layers read: one of these for all projections that share it.
@@ -73,6 +74,7 @@ impl<'a, 'b> InputObserver<'a, 'b> {
         index: usize,
         has_norm: bool,
         x: &BitNetTensor,
+        compute: &Compute,
     ) -> Result<()> {
         let Some(observe) = &mut self.observe else { return Ok(()) };
         let name = site.name(index, has_norm);
@@ -80,6 +82,9 @@ impl<'a, 'b> InputObserver<'a, 'b> {
             return Ok(());
         }
         let features = x.shape().last().copied().unwrap_or(0);
-        observe(LayerInput { layer: self.layer, name, features }, x.f32()?)
+        observe(
+            LayerInput { layer: self.layer, name, features },
+            compute.to_host(x.clone())?.f32()?,
+        )
     }
 }

@@ -3,6 +3,7 @@
 use crate::Result;
 use crate::models::{Decoder, Head, Layer, Linear, Projection};
 use bitnet_core::kv::KvType;
+use bitnet_core::memory::tensor::BitNetTensor;
 
 /// What one token costs, by kind. Bytes are those of the stored form that the kernels read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -48,9 +49,10 @@ impl TokenCost {
         }
     }
 
-    fn add_norm(&mut self, weight: &[f32]) {
-        self.dense_bytes += size_of_val(weight);
-        self.parameters += weight.len();
+    fn add_vector(&mut self, vector: &BitNetTensor) {
+        let len: usize = vector.shape().iter().product();
+        self.dense_bytes += len * size_of::<f32>();
+        self.parameters += len;
     }
 
     fn add_projections(&mut self, projections: &[Projection]) {
@@ -58,7 +60,7 @@ impl TokenCost {
             self.add_linear(&projection.weight);
             let norm = projection.input_norm.as_ref().map(|(norm, _)| norm);
             for vector in norm.into_iter().chain(&projection.bias) {
-                self.add_norm(vector);
+                self.add_vector(vector);
             }
         }
     }
@@ -74,7 +76,7 @@ impl TokenCost {
             .chain([&layer.attention_norm, &layer.feed_forward_norm])
             .chain(attention.head_norms.iter().flatten())
         {
-            self.add_norm(norm);
+            self.add_vector(norm);
         }
     }
 }
@@ -90,7 +92,7 @@ impl Decoder {
             ..TokenCost::default()
         };
         self.layers.iter().for_each(|layer| cost.add_layer(layer));
-        cost.add_norm(&self.output_norm);
+        cost.add_vector(&self.output_norm);
         let table = &self.embedding;
         cost.embedding_bytes = table.bytes() / table.rows().max(1);
         cost.parameters += table.rows() * table.cols();

@@ -101,7 +101,7 @@ impl Source<'_> {
         shape_check::top_logits(x, &***rows, extra_tokens)?;
         let mut logits = Vec::with_capacity(rows.rows());
         for piece in RowRange::pieces(rows, RESIDENT) {
-            let out = compute.dense(x, &piece)?;
+            let out = compute.to_host(compute.dense(x, &piece)?)?;
             logits.extend_from_slice(out.f32()?);
             piece.release();
         }

@@ -177,7 +177,7 @@ impl BitLinear {
         let rows = flattened(x, "x", self.prepared.cols(), pool)?;
         let Some(norm) = &self.norm else { return Ok(rows) };
         let mut out = BitNetTensor::scratch(rows.shape(), pool)?;
-        self.backend.rms_norm(&rows, norm.gain.f32()?, norm.eps, &mut out)?;
+        self.backend.rms_norm(&rows, &norm.gain, norm.eps, &mut out)?;
         Ok(out)
     }
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bitnet_core::backend::top_logits::{HeadWeight, TopLogits};
 use bitnet_core::backend::{
     Activation, ActivationPrecision, AttentionShape, Backend, BitLinearIntegers, Counters,
-    Operations, Preparation, RopeOrder, RopeTable, TernaryWeight,
+    Operations, Preparation, RopeOrder, RopeTable, Tensors, TernaryWeight,
 };
 use bitnet_core::dense::DenseRows;
 use bitnet_core::kv::{KvCache, KvSpan};
@@ -272,6 +272,8 @@ impl Backend for DifferentialBackend {
     }
 }
 
+impl Tensors for DifferentialBackend {}
+
 impl Counters for DifferentialBackend {}
 
 impl Preparation for DifferentialBackend {
@@ -343,10 +345,9 @@ impl Operations for DifferentialBackend {
         &self,
         x: &BitNetTensor,
         weight: &dyn DenseRows,
-        bias: Option<&[f32]>,
         out: &mut BitNetTensor,
     ) -> Result<()> {
-        self.compare_all("linear", out, |_, member, out| member.linear(x, weight, bias, out))
+        self.compare_all("linear", out, |_, member, out| member.linear(x, weight, out))
     }
 
     fn top_logits(
@@ -363,7 +364,7 @@ impl Operations for DifferentialBackend {
     fn rms_norm(
         &self,
         x: &BitNetTensor,
-        weight: &[f32],
+        weight: &BitNetTensor,
         eps: f32,
         out: &mut BitNetTensor,
     ) -> Result<()> {

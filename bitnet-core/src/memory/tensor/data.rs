@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::storage::{ExternalBytes, SharedBytes, Storage};
+use super::storage::{DeviceBytes, ExternalBytes, SharedBytes, Storage};
 use super::{BitNetDType, TensorMetadata};
 use crate::device::Device;
 use crate::memory::{HybridMemoryPool, MemoryHandle, Purpose};
@@ -115,9 +115,40 @@ impl BitNetTensor {
         Self::over(metadata, Storage::External(bytes))
     }
 
+    /// A tensor over memory of a device. Methods that read or write elements on the host return [`Error::NotOnHost`].
+    ///
+    /// # Errors
+    /// As [`BitNetTensor::from_shared`].
+    pub fn from_device(metadata: TensorMetadata, bytes: Arc<dyn DeviceBytes>) -> Result<Self> {
+        Self::over(metadata, Storage::Device(bytes))
+    }
+
+    /// The memory of a contiguous tensor on a device and its range of bytes in it; `None` for a tensor on the host.
+    ///
+    /// # Errors
+    /// [`Error::NotContiguous`] for a strided view.
+    pub fn device_bytes(&self) -> Result<Option<(&dyn DeviceBytes, Range<usize>)>> {
+        let Storage::Device(device) = &self.storage else { return Ok(None) };
+        Ok(Some((&**device, self.byte_range("device bytes")?)))
+    }
+
+    /// As [`BitNetTensor::device_bytes`], for writing.
+    ///
+    /// # Errors
+    /// [`Error::NotContiguous`], and [`Error::NotWritable`] if another tensor shares the memory.
+    pub fn device_bytes_mut(&mut self) -> Result<Option<(&mut dyn DeviceBytes, Range<usize>)>> {
+        if !matches!(self.storage, Storage::Device(_)) {
+            return Ok(None);
+        }
+        let range = self.byte_range("device bytes")?;
+        let Storage::Device(device) = &mut self.storage else { return Ok(None) };
+        let device = Arc::get_mut(device).ok_or(Error::NotWritable { op: "device bytes" })?;
+        Ok(Some((device, range)))
+    }
+
     fn over(metadata: TensorMetadata, storage: Storage) -> Result<Self> {
         let needed = metadata.dtype().bytes_for(metadata.elements()?)?;
-        let got = storage.bytes().len();
+        let got = storage.size();
         if got != needed {
             return Err(Error::BadStorage {
                 what: "mapped tensor",
@@ -299,7 +330,9 @@ impl BitNetTensor {
     pub fn purpose(&self) -> Purpose {
         match &self.storage {
             Storage::Pool(handle) => handle.purpose(),
-            Storage::Shared(_) | Storage::External(_) | Storage::Absent => Purpose::General,
+            Storage::Shared(_) | Storage::External(_) | Storage::Device(_) | Storage::Absent => {
+                Purpose::General
+            }
         }
     }
 
@@ -307,7 +340,9 @@ impl BitNetTensor {
     pub(super) fn own_block(&mut self) -> Option<&mut MemoryHandle> {
         match &mut self.storage {
             Storage::Pool(handle) => Arc::get_mut(handle),
-            Storage::Shared(_) | Storage::External(_) | Storage::Absent => None,
+            Storage::Shared(_) | Storage::External(_) | Storage::Device(_) | Storage::Absent => {
+                None
+            }
         }
     }
 
@@ -316,7 +351,9 @@ impl BitNetTensor {
         self.own_block()?;
         match std::mem::replace(&mut self.storage, Storage::Absent) {
             Storage::Pool(handle) => Arc::into_inner(handle),
-            Storage::Shared(_) | Storage::External(_) | Storage::Absent => None,
+            Storage::Shared(_) | Storage::External(_) | Storage::Device(_) | Storage::Absent => {
+                None
+            }
         }
     }
 

@@ -1,9 +1,11 @@
-//! Where the bytes of a tensor are: in a block of a pool, or in memory that someone else keeps alive.
+//! Where the bytes of a tensor are: in a block of a pool, in memory that someone else keeps alive, or on a device.
 
+use std::any::Any;
+use std::fmt::Debug;
 use std::sync::Arc;
 
-use crate::Result;
 use crate::memory::MemoryHandle;
+use crate::{Error, Result};
 
 /// Bytes that someone else keeps alive, such as a mapped file.
 pub type SharedBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
@@ -36,9 +38,17 @@ pub trait ExternalBytes: Send + Sync {
     }
 }
 
+/// Bytes in the memory of a device, which the host cannot read. The back end of the device finds its own type with a downcast
+/// of `&dyn Any`.
+pub trait DeviceBytes: Any + Debug + Send + Sync {
+    /// The number of bytes.
+    fn size(&self) -> usize;
+}
+
 #[derive(Clone)]
 pub(super) enum Storage {
     Pool(Arc<MemoryHandle>),
+    Device(Arc<dyn DeviceBytes>),
     Shared(SharedBytes),
     External(Arc<dyn ExternalBytes>),
     /// Nowhere: the bytes are packed, and no guard of the tensor is out.
@@ -52,7 +62,15 @@ impl Storage {
             Self::Pool(handle) => handle.bytes(),
             Self::Shared(shared) => (**shared).as_ref(),
             Self::External(external) => external.bytes(),
-            Self::Absent => &[],
+            Self::Device(_) | Self::Absent => &[],
+        }
+    }
+
+    /// The number of all bytes.
+    pub(super) fn size(&self) -> usize {
+        match self {
+            Self::Device(device) => device.size(),
+            _ => self.bytes().len(),
         }
     }
 
@@ -60,22 +78,24 @@ impl Storage {
     pub(super) fn bytes_mut(&mut self) -> Option<&mut [u8]> {
         match self {
             Self::Pool(handle) => Arc::get_mut(handle).map(MemoryHandle::bytes_mut),
-            Self::Shared(_) | Self::Absent => None,
+            Self::Shared(_) | Self::Device(_) | Self::Absent => None,
             Self::External(external) => Arc::get_mut(external)?.bytes_mut(),
         }
     }
 
     /// All bytes, of which a view uses a part, if they can be read.
     pub(super) fn readable(&self) -> Result<&[u8]> {
-        if let Self::External(external) = self {
-            external.check_readable()?;
+        match self {
+            Self::External(external) => external.check_readable()?,
+            Self::Device(_) => return Err(Error::NotOnHost { op: "bytes" }),
+            Self::Pool(_) | Self::Shared(_) | Self::Absent => {}
         }
         Ok(self.bytes())
     }
 
     pub(super) fn check(&self) -> Result<()> {
         match self {
-            Self::Pool(_) | Self::Shared(_) | Self::Absent => Ok(()),
+            Self::Pool(_) | Self::Shared(_) | Self::Device(_) | Self::Absent => Ok(()),
             Self::External(external) => external.check(),
         }
     }
@@ -84,7 +104,6 @@ impl Storage {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Error;
     use crate::device::Device;
     use crate::memory::tensor::{BitNetDType, BitNetTensor, TensorMetadata};
 

@@ -126,7 +126,7 @@ fn agree(table: &Arc<dyn DenseRows>, x: &[f32], counts: &[usize], also: &[u32]) 
     let mut logits = BitNetTensor::zeros(&[1, table.rows()], &pool).unwrap();
     let mut read = [HeadStats::default(); 2];
     for backend in backends() {
-        backend.linear(&x, &**table, None, &mut logits).unwrap();
+        backend.linear(&x, &**table, &mut logits).unwrap();
         for (guarantee, read) in
             [Guarantee::Probabilistic, Guarantee::Exact].into_iter().zip(&mut read)
         {

@@ -8,10 +8,11 @@ use bitnet_core::backend::prepared_parts::PreparedParts;
 use bitnet_core::backend::top_logits::{Guarantee, HeadWeight, TopLogits};
 use bitnet_core::backend::{
     Activation, ActivationPrecision, AttentionShape, Backend, BitLinearIntegers, Counters,
-    Operations, Preparation, RopeOrder, RopeTable, TernaryWeight, Traffic,
+    Operations, Preparation, RopeOrder, RopeTable, Tensors, TernaryWeight, Traffic,
 };
 use bitnet_core::dense::DenseRows;
-use bitnet_core::kv::{KvCache, KvSpan};
+use bitnet_core::kv::{KvCache, KvShape, KvSpan};
+use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::ternary::TernaryMatrix;
 
@@ -121,6 +122,10 @@ impl Preparation for ProfilingBackend {
         self.inner.prepare_from_parts(parts)
     }
 
+    fn prepare_dense(&self, rows: Arc<dyn DenseRows>) -> Result<Arc<dyn DenseRows>> {
+        self.inner.prepare_dense(rows)
+    }
+
     fn prepare_head(
         &self,
         rows: Arc<dyn DenseRows>,
@@ -136,6 +141,38 @@ impl Preparation for ProfilingBackend {
         parts: &PreparedParts,
     ) -> Result<Box<dyn HeadWeight>> {
         self.inner.prepare_head_from_parts(rows, guarantee, parts)
+    }
+}
+
+impl Tensors for ProfilingBackend {
+    fn tensor(&self, shape: &[usize], pool: &HybridMemoryPool) -> Result<BitNetTensor> {
+        self.inner.tensor(shape, pool)
+    }
+
+    fn to_device(&self, x: BitNetTensor) -> Result<BitNetTensor> {
+        self.inner.to_device(x)
+    }
+
+    fn to_host(&self, x: BitNetTensor, pool: &HybridMemoryPool) -> Result<BitNetTensor> {
+        self.inner.to_host(x, pool)
+    }
+
+    fn rows(
+        &self,
+        x: &BitNetTensor,
+        rows: &[usize],
+        pool: &HybridMemoryPool,
+    ) -> Result<BitNetTensor> {
+        self.inner.rows(x, rows, pool)
+    }
+
+    fn kv_cache(
+        &self,
+        shape: KvShape,
+        capacity: usize,
+        pool: &HybridMemoryPool,
+    ) -> Result<KvCache> {
+        self.inner.kv_cache(shape, capacity, pool)
     }
 }
 
@@ -190,11 +227,10 @@ impl Operations for ProfilingBackend {
         &self,
         x: &BitNetTensor,
         weight: &dyn DenseRows,
-        bias: Option<&[f32]>,
         out: &mut BitNetTensor,
     ) -> Result<()> {
         let name = || format!("dense layer {} from {}", weight.rows(), weight.cols());
-        self.record(name, 0, |inner| inner.linear(x, weight, bias, out))
+        self.record(name, 0, |inner| inner.linear(x, weight, out))
     }
 
     fn top_logits(
@@ -211,11 +247,11 @@ impl Operations for ProfilingBackend {
     fn rms_norm(
         &self,
         x: &BitNetTensor,
-        weight: &[f32],
+        weight: &BitNetTensor,
         eps: f32,
         out: &mut BitNetTensor,
     ) -> Result<()> {
-        let name = || format!("norm of {}", weight.len());
+        let name = || format!("norm of {}", weight.shape()[0]);
         self.record(name, 0, |inner| inner.rms_norm(x, weight, eps, out))
     }
 

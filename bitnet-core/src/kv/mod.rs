@@ -12,10 +12,18 @@
 //!
 //! Sixteen neighbours in memory are sixteen scores, or sixteen components of one value, so no kernel adds up lanes.
 
+mod page;
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
-use crate::memory::{HybridMemoryPool, PoolBuffer};
+use self::page::{Memory, Page};
+use crate::memory::HybridMemoryPool;
+use crate::memory::tensor::DeviceBytes;
 use crate::{Error, Result};
+
+pub use page::{KvPages, KvShape};
 
 /// How a cache stores numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -72,73 +80,11 @@ pub const KV_TILE: usize = 256;
 /// its origin; a shared page is copied before it is written.
 #[derive(Debug)]
 pub struct KvCache {
-    shape: Shape,
+    shape: KvShape,
     capacity: usize,
     len: usize,
     pages: Vec<Arc<Page>>,
-    pool: HybridMemoryPool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Shape {
-    kind: KvType,
-    layers: usize,
-    kv_heads: usize,
-    head_dim: usize,
-}
-
-impl Shape {
-    fn width(&self) -> usize {
-        self.head_dim.next_multiple_of(KV_BLOCK)
-    }
-
-    /// Bytes of the keys of a head in one page, and of its values.
-    fn head_bytes(&self) -> usize {
-        KV_PAGE * self.width() * self.kind.element_bytes()
-    }
-
-    /// Number of (layer, head) pairs.
-    fn heads(&self) -> usize {
-        self.layers * self.kv_heads
-    }
-
-    fn scales(&self) -> usize {
-        if self.kind == KvType::Int8 { self.heads() * 2 * KV_PAGE } else { 0 }
-    }
-
-    /// Bytes of a page, `None` if they overflow.
-    fn page_bytes(&self) -> Option<usize> {
-        let width = self.head_dim.checked_next_multiple_of(KV_BLOCK)?;
-        let heads = self.layers.checked_mul(self.kv_heads)?;
-        let scale = if self.kind == KvType::Int8 { size_of::<f32>() } else { 0 };
-        let position = width.checked_mul(self.kind.element_bytes())?.checked_add(scale)?;
-        heads.checked_mul(2 * KV_PAGE)?.checked_mul(position)
-    }
-}
-
-/// 64 positions of every layer and head.
-#[derive(Debug)]
-struct Page {
-    numbers: PoolBuffer<u8>,
-    scales: Option<PoolBuffer<f32>>,
-}
-
-impl Page {
-    /// A page to be written before it is read.
-    fn new(shape: &Shape, pool: &HybridMemoryPool) -> Result<Self> {
-        let numbers = PoolBuffer::scratch(shape.heads() * 2 * shape.head_bytes(), pool)?;
-        let scales = match shape.scales() {
-            0 => None,
-            len => Some(PoolBuffer::scratch(len, pool)?),
-        };
-        Ok(Self { numbers, scales })
-    }
-
-    fn copy_of(page: &Self, pool: &HybridMemoryPool) -> Result<Self> {
-        let scales = page.scales.as_ref().map(|scales| PoolBuffer::from_slice(scales, pool));
-        let numbers = PoolBuffer::from_slice(&page.numbers, pool)?;
-        Ok(Self { numbers, scales: scales.transpose()? })
-    }
+    memory: Memory,
 }
 
 /// Keys and values of one head in one page.
@@ -189,25 +135,29 @@ impl KvSpan<'_> {
 }
 
 impl KvCache {
-    /// Returns an empty cache for at most `capacity` positions of `layers` layers with `kv_heads` heads of `head_dim`
-    /// components. Allocates nothing in `pool` yet.
+    /// Returns an empty cache for at most `capacity` positions. Allocates nothing in `pool` yet.
     ///
     /// # Errors
     /// [`Error::SizeOverflow`].
-    pub fn new(
-        kind: KvType,
-        layers: usize,
-        capacity: usize,
-        kv_heads: usize,
-        head_dim: usize,
-        pool: &HybridMemoryPool,
-    ) -> Result<Self> {
-        let shape = Shape { kind, layers, kv_heads, head_dim };
+    pub fn new(shape: KvShape, capacity: usize, pool: &HybridMemoryPool) -> Result<Self> {
+        Self::in_memory(shape, capacity, Memory::Pool(pool.clone()))
+    }
+
+    /// Returns an empty cache for at most `capacity` positions whose pages a device makes and holds. [`KvCache::head`] does not
+    /// reach them: the device's back end finds them with [`KvCache::device_page`].
+    ///
+    /// # Errors
+    /// [`Error::SizeOverflow`].
+    pub fn on_device(shape: KvShape, capacity: usize, pages: Arc<dyn KvPages>) -> Result<Self> {
+        Self::in_memory(shape, capacity, Memory::Device(pages))
+    }
+
+    fn in_memory(shape: KvShape, capacity: usize, memory: Memory) -> Result<Self> {
         let bytes = shape.page_bytes().and_then(|b| b.checked_mul(capacity.div_ceil(KV_PAGE)));
         if bytes.is_none_or(|bytes| isize::try_from(bytes).is_err()) {
             return Err(Error::SizeOverflow { what: "key-value cache" });
         }
-        Ok(Self { shape, capacity, len: 0, pages: Vec::new(), pool: pool.clone() })
+        Ok(Self { shape, capacity, len: 0, pages: Vec::new(), memory })
     }
 
     /// Returns how numbers are stored.
@@ -283,11 +233,11 @@ impl KvCache {
         let last = end.div_ceil(KV_PAGE);
         for page in self.pages.iter_mut().take(last).skip(first) {
             if Arc::get_mut(page).is_none() {
-                *page = Arc::new(Page::copy_of(page, &self.pool)?);
+                *page = Arc::new(self.memory.copy(page)?);
             }
         }
         while self.pages.len() < last {
-            self.pages.push(Arc::new(Page::new(&self.shape, &self.pool)?));
+            self.pages.push(Arc::new(self.memory.page(&self.shape)?));
         }
         Ok(())
     }
@@ -312,16 +262,16 @@ impl KvCache {
     pub fn fork(&self, len: usize) -> Self {
         let len = len.min(self.len);
         let pages = self.pages[..len.div_ceil(KV_PAGE)].to_vec();
-        Self { len, pages, pool: self.pool.clone(), ..*self }
+        Self { len, pages, memory: self.memory.clone(), ..*self }
     }
 
-    /// Returns one head of page `page`; `None` if there is no such page, layer or head.
+    /// Returns one head of page `page`; `None` if there is no such page, layer or head, or the page is on a device.
     #[inline]
     pub fn head(&self, layer: usize, head: usize, page: usize) -> Option<KvHead<'_>> {
-        let page = self.pages.get(page)?;
+        let Page::Pool { numbers, scales } = &**self.pages.get(page)? else { return None };
         let (index, bytes) = (self.head_index(layer, head)?, self.shape.head_bytes());
-        let (k, v) = page.numbers.get(index * 2 * bytes..)?.get(..2 * bytes)?.split_at(bytes);
-        let Some(scales) = &page.scales else {
+        let (k, v) = numbers.get(index * 2 * bytes..)?.get(..2 * bytes)?.split_at(bytes);
+        let Some(scales) = scales else {
             return Some(KvHead { k, v, ..KvHead::default() });
         };
         let scales = scales.get(index * 2 * KV_PAGE..)?.get(..2 * KV_PAGE)?;
@@ -332,7 +282,8 @@ impl KvCache {
     /// Returns one head of page `page` for writing.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] if there is no such page, layer or head, [`Error::NotWritable`] if the page is shared.
+    /// [`Error::OutOfRange`] if there is no such page, layer or head, [`Error::NotWritable`] if the page is shared,
+    /// [`Error::NotOnHost`] if it is on a device.
     #[inline]
     pub fn head_mut(&mut self, layer: usize, head: usize, page: usize) -> Result<KvHeadMut<'_>> {
         const OP: &str = "store";
@@ -343,14 +294,40 @@ impl KvCache {
         let bytes = self.shape.head_bytes();
         let Some(page) = self.pages.get_mut(page) else { return Err(missing) };
         let page = Arc::get_mut(page).ok_or(Error::NotWritable { op: OP })?;
-        let numbers = &mut page.numbers[index * 2 * bytes..][..2 * bytes];
+        let Page::Pool { numbers, scales } = page else { return Err(Error::NotOnHost { op: OP }) };
+        let numbers = &mut numbers[index * 2 * bytes..][..2 * bytes];
         let (k, v) = numbers.split_at_mut(bytes);
-        let scales: &mut [f32] = match &mut page.scales {
+        let scales: &mut [f32] = match scales {
             Some(scales) => &mut scales[index * 2 * KV_PAGE..][..2 * KV_PAGE],
             None => &mut [],
         };
         let (k_scales, v_scales) = scales.split_at_mut(scales.len() / 2);
         Ok(KvHeadMut { k, v, k_scales, v_scales })
+    }
+
+    /// Returns page `page` of a cache on a device; `None` if there is no such page, or it is in memory of the host.
+    pub fn device_page(&self, page: usize) -> Option<&dyn DeviceBytes> {
+        match &**self.pages.get(page)? {
+            Page::Pool { .. } => None,
+            Page::Device(page) => Some(&**page),
+        }
+    }
+
+    /// Returns page `page` of a cache on a device for writing.
+    ///
+    /// # Errors
+    /// [`Error::NotWritable`] if the page is shared.
+    pub fn device_page_mut(&mut self, page: usize) -> Result<Option<&mut dyn DeviceBytes>> {
+        let Some(page) = self.pages.get_mut(page) else { return Ok(None) };
+        match Arc::get_mut(page).ok_or(Error::NotWritable { op: "store" })? {
+            Page::Pool { .. } => Ok(None),
+            Page::Device(page) => Ok(Some(&mut **page)),
+        }
+    }
+
+    /// Returns the type and the sizes of its pages.
+    pub fn shape(&self) -> KvShape {
+        self.shape
     }
 
     #[inline]
@@ -373,124 +350,5 @@ impl KvCache {
         slot / KV_BLOCK * KV_BLOCK * self.width()
             + (component / KV_BLOCK * KV_BLOCK + slot % KV_BLOCK) * KV_BLOCK
             + component % KV_BLOCK
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::collections::BTreeSet;
-
-    fn filled(kind: KvType, capacity: usize, len: usize) -> KvCache {
-        let pool = HybridMemoryPool::new().unwrap();
-        let mut cache = KvCache::new(kind, 3, capacity, 2, 20, &pool).unwrap();
-        cache.reserve(len).unwrap();
-        cache.advance(len);
-        cache
-    }
-
-    #[test]
-    fn components_of_a_head_have_distinct_places_inside_it() {
-        let cache = filled(KvType::Int8, 300, 300);
-        let (mut k, mut v) = (BTreeSet::new(), BTreeSet::new());
-        for position in 64..128 {
-            for component in 0..20 {
-                assert!(k.insert(cache.k_index(position, component)));
-                assert!(v.insert(cache.v_index(position, component)));
-            }
-        }
-        let head = cache.head(2, 1, 4).unwrap();
-        assert!(k.last().unwrap() < &head.k.len() && v.last().unwrap() < &head.v.len());
-        assert_eq!((head.k_scales.len(), head.v_scales.len()), (64, 64));
-        assert_eq!(cache.k_index(17, 3), 16 * 32 + 3 * 16 + 1);
-        assert_eq!(cache.v_index(257, 17), 17 * 16 + 1);
-        assert!(cache.head(3, 0, 0).is_none() && cache.head(0, 2, 0).is_none());
-        assert!(cache.head(0, 0, 5).is_none());
-    }
-
-    #[test]
-    fn heads_of_a_page_do_not_overlap() {
-        let mut cache = filled(KvType::Int8, 64, 64);
-        for layer in 0..3 {
-            for head in 0..2 {
-                let place = cache.head_mut(layer, head, 0).unwrap();
-                place.k.fill((layer * 2 + head) as u8);
-                place.v.fill((100 + layer * 2 + head) as u8);
-                place.k_scales.fill((layer * 2 + head) as f32);
-            }
-        }
-        for layer in 0..3 {
-            for head in 0..2 {
-                let found = cache.head(layer, head, 0).unwrap();
-                assert!(found.k.iter().all(|&x| usize::from(x) == layer * 2 + head));
-                assert!(found.v.iter().all(|&x| usize::from(x) == 100 + layer * 2 + head));
-                assert!(found.k_scales.iter().all(|&x| x == (layer * 2 + head) as f32));
-            }
-        }
-    }
-
-    #[test]
-    fn position_takes_the_documented_bytes() {
-        let heads = 2 * 30 * 5;
-        for (kind, bytes) in [(KvType::F32, 153_600), (KvType::F16, 76_800), (KvType::Int8, 39_600)]
-        {
-            assert_eq!(heads / 2 * kind.bytes_per_position(128), bytes, "{kind}");
-            let pool = HybridMemoryPool::new().unwrap();
-            let cache = KvCache::new(kind, 30, 4096, 5, 128, &pool).unwrap();
-            assert_eq!((cache.bytes_per_position(), cache.page_bytes()), (bytes, 64 * bytes));
-            assert_eq!(pool.get_metrics().total_allocated, 0);
-        }
-    }
-
-    #[test]
-    fn impossible_sizes_are_errors() {
-        let pool = HybridMemoryPool::new().unwrap();
-        assert!(KvCache::new(KvType::F16, 1, usize::MAX, 5, 128, &pool).is_err());
-        assert!(KvCache::new(KvType::F16, usize::MAX, 1, 5, 128, &pool).is_err());
-        assert!(KvCache::new(KvType::F16, 1, 1, 5, usize::MAX, &pool).is_err());
-        let mut cache = KvCache::new(KvType::F16, 1, 10, 1, 16, &pool).unwrap();
-        assert!(matches!(cache.reserve(11), Err(Error::OutOfRange { index: 10, len: 10, .. })));
-        assert!(matches!(cache.reserve(usize::MAX), Err(Error::OutOfRange { .. })));
-    }
-
-    #[test]
-    fn pages_follow_the_length_and_return_to_the_pool() {
-        let pool = HybridMemoryPool::new().unwrap();
-        let live = || pool.get_metrics().total_allocated as usize;
-        let mut cache = KvCache::new(KvType::F16, 2, 1000, 2, 32, &pool).unwrap();
-        cache.reserve(1).unwrap();
-        assert_eq!((cache.reserved(), live()), (64, cache.page_bytes()));
-        cache.advance(1);
-        cache.reserve(200).unwrap();
-        cache.advance(200);
-        assert_eq!(live(), 4 * cache.page_bytes());
-        cache.truncate(64);
-        assert_eq!((cache.len(), live()), (64, cache.page_bytes()));
-        cache.truncate(0);
-        assert_eq!(live(), 0);
-    }
-
-    #[test]
-    fn shared_pages_are_copied_before_they_are_written() {
-        for kind in [KvType::F32, KvType::Int8] {
-            let mut first = filled(kind, 500, 100);
-            for page in 0..2 {
-                let head = first.head_mut(2, 1, page).unwrap();
-                head.k.fill(7);
-                head.v_scales.fill(7.0);
-            }
-            let mut second = first.fork(80);
-            assert_eq!(second.len(), 80);
-            assert!(matches!(second.head_mut(2, 1, 1), Err(Error::NotWritable { .. })));
-            second.reserve(1).unwrap();
-            let copy = second.head_mut(2, 1, 1).unwrap();
-            assert!(copy.k.iter().all(|&x| x == 7), "{kind}");
-            copy.k.fill(9);
-            assert!(first.head(2, 1, 1).unwrap().k.iter().all(|&x| x == 7), "{kind}");
-            // The full page stays shared.
-            assert!(matches!(second.head_mut(2, 1, 0), Err(Error::NotWritable { .. })));
-            drop(first);
-            assert!(second.head_mut(2, 1, 0).is_ok());
-        }
     }
 }

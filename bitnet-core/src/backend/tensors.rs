@@ -1,0 +1,72 @@
+//! Tensors and caches in the memory of a back end.
+
+use crate::Result;
+use crate::kv::{KvCache, KvShape};
+use crate::memory::HybridMemoryPool;
+use crate::memory::tensor::BitNetTensor;
+
+/// Memory for results, weights and caches. The default methods use memory of the host, from the caller's pool; a back end of
+/// a device overrides all of them.
+///
+/// Operands of [`Operations`](super::Operations) may be on the host as well: a back end of a device copies them there and back.
+pub trait Tensors {
+    /// Returns an f32 tensor of this shape, to be written before it is read.
+    ///
+    /// # Errors
+    /// [`crate::Error::SizeOverflow`], [`crate::Error::OutOfMemory`].
+    fn tensor(&self, shape: &[usize], pool: &HybridMemoryPool) -> Result<BitNetTensor> {
+        BitNetTensor::scratch(shape, pool)
+    }
+
+    /// Returns the numbers of a contiguous f32 tensor on the host as a tensor of this back end.
+    ///
+    /// # Errors
+    /// [`crate::Error::OutOfMemory`], and those of [`BitNetTensor::f32`].
+    fn to_device(&self, x: BitNetTensor) -> Result<BitNetTensor> {
+        Ok(x)
+    }
+
+    /// Returns the numbers of a tensor of this back end as a tensor on the host.
+    ///
+    /// # Errors
+    /// [`crate::Error::OutOfMemory`], [`crate::Error::NotContiguous`].
+    fn to_host(&self, x: BitNetTensor, pool: &HybridMemoryPool) -> Result<BitNetTensor> {
+        let _ = pool;
+        Ok(x)
+    }
+
+    /// Copies rows of `x` (`[rows, cols]`), in this order; a row may be copied several times.
+    ///
+    /// # Errors
+    /// [`crate::Error::OutOfRange`] for a row that is not there, [`crate::Error::OutOfMemory`].
+    fn rows(
+        &self,
+        x: &BitNetTensor,
+        rows: &[usize],
+        pool: &HybridMemoryPool,
+    ) -> Result<BitNetTensor> {
+        let (len, cols) = x.dims2("rows", "x")?;
+        let mut out = BitNetTensor::scratch(&[rows.len(), cols], pool)?;
+        let numbers = x.f32()?;
+        for (index, &row) in rows.iter().enumerate() {
+            let missing = crate::Error::OutOfRange { op: "rows", index: row, len };
+            let from =
+                numbers.get(row * cols..).and_then(|rest| rest.get(..cols)).ok_or(missing)?;
+            out.f32_mut()?[index * cols..][..cols].copy_from_slice(from);
+        }
+        Ok(out)
+    }
+
+    /// Returns an empty cache for at most `capacity` positions.
+    ///
+    /// # Errors
+    /// [`crate::Error::SizeOverflow`].
+    fn kv_cache(
+        &self,
+        shape: KvShape,
+        capacity: usize,
+        pool: &HybridMemoryPool,
+    ) -> Result<KvCache> {
+        KvCache::new(shape, capacity, pool)
+    }
+}
