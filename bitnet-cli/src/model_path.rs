@@ -14,6 +14,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use bitnet_convert::UNSUPPORTED_EXTENSIONS;
 use bitnet_hub::choose::{Found, gguf_models};
 use bitnet_hub::{HubError, ModelName};
 
@@ -23,22 +24,6 @@ use crate::output::Output;
 
 /// The prefix of a name on a hub.
 const PREFIX: &str = "hf:";
-
-/// File extensions, which exclude a name on a hub.
-const FILE_ENDINGS: &[&str] = &[
-    "bin",
-    "ckpt",
-    "gguf",
-    "ggml",
-    "json",
-    "npz",
-    "onnx",
-    "pt",
-    "pth",
-    "safetensors",
-    "txt",
-    "zip",
-];
 
 /// Files that identify a Hugging Face folder.
 const SETTINGS: &[&str] =
@@ -176,7 +161,8 @@ fn name_on_hub(path: &Path) -> Result<Option<ModelName>> {
         let ending = Path::new(name).extension().and_then(OsStr::to_str).unwrap_or_default();
         let ending = ending.to_ascii_lowercase();
         name.split_once('/').is_some_and(|(owner, _)| !here(owner))
-            && !FILE_ENDINGS.contains(&ending.as_str())
+            && !UNSUPPORTED_EXTENSIONS.contains(&ending.as_str())
+            && !matches!(ending.as_str(), "gguf" | "txt")
     }))
 }
 
@@ -234,6 +220,7 @@ mod tests {
             "src/model",
             "own/model.gguf",
             "own/Model.SafeTensors",
+            "own/model.h5",
             "./own/model",
             "/own/model",
             "~/model",

@@ -7,32 +7,11 @@ use crate::manifest::{MANIFEST, Manifest};
 use crate::options::{ConvertOptions, Target};
 use crate::{Error, Result};
 
-/// Extensions of unsupported model files, which are rejected as names of results.
-const OTHER_FILES: [&str; 24] = [
-    "bin",
-    "ckpt",
-    "engine",
-    "ggla",
-    "ggml",
-    "ggmf",
-    "ggjt",
-    "h5",
-    "json",
-    "keras",
-    "llamafile",
-    "mlmodel",
-    "msgpack",
-    "npy",
-    "npz",
-    "onnx",
-    "pb",
-    "pkl",
-    "pt",
-    "pth",
-    "safetensors",
-    "tar",
-    "tflite",
-    "zip",
+/// Lower-case extensions of model files of other programs, which are rejected as names of results.
+#[rustfmt::skip]
+pub const UNSUPPORTED_EXTENSIONS: &[&str] = &[
+    "bin", "ckpt", "engine", "ggla", "ggml", "ggmf", "ggjt", "h5", "json", "keras", "llamafile", "mlmodel", "msgpack",
+    "npy", "npz", "onnx", "pb", "pkl", "pt", "pth", "safetensors", "tar", "tflite", "zip",
 ];
 
 /// The final name of a result and its partial folder.
@@ -177,7 +156,7 @@ pub(crate) fn target_of(output: &Path, asked: Option<Target>) -> Result<Target> 
     let is_gguf = ending == "gguf";
     let target = asked.unwrap_or(if is_gguf { Target::Gguf } else { Target::HuggingFace });
     let refused = |problem: String| Err(Error::refused(output.display().to_string(), problem));
-    if OTHER_FILES.contains(&ending.as_str()) {
+    if UNSUPPORTED_EXTENSIONS.contains(&ending.as_str()) {
         return refused(format!(
             ".{ending} files are not written; what is: a GGUF file (a name that ends in .gguf), or a folder with \
              safetensors files in it (a name without an ending; --to hf, hf-dense or mlx)"

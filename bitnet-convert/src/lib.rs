@@ -50,6 +50,7 @@ use bitnet_inference::loader::in_parallel;
 use bitnet_inference::{ModelFiles, ModelSource};
 
 pub use bitnet_quant::codec::Storage;
+pub use destination::UNSUPPORTED_EXTENSIONS;
 pub use diff::{Difference, TensorDifference, diff};
 pub use error::{Error, Result};
 pub use options::{Budget, ConvertOptions, Progress, Stage, Target};

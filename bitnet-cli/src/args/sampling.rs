@@ -40,58 +40,48 @@ pub(crate) struct SamplingArgs {
         long,
         value_name = "P",
         value_parser = number,
-        default_value_t = 0.0,
-        hide_default_value = true,
         allow_negative_numbers = true,
         hide_short_help = true
     )]
-    pub(crate) min_p: f32,
+    pub(crate) min_p: Option<f32>,
     /// Locally typical sampling; 1 = off
     #[arg(
         long,
         alias = "typical-p",
         value_name = "P",
         value_parser = number,
-        default_value_t = 1.0,
-        hide_default_value = true,
         allow_negative_numbers = true,
         hide_short_help = true
     )]
-    pub(crate) typical: f32,
+    pub(crate) typical: Option<f32>,
     /// Penalty on each of the last 64 tokens; 1 = none
     #[arg(
         long,
         alias = "repetition-penalty",
         value_name = "X",
         value_parser = number,
-        default_value_t = 1.0,
-        hide_default_value = true,
         allow_negative_numbers = true,
         hide_short_help = true
     )]
-    pub(crate) repeat_penalty: f32,
+    pub(crate) repeat_penalty: Option<f32>,
     /// Penalty per occurrence of a token in the last 64; 0 = none
     #[arg(
         long,
         value_name = "X",
         value_parser = number,
-        default_value_t = 0.0,
-        hide_default_value = true,
         allow_negative_numbers = true,
         hide_short_help = true
     )]
-    pub(crate) frequency_penalty: f32,
+    pub(crate) frequency_penalty: Option<f32>,
     /// Penalty on tokens that occur in the last 64; 0 = none
     #[arg(
         long,
         value_name = "X",
         value_parser = number,
-        default_value_t = 0.0,
-        hide_default_value = true,
         allow_negative_numbers = true,
         hide_short_help = true
     )]
-    pub(crate) presence_penalty: f32,
+    pub(crate) presence_penalty: Option<f32>,
     /// Add V to the logit of token ID (-inf excludes it); may be repeated
     #[arg(long, value_name = "ID=V", value_parser = logit_bias, hide_short_help = true)]
     pub(crate) logit_bias: Vec<(u32, f32)>,

@@ -19,19 +19,19 @@ const TOP_P: f32 = 0.9;
 /// Returns the generation options: the user's values, else those suggested by the model's authors, else the program's
 /// defaults.
 pub(crate) fn options(args: &SamplingArgs, model: &Model, seed: u64) -> GenerateOptions {
-    let suggested = model.suggested_sampling();
+    let (suggested, default) = (model.suggested_sampling(), SamplerConfig::default());
     let sampler = SamplerConfig {
         temperature: args.temp.or(suggested.temperature).unwrap_or(TEMPERATURE),
         top_k: args.top_k.or(suggested.top_k).unwrap_or(0),
         top_p: args.top_p.or(suggested.top_p).unwrap_or(TOP_P),
-        min_p: args.min_p,
-        typical_p: args.typical,
-        repetition_penalty: args.repeat_penalty,
-        frequency_penalty: args.frequency_penalty,
-        presence_penalty: args.presence_penalty,
+        min_p: args.min_p.unwrap_or(default.min_p),
+        typical_p: args.typical.unwrap_or(default.typical_p),
+        repetition_penalty: args.repeat_penalty.unwrap_or(default.repetition_penalty),
+        frequency_penalty: args.frequency_penalty.unwrap_or(default.frequency_penalty),
+        presence_penalty: args.presence_penalty.unwrap_or(default.presence_penalty),
         logit_bias: args.logit_bias.clone(),
         seed,
-        ..SamplerConfig::default()
+        ..default
     };
     GenerateOptions {
         sampler,
