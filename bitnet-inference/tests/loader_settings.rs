@@ -242,6 +242,20 @@ fn layers_kept_out_of_quantisation_are_reported() {
 }
 
 #[test]
+fn weights_fact_follows_the_stored_types() {
+    let mut config = case("offline-modules")["config"].clone();
+    config["quantization_config"]["modules_to_not_convert"] = json!(["lm_head"]);
+    let weights = |weights: &str| {
+        let folder = folder_of(&config.to_string(), weights);
+        let inspection = Inspection::of(ModelSource::Path(folder.path()), &LoadOptions::default());
+        inspection.unwrap().facts.weights
+    };
+    assert_eq!(weights("weights"), "unpacked trits, no weight_scale");
+    let scale = "weight_scale multiplies (autobitlinear)";
+    assert_eq!(weights("packed"), format!("packed U8, {scale}; unpacked trits, {scale}"));
+}
+
+#[test]
 fn sequences_beyond_what_is_supported_are_refused() {
     for (name, longest) in [("dynamic-rope", 64), ("sliding-window", 12)] {
         let folder = folder_of_case(&case(name));

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use bitnet_core::backend::RopeOrder;
+
 use crate::Result;
 use crate::chat::{ChatTemplate, TemplateError};
 use crate::tokenizer::Tokenizer;
@@ -60,4 +62,13 @@ pub struct SuggestedSampling {
     pub top_k: Option<usize>,
     /// Top-p.
     pub top_p: Option<f32>,
+}
+
+/// Describes the pairs of components that RoPE rotates.
+pub(super) fn rope_fact(order: RopeOrder) -> String {
+    match order {
+        RopeOrder::Halves => "components j and j + d/2 (rows of Q and K are not permuted)",
+        RopeOrder::Interleaved => "components 2j and 2j + 1 (rows of Q and K are permuted)",
+    }
+    .into()
 }

@@ -6,7 +6,7 @@ pub use weights::{ggml_type_of, storage_of};
 
 use std::sync::Arc;
 
-use bitnet_core::backend::{ActivationPrecision, RopeOrder};
+use bitnet_core::backend::ActivationPrecision;
 use bitnet_core::dense::DenseRows;
 use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::ternary::TernaryMatrix;
@@ -16,6 +16,7 @@ use bitnet_formats::names::gguf_name;
 use bitnet_quant::codec::i2_s::I2sLayout;
 
 use super::build::head_fact;
+use super::facts::rope_fact;
 use super::gguf_config::read_config;
 use super::mapped_rows::MappedRows;
 use super::ternary_rows::TernaryRows;
@@ -210,7 +211,7 @@ impl GgufCheckpoint {
             activation: self.activation_fact()?,
             weights: self.weights_fact(),
             inputs: self.inputs_fact(),
-            rope: self.rope_fact(),
+            rope: rope_fact(self.config.rope_order),
             head: head_fact(self)?,
             tokenizer: tokenizer_fact,
             template: template_fact,
@@ -347,17 +348,6 @@ impl GgufCheckpoint {
             (Some(_), ActivationPrecision::Float) => "f32, weight-only (asked for)".into(),
             (None, ActivationPrecision::Int8) => "int8 per token".into(),
             (None, ActivationPrecision::Float) => "f32 (weight-only quantisation)".into(),
-        }
-    }
-
-    fn rope_fact(&self) -> String {
-        match self.config.rope_order {
-            RopeOrder::Halves => {
-                "components j and j + d/2 (rows of Q and K are not permuted)".into()
-            }
-            RopeOrder::Interleaved => {
-                "components 2j and 2j + 1 (rows of Q and K are permuted)".into()
-            }
         }
     }
 }

@@ -1,9 +1,11 @@
 //! What a Hugging Face folder says beside its weights: tokenizer, template, end tokens, facts and assumptions.
 
 use bitnet_core::backend::ActivationPrecision;
+use bitnet_formats::safetensors::Dtype;
 use serde_json::Value;
 
 use super::build::head_fact;
+use super::facts::rope_fact;
 use super::huggingface::HfCheckpoint;
 use super::json_object::{Object, read_json};
 use super::quantization::Quantization;
@@ -81,7 +83,7 @@ impl HfCheckpoint {
             activation: self.activation_fact(),
             weights: self.weights_fact(),
             inputs: self.inputs_fact(),
-            rope: "components j and j + d/2 (rows of Q and K are not permuted)".into(),
+            rope: rope_fact(self.config.model.rope_order),
             head: head_fact(self)?,
             tokenizer: if tokenizer.is_some() { "tokenizer.json" } else { "none in the folder" }
                 .into(),
@@ -120,30 +122,44 @@ impl HfCheckpoint {
     }
 
     fn weights_fact(&self) -> String {
-        let fact = self.quantized_fact();
+        let mut facts = self.quantized_facts();
         match self.config.skipped.len() {
-            0 => fact,
-            1 => format!("{fact}; 1 layer stays dense (modules_to_not_convert)"),
-            count => format!("{fact}; {count} layers stay dense (modules_to_not_convert)"),
+            0 => {}
+            1 => facts.push("1 layer stays dense (modules_to_not_convert)".into()),
+            count => facts.push(format!("{count} layers stay dense (modules_to_not_convert)")),
         }
+        facts.join("; ")
     }
 
-    fn quantized_fact(&self) -> String {
-        match self.config.quantization {
-            Quantization::None => "plain numbers (no quantization_config)".into(),
+    /// How the layers outside `modules_to_not_convert` are stored.
+    fn quantized_facts(&self) -> Vec<String> {
+        let (multiply, online) = match self.config.quantization {
+            Quantization::None => return vec!["plain numbers (no quantization_config)".into()],
             Quantization::Mlx { group } => {
-                format!("MLX, 2 bits, a scale for each {group} weights, which multiplies")
+                let fact =
+                    format!("MLX, 2 bits, a scale for each {group} weights, which multiplies");
+                return vec![fact];
             }
-            Quantization::BitNet { online: true, .. } => {
-                "full-precision masters, quantised at load (absmean)".into()
-            }
-            Quantization::BitNet { multiply: true, .. } => {
-                "packed U8, weight_scale multiplies (autobitlinear)".into()
-            }
-            Quantization::BitNet { multiply: false, .. } => {
-                "packed U8, weight_scale divides (bitlinear)".into()
-            }
-        }
+            Quantization::BitNet { multiply, online, .. } => (multiply, online),
+        };
+        let layers = tensor_use::linears(&self.config.model).into_iter();
+        let (packed, plain): (Vec<_>, Vec<_>) = layers
+            .filter(|(name, _)| !self.is_skipped(name))
+            .filter_map(|(name, _)| self.find(&name))
+            .partition(|tensor| tensor.dtype == Dtype::U8);
+        let (online, offline) = if online { (plain, vec![]) } else { (vec![], plain) };
+        let scale = match (self.tensors.names().any(|n| n.ends_with(".weight_scale")), multiply) {
+            (false, _) => "no weight_scale",
+            (true, true) => "weight_scale multiplies (autobitlinear)",
+            (true, false) => "weight_scale divides (bitlinear)",
+        };
+        let kinds = [
+            (packed, format!("packed U8, {scale}")),
+            (offline, format!("unpacked trits, {scale}")),
+            (online, "full-precision masters, quantised at load (absmean)".into()),
+        ];
+        let stored = kinds.into_iter().filter(|(layers, _)| !layers.is_empty());
+        stored.map(|(_, fact)| fact).collect()
     }
 
     fn inputs_fact(&self) -> String {
@@ -156,6 +172,28 @@ impl HfCheckpoint {
             (Some(ActivationPrecision::Float), ..) => "f32, weight-only (asked for)".into(),
             (None, true, _) | (None, _, Quantization::BitNet { .. }) => "int8 per token".into(),
             (None, ..) => "f32 (weight-only quantisation)".into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use bitnet_core::backend::RopeOrder;
+
+    use super::*;
+
+    #[test]
+    fn rope_fact_follows_the_order_of_the_model() {
+        let folder =
+            concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/models/bitnet-2b-packed");
+        let options = LoadOptions::default();
+        let mut checkpoint = HfCheckpoint::open(Path::new(folder), &options).unwrap();
+        for (order, pair) in [(RopeOrder::Halves, "j + d/2"), (RopeOrder::Interleaved, "2j + 1")] {
+            checkpoint.config.model.rope_order = order;
+            let rope = checkpoint.describe(&options).unwrap().facts.rope;
+            assert!(rope.contains(pair), "{rope}");
         }
     }
 }
