@@ -12,7 +12,7 @@ use crate::output::{self, Output};
 pub(crate) fn run(args: &CacheArgs, output: &mut Output) -> Result<Outcome> {
     let cache = load::cache().context("there is no cache folder: set BITNET_CACHE to a folder")?;
     let (files, key, label) = match args.action {
-        CacheAction::List => (cache.files()?, "kept", "cached"),
+        CacheAction::List => (cache.files()?, "files", "cached"),
         CacheAction::Clear => (cache.clear()?, "removed", "removed"),
     };
     let bytes: u64 = files.iter().map(|(_, bytes)| bytes).sum();

@@ -135,7 +135,7 @@ fn account_totals_equal_kernel_counters() {
     let record = json(&[&["bench", "-p", "0", "-n", "4"], &same[..]].concat());
     let account = json(&[&["bench", "--account", "-n", "4"], &same[..]].concat());
     let cost = &record[0]["cost"];
-    let operations = account["accounts"][0]["operations"].as_array().unwrap();
+    let operations = account["breakdowns"][0]["operations"].as_array().unwrap();
     let sum = |field: &str, of: &dyn Fn(&str) -> bool| -> f64 {
         let some = operations.iter().filter(|o| of(o["name"].as_str().unwrap()));
         some.map(|o| o[field].as_f64().unwrap()).sum()

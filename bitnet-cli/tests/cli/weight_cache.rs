@@ -63,6 +63,9 @@ fn cached_heads_are_used_listed_and_removed() {
     assert!(stderr(&repaired).contains("not used"), "{}", stderr(&repaired));
     assert_eq!(std::fs::read(&head).unwrap(), sound);
 
+    let list = bitnet(&["cache", "list", "--json"]).env("BITNET_CACHE", &cache).output().unwrap();
+    let list: serde_json::Value = serde_json::from_slice(&list.stdout).unwrap();
+    assert_eq!(list["files"].as_array().map(Vec::len), Some(2), "{list}");
     let ask = |action| bitnet(&["cache", action]).env("BITNET_CACHE", &cache).output().unwrap();
     let list = ask("list");
     assert!(stdout(&list).contains(head.to_str().unwrap()), "{}", stdout(&list));

@@ -90,7 +90,7 @@ pub(crate) fn run(cli: &Cli, args: &BenchArgs, output: &mut Output) -> Result<Ou
     } else {
         let program = machine::program();
         output.json(&json!({
-            "program": program, "machine": machine, "limits": limits, "accounts": breakdowns,
+            "program": program, "machine": machine, "limits": limits, "breakdowns": breakdowns,
         }))?;
     }
     if let Some(warning) = machine::disturbance(&machine) {
