@@ -10,6 +10,13 @@ use bitnet_formats::safetensors::{parse_header, parse_index};
 use bitnet_formats::{Error, SafeTensors};
 use support::*;
 
+/// Checks that the error is [`Error::Tensor`] of this field, and its message.
+macro_rules! refused_field {
+    ($error:expr, $field:literal, $($words:expr),+ $(,)?) => {
+        refused!($error, Error::Tensor { field: $field, .. }, $($words),+)
+    };
+}
+
 /// Returns a header with one tensor `t` with these fields.
 fn one(dtype: &str, shape: &str, offsets: &str) -> String {
     format!(r#"{{"t":{{"dtype":{dtype},"shape":{shape},"data_offsets":{offsets}}}}}"#)
@@ -126,44 +133,24 @@ fn names_twice() {
         "\"a\" appears twice"
     );
     let field = r#"{"t":{"dtype":"F32","dtype":"U8","shape":[0],"data_offsets":[0,0]}}"#;
-    refused!(refusal(field, 0), Error::Tensor { field: "dtype", .. }, "\"t\"", "twice");
+    refused_field!(refusal(field, 0), "dtype", "\"t\"", "twice");
 }
 
 #[test]
 fn offsets_that_are_not_the_data() {
     let offsets = |offsets: &str, data| refusal(&one("\"U8\"", "[4]", offsets), data);
-    refused!(
+    refused_field!(
         offsets("[4,0]", 4),
-        Error::Tensor { field: "data_offsets", .. },
+        "data_offsets",
         SAFETENSORS_NAME,
         "\"t\"",
         "byte 10",
         "begins at 4"
     );
-    refused!(
-        offsets("[0,4]", 3),
-        Error::Tensor { field: "data_offsets", .. },
-        "\"t\"",
-        "ends at 4",
-        "3 bytes"
-    );
-    refused!(
-        offsets("[0,18446744073709551615]", 4),
-        Error::Tensor { field: "data_offsets", .. },
-        "18446744073709551615"
-    );
-    refused!(
-        offsets("[18446744073709551612,0]", 4),
-        Error::Tensor { field: "data_offsets", .. },
-        "\"t\""
-    );
-    refused!(
-        offsets("[4,8]", 8),
-        Error::Tensor { field: "data_offsets", .. },
-        "\"t\"",
-        "hole",
-        "0..4"
-    );
+    refused_field!(offsets("[0,4]", 3), "data_offsets", "\"t\"", "ends at 4", "3 bytes");
+    refused_field!(offsets("[0,18446744073709551615]", 4), "data_offsets", "18446744073709551615");
+    refused_field!(offsets("[18446744073709551612,0]", 4), "data_offsets", "\"t\"");
+    refused_field!(offsets("[4,8]", 8), "data_offsets", "\"t\"", "hole", "0..4");
     refused!(
         offsets("[0,4]", 8),
         Error::Header { .. },
@@ -171,13 +158,8 @@ fn offsets_that_are_not_the_data() {
         "4 bytes follow the last tensor",
         "byte 65"
     );
-    refused!(offsets("[0]", 4), Error::Tensor { field: "data_offsets", .. }, "\"t\"", "length 1");
-    refused!(
-        offsets("[0,4,4]", 4),
-        Error::Tensor { field: "data_offsets", .. },
-        "\"t\"",
-        "trailing"
-    );
+    refused_field!(offsets("[0]", 4), "data_offsets", "\"t\"", "length 1");
+    refused_field!(offsets("[0,4,4]", 4), "data_offsets", "\"t\"", "trailing");
     refused!(refusal("{}", 4), Error::Header { .. }, "4 bytes follow");
 
     let two = |first: &str, second: &str, data| {
@@ -186,62 +168,26 @@ fn offsets_that_are_not_the_data() {
         };
         refusal(&format!("{{{},{}}}", tensor("t", first), tensor("u", second)), data)
     };
-    refused!(
-        two("[0,4]", "[2,6]", 6),
-        Error::Tensor { field: "data_offsets", .. },
-        "\"u\"",
-        "inside another tensor"
-    );
-    refused!(
-        two("[0,4]", "[0,4]", 4),
-        Error::Tensor { field: "data_offsets", .. },
-        "inside another tensor"
-    );
-    refused!(
-        two("[0,4]", "[8,12]", 12),
-        Error::Tensor { field: "data_offsets", .. },
-        "\"u\"",
-        "hole",
-        "4..8"
-    );
+    refused_field!(two("[0,4]", "[2,6]", 6), "data_offsets", "\"u\"", "inside another tensor");
+    refused_field!(two("[0,4]", "[0,4]", 4), "data_offsets", "inside another tensor");
+    refused_field!(two("[0,4]", "[8,12]", 12), "data_offsets", "\"u\"", "hole", "4..8");
 }
 
 #[test]
 fn shapes_that_are_none() {
     let shape = |shape: &str, data| refusal(&one("\"F32\"", shape, "[0,4]"), data);
-    refused!(
-        shape("[9223372036854775807,3]", 4),
-        Error::Tensor { field: "shape", .. },
-        SAFETENSORS_NAME,
-        "\"t\"",
-        "2^64"
-    );
-    refused!(
-        shape("[4611686018427387905]", 4),
-        Error::Tensor { field: "shape", .. },
-        "\"t\"",
-        "2^64"
-    );
-    refused!(shape("[-1]", 4), Error::Tensor { field: "shape", .. }, "\"t\"", "-1");
-    refused!(shape("[1.5]", 4), Error::Tensor { field: "shape", .. }, "\"t\"", "1.5");
-    refused!(shape("[1e400]", 4), Error::Tensor { field: "shape", .. }, "\"t\"", "out of range");
-    refused!(shape("[\"1\"]", 4), Error::Tensor { field: "shape", .. }, "\"t\"");
-    refused!(shape("null", 4), Error::Tensor { field: "shape", .. }, "\"t\"", "null");
-    refused!(
-        shape("[2]", 4),
-        Error::Tensor { field: "data_offsets", .. },
-        "\"t\"",
-        "4 bytes",
-        "has 8"
-    );
-    refused!(
-        shape(&format!("[{}1]", "1,".repeat(32)), 4),
-        Error::Tensor { field: "shape", .. },
-        "more than 32"
-    );
-    refused!(
+    refused_field!(shape("[9223372036854775807,3]", 4), "shape", SAFETENSORS_NAME, "\"t\"", "2^64");
+    refused_field!(shape("[4611686018427387905]", 4), "shape", "\"t\"", "2^64");
+    refused_field!(shape("[-1]", 4), "shape", "\"t\"", "-1");
+    refused_field!(shape("[1.5]", 4), "shape", "\"t\"", "1.5");
+    refused_field!(shape("[1e400]", 4), "shape", "\"t\"", "out of range");
+    refused_field!(shape("[\"1\"]", 4), "shape", "\"t\"");
+    refused_field!(shape("null", 4), "shape", "\"t\"", "null");
+    refused_field!(shape("[2]", 4), "data_offsets", "\"t\"", "4 bytes", "has 8");
+    refused_field!(shape(&format!("[{}1]", "1,".repeat(32)), 4), "shape", "more than 32");
+    refused_field!(
         refusal(r#"{"t":{"dtype":"F32","data_offsets":[0,4]}}"#, 4),
-        Error::Tensor { field: "shape", .. },
+        "shape",
         "\"t\"",
         "missing"
     );
@@ -266,12 +212,7 @@ fn dtypes_and_notes_that_are_none() {
             "dtype"
         );
     }
-    refused!(
-        refusal(&one("7", "[1]", "[0,4]"), 4),
-        Error::Tensor { field: "dtype", .. },
-        "\"t\"",
-        "7"
-    );
+    refused_field!(refusal(&one("7", "[1]", "[0,4]"), 4), "dtype", "\"t\"", "7");
     for notes in [r#"{"a":1}"#, r#"{"a":null}"#, r#"{"a":{}}"#, "[]", "\"x\""] {
         let error = refusal(&format!("{{\"__metadata__\":{notes}}}"), 0);
         refused!(error, Error::Header { .. }, SAFETENSORS_NAME, "__metadata__", "at byte");
@@ -405,16 +346,10 @@ fn indexes_that_point_elsewhere() {
         "z.safetensors",
         "missing"
     );
-    refused!(
-        index_refusal(r#"{"weight_map":{"a":7}}"#),
-        Error::Tensor { field: "weight_map", .. },
-        INDEX,
-        "\"a\"",
-        "7"
-    );
-    refused!(
+    refused_field!(index_refusal(r#"{"weight_map":{"a":7}}"#), "weight_map", INDEX, "\"a\"", "7");
+    refused_field!(
         index_refusal(r#"{"weight_map":{"a":["x.safetensors"]}}"#),
-        Error::Tensor { field: "weight_map", .. },
+        "weight_map",
         "\"a\""
     );
     let twice = r#"{"weight_map":{"a":"x.safetensors","a":"y.safetensors"}}"#;
