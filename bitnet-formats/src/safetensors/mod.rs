@@ -24,8 +24,9 @@ use std::sync::Arc;
 use crate::error::{Error, Result, shown, shown_path};
 use crate::mmap::{MappedFile, Region};
 
+pub use describe::parse_header;
 pub use dtype::Dtype;
-pub use header::{Header, parse_header};
+pub use header::Header;
 pub use index::{Index, parse_index};
 pub use tensors::write_tensors;
 pub use writer::{TensorSpec, layout, write};
