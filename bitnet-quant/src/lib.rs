@@ -43,6 +43,7 @@ pub mod activations;
 pub mod bit_linear;
 pub mod calibration;
 pub mod codec;
+mod dequantize;
 mod detect;
 mod error;
 pub mod gradients;

@@ -1,9 +1,8 @@
 //! Quantisation error: metrics between original and restored numbers.
 
+use crate::dequantize::dequantize_row;
 use crate::stored::{Stored, shape_of};
 use crate::sums::{BLOCK, Blocks, LANES, Lanes};
-use crate::ternarize::Threshold;
-use crate::weights::dequantize_row;
 use crate::{Error, Result};
 use bitnet_core::dense::DenseRows;
 use bitnet_core::simd::{self, Kernel};
@@ -117,6 +116,23 @@ impl LossMeter {
 #[inline(always)]
 fn larger(a: f64, b: f64) -> f64 {
     if b.is_nan() || b > a { b } else { a }
+}
+
+/// A threshold and a scale.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Threshold {
+    /// The threshold: weights of larger magnitude become ±1, others 0; at least 0.
+    pub(crate) above: f32,
+    /// Returns the scale.
+    pub(crate) scale: f32,
+}
+
+impl Threshold {
+    /// Returns the error of a magnitude after the cut.
+    #[inline(always)]
+    pub(crate) fn error(self, magnitude: f32) -> f32 {
+        magnitude - if magnitude > self.above { self.scale } else { 0.0 }
+    }
 }
 
 /// Returns the error of the trits that `cut` makes of a run of weights, inside a kernel. Each loop computes one sum, so

@@ -1,6 +1,6 @@
 //! The quantisation loop: gathers a rule's statistics of the weights and applies the rule.
 
-use crate::loss::{LossMeter, loss_of_threshold, loss_of_words};
+use crate::loss::{LossMeter, Threshold, loss_of_threshold, loss_of_words};
 use crate::parallel::each_unit;
 use crate::stored::{Raw, Rows, Stored, Work, read, shape_of};
 use crate::{Error, Result};
@@ -28,23 +28,6 @@ pub(crate) trait Cut: Copy + Send + Sync {
     #[inline(always)]
     fn loss<S: Stored>(self, values: &[S::Raw], words: &[u32]) -> LossMeter {
         loss_of_words::<S>(values, words, self.scale())
-    }
-}
-
-/// A threshold and a scale.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Threshold {
-    /// The threshold: weights of larger magnitude become ±1, others 0; at least 0.
-    pub(crate) above: f32,
-    /// Returns the scale.
-    pub(crate) scale: f32,
-}
-
-impl Threshold {
-    /// Returns the error of a magnitude after the cut.
-    #[inline(always)]
-    pub(crate) fn error(self, magnitude: f32) -> f32 {
-        magnitude - if magnitude > self.above { self.scale } else { 0.0 }
     }
 }
 

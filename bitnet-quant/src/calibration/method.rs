@@ -1,7 +1,7 @@
 //! Methods that select the quantised range; numbers outside it are clamped.
 
-use super::Statistics;
 use super::histogram::Histogram;
+use super::statistics::Statistics;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 

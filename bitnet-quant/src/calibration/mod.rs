@@ -4,10 +4,12 @@ mod histogram;
 mod method;
 mod observer;
 mod sensitivity;
+mod statistics;
 
 pub use method::CalibrationMethod;
-pub use observer::{Observer, Outliers, Statistics};
+pub use observer::Observer;
 pub use sensitivity::{Sensitivity, StorageWidth, sensitivity};
+pub use statistics::{Outliers, Statistics};
 
 use crate::activations::{ActivationBits, ActivationRange};
 use crate::{Error, Result};

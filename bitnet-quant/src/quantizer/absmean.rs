@@ -1,9 +1,10 @@
 //! Quantisers whose scale is the mean or the median of the magnitudes.
 
 use super::{Magnitudes, quantizer};
+use crate::loss::Threshold;
 use crate::stored::Stored;
 use crate::sums::{Blocks, Lanes};
-use crate::ternarize::{Rule, Threshold};
+use crate::ternarize::Rule;
 
 /// The minimum mean for computing a scale.
 const MIN_MEAN: f32 = 1e-5;

@@ -1,8 +1,9 @@
 //! The quantiser with the least squared error.
 
 use super::{Magnitudes, quantizer};
+use crate::loss::Threshold;
 use crate::stored::Stored;
-use crate::ternarize::{Rule, Threshold};
+use crate::ternarize::Rule;
 
 /// Selects the trits and the scale with the least sum of squared errors.
 ///

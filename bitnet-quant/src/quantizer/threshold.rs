@@ -2,9 +2,10 @@
 
 use super::Absmean;
 use crate::loss::Loss;
+use crate::loss::Threshold;
 use crate::quantizer::{Quantizer, Settings};
 use crate::stored::Stored;
-use crate::ternarize::{Rule, Threshold, ternarize};
+use crate::ternarize::{Rule, ternarize};
 use crate::{Error, Result};
 use bitnet_core::dense::DenseRows;
 use bitnet_core::ternary::TernaryMatrix;
