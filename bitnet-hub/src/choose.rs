@@ -1,5 +1,6 @@
 //! Selection of files from a repository: by pattern, by name, or all that is needed to run the model.
 
+pub use crate::error::Choice;
 use crate::error::{HubError, Result};
 use crate::name::Repository;
 
@@ -45,15 +46,6 @@ pub enum Wanted<'a> {
         /// Patterns of files to exclude.
         exclude: &'a [String],
     },
-}
-
-/// One of several models.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Choice {
-    /// The file, or the first of a split model.
-    pub file: String,
-    /// The size of all its files, if they are known.
-    pub bytes: Option<u64>,
 }
 
 /// The selected files.

@@ -5,7 +5,14 @@ use std::path::{Path, PathBuf};
 
 use bitnet_core::memory::units::bytes;
 
-use crate::choose::Choice;
+/// One of several models.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Choice {
+    /// The file, or the first of a split model.
+    pub file: String,
+    /// The size of all its files, if they are known.
+    pub bytes: Option<u64>,
+}
 
 /// The result type of this crate.
 pub type Result<T, E = HubError> = std::result::Result<T, E>;
