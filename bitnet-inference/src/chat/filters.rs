@@ -5,8 +5,9 @@ use std::sync::Arc;
 use minijinja::value::{Kwargs, Rest, Tuple, Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State, filters as engine, functions, tests};
 
+use super::arguments::{call, together};
 use super::budget::{Budget, Stop};
-use super::methods::{self, trimmed};
+use super::methods::{self, join, replace, trimmed};
 use super::{clock, json, numbers, percent, sequences};
 
 /// Filters that the engine has and Jinja2 has not, and those whose text differs from Jinja2's.
@@ -134,20 +135,6 @@ fn comparing_tests() -> Vec<(&'static str, Value)> {
     ]
 }
 
-/// Calls a filter: pays for what it reads, and for what it makes.
-pub(crate) fn call(
-    meter: &Budget,
-    state: &mut State<'_, '_>,
-    filter: &Value,
-    args: &[Value],
-) -> Result<Value, Error> {
-    for arg in args {
-        meter.weigh(arg)?;
-    }
-    let made = filter.call(state, args)?;
-    meter.keep(made)
-}
-
 /// Filters whose result can be far longer than what they are given: each knows the length before it writes.
 fn growing_filters(env: &mut Environment<'_>, budget: &Arc<Budget>) {
     let meter = budget.clone();
@@ -240,41 +227,6 @@ fn to_json(
     Ok(out)
 }
 
-pub(crate) fn replace(
-    meter: &Budget,
-    text: &str,
-    from: &str,
-    to: &str,
-    count: Option<i64>,
-) -> Result<Value, Error> {
-    let found = if from.is_empty() { text.chars().count() + 1 } else { text.matches(from).count() };
-    let times =
-        count.and_then(|count| usize::try_from(count).ok()).map_or(found, |count| count.min(found));
-    meter.pay_text(
-        (text.len() as u64).saturating_add((times as u64).saturating_mul(to.len() as u64)),
-    )?;
-    Ok(Value::from(text.replacen(from, to, times)))
-}
-
-pub(crate) fn join(meter: &Budget, value: &Value, with: &str) -> Result<Value, Error> {
-    let mut out = String::new();
-    let items = match value.as_str() {
-        Some(text) => {
-            meter.pay(text.len() as u64 * 64)?;
-            text.chars().map(|letter| Value::from(letter.to_string())).collect()
-        }
-        None => meter.list(value)?,
-    };
-    for (index, item) in items.iter().enumerate() {
-        let text = meter.text(item)?;
-        let between = if index > 0 { with } else { "" };
-        meter.pay_appended(out.len(), between.len() + text.len())?;
-        out.push_str(between);
-        out.push_str(&text);
-    }
-    Ok(Value::from(out))
-}
-
 /// The items to join and the text between them; with `attribute` each item's attribute of that name.
 fn join_options(
     meter: &Budget,
@@ -291,13 +243,4 @@ fn join_options(
     let named = Value::from(Kwargs::from_iter([("attribute", attribute)]));
     let map = Value::from_function(engine::map);
     Ok((call(meter, state, &map, &[items.clone(), named])?, with))
-}
-
-/// The arguments as the engine passes them on: named ones last.
-pub(crate) fn together(args: Rest<Value>, named: Kwargs) -> Vec<Value> {
-    let mut args = args.0;
-    if named.args().next().is_some() {
-        args.push(Value::from(named));
-    }
-    args
 }

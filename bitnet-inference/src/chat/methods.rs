@@ -4,10 +4,10 @@ use std::sync::LazyLock;
 
 use fancy_regex::Regex;
 use minijinja::value::{Kwargs, Rest, Tuple, Value, ValueKind, from_args};
-use minijinja::{Error, ErrorKind, State};
+use minijinja::{Error, State};
 
+use super::arguments::invalid;
 use super::budget::{Budget, Stop};
-use super::filters::{join, replace};
 
 /// Calls a method of a value.
 pub(crate) fn method(
@@ -46,10 +46,6 @@ pub(crate) fn method(
     }
     let made = minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args)?;
     meter.keep(made)
-}
-
-fn invalid(problem: &str) -> Error {
-    Error::new(ErrorKind::InvalidOperation, problem.to_owned())
 }
 
 /// The methods that are written here; `None` for any other.
@@ -404,4 +400,39 @@ fn check_format(meter: &Budget, text: &[Value], args: &[Value]) -> Result<(), Er
     let fields = pattern.matches('{').count() as u64;
     let size = text.iter().chain(args).map(|arg| meter.weigh(arg)).sum::<Result<u64, _>>()?;
     meter.pay_text(fields.saturating_mul(size.saturating_add(1000)))
+}
+
+pub(crate) fn replace(
+    meter: &Budget,
+    text: &str,
+    from: &str,
+    to: &str,
+    count: Option<i64>,
+) -> Result<Value, Error> {
+    let found = if from.is_empty() { text.chars().count() + 1 } else { text.matches(from).count() };
+    let times =
+        count.and_then(|count| usize::try_from(count).ok()).map_or(found, |count| count.min(found));
+    meter.pay_text(
+        (text.len() as u64).saturating_add((times as u64).saturating_mul(to.len() as u64)),
+    )?;
+    Ok(Value::from(text.replacen(from, to, times)))
+}
+
+pub(crate) fn join(meter: &Budget, value: &Value, with: &str) -> Result<Value, Error> {
+    let mut out = String::new();
+    let items = match value.as_str() {
+        Some(text) => {
+            meter.pay(text.len() as u64 * 64)?;
+            text.chars().map(|letter| Value::from(letter.to_string())).collect()
+        }
+        None => meter.list(value)?,
+    };
+    for (index, item) in items.iter().enumerate() {
+        let text = meter.text(item)?;
+        let between = if index > 0 { with } else { "" };
+        meter.pay_appended(out.len(), between.len() + text.len())?;
+        out.push_str(between);
+        out.push_str(&text);
+    }
+    Ok(Value::from(out))
 }

@@ -3,6 +3,7 @@
 //! A template comes with a model and is a program: it runs within a budget of steps, work, memory and output, cannot
 //! reach files, and is tried once when it is loaded.
 
+mod arguments;
 mod budget;
 mod builtin;
 mod clock;

@@ -3,11 +3,7 @@
 use minijinja::value::{Kwargs, Rest, Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind};
 
-use super::sequences::argument;
-
-fn invalid(problem: &str) -> Error {
-    Error::new(ErrorKind::InvalidOperation, problem.to_owned())
-}
+use super::arguments::{argument, invalid};
 
 /// Adds the filters to an environment.
 pub(crate) fn install(env: &mut Environment<'_>) {

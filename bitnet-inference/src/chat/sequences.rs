@@ -3,25 +3,11 @@
 use std::sync::Arc;
 
 use minijinja::value::{Kwargs, Rest, Value};
-use minijinja::{Environment, Error, ErrorKind, State, filters as engine};
+use minijinja::{Environment, Error, State, filters as engine};
 
+use super::arguments::{argument, call, invalid, together};
 use super::budget::Budget;
-use super::filters::{call, together};
 use super::{methods, operators};
-
-fn invalid(problem: &str) -> Error {
-    Error::new(ErrorKind::InvalidOperation, problem.to_owned())
-}
-
-/// A positional or named argument that may be missing.
-pub(crate) fn argument(
-    args: &[Value],
-    at: usize,
-    named: &Kwargs,
-    name: &str,
-) -> Result<Option<Value>, Error> {
-    Ok(args.get(at).cloned().or(named.get::<Option<Value>>(name)?).filter(|value| !value.is_none()))
-}
 
 fn count(value: Option<Value>, default: usize) -> Result<usize, Error> {
     value.map_or(Ok(default), |value| {
