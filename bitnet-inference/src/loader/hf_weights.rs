@@ -7,7 +7,7 @@ use bitnet_core::dense::{DenseRows, PlainType};
 use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::ternary::{ScaleGranularity, TernaryMatrix};
 use bitnet_formats::names::TensorName;
-use bitnet_formats::safetensors::{Dtype, SafeTensors, TensorView};
+use bitnet_formats::safetensors::{Dtype, TensorView};
 use bitnet_quant::codec::dense::DenseType;
 use bitnet_quant::codec::hf_packed;
 use bitnet_quant::codec::mlx::{self, MlxTensors};
@@ -29,21 +29,23 @@ fn dense_type(dtype: Dtype) -> Option<DenseType> {
     }
 }
 
-/// Every tensor, in file order.
-pub(super) fn raw_tensors(tensors: &SafeTensors) -> Vec<RawTensor> {
-    let raw = |TensorView { name, dtype, shape, data }| {
-        let cols = shape.last().copied().unwrap_or(1);
-        let rows = shape.iter().product::<usize>() / cols.max(1);
-        let numbers = match dense_type(dtype) {
-            Some(dtype) if rows * cols > 0 => RawNumbers::Dense { dtype, rows, cols, region: data },
-            _ => RawNumbers::Other,
-        };
-        RawTensor { name, numbers }
-    };
-    tensors.tensors().map(raw).collect()
-}
-
 impl HfCheckpoint {
+    /// Every tensor, in file order.
+    pub(super) fn every_tensor(&self) -> Vec<RawTensor> {
+        let raw = |TensorView { name, dtype, shape, data }| {
+            let cols = shape.last().copied().unwrap_or(1);
+            let rows = shape.iter().product::<usize>() / cols.max(1);
+            let numbers = match dense_type(dtype) {
+                Some(dtype) if rows * cols > 0 => {
+                    RawNumbers::Dense { dtype, rows, cols, region: data }
+                }
+                _ => RawNumbers::Other,
+            };
+            RawTensor { name, numbers }
+        };
+        self.tensors.tensors().map(raw).collect()
+    }
+
     /// A linear layer's weight as it is stored.
     pub(super) fn stored_linear(
         &self,

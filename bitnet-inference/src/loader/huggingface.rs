@@ -20,7 +20,7 @@ use super::quantization::Quantization;
 use super::ternary_rows::TernaryRows;
 use super::{
     Checkpoint, Container, HfPacking, LoadOptions, RawTensor, StoredBytes, StoredLinear,
-    StoredType, hf_weights, tensor_use,
+    StoredType, tensor_use,
 };
 use crate::models::ModelConfig;
 use crate::{InferenceError, Result};
@@ -252,7 +252,7 @@ impl Checkpoint for HfCheckpoint {
     }
 
     fn raw_tensors(&self) -> Result<Vec<RawTensor>> {
-        Ok(hf_weights::raw_tensors(&self.tensors))
+        Ok(self.every_tensor())
     }
 
     fn decode_raw(&self, name: &str, _: &HybridMemoryPool) -> Result<TernaryMatrix> {
