@@ -14,8 +14,7 @@ use bitnet_quant::codec::dense::{DenseMatrix, DenseType};
 
 use crate::adapter_config::AdapterConfig;
 use crate::digest::Digest;
-use crate::gguf_target::read_json;
-use crate::plan::tensor_error;
+use crate::side_files::read_json;
 use crate::tensors::{HeadRows, ModelTensor};
 use crate::{Error, Result};
 
@@ -81,7 +80,7 @@ impl Adapter {
                 .ok_or_else(|| Error::refused(what(), "the model has no such layer"))?;
             let pair = Pair::new(&view, &up, tensor, rank).map_err(|error| match error {
                 Ok(problem) => Error::refused(what(), problem),
-                Err(source) => tensor_error(&view.name, "numbers", source),
+                Err(source) => Error::tensor(&view.name, "numbers", source),
             })?;
             pairs.insert(tensor.stem(), Arc::new(pair));
         }

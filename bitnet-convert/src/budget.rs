@@ -12,7 +12,6 @@ use bitnet_quant::mixed::{self, Candidate, TensorChoice};
 
 use crate::choose::Chooser;
 use crate::options::{Budget, ConvertOptions, Target};
-use crate::plan::tensor_error;
 use crate::tensors::{self, Kind, ModelTensor};
 use crate::{Error, Result, Storage};
 
@@ -67,7 +66,7 @@ fn choice(
     let stored = files.stored_bytes(&stem)?.ok_or_else(|| files.missing(&stem))?;
     let own = chooser.storage(tensor, &stored)?;
     let size = |storage: Storage| storage.size(tensor.rows, tensor.cols);
-    let failed = |source| tensor_error(&stored.tensor, own.name(), source);
+    let failed = |source| Error::tensor(&stored.tensor, own.name(), source);
     let own_bytes = size(own).map_err(failed)? as u64;
     let first = Candidate { storage: own.name().to_owned(), bytes: own_bytes, error: 0.0 };
     let mut candidates = vec![first];
@@ -78,7 +77,7 @@ fn choice(
             let Ok(bytes) = size(storage) else { continue };
             if (bytes as u64) < own_bytes {
                 let noise = noise(&*rows, dense)
-                    .map_err(|source| tensor_error(&stored.tensor, dense.name(), source))?;
+                    .map_err(|source| Error::tensor(&stored.tensor, dense.name(), source))?;
                 let error = noise * (tensor.rows * tensor.cols) as f64;
                 let storage = storage.name().to_owned();
                 candidates.push(Candidate { storage, bytes: bytes as u64, error });

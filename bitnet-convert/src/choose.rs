@@ -14,8 +14,7 @@ use bitnet_quant::weights::detect_ternary;
 
 use crate::options::{ConvertOptions, Target};
 use crate::pattern;
-use crate::plan::{dtype_of, same_storage, tensor_error};
-use crate::tensors::{Kind, ModelTensor};
+use crate::tensors::{Kind, ModelTensor, dtype_of, same_storage};
 use crate::{Error, Result, Storage};
 
 /// The kind of the source's ternary layers, from the first one.
@@ -63,7 +62,7 @@ impl<'a> Chooser<'a> {
             StoredWeight::Ternary(matrix) => Layers::Ternary(matrix.granularity()),
             StoredWeight::Dense { rows, latent, .. } => {
                 let found = detect_ternary(&*rows, None)
-                    .map_err(|source| tensor_error(&stored.tensor, rows.type_name(), source))?;
+                    .map_err(|source| Error::tensor(&stored.tensor, rows.type_name(), source))?;
                 rows.release();
                 match found {
                     Some(matrix) => Layers::Ternary(matrix.granularity()),

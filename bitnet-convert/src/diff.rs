@@ -13,7 +13,6 @@ use bitnet_quant::weights::dequantize_row;
 
 use crate::digest::Digest;
 use crate::encode::engine_trits;
-use crate::plan::tensor_error;
 use crate::report::stored_name;
 use crate::tensors::{self, HeadRows, Kind, ModelTensor};
 use crate::{Error, Result};
@@ -140,7 +139,7 @@ fn numbers_differ(
 }
 
 fn push(meter: &mut LossMeter, stem: &str, a: &[f32], b: &[f32]) -> Result<()> {
-    meter.push(a, b).map_err(|source| tensor_error(stem, "numbers", source))
+    meter.push(a, b).map_err(|source| Error::tensor(stem, "numbers", source))
 }
 
 fn outcome(meter: &LossMeter, trits: Option<u64>) -> Difference {

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::adapter::Adapter;
 use crate::digest::Digest;
 use crate::options::ConvertOptions;
-use crate::plan::{Plan, Recipe, Work, tensor_error};
+use crate::plan::{Plan, Recipe, Work};
 use crate::tensors::{HeadRows, Kind, ModelTensor};
 use crate::{Error, Result, Storage};
 
@@ -71,7 +71,7 @@ impl Encoder<'_> {
                 let rounding: ScaleRounding<'_> = if halves { &to_half } else { &|scale| scale };
                 let (matrix, lost) = self.trits(tensor, rounding)?;
                 let name = &self.plan.parts[*part].name;
-                let failed = |source| tensor_error(name, storage.name(), source);
+                let failed = |source| Error::tensor(name, storage.name(), source);
                 let (stored, mut pieces) = match scale {
                     Some(scale) => apart(matrix, *scale)?,
                     None => (matrix, Vec::new()),
@@ -164,7 +164,7 @@ impl Encoder<'_> {
         mut read: impl FnMut(usize, &mut [f32]) -> bitnet_core::Result<()>,
     ) -> Result<Vec<u8>> {
         let name = &self.plan.parts[part].name;
-        let failed = |source: bitnet_quant::Error| tensor_error(name, dense.name(), source);
+        let failed = |source: bitnet_quant::Error| Error::tensor(name, dense.name(), source);
         let size = dense.size(rows.len(), cols).map_err(failed)?;
         let mut bytes = Vec::with_capacity(size);
         let (mut numbers, mut stored) = (vec![0.0; cols], vec![0.0; cols]);
@@ -271,7 +271,7 @@ impl Encoder<'_> {
         };
         let (matrix, lost) = self.trits(tensor, rounding)?;
         let stored = mlx::encode(&matrix, plain, group)
-            .map_err(|source| tensor_error(name, mlx::FORMAT, source))?;
+            .map_err(|source| Error::tensor(name, mlx::FORMAT, source))?;
         let bytes = [stored.weight, stored.scales, stored.biases];
         let pieces = parts.into_iter().zip(bytes);
         let pieces = pieces.map(|(part, bytes)| Piece { part, at: 0, bytes }).collect();
@@ -291,7 +291,7 @@ impl Encoder<'_> {
             |scale: f32| stored_scale(scale, scale_type, multiply).map_or(scale, |(_, read)| read);
         let (matrix, lost) = self.trits(tensor, &rounding)?;
         let name = &self.plan.parts[part].name;
-        let failed = |source| tensor_error(name, "packed U8", source);
+        let failed = |source| Error::tensor(name, "packed U8", source);
         let (bytes, scale) = hf_packed::encode(&matrix).map_err(failed)?;
         let (stored, _) = stored_scale(scale, scale_type, multiply).map_err(failed)?;
         let pieces =
@@ -318,7 +318,7 @@ pub(crate) fn engine_trits(
         StoredWeight::Ternary(matrix) => return Ok(Ok(with_rounded_scales(matrix, rounding)?)),
         StoredWeight::Dense { rows, latent, scale } => (rows, latent, scale),
     };
-    let failed = |source: bitnet_quant::Error| tensor_error(&stored.tensor, "trits", source);
+    let failed = |source: bitnet_quant::Error| Error::tensor(&stored.tensor, "trits", source);
     let tensor = ScaleGranularity::Tensor;
     let trits = match (detect_ternary(&*rows, Some(pool)).map_err(failed)?, factor) {
         (Some(matrix), None) => with_rounded_scales(matrix, rounding)?,
@@ -407,7 +407,7 @@ fn measured(
         read(row, &mut original)?;
         dequantize_row(quantised, row, &mut stored);
         lost.push(&original, &stored)
-            .map_err(|source| tensor_error("scales", "half precision", source))?;
+            .map_err(|source| Error::tensor("scales", "half precision", source))?;
     }
     Ok(lost)
 }

@@ -118,6 +118,16 @@ impl Error {
         self
     }
 
+    /// Creates [`Error::Tensor`].
+    pub(crate) fn tensor(
+        tensor: &str,
+        storage: &str,
+        source: impl Into<bitnet_quant::Error>,
+    ) -> Self {
+        let source = Box::new(source.into());
+        Self::Tensor { tensor: tensor.to_owned(), storage: storage.to_owned(), source }
+    }
+
     /// Creates [`Error::Refused`].
     pub(crate) fn refused(what: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::Refused { what: what.into(), problem: problem.into() }

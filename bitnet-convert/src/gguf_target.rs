@@ -5,7 +5,7 @@ use std::path::Path;
 
 use bitnet_core::backend::Activation;
 use bitnet_formats::gguf::{GgmlType, GgufFile, GgufWriter, Value};
-use bitnet_inference::loader::{Container, INPUT_NORM_EPSILON, ModelText, parse_python_json};
+use bitnet_inference::loader::{Container, INPUT_NORM_EPSILON, ModelText};
 use bitnet_inference::models::{ContextLimit, LimitReason, RopeScaling, activation_name};
 use bitnet_inference::tokenizer::GgufVocabulary;
 use bitnet_inference::{LoadOptions, ModelFiles};
@@ -13,14 +13,13 @@ use serde_json::Value as Json;
 
 use crate::options::{ConvertOptions, Target};
 use crate::plan::{PartType, Plan, PlannedFile, Planner};
+use crate::side_files::read_side_file;
 use crate::special_ids::{Lookup, Settings, SpecialIds};
 use crate::tensors::ModelTensor;
 use crate::{Error, Result};
 
 /// The type of control tokens in `tokenizer.ggml.token_type`.
 const CONTROL: i32 = 3;
-/// Maximum size of a side file in bytes.
-const MAX_SIDE_FILE: u64 = 256 << 20;
 
 /// Plans a GGUF file named `name`.
 pub(crate) fn plan(
@@ -334,25 +333,6 @@ fn named_templates(writer: &mut GgufWriter, templates: &BTreeMap<String, String>
         writer.put(&format!("tokenizer.chat_template.{name}"), Value::String(template))?;
     }
     Ok(())
-}
-
-/// Reads a side file.
-pub(crate) fn read_side_file(path: &Path) -> Result<Vec<u8>> {
-    let facts = std::fs::metadata(path).map_err(Error::io(path, "read"))?;
-    if !facts.is_file() || facts.len() > MAX_SIDE_FILE {
-        let problem = format!("not a file of at most {MAX_SIDE_FILE} bytes");
-        return Err(Error::refused(path.display().to_string(), problem));
-    }
-    std::fs::read(path).map_err(Error::io(path, "read"))
-}
-
-/// Reads a JSON side file, if it exists.
-pub(crate) fn read_json(path: &Path) -> Result<Option<Json>> {
-    if !path.exists() {
-        return Ok(None);
-    }
-    let parsed = parse_python_json(&read_side_file(path)?);
-    parsed.map(Some).map_err(|problem| Error::refused(path.display().to_string(), problem))
 }
 
 /// Returns `general.file_type`: the type of most weights, if it has a number.

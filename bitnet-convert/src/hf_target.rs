@@ -13,31 +13,16 @@ use bitnet_inference::tokenizer::{GgufVocabulary, TokenizerError};
 use bitnet_inference::{InferenceError, LoadOptions, ModelFiles};
 use serde_json::{Value as Json, json};
 
-use crate::gguf_target::{chat_template, read_json, read_side_file};
+use crate::gguf_target::chat_template;
 use crate::options::{ConvertOptions, Target};
 use crate::plan::{Part, PartType, Plan, PlannedFile, Planner, Recipe};
+use crate::side_files::{COMPANIONS, read_json, read_side_file};
 use crate::special_ids::SpecialIds;
 use crate::tensors::ModelTensor;
 use crate::{Error, Result};
 
 /// The name of the weights file.
 const WEIGHTS: &str = "model.safetensors";
-
-/// Side files that are copied unchanged.
-pub(crate) const COMPANIONS: [&str; 12] = [
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "generation_config.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "LICENSE",
-    "README.md",
-];
 
 /// A side file.
 #[derive(Debug, Clone, PartialEq, Eq)]

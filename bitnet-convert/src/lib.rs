@@ -36,6 +36,7 @@ mod pattern;
 mod plan;
 mod rehearse;
 mod report;
+mod side_files;
 mod source;
 mod special_ids;
 mod tensors;

@@ -9,18 +9,15 @@ use bitnet_formats::gguf::GgmlType;
 use bitnet_formats::names::Role;
 use bitnet_formats::safetensors::Dtype;
 use bitnet_inference::ModelFiles;
-use bitnet_inference::loader::{
-    StoredBytes, StoredType, ggml_type_of, gguf_input_precision, storage_of,
-};
+use bitnet_inference::loader::{StoredBytes, ggml_type_of, gguf_input_precision};
 use bitnet_quant::codec::TernaryStorage;
 use bitnet_quant::codec::dense::DenseType;
-use bitnet_quant::codec::i2_s::I2sLayout;
 use bitnet_quant::codec::mlx;
 
 use crate::adapter::Adapter;
 use crate::choose::Chooser;
 use crate::options::{ConvertOptions, Target};
-use crate::tensors::{self, HeadRows, Kind, ModelTensor};
+use crate::tensors::{self, HeadRows, Kind, ModelTensor, dtype_of, same_storage};
 use crate::{Error, Result, Storage};
 
 /// Bytes of the source per step, for tensors with independent rows.
@@ -158,31 +155,10 @@ impl Plan {
     }
 }
 
-/// Returns the storage type for a source's type name, if it can be written.
-pub(crate) fn same_storage(stored: StoredType) -> Option<Storage> {
-    match stored {
-        StoredType::Ggml(ggml_type) => storage_of(ggml_type, I2sLayout::X86),
-        StoredType::Safetensors(dtype) => {
-            let dense = [DenseType::F32, DenseType::F16, DenseType::BF16].map(Storage::Dense);
-            dense.into_iter().find(|storage| dtype_of(*storage) == Some(dtype))
-        }
-    }
-}
-
 /// Returns the type of a storage in GGUF files.
 fn ggml_type(tensor: &str, storage: Storage) -> Result<GgmlType> {
     let unknown = || Error::refused(format!("tensor {tensor}"), "GGUF has no type for its storage");
     ggml_type_of(storage).ok_or_else(unknown)
-}
-
-/// Returns the type of a storage in safetensors files, if it has one.
-pub(crate) fn dtype_of(storage: Storage) -> Option<Dtype> {
-    match storage {
-        Storage::Dense(DenseType::F32) => Some(Dtype::F32),
-        Storage::Dense(DenseType::F16) => Some(Dtype::F16),
-        Storage::Dense(DenseType::BF16) => Some(Dtype::Bf16),
-        _ => None,
-    }
 }
 
 /// Collects parts and steps.
@@ -317,7 +293,7 @@ impl<'a> Planner<'a> {
     fn packed(&mut self, tensor: &ModelTensor, name: String, stored: &StoredBytes) -> Result<()> {
         let (rows, cols) = (tensor.rows, tensor.cols);
         let nbytes = bitnet_quant::codec::hf_packed::size(rows, cols)
-            .map_err(|source| tensor_error(&name, "packed U8", source))?;
+            .map_err(|source| Error::tensor(&name, "packed U8", source))?;
         let part = self.push(Part {
             name: name.clone(),
             shape: vec![rows.div_ceil(4), cols],
@@ -348,7 +324,7 @@ impl<'a> Planner<'a> {
         let scale_type = if half { DenseType::F16 } else { DenseType::F32 };
         let plain = scale_type.plain().unwrap_or(PlainType::F32);
         let (nbytes, _) = mlx::sizes(rows, cols, group, plain)
-            .map_err(|source| tensor_error(name, mlx::FORMAT, source))?;
+            .map_err(|source| Error::tensor(name, mlx::FORMAT, source))?;
         let part = self.push(Part {
             name: name.to_owned(),
             shape: vec![rows, cols / 16],
@@ -420,7 +396,7 @@ impl<'a> Planner<'a> {
     ) -> Result<usize> {
         let nbytes = storage
             .size(rows, cols)
-            .map_err(|source| tensor_error(&name, storage.name(), source))?;
+            .map_err(|source| Error::tensor(&name, storage.name(), source))?;
         let part_type = match self.plan.target {
             Target::Gguf => PartType::Ggml(ggml_type(&name, storage)?),
             Target::HuggingFace | Target::Dense | Target::Mlx => {
@@ -442,17 +418,5 @@ impl<'a> Planner<'a> {
 
     fn work(&mut self, tensor: &ModelTensor, recipe: Recipe, source_bytes: u64) {
         self.plan.works.push(Work { tensor: *tensor, recipe, source_bytes });
-    }
-}
-
-pub(crate) fn tensor_error(
-    tensor: &str,
-    storage: &str,
-    source: impl Into<bitnet_quant::Error>,
-) -> Error {
-    Error::Tensor {
-        tensor: tensor.to_owned(),
-        storage: storage.to_owned(),
-        source: Box::new(source.into()),
     }
 }

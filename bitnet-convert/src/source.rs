@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use bitnet_inference::ModelFiles;
 
-use crate::hf_target::COMPANIONS;
+use crate::side_files::COMPANIONS;
 use crate::{Error, Result};
 
 /// The identity of a file.

@@ -12,7 +12,7 @@ use bitnet_inference::tokenizer::is_end_name;
 use serde_json::Value as Json;
 
 use crate::Result;
-use crate::gguf_target::read_json;
+use crate::side_files::read_json;
 
 /// Kinds of special tokens with their GGUF keys; "seperator" is the format's spelling.
 pub(crate) const KINDS: [(&str, &str); 9] = [

@@ -2,10 +2,14 @@
 
 use bitnet_core::backend::RopeOrder;
 use bitnet_formats::names::{Part, Role, TensorName};
+use bitnet_formats::safetensors::Dtype;
 use bitnet_inference::ModelFiles;
+use bitnet_inference::loader::{StoredType, storage_of};
 use bitnet_inference::models::{self, ModelConfig, TensorSpec};
+use bitnet_quant::codec::dense::DenseType;
+use bitnet_quant::codec::i2_s::I2sLayout;
 
-use crate::Result;
+use crate::{Result, Storage};
 
 /// The kind of a tensor, for its storage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,6 +100,27 @@ impl HeadRows {
                 RopeOrder::Interleaved => inner % 2 * half + inner / 2,
                 RopeOrder::Halves => inner % half * 2 + inner / half,
             }
+    }
+}
+
+/// Returns the storage type for a source's type name, if it can be written.
+pub(crate) fn same_storage(stored: StoredType) -> Option<Storage> {
+    match stored {
+        StoredType::Ggml(ggml_type) => storage_of(ggml_type, I2sLayout::X86),
+        StoredType::Safetensors(dtype) => {
+            let dense = [DenseType::F32, DenseType::F16, DenseType::BF16].map(Storage::Dense);
+            dense.into_iter().find(|storage| dtype_of(*storage) == Some(dtype))
+        }
+    }
+}
+
+/// Returns the type of a storage in safetensors files, if it has one.
+pub(crate) fn dtype_of(storage: Storage) -> Option<Dtype> {
+    match storage {
+        Storage::Dense(DenseType::F32) => Some(Dtype::F32),
+        Storage::Dense(DenseType::F16) => Some(Dtype::F16),
+        Storage::Dense(DenseType::BF16) => Some(Dtype::Bf16),
+        _ => None,
     }
 }
 
