@@ -2,7 +2,6 @@
 
 use std::fmt::Write;
 
-use super::html::escaped;
 use super::{Cell, Group, SuiteReport, number};
 use crate::stats::Estimate;
 use crate::suite::Unit;
@@ -19,6 +18,22 @@ const BAR: f64 = 13.0;
 const GAP: f64 = 14.0;
 /// Height of the axis labels.
 const HEAD: f64 = 20.0;
+
+/// Escapes text for HTML content and attributes.
+pub(super) fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&#39;"),
+            c => out.push(c),
+        }
+    }
+    out
+}
 
 /// Returns the CSS class of a column.
 pub(super) fn colour(column: usize) -> &'static str {

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use super::chart::escaped;
 use super::{Cell, Comparison, Group, Report, Row, SuiteReport, chart, number, reach, text};
 use crate::suite::Unit;
 
@@ -31,22 +32,6 @@ svg .grid{stroke:var(--line)}svg .whisker{stroke:var(--ink);stroke-width:1.2}\
 svg .c0{fill:var(--c0)}svg .c1{fill:var(--c1)}svg .c2{fill:var(--c2)}svg .c3{fill:var(--c3)}svg .c4{fill:var(--c4)}\
 .legend .c0{background:var(--c0)}.legend .c1{background:var(--c1)}.legend .c2{background:var(--c2)}\
 .legend .c3{background:var(--c3)}.legend .c4{background:var(--c4)}";
-
-/// Escapes text for HTML content and attributes.
-pub fn escaped(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            c => out.push(c),
-        }
-    }
-    out
-}
 
 /// Returns the whole report as a page.
 pub fn page(report: &Report) -> String {
