@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
-use crate::args::TextArgs;
+use crate::args::text::TextArgs;
 use crate::output::bytes;
 
 /// Maximum size of a prompt in bytes.

@@ -1,29 +1,29 @@
 //! Command-line arguments.
 
 mod convert;
+pub(crate) mod general;
 mod help;
 mod hub;
 mod measure;
 mod model;
 mod sampling;
-mod text;
-mod values;
+pub(crate) mod text;
+pub(crate) mod values;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{ArgAction, Args, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{Args, FromArgMatches, Parser, Subcommand};
 
 use crate::commands::bench::args::BenchArgs;
 use crate::commands::calibrate::args::CalibrateArgs;
 pub(crate) use convert::ConvertArgs;
+pub(crate) use general::General;
 pub(crate) use hub::{PullArgs, RmArgs};
 pub(crate) use measure::{CompareArgs, InspectArgs, PerplexityArgs, VerifyArgs};
 pub(crate) use model::ModelArgs;
 pub(crate) use sampling::SamplingArgs;
-pub(crate) use text::{ChatArgs, RunArgs, TextArgs, TokenizeArgs};
-use values::{Seed, seed};
-pub(crate) use values::{positive, threads};
+pub(crate) use text::{ChatArgs, RunArgs, TokenizeArgs};
 
 /// Runs, checks and trains ternary (BitNet b1.58) language models.
 ///
@@ -37,75 +37,6 @@ pub(crate) struct Cli {
     pub(crate) general: General,
     #[command(flatten)]
     pub(crate) model: ModelArgs,
-}
-
-/// Options of every command.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "General")]
-pub(crate) struct General {
-    /// Print JSON on standard output, one document at the end even if the command fails
-    #[arg(long, global = true)]
-    pub(crate) json: bool,
-    /// Compute threads [default: one per physical core]
-    #[arg(
-        short,
-        long,
-        global = true,
-        value_name = "N",
-        value_parser = threads,
-        allow_negative_numbers = true
-    )]
-    pub(crate) threads: Option<usize>,
-    /// Random seed [default: a new one in each run, printed]
-    #[arg(
-        short,
-        long,
-        global = true,
-        value_name = "N",
-        value_parser = seed,
-        allow_negative_numbers = true
-    )]
-    seed: Option<Seed>,
-    /// Forbid network access; use local and cached models only
-    #[arg(long, global = true, hide_short_help = true)]
-    pub(crate) offline: bool,
-    /// When to use colours
-    #[arg(
-        long,
-        global = true,
-        value_name = "WHEN",
-        default_value = "auto",
-        hide_default_value = true,
-        hide_short_help = true
-    )]
-    pub(crate) color: ColorChoice,
-    /// Print more details
-    #[arg(short, long, global = true, hide_short_help = true)]
-    pub(crate) verbose: bool,
-    /// Print help
-    #[arg(short, long, global = true, action = ArgAction::HelpShort)]
-    help: Option<bool>,
-    /// Print help with all options
-    #[arg(long, global = true, action = ArgAction::HelpLong)]
-    help_all: Option<bool>,
-}
-
-impl General {
-    /// Returns the seed set by the user, if any.
-    pub(crate) fn seed(&self) -> Option<u64> {
-        self.seed.and_then(|Seed(seed)| seed)
-    }
-}
-
-/// When to use colours.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum ColorChoice {
-    /// On a terminal, unless NO_COLOR is set
-    Auto,
-    /// Always
-    Always,
-    /// Never
-    Never,
 }
 
 /// A subcommand.

@@ -10,12 +10,8 @@ use super::Outcome;
 use super::weights::{self, Weights};
 use crate::args::{Cli, InspectArgs};
 use crate::load;
-use crate::output::{self, Output, without_controls};
+use crate::output::{self, LABEL, Output, WIDTH, row, without_controls};
 
-/// Width of the column of labels.
-const LABEL: usize = 14;
-/// Width of a line.
-const WIDTH: usize = 100;
 /// Maximum length of a tensor name that is printed in full.
 const NAME: usize = 52;
 
@@ -68,18 +64,6 @@ pub(crate) fn run(cli: &Cli, args: &InspectArgs, output: &mut Output) -> Result<
         tensors(output, &inspection)?;
     }
     Ok(outcome)
-}
-
-/// Returns a label and its text, wrapped under itself.
-pub(crate) fn row(output: &mut Output, label: &str, text: &str) -> Result<()> {
-    let mut label = label;
-    for line in output::wrap(&without_controls(text), WIDTH - LABEL - 4) {
-        let padded = format!("{label:<LABEL$}");
-        let padded = output.style.dim(&padded).into_owned();
-        output.line(&format!("  {padded}  {line}"))?;
-        label = "";
-    }
-    Ok(())
 }
 
 /// Returns the facts whose errors would be silent, with their sources.

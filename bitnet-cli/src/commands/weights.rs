@@ -7,9 +7,8 @@ use bitnet_inference::loader::{WeightFault, WeightProblem, WeightScan};
 use bitnet_inference::{LoadOptions, ModelFacts, ModelFiles, ModelSource};
 use serde_json::{Value, json};
 
-use super::inspect::row;
 use crate::args::Cli;
-use crate::output::{self, Output, without_controls};
+use crate::output::{self, Output, row, without_controls};
 
 /// Maximum number of listed faults and names.
 const LISTED: usize = 20;

@@ -12,10 +12,15 @@ use anyhow::Result;
 pub(crate) use bitnet_core::memory::units::bytes;
 use terminal_size::{Width, terminal_size_of};
 
-use crate::args::{ColorChoice, General};
+use crate::args::general::{ColorChoice, General};
 pub(crate) use progress::Progress;
 pub(crate) use wrap::wrap;
 use wrap::{StreamWrap, wrap_lines};
+
+/// Width of the column of labels.
+pub(crate) const LABEL: usize = 14;
+/// Width of a line.
+pub(crate) const WIDTH: usize = 100;
 
 /// Standard output and standard error with their properties.
 #[derive(Debug)]
@@ -269,6 +274,18 @@ pub(crate) fn number(value: f32) -> serde_json::Value {
 /// Returns a rate, or a placeholder if nothing was measured.
 pub(crate) fn rate(tokens: usize, time: Duration) -> Option<f64> {
     (tokens > 0 && !time.is_zero()).then(|| tokens as f64 / time.as_secs_f64())
+}
+
+/// Prints a label and its text, wrapped under itself.
+pub(crate) fn row(output: &mut Output, label: &str, text: &str) -> Result<()> {
+    let mut label = label;
+    for line in wrap(&without_controls(text), WIDTH - LABEL - 4) {
+        let padded = format!("{label:<LABEL$}");
+        let padded = output.style.dim(&padded).into_owned();
+        output.line(&format!("  {padded}  {line}"))?;
+        label = "";
+    }
+    Ok(())
 }
 
 #[cfg(test)]

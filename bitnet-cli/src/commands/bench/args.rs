@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::run_file::Test;
-use crate::args::{positive, threads};
+use crate::args::values::{positive, threads};
 
 /// `bitnet bench`.
 #[derive(Debug, Clone, Args)]

@@ -6,7 +6,7 @@ use bitnet_quant::activations::ActivationBits;
 use bitnet_quant::calibration::CalibrationMethod;
 use clap::{Args, ValueEnum};
 
-use crate::args::positive;
+use crate::args::values::positive;
 
 /// `bitnet calibrate`.
 #[derive(Debug, Args)]

@@ -22,11 +22,11 @@ use bitnet_inference::{Inspection, Model, ModelFacts, sampler};
 use serde_json::{Value, json};
 
 use super::Outcome;
-use super::inspect::{assumptions, fact_rows, facts_json, row};
+use super::inspect::{assumptions, fact_rows, facts_json};
 use super::weights::{self, Weights};
 use crate::args::{Cli, VerifyArgs};
 use crate::load;
-use crate::output::{self, Output};
+use crate::output::{self, Output, row};
 use differential::{DifferentialBackend, Findings};
 
 /// The tolerance of logits: root mean square of the difference, relative to that of the reference's centred logits.
