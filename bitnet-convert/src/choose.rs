@@ -115,13 +115,13 @@ impl<'a> Chooser<'a> {
         if let Some(storage) = named {
             return self.allowed(tensor, stored, storage);
         }
-        let asked = match tensor.kind {
+        let requested = match tensor.kind {
             Kind::Embedding => self.options.embedding,
             Kind::Head => self.options.head.or(self.options.embedding),
             Kind::Linear => self.options.linear,
             Kind::Vector => None,
         };
-        let storage = match asked {
+        let storage = match requested {
             Some(storage) => self.allowed(tensor, stored, storage)?,
             None if tensor.kind == Kind::Linear => self.natural(tensor, stored)?,
             None => self.as_stored(stored),
@@ -164,9 +164,9 @@ impl<'a> Chooser<'a> {
     }
 
     /// Returns the storage type of a layer that the source excludes from quantisation.
-    fn kept_dense(&self, stored: &StoredBytes, asked: Option<Storage>) -> Result<Storage> {
+    fn kept_dense(&self, stored: &StoredBytes, requested: Option<Storage>) -> Result<Storage> {
         let what = || format!("tensor {}", stored.tensor);
-        if let Some(Storage::Ternary(_)) = asked {
+        if let Some(Storage::Ternary(_)) = requested {
             let problem = "modules_to_not_convert excludes it from quantisation; omit its type";
             return Err(Error::refused(what(), problem));
         }
@@ -186,7 +186,7 @@ impl<'a> Chooser<'a> {
                            use --to hf";
             return Err(Error::refused(what(), problem));
         }
-        Ok(asked.unwrap_or_else(|| self.as_stored(stored)))
+        Ok(requested.unwrap_or_else(|| self.as_stored(stored)))
     }
 
     /// Returns the source's type, or f32 if the target does not support it.

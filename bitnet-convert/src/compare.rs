@@ -94,7 +94,7 @@ fn constants(source: &ModelFiles, written: &ModelFiles, plan: &Plan) -> Option<S
         meant.rope_scaling = RopeScaling::Factors(factors);
     }
     if plan.target == Target::Gguf {
-        // GGUF has no key for dynamic RoPE; a remark says so.
+        // GGUF has no key for dynamic RoPE; a remark reports it.
         meant.context_limit =
             meant.context_limit.filter(|limit| limit.reason == LimitReason::SlidingWindow);
     }
@@ -149,8 +149,8 @@ fn facts(config: &ModelConfig) -> [(&'static str, String); 15] {
 fn heads(written: &ModelFiles, plan: &Plan) -> Option<String> {
     let meant = plan.works.iter().any(|work| work.tensor.kind == Kind::Head);
     let has = written.tied() != Some(true) && matches!(written.stored_bytes("output"), Ok(Some(_)));
-    let said = |own| if own { "a separate matrix" } else { "the embedding table" };
-    (meant != has).then(|| format!("its head would be {} instead of {}", said(has), said(meant)))
+    let name = |own| if own { "a separate matrix" } else { "the embedding table" };
+    (meant != has).then(|| format!("its head would be {} instead of {}", name(has), name(meant)))
 }
 
 /// Returns the first difference in special tokens.
@@ -159,9 +159,9 @@ fn special_tokens(meant: &SpecialIds, read: &SpecialIds) -> Option<String> {
         let meant = meant.get(kind);
         meant.is_some() && meant != read.get(kind)
     })?;
-    let said =
+    let shown =
         |ids: &SpecialIds| ids.get(kind).map_or("no token".into(), |id| format!("token {id}"));
-    Some(format!("its {kind} token would be {} instead of {}", said(read), said(meant)))
+    Some(format!("its {kind} token would be {} instead of {}", shown(read), shown(meant)))
 }
 
 fn ids_of(files: &ModelFiles, text: &ModelText, rows: usize) -> Result<SpecialIds> {

@@ -150,11 +150,11 @@ pub(crate) fn check_file(path: &Path, overwrite: bool) -> Result<()> {
 ///
 /// # Errors
 /// [`Error::Refused`] for an unsupported extension, and for one that contradicts the request.
-pub(crate) fn target_of(output: &Path, asked: Option<Target>) -> Result<Target> {
+pub(crate) fn target_of(output: &Path, requested: Option<Target>) -> Result<Target> {
     let ending = output.extension().map(|ending| ending.to_string_lossy().to_ascii_lowercase());
     let ending = ending.unwrap_or_default();
     let is_gguf = ending == "gguf";
-    let target = asked.unwrap_or(if is_gguf { Target::Gguf } else { Target::HuggingFace });
+    let target = requested.unwrap_or(if is_gguf { Target::Gguf } else { Target::HuggingFace });
     let refused = |problem: String| Err(Error::refused(output.display().to_string(), problem));
     if UNSUPPORTED_EXTENSIONS.contains(&ending.as_str()) {
         return refused(format!(

@@ -118,7 +118,7 @@ fn architecture(files: &ModelFiles, options: &ConvertOptions) -> Result<String> 
     let config = files.config();
     if !config.architecture.table().native_ternary && config.activation != Activation::Silu {
         let problem = format!(
-            "its activation is {}, and a {} file of GGUF is read with SiLU, for there is no key that says another; write a \
+            "its activation is {}, and a {} file of GGUF is read with SiLU, for no key names another; write a \
              folder",
             config.activation, config.architecture
         );
@@ -135,9 +135,9 @@ fn architecture(files: &ModelFiles, options: &ConvertOptions) -> Result<String> 
         Container::HuggingFace { .. } => None,
     };
     match options.architecture.as_deref() {
-        Some(asked) if known.contains(&asked) => Ok(asked.to_owned()),
-        Some(asked) => Err(Error::refused(
-            format!("--arch {}", asked.escape_debug()),
+        Some(requested) if known.contains(&requested) => Ok(requested.to_owned()),
+        Some(requested) => Err(Error::refused(
+            format!("--arch {}", requested.escape_debug()),
             format!("this model can be written as {}", known.join(", ")),
         )),
         None => Ok(source.unwrap_or(known[0]).to_owned()),

@@ -239,9 +239,9 @@ fn quantization_config(
         });
         object.remove("quantization_config");
         if let Some(group) = group {
-            let said = json!({"group_size": group, "bits": 2, "mode": "affine"});
-            object.insert("quantization".into(), said.clone());
-            object.insert("quantization_config".into(), said);
+            let quantization = json!({"group_size": group, "bits": 2, "mode": "affine"});
+            object.insert("quantization".into(), quantization.clone());
+            object.insert("quantization_config".into(), quantization);
         }
         return Ok(());
     }
@@ -250,16 +250,16 @@ fn quantization_config(
     if packed {
         let multiply = packing.is_none_or(|packing| packing.multiply);
         let known = object.get("quantization_config").and_then(Json::as_object).cloned();
-        let mut said = known.unwrap_or_default();
-        said.insert("quant_method".into(), "bitnet".into());
+        let mut quantization = known.unwrap_or_default();
+        quantization.insert("quant_method".into(), "bitnet".into());
         let class = if multiply { "autobitlinear" } else { "bitlinear" };
-        said.insert("linear_class".into(), class.into());
-        said.insert("quantization_mode".into(), "offline".into());
+        quantization.insert("linear_class".into(), class.into());
+        quantization.insert("quantization_mode".into(), "offline".into());
         if has_input_norms(plan) {
-            said.insert("use_rms_norm".into(), true.into());
-            said.insert("rms_norm_eps".into(), json!(shortest(files.input_norm_eps())));
+            quantization.insert("use_rms_norm".into(), true.into());
+            quantization.insert("rms_norm_eps".into(), json!(shortest(files.input_norm_eps())));
         }
-        object.insert("quantization_config".into(), said.into());
+        object.insert("quantization_config".into(), quantization.into());
         return Ok(());
     }
     debug_assert_eq!(target, Target::Dense);

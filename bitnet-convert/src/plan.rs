@@ -370,7 +370,7 @@ impl<'a> Planner<'a> {
         if forced.is_some() || read == meant {
             return Ok(());
         }
-        let said = |precision| match precision {
+        let shown = |precision| match precision {
             ActivationPrecision::Int8 => "8 bits per token",
             ActivationPrecision::Int8Within(_) => "8 bits with a static range",
             ActivationPrecision::Float => "no quantisation",
@@ -380,8 +380,8 @@ impl<'a> Planner<'a> {
             format!(
                 "the source's layers take {} as inputs, a {architecture} file of this type is read as taking {}; \
                  choose another --type, write a folder (--to hf), or say --activations to overrule it when the file is run",
-                said(meant),
-                said(read)
+                shown(meant),
+                shown(read)
             ),
         ))
     }

@@ -193,7 +193,7 @@ pub struct ArchitectureTable {
 pub struct GgufArchitecture {
     /// The value.
     pub name: &'static str,
-    /// The activation that it stands for; `None`: the key `hidden_activation` says it, and SiLU is the default.
+    /// The activation that it stands for; `None`: that of the key `hidden_activation`, by default SiLU.
     pub activation: Option<Activation>,
 }
 

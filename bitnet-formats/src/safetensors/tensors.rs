@@ -7,7 +7,7 @@
 //! {"NAME": {"dtype": "I2", "shape": [3, 5]}, ...}
 //! ```
 //!
-//! `dtype` is `I4`, `I2`, `I1` or `BITNET158`, laid out as [`BitNetDType`] says.
+//! `dtype` is `I4`, `I2`, `I1` or `BITNET158`, in the layout of [`BitNetDType`].
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -137,7 +137,7 @@ impl Client {
             request = request.header(AUTHORIZATION, value);
         }
         let request =
-            request.body(()).map_err(|_| Trouble::answer(address, "it can't be asked for"))?;
+            request.body(()).map_err(|_| Trouble::answer(address, "it can't be requested"))?;
         let response =
             self.agent.run(request).map_err(|error| Trouble::connection(address, &error))?;
         let status = response.status().as_u16();

@@ -5,7 +5,7 @@ use ureq::http::Method;
 
 use super::address::{Address, encode};
 use super::client::Follow;
-use super::refusal::{Asked, Trouble};
+use super::refusal::{Requested, Trouble};
 use super::{Hub, Watch};
 use crate::choose::Found;
 use crate::error::{HubError, Result};
@@ -98,8 +98,9 @@ impl Hub {
             problem: "it is no address".to_owned(),
         };
         let address = Address::parse(&address).ok_or_else(unusable)?;
-        let asked = Asked { repository, revision, file: None };
-        let text = self.trying(repository.as_str(), watch, || self.describe(&address, asked))?;
+        let requested = Requested { repository, revision, file: None };
+        let text =
+            self.trying(repository.as_str(), watch, || self.describe(&address, requested))?;
         let wrong = |problem: String| HubError::Answer { address: address.shown(), problem };
         let description: Description = serde_json::from_slice(&text).map_err(|error| {
             wrong(format!("the description of the repository can't be read: {error}"))
@@ -118,10 +119,10 @@ impl Hub {
         })
     }
 
-    fn describe(&self, address: &Address, asked: Asked<'_>) -> Result<Vec<u8>, Trouble> {
+    fn describe(&self, address: &Address, requested: Requested<'_>) -> Result<Vec<u8>, Trouble> {
         let mut answer = self.client.request(Method::GET, address, 0, Follow::Hub, &mut |_| ())?;
         if answer.status != 200 {
-            return Err(self.refusal(&answer, asked));
+            return Err(self.refusal(&answer, requested));
         }
         answer.body.with_config().limit(LONGEST).read_to_vec().map_err(|error| match error {
             ureq::Error::BodyExceedsLimit(_) => {

@@ -5,7 +5,7 @@ use ureq::http::Method;
 use super::address::{Address, encode};
 use super::checksum::Expected;
 use super::client::{Answer, Follow};
-use super::refusal::{Asked, Trouble};
+use super::refusal::{Requested, Trouble};
 use super::{Hub, Listing, Watch};
 use crate::error::Result;
 use crate::name::Repository;
@@ -55,7 +55,7 @@ impl Hub {
         watch: &mut Watch<'_>,
     ) -> Result<Metadata> {
         let text = self.file_address(&listing.repository, &listing.commit, path);
-        let asked = Asked {
+        let requested = Requested {
             repository: &listing.repository,
             revision: &listing.revision,
             file: Some(path),
@@ -71,7 +71,7 @@ impl Hub {
                     seen.look(answer)
                 })?;
             if answer.status >= 400 {
-                return Err(self.refusal(&answer, asked));
+                return Err(self.refusal(&answer, requested));
             }
             seen.look(&answer);
             announced(&address, &answer, seen, listing, path)

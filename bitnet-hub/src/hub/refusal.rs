@@ -69,7 +69,7 @@ impl Trouble {
                 final_one(error.to_string(), distrusted)
             }
             ureq::Error::BadUri(_) | ureq::Error::Http(_) => {
-                Self::answer(address, "it can't be asked for")
+                Self::answer(address, "it can't be requested")
             }
             ureq::Error::InvalidProxyUrl => final_one(
                 "the proxy's address is invalid".to_owned(),
@@ -82,7 +82,7 @@ impl Trouble {
 
 /// The requested item.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Asked<'a> {
+pub(crate) struct Requested<'a> {
     pub(crate) repository: &'a Repository,
     pub(crate) revision: &'a str,
     pub(crate) file: Option<&'a str>,
@@ -90,9 +90,9 @@ pub(crate) struct Asked<'a> {
 
 impl Hub {
     /// Classifies a response with an error status.
-    pub(crate) fn refusal(&self, answer: &Answer, asked: Asked<'_>) -> Trouble {
+    pub(crate) fn refusal(&self, answer: &Answer, requested: Requested<'_>) -> Trouble {
         let from_hub = self.client.is_hub(&answer.address);
-        let error = self.refused(answer, asked, from_hub);
+        let error = self.refused(answer, requested, from_hub);
         // Signed storage URLs expire; the hub issues a new one.
         let expired = answer.status == 403 && !from_hub;
         if matches!(answer.status, 408 | 429 | 500 | 502 | 503 | 504) || expired {
@@ -106,8 +106,8 @@ impl Hub {
         Trouble::Final(error)
     }
 
-    fn refused(&self, answer: &Answer, asked: Asked<'_>, from_hub: bool) -> HubError {
-        let repository = asked.repository.to_string();
+    fn refused(&self, answer: &Answer, requested: Requested<'_>, from_hub: bool) -> HubError {
+        let repository = requested.repository.to_string();
         let endpoint = self.settings.endpoint.clone();
         let code = answer.header("x-error-code").filter(|_| from_hub).unwrap_or_default();
         let said = words(answer.header("x-error-message").unwrap_or_default());
@@ -115,16 +115,16 @@ impl Hub {
             said.contains("Invalid credentials") || code.is_empty() && self.client.has_token();
         match (answer.status, code) {
             (_, "RevisionNotFound") => {
-                HubError::NoRevision { repository, revision: asked.revision.to_owned() }
+                HubError::NoRevision { repository, revision: requested.revision.to_owned() }
             }
             (_, "EntryNotFound") => {
-                HubError::NoFile { repository, file: asked.file.unwrap_or_default().to_owned() }
+                HubError::NoFile { repository, file: requested.file.unwrap_or_default().to_owned() }
             }
             (_, "GatedRepo") => HubError::Gated { repository, endpoint },
             (401, _) if bad_token => HubError::Token { endpoint },
             (401, _) | (404, "RepoNotFound") => HubError::NoRepository { repository, endpoint },
             (403, _) if from_hub => HubError::Forbidden { repository, endpoint, said },
-            (404, _) => match asked.file {
+            (404, _) => match requested.file {
                 Some(file) => HubError::NoFile { repository, file: file.to_owned() },
                 None => HubError::NoRepository { repository, endpoint },
             },

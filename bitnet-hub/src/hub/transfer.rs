@@ -10,7 +10,7 @@ use super::address::Address;
 use super::checksum::Running;
 use super::client::{Answer, Follow};
 use super::metadata::Metadata;
-use super::refusal::{Asked, Trouble};
+use super::refusal::{Requested, Trouble};
 use super::{Event, Hub, Listing, State, Watch, disk, tell};
 use crate::cache::{RepositoryCache, make_parent};
 use crate::error::{HubError, Result};
@@ -21,7 +21,7 @@ const CHUNK: usize = 256 << 10;
 /// The transfer of one file.
 pub(crate) struct Transfer<'a> {
     hub: &'a Hub,
-    asked: Asked<'a>,
+    requested: Requested<'a>,
     path: &'a str,
     address: Address,
     metadata: &'a Metadata,
@@ -51,7 +51,7 @@ impl<'a> Transfer<'a> {
         let no_address = || HubError::Answer { address, problem: "it is no address".to_owned() };
         Ok(Self {
             hub,
-            asked: Asked {
+            requested: Requested {
                 repository: &listing.repository,
                 revision: &listing.revision,
                 file: Some(path),
@@ -161,7 +161,7 @@ impl<'a> Transfer<'a> {
                 &answer.address,
                 "it sent a partial response to a full request",
             )),
-            _ => Err(self.hub.refusal(&answer, self.asked)),
+            _ => Err(self.hub.refusal(&answer, self.requested)),
         }
     }
 
