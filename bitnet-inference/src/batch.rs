@@ -66,7 +66,7 @@ pub struct BatchLogits {
 }
 
 impl BatchLogits {
-    /// Returns the rows of logits `[vocabulary]` that the item at `index` asked for, in the order asked.
+    /// Returns the rows of logits `[vocabulary]` requested by the item at `index`, in the order of the request.
     ///
     /// # Errors
     /// [`InferenceError::Core`] for an index beyond the batch.

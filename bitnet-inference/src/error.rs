@@ -37,7 +37,7 @@ pub enum InferenceError {
     },
     /// A tensor that the architecture needs is not in the file.
     #[error(
-        "{file}: tensor {tensor} is missing; the file is incomplete or of another architecture than it says"
+        "{file}: tensor {tensor} is missing; the file is incomplete or of another architecture than it declares"
     )]
     MissingTensor {
         /// The file.
@@ -48,7 +48,7 @@ pub enum InferenceError {
     /// The file holds a tensor that its architecture does not have.
     #[error(
         "{file}: tensor {tensor} is not part of a {architecture} model, and ignoring it may give wrong results; the \
-         file is of another architecture than it says, or of a variant that is not supported"
+         file is of another architecture than it declares, or of a variant that is not supported"
     )]
     UnknownTensor {
         /// The file.
@@ -88,17 +88,17 @@ pub enum InferenceError {
     /// Something that this version does not do.
     #[error("{what} is not supported; {instead}")]
     UnsupportedOperation {
-        /// What was asked for.
+        /// The requested resource.
         what: String,
         /// What to do instead.
         instead: String,
     },
     /// A limit was reached: context length, memory.
-    #[error("{what}: {used} asked for, {limit} available; {advice}")]
+    #[error("{what}: {used} requested, {limit} available; {advice}")]
     Resource {
         /// What ran out.
         what: &'static str,
-        /// How much was asked for.
+        /// The requested amount.
         used: usize,
         /// How much there is.
         limit: usize,
@@ -148,7 +148,7 @@ pub enum InferenceError {
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's message.
         source: std::io::Error,
     },
 }

@@ -43,7 +43,7 @@ use bitnet_core::memory::{DetailedMetrics, HybridMemoryPool};
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct MemoryStats {
-    /// Bytes asked for by the allocations that are alive.
+    /// Bytes requested by the allocations that are alive.
     pub live: u64,
     /// The most that this was at a time.
     pub peak: u64,
@@ -67,7 +67,7 @@ pub struct MemoryStats {
 pub struct Fragmentation {
     /// Of what is mapped: lost to rounding, or to free pieces beside the largest one.
     pub ratio: f64,
-    /// Of what blocks occupy: not asked for.
+    /// Of what blocks occupy: not requested.
     pub internal: f64,
     /// Of what is free among large blocks: not in the largest piece.
     pub external: f64,

@@ -131,7 +131,7 @@ impl Model {
         facts.assumptions.extend(built.assumptions);
         if let Some(calibration) = &options.calibration {
             built.decoder.calibrate(calibration)?;
-            facts.inputs = "int8 within calibrated ranges (asked for)".into();
+            facts.inputs = "int8 within calibrated ranges (requested)".into();
         }
         let end_tokens: BTreeSet<u32> = described.end_tokens.into_iter().collect();
         if let Some(&token) = end_tokens.iter().find(|&&t| t as usize >= vocab_size) {

@@ -32,7 +32,7 @@ pub struct SamplerConfig {
     pub frequency_penalty: f32,
     /// Subtracted once from tokens seen lately.
     pub presence_penalty: f32,
-    /// How many of the last tokens the penalties look at.
+    /// Number of last tokens that the penalties count.
     pub penalty_window: usize,
     /// Added to the logits of these tokens; `-inf` forbids one.
     pub logit_bias: Vec<(u32, f32)>,

@@ -124,7 +124,7 @@ impl Session {
     }
 
     /// Reads more tokens chunk by chunk, one chunk for each item of the iterator: between items the caller can show
-    /// progress, or stop. What was read by then stays.
+    /// progress, or stop. What was read by then remains.
     ///
     /// # Errors
     /// Those of [`Session::extend`].

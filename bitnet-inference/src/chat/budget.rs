@@ -1,4 +1,4 @@
-//! A meter for the work and memory of one rendering: everything that a template makes is paid for before it is kept.
+//! A meter for the work and memory of one rendering: everything that a template makes is paid for before it is stored.
 
 use std::fmt;
 use std::sync::Mutex;
@@ -60,7 +60,7 @@ impl Budget {
     /// Pays for `bytes` of work.
     pub(crate) fn pay(&self, bytes: u64) -> Result<(), Error> {
         let paid = self.left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(bytes));
-        paid.map(|_| ()).map_err(|_| self.limit("it asks for too much work or memory"))
+        paid.map(|_| ()).map_err(|_| self.limit("it requires too much work or memory"))
     }
 
     /// Pays for a text of `bytes` before it is made.
@@ -109,7 +109,7 @@ impl Budget {
         Ok(total)
     }
 
-    /// Pays for a result before it is kept, and turns a lazy sequence into a list, so that it is computed once.
+    /// Pays for a result before it is stored, and turns a lazy sequence into a list, so that it is computed once.
     pub(crate) fn keep(&self, value: Value) -> Result<Value, Error> {
         match value.kind() {
             ValueKind::Iterable => self.list(&value).map(Value::from),

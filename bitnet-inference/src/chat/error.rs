@@ -14,7 +14,7 @@ pub enum TemplateError {
     Unreadable {
         /// What the template is called.
         name: String,
-        /// What the system said.
+        /// The system's message.
         problem: String,
     },
     /// The model has no template of that name.
@@ -37,7 +37,7 @@ pub enum TemplateError {
     Syntax {
         /// What the template is called.
         name: String,
-        /// What the parser said.
+        /// The parser's message.
         problem: String,
     },
     /// The template is longer than a template can sensibly be.
@@ -79,7 +79,7 @@ pub enum TemplateError {
     Render {
         /// What the template is called.
         name: String,
-        /// What the engine said.
+        /// The engine's message.
         problem: String,
     },
 }

@@ -83,7 +83,7 @@ pub(crate) fn install(env: &mut Environment<'_>, budget: &Arc<Budget>, now: u64)
     });
 }
 
-/// Filters whose result is at most a small multiple of what they are given.
+/// Filters whose result is at most a small multiple of their arguments.
 fn bounded_filters() -> Vec<(&'static str, Value)> {
     vec![
         ("lower", Value::from_function(engine::lower)),
@@ -135,7 +135,7 @@ fn comparing_tests() -> Vec<(&'static str, Value)> {
     ]
 }
 
-/// Filters whose result can be far longer than what they are given: each knows the length before it writes.
+/// Filters whose result can be far longer than their arguments: each computes the length before it writes.
 fn growing_filters(env: &mut Environment<'_>, budget: &Arc<Budget>) {
     let meter = budget.clone();
     env.add_filter("trim", move |value: &Value, letters: Option<String>| -> Result<Value, Error> {

@@ -5,7 +5,7 @@ use minijinja::{Error, ErrorKind};
 
 use super::python;
 
-/// How `json.dumps` was asked to write.
+/// The options of `json.dumps`.
 #[derive(Debug, Clone)]
 pub(crate) struct Style {
     /// Spaces or text put before each item per level; `None` writes one line.

@@ -61,7 +61,7 @@ const RECURSION: usize = 100;
 pub struct Message {
     /// Who speaks: `system`, `user`, `assistant`.
     pub role: String,
-    /// What is said.
+    /// The text.
     pub content: String,
 }
 
@@ -85,7 +85,7 @@ pub struct RenderOptions<'a> {
     pub special_tokens: Option<&'a SpecialTokens>,
     /// Further variables. They come from the program, never from a request.
     pub extra: serde_json::Map<String, serde_json::Value>,
-    /// The moment that `strftime_now` tells, in seconds since 1970 (UTC); the system's clock if not given.
+    /// The time of `strftime_now` in seconds since 1970 (UTC); by default that of the system's clock.
     pub now: Option<u64>,
 }
 

@@ -138,7 +138,7 @@ fn truncate(meter: &Budget, value: &Value, args: &[Value], named: &Kwargs) -> Re
     Ok(Value::from(format!("{shortened}{end}")))
 }
 
-/// Jinja2's `indent`: by a number of spaces or a text; the first line and empty ones stay unless asked for.
+/// Jinja2's `indent`: by a number of spaces or a text; not the first line and empty ones, unless requested.
 fn indent(meter: &Budget, value: &Value, args: &[Value], named: &Kwargs) -> Result<Value, Error> {
     let text = meter.text(value)?;
     let width = argument(args, 0, named, "width")?.unwrap_or(Value::from(4));

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::{Builtin, ChatTemplate, MAX_SOURCE, TemplateError};
 
-/// The name of the template that is used unless another one is asked for.
+/// The name of the template that is used unless another one is requested.
 const DEFAULT: &str = "default";
 /// Most templates that are read from one model.
 const MAX_TEMPLATES: usize = 64;

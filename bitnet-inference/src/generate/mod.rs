@@ -191,7 +191,7 @@ impl<'s> Generation<'s> {
         })
     }
 
-    /// Ends the writing once `is_cancelled` returns true: it is asked after each chunk of the prompt and after each token.
+    /// Ends the writing once `is_cancelled` returns true: it is called after each chunk of the prompt and after each token.
     #[must_use]
     pub fn cancel_when(self, is_cancelled: impl FnMut() -> bool + 's) -> Self {
         Self { is_cancelled: Box::new(is_cancelled), ..self }
@@ -208,9 +208,9 @@ impl<'s> Generation<'s> {
     /// Reads the prompt. Returns whether it was read to its end.
     fn read_prompt(&mut self) -> Result<bool> {
         let start = Instant::now();
-        let kept = self.session.truncate_to_prefix(self.prompt)?;
-        self.written.prompt_tokens_read = self.prompt.len() - kept;
-        for progress in self.session.prefill(&self.prompt[kept..])? {
+        let reused = self.session.truncate_to_prefix(self.prompt)?;
+        self.written.prompt_tokens_read = self.prompt.len() - reused;
+        for progress in self.session.prefill(&self.prompt[reused..])? {
             let progress = progress?;
             if progress.done < progress.total && (self.is_cancelled)() {
                 self.written.prompt_time = start.elapsed();

@@ -81,7 +81,7 @@ const EVERY_CLASS: &[Field] = &[
     unused("name_or_path", METADATA),
     unused("_commit_hash", METADATA),
     unused("transformers_version", METADATA),
-    unused("tokenizer_class", "tokenizer.json says how text is cut"),
+    unused("tokenizer_class", "tokenizer.json defines how text is cut"),
     unused("unsloth_version", METADATA),
     unused("unsloth_fixed", METADATA),
     unused("transformers.js_config", METADATA),

@@ -32,8 +32,8 @@ const WHOLE_FILE: &[Field] = &[
     read("general.name"),
     read("general.alignment"),
     refused("general.type", &[Inert::Text("model")], "a model is"),
-    unused("general.quantization_version", "a tensor's type says how it is stored"),
-    unused("general.file_type", "a tensor's type says how it is stored"),
+    unused("general.quantization_version", "a tensor's type defines how it is stored"),
+    unused("general.file_type", "a tensor's type defines how it is stored"),
     read("general.sampling.temp"),
     read("general.sampling.top_k"),
     read("general.sampling.top_p"),
@@ -288,7 +288,7 @@ fn look(
             None => (&[WHOLE_FILE, TOKENIZER], key),
         };
         let decision = decision(tables, name);
-        // Values of other keys may be long and are not looked at.
+        // Values of other keys may be long and are not read.
         let valued =
             matches!(decision, None | Some(Decision::RefusedUnless(..) | Decision::Assumption(..)));
         if valued && wanted(decision) {

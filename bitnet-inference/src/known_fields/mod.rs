@@ -1,6 +1,6 @@
 //! What is done about each field of a model's files: one decision for each, in tables that documentation and tests read too.
 //!
-//! A file's own reader obeys the fields marked [`Decision::Read`]. The functions here look at all others: a value that
+//! A file's own reader obeys the fields marked [`Decision::Read`]. The functions here check all others: a value that
 //! would change numbers, prompt or stopping and is not obeyed is an error or an assumption, and so is a field that no
 //! table has.
 
@@ -44,13 +44,13 @@ pub(crate) enum Inert {
 /// What is done about a field.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Decision {
-    /// Obeyed, or checked where it is read; the text says by what, if not by every command.
+    /// Obeyed, or checked where it is read; the text names where, if not by every command.
     Read(&'static str),
-    /// An error unless it has one of these values; the text says why.
+    /// An error unless it has one of these values; the text gives the reason.
     RefusedUnless(&'static [Inert], &'static str),
-    /// Listed by `inspect` unless it has one of these values; the text says what is done instead.
+    /// Listed by `inspect` unless it has one of these values; the text names what is done instead.
     Assumption(&'static [Inert], &'static str),
-    /// Changes no number, no prompt and no end of a text here; the text says why.
+    /// Changes no number, no prompt and no end of a text here; the text gives the reason.
     NoEffect(&'static str),
 }
 

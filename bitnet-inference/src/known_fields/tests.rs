@@ -291,7 +291,7 @@ fn config_fields_are_refused_or_listed_as_decided() {
 fn read_config_fields_refuse_values_of_another_kind() {
     let known = known();
     for field in table("config.json", "every class") {
-        // Objects are looked at by their own fields; class and type stand in for each other.
+        // Objects are checked by their own fields; class and type stand in for each other.
         let objects = ["rope_scaling", "rope_parameters", "quantization"];
         let other = [&objects[..], &["architectures", "model_type"]].concat().contains(&field.name);
         if field.decision == Decision::Read("") && !other {

@@ -7,7 +7,7 @@ use super::{EMPTY, FALSE, Field, Findings, NEVER, Refusal, assumed, read_by, sho
 /// Tokens of one file that are listed one by one; the rest are counted.
 const MAX_TOKENS: usize = 4;
 
-const CUTTING: &str = "tokenizer.json says how text is cut";
+const CUTTING: &str = "tokenizer.json defines how text is cut";
 const POSITIONS: &str = "no pair of texts, no padding, no truncation: one text is read whole";
 const METADATA: &str = "metadata";
 const REMOTE: &str = "remote code is never run";
@@ -31,7 +31,7 @@ const CONFIG: &[Field] = &[
     read_by("extra_special_tokens", "compared with tokenizer.json, which is followed"),
     assumed("split_special_tokens", FALSE, "special tokens in a prompt are read as tokens"),
     assumed("chat_control_tokens", EMPTY, "special tokens in messages are read as tokens"),
-    assumed("fix_mistral_regex", FALSE, "text is cut as tokenizer.json says"),
+    assumed("fix_mistral_regex", FALSE, "text is cut as tokenizer.json defines"),
     read_by("model_specific_special_tokens", "`chat`"),
     read_by("tokenizer_class", "`chat`: its default special tokens"),
     assumed("response_template", NEVER, ANSWERS),
@@ -66,7 +66,7 @@ const CONFIG: &[Field] = &[
     unused("clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output", SPELLING),
     unused("spaces_between_special_tokens", SPELLING),
     unused("errors", "bytes that are not UTF-8 become U+FFFD"),
-    unused("use_default_system_prompt", "the chat template says it"),
+    unused("use_default_system_prompt", "the chat template defines it"),
     unused("init_inputs", ELSEWHERE),
     unused("vocab_file", ELSEWHERE),
     unused("merges_file", ELSEWHERE),

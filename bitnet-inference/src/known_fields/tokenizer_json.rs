@@ -10,9 +10,9 @@ use crate::bounded_json::Limit;
 
 use super::{EMPTY, Field, Findings, NEVER, Refusal, ZERO, assumed, read, refused, shown, unused};
 
-/// Parts nested deeper than this are not looked at; reading the tokenizer refuses them.
+/// Parts nested deeper than this are not checked; reading the tokenizer refuses them.
 const MAX_DEPTH: usize = 8;
-/// Most values of the fields that are looked at, all together.
+/// Most values of the fields that are checked, all together.
 const MAX_VALUES: usize = 5 << 16;
 
 const TYPE: &str = "this type is not supported";
@@ -110,7 +110,7 @@ const PRE_TOKENIZER: &[Field] = &[
     read("Metaspace.prepend_scheme"),
     read("Metaspace.add_prefix_space"),
     read("Metaspace.split"),
-    unused("Metaspace.str_rep", "`replacement` says it"),
+    unused("Metaspace.str_rep", "`replacement` defines it"),
     read("Whitespace"),
     read("WhitespaceSplit"),
     refused("BertPreTokenizer", NEVER, TYPE),
@@ -159,7 +159,7 @@ const DECODER: &[Field] = &[
     read("Metaspace.prepend_scheme"),
     read("Metaspace.add_prefix_space"),
     unused("Metaspace.split", CUTS),
-    unused("Metaspace.str_rep", "`replacement` says it"),
+    unused("Metaspace.str_rep", "`replacement` defines it"),
     refused("BPEDecoder", NEVER, TYPE),
     refused("CTC", NEVER, TYPE),
     refused("WordPiece", NEVER, TYPE),

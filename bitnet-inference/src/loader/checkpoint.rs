@@ -105,7 +105,7 @@ pub(crate) struct RawTensor {
 pub(crate) enum RawNumbers {
     /// Floats or blocks of codes with scales.
     Dense { dtype: DenseType, rows: usize, cols: usize, region: Region },
-    /// Trits, decoded when asked for.
+    /// Trits, decoded on request.
     Ternary,
     /// Integers and codes, which are numbers whatever their bits are, and types that the engine does not read.
     Other,
@@ -137,7 +137,7 @@ pub(crate) trait Checkpoint: Sync {
     /// The trits of the [`RawNumbers::Ternary`] tensor of that name in the file, without a scale that stands beside it.
     fn decode_raw(&self, name: &str, pool: &HybridMemoryPool) -> Result<TernaryMatrix>;
 
-    /// The setting that says how many layers there are, as the file spells it.
+    /// The file's name for the number of layers.
     fn layers_field(&self) -> String;
 
     /// Shapes and constants.
@@ -170,7 +170,7 @@ pub(crate) trait Checkpoint: Sync {
     /// Epsilon of the norms before single projections.
     fn input_norm_eps(&self) -> f32;
 
-    /// Whether the head is the embedding table: yes, no, or not said.
+    /// Whether the head is the embedding table; `None` if the file does not declare it.
     fn tied(&self) -> Option<bool>;
 
     /// Whether the settings keep a layer out of quantisation: its weights and inputs stay as they are.

@@ -62,9 +62,9 @@ impl Settings<'_> {
     /// Notes that `field` is absent and what it is by default.
     pub(super) fn assume(&mut self, field: &str, value: impl std::fmt::Display) {
         let Self { object, class, .. } = self;
-        let said =
+        let assumption =
             format!("{} has no {field}: {value}, the default of {}", object.file, class.config);
-        self.assumptions.push(said);
+        self.assumptions.push(assumption);
     }
 
     pub(super) fn count(&mut self, field: &str, default: usize) -> Result<usize> {

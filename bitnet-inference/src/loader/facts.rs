@@ -1,4 +1,4 @@
-//! What a checkpoint says beside its weights.
+//! A checkpoint's facts beside its weights.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use crate::Result;
 use crate::chat::{ChatTemplate, TemplateError};
 use crate::tokenizer::Tokenizer;
 
-/// What a checkpoint says beside its weights.
+/// A checkpoint's facts beside its weights.
 pub(crate) struct Description {
     pub(crate) facts: ModelFacts,
     pub(crate) tokenizer: Option<Tokenizer>,

@@ -198,7 +198,7 @@ impl GgufCheckpoint {
         }
         let tokenizer_fact = match metadata.opt_str("tokenizer.ggml.model")? {
             Some(model) => {
-                let pre = metadata.opt_str("tokenizer.ggml.pre")?.unwrap_or("not said");
+                let pre = metadata.opt_str("tokenizer.ggml.pre")?.unwrap_or("not declared");
                 format!("in the file: {model}, pre-tokenizer {pre}")
             }
             None => "none in the file".into(),
@@ -280,7 +280,7 @@ impl GgufCheckpoint {
         templates
     }
 
-    /// The template asked for, or the built-in one in place of a file's own that is known to be broken.
+    /// The requested template, or the built-in one in place of a file's own that is known to be broken.
     fn template_choice(
         &self,
         templates: &ModelTemplates,
@@ -288,10 +288,10 @@ impl GgufCheckpoint {
         assumptions: &mut Vec<String>,
     ) -> Option<TemplateChoice> {
         let official = matches!(self.arch.as_str(), "bitnet-b1.58" | "bitnet-25");
-        let asked = options.chat_template.clone();
+        let requested = options.chat_template.clone();
         let broken = templates.default_source().is_some_and(crate::chat::is_broken_bitnet_template);
-        if asked.is_some() || !official || !broken {
-            return asked;
+        if requested.is_some() || !official || !broken {
+            return requested;
         }
         assumptions.push(
             "the chat template in the file is the one that makes the model talk to itself: replaced by \
@@ -341,11 +341,11 @@ impl GgufCheckpoint {
     fn inputs_fact(&self) -> String {
         let first = self.ternary_types().first().copied().unwrap_or(GgmlType::F16);
         match (self.precision, self.input_precision(first)) {
-            (Some(_), ActivationPrecision::Int8) => "int8 per token (asked for)".into(),
+            (Some(_), ActivationPrecision::Int8) => "int8 per token (requested)".into(),
             (_, ActivationPrecision::Int8Within(largest)) => {
-                format!("int8 within {largest} (asked for)")
+                format!("int8 within {largest} (requested)")
             }
-            (Some(_), ActivationPrecision::Float) => "f32, weight-only (asked for)".into(),
+            (Some(_), ActivationPrecision::Float) => "f32, weight-only (requested)".into(),
             (None, ActivationPrecision::Int8) => "int8 per token".into(),
             (None, ActivationPrecision::Float) => "f32 (weight-only quantisation)".into(),
         }

@@ -97,10 +97,10 @@ fn vocab_size(file: &GgufFile, metadata: &Metadata, key: &str) -> Result<usize> 
     let tensor = file.tensor("token_embd.weight")?;
     let rows = tensor.dims.get(1).copied().unwrap_or(0);
     match metadata.opt_u64(key)? {
-        Some(said) if said != rows => Err(InferenceError::Config {
+        Some(declared) if declared != rows => Err(InferenceError::Config {
             file: file.name().into(),
             field: key.into(),
-            problem: format!("{said}, but token_embd.weight has {rows} rows"),
+            problem: format!("{declared}, but token_embd.weight has {rows} rows"),
         }),
         _ => Ok(rows as usize),
     }

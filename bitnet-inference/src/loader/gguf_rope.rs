@@ -1,4 +1,4 @@
-//! What a GGUF file says of the frequencies of RoPE.
+//! The frequencies of RoPE in a GGUF file.
 
 use std::sync::Arc;
 

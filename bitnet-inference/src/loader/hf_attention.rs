@@ -1,4 +1,4 @@
-//! Which earlier tokens each layer attends to, as far as `config.json` says: all of them, or those of a window.
+//! Which earlier tokens each layer attends to by `config.json`: all of them, or those of a window.
 
 use super::class_defaults::Settings;
 use crate::Result;

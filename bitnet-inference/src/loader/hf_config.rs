@@ -15,7 +15,7 @@ use crate::Result;
 use crate::known_fields;
 use crate::models::{ContextLimit, LimitReason, ModelConfig, activation_by_name, tensors};
 
-/// What `config.json` says.
+/// The settings of `config.json`.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct HfConfig {
     pub(crate) model: ModelConfig,
@@ -190,7 +190,7 @@ mod tests {
         }
         assert!(
             with("auto_map", json!({"AutoModel": "evil.py"})).is_ok(),
-            "remote code is never looked at"
+            "remote code is never read"
         );
     }
 

@@ -1,4 +1,4 @@
-//! What a Hugging Face folder says beside its weights: tokenizer, template, end tokens, facts and assumptions.
+//! A Hugging Face folder's facts beside its weights: tokenizer, template, end tokens, facts and assumptions.
 
 use bitnet_core::backend::ActivationPrecision;
 use bitnet_formats::safetensors::Dtype;
@@ -165,11 +165,11 @@ impl HfCheckpoint {
     fn inputs_fact(&self) -> String {
         let native = self.config.model.architecture.table().native_ternary;
         match (self.precision, native, self.config.quantization) {
-            (Some(ActivationPrecision::Int8), ..) => "int8 per token (asked for)".into(),
+            (Some(ActivationPrecision::Int8), ..) => "int8 per token (requested)".into(),
             (Some(ActivationPrecision::Int8Within(largest)), ..) => {
-                format!("int8 within {largest} (asked for)")
+                format!("int8 within {largest} (requested)")
             }
-            (Some(ActivationPrecision::Float), ..) => "f32, weight-only (asked for)".into(),
+            (Some(ActivationPrecision::Float), ..) => "f32, weight-only (requested)".into(),
             (None, true, _) | (None, _, Quantization::BitNet { .. }) => "int8 per token".into(),
             (None, ..) => "f32 (weight-only quantisation)".into(),
         }

@@ -1,4 +1,4 @@
-//! What `config.json` says of the frequencies of RoPE.
+//! The frequencies of RoPE in `config.json`.
 
 use serde_json::Value;
 

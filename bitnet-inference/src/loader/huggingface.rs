@@ -88,23 +88,23 @@ impl HfCheckpoint {
     }
 
     /// Whether the head is the embedding table, by the rule of transformers 5: a head in the file that differs from the
-    /// table is used, whatever `tie_word_embeddings` says.
+    /// table is used, whatever `tie_word_embeddings` is.
     fn settle_head(&self) -> Result<(Option<bool>, Option<String>)> {
-        let said = self.config.tied;
+        let declared = self.config.tied;
         let (Some(head), Some(table)) = (self.find("output"), self.find("token_embd")) else {
-            return Ok((said, None));
+            return Ok((declared, None));
         };
-        if said != Some(true) {
-            return Ok((said, None));
+        if declared != Some(true) {
+            return Ok((declared, None));
         }
         if head.name == table.name {
             let assumption =
                 format!("the file has no embedding table: {} is used (tied)", head.name);
-            return Ok((said, Some(assumption)));
+            return Ok((declared, Some(assumption)));
         }
         let (rows, cols) = (self.config.model.vocab_size, self.config.model.hidden);
         if table.shape == [rows, cols] && same_bytes(&head, &table) {
-            return Ok((said, None));
+            return Ok((declared, None));
         }
         let pool = HybridMemoryPool::with_config(MemoryPoolConfig::unbounded())?;
         let numbers = |name| -> Result<Arc<dyn DenseRows>> {
@@ -112,7 +112,7 @@ impl HfCheckpoint {
             found.ok_or_else(|| self.missing(name))
         };
         if same_numbers(&*numbers("output")?, &*numbers("token_embd")?)? {
-            return Ok((said, None));
+            return Ok((declared, None));
         }
         let assumption = format!(
             "config.json says tie_word_embeddings, but {} differs from {}: it is the head, as in transformers",

@@ -1,4 +1,4 @@
-//! From files to a model: what the file says, what the rules settle, and what had to be assumed.
+//! From files to a model: what the file declares, what the rules settle, and what had to be assumed.
 
 mod build;
 mod checkpoint;

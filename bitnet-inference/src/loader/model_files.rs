@@ -20,7 +20,7 @@ use crate::{InferenceError, Result};
 
 /// The files of a model; the headers have been read, and both tables of a tied folder that stores a head too.
 ///
-/// Tensors are asked for by GGUF's names without `.weight` (`token_embd`, `blk.0.attn_q`), whatever the container.
+/// Tensors are named by GGUF's names without `.weight` (`token_embd`, `blk.0.attn_q`), whatever the container.
 pub struct ModelFiles(OpenModel);
 
 impl std::fmt::Debug for ModelFiles {
@@ -49,7 +49,7 @@ pub enum Container<'a> {
     },
 }
 
-/// What `quantization_config` of a Hugging Face folder says.
+/// The `quantization_config` of a Hugging Face folder.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct HfPacking {
     /// Whether `weight_scale` multiplies (`autobitlinear`) or divides (`bitlinear`).
@@ -74,7 +74,7 @@ pub struct ModelText {
 }
 
 impl ModelFiles {
-    /// Opens a GGUF file, a safetensors file or a Hugging Face folder, and checks what its header says.
+    /// Opens a GGUF file, a safetensors file or a Hugging Face folder, and checks its header.
     ///
     /// # Errors
     /// As loading the model, except for what is wrong with the weights.
@@ -175,7 +175,7 @@ impl ModelFiles {
         self.0.checkpoint().stored_bytes(name)
     }
 
-    /// Whether the head is the embedding table: yes, no, or not said.
+    /// Whether the head is the embedding table; `None` if the file does not declare it.
     pub fn tied(&self) -> Option<bool> {
         self.0.checkpoint().tied()
     }
@@ -201,7 +201,7 @@ impl ModelFiles {
         self.0.checkpoint().files()
     }
 
-    /// Looks at every number of every tensor, whether the engine reads it or not, on `threads` threads; `on_done` receives
+    /// Checks every number of every tensor, whether the engine reads it or not, on `threads` threads; `on_done` receives
     /// (pieces done, pieces in all).
     ///
     /// # Errors

@@ -19,7 +19,7 @@ const WORDS: [&[u8]; 3] = [b"NaN", b"-Infinity", b"Infinity"];
 /// Parses JSON, or what Python takes for it.
 ///
 /// # Errors
-/// A sentence that says what is wrong and where.
+/// The problem and its position, as a sentence.
 pub fn parse(bytes: &[u8]) -> Result<Value, String> {
     let read = |bytes: &[u8]| serde_json::from_slice::<Bounded<MAX_PARTS>>(bytes);
     let error = match read(bytes) {

@@ -104,7 +104,7 @@ const SKIPPED: &str = "quantization_config.modules_to_not_convert";
 const PATTERN_BYTES: usize = 256;
 /// Comparisons of a pattern with a module: some 30 layers with every module listed by its full name take 44,100.
 const COMPARISONS: usize = 1 << 20;
-/// Steps of one comparison, after which it is given up.
+/// Steps of one comparison, after which it fails.
 const STEPS: usize = 1000;
 
 /// Those of `modules` that `modules_to_not_convert` keeps as they are, by the rule of transformers'
@@ -118,7 +118,7 @@ pub(super) fn skipped_modules(o: &Object<'_>, modules: &[String]) -> Result<BTre
     let Some(value) = o.get("quantization_config") else { return Ok(BTreeSet::new()) };
     let q = Object { file: o.file, value };
     let bad = |problem: String| q.bad(SKIPPED, problem);
-    // Without a list, the head alone is kept.
+    // Without a list, the head alone is excluded.
     let Some(patterns) = q.opt_strings("modules_to_not_convert")? else {
         return Ok(BTreeSet::new());
     };

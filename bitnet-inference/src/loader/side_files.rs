@@ -1,4 +1,4 @@
-//! Fields of the JSON files beside the weights that no other part of the loader looks at.
+//! Fields of the JSON files beside the weights that no other part of the loader reads.
 
 use std::path::Path;
 

@@ -8,7 +8,7 @@ use super::Checkpoint;
 use crate::models::{ModelConfig, TensorSpec, tensors};
 use crate::{InferenceError, Result};
 
-/// Every linear layer of a model of these settings, as checkpoints are asked for it, with its rows and columns.
+/// Every linear layer of a model of these settings, by its name in checkpoints, with its rows and columns.
 pub(super) fn linears(config: &ModelConfig) -> Vec<(String, [usize; 2])> {
     let all = tensors(config).into_iter();
     let linear = |t: &TensorSpec| t.name.role.is_projection() && t.name.part == Part::Weight;
@@ -53,19 +53,19 @@ pub(super) fn refuse_unknown(checkpoint: &dyn Checkpoint) -> Result<()> {
 /// # Errors
 /// [`InferenceError::Config`] naming the setting and a tensor.
 pub(super) fn check_layers(checkpoint: &dyn Checkpoint) -> Result<()> {
-    let said = checkpoint.config().layers;
+    let declared = checkpoint.config().layers;
     let names = checkpoint.tensor_names();
     let numbered = names.iter().filter_map(|name| Some((layer_of(name)?, name)));
     let Some((last, name)) = numbered.max_by_key(|(layer, _)| *layer) else { return Ok(()) };
-    let problem = if last >= said {
+    let problem = if last >= declared {
         format!(
-            "{said}, but the file has {} layers (tensor {name}); correct the number, or remove the tensors that the \
+            "{declared}, but the file has {} layers (tensor {name}); correct the number, or remove the tensors that the \
              model does not have",
             last.saturating_add(1)
         )
-    } else if last.saturating_add(1) < said {
+    } else if last.saturating_add(1) < declared {
         let absent = checkpoint.name_in_file(&format!("blk.{}.attn_q", last + 1));
-        format!("{said}, but the file has {} layers ({absent} is missing)", last + 1)
+        format!("{declared}, but the file has {} layers ({absent} is missing)", last + 1)
     } else {
         return Ok(());
     };
@@ -99,7 +99,7 @@ pub(super) fn check_shapes(checkpoint: &dyn Checkpoint) -> Result<()> {
     Ok(())
 }
 
-/// The layer that a tensor's name says it is in: `model.layers.3.…`, `layers.3.…` or `blk.3.…`.
+/// The layer in a tensor's name: `model.layers.3.…`, `layers.3.…` or `blk.3.…`.
 fn layer_of(name: &str) -> Option<usize> {
     let bare = name.strip_prefix("model.").unwrap_or(name);
     let rest = bare.strip_prefix("layers.").or_else(|| bare.strip_prefix("blk."))?;

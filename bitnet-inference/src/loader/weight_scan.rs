@@ -23,7 +23,7 @@ pub const LARGEST_WEIGHT: f32 = 65504.0;
 /// weights of trained models are some hundred times the median; a flipped bit of an exponent gives far more.
 pub const LARGEST_TO_MEDIAN: f32 = 1e4;
 
-/// Numbers that are looked at in one piece of work.
+/// Numbers that are checked in one piece of work.
 const PIECE: usize = 1 << 22;
 
 /// Rows from which a tensor's median is taken, evenly spread.
@@ -68,12 +68,12 @@ pub struct FaultPlace {
     pub count: u64,
 }
 
-/// What [`crate::ModelFiles::scan_weights`] has looked at and found.
+/// The result of [`crate::ModelFiles::scan_weights`].
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct WeightScan {
     /// Tensors of the file.
     pub tensors: usize,
-    /// Numbers looked at; a trit counts as one.
+    /// Numbers checked; a trit counts as one.
     pub numbers: u64,
     /// Faults, in file order.
     pub faults: Vec<WeightFault>,

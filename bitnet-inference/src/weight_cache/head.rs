@@ -16,14 +16,14 @@ use super::folder::PreparedCache;
 use crate::in_parallel::in_parallel;
 use crate::{InferenceError, Result};
 
-/// A model's prepared head on disk, looked for on first use.
+/// A model's prepared head on disk, searched on first use.
 #[derive(Debug)]
 pub(crate) struct CachedHead {
     cache: PreparedCache,
     origin: Arc<Origin>,
     /// The name of the way in which the head is read.
     mode: &'static str,
-    /// Once it was looked for.
+    /// The result of the search.
     file: Option<CacheFile>,
 }
 

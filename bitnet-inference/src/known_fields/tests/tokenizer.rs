@@ -158,7 +158,7 @@ fn tokenizer_json_fields_of_too_many_values_are_refused() {
             assert!(error.contains("more than 327680 values"), "{error}");
         }
     }
-    // Fields are still looked at where the file is long.
+    // Fields are still checked where the file is long.
     let long = file.replacen('{', &format!("{{\"truncation\":[{}0],", "0,".repeat(100_000)), 1);
     let long = Tokenizer::from_json_bytes(long.as_bytes(), "tokenizer.json").unwrap();
     assert!(long.assumptions()[0].contains("texts are read whole"), "{:?}", long.assumptions());
