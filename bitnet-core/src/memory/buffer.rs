@@ -28,7 +28,7 @@ impl<T: Pod> PoolBuffer<T> {
         Ok(Self { handle, items: PhantomData })
     }
 
-    /// `len` values to be written before they are read: what an earlier user of the pool left may be in them.
+    /// `len` values to be written before they are read: they may have the content of an earlier block.
     ///
     /// # Errors
     /// [`Error::SizeOverflow`] or [`Error::OutOfMemory`].

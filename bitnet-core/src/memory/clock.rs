@@ -1,11 +1,11 @@
-//! The clock of ages and idle times: the system's, or one that is moved by hand.
+//! The clock of ages and idle times: the system's, or a manual one.
 
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// A clock that never goes back. Clones are the same clock.
+/// A monotonic clock. Clones are the same clock.
 #[derive(Clone)]
 pub struct Clock(Source);
 
@@ -47,7 +47,7 @@ impl fmt::Debug for Clock {
     }
 }
 
-/// A clock that stands still until it is moved, so that what depends on time can be tested without waiting.
+/// A clock that changes only by [`HandClock::advance`], to test time-dependent code without waiting.
 #[derive(Debug, Clone, Default)]
 pub struct HandClock {
     nanos: Arc<AtomicU64>,
@@ -64,7 +64,7 @@ impl HandClock {
         Clock(Source::ByHand(Arc::clone(&self.nanos)))
     }
 
-    /// Moves the clock on.
+    /// Advances the clock.
     pub fn advance(&self, by: Duration) {
         let nanos = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
         let moved = |now: u64| Some(now.saturating_add(nanos));

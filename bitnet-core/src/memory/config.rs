@@ -1,9 +1,9 @@
-//! How large a pool may grow, and whether it is watched and cleaned.
+//! The configuration of a pool: sizes, tracking, cleanup.
 
 use super::cleanup::CleanupConfig;
 use super::tracking::TrackingConfig;
 
-/// Sizes of a pool, and whether it is tracked and cleaned. Its eight fields are all there are: a literal names each.
+/// Sizes of a pool, and whether it is tracked and cleaned.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MemoryPoolConfig {
     /// Bytes of address space that are reserved at the start for blocks below 1 MiB. No page is touched before it is used.
@@ -16,11 +16,11 @@ pub struct MemoryPoolConfig {
     pub max_large_pool_size: usize,
     /// Whether `tracking_config` is in force.
     pub enable_advanced_tracking: bool,
-    /// What is recorded, if `enable_advanced_tracking` is set; `None` stands for the default.
+    /// What is recorded, if `enable_advanced_tracking` is set; `None` is the default.
     pub tracking_config: Option<TrackingConfig>,
     /// Whether a scheduler thread cleans up by `cleanup_config`.
     pub enable_automatic_cleanup: bool,
-    /// When and how long the scheduler cleans, if `enable_automatic_cleanup` is set; `None` stands for the default.
+    /// When and how long the scheduler cleans, if `enable_automatic_cleanup` is set; `None` is the default.
     pub cleanup_config: Option<CleanupConfig>,
 }
 

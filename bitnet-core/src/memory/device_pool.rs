@@ -21,12 +21,11 @@ pub struct Transfers {
     pub count: u64,
     /// Bytes copied.
     pub bytes: u64,
-    /// Time that the copies took, without taking memory for them.
+    /// Time that the copies took, without allocation.
     pub time: Duration,
 }
 
-/// The memory of several devices: one pool for each, made when it is first needed. Cloning gives another handle to the
-/// same pools.
+/// The memory of several devices: one pool for each, made when it is first needed. Clones are the same pools.
 ///
 /// ```
 /// use bitnet_core::device::{Device, LimitedCpu, copy_tensor};
@@ -58,7 +57,7 @@ struct State {
 struct Entry {
     device: Device,
     pool: HybridMemoryPool,
-    /// Held while a limited device's memory is compared with its limit and taken.
+    /// Held while a limited device's memory is compared with its limit and allocated.
     gate: Arc<Mutex<()>>,
 }
 
@@ -84,8 +83,8 @@ impl DeviceSpecificPools {
         Self { state: Arc::new(state) }
     }
 
-    /// The pool of a device. What is taken from it directly is counted against the device's limit, but only
-    /// [`DeviceSpecificPools::allocate`] and [`DeviceSpecificPools::tensor`] refuse to go beyond it.
+    /// The pool of a device. Direct allocations from it count against the device's limit, but only
+    /// [`DeviceSpecificPools::allocate`] and [`DeviceSpecificPools::tensor`] enforce it.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] if the system refuses the pool's first memory.
@@ -123,9 +122,9 @@ impl DeviceSpecificPools {
         self.within_limit(&device, bytes, |pool| BitNetTensor::new(metadata, pool))
     }
 
-    /// A zeroed tensor of this shape and type on the best of `devices` that has room for it: see [`candidates`]. Among devices of
+    /// A zeroed tensor of this shape and type on the best of `devices` that has memory for it: see [`candidates`]. Among devices of
     /// one kind that is the one of which the smallest part is in use, so that they fill evenly. If that device fails, the tensor
-    /// is placed on the next one. The device that `metadata` names is not looked at.
+    /// is placed on the next one. The device of `metadata` is ignored.
     ///
     /// ```
     /// use bitnet_core::device::{Device, LimitedCpu};
@@ -171,9 +170,9 @@ impl DeviceSpecificPools {
         lock(&self.state.entries).iter().map(|entry| entry.device.clone()).collect()
     }
 
-    /// What a device's pool holds; nothing if it has none yet.
+    /// The metrics of a device's pool; zeros if it has none yet.
     pub fn metrics(&self, device: &Device) -> MemoryMetrics {
-        self.known(device).map(|entry| entry.pool.get_metrics()).unwrap_or_default()
+        self.existing(device).map(|entry| entry.pool.get_metrics()).unwrap_or_default()
     }
 
     /// Bytes that are left of a device's limit; `None` for a device that has none.
@@ -196,15 +195,15 @@ impl DeviceSpecificPools {
         (highest > 0.0).then(|| loads.iter().sum::<f64>() / loads.len() as f64 / highest)
     }
 
-    /// Forgets a device's pool, as when the device is lost. Memory that is still in use stays valid, and goes back to
-    /// the system when it is dropped. Whether there was a pool.
+    /// Removes a device's pool, as when the device is lost. Memory that is still in use remains valid, and returns to
+    /// the system when it is dropped. Returns whether there was a pool.
     pub fn forget(&self, device: &Device) -> bool {
         let mut entries = lock(&self.state.entries);
         let at = entries.iter().position(|entry| entry.device == *device);
-        let forgotten = at.map(|at| entries.remove(at));
-        // Before the pool goes: its end waits for its cleaning thread, whose callbacks may ask for the pools.
+        let removed = at.map(|at| entries.remove(at));
+        // Before the pool is dropped: that joins its cleanup thread, whose callbacks may lock the pools.
         drop(entries);
-        forgotten.is_some()
+        removed.is_some()
     }
 
     /// Returns the free memory of the pools to the system. Returns the resident bytes released, as reported by the OS.
@@ -222,10 +221,10 @@ impl DeviceSpecificPools {
     pub(crate) fn record_transfer(&self, from: &Device, to: &Device, bytes: u64, time: Duration) {
         let mut transfers = lock(&self.state.transfers);
         match transfers.iter_mut().find(|t| t.from == *from && t.to == *to) {
-            Some(known) => {
-                known.count += 1;
-                known.bytes += bytes;
-                known.time += time;
+            Some(entry) => {
+                entry.count += 1;
+                entry.bytes += bytes;
+                entry.time += time;
             }
             None => {
                 let (from, to) = (from.clone(), to.clone());
@@ -251,7 +250,7 @@ impl DeviceSpecificPools {
         take(&entry.pool)
     }
 
-    fn known(&self, device: &Device) -> Option<Entry> {
+    fn existing(&self, device: &Device) -> Option<Entry> {
         lock(&self.state.entries).iter().find(|entry| entry.device == *device).cloned()
     }
 
@@ -278,7 +277,7 @@ fn limit_of(device: &Device) -> Option<usize> {
     }
 }
 
-/// Room for as much as the limit in either size of block, and for rounding.
+/// Limits that allow the device's limit in either size of block, and rounding.
 fn limited_config(limit: usize) -> MemoryPoolConfig {
     let most = limit.saturating_mul(2).max(4 << 20).min(isize::MAX as usize);
     MemoryPoolConfig {
@@ -314,12 +313,12 @@ mod tests {
         assert_eq!(pools.available(&Device::Cpu), None);
         assert_eq!(pools.devices(), [a.clone(), b.clone()]);
         drop(all_of_a);
-        assert!(pools.allocate(1_000_000, 64, &a).is_ok(), "freed memory can be taken again");
+        assert!(pools.allocate(1_000_000, 64, &a).is_ok(), "freed memory can be allocated again");
         assert_eq!(pools.metrics(&b).total_allocated, 1_500_000);
         assert!(pools.forget(&b) && !pools.forget(&b));
         assert_eq!(of_b.bytes().unwrap().len(), 1_500_000, "memory in use outlives its pool");
         assert_eq!(pools.metrics(&b), MemoryMetrics::default());
-        assert!(pools.trim() > 0, "what was written lies in memory until then");
+        assert!(pools.trim() > 0, "written pages are resident until then");
     }
 
     #[test]

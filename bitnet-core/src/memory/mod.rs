@@ -1,6 +1,6 @@
 //! Memory with exact accounting: the pool, its handles, and the tensors that live in it.
 //!
-//! A [`HybridMemoryPool`] hands out aligned blocks. Each belongs to one [`MemoryHandle`], and is freed when that is dropped:
+//! A [`HybridMemoryPool`] allocates aligned blocks. Each belongs to one [`MemoryHandle`], and is freed when that is dropped:
 //!
 //! ```
 //! use bitnet_core::device::Device;
@@ -27,17 +27,17 @@
 //! # Ok::<(), bitnet_core::Error>(())
 //! ```
 //!
-//! | Module | Holds |
+//! | Module | Content |
 //! |---|---|
-//! | `heap` | the allocator; its front page tells `allocate` and `free` step by step |
+//! | `heap` | the allocator; its documentation describes `allocate` and `free` step by step |
 //! | [`tensor`] | tensors over blocks, their handles, compression and snapshots |
 //! | [`cleanup`] | returning free memory to the system, by call or by a thread |
 //! | [`tracking`] | leaks, timelines, latencies, memory pressure |
 //! | [`mapped`], [`shared_memory`] | memory from files, and memory of several processes |
-//! | [`report`] | where every byte of the process is |
+//! | [`report`] | the resident bytes of the process by purpose and place |
 //!
-//! The heap knows none of the others: `observer` passes its events to the tracker and the cleaner. Cleanups know tensors only as
-//! targets, a trait that registries implement. One circle is left: a pool owns its cleaner, which cleans that pool.
+//! The heap depends on none of the others: `observer` passes its events to the tracker and the cleaner. Cleanups access tensors
+//! only as targets, a trait that registries implement. One circle remains: a pool owns its cleaner, which cleans that pool.
 
 mod buffer;
 pub mod cleanup;

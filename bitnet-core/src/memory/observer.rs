@@ -1,4 +1,4 @@
-//! How the tracker and the cleaner of a pool follow what happens in its heap.
+//! The observer that passes the events of a heap to the tracker and the cleaner of its pool.
 
 use std::cell::Cell;
 use std::fmt;
@@ -9,15 +9,15 @@ use super::MemoryPoolConfig;
 use super::heap::{AllocationEvent, Call, DeallocationEvent, HeapObserver, Recording};
 use super::tracking::{LatencyKind, PressureMonitor, Tracker, TrackingLevel};
 
-/// Latencies are measured of one call in so many.
+/// The latency of one call in this many is measured.
 const MEASURED: u32 = 32;
 
 thread_local! {
-    /// Whether callbacks are deferred: this thread holds something that they might want.
+    /// Whether callbacks are deferred, because this thread holds a lock that they might acquire.
     static CALLBACKS_DEFERRED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Does `work` without running callbacks of memory pressure on this thread: `work` allocates while a tensor is locked that a
+/// Calls `work` without running callbacks of memory pressure on this thread: `work` allocates while a tensor is locked that a
 /// callback might read.
 pub(super) fn without_callbacks<T>(work: impl FnOnce() -> T) -> T {
     struct Restore(bool);
@@ -30,7 +30,7 @@ pub(super) fn without_callbacks<T>(work: impl FnOnce() -> T) -> T {
     work()
 }
 
-/// Passes what happens in a heap on to the tracker of its pool, and wakes the cleaner.
+/// Passes the events of a heap to the tracker of its pool, and wakes the cleaner.
 pub(super) struct PoolObserver {
     tracker: Option<Tracker>,
     wake_cleaner: OnceLock<Box<dyn Fn() + Send + Sync>>,
@@ -78,13 +78,13 @@ impl HeapObserver for PoolObserver {
 
     fn allocated(&self, event: &AllocationEvent) {
         if let Some(tracker) = self.tracker() {
-            tracker.note(event);
+            tracker.record_allocation(event);
         }
     }
 
     fn freed(&self, event: &DeallocationEvent) {
         if let Some(tracker) = self.tracker() {
-            tracker.forget(event);
+            tracker.record_deallocation(event);
         }
     }
 

@@ -1,4 +1,4 @@
-//! The pool that users see: blocks of every size and alignment, with exact totals.
+//! The public pool: blocks of every size and alignment, with exact totals.
 
 use std::panic::Location;
 use std::ptr::NonNull;
@@ -14,7 +14,7 @@ use super::{DetailedMetrics, MemoryPoolConfig, Purpose, Tracker};
 use crate::device::Device;
 use crate::{Error, Result};
 
-/// How often the mappings are listed to find how much of them is resident.
+/// The most attempts to query the resident bytes of the mappings.
 const RESIDENT_ATTEMPTS: usize = 16;
 
 /// What the owners of a pool share; the last one closes the pool.
@@ -34,16 +34,16 @@ unsafe impl Sync for PoolGuard {}
 impl Drop for PoolGuard {
     fn drop(&mut self) {
         self.cleaner.stop();
-        // SAFETY: the state came from `PoolInner::start`; this is the one guard of it, and it is going.
+        // SAFETY: the state came from `PoolInner::start`; this is its only guard, which is being dropped.
         unsafe { PoolInner::close(self.inner) };
     }
 }
 
-/// A pool of aligned memory with exact totals. Cloning gives another handle to the same pool.
+/// A pool of aligned memory with exact totals. Clones are the same pool.
 ///
-/// Blocks below 1 MiB come from slabs of their size class, by way of a bin of each thread; larger ones from a buddy allocator, or
-/// from mappings of their own above 32 MiB. Freed memory is reused for the next request until [`HybridMemoryPool::trim`] or a
-/// cleanup returns it to the system. Blocks may be freed by any thread, and may outlive the pool.
+/// Blocks below 1 MiB come from slabs of their size class, cached in bins of each thread; larger ones from a buddy allocator, or
+/// from mappings of their own above 32 MiB. Freed memory is reused until [`HybridMemoryPool::trim`] or a cleanup returns it to
+/// the system. Blocks may be freed by any thread, and may outlive the pool.
 ///
 /// ```
 /// use bitnet_core::device::auto_select_device;
@@ -61,7 +61,7 @@ pub struct HybridMemoryPool {
     /// The state that `guard` keeps alive.
     inner: NonNull<PoolInner>,
     guard: Arc<PoolGuard>,
-    /// The key of the blocks that it hands out.
+    /// The key of its blocks.
     key: Key,
     /// As [`PoolInner::fast_below`].
     fast_below: usize,
@@ -147,12 +147,12 @@ impl HybridMemoryPool {
 
     #[inline(always)]
     pub(super) fn inner(&self) -> &PoolInner {
-        // SAFETY: the guard keeps the state alive, and `self` has a share in it.
+        // SAFETY: `self` owns a share of the guard, which keeps the state alive.
         unsafe { self.inner.as_ref() }
     }
 
     /// Allocates `size` bytes aligned to at least `align` (a power of two up to 2 MiB) and at least a cache line. They are
-    /// initialised, but may hold what an earlier user of this pool left in them.
+    /// initialised, but may have the content of an earlier block.
     ///
     /// # Errors
     /// [`Error::BadAlignment`], [`Error::SizeOverflow`] or [`Error::OutOfMemory`], which names the limit that was met. Before the
@@ -182,7 +182,7 @@ impl HybridMemoryPool {
         align: usize,
         device: &Device,
     ) -> Result<MemoryHandle> {
-        // A small block is cleared whole, whatever it held.
+        // A small block is always cleared whole.
         let (mut handle, used_bytes) = if size < SMALL_LIMIT {
             (self.allocate(size, align, device)?, size)
         } else {
@@ -204,7 +204,7 @@ impl HybridMemoryPool {
         let site = Location::caller();
         let block = self.inner().allocate(size, align, self.key.purpose(), site)?;
         let used_bytes = block.used_bytes.min(size);
-        // SAFETY: the heap has just handed out and counted this block for `size` bytes.
+        // SAFETY: the heap has just allocated and counted this block for `size` bytes.
         Ok((unsafe { MemoryHandle::of_block(block) }, used_bytes))
     }
 
@@ -217,7 +217,7 @@ impl HybridMemoryPool {
         if self.made(&handle) { Ok(()) } else { Err(Error::ForeignHandle) }
     }
 
-    /// Turns a handle into a token. The block stays alive, also after the pool, until [`HybridMemoryPool::from_token`] accepts it.
+    /// Converts a handle to a token. The block lives, even beyond the pool, until [`HybridMemoryPool::from_token`] accepts it.
     ///
     /// # Errors
     /// [`Error::ForeignHandle`] if another pool made the handle (its block then returns to that pool).
@@ -228,11 +228,11 @@ impl HybridMemoryPool {
         Ok(self.guard.tokens.issue(self.inner().id, handle))
     }
 
-    /// Turns a token back into its handle.
+    /// Converts a token back to its handle.
     ///
     /// # Errors
     /// [`Error::ForeignHandle`] if another pool made the token; [`Error::StaleToken`] if it was accepted before or never made;
-    /// [`Error::BadToken`] if its address or size are not those that it was made with. The token then stays valid.
+    /// [`Error::BadToken`] if its address or size are not those that it was made with. The token then remains valid.
     pub fn from_token(&self, token: BlockToken) -> Result<MemoryHandle> {
         if token.pool != self.inner().id {
             return Err(Error::ForeignHandle);
@@ -270,7 +270,7 @@ impl HybridMemoryPool {
         self.inner().totals().live.map(|bytes| bytes.max(0) as u64)
     }
 
-    /// Calls `callback` with the new level each time that memory pressure changes, on the thread that notices it. A pool without
+    /// Calls `callback` with the new level each time that memory pressure changes, on the thread that observes it. A pool without
     /// tracking or without `enable_pressure_detection` drops the callback.
     pub fn register_pressure_callback(&self, callback: PressureCallback) {
         if let Some(monitor) = self.tracker().and_then(Tracker::pressure) {
@@ -295,7 +295,7 @@ impl HybridMemoryPool {
 
     /// Returns the bytes of bookkeeping: bitmaps, magazines and thread caches.
     pub fn bookkeeping_bytes(&self) -> usize {
-        self.inner().own_bytes()
+        self.inner().metadata_bytes()
     }
 
     /// Returns the address ranges that the pool has mapped, as (address, bytes), lowest first.

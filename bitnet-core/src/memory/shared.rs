@@ -8,19 +8,19 @@ use std::sync::Arc;
 
 use bytemuck::{AnyBitPattern, NoUninit};
 
-/// A slice with a share in its memory. Clones are cheap.
+/// A slice with shared ownership of its memory. Clones are cheap.
 pub struct Shared<T: 'static> {
     items: NonNull<[T]>,
     owner: Arc<dyn Any + Send + Sync>,
 }
 
-// SAFETY: a `Shared` gives out nothing but `&T`, as `Arc<[T]>` does, and its owner may be sent and shared.
+// SAFETY: a `Shared` yields only `&T`, as `Arc<[T]>` does, and its owner may be sent and shared.
 unsafe impl<T: Send + Sync> Send for Shared<T> {}
 // SAFETY: as above.
 unsafe impl<T: Send + Sync> Sync for Shared<T> {}
 
 impl<T> Shared<T> {
-    /// The whole slice that `owner` holds.
+    /// The whole slice of `owner`.
     pub fn new<O: AsRef<[T]> + Send + Sync + 'static>(owner: O) -> Self {
         let owner = Arc::new(owner);
         let items = NonNull::from((*owner).as_ref());
@@ -47,8 +47,8 @@ impl<T> Deref for Shared<T> {
 
     #[inline]
     fn deref(&self) -> &[T] {
-        // SAFETY: `items` was borrowed from the content of `owner`, which stays where it is and is only ever borrowed
-        // shared for as long as `self` holds its share: nobody can get it mutably, move it or drop it before.
+        // SAFETY: `items` was borrowed from the content of `owner`, which is neither moved, dropped nor borrowed mutably
+        // while `self` shares it.
         unsafe { self.items.as_ref() }
     }
 }

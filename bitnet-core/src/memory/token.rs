@@ -13,7 +13,7 @@ use crate::{Error, Result};
 pub struct BlockToken {
     /// The pool's number.
     pub pool: u64,
-    /// The token's own number; no pool gives it twice.
+    /// The token's number, unique in its pool.
     pub number: u64,
     /// Address of the first byte.
     pub address: usize,
@@ -21,7 +21,7 @@ pub struct BlockToken {
     pub size: usize,
 }
 
-/// The handles behind the tokens of a pool, by number. A handle whose token never comes back stays alive, also after the pool.
+/// The handles behind the tokens of a pool, by number. A handle whose token is never redeemed is leaked when the pool ends.
 #[derive(Debug, Default)]
 pub(super) struct Tokens(Mutex<Issued>);
 
@@ -44,7 +44,7 @@ impl Drop for Tokens {
 }
 
 impl Tokens {
-    /// Keeps `handle`, a block of the pool with this id, and returns its token.
+    /// Stores `handle`, a block of the pool with this id, and returns its token.
     pub(super) fn issue(&self, pool: u64, handle: MemoryHandle) -> BlockToken {
         let mut issued = self.lock();
         let number = issued.next;
@@ -54,7 +54,7 @@ impl Tokens {
         token
     }
 
-    /// Returns the handle behind `token`, checked as [`crate::memory::HybridMemoryPool::from_token`] says.
+    /// Returns the handle behind `token`, checked as by [`crate::memory::HybridMemoryPool::from_token`].
     pub(super) fn redeem(&self, token: BlockToken) -> Result<MemoryHandle> {
         let mut issued = self.lock();
         let stale = Error::StaleToken { number: token.number };

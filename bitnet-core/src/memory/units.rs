@@ -1,4 +1,4 @@
-//! Bytes and durations in words of a few letters, for reports.
+//! Bytes and durations as short texts, for reports.
 
 use std::time::Duration;
 
@@ -39,8 +39,8 @@ mod tests {
         assert_eq!([bytes(0), bytes(1023), bytes(1024)], ["0 B", "1023 B", "1.0 KiB"]);
         assert_eq!([bytes(3 << 19), bytes(u64::MAX)], ["1.5 MiB", "16384.0 PiB"]);
         let spans = [0, 999, 1_000, 1_500_000, 2_000_000_000, 300_000_000_000];
-        let words = spans.map(|nanoseconds| duration(Duration::from_nanos(nanoseconds)));
-        assert_eq!(words, ["0 ns", "999 ns", "1.0 us", "1.5 ms", "2.0 s", "5.0 min"]);
+        let texts = spans.map(|nanoseconds| duration(Duration::from_nanos(nanoseconds)));
+        assert_eq!(texts, ["0 ns", "999 ns", "1.0 us", "1.5 ms", "2.0 s", "5.0 min"]);
         assert_eq!(duration(Duration::from_secs(5400)), "1.5 h");
     }
 }

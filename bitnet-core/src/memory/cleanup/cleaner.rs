@@ -16,15 +16,15 @@ use crate::memory::tracking::LatencyKind;
 
 /// Slabs and regions of which at most this part is in use are drained.
 const SPARSE: f64 = 0.25;
-/// Bytes whose residence is queried between two looks at the clock.
-const ASKED_AT_ONCE: usize = 16 << 20;
+/// Bytes whose residence is queried between two checks of the clock.
+const QUERY_BYTES: usize = 16 << 20;
 /// The parts of the time by which the steps end. The last tenth is for pieces that have begun by then.
 const RELEASED_BY: f64 = 0.4;
 const COMPRESSED_BY: f64 = 0.55;
 const MOVED_BY: f64 = 0.75;
 const OVER_BY: f64 = 0.9;
 
-/// Tensors that cleanups of a pool compress and move. Tensors in use stay as they are.
+/// Tensors that cleanups of a pool compress and move. Tensors in use are left unchanged.
 pub(in crate::memory) trait CleanupTarget: Send + Sync {
     /// Frees the blocks that compressed tensors have vacated, until the deadline.
     fn free_vacated(&self, deadline: Option<Instant>) -> CompressionStep;
@@ -43,7 +43,7 @@ pub(in crate::memory) trait CleanupTarget: Send + Sync {
     ) -> bool;
 }
 
-/// What a pool holds for its cleanups.
+/// The configuration, targets and metrics of the cleanups of a pool.
 #[derive(Debug)]
 pub(in crate::memory) struct Cleaner {
     config: CleanupConfig,
@@ -77,18 +77,18 @@ impl Cleaner {
         Ok(())
     }
 
-    /// Ends the thread, and waits until it is gone unless it is the caller.
+    /// Ends the thread, and joins it unless it is the caller.
     pub(in crate::memory) fn stop(&mut self) {
         if let Some(scheduler) = self.scheduler.take() {
             scheduler.stop();
         }
     }
 
-    /// Adds a target, unless it is known.
+    /// Adds a target, unless it is attached already.
     pub(in crate::memory) fn attach(&self, target: Weak<dyn CleanupTarget>) {
         let mut targets = lock(&self.targets);
-        targets.retain(|known| known.strong_count() > 0);
-        if !targets.iter().any(|known| Weak::ptr_eq(known, &target)) {
+        targets.retain(|other| other.strong_count() > 0);
+        if !targets.iter().any(|other| Weak::ptr_eq(other, &target)) {
             targets.push(target);
         }
     }
@@ -102,9 +102,9 @@ impl Cleaner {
         let mut report = CleanupReport::new(strategy);
         report.resident_before = resident(pool, time.until(0.1));
         // The second query takes about as long.
-        let asking = time.start.elapsed();
+        let query_time = time.start.elapsed();
         let over = time.until(OVER_BY);
-        let end = over.and_then(|over| over.checked_sub(asking)).or(over);
+        let end = over.and_then(|over| over.checked_sub(query_time)).or(over);
         self.work(pool, strategy.work(&self.config), &time, end, &mut report);
         report.resident_after = report.resident_before.and_then(|_| resident(pool, over));
         report.took = time.start.elapsed();
@@ -175,11 +175,11 @@ fn resident(pool: &HybridMemoryPool, deadline: Option<Instant>) -> Option<usize>
     let pages = &pool.inner().pages;
     let mut sum = 0;
     for (start, bytes) in pool.ranges() {
-        for at in (0..bytes).step_by(ASKED_AT_ONCE) {
+        for at in (0..bytes).step_by(QUERY_BYTES) {
             if past(deadline) {
                 return None;
             }
-            sum += pages.resident(start + at, ASKED_AT_ONCE.min(bytes - at))?;
+            sum += pages.resident(start + at, QUERY_BYTES.min(bytes - at))?;
         }
     }
     Some(sum)
@@ -223,7 +223,7 @@ fn compact(
 
 impl HybridMemoryPool {
     /// Returns free memory to the system, and moves tensors of attached registries out of sparse memory (with `enable_compaction`) so
-    /// that more becomes free, all within `max_cleanup_time`. Tensors in use stay, and no content changes.
+    /// that more becomes free, all within `max_cleanup_time`. Tensors in use are not moved, and no content changes.
     ///
     /// ```
     /// use bitnet_core::device::Device;

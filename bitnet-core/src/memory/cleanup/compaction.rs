@@ -1,8 +1,8 @@
 //! Moving live blocks out of sparse memory, so that it can be released as a whole.
 //!
-//! While a [`Compaction`] is under way, slabs and regions of which little is in use are drained: nothing is allocated there. The
+//! While a [`Compaction`] is alive, slabs and regions of which little is in use are drained: nothing is allocated there. The
 //! owners of handles pass them through [`Compaction::relocate`]; at the end the empty slabs and regions are released. A
-//! block whose handle is borrowed stays where it is.
+//! block whose handle is borrowed is not moved.
 
 use std::time::Instant;
 
@@ -11,7 +11,7 @@ use crate::device::Device;
 use crate::memory::heap::{LINE, past};
 use crate::memory::{HybridMemoryPool, MemoryHandle};
 
-/// Bytes that are copied from one look at the clock to the next.
+/// Bytes that are copied between two checks of the clock.
 const PIECE: usize = 1 << 20;
 
 /// A compaction of a pool that is under way; dropping it ends it.
@@ -27,12 +27,12 @@ impl Compaction<'_> {
         self.sparse_bytes
     }
 
-    /// Whether the block lies in memory that is being drained.
+    /// Whether the block is in memory that is being drained.
     pub fn concerns(&self, handle: &MemoryHandle) -> bool {
         self.pool.made(handle) && handle.is_draining()
     }
 
-    /// Returns the same bytes at another place, if the block lies in memory that is being drained; else the handle itself.
+    /// Returns the same bytes in another block, if the block is in memory that is being drained; else the handle itself.
     ///
     /// # Errors
     /// [`crate::Error::OutOfMemory`], with the block, unmoved.
@@ -121,8 +121,8 @@ mod tests {
                 handle
             })
             .collect();
-        let kept = all.into_iter().enumerate().filter(|(at, _)| at % step == 0);
-        kept.map(|(_, handle)| handle).collect()
+        let retained = all.into_iter().enumerate().filter(|(at, _)| at % step == 0);
+        retained.map(|(_, handle)| handle).collect()
     }
 
     #[test]
@@ -162,14 +162,14 @@ mod tests {
                         || after.reserved as usize <= 2 * fewest.max(64 << 20)
                 );
             } else {
-                assert!(after.reserved < before.reserved, "regions of 64 MiB were given back");
+                assert!(after.reserved < before.reserved, "regions of 64 MiB were unmapped");
             }
         }
         assert_eq!(pool.get_metrics().total_allocated, 0);
     }
 
     #[test]
-    fn dense_and_foreign_blocks_stay() {
+    fn dense_and_foreign_blocks_are_not_moved() {
         let pool = HybridMemoryPool::new().unwrap();
         let other = HybridMemoryPool::new().unwrap();
         let dense = sparse(&pool, 4096, 1000, 1);

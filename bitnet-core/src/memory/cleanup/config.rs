@@ -1,4 +1,4 @@
-//! When a pool is cleaned, and how long that may take.
+//! The configuration of cleanups.
 
 use std::time::Duration;
 

@@ -14,7 +14,7 @@ pub struct Compacted {
     pub tensors: usize,
     /// Their bytes.
     pub bytes: usize,
-    /// Tensors that stayed because there was no room for them elsewhere.
+    /// Tensors that were not moved because there was no memory for them elsewhere.
     pub refused: usize,
 }
 
@@ -23,9 +23,9 @@ pub struct Compacted {
 pub struct Compressed {
     /// Tensors that were compressed.
     pub tensors: usize,
-    /// Bytes that they took before.
+    /// Bytes that they occupied before.
     pub bytes_before: usize,
-    /// Bytes that they take now.
+    /// Bytes that they occupy now.
     pub bytes_after: usize,
 }
 
@@ -123,7 +123,7 @@ impl fmt::Display for CleanupReport {
         let cut = if self.was_cut { ", cut short" } else { "" };
         write!(
             f,
-            "{:?}: {} bytes returned (kept blocks {}, regions {}, slabs {}, after moving {}), {} tensors moved, {} compressed, {:.1?}{cut}",
+            "{:?}: {} bytes returned (cached blocks {}, regions {}, slabs {}, after moving {}), {} tensors moved, {} compressed, {:.1?}{cut}",
             self.strategy,
             self.returned(),
             self.released.large_cache,

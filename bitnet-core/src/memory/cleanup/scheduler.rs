@@ -1,8 +1,8 @@
 //! A schedule that cleans a pool when a strategy is due, and the thread that runs it.
 //!
-//! The thread holds the pool only while it observes or cleans it. It sleeps on a condition variable until something can be due, until
-//! pressure is reported, or until the last owner of the pool goes. That one wakes the thread and waits for its end, which takes no
-//! cleanup's time: the thread has no pool at that moment. If the thread itself is the last owner, it ends without being waited for.
+//! The thread owns the pool only while it observes or cleans it. It sleeps on a condition variable until a strategy can be due,
+//! until pressure is reported, or until the last owner drops the pool. That one wakes the thread and joins it without waiting for
+//! a cleanup: the thread has no pool at that moment. If the thread itself is the last owner, it ends without being joined.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
@@ -15,8 +15,8 @@ use crate::memory::tracking::{PressureMonitor, SystemFiles, SystemMemory};
 use crate::memory::{Clock, HybridMemoryPool, MemoryPressureLevel};
 use crate::{Error, Result};
 
-/// Observes a pool from time to time and cleans it when a strategy is due. A pool with `enable_automatic_cleanup` has one of its
-/// own; this one is for programs with a loop to call it from.
+/// Observes a pool periodically and cleans it when a strategy is due. A pool with `enable_automatic_cleanup` has one of its
+/// own; this one is for programs that call it from a loop.
 ///
 /// ```
 /// use std::time::Duration;
@@ -56,7 +56,7 @@ impl CleanupSchedule {
         Self { config, clock, system, observed: Observed::default(), past: None }
     }
 
-    /// Observes `pool`, which is always the same, and cleans it if a strategy is due.
+    /// Observes `pool`, which is the same in each call, and cleans it if a strategy is due.
     pub fn run_due(&mut self, pool: &HybridMemoryPool) -> Option<CleanupReport> {
         let observed = self.observe(pool);
         self.observed = observed;
@@ -82,7 +82,7 @@ impl CleanupSchedule {
     fn observe(&self, pool: &HybridMemoryPool) -> Observed {
         let metrics = pool.get_metrics();
         let (used, limit) = pool.inner().tightest_usage();
-        // The pool's part is compared with the threshold of this configuration.
+        // The pool's usage is compared with the threshold of this configuration instead.
         let system = self.system.observe(0, 0);
         let tracked = pool.tracker().and_then(|tracker| tracker.pressure());
         pool.inner().report_usage();
@@ -99,8 +99,8 @@ impl CleanupSchedule {
     /// The live bytes of `pool` above which an observation is due at once; `None` if there are more already.
     fn live_threshold(&self, pool: &HybridMemoryPool) -> Option<u64> {
         let most = self.config.pressure_cleanup_threshold * self.observed.limit as f64;
-        let room = most - self.observed.used as f64;
-        (room >= 0.0).then(|| pool.get_metrics().total_allocated.saturating_add(room as u64))
+        let left = most - self.observed.used as f64;
+        (left >= 0.0).then(|| pool.get_metrics().total_allocated.saturating_add(left as u64))
     }
 }
 
@@ -114,7 +114,7 @@ struct Signal {
 #[derive(Debug, Default)]
 struct Requests {
     stop: bool,
-    look: bool,
+    observe: bool,
 }
 
 impl Signal {
@@ -122,9 +122,9 @@ impl Signal {
         self.requests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Requests an observation at once.
-    fn look(&self) {
-        self.lock().look = true;
+    /// Requests an immediate observation.
+    fn request_observation(&self) {
+        self.lock().observe = true;
         self.wake.notify_one();
     }
 
@@ -142,7 +142,7 @@ impl Signal {
             if requests.stop {
                 return false;
             }
-            if std::mem::take(&mut requests.look) || left == Some(Duration::ZERO) {
+            if std::mem::take(&mut requests.observe) || left == Some(Duration::ZERO) {
                 return true;
             }
             let left = left.unwrap_or(time);
@@ -168,18 +168,18 @@ impl Scheduler {
         weak: WeakPool,
     ) -> Result<Self> {
         let signal = Arc::new(Signal::default());
-        let heard = Arc::clone(&signal);
+        let shared = Arc::clone(&signal);
         pool.register_pressure_callback(Box::new(move |level| {
             if level >= MemoryPressureLevel::High {
-                heard.look();
+                shared.request_observation();
             }
         }));
         let woken = Arc::clone(&signal);
-        pool.observer().on_threshold(move || woken.look());
-        let (schedule, heard) = (CleanupSchedule::new(config.clone()), Arc::clone(&signal));
+        pool.observer().on_threshold(move || woken.request_observation());
+        let (schedule, shared) = (CleanupSchedule::new(config.clone()), Arc::clone(&signal));
         let started = Builder::new()
             .name("bitnet-cleanup".into())
-            .spawn(move || clean_until_gone(schedule, &heard, &weak));
+            .spawn(move || clean_until_closed(schedule, &shared, &weak));
         match started {
             Ok(thread) => Ok(Self { signal, thread }),
             Err(error) => Err(Error::ThreadNotStarted {
@@ -189,7 +189,7 @@ impl Scheduler {
         }
     }
 
-    /// Ends the thread, and waits until it is gone unless it is the caller.
+    /// Ends the thread, and joins it unless it is the caller.
     pub(super) fn stop(self) {
         self.signal.stop();
         if self.thread.thread().id() != std::thread::current().id() {
@@ -199,7 +199,7 @@ impl Scheduler {
     }
 }
 
-fn clean_until_gone(mut schedule: CleanupSchedule, signal: &Signal, weak: &WeakPool) {
+fn clean_until_closed(mut schedule: CleanupSchedule, signal: &Signal, weak: &WeakPool) {
     while let Some(pool) = weak.upgrade() {
         schedule.run_due(&pool);
         pool.inner().set_live_threshold(schedule.live_threshold(&pool));
@@ -219,12 +219,12 @@ mod tests {
     #[test]
     fn signals_before_the_sleep_are_not_lost() {
         let signal = Signal::default();
-        signal.look();
+        signal.request_observation();
         assert!(signal.sleep(Duration::MAX), "woken");
-        signal.look();
+        signal.request_observation();
         signal.stop();
-        assert!(!signal.sleep(Duration::MAX), "to stop goes first");
-        assert!(!signal.sleep(Duration::ZERO), "and stays");
+        assert!(!signal.sleep(Duration::MAX), "stopping has priority");
+        assert!(!signal.sleep(Duration::ZERO), "and is permanent");
         assert!(Signal::default().sleep(Duration::ZERO));
     }
 
@@ -232,9 +232,9 @@ mod tests {
     fn crossing_the_threshold_wakes_the_cleaner_once() {
         let pool = HybridMemoryPool::new().unwrap();
         let signal = Arc::new(Signal::default());
-        let woken = || std::mem::take(&mut signal.lock().look);
-        let heard = Arc::clone(&signal);
-        pool.observer().on_threshold(move || heard.look());
+        let woken = || std::mem::take(&mut signal.lock().observe);
+        let shared = Arc::clone(&signal);
+        pool.observer().on_threshold(move || shared.request_observation());
         let allocate = || pool.allocate(8 << 20, 64, &Device::Cpu).unwrap();
         let _first = allocate();
         assert!(!woken(), "no threshold");
@@ -253,7 +253,7 @@ mod tests {
         let signal = Signal::default();
         std::thread::scope(|scope| {
             let sleeper = scope.spawn(|| signal.sleep(Duration::MAX));
-            signal.look();
+            signal.request_observation();
             assert!(sleeper.join().unwrap());
             let sleeper = scope.spawn(|| signal.sleep(Duration::MAX));
             signal.stop();

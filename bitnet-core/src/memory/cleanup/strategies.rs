@@ -1,4 +1,4 @@
-//! When a pool is cleaned, and how thoroughly: pure functions of observations.
+//! When a pool is cleaned, and how: pure functions of observations.
 //!
 //! | strategy | due | moves tensors | compresses tensors |
 //! |---|---|---|---|
@@ -7,8 +7,8 @@
 //! | Periodic | [`PERIOD`] intervals have passed since the last cleanup | those idle for an interval | none |
 //! | OnDemand | never by itself | all without guards | none |
 //!
-//! The interval is `idle_cleanup_interval`. Nothing is due again before something was allocated or freed since the last
-//! cleanup, unless that was cut short; but Pressure, which does more, may follow on any other. Between two cleanups lie at
+//! The interval is `idle_cleanup_interval`. Nothing is due again before a block was allocated or freed since the last
+//! cleanup, unless that was cut short; but Pressure, which does more, may follow any other. The time between two cleanups is at
 //! least nine times `max_cleanup_time`, so that they take at most a tenth of a processor.
 
 use std::time::Duration;
@@ -18,10 +18,10 @@ use crate::memory::MemoryPressureLevel;
 
 /// A pool that is never idle is cleaned once in this many idle intervals.
 pub const PERIOD: u32 = 10;
-/// From one look at the system's memory to the next.
-const LOOK: Duration = Duration::from_secs(5);
-/// The shortest time to the next look, whatever the configuration says.
-const SHORTEST: Duration = Duration::from_millis(10);
+/// The time between two observations of the system's memory.
+const OBSERVATION_INTERVAL: Duration = Duration::from_secs(5);
+/// The shortest time to the next observation, for any configuration.
+const MIN_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Why a pool is cleaned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -58,12 +58,12 @@ impl Strategy {
     }
 }
 
-/// What a cleanup does beyond giving back what is free.
+/// What a cleanup does beyond releasing free memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Work {
-    /// Tensors in sparse memory are moved if no guard has been out for so long.
+    /// Tensors in sparse memory are moved if no guard has been alive for this long.
     pub move_idle_for: Option<Duration>,
-    /// Tensors are compressed if no guard has been out for so long.
+    /// Tensors are compressed if no guard has been alive for this long.
     pub compress_idle_for: Option<Duration>,
 }
 
@@ -93,13 +93,13 @@ impl Observed {
 /// The state of a schedule between observations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Past {
-    /// The activity at the last look.
+    /// The activity at the last observation.
     activity: u64,
-    /// Since when the activity has been that.
+    /// Since when the activity has been unchanged.
     quiet_since: Duration,
-    /// When the last cleanup ended, or the first look was.
+    /// When the last cleanup ended, or the time of the first observation.
     cleaned_at: Duration,
-    /// The last cleanup, and what there had been of activity when it ended.
+    /// The last cleanup, and the activity when it ended.
     cleaned: Option<Cleaned>,
 }
 
@@ -117,7 +117,7 @@ impl Past {
         Self { activity, quiet_since: now, cleaned_at: now, cleaned: None }
     }
 
-    /// Takes an observation into account.
+    /// Records an observation.
     pub fn saw(&mut self, observed: &Observed) {
         if observed.activity != self.activity {
             self.activity = observed.activity;
@@ -125,9 +125,9 @@ impl Past {
         }
     }
 
-    /// Takes note of a cleanup that ended at `now`. `activity` is what was observed before it and what it did itself.
+    /// Records a cleanup that ended at `now`. `activity` is that observed before it plus its own.
     pub fn cleaned(&mut self, strategy: Strategy, now: Duration, activity: u64, was_cut: bool) {
-        // What a cleanup moves is not the users' activity.
+        // The calls of a cleanup are not the users' activity.
         self.activity = activity;
         self.cleaned_at = now;
         self.cleaned = Some(Cleaned { strategy, activity, was_cut });
@@ -163,7 +163,7 @@ impl Past {
     }
 }
 
-/// The strategy that is due, if one is. `past` has seen what is observed: [`Past::saw`].
+/// The strategy that is due, if one is. `past` has recorded `observed`: [`Past::saw`].
 pub fn due(config: &CleanupConfig, observed: &Observed, past: &Past) -> Option<Strategy> {
     let pressed = observed.is_pressed(config);
     if !past.has_work(observed, pressed) || observed.now < past.earliest(config) {
@@ -183,14 +183,14 @@ pub fn due(config: &CleanupConfig, observed: &Observed, past: &Past) -> Option<S
 pub fn next_look(config: &CleanupConfig, observed: &Observed, past: &Past) -> Duration {
     let pressed = observed.is_pressed(config);
     let wait = if !past.has_work(observed, pressed) {
-        // Only activity or pressure makes something due. Idleness counts from the look that notices activity.
+        // Only activity or pressure makes a strategy due. Idleness counts from the observation of the activity.
         config.idle_cleanup_interval.max(Past::gap(config))
     } else {
         let due = past.idle_at(config).min(past.period_ends(config));
         let due = if pressed { Duration::ZERO } else { due };
         due.max(past.earliest(config)).saturating_sub(observed.now)
     };
-    wait.clamp(SHORTEST, LOOK)
+    wait.clamp(MIN_INTERVAL, OBSERVATION_INTERVAL)
 }
 
 #[cfg(test)]
@@ -213,8 +213,8 @@ mod tests {
         Observed { now: seconds * SECOND, activity, used, limit: 1000, level }
     }
 
-    /// Returns what is due in a pool whose activity and use change as given, each cleanup taking no time.
-    fn story(looks: &[(u32, u64, u64)]) -> Vec<(u32, Strategy)> {
+    /// Returns the strategies due in a pool with these observations (second, activity, used), if cleanups take no time.
+    fn strategies_due(looks: &[(u32, u64, u64)]) -> Vec<(u32, Strategy)> {
         let config = config();
         let mut past = Past::new(&at(0, 0, 0));
         let mut done = Vec::new();
@@ -232,24 +232,28 @@ mod tests {
     #[test]
     fn an_idle_pool_is_cleaned_once() {
         let looks: Vec<_> = (0..200).map(|second| (second, u64::from(second.min(10)), 5)).collect();
-        assert_eq!(story(&looks), [(40, Strategy::Idle)], "30 s after the last activity");
+        assert_eq!(strategies_due(&looks), [(40, Strategy::Idle)], "30 s after the last activity");
         let looks: Vec<_> = (0..200).map(|s| (s, if s < 100 { 1 } else { 2 }, 5)).collect();
-        assert_eq!(story(&looks), [(30, Strategy::Idle), (130, Strategy::Idle)]);
+        assert_eq!(strategies_due(&looks), [(30, Strategy::Idle), (130, Strategy::Idle)]);
         let untouched: Vec<_> = (0..100).map(|second| (second, 0, 0)).collect();
-        assert_eq!(story(&untouched), [(30, Strategy::Idle)], "what was reserved may go");
+        assert_eq!(
+            strategies_due(&untouched),
+            [(30, Strategy::Idle)],
+            "the reserved memory may be released"
+        );
     }
 
     #[test]
     fn a_busy_pool_is_cleaned_periodically() {
         let looks: Vec<_> = (0..1000).map(|second| (second, u64::from(second), 5)).collect();
         let every = [300, 600, 900].map(|second| (second, Strategy::Periodic));
-        assert_eq!(story(&looks), every);
+        assert_eq!(strategies_due(&looks), every);
     }
 
     #[test]
     fn pressure_has_priority_and_repeats_only_after_activity_and_a_gap() {
         let looks: Vec<_> = (0..100).map(|second| (second, 1, 901)).collect();
-        assert_eq!(story(&looks), [(0, Strategy::Pressure)], "nothing new since");
+        assert_eq!(strategies_due(&looks), [(0, Strategy::Pressure)], "nothing new since");
         let config = config();
         let mut past = Past::new(&at(0, 1, 901));
         past.cleaned(Strategy::Pressure, Duration::ZERO, 1, false);
@@ -267,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn interrupted_cleanups_go_on_without_new_activity() {
+    fn interrupted_cleanups_continue_without_new_activity() {
         let mut past = Past::new(&at(0, 7, 5));
         past.cleaned(Strategy::Idle, 30 * SECOND, 7, true);
         assert_eq!(due(&config(), &at(30, 7, 5), &past), None, "the gap");
@@ -281,19 +285,19 @@ mod tests {
     }
 
     #[test]
-    fn the_next_look_is_when_something_can_be_due() {
+    fn the_next_observation_is_when_a_strategy_can_be_due() {
         let config = config();
         let mut past = Past::new(&at(0, 1, 5));
-        assert_eq!(next_look(&config, &at(0, 1, 5), &past), 5 * SECOND, "the system is looked at");
+        assert_eq!(next_look(&config, &at(0, 1, 5), &past), 5 * SECOND, "the system is observed");
         assert_eq!(next_look(&config, &at(28, 1, 5), &past), 2 * SECOND);
         past.cleaned(Strategy::Idle, 30 * SECOND, 1, false);
-        assert_eq!(next_look(&config, &at(30, 1, 5), &past), LOOK);
+        assert_eq!(next_look(&config, &at(30, 1, 5), &past), OBSERVATION_INTERVAL);
         assert_eq!(next_look(&config, &at(30, 2, 950), &past), Duration::from_millis(900));
         let mut odd = CleanupConfig { idle_cleanup_interval: Duration::ZERO, ..config };
-        assert_eq!(next_look(&odd, &at(50, 1, 5), &past), 9 * config.max_cleanup_time, "no haste");
+        assert_eq!(next_look(&odd, &at(50, 1, 5), &past), 9 * config.max_cleanup_time, "the gap");
         odd.idle_cleanup_interval = Duration::MAX;
         odd.max_cleanup_time = Duration::MAX;
-        assert_eq!(next_look(&odd, &at(50, 2, 5), &past), LOOK);
+        assert_eq!(next_look(&odd, &at(50, 2, 5), &past), OBSERVATION_INTERVAL);
         assert_eq!(due(&odd, &at(50, 2, 5), &past), None);
     }
 

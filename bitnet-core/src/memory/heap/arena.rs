@@ -1,7 +1,7 @@
 //! Regions of mapped pages under one limit of bytes, each managed by a buddy allocator.
 //!
-//! A span is a run of granules of one region. Regions are mapped on demand, used lowest address first, and unmapped when nothing
-//! lives in them. Each region has its own lock; which orders it can serve is readable without it.
+//! A span is a run of granules of one region. Regions are mapped on demand, used lowest address first, and unmapped when no
+//! span of them is allocated. Each region has its own lock; which orders it can serve is readable without it.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -38,7 +38,7 @@ struct Region {
 #[derive(Debug)]
 struct RegionState {
     buddy: Buddy,
-    /// Granules from here on were never handed out: they are zero, and not resident.
+    /// Granules from here on were never allocated: they are zero, and not resident.
     fresh_from: usize,
     /// Whether spans were freed since free pages were last discarded.
     dirty: bool,
@@ -91,7 +91,7 @@ impl Region {
             blocks.retain(|&(start, _)| start < fresh_from);
             blocks
         };
-        let mut gone = 0;
+        let mut released = 0;
         for (start, granules) in blocks {
             if !more() {
                 self.state().dirty = true;
@@ -103,14 +103,14 @@ impl Region {
             }
             let (address, bytes) = (self.address + start * GRANULE, granules * GRANULE);
             // SAFETY: the block lies in this region's mapping, where it is allocated to this call alone.
-            let (bytes_gone, whole) = unsafe { discard_while(address, bytes, pages, more) };
-            gone += bytes_gone;
+            let (piece, whole) = unsafe { discard_while(address, bytes, pages, more) };
+            released += piece;
             let mut state = self.state();
             state.dirty |= !whole;
             state.buddy.free(start, granules);
             self.orders.store(state.buddy.orders(), Ordering::Relaxed);
         }
-        gone
+        released
     }
 }
 
@@ -120,10 +120,9 @@ pub(super) struct ArenaFigures {
     pub(super) mapped: usize,
     pub(super) free: usize,
     pub(super) largest_free: usize,
-    /// Of the free bytes, those that are not in the largest free piece of their region. A region in which nothing lives has
-    /// none: it is one piece.
+    /// Of the free bytes, those outside the largest free block of their region; none of an unused region.
     pub(super) scattered: usize,
-    pub(super) own_bytes: usize,
+    pub(super) metadata_bytes: usize,
 }
 
 /// Regions under one limit.
@@ -136,7 +135,7 @@ pub(super) struct Arena {
     used: AtomicUsize,
     /// By address.
     regions: RwLock<Vec<Arc<Region>>>,
-    /// Held while free memory is listed nowhere because it is being discarded: an allocation that finds nothing waits for it, then
+    /// Held while free memory is unlisted because it is being discarded: an allocation that finds no span waits for it, then
     /// searches again.
     in_transit: Mutex<()>,
 }
@@ -152,7 +151,7 @@ impl Arena {
         while missing >= GRANULE {
             let bytes = missing.min(REGION) / GRANULE * GRANULE;
             if !arena.grow(bytes, pages) {
-                // SAFETY: no span of the new arena has been handed out.
+                // SAFETY: no span of the new arena has been allocated.
                 unsafe { arena.unmap_all(pages) };
                 return None;
             }
@@ -174,8 +173,8 @@ impl Arena {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// Whether the limit leaves room for `bytes` more, so that a refusal was the system's.
-    pub(super) fn has_room(&self, bytes: usize) -> bool {
+    /// Whether the limit allows `bytes` more, so that a refusal was the system's.
+    pub(super) fn has_capacity(&self, bytes: usize) -> bool {
         self.mapped().checked_add(bytes).is_some_and(|sum| sum <= self.limit)
     }
 
@@ -206,8 +205,8 @@ impl Arena {
         }
         let needed = GRANULE << order;
         // A whole region if the limit and the system allow it, else what is needed.
-        let room = self.limit.saturating_sub(self.mapped()).min(REGION);
-        let grown = [room, needed, granules * GRANULE]
+        let available = self.limit.saturating_sub(self.mapped()).min(REGION);
+        let grown = [available, needed, granules * GRANULE]
             .into_iter()
             .filter(|&bytes| bytes >= granules * GRANULE)
             .any(|bytes| self.grow(bytes, pages));
@@ -268,7 +267,7 @@ impl Arena {
         self.mapped.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// Frees a span of this arena that nobody uses any more.
+    /// Frees a span of this arena that is no longer used.
     pub(super) fn free(&self, address: usize, granules: usize) {
         if let Some(region) = self.region_of(address) {
             region.free(address, granules);
@@ -289,8 +288,8 @@ impl Arena {
         let mut sum = 0;
         for (at, region) in regions.iter().enumerate() {
             let used = used(region);
-            let stays = fullest.is_some_and(|(fullest, _)| fullest == at);
-            if !stays && used > 0 && used as f64 <= share * region.bytes as f64 {
+            let is_fullest = fullest.is_some_and(|(fullest, _)| fullest == at);
+            if !is_fullest && used > 0 && used as f64 <= share * region.bytes as f64 {
                 region.draining.store(true, Ordering::Relaxed);
                 sum += used;
             }
@@ -304,7 +303,7 @@ impl Arena {
         regions.iter().for_each(|region| region.draining.store(false, Ordering::Relaxed));
     }
 
-    /// Whether the span at this address lies in a region that is draining.
+    /// Whether the span at this address is in a region that is draining.
     pub(super) fn is_draining(&self, address: usize) -> bool {
         self.region_of(address).is_some_and(|region| region.draining.load(Ordering::Relaxed))
     }
@@ -325,48 +324,49 @@ impl Arena {
     /// As [`Arena::release`], as long as `more` returns true.
     fn release_while(&self, keep: usize, pages: &Pages, more: &dyn Fn() -> bool) -> usize {
         let all: Vec<_> = self.regions.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let mut gone = 0;
+        let mut released = 0;
         for region in all.into_iter().rev() {
             if !more() {
                 break;
             }
             let spare = self.mapped().saturating_sub(region.bytes) >= keep;
-            gone += region.discard_free(&self.in_transit, pages, more);
+            released += region.discard_free(&self.in_transit, pages, more);
             if spare && more() {
-                gone += self.unmap_if_unused(&region, pages, more);
+                released += self.unmap_if_unused(&region, pages, more);
             }
         }
-        gone
+        released
     }
 
     fn unmap_if_unused(&self, region: &Region, pages: &Pages, more: &dyn Fn() -> bool) -> usize {
         let _in_transit = self.in_transit();
-        // Allocated whole, it is out of reach of allocations and of other purges.
+        // Allocated whole, so that neither allocations nor other purges can use it.
         let Some(whole) = region.allocate_whole() else { return 0 };
-        // First the pages, in pieces: unmapping them together would take longer than fits between two looks at the clock.
-        // SAFETY: the region is mapped, since only who has taken it whole unmaps it, and it is this call's alone.
-        let (gone, done) = unsafe { discard_while(region.address, whole.used_bytes, pages, more) };
+        // First the pages, in pieces: unmapping them at once would take longer than the interval between two checks of the clock.
+        // SAFETY: the region is mapped, since only the call that allocated it whole unmaps it, and that is this one.
+        let (released, done) =
+            unsafe { discard_while(region.address, whole.used_bytes, pages, more) };
         if !done {
-            region.put_back_whole(whole);
-            return gone;
+            region.restore_whole(whole);
+            return released;
         }
         let mut regions = self.regions.write().unwrap_or_else(PoisonError::into_inner);
         regions.retain(|other| other.address != region.address);
         drop(regions);
-        // SAFETY: the region came from `map` with these figures, nothing lives in it, and it is no longer listed.
+        // SAFETY: the region came from `map` with these figures, is unused, and is no longer listed.
         unsafe { pages.unmap(region.address, region.bytes, region.align) };
         self.unreserve(region.bytes);
-        gone
+        released
     }
 
     /// Unmaps every region.
     ///
     /// # Safety
-    /// Nobody uses any span of the arena.
+    /// No span of the arena is used any more.
     pub(super) unsafe fn unmap_all(&self, pages: &Pages) {
         let mut regions = self.regions.write().unwrap_or_else(PoisonError::into_inner);
         for region in regions.drain(..) {
-            // SAFETY: the region came from `map` with these figures; the caller says that nobody uses it.
+            // SAFETY: the region came from `map` with these figures; the caller guarantees that it is unused.
             unsafe { pages.unmap(region.address, region.bytes, region.align) };
             self.unreserve(region.bytes);
         }
@@ -384,11 +384,11 @@ impl Arena {
         let mut figures = ArenaFigures { mapped: self.mapped(), ..Default::default() };
         for region in regions.iter() {
             let state = region.state();
-            let in_books = state.buddy.free_granules() * GRANULE;
+            let in_buddy = state.buddy.free_granules() * GRANULE;
             let mut largest = state.buddy.largest_free() * GRANULE;
-            figures.free += in_books;
+            figures.free += in_buddy;
             figures.largest_free = figures.largest_free.max(largest);
-            let mut free = in_books;
+            let mut free = in_buddy;
             let region_end = region.address + region.bytes;
             for &(_, bytes) in cached.iter().filter(|c| (region.address..region_end).contains(&c.0))
             {
@@ -398,14 +398,14 @@ impl Arena {
             if free < region.bytes {
                 figures.scattered += free.saturating_sub(largest);
             }
-            figures.own_bytes += state.buddy.own_bytes() + size_of::<Region>();
+            figures.metadata_bytes += state.buddy.metadata_bytes() + size_of::<Region>();
         }
         figures
     }
 }
 
 impl Region {
-    /// The region as one span, if nothing lives in it.
+    /// Allocates the region as one span, if it is unused.
     fn allocate_whole(&self) -> Option<Span> {
         let mut state = self.state();
         if !state.buddy.is_unused() {
@@ -421,8 +421,8 @@ impl Region {
         Some(Span { address: self.address, granules, used_bytes })
     }
 
-    /// Undoes [`Region::allocate_whole`] of a region that nobody has touched since.
-    fn put_back_whole(&self, whole: Span) {
+    /// Undoes [`Region::allocate_whole`] of a region that has not been accessed since.
+    fn restore_whole(&self, whole: Span) {
         let mut state = self.state();
         state.buddy.free(0, whole.granules);
         state.fresh_from = whole.used_bytes / GRANULE;

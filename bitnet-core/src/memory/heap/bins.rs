@@ -1,4 +1,4 @@
-//! Free blocks that a thread keeps for itself: a stack of addresses for each class.
+//! The free blocks of a thread: a stack of addresses for each class.
 
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
@@ -7,8 +7,8 @@ use super::size_class::{CLASSES, batch};
 use super::small_block::SmallBlockPool;
 use crate::os::pages::Pages;
 
-/// Addresses that there is room for: with the two numbers, a bin is half a KiB, so that it is found by a shift.
-const ROOM: usize = 63;
+/// Slots of a bin: with its two numbers a bin has 512 bytes, so that indexing is a shift.
+const SLOT_COUNT: usize = 63;
 
 /// Free blocks of one class. Only the owning thread changes it; others may read its length.
 #[derive(Debug)]
@@ -16,20 +16,24 @@ const ROOM: usize = 63;
 pub(super) struct Bin {
     /// At most `capacity`.
     len: AtomicU32,
-    /// At most [`ROOM`].
+    /// At most [`SLOT_COUNT`].
     capacity: u32,
-    slots: [AtomicUsize; ROOM],
+    slots: [AtomicUsize; SLOT_COUNT],
 }
 
 impl Bin {
-    /// An empty bin without room.
+    /// An empty bin of capacity 0.
     const fn closed() -> Self {
-        Self { len: AtomicU32::new(0), capacity: 0, slots: [const { AtomicUsize::new(0) }; ROOM] }
+        Self {
+            len: AtomicU32::new(0),
+            capacity: 0,
+            slots: [const { AtomicUsize::new(0) }; SLOT_COUNT],
+        }
     }
 
-    /// Makes room for two batches of blocks of `class`, but at most [`ROOM`].
+    /// Sets the capacity to two batches of blocks of `class`, but at most [`SLOT_COUNT`].
     fn open(&mut self, class: usize) {
-        self.capacity = (2 * batch(class)).min(ROOM) as u32;
+        self.capacity = (2 * batch(class)).min(SLOT_COUNT) as u32;
     }
 
     /// The number of blocks; exact only for the owning thread.
@@ -63,7 +67,7 @@ impl Bin {
 
     #[inline(always)]
     fn slot(&self, at: u32) -> &AtomicUsize {
-        // SAFETY: both callers pass less than `capacity`, which `open` keeps to `ROOM`.
+        // SAFETY: both callers pass less than `capacity`, which `open` bounds by `SLOT_COUNT`.
         unsafe { self.slots.get_unchecked(at as usize) }
     }
 
@@ -87,7 +91,7 @@ impl Bin {
 pub(super) struct Bins([Bin; CLASSES]);
 
 impl Bins {
-    /// Bins without room, for a thread that has no cache.
+    /// Bins of capacity 0, for a thread that has no cache.
     pub(super) const fn closed() -> Self {
         Self([const { Bin::closed() }; CLASSES])
     }
@@ -105,7 +109,7 @@ impl Bins {
     #[inline(always)]
     pub(super) fn of(&self, class: usize) -> &Bin {
         debug_assert!(class < CLASSES);
-        // SAFETY: classes come from `class_of` of less than `SMALL_LIMIT`, or from the tag of a block that had such a one.
+        // SAFETY: classes come from `class_of` of less than `SMALL_LIMIT`, or from the tag of a block of such a class.
         unsafe { self.0.get_unchecked(class) }
     }
 
@@ -126,14 +130,14 @@ impl Bins {
         let (&last, others) = blocks[..got].split_last()?;
         for &block in others {
             if !self.0[class].push(block) {
-                small.put(class, &[block]);
+                small.free(class, &[block]);
             }
         }
         Some(last)
     }
 
-    /// Pushes a freed block, uncounted; a full bin passes its older half on first.
-    pub(super) fn put_or_spill(&self, class: usize, block: usize, small: &SmallBlockPool) {
+    /// Pushes a freed block, uncounted; a full bin spills its older half first.
+    pub(super) fn push_or_spill(&self, class: usize, block: usize, small: &SmallBlockPool) {
         let bin = &self.0[class];
         if bin.push(block) {
             return;
@@ -141,7 +145,7 @@ impl Bins {
         let mut blocks = [0; SLOTS];
         let count = bin.take_oldest(class, &mut blocks);
         if count > 0 {
-            small.give(class, &blocks[..count]);
+            small.spill(class, &blocks[..count]);
         }
         bin.push(block);
     }
@@ -155,7 +159,7 @@ impl Bins {
                 if count == 0 {
                     break;
                 }
-                small.put(class, &blocks[..count]);
+                small.free(class, &blocks[..count]);
             }
         }
     }
@@ -177,7 +181,7 @@ mod tests {
             assert!(!bin.push(64) && bin.pop_if(|| true).is_none());
             bin.open(class);
             let count = (1..100).take_while(|&block| bin.push(block)).count();
-            assert!(bin.len() == count && (3..=ROOM).contains(&count), "{count}");
+            assert!(bin.len() == count && (3..=SLOT_COUNT).contains(&count), "{count}");
             assert_eq!(bin.pop_if(|| false), None);
             assert_eq!(bin.pop_if(|| true), Some(count));
             let mut out = [0; SLOTS];

@@ -32,7 +32,7 @@ impl Bitmap {
         self.words.get(at / 64).is_some_and(|word| word >> (at % 64) & 1 == 1)
     }
 
-    /// The smallest number in the set. A set of n numbers looks at n / 4096 + 1 words.
+    /// The smallest number in the set. A set of n numbers reads n / 4096 + 1 words.
     pub(super) fn first(&self) -> Option<usize> {
         let (at, summary) = self.summary.iter().enumerate().find(|(_, word)| **word != 0)?;
         let word = at * 64 + summary.trailing_zeros() as usize;
@@ -55,8 +55,8 @@ impl Bitmap {
         })
     }
 
-    /// The bytes that the set takes.
-    pub(super) fn own_bytes(&self) -> usize {
+    /// The bytes that the set occupies.
+    pub(super) fn metadata_bytes(&self) -> usize {
         (self.words.len() + self.summary.len()) * 8
     }
 }

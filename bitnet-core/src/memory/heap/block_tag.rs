@@ -1,4 +1,4 @@
-//! What is known of a block in 64 bits, so that a handle passes in two registers.
+//! The description of a block in 64 bits, so that a handle passes in two registers.
 //!
 //! ```text
 //! bits    small block                      large block
@@ -19,7 +19,7 @@ use crate::os::pages::GRANULE;
 /// Numbers that pools can have.
 pub(super) const POOLS: usize = 1 << 13;
 
-/// A request of so many bytes is refused.
+/// Requests of this many bytes and more are refused.
 pub(super) const SIZE_LIMIT: u64 = 1 << 41;
 
 const LARGE: u64 = 1;
@@ -38,7 +38,7 @@ const WIDE_SIZE: u32 = 23;
 /// The granules of the largest block that is not wide; it is written as 0.
 const MOST_GRANULES: usize = 1 << (LARGE_SIZE - GRANULES);
 
-/// Pool and purpose, as they stand in the lowest bits of a tag.
+/// Pool and purpose, as in the lowest bits of a tag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::memory) struct Key(pub(super) u32);
 
@@ -69,7 +69,7 @@ impl Key {
     }
 }
 
-/// What is known of a block besides its address.
+/// The description of a block besides its address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Tag(u64);
 
@@ -83,7 +83,7 @@ impl Tag {
     /// A small block: `size` and `skip`, the bytes left free for `align`, are together below 1 MiB.
     pub(super) fn small(key: Key, class: usize, size: usize, align: usize, skip: usize) -> Self {
         let Self(line) = Self::of_line(key, class, size);
-        // Counters of bytes do not notice blocks of no bytes.
+        // Blocks of 0 bytes do not change counters of bytes.
         let slow = if size == 0 { SLOW_END } else { 0 };
         Self(line | slow | align_bits(align) | ((skip / LINE) as u64) << SKIP)
     }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::os::pages::Pages;
 
-/// The bytes whose pages are returned between two looks at the clock.
+/// The bytes whose pages are returned between two checks of the clock.
 pub(super) const PIECE: usize = 2 << 20;
 
 /// Whether the deadline has passed.
@@ -23,7 +23,7 @@ pub(super) unsafe fn discard(
     pages: &Pages,
     deadline: Option<Instant>,
 ) -> (usize, bool) {
-    // SAFETY: the caller's promise is the one that is asked for.
+    // SAFETY: the caller guarantees the same.
     unsafe { discard_while(address, bytes, pages, &|| !past(deadline)) }
 }
 
@@ -37,21 +37,21 @@ pub(super) unsafe fn discard_while(
     pages: &Pages,
     more: &dyn Fn() -> bool,
 ) -> (usize, bool) {
-    let mut gone = 0;
+    let mut released = 0;
     let mut at = address;
     while at < address + bytes {
         if !more() {
-            return (gone, false);
+            return (released, false);
         }
         // Pieces end where huge pages do.
         let next = ((at / PIECE + 1) * PIECE).min(address + bytes);
         let before = pages.resident(at, next - at);
-        // SAFETY: a part of what the caller's promise covers.
+        // SAFETY: the caller guarantees it for the whole range.
         if before != Some(0) && unsafe { pages.discard(at, next - at) } {
             let after = pages.resident(at, next - at);
-            gone += before.unwrap_or(0).saturating_sub(after.unwrap_or(0));
+            released += before.unwrap_or(0).saturating_sub(after.unwrap_or(0));
         }
         at = next;
     }
-    (gone, true)
+    (released, true)
 }

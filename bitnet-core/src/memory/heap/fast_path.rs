@@ -16,7 +16,7 @@ pub(super) fn allocate_small(key: Key, size: usize) -> Option<(usize, Tag)> {
         return None;
     }
     let class = class_of(size);
-    let address = cache.take_counted(class, size)?;
+    let address = cache.pop_counted(class, size)?;
     Some((address, Tag::of_line(key, class, size)))
 }
 
@@ -31,23 +31,23 @@ pub(super) fn allocate_large(inner: &PoolInner, key: Key, size: usize) -> Option
     }
     let hint = cache.shard_hint as usize;
     let span = inner.large.take_cached(size.div_ceil(GRANULE), LINE, hint)?;
-    inner.after_report(cache.stats.count_large_taken(size, &inner.live));
+    inner.after_report(cache.stats.count_large_allocated(size, &inner.live));
     Some((span.address, Tag::large(key, size, LINE, span.granules)))
 }
 
-/// Keeps a freed block for the next request. Returns false if the slow path has to free it; if true, the pool may be gone.
+/// Caches a freed block. Returns false if the slow path has to free it; if true, the pool may have been freed.
 ///
 /// # Safety
-/// Nobody uses the block of `address` and `tag` any more; it came from the pool that `tag` names.
+/// The block of `address` and `tag` is no longer used; it came from the pool that `tag` names.
 #[inline(always)]
 pub(super) unsafe fn free(address: usize, tag: Tag) -> bool {
     // SAFETY: as in `allocate_small`.
     let cache = unsafe { current() };
     let state = cache.stats.state();
     if tag.small_key() == state {
-        return cache.put_counted(tag.class(), tag.block_address(address), tag.small_size());
+        return cache.push_counted(tag.class(), tag.block_address(address), tag.small_size());
     }
-    // SAFETY: the caller's promise; the key says that the current cache belongs to the pool of the block.
+    // SAFETY: guaranteed by the caller; the equal key shows that the current cache belongs to the pool of the block.
     tag.large_key() == state && unsafe { free_large(address, tag) }
 }
 
@@ -66,7 +66,7 @@ unsafe fn free_large(address: usize, tag: Tag) -> bool {
     if !inner.large.cache(address, tag.granules(), cache.shard_hint as usize) {
         return false;
     }
-    let (bytes, crossed_limit) = cache.stats.count_large_given(tag.size(), &inner.live);
+    let (bytes, crossed_limit) = cache.stats.count_large_freed(tag.size(), &inner.live);
     inner.after_report(crossed_limit);
     cache.stats.end_large(bytes, tag.key().purpose());
     true

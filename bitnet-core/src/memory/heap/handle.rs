@@ -1,4 +1,4 @@
-//! What a user of a pool holds: a block that is theirs alone.
+//! The owning handle of a block.
 
 use std::mem::ManuallyDrop;
 use std::ptr::{NonNull, with_exposed_provenance_mut};
@@ -11,7 +11,7 @@ use super::size_class::SMALL_LIMIT;
 use super::slow_path::Block;
 use super::state::{PoolInner, pool_of};
 
-/// Blocks of more bytes may have a mapping of their own, which leaves memory as a whole when the block is dropped.
+/// Blocks of more bytes may have a mapping of their own, which is unmapped at once when the block is dropped.
 const WHOLE: usize = 32 << 20;
 
 /// A block of a pool, owned: it can't be duplicated, so it can't be freed twice. Dropping it frees it.
@@ -21,9 +21,9 @@ pub struct MemoryHandle {
     tag: Tag,
 }
 
-// SAFETY: a handle owns its bytes alone, and a pool takes blocks back from any thread.
+// SAFETY: a handle owns its bytes, and any thread may free them.
 unsafe impl Send for MemoryHandle {}
-// SAFETY: shared access hands out `&[u8]` only; writing needs `&mut MemoryHandle`.
+// SAFETY: shared access yields `&[u8]` only; writing requires `&mut MemoryHandle`.
 unsafe impl Sync for MemoryHandle {}
 
 impl MemoryHandle {
@@ -36,7 +36,7 @@ impl MemoryHandle {
         fast_below: usize,
         size: usize,
     ) -> Option<Self> {
-        // No bytes wrap around, to the slow path.
+        // 0 bytes wrap around, to the slow path.
         let (address, tag) = if size.wrapping_sub(1) < fast_below - 1 {
             fast_path::allocate_small(key, size)?
         } else if size >= SMALL_LIMIT && fast_below >= SMALL_LIMIT {
@@ -49,11 +49,11 @@ impl MemoryHandle {
     }
 
     /// # Safety
-    /// The pool that `tag` names has just handed out the block that it describes, and counted it.
+    /// The pool that `tag` names has just allocated and counted the block that `tag` describes.
     #[inline(always)]
     unsafe fn new(address: usize, tag: Tag) -> Self {
         let start = with_exposed_provenance_mut(address);
-        // SAFETY: blocks lie in mappings, which are never at address 0.
+        // SAFETY: blocks are in mappings, which are never at address 0.
         let start = unsafe { NonNull::new_unchecked(start) };
         Self { start, tag }
     }
@@ -61,7 +61,7 @@ impl MemoryHandle {
     /// # Safety
     /// As [`MemoryHandle::new`].
     pub(in crate::memory) unsafe fn of_block(block: Block) -> Self {
-        // SAFETY: the caller's promise is the one that is asked for.
+        // SAFETY: the caller guarantees the same.
         unsafe { Self::new(block.address, block.tag) }
     }
 
@@ -117,11 +117,11 @@ impl MemoryHandle {
         let (address, tag) = (handle.address(), handle.tag);
         // SAFETY: the block that this handle owns is alive, so its pool is.
         let inner = unsafe { pool_of(tag) };
-        // SAFETY: the handle came from this pool and is gone after this.
+        // SAFETY: the block came from this pool, and its handle is consumed.
         unsafe { PoolInner::free_past_caches(inner, address, tag) };
     }
 
-    /// Whether the block lies in memory that is being drained.
+    /// Whether the block is in memory that is being drained.
     pub(in crate::memory) fn is_draining(&self) -> bool {
         // SAFETY: the block that this handle owns is alive, so its pool is.
         let inner = unsafe { pool_of(self.tag) };
@@ -129,8 +129,8 @@ impl MemoryHandle {
         unsafe { inner.as_ref() }.is_draining(self.address(), self.tag)
     }
 
-    /// Discards the pages of the block, if dropping it could unmap more at once than fits between two looks at the clock: `more` is
-    /// asked before each piece. Returns the resident bytes released, as reported by the OS, and whether the block can be
+    /// Discards the pages of the block, if dropping it could unmap more at once than fits between two checks of the clock: `more`
+    /// is called before each piece. Returns the resident bytes released, as reported by the OS, and whether the block can be
     /// dropped. The content is lost.
     pub(in crate::memory) fn discard_while(&mut self, more: &dyn Fn() -> bool) -> (usize, bool) {
         if self.size() <= WHOLE {
@@ -140,7 +140,7 @@ impl MemoryHandle {
         let inner = unsafe { pool_of(self.tag) };
         // SAFETY: as above.
         let pages = unsafe { &inner.as_ref().pages };
-        // SAFETY: the range is the block's, which nobody else reads or writes while it is borrowed for writing.
+        // SAFETY: the range is the block's, which `&mut self` borrows exclusively.
         unsafe { discard_while(self.address(), self.size(), pages, more) }
     }
 
@@ -153,7 +153,7 @@ impl Drop for MemoryHandle {
     #[inline]
     fn drop(&mut self) {
         let (address, tag) = (self.address(), self.tag);
-        // SAFETY: the block came from the pool that its tag names, and the handle is going.
+        // SAFETY: the block came from the pool that its tag names, and the handle is being dropped.
         if !unsafe { fast_path::free(address, tag) } {
             // SAFETY: as above.
             unsafe { PoolInner::free(address, tag) };

@@ -1,8 +1,7 @@
 //! Blocks of 1 MiB and more: regions with a buddy allocator, mappings of their own for the largest, and a cache before both.
 //!
-//! A freed block enters the cache whole, with its pages resident, where a request of about its size finds it first: that saves the
-//! page faults, which cost a hundred times more than any search. Cached blocks return to the buddy allocator when the pool is
-//! purged.
+//! A freed block enters the cache with its pages resident, and a request of about its size searches there first: that saves page
+//! faults, which cost a hundred times more than any search. A purge of the pool returns cached blocks to the buddy allocator.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -84,11 +83,11 @@ impl LargeBlockPool {
         })
     }
 
-    /// Frees a block that nobody uses any more; `granules` are those of its span.
+    /// Frees a block that is no longer used; `granules` are those of its span.
     #[inline]
     pub(super) fn free(&self, address: usize, granules: usize, pages: &Pages) {
         if !self.cache(address, granules, 0) {
-            self.give_back(address, granules, pages);
+            self.return_span(address, granules, pages);
         }
     }
 
@@ -120,8 +119,8 @@ impl LargeBlockPool {
         None
     }
 
-    /// Caches a block that nobody uses any more, at `shard_hint` if that slot is empty. Returns false if the block is too large or too
-    /// small, or no slot is empty.
+    /// Caches a block that is no longer used, at `shard_hint` if that slot is empty. Returns false if the block is too large or
+    /// too small, or no slot is empty.
     #[inline]
     pub(super) fn cache(&self, address: usize, granules: usize, shard_hint: usize) -> bool {
         if !CACHED.contains(&granules) {
@@ -138,14 +137,14 @@ impl LargeBlockPool {
     }
 
     /// Frees a block to the arena or, if it is a mapping of its own, to the system. Returns the resident bytes released at once.
-    fn give_back(&self, address: usize, granules: usize, pages: &Pages) -> usize {
-        let own = self.direct_maps().remove(&address);
-        let Some((bytes, align)) = own else {
+    fn return_span(&self, address: usize, granules: usize, pages: &Pages) -> usize {
+        let direct = self.direct_maps().remove(&address);
+        let Some((bytes, align)) = direct else {
             self.arena.free(address, granules);
             return 0;
         };
         let resident = pages.resident(address, bytes).unwrap_or(0);
-        // SAFETY: `map_direct` mapped this block with these figures, nobody uses it, and it is no longer listed.
+        // SAFETY: `map_direct` mapped this block with these figures; it is unused and no longer listed.
         unsafe { pages.unmap(address, bytes, align) };
         self.arena.unreserve(bytes);
         self.direct_bytes.fetch_sub(bytes, Ordering::Relaxed);
@@ -177,7 +176,7 @@ impl LargeBlockPool {
 
     /// Empties the cache until the deadline. Returns the resident bytes released at once.
     pub(super) fn flush(&self, pages: &Pages, deadline: Option<Instant>) -> usize {
-        let mut gone = 0;
+        let mut released = 0;
         for CacheSlot(slot) in self.large_cache.iter().flatten() {
             if slot.load(Ordering::Relaxed) == 0 {
                 continue;
@@ -188,20 +187,20 @@ impl LargeBlockPool {
                 continue;
             }
             if self.direct_maps().contains_key(&address) {
-                // SAFETY: the block was cached, so that nobody used it, and this call has taken it out.
+                // SAFETY: the block was cached, so it is unused, and this call has removed it from the cache.
                 let (bytes, whole) =
                     unsafe { discard(address, granules * GRANULE, pages, deadline) };
-                gone += bytes;
+                released += bytes;
                 if !whole && self.cache(address, granules, 0) {
                     break;
                 }
             }
-            gone += self.give_back(address, granules, pages);
+            released += self.return_span(address, granules, pages);
             if past(deadline) {
                 break;
             }
         }
-        gone
+        released
     }
 
     pub(super) fn arena(&self) -> &Arena {
@@ -240,13 +239,13 @@ impl LargeBlockPool {
         self.direct_maps().iter().map(|(&address, &(bytes, _))| (address, bytes)).collect()
     }
 
-    /// Unmaps everything.
+    /// Unmaps all regions and mappings.
     ///
     /// # Safety
-    /// Nobody uses any block of this pool.
+    /// No block of this pool is used any more.
     pub(super) unsafe fn unmap_all(&self, pages: &Pages) {
         for (address, (bytes, align)) in std::mem::take(&mut *self.direct_maps()) {
-            // SAFETY: `map_direct` mapped this block with these figures; the caller says that nobody uses it.
+            // SAFETY: `map_direct` mapped this block with these figures; the caller guarantees that it is unused.
             unsafe { pages.unmap(address, bytes, align) };
             self.arena.unreserve(bytes);
         }
@@ -343,7 +342,7 @@ mod tests {
         for log in 0..=21 {
             let block = pool.allocate((1 << 20) + 1, 1 << log, &pages).unwrap();
             assert_eq!(block.address % (1 << log), 0);
-            pool.give_back(block.address, block.granules, &pages);
+            pool.return_span(block.address, block.granules, &pages);
         }
         assert_eq!(pool.allocate(81 << 20, 64, &pages), None);
         assert_eq!(pool.allocate(usize::MAX / 2, 64, &pages), None);

@@ -1,11 +1,11 @@
-//! How freed blocks pass between threads: lock-free stacks of magazines.
+//! Freed blocks on their way between threads: lock-free stacks of magazines.
 //!
 //! A magazine is a batch of addresses of free blocks of one class. A thread whose bin is full pushes a magazine to the stack of the
 //! class; a thread whose bin is empty pops one. So a block freed by another thread than the one that allocated it costs a part
 //! of one exchange, and no thread waits.
 //!
-//! The stacks are Treiber's, over indices into a table of magazines. Magazines live as long as the table, so a thread may read one
-//! that another has just popped; a counter beside the index of the top then makes its exchange fail (no ABA).
+//! These are Treiber stacks, over indices into a table of magazines. Magazines live as long as the table, so a thread may read
+//! one that another has just popped; the counter in the top then makes its exchange fail (no ABA).
 
 #[cfg(loom)]
 use loom::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -60,8 +60,8 @@ impl Magazines {
         Self { chunks, count: AtomicU32::new(0), empty: Stack::new() }
     }
 
-    /// Pushes `blocks` (1 to [`SLOTS`] addresses) as one magazine. Returns false, and pushes nothing, if there is no memory for another
-    /// magazine.
+    /// Pushes `blocks` (1 to [`SLOTS`] addresses) as one magazine. Returns false, without an effect, if there is no memory for
+    /// another magazine.
     pub(super) fn push(&self, stack: &Stack, blocks: &[usize]) -> bool {
         let Some(index) = self.pop_index(&self.empty).or_else(|| self.new_magazine()) else {
             return false;
@@ -87,8 +87,8 @@ impl Magazines {
         len
     }
 
-    /// The bytes that the table takes.
-    pub(super) fn own_bytes(&self) -> usize {
+    /// The bytes that the table occupies.
+    pub(super) fn metadata_bytes(&self) -> usize {
         let chunks = self.chunks.iter().enumerate();
         chunks
             .filter(|(_, chunk)| !chunk.load(Ordering::Relaxed).is_null())
@@ -139,14 +139,14 @@ impl Magazines {
         if made {
             return Some(index);
         }
-        // The number is lost, which wastes an entry of the table but nothing else.
+        // The number is lost, which wastes only an entry of the table.
         None
     }
 
     fn at(&self, index: u32) -> &Magazine {
         let (chunk, offset) = position(index);
         let first = self.chunks[chunk].load(Ordering::Acquire);
-        // SAFETY: an index is given out by `new_magazine` only when its chunk has been made, with more than `offset` entries.
+        // SAFETY: `new_magazine` returns an index only when its chunk exists, with more than `offset` entries.
         let magazine = unsafe { first.add(offset) };
         // SAFETY: as above; chunks live as long as the table, and magazines are only ever borrowed shared.
         unsafe { &*magazine }
@@ -166,7 +166,7 @@ impl Drop for Magazines {
     }
 }
 
-/// The upper half of the top, with one change more.
+/// The upper half of the top, incremented by one change.
 fn changed(top: u64) -> u64 {
     ((top >> 32).wrapping_add(1)) << 32
 }
@@ -196,7 +196,7 @@ fn make_chunk(slot: &AtomicPtr<Magazine>, len: usize) -> bool {
         .compare_exchange(null, first.cast::<Magazine>(), Ordering::AcqRel, Ordering::Acquire)
         .is_err()
     {
-        // SAFETY: the box was let go of above and was not installed, so it is still this thread's alone.
+        // SAFETY: `first` comes from `Box::into_raw` above and was not installed, so no other thread has it.
         drop(unsafe { Box::from_raw(first) });
     }
     true
@@ -319,7 +319,7 @@ mod model {
             assert!(shared.0.push(&shared.1, &[2]));
             let other = {
                 let shared = Arc::clone(&shared);
-                // Takes both and puts one back: the top has the index that it had before, with another one below.
+                // Pops both and pushes one: the top has the index that it had before, with another one below.
                 loom::thread::spawn(move || {
                     let mut out = [0; SLOTS];
                     let mut kept = Vec::new();

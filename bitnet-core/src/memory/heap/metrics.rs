@@ -35,7 +35,7 @@ pub struct ClassFigures {
     pub requested: Option<u64>,
 }
 
-/// The figures of a pool at one moment. Every field is in bytes unless it says otherwise.
+/// The figures of a pool at one moment, in bytes unless stated otherwise.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PoolFigures {
     /// The most that the pool may map.
@@ -54,7 +54,7 @@ pub struct PoolFigures {
     pub largest_free: u64,
     /// All free pieces among the large blocks.
     pub total_free_large: u64,
-    /// Of these, what is not in the largest free piece of its region of 64 MiB. A region in which nothing lives is one piece.
+    /// Of these, the bytes outside the largest free piece of their region of 64 MiB. An unused region is one piece.
     pub scattered_free_large: u64,
     /// Allocations made so far, in number.
     pub allocations: u64,
@@ -73,7 +73,7 @@ impl PoolFigures {
     }
 
     /// The part of the free bytes among large blocks that is scattered: `scattered_free_large` / `total_free_large`. 0 if nothing
-    /// is free, and for a pool that nobody has used. Free small blocks don't count: they serve any request of their class.
+    /// is free, and for an unused pool. Free small blocks don't count: they serve any request of their class.
     pub fn external_fragmentation(&self) -> f64 {
         part(self.scattered_free_large, self.total_free_large)
     }
@@ -164,10 +164,10 @@ impl PoolInner {
     }
 
     /// The bytes that the bookkeeping takes.
-    pub(in crate::memory) fn own_bytes(&self) -> usize {
+    pub(in crate::memory) fn metadata_bytes(&self) -> usize {
         let caches = self.threads().caches.len() * size_of::<ThreadCache>();
         let (small, large) = (self.small.figures(), self.large.figures());
-        size_of::<Self>() + caches + small.own_bytes + large.arena.own_bytes
+        size_of::<Self>() + caches + small.metadata_bytes + large.arena.metadata_bytes
     }
 
     /// The limit of all blocks together, in bytes.

@@ -7,7 +7,7 @@
 //!
 //! 1. *Compare.* One comparison of the cache's state with the [key](block_tag::Key) of the pool. It fails for another
 //!    pool or purpose than the last one, and under any flag.
-//! 2. *Count.* One addition to a word of [`stats`]. It fails when the thread's report of live bytes, a sample or a flush is due.
+//! 2. *Count.* One addition to a counter of [`stats`]. It fails when the thread's report of live bytes, a sample or a flush is due.
 //! 3. *Pop.* The last address of the [bin](bins) of the request's [size class](size_class).
 //!
 //! The handle is that address and a [tag](block_tag): no store to the block, no locked instruction. A request from 1 MiB to
@@ -28,7 +28,7 @@
 //!
 //! # `free`, step by step
 //!
-//! Dropping a handle compares the key in its tag with the state of this thread's cache, counts the block in the other word of
+//! Dropping a handle compares the key in its tag with the state of this thread's cache, counts the block in the other counter of
 //! [`stats`], and pushes the address to the bin ([`fast_path::free`]). It does not matter which thread allocated the block. A
 //! large block enters the cache of large blocks. A thread's first free in a pool takes the slow path once: it creates the thread's cache
 //! ([`PoolInner::cache`]), then pushes the block.
@@ -52,15 +52,15 @@
 //!                 arena ── buddy ── bitmap
 //! ```
 //!
-//! Trackers, cleaners, tokens and tensors are not known here: they hold handles, call a pool, or implement [`HeapObserver`].
+//! Nothing here depends on trackers, cleaners, tokens or tensors: they own handles, call a pool, or implement [`HeapObserver`].
 //!
 //! # Invariants
 //!
 //! - A block belongs to one handle, and a handle is not copied.
 //! - Only the owning thread changes a cache, but for flags. Totals are read under the lock of [`stats`].
-//! - A pool lives as long as one of its blocks ([`state`]). After a thread has counted a block as freed it touches nothing of the pool.
-//! - In a child that `fork` makes of a process with several threads, a lock that another thread held stays locked. Such a child must
-//!   not use pools.
+//! - A pool lives as long as one of its blocks ([`state`]). After a thread has counted a block as freed it does not access the pool.
+//! - In a child that `fork` makes of a process with several threads, a lock that another thread held remains locked. Such a child
+//!   must not use pools.
 
 mod arena;
 mod bins;

@@ -1,4 +1,4 @@
-//! The one way by which others attach to a heap: a trait that the heap calls on its slow paths.
+//! The interface of observers: a trait that the heap calls on its slow paths.
 
 use std::fmt;
 use std::panic::Location;
@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::Purpose;
 
-/// A block was handed out. Sent before its user gets the handle.
+/// A block was allocated. Sent before the handle is returned.
 #[derive(Debug, Clone, Copy)]
 pub struct AllocationEvent {
     /// The first byte's address; no other live allocation of this pool has it.
@@ -21,8 +21,8 @@ pub struct AllocationEvent {
     pub site: &'static Location<'static>,
 }
 
-/// A block was freed. Sent before the block can be handed out again; sent later, the record of the next allocation at this
-/// address may be lost, but none is invented.
+/// A block was freed. Sent before the block can be allocated again; sent later, the record of the next allocation at this
+/// address may be lost, but none is added.
 #[derive(Debug, Clone, Copy)]
 pub struct DeallocationEvent {
     /// The first byte's address.
@@ -55,7 +55,7 @@ pub(in crate::memory) enum Call {
     Deallocate,
 }
 
-/// Receives what happens in a heap. The heap calls it on slow paths only, and holds no lock meanwhile.
+/// Receives the events of a heap. The heap calls it on slow paths only, and without holding a lock.
 pub(in crate::memory) trait HeapObserver: fmt::Debug + Send + Sync {
     /// Which allocations it receives; constant.
     fn recording(&self) -> Recording;
@@ -87,8 +87,7 @@ pub(in crate::memory) trait HeapObserver: fmt::Debug + Send + Sync {
     /// Receives the bytes in use of the tighter limit. Callbacks may run.
     fn usage(&self, used: u64, limit: u64);
 
-    /// Announces that an allocation is about to fail. Returns whether callbacks may have freed memory, so that another attempt is
-    /// worth its time.
+    /// Announces that an allocation is about to fail. Returns whether callbacks may have freed memory, so that it is retried.
     fn about_to_fail(&self) -> bool;
 
     /// Live bytes crossed the threshold of [`super::PoolInner::set_live_threshold`].

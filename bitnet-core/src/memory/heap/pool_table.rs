@@ -17,7 +17,7 @@ pub(super) struct PoolTable<T> {
 
 #[derive(Debug)]
 struct List<T> {
-    /// By the id that no other pool ever has.
+    /// By their unique ids.
     by_id: BTreeMap<u64, Listed<T>>,
     /// Numbers below `used` that are free again.
     free: Vec<usize>,
@@ -46,7 +46,7 @@ impl<T> PoolTable<T> {
     #[inline]
     pub(super) unsafe fn get(&self, index: usize) -> NonNull<T> {
         let pool = self.slots[index % POOLS].load(Ordering::Relaxed);
-        // SAFETY: the pool was stored here before its number was known to anyone, and stays until it is removed.
+        // SAFETY: the pool was stored here before its number was published, and is removed only when it ends.
         unsafe { NonNull::new_unchecked(pool) }
     }
 

@@ -8,7 +8,7 @@ use crate::memory::{HybridMemoryPool, MemoryPoolConfig};
 
 /// Runs `child` in a forked process, which ends with the number it returns.
 fn status_of(child: impl FnOnce() -> c_int) -> c_int {
-    // Held over the fork, because another thread's lock would stay locked in the child for ever.
+    // Held over the fork, because another thread's lock would remain locked in the child.
     let table = super::state::lock_table();
     // SAFETY: the child runs `child` alone, which takes no lock that another thread of this process holds, and ends without
     // running anything else of the parent.
@@ -17,7 +17,7 @@ fn status_of(child: impl FnOnce() -> c_int) -> c_int {
         0 => {
             drop(table);
             let code = child();
-            // SAFETY: ends the process; nothing follows.
+            // SAFETY: ends the process.
             unsafe { libc::_exit(code) }
         }
         pid => {

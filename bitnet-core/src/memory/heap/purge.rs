@@ -49,7 +49,7 @@ impl PoolInner {
         released
     }
 
-    /// As [`PoolInner::purge`], the initial bytes included: for a pool that has run out.
+    /// As [`PoolInner::purge`], including the initial bytes.
     pub(super) fn purge_all(&self) {
         self.purge(None);
         self.large.arena().release(0, &self.pages, None);
@@ -66,7 +66,7 @@ impl PoolInner {
         if self.draining.swap(true, Ordering::SeqCst) {
             return None;
         }
-        // Free blocks of sparse memory must not be handed out from bins.
+        // Bins must not serve free blocks of sparse memory.
         self.drain_bins();
         self.small.flush(deadline);
         self.large.flush(&self.pages, deadline);
@@ -80,7 +80,7 @@ impl PoolInner {
         self.draining.store(false, Ordering::SeqCst);
     }
 
-    /// Whether the block of `address` and `tag` lies in memory that is being drained.
+    /// Whether the block of `address` and `tag` is in memory that is being drained.
     pub(super) fn is_draining(&self, address: usize, tag: Tag) -> bool {
         if tag.is_large() {
             self.large.arena().is_draining(address)
@@ -89,7 +89,7 @@ impl PoolInner {
         }
     }
 
-    /// Returns the bins of this thread to the slabs, and asks the other threads to do so.
+    /// Returns the bins of this thread to the slabs, and flags the other threads to do so.
     fn drain_bins(&self) {
         self.raise(DRAIN);
         let _ = self.cache();

@@ -1,4 +1,4 @@
-//! What memory is used for, so that a report can show where every byte is.
+//! What memory is used for.
 
 use std::fmt;
 
@@ -14,7 +14,7 @@ pub enum Purpose {
     Weights,
     /// Keys and values of sequences.
     KvCache,
-    /// What passes between layers, and what kernels note on the side.
+    /// Activations between layers, and the temporaries of kernels.
     Activations,
     /// Gradients of parameters and activations.
     Gradients,
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_purpose_stands_at_its_index() {
+    fn each_purpose_is_at_its_index() {
         for (at, purpose) in Purpose::ALL.into_iter().enumerate() {
             assert_eq!(purpose.index(), at, "{purpose}");
         }

@@ -2,8 +2,8 @@
 //!
 //! A thread counts down the bytes that it allocates to a random distance, exponentially distributed with mean [`MEAN`].
 //! The allocation that crosses it is recorded. An allocation of s bytes is thus recorded with probability
-//! 1 - exp(-s / [`MEAN`]), whatever was allocated before it, and stands for s divided by that probability: sums over what
-//! is recorded are unbiased estimates of sums over everything.
+//! 1 - exp(-s / [`MEAN`]), whatever was allocated before it, and represents s divided by that probability: sums over recorded
+//! allocations are unbiased estimates of sums over all.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -14,10 +14,10 @@ pub(super) const MEAN: usize = 4 << 10;
 /// As [`MEAN`]: below it, an allocation may go unrecorded.
 pub(super) const SAMPLED_BELOW: usize = MEAN;
 
-/// How far a thread is from the next allocation of a pool that is recorded. Only that thread changes it.
+/// The distance of a thread from the next allocation of a pool that is recorded. Only that thread changes it.
 #[derive(Debug)]
 pub(super) struct Sampler {
-    /// What crosses so many bytes, counted from an origin that the caller moves, is recorded.
+    /// The allocation that crosses this many bytes, counted from an origin that the caller moves, is recorded.
     at: AtomicI64,
     seed: AtomicU64,
 }
@@ -46,13 +46,13 @@ impl Sampler {
         crossed || bytes >= MEAN
     }
 
-    /// From so many bytes on something is recorded.
+    /// The number of bytes from which on an allocation may be recorded.
     pub(super) fn slow_path_at(&self) -> u32 {
         let at = self.at.load(Ordering::Relaxed).saturating_add(1);
         at.clamp(0, i64::from(u32::MAX)) as u32
     }
 
-    /// Moves the origin by so many bytes.
+    /// Moves the origin by `bytes`.
     pub(super) fn pass(&self, bytes: u32) {
         let at = self.at.load(Ordering::Relaxed);
         if at < i64::MAX {
@@ -123,7 +123,7 @@ fn probability(bytes: usize) -> f64 {
 }
 
 /// The bytes that a recorded allocation of `bytes` bytes represents.
-pub(in crate::memory) fn stands_for(bytes: usize) -> u64 {
+pub(in crate::memory) fn represented_bytes(bytes: usize) -> u64 {
     if bytes >= MEAN { bytes as u64 } else { (bytes as f64 / probability(bytes)).round() as u64 }
 }
 
@@ -137,14 +137,14 @@ mod tests {
             for size in [16usize, 64, 1000, 4000] {
                 let count = (25 << 20) / size;
                 let recorded = (0..count).filter(|_| picks(size)).count();
-                let estimate = recorded as u64 * stands_for(size);
+                let estimate = recorded as u64 * represented_bytes(size);
                 let true_bytes = (count * size) as f64;
                 // About 6400 are recorded: the standard deviation is 1.3 % of the sum, and 6 % is more than four of them.
                 assert!((estimate as f64 / true_bytes - 1.0).abs() < 0.06, "{size}: {estimate}");
             }
             assert!((0..1000).all(|_| picks(MEAN)));
-            assert_eq!(stands_for(MEAN), MEAN as u64);
-            assert_eq!(stands_for(0), 0);
+            assert_eq!(represented_bytes(MEAN), MEAN as u64);
+            assert_eq!(represented_bytes(0), 0);
         })
         .join()
         .unwrap();
@@ -165,7 +165,7 @@ mod tests {
                 if due || before + size as u32 >= sampler.slow_path_at() {
                     recorded += u64::from(sampler.picks(before, size));
                 } else {
-                    assert!(!sampler.picks(before, size), "unasked");
+                    assert!(!sampler.picks(before, size), "recorded before its threshold");
                 }
                 before += size as u32;
                 if before > 1 << 20 {
@@ -173,7 +173,7 @@ mod tests {
                     before = 0;
                 }
             }
-            let (estimate, bytes) = (recorded * stands_for(size), (count * size) as f64);
+            let (estimate, bytes) = (recorded * represented_bytes(size), (count * size) as f64);
             assert!((estimate as f64 / bytes - 1.0).abs() < 0.06, "{size}: {estimate}");
         }
         let none = Sampler::none();

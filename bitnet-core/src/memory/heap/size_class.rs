@@ -10,14 +10,14 @@ pub(in crate::memory) const SMALL_LIMIT: usize = 1 << 20;
 /// The number of classes.
 pub(super) const CLASSES: usize = 52;
 
-/// Lines of requests whose class is looked up: up to 32 KiB.
-const LOOKED_UP: usize = 512;
+/// Lines of requests whose class is read from a table: up to 32 KiB.
+const TABLE_LINES: usize = 512;
 
 /// The class of a request that ends in the line of each index.
-static CLASS_OF_LINE: [u8; LOOKED_UP] = {
-    let mut classes = [0; LOOKED_UP];
+static CLASS_OF_LINE: [u8; TABLE_LINES] = {
+    let mut classes = [0; TABLE_LINES];
     let mut line = 0;
-    while line < LOOKED_UP {
+    while line < TABLE_LINES {
         classes[line] = class_of_line(line) as u8;
         line += 1;
     }
@@ -34,7 +34,7 @@ pub(super) fn class_of(size: usize) -> usize {
     }
 }
 
-/// The class of a request whose last byte lies in the line of this index.
+/// The class of a request whose last byte is in the line of this index.
 const fn class_of_line(last_line: usize) -> usize {
     if last_line < 4 {
         return last_line;

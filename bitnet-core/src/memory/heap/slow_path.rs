@@ -1,4 +1,4 @@
-//! The calls that the fast path leaves: a thread without blocks, other alignments, large blocks, and pools that are observed.
+//! The calls that the fast path does not serve: empty bins, other alignments, large blocks, and observed pools.
 
 use std::panic::Location;
 use std::ptr::NonNull;
@@ -18,7 +18,7 @@ use crate::error::Error;
 /// The largest alignment served.
 const MAX_ALIGN: usize = 2 << 20;
 
-/// A block as the heap hands it out.
+/// An allocated block.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::memory) struct Block {
     pub(super) address: usize,
@@ -28,8 +28,8 @@ pub(in crate::memory) struct Block {
 }
 
 impl PoolInner {
-    /// Allocates, counts and records a block. When memory is short it frees what is unused and tries again, then lets callbacks
-    /// free some and tries once more.
+    /// Allocates, counts and records a block. If none is available it purges free memory and retries, then runs callbacks that
+    /// may free some and retries once more.
     ///
     /// # Errors
     /// [`Error::BadAlignment`], [`Error::SizeOverflow`], [`Error::OutOfMemory`].
@@ -106,7 +106,7 @@ impl PoolInner {
         let (align, key) = (align.max(LINE), self.key(purpose));
         let mut usage_changed = true;
         let block = if is_small(size, align) {
-            // Even a block of no bytes has an address of its own.
+            // A block of 0 bytes has a unique address too.
             let class = class_of(size.max(1) + align - LINE);
             let (address, from_slab) = self.take_small(class)?;
             usage_changed = from_slab;
@@ -169,27 +169,27 @@ impl PoolInner {
     /// Frees a block.
     ///
     /// # Safety
-    /// The block of `address` and `tag` came from the pool that `tag` names, and nobody uses it any more.
+    /// The block of `address` and `tag` came from the pool that `tag` names, and is no longer used.
     #[cold]
     pub(super) unsafe fn free(address: usize, tag: Tag) {
-        // SAFETY: the block that comes back is alive.
+        // SAFETY: the block is alive.
         let inner = unsafe { pool_of(tag) };
         // SAFETY: as above.
         let state = unsafe { inner.as_ref() };
         let Some(cache) = state.is_open().then(|| state.cache()).flatten() else {
-            // SAFETY: the caller's promise is the one that is asked for.
+            // SAFETY: the caller guarantees the same.
             return unsafe { Self::free_past_caches(inner, address, tag) };
         };
         state.record_end(address, tag);
         let clock = state.start_clock();
-        // Most blocks need no more than the fast path; the pool may be gone when this returns true.
-        if clock.is_none() && cache.put_tagged(address, tag) {
+        // The pool may have been freed when this returns true.
+        if clock.is_none() && cache.push_tagged(address, tag) {
             return;
         }
         if tag.is_large() {
-            state.give_back(address, tag);
+            state.return_block(address, tag);
         } else {
-            cache.bins.put_or_spill(tag.class(), tag.block_address(address), &state.small);
+            cache.bins.push_or_spill(tag.class(), tag.block_address(address), &state.small);
         }
         if let Some(start) = clock {
             state.observer.latency(Call::Deallocate, start);
@@ -207,12 +207,12 @@ impl PoolInner {
     /// # Safety
     /// As [`PoolInner::free`], and `inner` is the pool of the block.
     pub(super) unsafe fn free_past_caches(inner: NonNull<Self>, address: usize, tag: Tag) {
-        // SAFETY: the block that comes back is alive, so the pool is.
+        // SAFETY: the block is alive, so the pool is.
         let state = unsafe { inner.as_ref() };
         state.record_end(address, tag);
         // Under the lock, because the pool may be closed: the thread that then counts the last block ends it.
         let mut table = lock_table();
-        state.give_back(address, tag);
+        state.return_block(address, tag);
         state.count_uncached_free(tag.size(), tag.key().purpose());
         let ended = take_if_unused(inner, &mut table);
         drop(table);
@@ -226,11 +226,11 @@ impl PoolInner {
         }
     }
 
-    fn give_back(&self, address: usize, tag: Tag) {
+    fn return_block(&self, address: usize, tag: Tag) {
         if tag.is_large() {
             self.large.free(address, tag.granules(), &self.pages);
         } else {
-            self.small.put(tag.class(), &[tag.block_address(address)]);
+            self.small.free(tag.class(), &[tag.block_address(address)]);
         }
     }
 

@@ -1,8 +1,8 @@
 //! Blocks below 1 MiB: slabs of equal blocks, one set of slabs for each size class.
 //!
-//! A slab is a span of pages cut into blocks of one class, with one bit for each that says whether it is free. Threads take and
+//! A slab is a span of pages cut into blocks of one class, with one bit for each that is set if it is free. Threads take and
 //! return blocks in batches, so the lock of a class is taken once for many. Free blocks at low addresses are taken first, so
-//! that other slabs become free as a whole and return to the arena.
+//! that other slabs become unused and return to the arena.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -53,7 +53,7 @@ impl Slab {
     }
 
     /// Returns false if the block was free already.
-    fn put(&mut self, block: usize) -> bool {
+    fn free(&mut self, block: usize) -> bool {
         let (word, bit) = (block / 64, 1 << (block % 64));
         if self.bits[word] & bit != 0 {
             return false;
@@ -71,7 +71,7 @@ struct Slabs {
     all: BTreeMap<usize, Slab>,
     /// Those with free blocks that may be taken.
     open: BTreeSet<usize>,
-    /// Those of `open` that are free as a whole.
+    /// Those of `open` without a taken block.
     unused: BTreeSet<usize>,
     /// Blocks taken from the slabs: live, in bins, or in magazines.
     out: usize,
@@ -152,7 +152,7 @@ impl SmallBlockPool {
 
     fn add_slab(&self, slabs: &mut Slabs, class: usize, pages: &Pages) -> bool {
         let block = block_bytes(class);
-        // A smaller slab where the limit leaves no room for a whole one.
+        // A smaller slab where the limit allows no full one.
         let span = [slab_bytes(class), block]
             .into_iter()
             .find_map(|bytes| self.arena.allocate(bytes.div_ceil(GRANULE), 1, pages));
@@ -165,25 +165,25 @@ impl SmallBlockPool {
         true
     }
 
-    /// Passes blocks that a thread has no room for to the others as one magazine, or to the slabs if there are enough.
-    pub(super) fn give(&self, class: usize, blocks: &[usize]) {
+    /// Passes the surplus blocks of a thread to the others as one magazine, or to the slabs if enough magazines wait.
+    pub(super) fn spill(&self, class: usize, blocks: &[usize]) {
         let waiting = &self.waiting[class];
-        let room = WAITING_BYTES / (block_bytes(class) * batch(class)) + 1;
-        if waiting.depth() >= room || !self.magazines.push(waiting, blocks) {
-            self.put(class, blocks);
+        let limit = WAITING_BYTES / (block_bytes(class) * batch(class)) + 1;
+        if waiting.depth() >= limit || !self.magazines.push(waiting, blocks) {
+            self.free(class, blocks);
         }
     }
 
-    /// Returns blocks to their slabs. They are blocks of `class` of this pool that nobody uses any more.
-    pub(super) fn put(&self, class: usize, blocks: &[usize]) {
+    /// Returns blocks to their slabs. They are blocks of `class` of this pool that are no longer used.
+    pub(super) fn free(&self, class: usize, blocks: &[usize]) {
         let mut slabs = self.slabs(class);
         let out = slabs.out;
         for &address in blocks {
-            slabs.put(address, class);
+            slabs.free(address, class);
         }
-        let came = out - slabs.out;
-        self.out_bytes.fetch_sub(came * share_of_slab(class), Ordering::Relaxed);
-        slabs.give_up_unused(&self.arena, 1, None);
+        let returned = out - slabs.out;
+        self.out_bytes.fetch_sub(returned * share_of_slab(class), Ordering::Relaxed);
+        slabs.release_unused(&self.arena, 1, None);
     }
 
     /// Returns the blocks of all magazines to their slabs, and unused slabs to the arena.
@@ -195,12 +195,12 @@ impl SmallBlockPool {
                 if got == 0 {
                     break;
                 }
-                self.put(class, &blocks[..got]);
+                self.free(class, &blocks[..got]);
                 if past(deadline) {
                     return;
                 }
             }
-            self.slabs(class).give_up_unused(&self.arena, 0, deadline);
+            self.slabs(class).release_unused(&self.arena, 0, deadline);
             if past(deadline) {
                 return;
             }
@@ -227,10 +227,10 @@ impl SmallBlockPool {
         for class in 0..CLASSES {
             let slabs = self.slabs(class);
             let bits: usize = slabs.all.values().map(|slab| slab.bits.len() * 8).sum();
-            figures.own_bytes +=
+            figures.metadata_bytes +=
                 bits + slabs.all.len() * (size_of::<Slab>() + 2 * size_of::<usize>());
         }
-        figures.own_bytes += self.magazines.own_bytes();
+        figures.metadata_bytes += self.magazines.metadata_bytes();
         figures
     }
 
@@ -254,11 +254,11 @@ impl SmallBlockPool {
                     }
                 }
             }
-            slabs.give_up_unused(&self.arena, 0, None);
+            slabs.release_unused(&self.arena, 0, None);
         }
     }
 
-    /// Whether the block lies in a slab that is draining.
+    /// Whether the block is in a slab that is draining.
     pub(super) fn is_draining(&self, class: usize, address: usize) -> bool {
         self.slabs(class).all.range(..=address).next_back().is_some_and(|(_, slab)| slab.draining)
     }
@@ -284,9 +284,9 @@ impl Slabs {
         got
     }
 
-    fn put(&mut self, address: usize, class: usize) {
+    fn free(&mut self, address: usize, class: usize) {
         let Some((&base, slab)) = self.all.range_mut(..=address).next_back() else { return };
-        let freed = slab.put((address - base) / block_bytes(class));
+        let freed = slab.free((address - base) / block_bytes(class));
         debug_assert!(freed, "block {address:#x} of class {class} was free already");
         if !freed {
             return;
@@ -303,7 +303,7 @@ impl Slabs {
     }
 
     /// Returns unused slabs to the arena but for `keep` of them, those at high addresses first, until the deadline.
-    fn give_up_unused(&mut self, arena: &Arena, keep: usize, deadline: Option<Instant>) {
+    fn release_unused(&mut self, arena: &Arena, keep: usize, deadline: Option<Instant>) {
         while self.unused.len() > keep && !past(deadline) {
             let Some(base) = self.unused.pop_last() else { break };
             self.open.remove(&base);
@@ -351,7 +351,7 @@ mod tests {
             assert!(sorted.windows(2).all(|w| w[1] - w[0] >= block_bytes(class)));
             assert!(sorted.iter().all(|at| at % 64 == 0));
             assert_eq!(pool.slab_figures(class).out, 40);
-            pool.put(class, &blocks);
+            pool.free(class, &blocks);
             assert_eq!(pool.slab_figures(class).out, 0);
         }
         pool.flush(None);
@@ -371,7 +371,7 @@ mod tests {
             all.extend_from_slice(&out[..got]);
         }
         for pair in all.chunks(2) {
-            pool.give(class, pair);
+            pool.spill(class, pair);
         }
         assert!(pool.waiting_blocks(class) * (256 << 10) <= WAITING_BYTES + (512 << 10));
         let got = pool.refill(class, &mut out, &pages);
@@ -389,17 +389,17 @@ mod tests {
         while got < blocks.len() {
             got += pool.take(class, &mut blocks[got..], &pages);
         }
-        // One block of the second slab stays; all of the first.
-        let kept = blocks[1500];
-        let freed: Vec<_> = blocks[1024..2048].iter().copied().filter(|&b| b != kept).collect();
-        pool.put(class, &freed);
+        // One block of the second slab remains; all of the first.
+        let last = blocks[1500];
+        let freed: Vec<_> = blocks[1024..2048].iter().copied().filter(|&b| b != last).collect();
+        pool.free(class, &freed);
         assert_eq!(pool.start_draining(0.25), block_bytes(class));
-        assert!(pool.is_draining(class, kept) && !pool.is_draining(class, blocks[0]));
+        assert!(pool.is_draining(class, last) && !pool.is_draining(class, blocks[0]));
         let mut one = [0];
         assert_eq!(pool.take(class, &mut one, &pages), 1);
         assert!(!pool.is_draining(class, one[0]));
         let before = pool.slab_figures(class).capacity;
-        pool.put(class, &[kept]);
+        pool.free(class, &[last]);
         pool.stop_draining();
         assert!(pool.slab_figures(class).capacity < before);
     }

@@ -1,10 +1,9 @@
 //! The state of a pool, from its start to its end, and the caches of its threads.
 //!
 //! A handle points to the state without counting it, because a counter that all threads change would cost more than the
-//! allocation. Instead the state ends when its last owner has gone and the totals say that no block is alive. The owner closes
-//! the state; from then on blocks come back under one global lock, and the one that finds none alive frees the state. A thread
-//! that read the state before it was closed touches nothing of it after it has counted its block as freed; if it was the last
-//! one, the end of that thread finds it.
+//! allocation. Instead the last owner closes the state; from then on blocks are freed under one global lock, and the free
+//! after which the totals show no live block also frees the state. A thread that read the state before it was closed does not
+//! access it after it has counted its block as freed; if that was the last block, the state is freed when the thread ends.
 
 use std::cell::RefCell;
 use std::ptr::NonNull;
@@ -54,9 +53,9 @@ pub(in crate::memory) struct Limits {
 /// The state of a pool.
 #[derive(Debug)]
 pub(in crate::memory) struct PoolInner {
-    /// Unlike those of all other pools of the process, past and future; never 0.
+    /// Unique among all pools of the process, past and future; never 0.
     pub(in crate::memory) id: u64,
-    /// Unlike those of all other pools that are alive.
+    /// Unique among live pools.
     index: usize,
     pub(in crate::memory) pages: Pages,
     pub(super) small: SmallBlockPool,
@@ -64,7 +63,7 @@ pub(in crate::memory) struct PoolInner {
     pub(super) keep_small: usize,
     pub(super) keep_large: usize,
     threads: Mutex<Threads>,
-    /// What threads without a cache count.
+    /// The counts of threads without a cache.
     pub(super) uncached: Counts,
     pub(super) live: LiveBytes,
     closed: AtomicBool,
@@ -106,8 +105,8 @@ impl Drop for Caches {
     }
 }
 
-/// Takes a closed pool without live blocks off the table. It is dropped after the table is unlocked, because callbacks that its
-/// observer holds may hold pools.
+/// Removes a closed pool without live blocks from the table. The caller drops it after the table is unlocked, because callbacks
+/// of its observer may own pools.
 #[must_use]
 pub(super) fn take_if_unused(
     inner: NonNull<PoolInner>,
@@ -125,8 +124,8 @@ pub(super) fn take_if_unused(
     // A cache that was attached while the pool was being closed must not serve the next pool of this number.
     state.raise(CLOSED);
     table.remove(state.id, state.index);
-    // SAFETY: the pool came from `Box::leak` in `start` and has just left the table, so it is taken once; it has no owner, and
-    // every block was counted as freed, after which nobody touches the state.
+    // SAFETY: the pool came from `Box::leak` in `start` and was just removed from the table, so it is taken once; it has no
+    // owner, and every block was counted as freed, after which no thread accesses the state.
     Some(unsafe { Box::from_raw(inner.as_ptr()) })
 }
 
@@ -151,7 +150,7 @@ impl PoolInner {
         let small = SmallBlockPool::new(max, initial, &pages).ok_or_else(refused)?;
         let Limits { initial, max } = large_limits;
         let Some(large) = LargeBlockPool::new(max, initial, true, &pages) else {
-            // SAFETY: no block of the new pool has been handed out.
+            // SAFETY: no block of the new pool has been allocated.
             unsafe { small.arena().unmap_all(&pages) };
             return Err(refused());
         };
@@ -173,7 +172,7 @@ impl PoolInner {
             observer,
         });
         let mut table = lock_table();
-        // Without a number the state is dropped, and its mappings with it.
+        // On failure the state is dropped, which unmaps its regions.
         state.index = table.reserve().ok_or(Error::TooManyPools { limit: POOLS - 1 })?;
         let (id, index) = (state.id, state.index);
         let inner = NonNull::from(Box::leak(state));
@@ -181,7 +180,7 @@ impl PoolInner {
         Ok(inner)
     }
 
-    /// Ends the pool at once, or when its last block comes back.
+    /// Ends the pool at once, or when its last block is freed.
     ///
     /// # Safety
     /// `inner` came from [`PoolInner::start`], and this is called once, by its last owner.
@@ -216,7 +215,7 @@ impl PoolInner {
         Key::new(self.index, purpose)
     }
 
-    /// Blocks of so many bytes and more take the slow path; those of [`SMALL_LIMIT`] and more only if this is less.
+    /// Blocks of at least this many bytes take the slow path; those of [`SMALL_LIMIT`] and more only if this is less.
     pub(in crate::memory) fn fast_below(&self) -> usize {
         if self.recording != Recording::Off {
             SAMPLED_BELOW.min(SMALL_LIMIT)
@@ -228,7 +227,7 @@ impl PoolInner {
         }
     }
 
-    /// Returns the cache of this thread, made if need be; `None` when the thread is ending or the pool is closed.
+    /// Returns the cache of this thread, creating it if absent; `None` when the thread is ending or the pool is closed.
     pub(super) fn cache(&self) -> Option<&ThreadCache> {
         // SAFETY: it is not used after `attach`.
         if !unsafe { current() }.serves(self.key(Purpose::General)) {
@@ -247,22 +246,22 @@ impl PoolInner {
     fn attach(&self) -> Option<()> {
         let attached = CACHES.try_with(|caches| {
             let mut caches = caches.try_borrow_mut().ok()?;
-            let known = caches.0.iter().find(|(id, _)| *id == self.id);
-            let cache = if let Some((_, cache)) = known {
+            let existing = caches.0.iter().find(|(id, _)| *id == self.id);
+            let cache = if let Some((_, cache)) = existing {
                 Arc::as_ptr(cache)
             } else {
                 if !self.is_open() {
                     return None;
                 }
                 clear_current();
-                // The caches of ended pools are held by nobody else.
+                // Caches of ended pools have no other owner.
                 caches.0.retain(|(_, cache)| Arc::strong_count(cache) > 1);
                 let cache = self.make_cache();
                 let pointer = Arc::as_ptr(&cache);
                 caches.0.push((self.id, cache));
                 pointer
             };
-            // SAFETY: `CACHES` holds the cache, and clears the current one before it lets go of any.
+            // SAFETY: `CACHES` owns the cache, and the current one is cleared before any is dropped.
             unsafe { set_current(cache) };
             Some(())
         });
@@ -296,7 +295,7 @@ impl PoolInner {
 
 impl Drop for PoolInner {
     fn drop(&mut self) {
-        // SAFETY: a state is dropped only when no block of it is alive; its users have gone.
+        // SAFETY: a state is dropped only when no block of it is alive.
         unsafe { self.large.unmap_all(&self.pages) };
         // SAFETY: as above.
         unsafe { self.small.arena().unmap_all(&self.pages) };

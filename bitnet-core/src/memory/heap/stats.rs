@@ -1,18 +1,18 @@
-//! What a pool counts: calls, live bytes by purpose, and their peak.
+//! The counters of a pool: calls, live bytes by purpose, and their peak.
 //!
 //! Each thread counts for itself ([`LocalStats`]), and a pool's totals are the sum over its threads. Only the owning thread writes
 //! its numbers, without locked instructions; they are atomics because others read them.
 //!
-//! The fast path counts in two words, `taken` and `given`, each with a number of blocks in its upper half and their bytes in its
-//! lower half. An allocation writes only the first and a free only the second, so neither waits for the other. Both words count
-//! blocks of one purpose, the one in `state`. Before another purpose is counted, and before a lower half overflows, the words are
+//! The fast path counts in two 64-bit counters, `allocated` and `freed`, each with a number of blocks in its upper half and their bytes in its
+//! lower half. An allocation writes only the first and a free only the second, so neither waits for the other. Both count
+//! blocks of one purpose, the one in `state`. Before another purpose is counted, and before a lower half overflows, the counters are
 //! flushed into [`Counts`].
 //!
-//! A flush changes several words, so it holds a lock that readers take as well: what a reader sums is always consistent. The fast
-//! path needs no lock, because each of its stores moves one word from one consistent state to the next.
+//! A flush changes several fields, so it holds a lock that readers also take: what a reader sums is always consistent. The fast
+//! path needs no lock, because each of its stores moves one counter from one consistent state to the next.
 //!
-//! A thread reports its live bytes to the pool ([`LiveBytes`]) when they have strayed from the last report by [`UNREPORTED`]: that
-//! bounds the error of the peak.
+//! A thread reports its live bytes to the pool ([`LiveBytes`]) when they differ from the last report by more than
+//! [`UNREPORTED`]: that bounds the error of the peak.
 
 use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -22,15 +22,15 @@ use super::block_tag::Key;
 use super::sampling::Sampler;
 use super::size_class::SMALL_LIMIT;
 
-/// How far, in bytes, a thread's live bytes may stray from its last report.
+/// The most bytes by which a thread's live bytes may differ from its last report.
 const UNREPORTED: i32 = 128 << 10;
-/// How much further they may stray while the thread allocates blocks of 1 MiB and more.
+/// How many more while the thread allocates blocks of 1 MiB and more.
 const MORE_UNREPORTED: i32 = (4 << 20) - UNREPORTED;
-/// Larger blocks are not counted in the two words.
+/// Larger blocks are not counted in the two counters.
 const COUNTED: usize = 64 << 20;
-/// The words are flushed before so many bytes are taken.
+/// The counters are flushed before they count this many bytes.
 const FLUSH_FROM: u32 = 1 << 30;
-/// One block, as the two words count it.
+/// One block, as the two counters count it.
 const ONE: u64 = 1 << 32;
 
 /// A part of the totals of a pool.
@@ -70,24 +70,24 @@ pub(in crate::memory) struct Totals {
     pub(in crate::memory) live: [i64; Purpose::ALL.len()],
 }
 
-/// What one thread counts of one pool.
+/// The counters of one thread in one pool.
 #[derive(Debug)]
 #[repr(C)]
 pub(super) struct LocalStats {
-    /// The [`Key`] of the blocks that the two words count, and flags; with a flag it equals no key, which leads to the slow path.
+    /// The [`Key`] of the blocks that the two counters count, and flags; with a flag it equals no key, which leads to the slow path.
     state: AtomicU32,
-    /// The fast path stops when so many bytes are taken: for a sample, or for a flush.
+    /// From this many allocated bytes on the slow path is taken: for a sample, or for a flush.
     slow_path_at: AtomicU32,
     /// Blocks and bytes allocated since the last flush.
-    taken: AtomicU64,
+    allocated: AtomicU64,
     /// Blocks and bytes freed since the last flush.
-    given: AtomicU64,
-    /// The largest unreported difference of bytes taken and given since the last flush.
+    freed: AtomicU64,
+    /// The largest unreported difference of bytes allocated and freed since the last flush.
     top: AtomicI32,
     /// A difference above this one is reported. It is [`UNREPORTED`] less what was unreported at the last flush.
     ceiling: AtomicI32,
-    /// Held during a flush, and while another thread reads: `counts`, the words and the purpose in `state` are then consistent.
-    /// Nothing that could wait is called under it.
+    /// Held during a flush, and while another thread reads: `counts`, the counters and the purpose in `state` are then consistent.
+    /// No call that could block is made under it.
     flushing: Mutex<()>,
     counts: Counts,
     sampler: Sampler,
@@ -99,8 +99,8 @@ impl LocalStats {
         Self {
             state: AtomicU32::new(0),
             slow_path_at: AtomicU32::new(0),
-            taken: AtomicU64::new(0),
-            given: AtomicU64::new(0),
+            allocated: AtomicU64::new(0),
+            freed: AtomicU64::new(0),
             top: AtomicI32::new(0),
             ceiling: AtomicI32::new(UNREPORTED),
             flushing: Mutex::new(()),
@@ -139,45 +139,45 @@ impl LocalStats {
     /// Counts an allocation of 1 to [`COUNTED`] bytes of the purpose in the state; `more` bytes above the ceiling may be
     /// unreported. Returns false, and counts nothing, if the slow path has to.
     #[inline(always)]
-    pub(super) fn count_taken(&self, size: usize, more: i32) -> bool {
-        let taken = self.taken.load(Ordering::Relaxed).wrapping_add(ONE + size as u64);
-        if taken as u32 >= self.slow_path_at.load(Ordering::Relaxed) {
+    pub(super) fn count_allocated(&self, size: usize, more: i32) -> bool {
+        let allocated = self.allocated.load(Ordering::Relaxed).wrapping_add(ONE + size as u64);
+        if allocated as u32 >= self.slow_path_at.load(Ordering::Relaxed) {
             return false;
         }
-        let drift = difference(taken, self.given.load(Ordering::Relaxed));
+        let drift = difference(allocated, self.freed.load(Ordering::Relaxed));
         if drift > self.top.load(Ordering::Relaxed) {
             if drift > self.ceiling.load(Ordering::Relaxed) + more {
                 return false;
             }
             self.top.store(drift, Ordering::Relaxed);
         }
-        self.taken.store(taken, Ordering::Relaxed);
+        self.allocated.store(allocated, Ordering::Relaxed);
         true
     }
 
-    /// Returns what `given` will be with a freed block of 1 to [`COUNTED`] bytes more; `None` if the slow path has to count it.
+    /// Returns `freed` with one more block of 1 to [`COUNTED`] bytes; `None` if the slow path has to count it.
     #[inline(always)]
-    pub(super) fn given_with(&self, size: usize, more: i32) -> Option<u64> {
-        let given = self.given.load(Ordering::Relaxed).wrapping_add(ONE + size as u64);
-        let drift = difference(self.taken.load(Ordering::Relaxed), given);
-        (drift >= self.floor() - more).then_some(given)
+    pub(super) fn freed_with(&self, size: usize, more: i32) -> Option<u64> {
+        let freed = self.freed.load(Ordering::Relaxed).wrapping_add(ONE + size as u64);
+        let drift = difference(self.allocated.load(Ordering::Relaxed), freed);
+        (drift >= self.floor() - more).then_some(freed)
     }
 
-    /// Stores what [`LocalStats::given_with`] returned. The pool may be gone when this returns.
+    /// Stores what [`LocalStats::freed_with`] returned. The pool may have been freed when this returns.
     #[inline(always)]
-    pub(super) fn set_given(&self, given: u64) {
-        self.given.store(given, Ordering::Release);
+    pub(super) fn set_freed(&self, freed: u64) {
+        self.freed.store(freed, Ordering::Release);
     }
 
     /// Counts an allocation of 1 MiB or more of the purpose in the state, and reports as [`LocalStats::count_allocation`] does.
     #[inline]
-    pub(super) fn count_large_taken(&self, size: usize, live: &LiveBytes) -> Option<bool> {
-        let taken = self.taken.load(Ordering::Relaxed).wrapping_add(ONE + size as u64);
-        if size > COUNTED || taken as u32 >= self.slow_path_at.load(Ordering::Relaxed) {
+    pub(super) fn count_large_allocated(&self, size: usize, live: &LiveBytes) -> Option<bool> {
+        let allocated = self.allocated.load(Ordering::Relaxed).wrapping_add(ONE + size as u64);
+        if size > COUNTED || allocated as u32 >= self.slow_path_at.load(Ordering::Relaxed) {
             return self.count_allocation(size, self.purpose(), live);
         }
-        let drift = difference(taken, self.given.load(Ordering::Relaxed));
-        self.taken.store(taken, Ordering::Relaxed);
+        let drift = difference(allocated, self.freed.load(Ordering::Relaxed));
+        self.allocated.store(allocated, Ordering::Relaxed);
         if drift <= self.top.load(Ordering::Relaxed) {
             return None;
         }
@@ -189,21 +189,21 @@ impl LocalStats {
     /// Reports a freed block of 1 MiB or more of the purpose in the state, as [`LocalStats::count_bytes_freed`] does. Returns the
     /// bytes that [`LocalStats::end_large`] has to count; the pool may be used until then.
     #[inline]
-    pub(super) fn count_large_given(&self, size: usize, live: &LiveBytes) -> (usize, Option<bool>) {
+    pub(super) fn count_large_freed(&self, size: usize, live: &LiveBytes) -> (usize, Option<bool>) {
         if size > COUNTED {
             return (0, self.count_bytes_freed(size, self.purpose(), live));
         }
-        let given = self.given.load(Ordering::Relaxed).wrapping_add(ONE + size as u64);
-        let drift = difference(self.taken.load(Ordering::Relaxed), given);
+        let freed = self.freed.load(Ordering::Relaxed).wrapping_add(ONE + size as u64);
+        let drift = difference(self.allocated.load(Ordering::Relaxed), freed);
         let is_due = drift < self.floor() - MORE_UNREPORTED;
         (size, is_due.then(|| self.report_with(drift, 0, live)))
     }
 
-    /// Counts `bytes` and the end of a block of `purpose`. The pool may be gone when this returns.
+    /// Counts `bytes` and the end of a block of `purpose`. The pool may have been freed when this returns.
     #[inline]
     pub(super) fn end_large(&self, bytes: usize, purpose: Purpose) {
-        self.turn_to(purpose);
-        self.set_given(self.given.load(Ordering::Relaxed).wrapping_add(ONE + bytes as u64));
+        self.switch_purpose(purpose);
+        self.set_freed(self.freed.load(Ordering::Relaxed).wrapping_add(ONE + bytes as u64));
     }
 
     /// A difference below this one is reported.
@@ -212,36 +212,37 @@ impl LocalStats {
         self.ceiling.load(Ordering::Relaxed) - 2 * UNREPORTED
     }
 
-    /// Makes the two words count blocks of `purpose`.
-    fn turn_to(&self, purpose: Purpose) {
+    /// Switches the two counters to blocks of `purpose`.
+    fn switch_purpose(&self, purpose: Purpose) {
         let state = self.state();
         let key = Key::new(Key(state).index(), purpose);
         if (state ^ key.0) & Key::PURPOSE_MASK != 0 {
             let _flushing = self.flush();
             // Others may set flags meanwhile.
             self.state.fetch_xor((state ^ key.0) & Key::PURPOSE_MASK, Ordering::SeqCst);
-        } else if [&self.taken, &self.given]
+        } else if [&self.allocated, &self.freed]
             .into_iter()
-            .any(|word| word.load(Ordering::Relaxed) as u32 >= FLUSH_FROM / 2)
+            .any(|counter| counter.load(Ordering::Relaxed) as u32 >= FLUSH_FROM / 2)
         {
             drop(self.flush());
         }
     }
 
-    /// Moves what the two words count into `counts`. Readers wait until the guard is dropped.
+    /// Adds the two counters to `counts` and clears them. Readers wait until the guard is dropped.
     fn flush(&self) -> MutexGuard<'_, ()> {
         let flushing = self.lock();
-        let [taken, given] = [&self.taken, &self.given].map(|word| word.load(Ordering::Relaxed));
-        let drift = difference(taken, given);
-        self.taken.store(0, Ordering::Relaxed);
-        self.given.store(0, Ordering::Relaxed);
+        let [allocated, freed] =
+            [&self.allocated, &self.freed].map(|counter| counter.load(Ordering::Relaxed));
+        let drift = difference(allocated, freed);
+        self.allocated.store(0, Ordering::Relaxed);
+        self.freed.store(0, Ordering::Relaxed);
         add(&self.counts.live[self.purpose().index()], i64::from(drift));
-        add_unsigned(&self.counts.allocations, taken >> 32);
-        add_unsigned(&self.counts.deallocations, given >> 32);
-        for known in [&self.top, &self.ceiling] {
-            known.store(known.load(Ordering::Relaxed) - drift, Ordering::Relaxed);
+        add_unsigned(&self.counts.allocations, allocated >> 32);
+        add_unsigned(&self.counts.deallocations, freed >> 32);
+        for bound in [&self.top, &self.ceiling] {
+            bound.store(bound.load(Ordering::Relaxed) - drift, Ordering::Relaxed);
         }
-        self.sampler.pass(taken as u32);
+        self.sampler.pass(allocated as u32);
         self.set_slow_path();
         flushing
     }
@@ -250,14 +251,14 @@ impl LocalStats {
         self.flushing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sets where the fast path has to stop.
+    /// Sets the threshold of the slow path.
     fn set_slow_path(&self) {
         self.slow_path_at.store(self.sampler.slow_path_at().min(FLUSH_FROM), Ordering::Relaxed);
     }
 
     /// Whether an allocation of `bytes` bytes by this thread, which is not counted yet, is sampled.
     pub(super) fn sample(&self, bytes: usize) -> bool {
-        let sampled = self.sampler.picks(self.taken.load(Ordering::Relaxed) as u32, bytes);
+        let sampled = self.sampler.picks(self.allocated.load(Ordering::Relaxed) as u32, bytes);
         self.set_slow_path();
         sampled
     }
@@ -269,8 +270,8 @@ impl LocalStats {
         purpose: Purpose,
         live: &LiveBytes,
     ) -> Option<bool> {
-        self.turn_to(purpose);
-        if size > 0 && size <= COUNTED && self.count_taken(size, more(size)) {
+        self.switch_purpose(purpose);
+        if size > 0 && size <= COUNTED && self.count_allocated(size, more(size)) {
             return None;
         }
         let _flushing = self.flush();
@@ -287,26 +288,26 @@ impl LocalStats {
         purpose: Purpose,
         live: &LiveBytes,
     ) -> Option<bool> {
-        self.turn_to(purpose);
-        let passes_floor = size > COUNTED || self.given_with(size, more(size)).is_none();
+        self.switch_purpose(purpose);
+        let passes_floor = size > COUNTED || self.freed_with(size, more(size)).is_none();
         let _flushing = self.flush();
         add(&self.counts.live[purpose.index()], -(size as i64));
         if passes_floor {
             Some(self.report_with(self.drift(), -(size as i64), live))
         } else {
-            for known in [&self.top, &self.ceiling] {
-                known.store(known.load(Ordering::Relaxed) + size as i32, Ordering::Relaxed);
+            for bound in [&self.top, &self.ceiling] {
+                bound.store(bound.load(Ordering::Relaxed) + size as i32, Ordering::Relaxed);
             }
             None
         }
     }
 
-    /// Counts the end of a block. It is the last access for it: the pool may be gone when this returns.
+    /// Counts the end of a block. The pool may have been freed when this returns.
     pub(super) fn count_deallocation(&self) {
         add_unsigned(&self.counts.deallocations, 1);
     }
 
-    /// Reports live bytes to the pool: `drift`, which the words count or will count with this block, and `more`, which they do
+    /// Reports live bytes to the pool: `drift`, which the counters include or will count with this block, and `more`, which they do
     /// not. Returns whether live bytes crossed the threshold.
     fn report_with(&self, drift: i32, more: i64, live: &LiveBytes) -> bool {
         let top = self.unreported_top();
@@ -317,9 +318,9 @@ impl LocalStats {
         live.change(unreported, top.max(unreported))
     }
 
-    /// The difference that the words count.
+    /// The difference that the counters hold.
     fn drift(&self) -> i32 {
-        difference(self.taken.load(Ordering::Relaxed), self.given.load(Ordering::Relaxed))
+        difference(self.allocated.load(Ordering::Relaxed), self.freed.load(Ordering::Relaxed))
     }
 
     /// Reports live bytes to the pool. Returns whether they crossed the threshold.
@@ -333,25 +334,26 @@ impl LocalStats {
         i64::from(UNREPORTED - ceiling) + i64::from(self.top.load(Ordering::Relaxed))
     }
 
-    /// Adds what this thread counted to `sum`. Waits for a flush that is under way, and for nothing else.
+    /// Adds what this thread counted to `sum`. Waits for a flush that is under way.
     pub(super) fn add_to(&self, sum: &mut Totals) {
         let _flushing = self.lock();
         self.counts.add_to(sum);
         // Acquire: as in `Counts::add_to`.
-        let [taken, given] = [&self.taken, &self.given].map(|word| word.load(Ordering::Acquire));
-        sum.allocations += taken >> 32;
-        sum.deallocations += given >> 32;
-        sum.live[self.purpose().index()] += i64::from(difference(taken, given));
+        let [allocated, freed] =
+            [&self.allocated, &self.freed].map(|counter| counter.load(Ordering::Acquire));
+        sum.allocations += allocated >> 32;
+        sum.deallocations += freed >> 32;
+        sum.live[self.purpose().index()] += i64::from(difference(allocated, freed));
     }
 }
 
-/// Bytes taken less bytes given, both since the last flush.
+/// Bytes allocated less bytes freed, both since the last flush.
 #[inline(always)]
-fn difference(taken: u64, given: u64) -> i32 {
-    (taken as u32).wrapping_sub(given as u32) as i32
+fn difference(allocated: u64, freed: u64) -> i32 {
+    (allocated as u32).wrapping_sub(freed as u32) as i32
 }
 
-/// What may be unreported above the ceiling with a block of `size` bytes.
+/// The bytes above the ceiling that may be unreported with a block of `size` bytes.
 fn more(size: usize) -> i32 {
     if size < SMALL_LIMIT { 0 } else { MORE_UNREPORTED }
 }
@@ -370,7 +372,7 @@ fn add_unsigned(number: &AtomicU64, more: u64) {
 pub(super) struct LiveBytes {
     reported: AtomicI64,
     peak: AtomicI64,
-    /// More live bytes than this are announced.
+    /// The observer is notified of more live bytes than this.
     threshold: AtomicI64,
 }
 

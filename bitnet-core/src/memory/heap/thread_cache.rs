@@ -1,4 +1,4 @@
-//! What a thread keeps of a pool: free blocks of each class ([`super::bins`]) and its counters ([`super::stats`]).
+//! The cache of a thread in a pool: free blocks of each class ([`super::bins`]) and counters ([`super::stats`]).
 
 use std::cell::Cell;
 
@@ -7,16 +7,16 @@ use super::block_tag::{Key, Tag};
 use super::sampling::Sampler;
 use super::stats::LocalStats;
 
-/// Flag: the pool is closed, its last owner is gone, though blocks are alive.
+/// Flag: the pool is closed: its last owner was dropped, though blocks may be alive.
 pub(super) const CLOSED: u32 = 1 << 24;
 /// Flag: the thread has to return its free blocks.
 pub(super) const DRAIN: u32 = 1 << 25;
 /// Flag: every allocation is recorded.
 pub(super) const RECORD_ALL: u32 = 1 << 26;
 
-/// What one thread keeps of one pool. Only that thread changes it, but for flags.
+/// The cache of one thread in one pool. Only that thread changes it, but for flags.
 ///
-/// Lines are fetched in pairs, so what one thread writes is kept 128 bytes from what others use.
+/// Aligned to 128 bytes, because cache lines are fetched in pairs.
 #[derive(Debug)]
 #[repr(C, align(128))]
 pub(super) struct ThreadCache {
@@ -30,7 +30,7 @@ static NONE: ThreadCache =
     ThreadCache { stats: LocalStats::none(), shard_hint: 0, bins: Bins::closed() };
 
 thread_local! {
-    /// The cache of the pool that this thread used last. It has no destructor, so it is cheap, and there until the thread ends.
+    /// The cache of the pool that this thread used last. It has no destructor, so it is cheap, and usable until the thread ends.
     static CURRENT: Cell<*const ThreadCache> = const { Cell::new(&raw const NONE) };
 }
 
@@ -40,7 +40,7 @@ thread_local! {
 /// The result is not used after this thread calls [`set_current`] or [`clear_current`], nor after it ends.
 #[inline(always)]
 pub(super) unsafe fn current<'a>() -> &'a ThreadCache {
-    // SAFETY: `set_current` was promised that the cache lives until it is replaced or cleared.
+    // SAFETY: the caller of `set_current` guarantees that the cache lives until it is replaced or cleared.
     unsafe { &*CURRENT.get() }
 }
 
@@ -74,29 +74,29 @@ impl ThreadCache {
     /// Pops a free block of `class` for an allocation of `size` bytes (1 to 1 MiB), and counts it. `None` if there is none, or if
     /// the slow path has to count it.
     #[inline(always)]
-    pub(super) fn take_counted(&self, class: usize, size: usize) -> Option<usize> {
-        self.bins.of(class).pop_if(|| self.stats.count_taken(size, 0))
+    pub(super) fn pop_counted(&self, class: usize, size: usize) -> Option<usize> {
+        self.bins.of(class).pop_if(|| self.stats.count_allocated(size, 0))
     }
 
     /// Pushes a freed block, of which `size` bytes (1 to 1 MiB) were requested, and counts it. Returns false if its bin is full, or
-    /// if the slow path has to count it; if true, the pool may be gone.
+    /// if the slow path has to count it; if true, the pool may have been freed.
     #[inline(always)]
-    pub(super) fn put_counted(&self, class: usize, block: usize, size: usize) -> bool {
-        let Some(given) = self.stats.given_with(size, 0) else { return false };
-        let put = self.bins.of(class).push(block);
-        if put {
-            self.stats.set_given(given);
+    pub(super) fn push_counted(&self, class: usize, block: usize, size: usize) -> bool {
+        let Some(freed) = self.stats.freed_with(size, 0) else { return false };
+        let pushed = self.bins.of(class).push(block);
+        if pushed {
+            self.stats.set_freed(freed);
         }
-        put
+        pushed
     }
 
-    /// As [`ThreadCache::put_counted`] for any block and under any flag. Returns false for a block that is large, of no bytes, or of
-    /// another purpose than the words count.
-    pub(super) fn put_tagged(&self, address: usize, tag: Tag) -> bool {
+    /// As [`ThreadCache::push_counted`] for any block and under any flag. Returns false for a block that is large, of no bytes, or of
+    /// another purpose than the counters'.
+    pub(super) fn push_tagged(&self, address: usize, tag: Tag) -> bool {
         let is_counted = Key(self.stats.state()).purpose() == tag.key().purpose();
         !tag.is_large()
             && tag.size() > 0
             && is_counted
-            && self.put_counted(tag.class(), tag.block_address(address), tag.size())
+            && self.push_counted(tag.class(), tag.block_address(address), tag.size())
     }
 }

@@ -27,7 +27,7 @@ impl PoolInner {
         if !self.watches_usage || !self.observer.accepts_usage() {
             return;
         }
-        // Free blocks in bins and caches are subtracted only where that might matter, since it takes as long as many allocations.
+        // Free blocks in bins and caches are subtracted only near a limit, since that costs as much as many allocations.
         let most = Usage { used: self.small.out_bytes(), limit: self.small.arena().limit() };
         let is_near = self.observer.is_near_limit(most.ratio());
         let small = if is_near { self.small_usage() } else { most };
@@ -56,7 +56,7 @@ impl PoolInner {
             && self.observer.about_to_fail()
     }
 
-    /// Sets the live bytes above which the observer hears of it, once; `None` is no threshold.
+    /// Sets the live bytes above which the observer is notified, once; `None` is no threshold.
     pub(in crate::memory) fn set_live_threshold(&self, bytes: Option<u64>) {
         let threshold = bytes.and_then(|bytes| i64::try_from(bytes).ok()).unwrap_or(i64::MAX);
         self.live.set_threshold(threshold);
@@ -77,7 +77,7 @@ impl PoolInner {
         let usage = if small { self.small_usage() } else { self.large_usage() };
         let (limit, met) = if size as u64 >= SIZE_LIMIT {
             (usize::try_from(SIZE_LIMIT).unwrap_or(usize::MAX), MemoryLimit::Block)
-        } else if arena.has_room(needed) {
+        } else if arena.has_capacity(needed) {
             (usage.limit, MemoryLimit::System)
         } else if small {
             (usage.limit, MemoryLimit::SmallPool)

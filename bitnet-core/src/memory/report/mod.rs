@@ -35,7 +35,7 @@ impl PurposeUse {
     /// Returns what `pool` holds for each of [`Purpose::ALL`], without resident bytes.
     pub fn of(pool: &HybridMemoryPool) -> Vec<Self> {
         let live = pool.allocated_by_purpose();
-        let recorded = pool.tracker().filter(|tracker| tracker.remembers_all());
+        let recorded = pool.tracker().filter(|tracker| tracker.records_all());
         let peaks = recorded.map(|tracker| tracker.peaks());
         let held = |purpose: Purpose| Self {
             purpose,
@@ -147,7 +147,7 @@ impl MemoryReport {
         let (mappings, _) = mappings::read()?;
         let page = mappings.iter().map(|mapping| mapping.page).min().unwrap_or(4096);
         let mut blocks = Vec::new();
-        let recorded = pool.tracker().filter(|tracker| tracker.remembers_all());
+        let recorded = pool.tracker().filter(|tracker| tracker.records_all());
         if let Some(tracker) = recorded {
             tracker.each_live(|address, size, purpose| blocks.push((address, size, purpose)));
             blocks.sort_unstable_by_key(|&(address, ..)| address);

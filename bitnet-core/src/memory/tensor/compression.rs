@@ -64,7 +64,7 @@ impl Packing {
     ///
     /// # Errors
     /// Those of [`HybridMemoryPool::allocate`].
-    pub(super) fn go_on(
+    pub(super) fn pack(
         &mut self,
         bytes: &[u8],
         pool: &HybridMemoryPool,
@@ -73,19 +73,19 @@ impl Packing {
         if bytes.is_empty() {
             return Ok(Progress::Dense);
         }
-        let mut asked = more();
-        if !asked {
+        let mut continues = more();
+        if !continues {
             return Ok(Progress::Cut);
         }
         let largest = BLOCKS.min(bytes.len().div_ceil(BLOCK));
-        let room = largest * (4 + BLOCK.max(lz4_flex::block::get_maximum_output_size(BLOCK)));
+        let capacity = largest * (4 + BLOCK.max(lz4_flex::block::get_maximum_output_size(BLOCK)));
         let mut planes = pool.allocate(BLOCK.min(bytes.len()), 64, &Device::Cpu)?;
-        let mut scratch = pool.allocate(room, 64, &Device::Cpu)?;
+        let mut scratch = pool.allocate(capacity, 64, &Device::Cpu)?;
         self.activity += 4;
         while self.packed.size < bytes.len() {
             let (mut done, mut len, mut cut) = (0, 0, false);
             for block in bytes[self.packed.size..].chunks(BLOCK).take(BLOCKS) {
-                cut = !std::mem::take(&mut asked) && !more();
+                cut = !std::mem::take(&mut continues) && !more();
                 if cut {
                     break;
                 }
@@ -100,7 +100,7 @@ impl Packing {
                 self.packed.size += done;
                 self.activity += 1;
             }
-            if self.is_hopeless(bytes.len()) {
+            if self.is_dense(bytes.len()) {
                 return Ok(Progress::Dense);
             }
             if cut {
@@ -111,10 +111,10 @@ impl Packing {
     }
 
     /// Whether too little has been gained so far of bytes of this length.
-    fn is_hopeless(&self, len: usize) -> bool {
-        let (done, kept) = (self.packed.size, self.packed.len());
-        let over = (done >= PATIENCE || done == len) && kept > done - done / GAIN;
-        over || (done == len && kept >= len)
+    fn is_dense(&self, len: usize) -> bool {
+        let (done, packed) = (self.packed.size, self.packed.len());
+        let over = (done >= PATIENCE || done == len) && packed > done - done / GAIN;
+        over || (done == len && packed >= len)
     }
 
     /// What [`Progress::Whole`] was said of.
@@ -177,7 +177,7 @@ fn pack_block(block: &[u8], width: usize, planes: &mut [u8], out: &mut [u8]) -> 
     split_planes(block, width, planes);
     let (head, body) = out.split_at_mut(4);
     let packed = lz4_flex::block::compress_into(planes, body).ok().filter(|&n| n < block.len());
-    let (len, mark) = match packed {
+    let (len, flag) = match packed {
         Some(len) => (len, 0),
         None => {
             body[..block.len()].copy_from_slice(block);
@@ -185,7 +185,7 @@ fn pack_block(block: &[u8], width: usize, planes: &mut [u8], out: &mut [u8]) -> 
         }
     };
     // A block is far below 2^31 bytes.
-    head.copy_from_slice(&(len as u32 | mark).to_le_bytes());
+    head.copy_from_slice(&(len as u32 | flag).to_le_bytes());
     4 + len
 }
 
@@ -277,7 +277,7 @@ mod tests {
     /// The bytes packed without a break; `None` if they are dense.
     fn pack(bytes: &[u8], width: usize, pool: &HybridMemoryPool) -> Option<Packed> {
         let mut packing = Packing::new(width);
-        match packing.go_on(bytes, pool, &|| true).unwrap() {
+        match packing.pack(bytes, pool, &|| true).unwrap() {
             Progress::Whole => Some(packing.into_packed()),
             Progress::Dense => None,
             Progress::Cut => panic!("cut"),
@@ -298,13 +298,13 @@ mod tests {
                 clock.now() <= end * second
             }
         };
-        assert_eq!(packing.go_on(&bytes, &pool, &until(3)), Ok(Progress::Cut));
+        assert_eq!(packing.pack(&bytes, &pool, &until(3)), Ok(Progress::Cut));
         assert_eq!(packing.packed.size, 3 * BLOCK, "a block a second");
-        assert_eq!(packing.go_on(&bytes, &pool, &until(4)), Ok(Progress::Cut));
+        assert_eq!(packing.pack(&bytes, &pool, &until(4)), Ok(Progress::Cut));
         assert_eq!((packing.packed.size, packing.parts()), (3 * BLOCK, 1), "no time at all");
-        assert_eq!(packing.go_on(&bytes, &pool, &until(22)), Ok(Progress::Cut));
+        assert_eq!(packing.pack(&bytes, &pool, &until(22)), Ok(Progress::Cut));
         assert_eq!((packing.packed.size, packing.parts()), (20 * BLOCK, 3));
-        assert_eq!(packing.go_on(&bytes, &pool, &until(60)), Ok(Progress::Whole));
+        assert_eq!(packing.pack(&bytes, &pool, &until(60)), Ok(Progress::Whole));
         assert!(packing.into_packed().unpack(&pool).unwrap().bytes() == bytes);
         assert_eq!(pool.get_metrics().total_allocated, 0);
     }
@@ -315,11 +315,11 @@ mod tests {
         let calls = || pool.get_metrics().allocations + pool.get_metrics().deallocations;
         let bytes: Vec<u8> = (0..40 * BLOCK).map(|at| (at / 1000) as u8).collect();
         let mut packing = Packing::new(1);
-        let looks = std::cell::Cell::new(0);
-        let some = || looks.replace(looks.get() + 1) < 20;
-        assert_eq!(packing.go_on(&bytes, &pool, &some), Ok(Progress::Cut));
+        let calls_of_more = std::cell::Cell::new(0);
+        let some = || calls_of_more.replace(calls_of_more.get() + 1) < 20;
+        assert_eq!(packing.pack(&bytes, &pool, &some), Ok(Progress::Cut));
         assert_eq!((packing.take_activity(), packing.parts()), (calls(), 2));
-        packing.go_on(&bytes, &pool, &|| true).unwrap();
+        packing.pack(&bytes, &pool, &|| true).unwrap();
         let before = calls();
         let parts = packing.parts() as u64;
         drop(packing);

@@ -56,7 +56,7 @@ impl RegistryInner {
             inner: Arc::clone(self),
             created: now,
             last_used: AtomicU64::new(now),
-            wanted: AtomicU32::new(0),
+            requests: AtomicU32::new(0),
             content: RwLock::new(Content { tensor, purpose, form: Form::Plain }),
         });
         entries.alive.insert(id, Arc::downgrade(&entry));
@@ -77,8 +77,8 @@ impl RegistryInner {
         while !step.was_cut
             && let Some(mut block) = { self.vacated().pop() }
         {
-            let (gone, is_empty) = block.discard_while(more);
-            step.returned += gone;
+            let (released, is_empty) = block.discard_while(more);
+            step.returned += released;
             if is_empty {
                 drop(block);
                 step.activity += 1;
@@ -99,7 +99,7 @@ pub(super) struct TensorEntry {
     created: u64,
     last_used: AtomicU64,
     /// Threads that wait for a guard: packing stops, and does not begin again before they have had it.
-    wanted: AtomicU32,
+    requests: AtomicU32,
     content: RwLock<Content>,
 }
 
@@ -164,8 +164,8 @@ impl TensorEntry {
         Duration::from_nanos(now.saturating_sub(self.last_used.load(Ordering::Relaxed)))
     }
 
-    pub(super) fn is_wanted(&self) -> bool {
-        self.wanted.load(Ordering::Acquire) != 0
+    pub(super) fn is_requested(&self) -> bool {
+        self.requests.load(Ordering::Acquire) != 0
     }
 
     /// Returns the content, if no guard is out; never waits.
@@ -183,7 +183,7 @@ impl TensorEntry {
             Ok(content) => content,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => {
-                let _wanted = Wanted::new(&self.wanted);
+                let _request = Request::new(&self.requests);
                 self.content.read().unwrap_or_else(PoisonError::into_inner)
             }
         }
@@ -191,7 +191,7 @@ impl TensorEntry {
 
     fn owned(&self) -> RwLockWriteGuard<'_, Content> {
         self.try_own().unwrap_or_else(|| {
-            let _wanted = Wanted::new(&self.wanted);
+            let _request = Request::new(&self.requests);
             self.content.write().unwrap_or_else(PoisonError::into_inner)
         })
     }
@@ -203,11 +203,11 @@ impl TensorEntry {
             return Ok(content);
         }
         drop(content);
-        let _wanted = Wanted::new(&self.wanted);
+        let _request = Request::new(&self.requests);
         let mut content = self.owned();
         content.restore(&self.inner.pool)?;
         drop(content);
-        // A wanted tensor is not packed.
+        // A requests tensor is not packed.
         Ok(self.shared())
     }
 
@@ -238,16 +238,16 @@ impl fmt::Display for TensorEntry {
 }
 
 /// Keeps a tensor from being packed.
-struct Wanted<'a>(&'a AtomicU32);
+struct Request<'a>(&'a AtomicU32);
 
-impl<'a> Wanted<'a> {
+impl<'a> Request<'a> {
     fn new(count: &'a AtomicU32) -> Self {
         count.fetch_add(1, Ordering::AcqRel);
         Self(count)
     }
 }
 
-impl Drop for Wanted<'_> {
+impl Drop for Request<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::AcqRel);
     }

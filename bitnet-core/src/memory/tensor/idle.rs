@@ -127,11 +127,12 @@ impl<'a> IdleTensor<'a> {
             };
             let pool = self.entry.inner().pool.for_purpose(*purpose);
             let entry = self.entry;
-            let progress = packing.go_on(block.bytes(), &pool, &|| !entry.is_wanted() && more())?;
+            let progress =
+                packing.pack(block.bytes(), &pool, &|| !entry.is_requested() && more())?;
             step.activity = packing.take_activity();
             match progress {
                 Progress::Cut => {
-                    step.was_cut = !entry.is_wanted();
+                    step.was_cut = !entry.is_requested();
                     *form = Form::Begun(packing);
                 }
                 Progress::Dense => {
@@ -176,10 +177,10 @@ mod tests {
         move || left.replace(left.get().saturating_sub(1)) > 0
     }
 
-    fn step(registry: &TensorRegistry, idle: Duration, looks: usize) -> Option<CompressionStep> {
+    fn step(registry: &TensorRegistry, idle: Duration, pieces: usize) -> Option<CompressionStep> {
         let mut done = None;
         registry.for_each_idle(idle, |tensor| {
-            done = Some(tensor.compress_while(&times(looks)).unwrap());
+            done = Some(tensor.compress_while(&times(pieces)).unwrap());
             ControlFlow::Break(())
         });
         done
@@ -199,8 +200,8 @@ mod tests {
         let handle = TensorHandle::new(tensor(&pool), &registry);
         let held = || pool.get_metrics().total_allocated as usize;
         let plain = held();
-        let cut = |looks| {
-            let step = step(&registry, Duration::ZERO, looks).unwrap();
+        let cut = |pieces| {
+            let step = step(&registry, Duration::ZERO, pieces).unwrap();
             assert!(step.was_cut && step.done == Compressed::default() && !handle.is_compressed());
         };
         cut(10);
@@ -243,10 +244,10 @@ mod tests {
                 let request = RefCell::new(None);
                 registry.for_each_idle(Duration::ZERO, |tensor| {
                     let entry = tensor.entry;
-                    let looks = AtomicU64::new(0);
+                    let pieces = AtomicU64::new(0);
                     let more = || {
                         // A guard is requested in the middle of the packing.
-                        if looks.fetch_add(1, Ordering::SeqCst) == 5 {
+                        if pieces.fetch_add(1, Ordering::SeqCst) == 5 {
                             *request.borrow_mut() = Some(scope.spawn(|| {
                                 if writes {
                                     handle.write().unwrap().f32().unwrap()[77]
@@ -254,7 +255,7 @@ mod tests {
                                     handle.read().unwrap().f32().unwrap()[77]
                                 }
                             }));
-                            while !entry.is_wanted() {
+                            while !entry.is_requested() {
                                 std::thread::yield_now();
                             }
                         }
@@ -262,7 +263,7 @@ mod tests {
                     };
                     let step = tensor.compress_while(&more).unwrap();
                     assert_eq!((step.done.tensors, step.was_cut), (0, false), "{step:?}");
-                    assert_eq!(looks.into_inner(), 6);
+                    assert_eq!(pieces.into_inner(), 6);
                     ControlFlow::Continue(())
                 });
                 request.into_inner().unwrap().join().unwrap()
@@ -287,10 +288,10 @@ mod tests {
         .take(1 << 16)
         .collect();
         let noise = BitNetTensor::from_f32(&[1 << 16], &noise, &pool).unwrap();
-        for (tensor, looks) in [(noise, 100), (tensor(&pool), 5), (tensor(&pool), 100)] {
+        for (tensor, pieces) in [(noise, 100), (tensor(&pool), 5), (tensor(&pool), 100)] {
             let handle = TensorHandle::new(tensor, &registry);
             let before = calls();
-            let step = step(&registry, Duration::ZERO, looks).unwrap();
+            let step = step(&registry, Duration::ZERO, pieces).unwrap();
             assert_eq!(step.activity, calls() - before, "{step:?}");
             drop(handle);
         }

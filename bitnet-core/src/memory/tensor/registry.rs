@@ -109,7 +109,7 @@ impl RegistryInner {
             from = last + 1;
             for entry in batch.iter().filter_map(|(_, entry)| entry.upgrade()) {
                 let Some(mut content) = entry.try_own() else { continue };
-                if entry.idle_time() < older_than || entry.is_wanted() {
+                if entry.idle_time() < older_than || entry.is_requested() {
                     content.stop_packing();
                     continue;
                 }

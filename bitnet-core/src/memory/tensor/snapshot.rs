@@ -25,7 +25,7 @@ const END: u64 = 20;
 const LONGEST_NAME: usize = 1 << 16;
 /// The most dimensions of a tensor.
 const MOST_DIMS: usize = 32;
-/// Bytes that are checked, turned and moved at a time; a multiple of every element's size.
+/// Bytes that are checked, swapped and moved at a time; a multiple of every element's size.
 const PIECE: usize = 64 << 10;
 
 const KIND_END: u8 = 0;
@@ -130,11 +130,11 @@ impl<W: Write> Writer<W> {
         let width = width(tensor.dtype());
         for piece in bytes.chunks(PIECE) {
             if cfg!(target_endian = "big") && width > 1 {
-                let mut turned = [0; PIECE];
-                turned[..piece.len()].copy_from_slice(piece);
-                turn(&mut turned[..piece.len()], width);
-                sum.update(&turned[..piece.len()]);
-                self.put(&turned[..piece.len()])?;
+                let mut swapped = [0; PIECE];
+                swapped[..piece.len()].copy_from_slice(piece);
+                swap_bytes(&mut swapped[..piece.len()], width);
+                sum.update(&swapped[..piece.len()]);
+                self.put(&swapped[..piece.len()])?;
             } else {
                 sum.update(piece);
                 self.put(piece)?;
@@ -350,7 +350,7 @@ impl<R: Read> Source<R> {
         if data > most {
             return Err(bad(start + 8, format!("says {data} bytes follow, and only {most} can")));
         }
-        let purpose = known(&PURPOSES, fixed[2])
+        let purpose = value_of(&PURPOSES, fixed[2])
             .ok_or_else(|| bad(start + 2, format!("has the unknown purpose {}", fixed[2])))?;
         let offset = self.at;
         let tensor = self.data(metadata, &pool.for_purpose(purpose))?;
@@ -367,7 +367,7 @@ impl<R: Read> Source<R> {
             self.fill(piece)?;
             sum.update(piece);
             if cfg!(target_endian = "big") {
-                turn(piece, width);
+                swap_bytes(piece, width);
             }
         }
         if self.array()? != sum.finalize().to_le_bytes() {
@@ -387,7 +387,7 @@ fn described(
     data: u64,
     start: u64,
 ) -> Result<TensorMetadata> {
-    let dtype = known(&DTYPES, fixed[1])
+    let dtype = value_of(&DTYPES, fixed[1])
         .ok_or_else(|| bad(start + 1, format!("has the unknown element type {}", fixed[1])))?;
     let too_large = || bad(start + FIXED as u64, "has a shape that is too large for this machine");
     let shape: Vec<usize> =
@@ -419,7 +419,7 @@ fn require_sum(record: &[u8], start: u64) -> Result<()> {
 }
 
 /// Exchanges the byte order of each element of `width` bytes.
-fn turn(bytes: &mut [u8], width: usize) {
+fn swap_bytes(bytes: &mut [u8], width: usize) {
     for element in bytes.chunks_exact_mut(width) {
         element.reverse();
     }
@@ -440,7 +440,7 @@ fn number<T: PartialEq>(numbers: &[(u8, T)], of: T) -> u8 {
     numbers.iter().find(|(_, one)| *one == of).map_or(u8::MAX, |&(number, _)| number)
 }
 
-fn known<T: Copy>(numbers: &[(u8, T)], number: u8) -> Option<T> {
+fn value_of<T: Copy>(numbers: &[(u8, T)], number: u8) -> Option<T> {
     numbers.iter().find(|&&(one, _)| one == number).map(|&(_, of)| of)
 }
 
@@ -465,10 +465,10 @@ mod tests {
     #[test]
     fn every_type_and_purpose_has_a_number() {
         for purpose in Purpose::ALL {
-            assert_eq!(known(&PURPOSES, number(&PURPOSES, purpose)), Some(purpose));
+            assert_eq!(value_of(&PURPOSES, number(&PURPOSES, purpose)), Some(purpose));
         }
         for (number, dtype) in DTYPES {
-            assert_eq!(known(&DTYPES, number), Some(dtype));
+            assert_eq!(value_of(&DTYPES, number), Some(dtype));
             assert_eq!(PIECE % width(dtype), 0);
             // A new type must be given a number: this match stops compiling for it.
             match dtype {
@@ -481,11 +481,11 @@ mod tests {
     #[test]
     fn byte_order_conversion_is_its_own_inverse() {
         let mut bytes = [1, 2, 3, 4, 5, 6, 7, 8];
-        turn(&mut bytes, 4);
+        swap_bytes(&mut bytes, 4);
         assert_eq!(bytes, [4, 3, 2, 1, 8, 7, 6, 5]);
-        turn(&mut bytes, 2);
+        swap_bytes(&mut bytes, 2);
         assert_eq!(bytes, [3, 4, 1, 2, 7, 8, 5, 6]);
-        turn(&mut bytes, 1);
+        swap_bytes(&mut bytes, 1);
         assert_eq!(bytes, [3, 4, 1, 2, 7, 8, 5, 6]);
     }
 }

@@ -1,4 +1,4 @@
-//! What is recorded, and how much of it.
+//! The level and the thresholds of tracking.
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ pub enum TrackingLevel {
     None,
     /// Counters per size class, fragmentation and peaks, which the allocator has anyway.
     Basic,
-    /// And site, age, pattern and timeline of each allocation of a page (4 KiB) and more, and of a sample of the smaller ones.
+    /// Also site, age, pattern and timeline of each allocation of a page (4 KiB) and more, and of a sample of the smaller ones.
     #[default]
     Standard,
-    /// And each of these for every allocation, with histograms of latency.
+    /// Also each of these for every allocation, with histograms of latency.
     Detailed,
 }
 

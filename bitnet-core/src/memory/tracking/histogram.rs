@@ -1,4 +1,4 @@
-//! Histograms of latencies whose buckets grow with the value, so that every quantile is known to within 1/32.
+//! Histograms of latencies whose buckets grow with the value, so that every quantile is accurate to 1/32.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,7 +30,7 @@ impl Default for Histogram {
 }
 
 impl Histogram {
-    /// Counts one value, in nanoseconds or whatever the unit is.
+    /// Counts one value, in nanoseconds or any other unit.
     pub fn record(&self, value: u64) {
         self.buckets[bucket_of(value)].fetch_add(1, Ordering::Relaxed);
         self.sum.fetch_add(value, Ordering::Relaxed);

@@ -84,7 +84,7 @@ impl LeakReport {
         Self { older_than, enabled: true, sampled, leaks, sites }
     }
 
-    /// Leaves out the allocations that are meant to stay.
+    /// Retains only the allocations for which `keep` returns true.
     pub fn retain(&mut self, keep: impl FnMut(&Leak) -> bool) {
         self.leaks.retain(keep);
         self.sites = by_site(&self.leaks);
@@ -121,7 +121,7 @@ impl fmt::Display for LeakReport {
         if !self.enabled {
             return writeln!(
                 f,
-                "allocations are not remembered: set `enable_leak_detection` and level Standard"
+                "allocations are not recorded: set `enable_leak_detection` and level Standard"
             );
         }
         let (count, age) = (self.leaks.len(), duration(self.older_than));

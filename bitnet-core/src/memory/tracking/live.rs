@@ -54,7 +54,7 @@ impl LiveTable {
         self.slots.capacity() * size_of::<Option<Record>>()
     }
 
-    /// Puts a record in. `Ok` holds the one that had its address; `Err` means that there is no memory for another.
+    /// Inserts a record. `Ok` contains the one that had its address; `Err` means that there is no memory for another.
     pub(super) fn insert(&mut self, record: Record) -> Result<Option<Record>, ()> {
         if self.len * 4 >= self.slots.len() * 3 && !self.grow() && self.len + 1 >= self.slots.len()
         {
@@ -66,7 +66,7 @@ impl LiveTable {
         Ok(before)
     }
 
-    /// Takes the record of this address out.
+    /// Removes the record of this address.
     pub(super) fn remove(&mut self, address: usize) -> Option<Record> {
         if self.slots.is_empty() {
             return None;
@@ -128,7 +128,7 @@ pub(super) struct Peaks {
 }
 
 impl Peaks {
-    pub(super) fn came(&self, purpose: Purpose, bytes: u64) {
+    pub(super) fn add(&self, purpose: Purpose, bytes: u64) {
         let at = purpose.index();
         let live = self.live[at].fetch_add(bytes, Ordering::Relaxed).wrapping_add(bytes);
         // Compared first: a peak seldom rises, and raising it costs an exchange.
@@ -137,7 +137,7 @@ impl Peaks {
         }
     }
 
-    pub(super) fn went(&self, purpose: Purpose, bytes: u64) {
+    pub(super) fn subtract(&self, purpose: Purpose, bytes: u64) {
         self.live[purpose.index()].fetch_sub(bytes, Ordering::Relaxed);
     }
 
@@ -168,7 +168,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_holds_what_a_map_holds(steps in prop::collection::vec((0usize..300, any::<bool>()), 1..2000)) {
+        fn it_equals_a_map(steps in prop::collection::vec((0usize..300, any::<bool>()), 1..2000)) {
             let mut table = LiveTable::default();
             let mut map = HashMap::new();
             for (at, &(key, insert)) in steps.iter().enumerate() {
@@ -177,8 +177,8 @@ mod tests {
                     let before = table.insert(record(address, at)).unwrap();
                     prop_assert_eq!(before.map(|record| record.size), map.insert(address, at));
                 } else {
-                    let gone = table.remove(address);
-                    prop_assert_eq!(gone.map(|record| record.size), map.remove(&address));
+                    let removed = table.remove(address);
+                    prop_assert_eq!(removed.map(|record| record.size), map.remove(&address));
                 }
                 prop_assert_eq!(table.iter().count(), map.len());
                 let held = map.get(&address).copied();

@@ -1,4 +1,4 @@
-//! The detailed metrics of a pool, and how they print.
+//! The detailed metrics of a pool.
 
 use std::fmt;
 use std::time::Duration;
@@ -31,7 +31,7 @@ pub struct DetailedMetrics {
     pub age: Duration,
     /// Allocations that were refused.
     pub failed_allocations: u64,
-    /// Live recorded allocations that are older than `leak_detection_interval`; `None` if none are remembered.
+    /// Live recorded allocations that are older than `leak_detection_interval`; `None` if none are recorded.
     pub suspected_leaks: Option<SuspectedLeaks>,
     /// How the pool was used lately, as far as recorded.
     pub pattern: AllocationPattern,
@@ -39,9 +39,9 @@ pub struct DetailedMetrics {
     pub rates: Option<Rates>,
     /// Latencies, at level Detailed, of each kind that was measured.
     pub latencies: Vec<(LatencyKind, LatencySummary)>,
-    /// What operations have cost, the one that took longest first.
+    /// The figures of operations, the one that took longest first.
     pub operations: Vec<OperationFigures>,
-    /// Bytes of memory that the recording itself takes.
+    /// Bytes of memory of the records.
     pub tracking_overhead_bytes: usize,
     /// Allocations that should have been recorded, but for which there was no memory.
     pub lost_records: u64,

@@ -1,6 +1,6 @@
-//! Patterns in a stream of allocations, recognised by a few features of its times and levels.
+//! Patterns in a stream of allocations, classified by a few features of its times and levels.
 //!
-//! | feature | is |
+//! | feature | definition |
 //! |---|---|
 //! | growth | (bytes allocated - bytes freed) / (bytes allocated + bytes freed) |
 //! | duty | the part of the time inside bursts; a burst ends where the next allocation is three mean gaps away |
@@ -8,7 +8,7 @@
 //! | teeth | times that the level rose by at least four live blocks and then fell by two fifths of its range |
 //! | climb | the heights of these rises, as a part of all bytes allocated |
 //! | ramp | the time of a rise, as a part of a rise and the fall after it; medians |
-//! | drift | how far the mean levels of eight parts of the stream lie apart, relative to the mean level; without the first part |
+//! | drift | the range of the mean levels of eight parts of the stream, relative to the mean level; without the first part |
 //! | rising | how often the mean level rose from one of these parts to the next |
 //!
 //! The first row that holds names the pattern:
@@ -50,9 +50,9 @@ pub enum AllocationPattern {
     Sequential,
     /// Mostly frees.
     Draining,
-    /// Short times of many allocations that return at even intervals, or a level that rises and falls at even intervals.
+    /// Bursts of allocations at even intervals, or a level that rises and falls at even intervals.
     Periodic,
-    /// Short times of many allocations at uneven intervals.
+    /// Bursts of allocations at uneven intervals.
     Bursty,
     /// The level climbs slowly and falls at once, again and again: activations of a step.
     Sawtooth,
@@ -100,28 +100,32 @@ pub struct PatternFeatures {
     pub ramp: f64,
     /// The rhythm of the teeth.
     pub tooth_rhythm: f64,
-    /// How far the level wanders, relative to its mean.
+    /// The range of the mean levels, relative to their mean.
     pub drift: f64,
     /// How often the mean level rose from one eighth of the stream to the next, at most 7.
     pub rising: usize,
 }
 
 impl PatternFeatures {
-    /// The features of a stream in the order in which it happened.
+    /// The features of a stream in chronological order.
     pub fn of(steps: &[Step]) -> Self {
-        let (came, went) = steps.iter().fold((0.0, 0.0), |(came, went), step| {
+        let (allocated, freed) = steps.iter().fold((0.0, 0.0), |(allocated, freed), step| {
             let bytes = step.change as f64;
-            if bytes > 0.0 { (came + bytes, went) } else { (came, went - bytes) }
+            if bytes > 0.0 { (allocated + bytes, freed) } else { (allocated, freed - bytes) }
         });
         let mut features = Self {
             events: steps.len(),
-            growth: if came + went > 0.0 { (came - went) / (came + went) } else { 0.0 },
+            growth: if allocated + freed > 0.0 {
+                (allocated - freed) / (allocated + freed)
+            } else {
+                0.0
+            },
             ..Self::default()
         };
         if steps.len() >= FEWEST {
-            features.see_bursts(steps);
+            features.measure_bursts(steps);
             let levels = levels(steps);
-            features.see_teeth(steps, &levels, came);
+            features.measure_teeth(steps, &levels, allocated);
             let means = means(&levels);
             features.drift = drift(&means);
             features.rising = means.windows(2).filter(|pair| pair[1] > pair[0]).count();
@@ -148,7 +152,7 @@ impl PatternFeatures {
         }
     }
 
-    fn see_bursts(&mut self, steps: &[Step]) {
+    fn measure_bursts(&mut self, steps: &[Step]) {
         let times: Vec<u64> =
             steps.iter().filter(|step| step.change > 0).map(|step| step.nanoseconds).collect();
         let (Some(first), Some(last)) = (times.first(), times.last()) else { return };
@@ -156,7 +160,7 @@ impl PatternFeatures {
         let pause = 3.0 * span / times.len() as f64;
         let mut bursts: Vec<&[u64]> =
             times.chunk_by(|a, b| b.saturating_sub(*a) as f64 <= pause).collect();
-        // The size of the burst of the middle allocation: a few stray ones don't change it.
+        // The size of the burst of the median allocation, which a few outliers don't change.
         let mut sizes: Vec<usize> = bursts.iter().map(|burst| burst.len()).collect();
         sizes.sort_unstable();
         let mut rest = times.len() / 2;
@@ -175,14 +179,14 @@ impl PatternFeatures {
         self.burst_rhythm = rhythm(&bursts.iter().map(|burst| burst[0]).collect::<Vec<_>>());
     }
 
-    fn see_teeth(&mut self, steps: &[Step], levels: &[f64], came: f64) {
+    fn measure_teeth(&mut self, steps: &[Step], levels: &[f64], allocated: f64) {
         let (low, high) = levels.iter().fold((0.0f64, 0.0f64), |(l, h), &x| (l.min(x), h.max(x)));
         let mut teeth = Teeth::new(0.4 * (high - low));
         for (step, &level) in steps.iter().zip(levels) {
             teeth.follow(step, level);
         }
         self.teeth = teeth.falls.len();
-        self.climb = if came > 0.0 { teeth.climbed / came } else { 0.0 };
+        self.climb = if allocated > 0.0 { teeth.climbed / allocated } else { 0.0 };
         let (rise, fall) = (median(&teeth.rises), median(&teeth.falls));
         self.ramp = if rise + fall > 0.0 { rise / (rise + fall) } else { 0.0 };
         self.tooth_rhythm = rhythm(&teeth.peaks);
@@ -200,7 +204,7 @@ struct Turn {
 
 /// Follows a level from trough to peak to trough.
 struct Teeth {
-    /// How far the level has to turn back before it counts.
+    /// The smallest reversal of the level that counts.
     least: f64,
     rising: bool,
     blocks: i64,
@@ -233,7 +237,7 @@ impl Teeth {
         }
     }
 
-    /// The level turned. A rise counts with the fall after it, once that has ended too.
+    /// Ends a rise or a fall. A rise counts with the fall after it, once that has ended too.
     fn turn(&mut self, at: Turn) {
         let last = self.last.replace(at).unwrap_or(at);
         let lasted = at.nanoseconds.saturating_sub(last.nanoseconds) as f64;
@@ -270,10 +274,10 @@ fn means(levels: &[f64]) -> Vec<f64> {
 
 /// The spread of these means, relative to their mean, without the first, which may be the rise to a constant level.
 fn drift(means: &[f64]) -> f64 {
-    let kept = means.get(1..).unwrap_or_default();
-    let mean = kept.iter().sum::<f64>() / kept.len().max(1) as f64;
+    let later = means.get(1..).unwrap_or_default();
+    let mean = later.iter().sum::<f64>() / later.len().max(1) as f64;
     let (least, most) =
-        kept.iter().fold((f64::INFINITY, 0.0f64), |(l, m), &x| (l.min(x), m.max(x)));
+        later.iter().fold((f64::INFINITY, 0.0f64), |(l, m), &x| (l.min(x), m.max(x)));
     if mean > 0.0 { (most - least) / mean } else { 0.0 }
 }
 

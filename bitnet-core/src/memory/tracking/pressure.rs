@@ -1,10 +1,10 @@
 //! Memory pressure of a pool and of the system, and the callbacks that receive its changes.
 //!
 //! A pool has two limits, one for blocks below 1 MiB and one for the others; the one of which more is in use counts. It is
-//! observed after each allocation and each return of a block of 1 MiB and more; of smaller blocks, when a thread has no free
-//! block of a size class at hand and fetches some, and when the thread's live bytes have changed by 128 KiB since the last time.
+//! observed after each allocation and each return of a block of 1 MiB and more; of smaller blocks, when a thread refills a bin,
+//! and when the thread's live bytes have changed by 128 KiB since the last observation.
 //! An allocation that a limit refuses is Critical before its caller gets the error. A rise passes through every level between
-//! the old and the new one, and callbacks hear of each; a fall does not. A refusal at level Critical calls callbacks again.
+//! the old and the new one, and callbacks receive each; a fall does not. A refusal at level Critical calls callbacks again.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -17,7 +17,7 @@ use super::pressure_level::{Bounds, MemoryPressureLevel, system_bounds};
 use crate::os::pressure::{GroupEvents, SystemFiles, SystemMemory};
 
 /// Nanoseconds from one reading of the system to the next, at least.
-const READING_EVERY: u64 = 100_000_000;
+const READING_INTERVAL: u64 = 100_000_000;
 
 /// A callback that receives the new level: see [`crate::memory::tracking`].
 pub type PressureCallback = Box<dyn Fn(MemoryPressureLevel) + Send + Sync>;
@@ -50,13 +50,13 @@ pub struct PressureMonitor {
 }
 
 impl PressureMonitor {
-    /// A monitor of this system. `threshold` is the part of the pool's limit where pressure begins; what is not between 0
-    /// and 1 stands for the nearest that is, and NaN for 0.8.
+    /// A monitor of this system. `threshold` is the part of the pool's limit where pressure begins, clamped to 0 to 1; NaN is
+    /// read as 0.8.
     pub fn new(threshold: f64) -> Self {
         Self::with_system(threshold, Box::new(SystemFiles::default()))
     }
 
-    /// A monitor that asks `system`.
+    /// A monitor that reads `system`.
     pub fn with_system(threshold: f64, system: Box<dyn SystemMemory>) -> Self {
         let low = if threshold.is_nan() { 0.8 } else { threshold.clamp(0.0, 1.0) };
         let rest = 1.0 - low;
@@ -96,7 +96,7 @@ impl PressureMonitor {
     }
 
     /// Observes that the pool uses `used` of `limit` bytes, reads the system if the last reading is 100 ms old, and runs the
-    /// callbacks if the level changes. A limit of 0 is no limit. The caller holds no lock that a callback might need.
+    /// callbacks if the level changes. A limit of 0 is no limit. The caller holds no lock that a callback might acquire.
     pub fn observe(&self, used: u64, limit: u64) -> MemoryPressureLevel {
         self.read_system();
         let pool = match limit {
@@ -143,7 +143,7 @@ impl PressureMonitor {
     fn read_system(&self) {
         let now = self.system.nanoseconds();
         let due = self.next_reading.load(Ordering::Relaxed);
-        let next = now.saturating_add(READING_EVERY);
+        let next = now.saturating_add(READING_INTERVAL);
         let relaxed = Ordering::Relaxed;
         if now < due || self.next_reading.compare_exchange(due, next, relaxed, relaxed).is_err() {
             return;
@@ -171,7 +171,7 @@ impl PressureMonitor {
     fn enter(&self, next: MemoryPressureLevel, deliveries: &mut Deliveries) {
         let current = self.level();
         self.level.store(next as u8, Ordering::Relaxed);
-        // A rise passes through each level, so that no callback misses the one that it waits for.
+        // A rise passes through each level, so that each callback receives its level.
         let first = if next > current { current as u8 + 1 } else { next as u8 };
         let passed = first..=next as u8;
         self.transitions.fetch_add(passed.len() as u64, Ordering::Relaxed);
@@ -204,7 +204,7 @@ impl PressureMonitor {
         for callback in callbacks {
             if let Err(payload) = catch_unwind(AssertUnwindSafe(|| callback(level))) {
                 self.panics.fetch_add(1, Ordering::Relaxed);
-                // What a callback panicked with may panic again when it is dropped; the others still run.
+                // The payload may panic again when it is dropped; the others still run.
                 if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
                     std::mem::forget(again);
                 }
@@ -262,8 +262,8 @@ mod tests {
         let system = Fake::default();
         let monitor = PressureMonitor::with_system(threshold, Box::new(system.clone()));
         let calls = Arc::new(Mutex::new(Vec::new()));
-        let heard = Arc::clone(&calls);
-        monitor.register(Box::new(move |level| lock(&heard).push(level)));
+        let received = Arc::clone(&calls);
+        monitor.register(Box::new(move |level| lock(&received).push(level)));
         (monitor, system, calls)
     }
 
@@ -299,8 +299,8 @@ mod tests {
         }
         let (monitor, _, calls) = monitor(0.8);
         monitor.register(Box::new(|_| std::panic::panic_any(PanicsWhenDropped)));
-        let heard = Arc::clone(&calls);
-        monitor.register(Box::new(move |level| lock(&heard).push(level)));
+        let received = Arc::clone(&calls);
+        monitor.register(Box::new(move |level| lock(&received).push(level)));
         monitor.observe(81, 100);
         monitor.observe(0, 100);
         assert_eq!(*lock(&calls), [Low, Low, Calm, Calm]);
@@ -371,13 +371,15 @@ mod tests {
         assert_eq!(lock(&system.0).2, 1);
         system.later(0, |reading| reading.stall = Some(Stall { some: 30.0, full: 0.0 }));
         assert_eq!(monitor.observe(0, 100), High);
-        system
-            .later(READING_EVERY, |reading| reading.stall = Some(Stall { some: 21.0, full: 0.0 }));
+        system.later(READING_INTERVAL, |reading| {
+            reading.stall = Some(Stall { some: 21.0, full: 0.0 })
+        });
         assert_eq!(monitor.observe(0, 100), High, "within the margin");
-        system.later(READING_EVERY, |reading| reading.stall = calm);
+        system.later(READING_INTERVAL, |reading| reading.stall = calm);
         assert_eq!(monitor.observe(0, 100), Calm);
-        system
-            .later(READING_EVERY, |reading| reading.group = Some(Bounded { used: 97, limit: 100 }));
+        system.later(READING_INTERVAL, |reading| {
+            reading.group = Some(Bounded { used: 97, limit: 100 })
+        });
         assert_eq!(monitor.observe(0, 100), High);
         assert_eq!(*lock(&calls), [Low, Medium, High, Calm, Low, Medium, High]);
     }
@@ -393,7 +395,7 @@ mod tests {
             (events(5, 6, 6), Calm),
             (None, Calm),
         ] {
-            system.later(READING_EVERY, |reading| reading.group_events = counted);
+            system.later(READING_INTERVAL, |reading| reading.group_events = counted);
             assert_eq!(monitor.observe(0, 100), level, "{counted:?}");
         }
         assert_eq!(*lock(&calls), [Low, Medium, High, Critical, Calm]);
@@ -404,15 +406,15 @@ mod tests {
         let system = Box::new(Fake::default());
         let monitor = Arc::new(PressureMonitor::with_system(0.8, system));
         let calls = Arc::new(Mutex::new(Vec::new()));
-        let (again, heard) = (Arc::downgrade(&monitor), Arc::clone(&calls));
+        let (again, received) = (Arc::downgrade(&monitor), Arc::clone(&calls));
         monitor.register(Box::new(move |level| {
-            lock(&heard).push(level);
+            lock(&received).push(level);
             let monitor = again.upgrade().unwrap();
             if level == Critical {
-                let late = Arc::clone(&heard);
+                let late = Arc::clone(&received);
                 monitor.register(Box::new(move |level| lock(&late).push(level)));
                 assert_eq!(monitor.observe(10, 100), Calm);
-                lock(&heard).push(level);
+                lock(&received).push(level);
             }
         }));
         monitor.observe(99, 100);
@@ -422,12 +424,11 @@ mod tests {
     #[test]
     fn a_panicking_callback_is_counted_and_the_next_one_runs() {
         let monitor = PressureMonitor::with_system(0.8, Box::new(Fake::default()));
-        monitor
-            .register(Box::new(|level| assert_eq!(level, Calm, "the panic that this test wants")));
+        monitor.register(Box::new(|level| assert_eq!(level, Calm, "the expected panic")));
         let calls = Arc::new(AtomicU64::new(0));
-        let heard = Arc::clone(&calls);
+        let received = Arc::clone(&calls);
         monitor.register(Box::new(move |_| {
-            heard.fetch_add(1, Ordering::Relaxed);
+            received.fetch_add(1, Ordering::Relaxed);
         }));
         assert_eq!(monitor.observe(99, 100), Critical);
         assert_eq!(monitor.observe(0, 100), Calm);
@@ -449,7 +450,7 @@ mod tests {
         });
         let calls = lock(&calls);
         assert_eq!(calls.len() as u64, monitor.transitions());
-        assert!(calls.windows(2).all(|pair| pair[0] != pair[1]), "two calls in a row say the same");
+        assert!(calls.windows(2).all(|pair| pair[0] != pair[1]), "two consecutive calls are equal");
         assert_eq!(calls.last().copied(), Some(monitor.level()));
     }
 }

@@ -23,9 +23,9 @@ pub enum MemoryPressureLevel {
     None,
     /// The threshold has been passed.
     Low,
-    /// Caches that can be made again should go.
+    /// Caches that can be rebuilt should be freed.
     Medium,
-    /// Everything that can be freed should be.
+    /// All memory that can be freed should be.
     High,
     /// Allocations are about to fail, or the process to be killed.
     Critical,
@@ -44,7 +44,7 @@ impl MemoryPressureLevel {
     }
 }
 
-/// The level that a signal enters, and the one that it does not leave.
+/// The level that a signal enters, and the highest level that it does not leave.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub(super) struct Bounds {
     pub(super) enter: MemoryPressureLevel,

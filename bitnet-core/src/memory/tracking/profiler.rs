@@ -1,4 +1,4 @@
-//! How long things take, and how many bytes operations move.
+//! Latencies of calls, and bytes and time of operations.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -50,7 +50,7 @@ struct Operation {
     latencies: Histogram,
 }
 
-/// What one operation has cost so far.
+/// Calls, bytes and time of one operation so far.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct OperationFigures {
     /// Its name.
@@ -72,14 +72,14 @@ impl OperationFigures {
         (nanoseconds > 0).then(|| self.bytes as f64 / nanoseconds as f64)
     }
 
-    /// The part of a measured bandwidth that it reached. More than 1 means that it moved bytes that stayed in a cache.
+    /// The part of a measured bandwidth that it reached. More than 1 means that it moved bytes within a cache.
     pub fn utilisation(&self, peak_gigabytes_per_second: f64) -> Option<f64> {
         let rate = self.gigabytes_per_second()?;
         (peak_gigabytes_per_second > 0.0).then(|| rate / peak_gigabytes_per_second)
     }
 }
 
-/// How fast memory came and went over the events of a timeline.
+/// The rates of allocation over the events of a timeline.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Rates {
     /// The time from the first event to the last.
@@ -99,9 +99,9 @@ impl Rates {
             return None;
         }
         // The first event opens the span: its bytes do not count.
-        let came = timeline.events.iter().skip(1).filter(|e| e.kind == EventKind::Allocated);
+        let allocations = timeline.events.iter().skip(1).filter(|e| e.kind == EventKind::Allocated);
         let (count, bytes) =
-            came.fold((0u64, 0u64), |(n, sum), e| (n + 1, sum.saturating_add(e.bytes)));
+            allocations.fold((0u64, 0u64), |(n, sum), e| (n + 1, sum.saturating_add(e.bytes)));
         Some(Self {
             span,
             allocations_per_second: count as f64 / seconds,
@@ -130,11 +130,11 @@ impl Profiler {
         self.latencies.get(kind as usize).map(Histogram::summary)
     }
 
-    /// Counts a run that stands for `weight` of them.
+    /// Counts a run that represents `weight` of them.
     pub(super) fn operation(&self, name: &'static str, bytes: u64, nanoseconds: u64, weight: u64) {
-        let known =
+        let existing =
             self.operations.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
-        let operation = known.unwrap_or_else(|| {
+        let operation = existing.unwrap_or_else(|| {
             let mut operations = self.operations.write().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(operations.entry(name).or_default())
         });
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn weighted_runs_stand_for_others() {
+    fn weighted_runs_count_as_several() {
         let profiler = Profiler::new(true);
         profiler.operation("copy", 10, 5, 32);
         let figures = profiler.operations()[0];

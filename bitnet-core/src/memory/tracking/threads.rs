@@ -1,4 +1,4 @@
-//! Small numbers for threads, and the names that their owners gave them.
+//! Small numbers for threads, and their names.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 /// The most names recorded; later threads have only a number.
-const NAMES: usize = 1024;
+const MAX_NAMES: usize = 1024;
 
-static KNOWN: Mutex<BTreeMap<u32, Box<str>>> = Mutex::new(BTreeMap::new());
+static NAMES: Mutex<BTreeMap<u32, Box<str>>> = Mutex::new(BTreeMap::new());
 
 thread_local! {
     static NUMBER: Cell<u32> = const { Cell::new(0) };
@@ -18,20 +18,20 @@ thread_local! {
 #[inline]
 pub(super) fn number() -> u32 {
     NUMBER.with(|number| match number.get() {
-        0 => introduce(number),
-        known => known,
+        0 => register(number),
+        assigned => assigned,
     })
 }
 
 #[cold]
-fn introduce(number: &Cell<u32>) -> u32 {
+fn register(number: &Cell<u32>) -> u32 {
     static NEXT: AtomicU32 = AtomicU32::new(1);
     let mine = NEXT.fetch_add(1, Ordering::Relaxed).max(1);
     number.set(mine);
     if let Some(name) = std::thread::current().name() {
-        let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() < NAMES {
-            known.insert(mine, name.into());
+        let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
+        if names.len() < MAX_NAMES {
+            names.insert(mine, name.into());
         }
     }
     mine
@@ -39,8 +39,8 @@ fn introduce(number: &Cell<u32>) -> u32 {
 
 /// Returns the name of the thread with this number, or `thread` and the number.
 pub(super) fn name(number: u32) -> String {
-    let known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-    known.get(&number).map_or_else(|| format!("thread {number}"), |name| name.to_string())
+    let names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
+    names.get(&number).map_or_else(|| format!("thread {number}"), |name| name.to_string())
 }
 
 #[cfg(test)]
@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn threads_have_numbers_and_keep_their_names() {
+    fn threads_have_numbers_and_names() {
         let mine = number();
         assert_eq!(number(), mine);
         let theirs = std::thread::Builder::new()

@@ -29,7 +29,7 @@ pub struct TimelineEvent {
     pub class_bytes: usize,
     /// The line that made the block; `None` if it is not recorded.
     pub site: Option<&'static Location<'static>>,
-    /// The thread in which it happened, by number.
+    /// The number of the thread.
     pub thread: u32,
     /// Whether bytes were allocated or freed.
     pub kind: EventKind,
@@ -114,8 +114,8 @@ pub struct Replay {
 }
 
 impl Timeline {
-    /// Merges rings into one timeline. It begins after the last event that any of them dropped: from there on it is complete, and of
-    /// what is before only the sum is known.
+    /// Merges rings into one timeline. It begins after the last event that any of them dropped: from there on it is complete;
+    /// earlier events are summed.
     pub(super) fn merge<'a>(rings: impl Iterator<Item = &'a Ring> + Clone, sampled: bool) -> Self {
         let begins = rings.clone().map(|ring| ring.begins).max().unwrap_or(0);
         let mut merged = Self { sampled, ..Self::default() };
@@ -168,7 +168,7 @@ impl Timeline {
         const BARS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
         let Some(first) = self.events.first() else { return String::new() };
         let span = self.span().as_nanos();
-        // The highest and the last level of each column in which something happened.
+        // The highest and the last level of each column with an event.
         let mut columns: Vec<Option<(i64, i64)>> = vec![None; width];
         let mut level = self.before;
         for (event, after) in self.events.iter().zip(self.levels()) {
@@ -211,7 +211,7 @@ pub(super) mod tests {
 
     proptest! {
         #[test]
-        fn a_replay_has_the_totals_and_the_peak_of_a_shadow(
+        fn a_replay_has_the_totals_and_the_peak_of_a_model(
             changes in prop::collection::vec((-1000i64..1000, 0usize..4), 0..300),
             capacity in 1usize..40,
         ) {
@@ -222,8 +222,8 @@ pub(super) mod tests {
                 levels.push(levels[at] + change);
             }
             let timeline = Timeline::merge(rings.iter(), false);
-            let kept = timeline.events.len();
-            let begins = changes.len() - kept;
+            let retained = timeline.events.len();
+            let begins = changes.len() - retained;
             prop_assert_eq!(timeline.dropped, begins as u64);
             prop_assert_eq!(timeline.before, levels[begins]);
             let numbers: Vec<u64> = timeline.events.iter().map(|event| event.sequence).collect();
@@ -231,9 +231,9 @@ pub(super) mod tests {
             let replay = timeline.replay();
             prop_assert_eq!(replay.total, levels[changes.len()]);
             prop_assert_eq!(Some(&replay.peak), levels[begins..].iter().max());
-            prop_assert_eq!(replay.allocations + replay.deallocations, kept as u64);
+            prop_assert_eq!(replay.allocations + replay.deallocations, retained as u64);
             // Events of one ring are lost only if that ring, or one that dropped later events, was full.
-            prop_assert!(changes.len() > capacity || kept == changes.len());
+            prop_assert!(changes.len() > capacity || retained == changes.len());
         }
     }
 

@@ -21,7 +21,7 @@ impl Timeline {
             out.write_all(b"}},\n")?;
         }
         for (event, level) in self.events.iter().zip(self.levels()) {
-            let (name, thread) = (word(event.kind), event.thread);
+            let (name, thread) = (kind_name(event.kind), event.thread);
             let time = Microseconds(event.nanoseconds);
             write!(
                 out,
@@ -39,14 +39,14 @@ impl Timeline {
     }
 
     /// Writes each event as a line of JSON: `sequence`, `nanoseconds`, `event`, `level` (bytes alive after it), `thread` and
-    /// what is known of the block.
+    /// the description of the block.
     ///
     /// # Errors
     /// Those of `out`.
     pub fn write_json_lines(&self, out: &mut impl Write) -> io::Result<()> {
         for (event, level) in self.events.iter().zip(self.levels()) {
             let TimelineEvent { sequence, nanoseconds, thread, kind, .. } = *event;
-            let name = word(kind);
+            let name = kind_name(kind);
             write!(
                 out,
                 "{{\"sequence\":{sequence},\"nanoseconds\":{nanoseconds},\"event\":\"{name}\",\"level\":{level},\"thread\":{thread},"
@@ -67,7 +67,7 @@ impl std::fmt::Display for Microseconds {
     }
 }
 
-fn word(kind: EventKind) -> &'static str {
+fn kind_name(kind: EventKind) -> &'static str {
     match kind {
         EventKind::Allocated => "allocated",
         EventKind::Freed => "freed",

@@ -103,7 +103,7 @@ impl Tracker {
         &self.config
     }
 
-    /// Records an allocation, at level Standard a sample; called before its user gets the handle.
+    /// Records an allocation, at level Standard a sample; called before its handle is returned.
     #[inline]
     pub fn allocated(&self, event: &AllocationEvent) {
         let is_recorded = match self.config.level {
@@ -112,30 +112,30 @@ impl Tracker {
             TrackingLevel::Detailed => true,
         };
         if is_recorded {
-            self.note(event);
+            self.record_allocation(event);
         }
     }
 
-    /// Records an allocation that was picked; at level Detailed all are.
-    pub(in crate::memory) fn note(&self, event: &AllocationEvent) {
+    /// Records an allocation that was sampled; at level Detailed all are.
+    pub(in crate::memory) fn record_allocation(&self, event: &AllocationEvent) {
         let bytes = if self.config.level == TrackingLevel::Detailed {
-            self.peaks.came(event.purpose, event.size as u64);
+            self.peaks.add(event.purpose, event.size as u64);
             event.size as u64
         } else {
-            sampling::stands_for(event.size)
+            sampling::represented_bytes(event.size)
         };
         self.record(event, bytes);
     }
 
-    /// Records the end of an allocation; called before its block can be handed out again.
+    /// Records the end of an allocation; called before its block can be allocated again.
     #[inline]
     pub fn deallocated(&self, event: &DeallocationEvent) {
         if self.config.level >= TrackingLevel::Standard {
-            self.forget(event);
+            self.record_deallocation(event);
         }
     }
 
-    /// Records that the allocation at `to` replaces the one at `from`, while both are alive: it takes over line, thread and age.
+    /// Records that the allocation at `to` replaces the one at `from`, while both are alive: it inherits line, thread and age.
     pub fn moved(&self, from: usize, to: usize, class_bytes: usize) {
         if self.shards.is_empty() {
             return;
@@ -237,7 +237,7 @@ impl Tracker {
     }
 
     /// Whether every live allocation is recorded.
-    pub(in crate::memory) fn remembers_all(&self) -> bool {
+    pub(in crate::memory) fn records_all(&self) -> bool {
         self.config.level == TrackingLevel::Detailed && self.matches() && self.lost() == 0
     }
 
@@ -266,7 +266,7 @@ impl Tracker {
         PatternReport::of(&self.timeline())
     }
 
-    /// Bytes of memory that its tables take now.
+    /// The bytes of its tables.
     pub fn overhead(&self) -> usize {
         let parts = |shard: &Shard| {
             let part = shard.lock();
@@ -304,9 +304,9 @@ impl Tracker {
             match part.live.insert(record) {
                 Ok(None) => {}
                 Ok(Some(before)) => {
-                    // The end of the earlier one comes late: it ends here, so that the timeline still sums to what is alive.
-                    let gone = self.event(EventKind::Freed, &before, class_bytes, now);
-                    part.ring.push(gone);
+                    // The end of the earlier one arrives late: it ends here, so that the timeline still sums to live bytes.
+                    let freed = self.event(EventKind::Freed, &before, class_bytes, now);
+                    part.ring.push(freed);
                 }
                 Err(()) => {
                     self.lost.fetch_add(1, Ordering::Relaxed);
@@ -314,19 +314,19 @@ impl Tracker {
                 }
             }
         }
-        let came = self.event(EventKind::Allocated, &record, class_bytes, now);
-        part.ring.push(came);
+        let allocated = self.event(EventKind::Allocated, &record, class_bytes, now);
+        part.ring.push(allocated);
     }
 
     /// Records the end of an allocation, if that was recorded.
-    pub(in crate::memory) fn forget(&self, event: &DeallocationEvent) {
+    pub(in crate::memory) fn record_deallocation(&self, event: &DeallocationEvent) {
         if self.config.level == TrackingLevel::Detailed {
-            self.peaks.went(event.purpose, event.size as u64);
+            self.peaks.subtract(event.purpose, event.size as u64);
         }
         let now = clock::stamp();
         let mut part = self.shard(event.address).lock();
         if !self.matches() {
-            let gone = TimelineEvent {
+            let freed = TimelineEvent {
                 sequence: self.sequence.fetch_add(1, Ordering::Relaxed),
                 nanoseconds: now.saturating_sub(self.start),
                 bytes: event.size as u64,
@@ -336,10 +336,10 @@ impl Tracker {
                 kind: EventKind::Freed,
                 purpose: event.purpose,
             };
-            part.ring.push(gone);
+            part.ring.push(freed);
         } else if let Some(record) = part.live.remove(event.address) {
-            let gone = self.event(EventKind::Freed, &record, event.class_bytes, now);
-            part.ring.push(gone);
+            let freed = self.event(EventKind::Freed, &record, event.class_bytes, now);
+            part.ring.push(freed);
         }
     }
 

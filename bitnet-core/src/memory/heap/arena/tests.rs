@@ -40,9 +40,9 @@ fn an_interrupted_release_keeps_the_region() {
     assert_eq!(arena.unmap_if_unused(&region, &pages, &|| true), 0);
     assert_eq!(arena.mapped(), REGION, "a span of it is in use");
     arena.free(again.address, again.granules);
-    let looks = std::cell::Cell::new(0);
-    arena.release_while(0, &pages, &|| looks.replace(looks.get() + 1) < 2);
-    assert_eq!((arena.mapped(), looks.get()), (REGION, 4), "cut short within the free block");
+    let calls = std::cell::Cell::new(0);
+    arena.release_while(0, &pages, &|| calls.replace(calls.get() + 1) < 2);
+    assert_eq!((arena.mapped(), calls.get()), (REGION, 4), "cut short within the free block");
     arena.release_while(0, &pages, &|| true);
     assert_eq!(arena.mapped(), 0);
 }

@@ -12,20 +12,20 @@ fn a_reader_waits_for_a_flush_to_finish() {
         stats.count_allocation(64, Purpose::General, &live);
     }
     std::thread::scope(|scope| {
-        // Half a flush: the words are empty, and what they held is nowhere yet.
+        // Half a flush: the counters are empty, and their values not yet added.
         let flush = stats.lock();
-        let taken = stats.taken.swap(0, Ordering::Relaxed);
+        let allocated = stats.allocated.swap(0, Ordering::Relaxed);
         let reader = scope.spawn(|| {
             let mut sum = Totals::default();
             stats.add_to(&mut sum);
             (sum.allocations, sum.live[Purpose::General.index()])
         });
-        // However late the reader comes, it finds the other half done.
+        // The reader waits until the flush is complete.
         for _ in 0..1000 {
             std::thread::yield_now();
         }
         assert!(!reader.is_finished());
-        stats.taken.store(taken, Ordering::Relaxed);
+        stats.allocated.store(allocated, Ordering::Relaxed);
         drop(flush);
         assert_eq!(reader.join().unwrap(), (3, 192));
     });
@@ -36,7 +36,7 @@ fn large_frees_by_another_thread_are_counted_beyond_4_gib() {
     let stats = LocalStats::new(Key::new(1, Purpose::General), 0, Sampler::none());
     let live = LiveBytes::default();
     for count in 1..=200u64 {
-        let (bytes, _) = stats.count_large_given(COUNTED, &live);
+        let (bytes, _) = stats.count_large_freed(COUNTED, &live);
         stats.end_large(bytes, Purpose::General);
         let mut sum = Totals::default();
         stats.add_to(&mut sum);
@@ -79,7 +79,7 @@ fn concurrent_totals_are_consistent() {
                 stats.count_bytes_freed(64, purpose(at), &live);
                 stats.count_deallocation();
             } else {
-                let (bytes, _) = stats.count_large_given(64, &live);
+                let (bytes, _) = stats.count_large_freed(64, &live);
                 stats.end_large(bytes, purpose(at));
             }
         }
