@@ -23,7 +23,7 @@ impl Limits {
         let mounts = files("/proc/self/mountinfo").unwrap_or_default();
         let mut limits = Self::default();
         for folder in folders(&groups, &mounts, "memory") {
-            limits.take_memory(files, &folder);
+            limits.apply_memory(files, &folder);
         }
         for folder in folders(&groups, &mounts, "cpu") {
             let quota = quota(files, &folder);
@@ -32,7 +32,7 @@ impl Limits {
         limits
     }
 
-    fn take_memory(&mut self, files: Files<'_>, folder: &str) {
+    fn apply_memory(&mut self, files: Files<'_>, folder: &str) {
         let read = |name: &str| number::<u64>(files, &format!("{folder}/{name}"));
         let limit = read("memory.max").or_else(|| read("memory.limit_in_bytes"));
         let Some(limit) = limit.filter(|&bytes| bytes < NO_LIMIT) else { return };
@@ -40,12 +40,9 @@ impl Limits {
         let used = read("memory.current").or_else(|| read("memory.usage_in_bytes"));
         let Some(used) = used else { return };
         let stat = files(&format!("{folder}/memory.stat")).unwrap_or_default();
-        let of_key = |key: &str| {
-            let line = stat.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '))?;
-            line.trim().parse::<u64>().ok()
-        };
-        let droppable = of_key("total_inactive_file").or_else(|| of_key("inactive_file"));
-        let left = limit.saturating_sub(used.saturating_sub(droppable.unwrap_or(0)));
+        let inactive =
+            field(&stat, "total_inactive_file").or_else(|| field(&stat, "inactive_file"));
+        let left = limit.saturating_sub(used.saturating_sub(inactive.unwrap_or(0)));
         self.memory_left = least(self.memory_left, Some(left), u64::min);
     }
 }
@@ -61,8 +58,8 @@ fn least<T>(a: Option<T>, b: Option<T>, min: impl Fn(T, T) -> T) -> Option<T> {
 fn quota(files: Files<'_>, folder: &str) -> Option<f64> {
     let (quota, period) = match files(&format!("{folder}/cpu.max")) {
         Some(text) => {
-            let mut words = text.split_whitespace();
-            (words.next()?.parse::<u64>().ok()?, words.next()?.parse::<u64>().ok()?)
+            let mut fields = text.split_whitespace();
+            (fields.next()?.parse::<u64>().ok()?, fields.next()?.parse::<u64>().ok()?)
         }
         None => (
             number::<u64>(files, &format!("{folder}/cpu.cfs_quota_us"))?,
@@ -72,25 +69,36 @@ fn quota(files: Files<'_>, folder: &str) -> Option<f64> {
     (quota > 0 && period > 0).then(|| quota as f64 / period as f64)
 }
 
-/// The folders of the group that `controller` puts this process in, and of the groups above it.
+/// Returns the value of `name` in lines of a name and a number.
+pub(super) fn field(text: &str, name: &str) -> Option<u64> {
+    text.lines().find_map(|line| {
+        let (key, value) = line.split_once(' ')?;
+        if key == name { digits(value.trim()) } else { None }
+    })
+}
+
+/// A number of decimal digits alone: no sign, no space, no overflow.
+pub(super) fn digits(text: &str) -> Option<u64> {
+    (!text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())).then(|| text.parse().ok())?
+}
+
+/// Returns the path of the group of this process in version 2, the line `0::path` of `/proc/self/cgroup`.
+pub(super) fn unified_path(groups: &str) -> Option<&str> {
+    groups.lines().find_map(|line| line.strip_prefix("0::"))
+}
+
+/// The folders of the group of this process for `controller`, and of the groups above it.
 fn folders(groups: &str, mounts: &str, controller: &str) -> Vec<String> {
-    /// Deeper groups than any system makes are not followed.
+    /// The deepest groups that are read.
     const DEEPEST: usize = 64;
-    let membership = |wanted: &dyn Fn(&str, &str) -> bool| {
-        groups.lines().find_map(|line| {
-            let mut fields = line.splitn(3, ':');
-            let (number, controllers) = (fields.next()?, fields.next()?);
-            let path = fields.next()?;
-            wanted(number, controllers).then(|| path.to_owned())
-        })
-    };
-    let of_version_1 =
-        membership(&|_, controllers| controllers.split(',').any(|name| name == controller));
+    let of_version_1 = groups.lines().find_map(|line| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (fields.next()?, fields.next()?);
+        controllers.split(',').any(|name| name == controller).then_some(path)
+    });
     let (path, mount) = match of_version_1 {
         Some(path) => (Some(path), mount_of(mounts, Some(controller))),
-        None => {
-            (membership(&|number, names| number == "0" && names.is_empty()), mount_of(mounts, None))
-        }
+        None => (unified_path(groups), mount_of(mounts, None)),
     };
     let (Some(path), Some((root, point))) = (path, mount) else { return Vec::new() };
     let below = path.strip_prefix(root.trim_end_matches('/'));
@@ -123,7 +131,7 @@ fn mount_of(mounts: &str, controller: Option<&str>) -> Option<(String, String)> 
     })
 }
 
-/// A path with `\040` and the like replaced by what they stand for.
+/// A path with octal escapes such as `\040` replaced by their characters.
 fn unescaped(path: &str) -> String {
     [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
         .iter()
@@ -211,7 +219,7 @@ mod tests {
         assert_eq!(
             limited("0::/../..\n", mount),
             Some(4096),
-            "outside of what can be seen: the mount itself"
+            "outside the namespace: the mount itself"
         );
         assert_eq!(limited("0::/ab\n", mount), Some(4096), "no part of /a");
         for (group, mounts) in

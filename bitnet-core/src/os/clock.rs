@@ -1,7 +1,7 @@
 //! Time stamps that are cheap enough for every allocation.
 //!
-//! Reading the clock costs as much as an allocation. A thread therefore reuses its last reading as long as the processor's counter
-//! has not advanced by [`NEAR`] ticks: stamps are late by no more than that, 2 us at most.
+//! Reading the clock costs as much as an allocation. A thread therefore reuses its last reading until the processor's counter
+//! has advanced by [`NEAR`] ticks: stamps are late by at most that, 2 us.
 
 use std::cell::Cell;
 use std::sync::OnceLock;
@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use crate::simd::ticks;
 
-/// Ticks of the processor's counter for which a reading of the clock holds.
+/// Ticks of the processor's counter for which a reading of the clock is reused.
 const NEAR: u64 = 2000;
 
 thread_local! {
@@ -39,7 +39,7 @@ pub(crate) fn stamp() -> u64 {
     })
 }
 
-/// Nanoseconds of the kernel's coarse monotonic clock, from some start; never 0 and never going back.
+/// Nanoseconds of the kernel's coarse monotonic clock, from some start; never 0.
 #[cfg(target_os = "linux")]
 pub(crate) fn coarse() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
@@ -70,7 +70,7 @@ mod tests {
             assert!(now >= last && now <= precise());
             last = now;
         }
-        // Ten times as long as a reading holds on the slowest counter.
+        // Ten times as long as a reading is reused on the slowest counter.
         let then = precise();
         while precise() < then + 20_000 {
             std::hint::spin_loop();

@@ -28,7 +28,7 @@ impl CpuInfo {
         let mut info = Self::default();
         for line in text.lines() {
             if let Some((key, value)) = line.split_once(':') {
-                info.take(key.trim(), value.trim());
+                info.apply(key.trim(), value.trim());
             }
         }
         if info.name.is_none() {
@@ -38,7 +38,7 @@ impl CpuInfo {
         info
     }
 
-    fn take(&mut self, key: &str, value: &str) {
+    fn apply(&mut self, key: &str, value: &str) {
         match key {
             "processor" => {
                 if let Ok(index) = value.parse() {

@@ -1,4 +1,4 @@
-//! Small text files in which a system describes itself. An absent file leaves its facts unknown.
+//! Small text files of the system.
 
 use std::fs::File;
 use std::io::Read;

@@ -25,11 +25,11 @@ pub(crate) struct Mapping {
 
 /// Returns the mappings, lowest first, and the resident set of `/proc/self/smaps_rollup`, read one right after the other.
 pub(crate) fn read() -> Result<(Vec<Mapping>, u64)> {
-    let failed = |file, error: &io::Error| Error::file(file, "read what is mapped", error);
+    let failed = |file, error: &io::Error| Error::file(file, "read the mappings", error);
     let mut text = String::new();
     let mut rollup = String::with_capacity(1 << 12);
     let mut file = File::open(SMAPS).map_err(|e| failed(SMAPS, &e))?;
-    // The first reading allocates room for the text, so that the second does not change what it reads about.
+    // The first reading allocates the buffer, so that the second does not change the mappings that it reads.
     for _ in 0..2 {
         text.clear();
         file.rewind().map_err(|e| failed(SMAPS, &e))?;
@@ -39,7 +39,7 @@ pub(crate) fn read() -> Result<(Vec<Mapping>, u64)> {
         .and_then(|mut file| file.read_to_string(&mut rollup))
         .map_err(|e| failed(ROLLUP, &e))?;
     let resident = rollup.lines().find_map(|line| bytes_of(line, "Rss:"));
-    let resident = resident.ok_or_else(|| not_understood(ROLLUP, "it has no line Rss"))?;
+    let resident = resident.ok_or_else(|| malformed(ROLLUP, "it has no line Rss"))?;
     Ok((parse(&text)?, resident))
 }
 
@@ -56,28 +56,25 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Mapping>> {
                 mapping.page = bytes as usize;
             }
         } else {
-            return Err(not_understood(SMAPS, "it does not begin with a mapping"));
+            return Err(malformed(SMAPS, "it does not begin with a mapping"));
         }
     }
     Ok(mappings)
 }
 
-fn not_understood(file: &str, problem: &'static str) -> Error {
-    Error::file(
-        file,
-        "understand what is mapped",
-        &io::Error::new(io::ErrorKind::InvalidData, problem),
-    )
+fn malformed(file: &str, problem: &'static str) -> Error {
+    let error = io::Error::new(io::ErrorKind::InvalidData, problem);
+    Error::file(file, "parse the mappings", &error)
 }
 
 /// A line `start-end permissions offset device inode name`.
 fn heading(line: &str) -> Option<Mapping> {
-    let mut words = line.splitn(6, ' ');
-    let (start, end) = words.next()?.split_once('-')?;
+    let mut fields = line.splitn(6, ' ');
+    let (start, end) = fields.next()?.split_once('-')?;
     let start = usize::from_str_radix(start, 16).ok()?;
     let end = usize::from_str_radix(end, 16).ok()?;
-    let permissions = words.next()?;
-    let name = words.nth(3).unwrap_or_default().trim_start();
+    let permissions = fields.next()?;
+    let name = fields.nth(3).unwrap_or_default().trim_start();
     Some(Mapping {
         range: start..end,
         accessible: !permissions.starts_with("--"),
@@ -113,7 +110,7 @@ ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsysca
 ";
 
     #[test]
-    fn mappings_are_parsed_as_the_kernel_writes_them() {
+    fn captured_mappings_are_parsed() {
         let all = parse(TEXT).unwrap();
         assert_eq!(all.len(), 4);
         assert_eq!((all[0].name.as_str(), all[0].resident), ("/usr/bin/a program", 8192));

@@ -1,15 +1,15 @@
-//! What the crate asks of the operating system. Each kind of question has one file; elsewhere no file of the system is named.
+//! The interface to the operating system, one file for each source.
 //!
-//! | File | Asks | Reads |
+//! | File | Provides | Reads |
 //! |---|---|---|
-//! | [`pages`] | for memory, and whether it is resident | `mmap`, `madvise`, `mincore` |
-//! | [`mappings`] | what is mapped | `/proc/self/smaps` |
+//! | [`pages`] | pages of memory, and their residence | `mmap`, `madvise`, `mincore` |
+//! | [`mappings`] | the mappings of the process | `/proc/self/smaps` |
 //! | [`pagemap`] | which pages are resident | `/proc/self/pagemap` |
-//! | [`pressure`] | how scarce memory is | `/proc/pressure`, `/proc/meminfo`, `memory.events` |
-//! | [`cgroup`] | what control groups allow | `memory.max`, `cpu.max` |
-//! | [`cpuinfo`] | what the processors are | `/proc/cpuinfo` |
-//! | [`clock`] | for cheap time stamps | the processor's counter |
-//! | [`files`] | for small text files | |
+//! | [`pressure`] | memory pressure | `/proc/pressure`, `/proc/meminfo`, `memory.events` |
+//! | [`cgroup`] | the limits of control groups | `memory.max`, `cpu.max` |
+//! | [`cpuinfo`] | the processors | `/proc/cpuinfo` |
+//! | [`clock`] | cheap time stamps | the processor's counter |
+//! | [`files`] | small text files | |
 
 pub(crate) mod cgroup;
 pub(crate) mod clock;

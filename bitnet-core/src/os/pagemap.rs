@@ -25,7 +25,7 @@ pub(crate) struct ResidentPages {
 impl ResidentPages {
     /// Reads a range that begins and ends at a page.
     pub(crate) fn read(range: Range<usize>, page: usize) -> Result<Self> {
-        let failed = |error: &std::io::Error| Error::file(PAGEMAP, "read what is in memory", error);
+        let failed = |error: &std::io::Error| Error::file(PAGEMAP, "read the page map", error);
         let mut file = File::open(PAGEMAP).map_err(|e| failed(&e))?;
         let (first, count) = (range.start / page, range.len() / page);
         file.seek(SeekFrom::Start(first as u64 * 8)).map_err(|e| failed(&e))?;
@@ -54,8 +54,8 @@ impl ResidentPages {
     }
 }
 
-/// Whether the page counts towards the resident set. The shared page of zeros, which backs what was read and never written, does
-/// not: it is neither of a file nor mapped here alone.
+/// Whether the page counts towards the resident set. The shared zero page, which backs pages that were read and never written,
+/// does not: it is neither of a file nor mapped here alone.
 fn is_resident(entry: [u8; 8]) -> bool {
     let entry = u64::from_ne_bytes(entry);
     entry & PRESENT != 0 && entry & (OF_A_FILE | ALONE) != 0

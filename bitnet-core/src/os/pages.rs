@@ -1,4 +1,4 @@
-//! Pages of memory: mapped, returned, and asked whether they are resident.
+//! Pages of memory: mapping, unmapping, discarding, residence.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -8,7 +8,7 @@ pub(crate) const GRANULE: usize = 4096;
 /// Pages from the system. A test can make requests fail.
 #[derive(Debug)]
 pub(crate) struct Pages {
-    /// How many more maps succeed; `usize::MAX` stands for no bound.
+    /// How many more maps succeed; `usize::MAX` is no bound.
     remaining: AtomicUsize,
 }
 
@@ -19,7 +19,7 @@ impl Default for Pages {
 }
 
 impl Pages {
-    /// From now on `count` maps succeed and all later ones fail; `None` lifts the bound.
+    /// Lets `count` more maps succeed and all later ones fail; `None` removes the bound.
     pub(crate) fn fail_after(&self, count: Option<usize>) {
         self.remaining.store(count.unwrap_or(usize::MAX), Ordering::SeqCst);
     }
@@ -37,23 +37,23 @@ impl Pages {
     /// Unmaps a whole mapping.
     ///
     /// # Safety
-    /// `map` returned `address` for these `bytes` and `align`, and nobody uses it any more.
+    /// `map` returned `address` for these `bytes` and `align`, and it is no longer used.
     pub(crate) unsafe fn unmap(&self, address: usize, bytes: usize, align: usize) {
-        // SAFETY: the caller's promise is the one that is asked for.
+        // SAFETY: the caller guarantees the same.
         unsafe { imp::unmap(address, bytes, align.max(GRANULE)) };
     }
 
-    /// Discards the pages of a part of a mapping, whose addresses stay: the bytes then read as zero. Returns false, and changes
-    /// nothing, where the system can't.
+    /// Discards the pages of a part of a mapping, which remains mapped: the bytes then read as zero. Returns false, without an
+    /// effect, where the system can't.
     ///
     /// # Safety
-    /// The range lies in a mapping made by `map`, and nobody reads or writes it meanwhile.
+    /// The range is in a mapping made by `map`, and is not read or written during the call.
     pub(crate) unsafe fn discard(&self, address: usize, bytes: usize) -> bool {
-        // SAFETY: the caller's promise is the one that is asked for.
+        // SAFETY: the caller guarantees the same.
         unsafe { imp::discard(address, bytes) }
     }
 
-    /// Asks for huge pages in the part of the range that can have them. Only a hint.
+    /// Advises huge pages for the part of the range that can have them.
     pub(crate) fn advise_huge(&self, address: usize, bytes: usize) {
         const HUGE: usize = 2 << 20;
         let from = address.next_multiple_of(HUGE);
@@ -114,7 +114,7 @@ mod imp {
     /// Unmaps a range of whole pages that only this module has seen.
     fn drop_range(address: usize, bytes: usize) {
         if bytes > 0 {
-            // SAFETY: the range is a part of a mapping of `map` that was never handed out, or that its user gave up.
+            // SAFETY: the range is a part of a mapping of `map` that was never returned, or that its user released.
             unsafe { libc::munmap(with_exposed_provenance_mut(address), bytes) };
         }
     }
@@ -139,7 +139,7 @@ mod imp {
             return false;
         }
         let start = with_exposed_provenance_mut(from);
-        // SAFETY: the range lies in a private mapping of ours which, by the caller's word, nobody uses.
+        // SAFETY: the range is in a private mapping of ours; the caller guarantees that it is unused.
         unsafe { libc::madvise(start, to - from, libc::MADV_DONTNEED) == 0 }
     }
 
@@ -156,16 +156,16 @@ mod imp {
 
     /// Pages of one query.
     #[cfg(target_os = "linux")]
-    const ASKED: usize = 4096;
+    const QUERY_PAGES: usize = 4096;
 
     #[cfg(target_os = "linux")]
     pub(super) fn resident(address: usize, bytes: usize) -> Option<usize> {
         let page = page();
-        let mut map = [0u8; ASKED];
+        let mut map = [0u8; QUERY_PAGES];
         let mut sum = 0;
         let (mut at, end) = (address / page * page, address + bytes);
         while at < end {
-            let pages = (end - at).div_ceil(page).min(ASKED);
+            let pages = (end - at).div_ceil(page).min(QUERY_PAGES);
             let start = with_exposed_provenance_mut(at);
             // SAFETY: `map` has a byte for each of the pages; the call reads no memory of the range itself.
             if unsafe { libc::mincore(start, pages * page, map.as_mut_ptr()) } != 0 {
@@ -199,7 +199,7 @@ mod imp {
     /// As [`super::Pages::unmap`].
     pub(super) unsafe fn unmap(address: usize, bytes: usize, align: usize) {
         if let Ok(layout) = Layout::from_size_align(bytes.max(1), align) {
-            // SAFETY: `map` made this block with this layout, and the caller gives it up.
+            // SAFETY: `map` made this block with this layout, and the caller no longer uses it.
             unsafe { dealloc(with_exposed_provenance_mut(address), layout) };
         }
     }

@@ -1,10 +1,12 @@
 //! How scarce memory is on the system: pressure stall information, limits of control groups, available memory.
 //!
-//! Everything is optional: `None` stands for a file that is absent, unreadable or malformed.
+//! Every value is optional: `None` is a file that is absent, unreadable or malformed.
 
 use std::fs::File;
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
+
+use super::cgroup::{digits, field, unified_path};
 
 /// The most bytes of a file that are read.
 const LARGEST_FILE: u64 = 64 << 10;
@@ -34,9 +36,9 @@ pub struct GroupEvents {
 /// A quantity and its bound, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounded {
-    /// What is used.
+    /// The bytes used.
     pub used: u64,
-    /// What there is; not 0.
+    /// The bytes available in all; not 0.
     pub limit: u64,
 }
 
@@ -48,17 +50,17 @@ pub struct SystemReading {
     /// `memory.pressure` of the process's control group (version 2).
     pub group_stall: Option<Stall>,
     /// Memory of the control group that is nearest to its `memory.max`, the process's own or one above it. Inactive file
-    /// cache is not counted as used: the kernel drops it before it refuses anything.
+    /// cache is not counted as used: the kernel drops it before it refuses memory.
     pub group: Option<Bounded>,
     /// `memory.events` of the process's control group.
     pub group_events: Option<GroupEvents>,
-    /// The machine: all memory, and what is used of it, which is `MemTotal - MemAvailable`.
+    /// The machine: all memory, and the used part, `MemTotal - MemAvailable`.
     pub machine: Option<Bounded>,
 }
 
 /// A source of readings of the system's memory, and of time.
 pub trait SystemMemory: Send + Sync {
-    /// Nanoseconds since some start. A coarse clock will do.
+    /// Nanoseconds since some start. A coarse clock is sufficient.
     fn nanoseconds(&self) -> u64;
     /// Reads the system now.
     fn reading(&self) -> SystemReading;
@@ -105,7 +107,7 @@ impl SystemFiles {
     fn bounded(&self, folder: &Path) -> Option<Bounded> {
         let limit = parse_limit(&self.text(&folder.join("memory.max"))?)?;
         let current = parse_count(&self.text(&folder.join("memory.current"))?)?;
-        let inactive = parse_field(&self.text(&folder.join("memory.stat"))?, "inactive_file")?;
+        let inactive = field(&self.text(&folder.join("memory.stat"))?, "inactive_file")?;
         Some(Bounded { used: current.saturating_sub(inactive), limit })
     }
 }
@@ -156,26 +158,13 @@ pub(crate) fn parse_limit(text: &str) -> Option<u64> {
     parse_count(text).filter(|&limit| limit > 0)
 }
 
-/// The value of `name` in lines of a name and a number.
-pub(crate) fn parse_field(text: &str, name: &str) -> Option<u64> {
-    text.lines().find_map(|line| {
-        let (key, value) = line.split_once(' ')?;
-        if key == name { digits(value.trim()) } else { None }
-    })
-}
-
-/// `memory.events`. A kernel may leave `oom_kill` out.
+/// `memory.events`. A kernel may omit `oom_kill`.
 pub(crate) fn parse_events(text: &str) -> Option<GroupEvents> {
-    let oom = parse_field(text, "oom")?;
-    let killed = parse_field(text, "oom_kill").unwrap_or(0);
-    Some(GroupEvents {
-        high: parse_field(text, "high")?,
-        max: parse_field(text, "max")?,
-        oom: oom.saturating_add(killed),
-    })
+    let oom = field(text, "oom")?.saturating_add(field(text, "oom_kill").unwrap_or(0));
+    Some(GroupEvents { high: field(text, "high")?, max: field(text, "max")?, oom })
 }
 
-/// `/proc/meminfo`. A kernel that does not say `MemAvailable` says nothing that could stand for it.
+/// `/proc/meminfo`; `None` for a kernel without `MemAvailable`.
 pub(crate) fn parse_machine(text: &str) -> Option<Bounded> {
     let kib = |name: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
@@ -185,17 +174,12 @@ pub(crate) fn parse_machine(text: &str) -> Option<Bounded> {
     Some(Bounded { used: limit.saturating_sub(kib("MemAvailable")?), limit })
 }
 
-/// The path of the process's own group (version 2), relative to where the groups are mounted: the line `0::/path`. A path
-/// that leads out of there, as a process outside its name space has, is the root.
+/// The path of the process's own group (version 2), relative to the mount of the groups. A path that leads out of it, as of a
+/// process outside its namespace, is the root.
 pub(crate) fn parse_own_group(text: &str) -> Option<PathBuf> {
-    let path = Path::new(text.lines().find_map(|line| line.strip_prefix("0::/"))?);
+    let path = Path::new(unified_path(text)?.strip_prefix('/')?);
     let inside = path.components().all(|part| matches!(part, Component::Normal(_)));
     Some(if inside { path.to_path_buf() } else { PathBuf::new() })
-}
-
-/// A number of decimal digits alone: no sign, no space, no overflow.
-fn digits(text: &str) -> Option<u64> {
-    (!text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())).then(|| text.parse().ok())?
 }
 
 #[cfg(test)]
@@ -308,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn absent_files_give_an_empty_reading() {
+    fn absent_files_yield_an_empty_reading() {
         let system = SystemFiles::under("a-folder-that-is-not-there");
         assert_eq!(system.reading(), SystemReading::default());
     }
