@@ -1,9 +1,9 @@
-//! What can go wrong with memory, tensors, ternary matrices and operations on them.
+//! The error type of the crate.
 
-/// The result of everything in this crate that can fail.
+/// The result type of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Returns what to do about an error of the file system, as the end of a message.
+/// Returns advice on an error of the file system, as the end of a message.
 pub fn file_advice(kind: std::io::ErrorKind) -> &'static str {
     use std::io::ErrorKind;
     match kind {
@@ -57,7 +57,7 @@ impl MemoryLimit {
     }
 }
 
-/// What can go wrong with memory, tensors, ternary matrices and operations on them.
+/// An error of memory, tensors, ternary matrices and operations on them.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -68,9 +68,9 @@ pub enum Error {
         op: &'static str,
         /// Which operand.
         operand: &'static str,
-        /// The shape that was given.
+        /// The shape of the operand.
         got: Vec<usize>,
-        /// The shape that is needed, in words or numbers.
+        /// The shape that is needed.
         expected: String,
     },
     /// An operand does not have the element type that the operation needs.
@@ -78,7 +78,7 @@ pub enum Error {
     DTypeMismatch {
         /// The operation.
         op: &'static str,
-        /// The element type that was given.
+        /// The element type of the operand.
         got: crate::memory::tensor::BitNetDType,
         /// The element type that is needed.
         expected: crate::memory::tensor::BitNetDType,
@@ -206,7 +206,7 @@ pub enum Error {
     /// The alignment is not a power of two, or is above 2 MiB.
     #[error("alignment {align} is not a power of two between 1 and 2 MiB")]
     BadAlignment {
-        /// The alignment that was asked for, in bytes.
+        /// The requested alignment, in bytes.
         align: usize,
     },
     /// The system refused a thread.
@@ -216,13 +216,13 @@ pub enum Error {
     ThreadNotStarted {
         /// What the thread was to do.
         what: &'static str,
-        /// The system's answer.
+        /// The system's error.
         problem: String,
     },
     /// The system or a limit refused memory.
     #[error("cannot allocate {bytes} bytes: {}", met.explain(*live, *limit))]
     OutOfMemory {
-        /// The bytes asked for.
+        /// The bytes requested.
         bytes: usize,
         /// The bytes in use of those that the limit counts.
         live: usize,
@@ -231,28 +231,24 @@ pub enum Error {
         /// Which limit it is, or that the system refused.
         met: MemoryLimit,
     },
-    /// So many pools are alive already.
-    #[error(
-        "{limit} memory pools are alive, which is all that there can be; drop some, or share one"
-    )]
+    /// The most pools are alive already.
+    #[error("{limit} memory pools are alive, which is the maximum; drop some, or share one")]
     TooManyPools {
-        /// How many pools there can be.
+        /// The most pools.
         limit: usize,
     },
     /// The handle belongs to another pool.
-    #[error("the handle belongs to another pool; give it back to the pool that made it")]
+    #[error("the handle belongs to another pool; return it to the pool that made it")]
     ForeignHandle,
-    /// A token of a block that is not lent out.
-    #[error(
-        "token {number} was taken back before, or was never made; a token is good for one return"
-    )]
+    /// A token that was redeemed or never issued.
+    #[error("token {number} was redeemed before, or was never issued; a token is valid once")]
     StaleToken {
         /// The token's number.
         number: u64,
     },
     /// A token whose fields are not those of the block that it names.
     #[error(
-        "the token's {what} is {got:#x}, but its block has {expected:#x}; hand back the token as it was made"
+        "the token's {what} is {got:#x}, but its block has {expected:#x}; return the token unchanged"
     )]
     BadToken {
         /// Which field.
@@ -269,13 +265,13 @@ pub enum Error {
         file: String,
         /// What was being done, as a verb phrase.
         action: &'static str,
-        /// The kind of the system's answer.
+        /// The kind of the system's error.
         kind: std::io::ErrorKind,
-        /// The system's answer.
+        /// The system's error.
         problem: String,
     },
     /// A path names a directory, a pipe, a device or a socket.
-    #[error("{file} is {kind}, not a regular file; give the path of a file")]
+    #[error("{file} is {kind}, not a regular file; pass the path of a file")]
     NotRegularFile {
         /// The path.
         file: String,
@@ -311,10 +307,10 @@ pub enum Error {
     FileChanged {
         /// The file.
         file: String,
-        /// What is no longer as it was: its length, or the time at which it was last written to.
+        /// What has changed: its length, or the time at which it was last written to.
         change: String,
     },
-    /// A mapped file is shorter than what was mapped of it; what was read past its end was zeros.
+    /// A mapped file is shorter than its mapped part; bytes read past its end were zeros.
     #[error(
         "{file}: the file was cut to {now} bytes while {mapped} bytes of it were mapped; restore it and map it again"
     )]
@@ -326,17 +322,17 @@ pub enum Error {
         /// The length of the file now, in bytes.
         now: u64,
     },
-    /// Memory that processes share can't be had.
+    /// Shared memory can't be created or opened.
     #[error("shared memory {name}: {problem}")]
     SharedMemory {
         /// Its name.
         name: String,
-        /// What stands against it.
+        /// The reason.
         problem: String,
     },
     /// Other processes held shared memory for too long.
     #[error(
-        "shared memory {name}: others held it for {waited:?}; wait longer, or look what they are doing"
+        "shared memory {name}: others held it for {waited:?}; wait longer, or check what they do"
     )]
     LockTimedOut {
         /// Its name.
@@ -352,7 +348,7 @@ pub enum Error {
         /// The number of the process that ended.
         pid: u32,
     },
-    /// A stream is not the snapshot of tensors that it should be.
+    /// A stream is not a valid snapshot of tensors.
     #[error(
         "the snapshot, at byte {at}, {problem}; it is cut short, damaged or of another kind: restore it from a copy"
     )]
@@ -389,14 +385,14 @@ pub enum Error {
         reason: &'static str,
     },
     /// No device meets the requirements.
-    #[error("no device will do for {needed}: {refused}")]
+    #[error("no device satisfies {needed}: {refused}")]
     NoDevice {
         /// What is needed.
         needed: String,
         /// What each device lacks.
         refused: String,
     },
-    /// Each device that was ready for some work failed.
+    /// Each candidate device failed.
     #[error("every device failed: {}", crate::device::in_a_line(failures))]
     AllDevicesFailed {
         /// The devices, each with its error, in the order in which they were tried.
@@ -407,7 +403,7 @@ pub enum Error {
     TaskPanicked {
         /// The stream's device.
         device: String,
-        /// What the task said.
+        /// The panic message.
         message: String,
     },
     /// A task of a stream was not run, because one that it follows failed.
@@ -419,7 +415,7 @@ pub enum Error {
     /// A task of a stream was dropped before it ran.
     #[error("the stream ended before the task ran; submit it to another stream")]
     StreamEnded,
-    /// A stream's task waits for its own stream, which would be for ever.
+    /// A stream's task waits for its own stream, which would never end.
     #[error("a task of the stream on {device} waits for its own stream; wait outside of it")]
     StreamWaitsForItself {
         /// The stream's device.
@@ -434,7 +430,7 @@ pub enum Error {
         row: usize,
         /// Column of the matrix.
         col: usize,
-        /// The code met.
+        /// The code.
         code: u8,
     },
     /// A scale that is not a finite number.
@@ -447,10 +443,10 @@ pub enum Error {
     },
     /// The number of scales does not fit the granularity.
     #[error(
-        "{got} scales given for granularity {granularity:?} of a [{rows}, {cols}] matrix, {expected} needed"
+        "{got} scales for granularity {granularity:?} of a [{rows}, {cols}] matrix, {expected} needed"
     )]
     ScaleCount {
-        /// The scales given.
+        /// The number of scales.
         got: usize,
         /// The scales needed.
         expected: usize,
@@ -468,18 +464,18 @@ pub enum Error {
     ForeignWeight {
         /// The operation.
         op: &'static str,
-        /// The back end that was asked.
+        /// The back end.
         backend: &'static str,
     },
     /// The instruction set level is unknown or this processor does not have it.
     #[error("instruction set {name:?} is not available here; available: {available}")]
     IsaUnavailable {
-        /// The name that was asked for.
+        /// The requested name.
         name: String,
         /// The levels that this processor has.
         available: String,
     },
-    /// An instruction set level gave a wrong answer on a known question.
+    /// An instruction set level failed its self-test.
     #[error("instruction set {name} fails its self-test on this processor and must not be used")]
     IsaBroken {
         /// The level.

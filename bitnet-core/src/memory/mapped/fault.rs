@@ -16,7 +16,7 @@ const SLOTS: usize = 4096;
 /// One mapping. `sequence` is odd while the slot is being changed, so that a reader never pairs an old start with a new
 /// length. A slot that is being changed is not the one that faults: its mapping is not yet, or no longer, reachable.
 struct Slot {
-    taken: AtomicBool,
+    used: AtomicBool,
     sequence: AtomicUsize,
     start: AtomicUsize,
     len: AtomicUsize,
@@ -27,7 +27,7 @@ struct Slot {
 impl Slot {
     const fn new() -> Self {
         Self {
-            taken: AtomicBool::new(false),
+            used: AtomicBool::new(false),
             sequence: AtomicUsize::new(0),
             start: AtomicUsize::new(0),
             len: AtomicUsize::new(0),
@@ -80,7 +80,7 @@ impl Guard {
             Error::file(file, "guard the mapping against truncation", &error)
         })?;
         for slot in &REGISTRY {
-            if slot.taken.compare_exchange(false, true, SeqCst, SeqCst).is_ok() {
+            if slot.used.compare_exchange(false, true, SeqCst, SeqCst).is_ok() {
                 slot.set(start, len, writable);
                 return Ok(Self { slot });
             }
@@ -96,19 +96,19 @@ impl Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         self.slot.set(0, 0, false);
-        self.slot.taken.store(false, SeqCst);
+        self.slot.used.store(false, SeqCst);
     }
 }
 
 /// The size of a memory page in bytes, a power of two.
 pub(super) fn page_size() -> usize {
-    let known = PAGE.load(SeqCst);
-    if known != 0 {
-        return known;
+    let cached = PAGE.load(SeqCst);
+    if cached != 0 {
+        return cached;
     }
     // SAFETY: sysconf has no preconditions.
-    let asked = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-    let page = usize::try_from(asked).ok().filter(|page| page.is_power_of_two()).unwrap_or(4096);
+    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    let page = usize::try_from(size).ok().filter(|page| page.is_power_of_two()).unwrap_or(4096);
     PAGE.store(page, SeqCst);
     page
 }
@@ -119,7 +119,7 @@ fn install() -> std::result::Result<(), i32> {
     let errno = || std::io::Error::last_os_error().raw_os_error().unwrap_or(0);
     // SAFETY: all-zero bytes are a valid `sigaction` (no handler, no flags, empty mask).
     let mut previous: libc::sigaction = unsafe { std::mem::zeroed() };
-    // SAFETY: a null new action only asks; `previous` is a valid place for the answer.
+    // SAFETY: a null new action only queries; `previous` is valid for writes.
     if unsafe { libc::sigaction(libc::SIGBUS, ptr::null(), &raw mut previous) } != 0 {
         return Err(errno());
     }
@@ -130,7 +130,7 @@ fn install() -> std::result::Result<(), i32> {
     action.sa_sigaction = on_bus_error as *const () as libc::sighandler_t;
     // On the alternate stack where there is one: a stack overflow raises SIGBUS on some systems.
     action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
-    // SAFETY: `action` is fully set and `on_bus_error` has the signature that SA_SIGINFO asks for and is signal-safe.
+    // SAFETY: `action` is fully set and `on_bus_error` has the signature that SA_SIGINFO requires and is signal-safe.
     if unsafe { libc::sigaction(libc::SIGBUS, &raw const action, ptr::null_mut()) } != 0 {
         return Err(errno());
     }
@@ -152,11 +152,10 @@ extern "C" fn on_bus_error(signal: c_int, info: *mut libc::siginfo_t, context: *
     pass_on(signal, code <= 0, info, context);
 }
 
-/// Maps zero pages where a registered mapping has lost its own, and marks the mapping.
+/// Maps zero pages where a registered mapping has lost its own, and flags the mapping.
 ///
-/// A fault means that the file ends before that page, so that of a mapping that is only read everything from there on is
-/// replaced at once. Of one that is written it is that page alone: pages behind it may have been written since the file grew
-/// again.
+/// A fault means that the file ends before that page: of a read-only mapping all pages from there on are replaced at once, of a
+/// writable one only that page, because later pages may have been written since the file grew again.
 fn cover_with_zeros(address: usize) -> bool {
     for slot in &REGISTRY {
         let Some(end) = slot.end_if_contains(address) else { continue };
@@ -167,8 +166,8 @@ fn cover_with_zeros(address: usize) -> bool {
         let len = if writable { page } else { end.next_multiple_of(page) - start };
         let access = if writable { libc::PROT_READ | libc::PROT_WRITE } else { libc::PROT_READ };
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | libc::MAP_NORESERVE;
-        // SAFETY: the pages belong to a mapping of ours, alive because the interrupted thread was using it, and lost their
-        // content before: any byte is valid for every holder of a slice. `mmap` is a bare system call.
+        // SAFETY: the pages belong to a mapping of ours, alive because the interrupted thread was using it, and have lost
+        // their content: any byte is valid for every owner of a slice. `mmap` is a bare system call.
         let covered = unsafe { libc::mmap(start as *mut c_void, len, access, flags, -1, 0) };
         return covered != libc::MAP_FAILED;
     }
@@ -192,11 +191,11 @@ fn pass_on(signal: c_int, sent: bool, info: *mut libc::siginfo_t, context: *mut 
     let with_info = previous.is_some_and(|previous| previous.sa_flags & libc::SA_SIGINFO != 0);
     if with_info {
         type Handler = extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void);
-        // SAFETY: the program that installed this handler with SA_SIGINFO vouched for its being one of this type.
+        // SAFETY: the program that installed this handler with SA_SIGINFO guarantees that it has this type.
         let handler = unsafe { std::mem::transmute::<libc::sighandler_t, Handler>(handler) };
         handler(signal, info, context);
     } else {
-        // SAFETY: the program that installed this handler without SA_SIGINFO vouched for its being one of this type.
+        // SAFETY: the program that installed this handler without SA_SIGINFO guarantees that it has this type.
         let handler =
             unsafe { std::mem::transmute::<libc::sighandler_t, extern "C" fn(c_int)>(handler) };
         handler(signal);

@@ -1,7 +1,7 @@
-//! Parts of files as memory: read-only, or written privately while the file stays as it is.
+//! Parts of files as memory: read-only, or copy-on-write.
 //!
 //! A mapped file that is truncated raises SIGBUS when the lost pages are used, which kills the process by default. On Unix the
-//! first mapping installs a handler that maps zero pages there and marks the mapping; [`FileMap::check`] then returns
+//! first mapping installs a handler that maps zero pages there and flags the mapping; [`FileMap::check`] then returns
 //! [`Error::FileTruncated`]: call it after a computation with mapped bytes. A tensor over a mapping checks before each read, and
 //! returns the error from the first read on that begins after the truncation.
 
@@ -41,7 +41,7 @@ pub struct FileMap {
     range: Range<u64>,
     len: u64,
     modified: Option<SystemTime>,
-    // Declared before `pages`, so that it is dropped first: an address leaves the registry before it is unmapped.
+    // Declared before `pages`, so that it is dropped first: the address is removed from the registry before it is unmapped.
     guard: Option<fault::Guard>,
     pages: Pages,
 }
@@ -79,7 +79,7 @@ impl FileMap {
                 Pages::ReadOnly(map.map_err(refused)?)
             }
             MapMode::CopyOnWrite => {
-                // SAFETY: as above; what is written stays in this process.
+                // SAFETY: as above; writes are private to this process.
                 let map = unsafe { options.map_copy(&file) };
                 Pages::CopyOnWrite(map.map_err(refused)?)
             }
@@ -160,20 +160,19 @@ impl FileMap {
         Err(Error::FileChanged { file: self.name.clone(), change })
     }
 
-    /// Advises the system that the pages wholly inside `range` are not needed for now, so that they leave the resident set. Reading
-    /// them later fetches them from the file. Does nothing for writable bytes.
+    /// Advises the system that the pages wholly inside `range` are not needed, so that they leave the resident set. Later reads
+    /// load them from the file. Does nothing for writable bytes.
     pub fn release(&self, range: Range<usize>) {
         #[cfg(unix)]
         if let Pages::ReadOnly(map) = &self.pages {
             let page = fault::page_size();
-            // A mapping that begins inside a page begins that far behind a page's first byte.
+            // The offset of the mapping inside its first page.
             let skew = map.as_ptr() as usize % page;
             let first = (range.start.min(map.len()) + skew).next_multiple_of(page) - skew;
             let end = (range.end.min(map.len()) + skew) / page * page;
             if first + skew < end {
                 let len = end - skew - first;
-                // SAFETY: the range is whole pages of a live, read-only mapping of a file: dropping them loses nothing, the
-                // next read fetches them again.
+                // SAFETY: the range is whole pages of a live, read-only mapping of a file: the next read loads them again.
                 let advised = unsafe {
                     map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, first, len)
                 };
@@ -234,7 +233,7 @@ impl ExternalBytes for FileMap {
 
 impl BitNetTensor {
     /// A tensor whose bytes are those of a file from byte `offset` on, row-major, in the byte order of the machine; they are
-    /// not copied. With [`MapMode::CopyOnWrite`] it can be written, and the file stays as it is.
+    /// not copied. With [`MapMode::CopyOnWrite`] it can be written, without changing the file.
     ///
     /// # Errors
     /// Those of [`FileMap::open`]. A file that changes later is reported by [`BitNetTensor::check`].

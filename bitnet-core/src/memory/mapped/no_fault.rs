@@ -1,8 +1,8 @@
-//! Systems on which a mapped file cannot be cut short: there is nothing to guard.
+//! Systems on which a mapped file cannot be truncated.
 
 use crate::Result;
 
-/// Stands for a slot in a registry that is not needed.
+/// A guard without an effect.
 pub(in crate::memory) struct Guard;
 
 impl Guard {

@@ -1,4 +1,4 @@
-//! Opening regular files only: opening a pipe may block for ever.
+//! Opening regular files only, because opening a pipe may block.
 
 use std::fs::{File, FileType, Metadata, OpenOptions};
 use std::path::Path;

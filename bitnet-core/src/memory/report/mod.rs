@@ -1,9 +1,8 @@
-//! Where every byte of the process is: the pool by purpose, and the mappings outside of it.
+//! The memory of the process: the pool by purpose, and the mappings outside of it.
 //!
-//! A report combines three independent sources. The pool's records hold the purpose of each block, `/proc/self/pagemap` tells
-//! which of their pages are resident, and `/proc/self/smaps` tells the resident bytes of each mapping. The pool's resident
-//! bytes by the first two are compared with those of its mappings by the third, and the sum of all mappings with the resident
-//! set of the kernel.
+//! A report combines three independent sources: the pool's records of the purpose of each block, `/proc/self/pagemap` for their
+//! resident pages, and `/proc/self/smaps` for the resident bytes of each mapping. The pool's resident bytes by the first two
+//! are compared with those of its mappings by the third, and the sum of all mappings with the resident set of the kernel.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -18,7 +17,7 @@ const STACK: usize = 2 << 20;
 /// The largest mapping without access that is a guard before a stack.
 const GUARD: usize = 64 << 10;
 
-/// What the pool holds for one purpose.
+/// The memory of the pool for one purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PurposeUse {
     /// The purpose.
@@ -32,22 +31,22 @@ pub struct PurposeUse {
 }
 
 impl PurposeUse {
-    /// Returns what `pool` holds for each of [`Purpose::ALL`], without resident bytes.
+    /// Returns the memory of `pool` for each of [`Purpose::ALL`], without resident bytes.
     pub fn of(pool: &HybridMemoryPool) -> Vec<Self> {
         let live = pool.allocated_by_purpose();
         let recorded = pool.tracker().filter(|tracker| tracker.records_all());
         let peaks = recorded.map(|tracker| tracker.peaks());
-        let held = |purpose: Purpose| Self {
+        let usage = |purpose: Purpose| Self {
             purpose,
             live: live[purpose.index()],
             peak: peaks.map(|peaks| peaks[purpose.index()]),
             resident: None,
         };
-        Purpose::ALL.into_iter().map(held).collect()
+        Purpose::ALL.into_iter().map(usage).collect()
     }
 }
 
-/// What the pool as a whole holds.
+/// The memory of the pool as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PoolUse {
     /// Bytes requested by live allocations.
@@ -113,7 +112,7 @@ pub struct PlaceUse {
     pub resident: u64,
 }
 
-/// Where every byte of the process is.
+/// The memory of the process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MemoryReport {
     /// The pool by purpose: each of [`Purpose::ALL`].
@@ -138,8 +137,8 @@ pub struct KnownFiles {
 }
 
 impl MemoryReport {
-    /// Reports this process, in which `pool` is the one pool. Its resident bytes are known by purpose if it records every allocation
-    /// ([`super::TrackingLevel::Detailed`], with leak detection).
+    /// Reports this process, in which `pool` is the only pool. Its resident bytes are reported by purpose if it records every
+    /// allocation ([`super::TrackingLevel::Detailed`], with leak detection).
     ///
     /// # Errors
     /// [`crate::Error::File`] without `/proc`, as anywhere but on Linux.
@@ -166,13 +165,13 @@ impl MemoryReport {
         }
         let in_pages =
             ranges.iter().zip(&pages).map(|(range, pages)| pages.resident(range.clone())).sum();
-        // What the report itself has allocated by now is counted, and nothing changes from here on.
+        // Includes the allocations of the report so far; none follow.
         let (mappings, resident_set) = mappings::read()?;
         let places = Places::sort(&mappings, &ranges, files)?;
         let metrics = pool.get_metrics();
         let mut purposes = PurposeUse::of(pool);
-        for held in &mut purposes {
-            held.resident = recorded.map(|_| resident[held.purpose.index()]);
+        for usage in &mut purposes {
+            usage.resident = recorded.map(|_| resident[usage.purpose.index()]);
         }
         let records = pool.tracker().map_or(0, |tracker| tracker.overhead());
         Ok(Self {
@@ -213,7 +212,7 @@ impl Places {
             } else if inside == mapping.range.len() {
                 mapping.resident
             } else {
-                // The kernel has joined mappings of the pool and of others: the page map tells them apart.
+                // The kernel has merged mappings of the pool with others: the page map distinguishes them.
                 let pages = ResidentPages::read(mapping.range.clone(), mapping.page)?;
                 let parts = ranges.iter().map(|range| intersection(&mapping.range, range));
                 parts.map(|part| pages.resident(part)).sum::<u64>().min(mapping.resident)
@@ -223,7 +222,7 @@ impl Places {
                 (mapping.range.len() - inside, mapping.resident - of_pool);
             let place = place_of(mapping, before, &programs, files);
             if place == Place::Stacks && mapped > STACK && mapping.name.is_empty() {
-                // A stack that the kernel has joined with the mapping behind it.
+                // A stack that the kernel has merged with the mapping above it.
                 let pages = ResidentPages::read(mapping.range.clone(), mapping.page)?;
                 let start = mapping.range.start;
                 let of_stack = pages.resident(start..start + STACK).min(resident);
@@ -261,7 +260,7 @@ fn place_of(
     let before = before.filter(|(before, _)| before.range.end == mapping.range.start);
     if name.starts_with('/') {
         let path = Path::new(name);
-        return if files.model.iter().any(|known| path.starts_with(known)) {
+        return if files.model.iter().any(|file| path.starts_with(file)) {
             Place::Model
         } else if files.cache.as_ref().is_some_and(|folder| path.starts_with(folder)) {
             Place::Cache
@@ -279,7 +278,7 @@ fn place_of(
         {
             Place::Stacks
         }
-        // Variables that begin as zeros stand behind those that the file gives.
+        // Zero-initialised variables follow those of the file.
         ("", Some((file, Place::Program))) if file.name.starts_with('/') => Place::Program,
         ("", _) => Place::Heap,
         _ => Place::Other,

@@ -59,7 +59,7 @@ pub struct SharedMemory {
 }
 
 struct Object {
-    // Declared before `map`, so that it is dropped first: an address leaves the registry before it is unmapped.
+    // Declared before `map`, so that it is dropped first: the address is removed from the registry before it is unmapped.
     guard: fault::Guard,
     map: MmapRaw,
     file: File,
@@ -79,7 +79,7 @@ impl SharedMemory {
         require_name(name)?;
         let total = total(name, len)?;
         let file = object::create(name, total).or_else(|error| {
-            // Mappings of the old object stay.
+            // Mappings of the old object remain.
             if error.kind() != std::io::ErrorKind::AlreadyExists || !reclaim(name) {
                 return Err(error);
             }
@@ -131,7 +131,7 @@ impl SharedMemory {
         let shown = path.to_string_lossy().escape_debug().to_string();
         let found = std::fs::metadata(path).map_err(|error| refused(&shown, &error))?;
         if !found.is_file() {
-            return Err(bad(&shown, "it is not a piece of memory"));
+            return Err(bad(&shown, "it is not a shared memory object"));
         }
         let file = File::options().read(true).write(true).open(path);
         Self::join(file.map_err(|error| refused(&shown, &error))?, shown)
@@ -147,9 +147,9 @@ impl SharedMemory {
         let header = object.header();
         header.version.store(VERSION, SeqCst);
         header.len.store(len as u64, SeqCst);
-        header.creator.store(Peer::current().word(), SeqCst);
+        header.creator.store(Peer::current().to_bits(), SeqCst);
         header.checksum.store(header.sum(MAGIC), SeqCst);
-        // Last: without the magic it is no object of ours.
+        // Last, because an object without the magic is rejected.
         header.magic.store(MAGIC, SeqCst);
         Ok(Self { object: Arc::new(object) })
     }
@@ -169,12 +169,12 @@ impl SharedMemory {
             ));
         }
         if header.checksum.load(SeqCst) != header.sum(MAGIC) {
-            return Err(bad(&object.shown, "its header does not agree with its checksum"));
+            return Err(bad(&object.shown, "the checksum of its header does not match"));
         }
         // Systems may round the length up to whole pages.
         let len = header.len.load(SeqCst);
         if len > most as u64 || most as u64 - len >= 1 << 16 {
-            return Err(bad(&object.shown, "its length is not the one that its header gives"));
+            return Err(bad(&object.shown, "its length differs from that in its header"));
         }
         object.len = len as usize;
         Ok(Self { object: Arc::new(object) })
@@ -203,13 +203,13 @@ impl SharedMemory {
     pub fn read(&self, timeout: Duration) -> Result<ReadLease> {
         let object = Arc::clone(&self.object);
         object.check()?;
-        let place = object.header().lock.read(Peer::current(), timeout);
-        let place = place.map_err(|refused| object.error(refused, timeout))?;
-        Ok(ReadLease { object, place })
+        let slot = object.header().lock.read(Peer::current(), timeout);
+        let slot = slot.map_err(|refused| object.error(refused, timeout))?;
+        Ok(ReadLease { object, slot })
     }
 
-    /// Locks the data for writing, alone; waits for others for at most `timeout`. A thread that holds a lease of this memory waits for
-    /// itself.
+    /// Locks the data for exclusive writing; waits for others for at most `timeout`. A thread that holds a lease of this memory
+    /// waits for itself.
     ///
     /// # Errors
     /// As [`SharedMemory::read`].
@@ -217,7 +217,7 @@ impl SharedMemory {
         self.write_as(timeout, false)
     }
 
-    /// As [`SharedMemory::write`], to write everything anew, for instance after [`Error::PeerDied`]: the data may be half-written, and
+    /// As [`SharedMemory::write`], to overwrite all data, for instance after [`Error::PeerDied`]: they may be half-written, and
     /// count as consistent once the lease is dropped.
     ///
     /// # Errors
@@ -229,8 +229,8 @@ impl SharedMemory {
     fn write_as(&self, timeout: Duration, anew: bool) -> Result<WriteLease> {
         let object = Arc::clone(&self.object);
         object.check()?;
-        let held = object.header().lock.write(Peer::current(), timeout, anew);
-        held.map_err(|refused| object.error(refused, timeout))?;
+        let locked = object.header().lock.write(Peer::current(), timeout, anew);
+        locked.map_err(|refused| object.error(refused, timeout))?;
         Ok(WriteLease { object })
     }
 }
@@ -296,18 +296,18 @@ impl Drop for Object {
     }
 }
 
-/// A lease to read the data, while others may read and none may write. A tensor over it
+/// A shared lease to read the data. A tensor over it
 /// ([`super::tensor::BitNetTensor::from_external`]) owns the lease.
 pub struct ReadLease {
     object: Arc<Object>,
-    place: usize,
+    slot: usize,
 }
 
 impl ReadLease {
     /// The data.
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: the data are inside the mapping, which `object` keeps, and initialised; as long as the lease is held, every
-        // process that goes through the lock only reads them.
+        // process that uses the lock only reads them.
         unsafe { self.object.data().as_ref() }
     }
 }
@@ -328,11 +328,11 @@ impl ExternalBytes for ReadLease {
 
 impl Drop for ReadLease {
     fn drop(&mut self) {
-        self.object.header().lock.end_read(self.place, Peer::current());
+        self.object.header().lock.end_read(self.slot, Peer::current());
     }
 }
 
-/// A lease to write the data, alone. When it is dropped they count as consistent, unless a panic drops it.
+/// An exclusive lease to write the data. When it is dropped they count as consistent, unless a panic drops it.
 pub struct WriteLease {
     object: Arc<Object>,
 }
@@ -341,7 +341,7 @@ impl WriteLease {
     /// The data.
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: the data are inside the mapping, which `object` keeps, and initialised; as long as the lease is held, no
-        // other process that goes through the lock touches them, and `&self` keeps this one from writing.
+        // other process that uses the lock accesses them, and `&self` excludes writes by this one.
         unsafe { self.object.data().as_ref() }
     }
 
@@ -386,12 +386,12 @@ fn reclaim(name: &str) -> bool {
     // An object that can't be opened or is unfinished may be another program's, or about to be finished.
     let Ok(found) = SharedMemory::open(name) else { return false };
     let creator = &found.object.header().creator;
-    let word = creator.load(SeqCst);
-    if Peer::of(word).is_some_and(Peer::is_alive) {
+    let bits = creator.load(SeqCst);
+    if Peer::from_bits(bits).is_some_and(Peer::is_alive) {
         return false;
     }
-    // Only the process that writes its own name there removes the object's: by then the name may be another object's.
-    let ours = creator.compare_exchange(word, Peer::current().word(), SeqCst, SeqCst).is_ok();
+    // Only the process that stores itself as the creator unlinks: by then the name may be another object's.
+    let ours = creator.compare_exchange(bits, Peer::current().to_bits(), SeqCst, SeqCst).is_ok();
     if ours {
         object::unlink(name);
     }

@@ -29,8 +29,8 @@ pub(super) fn open(name: &str) -> io::Result<File> {
 #[cfg(unix)]
 pub(super) fn unlink(name: &str) {
     let Ok(path) = CString::new(format!("/{PREFIX}{name}")) else { return };
-    // SAFETY: `path` is a text that ends with a zero and lives through the call.
-    let _gone_already = unsafe { libc::shm_unlink(path.as_ptr()) };
+    // SAFETY: `path` is a C string that lives through the call.
+    let _absent = unsafe { libc::shm_unlink(path.as_ptr()) };
 }
 
 /// The type of the mode that `shm_open` takes: on Apple's systems it is a variadic argument, so the promoted one.
@@ -42,7 +42,7 @@ type Mode = libc::mode_t;
 #[cfg(unix)]
 fn open_object(name: &str, flags: libc::c_int) -> io::Result<File> {
     let path = CString::new(format!("/{PREFIX}{name}"))?;
-    // SAFETY: `path` is a text that ends with a zero and lives through the call.
+    // SAFETY: `path` is a C string that lives through the call.
     let fd = unsafe { libc::shm_open(path.as_ptr(), flags, 0o600 as Mode) };
     if fd < 0 {
         return Err(io::Error::last_os_error());
@@ -54,7 +54,7 @@ fn open_object(name: &str, flags: libc::c_int) -> io::Result<File> {
 /// Creates a nameless object of `bytes` zero bytes whose length can't be changed.
 #[cfg(target_os = "linux")]
 pub(super) fn create_nameless(bytes: u64) -> io::Result<File> {
-    // SAFETY: the name is a text that ends with a zero; it is only shown to people.
+    // SAFETY: the name is a C string.
     let fd = unsafe {
         libc::memfd_create(c"bitnet".as_ptr(), libc::MFD_ALLOW_SEALING | libc::MFD_CLOEXEC)
     };

@@ -17,13 +17,13 @@ const PID_BITS: u32 = 22;
 pub(super) struct Peer(u64);
 
 impl Peer {
-    /// The process that a word names; `None` for 0.
-    pub(super) fn of(word: u64) -> Option<Self> {
-        (word != 0).then_some(Self(word))
+    /// The process of these bits; `None` for 0.
+    pub(super) fn from_bits(bits: u64) -> Option<Self> {
+        (bits != 0).then_some(Self(bits))
     }
 
-    /// The word that names the process.
-    pub(super) fn word(self) -> u64 {
+    /// Its number and start time as bits.
+    pub(super) fn to_bits(self) -> u64 {
         self.0
     }
 
@@ -37,20 +37,21 @@ impl Peer {
 impl Peer {
     /// This process.
     pub(super) fn current() -> Self {
-        static KNOWN: AtomicU64 = AtomicU64::new(0);
+        static CACHED: AtomicU64 = AtomicU64::new(0);
         let pid = std::process::id();
         // A fork changes the number.
-        if let Some(known) = Self::of(KNOWN.load(Ordering::Relaxed)).filter(|one| one.pid() == pid)
+        if let Some(cached) =
+            Self::from_bits(CACHED.load(Ordering::Relaxed)).filter(|one| one.pid() == pid)
         {
-            return known;
+            return cached;
         }
         let started = started(pid).ok().flatten().unwrap_or(0);
         let current = Self(started << PID_BITS | u64::from(pid));
-        KNOWN.store(current.0, Ordering::Relaxed);
+        CACHED.store(current.0, Ordering::Relaxed);
         current
     }
 
-    /// Whether the process is alive; a zombie is not. Where its start time is unknown, any process of its number counts as this one.
+    /// Whether the process is alive; a zombie is not. Where its start time is unknown, any process with its number counts as it.
     pub(super) fn is_alive(self) -> bool {
         let since = self.0 >> PID_BITS;
         if since != 0
@@ -58,7 +59,7 @@ impl Peer {
         {
             return started == Some(since);
         }
-        // SAFETY: signal 0 is not delivered: the call only asks whether the process is there.
+        // SAFETY: signal 0 is not delivered: the call only checks whether the process exists.
         let answer = unsafe { libc::kill(self.pid() as libc::pid_t, 0) };
         let refused = io::Error::last_os_error().raw_os_error();
         answer == 0 || refused == Some(libc::EPERM)
@@ -108,16 +109,17 @@ fn started(_pid: u32) -> io::Result<Option<u64>> {
     Ok(None)
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
+#[cfg(target_os = "linux")]
 mod tests {
     use super::*;
 
     #[test]
-    fn live_and_ended_processes_are_told_apart() {
+    fn live_and_ended_processes_are_distinguished() {
         let me = Peer::current();
         assert_eq!((me.pid(), me.is_alive()), (std::process::id(), true));
         let other_time = Peer(me.0 ^ 1 << PID_BITS);
-        assert!(!other_time.is_alive(), "the number is used again");
+        assert!(!other_time.is_alive(), "the number is reused");
         let mut child = std::process::Command::new("true").spawn().unwrap();
         let born = Peer(1 << PID_BITS | u64::from(child.id()));
         assert!(!born.is_alive());
@@ -126,6 +128,6 @@ mod tests {
         }
         // A zombie: it has ended, and its number is still in use.
         child.wait().unwrap();
-        assert_eq!(Peer::of(0), None);
+        assert_eq!(Peer::from_bits(0), None);
     }
 }

@@ -6,29 +6,29 @@ use half::{bf16, f16};
 use super::BitNetDType;
 use crate::{Error, Result};
 
-/// How a number becomes an element of an integer type. Float types take every number whatever the rule: rounded to nearest,
-/// ties to even; what is too large for `F16` becomes infinite, and NaN stays NaN.
+/// How a number is converted to an integer type. Float types accept every number with either rule: rounded to nearest, ties to
+/// even; numbers too large for `F16` become infinite, and NaN is preserved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CastRule {
-    /// As NumPy's `astype` where that is defined: the fraction is cut off. A number outside the range is an error.
-    /// [`BitNetDType::I1`] takes what becomes -1 or 1.
+    /// As NumPy's `astype` where that is defined: truncated. A number outside the range is an error.
+    /// [`BitNetDType::I1`] accepts numbers that become -1 or 1.
     Checked,
-    /// As `clip(rint(x), low, high)`: rounded to nearest, ties to even, and brought into the range. For
-    /// [`BitNetDType::I1`]: -1 for what is below zero, else 1. NaN is an error.
+    /// As `clip(rint(x), low, high)`: rounded to nearest, ties to even, and clamped to the range. For
+    /// [`BitNetDType::I1`]: -1 for numbers below zero, else 1. NaN is an error.
     Saturating,
 }
 
-/// Numbers that are turned into codes together: whole bytes of every type.
+/// Numbers that are converted together: whole bytes of every type.
 const PIECE: usize = 960;
 
 impl CastRule {
-    /// Whether an integer type takes the number.
+    /// Whether an integer type accepts the number.
     #[inline(always)]
-    fn takes(self, x: f32, dtype: BitNetDType) -> bool {
+    fn accepts(self, x: f32, dtype: BitNetDType) -> bool {
         let (low, high) = dtype.range();
         match self {
             Self::Saturating => !x.is_nan(),
-            // What is cut to a number in the range lies strictly between the numbers around it.
+            // Numbers that truncate into the range are strictly between its neighbours.
             Self::Checked => {
                 (x > low - 1.0) & (x < high + 1.0) & ((dtype != BitNetDType::I1) | (x.abs() >= 1.0))
             }
@@ -38,10 +38,10 @@ impl CastRule {
     /// The integers that numbers become.
     ///
     /// # Errors
-    /// [`Error::NotRepresentable`] for the first number that the type does not take.
+    /// [`Error::NotRepresentable`] for the first number that the type does not accept.
     fn integers(self, values: &[f32], dtype: BitNetDType, codes: &mut [i8]) -> Result<()> {
-        let all = values.iter().fold(true, |all, &x| all & self.takes(x, dtype));
-        if !all && let Some(&value) = values.iter().find(|&&x| !self.takes(x, dtype)) {
+        let all = values.iter().fold(true, |all, &x| all & self.accepts(x, dtype));
+        if !all && let Some(&value) = values.iter().find(|&&x| !self.accepts(x, dtype)) {
             return Err(Error::NotRepresentable { value, dtype });
         }
         // Adding and subtracting it rounds a number of this size to a whole one, ties to even.
@@ -58,10 +58,10 @@ impl CastRule {
     }
 }
 
-/// Writes `values` as the first elements of `out`. What is left of the last byte becomes zero (1 for `I1`).
+/// Writes `values` as the elements of `out`. The rest of the last byte becomes zero (1 for `I1`).
 ///
 /// # Errors
-/// [`Error::NotRepresentable`] as the rule says, [`Error::BadStorage`] if `out` is not as long as the elements need.
+/// [`Error::NotRepresentable`] by the rule, [`Error::BadStorage`] if `out` is not as long as the elements need.
 pub(super) fn encode(
     dtype: BitNetDType,
     values: &[f32],
@@ -75,11 +75,11 @@ pub(super) fn encode(
         BitNetDType::F32 => out.copy_from_slice(bytemuck::cast_slice(values)),
         BitNetDType::F16 => match bytemuck::try_cast_slice_mut::<u8, u16>(out) {
             Ok(bits) => bits.reinterpret_cast_mut::<f16>().convert_from_f32_slice(values),
-            Err(_) => put_each(values, out, |x| f16::from_f32(x).to_ne_bytes()),
+            Err(_) => write_each(values, out, |x| f16::from_f32(x).to_ne_bytes()),
         },
         BitNetDType::BF16 => match bytemuck::try_cast_slice_mut::<u8, u16>(out) {
             Ok(bits) => bits.reinterpret_cast_mut::<bf16>().convert_from_f32_slice(values),
-            Err(_) => put_each(values, out, |x| bf16::from_f32(x).to_ne_bytes()),
+            Err(_) => write_each(values, out, |x| bf16::from_f32(x).to_ne_bytes()),
         },
         _ => {
             let (unit, _) = dtype.packing();
@@ -96,7 +96,7 @@ pub(super) fn encode(
     Ok(())
 }
 
-fn put_each(values: &[f32], out: &mut [u8], bytes: impl Fn(f32) -> [u8; 2]) {
+fn write_each(values: &[f32], out: &mut [u8], bytes: impl Fn(f32) -> [u8; 2]) {
     for (out, &x) in out.chunks_exact_mut(2).zip(values) {
         out.copy_from_slice(&bytes(x));
     }
@@ -132,11 +132,11 @@ pub(super) fn decode(dtype: BitNetDType, bytes: &[u8], out: &mut [f32]) -> Resul
         BitNetDType::F32 => bytemuck::cast_slice_mut(out).copy_from_slice(bytes),
         BitNetDType::F16 => match bytemuck::try_cast_slice::<u8, u16>(bytes) {
             Ok(bits) => bits.reinterpret_cast::<f16>().convert_to_f32_slice(out),
-            Err(_) => take_each(bytes, out, |b| f16::from_ne_bytes(b).to_f32()),
+            Err(_) => read_each(bytes, out, |b| f16::from_ne_bytes(b).to_f32()),
         },
         BitNetDType::BF16 => match bytemuck::try_cast_slice::<u8, u16>(bytes) {
             Ok(bits) => bits.reinterpret_cast::<bf16>().convert_to_f32_slice(out),
-            Err(_) => take_each(bytes, out, |b| bf16::from_ne_bytes(b).to_f32()),
+            Err(_) => read_each(bytes, out, |b| bf16::from_ne_bytes(b).to_f32()),
         },
         BitNetDType::I8 => {
             for (out, &byte) in out.iter_mut().zip(bytes) {
@@ -163,7 +163,7 @@ pub(super) fn decode(dtype: BitNetDType, bytes: &[u8], out: &mut [f32]) -> Resul
     Ok(())
 }
 
-fn take_each(bytes: &[u8], out: &mut [f32], number: impl Fn([u8; 2]) -> f32) {
+fn read_each(bytes: &[u8], out: &mut [f32], number: impl Fn([u8; 2]) -> f32) {
     for (out, pair) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
         *out = number(*pair);
     }

@@ -1,53 +1,53 @@
 //! Bytes of tensors, packed without loss: bit planes, then LZ4.
 //!
-//! Bytes are packed in blocks of 64 KiB. The bits of a block are first sorted by their place in the element, so that the bits
-//! that hardly change (signs and exponents of numbers of like size, the upper bits of small integers, all bits but two of trits
-//! stored as whole numbers) become long runs, which LZ4 finds:
+//! Bytes are packed in blocks of 64 KiB. The bits of a block are first sorted by their position in the element, so that bits
+//! that rarely change (signs and exponents of similar numbers, the upper bits of small integers, all bits but two of trits
+//! stored as integers) become long runs, which LZ4 compresses:
 //!
 //! ```text
 //! elements of w bytes, groups of eight; plane p = 8 k + b holds bit b of byte k of each element, eight elements to a byte
 //! block  = plane 0, plane 1, ... plane 8 w - 1, then the bytes after the last whole group as they were
-//! stored = u32 (little-endian): bytes that follow, with the top bit set where the block is stored as it is; those bytes
+//! stored = u32 (little-endian): bytes that follow, with the top bit set where the block is stored plain; those bytes
 //! ```
 //!
-//! It is a form for memory, not for files.
+//! The format is for memory, not for files.
 
 use crate::device::Device;
 use crate::memory::{HybridMemoryPool, MemoryHandle};
 use crate::{Error, Result};
 
-/// Bytes of a block. LZ4 refers back by less than this, so that a larger one would find no more.
+/// Bytes of a block. LZ4 refers back by less than this, so that larger blocks would save no more.
 const BLOCK: usize = 64 << 10;
 /// Blocks of one allocation.
 const BLOCKS: usize = 16;
-/// Set in a block's length where it is stored as it is.
+/// Set in a block's length where it is stored plain.
 const PLAIN: u32 = 1 << 31;
-/// What is not smaller by this part is not worth restoring.
+/// Tensors that save less than 1 / `GAIN` of their bytes are not packed.
 const GAIN: usize = 16;
-/// Bytes after which packing gives up if nothing has been gained so far.
-const PATIENCE: usize = 4 << 20;
+/// Bytes after which packing stops if too little has been saved.
+const TRIAL: usize = 4 << 20;
 
 /// Packed bytes, in a pool.
 #[derive(Default)]
 pub(super) struct Packed {
-    /// Each holds up to `BLOCKS` blocks.
+    /// Of up to `BLOCKS` blocks each.
     parts: Vec<MemoryHandle>,
     size: usize,
     width: usize,
 }
 
-/// How far packing has come.
+/// The progress of packing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Progress {
     /// All bytes are packed.
     Whole,
-    /// Less than a sixteenth would be gained.
+    /// Less than a sixteenth would be saved.
     Dense,
-    /// It was cut short, and can go on where it stopped as long as the bytes stay the same.
+    /// It was cut short, and can be continued as long as the bytes are unchanged.
     Cut,
 }
 
-/// Bytes that are packed from their start on, as far as it has come.
+/// Bytes that are packed incrementally, from their start on.
 pub(super) struct Packing {
     packed: Packed,
     /// Allocations and deallocations that it has made.
@@ -55,12 +55,12 @@ pub(super) struct Packing {
 }
 
 impl Packing {
-    /// Nothing yet; elements have `width` bytes.
+    /// Packs elements of `width` bytes.
     pub(super) fn new(width: usize) -> Self {
         Self { packed: Packed { width, ..Packed::default() }, activity: 0 }
     }
 
-    /// Packs more of `bytes` into `pool`, block by block as long as `more` says so, which is asked before each block.
+    /// Packs more of `bytes` into `pool`, block by block as long as `more`, which is called before each block, returns true.
     ///
     /// # Errors
     /// Those of [`HybridMemoryPool::allocate`].
@@ -110,24 +110,24 @@ impl Packing {
         Ok(Progress::Whole)
     }
 
-    /// Whether too little has been gained so far of bytes of this length.
+    /// Whether too little of `len` bytes has been saved so far.
     fn is_dense(&self, len: usize) -> bool {
         let (done, packed) = (self.packed.size, self.packed.len());
-        let over = (done >= PATIENCE || done == len) && packed > done - done / GAIN;
+        let over = (done >= TRIAL || done == len) && packed > done - done / GAIN;
         over || (done == len && packed >= len)
     }
 
-    /// What [`Progress::Whole`] was said of.
+    /// The packed bytes, after [`Progress::Whole`].
     pub(super) fn into_packed(self) -> Packed {
         self.packed
     }
 
-    /// Allocations and deallocations that it has made since this was last asked.
+    /// Returns the allocations and deallocations since the last call.
     pub(super) fn take_activity(&mut self) -> u64 {
         std::mem::take(&mut self.activity)
     }
 
-    /// Deallocations that giving it up makes.
+    /// The deallocations of dropping it.
     pub(super) fn parts(&self) -> usize {
         self.packed.parts.len()
     }
@@ -144,7 +144,7 @@ impl Packed {
         let damaged = || Error::BadStorage {
             what: "compressed tensor",
             got: self.len(),
-            expected: "what was packed: memory has been overwritten".into(),
+            expected: "the packed bytes: memory has been overwritten".into(),
         };
         let mut blocks = out.bytes_mut().chunks_mut(BLOCK);
         for part in &self.parts {
@@ -161,18 +161,18 @@ impl Packed {
         Ok(out)
     }
 
-    /// Bytes that it takes.
+    /// Bytes that it occupies.
     pub(super) fn len(&self) -> usize {
         self.parts.iter().map(MemoryHandle::size).sum()
     }
 
-    /// Bytes that it took before it was packed.
+    /// Bytes before it was packed.
     pub(super) fn unpacked_len(&self) -> usize {
         self.size
     }
 }
 
-/// The bytes written to `out`, which has room for the largest block. `planes` is as long as `block`.
+/// Packs a block. Returns the bytes written to `out`, which holds the largest block. `planes` is as long as `block`.
 fn pack_block(block: &[u8], width: usize, planes: &mut [u8], out: &mut [u8]) -> usize {
     split_planes(block, width, planes);
     let (head, body) = out.split_at_mut(4);
@@ -189,7 +189,7 @@ fn pack_block(block: &[u8], width: usize, planes: &mut [u8], out: &mut [u8]) -> 
     4 + len
 }
 
-/// What follows the block in `from`; `None` if it does not unpack to as many bytes as `block` has.
+/// Unpacks a block. Returns the rest of `from`; `None` if it does not unpack to as many bytes as `block` has.
 fn unpack_block<'a>(
     from: &'a [u8],
     width: usize,
@@ -214,7 +214,7 @@ fn unpack_block<'a>(
     Some(rest)
 }
 
-/// Sorts the bits of `block` by their place in an element of `width` bytes.
+/// Sorts the bits of `block` by their position in an element of `width` bytes.
 fn split_planes(block: &[u8], width: usize, planes: &mut [u8]) {
     let groups = block.len() / (8 * width);
     let (whole, rest) = block.split_at(groups * 8 * width);
@@ -361,7 +361,7 @@ mod tests {
             *place ^= 0xff;
             match packed.unpack(&pool) {
                 Err(Error::BadStorage { what: "compressed tensor", .. }) => {}
-                // A literal may be another one without any sign of it.
+                // A changed literal is not detected.
                 Ok(out) => assert_eq!(out.size(), bytes.len()),
                 Err(other) => panic!("{other}"),
             }
@@ -372,7 +372,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
         #[test]
-        fn any_bytes_come_back(
+        fn any_bytes_round_trip(
             bytes in prop::collection::vec(prop_oneof![9 => 0u8..3, 1 => any::<u8>()], 0..3000),
             width in prop::sample::select(vec![1usize, 2, 4, 8]),
         ) {

@@ -6,7 +6,7 @@ use crate::memory::HybridMemoryPool;
 use crate::{Error, Result};
 
 impl BitNetTensor {
-    /// A tensor of this element type with the given numbers in row-major order, in the pool.
+    /// A tensor of this element type with `values` in row-major order, in the pool.
     ///
     /// ```
     /// use bitnet_core::memory::HybridMemoryPool;
@@ -22,7 +22,7 @@ impl BitNetTensor {
     /// ```
     ///
     /// # Errors
-    /// [`Error::NotRepresentable`] as `rule` says, [`Error::BadStorage`] if the number of values is not that of the
+    /// [`Error::NotRepresentable`] by `rule`, [`Error::BadStorage`] if the number of values is not that of the
     /// shape; as [`BitNetTensor::new`].
     pub fn from_f32_as(
         shape: &[usize],
@@ -100,7 +100,7 @@ impl BitNetTensor {
     /// The elements as another type, in row-major order: a contiguous copy in the pool.
     ///
     /// # Errors
-    /// [`Error::NotRepresentable`] as `rule` says; as [`BitNetTensor::to_f32`].
+    /// [`Error::NotRepresentable`] by `rule`; as [`BitNetTensor::to_f32`].
     pub fn cast(
         &self,
         dtype: BitNetDType,

@@ -1,4 +1,4 @@
-//! What a registry keeps of each tensor: its content, its compressed form, and when it was last used.
+//! The entry of a tensor in a registry: its content, its compressed form, and when it was last used.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,7 +16,7 @@ use crate::memory::cleanup::CompressionStep;
 use crate::memory::observer::without_callbacks;
 use crate::memory::{Clock, HybridMemoryPool, MemoryHandle, Purpose};
 
-/// What handles share with their registry.
+/// The state that handles share with their registry.
 pub(super) struct RegistryInner {
     pub(super) pool: HybridMemoryPool,
     pub(super) clock: Clock,
@@ -98,7 +98,7 @@ pub(super) struct TensorEntry {
     inner: Arc<RegistryInner>,
     created: u64,
     last_used: AtomicU64,
-    /// Threads that wait for a guard: packing stops, and does not begin again before they have had it.
+    /// The number of threads that wait for a guard: while it is not 0, packing stops and does not begin.
     requests: AtomicU32,
     content: RwLock<Content>,
 }
@@ -110,15 +110,15 @@ pub(super) struct Content {
     pub(super) form: Form,
 }
 
-/// How far a tensor is compressed.
+/// The compression state of a tensor.
 pub(super) enum Form {
     /// Not at all.
     Plain,
-    /// As [`Form::Plain`], and packing was tried without gain since the tensor was last written.
+    /// As [`Form::Plain`], and packing saved too little since the tensor was last written.
     Dense,
     /// As [`Form::Plain`], and a part of its bytes has been packed since it was last written.
     Begun(Packing),
-    /// The tensor has no storage, and no guard is out.
+    /// The tensor has no storage and no guard.
     Packed(Packed),
 }
 
@@ -168,7 +168,7 @@ impl TensorEntry {
         self.requests.load(Ordering::Acquire) != 0
     }
 
-    /// Returns the content, if no guard is out; never waits.
+    /// Returns the content, if there is no guard; never waits.
     pub(super) fn try_own(&self) -> Option<RwLockWriteGuard<'_, Content>> {
         match self.content.try_write() {
             Ok(content) => Some(content),
@@ -177,7 +177,7 @@ impl TensorEntry {
         }
     }
 
-    // A panic under a guard leaves a consistent tensor, so a poisoned lock is as good as another.
+    // A panic under a guard leaves a consistent tensor, so poisoning is ignored.
     pub(super) fn shared(&self) -> RwLockReadGuard<'_, Content> {
         match self.content.try_read() {
             Ok(content) => content,
@@ -207,7 +207,7 @@ impl TensorEntry {
         let mut content = self.owned();
         content.restore(&self.inner.pool)?;
         drop(content);
-        // A requests tensor is not packed.
+        // A requested tensor is not packed.
         Ok(self.shared())
     }
 
@@ -237,7 +237,7 @@ impl fmt::Display for TensorEntry {
     }
 }
 
-/// Keeps a tensor from being packed.
+/// Prevents a tensor from being packed.
 struct Request<'a>(&'a AtomicU32);
 
 impl<'a> Request<'a> {

@@ -1,4 +1,4 @@
-//! Counted references to a tensor that its registry may move or compress while no guard is out.
+//! Counted references to a tensor that its registry may move or compress while it has no guard.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -13,8 +13,8 @@ use crate::memory::Purpose;
 /// A share in a tensor of a [`TensorRegistry`]. A clone is another share in the same tensor; when the last one is dropped, the
 /// memory returns to its pool.
 ///
-/// The tensor is used through guards ([`TensorHandle::read`], [`TensorHandle::write`]). While no guard is out, a cleanup may
-/// move the tensor to another place or compress it; its content never changes by that.
+/// The tensor is used through guards ([`TensorHandle::read`], [`TensorHandle::write`]). While it has none, a cleanup may
+/// move or compress it, which never changes its content.
 ///
 /// ```
 /// use bitnet_core::memory::HybridMemoryPool;
@@ -45,8 +45,7 @@ pub struct WeakTensorHandle {
 impl TensorHandle {
     /// Adds a tensor to `registry`.
     ///
-    /// A tensor that shares its storage with another one (a view or a clone outside of the handle) is neither moved nor compressed as
-    /// long as it shares.
+    /// A tensor that shares its storage with a view or a clone outside of the handle is neither moved nor compressed.
     pub fn new(tensor: BitNetTensor, registry: &TensorRegistry) -> Self {
         Self::enter(None, tensor, registry)
     }
@@ -60,19 +59,19 @@ impl TensorHandle {
         Self { entry: registry.inner().enter(name, tensor) }
     }
 
-    /// The tensor, for reading, together with other readers. Waits while it is being written, moved or compressed. A thread
-    /// that holds a guard of this tensor must not ask for another one: it could wait for itself.
+    /// The tensor, for shared reading. Waits while it is being written, moved or compressed. A thread that holds a guard of
+    /// this tensor must not request another one: it could wait for itself.
     ///
     /// A compressed tensor is restored first.
     ///
     /// # Errors
-    /// [`crate::Error::OutOfMemory`] if there is no memory to restore a compressed tensor; it stays compressed, and a later
+    /// [`crate::Error::OutOfMemory`] if there is no memory to restore a compressed tensor; it remains compressed, and a later
     /// attempt may succeed.
     pub fn read(&self) -> Result<TensorRead<'_>> {
         Ok(TensorRead { content: self.entry.read()?, entry: &self.entry })
     }
 
-    /// The tensor, for writing, alone. Waits as [`TensorHandle::read`] does, and for all readers.
+    /// The tensor, for exclusive writing. Waits as [`TensorHandle::read`] does, and for all readers.
     ///
     /// # Errors
     /// As [`TensorHandle::read`].
@@ -85,7 +84,7 @@ impl TensorHandle {
         WeakTensorHandle { entry: Arc::downgrade(&self.entry) }
     }
 
-    /// The name that the tensor was given.
+    /// The name of the tensor.
     pub fn name(&self) -> Option<&str> {
         self.entry.name()
     }
@@ -141,7 +140,7 @@ impl WeakTensorHandle {
     }
 }
 
-/// A tensor that may be read; it stays where it is until the guard is dropped.
+/// A tensor for shared reading; it is not moved until the guard is dropped.
 pub struct TensorRead<'a> {
     content: RwLockReadGuard<'a, Content>,
     entry: &'a TensorEntry,
@@ -200,7 +199,7 @@ impl fmt::Debug for WeakTensorHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.entry.upgrade() {
             Some(entry) => write!(f, "WeakTensorHandle({entry})"),
-            None => f.write_str("WeakTensorHandle(gone)"),
+            None => f.write_str("WeakTensorHandle(dropped)"),
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::memory::cleanup::{Compaction, Compressed, CompressionStep};
 use crate::memory::{MemoryHandle, Purpose};
 use crate::{Error, Result};
 
-/// A tensor without guards, of which none can be had while this is alive.
+/// A tensor without guards; none can be acquired while this is alive.
 pub struct IdleTensor<'a> {
     entry: &'a TensorEntry,
     content: RwLockWriteGuard<'a, Content>,
@@ -37,8 +37,8 @@ impl<'a> IdleTensor<'a> {
         self.entry.idle_time()
     }
 
-    /// The block that the tensor lies in; `None` if it can't be moved: it lies outside every pool, or shares its storage with a live
-    /// view or clone.
+    /// The block of the tensor; `None` if it can't be moved: it is outside every pool, or shares its storage with a live view or
+    /// clone.
     pub fn block(&mut self) -> Option<&MemoryHandle> {
         self.content.tensor.own_block().map(|block| &*block)
     }
@@ -47,7 +47,7 @@ impl<'a> IdleTensor<'a> {
     /// moved: false if there is no [`IdleTensor::block`].
     ///
     /// # Errors
-    /// That of `place`, or [`Error::BadStorage`] for a block of another size. The tensor then stays where it is.
+    /// That of `place`, or [`Error::BadStorage`] for a block of another size. The tensor is then not moved.
     pub fn relocate(
         &mut self,
         place: impl FnOnce(&MemoryHandle) -> Result<MemoryHandle>,
@@ -70,7 +70,7 @@ impl<'a> IdleTensor<'a> {
     /// `compaction` does not concern it, or if its bytes were not copied before the deadline.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`]; the tensor then stays where it is.
+    /// [`Error::OutOfMemory`]; the tensor is then not moved.
     pub fn leave_sparse(
         &mut self,
         compaction: &Compaction<'_>,
@@ -97,18 +97,18 @@ impl<'a> IdleTensor<'a> {
     }
 
     /// Compresses the tensor without loss, and frees its block. Does nothing, and returns zeros, if there is no
-    /// [`IdleTensor::block`], if less than a sixteenth would be gained (which is remembered until the tensor is written), if it
+    /// [`IdleTensor::block`], if less than a sixteenth would be saved (which is recorded until the tensor is written), if it
     /// is compressed already, and if a guard is requested meanwhile.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] if there is no room for the compressed bytes; the tensor stays as it is.
+    /// [`Error::OutOfMemory`] if there is no memory for the compressed bytes; the tensor is then unchanged.
     pub fn compress(&mut self) -> Result<Compressed> {
         Ok(self.compress_while(&|| true)?.done)
     }
 
     /// As [`IdleTensor::compress`], in small pieces as long as `more`, which is called before each piece, returns true. Interrupted
-    /// by it or by a request for a guard, the work goes on when this is called again, unless the tensor has been written
-    /// meanwhile; until all is packed the tensor stays as it is.
+    /// by it or by a request for a guard, the work continues with the next call, unless the tensor has been written meanwhile;
+    /// until all is packed the tensor is unchanged.
     ///
     /// # Errors
     /// As [`IdleTensor::compress`].
@@ -205,10 +205,10 @@ mod tests {
             assert!(step.was_cut && step.done == Compressed::default() && !handle.is_compressed());
         };
         cut(10);
-        assert!(held() > plain, "what has been packed stays allocated");
-        assert_eq!(handle.read().unwrap().f32().unwrap()[77], 77.0, "reading does not disturb it");
+        assert!(held() > plain, "packed parts are retained");
+        assert_eq!(handle.read().unwrap().f32().unwrap()[77], 77.0, "reads retain them");
         let whole = step(&registry, Duration::ZERO, 6).unwrap();
-        assert!(!whole.was_cut && whole.done.tensors == 1, "{whole:?}: six blocks were left");
+        assert!(!whole.was_cut && whole.done.tensors == 1, "{whole:?}: six blocks remained");
         assert!(handle.is_compressed());
         assert_eq!(held(), whole.done.bytes_after);
 
@@ -216,7 +216,7 @@ mod tests {
         assert_eq!(held(), plain);
         cut(15);
         handle.write().unwrap().f32_mut().unwrap()[1 << 17] = 6.0;
-        assert_eq!(held(), plain, "it was packed in vain");
+        assert_eq!(held(), plain, "writes drop them");
         cut(15);
         assert!(step(&registry, Duration::ZERO, 16).unwrap().done.tensors == 1);
         let read = handle.read().unwrap();

@@ -1,4 +1,4 @@
-//! What a tensor is: shape, strides, element type and device.
+//! The metadata of a tensor: shape, strides, element type and device.
 
 use smallvec::SmallVec;
 
@@ -6,7 +6,7 @@ use super::BitNetDType;
 use crate::device::Device;
 use crate::{Error, Result};
 
-/// One number for each dimension. Up to eight stand in the metadata itself; more take memory of their own.
+/// One number for each dimension: up to eight inline, more on the heap.
 pub(crate) type Dims<T> = SmallVec<[T; 8]>;
 
 /// Shape, strides (in elements), element type and device of a tensor.
@@ -45,7 +45,7 @@ impl TensorMetadata {
         self.dtype
     }
 
-    /// Where the tensor lives.
+    /// The device of the tensor.
     pub fn device(&self) -> &Device {
         &self.device
     }
@@ -58,7 +58,7 @@ impl TensorMetadata {
         elements_of(&self.shape)
     }
 
-    /// Whether the elements lie row-major without gaps. A tensor without elements does.
+    /// Whether the elements are row-major without gaps, as for a tensor without elements.
     pub fn is_contiguous(&self) -> bool {
         let mut expected = 1isize;
         for (&extent, &stride) in self.shape.iter().zip(&self.strides).rev() {
@@ -126,7 +126,7 @@ mod tests {
         assert!(!m.transposed(0, 2).is_contiguous());
         assert!(m.narrowed(0, 1).is_contiguous());
         assert!(!m.narrowed(1, 2).is_contiguous());
-        assert!(m.narrowed(1, 2).narrowed(0, 0).is_contiguous(), "nothing has no gaps");
+        assert!(m.narrowed(1, 2).narrowed(0, 0).is_contiguous(), "no elements");
         assert!(
             TensorMetadata::new(vec![usize::MAX, 2], BitNetDType::I8, Device::Cpu)
                 .elements()

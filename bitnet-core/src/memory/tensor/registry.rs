@@ -13,17 +13,17 @@ use crate::memory::heap::past;
 use crate::memory::observer::without_callbacks;
 use crate::memory::{Clock, HybridMemoryPool};
 
-/// Tensors that are looked up between two looks at the clock.
+/// Tensors that are looked up between two checks of the clock.
 const BATCH: usize = 64;
 
-/// The tensors that [`super::TensorHandle`]s hold. Clones are the same registry. It keeps no tensor alive.
+/// The tensors that [`super::TensorHandle`]s own. Clones are the same registry. It keeps no tensor alive.
 #[derive(Clone)]
 pub struct TensorRegistry {
     inner: Arc<RegistryInner>,
 }
 
 impl TensorRegistry {
-    /// A registry that restores compressed tensors to `pool`. The tensors themselves may lie in any pool, or in none.
+    /// A registry that restores compressed tensors to `pool`. The tensors themselves may be in any pool, or in none.
     pub fn new(pool: &HybridMemoryPool) -> Self {
         Self::with_clock(pool, Clock::system())
     }
@@ -66,7 +66,7 @@ impl TensorRegistry {
     /// later restores it.
     ///
     /// # Errors
-    /// [`crate::Error::OutOfMemory`] if there is no room for the compressed bytes; what has been compressed until then stays so.
+    /// [`crate::Error::OutOfMemory`] if there is no memory for the compressed bytes; earlier tensors remain compressed.
     pub fn compress_idle(&self, older_than: Duration) -> Result<Compressed> {
         let mut done = Compressed::default();
         let mut failed = None;
@@ -132,7 +132,7 @@ impl CleanupTarget for RegistryInner {
         let more = || !past(deadline);
         let mut sum = CompressionStep::default();
         let had_time = self.for_each_idle_while(idle, &more, |tensor| {
-            // Without room for this one, smaller ones may still find some.
+            // There may be memory for smaller ones.
             sum.add(tensor.compress_while(&more).unwrap_or_default());
             sum.was_cut |= !more();
             if sum.was_cut { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -173,8 +173,8 @@ impl CleanupTarget for RegistryInner {
 }
 
 impl HybridMemoryPool {
-    /// Lets cleanups of this pool move and compress the tensors of `registry`. A registry made from this pool is attached already; one
-    /// with tensors of several pools has to be attached to each. Does not keep the registry alive.
+    /// Registers the tensors of `registry` to be moved and compressed by cleanups of this pool. A registry made from this pool is
+    /// attached already; one with tensors of several pools has to be attached to each. Does not keep the registry alive.
     pub fn attach_registry(&self, registry: &TensorRegistry) {
         let inner: Weak<RegistryInner> = Arc::downgrade(&registry.inner);
         self.cleaner().attach(inner);

@@ -1,4 +1,4 @@
-//! Named tensors as a stream of bytes and back: checked, little-endian, the same on every machine.
+//! Serialisation of named tensors: checked, little-endian, independent of the machine.
 //!
 //! The format is described in `docs/formats/snapshot.md`.
 
@@ -25,7 +25,7 @@ const END: u64 = 20;
 const LONGEST_NAME: usize = 1 << 16;
 /// The most dimensions of a tensor.
 const MOST_DIMS: usize = 32;
-/// Bytes that are checked, swapped and moved at a time; a multiple of every element's size.
+/// Bytes that are checked, byte-swapped and copied at a time; a multiple of every element's size.
 const PIECE: usize = 64 << 10;
 
 const KIND_END: u8 = 0;
@@ -61,7 +61,7 @@ pub struct Restored {
     pub name: String,
     /// The tensor, in the pool, accounted under the purpose that it had.
     pub tensor: BitNetTensor,
-    /// Where its bytes stand in the snapshot: a multiple of [`ALIGNMENT`].
+    /// The offset of its bytes in the snapshot: a multiple of [`ALIGNMENT`].
     pub offset: u64,
 }
 
@@ -99,7 +99,7 @@ impl<W: Write> Writer<W> {
         let mut header = MAGIC.to_vec();
         header.extend(VERSION.to_le_bytes());
         header.extend(crc32fast::hash(&header).to_le_bytes());
-        writer.put(&header)?;
+        writer.write_all(&header)?;
         Ok(writer)
     }
 
@@ -114,8 +114,8 @@ impl<W: Write> Writer<W> {
         if shape.len() > MOST_DIMS {
             return Err(refused("shape", format!("{shape:?}"), "it has at most 32 dimensions"));
         }
-        // Last, because it is counted from here on.
-        self.take_name(name)?;
+        // Last, because the tensor is counted from here on.
+        self.add_name(name)?;
         let (dtype, purpose) =
             (number(&DTYPES, tensor.dtype()), number(&PURPOSES, tensor.purpose()));
         let mut record = vec![KIND_TENSOR, dtype, purpose, shape.len() as u8];
@@ -125,7 +125,7 @@ impl<W: Write> Writer<W> {
         record.extend(name.as_bytes());
         record.resize(record.len() + padding(self.at, record.len()), 0);
         record.extend(crc32fast::hash(&record).to_le_bytes());
-        self.put(&record)?;
+        self.write_all(&record)?;
         let mut sum = Hasher::new();
         let width = width(tensor.dtype());
         for piece in bytes.chunks(PIECE) {
@@ -134,13 +134,13 @@ impl<W: Write> Writer<W> {
                 swapped[..piece.len()].copy_from_slice(piece);
                 swap_bytes(&mut swapped[..piece.len()], width);
                 sum.update(&swapped[..piece.len()]);
-                self.put(&swapped[..piece.len()])?;
+                self.write_all(&swapped[..piece.len()])?;
             } else {
                 sum.update(piece);
-                self.put(piece)?;
+                self.write_all(piece)?;
             }
         }
-        self.put(&sum.finalize().to_le_bytes())
+        self.write_all(&sum.finalize().to_le_bytes())
     }
 
     /// Writes the end of the snapshot, without which it can't be read. Returns the stream, flushed.
@@ -152,34 +152,29 @@ impl<W: Write> Writer<W> {
         record.extend((self.names.len() as u32).to_le_bytes());
         record.extend((self.at + END).to_le_bytes());
         record.extend(crc32fast::hash(&record).to_le_bytes());
-        self.put(&record)?;
+        self.write_all(&record)?;
         self.to.flush().map_err(|error| Error::file("the snapshot", "write", &error))?;
         Ok(self.to)
     }
 
-    fn take_name(&mut self, name: &str) -> Result<()> {
+    fn add_name(&mut self, name: &str) -> Result<()> {
         if name.len() > LONGEST_NAME {
-            let shown: String = name.chars().take(64).collect();
-            return Err(refused("name", format!("{shown:?}..."), "it has at most 65536 bytes"));
+            let short: String = name.chars().take(64).collect();
+            return Err(refused("name", format!("{short:?}..."), "it has at most 65536 bytes"));
         }
         if !self.names.insert(name.to_owned()) {
-            return Err(refused(
-                "name",
-                format!("{name:?}"),
-                "each tensor needs a name of its own",
-            ));
+            return Err(refused("name", format!("{name:?}"), "each tensor needs a unique name"));
         }
         Ok(())
     }
 
-    fn put(&mut self, bytes: &[u8]) -> Result<()> {
+    fn write_all(&mut self, bytes: &[u8]) -> Result<()> {
         self.at += bytes.len() as u64;
         self.to.write_all(bytes).map_err(|error| Error::file("the snapshot", "write", &error))
     }
 }
 
-/// Writes every named tensor that a handle holds, one guard at a time; tensors without a name are left out. The number
-/// written. A compressed tensor is restored for it.
+/// Writes every named tensor of a registry, one guard at a time, and returns their number. Compressed tensors are restored.
 ///
 /// # Errors
 /// Those of [`Writer::add`] and [`TensorHandle::read`].
@@ -197,17 +192,17 @@ pub fn write(to: impl Write, registry: &TensorRegistry) -> Result<usize> {
 }
 
 /// Reads a snapshot of at most `available` bytes (the length of the file, for instance); no tensor is made that would not
-/// fit in them. What follows the snapshot in the stream is not read.
+/// fit in them. Bytes after the snapshot are not read.
 ///
 /// # Errors
 /// [`Error::BadSnapshot`] for a stream that ends early, is damaged or of another version; [`Error::OutOfMemory`] where the
-/// pool has no room; [`Error::File`] where reading fails.
+/// pool has no memory; [`Error::File`] where reading fails.
 pub fn read(from: impl Read, available: u64, pool: &HybridMemoryPool) -> Result<Vec<Restored>> {
     let mut restored = Vec::new();
     let mut names = HashSet::new();
     each(from, available, pool, |one| {
         if !names.insert(one.name.clone()) {
-            return Err(format!("the name {:?} stands there twice", one.name));
+            return Err(format!("the name {:?} occurs twice", one.name));
         }
         restored.push(one);
         Ok(())
@@ -226,11 +221,11 @@ pub fn restore(
     registry: &TensorRegistry,
 ) -> Result<Vec<TensorHandle>> {
     let restored = read(from, available, pool)?;
-    let held = |one: Restored| TensorHandle::named(one.name, one.tensor, registry);
-    Ok(restored.into_iter().map(held).collect())
+    let handle = |one: Restored| TensorHandle::named(one.name, one.tensor, registry);
+    Ok(restored.into_iter().map(handle).collect())
 }
 
-/// Calls `take` for each tensor; what it says is wrong with one is an error at that tensor's place.
+/// Calls `take` for each tensor; a problem that it returns is an error at that tensor's offset.
 fn each(
     from: impl Read,
     available: u64,
@@ -240,11 +235,11 @@ fn each(
     let mut source = Source { from, at: 0, available };
     let header: [u8; 16] = source.array()?;
     if header[..8] != *MAGIC {
-        return Err(bad(0, "does not begin as a snapshot does"));
+        return Err(bad(0, "does not begin with the magic of a snapshot"));
     }
     if header[8..12] != VERSION.to_le_bytes() {
         let version = u32::from_le_bytes([header[8], header[9], header[10], header[11]]);
-        return Err(bad(8, format!("has version {version}, and only {VERSION} is known")));
+        return Err(bad(8, format!("has version {version}, and only {VERSION} is supported")));
     }
     require_sum(&header, 0)?;
     let mut count = 0u32;
@@ -261,7 +256,7 @@ fn each(
     }
 }
 
-/// A stream with an account of how far it has been read.
+/// A stream and its position.
 struct Source<R> {
     from: R,
     at: u64,
@@ -302,7 +297,7 @@ impl<R: Read> Source<R> {
                     ));
                 }
                 if end[8..16] != self.at.to_le_bytes() {
-                    return Err(bad(start + 8, "gives another length than the snapshot has"));
+                    return Err(bad(start + 8, "has another length than the snapshot"));
                 }
                 Ok(ControlFlow::Break(()))
             }
@@ -338,17 +333,21 @@ impl<R: Read> Source<R> {
         require_sum(&record, start)?;
         let [name_from, name_to] = [FIXED + 8 * n_dims, len];
         if record[name_to..record.len() - 4].iter().any(|&byte| byte != 0) {
-            return Err(bad(start + name_to as u64, "is not zero where nothing stands"));
+            return Err(bad(start + name_to as u64, "has padding that is not zero"));
         }
         let name = std::str::from_utf8(&record[name_from..name_to]);
-        let name = name.map_err(|_| bad(start + name_from as u64, "is a name that is no text"))?;
+        let name =
+            name.map_err(|_| bad(start + name_from as u64, "has a name that is not UTF-8"))?;
         let data = u64_at(&record, 8);
         let shape = record[FIXED..name_from].chunks_exact(8).map(|extent| u64_at(extent, 0));
         let metadata = described(fixed, shape, data, start)?;
-        // The tensor, its checksum and the last record have still to come.
+        // The tensor, its checksum and the last record follow.
         let most = self.available.saturating_sub(self.at).saturating_sub(4 + END);
         if data > most {
-            return Err(bad(start + 8, format!("says {data} bytes follow, and only {most} can")));
+            return Err(bad(
+                start + 8,
+                format!("has {data} bytes of data, and at most {most} fit"),
+            ));
         }
         let purpose = value_of(&PURPOSES, fixed[2])
             .ok_or_else(|| bad(start + 2, format!("has the unknown purpose {}", fixed[2])))?;
@@ -371,10 +370,7 @@ impl<R: Read> Source<R> {
             }
         }
         if self.array()? != sum.finalize().to_le_bytes() {
-            return Err(bad(
-                start,
-                "holds bytes of a tensor that do not agree with their checksum",
-            ));
+            return Err(bad(start, "has bytes of a tensor whose checksum does not match"));
         }
         Ok(tensor)
     }
@@ -398,7 +394,7 @@ fn described(
         let shape = metadata.shape();
         return Err(bad(
             start + 8,
-            format!("says {data} bytes for shape {shape:?} of {dtype}, which takes {bytes}"),
+            format!("has {data} bytes for shape {shape:?} of {dtype}, which needs {bytes}"),
         ));
     }
     Ok(metadata)
@@ -410,11 +406,11 @@ fn padding(start: u64, len: usize) -> usize {
     (end.next_multiple_of(ALIGNMENT) - end) as usize
 }
 
-/// Whether a record ends with the checksum of what stands before it.
+/// Checks that a record ends with the checksum of the bytes before it.
 fn require_sum(record: &[u8], start: u64) -> Result<()> {
     match record.split_last_chunk::<4>() {
         Some((rest, sum)) if crc32fast::hash(rest).to_le_bytes() == *sum => Ok(()),
-        _ => Err(bad(start, "is a record that does not agree with its checksum")),
+        _ => Err(bad(start, "has a record whose checksum does not match")),
     }
 }
 
@@ -436,7 +432,7 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 }
 
 fn number<T: PartialEq>(numbers: &[(u8, T)], of: T) -> u8 {
-    // 255 stands for none: the tests below hold every type and purpose against the tables.
+    // 255 is none: the tests below check that every type and purpose is in the tables.
     numbers.iter().find(|(_, one)| *one == of).map_or(u8::MAX, |&(number, _)| number)
 }
 
@@ -470,7 +466,7 @@ mod tests {
         for (number, dtype) in DTYPES {
             assert_eq!(value_of(&DTYPES, number), Some(dtype));
             assert_eq!(PIECE % width(dtype), 0);
-            // A new type must be given a number: this match stops compiling for it.
+            // A new type needs a number: this match stops compiling for it.
             match dtype {
                 BitNetDType::F32 | BitNetDType::F16 | BitNetDType::BF16 | BitNetDType::I8 => {}
                 BitNetDType::I4 | BitNetDType::I2 | BitNetDType::I1 | BitNetDType::BitNet158 => {}

@@ -1,9 +1,9 @@
-//! The order in which strided operands are visited: adjacent dimensions that lie alike are one.
+//! The order in which strided operands are visited, with adjacent dimensions joined where possible.
 
 use super::metadata::Dims;
 
-/// `N` operands of one shape, visited together in row-major order, as runs along the last dimension that is left when
-/// dimensions of one element are dropped and adjacent ones that every operand crosses evenly are joined.
+/// `N` operands of one shape, visited together in row-major order, as runs along the last dimension after dimensions of one
+/// element are dropped and adjacent ones that are evenly strided in every operand are joined.
 #[derive(Debug)]
 pub(crate) struct Walk<const N: usize> {
     shape: Dims<usize>,
@@ -103,7 +103,7 @@ impl<const N: usize> Cursor<'_, N> {
     }
 }
 
-/// Moves every operand by `times` of its steps. Positions stay inside their storages, so wrapping never shows.
+/// Moves every operand by `times` of its steps. Positions remain inside their storages, so nothing wraps.
 fn advance<const N: usize>(at: &mut [usize; N], steps: &[isize; N], times: isize) {
     for (at, step) in at.iter_mut().zip(steps) {
         *at = at.wrapping_add_signed(step.wrapping_mul(times));
