@@ -1,4 +1,4 @@
-//! What most programs over this crate name: pools, tensors, devices, and their settings.
+//! The most used types: pools, tensors, devices, and their settings.
 //!
 //! ```
 //! use bitnet_core::prelude::*;

@@ -1,11 +1,10 @@
-//! Random numbers that follow from a seed alone: SplitMix64.
+//! Seeded random numbers: SplitMix64.
 
-/// What SplitMix64 adds to its state at each step: 2⁶⁴ divided by the golden ratio, made odd.
+/// The increment of the state at each step: 2⁶⁴ divided by the golden ratio, made odd.
 const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// SplitMix64: one seed gives one sequence, on every machine and in every version. Its state is one word, of period
-/// 2⁶⁴ (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014, in Vigna's form). Not for
-/// secrets.
+/// SplitMix64: a seed determines the sequence, on every machine and in every version. Its state has 64 bits and period 2⁶⁴
+/// (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014, in Vigna's form). Not for secrets.
 ///
 /// ```
 /// use bitnet_core::rng::SplitMix64;
@@ -19,7 +18,7 @@ const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 pub struct SplitMix64(u64);
 
 impl SplitMix64 {
-    /// The generator of a seed; every seed is as good as another.
+    /// The generator of a seed; all seeds are equally good.
     pub const fn new(seed: u64) -> Self {
         Self(seed)
     }
@@ -31,7 +30,7 @@ impl SplitMix64 {
         mixed(self.0)
     }
 
-    /// Leaves out the next `count` numbers, whatever they are asked for as; in no time.
+    /// Skips the next `count` numbers of any kind, in constant time.
     ///
     /// ```
     /// use bitnet_core::rng::SplitMix64;
@@ -52,8 +51,7 @@ impl SplitMix64 {
         (self.next_u64() >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
     }
 
-    /// A uniform number in `0..bound`; 0 if `bound` is 0. No number is more likely than another by more than
-    /// `bound / 2⁶⁴`.
+    /// A uniform number in `0..bound`; 0 if `bound` is 0. Probabilities differ by at most `bound / 2⁶⁴`, relatively.
     #[inline]
     pub const fn below(&mut self, bound: usize) -> usize {
         ((self.next_u64() as u128 * bound as u128) >> 64) as usize
@@ -67,7 +65,7 @@ impl SplitMix64 {
         [radius * cos, radius * sin]
     }
 
-    /// Puts `items` in random order; every order is as likely as another.
+    /// Shuffles `items` uniformly.
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for last in (1..items.len()).rev() {
             items.swap(last, self.below(last + 1));
@@ -75,12 +73,12 @@ impl SplitMix64 {
     }
 }
 
-/// The bits of `word` mixed so that each depends on all: one to one, 0 to 0.
+/// The bits of `x` mixed so that each depends on all: a bijection that maps 0 to 0.
 #[inline]
-const fn mixed(word: u64) -> u64 {
-    let word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    word ^ (word >> 31)
+const fn mixed(x: u64) -> u64 {
+    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
 }
 
 #[cfg(test)]

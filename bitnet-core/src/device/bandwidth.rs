@@ -1,4 +1,4 @@
-//! Measures how fast this machine reads, copies and combines memory.
+//! Measurement of memory bandwidth.
 
 use std::hint::black_box;
 use std::sync::mpsc;
@@ -8,34 +8,33 @@ use std::time::{Duration, Instant};
 
 use crate::simd::sum_words;
 
-/// Bytes that each thread reads again and again in [`read_bandwidth_rounds`].
+/// Bytes that each thread reads repeatedly in [`read_bandwidth_rounds`].
 const BYTES_PER_THREAD: usize = 128 << 20;
 
-/// Bytes between two looks at the clock.
+/// Bytes between two checks of the clock.
 const STRIDE: usize = 1 << 20;
 
-/// How long the threads of a round of [`read_bandwidth_rounds`] work together.
+/// The duration of a round of [`read_bandwidth_rounds`].
 const LONG_ROUND: Duration = Duration::from_millis(20);
 
-/// The most bytes that [`MemoryBandwidth::of_this_machine`] takes.
+/// The most bytes that [`MemoryBandwidth::of_this_machine`] allocates.
 pub(super) const MOST_BYTES: usize = 128 << 20;
 
-/// Less memory than this fits in caches, so that it measures those.
+/// Less memory than this fits in caches.
 const LEAST_BYTES: usize = 16 << 20;
 
 /// Rounds of each kind of work; the best is taken, as disturbances only ever slow down.
 const ROUNDS: usize = 5;
 
-/// How long one of them is.
+/// The duration of one of them.
 const SHORT_ROUND: Duration = Duration::from_millis(8);
 
-/// How long the threads may write their buffers for the first time; what is not written by then is not used.
+/// The longest initial fill of the buffers; the rest of them is not used.
 const FILL: Duration = Duration::from_millis(100);
 
-/// How fast memory is used by several threads at once, in bytes per second. The best of several rounds.
+/// Memory bandwidth with several threads, in bytes per second: the best of several rounds.
 ///
-/// Bytes are counted as STREAM counts them: what the program reads and writes, and not the lines that a processor reads
-/// in order to write them.
+/// Bytes are counted as in STREAM: those that the program reads and writes, without reads for ownership.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct MemoryBandwidth {
@@ -47,13 +46,13 @@ pub struct MemoryBandwidth {
     pub triad: f64,
     /// The threads that took part.
     pub threads: usize,
-    /// Bytes of all arrays together. If the last-level caches hold as much, the figures are theirs and not memory's.
+    /// Bytes of all arrays together. If they fit in the last-level caches, the figures are those of the caches.
     pub working_set: usize,
 }
 
 impl MemoryBandwidth {
     /// Measures with up to `threads` threads and `bytes` bytes in all, for about a quarter of a second. `None` if
-    /// memory or threads can't be had, or if `bytes` is less than 16 MiB.
+    /// memory or threads are refused, or if `bytes` is less than 16 MiB.
     pub fn measure(threads: usize, bytes: usize) -> Option<Self> {
         let threads = threads.clamp(1, (bytes / LEAST_BYTES).max(1) * 16);
         if bytes < LEAST_BYTES {
@@ -76,7 +75,7 @@ impl MemoryBandwidth {
     }
 }
 
-/// What one thread measured.
+/// The measurements of one thread.
 struct Part {
     bytes: usize,
     /// Bytes per second of reading, copying and the triad, for each round.
@@ -85,7 +84,7 @@ struct Part {
 
 /// One thread's part; `None` if it has no memory.
 fn part_of_one(elements: usize, barrier: &Barrier) -> Option<Part> {
-    // A thread without memory passes the same barriers, so that no other waits in vain.
+    // A thread without memory passes the same barriers, so that no other thread waits for it.
     let [mut a, b, c] = filled(elements).unwrap_or_default();
     let len = a.len();
     let mut walks = [Walk { len, at: 0 }; 3];
@@ -131,8 +130,8 @@ fn filled(elements: usize) -> Option<[Vec<f64>; 3]> {
     Some(arrays)
 }
 
-/// A way through arrays of `len` eight-byte elements, again and again; each round goes on where the last one stopped, so
-/// that short rounds do not stay within a cache.
+/// A cyclic traversal of arrays of `len` eight-byte elements; each round continues where the last one stopped, so that short
+/// rounds do not measure a cache.
 #[derive(Clone, Copy)]
 struct Walk {
     len: usize,
@@ -140,7 +139,7 @@ struct Walk {
 }
 
 impl Walk {
-    /// Elements per second that `work` gets through in a round.
+    /// Elements per second that `work` processes in a round.
     fn rate(&mut self, round: Duration, mut work: impl FnMut(std::ops::Range<usize>)) -> f64 {
         let mut elements = 0;
         let start = Instant::now();
@@ -168,8 +167,8 @@ pub fn measure_read_bandwidth(threads: usize, rounds: usize) -> Option<f64> {
 /// Measured sequential read bandwidth with up to `threads` threads, in bytes per second, of each of `rounds` rounds,
 /// the slowest first. `None` if the buffers of 128 MiB per thread can't be allocated, or no thread can be started.
 ///
-/// Threads fill their own buffers (so that each lies near its thread), wait for one another, and read until a common
-/// end of the round, 20 ms later: starting threads is never timed, and all of them read all the time.
+/// Threads fill their own buffers (so that each is on its thread's node), wait for one another, and read until a common end of
+/// the round, 20 ms later: starting threads is not timed.
 pub fn read_bandwidth_rounds(threads: usize, rounds: usize) -> Option<Vec<f64>> {
     let rounds = rounds.max(1);
     let parts = together(threads.max(1), |barrier| read_rounds(rounds, barrier));
@@ -186,39 +185,39 @@ pub fn read_bandwidth_rounds(threads: usize, rounds: usize) -> Option<Vec<f64>> 
 /// One thread's rate in each round, in bytes per second; `None` if it has no memory.
 fn read_rounds(rounds: usize, barrier: &Barrier) -> Option<Vec<f64>> {
     let mut buffer: Vec<u64> = Vec::new();
-    let words = BYTES_PER_THREAD / size_of::<u64>();
-    let has_memory = buffer.try_reserve_exact(words).is_ok();
+    let len = BYTES_PER_THREAD / size_of::<u64>();
+    let has_memory = buffer.try_reserve_exact(len).is_ok();
     if has_memory {
-        buffer.resize(words, 0x0123_4567_89ab_cdef);
+        buffer.resize(len, 0x0123_4567_89ab_cdef);
     }
     let mut walk = Walk { len: buffer.len(), at: 0 };
     let of_round = |_| {
         barrier.wait();
-        let words_per_second = walk.rate(LONG_ROUND, |at| {
+        let elements_per_second = walk.rate(LONG_ROUND, |at| {
             black_box(sum_words(&buffer[at]));
         });
-        words_per_second * size_of::<u64>() as f64
+        elements_per_second * size_of::<u64>() as f64
     };
     let rates = (0..rounds).map(of_round).collect();
     has_memory.then_some(rates)
 }
 
-/// What `work` gives in each of up to `threads` threads that run at once; fewer, if the system refuses to start more.
-/// The barrier is met by all of them.
+/// The results of `work` in up to `threads` concurrent threads, fewer if the system refuses to start more. All of them share
+/// the barrier.
 fn together<R: Send>(threads: usize, work: impl Fn(&Barrier) -> R + Sync) -> Vec<R> {
     std::thread::scope(|scope| {
         let work = &work;
         let started: Vec<_> = (0..threads)
             .map_while(|_| {
-                let (go, wait) = mpsc::channel::<Arc<Barrier>>();
-                let body = move || wait.recv().ok().map(|barrier| work(&barrier));
-                Some((go, Builder::new().spawn_scoped(scope, body).ok()?))
+                let (start, started) = mpsc::channel::<Arc<Barrier>>();
+                let body = move || started.recv().ok().map(|barrier| work(&barrier));
+                Some((start, Builder::new().spawn_scoped(scope, body).ok()?))
             })
             .collect();
         let barrier = Arc::new(Barrier::new(started.len()));
-        for (go, _) in &started {
-            // Every running thread waits for exactly this.
-            let _ = go.send(Arc::clone(&barrier));
+        for (start, _) in &started {
+            // Every started thread waits for this message.
+            let _ = start.send(Arc::clone(&barrier));
         }
         let joined = started.into_iter().map(|(_, thread)| thread.join());
         joined.filter_map(|result| result.ok().flatten()).collect()
@@ -231,7 +230,7 @@ mod tests {
     use crate::device::{Device, DeviceCapabilities};
 
     #[test]
-    fn memory_is_read_at_a_plausible_rate() {
+    fn read_bandwidth_is_plausible() {
         let rates = read_bandwidth_rounds(2, 3).unwrap();
         assert_eq!(rates.len(), 3);
         assert!(rates.is_sorted() && rates[0] > 1e7, "{rates:?} bytes/s");

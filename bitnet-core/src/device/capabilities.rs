@@ -1,4 +1,4 @@
-//! What a device can do, asked from the system at run time.
+//! The capabilities of a device, detected at run time.
 
 use std::sync::OnceLock;
 
@@ -10,11 +10,11 @@ use crate::os::cpuinfo::CpuInfo;
 use crate::os::files::{Files, system_file};
 use crate::simd::IsaLevel;
 
-/// What a device can do. Values that the system does not report are `None` or empty: on Linux most are known, elsewhere few.
+/// The capabilities of a device. Values that the system does not report are `None` or empty: on Linux few, elsewhere most.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct DeviceCapabilities {
-    /// The processor's name, as the system gives it.
+    /// The processor's name, as reported by the system.
     pub name: Option<String>,
     /// Threads that this process can run at once: affinity and control groups are respected.
     pub logical_cores: usize,
@@ -49,25 +49,25 @@ pub struct DeviceCapabilities {
     pub numa: Vec<NumaNode>,
     /// Memory of the machine, in bytes; of a limited device, its limit.
     pub total_memory: Option<u64>,
-    /// Memory that can be taken without swapping and without meeting a limit, in bytes.
+    /// Memory that can be allocated without swapping and within all limits, in bytes.
     pub available_memory: Option<u64>,
     /// The most memory that control groups or the device itself allow, in bytes; `None` is no limit.
     pub memory_limit: Option<u64>,
     /// The most address space of this process, in bytes; `None` is no limit.
     pub address_space_limit: Option<u64>,
-    /// Whether a Metal device is there.
+    /// Whether there is a Metal device.
     pub supports_metal: bool,
     /// Measured read bandwidth with all logical processors, in GB/s (10⁹ bytes); zero if it was not measured.
     pub memory_bandwidth_gbps: f64,
-    /// Everything that was measured about the bandwidth; `None` if it was not.
+    /// The measured bandwidths; `None` if they were not measured.
     pub memory_bandwidth: Option<MemoryBandwidth>,
-    /// Where the program runs.
+    /// The environment of the process.
     pub environment: Environment,
 }
 
 impl DeviceCapabilities {
-    /// Asks the system about `device`. The first call of a process measures the memory bandwidth, for about a quarter
-    /// of a second and with at most 128 MiB; without that much memory it is measured with less, or not at all.
+    /// Detects the capabilities of `device`. The first call of a process measures the memory bandwidth, for about a quarter
+    /// of a second and with at most 128 MiB, or with less if less memory is available.
     pub fn for_device(device: &Device) -> Self {
         let mut found = Self::without_bandwidth(device);
         found.memory_bandwidth = MemoryBandwidth::of_this_machine();
@@ -75,7 +75,7 @@ impl DeviceCapabilities {
         found
     }
 
-    /// Asks the system about `device` and measures nothing: `memory_bandwidth` stays `None`.
+    /// Detects the capabilities of `device` without measuring the bandwidth.
     pub fn without_bandwidth(device: &Device) -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let found = Self {
@@ -140,7 +140,7 @@ impl DeviceCapabilities {
         self
     }
 
-    /// Bytes of all caches of the last level together, as far as the usable processors reach them.
+    /// Bytes of all caches of the last level of the usable processors together.
     pub fn last_level_bytes(&self) -> Option<usize> {
         let holds_data = |cache: &&Cache| cache.kind != CacheKind::Instruction;
         let last = self.caches.iter().filter(holds_data).map(|cache| cache.level).max()?;
@@ -163,7 +163,7 @@ impl MemoryBandwidth {
     }
 }
 
-/// The cache of a level that holds data; the largest, where cores differ.
+/// The data or unified cache of a level; the largest, where cores differ.
 fn data_cache(caches: &[Cache], level: u32) -> Option<&Cache> {
     let of_level = caches.iter().filter(|c| c.level == level && c.kind != CacheKind::Instruction);
     of_level.max_by_key(|cache| cache.bytes)

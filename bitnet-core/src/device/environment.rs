@@ -1,16 +1,16 @@
-//! Where the program runs: on a machine of its own, in a container, in a virtual machine, in continuous integration.
+//! The environment of the process: container, virtual machine, continuous integration.
 
 use crate::os::cpuinfo::CpuInfo;
 use crate::os::files::{Files, system_file};
 
-/// Where the program runs, as far as it can be detected.
+/// The environment of the process, as far as it can be detected.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Environment {
-    /// The service for continuous integration that runs this process, or `CI` for one that gives no name.
+    /// The service for continuous integration that runs this process, or `CI` for an unknown one.
     pub ci: Option<String>,
     /// The kind of container, if there are signs of one.
     pub container: Option<String>,
-    /// Whether a hypervisor runs below; `None` where neither processor nor system report it.
+    /// Whether the machine is virtual; `None` where neither processor nor system report it.
     pub virtual_machine: Option<bool>,
     /// The hypervisor or the maker of the virtual machine, if the system names it.
     pub hypervisor: Option<String>,
@@ -33,7 +33,7 @@ const CI_SERVICES: &[(&str, &str)] = &[
     ("CODEBUILD_BUILD_ID", "AWS CodeBuild"),
 ];
 
-/// Words in the paths of control groups, each with the container that writes them.
+/// Parts of the paths of control groups, each with its container.
 const CONTAINER_GROUPS: &[(&str, &str)] = &[
     ("kubepods", "kubernetes"),
     ("/docker", "docker"),
@@ -54,7 +54,7 @@ impl Environment {
         files: Files<'_>,
         info: &CpuInfo,
     ) -> Self {
-        // Makers of virtual machines make other machines too: the processor's flag outweighs a name.
+        // Makers of virtual machines also make physical ones: the processor's flag has priority over a name.
         let hypervisor = hypervisor(files).filter(|_| info.hypervisor() != Some(false));
         Self {
             ci: ci(variable),
@@ -86,7 +86,7 @@ fn container(variable: &dyn Fn(&str) -> Option<String>, files: Files<'_>) -> Opt
         }
     }
     let groups = files("/proc/self/cgroup").unwrap_or_default();
-    let found = CONTAINER_GROUPS.iter().find(|(word, _)| groups.contains(word));
+    let found = CONTAINER_GROUPS.iter().find(|(part, _)| groups.contains(part));
     found.map(|(_, name)| (*name).to_owned())
 }
 
@@ -117,7 +117,7 @@ fn hypervisor(files: Files<'_>) -> Option<String> {
     if maker.starts_with("Microsoft") && product.contains("Virtual") {
         return Some("Hyper-V".into());
     }
-    // A rented machine that is not virtual has the maker's name too, and says so in the product's name.
+    // Rented physical machines have the maker's name too, and `metal` in the product's name.
     let virtual_product = !product.contains("metal");
     let maker = MAKERS.iter().find(|name| maker.contains(**name) && virtual_product);
     maker.map(|name| (*name).to_owned())

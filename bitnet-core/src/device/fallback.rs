@@ -1,4 +1,4 @@
-//! Fallback: the work of a device that fails is done by the next one.
+//! Fallback: work that fails on a device is repeated on the next one.
 
 use super::Device;
 use crate::{Error, Result};
@@ -8,17 +8,16 @@ use crate::{Error, Result};
 pub struct Fallback<T> {
     /// The result.
     pub value: T,
-    /// The device that gave it.
+    /// The device that returned it.
     pub device: Device,
     /// The devices that failed before, each with its error, in the order in which they were tried.
     pub failures: Vec<(Device, Error)>,
 }
 
-/// Does `work` on the first of `devices`; if that device fails, on the next one, and so on.
+/// Calls `work` for the first of `devices`; if that device fails, for the next one, and so on.
 ///
-/// A device fails if the error says so ([`Error::is_device_failure`]): it is lost, has a fault, is not there, or has no
-/// memory left. Any other error would be the same on the next device, and is returned at once. The work starts anew on
-/// each device: it must not leave half of itself behind.
+/// A device fails if the error is an [`Error::is_device_failure`]; any other error is returned at once. Each call starts from
+/// the beginning: a failed one must leave no partial effects.
 ///
 /// # Errors
 /// [`Error::AllDevicesFailed`] if no device is left, [`Error::NoDevice`] if there was none; else what `work` returns.
@@ -43,8 +42,7 @@ pub fn with_fallback<T>(
 }
 
 impl Error {
-    /// Whether a device failed at work that another device may be able to do: it is lost, has a fault, is not there, or
-    /// has no memory left.
+    /// Whether another device may succeed: the device is lost, faulty, absent, or out of memory.
     pub fn is_device_failure(&self) -> bool {
         match self {
             Self::DeviceLost { .. }
@@ -89,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn fallback_gives_the_same_result() {
+    fn fallback_returns_the_same_result() {
         let pools = DeviceSpecificPools::new();
         let host = HybridMemoryPool::new().unwrap();
         let values: Vec<f32> = (0..512).map(|i| (i as f32 * 0.37).sin()).collect();
@@ -133,7 +131,7 @@ mod tests {
         assert_eq!(
             pools.metrics(&devices[0]).total_allocated,
             0,
-            "nothing is left behind on the device"
+            "all memory of the device is freed"
         );
     }
 

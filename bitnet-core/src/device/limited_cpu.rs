@@ -1,4 +1,4 @@
-//! The processor as a device with limits of its own, and with faults on demand.
+//! The processor as a device with limits and injected faults.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::{Error, Result};
 
-/// What is done on a device.
+/// A kind of operation on a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Operation {
-    /// Taking memory.
+    /// Allocating memory.
     Allocation,
     /// Copying a tensor to or from it.
     Transfer,
@@ -29,7 +29,7 @@ impl fmt::Display for Operation {
     }
 }
 
-/// Which operations of a device fail. Operations count from 1, from when the plan is injected.
+/// Which operations of a device fail. Operations are counted from 1 when the plan is injected.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct FaultPlan {
     failing: BTreeSet<(Operation, u64)>,
@@ -49,7 +49,7 @@ impl FaultPlan {
         self
     }
 
-    /// The device is lost when its `nth` operation of any kind begins, and stays lost.
+    /// The device is lost for good when its `nth` operation of any kind begins.
     #[must_use]
     pub fn lose_at(mut self, nth: u64) -> Self {
         self.lost_at = Some(nth);
@@ -58,8 +58,8 @@ impl FaultPlan {
 }
 
 /// The processor with a memory limit, a number of threads and faults of its own: a second device on every machine, for
-/// tests and for work that must stay within a bound of memory. It is emulated: it computes no faster and no slower than the
-/// processor, and its memory is the processor's.
+/// tests and for work within a bound of memory. It is emulated: it computes as fast as the processor, and its memory is the
+/// processor's.
 ///
 /// Clones are the same device; two that are made separately are two devices. The memory limit is enforced by
 /// [`DeviceSpecificPools`](crate::memory::DeviceSpecificPools), where the memory of devices comes from.
@@ -84,7 +84,7 @@ struct Faults {
 }
 
 impl LimitedCpu {
-    /// A device with `memory_limit` bytes that says it runs `threads` threads at once (at least one).
+    /// A device with `memory_limit` bytes that reports `threads` threads (at least one).
     pub fn new(memory_limit: usize, threads: usize) -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let index = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -102,13 +102,13 @@ impl LimitedCpu {
         self.state.memory_limit
     }
 
-    /// The threads that it claims to run at once, for choosing a device or a number of threads
-    /// ([`super::DeviceCapabilities::logical_cores`], [`super::Requirements::threads`]). It is not enforced.
+    /// The threads that it reports, for selecting a device or a number of threads
+    /// ([`super::DeviceCapabilities::logical_cores`], [`super::Requirements::threads`]). Not enforced.
     pub fn threads(&self) -> usize {
         self.state.threads
     }
 
-    /// Replaces the plan of faults, counts operations anew, and brings a lost device back.
+    /// Replaces the plan of faults, resets the counts of operations, and restores a lost device.
     pub fn inject(&self, plan: FaultPlan) {
         *self.faults() = Faults { plan, ..Faults::default() };
     }

@@ -1,4 +1,4 @@
-//! Devices: what computes, what it can do, which one is chosen, and what happens when it fails.
+//! Devices: capabilities, selection, transfer and fallback.
 //!
 //! ```
 //! use bitnet_core::device::{DeviceCapabilities, auto_select_device};
@@ -9,16 +9,16 @@
 //! let caps = DeviceCapabilities::for_device(&device);
 //! println!("{device}: {} threads, {:.1} GB/s", caps.logical_cores, caps.memory_bandwidth_gbps);
 //!
-//! // A device is cloned freely, and tensors know theirs.
+//! // Devices are cheap to clone, and each tensor has one.
 //! let metadata = TensorMetadata::new(vec![128, 256], BitNetDType::F32, device.clone());
 //! let tensor = BitNetTensor::new(metadata, &HybridMemoryPool::new()?)?;
 //! assert_eq!((tensor.shape(), tensor.device()), (&[128, 256][..], &device));
 //! # Ok::<(), bitnet_core::Error>(())
 //! ```
 //!
-//! [`select_device`] takes the first device that meets [`Requirements`], accelerators
-//! first. [`with_fallback`] gives the work of a device that fails to the next one. A [`LimitedCpu`] is a second device
-//! on every machine: the processor, with less memory and with faults on demand.
+//! [`select_device`] returns the first device that meets [`Requirements`], accelerators first. [`with_fallback`] repeats the
+//! work of a failed device on the next one. A [`LimitedCpu`] is a second device on every machine: the processor, with less
+//! memory and with injected faults.
 
 mod bandwidth;
 mod capabilities;
@@ -66,7 +66,7 @@ impl Device {
         }
     }
 
-    /// Announces an operation. It is called before any work on a device, so that a lost device is noticed and injected faults happen.
+    /// Begins an operation. Called before any work on a device, it reports a lost device and injects faults.
     ///
     /// # Errors
     /// [`crate::Error::DeviceLost`] or [`crate::Error::DeviceFault`]; the whole processor never fails.

@@ -7,20 +7,20 @@ use crate::os::files::{Files, number};
 pub struct HugePages {
     /// Bytes of a page.
     pub bytes: u64,
-    /// Pages that are set aside, in all.
+    /// Reserved pages in all.
     pub reserved: u64,
     /// The unused part of them.
     pub free: Option<u64>,
 }
 
-/// When the system makes huge pages of ordinary memory by itself.
+/// When the system uses transparent huge pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TransparentHugePages {
     /// Wherever they fit.
     Always,
-    /// Where a program asks for them.
+    /// Where a program advises them.
     Madvise,
-    /// Not at all.
+    /// Never.
     Never,
 }
 
@@ -59,7 +59,7 @@ pub(super) fn page_bytes() -> Option<usize> {
     page_bytes_of(&std::fs::read("/proc/self/auxv").ok()?)
 }
 
-/// The page size in an auxiliary vector: pairs of words, of which `AT_PAGESZ` (6) is meant.
+/// The page size in an auxiliary vector: the value of key `AT_PAGESZ` (6).
 fn page_bytes_of(auxiliary: &[u8]) -> Option<usize> {
     const AT_PAGESZ: usize = 6;
     let word = size_of::<usize>();

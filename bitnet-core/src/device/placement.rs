@@ -1,4 +1,4 @@
-//! Which device work goes to: accelerators first, and only where it fits.
+//! The selection of devices: accelerators first, and only where the work fits.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use crate::{Error, Result};
 
 /// The kinds of devices, in the order in which they are preferred.
 ///
-/// Accelerators come first. A limited processor comes before the whole one, because it was made to be used.
+/// Accelerators come first. A limited processor comes before the whole one, because it was created explicitly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum DeviceKind {
@@ -27,7 +27,7 @@ impl DeviceKind {
     /// Every kind, the preferred ones first.
     pub const ALL: [Self; 4] = [Self::Cuda, Self::Metal, Self::LimitedCpu, Self::Cpu];
 
-    /// Whether devices of this kind are something else than the processor.
+    /// Whether devices of this kind are not the processor.
     pub fn is_accelerator(self) -> bool {
         matches!(self, Self::Cuda | Self::Metal)
     }
@@ -39,9 +39,9 @@ impl DeviceKind {
     pub fn devices(self) -> Result<Vec<Device>> {
         let reason = match self {
             Self::Cpu => return Ok(vec![Device::Cpu]),
-            Self::LimitedCpu => "a limited processor is there when it is made: `LimitedCpu::new`",
-            Self::Cuda => "tensors of this crate can't lie in CUDA memory",
-            Self::Metal => "tensors of this crate can't lie in Metal memory",
+            Self::LimitedCpu => "a limited processor has to be created: `LimitedCpu::new`",
+            Self::Cuda => "tensors of this crate can't be in CUDA memory",
+            Self::Metal => "tensors of this crate can't be in Metal memory",
         };
         Err(Error::DeviceUnavailable { kind: self, reason })
     }
@@ -63,7 +63,7 @@ pub fn available_devices() -> Vec<Device> {
     DeviceKind::ALL.into_iter().filter_map(|kind| kind.devices().ok()).flatten().collect()
 }
 
-/// What work needs of a device. The default needs nothing.
+/// The requirements of work on a device; none by default.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Requirements {
     /// Bytes of memory that must be available.
@@ -72,12 +72,12 @@ pub struct Requirements {
     pub threads: usize,
     /// An instruction set level that the processor must report.
     pub isa: Option<IsaLevel>,
-    /// Whether only accelerators will do.
+    /// Whether the device must be an accelerator.
     pub accelerator: bool,
 }
 
 impl Requirements {
-    /// Room for one tensor.
+    /// Memory for one tensor.
     ///
     /// # Errors
     /// [`Error::SizeOverflow`] if its size does not fit.
@@ -89,7 +89,7 @@ impl Requirements {
     /// Returns why `device`, with these capabilities, does not meet the requirements; `None` if it does. Unknown values meet them.
     fn refused_by(&self, device: &Device, caps: &DeviceCapabilities) -> Option<String> {
         if self.accelerator && !device.kind().is_accelerator() {
-            return Some("is no accelerator".into());
+            return Some("is not an accelerator".into());
         }
         if let Device::LimitedCpu(limited) = device
             && limited.is_lost()
@@ -135,8 +135,7 @@ pub fn select_among(devices: &[Device], requirements: &Requirements) -> Result<D
     candidates(devices, requirements).map(|mut devices| devices.swap_remove(0))
 }
 
-/// Those of `devices` that meet the requirements, at least one: by the order of [`DeviceKind`], and among devices of one
-/// kind as they are given.
+/// Those of `devices` that meet the requirements, at least one: in the order of [`DeviceKind`], and of `devices` within a kind.
 ///
 /// # Errors
 /// [`Error::NoDevice`] with what each device lacks.

@@ -1,4 +1,4 @@
-//! Processors, cores, kinds of cores, caches and memory nodes, and how they belong together.
+//! The topology of processors, cores, caches and memory nodes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,13 +8,13 @@ use crate::os::files::{Files, number, number_list};
 /// A kind of cores, of a processor that has several.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CoreKind {
-    /// What the system calls it: `core` and `atom` on x86, the part number on Arm.
+    /// The system's name: `core` and `atom` on x86, the part number on Arm.
     pub name: String,
     /// Logical processors of this kind.
     pub cpus: Vec<usize>,
 }
 
-/// What a cache holds.
+/// The content of a cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum CacheKind {
     /// Data.
@@ -30,7 +30,7 @@ pub enum CacheKind {
 pub struct Cache {
     /// 1 is nearest to the core.
     pub level: u32,
-    /// What it holds.
+    /// Its content.
     pub kind: CacheKind,
     /// Bytes of one of them.
     pub bytes: usize,
@@ -40,14 +40,14 @@ pub struct Cache {
     pub ways: Option<usize>,
     /// Logical processors that share one of them.
     pub shared_by: usize,
-    /// How many of them the processors that may be used reach.
+    /// The number of them that the usable processors have.
     pub instances: usize,
 }
 
 /// A node of memory with its processors.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NumaNode {
-    /// The number that the system gives it.
+    /// The system's number.
     pub index: usize,
     /// Its logical processors; none for a node of memory alone.
     pub cpus: Vec<usize>,
@@ -68,7 +68,7 @@ pub(super) fn usable_cpus(files: Files<'_>) -> Option<Vec<usize>> {
     (!cpus.is_empty()).then_some(cpus)
 }
 
-/// Physical cores that hold any of `cpus`.
+/// The physical cores of `cpus`.
 pub(super) fn physical_cores(files: Files<'_>, cpus: &[usize], info: &CpuInfo) -> Option<usize> {
     let siblings = |cpu: &usize| {
         let folder = format!("/sys/devices/system/cpu/cpu{cpu}/topology");
@@ -110,9 +110,9 @@ pub(super) fn core_kinds(files: Files<'_>, cpus: &[usize], info: &CpuInfo) -> Ve
     kinds.into_iter().map(|(name, cpus)| CoreKind { name, cpus }).collect()
 }
 
-/// The caches that `cpus` reach, by level and kind.
+/// The caches of `cpus`, by level and kind.
 pub(super) fn caches(files: Files<'_>, cpus: &[usize]) -> Vec<Cache> {
-    /// More than any processor has.
+    /// The most caches that are read for a processor.
     const MOST_PER_CPU: usize = 16;
     let mut seen: BTreeMap<Cache, BTreeSet<Vec<usize>>> = BTreeMap::new();
     for cpu in cpus {

@@ -76,16 +76,16 @@ fn run_avx512<K: Kernel>(kernel: K) -> K::Output {
     kernel.run()
 }
 
-/// The level for plain loops: what [`IsaLevel::selected`] says when it is first asked, once it has answered a known question.
+/// The level for plain loops: that of the first call of [`IsaLevel::selected`], if it passes its self-test.
 ///
 /// # Errors
-/// Those of [`IsaLevel::selected`], and [`Error::IsaBroken`] for a wrong answer.
+/// Those of [`IsaLevel::selected`], and [`Error::IsaBroken`].
 pub fn active() -> Result<IsaLevel> {
     static ACTIVE: OnceLock<Result<IsaLevel>> = OnceLock::new();
     ACTIVE.get_or_init(|| IsaLevel::selected().and_then(proven)).clone()
 }
 
-/// The level, if its floats and integers give what the oldest instructions give.
+/// The level, if it computes the same as the scalar one.
 fn proven(level: IsaLevel) -> Result<IsaLevel> {
     let questions: Vec<f32> = (0..200i16).map(|i| f32::from(i) * 0.37 - 31.0).collect();
     if run(level, Question(&questions)) == Question(&questions).run() {
@@ -95,7 +95,7 @@ fn proven(level: IsaLevel) -> Result<IsaLevel> {
     }
 }
 
-/// Products, quotients, roots, conversions and shifts of some numbers, folded into one word.
+/// Products, quotients, roots, conversions and shifts of some numbers, combined into 64 bits.
 struct Question<'a>(&'a [f32]);
 
 impl Kernel for Question<'_> {

@@ -1,8 +1,7 @@
-//! Which instruction sets this processor has, and how one is chosen.
+//! Detection and selection of instruction sets.
 //!
-//! A level is chosen once: the best that is available, or the one that `BITNET_ISA` names (`scalar`, `avx2`,
-//! `avxvnni`, `avx512vnni`, `neon`, `neon-dotprod`). Detection is not proof: the CPU back end asks every level a
-//! known question before it trusts it.
+//! A level is selected once: the best that is available, or the one that `BITNET_ISA` names (`scalar`, `avx2`,
+//! `avxvnni`, `avx512vnni`, `neon`, `neon-dotprod`). The CPU back end runs a self-test of each level before it uses it.
 
 mod compiled;
 mod largest;
@@ -22,7 +21,7 @@ pub(crate) use ticks::ticks;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum IsaLevel {
-    /// Plain Rust, no vector instructions: always there.
+    /// Plain Rust, no vector instructions: always available.
     Scalar,
     /// 64-bit Arm with Advanced SIMD.
     Neon,
@@ -41,7 +40,7 @@ impl IsaLevel {
     pub const ALL: [Self; 6] =
         [Self::Scalar, Self::Neon, Self::NeonDotprod, Self::Avx2, Self::AvxVnni, Self::Avx512Vnni];
 
-    /// The name, as `BITNET_ISA` takes it.
+    /// The name, as in `BITNET_ISA`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Scalar => "scalar",
@@ -107,7 +106,7 @@ impl IsaLevel {
     /// The level that `BITNET_ISA` forces, or the best one.
     ///
     /// # Errors
-    /// [`Error::IsaUnavailable`] if the variable names a level that is not there.
+    /// [`Error::IsaUnavailable`] if the variable names a level that is not available.
     pub fn selected() -> Result<Self> {
         match std::env::var("BITNET_ISA") {
             Ok(name) if !name.is_empty() => Self::from_name(&name),

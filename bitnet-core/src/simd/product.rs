@@ -1,21 +1,21 @@
-//! Products of f32 matrices as they lie: blocked and packed by `gemm` or `matrixmultiply`, or one pass over the matrix for a
+//! Products of strided f32 matrices: blocked and packed by `gemm` or `matrixmultiply`, or one pass over the matrix for a
 //! vector.
 
 use super::{IsaLevel, Kernel, run};
 
 /// Accumulators of a dot product; element `i` goes to accumulator `i % LANES`, whatever the instruction set.
 const LANES: usize = 16;
-/// Up to so many rows are multiplied with a row-major matrix by `matrixmultiply`, which packs it: `gemm` would read it in
+/// Up to this many rows are multiplied with a row-major matrix by `matrixmultiply`, which packs it: `gemm` would read it in
 /// strips of a few numbers of each row.
 const FEW_ROWS: usize = 32;
 /// More rows than this are multiplied by `matrixmultiply` too: its blocks are smaller, so that it does not slow down where other
-/// programs take a part of the last cache.
+/// programs use a part of the last cache.
 const MANY_ROWS: usize = 512;
-/// Rows whose dot products are taken together: each is a stream of memory of its own.
+/// Rows whose dot products are computed together: each is a separate stream of memory.
 const ROWS: usize = 4;
 /// Columns that are added together, so that the result is read and written once for all of them.
 const COLUMNS: usize = 8;
-/// Numbers of a result that columns are added to: they stay in the nearest cache.
+/// Numbers of a result that columns are added to: they fit in the first-level cache.
 const BLOCK: usize = 4096;
 
 /// A strided matrix inside a slice: element `(i, j)` at `start + i * strides[0] + j * strides[1]`.
@@ -28,7 +28,7 @@ pub(crate) struct Matrix<'a> {
 }
 
 impl<'a> Matrix<'a> {
-    /// The matrix, or `None` if it reaches outside the slice.
+    /// The matrix, or `None` if it extends outside the slice.
     pub(crate) fn new(
         data: &'a [f32],
         start: usize,
@@ -87,7 +87,7 @@ fn blocked(a: Matrix<'_>, b: Matrix<'_>, out: &mut [f32]) {
     if m <= MANY_ROWS && (m > FEW_ROWS || !b.runs_along(1)) {
         let gemm = gemm_f32::gemm::f32::get_gemm_fn();
         // The transposed product of the transposed matrices: the result's columns are then those that `gemm` writes along.
-        // SAFETY: `Matrix::new` has found every element of `a` ([m, k]) and `b` ([k, n]) inside its slice; `out` holds
+        // SAFETY: `Matrix::new` has checked that every element of `a` ([m, k]) and `b` ([k, n]) is inside its slice; `out` has
         // m * n numbers, row-major, and is borrowed mutably, so that it overlaps neither.
         unsafe {
             gemm(
@@ -114,8 +114,8 @@ fn blocked(a: Matrix<'_>, b: Matrix<'_>, out: &mut [f32]) {
         }
         return;
     }
-    // SAFETY: `Matrix::new` has found every element of `a` ([m, k]) and `b` ([k, n]) inside its slice; `out` holds m * n
-    // numbers, row-major, and is borrowed mutably, so that it overlaps neither.
+    // SAFETY: `Matrix::new` has checked that every element of `a` ([m, k]) and `b` ([k, n]) is inside its slice; `out` has
+    // m * n numbers, row-major, and is borrowed mutably, so that it overlaps neither.
     unsafe {
         matrixmultiply::sgemm(
             m,
@@ -136,7 +136,7 @@ fn blocked(a: Matrix<'_>, b: Matrix<'_>, out: &mut [f32]) {
     }
 }
 
-/// `out = matrix · vector` for a matrix that runs along one of its dimensions and a vector of one column.
+/// `out = matrix · vector` for a matrix that is contiguous along one of its dimensions and a vector of one column.
 struct MatrixVector<'a> {
     matrix: Matrix<'a>,
     vector: Matrix<'a>,
@@ -276,7 +276,7 @@ mod tests {
         let fits = |start, shape, strides| Matrix::new(&data, start, shape, strides).is_some();
         assert!(fits(0, [3, 4], [4, 1]) && fits(0, [4, 3], [1, 4]));
         assert!(fits(11, [3, 4], [-4, -1]) && fits(5, [9, 9], [0, 0]));
-        assert!(fits(12, [0, 4], [4, 1]), "nothing is nowhere");
+        assert!(fits(12, [0, 4], [4, 1]), "no elements");
         assert!(
             !fits(1, [3, 4], [4, 1]) && !fits(10, [3, 4], [-4, -1]) && !fits(12, [1, 1], [1, 1])
         );

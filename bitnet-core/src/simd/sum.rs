@@ -1,4 +1,4 @@
-//! The sum of many words, as fast as they can be read.
+//! The sum of many integers at memory bandwidth.
 
 /// The sum of `words` modulo 2⁶⁴, read with the widest loads that this processor has: a probe of memory bandwidth.
 pub fn sum_words(words: &[u64]) -> u64 {

@@ -1,4 +1,4 @@
-//! The end of a task, to wait for.
+//! Events: the ends of tasks.
 
 use std::cell::Cell;
 use std::fmt;
@@ -41,7 +41,7 @@ impl Event {
         Self { state: Arc::new(State { stream, device, outcome, ended }) }
     }
 
-    /// Whether the task has ended: well, with an error, or skipped.
+    /// Whether the task has ended: with success, with an error, or skipped.
     pub fn is_done(&self) -> bool {
         self.outcome().is_some()
     }

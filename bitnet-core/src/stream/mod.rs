@@ -1,7 +1,7 @@
-//! Streams: work that is done later, in order, on a thread of its own.
+//! Streams: tasks that run asynchronously, in order, on a thread per stream.
 //!
-//! A [`Stream`] does its tasks one after the other, in the order in which they were submitted. Two streams work at the
-//! same time, and an [`Event`] orders them where that matters:
+//! A [`Stream`] runs its tasks in the order in which they were submitted. Streams run concurrently, and an [`Event`] orders
+//! them where needed:
 //!
 //! ```
 //! use bitnet_core::device::get_cpu_device;
@@ -17,16 +17,16 @@
 //! # Ok::<(), bitnet_core::Error>(())
 //! ```
 //!
-//! What holds:
+//! Guarantees:
 //!
-//! - What a task did is visible to every thread that waits for its event, and to every task after [`Stream::wait_for`].
+//! - The effects of a task are visible to every thread that waits for its event, and to every task after [`Stream::wait_for`].
 //! - When a task returns an error or panics, the tasks after it are skipped, in this stream and in those that wait for
 //!   it, until [`Stream::synchronize`] returns the error. Their events carry the cause.
 //! - A stream waits only for events of tasks that were submitted before: streams can't wait for one another in a circle.
-//!   A task that waits for its own stream gets an error. A task that blocks until another stream is done holds its own
-//!   stream up, and for ever if that one waits for it: order tasks with [`Stream::wait_for`] instead.
-//! - Dropping a stream finishes the submitted tasks, and only then returns.
-//! - Every event comes: waiting for a task that will not run ends with an error.
+//!   A task that waits for its own stream gets an error. A task that blocks until another stream is done blocks its own
+//!   stream, and deadlocks if that one waits for it: order tasks with [`Stream::wait_for`] instead.
+//! - Dropping a stream waits for the submitted tasks.
+//! - Every event ends: waiting for a task that will not run returns an error.
 
 mod event;
 mod pending;

@@ -1,4 +1,4 @@
-//! The value that a task will return.
+//! Pending values of tasks.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,7 +14,7 @@ pub struct Pending<T> {
     value: Slot<T>,
 }
 
-/// Where the task leaves its value.
+/// The slot for the task's value.
 pub(super) type Slot<T> = Arc<Mutex<Option<T>>>;
 
 impl<T> Pending<T> {
@@ -45,8 +45,7 @@ impl<T> Pending<T> {
     /// Waits for the value for at most `timeout`.
     ///
     /// # Errors
-    /// This pending value again if the task has not ended by then; what went wrong stands inside, as in
-    /// [`Pending::wait`].
+    /// This pending value if the task has not ended by then. The inner result is that of [`Pending::wait`].
     pub fn wait_timeout(self, timeout: Duration) -> Result<Result<T>, Self> {
         match self.event.wait_timeout(timeout) {
             None => Err(self),

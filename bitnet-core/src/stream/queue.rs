@@ -1,4 +1,4 @@
-//! The stream itself: what is submitted to it, and in which order it is done.
+//! The stream and its queue.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,10 +14,9 @@ use crate::memory::DeviceSpecificPools;
 use crate::memory::tensor::BitNetTensor;
 use crate::{Error, Result};
 
-/// Work that is done in order, on one thread of its own, which starts with the stream and ends with it.
+/// Tasks that run in order on one thread, which starts and ends with the stream.
 ///
-/// Several threads may submit to one stream. The queue has no bound of its own: each task that waits takes the memory
-/// of what it captured.
+/// Several threads may submit to one stream. The queue is unbounded: each waiting task occupies the memory of its captures.
 pub struct Stream {
     device: Device,
     number: u64,
@@ -51,7 +50,7 @@ impl Stream {
         &self.device
     }
 
-    /// Adds a task at the end of the stream. The event comes when it has ended.
+    /// Appends a task to the stream. The event ends with the task.
     pub fn submit<F>(&self, task: F) -> Event
     where
         F: FnOnce() -> Result<()> + Send + 'static,
@@ -88,13 +87,12 @@ impl Stream {
         self.run(move || copy_tensor(&tensor, &to, &pools))
     }
 
-    /// Tasks that are submitted after this start only when the event has come. If its task failed, they are skipped.
-    /// The caller does not wait.
+    /// Makes tasks that are submitted after this wait for the event. If its task failed, they are skipped. Does not block.
     pub fn wait_for(&self, event: &Event) {
         self.send(Command::WaitFor(event.clone()));
     }
 
-    /// Waits until everything submitted before has ended. An error is returned once: tasks submitted after that run again.
+    /// Waits until all tasks submitted before have ended. An error is returned once: tasks submitted after that run again.
     ///
     /// # Errors
     /// That of the first task that failed; [`Error::TaskSkipped`] if that was a task of another stream;
@@ -113,7 +111,7 @@ impl Stream {
     }
 
     fn send(&self, command: Command) {
-        // A command that is not taken is dropped with its completion, which ends the event with an error.
+        // A command that is not received is dropped with its completion, which ends the event with an error.
         if let Some(queue) = &self.queue {
             let _ = queue.send(command);
         }
@@ -121,14 +119,14 @@ impl Stream {
 }
 
 impl Drop for Stream {
-    /// Finishes what was submitted. If the last owner is a task of this very stream, the thread goes on alone and ends
-    /// after the last task.
+    /// Waits for the submitted tasks. If the last owner is a task of this stream, the thread is detached and ends after the
+    /// last task.
     fn drop(&mut self) {
         drop(self.queue.take());
         if let Some(worker) = self.worker.take()
             && this_stream() != Some(self.number)
         {
-            // The worker catches panics of tasks, and their events carry them.
+            // The worker catches panics of tasks and reports them in their events.
             let _ = worker.join();
         }
     }

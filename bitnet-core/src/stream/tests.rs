@@ -13,7 +13,7 @@ use crate::memory::DeviceSpecificPools;
 use crate::memory::tensor::{BitNetDType, TensorMetadata};
 use crate::{Error, Result};
 
-/// How long a test waits before it says that something never comes.
+/// The timeout of a test.
 const NEVER: Duration = Duration::from_secs(60);
 
 fn stream() -> Stream {
@@ -45,7 +45,7 @@ fn tasks_of_a_stream_run_in_order() {
 #[test]
 fn events_order_streams_and_publish_writes() {
     let (left, right) = (stream(), stream());
-    // Relaxed, so that only the events order what is written and read.
+    // Relaxed, so that only the events order writes and reads.
     let numbers: Arc<[AtomicUsize; 2]> = Arc::default();
     let mut last: Option<Event> = None;
     for round in 0..3000 {
@@ -75,10 +75,10 @@ fn events_order_streams_and_publish_writes() {
 fn streams_run_concurrently() {
     let (left, right) = (stream(), stream());
     let ((to_left, from_right), (to_right, from_left)) = (channel(), channel());
-    let meet = |tell: std::sync::mpsc::Sender<()>, hear: std::sync::mpsc::Receiver<()>| {
+    let meet = |to: std::sync::mpsc::Sender<()>, from: std::sync::mpsc::Receiver<()>| {
         move || {
-            tell.send(()).map_err(|_| fault())?;
-            hear.recv_timeout(NEVER).map_err(|_| fault())
+            to.send(()).map_err(|_| fault())?;
+            from.recv_timeout(NEVER).map_err(|_| fault())
         }
     };
     let (a, b) = (left.submit(meet(to_right, from_right)), right.submit(meet(to_left, from_left)));
@@ -108,13 +108,13 @@ fn errors_skip_later_tasks_until_synchronized() {
     assert_eq!(second.synchronize(), skipped);
     assert_eq!(first.synchronize(), Err(fault()));
     assert_eq!(ran.load(Ordering::Relaxed), 1);
-    assert_eq!((first.synchronize(), second.synchronize()), (Ok(()), Ok(())), "told once");
+    assert_eq!((first.synchronize(), second.synchronize()), (Ok(()), Ok(())), "returned once");
     assert_eq!((first.submit(count()).wait(), second.submit(count()).wait()), (Ok(()), Ok(())));
     assert_eq!(ran.load(Ordering::Relaxed), 3);
 }
 
 #[test]
-fn panics_are_errors_and_the_stream_goes_on() {
+fn panics_are_errors_and_the_stream_continues() {
     let stream = stream();
     let value = stream.run(|| -> Result<u32> { panic!("number {}", 7) });
     match value.wait() {
@@ -158,7 +158,7 @@ fn dropping_a_stream_finishes_its_work() {
         })
         .collect();
     std::thread::scope(|scope| {
-        // Both are dropped while all of their work stands in the queue.
+        // Both are dropped while all of their work is queued.
         scope.spawn(move || drop(second));
         scope.spawn(move || drop(first));
         assert_eq!(opened.wait_timeout(Duration::ZERO), None);
@@ -166,7 +166,7 @@ fn dropping_a_stream_finishes_its_work() {
     });
     assert_eq!(ran.load(Ordering::Relaxed), 200);
     assert!(events.iter().all(|event| event.wait() == Ok(())));
-    assert_eq!(Arc::strong_count(&ran), 1, "threads are gone, and what tasks held with them");
+    assert_eq!(Arc::strong_count(&ran), 1, "threads have ended, and captures are dropped");
 }
 
 #[test]
@@ -182,7 +182,7 @@ fn a_stream_does_not_wait_for_itself() {
         assert!(matches!(result, Err(Error::StreamWaitsForItself { .. })), "{result:?}");
     }
     assert_eq!(later.wait(), Ok(()), "it was submitted all the same");
-    // A task may be the last owner of its stream: what is queued is still done.
+    // A task may be the last owner of its stream: queued tasks still run.
     let (open, gate) = channel::<()>();
     let inner = Arc::clone(&stream);
     let last = stream.submit(move || {
@@ -263,7 +263,7 @@ proptest! {
 
     /// Tasks on three streams, each after some of the earlier ones: none runs before what it waits for.
     #[test]
-    fn any_order_that_is_asked_for_is_kept(
+    fn any_requested_order_is_respected(
         tasks in prop::collection::vec((0usize..3, prop::collection::vec(any::<prop::sample::Index>(), 0..3)), 1..60)
     ) {
         let streams = [stream(), stream(), stream()];

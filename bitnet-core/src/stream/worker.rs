@@ -1,4 +1,4 @@
-//! The thread of a stream: does one command after the other and never fails itself.
+//! The thread of a stream, which runs its commands in order.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,13 +12,13 @@ use crate::{Error, Result};
 pub(super) enum Command {
     /// A task, and its completion.
     Task(Box<dyn FnOnce() -> Result<()> + Send>, Completion),
-    /// Go on when the event has come.
+    /// Wait for the event.
     WaitFor(Event),
     /// Return the first error since the last time, and clear it.
     Settle(Completion),
 }
 
-/// The duty to end an event: if it is dropped before, the event ends with [`Error::StreamEnded`].
+/// Ends an event: if dropped before, with [`Error::StreamEnded`].
 pub(super) struct Completion(Event);
 
 impl Completion {
@@ -60,7 +60,7 @@ pub(super) fn run(number: u64, device: &Device, commands: &Receiver<Command>) {
                 if let Err(error) = event.wait()
                     && failed.is_none()
                 {
-                    // An event of this very stream has come already, so this is never `StreamWaitsForItself`.
+                    // An event of this stream has ended already, so this is never `StreamWaitsForItself`.
                     failed = Some(skipped(error));
                 }
             }

@@ -10,7 +10,7 @@ use crate::memory::HybridMemoryPool;
 use crate::memory::tensor::BitNetTensor;
 use crate::simd::{self, IsaLevel};
 
-/// An activation function. Those that are not exact are computed in f64 and rounded once: at most 0.51 ulp of f32.
+/// An activation function. Inexact ones are computed in f64 and rounded once: at most 0.51 ulp of f32.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum ActivationFunction {
@@ -23,7 +23,7 @@ pub enum ActivationFunction {
         /// The slope below 0.
         slope: f32,
     },
-    /// `x` times the share of the normal distribution below it.
+    /// `x` times the cumulative normal distribution at `x`.
     Gelu,
     /// The approximation of `Gelu` by a hyperbolic tangent: `x / 2 · (1 + tanh(√(2/π)·(x + 0.044715·x³)))`.
     GeluTanh,
@@ -156,8 +156,8 @@ pub fn activate_in_place(function: ActivationFunction, x: &mut BitNetTensor) -> 
     Ok(())
 }
 
-/// The gradient with respect to `x` of what has the gradient `gradient` with respect to `function(x)`, in the pool. At a
-/// kink it is the one from below, as in PyTorch.
+/// The gradient with respect to `x` for the gradient `gradient` with respect to `function(x)`, in the pool. At a kink the slope
+/// is the left one, as in PyTorch.
 ///
 /// # Errors
 /// [`crate::Error::ShapeMismatch`] if the shapes differ; those of [`activate`].
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn slopes_are_what_small_steps_show() {
+    fn slopes_agree_with_finite_differences() {
         let pool = HybridMemoryPool::new().unwrap();
         // No step of 1/64 crosses 0, where three of the functions have a kink.
         let at = |shift: f32| {

@@ -1,4 +1,4 @@
-//! Element by element, two operands and one result.
+//! Element-wise functions of two operands.
 
 use std::marker::PhantomData;
 
@@ -53,7 +53,7 @@ pub(super) trait Pairwise {
     fn apply(a: f32, b: f32) -> f32;
 }
 
-/// Gives each name its function.
+/// Implements each function.
 macro_rules! pairwise {
     ($($name:ident: |$a:ident, $b:ident| $result:expr;)*) => {$(
         pub(super) struct $name;
@@ -118,7 +118,7 @@ impl BinaryOp {
     }
 }
 
-/// `f(a, b)` for two f32 tensors that stretch to `shape`, into `out` in row-major order.
+/// `f(a, b)` for two f32 tensors broadcast to `shape`, into `out` in row-major order.
 pub(super) fn zip(
     update: Loop,
     level: IsaLevel,
@@ -144,7 +144,7 @@ pub(super) fn zip(
     zip_in_place(update, level, b, shape, out, |piece| a.fill(piece))
 }
 
-/// `out = f(out, b)` for an f32 tensor that stretches to `shape`; `begin` makes each piece of `out` first.
+/// `out = f(out, b)` for an f32 tensor broadcast to `shape`; `begin` initialises each piece of `out` first.
 fn zip_in_place(
     update: Loop,
     level: IsaLevel,
@@ -164,7 +164,7 @@ fn zip_in_place(
     Ok(())
 }
 
-/// `op(a, b)` element by element, the shapes stretched as NumPy stretches them, in the pool.
+/// `op(a, b)` element by element with broadcasting, in the pool.
 ///
 /// ```
 /// use bitnet_core::memory::HybridMemoryPool;
@@ -219,7 +219,7 @@ pub fn binary_into(
     zip(op.update(), level, a, b, &shape, out)
 }
 
-/// `a = op(a, b)` for f32 tensors, `b` stretched to the shape of `a`, which must be contiguous and unshared.
+/// `a = op(a, b)` for f32 tensors, `b` broadcast to the shape of `a`, which must be contiguous and unshared.
 ///
 /// # Errors
 /// As [`binary`], and those of [`BitNetTensor::f32_mut`].
@@ -229,7 +229,7 @@ pub fn binary_in_place(op: BinaryOp, a: &mut BitNetTensor, b: &BitNetTensor) -> 
     zip_in_place(op.update(), level, b, shape.shape(), out, |_| ())
 }
 
-/// Names a function after its operation.
+/// Defines a function for each operation.
 macro_rules! named {
     ($($(#[$doc:meta])* $name:ident = $op:ident;)*) => {$(
         $(#[$doc])*

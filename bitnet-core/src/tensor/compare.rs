@@ -1,4 +1,4 @@
-//! Comparisons, and choosing by their outcome. A mask is an `I8` tensor of 0 and 1.
+//! Comparisons, and selection by masks. A mask is an `I8` tensor of 0 and 1.
 
 use super::binary::{Loop, pairwise, update};
 use super::gather::{self, Gather, PIECE};
@@ -11,7 +11,7 @@ use crate::memory::HybridMemoryPool;
 use crate::memory::tensor::{BitNetDType, BitNetTensor, TensorMetadata, broadcast_shapes};
 use crate::simd::{self, Kernel};
 
-/// A comparison. NaN is neither equal to anything nor before or after it.
+/// A comparison. NaN is unordered and unequal to every number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Comparison {
     /// `a == b`
@@ -49,7 +49,7 @@ pairwise! {
     GreaterEqual: |a, b| if a >= b { 1.0 } else { 0.0 };
 }
 
-/// Where `a` and `b`, stretched to one shape, compare so: a mask, in the pool.
+/// The mask of the elements of `a` and `b`, broadcast to one shape, for which the comparison holds, in the pool.
 ///
 /// ```
 /// use bitnet_core::memory::HybridMemoryPool;
@@ -103,7 +103,7 @@ pub fn compare(
     Ok(mask)
 }
 
-/// `a` where the mask is not 0, else `b`, all three stretched to one shape, in the pool (NumPy's `where`).
+/// `a` where the mask is not 0, else `b`, all three broadcast to one shape, in the pool (NumPy's `where`).
 ///
 /// # Errors
 /// [`Error::NotBroadcastable`]; [`Error::DTypeMismatch`] if the mask is not of type `I8` or the others are not floats;

@@ -1,9 +1,9 @@
-//! Strided operands in row-major order, a piece at a time: what element-wise loops read is always contiguous.
+//! Strided operands in row-major order, gathered in contiguous pieces for element-wise loops.
 
 use crate::Result;
 use crate::memory::tensor::{BitNetTensor, Cursor, Walk};
 
-/// Elements that are gathered and computed together: they stay in the nearest cache.
+/// Elements that are gathered and computed together: they fit in the first-level cache.
 pub(super) const PIECE: usize = 1024;
 
 /// The elements of an f32 tensor, run after run.
@@ -32,7 +32,7 @@ impl<'a> Gather<'a> {
         Ok(Self { all, runs: walk.cursor(), run, step, at: 0, left: 0 })
     }
 
-    /// Goes to the next run if this one is at its end; whether there is one.
+    /// Advances to the next run if this one has ended. Returns whether there is one.
     fn advance(&mut self) -> bool {
         if self.left == 0
             && let Some([at]) = self.runs.next()
@@ -64,7 +64,7 @@ impl<'a> Gather<'a> {
         }
     }
 
-    /// The next `count` elements, at most a [`PIECE`]: where they lie if they lie together, else in `buffer`.
+    /// The next `count` elements, at most a [`PIECE`]: in place if they are contiguous, else in `buffer`.
     pub(super) fn next<'b>(&mut self, count: usize, buffer: &'b mut [f32; PIECE]) -> &'b [f32]
     where
         'a: 'b,

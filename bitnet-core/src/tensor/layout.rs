@@ -5,7 +5,7 @@ use crate::memory::HybridMemoryPool;
 use crate::memory::tensor::{BitNetDType, BitNetTensor, TensorMetadata};
 use crate::{Error, Result};
 
-/// A copy whose first dimension lies densest (Fortran's order), seen with the same shape, in the pool.
+/// A copy in column-major (Fortran) order, of the same shape, in the pool.
 ///
 /// # Errors
 /// As [`BitNetTensor::to_contiguous`].
@@ -14,8 +14,8 @@ pub fn to_column_major(x: &BitNetTensor, pool: &HybridMemoryPool) -> Result<BitN
     x.permute(&backwards)?.to_contiguous(pool)?.permute(&backwards)
 }
 
-/// A `[rows, cols]` matrix as `[ceil(rows / r), ceil(cols / c), r, c]` blocks of `block = [r, c]`, each of which lies in one
-/// piece, in the pool. What the matrix does not fill is zero.
+/// A `[rows, cols]` matrix as `[ceil(rows / r), ceil(cols / c), r, c]` contiguous blocks of `block = [r, c]`, in the pool, padded
+/// with zeros.
 ///
 /// ```
 /// use bitnet_core::memory::HybridMemoryPool;

@@ -1,12 +1,11 @@
-//! Elementary functions of f64 without a branch, so that loops over them become vector instructions.
+//! Branch-free elementary functions of f64, so that loops over them are vectorised.
 //!
-//! They are meant for arguments that were f32 and results that will be. Each states its relative error; rounded to f32,
-//! a result is off by at most 0.5 ulp and that error in ulp of f32 (2⁻²⁴ of the number), which the tests hold against
-//! 64-bit references.
+//! Arguments and results are f32. Each function states its relative error; rounded to f32, a result is off by at most 0.5 ulp
+//! and that error in ulp of f32 (2⁻²⁴ of the number), which the tests check against 64-bit references.
 
 use std::f64::consts::{LN_2, LOG2_E, SQRT_2};
 
-/// Adding and subtracting it rounds to a whole number, which then stands in the lowest bits.
+/// Adding and subtracting it rounds to an integer, which is then in the lowest bits.
 const ROUND: f64 = (3u64 << 51) as f64;
 
 /// `c[0] + c[1]·x + …`
@@ -58,7 +57,7 @@ pub(super) fn log(x: f64) -> f64 {
     let fraction = f64::from_bits(bits & ((1 << 52) - 1) | 1023 << 52);
     let high = fraction > SQRT_2;
     let m = if high { fraction * 0.5 } else { fraction };
-    // The exponent as the lowest bits of a number whose unit they are.
+    // The exponent, as the lowest bits of a number whose ulp is 1.
     let exponent = f64::from_bits((bits >> 52 & 2047) | ROUND.to_bits()) - ROUND;
     let n = exponent - if high { 1022.0 } else { 1023.0 };
     let s = (m - 1.0) / (m + 1.0);
@@ -137,30 +136,30 @@ pub(super) fn erf(x: f64) -> f64 {
     if x.abs() < 0.25 { near } else { far }
 }
 
-/// The share of the normal distribution below x, within 2⁻³⁵ even where it is tiny.
+/// The cumulative normal distribution at x, within 2⁻³⁵ even where it is tiny.
 #[inline(always)]
 fn normal_share(x: f64) -> f64 {
     let tail = 0.5 * erfc_positive(x.abs() * std::f64::consts::FRAC_1_SQRT_2);
     if x < 0.0 { tail } else { 1.0 - tail }
 }
 
-/// x times the share of the normal distribution below it, within 2⁻³⁵.
+/// x times the cumulative normal distribution at x, within 2⁻³⁵.
 #[inline(always)]
 pub(super) fn gelu(x: f64) -> f64 {
     x * normal_share(x)
 }
 
-/// The derivative of [`gelu`]: the share and x times the density.
+/// The derivative of [`gelu`]: the cumulative distribution plus x times the density.
 #[inline(always)]
 pub(super) fn gelu_slope(x: f64) -> f64 {
     const AT_ZERO: f64 = std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::FRAC_1_SQRT_2 / 2.0;
     normal_share(x) + x * AT_ZERO * exp(-0.5 * x * x)
 }
 
-/// √(2/π), which scales the argument of the hyperbolic tangent that stands for the error function.
+/// √(2/π), which scales the argument of the hyperbolic tangent that approximates the error function.
 const TANH_SCALE: f64 = std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::FRAC_1_SQRT_2;
 
-/// The share of x in the approximate GELU: (1 + tanh u) / 2 is sigmoid(2u), which loses no digits below zero.
+/// The factor of x in the approximate GELU: (1 + tanh u) / 2 is sigmoid(2u), which loses no digits below zero.
 #[inline(always)]
 fn tanh_share(x: f64) -> f64 {
     sigmoid(2.0 * TANH_SCALE * (x + 0.044715 * x * x * x))
@@ -237,12 +236,12 @@ mod tests {
     }
 
     #[test]
-    fn errors_stay_below_what_is_stated() {
+    fn errors_are_within_the_stated_bounds() {
         check("exp", 2f64.powi(-39), exp, f64::exp);
         check("log", 2f64.powi(-39), log, f64::ln);
         check("tanh", 2f64.powi(-33), tanh, f64::tanh);
         check("erf", 2f64.powi(-33), erf, libm::erf);
-        // Below -13 the share is less than f32 holds, and so is the product with x.
+        // Below -13 the cumulative distribution is below the range of f32, and so is the product with x.
         check("gelu", 2f64.powi(-35), gelu, |x| {
             if x == f64::NEG_INFINITY { f64::NAN } else { x * 0.5 * libm::erfc(-x * 0.5f64.sqrt()) }
         });

@@ -7,8 +7,8 @@ use crate::simd::{self, Matrix, product};
 use crate::{Error, Result};
 
 /// The matrix product by NumPy's rules, in the pool: `[.., m, k] · [.., k, n]` is `[.., m, n]`, the dimensions before the
-/// last two stretched to each other. A vector is a row on the left and a column on the right, and that dimension is not in
-/// the result. Transposed and other strided operands are read where they lie.
+/// last two broadcast. A vector is a row on the left and a column on the right, and that dimension is not in the result.
+/// Transposed and other strided operands are read in place.
 ///
 /// Products are summed in f32: a result is off by at most `k · 2⁻²⁴ · Σ|a·b|`. Large matrices are copied in panels into
 /// memory outside the pool (a few MiB) while they are multiplied.
@@ -50,7 +50,7 @@ pub fn matmul_into(a: &BitNetTensor, b: &BitNetTensor, out: &mut BitNetTensor) -
     let b = if b.shape().len() == 1 { b.unsqueeze(1)? } else { b.clone() };
     let (batch_a, [m, k]) = split(a.shape())?;
     let (batch_b, [_, n]) = split(b.shape())?;
-    // Many matrices times one are one long matrix times it.
+    // A batch of matrices times one matrix is one long matrix times it.
     if !batch_a.is_empty()
         && batch_b.is_empty()
         && let Some(rows) = elements_of(batch_a)?.checked_mul(m)
@@ -96,7 +96,7 @@ fn multiply_each(
     Ok(())
 }
 
-/// A batch of matrices stretched to `batch`.
+/// A batch of matrices broadcast to `batch`.
 fn stretched(x: &BitNetTensor, batch: &[usize], matrix: [usize; 2]) -> Result<BitNetTensor> {
     x.broadcast_to(&[batch, &matrix].concat())
 }

@@ -14,7 +14,7 @@ pub struct NormGradients {
     pub x: BitNetTensor,
     /// With respect to the weight, `[n]`, f32.
     pub weight: BitNetTensor,
-    /// With respect to what is added to the result, `[n]`, f32: the bias of a layer norm.
+    /// With respect to the bias of a layer norm, `[n]`, f32.
     pub bias: BitNetTensor,
 }
 
@@ -60,7 +60,7 @@ pub fn rms_norm(
     forward("rms_norm", false, x, [weight, None], eps, pool)
 }
 
-/// The gradients of what has the gradient `gradient` with respect to [`layer_norm`]'s result, in the pool.
+/// The gradients of [`layer_norm`] for the gradient `gradient` with respect to its result, in the pool.
 ///
 /// # Errors
 /// [`Error::ShapeMismatch`] if the gradient is not shaped like `x`; those of [`layer_norm`].
@@ -74,7 +74,7 @@ pub fn layer_norm_backward(
     backward("layer_norm_backward", true, x, weight, eps, gradient, pool)
 }
 
-/// The gradients of what has the gradient `gradient` with respect to [`rms_norm`]'s result, in the pool.
+/// The gradients of [`rms_norm`] for the gradient `gradient` with respect to its result, in the pool.
 ///
 /// # Errors
 /// Those of [`layer_norm_backward`].
@@ -152,25 +152,25 @@ fn last_rows(
     rows_of(op, x, x.shape().len().saturating_sub(1), pool)
 }
 
-/// A vector of `len` numbers as f32: `given`, or `otherwise` everywhere.
+/// A vector of `len` numbers as f32: `vector`, or `otherwise` everywhere.
 fn vector(
     op: &'static str,
     operand: &'static str,
-    given: Option<&BitNetTensor>,
+    vector: Option<&BitNetTensor>,
     otherwise: f32,
     len: usize,
     pool: &HybridMemoryPool,
 ) -> Result<BitNetTensor> {
-    let Some(given) = given else { return BitNetTensor::full(&[len], otherwise, pool) };
-    if given.shape() != [len] {
+    let Some(vector) = vector else { return BitNetTensor::full(&[len], otherwise, pool) };
+    if vector.shape() != [len] {
         return Err(Error::ShapeMismatch {
             op,
             operand,
-            got: given.shape().to_vec(),
+            got: vector.shape().to_vec(),
             expected: format!("[{len}]"),
         });
     }
-    wide(op, given, pool)?.to_contiguous(pool)
+    wide(op, vector, pool)?.to_contiguous(pool)
 }
 
 fn narrowed(sums: &[f64], pool: &HybridMemoryPool) -> Result<BitNetTensor> {
@@ -181,7 +181,7 @@ fn narrowed(sums: &[f64], pool: &HybridMemoryPool) -> Result<BitNetTensor> {
     Ok(out)
 }
 
-/// The mean that a row is freed of, and what it is then multiplied by.
+/// The mean that is subtracted from a row, and the factor that the row is then multiplied by.
 #[inline(always)]
 fn centre_and_factor(row: &[f32], centred: bool, eps: f64) -> (f64, f64) {
     let (chunks, rest) = row.as_chunks::<LANES>();

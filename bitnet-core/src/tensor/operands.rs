@@ -1,4 +1,4 @@
-//! What operations take and give: 16-bit floats widened before and rounded after, storages borrowed as they lie.
+//! Operands and results: 16-bit floats are widened before an operation and rounded after it.
 
 use std::borrow::Cow;
 
@@ -22,12 +22,12 @@ pub(super) fn wide<'a>(
     }
 }
 
-/// The element type of what two operands give: theirs if it is the same, else f32.
+/// The element type of a result of two operands: theirs if it is the same, else f32.
 pub(super) fn joint(a: &BitNetTensor, b: &BitNetTensor) -> BitNetDType {
     if a.dtype() == b.dtype() { a.dtype() } else { BitNetDType::F32 }
 }
 
-/// An f32 result as the element type that was promised.
+/// An f32 result as the element type of the operation.
 pub(super) fn rounded(
     x: BitNetTensor,
     dtype: BitNetDType,

@@ -1,10 +1,10 @@
-//! What operations on the last dimension share: rows where they lie one after the other, and sums of them in f64.
+//! Contiguous rows for operations on the last dimension, and sums of them in f64.
 
 use crate::memory::HybridMemoryPool;
 use crate::memory::tensor::BitNetTensor;
 use crate::{Error, Result};
 
-/// Accumulators of a row; element `i` goes to accumulator `i % LANES`, whatever the instruction set.
+/// Accumulators of a row; element `i` is added to accumulator `i % LANES` with every instruction set.
 pub(super) const LANES: usize = 16;
 
 /// The sum of the accumulators.
@@ -20,10 +20,10 @@ pub(super) fn total(mut lanes: [f64; LANES]) -> f64 {
     lanes[0]
 }
 
-/// An f32 copy of a float tensor with dimension `axis` last, and its extent. Nobody shares it.
+/// An unshared f32 copy of a float tensor with dimension `axis` last, and its extent.
 ///
 /// # Errors
-/// [`Error::OutOfRange`] for a dimension that is not there, [`Error::DTypeMismatch`] for integer types,
+/// [`Error::OutOfRange`] for an absent dimension, [`Error::DTypeMismatch`] for integer types,
 /// [`Error::OutOfMemory`].
 pub(super) fn rows_of(
     op: &'static str,
@@ -39,8 +39,8 @@ pub(super) fn rows_of(
     Ok((rows, x.shape()[axis]))
 }
 
-/// A tensor that [`rows_of`] turned, turned back.
-pub(super) fn turned_back(
+/// Undoes the transposition of [`rows_of`].
+pub(super) fn restore_axis(
     rows: BitNetTensor,
     axis: usize,
     pool: &HybridMemoryPool,

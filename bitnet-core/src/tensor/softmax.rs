@@ -2,14 +2,14 @@
 
 use super::math;
 use super::operands::{joint, rounded};
-use super::rows::{LANES, expect_same_shape, rows_of, total, turned_back};
+use super::rows::{LANES, expect_same_shape, restore_axis, rows_of, total};
 use crate::Result;
 use crate::memory::HybridMemoryPool;
 use crate::memory::tensor::BitNetTensor;
 use crate::simd::{self, Kernel};
 
-/// `e^x / Σ e^x` along `axis`, in the pool. The largest number is subtracted first, sums are made in f64; a result is off by
-/// at most 1.51 ulp of f32. Where a row holds NaN or an infinite number above the others, all of it is NaN.
+/// `e^x / Σ e^x` along `axis`, in the pool. The largest number is subtracted first, sums are computed in f64; a result is off by
+/// at most 1.51 ulp of f32. A row with NaN or with positive infinity is all NaN.
 ///
 /// ```
 /// use bitnet_core::memory::HybridMemoryPool;
@@ -23,7 +23,7 @@ use crate::simd::{self, Kernel};
 /// ```
 ///
 /// # Errors
-/// [`crate::Error::OutOfRange`] for a dimension that is not there, [`crate::Error::DTypeMismatch`] for integer types,
+/// [`crate::Error::OutOfRange`] for an absent dimension, [`crate::Error::DTypeMismatch`] for integer types,
 /// [`crate::Error::OutOfMemory`].
 pub fn softmax(x: &BitNetTensor, axis: usize, pool: &HybridMemoryPool) -> Result<BitNetTensor> {
     forward("softmax", x, axis, false, pool)
@@ -37,7 +37,7 @@ pub fn log_softmax(x: &BitNetTensor, axis: usize, pool: &HybridMemoryPool) -> Re
     forward("log_softmax", x, axis, true, pool)
 }
 
-/// The gradient with respect to `x` of what has the gradient `gradient` with respect to `y = softmax(x)`, in the pool.
+/// The gradient with respect to `x` for the gradient `gradient` with respect to `y = softmax(x)`, in the pool.
 ///
 /// # Errors
 /// [`crate::Error::ShapeMismatch`] if the shapes differ; those of [`softmax`].
@@ -50,7 +50,7 @@ pub fn softmax_backward(
     backward("softmax_backward", y, gradient, axis, false, pool)
 }
 
-/// The gradient with respect to `x` of what has the gradient `gradient` with respect to `y = log_softmax(x)`, in the pool.
+/// The gradient with respect to `x` for the gradient `gradient` with respect to `y = log_softmax(x)`, in the pool.
 ///
 /// # Errors
 /// Those of [`softmax_backward`].
@@ -72,7 +72,7 @@ fn forward(
 ) -> Result<BitNetTensor> {
     let (mut rows, len) = rows_of(op, x, axis, pool)?;
     simd::run(simd::active()?, Softmax { rows: rows.f32_mut()?, len, log });
-    rounded(turned_back(rows, axis, pool)?, x.dtype(), pool)
+    rounded(restore_axis(rows, axis, pool)?, x.dtype(), pool)
 }
 
 fn backward(
@@ -88,10 +88,10 @@ fn backward(
     let (mut gradients, _) = rows_of(op, gradient, axis, pool)?;
     let kernel = SoftmaxBackward { y: rows.f32()?, gradients: gradients.f32_mut()?, len, log };
     simd::run(simd::active()?, kernel);
-    rounded(turned_back(gradients, axis, pool)?, joint(y, gradient), pool)
+    rounded(restore_axis(gradients, axis, pool)?, joint(y, gradient), pool)
 }
 
-/// Numbers whose powers are held in f64 at once.
+/// Numbers whose powers are buffered in f64.
 const PIECE: usize = 256;
 
 struct Softmax<'a> {

@@ -1,4 +1,4 @@
-//! Element by element, one operand and one result.
+//! Element-wise functions of one operand.
 
 use super::gather::{self, Gather, PIECE};
 use super::math;
@@ -8,7 +8,7 @@ use crate::memory::HybridMemoryPool;
 use crate::memory::tensor::BitNetTensor;
 use crate::simd::{self, IsaLevel, Kernel};
 
-/// A function of one number. What is not exact is computed in f64 and rounded once: at most 0.51 ulp of f32.
+/// A function of one number. Inexact ones are computed in f64 and rounded once: at most 0.51 ulp of f32.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum UnaryOp {
@@ -32,7 +32,7 @@ pub enum UnaryOp {
     Sigmoid,
     /// The error function.
     Erf,
-    /// `x` brought between the bounds; NaN stays NaN. The upper bound wins if it is below the lower one.
+    /// `x` clamped to the bounds; NaN is preserved. The upper bound has priority if it is below the lower one.
     Clamp {
         /// The lower bound.
         low: f32,
@@ -46,7 +46,7 @@ pub(super) trait Pointwise: Copy {
     fn apply(self, x: f32) -> f32;
 }
 
-/// Gives each name its function.
+/// Implements each function.
 macro_rules! pointwise {
     ($($name:ident: |$x:ident| $result:expr;)*) => {$(
         #[derive(Clone, Copy)]
@@ -212,7 +212,7 @@ pub fn unary_in_place(op: UnaryOp, x: &mut BitNetTensor) -> Result<()> {
     Ok(())
 }
 
-/// Names a function after its operation.
+/// Defines a function for each operation.
 macro_rules! named {
     ($($(#[$doc:meta])* $name:ident = $op:ident;)*) => {$(
         $(#[$doc])*
@@ -271,7 +271,7 @@ mod tests {
                 let at = |level| {
                     let mut out = vec![0f32; 3 * 91];
                     map(x, &mut out, |piece| op.update(level, piece)).unwrap();
-                    // The sign of a NaN is nobody's promise.
+                    // The sign of a NaN is unspecified.
                     out.into_iter()
                         .map(|x| if x.is_nan() { u32::MAX } else { x.to_bits() })
                         .collect::<Vec<_>>()

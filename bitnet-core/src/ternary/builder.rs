@@ -7,7 +7,7 @@ use super::{
 use crate::memory::{HybridMemoryPool, PoolBuffer, Shared};
 use crate::{Error, Result};
 
-/// Sixteen codes, one a byte, as a word, and whether each is 0, 1 or 2.
+/// Sixteen codes, one per byte, as a word, and whether each is 0, 1 or 2.
 #[inline]
 fn pack(codes: &[u8; CODES_PER_WORD]) -> (u32, bool) {
     let bytes = u128::from_le_bytes(*codes);
@@ -34,24 +34,24 @@ pub struct TernaryBuilder {
     pool: Option<HybridMemoryPool>,
 }
 
-/// Room for the words of all rows.
+/// The words of all rows.
 #[derive(Debug)]
 enum Words {
-    /// With as many as were filled.
+    /// The words of the filled rows.
     Heap(Vec<u32>),
     Pool(PoolBuffer<u32>),
 }
 
 impl TernaryBuilder {
-    /// An empty matrix of the given shape, on the heap.
+    /// An empty matrix of this shape, on the heap.
     ///
     /// # Errors
-    /// [`Error::SizeOverflow`] or [`Error::OutOfMemory`] if the matrix can't be held.
+    /// [`Error::SizeOverflow`] or [`Error::OutOfMemory`].
     pub fn new(rows: usize, cols: usize) -> Result<Self> {
         Self::in_pool(rows, cols, None)
     }
 
-    /// An empty matrix of the given shape whose words and scales are to be in `pool`, if there is one.
+    /// An empty matrix of this shape whose words and scales will be in `pool`, if there is one.
     ///
     /// # Errors
     /// As [`TernaryBuilder::new`].
@@ -72,7 +72,7 @@ impl TernaryBuilder {
         Ok(Self { rows, cols, words_per_row, filled: 0, words, pool: pool.cloned() })
     }
 
-    /// The place of the next row; what is in it is not said.
+    /// The words of the next row, with unspecified content.
     fn next_row(&mut self) -> &mut [u32] {
         let (start, end) =
             (self.filled * self.words_per_row, (self.filled + 1) * self.words_per_row);
@@ -86,7 +86,7 @@ impl TernaryBuilder {
         }
     }
 
-    /// Takes the last row back.
+    /// Removes the last row.
     fn drop_row(&mut self) {
         self.filled -= 1;
         if let Words::Heap(words) = &mut self.words {
@@ -94,7 +94,7 @@ impl TernaryBuilder {
         }
     }
 
-    /// The words of all rows, to be filled in any order; what is in them is not said.
+    /// The words of all rows, with unspecified content, to be filled in any order.
     pub(super) fn all_rows(&mut self) -> &mut [u32] {
         self.filled = self.rows;
         match &mut self.words {
@@ -146,7 +146,7 @@ impl TernaryBuilder {
     }
 
     /// Appends a row of packed codes, sixteen to a word, element `j` in bits `2j`, `2j + 1`
-    /// (`[cols.div_ceil(16)]`). What stands behind the last column is not read.
+    /// (`[cols.div_ceil(16)]`). Bits after the last column are not read.
     ///
     /// # Errors
     /// [`Error::BadCode`] for a code 3, [`Error::ShapeMismatch`] for a wrong length or one row too many.

@@ -6,7 +6,7 @@
 //! row  = whole blocks of 128 elements = 8 words; the tail is filled with code 1 (zero)
 //! ```
 //!
-//! As bytes, element `j` of a row stands in byte `j / 4`, bits `2 (j % 4)`, whatever the machine.
+//! As bytes, element `j` of a row is in byte `j / 4`, bits `2 (j % 4)`, on every machine.
 
 mod builder;
 
@@ -140,12 +140,12 @@ impl TernaryMatrix {
         builder.finish(granularity, scales)
     }
 
-    /// From words in the canonical layout, row after row, each filled up to whole blocks with zero trits. They are
+    /// From words in the canonical layout, row after row, each padded to whole blocks with zero trits. They are
     /// checked and not copied.
     ///
     /// # Errors
-    /// [`Error::ShapeMismatch`] if the words are too many or too few, [`Error::BadCode`] for a code 3 or one behind the
-    /// last column that is not that of zero, [`Error::ScaleCount`] or [`Error::BadScale`] if the scales do not fit.
+    /// [`Error::ShapeMismatch`] if the words are too many or too few, [`Error::BadCode`] for a code 3 or padding that is not
+    /// zero, [`Error::ScaleCount`] or [`Error::BadScale`] if the scales do not fit.
     pub fn from_words(
         rows: usize,
         cols: usize,
@@ -171,7 +171,7 @@ impl TernaryMatrix {
         Ok(matrix)
     }
 
-    /// That a row holds trits, and zeros behind the last column.
+    /// Checks that a row has trits, and zeros after the last column.
     fn check_row(&self, row: usize) -> Result<()> {
         let words = self.row_words(row);
         let (last, rest) = (self.cols / CODES_PER_WORD, self.cols % CODES_PER_WORD);
@@ -212,7 +212,7 @@ impl TernaryMatrix {
         self.words_per_row * CODES_PER_WORD
     }
 
-    /// How the scales are laid out.
+    /// The granularity of the scales.
     #[inline]
     pub fn granularity(&self) -> ScaleGranularity {
         self.granularity
@@ -233,12 +233,12 @@ impl TernaryMatrix {
         &self.words[row * self.words_per_row..(row + 1) * self.words_per_row]
     }
 
-    /// The packed words with a share in their memory.
+    /// The packed words, with shared ownership.
     pub fn shared_words(&self) -> Shared<u32> {
         self.words.clone()
     }
 
-    /// The scales with a share in their memory.
+    /// The scales, with shared ownership.
     pub fn shared_scales(&self) -> Shared<f32> {
         self.scales.clone()
     }
@@ -315,9 +315,9 @@ impl TernaryMatrix {
     /// The trits of the transposed matrix, with a scale of 1, in `pool`, if there is one.
     ///
     /// # Errors
-    /// [`Error::SizeOverflow`] or [`Error::OutOfMemory`] if the matrix can't be held.
+    /// [`Error::SizeOverflow`] or [`Error::OutOfMemory`].
     pub fn transposed_trits(&self, pool: Option<&HybridMemoryPool>) -> Result<Self> {
-        /// Rows that are taken together: their codes fill a cache line of the result.
+        /// Rows that are transposed together: their codes fill a cache line of the result.
         const ROWS: usize = 16 * CODES_PER_WORD;
         let mut builder = TernaryBuilder::in_pool(self.cols, self.rows, pool)?;
         let width = words_per_row(self.rows);
@@ -341,7 +341,7 @@ impl TernaryMatrix {
         builder.finish(ScaleGranularity::Tensor, vec![1.0])
     }
 
-    /// Bytes held by the codes and the scales.
+    /// Bytes of the codes and the scales.
     pub fn bytes(&self) -> usize {
         self.words.len() * 4 + self.scales.len() * 4
     }
@@ -360,7 +360,7 @@ impl TernaryMatrix {
     }
 }
 
-/// Transposes 16 by 16 codes: halves, quarters and so on change places.
+/// Transposes 16 by 16 codes by exchanging halves, quarters and so on.
 #[inline]
 fn transpose(block: &mut [u32; CODES_PER_WORD]) {
     for (distance, mask) in
@@ -385,7 +385,7 @@ fn threes(word: u32) -> u32 {
     word & (word >> 1) & ZERO_WORD
 }
 
-/// That there are as many scales as the matrix needs, all of them finite.
+/// Checks that there are as many scales as the matrix needs, all of them finite.
 fn check_scales(
     granularity: ScaleGranularity,
     scales: &[f32],
@@ -402,7 +402,7 @@ fn check_scales(
     }
 }
 
-/// The numbers as they are, or a copy of them in the pool.
+/// The numbers themselves, or a copy of them in the pool.
 fn shared_in(numbers: Vec<f32>, pool: Option<&HybridMemoryPool>) -> Result<Shared<f32>> {
     match pool {
         Some(pool) => Ok(Shared::new(PoolBuffer::from_slice(&numbers, pool)?)),

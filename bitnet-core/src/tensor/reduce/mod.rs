@@ -1,10 +1,10 @@
-//! Many elements to one: sums, extremes, where they are, spread, truth.
+//! Reductions: sums, extremes and their positions, variances, logical reductions.
 
-mod fold;
-mod folds;
+mod loops;
+mod reducers;
 
-use fold::{Fold, Plan, fold};
-use folds::{All, Any, Centre, Deviations, Largest, Mean, Product, Smallest, Sum};
+use loops::{Plan, Reducer, reduce_into};
+use reducers::{All, Any, Centre, Deviations, Largest, Mean, Product, Smallest, Sum};
 
 use super::operands::{rounded, wide};
 use crate::device::Device;
@@ -15,8 +15,8 @@ use crate::{Error, Result};
 
 /// A reduction to a number of the operand's type.
 ///
-/// NaN among the numbers gives NaN. Sums, means and products are accumulated in f64 and rounded once, so that they overflow
-/// only if the result does.
+/// NaN propagates. Sums, means and products are accumulated in f64 and rounded once, so that they overflow only if the result
+/// does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reduction {
     /// The sum; 0 of nothing.
@@ -42,18 +42,24 @@ impl Reduction {
         }
     }
 
-    fn fold(self, level: IsaLevel, x: &BitNetTensor, plan: &Plan, out: &mut [f32]) -> Result<()> {
+    fn reduce_into(
+        self,
+        level: IsaLevel,
+        x: &BitNetTensor,
+        plan: &Plan,
+        out: &mut [f32],
+    ) -> Result<()> {
         match self {
-            Self::Sum => fold::<Sum>(level, x, plan, &[], out),
-            Self::Mean => fold::<Mean>(level, x, plan, &[], out),
-            Self::Prod => fold::<Product>(level, x, plan, &[], out),
-            Self::Max => fold::<Largest>(level, x, plan, &[], out),
-            Self::Min => fold::<Smallest>(level, x, plan, &[], out),
+            Self::Sum => reduce_into::<Sum>(level, x, plan, &[], out),
+            Self::Mean => reduce_into::<Mean>(level, x, plan, &[], out),
+            Self::Prod => reduce_into::<Product>(level, x, plan, &[], out),
+            Self::Max => reduce_into::<Largest>(level, x, plan, &[], out),
+            Self::Min => reduce_into::<Smallest>(level, x, plan, &[], out),
         }
     }
 }
 
-/// Where the extremes are: positions along the reduced dimension, or in the flattened tensor.
+/// The positions of extremes along the reduced dimension, or in the flattened tensor.
 #[derive(Debug)]
 pub struct Indices {
     shape: Vec<usize>,
@@ -72,7 +78,7 @@ impl Indices {
     }
 }
 
-/// Reduces over `axes` (all of them for `None`), in the pool. With `keep_dims`, reduced dimensions stay with extent 1.
+/// Reduces over `axes` (all of them for `None`), in the pool. With `keep_dims`, reduced dimensions are retained with extent 1.
 ///
 /// ```
 /// use bitnet_core::memory::HybridMemoryPool;
@@ -89,10 +95,9 @@ impl Indices {
 /// ```
 ///
 /// # Errors
-/// [`Error::OutOfRange`] or [`Error::BadArgument`] for axes that are not there or named twice;
-/// [`Error::EmptyReduction`] for `Max` and `Min` over axes of which one has no elements, as in NumPy even if there are no
-/// outputs; [`Error::DTypeMismatch`] for integer types;
-/// [`Error::OutOfMemory`].
+/// [`Error::OutOfRange`] or [`Error::BadArgument`] for axes that are absent or repeated; [`Error::EmptyReduction`] for `Max`
+/// and `Min` over axes of which one has no elements, as in NumPy even if there are no outputs; [`Error::DTypeMismatch`] for
+/// integer types; [`Error::OutOfMemory`].
 #[track_caller]
 pub fn reduce(
     reduction: Reduction,
@@ -108,7 +113,7 @@ pub fn reduce(
         return Err(Error::EmptyReduction { op, shape: x.shape().to_vec() });
     }
     let mut out = BitNetTensor::scratch(&plan.shape, pool)?;
-    reduction.fold(simd::active()?, &x32, &plan, out.f32_mut()?)?;
+    reduction.reduce_into(simd::active()?, &x32, &plan, out.f32_mut()?)?;
     rounded(out, x.dtype(), pool)
 }
 
@@ -157,8 +162,8 @@ fn spread(
     let values = out.f32_mut()?;
     let mut means = PoolBuffer::<f64>::scratch(values.len(), pool)?;
     let mut squares = PoolBuffer::<f64>::scratch(values.len(), pool)?;
-    fold::<Centre>(level, &x32, &plan, &[], &mut means)?;
-    fold::<Deviations>(level, &x32, &plan, &means, &mut squares)?;
+    reduce_into::<Centre>(level, &x32, &plan, &[], &mut means)?;
+    reduce_into::<Deviations>(level, &x32, &plan, &means, &mut squares)?;
     let freedom = plan.count.saturating_sub(correction) as f64;
     for (out, square) in values.iter_mut().zip(squares.iter()) {
         *out = finish(square / freedom) as f32;
@@ -192,23 +197,23 @@ pub fn all(
     truth::<All>("all", x, axes, keep_dims, pool)
 }
 
-fn truth<F: Fold<Output = u8>>(
+fn truth<R: Reducer<Output = u8>>(
     op: &'static str,
     x: &BitNetTensor,
     axes: Option<&[usize]>,
     keep_dims: bool,
     pool: &HybridMemoryPool,
 ) -> Result<BitNetTensor> {
-    let wider = if x.dtype() == BitNetDType::I8 { Some(x.to_f32(pool)?) } else { None };
-    let x = wide(op, wider.as_ref().unwrap_or(x), pool)?;
+    let widened = if x.dtype() == BitNetDType::I8 { Some(x.to_f32(pool)?) } else { None };
+    let x = wide(op, widened.as_ref().unwrap_or(x), pool)?;
     let plan = plan(op, &x, axes, keep_dims)?;
     let metadata = TensorMetadata::row_major(&plan.shape, BitNetDType::I8, Device::Cpu);
     let mut out = BitNetTensor::new(metadata, pool)?;
-    fold::<F>(simd::active()?, &x, &plan, &[], out.bytes_mut()?)?;
+    reduce_into::<R>(simd::active()?, &x, &plan, &[], out.bytes_mut()?)?;
     Ok(out)
 }
 
-/// Where the largest number is along `axis`, or in the flattened tensor for `None`: the first of several, and the first
+/// The position of the largest number along `axis`, or in the flattened tensor for `None`: the first of several, and the first
 /// NaN if there is one.
 ///
 /// # Errors
@@ -222,7 +227,7 @@ pub fn argmax(
     position::<Largest>("argmax", x, axis, keep_dims, pool)
 }
 
-/// Where the smallest number is; see [`argmax`].
+/// The position of the smallest number; see [`argmax`].
 ///
 /// # Errors
 /// Those of [`argmax`].
@@ -235,7 +240,7 @@ pub fn argmin(
     position::<Smallest>("argmin", x, axis, keep_dims, pool)
 }
 
-fn position<F: Fold<Output = f32>>(
+fn position<R: Reducer<Output = f32>>(
     op: &'static str,
     x: &BitNetTensor,
     axis: Option<usize>,
@@ -249,7 +254,7 @@ fn position<F: Fold<Output = f32>>(
     }
     let count = crate::memory::tensor::elements_of(&plan.shape)?;
     let mut extremes = PoolBuffer::<f32>::scratch(count, pool)?;
-    fold::<F>(simd::active()?, &x, &plan, &[], &mut extremes)?;
+    reduce_into::<R>(simd::active()?, &x, &plan, &[], &mut extremes)?;
     let mut values = PoolBuffer::<u64>::scratch(count, pool)?;
     let (all, _) = x.strided_f32()?;
     let mut outputs = values.iter_mut().zip(extremes.iter());
@@ -302,7 +307,7 @@ mod tests {
                 let at = |level| {
                     let plan = plan("test", &x, Some(axes), false).unwrap();
                     let mut out = vec![0f32; plan.shape.iter().product()];
-                    op.fold(level, &x, &plan, &mut out).unwrap();
+                    op.reduce_into(level, &x, &plan, &mut out).unwrap();
                     out.into_iter().map(f32::to_bits).collect::<Vec<_>>()
                 };
                 let scalar = at(IsaLevel::Scalar);

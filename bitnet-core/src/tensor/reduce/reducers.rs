@@ -1,15 +1,15 @@
-//! What reductions know of the numbers so far. Sums and products are accumulated in f64.
+//! The states of reductions. Sums and products are accumulated in f64.
 
-use super::fold::Fold;
+use super::loops::Reducer;
 
-macro_rules! folds {
+macro_rules! reducers {
     ($($(#[$doc:meta])* $name:ident: $state:ty => $output:ty, $start:expr,
         |$s:ident, $x:ident, $about:ident| $step:expr, |$a:ident, $b:ident| $join:expr,
         |$end:ident, $count:ident| $finish:expr;)*) => {$(
         $(#[$doc])*
         pub(super) struct $name;
 
-        impl Fold for $name {
+        impl Reducer for $name {
             type State = $state;
             type Output = $output;
 
@@ -33,7 +33,7 @@ macro_rules! folds {
     )*};
 }
 
-folds! {
+reducers! {
     Sum: f64 => f32, 0.0, |s, x, _about| s + f64::from(x), |a, b| a + b, |s, _count| s as f32;
     Mean: f64 => f32, 0.0, |s, x, _about| s + f64::from(x), |a, b| a + b, |s, n| (s / n as f64) as f32;
     /// The mean in f64, for deviations from it.
