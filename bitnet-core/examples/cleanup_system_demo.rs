@@ -61,7 +61,7 @@ fn touched(pool: &HybridMemoryPool, size: usize) -> Result<MemoryHandle> {
     Ok(block)
 }
 
-/// Freed memory stays with the pool until the pool has been idle for a while.
+/// Freed memory remains in the pool until the pool has been idle for a while.
 fn idle(pool: &HybridMemoryPool, hand: &HandClock, schedule: &mut CleanupSchedule) -> Result<()> {
     println!("1. An idle pool");
     let sizes = [(2000, 4000), (200, 100_000), (10, 3 * MIB)];
@@ -145,7 +145,7 @@ fn pressed(
     Ok(())
 }
 
-/// How long cleanups of a pool with much to give back take, beside what they may take.
+/// The duration of cleanups of a pool with much free memory, against their limit.
 fn budget(pool: &HybridMemoryPool) -> Result<()> {
     println!("\n4. Time, over {CLEANUPS} cleanups of 24 MiB each");
     let mut times = Vec::new();

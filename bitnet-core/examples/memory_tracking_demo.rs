@@ -1,8 +1,8 @@
-//! Shows what a tracked pool can say about itself: `cargo run --release -p bitnet-core --example memory_tracking_demo`.
+//! Shows the reports of a tracked pool: `cargo run --release -p bitnet-core --example memory_tracking_demo`.
 //!
-//! Four users of one pool, each with a habit of its own, one of them with a leak. Then what the pool saw: its metrics, the
-//! habits, the leak with its line, the level over time, latencies, and a callback for memory pressure. Given a file name, it
-//! also writes the timeline there, for a trace viewer.
+//! Four users of one pool, each with a different pattern, one of them with a leak. Then the reports of the pool: its
+//! metrics, the patterns, the leak with its line, the level over time, latencies, and a callback for memory pressure.
+//! With a file name as its argument, it also writes the timeline there, for a trace viewer.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -30,15 +30,15 @@ fn main() -> Outcome {
     decode_tokens(&pool)?;
     println!("decoded tokens     short bursts at even intervals, everything freed");
     train_steps(&pool)?;
-    println!("trained steps      activations pile up, then go at once");
-    let forgotten = serve_requests(&pool)?;
+    println!("trained steps      activations accumulate, then are freed at once");
+    let leaked = serve_requests(&pool)?;
     println!("served requests    and leaked some blocks");
 
-    title("What the pool knows");
+    title("Metrics of the pool");
     let metrics = pool.get_detailed_metrics().ok_or("this pool is tracked")?;
     print!("{metrics}");
 
-    title("Habits, by the line that allocates");
+    title("Patterns, by the line that allocates");
     for (site, features) in &tracker.patterns().sites {
         println!(
             "{:<11} {:>5} events  line {}",
@@ -59,8 +59,8 @@ fn main() -> Outcome {
     let mut report = tracker.leaks(Duration::from_millis(50));
     report.retain(|leak| leak.purpose != Purpose::Weights);
     print!("{report}");
-    println!("\n(Weights are left out: they are meant to stay.) Giving these blocks back:");
-    drop(forgotten);
+    println!("\n(Without weights, which remain allocated.) After freeing these blocks:");
+    drop(leaked);
     let mut report = tracker.leaks(Duration::from_millis(50));
     report.retain(|leak| leak.purpose != Purpose::Weights);
     print!("{report}");

@@ -35,7 +35,7 @@ fn main() -> Outcome {
     println!("{:>12}               writing meanwhile: {}", "", error_of(weights.bytes_mut()));
     drop(corner);
 
-    // Handles share the tensor. This clock is moved by hand, so that the example need not wait for a minute.
+    // Handles share the tensor. This clock is manual, so that the example need not wait for a minute.
     let hand = HandClock::new();
     let registry = TensorRegistry::with_clock(&pool, hand.clock());
     let first = TensorHandle::named("weights", weights, &registry);
@@ -66,7 +66,7 @@ fn main() -> Outcome {
     Ok(())
 }
 
-/// Saves what the registry holds, restores it to a pool of its own, and maps the file in place.
+/// Saves the tensors of the registry, restores them to another pool, and maps the file in place.
 fn save_and_restore(registry: &TensorRegistry, pool: &HybridMemoryPool) -> Outcome {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("weights.snapshot");
@@ -80,7 +80,7 @@ fn save_and_restore(registry: &TensorRegistry, pool: &HybridMemoryPool) -> Outco
     let there = other.get_metrics().total_allocated;
     println!("{there:>12} bytes in another pool  {:?} {:?}", one.name, one.tensor.shape());
 
-    // A tensor of a snapshot stands at a multiple of 64 bytes: the file can be its memory. What is written stays private.
+    // A tensor of a snapshot is at a multiple of 64 bytes, so that it can be mapped. Writes are private.
     let before = pool.get_metrics().total_allocated;
     let metadata = one.tensor.metadata().clone();
     let mut mapped = BitNetTensor::map_file(&path, one.offset, metadata, MapMode::CopyOnWrite)?;

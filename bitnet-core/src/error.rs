@@ -107,7 +107,7 @@ pub enum Error {
     },
     /// A view of elements that share a byte would begin inside one.
     #[error(
-        "{op}: element {element} of type {dtype} lies inside a byte; begin the view at the first element of a byte or cast the tensor"
+        "{op}: element {element} of type {dtype} is inside a byte; begin the view at the first element of a byte or cast the tensor"
     )]
     UnalignedView {
         /// The operation.

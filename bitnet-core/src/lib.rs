@@ -2,12 +2,12 @@
 //!
 //! The base of the other crates; independent of models and model files.
 //!
-//! - [`memory`]: a pool of aligned blocks with exact accounting, and [`memory::tensor`], strided tensors on pool-backed or
-//!   mapped storage.
+//! - [`memory`]: a pool of aligned blocks with exact accounting, and [`memory::tensor`], strided tensors on pool-backed
+//!   or mapped storage.
 //! - [`kv`]: keys and values of a sequence, for attention.
 //! - [`ternary`]: a matrix of trits with scales per tensor, row or group.
-//! - [`backend`]: the operations of a back end and their operands: dense rows, prepared weights, the largest logits of an
-//!   output head.
+//! - [`backend`]: the operations of a back end and their operands: dense rows, prepared weights, the largest logits of
+//!   an output head.
 //! - [`prelude`]: the most used types.
 //! - [`rng`]: seeded random numbers.
 //! - [`mod@reference`]: scalar implementations of the operations, against which every back end is tested.

@@ -19,13 +19,13 @@ use bitnet_core::memory::{
 const MIB: usize = 1 << 20;
 const SECOND: Duration = Duration::from_secs(1);
 
-/// One test at a time: each watches the memory of the whole process.
+/// One test at a time: each measures the memory of the whole process.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Time enough that no cleanup is cut short.
+/// Enough time that no cleanup is cut short.
 fn patient() -> CleanupConfig {
     CleanupConfig { max_cleanup_time: 600 * SECOND, ..Default::default() }
 }
@@ -64,7 +64,7 @@ fn mix(pool: &HybridMemoryPool) -> Vec<MemoryHandle> {
     kinds.iter().flat_map(|&(size, count)| (0..count).map(move |_| touched(pool, size))).collect()
 }
 
-/// What `clean` reports, and the bytes by which the process shrank meanwhile.
+/// The report of `clean`, and the bytes by which the process shrank meanwhile.
 fn watched(clean: impl FnOnce() -> CleanupReport) -> (CleanupReport, usize) {
     let before = process_bytes();
     let report = clean();
@@ -125,7 +125,7 @@ fn a_schedule_runs_each_strategy_when_it_is_due() {
     assert_eq!(schedule.run_due(&pool), None);
     blocks.truncate(12);
     hand.advance(schedule.next_look());
-    assert_eq!(schedule.run_due(&pool), None, "the activity is seen at this look");
+    assert_eq!(schedule.run_due(&pool), None, "the activity is observed");
     hand.advance(30 * SECOND);
     let (report, seen) = watched(|| schedule.run_due(&pool).unwrap());
     assert_eq!(report.strategy, Strategy::Idle);
@@ -213,7 +213,7 @@ fn a_cleanup_without_time_reports_that_it_was_cut() {
     assert!(pool.trim() >= 90 * MIB, "what was not done is still there to be done");
 }
 
-/// A tensor whose elements say which one it is and where they stand.
+/// A tensor whose elements encode its number and their positions.
 fn numbered(
     pool: &HybridMemoryPool,
     registry: &TensorRegistry,
@@ -257,7 +257,7 @@ fn tensors_are_moved_out_of_sparse_memory_and_keep_their_content() {
     assert_near(report.returned(), seen);
     assert!(report.compacted.tensors > 100 && report.compacted.refused == 0, "{report:?}");
     assert!(report.released_after_moving.total() > MIB, "{report}");
-    // What is in memory is mostly in use now: that was a tenth before.
+    // Most resident bytes are in use now: a tenth was before.
     let in_use = pool.get_metrics().total_allocated as usize;
     let [before, after] = [report.resident_before, report.resident_after].map(Option::unwrap);
     assert!(in_use * 5 < before && in_use * 10 > after * 6, "{in_use} of {before}, then {after}");
@@ -293,7 +293,7 @@ fn an_attached_registry_is_not_kept_alive() {
     let (pool, other) = (pool(), pool());
     let registry = TensorRegistry::new(&other);
     let sparse = scattered(&pool, &registry);
-    assert_eq!(pool.cleanup_now().compacted.tensors, 0, "the pool knows nothing of the registry");
+    assert_eq!(pool.cleanup_now().compacted.tensors, 0, "the registry is not attached");
     pool.attach_registry(&registry);
     pool.attach_registry(&registry);
     assert!(pool.cleanup_now().compacted.tensors > 100);
@@ -315,10 +315,10 @@ fn memory_of_the_last_handle_is_reclaimed() {
     drop(compressed);
     assert_eq!(pool.get_metrics().total_allocated, 0, "packed");
 
-    // The last handle goes while the tensor is being moved.
+    // The last handle is dropped while the tensor is being moved.
     let sparse = scattered(&pool, &registry);
     let (visiting, visited) = mpsc::channel();
-    let (gone, go_on) = mpsc::channel();
+    let (dropped, continued) = mpsc::channel();
     std::thread::scope(|scope| {
         let (pool, registry) = (&pool, &registry);
         let mover = scope.spawn(move || {
@@ -328,18 +328,18 @@ fn memory_of_the_last_handle_is_reclaimed() {
                 if tensor.block().is_some_and(|block| compaction.concerns(block)) {
                     if moved == 0 {
                         visiting.send(()).unwrap();
-                        go_on.recv().unwrap();
+                        continued.recv().unwrap();
                     }
                     moved += usize::from(tensor.leave_sparse(&compaction, None).unwrap());
                 }
                 ControlFlow::Continue(())
             });
-            assert_eq!(moved, 1, "the others went meanwhile");
+            assert_eq!(moved, 1, "the others were dropped meanwhile");
         });
         visited.recv().unwrap();
         drop(sparse);
-        gone.send(()).unwrap();
-        // To its very end, where its bins are drained.
+        dropped.send(()).unwrap();
+        // Joined, so that its bins are drained.
         mover.join().unwrap();
     });
     assert_eq!((pool.get_metrics().total_allocated, registry.len()), (0, 0));
@@ -383,7 +383,7 @@ fn a_full_pool_does_not_fail_because_it_is_being_cleaned() {
             }
         });
         for round in 0..200 {
-            // Each takes up all there is.
+            // Each allocates the whole limit.
             let sizes: &[usize] =
                 if round % 2 == 0 { &[64 * MIB] } else { &[32 * MIB, 16 * MIB, 16 * MIB] };
             for &size in sizes {

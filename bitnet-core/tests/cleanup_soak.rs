@@ -1,4 +1,4 @@
-//! Tensors keep their content while everything that moves, compresses and gives back memory runs against them.
+//! Tensors keep their content while cleanups move, compress and release memory concurrently.
 
 #![allow(clippy::unwrap_used, reason = "a test may stop at any surprise")]
 
@@ -16,7 +16,7 @@ use bitnet_core::memory::{CleanupConfig, HybridMemoryPool, MemoryHandle, MemoryP
 const SIZES: [usize; 6] = [40, 700, 5000, 30_000, 150_000, 400_000];
 const TENSORS: usize = 120;
 
-/// Numbers in no order, the same for a seed.
+/// Seeded random numbers.
 struct Dice(u64);
 
 impl Dice {
@@ -27,7 +27,7 @@ impl Dice {
     }
 }
 
-/// Fills a tensor with what its first element says.
+/// Fills a tensor with values determined by `seed`, its first element.
 fn write(values: &mut [f32], seed: u32) {
     for (at, value) in values.iter_mut().enumerate() {
         *value = (seed.wrapping_add(at as u32 * 7) % 65_521) as f32;
@@ -58,7 +58,7 @@ struct Soak {
 }
 
 impl Soak {
-    fn going(&self) -> bool {
+    fn is_running(&self) -> bool {
         !self.over.load(Ordering::Relaxed)
     }
 
@@ -67,7 +67,7 @@ impl Soak {
     }
 
     fn read(&self, mut dice: Dice) {
-        while self.going() {
+        while self.is_running() {
             let handle = self.any(&mut dice);
             assert!(is_whole(handle.read().unwrap().f32().unwrap()), "a tensor was damaged");
             self.checks.fetch_add(1, Ordering::Relaxed);
@@ -75,23 +75,23 @@ impl Soak {
     }
 
     fn write(&self, mut dice: Dice) {
-        while self.going() {
+        while self.is_running() {
             let handle = self.any(&mut dice);
             let mut tensor = handle.write().unwrap();
             let values = tensor.f32_mut().unwrap();
             assert!(is_whole(values), "a tensor was damaged");
             write(values, dice.below(60_000) as u32);
             drop(tensor);
-            // Its last handle may go while it is being moved or packed.
+            // Its last handle may be dropped while it is being moved or packed.
             let fresh = self::tensor(&self.pool, &self.registry, &mut dice);
             *self.tensors[dice.below(TENSORS)].lock().unwrap() = fresh;
         }
     }
 
-    /// Allocates and frees blocks around the tensors, on threads that come and go.
+    /// Allocates and frees blocks around the tensors, on short-lived threads.
     fn churn(&self, mut dice: Dice) {
         let mut live: Vec<(u8, MemoryHandle)> = Vec::new();
-        while self.going() {
+        while self.is_running() {
             std::thread::scope(|scope| {
                 let (live, dice) = (&mut live, &mut dice);
                 scope.spawn(move || {
@@ -127,7 +127,7 @@ impl Soak {
     }
 }
 
-/// Lets readers, writers and churners run against cleanups as long as `more` says; how many cleanups there were.
+/// Runs readers, writers and churners against cleanups as long as `more` returns true. Returns the number of cleanups.
 fn soak(mut more: impl FnMut(u64) -> bool) -> u64 {
     let cleanup = CleanupConfig {
         idle_cleanup_interval: Duration::ZERO,

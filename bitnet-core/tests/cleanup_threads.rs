@@ -1,4 +1,4 @@
-//! The threads that clean pools: they start with their pool, do their work, and are gone with it.
+//! The threads that clean pools: they start and end with their pool.
 
 #![allow(clippy::unwrap_used, reason = "a test may stop at any surprise")]
 
@@ -42,7 +42,7 @@ fn cleaning_threads() -> Option<usize> {
     Some(tasks.flatten().filter_map(name).filter(|name| name.trim() == "bitnet-cleanup").count())
 }
 
-/// Waits until `done`, however busy the machine is.
+/// Waits until `done`.
 #[track_caller]
 fn wait_until(what: &str, done: impl Fn() -> bool) {
     let start = Instant::now();
@@ -52,7 +52,7 @@ fn wait_until(what: &str, done: impl Fn() -> bool) {
     }
 }
 
-fn wait_until_gone() {
+fn wait_until_ended() {
     wait_until("the end of the threads", || cleaning_threads().unwrap_or(0) == 0);
 }
 
@@ -67,8 +67,8 @@ fn a_pool_has_a_thread_only_if_configured() {
     drop(cleaned);
     assert!(matches!(cleaning_threads(), None | Some(1)), "a clone is left");
     drop(again);
-    // It has been waited for, but the system may list it for a moment more.
-    wait_until_gone();
+    // It has been joined, but the system may list it for a moment more.
+    wait_until_ended();
     drop(quiet);
 }
 
@@ -93,7 +93,7 @@ fn an_idle_pool_is_cleaned_automatically() {
     drop(registry);
     assert!(matches!(cleaning_threads(), None | Some(1)), "the handle keeps the pool");
     drop(handle);
-    wait_until_gone();
+    wait_until_ended();
 }
 
 #[test]
@@ -106,7 +106,7 @@ fn pressure_wakes_the_thread() {
         (0..34).map(|_| pool.allocate(MIB - 64, 64, &Device::Cpu).unwrap()).collect();
     wait_until("the cleanup", || pool.cleanup_metrics().runs(Strategy::Pressure) > 0);
     drop((blocks, small, pool));
-    wait_until_gone();
+    wait_until_ended();
 }
 
 #[test]
@@ -118,7 +118,7 @@ fn a_thousand_pools_leave_no_thread() {
             drop(pool.allocate(100, 64, &Device::Cpu).unwrap());
         }
     }
-    wait_until_gone();
+    wait_until_ended();
 }
 
 #[test]
@@ -146,7 +146,7 @@ fn a_pool_may_end_in_a_callback_and_before_its_blocks() {
         drop(small);
         wait_until("the callback", || ended.load(Ordering::SeqCst));
     }
-    wait_until_gone();
+    wait_until_ended();
 }
 
 #[test]
@@ -168,5 +168,5 @@ fn the_last_owner_may_be_any_thread() {
             });
         }
     });
-    wait_until_gone();
+    wait_until_ended();
 }

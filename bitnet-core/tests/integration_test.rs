@@ -252,8 +252,8 @@ fn pool_tracking_tensors_and_cleanup_work_together() -> Result<()> {
     };
     let pool = HybridMemoryPool::with_config(config)?;
     let levels = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
-    let heard = std::sync::Arc::clone(&levels);
-    pool.register_pressure_callback(Box::new(move |level| heard.lock().unwrap().push(level)));
+    let received = std::sync::Arc::clone(&levels);
+    pool.register_pressure_callback(Box::new(move |level| received.lock().unwrap().push(level)));
 
     let device = auto_select_device();
     let metadata = TensorMetadata::new(vec![128, 256], BitNetDType::F32, device.clone());

@@ -53,7 +53,7 @@ fn a_part_of_a_file_is_a_tensor() {
 }
 
 #[test]
-fn writes_stay_private() {
+fn writes_are_private() {
     let folder = tempfile::tempdir().unwrap();
     let path = file_of_numbers(folder.path());
     let open = || BitNetTensor::map_file(&path, 0, f32s(NUMBERS), MapMode::CopyOnWrite).unwrap();
@@ -153,7 +153,7 @@ fn test_name<T>(_: T) -> &'static str {
     std::any::type_name::<T>().split_once("::").unwrap().1
 }
 
-/// In a process of its own: were the signal not answered, it would end that one.
+/// In a separate process, which an unhandled signal would end.
 #[cfg(unix)]
 #[test]
 fn truncation_under_a_tensor_is_an_error_not_a_crash() {
@@ -174,8 +174,8 @@ fn truncation_under_a_tensor_is_an_error_not_a_crash() {
             .env(CHILD, mode)
             .output()
             .unwrap();
-        let said = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success() && said.contains("survived"), "{mode}: {output:?}");
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains("survived"), "{mode}: {output:?}");
     }
 }
 
@@ -189,7 +189,7 @@ fn use_a_file_that_is_cut(mode: MapMode) {
         let numbers = tensor.f32_mut().unwrap();
         (numbers[0], numbers[NUMBERS - 1]) = (-1.0, -2.0);
     }
-    // What is being read while the file is cut.
+    // A read during the truncation.
     if mode == MapMode::CopyOnWrite {
         let numbers = tensor.f32_mut().unwrap();
         cut(&path, NUMBERS as u64);
@@ -202,12 +202,12 @@ fn use_a_file_that_is_cut(mode: MapMode) {
         assert_eq!((numbers[0], numbers[1]), (1.0, 2.0));
         assert_eq!(numbers[NUMBERS / 2..].iter().sum::<f32>(), 0.0, "a signal that is answered");
     }
-    // Noticed before the lost pages are touched, too.
+    // Also detected before the lost pages are touched.
     assert!(matches!(spare.check(), Err(Error::FileTruncated { .. })));
     let now = NUMBERS as u64;
     let found = tensor.check();
     assert!(matches!(found, Err(Error::FileTruncated { now: found, .. }) if found == now));
-    // Growing it back does not bring the lost pages back.
+    // Growing the file does not restore the lost pages.
     cut(&path, 4 * NUMBERS as u64);
     assert!(matches!(tensor.check(), Err(Error::FileTruncated { .. })));
     drop((tensor, spare));

@@ -1,4 +1,4 @@
-//! Where every byte of this process is, against what was allocated and touched.
+//! The memory report of this process, against the bytes that were allocated and touched.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
 
@@ -20,7 +20,7 @@ fn recorded_pool() -> HybridMemoryPool {
 }
 
 #[test]
-fn touched_bytes_are_resident_and_freed_bytes_stay_mapped() {
+fn touched_bytes_are_resident_and_freed_bytes_remain_mapped() {
     let pool = recorded_pool();
     let buffer = |mib: usize, purpose| -> PoolBuffer<u8> {
         PoolBuffer::zeroed(mib * MIB, &pool.for_purpose(purpose)).unwrap()
@@ -43,7 +43,7 @@ fn touched_bytes_are_resident_and_freed_bytes_stay_mapped() {
     assert_eq!(of(Purpose::Weights).live, 8 * MIB as u64);
     let cache_resident = of(Purpose::KvCache).resident.unwrap() as usize;
     assert_eq!(of(Purpose::KvCache).live, 40 * MIB as u64);
-    // A huge page may have come along with the last byte.
+    // The last byte may have faulted in a huge page.
     assert!((16 * MIB..=18 * MIB).contains(&cache_resident), "{cache_resident}");
     let activations = of(Purpose::Activations);
     assert_eq!((activations.live, activations.peak), (0, Some(4 * MIB as u64)));

@@ -1,4 +1,4 @@
-//! What a tracked pool says about itself, seen from outside.
+//! The reports of a tracked pool, through its public interface.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -26,7 +26,7 @@ fn tracked(level: TrackingLevel) -> HybridMemoryPool {
     HybridMemoryPool::with_config(config).expect("nothing is reserved")
 }
 
-/// Takes all that the pool has, first large blocks and then small ones.
+/// Allocates all that the pool has, first large blocks and then small ones.
 fn fill(pool: &HybridMemoryPool) -> Vec<MemoryHandle> {
     let mut held = Vec::new();
     for size in [1 << 20, 256 << 10] {
@@ -120,7 +120,7 @@ fn leaks_are_found_at_level_standard() {
 }
 
 #[test]
-fn moved_blocks_keep_the_line_that_made_them() {
+fn moved_blocks_keep_their_site() {
     let pool = tracked(TrackingLevel::Detailed);
     let mut held = Vec::new();
     let line = line!() + 2;
@@ -144,11 +144,11 @@ fn moved_blocks_keep_the_line_that_made_them() {
 fn crossing_into_the_last_of_the_limit_is_reported_once() {
     let pool = tracked(TrackingLevel::Basic);
     let calls = Arc::new(Mutex::new(Vec::new()));
-    let (heard, inner) = (Arc::clone(&calls), pool.clone());
+    let (received, inner) = (Arc::clone(&calls), pool.clone());
     pool.register_pressure_callback(Box::new(move |level| {
         // A callback may use the pool.
         drop(inner.allocate(100, 64, &Device::Cpu).unwrap());
-        heard.lock().unwrap().push(level);
+        received.lock().unwrap().push(level);
     }));
     // All of the limit, without a refusal: that would be Critical once more.
     let held: Vec<_> = (0..48).map(|_| pool.allocate(1 << 20, 64, &Device::Cpu).unwrap()).collect();
@@ -165,7 +165,7 @@ fn crossing_into_the_last_of_the_limit_is_reported_once() {
 #[test]
 fn a_panicking_callback_leaves_the_pool_usable() {
     let pool = tracked(TrackingLevel::Standard);
-    pool.register_pressure_callback(Box::new(|_| panic!("the panic that this test wants")));
+    pool.register_pressure_callback(Box::new(|_| panic!("the expected panic")));
     let held = fill(&pool);
     assert!(pool.tracker().unwrap().pressure().unwrap().panics() > 0);
     drop(held);

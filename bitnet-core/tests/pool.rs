@@ -1,4 +1,4 @@
-//! The pool as its users meet it: every size and alignment, every bad request, threads, ends, and a system that refuses.
+//! The public pool: sizes and alignments, bad requests, threads, lifetimes, and a system that refuses memory.
 
 #![allow(clippy::unwrap_used, reason = "a test says by panicking what is wrong")]
 
@@ -15,7 +15,7 @@ fn unbounded() -> HybridMemoryPool {
 }
 
 /// Writes the first, the last and a few other bytes.
-fn mark(handle: &mut MemoryHandle, value: u8) {
+fn fill_samples(handle: &mut MemoryHandle, value: u8) {
     let bytes = handle.bytes_mut();
     let step = (bytes.len() / 7).max(1);
     bytes.iter_mut().step_by(step).for_each(|byte| *byte = value);
@@ -24,7 +24,7 @@ fn mark(handle: &mut MemoryHandle, value: u8) {
     }
 }
 
-fn is_marked(handle: &MemoryHandle, value: u8) -> bool {
+fn has_samples(handle: &MemoryHandle, value: u8) -> bool {
     let bytes = handle.bytes();
     let step = (bytes.len() / 7).max(1);
     bytes.iter().step_by(step).chain(bytes.last()).all(|&byte| byte == value)
@@ -47,8 +47,8 @@ fn memory_of_every_size_around_each_boundary_and_of_every_alignment_is_served() 
             assert_eq!(handle.bytes().as_ptr() as usize % align.max(64), 0, "{size} at {align}");
             assert_eq!(handle.align(), align.max(64));
             assert!(handle.occupied() >= size);
-            mark(&mut handle, align_log);
-            assert!(is_marked(&handle, align_log));
+            fill_samples(&mut handle, align_log);
+            assert!(has_samples(&handle, align_log));
             pool.deallocate(handle).unwrap();
             if size > 64 * MIB {
                 break;
@@ -61,7 +61,7 @@ fn memory_of_every_size_around_each_boundary_and_of_every_alignment_is_served() 
 }
 
 #[test]
-fn memory_of_no_bytes_has_an_address_of_its_own() {
+fn memory_of_0_bytes_has_a_unique_address() {
     let pool = unbounded();
     let handles: Vec<_> = (0..200)
         .map(|at| {
@@ -124,7 +124,7 @@ fn memory_limits_hold_to_the_configured_maximum() {
     let held: usize = many.iter().map(MemoryHandle::size).sum();
     assert!(held > 3 * MIB && held <= 4 * MIB, "{held}");
     drop(many);
-    assert!(pool.allocate(12 * MIB, 64, &Device::Cpu).is_ok(), "what is free gives way");
+    assert!(pool.allocate(12 * MIB, 64, &Device::Cpu).is_ok(), "free memory is purged");
 }
 
 #[test]
@@ -144,14 +144,14 @@ fn memory_outlives_its_pool_and_its_thread() {
         [64, 5000, 700_000, 3 * MIB, 50 * MIB]
             .map(|size| {
                 let mut handle = pool.allocate(size, 64, &Device::Cpu).unwrap();
-                mark(&mut handle, 0x5a);
+                fill_samples(&mut handle, 0x5a);
                 handle
             })
             .into()
     })
     .join()
     .unwrap();
-    assert!(handles.iter().all(|handle| is_marked(handle, 0x5a)));
+    assert!(handles.iter().all(|handle| has_samples(handle, 0x5a)));
     let threads: Vec<_> =
         handles.into_iter().map(|handle| std::thread::spawn(move || drop(handle))).collect();
     threads.into_iter().for_each(|thread| thread.join().unwrap());
@@ -190,12 +190,12 @@ fn memory_passes_between_threads_without_growth() {
         for at in 0..200_000usize {
             let size = 64 << (at % 5);
             let mut handle = maker.allocate(size, 64, &Device::Cpu).unwrap();
-            mark(&mut handle, at as u8);
+            fill_samples(&mut handle, at as u8);
             sender.send(handle).unwrap();
         }
     });
     for (at, handle) in receiver.iter().enumerate() {
-        assert!(is_marked(&handle, at as u8));
+        assert!(has_samples(&handle, at as u8));
     }
     producer.join().unwrap();
     let metrics = pool.get_metrics();
@@ -205,7 +205,7 @@ fn memory_passes_between_threads_without_growth() {
 }
 
 #[test]
-fn memory_of_each_purpose_is_counted_apart() {
+fn memory_of_each_purpose_is_counted_separately() {
     let pool = unbounded();
     let weights = pool.for_purpose(Purpose::Weights);
     let handle = weights.allocate(1000, 64, &Device::Cpu).unwrap();
@@ -214,7 +214,7 @@ fn memory_of_each_purpose_is_counted_apart() {
     let by_purpose = pool.allocated_by_purpose();
     assert_eq!(by_purpose[Purpose::Weights.index()], 1000);
     assert_eq!(by_purpose[Purpose::KvCache.index()], 3 << 20);
-    // Given back by another thread than the one that counted it.
+    // Freed by another thread than the one that counted it.
     std::thread::spawn(move || drop((handle, large))).join().unwrap();
     assert_eq!(pool.allocated_by_purpose(), [0; Purpose::ALL.len()]);
 }
@@ -225,7 +225,7 @@ fn memory_refused_by_the_system_is_an_error_after_a_purge() {
     let held = pool.allocate(3 * MIB, 64, &Device::Cpu).unwrap();
     drop(pool.allocate(40 * MIB, 64, &Device::Cpu).unwrap());
     pool.refuse_mappings_after(Some(0));
-    // From the region that is there.
+    // From the mapped region.
     let inside = pool.allocate(5 * MIB, 64, &Device::Cpu).unwrap();
     for size in [60 * MIB, 600 * MIB] {
         let error = pool.allocate(size, 64, &Device::Cpu).unwrap_err();
@@ -266,17 +266,17 @@ fn memory_peaks_are_exact_for_one_thread() {
 }
 
 #[test]
-fn memory_pools_leave_no_stale_caches_behind() {
+fn memory_pools_leave_no_stale_caches() {
     // More pools than can be alive at a time, so that their numbers are used again while this thread keeps its caches.
     let mut held = unbounded().allocate(100, 64, &Device::Cpu).unwrap();
     for at in 0..20_000usize {
         let pool = unbounded();
         let mut handle = pool.allocate(64, 64, &Device::Cpu).unwrap();
-        mark(&mut handle, at as u8);
-        assert!(is_marked(&handle, at as u8));
+        fill_samples(&mut handle, at as u8);
+        assert!(has_samples(&handle, at as u8));
         if at % 1000 == 0 {
             // The handle that outlives its pool is the one that ends it.
-            mark(&mut held, at as u8);
+            fill_samples(&mut held, at as u8);
             drop(std::mem::replace(&mut held, handle));
         }
     }
@@ -295,7 +295,7 @@ fn memory_pools_leave_no_stale_caches_behind() {
 }
 
 #[test]
-fn memory_counts_by_purpose_stay_exact_under_concurrent_reads() {
+fn memory_counts_by_purpose_are_exact_under_concurrent_reads() {
     let pool = unbounded();
     let purposes = Purpose::ALL.map(|purpose| pool.for_purpose(purpose));
     let over = std::sync::atomic::AtomicBool::new(false);

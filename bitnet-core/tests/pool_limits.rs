@@ -1,4 +1,4 @@
-//! The limits of a pool: which refuses an allocation, pressure before that, and the figures of a pool at rest.
+//! The limits of a pool: refused allocations, pressure before them, and fragmentation.
 
 #![allow(clippy::unwrap_used, reason = "a test may stop at any surprise")]
 
@@ -45,7 +45,7 @@ fn bytes_of(held: &[MemoryHandle]) -> usize {
 }
 
 #[test]
-fn small_blocks_stay_within_max_small_pool_size() {
+fn small_blocks_are_within_max_small_pool_size() {
     for size in [1, 64, 1000, 64 * KIB, 300 * KIB, MIB - 1] {
         let pool = pool(8 * MIB, 64 * MIB, None);
         let (held, error) = fill(&pool, size);
@@ -64,7 +64,7 @@ fn small_blocks_stay_within_max_small_pool_size() {
 }
 
 #[test]
-fn large_blocks_stay_within_max_large_pool_size() {
+fn large_blocks_are_within_max_large_pool_size() {
     for size in [MIB, 3 * MIB, 40 * MIB] {
         let pool = pool(8 * MIB, 64 * MIB, None);
         let (held, error) = fill(&pool, size);
@@ -92,12 +92,12 @@ fn an_error_names_the_system_and_the_largest_block() {
 }
 
 #[test]
-fn errors_name_the_limit_without_room_for_the_block() {
-    // The limit holds 300 KiB, but not the block of 320 KiB that serves them.
+fn errors_name_the_limit_that_excludes_the_block() {
+    // The limit allows 300 KiB, but not the block of 320 KiB that they need.
     let small = pool(310 * KIB, 3 * MIB, None);
     let error = small.allocate(300 * KIB, 64, &Device::Cpu).unwrap_err();
     assert!(matches!(error, Error::OutOfMemory { met: MemoryLimit::SmallPool, .. }), "{error}");
-    // The limit has room for an aligned block that the system refuses.
+    // The limit allows an aligned block that the system refuses.
     small.refuse_mappings_after(Some(0));
     let error = small.allocate(2 * MIB, 2 * MIB, &Device::Cpu).unwrap_err();
     assert!(matches!(error, Error::OutOfMemory { met: MemoryLimit::System, .. }), "{error}");
@@ -107,11 +107,11 @@ fn errors_name_the_limit_without_room_for_the_block() {
 fn callbacks_receive_every_failure() {
     let pool = pool(8 * MIB, 64 * MIB, Some(TrackingLevel::Basic));
     let calls = Arc::new(Mutex::new(0));
-    let heard = Arc::clone(&calls);
+    let received = Arc::clone(&calls);
     let _held = pool.allocate(44 * MIB, 64, &Device::Cpu).unwrap();
     pool.register_pressure_callback(Box::new(move |level| {
         if level == Critical {
-            *heard.lock().unwrap() += 1;
+            *received.lock().unwrap() += 1;
         }
     }));
     for count in 1..=3 {
@@ -128,24 +128,24 @@ fn callbacks_receive_every_failure() {
 fn callbacks_see_the_block_among_the_leaks() {
     let pool = Arc::new(pool(8 * MIB, 64 * MIB, Some(TrackingLevel::Detailed)));
     let seen = Arc::new(Mutex::new(Vec::new()));
-    let (observed, heard) = (Arc::downgrade(&pool), Arc::clone(&seen));
+    let (observed, received) = (Arc::downgrade(&pool), Arc::clone(&seen));
     pool.register_pressure_callback(Box::new(move |_| {
         let pool = observed.upgrade().unwrap();
         let report = pool.tracker().unwrap().leaks(Duration::ZERO);
-        heard.lock().unwrap().push(report.leaks.iter().map(|leak| leak.size).sum::<usize>());
+        received.lock().unwrap().push(report.leaks.iter().map(|leak| leak.size).sum::<usize>());
     }));
     let _held = pool.allocate(60 * MIB, 64, &Device::Cpu).unwrap();
     assert_eq!(seen.lock().unwrap().first().copied(), Some(60 * MIB));
 }
 
-/// The levels that callbacks heard of while `pool` was filled with blocks of `size` bytes, before and at the refusal.
+/// The levels that callbacks received while `pool` was filled with blocks of `size` bytes, before and at the refusal.
 fn levels_while_filling(
     pool: &HybridMemoryPool,
     size: usize,
 ) -> (Vec<MemoryPressureLevel>, Vec<MemoryPressureLevel>) {
     let calls = Arc::new(Mutex::new(Vec::new()));
-    let heard = Arc::clone(&calls);
-    pool.register_pressure_callback(Box::new(move |level| heard.lock().unwrap().push(level)));
+    let received = Arc::clone(&calls);
+    pool.register_pressure_callback(Box::new(move |level| received.lock().unwrap().push(level)));
     let (mut held, mut before) = (Vec::new(), Vec::new());
     while let Ok(handle) = pool.allocate(size, 64, &Device::Cpu) {
         held.push(handle);
@@ -190,10 +190,10 @@ fn memory_freed_by_a_callback_serves_the_failing_allocation() {
     let cache = pool.allocate(20 * MIB, 64, &Device::Cpu).unwrap();
     spare.lock().unwrap().push(cache);
     let _held = pool.allocate(32 * MIB, 64, &Device::Cpu).unwrap();
-    let given = Arc::clone(&spare);
+    let shared = Arc::clone(&spare);
     pool.register_pressure_callback(Box::new(move |level| {
         if level == Critical {
-            given.lock().unwrap().clear();
+            shared.lock().unwrap().clear();
         }
     }));
     assert!(pool.allocate(16 * MIB, 64, &Device::Cpu).is_ok());

@@ -1,5 +1,5 @@
-//! The pool against a model of itself: random steps on several threads, where blocks never overlap, are never handed out
-//! twice, and keep what was written to them.
+//! The pool against a model: in random steps on several threads blocks never overlap, are never allocated twice, and
+//! keep their content.
 
 #![allow(clippy::unwrap_used, reason = "a test says by panicking what is wrong")]
 
@@ -11,7 +11,7 @@ use bitnet_core::device::Device;
 use bitnet_core::memory::{HybridMemoryPool, MemoryHandle, MemoryPoolConfig};
 use proptest::prelude::*;
 
-/// What is alive, by address: bytes occupied by the user.
+/// The live blocks, by address: bytes used.
 #[derive(Default)]
 struct Model(Mutex<BTreeMap<usize, usize>>);
 
@@ -20,7 +20,7 @@ impl Model {
         let (start, size) = (handle.bytes().as_ptr() as usize, handle.size().max(1));
         let mut live = self.0.lock().unwrap();
         if let Some((&before, &bytes)) = live.range(..=start).next_back() {
-            assert!(before + bytes <= start, "{start:#x} lies in the block at {before:#x}");
+            assert!(before + bytes <= start, "{start:#x} is in the block at {before:#x}");
         }
         if let Some((&after, _)) = live.range(start..).next() {
             assert!(start + size <= after, "{start:#x} reaches into the block at {after:#x}");
@@ -34,31 +34,31 @@ impl Model {
     }
 }
 
-/// A handle with what was written to it.
+/// A handle with the value written to it.
 struct Held(MemoryHandle, u64);
 
 impl Held {
     fn new(mut handle: MemoryHandle, value: u64) -> Self {
-        for at in Self::marks(handle.size()) {
+        for at in Self::samples(handle.size()) {
             handle.bytes_mut()[at] = (value >> (at % 8 * 8)) as u8;
         }
         Self(handle, value)
     }
 
     fn check(&self) {
-        for at in Self::marks(self.0.size()) {
+        for at in Self::samples(self.0.size()) {
             assert_eq!(self.0.bytes()[at], (self.1 >> (at % 8 * 8)) as u8, "byte {at} was changed");
         }
     }
 
     /// The first line, the last line, and a byte of each eighth.
-    fn marks(size: usize) -> impl Iterator<Item = usize> {
+    fn samples(size: usize) -> impl Iterator<Item = usize> {
         let step = (size / 8).max(1);
         (0..size.min(64)).chain((0..size).step_by(step)).chain(size.saturating_sub(64)..size)
     }
 }
 
-/// Numbers that look random.
+/// Pseudorandom numbers.
 struct Random(u64);
 
 impl Random {
@@ -104,7 +104,7 @@ fn work(
                 let (size, align) = (random.size(), random.align());
                 let handle = if random.next().is_multiple_of(8) {
                     let handle = pool.allocate_zeroed(size, align, &Device::Cpu).unwrap();
-                    assert!(Held::marks(size).all(|at| handle.bytes()[at] == 0));
+                    assert!(Held::samples(size).all(|at| handle.bytes()[at] == 0));
                     handle
                 } else {
                     pool.allocate(size, align, &Device::Cpu).unwrap()

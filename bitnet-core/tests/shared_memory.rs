@@ -40,14 +40,14 @@ fn start(test: &str, argument: &str) -> Child {
         .unwrap()
 }
 
-/// Waits until the child says that it is ready.
+/// Waits until the child prints that it is ready.
 fn ready(child: &mut Child) {
     let lines = BufReader::new(child.stdout.as_mut().unwrap()).lines();
-    let said = lines.map_while(Result::ok).any(|line| line.contains("ready"));
-    assert!(said, "the child ended");
+    let is_ready = lines.map_while(Result::ok).any(|line| line.contains("ready"));
+    assert!(is_ready, "the child ended");
 }
 
-/// Says ready, and waits to be ended.
+/// Prints that it is ready, and waits to be ended.
 fn wait_for_the_end() -> ! {
     println!("\nready");
     std::io::stdout().flush().unwrap();
@@ -91,9 +91,9 @@ fn concurrent_writers_lose_no_count() {
         (0..3).map(|_| start(test_name(concurrent_writers_lose_no_count), &name)).collect();
     count(&memory);
     for mut child in children {
-        // What it says is read to the end, so that it never waits for a reader.
-        let said = child.stdout.take().map(std::io::read_to_string);
-        assert!(child.wait().unwrap().success(), "{said:?}");
+        // Its output is read to the end, so that it never blocks.
+        let output = child.stdout.take().map(std::io::read_to_string);
+        assert!(child.wait().unwrap().success(), "{output:?}");
     }
     assert_eq!(number(memory.read(AT_ONCE).unwrap().bytes()), 4 * EACH);
     assert_eq!(memory.generation(), 4 * EACH);
@@ -116,7 +116,7 @@ fn a_killed_writer_is_reported_and_recoverable() {
     assert!(matches!(memory.write_anew(AT_ONCE), Err(Error::LockTimedOut { .. })));
     let died = child.id();
     child.kill().unwrap();
-    // It has not been waited for: its number is still taken.
+    // It has not been waited for: its number is still in use.
     let of = |error: Error| matches!(error, Error::PeerDied { pid, .. } if pid == died);
     assert!(of(memory.read(LONG).unwrap_err()));
     assert!(of(memory.write(LONG).unwrap_err()));

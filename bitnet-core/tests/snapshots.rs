@@ -1,4 +1,4 @@
-//! Snapshots of tensors: what is written comes back in another process, and what is damaged is refused.
+//! Snapshots of tensors round-trip through another process, and damaged ones are refused.
 
 #![allow(clippy::unwrap_used, reason = "a test may stop at any surprise")]
 
@@ -108,7 +108,7 @@ fn truncations_and_bit_flips_are_refused() {
         whole[bit / 8] ^= 1 << (bit % 8);
     }
     read(&whole).unwrap();
-    // What follows is left in the stream.
+    // Bytes after it are not read.
     let mut stream = [whole.clone(), vec![7; 3]].concat();
     let mut rest = &stream[..];
     snapshot::read(&mut rest, u64::MAX, &pool()).unwrap();
@@ -122,8 +122,8 @@ fn resealed(at: usize, with: &[u8]) -> Vec<u8> {
     reseal(std::fs::read(golden()).unwrap(), 16, at, with).0
 }
 
-/// Replaces bytes of the tensor's record that begins at `start`, from its byte `at` on, and makes its checksum right again;
-/// where the record ended and the data begin.
+/// Replaces bytes of the tensor's record that begins at `start`, from its byte `at` on, and updates its checksum. Also
+/// returns the offset of the data.
 fn reseal(mut bytes: Vec<u8>, start: usize, at: usize, with: &[u8]) -> (Vec<u8>, usize) {
     let dims = 8 * usize::from(bytes[start + 3]);
     let name = u32::from_le_bytes(bytes[start + 4..start + 8].try_into().unwrap()) as usize;
@@ -157,12 +157,13 @@ fn false_lengths_allocate_nothing() {
         let found = snapshot::read(bytes, bytes.len() as u64, &unbounded);
         assert!(matches!(found, Err(Error::BadSnapshot { .. })), "{found:?}");
         let most = unbounded.get_metrics().peak_allocated;
-        assert!(most <= bytes.len() as u64, "room was made for {most} bytes");
+        assert!(most <= bytes.len() as u64, "{most} bytes were allocated");
     };
-    for lie in [0, 23, 28, 1 << 20, 1 << 40, 1 << 63, u64::MAX - 63, u64::MAX] {
-        refused(&resealed(8, &lie.to_le_bytes()));
-        // With a shape that agrees: [lie / 4, 1].
-        let shape = [(lie / 4 * 4).to_le_bytes(), (lie / 4).to_le_bytes(), 1u64.to_le_bytes()];
+    for length in [0, 23, 28, 1 << 20, 1 << 40, 1 << 63, u64::MAX - 63, u64::MAX] {
+        refused(&resealed(8, &length.to_le_bytes()));
+        // With a shape that agrees: [length / 4, 1].
+        let shape =
+            [(length / 4 * 4).to_le_bytes(), (length / 4).to_le_bytes(), 1u64.to_le_bytes()];
         refused(&resealed(8, &shape.concat()));
     }
     for extents in [[u64::MAX, 2], [1 << 32, 1 << 32], [u64::MAX, u64::MAX], [0, 6]] {
@@ -222,7 +223,7 @@ fn a_registry_is_written_and_restored() {
     assert_eq!((handles[0].name(), handles[1].name()), (Some("one"), Some("two")));
     assert_eq!(handles[1].read().unwrap().f32().unwrap(), [2.0; 1000]);
     assert_eq!(second.allocated_by_purpose()[Purpose::Weights.index()], 8000);
-    // Nothing is left of a snapshot whose end is missing.
+    // A snapshot without its end restores nothing.
     let cut = snapshot::restore(&bytes[..bytes.len() - 1], u64::MAX, &second, &registry);
     assert!(cut.is_err());
     assert_eq!((registry.len(), second.get_metrics().total_allocated), (2, 8000));
@@ -257,16 +258,16 @@ fn another_process_restores_the_same_bytes() {
         .env(CHILD, &path)
         .output()
         .unwrap();
-    let said = String::from_utf8(output.stdout).unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
     let expected = format!("restored numbers {:x?}", tensor.bytes().unwrap());
-    assert!(said.contains(&expected));
+    assert!(text.contains(&expected));
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn any_tensors_come_back(
+    fn any_tensors_round_trip(
         lens in prop::collection::vec((0usize..200, 0usize..8), 0..6),
         seed in any::<u8>(),
     ) {

@@ -1,4 +1,4 @@
-//! Compression of idle tensors: what it frees, that it is lossless, and that readers are not affected.
+//! Compression of idle tensors: the bytes that it frees, losslessness, and concurrent readers.
 
 #![allow(clippy::unwrap_used, reason = "a test may stop at any surprise")]
 
@@ -17,7 +17,7 @@ fn pool() -> HybridMemoryPool {
     HybridMemoryPool::new().unwrap()
 }
 
-fn held(pool: &HybridMemoryPool) -> usize {
+fn allocated(pool: &HybridMemoryPool) -> usize {
     pool.get_metrics().total_allocated as usize
 }
 
@@ -69,20 +69,20 @@ fn each_kind_of_data_reaches_its_ratio() {
         let pool = pool();
         let registry = TensorRegistry::new(&pool);
         let handle = TensorHandle::new(tensor(dtype, &bytes, &pool), &registry);
-        assert_eq!(held(&pool), bytes.len());
+        assert_eq!(allocated(&pool), bytes.len());
         let done = registry.compress_idle(Duration::ZERO).unwrap();
-        let ratio = bytes.len() as f64 / held(&pool) as f64;
+        let ratio = bytes.len() as f64 / allocated(&pool) as f64;
         println!("{name:20} {dtype:8} {ratio:8.2}");
         if least > 1.0 {
             assert!(ratio >= least, "{name}: {ratio}");
-            let after = held(&pool);
+            let after = allocated(&pool);
             let expected = Compressed { tensors: 1, bytes_before: bytes.len(), bytes_after: after };
             assert_eq!(done, expected, "{name}");
         } else {
-            assert_eq!((done, ratio), (Compressed::default(), 1.0), "{name}: stays as it is");
+            assert_eq!((done, ratio), (Compressed::default(), 1.0), "{name}: unchanged");
         }
         assert!(handle.read().unwrap().bytes().unwrap() == &bytes[..], "{name}");
-        assert_eq!(held(&pool), bytes.len(), "{name}: restored");
+        assert_eq!(allocated(&pool), bytes.len(), "{name}: restored");
     }
 }
 
@@ -136,15 +136,19 @@ fn only_idle_tensors_are_compressed() {
 
     old.write().unwrap().f32_mut().unwrap()[9_999] = 4.0;
     assert!(!old.is_compressed());
-    assert_eq!(pool.allocated_by_purpose()[Purpose::Weights.index()], 40_000, "its purpose stays");
+    assert_eq!(
+        pool.allocated_by_purpose()[Purpose::Weights.index()],
+        40_000,
+        "its purpose is preserved"
+    );
     assert_eq!(registry.compress_idle(Duration::ZERO).unwrap().tensors, 1);
     assert_eq!(old.read().unwrap().f32().unwrap()[9_999], 4.0);
     drop((old, young));
-    assert_eq!(held(&pool), 0, "one was dropped compressed");
+    assert_eq!(allocated(&pool), 0, "one was dropped compressed");
 }
 
 #[test]
-fn a_tensor_stays_compressed_until_memory_allows_its_restore() {
+fn a_tensor_remains_compressed_until_memory_allows_its_restore() {
     let limited = MemoryPoolConfig {
         initial_small_pool_size: 0,
         max_small_pool_size: 4 << 20,
@@ -170,7 +174,7 @@ fn a_tensor_stays_compressed_until_memory_allows_its_restore() {
     drop(hogs);
     assert!(handle.read().unwrap().f32().unwrap() == values);
 
-    // The same for packing: there is no room beside the tensor.
+    // The same for packing: there is no memory besides the tensor's.
     let mut hogs = Vec::new();
     for size in [512 << 10, 64 << 10, 4 << 10] {
         while let Ok(hog) = pool.allocate(size, 64, &Device::Cpu) {
@@ -185,7 +189,7 @@ fn a_tensor_stays_compressed_until_memory_allows_its_restore() {
 #[test]
 fn concurrent_readers_see_consistent_tensors() {
     const ROUNDS: usize = 2_000;
-    // A tensor that is being read is left alone, so that how many are touched in a round is up to the system.
+    // Tensors being read are skipped, so that the number compressed in a round varies.
     const ENOUGH: usize = 100;
     const MOST_ROUNDS: usize = 1_000_000;
     let pool = pool();
@@ -237,7 +241,7 @@ fn concurrent_readers_see_consistent_tensors() {
         assert!(handle.read().unwrap().f32().unwrap() == values);
     }
     drop(handles);
-    assert_eq!(held(&pool), 0);
+    assert_eq!(allocated(&pool), 0);
 }
 
 fn fresh(

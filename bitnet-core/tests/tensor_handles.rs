@@ -15,11 +15,11 @@ fn pool() -> HybridMemoryPool {
     HybridMemoryPool::new().unwrap()
 }
 
-fn held(pool: &HybridMemoryPool) -> u64 {
+fn allocated(pool: &HybridMemoryPool) -> u64 {
     pool.get_metrics().total_allocated
 }
 
-/// Numbers that say where they stand, so that any displaced byte changes the sum.
+/// Numbers that encode their positions, so that any displaced byte changes the sum.
 fn numbered(len: usize, seed: u32) -> Vec<f32> {
     (0..len as u32).map(|i| f32::from_bits((i ^ seed).wrapping_mul(0x9e37_79b9) >> 2)).collect()
 }
@@ -42,15 +42,15 @@ fn the_last_handle_frees_the_memory() {
     drop(first);
     let third = weak.upgrade().unwrap();
     drop(second);
-    assert_eq!(held(&pool), 400, "the upgraded one keeps it");
+    assert_eq!(allocated(&pool), 400, "the upgraded one keeps it");
     drop(third);
     assert!(weak.upgrade().is_none());
     assert!(registry.is_empty());
-    assert_eq!(held(&pool), 0);
+    assert_eq!(allocated(&pool), 0);
 }
 
 #[test]
-fn registry_and_pool_may_go_before_the_handles() {
+fn registry_and_pool_may_be_dropped_before_the_handles() {
     let pool = pool();
     let registry = TensorRegistry::new(&pool);
     let handle = TensorHandle::new(BitNetTensor::zeros(&[4], &pool).unwrap(), &registry);
@@ -95,7 +95,7 @@ fn names_purposes_ages_and_idle_times() {
 }
 
 #[test]
-fn shared_and_refused_tensors_stay_in_place() {
+fn shared_and_refused_tensors_are_not_moved() {
     let pool = pool();
     let registry = TensorRegistry::new(&pool);
     let handle = TensorHandle::new(
@@ -121,7 +121,7 @@ fn shared_and_refused_tensors_stay_in_place() {
     assert_eq!(moved(12), Ok(true));
     assert_ne!(address(), before);
     assert_eq!(handle.read().unwrap().f32().unwrap(), [1.0, 2.0, 3.0]);
-    assert_eq!(held(&pool), 12);
+    assert_eq!(allocated(&pool), 12);
 }
 
 #[test]
@@ -140,11 +140,11 @@ fn a_panicking_thread_leaks_no_tensor() {
     })
     .join();
     assert!(ended.is_err());
-    assert_eq!((registry.len(), held(&pool)), (1, 32), "what only that thread held is gone");
+    assert_eq!((registry.len(), allocated(&pool)), (1, 32), "tensors of that thread are freed");
     assert_eq!(handle.read().unwrap().f32().unwrap()[0], 1.0);
     drop(handle);
     assert!(weak.upgrade().is_none());
-    assert_eq!(held(&pool), 0);
+    assert_eq!(allocated(&pool), 0);
 }
 
 #[test]
@@ -169,7 +169,7 @@ fn moves_are_invisible_to_readers_and_writers() {
                 while !over.load(Ordering::Relaxed) {
                     let tensor = handles[at % TENSORS].read().unwrap();
                     let values = tensor.f32().unwrap();
-                    // Writers change the seed, which the first number gives away.
+                    // Writers change the seed, the first number.
                     let seed = (0..=u32::from(u8::MAX))
                         .find(|&seed| numbered(1, seed)[0].to_bits() == values[0].to_bits());
                     assert_eq!(sum(values), sum(&numbered(values.len(), seed.unwrap())));
@@ -201,5 +201,5 @@ fn moves_are_invisible_to_readers_and_writers() {
     });
     assert!(moves > ROUNDS, "only {moves} moves");
     drop(handles);
-    assert_eq!(held(&pool), 0);
+    assert_eq!(allocated(&pool), 0);
 }

@@ -130,8 +130,8 @@ fn filled(elements: usize) -> Option<[Vec<f64>; 3]> {
     Some(arrays)
 }
 
-/// A cyclic traversal of arrays of `len` eight-byte elements; each round continues where the last one stopped, so that short
-/// rounds do not measure a cache.
+/// A cyclic traversal of arrays of `len` eight-byte elements; each round continues where the last one stopped, so that
+/// short rounds do not measure a cache.
 #[derive(Clone, Copy)]
 struct Walk {
     len: usize,
@@ -167,8 +167,8 @@ pub fn measure_read_bandwidth(threads: usize, rounds: usize) -> Option<f64> {
 /// Measured sequential read bandwidth with up to `threads` threads, in bytes per second, of each of `rounds` rounds,
 /// the slowest first. `None` if the buffers of 128 MiB per thread can't be allocated, or no thread can be started.
 ///
-/// Threads fill their own buffers (so that each is on its thread's node), wait for one another, and read until a common end of
-/// the round, 20 ms later: starting threads is not timed.
+/// Threads fill their own buffers (so that each is on its thread's node), wait for one another, and read until a common
+/// end of the round, 20 ms later: starting threads is not timed.
 pub fn read_bandwidth_rounds(threads: usize, rounds: usize) -> Option<Vec<f64>> {
     let rounds = rounds.max(1);
     let parts = together(threads.max(1), |barrier| read_rounds(rounds, barrier));
@@ -202,8 +202,8 @@ fn read_rounds(rounds: usize, barrier: &Barrier) -> Option<Vec<f64>> {
     has_memory.then_some(rates)
 }
 
-/// The results of `work` in up to `threads` concurrent threads, fewer if the system refuses to start more. All of them share
-/// the barrier.
+/// The results of `work` in up to `threads` concurrent threads, fewer if the system refuses to start more. All of them
+/// share the barrier.
 fn together<R: Send>(threads: usize, work: impl Fn(&Barrier) -> R + Sync) -> Vec<R> {
     std::thread::scope(|scope| {
         let work = &work;

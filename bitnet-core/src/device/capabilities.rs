@@ -66,8 +66,8 @@ pub struct DeviceCapabilities {
 }
 
 impl DeviceCapabilities {
-    /// Detects the capabilities of `device`. The first call of a process measures the memory bandwidth, for about a quarter
-    /// of a second and with at most 128 MiB, or with less if less memory is available.
+    /// Detects the capabilities of `device`. The first call of a process measures the memory bandwidth, for about a
+    /// quarter of a second and with at most 128 MiB, or with less if less memory is available.
     pub fn for_device(device: &Device) -> Self {
         let mut found = Self::without_bandwidth(device);
         found.memory_bandwidth = MemoryBandwidth::of_this_machine();
@@ -150,8 +150,8 @@ impl DeviceCapabilities {
 }
 
 impl MemoryBandwidth {
-    /// Returns the figures of this machine, measured on the first call with all logical processors and at most 128 MiB, or a quarter
-    /// of the available memory.
+    /// Returns the figures of this machine, measured on the first call with all logical processors and at most 128 MiB,
+    /// or a quarter of the available memory.
     pub fn of_this_machine() -> Option<Self> {
         static MEASURED: OnceLock<Option<MemoryBandwidth>> = OnceLock::new();
         *MEASURED.get_or_init(|| {

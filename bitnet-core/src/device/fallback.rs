@@ -16,8 +16,8 @@ pub struct Fallback<T> {
 
 /// Calls `work` for the first of `devices`; if that device fails, for the next one, and so on.
 ///
-/// A device fails if the error is an [`Error::is_device_failure`]; any other error is returned at once. Each call starts from
-/// the beginning: a failed one must leave no partial effects.
+/// A device fails if the error is an [`Error::is_device_failure`]; any other error is returned at once. Each call
+/// starts from the beginning: a failed one must leave no partial effects.
 ///
 /// # Errors
 /// [`Error::AllDevicesFailed`] if no device is left, [`Error::NoDevice`] if there was none; else what `work` returns.

@@ -58,8 +58,8 @@ impl FaultPlan {
 }
 
 /// The processor with a memory limit, a number of threads and faults of its own: a second device on every machine, for
-/// tests and for work within a bound of memory. It is emulated: it computes as fast as the processor, and its memory is the
-/// processor's.
+/// tests and for work within a bound of memory. It is emulated: it computes as fast as the processor, and its memory is
+/// the processor's.
 ///
 /// Clones are the same device; two that are made separately are two devices. The memory limit is enforced by
 /// [`DeviceSpecificPools`](crate::memory::DeviceSpecificPools), where the memory of devices comes from.

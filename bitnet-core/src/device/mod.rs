@@ -16,9 +16,9 @@
 //! # Ok::<(), bitnet_core::Error>(())
 //! ```
 //!
-//! [`select_device`] returns the first device that meets [`Requirements`], accelerators first. [`with_fallback`] repeats the
-//! work of a failed device on the next one. A [`LimitedCpu`] is a second device on every machine: the processor, with less
-//! memory and with injected faults.
+//! [`select_device`] returns the first device that meets [`Requirements`], accelerators first. [`with_fallback`]
+//! repeats the work of a failed device on the next one. A [`LimitedCpu`] is a second device on every machine: the
+//! processor, with less memory and with injected faults.
 
 mod bandwidth;
 mod capabilities;
@@ -53,7 +53,7 @@ pub use transfer::copy_tensor;
 pub enum Device {
     /// The processor and its memory.
     Cpu,
-    /// The processor with limits of its own: for tests, and for work that must stay within bounds.
+    /// The processor with limits: for tests, and for work within bounds.
     LimitedCpu(LimitedCpu),
 }
 

@@ -17,7 +17,7 @@ pub enum DeviceKind {
     Cuda,
     /// A graphics processor that is programmed with Metal.
     Metal,
-    /// The processor with limits of its own.
+    /// The processor with limits.
     LimitedCpu,
     /// The processor.
     Cpu,

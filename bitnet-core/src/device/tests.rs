@@ -137,7 +137,7 @@ fn arm_cpuinfo_is_parsed() {
     assert!(info.features.contains("asimddp"));
     assert_eq!(info.hypervisor(), None, "Arm processors do not tell");
     let sample = Sample::default().with("/proc/cpuinfo", &text).allowed("0-3", "0-3");
-    assert_eq!(sample.described().physical_cores, None, "nothing says which share a core");
+    assert_eq!(sample.described().physical_cores, None, "the topology is unknown");
     assert_eq!(sample.cores(0..4, 1).described().physical_cores, Some(4));
     let named = format!("{text}Hardware\t: BCM2835\nModel\t\t: Raspberry Pi 4 Model B Rev 1.4\n");
     assert_eq!(CpuInfo::parse(&named).name.as_deref(), Some("Raspberry Pi 4 Model B Rev 1.4"));
@@ -287,7 +287,7 @@ fn environments_are_detected() {
     };
     let guest = of(&[], qemu(), &arm);
     assert_eq!((guest.virtual_machine, guest.hypervisor.as_deref()), (Some(true), Some("QEMU")));
-    assert_eq!(of(&[], qemu(), &bare).hypervisor, None, "the processor says that there is none");
+    assert_eq!(of(&[], qemu(), &bare).hypervisor, None, "the processor reports none");
     assert_eq!(of(&[], Sample::default(), &arm).virtual_machine, None);
 }
 
@@ -369,19 +369,19 @@ fn capabilities_agree_with_lscpu() {
 #[test]
 fn capabilities_agree_with_getconf() {
     let caps = DeviceCapabilities::without_bandwidth(&Device::Cpu);
-    let asked = |name: &str| printed("getconf", &[name])?.trim().parse::<usize>().ok();
-    if let (Some(ours), Some(theirs)) = (caps.page_bytes, asked("PAGESIZE")) {
+    let getconf = |name: &str| printed("getconf", &[name])?.trim().parse::<usize>().ok();
+    if let (Some(ours), Some(theirs)) = (caps.page_bytes, getconf("PAGESIZE")) {
         assert_eq!(ours, theirs);
     }
-    if let (Some(ours), Some(theirs)) = (&caps.cpus, asked("_NPROCESSORS_ONLN")) {
+    if let (Some(ours), Some(theirs)) = (&caps.cpus, getconf("_NPROCESSORS_ONLN")) {
         assert!(ours.len() <= theirs);
     }
     if let (Some(total), Some(page), Some(pages)) =
-        (caps.total_memory, caps.page_bytes, asked("_PHYS_PAGES"))
+        (caps.total_memory, caps.page_bytes, getconf("_PHYS_PAGES"))
     {
         assert_eq!(total, page as u64 * pages as u64);
     }
-    if let (Some(ours), Some(theirs)) = (caps.cache_line_bytes, asked("LEVEL1_DCACHE_LINESIZE"))
+    if let (Some(ours), Some(theirs)) = (caps.cache_line_bytes, getconf("LEVEL1_DCACHE_LINESIZE"))
         && theirs > 0
     {
         assert_eq!(ours, theirs);

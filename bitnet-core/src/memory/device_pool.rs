@@ -122,9 +122,9 @@ impl DeviceSpecificPools {
         self.within_limit(&device, bytes, |pool| BitNetTensor::new(metadata, pool))
     }
 
-    /// A zeroed tensor of this shape and type on the best of `devices` that has memory for it: see [`candidates`]. Among devices of
-    /// one kind that is the one of which the smallest part is in use, so that they fill evenly. If that device fails, the tensor
-    /// is placed on the next one. The device of `metadata` is ignored.
+    /// A zeroed tensor of this shape and type on the best of `devices` that has memory for it: see [`candidates`].
+    /// Among devices of one kind that is the one of which the smallest part is in use, so that they fill evenly. If
+    /// that device fails, the tensor is placed on the next one. The device of `metadata` is ignored.
     ///
     /// ```
     /// use bitnet_core::device::{Device, LimitedCpu};
@@ -187,8 +187,8 @@ impl DeviceSpecificPools {
         Some(self.metrics(device).total_allocated as f64 / limit as f64)
     }
 
-    /// How evenly those of `devices` that have a limit are used: the mean of their [loads](DeviceSpecificPools::load) as a part of
-    /// the highest. 1 is even, 1/n is all on one of n; `None` if nothing is in use.
+    /// How evenly those of `devices` that have a limit are used: the mean of their [loads](DeviceSpecificPools::load)
+    /// as a part of the highest. 1 is even, 1/n is all on one of n; `None` if nothing is in use.
     pub fn balance(&self, devices: &[Device]) -> Option<f64> {
         let loads: Vec<f64> = devices.iter().filter_map(|device| self.load(device)).collect();
         let highest = loads.iter().copied().fold(0.0, f64::max);

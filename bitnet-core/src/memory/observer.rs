@@ -17,8 +17,8 @@ thread_local! {
     static CALLBACKS_DEFERRED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Calls `work` without running callbacks of memory pressure on this thread: `work` allocates while a tensor is locked that a
-/// callback might read.
+/// Calls `work` without running callbacks of memory pressure on this thread: `work` allocates while a tensor is locked
+/// that a callback might read.
 pub(super) fn without_callbacks<T>(work: impl FnOnce() -> T) -> T {
     struct Restore(bool);
     impl Drop for Restore {

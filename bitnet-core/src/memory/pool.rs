@@ -41,9 +41,9 @@ impl Drop for PoolGuard {
 
 /// A pool of aligned memory with exact totals. Clones are the same pool.
 ///
-/// Blocks below 1 MiB come from slabs of their size class, cached in bins of each thread; larger ones from a buddy allocator, or
-/// from mappings of their own above 32 MiB. Freed memory is reused until [`HybridMemoryPool::trim`] or a cleanup returns it to
-/// the system. Blocks may be freed by any thread, and may outlive the pool.
+/// Blocks below 1 MiB come from slabs of their size class, cached in bins of each thread; larger ones from a buddy
+/// allocator, or from mappings of their own above 32 MiB. Freed memory is reused until [`HybridMemoryPool::trim`] or a
+/// cleanup returns it to the system. Blocks may be freed by any thread, and may outlive the pool.
 ///
 /// ```
 /// use bitnet_core::device::auto_select_device;
@@ -151,15 +151,15 @@ impl HybridMemoryPool {
         unsafe { self.inner.as_ref() }
     }
 
-    /// Allocates `size` bytes aligned to at least `align` (a power of two up to 2 MiB) and at least a cache line. They are
-    /// initialised, but may have the content of an earlier block.
+    /// Allocates `size` bytes aligned to at least `align` (a power of two up to 2 MiB) and at least a cache line. They
+    /// are initialised, but may have the content of an earlier block.
     ///
     /// # Errors
-    /// [`Error::BadAlignment`], [`Error::SizeOverflow`] or [`Error::OutOfMemory`], which names the limit that was met. Before the
-    /// last, all free memory is returned to the system and the allocation is tried once more. If pressure is watched, callbacks
-    /// then receive [`Critical`](crate::memory::MemoryPressureLevel::Critical), also if that was the level before, and a last
-    /// attempt follows. If another thread is running callbacks just then, it runs them for this failure too, and the last attempt
-    /// does not wait for it. A failure inside a callback runs none.
+    /// [`Error::BadAlignment`], [`Error::SizeOverflow`] or [`Error::OutOfMemory`], which names the limit that was met.
+    /// Before the last, all free memory is returned to the system and the allocation is tried once more. If pressure is
+    /// watched, callbacks then receive [`Critical`](crate::memory::MemoryPressureLevel::Critical), also if that was the
+    /// level before, and a last attempt follows. If another thread is running callbacks just then, it runs them for
+    /// this failure too, and the last attempt does not wait for it. A failure inside a callback runs none.
     #[inline]
     #[track_caller]
     pub fn allocate(&self, size: usize, align: usize, device: &Device) -> Result<MemoryHandle> {
@@ -270,8 +270,8 @@ impl HybridMemoryPool {
         self.inner().totals().live.map(|bytes| bytes.max(0) as u64)
     }
 
-    /// Calls `callback` with the new level each time that memory pressure changes, on the thread that observes it. A pool without
-    /// tracking or without `enable_pressure_detection` drops the callback.
+    /// Calls `callback` with the new level each time that memory pressure changes, on the thread that observes it. A
+    /// pool without tracking or without `enable_pressure_detection` drops the callback.
     pub fn register_pressure_callback(&self, callback: PressureCallback) {
         if let Some(monitor) = self.tracker().and_then(Tracker::pressure) {
             monitor.register(callback);

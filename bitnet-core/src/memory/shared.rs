@@ -47,8 +47,8 @@ impl<T> Deref for Shared<T> {
 
     #[inline]
     fn deref(&self) -> &[T] {
-        // SAFETY: `items` was borrowed from the content of `owner`, which is neither moved, dropped nor borrowed mutably
-        // while `self` shares it.
+        // SAFETY: `items` was borrowed from the content of `owner`, which is neither moved, dropped nor borrowed
+        // mutably while `self` shares it.
         unsafe { self.items.as_ref() }
     }
 }

@@ -6,8 +6,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::heap::MemoryHandle;
 use crate::{Error, Result};
 
-/// A handle as plain numbers. Unlike a handle it can be copied, so the pool checks it when it returns: each token is accepted
-/// once, by the pool that made it, with the address and size that it was made with.
+/// A handle as plain numbers. Unlike a handle it can be copied, so the pool checks it when it returns: each token is
+/// accepted once, by the pool that made it, with the address and size that it was made with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct BlockToken {

@@ -1,7 +1,7 @@
 //! Time stamps that are cheap enough for every allocation.
 //!
-//! Reading the clock costs as much as an allocation. A thread therefore reuses its last reading until the processor's counter
-//! has advanced by [`NEAR`] ticks: stamps are late by at most that, 2 us.
+//! Reading the clock costs as much as an allocation. A thread therefore reuses its last reading until the processor's
+//! counter has advanced by [`NEAR`] ticks: stamps are late by at most that, 2 us.
 
 use std::cell::Cell;
 use std::sync::OnceLock;

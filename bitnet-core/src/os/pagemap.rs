@@ -54,8 +54,8 @@ impl ResidentPages {
     }
 }
 
-/// Whether the page counts towards the resident set. The shared zero page, which backs pages that were read and never written,
-/// does not: it is neither of a file nor mapped here alone.
+/// Whether the page counts towards the resident set. The shared zero page, which backs pages that were read and never
+/// written, does not: it is neither of a file nor mapped here alone.
 fn is_resident(entry: [u8; 8]) -> bool {
     let entry = u64::from_ne_bytes(entry);
     entry & PRESENT != 0 && entry & (OF_A_FILE | ALONE) != 0

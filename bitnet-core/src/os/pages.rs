@@ -43,8 +43,8 @@ impl Pages {
         unsafe { imp::unmap(address, bytes, align.max(GRANULE)) };
     }
 
-    /// Discards the pages of a part of a mapping, which remains mapped: the bytes then read as zero. Returns false, without an
-    /// effect, where the system can't.
+    /// Discards the pages of a part of a mapping, which remains mapped: the bytes then read as zero. Returns false,
+    /// without an effect, where the system can't.
     ///
     /// # Safety
     /// The range is in a mapping made by `map`, and is not read or written during the call.
@@ -248,7 +248,7 @@ mod tests {
                 assert_eq!((byte(at), byte(at + bytes / 4)), (0, 7));
                 assert!(pages.resident(at, bytes / 4).unwrap() <= GRANULE);
             }
-            // SAFETY: nobody uses the mapping any more.
+            // SAFETY: the mapping is no longer used.
             unsafe { pages.unmap(at, bytes, align) };
         }
     }
@@ -261,7 +261,7 @@ mod tests {
         let at = pages.map(GRANULE, GRANULE).unwrap();
         assert_eq!(pages.map(GRANULE, GRANULE), None);
         pages.fail_after(None);
-        // SAFETY: nobody uses the mapping any more.
+        // SAFETY: the mapping is no longer used.
         unsafe { pages.unmap(at, GRANULE, GRANULE) };
         assert!(pages.map(GRANULE, GRANULE).is_some());
     }

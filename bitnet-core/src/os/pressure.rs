@@ -49,8 +49,8 @@ pub struct SystemReading {
     pub stall: Option<Stall>,
     /// `memory.pressure` of the process's control group (version 2).
     pub group_stall: Option<Stall>,
-    /// Memory of the control group that is nearest to its `memory.max`, the process's own or one above it. Inactive file
-    /// cache is not counted as used: the kernel drops it before it refuses memory.
+    /// Memory of the control group that is nearest to its `memory.max`, the process's own or one above it. Inactive
+    /// file cache is not counted as used: the kernel drops it before it refuses memory.
     pub group: Option<Bounded>,
     /// `memory.events` of the process's control group.
     pub group_events: Option<GroupEvents>,
@@ -174,8 +174,8 @@ pub(crate) fn parse_machine(text: &str) -> Option<Bounded> {
     Some(Bounded { used: limit.saturating_sub(kib("MemAvailable")?), limit })
 }
 
-/// The path of the process's own group (version 2), relative to the mount of the groups. A path that leads out of it, as of a
-/// process outside its namespace, is the root.
+/// The path of the process's own group (version 2), relative to the mount of the groups. A path that leads out of it,
+/// as of a process outside its namespace, is the root.
 pub(crate) fn parse_own_group(text: &str) -> Option<PathBuf> {
     let path = Path::new(unified_path(text)?.strip_prefix('/')?);
     let inside = path.components().all(|part| matches!(part, Component::Normal(_)));

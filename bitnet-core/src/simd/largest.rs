@@ -1,10 +1,10 @@
 //! The largest magnitude of some numbers.
 
-/// `max|x|`; NaN if any element is NaN, 0 for an empty slice. Inlined, so that it is compiled for the instruction set of
-/// the kernel that calls it.
+/// `max|x|`; NaN if any element is NaN, 0 for an empty slice. Inlined, so that it is compiled for the instruction set
+/// of the kernel that calls it.
 #[inline(always)]
 pub fn largest_magnitude(x: &[f32]) -> f32 {
-    // Without their sign bit, floats order as their bits do, and every NaN lies above infinity.
+    // Without their sign bit, floats order as their bits do, and every NaN is above infinity.
     let magnitude = |x: &f32| (x.to_bits() & 0x7fff_ffff).cast_signed();
     // Enough lanes that no vector waits for the one before it.
     let mut lanes = [0i32; 32];

@@ -1,15 +1,15 @@
-//! Products of strided f32 matrices: blocked and packed by `gemm` or `matrixmultiply`, or one pass over the matrix for a
-//! vector.
+//! Products of strided f32 matrices: blocked and packed by `gemm` or `matrixmultiply`, or one pass over the matrix for
+//! a vector.
 
 use super::{IsaLevel, Kernel, run};
 
-/// Accumulators of a dot product; element `i` goes to accumulator `i % LANES`, whatever the instruction set.
+/// Accumulators of a dot product; element `i` is added to accumulator `i % LANES` with every instruction set.
 const LANES: usize = 16;
-/// Up to this many rows are multiplied with a row-major matrix by `matrixmultiply`, which packs it: `gemm` would read it in
-/// strips of a few numbers of each row.
+/// Up to this many rows are multiplied with a row-major matrix by `matrixmultiply`, which packs it: `gemm` would read
+/// it in strips of a few numbers of each row.
 const FEW_ROWS: usize = 32;
-/// More rows than this are multiplied by `matrixmultiply` too: its blocks are smaller, so that it does not slow down where other
-/// programs use a part of the last cache.
+/// More rows than this are multiplied by `matrixmultiply` too: its blocks are smaller, so that it does not slow down
+/// where other programs use a part of the last cache.
 const MANY_ROWS: usize = 512;
 /// Rows whose dot products are computed together: each is a separate stream of memory.
 const ROWS: usize = 4;
@@ -87,8 +87,8 @@ fn blocked(a: Matrix<'_>, b: Matrix<'_>, out: &mut [f32]) {
     if m <= MANY_ROWS && (m > FEW_ROWS || !b.runs_along(1)) {
         let gemm = gemm_f32::gemm::f32::get_gemm_fn();
         // The transposed product of the transposed matrices: the result's columns are then those that `gemm` writes along.
-        // SAFETY: `Matrix::new` has checked that every element of `a` ([m, k]) and `b` ([k, n]) is inside its slice; `out` has
-        // m * n numbers, row-major, and is borrowed mutably, so that it overlaps neither.
+        // SAFETY: `Matrix::new` has checked that every element of `a` ([m, k]) and `b` ([k, n]) is inside its slice;
+        // `out` has m * n numbers, row-major, and is borrowed mutably, so that it overlaps neither.
         unsafe {
             gemm(
                 n,
@@ -114,8 +114,8 @@ fn blocked(a: Matrix<'_>, b: Matrix<'_>, out: &mut [f32]) {
         }
         return;
     }
-    // SAFETY: `Matrix::new` has checked that every element of `a` ([m, k]) and `b` ([k, n]) is inside its slice; `out` has
-    // m * n numbers, row-major, and is borrowed mutably, so that it overlaps neither.
+    // SAFETY: `Matrix::new` has checked that every element of `a` ([m, k]) and `b` ([k, n]) is inside its slice; `out`
+    // has m * n numbers, row-major, and is borrowed mutably, so that it overlaps neither.
     unsafe {
         matrixmultiply::sgemm(
             m,
@@ -204,8 +204,8 @@ impl<'a> Lines<'a> {
     }
 }
 
-/// The dot products of rows with `x`, all of one length. Element `i` goes to accumulator `i % LANES` of its row, and
-/// the accumulators are added by halves.
+/// The dot products of rows with `x`, all of one length. Element `i` is added to accumulator `i % LANES` of its row,
+/// and the accumulators are added by halves.
 #[inline(always)]
 #[allow(clippy::needless_range_loop, reason = "as iterators the loops do not become vectors")]
 fn dots<const N: usize>(rows: [&[f32]; N], x: &[f32]) -> [f32; N] {

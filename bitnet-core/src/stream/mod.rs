@@ -1,7 +1,7 @@
 //! Streams: tasks that run asynchronously, in order, on a thread per stream.
 //!
-//! A [`Stream`] runs its tasks in the order in which they were submitted. Streams run concurrently, and an [`Event`] orders
-//! them where needed:
+//! A [`Stream`] runs its tasks in the order in which they were submitted. Streams run concurrently, and an [`Event`]
+//! orders them where needed:
 //!
 //! ```
 //! use bitnet_core::device::get_cpu_device;
@@ -22,9 +22,9 @@
 //! - The effects of a task are visible to every thread that waits for its event, and to every task after [`Stream::wait_for`].
 //! - When a task returns an error or panics, the tasks after it are skipped, in this stream and in those that wait for
 //!   it, until [`Stream::synchronize`] returns the error. Their events carry the cause.
-//! - A stream waits only for events of tasks that were submitted before: streams can't wait for one another in a circle.
-//!   A task that waits for its own stream gets an error. A task that blocks until another stream is done blocks its own
-//!   stream, and deadlocks if that one waits for it: order tasks with [`Stream::wait_for`] instead.
+//! - A stream waits only for events of tasks that were submitted before: streams can't wait for one another in a
+//!   circle. A task that waits for its own stream gets an error. A task that blocks until another stream is done blocks
+//!   its own stream, and deadlocks if that one waits for it: order tasks with [`Stream::wait_for`] instead.
 //! - Dropping a stream waits for the submitted tasks.
 //! - Every event ends: waiting for a task that will not run returns an error.
 

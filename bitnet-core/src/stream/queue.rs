@@ -119,8 +119,8 @@ impl Stream {
 }
 
 impl Drop for Stream {
-    /// Waits for the submitted tasks. If the last owner is a task of this stream, the thread is detached and ends after the
-    /// last task.
+    /// Waits for the submitted tasks. If the last owner is a task of this stream, the thread is detached and ends after
+    /// the last task.
     fn drop(&mut self) {
         drop(self.queue.take());
         if let Some(worker) = self.worker.take()

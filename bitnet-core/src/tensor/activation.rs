@@ -156,8 +156,8 @@ pub fn activate_in_place(function: ActivationFunction, x: &mut BitNetTensor) -> 
     Ok(())
 }
 
-/// The gradient with respect to `x` for the gradient `gradient` with respect to `function(x)`, in the pool. At a kink the slope
-/// is the left one, as in PyTorch.
+/// The gradient with respect to `x` for the gradient `gradient` with respect to `function(x)`, in the pool. At a kink
+/// the slope is the left one, as in PyTorch.
 ///
 /// # Errors
 /// [`crate::Error::ShapeMismatch`] if the shapes differ; those of [`activate`].

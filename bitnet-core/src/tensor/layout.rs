@@ -14,8 +14,8 @@ pub fn to_column_major(x: &BitNetTensor, pool: &HybridMemoryPool) -> Result<BitN
     x.permute(&backwards)?.to_contiguous(pool)?.permute(&backwards)
 }
 
-/// A `[rows, cols]` matrix as `[ceil(rows / r), ceil(cols / c), r, c]` contiguous blocks of `block = [r, c]`, in the pool, padded
-/// with zeros.
+/// A `[rows, cols]` matrix as `[ceil(rows / r), ceil(cols / c), r, c]` contiguous blocks of `block = [r, c]`, in the
+/// pool, padded with zeros.
 ///
 /// ```
 /// use bitnet_core::memory::HybridMemoryPool;

@@ -1,7 +1,7 @@
 //! Branch-free elementary functions of f64, so that loops over them are vectorised.
 //!
-//! Arguments and results are f32. Each function states its relative error; rounded to f32, a result is off by at most 0.5 ulp
-//! and that error in ulp of f32 (2⁻²⁴ of the number), which the tests check against 64-bit references.
+//! Arguments and results are f32. Each function states its relative error; rounded to f32, a result is off by at most
+//! 0.5 ulp and that error in ulp of f32 (2⁻²⁴ of the number), which the tests check against 64-bit references.
 
 use std::f64::consts::{LN_2, LOG2_E, SQRT_2};
 
@@ -214,8 +214,8 @@ mod tests {
         (0..=u32::MAX).step_by(65_521).map(f32::from_bits).filter(|x| !x.is_nan())
     }
 
-    /// Asserts a relative error of at most `bound` wherever the result is a normal f32, and the same f32 elsewhere up to
-    /// one step.
+    /// Asserts a relative error of at most `bound` wherever the result is a normal f32, and the same f32 elsewhere up
+    /// to one step.
     #[track_caller]
     fn check(name: &str, bound: f64, f: impl Fn(f64) -> f64, reference: impl Fn(f64) -> f64) {
         for x in arguments() {

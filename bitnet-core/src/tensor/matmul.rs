@@ -6,9 +6,9 @@ use crate::memory::tensor::{BitNetTensor, Walk, broadcast_shapes, elements_of};
 use crate::simd::{self, Matrix, product};
 use crate::{Error, Result};
 
-/// The matrix product by NumPy's rules, in the pool: `[.., m, k] · [.., k, n]` is `[.., m, n]`, the dimensions before the
-/// last two broadcast. A vector is a row on the left and a column on the right, and that dimension is not in the result.
-/// Transposed and other strided operands are read in place.
+/// The matrix product by NumPy's rules, in the pool: `[.., m, k] · [.., k, n]` is `[.., m, n]`, the dimensions before
+/// the last two broadcast. A vector is a row on the left and a column on the right, and that dimension is not in the
+/// result. Transposed and other strided operands are read in place.
 ///
 /// Products are summed in f32: a result is off by at most `k · 2⁻²⁴ · Σ|a·b|`. Large matrices are copied in panels into
 /// memory outside the pool (a few MiB) while they are multiplied.

@@ -1,12 +1,12 @@
 //! Dense operations on tensors, by the rules of NumPy.
 //!
 //! - Shapes are broadcast; views are read in place.
-//! - Operands are `F32`, `F16` or `BF16`. 16-bit floats are widened, the operation is computed as for f32, and the result is
-//!   rounded once to the type that all operands share, else it is `F32`. Integer types are to be cast first.
-//! - Results are allocated in the pool that the caller passes, on the processor; [`crate::device::copy_tensor`] copies them to
-//!   another device. Variants that end in `_into` and `_in_place` write existing f32 tensors.
-//! - Every instruction set level computes the same bits, except for products of matrices. `BITNET_ISA` forces a level; if that
-//!   is not available, operations return [`crate::Error::IsaUnavailable`]. No operation starts a thread.
+//! - Operands are `F32`, `F16` or `BF16`. 16-bit floats are widened, the operation is computed as for f32, and the
+//!   result is rounded once to the type that all operands share, else it is `F32`. Integer types are to be cast first.
+//! - Results are allocated in the pool that the caller passes, on the processor; [`crate::device::copy_tensor`] copies
+//!   them to another device. Variants that end in `_into` and `_in_place` write existing f32 tensors.
+//! - Every instruction set level computes the same bits, except for products of matrices. `BITNET_ISA` forces a level;
+//!   if that is not available, operations return [`crate::Error::IsaUnavailable`]. No operation starts a thread.
 
 mod activation;
 mod binary;

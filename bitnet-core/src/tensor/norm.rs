@@ -18,8 +18,8 @@ pub struct NormGradients {
     pub bias: BitNetTensor,
 }
 
-/// `weight * (x - mean) / sqrt(var + eps) + bias` over the last dimension, in the pool; `weight` and `bias` are `[n]`, or 1
-/// and 0. Computed in f64 and rounded once.
+/// `weight * (x - mean) / sqrt(var + eps) + bias` over the last dimension, in the pool; `weight` and `bias` are `[n]`,
+/// or 1 and 0. Computed in f64 and rounded once.
 ///
 /// ```
 /// use bitnet_core::memory::HybridMemoryPool;
@@ -236,9 +236,8 @@ impl Kernel for Norm<'_> {
     }
 }
 
-/// With n = (x - mean) · factor and h = gradient · weight:
-/// dx = factor · (h - mean(h) - n · mean(h · n)), without mean(h) for an RMS norm; dweight = Σ gradient · n;
-/// dbias = Σ gradient.
+/// With n = (x - mean) · factor and h = gradient · weight: dx = factor · (h - mean(h) - n · mean(h · n)), without
+/// mean(h) for an RMS norm; dweight = Σ gradient · n; dbias = Σ gradient.
 struct NormBackward<'a> {
     rows: &'a [f32],
     gradients: &'a mut [f32],

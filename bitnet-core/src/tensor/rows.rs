@@ -23,8 +23,7 @@ pub(super) fn total(mut lanes: [f64; LANES]) -> f64 {
 /// An unshared f32 copy of a float tensor with dimension `axis` last, and its extent.
 ///
 /// # Errors
-/// [`Error::OutOfRange`] for an absent dimension, [`Error::DTypeMismatch`] for integer types,
-/// [`Error::OutOfMemory`].
+/// [`Error::OutOfRange`] for an absent dimension, [`Error::DTypeMismatch`] for integer types, [`Error::OutOfMemory`].
 pub(super) fn rows_of(
     op: &'static str,
     x: &BitNetTensor,

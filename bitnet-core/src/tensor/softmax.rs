@@ -8,8 +8,8 @@ use crate::memory::HybridMemoryPool;
 use crate::memory::tensor::BitNetTensor;
 use crate::simd::{self, Kernel};
 
-/// `e^x / Σ e^x` along `axis`, in the pool. The largest number is subtracted first, sums are computed in f64; a result is off by
-/// at most 1.51 ulp of f32. A row with NaN or with positive infinity is all NaN.
+/// `e^x / Σ e^x` along `axis`, in the pool. The largest number is subtracted first, sums are computed in f64; a result
+/// is off by at most 1.51 ulp of f32. A row with NaN or with positive infinity is all NaN.
 ///
 /// ```
 /// use bitnet_core::memory::HybridMemoryPool;

@@ -144,8 +144,8 @@ impl TernaryMatrix {
     /// checked and not copied.
     ///
     /// # Errors
-    /// [`Error::ShapeMismatch`] if the words are too many or too few, [`Error::BadCode`] for a code 3 or padding that is not
-    /// zero, [`Error::ScaleCount`] or [`Error::BadScale`] if the scales do not fit.
+    /// [`Error::ShapeMismatch`] if the words are too many or too few, [`Error::BadCode`] for a code 3 or padding that
+    /// is not zero, [`Error::ScaleCount`] or [`Error::BadScale`] if the scales do not fit.
     pub fn from_words(
         rows: usize,
         cols: usize,

@@ -1,4 +1,4 @@
-//! Activations, softmax and norms, and their gradients, against PyTorch in f64 and against small steps.
+//! Activations, softmax and norms, and their gradients, against PyTorch in f64 and against finite differences.
 
 use bitnet_core::Error;
 use bitnet_core::memory::HybridMemoryPool;
@@ -105,8 +105,8 @@ fn norms_and_their_gradients_are_pytorchs() {
     );
 }
 
-/// Asserts that `gradient` is how `Σ c · f(x)` moves with every element of `x`: its difference over a step of 1/16 in each
-/// direction, whose error is below 2⁻⁸ · f‴ / 6 and what f32 rounds.
+/// Asserts that `gradient` is that of `Σ c · f(x)` by its difference over a step of 1/16 in each direction, whose error
+/// is below 2⁻⁸ · f‴ / 6 and the rounding of f32.
 #[track_caller]
 fn assert_moves(
     x: &BitNetTensor,
@@ -130,7 +130,7 @@ fn assert_moves(
 }
 
 #[test]
-fn gradients_of_rows_are_what_small_steps_show() {
+fn gradients_of_rows_agree_with_finite_differences() {
     let pool = HybridMemoryPool::new().unwrap();
     let of = |shape: &[usize], seed| BitNetTensor::normal(shape, 0.0, 1.0, seed, &pool).unwrap();
     let (x, c, weight) = (of(&[2, 19], 1), of(&[2, 19], 2), of(&[19], 3));
@@ -152,7 +152,7 @@ fn gradients_of_rows_are_what_small_steps_show() {
 }
 
 #[test]
-fn extreme_numbers_give_what_they_should() {
+fn extreme_numbers_have_the_expected_results() {
     let pool = HybridMemoryPool::new().unwrap();
     let x = [f32::INFINITY, -1e30, f32::NAN, -0.0, f32::MAX];
     let x = BitNetTensor::from_f32(&[5], &x, &pool).unwrap();
@@ -183,7 +183,7 @@ fn extreme_numbers_give_what_they_should() {
 fn half_precision_rows_are_computed_wide_and_rounded_once() {
     let pool = HybridMemoryPool::new().unwrap();
     for dtype in [BitNetDType::F16, BitNetDType::BF16] {
-        // 512 squares of 16 are 131072: more than f16 holds, and bf16 would stop counting early.
+        // 512 squares of 16 are 131072: above the range of f16, and a sum in bf16 would stop early.
         let x = BitNetTensor::full_as(&[1, 512], 16.0, dtype, &pool).unwrap();
         let y = rms_norm(&x, None, 0.0, &pool).unwrap();
         assert_eq!(y.dtype(), dtype);
@@ -194,7 +194,7 @@ fn half_precision_rows_are_computed_wide_and_rounded_once() {
 }
 
 #[test]
-fn operands_that_do_not_fit_are_told() {
+fn incompatible_operands_are_errors() {
     let pool = HybridMemoryPool::new().unwrap();
     let x = BitNetTensor::ones(&[2, 3], &pool).unwrap();
     let (row, scalar) =

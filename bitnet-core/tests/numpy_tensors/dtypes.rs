@@ -59,7 +59,7 @@ fn every_half_precision_number_is_decoded_as_numpy_and_torch_do() {
 }
 
 #[test]
-fn numbers_outside_a_type_are_told() {
+fn numbers_outside_a_type_are_errors() {
     let pool = HybridMemoryPool::new().unwrap();
     let x = BitNetTensor::from_f32(&[3], &[0.0, 200.0, 1.0], &pool).unwrap();
     for (dtype, _) in INTEGERS {

@@ -1,4 +1,4 @@
-//! Arithmetic bit for bit, elementary functions within their bounds, shapes stretched as NumPy does.
+//! Arithmetic bit for bit, elementary functions within their bounds, broadcasting as in NumPy.
 
 use bitnet_core::Error;
 use bitnet_core::device::{Device, LimitedCpu};
@@ -20,7 +20,7 @@ fn every_shape(rank: u32, extents: &[usize]) -> Vec<Vec<usize>> {
 }
 
 #[test]
-fn every_pair_of_shapes_stretches_as_in_numpy() {
+fn every_pair_of_shapes_is_broadcast_as_in_numpy() {
     let golden = Arrays::open("broadcast");
     let pool = HybridMemoryPool::new().unwrap();
     for (name, rank, extents) in [("to_4", 4, &[1, 2, 3][..]), ("to_3", 3, &[0, 1, 2, 3])] {
@@ -69,7 +69,7 @@ fn arithmetic_and_comparisons_are_equal_bit_for_bit() {
         (BinaryOp::Min, "minimum"),
         (BinaryOp::Max, "maximum"),
     ] {
-        // Which of 0 and -0 is the smaller one is nobody's promise; adding 0 makes both 0.
+        // The order of 0 and -0 is unspecified; adding 0 makes both 0.
         let settled = |values: &[f32]| -> Vec<f32> { values.iter().map(|v| v + 0.0).collect() };
         let got = tensor::binary(op, &a, &b, &pool).unwrap();
         let (got, expected) = (got.f32().unwrap(), golden.f32(name));
@@ -111,7 +111,7 @@ fn arithmetic_and_comparisons_are_equal_bit_for_bit() {
 }
 
 #[test]
-fn elementary_functions_stay_within_their_bounds() {
+fn elementary_functions_are_within_their_bounds() {
     let golden = Arrays::open("elementwise");
     let pool = HybridMemoryPool::new().unwrap();
     let x = golden.tensor("numbers", &pool);
@@ -163,7 +163,7 @@ fn half_precision_is_computed_in_f32_and_rounded_once() {
 }
 
 #[test]
-fn operands_that_do_not_fit_are_told() {
+fn incompatible_operands_are_errors() {
     let pool = HybridMemoryPool::new().unwrap();
     let x = BitNetTensor::ones(&[2, 3], &pool).unwrap();
     let bytes = x.cast(BitNetDType::I8, CastRule::Checked, &pool).unwrap();
@@ -184,7 +184,7 @@ fn operands_that_do_not_fit_are_told() {
 }
 
 #[test]
-fn results_say_that_they_are_on_the_processor_wherever_operands_are() {
+fn results_are_on_the_processor_for_operands_on_any_device() {
     let pool = HybridMemoryPool::new().unwrap();
     let limited = Device::from(LimitedCpu::new(1 << 20, 1));
     let of = |dtype| TensorMetadata::new(vec![2, 3], dtype, limited.clone());

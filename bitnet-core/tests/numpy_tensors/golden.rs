@@ -104,7 +104,7 @@ pub(crate) fn checksum(values: &[f32]) -> u32 {
     !crc
 }
 
-/// Asserts that numbers are equal bit for bit; one NaN is as good as another.
+/// Asserts that numbers are equal bit for bit; all NaNs are equal.
 #[track_caller]
 pub(crate) fn assert_bits(got: &[f32], expected: &[f32], what: &str) {
     assert_eq!(got.len(), expected.len(), "{what}: count");

@@ -1,4 +1,4 @@
-//! Tensors and dense operations against what NumPy and PyTorch compute: `scripts/golden/tensors.py` wrote the answers.
+//! Tensors and dense operations against NumPy and PyTorch; `scripts/golden/tensors.py` wrote the expected results.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot read its answers has failed")]
 #![allow(dead_code, reason = "each group of answers is read with what it needs")]

@@ -1,4 +1,4 @@
-//! Products of matrices: every kind of operands, however they lie; and other orders of memory.
+//! Products of matrices with operands of every kind and layout; and other orders of memory.
 
 use bitnet_core::Error;
 use bitnet_core::memory::HybridMemoryPool;
@@ -7,7 +7,7 @@ use bitnet_core::tensor::{from_blocks, matmul, matmul_into, to_blocks, to_column
 
 use crate::golden::{Arrays, assert_bits};
 
-/// The tensor, and others that hold the same numbers at other places.
+/// The tensor, and others with the same numbers in other layouts.
 fn layouts(x: &BitNetTensor, pool: &HybridMemoryPool) -> Vec<BitNetTensor> {
     let mut all = vec![x.clone(), to_column_major(x, pool).unwrap()];
     for dim in 0..x.shape().len() {
@@ -39,7 +39,7 @@ fn every_kind_of_product_is_numpys() {
 }
 
 #[test]
-fn errors_of_products_stay_below_their_bound() {
+fn errors_of_products_are_within_their_bound() {
     let golden = Arrays::open("matmuls");
     let pool = HybridMemoryPool::new().unwrap();
     let (a, b) = (golden.tensor("a", &pool), golden.tensor("b", &pool));
@@ -52,7 +52,7 @@ fn errors_of_products_stay_below_their_bound() {
 }
 
 #[test]
-fn operands_that_do_not_fit_are_told() {
+fn incompatible_operands_are_errors() {
     let pool = HybridMemoryPool::new().unwrap();
     let of = |shape: &[usize]| BitNetTensor::ones(shape, &pool).unwrap();
     let refused = |a: &[usize], b: &[usize]| matmul(&of(a), &of(b), &pool).unwrap_err();
@@ -84,7 +84,7 @@ fn half_precision_products_are_summed_in_f32() {
 }
 
 #[test]
-fn blocks_and_columns_hold_the_same_matrix() {
+fn blocks_and_columns_represent_the_same_matrix() {
     let pool = HybridMemoryPool::new().unwrap();
     for dtype in [BitNetDType::F32, BitNetDType::BF16, BitNetDType::I8] {
         for shape in [[6, 8], [5, 7], [1, 1], [0, 3]] {

@@ -1,4 +1,4 @@
-//! Reductions over every set of axes, with NaN and infinities, and of nothing.
+//! Reductions over every set of axes, with NaN and infinities, and of no elements.
 
 use bitnet_core::Error;
 use bitnet_core::memory::HybridMemoryPool;
@@ -9,7 +9,7 @@ use crate::golden::{Arrays, assert_bits, assert_ulps};
 
 const ALL_AXES: [&[usize]; 8] = [&[], &[0], &[1], &[2], &[0, 1], &[0, 2], &[1, 2], &[0, 1, 2]];
 
-/// The tensor itself, and others that hold the same numbers at other places.
+/// The tensor itself, and others with the same numbers in other layouts.
 fn layouts(x: &BitNetTensor, pool: &HybridMemoryPool) -> Vec<BitNetTensor> {
     let turned = x.permute(&[2, 0, 1]).unwrap().to_contiguous(pool).unwrap();
     let backwards = x.flip(2).unwrap().to_contiguous(pool).unwrap();
@@ -42,10 +42,10 @@ fn every_set_of_axes_is_reduced_as_numpy_does() {
                 }
                 for (op, word) in [(Reduction::Max, "max"), (Reduction::Min, "min")] {
                     let got = tensor::reduce(op, &x, Some(axes), true, &pool).unwrap();
-                    let kept: Vec<usize> = (0..3)
+                    let expected_shape: Vec<usize> = (0..3)
                         .map(|dim| if axes.contains(&dim) { 1 } else { x.shape()[dim] })
                         .collect();
-                    assert_eq!(got.shape(), kept);
+                    assert_eq!(got.shape(), expected_shape);
                     assert_bits(got.f32().unwrap(), &golden.f32(&key(word)), word);
                 }
                 let zero = BitNetTensor::full(&[], 0.0, &pool).unwrap();
@@ -72,7 +72,7 @@ fn every_set_of_axes_is_reduced_as_numpy_does() {
 }
 
 #[test]
-fn nothing_has_a_sum_but_no_largest_number() {
+fn empty_reductions_have_a_sum_but_no_maximum() {
     let pool = HybridMemoryPool::new().unwrap();
     let x = BitNetTensor::zeros(&[2, 0], &pool).unwrap();
     let of = |op, axis| tensor::reduce(op, &x, Some(&[axis]), false, &pool);
@@ -95,7 +95,7 @@ fn nothing_has_a_sum_but_no_largest_number() {
 }
 
 #[test]
-fn bad_axes_and_types_are_told() {
+fn bad_axes_and_types_are_errors() {
     let pool = HybridMemoryPool::new().unwrap();
     let x = BitNetTensor::ones(&[2, 3], &pool).unwrap();
     let over = |axes: &[usize]| tensor::reduce(Reduction::Sum, &x, Some(axes), false, &pool);
@@ -107,7 +107,7 @@ fn bad_axes_and_types_are_told() {
 }
 
 #[test]
-fn half_precision_sums_do_not_lose_what_f32_holds() {
+fn half_precision_sums_have_the_precision_of_f32() {
     let pool = HybridMemoryPool::new().unwrap();
     // Added one by one in f16 the sum would stop at 2048, in bf16 at 256.
     for dtype in [BitNetDType::F16, BitNetDType::BF16] {
@@ -121,7 +121,7 @@ fn half_precision_sums_do_not_lose_what_f32_holds() {
 type EmptyReduction = (&'static [usize], &'static [usize], &'static [usize], bool);
 
 #[test]
-fn reductions_over_empty_axes_answer_as_numpy() {
+fn reductions_over_empty_axes_agree_with_numpy() {
     let pool = HybridMemoryPool::new().unwrap();
     #[rustfmt::skip]
     let cases: [EmptyReduction; 20] = [

@@ -5,7 +5,7 @@ use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::memory::tensor::{BitNetDType, BitNetTensor, CastRule, Slice, broadcast_shapes};
 use proptest::prelude::*;
 
-/// A tensor as it is thought of: a shape and the elements in row-major order.
+/// The model of a tensor: a shape and the elements in row-major order.
 #[derive(Debug, Clone)]
 struct Model {
     shape: Vec<usize>,
@@ -34,7 +34,7 @@ impl Model {
     }
 }
 
-/// One view of the tensor and of the model; numbers choose among what the shape allows.
+/// One view of the tensor and of the model; numbers select one that the shape allows.
 fn step(t: &BitNetTensor, m: &Model, kind: u8, a: usize, b: usize) -> (BitNetTensor, Model) {
     let rank = m.shape.len();
     let (dim, other) = (a % rank.max(1), b % rank.max(1));
@@ -113,7 +113,7 @@ fn step(t: &BitNetTensor, m: &Model, kind: u8, a: usize, b: usize) -> (BitNetTen
 
 proptest! {
     #[test]
-    fn chains_of_views_are_what_copies_would_be(
+    fn chains_of_views_equal_copies(
         shape in prop::collection::vec(0usize..5, 0..4),
         steps in prop::collection::vec((0u8..6, 0usize..100, 0usize..100), 0..6),
         half in any::<bool>(),
@@ -140,7 +140,7 @@ proptest! {
 }
 
 #[test]
-fn views_lie_where_their_tensor_lies() {
+fn views_share_the_storage_of_their_tensor() {
     let pool = HybridMemoryPool::new().unwrap();
     let t = BitNetTensor::arange(0.0, 24.0, 1.0, &pool).unwrap().view(&[4, 6]).unwrap();
     let first = t.f32().unwrap().as_ptr();
@@ -170,7 +170,7 @@ fn views_lie_where_their_tensor_lies() {
 }
 
 #[test]
-fn views_that_are_not_there_are_told() {
+fn invalid_views_are_errors() {
     let pool = HybridMemoryPool::new().unwrap();
     let t = BitNetTensor::zeros(&[2, 3], &pool).unwrap();
     assert!(matches!(t.narrow(0, 1..4), Err(Error::OutOfRange { .. })));

@@ -32,8 +32,8 @@ pub(in crate::memory) trait CleanupTarget: Send + Sync {
     /// Compresses tensors that have been idle for at least `idle`, until the deadline.
     fn compress(&self, idle: Duration, deadline: Option<Instant>) -> CompressionStep;
 
-    /// Moves tensors that have been idle for at least `idle` out of sparse memory until the deadline, and adds them to `done`. Returns
-    /// whether there was time for all.
+    /// Moves tensors that have been idle for at least `idle` out of sparse memory until the deadline, and adds them to
+    /// `done`. Returns whether there was time for all.
     fn compact(
         &self,
         compaction: &Compaction<'_>,

@@ -1,8 +1,8 @@
 //! Moving live blocks out of sparse memory, so that it can be released as a whole.
 //!
-//! While a [`Compaction`] is alive, slabs and regions of which little is in use are drained: nothing is allocated there. The
-//! owners of handles pass them through [`Compaction::relocate`]; at the end the empty slabs and regions are released. A
-//! block whose handle is borrowed is not moved.
+//! While a [`Compaction`] is alive, slabs and regions of which little is in use are drained: nothing is allocated
+//! there. The owners of handles pass them through [`Compaction::relocate`]; at the end the empty slabs and regions are
+//! released. A block whose handle is borrowed is not moved.
 
 use std::time::Instant;
 

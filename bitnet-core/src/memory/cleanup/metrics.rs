@@ -63,8 +63,8 @@ impl CompressionStep {
 pub struct CleanupReport {
     /// Why it was done.
     pub strategy: Strategy,
-    /// Resident bytes of the pool before, as reported by the OS; `None` where it does not report them, or where the query would have
-    /// taken more than a tenth of the time.
+    /// Resident bytes of the pool before, as reported by the OS; `None` where it does not report them, or where the
+    /// query would have taken more than a tenth of the time.
     pub resident_before: Option<usize>,
     /// The same afterwards, with what others allocated and freed meanwhile.
     pub resident_after: Option<usize>,

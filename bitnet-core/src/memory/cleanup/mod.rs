@@ -5,9 +5,9 @@
 //! regions of which little is in use, and idle ones are compressed when memory is short. Bytes reported as returned have left the
 //! resident set, as reported by the OS. Tensors in use are not moved, and no content changes.
 //!
-//! [`Strategy`] decides when: on demand ([`crate::memory::HybridMemoryPool::cleanup_now`]), or by the thread of a pool with
-//! `enable_automatic_cleanup`. An idle thread returns its bins to the slabs when it next uses the pool or
-//! ends; the cleanup after that releases those pages.
+//! [`Strategy`] decides when: on demand ([`crate::memory::HybridMemoryPool::cleanup_now`]), or by the thread of a pool
+//! with `enable_automatic_cleanup`. An idle thread returns its bins to the slabs when it next uses the pool or ends;
+//! the cleanup after that releases those pages.
 
 mod cleaner;
 mod compaction;

@@ -15,8 +15,8 @@ use crate::memory::tracking::{PressureMonitor, SystemFiles, SystemMemory};
 use crate::memory::{Clock, HybridMemoryPool, MemoryPressureLevel};
 use crate::{Error, Result};
 
-/// Observes a pool periodically and cleans it when a strategy is due. A pool with `enable_automatic_cleanup` has one of its
-/// own; this one is for programs that call it from a loop.
+/// Observes a pool periodically and cleans it when a strategy is due. A pool with `enable_automatic_cleanup` has one of
+/// its own; this one is for programs that call it from a loop.
 ///
 /// ```
 /// use std::time::Duration;

@@ -8,8 +8,8 @@
 //! | OnDemand | never by itself | all without guards | none |
 //!
 //! The interval is `idle_cleanup_interval`. Nothing is due again before a block was allocated or freed since the last
-//! cleanup, unless that was cut short; but Pressure, which does more, may follow any other. The time between two cleanups is at
-//! least nine times `max_cleanup_time`, so that they take at most a tenth of a processor.
+//! cleanup, unless that was cut short; but Pressure, which does more, may follow any other. The time between two
+//! cleanups is at least nine times `max_cleanup_time`, so that they take at most a tenth of a processor.
 
 use std::time::Duration;
 
@@ -214,11 +214,11 @@ mod tests {
     }
 
     /// Returns the strategies due in a pool with these observations (second, activity, used), if cleanups take no time.
-    fn strategies_due(looks: &[(u32, u64, u64)]) -> Vec<(u32, Strategy)> {
+    fn strategies_due(observations: &[(u32, u64, u64)]) -> Vec<(u32, Strategy)> {
         let config = config();
         let mut past = Past::new(&at(0, 0, 0));
         let mut done = Vec::new();
-        for &(seconds, activity, used) in looks {
+        for &(seconds, activity, used) in observations {
             let seen = at(seconds, activity, used);
             past.saw(&seen);
             if let Some(strategy) = due(&config, &seen, &past) {
@@ -231,10 +231,15 @@ mod tests {
 
     #[test]
     fn an_idle_pool_is_cleaned_once() {
-        let looks: Vec<_> = (0..200).map(|second| (second, u64::from(second.min(10)), 5)).collect();
-        assert_eq!(strategies_due(&looks), [(40, Strategy::Idle)], "30 s after the last activity");
-        let looks: Vec<_> = (0..200).map(|s| (s, if s < 100 { 1 } else { 2 }, 5)).collect();
-        assert_eq!(strategies_due(&looks), [(30, Strategy::Idle), (130, Strategy::Idle)]);
+        let observations: Vec<_> =
+            (0..200).map(|second| (second, u64::from(second.min(10)), 5)).collect();
+        assert_eq!(
+            strategies_due(&observations),
+            [(40, Strategy::Idle)],
+            "30 s after the last activity"
+        );
+        let observations: Vec<_> = (0..200).map(|s| (s, if s < 100 { 1 } else { 2 }, 5)).collect();
+        assert_eq!(strategies_due(&observations), [(30, Strategy::Idle), (130, Strategy::Idle)]);
         let untouched: Vec<_> = (0..100).map(|second| (second, 0, 0)).collect();
         assert_eq!(
             strategies_due(&untouched),
@@ -245,15 +250,15 @@ mod tests {
 
     #[test]
     fn a_busy_pool_is_cleaned_periodically() {
-        let looks: Vec<_> = (0..1000).map(|second| (second, u64::from(second), 5)).collect();
+        let observations: Vec<_> = (0..1000).map(|second| (second, u64::from(second), 5)).collect();
         let every = [300, 600, 900].map(|second| (second, Strategy::Periodic));
-        assert_eq!(strategies_due(&looks), every);
+        assert_eq!(strategies_due(&observations), every);
     }
 
     #[test]
     fn pressure_has_priority_and_repeats_only_after_activity_and_a_gap() {
-        let looks: Vec<_> = (0..100).map(|second| (second, 1, 901)).collect();
-        assert_eq!(strategies_due(&looks), [(0, Strategy::Pressure)], "nothing new since");
+        let observations: Vec<_> = (0..100).map(|second| (second, 1, 901)).collect();
+        assert_eq!(strategies_due(&observations), [(0, Strategy::Pressure)], "nothing new since");
         let config = config();
         let mut past = Past::new(&at(0, 1, 901));
         past.cleaned(Strategy::Pressure, Duration::ZERO, 1, false);

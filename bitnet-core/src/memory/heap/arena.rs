@@ -1,7 +1,7 @@
 //! Regions of mapped pages under one limit of bytes, each managed by a buddy allocator.
 //!
-//! A span is a run of granules of one region. Regions are mapped on demand, used lowest address first, and unmapped when no
-//! span of them is allocated. Each region has its own lock; which orders it can serve is readable without it.
+//! A span is a run of granules of one region. Regions are mapped on demand, used lowest address first, and unmapped
+//! when no span of them is allocated. Each region has its own lock; which orders it can serve is readable without it.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -102,7 +102,7 @@ impl Region {
                 continue;
             }
             let (address, bytes) = (self.address + start * GRANULE, granules * GRANULE);
-            // SAFETY: the block lies in this region's mapping, where it is allocated to this call alone.
+            // SAFETY: the block is in this region's mapping, allocated to this call alone.
             let (piece, whole) = unsafe { discard_while(address, bytes, pages, more) };
             released += piece;
             let mut state = self.state();
@@ -135,8 +135,8 @@ pub(super) struct Arena {
     used: AtomicUsize,
     /// By address.
     regions: RwLock<Vec<Arc<Region>>>,
-    /// Held while free memory is unlisted because it is being discarded: an allocation that finds no span waits for it, then
-    /// searches again.
+    /// Held while free memory is unlisted because it is being discarded: an allocation that finds no span waits for it,
+    /// then searches again.
     in_transit: Mutex<()>,
 }
 
@@ -275,8 +275,8 @@ impl Arena {
         }
     }
 
-    /// Drains the regions of which at most `share` is in use, but for the fullest: no span is taken from them. Returns the bytes in
-    /// use there.
+    /// Drains the regions of which at most `share` is in use, but for the fullest: no span is taken from them. Returns
+    /// the bytes in use there.
     pub(super) fn start_draining(&self, share: f64) -> usize {
         let regions = self.regions.read().unwrap_or_else(PoisonError::into_inner);
         let used = |region: &Region| {
@@ -315,8 +315,8 @@ impl Arena {
         (address - region.address < region.bytes).then(|| Arc::clone(region))
     }
 
-    /// Unmaps unused regions as long as more than `keep` bytes are mapped, and discards the pages of free blocks of the others.
-    /// Returns the resident bytes released, as reported by the OS.
+    /// Unmaps unused regions as long as more than `keep` bytes are mapped, and discards the pages of free blocks of the
+    /// others. Returns the resident bytes released, as reported by the OS.
     pub(super) fn release(&self, keep: usize, pages: &Pages, deadline: Option<Instant>) -> usize {
         self.release_while(keep, pages, &|| !past(deadline))
     }

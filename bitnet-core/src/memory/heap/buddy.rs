@@ -1,9 +1,9 @@
 //! A buddy allocator: which granules of a region are free. It owns no memory and touches none.
 //!
-//! A free block of order k is 2^k granules long and starts at a multiple of its length. A request takes the smallest free block
-//! that holds it, split as far as needed, and frees the unneeded tail, down to a single granule. A freed block merges with its
-//! buddy (the block whose number differs in the lowest bit) while that is free too. Free blocks are bits, one set for each
-//! order: each step reads a few words, however many blocks there are.
+//! A free block of order k is 2^k granules long and starts at a multiple of its length. A request takes the smallest
+//! free block that holds it, split as far as needed, and frees the unneeded tail, down to a single granule. A freed
+//! block merges with its buddy (the block whose number differs in the lowest bit) while that is free too. Free blocks
+//! are bits, one set for each order: each step reads a few words, however many blocks there are.
 
 use super::bitmap::Bitmap;
 

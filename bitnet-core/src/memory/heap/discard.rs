@@ -12,8 +12,8 @@ pub(in crate::memory) fn past(deadline: Option<Instant>) -> bool {
     deadline.is_some_and(|deadline| Instant::now() >= deadline)
 }
 
-/// Returns the pages of a part of a mapping to the system, piece by piece until the deadline. Returns the resident bytes released, as
-/// reported by the OS, and whether all pieces are done.
+/// Returns the pages of a part of a mapping to the system, piece by piece until the deadline. Returns the resident
+/// bytes released, as reported by the OS, and whether all pieces are done.
 ///
 /// # Safety
 /// As [`Pages::discard`].

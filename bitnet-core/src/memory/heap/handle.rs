@@ -27,8 +27,8 @@ unsafe impl Send for MemoryHandle {}
 unsafe impl Sync for MemoryHandle {}
 
 impl MemoryHandle {
-    /// Takes a block aligned to a line from the fast path; `None` if the slow path has to allocate. `fast_below` is that of
-    /// [`PoolInner::fast_below`].
+    /// Takes a block aligned to a line from the fast path; `None` if the slow path has to allocate. `fast_below` is
+    /// that of [`PoolInner::fast_below`].
     #[inline(always)]
     pub(in crate::memory) fn take(
         inner: &PoolInner,
@@ -129,9 +129,9 @@ impl MemoryHandle {
         unsafe { inner.as_ref() }.is_draining(self.address(), self.tag)
     }
 
-    /// Discards the pages of the block, if dropping it could unmap more at once than fits between two checks of the clock: `more`
-    /// is called before each piece. Returns the resident bytes released, as reported by the OS, and whether the block can be
-    /// dropped. The content is lost.
+    /// Discards the pages of the block, if dropping it could unmap more at once than fits between two checks of the
+    /// clock: `more` is called before each piece. Returns the resident bytes released, as reported by the OS, and
+    /// whether the block can be dropped. The content is lost.
     pub(in crate::memory) fn discard_while(&mut self, more: &dyn Fn() -> bool) -> (usize, bool) {
         if self.size() <= WHOLE {
             return (0, true);

@@ -35,8 +35,8 @@ pub(super) struct LargeBlockPool {
     huge_pages: bool,
 }
 
-/// A cached block, as [`pack`] writes it; 0 is an empty slot. A line for each, so that threads with different hints do not share
-/// one.
+/// A cached block, as [`pack`] writes it; 0 is an empty slot. A line for each, so that threads with different hints do
+/// not share one.
 #[derive(Debug, Default)]
 #[repr(align(64))]
 struct CacheSlot(AtomicU64);
@@ -119,8 +119,8 @@ impl LargeBlockPool {
         None
     }
 
-    /// Caches a block that is no longer used, at `shard_hint` if that slot is empty. Returns false if the block is too large or
-    /// too small, or no slot is empty.
+    /// Caches a block that is no longer used, at `shard_hint` if that slot is empty. Returns false if the block is too
+    /// large or too small, or no slot is empty.
     #[inline]
     pub(super) fn cache(&self, address: usize, granules: usize, shard_hint: usize) -> bool {
         if !CACHED.contains(&granules) {

@@ -1,11 +1,11 @@
 //! Freed blocks on their way between threads: lock-free stacks of magazines.
 //!
-//! A magazine is a batch of addresses of free blocks of one class. A thread whose bin is full pushes a magazine to the stack of the
-//! class; a thread whose bin is empty pops one. So a block freed by another thread than the one that allocated it costs a part
-//! of one exchange, and no thread waits.
+//! A magazine is a batch of addresses of free blocks of one class. A thread whose bin is full pushes a magazine to the
+//! stack of the class; a thread whose bin is empty pops one. So a block freed by another thread than the one that
+//! allocated it costs a part of one exchange, and no thread waits.
 //!
-//! These are Treiber stacks, over indices into a table of magazines. Magazines live as long as the table, so a thread may read
-//! one that another has just popped; the counter in the top then makes its exchange fail (no ABA).
+//! These are Treiber stacks, over indices into a table of magazines. Magazines live as long as the table, so a thread
+//! may read one that another has just popped; the counter in the top then makes its exchange fail (no ABA).
 
 #[cfg(loom)]
 use loom::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -60,8 +60,8 @@ impl Magazines {
         Self { chunks, count: AtomicU32::new(0), empty: Stack::new() }
     }
 
-    /// Pushes `blocks` (1 to [`SLOTS`] addresses) as one magazine. Returns false, without an effect, if there is no memory for
-    /// another magazine.
+    /// Pushes `blocks` (1 to [`SLOTS`] addresses) as one magazine. Returns false, without an effect, if there is no
+    /// memory for another magazine.
     pub(super) fn push(&self, stack: &Stack, blocks: &[usize]) -> bool {
         let Some(index) = self.pop_index(&self.empty).or_else(|| self.new_magazine()) else {
             return false;
@@ -262,8 +262,8 @@ mod tests {
     }
 }
 
-/// `RUSTFLAGS="--cfg loom" cargo test -p bitnet-core --lib magazine::model --release` tries every order of the steps of these
-/// threads, with at most three switches between them at points where a thread need not have been left.
+/// `RUSTFLAGS="--cfg loom" cargo test -p bitnet-core --lib magazine::model --release` tries every order of the steps of
+/// these threads, with at most three switches between them at points where a thread need not have been left.
 #[cfg(all(test, loom))]
 mod model {
     use loom::sync::Arc;
@@ -322,15 +322,15 @@ mod model {
                 // Pops both and pushes one: the top has the index that it had before, with another one below.
                 loom::thread::spawn(move || {
                     let mut out = [0; SLOTS];
-                    let mut kept = Vec::new();
+                    let mut popped = Vec::new();
                     for _ in 0..2 {
                         let got = shared.0.pop(&shared.1, &mut out);
-                        kept.extend_from_slice(&out[..got]);
+                        popped.extend_from_slice(&out[..got]);
                     }
-                    if let Some(last) = kept.pop() {
+                    if let Some(last) = popped.pop() {
                         assert!(shared.0.push(&shared.1, &[last]));
                     }
-                    kept
+                    popped
                 })
             };
             let mut out = [0; SLOTS];

@@ -2,8 +2,8 @@
 //!
 //! # `allocate`, step by step
 //!
-//! The fast path is [`MemoryHandle::take`] and what it inlines ([`fast_path`]). A request below 1 MiB stops at three places,
-//! all of them in the cache of this thread ([`thread_cache`]):
+//! The fast path is [`MemoryHandle::take`] and what it inlines ([`fast_path`]). A request below 1 MiB stops at three
+//! places, all of them in the cache of this thread ([`thread_cache`]):
 //!
 //! 1. *Compare.* One comparison of the cache's state with the [key](block_tag::Key) of the pool. It fails for another
 //!    pool or purpose than the last one, and under any flag.
@@ -28,15 +28,15 @@
 //!
 //! # `free`, step by step
 //!
-//! Dropping a handle compares the key in its tag with the state of this thread's cache, counts the block in the other counter of
-//! [`stats`], and pushes the address to the bin ([`fast_path::free`]). It does not matter which thread allocated the block. A
-//! large block enters the cache of large blocks. A thread's first free in a pool takes the slow path once: it creates the thread's cache
-//! ([`PoolInner::cache`]), then pushes the block.
+//! Dropping a handle compares the key in its tag with the state of this thread's cache, counts the block in the other
+//! counter of [`stats`], and pushes the address to the bin ([`fast_path::free`]). It does not matter which thread
+//! allocated the block. A large block enters the cache of large blocks. A thread's first free in a pool takes the slow
+//! path once: it creates the thread's cache ([`PoolInner::cache`]), then pushes the block.
 //!
-//! Otherwise [`PoolInner::free`] takes the slow path. A full bin passes its older half on as a magazine; when enough magazines wait,
-//! blocks return to their slab, and a slab without live blocks returns to its region. A large block that finds no slot in the cache
-//! returns to its region or, if it is a mapping of its own, to the system; all else returns to the system by [`PoolInner::purge`], or
-//! when the pool ends.
+//! Otherwise [`PoolInner::free`] takes the slow path. A full bin passes its older half on as a magazine; when enough
+//! magazines wait, blocks return to their slab, and a slab without live blocks returns to its region. A large block
+//! that finds no slot in the cache returns to its region or, if it is a mapping of its own, to the system; all else
+//! returns to the system by [`PoolInner::purge`], or when the pool ends.
 //!
 //! # Dependencies
 //!
@@ -59,8 +59,8 @@
 //! - A block belongs to one handle, and a handle is not copied.
 //! - Only the owning thread changes a cache, but for flags. Totals are read under the lock of [`stats`].
 //! - A pool lives as long as one of its blocks ([`state`]). After a thread has counted a block as freed it does not access the pool.
-//! - In a child that `fork` makes of a process with several threads, a lock that another thread held remains locked. Such a child
-//!   must not use pools.
+//! - In a child that `fork` makes of a process with several threads, a lock that another thread held remains locked.
+//!   Such a child must not use pools.
 
 mod arena;
 mod bins;

@@ -21,8 +21,8 @@ pub struct AllocationEvent {
     pub site: &'static Location<'static>,
 }
 
-/// A block was freed. Sent before the block can be allocated again; sent later, the record of the next allocation at this
-/// address may be lost, but none is added.
+/// A block was freed. Sent before the block can be allocated again; sent later, the record of the next allocation at
+/// this address may be lost, but none is added.
 #[derive(Debug, Clone, Copy)]
 pub struct DeallocationEvent {
     /// The first byte's address.

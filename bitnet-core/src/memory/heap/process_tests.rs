@@ -10,8 +10,8 @@ use crate::memory::{HybridMemoryPool, MemoryPoolConfig};
 fn status_of(child: impl FnOnce() -> c_int) -> c_int {
     // Held over the fork, because another thread's lock would remain locked in the child.
     let table = super::state::lock_table();
-    // SAFETY: the child runs `child` alone, which takes no lock that another thread of this process holds, and ends without
-    // running anything else of the parent.
+    // SAFETY: the child runs `child` alone, which takes no lock that another thread of this process holds, and ends
+    // without running anything else of the parent.
     match unsafe { libc::fork() } {
         -1 => panic!("no process: {}", std::io::Error::last_os_error()),
         0 => {

@@ -33,8 +33,8 @@ impl Released {
 }
 
 impl PoolInner {
-    /// Returns free memory to the system until the deadline. Other threads return their bins to the slabs at their next call; the
-    /// next purge then releases those pages.
+    /// Returns free memory to the system until the deadline. Other threads return their bins to the slabs at their next
+    /// call; the next purge then releases those pages.
     pub(in crate::memory) fn purge(&self, deadline: Option<Instant>) -> Released {
         self.drain_bins();
         self.small.flush(deadline);
@@ -56,8 +56,8 @@ impl PoolInner {
         self.small.arena().release(0, &self.pages, None);
     }
 
-    /// Begins to drain slabs and regions of which at most `share` is in use: nothing is allocated there any more. Returns the bytes
-    /// in use there; `None` while they are being drained already.
+    /// Begins to drain slabs and regions of which at most `share` is in use: nothing is allocated there any more.
+    /// Returns the bytes in use there; `None` while they are being drained already.
     pub(in crate::memory) fn start_draining(
         &self,
         share: f64,

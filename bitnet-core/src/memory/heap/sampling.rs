@@ -1,15 +1,15 @@
 //! Which allocations are sampled: every large one, and one in so many bytes of the others.
 //!
 //! A thread counts down the bytes that it allocates to a random distance, exponentially distributed with mean [`MEAN`].
-//! The allocation that crosses it is recorded. An allocation of s bytes is thus recorded with probability
-//! 1 - exp(-s / [`MEAN`]), whatever was allocated before it, and represents s divided by that probability: sums over recorded
+//! The allocation that crosses it is recorded. An allocation of s bytes is thus recorded with probability 1 - exp(-s /
+//! [`MEAN`]), whatever was allocated before it, and represents s divided by that probability: sums over recorded
 //! allocations are unbiased estimates of sums over all.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
-/// Bytes of allocations, on average, from one recorded one to the next: a page. From this size on each is recorded, so that no
-/// leaked page is missed.
+/// Bytes of allocations, on average, from one recorded one to the next: a page. From this size on each is recorded, so
+/// that no leaked page is missed.
 pub(super) const MEAN: usize = 4 << 10;
 /// As [`MEAN`]: below it, an allocation may go unrecorded.
 pub(super) const SAMPLED_BELOW: usize = MEAN;
@@ -67,8 +67,8 @@ impl Sampler {
     }
 }
 
-/// Whether an allocation of `bytes` bytes by this thread, which has no [`Sampler`], is recorded: at random, with the same
-/// probability.
+/// Whether an allocation of `bytes` bytes by this thread, which has no [`Sampler`], is recorded: at random, with the
+/// same probability.
 pub(in crate::memory) fn picks(bytes: usize) -> bool {
     bytes >= MEAN || uniform(next_random()) < probability(bytes)
 }

@@ -1,7 +1,7 @@
 //! Size classes of small blocks: four to a doubling, in cache lines.
 //!
-//! A request of n lines takes the smallest class that holds it; a class is (4 + r) << k lines with r in 1..=4, so at most
-//! a fifth of a block above four lines is lost. The largest class is 1 MiB.
+//! A request of n lines takes the smallest class that holds it; a class is (4 + r) << k lines with r in 1..=4, so at
+//! most a fifth of a block above four lines is lost. The largest class is 1 MiB.
 
 /// A cache line, in bytes: the smallest block and the smallest alignment.
 pub(in crate::memory) const LINE: usize = 64;

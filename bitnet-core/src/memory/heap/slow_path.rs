@@ -28,8 +28,8 @@ pub(in crate::memory) struct Block {
 }
 
 impl PoolInner {
-    /// Allocates, counts and records a block. If none is available it purges free memory and retries, then runs callbacks that
-    /// may free some and retries once more.
+    /// Allocates, counts and records a block. If none is available it purges free memory and retries, then runs
+    /// callbacks that may free some and retries once more.
     ///
     /// # Errors
     /// [`Error::BadAlignment`], [`Error::SizeOverflow`], [`Error::OutOfMemory`].
@@ -100,8 +100,8 @@ impl PoolInner {
         if self.recording == Recording::All { self.observer.start_clock() } else { None }
     }
 
-    /// Takes a block from a bin, a slab, a region or the system, and counts it. Returns it, and whether usage is to be reported;
-    /// `None` if the limits or the system refuse.
+    /// Takes a block from a bin, a slab, a region or the system, and counts it. Returns it, and whether usage is to be
+    /// reported; `None` if the limits or the system refuse.
     fn find_block(&self, size: usize, align: usize, purpose: Purpose) -> Option<(Block, bool)> {
         let (align, key) = (align.max(LINE), self.key(purpose));
         let mut usage_changed = true;
@@ -156,8 +156,8 @@ impl PoolInner {
         }
     }
 
-    /// Acts on the report of live bytes that counting a block returned. Callbacks may run: the caller holds no lock, and uses no
-    /// cache that a callback might detach.
+    /// Acts on the report of live bytes that counting a block returned. Callbacks may run: the caller holds no lock,
+    /// and uses no cache that a callback might detach.
     pub(super) fn after_report(&self, crossed_limit: Option<bool>) {
         let Some(crossed) = crossed_limit else { return };
         if crossed {

@@ -1,8 +1,8 @@
 //! Blocks below 1 MiB: slabs of equal blocks, one set of slabs for each size class.
 //!
-//! A slab is a span of pages cut into blocks of one class, with one bit for each that is set if it is free. Threads take and
-//! return blocks in batches, so the lock of a class is taken once for many. Free blocks at low addresses are taken first, so
-//! that other slabs become unused and return to the arena.
+//! A slab is a span of pages cut into blocks of one class, with one bit for each that is set if it is free. Threads
+//! take and return blocks in batches, so the lock of a class is taken once for many. Free blocks at low addresses are
+//! taken first, so that other slabs become unused and return to the arena.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -119,8 +119,8 @@ impl SmallBlockPool {
         self.classes[class].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Fills `out` with free blocks of `class`: a magazine of another thread, else a batch from the slabs. Returns their number; 0
-    /// if the limit or the system refuses.
+    /// Fills `out` with free blocks of `class`: a magazine of another thread, else a batch from the slabs. Returns
+    /// their number; 0 if the limit or the system refuses.
     pub(super) fn refill(&self, class: usize, out: &mut [usize; SLOTS], pages: &Pages) -> usize {
         match self.magazines.pop(&self.waiting[class], out) {
             0 => self.take(class, &mut out[..batch(class)], pages),
@@ -234,8 +234,8 @@ impl SmallBlockPool {
         figures
     }
 
-    /// Drains the slabs of which at most `share` of the blocks are taken, but for the fullest of each class: no block is taken from
-    /// them. Returns the bytes of their blocks that are taken.
+    /// Drains the slabs of which at most `share` of the blocks are taken, but for the fullest of each class: no block
+    /// is taken from them. Returns the bytes of their blocks that are taken.
     pub(super) fn start_draining(&self, share: f64) -> usize {
         (0..CLASSES).map(|class| self.slabs(class).start_draining(share) * block_bytes(class)).sum()
     }

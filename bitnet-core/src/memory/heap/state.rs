@@ -105,8 +105,8 @@ impl Drop for Caches {
     }
 }
 
-/// Removes a closed pool without live blocks from the table. The caller drops it after the table is unlocked, because callbacks
-/// of its observer may own pools.
+/// Removes a closed pool without live blocks from the table. The caller drops it after the table is unlocked, because
+/// callbacks of its observer may own pools.
 #[must_use]
 pub(super) fn take_if_unused(
     inner: NonNull<PoolInner>,
@@ -124,8 +124,8 @@ pub(super) fn take_if_unused(
     // A cache that was attached while the pool was being closed must not serve the next pool of this number.
     state.raise(CLOSED);
     table.remove(state.id, state.index);
-    // SAFETY: the pool came from `Box::leak` in `start` and was just removed from the table, so it is taken once; it has no
-    // owner, and every block was counted as freed, after which no thread accesses the state.
+    // SAFETY: the pool came from `Box::leak` in `start` and was just removed from the table, so it is taken once; it
+    // has no owner, and every block was counted as freed, after which no thread accesses the state.
     Some(unsafe { Box::from_raw(inner.as_ptr()) })
 }
 

@@ -1,15 +1,15 @@
 //! The counters of a pool: calls, live bytes by purpose, and their peak.
 //!
-//! Each thread counts for itself ([`LocalStats`]), and a pool's totals are the sum over its threads. Only the owning thread writes
-//! its numbers, without locked instructions; they are atomics because others read them.
+//! Each thread counts for itself ([`LocalStats`]), and a pool's totals are the sum over its threads. Only the owning
+//! thread writes its numbers, without locked instructions; they are atomics because others read them.
 //!
-//! The fast path counts in two 64-bit counters, `allocated` and `freed`, each with a number of blocks in its upper half and their bytes in its
-//! lower half. An allocation writes only the first and a free only the second, so neither waits for the other. Both count
-//! blocks of one purpose, the one in `state`. Before another purpose is counted, and before a lower half overflows, the counters are
-//! flushed into [`Counts`].
+//! The fast path counts in two 64-bit counters, `allocated` and `freed`, each with a number of blocks in its upper half
+//! and their bytes in its lower half. An allocation writes only the first and a free only the second, so neither waits
+//! for the other. Both count blocks of one purpose, the one in `state`. Before another purpose is counted, and before a
+//! lower half overflows, the counters are flushed into [`Counts`].
 //!
-//! A flush changes several fields, so it holds a lock that readers also take: what a reader sums is always consistent. The fast
-//! path needs no lock, because each of its stores moves one counter from one consistent state to the next.
+//! A flush changes several fields, so it holds a lock that readers also take: what a reader sums is always consistent.
+//! The fast path needs no lock, because each of its stores moves one counter from one consistent state to the next.
 //!
 //! A thread reports its live bytes to the pool ([`LiveBytes`]) when they differ from the last report by more than
 //! [`UNREPORTED`]: that bounds the error of the peak.
@@ -86,8 +86,8 @@ pub(super) struct LocalStats {
     top: AtomicI32,
     /// A difference above this one is reported. It is [`UNREPORTED`] less what was unreported at the last flush.
     ceiling: AtomicI32,
-    /// Held during a flush, and while another thread reads: `counts`, the counters and the purpose in `state` are then consistent.
-    /// No call that could block is made under it.
+    /// Held during a flush, and while another thread reads: `counts`, the counters and the purpose in `state` are then
+    /// consistent. No call that could block is made under it.
     flushing: Mutex<()>,
     counts: Counts,
     sampler: Sampler,
@@ -136,8 +136,8 @@ impl LocalStats {
         Key(self.state()).purpose()
     }
 
-    /// Counts an allocation of 1 to [`COUNTED`] bytes of the purpose in the state; `more` bytes above the ceiling may be
-    /// unreported. Returns false, and counts nothing, if the slow path has to.
+    /// Counts an allocation of 1 to [`COUNTED`] bytes of the purpose in the state; `more` bytes above the ceiling may
+    /// be unreported. Returns false, and counts nothing, if the slow path has to.
     #[inline(always)]
     pub(super) fn count_allocated(&self, size: usize, more: i32) -> bool {
         let allocated = self.allocated.load(Ordering::Relaxed).wrapping_add(ONE + size as u64);
@@ -186,8 +186,8 @@ impl LocalStats {
         is_due.then(|| self.report_with(drift, 0, live))
     }
 
-    /// Reports a freed block of 1 MiB or more of the purpose in the state, as [`LocalStats::count_bytes_freed`] does. Returns the
-    /// bytes that [`LocalStats::end_large`] has to count; the pool may be used until then.
+    /// Reports a freed block of 1 MiB or more of the purpose in the state, as [`LocalStats::count_bytes_freed`] does.
+    /// Returns the bytes that [`LocalStats::end_large`] has to count; the pool may be used until then.
     #[inline]
     pub(super) fn count_large_freed(&self, size: usize, live: &LiveBytes) -> (usize, Option<bool>) {
         if size > COUNTED {
@@ -280,8 +280,8 @@ impl LocalStats {
         Some(self.report_with(self.drift(), size as i64, live))
     }
 
-    /// Counts the bytes of a freed block, and reports as [`LocalStats::count_allocation`] does. The call itself is counted by
-    /// [`LocalStats::count_deallocation`].
+    /// Counts the bytes of a freed block, and reports as [`LocalStats::count_allocation`] does. The call itself is
+    /// counted by [`LocalStats::count_deallocation`].
     pub(super) fn count_bytes_freed(
         &self,
         size: usize,
@@ -307,8 +307,8 @@ impl LocalStats {
         add_unsigned(&self.counts.deallocations, 1);
     }
 
-    /// Reports live bytes to the pool: `drift`, which the counters include or will count with this block, and `more`, which they do
-    /// not. Returns whether live bytes crossed the threshold.
+    /// Reports live bytes to the pool: `drift`, which the counters include or will count with this block, and `more`,
+    /// which they do not. Returns whether live bytes crossed the threshold.
     fn report_with(&self, drift: i32, more: i64, live: &LiveBytes) -> bool {
         let top = self.unreported_top();
         let before = i64::from(UNREPORTED - self.ceiling.load(Ordering::Relaxed));

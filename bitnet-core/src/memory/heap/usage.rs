@@ -45,8 +45,8 @@ impl PoolInner {
         (used as u64, limit as u64)
     }
 
-    /// Announces that an allocation of `size` bytes, which the limit of its kind would allow, is about to fail. Returns whether
-    /// callbacks may have freed memory.
+    /// Announces that an allocation of `size` bytes, which the limit of its kind would allow, is about to fail. Returns
+    /// whether callbacks may have freed memory.
     #[cold]
     pub(super) fn about_to_fail(&self, size: usize, align: usize) -> bool {
         let arena = if is_small(size, align) { self.small.arena() } else { self.large.arena() };

@@ -1,7 +1,7 @@
 //! Surviving SIGBUS on mapped files: a lock-free registry of mappings and a signal handler that reads it.
 //!
-//! The handler does only what is safe in a signal: atomic loads and stores, one `mmap` and, for other addresses, a call of the
-//! handler that was installed before.
+//! The handler does only what is safe in a signal: atomic loads and stores, one `mmap` and, for other addresses, a call
+//! of the handler that was installed before.
 
 use std::ffi::{c_int, c_void};
 use std::ptr;
@@ -154,8 +154,8 @@ extern "C" fn on_bus_error(signal: c_int, info: *mut libc::siginfo_t, context: *
 
 /// Maps zero pages where a registered mapping has lost its own, and flags the mapping.
 ///
-/// A fault means that the file ends before that page: of a read-only mapping all pages from there on are replaced at once, of a
-/// writable one only that page, because later pages may have been written since the file grew again.
+/// A fault means that the file ends before that page: of a read-only mapping all pages from there on are replaced at
+/// once, of a writable one only that page, because later pages may have been written since the file grew again.
 fn cover_with_zeros(address: usize) -> bool {
     for slot in &REGISTRY {
         let Some(end) = slot.end_if_contains(address) else { continue };
@@ -166,8 +166,8 @@ fn cover_with_zeros(address: usize) -> bool {
         let len = if writable { page } else { end.next_multiple_of(page) - start };
         let access = if writable { libc::PROT_READ | libc::PROT_WRITE } else { libc::PROT_READ };
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | libc::MAP_NORESERVE;
-        // SAFETY: the pages belong to a mapping of ours, alive because the interrupted thread was using it, and have lost
-        // their content: any byte is valid for every owner of a slice. `mmap` is a bare system call.
+        // SAFETY: the pages belong to a mapping of ours, alive because the interrupted thread was using it, and have
+        // lost their content: any byte is valid for every owner of a slice. `mmap` is a bare system call.
         let covered = unsafe { libc::mmap(start as *mut c_void, len, access, flags, -1, 0) };
         return covered != libc::MAP_FAILED;
     }

@@ -1,9 +1,9 @@
 //! Parts of files as memory: read-only, or copy-on-write.
 //!
-//! A mapped file that is truncated raises SIGBUS when the lost pages are used, which kills the process by default. On Unix the
-//! first mapping installs a handler that maps zero pages there and flags the mapping; [`FileMap::check`] then returns
-//! [`Error::FileTruncated`]: call it after a computation with mapped bytes. A tensor over a mapping checks before each read, and
-//! returns the error from the first read on that begins after the truncation.
+//! A mapped file that is truncated raises SIGBUS when the lost pages are used, which kills the process by default. On
+//! Unix the first mapping installs a handler that maps zero pages there and flags the mapping; [`FileMap::check`] then
+//! returns [`Error::FileTruncated`]: call it after a computation with mapped bytes. A tensor over a mapping checks
+//! before each read, and returns the error from the first read on that begins after the truncation.
 
 mod regular;
 
@@ -57,8 +57,8 @@ impl FileMap {
     /// Maps the bytes `range` of a regular file; `..` for the whole.
     ///
     /// # Errors
-    /// [`Error::NotRegularFile`] for directories, pipes, devices and sockets (never waits for one); [`Error::NotInFile`];
-    /// [`Error::File`] where the file cannot be opened or mapped; [`Error::TooManyMaps`].
+    /// [`Error::NotRegularFile`] for directories, pipes, devices and sockets (never waits for one);
+    /// [`Error::NotInFile`]; [`Error::File`] where the file cannot be opened or mapped; [`Error::TooManyMaps`].
     pub fn open(path: &Path, range: impl RangeBounds<u64>, mode: MapMode) -> Result<Self> {
         let (file, found) = regular::open(path)?;
         let name = regular::shown(path);
@@ -125,8 +125,8 @@ impl FileMap {
     /// Checks that no byte of the mapped part is lost.
     ///
     /// # Errors
-    /// [`Error::FileTruncated`] where pages were lost or the file now ends before the mapped part does; [`Error::File`] where
-    /// its state is unavailable.
+    /// [`Error::FileTruncated`] where pages were lost or the file now ends before the mapped part does; [`Error::File`]
+    /// where its state is unavailable.
     pub fn check_length(&self) -> Result<()> {
         self.found_whole().map(drop)
     }
@@ -160,8 +160,8 @@ impl FileMap {
         Err(Error::FileChanged { file: self.name.clone(), change })
     }
 
-    /// Advises the system that the pages wholly inside `range` are not needed, so that they leave the resident set. Later reads
-    /// load them from the file. Does nothing for writable bytes.
+    /// Advises the system that the pages wholly inside `range` are not needed, so that they leave the resident set.
+    /// Later reads load them from the file. Does nothing for writable bytes.
     pub fn release(&self, range: Range<usize>) {
         #[cfg(unix)]
         if let Pages::ReadOnly(map) = &self.pages {
@@ -232,8 +232,8 @@ impl ExternalBytes for FileMap {
 }
 
 impl BitNetTensor {
-    /// A tensor whose bytes are those of a file from byte `offset` on, row-major, in the byte order of the machine; they are
-    /// not copied. With [`MapMode::CopyOnWrite`] it can be written, without changing the file.
+    /// A tensor whose bytes are those of a file from byte `offset` on, row-major, in the byte order of the machine;
+    /// they are not copied. With [`MapMode::CopyOnWrite`] it can be written, without changing the file.
     ///
     /// # Errors
     /// Those of [`FileMap::open`]. A file that changes later is reported by [`BitNetTensor::check`].

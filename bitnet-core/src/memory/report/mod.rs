@@ -137,8 +137,8 @@ pub struct KnownFiles {
 }
 
 impl MemoryReport {
-    /// Reports this process, in which `pool` is the only pool. Its resident bytes are reported by purpose if it records every
-    /// allocation ([`super::TrackingLevel::Detailed`], with leak detection).
+    /// Reports this process, in which `pool` is the only pool. Its resident bytes are reported by purpose if it records
+    /// every allocation ([`super::TrackingLevel::Detailed`], with leak detection).
     ///
     /// # Errors
     /// [`crate::Error::File`] without `/proc`, as anywhere but on Linux.

@@ -54,8 +54,8 @@ impl Lock {
         }
     }
 
-    /// Releases the lock of a reader, if it is this process's: a forked child has copies of its parent's leases, but not their
-    /// locks.
+    /// Releases the lock of a reader, if it is this process's: a forked child has copies of its parent's leases, but
+    /// not their locks.
     pub(super) fn end_read(&self, slot: usize, me: Peer) {
         let _ = self.readers[slot].compare_exchange(me.to_bits(), 0, SeqCst, SeqCst);
     }

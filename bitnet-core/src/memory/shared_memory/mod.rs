@@ -6,10 +6,10 @@
 //! 4096  data
 //! ```
 //!
-//! Processes are identified by number and start time. A process that ends while it holds the lock loses it; if it was writing,
-//! every lock fails with [`Error::PeerDied`] until the data have been [written anew](SharedMemory::write_anew).
-//! Only processes of one user, on one machine, in one PID namespace share memory this way, and all of them use the lock: it
-//! can't stop a program that maps the object by other means.
+//! Processes are identified by number and start time. A process that ends while it holds the lock loses it; if it was
+//! writing, every lock fails with [`Error::PeerDied`] until the data have been [written
+//! anew](SharedMemory::write_anew). Only processes of one user, on one machine, in one PID namespace share memory this
+//! way, and all of them use the lock: it can't stop a program that maps the object by other means.
 
 mod lock;
 mod object;
@@ -51,8 +51,8 @@ struct Header {
 
 const _: () = assert!(size_of::<Header>() <= DATA);
 
-/// Memory that other processes can open. Clones are the same memory; its name is removed when the last clone in the creating
-/// process is dropped.
+/// Memory that other processes can open. Clones are the same memory; its name is removed when the last clone in the
+/// creating process is dropped.
 #[derive(Clone)]
 pub struct SharedMemory {
     object: Arc<Object>,
@@ -70,8 +70,8 @@ struct Object {
 }
 
 impl SharedMemory {
-    /// Creates memory of `len` zero bytes under a name of letters, digits, `-`, `_` and `.`, at most 20 of them. The name of a dead
-    /// process is reused.
+    /// Creates memory of `len` zero bytes under a name of letters, digits, `-`, `_` and `.`, at most 20 of them. The
+    /// name of a dead process is reused.
     ///
     /// # Errors
     /// [`Error::SharedMemory`] for a bad name, one in use, and where the system has no shared memory left or none at all.
@@ -100,8 +100,8 @@ impl SharedMemory {
         Self::join(file, name.to_owned())
     }
 
-    /// Creates memory of `len` zero bytes without a name (Linux). Processes open it by [`SharedMemory::path`]; its length can't be
-    /// changed, and it is freed when the last process has ended.
+    /// Creates memory of `len` zero bytes without a name (Linux). Processes open it by [`SharedMemory::path`]; its
+    /// length can't be changed, and it is freed when the last process has ended.
     ///
     /// # Errors
     /// [`Error::SharedMemory`] where the system has no shared memory left or none at all.
@@ -208,8 +208,8 @@ impl SharedMemory {
         Ok(ReadLease { object, slot })
     }
 
-    /// Locks the data for exclusive writing; waits for others for at most `timeout`. A thread that holds a lease of this memory
-    /// waits for itself.
+    /// Locks the data for exclusive writing; waits for others for at most `timeout`. A thread that holds a lease of
+    /// this memory waits for itself.
     ///
     /// # Errors
     /// As [`SharedMemory::read`].
@@ -217,8 +217,8 @@ impl SharedMemory {
         self.write_as(timeout, false)
     }
 
-    /// As [`SharedMemory::write`], to overwrite all data, for instance after [`Error::PeerDied`]: they may be half-written, and
-    /// count as consistent once the lease is dropped.
+    /// As [`SharedMemory::write`], to overwrite all data, for instance after [`Error::PeerDied`]: they may be
+    /// half-written, and count as consistent once the lease is dropped.
     ///
     /// # Errors
     /// [`Error::LockTimedOut`] or [`Error::FileTruncated`].
@@ -256,8 +256,8 @@ impl Object {
     }
 
     fn header(&self) -> &Header {
-        // SAFETY: the mapping begins at a page and is longer than a header, and lives as long as `self`. Every bit pattern is a
-        // header, all of which is atomic, so that other processes may write to it.
+        // SAFETY: the mapping begins at a page and is longer than a header, and lives as long as `self`. Every bit
+        // pattern is a header, all of which is atomic, so that other processes may write to it.
         unsafe { &*self.map.as_ptr().cast::<Header>() }
     }
 
@@ -296,8 +296,7 @@ impl Drop for Object {
     }
 }
 
-/// A shared lease to read the data. A tensor over it
-/// ([`super::tensor::BitNetTensor::from_external`]) owns the lease.
+/// A shared lease to read the data. A tensor over it ([`super::tensor::BitNetTensor::from_external`]) owns the lease.
 pub struct ReadLease {
     object: Arc<Object>,
     slot: usize,
@@ -306,8 +305,8 @@ pub struct ReadLease {
 impl ReadLease {
     /// The data.
     pub fn bytes(&self) -> &[u8] {
-        // SAFETY: the data are inside the mapping, which `object` keeps, and initialised; as long as the lease is held, every
-        // process that uses the lock only reads them.
+        // SAFETY: the data are inside the mapping, which `object` keeps, and initialised; as long as the lease is held,
+        // every process that uses the lock only reads them.
         unsafe { self.object.data().as_ref() }
     }
 }
@@ -340,8 +339,8 @@ pub struct WriteLease {
 impl WriteLease {
     /// The data.
     pub fn bytes(&self) -> &[u8] {
-        // SAFETY: the data are inside the mapping, which `object` keeps, and initialised; as long as the lease is held, no
-        // other process that uses the lock accesses them, and `&self` excludes writes by this one.
+        // SAFETY: the data are inside the mapping, which `object` keeps, and initialised; as long as the lease is held,
+        // no other process that uses the lock accesses them, and `&self` excludes writes by this one.
         unsafe { self.object.data().as_ref() }
     }
 

@@ -6,8 +6,8 @@ use half::{bf16, f16};
 use super::BitNetDType;
 use crate::{Error, Result};
 
-/// How a number is converted to an integer type. Float types accept every number with either rule: rounded to nearest, ties to
-/// even; numbers too large for `F16` become infinite, and NaN is preserved.
+/// How a number is converted to an integer type. Float types accept every number with either rule: rounded to nearest,
+/// ties to even; numbers too large for `F16` become infinite, and NaN is preserved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CastRule {
     /// As NumPy's `astype` where that is defined: truncated. A number outside the range is an error.

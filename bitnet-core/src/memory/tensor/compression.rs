@@ -1,8 +1,8 @@
 //! Bytes of tensors, packed without loss: bit planes, then LZ4.
 //!
-//! Bytes are packed in blocks of 64 KiB. The bits of a block are first sorted by their position in the element, so that bits
-//! that rarely change (signs and exponents of similar numbers, the upper bits of small integers, all bits but two of trits
-//! stored as integers) become long runs, which LZ4 compresses:
+//! Bytes are packed in blocks of 64 KiB. The bits of a block are first sorted by their position in the element, so that
+//! bits that rarely change (signs and exponents of similar numbers, the upper bits of small integers, all bits but two
+//! of trits stored as integers) become long runs, which LZ4 compresses:
 //!
 //! ```text
 //! elements of w bytes, groups of eight; plane p = 8 k + b holds bit b of byte k of each element, eight elements to a byte

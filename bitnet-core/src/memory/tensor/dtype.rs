@@ -17,8 +17,8 @@ use crate::{Error, Result};
 /// | `I1` | -1 and 1 | element `j` of a byte in bit `j`, set for -1 |
 /// | `BitNet158` | -1, 0 and 1 | `Σ (trit_j + 1)·3^j` over the five of a byte, at most 242 |
 ///
-/// Floats are in the byte order of the machine. Elements of a tensor follow each other without regard to rows, so the last
-/// byte alone may hold fewer than the others.
+/// Floats are in the byte order of the machine. Elements of a tensor follow each other without regard to rows, so the
+/// last byte alone may hold fewer than the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum BitNetDType {

@@ -10,11 +10,11 @@ use super::{BitNetTensor, TensorMetadata, TensorRegistry};
 use crate::Result;
 use crate::memory::Purpose;
 
-/// A share in a tensor of a [`TensorRegistry`]. A clone is another share in the same tensor; when the last one is dropped, the
-/// memory returns to its pool.
+/// A share in a tensor of a [`TensorRegistry`]. A clone is another share in the same tensor; when the last one is
+/// dropped, the memory returns to its pool.
 ///
-/// The tensor is used through guards ([`TensorHandle::read`], [`TensorHandle::write`]). While it has none, a cleanup may
-/// move or compress it, which never changes its content.
+/// The tensor is used through guards ([`TensorHandle::read`], [`TensorHandle::write`]). While it has none, a cleanup
+/// may move or compress it, which never changes its content.
 ///
 /// ```
 /// use bitnet_core::memory::HybridMemoryPool;
@@ -59,14 +59,14 @@ impl TensorHandle {
         Self { entry: registry.inner().enter(name, tensor) }
     }
 
-    /// The tensor, for shared reading. Waits while it is being written, moved or compressed. A thread that holds a guard of
-    /// this tensor must not request another one: it could wait for itself.
+    /// The tensor, for shared reading. Waits while it is being written, moved or compressed. A thread that holds a
+    /// guard of this tensor must not request another one: it could wait for itself.
     ///
     /// A compressed tensor is restored first.
     ///
     /// # Errors
-    /// [`crate::Error::OutOfMemory`] if there is no memory to restore a compressed tensor; it remains compressed, and a later
-    /// attempt may succeed.
+    /// [`crate::Error::OutOfMemory`] if there is no memory to restore a compressed tensor; it remains compressed, and a
+    /// later attempt may succeed.
     pub fn read(&self) -> Result<TensorRead<'_>> {
         Ok(TensorRead { content: self.entry.read()?, entry: &self.entry })
     }

@@ -37,14 +37,14 @@ impl<'a> IdleTensor<'a> {
         self.entry.idle_time()
     }
 
-    /// The block of the tensor; `None` if it can't be moved: it is outside every pool, or shares its storage with a live view or
-    /// clone.
+    /// The block of the tensor; `None` if it can't be moved: it is outside every pool, or shares its storage with a
+    /// live view or clone.
     pub fn block(&mut self) -> Option<&MemoryHandle> {
         self.content.tensor.own_block().map(|block| &*block)
     }
 
-    /// Moves the tensor to the block that `place` allocates, of the size of the old one, which is freed. Returns whether it was
-    /// moved: false if there is no [`IdleTensor::block`].
+    /// Moves the tensor to the block that `place` allocates, of the size of the old one, which is freed. Returns
+    /// whether it was moved: false if there is no [`IdleTensor::block`].
     ///
     /// # Errors
     /// That of `place`, or [`Error::BadStorage`] for a block of another size. The tensor is then not moved.
@@ -66,8 +66,8 @@ impl<'a> IdleTensor<'a> {
         Ok(true)
     }
 
-    /// Moves the tensor out of sparse memory. Returns whether it was moved: false if there is no [`IdleTensor::block`], if
-    /// `compaction` does not concern it, or if its bytes were not copied before the deadline.
+    /// Moves the tensor out of sparse memory. Returns whether it was moved: false if there is no [`IdleTensor::block`],
+    /// if `compaction` does not concern it, or if its bytes were not copied before the deadline.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`]; the tensor is then not moved.
@@ -97,8 +97,8 @@ impl<'a> IdleTensor<'a> {
     }
 
     /// Compresses the tensor without loss, and frees its block. Does nothing, and returns zeros, if there is no
-    /// [`IdleTensor::block`], if less than a sixteenth would be saved (which is recorded until the tensor is written), if it
-    /// is compressed already, and if a guard is requested meanwhile.
+    /// [`IdleTensor::block`], if less than a sixteenth would be saved (which is recorded until the tensor is written),
+    /// if it is compressed already, and if a guard is requested meanwhile.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] if there is no memory for the compressed bytes; the tensor is then unchanged.
@@ -106,9 +106,9 @@ impl<'a> IdleTensor<'a> {
         Ok(self.compress_while(&|| true)?.done)
     }
 
-    /// As [`IdleTensor::compress`], in small pieces as long as `more`, which is called before each piece, returns true. Interrupted
-    /// by it or by a request for a guard, the work continues with the next call, unless the tensor has been written meanwhile;
-    /// until all is packed the tensor is unchanged.
+    /// As [`IdleTensor::compress`], in small pieces as long as `more`, which is called before each piece, returns true.
+    /// Interrupted by it or by a request for a guard, the work continues with the next call, unless the tensor has been
+    /// written meanwhile; until all is packed the tensor is unchanged.
     ///
     /// # Errors
     /// As [`IdleTensor::compress`].

@@ -49,9 +49,9 @@ impl TensorRegistry {
         self.len() == 0
     }
 
-    /// Calls `visit` for each tensor without guards that has been idle for at least `older_than`, oldest first, until it breaks.
-    /// Tensors in use are skipped: this never waits for a guard. A request for a guard of the visited tensor waits until
-    /// `visit` has returned, and so do callbacks of memory pressure on this thread.
+    /// Calls `visit` for each tensor without guards that has been idle for at least `older_than`, oldest first, until
+    /// it breaks. Tensors in use are skipped: this never waits for a guard. A request for a guard of the visited tensor
+    /// waits until `visit` has returned, and so do callbacks of memory pressure on this thread.
     pub fn for_each_idle(
         &self,
         older_than: Duration,
@@ -62,8 +62,8 @@ impl TensorRegistry {
         self.inner.pool.inner().report_usage();
     }
 
-    /// Compresses each tensor that has been idle for at least `older_than`, as [`IdleTensor::compress`] does. Reading or writing one
-    /// later restores it.
+    /// Compresses each tensor that has been idle for at least `older_than`, as [`IdleTensor::compress`] does. Reading
+    /// or writing one later restores it.
     ///
     /// # Errors
     /// [`crate::Error::OutOfMemory`] if there is no memory for the compressed bytes; earlier tensors remain compressed.

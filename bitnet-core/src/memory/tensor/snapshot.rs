@@ -191,12 +191,12 @@ pub fn write(to: impl Write, registry: &TensorRegistry) -> Result<usize> {
     Ok(written)
 }
 
-/// Reads a snapshot of at most `available` bytes (the length of the file, for instance); no tensor is made that would not
-/// fit in them. Bytes after the snapshot are not read.
+/// Reads a snapshot of at most `available` bytes (the length of the file, for instance); no tensor is made that would
+/// not fit in them. Bytes after the snapshot are not read.
 ///
 /// # Errors
-/// [`Error::BadSnapshot`] for a stream that ends early, is damaged or of another version; [`Error::OutOfMemory`] where the
-/// pool has no memory; [`Error::File`] where reading fails.
+/// [`Error::BadSnapshot`] for a stream that ends early, is damaged or of another version; [`Error::OutOfMemory`] where
+/// the pool has no memory; [`Error::File`] where reading fails.
 pub fn read(from: impl Read, available: u64, pool: &HybridMemoryPool) -> Result<Vec<Restored>> {
     let mut restored = Vec::new();
     let mut names = HashSet::new();

@@ -2,8 +2,8 @@
 
 use super::metadata::Dims;
 
-/// `N` operands of one shape, visited together in row-major order, as runs along the last dimension after dimensions of one
-/// element are dropped and adjacent ones that are evenly strided in every operand are joined.
+/// `N` operands of one shape, visited together in row-major order, as runs along the last dimension after dimensions of
+/// one element are dropped and adjacent ones that are evenly strided in every operand are joined.
 #[derive(Debug)]
 pub(crate) struct Walk<const N: usize> {
     shape: Dims<usize>,
@@ -63,8 +63,8 @@ impl<const N: usize> Walk<N> {
     }
 }
 
-/// A place in a [`Walk`]. Kernels write `for` loops over it: the body of a closure would not be compiled for the instruction
-/// set of the loop around it.
+/// A place in a [`Walk`]. Kernels write `for` loops over it: the body of a closure would not be compiled for the
+/// instruction set of the loop around it.
 #[derive(Debug)]
 pub(crate) struct Cursor<'a, const N: usize> {
     walk: &'a Walk<N>,

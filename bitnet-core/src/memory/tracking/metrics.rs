@@ -111,7 +111,7 @@ impl fmt::Display for DetailedMetrics {
         }
         self.fmt_recorded(f)?;
         let overhead = bytes(self.tracking_overhead_bytes as u64);
-        writeln!(f, "recording           level {:?}, {overhead} of its own", self.level)
+        writeln!(f, "recording           level {:?}, {overhead} of records", self.level)
     }
 }
 

@@ -1,10 +1,10 @@
 //! Memory pressure of a pool and of the system, and the callbacks that receive its changes.
 //!
-//! A pool has two limits, one for blocks below 1 MiB and one for the others; the one of which more is in use counts. It is
-//! observed after each allocation and each return of a block of 1 MiB and more; of smaller blocks, when a thread refills a bin,
-//! and when the thread's live bytes have changed by 128 KiB since the last observation.
-//! An allocation that a limit refuses is Critical before its caller gets the error. A rise passes through every level between
-//! the old and the new one, and callbacks receive each; a fall does not. A refusal at level Critical calls callbacks again.
+//! A pool has two limits, one for blocks below 1 MiB and one for the others; the one of which more is in use counts. It
+//! is observed after each allocation and each return of a block of 1 MiB and more; of smaller blocks, when a thread
+//! refills a bin, and when the thread's live bytes have changed by 128 KiB since the last observation. An allocation
+//! that a limit refuses is Critical before its caller gets the error. A rise passes through every level between the old
+//! and the new one, and callbacks receive each; a fall does not. A refusal at level Critical calls callbacks again.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -50,8 +50,8 @@ pub struct PressureMonitor {
 }
 
 impl PressureMonitor {
-    /// A monitor of this system. `threshold` is the part of the pool's limit where pressure begins, clamped to 0 to 1; NaN is
-    /// read as 0.8.
+    /// A monitor of this system. `threshold` is the part of the pool's limit where pressure begins, clamped to 0 to 1;
+    /// NaN is read as 0.8.
     pub fn new(threshold: f64) -> Self {
         Self::with_system(threshold, Box::new(SystemFiles::default()))
     }
@@ -108,16 +108,16 @@ impl PressureMonitor {
         if bounds.next(current) == current { current } else { self.change(bounds) }
     }
 
-    /// Whether the level may depend on the pool when this part of its limit is in use. Below that, any other part that is no
-    /// larger gives the same level.
+    /// Whether the level may depend on the pool when this part of its limit is in use. Below that, any other part that
+    /// is no larger has the same level.
     pub(in crate::memory) fn is_near(&self, ratio: f64) -> bool {
         let calm = self.level() == MemoryPressureLevel::None;
         ratio >= self.thresholds[0] - if calm { 0.0 } else { self.margin }
     }
 
-    /// Observes that an allocation is about to fail: Critical, until the next observation. Callbacks run even if the level is
-    /// Critical already, before this returns or, if another thread is running callbacks, on that thread. Returns false, and
-    /// does nothing, for a failure inside a callback, which would recur without end.
+    /// Observes that an allocation is about to fail: Critical, until the next observation. Callbacks run even if the
+    /// level is Critical already, before this returns or, if another thread is running callbacks, on that thread.
+    /// Returns false, and does nothing, for a failure inside a callback, which would recur without end.
     pub(in crate::memory) fn refused(&self) -> bool {
         let critical = MemoryPressureLevel::Critical;
         let mut deliveries = lock(&self.deliveries);

@@ -7,10 +7,10 @@
 //! | High | r + (1 - r) / 2 | 0.95 | 25 %, 10 % |
 //! | Critical | r + 3 (1 - r) / 4 | 0.98 | 50 %, 25 % |
 //!
-//! r is `pressure_threshold_ratio`. The highest of the four counts. Between two readings of the system a control group that
-//! was throttled or hit its limit is Medium, and one that ran out of memory is Critical. A level is entered at its
-//! threshold, and left only a margin below it: an eighth of 1 - r (at least 0.01) for the pool, a fifth of the threshold for
-//! tasks waiting, 0.02 for the rest.
+//! r is `pressure_threshold_ratio`. The highest of the four counts. Between two readings of the system a control group
+//! that was throttled or hit its limit is Medium, and one that ran out of memory is Critical. A level is entered at its
+//! threshold, and left only a margin below it: an eighth of 1 - r (at least 0.01) for the pool, a fifth of the
+//! threshold for tasks waiting, 0.02 for the rest.
 
 use crate::os::pressure::{GroupEvents, Stall, SystemReading, ratio};
 

@@ -22,8 +22,8 @@ pub struct TimelineEvent {
     pub sequence: u64,
     /// When, in nanoseconds since the pool was made.
     pub nanoseconds: u64,
-    /// The bytes allocated or freed: those requested or, if only a sample is recorded, those that the event represents. An
-    /// allocation and its end have the same.
+    /// The bytes allocated or freed: those requested or, if only a sample is recorded, those that the event represents.
+    /// An allocation and its end have the same.
     pub bytes: u64,
     /// Bytes that the block occupies.
     pub class_bytes: usize,
@@ -114,8 +114,8 @@ pub struct Replay {
 }
 
 impl Timeline {
-    /// Merges rings into one timeline. It begins after the last event that any of them dropped: from there on it is complete;
-    /// earlier events are summed.
+    /// Merges rings into one timeline. It begins after the last event that any of them dropped: from there on it is
+    /// complete; earlier events are summed.
     pub(super) fn merge<'a>(rings: impl Iterator<Item = &'a Ring> + Clone, sampled: bool) -> Self {
         let begins = rings.clone().map(|ring| ring.begins).max().unwrap_or(0);
         let mut merged = Self { sampled, ..Self::default() };
@@ -162,8 +162,8 @@ impl Timeline {
         Duration::from_nanos(last.saturating_sub(first))
     }
 
-    /// The bytes alive over time in `width` characters, each as high as the level was at most in its part of the time; full
-    /// height is the peak. Empty if there is no event.
+    /// The bytes alive over time in `width` characters, each as high as the level was at most in its part of the time;
+    /// full height is the peak. Empty if there is no event.
     pub fn sparkline(&self, width: usize) -> String {
         const BARS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
         let Some(first) = self.events.first() else { return String::new() };

@@ -38,8 +38,8 @@ impl Timeline {
         )
     }
 
-    /// Writes each event as a line of JSON: `sequence`, `nanoseconds`, `event`, `level` (bytes alive after it), `thread` and
-    /// the description of the block.
+    /// Writes each event as a line of JSON: `sequence`, `nanoseconds`, `event`, `level` (bytes alive after it),
+    /// `thread` and the description of the block.
     ///
     /// # Errors
     /// Those of `out`.

@@ -41,8 +41,8 @@ struct Part {
 /// | Standard | each allocation from 4 KiB on, and one in about 4 KiB of the smaller ones, with its end |
 /// | Detailed | every allocation and its end, and latencies |
 ///
-/// Memory is bounded by the number of live recorded allocations, at most three slots for two of them, and a fixed number of
-/// events. If the system has no memory for another record, it is counted in [`Tracker::lost`] and left out.
+/// Memory is bounded by the number of live recorded allocations, at most three slots for two of them, and a fixed
+/// number of events. If the system has no memory for another record, it is counted in [`Tracker::lost`] and left out.
 #[derive(Debug)]
 pub struct Tracker {
     config: TrackingConfig,
@@ -191,8 +191,8 @@ impl Tracker {
         }
     }
 
-    /// Times a run of the operation `name` that represents others: about one in 32 at level Standard, one in 8 at level Detailed,
-    /// picked at random. A watch that is dropped counts nothing.
+    /// Times a run of the operation `name` that represents others: about one in 32 at level Standard, one in 8 at level
+    /// Detailed, picked at random. A watch that is dropped counts nothing.
     #[inline]
     pub fn watch_operation(&self, name: &'static str) -> Option<OperationWatch<'_>> {
         let weight = match self.config.level {

@@ -71,8 +71,8 @@ impl Plan {
         })
     }
 
-    /// Calls `visit` with the position of every element of the output whose first element is at `start`, in order, until
-    /// it returns true.
+    /// Calls `visit` with the position of every element of the output whose first element is at `start`, in order,
+    /// until it returns true.
     pub(super) fn find(&self, start: usize, mut visit: impl FnMut(usize) -> bool) {
         let (len, [step]) = self.reduced.run();
         for [offset] in self.reduced.cursor() {
@@ -99,8 +99,8 @@ impl Plan {
     }
 }
 
-/// Reduces the elements of an f32 tensor into `out`, one output after the other; `about` has a number for each output or
-/// none.
+/// Reduces the elements of an f32 tensor into `out`, one output after the other; `about` has a number for each output
+/// or none.
 pub(super) fn reduce_into<R: Reducer>(
     level: IsaLevel,
     x: &BitNetTensor,

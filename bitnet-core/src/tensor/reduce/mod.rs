@@ -15,8 +15,8 @@ use crate::{Error, Result};
 
 /// A reduction to a number of the operand's type.
 ///
-/// NaN propagates. Sums, means and products are accumulated in f64 and rounded once, so that they overflow only if the result
-/// does.
+/// NaN propagates. Sums, means and products are accumulated in f64 and rounded once, so that they overflow only if the
+/// result does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reduction {
     /// The sum; 0 of nothing.
@@ -95,9 +95,9 @@ impl Indices {
 /// ```
 ///
 /// # Errors
-/// [`Error::OutOfRange`] or [`Error::BadArgument`] for axes that are absent or repeated; [`Error::EmptyReduction`] for `Max`
-/// and `Min` over axes of which one has no elements, as in NumPy even if there are no outputs; [`Error::DTypeMismatch`] for
-/// integer types; [`Error::OutOfMemory`].
+/// [`Error::OutOfRange`] or [`Error::BadArgument`] for axes that are absent or repeated; [`Error::EmptyReduction`] for
+/// `Max` and `Min` over axes of which one has no elements, as in NumPy even if there are no outputs;
+/// [`Error::DTypeMismatch`] for integer types; [`Error::OutOfMemory`].
 #[track_caller]
 pub fn reduce(
     reduction: Reduction,
@@ -213,8 +213,8 @@ fn truth<R: Reducer<Output = u8>>(
     Ok(out)
 }
 
-/// The position of the largest number along `axis`, or in the flattened tensor for `None`: the first of several, and the first
-/// NaN if there is one.
+/// The position of the largest number along `axis`, or in the flattened tensor for `None`: the first of several, and
+/// the first NaN if there is one.
 ///
 /// # Errors
 /// As [`reduce`]; [`Error::EmptyReduction`] where there are no numbers along `axis`, as in NumPy even if there are no outputs.

@@ -66,17 +66,17 @@ fn blocks_freed_by_other_threads_are_not_leaks() {
         let sizes = [64usize, 700, 5000, 40_000, 100_000];
         std::thread::scope(|scope| {
             for thread in 0..4usize {
-                let (give, take) = mpsc::channel();
+                let (sender, receiver) = mpsc::channel();
                 scope.spawn(move || {
                     for at in 0..3000 {
                         let address = (thread + 1) << 40 | (at % 500 + 1) << 20 | (at / 500) << 6;
                         let size = sizes[at % sizes.len()];
                         allocate(tracker, address, size);
-                        give.send((address, size)).unwrap();
+                        sender.send((address, size)).unwrap();
                     }
                 });
                 scope.spawn(move || {
-                    for (address, size) in take {
+                    for (address, size) in receiver {
                         free(tracker, address, size);
                         let report =
                             tracker.shard(address).lock().live.iter().any(|r| r.address == address);
