@@ -27,6 +27,7 @@ pub mod reference;
 pub mod rng;
 pub mod simd;
 pub mod stream;
+mod sync;
 pub mod tensor;
 pub mod ternary;
 

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
+use crate::sync::lock;
 use crate::{Error, Result};
 
 /// A kind of operation on a device.
@@ -110,26 +111,26 @@ impl LimitedCpu {
 
     /// Replaces the plan of faults, resets the counts of operations, and restores a lost device.
     pub fn inject(&self, plan: FaultPlan) {
-        *self.faults() = Faults { plan, ..Faults::default() };
+        *lock(&self.state.faults) = Faults { plan, ..Faults::default() };
     }
 
     /// Loses the device: every operation fails from now on.
     pub fn lose(&self) {
-        self.faults().lost = true;
+        lock(&self.state.faults).lost = true;
     }
 
     /// Whether the device is lost.
     pub fn is_lost(&self) -> bool {
-        self.faults().lost
+        lock(&self.state.faults).lost
     }
 
     /// The operations of this kind that began since the last plan was injected, those that failed among them.
     pub fn operations(&self, operation: Operation) -> u64 {
-        self.faults().counts[operation as usize]
+        lock(&self.state.faults).counts[operation as usize]
     }
 
     pub(super) fn begin(&self, operation: Operation) -> Result<()> {
-        let mut faults = self.faults();
+        let mut faults = lock(&self.state.faults);
         faults.counts[operation as usize] += 1;
         let number = faults.counts[operation as usize];
         let of_all: u64 = faults.counts.iter().sum();
@@ -142,10 +143,6 @@ impl LimitedCpu {
             return Err(Error::DeviceFault { device: device(), operation, number });
         }
         Ok(())
-    }
-
-    fn faults(&self) -> MutexGuard<'_, Faults> {
-        self.state.faults.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

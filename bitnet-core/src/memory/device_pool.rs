@@ -1,6 +1,6 @@
 //! One pool for each device, made when it is first needed, with that device's limit.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::tensor::{BitNetTensor, TensorMetadata};
@@ -8,6 +8,7 @@ use super::{HybridMemoryPool, MemoryHandle, MemoryMetrics, MemoryPoolConfig};
 use crate::device::{
     Device, DeviceKind, Operation, Requirements, available_devices, candidates, with_fallback,
 };
+use crate::sync::lock;
 use crate::{Error, MemoryLimit, Result};
 
 /// Copies from one device to another, counted.
@@ -59,10 +60,6 @@ struct Entry {
     pool: HybridMemoryPool,
     /// Held while a limited device's memory is compared with its limit and allocated.
     gate: Arc<Mutex<()>>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Default for DeviceSpecificPools {

@@ -1,9 +1,10 @@
 //! Handles for callers that can't own a Rust value, such as another language: plain numbers, checked when they return.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 
 use super::heap::MemoryHandle;
+use crate::sync::lock;
 use crate::{Error, Result};
 
 /// A handle as plain numbers. Unlike a handle it can be copied, so the pool checks it when it returns: each token is
@@ -31,22 +32,16 @@ struct Issued {
     handles: BTreeMap<u64, MemoryHandle>,
 }
 
-impl Tokens {
-    fn lock(&self) -> MutexGuard<'_, Issued> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl Drop for Tokens {
     fn drop(&mut self) {
-        std::mem::forget(std::mem::take(&mut self.lock().handles));
+        std::mem::forget(std::mem::take(&mut lock(&self.0).handles));
     }
 }
 
 impl Tokens {
     /// Stores `handle`, a block of the pool with this id, and returns its token.
     pub(super) fn issue(&self, pool: u64, handle: MemoryHandle) -> BlockToken {
-        let mut issued = self.lock();
+        let mut issued = lock(&self.0);
         let number = issued.next;
         issued.next += 1;
         let token = BlockToken { pool, number, address: handle.address(), size: handle.size() };
@@ -56,7 +51,7 @@ impl Tokens {
 
     /// Returns the handle behind `token`, checked as by [`crate::memory::HybridMemoryPool::from_token`].
     pub(super) fn redeem(&self, token: BlockToken) -> Result<MemoryHandle> {
-        let mut issued = self.lock();
+        let mut issued = lock(&self.0);
         let stale = Error::StaleToken { number: token.number };
         let Some(handle) = issued.handles.get(&token.number) else { return Err(stale) };
         for (what, got, expected) in

@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::sync::lock;
 use crate::{Error, Result};
 
 thread_local! {
@@ -96,7 +97,7 @@ impl Event {
     }
 
     fn outcome(&self) -> MutexGuard<'_, Option<Result<()>>> {
-        self.state.outcome.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state.outcome)
     }
 }
 

@@ -1,10 +1,11 @@
 //! Pending values of tasks.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::Event;
+use crate::sync::lock;
 use crate::{Error, Result};
 
 /// The value that a task will return.
@@ -38,7 +39,7 @@ impl<T> Pending<T> {
     /// As [`Event::wait`].
     pub fn wait(self) -> Result<T> {
         self.event.wait()?;
-        let value = self.value.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let value = lock(&self.value).take();
         value.ok_or(Error::StreamEnded)
     }
 

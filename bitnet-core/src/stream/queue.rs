@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::{Builder, JoinHandle};
 
 use super::event::this_stream;
@@ -12,6 +12,7 @@ use super::{Event, Pending};
 use crate::device::{Device, copy_tensor};
 use crate::memory::DeviceSpecificPools;
 use crate::memory::tensor::BitNetTensor;
+use crate::sync::lock;
 use crate::{Error, Result};
 
 /// Tasks that run in order on one thread, which starts and ends with the stream.
@@ -70,7 +71,7 @@ impl Stream {
         let slot = Arc::clone(&value);
         let event = self.submit(move || {
             let value = task()?;
-            *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
+            *lock(&slot) = Some(value);
             Ok(())
         });
         Pending::new(event, value)

@@ -3,7 +3,7 @@
 use super::binary::{BinaryOp, binary_in_place};
 use super::math;
 use super::operands::{expect_shape, joint, rounded, wide};
-use super::rows::expect_same_shape;
+
 use super::unary::{Pointwise, map, pointwise, update};
 use crate::Result;
 use crate::memory::HybridMemoryPool;
@@ -142,7 +142,7 @@ pub fn activate_into(
     x: &BitNetTensor,
     out: &mut BitNetTensor,
 ) -> Result<()> {
-    expect_shape("activate", out, x.shape())?;
+    expect_shape("activate", "the output", out, x.shape())?;
     let level = simd::active()?;
     map(x, out.f32_mut()?, |piece| function.update(level, piece))
 }
@@ -169,7 +169,7 @@ pub fn activate_backward(
     pool: &HybridMemoryPool,
 ) -> Result<BitNetTensor> {
     let op = "activate_backward";
-    expect_same_shape(op, x, gradient)?;
+    expect_shape(op, "the gradient", gradient, x.shape())?;
     let (x32, g32) = (wide(op, x, pool)?, wide(op, gradient, pool)?);
     let mut out = BitNetTensor::scratch(x.shape(), pool)?;
     let level = simd::active()?;

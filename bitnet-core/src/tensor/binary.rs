@@ -210,7 +210,7 @@ pub fn binary_into(
     out: &mut BitNetTensor,
 ) -> Result<()> {
     let shape = broadcast_shapes(a.shape(), b.shape())?;
-    expect_shape(op.name(), out, &shape)?;
+    expect_shape(op.name(), "the output", out, &shape)?;
     let (level, out) = (simd::active()?, out.f32_mut()?);
     b.expect_dtype(op.name(), BitNetDType::F32)?;
     if op == BinaryOp::Pow && b.metadata().elements()? == 1 && b.item()? == 2.0 {

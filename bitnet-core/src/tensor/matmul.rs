@@ -45,7 +45,7 @@ pub fn matmul(a: &BitNetTensor, b: &BitNetTensor, pool: &HybridMemoryPool) -> Re
 /// # Errors
 /// As [`matmul`], [`Error::ShapeMismatch`] for an output of another shape, and those of [`BitNetTensor::f32_mut`].
 pub fn matmul_into(a: &BitNetTensor, b: &BitNetTensor, out: &mut BitNetTensor) -> Result<()> {
-    expect_shape("matmul", out, &result_shape(a, b)?)?;
+    expect_shape("matmul", "the output", out, &result_shape(a, b)?)?;
     let a = if a.shape().len() == 1 { a.unsqueeze(0)? } else { a.clone() };
     let b = if b.shape().len() == 1 { b.unsqueeze(1)? } else { b.clone() };
     let (batch_a, [m, k]) = split(a.shape())?;

@@ -1,11 +1,11 @@
 //! Layer norm and RMS norm over the last dimension, and their gradients.
 
-use super::operands::{joint, rounded, wide};
-use super::rows::{LANES, expect_same_shape, rows_of, total};
+use super::operands::{expect_shape, joint, rounded, wide};
+use super::rows::{LANES, rows_of, sum, total};
+use crate::Result;
 use crate::memory::tensor::BitNetTensor;
 use crate::memory::{HybridMemoryPool, PoolBuffer};
 use crate::simd::{self, Kernel};
-use crate::{Error, Result};
 
 /// Gradients of a norm.
 #[derive(Debug, Clone)]
@@ -35,8 +35,8 @@ pub struct NormGradients {
 /// ```
 ///
 /// # Errors
-/// [`Error::OutOfRange`] for an operand without dimensions, [`Error::ShapeMismatch`] for a weight or a bias that is not
-/// `[n]`, [`Error::DTypeMismatch`] for integer types, [`Error::OutOfMemory`].
+/// [`crate::Error::OutOfRange`] for an operand without dimensions, [`crate::Error::ShapeMismatch`] for a weight or a
+/// bias that is not `[n]`, [`crate::Error::DTypeMismatch`] for integer types, [`crate::Error::OutOfMemory`].
 pub fn layer_norm(
     x: &BitNetTensor,
     weight: Option<&BitNetTensor>,
@@ -63,7 +63,7 @@ pub fn rms_norm(
 /// The gradients of [`layer_norm`] for the gradient `gradient` with respect to its result, in the pool.
 ///
 /// # Errors
-/// [`Error::ShapeMismatch`] if the gradient is not shaped like `x`; those of [`layer_norm`].
+/// [`crate::Error::ShapeMismatch`] if the gradient is not shaped like `x`; those of [`layer_norm`].
 pub fn layer_norm_backward(
     x: &BitNetTensor,
     weight: Option<&BitNetTensor>,
@@ -119,7 +119,7 @@ fn backward(
     gradient: &BitNetTensor,
     pool: &HybridMemoryPool,
 ) -> Result<NormGradients> {
-    expect_same_shape(op, x, gradient)?;
+    expect_shape(op, "the gradient", gradient, x.shape())?;
     let (rows, len) = last_rows(op, x, pool)?;
     let (mut gradients, _) = last_rows(op, gradient, pool)?;
     let weight = vector(op, "the weight", weight, 1.0, len, pool)?;
@@ -162,14 +162,7 @@ fn vector(
     pool: &HybridMemoryPool,
 ) -> Result<BitNetTensor> {
     let Some(vector) = vector else { return BitNetTensor::full(&[len], otherwise, pool) };
-    if vector.shape() != [len] {
-        return Err(Error::ShapeMismatch {
-            op,
-            operand,
-            got: vector.shape().to_vec(),
-            expected: format!("[{len}]"),
-        });
-    }
+    expect_shape(op, operand, vector, &[len])?;
     wide(op, vector, pool)?.to_contiguous(pool)
 }
 
@@ -186,19 +179,7 @@ fn narrowed(sums: &[f64], pool: &HybridMemoryPool) -> Result<BitNetTensor> {
 fn centre_and_factor(row: &[f32], centred: bool, eps: f64) -> (f64, f64) {
     let (chunks, rest) = row.as_chunks::<LANES>();
     let count = row.len() as f64;
-    let mut mean = 0.0;
-    if centred {
-        let mut lanes = [0f64; LANES];
-        for chunk in chunks {
-            for (lane, &x) in lanes.iter_mut().zip(chunk) {
-                *lane += f64::from(x);
-            }
-        }
-        for (lane, &x) in lanes.iter_mut().zip(rest) {
-            *lane += f64::from(x);
-        }
-        mean = total(lanes) / count;
-    }
+    let mean = if centred { sum(row) / count } else { 0.0 };
     let mut lanes = [0f64; LANES];
     for chunk in chunks {
         for (lane, &x) in lanes.iter_mut().zip(chunk) {

@@ -36,18 +36,19 @@ pub(super) fn rounded(
     if dtype == BitNetDType::F32 { Ok(x) } else { x.cast(dtype, CastRule::Checked, pool) }
 }
 
-/// Checks that an output has the shape of the result.
+/// Checks the shape of an operand.
 ///
 /// # Errors
 /// [`Error::ShapeMismatch`].
-pub(super) fn expect_shape(op: &'static str, out: &BitNetTensor, shape: &[usize]) -> Result<()> {
-    if out.shape() == shape {
+pub(super) fn expect_shape(
+    op: &'static str,
+    operand: &'static str,
+    x: &BitNetTensor,
+    shape: &[usize],
+) -> Result<()> {
+    if x.shape() == shape {
         return Ok(());
     }
-    Err(Error::ShapeMismatch {
-        op,
-        operand: "the output",
-        got: out.shape().to_vec(),
-        expected: format!("{shape:?}"),
-    })
+    let (got, expected) = (x.shape().to_vec(), format!("{shape:?}"));
+    Err(Error::ShapeMismatch { op, operand, got, expected })
 }

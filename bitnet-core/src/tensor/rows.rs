@@ -1,8 +1,8 @@
 //! Contiguous rows for operations on the last dimension, and sums of them in f64.
 
+use crate::Result;
 use crate::memory::HybridMemoryPool;
 use crate::memory::tensor::BitNetTensor;
-use crate::{Error, Result};
 
 /// Accumulators of a row; element `i` is added to accumulator `i % LANES` with every instruction set.
 pub(super) const LANES: usize = 16;
@@ -20,10 +20,32 @@ pub(super) fn total(mut lanes: [f64; LANES]) -> f64 {
     lanes[0]
 }
 
+/// Adds `numbers` to the accumulators.
+#[inline(always)]
+pub(super) fn add_up<T: Copy + Into<f64>>(lanes: &mut [f64; LANES], numbers: &[T]) {
+    let (chunks, rest) = numbers.as_chunks::<LANES>();
+    for chunk in chunks {
+        for i in 0..LANES {
+            lanes[i] += chunk[i].into();
+        }
+    }
+    for (lane, &x) in lanes.iter_mut().zip(rest) {
+        *lane += x.into();
+    }
+}
+
+/// The sum of a row.
+#[inline(always)]
+pub(super) fn sum(row: &[f32]) -> f64 {
+    let mut lanes = [0f64; LANES];
+    add_up(&mut lanes, row);
+    total(lanes)
+}
+
 /// An unshared f32 copy of a float tensor with dimension `axis` last, and its extent.
 ///
 /// # Errors
-/// [`Error::OutOfRange`] for an absent dimension, [`Error::DTypeMismatch`] for integer types, [`Error::OutOfMemory`].
+/// [`crate::Error::OutOfRange`] for an absent dimension, [`crate::Error::DTypeMismatch`] for integer types, [`crate::Error::OutOfMemory`].
 pub(super) fn rows_of(
     op: &'static str,
     x: &BitNetTensor,
@@ -46,24 +68,4 @@ pub(super) fn restore_axis(
 ) -> Result<BitNetTensor> {
     let last = rows.shape().len() - 1;
     if axis == last { Ok(rows) } else { rows.transpose(axis, last)?.to_contiguous(pool) }
-}
-
-/// Checks that two operands have one shape.
-///
-/// # Errors
-/// [`Error::ShapeMismatch`].
-pub(super) fn expect_same_shape(
-    op: &'static str,
-    x: &BitNetTensor,
-    gradient: &BitNetTensor,
-) -> Result<()> {
-    if x.shape() == gradient.shape() {
-        return Ok(());
-    }
-    Err(Error::ShapeMismatch {
-        op,
-        operand: "the gradient",
-        got: gradient.shape().to_vec(),
-        expected: format!("{:?}", x.shape()),
-    })
 }

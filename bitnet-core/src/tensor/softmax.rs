@@ -1,8 +1,8 @@
 //! Softmax and its logarithm along a dimension, and their gradients.
 
 use super::math;
-use super::operands::{joint, rounded};
-use super::rows::{LANES, expect_same_shape, restore_axis, rows_of, total};
+use super::operands::{expect_shape, joint, rounded};
+use super::rows::{LANES, add_up, restore_axis, rows_of, sum, total};
 use crate::Result;
 use crate::memory::HybridMemoryPool;
 use crate::memory::tensor::BitNetTensor;
@@ -83,7 +83,7 @@ fn backward(
     log: bool,
     pool: &HybridMemoryPool,
 ) -> Result<BitNetTensor> {
-    expect_same_shape(op, y, gradient)?;
+    expect_shape(op, "the gradient", gradient, y.shape())?;
     let (rows, len) = rows_of(op, y, axis, pool)?;
     let (mut gradients, _) = rows_of(op, gradient, axis, pool)?;
     let kernel = SoftmaxBackward { y: rows.f32()?, gradients: gradients.f32_mut()?, len, log };
@@ -200,34 +200,6 @@ fn sum_of_powers(row: &[f32], largest: f64) -> f64 {
             *power = math::exp(f64::from(x) - largest);
         }
         add_up(&mut lanes, buffer);
-    }
-    total(lanes)
-}
-
-#[inline(always)]
-fn add_up(lanes: &mut [f64; LANES], numbers: &[f64]) {
-    let (chunks, rest) = numbers.as_chunks::<LANES>();
-    for chunk in chunks {
-        for i in 0..LANES {
-            lanes[i] += chunk[i];
-        }
-    }
-    for (lane, &x) in lanes.iter_mut().zip(rest) {
-        *lane += x;
-    }
-}
-
-#[inline(always)]
-fn sum(row: &[f32]) -> f64 {
-    let mut lanes = [0f64; LANES];
-    let (chunks, rest) = row.as_chunks::<LANES>();
-    for chunk in chunks {
-        for i in 0..LANES {
-            lanes[i] += f64::from(chunk[i]);
-        }
-    }
-    for (lane, &x) in lanes.iter_mut().zip(rest) {
-        *lane += f64::from(x);
     }
     total(lanes)
 }

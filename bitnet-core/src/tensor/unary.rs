@@ -198,7 +198,7 @@ pub fn unary(op: UnaryOp, x: &BitNetTensor, pool: &HybridMemoryPool) -> Result<B
 /// As [`unary`], [`crate::Error::ShapeMismatch`] for an output of another shape, and those of
 /// [`BitNetTensor::f32_mut`].
 pub fn unary_into(op: UnaryOp, x: &BitNetTensor, out: &mut BitNetTensor) -> Result<()> {
-    expect_shape(op.name(), out, x.shape())?;
+    expect_shape(op.name(), "the output", out, x.shape())?;
     let level = simd::active()?;
     map(x, out.f32_mut()?, |piece| op.update(level, piece))
 }

@@ -1,6 +1,6 @@
 //! One cleanup of a pool: free memory is purged, and tensors are compressed and moved so that more becomes free, within a time.
 
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use super::scheduler::Scheduler;
@@ -13,6 +13,7 @@ use crate::memory::HybridMemoryPool;
 use crate::memory::heap::past;
 use crate::memory::pool::WeakPool;
 use crate::memory::tracking::LatencyKind;
+use crate::sync::lock;
 
 /// Slabs and regions of which at most this part is in use are drained.
 const SPARSE: f64 = 0.25;
@@ -50,10 +51,6 @@ pub(in crate::memory) struct Cleaner {
     targets: Mutex<Vec<Weak<dyn CleanupTarget>>>,
     metrics: Mutex<CleanupMetrics>,
     scheduler: OnceLock<Scheduler>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Cleaner {

@@ -4,7 +4,7 @@
 //! until pressure is reported, or until the last owner drops the pool. That one wakes the thread and joins it without waiting for
 //! a cleanup: the thread has no pool at that moment. If the thread itself is the last owner, it ends without being joined.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ use super::{CleanupConfig, CleanupReport};
 use crate::memory::pool::WeakPool;
 use crate::memory::tracking::{PressureMonitor, SystemFiles, SystemMemory};
 use crate::memory::{Clock, HybridMemoryPool, MemoryPressureLevel};
+use crate::sync::lock;
 use crate::{Error, Result};
 
 /// Observes a pool periodically and cleans it when a strategy is due. A pool with `enable_automatic_cleanup` has one of
@@ -118,25 +119,21 @@ struct Requests {
 }
 
 impl Signal {
-    fn lock(&self) -> MutexGuard<'_, Requests> {
-        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Requests an immediate observation.
     fn request_observation(&self) {
-        self.lock().observe = true;
+        lock(&self.requests).observe = true;
         self.wake.notify_one();
     }
 
     fn stop(&self) {
-        self.lock().stop = true;
+        lock(&self.requests).stop = true;
         self.wake.notify_one();
     }
 
     /// Sleeps for at most `time`. Returns false if the thread is to end.
     fn sleep(&self, time: Duration) -> bool {
         let end = Instant::now().checked_add(time);
-        let mut requests = self.lock();
+        let mut requests = lock(&self.requests);
         loop {
             let left = end.map(|end| end.saturating_duration_since(Instant::now()));
             if requests.stop {
@@ -232,7 +229,7 @@ mod tests {
     fn crossing_the_threshold_wakes_the_cleaner_once() {
         let pool = HybridMemoryPool::new().unwrap();
         let signal = Arc::new(Signal::default());
-        let woken = || std::mem::take(&mut signal.lock().observe);
+        let woken = || std::mem::take(&mut lock(&signal.requests).observe);
         let shared = Arc::clone(&signal);
         pool.observer().on_threshold(move || shared.request_observation());
         let allocate = || pool.allocate(8 << 20, 64, &Device::Cpu).unwrap();

@@ -10,6 +10,7 @@ use std::time::Instant;
 use super::buddy::{Buddy, MAX_ORDER};
 use super::discard::{discard_while, past};
 use crate::os::pages::{GRANULE, Pages};
+use crate::sync::lock;
 
 /// The bytes of a region, and its alignment.
 const REGION: usize = GRANULE << MAX_ORDER;
@@ -45,10 +46,6 @@ struct RegionState {
 }
 
 impl Region {
-    fn state(&self) -> MutexGuard<'_, RegionState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Whether it seems to have a free block of this order, and may be used.
     fn may_serve(&self, order: usize) -> bool {
         self.orders.load(Ordering::Relaxed).checked_shr(order as u32) > Some(0)
@@ -56,7 +53,7 @@ impl Region {
     }
 
     fn allocate(&self, granules: usize, align: usize) -> Option<Span> {
-        let mut state = self.state();
+        let mut state = lock(&self.state);
         let start = state.buddy.allocate(granules, align)?;
         self.orders.store(state.buddy.orders(), Ordering::Relaxed);
         let used = state.fresh_from.saturating_sub(start).min(granules);
@@ -66,7 +63,7 @@ impl Region {
     }
 
     fn free(&self, address: usize, granules: usize) {
-        let mut state = self.state();
+        let mut state = lock(&self.state);
         state.buddy.free((address - self.address) / GRANULE, granules);
         state.dirty = true;
         self.orders.store(state.buddy.orders(), Ordering::Relaxed);
@@ -82,7 +79,7 @@ impl Region {
         more: &dyn Fn() -> bool,
     ) -> usize {
         let blocks = {
-            let mut state = self.state();
+            let mut state = lock(&self.state);
             if !std::mem::take(&mut state.dirty) {
                 return 0;
             }
@@ -94,18 +91,18 @@ impl Region {
         let mut released = 0;
         for (start, granules) in blocks {
             if !more() {
-                self.state().dirty = true;
+                lock(&self.state).dirty = true;
                 break;
             }
-            let _in_transit = in_transit.lock().unwrap_or_else(PoisonError::into_inner);
-            if !self.state().buddy.take_block(start, granules) {
+            let _in_transit = lock(in_transit);
+            if !lock(&self.state).buddy.take_block(start, granules) {
                 continue;
             }
             let (address, bytes) = (self.address + start * GRANULE, granules * GRANULE);
             // SAFETY: the block is in this region's mapping, allocated to this call alone.
             let (piece, whole) = unsafe { discard_while(address, bytes, pages, more) };
             released += piece;
-            let mut state = self.state();
+            let mut state = lock(&self.state);
             state.dirty |= !whole;
             state.buddy.free(start, granules);
             self.orders.store(state.buddy.orders(), Ordering::Relaxed);
@@ -192,7 +189,7 @@ impl Arena {
 
     /// While the guard is held, no free memory is being discarded.
     pub(super) fn in_transit(&self) -> MutexGuard<'_, ()> {
-        self.in_transit.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.in_transit)
     }
 
     fn find_or_grow(&self, granules: usize, align: usize, pages: &Pages) -> Option<Span> {
@@ -280,7 +277,7 @@ impl Arena {
     pub(super) fn start_draining(&self, share: f64) -> usize {
         let regions = self.regions.read().unwrap_or_else(PoisonError::into_inner);
         let used = |region: &Region| {
-            let state = region.state();
+            let state = lock(&region.state);
             (state.buddy.granules() - state.buddy.free_granules()) * GRANULE
         };
         let fullest =
@@ -383,7 +380,7 @@ impl Arena {
         let regions = self.regions.read().unwrap_or_else(PoisonError::into_inner);
         let mut figures = ArenaFigures { mapped: self.mapped(), ..Default::default() };
         for region in regions.iter() {
-            let state = region.state();
+            let state = lock(&region.state);
             let in_buddy = state.buddy.free_granules() * GRANULE;
             let mut largest = state.buddy.largest_free() * GRANULE;
             figures.free += in_buddy;
@@ -407,7 +404,7 @@ impl Arena {
 impl Region {
     /// Allocates the region as one span, if it is unused.
     fn allocate_whole(&self) -> Option<Span> {
-        let mut state = self.state();
+        let mut state = lock(&self.state);
         if !state.buddy.is_unused() {
             return None;
         }
@@ -423,7 +420,7 @@ impl Region {
 
     /// Undoes [`Region::allocate_whole`] of a region that has not been accessed since.
     fn restore_whole(&self, whole: Span) {
-        let mut state = self.state();
+        let mut state = lock(&self.state);
         state.buddy.free(0, whole.granules);
         state.fresh_from = whole.used_bytes / GRANULE;
         state.dirty = true;

@@ -4,13 +4,14 @@
 //! faults, which cost a hundred times more than any search. A purge of the pool returns cached blocks to the buddy allocator.
 
 use std::collections::BTreeMap;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::arena::{Arena, ArenaFigures, Span};
 use super::discard::{discard, past};
 use crate::os::pages::{GRANULE, Pages};
+use crate::sync::lock;
 
 /// Blocks above this many granules (32 MiB) are mapped by themselves.
 const DIRECT: usize = 1 << 13;
@@ -138,7 +139,7 @@ impl LargeBlockPool {
 
     /// Frees a block to the arena or, if it is a mapping of its own, to the system. Returns the resident bytes released at once.
     fn return_span(&self, address: usize, granules: usize, pages: &Pages) -> usize {
-        let direct = self.direct_maps().remove(&address);
+        let direct = lock(&self.direct).remove(&address);
         let Some((bytes, align)) = direct else {
             self.arena.free(address, granules);
             return 0;
@@ -165,13 +166,9 @@ impl LargeBlockPool {
         if huge {
             pages.advise_huge(address, bytes);
         }
-        self.direct_maps().insert(address, (bytes, align));
+        lock(&self.direct).insert(address, (bytes, align));
         self.direct_bytes.fetch_add(bytes, Ordering::Relaxed);
         Some(Span { address, granules, used_bytes: 0 })
-    }
-
-    fn direct_maps(&self) -> MutexGuard<'_, BTreeMap<usize, (usize, usize)>> {
-        self.direct.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Empties the cache until the deadline. Returns the resident bytes released at once.
@@ -186,7 +183,7 @@ impl LargeBlockPool {
             if granules == 0 {
                 continue;
             }
-            if self.direct_maps().contains_key(&address) {
+            if lock(&self.direct).contains_key(&address) {
                 // SAFETY: the block was cached, so it is unused, and this call has removed it from the cache.
                 let (bytes, whole) =
                     unsafe { discard(address, granules * GRANULE, pages, deadline) };
@@ -236,7 +233,7 @@ impl LargeBlockPool {
 
     /// The address ranges of the mappings of single blocks.
     pub(super) fn direct_ranges(&self) -> Vec<(usize, usize)> {
-        self.direct_maps().iter().map(|(&address, &(bytes, _))| (address, bytes)).collect()
+        lock(&self.direct).iter().map(|(&address, &(bytes, _))| (address, bytes)).collect()
     }
 
     /// Unmaps all regions and mappings.
@@ -244,7 +241,7 @@ impl LargeBlockPool {
     /// # Safety
     /// No block of this pool is used any more.
     pub(super) unsafe fn unmap_all(&self, pages: &Pages) {
-        for (address, (bytes, align)) in std::mem::take(&mut *self.direct_maps()) {
+        for (address, (bytes, align)) in std::mem::take(&mut *lock(&self.direct)) {
             // SAFETY: `map_direct` mapped this block with these figures; the caller guarantees that it is unused.
             unsafe { pages.unmap(address, bytes, align) };
             self.arena.unreserve(bytes);

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::ptr::{NonNull, null_mut};
 use std::sync::atomic::{AtomicPtr, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use super::block_tag::POOLS;
+use crate::sync::lock;
 
 /// A table of pools of type `T`.
 #[derive(Debug)]
@@ -52,7 +53,7 @@ impl<T> PoolTable<T> {
 
     /// Locks the list: no pool is added or removed while the guard lives.
     pub(super) fn lock(&self) -> Locked<'_, T> {
-        Locked { table: self, list: self.list.lock().unwrap_or_else(PoisonError::into_inner) }
+        Locked { table: self, list: lock(&self.list) }
     }
 }
 

@@ -5,8 +5,8 @@
 //! taken first, so that other slabs become unused and return to the arena.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::arena::{Arena, ArenaFigures};
@@ -14,6 +14,7 @@ use super::discard::past;
 use super::magazine::{Magazines, SLOTS, Stack};
 use super::size_class::{CLASSES, batch, block_bytes, slab_bytes};
 use crate::os::pages::{GRANULE, Pages};
+use crate::sync::lock;
 
 /// The most bytes of free blocks of one class in magazines; more return to the slabs.
 const WAITING_BYTES: usize = 8 << 20;
@@ -115,10 +116,6 @@ impl SmallBlockPool {
         })
     }
 
-    fn slabs(&self, class: usize) -> MutexGuard<'_, Slabs> {
-        self.classes[class].lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Fills `out` with free blocks of `class`: a magazine of another thread, else a batch from the slabs. Returns
     /// their number; 0 if the limit or the system refuses.
     pub(super) fn refill(&self, class: usize, out: &mut [usize; SLOTS], pages: &Pages) -> usize {
@@ -130,7 +127,7 @@ impl SmallBlockPool {
 
     /// Takes blocks from the slabs. Returns their number.
     pub(super) fn take(&self, class: usize, out: &mut [usize], pages: &Pages) -> usize {
-        let mut slabs = self.slabs(class);
+        let mut slabs = lock(&self.classes[class]);
         let mut got = 0;
         while got < out.len() {
             let Some(&base) = slabs.open.first() else {
@@ -176,7 +173,7 @@ impl SmallBlockPool {
 
     /// Returns blocks to their slabs. They are blocks of `class` of this pool that are no longer used.
     pub(super) fn free(&self, class: usize, blocks: &[usize]) {
-        let mut slabs = self.slabs(class);
+        let mut slabs = lock(&self.classes[class]);
         let out = slabs.out;
         for &address in blocks {
             slabs.free(address, class);
@@ -200,7 +197,7 @@ impl SmallBlockPool {
                     return;
                 }
             }
-            self.slabs(class).release_unused(&self.arena, 0, deadline);
+            lock(&self.classes[class]).release_unused(&self.arena, 0, deadline);
             if past(deadline) {
                 return;
             }
@@ -217,7 +214,7 @@ impl SmallBlockPool {
     }
 
     pub(super) fn slab_figures(&self, class: usize) -> SlabFigures {
-        let slabs = self.slabs(class);
+        let slabs = lock(&self.classes[class]);
         SlabFigures { capacity: slabs.capacity, out: slabs.out }
     }
 
@@ -225,7 +222,7 @@ impl SmallBlockPool {
     pub(super) fn figures(&self) -> ArenaFigures {
         let mut figures = self.arena.figures(&[]);
         for class in 0..CLASSES {
-            let slabs = self.slabs(class);
+            let slabs = lock(&self.classes[class]);
             let bits: usize = slabs.all.values().map(|slab| slab.bits.len() * 8).sum();
             figures.metadata_bytes +=
                 bits + slabs.all.len() * (size_of::<Slab>() + 2 * size_of::<usize>());
@@ -237,13 +234,15 @@ impl SmallBlockPool {
     /// Drains the slabs of which at most `share` of the blocks are taken, but for the fullest of each class: no block
     /// is taken from them. Returns the bytes of their blocks that are taken.
     pub(super) fn start_draining(&self, share: f64) -> usize {
-        (0..CLASSES).map(|class| self.slabs(class).start_draining(share) * block_bytes(class)).sum()
+        (0..CLASSES)
+            .map(|class| lock(&self.classes[class]).start_draining(share) * block_bytes(class))
+            .sum()
     }
 
     /// Ends what [`SmallBlockPool::start_draining`] began.
     pub(super) fn stop_draining(&self) {
         for class in 0..CLASSES {
-            let mut slabs = self.slabs(class);
+            let mut slabs = lock(&self.classes[class]);
             let Slabs { all, open, unused, .. } = &mut *slabs;
             for (&base, slab) in all.iter_mut().filter(|(_, slab)| slab.draining) {
                 slab.draining = false;
@@ -260,7 +259,11 @@ impl SmallBlockPool {
 
     /// Whether the block is in a slab that is draining.
     pub(super) fn is_draining(&self, class: usize, address: usize) -> bool {
-        self.slabs(class).all.range(..=address).next_back().is_some_and(|(_, slab)| slab.draining)
+        lock(&self.classes[class])
+            .all
+            .range(..=address)
+            .next_back()
+            .is_some_and(|(_, slab)| slab.draining)
     }
 }
 

@@ -8,7 +8,7 @@
 use std::cell::RefCell;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::Purpose;
 use super::block_tag::{Key, POOLS, Tag};
@@ -24,6 +24,7 @@ use super::thread_cache::{
 };
 use crate::error::{Error, MemoryLimit};
 use crate::os::pages::Pages;
+use crate::sync::lock;
 
 /// All pools that are alive.
 static POOL_TABLE: PoolTable<PoolInner> = PoolTable::new();
@@ -200,7 +201,7 @@ impl PoolInner {
     }
 
     pub(super) fn threads(&self) -> MutexGuard<'_, Threads> {
-        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.threads)
     }
 
     /// Sets `flag` for every thread.

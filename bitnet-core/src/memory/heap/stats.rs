@@ -15,12 +15,13 @@
 //! [`UNREPORTED`]: that bounds the error of the peak.
 
 use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use super::Purpose;
 use super::block_tag::Key;
 use super::sampling::Sampler;
 use super::size_class::SMALL_LIMIT;
+use crate::sync::lock;
 
 /// The most bytes by which a thread's live bytes may differ from its last report.
 const UNREPORTED: i32 = 128 << 10;
@@ -230,7 +231,7 @@ impl LocalStats {
 
     /// Adds the two counters to `counts` and clears them. Readers wait until the guard is dropped.
     fn flush(&self) -> MutexGuard<'_, ()> {
-        let flushing = self.lock();
+        let flushing = lock(&self.flushing);
         let [allocated, freed] =
             [&self.allocated, &self.freed].map(|counter| counter.load(Ordering::Relaxed));
         let drift = difference(allocated, freed);
@@ -245,10 +246,6 @@ impl LocalStats {
         self.sampler.pass(allocated as u32);
         self.set_slow_path();
         flushing
-    }
-
-    fn lock(&self) -> MutexGuard<'_, ()> {
-        self.flushing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Sets the threshold of the slow path.
@@ -336,7 +333,7 @@ impl LocalStats {
 
     /// Adds what this thread counted to `sum`. Waits for a flush that is under way.
     pub(super) fn add_to(&self, sum: &mut Totals) {
-        let _flushing = self.lock();
+        let _flushing = lock(&self.flushing);
         self.counts.add_to(sum);
         // Acquire: as in `Counts::add_to`.
         let [allocated, freed] =

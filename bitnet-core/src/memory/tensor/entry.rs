@@ -15,6 +15,7 @@ use crate::Result;
 use crate::memory::cleanup::CompressionStep;
 use crate::memory::observer::without_callbacks;
 use crate::memory::{Clock, HybridMemoryPool, MemoryHandle, Purpose};
+use crate::sync::lock;
 
 /// The state that handles share with their registry.
 pub(super) struct RegistryInner {
@@ -37,7 +38,7 @@ impl RegistryInner {
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Entries> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.entries)
     }
 
     /// Adds a tensor.
@@ -68,7 +69,7 @@ impl RegistryInner {
     }
 
     pub(super) fn vacated(&self) -> MutexGuard<'_, Vec<MemoryHandle>> {
-        self.vacated.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.vacated)
     }
 
     /// Frees vacated blocks, after their pages are discarded, as long as `more` returns true.

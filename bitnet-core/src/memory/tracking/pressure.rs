@@ -11,10 +11,11 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::pressure_level::{Bounds, MemoryPressureLevel, system_bounds};
 use crate::os::pressure::{GroupEvents, SystemFiles, SystemMemory};
+use crate::sync::lock;
 
 /// Nanoseconds from one reading of the system to the next, at least.
 const READING_INTERVAL: u64 = 100_000_000;
@@ -223,10 +224,6 @@ impl fmt::Debug for PressureMonitor {
 fn this_thread() -> usize {
     thread_local!(static PLACE: Cell<u8> = const { Cell::new(0) });
     PLACE.with(|place| std::ptr::from_ref(place).addr())
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

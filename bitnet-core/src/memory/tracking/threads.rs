@@ -2,8 +2,10 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, PoisonError};
+
+use crate::sync::lock;
 
 /// The most names recorded; later threads have only a number.
 const MAX_NAMES: usize = 1024;
@@ -29,7 +31,7 @@ fn register(number: &Cell<u32>) -> u32 {
     let mine = NEXT.fetch_add(1, Ordering::Relaxed).max(1);
     number.set(mine);
     if let Some(name) = std::thread::current().name() {
-        let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut names = lock(&NAMES);
         if names.len() < MAX_NAMES {
             names.insert(mine, name.into());
         }
@@ -39,7 +41,7 @@ fn register(number: &Cell<u32>) -> u32 {
 
 /// Returns the name of the thread with this number, or `thread` and the number.
 pub(super) fn name(number: u32) -> String {
-    let names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
+    let names = lock(&NAMES);
     names.get(&number).map_or_else(|| format!("thread {number}"), |name| name.to_string())
 }
 

@@ -1,7 +1,7 @@
 //! The recorder of a pool: its live allocations with line and age, and its last events.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::live::{LiveTable, Peaks, Record, hash};
@@ -14,6 +14,7 @@ use super::{
 use crate::memory::Purpose;
 use crate::memory::heap::sampling;
 use crate::os::clock;
+use crate::sync::lock;
 
 /// Shards, by address; a power of two.
 const SHARDS: usize = 16;
@@ -140,9 +141,9 @@ impl Tracker {
         if self.shards.is_empty() {
             return;
         }
-        let origin = self.shard(from).lock().live.get(from).copied();
+        let origin = lock(&self.shard(from).0).live.get(from).copied();
         let Some(origin) = origin else { return };
-        let mut part = self.shard(to).lock();
+        let mut part = lock(&self.shard(to).0);
         if let Some(record) = part.live.get_mut(to) {
             (record.site, record.stamp, record.thread) = (origin.site, origin.stamp, origin.thread);
             return;
@@ -231,7 +232,7 @@ impl Tracker {
         let sampled = self.config.level == TrackingLevel::Standard;
         let mut records = Vec::new();
         for shard in &self.shards {
-            records.extend(shard.lock().live.iter().copied());
+            records.extend(lock(&shard.0).live.iter().copied());
         }
         LeakReport::new(&records, older_than, clock::precise(), sampled)
     }
@@ -244,7 +245,7 @@ impl Tracker {
     /// Calls `visit` with address, size and purpose of each live recorded allocation.
     pub(in crate::memory) fn each_live(&self, mut visit: impl FnMut(usize, usize, Purpose)) {
         for shard in &self.shards {
-            shard.lock().live.iter().for_each(|r| visit(r.address, r.size, r.purpose));
+            lock(&shard.0).live.iter().for_each(|r| visit(r.address, r.size, r.purpose));
         }
     }
 
@@ -256,7 +257,7 @@ impl Tracker {
     /// The last events.
     pub fn timeline(&self) -> Timeline {
         // All shards at once, so that no event is missing between two others.
-        let parts: Vec<_> = self.shards.iter().map(Shard::lock).collect();
+        let parts: Vec<_> = self.shards.iter().map(|shard| lock(&shard.0)).collect();
         let sampled = self.config.level == TrackingLevel::Standard;
         Timeline::merge(parts.iter().map(|part| &part.ring), sampled)
     }
@@ -269,7 +270,7 @@ impl Tracker {
     /// The bytes of its tables.
     pub fn overhead(&self) -> usize {
         let parts = |shard: &Shard| {
-            let part = shard.lock();
+            let part = lock(&shard.0);
             size_of::<Shard>() + part.live.bytes() + part.ring.bytes()
         };
         size_of::<Self>() + self.shards.iter().map(parts).sum::<usize>() + self.profiler.bytes()
@@ -299,7 +300,7 @@ impl Tracker {
     }
 
     fn insert(&self, record: Record, class_bytes: usize, now: u64) {
-        let mut part = self.shard(record.address).lock();
+        let mut part = lock(&self.shard(record.address).0);
         if self.matches() {
             match part.live.insert(record) {
                 Ok(None) => {}
@@ -324,7 +325,7 @@ impl Tracker {
             self.peaks.subtract(event.purpose, event.size as u64);
         }
         let now = clock::stamp();
-        let mut part = self.shard(event.address).lock();
+        let mut part = lock(&self.shard(event.address).0);
         if !self.matches() {
             let freed = TimelineEvent {
                 sequence: self.sequence.fetch_add(1, Ordering::Relaxed),
@@ -378,12 +379,6 @@ impl OperationWatch<'_> {
     pub fn end(self, bytes: u64) {
         let nanoseconds = u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.tracker.profiler.operation(self.name, bytes, nanoseconds, self.weight);
-    }
-}
-
-impl Shard {
-    fn lock(&self) -> MutexGuard<'_, Part> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -13,7 +13,7 @@ fn a_reader_waits_for_a_flush_to_finish() {
     }
     std::thread::scope(|scope| {
         // Half a flush: the counters are empty, and their values not yet added.
-        let flush = stats.lock();
+        let flush = lock(&stats.flushing);
         let allocated = stats.allocated.swap(0, Ordering::Relaxed);
         let reader = scope.spawn(|| {
             let mut sum = Totals::default();

@@ -78,8 +78,10 @@ fn blocks_freed_by_other_threads_are_not_leaks() {
                 scope.spawn(move || {
                     for (address, size) in receiver {
                         free(tracker, address, size);
-                        let report =
-                            tracker.shard(address).lock().live.iter().any(|r| r.address == address);
+                        let report = lock(&tracker.shard(address).0)
+                            .live
+                            .iter()
+                            .any(|r| r.address == address);
                         assert!(!report, "freed, but still recorded");
                     }
                 });
