@@ -191,7 +191,7 @@ impl<'s> Generation<'s> {
         })
     }
 
-    /// Ends the writing once `is_cancelled` returns true: it is called after each chunk of the prompt and after each token.
+    /// Ends the writing once `is_cancelled` returns true, checked after each chunk of the prompt and each token.
     #[must_use]
     pub fn cancel_when(self, is_cancelled: impl FnMut() -> bool + 's) -> Self {
         Self { is_cancelled: Box::new(is_cancelled), ..self }

@@ -201,7 +201,7 @@ impl ModelFiles {
         self.0.checkpoint().files()
     }
 
-    /// Checks every number of every tensor, whether the engine reads it or not, on `threads` threads; `on_done` receives
+    /// Checks every number of every tensor, also of those that are not read, on `threads` threads; `on_done` receives
     /// (pieces done, pieces in all).
     ///
     /// # Errors

@@ -59,7 +59,7 @@ pub(super) fn check_layers(checkpoint: &dyn Checkpoint) -> Result<()> {
     let Some((last, name)) = numbered.max_by_key(|(layer, _)| *layer) else { return Ok(()) };
     let problem = if last >= declared {
         format!(
-            "{declared}, but the file has {} layers (tensor {name}); correct the number, or remove the tensors that the \
+            "{declared}, but the file has {} layers (tensor {name}); correct the number, or remove the tensors the \
              model does not have",
             last.saturating_add(1)
         )
