@@ -23,7 +23,7 @@ pub(super) const MOST_BYTES: usize = 128 << 20;
 /// Less memory than this fits in caches.
 const LEAST_BYTES: usize = 16 << 20;
 
-/// Rounds of each kind of work; the best is taken, as disturbances only ever slow down.
+/// Rounds of each kind of work, of which the best counts.
 const ROUNDS: usize = 5;
 
 /// The duration of one of them.
@@ -75,7 +75,6 @@ impl MemoryBandwidth {
     }
 }
 
-/// The measurements of one thread.
 struct Part {
     bytes: usize,
     /// Bytes per second of reading, copying and the triad, for each round.

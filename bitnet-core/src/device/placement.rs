@@ -86,10 +86,10 @@ impl Requirements {
         Ok(Self { memory_bytes, ..Self::default() })
     }
 
-    /// Returns why `device`, with these capabilities, does not meet the requirements; `None` if it does. Unknown values meet them.
+    /// Returns why `device`, with these capabilities, fails the requirements; `None` if it meets them. Unknown values do.
     fn refused_by(&self, device: &Device, caps: &DeviceCapabilities) -> Option<String> {
         if self.accelerator && !device.kind().is_accelerator() {
-            return Some("is not an accelerator".into());
+            return Some("is no accelerator".into());
         }
         if let Device::LimitedCpu(limited) = device
             && limited.is_lost()
@@ -135,7 +135,7 @@ pub fn select_among(devices: &[Device], requirements: &Requirements) -> Result<D
     candidates(devices, requirements).map(|mut devices| devices.swap_remove(0))
 }
 
-/// Those of `devices` that meet the requirements, at least one: in the order of [`DeviceKind`], and of `devices` within a kind.
+/// Those of `devices` that meet the requirements, at least one: by [`DeviceKind`], in the order of `devices` within a kind.
 ///
 /// # Errors
 /// [`Error::NoDevice`] with what each device lacks.

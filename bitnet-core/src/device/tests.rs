@@ -11,7 +11,6 @@ use crate::os::cpuinfo::CpuInfo;
 use crate::os::files;
 use crate::simd::IsaLevel;
 
-/// The files of another machine.
 #[derive(Default)]
 struct Sample(BTreeMap<String, String>);
 
@@ -53,7 +52,6 @@ impl Sample {
         })
     }
 
-    /// Cores of `share` threads each.
     fn cores(self, cpus: std::ops::Range<usize>, share: usize) -> Self {
         let first = cpus.start;
         cpus.fold(self, |sample, cpu| {

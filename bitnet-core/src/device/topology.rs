@@ -68,7 +68,6 @@ pub(super) fn usable_cpus(files: Files<'_>) -> Option<Vec<usize>> {
     (!cpus.is_empty()).then_some(cpus)
 }
 
-/// The physical cores of `cpus`.
 pub(super) fn physical_cores(files: Files<'_>, cpus: &[usize], info: &CpuInfo) -> Option<usize> {
     let siblings = |cpu: &usize| {
         let folder = format!("/sys/devices/system/cpu/cpu{cpu}/topology");

@@ -139,7 +139,6 @@ impl HybridMemoryPool {
         &self.guard.observer
     }
 
-    /// Whether this pool made the handle.
     #[inline(always)]
     pub(super) fn made(&self, handle: &MemoryHandle) -> bool {
         handle.is_of(self.key)
@@ -217,7 +216,7 @@ impl HybridMemoryPool {
         if self.made(&handle) { Ok(()) } else { Err(Error::ForeignHandle) }
     }
 
-    /// Converts a handle to a token. The block lives, even beyond the pool, until [`HybridMemoryPool::from_token`] accepts it.
+    /// Converts a handle to a token. The block outlives even the pool, until [`HybridMemoryPool::from_token`] accepts it.
     ///
     /// # Errors
     /// [`Error::ForeignHandle`] if another pool made the handle (its block then returns to that pool).

@@ -22,7 +22,7 @@ pub struct BlockToken {
     pub size: usize,
 }
 
-/// The handles behind the tokens of a pool, by number. A handle whose token is never redeemed is leaked when the pool ends.
+/// The handles behind the tokens of a pool, by number. Handles whose tokens are not redeemed are leaked with the pool.
 #[derive(Debug, Default)]
 pub(super) struct Tokens(Mutex<Issued>);
 

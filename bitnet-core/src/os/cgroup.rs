@@ -144,7 +144,6 @@ mod tests {
 
     use super::*;
 
-    /// The files of a machine.
     #[derive(Default)]
     struct Sample(BTreeMap<String, String>);
 

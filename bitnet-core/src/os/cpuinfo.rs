@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-/// One logical processor.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Processor {
     pub(crate) index: usize,
@@ -12,7 +11,6 @@ pub(crate) struct Processor {
     pub(crate) part: Option<(String, String)>,
 }
 
-/// All processors.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct CpuInfo {
     pub(crate) name: Option<String>,

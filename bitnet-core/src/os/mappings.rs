@@ -9,7 +9,6 @@ use crate::{Error, Result};
 const SMAPS: &str = "/proc/self/smaps";
 const ROLLUP: &str = "/proc/self/smaps_rollup";
 
-/// One mapping.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Mapping {
     pub(crate) range: Range<usize>,
@@ -17,7 +16,6 @@ pub(crate) struct Mapping {
     pub(crate) accessible: bool,
     pub(crate) executable: bool,
     pub(crate) page: usize,
-    /// Resident bytes.
     pub(crate) resident: u64,
     /// The file, a name in square brackets, or nothing.
     pub(crate) name: String,
@@ -43,7 +41,6 @@ pub(crate) fn read() -> Result<(Vec<Mapping>, u64)> {
     Ok((parse(&text)?, resident))
 }
 
-/// Parses the text.
 pub(crate) fn parse(text: &str) -> Result<Vec<Mapping>> {
     let mut mappings: Vec<Mapping> = Vec::new();
     for line in text.lines() {

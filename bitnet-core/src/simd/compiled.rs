@@ -7,8 +7,8 @@ use crate::{Error, Result};
 
 /// A computation whose loops are plain Rust, to be compiled once for each instruction set.
 ///
-/// `run` and everything that it calls in a loop must be `#[inline(always)]`: a function that is not inlined is compiled for
-/// the oldest processor. Rust neither fuses nor reorders floating-point operations, so every level computes the same bits.
+/// `run` and every function that it calls in a loop must be `#[inline(always)]`: others are compiled for the oldest
+/// processor. Rust neither fuses nor reorders floating-point operations, so every level computes the same bits.
 ///
 /// ```
 /// use bitnet_core::simd::{self, IsaLevel, Kernel};

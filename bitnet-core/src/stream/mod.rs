@@ -19,7 +19,7 @@
 //!
 //! Guarantees:
 //!
-//! - The effects of a task are visible to every thread that waits for its event, and to every task after [`Stream::wait_for`].
+//! - The effects of a task are visible to threads that wait for its event, and to tasks after [`Stream::wait_for`].
 //! - When a task returns an error or panics, the tasks after it are skipped, in this stream and in those that wait for
 //!   it, until [`Stream::synchronize`] returns the error. Their events carry the cause.
 //! - A stream waits only for events of tasks that were submitted before: streams can't wait for one another in a

@@ -15,7 +15,6 @@ pub struct Pending<T> {
     value: Slot<T>,
 }
 
-/// The slot for the task's value.
 pub(super) type Slot<T> = Arc<Mutex<Option<T>>>;
 
 impl<T> Pending<T> {

@@ -17,7 +17,7 @@ use crate::{Error, Result};
 
 /// Tasks that run in order on one thread, which starts and ends with the stream.
 ///
-/// Several threads may submit to one stream. The queue is unbounded: each waiting task occupies the memory of its captures.
+/// Several threads may submit to one stream. The queue is unbounded: each waiting task owns its captures.
 pub struct Stream {
     device: Device,
     number: u64,
@@ -88,12 +88,12 @@ impl Stream {
         self.run(move || copy_tensor(&tensor, &to, &pools))
     }
 
-    /// Makes tasks that are submitted after this wait for the event. If its task failed, they are skipped. Does not block.
+    /// Makes tasks that are submitted later wait for the event. If its task failed, they are skipped. Does not block.
     pub fn wait_for(&self, event: &Event) {
         self.send(Command::WaitFor(event.clone()));
     }
 
-    /// Waits until all tasks submitted before have ended. An error is returned once: tasks submitted after that run again.
+    /// Waits until all tasks submitted before have ended. An error is returned once: tasks submitted later run again.
     ///
     /// # Errors
     /// That of the first task that failed; [`Error::TaskSkipped`] if that was a task of another stream;

@@ -261,7 +261,7 @@ fn concurrent_submissions_all_run() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
-    /// Tasks on three streams, each after some of the earlier ones: none runs before what it waits for.
+    /// Tasks on three streams, each after some of the earlier ones: none runs before those that it waits for.
     #[test]
     fn any_requested_order_is_respected(
         tasks in prop::collection::vec((0usize..3, prop::collection::vec(any::<prop::sample::Index>(), 0..3)), 1..60)

@@ -8,7 +8,6 @@ use super::event::{Event, set_this_stream};
 use crate::device::{Device, Operation};
 use crate::{Error, Result};
 
-/// A command in the queue of a stream.
 pub(super) enum Command {
     /// A task, and its completion.
     Task(Box<dyn FnOnce() -> Result<()> + Send>, Completion),

@@ -53,7 +53,6 @@ pub(super) trait Pairwise {
     fn apply(a: f32, b: f32) -> f32;
 }
 
-/// Implements each function.
 macro_rules! pairwise {
     ($($name:ident: |$a:ident, $b:ident| $result:expr;)*) => {$(
         pub(super) struct $name;
@@ -99,7 +98,6 @@ impl<F: Pairwise> Kernel for Update<'_, F> {
 /// `a = f(a, b)` for two slices of one length.
 pub(super) type Loop = fn(IsaLevel, &mut [f32], &[f32]);
 
-/// The loop of a function.
 pub(super) fn update<F: Pairwise>(level: IsaLevel, a: &mut [f32], b: &[f32]) {
     simd::run(level, Update::<F> { a, b, function: PhantomData });
 }

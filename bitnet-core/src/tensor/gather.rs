@@ -42,7 +42,6 @@ impl<'a> Gather<'a> {
         self.left > 0
     }
 
-    /// Writes the next elements to `out`.
     pub(super) fn fill(&mut self, mut out: &mut [f32]) {
         while !out.is_empty() && self.advance() {
             let count = self.left.min(out.len());

@@ -96,7 +96,6 @@ fn multiply_each(
     Ok(())
 }
 
-/// A batch of matrices broadcast to `batch`.
 fn stretched(x: &BitNetTensor, batch: &[usize], matrix: [usize; 2]) -> Result<BitNetTensor> {
     x.broadcast_to(&[batch, &matrix].concat())
 }
@@ -114,7 +113,6 @@ fn split(shape: &[usize]) -> Result<(&[usize], [usize; 2])> {
     }
 }
 
-/// The shape of a product.
 fn result_shape(a: &BitNetTensor, b: &BitNetTensor) -> Result<Vec<usize>> {
     let (row, column) = (a.shape().len() == 1, b.shape().len() == 1);
     let left = if row { [&[1], a.shape()].concat() } else { a.shape().to_vec() };

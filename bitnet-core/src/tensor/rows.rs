@@ -7,7 +7,6 @@ use crate::memory::tensor::BitNetTensor;
 /// Accumulators of a row; element `i` is added to accumulator `i % LANES` with every instruction set.
 pub(super) const LANES: usize = 16;
 
-/// The sum of the accumulators.
 #[inline(always)]
 pub(super) fn total(mut lanes: [f64; LANES]) -> f64 {
     let mut width = LANES / 2;
@@ -34,7 +33,6 @@ pub(super) fn add_up<T: Copy + Into<f64>>(lanes: &mut [f64; LANES], numbers: &[T
     }
 }
 
-/// The sum of a row.
 #[inline(always)]
 pub(super) fn sum(row: &[f32]) -> f64 {
     let mut lanes = [0f64; LANES];

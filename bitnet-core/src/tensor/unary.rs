@@ -46,7 +46,6 @@ pub(super) trait Pointwise: Copy {
     fn apply(self, x: f32) -> f32;
 }
 
-/// Implements each function.
 macro_rules! pointwise {
     ($($name:ident: |$x:ident| $result:expr;)*) => {$(
         #[derive(Clone, Copy)]
@@ -106,7 +105,6 @@ impl<F: Pointwise> Kernel for Update<'_, F> {
     }
 }
 
-/// `x = f(x)` for a slice.
 pub(super) fn update<F: Pointwise>(function: F, level: IsaLevel, x: &mut [f32]) {
     simd::run(level, Update { function, x });
 }

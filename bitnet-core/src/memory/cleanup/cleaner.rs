@@ -1,4 +1,4 @@
-//! One cleanup of a pool: free memory is purged, and tensors are compressed and moved so that more becomes free, within a time.
+//! One cleanup of a pool within a time limit: free memory is purged, and tensors are compressed and moved.
 
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
@@ -147,7 +147,6 @@ impl Cleaner {
     }
 }
 
-/// The time budget of a cleanup.
 struct Time {
     start: Instant,
     budget: Duration,
@@ -203,7 +202,7 @@ fn compact(
     if past(deadline) {
         return (done, true);
     }
-    // `None`: another compaction is under way.
+    // `None`: during another compaction.
     let Some(compaction) = pool.start_compaction_until(SPARSE, deadline) else {
         return (done, false);
     };

@@ -80,7 +80,7 @@ impl Compaction<'_> {
 }
 
 impl HybridMemoryPool {
-    /// Begins to drain slabs and regions of which at most `share` (0 to 1) is in use; `None` while another compaction is under way.
+    /// Begins to drain slabs and regions of which at most `share` (0 to 1) is in use; `None` during another compaction.
     pub fn start_compaction(&self, share: f64) -> Option<Compaction<'_>> {
         self.start_compaction_until(share, None)
     }

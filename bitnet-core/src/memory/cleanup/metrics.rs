@@ -1,11 +1,11 @@
-//! What a cleanup did, and the sum over all cleanups of a pool.
+//! The report of a cleanup, and the sum over all cleanups of a pool.
 
 use std::fmt;
 use std::time::Duration;
 
 use super::{Released, Strategy};
 
-/// What moving tensors out of sparse memory did.
+/// The tensors that were moved out of sparse memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Compacted {
     /// Bytes in use in slabs and regions that were sparse.
@@ -18,7 +18,7 @@ pub struct Compacted {
     pub refused: usize,
 }
 
-/// What compressing idle tensors did.
+/// The tensors that were compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Compressed {
     /// Tensors that were compressed.
@@ -37,7 +37,7 @@ impl Compressed {
     }
 }
 
-/// What a step of compressing a tensor did.
+/// The outcome of a step of compression.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(in crate::memory) struct CompressionStep {
     pub(in crate::memory) done: Compressed,
@@ -58,7 +58,7 @@ impl CompressionStep {
     }
 }
 
-/// What one cleanup did.
+/// The report of one cleanup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CleanupReport {
     /// Why it was done.
@@ -66,7 +66,7 @@ pub struct CleanupReport {
     /// Resident bytes of the pool before, as reported by the OS; `None` where it does not report them, or where the
     /// query would have taken more than a tenth of the time.
     pub resident_before: Option<usize>,
-    /// The same afterwards, with what others allocated and freed meanwhile.
+    /// The same afterwards, including concurrent allocations and frees.
     pub resident_after: Option<usize>,
     /// Bytes released that were free at the start.
     pub released: Released,

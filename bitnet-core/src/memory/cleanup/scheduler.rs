@@ -119,7 +119,6 @@ struct Requests {
 }
 
 impl Signal {
-    /// Requests an immediate observation.
     fn request_observation(&self) {
         lock(&self.requests).observe = true;
         self.wake.notify_one();

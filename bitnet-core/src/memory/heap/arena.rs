@@ -69,7 +69,7 @@ impl Region {
         self.orders.store(state.buddy.orders(), Ordering::Relaxed);
     }
 
-    /// Discards the pages of the free blocks of at least 64 KiB. Returns the resident bytes released, as reported by the OS.
+    /// Discards the pages of free blocks of at least 64 KiB. Returns the resident bytes released, as reported by the OS.
     ///
     /// A block is allocated while its pages are discarded, so that the lock is not held over the call.
     fn discard_free(
@@ -111,7 +111,7 @@ impl Region {
     }
 }
 
-/// What an arena holds, in bytes.
+/// The figures of an arena, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct ArenaFigures {
     pub(super) mapped: usize,
@@ -339,7 +339,7 @@ impl Arena {
         let _in_transit = self.in_transit();
         // Allocated whole, so that neither allocations nor other purges can use it.
         let Some(whole) = region.allocate_whole() else { return 0 };
-        // First the pages, in pieces: unmapping them at once would take longer than the interval between two checks of the clock.
+        // First the pages, in pieces: unmapping them at once would take too long between two checks of the clock.
         // SAFETY: the region is mapped, since only the call that allocated it whole unmaps it, and that is this one.
         let (released, done) =
             unsafe { discard_while(region.address, whole.used_bytes, pages, more) };
@@ -369,7 +369,6 @@ impl Arena {
         }
     }
 
-    /// The address ranges of the regions.
     pub(super) fn ranges(&self) -> Vec<(usize, usize)> {
         let regions = self.regions.read().unwrap_or_else(PoisonError::into_inner);
         regions.iter().map(|region| (region.address, region.bytes)).collect()

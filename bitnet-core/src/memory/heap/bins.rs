@@ -86,7 +86,6 @@ impl Bin {
     }
 }
 
-/// The bins of all classes.
 #[derive(Debug)]
 pub(super) struct Bins([Bin; CLASSES]);
 
@@ -96,7 +95,6 @@ impl Bins {
         Self([const { Bin::closed() }; CLASSES])
     }
 
-    /// Empty bins.
     pub(super) fn open() -> Self {
         let mut bins = Self::closed();
         for (class, bin) in bins.0.iter_mut().enumerate() {
@@ -105,7 +103,6 @@ impl Bins {
         bins
     }
 
-    /// The bin of `class`.
     #[inline(always)]
     pub(super) fn of(&self, class: usize) -> &Bin {
         debug_assert!(class < CLASSES);

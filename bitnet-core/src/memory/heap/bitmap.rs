@@ -55,7 +55,6 @@ impl Bitmap {
         })
     }
 
-    /// The bytes that the set occupies.
     pub(super) fn metadata_bytes(&self) -> usize {
         (self.words.len() + self.summary.len()) * 8
     }

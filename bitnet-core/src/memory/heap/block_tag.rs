@@ -52,7 +52,6 @@ impl Key {
         Self((index as u32) << INDEX | (purpose.index() as u32) << PURPOSE)
     }
 
-    /// The number of the pool.
     #[inline(always)]
     pub(super) fn index(self) -> usize {
         ((self.0 & Self::INDEX_MASK) >> INDEX) as usize
@@ -88,7 +87,7 @@ impl Tag {
         Self(line | slow | align_bits(align) | ((skip / LINE) as u64) << SKIP)
     }
 
-    /// A block of whole granules; `size` is below [`SIZE_LIMIT`]. Above 64 MiB, `granules` are just those that `size` needs.
+    /// A block of whole granules; `size` is below [`SIZE_LIMIT`]. Above 64 MiB, `granules` is exactly what `size` needs.
     #[inline(always)]
     pub(super) fn large(key: Key, size: usize, align: usize, granules: usize) -> Self {
         let line = u64::from(key.0) | LARGE | align_bits(align);
@@ -105,7 +104,6 @@ impl Tag {
         Self(self.0 | SLOW_END)
     }
 
-    /// Whether its end takes the slow path.
     pub(super) fn has_slow_end(self) -> bool {
         self.0 & SLOW_END != 0
     }
@@ -178,7 +176,6 @@ impl Tag {
         if granules == 0 { MOST_GRANULES } else { granules }
     }
 
-    /// The bytes that the block occupies.
     pub(super) fn occupied(self) -> usize {
         if self.is_large() { self.granules() * GRANULE } else { block_bytes(self.class()) }
     }

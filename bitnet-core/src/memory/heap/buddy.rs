@@ -106,7 +106,6 @@ impl Buddy {
         self.free_granules == self.granules
     }
 
-    /// The granules of the largest free block.
     pub(super) fn largest_free(&self) -> usize {
         self.orders.checked_ilog2().map_or(0, |order| 1 << order)
     }
@@ -128,7 +127,6 @@ impl Buddy {
         is_free
     }
 
-    /// The bytes that the bookkeeping occupies.
     pub(super) fn metadata_bytes(&self) -> usize {
         size_of::<Self>() + self.free.iter().map(Bitmap::metadata_bytes).sum::<usize>()
     }

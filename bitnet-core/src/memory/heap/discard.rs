@@ -7,7 +7,6 @@ use crate::os::pages::Pages;
 /// The bytes whose pages are returned between two checks of the clock.
 pub(super) const PIECE: usize = 2 << 20;
 
-/// Whether the deadline has passed.
 pub(in crate::memory) fn past(deadline: Option<Instant>) -> bool {
     deadline.is_some_and(|deadline| Instant::now() >= deadline)
 }

@@ -1,4 +1,4 @@
-//! The calls that need no lock and no shared line: a block from the bins of this thread, or from the cache of large blocks.
+//! The calls without a lock or a shared line: a block from the bins of this thread, or from the cache of large blocks.
 
 use super::block_tag::{Key, Tag};
 use super::size_class::{LINE, SMALL_LIMIT, class_of};

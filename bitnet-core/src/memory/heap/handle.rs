@@ -86,7 +86,7 @@ impl MemoryHandle {
         self.tag.key().purpose()
     }
 
-    /// The bytes. They are initialised: zero, or what an earlier user of the pool left.
+    /// The bytes. They are initialised: zero, or the content of an earlier block.
     #[inline]
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: the block has `size` bytes, mapped and so initialised, that are this handle's until it is dropped.
@@ -121,7 +121,6 @@ impl MemoryHandle {
         unsafe { PoolInner::free_past_caches(inner, address, tag) };
     }
 
-    /// Whether the block is in memory that is being drained.
     pub(in crate::memory) fn is_draining(&self) -> bool {
         // SAFETY: the block that this handle owns is alive, so its pool is.
         let inner = unsafe { pool_of(self.tag) };

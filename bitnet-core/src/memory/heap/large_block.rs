@@ -1,7 +1,7 @@
-//! Blocks of 1 MiB and more: regions with a buddy allocator, mappings of their own for the largest, and a cache before both.
+//! Blocks of 1 MiB and more: regions with a buddy allocator, separate mappings for the largest, and a cache before both.
 //!
-//! A freed block enters the cache with its pages resident, and a request of about its size searches there first: that saves page
-//! faults, which cost a hundred times more than any search. A purge of the pool returns cached blocks to the buddy allocator.
+//! A freed block enters the cache with its pages resident, and a request of about its size searches there first, which
+//! saves page faults. A purge of the pool returns cached blocks to the buddy allocator.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -31,7 +31,6 @@ pub(super) struct LargeBlockPool {
     large_cache: [[CacheSlot; CACHE_SLOTS]; CACHE_CLASSES],
     /// Mappings of single blocks: address to (bytes, alignment).
     direct: Mutex<BTreeMap<usize, (usize, usize)>>,
-    /// The bytes of these mappings.
     direct_bytes: AtomicUsize,
     huge_pages: bool,
 }
@@ -111,7 +110,7 @@ impl LargeBlockPool {
             if packed != 0
                 && cached >= granules
                 && address & (align - 1) == 0
-                // Acquire: what its last user wrote happened before.
+                // Acquire: the writes of its last user happened before.
                 && slot.compare_exchange(packed, 0, Ordering::Acquire, Ordering::Relaxed).is_ok()
             {
                 return Some(Span { address, granules: cached, used_bytes: cached * GRANULE });
@@ -137,7 +136,7 @@ impl LargeBlockPool {
         })
     }
 
-    /// Frees a block to the arena or, if it is a mapping of its own, to the system. Returns the resident bytes released at once.
+    /// Frees a block to the arena or, if it is a mapping of its own, to the system. Returns the resident bytes released.
     fn return_span(&self, address: usize, granules: usize, pages: &Pages) -> usize {
         let direct = lock(&self.direct).remove(&address);
         let Some((bytes, align)) = direct else {
@@ -226,7 +225,6 @@ impl LargeBlockPool {
         self.arena.used() + self.direct_bytes.load(Ordering::Relaxed)
     }
 
-    /// Bytes of live blocks.
     pub(super) fn occupied(&self) -> usize {
         self.out_bytes().saturating_sub(self.cached().map(|(_, bytes)| bytes).sum())
     }

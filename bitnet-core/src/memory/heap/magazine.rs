@@ -87,7 +87,6 @@ impl Magazines {
         len
     }
 
-    /// The bytes that the table occupies.
     pub(super) fn metadata_bytes(&self) -> usize {
         let chunks = self.chunks.iter().enumerate();
         chunks
@@ -101,7 +100,7 @@ impl Magazines {
         loop {
             self.at(index).below.store(top as u32, Ordering::Relaxed);
             let next = changed(top) | u64::from(index + 1);
-            // Release: a thread that pops this magazine sees what was stored in it.
+            // Release: a thread that pops this magazine sees its content.
             match stack.top.compare_exchange_weak(top, next, Ordering::Release, Ordering::Relaxed) {
                 Ok(_) => break,
                 Err(now) => top = now,
@@ -114,7 +113,7 @@ impl Magazines {
         let mut top = stack.top.load(Ordering::Acquire);
         loop {
             let index = (top as u32).checked_sub(1)?;
-            // If another thread pops this magazine meanwhile, what is read here is old and the exchange fails.
+            // If another thread pops this magazine meanwhile, this value is stale and the exchange fails.
             let below = self.at(index).below.load(Ordering::Relaxed);
             let next = changed(top) | u64::from(below);
             // Acquire: its content was stored before it was pushed. Release: a later push of it follows.

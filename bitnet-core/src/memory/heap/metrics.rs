@@ -6,7 +6,7 @@ use super::state::PoolInner;
 use super::stats::Totals;
 use super::thread_cache::ThreadCache;
 
-/// What a pool holds, in bytes and calls.
+/// The totals of a pool, in bytes and calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct MemoryMetrics {
     /// Bytes requested by live allocations.
@@ -102,7 +102,7 @@ impl PoolInner {
         sum
     }
 
-    /// The metrics; raises the peak to what threads have not reported.
+    /// The metrics; raises the peak by the unreported bytes of threads.
     pub(in crate::memory) fn metrics(&self) -> MemoryMetrics {
         let totals = self.totals();
         let tops: i64 =
@@ -118,7 +118,6 @@ impl PoolInner {
         }
     }
 
-    /// The number of live blocks of each class.
     pub(super) fn live_blocks(&self) -> [usize; CLASSES] {
         let threads = self.threads();
         std::array::from_fn(|class| {
@@ -128,7 +127,6 @@ impl PoolInner {
         })
     }
 
-    /// The figures of the pool.
     pub(in crate::memory) fn figures(&self) -> PoolFigures {
         let (metrics, totals, blocks) = (self.metrics(), self.totals(), self.live_blocks());
         let large = self.large.figures();
@@ -163,7 +161,6 @@ impl PoolInner {
         }
     }
 
-    /// The bytes that the bookkeeping takes.
     pub(in crate::memory) fn metadata_bytes(&self) -> usize {
         let caches = self.threads().caches.len() * size_of::<ThreadCache>();
         let (small, large) = (self.small.figures(), self.large.figures());

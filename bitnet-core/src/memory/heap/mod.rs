@@ -7,10 +7,10 @@
 //!
 //! 1. *Compare.* One comparison of the cache's state with the [key](block_tag::Key) of the pool. It fails for another
 //!    pool or purpose than the last one, and under any flag.
-//! 2. *Count.* One addition to a counter of [`stats`]. It fails when the thread's report of live bytes, a sample or a flush is due.
+//! 2. *Count.* One addition to a counter of [`stats`]. It fails when a report of live bytes, a sample or a flush is due.
 //! 3. *Pop.* The last address of the [bin](bins) of the request's [size class](size_class).
 //!
-//! The handle is that address and a [tag](block_tag): no store to the block, no locked instruction. A request from 1 MiB to
+//! The handle is that address and a [tag](block_tag): no store to the block, no locked instruction. A request of 1 MiB to
 //! 64 MiB does the same, but takes its block from the pool's cache of large blocks by one exchange ([`large_block`]).
 //!
 //! Otherwise the slow path, [`PoolInner::allocate`] ([`slow_path`]), works down this list until it has a block:
@@ -23,8 +23,8 @@
 //! | a new slab, in a free span of a region ([`arena`]) | a mapping of its own, above 32 MiB |
 //! | a new region, from the system ([`crate::os::pages`]) | |
 //!
-//! If the limit or the system refuses all of them, it purges all free memory ([`purge`]) and tries again; then it announces the failure
-//! to the observer, whose callbacks may free some, and tries a last time before it returns [`crate::Error::OutOfMemory`].
+//! If the limit or the system refuses all of them, it purges all free memory ([`purge`]) and retries; then it announces the
+//! failure to the observer, whose callbacks may free some, and retries before it returns [`crate::Error::OutOfMemory`].
 //!
 //! # `free`, step by step
 //!
@@ -52,13 +52,13 @@
 //!                 arena ── buddy ── bitmap
 //! ```
 //!
-//! Nothing here depends on trackers, cleaners, tokens or tensors: they own handles, call a pool, or implement [`HeapObserver`].
+//! The heap is independent of trackers, cleaners and tensors: they own handles, call pools, or implement [`HeapObserver`].
 //!
 //! # Invariants
 //!
 //! - A block belongs to one handle, and a handle is not copied.
 //! - Only the owning thread changes a cache, but for flags. Totals are read under the lock of [`stats`].
-//! - A pool lives as long as one of its blocks ([`state`]). After a thread has counted a block as freed it does not access the pool.
+//! - A pool lives as long as one of its blocks ([`state`]). A thread that has counted a block as freed does not access it.
 //! - In a child that `fork` makes of a process with several threads, a lock that another thread held remains locked.
 //!   Such a child must not use pools.
 

@@ -63,7 +63,6 @@ pub(in crate::memory) trait HeapObserver: fmt::Debug + Send + Sync {
     /// Whether it receives the usage of the limits; constant.
     fn watches_usage(&self) -> bool;
 
-    /// Records an allocation.
     fn allocated(&self, event: &AllocationEvent);
 
     /// Records the end of an allocation that was recorded.
@@ -87,7 +86,7 @@ pub(in crate::memory) trait HeapObserver: fmt::Debug + Send + Sync {
     /// Receives the bytes in use of the tighter limit. Callbacks may run.
     fn usage(&self, used: u64, limit: u64);
 
-    /// Announces that an allocation is about to fail. Returns whether callbacks may have freed memory, so that it is retried.
+    /// Announces that an allocation is about to fail. Returns whether callbacks may have freed memory, to retry it.
     fn about_to_fail(&self) -> bool;
 
     /// Live bytes crossed the threshold of [`super::PoolInner::set_live_threshold`].

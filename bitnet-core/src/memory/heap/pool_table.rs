@@ -8,7 +8,6 @@ use std::sync::{Mutex, MutexGuard};
 use super::block_tag::POOLS;
 use crate::sync::lock;
 
-/// A table of pools of type `T`.
 #[derive(Debug)]
 pub(super) struct PoolTable<T> {
     /// Each live pool at its number; number 0 is never used.

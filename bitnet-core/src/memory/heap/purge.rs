@@ -11,7 +11,7 @@ use super::thread_cache::DRAIN;
 /// Resident bytes released, as reported by the OS: pages that were in memory before and are not afterwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Released {
-    /// With large blocks that had a mapping of their own: cached for the next request, or left by a tensor that was compressed.
+    /// With large blocks that had separate mappings: cached ones, and those of compressed tensors.
     pub large_cache: usize,
     /// With unused regions and free spans of blocks of 1 MiB and more.
     pub regions: usize,

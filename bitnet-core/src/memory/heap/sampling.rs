@@ -2,8 +2,8 @@
 //!
 //! A thread counts down the bytes that it allocates to a random distance, exponentially distributed with mean [`MEAN`].
 //! The allocation that crosses it is recorded. An allocation of s bytes is thus recorded with probability 1 - exp(-s /
-//! [`MEAN`]), whatever was allocated before it, and represents s divided by that probability: sums over recorded
-//! allocations are unbiased estimates of sums over all.
+//! [`MEAN`]), independent of earlier ones, and represents s divided by that probability: sums over recorded allocations
+//! are unbiased estimates of sums over all.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -157,7 +157,7 @@ mod tests {
             let (mut before, mut recorded, count) = (0u32, 0, (25 << 20) / size);
             for at in 0..count {
                 let due = before + size as u32 >= sampler.slow_path_at();
-                // A large one in between is recorded and changes no chance.
+                // A large one in between is recorded and changes no probability.
                 if at % 1000 == 0 {
                     assert!(sampler.picks(before, MEAN));
                     before += MEAN as u32;

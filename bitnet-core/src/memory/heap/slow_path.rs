@@ -18,7 +18,6 @@ use crate::error::Error;
 /// The largest alignment served.
 const MAX_ALIGN: usize = 2 << 20;
 
-/// An allocated block.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::memory) struct Block {
     pub(super) address: usize,

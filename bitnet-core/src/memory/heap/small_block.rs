@@ -79,16 +79,14 @@ struct Slabs {
     capacity: usize,
 }
 
-/// What the slabs of one class hold, in blocks.
+/// The figures of the slabs of one class, in blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct SlabFigures {
-    /// Blocks that the slabs have.
     pub(super) capacity: usize,
     /// Blocks taken from the slabs: live, in bins, or in magazines.
     pub(super) out: usize,
 }
 
-/// The slabs of all classes.
 #[derive(Debug)]
 pub(super) struct SmallBlockPool {
     arena: Arena,
@@ -257,7 +255,6 @@ impl SmallBlockPool {
         }
     }
 
-    /// Whether the block is in a slab that is draining.
     pub(super) fn is_draining(&self, class: usize, address: usize) -> bool {
         lock(&self.classes[class])
             .all

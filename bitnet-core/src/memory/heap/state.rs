@@ -26,7 +26,6 @@ use crate::error::{Error, MemoryLimit};
 use crate::os::pages::Pages;
 use crate::sync::lock;
 
-/// All pools that are alive.
 static POOL_TABLE: PoolTable<PoolInner> = PoolTable::new();
 
 /// Returns the pool that made the block of `tag`.
@@ -39,19 +38,17 @@ pub(super) unsafe fn pool_of(tag: Tag) -> NonNull<PoolInner> {
     unsafe { POOL_TABLE.get(tag.key().index()) }
 }
 
-/// Locks the table of pools.
 pub(super) fn lock_table() -> Locked<'static, PoolInner> {
     POOL_TABLE.lock()
 }
 
-/// The bytes of one kind of blocks: what is mapped at the start, and at most.
+/// The bytes that are mapped for one kind of blocks, at the start and at most.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::memory) struct Limits {
     pub(in crate::memory) initial: usize,
     pub(in crate::memory) max: usize,
 }
 
-/// The state of a pool.
 #[derive(Debug)]
 pub(in crate::memory) struct PoolInner {
     /// Unique among all pools of the process, past and future; never 0.

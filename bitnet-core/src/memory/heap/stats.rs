@@ -8,7 +8,7 @@
 //! for the other. Both count blocks of one purpose, the one in `state`. Before another purpose is counted, and before a
 //! lower half overflows, the counters are flushed into [`Counts`].
 //!
-//! A flush changes several fields, so it holds a lock that readers also take: what a reader sums is always consistent.
+//! A flush changes several fields, so it holds a lock that readers also take: the sums of readers are always consistent.
 //! The fast path needs no lock, because each of its stores moves one counter from one consistent state to the next.
 //!
 //! A thread reports its live bytes to the pool ([`LiveBytes`]) when they differ from the last report by more than
@@ -39,7 +39,7 @@ const ONE: u64 = 1 << 32;
 pub(super) struct Counts {
     pub(super) allocations: AtomicU64,
     pub(super) deallocations: AtomicU64,
-    /// Bytes requested less bytes freed, for each purpose. Blocks of other threads may be freed here, so a part may be negative.
+    /// Bytes requested less bytes freed, for each purpose; negative if blocks of other threads are freed here.
     pub(super) live: [AtomicI64; Purpose::ALL.len()],
 }
 
@@ -52,7 +52,6 @@ impl Counts {
         }
     }
 
-    /// Adds these counts to `sum`.
     pub(super) fn add_to(&self, sum: &mut Totals) {
         sum.allocations += self.allocations.load(Ordering::Acquire);
         // Acquire: a reader that sees the last block returned sees all that was done to it.
@@ -63,7 +62,6 @@ impl Counts {
     }
 }
 
-/// The totals of a pool.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(in crate::memory) struct Totals {
     pub(in crate::memory) allocations: u64,
@@ -75,7 +73,7 @@ pub(in crate::memory) struct Totals {
 #[derive(Debug)]
 #[repr(C)]
 pub(super) struct LocalStats {
-    /// The [`Key`] of the blocks that the two counters count, and flags; with a flag it equals no key, which leads to the slow path.
+    /// The [`Key`] of the counted blocks, and flags; with a flag it equals no key, which leads to the slow path.
     state: AtomicU32,
     /// From this many allocated bytes on the slow path is taken: for a sample, or for a flush.
     slow_path_at: AtomicU32,
@@ -85,7 +83,7 @@ pub(super) struct LocalStats {
     freed: AtomicU64,
     /// The largest unreported difference of bytes allocated and freed since the last flush.
     top: AtomicI32,
-    /// A difference above this one is reported. It is [`UNREPORTED`] less what was unreported at the last flush.
+    /// A difference above this one is reported. It is [`UNREPORTED`] less the unreported bytes at the last flush.
     ceiling: AtomicI32,
     /// Held during a flush, and while another thread reads: `counts`, the counters and the purpose in `state` are then
     /// consistent. No call that could block is made under it.
@@ -170,7 +168,7 @@ impl LocalStats {
         self.freed.store(freed, Ordering::Release);
     }
 
-    /// Counts an allocation of 1 MiB or more of the purpose in the state, and reports as [`LocalStats::count_allocation`] does.
+    /// Counts an allocation of 1 MiB or more of the purpose in the state; reports as [`LocalStats::count_allocation`].
     #[inline]
     pub(super) fn count_large_allocated(&self, size: usize, live: &LiveBytes) -> Option<bool> {
         let allocated = self.allocated.load(Ordering::Relaxed).wrapping_add(ONE + size as u64);
@@ -248,7 +246,6 @@ impl LocalStats {
         flushing
     }
 
-    /// Sets the threshold of the slow path.
     fn set_slow_path(&self) {
         self.slow_path_at.store(self.sampler.slow_path_at().min(FLUSH_FROM), Ordering::Relaxed);
     }
@@ -260,7 +257,7 @@ impl LocalStats {
         sampled
     }
 
-    /// Counts an allocation of any size. Returns `None` if no report was due, else whether live bytes crossed the threshold.
+    /// Counts an allocation of any size. Returns `None` if no report was due, else whether the threshold was crossed.
     pub(super) fn count_allocation(
         &self,
         size: usize,

@@ -30,7 +30,7 @@ static NONE: ThreadCache =
     ThreadCache { stats: LocalStats::none(), shard_hint: 0, bins: Bins::closed() };
 
 thread_local! {
-    /// The cache of the pool that this thread used last. It has no destructor, so it is cheap, and usable until the thread ends.
+    /// The cache of the pool that this thread used last. Without a destructor, it is cheap, and usable until the thread ends.
     static CURRENT: Cell<*const ThreadCache> = const { Cell::new(&raw const NONE) };
 }
 
@@ -52,7 +52,6 @@ pub(super) unsafe fn set_current(cache: *const ThreadCache) {
     CURRENT.set(cache);
 }
 
-/// Leaves this thread without a current cache.
 pub(super) fn clear_current() {
     CURRENT.set(&raw const NONE);
 }

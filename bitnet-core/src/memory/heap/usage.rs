@@ -21,7 +21,7 @@ impl Usage {
 }
 
 impl PoolInner {
-    /// Reports the usage of the tighter limit to an observer that watches it. Its callbacks may run, so the caller holds no lock.
+    /// Reports the usage of the tighter limit to an observer that watches it. Callbacks may run: the caller holds no lock.
     #[cold]
     pub(in crate::memory) fn report_usage(&self) {
         if !self.watches_usage || !self.observer.accepts_usage() {

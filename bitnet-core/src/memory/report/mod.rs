@@ -55,7 +55,7 @@ pub struct PoolUse {
     pub peak: u64,
     /// Bytes of its mappings.
     pub mapped: u64,
-    /// Resident bytes that were not requested: free blocks and rounding. Without a record of every allocation, all resident bytes.
+    /// Resident bytes that were not requested: free blocks and rounding; all of them unless every allocation is recorded.
     pub kept_resident: u64,
     /// Resident bytes by the page map: live and free.
     pub resident: u64,
@@ -79,7 +79,7 @@ pub enum Place {
     Stacks,
     /// Memory of the standard allocator.
     Heap,
-    /// Other files, and what the system maps for itself.
+    /// Other files, and mappings of the system.
     Other,
 }
 
@@ -88,7 +88,7 @@ impl Place {
     pub const ALL: [Self; 6] =
         [Self::Model, Self::Cache, Self::Program, Self::Stacks, Self::Heap, Self::Other];
 
-    /// In words.
+    /// The name in reports.
     pub fn name(self) -> &'static str {
         match self {
             Self::Model => "model files, mapped",
@@ -192,7 +192,7 @@ impl MemoryReport {
     }
 }
 
-/// Mappings by what they are.
+/// Mappings by place.
 struct Places {
     /// Resident bytes of the pool's ranges.
     pool: u64,

@@ -19,7 +19,6 @@ pub(super) struct Lock {
     readers: [AtomicU64; READERS],
 }
 
-/// Why a lock was not taken.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Refused {
     /// Others held it until the timeout.
@@ -60,7 +59,7 @@ impl Lock {
         let _ = self.readers[slot].compare_exchange(me.to_bits(), 0, SeqCst, SeqCst);
     }
 
-    /// Waits for the lock as the writer. With `anew` the data may be half-written, because the caller overwrites all of it.
+    /// Waits for the lock as the writer. With `anew` the data may be half-written, because the caller overwrites them.
     pub(super) fn write(&self, me: Peer, timeout: Duration, anew: bool) -> Result<(), Refused> {
         let mut wait = Wait::new(timeout);
         loop {

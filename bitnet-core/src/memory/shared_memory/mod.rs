@@ -111,7 +111,7 @@ impl SharedMemory {
         Self::begin(file.map_err(|error| refused(name, &error))?, name.to_owned(), None, len)
     }
 
-    /// The path for [`SharedMemory::open_path`] in other processes of this user, valid while this process has the memory (Linux).
+    /// The path for [`SharedMemory::open_path`] in other processes of this user, valid while this memory is open (Linux).
     pub fn path(&self) -> Option<PathBuf> {
         #[cfg(target_os = "linux")]
         {

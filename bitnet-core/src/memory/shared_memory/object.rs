@@ -19,7 +19,6 @@ pub(super) fn create(name: &str, bytes: u64) -> io::Result<File> {
     Ok(file)
 }
 
-/// Opens the object of that name.
 #[cfg(unix)]
 pub(super) fn open(name: &str) -> io::Result<File> {
     open_object(name, libc::O_RDWR)
@@ -65,7 +64,7 @@ pub(super) fn create_nameless(bytes: u64) -> io::Result<File> {
     let file = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
     reserve(&file, bytes)?;
     let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
-    // SAFETY: the descriptor is open, and this request takes one number.
+    // SAFETY: the descriptor is open, and the argument of this request is an integer.
     if unsafe { libc::fcntl(fd, libc::F_ADD_SEALS, seals) } < 0 {
         return Err(io::Error::last_os_error());
     }
@@ -82,7 +81,7 @@ pub(super) fn create_nameless(_bytes: u64) -> io::Result<File> {
 fn reserve(file: &File, bytes: u64) -> io::Result<()> {
     use std::os::fd::AsRawFd;
     let len = libc::off_t::try_from(bytes).map_err(|_| io::ErrorKind::InvalidInput)?;
-    // SAFETY: the descriptor is open; the call takes plain numbers.
+    // SAFETY: the descriptor is open; the arguments are integers.
     match unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, len) } {
         0 => Ok(()),
         code => Err(io::Error::from_raw_os_error(code)),

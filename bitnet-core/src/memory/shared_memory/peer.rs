@@ -27,7 +27,6 @@ impl Peer {
         self.0
     }
 
-    /// Its number.
     pub(super) fn pid(self) -> u32 {
         (self.0 & ((1 << PID_BITS) - 1)) as u32
     }
@@ -35,7 +34,6 @@ impl Peer {
 
 #[cfg(unix)]
 impl Peer {
-    /// This process.
     pub(super) fn current() -> Self {
         static CACHED: AtomicU64 = AtomicU64::new(0);
         let pid = std::process::id();
@@ -51,7 +49,7 @@ impl Peer {
         current
     }
 
-    /// Whether the process is alive; a zombie is not. Where its start time is unknown, any process with its number counts as it.
+    /// Whether the process is alive; a zombie is not. Where its start time is unknown, its number alone identifies it.
     pub(super) fn is_alive(self) -> bool {
         let since = self.0 >> PID_BITS;
         if since != 0

@@ -36,7 +36,6 @@ pub(super) struct Packed {
     width: usize,
 }
 
-/// The progress of packing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Progress {
     /// All bytes are packed.
@@ -60,7 +59,7 @@ impl Packing {
         Self { packed: Packed { width, ..Packed::default() }, activity: 0 }
     }
 
-    /// Packs more of `bytes` into `pool`, block by block as long as `more`, which is called before each block, returns true.
+    /// Packs more of `bytes` into `pool`, block by block while `more`, which is called before each block, returns true.
     ///
     /// # Errors
     /// Those of [`HybridMemoryPool::allocate`].
@@ -161,7 +160,6 @@ impl Packed {
         Ok(out)
     }
 
-    /// Bytes that it occupies.
     pub(super) fn len(&self) -> usize {
         self.parts.iter().map(MemoryHandle::size).sum()
     }

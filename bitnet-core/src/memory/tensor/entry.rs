@@ -41,7 +41,6 @@ impl RegistryInner {
         lock(&self.entries)
     }
 
-    /// Adds a tensor.
     pub(super) fn enter(
         self: &Arc<Self>,
         name: Option<String>,
@@ -92,7 +91,6 @@ impl RegistryInner {
     }
 }
 
-/// One tensor of a registry.
 pub(super) struct TensorEntry {
     id: u64,
     name: Option<String>,
@@ -104,7 +102,6 @@ pub(super) struct TensorEntry {
     content: RwLock<Content>,
 }
 
-/// The content behind a handle.
 pub(super) struct Content {
     pub(super) tensor: BitNetTensor,
     pub(super) purpose: Purpose,
@@ -143,7 +140,7 @@ impl Content {
         Ok(())
     }
 
-    /// Drops what has been packed of a tensor that is in use again.
+    /// Drops the packed parts of a tensor that is in use again.
     pub(super) fn stop_packing(&mut self) {
         if matches!(self.form, Form::Begun(_)) {
             without_callbacks(|| self.form = Form::Plain);

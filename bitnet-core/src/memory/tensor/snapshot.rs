@@ -19,11 +19,8 @@ const VERSION: u32 = 1;
 pub const ALIGNMENT: u64 = 64;
 /// Bytes of a tensor's record before its extents and its name.
 const FIXED: usize = 16;
-/// Bytes of the last record.
 const END: u64 = 20;
-/// The longest name, in bytes.
 const LONGEST_NAME: usize = 1 << 16;
-/// The most dimensions of a tensor.
 const MOST_DIMS: usize = 32;
 /// Bytes that are checked, byte-swapped and copied at a time; a multiple of every element's size.
 const PIECE: usize = 64 << 10;
@@ -174,7 +171,7 @@ impl<W: Write> Writer<W> {
     }
 }
 
-/// Writes every named tensor of a registry, one guard at a time, and returns their number. Compressed tensors are restored.
+/// Writes every named tensor of a registry, one guard at a time; returns their number. Compressed tensors are restored.
 ///
 /// # Errors
 /// Those of [`Writer::add`] and [`TensorHandle::read`].
@@ -256,7 +253,6 @@ fn each(
     }
 }
 
-/// A stream and its position.
 struct Source<R> {
     from: R,
     at: u64,
@@ -400,7 +396,7 @@ fn described(
     Ok(metadata)
 }
 
-/// Zeros after a record of `len` bytes that begins at `start`, so that the data behind its checksum are aligned.
+/// Zeros after a record of `len` bytes that begins at `start`, so that the data after its checksum are aligned.
 fn padding(start: u64, len: usize) -> usize {
     let end = start + len as u64 + 4;
     (end.next_multiple_of(ALIGNMENT) - end) as usize

@@ -2,21 +2,21 @@
 
 use std::time::Duration;
 
-/// How much a pool records.
+/// The level of recording of a pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub enum TrackingLevel {
     /// Nothing beyond [`super::super::MemoryMetrics`].
     None,
     /// Counters per size class, fragmentation and peaks, which the allocator has anyway.
     Basic,
-    /// Also site, age, pattern and timeline of each allocation of a page (4 KiB) and more, and of a sample of the smaller ones.
+    /// Also site, age, pattern and timeline of each allocation of 4 KiB and more, and of a sample of the smaller ones.
     #[default]
     Standard,
     /// Also each of these for every allocation, with histograms of latency.
     Detailed,
 }
 
-/// What a pool records, and when it warns.
+/// What a pool records, and its thresholds.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TrackingConfig {
     /// How much is recorded.

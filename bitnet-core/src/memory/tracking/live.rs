@@ -1,4 +1,4 @@
-//! The live allocations of a tracker: a table by address (open addressing, linear probing, no tombstones), and sums by purpose.
+//! The live allocations of a tracker: a hash table by address (linear probing, no tombstones), and sums by purpose.
 
 use std::panic::Location;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +11,6 @@ pub(super) fn hash(address: usize) -> u64 {
     (address as u64 ^ (address as u64 >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
-/// A recorded allocation that is alive.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Record {
     pub(super) address: usize,
@@ -66,7 +65,6 @@ impl LiveTable {
         Ok(before)
     }
 
-    /// Removes the record of this address.
     pub(super) fn remove(&mut self, address: usize) -> Option<Record> {
         if self.slots.is_empty() {
             return None;

@@ -23,7 +23,7 @@ pub struct DetailedMetrics {
     pub fragmentation_ratio: f64,
     /// The part of the occupied bytes that was not requested: [`PoolFigures::internal_fragmentation`].
     pub internal_fragmentation: f64,
-    /// The part of the free bytes that is not in the largest free piece of its region: [`PoolFigures::external_fragmentation`].
+    /// The part of the free bytes outside the largest free piece of their region: [`PoolFigures::external_fragmentation`].
     pub external_fragmentation: f64,
     /// The figures of the pool: bytes, peaks, classes, purposes.
     pub figures: PoolFigures,

@@ -1,4 +1,4 @@
-//! What a pool records about itself, at the level of its [`TrackingConfig`].
+//! Records of a pool, at the level of its [`TrackingConfig`].
 //!
 //! ```
 //! use bitnet_core::memory::{

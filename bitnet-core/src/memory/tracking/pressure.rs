@@ -27,11 +27,11 @@ pub type PressureCallback = Box<dyn Fn(MemoryPressureLevel) + Send + Sync>;
 #[derive(Default)]
 struct Deliveries {
     pending: VecDeque<MemoryPressureLevel>,
-    /// The thread that is running callbacks, by [`this_thread`]: it will deliver what is pending.
+    /// The thread that is running callbacks, by [`this_thread`]: it will deliver the pending transitions.
     caller: Option<usize>,
 }
 
-/// Watches a pool and the system, and calls back once for each level that is passed on the way up, and for each change down.
+/// Watches a pool and the system, and calls back once for each level that is passed in a rise, and for each fall.
 ///
 /// Callbacks run one after the other, in the order of the transitions, on a thread that observed one, while no lock is
 /// held: they may allocate, free, observe and register. A callback that panics is counted, and the others still run.
@@ -179,7 +179,7 @@ impl PressureMonitor {
         deliveries.pending.extend(passed.map(MemoryPressureLevel::from_index));
     }
 
-    /// Runs the callbacks for what is pending, unless another thread does.
+    /// Runs the callbacks for pending transitions, unless another thread does.
     fn deliver(&self, mut deliveries: MutexGuard<'_, Deliveries>) {
         if deliveries.caller.is_some() {
             return;

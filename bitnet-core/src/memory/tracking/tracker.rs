@@ -34,7 +34,7 @@ struct Part {
     ring: Ring,
 }
 
-/// Records what a pool does, at the level of its configuration. Every method may be called by any thread.
+/// Records the events of a pool, at the level of its configuration. Every method may be called by any thread.
 ///
 /// | level | recorded |
 /// |---|---|
@@ -136,7 +136,7 @@ impl Tracker {
         }
     }
 
-    /// Records that the allocation at `to` replaces the one at `from`, while both are alive: it inherits line, thread and age.
+    /// Records that the allocation at `to` replaces the live one at `from`: it inherits line, thread and age.
     pub fn moved(&self, from: usize, to: usize, class_bytes: usize) {
         if self.shards.is_empty() {
             return;
@@ -175,7 +175,7 @@ impl Tracker {
         self.profiler.latency(kind, nanoseconds);
     }
 
-    /// As [`Tracker::latency`], of what began at `start` and ends now.
+    /// As [`Tracker::latency`], of a call that began at `start` and ends now.
     pub(in crate::memory) fn latency_since(&self, kind: LatencyKind, start: Instant) {
         self.latency(kind, u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX));
     }
@@ -185,7 +185,7 @@ impl Tracker {
         self.profiler.latencies(kind)
     }
 
-    /// Counts a run of the operation `name` that took `nanoseconds` and moved `bytes` from or to memory. Does nothing at level None.
+    /// Counts a run of the operation `name` that took `nanoseconds` and moved `bytes` from or to memory; not at level None.
     pub fn operation(&self, name: &'static str, bytes: u64, nanoseconds: u64) {
         if self.config.level > TrackingLevel::None {
             self.profiler.operation(name, bytes, nanoseconds, 1);
@@ -237,7 +237,6 @@ impl Tracker {
         LeakReport::new(&records, older_than, clock::precise(), sampled)
     }
 
-    /// Whether every live allocation is recorded.
     pub(in crate::memory) fn records_all(&self) -> bool {
         self.config.level == TrackingLevel::Detailed && self.matches() && self.lost() == 0
     }
@@ -305,7 +304,7 @@ impl Tracker {
             match part.live.insert(record) {
                 Ok(None) => {}
                 Ok(Some(before)) => {
-                    // The end of the earlier one arrives late: it ends here, so that the timeline still sums to live bytes.
+                    // The end of the earlier one arrives late: it ends here, so that the timeline sums to live bytes.
                     let freed = self.event(EventKind::Freed, &before, class_bytes, now);
                     part.ring.push(freed);
                 }
@@ -344,7 +343,7 @@ impl Tracker {
         }
     }
 
-    /// Returns an event of the allocation of `record`. The caller holds the lock of its shard, so sequence numbers grow within it.
+    /// Returns an event of the allocation of `record`. The caller locks its shard, so sequence numbers grow within it.
     fn event(
         &self,
         kind: EventKind,

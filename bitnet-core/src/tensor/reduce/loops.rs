@@ -9,11 +9,9 @@ const LANES: usize = 16;
 /// Columns that are reduced together.
 const COLUMNS: usize = 128;
 
-/// A reduction of numbers to one.
 pub(super) trait Reducer {
     /// The accumulated state.
     type State: Copy;
-    /// The result.
     type Output: Copy;
 
     const START: Self::State;
@@ -34,9 +32,7 @@ pub(super) struct Plan {
     outer: Walk<1>,
     /// Offsets of an output's elements from its first one.
     reduced: Walk<1>,
-    /// Elements of each output.
     pub(super) count: usize,
-    /// The shape of the outputs.
     pub(super) shape: Dims<usize>,
 }
 

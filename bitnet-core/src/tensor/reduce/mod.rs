@@ -78,7 +78,7 @@ impl Indices {
     }
 }
 
-/// Reduces over `axes` (all of them for `None`), in the pool. With `keep_dims`, reduced dimensions are retained with extent 1.
+/// Reduces over `axes` (all of them for `None`), in the pool. With `keep_dims`, reduced dimensions have extent 1.
 ///
 /// ```
 /// use bitnet_core::memory::HybridMemoryPool;
@@ -217,7 +217,7 @@ fn truth<R: Reducer<Output = u8>>(
 /// the first NaN if there is one.
 ///
 /// # Errors
-/// As [`reduce`]; [`Error::EmptyReduction`] where there are no numbers along `axis`, as in NumPy even if there are no outputs.
+/// As [`reduce`]; [`Error::EmptyReduction`] for no numbers along `axis`, as in NumPy even if there are no outputs.
 pub fn argmax(
     x: &BitNetTensor,
     axis: Option<usize>,

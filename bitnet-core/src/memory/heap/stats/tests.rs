@@ -74,7 +74,7 @@ fn concurrent_totals_are_consistent() {
             while at % 64 == 0 && reads.load(Ordering::Relaxed) == seen && !reader.is_finished() {
                 std::thread::yield_now();
             }
-            // Two frees of three are counted by the word, the third after a flush.
+            // Two frees of three are counted by the counter, the third after a flush.
             if at % 3 == 0 {
                 stats.count_bytes_freed(64, purpose(at), &live);
                 stats.count_deallocation();

@@ -11,7 +11,6 @@ const KINDS: [AllocationPattern; 8] =
     [Sequential, Draining, Periodic, Bursty, Sawtooth, Steady, Growing, Irregular];
 const SEEDS: u64 = 200;
 
-/// A small generator of random numbers.
 struct Random(SplitMix64);
 
 impl Random {
