@@ -11,7 +11,7 @@ use crate::{Error, Result};
 const MAX_SIDE_FILE: u64 = 256 << 20;
 
 /// Side files that are copied unchanged.
-pub(crate) const COMPANIONS: [&str; 12] = [
+pub(crate) const COMPANIONS: [&str; 14] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "tokenizer.model",
@@ -23,6 +23,8 @@ pub(crate) const COMPANIONS: [&str; 12] = [
     "chat_template.jinja",
     "chat_template.json",
     "LICENSE",
+    "LICENSE.txt",
+    "LICENSE.md",
     "README.md",
 ];
 

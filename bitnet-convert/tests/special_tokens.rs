@@ -175,6 +175,20 @@ fn named_chat_templates_round_trip() {
 }
 
 #[test]
+fn licences_go_with_a_folder() {
+    let work = tempfile::tempdir().unwrap();
+    let (folder, copy) = (SmallModel::default().write(work.path(), "m"), work.path().join("copy"));
+    for name in ["LICENSE", "LICENSE.txt", "LICENSE.md"] {
+        fs::write(folder.join(name), name).unwrap();
+    }
+    let dense = ConvertOptions { target: Some(bitnet_convert::Target::Dense), ..f16() };
+    to(&folder, &copy, &dense);
+    for name in ["LICENSE", "LICENSE.txt", "LICENSE.md"] {
+        assert_eq!(fs::read_to_string(copy.join(name)).unwrap(), name);
+    }
+}
+
+#[test]
 fn chat_template_goes_both_ways() {
     let work = tempfile::tempdir().unwrap();
     let template =

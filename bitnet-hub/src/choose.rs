@@ -126,7 +126,7 @@ fn whole_model(repository: &Repository, files: &[Found]) -> Result<Selection> {
     if !safetensors.is_empty() {
         let companion = |path: &str| {
             COMPANIONS.contains(&path)
-                || path.starts_with("chat_templates/") && path.ends_with(".jinja")
+                || path.starts_with("additional_chat_templates/") && path.ends_with(".jinja")
         };
         let paths = files
             .iter()
@@ -261,6 +261,18 @@ mod tests {
             .map(|path| Found { path: (*path).to_owned(), bytes: Some(1 << 20) })
             .collect();
         choose(&repository, &found, &wanted)
+    }
+
+    #[test]
+    fn a_safetensors_model_comes_with_its_named_chat_templates() {
+        let files = [
+            "additional_chat_templates/rag.jinja",
+            "config.json",
+            "docs/a.jinja",
+            "model.safetensors",
+        ];
+        let selection = chosen(&files, Wanted::Model).unwrap();
+        assert_eq!(selection.paths, [files[0], files[1], files[3]]);
     }
 
     #[test]
