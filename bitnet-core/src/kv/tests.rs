@@ -1,3 +1,5 @@
+//! Places inside a page, shapes, limits, sharing.
+
 use super::*;
 use std::collections::BTreeSet;
 
