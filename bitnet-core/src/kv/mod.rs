@@ -13,6 +13,7 @@
 //! Sixteen neighbours in memory are sixteen scores, or sixteen components of one value, so no kernel adds up lanes.
 
 mod page;
+mod shape;
 #[cfg(test)]
 mod tests;
 
@@ -23,56 +24,8 @@ use crate::memory::HybridMemoryPool;
 use crate::memory::tensor::DeviceBytes;
 use crate::{Error, Result};
 
-pub use page::{KvPages, KvShape};
-
-/// How a cache stores numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum KvType {
-    /// As they are.
-    F32,
-    /// Rounded to half precision, ties to even; finite numbers beyond ±65504 to ±65504.
-    #[default]
-    F16,
-    /// 8-bit integers with one f32 scale for each position and head, of keys and of values:
-    /// `scale = max|x| / 127`, `q = round_half_even(x * (127 / max|x|))`. The scale is NaN where a component is not finite.
-    Int8,
-}
-
-impl KvType {
-    /// Bytes of an element.
-    pub fn element_bytes(self) -> usize {
-        match self {
-            Self::F32 => 4,
-            Self::F16 => 2,
-            Self::Int8 => 1,
-        }
-    }
-
-    /// Bytes that a position of one head takes in keys and values together, without padding.
-    pub fn bytes_per_position(self, head_dim: usize) -> usize {
-        let scale = if self == Self::Int8 { size_of::<f32>() } else { 0 };
-        2 * (head_dim * self.element_bytes() + scale)
-    }
-}
-
-impl std::fmt::Display for KvType {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::F32 => "f32",
-            Self::F16 => "f16",
-            Self::Int8 => "int8",
-        })
-    }
-}
-
-/// Positions of a block.
-pub const KV_BLOCK: usize = 16;
-
-/// Positions of a page.
-pub const KV_PAGE: usize = 64;
-
-/// Positions of a tile, the unit of attention's arithmetic. Pages do not change results.
-pub const KV_TILE: usize = 256;
+pub use page::KvPages;
+pub use shape::{KV_BLOCK, KV_PAGE, KV_TILE, KvShape, KvType};
 
 /// Keys (after RoPE) and values of one sequence in every layer.
 ///

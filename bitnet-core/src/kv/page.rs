@@ -3,52 +3,10 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use super::{KV_BLOCK, KV_PAGE, KvType};
+use super::shape::KvShape;
 use crate::Result;
 use crate::memory::tensor::DeviceBytes;
 use crate::memory::{HybridMemoryPool, PoolBuffer};
-
-/// The type and the sizes of the pages of a cache.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct KvShape {
-    /// How numbers are stored.
-    pub kind: KvType,
-    /// The number of layers.
-    pub layers: usize,
-    /// Key-value heads of a layer.
-    pub kv_heads: usize,
-    /// Components of a head.
-    pub head_dim: usize,
-}
-
-impl KvShape {
-    pub(super) fn width(&self) -> usize {
-        self.head_dim.next_multiple_of(KV_BLOCK)
-    }
-
-    /// Bytes of the keys of a head in one page, and of its values.
-    pub(super) fn head_bytes(&self) -> usize {
-        KV_PAGE * self.width() * self.kind.element_bytes()
-    }
-
-    /// Number of (layer, head) pairs.
-    fn heads(&self) -> usize {
-        self.layers * self.kv_heads
-    }
-
-    fn scales(&self) -> usize {
-        if self.kind == KvType::Int8 { self.heads() * 2 * KV_PAGE } else { 0 }
-    }
-
-    /// Bytes of a page, `None` if they overflow.
-    pub(super) fn page_bytes(&self) -> Option<usize> {
-        let width = self.head_dim.checked_next_multiple_of(KV_BLOCK)?;
-        let heads = self.layers.checked_mul(self.kv_heads)?;
-        let scale = if self.kind == KvType::Int8 { size_of::<f32>() } else { 0 };
-        let position = width.checked_mul(self.kind.element_bytes())?.checked_add(scale)?;
-        heads.checked_mul(2 * KV_PAGE)?.checked_mul(position)
-    }
-}
 
 /// Memory of a device for the pages of caches. The layout inside a page is the device's own.
 pub trait KvPages: Debug + Send + Sync {

@@ -22,8 +22,8 @@ use bitnet_core::kv::{KvShape, KvType};
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::memory::{HybridMemoryPool, Purpose};
 
+use super::compute::Compute;
 use super::layer::{Few, Pass, TokenSpan};
-use super::linear::Compute;
 use super::observer::{InputObserver, ObserveFn};
 use super::rope::SharedRope;
 use super::top_logits::LazyTopLogits;

@@ -6,7 +6,8 @@ use bitnet_core::memory::tensor::BitNetTensor;
 use smallvec::SmallVec;
 
 use super::ModelConfig;
-use super::linear::{Compute, Projection};
+use super::compute::Compute;
+use super::linear::Projection;
 use super::observer::{DOWN, GATE_UP, InputObserver, OUTPUT, QKV};
 use crate::Result;
 

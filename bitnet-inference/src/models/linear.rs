@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use bitnet_core::backend::{ActivationPrecision, Backend, TernaryWeight};
+use bitnet_core::backend::{ActivationPrecision, TernaryWeight};
 use bitnet_core::dense::DenseRows;
-use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::memory::tensor::BitNetTensor;
 use smallvec::SmallVec;
 
+use super::compute::Compute;
 use super::observer::{InputObserver, InputSite};
 use crate::Result;
 
@@ -60,57 +60,12 @@ impl Projection {
     }
 }
 
-/// What a layer computes with: operations, and memory for their results.
-#[derive(Debug, Clone)]
-pub(crate) struct Compute {
-    pub(crate) backend: Arc<dyn Backend>,
-    pub(crate) pool: HybridMemoryPool,
-}
-
 impl Compute {
-    /// Returns a tensor `[rows, cols]` for the result of an operation.
-    pub(super) fn tensor(&self, rows: usize, cols: usize) -> Result<BitNetTensor> {
-        Ok(self.backend.tensor(&[rows, cols], &self.pool)?)
-    }
-
-    /// Returns the RMS norm of `x`, in its shape.
-    pub(super) fn norm(
-        &self,
-        x: &BitNetTensor,
-        weight: &BitNetTensor,
-        eps: f32,
-    ) -> Result<BitNetTensor> {
-        let mut out = self.tensor(x.shape()[0], x.shape()[1])?;
-        self.backend.rms_norm(x, weight, eps, &mut out)?;
-        Ok(out)
-    }
-
     /// Returns `x · weightᵀ`, `[tokens, rows]`.
     pub(super) fn linear(&self, x: &BitNetTensor, weight: &Linear) -> Result<BitNetTensor> {
         let mut out = self.tensor(x.shape()[0], weight.rows())?;
         self.multiply(x, weight, &mut out)?;
         Ok(out)
-    }
-
-    /// Returns `x · weightᵀ` of an ordinary matrix, `[tokens, rows]`.
-    pub(super) fn dense(&self, x: &BitNetTensor, weight: &dyn DenseRows) -> Result<BitNetTensor> {
-        let mut out = self.tensor(x.shape()[0], weight.rows())?;
-        self.backend.linear(x, weight, &mut out)?;
-        Ok(out)
-    }
-
-    /// Returns the rows of `h` at `rows`: a view of neighbours, else a copy.
-    pub(crate) fn rows(&self, h: &BitNetTensor, rows: &[usize]) -> Result<BitNetTensor> {
-        let first = rows.first().copied().unwrap_or(0);
-        if rows.iter().enumerate().all(|(index, &row)| row == first + index) {
-            return Ok(h.narrow(0, first..first + rows.len())?);
-        }
-        Ok(self.backend.rows(h, rows, &self.pool)?)
-    }
-
-    /// Returns a result of the back end in memory of the host.
-    pub(super) fn to_host(&self, x: BitNetTensor) -> Result<BitNetTensor> {
-        Ok(self.backend.to_host(x, &self.pool)?)
     }
 
     /// Adds `bias` to each row of `out`.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use bitnet_core::memory::tensor::BitNetTensor;
 
-use super::linear::Compute;
+use super::compute::Compute;
 use crate::Result;
 
 /// What linear layers read: one of these for all projections that share it.

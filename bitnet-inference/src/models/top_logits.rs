@@ -13,7 +13,7 @@ use bitnet_core::dense::{DenseRows, PlainType};
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_formats::MappedFile;
 
-use super::linear::Compute;
+use super::compute::Compute;
 use crate::Result;
 use crate::weight_cache::{CacheWriter, CachedHead};
 
