@@ -9,7 +9,7 @@ use anyhow::Result;
 use bitnet_core::device::{Device, DeviceCapabilities};
 use bitnet_hub::choose::{Choice, Selection, Wanted, choose};
 use bitnet_hub::recommend::{Recommended, recommend};
-use bitnet_hub::{Event, Hub, HubError, Listing, ModelName, Pulled, Settings, State};
+use bitnet_hub::{Event, Hub, Listing, ModelName, Pulled, Settings, State};
 
 use crate::interrupt::Listener;
 use crate::output::{self, Output, Progress, without_controls};
@@ -30,15 +30,15 @@ pub(crate) fn model(
     let settings = settings(offline)?;
     match settings.cache.find(name) {
         Ok(path) => return Ok(Some(path)),
-        Err(HubError::Choose { .. }) if name.file.is_none() => {
+        Err(bitnet_hub::Error::Choose { .. }) if name.file.is_none() => {
             let (path, recommended) = settings.cache.find_best(name, memory())?;
             output.note(&format!("{name}: {}", words(&recommended)));
             return Ok(Some(path));
         }
-        Err(HubError::NotCached { what, folder, missing }) if settings.offline => {
-            return Err(HubError::Offline { what, folder, missing }.into());
+        Err(bitnet_hub::Error::NotCached { what, folder, missing }) if settings.offline => {
+            return Err(bitnet_hub::Error::Offline { what, folder, missing }.into());
         }
-        Err(HubError::NotCached { .. }) => {}
+        Err(bitnet_hub::Error::NotCached { .. }) => {}
         Err(error) => return Err(error.into()),
     }
     let mut downloads = Downloads::new(settings, false, output)?;
@@ -112,7 +112,7 @@ impl<'o> Downloads<'o> {
         let (show, output) = (&mut self.show, &mut *self.output);
         let watch = &mut |event: Event<'_>| show.event(event, output);
         match self.hub.list(&name.repository, name.revision(), watch) {
-            Err(HubError::Stopped) => Ok(None),
+            Err(bitnet_hub::Error::Stopped) => Ok(None),
             listing => Ok(Some(listing?)),
         }
     }
@@ -127,8 +127,8 @@ impl<'o> Downloads<'o> {
         selection: &Selection,
     ) -> Result<Option<Vec<(String, Pulled)>>> {
         match self.pull_all(listing, selection) {
-            Err(error) if matches!(error.downcast_ref(), Some(HubError::Stopped)) => {
-                self.output.note(&HubError::Stopped.to_string());
+            Err(error) if matches!(error.downcast_ref(), Some(bitnet_hub::Error::Stopped)) => {
+                self.output.note(&bitnet_hub::Error::Stopped.to_string());
                 Ok(None)
             }
             pulled => pulled.map(Some),
@@ -160,8 +160,8 @@ impl<'o> Downloads<'o> {
     }
 
     /// Also checks for Ctrl-C while no data is received.
-    fn check_stopped(&self) -> Result<(), HubError> {
-        if self.show.listener.asked() { Err(HubError::Stopped) } else { Ok(()) }
+    fn check_stopped(&self) -> Result<(), bitnet_hub::Error> {
+        if self.show.listener.asked() { Err(bitnet_hub::Error::Stopped) } else { Ok(()) }
     }
 
     /// Returns the path to run.

@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use bitnet_convert::UNSUPPORTED_EXTENSIONS;
+use bitnet_hub::ModelName;
 use bitnet_hub::choose::{Found, gguf_models};
-use bitnet_hub::{HubError, ModelName};
 
 use crate::args::{Cli, Command};
 use crate::load;
@@ -124,7 +124,7 @@ fn local(
 /// Rejects a name that is neither a path nor a cached model.
 fn check_cached(name: &ModelName) -> Result<()> {
     match bitnet_hub::Settings::from_environment()?.cache.find(name) {
-        Err(error @ HubError::NotCached { .. }) => {
+        Err(error @ bitnet_hub::Error::NotCached { .. }) => {
             let hint = format!(
                 "there is no such file or folder; to download {name} from a hub, write hf:{name}"
             );

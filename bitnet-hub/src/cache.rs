@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::choose::{self, Found, Wanted};
 use crate::complete::complete;
-use crate::error::{HubError, Result};
+use crate::error::{Error, Result};
 use crate::link;
 use crate::name::{ModelName, Repository, is_commit, path_problem};
 use crate::recommend::{Recommended, recommend};
@@ -70,14 +70,14 @@ impl HubCache {
     /// model. Incomplete models are ignored. Does not download.
     ///
     /// # Errors
-    /// [`HubError::NotCached`] if it is missing or incomplete, [`HubError::Choose`] if there are several models, [`HubError::Io`].
+    /// [`Error::NotCached`] if it is missing or incomplete, [`Error::Choose`] if there are several models, [`Error::Io`].
     pub fn find(&self, name: &ModelName) -> Result<PathBuf> {
         let Stored { cache, commit, files, missing } = self.stored(name)?;
         let missing = || self.lacking(name, missing.clone());
         let wanted = name.file.as_deref().map_or(Wanted::Model, Wanted::File);
         let selection =
             choose::choose(&name.repository, &files, &wanted).map_err(|error| match error {
-                HubError::NoFile { .. } | HubError::NoModel { .. } => missing(),
+                Error::NoFile { .. } | Error::NoModel { .. } => missing(),
                 other => other,
             })?;
         Ok(cache.shown(&commit, selection.run.as_deref()))
@@ -86,7 +86,7 @@ impl HubCache {
     /// Like [`HubCache::find`], but selects the best of several models for a machine with `memory` free bytes.
     ///
     /// # Errors
-    /// [`HubError::NotCached`] if there is none, [`HubError::Io`].
+    /// [`Error::NotCached`] if there is none, [`Error::Io`].
     pub fn find_best(
         &self,
         name: &ModelName,
@@ -95,7 +95,7 @@ impl HubCache {
         let Stored { cache, commit, files, missing } = self.stored(name)?;
         let best = recommend(&name.repository, &files, memory);
         let best = best.map_err(|error| match error {
-            HubError::NotRunnable { .. } => error,
+            Error::NotRunnable { .. } => error,
             _ => self.lacking(name, missing),
         })?;
         Ok((cache.shown(&commit, best.selection.run.as_deref()), best))
@@ -125,12 +125,12 @@ impl HubCache {
         Ok(Stored { cache, commit, files: found.files, missing })
     }
 
-    pub(crate) fn not_cached(&self, name: &ModelName) -> HubError {
+    pub(crate) fn not_cached(&self, name: &ModelName) -> Error {
         self.lacking(name, Vec::new())
     }
 
-    fn lacking(&self, name: &ModelName, missing: Vec<String>) -> HubError {
-        HubError::NotCached { what: name.to_string(), folder: self.folder.clone(), missing }
+    fn lacking(&self, name: &ModelName, missing: Vec<String>) -> Error {
+        Error::NotCached { what: name.to_string(), folder: self.folder.clone(), missing }
     }
 }
 
@@ -184,7 +184,7 @@ impl RepositoryCache {
     /// Returns the commit of `revision` at the last download; a full commit hash is returned unchanged.
     ///
     /// # Errors
-    /// [`HubError::Io`] if the ref file exists and can't be read.
+    /// [`Error::Io`] if the ref file exists and can't be read.
     pub fn commit(&self, revision: &str) -> Result<Option<String>> {
         if is_commit(revision) {
             return Ok(Some(revision.to_owned()));
@@ -201,7 +201,7 @@ impl RepositoryCache {
             {
                 return Ok(None);
             }
-            Err(error) => return Err(HubError::io(&path, "read")(error)),
+            Err(error) => return Err(Error::io(&path, "read")(error)),
         }
         Ok(Some(text.trim().to_owned()).filter(|commit| is_commit(commit)))
     }
@@ -209,7 +209,7 @@ impl RepositoryCache {
     /// Records the commit of a branch or a tag.
     ///
     /// # Errors
-    /// [`HubError::Io`].
+    /// [`Error::Io`].
     pub fn note_commit(&self, revision: &str, commit: &str) -> Result<()> {
         if revision == commit || self.commit(revision)?.as_deref() == Some(commit) {
             return Ok(());
@@ -217,14 +217,14 @@ impl RepositoryCache {
         let path = self.reference(revision);
         make_parent(&path)?;
         let temporary = temporary_name(&path);
-        fs::write(&temporary, commit).map_err(HubError::io(&temporary, "write"))?;
-        fs::rename(&temporary, &path).map_err(HubError::io(&path, "write"))
+        fs::write(&temporary, commit).map_err(Error::io(&temporary, "write"))?;
+        fs::rename(&temporary, &path).map_err(Error::io(&path, "write"))
     }
 
     /// Links `path` of `commit` to the contents with `etag` and returns the link's path.
     ///
     /// # Errors
-    /// [`HubError::Io`].
+    /// [`Error::Io`].
     pub fn show(&self, commit: &str, path: &str, etag: &str) -> Result<PathBuf> {
         let shown = self.snapshot(commit).join(path);
         make_parent(&shown)?;
@@ -232,20 +232,20 @@ impl RepositoryCache {
         let relative = PathBuf::from(format!("{up}blobs/{etag}"));
         let temporary = temporary_name(&shown);
         link::show(&self.blob(etag), &relative, &temporary, self.symlinks)
-            .map_err(HubError::io(&shown, "link or copy the contents to"))?;
-        fs::rename(&temporary, &shown).map_err(HubError::io(&shown, "put into place"))?;
+            .map_err(Error::io(&shown, "link or copy the contents to"))?;
+        fs::rename(&temporary, &shown).map_err(Error::io(&shown, "put into place"))?;
         Ok(shown)
     }
 
     /// Returns the cached files of a commit with their sizes, by name.
     ///
     /// # Errors
-    /// [`HubError::Io`].
+    /// [`Error::Io`].
     pub fn files(&self, commit: &str) -> Result<Vec<Found>> {
         let mut files = Vec::new();
         let snapshot = self.snapshot(commit);
         if snapshot.is_dir() {
-            walk(&snapshot, "", DEEPEST, &mut files).map_err(HubError::io(&snapshot, "list"))?;
+            walk(&snapshot, "", DEEPEST, &mut files).map_err(Error::io(&snapshot, "list"))?;
         }
         files.sort_by(|a, b| a.path.cmp(&b.path));
         Ok(files)
@@ -277,7 +277,7 @@ fn walk(folder: &Path, prefix: &str, depth: usize, files: &mut Vec<Found>) -> io
 /// Creates the parent folder of `path`.
 pub(crate) fn make_parent(path: &Path) -> Result<()> {
     path.parent().map_or(Ok(()), |parent| {
-        fs::create_dir_all(parent).map_err(HubError::io(parent, "create the folder"))
+        fs::create_dir_all(parent).map_err(Error::io(parent, "create the folder"))
     })
 }
 
@@ -342,12 +342,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let cache = HubCache::new(folder.path());
         let find = |text: &str| cache.find(&ModelName::parse(text).unwrap());
-        assert!(matches!(find("a/b"), Err(HubError::NotCached { .. })));
+        assert!(matches!(find("a/b"), Err(Error::NotCached { .. })));
         let repository = filled(&cache, &["x-tq1_0.gguf", "x-tq2_0.gguf"]);
-        assert!(matches!(find("a/b"), Err(HubError::Choose { choices, .. }) if choices.len() == 2));
+        assert!(matches!(find("a/b"), Err(Error::Choose { choices, .. }) if choices.len() == 2));
         assert!(find("a/b:TQ2_0").unwrap().ends_with("x-tq2_0.gguf"));
-        assert!(matches!(find("a/b:y.gguf"), Err(HubError::NotCached { .. })));
-        assert!(matches!(find("a/b@other"), Err(HubError::NotCached { .. })));
+        assert!(matches!(find("a/b:y.gguf"), Err(Error::NotCached { .. })));
+        assert!(matches!(find("a/b@other"), Err(Error::NotCached { .. })));
         // A dangling link is not a file.
         fs::remove_file(repository.blob(&format!("{:040x}", 0))).unwrap();
         #[cfg(unix)]
@@ -368,7 +368,7 @@ mod tests {
             let name = ModelName::parse("a/b").unwrap();
             for error in [cache.find(&name).unwrap_err(), cache.find_best(&name, None).unwrap_err()]
             {
-                assert!(matches!(error, HubError::NotCached { .. }), "{error:?}");
+                assert!(matches!(error, Error::NotCached { .. }), "{error:?}");
                 let text = error.to_string();
                 assert!(text.contains("not complete") && text.contains(missing), "{text}");
             }

@@ -1,7 +1,7 @@
 //! Selection of files from a repository: by pattern, by name, or all that is needed to run the model.
 
 pub use crate::error::Choice;
-use crate::error::{HubError, Result};
+use crate::error::{Error, Result};
 use crate::name::Repository;
 
 /// Files needed besides safetensors weights.
@@ -95,7 +95,7 @@ pub fn gguf_models(files: &[Found]) -> Vec<Choice> {
 /// Selects from `files`, which are sorted by path.
 ///
 /// # Errors
-/// [`HubError::Choose`] if the user has to choose; [`HubError::NoModel`], [`HubError::NoFile`] or [`HubError::NoMatch`] if no
+/// [`Error::Choose`] if the user has to choose; [`Error::NoModel`], [`Error::NoFile`] or [`Error::NoMatch`] if no
 /// file matches.
 pub fn choose(repository: &Repository, files: &[Found], wanted: &Wanted<'_>) -> Result<Selection> {
     match *wanted {
@@ -108,7 +108,7 @@ pub fn choose(repository: &Repository, files: &[Found], wanted: &Wanted<'_>) -> 
             };
             let chosen: Vec<Found> = files.iter().filter(taken).cloned().collect();
             if chosen.is_empty() {
-                return Err(HubError::NoMatch { repository: repository.to_string() });
+                return Err(Error::NoMatch { repository: repository.to_string() });
             }
             let run = match ggufs(&chosen).as_slice() {
                 [only] if !chosen.iter().any(|f| f.path.ends_with(".safetensors")) => {
@@ -140,9 +140,9 @@ fn whole_model(repository: &Repository, files: &[Found]) -> Result<Selection> {
     let models: Vec<_> =
         models.into_iter().filter(|model| !is_part_of_another(model.stem)).collect();
     match models.as_slice() {
-        [] => Err(HubError::NoModel { repository: repository.to_string() }),
+        [] => Err(Error::NoModel { repository: repository.to_string() }),
         [only] => Ok(only.selection()),
-        several => Err(HubError::Choose {
+        several => Err(Error::Choose {
             repository: repository.to_string(),
             choices: several.iter().map(Gguf::choice).collect(),
         }),
@@ -159,9 +159,9 @@ fn one_file(repository: &Repository, files: &[Found], name: &str) -> Result<Sele
     }
     let called: Vec<_> = models.iter().filter(|model| model.is_called(name)).collect();
     match called.as_slice() {
-        [] => Err(HubError::NoFile { repository: repository.to_string(), file: name.to_owned() }),
+        [] => Err(Error::NoFile { repository: repository.to_string(), file: name.to_owned() }),
         [only] => Ok(only.selection()),
-        several => Err(HubError::Choose {
+        several => Err(Error::Choose {
             repository: repository.to_string(),
             choices: several.iter().map(|model| model.choice()).collect(),
         }),
@@ -310,7 +310,7 @@ mod tests {
                 .unwrap_err();
         let text = several.to_string();
         assert!(text.contains("3 models") && text.contains("a/b:m.TQ2_0.gguf (1.0 MiB)"), "{text}");
-        assert!(matches!(chosen(&["x.bin"], Wanted::Model), Err(HubError::NoModel { .. })));
+        assert!(matches!(chosen(&["x.bin"], Wanted::Model), Err(Error::NoModel { .. })));
     }
 
     #[test]
@@ -327,8 +327,8 @@ mod tests {
         assert_eq!(paths("TQ2_0"), ["x-tq2_0.gguf"]);
         assert_eq!(paths("q8_0"), files[..2]);
         assert_eq!(paths(files[1]), files[..2]);
-        assert!(matches!(chosen(&files, Wanted::File("2_0")), Err(HubError::NoFile { .. })));
-        assert!(matches!(chosen(&files, Wanted::File("y.gguf")), Err(HubError::NoFile { .. })));
+        assert!(matches!(chosen(&files, Wanted::File("2_0")), Err(Error::NoFile { .. })));
+        assert!(matches!(chosen(&files, Wanted::File("y.gguf")), Err(Error::NoFile { .. })));
     }
 
     #[test]
@@ -343,7 +343,7 @@ mod tests {
         let one = pick(&[], &["n.*", "a/*"]).unwrap();
         assert_eq!((one.paths.len(), one.run.as_deref()), (2, Some("m.gguf")));
         assert_eq!(pick(&["*.gguf"], &[]).unwrap().run, None);
-        assert!(matches!(pick(&["*.txt"], &[]), Err(HubError::NoMatch { .. })));
+        assert!(matches!(pick(&["*.txt"], &[]), Err(Error::NoMatch { .. })));
     }
 
     #[test]

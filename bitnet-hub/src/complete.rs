@@ -8,7 +8,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::choose::{Found, safetensors, split_name};
-use crate::error::{HubError, Result};
+use crate::error::{Error, Result};
 
 /// Maximum size of a shard index in bytes.
 const LONGEST_INDEX: u64 = 64 << 20;
@@ -28,7 +28,7 @@ pub(crate) struct Complete {
 /// without weights, or without a shard that its index or the shard names require.
 ///
 /// # Errors
-/// [`HubError::Io`] if a shard index can't be read.
+/// [`Error::Io`] if a shard index can't be read.
 pub(crate) fn complete(snapshot: &Path, files: &[Found], folders: bool) -> Result<Complete> {
     let here: BTreeSet<&str> = files.iter().map(|file| file.path.as_str()).collect();
     let mut left_out: BTreeSet<String> = BTreeSet::new();
@@ -104,8 +104,8 @@ fn missing_parts(path: &str, ending: &str, here: &BTreeSet<&str>) -> Vec<String>
 /// Returns the files in the `weight_map` of an index. Invalid JSON gives none; the loader reports it.
 fn shards_of(index: &Path) -> Result<BTreeSet<String>> {
     let mut text = Vec::new();
-    let file = File::open(index).map_err(HubError::io(index, "open"))?;
-    file.take(LONGEST_INDEX).read_to_end(&mut text).map_err(HubError::io(index, "read"))?;
+    let file = File::open(index).map_err(Error::io(index, "open"))?;
+    file.take(LONGEST_INDEX).read_to_end(&mut text).map_err(Error::io(index, "read"))?;
     let value: Value = serde_json::from_slice(&text).unwrap_or_default();
     let map = value.get("weight_map").and_then(Value::as_object);
     let names = map.into_iter().flat_map(|map| map.values()).filter_map(Value::as_str);

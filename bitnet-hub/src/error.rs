@@ -15,12 +15,12 @@ pub struct Choice {
 }
 
 /// The result type of this crate.
-pub type Result<T, E = HubError> = std::result::Result<T, E>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// An error of a hub or its cache. Messages never contain a token or the query of a URL.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum HubError {
+pub enum Error {
     /// The text is not a model name.
     #[error(
         "{text:?} is not a model name: {problem}; write OWNER/NAME, OWNER/NAME@REVISION or OWNER/NAME:FILE"
@@ -250,7 +250,7 @@ pub enum HubError {
     Stopped,
 }
 
-impl HubError {
+impl Error {
     /// Returns a closure for `map_err`: `action` failed on `path`.
     pub(crate) fn io(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { path: path.to_owned(), action, source }

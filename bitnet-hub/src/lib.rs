@@ -11,7 +11,7 @@
 //! let cache = HubCache::new("there-is-no-such-folder");
 //! let missing = cache.find(&name).unwrap_err();
 //! assert!(missing.to_string().contains("bitnet pull microsoft/bitnet-b1.58-2B-4T-gguf"));
-//! # Ok::<(), bitnet_hub::HubError>(())
+//! # Ok::<(), bitnet_hub::Error>(())
 //! ```
 #![forbid(unsafe_code)]
 
@@ -28,7 +28,7 @@ mod settings;
 pub mod stored;
 
 pub use cache::HubCache;
-pub use error::{HubError, Result};
+pub use error::{Error, Result};
 #[cfg(feature = "download")]
 pub use hub::{Event, Hold, Hub, Listing, Pulled, RemoteFile, State, Watch};
 pub use name::{ModelName, Repository, path_problem};

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::error::{HubError, Result};
+use crate::error::{Error, Result};
 
 /// Maximum length of a path from a hub, in bytes.
 const LONGEST_PATH: usize = 1024;
@@ -20,9 +20,9 @@ impl Repository {
     /// parts that neither begin nor end with `-` or `.`.
     ///
     /// # Errors
-    /// [`HubError::Reference`] with the violated rule.
+    /// [`Error::Reference`] with the violated rule.
     pub fn new(name: &str) -> Result<Self> {
-        let wrong = |problem| HubError::Reference { text: name.to_owned(), problem };
+        let wrong = |problem| Error::Reference { text: name.to_owned(), problem };
         if name.len() > LONGEST_REPOSITORY {
             return Err(wrong("it is longer than 96 characters"));
         }
@@ -80,9 +80,9 @@ impl ModelName {
     /// Parses a model name.
     ///
     /// # Errors
-    /// [`HubError::Reference`] for an invalid name.
+    /// [`Error::Reference`] for an invalid name.
     pub fn parse(text: &str) -> Result<Self> {
-        let wrong = |problem| HubError::Reference { text: text.to_owned(), problem };
+        let wrong = |problem| Error::Reference { text: text.to_owned(), problem };
         let rest = text.strip_prefix("hf:").unwrap_or(text);
         let rest = rest.strip_prefix("//").unwrap_or(rest);
         let (rest, file) = match rest.split_once(':') {
@@ -100,7 +100,7 @@ impl ModelName {
             return Err(wrong("the text after the colon is not a file name"));
         }
         let repository = Repository::new(name).map_err(|error| match error {
-            HubError::Reference { problem, .. } => wrong(problem),
+            Error::Reference { problem, .. } => wrong(problem),
             other => other,
         })?;
         Ok(Self {
@@ -235,7 +235,7 @@ mod tests {
             "a/b#c",
             "https://x/a/b",
         ] {
-            assert!(matches!(ModelName::parse(text), Err(HubError::Reference { .. })), "{text:?}");
+            assert!(matches!(ModelName::parse(text), Err(Error::Reference { .. })), "{text:?}");
         }
         assert!(Repository::new(&"a".repeat(97)).is_err());
     }

@@ -5,7 +5,7 @@
 //! because loading would fail only after gigabytes of download.
 
 use crate::choose::{Choice, Found, Selection, Wanted, choose, gguf_models};
-use crate::error::{HubError, Result};
+use crate::error::{Error, Result};
 use crate::name::Repository;
 
 /// Estimated memory per 100 bytes of a file: weights, context and program.
@@ -46,7 +46,7 @@ const PLAIN: &[&str] = &["bf16", "f16", "fp16", "f32", "fp32"];
 /// Returns the best model for a machine with `memory` free bytes (`None` if unknown). `files` are sorted by path.
 ///
 /// # Errors
-/// [`HubError::NoModel`] if there is none, [`HubError::NotRunnable`] if all types are unsupported.
+/// [`Error::NoModel`] if there is none, [`Error::NotRunnable`] if all types are unsupported.
 pub fn recommend(
     repository: &Repository,
     files: &[Found],
@@ -79,7 +79,7 @@ pub fn recommend(
     };
     let number = candidates.len();
     if number > 0 && candidates.iter().all(|(form, ..)| *form == Form::Unreadable) {
-        return Err(HubError::NotRunnable {
+        return Err(Error::NotRunnable {
             repository: repository.to_string(),
             choices: candidates.into_iter().map(|(_, choice, _)| choice).collect(),
         });
@@ -173,7 +173,7 @@ mod tests {
             .map(|path| Found { path: (*path).to_owned(), bytes: Some(1 << 20) })
             .collect();
         let error = recommend(&repository, &found, None).unwrap_err();
-        assert!(matches!(error, HubError::NotRunnable { .. }), "{error:?}");
+        assert!(matches!(error, Error::NotRunnable { .. }), "{error:?}");
         let text = error.to_string();
         assert!(text.contains("a/b:m-Q4_K_M.gguf (1.0 MiB)"), "{text}");
         assert!(text.contains("a/b:m-Q5_K_S.gguf") && !text.contains("mmproj"), "{text}");

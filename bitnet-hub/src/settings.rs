@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::cache::HubCache;
-use crate::error::{HubError, Result};
+use crate::error::{Error, Result};
 
 /// The default hub.
 const ENDPOINT: &str = "https://huggingface.co";
@@ -23,11 +23,11 @@ impl Token {
     /// Creates a token from trimmed text; `None` if it is empty.
     ///
     /// # Errors
-    /// [`HubError::Setting`] for `from` if the text is not valid in an HTTP header.
+    /// [`Error::Setting`] for `from` if the text is not valid in an HTTP header.
     pub fn new(text: &str, from: &str) -> Result<Option<Self>> {
         let text = text.trim();
         if !text.bytes().all(|b| b.is_ascii_graphic()) {
-            return Err(HubError::Setting {
+            return Err(Error::Setting {
                 name: from.to_owned(),
                 problem: "the token contains invalid characters; copy it again".to_owned(),
             });
@@ -71,7 +71,7 @@ impl Settings {
     /// Reads the settings from the environment of this process.
     ///
     /// # Errors
-    /// [`HubError::Setting`] with the invalid variable.
+    /// [`Error::Setting`] with the invalid variable.
     pub fn from_environment() -> Result<Self> {
         Self::from_variables(&|name| std::env::var_os(name))
     }
@@ -79,7 +79,7 @@ impl Settings {
     /// Reads the settings from the variables of `get`.
     ///
     /// # Errors
-    /// [`HubError::Setting`] with the invalid variable.
+    /// [`Error::Setting`] with the invalid variable.
     pub fn from_variables(get: &dyn Fn(&str) -> Option<OsString>) -> Result<Self> {
         let variables = Variables(get);
         let home = variables.folder("HF_HOME").or_else(|| {
@@ -92,7 +92,7 @@ impl Settings {
             .folder("HF_HUB_CACHE")
             .or_else(|| variables.folder("HUGGINGFACE_HUB_CACHE"))
             .or_else(|| Some(home.as_ref()?.join("hub")))
-            .ok_or_else(|| HubError::Setting {
+            .ok_or_else(|| Error::Setting {
                 name: "HF_HUB_CACHE".to_owned(),
                 problem: "there is no home folder: set it to the cache folder".to_owned(),
             })?;
@@ -121,7 +121,7 @@ impl Variables<'_> {
     }
 
     fn text(&self, name: &str) -> Result<Option<String>> {
-        self.raw(name).map(|value| value.into_string()).transpose().map_err(|_| HubError::Setting {
+        self.raw(name).map(|value| value.into_string()).transpose().map_err(|_| Error::Setting {
             name: name.to_owned(),
             problem: "it is not UTF-8".to_owned(),
         })
@@ -157,7 +157,7 @@ impl Variables<'_> {
         if rest.is_some_and(good) {
             return Ok(endpoint.to_owned());
         }
-        Err(HubError::Setting {
+        Err(Error::Setting {
             name: "HF_ENDPOINT".to_owned(),
             problem: format!("expected a URL such as {ENDPOINT}, without user, password or query"),
         })
@@ -180,14 +180,13 @@ impl Variables<'_> {
             Err(_) => return Ok(None),
         };
         if !data.is_file() || data.len() > LONGEST_TOKEN {
-            return Err(HubError::Setting { name, problem: "it is not a token file".to_owned() });
+            return Err(Error::Setting { name, problem: "it is not a token file".to_owned() });
         }
         match std::fs::read_to_string(&path) {
             Ok(text) => Token::new(&text, &name),
-            Err(error) => Err(HubError::Setting {
-                name,
-                problem: format!("the token can't be read: {error}"),
-            }),
+            Err(error) => {
+                Err(Error::Setting { name, problem: format!("the token can't be read: {error}") })
+            }
         }
     }
 
@@ -196,7 +195,7 @@ impl Variables<'_> {
         let Some(text) = self.text(name)? else { return Ok(Duration::from_secs(TIMEOUT)) };
         match text.trim().parse() {
             Ok(seconds @ 1..=86_400) => Ok(Duration::from_secs(seconds)),
-            _ => Err(HubError::Setting {
+            _ => Err(Error::Setting {
                 name: name.to_owned(),
                 problem: "expected a number of seconds from 1 to 86400".to_owned(),
             }),
@@ -230,7 +229,7 @@ mod tests {
         );
         assert_eq!(folder(&[home, ("HF_HOME", "y"), ("HF_HUB_CACHE", "~/w")]), Path::new("h/w"));
         assert!(
-            matches!(settings(&[]), Err(HubError::Setting { name, .. }) if name == "HF_HUB_CACHE")
+            matches!(settings(&[]), Err(Error::Setting { name, .. }) if name == "HF_HUB_CACHE")
         );
     }
 
@@ -272,7 +271,7 @@ mod tests {
             "x",
             "https://x y",
         ] {
-            assert!(matches!(with("HF_ENDPOINT", wrong), Err(HubError::Setting { .. })), "{wrong}");
+            assert!(matches!(with("HF_ENDPOINT", wrong), Err(Error::Setting { .. })), "{wrong}");
         }
         assert_eq!(with("HF_HUB_DOWNLOAD_TIMEOUT", "30").unwrap().timeout, Duration::from_secs(30));
         for wrong in ["0", "-1", "x", "86401"] {

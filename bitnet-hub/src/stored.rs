@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 
 use crate::cache::{HubCache, RepositoryCache, make_parent};
 use crate::choose::{Wanted, choose};
-use crate::error::{HubError, Result};
+use crate::error::{Error, Result};
 use crate::name::{ModelName, Repository};
 
 /// Maximum folder depth.
@@ -66,7 +66,7 @@ impl HubCache {
     /// Returns the models in the cache, by name.
     ///
     /// # Errors
-    /// [`HubError::Io`] if the cache can't be read.
+    /// [`Error::Io`] if the cache can't be read.
     pub fn models(&self) -> Result<Vec<StoredModel>> {
         let mut models = Vec::new();
         // The cache folder may be a link.
@@ -88,7 +88,7 @@ impl HubCache {
     /// remove anything.
     ///
     /// # Errors
-    /// [`HubError::NotCached`], [`HubError::NotRemoved`], [`HubError::Io`].
+    /// [`Error::NotCached`], [`Error::NotRemoved`], [`Error::Io`].
     pub fn plan_removal(&self, name: &ModelName) -> Result<Removal> {
         // Links must lead to contents by a path without `..` and links.
         let hub_cache = self.canonical().ok_or_else(|| self.not_cached(name))?;
@@ -97,12 +97,12 @@ impl HubCache {
             Ok(data) if data.is_dir() => {}
             Ok(_) => {
                 let problem = "it is a link or a file, not the folder of a model";
-                return Err(HubError::NotRemoved { path: cache.folder, problem });
+                return Err(Error::NotRemoved { path: cache.folder, problem });
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(self.not_cached(name));
             }
-            Err(error) => return Err(HubError::io(&cache.folder, "look at")(error)),
+            Err(error) => return Err(Error::io(&cache.folder, "look at")(error)),
         }
         let all = cache.entries()?;
         let commit = match &name.revision {
@@ -275,15 +275,15 @@ impl Removal {
     /// Plans again under locks, removes the files and returns the actual removal, which may be smaller than the plan.
     ///
     /// # Errors
-    /// [`HubError::NotRemoved`] if another process downloads this model, or more would be removed than planned;
-    /// [`HubError::NotCached`] if nothing is left to remove; [`HubError::Io`].
+    /// [`Error::NotRemoved`] if another process downloads this model, or more would be removed than planned;
+    /// [`Error::NotCached`] if nothing is left to remove; [`Error::Io`].
     pub fn run(&self) -> Result<Self> {
         let _alone = self.lock_alone()?;
         let held = self.lock()?;
         let now = self.hub_cache.plan_removal(&self.name)?;
         if now.is_more_than(self) {
             let problem = "files were added since the removal was planned; run the command again";
-            return Err(HubError::NotRemoved { path: self.cache.folder.clone(), problem });
+            return Err(Error::NotRemoved { path: self.cache.folder.clone(), problem });
         }
         now.remove(&held)?;
         Ok(now)
@@ -334,7 +334,7 @@ impl Removal {
         if folder.exists() {
             let problem =
                 "the remaining files are not part of the model, or were added during the removal";
-            return Err(HubError::NotRemoved { path: folder.clone(), problem });
+            return Err(Error::NotRemoved { path: folder.clone(), problem });
         }
         Ok(())
     }
@@ -346,7 +346,7 @@ impl Removal {
             if data.is_dir() && depth > 0 {
                 self.remove_references(&path, depth - 1)?;
             } else if data.is_file() && data.len() <= 64 {
-                let text = fs::read(&path).map_err(HubError::io(&path, "read"))?;
+                let text = fs::read(&path).map_err(Error::io(&path, "read"))?;
                 let text = String::from_utf8_lossy(&text);
                 if self.whole || self.commits.contains(text.trim()) {
                     remove_file(&path)?;
@@ -361,7 +361,7 @@ impl Removal {
         let path = &self.cache.removal_lock;
         make_parent(path)?;
         let lock = File::options().create(true).append(true).open(path);
-        let lock = lock.map_err(HubError::io(path, "open the lock"))?;
+        let lock = lock.map_err(Error::io(path, "open the lock"))?;
         match lock.try_lock() {
             Err(TryLockError::WouldBlock) => Err(busy(path)),
             _ => Ok(lock),
@@ -377,7 +377,7 @@ impl Removal {
             }
             let path = self.cache.locks.join(name);
             let lock = File::options().append(true).open(&path);
-            let lock = lock.map_err(HubError::io(&path, "open the lock"))?;
+            let lock = lock.map_err(Error::io(&path, "open the lock"))?;
             if matches!(lock.try_lock(), Err(TryLockError::WouldBlock)) {
                 return Err(busy(&path));
             }
@@ -387,9 +387,9 @@ impl Removal {
     }
 }
 
-fn busy(path: &Path) -> HubError {
+fn busy(path: &Path) -> Error {
     let problem = "another program downloads or removes this model; stop it first";
-    HubError::NotRemoved { path: path.to_owned(), problem }
+    Error::NotRemoved { path: path.to_owned(), problem }
 }
 
 /// Lists a folder without following links; empty if it does not exist or is a link.
@@ -397,7 +397,7 @@ fn list(folder: &Path) -> Result<Vec<(String, Metadata)>> {
     if !fs::symlink_metadata(folder).is_ok_and(|data| data.is_dir()) {
         return Ok(Vec::new());
     }
-    let failed = || HubError::io(folder, "list");
+    let failed = || Error::io(folder, "list");
     let mut names = Vec::new();
     for entry in fs::read_dir(folder).map_err(failed())? {
         let entry = entry.map_err(failed())?;
@@ -425,7 +425,7 @@ fn is_shared(data: &Metadata) -> bool {
 fn remove_file(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(HubError::io(path, "remove")(error))
+            Err(Error::io(path, "remove")(error))
         }
         _ => Ok(()),
     }
@@ -447,7 +447,7 @@ fn remove_empty(folder: &Path, depth: usize) -> Result<()> {
 fn remove_all(path: &Path) -> Result<()> {
     match fs::symlink_metadata(path) {
         Err(_) => Ok(()),
-        Ok(data) if data.is_dir() => fs::remove_dir_all(path).map_err(HubError::io(path, "remove")),
+        Ok(data) if data.is_dir() => fs::remove_dir_all(path).map_err(Error::io(path, "remove")),
         Ok(_) => remove_file(path),
     }
 }

@@ -25,7 +25,7 @@ mod left_out {
 mod built_in {
     use anyhow::{Context, Result, bail};
     use bitnet_hub::choose::{Choice, Found, Wanted, choose};
-    use bitnet_hub::{HubError, Listing, ModelName, Pulled, State};
+    use bitnet_hub::{Listing, ModelName, Pulled, State};
     use serde_json::{Value, json};
 
     use crate::args::{Cli, PullArgs};
@@ -44,9 +44,10 @@ mod built_in {
         if settings.offline
             && !matching
             && !args.list
-            && let Err(HubError::NotCached { what, folder, missing }) = settings.cache.find(&name)
+            && let Err(bitnet_hub::Error::NotCached { what, folder, missing }) =
+                settings.cache.find(&name)
         {
-            return Err(HubError::Offline { what, folder, missing }.into());
+            return Err(bitnet_hub::Error::Offline { what, folder, missing }.into());
         }
         let mut downloads = Downloads::new(settings, args.quiet, output)?;
         let Some(listing) = downloads.list(&name)? else { return Ok(Outcome::Interrupted) };
@@ -62,7 +63,9 @@ mod built_in {
             None => Wanted::Model,
         };
         let selection = match choose(&name.repository, &files, &wanted) {
-            Err(HubError::Choose { choices, .. }) => return ask(&name, &choices, downloads.output),
+            Err(bitnet_hub::Error::Choose { choices, .. }) => {
+                return ask(&name, &choices, downloads.output);
+            }
             selection => selection?,
         };
         let Some(pulled) = downloads.take(&listing, &selection)? else {

@@ -7,7 +7,7 @@ use ureq::{Agent, Body};
 
 use super::address::Address;
 use super::refusal::Trouble;
-use crate::error::{HubError, Result};
+use crate::error::{Error, Result};
 use crate::settings::{Settings, Token};
 
 /// Maximum number of redirects per request.
@@ -56,7 +56,7 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(settings: &Settings) -> Result<Self> {
-        let hub = Address::parse(&settings.endpoint).ok_or_else(|| HubError::Setting {
+        let hub = Address::parse(&settings.endpoint).ok_or_else(|| Error::Setting {
             name: "HF_ENDPOINT".to_owned(),
             problem: "it is no address".to_owned(),
         })?;
@@ -148,7 +148,7 @@ impl Client {
 
 /// Reads the certificates of a PEM file.
 fn certificates(path: &std::path::Path) -> Result<Vec<Certificate<'static>>> {
-    let wrong = |problem: String| HubError::Setting { name: "SSL_CERT_FILE".to_owned(), problem };
+    let wrong = |problem: String| Error::Setting { name: "SSL_CERT_FILE".to_owned(), problem };
     let bytes =
         std::fs::read(path).map_err(|error| wrong(format!("{}: {error}", path.display())))?;
     let items = parse_pem(&bytes).filter_map(|item| match item {

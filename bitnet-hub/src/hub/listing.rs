@@ -8,7 +8,7 @@ use super::client::Follow;
 use super::refusal::{Requested, Trouble};
 use super::{Hub, Watch};
 use crate::choose::Found;
-use crate::error::{HubError, Result};
+use crate::error::{Error, Result};
 use crate::name::{Repository, is_commit, is_hex};
 
 /// Maximum size of a repository description in bytes.
@@ -78,7 +78,7 @@ impl Hub {
     /// Lists `repository` at `revision`; offline, lists the cached files.
     ///
     /// # Errors
-    /// See [`HubError`].
+    /// See [`Error`].
     pub fn list(
         &self,
         repository: &Repository,
@@ -93,7 +93,7 @@ impl Hub {
             self.settings.endpoint,
             encode(revision, "")
         );
-        let unusable = || HubError::Setting {
+        let unusable = || Error::Setting {
             name: "HF_ENDPOINT".to_owned(),
             problem: "it is no address".to_owned(),
         };
@@ -101,7 +101,7 @@ impl Hub {
         let requested = Requested { repository, revision, file: None };
         let text =
             self.trying(repository.as_str(), watch, || self.describe(&address, requested))?;
-        let wrong = |problem: String| HubError::Answer { address: address.shown(), problem };
+        let wrong = |problem: String| Error::Answer { address: address.shown(), problem };
         let description: Description = serde_json::from_slice(&text).map_err(|error| {
             wrong(format!("the description of the repository can't be read: {error}"))
         })?;
@@ -134,7 +134,7 @@ impl Hub {
 
     fn list_cached(&self, repository: &Repository, revision: &str) -> Result<Listing> {
         let cache = self.settings.cache.repository(repository);
-        let missing = || HubError::Offline {
+        let missing = || Error::Offline {
             what: format!("{repository}@{revision}"),
             folder: self.settings.cache.folder().to_owned(),
             missing: Vec::new(),

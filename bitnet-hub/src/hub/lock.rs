@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{Event, Watch, tell};
 use crate::cache::make_parent;
-use crate::error::{HubError, Result};
+use crate::error::{Error, Result};
 
 /// Poll interval for a lock held by another process.
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -44,7 +44,7 @@ pub(crate) fn hold(
 ) -> Result<Option<File>> {
     make_parent(path)?;
     let lock = File::options().create(true).append(true).open(path);
-    let lock = lock.map_err(HubError::io(path, "open the lock"))?;
+    let lock = lock.map_err(Error::io(path, "open the lock"))?;
     loop {
         match lock.try_lock() {
             Ok(()) => return Ok(Some(lock)),

@@ -61,7 +61,7 @@ impl Hub {
             file: Some(path),
         };
         self.trying(path, watch, || {
-            let address = Address::parse(&text).ok_or_else(|| crate::HubError::Answer {
+            let address = Address::parse(&text).ok_or_else(|| crate::Error::Answer {
                 address: text.clone(),
                 problem: "it is no address".to_owned(),
             })?;

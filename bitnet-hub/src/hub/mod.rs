@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::cache::RepositoryCache;
-use crate::error::{HubError, Result};
+use crate::error::{Error, Result};
 use crate::name::{Repository, path_problem};
 use crate::settings::Settings;
 use client::Client;
@@ -106,7 +106,7 @@ impl Hub {
     /// Creates a hub from settings, without network access.
     ///
     /// # Errors
-    /// [`HubError::Setting`] for invalid certificates or proxies.
+    /// [`Error::Setting`] for invalid certificates or proxies.
     pub fn new(settings: Settings) -> Result<Self> {
         let client = Client::new(&settings)?;
         Ok(Self { settings, client, pause: Box::new(std::thread::sleep) })
@@ -128,11 +128,11 @@ impl Hub {
     /// checksum.
     ///
     /// # Errors
-    /// See [`HubError`]; [`HubError::FileName`] for an unsafe file name.
+    /// See [`Error`]; [`Error::FileName`] for an unsafe file name.
     pub fn pull(&self, listing: &Listing, path: &str, watch: &mut Watch<'_>) -> Result<Pulled> {
         let repository = &listing.repository;
         if let Some(problem) = path_problem(path) {
-            return Err(HubError::FileName {
+            return Err(Error::FileName {
                 repository: repository.to_string(),
                 file: path.to_owned(),
                 problem,
@@ -165,7 +165,7 @@ impl Hub {
     /// Prevents this program from removing the model during a download. Hold the guard until all files are downloaded.
     ///
     /// # Errors
-    /// [`HubError::Stopped`] if `watch` stops the wait for a removal.
+    /// [`Error::Stopped`] if `watch` stops the wait for a removal.
     pub fn hold(&self, repository: &Repository, watch: &mut Watch<'_>) -> Result<Hold> {
         let cache = self.settings.cache.repository(repository);
         let lock = lock::share(&cache.removal_lock, repository.as_str(), watch, &self.pause)?;
@@ -176,7 +176,7 @@ impl Hub {
     /// always points to a complete model.
     ///
     /// # Errors
-    /// [`HubError::Io`].
+    /// [`Error::Io`].
     pub fn settle(&self, listing: &Listing) -> Result<()> {
         self.cache(listing).note_commit(&listing.revision, &listing.commit)
     }
@@ -189,7 +189,7 @@ impl Hub {
     fn ensure_online(&self, what: &str) -> Result<()> {
         if self.settings.offline {
             let folder = self.settings.cache.folder().to_owned();
-            return Err(HubError::Offline { what: what.to_owned(), folder, missing: Vec::new() });
+            return Err(Error::Offline { what: what.to_owned(), folder, missing: Vec::new() });
         }
         Ok(())
     }
@@ -204,6 +204,6 @@ fn size(path: &std::path::Path) -> Option<u64> {
 fn tell(watch: &mut Watch<'_>, event: Event<'_>) -> Result<()> {
     match watch(event) {
         ControlFlow::Continue(()) => Ok(()),
-        ControlFlow::Break(()) => Err(HubError::Stopped),
+        ControlFlow::Break(()) => Err(Error::Stopped),
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::address::Address;
 use super::client::Answer;
 use super::{Event, Hub, Watch, tell};
-use crate::error::{HubError, Result};
+use crate::error::{Error, Result};
 use crate::name::Repository;
 
 /// Maximum number of consecutive failures without progress.
@@ -26,14 +26,14 @@ pub(crate) enum Trouble {
         /// The delay requested by the server.
         wait: Option<Duration>,
         /// The error after all retries.
-        error: Box<HubError>,
+        error: Box<Error>,
     },
     /// A final failure.
-    Final(HubError),
+    Final(Error),
 }
 
-impl From<HubError> for Trouble {
-    fn from(error: HubError) -> Self {
+impl From<Error> for Trouble {
+    fn from(error: Error) -> Self {
         Self::Final(error)
     }
 }
@@ -41,20 +41,20 @@ impl From<HubError> for Trouble {
 impl Trouble {
     /// Creates a final failure for an invalid response.
     pub(crate) fn answer(address: &Address, problem: &str) -> Self {
-        Self::Final(HubError::Answer { address: address.shown(), problem: problem.to_owned() })
+        Self::Final(Error::Answer { address: address.shown(), problem: problem.to_owned() })
     }
 
     /// Creates a transient failure for a broken connection or a truncated response.
     pub(crate) fn broken(address: &Address, why: &str) -> Self {
         let advice = "check the connection and try again: the download will resume";
-        let error = HubError::Unreachable { address: address.shown(), why: why.to_owned(), advice };
+        let error = Error::Unreachable { address: address.shown(), why: why.to_owned(), advice };
         Self::Again { why: why.to_owned(), wait: None, error: Box::new(error) }
     }
 
     /// Creates the failure of a request.
     pub(crate) fn connection(address: &Address, error: &ureq::Error) -> Self {
         let final_one = |why: String, advice| {
-            Self::Final(HubError::Unreachable { address: address.shown(), why, advice })
+            Self::Final(Error::Unreachable { address: address.shown(), why, advice })
         };
         let distrusted = "the certificate is not trusted: behind a corporate proxy set SSL_CERT_FILE to its certificate";
         match error {
@@ -106,7 +106,7 @@ impl Hub {
         Trouble::Final(error)
     }
 
-    fn refused(&self, answer: &Answer, requested: Requested<'_>, from_hub: bool) -> HubError {
+    fn refused(&self, answer: &Answer, requested: Requested<'_>, from_hub: bool) -> Error {
         let repository = requested.repository.to_string();
         let endpoint = self.settings.endpoint.clone();
         let code = answer.header("x-error-code").filter(|_| from_hub).unwrap_or_default();
@@ -115,20 +115,20 @@ impl Hub {
             said.contains("Invalid credentials") || code.is_empty() && self.client.has_token();
         match (answer.status, code) {
             (_, "RevisionNotFound") => {
-                HubError::NoRevision { repository, revision: requested.revision.to_owned() }
+                Error::NoRevision { repository, revision: requested.revision.to_owned() }
             }
             (_, "EntryNotFound") => {
-                HubError::NoFile { repository, file: requested.file.unwrap_or_default().to_owned() }
+                Error::NoFile { repository, file: requested.file.unwrap_or_default().to_owned() }
             }
-            (_, "GatedRepo") => HubError::Gated { repository, endpoint },
-            (401, _) if bad_token => HubError::Token { endpoint },
-            (401, _) | (404, "RepoNotFound") => HubError::NoRepository { repository, endpoint },
-            (403, _) if from_hub => HubError::Forbidden { repository, endpoint, said },
+            (_, "GatedRepo") => Error::Gated { repository, endpoint },
+            (401, _) if bad_token => Error::Token { endpoint },
+            (401, _) | (404, "RepoNotFound") => Error::NoRepository { repository, endpoint },
+            (403, _) if from_hub => Error::Forbidden { repository, endpoint, said },
             (404, _) => match requested.file {
-                Some(file) => HubError::NoFile { repository, file: file.to_owned() },
-                None => HubError::NoRepository { repository, endpoint },
+                Some(file) => Error::NoFile { repository, file: file.to_owned() },
+                None => Error::NoRepository { repository, endpoint },
             },
-            (status, _) => HubError::Status { address: answer.address.shown(), status, said },
+            (status, _) => Error::Status { address: answer.address.shown(), status, said },
         }
     }
 

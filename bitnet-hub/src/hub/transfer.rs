@@ -13,7 +13,7 @@ use super::metadata::Metadata;
 use super::refusal::{Requested, Trouble};
 use super::{Event, Hub, Listing, State, Watch, disk, tell};
 use crate::cache::{RepositoryCache, make_parent};
-use crate::error::{HubError, Result};
+use crate::error::{Error, Result};
 
 /// Buffer size in bytes.
 const CHUNK: usize = 256 << 10;
@@ -46,9 +46,9 @@ impl<'a> Transfer<'a> {
         make_parent(&partial)?;
         let file =
             File::options().read(true).write(true).create(true).truncate(false).open(&partial);
-        let file = file.map_err(HubError::io(&partial, "open"))?;
+        let file = file.map_err(Error::io(&partial, "open"))?;
         let parsed = Address::parse(&address);
-        let no_address = || HubError::Answer { address, problem: "it is no address".to_owned() };
+        let no_address = || Error::Answer { address, problem: "it is no address".to_owned() };
         Ok(Self {
             hub,
             requested: Requested {
@@ -91,7 +91,7 @@ impl<'a> Transfer<'a> {
     /// Hashes the partial file and returns its length. Without a checksum its contents can't be verified, and it is
     /// discarded.
     fn take_over(&mut self, watch: &mut Watch<'_>) -> Result<u64> {
-        let there = self.file.metadata().map_err(HubError::io(&self.partial, "look at"))?.len();
+        let there = self.file.metadata().map_err(Error::io(&self.partial, "look at"))?.len();
         if there == 0 {
             return Ok(0);
         }
@@ -101,7 +101,7 @@ impl<'a> Transfer<'a> {
         }
         let mut chunk = vec![0; CHUNK];
         loop {
-            let read = self.file.read(&mut chunk).map_err(HubError::io(&self.partial, "read"))?;
+            let read = self.file.read(&mut chunk).map_err(Error::io(&self.partial, "read"))?;
             if read == 0 {
                 return Ok(self.have);
             }
@@ -119,8 +119,8 @@ impl<'a> Transfer<'a> {
             let Err(trouble) = self.attempt(watch) else { continue };
             failures = if self.have > most { 1 } else { failures + 1 };
             most = most.max(self.have);
-            if let Trouble::Final(HubError::Length { expected, got, .. }) = trouble {
-                return Err(self.discard(HubError::Length {
+            if let Trouble::Final(Error::Length { expected, got, .. }) = trouble {
+                return Err(self.discard(Error::Length {
                     file: self.path.to_owned(),
                     expected,
                     got,
@@ -209,8 +209,8 @@ impl<'a> Transfer<'a> {
 
     /// Discards the partial file.
     fn restart(&mut self, why: &str, watch: &mut Watch<'_>) -> Result<()> {
-        self.file.set_len(0).map_err(HubError::io(&self.partial, "empty"))?;
-        self.file.seek(SeekFrom::Start(0)).map_err(HubError::io(&self.partial, "empty"))?;
+        self.file.set_len(0).map_err(Error::io(&self.partial, "empty"))?;
+        self.file.seek(SeekFrom::Start(0)).map_err(Error::io(&self.partial, "empty"))?;
         self.have = 0;
         self.sum = self.metadata.expected.begin(self.metadata.bytes);
         tell(watch, Event::FromTheBeginning { file: self.path, why })
@@ -220,14 +220,14 @@ impl<'a> Transfer<'a> {
         Event::Progress { file: self.path, have: self.have, bytes: self.metadata.bytes }
     }
 
-    fn wrong_length(&self, got: u64) -> HubError {
-        HubError::Length { file: self.path.to_owned(), expected: self.metadata.bytes, got }
+    fn wrong_length(&self, got: u64) -> Error {
+        Error::Length { file: self.path.to_owned(), expected: self.metadata.bytes, got }
     }
 
     /// Verifies the complete file; returns the problem, if any.
-    fn problem(&self) -> Option<HubError> {
+    fn problem(&self) -> Option<Error> {
         let (kind, expected, got) = self.metadata.expected.problem(self.sum.clone())?;
-        Some(HubError::Checksum { file: self.path.to_owned(), kind, expected, got })
+        Some(Error::Checksum { file: self.path.to_owned(), kind, expected, got })
     }
 
     fn ensure_room(&self) -> Result<()> {
@@ -239,9 +239,9 @@ impl<'a> Transfer<'a> {
         }
     }
 
-    fn no_room(&self, free: Option<u64>) -> HubError {
+    fn no_room(&self, free: Option<u64>) -> Error {
         let folder = self.partial.parent().unwrap_or(Path::new(".")).to_owned();
-        HubError::Disk {
+        Error::Disk {
             file: self.path.to_owned(),
             folder,
             needed: self.metadata.bytes - self.have,
@@ -249,15 +249,15 @@ impl<'a> Transfer<'a> {
         }
     }
 
-    fn write_error(&self, error: io::Error) -> HubError {
+    fn write_error(&self, error: io::Error) -> Error {
         match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => self.no_room(None),
-            _ => HubError::io(&self.partial, "write")(error),
+            _ => Error::io(&self.partial, "write")(error),
         }
     }
 
     /// Removes the partial file and returns `error`.
-    fn discard(&self, error: HubError) -> HubError {
+    fn discard(&self, error: Error) -> Error {
         // If the removal fails, the next download detects the damage.
         let _ = std::fs::remove_file(&self.partial);
         error
@@ -268,8 +268,8 @@ impl<'a> Transfer<'a> {
         self.file.sync_all().map_err(|error| self.write_error(error))?;
         let Self { file, partial, blob, .. } = self;
         drop(file);
-        std::fs::rename(&partial, &blob).map_err(HubError::io(&blob, "put into place"))?;
-        sync_folder(&blob).map_err(HubError::io(&blob, "flush to disk"))
+        std::fs::rename(&partial, &blob).map_err(Error::io(&blob, "put into place"))?;
+        sync_folder(&blob).map_err(Error::io(&blob, "flush to disk"))
     }
 }
 

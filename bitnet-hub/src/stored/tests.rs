@@ -61,7 +61,7 @@ fn removing_a_model_removes_exactly_its_files() {
     assert!(!repository.folder.exists() && !repository.locks.exists());
     assert_eq!(fs::read(folder.path().join("outside")).unwrap(), b"mine");
     assert_eq!(cache.models().unwrap()[0].repository.as_str(), "c/d");
-    assert!(matches!(removal(&cache, "a/b"), Err(HubError::NotCached { .. })));
+    assert!(matches!(removal(&cache, "a/b"), Err(Error::NotCached { .. })));
 }
 
 #[test]
@@ -79,8 +79,8 @@ fn shared_contents_stay() {
     assert_eq!((file.files(), file.freed_bytes()), (1, 1000));
     file.run().unwrap();
     assert!(!repository.blob("e2").exists() && repository.blob("e3").exists());
-    assert!(matches!(removal(&cache, "a/b:none"), Err(HubError::NotCached { .. })));
-    assert!(matches!(removal(&cache, "a/b@none"), Err(HubError::NotCached { .. })));
+    assert!(matches!(removal(&cache, "a/b:none"), Err(Error::NotCached { .. })));
+    assert!(matches!(removal(&cache, "a/b@none"), Err(Error::NotCached { .. })));
 }
 
 #[test]
@@ -90,15 +90,15 @@ fn files_added_after_planning_stay() {
     let planned = removal(&cache, "a/b").unwrap();
     fs::write(repository.partial("e5"), "begun").unwrap();
     let refused = planned.run();
-    assert!(matches!(refused, Err(HubError::NotRemoved { .. })), "{refused:?}");
+    assert!(matches!(refused, Err(Error::NotRemoved { .. })), "{refused:?}");
     assert!(repository.partial("e5").exists() && repository.blob("e2").exists());
     // A growing partial file is an active download.
     let planned = removal(&cache, "a/b").unwrap();
     fs::write(repository.partial("e5"), "begun, and more").unwrap();
-    assert!(matches!(planned.run(), Err(HubError::NotRemoved { .. })));
+    assert!(matches!(planned.run(), Err(Error::NotRemoved { .. })));
     let planned = removal(&cache, "a/b").unwrap();
     repository.show(NEW, "tokenizer.json", "e1").unwrap();
-    assert!(matches!(planned.run(), Err(HubError::NotRemoved { .. })));
+    assert!(matches!(planned.run(), Err(Error::NotRemoved { .. })));
     let planned = removal(&cache, "a/b").unwrap();
     removal(&cache, "a/b@v1").unwrap().run().unwrap();
     let less = planned.run().unwrap();
@@ -114,7 +114,7 @@ fn a_download_between_two_files_prevents_removal() {
     let lock = lock.unwrap();
     lock.lock_shared().unwrap();
     let busy = removal(&cache, "a/b").unwrap().run();
-    assert!(matches!(busy, Err(HubError::NotRemoved { .. })), "{busy:?}");
+    assert!(matches!(busy, Err(Error::NotRemoved { .. })), "{busy:?}");
     drop(lock);
     removal(&cache, "a/b").unwrap().run().unwrap();
     assert!(!repository.folder.exists());
@@ -154,11 +154,11 @@ fn links_and_models_in_use_are_not_removed() {
     let folder = tempfile::tempdir().unwrap();
     let (cache, repository) = filled(folder.path());
     symlink(folder.path(), cache.folder().join("models--e--f")).unwrap();
-    assert!(matches!(removal(&cache, "e/f"), Err(HubError::NotRemoved { .. })));
+    assert!(matches!(removal(&cache, "e/f"), Err(Error::NotRemoved { .. })));
     assert_eq!(cache.models().unwrap().len(), 2, "a link is no model");
     let lock = File::options().append(true).open(repository.lock("e2")).unwrap();
     lock.lock().unwrap();
     let busy = removal(&cache, "a/b").unwrap().run();
-    assert!(matches!(busy, Err(HubError::NotRemoved { .. })), "{busy:?}");
+    assert!(matches!(busy, Err(Error::NotRemoved { .. })), "{busy:?}");
     assert!(repository.blob("e2").exists());
 }

@@ -13,7 +13,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bitnet_hub::choose::{Wanted, choose};
-use bitnet_hub::{Event, Hub, HubCache, HubError, Listing, Pulled, Repository, Settings, Token};
+use bitnet_hub::{Error, Event, Hub, HubCache, Listing, Pulled, Repository, Settings, Token};
 
 /// A hub client with recorded delays and events.
 pub(crate) struct Puller {
@@ -47,17 +47,17 @@ impl Puller {
         Self { hub, pauses, events: RefCell::default() }
     }
 
-    pub(crate) fn list(&self) -> Result<Listing, HubError> {
+    pub(crate) fn list(&self) -> Result<Listing, Error> {
         self.hub.list(&own(), "main", &mut |event| self.note(event))
     }
 
-    pub(crate) fn pull(&self, path: &str) -> Result<Pulled, HubError> {
+    pub(crate) fn pull(&self, path: &str) -> Result<Pulled, Error> {
         let listing = self.list()?;
         self.hub.pull(&listing, path, &mut |event| self.note(event))
     }
 
     /// Downloads the files that a model needs.
-    pub(crate) fn pull_model(&self) -> Result<Vec<Pulled>, HubError> {
+    pub(crate) fn pull_model(&self) -> Result<Vec<Pulled>, Error> {
         let listing = self.list()?;
         let selection = choose(&own(), &listing.found(), &Wanted::Model)?;
         let pulled = selection.paths.iter();

@@ -4,7 +4,7 @@ use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use bitnet_hub::{HubError, Settings, State};
+use bitnet_hub::{Error, Settings, State};
 
 use crate::server::{COMMIT, Reply, Repository, Server, git_sha1, part, sha256};
 use crate::{Puller, contents, own, secret};
@@ -109,7 +109,7 @@ fn missing_and_gated_files_are_named() {
         missing.contains("own/model has no file \"y.bin\"") && missing.contains("--list"),
         "{missing}"
     );
-    assert!(matches!(puller.pull("gated.bin"), Err(HubError::Gated { .. })));
+    assert!(matches!(puller.pull("gated.bin"), Err(Error::Gated { .. })));
 }
 
 #[test]
@@ -135,13 +135,13 @@ fn a_hub_that_stays_down_is_given_up() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(|_| Reply::status(502));
     let puller = Puller::new(&server.address, folder.path());
-    assert!(matches!(puller.list(), Err(HubError::Status { status: 502, .. })));
+    assert!(matches!(puller.list(), Err(Error::Status { status: 502, .. })));
     assert_eq!(*puller.pauses.borrow(), [1, 2, 4, 8]);
     // A closed port.
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let puller = Puller::new(&format!("http://{closed}"), folder.path());
     let error = puller.list().unwrap_err();
-    assert!(matches!(&error, HubError::Unreachable { .. }), "{error}");
+    assert!(matches!(&error, Error::Unreachable { .. }), "{error}");
     assert!(error.to_string().contains("try again"), "{error}");
     assert_eq!(puller.pauses.borrow().len(), 4);
 }
@@ -192,7 +192,7 @@ fn hostile_names_are_refused_and_touch_nothing() {
     for name in names {
         let error = puller.pull(name).unwrap_err();
         assert!(
-            matches!(&error, HubError::FileName { file, .. } if file == name),
+            matches!(&error, Error::FileName { file, .. } if file == name),
             "{name:?}: {error}"
         );
     }
@@ -223,7 +223,7 @@ fn invalid_responses_are_errors() {
         });
         let error = Puller::new(&server.address, folder.path()).pull(name).unwrap_err();
         assert!(
-            matches!(error, HubError::Answer { .. }) && error.to_string().contains(word),
+            matches!(error, Error::Answer { .. }) && error.to_string().contains(word),
             "{name}: {error}"
         );
     }
@@ -248,7 +248,7 @@ fn offline_means_that_nothing_is_sent() {
     let offline = || Settings { offline: true, ..Puller::settings(&server.address, folder.path()) };
     let error = Puller::with(offline()).list().unwrap_err();
     assert!(
-        matches!(error, HubError::Offline { .. }) && error.to_string().contains("HF_HUB_OFFLINE"),
+        matches!(error, Error::Offline { .. }) && error.to_string().contains("HF_HUB_OFFLINE"),
         "{error}"
     );
     assert_eq!(server.requests().len(), 0);
@@ -257,7 +257,7 @@ fn offline_means_that_nothing_is_sent() {
     puller.hub.settle(&puller.list().unwrap()).unwrap();
     server.requests();
     assert_eq!(Puller::with(offline()).pull("x.bin").unwrap().state, State::Present);
-    assert!(matches!(Puller::with(offline()).pull("y.bin"), Err(HubError::Offline { .. })));
+    assert!(matches!(Puller::with(offline()).pull("y.bin"), Err(Error::Offline { .. })));
     assert_eq!(server.requests().len(), 0);
     assert_eq!(own().folder(), "models--own--model");
     assert_eq!(git_sha1(b""), "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391");

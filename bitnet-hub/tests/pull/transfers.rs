@@ -4,7 +4,7 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use bitnet_hub::{Event, HubError, ModelName, State};
+use bitnet_hub::{Error, Event, ModelName, State};
 
 use crate::server::{COMMIT, Reply, Repository, Server, etag, git_sha1, part, sha256};
 use crate::{Puller, contents, own};
@@ -79,7 +79,7 @@ fn stopped_downloads_resume_in_another_run() {
         Event::Again { .. } => ControlFlow::Break(()),
         _ => ControlFlow::Continue(()),
     });
-    assert!(matches!(stopped, Err(HubError::Stopped)), "{stopped:?}");
+    assert!(matches!(stopped, Err(Error::Stopped)), "{stopped:?}");
     let partial = puller.hub.cache(&listing).partial(&sha256(&contents(100_000)));
     assert_eq!(fs::read(&partial).unwrap(), contents(40_000));
     server.requests();
@@ -150,7 +150,7 @@ fn a_damaged_file_is_not_kept() {
         let puller = Puller::new(&server.address, folder.path());
         let error = puller.pull(name).unwrap_err();
         assert!(
-            matches!(&error, HubError::Checksum { file, expected, got, .. }
+            matches!(&error, Error::Checksum { file, expected, got, .. }
                 if file == name && *expected == good && *got != good),
             "{error}"
         );
@@ -202,9 +202,9 @@ fn a_file_of_another_length_is_refused() {
             let error = puller.pull(BIG).unwrap_err();
             let text = error.to_string();
             if chunked && length < 100_000 {
-                assert!(matches!(error, HubError::Unreachable { .. }), "{text}");
+                assert!(matches!(error, Error::Unreachable { .. }), "{text}");
             } else {
-                assert!(matches!(error, HubError::Length { expected: 100_000, .. }), "{text}");
+                assert!(matches!(error, Error::Length { expected: 100_000, .. }), "{text}");
             }
         }
     }
@@ -283,7 +283,7 @@ fn a_full_disk_is_reported_before_downloading() {
     // The listing states a size as well; the one in the file's headers is used.
     let error = puller.pull(BIG).unwrap_err();
     assert!(
-        matches!(error, HubError::Disk { needed, free: Some(_), .. } if needed == 1 << 60),
+        matches!(error, Error::Disk { needed, free: Some(_), .. } if needed == 1 << 60),
         "{error}"
     );
     assert!(error.to_string().contains("1024.0 PiB"), "{error}");
