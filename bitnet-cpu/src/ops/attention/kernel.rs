@@ -382,7 +382,7 @@ fn mix_block<S: Stored, I: Isa>(
 ) {
     let (lines, _) = v.as_chunks::<LANES>();
     let (chunks, _) = lines.as_chunks::<LANES>();
-    let mut next = next.as_ptr();
+    let mut next = ahead(next, v);
     for (chunk, v) in chunks.iter().enumerate() {
         for _ in v {
             prefetch(next);
@@ -482,6 +482,12 @@ fn as_f32<S: Stored, I: Isa>(isa: I, x: &[S::Raw], out: &mut [f32]) {
     }
 }
 
+/// Where to prefetch: the next block, or this one if there is none. An address outside all pages costs a page walk a line.
+#[inline(always)]
+fn ahead<T>(next: &[T], this: &[T]) -> *const T {
+    if next.is_empty() { this.as_ptr() } else { next.as_ptr() }
+}
+
 /// Dot products of `R` queries (`[head_dim, R]`) with the sixteen keys of a block.
 #[inline(always)]
 fn score<S: Stored, I: Isa, const R: usize>(
@@ -492,7 +498,7 @@ fn score<S: Stored, I: Isa, const R: usize>(
     scores: &mut [f32],
 ) {
     let mut sums = [isa.splat(0.0); R];
-    let mut next = next.as_ptr();
+    let mut next = ahead(next, k);
     for (k, q) in k.as_chunks::<LANES>().0.iter().zip(q.as_chunks::<R>().0) {
         prefetch(next);
         next = next.wrapping_add(LANES);
