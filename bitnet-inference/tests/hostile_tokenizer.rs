@@ -278,6 +278,20 @@ fn llama() -> GgufVocabulary<'static> {
     }
 }
 
+#[test]
+fn texts_that_cannot_be_cut_are_named_by_their_place_in_the_text() {
+    let mut source = llama();
+    source.tokens.push("aa".into());
+    source.scores.as_mut().unwrap().push(-0.5);
+    source.token_types.as_mut().unwrap().push(1);
+    let tokenizer = Tokenizer::from_vocabulary(source).unwrap();
+    let text = " ".repeat(100_000) + &"a".repeat(300_000);
+    let error = tokenizer.encode(&text, PLAIN).unwrap_err();
+    let TokenizerError::NoPlaceToCut { at, .. } = error else { panic!("{error}") };
+    assert!((65_536..=100_000).contains(&at), "{at}");
+    assert!(text[at..].starts_with(' ') || at == 100_000, "{at}");
+}
+
 #[track_caller]
 fn refused_vocabulary(source: GgufVocabulary<'_>) -> String {
     let error = Tokenizer::from_vocabulary(source).unwrap_err().to_string();

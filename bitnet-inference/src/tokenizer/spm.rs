@@ -85,18 +85,19 @@ impl SentencePiece {
         vocabulary: &Vocabulary,
         ids: &mut Vec<u32>,
     ) -> Result<()> {
-        let mut spelled = String::with_capacity(text.len() + SPACE.len_utf8());
-        if prefix {
-            spelled.push(SPACE);
-        }
-        spelled.extend(text.chars().map(|letter| if letter == ' ' { SPACE } else { letter }));
-        if spelled.len() <= CHUNK {
-            return self.encode_chunk(&spelled, vocabulary, ids);
+        let mut prefix = prefix;
+        let mut encode = |chunk: &str| {
+            let prefix = std::mem::take(&mut prefix).then_some(SPACE);
+            let letters = chunk.chars().map(|letter| if letter == ' ' { SPACE } else { letter });
+            let spelled: String = prefix.into_iter().chain(letters).collect();
+            self.encode_chunk(&spelled, vocabulary, ids)
+        };
+        if text.len() <= CHUNK {
+            return encode(text);
         }
         let tokens = || vocabulary.iter().map(|(_, piece)| piece.text);
         let pairs = self.pairs.get_or_init(|| Pairs::in_tokens(tokens()));
-        let apart = Apart { pairs, known_to: None, space: SPACE };
-        for_each_chunk(&spelled, &apart, |chunk| self.encode_chunk(chunk, vocabulary, ids))
+        for_each_chunk(text, &Apart { pairs, known_to: None, space: SPACE }, encode)
     }
 
     fn encode_chunk(&self, text: &str, vocabulary: &Vocabulary, ids: &mut Vec<u32>) -> Result<()> {
