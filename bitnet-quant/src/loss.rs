@@ -123,7 +123,7 @@ fn larger(a: f64, b: f64) -> f64 {
 pub(crate) struct Threshold {
     /// The threshold: weights of larger magnitude become ±1, others 0; at least 0.
     pub(crate) above: f32,
-    /// Returns the scale.
+    /// The magnitude of weights that become ±1.
     pub(crate) scale: f32,
 }
 

@@ -46,13 +46,13 @@ pub trait Tensors {
         pool: &HybridMemoryPool,
     ) -> Result<BitNetTensor> {
         let (len, cols) = x.dims2("rows", "x")?;
-        let mut out = BitNetTensor::scratch(&[rows.len(), cols], pool)?;
+        if let Some(&index) = rows.iter().find(|&&row| row >= len) {
+            return Err(crate::Error::OutOfRange { op: "rows", index, len });
+        }
         let numbers = x.f32()?;
-        for (index, &row) in rows.iter().enumerate() {
-            let missing = crate::Error::OutOfRange { op: "rows", index: row, len };
-            let from =
-                numbers.get(row * cols..).and_then(|rest| rest.get(..cols)).ok_or(missing)?;
-            out.f32_mut()?[index * cols..][..cols].copy_from_slice(from);
+        let mut out = BitNetTensor::scratch(&[rows.len(), cols], pool)?;
+        for (out, &row) in out.f32_mut()?.chunks_exact_mut(cols.max(1)).zip(rows) {
+            out.copy_from_slice(&numbers[row * cols..][..cols]);
         }
         Ok(out)
     }

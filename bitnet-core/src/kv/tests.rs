@@ -3,11 +3,13 @@
 use super::*;
 use std::collections::BTreeSet;
 
+fn shape(kind: KvType, [layers, kv_heads, head_dim]: [usize; 3]) -> KvShape {
+    KvShape { kind, layers, kv_heads, head_dim }
+}
+
 fn filled(kind: KvType, capacity: usize, len: usize) -> KvCache {
     let pool = HybridMemoryPool::new().unwrap();
-    let mut cache =
-        KvCache::new(KvShape { kind, layers: 3, kv_heads: 2, head_dim: 20 }, capacity, &pool)
-            .unwrap();
+    let mut cache = KvCache::new(shape(kind, [3, 2, 20]), capacity, &pool).unwrap();
     cache.reserve(len).unwrap();
     cache.advance(len);
     cache
@@ -59,9 +61,7 @@ fn position_takes_the_documented_bytes() {
     for (kind, bytes) in [(KvType::F32, 153_600), (KvType::F16, 76_800), (KvType::Int8, 39_600)] {
         assert_eq!(heads / 2 * kind.bytes_per_position(128), bytes, "{kind}");
         let pool = HybridMemoryPool::new().unwrap();
-        let cache =
-            KvCache::new(KvShape { kind, layers: 30, kv_heads: 5, head_dim: 128 }, 4096, &pool)
-                .unwrap();
+        let cache = KvCache::new(shape(kind, [30, 5, 128]), 4096, &pool).unwrap();
         assert_eq!((cache.bytes_per_position(), cache.page_bytes()), (bytes, 64 * bytes));
         assert_eq!(pool.get_metrics().total_allocated, 0);
     }
@@ -70,36 +70,10 @@ fn position_takes_the_documented_bytes() {
 #[test]
 fn impossible_sizes_are_errors() {
     let pool = HybridMemoryPool::new().unwrap();
-    assert!(
-        KvCache::new(
-            KvShape { kind: KvType::F16, layers: 1, kv_heads: 5, head_dim: 128 },
-            usize::MAX,
-            &pool
-        )
-        .is_err()
-    );
-    assert!(
-        KvCache::new(
-            KvShape { kind: KvType::F16, layers: usize::MAX, kv_heads: 5, head_dim: 128 },
-            1,
-            &pool
-        )
-        .is_err()
-    );
-    assert!(
-        KvCache::new(
-            KvShape { kind: KvType::F16, layers: 1, kv_heads: 5, head_dim: usize::MAX },
-            1,
-            &pool
-        )
-        .is_err()
-    );
-    let mut cache = KvCache::new(
-        KvShape { kind: KvType::F16, layers: 1, kv_heads: 1, head_dim: 16 },
-        10,
-        &pool,
-    )
-    .unwrap();
+    assert!(KvCache::new(shape(KvType::F16, [1, 5, 128]), usize::MAX, &pool).is_err());
+    assert!(KvCache::new(shape(KvType::F16, [usize::MAX, 5, 128]), 1, &pool).is_err());
+    assert!(KvCache::new(shape(KvType::F16, [1, 5, usize::MAX]), 1, &pool).is_err());
+    let mut cache = KvCache::new(shape(KvType::F16, [1, 1, 16]), 10, &pool).unwrap();
     assert!(matches!(cache.reserve(11), Err(Error::OutOfRange { index: 10, len: 10, .. })));
     assert!(matches!(cache.reserve(usize::MAX), Err(Error::OutOfRange { .. })));
 }
@@ -108,12 +82,7 @@ fn impossible_sizes_are_errors() {
 fn pages_follow_the_length_and_return_to_the_pool() {
     let pool = HybridMemoryPool::new().unwrap();
     let live = || pool.get_metrics().total_allocated as usize;
-    let mut cache = KvCache::new(
-        KvShape { kind: KvType::F16, layers: 2, kv_heads: 2, head_dim: 32 },
-        1000,
-        &pool,
-    )
-    .unwrap();
+    let mut cache = KvCache::new(shape(KvType::F16, [2, 2, 32]), 1000, &pool).unwrap();
     cache.reserve(1).unwrap();
     assert_eq!((cache.reserved(), live()), (64, cache.page_bytes()));
     cache.advance(1);

@@ -81,10 +81,9 @@ pub(super) fn check_layers(checkpoint: &dyn Checkpoint) -> Result<()> {
 /// # Errors
 /// [`InferenceError::TensorShape`] naming the first that differs.
 pub(super) fn check_shapes(checkpoint: &dyn Checkpoint) -> Result<()> {
-    let significant = |shape: &[usize]| {
-        let ones = shape.iter().take_while(|&&dim| dim == 1).count();
-        shape[ones..].to_vec()
-    };
+    fn significant(shape: &[usize]) -> &[usize] {
+        &shape[shape.iter().take_while(|&&dim| dim == 1).count()..]
+    }
     for TensorSpec { name, shape, .. } in tensors(checkpoint.config()) {
         let Some(stored) = checkpoint.stored_bytes(&name.stem())? else { continue };
         if stored.storage.is_plain() && significant(&stored.shape) != significant(&shape) {

@@ -1,8 +1,7 @@
 //! Trits by strict comparison with half the scale.
 
 use super::Absmean;
-use crate::loss::Loss;
-use crate::loss::Threshold;
+use crate::loss::{Loss, Threshold};
 use crate::quantizer::{Quantizer, Settings};
 use crate::stored::Stored;
 use crate::ternarize::{Rule, ternarize};
