@@ -16,7 +16,7 @@ use crate::sampling::{Plan, sample};
 
 /// The measured subject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Hand {
+pub enum Variant {
     /// This project's quantisers.
     Quantizer,
     /// The sum of 64-bit words of the larger of input and output.
@@ -55,10 +55,10 @@ pub const WIDTH: usize = 2560;
 ///
 /// # Errors
 /// A message.
-pub fn quantizing(hand: Hand, task: Task, plan: &Plan) -> Result<Vec<f64>, String> {
-    with_task(task, |bytes, work| match hand {
-        Hand::Quantizer => timed(plan, work),
-        Hand::Reading => {
+pub fn quantizing(variant: Variant, task: Task, plan: &Plan) -> Result<Vec<f64>, String> {
+    with_task(task, |bytes, work| match variant {
+        Variant::Quantizer => timed(plan, work),
+        Variant::Reading => {
             let words = vec![0x5555_5555_5555_5555u64; bytes / 8];
             timed(plan, &mut || {
                 black_box(sum_words(black_box(&words)));
@@ -176,9 +176,9 @@ mod tests {
             Task::Dequantize,
             Task::Activations,
         ] {
-            for hand in [Hand::Quantizer, Hand::Reading] {
-                let samples = quantizing(hand, task, &Plan::ONCE).unwrap();
-                assert!(samples.iter().all(|&time| time > 0.0), "{task:?} {hand:?}");
+            for variant in [Variant::Quantizer, Variant::Reading] {
+                let samples = quantizing(variant, task, &Plan::ONCE).unwrap();
+                assert!(samples.iter().all(|&time| time > 0.0), "{task:?} {variant:?}");
             }
         }
     }

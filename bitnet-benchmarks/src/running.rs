@@ -15,7 +15,7 @@ use crate::machine::Machine;
 use crate::peers;
 use crate::processes::{Column, Outcome, take_turns};
 use crate::products::Library;
-use crate::quantizing::Hand;
+use crate::quantizing::Variant;
 use crate::report::{
     Cell, ColumnReport, Compare, Group, Method, Report, Row, SuiteReport, Unavailable, html, text,
 };
@@ -175,8 +175,8 @@ fn columns(suite: &Suite, line: &CommandLine) -> Result<(Vec<Column>, Vec<Unavai
         return Ok((vec![ours, Column { version, ..ndarray }], Vec::new()));
     }
     if suite.columns == Columns::Quantizers {
-        let ours = own("bitnet-quant", Subject::Quantize(Hand::Quantizer));
-        return Ok((vec![ours, own("reading", Subject::Quantize(Hand::Reading))], Vec::new()));
+        let ours = own("bitnet-quant", Subject::Quantize(Variant::Quantizer));
+        return Ok((vec![ours, own("reading", Subject::Quantize(Variant::Reading))], Vec::new()));
     }
     let system = if cfg!(target_env = "gnu") { "glibc" } else { "system" };
     let mut columns =

@@ -8,7 +8,7 @@ use crate::filter::Filter;
 use crate::footprint::Mix;
 use crate::kernels::Touch;
 use crate::products::{Library, Shape};
-use crate::quantizing::{Hand, Task};
+use crate::quantizing::{Task, Variant};
 use crate::trace::{DecoderShape, Trace, TrainingShape, decode_step, training_step};
 
 /// The measured subject of one process.
@@ -21,7 +21,7 @@ pub enum Subject {
     /// A library that multiplies matrices.
     Product(Library),
     /// A quantiser, or its baseline.
-    Quantize(Hand),
+    Quantize(Variant),
 }
 
 impl Subject {
@@ -34,8 +34,8 @@ impl Subject {
         ("pool-detailed", Self::Pool(TrackingLevel::Detailed)),
         ("product-core", Self::Product(Library::Core)),
         ("product-ndarray", Self::Product(Library::Ndarray)),
-        ("quantizer", Self::Quantize(Hand::Quantizer)),
-        ("reading", Self::Quantize(Hand::Reading)),
+        ("quantizer", Self::Quantize(Variant::Quantizer)),
+        ("reading", Self::Quantize(Variant::Reading)),
     ];
 
     /// Returns the name between processes.
@@ -272,7 +272,7 @@ impl Suite {
         match self.columns {
             Columns::Allocators | Columns::TrackingLevels => Subject::Pool(TrackingLevel::None),
             Columns::Products => Subject::Product(Library::Core),
-            Columns::Quantizers => Subject::Quantize(Hand::Quantizer),
+            Columns::Quantizers => Subject::Quantize(Variant::Quantizer),
         }
     }
 

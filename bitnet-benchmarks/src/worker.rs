@@ -115,7 +115,9 @@ pub fn measure(bench: &Bench, subject: Subject, plan: &Plan) -> Result<Vec<Vec<f
         (Subject::Product(library), &Work::Product(shape)) => {
             Ok(vec![products(library, shape, plan)?])
         }
-        (Subject::Quantize(hand), &Work::Quantize(task)) => Ok(vec![quantizing(hand, task, plan)?]),
+        (Subject::Quantize(variant), &Work::Quantize(task)) => {
+            Ok(vec![quantizing(variant, task, plan)?])
+        }
         (Subject::Quantize(_), _) => {
             Err("a quantiser is neither an allocator nor a matrix product".into())
         }

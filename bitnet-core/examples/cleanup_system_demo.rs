@@ -8,7 +8,7 @@ use bitnet_core::memory::cleanup::{CleanupSchedule, Strategy};
 use bitnet_core::memory::tensor::{BitNetTensor, TensorHandle, TensorRegistry};
 use bitnet_core::memory::tracking::SystemFiles;
 use bitnet_core::memory::{
-    CleanupConfig, CleanupReport, HandClock, HybridMemoryPool, MemoryHandle, MemoryPoolConfig,
+    CleanupConfig, CleanupReport, HybridMemoryPool, ManualClock, MemoryHandle, MemoryPoolConfig,
 };
 
 const MIB: usize = 1 << 20;
@@ -23,15 +23,15 @@ fn main() -> Result<()> {
         cleanup_config: Some(CleanupConfig::default()),
         ..Default::default()
     })?;
-    let hand = HandClock::new();
+    let manual = ManualClock::new();
     // Where the files of the system are absent, only the pool itself can be short of memory.
     let system = Box::new(SystemFiles::under("absent"));
     let config = pool.cleanup_config().clone();
-    let mut schedule = CleanupSchedule::with_system(config, hand.clock(), system);
+    let mut schedule = CleanupSchedule::with_system(config, manual.clock(), system);
 
-    idle(&pool, &hand, &mut schedule)?;
-    fragmented(&pool, &hand)?;
-    pressed(&pool, &hand, &mut schedule)?;
+    idle(&pool, &manual, &mut schedule)?;
+    fragmented(&pool, &manual)?;
+    pressed(&pool, &manual, &mut schedule)?;
     budget(&pool)?;
     totals(&pool);
     Ok(())
@@ -62,7 +62,11 @@ fn touched(pool: &HybridMemoryPool, size: usize) -> Result<MemoryHandle> {
 }
 
 /// Freed memory remains in the pool until the pool has been idle for a while.
-fn idle(pool: &HybridMemoryPool, hand: &HandClock, schedule: &mut CleanupSchedule) -> Result<()> {
+fn idle(
+    pool: &HybridMemoryPool,
+    manual: &ManualClock,
+    schedule: &mut CleanupSchedule,
+) -> Result<()> {
     println!("1. An idle pool");
     let sizes = [(2000, 4000), (200, 100_000), (10, 3 * MIB)];
     let mut blocks = Vec::new();
@@ -75,9 +79,9 @@ fn idle(pool: &HybridMemoryPool, hand: &HandClock, schedule: &mut CleanupSchedul
     drop(blocks);
     show(pool, "all freed: cached for the next request");
     schedule.run_due(pool);
-    hand.advance(Duration::from_secs(29));
+    manual.advance(Duration::from_secs(29));
     println!("  29 s later: {}", if schedule.run_due(pool).is_none() { "not due" } else { "due" });
-    hand.advance(Duration::from_secs(1));
+    manual.advance(Duration::from_secs(1));
     if let Some(report) = schedule.run_due(pool) {
         print_report(&report);
     }
@@ -86,9 +90,9 @@ fn idle(pool: &HybridMemoryPool, hand: &HandClock, schedule: &mut CleanupSchedul
 }
 
 /// A few tensors in many slabs keep them all; moved together, they need a few.
-fn fragmented(pool: &HybridMemoryPool, hand: &HandClock) -> Result<()> {
+fn fragmented(pool: &HybridMemoryPool, manual: &ManualClock) -> Result<()> {
     println!("\n2. Fragmentation");
-    let registry = TensorRegistry::with_clock(pool, hand.clock());
+    let registry = TensorRegistry::with_clock(pool, manual.clock());
     let mut live = Vec::new();
     for number in 0..8000_usize {
         let value = number as f32;
@@ -113,11 +117,11 @@ fn fragmented(pool: &HybridMemoryPool, hand: &HandClock) -> Result<()> {
 /// When most of the limit is in use, idle tensors are compressed.
 fn pressed(
     pool: &HybridMemoryPool,
-    hand: &HandClock,
+    manual: &ManualClock,
     schedule: &mut CleanupSchedule,
 ) -> Result<()> {
     println!("\n3. Pressure (limit {} MiB)", 256);
-    let registry = TensorRegistry::with_clock(pool, hand.clock());
+    let registry = TensorRegistry::with_clock(pool, manual.clock());
     let mut handles = Vec::new();
     for _ in 0..31 {
         let tensor = BitNetTensor::zeros(&[MIB], pool)?;
@@ -131,7 +135,7 @@ fn pressed(
         blocks.push(touched(pool, 990_000)?);
     }
     show(pool, "tensors and blocks");
-    hand.advance(Duration::from_secs(31));
+    manual.advance(Duration::from_secs(31));
     match schedule.run_due(pool) {
         Some(report) => print_report(&report),
         None => println!("  not due"),

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bitnet_core::memory::mapped::MapMode;
 use bitnet_core::memory::shared_memory::SharedMemory;
 use bitnet_core::memory::tensor::{BitNetTensor, TensorHandle, TensorRegistry};
-use bitnet_core::memory::{HandClock, HybridMemoryPool, Purpose, snapshot};
+use bitnet_core::memory::{HybridMemoryPool, ManualClock, Purpose, snapshot};
 
 type Outcome<T = ()> = Result<T, Box<dyn std::error::Error>>;
 
@@ -36,8 +36,8 @@ fn main() -> Outcome {
     drop(corner);
 
     // Handles share the tensor. This clock is manual, so that the example need not wait for a minute.
-    let hand = HandClock::new();
-    let registry = TensorRegistry::with_clock(&pool, hand.clock());
+    let manual = ManualClock::new();
+    let registry = TensorRegistry::with_clock(&pool, manual.clock());
     let first = TensorHandle::named("weights", weights, &registry);
     let (second, weak) = (first.clone(), first.downgrade());
     drop(first);
@@ -45,7 +45,7 @@ fn main() -> Outcome {
 
     // A tensor that has been idle for a minute is compressed; access restores it.
     let sum_before = sum(&second)?;
-    hand.advance(Duration::from_secs(60));
+    manual.advance(Duration::from_secs(60));
     let start = Instant::now();
     let done = registry.compress_idle(Duration::from_secs(60))?;
     let took = start.elapsed();

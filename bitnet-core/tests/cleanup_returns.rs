@@ -12,7 +12,7 @@ use bitnet_core::memory::cleanup::{CleanupSchedule, Strategy};
 use bitnet_core::memory::tensor::{BitNetTensor, TensorHandle, TensorRegistry};
 use bitnet_core::memory::tracking::{LatencyKind, SystemFiles};
 use bitnet_core::memory::{
-    CleanupConfig, CleanupReport, HandClock, HybridMemoryPool, MemoryHandle, MemoryPoolConfig,
+    CleanupConfig, CleanupReport, HybridMemoryPool, ManualClock, MemoryHandle, MemoryPoolConfig,
     TrackingConfig, TrackingLevel,
 };
 
@@ -118,20 +118,20 @@ fn a_schedule_runs_each_strategy_when_it_is_due() {
     let _alone = alone();
     let pool = pool_of(4 * MIB, 96 * MIB, patient());
     let config = CleanupConfig { max_cleanup_time: SECOND, ..patient() };
-    let hand = HandClock::new();
+    let manual = ManualClock::new();
     let silent = Box::new(SystemFiles::under("absent"));
-    let mut schedule = CleanupSchedule::with_system(config, hand.clock(), silent);
+    let mut schedule = CleanupSchedule::with_system(config, manual.clock(), silent);
     let mut blocks: Vec<_> = (0..20).map(|_| touched(&pool, 4 * MIB)).collect();
     assert_eq!(schedule.run_due(&pool), None);
     blocks.truncate(12);
-    hand.advance(schedule.next_look());
+    manual.advance(schedule.next_check());
     assert_eq!(schedule.run_due(&pool), None, "the activity is observed");
-    hand.advance(30 * SECOND);
+    manual.advance(30 * SECOND);
     let (report, seen) = watched(|| schedule.run_due(&pool).unwrap());
     assert_eq!(report.strategy, Strategy::Idle);
     assert_near(report.returned(), seen);
     assert!(report.returned() >= 32 * MIB, "{report}");
-    hand.advance(300 * SECOND);
+    manual.advance(300 * SECOND);
     assert_eq!(schedule.run_due(&pool), None, "no activity");
 
     blocks.extend((12..24).map(|_| touched(&pool, 4 * MIB)));
@@ -144,11 +144,11 @@ fn a_schedule_runs_each_strategy_when_it_is_due() {
     blocks.truncate(16);
     let mut periodic = None;
     for _ in 0..29 {
-        hand.advance(10 * SECOND);
+        manual.advance(10 * SECOND);
         drop(touched(&pool, 100));
         assert_eq!(schedule.run_due(&pool), None);
     }
-    hand.advance(10 * SECOND);
+    manual.advance(10 * SECOND);
     drop(touched(&pool, 100));
     let (_, seen) = watched(|| *periodic.insert(schedule.run_due(&pool).unwrap()));
     let report = periodic.unwrap();
@@ -161,21 +161,21 @@ fn a_schedule_runs_each_strategy_when_it_is_due() {
 fn compression_is_reported_and_nothing_is_due_after_it() {
     let _alone = alone();
     let pool = pool_of(4 * MIB, 72 * MIB, patient());
-    let hand = HandClock::new();
-    let registry = TensorRegistry::with_clock(&pool, hand.clock());
+    let manual = ManualClock::new();
+    let registry = TensorRegistry::with_clock(&pool, manual.clock());
     let mut tensor = BitNetTensor::scratch(&[70 * MIB / 4], &pool).unwrap();
     tensor.bytes_mut().unwrap().fill(3);
     let handle = TensorHandle::new(tensor, &registry);
-    hand.advance(60 * SECOND);
+    manual.advance(60 * SECOND);
     let silent = Box::new(SystemFiles::under("absent"));
     let config = CleanupConfig { max_cleanup_time: SECOND, ..patient() };
-    let mut schedule = CleanupSchedule::with_system(config, hand.clock(), silent);
+    let mut schedule = CleanupSchedule::with_system(config, manual.clock(), silent);
     let (report, seen) = watched(|| schedule.run_due(&pool).unwrap());
     assert_eq!((report.strategy, report.compressed.tensors), (Strategy::Pressure, 1));
     assert_near(report.returned(), seen);
     assert!(report.returned() >= 60 * MIB, "{report}");
     for _ in 0..100 {
-        hand.advance(10 * SECOND);
+        manual.advance(10 * SECOND);
         assert_eq!(schedule.run_due(&pool), None, "no activity");
     }
     assert!(handle.read().unwrap().bytes().unwrap().iter().all(|&byte| byte == 3));
@@ -272,11 +272,11 @@ fn tensors_are_moved_out_of_sparse_memory_and_keep_their_content() {
 fn under_pressure_idle_tensors_are_compressed_and_others_are_not() {
     let _alone = alone();
     let pool = pool();
-    let hand = HandClock::new();
-    let registry = TensorRegistry::with_clock(&pool, hand.clock());
+    let manual = ManualClock::new();
+    let registry = TensorRegistry::with_clock(&pool, manual.clock());
     let handles: Vec<_> = (0..6).map(|n| numbered(&pool, &registry, 1 << 20, n)).collect();
     assert_eq!(pool.cleanup(Strategy::Pressure).compressed.tensors, 0, "no tensor was idle");
-    hand.advance(30 * SECOND);
+    manual.advance(30 * SECOND);
     assert!(is_numbered(&handles[1], 1));
     assert_eq!(pool.cleanup(Strategy::Idle).compressed.tensors, 0, "memory is not short");
     let (report, seen) = watched(|| pool.cleanup(Strategy::Pressure));

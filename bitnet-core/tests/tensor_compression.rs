@@ -11,7 +11,7 @@ use bitnet_core::device::Device;
 use bitnet_core::memory::tensor::{
     BitNetDType, BitNetTensor, Compressed, TensorHandle, TensorMetadata, TensorRegistry,
 };
-use bitnet_core::memory::{HandClock, HybridMemoryPool, MemoryPoolConfig, Purpose};
+use bitnet_core::memory::{HybridMemoryPool, ManualClock, MemoryPoolConfig, Purpose};
 
 fn pool() -> HybridMemoryPool {
     HybridMemoryPool::new().unwrap()
@@ -110,12 +110,12 @@ fn two_bits(trits: &[i8]) -> Vec<u8> {
 #[test]
 fn only_idle_tensors_are_compressed() {
     let pool = pool();
-    let hand = HandClock::new();
-    let registry = TensorRegistry::with_clock(&pool, hand.clock());
+    let manual = ManualClock::new();
+    let registry = TensorRegistry::with_clock(&pool, manual.clock());
     let weights = pool.for_purpose(Purpose::Weights);
     let old =
         TensorHandle::named("old", BitNetTensor::zeros(&[10_000], &weights).unwrap(), &registry);
-    hand.advance(Duration::from_secs(10));
+    manual.advance(Duration::from_secs(10));
     let young =
         TensorHandle::named("young", BitNetTensor::zeros(&[10_000], &pool).unwrap(), &registry);
     let outside = BitNetTensor::from_shared(

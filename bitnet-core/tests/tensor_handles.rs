@@ -9,7 +9,7 @@ use std::time::Duration;
 use bitnet_core::Error;
 use bitnet_core::device::Device;
 use bitnet_core::memory::tensor::{BitNetTensor, TensorHandle, TensorRegistry};
-use bitnet_core::memory::{HandClock, HybridMemoryPool, Purpose};
+use bitnet_core::memory::{HybridMemoryPool, ManualClock, Purpose};
 
 fn pool() -> HybridMemoryPool {
     HybridMemoryPool::new().unwrap()
@@ -63,17 +63,17 @@ fn registry_and_pool_may_be_dropped_before_the_handles() {
 #[test]
 fn names_purposes_ages_and_idle_times() {
     let pool = pool();
-    let hand = HandClock::new();
-    let registry = TensorRegistry::with_clock(&pool, hand.clock());
+    let manual = ManualClock::new();
+    let registry = TensorRegistry::with_clock(&pool, manual.clock());
     let weights = pool.for_purpose(Purpose::Weights);
     let tensor = BitNetTensor::zeros(&[2, 3], &weights).unwrap();
     let handle = TensorHandle::named("layer.0", tensor, &registry);
     assert_eq!((handle.name(), handle.purpose()), (Some("layer.0"), Purpose::Weights));
     assert_eq!(handle.metadata().shape(), [2, 3]);
-    hand.advance(Duration::from_secs(5));
+    manual.advance(Duration::from_secs(5));
     assert_eq!(handle.idle_time(), Duration::from_secs(5));
     drop(handle.read().unwrap());
-    hand.advance(Duration::from_secs(2));
+    manual.advance(Duration::from_secs(2));
     assert_eq!(handle.idle_time(), Duration::from_secs(2));
     assert_eq!(handle.age(), Duration::from_secs(7));
     assert!(format!("{handle:?}").contains("layer.0"));

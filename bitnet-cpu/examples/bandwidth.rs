@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bitnet_core::Result;
-use bitnet_core::backend::top_logits::Guarantee;
+use bitnet_core::backend::top_logits::{Guarantee, LogitQuery};
 use bitnet_core::backend::{ActivationPrecision, AttentionShape, Backend, Operations, Preparation};
 use bitnet_core::dense::{DenseRows, PlainType};
 use bitnet_core::kv::{KvCache, KvShape, KvSpan, KvType};
@@ -170,9 +170,10 @@ fn head(backend: &CpuBackend) -> Result<()> {
     let values: Vec<f32> = (0..cols).map(|_| random()).collect();
     let x = BitNetTensor::from_f32(&[1, cols], &values, &pool)?;
     let Some(head) = backend.prepare_head(table, Guarantee::Probabilistic)? else { return Ok(()) };
+    let query = [LogitQuery { count: 1, ..LogitQuery::default() }];
     let mut read = 0;
     let seconds = measure(backend, || {
-        read = backend.top_logits(&x, &*head, 1, &[])?.read.bytes();
+        read = backend.top_logits(&x, &*head, &query)?[0].read.bytes();
         Ok(())
     })?;
     println!(

@@ -10,7 +10,7 @@ use crate::threads::{Threads, default_threads};
 use crate::traffic::TrafficCounters;
 use bitnet_core::Result;
 use bitnet_core::backend::prepared_parts::PreparedParts;
-use bitnet_core::backend::top_logits::{Guarantee, HeadWeight, TopLogits};
+use bitnet_core::backend::top_logits::{Guarantee, HeadWeight, LogitQuery, TopLogits};
 use bitnet_core::backend::{
     Activation, ActivationPrecision, AttentionShape, Backend, BitLinearIntegers, Counters,
     Operations, Preparation, RopeOrder, RopeTable, Tensors, TernaryWeight, Traffic,
@@ -171,7 +171,7 @@ impl Preparation for CpuBackend {
         guarantee: Guarantee,
         parts: &PreparedParts,
     ) -> Result<Box<dyn HeadWeight>> {
-        ops::head_from_parts(rows, guarantee, parts, self.exec())
+        ops::head_from_parts(rows, guarantee, parts)
     }
 }
 
@@ -239,10 +239,9 @@ impl Operations for CpuBackend {
         &self,
         x: &BitNetTensor,
         head: &dyn HeadWeight,
-        count: usize,
-        extra_tokens: &[u32],
-    ) -> Result<TopLogits> {
-        self.run("top_logits", |exec| ops::top_logits(x, head, count, extra_tokens, exec))
+        queries: &[LogitQuery],
+    ) -> Result<Vec<TopLogits>> {
+        self.run("top_logits", |exec| ops::top_logits(x, head, queries, exec))
     }
 
     fn rms_norm(

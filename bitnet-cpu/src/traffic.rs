@@ -1,12 +1,14 @@
 //! Counters of the bytes that kernels read.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use bitnet_core::backend::Traffic;
 use bitnet_core::backend::top_logits::HeadStats;
 
-/// TrafficCounters behind [`Traffic`], field by field.
+use crate::threads::lock;
+
+/// Counters behind [`Traffic`], field by field.
 #[derive(Debug, Default)]
 pub(crate) struct TrafficCounters {
     pub(crate) ternary_bytes: AtomicU64,
@@ -29,7 +31,7 @@ impl TrafficCounters {
             gated_rows_skipped: read(&self.gated_rows_skipped),
             sparse_columns: read(&self.sparse_columns),
             sparse_columns_skipped: read(&self.sparse_columns_skipped),
-            head: *self.head.lock().unwrap_or_else(PoisonError::into_inner),
+            head: *lock(&self.head),
             dense_bytes: read(&self.dense_bytes),
             cache_bytes: read(&self.cache_bytes),
         }
@@ -50,7 +52,7 @@ impl TrafficCounters {
             counter.fetch_add(count, Ordering::Relaxed);
         }
         if traffic.head.queries > 0 {
-            let mut head = self.head.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut head = lock(&self.head);
             *head = head.plus(traffic.head);
         }
     }

@@ -1,11 +1,13 @@
-//! Several sessions in one pass through the model: the weights are read once for all.
+//! Several sessions in one pass through the model or its head: the weights are read once for all.
 
 use std::ops::Range;
 use std::sync::Arc;
 
+use bitnet_core::backend::top_logits::TopLogits;
 use bitnet_core::memory::tensor::BitNetTensor;
 
-use crate::models::Sequence;
+use crate::models::{Decoder, Sequence};
+use crate::sampler::Sampler;
 use crate::session::{Session, no_tokens};
 use crate::{InferenceError, Result};
 
@@ -34,21 +36,21 @@ pub enum LogitRows<'a> {
 }
 
 impl LogitRows<'_> {
-    /// Appends the rows of the batch that are wanted of an item whose tokens are the rows `item`.
-    fn append(self, item: Range<usize>, rows: &mut Vec<usize>) -> Result<()> {
+    /// Appends the rows of the batch that are wanted of an item whose tokens are the rows `token_rows`.
+    fn append(self, token_rows: Range<usize>, rows: &mut Vec<usize>) -> Result<()> {
         match self {
             Self::None => {}
-            Self::Last => rows.push(item.end - 1),
-            Self::All => rows.extend(item),
+            Self::Last => rows.push(token_rows.end - 1),
+            Self::All => rows.extend(token_rows),
             Self::At(indices) => {
-                if let Some(index) = indices.iter().find(|&&index| index >= item.len()) {
+                if let Some(index) = indices.iter().find(|&&index| index >= token_rows.len()) {
                     return Err(InferenceError::Parameter {
                         parameter: "logits",
-                        value: format!("token {index} of {}", item.len()),
+                        value: format!("token {index} of {}", token_rows.len()),
                         problem: "indices of the item's tokens",
                     });
                 }
-                rows.extend(indices.iter().map(|index| item.start + index));
+                rows.extend(indices.iter().map(|index| token_rows.start + index));
             }
         }
         Ok(())
@@ -102,16 +104,9 @@ pub fn extend_batch(items: &mut [BatchItem<'_>]) -> Result<BatchLogits> {
         wanted.push(before..rows.len());
         first += item.tokens.len();
     }
-    let Some(decoder) = items.first().map(|item| Arc::clone(&item.session.decoder)) else {
+    let Some(decoder) = shared_decoder(items.iter().map(|item| &*item.session))? else {
         return Ok(BatchLogits { logits: None, vocab_size: 0, items: wanted });
     };
-    if items.iter().any(|item| !Arc::ptr_eq(&item.session.decoder, &decoder)) {
-        return Err(InferenceError::Parameter {
-            parameter: "sequences",
-            value: "of several models".into(),
-            problem: "all of one model",
-        });
-    }
     let vocab_size = decoder.config.vocab_size;
     let mut sequences: Vec<_> = items
         .iter_mut()
@@ -124,7 +119,7 @@ pub fn extend_batch(items: &mut [BatchItem<'_>]) -> Result<BatchLogits> {
     };
     let logits = computed.and_then(|logits| {
         let logits = BatchLogits { logits, vocab_size, items: wanted };
-        check(items, &logits)?;
+        check_finite(items, &logits, &rows)?;
         Ok(logits)
     });
     if logits.is_err() {
@@ -140,12 +135,89 @@ pub fn extend_batch(items: &mut [BatchItem<'_>]) -> Result<BatchLogits> {
     logits
 }
 
-/// Returns an error if a logit of sessions that have not taken their tokens yet is not finite.
-fn check(items: &[BatchItem<'_>], logits: &BatchLogits) -> Result<()> {
-    for (index, item) in items.iter().enumerate() {
-        for row in logits.of(index)? {
-            item.session.check_logits(row, item.session.tokens.len() + item.tokens.len())?;
-        }
+/// Returns the decoder that all sessions share; `None` if there are no sessions.
+fn shared_decoder<'a>(
+    mut sessions: impl Iterator<Item = &'a Session>,
+) -> Result<Option<Arc<Decoder>>> {
+    let Some(first) = sessions.next() else { return Ok(None) };
+    if sessions.all(|session| Arc::ptr_eq(&session.decoder, &first.decoder)) {
+        return Ok(Some(Arc::clone(&first.decoder)));
     }
+    Err(InferenceError::Parameter {
+        parameter: "sessions",
+        value: "of several models".into(),
+        problem: "all of one model",
+    })
+}
+
+/// Returns an error if a logit of sessions that have not taken their tokens yet is not finite. `rows` are those of the batch
+/// that the logits belong to.
+fn check_finite(items: &[BatchItem<'_>], logits: &BatchLogits, rows: &[usize]) -> Result<()> {
+    let mut first = 0;
+    for (index, item) in items.iter().enumerate() {
+        let before = item.session.tokens.len();
+        for (row, logits) in rows[logits.items[index].clone()].iter().zip(logits.of(index)?) {
+            item.session.check_logits(logits, before + row - first + 1)?;
+        }
+        first += item.tokens.len();
+    }
+    Ok(())
+}
+
+/// Returns the token that each sampler chooses after the last one of its session, as [`Session::choose`] does for each alone.
+/// Sessions share passes over the head. A session whose logits are not finite, or allow no token, has an error of its own.
+///
+/// # Errors
+/// [`InferenceError::Parameter`] for a session that has read nothing, or sessions of several models; those of
+/// [`Decoder::top_logits`] and [`Decoder::logits`].
+pub fn choose_batch(items: &mut [(&Session, &mut Sampler)]) -> Result<Vec<Result<u32>>> {
+    /// Items whose logits are in memory together.
+    const ITEMS: usize = 32;
+    let Some(decoder) = shared_decoder(items.iter().map(|(session, _)| *session))? else {
+        return Ok(Vec::new());
+    };
+    let states = items.iter().map(|(session, _)| session.last()).collect::<Result<Vec<_>>>()?;
+    let mut choices = Vec::with_capacity(items.len());
+    for (items, states) in items.chunks_mut(ITEMS).zip(states.chunks(ITEMS)) {
+        choose_some(&decoder, items, states, &mut choices)?;
+    }
+    Ok(choices)
+}
+
+/// Appends the choices of some items, after hidden states `[1, hidden]`.
+fn choose_some(
+    decoder: &Decoder,
+    items: &mut [(&Session, &mut Sampler)],
+    states: &[&BitNetTensor],
+    choices: &mut Vec<Result<u32>>,
+) -> Result<()> {
+    let stack = |indices: &[usize]| {
+        let states: Vec<_> = indices.iter().map(|&index| states[index]).collect();
+        decoder.compute.stack(&states)
+    };
+    let mut tops: Vec<Option<TopLogits>> = vec![None; items.len()];
+    let plans = items.iter().map(|(session, sampler)| sampler.plan_query(&session.tokens));
+    let planned = plans.enumerate().filter_map(|(index, plan)| Some((index, plan?)));
+    let (queried, queries): (Vec<_>, Vec<_>) = planned.unzip();
+    if !queried.is_empty()
+        && let Some(found) = decoder.top_logits(&stack(&queried)?, &queries)?
+    {
+        queried.iter().zip(found).for_each(|(&index, top)| tops[index] = Some(top));
+    }
+    let full: Vec<usize> = (0..items.len()).filter(|&index| tops[index].is_none()).collect();
+    let logits = match &full[..] {
+        [] => None,
+        rows => Some(decoder.logits(&stack(rows)?)?),
+    };
+    let logits = logits.as_ref().map_or(Ok(&[][..]), BitNetTensor::f32)?;
+    let mut rows = logits.chunks_exact(decoder.config.vocab_size);
+    choices.extend(items.iter_mut().zip(tops).map(|((session, sampler), top)| match top {
+        Some(top) => sampler.sample_top(&session.check_top(top)?, &session.tokens),
+        None => {
+            let logits = rows.next().unwrap_or_default();
+            session.check_logits(logits, session.tokens.len())?;
+            sampler.sample(&mut logits.to_vec(), &session.tokens)
+        }
+    }));
     Ok(())
 }

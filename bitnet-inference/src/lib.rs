@@ -32,7 +32,8 @@
 //! Logits instead of text, and several sequences in one pass:
 //!
 //! ```
-//! use bitnet_inference::{BatchItem, LogitRows, Model, extend_batch};
+//! use bitnet_inference::sampler::{Sampler, SamplerConfig};
+//! use bitnet_inference::{BatchItem, LogitRows, Model, choose_batch, extend_batch};
 //!
 //! let model = Model::embedded()?;
 //! let (mut a, mut b) = (model.session(Some(64))?, model.session(Some(64))?);
@@ -44,6 +45,12 @@
 //!     BatchItem { session: &mut b, tokens: &[1, 40], logits: LogitRows::All },
 //! ])?;
 //! assert_eq!((batch.of(0)?.len(), batch.of(1)?.len()), (1, 2));
+//!
+//! let greedy = Sampler::new(SamplerConfig::default(), logits.len())?;
+//! let mut samplers = [greedy.clone(), greedy];
+//! let [first, second] = &mut samplers;
+//! let tokens = choose_batch(&mut [(&a, first), (&b, second)])?; // the next token of each
+//! assert_eq!(tokens.len(), 2);
 //! # Ok::<(), bitnet_inference::InferenceError>(())
 //! ```
 //!
@@ -74,7 +81,7 @@ mod session;
 pub mod tokenizer;
 mod weight_cache;
 
-pub use batch::{BatchItem, BatchLogits, LogitRows, extend_batch};
+pub use batch::{BatchItem, BatchLogits, LogitRows, choose_batch, extend_batch};
 pub use bitnet_core::kv::{KvCache, KvType};
 pub use cache::SequenceCache;
 pub use error::{InferenceError, Result};

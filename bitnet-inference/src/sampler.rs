@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use bitnet_core::backend::top_logits::{TokenLogit, TopLogits};
+use bitnet_core::backend::top_logits::{LogitQuery, TokenLogit, TopLogits};
 use bitnet_core::rng::SplitMix64;
 use bitnet_core::simd::largest_magnitude;
 
@@ -145,7 +145,7 @@ impl Sampler {
     }
 
     /// Returns the logits that [`Sampler::sample_top`] needs to choose what [`Sampler::sample`] chooses; `None` if all.
-    pub fn plan_query(&self, history: &[u32]) -> Option<Query> {
+    pub fn plan_query(&self, history: &[u32]) -> Option<LogitQuery> {
         let largest = match (self.config.temperature == 0.0, self.config.top_k) {
             (true, _) => 1,
             (false, 0) => return None,
@@ -156,7 +156,7 @@ impl Sampler {
         extra_tokens.sort_unstable();
         extra_tokens.dedup();
         // Among so many there are `largest` that are not changed.
-        Some(Query { count: largest.saturating_add(extra_tokens.len()), extra_tokens })
+        Some(LogitQuery { count: largest.saturating_add(extra_tokens.len()), extra_tokens })
     }
 
     /// Chooses what [`Sampler::sample`] chooses, from the logits that [`Sampler::plan_query`] names for the same history.
@@ -197,15 +197,6 @@ impl Sampler {
 
 /// Takes a token and what becomes of its logit.
 type Change<'a> = dyn FnMut(u32, &dyn Fn(f32) -> f32) + 'a;
-
-/// The logits that a sampler needs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Query {
-    /// How many of the largest.
-    pub count: usize,
-    /// Tokens whose logits bias or penalties change.
-    pub extra_tokens: Vec<u32>,
-}
 
 /// Logits with their tokens.
 fn numbered(logits: &[f32]) -> impl Iterator<Item = (u32, f32)> + '_ {

@@ -3,14 +3,15 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use bitnet_core::backend::top_logits::{TokenLogit, TopLogits};
+use bitnet_core::backend::top_logits::{LogitQuery, TokenLogit, TopLogits};
 use bitnet_core::kv::KvType;
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::simd::largest_magnitude;
 
+use crate::batch::choose_batch;
 use crate::cache::SequenceCache;
 use crate::models::{Decoder, LimitReason, ObserveFn, Sequence};
-use crate::sampler::{Query, Sampler};
+use crate::sampler::Sampler;
 use crate::tokenizer::Tokenizer;
 use crate::{InferenceError, Result};
 
@@ -236,34 +237,38 @@ impl Session {
         Ok(logits)
     }
 
-    /// Computes the `count` largest logits after the last token, and those of `extra_tokens`; `None` where all of them are
-    /// computed as fast. See [`Decoder::top_logits`].
+    /// Computes the logits after the last token that `query` asks for; `None` where all of them are computed as fast. See
+    /// [`Decoder::top_logits`].
     ///
     /// # Errors
     /// Those of [`Session::logits`] and [`Decoder::top_logits`].
-    pub fn top_logits(&self, count: usize, extra_tokens: &[u32]) -> Result<Option<TopLogits>> {
-        let top = self.decoder.top_logits(self.last()?, count, extra_tokens)?;
-        match top.as_ref().and_then(|top| top.non_finite) {
-            Some(found) => Err(self.non_finite(found, self.tokens.len())),
-            None => Ok(top),
+    pub fn top_logits(&self, query: LogitQuery) -> Result<Option<TopLogits>> {
+        let found = self.decoder.top_logits(self.last()?, &[query])?;
+        match found.and_then(|mut found| found.pop()) {
+            Some(top) => self.check_top(top).map(Some),
+            None => Ok(None),
         }
     }
 
-    /// Returns the token that `sampler` chooses after the last one, from as few logits as it needs.
+    /// Returns the token that `sampler` chooses after the last one, from as few logits as it needs. For several sessions
+    /// see [`choose_batch`].
     ///
     /// # Errors
     /// Those of [`Session::top_logits`] and [`Sampler::sample`].
     pub fn choose(&self, sampler: &mut Sampler) -> Result<u32> {
-        if let Some(Query { count, extra_tokens }) = sampler.plan_query(&self.tokens)
-            && let Some(top) = self.top_logits(count, &extra_tokens)?
-        {
-            return sampler.sample_top(&top, &self.tokens);
-        }
-        sampler.sample(&mut self.logits()?, &self.tokens)
+        choose_batch(&mut [(self, sampler)])?.swap_remove(0)
     }
 
-    fn last(&self) -> Result<&BitNetTensor> {
+    pub(crate) fn last(&self) -> Result<&BitNetTensor> {
         self.last.as_ref().ok_or_else(no_tokens)
+    }
+
+    /// Returns an error if a logit after the last token is not finite.
+    pub(crate) fn check_top(&self, top: TopLogits) -> Result<TopLogits> {
+        match top.non_finite {
+            Some(found) => Err(self.non_finite(found, self.tokens.len())),
+            None => Ok(top),
+        }
     }
 
     /// Returns an error if one of the logits after `position` tokens is not finite.

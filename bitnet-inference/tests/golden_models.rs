@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bitnet_core::backend::top_logits::{Guarantee, TopLogits};
+use bitnet_core::backend::top_logits::{Guarantee, LogitQuery, TopLogits};
 use bitnet_core::backend::{ActivationPrecision, Backend};
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::reference::ReferenceBackend;
@@ -428,8 +428,9 @@ fn the_largest_logits_are_those_of_the_full_head_bit_for_bit() {
                     continue;
                 };
                 for count in [1, 5, 40] {
-                    let found = backend.top_logits(&x, &*head, count, &[3]).unwrap();
-                    let all = TopLogits::of_all(logits.f32().unwrap(), count, &[3]);
+                    let query = LogitQuery { count, extra_tokens: vec![3] };
+                    let all = TopLogits::of_all(logits.f32().unwrap(), &query);
+                    let found = &backend.top_logits(&x, &*head, &[query]).unwrap()[0];
                     assert_eq!(
                         (&found.top, &found.extra_tokens),
                         (&all.top, &all.extra_tokens),

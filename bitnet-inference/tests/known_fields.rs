@@ -114,6 +114,9 @@ fn keys_of_a_gguf_file_are_listed_or_refused() {
         (format!("{arch}.rope.scaling.attn_factor"), GgufValue::F32(1.2), true),
         (format!("{arch}.attention.causal"), GgufValue::Bool(false), true),
         (format!("{arch}.expert_count"), GgufValue::U32(8), true),
+        // The architecture has ReLU².
+        (format!("{arch}.hidden_activation"), GgufValue::String("silu"), true),
+        (format!("{arch}.hidden_activation"), GgufValue::String("mish"), true),
     ] {
         let (_folder, path) = gguf_with(&key, value);
         match assumptions(&path) {
@@ -125,6 +128,14 @@ fn keys_of_a_gguf_file_are_listed_or_refused() {
         }
         assert_eq!(Model::load(ModelSource::Path(&path)).is_err(), refused, "{key}");
     }
+}
+
+#[test]
+fn an_activation_that_the_architecture_has_may_be_named() {
+    let (_folder, path) =
+        gguf_with("bitnet-b1.58.hidden_activation", GgufValue::String("relu_squared"));
+    let inspection = Inspection::of(ModelSource::Path(&path), &LoadOptions::default()).unwrap();
+    assert_eq!(inspection.facts.activation, "ReLU² (from the file)");
 }
 
 #[test]

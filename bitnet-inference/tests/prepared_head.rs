@@ -10,9 +10,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
+use bitnet_core::backend::top_logits::LogitQuery;
 use bitnet_cpu::{CpuBackend, CpuOptions};
 use bitnet_inference::models::HeadMode;
-use bitnet_inference::{GenerateOptions, LoadOptions, Model, ModelSource, Notice, PreparedCache};
+use bitnet_inference::sampler::{Sampler, SamplerConfig};
+use bitnet_inference::{
+    GenerateOptions, LoadOptions, Model, ModelSource, Notice, PreparedCache, choose_batch,
+};
 use tempfile::TempDir;
 
 /// What the cached file of a head has in its name.
@@ -97,7 +101,8 @@ fn check_logits(model: &Model, questions: usize) {
     session.extend(&model.encode_prompt("Tom had a").unwrap()).unwrap();
     for question in 0..questions {
         let extra_tokens = [5, large_head::ROWS as u32 - 1];
-        let found = session.top_logits(10, &extra_tokens).unwrap().unwrap();
+        let query = LogitQuery { count: 10, extra_tokens: extra_tokens.to_vec() };
+        let found = session.top_logits(query).unwrap().unwrap();
         let all = session.logits().unwrap();
         assert_eq!(found.extra_tokens.iter().map(|t| t.token).collect::<Vec<_>>(), extra_tokens);
         for t in found.top.iter().chain(&found.extra_tokens) {
@@ -136,6 +141,74 @@ fn a_cached_head_gives_the_same_tokens_and_logits() {
         drop(second);
         assert_eq!(cache.said(), [""; 0]);
     }
+}
+
+/// Samplers that need the largest logit, the largest few with those of other tokens, and all of them.
+fn samplers() -> Vec<SamplerConfig> {
+    let sampled = SamplerConfig { temperature: 0.9, seed: 3, ..SamplerConfig::default() };
+    vec![
+        SamplerConfig::default(),
+        SamplerConfig { top_k: 20, ..sampled.clone() },
+        sampled.clone(),
+        SamplerConfig { top_k: 5, repetition_penalty: 1.3, ..sampled.clone() },
+        SamplerConfig { logit_bias: vec![(7, 4.0)], ..SamplerConfig::default() },
+        SamplerConfig { min_p: 0.05, ..sampled },
+    ]
+}
+
+#[test]
+fn sessions_that_choose_together_choose_what_each_chooses_alone() {
+    let texts = ["Once upon a time", "Tom had a", "The", "One day"];
+    for mode in [HeadMode::Refined, HeadMode::Full] {
+        let model = load(&one(), mode, None);
+        let vocabulary = model.config().vocab_size;
+        let mut sessions = Vec::new();
+        for index in 0..20 {
+            let mut session = model.session(Some(64)).unwrap();
+            session.extend(&model.encode_prompt(texts[index % texts.len()]).unwrap()).unwrap();
+            sessions.push(session);
+        }
+        let sampler = |index: usize| {
+            Sampler::new(samplers().swap_remove(index % samplers().len()), vocabulary).unwrap()
+        };
+        let mut together: Vec<_> = (0..sessions.len()).map(sampler).collect();
+        let mut alone = together.clone();
+        for step in 0..4 {
+            let mut items: Vec<_> = sessions.iter().zip(&mut together).collect();
+            let chosen = choose_batch(&mut items).unwrap();
+            for (index, (session, sampler)) in sessions.iter_mut().zip(&mut alone).enumerate() {
+                let expected = session.choose(sampler).unwrap();
+                assert_eq!(*chosen[index].as_ref().unwrap(), expected, "{mode}, {step}, {index}");
+                session.extend(&[expected]).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn a_session_that_can_choose_nothing_fails_alone() {
+    let model = load(&one(), HeadMode::Refined, None);
+    let vocabulary = model.config().vocab_size;
+    let mut read = model.session(Some(8)).unwrap();
+    read.extend(&[1, 2]).unwrap();
+    let forbidden = (0..vocabulary as u32).map(|token| (token, f32::NEG_INFINITY)).collect();
+    let nothing = SamplerConfig { logit_bias: forbidden, ..SamplerConfig::default() };
+    let mut samplers =
+        [nothing, SamplerConfig::default()].map(|config| Sampler::new(config, vocabulary).unwrap());
+    let mut items: Vec<_> = samplers.iter_mut().map(|sampler| (&read, sampler)).collect();
+    let chosen = choose_batch(&mut items).unwrap();
+    assert!(chosen[0].is_err());
+    assert_eq!(*chosen[1].as_ref().unwrap(), read.choose(&mut samplers[1]).unwrap());
+
+    let other = load(&MODELS.path().join("other.gguf"), HeadMode::Full, None);
+    let unread = model.session(Some(8)).unwrap();
+    let mut foreign = other.session(Some(8)).unwrap();
+    foreign.extend(&[1]).unwrap();
+    for session in [&unread, &foreign] {
+        let [a, b] = &mut samplers;
+        assert!(choose_batch(&mut [(&read, a), (session, b)]).is_err());
+    }
+    assert!(choose_batch(&mut []).unwrap().is_empty());
 }
 
 #[test]

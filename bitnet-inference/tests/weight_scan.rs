@@ -9,7 +9,9 @@ use bitnet_cpu::{CpuBackend, CpuOptions};
 use bitnet_formats::gguf::{GgmlType, GgufFile};
 use bitnet_formats::safetensors::{Dtype, SafeTensors};
 use bitnet_inference::loader::{WeightFault, WeightProblem};
-use bitnet_inference::{InferenceError, LoadOptions, Model, ModelFiles, ModelSource};
+use bitnet_inference::{
+    BatchItem, InferenceError, LoadOptions, LogitRows, Model, ModelFiles, ModelSource, extend_batch,
+};
 
 /// Where a number stands in a file and how its type writes it.
 #[derive(Debug)]
@@ -327,5 +329,18 @@ fn the_first_token_with_a_logit_that_is_not_finite_is_named() {
         };
         assert_eq!((position, token as usize), (2, place.row));
         assert!(value.is_nan() && file.ends_with("model.gguf"), "{value} {file}");
+        for (logits, first) in [(LogitRows::All, 1), (LogitRows::At(&[1]), 2)] {
+            let (mut before, mut read) = (model.session(Some(16)), model.session(Some(16)));
+            let (before, read) = (before.as_mut().unwrap(), read.as_mut().unwrap());
+            read.extend(&[1, 40, 50]).unwrap();
+            let error = extend_batch(&mut [
+                BatchItem { session: before, tokens: &[1, 40], logits: LogitRows::None },
+                BatchItem { session: read, tokens: &[60, 61], logits },
+            ]);
+            let InferenceError::NonFiniteLogit { position, .. } = error.unwrap_err() else {
+                panic!("not the error of a logit")
+            };
+            assert_eq!(position, 3 + first, "{logits:?}");
+        }
     });
 }

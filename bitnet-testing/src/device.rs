@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bitnet_core::backend::dense::DenseRows;
-use bitnet_core::backend::top_logits::{Guarantee, HeadWeight, TopLogits};
+use bitnet_core::backend::top_logits::{Guarantee, HeadWeight, LogitQuery, TopLogits};
 use bitnet_core::backend::{
     Activation, ActivationPrecision, AttentionShape, Backend, BitLinearIntegers, Counters,
     Operations, Preparation, RopeOrder, RopeTable, Tensors, TernaryWeight,
@@ -207,11 +207,12 @@ impl Tensors for DeviceBackend {
 
     fn rows(
         &self,
-        x: &BitNetTensor,
-        rows: &[usize],
+        rows: &[(&BitNetTensor, usize)],
         pool: &HybridMemoryPool,
     ) -> Result<BitNetTensor> {
-        let copied = self.reference.rows(&self.read(x)?, rows, pool)?;
+        let host = rows.iter().map(|(x, _)| self.read(x)).collect::<Result<Vec<_>>>()?;
+        let rows: Vec<_> = host.iter().zip(rows).map(|(host, (_, row))| (host, *row)).collect();
+        let copied = self.reference.rows(&rows, pool)?;
         self.on_device(copied.shape(), copied.f32()?.to_vec())
     }
 
@@ -285,10 +286,9 @@ impl Operations for DeviceBackend {
         &self,
         x: &BitNetTensor,
         head: &dyn HeadWeight,
-        count: usize,
-        extra_tokens: &[u32],
-    ) -> Result<TopLogits> {
-        self.reference.top_logits(&self.read(x)?, head, count, extra_tokens)
+        queries: &[LogitQuery],
+    ) -> Result<Vec<TopLogits>> {
+        self.reference.top_logits(&self.read(x)?, head, queries)
     }
 
     fn rms_norm(

@@ -26,7 +26,7 @@ fn the_host_reads_device_memory_through_the_back_end_alone() {
     assert!(matches!(x.f32_mut(), Err(Error::NotOnHost { .. })));
     let row = x.narrow(0, 1..2).unwrap();
     assert_eq!(backend.to_host(row.clone(), &pool).unwrap().f32().unwrap(), [3.0, 4.0]);
-    let twice = backend.rows(&x, &[1, 1], &pool).unwrap();
+    let twice = backend.rows(&[(&x, 1), (&x, 1)], &pool).unwrap();
     assert!(
         matches!(backend.add(&mut x, &twice), Err(Error::NotWritable { .. })),
         "a view is alive"

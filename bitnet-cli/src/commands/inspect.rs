@@ -1,8 +1,8 @@
 //! `bitnet inspect`: a model's facts and the validity of its weights, without loading it.
 
 use anyhow::Result;
-use bitnet_core::backend::{Activation, RopeOrder};
-use bitnet_inference::models::{ModelConfig, RopeScaling};
+use bitnet_core::backend::RopeOrder;
+use bitnet_inference::models::{ModelConfig, RopeScaling, activation_name};
 use bitnet_inference::{Inspection, KvType, ModelFacts};
 use serde_json::{Value, json};
 
@@ -218,11 +218,7 @@ pub(crate) fn facts_json(facts: &ModelFacts) -> Value {
 }
 
 fn config_json(c: &ModelConfig) -> Value {
-    let activation = match c.activation {
-        Activation::Silu => "silu",
-        Activation::Relu2 => "relu2",
-        Activation::GeluTanh => "gelu_tanh",
-    };
+    let activation = activation_name(c.activation);
     let order = match c.rope_order {
         RopeOrder::Halves => "halves",
         RopeOrder::Interleaved => "interleaved",

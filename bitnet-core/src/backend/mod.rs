@@ -24,7 +24,7 @@ pub mod top_logits;
 use std::fmt::Debug;
 
 use self::dense::DenseRows;
-use self::top_logits::{HeadWeight, TopLogits};
+use self::top_logits::{HeadWeight, LogitQuery, TopLogits};
 use crate::Result;
 use crate::kv::{KvCache, KvSpan};
 use crate::memory::tensor::BitNetTensor;
@@ -46,7 +46,7 @@ pub enum ActivationPrecision {
     Float,
 }
 
-/// The gated activation of a feed-forward layer.
+/// The activation function of a gated feed-forward layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Activation {
     /// `x / (1 + exp(-x))`
@@ -179,21 +179,20 @@ pub trait Operations {
         out: &mut BitNetTensor,
     ) -> Result<()>;
 
-    /// Finds the largest logits of one hidden state `x` (`[1, hidden]`): every finite one that is among the `count` first in
-    /// the order of [`TokenLogit::order`](top_logits::TokenLogit::order) or equal to the last of these, and those of
-    /// `extra_tokens`, finite or not. Each equals that of [`Operations::linear`], bit for bit. How sure it is
+    /// Finds the largest logits of hidden states `x` (`[queries, hidden]`), one query each: every finite one that is among
+    /// the first `count` in the order of [`TokenLogit::order`](top_logits::TokenLogit::order) or equal to the last of these, and
+    /// those of the extra tokens, finite or not. Each equals that of [`Operations::linear`], bit for bit. How sure it is
     /// that none is missing is the [`Guarantee`](top_logits::Guarantee) for which the head was prepared.
     ///
     /// # Errors
     /// [`crate::Error::ForeignWeight`] for a head that this back end has not prepared, [`crate::Error::OutOfRange`] for
-    /// a token that is not a row.
+    /// a token that is not a row, [`crate::Error::ShapeMismatch`].
     fn top_logits(
         &self,
         x: &BitNetTensor,
         head: &dyn HeadWeight,
-        count: usize,
-        extra_tokens: &[u32],
-    ) -> Result<TopLogits>;
+        queries: &[LogitQuery],
+    ) -> Result<Vec<TopLogits>>;
 
     /// `out = weight * (x / sqrt(mean(x²) + eps))` over runs of as many components as `weight` (`[n]`) has (a row, or a head), NaN
     /// throughout a run whose mean square is not finite in f32; `x` and `out` are `[tokens, k * n]`.

@@ -1,6 +1,7 @@
 //! Checks of operands: every back end makes them before it touches a byte.
 
 use super::dense::DenseRows;
+use super::top_logits::LogitQuery;
 use super::{AttentionShape, RopeTable, TernaryWeight};
 use crate::kv::{KvCache, KvSpan};
 use crate::memory::tensor::BitNetTensor;
@@ -87,13 +88,14 @@ pub fn linear(x: &BitNetTensor, weight: &dyn DenseRows, out: &BitNetTensor) -> R
     Ok(tokens)
 }
 
-/// Checks `top_logits`: one token, and every extra token is a row.
+/// Checks `top_logits`: a query for each row of `x`, and every extra token is a row of the head.
 ///
 /// # Errors
 /// [`Error::ShapeMismatch`] or [`Error::OutOfRange`].
-pub fn top_logits(x: &BitNetTensor, rows: &dyn DenseRows, extra_tokens: &[u32]) -> Result<()> {
-    expect_shape("top_logits", "x", x, 1, rows.cols())?;
-    match extra_tokens.iter().find(|&&token| token as usize >= rows.rows()) {
+pub fn top_logits(x: &BitNetTensor, rows: &dyn DenseRows, queries: &[LogitQuery]) -> Result<()> {
+    expect_shape("top_logits", "x", x, queries.len(), rows.cols())?;
+    let mut tokens = queries.iter().flat_map(|query| &query.extra_tokens);
+    match tokens.find(|&&token| token as usize >= rows.rows()) {
         Some(&token) => {
             Err(Error::OutOfRange { op: "top_logits", index: token as usize, len: rows.rows() })
         }

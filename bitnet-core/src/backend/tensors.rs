@@ -1,5 +1,6 @@
 //! Tensors and caches in the memory of a back end.
 
+use super::shape_check::expect_shape;
 use crate::Result;
 use crate::kv::{KvCache, KvShape};
 use crate::memory::HybridMemoryPool;
@@ -35,24 +36,29 @@ pub trait Tensors {
         Ok(x)
     }
 
-    /// Copies rows of `x` (`[rows, cols]`), in this order; a row may be copied several times.
+    /// Copies rows of tensors `[rows, cols]`, each named by its tensor and index, in this order; a row may be copied
+    /// several times.
     ///
     /// # Errors
-    /// [`crate::Error::OutOfRange`] for a row that is not there, [`crate::Error::OutOfMemory`].
+    /// [`crate::Error::OutOfRange`] for a row that is not there, [`crate::Error::ShapeMismatch`] for rows of several
+    /// widths, [`crate::Error::OutOfMemory`].
     fn rows(
         &self,
-        x: &BitNetTensor,
-        rows: &[usize],
+        rows: &[(&BitNetTensor, usize)],
         pool: &HybridMemoryPool,
     ) -> Result<BitNetTensor> {
-        let (len, cols) = x.dims2("rows", "x")?;
-        if let Some(&index) = rows.iter().find(|&&row| row >= len) {
-            return Err(crate::Error::OutOfRange { op: "rows", index, len });
+        let cols =
+            rows.first().map_or(Ok(0), |(x, _)| x.dims2("rows", "x").map(|(_, cols)| cols))?;
+        for &(x, index) in rows {
+            let (len, _) = x.dims2("rows", "x")?;
+            expect_shape("rows", "x", x, len, cols)?;
+            if index >= len {
+                return Err(crate::Error::OutOfRange { op: "rows", index, len });
+            }
         }
-        let numbers = x.f32()?;
         let mut out = BitNetTensor::scratch(&[rows.len(), cols], pool)?;
-        for (out, &row) in out.f32_mut()?.chunks_exact_mut(cols.max(1)).zip(rows) {
-            out.copy_from_slice(&numbers[row * cols..][..cols]);
+        for (out, (x, row)) in out.f32_mut()?.chunks_exact_mut(cols.max(1)).zip(rows) {
+            out.copy_from_slice(&x.f32()?[row * cols..][..cols]);
         }
         Ok(out)
     }

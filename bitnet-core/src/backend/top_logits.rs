@@ -43,6 +43,15 @@ pub trait HeadWeight: Debug + Send + Sync + Any {
     fn as_any(&self) -> &dyn Any;
 }
 
+/// The logits that are wanted of one hidden state.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LogitQuery {
+    /// How many of the largest.
+    pub count: usize,
+    /// Tokens whose logits are wanted in any case.
+    pub extra_tokens: Vec<u32>,
+}
+
 /// A token with its logit.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TokenLogit {
@@ -59,7 +68,7 @@ impl TokenLogit {
     }
 }
 
-/// The result of [`Operations::top_logits`](super::Operations::top_logits).
+/// The answer to a [`LogitQuery`].
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct TopLogits {
     /// The largest finite logits, in the order of [`TokenLogit::order`].
@@ -69,7 +78,7 @@ pub struct TopLogits {
     /// The lowest token whose logit is NaN or infinite, if any logit is; such logits are never among the largest. If none of
     /// the largest are requested (`count` is 0), a back end may consider the extra tokens alone.
     pub non_finite: Option<TokenLogit>,
-    /// What was read for it.
+    /// What was read for it. Codes that one pass reads for several queries are counted with the first of these.
     pub read: HeadStats,
 }
 
@@ -78,16 +87,18 @@ impl TopLogits {
     ///
     /// # Panics
     /// If an extra token is not a row.
-    pub fn of_all(logits: &[f32], count: usize, extra_tokens: &[u32]) -> Self {
+    pub fn of_all(logits: &[f32], query: &LogitQuery) -> Self {
         let all = logits.iter().enumerate();
         let top: Vec<_> =
             all.map(|(row, &logit)| TokenLogit { token: row as u32, logit }).collect();
-        let extra_tokens = extra_tokens
-            .iter()
-            .map(|&t| TokenLogit { token: t, logit: logits[t as usize] })
-            .collect();
+        let extra_tokens = query.extra_tokens.iter().map(|&t| top[t as usize]).collect();
         let non_finite = lowest_non_finite(&top);
-        Self { top: largest(top, count), extra_tokens, non_finite, read: HeadStats::default() }
+        Self {
+            top: largest(top, query.count),
+            extra_tokens,
+            non_finite,
+            read: HeadStats::default(),
+        }
     }
 }
 
@@ -117,7 +128,7 @@ pub fn largest(mut found: Vec<TokenLogit>, count: usize) -> Vec<TokenLogit> {
 pub struct HeadStats {
     /// Queries.
     pub queries: u64,
-    /// Those of them that read every stored row, because no bound applied.
+    /// Those of them that read every stored row, because no bound applied or nearly all were wanted.
     pub full_scans: u64,
     /// Bytes of the first plane of codes, scales included.
     pub first_plane_bytes: u64,
@@ -170,17 +181,19 @@ mod tests {
     fn selection_keeps_ties_and_drops_non_finite() {
         let nan = f32::NAN;
         let of = |logits: &[f32], count| -> Vec<u32> {
-            TopLogits::of_all(logits, count, &[]).top.iter().map(|t| t.token).collect()
+            let query = LogitQuery { count, extra_tokens: vec![] };
+            TopLogits::of_all(logits, &query).top.iter().map(|t| t.token).collect()
         };
         assert_eq!(of(&[1.0, 3.0, nan, 3.0, 2.0, f32::INFINITY], 2), [1, 3]);
         assert_eq!(of(&[1.0, 3.0, 2.0, 3.0, 2.0], 3), [1, 3, 2, 4]);
         assert_eq!(of(&[-0.0, 0.0, -1.0], 1), [1, 0], "zeros are equal numbers");
         assert_eq!(of(&[nan], 3), []);
         assert_eq!(of(&[1.0], 0), []);
-        assert_eq!(TopLogits::of_all(&[1.0, nan], 1, &[0]).extra_tokens[0].logit, 1.0);
-        let found = TopLogits::of_all(&[1.0, -f32::INFINITY, nan], 1, &[]).non_finite;
+        let query = LogitQuery { count: 1, extra_tokens: vec![0] };
+        assert_eq!(TopLogits::of_all(&[1.0, nan], &query).extra_tokens[0].logit, 1.0);
+        let found = TopLogits::of_all(&[1.0, -f32::INFINITY, nan], &query).non_finite;
         assert_eq!(found.map(|t| t.token), Some(1));
-        assert_eq!(TopLogits::of_all(&[1.0, 2.0], 1, &[]).non_finite, None);
+        assert_eq!(TopLogits::of_all(&[1.0, 2.0], &query).non_finite, None);
     }
 
     #[test]

@@ -47,13 +47,13 @@ impl fmt::Debug for Clock {
     }
 }
 
-/// A clock that changes only by [`HandClock::advance`], to test time-dependent code without waiting.
+/// A clock that changes only by [`ManualClock::advance`], to test time-dependent code without waiting.
 #[derive(Debug, Clone, Default)]
-pub struct HandClock {
+pub struct ManualClock {
     nanos: Arc<AtomicU64>,
 }
 
-impl HandClock {
+impl ManualClock {
     /// A clock at zero.
     pub fn new() -> Self {
         Self::default()
@@ -78,13 +78,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hand_clocks_move_only_when_advanced() {
-        let hand = HandClock::new();
-        let clock = hand.clock();
-        hand.advance(Duration::from_secs(3));
+    fn manual_clocks_move_only_when_advanced() {
+        let manual = ManualClock::new();
+        let clock = manual.clock();
+        manual.advance(Duration::from_secs(3));
         assert_eq!(clock.now(), Duration::from_secs(3));
         assert_eq!(clock.clone().now(), Duration::from_secs(3));
-        hand.advance(Duration::MAX);
+        manual.advance(Duration::MAX);
         assert_eq!(clock.nanos(), u64::MAX);
         let system = Clock::system();
         let before = system.now();

@@ -58,7 +58,7 @@ pub mod units;
 
 pub use buffer::PoolBuffer;
 pub use cleanup::{CleanupConfig, CleanupMetrics, CleanupReport, Compaction};
-pub use clock::{Clock, HandClock};
+pub use clock::{Clock, ManualClock};
 pub use config::MemoryPoolConfig;
 pub use device_pool::{DeviceSpecificPools, Transfers};
 pub use heap::{MemoryHandle, MemoryMetrics, Purpose};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{cached, ops, ternary_ops};
 use crate::backend::dense::DenseRows;
-use crate::backend::top_logits::{Guarantee, HeadStats, HeadWeight, TopLogits};
+use crate::backend::top_logits::{Guarantee, HeadStats, HeadWeight, LogitQuery, TopLogits};
 use crate::backend::{
     Activation, ActivationPrecision, AttentionShape, Backend, BitLinearIntegers, Counters,
     Operations, Preparation, RopeOrder, RopeTable, Tensors, TernaryWeight, shape_check,
@@ -161,17 +161,19 @@ impl Operations for ReferenceBackend {
         &self,
         x: &BitNetTensor,
         head: &dyn HeadWeight,
-        count: usize,
-        extra_tokens: &[u32],
-    ) -> Result<TopLogits> {
+        queries: &[LogitQuery],
+    ) -> Result<Vec<TopLogits>> {
         let foreign = Error::ForeignWeight { op: "top_logits", backend: "reference" };
         let head = head.as_any().downcast_ref::<StoredHead>().ok_or(foreign)?;
-        shape_check::top_logits(x, &*head.rows, extra_tokens)?;
+        shape_check::top_logits(x, &*head.rows, queries)?;
         let mut logits = vec![0f32; head.rows.rows()];
-        ops::linear(x.f32()?, &*head.rows, &mut logits)?;
         let (rows, row_bytes) = (logits.len() as u64, head.rows.bytes() as u64);
         let read = HeadStats { queries: 1, full_scans: 1, rows, row_bytes, ..HeadStats::default() };
-        Ok(TopLogits { read, ..TopLogits::of_all(&logits, count, extra_tokens) })
+        let mut answer = |(x, query): (&[f32], &LogitQuery)| {
+            ops::linear(x, &*head.rows, &mut logits)?;
+            Ok(TopLogits { read, ..TopLogits::of_all(&logits, query) })
+        };
+        x.f32()?.chunks_exact(head.rows.cols().max(1)).zip(queries).map(&mut answer).collect()
     }
 
     fn rms_norm(

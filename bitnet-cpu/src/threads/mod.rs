@@ -9,11 +9,16 @@ mod workers;
 use std::iter::FusedIterator;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bitnet_core::{Error, Result};
 use smallvec::SmallVec;
 use workers::Workers;
+
+/// Locks a mutex whose holder may have panicked: what it guards stays valid.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Pieces of work, on the stack as long as there are as few as two threads have.
 pub(crate) type Pieces<P> = SmallVec<[P; 8]>;
@@ -148,9 +153,9 @@ impl Threads {
             loop {
                 let index = next.fetch_add(1, Ordering::Relaxed);
                 let Some(piece) = pieces.get(index) else { return };
-                let piece = piece.lock().unwrap_or_else(PoisonError::into_inner).take();
+                let piece = lock(piece).take();
                 let Some(Err(error)) = piece.map(&f) else { continue };
-                let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut failed = lock(&failed);
                 if failed.as_ref().is_none_or(|(first, _)| index < *first) {
                     *failed = Some((index, error));
                 }

@@ -22,8 +22,7 @@ pub(super) fn class_of(
     };
     let Some(named) = named else {
         let Some(class) = by_type else {
-            let problem =
-                "missing, and model_type names no class that is supported (llama, qwen3, bitnet)";
+            let problem = "missing, and model_type names no class that is supported (llama, qwen2, qwen3, bitnet)";
             return Err(o.bad("architectures", problem.into()));
         };
         assumptions.push(format!(

@@ -305,10 +305,10 @@ impl GgufCheckpoint {
         let name = self.config.activation;
         let key = format!("{}.hidden_activation", self.arch);
         let fixed = Architecture::from_gguf(&self.arch).and_then(|(_, named)| named.activation);
-        let source = match (fixed, self.file.metadata().opt_str(&key)?) {
-            (Some(_), _) => "by the architecture; the file has no key for it",
-            (_, Some(_)) => "from the file",
-            (_, None) => "the architecture's default",
+        let source = match (self.file.metadata().opt_str(&key)?, fixed) {
+            (Some(_), _) => "from the file",
+            (None, Some(_)) => "by the architecture; the file has no key for it",
+            (None, None) => "the architecture's default",
         };
         Ok(format!("{name} ({source})"))
     }

@@ -4,7 +4,9 @@ use bitnet_core::backend::Activation;
 use bitnet_formats::gguf::{GgufFile, Metadata};
 
 use super::gguf_rope::rope_scaling;
-use crate::models::{Architecture, ContextLimit, LimitReason, ModelConfig, activation_by_name};
+use crate::models::{
+    Architecture, ContextLimit, LimitReason, ModelConfig, activation_by_name, unknown_name,
+};
 use crate::{InferenceError, Result};
 
 /// Reads shapes and constants from the keys of architecture `arch`.
@@ -52,15 +54,18 @@ pub(super) fn read_config(file: &GgufFile, arch: &str) -> Result<ModelConfig> {
             ),
         ));
     }
-    let activation = match (named.activation, metadata.opt_str(&key("hidden_activation"))?) {
-        (Some(activation), _) => activation,
-        (None, None) => Activation::Silu,
-        (None, Some(name)) => activation_by_name(name).map_err(|name| {
-            bad(
-                "hidden_activation",
-                format!("{name:?} is not known; relu2, silu, gelu_new and gelu_pytorch_tanh are"),
-            )
-        })?,
+    let given = metadata.opt_str(&key("hidden_activation"))?;
+    let given = given
+        .map(|name| {
+            activation_by_name(name).map_err(|name| bad("hidden_activation", unknown_name(&name)))
+        })
+        .transpose()?;
+    let activation = match (named.activation, given) {
+        (Some(fixed), Some(given)) if fixed != given => {
+            let problem = format!("{given}, but models of this architecture have {fixed}");
+            return Err(bad("hidden_activation", problem));
+        }
+        (fixed, given) => given.or(fixed).unwrap_or(Activation::Silu),
     };
     let vocab_size = vocab_size(file, metadata, &key("vocab_size"))?;
     let context = count("context_length")?;

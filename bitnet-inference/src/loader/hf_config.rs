@@ -13,7 +13,9 @@ use super::json_object::Object;
 use super::quantization::{Quantization, quantization, skipped_modules};
 use crate::Result;
 use crate::known_fields;
-use crate::models::{ContextLimit, LimitReason, ModelConfig, activation_by_name, tensors};
+use crate::models::{
+    ContextLimit, LimitReason, ModelConfig, activation_by_name, tensors, unknown_name,
+};
 
 /// The settings of `config.json`.
 #[derive(Debug, Clone, PartialEq)]
@@ -71,12 +73,8 @@ fn model(settings: &mut Settings<'_>) -> Result<ModelConfig> {
             class.hidden_act
         }
     };
-    let activation = activation_by_name(act).map_err(|name| {
-        o.bad(
-            "hidden_act",
-            format!("{name:?} is not known; relu2, silu, gelu_new and gelu_pytorch_tanh are"),
-        )
-    })?;
+    let activation =
+        activation_by_name(act).map_err(|name| o.bad("hidden_act", unknown_name(&name)))?;
     // Families with biases have no such field.
     let has_biases = !class.architecture.table().biased.is_empty();
     if o.opt_bool("attention_bias")? == Some(true) && !has_biases {

@@ -15,6 +15,13 @@ pub fn activation_by_name(name: &str) -> Result<Activation, String> {
     }
 }
 
+/// Returns the problem of a name that [`activation_by_name`] does not know.
+pub(crate) fn unknown_name(name: &str) -> String {
+    format!(
+        "{name:?} is not known; relu2 (relu_squared), silu (swish) and gelu_pytorch_tanh (gelu_new) are"
+    )
+}
+
 /// Returns the name that [`activation_by_name`] reads.
 pub fn activation_name(activation: Activation) -> &'static str {
     match activation {

@@ -47,7 +47,17 @@ impl Compute {
         if rows.iter().enumerate().all(|(index, &row)| row == first + index) {
             return Ok(h.narrow(0, first..first + rows.len())?);
         }
-        Ok(self.backend.rows(h, rows, &self.pool)?)
+        let rows: Vec<_> = rows.iter().map(|&row| (h, row)).collect();
+        Ok(self.backend.rows(&rows, &self.pool)?)
+    }
+
+    /// Returns hidden states `[1, hidden]` as one tensor `[states, hidden]`.
+    pub(crate) fn stack(&self, states: &[&BitNetTensor]) -> Result<BitNetTensor> {
+        if let [one] = states {
+            return Ok((*one).clone());
+        }
+        let rows: Vec<_> = states.iter().map(|&h| (h, 0)).collect();
+        Ok(self.backend.rows(&rows, &self.pool)?)
     }
 
     /// Returns a result of the back end in memory of the host.

@@ -15,7 +15,7 @@
 
 use std::sync::Arc;
 
-use bitnet_core::backend::top_logits::TopLogits;
+use bitnet_core::backend::top_logits::{LogitQuery, TopLogits};
 use bitnet_core::backend::{Backend, RopeTable};
 use bitnet_core::dense::DenseRows;
 use bitnet_core::kv::{KvShape, KvType};
@@ -164,9 +164,9 @@ impl Decoder {
         self.compute.to_host(logits)
     }
 
-    /// Computes some logits of one hidden state `h` (`[1, hidden]`): the `count` largest and those of `extra_tokens`, each
-    /// equal to that of [`Decoder::logits`]. `None` where all of them are computed as fast: the mode is [`HeadMode::Full`],
-    /// or the head is small, or ternary, or holds what is not finite.
+    /// Computes some logits of hidden states `h` (`[queries, hidden]`): those that each query asks for, each equal to that of
+    /// [`Decoder::logits`]. `None` where all of them are computed as fast: the mode is [`HeadMode::Full`], or the head is
+    /// small, or ternary, or holds what is not finite.
     ///
     /// # Errors
     /// [`crate::InferenceError::Core`] if shapes do not fit, and those of [`Decoder::prepare_top_logits`] and
@@ -174,19 +174,18 @@ impl Decoder {
     pub fn top_logits(
         &self,
         h: &BitNetTensor,
-        count: usize,
-        extra_tokens: &[u32],
-    ) -> Result<Option<TopLogits>> {
+        queries: &[LogitQuery],
+    ) -> Result<Option<Vec<TopLogits>>> {
         let Some(source) = self.top_logits.plan_query(self.dense_head(), self.backend())? else {
             return Ok(None);
         };
         let x = self.compute.norm(h, &self.output_norm, self.config.norm_eps)?;
-        let top = source.top(&x, count, extra_tokens, &self.compute)?;
+        let top = source.top(&x, queries, &self.compute)?;
         self.check_files()?;
         Ok(Some(top))
     }
 
-    /// Prepares the head for [`Decoder::top_logits`], which otherwise does so on the second query. Returns whether the head
+    /// Prepares the head for [`Decoder::top_logits`], which otherwise does so on the second call. Returns whether the head
     /// can be prepared.
     ///
     /// # Errors

@@ -70,8 +70,8 @@ impl Compute {
 
     /// Adds `bias` to each row of `out`.
     fn add_bias(&self, out: &mut BitNetTensor, bias: &BitNetTensor) -> Result<()> {
-        let rows: SmallVec<[usize; 8]> = SmallVec::from_elem(0, out.shape()[0]);
-        Ok(self.backend.add(out, &self.backend.rows(bias, &rows, &self.pool)?)?)
+        let rows: SmallVec<[_; 8]> = SmallVec::from_elem((bias, 0), out.shape()[0]);
+        Ok(self.backend.add(out, &self.backend.rows(&rows, &self.pool)?)?)
     }
 
     fn multiply(&self, x: &BitNetTensor, weight: &Linear, out: &mut BitNetTensor) -> Result<()> {

@@ -15,6 +15,7 @@ mod source_files;
 mod token_cost;
 mod top_logits;
 
+pub(crate) use activation::unknown_name;
 pub use activation::{activation_by_name, activation_name};
 pub use architecture::{TensorSpec, tensors};
 pub use bitnet_formats::architecture::Architecture;

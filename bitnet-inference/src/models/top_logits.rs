@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Instant;
 
-use bitnet_core::backend::top_logits::{Guarantee, HeadWeight, TopLogits};
+use bitnet_core::backend::top_logits::{Guarantee, HeadWeight, LogitQuery, TopLogits};
 use bitnet_core::backend::{Backend, shape_check};
 use bitnet_core::dense::{DenseRows, PlainType};
 use bitnet_core::memory::tensor::BitNetTensor;
@@ -88,28 +88,30 @@ impl Source<'_> {
     pub(crate) fn top(
         &self,
         x: &BitNetTensor,
-        count: usize,
-        extra_tokens: &[u32],
+        queries: &[LogitQuery],
         compute: &Compute,
-    ) -> Result<TopLogits> {
+    ) -> Result<Vec<TopLogits>> {
         let rows = match self {
             Self::Prepared(head) => {
-                return Ok(compute.backend.top_logits(x, *head, count, extra_tokens)?);
+                return Ok(compute.backend.top_logits(x, *head, queries)?);
             }
             Self::AllRows(rows) => rows,
         };
-        shape_check::top_logits(x, &***rows, extra_tokens)?;
-        let mut logits = Vec::with_capacity(rows.rows());
+        shape_check::top_logits(x, &***rows, queries)?;
+        let mut logits = vec![Vec::with_capacity(rows.rows()); queries.len()];
         for piece in RowRange::pieces(rows, RESIDENT) {
             let out = compute.to_host(compute.dense(x, &piece)?)?;
-            logits.extend_from_slice(out.f32()?);
+            for (logits, out) in logits.iter_mut().zip(out.f32()?.chunks_exact(piece.rows())) {
+                logits.extend_from_slice(out);
+            }
             piece.release();
         }
-        Ok(TopLogits::of_all(&logits, count, extra_tokens))
+        let answers = logits.iter().zip(queries);
+        Ok(answers.map(|(logits, query)| TopLogits::of_all(logits, query)).collect())
     }
 }
 
-/// Prepares the head lazily, on the second query, so that one-token generation skips the cost.
+/// Prepares the head lazily, on the second call, so that one-token generation skips the cost.
 #[derive(Debug)]
 pub(crate) struct LazyTopLogits {
     mode: HeadMode,

@@ -100,9 +100,8 @@ fn sampling_from_the_queried_logits_gives_the_same_token() {
         };
         let mut few = Sampler::new(c, vocabulary).unwrap();
         let mut all = few.clone();
-        let Query { count, extra_tokens } = few.plan_query(&history).unwrap();
-        let found =
-            TopLogits { non_finite: None, ..TopLogits::of_all(&logits, count, &extra_tokens) };
+        let query = few.plan_query(&history).unwrap();
+        let found = TopLogits { non_finite: None, ..TopLogits::of_all(&logits, &query) };
         assert_eq!(
             few.sample_top(&found, &history).unwrap(),
             all.sample(&mut logits, &history).unwrap(),
@@ -135,7 +134,8 @@ fn logits_that_are_nan_or_infinite_are_refused_by_every_sampler() {
             for config in &configs {
                 let mut sampler = Sampler::new(config.clone(), 4).unwrap();
                 named(sampler.sample(&mut logits.clone(), &[]).unwrap_err());
-                let top = TopLogits::of_all(&logits, 2, &[]);
+                let query = LogitQuery { count: 2, extra_tokens: vec![] };
+                let top = TopLogits::of_all(&logits, &query);
                 named(sampler.sample_top(&top, &[]).unwrap_err());
             }
         }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bitnet_core::backend::top_logits::{HeadWeight, TopLogits};
+use bitnet_core::backend::top_logits::{HeadWeight, LogitQuery, TopLogits};
 use bitnet_core::backend::{
     Activation, ActivationPrecision, AttentionShape, Backend, BitLinearIntegers, Counters,
     Operations, Preparation, RopeOrder, RopeTable, Tensors, TernaryWeight,
@@ -354,9 +354,8 @@ impl Operations for DifferentialBackend {
         &self,
         _: &BitNetTensor,
         _: &dyn HeadWeight,
-        _: usize,
-        _: &[u32],
-    ) -> Result<TopLogits> {
+        _: &[LogitQuery],
+    ) -> Result<Vec<TopLogits>> {
         // No head is prepared: every member computes all logits.
         Err(Error::ForeignWeight { op: "top_logits", backend: self.name() })
     }

@@ -102,7 +102,7 @@ impl CleanupReport {
 
     pub(super) fn add_compression(&mut self, step: CompressionStep) {
         self.compressed.add(step.done);
-        self.released_after_moving.large_cache += step.returned;
+        self.released_after_moving.separate_mappings += step.returned;
         self.compressing += step.activity;
         self.was_cut |= step.was_cut;
     }
@@ -126,7 +126,7 @@ impl fmt::Display for CleanupReport {
             "{:?}: {} bytes returned (cached blocks {}, regions {}, slabs {}, after moving {}), {} tensors moved, {} compressed, {:.1?}{cut}",
             self.strategy,
             self.returned(),
-            self.released.large_cache,
+            self.released.separate_mappings,
             self.released.regions,
             self.released.slabs,
             self.released_after_moving.total(),
@@ -195,7 +195,7 @@ mod tests {
     fn metrics_are_the_sum_of_the_reports() {
         let mut metrics = CleanupMetrics::default();
         let mut report = CleanupReport::new(Strategy::Idle);
-        report.released = Released { large_cache: 1, regions: 20, slabs: 300 };
+        report.released = Released { separate_mappings: 1, regions: 20, slabs: 300 };
         report.released_after_moving.slabs = 4000;
         report.compacted = Compacted { sparse_bytes: 9, tensors: 2, bytes: 7, refused: 0 };
         let done = Compressed { tensors: 1, bytes_before: 50, bytes_after: 20 };

@@ -22,7 +22,7 @@ pub use compaction::Compaction;
 pub use config::CleanupConfig;
 pub use metrics::{CleanupMetrics, CleanupReport, Compacted, Compressed};
 pub use scheduler::CleanupSchedule;
-pub use strategies::{Observed, PERIOD, Past, Strategy, Work, due, next_look};
+pub use strategies::{Observed, PERIOD, Past, Strategy, Work, due, next_check};
 
 pub(super) use cleaner::{Cleaner, CleanupTarget};
 pub(super) use metrics::CompressionStep;

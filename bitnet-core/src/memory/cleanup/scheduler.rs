@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::strategies::{Observed, Past, due, next_look};
+use super::strategies::{Observed, Past, due, next_check};
 use super::{CleanupConfig, CleanupReport};
 use crate::memory::pool::WeakPool;
 use crate::memory::tracking::{PressureMonitor, SystemFiles, SystemMemory};
@@ -23,16 +23,16 @@ use crate::{Error, Result};
 /// use std::time::Duration;
 /// use bitnet_core::memory::cleanup::{CleanupSchedule, Strategy};
 /// use bitnet_core::memory::tracking::SystemFiles;
-/// use bitnet_core::memory::{HandClock, HybridMemoryPool};
+/// use bitnet_core::memory::{ManualClock, HybridMemoryPool};
 ///
 /// let pool = HybridMemoryPool::new()?;
-/// let hand = HandClock::new();
+/// let manual = ManualClock::new();
 /// // A system without memory figures, so that the example doesn't depend on it.
 /// let system = Box::new(SystemFiles::under("absent"));
 /// let config = pool.cleanup_config().clone();
-/// let mut schedule = CleanupSchedule::with_system(config, hand.clock(), system);
+/// let mut schedule = CleanupSchedule::with_system(config, manual.clock(), system);
 /// assert!(schedule.run_due(&pool).is_none());
-/// hand.advance(Duration::from_secs(30));
+/// manual.advance(Duration::from_secs(30));
 /// assert_eq!(schedule.run_due(&pool).map(|report| report.strategy), Some(Strategy::Idle));
 /// # Ok::<(), bitnet_core::Error>(())
 /// ```
@@ -62,7 +62,7 @@ impl CleanupSchedule {
         let observed = self.observe(pool);
         self.observed = observed;
         let past = self.past.get_or_insert_with(|| Past::new(&observed));
-        past.saw(&observed);
+        past.record(&observed);
         let strategy = due(&self.config, &observed, past)?;
         let report = pool.cleanup(strategy);
         self.observed.activity = observed.activity + report.own_activity();
@@ -73,9 +73,9 @@ impl CleanupSchedule {
     }
 
     /// The time after the last observation in which nothing can become due without pressure.
-    pub fn next_look(&self) -> Duration {
+    pub fn next_check(&self) -> Duration {
         match &self.past {
-            Some(past) => next_look(&self.config, &self.observed, past),
+            Some(past) => next_check(&self.config, &self.observed, past),
             None => Duration::ZERO,
         }
     }
@@ -201,7 +201,7 @@ fn clean_until_closed(mut schedule: CleanupSchedule, signal: &Signal, weak: &Wea
         pool.inner().set_live_threshold(schedule.live_threshold(&pool));
         // If this was the last owner, it has stopped the scheduler: this thread.
         drop(pool);
-        if !signal.sleep(schedule.next_look()) {
+        if !signal.sleep(schedule.next_check()) {
             return;
         }
     }

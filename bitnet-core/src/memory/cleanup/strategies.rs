@@ -118,7 +118,7 @@ impl Past {
     }
 
     /// Records an observation.
-    pub fn saw(&mut self, observed: &Observed) {
+    pub fn record(&mut self, observed: &Observed) {
         if observed.activity != self.activity {
             self.activity = observed.activity;
             self.quiet_since = observed.now;
@@ -180,7 +180,7 @@ pub fn due(config: &CleanupConfig, observed: &Observed, past: &Past) -> Option<S
 }
 
 /// The time in which nothing can become due without pressure; above zero.
-pub fn next_look(config: &CleanupConfig, observed: &Observed, past: &Past) -> Duration {
+pub fn next_check(config: &CleanupConfig, observed: &Observed, past: &Past) -> Duration {
     let pressed = observed.is_pressed(config);
     let wait = if !past.has_work(observed, pressed) {
         // Only activity or pressure makes a strategy due. Idleness counts from the observation of the activity.
@@ -220,7 +220,7 @@ mod tests {
         let mut done = Vec::new();
         for &(seconds, activity, used) in observations {
             let seen = at(seconds, activity, used);
-            past.saw(&seen);
+            past.record(&seen);
             if let Some(strategy) = due(&config, &seen, &past) {
                 done.push((seconds, strategy));
                 past.cleaned(strategy, seen.now, activity, false);
@@ -264,7 +264,7 @@ mod tests {
         past.cleaned(Strategy::Pressure, Duration::ZERO, 1, false);
         for (millis, expected) in [(100, None), (899, None), (900, Some(Strategy::Pressure))] {
             let seen = Observed { now: Duration::from_millis(millis), ..at(0, 2, 901) };
-            past.saw(&seen);
+            past.record(&seen);
             assert_eq!(due(&config, &seen, &past), expected, "{millis} ms");
         }
         let just_full = at(5, 2, 900);
@@ -293,16 +293,16 @@ mod tests {
     fn the_next_observation_is_when_a_strategy_can_be_due() {
         let config = config();
         let mut past = Past::new(&at(0, 1, 5));
-        assert_eq!(next_look(&config, &at(0, 1, 5), &past), 5 * SECOND, "the system is observed");
-        assert_eq!(next_look(&config, &at(28, 1, 5), &past), 2 * SECOND);
+        assert_eq!(next_check(&config, &at(0, 1, 5), &past), 5 * SECOND, "the system is observed");
+        assert_eq!(next_check(&config, &at(28, 1, 5), &past), 2 * SECOND);
         past.cleaned(Strategy::Idle, 30 * SECOND, 1, false);
-        assert_eq!(next_look(&config, &at(30, 1, 5), &past), OBSERVATION_INTERVAL);
-        assert_eq!(next_look(&config, &at(30, 2, 950), &past), Duration::from_millis(900));
+        assert_eq!(next_check(&config, &at(30, 1, 5), &past), OBSERVATION_INTERVAL);
+        assert_eq!(next_check(&config, &at(30, 2, 950), &past), Duration::from_millis(900));
         let mut odd = CleanupConfig { idle_cleanup_interval: Duration::ZERO, ..config };
-        assert_eq!(next_look(&odd, &at(50, 1, 5), &past), 9 * config.max_cleanup_time, "the gap");
+        assert_eq!(next_check(&odd, &at(50, 1, 5), &past), 9 * config.max_cleanup_time, "the gap");
         odd.idle_cleanup_interval = Duration::MAX;
         odd.max_cleanup_time = Duration::MAX;
-        assert_eq!(next_look(&odd, &at(50, 2, 5), &past), OBSERVATION_INTERVAL);
+        assert_eq!(next_check(&odd, &at(50, 2, 5), &past), OBSERVATION_INTERVAL);
         assert_eq!(due(&odd, &at(50, 2, 5), &past), None);
     }
 

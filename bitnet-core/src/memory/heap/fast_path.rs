@@ -6,7 +6,7 @@ use super::state::{PoolInner, pool_of};
 use super::thread_cache::current;
 use crate::os::pages::GRANULE;
 
-/// Pops a block of `size` bytes (1 to 1 MiB) aligned to a line. `None` if the slow path has to allocate.
+/// Pops a block of `size` bytes (below 1 MiB) aligned to a line. `None` if the slow path has to allocate.
 #[inline(always)]
 pub(super) fn allocate_small(key: Key, size: usize) -> Option<(usize, Tag)> {
     // SAFETY: no other cache becomes current while this one is used.

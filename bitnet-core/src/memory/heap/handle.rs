@@ -167,7 +167,7 @@ mod tests {
     use super::*;
     use crate::device::Device;
     use crate::memory::heap::discard::PIECE;
-    use crate::memory::{HandClock, HybridMemoryPool, MemoryPoolConfig};
+    use crate::memory::{HybridMemoryPool, ManualClock, MemoryPoolConfig};
 
     #[cfg(target_os = "linux")]
     #[test]
@@ -175,11 +175,11 @@ mod tests {
         let pool = HybridMemoryPool::with_config(MemoryPoolConfig::unbounded()).unwrap();
         let mut block = pool.allocate(WHOLE + PIECE, 64, &Device::Cpu).unwrap();
         block.bytes_mut().fill(7);
-        let hand = HandClock::new();
-        let clock = hand.clock();
+        let manual = ManualClock::new();
+        let clock = manual.clock();
         let second = Duration::from_secs(1);
         let more = || {
-            hand.advance(second);
+            manual.advance(second);
             clock.now() <= 5 * second
         };
         assert_eq!(block.discard_while(&more), (5 * PIECE, false));

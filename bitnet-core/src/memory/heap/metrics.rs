@@ -49,7 +49,7 @@ pub struct PoolFigures {
     /// The largest value that `requested` has had.
     pub peak_requested: u64,
     /// Free, but still mapped.
-    pub free_kept: u64,
+    pub free_mapped: u64,
     /// The largest free piece among the large blocks.
     pub largest_free: u64,
     /// All free pieces among the large blocks.
@@ -150,7 +150,7 @@ impl PoolInner {
             occupied: occupied as u64,
             requested: metrics.total_allocated,
             peak_requested: metrics.peak_allocated,
-            free_kept: metrics.reserved.saturating_sub(occupied as u64),
+            free_mapped: metrics.reserved.saturating_sub(occupied as u64),
             largest_free: large.arena.largest_free.max(large.largest_cached) as u64,
             total_free_large: free_large as u64,
             scattered_free_large: large.arena.scattered as u64,
@@ -192,7 +192,7 @@ mod tests {
             mapped: 1000,
             occupied: 400,
             requested: 300,
-            free_kept: 600,
+            free_mapped: 600,
             total_free_large: 500,
             largest_free: 150,
             scattered_free_large: 300,

@@ -12,7 +12,7 @@ use super::thread_cache::DRAIN;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Released {
     /// With large blocks that had separate mappings: cached ones, and those of compressed tensors.
-    pub large_cache: usize,
+    pub separate_mappings: usize,
     /// With unused regions and free spans of blocks of 1 MiB and more.
     pub regions: usize,
     /// With unused regions and free slabs of blocks below 1 MiB.
@@ -22,11 +22,11 @@ pub struct Released {
 impl Released {
     /// The sum.
     pub fn total(&self) -> usize {
-        self.large_cache + self.regions + self.slabs
+        self.separate_mappings + self.regions + self.slabs
     }
 
     pub(in crate::memory) fn add(&mut self, other: Self) {
-        self.large_cache += other.large_cache;
+        self.separate_mappings += other.separate_mappings;
         self.regions += other.regions;
         self.slabs += other.slabs;
     }
@@ -38,8 +38,8 @@ impl PoolInner {
     pub(in crate::memory) fn purge(&self, deadline: Option<Instant>) -> Released {
         self.drain_bins();
         self.small.flush(deadline);
-        let large_cache = self.large.flush(&self.pages, deadline);
-        let mut released = Released { large_cache, ..Released::default() };
+        let separate_mappings = self.large.flush(&self.pages, deadline);
+        let mut released = Released { separate_mappings, ..Released::default() };
         if !past(deadline) {
             released.regions = self.large.arena().release(self.keep_large, &self.pages, deadline);
         }

@@ -70,14 +70,14 @@ impl ThreadCache {
         state & CLOSED == 0 && Key(state).same_pool(key)
     }
 
-    /// Pops a free block of `class` for an allocation of `size` bytes (1 to 1 MiB), and counts it. `None` if there is
+    /// Pops a free block of `class` for an allocation of `size` bytes (below 1 MiB), and counts it. `None` if there is
     /// none, or if the slow path has to count it.
     #[inline(always)]
     pub(super) fn pop_counted(&self, class: usize, size: usize) -> Option<usize> {
         self.bins.of(class).pop_if(|| self.stats.count_allocated(size, 0))
     }
 
-    /// Pushes a freed block, of which `size` bytes (1 to 1 MiB) were requested, and counts it. Returns false if its bin
+    /// Pushes a freed block, of which `size` bytes (below 1 MiB) were requested, and counts it. Returns false if its bin
     /// is full, or if the slow path has to count it; if true, the pool may have been freed.
     #[inline(always)]
     pub(super) fn push_counted(&self, class: usize, block: usize, size: usize) -> bool {

@@ -266,7 +266,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::memory::HandClock;
+    use crate::memory::ManualClock;
 
     fn pool() -> HybridMemoryPool {
         HybridMemoryPool::new().unwrap()
@@ -286,13 +286,13 @@ mod tests {
     fn the_clock_is_checked_between_blocks() {
         let pool = pool();
         let bytes: Vec<u8> = (0..20 * BLOCK + 5).map(|at| (at / 1000) as u8).collect();
-        let (hand, second) = (HandClock::new(), Duration::from_secs(1));
-        let clock = hand.clock();
+        let (manual, second) = (ManualClock::new(), Duration::from_secs(1));
+        let clock = manual.clock();
         let mut packing = Packing::new(1);
         let until = |end| {
-            let (hand, clock) = (&hand, &clock);
+            let (manual, clock) = (&manual, &clock);
             move || {
-                hand.advance(second);
+                manual.advance(second);
                 clock.now() <= end * second
             }
         };

@@ -169,7 +169,7 @@ mod tests {
     use super::*;
     use crate::memory::tensor::BitNetTensor;
     use crate::memory::tensor::{TensorHandle, TensorRegistry};
-    use crate::memory::{HandClock, HybridMemoryPool};
+    use crate::memory::{HybridMemoryPool, ManualClock};
 
     /// Returns true `count` times.
     fn times(count: usize) -> impl Fn() -> bool {
@@ -195,8 +195,8 @@ mod tests {
     #[test]
     fn interrupted_compression_resumes_unless_the_tensor_is_written() {
         let pool = HybridMemoryPool::new().unwrap();
-        let hand = HandClock::new();
-        let registry = TensorRegistry::with_clock(&pool, hand.clock());
+        let manual = ManualClock::new();
+        let registry = TensorRegistry::with_clock(&pool, manual.clock());
         let handle = TensorHandle::new(tensor(&pool), &registry);
         let held = || pool.get_metrics().total_allocated as usize;
         let plain = held();
@@ -223,10 +223,10 @@ mod tests {
         assert_eq!([0, 1 << 17, 99].map(|at| read.f32().unwrap()[at]), [5.0, 6.0, 99.0]);
         drop(read);
 
-        hand.advance(Duration::from_secs(9));
+        manual.advance(Duration::from_secs(9));
         cut(3);
         drop(handle.read().unwrap());
-        hand.advance(Duration::from_secs(1));
+        manual.advance(Duration::from_secs(1));
         assert_eq!(step(&registry, Duration::from_secs(2), 100), None);
         assert_eq!(held(), plain, "it is in use again");
         cut(3);

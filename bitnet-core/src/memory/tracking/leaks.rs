@@ -21,7 +21,7 @@ pub struct Leak {
     /// Bytes requested.
     pub size: usize,
     /// The bytes that it represents: `size` if every allocation is recorded, more if this one is a sample.
-    pub stands_for: u64,
+    pub estimated_bytes: u64,
     /// The time since it was made.
     pub age: Duration,
     /// The line that made it.
@@ -42,7 +42,7 @@ pub struct LeakSite {
     /// Bytes requested by the recorded allocations.
     pub bytes: u64,
     /// The bytes that they represent.
-    pub stands_for: u64,
+    pub estimated_bytes: u64,
     /// The age of the oldest.
     pub oldest: Duration,
 }
@@ -72,7 +72,7 @@ impl LeakReport {
             .map(|record| Leak {
                 address: record.address,
                 size: record.size,
-                stands_for: record.bytes,
+                estimated_bytes: record.bytes,
                 age: age(record),
                 site: record.site,
                 purpose: record.purpose,
@@ -92,7 +92,7 @@ impl LeakReport {
 
     /// The bytes that the recorded allocations represent.
     pub fn bytes(&self) -> u64 {
-        self.sites.iter().map(|site| site.stands_for).sum()
+        self.sites.iter().map(|site| site.estimated_bytes).sum()
     }
 }
 
@@ -103,16 +103,16 @@ fn by_site(leaks: &[Leak]) -> Vec<LeakSite> {
             site: leak.site,
             count: 0,
             bytes: 0,
-            stands_for: 0,
+            estimated_bytes: 0,
             oldest: Duration::ZERO,
         });
         site.count += 1;
         site.bytes += leak.size as u64;
-        site.stands_for += leak.stands_for;
+        site.estimated_bytes += leak.estimated_bytes;
         site.oldest = site.oldest.max(leak.age);
     }
     let mut sites: Vec<_> = sites.into_values().collect();
-    sites.sort_by_key(|site| (std::cmp::Reverse(site.stands_for), site.site));
+    sites.sort_by_key(|site| (std::cmp::Reverse(site.estimated_bytes), site.site));
     sites
 }
 
@@ -132,7 +132,7 @@ impl fmt::Display for LeakReport {
         writeln!(f, "{count} {kind} allocations are older than {age}: {}", bytes(self.bytes()))?;
         writeln!(f, "{:>8}  {:>10}  {:>9}  site", "count", "bytes", "oldest")?;
         for site in self.sites.iter().take(LINES) {
-            let (size, oldest) = (bytes(site.stands_for), duration(site.oldest));
+            let (size, oldest) = (bytes(site.estimated_bytes), duration(site.oldest));
             writeln!(f, "{:>8}  {size:>10}  {oldest:>9}  {}", site.count, site.site)?;
         }
         more(f, self.sites.len(), "lines")?;

@@ -17,10 +17,10 @@
 use std::ops::Range;
 use std::sync::Mutex;
 
-use super::{lock, stored};
+use super::stored;
 use crate::exec::ExecContext;
 use crate::isa::{Isa, NIBBLES, NibbleBlock, Op};
-use crate::threads::Pieces;
+use crate::threads::{Pieces, lock};
 use bitnet_core::Result;
 use bitnet_core::dense::DenseRows;
 use bitnet_core::memory::{HybridMemoryPool, PoolBuffer, Shared};

@@ -23,22 +23,23 @@ mod tests;
 pub(crate) use int4_dots::int4_dots;
 
 use std::any::Any;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::exec::ExecContext;
 use crate::isa::MOST_ELEMENTS;
+use crate::threads::lock;
 use bitnet_core::backend::prepared_parts::PreparedParts;
 use bitnet_core::backend::shape_check;
 use bitnet_core::backend::top_logits::{
-    Guarantee, HeadStats, HeadWeight, TokenLogit, TopLogits, largest, lowest_non_finite,
+    Guarantee, HeadStats, HeadWeight, LogitQuery, TokenLogit, TopLogits, largest, lowest_non_finite,
 };
 use bitnet_core::dense::DenseRows;
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::memory::{HybridMemoryPool, PoolBuffer};
 use bitnet_core::{Error, Result};
 use int4_planes::Int4Planes;
-use query::{Level, Query};
+use query::{Level, QuantizedState};
 
 /// Bits of a stored number from which a second plane saves bytes: it is 4 bits against these.
 const BITS_FOR_TWO_PLANES: f64 = 7.0;
@@ -52,6 +53,9 @@ const SPARE: usize = 15;
 /// Candidates after the first plane above which the second is read.
 const FEW: usize = 16;
 
+/// The most queries whose approximate logits, 4 bytes a row and query, are computed in one pass over the codes.
+const QUERIES_AT_ONCE: usize = 16;
+
 /// Bytes that the system may map for each stored row that is read: it maps the pages around it as well.
 const MAPPED_FOR_A_ROW: usize = 64 << 10;
 
@@ -61,8 +65,6 @@ pub(crate) struct CpuHead {
     rows: Arc<dyn DenseRows>,
     planes: Int4Planes,
     guarantee: Guarantee,
-    /// The approximate logits of the query in progress.
-    scratch: Mutex<PoolBuffer<f32>>,
     /// Stored rows read since their pages were released.
     since_release: AtomicUsize,
 }
@@ -112,7 +114,7 @@ pub(crate) fn prepare_head(
     }
     let Some(planes) = Int4Planes::build(&*rows, two, exec, weights)? else { return Ok(None) };
     rows.release();
-    CpuHead::boxed(rows, planes, guarantee, exec.scratch_pool).map(Some)
+    Ok(Some(CpuHead::boxed(rows, planes, guarantee)))
 }
 
 /// See [`bitnet_core::backend::Preparation::prepare_head_from_parts`].
@@ -120,10 +122,9 @@ pub(crate) fn head_from_parts(
     rows: Arc<dyn DenseRows>,
     guarantee: Guarantee,
     parts: &PreparedParts,
-    exec: ExecContext<'_>,
 ) -> Result<Box<dyn HeadWeight>> {
     let planes = Int4Planes::from_parts(rows.rows(), rows.cols(), parts)?;
-    CpuHead::boxed(rows, planes, guarantee, exec.scratch_pool)
+    Ok(CpuHead::boxed(rows, planes, guarantee))
 }
 
 impl CpuHead {
@@ -131,84 +132,117 @@ impl CpuHead {
         rows: Arc<dyn DenseRows>,
         planes: Int4Planes,
         guarantee: Guarantee,
-        pool: &HybridMemoryPool,
-    ) -> Result<Box<dyn HeadWeight>> {
-        let scratch = Mutex::new(PoolBuffer::scratch(rows.rows(), pool)?);
-        let since_release = AtomicUsize::new(0);
-        Ok(Box::new(Self { rows, planes, guarantee, scratch, since_release }))
+    ) -> Box<dyn HeadWeight> {
+        Box::new(Self { rows, planes, guarantee, since_release: AtomicUsize::new(0) })
     }
-}
-
-/// A lock whose holder may have panicked: what it guards stays valid.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// See [`bitnet_core::backend::Operations::top_logits`].
 pub(crate) fn top_logits(
     x: &BitNetTensor,
     head: &dyn HeadWeight,
-    count: usize,
-    extra_tokens: &[u32],
+    queries: &[LogitQuery],
     exec: ExecContext<'_>,
-) -> Result<TopLogits> {
+) -> Result<Vec<TopLogits>> {
     let foreign = Error::ForeignWeight { op: "top_logits", backend: "cpu" };
     let head = head.as_any().downcast_ref::<CpuHead>().ok_or(foreign)?;
-    shape_check::top_logits(x, &*head.rows, extra_tokens)?;
-    let mut search = Search { head, x: x.f32()?, exec, read: HeadStats::default() };
-    search.read.queries = 1;
-    let extra_tokens = search.exact(extra_tokens)?;
-    let found = if count == 0 { Vec::new() } else { search.find(count)? };
-    // Rows that a search skips have finite logits: otherwise there are no planes, or every row is read.
-    let non_finite = lowest_non_finite(&found).or_else(|| lowest_non_finite(&extra_tokens));
-    let read = search.read;
-    let mut counted = lock(&exec.traffic.head);
-    *counted = counted.plus(read);
-    Ok(TopLogits { top: largest(found, count), extra_tokens, non_finite, read })
+    shape_check::top_logits(x, &*head.rows, queries)?;
+    let mut states = x.f32()?.chunks_exact(head.rows.cols().max(1));
+    let mut answers = Vec::with_capacity(queries.len());
+    for queries in queries.chunks(QUERIES_AT_ONCE) {
+        let mut searches = queries
+            .iter()
+            .zip(&mut states)
+            .map(|(wanted, x)| Search::new(head, x, wanted, exec))
+            .collect::<Result<Vec<_>>>()?;
+        approximate(head, &mut searches, exec)?;
+        for search in searches {
+            answers.push(search.finish()?);
+        }
+    }
+    Ok(answers)
 }
 
-/// A query in progress.
+/// Computes the approximate logits of all rows, for all searches that use them, in one pass over the first plane.
+fn approximate(head: &CpuHead, searches: &mut [Search<'_>], exec: ExecContext<'_>) -> Result<()> {
+    let mut planned = searches.iter_mut().filter_map(|search| {
+        let (query, out) = search.plan.as_mut()?;
+        Some((&*query, &mut out[..], &mut search.read))
+    });
+    let Some((query, out, read)) = planned.next() else { return Ok(()) };
+    read.first_plane_bytes = head.planes.first_bytes() as u64;
+    let rest = planned.map(|(query, out, _)| (query, out));
+    scan::first(&head.planes, std::iter::once((query, out)).chain(rest).collect(), exec)
+}
+
+/// The search for the answer to one query.
 struct Search<'a> {
     head: &'a CpuHead,
     x: &'a [f32],
+    wanted: &'a LogitQuery,
+    /// The hidden state in 16 bits with its approximate logits `[rows]`; `None` if every row is read, or none is wanted.
+    plan: Option<(QuantizedState, PoolBuffer<f32>)>,
     exec: ExecContext<'a>,
     read: HeadStats,
 }
 
-impl Search<'_> {
-    /// Returns rows among which are the `count` largest, and all that equal the last of these.
-    fn find(&mut self, count: usize) -> Result<Vec<TokenLogit>> {
-        let head = self.head;
+impl<'a> Search<'a> {
+    fn new(
+        head: &'a CpuHead,
+        x: &'a [f32],
+        wanted: &'a LogitQuery,
+        exec: ExecContext<'a>,
+    ) -> Result<Self> {
         let rows = head.rows.rows();
-        let seeds = count.saturating_add(SPARE);
-        let query = Query::new(self.x, &head.planes, head.guarantee, self.exec.scratch_pool)?;
-        let query = match query {
-            Some(query) if seeds < rows => query,
-            _ => {
+        let mut plan = None;
+        if wanted.count > 0 && wanted.count.saturating_add(SPARE) < rows {
+            let query = QuantizedState::new(x, &head.planes, head.guarantee, exec.scratch_pool)?;
+            let buffer = || PoolBuffer::scratch(rows, exec.scratch_pool);
+            plan = query.map(|query| buffer().map(|buffer| (query, buffer))).transpose()?;
+        }
+        let read = HeadStats { queries: 1, ..HeadStats::default() };
+        Ok(Self { head, x, wanted, plan, exec, read })
+    }
+
+    /// Returns the answer, once the approximate logits are there.
+    fn finish(mut self) -> Result<TopLogits> {
+        let extra_tokens = self.exact(&self.wanted.extra_tokens)?;
+        let found = match self.plan.take() {
+            _ if self.wanted.count == 0 => Vec::new(),
+            Some((query, approximate)) => self.find(&query, &approximate)?,
+            None => {
                 self.read.full_scans = 1;
-                let all: Vec<u32> = (0..rows as u32).collect();
-                return self.exact(&all);
+                let all: Vec<u32> = (0..self.head.rows.rows() as u32).collect();
+                self.exact(&all)?
             }
         };
-        let mut approximate = lock(&head.scratch);
-        self.read.first_plane_bytes += head.planes.first_bytes() as u64;
-        scan::first(&head.planes, &query, &mut approximate, self.exec)?;
+        // Rows that a search skips have finite logits: otherwise there are no planes, or every row is read.
+        let non_finite = lowest_non_finite(&found).or_else(|| lowest_non_finite(&extra_tokens));
+        let mut counted = lock(&self.exec.traffic.head);
+        *counted = counted.plus(self.read);
+        let top = largest(found, self.wanted.count);
+        Ok(TopLogits { top, extra_tokens, non_finite, read: self.read })
+    }
 
-        let mut best = self.exec.isa.run_shared(scan::Largest { of: &approximate, count: seeds });
+    /// Returns rows among which are the largest that are wanted, and all that equal the last of these.
+    fn find(&mut self, query: &QuantizedState, approximate: &[f32]) -> Result<Vec<TokenLogit>> {
+        let (planes, count) = (&self.head.planes, self.wanted.count);
+        let seeds = scan::Largest { of: approximate, count: count + SPARE };
+        let mut best = self.exec.isa.run_shared(seeds);
         best.sort_unstable();
         let mut found = self.exact(&best)?;
         let floor = largest(found.clone(), count).last().map_or(f32::NEG_INFINITY, |t| t.logit)
             - query.underflow();
 
         let mut survivors = self.exec.isa.run_shared(scan::Reaching {
-            of: &approximate,
-            scales: head.planes.scales(),
-            margin: query.margin(&head.planes, Level::First),
+            of: approximate,
+            scales: planes.scales(),
+            margin: query.margin(planes, Level::First),
             floor,
         });
         survivors.retain(|row| best.binary_search(row).is_err());
         if survivors.len() > FEW {
-            self.refine(&query, &approximate, floor, &mut survivors)?;
+            self.refine(query, approximate, floor, &mut survivors)?;
         }
         found.extend(self.exact(&survivors)?);
         Ok(found)
@@ -217,7 +251,7 @@ impl Search<'_> {
     /// Drops rows that cannot reach `floor` according to both planes, if there are two.
     fn refine(
         &mut self,
-        query: &Query,
+        query: &QuantizedState,
         approximate: &[f32],
         floor: f32,
         rows: &mut Vec<u32>,

@@ -1,4 +1,4 @@
-//! A query: a hidden state in 16 bits, with the bound on the error of an approximate logit.
+//! A hidden state in 16 bits, with the bound on the error of an approximate logit.
 //!
 //! In the terms of `int4_planes.rs`, with `q_j = round(x'_j / t)` and `S = Σ first_j q_j`, the first plane says
 //!
@@ -18,7 +18,7 @@
 //! - the rounding of the kernel, twice its bound: `2 (n/16 + 8) 2⁻²⁴ · 7.5 Σ |x'_j|`;
 //! - the roundings of an approximate logit and of its comparison in f32: `8 Σ |x'_j| · 2⁻²¹`.
 //!
-//! Where numbers are so small that f32 rounds them by more than their share, [`Query::underflow`] is added.
+//! Where numbers are so small that f32 rounds them by more than their share, [`QuantizedState::underflow`] is added.
 //!
 //! The sum is enlarged by 2⁻¹⁶ of itself for the roundings in f64 that it is made with.
 
@@ -38,9 +38,9 @@ pub(super) enum Level {
     Both,
 }
 
-/// A hidden state.
+/// A hidden state in 16 bits.
 #[derive(Debug)]
-pub(super) struct Query {
+pub(super) struct QuantizedState {
     pub(super) blocks: PoolBuffer<WideBlock>,
     /// `t / 65536`.
     pub(super) unit: f64,
@@ -57,7 +57,7 @@ pub(super) struct Query {
     left_over: f64,
 }
 
-impl Query {
+impl QuantizedState {
     /// Makes the query for `x` (`[cols]`); `None` if `x`, or any logit, may not be finite.
     ///
     /// # Errors

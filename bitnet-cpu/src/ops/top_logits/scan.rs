@@ -4,23 +4,33 @@ use std::ops::Range;
 
 use super::int4_dots::int4_dots;
 use super::int4_planes::Int4Planes;
-use super::query::Query;
+use super::query::QuantizedState;
 use crate::exec::ExecContext;
 use crate::isa::{Isa, LANES, NibbleBlock, Op};
+use crate::threads::Pieces;
 use bitnet_core::Result;
 
 /// Rows between the codes in use and those that are prefetched.
 const PREFETCH_DISTANCE: usize = 2;
 
-/// Computes the approximate logits of all rows into `out` (`[rows]`), by the first plane.
+/// Computes the approximate logits of all rows for each query into its slice (`[rows]`), in one pass over the first plane.
 pub(super) fn first(
     planes: &Int4Planes,
-    query: &Query,
-    out: &mut [f32],
+    mut queries: Vec<(&QuantizedState, &mut [f32])>,
     exec: ExecContext<'_>,
 ) -> Result<()> {
-    exec.for_each_rows(out, 1, planes.blocks() * 16, &|rows, out| {
-        exec.isa.run(First { planes, query, rows, out });
+    let mut pieces = Pieces::new();
+    for rows in exec.threads.ranges(planes.rows(), planes.blocks() * 16 * queries.len()) {
+        let mut of_rows = Vec::with_capacity(queries.len());
+        for (query, rest) in &mut queries {
+            let (out, tail) = std::mem::take(rest).split_at_mut(rows.len());
+            *rest = tail;
+            of_rows.push((*query, out));
+        }
+        pieces.push(First { planes, queries: of_rows, rows });
+    }
+    exec.threads.each(pieces, |piece| {
+        exec.isa.run(piece);
         Ok(())
     })
 }
@@ -28,7 +38,7 @@ pub(super) fn first(
 /// Returns nearer approximations of the logits of `rows`, by the second plane.
 pub(super) fn second(
     planes: &Int4Planes,
-    query: &Query,
+    query: &QuantizedState,
     approximate: &[f32],
     rows: &[u32],
     exec: ExecContext<'_>,
@@ -41,33 +51,36 @@ pub(super) fn second(
     Ok(nearer)
 }
 
-/// Computes `Σ code · q` of `count` rows and calls `each` with the index and the sum of each.
+/// Computes `Σ code · q` of `count` rows for each query, and calls `each` with the indices of row and query, and the sum.
 #[inline(always)]
 fn dots<I: Isa>(
     isa: I,
     plane: &[NibbleBlock],
-    query: &Query,
+    blocks: usize,
+    queries: &[&QuantizedState],
     count: usize,
     row: impl Fn(usize) -> usize,
-    mut each: impl FnMut(usize, i64),
+    mut each: impl FnMut(usize, usize, i64),
 ) {
-    let blocks = query.blocks.len();
     for index in 0..count {
         // Row after row: the processor's own prefetcher follows one stream.
         let at = row(index) * blocks;
         let ahead = row((index + PREFETCH_DISTANCE).min(count - 1)) * blocks;
-        let (codes, ahead) = (&plane[at..at + blocks], &plane[ahead..ahead + blocks]);
-        let [high, low] = int4_dots(isa, codes, &query.blocks, ahead);
-        each(index, 256 * i64::from(high) + i64::from(low));
+        let (codes, mut ahead) = (&plane[at..at + blocks], &plane[ahead..ahead + blocks]);
+        for (number, query) in queries.iter().enumerate() {
+            let [high, low] = int4_dots(isa, codes, &query.blocks, ahead);
+            // Once is enough: the lines of this row are in the cache.
+            ahead = codes;
+            each(index, number, 256 * i64::from(high) + i64::from(low));
+        }
     }
 }
 
 /// Some rows of the first plane.
 struct First<'a> {
     planes: &'a Int4Planes,
-    query: &'a Query,
+    queries: Vec<(&'a QuantizedState, &'a mut [f32])>,
     rows: Range<usize>,
-    out: &'a mut [f32],
 }
 
 impl Op for First<'_> {
@@ -75,12 +88,14 @@ impl Op for First<'_> {
 
     #[inline(always)]
     fn eval<I: Isa>(self, isa: I) {
-        let Self { planes, query, rows, out } = self;
+        let Self { planes, queries, rows } = self;
         let scales = &planes.scales()[rows.clone()];
         let (plane, row) = (planes.first(), |index| rows.start + index);
-        dots(isa, plane, query, out.len(), row, |index, sum| {
-            let steps = 65536 * sum - query.centre;
-            out[index] = (f64::from(scales[index]) * (query.unit * steps as f64)) as f32;
+        let (queries, mut out): (Vec<_>, Vec<_>) = queries.into_iter().unzip();
+        dots(isa, plane, planes.blocks(), &queries, rows.len(), row, |index, number, sum| {
+            let steps = (65536 * sum - queries[number].centre) as f64;
+            let logit = f64::from(scales[index]) * (queries[number].unit * steps);
+            out[number][index] = logit as f32;
         });
     }
 }
@@ -88,7 +103,7 @@ impl Op for First<'_> {
 /// Some rows of the second plane.
 struct Second<'a> {
     planes: &'a Int4Planes,
-    query: &'a Query,
+    query: &'a QuantizedState,
     approximate: &'a [f32],
     rows: &'a [u32],
     out: &'a mut [f32],
@@ -101,7 +116,8 @@ impl Op for Second<'_> {
     fn eval<I: Isa>(self, isa: I) {
         let Self { planes, query, approximate, rows, out } = self;
         let row = |index: usize| rows[index] as usize;
-        dots(isa, planes.second(), query, out.len(), row, |index, sum| {
+        let plane = planes.second();
+        dots(isa, plane, planes.blocks(), &[query], out.len(), row, |index, _, sum| {
             let steps = 4096 * sum - 30720 * query.sum;
             let scale = f64::from(planes.scales()[row(index)]);
             let more = scale * (query.unit * steps as f64);

@@ -115,6 +115,21 @@ fn backends() -> Vec<CpuBackend> {
         .collect()
 }
 
+fn query(count: usize, extra_tokens: &[u32]) -> LogitQuery {
+    LogitQuery { count, extra_tokens: extra_tokens.to_vec() }
+}
+
+fn one(
+    backend: &dyn Backend,
+    x: &BitNetTensor,
+    head: &dyn HeadWeight,
+    query: LogitQuery,
+) -> TopLogits {
+    let mut found = backend.top_logits(x, head, &[query]).unwrap();
+    assert_eq!(found.len(), 1);
+    found.remove(0)
+}
+
 fn bits(found: &[TokenLogit]) -> Vec<(u32, u32)> {
     found.iter().map(|t| (t.token, t.logit.to_bits())).collect()
 }
@@ -134,8 +149,9 @@ fn agree(table: &Arc<dyn DenseRows>, x: &[f32], counts: &[usize], also: &[u32]) 
                 continue;
             };
             for &count in counts {
-                let expected = TopLogits::of_all(logits.f32().unwrap(), count, also);
-                let found = backend.top_logits(&x, &*head, count, also).unwrap();
+                let query = query(count, also);
+                let expected = TopLogits::of_all(logits.f32().unwrap(), &query);
+                let found = one(&backend, &x, &*head, query);
                 let case = format!("{}, {guarantee:?}, {count}", backend.describe());
                 assert_eq!(bits(&found.top), bits(&expected.top), "{case}");
                 assert_eq!(bits(&found.extra_tokens), bits(&expected.extra_tokens), "{case}");
@@ -259,11 +275,14 @@ fn small_shapes_work_and_foreign_heads_are_refused() {
     let x = BitNetTensor::from_f32(&[1, 8], &numbers.bells(8), &pool).unwrap();
     let own = backend.prepare_head(Arc::clone(&table), Guarantee::Exact).unwrap().unwrap();
     let foreign = reference.prepare_head(table, Guarantee::Exact).unwrap().unwrap();
-    let answer = backend.top_logits(&x, &*foreign, 1, &[]);
+    let answer = backend.top_logits(&x, &*foreign, &[query(1, &[])]);
     assert!(matches!(answer, Err(Error::ForeignWeight { .. })));
-    assert!(matches!(backend.top_logits(&x, &*own, 1, &[40]), Err(Error::OutOfRange { .. })));
-    assert_eq!(reference.top_logits(&x, &*foreign, 3, &[1]).unwrap().top.len(), 3);
-    assert!(reference.top_logits(&x, &*own, 1, &[]).is_err());
+    let answer = backend.top_logits(&x, &*own, &[query(1, &[40])]);
+    assert!(matches!(answer, Err(Error::OutOfRange { .. })));
+    let answer = backend.top_logits(&x, &*own, &[query(1, &[]), query(1, &[])]);
+    assert!(matches!(answer, Err(Error::ShapeMismatch { .. })));
+    assert_eq!(one(&reference, &x, &*foreign, query(3, &[1])).top.len(), 3);
+    assert!(reference.top_logits(&x, &*own, &[query(1, &[])]).is_err());
 }
 
 #[test]
@@ -282,14 +301,51 @@ fn restored_head_gives_the_same_result() {
         let parts = made.parts();
         let again = backend.prepare_head_from_parts(Arc::clone(&table), probable, &parts).unwrap();
         assert_eq!(
-            backend.top_logits(&x, &*made, 3, &[]).unwrap(),
-            backend.top_logits(&x, &*again, 3, &[]).unwrap()
+            one(&backend, &x, &*made, query(3, &[])),
+            one(&backend, &x, &*again, query(3, &[]))
         );
         let other = Table::shared(rows / 2, cols * 2, &values, storage);
         for (table, parts) in [(other, parts), (table, PreparedParts::default())] {
             let refused = backend.prepare_head_from_parts(table, probable, &parts);
             assert!(matches!(refused, Err(Error::BadPart { .. })), "{refused:?}");
         }
+    }
+}
+
+#[test]
+fn queries_together_equal_each_alone_and_read_the_codes_once() {
+    let mut numbers = Numbers(9);
+    let (rows, cols, count) = (900, 130, 2 * QUERIES_AT_ONCE + 5);
+    let table = Table::shared(rows, cols, &numbers.bells(rows * cols), Storage::F16);
+    let mut states = numbers.bells(count * cols);
+    // These take every row: one in the middle, and the first of a pass.
+    states[3 * cols] = f32::NAN;
+    states[QUERIES_AT_ONCE * cols + 7] = f32::INFINITY;
+    let queries: Vec<_> = (0..count)
+        .map(|index| match index % 7 {
+            0 => query(0, &[index as u32]),
+            1 => query(rows, &[]),
+            k => query(10 * k, &[5, 899]),
+        })
+        .collect();
+    let pool = HybridMemoryPool::new().unwrap();
+    let x = BitNetTensor::from_f32(&[count, cols], &states, &pool).unwrap();
+    for backend in backends() {
+        let head = backend.prepare_head(Arc::clone(&table), Guarantee::Probabilistic);
+        let head = head.unwrap().unwrap();
+        let found = backend.top_logits(&x, &*head, &queries).unwrap();
+        assert_eq!(found.len(), count);
+        for (index, (found, query)) in found.iter().zip(&queries).enumerate() {
+            let x = x.narrow(0, index..index + 1).unwrap();
+            let alone = one(&backend, &x, &*head, query.clone());
+            assert_eq!(bits(&found.top), bits(&alone.top), "{} {index}", backend.describe());
+            assert_eq!(bits(&found.extra_tokens), bits(&alone.extra_tokens), "{index}");
+            let place = |top: &TopLogits| top.non_finite.map(|t| t.token);
+            assert_eq!(place(found), place(&alone), "{index}");
+        }
+        let read: u64 = found.iter().map(|found| found.read.first_plane_bytes).sum();
+        assert_eq!(read, 3 * (rows * (cols.div_ceil(64) * 32 + 4)) as u64);
+        assert!(backend.top_logits(&x.narrow(0, 0..0).unwrap(), &*head, &[]).unwrap().is_empty());
     }
 }
 
@@ -308,10 +364,10 @@ fn margins_bound_every_error() {
         let head = backend.prepare_head(Arc::clone(&table), guarantee).unwrap().unwrap();
         let head: &CpuHead = head.as_any().downcast_ref().unwrap();
         let exec = backend.exec();
-        let query = Query::new(&x, &head.planes, guarantee, exec.scratch_pool);
+        let query = QuantizedState::new(&x, &head.planes, guarantee, exec.scratch_pool);
         let query = query.unwrap().unwrap();
         let (mut first, mut exact) = (vec![0f32; rows], vec![0f32; rows]);
-        scan::first(&head.planes, &query, &mut first, exec).unwrap();
+        scan::first(&head.planes, vec![(&query, &mut first[..])], exec).unwrap();
         let both = scan::second(&head.planes, &query, &first, &all, exec).unwrap();
         stored::dots_of_rows(&*table, &x, &all, &mut exact, exec).unwrap();
         for (level, found) in [(Level::First, &first), (Level::Both, &both)] {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bitnet_core::Result;
 use bitnet_core::backend::prepared_parts::PreparedParts;
-use bitnet_core::backend::top_logits::{Guarantee, HeadWeight, TopLogits};
+use bitnet_core::backend::top_logits::{Guarantee, HeadWeight, LogitQuery, TopLogits};
 use bitnet_core::backend::{
     Activation, ActivationPrecision, AttentionShape, Backend, BitLinearIntegers, Counters,
     Operations, Preparation, RopeOrder, RopeTable, Tensors, TernaryWeight, Traffic,
@@ -159,11 +159,10 @@ impl Tensors for ProfilingBackend {
 
     fn rows(
         &self,
-        x: &BitNetTensor,
-        rows: &[usize],
+        rows: &[(&BitNetTensor, usize)],
         pool: &HybridMemoryPool,
     ) -> Result<BitNetTensor> {
-        self.inner.rows(x, rows, pool)
+        self.inner.rows(rows, pool)
     }
 
     fn kv_cache(
@@ -237,11 +236,10 @@ impl Operations for ProfilingBackend {
         &self,
         x: &BitNetTensor,
         head: &dyn HeadWeight,
-        count: usize,
-        extra_tokens: &[u32],
-    ) -> Result<TopLogits> {
+        queries: &[LogitQuery],
+    ) -> Result<Vec<TopLogits>> {
         let name = || format!("largest logits of {}", head.stored().rows());
-        self.record(name, 0, |inner| inner.top_logits(x, head, count, extra_tokens))
+        self.record(name, 0, |inner| inner.top_logits(x, head, queries))
     }
 
     fn rms_norm(
