@@ -6,7 +6,7 @@ use bitnet_core::backend::ActivationPrecision::{Float, Int8, Int8Within};
 use bitnet_core::backend::Backend;
 use bitnet_core::ternary::{ScaleGranularity, TernaryMatrix};
 
-const SHAPES: [(usize, usize, usize); 14] = [
+const SHAPES: [(usize, usize, usize); 15] = [
     (1, 1, 1),
     (1, 1, 0),
     (3, 63, 1),
@@ -21,6 +21,7 @@ const SHAPES: [(usize, usize, usize); 14] = [
     (70, 2560, 1),
     (5, 2304, 8),
     (131, 192, 17),
+    (45, 300, 31),
 ];
 
 fn granularities(cols: usize) -> impl Iterator<Item = ScaleGranularity> {
@@ -145,8 +146,8 @@ fn int8_case(backend: &dyn Backend, matrix: &TernaryMatrix, tokens: usize, value
             let (token, scale) = quantized(x, within);
             (0..rows).map(move |row| int8_row(matrix, row, &token, scale).1)
         });
-        let expected: Vec<_> = expected.map(|x| same_bits(x + 0.0)).collect();
-        let found: Vec<_> = out.f32().unwrap().iter().map(|x| same_bits(x + 0.0)).collect();
+        let expected: Vec<_> = expected.map(same_bits).collect();
+        let found: Vec<_> = out.f32().unwrap().iter().copied().map(same_bits).collect();
         assert_eq!(found, expected, "{case}, within {within}");
     }
     backend.bit_linear(&x, Int8, &[&*weight], &mut [&mut out]).unwrap();
@@ -157,8 +158,7 @@ fn int8_case(backend: &dyn Backend, matrix: &TernaryMatrix, tokens: usize, value
         for row in 0..rows {
             let (row_dots, out) = int8_row(matrix, row, &token, scale);
             dots.extend(row_dots);
-            // A sum of negative zeros is a matter of where one starts.
-            expected.push(out + 0.0);
+            expected.push(out);
         }
         q.extend(token);
         scales.push(scale.to_bits());
@@ -167,7 +167,7 @@ fn int8_case(backend: &dyn Backend, matrix: &TernaryMatrix, tokens: usize, value
     assert_eq!(found, scales, "{case}: scales");
     assert_eq!(integers.activations, q, "{case}: activations");
     assert_eq!(integers.dots, dots, "{case}: dots");
-    let found: Vec<_> = out.f32().unwrap().iter().map(|x| same_bits(x + 0.0)).collect();
+    let found: Vec<_> = out.f32().unwrap().iter().copied().map(same_bits).collect();
     let expected: Vec<_> = expected.into_iter().map(same_bits).collect();
     assert_eq!(found, expected, "{case}: out");
 }
@@ -408,8 +408,17 @@ pub(crate) fn cases(backend: &dyn Backend) {
             let scales = vec![1.0; granularity.scale_count(2, 8192).unwrap()];
             let matrix = TernaryMatrix::from_trits(2, 8192, &trits, granularity, scales).unwrap();
             for value in [-1.0, 1.0] {
-                int8_case(backend, &matrix, 13, &vec![value; 13 * 8192]);
+                int8_case(backend, &matrix, 23, &vec![value; 23 * 8192]);
             }
+        }
+    }
+    // Groups without weights, whose scales are negative: each adds -0 to 0.
+    for granularity in groups_of_all_sizes() {
+        let scales = vec![-1.0; granularity.scale_count(5, 8192).unwrap()];
+        let zeros = vec![0; 5 * 8192];
+        let matrix = TernaryMatrix::from_trits(5, 8192, &zeros, granularity, scales).unwrap();
+        for tokens in [1, 9] {
+            int8_case(backend, &matrix, tokens, &vec![1.0; tokens * 8192]);
         }
     }
     shared_input(backend);

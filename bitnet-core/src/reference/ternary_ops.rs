@@ -93,8 +93,9 @@ fn rescaled_dots(weight: &TernaryMatrix, q: &[i8], activation_scale: f32, out: &
             ScaleGranularity::Row => dots[0] as f32 / activation_scale * weight.scales()[row],
             ScaleGranularity::Group(_) => {
                 let scales = &weight.scales()[row * groups..(row + 1) * groups];
-                let sum: f64 =
-                    dots.iter().zip(scales).map(|(&d, &s)| f64::from(d) * f64::from(s)).sum();
+                let products = dots.iter().zip(scales).map(|(&d, &s)| f64::from(d) * f64::from(s));
+                // From 0: `sum` begins with -0, which negative scales of empty groups would leave.
+                let sum = products.fold(0.0, |sum, product| sum + product);
                 (sum / f64::from(activation_scale)) as f32
             }
         };
@@ -189,5 +190,14 @@ mod tests {
         assert_eq!(out, [64.0 - 640.0]);
         bit_linear_int8(&m, &x, &mut out);
         assert_eq!(out, [64.0 - 640.0]);
+    }
+
+    #[test]
+    fn groups_without_weights_give_positive_zero() {
+        let groups = ScaleGranularity::Group(64);
+        let m = TernaryMatrix::from_trits(1, 128, &[0; 128], groups, vec![-1.0, -2.0]).unwrap();
+        let mut out = [f32::NAN];
+        bit_linear_int8(&m, &[1.0; 128], &mut out);
+        assert_eq!(out[0].to_bits(), 0.0f32.to_bits());
     }
 }
