@@ -167,21 +167,24 @@ fn head(backend: &CpuBackend) -> Result<()> {
     let bytes = (0..rows * cols).flat_map(|_| half::f16::from_f32(random()).to_le_bytes());
     let table = Arc::new(Table(rows, cols, PlainType::F16, bytes.collect()));
     let pool = HybridMemoryPool::new()?;
-    let values: Vec<f32> = (0..cols).map(|_| random()).collect();
-    let x = BitNetTensor::from_f32(&[1, cols], &values, &pool)?;
     let Some(head) = backend.prepare_head(table, Guarantee::Probabilistic)? else { return Ok(()) };
-    let query = [LogitQuery { count: 1, ..LogitQuery::default() }];
-    let mut read = 0;
-    let seconds = measure(backend, || {
-        read = backend.top_logits(&x, &*head, &query)?[0].read.bytes();
-        Ok(())
-    })?;
-    println!(
-        "head [{rows}, {cols}], the likeliest: {:.0} us, {:.1} GB/s of {:.1} MB",
-        seconds * 1e6,
-        read as f64 / seconds / 1e9,
-        read as f64 / 1e6
-    );
+    for count in [1, 4, 16] {
+        let values: Vec<f32> = (0..count * cols).map(|_| random()).collect();
+        let x = BitNetTensor::from_f32(&[count, cols], &values, &pool)?;
+        let queries = vec![LogitQuery { count: 1, ..LogitQuery::default() }; count];
+        let mut read = 0;
+        let seconds = measure(backend, || {
+            read =
+                backend.top_logits(&x, &*head, &queries)?.iter().map(|top| top.read.bytes()).sum();
+            Ok(())
+        })?;
+        println!(
+            "head [{rows}, {cols}], the likeliest of {count}: {:.0} us, {:.1} GB/s of {:.1} MB",
+            seconds * 1e6,
+            read as f64 / seconds / 1e9,
+            read as f64 / 1e6
+        );
+    }
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use crate::isa::{
     ActivationBlock, AnyIsa, CodeBlock, HalfCodeBlock, Isa, LANES, NIBBLES, NibbleBlock, Op,
-    WideBlock, f16_to_f32,
+    PANEL_ROWS, PanelHalf, WideBlock, f16_to_f32,
 };
 use crate::ops::{block_sums, int4_dots};
 use bitnet_core::rng::SplitMix64;
@@ -162,10 +162,56 @@ impl Op for &Int4Input {
     }
 }
 
+/// A panel of the first blocks of an input, each a row, by two of its activation blocks: from both halves, and from the second
+/// half alone.
+struct PanelTest<'a>(&'a Input);
+
+impl PanelTest<'_> {
+    const STARTS: [i32; 2] = [-5, 7];
+
+    /// Computes the sums one element at a time, unlike any kernel.
+    fn expected(&self) -> [[[i32; PANEL_ROWS]; 2]; 2] {
+        let Self(input) = self;
+        [0, 64].map(|first| {
+            let mut sums = Self::STARTS.map(|start| [start; PANEL_ROWS]);
+            for (sums, [x]) in sums.iter_mut().zip(&input.x) {
+                for (sum, codes) in sums.iter_mut().zip(&input.codes) {
+                    for element in first..128 {
+                        let code = (codes[element / 16] >> (2 * (element % 16))) & 3;
+                        *sum += code as i32 * i32::from(x.0[element % 4][element / 4]);
+                    }
+                }
+            }
+            sums
+        })
+    }
+}
+
+impl Op for PanelTest<'_> {
+    type Output = [[[i32; PANEL_ROWS]; 2]; 2];
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, isa: I) -> Self::Output {
+        let Self(input) = self;
+        let mut rows = [&input.codes[0]; PANEL_ROWS];
+        for (row, codes) in rows.iter_mut().zip(&input.codes) {
+            *row = codes;
+        }
+        let mut panel = [PanelHalf([[0xff; 4 * PANEL_ROWS]; 16]); 2];
+        isa.pack_panel(&rows, &mut panel);
+        let x = [[input.x[0][0], input.x[1][0]]];
+        [0, 1].map(|first| isa.panel_dots(&panel[first..], first, &x, &Self::STARTS))
+    }
+}
+
 /// Returns whether a level computes the known results.
 fn passes(isa: AnyIsa) -> bool {
     let extremes = [None, Some(-128), Some(127)];
-    extremes.map(Input::new).iter().all(|input| isa.run(input) == expected(input))
+    let right = |input: &Input| {
+        isa.run(input) == expected(input)
+            && isa.run(PanelTest(input)) == PanelTest(input).expected()
+    };
+    extremes.map(Input::new).iter().all(right)
         && extremes.map(Int4Input::new).iter().all(|input| isa.run(input) == input.expected())
 }
 

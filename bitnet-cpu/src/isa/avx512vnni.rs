@@ -11,7 +11,7 @@ use std::arch::x86_64::*;
 use super::avx2::Avx2;
 use super::{
     ActivationBlock, CodeBlock, ColumnAcc16, ColumnPair, FloatLanes, HalfCodeBlock, Int8Dot, Isa,
-    LANES, Op, PlaneSums,
+    LANES, Op, PANEL_ROWS, PanelHalf, PlaneSums, avx512_panel,
 };
 use bitnet_core::simd::IsaLevel;
 use bitnet_core::ternary::ROW_BLOCK;
@@ -40,6 +40,7 @@ impl Int8Dot for Avx512Vnni {
     type Acc16 = __m512i;
     type Acc32 = __m512i;
     const ACC16_BLOCKS: usize = usize::MAX;
+    const PANELS: bool = true;
 
     #[inline(always)]
     fn zero_acc16(self) -> Self::Acc16 {
@@ -92,6 +93,24 @@ impl Int8Dot for Avx512Vnni {
     fn reduce_add_halves8(self, sums: [Self::Acc32; 8]) -> [[i32; 8]; 2] {
         // SAFETY: `self` proves AVX-512 F.
         self.0.reduce_add_halves8(unsafe { fold_each(sums) })
+    }
+
+    #[inline(always)]
+    fn pack_panel(self, codes: &[&CodeBlock; PANEL_ROWS], panel: &mut [PanelHalf; 2]) {
+        // SAFETY: `self` proves AVX-512 F.
+        unsafe { avx512_panel::pack(codes, panel) }
+    }
+
+    #[inline(always)]
+    fn panel_dots<const T: usize>(
+        self,
+        panel: &[PanelHalf],
+        first: usize,
+        x: &[[ActivationBlock; T]],
+        start: &[i32; T],
+    ) -> [[i32; PANEL_ROWS]; T] {
+        // SAFETY: `self` proves AVX-512 F and VNNI.
+        unsafe { avx512_panel::dots(panel, first, x, start) }
     }
 
     #[inline(always)]

@@ -51,6 +51,15 @@ impl Tile8Start {
     pub(crate) const ZERO: Self = Self([[0; 8]; 8]);
 }
 
+/// Rows of a panel.
+pub(crate) const PANEL_ROWS: usize = 32;
+
+/// The codes of [`PANEL_ROWS`] rows over half a block, a byte each, in the order in which they are multiplied: byte `4r + k`
+/// of entry `4j + i` is the code of row `r` that meets byte `4j + k` of plane `i`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[repr(C, align(64))]
+pub(crate) struct PanelHalf(pub(crate) [[u8; 4 * PANEL_ROWS]; 16]);
+
 /// Most blocks of [`Int8Dot::dot_single`].
 pub(crate) const SINGLE_BLOCKS: usize = 8;
 
@@ -184,6 +193,50 @@ pub(crate) trait Int8Dot: Copy {
             }
         }
         halves
+    }
+
+    /// Whether tiles of tokens are multiplied by panels: the level broadcasts four activations to a lane for each row, so that
+    /// no sum has to be added across lanes.
+    const PANELS: bool = false;
+
+    /// Unpacks a block of each row of a panel: the two halves.
+    #[inline(always)]
+    fn pack_panel(self, codes: &[&CodeBlock; PANEL_ROWS], panel: &mut [PanelHalf; 2]) {
+        for (row, codes) in codes.iter().enumerate() {
+            for (j, word) in codes.iter().enumerate() {
+                for (k, byte) in word.to_le_bytes().into_iter().enumerate() {
+                    for i in 0..4 {
+                        panel[j / 4].0[4 * (j % 4) + i][4 * row + k] = (byte >> (2 * i)) & 3;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Returns `start + Σ code·x` of `T` tokens with each row of a panel, whose first half is half `first` of the blocks of `x`.
+    #[inline(always)]
+    fn panel_dots<const T: usize>(
+        self,
+        panel: &[PanelHalf],
+        first: usize,
+        x: &[[ActivationBlock; T]],
+        start: &[i32; T],
+    ) -> [[i32; PANEL_ROWS]; T] {
+        let mut sums = start.map(|start| [start; PANEL_ROWS]);
+        for (half, panel) in (first..).zip(panel) {
+            for (sums, x) in sums.iter_mut().zip(&x[half / 2]) {
+                for (entry, codes) in panel.0.iter().enumerate() {
+                    let (j, i) = (entry / 4, entry % 4);
+                    let x = &x.0[i][16 * (half % 2) + 4 * j..][..4];
+                    for (sum, codes) in sums.iter_mut().zip(codes.as_chunks::<4>().0) {
+                        for (code, x) in codes.iter().zip(x) {
+                            *sum = sum.wrapping_add(i32::from(*code) * i32::from(*x));
+                        }
+                    }
+                }
+            }
+        }
+        sums
     }
 
     /// Exchanges rows and columns.

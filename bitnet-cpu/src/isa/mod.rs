@@ -21,6 +21,8 @@ mod avx2_sparse;
 #[cfg(target_arch = "x86_64")]
 mod avx2_tile8;
 #[cfg(target_arch = "x86_64")]
+mod avx512_panel;
+#[cfg(target_arch = "x86_64")]
 mod avx512vnni;
 #[cfg(target_arch = "x86_64")]
 mod avxvnni;
@@ -36,7 +38,8 @@ use float::Extension;
 pub(crate) use float::{FloatBlock, FloatLanes, HalfCodeBlock, LANES, f16_to_f32};
 pub(crate) use int4::{Int4Dot, MOST_ELEMENTS, NIBBLES, NibbleBlock, WideBlock};
 pub(crate) use int8::{
-    ActivationBlock, COLUMN_PAIRS, CodeBlock, ColumnAcc16, ColumnPair, Int8Dot, PlaneSums,
+    ActivationBlock, COLUMN_PAIRS, CodeBlock, ColumnAcc16, ColumnPair, Int8Dot, PANEL_ROWS,
+    PanelHalf, PlaneSums,
 };
 pub use peak::IntegerPeak;
 pub(crate) use peak::measure as measure_integer_peak;

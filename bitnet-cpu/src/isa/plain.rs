@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{ActivationBlock, ColumnAcc16, FloatBlock, WideBlock};
+use super::{ActivationBlock, ColumnAcc16, FloatBlock, PanelHalf, WideBlock};
 
 // SAFETY: an array of `i8`, of which zeros are numbers.
 unsafe impl Zeroable for ActivationBlock {}
@@ -13,6 +13,11 @@ unsafe impl Pod for ActivationBlock {}
 unsafe impl Zeroable for ColumnAcc16 {}
 // SAFETY: `repr(C)` over 256 bytes of `i16`, a multiple of its alignment of 64: no padding, and any bits are numbers.
 unsafe impl Pod for ColumnAcc16 {}
+
+// SAFETY: arrays of `u8`, of which zeros are numbers.
+unsafe impl Zeroable for PanelHalf {}
+// SAFETY: `repr(C)` over 2048 bytes of `u8`, a multiple of its alignment of 64: no padding, and any bits are numbers.
+unsafe impl Pod for PanelHalf {}
 
 // SAFETY: arrays of `i8`, of which zeros are numbers.
 unsafe impl Zeroable for WideBlock {}
@@ -27,6 +32,7 @@ unsafe impl Pod for FloatBlock {}
 const _: () = {
     assert!(size_of::<ActivationBlock>() == 128 && align_of::<ActivationBlock>() == 64);
     assert!(size_of::<ColumnAcc16>() == 256 && align_of::<ColumnAcc16>() == 64);
+    assert!(size_of::<PanelHalf>() == 2048 && align_of::<PanelHalf>() == 64);
     assert!(size_of::<WideBlock>() == 128 && align_of::<WideBlock>() == 64);
     assert!(size_of::<FloatBlock>() == 256 && align_of::<FloatBlock>() == 64);
 };

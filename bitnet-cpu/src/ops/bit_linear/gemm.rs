@@ -11,12 +11,15 @@ use std::ops::Range;
 
 use super::dot::{SingleDots, WeightRows};
 use super::grouped::{GroupRows, group_halves};
+use super::panel::{PANEL_TOKENS, Panel};
 use super::sink::DotSink;
 use super::tile8::{ROWS, TILE_BLOCKS, Tile8Dots, groups_fit_tiles, tile8_by_groups};
 use super::weight::{groups, row_blocks};
 use super::{Part, Share};
 use crate::activations::{Quantized, int8_tiles};
 use crate::isa::{ActivationBlock, CodeBlock, Isa, Op};
+use bitnet_core::Result;
+use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::ternary::TernaryMatrix;
 
 /// `sums + Σ code·x` of `T` tokens over at most [`Int8Dot::ACC16_BLOCKS`] blocks.
@@ -152,15 +155,21 @@ struct AllDots<'a, 'b> {
     tokens: usize,
     rows: Range<usize>,
     sink: DotSink<'a, 'b>,
+    pool: &'a HybridMemoryPool,
 }
 
 impl Op for AllDots<'_, '_> {
-    type Output = ();
+    type Output = Result<()>;
 
     #[inline(always)]
-    fn eval<I: Isa>(self, isa: I) {
-        let Self { weight, x, tokens, rows, mut sink } = self;
-        all_dots(isa, weight, x, tokens, rows, &mut sink);
+    fn eval<I: Isa>(self, isa: I) -> Result<()> {
+        let Self { weight, x, tokens, rows, mut sink, pool } = self;
+        if I::PANELS && tokens >= PANEL_TOKENS && group_halves(weight).is_none() {
+            Panel::new(weight, x, tokens, pool)?.dots(isa, rows, &mut sink);
+        } else {
+            all_dots(isa, weight, x, tokens, rows, &mut sink);
+        }
+        Ok(())
     }
 }
 
@@ -207,21 +216,23 @@ pub(super) struct Int8Gemm<'a> {
     pub(super) x: &'a Quantized,
     pub(super) tokens: usize,
     pub(super) parts: Share<'a>,
+    pub(super) pool: &'a HybridMemoryPool,
 }
 
 impl Op for Int8Gemm<'_> {
-    type Output = ();
+    type Output = Result<()>;
 
     #[inline(always)]
-    fn eval<I: Isa>(self, isa: I) {
-        let Self { x, tokens, parts } = self;
+    fn eval<I: Isa>(self, isa: I) -> Result<()> {
+        let Self { x, tokens, parts, pool } = self;
         for Part { weight, rows, mut out } in parts {
             if weight.cols() == 0 {
                 out.iter_mut().for_each(|out| out.fill(0.0));
             }
             let sink = DotSink::Rescale { weight, first: rows.start, x, out: &mut out };
-            isa.run(AllDots { weight, x, tokens, rows, sink });
+            isa.run(AllDots { weight, x, tokens, rows, sink, pool })?;
         }
+        Ok(())
     }
 }
 
@@ -230,18 +241,19 @@ pub(super) struct IntegerDots<'a> {
     pub(super) x: &'a Quantized,
     pub(super) tokens: usize,
     pub(super) weight: &'a TernaryMatrix,
+    pub(super) pool: &'a HybridMemoryPool,
 }
 
 impl Op for IntegerDots<'_> {
-    type Output = Vec<i32>;
+    type Output = Result<Vec<i32>>;
 
     #[inline(always)]
-    fn eval<I: Isa>(self, isa: I) -> Vec<i32> {
-        let Self { x, tokens, weight } = self;
+    fn eval<I: Isa>(self, isa: I) -> Result<Vec<i32>> {
+        let Self { x, tokens, weight, pool } = self;
         let (rows, groups) = (weight.rows(), groups(weight));
         let mut all = vec![0; tokens * rows * groups];
         let sink = DotSink::Integers { all: &mut all, rows, groups };
-        isa.run(AllDots { weight, x, tokens, rows: 0..rows, sink });
-        all
+        isa.run(AllDots { weight, x, tokens, rows: 0..rows, sink, pool })?;
+        Ok(all)
     }
 }

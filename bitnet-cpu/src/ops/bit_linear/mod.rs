@@ -4,6 +4,7 @@ mod dot;
 mod float;
 mod gemm;
 mod grouped;
+mod panel;
 mod rescale;
 mod sink;
 mod sparse;
@@ -56,10 +57,9 @@ pub(crate) fn bit_linear(
                 return Ok(());
             }
             let pieces = pieces(tokens, weights, out, exec)?;
-            exec.threads.each(pieces, |parts| {
-                exec.isa.run(gemm::Int8Gemm { x: &x, tokens, parts });
-                Ok(())
-            })
+            let pool = exec.scratch_pool;
+            exec.threads
+                .each(pieces, |parts| exec.isa.run(gemm::Int8Gemm { x: &x, tokens, parts, pool }))
         }
         ActivationPrecision::Float => {
             let x = float_blocks(x, tokens, cols, exec.scratch_pool)?;
@@ -112,7 +112,8 @@ pub(crate) fn bit_linear_integers(
     let (tokens, cols) = x.dims2("bit_linear", "x")?;
     shape_check::expect_shape("bit_linear", "x", x, tokens, weight.cols())?;
     let quantized = Quantized::new(x.f32()?, tokens, cols, None, exec)?;
-    let dots = exec.isa.run(gemm::IntegerDots { x: &quantized, tokens, weight });
+    let pool = exec.scratch_pool;
+    let dots = exec.isa.run(gemm::IntegerDots { x: &quantized, tokens, weight, pool })?;
     Ok(BitLinearIntegers {
         activations: quantized.activations(tokens, cols),
         activation_scales: quantized.scales.to_vec(),

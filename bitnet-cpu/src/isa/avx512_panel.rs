@@ -1,0 +1,115 @@
+//! AVX-512: panels of 32 rows by tiles of tokens.
+//!
+//! A vector holds four codes of each of sixteen rows. `VPDPBUSD` multiplies them by four activations that are broadcast to all
+//! lanes, so that lane `r` ends with the sum of row `r`. Two vectors of rows by eight tokens are sixteen sums: enough to hide
+//! the latency of the instruction, and each broadcast serves two products.
+
+use std::arch::x86_64::*;
+
+use super::{ActivationBlock, CodeBlock, PANEL_ROWS, PanelHalf};
+
+/// Vectors of a panel.
+const VECTORS: usize = PANEL_ROWS / 16;
+
+/// Four activations in each lane.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn broadcast(x: &[i8; 4]) -> __m512i {
+    _mm512_set1_epi32(i32::from_ne_bytes(x.map(|x| x.cast_unsigned())))
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load(bytes: &[u8; 64]) -> __m512i {
+    // SAFETY: the array is 64 bytes long, and the load needs no alignment.
+    unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
+}
+
+/// See [`super::Int8Dot::panel_dots`].
+#[inline]
+#[target_feature(enable = "avx512f,avx512vnni")]
+pub(super) fn dots<const T: usize>(
+    panel: &[PanelHalf],
+    first: usize,
+    x: &[[ActivationBlock; T]],
+    start: &[i32; T],
+) -> [[i32; PANEL_ROWS]; T] {
+    let mut sums = [[_mm512_setzero_si512(); VECTORS]; T];
+    for (sums, start) in sums.iter_mut().zip(start) {
+        *sums = [_mm512_set1_epi32(*start); VECTORS];
+    }
+    for (half, panel) in (first..).zip(panel) {
+        let x = &x[half / 2];
+        for (j, entries) in panel.0.as_chunks::<4>().0.iter().enumerate() {
+            for (i, entry) in entries.iter().enumerate() {
+                let codes = entry.as_chunks::<64>().0;
+                let codes = [load(&codes[0]), load(&codes[1])];
+                for (sums, x) in sums.iter_mut().zip(x) {
+                    let x = broadcast(&x.0[i].as_chunks::<4>().0[4 * (half % 2) + j]);
+                    for (sum, codes) in sums.iter_mut().zip(codes) {
+                        *sum = _mm512_dpbusd_epi32(*sum, codes, x);
+                    }
+                }
+            }
+        }
+    }
+    let mut out = [[0; PANEL_ROWS]; T];
+    for (out, sums) in out.iter_mut().zip(sums) {
+        for (out, sum) in out.as_chunks_mut::<16>().0.iter_mut().zip(sums) {
+            // SAFETY: the array is 64 bytes long, and the store needs no alignment.
+            unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), sum) };
+        }
+    }
+    out
+}
+
+/// Words `4h..4h + 4` of rows `q`, `q + 4`, `q + 8` and `q + 12`, one in each 128-bit lane.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn quad(codes: &[&CodeBlock], h: usize, q: usize) -> __m512i {
+    let words = |row: usize| {
+        let words = &codes[row].as_chunks::<4>().0[h];
+        // SAFETY: the array is 16 bytes long, and the load needs no alignment.
+        unsafe { _mm_loadu_si128(words.as_ptr().cast()) }
+    };
+    let lanes = _mm512_castsi128_si512(words(q));
+    let lanes = _mm512_inserti32x4::<1>(lanes, words(q + 4));
+    let lanes = _mm512_inserti32x4::<2>(lanes, words(q + 8));
+    _mm512_inserti32x4::<3>(lanes, words(q + 12))
+}
+
+/// See [`super::Int8Dot::pack_panel`].
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn pack(codes: &[&CodeBlock; PANEL_ROWS], panel: &mut [PanelHalf; 2]) {
+    let mask = _mm512_set1_epi8(3);
+    for (vector, codes) in codes.as_chunks::<16>().0.iter().enumerate() {
+        for (h, half) in panel.iter_mut().enumerate() {
+            let [a, b, c, d] =
+                [quad(codes, h, 0), quad(codes, h, 1), quad(codes, h, 2), quad(codes, h, 3)];
+            // A transposition of four by four words in each lane: word `j` of four rows after the other.
+            let (ab, cd) = (_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d));
+            let (ab_high, cd_high) = (_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d));
+            let words = [
+                _mm512_unpacklo_epi64(ab, cd),
+                _mm512_unpackhi_epi64(ab, cd),
+                _mm512_unpacklo_epi64(ab_high, cd_high),
+                _mm512_unpackhi_epi64(ab_high, cd_high),
+            ];
+            for (entries, word) in half.0.as_chunks_mut::<4>().0.iter_mut().zip(words) {
+                let planes = [
+                    word,
+                    _mm512_srli_epi32::<2>(word),
+                    _mm512_srli_epi32::<4>(word),
+                    _mm512_srli_epi32::<6>(word),
+                ];
+                for (entry, plane) in entries.iter_mut().zip(planes) {
+                    let bytes = &mut entry.as_chunks_mut::<64>().0[vector];
+                    let plane = _mm512_and_si512(plane, mask);
+                    // SAFETY: the array is 64 bytes long, and the store needs no alignment.
+                    unsafe { _mm512_storeu_si512(bytes.as_mut_ptr().cast(), plane) };
+                }
+            }
+        }
+    }
+}
