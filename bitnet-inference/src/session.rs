@@ -8,7 +8,6 @@ use bitnet_core::kv::KvType;
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::simd::largest_magnitude;
 
-use crate::batch::choose_batch;
 use crate::cache::SequenceCache;
 use crate::models::{Decoder, LimitReason, ObserveFn, Sequence};
 use crate::sampler::Sampler;
@@ -251,12 +250,17 @@ impl Session {
     }
 
     /// Returns the token that `sampler` chooses after the last one, from as few logits as it needs. For several sessions
-    /// see [`choose_batch`].
+    /// see [`choose_batch`](crate::choose_batch).
     ///
     /// # Errors
     /// Those of [`Session::top_logits`] and [`Sampler::sample`].
     pub fn choose(&self, sampler: &mut Sampler) -> Result<u32> {
-        choose_batch(&mut [(self, sampler)])?.swap_remove(0)
+        if let Some(query) = sampler.plan_query(&self.tokens)
+            && let Some(top) = self.top_logits(query)?
+        {
+            return sampler.sample_top(&top, &self.tokens);
+        }
+        sampler.sample(&mut self.logits()?, &self.tokens)
     }
 
     pub(crate) fn last(&self) -> Result<&BitNetTensor> {

@@ -9,16 +9,12 @@ mod workers;
 use std::iter::FusedIterator;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use bitnet_core::{Error, Result};
 use smallvec::SmallVec;
 use workers::Workers;
-
-/// Locks a mutex whose holder may have panicked: what it guards stays valid.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
+pub(crate) use workers::lock;
 
 /// Pieces of work, on the stack as long as there are as few as two threads have.
 pub(crate) type Pieces<P> = SmallVec<[P; 8]>;

@@ -8,14 +8,17 @@ use std::any::Any;
 use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-
-use super::lock;
 
 /// Turns of the waiting loop before a worker goes to sleep: some hundred microseconds, more than lie between the
 /// tasks of one token.
 const SPINS: usize = 20_000;
+
+/// Locks a mutex whose holder may have panicked: what it guards stays valid.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// What the threads run together.
 type Task<'a> = dyn Fn() + Sync + 'a;
