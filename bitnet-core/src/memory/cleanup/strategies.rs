@@ -163,7 +163,7 @@ impl Past {
     }
 }
 
-/// The strategy that is due, if one is. `past` has recorded `observed`: [`Past::saw`].
+/// The strategy that is due, if one is. `past` has recorded `observed`: [`Past::record`].
 pub fn due(config: &CleanupConfig, observed: &Observed, past: &Past) -> Option<Strategy> {
     let pressed = observed.is_pressed(config);
     if !past.has_work(observed, pressed) || observed.now < past.earliest(config) {
