@@ -20,7 +20,7 @@ impl IntegerCase {
     /// Generates layers of up to 40 rows and 3000 columns with up to 9 tokens; half of them have every product at its
     /// extreme.
     pub fn strategy() -> impl Strategy<Value = Self> {
-        (granularity(), 1usize..40, 0usize..36, any::<bool>(), any::<u64>())
+        (granularity(), 1usize..40, 0usize..60, any::<bool>(), any::<u64>())
             .prop_map(|((granularity, cols), rows, tokens, extreme, seed)| {
                 Self::new((rows, cols, tokens), granularity, extreme, seed)
             })

@@ -21,7 +21,7 @@ const SHAPES: [(usize, usize, usize); 15] = [
     (70, 2560, 1),
     (5, 2304, 8),
     (131, 192, 17),
-    (45, 300, 31),
+    (45, 300, 55),
 ];
 
 fn granularities(cols: usize) -> impl Iterator<Item = ScaleGranularity> {
@@ -408,7 +408,7 @@ pub(crate) fn cases(backend: &dyn Backend) {
             let scales = vec![1.0; granularity.scale_count(2, 8192).unwrap()];
             let matrix = TernaryMatrix::from_trits(2, 8192, &trits, granularity, scales).unwrap();
             for value in [-1.0, 1.0] {
-                int8_case(backend, &matrix, 23, &vec![value; 23 * 8192]);
+                int8_case(backend, &matrix, 13, &vec![value; 13 * 8192]);
             }
         }
     }

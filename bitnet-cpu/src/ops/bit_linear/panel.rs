@@ -13,7 +13,7 @@ use bitnet_core::memory::{HybridMemoryPool, PoolBuffer};
 use bitnet_core::ternary::TernaryMatrix;
 
 /// Tokens from which on unpacking a panel costs less than it saves.
-pub(super) const PANEL_TOKENS: usize = 16;
+pub(super) const PANEL_TOKENS: usize = 48;
 
 /// The codes of up to [`PANEL_ROWS`] rows, and what they meet.
 pub(super) struct Panel<'a> {
