@@ -17,7 +17,7 @@ pub struct IntegerCase {
 }
 
 impl IntegerCase {
-    /// Generates layers of up to 40 rows and 3000 columns with up to 9 tokens; half of them have every product at its
+    /// Generates layers of up to 40 rows and 3000 columns with up to 59 tokens; half of them have every product at its
     /// extreme.
     pub fn strategy() -> impl Strategy<Value = Self> {
         (granularity(), 1usize..40, 0usize..60, any::<bool>(), any::<u64>())

@@ -7,7 +7,8 @@
 //!
 //! 1. *Compare.* One comparison of the cache's state with the [key](block_tag::Key) of the pool. It fails for another
 //!    pool or purpose than the last one, and under any flag.
-//! 2. *Count.* One addition to `allocated`, a counter of [`stats`]. It fails when a report of live bytes, a sample or a flush is due.
+//! 2. *Count.* One addition to `allocated`, a counter of [`stats`]. It fails when a report of live bytes, a sample
+//!    or a flush is due.
 //! 3. *Pop.* The last address of the [bin](bins) of the request's [size class](size_class).
 //!
 //! The handle is that address and a [tag](block_tag): no store to the block, no locked instruction. A request of 1 MiB to
@@ -33,9 +34,9 @@
 //! allocated the block. A large block enters the cache of large blocks. A thread's first free in a pool takes the slow
 //! path once: it creates the thread's cache ([`PoolInner::cache`]), then pushes the block.
 //!
-//! If the keys differ, the bin is full or a report is due, [`PoolInner::free`] takes the slow path. A full bin passes its older half on as a magazine; when enough
-//! magazines wait, blocks return to their slab, and a slab whose blocks have all returned goes back to its region, except one of
-//! each class. A large block
+//! If the keys differ, the bin is full or a report is due, [`PoolInner::free`] takes the slow path. A full bin passes its
+//! older half on as a magazine; when enough magazines wait, blocks return to their slab, and a slab whose blocks have all
+//! returned goes back to its region, except one of each class. A large block
 //! that finds no slot in the cache returns to its region or, if it is a mapping of its own, to the system; all else
 //! returns to the system by [`PoolInner::purge`], or when the pool ends.
 //!
