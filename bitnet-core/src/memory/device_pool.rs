@@ -5,9 +5,7 @@ use std::time::Duration;
 
 use super::tensor::{BitNetTensor, TensorMetadata};
 use super::{HybridMemoryPool, MemoryHandle, MemoryMetrics, MemoryPoolConfig};
-use crate::device::{
-    Device, DeviceKind, Operation, Requirements, available_devices, candidates, with_fallback,
-};
+use crate::device::{Device, Operation, Requirements, candidates, with_fallback};
 use crate::sync::lock;
 use crate::{Error, MemoryLimit, Result};
 
@@ -89,17 +87,6 @@ impl DeviceSpecificPools {
         self.entry(device).map(|entry| entry.pool)
     }
 
-    /// The pool of the first device of a kind.
-    ///
-    /// # Errors
-    /// [`Error::DeviceUnavailable`] if there is no such device; as [`DeviceSpecificPools::pool`].
-    pub fn pool_of_kind(&self, kind: DeviceKind) -> Result<HybridMemoryPool> {
-        let made = self.devices().into_iter().find(|device| device.kind() == kind);
-        let device = made.map_or_else(|| kind.devices(), |device| Ok(vec![device]))?;
-        let none = Error::DeviceUnavailable { kind, reason: "this machine has none" };
-        self.pool(device.first().ok_or(none)?)
-    }
-
     /// `size` bytes of a device's memory, aligned to `align`; see [`HybridMemoryPool::allocate`].
     ///
     /// # Errors
@@ -152,14 +139,6 @@ impl DeviceSpecificPools {
             self.tensor(TensorMetadata::new(shape, dtype, device.clone()))
         });
         placed.map(|placed| placed.value)
-    }
-
-    /// As [`DeviceSpecificPools::place`], on any device of this machine.
-    ///
-    /// # Errors
-    /// As [`DeviceSpecificPools::place`].
-    pub fn place_anywhere(&self, metadata: &TensorMetadata) -> Result<BitNetTensor> {
-        self.place(metadata, &available_devices())
     }
 
     /// The devices that have a pool.
@@ -287,7 +266,7 @@ fn limited_config(limit: usize) -> MemoryPoolConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::{FaultPlan, LimitedCpu};
+    use crate::device::{FaultPlan, LimitedCpu, available_devices};
     use crate::memory::tensor::BitNetDType;
 
     fn bytes_tensor(bytes: usize, device: &Device) -> TensorMetadata {
@@ -335,18 +314,6 @@ mod tests {
     }
 
     #[test]
-    fn pools_of_absent_devices_are_unavailable() {
-        let pools = DeviceSpecificPools::new();
-        for kind in [DeviceKind::Cuda, DeviceKind::Metal, DeviceKind::LimitedCpu] {
-            let error = pools.pool_of_kind(kind).unwrap_err();
-            assert!(matches!(error, Error::DeviceUnavailable { .. }), "{error}");
-        }
-        assert!(pools.pool_of_kind(DeviceKind::Cpu).is_ok());
-        pools.allocate(1, 64, &Device::from(LimitedCpu::new(64, 1))).unwrap();
-        assert!(pools.pool_of_kind(DeviceKind::LimitedCpu).is_ok());
-    }
-
-    #[test]
     fn devices_of_one_kind_fill_evenly() {
         let pools = DeviceSpecificPools::new();
         let limits = [1 << 20, 1 << 20, 2 << 20, 4 << 20];
@@ -380,7 +347,7 @@ mod tests {
         small.inject(FaultPlan::none().fail(Operation::Allocation, 1));
         assert_eq!(pools.place(&metadata, &devices).unwrap().device(), &Device::Cpu, "it failed");
         assert_eq!(pools.place(&metadata, &devices).unwrap().device(), &devices[1]);
-        assert_eq!(pools.place_anywhere(&metadata).unwrap().device(), &Device::Cpu);
+        assert_eq!(pools.place(&metadata, &available_devices()).unwrap().device(), &Device::Cpu);
         let huge = bytes_tensor(1 << 60, &Device::Cpu);
         assert!(matches!(pools.place(&huge, &devices), Err(Error::NoDevice { .. })));
     }

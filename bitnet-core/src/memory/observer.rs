@@ -6,8 +6,8 @@ use std::sync::OnceLock;
 use std::time::Instant;
 
 use super::MemoryPoolConfig;
-use super::heap::{AllocationEvent, Call, DeallocationEvent, HeapObserver, Recording};
-use super::tracking::{LatencyKind, PressureMonitor, Tracker, TrackingLevel};
+use super::heap::{AllocationEvent, DeallocationEvent, HeapObserver, LatencyKind, Recording};
+use super::tracking::{PressureMonitor, Tracker, TrackingLevel};
 
 /// The latency of one call in this many is measured.
 const MEASURED: u32 = 32;
@@ -101,11 +101,7 @@ impl HeapObserver for PoolObserver {
         calls.is_multiple_of(MEASURED).then(Instant::now)
     }
 
-    fn latency(&self, call: Call, start: Instant) {
-        let kind = match call {
-            Call::Allocate => LatencyKind::Allocate,
-            Call::Deallocate => LatencyKind::Deallocate,
-        };
+    fn latency(&self, kind: LatencyKind, start: Instant) {
         if let Some(tracker) = self.tracker() {
             tracker.latency_since(kind, start);
         }

@@ -5,7 +5,7 @@ use std::ptr::NonNull;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
-use super::cleanup::Cleaner;
+use super::cleanup::{Cleaner, Released};
 use super::heap::{Key, LINE, Limits, MemoryHandle, MemoryMetrics, PoolInner, SMALL_LIMIT};
 use super::observer::PoolObserver;
 use super::token::{BlockToken, Tokens};
@@ -242,12 +242,17 @@ impl HybridMemoryPool {
     /// Returns free memory to the system. Returns the number of resident bytes released, as reported by the OS. Other
     /// threads return their bins to the slabs at their next call; the next trim or cleanup then releases those pages.
     pub fn trim(&self) -> usize {
+        self.release(None).total()
+    }
+
+    /// Purges free memory until the deadline, and records how long it took.
+    pub(super) fn release(&self, deadline: Option<Instant>) -> Released {
         let start = Instant::now();
-        let returned = self.inner().purge(None).total();
+        let released = self.inner().purge(deadline);
         if let Some(tracker) = self.tracker() {
             tracker.latency_since(LatencyKind::Trim, start);
         }
-        returned
+        released
     }
 
     /// Returns the resident bytes of the pool's mappings, as reported by the OS; `None` where it does not report them.

@@ -5,14 +5,13 @@ use std::time::{Duration, Instant};
 
 use super::scheduler::Scheduler;
 use super::{
-    CleanupConfig, CleanupMetrics, CleanupReport, Compacted, Compaction, CompressionStep, Released,
-    Strategy, Work,
+    CleanupConfig, CleanupMetrics, CleanupReport, Compacted, Compaction, CompressionStep, Strategy,
+    Work,
 };
 use crate::Result;
 use crate::memory::HybridMemoryPool;
 use crate::memory::heap::past;
 use crate::memory::pool::WeakPool;
-use crate::memory::tracking::LatencyKind;
 use crate::sync::lock;
 
 /// Slabs and regions of which at most this part is in use are drained.
@@ -125,7 +124,7 @@ impl Cleaner {
         for target in &targets {
             report.add_compression(target.free_vacated(released_by));
         }
-        report.released.add(release(pool, released_by));
+        report.released.add(pool.release(released_by));
         report.was_cut |= past(released_by);
         if only_release {
             return;
@@ -141,7 +140,7 @@ impl Cleaner {
             report.was_cut |= cut;
         }
         if report.compressed.tensors + report.compacted.tensors > 0 {
-            report.released_after_moving.add(release(pool, end));
+            report.released_after_moving.add(pool.release(end));
         }
         report.was_cut |= past(end);
     }
@@ -179,16 +178,6 @@ fn resident(pool: &HybridMemoryPool, deadline: Option<Instant>) -> Option<usize>
         }
     }
     Some(sum)
-}
-
-/// Purges free memory until the deadline, and records how long it took.
-fn release(pool: &HybridMemoryPool, deadline: Option<Instant>) -> Released {
-    let start = Instant::now();
-    let released = pool.inner().purge(deadline);
-    if let Some(tracker) = pool.tracker() {
-        tracker.latency_since(LatencyKind::Trim, start);
-    }
-    released
 }
 
 /// Moves tensors that have been idle for at least `idle` out of sparse memory. Also returns whether it ran out of time.

@@ -8,12 +8,12 @@ impl DeviceSpecificPools {
     /// Cleans the pool of each device as [`crate::memory::HybridMemoryPool::cleanup`] does, each within the
     /// `max_cleanup_time` of its own configuration; returns the reports in the order in which the pools were made.
     pub fn cleanup(&self, strategy: Strategy) -> Vec<(Device, CleanupReport)> {
-        let pools = self.devices().into_iter().filter_map(|device| {
+        let reports = self.devices().into_iter().filter_map(|device| {
             // The pool exists, so this can't fail.
-            let pool = self.pool(&device).ok()?;
-            Some((device, pool))
+            let report = self.pool(&device).ok()?.cleanup(strategy);
+            Some((device, report))
         });
-        pools.map(|(device, pool)| (device, pool.cleanup(strategy))).collect()
+        reports.collect()
     }
 }
 

@@ -59,7 +59,7 @@ impl CompressionStep {
 }
 
 /// The report of one cleanup.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct CleanupReport {
     /// Why it was done.
     pub strategy: Strategy,
@@ -86,18 +86,7 @@ pub struct CleanupReport {
 
 impl CleanupReport {
     pub(super) fn new(strategy: Strategy) -> Self {
-        Self {
-            strategy,
-            resident_before: None,
-            resident_after: None,
-            released: Released::default(),
-            released_after_moving: Released::default(),
-            compacted: Compacted::default(),
-            compressed: Compressed::default(),
-            took: Duration::ZERO,
-            was_cut: false,
-            compressing: 0,
-        }
+        Self { strategy, ..Self::default() }
     }
 
     pub(super) fn add_compression(&mut self, step: CompressionStep) {
@@ -162,16 +151,11 @@ pub struct CleanupMetrics {
 impl CleanupMetrics {
     /// Cleanups of a strategy.
     pub fn runs(&self, strategy: Strategy) -> u64 {
-        self.runs[strategy.index()]
-    }
-
-    /// All cleanups.
-    pub fn all_runs(&self) -> u64 {
-        self.runs.iter().sum()
+        self.runs[strategy as usize]
     }
 
     pub(super) fn add(&mut self, report: &CleanupReport, budget: Duration) {
-        self.runs[report.strategy.index()] += 1;
+        self.runs[report.strategy as usize] += 1;
         self.returned += report.returned() as u64;
         self.moved.0 += report.compacted.tensors as u64;
         self.moved.1 += report.compacted.bytes as u64;
@@ -208,7 +192,7 @@ mod tests {
         metrics.add(&report, Duration::from_millis(100));
         assert_eq!(report.own_activity(), 4 + 7);
         assert_eq!([Strategy::Idle, Strategy::Pressure].map(|s| metrics.runs(s)), [1, 1]);
-        assert_eq!((metrics.runs(Strategy::Periodic), metrics.all_runs()), (0, 2));
+        assert_eq!([Strategy::Periodic, Strategy::OnDemand].map(|s| metrics.runs(s)), [0, 0]);
         assert_eq!((metrics.returned, metrics.moved, metrics.compressed), (8642, (4, 14), (2, 60)));
         assert_eq!((metrics.cut, metrics.overruns), (1, 1));
         assert_eq!(metrics.worst_overrun, Duration::from_millis(3));

@@ -6,7 +6,7 @@
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::strategies::{Observed, Past, due, next_check};
 use super::{CleanupConfig, CleanupReport};
@@ -131,20 +131,11 @@ impl Signal {
 
     /// Sleeps for at most `time`. Returns false if the thread is to end.
     fn sleep(&self, time: Duration) -> bool {
-        let end = Instant::now().checked_add(time);
-        let mut requests = lock(&self.requests);
-        loop {
-            let left = end.map(|end| end.saturating_duration_since(Instant::now()));
-            if requests.stop {
-                return false;
-            }
-            if std::mem::take(&mut requests.observe) || left == Some(Duration::ZERO) {
-                return true;
-            }
-            let left = left.unwrap_or(time);
-            let woken = self.wake.wait_timeout(requests, left);
-            requests = woken.unwrap_or_else(PoisonError::into_inner).0;
-        }
+        let idle = |requests: &mut Requests| !requests.stop && !requests.observe;
+        let woken = self.wake.wait_timeout_while(lock(&self.requests), time, idle);
+        let (mut requests, _) = woken.unwrap_or_else(PoisonError::into_inner);
+        requests.observe = false;
+        !requests.stop
     }
 }
 

@@ -24,7 +24,7 @@ const OBSERVATION_INTERVAL: Duration = Duration::from_secs(5);
 const MIN_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Why a pool is cleaned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub enum Strategy {
     /// Memory is short.
     Pressure,
@@ -33,6 +33,7 @@ pub enum Strategy {
     /// It has not been cleaned for long.
     Periodic,
     /// By a call.
+    #[default]
     OnDemand,
 }
 
@@ -51,10 +52,6 @@ impl Strategy {
             move_idle_for: config.enable_compaction.then_some(move_idle_for),
             compress_idle_for: (self == Self::Pressure).then_some(interval),
         }
-    }
-
-    pub(super) fn index(self) -> usize {
-        self as usize
     }
 }
 
@@ -318,7 +315,7 @@ mod tests {
         let still = CleanupConfig { enable_compaction: false, ..config };
         assert_eq!(Strategy::OnDemand.work(&still), Work::default());
         for (index, strategy) in Strategy::ALL.into_iter().enumerate() {
-            assert_eq!(strategy.index(), index);
+            assert_eq!(strategy as usize, index);
         }
     }
 }

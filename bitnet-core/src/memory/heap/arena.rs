@@ -5,10 +5,9 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Instant;
 
 use super::buddy::{Buddy, MAX_ORDER};
-use super::discard::{discard_while, past};
+use super::discard::discard_while;
 use crate::os::pages::{GRANULE, Pages};
 use crate::sync::lock;
 
@@ -108,6 +107,31 @@ impl Region {
             self.orders.store(state.buddy.orders(), Ordering::Relaxed);
         }
         released
+    }
+
+    /// Allocates the region as one span, if it is unused.
+    fn allocate_whole(&self) -> Option<Span> {
+        let mut state = lock(&self.state);
+        if !state.buddy.is_unused() {
+            return None;
+        }
+        let granules = state.buddy.granules();
+        for (start, granules) in state.buddy.free_blocks(0) {
+            state.buddy.take_block(start, granules);
+        }
+        self.orders.store(0, Ordering::Relaxed);
+        let used_bytes = state.fresh_from * GRANULE;
+        state.fresh_from = granules;
+        Some(Span { address: self.address, granules, used_bytes })
+    }
+
+    /// Undoes [`Region::allocate_whole`] of a region that has not been accessed since.
+    fn restore_whole(&self, whole: Span) {
+        let mut state = lock(&self.state);
+        state.buddy.free(0, whole.granules);
+        state.fresh_from = whole.used_bytes / GRANULE;
+        state.dirty = true;
+        self.orders.store(state.buddy.orders(), Ordering::Relaxed);
     }
 }
 
@@ -313,13 +337,8 @@ impl Arena {
     }
 
     /// Unmaps unused regions as long as more than `keep` bytes are mapped, and discards the pages of free blocks of the
-    /// others. Returns the resident bytes released, as reported by the OS.
-    pub(super) fn release(&self, keep: usize, pages: &Pages, deadline: Option<Instant>) -> usize {
-        self.release_while(keep, pages, &|| !past(deadline))
-    }
-
-    /// As [`Arena::release`], as long as `more` returns true.
-    fn release_while(&self, keep: usize, pages: &Pages, more: &dyn Fn() -> bool) -> usize {
+    /// others, as long as `more` returns true. Returns the resident bytes released, as reported by the OS.
+    pub(super) fn release(&self, keep: usize, pages: &Pages, more: &dyn Fn() -> bool) -> usize {
         let all: Vec<_> = self.regions.read().unwrap_or_else(PoisonError::into_inner).clone();
         let mut released = 0;
         for region in all.into_iter().rev() {
@@ -397,33 +416,6 @@ impl Arena {
             figures.metadata_bytes += state.buddy.metadata_bytes() + size_of::<Region>();
         }
         figures
-    }
-}
-
-impl Region {
-    /// Allocates the region as one span, if it is unused.
-    fn allocate_whole(&self) -> Option<Span> {
-        let mut state = lock(&self.state);
-        if !state.buddy.is_unused() {
-            return None;
-        }
-        let granules = state.buddy.granules();
-        for (start, granules) in state.buddy.free_blocks(0) {
-            state.buddy.take_block(start, granules);
-        }
-        self.orders.store(0, Ordering::Relaxed);
-        let used_bytes = state.fresh_from * GRANULE;
-        state.fresh_from = granules;
-        Some(Span { address: self.address, granules, used_bytes })
-    }
-
-    /// Undoes [`Region::allocate_whole`] of a region that has not been accessed since.
-    fn restore_whole(&self, whole: Span) {
-        let mut state = lock(&self.state);
-        state.buddy.free(0, whole.granules);
-        state.fresh_from = whole.used_bytes / GRANULE;
-        state.dirty = true;
-        self.orders.store(state.buddy.orders(), Ordering::Relaxed);
     }
 }
 

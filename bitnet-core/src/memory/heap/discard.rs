@@ -11,22 +11,8 @@ pub(in crate::memory) fn past(deadline: Option<Instant>) -> bool {
     deadline.is_some_and(|deadline| Instant::now() >= deadline)
 }
 
-/// Returns the pages of a part of a mapping to the system, piece by piece until the deadline. Returns the resident
-/// bytes released, as reported by the OS, and whether all pieces are done.
-///
-/// # Safety
-/// As [`Pages::discard`].
-pub(super) unsafe fn discard(
-    address: usize,
-    bytes: usize,
-    pages: &Pages,
-    deadline: Option<Instant>,
-) -> (usize, bool) {
-    // SAFETY: the caller guarantees the same.
-    unsafe { discard_while(address, bytes, pages, &|| !past(deadline)) }
-}
-
-/// As [`discard`], as long as `more`, which is called before each piece, returns true.
+/// Returns the pages of a part of a mapping to the system, piece by piece, as long as `more`, which is called before
+/// each piece, returns true. Returns the resident bytes released, as reported by the OS, and whether all pieces are done.
 ///
 /// # Safety
 /// As [`Pages::discard`].

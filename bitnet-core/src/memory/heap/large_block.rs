@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use super::arena::{Arena, ArenaFigures, Span};
-use super::discard::{discard, past};
+use super::discard::{discard_while, past};
 use crate::os::pages::{GRANULE, Pages};
 use crate::sync::lock;
 
@@ -184,8 +184,9 @@ impl LargeBlockPool {
             }
             if lock(&self.direct).contains_key(&address) {
                 // SAFETY: the block was cached, so it is unused, and this call has removed it from the cache.
-                let (bytes, whole) =
-                    unsafe { discard(address, granules * GRANULE, pages, deadline) };
+                let (bytes, whole) = unsafe {
+                    discard_while(address, granules * GRANULE, pages, &|| !past(deadline))
+                };
                 released += bytes;
                 if !whole && self.cache(address, granules, 0) {
                     break;
@@ -314,7 +315,7 @@ mod tests {
         }
         assert_eq!(pool.figures().cached, 44 << 20);
         pool.flush(&pages, None);
-        pool.arena().release(0, &pages, None);
+        pool.arena().release(0, &pages, &|| true);
         assert_eq!((pool.figures().cached, pool.arena().mapped()), (0, 0));
     }
 

@@ -31,8 +31,6 @@ pub struct ClassFigures {
     pub live_blocks: u64,
     /// Blocks that there is memory for, in use or free.
     pub capacity_blocks: u64,
-    /// Bytes requested by the blocks in use, if the pool counts them by class.
-    pub requested: Option<u64>,
 }
 
 /// The figures of a pool at one moment, in bytes unless stated otherwise.
@@ -138,8 +136,7 @@ impl PoolInner {
             small_occupied += live * block_bytes;
             if capacity > 0 {
                 let (live_blocks, capacity_blocks) = (live as u64, capacity as u64);
-                let requested = None;
-                classes.push(ClassFigures { block_bytes, live_blocks, capacity_blocks, requested });
+                classes.push(ClassFigures { block_bytes, live_blocks, capacity_blocks });
             }
         }
         let free_large = large.arena.free + large.cached;

@@ -92,12 +92,12 @@ mod usage;
 
 pub use handle::MemoryHandle;
 pub use metrics::{ClassFigures, MemoryMetrics, PoolFigures};
-pub use observer::{AllocationEvent, DeallocationEvent};
+pub use observer::{AllocationEvent, DeallocationEvent, LatencyKind};
 pub use purge::Released;
 pub use purpose::Purpose;
 
 pub(super) use block_tag::Key;
 pub(super) use discard::past;
-pub(super) use observer::{Call, HeapObserver, Recording};
+pub(super) use observer::{HeapObserver, Recording};
 pub(super) use size_class::{LINE, SMALL_LIMIT};
 pub(super) use state::{Limits, PoolInner};

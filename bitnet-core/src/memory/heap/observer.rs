@@ -46,13 +46,30 @@ pub(in crate::memory) enum Recording {
     All,
 }
 
-/// The calls whose latency an observer measures.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::memory) enum Call {
-    /// An allocation on the slow path.
+/// The kind of call whose latency is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum LatencyKind {
+    /// Allocating a block.
     Allocate,
-    /// A deallocation on the slow path.
+    /// Freeing a block.
     Deallocate,
+    /// Returning memory to the system.
+    Trim,
+}
+
+impl LatencyKind {
+    /// Every kind, in order.
+    pub const ALL: [Self; 3] = [Self::Allocate, Self::Deallocate, Self::Trim];
+}
+
+impl fmt::Display for LatencyKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Allocate => "allocate",
+            Self::Deallocate => "deallocate",
+            Self::Trim => "trim",
+        })
+    }
 }
 
 /// Receives the events of a heap. The heap calls it on slow paths only, and without holding a lock.
@@ -74,8 +91,8 @@ pub(in crate::memory) trait HeapObserver: fmt::Debug + Send + Sync {
     /// Returns the start time of a call whose latency is measured, `None` for the others.
     fn start_clock(&self) -> Option<Instant>;
 
-    /// Records the latency of a call that began at `start`.
-    fn latency(&self, call: Call, start: Instant);
+    /// Records the latency of a call of a kind that began at `start`.
+    fn latency(&self, kind: LatencyKind, start: Instant);
 
     /// Whether this thread may run callbacks now, so that usage may be reported.
     fn accepts_usage(&self) -> bool;

@@ -40,11 +40,12 @@ impl PoolInner {
         self.small.flush(deadline);
         let separate_mappings = self.large.flush(&self.pages, deadline);
         let mut released = Released { separate_mappings, ..Released::default() };
-        if !past(deadline) {
-            released.regions = self.large.arena().release(self.keep_large, &self.pages, deadline);
+        let more = || !past(deadline);
+        if more() {
+            released.regions = self.large.arena().release(self.keep_large, &self.pages, &more);
         }
-        if !past(deadline) {
-            released.slabs = self.small.arena().release(self.keep_small, &self.pages, deadline);
+        if more() {
+            released.slabs = self.small.arena().release(self.keep_small, &self.pages, &more);
         }
         released
     }
@@ -52,8 +53,8 @@ impl PoolInner {
     /// As [`PoolInner::purge`], including the initial bytes.
     pub(super) fn purge_all(&self) {
         self.purge(None);
-        self.large.arena().release(0, &self.pages, None);
-        self.small.arena().release(0, &self.pages, None);
+        self.large.arena().release(0, &self.pages, &|| true);
+        self.small.arena().release(0, &self.pages, &|| true);
     }
 
     /// Begins to drain slabs and regions of which at most `share` is in use: nothing is allocated there any more.

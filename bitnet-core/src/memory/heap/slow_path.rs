@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::Purpose;
 use super::arena::Span;
 use super::block_tag::{SIZE_LIMIT, Tag};
-use super::observer::{AllocationEvent, Call, DeallocationEvent, Recording};
+use super::observer::{AllocationEvent, DeallocationEvent, LatencyKind, Recording};
 use super::sampling;
 use super::size_class::{LINE, class_of};
 use super::state::{PoolInner, lock_table, pool_of, take_if_unused};
@@ -81,7 +81,7 @@ impl PoolInner {
         let clock = self.start_clock();
         let (mut block, usage_changed) = self.find_block(size, align, purpose)?;
         if let Some(start) = clock {
-            self.observer.latency(Call::Allocate, start);
+            self.observer.latency(LatencyKind::Allocate, start);
         }
         if is_recorded {
             let (address, class_bytes) = (block.address, block.tag.occupied());
@@ -191,7 +191,7 @@ impl PoolInner {
             cache.bins.push_or_spill(tag.class(), tag.block_address(address), &state.small);
         }
         if let Some(start) = clock {
-            state.observer.latency(Call::Deallocate, start);
+            state.observer.latency(LatencyKind::Deallocate, start);
         }
         let (size, purpose) = (tag.size(), tag.key().purpose());
         state.after_report(cache.stats.count_bytes_freed(size, purpose, &state.live));

@@ -95,13 +95,6 @@ pub struct LatencySummary {
     pub max: u64,
 }
 
-impl LatencySummary {
-    /// The mean; 0 if nothing was recorded.
-    pub fn mean(&self) -> f64 {
-        self.sum as f64 / self.count.max(1) as f64
-    }
-}
-
 impl fmt::Display for LatencySummary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { count, p50, p90, p99, max, .. } = self;

@@ -42,11 +42,11 @@ pub use metrics::{DetailedMetrics, SuspectedLeaks};
 pub use patterns::{AllocationPattern, PatternFeatures, PatternReport, Step};
 pub use pressure::{PressureCallback, PressureMonitor};
 pub use pressure_level::MemoryPressureLevel;
-pub use profiler::{LatencyKind, OperationFigures, Rates};
+pub use profiler::{OperationFigures, Rates};
 pub use timeline::{EventKind, Replay, Timeline, TimelineEvent};
 pub use tracker::{OperationWatch, Tracker};
 
-pub use super::heap::{AllocationEvent, ClassFigures, DeallocationEvent, PoolFigures};
+pub use super::heap::{AllocationEvent, ClassFigures, DeallocationEvent, LatencyKind, PoolFigures};
 pub use crate::os::pressure::{
     Bounded, GroupEvents, Stall, SystemFiles, SystemMemory, SystemReading,
 };

@@ -1,38 +1,11 @@
 //! Latencies of calls, and bytes and time of operations.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use super::{EventKind, Histogram, LatencySummary, Timeline};
-
-/// The kind of call whose latency is measured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum LatencyKind {
-    /// Allocating a block.
-    Allocate,
-    /// Freeing a block.
-    Deallocate,
-    /// Returning memory to the system.
-    Trim,
-}
-
-impl LatencyKind {
-    /// Every kind, in order.
-    pub const ALL: [Self; 3] = [Self::Allocate, Self::Deallocate, Self::Trim];
-}
-
-impl fmt::Display for LatencyKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Allocate => "allocate",
-            Self::Deallocate => "deallocate",
-            Self::Trim => "trim",
-        })
-    }
-}
+use super::{EventKind, Histogram, LatencyKind, LatencySummary, Timeline};
 
 /// Histograms of latencies and counters of operations.
 #[derive(Debug)]

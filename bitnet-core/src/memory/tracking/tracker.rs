@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::live::{LiveTable, Peaks, Record, hash};
-use super::profiler::{LatencyKind, OperationFigures, Profiler};
+use super::profiler::{OperationFigures, Profiler};
 use super::timeline::{EventKind, Ring, Timeline, TimelineEvent};
 use super::{
-    AllocationEvent, DeallocationEvent, LatencySummary, LeakReport, PatternReport, PressureMonitor,
-    TrackingConfig, TrackingLevel, threads,
+    AllocationEvent, DeallocationEvent, LatencyKind, LatencySummary, LeakReport, PatternReport,
+    PressureMonitor, TrackingConfig, TrackingLevel, threads,
 };
 use crate::memory::Purpose;
 use crate::memory::heap::sampling;
@@ -305,8 +305,7 @@ impl Tracker {
                 Ok(None) => {}
                 Ok(Some(before)) => {
                     // The end of the earlier one arrives late: it ends here, so that the timeline sums to live bytes.
-                    let freed = self.event(EventKind::Freed, &before, class_bytes, now);
-                    part.ring.push(freed);
+                    part.ring.push(self.event(EventKind::Freed, &before, class_bytes, now));
                 }
                 Err(()) => {
                     self.lost.fetch_add(1, Ordering::Relaxed);
@@ -314,8 +313,7 @@ impl Tracker {
                 }
             }
         }
-        let allocated = self.event(EventKind::Allocated, &record, class_bytes, now);
-        part.ring.push(allocated);
+        part.ring.push(self.event(EventKind::Allocated, &record, class_bytes, now));
     }
 
     /// Records the end of an allocation, if that was recorded.
@@ -326,7 +324,7 @@ impl Tracker {
         let now = clock::stamp();
         let mut part = lock(&self.shard(event.address).0);
         if !self.matches() {
-            let freed = TimelineEvent {
+            part.ring.push(TimelineEvent {
                 sequence: self.sequence.fetch_add(1, Ordering::Relaxed),
                 nanoseconds: now.saturating_sub(self.start),
                 bytes: event.size as u64,
@@ -335,11 +333,9 @@ impl Tracker {
                 thread: threads::number(),
                 kind: EventKind::Freed,
                 purpose: event.purpose,
-            };
-            part.ring.push(freed);
+            });
         } else if let Some(record) = part.live.remove(event.address) {
-            let freed = self.event(EventKind::Freed, &record, event.class_bytes, now);
-            part.ring.push(freed);
+            part.ring.push(self.event(EventKind::Freed, &record, event.class_bytes, now));
         }
     }
 

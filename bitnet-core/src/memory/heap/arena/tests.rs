@@ -20,9 +20,9 @@ fn unused_regions_are_unmapped() {
     assert_eq!(again.used_bytes, 257 * GRANULE);
     arena.free(again.address, again.granules);
     assert_eq!(arena.figures(&[]).free, arena.mapped());
-    arena.release(REGION, &pages, None);
+    arena.release(REGION, &pages, &|| true);
     assert_eq!(arena.mapped(), REGION);
-    arena.release(0, &pages, None);
+    arena.release(0, &pages, &|| true);
     assert_eq!(arena.mapped(), 0);
 }
 
@@ -41,9 +41,9 @@ fn an_interrupted_release_keeps_the_region() {
     assert_eq!(arena.mapped(), REGION, "a span of it is in use");
     arena.free(again.address, again.granules);
     let calls = std::cell::Cell::new(0);
-    arena.release_while(0, &pages, &|| calls.replace(calls.get() + 1) < 2);
+    arena.release(0, &pages, &|| calls.replace(calls.get() + 1) < 2);
     assert_eq!((arena.mapped(), calls.get()), (REGION, 4), "cut short within the free block");
-    arena.release_while(0, &pages, &|| true);
+    arena.release(0, &pages, &|| true);
     assert_eq!(arena.mapped(), 0);
 }
 
