@@ -7,7 +7,7 @@ use super::topology::{self, Cache, CacheKind, CoreKind, NumaNode};
 use super::{Device, Environment, HugePages, MemoryBandwidth, TransparentHugePages, pages};
 use crate::os::cgroup::Limits;
 use crate::os::cpuinfo::CpuInfo;
-use crate::os::files::{Files, system_file};
+use crate::os::files::{Files, kibibytes, system_file};
 use crate::simd::IsaLevel;
 
 /// The capabilities of a device. Values that the system does not report are `None` or empty: on Linux few, elsewhere most.
@@ -139,14 +139,6 @@ impl DeviceCapabilities {
         self.memory_limit = least(self.memory_limit);
         self
     }
-
-    /// Bytes of all caches of the last level of the usable processors together.
-    pub fn last_level_bytes(&self) -> Option<usize> {
-        let holds_data = |cache: &&Cache| cache.kind != CacheKind::Instruction;
-        let last = self.caches.iter().filter(holds_data).map(|cache| cache.level).max()?;
-        let of_last = self.caches.iter().filter(holds_data).filter(|cache| cache.level == last);
-        Some(of_last.map(|cache| cache.bytes.saturating_mul(cache.instances)).sum())
-    }
 }
 
 impl MemoryBandwidth {
@@ -167,12 +159,6 @@ impl MemoryBandwidth {
 fn data_cache(caches: &[Cache], level: u32) -> Option<&Cache> {
     let of_level = caches.iter().filter(|c| c.level == level && c.kind != CacheKind::Instruction);
     of_level.max_by_key(|cache| cache.bytes)
-}
-
-/// Bytes of a line of `/proc/meminfo`.
-fn kibibytes(meminfo: &str, key: &str) -> Option<u64> {
-    let line = meminfo.lines().find(|line| line.starts_with(key))?;
-    line.split_whitespace().nth(1)?.parse::<u64>().ok()?.checked_mul(1024)
 }
 
 /// The soft limit of the address space in `/proc/self/limits`.

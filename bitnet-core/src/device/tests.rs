@@ -179,7 +179,7 @@ fn core_kinds_are_told_apart() {
         instances,
     };
     assert_eq!(data, [&l1(32 << 10, 8, 1, 4), &l1(48 << 10, 12, 2, 2)]);
-    assert_eq!(hybrid.last_level_bytes(), Some(12 << 20));
+    assert_eq!(hybrid.caches.last().map(|c| (c.bytes, c.instances)), Some((12 << 20, 1)));
     // A process that is bound to the small cores.
     let sample =
         Sample::default().allowed("0-7", "4-5").with("/sys/devices/cpu_core/cpus", "0-3\n");
@@ -213,7 +213,8 @@ fn numa_nodes_of_two_sockets_are_listed() {
         (3, 0),
         "memory without processors"
     );
-    assert_eq!((found.physical_cores, found.last_level_bytes()), (Some(4), Some(32 << 20)));
+    assert_eq!(found.physical_cores, Some(4));
+    assert_eq!(found.caches.last().map(|c| (c.bytes, c.instances)), Some((16 << 20, 2)));
     assert_eq!(Sample::default().described().numa_nodes, None);
 }
 

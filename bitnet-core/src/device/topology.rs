@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::os::cpuinfo::CpuInfo;
-use crate::os::files::{Files, number, number_list};
+use crate::os::files::{Files, kibibytes, number, number_list};
 
 /// A kind of cores, of a processor that has several.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -166,11 +166,8 @@ pub(super) fn numa_nodes(files: Files<'_>) -> Vec<NumaNode> {
         let folder = format!("/sys/devices/system/node/node{index}");
         let cpus = files(&format!("{folder}/cpulist")).and_then(|text| number_list(&text))?;
         let meminfo = files(&format!("{folder}/meminfo")).unwrap_or_default();
-        let kibibytes = |key: &str| {
-            let line = meminfo.lines().find(|line| line.split_whitespace().nth(2) == Some(key))?;
-            line.split_whitespace().nth(3)?.parse::<u64>().ok()?.checked_mul(1024)
-        };
-        let (total_memory, free_memory) = (kibibytes("MemTotal:"), kibibytes("MemFree:"));
+        let memory = |key: &str| kibibytes(&meminfo, &format!("Node {index} {key}:"));
+        let (total_memory, free_memory) = (memory("MemTotal"), memory("MemFree"));
         Some(NumaNode { index, cpus, total_memory, free_memory })
     };
     online.unwrap_or_default().into_iter().filter_map(node).collect()

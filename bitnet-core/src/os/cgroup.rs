@@ -1,6 +1,6 @@
 //! The limits of control groups, versions 1 and 2: memory and processor time.
 
-use super::files::{Files, number};
+use super::files::{Files, digits, number};
 
 /// What the groups of this process allow; `None` is no limit, or none that is visible.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -75,11 +75,6 @@ pub(super) fn field(text: &str, name: &str) -> Option<u64> {
         let (key, value) = line.split_once(' ')?;
         if key == name { digits(value.trim()) } else { None }
     })
-}
-
-/// A number of decimal digits alone: no sign, no space, no overflow.
-pub(super) fn digits(text: &str) -> Option<u64> {
-    (!text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())).then(|| text.parse().ok())?
 }
 
 /// Returns the path of the group of this process in version 2, the line `0::path` of `/proc/self/cgroup`.

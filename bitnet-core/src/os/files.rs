@@ -21,6 +21,17 @@ pub(crate) fn number<T: std::str::FromStr>(files: Files<'_>, path: &str) -> Opti
     files(path)?.trim().parse().ok()
 }
 
+/// A number of decimal digits alone: no sign, no space, no overflow.
+pub(super) fn digits(text: &str) -> Option<u64> {
+    (!text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())).then(|| text.parse().ok())?
+}
+
+/// Returns the bytes that the first line with prefix `key` states in kB, which are kibibytes.
+pub(crate) fn kibibytes(text: &str, key: &str) -> Option<u64> {
+    let value = text.lines().find_map(|line| line.strip_prefix(key))?;
+    digits(value.trim().strip_suffix("kB")?.trim_end())?.checked_mul(1024)
+}
+
 /// Returns the numbers of a list such as `0-3,8`, ascending; `None` if it is not one, or names a number of 65,536 or more.
 pub(crate) fn number_list(text: &str) -> Option<Vec<usize>> {
     const BOUND: usize = 1 << 16;

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::ops::Range;
 
+use super::files::kibibytes;
 use crate::{Error, Result};
 
 const SMAPS: &str = "/proc/self/smaps";
@@ -36,7 +37,7 @@ pub(crate) fn read() -> Result<(Vec<Mapping>, u64)> {
     File::open(ROLLUP)
         .and_then(|mut file| file.read_to_string(&mut rollup))
         .map_err(|e| failed(ROLLUP, &e))?;
-    let resident = rollup.lines().find_map(|line| bytes_of(line, "Rss:"));
+    let resident = rollup.lines().find_map(|line| kibibytes(line, "Rss:"));
     let resident = resident.ok_or_else(|| malformed(ROLLUP, "it has no line Rss"))?;
     Ok((parse(&text)?, resident))
 }
@@ -47,9 +48,9 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Mapping>> {
         if let Some(mapping) = heading(line) {
             mappings.push(mapping);
         } else if let Some(mapping) = mappings.last_mut() {
-            if let Some(bytes) = bytes_of(line, "Rss:") {
+            if let Some(bytes) = kibibytes(line, "Rss:") {
                 mapping.resident = bytes;
-            } else if let Some(bytes) = bytes_of(line, "KernelPageSize:") {
+            } else if let Some(bytes) = kibibytes(line, "KernelPageSize:") {
                 mapping.page = bytes as usize;
             }
         } else {
@@ -80,12 +81,6 @@ fn heading(line: &str) -> Option<Mapping> {
         resident: 0,
         name: name.strip_suffix(" (deleted)").unwrap_or(name).to_owned(),
     })
-}
-
-/// The bytes of a line `key   n kB`.
-fn bytes_of(line: &str, key: &str) -> Option<u64> {
-    let kib: u64 = line.strip_prefix(key)?.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib << 10)
 }
 
 #[cfg(test)]

@@ -70,13 +70,17 @@ impl Pages {
 }
 
 #[cfg(unix)]
+pub(crate) use imp::page_size;
+
+#[cfg(unix)]
 mod imp {
     use std::ptr::with_exposed_provenance_mut;
     use std::sync::OnceLock;
 
     use super::GRANULE;
 
-    fn page() -> usize {
+    /// The size of a memory page in bytes, a power of two. Safe in signal handlers after the first call.
+    pub(crate) fn page_size() -> usize {
         static PAGE: OnceLock<usize> = OnceLock::new();
         *PAGE.get_or_init(|| {
             // SAFETY: `sysconf` only reads a number of the system.
@@ -86,7 +90,7 @@ mod imp {
     }
 
     pub(super) fn map(bytes: usize, align: usize) -> Option<usize> {
-        let page = page();
+        let page = page_size();
         let slack = if align > page { align } else { 0 };
         let whole = bytes.checked_next_multiple_of(page)?.checked_add(slack)?;
         // SAFETY: a fresh private mapping at an address of the system's choice touches no memory of ours.
@@ -122,7 +126,7 @@ mod imp {
     /// # Safety
     /// As [`super::Pages::unmap`].
     pub(super) unsafe fn unmap(address: usize, bytes: usize, _align: usize) {
-        drop_range(address, bytes.next_multiple_of(page()));
+        drop_range(address, bytes.next_multiple_of(page_size()));
     }
 
     /// # Safety
@@ -132,7 +136,7 @@ mod imp {
             // Elsewhere the advice does not promise zeros.
             return false;
         }
-        let page = page();
+        let page = page_size();
         let from = address.next_multiple_of(page);
         let to = (address + bytes) / page * page;
         if from >= to {
@@ -160,7 +164,7 @@ mod imp {
 
     #[cfg(target_os = "linux")]
     pub(super) fn resident(address: usize, bytes: usize) -> Option<usize> {
-        let page = page();
+        let page = page_size();
         let mut map = [0u8; QUERY_PAGES];
         let mut sum = 0;
         let (mut at, end) = (address / page * page, address + bytes);

@@ -6,7 +6,8 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 
-use super::cgroup::{digits, field, unified_path};
+use super::cgroup::{field, unified_path};
+use super::files::{digits, kibibytes};
 
 /// The most bytes of a file that are read.
 const LARGEST_FILE: u64 = 64 << 10;
@@ -166,12 +167,8 @@ pub(crate) fn parse_events(text: &str) -> Option<GroupEvents> {
 
 /// `/proc/meminfo`; `None` for a kernel without `MemAvailable`.
 pub(crate) fn parse_machine(text: &str) -> Option<Bounded> {
-    let kib = |name: &str| {
-        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-        digits(line.trim().strip_suffix("kB")?.trim_end())?.checked_mul(1024)
-    };
-    let limit = kib("MemTotal").filter(|&total| total > 0)?;
-    Some(Bounded { used: limit.saturating_sub(kib("MemAvailable")?), limit })
+    let limit = kibibytes(text, "MemTotal:").filter(|&total| total > 0)?;
+    Some(Bounded { used: limit.saturating_sub(kibibytes(text, "MemAvailable:")?), limit })
 }
 
 /// The path of the process's own group (version 2), relative to the mount of the groups. A path that leads out of it,

@@ -8,6 +8,7 @@ use std::ptr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 
+use crate::os::pages::page_size;
 use crate::{Error, Result};
 
 /// The most mappings at a time; a split model has tens.
@@ -58,7 +59,6 @@ impl Slot {
 }
 
 static REGISTRY: [Slot; SLOTS] = [const { Slot::new() }; SLOTS];
-static PAGE: AtomicUsize = AtomicUsize::new(0);
 static PREVIOUS: OnceLock<libc::sigaction> = OnceLock::new();
 static INSTALLED: OnceLock<std::result::Result<(), i32>> = OnceLock::new();
 
@@ -100,21 +100,9 @@ impl Drop for Guard {
     }
 }
 
-/// The size of a memory page in bytes, a power of two.
-pub(super) fn page_size() -> usize {
-    let cached = PAGE.load(SeqCst);
-    if cached != 0 {
-        return cached;
-    }
-    // SAFETY: sysconf has no preconditions.
-    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-    let page = usize::try_from(size).ok().filter(|page| page.is_power_of_two()).unwrap_or(4096);
-    PAGE.store(page, SeqCst);
-    page
-}
-
 /// Installs the handler; the error is an `errno`.
 fn install() -> std::result::Result<(), i32> {
+    // Determined before our handler can run, which then only loads it.
     page_size();
     let errno = || std::io::Error::last_os_error().raw_os_error().unwrap_or(0);
     // SAFETY: all-zero bytes are a valid `sigaction` (no handler, no flags, empty mask).
@@ -160,7 +148,7 @@ fn cover_with_zeros(address: usize) -> bool {
     for slot in &REGISTRY {
         let Some(end) = slot.end_if_contains(address) else { continue };
         slot.damaged.store(true, SeqCst);
-        let page = PAGE.load(SeqCst).max(1);
+        let page = page_size();
         let start = address / page * page;
         let writable = slot.writable.load(SeqCst);
         let len = if writable { page } else { end.next_multiple_of(page) - start };

@@ -165,7 +165,7 @@ impl FileMap {
     pub fn release(&self, range: Range<usize>) {
         #[cfg(unix)]
         if let Pages::ReadOnly(map) = &self.pages {
-            let page = fault::page_size();
+            let page = crate::os::pages::page_size();
             // The offset of the mapping inside its first page.
             let skew = map.as_ptr() as usize % page;
             let first = (range.start.min(map.len()) + skew).next_multiple_of(page) - skew;
