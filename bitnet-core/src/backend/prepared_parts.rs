@@ -68,13 +68,9 @@ impl PreparedParts {
     pub fn matrix(&self, name: &str) -> Result<TernaryMatrix> {
         let part = format!("{name}.shape");
         let stored = self.get(&part)?;
-        let (numbers, rest) = stored.as_chunks::<8>();
-        let &[rows, cols, group] = numbers else {
+        let (&[rows, cols, group], []) = stored.as_chunks::<8>() else {
             return Err(bad(&part, format!("has {} bytes, not 24", stored.len())));
         };
-        if !rest.is_empty() {
-            return Err(bad(&part, format!("has {} bytes, not 24", stored.len())));
-        }
         let number = |bytes| {
             usize::try_from(u64::from_ne_bytes(bytes))
                 .map_err(|_| bad(&part, "exceeds the address space".into()))

@@ -74,42 +74,6 @@ pub fn rope(head: &mut [f32], position: usize, table: &RopeTable, order: RopeOrd
     }
 }
 
-/// Causal attention of one query head over `keys` and `values`, whose rows are `stride` apart: `out` is
-/// `[head_dim]`, `visible` positions are seen.
-///
-/// # Panics
-/// If the slices are too short.
-#[expect(
-    clippy::too_many_arguments,
-    reason = "one head of an attention has exactly these operands"
-)]
-fn attend_head(
-    query: &[f32],
-    keys: &[f32],
-    values: &[f32],
-    stride: usize,
-    visible: usize,
-    scale: f32,
-    scores: &mut [f32],
-    out: &mut [f32],
-) {
-    let dim = query.len();
-    for (position, score) in scores[..visible].iter_mut().enumerate() {
-        let key = &keys[position * stride..position * stride + dim];
-        let dot: f64 = query.iter().zip(key).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum();
-        *score = dot as f32 * scale;
-    }
-    softmax(&mut scores[..visible]);
-    for (j, out) in out.iter_mut().enumerate() {
-        let sum: f64 = scores[..visible]
-            .iter()
-            .enumerate()
-            .map(|(position, &p)| f64::from(p) * f64::from(values[position * stride + j]))
-            .sum();
-        *out = sum as f32;
-    }
-}
-
 /// Causal attention: `q` and `out` are `[tokens, heads * head_dim]`, `k` and `v` are
 /// `[positions, kv_heads * head_dim]`; token `i` stands at `first + i`.
 ///
@@ -131,16 +95,20 @@ pub fn attention(
         for head in 0..heads {
             let kv = head / (heads / kv_heads) * head_dim;
             let range = head * head_dim..(head + 1) * head_dim;
-            attend_head(
-                &q[range.clone()],
-                &k[kv..],
-                &v[kv..],
-                stride,
-                first + token + 1,
-                scale,
-                &mut scores,
-                &mut out[range],
-            );
+            let (query, scores) = (&q[range.clone()], &mut scores[..first + token + 1]);
+            for (position, score) in scores.iter_mut().enumerate() {
+                let key = &k[position * stride + kv..][..head_dim];
+                let products = query.iter().zip(key).map(|(&a, &b)| f64::from(a) * f64::from(b));
+                *score = products.sum::<f64>() as f32 * scale;
+            }
+            softmax(scores);
+            for (j, out) in out[range].iter_mut().enumerate() {
+                let values = scores
+                    .iter()
+                    .enumerate()
+                    .map(|(position, &p)| f64::from(p) * f64::from(v[position * stride + kv + j]));
+                *out = values.sum::<f64>() as f32;
+            }
         }
     }
 }
@@ -188,24 +156,16 @@ fn softmax(row: &mut [f32]) {
 /// If `bytes` is not `out.len()` elements long.
 pub fn to_f32(plain: PlainType, bytes: &[u8], out: &mut [f32]) {
     match plain {
-        PlainType::F32 => {
-            assert_eq!(bytes.len(), out.len() * 4);
-            for (out, b) in out.iter_mut().zip(bytes.chunks_exact(4)) {
-                *out = f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
-            }
-        }
-        PlainType::F16 => {
-            assert_eq!(bytes.len(), out.len() * 2);
-            for (out, b) in out.iter_mut().zip(bytes.chunks_exact(2)) {
-                *out = half::f16::from_le_bytes([b[0], b[1]]).to_f32();
-            }
-        }
-        PlainType::BF16 => {
-            assert_eq!(bytes.len(), out.len() * 2);
-            for (out, b) in out.iter_mut().zip(bytes.chunks_exact(2)) {
-                *out = half::bf16::from_le_bytes([b[0], b[1]]).to_f32();
-            }
-        }
+        PlainType::F32 => read_each(bytes, out, f32::from_le_bytes),
+        PlainType::F16 => read_each(bytes, out, |b| half::f16::from_le_bytes(b).to_f32()),
+        PlainType::BF16 => read_each(bytes, out, |b| half::bf16::from_le_bytes(b).to_f32()),
+    }
+}
+
+fn read_each<const N: usize>(bytes: &[u8], out: &mut [f32], number: impl Fn([u8; N]) -> f32) {
+    assert_eq!(bytes.len(), out.len() * N);
+    for (out, &element) in out.iter_mut().zip(bytes.as_chunks().0) {
+        *out = number(element);
     }
 }
 

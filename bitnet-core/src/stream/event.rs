@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::sync::lock;
 use crate::{Error, Result};
@@ -56,13 +56,10 @@ impl Event {
         self.refuse_own_stream()?;
         let mut outcome = self.outcome();
         loop {
-            match &*outcome {
-                Some(outcome) => return outcome.clone(),
-                None => {
-                    let woken = self.state.ended.wait(outcome);
-                    outcome = woken.unwrap_or_else(PoisonError::into_inner);
-                }
+            if let Some(outcome) = &*outcome {
+                return outcome.clone();
             }
+            outcome = self.state.ended.wait(outcome).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -71,16 +68,9 @@ impl Event {
         if let Err(error) = self.refuse_own_stream() {
             return Some(Err(error));
         }
-        let start = Instant::now();
-        let mut outcome = self.outcome();
-        loop {
-            if let Some(outcome) = &*outcome {
-                return Some(outcome.clone());
-            }
-            let left = timeout.checked_sub(start.elapsed()).filter(|left| !left.is_zero())?;
-            let woken = self.state.ended.wait_timeout(outcome, left);
-            outcome = woken.unwrap_or_else(PoisonError::into_inner).0;
-        }
+        let ended = &self.state.ended;
+        let woken = ended.wait_timeout_while(self.outcome(), timeout, |outcome| outcome.is_none());
+        woken.unwrap_or_else(PoisonError::into_inner).0.clone()
     }
 
     /// Ends the task; only the first outcome counts.

@@ -1,8 +1,8 @@
 //! Filling a ternary matrix row by row, on the heap or in a pool.
 
 use super::{
-    CODES_PER_WORD, ScaleGranularity, TernaryMatrix, ZERO_WORD, check_scales, shared_in, threes,
-    words_per_row,
+    CODES_PER_WORD, ScaleGranularity, TernaryMatrix, ZERO_WORD, check_scales, mismatch, shared_in,
+    threes, words_per_row,
 };
 use crate::memory::{HybridMemoryPool, PoolBuffer, Shared};
 use crate::{Error, Result};
@@ -107,12 +107,8 @@ impl TernaryBuilder {
     }
 
     fn refused_row(&self, len: usize, expected: &str) -> Error {
-        Error::ShapeMismatch {
-            op: "ternary matrix",
-            operand: "row",
-            got: vec![self.filled, len],
-            expected: format!("row < {} of {} codes{expected}", self.rows, self.cols),
-        }
+        let expected = format!("row < {} of {} codes{expected}", self.rows, self.cols);
+        mismatch("row", vec![self.filled, len], expected)
     }
 
     /// Appends a row of codes 0, 1, 2 (`[cols]`).
@@ -174,11 +170,6 @@ impl TernaryBuilder {
         Ok(())
     }
 
-    /// Rows appended so far.
-    pub fn rows_pushed(&self) -> usize {
-        self.filled
-    }
-
     /// Completes the matrix.
     ///
     /// # Errors
@@ -187,12 +178,7 @@ impl TernaryBuilder {
     pub fn finish(self, granularity: ScaleGranularity, scales: Vec<f32>) -> Result<TernaryMatrix> {
         let Self { rows, cols, words_per_row, filled, words, pool } = self;
         if filled != rows && words_per_row > 0 {
-            return Err(Error::ShapeMismatch {
-                op: "ternary matrix",
-                operand: "rows",
-                got: vec![filled],
-                expected: format!("{rows} rows"),
-            });
+            return Err(mismatch("rows", vec![filled], format!("{rows} rows")));
         }
         check_scales(granularity, &scales, rows, cols)?;
         let scales = shared_in(scales, pool.as_ref())?;

@@ -24,35 +24,6 @@ pub const CODES_PER_WORD: usize = 16;
 /// A word of sixteen zero trits.
 const ZERO_WORD: u32 = 0x5555_5555;
 
-/// One ternary weight.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[repr(i8)]
-pub enum Trit {
-    /// -1
-    Minus = -1,
-    /// 0
-    Zero = 0,
-    /// +1
-    Plus = 1,
-}
-
-impl Trit {
-    /// The trit of a code 0, 1 or 2; `None` for anything else.
-    pub fn from_code(code: u8) -> Option<Self> {
-        match code {
-            0 => Some(Self::Minus),
-            1 => Some(Self::Zero),
-            2 => Some(Self::Plus),
-            _ => None,
-        }
-    }
-
-    /// The storage code: trit + 1.
-    pub fn code(self) -> u8 {
-        (self as i8 + 1) as u8
-    }
-}
-
 /// How many weights share one scale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ScaleGranularity {
@@ -76,12 +47,10 @@ impl ScaleGranularity {
             Self::Group(n) if n > 0 && n % 64 == 0 && cols.is_multiple_of(n) => {
                 rows.checked_mul(cols / n).ok_or(Error::SizeOverflow { what: "ternary scales" })
             }
-            Self::Group(n) => Err(Error::ShapeMismatch {
-                op: "ternary matrix",
-                operand: "columns",
-                got: vec![rows, cols],
-                expected: format!("a multiple of the group size {n}, itself a multiple of 64"),
-            }),
+            Self::Group(n) => {
+                let expected = format!("a multiple of the group size {n}, itself a multiple of 64");
+                Err(mismatch("columns", vec![rows, cols], expected))
+            }
         }
     }
 }
@@ -122,12 +91,7 @@ impl TernaryMatrix {
         scales: Vec<f32>,
     ) -> Result<Self> {
         if rows.checked_mul(cols) != Some(trits.len()) {
-            return Err(Error::ShapeMismatch {
-                op: "ternary matrix",
-                operand: "trits",
-                got: vec![trits.len()],
-                expected: format!("[{rows}, {cols}]"),
-            });
+            return Err(mismatch("trits", vec![trits.len()], format!("[{rows}, {cols}]")));
         }
         let mut builder = TernaryBuilder::new(rows, cols)?;
         let mut codes = vec![0u8; cols];
@@ -156,12 +120,7 @@ impl TernaryMatrix {
         let scales = scales.into();
         let words_per_row = words_per_row(cols);
         if rows.checked_mul(words_per_row) != Some(words.len()) {
-            return Err(Error::ShapeMismatch {
-                op: "ternary matrix",
-                operand: "words",
-                got: vec![words.len()],
-                expected: format!("[{rows}, {words_per_row}]"),
-            });
+            return Err(mismatch("words", vec![words.len()], format!("[{rows}, {words_per_row}]")));
         }
         check_scales(granularity, &scales, rows, cols)?;
         let matrix = Self { rows, cols, words_per_row, words, granularity, scales };
@@ -383,6 +342,11 @@ fn words_per_row(cols: usize) -> usize {
 #[inline]
 fn threes(word: u32) -> u32 {
     word & (word >> 1) & ZERO_WORD
+}
+
+/// The error of an operand that does not have the shape `expected`.
+fn mismatch(operand: &'static str, got: Vec<usize>, expected: String) -> Error {
+    Error::ShapeMismatch { op: "ternary matrix", operand, got, expected }
 }
 
 /// Checks that there are as many scales as the matrix needs, all of them finite.
