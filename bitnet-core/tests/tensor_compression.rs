@@ -9,9 +9,19 @@ use std::time::Duration;
 use bitnet_core::Error;
 use bitnet_core::device::Device;
 use bitnet_core::memory::tensor::{
-    BitNetDType, BitNetTensor, Compressed, TensorHandle, TensorMetadata, TensorRegistry,
+    BitNetDType, BitNetTensor, Compressed, ExternalBytes, TensorHandle, TensorMetadata,
+    TensorRegistry,
 };
 use bitnet_core::memory::{HybridMemoryPool, ManualClock, MemoryPoolConfig, Purpose};
+
+/// Bytes outside every pool.
+struct Outside([u8; 4]);
+
+impl ExternalBytes for Outside {
+    fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
 
 fn pool() -> HybridMemoryPool {
     HybridMemoryPool::new().unwrap()
@@ -118,9 +128,9 @@ fn only_idle_tensors_are_compressed() {
     manual.advance(Duration::from_secs(10));
     let young =
         TensorHandle::named("young", BitNetTensor::zeros(&[10_000], &pool).unwrap(), &registry);
-    let outside = BitNetTensor::from_shared(
+    let outside = BitNetTensor::from_external(
         TensorMetadata::new(vec![4], BitNetDType::I8, Device::Cpu),
-        std::sync::Arc::new(vec![1u8; 4]),
+        std::sync::Arc::new(Outside([1; 4])),
     );
     let outside = TensorHandle::new(outside.unwrap(), &registry);
     let view = young.read().unwrap().narrow(0, 0..10).unwrap();

@@ -7,10 +7,6 @@ use crate::kv::{KvCache, KvSpan};
 use crate::memory::tensor::BitNetTensor;
 use crate::{Error, Result};
 
-fn mismatch(op: &'static str, operand: &'static str, t: &BitNetTensor, expected: String) -> Error {
-    Error::ShapeMismatch { op, operand, got: t.shape().to_vec(), expected }
-}
-
 /// Checks that `t` is `[rows, cols]`.
 ///
 /// # Errors
@@ -22,11 +18,7 @@ pub fn expect_shape(
     rows: usize,
     cols: usize,
 ) -> Result<()> {
-    if t.shape() == [rows, cols] {
-        Ok(())
-    } else {
-        Err(mismatch(op, operand, t, format!("[{rows}, {cols}]")))
-    }
+    t.expect_shape(op, operand, &[rows, cols])
 }
 
 /// Checks that both tensors have one shape.
@@ -34,11 +26,7 @@ pub fn expect_shape(
 /// # Errors
 /// [`Error::ShapeMismatch`] otherwise.
 pub fn expect_same(op: &'static str, a: &BitNetTensor, b: &BitNetTensor) -> Result<()> {
-    if a.shape() == b.shape() {
-        Ok(())
-    } else {
-        Err(mismatch(op, "second operand", b, format!("{:?}", a.shape())))
-    }
+    b.expect_shape(op, "second operand", a.shape())
 }
 
 /// Checks `embed`: every token is a row of `table`, `out` is `[tokens, cols]`.
@@ -112,8 +100,8 @@ pub fn rms_norm(x: &BitNetTensor, weight: &BitNetTensor, out: &BitNetTensor) -> 
     let (_, width) = x.dims2("rms_norm", "x")?;
     match *weight.shape() {
         [n] if n > 0 && width.is_multiple_of(n) => Ok(()),
-        [n] => Err(mismatch("rms_norm", "x", x, format!("rows of a multiple of {n} components"))),
-        _ => Err(mismatch("rms_norm", "weight", weight, "one dimension".into())),
+        [n] => Err(x.mismatch("rms_norm", "x", format!("rows of a multiple of {n} components"))),
+        _ => Err(weight.mismatch("rms_norm", "weight", "one dimension")),
     }
 }
 
@@ -133,16 +121,10 @@ pub fn rope(
         || table.dim > head_dim
         || tokens != positions.len()
     {
-        return Err(mismatch(
-            "rope",
-            "x",
-            x,
-            format!(
-                "{} tokens with heads of {head_dim} components, {} rotated",
-                positions.len(),
-                table.dim
-            ),
-        ));
+        let (tokens, rotated) = (positions.len(), table.dim);
+        let expected =
+            format!("{tokens} tokens with heads of {head_dim} components, {rotated} rotated");
+        return Err(x.mismatch("rope", "x", expected));
     }
     match positions.iter().find(|&&position| position >= table.positions()) {
         Some(&index) => Err(Error::OutOfRange { op: "rope", index, len: table.positions() }),
@@ -199,12 +181,8 @@ pub fn attention(
 ) -> Result<usize> {
     let AttentionShape { heads, kv_heads, head_dim, .. } = shape;
     if heads == 0 || kv_heads == 0 || head_dim == 0 || !heads.is_multiple_of(kv_heads) {
-        return Err(mismatch(
-            "attention",
-            "q",
-            q,
-            format!("{heads} heads divisible by {kv_heads} key heads"),
-        ));
+        let expected = format!("{heads} heads divisible by {kv_heads} key heads");
+        return Err(q.mismatch("attention", "q", expected));
     }
     let mut tokens = 0usize;
     for span in spans {

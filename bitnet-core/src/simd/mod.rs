@@ -4,6 +4,7 @@
 //! `avxvnni`, `avx512vnni`, `neon`, `neon-dotprod`). The CPU back end runs a self-test of each level before it uses it.
 
 mod compiled;
+mod joined;
 mod largest;
 mod product;
 mod sum;
@@ -12,6 +13,7 @@ mod ticks;
 use crate::{Error, Result};
 
 pub use compiled::{Kernel, active, run};
+pub(crate) use joined::joined;
 pub use largest::largest_magnitude;
 pub(crate) use product::{Matrix, product};
 pub use sum::sum_words;

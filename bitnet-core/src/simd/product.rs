@@ -1,7 +1,9 @@
 //! Products of strided f32 matrices: blocked and packed by `gemm` or `matrixmultiply`, or one pass over the matrix for
 //! a vector.
 
-use super::{IsaLevel, Kernel, run};
+use std::ops::Add;
+
+use super::{IsaLevel, Kernel, joined, run};
 
 /// Accumulators of a dot product; element `i` is added to accumulator `i % LANES` with every instruction set.
 const LANES: usize = 16;
@@ -236,14 +238,7 @@ fn total(mut lanes: [f32; LANES], a: &[f32], x: &[f32]) -> f32 {
     for ((lane, &a), &x) in lanes.iter_mut().zip(a).zip(x) {
         *lane += a * x;
     }
-    let mut width = LANES / 2;
-    while width > 0 {
-        for i in 0..width {
-            lanes[i] += lanes[i + width];
-        }
-        width /= 2;
-    }
-    lanes[0]
+    joined(lanes, Add::add)
 }
 
 /// `out += column · factor` for one column after another, all of one length; each factor is a run of one.

@@ -2,9 +2,9 @@
 
 use super::binary::{BinaryOp, binary_in_place};
 use super::math;
-use super::operands::{expect_shape, joint, rounded, wide};
+use super::operands::{joint, rounded, wide};
 
-use super::unary::{Pointwise, map, pointwise, update};
+use super::unary::{Pointwise, Sigmoid, Tanh, map, pointwise, update};
 use crate::Result;
 use crate::memory::HybridMemoryPool;
 use crate::memory::tensor::BitNetTensor;
@@ -41,8 +41,6 @@ pointwise! {
     Gelu: |x| math::gelu(f64::from(x)) as f32;
     GeluTanh: |x| math::gelu_tanh(f64::from(x)) as f32;
     Silu: |x| math::silu(f64::from(x)) as f32;
-    Sigmoid: |x| math::sigmoid(f64::from(x)) as f32;
-    Tanh: |x| math::tanh(f64::from(x)) as f32;
     ReluSlope: |x| if x <= 0.0 { 0.0 } else { 1.0 };
     Relu2Slope: |x| if x < 0.0 { 0.0 } else { 2.0 * x };
     GeluSlope: |x| math::gelu_slope(f64::from(x)) as f32;
@@ -127,8 +125,7 @@ pub fn activate(
 ) -> Result<BitNetTensor> {
     let wide = wide("activate", x, pool)?;
     let mut out = BitNetTensor::scratch(x.shape(), pool)?;
-    let level = simd::active()?;
-    map(&wide, out.f32_mut()?, |piece| function.update(level, piece))?;
+    activate_into(function, &wide, &mut out)?;
     rounded(out, x.dtype(), pool)
 }
 
@@ -142,7 +139,7 @@ pub fn activate_into(
     x: &BitNetTensor,
     out: &mut BitNetTensor,
 ) -> Result<()> {
-    expect_shape("activate", "the output", out, x.shape())?;
+    out.expect_shape("activate", "the output", x.shape())?;
     let level = simd::active()?;
     map(x, out.f32_mut()?, |piece| function.update(level, piece))
 }
@@ -169,7 +166,7 @@ pub fn activate_backward(
     pool: &HybridMemoryPool,
 ) -> Result<BitNetTensor> {
     let op = "activate_backward";
-    expect_shape(op, "the gradient", gradient, x.shape())?;
+    gradient.expect_shape(op, "the gradient", x.shape())?;
     let (x32, g32) = (wide(op, x, pool)?, wide(op, gradient, pool)?);
     let mut out = BitNetTensor::scratch(x.shape(), pool)?;
     let level = simd::active()?;

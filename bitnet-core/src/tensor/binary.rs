@@ -2,9 +2,9 @@
 
 use std::marker::PhantomData;
 
-use super::gather::{self, Gather, PIECE};
+use super::gather::{Gather, PIECE};
 use super::math;
-use super::operands::{expect_shape, joint, rounded, wide};
+use super::operands::{joint, rounded, wide};
 use crate::Result;
 use crate::memory::HybridMemoryPool;
 use crate::memory::tensor::{BitNetDType, BitNetTensor, broadcast_shapes};
@@ -137,7 +137,7 @@ pub(super) fn zip(
         return Ok(());
     }
     let a = a.broadcast_to(shape)?;
-    let walk = gather::walk(&a)?;
+    let walk = a.walk();
     let mut a = Gather::new(&a, &walk)?;
     zip_in_place(update, level, b, shape, out, |piece| a.fill(piece))
 }
@@ -152,7 +152,7 @@ fn zip_in_place(
     mut begin: impl FnMut(&mut [f32]),
 ) -> Result<()> {
     let b = b.broadcast_to(shape)?;
-    let walk = gather::walk(&b)?;
+    let walk = b.walk();
     let mut b = Gather::new(&b, &walk)?;
     let mut buffer = [0f32; PIECE];
     for piece in out.chunks_mut(PIECE) {
@@ -208,7 +208,7 @@ pub fn binary_into(
     out: &mut BitNetTensor,
 ) -> Result<()> {
     let shape = broadcast_shapes(a.shape(), b.shape())?;
-    expect_shape(op.name(), "the output", out, &shape)?;
+    out.expect_shape(op.name(), "the output", &shape)?;
     let (level, out) = (simd::active()?, out.f32_mut()?);
     b.expect_dtype(op.name(), BitNetDType::F32)?;
     if op == BinaryOp::Pow && b.metadata().elements()? == 1 && b.item()? == 2.0 {
@@ -266,6 +266,7 @@ named! {
 mod tests {
     use super::*;
     use crate::Error;
+    use crate::memory::tensor::CastRule;
 
     #[test]
     fn every_level_gives_the_same_bits() {
@@ -297,7 +298,8 @@ mod tests {
         let pool = HybridMemoryPool::new().unwrap();
         let x = BitNetTensor::ones(&[3], &pool).unwrap();
         for exponent in [2.0, 3.0] {
-            let two = BitNetTensor::full_as(&[1], exponent, BitNetDType::I8, &pool).unwrap();
+            let two = BitNetTensor::full(&[1], exponent, &pool).unwrap();
+            let two = two.cast(BitNetDType::I8, CastRule::Checked, &pool).unwrap();
             let mut out = x.to_contiguous(&pool).unwrap();
             let refused = binary_into(BinaryOp::Pow, &x, &two, &mut out);
             assert!(matches!(refused, Err(Error::DTypeMismatch { .. })), "{exponent}");

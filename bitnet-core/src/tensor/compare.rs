@@ -1,7 +1,7 @@
 //! Comparisons, and selection by masks. A mask is an `I8` tensor of 0 and 1.
 
 use super::binary::{Loop, pairwise, update};
-use super::gather::{self, Gather, PIECE};
+use super::gather::{Gather, PIECE};
 use super::operands::{joint, rounded, wide};
 #[cfg(doc)]
 use crate::Error;
@@ -87,7 +87,7 @@ pub fn compare(
     let metadata = TensorMetadata::row_major(&shape, BitNetDType::I8, Device::Cpu);
     let mut mask = BitNetTensor::new(metadata, pool)?;
     let (a, b) = (a.broadcast_to(&shape)?, b.broadcast_to(&shape)?);
-    let walks = [gather::walk(&a)?, gather::walk(&b)?];
+    let walks = [a.walk(), b.walk()];
     let (mut a, mut b) = (Gather::new(&a, &walks[0])?, Gather::new(&b, &walks[1])?);
     let mut buffers = [[0f32; PIECE]; 2];
     let [answers, buffer] = &mut buffers;
@@ -123,7 +123,7 @@ pub fn select(
     let (a, b) = (wide("select", a, pool)?, wide("select", b, pool)?);
     let (a, b) = (a.broadcast_to(&shape)?, b.broadcast_to(&shape)?);
     let mut out = BitNetTensor::scratch(&shape, pool)?;
-    let walks = [gather::walk(&mask)?, gather::walk(&a)?, gather::walk(&b)?];
+    let walks = [mask.walk(), a.walk(), b.walk()];
     let mut mask = Gather::new(&mask, &walks[0])?;
     let (mut a, mut b) = (Gather::new(&a, &walks[1])?, Gather::new(&b, &walks[2])?);
     let mut buffers = [[0f32; PIECE]; 2];

@@ -1,7 +1,7 @@
 //! Strided operands in row-major order, gathered in contiguous pieces for element-wise loops.
 
 use crate::Result;
-use crate::memory::tensor::{BitNetTensor, Cursor, Walk};
+use crate::memory::tensor::{BitNetTensor, Cursor, Walk, copy_run};
 
 /// Elements that are gathered and computed together: they fit in the first-level cache.
 pub(super) const PIECE: usize = 1024;
@@ -18,14 +18,8 @@ pub(super) struct Gather<'a> {
     left: usize,
 }
 
-/// How an f32 tensor is visited.
-pub(super) fn walk(x: &BitNetTensor) -> Result<Walk<1>> {
-    let (_, start) = x.strided_f32()?;
-    Ok(Walk::new(x.shape(), [x.metadata().strides()], [start]))
-}
-
 impl<'a> Gather<'a> {
-    /// The elements of `x`, of which `walk` is the [`walk`].
+    /// The elements of `x` in the order of its [`BitNetTensor::walk`].
     pub(super) fn new(x: &'a BitNetTensor, walk: &'a Walk<1>) -> Result<Self> {
         let (all, _) = x.strided_f32()?;
         let (run, [step]) = walk.run();
@@ -46,17 +40,7 @@ impl<'a> Gather<'a> {
         while !out.is_empty() && self.advance() {
             let count = self.left.min(out.len());
             let (now, later) = out.split_at_mut(count);
-            match self.step {
-                1 => now.copy_from_slice(&self.all[self.at..self.at + count]),
-                0 => now.fill(self.all[self.at]),
-                step => {
-                    let mut at = self.at;
-                    for out in now {
-                        *out = self.all[at];
-                        at = at.wrapping_add_signed(step);
-                    }
-                }
-            }
+            copy_run(self.all, self.at, self.step, now);
             self.at = self.at.wrapping_add_signed(self.step.wrapping_mul(count as isize));
             self.left -= count;
             out = later;

@@ -63,11 +63,9 @@ pub fn from_blocks(
     shape: [usize; 2],
     pool: &HybridMemoryPool,
 ) -> Result<BitNetTensor> {
-    let refused = || Error::ShapeMismatch {
-        op: "from_blocks",
-        operand: "the blocks",
-        got: blocks.shape().to_vec(),
-        expected: format!("the blocks of a matrix of shape {shape:?}"),
+    let refused = || {
+        let expected = format!("the blocks of a matrix of shape {shape:?}");
+        blocks.mismatch("from_blocks", "the blocks", expected)
     };
     let [rows, cols] = shape;
     let &[down, across, r, c] = blocks.shape() else { return Err(refused()) };

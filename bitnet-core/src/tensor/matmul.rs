@@ -1,6 +1,6 @@
 //! Products of matrices and vectors.
 
-use super::operands::{expect_shape, joint, rounded, wide};
+use super::operands::{joint, rounded, wide};
 use crate::memory::HybridMemoryPool;
 use crate::memory::tensor::{BitNetTensor, Walk, broadcast_shapes, elements_of};
 use crate::simd::{self, Matrix, product};
@@ -45,7 +45,7 @@ pub fn matmul(a: &BitNetTensor, b: &BitNetTensor, pool: &HybridMemoryPool) -> Re
 /// # Errors
 /// As [`matmul`], [`Error::ShapeMismatch`] for an output of another shape, and those of [`BitNetTensor::f32_mut`].
 pub fn matmul_into(a: &BitNetTensor, b: &BitNetTensor, out: &mut BitNetTensor) -> Result<()> {
-    expect_shape("matmul", "the output", out, &result_shape(a, b)?)?;
+    out.expect_shape("matmul", "the output", &result_shape(a, b)?)?;
     let a = if a.shape().len() == 1 { a.unsqueeze(0)? } else { a.clone() };
     let b = if b.shape().len() == 1 { b.unsqueeze(1)? } else { b.clone() };
     let (batch_a, [m, k]) = split(a.shape())?;
@@ -119,12 +119,8 @@ fn result_shape(a: &BitNetTensor, b: &BitNetTensor) -> Result<Vec<usize>> {
     let right = if column { [b.shape(), &[1]].concat() } else { b.shape().to_vec() };
     let ((batch_a, [m, k]), (batch_b, [inner, n])) = (split(&left)?, split(&right)?);
     if k != inner {
-        return Err(Error::ShapeMismatch {
-            op: "matmul",
-            operand: "the right operand",
-            got: b.shape().to_vec(),
-            expected: format!("{k} rows for a left operand of shape {:?}", a.shape()),
-        });
+        let expected = format!("{k} rows for a left operand of shape {:?}", a.shape());
+        return Err(b.mismatch("matmul", "the right operand", expected));
     }
     let mut shape = broadcast_shapes(batch_a, batch_b)?;
     if !row {

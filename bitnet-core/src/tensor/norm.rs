@@ -1,6 +1,6 @@
 //! Layer norm and RMS norm over the last dimension, and their gradients.
 
-use super::operands::{expect_shape, joint, rounded, wide};
+use super::operands::{joint, rounded, wide};
 use super::rows::{LANES, rows_of, sum, total};
 use crate::Result;
 use crate::memory::tensor::BitNetTensor;
@@ -119,7 +119,7 @@ fn backward(
     gradient: &BitNetTensor,
     pool: &HybridMemoryPool,
 ) -> Result<NormGradients> {
-    expect_shape(op, "the gradient", gradient, x.shape())?;
+    gradient.expect_shape(op, "the gradient", x.shape())?;
     let (rows, len) = last_rows(op, x, pool)?;
     let (mut gradients, _) = last_rows(op, gradient, pool)?;
     let weight = vector(op, "the weight", weight, 1.0, len, pool)?;
@@ -162,7 +162,7 @@ fn vector(
     pool: &HybridMemoryPool,
 ) -> Result<BitNetTensor> {
     let Some(vector) = vector else { return BitNetTensor::full(&[len], otherwise, pool) };
-    expect_shape(op, operand, vector, &[len])?;
+    vector.expect_shape(op, operand, &[len])?;
     wide(op, vector, pool)?.to_contiguous(pool)
 }
 

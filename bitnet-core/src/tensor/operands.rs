@@ -35,20 +35,3 @@ pub(super) fn rounded(
 ) -> Result<BitNetTensor> {
     if dtype == BitNetDType::F32 { Ok(x) } else { x.cast(dtype, CastRule::Checked, pool) }
 }
-
-/// Checks the shape of an operand.
-///
-/// # Errors
-/// [`Error::ShapeMismatch`].
-pub(super) fn expect_shape(
-    op: &'static str,
-    operand: &'static str,
-    x: &BitNetTensor,
-    shape: &[usize],
-) -> Result<()> {
-    if x.shape() == shape {
-        return Ok(());
-    }
-    let (got, expected) = (x.shape().to_vec(), format!("{shape:?}"));
-    Err(Error::ShapeMismatch { op, operand, got, expected })
-}

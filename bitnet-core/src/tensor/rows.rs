@@ -1,22 +1,18 @@
 //! Contiguous rows for operations on the last dimension, and sums of them in f64.
 
+use std::ops::Add;
+
 use crate::Result;
 use crate::memory::HybridMemoryPool;
 use crate::memory::tensor::BitNetTensor;
+use crate::simd::joined;
 
 /// Accumulators of a row; element `i` is added to accumulator `i % LANES` with every instruction set.
 pub(super) const LANES: usize = 16;
 
 #[inline(always)]
-pub(super) fn total(mut lanes: [f64; LANES]) -> f64 {
-    let mut width = LANES / 2;
-    while width > 0 {
-        for i in 0..width {
-            lanes[i] += lanes[i + width];
-        }
-        width /= 2;
-    }
-    lanes[0]
+pub(super) fn total(lanes: [f64; LANES]) -> f64 {
+    joined(lanes, Add::add)
 }
 
 /// Adds `numbers` to the accumulators.

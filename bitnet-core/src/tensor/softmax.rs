@@ -1,7 +1,7 @@
 //! Softmax and its logarithm along a dimension, and their gradients.
 
 use super::math;
-use super::operands::{expect_shape, joint, rounded};
+use super::operands::{joint, rounded};
 use super::rows::{LANES, add_up, restore_axis, rows_of, sum, total};
 use crate::Result;
 use crate::memory::HybridMemoryPool;
@@ -83,7 +83,7 @@ fn backward(
     log: bool,
     pool: &HybridMemoryPool,
 ) -> Result<BitNetTensor> {
-    expect_shape(op, "the gradient", gradient, y.shape())?;
+    gradient.expect_shape(op, "the gradient", y.shape())?;
     let (rows, len) = rows_of(op, y, axis, pool)?;
     let (mut gradients, _) = rows_of(op, gradient, axis, pool)?;
     let kernel = SoftmaxBackward { y: rows.f32()?, gradients: gradients.f32_mut()?, len, log };

@@ -1,8 +1,8 @@
 //! Element-wise functions of one operand.
 
-use super::gather::{self, Gather, PIECE};
+use super::gather::{Gather, PIECE};
 use super::math;
-use super::operands::{expect_shape, rounded, wide};
+use super::operands::{rounded, wide};
 use crate::Result;
 use crate::memory::HybridMemoryPool;
 use crate::memory::tensor::BitNetTensor;
@@ -122,7 +122,7 @@ pub(super) fn map(
         }
         return Ok(());
     }
-    let walk = gather::walk(x)?;
+    let walk = x.walk();
     let mut x = Gather::new(x, &walk)?;
     for piece in out.chunks_mut(PIECE) {
         x.fill(piece);
@@ -185,8 +185,7 @@ impl UnaryOp {
 pub fn unary(op: UnaryOp, x: &BitNetTensor, pool: &HybridMemoryPool) -> Result<BitNetTensor> {
     let wide = wide(op.name(), x, pool)?;
     let mut out = BitNetTensor::scratch(x.shape(), pool)?;
-    let level = simd::active()?;
-    map(&wide, out.f32_mut()?, |piece| op.update(level, piece))?;
+    unary_into(op, &wide, &mut out)?;
     rounded(out, x.dtype(), pool)
 }
 
@@ -196,7 +195,7 @@ pub fn unary(op: UnaryOp, x: &BitNetTensor, pool: &HybridMemoryPool) -> Result<B
 /// As [`unary`], [`crate::Error::ShapeMismatch`] for an output of another shape, and those of
 /// [`BitNetTensor::f32_mut`].
 pub fn unary_into(op: UnaryOp, x: &BitNetTensor, out: &mut BitNetTensor) -> Result<()> {
-    expect_shape(op.name(), "the output", out, x.shape())?;
+    out.expect_shape(op.name(), "the output", x.shape())?;
     let level = simd::active()?;
     map(x, out.f32_mut()?, |piece| op.update(level, piece))
 }

@@ -184,7 +184,8 @@ fn half_precision_rows_are_computed_wide_and_rounded_once() {
     let pool = HybridMemoryPool::new().unwrap();
     for dtype in [BitNetDType::F16, BitNetDType::BF16] {
         // 512 squares of 16 are 131072: above the range of f16, and a sum in bf16 would stop early.
-        let x = BitNetTensor::full_as(&[1, 512], 16.0, dtype, &pool).unwrap();
+        let x = BitNetTensor::full(&[1, 512], 16.0, &pool).unwrap();
+        let x = x.cast(dtype, CastRule::Checked, &pool).unwrap();
         let y = rms_norm(&x, None, 0.0, &pool).unwrap();
         assert_eq!(y.dtype(), dtype);
         assert_eq!(y.to_f32(&pool).unwrap().f32().unwrap(), [1.0; 512]);

@@ -74,7 +74,8 @@ fn incompatible_operands_are_errors() {
 fn half_precision_products_are_summed_in_f32() {
     let pool = HybridMemoryPool::new().unwrap();
     for dtype in [BitNetDType::F16, BitNetDType::BF16] {
-        let ones = BitNetTensor::full_as(&[2, 4096], 1.0, dtype, &pool).unwrap();
+        let ones = BitNetTensor::ones(&[2, 4096], &pool).unwrap();
+        let ones = ones.cast(dtype, CastRule::Checked, &pool).unwrap();
         let got = matmul(&ones, &ones.transpose(0, 1).unwrap(), &pool).unwrap();
         assert_eq!(got.dtype(), dtype);
         assert_eq!(got.to_f32(&pool).unwrap().f32().unwrap(), [4096.0; 4]);

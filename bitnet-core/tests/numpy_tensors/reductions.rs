@@ -111,7 +111,8 @@ fn half_precision_sums_have_the_precision_of_f32() {
     let pool = HybridMemoryPool::new().unwrap();
     // Added one by one in f16 the sum would stop at 2048, in bf16 at 256.
     for dtype in [BitNetDType::F16, BitNetDType::BF16] {
-        let ones = BitNetTensor::full_as(&[4096], 1.0, dtype, &pool).unwrap();
+        let ones = BitNetTensor::ones(&[4096], &pool).unwrap();
+        let ones = ones.cast(dtype, CastRule::Checked, &pool).unwrap();
         let sum = tensor::reduce(Reduction::Sum, &ones, None, false, &pool).unwrap();
         assert_eq!((sum.dtype(), sum.item()), (dtype, Ok(4096.0)));
     }

@@ -319,10 +319,6 @@ impl ExternalBytes for ReadLease {
     fn check(&self) -> Result<()> {
         self.object.check()
     }
-
-    fn check_readable(&self) -> Result<()> {
-        self.object.check()
-    }
 }
 
 impl Drop for ReadLease {
@@ -361,10 +357,6 @@ impl ExternalBytes for WriteLease {
     }
 
     fn check(&self) -> Result<()> {
-        self.object.check()
-    }
-
-    fn check_readable(&self) -> Result<()> {
         self.object.check()
     }
 }

@@ -1,7 +1,7 @@
 //! Elements of one type as another, and copies of views.
 
 use super::codes::{CastRule, decode, decode_at, encode};
-use super::{BitNetDType, BitNetTensor, TensorMetadata, Walk};
+use super::{BitNetDType, BitNetTensor, TensorMetadata, Walk, copy_run};
 use crate::memory::HybridMemoryPool;
 use crate::{Error, Result};
 
@@ -73,9 +73,13 @@ impl BitNetTensor {
             return decode(self.dtype(), bytes, out);
         }
         if self.dtype() == BitNetDType::F32
-            && let Ok((all, start)) = self.strided_f32()
+            && let Ok((all, _)) = self.strided_f32()
         {
-            copy_strided(all, self.walk(start), out);
+            let walk = self.walk();
+            let (len, [step]) = walk.run();
+            for ([start], out) in walk.cursor().zip(out.chunks_exact_mut(len.max(1))) {
+                copy_run(all, start, step, out);
+            }
             return Ok(());
         }
         let mut next = out.iter_mut();
@@ -160,42 +164,14 @@ impl BitNetTensor {
         Self::new(TensorMetadata::row_major(shape, dtype, crate::device::Device::Cpu), pool)
     }
 
-    fn walk(&self, start: usize) -> Walk<1> {
-        Walk::new(self.shape(), [self.metadata().strides()], [start])
+    /// The order in which the elements are visited.
+    pub(crate) fn walk(&self) -> Walk<1> {
+        Walk::new(self.shape(), [self.metadata().strides()], [self.offset()])
     }
 
     /// Calls `visit` with the storage and the position of every element, in row-major order.
     fn for_each_element(&self, mut visit: impl FnMut(&[u8], usize) -> Result<()>) -> Result<()> {
         let bytes = self.storage()?;
-        let walk = self.walk(self.offset());
-        let (len, [step]) = walk.run();
-        for [start] in walk.cursor() {
-            let mut at = start;
-            for _ in 0..len {
-                visit(bytes, at)?;
-                at = at.wrapping_add_signed(step);
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Copies the elements that `walk` visits, one run after the other.
-fn copy_strided(all: &[f32], walk: Walk<1>, out: &mut [f32]) {
-    let (len, [step]) = walk.run();
-    let mut runs = out.chunks_exact_mut(len.max(1));
-    for [start] in walk.cursor() {
-        let Some(out) = runs.next() else { continue };
-        match step {
-            1 => out.copy_from_slice(&all[start..start + len]),
-            0 => out.fill(all[start]),
-            _ => {
-                let mut at = start;
-                for out in out {
-                    *out = all[at];
-                    at = at.wrapping_add_signed(step);
-                }
-            }
-        }
+        self.walk().positions().try_for_each(|at| visit(bytes, at))
     }
 }

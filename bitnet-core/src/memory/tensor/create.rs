@@ -1,6 +1,6 @@
 //! Tensors made from a rule: one number everywhere, a ladder of numbers, random ones.
 
-use super::{BitNetDType, BitNetTensor, CastRule};
+use super::BitNetTensor;
 use crate::memory::HybridMemoryPool;
 use crate::rng::SplitMix64;
 use crate::{Error, Result};
@@ -24,19 +24,6 @@ impl BitNetTensor {
         let mut out = Self::scratch(shape, pool)?;
         out.f32_mut()?.fill(value);
         Ok(out)
-    }
-
-    /// As [`BitNetTensor::full`] for any element type.
-    ///
-    /// # Errors
-    /// [`Error::NotRepresentable`] if the type does not hold the number; as [`BitNetTensor::new`].
-    pub fn full_as(
-        shape: &[usize],
-        value: f32,
-        dtype: BitNetDType,
-        pool: &HybridMemoryPool,
-    ) -> Result<Self> {
-        Self::full(shape, value, pool)?.cast(dtype, CastRule::Checked, pool)
     }
 
     /// The f32 numbers `start + i * step` below `end` (above it for a negative step), computed in f64 and rounded
@@ -138,6 +125,7 @@ impl BitNetTensor {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::tensor::{BitNetDType, CastRule};
 
     fn pool() -> HybridMemoryPool {
         HybridMemoryPool::new().unwrap()
@@ -186,12 +174,12 @@ mod tests {
     fn full_tensors_hold_one_number_in_every_type() {
         let pool = pool();
         for dtype in [BitNetDType::F16, BitNetDType::I4, BitNetDType::I1, BitNetDType::BitNet158] {
-            let ones = BitNetTensor::full_as(&[3, 3], 1.0, dtype, &pool).unwrap();
+            let ones = BitNetTensor::ones(&[3, 3], &pool).unwrap();
+            let ones = ones.cast(dtype, CastRule::Checked, &pool).unwrap();
             assert_eq!(ones.to_f32(&pool).unwrap().f32().unwrap(), [1.0; 9], "{dtype}");
         }
-        assert!(matches!(
-            BitNetTensor::full_as(&[1], 9.0, BitNetDType::I4, &pool),
-            Err(Error::NotRepresentable { .. })
-        ));
+        let nine = BitNetTensor::full(&[1], 9.0, &pool).unwrap();
+        let refused = nine.cast(BitNetDType::I4, CastRule::Checked, &pool);
+        assert!(matches!(refused, Err(Error::NotRepresentable { .. })));
     }
 }

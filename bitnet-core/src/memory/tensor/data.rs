@@ -3,8 +3,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::storage::{DeviceBytes, ExternalBytes, SharedBytes, Storage};
-use super::{BitNetDType, TensorMetadata};
+use super::storage::{DeviceBytes, ExternalBytes, Storage};
+use super::{BitNetDType, Dims, TensorMetadata};
 use crate::device::Device;
 use crate::memory::{HybridMemoryPool, MemoryHandle, Purpose};
 use crate::{Error, Result};
@@ -98,19 +98,11 @@ impl BitNetTensor {
         Ok(out)
     }
 
-    /// A read-only tensor over bytes that `bytes` keeps alive, such as a mapped file. Nothing is copied.
-    ///
-    /// # Errors
-    /// [`Error::BadStorage`] if the number of bytes is not that of the metadata.
-    pub fn from_shared(metadata: TensorMetadata, bytes: SharedBytes) -> Result<Self> {
-        Self::over(metadata, Storage::Shared(bytes))
-    }
-
     /// A tensor over memory outside every pool, such as a mapped file or memory shared with another process; it can be
     /// written if those bytes can. Nothing is copied.
     ///
     /// # Errors
-    /// As [`BitNetTensor::from_shared`].
+    /// [`Error::BadStorage`] if the number of bytes is not that of the metadata.
     pub fn from_external(metadata: TensorMetadata, bytes: Arc<dyn ExternalBytes>) -> Result<Self> {
         Self::over(metadata, Storage::External(bytes))
     }
@@ -118,7 +110,7 @@ impl BitNetTensor {
     /// A tensor over memory of a device. Methods that read or write elements on the host return [`Error::NotOnHost`].
     ///
     /// # Errors
-    /// As [`BitNetTensor::from_shared`].
+    /// As [`BitNetTensor::from_external`].
     pub fn from_device(metadata: TensorMetadata, bytes: Arc<dyn DeviceBytes>) -> Result<Self> {
         Self::over(metadata, Storage::Device(bytes))
     }
@@ -196,12 +188,7 @@ impl BitNetTensor {
     pub fn dims2(&self, op: &'static str, operand: &'static str) -> Result<(usize, usize)> {
         match *self.shape() {
             [a, b] => Ok((a, b)),
-            _ => Err(Error::ShapeMismatch {
-                op,
-                operand,
-                got: self.shape().to_vec(),
-                expected: "two dimensions".into(),
-            }),
+            _ => Err(self.mismatch(op, operand, "two dimensions")),
         }
     }
 
@@ -226,11 +213,7 @@ impl BitNetTensor {
     pub fn f32(&self) -> Result<&[f32]> {
         self.expect_dtype("f32 view", BitNetDType::F32)?;
         let bytes = self.bytes()?;
-        bytemuck::try_cast_slice(bytes).map_err(|_| Error::BadStorage {
-            what: "f32 view",
-            got: bytes.len(),
-            expected: "an address that is a multiple of 4".into(),
-        })
+        bytemuck::try_cast_slice(bytes).map_err(|_| misaligned(bytes.len()))
     }
 
     /// The bytes of a contiguous tensor, for writing.
@@ -252,11 +235,7 @@ impl BitNetTensor {
         self.expect_dtype("f32 view", BitNetDType::F32)?;
         let bytes = self.bytes_mut()?;
         let got = bytes.len();
-        bytemuck::try_cast_slice_mut(bytes).map_err(|_| Error::BadStorage {
-            what: "f32 view",
-            got,
-            expected: "an address that is a multiple of 4".into(),
-        })
+        bytemuck::try_cast_slice_mut(bytes).map_err(|_| misaligned(got))
     }
 
     /// Every byte of the storage, whatever part of it this tensor views.
@@ -279,11 +258,7 @@ impl BitNetTensor {
     pub(crate) fn strided_f32(&self) -> Result<(&[f32], usize)> {
         self.expect_dtype("f32 view", BitNetDType::F32)?;
         let bytes = self.storage()?;
-        let all = bytemuck::try_cast_slice(bytes).map_err(|_| Error::BadStorage {
-            what: "f32 view",
-            got: bytes.len(),
-            expected: "an address that is a multiple of 4".into(),
-        })?;
+        let all = bytemuck::try_cast_slice(bytes).map_err(|_| misaligned(bytes.len()))?;
         Ok((all, self.offset))
     }
 
@@ -295,11 +270,13 @@ impl BitNetTensor {
         &self,
         op: &'static str,
         offset: usize,
-        metadata: TensorMetadata,
+        shape: Dims<usize>,
+        strides: Dims<isize>,
     ) -> Result<Self> {
         if !offset.is_multiple_of(self.dtype().packing().0) {
             return Err(Error::UnalignedView { op, dtype: self.dtype(), element: offset });
         }
+        let metadata = self.metadata.viewed(shape, strides);
         Ok(Self { metadata, offset, storage: self.storage.clone() })
     }
 
@@ -319,6 +296,29 @@ impl BitNetTensor {
         Err(Error::DTypeMismatch { op, got: self.dtype(), expected })
     }
 
+    pub(crate) fn expect_shape(
+        &self,
+        op: &'static str,
+        operand: &'static str,
+        shape: &[usize],
+    ) -> Result<()> {
+        if self.shape() == shape {
+            return Ok(());
+        }
+        Err(self.mismatch(op, operand, format!("{shape:?}")))
+    }
+
+    /// The error of an operand that does not have the shape `expected`.
+    pub(crate) fn mismatch(
+        &self,
+        op: &'static str,
+        operand: &'static str,
+        expected: impl Into<String>,
+    ) -> Error {
+        let (got, expected) = (self.shape().to_vec(), expected.into());
+        Error::ShapeMismatch { op, operand, got, expected }
+    }
+
     pub(crate) fn expect_dim(&self, op: &'static str, dim: usize) -> Result<()> {
         let len = self.shape().len();
         if dim < len { Ok(()) } else { Err(Error::OutOfRange { op, index: dim, len }) }
@@ -328,39 +328,33 @@ impl BitNetTensor {
 impl BitNetTensor {
     /// What the memory of the tensor is used for; [`Purpose::General`] for memory outside every pool.
     pub fn purpose(&self) -> Purpose {
-        match &self.storage {
-            Storage::Pool(handle) => handle.purpose(),
-            Storage::Shared(_) | Storage::External(_) | Storage::Device(_) | Storage::Absent => {
-                Purpose::General
-            }
-        }
+        let Storage::Pool(handle) = &self.storage else { return Purpose::General };
+        handle.purpose()
     }
 
     /// The block that the tensor lies in, unless it is shared.
     pub(super) fn own_block(&mut self) -> Option<&mut MemoryHandle> {
-        match &mut self.storage {
-            Storage::Pool(handle) => Arc::get_mut(handle),
-            Storage::Shared(_) | Storage::External(_) | Storage::Device(_) | Storage::Absent => {
-                None
-            }
-        }
+        let Storage::Pool(handle) = &mut self.storage else { return None };
+        Arc::get_mut(handle)
     }
 
     /// Takes the block and leaves the tensor without bytes, unless it is shared.
     pub(super) fn remove_block(&mut self) -> Option<MemoryHandle> {
         self.own_block()?;
-        match std::mem::replace(&mut self.storage, Storage::Absent) {
-            Storage::Pool(handle) => Arc::into_inner(handle),
-            Storage::Shared(_) | Storage::External(_) | Storage::Device(_) | Storage::Absent => {
-                None
-            }
-        }
+        let storage = std::mem::replace(&mut self.storage, Storage::Absent);
+        let Storage::Pool(handle) = storage else { return None };
+        Arc::into_inner(handle)
     }
 
     /// Gives a tensor without bytes a block with the same content.
     pub(super) fn restore_block(&mut self, block: MemoryHandle) {
         self.storage = Storage::Pool(Arc::new(block));
     }
+}
+
+fn misaligned(got: usize) -> Error {
+    let expected = "an address that is a multiple of 4".into();
+    Error::BadStorage { what: "f32 view", got, expected }
 }
 
 #[cfg(test)]
@@ -402,14 +396,23 @@ mod tests {
         assert_eq!(pool.get_metrics().total_allocated, 0);
     }
 
+    struct Mapped([u8; 16]);
+
+    impl ExternalBytes for Mapped {
+        fn bytes(&self) -> &[u8] {
+            &self.0
+        }
+    }
+
     #[test]
     fn mapped_storage_is_checked_and_read_only() {
-        let bytes: SharedBytes = Arc::new(vec![0u8; 16]);
+        let bytes = Arc::new(Mapped([0; 16]));
         let metadata = TensorMetadata::new(vec![8], BitNetDType::F16, Device::Cpu);
-        let t = BitNetTensor::from_shared(metadata.clone(), Arc::clone(&bytes)).unwrap();
+        let t = BitNetTensor::from_external(metadata, bytes.clone()).unwrap();
         assert_eq!(t.bytes().unwrap().len(), 16);
+        assert!(matches!(t.clone().bytes_mut(), Err(Error::NotWritable { .. })));
         assert!(matches!(t.f32(), Err(Error::DTypeMismatch { .. })));
         let bad = TensorMetadata::new(vec![9], BitNetDType::F16, Device::Cpu);
-        assert!(matches!(BitNetTensor::from_shared(bad, bytes), Err(Error::BadStorage { .. })));
+        assert!(matches!(BitNetTensor::from_external(bad, bytes), Err(Error::BadStorage { .. })));
     }
 }

@@ -28,6 +28,6 @@ pub use idle::IdleTensor;
 pub use metadata::TensorMetadata;
 pub(crate) use metadata::{Dims, elements_of};
 pub use registry::TensorRegistry;
-pub use storage::{DeviceBytes, ExternalBytes, SharedBytes};
+pub use storage::{DeviceBytes, ExternalBytes};
 pub use views::{Slice, broadcast_shapes};
-pub(crate) use walk::{Cursor, Walk};
+pub(crate) use walk::{Cursor, Walk, copy_run};

@@ -4,7 +4,6 @@
 
 use std::collections::HashSet;
 use std::io::{ErrorKind, Read, Write};
-use std::ops::ControlFlow;
 
 use crc32fast::Hasher;
 
@@ -195,15 +194,27 @@ pub fn write(to: impl Write, registry: &TensorRegistry) -> Result<usize> {
 /// [`Error::BadSnapshot`] for a stream that ends early, is damaged or of another version; [`Error::OutOfMemory`] where
 /// the pool has no memory; [`Error::File`] where reading fails.
 pub fn read(from: impl Read, available: u64, pool: &HybridMemoryPool) -> Result<Vec<Restored>> {
+    let mut source = Source { from, at: 0, available };
+    let header: [u8; 16] = source.array()?;
+    if header[..8] != *MAGIC {
+        return Err(bad(0, "does not begin with the magic of a snapshot"));
+    }
+    if header[8..12] != VERSION.to_le_bytes() {
+        let version = u32::from_le_bytes([header[8], header[9], header[10], header[11]]);
+        return Err(bad(8, format!("has version {version}, and only {VERSION} is supported")));
+    }
+    require_sum(&header, 0)?;
     let mut restored = Vec::new();
     let mut names = HashSet::new();
-    each(from, available, pool, |one| {
+    let mut start = source.at;
+    while let Some(fixed) = source.record(restored.len())? {
+        let one = source.tensor(&fixed, start, pool)?;
         if !names.insert(one.name.clone()) {
-            return Err(format!("the name {:?} occurs twice", one.name));
+            return Err(bad(start, format!("the name {:?} occurs twice", one.name)));
         }
         restored.push(one);
-        Ok(())
-    })?;
+        start = source.at;
+    }
     Ok(restored)
 }
 
@@ -220,37 +231,6 @@ pub fn restore(
     let restored = read(from, available, pool)?;
     let handle = |one: Restored| TensorHandle::named(one.name, one.tensor, registry);
     Ok(restored.into_iter().map(handle).collect())
-}
-
-/// Calls `take` for each tensor; a problem that it returns is an error at that tensor's offset.
-fn each(
-    from: impl Read,
-    available: u64,
-    pool: &HybridMemoryPool,
-    mut take: impl FnMut(Restored) -> Result<(), String>,
-) -> Result<()> {
-    let mut source = Source { from, at: 0, available };
-    let header: [u8; 16] = source.array()?;
-    if header[..8] != *MAGIC {
-        return Err(bad(0, "does not begin with the magic of a snapshot"));
-    }
-    if header[8..12] != VERSION.to_le_bytes() {
-        let version = u32::from_le_bytes([header[8], header[9], header[10], header[11]]);
-        return Err(bad(8, format!("has version {version}, and only {VERSION} is supported")));
-    }
-    require_sum(&header, 0)?;
-    let mut count = 0u32;
-    loop {
-        let start = source.at;
-        match source.record(count)? {
-            ControlFlow::Break(()) => return Ok(()),
-            ControlFlow::Continue(fixed) => {
-                let one = source.tensor(&fixed, start, pool)?;
-                take(one).map_err(|problem| bad(start, problem))?;
-            }
-        }
-        count = count.saturating_add(1);
-    }
 }
 
 struct Source<R> {
@@ -275,12 +255,13 @@ impl<R: Read> Source<R> {
         Ok(out)
     }
 
-    /// The first bytes of a tensor's record; `Break` after the last record, `count` tensors having been read before it.
-    fn record(&mut self, count: u32) -> Result<ControlFlow<(), [u8; FIXED]>> {
+    /// The first bytes of a tensor's record; `None` after the last record, `count` tensors having been read before it.
+    fn record(&mut self, count: usize) -> Result<Option<[u8; FIXED]>> {
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
         let start = self.at;
         let fixed: [u8; FIXED] = self.array()?;
         match fixed[0] {
-            KIND_TENSOR => Ok(ControlFlow::Continue(fixed)),
+            KIND_TENSOR => Ok(Some(fixed)),
             KIND_END => {
                 let mut end = [0; END as usize];
                 end[..FIXED].copy_from_slice(&fixed);
@@ -295,7 +276,7 @@ impl<R: Read> Source<R> {
                 if end[8..16] != self.at.to_le_bytes() {
                     return Err(bad(start + 8, "has another length than the snapshot"));
                 }
-                Ok(ControlFlow::Break(()))
+                Ok(None)
             }
             kind => Err(bad(start, format!("is a record of the unknown kind {kind}"))),
         }

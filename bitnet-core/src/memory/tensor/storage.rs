@@ -7,9 +7,6 @@ use std::sync::Arc;
 use crate::memory::MemoryHandle;
 use crate::{Error, Result};
 
-/// Bytes that someone else keeps alive, such as a mapped file.
-pub type SharedBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
-
 /// Memory outside every pool that a tensor can stand on: a mapped file, or memory shared with another process.
 pub trait ExternalBytes: Send + Sync {
     /// The bytes. Their number and their address never change.
@@ -29,12 +26,12 @@ pub trait ExternalBytes: Send + Sync {
     }
 
     /// Whether the bytes can be read now. Tensors ask before each read, so it must be cheap; contents that changed are for
-    /// [`ExternalBytes::check`].
+    /// [`ExternalBytes::check`], which is called unless this is implemented.
     ///
     /// # Errors
     /// As [`ExternalBytes::check`].
     fn check_readable(&self) -> Result<()> {
-        Ok(())
+        self.check()
     }
 }
 
@@ -49,7 +46,6 @@ pub trait DeviceBytes: Any + Debug + Send + Sync {
 pub(super) enum Storage {
     Pool(Arc<MemoryHandle>),
     Device(Arc<dyn DeviceBytes>),
-    Shared(SharedBytes),
     External(Arc<dyn ExternalBytes>),
     /// Nowhere: the bytes are packed, and no guard of the tensor is out.
     Absent,
@@ -60,7 +56,6 @@ impl Storage {
     pub(super) fn bytes(&self) -> &[u8] {
         match self {
             Self::Pool(handle) => handle.bytes(),
-            Self::Shared(shared) => (**shared).as_ref(),
             Self::External(external) => external.bytes(),
             Self::Device(_) | Self::Absent => &[],
         }
@@ -78,7 +73,7 @@ impl Storage {
     pub(super) fn bytes_mut(&mut self) -> Option<&mut [u8]> {
         match self {
             Self::Pool(handle) => Arc::get_mut(handle).map(MemoryHandle::bytes_mut),
-            Self::Shared(_) | Self::Device(_) | Self::Absent => None,
+            Self::Device(_) | Self::Absent => None,
             Self::External(external) => Arc::get_mut(external)?.bytes_mut(),
         }
     }
@@ -88,14 +83,14 @@ impl Storage {
         match self {
             Self::External(external) => external.check_readable()?,
             Self::Device(_) => return Err(Error::NotOnHost { op: "bytes" }),
-            Self::Pool(_) | Self::Shared(_) | Self::Absent => {}
+            Self::Pool(_) | Self::Absent => {}
         }
         Ok(self.bytes())
     }
 
     pub(super) fn check(&self) -> Result<()> {
         match self {
-            Self::Pool(_) | Self::Shared(_) | Self::Device(_) | Self::Absent => Ok(()),
+            Self::Pool(_) | Self::Device(_) | Self::Absent => Ok(()),
             Self::External(external) => external.check(),
         }
     }

@@ -48,7 +48,10 @@ impl BitNetTensor {
         for index in [a, b] {
             self.expect_dim("transpose", index)?;
         }
-        self.view_at("transpose", self.offset(), self.metadata().transposed(a, b))
+        let (mut shape, mut strides) = self.dims();
+        shape.swap(a, b);
+        strides.swap(a, b);
+        self.view_at("transpose", self.offset(), shape, strides)
     }
 
     /// A view whose dimension `i` is this tensor's `dims[i]`.
@@ -68,7 +71,7 @@ impl BitNetTensor {
         }
         let shape = dims.iter().map(|&dim| self.shape()[dim]).collect();
         let strides = dims.iter().map(|&dim| self.metadata().strides()[dim]).collect();
-        self.view_at("permute", self.offset(), self.metadata().viewed(shape, strides))
+        self.view_at("permute", self.offset(), shape, strides)
     }
 
     /// A view of `range` along dimension `dim`.
@@ -77,12 +80,7 @@ impl BitNetTensor {
     /// [`Error::OutOfRange`] if the dimension or the range is not there, [`Error::UnalignedView`] where elements
     /// share bytes and the view would begin inside one.
     pub fn narrow(&self, dim: usize, range: Range<usize>) -> Result<Self> {
-        self.expect_dim("narrow", dim)?;
-        let extent = self.shape()[dim];
-        expect_range("narrow", &range, extent)?;
-        let metadata = self.metadata().narrowed(dim, range.len());
-        let offset = self.moved(dim, if range.is_empty() { 0 } else { range.start });
-        self.view_at("narrow", offset, metadata)
+        self.stepped("narrow", dim, range, 1)
     }
 
     /// A view of every `step`-th element of `range` along `dim`; with a negative step from the range's last element
@@ -91,11 +89,21 @@ impl BitNetTensor {
     /// # Errors
     /// As [`BitNetTensor::narrow`], and [`Error::BadArgument`] for a step of 0.
     pub fn narrow_step(&self, dim: usize, range: Range<usize>, step: isize) -> Result<Self> {
-        self.expect_dim("narrow_step", dim)?;
-        expect_range("narrow_step", &range, self.shape()[dim])?;
+        self.stepped("narrow_step", dim, range, step)
+    }
+
+    fn stepped(
+        &self,
+        op: &'static str,
+        dim: usize,
+        range: Range<usize>,
+        step: isize,
+    ) -> Result<Self> {
+        self.expect_dim(op, dim)?;
+        expect_range(op, &range, self.shape()[dim])?;
         if step == 0 {
             return Err(Error::BadArgument {
-                op: "narrow_step",
+                op,
                 what: "the step",
                 value: "0".into(),
                 expected: "a view moves by at least one element",
@@ -109,8 +117,7 @@ impl BitNetTensor {
         let (mut shape, mut strides) = self.dims();
         shape[dim] = range.len().div_ceil(step.unsigned_abs());
         strides[dim] = strides[dim].saturating_mul(step);
-        let metadata = self.metadata().viewed(shape, strides);
-        self.view_at("narrow_step", self.moved(dim, first), metadata)
+        self.view_at(op, self.moved(dim, first), shape, strides)
     }
 
     /// A view with dimension `dim` backwards.
@@ -170,15 +177,11 @@ impl BitNetTensor {
         self.expect_dim("squeeze", dim)?;
         let (mut shape, mut strides) = self.dims();
         if shape.remove(dim) != 1 {
-            return Err(Error::ShapeMismatch {
-                op: "squeeze",
-                operand: "the tensor",
-                got: self.shape().to_vec(),
-                expected: format!("extent 1 in dimension {dim}"),
-            });
+            let expected = format!("extent 1 in dimension {dim}");
+            return Err(self.mismatch("squeeze", "the tensor", expected));
         }
         strides.remove(dim);
-        self.view_at("squeeze", self.offset(), self.metadata().viewed(shape, strides))
+        self.view_at("squeeze", self.offset(), shape, strides)
     }
 
     /// A view with a dimension of extent 1 before dimension `dim`, or after the last one.
@@ -192,7 +195,7 @@ impl BitNetTensor {
         }
         shape.insert(dim, 1);
         strides.insert(dim, 1);
-        self.view_at("unsqueeze", self.offset(), self.metadata().viewed(shape, strides))
+        self.view_at("unsqueeze", self.offset(), shape, strides)
     }
 
     /// A view of a larger shape that repeats elements: a dimension of extent 1, or one that this tensor lacks in
@@ -212,8 +215,7 @@ impl BitNetTensor {
                 return Err(refused());
             }
         }
-        let metadata = self.metadata().viewed(Dims::from_slice(shape), strides);
-        self.view_at("broadcast_to", self.offset(), metadata)
+        self.view_at("broadcast_to", self.offset(), Dims::from_slice(shape), strides)
     }
 
     /// The same elements in row-major order under another shape, without a copy.
@@ -225,8 +227,7 @@ impl BitNetTensor {
         self.expect_elements(shape)?;
         let strides = restride(self.shape(), self.metadata().strides(), shape)
             .ok_or_else(|| Error::NotContiguous { op: "view", shape: self.shape().to_vec() })?;
-        let metadata = self.metadata().viewed(Dims::from_slice(shape), strides);
-        self.view_at("view", self.offset(), metadata)
+        self.view_at("view", self.offset(), Dims::from_slice(shape), strides)
     }
 
     /// The same elements in row-major order under another shape: a view where there is one, else a copy in the pool.

@@ -63,6 +63,33 @@ impl<const N: usize> Walk<N> {
     }
 }
 
+impl Walk<1> {
+    /// The position of every element.
+    pub(crate) fn positions(&self) -> impl Iterator<Item = usize> {
+        let (len, [step]) = self.run();
+        let run = move |[start]: [usize; 1]| {
+            (0..len as isize).map(move |i| start.wrapping_add_signed(step.wrapping_mul(i)))
+        };
+        self.cursor().flat_map(run)
+    }
+}
+
+/// Copies the elements from `start` on that are `step` apart.
+#[inline]
+pub(crate) fn copy_run(all: &[f32], start: usize, step: isize, out: &mut [f32]) {
+    match step {
+        1 => out.copy_from_slice(&all[start..start + out.len()]),
+        0 => out.fill(all[start]),
+        _ => {
+            let mut at = start;
+            for out in out {
+                *out = all[at];
+                at = at.wrapping_add_signed(step);
+            }
+        }
+    }
+}
+
 /// A place in a [`Walk`]. Kernels write `for` loops over it: the body of a closure would not be compiled for the
 /// instruction set of the loop around it.
 #[derive(Debug)]

@@ -2,7 +2,7 @@
 
 use crate::Result;
 use crate::memory::tensor::{BitNetTensor, Dims, Walk};
-use crate::simd::{self, IsaLevel, Kernel};
+use crate::simd::{self, IsaLevel, Kernel, joined};
 
 /// Accumulators of a row; element `i` of a run is added to accumulator `i % LANES` with every instruction set.
 const LANES: usize = 16;
@@ -29,9 +29,9 @@ pub(super) trait Reducer {
 /// Which elements of a tensor make which output.
 #[derive(Debug)]
 pub(super) struct Plan {
-    outer: Walk<1>,
+    pub(super) outer: Walk<1>,
     /// Offsets of an output's elements from its first one.
-    reduced: Walk<1>,
+    pub(super) reduced: Walk<1>,
     pub(super) count: usize,
     pub(super) shape: Dims<usize>,
 }
@@ -65,33 +65,6 @@ impl Plan {
             count,
             shape,
         })
-    }
-
-    /// Calls `visit` with the position of every element of the output whose first element is at `start`, in order,
-    /// until it returns true.
-    pub(super) fn find(&self, start: usize, mut visit: impl FnMut(usize) -> bool) {
-        let (len, [step]) = self.reduced.run();
-        for [offset] in self.reduced.cursor() {
-            let mut at = start.wrapping_add(offset);
-            for _ in 0..len {
-                if visit(at) {
-                    return;
-                }
-                at = at.wrapping_add_signed(step);
-            }
-        }
-    }
-
-    /// Calls `visit` with the position of the first element of every output, in order.
-    pub(super) fn for_each_output(&self, mut visit: impl FnMut(usize)) {
-        let (len, [step]) = self.outer.run();
-        for [start] in self.outer.cursor() {
-            let mut at = start;
-            for _ in 0..len {
-                visit(at);
-                at = at.wrapping_add_signed(step);
-            }
-        }
     }
 }
 
@@ -176,14 +149,7 @@ fn row<R: Reducer>(x: &[f32], plan: &Plan, start: usize, about: f64) -> R::State
             at = at.wrapping_add_signed(step);
         }
     }
-    let mut width = LANES / 2;
-    while width > 0 {
-        for i in 0..width {
-            lanes[i] = R::join(lanes[i], lanes[i + width]);
-        }
-        width /= 2;
-    }
-    lanes[0]
+    joined(lanes, R::join)
 }
 
 /// Reduces the elements of outputs whose first ones are contiguous from `start`.

@@ -257,17 +257,14 @@ fn position<R: Reducer<Output = f32>>(
     reduce_into::<R>(simd::active()?, &x, &plan, &[], &mut extremes)?;
     let mut values = PoolBuffer::<u64>::scratch(count, pool)?;
     let (all, _) = x.strided_f32()?;
-    let mut outputs = values.iter_mut().zip(extremes.iter());
-    plan.for_each_output(|start| {
-        let Some((index, &extreme)) = outputs.next() else { return };
-        let mut passed = 0;
-        plan.find(start, |at| {
-            let here = all[at] == extreme || (extreme.is_nan() && all[at].is_nan());
-            passed += u64::from(!here);
-            here
+    for ((index, &extreme), start) in values.iter_mut().zip(&*extremes).zip(plan.outer.positions())
+    {
+        let found = plan.reduced.positions().position(|offset| {
+            let x = all[start.wrapping_add(offset)];
+            x == extreme || (extreme.is_nan() && x.is_nan())
         });
-        *index = passed;
-    });
+        *index = found.unwrap_or(plan.count) as u64;
+    }
     Ok(Indices { shape: plan.shape.to_vec(), values })
 }
 
