@@ -94,8 +94,8 @@ fn typed_getters_convert_and_refuse() {
     assert!(keys.get_bool("tiny.bool").unwrap());
     assert_eq!(keys.get_str("tiny.string").unwrap(), "Ġtern → ary\n");
     assert_eq!(keys.get_array_str("tiny.strings").unwrap(), ["<unk>", "", "▁a", "😀"]);
-    assert_eq!(keys.get_array_i32("tiny.ints").unwrap(), [-1, 0, 1]);
-    assert_eq!(keys.get_array_f32("tiny.floats").unwrap(), [0.0, -1.5, 2.25]);
+    assert_eq!(keys.opt_array_i32("tiny.ints").unwrap().unwrap(), [-1, 0, 1]);
+    assert_eq!(keys.opt_array_f32("tiny.floats").unwrap().unwrap(), [0.0, -1.5, 2.25]);
     assert_eq!(keys.opt_array_len("tiny.bools").unwrap(), Some(2));
     assert_eq!(keys.opt_u32("tiny.absent").unwrap(), None);
 
@@ -117,7 +117,7 @@ fn typed_getters_convert_and_refuse() {
         &["tiny.u8", "the u8 255", "a float"],
     );
     key_type(
-        keys.get_array_u32("tiny.ints").unwrap_err().to_string(),
+        keys.get_array_str("tiny.ints").unwrap_err().to_string(),
         &["tiny.ints", "an array of 3 i32"],
     );
     key_type(

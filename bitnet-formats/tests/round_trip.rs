@@ -79,8 +79,12 @@ fn assert_reads(file: &GgufFile, key: &str, setting: &Setting) {
         Setting::Bool(value) => assert_eq!(keys.get_bool(key).unwrap(), *value),
         Setting::Text(value) => assert_eq!(keys.get_str(key).unwrap(), value),
         Setting::Texts(values) => assert_eq!(keys.get_array_str(key).unwrap(), *values),
-        Setting::Floats(values) => assert_eq!(keys.get_array_f32(key).unwrap(), *values),
-        Setting::Integers(values) => assert_eq!(keys.get_array_i32(key).unwrap(), *values),
+        Setting::Floats(values) => {
+            assert_eq!(keys.opt_array_f32(key).unwrap().as_ref(), Some(values))
+        }
+        Setting::Integers(values) => {
+            assert_eq!(keys.opt_array_i32(key).unwrap().as_ref(), Some(values))
+        }
     }
 }
 

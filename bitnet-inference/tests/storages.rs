@@ -51,7 +51,7 @@ fn a_model_has_the_same_logits_in_every_storage() {
     let source = GgufFile::open(&golden).unwrap();
     let expected = logits(&golden);
     let folder = tempfile::tempdir().unwrap();
-    for ggml_type in GgmlType::ALL.into_iter().filter(|t| t.is_ternary()) {
+    for ggml_type in GgmlType::all().filter(|t| t.is_ternary()) {
         let storage = storage_of(ggml_type, I2sLayout::X86).unwrap();
         let Storage::Ternary(storage) = storage else { panic!("{ggml_type} is ternary") };
         // Blocks of 256 do not fit the model's width.
@@ -66,7 +66,7 @@ fn a_model_has_the_same_logits_in_every_storage() {
 
 #[test]
 fn every_gguf_type_has_one_storage() {
-    for ggml_type in GgmlType::ALL {
+    for ggml_type in GgmlType::all() {
         let storage = storage_of(ggml_type, I2sLayout::X86).unwrap();
         assert_eq!(ggml_type_of(storage), Some(ggml_type));
         assert_eq!(matches!(storage, Storage::Ternary(_)), ggml_type.is_ternary(), "{ggml_type}");

@@ -18,7 +18,7 @@ pub(super) struct Entry {
 
 /// Keys and values of a GGUF file, in file order. Values are decoded on access.
 ///
-/// Getters come in pairs: `get_*` for required keys, `opt_*` for optional ones. A value of the wrong type is an error
+/// Getters are `get_*` for required keys and `opt_*` for optional ones. A value of the wrong type is an error
 /// in both. Integers of any width are accepted if the value fits.
 #[derive(Debug, Clone)]
 pub struct Metadata {
@@ -126,7 +126,6 @@ const STRING: &str = "a string";
 const STRINGS: &str = "an array of strings";
 const F32S: &str = "an array of floats";
 const I32S: &str = "an array of integers of -2^31 to 2^31-1";
-const U32S: &str = "an array of integers of 0 to 2^32-1";
 
 /// Typed getters. All fail with [`Error::KeyType`] for a value of another type or out of range; `get_*` also fail with
 /// [`Error::MissingKey`].
@@ -191,34 +190,14 @@ impl Metadata {
         self.opt_array(key, STRINGS, |value| value.as_str())
     }
 
-    /// Returns a required array of floats of either width.
-    pub fn get_array_f32(&self, key: &str) -> Result<Vec<f32>> {
-        self.required(key, F32S, self.opt_array_f32(key))
-    }
-
     /// Returns an optional array of floats of either width.
     pub fn opt_array_f32(&self, key: &str) -> Result<Option<Vec<f32>>> {
         self.opt_array(key, F32S, |value| value.as_f32())
     }
 
-    /// Returns a required array of integers that fit 32 signed bits.
-    pub fn get_array_i32(&self, key: &str) -> Result<Vec<i32>> {
-        self.required(key, I32S, self.opt_array_i32(key))
-    }
-
     /// Returns an optional array of integers that fit 32 signed bits.
     pub fn opt_array_i32(&self, key: &str) -> Result<Option<Vec<i32>>> {
         self.opt_array(key, I32S, |value| value.as_i64()?.try_into().ok())
-    }
-
-    /// Returns a required array of integers that fit 32 bits.
-    pub fn get_array_u32(&self, key: &str) -> Result<Vec<u32>> {
-        self.required(key, U32S, self.opt_array_u32(key))
-    }
-
-    /// Returns an optional array of integers that fit 32 bits.
-    pub fn opt_array_u32(&self, key: &str) -> Result<Option<Vec<u32>>> {
-        self.opt_array(key, U32S, |value| value.as_u64()?.try_into().ok())
     }
 
     /// Returns the length of an optional array of any type, without decoding it.

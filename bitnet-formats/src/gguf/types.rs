@@ -60,100 +60,78 @@ const TILED: &str = "its bytes depend on kernel settings that the file does not 
 const REMOVED: &str =
     "it was removed from ggml; convert the model again from its original checkpoint";
 
+/// What the formats say of a type.
+struct Facts {
+    ggml_type: GgmlType,
+    name: &'static str,
+    id: u32,
+    /// Weights and bytes of a block.
+    block: (u64, u64),
+    /// The number of a model mostly of this type.
+    file_type: Option<u32>,
+}
+
+const fn facts(
+    ggml_type: GgmlType,
+    name: &'static str,
+    id: u32,
+    block: (u64, u64),
+    file_type: Option<u32>,
+) -> Facts {
+    Facts { ggml_type, name, id, block, file_type }
+}
+
+/// The facts in the order of the variants.
+static FACTS: [Facts; 14] = [
+    facts(GgmlType::F32, "F32", 0, (1, 4), Some(0)),
+    facts(GgmlType::F16, "F16", 1, (1, 2), Some(1)),
+    facts(GgmlType::Bf16, "BF16", 30, (1, 2), Some(32)),
+    facts(GgmlType::Q4_0, "Q4_0", 2, (32, 18), Some(2)),
+    facts(GgmlType::Q8_0, "Q8_0", 8, (32, 34), Some(7)),
+    facts(GgmlType::Q6K, "Q6_K", 14, (256, 210), Some(18)),
+    facts(GgmlType::Tq1_0, "TQ1_0", 34, (256, 54), Some(36)),
+    facts(GgmlType::Tq2_0, "TQ2_0", 35, (256, 66), Some(37)),
+    facts(GgmlType::I2S, "I2_S", 36, (4, 1), Some(40)),
+    facts(GgmlType::Q2_0G64, "Q2_0 (64-weight blocks)", 42, (64, 18), None),
+    facts(GgmlType::Q2_0G128, "Q2_0 (128-weight blocks)", 42, (128, 34), None),
+    facts(GgmlType::Iq1Bn, "IQ1_BN", 134, (64, 13), None),
+    facts(GgmlType::Iq2Bn, "IQ2_BN", 135, (64, 16), None),
+    facts(GgmlType::Iq2BnR4, "IQ2_BN_R4", 335, (64, 16), None),
+];
+
 impl GgmlType {
-    /// Every type.
-    pub const ALL: [Self; 14] = [
-        Self::F32,
-        Self::F16,
-        Self::Bf16,
-        Self::Q4_0,
-        Self::Q8_0,
-        Self::Q6K,
-        Self::Tq1_0,
-        Self::Tq2_0,
-        Self::I2S,
-        Self::Q2_0G64,
-        Self::Q2_0G128,
-        Self::Iq1Bn,
-        Self::Iq2Bn,
-        Self::Iq2BnR4,
-    ];
+    fn facts(self) -> &'static Facts {
+        &FACTS[self as usize]
+    }
+
+    /// Returns every type.
+    pub fn all() -> impl Iterator<Item = Self> {
+        FACTS.iter().map(|facts| facts.ggml_type)
+    }
 
     /// Returns the type's name in ggml and bitnet.cpp.
     #[must_use]
     pub fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "F32",
-            Self::F16 => "F16",
-            Self::Bf16 => "BF16",
-            Self::Q4_0 => "Q4_0",
-            Self::Q8_0 => "Q8_0",
-            Self::Q6K => "Q6_K",
-            Self::Tq1_0 => "TQ1_0",
-            Self::Tq2_0 => "TQ2_0",
-            Self::I2S => "I2_S",
-            Self::Q2_0G64 => "Q2_0 (64-weight blocks)",
-            Self::Q2_0G128 => "Q2_0 (128-weight blocks)",
-            Self::Iq1Bn => "IQ1_BN",
-            Self::Iq2Bn => "IQ2_BN",
-            Self::Iq2BnR4 => "IQ2_BN_R4",
-        }
+        self.facts().name
     }
 
     /// Returns the type's id in files.
     #[must_use]
     pub fn id(self) -> u32 {
-        match self {
-            Self::F32 => 0,
-            Self::F16 => 1,
-            Self::Q4_0 => 2,
-            Self::Q8_0 => 8,
-            Self::Q6K => 14,
-            Self::Bf16 => 30,
-            Self::Tq1_0 => 34,
-            Self::Tq2_0 => 35,
-            Self::I2S => 36,
-            Self::Q2_0G64 | Self::Q2_0G128 => 42,
-            Self::Iq1Bn => 134,
-            Self::Iq2Bn => 135,
-            Self::Iq2BnR4 => 335,
-        }
+        self.facts().id
     }
 
     /// Returns whether every weight is -s, 0 or +s (Q2_0 also has +2s).
     #[must_use]
     pub fn is_ternary(self) -> bool {
-        matches!(
-            self,
-            Self::Tq1_0
-                | Self::Tq2_0
-                | Self::I2S
-                | Self::Q2_0G64
-                | Self::Q2_0G128
-                | Self::Iq1Bn
-                | Self::Iq2Bn
-                | Self::Iq2BnR4
-        )
+        !matches!(self, Self::F32 | Self::F16 | Self::Bf16 | Self::Q4_0 | Self::Q8_0 | Self::Q6K)
     }
 
     /// Returns the weights and bytes of one block. I2_S has 4 weights per byte, plus 32 bytes of scale per tensor; row-scaled
     /// types add [`GgmlType::row_meta`].
     #[must_use]
     pub fn block(self) -> (u64, u64) {
-        match self {
-            Self::F32 => (1, 4),
-            Self::F16 | Self::Bf16 => (1, 2),
-            Self::Q4_0 => (32, 18),
-            Self::Q8_0 => (32, 34),
-            Self::Q6K => (256, 210),
-            Self::Tq1_0 => (256, 54),
-            Self::Tq2_0 => (256, 66),
-            Self::I2S => (4, 1),
-            Self::Q2_0G64 => (64, 18),
-            Self::Q2_0G128 => (128, 34),
-            Self::Iq1Bn => (64, 13),
-            Self::Iq2Bn | Self::Iq2BnR4 => (64, 16),
-        }
+        self.facts().block
     }
 
     /// Returns the bytes of a row besides its blocks: the scale of the row-scaled types.
@@ -199,18 +177,7 @@ impl GgmlType {
     /// Returns llama.cpp's number for a model mostly of this type (`general.file_type`), if there is one.
     #[must_use]
     pub fn file_type(self) -> Option<u32> {
-        match self {
-            Self::F32 => Some(0),
-            Self::F16 => Some(1),
-            Self::Q4_0 => Some(2),
-            Self::Q8_0 => Some(7),
-            Self::Q6K => Some(18),
-            Self::Bf16 => Some(32),
-            Self::Tq1_0 => Some(36),
-            Self::Tq2_0 => Some(37),
-            Self::I2S => Some(40),
-            Self::Q2_0G64 | Self::Q2_0G128 | Self::Iq1Bn | Self::Iq2Bn | Self::Iq2BnR4 => None,
-        }
+        self.facts().file_type
     }
 
     pub(super) fn from_id(id: u32) -> Id {
@@ -250,9 +217,7 @@ impl GgmlType {
             40 => unsupported("NVFP4", REQUANTISE),
             41 => unsupported("Q1_0", REQUANTISE),
             42 => Id::Q2_0,
-            _ => {
-                Self::ALL.into_iter().find(|known| known.id() == id).map_or(Id::Unknown, Id::Known)
-            }
+            _ => Self::all().find(|known| known.id() == id).map_or(Id::Unknown, Id::Known),
         }
     }
 }
@@ -266,6 +231,13 @@ impl fmt::Display for GgmlType {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn table_is_in_the_order_of_the_variants() {
+        for (index, ggml_type) in GgmlType::all().enumerate() {
+            assert_eq!(ggml_type as usize, index);
+        }
+    }
 
     #[test]
     fn sizes_follow_the_formats() {

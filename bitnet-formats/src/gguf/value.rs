@@ -31,24 +31,25 @@ pub enum ValueType {
 }
 
 impl ValueType {
-    const ALL: [Self; 13] = [
-        Self::U8,
-        Self::I8,
-        Self::U16,
-        Self::I16,
-        Self::U32,
-        Self::I32,
-        Self::F32,
-        Self::Bool,
-        Self::String,
-        Self::Array,
-        Self::U64,
-        Self::I64,
-        Self::F64,
+    /// The types by their ids, each with its name and the bytes of one value (`None` for variable length).
+    const TABLE: &[(Self, &'static str, Option<u64>)] = &[
+        (Self::U8, "u8", Some(1)),
+        (Self::I8, "i8", Some(1)),
+        (Self::U16, "u16", Some(2)),
+        (Self::I16, "i16", Some(2)),
+        (Self::U32, "u32", Some(4)),
+        (Self::I32, "i32", Some(4)),
+        (Self::F32, "f32", Some(4)),
+        (Self::Bool, "bool", Some(1)),
+        (Self::String, "string", None),
+        (Self::Array, "array", None),
+        (Self::U64, "u64", Some(8)),
+        (Self::I64, "i64", Some(8)),
+        (Self::F64, "f64", Some(8)),
     ];
 
     pub(super) fn from_id(id: u32) -> Option<Self> {
-        Self::ALL.get(usize::try_from(id).ok()?).copied()
+        Self::TABLE.get(usize::try_from(id).ok()?).map(|row| row.0)
     }
 
     /// Returns the type's id in files.
@@ -60,32 +61,12 @@ impl ValueType {
     /// Returns the type's name in GGUF.
     #[must_use]
     pub fn name(self) -> &'static str {
-        match self {
-            Self::U8 => "u8",
-            Self::I8 => "i8",
-            Self::U16 => "u16",
-            Self::I16 => "i16",
-            Self::U32 => "u32",
-            Self::I32 => "i32",
-            Self::F32 => "f32",
-            Self::Bool => "bool",
-            Self::String => "string",
-            Self::Array => "array",
-            Self::U64 => "u64",
-            Self::I64 => "i64",
-            Self::F64 => "f64",
-        }
+        Self::TABLE[self as usize].1
     }
 
     /// Returns the bytes of one value; `None` for variable length.
     pub(super) fn size(self) -> Option<u64> {
-        match self {
-            Self::U8 | Self::I8 | Self::Bool => Some(1),
-            Self::U16 | Self::I16 => Some(2),
-            Self::U32 | Self::I32 | Self::F32 => Some(4),
-            Self::U64 | Self::I64 | Self::F64 => Some(8),
-            Self::String | Self::Array => None,
-        }
+        Self::TABLE[self as usize].2
     }
 }
 
@@ -329,4 +310,17 @@ fn read_array<'a>(cursor: &mut Cursor<'a>, key: &str, depth: u32) -> Result<Arra
     };
     // In range: ARRAY_LIMIT fits every usize.
     Ok(Array { element, len: count as usize, bytes })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_type_is_found_by_its_id() {
+        for row in ValueType::TABLE {
+            assert_eq!(ValueType::from_id(row.0.id()), Some(row.0));
+        }
+        assert_eq!(ValueType::from_id(ValueType::TABLE.len() as u32), None);
+    }
 }

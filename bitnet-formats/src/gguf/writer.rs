@@ -107,14 +107,6 @@ impl GgufWriter {
         self.put_array(key, ValueType::I32, values, |sink, value| sink.extend(value.to_le_bytes()))
     }
 
-    /// Sets a key to an array of unsigned 32-bit integers.
-    ///
-    /// # Errors
-    /// Same as [`GgufWriter::put_strings`].
-    pub fn put_u32s(&mut self, key: &str, values: &[u32]) -> Result<()> {
-        self.put_array(key, ValueType::U32, values, |sink, value| sink.extend(value.to_le_bytes()))
-    }
-
     /// Copies every key of a file that `wanted` accepts, except `general.alignment` and `split.*`.
     ///
     /// # Errors

@@ -25,61 +25,41 @@ pub enum Dtype {
 }
 
 impl Dtype {
-    const ALL: [Self; 15] = [
-        Self::Bool,
-        Self::U8,
-        Self::I8,
-        Self::F8E4M3,
-        Self::F8E5M2,
-        Self::U16,
-        Self::I16,
-        Self::F16,
-        Self::Bf16,
-        Self::U32,
-        Self::I32,
-        Self::F32,
-        Self::U64,
-        Self::I64,
-        Self::F64,
+    /// The types in the order of the variants, each with its name in files and the bytes of one element.
+    const TABLE: &[(Self, &'static str, usize)] = &[
+        (Self::Bool, "BOOL", 1),
+        (Self::U8, "U8", 1),
+        (Self::I8, "I8", 1),
+        (Self::F8E4M3, "F8_E4M3", 1),
+        (Self::F8E5M2, "F8_E5M2", 1),
+        (Self::U16, "U16", 2),
+        (Self::I16, "I16", 2),
+        (Self::F16, "F16", 2),
+        (Self::Bf16, "BF16", 2),
+        (Self::U32, "U32", 4),
+        (Self::I32, "I32", 4),
+        (Self::F32, "F32", 4),
+        (Self::U64, "U64", 8),
+        (Self::I64, "I64", 8),
+        (Self::F64, "F64", 8),
     ];
 
     /// Returns the type's name in files.
     #[must_use]
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Bool => "BOOL",
-            Self::U8 => "U8",
-            Self::I8 => "I8",
-            Self::F8E4M3 => "F8_E4M3",
-            Self::F8E5M2 => "F8_E5M2",
-            Self::U16 => "U16",
-            Self::I16 => "I16",
-            Self::F16 => "F16",
-            Self::Bf16 => "BF16",
-            Self::U32 => "U32",
-            Self::I32 => "I32",
-            Self::F32 => "F32",
-            Self::U64 => "U64",
-            Self::I64 => "I64",
-            Self::F64 => "F64",
-        }
+        Self::TABLE[self as usize].1
     }
 
     /// Returns the type named `name`; `None` for unsupported types, including those below one byte.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|dtype| dtype.name() == name)
+        Self::TABLE.iter().find(|row| row.1 == name).map(|row| row.0)
     }
 
     /// Returns the bytes of one element.
     #[must_use]
     pub fn size(self) -> usize {
-        match self {
-            Self::Bool | Self::U8 | Self::I8 | Self::F8E4M3 | Self::F8E5M2 => 1,
-            Self::U16 | Self::I16 | Self::F16 | Self::Bf16 => 2,
-            Self::U32 | Self::I32 | Self::F32 => 4,
-            Self::U64 | Self::I64 | Self::F64 => 8,
-        }
+        Self::TABLE[self as usize].2
     }
 
     /// Returns the bytes of a tensor of that shape; `None` on overflow. A shape without dimensions has one element.
@@ -92,5 +72,18 @@ impl Dtype {
 impl fmt::Display for Dtype {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn table_is_in_the_order_of_the_variants() {
+        for (index, row) in Dtype::TABLE.iter().enumerate() {
+            assert_eq!(row.0 as usize, index);
+            assert_eq!(Dtype::from_name(row.0.name()), Some(row.0));
+        }
     }
 }

@@ -18,14 +18,14 @@ pub fn storage_of(ggml_type: GgmlType, layout: I2sLayout) -> Option<Storage> {
 
 /// Returns the GGUF type of a storage.
 pub fn ggml_type_of(storage: Storage) -> Option<GgmlType> {
-    let same = |ggml_type: &&GgmlType| {
+    let same = |ggml_type: &GgmlType| {
         let layout = match storage {
             Storage::Ternary(TernaryStorage::I2S(layout)) => layout,
             _ => I2sLayout::default(),
         };
-        storage_of(**ggml_type, layout) == Some(storage)
+        storage_of(*ggml_type, layout) == Some(storage)
     };
-    GgmlType::ALL.iter().find(same).copied()
+    GgmlType::all().find(same)
 }
 
 /// Returns the dense type of a GGUF type, if it is one.
