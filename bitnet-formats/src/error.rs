@@ -322,19 +322,38 @@ impl Error {
         }
     }
 
-    pub(crate) fn limit(
+    pub(crate) fn unexpected_end(
         file: &str,
-        what: impl Into<String>,
+        what: impl ToString,
         offset: u64,
-        value: u64,
-        limit: u64,
+        needed: u64,
+        available: u64,
     ) -> Self {
-        Self::Limit { file: file.to_owned(), what: what.into(), offset, value, limit }
+        let (file, what) = (file.to_owned(), what.to_string());
+        Self::UnexpectedEnd { file, what, offset, needed, available }
+    }
+
+    pub(crate) fn duplicate_tensor(file: &str, tensor: &str, offset: u64) -> Self {
+        Self::DuplicateTensor { file: file.to_owned(), tensor: shown(tensor), offset }
     }
 
     pub(crate) fn shard(file: &str, shard: &str, problem: impl Into<String>) -> Self {
         Self::Shard { file: file.to_owned(), shard: shown(shard), problem: problem.into() }
     }
+}
+
+/// Rejects a number of the file above its limit.
+pub(crate) fn check_limit(
+    file: &str,
+    what: impl ToString,
+    offset: u64,
+    value: u64,
+    limit: u64,
+) -> Result<()> {
+    if value <= limit {
+        return Ok(());
+    }
+    Err(Error::Limit { file: file.to_owned(), what: what.to_string(), offset, value, limit })
 }
 
 /// Escapes text from a file for a message: control characters, quotes and non-printing characters. Text longer than

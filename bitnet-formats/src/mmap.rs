@@ -4,6 +4,7 @@
 //! [`Error::Truncated`]. Loaders call it after decoding. [`FileMap`] implements the mapping and the handler of the signal
 //! that lost pages raise.
 
+use std::borrow::Cow;
 use std::fmt;
 #[cfg(unix)]
 use std::fs::Metadata;
@@ -25,8 +26,7 @@ pub struct MappedFile {
 
 enum Backing {
     Mapped(FileMap),
-    Owned(Vec<u8>),
-    Static(&'static [u8]),
+    Memory(Cow<'static, [u8]>),
 }
 
 impl MappedFile {
@@ -43,13 +43,13 @@ impl MappedFile {
     /// Wraps bytes in memory; error messages call them `name`.
     #[must_use]
     pub fn from_bytes(bytes: Vec<u8>, name: &str) -> Arc<Self> {
-        Arc::new(Self { name: name.to_owned(), bytes: Backing::Owned(bytes) })
+        Arc::new(Self { name: name.to_owned(), bytes: Backing::Memory(bytes.into()) })
     }
 
     /// Wraps bytes embedded in the program without copying; error messages call them `name`.
     #[must_use]
     pub fn from_static(bytes: &'static [u8], name: &str) -> Arc<Self> {
-        Arc::new(Self { name: name.to_owned(), bytes: Backing::Static(bytes) })
+        Arc::new(Self { name: name.to_owned(), bytes: Backing::Memory(bytes.into()) })
     }
 
     /// Returns the file's name for error messages.
@@ -63,8 +63,7 @@ impl MappedFile {
     pub fn bytes(&self) -> &[u8] {
         match &self.bytes {
             Backing::Mapped(map) => map.bytes(),
-            Backing::Owned(bytes) => bytes,
-            Backing::Static(bytes) => bytes,
+            Backing::Memory(bytes) => bytes,
         }
     }
 
@@ -99,7 +98,7 @@ impl MappedFile {
     pub(crate) fn check_map(&self) -> bitnet_core::Result<()> {
         match &self.bytes {
             Backing::Mapped(map) => map.check(),
-            Backing::Owned(_) | Backing::Static(_) => Ok(()),
+            Backing::Memory(_) => Ok(()),
         }
     }
 
@@ -107,7 +106,7 @@ impl MappedFile {
     pub(crate) fn check_length(&self) -> bitnet_core::Result<()> {
         match &self.bytes {
             Backing::Mapped(map) => map.check_length(),
-            Backing::Owned(_) | Backing::Static(_) => Ok(()),
+            Backing::Memory(_) => Ok(()),
         }
     }
 }
@@ -158,18 +157,6 @@ pub struct Region {
 }
 
 impl Region {
-    /// Returns the number of bytes.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Returns whether there are no bytes.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
     /// Returns the region's offset in its file, in bytes.
     #[must_use]
     pub fn offset(&self) -> u64 {
@@ -188,13 +175,11 @@ impl Region {
     /// [`Error::UnexpectedEnd`] if the range exceeds the region.
     pub fn slice(&self, range: Range<usize>) -> Result<Self> {
         if range.start > range.end || range.end > self.len {
-            return Err(Error::UnexpectedEnd {
-                file: self.file.name.clone(),
-                what: "a part of a mapped region".to_owned(),
-                offset: (self.start as u64).saturating_add(range.start as u64),
-                needed: range.end.saturating_sub(range.start) as u64,
-                available: self.len.saturating_sub(range.start) as u64,
-            });
+            let offset = (self.start as u64).saturating_add(range.start as u64);
+            let needed = range.end.saturating_sub(range.start) as u64;
+            let available = self.len.saturating_sub(range.start) as u64;
+            let what = "a part of a mapped region";
+            return Err(Error::unexpected_end(&self.file.name, what, offset, needed, available));
         }
         Ok(Self {
             file: Arc::clone(&self.file),

@@ -23,7 +23,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::atomic::write_atomically;
-use crate::error::{Error, Result, shown, shown_bytes, shown_path};
+use crate::error::{Error, Result, check_limit, shown, shown_bytes, shown_path};
 use crate::mmap::{MappedFile, Region};
 
 const MAGIC: &[u8; 8] = b"BITNETSC";
@@ -34,7 +34,7 @@ const HEADER: usize = 64;
 /// Alignment of sections in bytes.
 pub const ALIGNMENT: usize = 64;
 /// Maximum number of sections; a model of a thousand layers has fewer.
-const MAX_SECTIONS: u32 = 1 << 20;
+const MAX_SECTIONS: u64 = 1 << 20;
 
 /// An open file of sections.
 #[derive(Debug)]
@@ -119,12 +119,8 @@ impl SectionFile {
         if checksum(&section.bytes) != section.checksum {
             self.file.check()?;
             let field = format!("section \"{}\"", shown(name));
-            return Err(Error::header(
-                self.file.name(),
-                &field,
-                section.bytes.offset(),
-                "does not agree with its checksum",
-            ));
+            let problem = "does not agree with its checksum";
+            return Err(Error::header(self.file.name(), &field, section.bytes.offset(), problem));
         }
         Ok(Some(section.bytes.clone()))
     }
@@ -197,10 +193,7 @@ fn read_directory(
     let mut cursor = Cursor { file: name, bytes: &file.bytes()[..end], at: HEADER };
     let key = cursor.text()?.to_vec();
     let count = cursor.u32()?;
-    if count > MAX_SECTIONS {
-        let limit = u64::from(MAX_SECTIONS);
-        return Err(Error::limit(name, "sections", cursor.at as u64, count.into(), limit));
-    }
+    check_limit(name, "sections", cursor.at as u64, count.into(), MAX_SECTIONS)?;
     let mut sections = BTreeMap::new();
     for _ in 0..count {
         let at = cursor.at as u64;
@@ -218,12 +211,8 @@ fn read_directory(
         }
     }
     if cursor.at != end {
-        return Err(Error::header(
-            name,
-            "directory",
-            cursor.at as u64,
-            "is longer than its content",
-        ));
+        let problem = "is longer than its content";
+        return Err(Error::header(name, "directory", cursor.at as u64, problem));
     }
     Ok((key, sections))
 }
@@ -238,12 +227,8 @@ impl<'a> Cursor<'a> {
     fn take(&mut self, len: u64) -> Result<&'a [u8]> {
         let rest = &self.bytes[self.at.min(self.bytes.len())..];
         let taken = usize::try_from(len).ok().and_then(|len| rest.get(..len));
-        let taken = taken.ok_or_else(|| Error::UnexpectedEnd {
-            file: self.file.to_owned(),
-            what: "a field".to_owned(),
-            offset: self.at as u64,
-            needed: len,
-            available: rest.len() as u64,
+        let taken = taken.ok_or_else(|| {
+            Error::unexpected_end(self.file, "a field", self.at as u64, len, rest.len() as u64)
         })?;
         self.at += taken.len();
         Ok(taken)

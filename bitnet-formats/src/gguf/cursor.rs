@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check_limit};
 
 /// A position in a file's bytes.
 pub(super) struct Cursor<'a> {
@@ -52,18 +52,11 @@ impl<'a> Cursor<'a> {
             .and_then(|count| self.at.checked_add(count))
             .and_then(|end| Some((end, self.bytes.get(self.at..end)?)));
         let Some((end, taken)) = taken else {
-            return Err(Error::UnexpectedEnd {
-                file: self.file.to_owned(),
-                what: what.to_string(),
-                offset: self.offset(),
-                needed: count,
-                available: self.remaining(),
-            });
+            let (at, available) = (self.offset(), self.remaining());
+            return Err(Error::unexpected_end(self.file, what, at, count, available));
         };
-        if end as u64 > self.limit {
-            let what = format!("end of {what}");
-            return Err(Error::limit(self.file, what, self.offset(), end as u64, self.limit));
-        }
+        let what = format_args!("end of {what}");
+        check_limit(self.file, what, self.offset(), end as u64, self.limit)?;
         self.at = end;
         Ok(taken)
     }

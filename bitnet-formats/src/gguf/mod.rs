@@ -98,8 +98,7 @@ impl GgufFile {
     fn add_tensors(&mut self, file: &Arc<MappedFile>, tensors: Vec<TensorInfo>) -> Result<()> {
         for tensor in tensors {
             if self.by_name.insert(tensor.name.clone(), self.tensors.len()).is_some() {
-                let (file, name) = (file.name().to_owned(), shown(&tensor.name));
-                return Err(Error::DuplicateTensor { file, tensor: name, offset: tensor.offset });
+                return Err(Error::duplicate_tensor(file.name(), &tensor.name, tensor.offset));
             }
             self.tensors.push(tensor);
         }
@@ -158,12 +157,9 @@ impl GgufFile {
     /// # Errors
     /// [`Error::UnexpectedEnd`] if `tensor` belongs to another model.
     pub fn data(&self, tensor: &TensorInfo) -> Result<Region> {
-        let outside = || Error::UnexpectedEnd {
-            file: self.name().to_owned(),
-            what: format!("tensor \"{}\"", shown(&tensor.name)),
-            offset: tensor.offset,
-            needed: tensor.nbytes,
-            available: 0,
+        let outside = || {
+            let what = format!("tensor \"{}\"", shown(&tensor.name));
+            Error::unexpected_end(self.name(), what, tensor.offset, tensor.nbytes, 0)
         };
         let file = self.shards.get(tensor.shard).ok_or_else(outside)?;
         let end = tensor.offset.checked_add(tensor.nbytes).ok_or_else(outside)?;

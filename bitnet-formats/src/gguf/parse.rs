@@ -6,7 +6,7 @@ use super::cursor::Cursor;
 use super::layout::{self, Described, StoredType, TensorInfo};
 use super::metadata::Entry;
 use super::value::{self, Value, ValueType};
-use crate::error::{Error, Result, shown, shown_bytes};
+use crate::error::{Error, Result, check_limit, shown, shown_bytes};
 use crate::sniff::refuse_pickle;
 
 /// Maximum number of keys; models have fewer than a hundred.
@@ -16,7 +16,7 @@ const TENSOR_LIMIT: u64 = 1 << 17;
 /// Maximum length of a key in bytes (the format's limit).
 pub(super) const KEY_BYTES: u64 = (1 << 16) - 1;
 /// Maximum total length of all keys in bytes.
-const ALL_KEYS_BYTES: usize = 8 << 20;
+const ALL_KEYS_BYTES: u64 = 8 << 20;
 /// Maximum length of a tensor name in bytes (the format's limit).
 pub(super) const NAME_BYTES: u64 = 64;
 /// Maximum end of the metadata in bytes; the largest vocabularies need about 20 MB.
@@ -133,18 +133,11 @@ fn bound(
     shortest: u64,
     limit: u64,
 ) -> Result<()> {
-    if count > limit {
-        return Err(Error::limit(cursor.file(), what, at, count, limit));
-    }
-    let needed = count * shortest;
-    if needed > cursor.remaining() {
-        return Err(Error::UnexpectedEnd {
-            file: cursor.file().to_owned(),
-            what: format!("{what} of {count}"),
-            offset: at,
-            needed,
-            available: cursor.remaining(),
-        });
+    check_limit(cursor.file(), what, at, count, limit)?;
+    let (needed, available) = (count * shortest, cursor.remaining());
+    if needed > available {
+        let what = format!("{what} of {count}");
+        return Err(Error::unexpected_end(cursor.file(), what, at, needed, available));
     }
     Ok(())
 }
@@ -153,15 +146,7 @@ fn bound(
 fn read_name<'a>(cursor: &mut Cursor<'a>, what: &str, index: u64, limit: u64) -> Result<&'a str> {
     let at = cursor.offset();
     let len = cursor.u64(format_args!("length of {what} {index}"))?;
-    if len > limit {
-        return Err(Error::limit(
-            cursor.file(),
-            format!("length of {what} {index}"),
-            at,
-            len,
-            limit,
-        ));
-    }
+    check_limit(cursor.file(), format_args!("length of {what} {index}"), at, len, limit)?;
     let bytes = cursor.take(len, format_args!("{what} {index}"))?;
     let problem =
         |problem: &str| Error::header(cursor.file(), &format!("{what} {index}"), at, problem);
@@ -192,17 +177,9 @@ fn read_keys(cursor: &mut Cursor<'_>, count: u64) -> Result<Vec<Entry>> {
     for index in 0..count {
         let key_offset = cursor.offset();
         let key = read_name(cursor, "key", index, KEY_BYTES)?;
-        keys_bytes += key.len();
-        if keys_bytes > ALL_KEYS_BYTES {
-            let limit = ALL_KEYS_BYTES as u64;
-            return Err(Error::limit(
-                file,
-                "length of all keys together",
-                key_offset,
-                keys_bytes as u64,
-                limit,
-            ));
-        }
+        keys_bytes += key.len() as u64;
+        let what = "length of all keys together";
+        check_limit(file, what, key_offset, keys_bytes, ALL_KEYS_BYTES)?;
         if !seen.insert(key) {
             return Err(Error::DuplicateKey {
                 file: file.to_owned(),
@@ -252,11 +229,7 @@ fn read_tensors(cursor: &mut Cursor<'_>, count: u64) -> Result<Vec<Described>> {
             return Err(Error::tensor(file, name, "name", at, CLIMBS));
         }
         if !seen.insert(name) {
-            return Err(Error::DuplicateTensor {
-                file: file.to_owned(),
-                tensor: shown(name),
-                offset: at,
-            });
+            return Err(Error::duplicate_tensor(file, name, at));
         }
         let dims_offset = cursor.offset();
         let dims = read_dims(cursor, name)?;

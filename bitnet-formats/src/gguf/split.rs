@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{GgufFile, parse};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check_limit};
 use crate::mmap::MappedFile;
 
 const COUNT: &str = "split.count";
@@ -11,7 +11,7 @@ const NUMBER: &str = "split.no";
 const TENSORS: &str = "split.tensors.count";
 
 /// Maximum number of files; any known model would have less than a gigabyte per file.
-const SHARD_LIMIT: u32 = 999;
+const SHARD_LIMIT: u64 = 999;
 
 /// Returns the index and the number of files if the model is split.
 fn position(file: &GgufFile) -> Result<Option<(u32, u32)>> {
@@ -23,17 +23,10 @@ fn position(file: &GgufFile) -> Result<Option<(u32, u32)>> {
 
 /// Rejects a split model in memory.
 pub(super) fn refuse(file: &GgufFile) -> Result<()> {
-    match position(file)? {
-        None => Ok(()),
-        Some((number, count)) => {
-            let shard = format!("{} of {count}", u64::from(number) + 1);
-            Err(Error::shard(
-                file.name(),
-                &shard,
-                "a split model can only be opened by its path; merge it or open it by its path",
-            ))
-        }
-    }
+    let Some((number, count)) = position(file)? else { return Ok(()) };
+    let shard = format!("{} of {count}", u64::from(number) + 1);
+    let problem = "a split model can only be opened by its path; merge it or open it by its path";
+    Err(Error::shard(file.name(), &shard, problem))
 }
 
 /// Opens the other files of a split model and adds their tensors; returns a single-file model unchanged.
@@ -42,35 +35,23 @@ pub(super) fn open_rest(mut first: GgufFile, path: &Path) -> Result<GgufFile> {
     let file = first.name().to_owned();
     let file_name =
         path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let refused = |problem: String| Err(Error::shard(&file, &file_name, problem));
     let Some(stem) = stem(&file_name) else {
-        let problem = format!(
+        return refused(format!(
             "it is one of {count} files, but is not named NAME-00001-of-{count:05}.gguf; restore its name"
-        );
-        return Err(Error::shard(&file, &file_name, problem));
+        ));
     };
+    let first_name = shard_name(stem, 0, count);
     if number != 0 {
-        let first = shard_name(stem, 0, count);
-        return Err(Error::shard(
-            &file,
-            &file_name,
-            format!("it is not the first file of its model; open \"{first}\""),
+        return refused(format!("it is not the first file of its model; open \"{first_name}\""));
+    }
+    if file_name != first_name {
+        return refused(format!(
+            "its keys say file 1 of {count}, its name says otherwise; restore its name"
         ));
     }
-    if file_name != shard_name(stem, 0, count) {
-        let problem =
-            format!("its keys say file 1 of {count}, its name says otherwise; restore its name");
-        return Err(Error::shard(&file, &file_name, problem));
-    }
-    if count > SHARD_LIMIT {
-        let (value, limit) = (count.into(), SHARD_LIMIT.into());
-        return Err(Error::limit(
-            &file,
-            format!("number of files in key \"{COUNT}\""),
-            0,
-            value,
-            limit,
-        ));
-    }
+    let what = format_args!("number of files in key \"{COUNT}\"");
+    check_limit(&file, what, 0, count.into(), SHARD_LIMIT)?;
     // Checks that all files exist before reading any: a missing file is the most common mistake.
     for index in 1..count {
         let name = shard_name(stem, index, count);
@@ -84,17 +65,10 @@ pub(super) fn open_rest(mut first: GgufFile, path: &Path) -> Result<GgufFile> {
         add_shard(&mut first, path, &shard_name(stem, index, count), (index, count))?;
     }
     match first.metadata.opt_u64(TENSORS)? {
-        Some(expected) if expected != first.tensors.len() as u64 => {
-            let problem = format!(
-                "key \"{TENSORS}\" says {expected} tensors, the files hold {}",
-                first.tensors.len()
-            );
-            Err(Error::shard(
-                &file,
-                &file_name,
-                format!("{problem}; download all files of the model again"),
-            ))
-        }
+        Some(expected) if expected != first.tensors.len() as u64 => refused(format!(
+            "key \"{TENSORS}\" says {expected} tensors, the files hold {}; download all files of the model again",
+            first.tensors.len()
+        )),
         _ => Ok(first),
     }
 }

@@ -3,10 +3,10 @@
 use std::fmt;
 
 use super::cursor::Cursor;
-use crate::error::{Error, Result, shown};
+use crate::error::{Error, Result, check_limit, shown};
 
 /// Maximum nesting depth of arrays; models use one level.
-const DEPTH_LIMIT: u32 = 4;
+const DEPTH_LIMIT: u64 = 4;
 
 /// Maximum length of an array; the largest vocabularies have about 300 thousand entries.
 pub(super) const ARRAY_LIMIT: u64 = 1 << 22;
@@ -233,7 +233,7 @@ pub(super) fn read<'a>(
     cursor: &mut Cursor<'a>,
     value_type: ValueType,
     key: &str,
-    depth: u32,
+    depth: u64,
 ) -> Result<Value<'a>> {
     let what = format_args!("value of key \"{key}\"");
     Ok(match value_type {
@@ -273,28 +273,18 @@ pub(super) fn read<'a>(
 }
 
 /// Reads an array and validates each element.
-fn read_array<'a>(cursor: &mut Cursor<'a>, key: &str, depth: u32) -> Result<Array<'a>> {
+fn read_array<'a>(cursor: &mut Cursor<'a>, key: &str, depth: u64) -> Result<Array<'a>> {
     let what = format_args!("array of key \"{key}\"");
     let at = cursor.offset();
-    if depth >= DEPTH_LIMIT {
-        let what = format!("depth of nested arrays of key \"{key}\"");
-        return Err(Error::limit(
-            cursor.file(),
-            what,
-            at,
-            u64::from(depth) + 1,
-            u64::from(DEPTH_LIMIT),
-        ));
-    }
+    let nested = format_args!("depth of nested arrays of key \"{key}\"");
+    check_limit(cursor.file(), nested, at, depth + 1, DEPTH_LIMIT)?;
     let id = cursor.u32(what)?;
     let element = ValueType::from_id(id).ok_or_else(|| {
         Error::key(cursor.file(), key, at, format!("array elements have the unknown type {id}"))
     })?;
     let count = cursor.u64(what)?;
-    if count > ARRAY_LIMIT {
-        let what = format!("number of array elements of key \"{key}\"");
-        return Err(Error::limit(cursor.file(), what, at + 4, count, ARRAY_LIMIT));
-    }
+    let elements = format_args!("number of array elements of key \"{key}\"");
+    check_limit(cursor.file(), elements, at + 4, count, ARRAY_LIMIT)?;
     // Every bit pattern is a valid value: skip the elements.
     let whole = element.size().filter(|_| element != ValueType::Bool);
     let bytes = if let Some(size) = whole {

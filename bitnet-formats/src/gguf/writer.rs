@@ -8,7 +8,7 @@ use super::parse::{CLIMBS, KEY_BYTES, NAME_BYTES, climbs};
 use super::types::GgmlType;
 use super::value::{ARRAY_LIMIT, Value, ValueType};
 use crate::atomic::{Exact, Layout, write_atomically};
-use crate::error::{Error, Result, shown, shown_path};
+use crate::error::{Error, Result, shown_path};
 
 const ALIGNMENT_KEY: &str = "general.alignment";
 
@@ -147,8 +147,7 @@ impl GgufWriter {
             return refused("dimensions", format!("{dims:?} do not fit type {ggml_type}"));
         };
         if self.tensors.iter().any(|tensor| tensor.name == name) {
-            let (file, tensor) = ("new GGUF file".to_owned(), shown(name));
-            return Err(Error::DuplicateTensor { file, tensor, offset: 0 });
+            return Err(Error::duplicate_tensor("new GGUF file", name, 0));
         }
         self.tensors.push(PendingTensor {
             name: name.to_owned(),

@@ -1,6 +1,7 @@
 //! The strict parser of a safetensors header, from JSON into the tables of [`Header`], and checks of these tables.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fmt;
 use std::hash::RandomState;
 
@@ -8,8 +9,8 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess,
 
 use super::dtype::Dtype;
 use super::header::{Entry, Header};
-use super::json::{JSON_BYTES, Progress, TENSOR_LIMIT, Text};
-use crate::error::{Error, Result, shown, shown_bytes};
+use super::json::{Entries, JSON_BYTES, Object, Progress, TENSOR_LIMIT, Text};
+use crate::error::{self, Error, check_limit, shown, shown_bytes};
 use crate::sniff::{Format, refuse_pickle};
 
 /// Maximum number of dimensions of a tensor.
@@ -22,7 +23,7 @@ const METADATA_BYTES: usize = 16 << 20;
 /// # Errors
 /// [`Error::Pickle`], [`Error::WrongFormat`], [`Error::UnexpectedEnd`], [`Error::Limit`] or [`Error::Header`] for an
 /// invalid file; [`Error::Tensor`], [`Error::UnsupportedType`] or [`Error::DuplicateTensor`] for an invalid tensor.
-pub fn parse_header(bytes: &[u8], name: &str) -> Result<Header> {
+pub fn parse_header(bytes: &[u8], name: &str) -> error::Result<Header> {
     refuse_pickle(bytes, name)?;
     let json = json_of(bytes, name)?;
     let mut header = Header {
@@ -41,14 +42,7 @@ pub fn parse_header(bytes: &[u8], name: &str) -> Result<Header> {
 }
 
 /// Returns the bytes of the JSON text.
-fn json_of<'a>(bytes: &'a [u8], file: &str) -> Result<&'a [u8]> {
-    let unexpected_end = |what: &str, offset, needed, available: usize| Error::UnexpectedEnd {
-        file: file.to_owned(),
-        what: what.to_owned(),
-        offset,
-        needed,
-        available: available as u64,
-    };
+fn json_of<'a>(bytes: &'a [u8], file: &str) -> error::Result<&'a [u8]> {
     if Format::of(bytes) == Format::Gguf {
         let (found, advice) = (shown_bytes(b"GGUF"), "open it as a GGUF file");
         return Err(Error::WrongFormat {
@@ -59,22 +53,17 @@ fn json_of<'a>(bytes: &'a [u8], file: &str) -> Result<&'a [u8]> {
         });
     }
     let Some((length, rest)) = bytes.split_first_chunk() else {
-        return Err(unexpected_end("header length", 0, 8, bytes.len()));
+        return Err(Error::unexpected_end(file, "header length", 0, 8, bytes.len() as u64));
     };
     let length = u64::from_le_bytes(*length);
-    if length > JSON_BYTES {
-        return Err(Error::limit(file, "header length", 0, length, JSON_BYTES));
-    }
+    check_limit(file, "header length", 0, length, JSON_BYTES)?;
     if length < 2 {
-        return Err(Error::header(
-            file,
-            "header length",
-            0,
-            format!("it is {length}, too short for any header"),
-        ));
+        let problem = format!("it is {length}, too short for any header");
+        return Err(Error::header(file, "header length", 0, problem));
     }
     let json = usize::try_from(length).ok().and_then(|length| rest.get(..length));
-    let json = json.ok_or_else(|| unexpected_end("header", 8, length, rest.len()))?;
+    let json =
+        json.ok_or_else(|| Error::unexpected_end(file, "header", 8, length, rest.len() as u64))?;
     if json.first() != Some(&b'{') {
         return Err(Error::header(file, "header", 8, "it does not begin with '{'"));
     }
@@ -82,67 +71,45 @@ fn json_of<'a>(bytes: &'a [u8], file: &str) -> Result<&'a [u8]> {
 }
 
 /// Checks that spans match shape and type, are contiguous without gaps or overlaps, and end at the end of the file.
-fn check_places(header: &Header, bytes: &[u8], file: &str) -> Result<()> {
+fn check_places(header: &Header, bytes: &[u8], file: &str) -> error::Result<()> {
     let data_len = (bytes.len() - header.data_start) as u64;
-    let problem = |entry: &Entry, field, problem: String| {
-        let offset = if entry.escaped { 8 } else { u64::from(entry.name_start) };
-        Err(Error::tensor(file, header.name(entry, bytes), field, offset, problem))
+    let wrong = |entry: &Entry, field, problem: String| {
+        Err(Error::tensor(file, header.name(entry, bytes), field, entry.offset(), problem))
     };
+    let misplaced = |entry: &Entry, problem| wrong(entry, "data_offsets", problem);
     for entry in &header.entries {
         let Entry { begin, end, dtype, .. } = *entry;
         let shape = header.shape(entry);
         if begin > end {
-            return problem(
-                entry,
-                "data_offsets",
-                format!("it begins at {begin}, behind its end {end}"),
-            );
+            return misplaced(entry, format!("it begins at {begin}, behind its end {end}"));
         }
         if end > data_len {
-            return problem(
-                entry,
-                "data_offsets",
-                format!("it ends at {end}, but the file has {data_len} bytes of data"),
-            );
+            let text = format!("it ends at {end}, but the file has {data_len} bytes of data");
+            return misplaced(entry, text);
         }
-        match dtype.nbytes(shape) {
-            None => {
-                return problem(
-                    entry,
-                    "shape",
-                    format!("{shape:?} of {dtype} has more than 2^64 bytes"),
-                );
-            }
-            Some(nbytes) if nbytes != end - begin => {
-                let text = format!(
-                    "{begin}..{end} are {} bytes, but {shape:?} of {dtype} has {nbytes}",
-                    end - begin
-                );
-                return problem(entry, "data_offsets", text);
-            }
-            Some(_) => {}
+        let Some(nbytes) = dtype.nbytes(shape) else {
+            let text = format!("{shape:?} of {dtype} has more than 2^64 bytes");
+            return wrong(entry, "shape", text);
+        };
+        let len = end - begin;
+        if nbytes != len {
+            let text =
+                format!("{begin}..{end} are {len} bytes, but {shape:?} of {dtype} has {nbytes}");
+            return misplaced(entry, text);
         }
     }
-    let mut order: Vec<u32> = (0..header.entries.len() as u32).collect();
-    let span = |index: &u32| {
-        header.entries.get(*index as usize).map_or((0, 0), |entry| (entry.begin, entry.end))
-    };
-    order.sort_unstable_by_key(span);
+    let mut order: Vec<&Entry> = header.entries.iter().collect();
+    order.sort_unstable_by_key(|entry| (entry.begin, entry.end));
     let mut end = 0;
-    for entry in order.iter().filter_map(|&index| header.entries.get(index as usize)) {
-        if entry.begin < end {
-            return problem(
-                entry,
-                "data_offsets",
-                format!("it begins at {}, inside another tensor that ends at {end}", entry.begin),
-            );
+    for entry in order {
+        let begin = entry.begin;
+        if begin < end {
+            let text = format!("it begins at {begin}, inside another tensor that ends at {end}");
+            return misplaced(entry, text);
         }
-        if entry.begin > end {
-            return problem(
-                entry,
-                "data_offsets",
-                format!("there is a hole of data before it, {end}..{}", entry.begin),
-            );
+        if begin > end {
+            let text = format!("there is a hole of data before it, {end}..{begin}");
+            return misplaced(entry, text);
         }
         end = entry.end;
     }
@@ -154,31 +121,17 @@ fn check_places(header: &Header, bytes: &[u8], file: &str) -> Result<()> {
 }
 
 /// Fills the table of names, which must be unique.
-fn check_unique(header: &mut Header, bytes: &[u8], file: &str) -> Result<()> {
-    let mut by_hash = Vec::new();
-    for (index, entry) in header.entries.iter().enumerate() {
-        by_hash.push((header.hash(header.name(entry, bytes)), index as u32));
-    }
+fn check_unique(header: &mut Header, bytes: &[u8], file: &str) -> error::Result<()> {
+    let hashed = |(index, entry)| (header.hash(header.name(entry, bytes)), index as u32);
+    let mut by_hash: Vec<(u32, u32)> = header.entries.iter().enumerate().map(hashed).collect();
     by_hash.sort_unstable();
     for same in by_hash.chunk_by(|one, other| one.0 == other.0).filter(|same| same.len() > 1) {
-        let mut names: Vec<(&str, u32)> = same
-            .iter()
-            .filter_map(|&(_, index)| {
-                Some((header.name(header.entries.get(index as usize)?, bytes), index))
-            })
-            .collect();
-        names.sort_unstable();
-        if let Some([_, (name, index)]) =
-            names.windows(2).find(|pair| matches!(pair, [one, other] if one.0 == other.0))
-        {
-            let entry = header.entries.get(*index as usize);
-            let offset =
-                entry.filter(|entry| !entry.escaped).map_or(8, |entry| u64::from(entry.name_start));
-            return Err(Error::DuplicateTensor {
-                file: file.to_owned(),
-                tensor: shown(name),
-                offset,
-            });
+        let entries = same.iter().filter_map(|&(_, index)| header.entries.get(index as usize));
+        let mut names: Vec<(&str, &Entry)> =
+            entries.map(|entry| (header.name(entry, bytes), entry)).collect();
+        names.sort_by_key(|&(name, _)| name);
+        if let Some([_, (name, entry)]) = names.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+            return Err(Error::duplicate_tensor(file, name, entry.offset()));
         }
     }
     header.by_hash = by_hash;
@@ -186,11 +139,12 @@ fn check_unique(header: &mut Header, bytes: &[u8], file: &str) -> Result<()> {
 }
 
 /// Fills the tables of `header` from `json`, which begins at byte 8 of the file.
-fn describe(header: &mut Header, json: &[u8], file: &str) -> Result<()> {
+fn describe(header: &mut Header, json: &[u8], file: &str) -> error::Result<()> {
     let progress = Progress { field: "header", ..Progress::default() };
     let mut builder = Builder { file, text: json, header, progress, has_metadata: false };
     let mut deserializer = serde_json::Deserializer::from_slice(json);
-    let parsed = deserializer.deserialize_map(&mut builder).and_then(|()| deserializer.end());
+    let parsed =
+        Entries(&mut builder).deserialize(&mut deserializer).and_then(|()| deserializer.end());
     parsed.map_err(|error| builder.progress.explain(&error, file, json, 8))
 }
 
@@ -228,79 +182,54 @@ impl Builder<'_> {
     }
 }
 
-impl<'h> Visitor<'h> for &mut Builder<'h> {
-    type Value = ();
+impl<'h> Object<'h> for Builder<'h> {
+    const EXPECTED: &'static str = "an object of tensors";
 
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object of tensors")
-    }
-
-    fn visit_map<A: MapAccess<'h>>(self, mut map: A) -> std::result::Result<(), A::Error> {
-        loop {
-            (self.progress.tensor, self.progress.field) = (None, "header");
-            let Some(name) = map.next_key_seed(Text)? else { return Ok(()) };
-            if name == "__metadata__" {
-                self.progress.field = "__metadata__";
-                if std::mem::replace(&mut self.has_metadata, true) {
-                    return Err(A::Error::custom("it appears twice"));
-                }
-                map.next_value_seed(Notes { into: &mut self.header.metadata })?;
-                continue;
+    fn entry<A: MapAccess<'h>>(&mut self, name: Cow<'h, str>, map: &mut A) -> Result<(), A::Error> {
+        if name == "__metadata__" {
+            self.progress.field = "__metadata__";
+            if std::mem::replace(&mut self.has_metadata, true) {
+                return Err(A::Error::custom("it appears twice"));
             }
-            if self.header.entries.len() as u64 >= TENSOR_LIMIT {
-                let at = self.offset_of(&name);
-                let error = Error::limit(
-                    self.file,
-                    "number of tensors",
-                    at,
-                    TENSOR_LIMIT + 1,
-                    TENSOR_LIMIT,
-                );
-                return Err(self.progress.fail(error));
-            }
+            let into = &mut self.header.metadata;
+            map.next_value_seed(Entries(&mut Notes { into, bytes: 0, seen: HashSet::new() }))?;
+        } else {
+            let (at, count) = (self.offset_of(&name), self.header.entries.len() as u64 + 1);
+            check_limit(self.file, "number of tensors", at, count, TENSOR_LIMIT)
+                .map_err(|error| self.progress.fail(error))?;
             map.next_value_seed(OneTensor { builder: self, name })?;
         }
+        self.progress.field = "header";
+        Ok(())
     }
 }
 
 /// The value of `__metadata__`: strings only.
 struct Notes<'b> {
     into: &'b mut Vec<(String, String)>,
+    /// Of all pairs so far.
+    bytes: usize,
+    seen: HashSet<String>,
 }
 
-impl<'de> DeserializeSeed<'de> for Notes<'_> {
-    type Value = ();
+impl<'de> Object<'de> for Notes<'_> {
+    const EXPECTED: &'static str = "an object of strings";
 
-    fn deserialize<D: Deserializer<'de>>(
-        self,
-        deserializer: D,
-    ) -> std::result::Result<(), D::Error> {
-        deserializer.deserialize_map(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Notes<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object of strings")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<(), A::Error> {
-        let mut bytes = 0;
-        let mut seen = std::collections::HashSet::new();
-        while let Some(key) = map.next_key_seed(Text)? {
-            let value = map.next_value_seed(Text)?;
-            // The pair itself counts as well.
-            bytes += key.len() + value.len() + size_of::<(String, String)>();
-            if bytes > METADATA_BYTES {
-                return Err(A::Error::custom(format!("it takes more than {METADATA_BYTES} bytes")));
-            }
-            if !seen.insert(key.clone().into_owned()) {
-                return Err(A::Error::custom(format!("key \"{key}\" appears twice")));
-            }
-            self.into.push((key.into_owned(), value.into_owned()));
+    fn entry<A: MapAccess<'de>>(
+        &mut self,
+        key: Cow<'de, str>,
+        map: &mut A,
+    ) -> Result<(), A::Error> {
+        let value = map.next_value_seed(Text)?;
+        // The pair itself counts as well.
+        self.bytes += key.len() + value.len() + size_of::<(String, String)>();
+        if self.bytes > METADATA_BYTES {
+            return Err(A::Error::custom(format!("it takes more than {METADATA_BYTES} bytes")));
         }
+        if !self.seen.insert(key.clone().into_owned()) {
+            return Err(A::Error::custom(format!("key \"{key}\" appears twice")));
+        }
+        self.into.push((key.into_owned(), value.into_owned()));
         Ok(())
     }
 }
@@ -314,10 +243,7 @@ struct OneTensor<'b, 'h> {
 impl<'h> DeserializeSeed<'h> for OneTensor<'_, 'h> {
     type Value = ();
 
-    fn deserialize<D: Deserializer<'h>>(
-        self,
-        deserializer: D,
-    ) -> std::result::Result<(), D::Error> {
+    fn deserialize<D: Deserializer<'h>>(self, deserializer: D) -> Result<(), D::Error> {
         let Self { builder, name } = self;
         let before = builder.header.shapes.len();
         let mut fields =
@@ -336,13 +262,8 @@ impl<'h> DeserializeSeed<'h> for OneTensor<'_, 'h> {
             } else {
                 "data_offsets"
             };
-            let error = Error::tensor(
-                builder.file,
-                &name,
-                missing,
-                builder.offset_of(&name),
-                "it is missing",
-            );
+            let at = builder.offset_of(&name);
+            let error = Error::tensor(builder.file, &name, missing, at, "it is missing");
             return Err(builder.progress.fail(error));
         };
         let stored = builder.store_name(&name);
@@ -372,7 +293,7 @@ impl<'h> Visitor<'h> for &mut Fields<'_, 'h> {
         f.write_str("an object with dtype, shape and data_offsets")
     }
 
-    fn visit_map<A: MapAccess<'h>>(self, mut map: A) -> std::result::Result<(), A::Error> {
+    fn visit_map<A: MapAccess<'h>>(self, mut map: A) -> Result<(), A::Error> {
         self.builder.progress.field = "description";
         while let Some(field) = map.next_key_seed(Text)? {
             let twice = match &*field {
@@ -427,10 +348,7 @@ struct Shape<'b> {
 impl<'de> DeserializeSeed<'de> for Shape<'_> {
     type Value = u8;
 
-    fn deserialize<D: Deserializer<'de>>(
-        self,
-        deserializer: D,
-    ) -> std::result::Result<u8, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<u8, D::Error> {
         deserializer.deserialize_seq(self)
     }
 }
@@ -442,7 +360,7 @@ impl<'de> Visitor<'de> for Shape<'_> {
         f.write_str("an array of sizes")
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> std::result::Result<u8, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<u8, A::Error> {
         let mut n_dims = 0_u8;
         while let Some(dim) = seq.next_element()? {
             if usize::from(n_dims) == DIMS_LIMIT {

@@ -34,6 +34,13 @@ pub(super) struct Entry {
     pub(super) escaped: bool,
 }
 
+impl Entry {
+    /// Returns the offset for error messages: that of the name, or of the header if the name has escapes.
+    pub(super) fn offset(&self) -> u64 {
+        if self.escaped { 8 } else { self.name_start.into() }
+    }
+}
+
 /// The result of [`Header::find`].
 pub(super) struct Found {
     pub(super) dtype: Dtype,

@@ -1,14 +1,14 @@
 //! `*.safetensors.index.json`: the map from tensors to files of a sharded model.
 
-use std::collections::HashMap;
-use std::fmt;
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
 use std::path::{Component, Path, PathBuf};
 
-use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
+use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess};
 
-use super::json::{JSON_BYTES, Progress, TENSOR_LIMIT, Text};
+use super::json::{Entries, JSON_BYTES, Object, Progress, TENSOR_LIMIT, Text};
 use super::{SafeTensors, Shard, ShardIndex, TensorView};
-use crate::error::{Error, Result, shown, shown_path};
+use crate::error::{self, Error, check_limit, shown, shown_path};
 use crate::mmap::MappedFile;
 
 /// A validated index; every file name is a path below the index's folder.
@@ -25,20 +25,19 @@ pub struct Index {
 /// # Errors
 /// [`Error::Header`], [`Error::Limit`] or [`Error::DuplicateTensor`] for an invalid index, [`Error::Shard`] for a file name
 /// outside the folder.
-pub fn parse_index(bytes: &[u8], name: &str) -> Result<Index> {
-    if bytes.len() as u64 > JSON_BYTES {
-        return Err(Error::limit(name, "length of the index", 0, bytes.len() as u64, JSON_BYTES));
-    }
+pub fn parse_index(bytes: &[u8], name: &str) -> error::Result<Index> {
+    check_limit(name, "length of the index", 0, bytes.len() as u64, JSON_BYTES)?;
     let mut builder = Builder {
         file: name,
         index: Index::default(),
         by_file: HashMap::new(),
-        by_tensor: HashMap::new(),
+        by_tensor: HashSet::new(),
         progress: Progress { field: "index", ..Progress::default() },
         has_map: false,
     };
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let parsed = deserializer.deserialize_map(&mut builder).and_then(|()| deserializer.end());
+    let parsed =
+        Entries(&mut builder).deserialize(&mut deserializer).and_then(|()| deserializer.end());
     match parsed {
         Err(error) => Err(builder.progress.explain(&error, name, bytes, 0)),
         Ok(()) if !builder.has_map => Err(Error::header(
@@ -53,7 +52,7 @@ pub fn parse_index(bytes: &[u8], name: &str) -> Result<Index> {
 
 /// Opens every file of an index. As in transformers, the tensors of the model are those of the files: tensors missing from
 /// the index are found, and index entries without a tensor are an error only if that tensor is requested.
-pub(super) fn open(path: &Path) -> Result<SafeTensors> {
+pub(super) fn open(path: &Path) -> error::Result<SafeTensors> {
     let file = MappedFile::open(path)?;
     let name = file.name().to_owned();
     let index = parse_index(file.bytes(), &name)?;
@@ -118,7 +117,7 @@ fn same(a: Option<&TensorView>, b: Option<&TensorView>) -> bool {
 /// Returns the path of a shard in the index's folder. Links are followed inside that folder and, in a Hugging Face cache,
 /// to the blobs of the same model (`models--ORG--NAME/snapshots/REVISION/FILE` → `models--ORG--NAME/blobs/HASH`) or of the
 /// whole cache (→ `blobs/HA/HASH` next to `models--ORG--NAME`, if models share contents).
-fn resolve(folder: &Path, shard: &str, index: &str) -> Result<PathBuf> {
+fn resolve(folder: &Path, shard: &str, index: &str) -> error::Result<PathBuf> {
     let path = folder.join(shard);
     let real = match path.canonicalize() {
         Ok(real) => real,
@@ -171,92 +170,74 @@ struct Builder<'i> {
     file: &'i str,
     index: Index,
     by_file: HashMap<String, usize>,
-    by_tensor: HashMap<String, ()>,
+    by_tensor: HashSet<String>,
     progress: Progress,
     has_map: bool,
 }
 
-impl<'de> Visitor<'de> for &mut Builder<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object with weight_map")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<(), A::Error> {
-        while let Some(key) = map.next_key_seed(Text)? {
-            if key != "weight_map" {
-                map.next_value::<IgnoredAny>()?;
-                continue;
-            }
-            self.progress.field = "weight_map";
-            if std::mem::replace(&mut self.has_map, true) {
-                return Err(A::Error::custom("it appears twice"));
-            }
-            map.next_value_seed(WeightMap { builder: self })?;
-            (self.progress.tensor, self.progress.field) = (None, "index");
+impl Builder<'_> {
+    fn add(&mut self, tensor: String, file: String) -> error::Result<()> {
+        if !stays_below(&file) {
+            let problem = format!(
+                "tensor \"{}\": the index may only name files of its own folder; correct the index",
+                shown(&tensor)
+            );
+            return Err(Error::shard(self.file, &file, problem));
         }
+        let count = self.index.tensors.len() as u64 + 1;
+        check_limit(self.file, "number of tensors", 0, count, TENSOR_LIMIT)?;
+        if !self.by_tensor.insert(tensor.clone()) {
+            return Err(Error::duplicate_tensor(self.file, &tensor, 0));
+        }
+        let next = self.index.files.len();
+        let place = *self.by_file.entry(file).or_insert_with_key(|file| {
+            self.index.files.push(file.clone());
+            next
+        });
+        self.index.tensors.push((tensor, place));
         Ok(())
     }
 }
 
-struct WeightMap<'b, 'i> {
-    builder: &'b mut Builder<'i>,
-}
+impl<'de> Object<'de> for Builder<'_> {
+    const EXPECTED: &'static str = "an object with weight_map";
 
-impl<'de> DeserializeSeed<'de> for WeightMap<'_, '_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(
-        self,
-        deserializer: D,
-    ) -> std::result::Result<(), D::Error> {
-        deserializer.deserialize_map(self)
-    }
-}
-
-impl<'de> Visitor<'de> for WeightMap<'_, '_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object of file names")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<(), A::Error> {
-        let builder = self.builder;
-        while let Some(tensor) = map.next_key_seed(Text)? {
-            builder.progress.tensor = Some(tensor.clone().into_owned());
-            let file = map.next_value_seed(Text)?;
-            let count = builder.index.tensors.len() as u64 + 1;
-            let refusal = if !stays_below(&file) {
-                let problem = "the index may only name files of its own folder; correct the index";
-                Some(Error::shard(
-                    builder.file,
-                    &file,
-                    format!("tensor \"{}\": {problem}", shown(&tensor)),
-                ))
-            } else if count > TENSOR_LIMIT {
-                Some(Error::limit(builder.file, "number of tensors", 0, count, TENSOR_LIMIT))
-            } else if builder.by_tensor.insert(tensor.clone().into_owned(), ()).is_some() {
-                Some(Error::DuplicateTensor {
-                    file: builder.file.to_owned(),
-                    tensor: shown(&tensor),
-                    offset: 0,
-                })
-            } else {
-                None
-            };
-            if let Some(refusal) = refusal {
-                return Err(builder.progress.fail(refusal));
-            }
-            let next = builder.index.files.len();
-            let place = *builder.by_file.entry(file.into_owned()).or_insert_with_key(|file| {
-                builder.index.files.push(file.clone());
-                next
-            });
-            builder.index.tensors.push((tensor.into_owned(), place));
-            builder.progress.tensor = None;
+    fn entry<A: MapAccess<'de>>(
+        &mut self,
+        key: Cow<'de, str>,
+        map: &mut A,
+    ) -> Result<(), A::Error> {
+        if key != "weight_map" {
+            return map.next_value::<IgnoredAny>().map(drop);
         }
+        self.progress.field = "weight_map";
+        if std::mem::replace(&mut self.has_map, true) {
+            return Err(A::Error::custom("it appears twice"));
+        }
+        map.next_value_seed(Entries(&mut WeightMap(self)))?;
+        self.progress.field = "index";
+        Ok(())
+    }
+}
+
+/// The value of `weight_map`.
+struct WeightMap<'b, 'i>(&'b mut Builder<'i>);
+
+impl<'de> Object<'de> for WeightMap<'_, '_> {
+    const EXPECTED: &'static str = "an object of file names";
+
+    fn entry<A: MapAccess<'de>>(
+        &mut self,
+        tensor: Cow<'de, str>,
+        map: &mut A,
+    ) -> Result<(), A::Error> {
+        let builder = &mut *self.0;
+        builder.progress.tensor = Some(tensor.clone().into_owned());
+        let file = map.next_value_seed(Text)?;
+        builder
+            .add(tensor.into_owned(), file.into_owned())
+            .map_err(|error| builder.progress.fail(error))?;
+        builder.progress.tensor = None;
         Ok(())
     }
 }

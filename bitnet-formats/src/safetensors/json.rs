@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
 
 use crate::error::{Error, shown};
 
@@ -63,6 +63,42 @@ fn message_of(error: &serde_json::Error) -> String {
     let bare = text.rsplit_once(" at line ").map_or(text.as_str(), |(bare, _)| bare);
     // Quotes come from the parser; all other characters are escaped.
     shown(bare).replace("\\\"", "\"").replace("\\'", "'")
+}
+
+/// A JSON object that is read entry by entry.
+pub(super) trait Object<'de> {
+    /// What error messages call it.
+    const EXPECTED: &'static str;
+
+    /// Reads the value of `key` from `map`.
+    fn entry<A: MapAccess<'de>>(&mut self, key: Cow<'de, str>, map: &mut A)
+    -> Result<(), A::Error>;
+}
+
+/// Reads all entries of an object.
+pub(super) struct Entries<'o, O>(pub(super) &'o mut O);
+
+impl<'de, O: Object<'de>> DeserializeSeed<'de> for Entries<'_, O> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de, O: Object<'de>> Visitor<'de> for Entries<'_, O> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(O::EXPECTED)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key_seed(Text)? {
+            self.0.entry(key, &mut map)?;
+        }
+        Ok(())
+    }
 }
 
 /// Reads a string, borrowed where it has no escapes.

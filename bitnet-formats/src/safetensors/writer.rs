@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::dtype::Dtype;
 use crate::atomic::{Exact, Layout, write_atomically};
-use crate::error::{Error, Result, shown, shown_path};
+use crate::error::{Error, Result, shown_path};
 
 /// A tensor to write.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,11 +96,7 @@ fn header(file: &str, tensors: &[&TensorSpec], metadata: &[(String, String)]) ->
             return Err(Error::tensor(file, &tensor.name, "name", 0, "the name is reserved"));
         }
         if !seen.insert(&tensor.name) {
-            return Err(Error::DuplicateTensor {
-                file: file.to_owned(),
-                tensor: shown(&tensor.name),
-                offset: 0,
-            });
+            return Err(Error::duplicate_tensor(file, &tensor.name, 0));
         }
         let end = begin
             .checked_add(size_of_tensor(file, tensor)?)
