@@ -65,12 +65,7 @@ impl LossMeter {
     /// [`Error::Core`] if the lengths differ.
     pub fn push(&mut self, original: &[f32], restored: &[f32]) -> Result<()> {
         if original.len() != restored.len() {
-            return Err(Error::Core(bitnet_core::Error::ShapeMismatch {
-                op: "loss",
-                operand: "restored",
-                got: vec![restored.len()],
-                expected: format!("[{}]", original.len()),
-            }));
+            return Err(apart(vec![restored.len()], format!("[{}]", original.len())));
         }
         self.merge(&simd::run(simd::active()?, Comparing { original, restored }));
         Ok(())
@@ -110,6 +105,12 @@ impl LossMeter {
             sparsity: share(self.zeros as f64),
         }
     }
+}
+
+/// Returns the error for restored numbers of another shape than the originals.
+fn apart(got: Vec<usize>, expected: String) -> Error {
+    let (op, operand) = ("loss", "restored");
+    Error::Core(bitnet_core::Error::ShapeMismatch { op, operand, got, expected })
 }
 
 /// Returns the larger number; NaN if one is NaN.
@@ -235,30 +236,16 @@ fn sum_of_pairs(xs: &[f32], ys: &[f32], of: impl Fn(f32, f32) -> f64) -> f64 {
     lanes.iter().sum()
 }
 
-/// Returns the error of `restored` against `original`, read row by row.
-///
-/// # Errors
-/// [`Error::EmptyShape`] for matrices without weights, [`Error::Core`] for different shapes, and errors of reading rows.
-pub fn loss_between(original: &dyn DenseRows, restored: &dyn DenseRows) -> Result<Loss> {
-    let (rows, cols) = shape_of(OP, original)?;
-    same_shape(original, (restored.rows(), restored.cols()))?;
-    let (mut xs, mut ys) = (vec![0f32; cols], vec![0f32; cols]);
-    let mut meter = LossMeter::new();
-    for row in 0..rows {
-        original.decode_row(row, &mut xs)?;
-        restored.decode_row(row, &mut ys)?;
-        meter.push(&xs, &ys)?;
-    }
-    Ok(meter.loss())
-}
-
 /// Returns the error of trits and their scales against `original`, read row by row.
 ///
 /// # Errors
 /// [`Error::EmptyShape`] for matrices without weights, [`Error::Core`] for different shapes, and errors of reading rows.
 pub fn loss_of_trits(original: &dyn DenseRows, restored: &TernaryMatrix) -> Result<Loss> {
-    let (rows, cols) = shape_of(OP, original)?;
-    same_shape(original, (restored.rows(), restored.cols()))?;
+    let (rows, cols) = shape_of("loss", original)?;
+    if (restored.rows(), restored.cols()) != (rows, cols) {
+        let got = vec![restored.rows(), restored.cols()];
+        return Err(apart(got, format!("[{rows}, {cols}]")));
+    }
     let (mut xs, mut ys) = (vec![0f32; cols], vec![0f32; cols]);
     let mut meter = LossMeter::new();
     for row in 0..rows {
@@ -267,23 +254,6 @@ pub fn loss_of_trits(original: &dyn DenseRows, restored: &TernaryMatrix) -> Resu
         meter.push(&xs, &ys)?;
     }
     Ok(meter.loss())
-}
-
-/// The name of the comparison in errors.
-const OP: &str = "loss";
-
-/// Rejects matrices of different shapes.
-fn same_shape(original: &dyn DenseRows, got: (usize, usize)) -> Result<()> {
-    let (rows, cols) = (original.rows(), original.cols());
-    if got == (rows, cols) {
-        return Ok(());
-    }
-    Err(Error::Core(bitnet_core::Error::ShapeMismatch {
-        op: OP,
-        operand: "restored",
-        got: vec![got.0, got.1],
-        expected: format!("[{rows}, {cols}]"),
-    }))
 }
 
 #[cfg(test)]

@@ -47,26 +47,41 @@ impl Cut for Threshold {
     }
 }
 
+/// Statistics of weights.
+pub(crate) trait Tally: Default + Send {
+    /// Merges the statistics of the following weights.
+    fn join(&mut self, next: Self);
+
+    /// Appends a tally, or merges it into the last one where that cannot change the result.
+    fn collect(all: &mut Vec<Self>, next: Self) {
+        all.push(next);
+    }
+}
+
+/// A sum.
+impl Tally for f64 {
+    fn join(&mut self, next: Self) {
+        *self += next;
+    }
+}
+
 /// A quantisation rule for runs of weights that share a scale.
 pub(crate) trait Rule: Sync {
     /// The statistics of a run's weights.
-    type Tally: Default + Send;
+    type Tally: Tally;
     /// The resulting mapping.
     type Cut: Cut;
 
     /// The rule's name in errors.
     const NAME: &'static str;
 
+    /// Rejects invalid parameters, and rows of `cols` weights that the rule does not apply to.
+    fn check(&self, _cols: usize) -> Result<()> {
+        Ok(())
+    }
+
     /// Adds weights of a run to its statistics; returns false if one is not finite. Always inlined into a kernel.
     fn add<S: Stored>(&self, tally: &mut Self::Tally, weights: &[S::Raw]) -> bool;
-
-    /// Merges the statistics of the following weights.
-    fn join(&self, tally: &mut Self::Tally, next: Self::Tally);
-
-    /// Appends a tally, or merges it into the last one where that cannot change the result.
-    fn collect(&self, all: &mut Vec<Self::Tally>, next: Self::Tally) {
-        all.push(next);
-    }
 
     /// Returns the mapping for a run of `count` weights.
     fn cut(&self, tally: Self::Tally, count: usize) -> Self::Cut;
@@ -146,10 +161,9 @@ impl<R: Rule> Ternarizing<'_, R> {
             Ok(tally)
         };
         let units = (0..self.rows).step_by(ROWS_PER_TALLY).collect();
-        let collect = |all: &mut Vec<_>, next| self.rule.collect(all, next);
         let mut all = R::Tally::default();
-        for next in each_unit(self.wanted.threads, units, tally_of, collect)? {
-            self.rule.join(&mut all, next);
+        for next in each_unit(self.wanted.threads, units, tally_of, R::Tally::collect)? {
+            all.join(next);
         }
         // The number of weights fits usize, because the matrix was read.
         Ok(self.rule.cut(all, self.rows * self.cols))

@@ -75,10 +75,6 @@ impl Rule for ForStorage<'_> {
         Absmean.add::<S>(tally, weights)
     }
 
-    fn join(&self, tally: &mut Self::Tally, next: Self::Tally) {
-        Absmean.join(tally, next);
-    }
-
     #[inline(always)]
     fn cut(&self, tally: Self::Tally, count: usize) -> Threshold {
         let exact = Absmean.cut(tally, count);

@@ -103,20 +103,12 @@ fn unpack(block: &[u8; BLOCK_BYTES]) -> [u32; WORDS] {
     words
 }
 
-/// Encodes a matrix. Scales are rounded to the nearest f16; a row of zeros gets the scale 0.
+/// Encodes a matrix and appends it to `out`, which is unchanged on error.
+/// Scales are rounded to the nearest f16; a row of zeros gets the scale 0.
 ///
 /// # Errors
 /// Errors of [`size`], [`crate::Error::ScaleGranularity`] if weights of one row have different scales,
 /// [`crate::Error::ScaleRange`] for a scale out of range of f16.
-pub fn encode(matrix: &TernaryMatrix) -> Result<Vec<u8>> {
-    let size = size(matrix.rows(), matrix.cols())?;
-    Ok(shape::encoded(size, |out| encode_into(matrix, out))?.0)
-}
-
-/// Like [`encode`], appended to `out`, which is unchanged on error.
-///
-/// # Errors
-/// Same as [`encode`].
 pub fn encode_into(matrix: &TernaryMatrix, out: &mut Vec<u8>) -> Result<()> {
     let (rows, cols) = (matrix.rows(), matrix.cols());
     let row_bytes = size(rows, cols)? / rows;

@@ -69,19 +69,10 @@ pub fn decode(
     Ok(builder.finish(granularity, scales)?)
 }
 
-/// Encodes a matrix; a row of zeros gets the scale 0.
+/// Encodes a matrix and appends it to `out`, which is unchanged on error. A row of zeros gets the scale 0.
 ///
 /// # Errors
 /// Errors of [`size`], [`crate::Error::ScaleGranularity`] if weights of one row have different scales.
-pub fn encode(matrix: &TernaryMatrix) -> Result<Vec<u8>> {
-    let size = size(matrix.rows(), matrix.cols())?;
-    Ok(shape::encoded(size, |out| encode_into(matrix, out))?.0)
-}
-
-/// Like [`encode`], appended to `out`, which is unchanged on error.
-///
-/// # Errors
-/// Same as [`encode`].
 pub fn encode_into(matrix: &TernaryMatrix, out: &mut Vec<u8>) -> Result<()> {
     let (rows, cols) = (matrix.rows(), matrix.cols());
     let row_bytes = size(rows, cols)? / rows;

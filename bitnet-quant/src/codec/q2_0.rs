@@ -61,20 +61,12 @@ pub fn decode(
     })
 }
 
-/// Encodes a matrix. Scales are rounded to the nearest f16; a block of zeros gets the scale 0.
+/// Encodes a matrix and appends it to `out`, which is unchanged on error.
+/// Scales are rounded to the nearest f16; a block of zeros gets the scale 0.
 ///
 /// # Errors
 /// Errors of [`size`], [`Error::ScaleGranularity`] if weights of one block have different scales, [`Error::ScaleRange`] for
 /// a scale out of range of f16.
-pub fn encode(matrix: &TernaryMatrix, block: usize) -> Result<Vec<u8>> {
-    let size = size(matrix.rows(), matrix.cols(), block)?;
-    Ok(shape::encoded(size, |out| encode_into(matrix, block, out))?.0)
-}
-
-/// Like [`encode`], appended to `out`, which is unchanged on error.
-///
-/// # Errors
-/// Same as [`encode`].
 pub fn encode_into(matrix: &TernaryMatrix, block: usize, out: &mut Vec<u8>) -> Result<()> {
     let (rows, cols) = (matrix.rows(), matrix.cols());
     size(rows, cols, block)?;

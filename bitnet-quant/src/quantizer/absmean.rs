@@ -1,6 +1,6 @@
 //! Quantisers whose scale is the mean or the median of the magnitudes.
 
-use super::{Magnitudes, quantizer};
+use super::Magnitudes;
 use crate::loss::Threshold;
 use crate::stored::Stored;
 use crate::sums::{Blocks, Lanes};
@@ -21,8 +21,6 @@ pub struct Absmean;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Absmedian;
 
-quantizer!(Absmean, Absmedian);
-
 impl Rule for Absmean {
     /// The sum of the magnitudes.
     type Tally = f64;
@@ -42,10 +40,6 @@ impl Rule for Absmean {
         tally.is_finite()
     }
 
-    fn join(&self, tally: &mut f64, next: f64) {
-        *tally += next;
-    }
-
     #[inline(always)]
     fn cut(&self, tally: f64, count: usize) -> Threshold {
         rounding((tally / count as f64) as f32)
@@ -61,14 +55,6 @@ impl Rule for Absmedian {
     #[inline(always)]
     fn add<S: Stored>(&self, tally: &mut Magnitudes, weights: &[S::Raw]) -> bool {
         tally.add::<S>(weights)
-    }
-
-    fn join(&self, tally: &mut Magnitudes, next: Magnitudes) {
-        tally.join(next);
-    }
-
-    fn collect(&self, all: &mut Vec<Magnitudes>, next: Magnitudes) {
-        Magnitudes::collect(all, next);
     }
 
     fn cut(&self, tally: Magnitudes, count: usize) -> Threshold {

@@ -1,6 +1,7 @@
 //! The sorted magnitudes of many weights.
 
 use crate::stored::Stored;
+use crate::ternarize::Tally;
 
 /// The number of magnitudes stored individually before those of 16-bit types are counted instead.
 const KEPT: usize = 1 << 16;
@@ -39,28 +40,6 @@ impl Magnitudes {
         }
     }
 
-    /// Merges magnitudes of weights of the same type.
-    pub(crate) fn join(&mut self, mut next: Self) {
-        if !next.counts.is_empty() && self.counts.is_empty() {
-            std::mem::swap(self, &mut next);
-        }
-        self.bits.append(&mut next.bits);
-        for (count, more) in self.counts.iter_mut().zip(next.counts) {
-            *count += more;
-        }
-        if !self.counts.is_empty() {
-            self.count();
-        }
-    }
-
-    /// Merges magnitudes into the last of `all`; their order is irrelevant.
-    pub(crate) fn collect(all: &mut Vec<Self>, next: Self) {
-        match all.last_mut() {
-            Some(last) => last.join(next),
-            None => all.push(next),
-        }
-    }
-
     /// Returns the magnitude with the rank `rank` in ascending order; 0 if empty.
     pub(crate) fn ranked(mut self, rank: usize) -> f32 {
         if self.counts.is_empty() {
@@ -93,6 +72,30 @@ impl Magnitudes {
             if count > 0 {
                 visit(f32::from_bits((index as u32) << self.shift), count);
             }
+        }
+    }
+}
+
+impl Tally for Magnitudes {
+    /// Merges magnitudes of weights of the same type.
+    fn join(&mut self, mut next: Self) {
+        if !next.counts.is_empty() && self.counts.is_empty() {
+            std::mem::swap(self, &mut next);
+        }
+        self.bits.append(&mut next.bits);
+        for (count, more) in self.counts.iter_mut().zip(next.counts) {
+            *count += more;
+        }
+        if !self.counts.is_empty() {
+            self.count();
+        }
+    }
+
+    /// Merges magnitudes into the last of `all`; their order is irrelevant.
+    fn collect(all: &mut Vec<Self>, next: Self) {
+        match all.last_mut() {
+            Some(last) => last.join(next),
+            None => all.push(next),
         }
     }
 }

@@ -22,7 +22,7 @@ pub use threshold::HalfScale;
 
 use crate::Result;
 use crate::loss::Loss;
-use crate::ternarize::Wanted;
+use crate::ternarize::{Rule, Wanted, ternarize};
 use bitnet_core::dense::DenseRows;
 use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::simd;
@@ -97,32 +97,23 @@ pub trait Quantizer: Debug + Send + Sync {
     ) -> Result<(TernaryMatrix, Loss)>;
 }
 
-/// Implements [`Quantizer`] for rules.
-macro_rules! quantizer {
-    ($($rule:ty),+) => {$(
-        impl crate::quantizer::Quantizer for $rule {
-            fn name(&self) -> &'static str {
-                <Self as crate::ternarize::Rule>::NAME
-            }
+impl<R: Rule + Debug + Send> Quantizer for R {
+    fn name(&self) -> &'static str {
+        R::NAME
+    }
 
-            fn quantize(
-                &self,
-                weights: &dyn bitnet_core::dense::DenseRows,
-                settings: &crate::quantizer::Settings<'_>,
-            ) -> crate::Result<bitnet_core::ternary::TernaryMatrix> {
-                Ok(crate::ternarize::ternarize(weights, self, settings.wanted(false)?)?.0)
-            }
+    fn quantize(&self, weights: &dyn DenseRows, settings: &Settings<'_>) -> Result<TernaryMatrix> {
+        self.check(weights.cols())?;
+        Ok(ternarize(weights, self, settings.wanted(false)?)?.0)
+    }
 
-            fn quantize_measured(
-                &self,
-                weights: &dyn bitnet_core::dense::DenseRows,
-                settings: &crate::quantizer::Settings<'_>,
-            ) -> crate::Result<(bitnet_core::ternary::TernaryMatrix, crate::loss::Loss)> {
-                let wanted = settings.wanted(true)?;
-                let (matrix, meter) = crate::ternarize::ternarize(weights, self, wanted)?;
-                Ok((matrix, meter.loss()))
-            }
-        }
-    )+};
+    fn quantize_measured(
+        &self,
+        weights: &dyn DenseRows,
+        settings: &Settings<'_>,
+    ) -> Result<(TernaryMatrix, Loss)> {
+        self.check(weights.cols())?;
+        let (matrix, meter) = ternarize(weights, self, settings.wanted(true)?)?;
+        Ok((matrix, meter.loss()))
+    }
 }
-use quantizer;

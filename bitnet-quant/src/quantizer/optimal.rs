@@ -1,6 +1,6 @@
 //! The quantiser with the least squared error.
 
-use super::{Magnitudes, quantizer};
+use super::Magnitudes;
 use crate::loss::Threshold;
 use crate::stored::Stored;
 use crate::ternarize::Rule;
@@ -12,8 +12,6 @@ use crate::ternarize::Rule;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LeastSquares;
 
-quantizer!(LeastSquares);
-
 impl Rule for LeastSquares {
     type Tally = Magnitudes;
     type Cut = Threshold;
@@ -23,14 +21,6 @@ impl Rule for LeastSquares {
     #[inline(always)]
     fn add<S: Stored>(&self, tally: &mut Magnitudes, weights: &[S::Raw]) -> bool {
         tally.add::<S>(weights)
-    }
-
-    fn join(&self, tally: &mut Magnitudes, next: Magnitudes) {
-        tally.join(next);
-    }
-
-    fn collect(&self, all: &mut Vec<Magnitudes>, next: Magnitudes) {
-        Magnitudes::collect(all, next);
     }
 
     fn cut(&self, tally: Magnitudes, _: usize) -> Threshold {

@@ -1,12 +1,8 @@
 //! N:M sparsity.
 
-use crate::loss::Loss;
-use crate::quantizer::{Quantizer, Settings};
 use crate::stored::Stored;
-use crate::ternarize::{Cut, Rule, pack_by, ternarize};
+use crate::ternarize::{Cut, Rule, pack_by};
 use crate::{Error, Result};
-use bitnet_core::dense::DenseRows;
-use bitnet_core::ternary::TernaryMatrix;
 
 /// N:M sparsity: of each `of` weights along a row, the `keep` with the largest magnitudes remain.
 ///
@@ -51,7 +47,7 @@ impl KeepLargest {
     /// # Errors
     /// [`Error::NotAMultiple`] if the row is not whole groups of `of`.
     pub fn prune(&self, row: &mut [f32]) -> Result<()> {
-        self.fits(row.len())?;
+        self.check(row.len())?;
         for group in row.chunks_exact_mut(self.of) {
             let dropped =
                 self.dropped(group, |x| if x.is_nan() { 0 } else { x.abs().to_bits() as i32 });
@@ -62,18 +58,6 @@ impl KeepLargest {
             }
         }
         Ok(())
-    }
-
-    fn fits(&self, cols: usize) -> Result<()> {
-        if cols.is_multiple_of(self.of) {
-            return Ok(());
-        }
-        Err(Error::NotAMultiple {
-            format: Self::NAME,
-            dimension: "columns",
-            got: cols,
-            multiple: self.of,
-        })
     }
 
     /// Returns a bit mask of the pruned weights of a group.
@@ -108,6 +92,18 @@ impl Rule for KeepLargest {
 
     const NAME: &'static str = "N of M";
 
+    fn check(&self, cols: usize) -> Result<()> {
+        if cols.is_multiple_of(self.of) {
+            return Ok(());
+        }
+        Err(Error::NotAMultiple {
+            format: Self::NAME,
+            dimension: "columns",
+            got: cols,
+            multiple: self.of,
+        })
+    }
+
     #[inline(always)]
     fn add<S: Stored>(&self, tally: &mut f64, weights: &[S::Raw]) -> bool {
         let mut finite = true;
@@ -120,10 +116,6 @@ impl Rule for KeepLargest {
             }
         }
         finite
-    }
-
-    fn join(&self, tally: &mut f64, next: f64) {
-        *tally += next;
     }
 
     fn cut(&self, tally: f64, count: usize) -> PrunedCut {
@@ -154,26 +146,5 @@ impl Cut for PrunedCut {
             left -= 1;
             code
         });
-    }
-}
-
-impl Quantizer for KeepLargest {
-    fn name(&self) -> &'static str {
-        Self::NAME
-    }
-
-    fn quantize(&self, weights: &dyn DenseRows, settings: &Settings<'_>) -> Result<TernaryMatrix> {
-        self.fits(weights.cols())?;
-        Ok(ternarize(weights, self, settings.wanted(false)?)?.0)
-    }
-
-    fn quantize_measured(
-        &self,
-        weights: &dyn DenseRows,
-        settings: &Settings<'_>,
-    ) -> Result<(TernaryMatrix, Loss)> {
-        self.fits(weights.cols())?;
-        let (matrix, meter) = ternarize(weights, self, settings.wanted(true)?)?;
-        Ok((matrix, meter.loss()))
     }
 }

@@ -1,9 +1,8 @@
 //! One bit per weight, as in the first BitNet.
 
-use super::quantizer;
 use crate::stored::Stored;
 use crate::sums::{Blocks, Lanes};
-use crate::ternarize::{Cut, Rule, pack_by};
+use crate::ternarize::{Cut, Rule, Tally, pack_by};
 
 /// The first BitNet (W1A8): `sign(W - mean(W))` with the scale `mean|W|`.
 ///
@@ -11,8 +10,6 @@ use crate::ternarize::{Cut, Rule, pack_by};
 /// and rounded to f32.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Sign;
-
-quantizer!(Sign);
 
 /// Sums of weights and of their magnitudes.
 #[derive(Debug, Clone, Copy, Default)]
@@ -26,6 +23,13 @@ pub(crate) struct Sums {
 pub(crate) struct Centre {
     centre: f32,
     scale: f32,
+}
+
+impl Tally for Sums {
+    fn join(&mut self, next: Self) {
+        self.weights += next.weights;
+        self.magnitudes += next.magnitudes;
+    }
 }
 
 impl Rule for Sign {
@@ -45,11 +49,6 @@ impl Rule for Sign {
         tally.weights += sums.total();
         tally.magnitudes += magnitudes.total();
         tally.magnitudes.is_finite()
-    }
-
-    fn join(&self, tally: &mut Sums, next: Sums) {
-        tally.weights += next.weights;
-        tally.magnitudes += next.magnitudes;
     }
 
     fn cut(&self, tally: Sums, count: usize) -> Centre {

@@ -1,8 +1,8 @@
 //! Stochastic rounding to trits.
 
-use super::{Absmean, quantizer};
+use super::Absmean;
 use crate::stored::Stored;
-use crate::ternarize::{Cut, Rule, pack_by};
+use crate::ternarize::{Cut, Rule, Tally, pack_by};
 use bitnet_core::rng::SplitMix64;
 
 /// Stochastic rounding: a weight becomes `sign(W)` with the probability `min(1, |W| / s)`, else 0.
@@ -27,8 +27,6 @@ pub enum StochasticScale {
     Absmean,
 }
 
-quantizer!(Stochastic);
-
 /// The largest magnitude and the sum of magnitudes.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Extent {
@@ -43,6 +41,13 @@ pub(crate) struct Chance {
     scale: f32,
 }
 
+impl Tally for Extent {
+    fn join(&mut self, next: Self) {
+        self.largest = self.largest.max(next.largest);
+        self.sum += next.sum;
+    }
+}
+
 impl Rule for Stochastic {
     type Tally = Extent;
     type Cut = Chance;
@@ -54,11 +59,6 @@ impl Rule for Stochastic {
         let largest = weights.iter().fold(0, |m, &raw| m.max(S::value(raw).abs().to_bits()));
         tally.largest = tally.largest.max(f32::from_bits(largest));
         Absmean.add::<S>(&mut tally.sum, weights)
-    }
-
-    fn join(&self, tally: &mut Extent, next: Extent) {
-        tally.largest = tally.largest.max(next.largest);
-        tally.sum += next.sum;
     }
 
     fn cut(&self, tally: Extent, count: usize) -> Chance {
