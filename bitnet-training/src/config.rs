@@ -1,4 +1,6 @@
 //! The configuration of a training run, read from JSON.
+use std::fmt::Debug;
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -64,21 +66,10 @@ impl ModelConfig {
     /// # Errors
     /// [`Error::Config`] with the first invalid field.
     pub fn validate(&self) -> Result<()> {
-        let require = |ok: bool, field, reason: &str| {
-            if ok { Ok(()) } else { Err(Error::Config { field, reason: reason.to_owned() }) }
-        };
-        require(
-            (260..=1 << 20).contains(&self.vocab_size),
-            "vocab_size",
-            "must lie in 260..=1048576",
-        )?;
-        require(
-            (2..=1 << 16).contains(&self.context_length),
-            "context_length",
-            "must lie in 2..=65536",
-        )?;
-        require((1..=1 << 10).contains(&self.layers), "layers", "must lie in 1..=1024")?;
-        require((1..=1 << 10).contains(&self.heads), "heads", "must lie in 1..=1024")?;
+        require_in(260..=1 << 20, self.vocab_size, "vocab_size")?;
+        require_in(2..=1 << 16, self.context_length, "context_length")?;
+        require_in(1..=1 << 10, self.layers, "layers")?;
+        require_in(1..=1 << 10, self.heads, "heads")?;
         let hidden =
             (1..=1 << 15).contains(&self.hidden_size) && self.hidden_size.is_multiple_of(128);
         require(
@@ -113,6 +104,18 @@ impl ModelConfig {
             "the model has more than 2^30 parameters, which is beyond this trainer; make it smaller",
         )
     }
+}
+
+fn require(ok: bool, field: &'static str, reason: &str) -> Result<()> {
+    if ok { Ok(()) } else { Err(Error::Config { field, reason: reason.to_owned() }) }
+}
+
+fn require_in<T: PartialOrd + Debug>(
+    range: RangeInclusive<T>,
+    value: T,
+    field: &'static str,
+) -> Result<()> {
+    require(range.contains(&value), field, &format!("must lie in {range:?}"))
 }
 
 /// A run: model, length, learning rates and seed.
@@ -178,22 +181,11 @@ impl TrainConfig {
     /// [`Error::Config`] with the first invalid field.
     pub fn validate(&self) -> Result<()> {
         self.model.validate()?;
-        let require = |ok: bool, field, reason: &str| {
-            if ok { Ok(()) } else { Err(Error::Config { field, reason: reason.to_owned() }) }
-        };
-        require(
-            (1..=1 << 20).contains(&self.vocabulary_stories),
-            "vocabulary_stories",
-            "must lie in 1..=1048576",
-        )?;
+        require_in(1..=1 << 20, self.vocabulary_stories, "vocabulary_stories")?;
         require((1..=1 << 40).contains(&self.steps), "steps", "must be at least 1")?;
         require(self.stage_two_step < self.steps, "stage_two_step", "must be below `steps`")?;
-        require((1..=1024).contains(&self.shards), "shards", "must lie in 1..=1024")?;
-        require(
-            (1..=4096).contains(&self.stories_per_shard),
-            "stories_per_shard",
-            "must lie in 1..=4096",
-        )?;
+        require_in(1..=1024, self.shards, "shards")?;
+        require_in(1..=4096, self.stories_per_shard, "stories_per_shard")?;
         require(self.threads <= 1024, "threads", "must be at most 1024 (0 = one per processor)")?;
         let rate = self.peak_learning_rate > 0.0 && self.peak_learning_rate < 1.0;
         require(
@@ -207,11 +199,7 @@ impl TrainConfig {
         require((0.0..1.0).contains(&self.beta2), "beta2", "must lie in 0..1")?;
         require(self.gradient_clip > 0.0, "gradient_clip", "must be above 0 (usually 1)")?;
         require(self.validate_every > 0, "validate_every", "must be at least 1")?;
-        require(
-            (1..=1 << 16).contains(&self.validation_stories),
-            "validation_stories",
-            "must lie in 1..=65536",
-        )?;
+        require_in(1..=1 << 16, self.validation_stories, "validation_stories")?;
         require(self.checkpoint_every > 0, "checkpoint_every", "must be at least 1")
     }
 }

@@ -175,6 +175,20 @@ impl Workspace {
     }
 }
 
+/// Normalises rows of the gain's width and fake-quantises them; resizes `normed` and `r` to fit.
+fn quantized_norm(
+    normed: &mut PoolVec<f32>,
+    r: &mut PoolVec<f32>,
+    rows: &[f32],
+    gain: &[f32],
+    eps: f32,
+) -> Result<()> {
+    let width = gain.len();
+    rms_norm_forward(normed.resize(rows.len())?, r.resize(rows.len() / width)?, rows, gain, eps);
+    fake_quantize_rows(normed, width);
+    Ok(())
+}
+
 impl Model {
     /// Prepares a model of valid sizes.
     #[must_use]
@@ -240,14 +254,7 @@ impl Model {
             (self.config.hidden_size, self.config.rms_eps, self.attention_shape());
         let (t, fused) = (stream.len() / h, shape.fused());
         s.input.resize(t * h)?.copy_from_slice(stream);
-        rms_norm_forward(
-            s.attn_in.resize(t * h)?,
-            s.attn_r.resize(t)?,
-            stream,
-            &w[layer.attn_norm.clone()],
-            eps,
-        );
-        fake_quantize_rows(&mut s.attn_in, h);
+        quantized_norm(&mut s.attn_in, &mut s.attn_r, stream, &w[layer.attn_norm.clone()], eps)?;
         linear_forward(s.qkv.resize(t * fused)?, &s.attn_in, &w[layer.qkv()], [t, fused, h], false);
         self.rotate(&mut s.qkv, segments, false);
         let area: usize = segments.iter().map(|r| r.len() * r.len() * shape.heads).sum();
@@ -259,14 +266,13 @@ impl Model {
             let output = &mut s.attended[r.start * h..r.end * h];
             attention_forward(output, mine, &s.qkv[r.start * fused..r.end * fused], r.len(), shape);
         }
-        rms_norm_forward(
-            s.sub_in.resize(t * h)?,
-            s.sub_r.resize(t)?,
+        quantized_norm(
+            &mut s.sub_in,
+            &mut s.sub_r,
             &s.attended,
             &w[layer.attn_sub_norm.clone()],
             eps,
-        );
-        fake_quantize_rows(&mut s.sub_in, h);
+        )?;
         linear_forward(stream, &s.sub_in, &w[layer.o.clone()], [t, h, h], true);
         Ok(())
     }
@@ -281,14 +287,7 @@ impl Model {
         let (h, f, eps) = (self.config.hidden_size, self.config.feed_forward, self.config.rms_eps);
         let t = stream.len() / h;
         s.middle.resize(t * h)?.copy_from_slice(stream);
-        rms_norm_forward(
-            s.ffn_in.resize(t * h)?,
-            s.ffn_r.resize(t)?,
-            stream,
-            &w[layer.ffn_norm.clone()],
-            eps,
-        );
-        fake_quantize_rows(&mut s.ffn_in, h);
+        quantized_norm(&mut s.ffn_in, &mut s.ffn_r, stream, &w[layer.ffn_norm.clone()], eps)?;
         linear_forward(
             s.gate_up.resize(t * 2 * f)?,
             &s.ffn_in,
@@ -297,14 +296,13 @@ impl Model {
             false,
         );
         gate_forward(s.gated.resize(t * f)?, &s.gate_up, f);
-        rms_norm_forward(
-            s.down_in.resize(t * f)?,
-            s.down_r.resize(t)?,
+        quantized_norm(
+            &mut s.down_in,
+            &mut s.down_r,
             &s.gated,
             &w[layer.ffn_sub_norm.clone()],
             eps,
-        );
-        fake_quantize_rows(&mut s.down_in, f);
+        )?;
         linear_forward(stream, &s.down_in, &w[layer.down.clone()], [t, h, f], true);
         Ok(())
     }
