@@ -11,14 +11,14 @@ use bitnet_core::backend::{Activation, RopeOrder};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Architecture {
-    /// BitNet b1.58: norms before the output and down projections.
-    BitNet,
     /// Llama: no extra norms.
     Llama,
     /// Qwen2: biases on query, key and value.
     Qwen2,
     /// Qwen3: norms on query and key heads, and a head size that is not hidden / heads.
     Qwen3,
+    /// BitNet b1.58: norms before the output and down projections.
+    BitNet,
 }
 
 /// What a tensor is in the model.
@@ -361,7 +361,7 @@ const BITNET: ArchitectureTable = ArchitectureTable {
     ..LLAMA
 };
 
-/// The table of each family.
+/// The table of each family, in the order of the variants.
 static TABLES: [ArchitectureTable; 4] = [LLAMA, QWEN2, QWEN3, BITNET];
 
 /// The tensors that some families have and others lack.
@@ -373,12 +373,7 @@ impl Architecture {
     /// The table of the family.
     #[must_use]
     pub fn table(self) -> &'static ArchitectureTable {
-        match self {
-            Self::Llama => &TABLES[0],
-            Self::Qwen2 => &TABLES[1],
-            Self::Qwen3 => &TABLES[2],
-            Self::BitNet => &TABLES[3],
-        }
+        &TABLES[self as usize]
     }
 
     /// Returns the family of a GGUF file, from its `general.architecture`, with what that value stands for.

@@ -13,8 +13,7 @@ fn require_regular(path: &Path) -> Result<Option<Metadata>> {
         Ok(found) if found.is_file() => return Ok(Some(found)),
         Ok(found) => found.file_type(),
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            let (file, action) = (shown_path(path), "inspect the destination");
-            return Err(Error::Io { file, action, source });
+            return Err(Error::io(&shown_path(path), "inspect the destination", source));
         }
         Err(_) => return Ok(None),
     };
@@ -69,8 +68,10 @@ fn write_over(
     let renamed = match replaced {
         Some(permissions) => {
             // The temporary file already has the default permissions, masked by the umask.
-            let set = set_permissions(temporary.as_file(), permissions);
-            set.map_err(fail.clone()("set its permissions"))?;
+            if cfg!(unix) {
+                let set = temporary.as_file().set_permissions(permissions);
+                set.map_err(fail.clone()("set its permissions"))?;
+            }
             temporary.persist(path).map(drop)
         }
         None if overwrite => temporary.persist(path).map(drop),
@@ -106,24 +107,13 @@ pub fn write_new_file(path: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 fn write_all(path: &Path, sink: &mut dyn Write, bytes: &[u8]) -> Result<()> {
-    let failed = |source| Error::Io { file: shown_path(path), action: "write", source };
-    sink.write_all(bytes).map_err(failed)
+    sink.write_all(bytes).map_err(|source| Error::io(&shown_path(path), "write", source))
 }
 
 /// Returns the permissions requested for new files, before the umask applies.
 #[cfg(unix)]
 fn new_permissions() -> Permissions {
     std::os::unix::fs::PermissionsExt::from_mode(0o666)
-}
-
-#[cfg(unix)]
-fn set_permissions(file: &File, permissions: Permissions) -> io::Result<()> {
-    file.set_permissions(permissions)
-}
-
-#[cfg(not(unix))]
-fn set_permissions(_file: &File, _permissions: Permissions) -> io::Result<()> {
-    Ok(())
 }
 
 /// Flushes a folder's entries to disk where the OS supports it, so that a rename survives a crash.

@@ -63,21 +63,14 @@ impl TensorName {
     pub fn from_hf(name: &str) -> Option<Self> {
         let (module, part) = split_hf_part(name)?;
         let bare = module.strip_prefix("model.").unwrap_or(module);
-        let (layer, inner) = match bare.strip_prefix("layers.") {
-            Some(rest) => {
-                let (layer, inner) = rest.split_once('.')?;
-                (Some(layer_number(layer)?), inner)
-            }
-            None => (None, bare),
-        };
+        let (layer, inner) = split_layer(bare, "layers.")?;
         let is_named = |tensor: &&TensorSpec| {
             let current = tensor.hf.map(|hf| hf.strip_prefix("model.").unwrap_or(hf));
             tensor.in_layer == layer.is_some()
                 && (current == Some(inner)
                     || ModelClass::all().any(|c| c.renamed.contains(&(tensor.role, inner))))
         };
-        let named = Self { layer, role: TENSORS.iter().find(is_named)?.role, part };
-        named.is_sensible().then_some(named)
+        Self { layer, role: TENSORS.iter().find(is_named)?.role, part }.checked()
     }
 
     /// Parses a GGUF name. `None` for unknown names.
@@ -92,16 +85,9 @@ impl TensorName {
             (stem, "scale") => (stem, Part::Scale),
             _ => return None,
         };
-        let (layer, inner) = match stem.strip_prefix("blk.") {
-            Some(rest) => {
-                let (layer, inner) = rest.split_once('.')?;
-                (Some(layer_number(layer)?), inner)
-            }
-            None => (None, stem),
-        };
+        let (layer, inner) = split_layer(stem, "blk.")?;
         let is_named = |t: &&TensorSpec| t.in_layer == layer.is_some() && t.gguf == inner;
-        let named = Self { layer, role: TENSORS.iter().find(is_named)?.role, part };
-        named.is_sensible().then_some(named)
+        Self { layer, role: TENSORS.iter().find(is_named)?.role, part }.checked()
     }
 
     /// Returns the Hugging Face name in the spelling of a class; `None` if it has no such tensor.
@@ -157,8 +143,8 @@ impl TensorName {
         (exists && (!special || self.role.is_projection())).then_some(tensor)
     }
 
-    fn is_sensible(self) -> bool {
-        self.tensor().is_some()
+    fn checked(self) -> Option<Self> {
+        self.tensor().map(|_| self)
     }
 }
 
@@ -195,26 +181,22 @@ pub fn gguf_to_hf(name: &str, class: &ModelClass) -> Option<String> {
 fn split_hf_part(name: &str) -> Option<(&str, Part)> {
     let (module, last) = name.rsplit_once('.')?;
     match last {
-        "weight" => {
-            let input_norm =
-                module.strip_suffix(".rms_norm").or_else(|| module.strip_suffix("_proj.norm"));
-            match input_norm {
-                Some(_) => {
-                    module.rsplit_once('.').map(|(projection, _)| (projection, Part::InputNorm))
-                }
-                None => Some((module, Part::Weight)),
-            }
+        "weight" if module.ends_with(".rms_norm") || module.ends_with("_proj.norm") => {
+            Some((module.rsplit_once('.')?.0, Part::InputNorm))
         }
+        "weight" => Some((module, Part::Weight)),
         "bias" => Some((module, Part::Bias)),
         "weight_scale" => Some((module, Part::Scale)),
         _ => None,
     }
 }
 
-/// Parses a layer number: digits without leading zeros.
-fn layer_number(text: &str) -> Option<u32> {
-    let number: u32 = text.parse().ok()?;
-    (number.to_string() == text).then_some(number)
+/// Splits the layer off a module: `prefix`, digits without leading zeros and a dot. Modules without the prefix have none.
+fn split_layer<'a>(module: &'a str, prefix: &str) -> Option<(Option<u32>, &'a str)> {
+    let Some(rest) = module.strip_prefix(prefix) else { return Some((None, module)) };
+    let (digits, inner) = rest.split_once('.')?;
+    let layer: u32 = digits.parse().ok()?;
+    (layer.to_string() == digits).then_some((Some(layer), inner))
 }
 
 #[cfg(test)]

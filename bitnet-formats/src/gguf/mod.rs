@@ -50,10 +50,7 @@ impl GgufFile {
     /// # Errors
     /// Returns an error if the file is unreadable, damaged or unsupported; it names file, field and offset.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = MappedFile::open(path)?;
-        let parsed = parse(file.bytes(), file.name())?;
-        let first = Self::single(file, parsed)?;
-        split::open_rest(first, path)
+        split::open_rest(Self::single(MappedFile::open(path)?)?, path)
     }
 
     /// Validates a file in memory; error messages call it `name`.
@@ -73,13 +70,13 @@ impl GgufFile {
     }
 
     fn from_mapped(file: Arc<MappedFile>) -> Result<Self> {
-        let parsed = parse(file.bytes(), file.name())?;
-        let whole = Self::single(file, parsed)?;
+        let whole = Self::single(file)?;
         split::refuse(&whole)?;
         Ok(whole)
     }
 
-    fn single(file: Arc<MappedFile>, parsed: Parsed) -> Result<Self> {
+    fn single(file: Arc<MappedFile>) -> Result<Self> {
+        let parsed = parse(file.bytes(), file.name())?;
         let Parsed { version, entries, tensors, trailing, .. } = parsed;
         let metadata = Metadata::new(file.region(), entries);
         let mut whole = Self {

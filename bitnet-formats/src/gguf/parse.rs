@@ -253,8 +253,8 @@ fn read_tensors(cursor: &mut Cursor<'_>, count: u64) -> Result<Vec<Described>> {
 fn read_dims(cursor: &mut Cursor<'_>, name: &str) -> Result<Vec<u64>> {
     let at = cursor.offset();
     let n_dims = cursor.u32(format_args!("n_dims of tensor \"{}\"", name.escape_debug()))?;
-    let problem =
-        |problem: String| Err(Error::tensor(cursor.file(), name, "dimensions", at, problem));
+    let file = cursor.file();
+    let problem = |problem: String| Err(Error::tensor(file, name, "dimensions", at, problem));
     if !(1..=4).contains(&n_dims) {
         return problem(format!("there are {n_dims} of them, not 1 to 4"));
     }
@@ -264,8 +264,6 @@ fn read_dims(cursor: &mut Cursor<'_>, name: &str) -> Result<Vec<u64>> {
             cursor.u64(format_args!("dimension {axis} of tensor \"{}\"", name.escape_debug()))?,
         );
     }
-    let problem =
-        |problem: String| Err(Error::tensor(cursor.file(), name, "dimensions", at, problem));
     if let Some(axis) = dims.iter().position(|&dim| dim == 0) {
         return problem(format!("dimension {axis} is 0"));
     }

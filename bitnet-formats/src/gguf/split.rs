@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{GgufFile, parse};
+use super::GgufFile;
 use crate::error::{Error, Result, check_limit};
 use crate::mmap::MappedFile;
 
@@ -74,9 +74,7 @@ pub(super) fn open_rest(mut first: GgufFile, path: &Path) -> Result<GgufFile> {
 }
 
 fn add_shard(first: &mut GgufFile, path: &Path, name: &str, expected: (u32, u32)) -> Result<()> {
-    let file = MappedFile::open(&path.with_file_name(name))?;
-    let parsed = parse(file.bytes(), file.name())?;
-    let mut shard = GgufFile::single(file, parsed)?;
+    let mut shard = GgufFile::single(MappedFile::open(&path.with_file_name(name))?)?;
     let found = position(&shard)?;
     if found != Some(expected) {
         let found = found.map_or("not a part of a split model".to_owned(), |(number, count)| {

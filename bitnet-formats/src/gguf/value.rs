@@ -253,12 +253,8 @@ pub(super) fn read<'a>(
                 [0] => Value::Bool(false),
                 [1] => Value::Bool(true),
                 [other] => {
-                    return Err(Error::key(
-                        cursor.file(),
-                        key,
-                        at,
-                        format!("a bool is 0 or 1, not {other}"),
-                    ));
+                    let problem = format!("a bool is 0 or 1, not {other}");
+                    return Err(Error::key(cursor.file(), key, at, problem));
                 }
             }
         }

@@ -64,17 +64,15 @@ impl GgufWriter {
     /// a u32 power of two of at least 8).
     pub fn put(&mut self, key: &str, value: Value<'_>) -> Result<()> {
         if key == ALIGNMENT_KEY {
-            self.alignment = match value {
+            match value {
                 Value::U32(bytes) if bytes.is_power_of_two() && (8..=1 << 20).contains(&bytes) => {
-                    bytes.into()
+                    self.alignment = bytes.into();
                 }
                 _ => {
-                    return Err(refused_key(
-                        key,
-                        "the alignment is a u32, a power of two of 8 to 2^20",
-                    ));
+                    let problem = "the alignment is a u32, a power of two of 8 to 2^20";
+                    return Err(refused_key(key, problem));
                 }
-            };
+            }
         }
         let mut encoded = Vec::new();
         encode(&mut encoded, &value);
@@ -132,10 +130,8 @@ impl GgufWriter {
         let refused =
             |field, problem: String| Err(Error::tensor("new GGUF file", name, field, 0, problem));
         if name.is_empty() || name.len() as u64 > NAME_BYTES || name.chars().any(char::is_control) {
-            return refused(
-                "name",
-                format!("it must have 1 to {NAME_BYTES} bytes and no control characters"),
-            );
+            let problem = format!("it must have 1 to {NAME_BYTES} bytes and no control characters");
+            return refused("name", problem);
         }
         if climbs(name) {
             return refused("name", CLIMBS.to_owned());
@@ -215,18 +211,11 @@ impl GgufWriter {
             tensor.dims.iter().for_each(|dim| header.extend(dim.to_le_bytes()));
             header.extend(tensor.ggml_type.id().to_le_bytes());
             header.extend(offset.to_le_bytes());
+            let problem = "the tensors together exceed 2^64 bytes";
             offset = offset
                 .checked_add(tensor.nbytes)
                 .and_then(|end| end.checked_next_multiple_of(self.alignment))
-                .ok_or_else(|| {
-                    Error::tensor(
-                        file,
-                        &tensor.name,
-                        "offset",
-                        0,
-                        "the tensors together exceed 2^64 bytes",
-                    )
-                })?;
+                .ok_or_else(|| Error::tensor(file, &tensor.name, "offset", 0, problem))?;
         }
         let padded = header.len().next_multiple_of(self.alignment as usize);
         header.resize(padded, 0);

@@ -51,8 +51,8 @@ pub fn write_tensors(
     let mut packed = BTreeMap::new();
     for &(name, tensor) in tensors {
         let bytes = tensor.bytes()?.len();
-        let (dtype, shape) = match stored_as(tensor.dtype()) {
-            Some(dtype) => (dtype, tensor.shape().to_vec()),
+        let (dtype, shape) = match SHARED.iter().find(|(dtype, _)| *dtype == tensor.dtype()) {
+            Some(&(_, dtype)) => (dtype, tensor.shape().to_vec()),
             None => {
                 let dtype = packed_name(tensor.dtype()).to_owned();
                 packed.insert(name, Packed { dtype, shape: tensor.shape().to_vec() });
@@ -135,20 +135,13 @@ impl SafeTensors {
 
     /// Returns the tensor type that needs no conversion, if any.
     fn native(&self, view: &TensorView) -> Result<Option<TensorMetadata>> {
-        let metadata =
-            |shape: &[usize], dtype| TensorMetadata::row_major(shape, dtype, Device::Cpu);
-        let dtype = match view.dtype {
-            Dtype::F32 => BitNetDType::F32,
-            Dtype::F16 => BitNetDType::F16,
-            Dtype::Bf16 => BitNetDType::BF16,
-            Dtype::I8 => BitNetDType::I8,
-            Dtype::U8 => {
-                let packed = self.packed(view)?;
-                return Ok(packed.map(|(dtype, shape)| metadata(&shape, dtype)));
-            }
-            _ => return Ok(None),
+        let shared = SHARED.iter().find(|(_, dtype)| *dtype == view.dtype);
+        let described = match shared {
+            Some(&(dtype, _)) => Some((dtype, view.shape.clone())),
+            None if view.dtype == Dtype::U8 => self.packed(view)?,
+            None => None,
         };
-        Ok(Some(metadata(&view.shape, dtype)))
+        Ok(described.map(|(dtype, shape)| TensorMetadata::row_major(&shape, dtype, Device::Cpu)))
     }
 
     /// Returns type and shape of packed elements; `None` for plain bytes.
@@ -218,13 +211,10 @@ fn packed_name(dtype: BitNetDType) -> &'static str {
     }
 }
 
-/// Returns the safetensors type of these elements; `None` for packed ones.
-fn stored_as(dtype: BitNetDType) -> Option<Dtype> {
-    match dtype {
-        BitNetDType::F32 => Some(Dtype::F32),
-        BitNetDType::F16 => Some(Dtype::F16),
-        BitNetDType::BF16 => Some(Dtype::Bf16),
-        BitNetDType::I8 => Some(Dtype::I8),
-        _ => None,
-    }
-}
+/// The types that tensors and files share.
+const SHARED: [(BitNetDType, Dtype); 4] = [
+    (BitNetDType::F32, Dtype::F32),
+    (BitNetDType::F16, Dtype::F16),
+    (BitNetDType::BF16, Dtype::Bf16),
+    (BitNetDType::I8, Dtype::I8),
+];
