@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! tokens stand in tiles; a tile holds block 0 of its tokens, then block 1, ...
-//! 8-bit activations: tiles of eight, then one each of four, two and one as the rest needs them
+//! 8-bit activations: tiles of eight, then one each of four, two and one as the rest needs them; for AMX, tiles of sixteen,
+//! the last one filled up, whose blocks hold one half after the other
 //! f32 activations: tiles of four, then single tokens
 //! block = 128 elements in four planes: plane i holds element 4b + i at index b; the last one is filled with zeros
 //! ```
@@ -10,7 +11,10 @@
 use std::ops::Range;
 
 use crate::exec::ExecContext;
-use crate::isa::{ActivationBlock, CodeBlock, FloatBlock, Isa, LANES, Op};
+use crate::isa::{
+    ActivationBlock, Amx, CodeBlock, FloatBlock, Isa, LANES, Op, TILE_TOKENS, TokenTile,
+    halves_in_order,
+};
 use crate::threads::Pieces;
 use bitnet_core::Result;
 use bitnet_core::memory::{HybridMemoryPool, PoolBuffer};
@@ -42,6 +46,8 @@ pub(crate) struct Quantized {
     pub(crate) sums: PoolBuffer<i32>,
     /// Blocks of one token.
     pub(crate) width: usize,
+    /// What multiplies the blocks, if they are laid out for AMX.
+    pub(crate) amx: Option<Amx>,
 }
 
 /// Returns the tiles of `tokens` tokens: as many of [`TILE`] as fit, then single tokens.
@@ -89,43 +95,57 @@ fn int8_place(token: usize, tokens: usize, width: usize) -> (usize, usize) {
     (token * width, 1)
 }
 
+/// As [`int8_place`], or in tiles for AMX.
+fn quantized_place(token: usize, tokens: usize, width: usize, amx: bool) -> (usize, usize) {
+    if amx {
+        (token / TILE_TOKENS * TILE_TOKENS * width + token % TILE_TOKENS, TILE_TOKENS)
+    } else {
+        int8_place(token, tokens, width)
+    }
+}
+
 impl Quantized {
     /// Quantises `x` (`[tokens, cols]`) as [`bitnet_core::reference::quantize_activations`] does, or with `within` as
-    /// [`bitnet_core::reference::quantize_activations_within`].
+    /// [`bitnet_core::reference::quantize_activations_within`]. With `amx` they are laid out for its tiles.
     pub(crate) fn new(
         x: &[f32],
         tokens: usize,
         cols: usize,
         within: Option<f32>,
+        amx: Option<Amx>,
         exec: ExecContext<'_>,
     ) -> Result<Self> {
         let ExecContext { isa, threads, scratch_pool: pool, .. } = exec;
         let width = cols.div_ceil(ROW_BLOCK);
-        // Every block of every token is written below.
-        let mut blocks = PoolBuffer::scratch(tokens * width, pool)?;
+        let tile = if amx.is_some() { TILE_TOKENS } else { INT8_TILE };
+        let padded = if amx.is_some() { tokens.next_multiple_of(tile) } else { tokens };
+        // Every block of every token is written below; what fills a tile up may hold anything.
+        let mut blocks = PoolBuffer::scratch(padded * width, pool)?;
         let mut sums = PoolBuffer::scratch(tokens * width * 2, pool)?;
         let mut scales = Scales::from_elem(0.0, tokens);
         if cols == 0 {
-            return Ok(Self { blocks, scales, sums, width });
+            return Ok(Self { blocks, scales, sums, width, amx });
         }
         let mut pieces = Pieces::new();
         let (mut free, mut scales_left, mut sums_left) =
             (&mut blocks[..], &mut scales[..], &mut sums[..]);
-        for range in threads.tile_ranges(tokens, INT8_TILE, cols) {
-            let (head, tail) = free.split_at_mut(range.len() * width);
+        for range in threads.tile_ranges(tokens, tile, cols) {
+            let end = if range.end == tokens { padded } else { range.end };
+            let (head, tail) = free.split_at_mut((end - range.start) * width);
             free = tail;
             let (scales, tail) = scales_left.split_at_mut(range.len());
             scales_left = tail;
             let (sums, tail) = sums_left.split_at_mut(range.len() * width * 2);
             sums_left = tail;
             let x = &x[range.start * cols..range.end * cols];
-            pieces.push(Quantize { x, cols, width, within, blocks: head, scales, sums });
+            let amx = amx.is_some();
+            pieces.push(Quantize { x, cols, width, within, amx, blocks: head, scales, sums });
         }
         threads.each(pieces, |piece| {
             isa.run(piece);
             Ok(())
         })?;
-        Ok(Self { blocks, scales, sums, width })
+        Ok(Self { blocks, scales, sums, width, amx })
     }
 
     /// Returns the blocks of a tile of tokens.
@@ -133,15 +153,26 @@ impl Quantized {
         &self.blocks[tokens.start * self.width..tokens.end * self.width]
     }
 
+    /// Returns the blocks of all tokens in tiles for AMX: `width` tiles of a block each for sixteen tokens.
+    pub(crate) fn token_tiles(&self) -> impl ExactSizeIterator<Item = &[TokenTile]> {
+        self.blocks.as_chunks().0.chunks_exact(self.width.max(1))
+    }
+
     /// Returns the quantised activations in order, `[tokens, cols]`.
     pub(crate) fn activations(&self, tokens: usize, cols: usize) -> Vec<i8> {
         let mut all = Vec::with_capacity(tokens * cols);
         for token in 0..tokens {
-            let (first, stride) = int8_place(token, tokens, self.width);
+            let (first, stride) = quantized_place(token, tokens, self.width, self.amx.is_some());
             all.extend((0..cols).map(|col| {
                 let block = &self.blocks[first + col / ROW_BLOCK * stride];
                 let index = col % ROW_BLOCK;
-                block.0[index % 4][index / 4]
+                match self.amx {
+                    Some(_) => {
+                        let half = block.0.as_flattened()[index / 64 * 64..].as_chunks::<16>().0;
+                        half[index % 4][index % 64 / 4]
+                    }
+                    None => block.0[index % 4][index / 4],
+                }
             }));
         }
         all
@@ -165,6 +196,8 @@ struct Quantize<'a> {
     width: usize,
     /// The magnitude that becomes 127; `None` for each token's largest.
     within: Option<f32>,
+    /// Whether the tiles are those for AMX.
+    amx: bool,
     blocks: &'a mut [ActivationBlock],
     scales: &'a mut [f32],
     sums: &'a mut [i32],
@@ -177,14 +210,14 @@ impl Op for Quantize<'_> {
     fn eval<I: Isa>(self, isa: I) {
         /// Codes that are all 1.
         const ONES: CodeBlock = [0x5555_5555; 8];
-        let Self { x, cols, width, within, blocks, scales, sums } = self;
+        let Self { x, cols, width, within, amx, blocks, scales, sums } = self;
         let tokens = scales.len();
         let ones = isa.unpack(&ONES);
         for (token, x) in x.chunks_exact(cols).enumerate() {
             let largest = largest_magnitude(x);
             let scale = activation_scale_within(largest, within.unwrap_or(largest));
             scales[token] = scale;
-            let (first, stride) = int8_place(token, tokens, width);
+            let (first, stride) = quantized_place(token, tokens, width, amx);
             for (k, x) in x.chunks(ROW_BLOCK).enumerate() {
                 let block = match x.first_chunk() {
                     Some(x) => isa.quantize(x, scale),
@@ -198,7 +231,7 @@ impl Op for Quantize<'_> {
                 let sum = isa
                     .flush_acc(isa.zero_acc32(), isa.multiply_add(isa.zero_acc16(), ones, &block));
                 [sums[at], sums[at + 1]] = isa.reduce_add_halves(sum);
-                blocks[first + k * stride] = block;
+                blocks[first + k * stride] = if amx { halves_in_order(&block) } else { block };
             }
         }
     }

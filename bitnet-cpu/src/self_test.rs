@@ -4,8 +4,9 @@
 use std::sync::OnceLock;
 
 use crate::isa::{
-    ActivationBlock, AnyIsa, CodeBlock, HalfCodeBlock, Isa, LANES, NIBBLES, NibbleBlock, Op,
-    PANEL_ROWS, PanelHalf, WideBlock, f16_to_f32,
+    ActivationBlock, Amx, AnyIsa, CodeBlock, HalfCodeBlock, Isa, LANES, NIBBLES, NibbleBlock, Op,
+    PANEL_ROWS, PanelHalf, TILE_TOKENS, TileSums, TokenTile, WideBlock, f16_to_f32,
+    halves_in_order,
 };
 use crate::ops::{block_sums, int4_dots};
 use bitnet_core::rng::SplitMix64;
@@ -193,14 +194,75 @@ impl Op for PanelTest<'_> {
     #[inline(always)]
     fn eval<I: Isa>(self, isa: I) -> Self::Output {
         let Self(input) = self;
-        let mut rows = [&input.codes[0]; PANEL_ROWS];
-        for (row, codes) in rows.iter_mut().zip(&input.codes) {
-            *row = codes;
-        }
         let mut panel = [PanelHalf([[0xff; 4 * PANEL_ROWS]; 16]); 2];
-        isa.pack_panel(&rows, &mut panel);
+        isa.pack_panel(&input.codes[..PANEL_ROWS], 1, 0, &mut panel);
         let x = [[input.x[0][0], input.x[1][0]]];
         [0, 1].map(|first| isa.panel_dots(&panel[first..], first, &x, &Self::STARTS))
+    }
+}
+
+/// A panel of two blocks of each row by two tiles of tokens, both taken from an input.
+struct TileTest<'a>(&'a Input);
+
+/// Blocks of a [`TileTest`].
+const TILE_BLOCKS: usize = 2;
+
+impl TileTest<'_> {
+    /// Block `block` of row `row` is number `TILE_BLOCKS * row + block` of these.
+    fn rows(&self) -> [CodeBlock; TILE_BLOCKS * PANEL_ROWS] {
+        std::array::from_fn(|index| self.0.codes[index % BLOCKS])
+    }
+
+    fn x(&self, token: usize, block: usize) -> &ActivationBlock {
+        &self.0.x[(token + 3 * block) % BLOCKS][0]
+    }
+
+    /// Computes the sums one element at a time, unlike any kernel.
+    fn expected(&self) -> TileSums {
+        let mut sums = TileSums([[0; PANEL_ROWS]; 2 * TILE_TOKENS]);
+        for (token, sums) in sums.0.iter_mut().enumerate() {
+            for (sum, row) in sums.iter_mut().zip(self.rows().as_chunks::<TILE_BLOCKS>().0) {
+                for (block, codes) in row.iter().enumerate() {
+                    let x = self.x(token, block);
+                    for element in 0..128 {
+                        let code = (codes[element / 16] >> (2 * (element % 16))) & 3;
+                        *sum += code as i32 * i32::from(x.0[element % 4][element / 4]);
+                    }
+                }
+            }
+        }
+        sums
+    }
+
+    /// Computes the sums with the tiles of a level.
+    fn sums(&self, isa: AnyIsa, amx: Amx) -> TileSums {
+        let mut panel = [PanelHalf([[0xff; 4 * PANEL_ROWS]; 16]); 2 * TILE_BLOCKS];
+        isa.run(PackTest { rows: &self.rows(), panel: &mut panel });
+        let tile = |first| -> [TokenTile; TILE_BLOCKS] {
+            std::array::from_fn(|block| {
+                std::array::from_fn(|token| halves_in_order(self.x(first + token, block)))
+            })
+        };
+        let mut sums = TileSums([[-1; PANEL_ROWS]; 2 * TILE_TOKENS]);
+        amx.configure().multiply(&panel, [&tile(0), &tile(TILE_TOKENS)], &mut sums);
+        sums
+    }
+}
+
+/// Unpacks the panel of a [`TileTest`].
+struct PackTest<'a> {
+    rows: &'a [CodeBlock],
+    panel: &'a mut [PanelHalf],
+}
+
+impl Op for PackTest<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, isa: I) {
+        for (block, halves) in self.panel.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+            isa.pack_panel(self.rows, TILE_BLOCKS, block, halves);
+        }
     }
 }
 
@@ -210,6 +272,9 @@ fn passes(isa: AnyIsa) -> bool {
     let right = |input: &Input| {
         isa.run(input) == expected(input)
             && isa.run(PanelTest(input)) == PanelTest(input).expected()
+            && isa
+                .amx()
+                .is_none_or(|amx| TileTest(input).sums(isa, amx) == TileTest(input).expected())
     };
     extremes.map(Input::new).iter().all(right)
         && extremes.map(Int4Input::new).iter().all(|input| isa.run(input) == input.expected())

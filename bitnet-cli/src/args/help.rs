@@ -20,7 +20,7 @@ Exit codes:
 
 Environment:
   BITNET_CACHE  folder for prepared weights (`bitnet cache`) [default: the user's cache folder]
-  BITNET_ISA    force an instruction set (scalar, avx2, avxvnni, avx512vnni, neon, neon-dotprod)
+  BITNET_ISA    force an instruction set (scalar, avx2, avxvnni, avx512vnni, amx, neon, neon-dotprod)
   HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE, HF_TOKEN, HF_ENDPOINT  see bitnet help pull
   NO_COLOR      no colours";
 

@@ -1,8 +1,9 @@
 //! Detection and selection of instruction sets.
 //!
 //! A level is selected once: the best that is available, or the one that `BITNET_ISA` names (`scalar`, `avx2`,
-//! `avxvnni`, `avx512vnni`, `neon`, `neon-dotprod`). The CPU back end runs a self-test of each level before it uses it.
+//! `avxvnni`, `avx512vnni`, `amx`, `neon`, `neon-dotprod`). The CPU back end runs a self-test of each level before it uses it.
 
+mod amx;
 mod compiled;
 mod joined;
 mod largest;
@@ -35,12 +36,21 @@ pub enum IsaLevel {
     AvxVnni,
     /// AVX-512 F, BW, VL and VNNI.
     Avx512Vnni,
+    /// AVX-512 as above, with AMX's tiles of 8-bit integers for prompts. Linux only.
+    Amx,
 }
 
 impl IsaLevel {
     /// Every level that any processor may have.
-    pub const ALL: [Self; 6] =
-        [Self::Scalar, Self::Neon, Self::NeonDotprod, Self::Avx2, Self::AvxVnni, Self::Avx512Vnni];
+    pub const ALL: [Self; 7] = [
+        Self::Scalar,
+        Self::Neon,
+        Self::NeonDotprod,
+        Self::Avx2,
+        Self::AvxVnni,
+        Self::Avx512Vnni,
+        Self::Amx,
+    ];
 
     /// The name, as in `BITNET_ISA`.
     pub fn name(self) -> &'static str {
@@ -51,6 +61,7 @@ impl IsaLevel {
             Self::Avx2 => "avx2",
             Self::AvxVnni => "avxvnni",
             Self::Avx512Vnni => "avx512vnni",
+            Self::Amx => "amx",
         }
     }
 
@@ -70,6 +81,7 @@ impl IsaLevel {
                     && is_x86_feature_detected!("avx512vl")
                     && is_x86_feature_detected!("avx512vnni")
             }
+            Self::Amx => Self::Avx512Vnni.is_detected() && amx::is_available(),
             #[cfg(target_arch = "aarch64")]
             Self::Neon => std::arch::is_aarch64_feature_detected!("neon"),
             #[cfg(target_arch = "aarch64")]

@@ -6,6 +6,7 @@
 
 use std::arch::x86_64::*;
 
+use super::int8::pack_rows;
 use super::{ActivationBlock, CodeBlock, PANEL_ROWS, PanelHalf};
 
 /// Vectors of a panel.
@@ -40,8 +41,8 @@ pub(super) fn dots<const T: usize>(
     }
     for (half, panel) in (first..).zip(panel) {
         let x = &x[half / 2];
-        for (j, entries) in panel.0.as_chunks::<4>().0.iter().enumerate() {
-            for (i, entry) in entries.iter().enumerate() {
+        for (i, entries) in panel.0.as_chunks::<4>().0.iter().enumerate() {
+            for (j, entry) in entries.iter().enumerate() {
                 let codes = entry.as_chunks::<64>().0;
                 let codes = [load(&codes[0]), load(&codes[1])];
                 for (sums, x) in sums.iter_mut().zip(x) {
@@ -63,30 +64,41 @@ pub(super) fn dots<const T: usize>(
     out
 }
 
-/// Words `4h..4h + 4` of rows `q`, `q + 4`, `q + 8` and `q + 12`, one in each 128-bit lane.
+/// Half `h` of a block of rows `q`, `q + 4`, `q + 8` and `q + 12`, one in each 128-bit lane; rows are `width` blocks apart.
+///
+/// # Safety
+/// There is such a half in each of these rows, counted from `codes`.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn quad(codes: &[&CodeBlock], h: usize, q: usize) -> __m512i {
-    let words = |row: usize| {
-        let words = &codes[row].as_chunks::<4>().0[h];
-        // SAFETY: the array is 16 bytes long, and the load needs no alignment.
-        unsafe { _mm_loadu_si128(words.as_ptr().cast()) }
+unsafe fn quad(codes: *const CodeBlock, width: usize, h: usize, q: usize) -> __m512i {
+    // SAFETY: the caller says that the row has the block, which is 32 bytes long; the load needs no alignment.
+    let half = |row: usize| unsafe {
+        _mm_loadu_si128(codes.wrapping_add(row * width).cast::<__m128i>().wrapping_add(h))
     };
-    let lanes = _mm512_castsi128_si512(words(q));
-    let lanes = _mm512_inserti32x4::<1>(lanes, words(q + 4));
-    let lanes = _mm512_inserti32x4::<2>(lanes, words(q + 8));
-    _mm512_inserti32x4::<3>(lanes, words(q + 12))
+    let lanes = _mm512_castsi128_si512(half(q));
+    let lanes = _mm512_inserti32x4::<1>(lanes, half(q + 4));
+    let lanes = _mm512_inserti32x4::<2>(lanes, half(q + 8));
+    _mm512_inserti32x4::<3>(lanes, half(q + 12))
 }
 
 /// See [`super::Int8Dot::pack_panel`].
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(super) fn pack(codes: &[&CodeBlock; PANEL_ROWS], panel: &mut [PanelHalf; 2]) {
+pub(super) fn pack(rows: &[CodeBlock], width: usize, block: usize, panel: &mut [PanelHalf; 2]) {
+    if rows.len() < PANEL_ROWS * width {
+        return pack_rows(rows, width, block, panel);
+    }
+    assert!(block < width, "a block of the row");
     let mask = _mm512_set1_epi8(3);
-    for (vector, codes) in codes.as_chunks::<16>().0.iter().enumerate() {
+    for vector in 0..VECTORS {
+        let codes = rows.as_ptr().wrapping_add(16 * vector * width + block);
         for (h, half) in panel.iter_mut().enumerate() {
-            let [a, b, c, d] =
-                [quad(codes, h, 0), quad(codes, h, 1), quad(codes, h, 2), quad(codes, h, 3)];
+            let mut quads = [mask; 4];
+            for (q, quads) in quads.iter_mut().enumerate() {
+                // SAFETY: there are `PANEL_ROWS` rows of `width` blocks, this block is one of each, and a half is `h` of two.
+                *quads = unsafe { quad(codes, width, h, q) };
+            }
+            let [a, b, c, d] = quads;
             // A transposition of four by four words in each lane: word `j` of four rows after the other.
             let (ab, cd) = (_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d));
             let (ab_high, cd_high) = (_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d));
@@ -96,15 +108,15 @@ pub(super) fn pack(codes: &[&CodeBlock; PANEL_ROWS], panel: &mut [PanelHalf; 2])
                 _mm512_unpacklo_epi64(ab_high, cd_high),
                 _mm512_unpackhi_epi64(ab_high, cd_high),
             ];
-            for (entries, word) in half.0.as_chunks_mut::<4>().0.iter_mut().zip(words) {
+            for (j, word) in words.into_iter().enumerate() {
                 let planes = [
                     word,
                     _mm512_srli_epi32::<2>(word),
                     _mm512_srli_epi32::<4>(word),
                     _mm512_srli_epi32::<6>(word),
                 ];
-                for (entry, plane) in entries.iter_mut().zip(planes) {
-                    let bytes = &mut entry.as_chunks_mut::<64>().0[vector];
+                for (i, plane) in planes.into_iter().enumerate() {
+                    let bytes = &mut half.0[4 * i + j].as_chunks_mut::<64>().0[vector];
                     let plane = _mm512_and_si512(plane, mask);
                     // SAFETY: the array is 64 bytes long, and the store needs no alignment.
                     unsafe { _mm512_storeu_si512(bytes.as_mut_ptr().cast(), plane) };

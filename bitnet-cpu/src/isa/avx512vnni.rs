@@ -96,9 +96,15 @@ impl Int8Dot for Avx512Vnni {
     }
 
     #[inline(always)]
-    fn pack_panel(self, codes: &[&CodeBlock; PANEL_ROWS], panel: &mut [PanelHalf; 2]) {
+    fn pack_panel(
+        self,
+        rows: &[CodeBlock],
+        width: usize,
+        block: usize,
+        panel: &mut [PanelHalf; 2],
+    ) {
         // SAFETY: `self` proves AVX-512 F.
-        unsafe { avx512_panel::pack(codes, panel) }
+        unsafe { avx512_panel::pack(rows, width, block, panel) }
     }
 
     #[inline(always)]

@@ -1,6 +1,6 @@
 //! The choice of an instruction set at run time.
 
-use super::{Extension, Isa, Op, scalar};
+use super::{Amx, Extension, Isa, Op, scalar};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512vnni, avxvnni};
 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
@@ -17,6 +17,9 @@ pub(crate) enum AnyIsa {
     AvxVnni(avxvnni::AvxVnni),
     #[cfg(target_arch = "x86_64")]
     Avx512Vnni(avx512vnni::Avx512Vnni),
+    /// Tiles for prompts; for all else, AVX-512.
+    #[cfg(target_arch = "x86_64")]
+    Amx(avx512vnni::Avx512Vnni, Amx),
     #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
     Neon(neon::Neon),
     #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
@@ -34,10 +37,21 @@ impl AnyIsa {
             IsaLevel::AvxVnni => Isa::detect().map(Self::AvxVnni),
             #[cfg(target_arch = "x86_64")]
             IsaLevel::Avx512Vnni => Isa::detect().map(Self::Avx512Vnni),
+            #[cfg(target_arch = "x86_64")]
+            IsaLevel::Amx => Some(Self::Amx(Isa::detect()?, Amx::detect()?)),
             #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
             IsaLevel::Neon => Isa::detect().map(Self::Neon),
             #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
             IsaLevel::NeonDotprod => Isa::detect().map(Self::NeonDotprod),
+            _ => None,
+        }
+    }
+
+    /// Returns the tiles of this level, if it has any.
+    pub(crate) fn amx(self) -> Option<Amx> {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx(_, amx) => Some(amx),
             _ => None,
         }
     }
@@ -51,7 +65,7 @@ impl AnyIsa {
             #[cfg(target_arch = "x86_64")]
             Self::AvxVnni(isa) => isa.base().run(op),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512Vnni(isa) => isa.run(op),
+            Self::Avx512Vnni(isa) | Self::Amx(isa, _) => isa.run(op),
             #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
             Self::Neon(isa) => isa.run(op),
             #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
@@ -68,7 +82,7 @@ impl AnyIsa {
             #[cfg(target_arch = "x86_64")]
             Self::AvxVnni(isa) => isa.run(op),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512Vnni(isa) => isa.run(op),
+            Self::Avx512Vnni(isa) | Self::Amx(isa, _) => isa.run(op),
             #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
             Self::Neon(isa) => isa.run(op),
             #[cfg(all(target_arch = "aarch64", target_endian = "little"))]

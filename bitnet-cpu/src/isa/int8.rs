@@ -55,10 +55,28 @@ impl Tile8Start {
 pub(crate) const PANEL_ROWS: usize = 32;
 
 /// The codes of [`PANEL_ROWS`] rows over half a block, a byte each, in the order in which they are multiplied: byte `4r + k`
-/// of entry `4j + i` is the code of row `r` that meets byte `4j + k` of plane `i`.
+/// of entry `4i + j` is the code of row `r` that meets byte `4j + k` of plane `i`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[repr(C, align(64))]
 pub(crate) struct PanelHalf(pub(crate) [[u8; 4 * PANEL_ROWS]; 16]);
+
+/// [`Int8Dot::pack_panel`], a code at a time.
+pub(super) fn pack_rows(
+    rows: &[CodeBlock],
+    width: usize,
+    block: usize,
+    panel: &mut [PanelHalf; 2],
+) {
+    for (row, codes) in rows.chunks_exact(width).enumerate() {
+        for (j, word) in codes[block].iter().enumerate() {
+            for (k, byte) in word.to_le_bytes().into_iter().enumerate() {
+                for i in 0..4 {
+                    panel[j / 4].0[4 * i + j % 4][4 * row + k] = (byte >> (2 * i)) & 3;
+                }
+            }
+        }
+    }
+}
 
 /// Most blocks of [`Int8Dot::dot_single`].
 pub(crate) const SINGLE_BLOCKS: usize = 8;
@@ -199,18 +217,20 @@ pub(crate) trait Int8Dot: Copy {
     /// no sum has to be added across lanes.
     const PANELS: bool = false;
 
-    /// Unpacks a block of each row of a panel: the two halves.
+    /// Unpacks block `block` of up to [`PANEL_ROWS`] rows of `width` blocks each, one after the other, into the two halves. Where
+    /// there are fewer rows, the codes of the others are not specified.
+    ///
+    /// # Panics
+    /// If a row has no such block.
     #[inline(always)]
-    fn pack_panel(self, codes: &[&CodeBlock; PANEL_ROWS], panel: &mut [PanelHalf; 2]) {
-        for (row, codes) in codes.iter().enumerate() {
-            for (j, word) in codes.iter().enumerate() {
-                for (k, byte) in word.to_le_bytes().into_iter().enumerate() {
-                    for i in 0..4 {
-                        panel[j / 4].0[4 * (j % 4) + i][4 * row + k] = (byte >> (2 * i)) & 3;
-                    }
-                }
-            }
-        }
+    fn pack_panel(
+        self,
+        rows: &[CodeBlock],
+        width: usize,
+        block: usize,
+        panel: &mut [PanelHalf; 2],
+    ) {
+        pack_rows(rows, width, block, panel);
     }
 
     /// Returns `start + Σ code·x` of `T` tokens with each row of a panel, whose first half is half `first` of the blocks of `x`.
@@ -226,7 +246,7 @@ pub(crate) trait Int8Dot: Copy {
         for (half, panel) in (first..).zip(panel) {
             for (sums, x) in sums.iter_mut().zip(&x[half / 2]) {
                 for (entry, codes) in panel.0.iter().enumerate() {
-                    let (j, i) = (entry / 4, entry % 4);
+                    let (i, j) = (entry / 4, entry % 4);
                     let x = &x.0[i][16 * (half % 2) + 4 * j..][..4];
                     for (sum, codes) in sums.iter_mut().zip(codes.as_chunks::<4>().0) {
                         for (code, x) in codes.iter().zip(x) {

@@ -4,6 +4,7 @@
 //! [`FloatLanes`] (sixteen f32 lanes) and [`Int4Dot`] (products of 4-bit codes). Traits also hold the algorithms that most
 //! levels share, as provided methods; a file of a level says only what it does differently. [`AnyIsa`] chooses at run time.
 
+mod amx;
 mod dispatch;
 mod float;
 mod int4;
@@ -32,6 +33,7 @@ mod neon;
 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
 mod neon_dotprod;
 
+pub(crate) use amx::{Amx, TILE_TOKENS, TileSums, TokenTile, halves_in_order};
 pub(crate) use dispatch::AnyIsa;
 #[allow(unused_imports, reason = "only levels of x86-64 and 64-bit Arm extend another one")]
 use float::Extension;

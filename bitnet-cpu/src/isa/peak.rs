@@ -78,6 +78,8 @@ fn probe(level: IsaLevel) -> Option<Probe> {
         IsaLevel::Avx512Vnni => {
             Some(Probe { instructions: "vpdpbusd (512 bits)", macs: 64, run: x86::avx512vnni })
         }
+        #[cfg(target_arch = "x86_64")]
+        IsaLevel::Amx => Some(Probe { instructions: "tdpbsud", macs: 1024, run: x86::amx }),
         #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
         IsaLevel::Neon => Some(Probe { instructions: "smlal", macs: 8, run: aarch64::neon }),
         #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
@@ -90,9 +92,11 @@ fn probe(level: IsaLevel) -> Option<Probe> {
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
+    use std::arch::asm;
     use std::arch::x86_64::*;
 
     use super::*;
+    use crate::isa::Amx;
 
     pub(super) fn avx2() {
         #[target_feature(enable = "avx2")]
@@ -140,6 +144,35 @@ mod x86 {
         }
         // SAFETY: `measure` found the level, which has AVX-512 F and VNNI.
         unsafe { steps() }
+    }
+
+    /// Products of 16 x 16 x 64 in four tiles: as many as [`CHAINS`] times [`STEPS`] steps of 1024.
+    pub(super) fn amx() {
+        const TURNS: usize = CHAINS * STEPS * 1024 / (4 * 16 * 16 * 64);
+        let Some(amx) = Amx::detect() else { return };
+        let tiles = amx.configure();
+        // SAFETY: `tiles` proves AMX with configured tiles. The loop touches nothing but tiles and its counter.
+        unsafe {
+            asm!(
+                "tilezero tmm0",
+                "tilezero tmm1",
+                "tilezero tmm2",
+                "tilezero tmm3",
+                "tilezero tmm4",
+                "tilezero tmm5",
+                "2:",
+                "tdpbsud tmm0, tmm4, tmm5",
+                "tdpbsud tmm1, tmm4, tmm5",
+                "tdpbsud tmm2, tmm4, tmm5",
+                "tdpbsud tmm3, tmm4, tmm5",
+                "dec {turns}",
+                "jnz 2b",
+                turns = inout(reg) TURNS => _,
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _, out("tmm4") _, out("tmm5") _,
+                options(nomem, nostack),
+            );
+        }
+        drop(tiles);
     }
 }
 

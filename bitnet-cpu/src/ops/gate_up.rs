@@ -36,7 +36,7 @@ pub(crate) fn relu2(
 ) -> Result<()> {
     shape_check::bit_linear(x, &weights, &[&mut *out, &mut *scratch])?;
     let [gate, up] = [matrix(weights[0])?, matrix(weights[1])?];
-    let x = Quantized::new(x.f32()?, 1, gate.cols(), within(precision), exec)?;
+    let x = Quantized::new(x.f32()?, 1, gate.cols(), within(precision), None, exec)?;
     let (row_bytes, traffic, pool) = (gate.row_words(0).len() * 4, exec.traffic, exec.scratch_pool);
     exec.for_each_rows(out.f32_mut()?, 1, gate.cols() / 8, &|rows, out| {
         let len = rows.len();

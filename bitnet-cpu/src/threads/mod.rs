@@ -123,7 +123,7 @@ impl Threads {
         items: usize,
         tile: usize,
         work: usize,
-    ) -> impl Iterator<Item = Range<usize>> + use<> {
+    ) -> impl ExactSizeIterator<Item = Range<usize>> + Clone + use<> {
         let tiles = self.ranges(items.div_ceil(tile), work.saturating_mul(tile));
         tiles.map(move |t| t.start * tile..(t.end * tile).min(items))
     }

@@ -3,7 +3,7 @@
 //! `Σ trit·q = Σ code·q - Σ q`; the second sum is known from the quantisation. `|Σ trit·q| ≤ 128 · cols`, so results
 //! fit 32 bits up to 2²⁴ columns; sums on the way may wrap without harm.
 //!
-//! From the bottom: `weight` (rows of codes), `dot` (one token), `tile8` (eight tokens), `panel` (prompts) and `grouped` (scales
+//! From the bottom: `weight` (rows of codes), `dot` (one token), `tile8` (eight tokens), `panel` and `tiles` (prompts) and `grouped` (scales
 //! for groups), and here tiles of four and two and the division of tokens into tiles. A row is unpacked once for a tile, or
 //! with a panel once for all tokens. Long rows are taken in pieces for which the activations of a tile stay in the nearest
 //! cache.
@@ -15,6 +15,7 @@ use super::grouped::{GroupRows, group_halves};
 use super::panel::{PANEL_TOKENS, Panel};
 use super::sink::DotSink;
 use super::tile8::{ROWS, TILE_BLOCKS, Tile8Dots, groups_fit_tiles, tile8_by_groups};
+use super::tiles::TileGemm;
 use super::weight::{groups, row_blocks};
 use super::{Part, Share};
 use crate::activations::{Quantized, int8_tiles};
@@ -165,7 +166,11 @@ impl Op for AllDots<'_, '_> {
     #[inline(always)]
     fn eval<I: Isa>(self, isa: I) -> Result<()> {
         let Self { weight, x, tokens, rows, mut sink, pool } = self;
-        if I::PANELS && tokens >= PANEL_TOKENS && group_halves(weight).is_none() {
+        if I::PANELS
+            && let Some(amx) = x.amx
+        {
+            TileGemm::new(amx, weight, x, tokens, pool)?.dots(isa, rows, &mut sink);
+        } else if I::PANELS && tokens >= PANEL_TOKENS && group_halves(weight).is_none() {
             Panel::new(weight, x, tokens, pool)?.dots(isa, rows, &mut sink);
         } else {
             all_dots(isa, weight, x, tokens, rows, &mut sink);

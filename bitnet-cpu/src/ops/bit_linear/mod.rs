@@ -9,6 +9,7 @@ mod rescale;
 mod sink;
 mod sparse;
 mod tile8;
+mod tiles;
 mod weight;
 
 pub(crate) use dot::{SingleDots, WeightRows, block_sums};
@@ -20,6 +21,7 @@ use std::sync::atomic::Ordering;
 
 use crate::activations::{Quantized, float_blocks};
 use crate::exec::ExecContext;
+use crate::isa::PANEL_ROWS;
 use crate::threads::{self, Pieces, Rows};
 use bitnet_core::Result;
 use bitnet_core::backend::{ActivationPrecision, BitLinearIntegers, TernaryWeight, shape_check};
@@ -50,20 +52,22 @@ pub(crate) fn bit_linear(
     let x = x.f32()?;
     match precision {
         ActivationPrecision::Int8 | ActivationPrecision::Int8Within(_) => {
-            let x = Quantized::new(x, tokens, cols, within(precision), exec)?;
+            let amx = tiles::for_tokens(exec, tokens, weights)?;
+            let x = Quantized::new(x, tokens, cols, within(precision), amx, exec)?;
             if let ([weight], [out]) = (weights, &mut *out)
                 && sparse::sparse_token(&x, tokens, weight::own(*weight)?, out.f32_mut()?, exec)?
             {
                 return Ok(());
             }
-            let pieces = pieces(tokens, weights, out, exec)?;
+            let tile = if amx.is_some() { PANEL_ROWS } else { 1 };
+            let pieces = pieces(tokens, tile, weights, out, exec)?;
             let pool = exec.scratch_pool;
             exec.threads
                 .each(pieces, |parts| exec.isa.run(gemm::Int8Gemm { x: &x, tokens, parts, pool }))
         }
         ActivationPrecision::Float => {
             let x = float_blocks(x, tokens, cols, exec.scratch_pool)?;
-            let pieces = pieces(tokens, weights, out, exec)?;
+            let pieces = pieces(tokens, 1, weights, out, exec)?;
             exec.threads.each(pieces, |parts| {
                 exec.isa.run_shared(float::Float { x: &x, tokens, parts });
                 Ok(())
@@ -80,9 +84,10 @@ pub(crate) fn within(precision: ActivationPrecision) -> Option<f32> {
     }
 }
 
-/// Divides the rows of all weights among the threads.
+/// Divides the rows of all weights among the threads, in multiples of `tile` rows.
 fn pieces<'a>(
     tokens: usize,
+    tile: usize,
     weights: &'a [&dyn TernaryWeight],
     out: &'a mut [&mut BitNetTensor],
     exec: ExecContext<'_>,
@@ -92,7 +97,8 @@ fn pieces<'a>(
         let weight = matrix(*weight)?;
         exec.traffic.ternary_bytes.fetch_add(weight.words().len() as u64 * 4, Ordering::Relaxed);
         // A multiplication by a trit is a fraction of an elementary step: dozens are one instruction.
-        let ranges = exec.threads.ranges(weight.rows(), tokens.saturating_mul(weight.cols() / 8));
+        let work = tokens.saturating_mul(weight.cols() / 8);
+        let ranges = exec.threads.tile_ranges(weight.rows(), tile, work);
         let parts = threads::columns(out.f32_mut()?, weight.rows(), &ranges);
         pieces.resize_with(pieces.len().max(ranges.len()), SmallVec::new);
         for ((piece, rows), out) in pieces.iter_mut().zip(ranges).zip(parts) {
@@ -108,10 +114,11 @@ pub(crate) fn bit_linear_integers(
     weight: &dyn TernaryWeight,
     exec: ExecContext<'_>,
 ) -> Result<BitLinearIntegers> {
-    let weight = matrix(weight)?;
     let (tokens, cols) = x.dims2("bit_linear", "x")?;
+    let amx = tiles::for_tokens(exec, tokens, &[weight])?;
+    let weight = matrix(weight)?;
     shape_check::expect_shape("bit_linear", "x", x, tokens, weight.cols())?;
-    let quantized = Quantized::new(x.f32()?, tokens, cols, None, exec)?;
+    let quantized = Quantized::new(x.f32()?, tokens, cols, None, amx, exec)?;
     let pool = exec.scratch_pool;
     let dots = exec.isa.run(gemm::IntegerDots { x: &quantized, tokens, weight, pool })?;
     Ok(BitLinearIntegers {

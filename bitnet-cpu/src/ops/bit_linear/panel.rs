@@ -5,9 +5,8 @@
 use std::ops::Range;
 
 use super::sink::DotSink;
-use super::weight::row_blocks;
 use crate::activations::{Quantized, int8_tiles};
-use crate::isa::{CodeBlock, Isa, PANEL_ROWS, PanelHalf};
+use crate::isa::{CodeBlock, Isa, PANEL_ROWS, PanelHalf, prefetch};
 use bitnet_core::Result;
 use bitnet_core::memory::{HybridMemoryPool, PoolBuffer};
 use bitnet_core::ternary::TernaryMatrix;
@@ -47,7 +46,7 @@ impl<'a> Panel<'a> {
     pub(super) fn dots<I: Isa>(&mut self, isa: I, rows: Range<usize>, sink: &mut DotSink<'_, '_>) {
         for start in rows.clone().step_by(PANEL_ROWS) {
             let rows = start..(start + PANEL_ROWS).min(rows.end);
-            self.pack(isa, rows.clone());
+            pack(isa, self.weight, rows.clone(), &mut self.halves);
             for tile in int8_tiles(self.tokens) {
                 match tile.len() {
                     8 => self.tile::<I, 8>(isa, tile, &rows, sink),
@@ -56,20 +55,6 @@ impl<'a> Panel<'a> {
                     _ => self.tile::<I, 1>(isa, tile, &rows, sink),
                 }
             }
-        }
-    }
-
-    /// Unpacks rows. Where there are fewer than [`PANEL_ROWS`], the others are those of zeros.
-    #[inline(always)]
-    fn pack<I: Isa>(&mut self, isa: I, rows: Range<usize>) {
-        const ZEROS: CodeBlock = [0; 8];
-        let mut blocks: [&[CodeBlock]; PANEL_ROWS] = [&[]; PANEL_ROWS];
-        for (blocks, row) in blocks.iter_mut().zip(rows) {
-            *blocks = row_blocks(self.weight, row);
-        }
-        for (index, halves) in self.halves.as_chunks_mut::<2>().0.iter_mut().enumerate() {
-            let codes = blocks.map(|blocks| blocks.get(index).unwrap_or(&ZEROS));
-            isa.pack_panel(&codes, halves);
         }
     }
 
@@ -87,5 +72,25 @@ impl<'a> Panel<'a> {
         for (token, dots) in tile.zip(&dots) {
             sink.push(isa, token, rows.start, &dots[..rows.len()]);
         }
+    }
+}
+
+/// Unpacks up to [`PANEL_ROWS`] rows, and prefetches as many that follow them.
+#[inline(always)]
+pub(super) fn pack<I: Isa>(
+    isa: I,
+    weight: &TernaryMatrix,
+    rows: Range<usize>,
+    panel: &mut [PanelHalf],
+) {
+    let width = panel.len() / 2;
+    let all: &[CodeBlock] = weight.words().as_chunks().0;
+    let (codes, ahead) = (&all[rows.start * width..rows.end * width], rows.end * width);
+    for (block, halves) in panel.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+        // Two blocks are a cache line.
+        for line in (0..rows.len()).step_by(2) {
+            prefetch(all.as_ptr().wrapping_add(ahead + block * rows.len() + line));
+        }
+        isa.pack_panel(codes, width, block, halves);
     }
 }

@@ -1,7 +1,7 @@
 //! Rescaling of exact sums, as the reference computes it: `Σ_groups dot * weight_scale / activation_scale`.
 
 use super::weight::groups;
-use crate::isa::{Isa, Op};
+use crate::isa::{Isa, Op, PANEL_ROWS};
 use bitnet_core::ternary::{ScaleGranularity, TernaryMatrix};
 
 /// Rows with groups that are summed together, so that their sums do not wait for one another.
@@ -81,6 +81,50 @@ pub(super) fn rescale8(
     out
 }
 
+/// Divides by one number many times, with the bits of `/`.
+///
+/// With the correctly rounded reciprocal `r` of `b`, `q = x·r` is less than three units in the last place from `x / b`; a step
+/// `q + (x - b·q)·r`, fused, brings it within one, and by Markstein's theorem the next one rounds correctly, where nothing
+/// overflows or underflows on the way.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Divisor {
+    by: f32,
+    reciprocal: f32,
+}
+
+impl Divisor {
+    /// `None` where a quotient of a sum of products could overflow, or for NaN.
+    #[inline(always)]
+    pub(super) fn new(by: f32) -> Option<Self> {
+        (1e-20..=1e20).contains(&by).then(|| Self { by, reciprocal: 1.0 / by })
+    }
+
+    /// Returns `x / by` for a whole number.
+    #[inline(always)]
+    pub(super) fn divide(self, x: f32) -> f32 {
+        let Self { by, reciprocal } = self;
+        let mut quotient = x * reciprocal;
+        for _ in 0..2 {
+            quotient = (-by).mul_add(quotient, x).mul_add(reciprocal, quotient);
+        }
+        quotient
+    }
+}
+
+/// As [`rescale`] for all rows of a panel, of a weight without groups: adds `start` to the dots.
+#[inline(always)]
+pub(super) fn rescale_panel(
+    scales: &[f32; PANEL_ROWS],
+    dots: &[i32; PANEL_ROWS],
+    start: i32,
+    divisor: Divisor,
+    out: &mut [f32; PANEL_ROWS],
+) {
+    for ((out, &dot), scale) in out.iter_mut().zip(dots).zip(scales) {
+        *out = divisor.divide(dot.wrapping_add(start) as f32) * scale;
+    }
+}
+
 /// `Σ dot * scale` of up to [`GROUP_ROWS`] rows, each in the order of its groups.
 #[inline(always)]
 fn scaled_sums(dots: &[i32], scales: &[f32], groups: usize) -> [f64; GROUP_ROWS] {
@@ -101,4 +145,35 @@ fn scaled_sums(dots: &[i32], scales: &[f32], groups: usize) -> [f64; GROUP_ROWS]
         }
     }
     sums
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bitnet_core::rng::SplitMix64;
+
+    #[test]
+    fn quotients_have_the_bits_of_division() {
+        let mut random = SplitMix64::new(3);
+        // Reciprocals err most where the mantissa is near a power of two.
+        let mantissas = [0, 1, 2, 0x3f_ffff, 0x40_0000, 0x7f_fffd, 0x7f_fffe, 0x7f_ffff];
+        for turn in 0..2_000_000u32 {
+            let bits = random.next_u64();
+            let mantissa = match mantissas.get(turn as usize % 16) {
+                Some(&mantissa) => mantissa,
+                None => bits as u32 & 0x7f_ffff,
+            };
+            let by = f32::from_bits((70 + turn % 110) << 23 | mantissa);
+            let x = ((bits >> 32) as i32 >> (turn % 31)) as f32;
+            let divisor = Divisor::new(by).unwrap();
+            assert_eq!(divisor.divide(x).to_bits(), (x / by).to_bits(), "{x} / {by}");
+        }
+    }
+
+    #[test]
+    fn divisors_that_could_overflow_are_refused() {
+        for by in [f32::NAN, 0.0, f32::INFINITY, 1e-30, 1e30, -1.0] {
+            assert!(Divisor::new(by).is_none(), "{by}");
+        }
+    }
 }

@@ -1,9 +1,11 @@
 //! Where exact sums go: rescaled into results, or as they are.
 
-use super::rescale::{Rescale, rescale8};
-use super::weight::{groups, row_scales};
+use std::ops::Range;
+
+use super::rescale::{Divisor, Rescale, rescale_panel, rescale8};
+use super::weight::{groups, panel_scales, row_scales};
 use crate::activations::Quantized;
-use crate::isa::Isa;
+use crate::isa::{Isa, PANEL_ROWS};
 use bitnet_core::ternary::TernaryMatrix;
 
 /// Takes dots: those of some rows from `row` on, `[rows, groups]`, where a weight without groups has one.
@@ -36,6 +38,37 @@ impl DotSink<'_, '_> {
                 let at = (token * *rows + row) * *groups;
                 all[at..at + dots.len()].copy_from_slice(dots);
             }
+        }
+    }
+
+    /// Takes the dots of some tokens from `token` on with rows of a panel, of a weight without groups; `starts` are added to
+    /// those of each token.
+    #[inline(always)]
+    pub(super) fn push_panel<I: Isa>(
+        &mut self,
+        isa: I,
+        token: usize,
+        rows: Range<usize>,
+        dots: &mut [[i32; PANEL_ROWS]],
+        starts: &[i32],
+    ) {
+        let panel_scales = match self {
+            Self::Rescale { weight, .. } => panel_scales(weight, rows.clone()),
+            Self::Integers { .. } => None,
+        };
+        for (token, (dots, &start)) in (token..).zip(dots.iter_mut().zip(starts)) {
+            if let Self::Rescale { first, x, out, .. } = self
+                && let Some(scales) = &panel_scales
+                && let Some(divisor) = Divisor::new(x.scales[token])
+                && let Some(out) = out[token][rows.start - *first..].first_chunk_mut()
+            {
+                rescale_panel(scales, dots, start, divisor, out);
+                continue;
+            }
+            for dot in &mut *dots {
+                *dot = dot.wrapping_add(start);
+            }
+            self.push(isa, token, rows.start, &dots[..rows.len()]);
         }
     }
 

@@ -1,8 +1,9 @@
 //! A ternary weight as this back end reads it: rows of codes, and columns where inputs are sparse.
 
 use std::any::Any;
+use std::ops::Range;
 
-use crate::isa::CodeBlock;
+use crate::isa::{CodeBlock, PANEL_ROWS};
 use bitnet_core::backend::TernaryWeight;
 use bitnet_core::backend::prepared_parts::PreparedParts;
 use bitnet_core::memory::HybridMemoryPool;
@@ -122,5 +123,18 @@ pub(super) fn row_scales(weight: &TernaryMatrix, row: usize) -> &[f32] {
             let groups = weight.cols() / n;
             &weight.scales()[row * groups..(row + 1) * groups]
         }
+    }
+}
+
+/// The scales of all rows of a panel, of a weight without groups; `None` where there are fewer rows.
+pub(super) fn panel_scales(
+    weight: &TernaryMatrix,
+    rows: Range<usize>,
+) -> Option<[f32; PANEL_ROWS]> {
+    match weight.granularity() {
+        _ if rows.len() != PANEL_ROWS => None,
+        ScaleGranularity::Tensor => Some([weight.scales()[0]; PANEL_ROWS]),
+        ScaleGranularity::Row => weight.scales()[rows].try_into().ok(),
+        ScaleGranularity::Group(_) => None,
     }
 }
