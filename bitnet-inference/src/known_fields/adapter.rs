@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::{
-    EMPTY, FALSE, Field, Findings, Inert, Refusal, ZERO, is_inert, read, refused, shown, unused,
+    EMPTY, FALSE, Fields, Findings, Inert, Refusal, ZERO, is_inert, read, refused, shown, unused,
 };
 
 const TRAINING: &str = "training only";
@@ -13,30 +13,22 @@ const CHOICE: &str = "the tensors of the file say which layers are adapted";
 const OTHER: &str = "another way of adapting layers, which can't be merged";
 const WHOLE: &str = "whole layers of an adapter can't be merged";
 
-const FIELDS: &[Field] = &[
-    read("peft_type"),
-    read("r"),
-    read("lora_alpha"),
-    read("use_rslora"),
-    refused("use_dora", FALSE, OTHER),
-    refused("use_qalora", FALSE, OTHER),
-    refused("use_bdlora", EMPTY, OTHER),
-    refused("arrow_config", EMPTY, OTHER),
-    refused("kasa_config", EMPTY, OTHER),
-    refused("monteclora_config", EMPTY, OTHER),
-    refused("fan_in_fan_out", FALSE, "transposed layers can't be merged"),
-    refused("lora_bias", FALSE, "biases are not supported"),
-    refused("bias", &[Inert::Text("none")], "biases are not supported"),
-    refused("rank_pattern", EMPTY, "ranks that differ between layers can't be merged"),
-    refused("alpha_pattern", EMPTY, "scales that differ between layers can't be merged"),
-    refused("modules_to_save", EMPTY, WHOLE),
-    refused("trainable_token_indices", EMPTY, WHOLE),
-    refused("target_parameters", EMPTY, OTHER),
-    refused("layer_replication", EMPTY, "repeated layers are not supported"),
-    refused("ensure_weight_tying", FALSE, "adapted embeddings can't be merged"),
-    refused("alora_invocation_tokens", EMPTY, "adapters that begin at a token can't be merged"),
+const FIELDS: &[Fields] = &[
+    read(&["peft_type", "r", "lora_alpha", "use_rslora"]),
+    refused(&["use_dora", "use_qalora"], FALSE, OTHER),
+    refused(&["use_bdlora", "arrow_config", "kasa_config", "monteclora_config"], EMPTY, OTHER),
+    refused(&["fan_in_fan_out"], FALSE, "transposed layers can't be merged"),
+    refused(&["lora_bias"], FALSE, "biases are not supported"),
+    refused(&["bias"], &[Inert::Text("none")], "biases are not supported"),
+    refused(&["rank_pattern"], EMPTY, "ranks that differ between layers can't be merged"),
+    refused(&["alpha_pattern"], EMPTY, "scales that differ between layers can't be merged"),
+    refused(&["modules_to_save", "trainable_token_indices"], EMPTY, WHOLE),
+    refused(&["target_parameters"], EMPTY, OTHER),
+    refused(&["layer_replication"], EMPTY, "repeated layers are not supported"),
+    refused(&["ensure_weight_tying"], FALSE, "adapted embeddings can't be merged"),
+    refused(&["alora_invocation_tokens"], EMPTY, "adapters that begin at a token can't be merged"),
     refused(
-        "init_lora_weights",
+        &["init_lora_weights"],
         &[
             Inert::Is(true),
             Inert::Is(false),
@@ -46,30 +38,18 @@ const FIELDS: &[Field] = &[
         ],
         "it changed the model's own weights before training; convert the adapter with PEFT to one for the original weights",
     ),
-    unused("target_modules", CHOICE),
-    unused("exclude_modules", CHOICE),
-    unused("layers_to_transform", CHOICE),
-    unused("layers_pattern", CHOICE),
-    unused("lora_dropout", TRAINING),
-    unused("velora_config", TRAINING),
-    unused("loftq_config", START),
-    unused("eva_config", START),
-    unused("corda_config", START),
-    unused("lora_ga_config", START),
-    unused("qalora_group_size", "acts with `use_qalora` only"),
-    unused("runtime_config", "where PEFT keeps the adapter"),
-    unused("megatron_config", "for Megatron's layers"),
-    unused("megatron_core", "for Megatron's layers"),
-    unused("inference_mode", METADATA),
-    unused("task_type", METADATA),
-    unused("auto_mapping", METADATA),
-    unused("base_model_name_or_path", METADATA),
-    unused("revision", METADATA),
-    unused("peft_version", METADATA),
+    unused(&["target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"], CHOICE),
+    unused(&["lora_dropout", "velora_config"], TRAINING),
+    unused(&["loftq_config", "eva_config", "corda_config", "lora_ga_config"], START),
+    unused(&["qalora_group_size"], "acts with `use_qalora` only"),
+    unused(&["runtime_config"], "where PEFT keeps the adapter"),
+    unused(&["megatron_config", "megatron_core"], "for Megatron's layers"),
+    unused(&["inference_mode", "task_type", "auto_mapping", "base_model_name_or_path"], METADATA),
+    unused(&["revision", "peft_version"], METADATA),
 ];
 
 #[cfg(test)]
-pub(super) const TABLES: &[(&str, &str, &[Field])] = &[("adapter_config.json", "", FIELDS)];
+pub(super) const TABLES: &[(&str, &str, &[Fields])] = &[("adapter_config.json", "", FIELDS)];
 
 /// Checks the fields of an `adapter_config.json`. A field that this program does not know is an error unless it is empty, false or
 /// zero: what PEFT adds changes what an adapter computes.

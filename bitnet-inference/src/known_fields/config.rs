@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::{
-    EMPTY, FALSE, Field, Findings, Inert, NEVER, ONE, Refusal, ZERO, ZERO_OR_ONE, assumed,
+    EMPTY, FALSE, Fields, Findings, Inert, NEVER, ONE, Refusal, ZERO, ZERO_OR_ONE, assumed,
     decision, generation, quantization, read, read_by, refused, unused,
 };
 
@@ -15,156 +15,108 @@ const METADATA: &str = "metadata";
 const OTHER_CLASS: &str = "a field of other model classes, ignored as transformers does";
 
 /// Fields of every class.
-const EVERY_CLASS: &[Field] = &[
-    read("architectures"),
-    read("model_type"),
-    read("vocab_size"),
-    read("hidden_size"),
-    read("intermediate_size"),
-    read("num_hidden_layers"),
-    read("num_attention_heads"),
-    read("num_key_value_heads"),
-    read("head_dim"),
-    read("hidden_act"),
-    read("max_position_embeddings"),
-    read("rms_norm_eps"),
-    read("tie_word_embeddings"),
-    read("rope_theta"),
-    read("rope_scaling"),
-    read("rope_parameters"),
+const EVERY_CLASS: &[Fields] = &[
+    read(&["architectures", "model_type", "vocab_size", "hidden_size", "intermediate_size"]),
+    read(&["num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim"]),
+    read(&["hidden_act", "max_position_embeddings", "rms_norm_eps", "tie_word_embeddings"]),
+    read(&["rope_theta", "rope_scaling", "rope_parameters"]),
     read_by(
-        "original_max_position_embeddings",
+        &["original_max_position_embeddings"],
         "RoPE of type llama3; the other types have no use for it",
     ),
-    read("quantization_config"),
-    read("quantization"),
-    read("attention_bias"),
-    read("layer_types"),
-    read("sliding_window"),
-    read("use_sliding_window"),
-    read("eos_token_id"),
-    read_by("bos_token_id", "`convert`"),
-    read_by("pad_token_id", "`convert`"),
-    refused("mlp_bias", FALSE, BIASES),
-    refused("partial_rotary_factor", ONE, "rotating a part of a head is not supported"),
-    refused("per_layer_config", EMPTY, "layers of different settings are not supported"),
-    refused("is_encoder_decoder", FALSE, "encoders are not supported"),
-    refused("add_cross_attention", FALSE, "encoders are not supported"),
-    refused("pruned_heads", EMPTY, "layers of different sizes are not supported"),
-    unused("dtype", "numbers are used as they are stored, and computed with in float32"),
-    unused("torch_dtype", "numbers are used as they are stored, and computed with in float32"),
-    unused("attention_dropout", TRAINING),
-    unused("initializer_range", TRAINING),
-    unused("chunk_size_feed_forward", "changes memory, not results"),
-    unused("use_cache", "keys and values are always cached"),
-    unused("attn_implementation", "the kernel that transformers uses"),
-    unused("experts_implementation", "the kernel that transformers uses"),
-    unused("output_attentions", OUTPUTS),
-    unused("output_hidden_states", OUTPUTS),
-    unused("tie_last_hidden_states", OUTPUTS),
-    unused("return_dict", OUTPUTS),
-    unused("torchscript", OUTPUTS),
-    unused("id2label", CLASSIFIERS),
-    unused("label2id", CLASSIFIERS),
-    unused("num_labels", CLASSIFIERS),
-    unused("problem_type", CLASSIFIERS),
-    unused("is_decoder", "every class here is a decoder"),
-    unused("tie_encoder_decoder", "for encoders with decoders"),
-    unused("cross_attention_hidden_size", "for encoders with decoders"),
-    unused("use_bfloat16", "for TensorFlow"),
-    unused("tf_legacy_loss", TRAINING),
-    unused("task_specific_params", "settings of transformers' pipelines"),
-    unused("prefix", "settings of transformers' pipelines"),
-    unused("auto_map", "remote code is never run"),
-    unused("custom_pipelines", "remote code is never run"),
-    unused("_name_or_path", METADATA),
-    unused("name_or_path", METADATA),
-    unused("_commit_hash", METADATA),
-    unused("transformers_version", METADATA),
-    unused("tokenizer_class", "tokenizer.json defines how text is cut"),
-    unused("unsloth_version", METADATA),
-    unused("unsloth_fixed", METADATA),
-    unused("transformers.js_config", METADATA),
-    unused("_attn_implementation_autoset", "the kernel that transformers uses"),
+    read(&["quantization_config", "quantization", "attention_bias", "layer_types"]),
+    read(&["sliding_window", "use_sliding_window", "eos_token_id"]),
+    read_by(&["bos_token_id", "pad_token_id"], "`convert`"),
+    refused(&["mlp_bias"], FALSE, BIASES),
+    refused(&["partial_rotary_factor"], ONE, "rotating a part of a head is not supported"),
+    refused(&["per_layer_config"], EMPTY, "layers of different settings are not supported"),
+    refused(&["is_encoder_decoder", "add_cross_attention"], FALSE, "encoders are not supported"),
+    refused(&["pruned_heads"], EMPTY, "layers of different sizes are not supported"),
+    unused(&["dtype"], "numbers are used as they are stored, and computed with in float32"),
+    unused(&["torch_dtype"], "numbers are used as they are stored, and computed with in float32"),
+    unused(&["attention_dropout", "initializer_range"], TRAINING),
+    unused(&["chunk_size_feed_forward"], "changes memory, not results"),
+    unused(&["use_cache"], "keys and values are always cached"),
+    unused(&["attn_implementation", "experts_implementation"], "the kernel that transformers uses"),
+    unused(&["output_attentions", "output_hidden_states", "tie_last_hidden_states"], OUTPUTS),
+    unused(&["return_dict", "torchscript"], OUTPUTS),
+    unused(&["id2label", "label2id", "num_labels", "problem_type"], CLASSIFIERS),
+    unused(&["is_decoder"], "every class here is a decoder"),
+    unused(&["tie_encoder_decoder", "cross_attention_hidden_size"], "for encoders with decoders"),
+    unused(&["use_bfloat16"], "for TensorFlow"),
+    unused(&["tf_legacy_loss"], TRAINING),
+    unused(&["task_specific_params", "prefix"], "settings of transformers' pipelines"),
+    unused(&["auto_map", "custom_pipelines"], "remote code is never run"),
+    unused(&["_name_or_path", "name_or_path", "_commit_hash", "transformers_version"], METADATA),
+    unused(&["tokenizer_class"], "tokenizer.json defines how text is cut"),
+    unused(&["unsloth_version", "unsloth_fixed", "transformers.js_config"], METADATA),
+    unused(&["_attn_implementation_autoset"], "the kernel that transformers uses"),
 ];
 
 /// Fields of `LlamaForCausalLM`, and of remote code derived from it.
-const LLAMA: &[Field] = &[assumed(
-    "pretraining_tp",
+const LLAMA: &[Fields] = &[assumed(
+    &["pretraining_tp"],
     ZERO_OR_ONE,
     "products are not cut into slices, as in transformers 5; older versions sum in another order",
 )];
 
 /// Fields of `Qwen2ForCausalLM` and `Qwen3ForCausalLM`.
-const QWEN3: &[Field] = &[read("max_window_layers")];
+const QWEN3: &[Fields] = &[read(&["max_window_layers"])];
 
 /// Fields of `BitnetForCausalLM`, remote code of the first ternary checkpoints.
-const LEGACY_BITNET: &[Field] = &[
-    refused("weight_bits", ONE, "weights are made ternary, which that class calls 1 bit"),
-    refused("input_bits", &[Inert::Number(8.0)], "inputs of ternary layers have 8 bits"),
+const LEGACY_BITNET: &[Fields] = &[
+    refused(&["weight_bits"], ONE, "weights are made ternary, which that class calls 1 bit"),
+    refused(&["input_bits"], &[Inert::Number(8.0)], "inputs of ternary layers have 8 bits"),
 ];
 
 /// Fields that change numbers in classes which are not read, found where files are relabelled by hand.
-const OTHER_CLASSES: &[Field] = &[
-    refused("attn_logit_softcapping", ZERO, "capping of attention scores is not supported"),
-    refused("final_logit_softcapping", ZERO, "capping of logits is not supported"),
-    refused("logits_soft_cap", ZERO, "capping of logits is not supported"),
-    refused("query_pre_attn_scalar", ZERO, "scores are scaled by the root of the head size"),
-    refused("attention_multiplier", ZERO, "scores are scaled by the root of the head size"),
-    refused("logit_scale", ZERO_OR_ONE, "scaled logits are not supported"),
-    refused("logits_scaling", ZERO_OR_ONE, "scaled logits are not supported"),
-    refused("embedding_multiplier", ZERO_OR_ONE, "scaled embeddings are not supported"),
-    refused("scale_emb", ZERO_OR_ONE, "scaled embeddings are not supported"),
-    refused("residual_multiplier", ZERO_OR_ONE, "scaled residuals are not supported"),
-    refused("scale_depth", ZERO, "scaled residuals are not supported"),
-    refused("clip_qkv", ZERO, "clipping of queries, keys and values is not supported"),
-    refused("num_experts", ZERO, "mixtures of experts are not supported"),
-    refused("num_local_experts", ZERO, "mixtures of experts are not supported"),
-    refused("n_routed_experts", ZERO, "mixtures of experts are not supported"),
-    refused("no_rope_layers", ONE, "layers without RoPE are not supported"),
-    refused("alibi", FALSE, "ALiBi is not supported"),
-    refused("parallel_attn", FALSE, "parallel residuals are not supported"),
-    refused("use_parallel_residual", FALSE, "parallel residuals are not supported"),
-    refused("qkv_bias", FALSE, BIASES),
-    refused("use_bias", FALSE, BIASES),
-    assumed("attention_chunk_size", ZERO, "every layer sees the whole context"),
-    assumed("max_window_layers", NEVER, OTHER_CLASS),
-    assumed("pretraining_tp", ZERO_OR_ONE, OTHER_CLASS),
-    assumed("qk_norm", FALSE, OTHER_CLASS),
-    assumed("use_qk_norm", FALSE, OTHER_CLASS),
-    assumed("layer_norm_eps", NEVER, OTHER_CLASS),
-    assumed("vision_config", EMPTY, "the model reads text only"),
-    assumed("audio_config", EMPTY, "the model reads text only"),
-    assumed("weight_bits", ONE, OTHER_CLASS),
-    assumed("input_bits", &[Inert::Number(8.0)], OTHER_CLASS),
+const OTHER_CLASSES: &[Fields] = &[
+    refused(&["attn_logit_softcapping"], ZERO, "capping of attention scores is not supported"),
+    refused(&["final_logit_softcapping"], ZERO, "capping of logits is not supported"),
+    refused(&["logits_soft_cap"], ZERO, "capping of logits is not supported"),
+    refused(&["query_pre_attn_scalar"], ZERO, "scores are scaled by the root of the head size"),
+    refused(&["attention_multiplier"], ZERO, "scores are scaled by the root of the head size"),
+    refused(&["logit_scale", "logits_scaling"], ZERO_OR_ONE, "scaled logits are not supported"),
+    refused(&["embedding_multiplier"], ZERO_OR_ONE, "scaled embeddings are not supported"),
+    refused(&["scale_emb"], ZERO_OR_ONE, "scaled embeddings are not supported"),
+    refused(&["residual_multiplier"], ZERO_OR_ONE, "scaled residuals are not supported"),
+    refused(&["scale_depth"], ZERO, "scaled residuals are not supported"),
+    refused(&["clip_qkv"], ZERO, "clipping of queries, keys and values is not supported"),
+    refused(&["num_experts", "num_local_experts"], ZERO, "mixtures of experts are not supported"),
+    refused(&["n_routed_experts"], ZERO, "mixtures of experts are not supported"),
+    refused(&["no_rope_layers"], ONE, "layers without RoPE are not supported"),
+    refused(&["alibi"], FALSE, "ALiBi is not supported"),
+    refused(&["parallel_attn"], FALSE, "parallel residuals are not supported"),
+    refused(&["use_parallel_residual"], FALSE, "parallel residuals are not supported"),
+    refused(&["qkv_bias", "use_bias"], FALSE, BIASES),
+    assumed(&["attention_chunk_size"], ZERO, "every layer sees the whole context"),
+    assumed(&["max_window_layers"], NEVER, OTHER_CLASS),
+    assumed(&["pretraining_tp"], ZERO_OR_ONE, OTHER_CLASS),
+    assumed(&["qk_norm", "use_qk_norm"], FALSE, OTHER_CLASS),
+    assumed(&["layer_norm_eps"], NEVER, OTHER_CLASS),
+    assumed(&["vision_config", "audio_config"], EMPTY, "the model reads text only"),
+    assumed(&["weight_bits"], ONE, OTHER_CLASS),
+    assumed(&["input_bits"], &[Inert::Number(8.0)], OTHER_CLASS),
 ];
 
 /// Fields of `rope_parameters`, or of `rope_scaling` in older files.
-const ROPE: &[Field] = &[
-    read("rope_theta"),
-    read("rope_type"),
-    read("type"),
-    read("factor"),
-    read("low_freq_factor"),
-    read("high_freq_factor"),
-    read("original_max_position_embeddings"),
-    read("partial_rotary_factor"),
-    refused("mrope_section", EMPTY, "RoPE over several axes is not supported"),
-    refused("full_attention", EMPTY, "RoPE that differs between kinds of layers is not supported"),
+const ROPE: &[Fields] = &[
+    read(&["rope_theta", "rope_type", "type", "factor", "low_freq_factor", "high_freq_factor"]),
+    read(&["original_max_position_embeddings", "partial_rotary_factor"]),
+    refused(&["mrope_section"], EMPTY, "RoPE over several axes is not supported"),
     refused(
-        "sliding_attention",
+        &["full_attention"],
         EMPTY,
         "RoPE that differs between kinds of layers is not supported",
     ),
-    unused("attention_factor", SOME_TYPES),
-    unused("beta_fast", SOME_TYPES),
-    unused("beta_slow", SOME_TYPES),
-    unused("short_factor", SOME_TYPES),
-    unused("long_factor", SOME_TYPES),
-    unused("mscale", SOME_TYPES),
-    unused("mscale_all_dim", SOME_TYPES),
-    unused("truncate", SOME_TYPES),
-    unused("finetuned", "metadata of yarn"),
+    refused(
+        &["sliding_attention"],
+        EMPTY,
+        "RoPE that differs between kinds of layers is not supported",
+    ),
+    unused(&["attention_factor", "beta_fast", "beta_slow", "short_factor"], SOME_TYPES),
+    unused(&["long_factor", "mscale", "mscale_all_dim", "truncate"], SOME_TYPES),
+    unused(&["finetuned"], "metadata of yarn"),
 ];
 
 const SOME_TYPES: &str = "of types of RoPE (yarn, longrope) that are refused";
@@ -174,7 +126,7 @@ const SOME_TYPES: &str = "of types of RoPE (yarn, longrope) that are refused";
 pub(super) const GENERATION: &str = "transformers 5 reads it in generation_config.json only";
 
 #[cfg(test)]
-pub(super) const TABLES: &[(&str, &str, &[Field])] = &[
+pub(super) const TABLES: &[(&str, &str, &[Fields])] = &[
     ("config.json", "every class", EVERY_CLASS),
     ("config.json", "LlamaForCausalLM, BitnetForCausalLM", LLAMA),
     ("config.json", "Qwen2ForCausalLM, Qwen3ForCausalLM", QWEN3),
@@ -184,8 +136,8 @@ pub(super) const TABLES: &[(&str, &str, &[Field])] = &[
 ];
 
 /// The tables of a class, the class's own first.
-pub(super) fn tables_of(class: &str) -> Vec<&'static [Field]> {
-    let own: &[&'static [Field]] = match class {
+pub(super) fn tables_of(class: &str) -> Vec<&'static [Fields]> {
+    let own: &[&'static [Fields]] = match class {
         "LlamaForCausalLM" => &[LLAMA],
         "BitnetForCausalLM" => &[LEGACY_BITNET, LLAMA],
         "Qwen2ForCausalLM" | "Qwen3ForCausalLM" => &[QWEN3],

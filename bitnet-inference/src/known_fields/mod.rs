@@ -54,31 +54,34 @@ pub(crate) enum Decision {
     NoEffect(&'static str),
 }
 
-/// A field with its decision. A name that ends in `*` stands for all that begin so.
+/// Names of fields, as a file spells them.
+type Names = &'static [&'static str];
+
+/// Fields with one decision. A name that ends in `*` stands for all that begin so.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Field {
-    pub(crate) name: &'static str,
+pub(crate) struct Fields {
+    pub(crate) names: Names,
     pub(crate) decision: Decision,
 }
 
-const fn read(name: &'static str) -> Field {
-    Field { name, decision: Decision::Read("") }
+const fn read(names: Names) -> Fields {
+    Fields { names, decision: Decision::Read("") }
 }
 
-const fn read_by(name: &'static str, by: &'static str) -> Field {
-    Field { name, decision: Decision::Read(by) }
+const fn read_by(names: Names, by: &'static str) -> Fields {
+    Fields { names, decision: Decision::Read(by) }
 }
 
-const fn refused(name: &'static str, unless: &'static [Inert], why: &'static str) -> Field {
-    Field { name, decision: Decision::RefusedUnless(unless, why) }
+const fn refused(names: Names, unless: &'static [Inert], why: &'static str) -> Fields {
+    Fields { names, decision: Decision::RefusedUnless(unless, why) }
 }
 
-const fn assumed(name: &'static str, unless: &'static [Inert], instead: &'static str) -> Field {
-    Field { name, decision: Decision::Assumption(unless, instead) }
+const fn assumed(names: Names, unless: &'static [Inert], instead: &'static str) -> Fields {
+    Fields { names, decision: Decision::Assumption(unless, instead) }
 }
 
-const fn unused(name: &'static str, why: &'static str) -> Field {
-    Field { name, decision: Decision::NoEffect(why) }
+const fn unused(names: Names, why: &'static str) -> Fields {
+    Fields { names, decision: Decision::NoEffect(why) }
 }
 
 const FALSE: &[Inert] = &[Inert::Is(false)];
@@ -128,18 +131,17 @@ fn is_inert(value: &Value, inert: &[Inert]) -> bool {
     }
 }
 
+/// All names with their decisions.
+fn named(fields: &[Fields]) -> impl Iterator<Item = (&'static str, Decision)> {
+    fields.iter().flat_map(|fields| fields.names.iter().map(|&name| (name, fields.decision)))
+}
+
 /// The decision about a field, from the first table that has it.
-fn decision(tables: &[&[Field]], name: &str) -> Option<Decision> {
-    let matches = |field: &&Field| match field.name.strip_suffix('*') {
-        Some(beginning) => name.starts_with(beginning),
-        None => field.name == name,
-    };
-    let fields = tables.iter().flat_map(|table| table.iter());
-    fields
-        .clone()
-        .find(|field| field.name == name)
-        .or_else(|| fields.clone().find(matches))
-        .map(|field| field.decision)
+fn decision(tables: &[&[Fields]], name: &str) -> Option<Decision> {
+    let all = || tables.iter().copied().flat_map(named);
+    let begins = |known: &str| known.strip_suffix('*').is_some_and(|start| name.starts_with(start));
+    let exact = all().find(|(known, _)| *known == name);
+    exact.or_else(|| all().find(|(known, _)| begins(known))).map(|(_, decision)| decision)
 }
 
 /// A name or value in a message: its first characters, control characters escaped.
@@ -173,7 +175,7 @@ impl<'a> Findings<'a> {
     /// Takes one field; `path` is what messages call it.
     fn field(
         &mut self,
-        tables: &[&[Field]],
+        tables: &[&[Fields]],
         name: &str,
         path: &str,
         value: &Value,
@@ -199,7 +201,7 @@ impl<'a> Findings<'a> {
     /// Takes all fields of an object; `prefix` stands before their names in messages.
     fn object(
         &mut self,
-        tables: &[&[Field]],
+        tables: &[&[Fields]],
         prefix: &str,
         object: &Map<String, Value>,
     ) -> Result<(), Refusal> {
@@ -232,7 +234,7 @@ impl<'a> Findings<'a> {
 
 /// All tables, by the file that they are about and the part of it.
 #[cfg(test)]
-fn tables() -> Vec<(&'static str, &'static str, &'static [Field])> {
+fn tables() -> Vec<(&'static str, &'static str, &'static [Fields])> {
     let parts = [
         config::TABLES,
         quantization::TABLES,

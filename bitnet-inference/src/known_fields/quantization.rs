@@ -2,29 +2,22 @@
 
 use serde_json::{Map, Value};
 
-use super::{Field, Findings, Refusal, read, unused};
+use super::{Fields, Findings, Refusal, read, unused};
 
 /// Fields of `quantization_config` where `quant_method` is `bitnet`.
-pub(super) const BITNET: &[Field] = &[
-    read("quant_method"),
-    read("linear_class"),
-    read("quantization_mode"),
-    read("use_rms_norm"),
-    read("rms_norm_eps"),
-    read("modules_to_not_convert"),
+pub(super) const BITNET: &[Fields] = &[
+    read(&["quant_method", "linear_class", "quantization_mode", "use_rms_norm", "rms_norm_eps"]),
+    read(&["modules_to_not_convert"]),
 ];
 
 /// Fields of `quantization`, as MLX writes it.
-pub(super) const MLX: &[Field] = &[
-    read("bits"),
-    read("group_size"),
-    read("mode"),
-    unused("model.*", "a layer is read as its tensors say"),
-    unused("lm_head*", "a layer is read as its tensors say"),
+pub(super) const MLX: &[Fields] = &[
+    read(&["bits", "group_size", "mode"]),
+    unused(&["model.*", "lm_head*"], "a layer is read as its tensors say"),
 ];
 
 #[cfg(test)]
-pub(super) const TABLES: &[(&str, &str, &[Field])] =
+pub(super) const TABLES: &[(&str, &str, &[Fields])] =
     &[("config.json", "quantization_config", BITNET), ("config.json", "quantization (MLX)", MLX)];
 
 /// Takes the settings of stored weights among the fields of a `config.json`.

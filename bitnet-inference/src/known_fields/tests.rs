@@ -1,6 +1,7 @@
 //! Every field that other programs define has a decision, the decisions hold in the loaders, and the page about them is
 //! what the tables say.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 
 use bitnet_formats::gguf::{GgufFile, GgufWriter, Value as GgufValue};
@@ -30,7 +31,7 @@ fn known() -> Value {
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
-fn table(file: &str, part: &str) -> &'static [Field] {
+fn table(file: &str, part: &str) -> &'static [Fields] {
     let found = tables().into_iter().find(|(f, p, _)| (*f, *p) == (file, part));
     found.unwrap_or_else(|| panic!("no table {file} {part}")).2
 }
@@ -88,7 +89,7 @@ fn undecided(known: &Value) -> Vec<String> {
         }
     }
     for key in names(&known["gguf"]) {
-        let (tables, name): (Vec<&[Field]>, _) = match key.strip_prefix("{arch}.") {
+        let (tables, name): (Vec<&[Fields]>, _) = match key.strip_prefix("{arch}.") {
             Some(name) => (vec![table("GGUF", "the architecture (after its name)")], name),
             None => {
                 (vec![table("GGUF", "the file"), table("GGUF", "the vocabulary")], key.as_str())
@@ -207,8 +208,11 @@ fn odd_value(inert: &[Inert]) -> Value {
 }
 
 /// Checks the decisions of a table against what `outcome` makes of a file with one field changed: its assumptions, or its error.
-fn check_table(fields: &[Field], outcome: impl Fn(&str, Value) -> Result<Vec<String>, String>) {
-    for Field { name, decision } in fields {
+fn check_table(
+    fields: impl Iterator<Item = (&'static str, Decision)>,
+    outcome: impl Fn(&str, Value) -> Result<Vec<String>, String>,
+) {
+    for (name, decision) in fields {
         let real = name.replace('*', "planted");
         match decision {
             Decision::RefusedUnless(inert, why) => {
@@ -258,12 +262,8 @@ fn config_fields_are_refused_or_listed_as_decided() {
         };
         let tables = config::tables_of(class);
         for (index, table) in tables.iter().enumerate() {
-            let own: Vec<Field> = table
-                .iter()
-                .filter(|field| decision(&tables[..index], field.name).is_none())
-                .copied()
-                .collect();
-            check_table(&own, outcome);
+            let own = named(table).filter(|(name, _)| decision(&tables[..index], name).is_none());
+            check_table(own, outcome);
         }
         let inside = |name: &'static str| {
             let known = &known;
@@ -280,25 +280,25 @@ fn config_fields_are_refused_or_listed_as_decided() {
             }
         };
         let rope = table("config.json", "rope_parameters, rope_scaling");
-        check_table(rope, inside("rope_parameters"));
-        check_table(rope, inside("rope_scaling"));
+        check_table(named(rope), inside("rope_parameters"));
+        check_table(named(rope), inside("rope_scaling"));
         let bitnet = table("config.json", "quantization_config");
-        check_table(bitnet, inside("quantization_config"));
+        check_table(named(bitnet), inside("quantization_config"));
     }
 }
 
 #[test]
 fn read_config_fields_refuse_values_of_another_kind() {
     let known = known();
-    for field in table("config.json", "every class") {
+    for (name, decision) in named(table("config.json", "every class")) {
         // Objects are checked by their own fields; class and type stand in for each other.
         let objects = ["rope_scaling", "rope_parameters", "quantization"];
-        let other = [&objects[..], &["architectures", "model_type"]].concat().contains(&field.name);
-        if field.decision == Decision::Read("") && !other {
+        let other = [&objects[..], &["architectures", "model_type"]].concat().contains(&name);
+        if decision == Decision::Read("") && !other {
             let mut fields = defaults_of("LlamaForCausalLM", &known);
-            fields.insert(field.name.into(), json!({"planted": 1}));
-            let error = parse(fields).expect_err(field.name).to_string();
-            assert!(error.contains(field.name), "{error}");
+            fields.insert(name.into(), json!({"planted": 1}));
+            let error = parse(fields).expect_err(name).to_string();
+            assert!(error.contains(name), "{error}");
         }
     }
 }
@@ -325,7 +325,7 @@ fn generation_fields_are_listed_as_decided() {
         generation_config(&json!({ name: value }), "generation_config.json")
             .map_err(|e| e.to_string())
     };
-    check_table(generation::FIELDS, outcome);
+    check_table(named(generation::FIELDS), outcome);
     let lines = outcome("planted", json!(1)).unwrap();
     assert_eq!(lines, ["generation_config.json: field \"planted\" is not known to this program"]);
 }
@@ -337,7 +337,7 @@ fn adapter_fields_are_refused_as_decided() {
             .map(|()| Vec::new())
             .map_err(|e| e.to_string())
     };
-    check_table(table("adapter_config.json", ""), outcome);
+    check_table(named(table("adapter_config.json", "")), outcome);
     assert!(outcome("init_lora_weights", json!("pissa_niter_4")).is_err());
     assert!(outcome("use_planted", json!(false)).is_ok());
     assert!(outcome("use_planted", json!(true)).is_err());
@@ -371,7 +371,7 @@ fn as_gguf(value: &Value) -> Option<GgufValue<'_>> {
 fn gguf_keys_are_refused_or_listed_as_decided() {
     for part in ["the file", "the vocabulary", "the architecture (after its name)"] {
         let own = part.starts_with("the architecture");
-        check_table(table("GGUF", part), |name, value| {
+        check_table(named(table("GGUF", part)), |name, value| {
             let key = if own { format!("bitnet-b1.58.{name}") } else { name.into() };
             let Some(value) = as_gguf(&value) else { return Ok(Vec::new()) };
             gguf_outcome("bitnet-b1.58", &key, value)
@@ -401,9 +401,9 @@ fn gguf_keys_are_refused_or_listed_as_decided() {
 #[test]
 fn tables_have_each_field_once() {
     for (file, part, fields) in tables() {
-        for (index, field) in fields.iter().enumerate() {
-            let again = fields[..index].iter().any(|earlier| earlier.name == field.name);
-            assert!(!again, "{file} {part} {}", field.name);
+        let mut seen = HashSet::new();
+        for (name, _) in named(fields) {
+            assert!(seen.insert(name), "{file} {part} {name}");
         }
     }
 }

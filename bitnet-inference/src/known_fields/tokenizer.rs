@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{EMPTY, FALSE, Field, Findings, NEVER, Refusal, assumed, read_by, shown, unused};
+use super::{EMPTY, FALSE, Fields, Findings, NEVER, Refusal, assumed, read_by, shown, unused};
 
 /// Tokens of one file that are listed one by one; the rest are counted.
 const MAX_TOKENS: usize = 4;
@@ -15,87 +15,59 @@ const SPELLING: &str = "a text is written as its tokens spell it";
 const ANSWERS: &str = "answers are shown as the model writes them";
 const ELSEWHERE: &str = "an argument of transformers' constructor; files are found by their names";
 
-const CONFIG: &[Field] = &[
-    read_by("chat_template", "`chat`, `convert`"),
-    read_by("bos_token", "`chat`, `convert`"),
-    read_by("eos_token", "`chat`, `convert`"),
-    read_by("unk_token", "`chat`, `convert`"),
-    read_by("pad_token", "`chat`, `convert`"),
-    read_by("sep_token", "`chat`"),
-    read_by("cls_token", "`chat`"),
-    read_by("mask_token", "`chat`"),
-    read_by("add_bos_token", "compared with tokenizer.json, which is followed"),
-    read_by("add_eos_token", "compared with tokenizer.json, which is followed"),
-    read_by("added_tokens_decoder", "compared with tokenizer.json, which is followed"),
-    read_by("additional_special_tokens", "compared with tokenizer.json, which is followed"),
-    read_by("extra_special_tokens", "compared with tokenizer.json, which is followed"),
-    assumed("split_special_tokens", FALSE, "special tokens in a prompt are read as tokens"),
-    assumed("chat_control_tokens", EMPTY, "special tokens in messages are read as tokens"),
-    assumed("fix_mistral_regex", FALSE, "text is cut as tokenizer.json defines"),
-    read_by("model_specific_special_tokens", "`chat`"),
-    read_by("tokenizer_class", "`chat`: its default special tokens"),
-    assumed("response_template", NEVER, ANSWERS),
-    unused("response_schema", ANSWERS),
-    unused("add_prefix_space", CUTTING),
-    unused("legacy", CUTTING),
-    unused("do_lower_case", CUTTING),
-    unused("sp_model_kwargs", CUTTING),
-    unused("backend", CUTTING),
-    unused("unk_id", CUTTING),
-    unused("vocab", CUTTING),
-    unused("merges", CUTTING),
+const CONFIG: &[Fields] = &[
+    read_by(&["chat_template", "bos_token", "eos_token", "unk_token"], "`chat`, `convert`"),
+    read_by(&["pad_token"], "`chat`, `convert`"),
+    read_by(&["sep_token", "cls_token", "mask_token"], "`chat`"),
+    read_by(&["add_bos_token", "add_eos_token"], "compared with tokenizer.json, which is followed"),
+    read_by(&["added_tokens_decoder"], "compared with tokenizer.json, which is followed"),
+    read_by(&["additional_special_tokens"], "compared with tokenizer.json, which is followed"),
+    read_by(&["extra_special_tokens"], "compared with tokenizer.json, which is followed"),
+    assumed(&["split_special_tokens"], FALSE, "special tokens in a prompt are read as tokens"),
+    assumed(&["chat_control_tokens"], EMPTY, "special tokens in messages are read as tokens"),
+    assumed(&["fix_mistral_regex"], FALSE, "text is cut as tokenizer.json defines"),
+    read_by(&["model_specific_special_tokens"], "`chat`"),
+    read_by(&["tokenizer_class"], "`chat`: its default special tokens"),
+    assumed(&["response_template"], NEVER, ANSWERS),
+    unused(&["response_schema"], ANSWERS),
+    unused(&["add_prefix_space", "legacy", "do_lower_case", "sp_model_kwargs", "backend"], CUTTING),
+    unused(&["unk_id", "vocab", "merges"], CUTTING),
     unused(
-        "model_max_length",
+        &["model_max_length"],
         "a length at which transformers warns; the context is `max_position_embeddings`",
     ),
     unused(
-        "max_len",
+        &["max_len"],
         "a length at which transformers warns; the context is `max_position_embeddings`",
     ),
-    unused("max_length", POSITIONS),
-    unused("stride", POSITIONS),
-    unused("truncation_side", POSITIONS),
-    unused("truncation_strategy", POSITIONS),
-    unused("tokenizer_truncation", POSITIONS),
-    unused("padding_side", POSITIONS),
-    unused("pad_to_multiple_of", POSITIONS),
-    unused("pad_token_type_id", POSITIONS),
-    unused("tokenizer_padding", POSITIONS),
-    unused("model_input_names", POSITIONS),
-    unused("clean_up_tokenization_spaces", SPELLING),
-    unused("clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output", SPELLING),
-    unused("spaces_between_special_tokens", SPELLING),
-    unused("errors", "bytes that are not UTF-8 become U+FFFD"),
-    unused("use_default_system_prompt", "the chat template defines it"),
-    unused("init_inputs", ELSEWHERE),
-    unused("vocab_file", ELSEWHERE),
-    unused("merges_file", ELSEWHERE),
-    unused("tokenizer_file", ELSEWHERE),
-    unused("gguf_file", ELSEWHERE),
-    unused("files_loaded", ELSEWHERE),
-    unused("is_local", ELSEWHERE),
-    unused("local_files_only", ELSEWHERE),
-    unused("auto_map", REMOTE),
-    unused("verbose", METADATA),
-    unused("name_or_path", METADATA),
-    unused("processor_class", METADATA),
-    unused("transformers_version", METADATA),
+    unused(&["max_length", "stride", "truncation_side", "truncation_strategy"], POSITIONS),
+    unused(&["tokenizer_truncation", "padding_side", "pad_to_multiple_of"], POSITIONS),
+    unused(&["pad_token_type_id", "tokenizer_padding", "model_input_names"], POSITIONS),
+    unused(&["clean_up_tokenization_spaces"], SPELLING),
+    unused(&["clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"], SPELLING),
+    unused(&["spaces_between_special_tokens"], SPELLING),
+    unused(&["errors"], "bytes that are not UTF-8 become U+FFFD"),
+    unused(&["use_default_system_prompt"], "the chat template defines it"),
+    unused(&["init_inputs", "vocab_file", "merges_file", "tokenizer_file", "gguf_file"], ELSEWHERE),
+    unused(&["files_loaded", "is_local", "local_files_only"], ELSEWHERE),
+    unused(&["auto_map"], REMOTE),
+    unused(&["verbose", "name_or_path", "processor_class", "transformers_version"], METADATA),
 ];
 
-const SPECIAL_TOKENS: &[Field] = &[
-    read_by("bos_token", "`chat`, where tokenizer_config.json has no `added_tokens_decoder`"),
-    read_by("eos_token", "`chat`, where tokenizer_config.json has no `added_tokens_decoder`"),
-    read_by("unk_token", "`chat`, where tokenizer_config.json has no `added_tokens_decoder`"),
-    read_by("pad_token", "`chat`, where tokenizer_config.json has no `added_tokens_decoder`"),
-    read_by("sep_token", "`chat`, where tokenizer_config.json has no `added_tokens_decoder`"),
-    read_by("cls_token", "`chat`, where tokenizer_config.json has no `added_tokens_decoder`"),
-    read_by("mask_token", "`chat`, where tokenizer_config.json has no `added_tokens_decoder`"),
-    read_by("additional_special_tokens", "compared with tokenizer.json, which is followed"),
-    read_by("extra_special_tokens", "compared with tokenizer.json, which is followed"),
+const SPECIAL_TOKENS: &[Fields] = &[
+    read_by(&["bos_token"], "`chat`, where tokenizer_config.json has no `added_tokens_decoder`"),
+    read_by(&["eos_token"], "`chat`, where tokenizer_config.json has no `added_tokens_decoder`"),
+    read_by(&["unk_token"], "`chat`, where tokenizer_config.json has no `added_tokens_decoder`"),
+    read_by(&["pad_token"], "`chat`, where tokenizer_config.json has no `added_tokens_decoder`"),
+    read_by(&["sep_token"], "`chat`, where tokenizer_config.json has no `added_tokens_decoder`"),
+    read_by(&["cls_token"], "`chat`, where tokenizer_config.json has no `added_tokens_decoder`"),
+    read_by(&["mask_token"], "`chat`, where tokenizer_config.json has no `added_tokens_decoder`"),
+    read_by(&["additional_special_tokens"], "compared with tokenizer.json, which is followed"),
+    read_by(&["extra_special_tokens"], "compared with tokenizer.json, which is followed"),
 ];
 
 #[cfg(test)]
-pub(super) const TABLES: &[(&str, &str, &[Field])] =
+pub(super) const TABLES: &[(&str, &str, &[Fields])] =
     &[("tokenizer_config.json", "", CONFIG), ("special_tokens_map.json", "", SPECIAL_TOKENS)];
 
 /// What a tokenizer does, as far as the files beside it speak of it.

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::bounded_json::Limit;
 
-use super::{EMPTY, Field, Findings, NEVER, Refusal, ZERO, assumed, read, refused, shown, unused};
+use super::{EMPTY, Fields, Findings, NEVER, Refusal, ZERO, assumed, read, refused, shown, unused};
 
 /// Parts nested deeper than this are not checked; reading the tokenizer refuses them.
 const MAX_DEPTH: usize = 8;
@@ -20,156 +20,78 @@ const POSITIONS: &str = "changes where tokens stand in the text, not the tokens"
 const CUTS: &str = "for cutting text, which decoders do not";
 const OF_REFUSED: &str = "of a type that is refused";
 
-const FILE: &[Field] = &[
-    read("version"),
-    read("added_tokens"),
-    read("normalizer"),
-    read("pre_tokenizer"),
-    read("post_processor"),
-    read("decoder"),
-    read("model"),
-    assumed("truncation", NEVER, "texts are read whole, as by transformers"),
-    assumed("padding", NEVER, "texts are read without padding, as by transformers"),
+const FILE: &[Fields] = &[
+    read(&["version", "added_tokens", "normalizer", "pre_tokenizer", "post_processor", "decoder"]),
+    read(&["model"]),
+    assumed(&["truncation"], NEVER, "texts are read whole, as by transformers"),
+    assumed(&["padding"], NEVER, "texts are read without padding, as by transformers"),
 ];
 
 #[cfg(test)]
-const ADDED_TOKENS: &[Field] = &[
-    read("id"),
-    read("content"),
-    read("single_word"),
-    read("lstrip"),
-    read("rstrip"),
-    read("normalized"),
-    read("special"),
-];
+const ADDED_TOKENS: &[Fields] =
+    &[read(&["id", "content", "single_word", "lstrip", "rstrip", "normalized", "special"])];
 
 #[cfg(test)]
-const SETTINGS: &[Field] = &[unused("*", "`truncation` and `padding` are listed as a whole")];
+const SETTINGS: &[Fields] = &[unused(&["*"], "`truncation` and `padding` are listed as a whole")];
 
-const MODEL: &[Field] = &[
-    read("BPE"),
-    refused("BPE.dropout", ZERO, "it would make token ids random"),
-    read("BPE.unk_token"),
-    refused("BPE.continuing_subword_prefix", EMPTY, "byte-pair encoding without affixes is"),
-    refused("BPE.end_of_word_suffix", EMPTY, "byte-pair encoding without affixes is"),
-    read("BPE.fuse_unk"),
-    read("BPE.byte_fallback"),
-    read("BPE.ignore_merges"),
-    read("BPE.vocab"),
-    read("BPE.merges"),
-    refused("Unigram", NEVER, TYPE),
-    refused("WordLevel", NEVER, TYPE),
-    refused("WordPiece", NEVER, TYPE),
-    unused("Unigram.*", OF_REFUSED),
-    unused("WordLevel.*", OF_REFUSED),
-    unused("WordPiece.*", OF_REFUSED),
+const MODEL: &[Fields] = &[
+    read(&["BPE"]),
+    refused(&["BPE.dropout"], ZERO, "it would make token ids random"),
+    read(&["BPE.unk_token"]),
+    refused(&["BPE.continuing_subword_prefix"], EMPTY, "byte-pair encoding without affixes is"),
+    refused(&["BPE.end_of_word_suffix"], EMPTY, "byte-pair encoding without affixes is"),
+    read(&["BPE.fuse_unk", "BPE.byte_fallback", "BPE.ignore_merges", "BPE.vocab", "BPE.merges"]),
+    refused(&["Unigram", "WordLevel", "WordPiece"], NEVER, TYPE),
+    unused(&["Unigram.*", "WordLevel.*", "WordPiece.*"], OF_REFUSED),
 ];
 
-const NORMALIZER: &[Field] = &[
-    read("Sequence"),
-    read("Sequence.normalizers"),
-    read("Replace"),
-    read("Replace.pattern"),
-    read("Replace.content"),
-    read("Prepend"),
-    read("Prepend.prepend"),
-    read("Strip"),
-    read("Strip.strip_left"),
-    read("Strip.strip_right"),
-    read("NFC"),
-    read("NFD"),
-    read("NFKC"),
-    read("NFKD"),
-    read("Lowercase"),
-    read("StripAccents"),
-    refused("BertNormalizer", NEVER, TYPE),
-    refused("ByteLevel", NEVER, TYPE),
-    refused("Nmt", NEVER, TYPE),
-    refused("Precompiled", NEVER, TYPE),
-    unused("BertNormalizer.*", OF_REFUSED),
-    unused("Precompiled.*", OF_REFUSED),
+const NORMALIZER: &[Fields] = &[
+    read(&["Sequence", "Sequence.normalizers", "Replace", "Replace.pattern", "Replace.content"]),
+    read(&["Prepend", "Prepend.prepend", "Strip", "Strip.strip_left", "Strip.strip_right", "NFC"]),
+    read(&["NFD", "NFKC", "NFKD", "Lowercase", "StripAccents"]),
+    refused(&["BertNormalizer", "ByteLevel", "Nmt", "Precompiled"], NEVER, TYPE),
+    unused(&["BertNormalizer.*", "Precompiled.*"], OF_REFUSED),
 ];
 
-const PRE_TOKENIZER: &[Field] = &[
-    read("Sequence"),
-    read("Sequence.pretokenizers"),
-    read("Split"),
-    read("Split.pattern"),
-    read("Split.behavior"),
-    read("Split.invert"),
-    read("ByteLevel"),
-    read("ByteLevel.add_prefix_space"),
-    read("ByteLevel.use_regex"),
-    unused("ByteLevel.trim_offsets", POSITIONS),
-    read("Digits"),
-    read("Digits.individual_digits"),
-    read("Punctuation"),
-    read("Punctuation.behavior"),
-    read("Metaspace"),
-    read("Metaspace.replacement"),
-    read("Metaspace.prepend_scheme"),
-    read("Metaspace.add_prefix_space"),
-    read("Metaspace.split"),
-    unused("Metaspace.str_rep", "`replacement` defines it"),
-    read("Whitespace"),
-    read("WhitespaceSplit"),
-    refused("BertPreTokenizer", NEVER, TYPE),
-    refused("CharDelimiterSplit", NEVER, TYPE),
-    refused("FixedLength", NEVER, TYPE),
-    refused("UnicodeScripts", NEVER, TYPE),
-    unused("CharDelimiterSplit.*", OF_REFUSED),
-    unused("FixedLength.*", OF_REFUSED),
+const PRE_TOKENIZER: &[Fields] = &[
+    read(&["Sequence", "Sequence.pretokenizers", "Split", "Split.pattern", "Split.behavior"]),
+    read(&["Split.invert", "ByteLevel", "ByteLevel.add_prefix_space", "ByteLevel.use_regex"]),
+    unused(&["ByteLevel.trim_offsets"], POSITIONS),
+    read(&["Digits", "Digits.individual_digits", "Punctuation", "Punctuation.behavior"]),
+    read(&["Metaspace", "Metaspace.replacement", "Metaspace.prepend_scheme"]),
+    read(&["Metaspace.add_prefix_space", "Metaspace.split"]),
+    unused(&["Metaspace.str_rep"], "`replacement` defines it"),
+    read(&["Whitespace", "WhitespaceSplit"]),
+    refused(&["BertPreTokenizer", "CharDelimiterSplit", "FixedLength"], NEVER, TYPE),
+    refused(&["UnicodeScripts"], NEVER, TYPE),
+    unused(&["CharDelimiterSplit.*", "FixedLength.*"], OF_REFUSED),
 ];
 
-const POST_PROCESSOR: &[Field] = &[
-    read("Sequence"),
-    read("Sequence.processors"),
-    read("TemplateProcessing"),
-    read("TemplateProcessing.single"),
-    read("TemplateProcessing.special_tokens"),
-    unused("TemplateProcessing.pair", "no pair of texts is read"),
-    read("ByteLevel"),
-    unused("ByteLevel.add_prefix_space", POSITIONS),
-    unused("ByteLevel.trim_offsets", POSITIONS),
-    unused("ByteLevel.use_regex", POSITIONS),
-    refused("BertProcessing", NEVER, TYPE),
-    refused("RobertaProcessing", NEVER, TYPE),
-    unused("BertProcessing.*", OF_REFUSED),
-    unused("RobertaProcessing.*", OF_REFUSED),
+const POST_PROCESSOR: &[Fields] = &[
+    read(&["Sequence", "Sequence.processors", "TemplateProcessing", "TemplateProcessing.single"]),
+    read(&["TemplateProcessing.special_tokens"]),
+    unused(&["TemplateProcessing.pair"], "no pair of texts is read"),
+    read(&["ByteLevel"]),
+    unused(&["ByteLevel.add_prefix_space", "ByteLevel.trim_offsets"], POSITIONS),
+    unused(&["ByteLevel.use_regex"], POSITIONS),
+    refused(&["BertProcessing", "RobertaProcessing"], NEVER, TYPE),
+    unused(&["BertProcessing.*", "RobertaProcessing.*"], OF_REFUSED),
 ];
 
-const DECODER: &[Field] = &[
-    read("Sequence"),
-    read("Sequence.decoders"),
-    read("ByteLevel"),
-    unused("ByteLevel.add_prefix_space", CUTS),
-    unused("ByteLevel.trim_offsets", CUTS),
-    unused("ByteLevel.use_regex", CUTS),
-    read("ByteFallback"),
-    read("Fuse"),
-    read("Replace"),
-    read("Replace.pattern"),
-    read("Replace.content"),
-    read("Strip"),
-    read("Strip.content"),
-    read("Strip.start"),
-    read("Strip.stop"),
-    read("Metaspace"),
-    read("Metaspace.replacement"),
-    read("Metaspace.prepend_scheme"),
-    read("Metaspace.add_prefix_space"),
-    unused("Metaspace.split", CUTS),
-    unused("Metaspace.str_rep", "`replacement` defines it"),
-    refused("BPEDecoder", NEVER, TYPE),
-    refused("CTC", NEVER, TYPE),
-    refused("WordPiece", NEVER, TYPE),
-    unused("BPEDecoder.*", OF_REFUSED),
-    unused("CTC.*", OF_REFUSED),
-    unused("WordPiece.*", OF_REFUSED),
+const DECODER: &[Fields] = &[
+    read(&["Sequence", "Sequence.decoders", "ByteLevel"]),
+    unused(&["ByteLevel.add_prefix_space", "ByteLevel.trim_offsets", "ByteLevel.use_regex"], CUTS),
+    read(&["ByteFallback", "Fuse", "Replace", "Replace.pattern", "Replace.content", "Strip"]),
+    read(&["Strip.content", "Strip.start", "Strip.stop", "Metaspace", "Metaspace.replacement"]),
+    read(&["Metaspace.prepend_scheme", "Metaspace.add_prefix_space"]),
+    unused(&["Metaspace.split"], CUTS),
+    unused(&["Metaspace.str_rep"], "`replacement` defines it"),
+    refused(&["BPEDecoder", "CTC", "WordPiece"], NEVER, TYPE),
+    unused(&["BPEDecoder.*", "CTC.*", "WordPiece.*"], OF_REFUSED),
 ];
 
 /// Parts with types, each with its table and the fields that hold parts of the same kind.
-const PARTS: &[(&str, &[Field], &str)] = &[
+const PARTS: &[(&str, &[Fields], &str)] = &[
     ("model", MODEL, ""),
     ("normalizer", NORMALIZER, "normalizers"),
     ("pre_tokenizer", PRE_TOKENIZER, "pretokenizers"),
@@ -178,7 +100,7 @@ const PARTS: &[(&str, &[Field], &str)] = &[
 ];
 
 #[cfg(test)]
-pub(super) const TABLES: &[(&str, &str, &[Field])] = &[
+pub(super) const TABLES: &[(&str, &str, &[Fields])] = &[
     ("tokenizer.json", "the file", FILE),
     ("tokenizer.json", "added_tokens", ADDED_TOKENS),
     ("tokenizer.json", "truncation, padding", SETTINGS),
@@ -221,7 +143,7 @@ pub(crate) fn tokenizer_json(bytes: &[u8], file: &str) -> Result<Vec<String>, Re
 fn part(
     found: &mut Findings<'_>,
     kind: &str,
-    table: &[Field],
+    table: &[Fields],
     members: &str,
     value: &Value,
     depth: usize,

@@ -30,13 +30,13 @@ fn page() -> String {
             write!(page, "\n### {file}: {part}\n").unwrap();
         }
         page.push_str("\n| field | handling | reason or default |\n|---|---|---|\n");
-        for Field { name, decision } in fields {
+        for (name, decision) in named(fields) {
             let (done, why) = match decision {
                 Decision::Read("") => ("read".into(), ""),
-                Decision::Read(by) => ("read".into(), *by),
-                Decision::RefusedUnless(inert, why) => (format!("rejected{}", unless(inert)), *why),
-                Decision::Assumption(inert, why) => (format!("listed{}", unless(inert)), *why),
-                Decision::NoEffect(why) => ("no effect".into(), *why),
+                Decision::Read(by) => ("read".into(), by),
+                Decision::RefusedUnless(inert, why) => (format!("rejected{}", unless(inert)), why),
+                Decision::Assumption(inert, why) => (format!("listed{}", unless(inert)), why),
+                Decision::NoEffect(why) => ("no effect".into(), why),
             };
             writeln!(page, "| `{name}` | {done} | {why} |").unwrap();
         }

@@ -9,7 +9,7 @@ fn tokenizer_config_fields_are_listed_as_decided() {
         tokenizer_config(&json!({ name: value }), "tokenizer_config.json", None)
             .map_err(|e| e.to_string())
     };
-    check_table(table("tokenizer_config.json", ""), outcome);
+    check_table(named(table("tokenizer_config.json", "")), outcome);
     assert!(outcome("image_token", json!("<image>")).unwrap().is_empty(), "a name for templates");
     assert_eq!(outcome("planted", json!("x")).unwrap().len(), 1);
 }
