@@ -1,12 +1,14 @@
 //! Arguments and calls of filters.
 
+use std::borrow::Cow;
+
 use minijinja::value::{Kwargs, Rest, Value};
 use minijinja::{Error, ErrorKind, State};
 
 use super::budget::Budget;
 
-pub(crate) fn invalid(problem: &str) -> Error {
-    Error::new(ErrorKind::InvalidOperation, problem.to_owned())
+pub(crate) fn invalid(problem: impl Into<Cow<'static, str>>) -> Error {
+    Error::new(ErrorKind::InvalidOperation, problem)
 }
 
 /// A positional or named argument that may be missing.
@@ -19,6 +21,17 @@ pub(crate) fn argument(
     Ok(args.get(at).cloned().or(named.get::<Option<Value>>(name)?).filter(|value| !value.is_none()))
 }
 
+/// Calls a function: pays for what it reads.
+pub(crate) fn weighed(
+    meter: &Budget,
+    state: &mut State<'_, '_>,
+    function: &Value,
+    args: &[Value],
+) -> Result<Value, Error> {
+    meter.weigh_all(args)?;
+    function.call(state, args)
+}
+
 /// Calls a filter: pays for what it reads, and for what it makes.
 pub(crate) fn call(
     meter: &Budget,
@@ -26,11 +39,7 @@ pub(crate) fn call(
     filter: &Value,
     args: &[Value],
 ) -> Result<Value, Error> {
-    for arg in args {
-        meter.weigh(arg)?;
-    }
-    let made = filter.call(state, args)?;
-    meter.keep(made)
+    meter.keep(weighed(meter, state, filter, args)?)
 }
 
 /// The arguments as the engine passes them on: named ones last.

@@ -82,6 +82,11 @@ impl Budget {
         self.weigh_at(value, 0)
     }
 
+    /// Pays for reading each of these values through.
+    pub(crate) fn weigh_all(&self, values: &[Value]) -> Result<(), Error> {
+        values.iter().try_for_each(|value| self.weigh(value).map(drop))
+    }
+
     fn weigh_at(&self, value: &Value, depth: usize) -> Result<u64, Error> {
         if depth > MAX_DEPTH {
             return Err(self.limit(&format!("it nests lists or maps more than {MAX_DEPTH} deep")));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use minijinja::value::{Kwargs, Rest, Tuple, Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State, filters as engine, functions, tests};
 
-use super::arguments::{call, together};
+use super::arguments::{call, invalid, together, weighed};
 use super::budget::{Budget, Stop};
 use super::methods::{self, join, replace, trimmed};
 use super::{clock, json, numbers, percent, sequences};
@@ -27,17 +27,9 @@ pub(crate) fn install(env: &mut Environment<'_>, budget: &Arc<Budget>, now: u64)
     }
     for (name, test) in comparing_tests() {
         let meter = budget.clone();
-        env.add_test(
-            name,
-            move |state: &mut State<'_, '_>,
-                  args: Rest<Value>,
-                  named: Kwargs|
-                  -> Result<bool, Error> {
-                let args = together(args, named);
-                args.iter().try_for_each(|arg| meter.weigh(arg).map(|_| ()))?;
-                Ok(test.call(state, &args)?.is_true())
-            },
-        );
+        env.add_test(name, move |state: &mut State<'_, '_>, args: Rest<Value>, named: Kwargs| {
+            weighed(&meter, state, &test, &together(args, named)).map(|value| value.is_true())
+        });
     }
     for (name, function) in [
         ("range", Value::from_function(functions::range)),
@@ -47,13 +39,8 @@ pub(crate) fn install(env: &mut Environment<'_>, budget: &Arc<Budget>, now: u64)
         let meter = budget.clone();
         env.add_function(
             name,
-            move |state: &mut State<'_, '_>,
-                  args: Rest<Value>,
-                  named: Kwargs|
-                  -> Result<Value, Error> {
-                let args = together(args, named);
-                args.iter().try_for_each(|arg| meter.weigh(arg).map(|_| ()))?;
-                function.call(state, &args)
+            move |state: &mut State<'_, '_>, args: Rest<Value>, named: Kwargs| {
+                weighed(&meter, state, &function, &together(args, named))
             },
         );
     }
@@ -74,8 +61,7 @@ pub(crate) fn install(env: &mut Environment<'_>, budget: &Arc<Budget>, now: u64)
     let meter = budget.clone();
     env.add_function("strftime_now", move |format: &str| -> Result<String, Error> {
         meter.pay_text(format.len() as u64 * 16)?;
-        clock::strftime(format, now)
-            .map_err(|problem| Error::new(ErrorKind::InvalidOperation, problem))
+        clock::strftime(format, now).map_err(invalid)
     });
     let meter = budget.clone();
     env.set_unknown_method_callback(move |state, value, method, args| {
@@ -105,6 +91,7 @@ fn bounded_filters() -> Vec<(&'static str, Value)> {
         ("selectattr", Value::from_function(engine::selectattr)),
         ("rejectattr", Value::from_function(engine::rejectattr)),
         ("map", Value::from_function(engine::map)),
+        ("groupby", Value::from_function(engine::groupby)),
         ("length", Value::from_function(engine::length)),
         ("count", Value::from_function(engine::length)),
         ("attr", Value::from_function(engine::attr)),
@@ -142,10 +129,10 @@ fn growing_filters(env: &mut Environment<'_>, budget: &Arc<Budget>) {
         let text = meter.text(value)?;
         Ok(Value::from(trimmed(&text, letters.as_deref(), true, true)))
     });
-    let meter = budget.clone();
-    env.add_filter("string", move |value: &Value| meter.text(value).map(Value::from));
-    let meter = budget.clone();
-    env.add_filter("safe", move |value: &Value| meter.text(value).map(Value::from));
+    for name in ["string", "safe"] {
+        let meter = budget.clone();
+        env.add_filter(name, move |value: &Value| meter.text(value).map(Value::from));
+    }
     let meter = budget.clone();
     env.add_filter(
         "tojson",
@@ -202,12 +189,7 @@ fn to_json(
     if let Some(separators) = options.get::<Option<Vec<String>>>("separators")? {
         match <[String; 2]>::try_from(separators) {
             Ok([item, key]) if item.len() <= 16 && key.len() <= 16 => (comma, colon) = (item, key),
-            _ => {
-                return Err(Error::new(
-                    ErrorKind::InvalidOperation,
-                    "separators must be two short texts",
-                ));
-            }
+            _ => return Err(invalid("separators must be two short texts")),
         }
     }
     let style = json::Style {

@@ -1,8 +1,9 @@
 //! Values as Python's `json.dumps` writes them.
 
+use minijinja::Error;
 use minijinja::value::{Value, ValueKind};
-use minijinja::{Error, ErrorKind};
 
+use super::arguments::invalid;
 use super::python;
 
 /// The options of `json.dumps`.
@@ -34,11 +35,8 @@ pub(crate) fn write(
         ValueKind::String => string(value.as_str().unwrap_or_default(), style.ascii, out),
         ValueKind::Seq | ValueKind::Iterable => {
             let items: Vec<Value> = value.try_iter()?.checked().collect::<Result<_, _>>()?;
-            enclosed(('[', ']'), items.len(), style, depth, out, |index, out| {
-                match items.get(index) {
-                    Some(item) => write(item, style, depth + 1, out),
-                    None => Ok(()),
-                }
+            enclosed(('[', ']'), &items, style, depth, out, |item, out| {
+                write(item, style, depth + 1, out)
             })?;
         }
         ValueKind::Map => {
@@ -46,8 +44,7 @@ pub(crate) fn write(
             if style.sort_keys {
                 keys.sort();
             }
-            enclosed(('{', '}'), keys.len(), style, depth, out, |index, out| {
-                let Some(key) = keys.get(index) else { return Ok(()) };
+            enclosed(('{', '}'), &keys, style, depth, out, |key, out| {
                 match key.as_str() {
                     Some(text) => string(text, style.ascii, out),
                     None => {
@@ -61,8 +58,7 @@ pub(crate) fn write(
             })?;
         }
         other => {
-            let problem = format!("a value of kind {other} cannot be written as JSON");
-            return Err(Error::new(ErrorKind::InvalidOperation, problem));
+            return Err(invalid(format!("a value of kind {other} cannot be written as JSON")));
         }
     }
     Ok(())
@@ -70,11 +66,11 @@ pub(crate) fn write(
 
 fn enclosed(
     (open, close): (char, char),
-    count: usize,
+    items: &[Value],
     style: &Style,
     depth: usize,
     out: &mut String,
-    mut item: impl FnMut(usize, &mut String) -> Result<(), Error>,
+    mut item: impl FnMut(&Value, &mut String) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let line = |depth: usize, out: &mut String| {
         if let Some(indent) = &style.indent {
@@ -83,14 +79,14 @@ fn enclosed(
         }
     };
     out.push(open);
-    for index in 0..count {
+    for (index, value) in items.iter().enumerate() {
         if index > 0 {
             out.push_str(&style.comma);
         }
         line(depth + 1, out);
-        item(index, out)?;
+        item(value, out)?;
     }
-    if count > 0 {
+    if !items.is_empty() {
         line(depth, out);
     }
     out.push(close);

@@ -20,13 +20,13 @@ pub(crate) fn method(
     meter.pay(64)?;
     if let Some(text) = value.as_str() {
         meter.pay(text.len() as u64)?;
-        args.iter().try_for_each(|arg| meter.weigh(arg).map(|_| ()))?;
+        meter.weigh_all(args)?;
         if let Some(made) = text_method(meter, text, method, args)? {
             return Ok(made);
         }
     } else if matches!(value.kind(), ValueKind::Seq) || !args.is_empty() {
         meter.weigh(value)?;
-        args.iter().try_for_each(|arg| meter.weigh(arg).map(|_| ()))?;
+        meter.weigh_all(args)?;
     } else {
         meter.pay(value.len().unwrap_or(1) as u64 * 64)?;
     }
@@ -346,12 +346,8 @@ fn part_of<'t>(text: &'t str, bounds: &[Value]) -> Result<Option<(&'t str, usize
     let place = |value: Option<&Value>, default: usize| -> Result<usize, Error> {
         let Some(value) = value.filter(|value| !value.is_none()) else { return Ok(default) };
         let at = value.as_i64().ok_or_else(|| invalid("a position must be an integer"))?;
-        let from_end = (length as i64).saturating_add(at);
-        Ok(if at < 0 {
-            usize::try_from(from_end).unwrap_or(0)
-        } else {
-            usize::try_from(at).unwrap_or(0)
-        })
+        let at = if at < 0 { at.saturating_add(length as i64) } else { at };
+        Ok(usize::try_from(at).unwrap_or(0))
     };
     let (start, end) = (place(bounds.first(), 0)?, place(bounds.get(1), length)?.min(length));
     if start > end {

@@ -190,11 +190,10 @@ impl ChatTemplate {
         let mut generator = CodeGenerator::new(&self.name, &self.program);
         generator.compile_stmt(&tree);
         let (mut program, mut blocks) = generator.finish();
-        let mut raw = operators::longest_raw(&program);
-        operators::exchange(&mut program).map_err(|what| operators::unmetered(budget, what))?;
-        for block in blocks.values_mut() {
-            raw = raw.max(operators::longest_raw(block));
-            operators::exchange(block).map_err(|what| operators::unmetered(budget, what))?;
+        let mut raw = 0;
+        for part in std::iter::once(&mut program).chain(blocks.values_mut()) {
+            raw = raw.max(operators::longest_raw(part));
+            operators::exchange(part).map_err(|what| operators::unmetered(budget, what))?;
         }
         // Text between tags costs one step whatever its length, so long texts leave fewer steps.
         let steps = STEPS.min(WORK / (raw as u64 + 1)) + STEPS_PER_MESSAGE * messages.len() as u64;
@@ -301,14 +300,12 @@ fn newline_after_raw(source: &str) -> Cow<'_, str> {
     while let Some((before, tag)) = rest.split_once("{%") {
         let body = tag.trim_start_matches(['-', '+']).trim_start();
         let after = body.strip_prefix("raw").map(str::trim_start);
+        out.push_str(before);
+        out.push_str("{%");
         let Some(text) = after.and_then(|after| after.strip_prefix("%}")) else {
-            out.push_str(before);
-            out.push_str("{%");
             rest = tag;
             continue;
         };
-        out.push_str(before);
-        out.push_str("{%");
         out.push_str(&tag[..tag.len() - text.len()]);
         if text.starts_with('\n') {
             out.push('\n');

@@ -9,6 +9,7 @@ use minijinja::machinery::{Instruction, Instructions};
 use minijinja::value::{Rest, Tuple, Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind};
 
+use super::arguments::invalid;
 use super::budget::{Budget, Stop};
 use super::percent;
 
@@ -119,71 +120,83 @@ fn two(args: &[Value]) -> Result<(&Value, &Value), Error> {
     }
 }
 
+/// An operator as a filter of its operands.
+type Operator = fn(&Budget, &[Value]) -> Result<Value, Error>;
+
+const OPERATORS: [(&str, Operator); 10] = [
+    (JOIN, join),
+    (ADD, add),
+    (MULTIPLY, multiply),
+    (REMAINDER, remainder),
+    (FLOOR_DIVIDE, floor_divide),
+    (SLICE, slice),
+    (WEIGH, weigh),
+    (LIST, list),
+    (TUPLE, tuple),
+    (MAP, map),
+];
+
 /// Adds the metered operators to an environment.
 pub(crate) fn install(env: &mut Environment<'_>, budget: &Arc<Budget>) {
-    let meter = budget.clone();
-    env.add_filter(JOIN, move |args: Rest<Value>| -> Result<Value, Error> {
-        let (left, right) = two(&args)?;
-        let (mut text, right) = (meter.text(left)?, meter.text(right)?);
-        meter.pay_text((text.len() + right.len()) as u64)?;
-        text.push_str(&right);
-        Ok(Value::from(text))
-    });
-    let meter = budget.clone();
-    env.add_filter(ADD, move |args: Rest<Value>| add(&meter, &args));
-    let meter = budget.clone();
-    env.add_filter(MULTIPLY, move |args: Rest<Value>| multiply(&meter, &args));
-    let meter = budget.clone();
-    env.add_filter(REMAINDER, move |args: Rest<Value>| remainder(&meter, &args));
-    env.add_filter(FLOOR_DIVIDE, |args: Rest<Value>| floor_divide(&args));
-    let meter = budget.clone();
-    env.add_filter(WEIGH, move |value: Value| -> Result<Value, Error> {
-        meter.weigh(&value)?;
-        Ok(as_number(&value))
-    });
-    let meter = budget.clone();
-    env.add_filter(SLICE, move |args: Rest<Value>| slice(&meter, &args));
+    for (name, operator) in OPERATORS {
+        let meter = budget.clone();
+        env.add_filter(name, move |args: Rest<Value>| operator(&meter, &args));
+    }
     for (name, expression) in COMPARISONS {
         let meter = budget.clone();
-        env.add_filter(name, move |args: Rest<Value>| -> Result<Value, Error> {
-            let (left, right) = two(&args)?;
-            meter.weigh(left)?;
-            meter.weigh(right)?;
-            if expression.contains(['<', '>']) {
-                comparable(left, right)?;
-            }
-            if name == "operator:in" && right.as_str().is_some() && left.as_str().is_none() {
-                let problem = format!("a {} cannot be in a text", left.kind());
-                return Err(Error::new(ErrorKind::InvalidOperation, problem));
-            }
-            if expression.contains(['<', '>']) {
-                return evaluate(expression, &[("a", &as_number(left)), ("b", &as_number(right))]);
-            }
-            evaluate(expression, &[("a", left), ("b", right)])
-        });
+        env.add_filter(name, move |args: Rest<Value>| compare(&meter, expression, &args));
     }
-    let meter = budget.clone();
-    env.add_filter(LIST, move |args: Rest<Value>| -> Result<Value, Error> {
-        args.iter().try_for_each(|item| meter.weigh(item).map(|_| ()))?;
-        Ok(Value::from(args.0))
-    });
-    let meter = budget.clone();
-    env.add_filter(TUPLE, move |args: Rest<Value>| -> Result<Value, Error> {
-        args.iter().try_for_each(|item| meter.weigh(item).map(|_| ()))?;
-        Ok(Value::from(Tuple::from(args.0)))
-    });
-    let meter = budget.clone();
-    env.add_filter(MAP, move |args: Rest<Value>| -> Result<Value, Error> {
-        args.iter().try_for_each(|item| meter.weigh(item).map(|_| ()))?;
-        let pairs = args
-            .chunks_exact(2)
-            .filter_map(|pair| Some((pair.first()?.clone(), pair.get(1)?.clone())));
-        Ok(Value::from_pairs(pairs))
-    });
+}
+
+fn join(meter: &Budget, args: &[Value]) -> Result<Value, Error> {
+    let (left, right) = two(args)?;
+    let (mut text, right) = (meter.text(left)?, meter.text(right)?);
+    meter.pay_text((text.len() + right.len()) as u64)?;
+    text.push_str(&right);
+    Ok(Value::from(text))
+}
+
+fn compare(meter: &Budget, expression: &str, args: &[Value]) -> Result<Value, Error> {
+    let (left, right) = two(args)?;
+    meter.weigh_all(args)?;
+    if expression.contains(['<', '>']) {
+        comparable(left, right)?;
+        return evaluate(expression, &as_number(left), &as_number(right));
+    }
+    if expression == "a in b" && right.as_str().is_some() && left.as_str().is_none() {
+        return Err(invalid(format!("a {} cannot be in a text", left.kind())));
+    }
+    evaluate(expression, left, right)
+}
+
+fn weigh(meter: &Budget, args: &[Value]) -> Result<Value, Error> {
+    meter.weigh_all(args)?;
+    Ok(args.first().map(as_number).unwrap_or_default())
+}
+
+fn list(meter: &Budget, args: &[Value]) -> Result<Value, Error> {
+    meter.weigh_all(args)?;
+    Ok(Value::from(args.to_vec()))
+}
+
+fn tuple(meter: &Budget, args: &[Value]) -> Result<Value, Error> {
+    meter.weigh_all(args)?;
+    Ok(Value::from(Tuple::from(args.to_vec())))
+}
+
+fn map(meter: &Budget, args: &[Value]) -> Result<Value, Error> {
+    meter.weigh_all(args)?;
+    let (pairs, _) = args.as_chunks::<2>();
+    Ok(Value::from_pairs(pairs.iter().cloned().map(|[key, value]| (key, value))))
 }
 
 fn is_list(value: &Value) -> bool {
     matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable)
+}
+
+/// A list, or a tuple.
+fn sequence(items: Vec<Value>, is_tuple: bool) -> Value {
+    if is_tuple { Value::from(Tuple::from(items)) } else { Value::from(items) }
 }
 
 pub(crate) fn add(meter: &Budget, args: &[Value]) -> Result<Value, Error> {
@@ -192,10 +205,10 @@ pub(crate) fn add(meter: &Budget, args: &[Value]) -> Result<Value, Error> {
         meter.pay_text((left.len() + right.len()) as u64)?;
         return Ok(Value::from([left, right].concat()));
     }
-    if is_list(left) && is_list(right) && !left.is_tuple() && !right.is_tuple() {
+    if is_list(left) && is_list(right) && left.is_tuple() == right.is_tuple() {
         let mut items = meter.list(left)?;
         items.extend(meter.list(right)?);
-        return Ok(Value::from(items));
+        return Ok(sequence(items, left.is_tuple()));
     }
     if left.is_undefined() || right.is_undefined() {
         return Err(Error::new(
@@ -203,28 +216,21 @@ pub(crate) fn add(meter: &Budget, args: &[Value]) -> Result<Value, Error> {
             "cannot add to a value that is not defined",
         ));
     }
-    if left.is_tuple() && right.is_tuple() {
-        let mut items = meter.list(left)?;
-        items.extend(meter.list(right)?);
-        return Ok(Value::from(Tuple::from(items)));
-    }
     if is_list(left) || is_list(right) {
-        let problem = format!("cannot add a {} and a {}", left.kind(), right.kind());
-        return Err(Error::new(ErrorKind::InvalidOperation, problem));
+        return Err(invalid(format!("cannot add a {} and a {}", left.kind(), right.kind())));
     }
-    evaluate("a + b", &[("a", left), ("b", right)])
+    evaluate("a + b", left, right)
 }
 
 /// How often a text or a list is repeated: never for a number below zero, as in Python.
 fn repetitions(times: &Value) -> Result<usize, Error> {
-    let wrong = |problem: &str| Error::new(ErrorKind::InvalidOperation, problem.to_owned());
     if times.kind() == ValueKind::Bool {
         return Ok(times.is_true().into());
     }
     if !times.is_integer() {
-        return Err(wrong("cannot repeat by a number that is not whole"));
+        return Err(invalid("cannot repeat by a number that is not whole"));
     }
-    let times = times.as_i64().ok_or_else(|| wrong("cannot repeat that often"))?;
+    let times = times.as_i64().ok_or_else(|| invalid("cannot repeat that often"))?;
     Ok(usize::try_from(times).unwrap_or(0))
 }
 
@@ -233,23 +239,18 @@ fn multiply(meter: &Budget, args: &[Value]) -> Result<Value, Error> {
     let is_count = |value: &Value| value.is_number() || value.kind() == ValueKind::Bool;
     let (many, times) = if is_count(left) { (right, left) } else { (left, right) };
     if !is_count(times) || (many.as_str().is_none() && !is_list(many)) {
-        return evaluate("a * b", &[("a", left), ("b", right)]);
+        return evaluate("a * b", left, right);
     }
     let times = repetitions(times)?;
     if let Some(text) = many.as_str() {
         meter.pay_text((text.len() as u64).saturating_mul(times as u64))?;
         return Ok(Value::from(text.repeat(times)));
     }
-    let tuple = many.is_tuple();
     let items = meter.list(many)?;
     // Nothing is paid for an empty list, however often it is repeated.
     let times = if items.is_empty() { 0 } else { times };
     meter.pay((items.len() as u64).saturating_mul(times as u64).saturating_mul(64))?;
-    let mut repeated = Vec::new();
-    for _ in 0..times {
-        repeated.extend_from_slice(&items);
-    }
-    Ok(if tuple { Value::from(Tuple::from(repeated)) } else { Value::from(repeated) })
+    Ok(sequence(std::iter::repeat_n(items, times).flatten().collect(), many.is_tuple()))
 }
 
 /// A truth value as the number that Python compares it as; the engine orders it by its type.
@@ -269,8 +270,7 @@ fn comparable(left: &Value, right: &Value) -> Result<(), Error> {
     if same {
         return Ok(());
     }
-    let problem = format!("a {} and a {} have no order", left.kind(), right.kind());
-    Err(Error::new(ErrorKind::InvalidOperation, problem))
+    Err(invalid(format!("a {} and a {} have no order", left.kind(), right.kind())))
 }
 
 /// `%`: fills a text, or gives the remainder with the sign of the divisor.
@@ -279,39 +279,48 @@ fn remainder(meter: &Budget, args: &[Value]) -> Result<Value, Error> {
     if let Some(pattern) = left.as_str() {
         return percent::fill(meter, pattern, right).map(Value::from);
     }
-    if let (Some(left), Some(right)) = (whole(left), whole(right)) {
-        return match left.checked_rem(right) {
-            Some(rest) if rest != 0 && (rest < 0) != (right < 0) => Ok(Value::from(rest + right)),
-            Some(rest) => Ok(Value::from(rest)),
-            None => Err(Error::new(ErrorKind::InvalidOperation, "division by zero")),
-        };
-    }
-    match floats(left, right) {
-        Some((_, 0.0)) => Err(Error::new(ErrorKind::InvalidOperation, "division by zero")),
-        Some((left, right)) => {
+    divide(
+        (left, right),
+        "a % b",
+        |left, right| {
+            let rest = left.checked_rem(right)?;
+            Some(if rest != 0 && (rest < 0) != (right < 0) { rest + right } else { rest })
+        },
+        |left, right| {
             let rest = left % right;
-            let wrong = rest != 0.0 && (rest < 0.0) != (right < 0.0);
-            Ok(Value::from(if wrong { rest + right } else { rest }))
-        }
-        None => evaluate("a % b", &[("a", left), ("b", right)]),
-    }
+            if rest != 0.0 && (rest < 0.0) != (right < 0.0) { rest + right } else { rest }
+        },
+    )
 }
 
 /// `//`: the quotient, rounded down.
-fn floor_divide(args: &[Value]) -> Result<Value, Error> {
-    let (left, right) = two(args)?;
+fn floor_divide(_: &Budget, args: &[Value]) -> Result<Value, Error> {
+    divide(
+        two(args)?,
+        "a // b",
+        |left, right| {
+            let (quotient, rest) = (left.checked_div(right)?, left.checked_rem(right)?);
+            Some(quotient - i64::from(rest != 0 && (rest < 0) != (right < 0)))
+        },
+        |left, right| (left / right).floor(),
+    )
+}
+
+/// Divides two whole numbers, or two numbers; what are none are left to the engine's own `expression`.
+fn divide(
+    (left, right): (&Value, &Value),
+    expression: &str,
+    of_whole: impl Fn(i64, i64) -> Option<i64>,
+    of_floats: impl Fn(f64, f64) -> f64,
+) -> Result<Value, Error> {
+    let by_zero = || invalid("division by zero");
     if let (Some(left), Some(right)) = (whole(left), whole(right)) {
-        return match (left.checked_div(right), left.checked_rem(right)) {
-            (Some(quotient), Some(rest)) => {
-                Ok(Value::from(quotient - i64::from(rest != 0 && (rest < 0) != (right < 0))))
-            }
-            _ => Err(Error::new(ErrorKind::InvalidOperation, "division by zero")),
-        };
+        return of_whole(left, right).map(Value::from).ok_or_else(by_zero);
     }
     match floats(left, right) {
-        Some((_, 0.0)) => Err(Error::new(ErrorKind::InvalidOperation, "division by zero")),
-        Some((left, right)) => Ok(Value::from((left / right).floor())),
-        None => evaluate("a // b", &[("a", left), ("b", right)]),
+        Some((_, 0.0)) => Err(by_zero()),
+        Some((left, right)) => Ok(Value::from(of_floats(left, right))),
+        None => evaluate(expression, left, right),
     }
 }
 
@@ -337,15 +346,12 @@ fn slice(meter: &Budget, args: &[Value]) -> Result<Value, Error> {
         return Err(Error::from(ErrorKind::MissingArgument));
     };
     let bound = |value: &Value| -> Result<Option<i64>, Error> {
-        if value.is_none() || value.is_undefined() {
-            Ok(None)
-        } else {
-            value.clone().try_into().map(Some)
-        }
+        let value = Some(value).filter(|value| !value.is_none() && !value.is_undefined());
+        value.map(|value| value.clone().try_into()).transpose()
     };
     let (start, stop, step) = (bound(start)?, bound(stop)?, bound(step)?.unwrap_or(1));
     if step == 0 {
-        return Err(Error::new(ErrorKind::InvalidOperation, "slice step cannot be zero"));
+        return Err(invalid("slice step cannot be zero"));
     }
     if let Some(text) = value.as_str() {
         meter.pay((text.len() as u64).saturating_mul(4))?;
@@ -362,11 +368,7 @@ fn slice(meter: &Budget, args: &[Value]) -> Result<Value, Error> {
     let items = meter.list(value)?;
     let picked: Vec<Value> =
         picks(items.len(), start, stop, step).filter_map(|at| items.get(at).cloned()).collect();
-    meter.keep(if value.is_tuple() {
-        Value::from(Tuple::from(picked))
-    } else {
-        Value::from(picked)
-    })
+    meter.keep(sequence(picked, value.is_tuple()))
 }
 
 /// The places that a slice picks, as Python's `slice.indices` gives them.
@@ -394,11 +396,11 @@ fn picks(
 }
 
 /// An operation on bounded operands, by the engine's own rules.
-fn evaluate(expression: &str, operands: &[(&str, &Value)]) -> Result<Value, Error> {
+fn evaluate(expression: &str, a: &Value, b: &Value) -> Result<Value, Error> {
     thread_local! {
         static PLAIN: Environment<'static> = Environment::empty();
     }
-    let context = Value::from_pairs(operands.iter().map(|&(name, value)| (name, value.clone())));
+    let context = Value::from_pairs([("a", a.clone()), ("b", b.clone())]);
     PLAIN.with(|env| env.compile_expression(expression)?.eval(context))
 }
 

@@ -3,10 +3,11 @@
 use std::iter::Peekable;
 use std::str::Chars;
 
+use minijinja::Error;
 use minijinja::formatting::{FormatStyle, format};
 use minijinja::value::{Value, ValueKind};
-use minijinja::{Error, ErrorKind};
 
+use super::arguments::invalid;
 use super::budget::{Budget, Stop};
 use super::python;
 
@@ -47,7 +48,7 @@ pub(crate) fn fill(meter: &Budget, pattern: &str, values: &Value) -> Result<Stri
                 named = true;
                 let value = values.get_item(&Value::from(key.as_str()))?;
                 if value.is_undefined() {
-                    return Err(invalid(&format!("the format names {key:?}, which is missing")));
+                    return Err(invalid(format!("the format names {key:?}, which is missing")));
                 }
                 value
             }
@@ -65,10 +66,6 @@ pub(crate) fn fill(meter: &Budget, pattern: &str, values: &Value) -> Result<Stri
         return Err(invalid("not all arguments converted during string formatting"));
     }
     Ok(out)
-}
-
-fn invalid(problem: &str) -> Error {
-    Error::new(ErrorKind::InvalidOperation, problem.to_owned())
 }
 
 fn conversion(meter: &Budget, letters: &mut Peekable<Chars<'_>>) -> Result<Conversion, Error> {
@@ -132,11 +129,11 @@ fn convert(meter: &Budget, conversion: &Conversion, value: &Value) -> Result<Str
             let number = match value.kind() {
                 ValueKind::Bool => Value::from(i64::from(value.is_true())),
                 ValueKind::Number => value.clone(),
-                _ => return Err(invalid(&format!("%{kind} requires a number"))),
+                _ => return Err(invalid(format!("%{kind} requires a number"))),
             };
             return formatted_number(conversion, number);
         }
-        other => return Err(invalid(&format!("unsupported format character {other:?}"))),
+        other => return Err(invalid(format!("unsupported format character {other:?}"))),
     };
     let text: String = match precision.filter(|_| *kind != 'c') {
         Some(precision) => text.chars().take(precision).collect(),
@@ -160,7 +157,7 @@ fn formatted_number(conversion: &Conversion, number: Value) -> Result<String, Er
             Value::from(float.trunc() as i64)
         }
         _ if "xXo".contains(*kind) && !number.is_integer() => {
-            return Err(invalid(&format!("%{kind} requires an integer")));
+            return Err(invalid(format!("%{kind} requires an integer")));
         }
         _ => number,
     };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use minijinja::value::{Kwargs, Rest, Value};
 use minijinja::{Environment, Error, State, filters as engine};
 
-use super::arguments::{argument, call, invalid, together};
+use super::arguments::{argument, call, invalid};
 use super::budget::Budget;
 use super::{methods, operators};
 
@@ -46,14 +46,6 @@ pub(crate) fn install(env: &mut Environment<'_>, budget: &Arc<Budget>) {
             },
         );
     }
-    let meter = budget.clone();
-    let groupby = Value::from_function(engine::groupby);
-    env.add_filter(
-        "groupby",
-        move |state: &mut State<'_, '_>, args: Rest<Value>, named: Kwargs| {
-            call(&meter, state, &groupby, &together(args, named))
-        },
-    );
     let meter = budget.clone();
     env.add_filter("wordcount", move |value: &Value| -> Result<usize, Error> {
         Ok(methods::count_words(&meter.text(value)?))
