@@ -11,7 +11,7 @@ use super::hf_json::MAX_IDS;
 use super::hf_parts::At;
 use super::spm::{SPACE, SentencePiece};
 use super::vocabulary::{Class, Piece, Vocabulary, byte_token};
-use super::{END_NAMES, EncodeOptions, alphabet};
+use super::{END_NAMES, EncodeOptions, Encoder, Tokenizer, alphabet};
 
 /// The `tokenizer.ggml.*` values of a GGUF file.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -74,7 +74,6 @@ impl<'a> GgufVocabulary<'a> {
             problem: error.to_string(),
         };
         let texts = |texts: Vec<&'a str>| texts.into_iter().map(Cow::Borrowed).collect::<Vec<_>>();
-        let id = |key: &str| metadata.opt_u32(key).map_err(wrong);
         let flag = |key: &str| metadata.opt_bool(key).map_err(wrong);
         let mut vocabulary = Self {
             model: metadata.get_str("tokenizer.ggml.model").map_err(wrong)?.to_owned(),
@@ -83,15 +82,6 @@ impl<'a> GgufVocabulary<'a> {
             scores: metadata.opt_array_f32("tokenizer.ggml.scores").map_err(wrong)?,
             token_types: metadata.opt_array_i32("tokenizer.ggml.token_type").map_err(wrong)?,
             merges: metadata.opt_array_str("tokenizer.ggml.merges").map_err(wrong)?.map(texts),
-            bos: id("tokenizer.ggml.bos_token_id")?,
-            eos: id("tokenizer.ggml.eos_token_id")?,
-            unk: id("tokenizer.ggml.unknown_token_id")?,
-            pad: id("tokenizer.ggml.padding_token_id")?,
-            eot: id("tokenizer.ggml.eot_token_id")?,
-            eom: id("tokenizer.ggml.eom_token_id")?,
-            sep: id("tokenizer.ggml.seperator_token_id")?,
-            cls: id("tokenizer.ggml.cls_token_id")?,
-            mask: id("tokenizer.ggml.mask_token_id")?,
             add_bos: flag("tokenizer.ggml.add_bos_token")?,
             add_eos: flag("tokenizer.ggml.add_eos_token")?,
             add_space_prefix: flag("tokenizer.ggml.add_space_prefix")?,
@@ -100,15 +90,16 @@ impl<'a> GgufVocabulary<'a> {
                 .map_err(wrong)?
                 .unwrap_or_default()
                 .to_owned(),
-            file,
-            ignored_ids: Vec::new(),
+            file: file.clone(),
+            ..Self::default()
         };
-        vocabulary.leave_out_unused_ids();
+        vocabulary.read_ids(metadata).map_err(wrong)?;
         Ok(vocabulary)
     }
 
-    /// Forgets ids that stand for no token and are not needed: llama.cpp warns about them and goes on.
-    fn leave_out_unused_ids(&mut self) {
+    /// Reads the ids of tokens. Those that stand for no token and are not needed are left out: llama.cpp warns about them and
+    /// goes on.
+    fn read_ids(&mut self, metadata: &Metadata) -> bitnet_formats::Result<()> {
         let count = self.tokens.len();
         let unused_bos = self.add_bos == Some(false);
         for (name, id, is_unused) in [
@@ -122,20 +113,20 @@ impl<'a> GgufVocabulary<'a> {
             ("cls", &mut self.cls, true),
             ("mask", &mut self.mask, true),
         ] {
+            let key = format!("tokenizer.ggml.{name}_token_id");
+            *id = metadata.opt_u32(&key)?;
             let Some(found) = *id else { continue };
             if found == u32::MAX {
-                let said = format!("tokenizer.ggml.{name}_token_id is -1: there is no such token");
-                self.ignored_ids.push(said);
+                self.ignored_ids.push(format!("{key} is -1: there is no such token"));
             } else if is_unused && found as usize >= count {
-                let said = format!(
-                    "tokenizer.ggml.{name}_token_id {found} is ignored: there are only {count} tokens"
-                );
+                let said = format!("{key} {found} is ignored: there are only {count} tokens");
                 self.ignored_ids.push(said);
             } else {
                 continue;
             }
             *id = None;
         }
+        Ok(())
     }
 
     /// Sets the keys of a new file.
@@ -316,16 +307,8 @@ pub(crate) struct GgufEncoder {
     after: Option<u32>,
 }
 
-/// A read vocabulary: its encoder, its tokens, whether a leading space is dropped when decoding, and what was assumed.
-pub(crate) struct Loaded {
-    pub(crate) encoder: GgufEncoder,
-    pub(crate) vocabulary: Vocabulary,
-    pub(crate) drop_first_space: bool,
-    pub(crate) assumptions: Vec<String>,
-}
-
 /// Checks a vocabulary and makes its encoder.
-pub(crate) fn load(source: GgufVocabulary<'_>) -> Result<Loaded> {
+pub(super) fn load(source: &GgufVocabulary<'_>) -> Result<Tokenizer> {
     source.check()?;
     if !matches!(source.model.as_str(), "gpt2" | "llama") {
         let supported = "gpt2, llama; put the model's tokenizer.json beside the file";
@@ -366,8 +349,9 @@ pub(crate) fn load(source: GgufVocabulary<'_>) -> Result<Loaded> {
         .map(|(id, piece)| (piece.text.into(), id, piece.class))
         .collect();
     marks.sort_by_key(|(text, id, _)| (std::cmp::Reverse(text.len()), *id));
-    let encoder = GgufEncoder { model, marks, before, after };
-    Ok(Loaded { encoder, vocabulary, drop_first_space: prefix, assumptions })
+    let encoder = Encoder::Gguf(Box::new(GgufEncoder { model, marks, before, after }));
+    let (bos, eos) = (source.bos, source.eos);
+    Ok(Tokenizer { bos, eos, assumptions, ..Tokenizer::new(encoder, vocabulary, prefix) })
 }
 
 enum Part<'t> {

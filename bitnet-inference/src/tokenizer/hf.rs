@@ -12,7 +12,6 @@ use tokenizers::{
     PreTokenizer,
 };
 
-use super::EncodeOptions;
 use super::chunks::{Apart, CHUNK, Pairs, Words, bytes_stay_apart, check_whole, for_each_chunk};
 use super::error::{Result, TokenizerError, shortened};
 use super::hf_cutting::{Cutting, normalize};
@@ -20,6 +19,7 @@ use super::hf_json::{AddedJson, FileJson, MAX_IDS, MergesJson, ModelJson};
 use super::hf_parts::{Affixes, At, Cutter, Decoding, affixes, cutters, decoding, normalizer};
 use super::spm::SPACE;
 use super::vocabulary::{Class, Piece, Vocabulary, byte_token};
+use super::{EncodeOptions, Encoder, Tokenizer};
 
 /// Longest token in bytes.
 pub(crate) const MAX_TOKEN_BYTES: usize = 64 * 1024;
@@ -40,13 +40,6 @@ pub(crate) struct HfEncoder {
     added: Vec<Box<str>>,
 }
 
-/// A read file: its encoder, its tokens and whether a leading space is dropped when decoding.
-pub(crate) struct Loaded {
-    pub(crate) encoder: HfEncoder,
-    pub(crate) vocabulary: Vocabulary,
-    pub(crate) drop_first_space: bool,
-}
-
 impl std::fmt::Debug for HfEncoder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("HfEncoder").field("file", &self.file).finish_non_exhaustive()
@@ -54,7 +47,7 @@ impl std::fmt::Debug for HfEncoder {
 }
 
 /// Reads a tokenizer.json.
-pub(crate) fn load(bytes: &[u8], file: &str) -> Result<Loaded> {
+pub(super) fn load(bytes: &[u8], file: &str) -> Result<Tokenizer> {
     let syntax = |error: serde_json::Error| TokenizerError::Syntax {
         file: file.into(),
         problem: error.to_string(),
@@ -95,6 +88,7 @@ pub(crate) fn load(bytes: &[u8], file: &str) -> Result<Loaded> {
     let parsing = added_vocabulary(file, &json.added_tokens, &model, normalizer.as_ref())?;
     let mut literal = parsing.clone();
     literal.set_encode_special_tokens(true);
+    let (bos, eos) = (around.before.last().copied(), around.after.first().copied());
     let encoder = HfEncoder {
         file: file.into(),
         model,
@@ -106,7 +100,8 @@ pub(crate) fn load(bytes: &[u8], file: &str) -> Result<Loaded> {
         cutting,
         added: json.added_tokens.iter().map(|token| token.content.as_str().into()).collect(),
     };
-    Ok(Loaded { encoder, vocabulary, drop_first_space: decoding.drop_first_space })
+    let encoder = Encoder::Hf(Box::new(encoder));
+    Ok(Tokenizer { bos, eos, ..Tokenizer::new(encoder, vocabulary, decoding.drop_first_space) })
 }
 
 /// Checks the model's own fields and takes its words and merges out of it: large files hold them only once.
@@ -186,7 +181,7 @@ fn pieces(
             at("model.vocab").invalid(format!("{count} tokens, but ids up to {}", size - 1))
         );
     }
-    let mut pieces: Vec<Option<Token<'_>>> = vec![None; size];
+    let mut pieces: Vec<Option<(&str, Class)>> = vec![None; size];
     for (text, &id) in vocab {
         let class = if decoding.byte_fallback && byte_token(text).is_some() {
             Class::Byte
@@ -194,14 +189,15 @@ fn pieces(
             Class::Normal
         };
         let Some(slot) = pieces.get_mut(id as usize) else { continue };
-        if let Some(other) = slot {
+        if let Some((other, _)) = slot {
             return Err(at("model.vocab").invalid(format!(
                 "{:?} and {:?} have the same id {id}",
                 shortened(text),
-                shortened(other.text)
+                shortened(other)
             )));
         }
-        *slot = Some(piece(at("model.vocab"), text, class)?);
+        check_length(at("model.vocab"), text)?;
+        *slot = Some((text, class));
     }
     for token in added {
         let class = if token.special { Class::Control } else { Class::UserDefined };
@@ -211,7 +207,7 @@ fn pieces(
         }
         let in_vocab = vocab.get(&token.content).copied();
         let Some(slot) = pieces.get_mut(token.id as usize) else { continue };
-        let taken = slot.as_ref().is_some_and(|other| other.text != token.content);
+        let taken = slot.is_some_and(|(other, _)| other != token.content);
         if taken || in_vocab.is_some_and(|id| id != token.id) {
             let content = shortened(&token.content);
             return Err(field.invalid(format!(
@@ -219,12 +215,13 @@ fn pieces(
                 token.id
             )));
         }
-        *slot = Some(piece(field, &token.content, class)?);
+        check_length(field, &token.content)?;
+        *slot = Some((&token.content, class));
     }
     let mut vocabulary = Vocabulary::with_capacity(pieces.len());
     for token in pieces {
         match token {
-            Some(Token { text, class }) => {
+            Some((text, class)) => {
                 vocabulary.push(Some(Piece { text, bytes: &decoding.bytes(text), class }));
             }
             None => vocabulary.push(None),
@@ -233,21 +230,14 @@ fn pieces(
     Ok(vocabulary)
 }
 
-/// One token, before all of them are known.
-#[derive(Debug, Clone)]
-struct Token<'a> {
-    text: &'a str,
-    class: Class,
-}
-
-fn piece<'a>(at: At<'_>, text: &'a str, class: Class) -> Result<Token<'a>> {
-    if text.len() > MAX_TOKEN_BYTES {
-        return Err(at.invalid(format!(
-            "a token of {} bytes; at most {MAX_TOKEN_BYTES} are taken",
-            text.len()
-        )));
+fn check_length(at: At<'_>, token: &str) -> Result<()> {
+    match token.len() {
+        ..=MAX_TOKEN_BYTES => Ok(()),
+        bytes => {
+            Err(at
+                .invalid(format!("a token of {bytes} bytes; at most {MAX_TOKEN_BYTES} are taken")))
+        }
     }
-    Ok(Token { text, class })
 }
 
 fn added_vocabulary(
@@ -354,11 +344,6 @@ impl HfEncoder {
     /// Whether an added token stands in a text.
     fn holds_added(&self, text: &str) -> bool {
         self.added.iter().any(|token| text.contains(&**token))
-    }
-
-    /// What is put around every text.
-    pub(crate) fn affixes(&self) -> &Affixes {
-        &self.affixes
     }
 }
 

@@ -108,19 +108,8 @@ impl Tokenizer {
     /// # Errors
     /// [`TokenizerError::Syntax`], [`TokenizerError::Invalid`] or [`TokenizerError::Unsupported`], each naming the field.
     pub fn from_json_bytes(bytes: &[u8], name: &str) -> Result<Self> {
-        let hf::Loaded { encoder, vocabulary, drop_first_space } = hf::load(bytes, name)?;
-        let bos = encoder.affixes().before.last().copied();
-        let mut tokenizer = Self {
-            eos: encoder.affixes().after.first().copied(),
-            bos,
-            encoder: Encoder::Hf(Box::new(encoder)),
-            vocabulary,
-            drop_first_space,
-            end: Vec::new(),
-            special: SpecialTokens::default(),
-            rows: 0,
-            assumptions: known_fields::tokenizer_json(bytes, name)?,
-        };
+        let mut tokenizer = hf::load(bytes, name)?;
+        tokenizer.assumptions = known_fields::tokenizer_json(bytes, name)?;
         tokenizer.find_ends(&[]);
         if tokenizer.eos.is_none() {
             let named = ["<|end_of_text|>", "<|endoftext|>", "</s>", "<|im_end|>", "<|eot_id|>"];
@@ -140,24 +129,25 @@ impl Tokenizer {
     /// [`TokenizerError::Invalid`] for values that contradict each other, [`TokenizerError::Unsupported`] for a model or a
     /// pre-tokenizer that is not known; the message lists the known ones.
     pub fn from_vocabulary(source: GgufVocabulary<'_>) -> Result<Self> {
-        let (bos, eos) = (source.bos, source.eos);
-        let (eot, named) = ([source.eot, source.eom], source.named_ids());
-        let gguf::Loaded { encoder, vocabulary, drop_first_space, assumptions } =
-            gguf::load(source)?;
-        let mut tokenizer = Self {
-            encoder: Encoder::Gguf(Box::new(encoder)),
+        let mut tokenizer = gguf::load(&source)?;
+        tokenizer.find_ends(&[source.eot, source.eom]);
+        tokenizer.special = tokenizer.texts_of(&source.named_ids());
+        Ok(tokenizer)
+    }
+
+    /// A tokenizer whose tokens at both ends of a text, special ones and end tokens are still to be found.
+    fn new(encoder: Encoder, vocabulary: Vocabulary, drop_first_space: bool) -> Self {
+        Self {
+            encoder,
             vocabulary,
             drop_first_space,
-            bos,
-            eos,
+            bos: None,
+            eos: None,
             end: Vec::new(),
             special: SpecialTokens::default(),
             rows: 0,
-            assumptions,
-        };
-        tokenizer.find_ends(&eot);
-        tokenizer.special = tokenizer.texts_of(&named);
-        Ok(tokenizer)
+            assumptions: Vec::new(),
+        }
     }
 
     fn texts_of(&self, ids: &[(&str, Option<u32>)]) -> SpecialTokens {

@@ -1,39 +1,20 @@
 //! SentencePiece vocabularies, as GGUF files of model `llama` mean them: the best-scored pair is joined first.
 
-use std::cmp::Ordering;
 use std::sync::OnceLock;
 
 use super::chunks::{Apart, CHUNK, Pairs, for_each_chunk};
 use super::error::{Result, TokenizerError, shortened};
 use super::hf_parts::At;
 use super::merge::{Symbol, merge};
-use super::vocabulary::{Class, Vocabulary, byte_token};
+use super::vocabulary::{Class, Vocabulary};
 
 /// Stands for a space.
 pub(crate) const SPACE: char = '▁';
 
-/// A score with a total order; never NaN.
-#[derive(Debug, Clone, Copy)]
-struct Score(f32);
-
-impl PartialEq for Score {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-
-impl Eq for Score {}
-
-impl PartialOrd for Score {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Score {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.0.total_cmp(&other.0)
-    }
+/// A whole number that is greater where the score, which is not NaN, is: `f32::total_cmp` compares floats by it.
+fn ordered(score: f32) -> i32 {
+    let bits = score.to_bits().cast_signed();
+    if bits < 0 { bits ^ i32::MAX } else { bits }
 }
 
 /// The encoder for a text without control tokens.
@@ -60,16 +41,8 @@ impl SentencePiece {
         }
         let mut bytes = vec![None; 256];
         for (id, piece) in vocabulary.iter().filter(|(_, piece)| piece.class == Class::Byte) {
-            let at = At { file, field: "tokenizer.ggml.tokens" };
-            let wrong = || {
-                at.invalid(format!(
-                    "token {id}, {:?}, is marked as a byte, but is not <0xHH>",
-                    shortened(piece.text)
-                ))
-            };
-            let byte = byte_token(piece.text).ok_or_else(wrong)?;
-            if let Some(slot) = bytes.get_mut(usize::from(byte)) {
-                slot.get_or_insert(id);
+            if let &[byte] = piece.bytes {
+                bytes[usize::from(byte)].get_or_insert(id);
             }
         }
         // -0.0 and 0.0 are the same score.
@@ -104,7 +77,7 @@ impl SentencePiece {
         let pair = |left: &Symbol, right: &Symbol| {
             let id = vocabulary.id(text.get(left.start..right.end)?)?;
             let score = self.scores.get(usize::try_from(id).ok()?)?;
-            Some((Score(*score), id))
+            Some((ordered(*score), id))
         };
         for symbol in merge(text, |letter| vocabulary.id(letter), pair) {
             match symbol.id {

@@ -69,25 +69,19 @@ impl<T: Deref<Target = Tokenizer>> TextStream<T> {
     /// Moves out everything but an unfinished character at the end; bytes that can begin no character become U+FFFD.
     fn take_complete(&mut self) -> String {
         let mut text = String::with_capacity(self.held.len());
-        let mut rest: &[u8] = &self.held;
-        loop {
-            match std::str::from_utf8(rest) {
-                Ok(valid) => {
-                    text.push_str(valid);
-                    rest = &[];
-                    break;
-                }
-                Err(error) => {
-                    let (valid, broken) = rest.split_at(error.valid_up_to());
-                    text.push_str(&String::from_utf8_lossy(valid));
-                    rest = broken;
-                    let Some(length) = error.error_len() else { break };
-                    text.push(char::REPLACEMENT_CHARACTER);
-                    rest = rest.get(length..).unwrap_or_default();
-                }
+        let mut done = 0;
+        for chunk in self.held.utf8_chunks() {
+            text.push_str(chunk.valid());
+            done += chunk.valid().len();
+            let broken = chunk.invalid();
+            let is_last = done + broken.len() == self.held.len();
+            let may_go_on = |error: std::str::Utf8Error| error.error_len().is_none();
+            if is_last && (broken.is_empty() || std::str::from_utf8(broken).is_err_and(may_go_on)) {
+                break;
             }
+            text.push(char::REPLACEMENT_CHARACTER);
+            done += broken.len();
         }
-        let done = self.held.len() - rest.len();
         self.held.drain(..done);
         text
     }

@@ -19,7 +19,7 @@ impl GgufVocabulary<'_> {
     /// [`super::TokenizerError`] as [`super::Tokenizer::from_vocabulary`], for models other than `gpt2` and `llama` too.
     pub fn to_tokenizer_json(&self) -> Result<Value> {
         // What the engine can't read is not converted either.
-        super::gguf::load(self.clone())?;
+        super::gguf::load(self)?;
         let byte_level = self.model == "gpt2";
         let class = |id: usize| {
             let number = self.token_types.as_ref().map(|types| types[id]);
