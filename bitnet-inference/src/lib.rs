@@ -83,7 +83,6 @@ mod weight_cache;
 
 pub use batch::{BatchItem, BatchLogits, LogitRows, choose_batch, extend_batch};
 pub use bitnet_core::kv::{KvCache, KvType};
-pub use cache::SequenceCache;
 pub use error::{InferenceError, Result};
 pub use generate::{FinishReason, GenerateOptions, Generated, Generation, StopFilter, Token};
 pub use known_fields::{Refusal, adapter_config};

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bitnet_core::backend::top_logits::{LogitQuery, TokenLogit, TopLogits};
-use bitnet_core::kv::KvType;
+use bitnet_core::kv::{KvCache, KvType};
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::simd::largest_magnitude;
 
-use crate::cache::SequenceCache;
+use crate::cache::{check_fits, reserve};
 use crate::models::{Decoder, LimitReason, ObserveFn, Sequence};
 use crate::sampler::Sampler;
 use crate::tokenizer::Tokenizer;
@@ -39,7 +39,7 @@ pub struct Session {
     pub(crate) decoder: Arc<Decoder>,
     pub(crate) tokenizer: Option<Arc<Tokenizer>>,
     pub(crate) end_tokens: Arc<BTreeSet<u32>>,
-    pub(crate) cache: SequenceCache,
+    pub(crate) cache: KvCache,
     pub(crate) tokens: Vec<u32>,
     /// The hidden state after the last token, `[1, hidden]`, if it was the last that was read.
     pub(crate) last: Option<BitNetTensor>,
@@ -107,7 +107,7 @@ impl Session {
     }
 
     /// The cache.
-    pub fn cache(&self) -> &SequenceCache {
+    pub fn cache(&self) -> &KvCache {
         &self.cache
     }
 
@@ -132,7 +132,7 @@ impl Session {
         if tokens.is_empty() {
             return Err(no_tokens());
         }
-        self.cache.reserve(tokens.len())?;
+        reserve(&mut self.cache, tokens.len())?;
         self.last = None;
         Ok(Prefill { session: self, tokens, done: 0 })
     }
@@ -152,14 +152,7 @@ impl Session {
     /// # Errors
     /// [`InferenceError::Resource`] if `tokens` do not fit; the sequence is unchanged then.
     pub fn truncate_to_prefix(&mut self, tokens: &[u32]) -> Result<usize> {
-        if tokens.len() > self.capacity() {
-            return Err(InferenceError::Resource {
-                what: "context",
-                used: tokens.len(),
-                limit: self.capacity(),
-                advice: "shorten the prompt or raise the context size",
-            });
-        }
+        check_fits(tokens.len(), self.capacity())?;
         let common = self.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
         let common = common.min(tokens.len().saturating_sub(1));
         self.truncate(common);
@@ -187,7 +180,7 @@ impl Session {
     ) -> Result<()> {
         /// Rows of logits that are in memory together.
         const ROWS: usize = 32;
-        self.cache.reserve(tokens.len())?;
+        reserve(&mut self.cache, tokens.len())?;
         self.last = None;
         let mut index = 0;
         for chunk in tokens.chunks(PREFILL_CHUNK) {
@@ -214,7 +207,7 @@ impl Session {
     /// # Errors
     /// Those of [`Session::extend`] and of `observe`.
     pub fn extend_observed(&mut self, tokens: &[u32], observe: &mut ObserveFn<'_>) -> Result<()> {
-        self.cache.reserve(tokens.len())?;
+        reserve(&mut self.cache, tokens.len())?;
         for chunk in tokens.chunks(PREFILL_CHUNK) {
             self.last = None;
             let sequence = Sequence { tokens: chunk, cache: &mut self.cache };

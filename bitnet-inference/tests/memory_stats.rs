@@ -38,7 +38,7 @@ fn bytes_are_those_of_the_pool_by_purpose() {
     assert_eq!(with_cache.live, pool.get_metrics().total_allocated);
     assert_eq!(with_cache.purposes.iter().map(|held| held.live).sum::<u64>(), with_cache.live);
     assert!(live(&with_cache, Purpose::Weights) > 100_000);
-    assert_eq!(live(&with_cache, Purpose::KvCache), 2 * session.cache().kv().page_bytes() as u64);
+    assert_eq!(live(&with_cache, Purpose::KvCache), 2 * session.cache().page_bytes() as u64);
     assert!(with_cache.peak >= with_cache.live && with_cache.reserved >= with_cache.live);
     drop(session);
     let without = model.memory_stats();

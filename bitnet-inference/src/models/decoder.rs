@@ -18,7 +18,7 @@ use std::sync::Arc;
 use bitnet_core::backend::top_logits::{LogitQuery, TopLogits};
 use bitnet_core::backend::{Backend, RopeTable};
 use bitnet_core::dense::DenseRows;
-use bitnet_core::kv::{KvShape, KvType};
+use bitnet_core::kv::{KvCache, KvShape, KvType};
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::memory::{HybridMemoryPool, Purpose};
 
@@ -29,7 +29,7 @@ use super::rope::SharedRope;
 use super::top_logits::LazyTopLogits;
 use super::{HeadMode, Layer, Linear, ModelConfig, SourceFiles};
 use crate::Result;
-use crate::cache::SequenceCache;
+use crate::cache;
 use crate::weight_cache::CacheWriter;
 
 /// The output head.
@@ -68,7 +68,7 @@ pub struct Sequence<'a> {
     /// The tokens.
     pub tokens: &'a [u32],
     /// What came before them.
-    pub cache: &'a mut SequenceCache,
+    pub cache: &'a mut KvCache,
 }
 
 impl Decoder {
@@ -77,7 +77,7 @@ impl Decoder {
     /// # Errors
     /// [`crate::InferenceError::Resource`] if the cache is full, [`crate::InferenceError::Core`] for a token that
     /// is not in the vocabulary, and those of [`Decoder::check_files`].
-    pub fn forward(&self, tokens: &[u32], cache: &mut SequenceCache) -> Result<BitNetTensor> {
+    pub fn forward(&self, tokens: &[u32], cache: &mut KvCache) -> Result<BitNetTensor> {
         self.forward_batch(&mut [Sequence { tokens, cache }], None)
     }
 
@@ -94,7 +94,7 @@ impl Decoder {
     ) -> Result<BitNetTensor> {
         let (mut tokens, mut positions) = (Few::new(), Few::new());
         for sequence in &mut *sequences {
-            sequence.cache.reserve(sequence.tokens.len())?;
+            cache::reserve(sequence.cache, sequence.tokens.len())?;
             let first = sequence.cache.len();
             positions.extend(first..first + sequence.tokens.len());
             tokens.extend_from_slice(sequence.tokens);
@@ -108,7 +108,7 @@ impl Decoder {
             .map(|sequence| TokenSpan {
                 first: sequence.cache.len(),
                 tokens: sequence.tokens.len(),
-                cache: sequence.cache.kv_mut(),
+                cache: sequence.cache,
             })
             .collect();
         for (index, layer) in self.layers.iter().enumerate() {
@@ -128,20 +128,15 @@ impl Decoder {
     ///
     /// # Errors
     /// [`crate::InferenceError::Core`] if shapes do not fit or there is no such layer, and those of
-    /// [`SequenceCache::reserve`].
-    pub fn layer(
-        &self,
-        index: usize,
-        h: &mut BitNetTensor,
-        cache: &mut SequenceCache,
-    ) -> Result<()> {
+    /// [`Decoder::forward`].
+    pub fn layer(&self, index: usize, h: &mut BitNetTensor, cache: &mut KvCache) -> Result<()> {
         let missing = bitnet_core::Error::OutOfRange { op: "layer", index, len: self.layers.len() };
         let layer = self.layers.get(index).ok_or(missing)?;
         let (first, tokens) = (cache.len(), h.shape()[0]);
-        cache.reserve(tokens)?;
+        cache::reserve(cache, tokens)?;
         let positions: Few<_> = (first..first + tokens).collect();
         let rope = self.rope(first + tokens)?;
-        let mut spans = [TokenSpan { cache: cache.kv_mut(), first, tokens }];
+        let mut spans = [TokenSpan { cache, first, tokens }];
         let mut observer = InputObserver::new(index, None);
         layer.forward(index, h, &mut spans, &self.pass(&rope, &positions), &mut observer)
     }
@@ -222,12 +217,12 @@ impl Decoder {
     ///
     /// # Errors
     /// If the memory can't be had.
-    pub fn new_cache(&self, capacity: usize, kind: KvType) -> Result<SequenceCache> {
+    pub fn new_cache(&self, capacity: usize, kind: KvType) -> Result<KvCache> {
         let c = &self.config;
         let pool = self.pool().for_purpose(Purpose::KvCache);
         let (layers, kv_heads, head_dim) = (self.layers.len(), c.kv_heads, c.head_dim);
         let shape = KvShape { kind, layers, kv_heads, head_dim };
-        Ok(SequenceCache::new(self.backend().kv_cache(shape, capacity, &pool)?))
+        Ok(self.backend().kv_cache(shape, capacity, &pool)?)
     }
 
     /// Returns the rotation table, which is at least `positions` positions long.
