@@ -28,9 +28,9 @@ pub fn backend_in_pool(
     match name {
         "cpu" => Ok(Arc::new(bitnet_cpu::CpuBackend::in_pool(options, pool)?)),
         "reference" => Ok(Arc::new(bitnet_core::reference::ReferenceBackend)),
-        other => Err(InferenceError::UnsupportedOperation {
-            what: format!("the back end {other:?}"),
-            instead: "the back ends are cpu and reference".into(),
-        }),
+        other => {
+            let what = format!("the back end {other:?}");
+            Err(InferenceError::unsupported(what, "the back ends are cpu and reference"))
+        }
     }
 }

@@ -152,3 +152,27 @@ pub enum InferenceError {
         source: std::io::Error,
     },
 }
+
+impl InferenceError {
+    pub(crate) fn config(file: &str, field: &str, problem: impl Into<String>) -> Self {
+        Self::Config { file: file.into(), field: field.into(), problem: problem.into() }
+    }
+
+    pub(crate) fn weights(
+        file: &str,
+        tensor: &str,
+        source: impl Into<bitnet_quant::Error>,
+    ) -> Self {
+        let source = Box::new(source.into());
+        Self::Weights { file: file.into(), tensor: tensor.into(), source }
+    }
+
+    pub(crate) fn shape(file: &str, tensor: &str, got: &[usize], expected: &[usize]) -> Self {
+        let (got, expected) = (got.to_vec(), expected.to_vec());
+        Self::TensorShape { file: file.into(), tensor: tensor.into(), got, expected }
+    }
+
+    pub(crate) fn unsupported(what: impl Into<String>, instead: impl Into<String>) -> Self {
+        Self::UnsupportedOperation { what: what.into(), instead: instead.into() }
+    }
+}

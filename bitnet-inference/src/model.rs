@@ -13,9 +13,7 @@ use bitnet_cpu::CpuOptions;
 
 use crate::chat::{ChatTemplate, Message, RenderOptions, TemplateError};
 use crate::generate::{GenerateOptions, Generated};
-use crate::loader::{
-    LoadOptions, ModelFacts, OpenModel, SuggestedSampling, backend_by_name, build,
-};
+use crate::loader::{LoadOptions, ModelFacts, SuggestedSampling, backend_by_name, build, open};
 use crate::memory_stats::MemoryStats;
 use crate::models::{Decoder, LazyTopLogits, ModelConfig};
 use crate::session::Session;
@@ -95,7 +93,7 @@ impl Model {
             Some(pool) => pool.clone(),
             None => HybridMemoryPool::with_config(MemoryPoolConfig::unbounded())?,
         };
-        let checkpoint = opened.checkpoint();
+        let checkpoint = &*opened;
         let cache = match (source, &options.cache) {
             (ModelSource::Path(path), Some(cache)) => {
                 let (files, key) = (checkpoint.files(), checkpoint.cache_key());
@@ -225,7 +223,7 @@ impl Model {
     /// # Errors
     /// If the model has no tokenizer or the tokenizer refuses the text.
     pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>> {
-        let tokenizer = self.tokenizer.as_ref().ok_or_else(no_tokenizer)?;
+        let tokenizer = self.tokenizer.as_ref().ok_or_else(|| no_tokenizer("text"))?;
         Ok(tokenizer.encode(text, EncodeOptions { add_special: true, parse_special: true })?)
     }
 
@@ -235,10 +233,12 @@ impl Model {
     /// [`InferenceError::UnsupportedOperation`] if the model has no chat template, [`InferenceError::Template`] if it can't
     /// be used or refuses the conversation; those of the tokenizer.
     pub fn encode_chat(&self, messages: &[Message]) -> Result<Vec<u32>> {
-        let tokenizer = self.tokenizer.as_ref().ok_or_else(no_tokenizer)?;
-        let template = self.template().ok_or_else(|| InferenceError::UnsupportedOperation {
-            what: "chatting with a model that has no chat template".into(),
-            instead: "give one with --chat-template, or use `bitnet run` to continue a text".into(),
+        let tokenizer = self.tokenizer.as_ref().ok_or_else(|| no_tokenizer("text"))?;
+        let template = self.template().ok_or_else(|| {
+            InferenceError::unsupported(
+                "chatting with a model that has no chat template",
+                "give one with --chat-template, or use `bitnet run` to continue a text",
+            )
         })?;
         let template = template.map_err(Clone::clone)?;
         let options = RenderOptions {
@@ -266,17 +266,10 @@ impl Model {
     }
 }
 
-pub(crate) fn open(source: ModelSource<'_>, options: &LoadOptions) -> Result<OpenModel> {
-    match source {
-        ModelSource::Embedded => OpenModel::from_static(EMBEDDED, EMBEDDED_NAME, options),
-        ModelSource::Path(path) => OpenModel::open(path, options),
-    }
-}
-
-fn no_tokenizer() -> InferenceError {
-    InferenceError::UnsupportedOperation {
-        what: "text with a model that has no tokenizer".into(),
-        instead: "put tokenizer.json beside the model (programs can give token ids to `Session`)"
-            .into(),
-    }
+/// The error for work with text that a model without tokenizer can't do.
+pub(crate) fn no_tokenizer(what: &str) -> InferenceError {
+    InferenceError::unsupported(
+        format!("{what} with a model that has no tokenizer"),
+        "put tokenizer.json beside the model (programs can give token ids to `Session`)",
+    )
 }

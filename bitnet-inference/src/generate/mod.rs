@@ -4,10 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::Result;
+use crate::model::no_tokenizer;
 use crate::sampler::{Sampler, SamplerConfig};
 use crate::session::Session;
 use crate::tokenizer::{TextStream, Tokenizer};
-use crate::{InferenceError, Result};
 
 mod stop;
 
@@ -107,7 +108,7 @@ impl Session {
     /// ```
     ///
     /// # Errors
-    /// [`InferenceError::UnsupportedOperation`] without a tokenizer, [`InferenceError::Parameter`] for a sampler value out
+    /// [`crate::InferenceError::UnsupportedOperation`] without a tokenizer, [`crate::InferenceError::Parameter`] for a sampler value out
     /// of range. Items are errors for an empty prompt, one that does not fit, and those of [`Session::choose`].
     pub fn generate<'s>(
         &'s mut self,
@@ -163,13 +164,7 @@ impl<'s> Generation<'s> {
         prompt: &'s [u32],
         options: &'s GenerateOptions,
     ) -> Result<Self> {
-        let tokenizer =
-            session.tokenizer.as_ref().ok_or_else(|| InferenceError::UnsupportedOperation {
-                what: "writing text with a model that has no tokenizer".into(),
-                instead:
-                    "put tokenizer.json beside the model (programs can give token ids to `Session`)"
-                        .into(),
-            })?;
+        let tokenizer = session.tokenizer.as_ref().ok_or_else(|| no_tokenizer("writing text"))?;
         Ok(Self {
             stream: TextStream::continuing(Arc::clone(tokenizer)),
             sampler: Sampler::new(options.sampler.clone(), session.decoder.config.vocab_size)?,

@@ -11,6 +11,7 @@ use bitnet_formats::safetensors::Dtype;
 use bitnet_formats::{MappedFile, Region};
 use bitnet_quant::codec::dense::DenseType;
 
+use super::{Container, Description, LoadOptions};
 use crate::models::ModelConfig;
 use crate::{InferenceError, Result};
 
@@ -113,9 +114,15 @@ pub(crate) enum RawNumbers {
 
 /// A checkpoint of any container. Names are GGUF's without `.weight`: `token_embd`, `blk.0.attn_q`.
 /// Several threads decode tensors of one checkpoint.
-pub(crate) trait Checkpoint: Sync {
+pub(crate) trait Checkpoint: Send + Sync {
     /// The file, as messages name it.
     fn file(&self) -> &str;
+
+    /// The container, as converters see it.
+    fn container(&self) -> Container<'_>;
+
+    /// The facts beside the weights.
+    fn describe(&self, options: &LoadOptions) -> Result<Description>;
 
     /// The file's own name of a tensor; where it is absent, the name that such a file would give it.
     fn name_in_file(&self, name: &str) -> String;

@@ -33,10 +33,8 @@ pub(super) fn class_of(
     };
     let Some(class) = ModelClass::named(named) else {
         let known: Vec<&str> = ModelClass::all().map(|class| class.name).collect();
-        return Err(InferenceError::UnsupportedOperation {
-            what: format!("{}: the model class {}", o.file, named.escape_debug()),
-            instead: format!("{} are", known.join(", ")),
-        });
+        let what = format!("{}: the model class {}", o.file, named.escape_debug());
+        return Err(InferenceError::unsupported(what, format!("{} are", known.join(", "))));
     };
     // 1bitLLM's files say `llama` beside a class of their own.
     let own_class = class.name == "BitnetForCausalLM";

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use bitnet_core::backend::RopeOrder;
+use bitnet_core::backend::{ActivationPrecision, RopeOrder};
 
 use crate::Result;
 use crate::chat::{ChatTemplate, TemplateError};
@@ -62,6 +62,22 @@ pub struct SuggestedSampling {
     pub top_k: Option<usize>,
     /// Top-p.
     pub top_p: Option<f32>,
+}
+
+/// Describes how the inputs of ternary layers are treated: as requested, else the model's `own` way.
+pub(super) fn inputs_fact(
+    requested: Option<ActivationPrecision>,
+    own: ActivationPrecision,
+) -> String {
+    match (requested, requested.unwrap_or(own)) {
+        (_, ActivationPrecision::Int8Within(largest)) => {
+            format!("int8 within {largest} (requested)")
+        }
+        (Some(_), ActivationPrecision::Int8) => "int8 per token (requested)".into(),
+        (Some(_), ActivationPrecision::Float) => "f32, weight-only (requested)".into(),
+        (None, ActivationPrecision::Int8) => "int8 per token".into(),
+        (None, ActivationPrecision::Float) => "f32 (weight-only quantisation)".into(),
+    }
 }
 
 /// Describes the pairs of components that RoPE rotates.

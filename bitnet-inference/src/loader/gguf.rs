@@ -16,13 +16,13 @@ use bitnet_formats::names::gguf_name;
 use bitnet_quant::codec::i2_s::I2sLayout;
 
 use super::build::head_fact;
-use super::facts::rope_fact;
+use super::facts::{inputs_fact, rope_fact};
 use super::gguf_config::read_config;
-use super::mapped_rows::MappedRows;
+use super::mapped_rows::{MappedRows, finite_row};
 use super::ternary_rows::TernaryRows;
 use super::{
-    Checkpoint, Description, LoadOptions, ModelFacts, RawTensor, StoredBytes, StoredLinear,
-    StoredType, StoredWeight, SuggestedSampling, tensor_use,
+    Checkpoint, Container, Description, LoadOptions, ModelFacts, RawTensor, StoredBytes,
+    StoredLinear, StoredType, StoredWeight, SuggestedSampling, tensor_use,
 };
 use crate::chat::{Builtin, ModelTemplates, TemplateChoice, TemplateError};
 use crate::known_fields;
@@ -53,11 +53,8 @@ impl GgufCheckpoint {
         let key = format!("{arch}.{INPUT_NORM_EPSILON}");
         let input_norm_eps = file.metadata().opt_f32(&key)?.unwrap_or(config.norm_eps);
         if !(input_norm_eps > 0.0 && input_norm_eps < 1.0) {
-            return Err(InferenceError::Config {
-                file: file.name().into(),
-                field: key,
-                problem: format!("{input_norm_eps} is not a small positive number"),
-            });
+            let problem = format!("{input_norm_eps} is not a small positive number");
+            return Err(InferenceError::config(file.name(), &key, problem));
         }
         let (layout, precision) = (options.i2s_layout, options.activations);
         let checkpoint = Self { file, arch, config, input_norm_eps, layout, precision };
@@ -65,10 +62,6 @@ impl GgufCheckpoint {
         tensor_use::check_shapes(&checkpoint)?;
         tensor_use::refuse_unknown(&checkpoint)?;
         Ok(checkpoint)
-    }
-
-    pub(crate) fn file(&self) -> &GgufFile {
-        &self.file
     }
 
     fn find(&self, name: &str) -> Option<&TensorInfo> {
@@ -84,24 +77,7 @@ impl GgufCheckpoint {
         if got[got.len() - significant..] == *expected || got == expected {
             return Ok(());
         }
-        Err(InferenceError::TensorShape {
-            file: self.file.name().into(),
-            tensor: tensor.name.clone(),
-            got,
-            expected: expected.to_vec(),
-        })
-    }
-
-    fn weights_error(
-        &self,
-        tensor: &TensorInfo,
-        source: impl Into<bitnet_quant::Error>,
-    ) -> InferenceError {
-        InferenceError::Weights {
-            file: self.file.name().into(),
-            tensor: tensor.name.clone(),
-            source: Box::new(source.into()),
-        }
+        Err(InferenceError::shape(self.file.name(), &tensor.name, &got, expected))
     }
 
     fn decode_ternary(
@@ -133,7 +109,7 @@ impl GgufCheckpoint {
         };
         let region = self.file.data(tensor)?;
         let matrix = MappedRows::new(dense_type, rows, cols, region)
-            .map_err(|e| self.weights_error(tensor, e))?;
+            .map_err(|e| InferenceError::weights(self.file.name(), &tensor.name, e))?;
         Ok(Arc::new(matrix))
     }
 
@@ -141,92 +117,12 @@ impl GgufCheckpoint {
         let Some(tensor) = self.file.find(full_name) else { return Ok(None) };
         self.expect(tensor, &[len])?;
         let rows = self.dense_matrix(tensor, 1, len, None)?;
-        let mut out = vec![0.0; len];
-        rows.decode_row(0, &mut out)?;
-        match out.iter().position(|v| !v.is_finite()) {
-            None => Ok(Some(out)),
-            Some(index) => Err(InferenceError::Config {
-                file: self.file.name().into(),
-                field: full_name.into(),
-                problem: format!("element {index} is {}; the file is damaged", out[index]),
-            }),
-        }
+        finite_row(&*rows, self.file.name(), full_name).map(Some)
     }
 
     /// How the inputs of ternary layers are treated, and why.
     fn input_precision(&self, ggml_type: GgmlType) -> ActivationPrecision {
         self.precision.unwrap_or_else(|| input_precision(self.config.architecture, ggml_type))
-    }
-
-    pub(crate) fn describe(&self, options: &LoadOptions) -> Result<Description> {
-        let metadata = self.file.metadata();
-        let mut assumptions = self.settings_assumptions()?;
-        let mut tokenizer = if metadata.value("tokenizer.ggml.model")?.is_some() {
-            Some(Tokenizer::from_vocabulary(GgufVocabulary::from_metadata(metadata)?)?)
-        } else {
-            None
-        };
-        if let Some(tokenizer) = &mut tokenizer {
-            tokenizer.set_embedding_rows(self.config.vocab_size);
-            assumptions.extend(tokenizer.assumptions().iter().cloned());
-            if tokenizer.vocab_size() > self.config.vocab_size {
-                return Err(self.bad_key(
-                    "tokenizer.ggml.tokens",
-                    format!(
-                        "{} tokens, but the embedding has {} rows",
-                        tokenizer.vocab_size(),
-                        self.config.vocab_size
-                    ),
-                ));
-            }
-        }
-        let templates = self.templates();
-        let named_templates = templates.named_sources();
-        let choice = self.template_choice(&templates, options, &mut assumptions);
-        let (template, template_fact) = templates.select(choice.as_ref());
-        let mut end_tokens = Vec::new();
-        for key in [
-            "tokenizer.ggml.eos_token_id",
-            "tokenizer.ggml.eot_token_id",
-            "tokenizer.ggml.eom_token_id",
-        ] {
-            // -1 stands for none.
-            end_tokens.extend(metadata.opt_u32(key)?.filter(|&id| id != u32::MAX));
-        }
-        if let Some(tokenizer) = &tokenizer {
-            end_tokens.extend_from_slice(tokenizer.end_of_generation_ids());
-        }
-        let tokenizer_fact = match metadata.opt_str("tokenizer.ggml.model")? {
-            Some(model) => {
-                let pre = metadata.opt_str("tokenizer.ggml.pre")?.unwrap_or("not declared");
-                format!("in the file: {model}, pre-tokenizer {pre}")
-            }
-            None => "none in the file".into(),
-        };
-        let facts = ModelFacts {
-            file: self.file.name().into(),
-            container: format!("GGUF v{}", self.file.version()),
-            name: metadata.opt_str("general.name")?.map(str::to_owned),
-            architecture: self.arch.clone(),
-            activation: self.activation_fact()?,
-            weights: self.weights_fact(),
-            inputs: self.inputs_fact(),
-            rope: rope_fact(self.config.rope_order),
-            head: head_fact(self)?,
-            tokenizer: tokenizer_fact,
-            template: template_fact,
-            rows_beyond_tokenizer: tokenizer.as_ref().map_or(0, Tokenizer::rows_beyond),
-            assumptions,
-            unused_tensors: tensor_use::unused(self),
-        };
-        Ok(Description {
-            facts,
-            tokenizer,
-            template,
-            named_templates,
-            end_tokens,
-            defaults: suggested_sampling(metadata)?,
-        })
     }
 
     /// Settings that have a default, and what of the file is not read.
@@ -252,10 +148,6 @@ impl GgufCheckpoint {
         }
         assumptions.extend(known_fields::gguf_assumptions(metadata, &self.arch)?);
         Ok(assumptions)
-    }
-
-    fn bad_key(&self, key: &str, problem: String) -> InferenceError {
-        InferenceError::Config { file: self.file.name().into(), field: key.into(), problem }
     }
 
     /// The chat templates in the file: `tokenizer.chat_template` and those that `tokenizer.chat_templates` names.
@@ -340,15 +232,7 @@ impl GgufCheckpoint {
 
     fn inputs_fact(&self) -> String {
         let first = self.ternary_types().first().copied().unwrap_or(GgmlType::F16);
-        match (self.precision, self.input_precision(first)) {
-            (Some(_), ActivationPrecision::Int8) => "int8 per token (requested)".into(),
-            (_, ActivationPrecision::Int8Within(largest)) => {
-                format!("int8 within {largest} (requested)")
-            }
-            (Some(_), ActivationPrecision::Float) => "f32, weight-only (requested)".into(),
-            (None, ActivationPrecision::Int8) => "int8 per token".into(),
-            (None, ActivationPrecision::Float) => "f32 (weight-only quantisation)".into(),
-        }
+        inputs_fact(self.precision, self.input_precision(first))
     }
 }
 
@@ -368,6 +252,80 @@ pub fn input_precision(architecture: Architecture, ggml_type: GgmlType) -> Activ
 impl Checkpoint for GgufCheckpoint {
     fn file(&self) -> &str {
         self.file.name()
+    }
+
+    fn container(&self) -> Container<'_> {
+        Container::Gguf(&self.file)
+    }
+
+    fn describe(&self, options: &LoadOptions) -> Result<Description> {
+        let metadata = self.file.metadata();
+        let mut assumptions = self.settings_assumptions()?;
+        let mut tokenizer = if metadata.value("tokenizer.ggml.model")?.is_some() {
+            Some(Tokenizer::from_vocabulary(GgufVocabulary::from_metadata(metadata)?)?)
+        } else {
+            None
+        };
+        if let Some(tokenizer) = &mut tokenizer {
+            tokenizer.set_embedding_rows(self.config.vocab_size);
+            assumptions.extend(tokenizer.assumptions().iter().cloned());
+            if tokenizer.vocab_size() > self.config.vocab_size {
+                let problem = format!(
+                    "{} tokens, but the embedding has {} rows",
+                    tokenizer.vocab_size(),
+                    self.config.vocab_size
+                );
+                let field = "tokenizer.ggml.tokens";
+                return Err(InferenceError::config(self.file.name(), field, problem));
+            }
+        }
+        let templates = self.templates();
+        let named_templates = templates.named_sources();
+        let choice = self.template_choice(&templates, options, &mut assumptions);
+        let (template, template_fact) = templates.select(choice.as_ref());
+        let mut end_tokens = Vec::new();
+        for key in [
+            "tokenizer.ggml.eos_token_id",
+            "tokenizer.ggml.eot_token_id",
+            "tokenizer.ggml.eom_token_id",
+        ] {
+            // -1 stands for none.
+            end_tokens.extend(metadata.opt_u32(key)?.filter(|&id| id != u32::MAX));
+        }
+        if let Some(tokenizer) = &tokenizer {
+            end_tokens.extend_from_slice(tokenizer.end_of_generation_ids());
+        }
+        let tokenizer_fact = match metadata.opt_str("tokenizer.ggml.model")? {
+            Some(model) => {
+                let pre = metadata.opt_str("tokenizer.ggml.pre")?.unwrap_or("not declared");
+                format!("in the file: {model}, pre-tokenizer {pre}")
+            }
+            None => "none in the file".into(),
+        };
+        let facts = ModelFacts {
+            file: self.file.name().into(),
+            container: format!("GGUF v{}", self.file.version()),
+            name: metadata.opt_str("general.name")?.map(str::to_owned),
+            architecture: self.arch.clone(),
+            activation: self.activation_fact()?,
+            weights: self.weights_fact(),
+            inputs: self.inputs_fact(),
+            rope: rope_fact(self.config.rope_order),
+            head: head_fact(self)?,
+            tokenizer: tokenizer_fact,
+            template: template_fact,
+            rows_beyond_tokenizer: tokenizer.as_ref().map_or(0, Tokenizer::rows_beyond),
+            assumptions,
+            unused_tensors: tensor_use::unused(self),
+        };
+        Ok(Description {
+            facts,
+            tokenizer,
+            template,
+            named_templates,
+            end_tokens,
+            defaults: suggested_sampling(metadata)?,
+        })
     }
 
     fn name_in_file(&self, name: &str) -> String {

@@ -15,51 +15,34 @@ pub(super) fn read_config(file: &GgufFile, arch: &str) -> Result<ModelConfig> {
     let key = |name: &str| format!("{arch}.{name}");
     let Some((architecture, named)) = Architecture::from_gguf(arch) else {
         let known: Vec<&str> = Architecture::gguf_names().collect();
-        return Err(InferenceError::UnsupportedOperation {
-            what: format!("{}: the architecture {arch:?}", file.name()),
-            instead: format!("{} are", known.join(", ")),
-        });
+        let what = format!("{}: the architecture {arch:?}", file.name());
+        return Err(InferenceError::unsupported(what, format!("{} are", known.join(", "))));
     };
-    let bad = |name: &str, problem: String| InferenceError::Config {
-        file: file.name().into(),
-        field: key(name),
-        problem,
-    };
+    let bad =
+        |name: &str, problem: String| InferenceError::config(file.name(), &key(name), problem);
     let count = |name: &str| -> Result<usize> { Ok(metadata.get_u64(&key(name))? as usize) };
+    let opt_count = |name: &str| -> Result<Option<usize>> {
+        Ok(metadata.opt_u64(&key(name))?.map(|n| n as usize))
+    };
     let hidden = count("embedding_length")?;
     let heads = count("attention.head_count")?;
     if heads == 0 {
         return Err(bad("attention.head_count", "0; a model has at least one head".into()));
     }
-    let kv_heads = metadata.opt_u64(&key("attention.head_count_kv"))?.map_or(heads, |n| n as usize);
-    let head_dim = match metadata.opt_u64(&key("attention.key_length"))? {
-        Some(length) => length as usize,
-        None => hidden / heads,
-    };
-    if let Some(values) = metadata.opt_u64(&key("attention.value_length"))?
-        && values as usize != head_dim
-    {
-        return Err(bad(
-            "attention.value_length",
-            format!("{values} differs from the key length {head_dim}"),
-        ));
+    let kv_heads = opt_count("attention.head_count_kv")?.unwrap_or(heads);
+    let head_dim = opt_count("attention.key_length")?.unwrap_or(hidden / heads);
+    if let Some(values) = opt_count("attention.value_length")?.filter(|&n| n != head_dim) {
+        let problem = format!("{values} differs from the key length {head_dim}");
+        return Err(bad("attention.value_length", problem));
     }
-    if let Some(rotated) = metadata.opt_u64(&key("rope.dimension_count"))?
-        && rotated as usize != head_dim
-    {
-        return Err(bad(
-            "rope.dimension_count",
-            format!(
-                "{rotated} of {head_dim} components; rotating a part of a head is not supported"
-            ),
-        ));
+    if let Some(rotated) = opt_count("rope.dimension_count")?.filter(|&n| n != head_dim) {
+        let problem = format!(
+            "{rotated} of {head_dim} components; rotating a part of a head is not supported"
+        );
+        return Err(bad("rope.dimension_count", problem));
     }
-    let given = metadata.opt_str(&key("hidden_activation"))?;
-    let given = given
-        .map(|name| {
-            activation_by_name(name).map_err(|name| bad("hidden_activation", unknown_name(&name)))
-        })
-        .transpose()?;
+    let given = metadata.opt_str(&key("hidden_activation"))?.map(activation_by_name).transpose();
+    let given = given.map_err(|name| bad("hidden_activation", unknown_name(&name)))?;
     let activation = match (named.activation, given) {
         (Some(fixed), Some(given)) if fixed != given => {
             let problem = format!("{given}, but models of this architecture have {fixed}");
@@ -102,11 +85,10 @@ fn vocab_size(file: &GgufFile, metadata: &Metadata, key: &str) -> Result<usize> 
     let tensor = file.tensor("token_embd.weight")?;
     let rows = tensor.dims.get(1).copied().unwrap_or(0);
     match metadata.opt_u64(key)? {
-        Some(declared) if declared != rows => Err(InferenceError::Config {
-            file: file.name().into(),
-            field: key.into(),
-            problem: format!("{declared}, but token_embd.weight has {rows} rows"),
-        }),
+        Some(declared) if declared != rows => {
+            let problem = format!("{declared}, but token_embd.weight has {rows} rows");
+            Err(InferenceError::config(file.name(), key, problem))
+        }
         _ => Ok(rows as usize),
     }
 }

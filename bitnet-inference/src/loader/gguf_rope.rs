@@ -11,16 +11,13 @@ use crate::{InferenceError, Result};
 fn rope_factors(file: &GgufFile, head_dim: usize) -> Result<Option<Arc<[f32]>>> {
     let Some(tensor) = file.find("rope_freqs.weight") else { return Ok(None) };
     if tensor.ggml_type != GgmlType::F32 || tensor.dims != [head_dim as u64 / 2] {
-        return Err(InferenceError::Config {
-            file: file.name().into(),
-            field: "rope_freqs.weight".into(),
-            problem: format!(
-                "{} {:?} where heads of {head_dim} take {} numbers of F32",
-                tensor.ggml_type.name(),
-                tensor.dims,
-                head_dim / 2
-            ),
-        });
+        let problem = format!(
+            "{} {:?} where heads of {head_dim} take {} numbers of F32",
+            tensor.ggml_type.name(),
+            tensor.dims,
+            head_dim / 2
+        );
+        return Err(InferenceError::config(file.name(), "rope_freqs.weight", problem));
     }
     let region = file.data(tensor)?;
     let (numbers, _) = region.as_chunks::<4>();
@@ -46,19 +43,17 @@ pub(crate) fn rope_scaling(
         "none" => false,
         "linear" => factor != 1.0,
         other => {
-            return Err(InferenceError::Config {
-                file: file.name().into(),
-                field: key,
-                problem: format!("{other:?} is not supported; none and linear are"),
-            });
+            let problem = format!("{other:?} is not supported; none and linear are");
+            return Err(InferenceError::config(file.name(), &key, problem));
         }
     };
     if let Some(factors) = rope_factors(file, head_dim)? {
         if linear {
-            return Err(InferenceError::UnsupportedOperation {
-                what: format!("{}: rope_freqs.weight together with {key}", file.name()),
-                instead: "use the Hugging Face folder of the model".into(),
-            });
+            let what = format!("{}: rope_freqs.weight together with {key}", file.name());
+            return Err(InferenceError::unsupported(
+                what,
+                "use the Hugging Face folder of the model",
+            ));
         }
         return Ok(RopeScaling::Factors(factors));
     }

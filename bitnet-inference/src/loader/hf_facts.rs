@@ -2,12 +2,11 @@
 
 use bitnet_core::backend::ActivationPrecision;
 use bitnet_formats::safetensors::Dtype;
-use serde_json::Value;
 
 use super::build::head_fact;
-use super::facts::rope_fact;
+use super::facts::{inputs_fact, rope_fact};
 use super::huggingface::HfCheckpoint;
-use super::json_object::{Object, read_json};
+use super::json_object::{Object, side_file};
 use super::quantization::Quantization;
 use super::{Description, LoadOptions, ModelFacts, SuggestedSampling, side_files, tensor_use};
 use crate::Result;
@@ -15,12 +14,7 @@ use crate::chat::ModelTemplates;
 use crate::tokenizer::{SpecialTokens, Tokenizer};
 
 impl HfCheckpoint {
-    fn side_file(&self, name: &str) -> Result<Option<Value>> {
-        let path = self.folder.join(name);
-        if path.exists() { read_json(&path).map(Some) } else { Ok(None) }
-    }
-
-    pub(crate) fn describe(&self, options: &LoadOptions) -> Result<Description> {
+    pub(super) fn description(&self, options: &LoadOptions) -> Result<Description> {
         let mut assumptions = self.config.assumptions.clone();
         assumptions.extend(self.head_assumption.clone());
         assumptions.extend(self.norms_assumption());
@@ -28,13 +22,13 @@ impl HfCheckpoint {
         let path = self.folder.join("tokenizer.json");
         let mut tokenizer =
             if path.exists() { Some(Tokenizer::from_json_file(&path)?) } else { None };
-        let tokenizer_config = self.side_file("tokenizer_config.json")?;
-        let generation = self.side_file("generation_config.json")?;
+        let tokenizer_config = side_file(&self.folder, "tokenizer_config.json")?;
+        let generation = side_file(&self.folder, "generation_config.json")?;
         if let Some(tokenizer) = &mut tokenizer {
             tokenizer.set_embedding_rows(self.config.model.vocab_size);
             match &tokenizer_config {
                 Some(config) => {
-                    let map = self.side_file("special_tokens_map.json")?;
+                    let map = side_file(&self.folder, "special_tokens_map.json")?;
                     let known = |text: &str| tokenizer.id_of(text).is_some();
                     let special = SpecialTokens::from_settings(config, map.as_ref(), known);
                     tokenizer.set_special_tokens(special);
@@ -163,16 +157,12 @@ impl HfCheckpoint {
     }
 
     fn inputs_fact(&self) -> String {
-        let native = self.config.model.architecture.table().native_ternary;
-        match (self.precision, native, self.config.quantization) {
-            (Some(ActivationPrecision::Int8), ..) => "int8 per token (requested)".into(),
-            (Some(ActivationPrecision::Int8Within(largest)), ..) => {
-                format!("int8 within {largest} (requested)")
-            }
-            (Some(ActivationPrecision::Float), ..) => "f32, weight-only (requested)".into(),
-            (None, true, _) | (None, _, Quantization::BitNet { .. }) => "int8 per token".into(),
-            (None, ..) => "f32 (weight-only quantisation)".into(),
-        }
+        let own = match self.config.quantization {
+            Quantization::BitNet { .. } => ActivationPrecision::Int8,
+            _ if self.config.model.architecture.table().native_ternary => ActivationPrecision::Int8,
+            _ => ActivationPrecision::Float,
+        };
+        inputs_fact(self.precision, own)
     }
 }
 
@@ -192,7 +182,7 @@ mod tests {
         let mut checkpoint = HfCheckpoint::open(Path::new(folder), &options).unwrap();
         for (order, pair) in [(RopeOrder::Halves, "j + d/2"), (RopeOrder::Interleaved, "2j + 1")] {
             checkpoint.config.model.rope_order = order;
-            let rope = checkpoint.describe(&options).unwrap().facts.rope;
+            let rope = checkpoint.description(&options).unwrap().facts.rope;
             assert!(rope.contains(pair), "{rope}");
         }
     }

@@ -14,7 +14,7 @@ use bitnet_quant::codec::mlx::{self, MlxTensors};
 use bitnet_quant::weights::{absmean, detect_ternary};
 
 use super::huggingface::HfCheckpoint;
-use super::mapped_rows::MappedRows;
+use super::mapped_rows::{MappedRows, finite_row};
 use super::quantization::Quantization;
 use super::{RawNumbers, RawTensor, StoredLinear, StoredWeight};
 use crate::{InferenceError, Result};
@@ -64,23 +64,17 @@ impl HfCheckpoint {
             precision: if is_skipped { None } else { self.precision }.unwrap_or(default),
         };
         if is_skipped && matches!(tensor.dtype, Dtype::U8 | Dtype::U32) {
-            return Err(InferenceError::Config {
-                file: self.folder.join("config.json").display().to_string(),
-                field: "quantization_config.modules_to_not_convert".into(),
-                problem: format!("it names {}, which is packed in the file", tensor.name),
-            });
+            let problem = format!("it names {}, which is packed in the file", tensor.name);
+            return Err(self.bad("quantization_config.modules_to_not_convert", problem));
         }
         if tensor.dtype == Dtype::U8 {
             let Quantization::BitNet { multiply, .. } = self.config.quantization else {
-                return Err(InferenceError::Config {
-                    file: self.folder.join("config.json").display().to_string(),
-                    field: "quantization_config".into(),
-                    problem: format!(
-                        "missing, but {} is packed: without it the scale's direction is unknown; \
-                         restore it from the original checkpoint",
-                        tensor.name
-                    ),
-                });
+                let problem = format!(
+                    "missing, but {} is packed: without it the scale's direction is unknown; \
+                     restore it from the original checkpoint",
+                    tensor.name
+                );
+                return Err(self.bad("quantization_config", problem));
             };
             let matrix = self.packed(&tensor, rows, cols, multiply, pool)?;
             return Ok(Some(stored(StoredWeight::Ternary(matrix), ActivationPrecision::Int8)));
@@ -107,7 +101,8 @@ impl HfCheckpoint {
         if is_online && self.holds_trits(&tensor, &*matrix, pool)? {
             // Online layers are quantised whatever they hold: the scale is the mean magnitude, zeros included.
             let trits = absmean(&*matrix, ScaleGranularity::Tensor, Some(pool));
-            let trits = trits.map_err(|e| self.weights_error(&tensor, e))?;
+            let trits =
+                trits.map_err(|e| InferenceError::weights(self.tensors.name(), &tensor.name, e))?;
             return Ok(Some(stored(StoredWeight::Ternary(trits), ActivationPrecision::Int8)));
         }
         let native = self.config.model.architecture.table().native_ternary;
@@ -124,13 +119,12 @@ impl HfCheckpoint {
     ) -> Result<Arc<dyn DenseRows>> {
         let dense_type = dense_type(tensor.dtype).ok_or_else(|| {
             let (file, name) = (self.tensors.name(), &tensor.name);
-            InferenceError::UnsupportedOperation {
-                what: format!("{file}: tensor {name} of type {}", tensor.dtype.name()),
-                instead: "F32, F16 and BF16 are read here, and U8 for packed ternary layers".into(),
-            }
+            let what = format!("{file}: tensor {name} of type {}", tensor.dtype.name());
+            let instead = "F32, F16 and BF16 are read here, and U8 for packed ternary layers";
+            InferenceError::unsupported(what, instead)
         })?;
         let matrix = MappedRows::new(dense_type, rows, cols, tensor.data.clone())
-            .map_err(|e| self.weights_error(tensor, e))?;
+            .map_err(|e| InferenceError::weights(self.tensors.name(), &tensor.name, e))?;
         Ok(Arc::new(matrix))
     }
 
@@ -140,16 +134,7 @@ impl HfCheckpoint {
             return Err(self.shape_error(tensor, &[len]));
         }
         let rows = self.dense_matrix(tensor, 1, len)?;
-        let mut out = vec![0.0; len];
-        rows.decode_row(0, &mut out)?;
-        match out.iter().position(|v| !v.is_finite()) {
-            None => Ok(out),
-            Some(index) => Err(InferenceError::Config {
-                file: self.tensors.name().into(),
-                field: tensor.name.clone(),
-                problem: format!("element {index} is {}; the file is damaged", out[index]),
-            }),
-        }
+        finite_row(&*rows, self.tensors.name(), &tensor.name)
     }
 
     /// A packed layer: U8 codes with a scale whose direction the linear class decides.
@@ -164,12 +149,10 @@ impl HfCheckpoint {
         if tensor.shape != [rows.div_ceil(4), cols] {
             return Err(self.shape_error(tensor, &[rows.div_ceil(4), cols]));
         }
-        let scale_name = format!("{}_scale", tensor.name);
-        let scale_tensor = self.tensors.tensor(&scale_name)?;
-        let stored = self.numbers(&scale_tensor, 1)?[0];
-        let scale = if multiply { stored } else { 1.0 / stored };
+        let scale = self.tensors.tensor(&format!("{}_scale", tensor.name))?;
+        let scale = self.factor(&scale, multiply)?;
         let matrix = hf_packed::decode(&tensor.data, rows, cols, scale, Some(pool))
-            .map_err(|e| self.weights_error(tensor, e))?;
+            .map_err(|e| InferenceError::weights(self.tensors.name(), &tensor.name, e))?;
         tensor.data.release();
         Ok(matrix)
     }
@@ -192,7 +175,9 @@ impl HfCheckpoint {
         pool: &HybridMemoryPool,
     ) -> Result<bool> {
         let found = detect_ternary(rows, Some(pool));
-        Ok(found.map_err(|e| self.weights_error(tensor, e))?.is_some())
+        Ok(found
+            .map_err(|e| InferenceError::weights(self.tensors.name(), &tensor.name, e))?
+            .is_some())
     }
 
     /// The scale of a layer that was quantised before it was saved, but not packed.
@@ -208,21 +193,28 @@ impl HfCheckpoint {
         pool: &HybridMemoryPool,
     ) -> Result<Option<f32>> {
         if !self.holds_trits(tensor, rows, pool)? {
-            return Err(InferenceError::Config {
-                file: self.folder.join("config.json").display().to_string(),
-                field: "quantization_config.quantization_mode".into(),
-                problem: format!(
-                    "offline, but {} is neither packed nor ternary; say \"online\" if it holds full-precision \
-                     masters, or name the layer in modules_to_not_convert if it is to stay as it is",
-                    tensor.name
-                ),
-            });
+            let problem = format!(
+                "offline, but {} is neither packed nor ternary; say \"online\" if it holds full-precision \
+                 masters, or name the layer in modules_to_not_convert if it is to stay as it is",
+                tensor.name
+            );
+            return Err(self.bad("quantization_config.quantization_mode", problem));
         }
         let scale_name = format!("{}_scale", tensor.name);
         let Some(scale) = self.tensors.find(&scale_name) else { return Ok(None) };
         debug_assert!(self.has_scale_beside(name, tensor.dtype));
-        let stored = self.numbers(&scale, 1)?[0];
-        Ok(Some(if multiply { stored } else { 1.0 / stored }))
+        self.factor(&scale, multiply).map(Some)
+    }
+
+    /// What a stored scale multiplies weights by.
+    fn factor(&self, scale: &TensorView, multiply: bool) -> Result<f32> {
+        let stored = self.numbers(scale, 1)?[0];
+        Ok(if multiply { stored } else { 1.0 / stored })
+    }
+
+    fn bad(&self, field: &str, problem: String) -> InferenceError {
+        let file = self.folder.join("config.json").display().to_string();
+        InferenceError::config(&file, field, problem)
     }
 
     /// Refuses a bias beside a layer that has none in this family: its author's program adds it.
@@ -235,10 +227,10 @@ impl HfCheckpoint {
         };
         match self.tensors.find(&format!("{stem}bias")) {
             None => Ok(()),
-            Some(bias) => Err(InferenceError::UnsupportedOperation {
-                what: format!("the bias {}", bias.name),
-                instead: format!("layers of {family} models have no bias there"),
-            }),
+            Some(bias) => Err(InferenceError::unsupported(
+                format!("the bias {}", bias.name),
+                format!("layers of {family} models have no bias there"),
+            )),
         }
     }
 
@@ -251,11 +243,8 @@ impl HfCheckpoint {
         pool: &HybridMemoryPool,
     ) -> Result<TernaryMatrix> {
         let Quantization::Mlx { group } = self.config.quantization else {
-            return Err(InferenceError::Config {
-                file: self.folder.join("config.json").display().to_string(),
-                field: "quantization".into(),
-                problem: format!("missing, but {} has codes of 2 bits", tensor.name),
-            });
+            let problem = format!("missing, but {} has codes of 2 bits", tensor.name);
+            return Err(self.bad("quantization", problem));
         };
         let expected = [rows, cols.div_ceil(16)];
         if tensor.shape != expected {
@@ -278,14 +267,13 @@ impl HfCheckpoint {
         };
         let ((scale_type, scales), (bias_type, biases)) = (beside("scales")?, beside("biases")?);
         if scale_type != bias_type {
-            return Err(InferenceError::UnsupportedOperation {
-                what: format!("{}: scales and biases of {stem} of two types", self.tensors.name()),
-                instead: "MLX writes both in one type; the file is damaged".into(),
-            });
+            let what = format!("{}: scales and biases of {stem} of two types", self.tensors.name());
+            let instead = "MLX writes both in one type; the file is damaged";
+            return Err(InferenceError::unsupported(what, instead));
         }
         let stored = MlxTensors { weight: tensor.data.clone(), scales, biases };
         let matrix = mlx::decode(&stored, scale_type, rows, cols, group, Some(pool))
-            .map_err(|e| self.weights_error(tensor, e))?;
+            .map_err(|e| InferenceError::weights(self.tensors.name(), &tensor.name, e))?;
         tensor.data.release();
         Ok(matrix)
     }

@@ -19,8 +19,8 @@ use super::json_object::read_json;
 use super::quantization::Quantization;
 use super::ternary_rows::TernaryRows;
 use super::{
-    Checkpoint, Container, HfPacking, LoadOptions, RawTensor, StoredBytes, StoredLinear,
-    StoredType, tensor_use,
+    Checkpoint, Container, Description, HfPacking, LoadOptions, RawTensor, StoredBytes,
+    StoredLinear, StoredType, tensor_use,
 };
 use crate::models::ModelConfig;
 use crate::{InferenceError, Result};
@@ -56,26 +56,6 @@ impl HfCheckpoint {
         tensor_use::check_shapes(&checkpoint)?;
         (checkpoint.tied, checkpoint.head_assumption) = checkpoint.settle_head()?;
         Ok(checkpoint)
-    }
-
-    pub(crate) fn tensors(&self) -> &SafeTensors {
-        &self.tensors
-    }
-
-    /// The folder as converters see it.
-    pub(crate) fn container(&self) -> Container<'_> {
-        Container::HuggingFace {
-            folder: &self.folder,
-            tensors: &self.tensors,
-            config: &self.json,
-            class: &self.config.class,
-            packing: match self.config.quantization {
-                Quantization::None | Quantization::Mlx { .. } => None,
-                Quantization::BitNet { multiply, online, input_norm_eps } => {
-                    Some(HfPacking { multiply, online, input_norm_eps })
-                }
-            },
-        }
     }
 
     pub(super) fn find(&self, name: &str) -> Option<TensorView> {
@@ -160,24 +140,7 @@ impl HfCheckpoint {
     }
 
     pub(super) fn shape_error(&self, tensor: &TensorView, expected: &[usize]) -> InferenceError {
-        InferenceError::TensorShape {
-            file: self.tensors.name().into(),
-            tensor: tensor.name.clone(),
-            got: tensor.shape.clone(),
-            expected: expected.to_vec(),
-        }
-    }
-
-    pub(super) fn weights_error(
-        &self,
-        tensor: &TensorView,
-        source: bitnet_quant::Error,
-    ) -> InferenceError {
-        InferenceError::Weights {
-            file: self.tensors.name().into(),
-            tensor: tensor.name.clone(),
-            source: Box::new(source),
-        }
+        InferenceError::shape(self.tensors.name(), &tensor.name, &tensor.shape, expected)
     }
 }
 
@@ -210,6 +173,25 @@ fn same_numbers(a: &dyn DenseRows, b: &dyn DenseRows) -> Result<bool> {
 impl Checkpoint for HfCheckpoint {
     fn file(&self) -> &str {
         self.tensors.name()
+    }
+
+    fn container(&self) -> Container<'_> {
+        Container::HuggingFace {
+            folder: &self.folder,
+            tensors: &self.tensors,
+            config: &self.json,
+            class: &self.config.class,
+            packing: match self.config.quantization {
+                Quantization::None | Quantization::Mlx { .. } => None,
+                Quantization::BitNet { multiply, online, input_norm_eps } => {
+                    Some(HfPacking { multiply, online, input_norm_eps })
+                }
+            },
+        }
+    }
+
+    fn describe(&self, options: &LoadOptions) -> Result<Description> {
+        self.description(options)
     }
 
     fn name_in_file(&self, name: &str) -> String {

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::Result;
-use crate::loader::{LoadOptions, ModelFacts, OpenModel};
-use crate::model::{ModelSource, open};
+use crate::loader::{Container, LoadOptions, ModelFacts, open};
+use crate::model::ModelSource;
 use crate::models::ModelConfig;
 
 /// One tensor of a file.
@@ -39,10 +39,9 @@ impl Inspection {
     pub fn of(source: ModelSource<'_>, options: &LoadOptions) -> Result<Self> {
         let opened = open(source, options)?;
         let facts = opened.describe(options)?.facts;
-        let config = opened.checkpoint().config().clone();
-        let tensors = match &opened {
-            OpenModel::Gguf(checkpoint) => checkpoint
-                .file()
+        let config = opened.config().clone();
+        let tensors = match opened.container() {
+            Container::Gguf(file) => file
                 .tensors()
                 .iter()
                 .map(|t| TensorSummary {
@@ -52,8 +51,7 @@ impl Inspection {
                     bytes: t.nbytes,
                 })
                 .collect(),
-            OpenModel::Hf(checkpoint) => checkpoint
-                .tensors()
+            Container::HuggingFace { tensors, .. } => tensors
                 .tensors()
                 .map(|t| TensorSummary {
                     name: t.name.clone(),

@@ -18,7 +18,7 @@ pub(crate) struct Object<'a> {
 
 impl Object<'_> {
     pub(crate) fn bad(&self, field: &str, problem: String) -> InferenceError {
-        InferenceError::Config { file: self.file.into(), field: field.into(), problem }
+        InferenceError::config(self.file, field, problem)
     }
 
     /// The field's value, unless it is absent or null.
@@ -26,14 +26,19 @@ impl Object<'_> {
         self.value.get(field).filter(|v| !v.is_null())
     }
 
+    /// What `read` makes of the field's value, which should be of this `kind`.
+    fn opt<'s, T>(
+        &'s self,
+        field: &str,
+        kind: &str,
+        read: impl Fn(&'s Value) -> Option<T>,
+    ) -> Result<Option<T>> {
+        let wrong = |v: &Value| self.bad(field, format!("{} is not {kind}", short(v)));
+        self.get(field).map(|v| read(v).ok_or_else(|| wrong(v))).transpose()
+    }
+
     pub(crate) fn opt_usize(&self, field: &str) -> Result<Option<usize>> {
-        self.get(field)
-            .map(|v| {
-                v.as_u64().and_then(|n| usize::try_from(n).ok()).ok_or_else(|| {
-                    self.bad(field, format!("{} is not a whole number of at least 0", short(v)))
-                })
-            })
-            .transpose()
+        self.opt(field, "a whole number of at least 0", |v| usize::try_from(v.as_u64()?).ok())
     }
 
     pub(crate) fn usize(&self, field: &str) -> Result<usize> {
@@ -42,41 +47,21 @@ impl Object<'_> {
     }
 
     pub(crate) fn opt_f32(&self, field: &str) -> Result<Option<f32>> {
-        self.get(field)
-            .map(|v| {
-                v.as_f64()
-                    .map(|n| n as f32)
-                    .filter(|n| n.is_finite())
-                    .ok_or_else(|| self.bad(field, format!("{} is not a finite number", short(v))))
-            })
-            .transpose()
+        let finite = |v: &Value| Some(v.as_f64()? as f32).filter(|n| n.is_finite());
+        self.opt(field, "a finite number", finite)
     }
 
     pub(crate) fn opt_bool(&self, field: &str) -> Result<Option<bool>> {
-        self.get(field)
-            .map(|v| {
-                v.as_bool()
-                    .ok_or_else(|| self.bad(field, format!("{} is not true or false", short(v))))
-            })
-            .transpose()
+        self.opt(field, "true or false", Value::as_bool)
     }
 
     pub(crate) fn opt_str(&self, field: &str) -> Result<Option<&str>> {
-        self.get(field)
-            .map(|v| {
-                v.as_str().ok_or_else(|| self.bad(field, format!("{} is not a string", short(v))))
-            })
-            .transpose()
+        self.opt(field, "a string", Value::as_str)
     }
 
     /// A list of strings.
     pub(crate) fn opt_strings(&self, field: &str) -> Result<Option<Vec<&str>>> {
-        let Some(value) = self.get(field) else { return Ok(None) };
-        let strings = value.as_array().map(|list| list.iter().map(Value::as_str).collect());
-        let strings: Option<Vec<&str>> = strings.flatten();
-        let strings = strings
-            .ok_or_else(|| self.bad(field, format!("{} is not a list of strings", short(value))))?;
-        Ok(Some(strings))
+        self.opt(field, "a list of strings", |v| v.as_array()?.iter().map(Value::as_str).collect())
     }
 
     /// One token id or a list of them; -1 stands for none, as in files of transformers.
@@ -109,11 +94,8 @@ fn short(value: &Value) -> String {
 /// [`InferenceError::Io`], or [`InferenceError::Config`] if it is too large or not JSON.
 pub(crate) fn read_json(path: &Path) -> Result<Value> {
     let io = |source| InferenceError::Io { path: path.to_owned(), source };
-    let bad = |problem: String| InferenceError::Config {
-        file: path.display().to_string(),
-        field: "the file".into(),
-        problem,
-    };
+    let file = path.display().to_string();
+    let bad = |problem: String| InferenceError::config(&file, "the file", problem);
     let metadata = match std::fs::metadata(path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             return Err(bad("not found; a Hugging Face folder has it beside the weights".into()));
@@ -128,4 +110,10 @@ pub(crate) fn read_json(path: &Path) -> Result<Value> {
     }
     let bytes = std::fs::read(path).map_err(io)?;
     python_json::parse(&bytes).map_err(bad)
+}
+
+/// Reads a JSON file of a folder as [`read_json`] does, if it is there.
+pub(crate) fn side_file(folder: &Path, name: &str) -> Result<Option<Value>> {
+    let path = folder.join(name);
+    path.exists().then(|| read_json(&path)).transpose()
 }

@@ -5,6 +5,8 @@ use bitnet_core::dense::{DenseRows, PlainType};
 use bitnet_formats::Region;
 use bitnet_quant::codec::dense::{DenseMatrix, DenseType};
 
+use crate::InferenceError;
+
 /// A dense matrix over a region of a file.
 #[derive(Debug)]
 pub(crate) struct MappedRows {
@@ -22,6 +24,22 @@ impl MappedRows {
     ) -> bitnet_quant::Result<Self> {
         let matrix = DenseMatrix::new(dtype, rows, cols, region.clone())?;
         Ok(Self { matrix, region })
+    }
+}
+
+/// The numbers of the first row, which messages call `field`.
+///
+/// # Errors
+/// [`InferenceError::Config`] for a number that is not finite.
+pub(super) fn finite_row(rows: &dyn DenseRows, file: &str, field: &str) -> crate::Result<Vec<f32>> {
+    let mut out = vec![0.0; rows.cols()];
+    rows.decode_row(0, &mut out)?;
+    match out.iter().enumerate().find(|(_, number)| !number.is_finite()) {
+        None => Ok(out),
+        Some((index, number)) => {
+            let problem = format!("element {index} is {number}; the file is damaged");
+            Err(InferenceError::config(file, field, problem))
+        }
     }
 }
 

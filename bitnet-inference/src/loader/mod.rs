@@ -17,24 +17,20 @@ mod inspect;
 mod json_object;
 mod mapped_rows;
 mod model_files;
+mod open;
 mod python_json;
 mod quantization;
 mod side_files;
 mod tensor_use;
 mod ternary_rows;
-mod text;
 mod weight_scan;
-
-use std::path::Path;
 
 use bitnet_core::backend::ActivationPrecision;
 use bitnet_core::kv::KvType;
 use bitnet_core::memory::HybridMemoryPool;
-use bitnet_formats::gguf::GgufFile;
 use bitnet_quant::calibration::Calibration;
 use bitnet_quant::codec::i2_s::I2sLayout;
 
-use crate::Result;
 use crate::chat::TemplateChoice;
 use crate::models::HeadMode;
 
@@ -46,18 +42,19 @@ pub(crate) use checkpoint::{Checkpoint, Decoded, DecodedLinear, RawNumbers, RawT
 pub use checkpoint::{StoredBytes, StoredLinear, StoredType, StoredWeight};
 pub(crate) use facts::Description;
 pub use facts::{ModelFacts, SuggestedSampling};
-pub(crate) use gguf::GgufCheckpoint;
+use gguf::GgufCheckpoint;
 pub use gguf::{
     INPUT_NORM_EPSILON, ggml_type_of, input_precision as gguf_input_precision, storage_of,
 };
 #[cfg(test)]
 pub(crate) use hf_config::HfConfig;
-pub(crate) use huggingface::HfCheckpoint;
+use huggingface::HfCheckpoint;
 pub use inspect::{Inspection, TensorSummary};
 pub use model_files::{Container, HfPacking, ModelFiles, ModelText};
+pub(crate) use open::open;
+pub use open::tokenizer_of;
 pub use python_json::parse as parse_python_json;
 pub use ternary_rows::TernaryRows;
-pub use text::tokenizer_of;
 pub use weight_scan::{
     FaultPlace, LARGEST_TO_MEDIAN, LARGEST_WEIGHT, WeightFault, WeightProblem, WeightScan,
 };
@@ -81,42 +78,4 @@ pub struct LoadOptions {
     pub pool: Option<HybridMemoryPool>,
     /// Where prepared weights and heads are stored for the next start; nowhere by default.
     pub cache: Option<PreparedCache>,
-}
-
-/// An open checkpoint: the headers have been read, and both tables of a tied folder that stores a head too (they are
-/// compared).
-pub(crate) enum OpenModel {
-    Gguf(Box<GgufCheckpoint>),
-    Hf(Box<HfCheckpoint>),
-}
-
-impl OpenModel {
-    pub(crate) fn open(path: &Path, options: &LoadOptions) -> Result<Self> {
-        if path.is_dir() || path.extension().is_some_and(|e| e == "safetensors" || e == "json") {
-            return Ok(Self::Hf(Box::new(HfCheckpoint::open(path, options)?)));
-        }
-        Ok(Self::Gguf(Box::new(GgufCheckpoint::new(GgufFile::open(path)?, options)?)))
-    }
-
-    pub(crate) fn from_static(
-        bytes: &'static [u8],
-        name: &str,
-        options: &LoadOptions,
-    ) -> Result<Self> {
-        Ok(Self::Gguf(Box::new(GgufCheckpoint::new(GgufFile::from_static(bytes, name)?, options)?)))
-    }
-
-    pub(crate) fn checkpoint(&self) -> &dyn Checkpoint {
-        match self {
-            Self::Gguf(checkpoint) => &**checkpoint,
-            Self::Hf(checkpoint) => &**checkpoint,
-        }
-    }
-
-    pub(crate) fn describe(&self, options: &LoadOptions) -> Result<Description> {
-        match self {
-            Self::Gguf(checkpoint) => checkpoint.describe(options),
-            Self::Hf(checkpoint) => checkpoint.describe(options),
-        }
-    }
 }

@@ -10,10 +10,10 @@ use bitnet_formats::{GgufFile, MappedFile, SafeTensors};
 use serde_json::Value;
 
 use super::{
-    Description, LoadOptions, ModelFacts, OpenModel, StoredBytes, StoredLinear, WeightScan,
+    Checkpoint, Description, LoadOptions, ModelFacts, StoredBytes, StoredLinear, WeightScan, open,
     weight_scan,
 };
-use crate::model::{ModelSource, open};
+use crate::model::ModelSource;
 use crate::models::ModelConfig;
 use crate::tokenizer::Tokenizer;
 use crate::{InferenceError, Result};
@@ -21,7 +21,7 @@ use crate::{InferenceError, Result};
 /// The files of a model; the headers have been read, and both tables of a tied folder that stores a head too.
 ///
 /// Tensors are named by GGUF's names without `.weight` (`token_embd`, `blk.0.attn_q`), whatever the container.
-pub struct ModelFiles(OpenModel);
+pub struct ModelFiles(Box<dyn Checkpoint>);
 
 impl std::fmt::Debug for ModelFiles {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -86,20 +86,17 @@ impl ModelFiles {
 
     /// The file or folder, as messages name it.
     pub fn name(&self) -> &str {
-        self.0.checkpoint().file()
+        self.0.file()
     }
 
     /// Shapes and constants.
     pub fn config(&self) -> &ModelConfig {
-        self.0.checkpoint().config()
+        self.0.config()
     }
 
     /// The container.
     pub fn container(&self) -> Container<'_> {
-        match &self.0 {
-            OpenModel::Gguf(checkpoint) => Container::Gguf(checkpoint.file()),
-            OpenModel::Hf(checkpoint) => checkpoint.container(),
-        }
+        self.0.container()
     }
 
     /// The facts about the model, and what the rules settled.
@@ -136,7 +133,7 @@ impl ModelFiles {
     /// # Errors
     /// [`InferenceError::TensorShape`] for another length, [`InferenceError::Config`] for a number that is not finite.
     pub fn vector(&self, name: &str, len: usize) -> Result<Option<Vec<f32>>> {
-        self.0.checkpoint().vector(name, len)
+        self.0.vector(name, len)
     }
 
     /// A linear layer's weight as it is stored, `[rows, cols]`, if it is there; trits are in `pool`.
@@ -150,7 +147,7 @@ impl ModelFiles {
         cols: usize,
         pool: &HybridMemoryPool,
     ) -> Result<Option<StoredLinear>> {
-        self.0.checkpoint().stored(name, rows, cols, pool)
+        self.0.stored(name, rows, cols, pool)
     }
 
     /// An embedding table or a head, `[rows, cols]`, if it is there; trits are decoded, in `pool`.
@@ -164,7 +161,7 @@ impl ModelFiles {
         cols: usize,
         pool: &HybridMemoryPool,
     ) -> Result<Option<Arc<dyn DenseRows>>> {
-        self.0.checkpoint().dense(name, rows, cols, pool)
+        self.0.dense(name, rows, cols, pool)
     }
 
     /// The bytes of a weight as they lie in the file, if it is there.
@@ -172,33 +169,33 @@ impl ModelFiles {
     /// # Errors
     /// [`InferenceError::Format`] where the file has shrunk.
     pub fn stored_bytes(&self, name: &str) -> Result<Option<StoredBytes>> {
-        self.0.checkpoint().stored_bytes(name)
+        self.0.stored_bytes(name)
     }
 
     /// Whether the head is the embedding table; `None` if the file does not declare it.
     pub fn tied(&self) -> Option<bool> {
-        self.0.checkpoint().tied()
+        self.0.tied()
     }
 
     /// Names of the stored tensors that are read for a weight: its own, and those of scales beside it.
     pub fn stored_names(&self, name: &str) -> Vec<String> {
-        self.0.checkpoint().stored_names(name)
+        self.0.stored_names(name)
     }
 
     /// Whether the settings keep a layer out of quantisation (`modules_to_not_convert`): its weights and inputs stay as they
     /// are.
     pub fn is_kept_dense(&self, name: &str) -> bool {
-        self.0.checkpoint().is_kept_dense(name)
+        self.0.is_kept_dense(name)
     }
 
     /// Epsilon of the norms before single projections.
     pub fn input_norm_eps(&self) -> f32 {
-        self.0.checkpoint().input_norm_eps()
+        self.0.input_norm_eps()
     }
 
     /// The files that weights come from.
     pub fn files(&self) -> Vec<Arc<MappedFile>> {
-        self.0.checkpoint().files()
+        self.0.files()
     }
 
     /// Checks every number of every tensor, also of those that are not read, on `threads` threads; `on_done` receives
@@ -211,7 +208,7 @@ impl ModelFiles {
         threads: usize,
         on_done: &mut dyn FnMut(usize, usize),
     ) -> Result<WeightScan> {
-        weight_scan::scan(self.0.checkpoint(), threads, on_done)
+        weight_scan::scan(&*self.0, threads, on_done)
     }
 
     /// What loading makes of linear layers that are stored as plain numbers: that they are ternary already, or that they
@@ -220,7 +217,7 @@ impl ModelFiles {
     /// # Errors
     /// Those of [`ModelFiles::check`] and of memory.
     pub fn weight_assumptions(&self, threads: usize) -> Result<Vec<String>> {
-        weight_scan::assumptions(self.0.checkpoint(), threads)
+        weight_scan::assumptions(&*self.0, threads)
     }
 
     /// Returns an error if a file has changed since it was mapped.
@@ -228,11 +225,11 @@ impl ModelFiles {
     /// # Errors
     /// Those of [`MappedFile::check`].
     pub fn check(&self) -> Result<()> {
-        self.0.checkpoint().check()
+        self.0.check()
     }
 
     /// The error for a tensor that the model should have.
     pub fn missing(&self, tensor: &str) -> InferenceError {
-        self.0.checkpoint().missing(tensor)
+        self.0.missing(tensor)
     }
 }

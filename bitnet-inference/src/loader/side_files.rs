@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::json_object::read_json;
+use super::json_object::side_file;
 use crate::Result;
 use crate::known_fields::{self, TokenizerView};
 use crate::tokenizer::{EncodeOptions, Tokenizer};
@@ -12,29 +12,21 @@ use crate::tokenizer::{EncodeOptions, Tokenizer};
 /// # Errors
 /// If a file can't be read, or holds a field whose value is not obeyed and would change prompt or text.
 pub(crate) fn assumptions(folder: &Path, tokenizer: Option<&Tokenizer>) -> Result<Vec<String>> {
-    let side_file = |name: &str| -> Result<_> {
-        let path = folder.join(name);
-        if path.exists() { read_json(&path).map(Some) } else { Ok(None) }
-    };
     let mut lines = Vec::new();
-    if let Some(value) = side_file("generation_config.json")? {
+    if let Some(value) = side_file(folder, "generation_config.json")? {
         lines.extend(known_fields::generation_config(&value, "generation_config.json")?);
     }
     let id_of = |token: &str| tokenizer?.id_of(token);
     let view = tokenizer.map(|tokenizer| TokenizerView { id_of: &id_of, puts: puts(tokenizer) });
-    let config = side_file("tokenizer_config.json")?;
+    let config = side_file(folder, "tokenizer_config.json")?;
     if let Some(value) = &config {
         let file = "tokenizer_config.json";
         lines.extend(known_fields::tokenizer_config(value, file, view.as_ref())?);
     }
-    if let Some(value) = side_file("special_tokens_map.json")? {
+    if let Some(value) = side_file(folder, "special_tokens_map.json")? {
         let file = "special_tokens_map.json";
-        lines.extend(known_fields::special_tokens_map(
-            &value,
-            file,
-            config.as_ref(),
-            view.as_ref(),
-        )?);
+        let (beside, view) = (config.as_ref(), view.as_ref());
+        lines.extend(known_fields::special_tokens_map(&value, file, beside, view)?);
     }
     Ok(lines)
 }

@@ -69,11 +69,7 @@ pub(super) fn check_layers(checkpoint: &dyn Checkpoint) -> Result<()> {
     } else {
         return Ok(());
     };
-    Err(InferenceError::Config {
-        file: checkpoint.file().into(),
-        field: checkpoint.layers_field(),
-        problem,
-    })
+    Err(InferenceError::config(checkpoint.file(), &checkpoint.layers_field(), problem))
 }
 
 /// Checks that tensors of plain numbers have the shapes that the settings ask for; dimensions of 1 in front say nothing.
@@ -87,12 +83,9 @@ pub(super) fn check_shapes(checkpoint: &dyn Checkpoint) -> Result<()> {
     for TensorSpec { name, shape, .. } in tensors(checkpoint.config()) {
         let Some(stored) = checkpoint.stored_bytes(&name.stem())? else { continue };
         if stored.storage.is_plain() && significant(&stored.shape) != significant(&shape) {
-            return Err(InferenceError::TensorShape {
-                file: checkpoint.file().into(),
-                tensor: stored.tensor,
-                got: stored.shape,
-                expected: if shape[0] == 1 { shape[1..].to_vec() } else { shape.to_vec() },
-            });
+            let (tensor, got) = (&stored.tensor, &stored.shape);
+            let expected = if shape[0] == 1 { &shape[1..] } else { &shape };
+            return Err(InferenceError::shape(checkpoint.file(), tensor, got, expected));
         }
     }
     Ok(())

@@ -74,24 +74,21 @@ pub(crate) fn decoded(
         }
         StoredWeight::Dense { rows, latent, scale } => (rows, latent, scale),
     };
-    let weights_error = |source: bitnet_quant::Error| InferenceError::Weights {
-        file: file.into(),
-        tensor: tensor.clone(),
-        source: Box::new(source),
-    };
-    let found = trits_of(&*rows, latent, pool).map_err(weights_error)?;
+    let found = trits_of(&*rows, latent, pool);
+    let found = found.map_err(|e| InferenceError::weights(file, &tensor, e))?;
     let Some((mut matrix, assumption)) = found else {
         if scale.is_some() {
-            return Err(InferenceError::UnsupportedOperation {
-                what: format!("{file}: tensor {tensor} of ordinary numbers with a scale beside it"),
-                instead: "a scale beside a tensor is read where its weights are ternary".into(),
-            });
+            let what =
+                format!("{file}: tensor {tensor} of ordinary numbers with a scale beside it");
+            let instead = "a scale beside a tensor is read where its weights are ternary";
+            return Err(InferenceError::unsupported(what, instead));
         }
         return Ok(Decoded { linear: DecodedLinear::Dense(rows), assumption: None });
     };
     rows.release();
     if let Some(scale) = scale {
-        matrix = matrix.scaled_in(scale, Some(pool)).map_err(|e| weights_error(e.into()))?;
+        let scaled = matrix.scaled_in(scale, Some(pool));
+        matrix = scaled.map_err(|e| InferenceError::weights(file, &tensor, e))?;
     }
     let linear = DecodedLinear::Ternary(matrix, precision);
     Ok(Decoded { linear, assumption: Some(assumption) })

@@ -36,11 +36,10 @@ impl Decoder {
     /// inputs than this model has or lacks one of them. The model is unchanged then.
     pub fn calibrate(&mut self, calibration: &Calibration) -> Result<()> {
         if calibration.bits() != ActivationBits::Int8 {
-            return Err(InferenceError::UnsupportedOperation {
-                what: "running a model with activations of 4 bits".into(),
-                instead: "calibrate for 8 bits; 4 bits can be measured with `bitnet calibrate`"
-                    .into(),
-            });
+            return Err(InferenceError::unsupported(
+                "running a model with activations of 4 bits",
+                "calibrate for 8 bits; 4 bits can be measured with `bitnet calibrate`",
+            ));
         }
         let mut known = BTreeSet::new();
         for (layer, weights) in self.layers.iter_mut().enumerate() {

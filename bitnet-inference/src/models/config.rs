@@ -122,11 +122,7 @@ impl ModelConfig {
             ("feed-forward size", self.intermediate, MAX_WIDTH),
             ("context length", self.context, MAX_CONTEXT),
         ];
-        let bad = |field: &str, problem: String| InferenceError::Config {
-            file: file.into(),
-            field: field.into(),
-            problem,
-        };
+        let bad = |field: &str, problem: String| InferenceError::config(file, field, problem);
         for (field, value, limit) in bounded {
             if value == 0 || value > limit {
                 return Err(bad(

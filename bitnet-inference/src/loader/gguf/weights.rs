@@ -78,14 +78,13 @@ impl GgufCheckpoint {
     ) -> Result<TernaryMatrix> {
         let region = self.file.data(tensor)?;
         let Some(Storage::Ternary(storage)) = storage_of(tensor.ggml_type, self.layout) else {
-            return Err(InferenceError::UnsupportedOperation {
-                what: format!("tensor {} of type {}", tensor.name, tensor.ggml_type.name()),
-                instead: "use a ternary type: I2_S, TQ1_0, TQ2_0, Q2_0, IQ1_BN, IQ2_BN, IQ2_BN_R4"
-                    .into(),
-            });
+            let what = format!("tensor {} of type {}", tensor.name, tensor.ggml_type.name());
+            let instead = "use a ternary type: I2_S, TQ1_0, TQ2_0, Q2_0, IQ1_BN, IQ2_BN, IQ2_BN_R4";
+            return Err(InferenceError::unsupported(what, instead));
         };
         let matrix = storage.decode(&region, rows, cols, pool);
-        let matrix = matrix.map_err(|e| self.weights_error(tensor, e))?;
+        let matrix =
+            matrix.map_err(|e| InferenceError::weights(self.file.name(), &tensor.name, e))?;
         region.release();
         Ok(matrix)
     }
