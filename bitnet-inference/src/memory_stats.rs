@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use bitnet_core::backend::Backend;
 use bitnet_core::device::DeviceCapabilities;
+use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::memory::report::PurposeUse;
 use bitnet_core::memory::tracking::OperationFigures;
 use bitnet_core::memory::units::bytes;
-use bitnet_core::memory::{DetailedMetrics, HybridMemoryPool};
 
 /// The memory of a model at one moment, by the books of its pool and the counters of its back end. What they do not say is
 /// `None`, or an empty list.
@@ -73,16 +73,6 @@ pub struct Fragmentation {
     pub external: f64,
 }
 
-impl From<&DetailedMetrics> for Fragmentation {
-    fn from(metrics: &DetailedMetrics) -> Self {
-        Self {
-            ratio: metrics.fragmentation_ratio,
-            internal: metrics.internal_fragmentation,
-            external: metrics.external_fragmentation,
-        }
-    }
-}
-
 impl MemoryStats {
     /// What `pool` holds and `backend` has read. Its operations are in its own pool's records, wherever `pool` is.
     pub fn of(pool: &HybridMemoryPool, backend: &dyn Backend) -> Self {
@@ -93,7 +83,11 @@ impl MemoryStats {
             peak: metrics.peak_allocated,
             reserved: metrics.reserved,
             purposes: PurposeUse::of(pool),
-            fragmentation: pool.get_detailed_metrics().as_ref().map(Fragmentation::from),
+            fragmentation: pool.get_detailed_metrics().map(|metrics| Fragmentation {
+                ratio: metrics.fragmentation_ratio,
+                internal: metrics.internal_fragmentation,
+                external: metrics.external_fragmentation,
+            }),
             bytes_read: backend.traffic().map(|traffic| traffic.bytes()),
             operations: tracker.map(|tracker| tracker.operations()).unwrap_or_default(),
             taken: Instant::now(),

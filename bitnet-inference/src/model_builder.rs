@@ -5,14 +5,12 @@ use std::sync::Arc;
 
 use bitnet_core::backend::Backend;
 use bitnet_core::kv::KvType;
-use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::simd::IsaLevel;
 use bitnet_cpu::CpuOptions;
 
 use crate::Result;
-use crate::loader::{LoadOptions, PreparedCache, backend_by_name, backend_in_pool};
+use crate::loader::{LoadOptions, backend_by_name, backend_in_pool};
 use crate::model::{Model, ModelSource};
-use crate::models::HeadMode;
 
 /// Settings for loading a model. What is not set is as [`Model::open`] has it.
 ///
@@ -32,7 +30,7 @@ pub struct ModelBuilder {
 }
 
 impl ModelBuilder {
-    /// Replaces all choices that a file may leave open.
+    /// Sets all choices that a file may leave open, and how the head is read, the pool and the cache of prepared weights.
     pub fn options(self, options: LoadOptions) -> Self {
         Self { options, ..self }
     }
@@ -52,24 +50,6 @@ impl ModelBuilder {
     /// Sets how sessions store keys and values; half precision otherwise.
     pub fn kv(mut self, kind: KvType) -> Self {
         self.options.kv = kind;
-        self
-    }
-
-    /// Sets how the head is read where only the largest logits are wanted.
-    pub fn head(mut self, mode: HeadMode) -> Self {
-        self.options.head = mode;
-        self
-    }
-
-    /// Sets the pool for weights, activations and caches; a new one otherwise.
-    pub fn pool(mut self, pool: HybridMemoryPool) -> Self {
-        self.options.pool = Some(pool);
-        self
-    }
-
-    /// Sets where prepared weights are stored for the next start; nowhere otherwise.
-    pub fn cache(mut self, cache: PreparedCache) -> Self {
-        self.options.cache = Some(cache);
         self
     }
 

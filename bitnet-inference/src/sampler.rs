@@ -4,6 +4,7 @@
 //! top-k, typical, top-p, min-p on the softmax of the logits; temperature; draw. A temperature of zero is greedy:
 //! the largest logit wins, the lowest id among equals.
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
 
 use bitnet_core::backend::top_logits::{LogitQuery, TokenLogit, TopLogits};
@@ -281,6 +282,11 @@ struct Candidate {
     probability: f64,
 }
 
+/// The order of candidates: the largest logit first, the lowest id among equals.
+fn by_logit(a: &Candidate, b: &Candidate) -> Ordering {
+    b.logit.total_cmp(&a.logit).then(a.token.cmp(&b.token))
+}
+
 /// The tokens left after top-k, typical, top-p and min-p, most probable first.
 fn candidates(
     logits: impl Iterator<Item = (u32, f32)>,
@@ -293,8 +299,6 @@ fn candidates(
     if candidates.is_empty() {
         return Err(no_candidate());
     }
-    let by_logit =
-        |a: &Candidate, b: &Candidate| b.logit.total_cmp(&a.logit).then(a.token.cmp(&b.token));
     if config.top_k > 0 && config.top_k < candidates.len() {
         candidates.select_nth_unstable_by(config.top_k - 1, by_logit);
         candidates.truncate(config.top_k);
@@ -305,7 +309,7 @@ fn candidates(
         apply_typical(&mut candidates, f64::from(config.typical_p));
     }
     if config.top_p < 1.0 {
-        apply_top_p(&mut candidates, f64::from(config.top_p));
+        keep_prefix(&mut candidates, f64::from(config.top_p));
     }
     if config.min_p > 0.0 {
         let floor = f64::from(config.min_p) * candidates[0].probability;
@@ -327,14 +331,16 @@ fn normalise(candidates: &mut [Candidate]) {
     }
 }
 
-/// Keeps the shortest prefix whose probability reaches `limit`, then restores probabilities that sum to one.
-fn apply_top_p(candidates: &mut Vec<Candidate>, limit: f64) {
+/// Keeps the shortest prefix whose probability reaches `limit`, then restores the order by logits and probabilities that sum
+/// to one.
+fn keep_prefix(candidates: &mut Vec<Candidate>, limit: f64) {
     let mut sum = 0.0;
     let count = candidates.iter().position(|c| {
         sum += c.probability;
         sum >= limit
     });
     candidates.truncate(count.map_or(candidates.len(), |index| index + 1));
+    candidates.sort_by(by_logit);
     normalise(candidates);
 }
 
@@ -348,14 +354,7 @@ fn apply_typical(candidates: &mut Vec<Candidate>, limit: f64) {
             .total_cmp(&(information(b) - entropy).abs())
             .then(a.token.cmp(&b.token))
     });
-    let mut sum = 0.0;
-    let count = candidates.iter().position(|c| {
-        sum += c.probability;
-        sum >= limit
-    });
-    candidates.truncate(count.map_or(candidates.len(), |index| index + 1));
-    candidates.sort_by(|a, b| b.logit.total_cmp(&a.logit).then(a.token.cmp(&b.token)));
-    normalise(candidates);
+    keep_prefix(candidates, limit);
 }
 
 /// Draws from the softmax of `logit / temperature` with a uniform number in `[0, 1)`.

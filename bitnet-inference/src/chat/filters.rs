@@ -134,12 +134,9 @@ fn growing_filters(env: &mut Environment<'_>, budget: &Arc<Budget>) {
         env.add_filter(name, move |value: &Value| meter.text(value).map(Value::from));
     }
     let meter = budget.clone();
-    env.add_filter(
-        "tojson",
-        move |value: &Value, indent: Option<Value>, options: Kwargs| -> Result<Value, Error> {
-            to_json(&meter, value, indent, &options).map(Value::from)
-        },
-    );
+    env.add_filter("tojson", move |value: &Value, indent: Option<Value>, options: Kwargs| {
+        to_json(&meter, value, indent, &options)
+    });
     let meter = budget.clone();
     env.add_filter(
         "replace",
@@ -154,16 +151,12 @@ fn growing_filters(env: &mut Environment<'_>, budget: &Arc<Budget>) {
         join(&meter, &items, &with)
     });
     let meter = budget.clone();
-    env.add_filter(
-        "format",
-        move |value: &Value, args: Rest<Value>, named: Kwargs| -> Result<String, Error> {
-            let pattern = meter.text(value)?;
-            let has_names = named.args().next().is_some();
-            let values =
-                if has_names { Value::from(named) } else { Value::from(Tuple::from(args.0)) };
-            percent::fill(&meter, &pattern, &values)
-        },
-    );
+    env.add_filter("format", move |value: &Value, args: Rest<Value>, named: Kwargs| {
+        let pattern = meter.text(value)?;
+        let has_names = named.args().next().is_some();
+        let values = if has_names { Value::from(named) } else { Value::from(Tuple::from(args.0)) };
+        percent::fill(&meter, &pattern, &values)
+    });
 }
 
 fn to_json(

@@ -26,25 +26,17 @@ pub(crate) fn install(env: &mut Environment<'_>, budget: &Arc<Budget>) {
         ("slice", Value::from_function(engine::slice)),
     ] {
         let meter = budget.clone();
-        env.add_filter(
-            name,
-            move |state: &mut State<'_, '_>,
-                  args: Rest<Value>,
-                  named: Kwargs|
-                  -> Result<Value, Error> {
-                let key = if name == "batch" { "linecount" } else { "slices" };
-                let groups = argument(&args, 1, &named, key)?;
-                let groups = count(groups, 0)?;
-                let fill = argument(&args, 2, &named, "fill_with")?;
-                named.assert_all_used()?;
-                // The last batch is filled up, and so many slices are made.
-                meter.pay((groups as u64).saturating_mul(128))?;
-                let items = args.first().cloned().unwrap_or_default();
-                let args: Vec<Value> =
-                    [items, Value::from(groups)].into_iter().chain(fill).collect();
-                call(&meter, state, &filter, &args)
-            },
-        );
+        env.add_filter(name, move |state: &mut State<'_, '_>, args: Rest<Value>, named: Kwargs| {
+            let key = if name == "batch" { "linecount" } else { "slices" };
+            let groups = count(argument(&args, 1, &named, key)?, 0)?;
+            let fill = argument(&args, 2, &named, "fill_with")?;
+            named.assert_all_used()?;
+            // The last batch is filled up, and so many slices are made.
+            meter.pay((groups as u64).saturating_mul(128))?;
+            let items = args.first().cloned().unwrap_or_default();
+            let args: Vec<Value> = [items, Value::from(groups)].into_iter().chain(fill).collect();
+            call(&meter, state, &filter, &args)
+        });
     }
     let meter = budget.clone();
     env.add_filter("wordcount", move |value: &Value| -> Result<usize, Error> {

@@ -64,34 +64,34 @@ impl Settings<'_> {
         self.assumptions.push(assumption);
     }
 
+    /// The value of `field`, or else the default, which is noted.
+    pub(super) fn or_default<T: Copy + std::fmt::Display>(
+        &mut self,
+        field: &str,
+        value: Option<T>,
+        default: T,
+    ) -> T {
+        value.unwrap_or_else(|| {
+            self.assume(field, default);
+            default
+        })
+    }
+
     pub(super) fn count(&mut self, field: &str, default: usize) -> Result<usize> {
-        if let Some(value) = self.object.opt_usize(field)? {
-            return Ok(value);
-        }
-        self.assume(field, default);
-        Ok(default)
+        Ok(self.or_default(field, self.object.opt_usize(field)?, default))
     }
 
     pub(super) fn number(&mut self, field: &str, default: f32) -> Result<f32> {
-        if let Some(value) = self.object.opt_f32(field)? {
-            return Ok(value);
-        }
-        self.assume(field, default);
-        Ok(default)
+        Ok(self.or_default(field, self.object.opt_f32(field)?, default))
     }
 
     /// Key and value heads: null stands for one to each query head, absence for the default of the class.
     pub(super) fn kv_heads(&mut self, heads: usize) -> Result<usize> {
         const FIELD: &str = "num_key_value_heads";
-        if let Some(value) = self.object.opt_usize(FIELD)? {
-            return Ok(value);
+        match self.object.value.get(FIELD) {
+            Some(Value::Null) => Ok(heads),
+            _ => self.count(FIELD, self.class.num_key_value_heads.unwrap_or(heads)),
         }
-        let is_null = self.object.value.get(FIELD).is_some();
-        let default = self.class.num_key_value_heads.filter(|_| !is_null).unwrap_or(heads);
-        if !is_null {
-            self.assume(FIELD, default);
-        }
-        Ok(default)
     }
 
     /// Components of a head.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use bitnet_formats::architecture::ModelClass;
-use bitnet_formats::names::{Part, TensorName};
+use bitnet_formats::names::TensorName;
 use serde_json::Value;
 
 use super::class_defaults::{Settings, class_of};
@@ -11,11 +11,10 @@ use super::hf_attention::full_attention_up_to;
 use super::hf_rope::rope;
 use super::json_object::Object;
 use super::quantization::{Quantization, quantization, skipped_modules};
+use super::tensor_use::linears;
 use crate::Result;
 use crate::known_fields;
-use crate::models::{
-    ContextLimit, LimitReason, ModelConfig, activation_by_name, tensors, unknown_name,
-};
+use crate::models::{ContextLimit, LimitReason, ModelConfig, activation_by_name, unknown_name};
 
 /// The settings of `config.json`.
 #[derive(Debug, Clone, PartialEq)]
@@ -66,13 +65,7 @@ impl HfConfig {
 /// Shapes and constants.
 fn model(settings: &mut Settings<'_>) -> Result<ModelConfig> {
     let (o, class) = (settings.object, settings.class);
-    let act = match o.opt_str("hidden_act")? {
-        Some(act) => act,
-        None => {
-            settings.assume("hidden_act", class.hidden_act);
-            class.hidden_act
-        }
-    };
+    let act = settings.or_default("hidden_act", o.opt_str("hidden_act")?, class.hidden_act);
     let activation =
         activation_by_name(act).map_err(|name| o.bad("hidden_act", unknown_name(&name)))?;
     // Families with biases have no such field.
@@ -118,11 +111,7 @@ fn model(settings: &mut Settings<'_>) -> Result<ModelConfig> {
 
 /// Names of the modules that quantisation is about.
 fn modules(class: &ModelClass, config: &ModelConfig) -> Vec<String> {
-    let linears = tensors(config).into_iter().map(|tensor| tensor.name);
-    linears
-        .filter(|name| name.role.is_projection() && name.part == Part::Weight)
-        .filter_map(|name| module_of(name, class))
-        .collect()
+    linears(config).filter_map(|tensor| module_of(tensor.name, class)).collect()
 }
 
 /// The module of a weight, by its name in the class.

@@ -136,10 +136,10 @@ impl HfCheckpoint {
             }
             Quantization::BitNet { multiply, online, .. } => (multiply, online),
         };
-        let layers = tensor_use::linears(&self.config.model).into_iter();
-        let (packed, plain): (Vec<_>, Vec<_>) = layers
-            .filter(|(name, _)| !self.is_skipped(name))
-            .filter_map(|(name, _)| self.find(&name))
+        let (packed, plain): (Vec<_>, Vec<_>) = tensor_use::linears(&self.config.model)
+            .map(|tensor| tensor.name.stem())
+            .filter(|name| !self.is_skipped(name))
+            .filter_map(|name| self.find(&name))
             .partition(|tensor| tensor.dtype == Dtype::U8);
         let (online, offline) = if online { (plain, vec![]) } else { (vec![], plain) };
         let scale = match (self.tensors.names().any(|n| n.ends_with(".weight_scale")), multiply) {

@@ -22,17 +22,12 @@ const WORDS: [&[u8]; 3] = [b"NaN", b"-Infinity", b"Infinity"];
 /// The problem and its position, as a sentence.
 pub fn parse(bytes: &[u8]) -> Result<Value, String> {
     let read = |bytes: &[u8]| serde_json::from_slice::<Bounded<MAX_PARTS>>(bytes);
-    let error = match read(bytes) {
-        Ok(value) => return Ok(value.0),
-        Err(error) => error,
+    let read = |bytes: &[u8]| read(bytes).map(|value| value.0);
+    let value = match read(bytes) {
+        Ok(value) => Ok(value),
+        Err(error) => tagged(bytes)?.map_or(Err(error), |text| read(&text)),
     };
-    match tagged(bytes)? {
-        Some(text) => match read(&text) {
-            Ok(value) => Ok(value.0),
-            Err(error) => Err(format!("not valid JSON: {error}")),
-        },
-        None => Err(format!("not valid JSON: {error}")),
-    }
+    value.map_err(|error| format!("not valid JSON: {error}"))
 }
 
 /// The name of a number that is not finite, if the value stands for one.

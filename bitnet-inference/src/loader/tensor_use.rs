@@ -8,11 +8,10 @@ use super::Checkpoint;
 use crate::models::{ModelConfig, TensorSpec, tensors};
 use crate::{InferenceError, Result};
 
-/// Every linear layer of a model of these settings, by its name in checkpoints, with its rows and columns.
-pub(super) fn linears(config: &ModelConfig) -> Vec<(String, [usize; 2])> {
-    let all = tensors(config).into_iter();
-    let linear = |t: &TensorSpec| t.name.role.is_projection() && t.name.part == Part::Weight;
-    all.filter(linear).map(|t| (t.name.stem(), t.shape)).collect()
+/// The weight of every linear layer of a model of these settings.
+pub(super) fn linears(config: &ModelConfig) -> impl Iterator<Item = TensorSpec> {
+    let is_linear = |t: &TensorSpec| t.name.role.is_projection() && t.name.part == Part::Weight;
+    tensors(config).into_iter().filter(is_linear)
 }
 
 /// Names of the file's tensors that nothing reads, in file order.

@@ -132,14 +132,14 @@ pub(super) fn scan(
 /// `threads` threads. Layers that loading refuses are left out.
 pub(super) fn assumptions(checkpoint: &dyn Checkpoint, threads: usize) -> Result<Vec<String>> {
     let pool = HybridMemoryPool::with_config(MemoryPoolConfig::unbounded())?;
-    let linears = tensor_use::linears(checkpoint.config());
+    let linears: Vec<_> = tensor_use::linears(checkpoint.config()).collect();
     let work = |index: usize| {
-        let (name, [rows, cols]) = &linears[index];
+        let (name, [rows, cols]) = (&linears[index].name.stem(), linears[index].shape);
         // Ternary layers stay what they are, and to decode them takes long.
         if !checkpoint.stored_bytes(name)?.is_some_and(|stored| stored.storage.is_plain()) {
             return Ok(None);
         }
-        let stored = checkpoint.stored(name, *rows, *cols, &pool).ok().flatten();
+        let stored = checkpoint.stored(name, rows, cols, &pool).ok().flatten();
         Ok::<_, crate::InferenceError>(
             stored.and_then(|stored| ternary_rows::becomes(&stored, &pool)),
         )

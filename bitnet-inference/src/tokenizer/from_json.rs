@@ -6,11 +6,11 @@ use std::collections::HashMap;
 use serde_json::Value;
 
 use super::bpe;
-use super::error::{Result, TokenizerError};
+use super::error::Result;
 use super::gguf::GgufVocabulary;
 use super::hf::check_model;
 use super::hf_json::{AddedJson, FileJson};
-use super::hf_parts::{Affixes, At, affixes, decoding};
+use super::hf_parts::{Affixes, At, affixes, decoding, text};
 use super::vocabulary::{Class, byte_token};
 
 /// The score of a token that no merge makes.
@@ -23,14 +23,12 @@ impl GgufVocabulary<'static> {
     /// The ids of the tokens that begin and end texts are those that the file puts around a text; others are not in it.
     ///
     /// # Errors
-    /// As [`super::Tokenizer::from_json_bytes`]; [`TokenizerError::Unsupported`] for a way of cutting text that GGUF files
-    /// have no name for; [`TokenizerError::Invalid`] for more tokens than `size`.
+    /// As [`super::Tokenizer::from_json_bytes`]; [`super::TokenizerError::Unsupported`] for a way of cutting text that GGUF files
+    /// have no name for; [`super::TokenizerError::Invalid`] for more tokens than `size`.
     pub fn from_json_bytes(bytes: &[u8], name: &str, size: usize) -> Result<Self> {
         // What the engine can't read is not converted either.
         super::hf::load(bytes, name)?;
-        let mut json: FileJson = serde_json::from_slice(bytes).map_err(|error| {
-            TokenizerError::Syntax { file: name.into(), problem: error.to_string() }
-        })?;
+        let mut json = FileJson::parse(bytes, name)?;
         let at = |field| At { file: name, field };
         let (vocab, merges) = check_model(at("model"), &mut json.model)?;
         let byte_level = decoding(at("decoder"), &json.decoder)?.byte_level;
@@ -104,8 +102,7 @@ fn prepends(part: &Value) -> bool {
     if let Some(members) = members {
         return members.iter().any(prepends);
     }
-    part.get("type").and_then(Value::as_str) == Some("Metaspace")
-        && part.get("prepend_scheme").and_then(Value::as_str) != Some("never")
+    text(part, "type") == Some("Metaspace") && text(part, "prepend_scheme") != Some("never")
 }
 
 /// GGUF's name for how a tokenizer.json cuts text.
@@ -124,7 +121,7 @@ fn collect_patterns<'v>(part: &'v Value, into: &mut Vec<&'v str>) {
     if let Some(members) = part.get("pretokenizers").and_then(Value::as_array) {
         return members.iter().for_each(|member| collect_patterns(member, into));
     }
-    match part.get("type").and_then(Value::as_str) {
+    match text(part, "type") {
         Some("ByteLevel") if part.get("use_regex").and_then(Value::as_bool) != Some(false) => {
             into.push(super::split::GPT2);
         }

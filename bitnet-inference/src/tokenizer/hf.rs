@@ -48,11 +48,7 @@ impl std::fmt::Debug for HfEncoder {
 
 /// Reads a tokenizer.json.
 pub(super) fn load(bytes: &[u8], file: &str) -> Result<Tokenizer> {
-    let syntax = |error: serde_json::Error| TokenizerError::Syntax {
-        file: file.into(),
-        problem: error.to_string(),
-    };
-    let mut json: FileJson = serde_json::from_slice(bytes).map_err(syntax)?;
+    let mut json = FileJson::parse(bytes, file)?;
     let at = |field| At { file, field };
     if json.version.as_deref().is_some_and(|version| version != "1.0") {
         return Err(at("version").unsupported(json.version.unwrap_or_default(), "1.0"));

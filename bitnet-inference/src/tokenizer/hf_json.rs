@@ -3,6 +3,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::error::{Result, TokenizerError};
 use crate::bounded_json::bounded;
 
 /// Highest number of ids, gaps included, that a vocabulary may have.
@@ -25,6 +26,16 @@ pub(super) struct FileJson {
     #[serde(default, deserialize_with = "bounded::<_, MAX_PARTS>")]
     pub(super) decoder: Value,
     pub(super) model: ModelJson,
+}
+
+impl FileJson {
+    /// Parses a file, which messages call `file`.
+    pub(super) fn parse(bytes: &[u8], file: &str) -> Result<Self> {
+        serde_json::from_slice(bytes).map_err(|error| TokenizerError::Syntax {
+            file: file.into(),
+            problem: error.to_string(),
+        })
+    }
 }
 
 #[derive(Deserialize)]

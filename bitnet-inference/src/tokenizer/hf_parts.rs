@@ -41,9 +41,7 @@ impl At<'_> {
 
     /// The `type` of a part.
     fn kind<'v>(&self, part: &'v Value) -> Result<&'v str> {
-        part.get("type")
-            .and_then(Value::as_str)
-            .ok_or_else(|| self.invalid("the part has no `type`"))
+        text(part, "type").ok_or_else(|| self.invalid("the part has no `type`"))
     }
 
     /// The parts of a `Sequence`.
@@ -54,6 +52,16 @@ impl At<'_> {
         let members = part.get(key).and_then(Value::as_array);
         members.map(Vec::as_slice).ok_or_else(|| self.invalid(format!("`{key}` must be a list")))
     }
+}
+
+/// A field of a part that is a text.
+pub(super) fn text<'v>(part: &'v Value, field: &str) -> Option<&'v str> {
+    part.get(field)?.as_str()
+}
+
+/// A field of a part that is true or false.
+fn flag(part: &Value, field: &str) -> Option<bool> {
+    part.get(field)?.as_bool()
 }
 
 /// One step of cutting text before the model sees it.
@@ -143,7 +151,7 @@ pub(crate) fn cutters(
         "Split" => {
             let split = SplitJson::deserialize(part).map_err(bad)?;
             let pattern = match split.pattern {
-                SplitPattern::String(text) => literal(&text),
+                SplitPattern::String(text) => fancy_regex::escape(&text).into_owned(),
                 SplitPattern::Regex(pattern) => pattern,
             };
             let regex = BoundedRegex::new(&pattern).map_err(|problem| at.invalid(problem))?;
@@ -151,15 +159,12 @@ pub(crate) fn cutters(
         }
         "ByteLevel" => {
             let mut part = part.clone();
-            let prefix = part.get("add_prefix_space").and_then(Value::as_bool).unwrap_or(true);
-            let cuts = part.get("use_regex").and_then(Value::as_bool).unwrap_or(true);
+            let prefix = flag(&part, "add_prefix_space").unwrap_or(true);
+            let cuts = flag(&part, "use_regex").unwrap_or(true);
             if cuts && !prefix {
                 let regex = BoundedRegex::new(GPT2).map_err(|problem| at.invalid(problem))?;
-                into.push(Cutter::Split {
-                    regex,
-                    behavior: SplitDelimiterBehavior::Isolated,
-                    invert: false,
-                });
+                let behavior = SplitDelimiterBehavior::Isolated;
+                into.push(Cutter::Split { regex, behavior, invert: false });
                 if let Some(fields) = part.as_object_mut() {
                     fields.insert("use_regex".into(), Value::Bool(false));
                 }
@@ -167,9 +172,8 @@ pub(crate) fn cutters(
             into.push(Cutter::Library(Box::new(serde_json::from_value(part).map_err(bad)?)));
         }
         "Digits" | "Punctuation" | "Metaspace" | "Whitespace" | "WhitespaceSplit" => {
-            into.push(Cutter::Library(Box::new(
-                PreTokenizerWrapper::deserialize(part).map_err(bad)?,
-            )));
+            let part = PreTokenizerWrapper::deserialize(part).map_err(bad)?;
+            into.push(Cutter::Library(Box::new(part)));
         }
         other => {
             return Err(at.unsupported(
@@ -179,11 +183,6 @@ pub(crate) fn cutters(
         }
     }
     Ok(())
-}
-
-/// A pattern that matches this text and nothing else.
-fn literal(text: &str) -> String {
-    fancy_regex::escape(text).into_owned()
 }
 
 /// Reads the normaliser, refusing what could run away or panic.
@@ -209,21 +208,19 @@ fn check_normalizer(at: At<'_>, part: &Value, depth: usize) -> Result<()> {
                         .iter()
                         .any(|sign| pattern.contains(sign))
             };
-            if let Some(pattern) =
-                pattern.and_then(|p| p.get("Regex")).and_then(Value::as_str).filter(fancy)
-            {
+            if let Some(pattern) = pattern.and_then(|p| text(p, "Regex")).filter(fancy) {
                 return Err(at.unsupported(
                     pattern,
                     "in a normaliser: patterns without look-around and escapes",
                 ));
             }
-            let content = part.get("content").and_then(Value::as_str).unwrap_or_default();
+            let content = text(part, "content").unwrap_or_default();
             if content.len() > 64 {
                 return Err(at.invalid("a replacement longer than 64 bytes"));
             }
             Ok(())
         }
-        "Prepend" => match part.get("prepend").and_then(Value::as_str) {
+        "Prepend" => match text(part, "prepend") {
             Some(text) if !text.is_empty() && text.len() <= 64 => Ok(()),
             _ => Err(at.invalid("`prepend` must be a text of 1 to 64 bytes")),
         },
@@ -294,8 +291,8 @@ fn read_decoder(at: At<'_>, part: &Value, depth: usize, into: &mut Decoding) -> 
         "ByteFallback" => into.byte_fallback = true,
         "Fuse" => into.joined = true,
         "Replace" => {
-            let from = part.get("pattern").and_then(|p| p.get("String")).and_then(Value::as_str);
-            let to = part.get("content").and_then(Value::as_str);
+            let from = part.get("pattern").and_then(|p| text(p, "String"));
+            let to = text(part, "content");
             // Tokens are written one by one, so a pattern that may span two of them can't be replaced.
             if into.byte_level || (into.joined && from.is_some_and(|from| from.chars().count() > 1))
             {
@@ -304,22 +301,15 @@ fn read_decoder(at: At<'_>, part: &Value, depth: usize, into: &mut Decoding) -> 
                     "Replace before the tokens are joined by ByteLevel or Fuse",
                 ));
             }
-            match (from, to) {
-                (Some(from), Some(to))
-                    if !from.is_empty() && to.len() <= 64 && into.replace.len() < 8 =>
-                {
-                    into.replace.push((from.into(), to.into()));
-                }
-                _ => {
-                    return Err(
-                        at.invalid("Replace must have a String pattern and a short content")
-                    );
-                }
-            }
+            let pair = from.zip(to).filter(|(from, to)| !from.is_empty() && to.len() <= 64);
+            let Some((from, to)) = pair.filter(|_| into.replace.len() < 8) else {
+                return Err(at.invalid("Replace must have a String pattern and a short content"));
+            };
+            into.replace.push((from.into(), to.into()));
         }
         "Strip" => {
             let count = |key| part.get(key).and_then(Value::as_u64);
-            let content = part.get("content").and_then(Value::as_str);
+            let content = text(part, "content");
             match (content, count("start"), count("stop")) {
                 (Some(" "), Some(1), Some(0)) if into.joined => into.drop_first_space = true,
                 (Some(_), Some(0), Some(0)) => {}
@@ -332,10 +322,10 @@ fn read_decoder(at: At<'_>, part: &Value, depth: usize, into: &mut Decoding) -> 
             }
         }
         "Metaspace" => {
-            let mark = part.get("replacement").and_then(Value::as_str).unwrap_or("▁");
+            let mark = text(part, "replacement").unwrap_or("▁");
             into.replace.push((mark.into(), " ".into()));
-            let scheme = part.get("prepend_scheme").and_then(Value::as_str).unwrap_or("always");
-            let prefix = part.get("add_prefix_space").and_then(Value::as_bool).unwrap_or(true);
+            let scheme = text(part, "prepend_scheme").unwrap_or("always");
+            let prefix = flag(part, "add_prefix_space").unwrap_or(true);
             into.drop_first_space = prefix && scheme != "never";
         }
         other => {
@@ -380,7 +370,7 @@ fn template(at: At<'_>, part: &Value, into: &mut Affixes) -> Result<()> {
     let mut texts = 0;
     for piece in single {
         if let Some(special) = piece.get("SpecialToken") {
-            let name = special.get("id").and_then(Value::as_str).unwrap_or_default();
+            let name = text(special, "id").unwrap_or_default();
             let ids = part
                 .get("special_tokens")
                 .and_then(|all| all.get(name))
