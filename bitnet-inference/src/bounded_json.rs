@@ -10,7 +10,7 @@ pub(crate) struct Bounded<const LIMIT: usize>(pub(crate) Value);
 
 impl<'de, const LIMIT: usize> Deserialize<'de> for Bounded<LIMIT> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Limit::new(LIMIT).part().deserialize(deserializer).map(Self)
+        Limit::new(LIMIT).deserialize(deserializer).map(Self)
     }
 }
 
@@ -21,7 +21,7 @@ pub(crate) fn bounded<'de, D: Deserializer<'de>, const LIMIT: usize>(
     Bounded::<LIMIT>::deserialize(deserializer).map(|value| value.0)
 }
 
-/// A number of parts that several values share.
+/// A number of parts that several values share, each of which is read through a reference to it.
 pub(crate) struct Limit {
     /// How many parts may still be read; `None` after one too many.
     left: Cell<Option<usize>>,
@@ -33,32 +33,22 @@ impl Limit {
         Self { left: Cell::new(Some(limit)), limit }
     }
 
-    /// Reads one value, whose parts are counted.
-    pub(crate) fn part(&self) -> Part<'_> {
-        Part(self)
-    }
-
     /// Whether a value was refused because there were too many parts.
     pub(crate) fn is_exceeded(&self) -> bool {
         self.left.get().is_none()
     }
-}
 
-#[derive(Clone, Copy)]
-pub(crate) struct Part<'c>(&'c Limit);
-
-impl Part<'_> {
-    fn count<E: Error>(self) -> Result<(), E> {
-        let left = self.0.left.get().and_then(|left| left.checked_sub(1));
-        self.0.left.set(left);
+    fn count<E: Error>(&self) -> Result<(), E> {
+        let left = self.left.get().and_then(|left| left.checked_sub(1));
+        self.left.set(left);
         match left {
             Some(_) => Ok(()),
-            None => Err(E::custom(format!("more than {} values", self.0.limit))),
+            None => Err(E::custom(format!("more than {} values", self.limit))),
         }
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Part<'_> {
+impl<'de> DeserializeSeed<'de> for &Limit {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
@@ -67,7 +57,7 @@ impl<'de> DeserializeSeed<'de> for Part<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Part<'_> {
+impl<'de> Visitor<'de> for &Limit {
     type Value = Value;
 
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

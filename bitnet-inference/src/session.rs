@@ -280,7 +280,7 @@ impl Session {
 
     fn non_finite(&self, found: TokenLogit, position: usize) -> InferenceError {
         InferenceError::NonFiniteLogit {
-            file: self.decoder.files.name().to_owned(),
+            file: self.decoder.files.name.clone(),
             position,
             token: found.token,
             value: found.logit,

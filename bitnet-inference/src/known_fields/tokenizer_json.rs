@@ -203,7 +203,7 @@ impl<'de> Visitor<'de> for Skimmed<'_> {
                 }
                 _ => {
                     *self.last.borrow_mut() = format!("{}{}", self.prefix, shown(&name));
-                    from.next_value_seed(self.limit.part())?
+                    from.next_value_seed(self.limit)?
                 }
             };
             all.insert(name, value);

@@ -346,7 +346,9 @@ impl Checkpoint for GgufCheckpoint {
     }
 
     fn decode_raw(&self, name: &str, pool: &HybridMemoryPool) -> Result<TernaryMatrix> {
-        weights::decode_raw(self, name, pool)
+        let tensor = self.file.tensor(name)?;
+        let (rows, cols) = weights::rows_and_cols(tensor);
+        self.decode_trits(tensor, rows, cols, Some(pool))
     }
 
     fn layers_field(&self) -> String {

@@ -8,7 +8,9 @@ use super::facts::{inputs_fact, rope_fact};
 use super::huggingface::HfCheckpoint;
 use super::json_object::{Object, side_file};
 use super::quantization::Quantization;
-use super::{Description, LoadOptions, ModelFacts, SuggestedSampling, side_files, tensor_use};
+use super::{
+    Checkpoint, Description, LoadOptions, ModelFacts, SuggestedSampling, side_files, tensor_use,
+};
 use crate::Result;
 use crate::chat::ModelTemplates;
 use crate::tokenizer::{SpecialTokens, Tokenizer};
@@ -138,7 +140,7 @@ impl HfCheckpoint {
         };
         let (packed, plain): (Vec<_>, Vec<_>) = tensor_use::linears(&self.config.model)
             .map(|tensor| tensor.name.stem())
-            .filter(|name| !self.is_skipped(name))
+            .filter(|name| !self.is_kept_dense(name))
             .filter_map(|name| self.find(&name))
             .partition(|tensor| tensor.dtype == Dtype::U8);
         let (online, offline) = if online { (plain, vec![]) } else { (vec![], plain) };

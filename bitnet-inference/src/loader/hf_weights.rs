@@ -16,7 +16,7 @@ use bitnet_quant::weights::{absmean, detect_ternary};
 use super::huggingface::HfCheckpoint;
 use super::mapped_rows::{MappedRows, finite_row};
 use super::quantization::Quantization;
-use super::{RawNumbers, RawTensor, StoredLinear, StoredWeight};
+use super::{Checkpoint, RawNumbers, RawTensor, StoredLinear, StoredWeight};
 use crate::{InferenceError, Result};
 
 /// The type of ordinary numbers, if it is one.
@@ -56,14 +56,14 @@ impl HfCheckpoint {
     ) -> Result<Option<StoredLinear>> {
         let Some(tensor) = self.find(name) else { return Ok(None) };
         self.refuse_bias(name, &tensor)?;
-        let is_skipped = self.is_skipped(name);
+        let is_kept_dense = self.is_kept_dense(name);
         let stored = |weight, default| StoredLinear {
             tensor: tensor.name.clone(),
             weight,
             // What is not quantised takes its inputs as they are.
-            precision: if is_skipped { None } else { self.precision }.unwrap_or(default),
+            precision: if is_kept_dense { None } else { self.precision }.unwrap_or(default),
         };
-        if is_skipped && matches!(tensor.dtype, Dtype::U8 | Dtype::U32) {
+        if is_kept_dense && matches!(tensor.dtype, Dtype::U8 | Dtype::U32) {
             let problem = format!("it names {}, which is packed in the file", tensor.name);
             return Err(self.bad("quantization_config.modules_to_not_convert", problem));
         }
@@ -87,7 +87,7 @@ impl HfCheckpoint {
             return Err(self.shape_error(&tensor, &[rows, cols]));
         }
         let matrix = self.dense_matrix(&tensor, rows, cols)?;
-        if is_skipped {
+        if is_kept_dense {
             let weight = StoredWeight::Dense { rows: matrix, latent: false, scale: None };
             return Ok(Some(stored(weight, ActivationPrecision::Float)));
         }
@@ -165,7 +165,7 @@ impl HfCheckpoint {
     pub(super) fn has_scale_beside(&self, name: &str, dtype: Dtype) -> bool {
         let offline =
             matches!(self.config.quantization, Quantization::BitNet { online: false, .. });
-        dtype == Dtype::U8 || offline && name.starts_with("blk.") && !self.is_skipped(name)
+        dtype == Dtype::U8 || offline && name.starts_with("blk.") && !self.is_kept_dense(name)
     }
 
     fn holds_trits(

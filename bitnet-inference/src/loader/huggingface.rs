@@ -101,18 +101,6 @@ impl HfCheckpoint {
         Ok((Some(false), Some(assumption)))
     }
 
-    /// Whether `modules_to_not_convert` keeps the layer of a tensor out of quantisation.
-    pub(crate) fn is_skipped(&self, name: &str) -> bool {
-        if self.config.skipped.is_empty() {
-            return false;
-        }
-        let parsed = TensorName::from_stem(name);
-        let module = ModelClass::named(&self.config.class)
-            .zip(parsed)
-            .and_then(|(class, parsed)| module_of(parsed.with(Part::Weight), class));
-        module.is_some_and(|module| self.config.skipped.contains(&module))
-    }
-
     /// The names that a tensor may have here: those of the model's class, then the other spellings in use.
     pub(super) fn hf_names(&self, name: &str) -> Vec<String> {
         let Some(parsed) = TensorName::from_stem(name) else {
@@ -217,7 +205,7 @@ impl Checkpoint for HfCheckpoint {
     }
 
     fn stored_names(&self, name: &str) -> Vec<String> {
-        if name.ends_with("_norm_in") && self.is_skipped(name) {
+        if name.ends_with("_norm_in") && self.is_kept_dense(name) {
             return Vec::new();
         }
         let Some(tensor) = self.find(name) else { return Vec::new() };
@@ -251,7 +239,7 @@ impl Checkpoint for HfCheckpoint {
 
     fn vector(&self, name: &str, len: usize) -> Result<Option<Vec<f32>>> {
         let is_input_norm = name.ends_with("_norm_in");
-        if is_input_norm && self.is_skipped(name) {
+        if is_input_norm && self.is_kept_dense(name) {
             return Ok(None);
         }
         match self.find(name) {
@@ -310,7 +298,14 @@ impl Checkpoint for HfCheckpoint {
     }
 
     fn is_kept_dense(&self, name: &str) -> bool {
-        self.is_skipped(name)
+        if self.config.skipped.is_empty() {
+            return false;
+        }
+        let parsed = TensorName::from_stem(name);
+        let module = ModelClass::named(&self.config.class)
+            .zip(parsed)
+            .and_then(|(class, parsed)| module_of(parsed.with(Part::Weight), class));
+        module.is_some_and(|module| self.config.skipped.contains(&module))
     }
 
     fn files(&self) -> Vec<Arc<MappedFile>> {

@@ -48,30 +48,22 @@ pub(super) fn quantization(o: &Object<'_>, assumptions: &mut Vec<String>) -> Res
             o.file
         ));
     };
-    let online = match q.opt_str("quantization_mode")? {
-        None => {
-            assume("quantization_mode", "offline");
-            false
-        }
-        Some("offline") => false,
-        Some("online") => true,
-        Some(other) => {
-            let problem = format!("{other:?} is neither offline nor online");
-            return Err(q.bad("quantization_config.quantization_mode", problem));
-        }
-    };
-    let multiply = match q.opt_str("linear_class")? {
-        Some("autobitlinear") => true,
-        Some("bitlinear") => false,
-        None => {
-            assume("linear_class", "bitlinear, whose weight_scale divides");
-            false
-        }
-        Some(other) => {
-            let problem = format!("{other:?} is neither bitlinear nor autobitlinear");
-            return Err(q.bad("quantization_config.linear_class", problem));
+    let mut is_second = |field: &str, [first, second]: [&str; 2], default: &str| -> Result<bool> {
+        match q.opt_str(field)? {
+            None => {
+                assume(field, default);
+                Ok(false)
+            }
+            Some(found) if [first, second].contains(&found) => Ok(found == second),
+            Some(other) => {
+                let problem = format!("{other:?} is neither {first} nor {second}");
+                Err(q.bad(&format!("quantization_config.{field}"), problem))
+            }
         }
     };
+    let online = is_second("quantization_mode", ["offline", "online"], "offline")?;
+    let divides = "bitlinear, whose weight_scale divides";
+    let multiply = is_second("linear_class", ["bitlinear", "autobitlinear"], divides)?;
     let input_norm_eps = match (q.opt_bool("use_rms_norm")?, q.opt_f32("rms_norm_eps")?) {
         (Some(true), Some(eps)) => Some(eps),
         (Some(true), None) => {

@@ -186,12 +186,12 @@ impl Decoder {
     /// # Errors
     /// If its rows can't be read, or for want of memory.
     pub fn prepare_top_logits(&self) -> Result<bool> {
-        Ok(self.top_logits.prepared(self.dense_head(), self.backend())?.is_some())
+        Ok(self.top_logits.prepared(self.dense_head(), self.backend(), true)?.is_some())
     }
 
     /// How [`Decoder::top_logits`] reads the head.
     pub fn head_mode(&self) -> HeadMode {
-        self.top_logits.mode()
+        self.top_logits.mode
     }
 
     /// The rows of the head, unless they are ternary.

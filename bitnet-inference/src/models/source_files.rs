@@ -12,7 +12,8 @@ use crate::Result;
 /// is not checked.
 #[derive(Debug)]
 pub(crate) struct SourceFiles {
-    name: String,
+    /// What messages call the model.
+    pub(crate) name: String,
     files: Vec<Weak<MappedFile>>,
 }
 
@@ -20,11 +21,6 @@ impl SourceFiles {
     /// The files of the model that messages call `name`.
     pub(crate) fn new(name: &str, files: &[Arc<MappedFile>]) -> Self {
         Self { name: name.to_owned(), files: files.iter().map(Arc::downgrade).collect() }
-    }
-
-    /// What messages call the model.
-    pub(crate) fn name(&self) -> &str {
-        &self.name
     }
 
     /// Returns an error if a file is no longer what was mapped: shorter, longer or written to. A file that was deleted,

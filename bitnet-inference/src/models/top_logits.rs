@@ -114,7 +114,7 @@ impl Source<'_> {
 /// Prepares the head lazily, on the second call, so that one-token generation skips the cost.
 #[derive(Debug)]
 pub(crate) struct LazyTopLogits {
-    mode: HeadMode,
+    pub(crate) mode: HeadMode,
     queried: AtomicBool,
     prepared: OnceLock<Option<Box<dyn HeadWeight>>>,
     /// Held while the head is prepared, and empty afterwards.
@@ -145,19 +145,6 @@ impl LazyTopLogits {
         }
     }
 
-    pub(crate) fn mode(&self) -> HeadMode {
-        self.mode
-    }
-
-    /// The prepared head, if the mode, the back end and the rows allow one.
-    pub(crate) fn prepared(
-        &self,
-        rows: Option<&Arc<dyn DenseRows>>,
-        backend: &dyn Backend,
-    ) -> Result<Option<&dyn HeadWeight>> {
-        self.prepared_by(rows, backend, true)
-    }
-
     /// Returns the source for a query, or `None` where all logits are computed as fast. The first query does not wait for
     /// the head to be prepared.
     pub(crate) fn plan_query<'a>(
@@ -166,7 +153,7 @@ impl LazyTopLogits {
         backend: &dyn Backend,
     ) -> Result<Option<Source<'a>>> {
         let again = self.queried.swap(true, Ordering::Relaxed);
-        let head = self.prepared_by(rows, backend, again)?;
+        let head = self.prepared(rows, backend, again)?;
         Ok(match (head, rows) {
             (Some(head), _) => Some(Source::Prepared(head)),
             (None, Some(rows)) if self.prepared.get().is_none() => Some(Source::AllRows(rows)),
@@ -174,7 +161,8 @@ impl LazyTopLogits {
         })
     }
 
-    fn prepared_by(
+    /// The prepared head, if the mode, the back end and the rows allow one; it is prepared only if `make` says so.
+    pub(crate) fn prepared(
         &self,
         rows: Option<&Arc<dyn DenseRows>>,
         backend: &dyn Backend,

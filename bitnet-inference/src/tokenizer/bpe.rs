@@ -68,9 +68,7 @@ impl Bpe {
         vocabulary: &Vocabulary,
     ) -> Result<Self> {
         let at = At { file, field: "tokenizer.ggml.pre" };
-        let Some((_, patterns, whole_words)) =
-            KNOWN.iter().find(|(names, ..)| names.contains(&pre))
-        else {
+        let Some((patterns, whole_words)) = patterns_of(pre) else {
             let names: Vec<&str> =
                 KNOWN.iter().flat_map(|(names, ..)| names.iter().copied()).collect();
             let supported = format!(
@@ -83,7 +81,7 @@ impl Bpe {
             .iter()
             .map(|pattern| BoundedRegex::new(pattern).map_err(|problem| at.invalid(problem)));
         let cuts = cuts.collect::<Result<_>>()?;
-        Ok(Self { cuts, whole_words: *whole_words, merges: ranked(file, merges, vocabulary)? })
+        Ok(Self { cuts, whole_words, merges: ranked(file, merges, vocabulary)? })
     }
 
     /// Encodes a text that holds no control tokens, appending to `ids`.
@@ -98,22 +96,17 @@ impl Bpe {
     }
 
     fn encode_chunk(&self, text: &str, vocabulary: &Vocabulary, ids: &mut Vec<u32>) -> Result<()> {
-        let mut words = vec![(0, text.len())];
+        let mut words = vec![text];
         for cut in &self.cuts {
             let mut finer = Vec::with_capacity(words.len());
-            for (start, end) in words {
-                let word = text.get(start..end).unwrap_or_default();
-                finer.extend(
-                    cut.cuts(word)?.into_iter().map(|(from, to, _)| (start + from, start + to)),
-                );
+            for word in words {
+                let cuts = cut.cuts(word)?.into_iter();
+                finer.extend(cuts.filter_map(|(from, to, _)| word.get(from..to)));
             }
             words = finer;
         }
-        for (start, end) in words {
-            let word = alphabet::spelled(text.get(start..end).unwrap_or_default());
-            self.encode_word(&word, vocabulary, ids)?;
-        }
-        Ok(())
+        let mut words = words.into_iter().map(alphabet::spelled);
+        words.try_for_each(|word| self.encode_word(&word, vocabulary, ids))
     }
 
     fn encode_word(&self, word: &str, vocabulary: &Vocabulary, ids: &mut Vec<u32>) -> Result<()> {

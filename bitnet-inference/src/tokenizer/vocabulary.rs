@@ -5,21 +5,21 @@ use std::ops::Range;
 
 use hashbrown::HashTable;
 
-/// What a token is for.
+/// What a token is for, with its number in `tokenizer.ggml.token_type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Class {
     /// Ordinary text.
-    Normal,
+    Normal = 1,
     /// Stands for text that the vocabulary cannot write.
-    Unknown,
+    Unknown = 2,
     /// Steers the model and is no text: beginning, end, turn marks.
-    Control,
+    Control = 3,
     /// Added by hand; matched in the text before everything else.
-    UserDefined,
+    UserDefined = 4,
     /// Reserved; never written.
-    Unused,
+    Unused = 5,
     /// One byte, written `<0xHH>`.
-    Byte,
+    Byte = 6,
 }
 
 impl Class {
@@ -38,14 +38,7 @@ impl Class {
 
     /// Its number in `tokenizer.ggml.token_type`.
     pub(crate) fn token_type(self) -> i32 {
-        match self {
-            Self::Normal => 1,
-            Self::Unknown => 2,
-            Self::Control => 3,
-            Self::UserDefined => 4,
-            Self::Unused => 5,
-            Self::Byte => 6,
-        }
+        self as i32
     }
 }
 

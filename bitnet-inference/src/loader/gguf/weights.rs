@@ -37,7 +37,7 @@ pub(super) fn dense_type(ggml_type: GgmlType) -> Option<DenseType> {
 }
 
 /// Rows and columns of a tensor: the contiguous dimension, and all others together.
-fn rows_and_cols(tensor: &TensorInfo) -> (usize, usize) {
+pub(super) fn rows_and_cols(tensor: &TensorInfo) -> (usize, usize) {
     let cols = tensor.dims.first().copied().unwrap_or(1);
     ((tensor.elements() / cols.max(1)) as usize, cols as usize)
 }
@@ -54,17 +54,6 @@ pub(super) fn raw_tensors(file: &GgufFile) -> Result<Vec<RawTensor>> {
         Ok(RawTensor { name: tensor.name.clone(), numbers })
     };
     file.tensors().iter().map(raw).collect()
-}
-
-/// The trits of a ternary tensor by its name in the file, without a scale that stands beside it.
-pub(super) fn decode_raw(
-    checkpoint: &GgufCheckpoint,
-    name: &str,
-    pool: &HybridMemoryPool,
-) -> Result<TernaryMatrix> {
-    let tensor = checkpoint.file.tensor(name)?;
-    let (rows, cols) = rows_and_cols(tensor);
-    checkpoint.decode_trits(tensor, rows, cols, Some(pool))
 }
 
 impl GgufCheckpoint {
