@@ -250,7 +250,7 @@ fn multiply(meter: &Budget, args: &[Value]) -> Result<Value, Error> {
     // Nothing is paid for an empty list, however often it is repeated.
     let times = if items.is_empty() { 0 } else { times };
     meter.pay((items.len() as u64).saturating_mul(times as u64).saturating_mul(64))?;
-    Ok(sequence(std::iter::repeat_n(items, times).flatten().collect(), many.is_tuple()))
+    Ok(sequence(std::iter::repeat_n(&items, times).flatten().cloned().collect(), many.is_tuple()))
 }
 
 /// A truth value as the number that Python compares it as; the engine orders it by its type.

@@ -59,28 +59,17 @@ impl BoundedRegex {
         [GPT2, LLAMA3, QWEN2].contains(&self.regex.as_str())
     }
 
-    /// The byte ranges of all matches, in order, none empty.
-    pub(crate) fn matches(&self, text: &str) -> Result<Vec<(usize, usize)>> {
-        let mut found = Vec::new();
-        let mut steps = 0usize;
-        for each in self.regex.find_iter(text) {
-            let each = each.map_err(|_| self.too_slow())?;
-            if each.start() < each.end() {
-                found.push((each.start(), each.end()));
-            }
-            steps += 1;
-            if steps > text.len().saturating_add(1) {
-                return Err(self.too_slow());
-            }
-        }
-        Ok(found)
-    }
-
-    /// The matches and what lies between them, covering the whole text; the flag marks a match.
+    /// The byte ranges of all matches that are not empty and of what lies between them, covering the whole text; the flag
+    /// marks a match.
     pub(crate) fn cuts(&self, text: &str) -> Result<Vec<(usize, usize, bool)>> {
-        let mut cuts = Vec::new();
-        let mut at = 0;
-        for (start, end) in self.matches(text)? {
+        let (mut cuts, mut at) = (Vec::new(), 0);
+        for (steps, found) in self.regex.find_iter(text).enumerate() {
+            let found =
+                found.ok().filter(|_| steps <= text.len()).ok_or_else(|| self.too_slow())?;
+            let (start, end) = (found.start(), found.end());
+            if start == end {
+                continue;
+            }
             if at < start {
                 cuts.push((at, start, false));
             }
