@@ -175,4 +175,11 @@ impl InferenceError {
     pub(crate) fn unsupported(what: impl Into<String>, instead: impl Into<String>) -> Self {
         Self::UnsupportedOperation { what: what.into(), instead: instead.into() }
     }
+    /// The error for work with text that a model without tokenizer can't do.
+    pub(crate) fn no_tokenizer(work: &str) -> Self {
+        Self::unsupported(
+            format!("{work} with a model that has no tokenizer"),
+            "put tokenizer.json beside the model (programs can give token ids to `Session`)",
+        )
+    }
 }

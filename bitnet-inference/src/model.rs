@@ -10,10 +10,14 @@ use bitnet_core::backend::Backend;
 use bitnet_core::kv::KvType;
 use bitnet_core::memory::{HybridMemoryPool, MemoryPoolConfig};
 use bitnet_cpu::CpuOptions;
+use bitnet_formats::gguf::GgufFile;
 
 use crate::chat::{ChatTemplate, Message, RenderOptions, TemplateError};
 use crate::generate::{GenerateOptions, Generated};
-use crate::loader::{LoadOptions, ModelFacts, SuggestedSampling, backend_by_name, build, open};
+use crate::loader::{
+    Checkpoint, GgufCheckpoint, HfCheckpoint, LoadOptions, ModelFacts, SuggestedSampling,
+    backend_by_name, build,
+};
 use crate::memory_stats::MemoryStats;
 use crate::models::{Decoder, LazyTopLogits, ModelConfig};
 use crate::session::Session;
@@ -223,7 +227,8 @@ impl Model {
     /// # Errors
     /// If the model has no tokenizer or the tokenizer refuses the text.
     pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>> {
-        let tokenizer = self.tokenizer.as_ref().ok_or_else(|| no_tokenizer("text"))?;
+        let tokenizer =
+            self.tokenizer.as_ref().ok_or_else(|| InferenceError::no_tokenizer("text"))?;
         Ok(tokenizer.encode(text, EncodeOptions { add_special: true, parse_special: true })?)
     }
 
@@ -233,7 +238,8 @@ impl Model {
     /// [`InferenceError::UnsupportedOperation`] if the model has no chat template, [`InferenceError::Template`] if it can't
     /// be used or refuses the conversation; those of the tokenizer.
     pub fn encode_chat(&self, messages: &[Message]) -> Result<Vec<u32>> {
-        let tokenizer = self.tokenizer.as_ref().ok_or_else(|| no_tokenizer("text"))?;
+        let tokenizer =
+            self.tokenizer.as_ref().ok_or_else(|| InferenceError::no_tokenizer("text"))?;
         let template = self.template().ok_or_else(|| {
             InferenceError::unsupported(
                 "chatting with a model that has no chat template",
@@ -266,10 +272,16 @@ impl Model {
     }
 }
 
-/// The error for work with text that a model without tokenizer can't do.
-pub(crate) fn no_tokenizer(what: &str) -> InferenceError {
-    InferenceError::unsupported(
-        format!("{what} with a model that has no tokenizer"),
-        "put tokenizer.json beside the model (programs can give token ids to `Session`)",
-    )
+/// Opens a checkpoint: reads the headers, and both tables of a tied folder that stores a head too (they are compared).
+pub(crate) fn open(source: ModelSource<'_>, options: &LoadOptions) -> Result<Box<dyn Checkpoint>> {
+    let is_of_folder =
+        |path: &Path| path.extension().is_some_and(|e| e == "safetensors" || e == "json");
+    let file = match source {
+        ModelSource::Embedded => GgufFile::from_static(EMBEDDED, EMBEDDED_NAME)?,
+        ModelSource::Path(path) if path.is_dir() || is_of_folder(path) => {
+            return Ok(Box::new(HfCheckpoint::open(path, options)?));
+        }
+        ModelSource::Path(path) => GgufFile::open(path)?,
+    };
+    Ok(Box::new(GgufCheckpoint::new(file, options)?))
 }

@@ -4,11 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::Result;
-use crate::model::no_tokenizer;
 use crate::sampler::{Sampler, SamplerConfig};
 use crate::session::Session;
 use crate::tokenizer::{TextStream, Tokenizer};
+use crate::{InferenceError, Result};
 
 mod stop;
 
@@ -108,7 +107,7 @@ impl Session {
     /// ```
     ///
     /// # Errors
-    /// [`crate::InferenceError::UnsupportedOperation`] without a tokenizer, [`crate::InferenceError::Parameter`] for a sampler value out
+    /// [`InferenceError::UnsupportedOperation`] without a tokenizer, [`InferenceError::Parameter`] for a sampler value out
     /// of range. Items are errors for an empty prompt, one that does not fit, and those of [`Session::choose`].
     pub fn generate<'s>(
         &'s mut self,
@@ -164,7 +163,10 @@ impl<'s> Generation<'s> {
         prompt: &'s [u32],
         options: &'s GenerateOptions,
     ) -> Result<Self> {
-        let tokenizer = session.tokenizer.as_ref().ok_or_else(|| no_tokenizer("writing text"))?;
+        let tokenizer = session
+            .tokenizer
+            .as_ref()
+            .ok_or_else(|| InferenceError::no_tokenizer("writing text"))?;
         Ok(Self {
             stream: TextStream::continuing(Arc::clone(tokenizer)),
             sampler: Sampler::new(options.sampler.clone(), session.decoder.config.vocab_size)?,

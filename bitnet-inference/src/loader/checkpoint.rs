@@ -1,5 +1,6 @@
 //! A checkpoint of any container, as loaders and converters read it.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use bitnet_core::backend::ActivationPrecision;
@@ -8,10 +9,11 @@ use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::ternary::TernaryMatrix;
 use bitnet_formats::gguf::GgmlType;
 use bitnet_formats::safetensors::Dtype;
-use bitnet_formats::{MappedFile, Region};
+use bitnet_formats::{GgufFile, MappedFile, Region, SafeTensors};
 use bitnet_quant::codec::dense::DenseType;
+use serde_json::Value;
 
-use super::{Container, Description, LoadOptions};
+use super::{Description, LoadOptions};
 use crate::models::ModelConfig;
 use crate::{InferenceError, Result};
 
@@ -110,6 +112,37 @@ pub(crate) enum RawNumbers {
     Ternary,
     /// Integers and codes, which are numbers whatever their bits are, and types that the engine does not read.
     Other,
+}
+
+/// What a model's files are.
+#[derive(Debug)]
+pub enum Container<'a> {
+    /// One GGUF file, or the parts of a split one.
+    Gguf(&'a GgufFile),
+    /// A Hugging Face folder.
+    HuggingFace {
+        /// The folder.
+        folder: &'a Path,
+        /// Its tensors.
+        tensors: &'a SafeTensors,
+        /// Its `config.json`, which has been checked.
+        config: &'a Value,
+        /// The model's class, the first of `architectures`.
+        class: &'a str,
+        /// How its ternary layers are stored.
+        packing: Option<HfPacking>,
+    },
+}
+
+/// The `quantization_config` of a Hugging Face folder.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct HfPacking {
+    /// Whether `weight_scale` multiplies (`autobitlinear`) or divides (`bitlinear`).
+    pub multiply: bool,
+    /// Whether the numbers are full-precision masters (`quantization_mode` is `online`).
+    pub online: bool,
+    /// Epsilon of the norms before single ternary layers, where the model has them.
+    pub input_norm_eps: Option<f32>,
 }
 
 /// A checkpoint of any container. Names are GGUF's without `.weight`: `token_embd`, `blk.0.attn_q`.

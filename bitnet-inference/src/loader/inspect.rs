@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::Result;
-use crate::loader::{Container, LoadOptions, ModelFacts, open};
-use crate::model::ModelSource;
+use crate::loader::{Container, LoadOptions, ModelFacts};
+use crate::model::{ModelSource, open};
 use crate::models::ModelConfig;
 
 /// One tensor of a file.

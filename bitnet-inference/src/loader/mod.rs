@@ -17,12 +17,12 @@ mod inspect;
 mod json_object;
 mod mapped_rows;
 mod model_files;
-mod open;
 mod python_json;
 mod quantization;
 mod side_files;
 mod tensor_use;
 mod ternary_rows;
+mod text;
 mod weight_scan;
 
 use bitnet_core::backend::ActivationPrecision;
@@ -39,22 +39,21 @@ pub use crate::in_parallel::in_parallel;
 pub use crate::weight_cache::{Notice, PreparedCache};
 pub(crate) use build::build;
 pub(crate) use checkpoint::{Checkpoint, Decoded, DecodedLinear, RawNumbers, RawTensor};
-pub use checkpoint::{StoredBytes, StoredLinear, StoredType, StoredWeight};
+pub use checkpoint::{Container, HfPacking, StoredBytes, StoredLinear, StoredType, StoredWeight};
 pub(crate) use facts::Description;
 pub use facts::{ModelFacts, SuggestedSampling};
-use gguf::GgufCheckpoint;
+pub(crate) use gguf::GgufCheckpoint;
 pub use gguf::{
     INPUT_NORM_EPSILON, ggml_type_of, input_precision as gguf_input_precision, storage_of,
 };
 #[cfg(test)]
 pub(crate) use hf_config::HfConfig;
-use huggingface::HfCheckpoint;
+pub(crate) use huggingface::HfCheckpoint;
 pub use inspect::{Inspection, TensorSummary};
-pub use model_files::{Container, HfPacking, ModelFiles, ModelText};
-pub(crate) use open::open;
-pub use open::tokenizer_of;
+pub use model_files::{ModelFiles, ModelText};
 pub use python_json::parse as parse_python_json;
 pub use ternary_rows::TernaryRows;
+pub use text::tokenizer_of;
 pub use weight_scan::{
     FaultPlace, LARGEST_TO_MEDIAN, LARGEST_WEIGHT, WeightFault, WeightProblem, WeightScan,
 };

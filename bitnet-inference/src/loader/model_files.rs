@@ -1,19 +1,17 @@
 //! A model's files, opened for reading one tensor after another: what converters and comparisons work from.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 
 use bitnet_core::dense::DenseRows;
 use bitnet_core::memory::HybridMemoryPool;
-use bitnet_formats::{GgufFile, MappedFile, SafeTensors};
-use serde_json::Value;
+use bitnet_formats::MappedFile;
 
 use super::{
-    Checkpoint, Description, LoadOptions, ModelFacts, StoredBytes, StoredLinear, WeightScan, open,
-    weight_scan,
+    Checkpoint, Container, Description, LoadOptions, ModelFacts, StoredBytes, StoredLinear,
+    WeightScan, weight_scan,
 };
-use crate::model::ModelSource;
+use crate::model::{ModelSource, open};
 use crate::models::ModelConfig;
 use crate::tokenizer::Tokenizer;
 use crate::{InferenceError, Result};
@@ -27,37 +25,6 @@ impl std::fmt::Debug for ModelFiles {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ModelFiles").field("name", &self.name()).finish_non_exhaustive()
     }
-}
-
-/// What a model's files are.
-#[derive(Debug)]
-pub enum Container<'a> {
-    /// One GGUF file, or the parts of a split one.
-    Gguf(&'a GgufFile),
-    /// A Hugging Face folder.
-    HuggingFace {
-        /// The folder.
-        folder: &'a Path,
-        /// Its tensors.
-        tensors: &'a SafeTensors,
-        /// Its `config.json`, which has been checked.
-        config: &'a Value,
-        /// The model's class, the first of `architectures`.
-        class: &'a str,
-        /// How its ternary layers are stored.
-        packing: Option<HfPacking>,
-    },
-}
-
-/// The `quantization_config` of a Hugging Face folder.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct HfPacking {
-    /// Whether `weight_scale` multiplies (`autobitlinear`) or divides (`bitlinear`).
-    pub multiply: bool,
-    /// Whether the numbers are full-precision masters (`quantization_mode` is `online`).
-    pub online: bool,
-    /// Epsilon of the norms before single ternary layers, where the model has them.
-    pub input_norm_eps: Option<f32>,
 }
 
 /// What a model's files say about text: what goes into a prompt and what ends an answer.
