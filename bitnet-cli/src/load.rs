@@ -49,12 +49,12 @@ pub(crate) fn options(cli: &Cli) -> Result<LoadOptions> {
     };
     Ok(LoadOptions {
         calibration,
-        i2s_layout: cli.model.i2s_layout.into(),
-        activations: cli.model.activations.map(Into::into),
+        i2s_layout: cli.model.i2s_layout,
+        activations: cli.model.activations,
         chat_template,
-        head: cli.model.head.into(),
+        head: cli.model.head,
         cache: if cli.model.no_cache { None } else { cache() },
-        kv: cli.model.kv.into(),
+        kv: cli.model.kv,
         ..LoadOptions::default()
     })
 }
@@ -104,7 +104,7 @@ pub(crate) fn cache() -> Option<PreparedCache> {
 /// Returns the back end of the command line.
 pub(crate) fn backend(cli: &Cli) -> Result<Arc<dyn Backend>> {
     let options = CpuOptions { threads: cli.general.threads, isa: None };
-    Ok(backend_by_name(cli.model.backend.name(), options)?)
+    Ok(backend_by_name(cli.model.backend, options)?)
 }
 
 /// Loads the model of `--model`, with progress.
@@ -115,7 +115,7 @@ pub(crate) fn model(cli: &Cli, output: &mut Output) -> Result<Model> {
 /// Like [`model`], with all memory from `pool`.
 pub(crate) fn model_in(pool: &HybridMemoryPool, cli: &Cli, output: &mut Output) -> Result<Model> {
     let options = CpuOptions { threads: cli.general.threads, isa: None };
-    model_on(backend_in_pool(cli.model.backend.name(), options, pool)?, cli, output)
+    model_on(backend_in_pool(cli.model.backend, options, pool)?, cli, output)
 }
 
 /// Loads a model on its own back end, with progress.
@@ -173,7 +173,7 @@ pub(crate) fn warn_beyond_training(model: &Model, tokens: usize, output: &mut Ou
 
 /// Rejects a context whose KV cache exceeds free memory.
 fn check_memory(cli: &Cli, model: &Model, context: usize) -> Result<()> {
-    let position = model.decoder().token_cost(cli.model.kv.into())?.kv_position_bytes as u64;
+    let position = model.decoder().token_cost(cli.model.kv)?.kv_position_bytes as u64;
     let needed = position.saturating_mul(context as u64);
     if needed <= SMALL_CONTEXT {
         return Ok(());

@@ -17,6 +17,8 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
+use anyhow::bail;
+
 use crate::args::{Cli, Command};
 use crate::commands::Outcome;
 use crate::output::{Output, document};
@@ -98,27 +100,34 @@ fn work(cli: &mut Cli, output: &mut Output) -> anyhow::Result<Outcome> {
     if !model_path::resolve(cli, output)? {
         return Ok(Outcome::Interrupted);
     }
-    dispatch(cli, output)
-}
-
-fn dispatch(cli: &Cli, output: &mut Output) -> anyhow::Result<Outcome> {
+    let done = |()| Outcome::Done;
     match &cli.command {
         Command::Run(args) => commands::run::run(cli, args, output),
         Command::Chat(args) => commands::chat::run(cli, args, output),
         Command::Inspect(args) => commands::inspect::run(cli, args, output),
         Command::Convert(args) => commands::convert::run(cli, args, output),
-        Command::Tokenize(args) => commands::tokenize::run(cli, args, output),
+        Command::Tokenize(args) => commands::tokenize::run(cli, args, output).map(done),
         Command::Perplexity(args) => commands::perplexity::run(cli, args, output),
         Command::Compare(args) => commands::compare::run(cli, args, output),
         Command::Calibrate(args) => commands::calibrate::run(cli, args, output),
         Command::Bench(args) => commands::bench::run(cli, args, output),
         Command::Verify(args) => commands::verify::run(cli, args, output),
-        Command::Cache(args) => commands::cache::run(args, output),
+        Command::Cache(args) => commands::cache::run(args, output).map(done),
         Command::Doctor => commands::doctor::run(cli, output),
+        #[cfg(feature = "hub")]
         Command::Pull(args) => commands::pull::run(cli, args, output),
-        Command::List => commands::stored::list(output),
-        Command::Rm(args) => commands::stored::remove(args, output),
+        #[cfg(not(feature = "hub"))]
+        Command::Pull(_) => bail!(
+            "this program was built without downloads; build it with: cargo build --release --features hub"
+        ),
+        Command::List => commands::stored::list(output).map(done),
+        Command::Rm(args) => commands::stored::remove(args, output).map(done),
+        #[cfg(feature = "train")]
         Command::Train(args) => commands::train::run(cli, args, output),
-        Command::Completions(args) => commands::completions::run(args, output),
+        #[cfg(not(feature = "train"))]
+        Command::Train(_) => bail!(
+            "this program was built without the trainer; build it with: cargo build --release --features train"
+        ),
+        Command::Completions(args) => commands::completions::run(args, output).map(done),
     }
 }

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use bitnet_convert::{Storage, Target};
-use clap::{Args, ValueEnum};
+use clap::Args;
+
+use super::values::{Choice, one_of};
 
 /// `bitnet convert`.
 #[derive(Debug, Args)]
@@ -15,8 +17,8 @@ pub(crate) struct ConvertArgs {
     #[arg(value_name = "OUT")]
     pub(crate) output: PathBuf,
     /// The output format [default: gguf for a name ending in .gguf, else hf]
-    #[arg(long, value_name = "WHAT")]
-    pub(crate) to: Option<ConvertTarget>,
+    #[arg(long, value_name = "WHAT", value_parser = one_of(TARGETS))]
+    pub(crate) to: Option<Target>,
     /// Type of the ternary layers: i2_s, tq1_0, tq2_0, q2_0, f16, ... [default: the first lossless one]
     #[arg(long = "type", value_name = "TYPE")]
     pub(crate) linear: Option<Storage>,
@@ -66,29 +68,13 @@ pub(crate) struct ConvertArgs {
     pub(crate) tensors: bool,
 }
 
-/// An output format.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum ConvertTarget {
-    /// A GGUF file
-    Gguf,
-    /// A Hugging Face folder with packed ternary layers
-    Hf,
-    /// A Hugging Face folder with dense layers
-    HfDense,
-    /// An MLX folder: 2-bit affine ternary layers
-    Mlx,
-}
-
-impl From<ConvertTarget> for Target {
-    fn from(target: ConvertTarget) -> Self {
-        match target {
-            ConvertTarget::Gguf => Self::Gguf,
-            ConvertTarget::Hf => Self::HuggingFace,
-            ConvertTarget::HfDense => Self::Dense,
-            ConvertTarget::Mlx => Self::Mlx,
-        }
-    }
-}
+/// Output formats.
+const TARGETS: &[Choice<Target>] = &[
+    ("gguf", "A GGUF file", Target::Gguf),
+    ("hf", "A Hugging Face folder with packed ternary layers", Target::HuggingFace),
+    ("hf-dense", "A Hugging Face folder with dense layers", Target::Dense),
+    ("mlx", "An MLX folder: 2-bit affine ternary layers", Target::Mlx),
+];
 
 fn adapter(text: &str) -> Result<(PathBuf, f32), String> {
     match text.rsplit_once('=') {

@@ -25,7 +25,7 @@ Environment:
   NO_COLOR      no colours";
 
 /// Returns the command definition with all help texts.
-pub(super) fn command() -> Command {
+pub(crate) fn command() -> Command {
     let root = Cli::command().after_help(AFTER);
     let names: Vec<String> =
         root.get_subcommands().map(|command| command.get_name().to_owned()).collect();

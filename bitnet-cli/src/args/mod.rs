@@ -19,6 +19,7 @@ use crate::commands::bench::args::BenchArgs;
 use crate::commands::calibrate::args::CalibrateArgs;
 pub(crate) use convert::ConvertArgs;
 pub(crate) use general::General;
+pub(crate) use help::command;
 pub(crate) use hub::{PullArgs, RmArgs};
 pub(crate) use measure::{CompareArgs, InspectArgs, PerplexityArgs, VerifyArgs};
 pub(crate) use model::ModelArgs;
@@ -124,28 +125,23 @@ pub(crate) struct CompletionsArgs {
 /// # Errors
 /// Returns a usage error, or the requested help.
 pub(crate) fn parse(args: &[OsString]) -> Result<Cli, clap::Error> {
-    let mut command = help::command();
+    let mut command = command();
     let matches = command.try_get_matches_from_mut(args)?;
     Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
-}
-
-/// Returns the complete command definition, for completions.
-pub(crate) fn command() -> clap::Command {
-    help::command()
 }
 
 /// Normalises the spelling of options: `--top_k` becomes `--top-k`, and llama.cpp's options with one dash and several letters
 /// become long options.
 pub(crate) fn normalized(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
-    let mut options = true;
-    let args = crate::commands::bench::args::with_long_options(args).into_iter();
+    let (mut options, mut bench) = (true, false);
     args.map(|arg| {
         options &= arg != "--";
-        let text = arg.to_str().filter(|_| options);
-        match text {
-            Some("-hf" | "-hfr") => "--hf-repo".into(),
-            Some("-sys") => "--system".into(),
-            Some(long) if long.starts_with("--") => {
+        bench |= arg == "bench";
+        match arg.to_str() {
+            Some("-pg") if bench => "--pg".into(),
+            Some("-hf" | "-hfr") if options => "--hf-repo".into(),
+            Some("-sys") if options => "--system".into(),
+            Some(long) if options && long.starts_with("--") => {
                 let (name, value) = long.split_at(long.find('=').unwrap_or(long.len()));
                 format!("{}{value}", name.replace('_', "-")).into()
             }
@@ -161,7 +157,7 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent() {
-        help::command().debug_assert();
+        command().debug_assert();
     }
 
     #[test]
@@ -171,5 +167,7 @@ mod tests {
             spelled(&["bitnet", "run", "--top_k=3_0", "-hf", "a_b", "--", "--a_b"]),
             ["bitnet", "run", "--top-k=3_0", "--hf-repo", "a_b", "--", "--a_b"]
         );
+        assert_eq!(spelled(&["bitnet", "bench", "-pg", "1,2"]), ["bitnet", "bench", "--pg", "1,2"]);
+        assert_eq!(spelled(&["bitnet", "run", "-pg"]), ["bitnet", "run", "-pg"]);
     }
 }

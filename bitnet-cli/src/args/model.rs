@@ -6,9 +6,9 @@ use bitnet_core::backend::ActivationPrecision;
 use bitnet_core::kv::KvType;
 use bitnet_inference::models::HeadMode;
 use bitnet_quant::codec::i2_s::I2sLayout;
-use clap::{Args, ValueEnum};
+use clap::Args;
 
-use super::values::positive;
+use super::values::{Choice, one_of, positive};
 
 /// Options that select a model and how it is loaded and run.
 #[derive(Debug, Args)]
@@ -43,24 +43,32 @@ pub(crate) struct ModelArgs {
         long,
         global = true,
         value_name = "NAME",
+        value_parser = one_of(BACKENDS),
         default_value = "cpu",
         hide_default_value = true,
         hide_short_help = true
     )]
-    pub(crate) backend: BackendName,
+    pub(crate) backend: &'static str,
     /// Byte layout of I2_S tensors; files do not state it
     #[arg(
         long,
         global = true,
         value_name = "LAYOUT",
+        value_parser = one_of(LAYOUTS),
         default_value = "canonical",
         hide_default_value = true,
         hide_short_help = true
     )]
-    pub(crate) i2s_layout: Layout,
+    pub(crate) i2s_layout: I2sLayout,
     /// Activations of ternary layers [default: as the model was trained]
-    #[arg(long, global = true, value_name = "HOW", hide_short_help = true)]
-    pub(crate) activations: Option<Precision>,
+    #[arg(
+        long,
+        global = true,
+        value_name = "HOW",
+        value_parser = one_of(PRECISIONS),
+        hide_short_help = true
+    )]
+    pub(crate) activations: Option<ActivationPrecision>,
     /// Quantise the inputs of ternary layers with the static ranges in FILE, written by `bitnet calibrate` (`compare`: of the
     /// second model)
     #[arg(
@@ -79,21 +87,23 @@ pub(crate) struct ModelArgs {
         long,
         global = true,
         value_name = "TYPE",
+        value_parser = one_of(KV_TYPES),
         default_value = "f16",
         hide_default_value = true,
         hide_short_help = true
     )]
-    pub(crate) kv: Kv,
+    pub(crate) kv: KvType,
     /// Precision of the head for greedy and --top-k sampling
     #[arg(
         long,
         global = true,
         value_name = "HOW",
+        value_parser = one_of(HEADS),
         default_value = "refined",
         hide_default_value = true,
         hide_short_help = true
     )]
-    pub(crate) head: HeadReading,
+    pub(crate) head: HeadMode,
     /// A chat template that replaces the model's own: a Jinja file, a built-in one (bitnet, llama3, chatml,
     /// falcon3; ./chatml is a file of that name), or one of the model's by its name
     #[arg(
@@ -106,102 +116,51 @@ pub(crate) struct ModelArgs {
     pub(crate) chat_template: Option<PathBuf>,
 }
 
-/// A back end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum BackendName {
-    /// Vector kernels on all cores
-    Cpu,
-    /// The scalar reference implementation; slow
-    Reference,
-}
+/// Back ends, by the engine's names.
+const BACKENDS: &[Choice<&str>] = &[
+    ("cpu", "Vector kernels on all cores", "cpu"),
+    ("reference", "The scalar reference implementation; slow", "reference"),
+];
 
-impl BackendName {
-    /// Returns the engine's name for the back end.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Cpu => "cpu",
-            Self::Reference => "reference",
-        }
-    }
-}
+/// Byte layouts of I2_S.
+const LAYOUTS: &[Choice<I2sLayout>] = &[
+    (
+        "canonical",
+        "128 weights in 32 bytes: published files, x86 builds, converters",
+        I2sLayout::X86,
+    ),
+    (
+        "arm64",
+        "64 weights in 16 bytes: files written by ARM builds since November 2025",
+        I2sLayout::Arm64,
+    ),
+    ("x4", "Four rows in a byte: builds without ACT_PARALLEL", I2sLayout::X4),
+];
 
-/// A byte layout of I2_S.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Layout {
-    /// 128 weights in 32 bytes: published files, x86 builds, converters
-    Canonical,
-    /// 64 weights in 16 bytes: files written by ARM builds since November 2025
-    Arm64,
-    /// Four rows in a byte: builds without ACT_PARALLEL
-    X4,
-}
-
-impl From<Layout> for I2sLayout {
-    fn from(layout: Layout) -> Self {
-        match layout {
-            Layout::Canonical => Self::X86,
-            Layout::Arm64 => Self::Arm64,
-            Layout::X4 => Self::X4,
-        }
-    }
-}
-
-/// A precision of the head.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum HeadReading {
-    /// 4-bit codes first; differs from `full` with a probability below 2^-64 per token
-    Refined,
-    /// 8-bit codes first; never differs from `full`
-    Certain,
-    /// All weights at full precision
-    Full,
-}
-
-impl From<HeadReading> for HeadMode {
-    fn from(reading: HeadReading) -> Self {
-        match reading {
-            HeadReading::Refined => Self::Refined,
-            HeadReading::Certain => Self::Certain,
-            HeadReading::Full => Self::Full,
-        }
-    }
-}
+/// Precisions of the head.
+const HEADS: &[Choice<HeadMode>] = &[
+    (
+        "refined",
+        "4-bit codes first; differs from `full` with a probability below 2^-64 per token",
+        HeadMode::Refined,
+    ),
+    ("certain", "8-bit codes first; never differs from `full`", HeadMode::Certain),
+    ("full", "All weights at full precision", HeadMode::Full),
+];
 
 /// How the inputs of ternary layers are quantised.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Precision {
-    /// 8 bits with one scale per token (W1.58A8)
-    Int8,
-    /// Not quantised (weight-only quantisation)
-    Float,
-}
+const PRECISIONS: &[Choice<ActivationPrecision>] = &[
+    ("int8", "8 bits with one scale per token (W1.58A8)", ActivationPrecision::Int8),
+    ("float", "Not quantised (weight-only quantisation)", ActivationPrecision::Float),
+];
 
-impl From<Precision> for ActivationPrecision {
-    fn from(precision: Precision) -> Self {
-        match precision {
-            Precision::Int8 => Self::Int8,
-            Precision::Float => Self::Float,
-        }
-    }
-}
-
-/// A data type of the KV cache.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Kv {
-    /// Single precision
-    F32,
-    /// Half precision: half the memory of f32
-    F16,
-    /// 8 bits with a scale per position and head: about half the memory of f16
-    Int8,
-}
-
-impl From<Kv> for KvType {
-    fn from(kv: Kv) -> Self {
-        match kv {
-            Kv::F32 => Self::F32,
-            Kv::F16 => Self::F16,
-            Kv::Int8 => Self::Int8,
-        }
-    }
-}
+/// Data types of the KV cache.
+const KV_TYPES: &[Choice<KvType>] = &[
+    ("f32", "Single precision", KvType::F32),
+    ("f16", "Half precision: half the memory of f32", KvType::F16),
+    (
+        "int8",
+        "8 bits with a scale per position and head: about half the memory of f16",
+        KvType::Int8,
+    ),
+];

@@ -1,7 +1,23 @@
 //! Value parsers shared by several commands.
 
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+
 /// The maximum number of threads, below the limits of operating systems.
 const MOST_THREADS: usize = 1024;
+
+/// A value of an option: its name, its help and what it stands for.
+pub(crate) type Choice<T> = (&'static str, &'static str, T);
+
+/// Returns the parser of an option that takes one of `choices`.
+pub(crate) fn one_of<T: Copy + Send + Sync>(
+    choices: &'static [Choice<T>],
+) -> impl TypedValueParser<Value = T> {
+    let names = choices.iter().map(|&(name, help, _)| PossibleValue::new(name).help(help));
+    PossibleValuesParser::new(names).try_map(|name| {
+        let found = choices.iter().find(|choice| choice.0 == name);
+        found.map(|&(.., value)| value).ok_or("the name has no value")
+    })
+}
 
 /// Parses an integer of at least 1.
 pub(crate) fn positive(text: &str) -> Result<usize, String> {

@@ -3,13 +3,12 @@
 use anyhow::{Context, Result};
 use serde_json::json;
 
-use super::Outcome;
 use crate::args::{CacheAction, CacheArgs};
 use crate::load;
 use crate::output::{self, Output};
 
 /// Lists or clears the cache.
-pub(crate) fn run(args: &CacheArgs, output: &mut Output) -> Result<Outcome> {
+pub(crate) fn run(args: &CacheArgs, output: &mut Output) -> Result<()> {
     let cache = load::cache().context("there is no cache folder: set BITNET_CACHE to a folder")?;
     let (files, key, label) = match args.action {
         CacheAction::List => (cache.files()?, "files", "cached"),
@@ -21,17 +20,11 @@ pub(crate) fn run(args: &CacheArgs, output: &mut Output) -> Result<Outcome> {
             .iter()
             .map(|(path, bytes)| json!({ "file": path.display().to_string(), "bytes": bytes }))
             .collect();
-        output.json(&json!({ "folder": cache.folder.display().to_string(), key: list }))?;
-        return Ok(Outcome::Done);
+        return output.json(&json!({ "folder": cache.folder.display().to_string(), key: list }));
     }
     for (path, bytes) in &files {
         output.line(&format!("{:>6} MiB  {}", bytes >> 20, path.display()))?;
     }
     let count = output::count(files.len(), "file");
-    output.line(&format!(
-        "{label}: {count}, {} MiB, in {}",
-        bytes >> 20,
-        cache.folder.display()
-    ))?;
-    Ok(Outcome::Done)
+    output.line(&format!("{label}: {count}, {} MiB, in {}", bytes >> 20, cache.folder.display()))
 }

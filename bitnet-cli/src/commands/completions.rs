@@ -3,19 +3,17 @@
 use anyhow::Result;
 use serde_json::json;
 
-use super::Outcome;
 use crate::args::{self, CompletionsArgs};
 use crate::output::Output;
 
 /// Prints the script of a shell.
-pub(crate) fn run(args: &CompletionsArgs, output: &mut Output) -> Result<Outcome> {
+pub(crate) fn run(args: &CompletionsArgs, output: &mut Output) -> Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut args::command(), "bitnet", &mut script);
     let script = String::from_utf8_lossy(&script);
     if output.json {
-        output.json(&json!({ "shell": args.shell.to_string(), "script": script.trim_end() }))?;
+        output.json(&json!({ "shell": args.shell.to_string(), "script": script.trim_end() }))
     } else {
-        output.verbatim(script.trim_end())?;
+        output.verbatim(script.trim_end())
     }
-    Ok(Outcome::Done)
 }

@@ -14,7 +14,7 @@ use crate::output::{self, Output, without_controls};
 pub(crate) fn run(cli: &Cli, args: &ConvertArgs, output: &mut Output) -> Result<Outcome> {
     let listener = Listener::new();
     let options = ConvertOptions {
-        target: args.to.map(Into::into),
+        target: args.to,
         linear: args.linear,
         embedding: args.embedding_type,
         head: args.head_type,
@@ -31,16 +31,6 @@ pub(crate) fn run(cli: &Cli, args: &ConvertArgs, output: &mut Output) -> Result<
         overwrite: args.overwrite,
         interrupted: Some(listener.flag()),
     };
-    if args.dry_run {
-        return match bitnet_convert::inspect(&args.input, &args.output, &options) {
-            Ok(report) => {
-                show(&report, args, output)?;
-                Ok(Outcome::Done)
-            }
-            Err(bitnet_convert::Error::Interrupted) => Ok(Outcome::Interrupted),
-            Err(error) => Err(error.into()),
-        };
-    }
     let (mut converting, mut proving) = (None, None);
     let mut on_progress = |Progress { stage, done, total }: Progress| {
         let bar = match stage {
@@ -53,13 +43,19 @@ pub(crate) fn run(cli: &Cli, args: &ConvertArgs, output: &mut Output) -> Result<
         bar.update_bytes(done, total);
         !listener.asked()
     };
-    let result = bitnet_convert::convert(&args.input, &args.output, &options, &mut on_progress);
+    let result = if args.dry_run {
+        bitnet_convert::inspect(&args.input, &args.output, &options)
+    } else {
+        bitnet_convert::convert(&args.input, &args.output, &options, &mut on_progress)
+    };
     drop((converting, proving));
     match result {
         Ok(report) => {
             show(&report, args, output)?;
             Ok(Outcome::Done)
         }
+        Err(bitnet_convert::Error::Interrupted) if args.dry_run => Ok(Outcome::Interrupted),
+        Err(error) if args.dry_run => Err(error.into()),
         Err(
             error @ (bitnet_convert::Error::Stopped { .. } | bitnet_convert::Error::Interrupted),
         ) => {

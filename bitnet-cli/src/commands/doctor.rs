@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::Outcome;
 use crate::args::Cli;
-use crate::output::{self, Output, without_controls};
+use crate::output::{self, Output, or_unavailable, without_controls};
 
 /// Memory below which even small models may not fit.
 const LITTLE_MEMORY: u64 = 512 << 20;
@@ -77,18 +77,23 @@ pub(crate) fn run(cli: &Cli, output: &mut Output) -> Result<Outcome> {
     Ok(if failed { Outcome::CheckFailed } else { Outcome::Done })
 }
 
-fn or_unavailable<T: ToString>(value: Option<T>) -> String {
-    value.map_or_else(|| "unavailable".into(), |v| v.to_string())
+/// Describes the cores of a machine.
+pub(crate) fn cores(physical: Option<usize>, logical: usize) -> String {
+    match physical {
+        Some(physical) => format!("{}, {logical} logical", output::count(physical, "core")),
+        None => output::count(logical, "logical core"),
+    }
+}
+
+/// Describes the L1 data, L2 and last-level cache of a machine.
+pub(crate) fn cache_sizes(bytes: [Option<usize>; 3]) -> String {
+    let [l1, l2, l3] = bytes.map(|size| or_unavailable(size.map(|b| output::bytes(b as u64))));
+    format!("L1 data {l1}, L2 {l2}, L3 {l3}")
 }
 
 fn processor(caps: &DeviceCapabilities) -> Check {
     let name = caps.name.clone();
-    let cores = match caps.physical_cores {
-        Some(physical) => {
-            format!("{}, {} logical", output::count(physical, "core"), caps.logical_cores)
-        }
-        None => output::count(caps.logical_cores, "logical core"),
-    };
+    let cores = cores(caps.physical_cores, caps.logical_cores);
     let text = format!("{} ({}); {cores}", or_unavailable(name.as_deref()), std::env::consts::ARCH);
     let data = json!({
         "name": name,
@@ -102,9 +107,8 @@ fn processor(caps: &DeviceCapabilities) -> Check {
 
 fn caches(caps: &DeviceCapabilities) -> Check {
     let [l1, l2, l3] = caps.cache_bytes;
-    let size = |bytes: Option<usize>| or_unavailable(bytes.map(|b| output::bytes(b as u64)));
-    let text = format!("L1 data {}, L2 {}, L3 {}", size(l1), size(l2), size(l3));
-    check("caches", Verdict::Ok, text, json!({ "l1_data": l1, "l2": l2, "l3": l3 }))
+    let data = json!({ "l1_data": l1, "l2": l2, "l3": l3 });
+    check("caches", Verdict::Ok, cache_sizes(caps.cache_bytes), data)
 }
 
 /// Returns the detected levels that pass their self-test.
@@ -256,8 +260,7 @@ fn print(check: &Check, output: &mut Output) -> Result<()> {
         Verdict::Ok => output.style.good(&padded),
         Verdict::Warn => output.style.warn(&padded),
         Verdict::Fail => output.style.bad(&padded),
-    }
-    .into_owned();
+    };
     let mut head = format!("{word}  {:<14}", check.name);
     for line in output::wrap(&without_controls(&check.text), 78) {
         output.line(&format!("{head}  {line}"))?;
@@ -269,16 +272,13 @@ fn print(check: &Check, output: &mut Output) -> Result<()> {
 fn summary(checks: &[Check], output: &mut Output) -> Result<()> {
     let number = |verdict| checks.iter().filter(|c| c.verdict == verdict).count();
     let (warned, failed) = (number(Verdict::Warn), number(Verdict::Fail));
+    let warnings = output::count(warned, "warning");
     output.line("")?;
     let line = match (failed, warned) {
         (0, 0) => output.style.good("everything works").into_owned(),
-        (0, _) => format!("everything works; {}", output::count(warned, "warning")),
+        (0, _) => format!("everything works; {warnings}"),
         (_, 0) => format!("{} failed", output::count(failed, "check")),
-        (_, _) => format!(
-            "{} failed; {}",
-            output::count(failed, "check"),
-            output::count(warned, "warning")
-        ),
+        (_, _) => format!("{} failed; {warnings}", output::count(failed, "check")),
     };
     output.line(&line)
 }

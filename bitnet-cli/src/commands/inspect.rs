@@ -10,7 +10,7 @@ use super::Outcome;
 use super::weights::{self, Weights};
 use crate::args::{Cli, InspectArgs};
 use crate::load;
-use crate::output::{self, LABEL, Output, WIDTH, row, without_controls};
+use crate::output::{self, LABEL, Output, row, without_controls};
 
 /// Maximum length of a tensor name that is printed in full.
 const NAME: usize = 52;
@@ -43,11 +43,11 @@ pub(crate) fn run(cli: &Cli, args: &InspectArgs, output: &mut Output) -> Result<
         return Ok(outcome);
     }
     let facts = &inspection.facts;
-    let title = without_controls(facts.name.as_deref().unwrap_or(&facts.file)).into_owned();
+    let title = without_controls(facts.name.as_deref().unwrap_or(&facts.file));
     output.line(&output.style.bold(&title))?;
     row(output, "file", &facts.file)?;
     row(output, "container", &facts.container)?;
-    for (label, text) in config_rows(&inspection.config, cli.model.kv.into()) {
+    for (label, text) in config_rows(&inspection.config, cli.model.kv) {
         row(output, label, &text)?;
     }
     output.line("")?;
@@ -58,7 +58,7 @@ pub(crate) fn run(cli: &Cli, args: &InspectArgs, output: &mut Output) -> Result<
         weights.show(output)?;
     }
     assumptions(output, facts)?;
-    weights::show_notes(output, &notes)?;
+    output.section("Notes", &notes)?;
     sizes(output, &inspection)?;
     if args.tensors || output.verbose {
         tensors(output, &inspection)?;
@@ -84,19 +84,7 @@ pub(crate) fn fact_rows(facts: &ModelFacts) -> Vec<(&'static str, &str)> {
 
 /// Prints the assumptions, and fields that are not applied.
 pub(crate) fn assumptions(output: &mut Output, facts: &ModelFacts) -> Result<()> {
-    if facts.assumptions.is_empty() {
-        return Ok(());
-    }
-    output.line("")?;
-    output.line(&output.style.bold("Assumed, or not applied"))?;
-    for assumption in &facts.assumptions {
-        for (index, line) in
-            output::wrap(&without_controls(assumption), WIDTH - 4).iter().enumerate()
-        {
-            output.line(&format!("  {} {line}", if index == 0 { "-" } else { " " }))?;
-        }
-    }
-    Ok(())
+    output.section("Assumed, or not applied", &facts.assumptions)
 }
 
 fn config_rows(config: &ModelConfig, kv: KvType) -> Vec<(&'static str, String)> {
@@ -124,8 +112,7 @@ fn config_rows(config: &ModelConfig, kv: KvType) -> Vec<(&'static str, String)> 
 }
 
 fn sizes(output: &mut Output, inspection: &Inspection) -> Result<()> {
-    output.line("")?;
-    output.line(&output.style.bold("Size by type"))?;
+    output.heading("Size by type")?;
     let elements = |storage: &str| -> u64 {
         let of_type = inspection.tensors.iter().filter(|t| t.storage == storage);
         of_type.map(|t| t.shape.iter().product::<u64>()).sum()
@@ -160,8 +147,7 @@ fn size_row(
 }
 
 fn tensors(output: &mut Output, inspection: &Inspection) -> Result<()> {
-    output.line("")?;
-    output.line(&output.style.bold("Tensors"))?;
+    output.heading("Tensors")?;
     let shown: Vec<String> =
         inspection.tensors.iter().map(|t| shorten(&without_controls(&t.name))).collect();
     let width = shown.iter().map(|n| n.chars().count()).max().unwrap_or(0);

@@ -111,32 +111,31 @@ fn table(report: &MemoryReport) -> Vec<String> {
         let [a, b, c] = cells;
         format!("{name:<28}{a:>12}{b:>12}{c:>12}").trim_end().to_owned()
     };
-    let of = |count: u64| bytes(count);
     let or_dash = |count: Option<u64>| count.map_or_else(|| "-".to_owned(), bytes);
     let mut lines = vec![line("memory", ["live", "peak", "resident"].map(str::to_owned))];
     for used in report.purposes.iter().filter(|used| used.live > 0 || used.peak > Some(0)) {
-        let cells = [of(used.live), or_dash(used.peak), or_dash(used.resident)];
+        let cells = [bytes(used.live), or_dash(used.peak), or_dash(used.resident)];
         lines.push(line(&used.purpose.to_string(), cells));
     }
     let pool = &report.pool;
     let none = String::new;
-    lines.push(line("free blocks and rounding", [none(), none(), of(pool.kept_resident)]));
-    lines.push(line("pool in all", [of(pool.live), of(pool.peak), of(pool.resident)]));
+    lines.push(line("free blocks and rounding", [none(), none(), bytes(pool.kept_resident)]));
+    lines.push(line("pool in all", [bytes(pool.live), bytes(pool.peak), bytes(pool.resident)]));
     lines.push(format!(
         "  its mappings as reported by the OS {}, difference {}",
-        of(pool.resident_by_system),
+        bytes(pool.resident_by_system),
         off(pool.resident, pool.resident_by_system)
     ));
     for place in report.places.iter().filter(|place| place.resident > 0) {
-        lines.push(line(place.place.name(), [none(), none(), of(place.resident)]));
+        lines.push(line(place.place.name(), [none(), none(), bytes(place.resident)]));
     }
-    lines.push(format!("  of the heap, books and records of the pool {}", of(pool.books)));
+    lines.push(format!("  of the heap, books and records of the pool {}", bytes(pool.books)));
     let outside: u64 = report.places.iter().map(|place| place.resident).sum();
     let sum = pool.resident + outside;
-    lines.push(line("sum", [none(), none(), of(sum)]));
+    lines.push(line("sum", [none(), none(), bytes(sum)]));
     lines.push(format!(
         "  resident set reported by the OS {}, difference {}",
-        of(report.resident_set),
+        bytes(report.resident_set),
         off(sum, report.resident_set)
     ));
     lines

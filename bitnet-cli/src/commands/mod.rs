@@ -12,11 +12,13 @@ pub(crate) mod doctor;
 pub(crate) mod inspect;
 pub(crate) mod memory;
 pub(crate) mod perplexity;
+#[cfg(feature = "hub")]
 pub(crate) mod pull;
 pub(crate) mod run;
 pub(crate) mod sampling;
 pub(crate) mod stored;
 pub(crate) mod tokenize;
+#[cfg(feature = "train")]
 pub(crate) mod train;
 pub(crate) mod verify;
 pub(crate) mod weights;

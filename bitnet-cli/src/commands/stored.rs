@@ -7,20 +7,18 @@ use bitnet_hub::stored::{Removal, StoredModel};
 use bitnet_hub::{ModelName, Settings};
 use serde_json::{Value, json};
 
-use super::Outcome;
 use crate::args::RmArgs;
 use crate::output::{Output, bytes, count, without_controls};
 
 /// Lists the models in the cache.
-pub(crate) fn list(output: &mut Output) -> Result<Outcome> {
+pub(crate) fn list(output: &mut Output) -> Result<()> {
     let cache = Settings::from_environment()?.cache;
     let models = cache.models()?;
     let sum: u64 = models.iter().map(|model| model.bytes).sum();
     let folder = cache.folder().display().to_string();
     if output.json {
         let models: Vec<Value> = models.iter().map(to_json).collect();
-        output.json(&json!({ "folder": folder, "bytes": sum, "models": models }))?;
-        return Ok(Outcome::Done);
+        return output.json(&json!({ "folder": folder, "bytes": sum, "models": models }));
     }
     for model in &models {
         let name = output.style.bold(model.repository.as_str()).into_owned();
@@ -35,8 +33,7 @@ pub(crate) fn list(output: &mut Output) -> Result<Outcome> {
             output.line(&format!("{:>10}    {}  {}", "", without_controls(file), bytes(*size)))?;
         }
     }
-    output.line(&format!("{:>10}  {} in {folder}", bytes(sum), count(models.len(), "model")))?;
-    Ok(Outcome::Done)
+    output.line(&format!("{:>10}  {} in {folder}", bytes(sum), count(models.len(), "model")))
 }
 
 fn to_json(model: &StoredModel) -> Value {
@@ -52,13 +49,13 @@ fn to_json(model: &StoredModel) -> Value {
 }
 
 /// Removes a model from the cache.
-pub(crate) fn remove(args: &RmArgs, output: &mut Output) -> Result<Outcome> {
+pub(crate) fn remove(args: &RmArgs, output: &mut Output) -> Result<()> {
     let name = ModelName::parse(&args.name)?;
     let cache = Settings::from_environment()?.cache;
     let removal = cache.plan_removal(&name)?;
     if !args.yes && !confirmed(&name, &removal, output)? {
         output.note("nothing was removed");
-        return Ok(Outcome::Done);
+        return Ok(());
     }
     let removal = removal.run()?;
     if output.json {
@@ -67,11 +64,10 @@ pub(crate) fn remove(args: &RmArgs, output: &mut Output) -> Result<Outcome> {
             "files": removal.files(),
             "freed_bytes": removal.freed_bytes(),
             "shared_bytes": removal.shared_bytes(),
-        }))?;
+        }))
     } else {
-        output.line(&format!("removed {name}: {}", described(&removal)))?;
+        output.line(&format!("removed {name}: {}", described(&removal)))
     }
-    Ok(Outcome::Done)
 }
 
 fn described(removal: &Removal) -> String {
@@ -84,7 +80,7 @@ fn described(removal: &Removal) -> String {
 
 /// Asks for confirmation.
 fn confirmed(name: &ModelName, removal: &Removal, output: &mut Output) -> Result<bool> {
-    if output.json || !std::io::stdin().is_terminal() || !output.stderr_is_terminal() {
+    if output.json || !std::io::stdin().is_terminal() || !output.stderr_is_terminal {
         bail!("{name}: {} would be removed; confirm with --yes", described(removal));
     }
     let mut out = std::io::stderr();

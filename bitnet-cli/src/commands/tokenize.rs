@@ -9,21 +9,19 @@ use serde::ser::{Error, SerializeSeq};
 use serde::{Serialize, Serializer};
 use serde_json::json;
 
-use super::Outcome;
 use crate::args::{Cli, TokenizeArgs};
 use crate::output::{Output, count};
 use crate::{input_text, load};
 
 /// Prints tokens, or the text of tokens.
-pub(crate) fn run(cli: &Cli, args: &TokenizeArgs, output: &mut Output) -> Result<Outcome> {
+pub(crate) fn run(cli: &Cli, args: &TokenizeArgs, output: &mut Output) -> Result<()> {
     let text = if args.decode.is_empty() { Some(input_text::prompt(&args.text)?) } else { None };
     let tokenizer = tokenizer_of(load::source(cli, None)?, &load::options(cli)?)?
         .context("the model has no tokenizer; put tokenizer.json next to it")?;
     match text {
-        None => decode(&tokenizer, &args.decode, output)?,
-        Some(text) => encode(&tokenizer, &text, args, output)?,
+        None => decode(&tokenizer, &args.decode, output),
+        Some(text) => encode(&tokenizer, &text, args, output),
     }
-    Ok(Outcome::Done)
 }
 
 fn decode(tokenizer: &Tokenizer, ids: &[u32], output: &mut Output) -> Result<()> {

@@ -1,8 +1,7 @@
 //! Weight checks of `inspect` and `verify`: invalid numbers and unused tensors.
 
-use std::num::NonZero;
-
 use anyhow::Result;
+use bitnet_convert::available_threads;
 use bitnet_inference::loader::{WeightFault, WeightProblem, WeightScan};
 use bitnet_inference::{LoadOptions, ModelFacts, ModelFiles, ModelSource};
 use serde_json::{Value, json};
@@ -31,10 +30,7 @@ impl Weights {
         options: &LoadOptions,
         output: &mut Output,
     ) -> Result<Self> {
-        let threads = cli
-            .general
-            .threads
-            .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, NonZero::get));
+        let threads = cli.general.threads.unwrap_or_else(available_threads);
         let files = ModelFiles::open(source, options)?;
         let mut progress = output.progress("reading weights");
         let scan = files.scan_weights(threads, &mut |done, all| progress.update(done, all))?;
@@ -62,7 +58,7 @@ impl Weights {
         let faulty = output::count(scan.faults.len(), "fault");
         row(output, "weights", &format!("{read}: {faulty}"))?;
         for fault in scan.faults.iter().take(LISTED) {
-            let word = output.style.bad("FAIL").into_owned();
+            let word = output.style.bad("FAIL");
             output.line(&format!("  {word}  {}", without_controls(&fault.to_string())))?;
         }
         if let Some(more) = scan.faults.len().checked_sub(LISTED).filter(|more| *more > 0) {
@@ -112,9 +108,9 @@ pub(crate) fn notes(facts: &ModelFacts, weights: Option<&Weights>) -> Vec<String
     let unused = &facts.unused_tensors;
     if !unused.is_empty() {
         let listed = unused.iter().take(LISTED).cloned().collect::<Vec<_>>().join(", ");
-        let more = match unused.len().checked_sub(LISTED) {
-            Some(more) if more > 0 => format!(" and {more} more"),
-            _ => String::new(),
+        let more = match unused.len().saturating_sub(LISTED) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
         };
         let tensors = output::count(unused.len(), "tensor");
         notes.push(format!("{tensors} of the file are unused: {listed}{more}"));
@@ -139,19 +135,4 @@ pub(crate) fn notes(facts: &ModelFacts, weights: Option<&Weights>) -> Vec<String
 /// Returns whether a name is that of an output head.
 fn is_head(name: &str) -> bool {
     name == "output.weight" || name == "lm_head.weight" || name.ends_with(".lm_head.weight")
-}
-
-/// Prints the notes as a section, if any.
-pub(crate) fn show_notes(output: &mut Output, notes: &[String]) -> Result<()> {
-    if notes.is_empty() {
-        return Ok(());
-    }
-    output.line("")?;
-    output.line(&output.style.bold("Notes"))?;
-    for note in notes {
-        for (index, line) in output::wrap(&without_controls(note), 96).iter().enumerate() {
-            output.line(&format!("  {} {line}", if index == 0 { "-" } else { " " }))?;
-        }
-    }
-    Ok(())
 }

@@ -33,8 +33,10 @@ pub(crate) struct Output {
     pub(crate) style: Style,
     /// Styles for standard error.
     pub(crate) note_style: Style,
-    stdout_is_terminal: bool,
-    stderr_is_terminal: bool,
+    /// Whether standard output is a terminal.
+    pub(crate) stdout_is_terminal: bool,
+    /// Whether standard error is a terminal.
+    pub(crate) stderr_is_terminal: bool,
     /// Streamed text on a terminal.
     stream: StreamWrap,
 }
@@ -106,6 +108,26 @@ impl Output {
         }
     }
 
+    /// Prints an empty line and the heading of a section.
+    pub(crate) fn heading(&mut self, text: &str) -> Result<()> {
+        self.line("")?;
+        self.line(&self.style.bold(text))
+    }
+
+    /// Prints a section of items, if there are any.
+    pub(crate) fn section(&mut self, heading: &str, items: &[String]) -> Result<()> {
+        if items.is_empty() {
+            return Ok(());
+        }
+        self.heading(heading)?;
+        for item in items {
+            for (index, line) in wrap(&without_controls(item), WIDTH - 4).iter().enumerate() {
+                self.line(&format!("  {} {line}", if index == 0 { "-" } else { " " }))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Prints a line for programs or for copying, which is never wrapped.
     pub(crate) fn verbatim(&mut self, text: &str) -> Result<()> {
         self.end_stream()?;
@@ -136,11 +158,6 @@ impl Output {
         Ok(document::write(&serde_json::to_string(value)?)?)
     }
 
-    /// Writes the JSON document from text, which may have several lines.
-    pub(crate) fn json_text(&mut self, text: &str) -> Result<()> {
-        Ok(document::write(text)?)
-    }
-
     /// Writes one of several JSON values, each on its own line.
     pub(crate) fn json_line(&mut self, value: &serde_json::Value) -> Result<()> {
         Ok(document::write_line(&value.to_string())?)
@@ -148,8 +165,7 @@ impl Output {
 
     /// Prints a remark on standard error.
     pub(crate) fn note(&mut self, text: &str) {
-        let text = self.note_style.dim(text).into_owned();
-        self.remark(&text);
+        self.remark(&self.note_style.dim(text));
     }
 
     /// Prints a warning on standard error.
@@ -168,9 +184,9 @@ impl Output {
 
     /// Prints an error and its causes on one line of standard error.
     pub(crate) fn error(&mut self, error: &anyhow::Error) {
-        let text = without_controls(&in_one_line(error)).into_owned();
-        let text = format!("{} {text}", self.note_style.bad("error:"));
-        self.remark(&text);
+        let text = in_one_line(error);
+        let label = self.note_style.bad("error:");
+        self.remark(&format!("{label} {}", without_controls(&text)));
     }
 
     /// Returns a progress display on standard error for long work: a self-overwriting line on a terminal, occasional lines
@@ -188,16 +204,6 @@ impl Output {
     /// Returns the columns of standard output, if it is a terminal.
     fn stdout_width(&self) -> Option<usize> {
         terminal_width(&io::stdout()).filter(|_| self.stdout_is_terminal)
-    }
-
-    /// Returns whether standard output is a terminal.
-    pub(crate) fn is_terminal(&self) -> bool {
-        self.stdout_is_terminal
-    }
-
-    /// Returns whether standard error is a terminal.
-    pub(crate) fn stderr_is_terminal(&self) -> bool {
-        self.stderr_is_terminal
     }
 }
 
@@ -266,6 +272,11 @@ pub(crate) fn count(number: usize, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }
 
+/// Returns the text of a value, or a placeholder.
+pub(crate) fn or_unavailable<T: ToString>(value: Option<T>) -> String {
+    value.map_or_else(|| "unavailable".into(), |v| v.to_string())
+}
+
 /// Returns a single-precision number for JSON with its shortest digits: 0.7, not 0.699999988079071.
 pub(crate) fn number(value: f32) -> serde_json::Value {
     value.to_string().parse::<f64>().ok().into()
@@ -281,8 +292,7 @@ pub(crate) fn row(output: &mut Output, label: &str, text: &str) -> Result<()> {
     let mut label = label;
     for line in wrap(&without_controls(text), WIDTH - LABEL - 4) {
         let padded = format!("{label:<LABEL$}");
-        let padded = output.style.dim(&padded).into_owned();
-        output.line(&format!("  {padded}  {line}"))?;
+        output.line(&format!("  {}  {line}", output.style.dim(&padded)))?;
         label = "";
     }
     Ok(())

@@ -54,8 +54,11 @@ fn moment(unix: u64) -> Moment {
     }
 }
 
-/// Formats seconds since 1970, at most the year 9999, by Python's `strftime` codes; the error names a code that is not known.
-pub(crate) fn strftime(format: &str, unix: u64) -> Result<String, String> {
+/// Formats seconds since 1970, at most the year 9999, by Python's `strftime` codes, in UTC.
+///
+/// # Errors
+/// If a code is not known.
+pub fn strftime(format: &str, unix: u64) -> Result<String, String> {
     let at = moment(unix.min(253_402_300_799));
     let (hour, minute, second) = (at.seconds / 3600, at.seconds / 60 % 60, at.seconds % 60);
     let month = MONTHS.get(at.month - 1).copied().unwrap_or_default();

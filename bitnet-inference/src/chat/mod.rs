@@ -28,6 +28,7 @@ use minijinja::value::{Serde, Value};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, Output, State};
 
 pub use builtin::{Builtin, is_broken_bitnet_template};
+pub use clock::strftime;
 pub use error::TemplateError;
 pub(crate) use source::ModelTemplates;
 pub use source::TemplateChoice;

@@ -128,18 +128,6 @@ impl BenchArgs {
     }
 }
 
-/// Replaces llama-bench's `-pg` by the long option.
-pub(crate) fn with_long_options(
-    args: impl Iterator<Item = std::ffi::OsString>,
-) -> Vec<std::ffi::OsString> {
-    let mut bench = false;
-    args.map(|arg| {
-        bench |= arg == "bench";
-        if bench && arg == "-pg" { "--pg".into() } else { arg }
-    })
-    .collect()
-}
-
 /// Maximum length of a range; longer ones are mistakes.
 const LONGEST_RANGE: usize = 1000;
 
@@ -243,12 +231,5 @@ mod tests {
         for wrong in ["ik", "=a", "ik=", "ik='", "bitnet=a"] {
             assert!(peer(wrong).is_err(), "{wrong}");
         }
-    }
-
-    #[test]
-    fn pair_flag_of_llama_bench_is_accepted() {
-        let turned = |args: &[&str]| with_long_options(args.iter().map(Into::into));
-        assert_eq!(turned(&["bitnet", "bench", "-pg", "1,2"]), ["bitnet", "bench", "--pg", "1,2"]);
-        assert_eq!(turned(&["bitnet", "run", "-pg"]), ["bitnet", "run", "-pg"]);
     }
 }

@@ -9,11 +9,11 @@ use serde_json::Value;
 use super::args::{BenchArgs, Format};
 use super::child::{self, Sample};
 use super::progress::Progress;
-use super::run_file::{Limits, Machine, Participant, RunFile, SCHEMA, Series, Test};
-use super::{OURS, calendar, machine, tables};
+use super::run_file::{Limits, Participant, RunFile, Series, Test};
+use super::{OURS, machine, tables};
 use crate::commands::Outcome;
 use crate::interrupt::Listener;
-use crate::output::{self, Output};
+use crate::output::{self, Output, document};
 
 /// A compared program.
 struct Turn {
@@ -37,18 +37,7 @@ pub(crate) fn run(args: &BenchArgs, output: &mut Output) -> Result<Outcome> {
     let turns = turns(args)?;
     let (tests, threads) = (super::tests(args)?, super::threads(args)?);
     let listener = Listener::new();
-    let mut file = RunFile {
-        schema: SCHEMA,
-        created: calendar::now(),
-        command: super::command_line(),
-        interrupted: false,
-        repetitions: args.repetitions,
-        program: machine::program(),
-        machine: Machine::default(),
-        limits: Vec::new(),
-        participants: Vec::new(),
-        series: Vec::new(),
-    };
+    let mut file = super::new_run(args)?;
     let steps = args.repetitions * tests.len() * threads.len() * turns.len();
     let mut progress = Progress::new(steps, output);
     let mut measured = Ok(());
@@ -62,7 +51,7 @@ pub(crate) fn run(args: &BenchArgs, output: &mut Output) -> Result<Outcome> {
         }
     }
     file.interrupted = listener.asked() || measured.is_err();
-    let done = progress.done();
+    let done = progress.done;
     drop(progress);
     // Results before an error are printed.
     if done > 0 {
@@ -72,15 +61,8 @@ pub(crate) fn run(args: &BenchArgs, output: &mut Output) -> Result<Outcome> {
         }
     }
     measured?;
-    if let Some(warning) = machine::disturbance(&file.machine) {
-        output.warning(&warning);
-    }
-    if listener.asked() {
-        let all = output::count(steps, "sample");
-        output.warning(&format!("interrupted: {done} of {all} are in the results"));
-        return Ok(Outcome::Interrupted);
-    }
-    Ok(Outcome::Done)
+    let all = output::count(steps, "sample");
+    Ok(super::conclude(&file.machine, listener.asked(), done, &all, output))
 }
 
 /// Returns this program, then the others in the order of the command line.
@@ -224,10 +206,9 @@ fn participant(turn: &Turn, record: &Value) -> Participant {
 
 fn show(file: &RunFile, format: Format, output: &mut Output) -> Result<()> {
     if format == Format::Json {
-        return output.json_text(&serde_json::to_string_pretty(file)?);
+        return Ok(document::write(&serde_json::to_string_pretty(file)?)?);
     }
     output.verbatim(&tables::speed(file))?;
     output.verbatim(&tables::memory(file))?;
-    output.line(&machine::describe(&file.machine))?;
-    file.limits.iter().try_for_each(|l| output.line(&machine::describe_limits(l)))
+    machine::print(&file.machine, &file.limits, output)
 }

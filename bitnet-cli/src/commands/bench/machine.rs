@@ -6,7 +6,8 @@ use bitnet_cpu::{CpuBackend, CpuOptions};
 use serde_json::json;
 
 use super::run_file::{Limits, Machine, Program};
-use crate::output::{self, Output};
+use crate::commands::doctor::{cache_sizes, cores};
+use crate::output::{self, Output, or_unavailable};
 
 /// Load average above which a machine is not idle.
 const BUSY: f64 = 0.5;
@@ -81,7 +82,12 @@ pub(crate) fn print_limits(threads: &[usize], json: bool, output: &mut Output) -
         let value = json!({ "program": program(), "machine": machine, "limits": limits });
         return output.json(&value);
     }
-    output.line(&describe(&machine))?;
+    print(&machine, &limits, output)
+}
+
+/// Prints the machine and its limits, a line each.
+pub(crate) fn print(machine: &Machine, limits: &[Limits], output: &mut Output) -> Result<()> {
+    output.line(&describe(machine))?;
     limits.iter().try_for_each(|l| output.line(&describe_limits(l)))
 }
 
@@ -101,24 +107,14 @@ pub(crate) fn read_limits(text: &str) -> Result<(Machine, Vec<Limits>)> {
 
 /// Describes the machine in one line.
 pub(crate) fn describe(machine: &Machine) -> String {
-    let or_unavailable = |text: Option<String>| text.unwrap_or_else(|| "unavailable".into());
-    let size = |bytes: Option<usize>| or_unavailable(bytes.map(|b| output::bytes(b as u64)));
-    let [l1, l2, l3] = machine.cache_bytes;
-    let cores = machine.physical_cores.map_or_else(
-        || output::count(machine.logical_cores, "logical core"),
-        |physical| {
-            format!("{}, {} logical", output::count(physical, "core"), machine.logical_cores)
-        },
-    );
     format!(
-        "{}; {cores}; L1 data {}, L2 {}, L3 {}; memory {}; {} kernels; kernel {}; load average before: {}",
-        or_unavailable(machine.cpu.clone()),
-        size(l1),
-        size(l2),
-        size(l3),
+        "{}; {}; {}; memory {}; {} kernels; kernel {}; load average before: {}",
+        or_unavailable(machine.cpu.as_deref()),
+        cores(machine.physical_cores, machine.logical_cores),
+        cache_sizes(machine.cache_bytes),
         or_unavailable(machine.memory_bytes.map(output::bytes)),
         machine.isa,
-        or_unavailable(machine.kernel.clone()),
+        or_unavailable(machine.kernel.as_deref()),
         or_unavailable(machine.load_average.map(|load| format!("{load:.2}"))),
     )
 }
@@ -134,26 +130,24 @@ pub(crate) fn disturbance(machine: &Machine) -> Option<String> {
 
 /// Describes limits in one line.
 pub(crate) fn describe_limits(limits: &Limits) -> String {
-    let bandwidth = limits.bandwidth().map_or_else(
-        || "unavailable".into(),
-        |best| {
-            let samples = &limits.read_bytes_per_second;
-            let middle = super::statistics::median(samples).unwrap_or(best);
-            match samples.len() {
-                0 | 1 => format!("{:.1} GB/s", best / 1e9),
-                n => format!("{:.1} GB/s (median {:.1} of {n})", best / 1e9, middle / 1e9),
-            }
-        },
-    );
-    let peak = limits.integer_peak().map_or_else(
-        || "unavailable".into(),
-        |best| {
-            let instructions = limits.integer_instructions.as_deref().unwrap_or("unavailable");
-            format!("{:.0} GMAC/s ({instructions})", best / 1e9)
-        },
-    );
-    let threads = output::count(limits.threads, "thread");
-    format!("{threads}: read bandwidth {bandwidth}; integer multiply-add peak {peak}")
+    let bandwidth = limits.bandwidth().map(|best| {
+        let samples = &limits.read_bytes_per_second;
+        let middle = super::statistics::median(samples).unwrap_or(best);
+        match samples.len() {
+            0 | 1 => format!("{:.1} GB/s", best / 1e9),
+            n => format!("{:.1} GB/s (median {:.1} of {n})", best / 1e9, middle / 1e9),
+        }
+    });
+    let peak = limits.integer_peak().map(|best| {
+        let instructions = or_unavailable(limits.integer_instructions.as_deref());
+        format!("{:.0} GMAC/s ({instructions})", best / 1e9)
+    });
+    format!(
+        "{}: read bandwidth {}; integer multiply-add peak {}",
+        output::count(limits.threads, "thread"),
+        or_unavailable(bandwidth),
+        or_unavailable(peak)
+    )
 }
 
 fn kernel() -> Option<String> {

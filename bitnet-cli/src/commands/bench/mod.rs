@@ -20,7 +20,7 @@ mod tables;
 use anyhow::{Context, Result, bail};
 
 use self::args::{BenchArgs, Format};
-use self::run_file::Test;
+use self::run_file::{Machine, RunFile, SCHEMA, Test};
 use super::Outcome;
 use crate::args::Cli;
 use crate::output::Output;
@@ -93,6 +93,40 @@ fn format(args: &BenchArgs, output: &Output) -> Format {
     args.output.unwrap_or(if output.json { Format::Json } else { Format::Md })
 }
 
+/// Returns the file of a run that begins now, without measurements.
+fn new_run(args: &BenchArgs) -> Result<RunFile> {
+    Ok(RunFile {
+        schema: SCHEMA,
+        created: calendar::now()?,
+        command: command_line(),
+        interrupted: false,
+        repetitions: args.repetitions,
+        program: machine::program(),
+        machine: Machine::default(),
+        limits: Vec::new(),
+        participants: Vec::new(),
+        series: Vec::new(),
+    })
+}
+
+/// Warns about a disturbed machine, and about an interruption after `done` of `all` steps.
+fn conclude(
+    machine: &Machine,
+    interrupted: bool,
+    done: usize,
+    all: &str,
+    output: &mut Output,
+) -> Outcome {
+    if let Some(warning) = machine::disturbance(machine) {
+        output.warning(&warning);
+    }
+    if !interrupted {
+        return Outcome::Done;
+    }
+    output.warning(&format!("interrupted: {done} of {all} are in the results"));
+    Outcome::Interrupted
+}
+
 /// Returns the command line.
 fn command_line() -> Vec<String> {
     let args = std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned());
@@ -127,7 +161,7 @@ mod unit_tests {
 
     fn names(line: &str) -> Vec<String> {
         let words = format!("bitnet bench {line}");
-        let words = args::with_long_options(words.split_whitespace().map(Into::into));
+        let words = crate::args::normalized(words.split_whitespace().map(Into::into));
         let cli = Cli::try_parse_from(words).unwrap();
         let Command::Bench(args) = &cli.command else { panic!("{line}") };
         tests(args).map(|tests| tests.into_iter().map(Test::name).collect()).unwrap_or_default()

@@ -5,9 +5,8 @@ use serde_json::Value;
 
 use super::args::Format;
 use super::record::{self, Record};
-use super::run_file::{Cost, Test};
 use super::statistics::Summary;
-use crate::output::{self, Output, without_controls};
+use crate::output::{self, Output, document, without_controls};
 
 /// The columns of the table: heading, minimum width, and whether it is a number.
 const COLUMNS: [(&str, usize, bool); 9] = [
@@ -40,6 +39,7 @@ impl Printer {
     /// # Errors
     /// If the output is closed.
     pub(crate) fn record(&mut self, record: &Record<'_>, output: &mut Output) -> Result<()> {
+        let value = record.to_json();
         match self.format {
             Format::Md => {
                 if self.rows.is_empty() {
@@ -48,16 +48,15 @@ impl Printer {
                 output.verbatim(&table_row(&cells(record)))?;
             }
             Format::Json => {}
-            Format::Jsonl => output.json_line(&record.to_json())?,
+            Format::Jsonl => output.json_line(&value)?,
             Format::Csv => {
-                let value = record.to_json();
                 if self.rows.is_empty() {
                     output.verbatim(&csv_header(&value))?;
                 }
                 output.verbatim(&csv_row(&value))?;
             }
         }
-        self.rows.push(record.to_json());
+        self.rows.push(value);
         Ok(())
     }
 
@@ -65,9 +64,9 @@ impl Printer {
     ///
     /// # Errors
     /// If the output is closed.
-    pub(crate) fn finish(self, output: &mut Output) -> Result<()> {
+    pub(crate) fn finish(self) -> Result<()> {
         if self.format == Format::Json {
-            output.json_text(&serde_json::to_string_pretty(&Value::Array(self.rows))?)?;
+            document::write(&serde_json::to_string_pretty(&self.rows)?)?;
         }
         Ok(())
     }
@@ -87,18 +86,9 @@ fn cells(record: &Record<'_>) -> Vec<String> {
         record.test.name(),
         mean,
         spread,
-        summary.map_or_else(String::new, |s| rate(record.test, &record.cost, s.median)),
+        summary.map_or_else(String::new, |s| record::rate(record.test, &record.cost, s.median)),
         record::percent(record.share()),
     ]
-}
-
-/// Returns the hardware rate of a test: bytes or multiply-adds per second.
-fn rate(test: Test, cost: &Cost, tokens: f64) -> String {
-    match (test.n_prompt, test.n_gen) {
-        (0, _) => format!("{:.2} GB/s", tokens * cost.bytes / 1e9),
-        (_, 0) => format!("{:.1} GMAC/s", tokens * cost.integer_macs / 1e9),
-        _ => String::new(),
-    }
 }
 
 fn table_header() -> String {

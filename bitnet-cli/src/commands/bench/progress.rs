@@ -10,8 +10,10 @@ const WIDTH: usize = 24;
 /// The progress of a run.
 #[derive(Debug)]
 pub(crate) struct Progress {
-    done: usize,
-    all: usize,
+    /// Finished steps.
+    pub(crate) done: usize,
+    /// All steps.
+    pub(crate) all: usize,
     what: String,
     terminal: bool,
 }
@@ -19,7 +21,7 @@ pub(crate) struct Progress {
 impl Progress {
     /// Creates the progress of a run with `all` steps.
     pub(crate) fn new(all: usize, output: &Output) -> Self {
-        Self { done: 0, all, what: String::new(), terminal: output.stderr_is_terminal() }
+        Self { done: 0, all, what: String::new(), terminal: output.stderr_is_terminal }
     }
 
     /// Reports the start of `what`.
@@ -38,11 +40,6 @@ impl Progress {
         if self.terminal {
             self.draw();
         }
-    }
-
-    /// Finished steps.
-    pub(crate) fn done(&self) -> usize {
-        self.done
     }
 
     /// Clears the bar, so that a line can be printed.

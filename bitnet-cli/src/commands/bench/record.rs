@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::machine;
 use super::run_file::{Cost, Limits, Machine, Participant, Series, Test};
 use super::statistics::Summary;
-use crate::output;
+use crate::output::{self, or_unavailable};
 
 /// The model's fields of every record.
 #[derive(Debug, Clone)]
@@ -180,14 +180,23 @@ pub(crate) fn quantity(count: u64) -> String {
     }
 }
 
+/// Formats the hardware rate of a test at `tokens` per second: bytes or multiply-adds per second.
+pub(crate) fn rate(test: Test, cost: &Cost, tokens: f64) -> String {
+    match (test.n_prompt, test.n_gen) {
+        (0, _) => format!("{:.2} GB/s", tokens * cost.bytes / 1e9),
+        (_, 0) => format!("{:.1} GMAC/s", tokens * cost.integer_macs / 1e9),
+        _ => String::new(),
+    }
+}
+
 /// Formats a share: `87 %`, or a placeholder.
 pub(crate) fn percent(share: Option<f64>) -> String {
-    share.map_or_else(|| "unavailable".into(), |s| format!("{:.0} %", 100.0 * s))
+    or_unavailable(share.map(|s| format!("{:.0} %", 100.0 * s)))
 }
 
 /// Formats peak memory in mebibytes, or a placeholder.
 pub(crate) fn peak(bytes: Option<u64>) -> String {
-    bytes.map_or_else(|| "unavailable".into(), output::bytes)
+    or_unavailable(bytes.map(output::bytes))
 }
 
 #[cfg(test)]

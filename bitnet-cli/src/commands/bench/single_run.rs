@@ -12,7 +12,7 @@ use super::measure::{self, Protocol};
 use super::print::Printer;
 use super::progress::Progress;
 use super::record::{ModelName, Record, peak, percent};
-use super::run_file::{Limits, Machine, Participant, RunFile, SCHEMA, Series, Test};
+use super::run_file::{RunFile, Test};
 use super::{calendar, machine, memory};
 use crate::args::Cli;
 use crate::commands::Outcome;
@@ -28,14 +28,11 @@ struct Run<'a> {
     cli: &'a Cli,
     protocol: Protocol,
     tests: Vec<Test>,
-    machine: Machine,
-    limits: Vec<Limits>,
     listener: Listener,
     progress: Progress,
     printer: Printer,
     notes: Vec<String>,
-    series: Vec<Series>,
-    participants: Vec<Participant>,
+    file: RunFile,
 }
 
 /// Measures, prints results immediately, and saves them.
@@ -49,13 +46,11 @@ pub(crate) fn run(cli: &Cli, args: &BenchArgs, output: &mut Output) -> Result<Ou
     }
     let tests = super::tests(args)?;
     let threads = super::threads(args)?;
-    let created = calendar::now();
-    let machine = machine::machine()?;
-    let limits = if args.no_limits {
-        Vec::new()
-    } else {
-        threads.iter().map(|&t| machine::limits(t)).collect::<Result<_>>()?
-    };
+    let mut file = super::new_run(args)?;
+    file.machine = machine::machine()?;
+    if !args.no_limits {
+        file.limits = threads.iter().map(|&t| machine::limits(t)).collect::<Result<_>>()?;
+    }
     let protocol = Protocol {
         batch_size: args.batch_size,
         repetitions: args.repetitions,
@@ -68,14 +63,11 @@ pub(crate) fn run(cli: &Cli, args: &BenchArgs, output: &mut Output) -> Result<Ou
         cli,
         protocol,
         tests,
-        machine,
-        limits,
         listener: Listener::new(),
         progress: Progress::new(steps, output),
         printer: Printer::new(format),
         notes: Vec::new(),
-        series: Vec::new(),
-        participants: Vec::new(),
+        file,
     };
     'all: for model in &models {
         for &threads in &threads {
@@ -85,7 +77,7 @@ pub(crate) fn run(cli: &Cli, args: &BenchArgs, output: &mut Output) -> Result<Ou
             }
         }
     }
-    run.finish(args, format, created, output)
+    run.finish(args, format, output)
 }
 
 impl Run<'_> {
@@ -96,7 +88,7 @@ impl Run<'_> {
         memory::reset_peak();
         let start = Instant::now();
         let cpu = CpuOptions { threads: Some(threads), isa: None };
-        let backend = backend_by_name(self.cli.model.backend.name(), cpu)?;
+        let backend = backend_by_name(self.cli.model.backend, cpu)?;
         let model = Model::load_with(source, &options, backend, &mut |_, _| {})?;
         let load = start.elapsed();
         let stored = model.decoder().token_cost(model.kv())?;
@@ -104,7 +96,7 @@ impl Run<'_> {
         for test in self.tests.clone() {
             let what = format!("{} with {}", test.name(), output::count(threads, "thread"));
             self.progress.begin(&what, output);
-            let (test_time, progress) = (calendar::now(), &mut self.progress);
+            let (test_time, progress) = (calendar::now()?, &mut self.progress);
             let measured =
                 measure::run_test(&model, test, self.protocol, &self.listener, &mut || {
                     progress.step();
@@ -112,8 +104,8 @@ impl Run<'_> {
             if !measured.times.is_empty() {
                 let record = Record {
                     model: &name,
-                    machine: &self.machine,
-                    limits: self.limits.iter().find(|l| l.threads == threads),
+                    machine: &self.file.machine,
+                    limits: self.file.limits.iter().find(|l| l.threads == threads),
                     backend: model.decoder().backend().describe(),
                     threads,
                     batch_size: self.protocol.batch_size,
@@ -129,9 +121,10 @@ impl Run<'_> {
                 if test.n_prompt == 0 {
                     self.notes.push(step(&name.kind, &what, &record));
                 }
-                self.series.push(record.series());
-                if self.participants.is_empty() {
-                    self.participants.push(record.participant(super::command_line()));
+                self.file.series.push(record.series());
+                if self.file.participants.is_empty() {
+                    let command = self.file.command.clone();
+                    self.file.participants.push(record.participant(command));
                 }
             }
             if self.listener.asked() {
@@ -149,47 +142,19 @@ impl Run<'_> {
     }
 
     /// Ends the output and writes the run file.
-    fn finish(
-        self,
-        args: &BenchArgs,
-        format: Format,
-        created: String,
-        output: &mut Output,
-    ) -> Result<Outcome> {
-        let interrupted = self.listener.asked();
-        let done = self.progress.done();
-        let all = self.tests.len() * super::threads(args)?.len() * args.repetitions;
+    fn finish(mut self, args: &BenchArgs, format: Format, output: &mut Output) -> Result<Outcome> {
+        self.file.interrupted = self.listener.asked();
+        let done = self.progress.done;
+        let all = output::count(self.progress.all, "repetition");
         drop(self.progress);
-        self.printer.finish(output)?;
+        self.printer.finish()?;
         if format == Format::Md {
-            explain(&self.machine, &self.limits, &self.notes, output)?;
+            explain(&self.file, &self.notes, output)?;
         }
         if let Some(path) = &args.save {
-            let file = RunFile {
-                schema: SCHEMA,
-                created,
-                command: super::command_line(),
-                interrupted,
-                repetitions: args.repetitions,
-                program: machine::program(),
-                machine: self.machine.clone(),
-                limits: self.limits,
-                participants: self.participants,
-                series: self.series,
-            };
-            file.write(path)?;
+            self.file.write(path)?;
         }
-        if let Some(warning) = machine::disturbance(&self.machine) {
-            output.warning(&warning);
-        }
-        if interrupted {
-            output.warning(&format!(
-                "interrupted: {done} of {} are in the results",
-                output::count(all * args.model.len().max(1), "repetition")
-            ));
-            return Ok(Outcome::Interrupted);
-        }
-        Ok(Outcome::Done)
+        Ok(super::conclude(&self.file.machine, self.file.interrupted, done, &all, output))
     }
 }
 
@@ -210,21 +175,13 @@ fn step(model: &str, what: &str, record: &Record<'_>) -> String {
 }
 
 /// Prints the notes below the table.
-fn explain(
-    machine: &Machine,
-    limits: &[Limits],
-    notes: &[String],
-    output: &mut Output,
-) -> Result<()> {
+fn explain(file: &RunFile, notes: &[String], output: &mut Output) -> Result<()> {
     output.line("")?;
-    output.line(&machine::describe(machine))?;
-    for limits in limits {
-        output.line(&machine::describe_limits(limits))?;
-    }
+    machine::print(&file.machine, &file.limits, output)?;
     for note in notes {
         output.line(note)?;
     }
-    let program = machine::program();
+    let program = &file.program;
     output
         .line(&format!("bitnet {} ({}, {})", program.version, program.profile, program.target))?;
     output.line(

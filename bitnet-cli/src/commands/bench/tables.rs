@@ -1,10 +1,12 @@
 //! Tables of a run: rates with their spread, ratios, shares of the limits, and memory.
 
+use std::borrow::Borrow;
+
 use super::OURS;
-use super::record::{peak, percent, quantity};
-use super::run_file::{RunFile, Series, Test};
+use super::record::{peak, percent, quantity, rate};
+use super::run_file::{Limits, RunFile, Series, Test};
 use super::statistics::{Summary, median};
-use crate::output;
+use crate::output::{self, or_unavailable};
 
 /// Returns the tokens per second of every participant in every test, and the ratios.
 pub(crate) fn speed(file: &RunFile) -> String {
@@ -62,7 +64,6 @@ fn spread(series: Option<&Series>) -> String {
 /// Returns the participants with their peak memory.
 pub(crate) fn memory(file: &RunFile) -> String {
     let headings = ["program", "build", "model", "tensors", "params", "peak memory"];
-    let headings: Vec<String> = headings.iter().map(|&h| h.to_owned()).collect();
     let rows = file.participants.iter().map(|p| {
         let of_it = file.series.iter().filter(|s| s.participant == p.name);
         vec![
@@ -97,20 +98,15 @@ pub(crate) fn costs(file: &RunFile) -> String {
         "limit",
         "share",
     ];
-    let headings: Vec<String> = headings.iter().map(|&h| h.to_owned()).collect();
     let rows = file.tests().into_iter().filter_map(|(test, threads)| {
         let series = file.series(OURS, test, threads)?;
-        let (cost, rate) = (series.cost?, median(&series.samples_ts)?);
+        let (cost, tokens) = (series.cost?, median(&series.samples_ts)?);
         let limits = file.limits(threads);
-        let (rate, limit) = match (test.n_prompt, test.n_gen) {
-            (0, _) => (
-                format!("{:.2} GB/s", rate * cost.bytes / 1e9),
-                limits.and_then(|l| l.bandwidth()).map(|b| format!("{:.2} GB/s", b / 1e9)),
-            ),
-            (_, 0) => (
-                format!("{:.1} GMAC/s", rate * cost.integer_macs / 1e9),
-                limits.and_then(|l| l.integer_peak()).map(|p| format!("{:.1} GMAC/s", p / 1e9)),
-            ),
+        let limit = match (test.n_prompt, test.n_gen) {
+            (0, _) => limits.and_then(Limits::bandwidth).map(|b| format!("{:.2} GB/s", b / 1e9)),
+            (_, 0) => {
+                limits.and_then(Limits::integer_peak).map(|p| format!("{:.1} GMAC/s", p / 1e9))
+            }
             _ => return None,
         };
         Some(vec![
@@ -122,8 +118,8 @@ pub(crate) fn costs(file: &RunFile) -> String {
             format!("{:.1}", cost.kv_bytes / 1e6),
             percent(cost.gated_rows_skipped),
             percent(cost.sparse_columns_skipped),
-            rate,
-            limit.unwrap_or_else(|| "unavailable".into()),
+            rate(test, &cost, tokens),
+            or_unavailable(limit),
             percent(share(file, test, threads)),
         ])
     });
@@ -132,15 +128,12 @@ pub(crate) fn costs(file: &RunFile) -> String {
 
 /// Returns a Markdown table; the first `words` columns are text, the others numbers.
 pub(crate) fn table(
-    headings: &[String],
+    headings: &[impl Borrow<str>],
     words: usize,
     rows: impl Iterator<Item = Vec<String>>,
 ) -> String {
-    let mut text = format!("| {} |\n|", headings.join(" | "));
-    for column in 0..headings.len() {
-        text.push_str(if column < words { "---|" } else { "---:|" });
-    }
-    text.push('\n');
+    let dashes = "---|".repeat(words) + &"---:|".repeat(headings.len() - words);
+    let mut text = format!("| {} |\n|{dashes}\n", headings.join(" | "));
     for row in rows {
         text.push_str(&format!("| {} |\n", row.join(" | ")));
     }

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use bitnet_quant::activations::ActivationBits;
 use bitnet_quant::calibration::CalibrationMethod;
-use clap::{Args, ValueEnum};
+use clap::Args;
 
-use crate::args::values::positive;
+use crate::args::values::{Choice, one_of, positive};
 
 /// `bitnet calibrate`.
 #[derive(Debug, Args)]
@@ -21,8 +21,8 @@ pub(crate) struct CalibrateArgs {
     #[arg(long, value_name = "HOW", default_value = "min-max", value_parser = calibration_method)]
     pub(crate) method: CalibrationMethod,
     /// Bits of the quantised activations; models run with 8
-    #[arg(long, value_name = "N", default_value = "8")]
-    pub(crate) bits: Bits,
+    #[arg(long, value_name = "N", default_value = "8", value_parser = one_of(BITS))]
+    pub(crate) bits: ActivationBits,
     /// Window length in tokens [default: 512, or the model's context if smaller]
     #[arg(long, value_name = "N", value_parser = positive)]
     pub(crate) ctx_window: Option<usize>,
@@ -35,34 +35,8 @@ pub(crate) struct CalibrateArgs {
 }
 
 /// Bits of quantised activations.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Bits {
-    /// -128 to 127
-    #[value(name = "8")]
-    Eight,
-    /// -8 to 7
-    #[value(name = "4")]
-    Four,
-}
-
-impl Bits {
-    /// Returns the number of bits.
-    pub(crate) fn count(self) -> u8 {
-        match self {
-            Self::Eight => 8,
-            Self::Four => 4,
-        }
-    }
-}
-
-impl From<Bits> for ActivationBits {
-    fn from(bits: Bits) -> Self {
-        match bits {
-            Bits::Eight => Self::Int8,
-            Bits::Four => Self::Int4,
-        }
-    }
-}
+const BITS: &[Choice<ActivationBits>] =
+    &[("8", "-128 to 127", ActivationBits::Int8), ("4", "-8 to 7", ActivationBits::Int4)];
 
 fn calibration_method(text: &str) -> Result<CalibrationMethod, String> {
     let share = text.strip_prefix("percentile=").map(str::parse::<f64>);

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use bitnet_core::simd::largest_magnitude;
 use bitnet_inference::Model;
 use bitnet_inference::models::LayerInput;
-use bitnet_quant::activations::{ActivationQuantizer, ActivationRange};
+use bitnet_quant::activations::{ActivationBits, ActivationQuantizer, ActivationRange};
 use bitnet_quant::calibration::{Calibration, LayerCalibration, Observer};
 use bitnet_quant::loss::{Loss, LossMeter};
 use serde_json::{Value, json};
@@ -62,7 +62,7 @@ pub(crate) fn run(cli: &Cli, args: &CalibrateArgs, output: &mut Output) -> Resul
     if !went_on {
         return Ok(Outcome::Interrupted);
     }
-    let calibration = observer.calibrate(args.method, args.bits.into())?;
+    let calibration = observer.calibrate(args.method, args.bits)?;
     let mut meters = BTreeMap::new();
     let went_on = reading.run(output, "measuring, window", &mut |input, x| {
         let name = input.to_string();
@@ -81,7 +81,8 @@ pub(crate) fn run(cli: &Cli, args: &CalibrateArgs, output: &mut Output) -> Resul
     if let Some(path) = &args.out {
         ranges(path).write(calibration.to_json()?.as_bytes())?;
     }
-    report(args, &reading, &calibration, &observer, &meters, output)
+    report(args, &reading, &calibration, &observer, &meters, output)?;
+    Ok(Outcome::Done)
 }
 
 /// Returns the output file of the ranges.
@@ -170,7 +171,7 @@ fn report(
     observer: &Observer,
     meters: &BTreeMap<String, Meters>,
     output: &mut Output,
-) -> Result<Outcome> {
+) -> Result<()> {
     let mut rows = Vec::new();
     for layer in calibration.layers() {
         let found = meters.get(&layer.name).zip(observer.statistics(&layer.name));
@@ -179,6 +180,10 @@ fn report(
     }
     ensure!(!rows.is_empty(), "the model has no linear layers");
     rows.sort_by(|a, b| a.1[1].sqnr_db.total_cmp(&b.1[1].sqnr_db));
+    let bits = match args.bits {
+        ActivationBits::Int8 => 8,
+        ActivationBits::Int4 => 4,
+    };
     if output.json {
         let layers: Vec<Value> = rows
             .iter()
@@ -203,16 +208,15 @@ fn report(
                 })
             })
             .collect();
-        output.json(&json!({
+        return output.json(&json!({
             "model": reading.model.facts().file,
             "file": args.file.display().to_string(),
             "tokens": reading.tokens(),
             "method": calibration.method(),
-            "bits": args.bits.count(),
+            "bits": bits,
             "out": args.out.as_ref().map(|path| path.display().to_string()),
             "layers": layers,
-        }))?;
-        return Ok(Outcome::Done);
+        }));
     }
     let wide = rows.iter().map(|(layer, ..)| layer.name.len()).max().unwrap_or(0);
     output.line(&format!(
@@ -237,15 +241,14 @@ fn report(
             .note(&format!("[the {listed} most sensitive of {}; --layers lists all]", rows.len()));
     }
     output.note(&format!(
-        "[{} of {}; outliers: beyond {OUTLIER} times the root of the mean square; dB: signal over the error of {} bits]",
+        "[{} of {}; outliers: beyond {OUTLIER} times the root of the mean square; dB: signal over the error of {bits} bits]",
         output::count(reading.tokens(), "token"),
-        args.file.display(),
-        args.bits.count()
+        args.file.display()
     ));
     if let Some(path) = &args.out {
         output.line(&format!("written to {}", path.display()))?;
     }
-    Ok(Outcome::Done)
+    Ok(())
 }
 
 fn loss(loss: &Loss) -> Value {

@@ -7,13 +7,13 @@ use serde_json::{Value, json};
 /// Turns of user and assistant, after an optional system prompt.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Conversation {
-    system: Option<String>,
-    turns: Vec<Turn>,
+    pub(crate) system: Option<String>,
+    pub(crate) turns: Vec<Turn>,
 }
 
 /// Pairs of user message and answer; the last turn may have no answer yet.
 #[derive(Debug, Clone, PartialEq)]
-struct Turn {
+pub(crate) struct Turn {
     user: String,
     answer: Option<String>,
 }
@@ -24,24 +24,9 @@ impl Conversation {
         Self { system: system.filter(|s| !s.is_empty()), turns: Vec::new() }
     }
 
-    /// Returns the system prompt.
-    pub(crate) fn system(&self) -> Option<&str> {
-        self.system.as_deref()
-    }
-
     /// Replaces the system prompt; empty text removes it.
     pub(crate) fn set_system(&mut self, text: &str) {
         self.system = (!text.is_empty()).then(|| text.to_owned());
-    }
-
-    /// Returns the number of turns.
-    pub(crate) fn len(&self) -> usize {
-        self.turns.len()
-    }
-
-    /// Removes all turns.
-    pub(crate) fn clear(&mut self) {
-        self.turns.clear();
     }
 
     /// Adds a user message.
@@ -158,7 +143,7 @@ mod tests {
         assert_eq!(roles(&c, 0), ["system", "user", "assistant", "user"]);
         assert_eq!(roles(&c, 1), ["system", "user"]);
         assert_eq!(c.undo().as_deref(), Some("Bye"));
-        assert_eq!(c.len(), 1);
+        assert_eq!(c.turns.len(), 1);
         c.set_system("");
         assert_eq!(roles(&c, 0), ["user", "assistant"]);
         assert_eq!(c.text(0), "HiHello!");

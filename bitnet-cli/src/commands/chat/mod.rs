@@ -34,7 +34,7 @@ pub(crate) fn run(cli: &Cli, args: &ChatArgs, output: &mut Output) -> Result<Out
     let session = load::session(cli, &model, output)?;
     let options = sampling::options(&args.sampling, &model, 0);
     options.sampler.validate(model.config().vocab_size)?;
-    let interactive = std::io::stdin().is_terminal() && output.is_terminal() && !output.json;
+    let interactive = std::io::stdin().is_terminal() && output.stdout_is_terminal && !output.json;
     let mut chat = Chat {
         model: &model,
         session,
@@ -128,8 +128,8 @@ impl Chat<'_> {
         match *command {
             Command::Help => output.note(HELP),
             Command::System("") => {
-                let text = self.conversation.system().unwrap_or("no system prompt").to_owned();
-                output.note(&without_controls(&text));
+                let text = self.conversation.system.as_deref().unwrap_or("no system prompt");
+                output.note(&without_controls(text));
             }
             Command::System(text) => {
                 self.start_again();
@@ -153,14 +153,17 @@ impl Chat<'_> {
             },
             Command::Save(file) => {
                 save(&self.conversation, Path::new(file))?;
-                output.note(&format!("{} saved in {file}", count(self.conversation.len(), "turn")));
+                output.note(&format!(
+                    "{} saved in {file}",
+                    count(self.conversation.turns.len(), "turn")
+                ));
             }
             Command::Load(file) => {
                 self.conversation = open(Path::new(file))?;
                 self.left_out = 0;
                 output.note(&format!(
                     "{} loaded from {file}",
-                    count(self.conversation.len(), "turn")
+                    count(self.conversation.turns.len(), "turn")
                 ));
             }
             Command::Stats => {
@@ -180,7 +183,7 @@ impl Chat<'_> {
     }
 
     fn start_again(&mut self) {
-        self.conversation.clear();
+        self.conversation.turns.clear();
         self.left_out = 0;
         self.last = None;
     }

@@ -40,7 +40,8 @@ pub(crate) struct Findings {
 /// The reference and the back ends that are compared with it.
 #[derive(Debug)]
 pub(crate) struct DifferentialBackend {
-    names: Vec<String>,
+    /// The names of the members, the reference first.
+    pub(crate) names: Vec<String>,
     members: Vec<Arc<dyn Backend>>,
     driver: AtomicUsize,
     comparing: AtomicBool,
@@ -97,11 +98,6 @@ impl DifferentialBackend {
             findings: Mutex::default(),
             pool: HybridMemoryPool::with_config(MemoryPoolConfig::unbounded())?,
         })
-    }
-
-    /// Returns the names of the members, the reference first.
-    pub(crate) fn members(&self) -> &[String] {
-        &self.names
     }
 
     /// Selects the member that computes, and whether all others are compared with it.

@@ -70,7 +70,7 @@ pub(crate) fn run(cli: &Cli, args: &VerifyArgs, output: &mut Output) -> Result<O
 
     let tokens = tokens(&model, args.tokens)?;
     let mut runs = Vec::new();
-    let steps = backend.members().len();
+    let steps = backend.names.len();
     let mut progress = output.progress("running member");
     progress.update(0, steps);
     backend.drive(0, true);
@@ -79,7 +79,7 @@ pub(crate) fn run(cli: &Cli, args: &VerifyArgs, output: &mut Output) -> Result<O
         progress.update(member, steps);
         backend.drive(member, false);
         let got = logits(&model, &tokens)?;
-        runs.push(compare(backend.members()[member].clone(), &expected, &got));
+        runs.push(compare(backend.names[member].clone(), &expected, &got));
     }
     drop(progress);
 
@@ -96,7 +96,7 @@ pub(crate) fn run(cli: &Cli, args: &VerifyArgs, output: &mut Output) -> Result<O
         show_facts(model.facts(), &weights, output)?;
         row(output, "end tokens", &end_tokens(&model))?;
         assumptions(output, model.facts())?;
-        weights::show_notes(output, &notes)?;
+        output.section("Notes", &notes)?;
         report(&findings, &runs, output)?;
         verdict(&runs, tokens.len(), notes.len(), passed, output)?;
     }
@@ -114,7 +114,7 @@ fn unsound(facts: &ModelFacts, weights: &Weights, output: &mut Output) -> Result
         }));
     }
     show_facts(facts, weights, output)?;
-    weights::show_notes(output, &weights::notes(facts, Some(weights)))?;
+    output.section("Notes", &weights::notes(facts, Some(weights)))?;
     output.line("")?;
     let text =
         "FAIL: the file contains invalid weights, so it was not run: convert or download it again";
@@ -193,8 +193,7 @@ fn show_facts(facts: &ModelFacts, weights: &Weights, output: &mut Output) -> Res
 }
 
 fn report(findings: &Findings, runs: &[EndToEnd], output: &mut Output) -> Result<()> {
-    output.line("")?;
-    output.line(&output.style.bold("Checks against the scalar reference"))?;
+    output.heading("Checks against the scalar reference")?;
     let equal = findings.mismatches.is_empty();
     check(output, equal, "integers", &integers_line(findings))?;
     for mismatch in findings.mismatches.iter().take(10) {
@@ -231,29 +230,25 @@ fn verdict(
     output: &mut Output,
 ) -> Result<()> {
     output.line("")?;
+    if !passed {
+        let text =
+            "FAIL: this model must not be trusted on this machine; see the lines marked FAIL";
+        return output.line(&output.style.bad(text));
+    }
     let members: Vec<&str> = runs.iter().map(|r| r.member.as_str()).collect();
-    let verdict = if passed {
-        let ran = output::count(tokens, "token");
-        let members = members.join(", ");
-        let with_notes = match notes {
-            0 => String::new(),
-            notes => format!(" with {}", output::count(notes, "note")),
-        };
-        let text = format!(
-            "PASS{with_notes}: weights valid, integers equal the reference, logits within the bound ({members}; {ran})"
-        );
-        output.style.good(&text).into_owned()
-    } else {
-        output
-            .style
-            .bad("FAIL: this model must not be trusted on this machine; see the lines marked FAIL")
-            .into_owned()
+    let (members, ran) = (members.join(", "), output::count(tokens, "token"));
+    let with_notes = match notes {
+        0 => String::new(),
+        notes => format!(" with {}", output::count(notes, "note")),
     };
-    output.line(&verdict)
+    let text = format!(
+        "PASS{with_notes}: weights valid, integers equal the reference, logits within the bound ({members}; {ran})"
+    );
+    output.line(&output.style.good(&text))
 }
 
 fn check(output: &mut Output, ok: bool, label: &str, text: &str) -> Result<()> {
-    let word = if ok { output.style.good("ok  ") } else { output.style.bad("FAIL") }.into_owned();
+    let word = if ok { output.style.good("ok  ") } else { output.style.bad("FAIL") };
     output.line(&format!("  {word}  {label:<14}  {text}"))
 }
 
@@ -284,7 +279,6 @@ fn to_json(
     tokens: usize,
     passed: bool,
 ) -> Value {
-    let facts: &ModelFacts = model.facts();
     let runs: Vec<Value> = runs
         .iter()
         .map(|r| {
@@ -299,7 +293,7 @@ fn to_json(
         .collect();
     json!({
         "passed": passed,
-        "facts": facts_json(facts),
+        "facts": facts_json(model.facts()),
         "end_tokens": model.end_tokens(),
         "tokens": tokens,
         "ternary_matrices": findings.matrices,

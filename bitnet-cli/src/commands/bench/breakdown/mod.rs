@@ -112,8 +112,7 @@ fn measured(
     let source = path.map_or(ModelSource::Embedded, |path| ModelSource::Path(path));
     let options = load::options(cli)?;
     let cpu = CpuOptions { threads: Some(threads), isa: None };
-    let profiling =
-        Arc::new(ProfilingBackend::new(backend_by_name(cli.model.backend.name(), cpu)?));
+    let profiling = Arc::new(ProfilingBackend::new(backend_by_name(cli.model.backend, cpu)?));
     let model = Model::load_with(source, &options, Arc::clone(&profiling) as _, &mut |_, _| {})?;
     let stored = model.decoder().token_cost(model.kv())?;
     let protocol = Protocol {
@@ -196,7 +195,6 @@ impl Breakdown {
         let [amount, rate] =
             if self.counts_products() { ["GMAC", "GMAC/s"] } else { ["MB", "GB/s"] };
         let headings = ["operation", "times", "µs", "share", amount, rate, "floor, µs", "gap, µs"];
-        let headings = headings.map(str::to_owned);
         let or_none = |number: Option<f64>| number.map_or("-".into(), |n| format!("{n:.0}"));
         let rows = lines.iter().chain([&all]).map(|line| {
             let floor = self.floor(line);
