@@ -4,9 +4,8 @@ use bitnet_core::memory::HybridMemoryPool;
 use bitnet_cpu::CpuOptions;
 use bitnet_inference::sampler::{Sampler, SamplerConfig};
 use bitnet_inference::{InferenceError, LoadOptions, Model, ModelSource, Session, backend_in_pool};
-use std::time::Instant;
 
-use crate::sampling::{Plan, sample};
+use crate::sampling::{Plan, timed};
 
 /// Tokens per restart, limited by the KV cache.
 const TOKENS: usize = 128;
@@ -22,24 +21,10 @@ pub fn decoding(pool: HybridMemoryPool, plan: &Plan) -> Result<Vec<f64>, String>
     let options = LoadOptions { pool: Some(pool), ..LoadOptions::default() };
     let model =
         Model::load_with(ModelSource::Embedded, &options, backend, &mut |_, _| {}).map_err(said)?;
-    let mut failed = None;
     let mut session = model.session(Some(TOKENS + 1)).map_err(said)?;
     let mut sampler =
         Sampler::new(SamplerConfig::default(), model.config().vocab_size).map_err(said)?;
-    let samples = sample(plan, TOKENS as f64, |rounds| {
-        let start = Instant::now();
-        for _ in 0..rounds {
-            if let Err(error) = write(&mut session, &mut sampler) {
-                failed.get_or_insert(error);
-            }
-        }
-        Ok([start.elapsed()])
-    });
-    match (failed, samples) {
-        (Some(error), _) => Err(said(error)),
-        (None, Ok([samples])) => Ok(samples),
-        (None, Err(refused)) => Err(refused.to_string()),
-    }
+    timed(plan, TOKENS as f64, || write(&mut session, &mut sampler)).map_err(said)
 }
 
 /// Restarts and generates `TOKENS` tokens greedily.

@@ -5,6 +5,7 @@ use std::process::Command;
 use std::thread::available_parallelism;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use bitnet_inference::chat::strftime;
 use serde::{Deserialize, Serialize};
 
 /// A machine and its compiler; unknown facts are absent.
@@ -62,7 +63,7 @@ impl Machine {
             ("huge pages", self.huge_pages.clone()),
             ("load before", self.load.map(|load| format!("{load:.2}"))),
             ("compiler", self.rustc.clone()),
-            ("date", self.unix_seconds.map(date)),
+            ("date", self.unix_seconds.and_then(date)),
         ]
         .into_iter()
         .map(|(name, fact)| (name, fact.unwrap_or_else(|| "unavailable".to_owned())))
@@ -95,26 +96,9 @@ fn said(program: &str, arguments: &[&str]) -> Option<String> {
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// Returns the day of a time, `2024-02-29`, in UTC.
-fn date(unix_seconds: u64) -> String {
-    let (mut year, mut day) = (1970, unix_seconds / 86_400);
-    let leap = |year: u64| {
-        year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
-    };
-    while day >= 365 + u64::from(leap(year)) {
-        day -= 365 + u64::from(leap(year));
-        year += 1;
-    }
-    let february = 28 + u64::from(leap(year));
-    let mut month = 1;
-    for days in [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] {
-        if day < days {
-            break;
-        }
-        day -= days;
-        month += 1;
-    }
-    format!("{year}-{month:02}-{:02}", day + 1)
+/// Formats the date of seconds since 1970, in UTC.
+fn date(unix_seconds: u64) -> Option<String> {
+    strftime("%F", unix_seconds).ok()
 }
 
 #[cfg(test)]
@@ -131,7 +115,7 @@ mod tests {
             (1_735_689_600, "2025-01-01"),
         ];
         for (seconds, day) in days {
-            assert_eq!(date(seconds), day);
+            assert_eq!(date(seconds).as_deref(), Some(day));
         }
     }
 

@@ -1,7 +1,6 @@
 //! Dense f32 matrix products of this project and of ndarray, on one thread.
 
 use std::hint::black_box;
-use std::time::{Duration, Instant};
 
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::memory::{HybridMemoryPool, MemoryPoolConfig};
@@ -10,7 +9,7 @@ use bitnet_core::tensor::matmul_into;
 use ndarray::linalg::general_mat_mul;
 use ndarray::{Array2, ArrayView2};
 
-use crate::sampling::{Plan, sample};
+use crate::sampling::{Plan, timed};
 
 /// The measured library.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,29 +57,12 @@ impl Operands {
 pub fn products(library: Library, shape: Shape, plan: &Plan) -> Result<Vec<f64>, String> {
     let operands = Operands::new(shape);
     match library {
-        Library::Core => in_core(&operands, shape, |product| timed(plan, product)).map(|(t, _)| t),
+        Library::Core => {
+            in_core(&operands, shape, |product| timed(plan, 1.0, product)).map(|(t, _)| t)
+        }
         Library::Ndarray => {
-            in_ndarray(&operands, shape, |product| timed(plan, product)).map(|(t, _)| t)
+            in_ndarray(&operands, shape, |product| timed(plan, 1.0, product)).map(|(t, _)| t)
         }
-    }
-}
-
-/// Samples a repeatable product.
-fn timed(plan: &Plan, product: &mut dyn FnMut() -> Result<(), String>) -> Result<Vec<f64>, String> {
-    let mut failed = None;
-    let samples = sample(plan, 1.0, |rounds| {
-        let start = Instant::now();
-        for _ in 0..rounds {
-            if let Err(problem) = product() {
-                failed.get_or_insert(problem);
-            }
-        }
-        Ok::<[Duration; 1], _>([start.elapsed()])
-    });
-    match (failed, samples) {
-        (Some(problem), _) => Err(problem),
-        (None, Ok([samples])) => Ok(samples),
-        (None, Err(refused)) => Err(refused.to_string()),
     }
 }
 

@@ -1,7 +1,6 @@
 //! Quantisation on one thread, compared with reading the same number of bytes.
 
 use std::hint::black_box;
-use std::time::{Duration, Instant};
 
 use bitnet_core::dense::DenseRows;
 use bitnet_core::rng::SplitMix64;
@@ -12,7 +11,7 @@ use bitnet_quant::codec::dense::{DenseMatrix, DenseType, encode_row};
 use bitnet_quant::quantizer::{Absmean, LeastSquares, Quantizer, Settings};
 use bitnet_quant::weights::{absmean, dequantize_row, detect_ternary};
 
-use crate::sampling::{Plan, sample};
+use crate::sampling::{Plan, timed};
 
 /// The measured subject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,34 +56,15 @@ pub const WIDTH: usize = 2560;
 /// A message.
 pub fn quantizing(variant: Variant, task: Task, plan: &Plan) -> Result<Vec<f64>, String> {
     with_task(task, |bytes, work| match variant {
-        Variant::Quantizer => timed(plan, work),
+        Variant::Quantizer => timed(plan, 1.0, work),
         Variant::Reading => {
             let words = vec![0x5555_5555_5555_5555u64; bytes / 8];
-            timed(plan, &mut || {
+            timed(plan, 1.0, || {
                 black_box(sum_words(black_box(&words)));
                 Ok(())
             })
         }
     })
-}
-
-/// Samples repeatable work.
-fn timed(plan: &Plan, work: &mut dyn FnMut() -> Result<(), String>) -> Result<Vec<f64>, String> {
-    let mut failed = None;
-    let samples = sample(plan, 1.0, |rounds| {
-        let start = Instant::now();
-        for _ in 0..rounds {
-            if let Err(problem) = work() {
-                failed.get_or_insert(problem);
-            }
-        }
-        Ok::<[Duration; 1], _>([start.elapsed()])
-    });
-    match (failed, samples) {
-        (Some(problem), _) => Err(problem),
-        (None, Ok([samples])) => Ok(samples),
-        (None, Err(refused)) => Err(refused.to_string()),
-    }
 }
 
 /// Returns normally distributed numbers, the same in every process.

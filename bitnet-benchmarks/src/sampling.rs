@@ -4,8 +4,6 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::blocks::Refused;
-
 /// The sampling plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
@@ -35,11 +33,11 @@ const FEWEST: usize = 3;
 ///
 /// # Errors
 /// Errors of `work`.
-pub fn sample<const N: usize>(
+pub fn sample<const N: usize, E>(
     plan: &Plan,
     operations: f64,
-    mut work: impl FnMut(u64) -> Result<[Duration; N], Refused>,
-) -> Result<[Vec<f64>; N], Refused> {
+    mut work: impl FnMut(u64) -> Result<[Duration; N], E>,
+) -> Result<[Vec<f64>; N], E> {
     let rounds = warm_up(plan, |rounds| work(rounds).map(drop))?;
     let mut samples = [const { Vec::new() }; N];
     let start = Instant::now();
@@ -54,8 +52,27 @@ pub fn sample<const N: usize>(
     Ok(samples)
 }
 
+/// Samples work that is repeated as it is, in nanoseconds per operation; `work` has `operations` of them.
+///
+/// # Errors
+/// The first error of `work`.
+pub fn timed<E>(
+    plan: &Plan,
+    operations: f64,
+    mut work: impl FnMut() -> Result<(), E>,
+) -> Result<Vec<f64>, E> {
+    let samples = sample(plan, operations, |rounds| {
+        let start = Instant::now();
+        for _ in 0..rounds {
+            work()?;
+        }
+        Ok([start.elapsed()])
+    });
+    samples.map(|[samples]| samples)
+}
+
 /// Doubles the rounds until the warm-up is over; returns the rounds per sample.
-fn warm_up(plan: &Plan, mut work: impl FnMut(u64) -> Result<(), Refused>) -> Result<u64, Refused> {
+fn warm_up<E>(plan: &Plan, mut work: impl FnMut(u64) -> Result<(), E>) -> Result<u64, E> {
     let start = Instant::now();
     let mut rounds = 1_u64;
     loop {
@@ -76,11 +93,12 @@ fn warm_up(plan: &Plan, mut work: impl FnMut(u64) -> Result<(), Refused>) -> Res
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::blocks::Refused;
 
     #[test]
     fn samples_are_times_of_one_operation() {
         // Work with a fixed reported time: 30 ns per round for the first part and 10 ns for the second, 5 operations each.
-        let found = sample(&Plan::ONCE, 5.0, |rounds| {
+        let found = sample::<2, Refused>(&Plan::ONCE, 5.0, |rounds| {
             Ok([30, 10].map(|ns| Duration::from_nanos(ns * rounds)))
         });
         let [first, second] = found.unwrap();
@@ -91,6 +109,6 @@ mod tests {
     #[test]
     fn a_refusal_ends_it() {
         let refused = Refused { bytes: 7 };
-        assert_eq!(sample::<1>(&Plan::ONCE, 1.0, |_| Err(refused)), Err(refused));
+        assert_eq!(sample::<1, _>(&Plan::ONCE, 1.0, |_| Err(refused)), Err(refused));
     }
 }

@@ -48,8 +48,7 @@ fn config() -> TrainConfig {
 /// A message if the trainer can't be created or run.
 pub fn training(pool: &HybridMemoryPool, plan: &Plan) -> Result<Vec<f64>, String> {
     let mut trainer = Trainer::in_pool(config(), pool).map_err(|error| error.to_string())?;
-    let mut failed = None;
-    let samples = sample(plan, 1.0, |rounds| {
+    let [samples] = sample(plan, 1.0, |rounds| {
         let stop = AtomicBool::new(false);
         let until = trainer.steps() + rounds;
         let start = Instant::now();
@@ -58,16 +57,9 @@ pub fn training(pool: &HybridMemoryPool, plan: &Plan) -> Result<Vec<f64>, String
             Ok(())
         });
         let time = start.elapsed();
-        if let Err(error) = ended {
-            failed.get_or_insert(error.to_string());
-        }
-        Ok([time])
-    });
-    match (failed, samples) {
-        (Some(error), _) => Err(error),
-        (None, Ok([samples])) => Ok(samples),
-        (None, Err(refused)) => Err(refused.to_string()),
-    }
+        ended.map(|_| [time]).map_err(|error| error.to_string())
+    })?;
+    Ok(samples)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use bitnet_core::memory::{HybridMemoryPool, MemoryPoolConfig, TrackingConfig, Tr
 use clap::Parser;
 use serde::{Deserialize, Serialize};
 
-use crate::blocks::{Blocks, Line, Pair, Pool, Refused, System};
+use crate::blocks::{Blocks, Line, Pair, Pool, System};
 use crate::decoding::decoding;
 use crate::footprint::footprint;
 use crate::kernels::{batch, cache_lines, handover, larson, mstress, pair, replay, xmalloc};
@@ -146,20 +146,23 @@ fn pool(level: TrackingLevel) -> Result<HybridMemoryPool, String> {
 /// # Errors
 /// Same as [`measure`].
 pub fn run<B: Blocks>(bench: &Bench, blocks: &B, plan: &Plan) -> Result<Vec<Vec<f64>>, String> {
-    let one = |samples: Result<Vec<f64>, Refused>| samples.map(|samples| vec![samples]);
     let samples = match &bench.work {
         &Work::Pair { bytes, threads, touch } => {
-            one(pair::pair(blocks, plan, bytes, threads, touch))
+            pair::pair(blocks, plan, bytes, threads, touch).map(Vec::from)
         }
         Work::Batch(sizes) => batch::batch(blocks, plan, sizes).map(Vec::from),
-        &Work::Handover(bytes) => one(handover::handover(blocks, plan, bytes)),
-        &Work::Larson { sizes, threads } => one(larson::larson(blocks, plan, sizes, threads)),
-        Work::Xmalloc => one(xmalloc::xmalloc(blocks, plan)),
-        Work::Mstress => one(mstress::mstress(blocks, plan)),
-        &Work::CacheLines { threads, inherited } => {
-            one(cache_lines::cache_lines(blocks, plan, threads, inherited))
+        &Work::Handover(bytes) => handover::handover(blocks, plan, bytes).map(Vec::from),
+        &Work::Larson { sizes, threads } => {
+            larson::larson(blocks, plan, sizes, threads).map(Vec::from)
         }
-        Work::Replay(pattern, touch) => one(replay::replay(blocks, plan, &pattern.trace(), *touch)),
+        Work::Xmalloc => xmalloc::xmalloc(blocks, plan).map(Vec::from),
+        Work::Mstress => mstress::mstress(blocks, plan).map(Vec::from),
+        &Work::CacheLines { threads, inherited } => {
+            cache_lines::cache_lines(blocks, plan, threads, inherited).map(Vec::from)
+        }
+        Work::Replay(pattern, touch) => {
+            replay::replay(blocks, plan, &pattern.trace(), *touch).map(Vec::from)
+        }
         &Work::Footprint(mix) => {
             let found = footprint(blocks, mix)?;
             let parts = [found.resident, found.retained, found.mapped];

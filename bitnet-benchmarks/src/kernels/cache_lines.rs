@@ -24,8 +24,8 @@ pub fn cache_lines<B: Blocks>(
     plan: &Plan,
     threads: usize,
     inherited: bool,
-) -> Result<Vec<f64>, Refused> {
-    let [samples] = sample(plan, WRITES as f64, |rounds| {
+) -> Result<[Vec<f64>; 1], Refused> {
+    sample(plan, WRITES as f64, |rounds| {
         let mut states = Vec::with_capacity(threads);
         for _ in 0..threads {
             states.push(if inherited { Some(blocks.take(BYTES)?) } else { None });
@@ -45,6 +45,5 @@ pub fn cache_lines<B: Blocks>(
             Ok(())
         })?;
         Ok([time])
-    })?;
-    Ok(samples)
+    })
 }

@@ -20,9 +20,13 @@ const PATIENCE: u32 = 64;
 ///
 /// # Errors
 /// [`Refused`] if an allocation fails.
-pub fn handover<B: Blocks>(blocks: &B, plan: &Plan, bytes: usize) -> Result<Vec<f64>, Refused> {
+pub fn handover<B: Blocks>(
+    blocks: &B,
+    plan: &Plan,
+    bytes: usize,
+) -> Result<[Vec<f64>; 1], Refused> {
     let capacity = ((64 << 20) / bytes.max(1)).clamp(4, UNDER_WAY);
-    let [samples] = sample(plan, 1.0, |rounds| {
+    sample(plan, 1.0, |rounds| {
         let (sender, receiver) = RingBuffer::new(capacity);
         let start = Instant::now();
         thread::scope(|scope| {
@@ -31,8 +35,7 @@ pub fn handover<B: Blocks>(blocks: &B, plan: &Plan, bytes: usize) -> Result<Vec<
             taker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })?;
         Ok([start.elapsed()])
-    })?;
-    Ok(samples)
+    })
 }
 
 fn take_all<B: Blocks>(

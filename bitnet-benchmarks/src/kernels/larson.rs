@@ -26,7 +26,7 @@ pub fn larson<B: Blocks>(
     plan: &Plan,
     [smallest, largest]: [usize; 2],
     threads: usize,
-) -> Result<Vec<f64>, Refused> {
+) -> Result<[Vec<f64>; 1], Refused> {
     let mut servers = Vec::with_capacity(threads);
     for seed in 0..threads {
         let mut server: Server<B::Block> =
@@ -36,7 +36,7 @@ pub fn larson<B: Blocks>(
         }
         servers.push(server);
     }
-    let [samples] = sample(plan, 1.0, |rounds| {
+    sample(plan, 1.0, |rounds| {
         let time = together(&mut servers, |server| {
             for _ in 0..rounds {
                 let place = server.rng.below(ALIVE);
@@ -48,8 +48,7 @@ pub fn larson<B: Blocks>(
             Ok(())
         })?;
         Ok([time])
-    })?;
-    Ok(samples)
+    })
 }
 
 #[inline]

@@ -15,13 +15,12 @@ pub fn pair<B: Blocks>(
     bytes: usize,
     threads: usize,
     how: Touch,
-) -> Result<Vec<f64>, Refused> {
+) -> Result<[Vec<f64>; 1], Refused> {
     let mut states = vec![(); threads];
-    let [samples] = sample(plan, 1.0, |rounds| {
+    sample(plan, 1.0, |rounds| {
         let time = together(&mut states, |()| rounds_of(blocks, bytes, how, rounds))?;
         Ok([time])
-    })?;
-    Ok(samples)
+    })
 }
 
 fn rounds_of<B: Blocks>(blocks: &B, bytes: usize, how: Touch, rounds: u64) -> Result<(), Refused> {

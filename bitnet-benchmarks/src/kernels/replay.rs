@@ -15,16 +15,15 @@ pub fn replay<B: Blocks>(
     plan: &Plan,
     trace: &Trace,
     how: Touch,
-) -> Result<Vec<f64>, Refused> {
+) -> Result<[Vec<f64>; 1], Refused> {
     let mut slots: Vec<Option<B::Block>> = (0..trace.slots).map(|_| None).collect();
     step(blocks, &mut slots, &trace.prologue, how)?;
-    let [samples] = sample(plan, 1.0, |rounds| {
+    sample(plan, 1.0, |rounds| {
         let time = together(&mut [&mut slots], |slots| {
             (0..rounds).try_for_each(|_| step(blocks, slots, &trace.events, how))
         })?;
         Ok([time])
-    })?;
-    Ok(samples)
+    })
 }
 
 fn step<B: Blocks>(

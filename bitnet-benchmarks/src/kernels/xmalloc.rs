@@ -70,8 +70,8 @@ impl<B> Queue<B> {
 ///
 /// # Errors
 /// [`Refused`] if an allocation fails.
-pub fn xmalloc<B: Blocks>(blocks: &B, plan: &Plan) -> Result<Vec<f64>, Refused> {
-    let [samples] = sample(plan, BATCH as f64, |rounds| {
+pub fn xmalloc<B: Blocks>(blocks: &B, plan: &Plan) -> Result<[Vec<f64>; 1], Refused> {
+    sample(plan, BATCH as f64, |rounds| {
         let queue = Queue { batches: Mutex::default(), moved: Condvar::new() };
         let mut takers = [true, false];
         let time = together(&mut takers, |&mut takes| {
@@ -87,8 +87,7 @@ pub fn xmalloc<B: Blocks>(blocks: &B, plan: &Plan) -> Result<Vec<f64>, Refused> 
             }
         })?;
         Ok([time])
-    })?;
-    Ok(samples)
+    })
 }
 
 fn take_batches<B: Blocks>(
