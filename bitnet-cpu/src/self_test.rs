@@ -234,8 +234,8 @@ impl TileTest<'_> {
         sums
     }
 
-    /// Computes the sums with the tiles of a level.
-    fn sums(&self, isa: AnyIsa, amx: Amx) -> TileSums {
+    /// Computes the sums with the tiles of a level: in one, and half by half.
+    fn sums(&self, isa: AnyIsa, amx: Amx) -> [TileSums; 2] {
         let mut panel = [PanelHalf([[0xff; 4 * PANEL_ROWS]; 16]); 2 * TILE_BLOCKS];
         isa.run(PackTest { rows: &self.rows(), panel: &mut panel });
         let tile = |first| -> [TokenTile; TILE_BLOCKS] {
@@ -243,8 +243,18 @@ impl TileTest<'_> {
                 std::array::from_fn(|token| halves_in_order(self.x(first + token, block)))
             })
         };
-        let mut sums = TileSums([[-1; PANEL_ROWS]; 2 * TILE_TOKENS]);
-        amx.configure().multiply(&panel, [&tile(0), &tile(TILE_TOKENS)], &mut sums);
+        let (tiles, x) = (amx.configure(), [tile(0), tile(TILE_TOKENS)]);
+        let mut sums = [TileSums([[-1; PANEL_ROWS]; 2 * TILE_TOKENS]); 2];
+        tiles.multiply(&panel, 0, [&x[0], &x[1]], &mut sums[0]);
+        // The same, half by half from the last one.
+        sums[1].0.as_flattened_mut().fill(0);
+        for (half, panel) in panel.chunks(1).enumerate().rev() {
+            let mut part = sums[0];
+            tiles.multiply(panel, half, [&x[0], &x[1]], &mut part);
+            for (sum, part) in sums[1].0.as_flattened_mut().iter_mut().zip(part.0.as_flattened()) {
+                *sum += part;
+            }
+        }
         sums
     }
 }
@@ -274,7 +284,7 @@ fn passes(isa: AnyIsa) -> bool {
             && isa.run(PanelTest(input)) == PanelTest(input).expected()
             && isa
                 .amx()
-                .is_none_or(|amx| TileTest(input).sums(isa, amx) == TileTest(input).expected())
+                .is_none_or(|amx| TileTest(input).sums(isa, amx) == [TileTest(input).expected(); 2])
     };
     extremes.map(Input::new).iter().all(right)
         && extremes.map(Int4Input::new).iter().all(|input| isa.run(input) == input.expected())

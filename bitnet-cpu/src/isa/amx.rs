@@ -67,17 +67,26 @@ impl Drop for Tiles {
 }
 
 impl Tiles {
-    /// Computes `Σ code·x` of two tiles of tokens with the rows of a panel.
+    /// Computes `Σ code·x` of two tiles of tokens with some halves of a panel: whole blocks from block `first / 2` on, or the
+    /// one half `first`.
     ///
     /// # Panics
-    /// If the panel and the tokens have different numbers of blocks.
+    /// If the halves are neither, or the tokens have no such block.
     #[inline]
-    pub(crate) fn multiply(&self, panel: &[PanelHalf], x: [&[TokenTile]; 2], sums: &mut TileSums) {
-        let blocks = x[0].len();
-        assert!(x[1].len() == blocks && panel.len() == 2 * blocks, "one length");
+    pub(crate) fn multiply(
+        &self,
+        panel: &[PanelHalf],
+        first: usize,
+        x: [&[TokenTile]; 2],
+        sums: &mut TileSums,
+    ) {
+        let x = x.map(|x| &x[first / 2..][..panel.len().div_ceil(2)]);
+        assert!(panel.len() == 1 || (panel.len() | first).is_multiple_of(2), "one half, or blocks");
         #[cfg(target_arch = "x86_64")]
-        if blocks != 0 {
-            return instructions::multiply(self, panel, x, sums);
+        match panel {
+            [] => {}
+            [half] => return instructions::multiply_half(self, half, first % 2, x, sums),
+            _ => return instructions::multiply_blocks(self, panel, x, sums),
         }
         sums.0.as_flattened_mut().fill(0);
     }
@@ -134,57 +143,110 @@ mod instructions {
         unsafe { asm!("tilerelease", options(nomem, nostack, preserves_flags)) };
     }
 
-    /// [`Tiles::multiply`], where there is at least one block and the panel has two halves for each.
-    pub(super) fn multiply(
+    /// Four products: two tiles of tokens with both tiles of the rows of a half, which are `$x` and `$panel` bytes from the
+    /// operands.
+    macro_rules! products {
+        ($x:literal, $panel:literal) => {
+            concat!(
+                "tileloadd tmm6, [{panel} + {stride}*1 + ",
+                $panel,
+                "]\n",
+                "tileloadd tmm4, [{x0} + {stride}*1 + ",
+                $x,
+                "]\n",
+                "tdpbsud tmm0, tmm4, tmm6\n",
+                "tileloadd tmm7, [{panel} + {stride}*1 + ",
+                $panel,
+                " + 64]\n",
+                "tdpbsud tmm1, tmm4, tmm7\n",
+                "tileloadd tmm5, [{x1} + {stride}*1 + ",
+                $x,
+                "]\n",
+                "tdpbsud tmm2, tmm5, tmm6\n",
+                "tdpbsud tmm3, tmm5, tmm7",
+            )
+        };
+    }
+
+    macro_rules! zeros {
+        () => {
+            "tilezero tmm0\ntilezero tmm1\ntilezero tmm2\ntilezero tmm3"
+        };
+    }
+
+    /// Stores the four tiles of sums.
+    macro_rules! store {
+        () => {
+            concat!(
+                "tilestored [{sums} + {stride}*1], tmm0\n",
+                "tilestored [{sums} + {stride}*1 + 64], tmm1\n",
+                "tilestored [{sums} + {stride}*1 + 2048], tmm2\n",
+                "tilestored [{sums} + {stride}*1 + 2112], tmm3",
+            )
+        };
+    }
+
+    /// [`Tiles::multiply`] of at least one block of each operand, of which the panel has two halves.
+    pub(super) fn multiply_blocks(
         _: &Tiles,
         panel: &[PanelHalf],
         x: [&[TokenTile]; 2],
         sums: &mut TileSums,
     ) {
-        // SAFETY: `Tiles` prove AMX, configured as `CONFIG`. The loop runs once for each block, at least once. A block is 2 KiB of
-        // each tile of tokens, of whose 128 bytes a row the loads take one half and then the other, and 4 KiB of the panel: the
-        // caller passes as many. The stores write the 4 KiB of `sums`.
+        let blocks = x[0].len();
+        debug_assert!(blocks > 0 && x[1].len() == blocks && panel.len() == 2 * blocks);
+        // SAFETY: `Tiles` prove AMX, configured as `CONFIG`. The loop runs once for each block, and `Tiles::multiply` cut all
+        // operands to as many, at least one: 2 KiB of each tile of tokens, of whose 128 bytes a row the loads take one half and then
+        // the other, and 4 KiB of the panel. The stores write the 4 KiB of `sums`.
         unsafe {
             asm!(
-                "tilezero tmm0",
-                "tilezero tmm1",
-                "tilezero tmm2",
-                "tilezero tmm3",
+                zeros!(),
                 "2:",
-                "tileloadd tmm6, [{panel} + {stride}*1]",
-                "tileloadd tmm4, [{x0} + {stride}*1]",
-                "tdpbsud tmm0, tmm4, tmm6",
-                "tileloadd tmm7, [{panel} + {stride}*1 + 64]",
-                "tdpbsud tmm1, tmm4, tmm7",
-                "tileloadd tmm5, [{x1} + {stride}*1]",
-                "tdpbsud tmm2, tmm5, tmm6",
-                "tdpbsud tmm3, tmm5, tmm7",
-                "tileloadd tmm6, [{panel} + {stride}*1 + 2048]",
-                "tileloadd tmm4, [{x0} + {stride}*1 + 64]",
-                "tdpbsud tmm0, tmm4, tmm6",
-                "tileloadd tmm7, [{panel} + {stride}*1 + 2112]",
-                "tdpbsud tmm1, tmm4, tmm7",
-                "tileloadd tmm5, [{x1} + {stride}*1 + 64]",
-                "tdpbsud tmm2, tmm5, tmm6",
-                "tdpbsud tmm3, tmm5, tmm7",
+                products!("0", "0"),
+                products!("64", "2048"),
                 "add {panel}, 4096",
                 "add {x0}, 2048",
                 "add {x1}, 2048",
                 "dec {blocks}",
                 "jnz 2b",
-                "tilestored [{sums} + {stride}*1], tmm0",
-                "tilestored [{sums} + {stride}*1 + 64], tmm1",
-                "tilestored [{sums} + {stride}*1 + 2048], tmm2",
-                "tilestored [{sums} + {stride}*1 + 2112], tmm3",
+                store!(),
                 panel = inout(reg) panel.as_ptr() => _,
                 x0 = inout(reg) x[0].as_ptr() => _,
                 x1 = inout(reg) x[1].as_ptr() => _,
-                blocks = inout(reg) x[0].len() => _,
+                blocks = inout(reg) blocks => _,
                 sums = in(reg) sums.0.as_mut_ptr(),
                 stride = in(reg) 128_usize,
                 out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                 out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
                 options(nostack),
+            );
+        }
+    }
+
+    /// [`Tiles::multiply`] of one half, of the one block of each tile of tokens.
+    pub(super) fn multiply_half(
+        _: &Tiles,
+        panel: &PanelHalf,
+        half: usize,
+        x: [&[TokenTile]; 2],
+        sums: &mut TileSums,
+    ) {
+        let [x0, x1] = x.map(|x| x[0].as_ptr().cast::<[u8; 64]>().wrapping_add(half));
+        // SAFETY: `Tiles` prove AMX, configured as `CONFIG`. The loads take 2 KiB of the panel, and of each of the sixteen tokens of
+        // a tile the half `half`, 0 or 1, of its 128 bytes. The stores write the 4 KiB of `sums`.
+        unsafe {
+            asm!(
+                zeros!(),
+                products!("0", "0"),
+                store!(),
+                panel = in(reg) panel,
+                x0 = in(reg) x0,
+                x1 = in(reg) x1,
+                sums = in(reg) sums.0.as_mut_ptr(),
+                stride = in(reg) 128_usize,
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                options(nostack, preserves_flags),
             );
         }
     }

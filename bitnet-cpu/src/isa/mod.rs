@@ -33,7 +33,7 @@ mod neon;
 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
 mod neon_dotprod;
 
-pub(crate) use amx::{Amx, TILE_TOKENS, TileSums, TokenTile, halves_in_order};
+pub(crate) use amx::{Amx, TILE_TOKENS, TileSums, Tiles, TokenTile, halves_in_order};
 pub(crate) use dispatch::AnyIsa;
 #[allow(unused_imports, reason = "only levels of x86-64 and 64-bit Arm extend another one")]
 use float::Extension;

@@ -2,7 +2,9 @@
 
 use std::ops::Range;
 
-use super::rescale::{Divisor, Rescale, rescale_panel, rescale8};
+use super::rescale::{
+    Divisor, GroupSums, Rescale, add_group, rescale_groups, rescale_panel, rescale8,
+};
 use super::weight::{groups, panel_scales, row_scales};
 use crate::activations::Quantized;
 use crate::isa::{Isa, PANEL_ROWS};
@@ -23,6 +25,13 @@ pub(super) enum DotSink<'a, 'b> {
     Integers { all: &'a mut [i32], rows: usize, groups: usize },
 }
 
+/// The tokens and the rows of a panel to which some dots belong.
+#[derive(Debug, Clone)]
+pub(super) struct PanelTile {
+    pub(super) tokens: Range<usize>,
+    pub(super) rows: Range<usize>,
+}
+
 impl DotSink<'_, '_> {
     /// Takes the dots of one token.
     #[inline(always)]
@@ -41,22 +50,21 @@ impl DotSink<'_, '_> {
         }
     }
 
-    /// Takes the dots of some tokens from `token` on with rows of a panel, of a weight without groups; `starts` are added to
-    /// those of each token.
+    /// Takes the dots of some tokens with rows of a panel, of a weight without groups; `starts` are added to those of each token.
     #[inline(always)]
     pub(super) fn push_panel<I: Isa>(
         &mut self,
         isa: I,
-        token: usize,
-        rows: Range<usize>,
+        tile: &PanelTile,
         dots: &mut [[i32; PANEL_ROWS]],
         starts: &[i32],
     ) {
+        let PanelTile { tokens, rows } = tile;
         let panel_scales = match self {
             Self::Rescale { weight, .. } => panel_scales(weight, rows.clone()),
             Self::Integers { .. } => None,
         };
-        for (token, (dots, &start)) in (token..).zip(dots.iter_mut().zip(starts)) {
+        for (token, (dots, &start)) in tokens.clone().zip(dots.iter_mut().zip(starts)) {
             if let Self::Rescale { first, x, out, .. } = self
                 && let Some(scales) = &panel_scales
                 && let Some(divisor) = Divisor::new(x.scales[token])
@@ -69,6 +77,39 @@ impl DotSink<'_, '_> {
                 *dot = dot.wrapping_add(start);
             }
             self.push(isa, token, rows.start, &dots[..rows.len()]);
+        }
+    }
+
+    /// As [`DotSink::push_panel`] for one group of a weight with groups. Dots that are rescaled become part of `sums`.
+    #[inline(always)]
+    pub(super) fn push_panel_group(
+        &mut self,
+        tile: &PanelTile,
+        group: usize,
+        dots: &[[i32; PANEL_ROWS]],
+        starts: &[i32],
+        scales: &[f64; PANEL_ROWS],
+        sums: &mut GroupSums,
+    ) {
+        match self {
+            Self::Rescale { .. } => add_group(sums, dots, starts, scales),
+            Self::Integers { all, rows, groups } => {
+                for (token, (dots, start)) in tile.tokens.clone().zip(dots.iter().zip(starts)) {
+                    for (row, dot) in tile.rows.clone().zip(dots) {
+                        all[(token * *rows + row) * *groups + group] = dot.wrapping_add(*start);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes the sums of some tokens with rows of a panel, after all groups.
+    #[inline(always)]
+    pub(super) fn finish_panel(&mut self, tile: &PanelTile, sums: &GroupSums) {
+        let Self::Rescale { first, x, out, .. } = self else { return };
+        for (token, sums) in tile.tokens.clone().zip(&sums.0) {
+            let out = &mut out[token][tile.rows.start - *first..][..tile.rows.len()];
+            rescale_groups(sums, x.scales[token], out);
         }
     }
 
