@@ -3,6 +3,7 @@
 //! A level is selected once: the best that is available, or the one that `BITNET_ISA` names (`scalar`, `avx2`,
 //! `avxvnni`, `avx512vnni`, `amx`, `neon`, `neon-dotprod`). The CPU back end runs a self-test of each level before it uses it.
 
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod amx;
 mod compiled;
 mod joined;
@@ -81,6 +82,7 @@ impl IsaLevel {
                     && is_x86_feature_detected!("avx512vl")
                     && is_x86_feature_detected!("avx512vnni")
             }
+            #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
             Self::Amx => Self::Avx512Vnni.is_detected() && amx::is_available(),
             #[cfg(target_arch = "aarch64")]
             Self::Neon => std::arch::is_aarch64_feature_detected!("neon"),
