@@ -17,8 +17,6 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
-use anyhow::bail;
-
 use crate::args::{Cli, Command};
 use crate::commands::Outcome;
 use crate::output::{Output, document};
@@ -117,7 +115,7 @@ fn work(cli: &mut Cli, output: &mut Output) -> anyhow::Result<Outcome> {
         #[cfg(feature = "hub")]
         Command::Pull(args) => commands::pull::run(cli, args, output),
         #[cfg(not(feature = "hub"))]
-        Command::Pull(_) => bail!(
+        Command::Pull(_) => anyhow::bail!(
             "this program was built without downloads; build it with: cargo build --release --features hub"
         ),
         Command::List => commands::stored::list(output).map(done),
@@ -125,7 +123,7 @@ fn work(cli: &mut Cli, output: &mut Output) -> anyhow::Result<Outcome> {
         #[cfg(feature = "train")]
         Command::Train(args) => commands::train::run(cli, args, output),
         #[cfg(not(feature = "train"))]
-        Command::Train(_) => bail!(
+        Command::Train(_) => anyhow::bail!(
             "this program was built without the trainer; build it with: cargo build --release --features train"
         ),
         Command::Completions(args) => commands::completions::run(args, output).map(done),
