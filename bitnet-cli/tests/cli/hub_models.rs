@@ -4,7 +4,9 @@ use std::fs;
 use std::path::Path;
 use std::process::Output;
 
-use crate::program::{stderr, stdout};
+use crate::program::stderr;
+#[cfg(feature = "hub")]
+use crate::program::stdout;
 use crate::pulling::{refusal, with_home};
 
 fn run(args: &[&str], home: &Path, endpoint: &str) -> Output {
