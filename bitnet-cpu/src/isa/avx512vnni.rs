@@ -137,6 +137,7 @@ impl Int8Dot for Avx512Vnni {
 
 impl FloatLanes for Avx512Vnni {
     type Floats = __m512;
+    const SHARED_QUERIES: usize = 16;
 
     #[inline(always)]
     fn splat(self, x: f32) -> Self::Floats {

@@ -18,6 +18,8 @@ pub(crate) struct FloatBlock(pub(crate) [[f32; LANES]; 4]);
 pub(crate) trait FloatLanes: Copy {
     /// Sixteen f32 numbers.
     type Floats: Copy;
+    /// Queries that share a pass over keys and values: 6 or 16, whose sums leave registers for what is multiplied.
+    const SHARED_QUERIES: usize = 6;
 
     /// Returns `x` in every lane.
     fn splat(self, x: f32) -> Self::Floats;

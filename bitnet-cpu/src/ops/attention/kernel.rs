@@ -4,130 +4,15 @@
 //! one lane in the order of components or positions: the number of queries that share a pass does not change it.
 
 use super::division::{Queries, TILE_PAGES};
-use super::partial::{partial_len, split};
+use super::partial::split;
+use super::scratch::{Group, STRIDE, Scratch, divide, seen};
 use crate::isa::{Isa, LANES, Op, prefetch};
 use crate::ops::dot::{F16, F32, Int8, Plain, Stored, fold};
 use crate::ops::exp::exp;
-use bitnet_core::Result;
 use bitnet_core::kv::{KV_PAGE, KV_TILE, KvHead, KvType};
-use bitnet_core::memory::{HybridMemoryPool, PoolBuffer};
-use smallvec::SmallVec;
 
-/// Queries that share a pass at most; twelve sums of eight lanes leave registers for what is multiplied.
-const GROUP: usize = 6;
-
-/// Numbers from the scores of one query to those of the next: not a power of two, or the rows of a block would meet in
-/// a few lines of a cache.
-const STRIDE: usize = KV_TILE + LANES;
-
-/// Queries that share a pass.
-#[derive(Debug, Clone, Copy)]
-struct Group {
-    row: usize,
-    size: usize,
-    /// Positions of the tile that each of them sees, in ascending order.
-    seen: [usize; GROUP],
-}
-
-impl Group {
-    /// Positions of the tile from `from` on that the last query sees.
-    #[inline(always)]
-    fn most(&self, from: usize) -> usize {
-        self.seen[self.size - 1].saturating_sub(from)
-    }
-
-    /// Positions of the tile from `from` on that every query sees.
-    #[inline(always)]
-    fn least(&self, from: usize) -> usize {
-        self.seen[0].saturating_sub(from)
-    }
-}
-
-/// The groups of a tile; those of one token as a rule.
-type Groups = SmallVec<[Group; 8]>;
-
-/// Memory for the queries of one job at a time.
-pub(super) struct Room {
-    floats: PoolBuffer<f32>,
-    groups: Groups,
-}
-
-impl Room {
-    /// For whichever of these queries need most.
-    pub(super) fn of<'a>(
-        jobs: impl Iterator<Item = &'a Queries<'a>>,
-        pool: &HybridMemoryPool,
-    ) -> Result<Self> {
-        let most = jobs.map(|queries| lens(queries).iter().sum()).max().unwrap_or(0);
-        Ok(Self { floats: PoolBuffer::scratch(most, pool)?, groups: Groups::new() })
-    }
-
-    /// Divided for some queries: the side notes, the sum of the tiles so far, and the result of one tile. What was written
-    /// for the same queries before is still there.
-    pub(super) fn for_queries(
-        &mut self,
-        queries: &Queries<'_>,
-    ) -> (Scratch<'_>, &mut [f32], &mut [f32]) {
-        let [q, scores, block, state, partial] = lens(queries);
-        let (q, rest) = self.floats.split_at_mut(q);
-        let (scores, rest) = rest.split_at_mut(scores);
-        let (block, rest) = rest.split_at_mut(block);
-        let (state, rest) = rest.split_at_mut(state);
-        let scratch = Scratch { q, scores, block, groups: &mut self.groups };
-        (scratch, state, &mut rest[..partial])
-    }
-}
-
-/// Lengths of the parts of a [`Room`], in their order.
-fn lens(queries: &Queries<'_>) -> [usize; 5] {
-    let (rows, dim, width) = (queries.rows(), queries.shape.head_dim, queries.cache.width());
-    let partial = partial_len(queries);
-    let exact = [rows * dim, rows * STRIDE, width * KV_TILE];
-    let [q, scores, block] = exact.map(|len| len.next_multiple_of(LANES));
-    [q, scores, block, partial, partial]
-}
-
-/// What the kernel notes on the side of some queries.
-pub(super) struct Scratch<'a> {
-    /// Queries, in groups that share a pass; a group is `[head_dim, queries]`.
-    q: &'a mut [f32],
-    /// Scores, then weights: `[queries, STRIDE]`.
-    scores: &'a mut [f32],
-    /// A block of keys, or the values of a tile, as f32.
-    block: &'a mut [f32],
-    /// The groups of queries, for the tile at hand.
-    groups: &'a mut Groups,
-}
-
-/// Queries of the next group when `rest` are left.
-#[inline(always)]
-fn group(rest: usize) -> usize {
-    match rest {
-        GROUP.. => GROUP,
-        4.. => 4,
-        2.. => 2,
-        _ => 1,
-    }
-}
-
-impl Scratch<'_> {
-    /// Takes the queries of a job, in groups.
-    #[inline(always)]
-    pub(super) fn load(&mut self, queries: &Queries<'_>) {
-        let (rows, dim) = (queries.rows(), queries.shape.head_dim);
-        let mut row = 0;
-        while row < rows {
-            let size = group(rows - row);
-            for member in 0..size {
-                let places = self.q[row * dim + member..].iter_mut().step_by(size);
-                for (place, &x) in places.zip(queries.query(row + member)) {
-                    *place = x;
-                }
-            }
-            row += size;
-        }
-    }
-}
+/// Most queries for which keys and values are converted as they are read; for more, a block is converted once.
+const FEW: usize = 6;
 
 /// The partial result of a tile for queries that the scratch holds. A function of its own, which is large.
 pub(super) struct Partial<'a, 'b> {
@@ -168,28 +53,6 @@ impl Op for Partial<'_, '_> {
     }
 }
 
-/// Positions of the tile that begins at `start` which a query sees.
-#[inline(always)]
-fn seen(queries: &Queries<'_>, start: usize, row: usize) -> usize {
-    queries.visible(row).saturating_sub(start).min(KV_TILE)
-}
-
-/// Divides the queries into groups, for the tile that begins at `start`.
-fn divide(queries: &Queries<'_>, start: usize, groups: &mut Groups) {
-    let rows = queries.rows();
-    groups.clear();
-    let mut row = 0;
-    while row < rows {
-        let size = group(rows - row);
-        let mut group = Group { row, size, seen: [0; GROUP] };
-        for (member, place) in group.seen[..size].iter_mut().enumerate() {
-            *place = seen(queries, start, row + member);
-        }
-        groups.push(group);
-        row += size;
-    }
-}
-
 /// A tile of keys and values.
 struct Tile<'a, S: Stored> {
     queries: &'a Queries<'a>,
@@ -212,10 +75,10 @@ impl<S: Stored> Tile<'_, S> {
     fn run<I: Isa>(&self, isa: I, scratch: &mut Scratch<'_>, partial: &mut [f32]) {
         let Scratch { q, scores, block, groups } = scratch;
         let Self { queries, start, pages, .. } = *self;
-        divide(queries, start, groups);
+        divide::<I>(queries, start, groups);
         let (rows, width, dim) = (queries.rows(), queries.cache.width(), queries.shape.head_dim);
         let seen = seen(queries, start, rows - 1);
-        let convert = rows > GROUP;
+        let convert = rows > FEW;
         let used = seen.div_ceil(LANES);
         // The block after each one: those of neighbouring pages are far apart, so the processor does not foresee them.
         let mut next = blocks(&self.k, width).take(used).chain(blocks(&self.v, width).take(used));
@@ -275,7 +138,10 @@ impl<S: Stored> Op for Scores<'_, S> {
                 let q = &q[row * dim..(row + size) * dim];
                 let scores = &mut scores[row * STRIDE..(row + size) * STRIDE];
                 match size {
-                    GROUP => score::<S, I, GROUP>(isa, [k, next], q, index, scores),
+                    16 if I::SHARED_QUERIES == 16 => {
+                        score::<S, I, 16>(isa, [k, next], q, index, scores)
+                    }
+                    6 => score::<S, I, 6>(isa, [k, next], q, index, scores),
                     4 => score::<S, I, 4>(isa, [k, next], q, index, scores),
                     2 => score::<S, I, 2>(isa, [k, next], q, index, scores),
                     _ => score::<S, I, 1>(isa, [k, next], q, index, scores),
@@ -443,7 +309,8 @@ fn mix_group<S: Stored, I: Isa>(
         return isa.run(MixEach::<S> { v, from, group, weights, width, values });
     }
     match group.size {
-        GROUP => mix::<S, I, GROUP>(isa, v, weights, width, values),
+        16 if I::SHARED_QUERIES == 16 => mix::<S, I, 16>(isa, v, weights, width, values),
+        6 => mix::<S, I, 6>(isa, v, weights, width, values),
         4 => mix::<S, I, 4>(isa, v, weights, width, values),
         2 => mix::<S, I, 2>(isa, v, weights, width, values),
         _ => mix::<S, I, 1>(isa, v, weights, width, values),
@@ -528,18 +395,13 @@ fn mix<S: Stored, I: Isa, const R: usize>(
             *sum = isa.load(values);
         }
     }
-    let zeros = [0.0; LANES];
     for (index, v) in v.chunks(LANES).enumerate() {
-        let mut own = [&zeros; R];
-        for (row, own) in own.iter_mut().enumerate() {
-            if let Some(weights) = weights[row * STRIDE + index * LANES..].first_chunk() {
-                *own = weights;
-            }
-        }
+        // One length for all rows, so that every weight is at a fixed distance from the first.
+        let weights = &weights[index * LANES..][..(R - 1) * STRIDE + LANES];
         for (position, v) in v.iter().enumerate().take(LANES) {
             let v = S::load(isa, v);
-            for (sum, own) in sums.iter_mut().zip(&own) {
-                *sum = isa.mul_add(isa.splat(own[position]), v, *sum);
+            for (row, sum) in sums.iter_mut().enumerate() {
+                *sum = isa.mul_add(isa.splat(weights[row * STRIDE + position]), v, *sum);
             }
         }
     }

@@ -12,6 +12,7 @@
 mod division;
 mod kernel;
 mod partial;
+mod scratch;
 
 use std::ops::Range;
 use std::sync::atomic::Ordering;
@@ -26,8 +27,9 @@ use bitnet_core::kv::{KV_TILE, KvSpan};
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::memory::{HybridMemoryPool, PoolBuffer};
 use division::{Job, Queries, jobs};
-use kernel::{Partial, Room};
+use kernel::Partial;
 use partial::{add_tile, finish, partial_len, reset};
+use scratch::Room;
 
 /// Pieces of work for each thread, so that one that is put aside does not hold up the others.
 const PIECES: usize = 4;
@@ -121,7 +123,7 @@ impl Op for Whole<'_, '_> {
         let mut room = Room::of(self.jobs.iter().map(|job| &job.queries), self.pool)?;
         for job in self.jobs {
             let (mut scratch, state, partial) = room.for_queries(&job.queries);
-            scratch.load(&job.queries);
+            scratch.load(isa, &job.queries);
             reset(state, &job.queries);
             for tile in 0..job.queries.tiles() {
                 let (queries, scratch, partial) = (&job.queries, &mut scratch, &mut *partial);
@@ -150,7 +152,7 @@ impl Op for Tiles<'_, '_> {
             let (mut scratch, ..) = room.for_queries(queries);
             // The tiles of one job follow one another.
             if index == 0 || *tile == 0 {
-                scratch.load(queries);
+                scratch.load(isa, queries);
             }
             isa.run(Partial { queries, tile: *tile, scratch: &mut scratch, partial });
         }
