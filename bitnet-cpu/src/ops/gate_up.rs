@@ -77,16 +77,19 @@ impl Op for Relu2<'_> {
             activation_scale,
             out: &mut *out,
         });
-        let mut active: PoolBuffer<u32> = PoolBuffer::scratch(rows.len(), pool)?;
-        let places = &mut *active;
-        let mut len = 0;
-        for (index, gate) in out.iter_mut().enumerate() {
+        for gate in &mut *out {
             // Not `max`, which would make 0 of NaN.
             let positive = if *gate < 0.0 { 0.0 } else { *gate };
             *gate = positive * positive;
-            // Written always, and overwritten if it is zero: a branch would be unpredictable.
+        }
+        let mut active: PoolBuffer<u32> = PoolBuffer::scratch(rows.len(), pool)?;
+        let places = &mut *active;
+        let mut len = 0;
+        for (index, gate) in out.iter().enumerate() {
+            // Written always, and overwritten if it is zero: a branch would be unpredictable. Bits without the sign, because
+            // comparing floats takes a mask register on AVX-512.
             places[len] = index as u32;
-            len += usize::from(*gate != 0.0);
+            len += usize::from(gate.to_bits() << 1 != 0);
         }
         let active = &active[..len];
         let dots = &mut dots[..len];

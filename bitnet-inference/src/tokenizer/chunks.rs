@@ -108,7 +108,7 @@ pub(crate) fn for_each_chunk<'t>(
     mut encode: impl FnMut(&'t str) -> Result<()>,
 ) -> Result<()> {
     let mut rest = text;
-    while !rest.is_empty() {
+    while rest.len() > CHUNK {
         let window = rest.get(..boundary(rest, LONGEST_CHUNK)).unwrap_or(rest);
         let from = boundary(rest, CHUNK);
         let end = match places.next(window, from) {
@@ -120,7 +120,7 @@ pub(crate) fn for_each_chunk<'t>(
         encode(chunk)?;
         rest = after;
     }
-    Ok(())
+    if rest.is_empty() { Ok(()) } else { encode(rest) }
 }
 
 /// The last character boundary at or before byte `at`.
