@@ -167,11 +167,14 @@ impl Op for &Int4Input {
 /// half alone.
 struct PanelTest<'a>(&'a Input);
 
+/// The sums from both halves, and those from the second half: of two tokens with all rows.
+type PanelResults = [[[i32; PANEL_ROWS]; 2]; 2];
+
 impl PanelTest<'_> {
     const STARTS: [i32; 2] = [-5, 7];
 
     /// Computes the sums one element at a time, unlike any kernel.
-    fn expected(&self) -> [[[i32; PANEL_ROWS]; 2]; 2] {
+    fn expected(&self) -> PanelResults {
         let Self(input) = self;
         [0, 64].map(|first| {
             let mut sums = Self::STARTS.map(|start| [start; PANEL_ROWS]);
@@ -189,7 +192,7 @@ impl PanelTest<'_> {
 }
 
 impl Op for PanelTest<'_> {
-    type Output = [[[i32; PANEL_ROWS]; 2]; 2];
+    type Output = PanelResults;
 
     #[inline(always)]
     fn eval<I: Isa>(self, isa: I) -> Self::Output {
@@ -286,7 +289,7 @@ impl Op for PackTest<'_> {
 
 /// Inputs with their results, which are the same for every level.
 struct Known {
-    inputs: [(Input, Results, [[[i32; PANEL_ROWS]; 2]; 2]); 3],
+    inputs: [(Input, Results, PanelResults); 3],
     int4: [(Int4Input, [i32; 2]); 3],
 }
 
