@@ -10,8 +10,8 @@ pub(super) fn is_available() -> bool {
     const REQUEST_PERMISSION: libc::c_long = 0x1023;
     /// The component that holds the tiles.
     const TILE_DATA: libc::c_long = 18;
-    // SAFETY: this request takes two integers and touches no memory of the caller. A kernel that does not know it, a system
-    // without the state and a thread whose signal stack is too small for it are answered with an error.
+    // SAFETY: this request takes two integers and touches no memory of the caller. A kernel that does not know it, a
+    // system without the state and a thread whose signal stack is too small for it are answered with an error.
     let ask = || unsafe { libc::syscall(libc::SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) };
     __cpuid_count(7, 0).edx & FEATURES == FEATURES && ask() == 0
 }

@@ -6,8 +6,8 @@
 //! C  sixteen tokens: sums with sixteen rows, 32 bits
 //! ```
 //!
-//! `TDPBSUD` adds A times B to C. Four tiles C, of 32 tokens by 32 rows, are summed at once: four products for two loads of A and
-//! two of B. The rows of all tiles are 128 bytes apart in memory.
+//! `TDPBSUD` adds A times B to C. Four tiles C, of 32 tokens by 32 rows, are summed at once: four products for two
+//! loads of A and two of B. The rows of all tiles are 128 bytes apart in memory.
 
 use std::marker::PhantomData;
 
@@ -67,8 +67,8 @@ impl Drop for Tiles {
 }
 
 impl Tiles {
-    /// Computes `Σ code·x` of two tiles of tokens with some halves of a panel: whole blocks from block `first / 2` on, or the
-    /// one half `first`.
+    /// Computes `Σ code·x` of two tiles of tokens with some halves of a panel: whole blocks from block `first / 2` on,
+    /// or the one half `first`.
     ///
     /// # Panics
     /// If the halves are neither, or the tokens have no such block.
@@ -128,7 +128,8 @@ mod instructions {
 
     pub(super) fn configure(_: Amx) {
         static TILES: Config = CONFIG;
-        // SAFETY: an `Amx` exists only where `detect` found AMX and the system's permission; the configuration is 64 bytes.
+        // SAFETY: an `Amx` exists only where `detect` found AMX and the system's permission; the configuration is 64
+        // bytes.
         unsafe {
             asm!(
                 "ldtilecfg [{}]",
@@ -143,8 +144,8 @@ mod instructions {
         unsafe { asm!("tilerelease", options(nomem, nostack, preserves_flags)) };
     }
 
-    /// Four products: two tiles of tokens with both tiles of the rows of a half, which are `$x` and `$panel` bytes from the
-    /// operands.
+    /// Four products: two tiles of tokens with both tiles of the rows of a half, which are `$x` and `$panel` bytes from
+    /// the operands.
     macro_rules! products {
         ($x:literal, $panel:literal) => {
             concat!(
@@ -195,9 +196,9 @@ mod instructions {
     ) {
         let blocks = x[0].len();
         debug_assert!(blocks > 0 && x[1].len() == blocks && panel.len() == 2 * blocks);
-        // SAFETY: `Tiles` prove AMX, configured as `CONFIG`. The loop runs once for each block, and `Tiles::multiply` cut all
-        // operands to as many, at least one: 2 KiB of each tile of tokens, of whose 128 bytes a row the loads take one half and then
-        // the other, and 4 KiB of the panel. The stores write the 4 KiB of `sums`.
+        // SAFETY: `Tiles` prove AMX, configured as `CONFIG`. The loop runs once for each block, and `Tiles::multiply`
+        // cut all operands to as many, at least one: 2 KiB of each tile of tokens, of whose 128 bytes a row the loads
+        // take one half and then the other, and 4 KiB of the panel. The stores write the 4 KiB of `sums`.
         unsafe {
             asm!(
                 zeros!(),
@@ -232,8 +233,8 @@ mod instructions {
         sums: &mut TileSums,
     ) {
         let [x0, x1] = x.map(|x| x[0].as_ptr().cast::<[u8; 64]>().wrapping_add(half));
-        // SAFETY: `Tiles` prove AMX, configured as `CONFIG`. The loads take 2 KiB of the panel, and of each of the sixteen tokens of
-        // a tile the half `half`, 0 or 1, of its 128 bytes. The stores write the 4 KiB of `sums`.
+        // SAFETY: `Tiles` prove AMX, configured as `CONFIG`. The loads take 2 KiB of the panel, and of each of the
+        // sixteen tokens of a tile the half `half`, 0 or 1, of its 128 bytes. The stores write the 4 KiB of `sums`.
         unsafe {
             asm!(
                 zeros!(),

@@ -1,8 +1,8 @@
 //! AVX-512: panels of 32 rows by tiles of tokens.
 //!
-//! A vector holds four codes of each of sixteen rows. `VPDPBUSD` multiplies them by four activations that are broadcast to all
-//! lanes, so that lane `r` ends with the sum of row `r`. Two vectors of rows by eight tokens are sixteen sums: enough to hide
-//! the latency of the instruction, and each broadcast serves two products.
+//! A vector holds four codes of each of sixteen rows. `VPDPBUSD` multiplies them by four activations that are broadcast
+//! to all lanes, so that lane `r` ends with the sum of row `r`. Two vectors of rows by eight tokens are sixteen sums:
+//! enough to hide the latency of the instruction, and each broadcast serves two products.
 
 use std::arch::x86_64::*;
 
@@ -64,7 +64,8 @@ pub(super) fn dots<const T: usize>(
     out
 }
 
-/// Half `h` of a block of rows `q`, `q + 4`, `q + 8` and `q + 12`, one in each 128-bit lane; rows are `width` blocks apart.
+/// Half `h` of a block of rows `q`, `q + 4`, `q + 8` and `q + 12`, one in each 128-bit lane; rows are `width` blocks
+/// apart.
 ///
 /// # Safety
 /// There is such a half in each of these rows, counted from `codes`.
@@ -95,7 +96,8 @@ pub(super) fn pack(rows: &[CodeBlock], width: usize, block: usize, panel: &mut [
         for (h, half) in panel.iter_mut().enumerate() {
             let mut quads = [mask; 4];
             for (q, quads) in quads.iter_mut().enumerate() {
-                // SAFETY: there are `PANEL_ROWS` rows of `width` blocks, this block is one of each, and a half is `h` of two.
+                // SAFETY: there are `PANEL_ROWS` rows of `width` blocks, this block is one of each, and a half is `h`
+                // of two.
                 *quads = unsafe { quad(codes, width, h, q) };
             }
             let [a, b, c, d] = quads;

@@ -57,8 +57,8 @@ impl Room {
         Ok(Self { floats: PoolBuffer::scratch(most, pool)?, groups: Groups::new() })
     }
 
-    /// Divided for some queries: the side notes, the sum of the tiles so far, and the result of one tile. What was written
-    /// for the same queries before is still there.
+    /// Divided for some queries: the side notes, the sum of the tiles so far, and the result of one tile. What was
+    /// written for the same queries before is still there.
     pub(super) fn for_queries(
         &mut self,
         queries: &Queries<'_>,

@@ -3,10 +3,10 @@
 //! `Σ trit·q = Σ code·q - Σ q`; the second sum is known from the quantisation. `|Σ trit·q| ≤ 128 · cols`, so results
 //! fit 32 bits up to 2²⁴ columns; sums on the way may wrap without harm.
 //!
-//! From the bottom: `weight` (rows of codes), `dot` (one token), `tile8` (eight tokens), `panel` and `tiles` (prompts) and `grouped` (scales
-//! for groups), and here tiles of four and two and the division of tokens into tiles. A row is unpacked once for a tile, or
-//! with a panel once for all tokens. Long rows are taken in pieces for which the activations of a tile stay in the nearest
-//! cache.
+//! From the bottom: `weight` (rows of codes), `dot` (one token), `tile8` (eight tokens), `panel` and `tiles` (prompts)
+//! and `grouped` (scales for groups), and here tiles of four and two and the division of tokens into tiles. A row is
+//! unpacked once for a tile, or with a panel once for all tokens. Long rows are taken in pieces for which the
+//! activations of a tile stay in the nearest cache.
 
 use std::ops::Range;
 

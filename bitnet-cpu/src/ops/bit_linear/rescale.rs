@@ -63,7 +63,8 @@ pub(crate) fn rescale(
     }
 }
 
-/// As [`rescale`] for eight tokens with one row: dots (`[groups]`) of a weight with groups, `activation_scales` of the tokens.
+/// As [`rescale`] for eight tokens with one row: dots (`[groups]`) of a weight with groups, `activation_scales` of the
+/// tokens.
 #[inline(always)]
 pub(super) fn rescale8(
     scales: &[f32],
@@ -105,9 +106,9 @@ impl Float for f64 {
 
 /// Divides by one number many times, with the bits of `/`.
 ///
-/// With the correctly rounded reciprocal `r` of `b`, `q = x·r` is less than three units in the last place from `x / b`; a step
-/// `q + (x - b·q)·r`, fused, brings it within one, and by Markstein's theorem the next one rounds correctly, where nothing
-/// overflows or underflows on the way.
+/// With the correctly rounded reciprocal `r` of `b`, `q = x·r` is less than three units in the last place from `x / b`;
+/// a step `q + (x - b·q)·r`, fused, brings it within one, and by Markstein's theorem the next one rounds correctly,
+/// where nothing overflows or underflows on the way.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Divisor<F> {
     by: F,
@@ -161,10 +162,12 @@ pub(super) fn rescale_panel(
 #[repr(C, align(64))]
 pub(super) struct GroupSums(pub(super) [[f64; PANEL_ROWS]; 2 * TILE_TOKENS]);
 
-/// Most elements of a group whose dots, times a scale, are exact in f64: 7 bits of activations, 22 of elements, 24 of scale.
+/// Most elements of a group whose dots, times a scale, are exact in f64: 7 bits of activations, 22 of elements, 24 of
+/// scale.
 pub(super) const EXACT_GROUP: usize = 1 << 22;
 
-/// Adds the dots of a group of at most [`EXACT_GROUP`] elements, after adding each token's `start`, times the scales of the rows.
+/// Adds the dots of a group of at most [`EXACT_GROUP`] elements, after adding each token's `start`, times the scales of
+/// the rows.
 #[inline(always)]
 pub(super) fn add_group(
     sums: &mut GroupSums,

@@ -50,7 +50,8 @@ impl DotSink<'_, '_> {
         }
     }
 
-    /// Takes the dots of some tokens with rows of a panel, of a weight without groups; `starts` are added to those of each token.
+    /// Takes the dots of some tokens with rows of a panel, of a weight without groups; `starts` are added to those of
+    /// each token.
     #[inline(always)]
     pub(super) fn push_panel<I: Isa>(
         &mut self,
