@@ -16,7 +16,7 @@ use serde_json::{Value as Json, json};
 use crate::gguf_target::chat_template;
 use crate::options::{ConvertOptions, Target};
 use crate::plan::{Part, PartType, Plan, PlannedFile, Planner, Recipe};
-use crate::side_files::{COMPANIONS, read_json, read_side_file};
+use crate::side_files::{copied, read_json, read_side_file};
 use crate::special_ids::SpecialIds;
 use crate::tensors::ModelTensor;
 use crate::{Error, Result};
@@ -136,11 +136,11 @@ fn side_files(files: &ModelFiles, target: Target, plan: &mut Plan) -> Result<Vec
 
 /// Returns the side files of a folder. Separate chat templates go into `tokenizer_config.json`.
 fn companions(files: &ModelFiles, folder: &Path) -> Result<Vec<SideFile>> {
-    let copied = |name: &str| {
+    let present = |name: &str| {
         let from = folder.join(name);
         from.is_file().then(|| SideFile::Copied { name: name.into(), from })
     };
-    let mut out: Vec<SideFile> = COMPANIONS.iter().filter_map(|name| copied(name)).collect();
+    let mut out: Vec<SideFile> = copied().filter_map(present).collect();
     if folder.join("additional_chat_templates").is_dir() {
         let text = files.text(&LoadOptions::default())?;
         let settings = read_json(&folder.join("tokenizer_config.json"))?;

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use bitnet_hub::choose::SIDE_FILES;
 use bitnet_inference::loader::parse_python_json;
 use serde_json::Value as Json;
 
@@ -10,23 +11,10 @@ use crate::{Error, Result};
 /// Maximum size of a side file in bytes.
 const MAX_SIDE_FILE: u64 = 256 << 20;
 
-/// Side files that are copied unchanged.
-pub(crate) const COMPANIONS: [&str; 14] = [
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "generation_config.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "LICENSE",
-    "LICENSE.txt",
-    "LICENSE.md",
-    "README.md",
-];
+/// Returns the names of side files that are copied unchanged.
+pub(crate) fn copied() -> impl Iterator<Item = &'static str> {
+    SIDE_FILES.into_iter().chain(["README.md"])
+}
 
 /// Reads a side file.
 pub(crate) fn read_side_file(path: &Path) -> Result<Vec<u8>> {

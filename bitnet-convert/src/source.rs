@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use bitnet_inference::ModelFiles;
 
-use crate::side_files::COMPANIONS;
+use crate::side_files::copied;
 use crate::{Error, Result};
 
 /// The identity of a file.
@@ -55,7 +55,7 @@ impl SourceFiles {
         let mut paths = vec![input.to_owned()];
         if let Some(folder) = folder {
             paths.clear();
-            paths.extend(COMPANIONS.iter().chain(&["config.json"]).map(|name| folder.join(name)));
+            paths.extend(copied().chain(["config.json"]).map(|name| folder.join(name)));
         }
         let files = paths.into_iter().map(|path| (path.clone(), identity(&path))).collect();
         Self { input: input.to_owned(), files }

@@ -4,17 +4,16 @@ pub use crate::error::Choice;
 use crate::error::{Error, Result};
 use crate::name::Repository;
 
-/// Files needed besides safetensors weights.
-const COMPANIONS: &[&str] = &[
-    "config.json",
-    "generation_config.json",
+/// Files of a model folder beside its weights and `config.json`.
+pub const SIDE_FILES: [&str; 13] = [
     "tokenizer.json",
     "tokenizer_config.json",
+    "tokenizer.model",
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.json",
     "merges.txt",
-    "tokenizer.model",
+    "generation_config.json",
     "chat_template.jinja",
     "chat_template.json",
     "LICENSE",
@@ -125,7 +124,8 @@ fn whole_model(repository: &Repository, files: &[Found]) -> Result<Selection> {
     let safetensors = safetensors(files);
     if !safetensors.is_empty() {
         let companion = |path: &str| {
-            COMPANIONS.contains(&path)
+            path == "config.json"
+                || SIDE_FILES.contains(&path)
                 || path.starts_with("additional_chat_templates/") && path.ends_with(".jinja")
         };
         let paths = files
