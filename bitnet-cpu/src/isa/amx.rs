@@ -12,6 +12,7 @@
 use std::marker::PhantomData;
 
 use super::{ActivationBlock, PANEL_ROWS, PanelHalf};
+#[cfg(target_arch = "x86_64")]
 use bitnet_core::simd::IsaLevel;
 
 /// Tokens of a tile of activations.
@@ -43,6 +44,7 @@ pub(crate) struct Amx(());
 
 impl Amx {
     /// Returns the proof, if the system reports the level.
+    #[cfg(target_arch = "x86_64")]
     pub(crate) fn detect() -> Option<Self> {
         IsaLevel::Amx.is_detected().then_some(Self(()))
     }
@@ -88,6 +90,8 @@ impl Tiles {
             [half] => return instructions::multiply_half(self, half, first % 2, x, sums),
             _ => return instructions::multiply_blocks(self, panel, x, sums),
         }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = x;
         sums.0.as_flattened_mut().fill(0);
     }
 }
