@@ -43,7 +43,9 @@ pub(crate) struct Quantized {
     /// `127 / max(1e-5, max|x|)` of each token; NaN for one that holds NaN or infinity.
     pub(crate) scales: Scales,
     /// `Σ q` over each 64 elements: `[tokens, 2 * blocks]`.
-    pub(crate) sums: PoolBuffer<i32>,
+    sums: PoolBuffer<i32>,
+    /// `-Σ q` of each token, with which the sums of its products with codes begin: `[tokens]`.
+    pub(crate) starts: PoolBuffer<i32>,
     /// Blocks of one token.
     pub(crate) width: usize,
     /// What multiplies the blocks, if they are laid out for AMX.
@@ -122,13 +124,15 @@ impl Quantized {
         // Every block of every token is written below; what fills a tile up may hold anything.
         let mut blocks = PoolBuffer::scratch(padded * width, pool)?;
         let mut sums = PoolBuffer::scratch(tokens * width * 2, pool)?;
+        let mut starts = PoolBuffer::scratch(tokens, pool)?;
         let mut scales = Scales::from_elem(0.0, tokens);
         if cols == 0 {
-            return Ok(Self { blocks, scales, sums, width, amx });
+            starts.fill(0);
+            return Ok(Self { blocks, scales, sums, starts, width, amx });
         }
         let mut pieces = Pieces::new();
-        let (mut free, mut scales_left, mut sums_left) =
-            (&mut blocks[..], &mut scales[..], &mut sums[..]);
+        let (mut free, mut scales_left) = (&mut blocks[..], &mut scales[..]);
+        let (mut sums_left, mut starts_left) = (&mut sums[..], &mut starts[..]);
         for range in threads.tile_ranges(tokens, tile, cols) {
             let end = if range.end == tokens { padded } else { range.end };
             let (head, tail) = free.split_at_mut((end - range.start) * width);
@@ -137,15 +141,18 @@ impl Quantized {
             scales_left = tail;
             let (sums, tail) = sums_left.split_at_mut(range.len() * width * 2);
             sums_left = tail;
+            let (starts, tail) = starts_left.split_at_mut(range.len());
+            starts_left = tail;
             let x = &x[range.start * cols..range.end * cols];
             let amx = amx.is_some();
-            pieces.push(Quantize { x, cols, width, within, amx, blocks: head, scales, sums });
+            let blocks = head;
+            pieces.push(Quantize { x, cols, width, within, amx, blocks, scales, sums, starts });
         }
         threads.each(pieces, |piece| {
             isa.run(piece);
             Ok(())
         })?;
-        Ok(Self { blocks, scales, sums, width, amx })
+        Ok(Self { blocks, scales, sums, starts, width, amx })
     }
 
     /// Returns the blocks of a tile of tokens.
@@ -153,9 +160,9 @@ impl Quantized {
         &self.blocks[tokens.start * self.width..tokens.end * self.width]
     }
 
-    /// Returns the blocks of all tokens in tiles for AMX: `width` tiles of a block each for sixteen tokens.
-    pub(crate) fn token_tiles(&self) -> impl ExactSizeIterator<Item = &[TokenTile]> {
-        self.blocks.as_chunks().0.chunks_exact(self.width.max(1))
+    /// Returns the tiles for AMX of the sixteen tokens of which `token` is one: `width` tiles of a block each.
+    pub(crate) fn token_tiles(&self, token: usize) -> &[TokenTile] {
+        &self.blocks.as_chunks().0[token / TILE_TOKENS * self.width..][..self.width]
     }
 
     /// Returns the quantised activations in order, `[tokens, cols]`.
@@ -178,9 +185,18 @@ impl Quantized {
         all
     }
 
-    /// Returns `Σ q` over a token.
-    pub(crate) fn whole_sum(&self, token: usize) -> i32 {
-        self.sums(token).iter().fold(0, |sum, half| sum.wrapping_add(*half))
+    /// Returns `-Σ q` of eight tokens from `token` on over the first and over the second halves of some blocks.
+    pub(crate) fn starts8(&self, token: usize, blocks: Range<usize>) -> [[i32; 8]; 2] {
+        let mut starts = [[0i32; 8]; 2];
+        for index in 0..8 {
+            let (halves, _) = self.sums(token + index).as_chunks::<2>();
+            for halves in &halves[blocks.clone()] {
+                for (start, half) in starts.iter_mut().zip(halves) {
+                    start[index] = start[index].wrapping_sub(*half);
+                }
+            }
+        }
+        starts
     }
 
     /// Returns `Σ q` over each 64 elements of a token.
@@ -201,6 +217,7 @@ struct Quantize<'a> {
     blocks: &'a mut [ActivationBlock],
     scales: &'a mut [f32],
     sums: &'a mut [i32],
+    starts: &'a mut [i32],
 }
 
 impl Op for Quantize<'_> {
@@ -210,7 +227,7 @@ impl Op for Quantize<'_> {
     fn eval<I: Isa>(self, isa: I) {
         /// Codes that are all 1.
         const ONES: CodeBlock = [0x5555_5555; 8];
-        let Self { x, cols, width, within, amx, blocks, scales, sums } = self;
+        let Self { x, cols, width, within, amx, blocks, scales, sums, starts } = self;
         let tokens = scales.len();
         let ones = isa.unpack(&ONES);
         for (token, x) in x.chunks_exact(cols).enumerate() {
@@ -218,6 +235,7 @@ impl Op for Quantize<'_> {
             let scale = activation_scale_within(largest, within.unwrap_or(largest));
             scales[token] = scale;
             let (first, stride) = quantized_place(token, tokens, width, amx);
+            let mut start = 0i32;
             for (k, x) in x.chunks(ROW_BLOCK).enumerate() {
                 let block = match x.first_chunk() {
                     Some(x) => isa.quantize(x, scale),
@@ -230,9 +248,12 @@ impl Op for Quantize<'_> {
                 let at = 2 * (token * width + k);
                 let sum = isa
                     .flush_acc(isa.zero_acc32(), isa.multiply_add(isa.zero_acc16(), ones, &block));
-                [sums[at], sums[at + 1]] = isa.reduce_add_halves(sum);
+                let halves = isa.reduce_add_halves(sum);
+                [sums[at], sums[at + 1]] = halves;
+                start = start.wrapping_sub(halves[0]).wrapping_sub(halves[1]);
                 blocks[first + k * stride] = if amx { halves_in_order(&block) } else { block };
             }
+            starts[token] = start;
         }
     }
 }

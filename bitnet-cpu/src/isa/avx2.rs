@@ -108,7 +108,7 @@ impl Int8Dot for Avx2 {
     }
 
     #[inline(always)]
-    fn tile8_start(self, x: &[[ActivationBlock; 8]]) -> Tile8Start {
+    fn tile8_start(self, _halves: &[[i32; 8]; 2], x: &[[ActivationBlock; 8]]) -> Tile8Start {
         // SAFETY: `self` proves AVX2.
         unsafe { avx2_tile8::start(x) }
     }

@@ -33,12 +33,9 @@ pub(super) fn dots<const T: usize>(
     panel: &[PanelHalf],
     first: usize,
     x: &[[ActivationBlock; T]],
-    start: &[i32; T],
-) -> [[i32; PANEL_ROWS]; T] {
+    out: &mut [[i32; PANEL_ROWS]],
+) {
     let mut sums = [[_mm512_setzero_si512(); VECTORS]; T];
-    for (sums, start) in sums.iter_mut().zip(start) {
-        *sums = [_mm512_set1_epi32(*start); VECTORS];
-    }
     for (half, panel) in (first..).zip(panel) {
         let x = &x[half / 2];
         for (i, entries) in panel.0.as_chunks::<4>().0.iter().enumerate() {
@@ -54,14 +51,12 @@ pub(super) fn dots<const T: usize>(
             }
         }
     }
-    let mut out = [[0; PANEL_ROWS]; T];
     for (out, sums) in out.iter_mut().zip(sums) {
         for (out, sum) in out.as_chunks_mut::<16>().0.iter_mut().zip(sums) {
             // SAFETY: the array is 64 bytes long, and the store needs no alignment.
             unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), sum) };
         }
     }
-    out
 }
 
 /// Half `h` of a block of rows `q`, `q + 4`, `q + 8` and `q + 12`, one in each 128-bit lane; rows are `width` blocks

@@ -113,10 +113,10 @@ impl Int8Dot for Avx512Vnni {
         panel: &[PanelHalf],
         first: usize,
         x: &[[ActivationBlock; T]],
-        start: &[i32; T],
-    ) -> [[i32; PANEL_ROWS]; T] {
+        sums: &mut [[i32; PANEL_ROWS]],
+    ) {
         // SAFETY: `self` proves AVX-512 F and VNNI.
-        unsafe { avx512_panel::dots(panel, first, x, start) }
+        unsafe { avx512_panel::dots(panel, first, x, sums) }
     }
 
     #[inline(always)]

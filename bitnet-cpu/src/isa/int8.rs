@@ -152,21 +152,12 @@ pub(crate) trait Int8Dot: Copy {
         self.flush_acc(sums, acc)
     }
 
-    /// Prepares [`Int8Dot::tile8_dots`] for all rows that meet `x`, at most [`Int8Dot::TILE8_BLOCKS`] blocks of eight tokens.
+    /// Prepares [`Int8Dot::tile8_dots`] for all rows that meet `x`, at most [`Int8Dot::TILE8_BLOCKS`] blocks of eight tokens;
+    /// `halves` are `-Σ x` over bytes 0..16 and over bytes 16..32 of all blocks.
     #[inline(always)]
-    fn tile8_start(self, x: &[[ActivationBlock; 8]]) -> Tile8Start {
+    fn tile8_start(self, halves: &[[i32; 8]; 2], _x: &[[ActivationBlock; 8]]) -> Tile8Start {
         let mut start = Tile8Start::ZERO;
-        for block in x {
-            for (index, token) in block.iter().enumerate() {
-                for plane in &token.0 {
-                    for (sums, half) in start.0.iter_mut().zip(plane.as_chunks::<16>().0) {
-                        for &x in half {
-                            sums[index] = sums[index].wrapping_sub(i32::from(x));
-                        }
-                    }
-                }
-            }
-        }
+        start.0[..2].copy_from_slice(halves);
         start
     }
 
@@ -233,16 +224,17 @@ pub(crate) trait Int8Dot: Copy {
         pack_rows(rows, width, block, panel);
     }
 
-    /// Returns `start + Σ code·x` of `T` tokens with each row of a panel, whose first half is half `first` of the blocks of `x`.
+    /// Computes `Σ code·x` of `T` tokens, the first of `sums`, with each row of a panel, whose first half is half `first` of
+    /// the blocks of `x`.
     #[inline(always)]
     fn panel_dots<const T: usize>(
         self,
         panel: &[PanelHalf],
         first: usize,
         x: &[[ActivationBlock; T]],
-        start: &[i32; T],
-    ) -> [[i32; PANEL_ROWS]; T] {
-        let mut sums = start.map(|start| [start; PANEL_ROWS]);
+        sums: &mut [[i32; PANEL_ROWS]],
+    ) {
+        sums.as_flattened_mut().fill(0);
         for (half, panel) in (first..).zip(panel) {
             for (sums, x) in sums.iter_mut().zip(&x[half / 2]) {
                 for (entry, codes) in panel.0.iter().enumerate() {
@@ -256,7 +248,6 @@ pub(crate) trait Int8Dot: Copy {
                 }
             }
         }
-        sums
     }
 
     /// Exchanges rows and columns.

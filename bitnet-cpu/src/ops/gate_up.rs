@@ -64,8 +64,7 @@ impl Op for Relu2<'_> {
     #[inline(always)]
     fn eval<I: Isa>(self, isa: I) -> Result<usize> {
         let Self { x, gate, up, rows, out, pool } = self;
-        let (x, start, activation_scale) =
-            (x.tile(&(0..1)), x.whole_sum(0).wrapping_neg(), x.scales[0]);
+        let (x, start, activation_scale) = (x.tile(&(0..1)), x.starts[0], x.scales[0]);
         let mut dots = PoolBuffer::scratch(rows.len(), pool)?;
         dots.fill(start);
         let first = rows.start;

@@ -3,8 +3,8 @@
 //! `Σ trit·q = Σ code·q - Σ q`; the second sum is known from the quantisation. `|Σ trit·q| ≤ 128 · cols`, so results
 //! fit 32 bits up to 2²⁴ columns; sums on the way may wrap without harm.
 //!
-//! From the bottom: `weight` (rows of codes), `dot` (one token), `tile8` (eight tokens), `panel` and `tiles` (prompts)
-//! and `grouped` (scales for groups), and here tiles of four and two and the division of tokens into tiles. A row is
+//! From the bottom: `weight` (rows of codes), `dot` (one token), `tile8` (eight tokens), `panel` (prompts) and
+//! `grouped` (scales for groups), and here tiles of four and two and the division of tokens into tiles. A row is
 //! unpacked once for a tile, or with a panel once for all tokens. Long rows are taken in pieces for which the
 //! activations of a tile stay in the nearest cache.
 
@@ -12,10 +12,9 @@ use std::ops::Range;
 
 use super::dot::{SingleDots, WeightRows};
 use super::grouped::{GroupRows, group_halves};
-use super::panel::{PANEL_TOKENS, Panel};
+use super::panel::{PanelGemm, use_panels};
 use super::sink::DotSink;
 use super::tile8::{ROWS, TILE_BLOCKS, Tile8Dots, groups_fit_tiles, tile8_by_groups};
-use super::tiles::TileGemm;
 use super::weight::{groups, row_blocks};
 use super::{Part, Share};
 use crate::activations::{Quantized, int8_tiles};
@@ -88,7 +87,7 @@ fn plain_dots<I: Isa, const T: usize>(
 ) -> [[i32; ROWS]; T] {
     let mut dots = [[0; ROWS]; T];
     for (dots, token) in dots.iter_mut().zip(tile.clone()) {
-        *dots = [x.whole_sum(token).wrapping_neg(); ROWS];
+        *dots = [x.starts[token]; ROWS];
     }
     let (blocks, _) = x.tile(tile).as_chunks::<T>();
     let len = (TILE_BLOCKS / T).min(x.width);
@@ -124,7 +123,7 @@ fn token_dots<I: Isa>(
     if let Some(len) = group_halves(weight) {
         return GroupRows { weight, len, x, rows }.dots::<I, 1>(isa, &tile, sink);
     }
-    let mut dots = [x.whole_sum(tile.start).wrapping_neg(); ROWS];
+    let mut dots = [x.starts[tile.start]; ROWS];
     let dots = &mut dots[..rows.len()];
     let (x, first) = (x.tile(&tile), rows.start);
     isa.run(SingleDots { weight, x, rows: WeightRows::From(first), dots });
@@ -166,12 +165,8 @@ impl Op for AllDots<'_, '_> {
     #[inline(always)]
     fn eval<I: Isa>(self, isa: I) -> Result<()> {
         let Self { weight, x, tokens, rows, mut sink, pool } = self;
-        if I::PANELS
-            && let Some(amx) = x.amx
-        {
-            TileGemm::new(amx, weight, x, tokens, pool)?.dots(isa, rows, &mut sink);
-        } else if I::PANELS && tokens >= PANEL_TOKENS && group_halves(weight).is_none() {
-            Panel::new(weight, x, tokens, pool)?.dots(isa, rows, &mut sink);
+        if use_panels::<I>(weight, x, tokens) {
+            PanelGemm::new(weight, x, tokens, pool)?.dots(isa, rows, &mut sink);
         } else {
             all_dots(isa, weight, x, tokens, rows, &mut sink);
         }
@@ -234,6 +229,7 @@ impl Op for Int8Gemm<'_> {
         for Part { weight, rows, mut out } in parts {
             if weight.cols() == 0 {
                 out.iter_mut().for_each(|out| out.fill(0.0));
+                continue;
             }
             let sink = DotSink::Rescale { weight, first: rows.start, x, out: &mut out };
             isa.run(AllDots { weight, x, tokens, rows, sink, pool })?;

@@ -9,7 +9,6 @@ mod rescale;
 mod sink;
 mod sparse;
 mod tile8;
-mod tiles;
 mod weight;
 
 pub(crate) use dot::{SingleDots, WeightRows, block_sums};
@@ -52,14 +51,14 @@ pub(crate) fn bit_linear(
     let x = x.f32()?;
     match precision {
         ActivationPrecision::Int8 | ActivationPrecision::Int8Within(_) => {
-            let amx = tiles::for_tokens(exec, tokens, weights)?;
+            let amx = panel::amx_for(exec, tokens, weights)?;
             let x = Quantized::new(x, tokens, cols, within(precision), amx, exec)?;
             if let ([weight], [out]) = (weights, &mut *out)
                 && sparse::sparse_token(&x, tokens, weight::own(*weight)?, out.f32_mut()?, exec)?
             {
                 return Ok(());
             }
-            let tile = if amx.is_some() { PANEL_ROWS } else { 1 };
+            let tile = if tokens < panel::AMX_TOKENS { 1 } else { PANEL_ROWS };
             let pieces = pieces(tokens, tile, weights, out, exec)?;
             let pool = exec.scratch_pool;
             exec.threads
@@ -115,7 +114,7 @@ pub(crate) fn bit_linear_integers(
     exec: ExecContext<'_>,
 ) -> Result<BitLinearIntegers> {
     let (tokens, cols) = x.dims2("bit_linear", "x")?;
-    let amx = tiles::for_tokens(exec, tokens, &[weight])?;
+    let amx = panel::amx_for(exec, tokens, &[weight])?;
     let weight = matrix(weight)?;
     shape_check::expect_shape("bit_linear", "x", x, tokens, weight.cols())?;
     let quantized = Quantized::new(x.f32()?, tokens, cols, None, amx, exec)?;

@@ -1,30 +1,77 @@
-//! Panels: the codes of some rows, unpacked once for all tokens of a prompt.
+//! Panels: the codes of some rows, unpacked once for all tokens of a prompt, and multiplied by AVX-512 or by AMX.
 //!
-//! A panel takes a byte for each code and stays in the second-level cache while all tiles of tokens pass over it.
+//! A panel takes a byte for each code and stays in the second-level cache while tiles of tokens pass over it.
 
 use std::ops::Range;
 
-use super::sink::DotSink;
+use super::grouped::group_halves;
+use super::rescale::{EXACT_GROUP, GroupSums};
+use super::sink::{DotSink, PanelTile};
+use super::weight::{groups, matrix, row_scales};
 use crate::activations::{Quantized, int8_tiles};
-use crate::isa::{CodeBlock, Isa, PANEL_ROWS, PanelHalf, prefetch};
+use crate::exec::ExecContext;
+use crate::isa::{
+    Amx, CodeBlock, Isa, PANEL_ROWS, PanelHalf, TILE_TOKENS, TileSums, Tiles, prefetch,
+};
 use bitnet_core::Result;
+use bitnet_core::backend::TernaryWeight;
 use bitnet_core::memory::{HybridMemoryPool, PoolBuffer};
 use bitnet_core::ternary::TernaryMatrix;
 
-/// Tokens from which on unpacking a panel costs less than it saves.
-pub(super) const PANEL_TOKENS: usize = 48;
+/// Tokens from which on panels cost less than other kernels, without AMX.
+const PANEL_TOKENS: usize = 48;
 
-/// The codes of up to [`PANEL_ROWS`] rows, and what they meet.
-pub(super) struct Panel<'a> {
+/// Tokens from which on panels cost less than other kernels, with AMX.
+pub(super) const AMX_TOKENS: usize = 8;
+
+/// Blocks of activations that stay in the second-level cache while all panels pass over them.
+const CACHED_BLOCKS: usize = (1 << 20) / 128;
+
+/// Tokens whose sums with a panel are computed together.
+const SUMS_TOKENS: usize = 2 * TILE_TOKENS;
+
+/// Returns the AMX that multiplies `tokens` tokens by `weights`, if this level has it and it takes no longer.
+pub(super) fn amx_for(
+    exec: ExecContext<'_>,
+    tokens: usize,
+    weights: &[&dyn TernaryWeight],
+) -> Result<Option<Amx>> {
+    let Some(amx) = exec.isa.amx().filter(|_| tokens >= AMX_TOKENS) else { return Ok(None) };
+    for weight in weights {
+        if !fits_panels(matrix(*weight)?) {
+            return Ok(None);
+        }
+    }
+    Ok(Some(amx))
+}
+
+/// Returns whether panels hold whole groups, whose scaled sums are exact.
+fn fits_panels(weight: &TernaryMatrix) -> bool {
+    group_halves(weight).is_none_or(|halves| {
+        halves == 1 || (halves.is_multiple_of(2) && halves <= EXACT_GROUP / 64)
+    })
+}
+
+/// Returns whether panels multiply a weight by these activations in less time than other kernels.
+pub(super) fn use_panels<I: Isa>(weight: &TernaryMatrix, x: &Quantized, tokens: usize) -> bool {
+    I::PANELS && (x.amx.is_some() || (tokens >= PANEL_TOKENS && fits_panels(weight)))
+}
+
+/// The product of all tokens with some rows of a weight.
+pub(super) struct PanelGemm<'a> {
     weight: &'a TernaryMatrix,
     x: &'a Quantized,
     tokens: usize,
-    halves: PoolBuffer<PanelHalf>,
-    /// `-Σ q` of each token.
+    /// Tokens whose activations stay in a cache while all panels pass over them: a multiple of [`SUMS_TOKENS`].
+    cached: usize,
+    panel: PoolBuffer<PanelHalf>,
+    /// `-Σ q` of each token over each group: `[groups, tokens]`; empty for a weight without groups.
     starts: PoolBuffer<i32>,
+    /// The scales of the rows of the panel: `[groups, PANEL_ROWS]`; empty for a weight without groups.
+    scales: PoolBuffer<[f64; PANEL_ROWS]>,
 }
 
-impl<'a> Panel<'a> {
+impl<'a> PanelGemm<'a> {
     /// # Errors
     /// [`bitnet_core::Error::OutOfMemory`].
     pub(super) fn new(
@@ -33,56 +80,111 @@ impl<'a> Panel<'a> {
         tokens: usize,
         pool: &HybridMemoryPool,
     ) -> Result<Self> {
-        let halves = PoolBuffer::scratch(2 * x.width, pool)?;
-        let mut starts = PoolBuffer::scratch(tokens, pool)?;
-        for (token, start) in starts.iter_mut().enumerate() {
-            *start = x.whole_sum(token).wrapping_neg();
+        let panel = PoolBuffer::scratch(2 * x.width, pool)?;
+        let groups = group_halves(weight).map_or(0, |_| groups(weight));
+        let mut starts = PoolBuffer::scratch(groups * tokens, pool)?;
+        let scales = PoolBuffer::scratch(groups, pool)?;
+        if let Some(halves) = group_halves(weight) {
+            for token in 0..tokens {
+                for (index, sums) in x.sums(token).chunks(halves).take(groups).enumerate() {
+                    let sum = sums.iter().fold(0i32, |sum, half| sum.wrapping_add(*half));
+                    starts[index * tokens + token] = sum.wrapping_neg();
+                }
+            }
         }
-        Ok(Self { weight, x, tokens, halves, starts })
+        let cached = (CACHED_BLOCKS / x.width.max(1)).next_multiple_of(SUMS_TOKENS);
+        Ok(Self { weight, x, tokens, cached, panel, starts, scales })
     }
 
     /// Computes the dots of all tokens with some rows.
     #[inline(always)]
     pub(super) fn dots<I: Isa>(&mut self, isa: I, rows: Range<usize>, sink: &mut DotSink<'_, '_>) {
-        for start in rows.clone().step_by(PANEL_ROWS) {
-            let rows = start..(start + PANEL_ROWS).min(rows.end);
-            pack(isa, self.weight, rows.clone(), &mut self.halves);
-            for tile in int8_tiles(self.tokens) {
-                match tile.len() {
-                    8 => self.tile::<I, 8>(isa, tile, &rows, sink),
-                    4 => self.tile::<I, 4>(isa, tile, &rows, sink),
-                    2 => self.tile::<I, 2>(isa, tile, &rows, sink),
-                    _ => self.tile::<I, 1>(isa, tile, &rows, sink),
+        let tiles = self.x.amx.map(Amx::configure);
+        for cached in pieces(0..self.tokens, self.cached) {
+            for rows in pieces(rows.clone(), PANEL_ROWS) {
+                pack(isa, self.weight, rows.clone(), &mut self.panel);
+                self.transpose_scales(rows.clone());
+                for tokens in pieces(cached.clone(), SUMS_TOKENS) {
+                    self.tile(isa, tiles.as_ref(), &PanelTile { tokens, rows: rows.clone() }, sink);
                 }
             }
         }
     }
 
+    fn transpose_scales(&mut self, rows: Range<usize>) {
+        for (index, row) in rows.enumerate() {
+            for (scales, &scale) in self.scales.iter_mut().zip(row_scales(self.weight, row)) {
+                scales[index] = f64::from(scale);
+            }
+        }
+    }
+
+    /// Some tokens with the rows of the panel.
     #[inline(always)]
-    fn tile<I: Isa, const T: usize>(
+    fn tile<I: Isa>(
         &self,
         isa: I,
-        tile: Range<usize>,
-        rows: &Range<usize>,
+        tiles: Option<&Tiles>,
+        tile: &PanelTile,
         sink: &mut DotSink<'_, '_>,
     ) {
-        let blocks = self.x.tile(&tile).as_chunks::<T>().0;
-        let Some(starts) = self.starts[tile.clone()].first_chunk() else { return };
-        let dots = isa.panel_dots(&self.halves, 0, blocks, starts);
-        for (token, dots) in tile.zip(&dots) {
-            sink.push(isa, token, rows.start, &dots[..rows.len()]);
+        let tokens = tile.tokens.clone();
+        let mut dots = TileSums([[0; PANEL_ROWS]; SUMS_TOKENS]);
+        let Some(halves) = group_halves(self.weight) else {
+            self.multiply(isa, tiles, 0..self.panel.len(), &tokens, &mut dots);
+            return sink.push_panel(isa, tile, &mut dots.0, &self.x.starts[tokens]);
+        };
+        let mut sums = GroupSums([[0.0; PANEL_ROWS]; SUMS_TOKENS]);
+        let groups = self.starts.chunks_exact(self.tokens).zip(&self.scales[..]).enumerate();
+        for (group, (starts, scales)) in groups {
+            let first = group * halves;
+            let end = (first + halves).min(self.panel.len());
+            self.multiply(isa, tiles, first..end, &tokens, &mut dots);
+            let starts = &starts[tokens.clone()];
+            sink.push_panel_group(tile, group, &dots.0, starts, scales, &mut sums);
+        }
+        sink.finish_panel(tile, &sums);
+    }
+
+    /// Computes `Σ code·x` of some tokens with some halves of the panel.
+    #[inline(always)]
+    fn multiply<I: Isa>(
+        &self,
+        isa: I,
+        tiles: Option<&Tiles>,
+        halves: Range<usize>,
+        tokens: &Range<usize>,
+        sums: &mut TileSums,
+    ) {
+        let (first, panel) = (halves.start, &self.panel[halves]);
+        if let Some(tiles) = tiles {
+            let x = [tokens.start, tokens.end - 1].map(|token| self.x.token_tiles(token));
+            return tiles.multiply(panel, first, x, sums);
+        }
+        let mut sums = &mut sums.0[..];
+        for tile in int8_tiles(tokens.len()) {
+            let x = self.x.tile(&(tokens.start + tile.start..tokens.start + tile.end));
+            let (own, rest) = std::mem::take(&mut sums).split_at_mut(tile.len());
+            sums = rest;
+            match tile.len() {
+                8 => isa.panel_dots::<8>(panel, first, x.as_chunks().0, own),
+                4 => isa.panel_dots::<4>(panel, first, x.as_chunks().0, own),
+                2 => isa.panel_dots::<2>(panel, first, x.as_chunks().0, own),
+                _ => isa.panel_dots::<1>(panel, first, x.as_chunks().0, own),
+            }
         }
     }
 }
 
+/// A range in pieces of `len` numbers.
+fn pieces(range: Range<usize>, len: usize) -> impl Iterator<Item = Range<usize>> {
+    let end = range.end;
+    range.step_by(len).map(move |start| start..(start + len).min(end))
+}
+
 /// Unpacks up to [`PANEL_ROWS`] rows, and prefetches as many that follow them.
 #[inline(always)]
-pub(super) fn pack<I: Isa>(
-    isa: I,
-    weight: &TernaryMatrix,
-    rows: Range<usize>,
-    panel: &mut [PanelHalf],
-) {
+fn pack<I: Isa>(isa: I, weight: &TernaryMatrix, rows: Range<usize>, panel: &mut [PanelHalf]) {
     let width = panel.len() / 2;
     let all: &[CodeBlock] = weight.words().as_chunks().0;
     let (codes, ahead) = (&all[rows.start * width..rows.end * width], rows.end * width);
@@ -92,5 +194,64 @@ pub(super) fn pack<I: Isa>(
             prefetch(all.as_ptr().wrapping_add(ahead + block * rows.len() + line));
         }
         isa.pack_panel(codes, width, block, halves);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::isa::{AnyIsa, Op};
+    use crate::threads::Threads;
+    use crate::traffic::TrafficCounters;
+    use bitnet_core::rng::SplitMix64;
+    use bitnet_core::simd::IsaLevel;
+    use bitnet_core::ternary::ScaleGranularity;
+
+    /// Integers of all rows, with few tokens for each turn over the panels.
+    struct Dots<'a>(PanelGemm<'a>, &'a mut [i32]);
+
+    impl Op for Dots<'_> {
+        type Output = ();
+
+        fn eval<I: Isa>(self, isa: I) {
+            let Self(mut gemm, all) = self;
+            let (rows, groups) = (gemm.weight.rows(), groups(gemm.weight));
+            gemm.cached = SUMS_TOKENS;
+            gemm.dots(isa, 0..rows, &mut DotSink::Integers { all, rows, groups });
+        }
+    }
+
+    #[test]
+    fn tokens_beyond_the_cache_are_multiplied_in_turns_on_every_level() {
+        let (rows, cols, tokens) = (70, 384, 103);
+        let mut random = SplitMix64::new(5);
+        let trits: Vec<i8> = (0..rows * cols).map(|_| (random.next_u64() % 3) as i8 - 1).collect();
+        let x: Vec<f32> = (0..tokens * cols).map(|_| random.next_u64() as i8 as f32).collect();
+        let pool = HybridMemoryPool::new().unwrap();
+        let (threads, traffic) = (Threads::new(1).unwrap(), TrafficCounters::default());
+        for isa in IsaLevel::available().into_iter().filter_map(AnyIsa::detect) {
+            let exec =
+                ExecContext { isa, threads: &threads, traffic: &traffic, scratch_pool: &pool };
+            for group in [64, 128, 384] {
+                let scales = vec![1.0; rows * cols / group];
+                let granularity = ScaleGranularity::Group(group);
+                let weight =
+                    TernaryMatrix::from_trits(rows, cols, &trits, granularity, scales).unwrap();
+                let x = Quantized::new(&x, tokens, cols, None, isa.amx(), exec).unwrap();
+                let q = x.activations(tokens, cols);
+                let mut all = vec![i32::MAX; tokens * rows * cols / group];
+                let gemm = PanelGemm::new(&weight, &x, tokens, &pool).unwrap();
+                isa.run(Dots(gemm, &mut all));
+                for (index, dot) in all.iter().enumerate() {
+                    let (token, rest) =
+                        (index / (rows * cols / group), index % (rows * cols / group));
+                    let trits = &trits[rest * group..][..group];
+                    let q = &q[token * cols + rest * group % cols..][..group];
+                    let expected = trits.iter().zip(q).map(|(t, q)| i32::from(*t) * i32::from(*q));
+                    let name = format!("{isa:?}: token {token}, group {rest} of {group}");
+                    assert_eq!(*dot, expected.sum::<i32>(), "{name}");
+                }
+            }
+        }
     }
 }

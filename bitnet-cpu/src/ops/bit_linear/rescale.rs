@@ -85,7 +85,7 @@ pub(super) fn rescale8(
 }
 
 /// Floating-point numbers with a fused multiplication.
-pub(super) trait Float: Copy + PartialOrd + Mul<Output = Self> + Neg<Output = Self> {
+pub(super) trait Float: Copy + Mul<Output = Self> + Neg<Output = Self> {
     /// Returns `self * a + b`, rounded once.
     fn fused(self, a: Self, b: Self) -> Self;
 }

@@ -42,8 +42,9 @@ impl Tile8Dots {
         let pieces = blocks.len().div_ceil(I::TILE8_BLOCKS.min(TILE_BLOCKS / 8)).max(1);
         let len = blocks.len().div_ceil(pieces).max(1);
         for (piece, blocks) in blocks.chunks(len).enumerate() {
-            let start = isa.tile8_start(blocks);
             let first = piece * len;
+            let halves = x.starts8(tile.start, first..first + blocks.len());
+            let start = isa.tile8_start(&halves, blocks);
             for (dots, row) in by_row.iter_mut().zip(rows.clone()) {
                 let codes = &row_blocks(weight, row)[first..first + blocks.len()];
                 let sums = isa.tile8_dots(&start, codes, blocks);
@@ -89,8 +90,10 @@ pub(super) fn tile8_by_groups<I: Isa>(
     let groups = groups(weight);
     let together = len.div_ceil(2);
     let mut starts = Vec::with_capacity(blocks.len());
-    for blocks in blocks.chunks(together) {
-        starts.push(isa.tile8_start(blocks));
+    for (index, blocks) in blocks.chunks(together).enumerate() {
+        let first = index * together;
+        let halves = x.starts8(tile.start, first..first + blocks.len());
+        starts.push(isa.tile8_start(&halves, blocks));
     }
     let mut dots = vec![[0i32; 8]; blocks.len() * 2];
     for row in rows {
