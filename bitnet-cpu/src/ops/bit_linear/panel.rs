@@ -11,7 +11,7 @@ use super::weight::{groups, matrix, row_scales};
 use crate::activations::{Quantized, int8_tiles};
 use crate::exec::ExecContext;
 use crate::isa::{
-    Amx, CodeBlock, Isa, PANEL_ROWS, PanelHalf, TILE_TOKENS, TileSums, Tiles, prefetch,
+    Amx, CodeBlock, Isa, Op, PANEL_ROWS, PanelHalf, TILE_TOKENS, TileSums, Tiles, prefetch,
 };
 use bitnet_core::Result;
 use bitnet_core::backend::TernaryWeight;
@@ -161,10 +161,29 @@ impl<'a> PanelGemm<'a> {
             let x = [tokens.start, tokens.end - 1].map(|token| self.x.token_tiles(token));
             return tiles.multiply(panel, first, x, sums);
         }
-        let mut sums = &mut sums.0[..];
+        let (x, tokens) = (self.x, tokens.clone());
+        isa.run(PanelDots { panel, first, x, tokens, sums: &mut sums.0 });
+    }
+}
+
+/// [`PanelGemm::multiply`] without AMX. A function of its own, which is large.
+struct PanelDots<'a> {
+    panel: &'a [PanelHalf],
+    first: usize,
+    x: &'a Quantized,
+    tokens: Range<usize>,
+    sums: &'a mut [[i32; PANEL_ROWS]],
+}
+
+impl Op for PanelDots<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, isa: I) {
+        let Self { panel, first, x, tokens, mut sums } = self;
         for tile in int8_tiles(tokens.len()) {
-            let x = self.x.tile(&(tokens.start + tile.start..tokens.start + tile.end));
-            let (own, rest) = std::mem::take(&mut sums).split_at_mut(tile.len());
+            let x = x.tile(&(tokens.start + tile.start..tokens.start + tile.end));
+            let (own, rest) = sums.split_at_mut(tile.len());
             sums = rest;
             match tile.len() {
                 8 => isa.panel_dots::<8>(panel, first, x.as_chunks().0, own),
@@ -200,7 +219,7 @@ fn pack<I: Isa>(isa: I, weight: &TernaryMatrix, rows: Range<usize>, panel: &mut 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::isa::{AnyIsa, Op};
+    use crate::isa::AnyIsa;
     use crate::threads::Threads;
     use crate::traffic::TrafficCounters;
     use bitnet_core::rng::SplitMix64;
