@@ -160,9 +160,9 @@ impl Quantized {
         &self.blocks[tokens.start * self.width..tokens.end * self.width]
     }
 
-    /// Returns the tiles for AMX of the sixteen tokens of which `token` is one: `width` tiles of a block each.
-    pub(crate) fn token_tiles(&self, token: usize) -> &[TokenTile] {
-        &self.blocks.as_chunks().0[token / TILE_TOKENS * self.width..][..self.width]
+    /// Returns the blocks in tiles for AMX, a block of sixteen tokens each: `[tokens / 16, width]`, rounded up.
+    pub(crate) fn token_tiles(&self) -> &[TokenTile] {
+        self.blocks.as_chunks().0
     }
 
     /// Returns the quantised activations in order, `[tokens, cols]`.

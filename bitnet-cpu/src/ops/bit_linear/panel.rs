@@ -11,7 +11,8 @@ use super::weight::{groups, matrix, row_scales};
 use crate::activations::{Quantized, int8_tiles};
 use crate::exec::ExecContext;
 use crate::isa::{
-    Amx, CodeBlock, Isa, Op, PANEL_ROWS, PanelHalf, TILE_TOKENS, TileSums, Tiles, prefetch,
+    Amx, CodeBlock, Isa, Op, PANEL_ROWS, PanelHalf, TILE_TOKENS, TileSums, Tiles, TokenTile,
+    prefetch,
 };
 use bitnet_core::Result;
 use bitnet_core::backend::TernaryWeight;
@@ -57,6 +58,9 @@ pub(super) fn use_panels<I: Isa>(weight: &TernaryMatrix, x: &Quantized, tokens: 
     I::PANELS && (x.amx.is_some() || (tokens >= PANEL_TOKENS && fits_panels(weight)))
 }
 
+/// Configured tiles, and the activations in tiles of a block of sixteen tokens each: `[tokens / 16, width]`.
+type AmxOperand<'a> = (Tiles, &'a [TokenTile]);
+
 /// The product of all tokens with some rows of a weight.
 pub(super) struct PanelGemm<'a> {
     weight: &'a TernaryMatrix,
@@ -99,13 +103,13 @@ impl<'a> PanelGemm<'a> {
     /// Computes the dots of all tokens with some rows.
     #[inline(always)]
     pub(super) fn dots<I: Isa>(&mut self, isa: I, rows: Range<usize>, sink: &mut DotSink<'_, '_>) {
-        let tiles = self.x.amx.map(Amx::configure);
+        let amx = self.x.amx.map(|amx| (amx.configure(), self.x.token_tiles()));
         for cached in pieces(0..self.tokens, self.cached) {
             for rows in pieces(rows.clone(), PANEL_ROWS) {
                 pack(isa, self.weight, rows.clone(), &mut self.panel);
                 self.transpose_scales(rows.clone());
                 for tokens in pieces(cached.clone(), SUMS_TOKENS) {
-                    self.tile(isa, tiles.as_ref(), &PanelTile { tokens, rows: rows.clone() }, sink);
+                    self.tile(isa, amx.as_ref(), &PanelTile { tokens, rows: rows.clone() }, sink);
                 }
             }
         }
@@ -124,14 +128,14 @@ impl<'a> PanelGemm<'a> {
     fn tile<I: Isa>(
         &self,
         isa: I,
-        tiles: Option<&Tiles>,
+        amx: Option<&AmxOperand<'_>>,
         tile: &PanelTile,
         sink: &mut DotSink<'_, '_>,
     ) {
         let tokens = tile.tokens.clone();
         let mut dots = TileSums([[0; PANEL_ROWS]; SUMS_TOKENS]);
         let Some(halves) = group_halves(self.weight) else {
-            self.multiply(isa, tiles, 0..self.panel.len(), &tokens, &mut dots);
+            self.multiply(isa, amx, 0..self.panel.len(), &tokens, &mut dots);
             return sink.push_panel(isa, tile, &mut dots.0, &self.x.starts[tokens]);
         };
         let mut sums = GroupSums([[0.0; PANEL_ROWS]; SUMS_TOKENS]);
@@ -139,7 +143,7 @@ impl<'a> PanelGemm<'a> {
         for (group, (starts, scales)) in groups {
             let first = group * halves;
             let end = (first + halves).min(self.panel.len());
-            self.multiply(isa, tiles, first..end, &tokens, &mut dots);
+            self.multiply(isa, amx, first..end, &tokens, &mut dots);
             let starts = &starts[tokens.clone()];
             sink.push_panel_group(tile, group, &dots.0, starts, scales, &mut sums);
         }
@@ -151,15 +155,16 @@ impl<'a> PanelGemm<'a> {
     fn multiply<I: Isa>(
         &self,
         isa: I,
-        tiles: Option<&Tiles>,
+        amx: Option<&AmxOperand<'_>>,
         halves: Range<usize>,
         tokens: &Range<usize>,
         sums: &mut TileSums,
     ) {
         let (first, panel) = (halves.start, &self.panel[halves]);
-        if let Some(tiles) = tiles {
-            let x = [tokens.start, tokens.end - 1].map(|token| self.x.token_tiles(token));
-            return tiles.multiply(panel, first, x, sums);
+        if let Some((tiles, x)) = amx {
+            let width = self.x.width;
+            let tile = |token| &x[token / TILE_TOKENS * width..][..width];
+            return tiles.multiply(panel, first, [tile(tokens.start), tile(tokens.end - 1)], sums);
         }
         let (x, tokens) = (self.x, tokens.clone());
         isa.run(PanelDots { panel, first, x, tokens, sums: &mut sums.0 });
