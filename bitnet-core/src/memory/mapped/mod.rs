@@ -181,7 +181,7 @@ impl FileMap {
             }
         }
         #[cfg(not(unix))]
-        drop(range);
+        let _ = range;
     }
 }
 
