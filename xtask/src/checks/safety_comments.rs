@@ -1,4 +1,4 @@
-//! Safety comments: every `unsafe` states why it is sound. Clippy tells which form a block or a function needs.
+//! Safety comments: every `unsafe` states why it is sound. Clippy holds blocks and impls to `SAFETY:`.
 
 use crate::rust_text::words;
 use crate::{Finding, RustText, Tree};
