@@ -213,6 +213,7 @@ impl HybridMemoryPool {
     /// [`Error::ForeignHandle`] if another pool made the handle (its block then returns to that pool).
     #[inline]
     pub fn deallocate(&self, handle: MemoryHandle) -> Result<()> {
+        // The drop of `handle` at the end frees the block, in whichever pool made it.
         if self.made(&handle) { Ok(()) } else { Err(Error::ForeignHandle) }
     }
 

@@ -29,16 +29,17 @@
 //!
 //! # `free`, step by step
 //!
-//! Dropping a handle compares the key in its tag with the state of this thread's cache, counts the block in
-//! `freed`, the second counter of [`stats`], and pushes the address to the bin ([`fast_path::free`]). It does not matter which thread
-//! allocated the block. A large block enters the cache of large blocks. A thread's first free in a pool takes the slow
-//! path once: it creates the thread's cache ([`PoolInner::cache`]), then pushes the block.
+//! [`HybridMemoryPool::deallocate`](super::HybridMemoryPool::deallocate) only drops the handle. The drop compares the key
+//! in its tag with the state of this thread's cache, counts the block in `freed`, the second counter of [`stats`], and
+//! pushes the address to the bin ([`fast_path::free`]). It does not matter which thread allocated the block. A large
+//! block enters the cache of large blocks. A thread's first free in a pool takes the slow path once: it creates the
+//! thread's cache ([`PoolInner::cache`]), then pushes the block.
 //!
 //! If the keys differ, the bin is full or a report is due, [`PoolInner::free`] takes the slow path. A full bin passes its
-//! older half on as a magazine; when enough magazines wait, blocks return to their slab, and a slab whose blocks have all
-//! returned goes back to its region, except one of each class. A large block
-//! that finds no slot in the cache returns to its region or, if it is a mapping of its own, to the system; all else
-//! returns to the system by [`PoolInner::purge`], or when the pool ends.
+//! oldest blocks on as a magazine: a [batch](size_class::batch), about half of them. When enough magazines wait,
+//! blocks return to their slab, and a slab whose blocks have all returned goes back to its region, except one of each
+//! class. A large block that finds no slot in the cache returns to its region or, if it is a mapping of its own, to the
+//! system; all else returns to the system by [`PoolInner::purge`], or when the pool ends.
 //!
 //! # Dependencies
 //!
