@@ -3,6 +3,9 @@
 //! The chain, in this order (the order of llama.cpp's defaults): logit bias, penalties; then, unless greedy,
 //! top-k, typical, top-p, min-p on the softmax of the logits; temperature; draw. A temperature of zero is greedy:
 //! the largest logit wins, the lowest id among equals.
+//!
+//! [`Sampler::plan_query`] names the few logits that suffice, which holds while top-k is the first filter and no filter
+//! needs all logits: one that comes earlier, or needs a mean or a deviation, makes it return `None`, unless greedy.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
