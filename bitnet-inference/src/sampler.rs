@@ -163,7 +163,8 @@ impl Sampler {
         Some(LogitQuery { count: largest.saturating_add(extra_tokens.len()), extra_tokens })
     }
 
-    /// Chooses what [`Sampler::sample`] chooses, from the logits that [`Sampler::plan_query`] names for the same history.
+    /// Chooses what [`Sampler::sample`] chooses, from the logits
+    /// that [`Sampler::plan_query`] names for the same history.
     ///
     /// # Errors
     /// Those of [`Sampler::sample`].
@@ -334,8 +335,8 @@ fn normalise(candidates: &mut [Candidate]) {
     }
 }
 
-/// Keeps the shortest prefix whose probability reaches `limit`, then restores the order by logits and probabilities that sum
-/// to one.
+/// Keeps the shortest prefix whose probability reaches `limit`, then restores the order by logits and probabilities
+/// that sum to one.
 fn keep_prefix(candidates: &mut Vec<Candidate>, limit: f64) {
     let mut sum = 0.0;
     let count = candidates.iter().position(|c| {
