@@ -43,7 +43,8 @@ FALCON3 = (
     "{% else %}{{ '<|assistant|>\n' + message['content'] + eos_token }}{% endif %}{% endif %}"
     "{% if loop.last and add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}{% endfor %}"
 )
-# What templates in the wild use: white-space control, namespaces, slices, methods, JSON, loop controls, macros, refusals.
+# What templates in the wild use: white-space control, namespaces, slices,
+# methods, JSON, loop controls, macros, refusals.
 FEATURES = {
     "blocks": "{% for m in messages %}\n    {% if m.role == 'user' %}\n  U: {{ m.content }}\n    {% else %}\n  O: {{ m.content }}\n    {% endif %}\n{% endfor %}\n",
     "slices": "{%- if messages[0]['role'] == 'system' -%}{%- set system = messages[0]['content'] -%}{%- set rest = messages[1:] -%}"

@@ -19,7 +19,8 @@ pub struct SourceFile {
 }
 
 impl SourceFile {
-    /// Returns the contents as text, or `None` if they are not UTF-8 or contain a NUL (a model, an image, golden bytes).
+    /// Returns the contents as text, or `None` if they are not UTF-8
+    /// or contain a NUL (a model, an image, golden bytes).
     pub fn text(&self) -> Option<&str> {
         if self.bytes.contains(&0) { None } else { std::str::from_utf8(&self.bytes).ok() }
     }

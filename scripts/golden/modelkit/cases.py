@@ -13,7 +13,8 @@ ONLINE = OFFLINE | {"quantization_mode": "online"}
 PLAIN = {"modules_to_not_convert": None, "quant_method": "bitnet"}  # no linear_class: the class that divides
 TEMPLATE = "{% for m in messages %}{{ m['role'] | capitalize }}: {{ m['content'] | trim }}<|eot_id|>{% endfor %}"
 
-# Vocabularies: 264 = 256 bytes, 4 merges, 4 control tokens where a GGUF file is made; less where none is, to save bytes.
+# Vocabularies: 264 = 256 bytes, 4 merges, 4 control tokens where a GGUF
+# file is made; less where none is, to save bytes.
 BITNET = Dims("bitnet", vocab=264, act="relu2", rope_theta=500000.0)
 BITNET_SMALL = Dims("bitnet", ffn=128, layers=1, kv_heads=1, vocab=64, act="relu2", rope_theta=500000.0)
 BITNET_SILU = Dims("bitnet", ffn=128, layers=1, kv_heads=4, vocab=64)

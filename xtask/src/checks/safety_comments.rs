@@ -26,8 +26,8 @@ fn is_pointer_type(rest: &str) -> bool {
     function.starts_with("fn(")
 }
 
-/// Returns whether the reason is in a comment on line `at`, or above it in the same statement or its leading comments and
-/// attributes.
+/// Returns whether the reason is in a comment on line `at`, or above it in the same statement or its leading comments
+/// and attributes.
 fn answered(text: &RustText, at: usize) -> bool {
     for line in (0..=at).rev() {
         let (code, comment) = (text.code[line].trim(), text.comments[line].as_str());
