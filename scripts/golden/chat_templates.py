@@ -94,6 +94,7 @@ CONVERSATIONS = [
 
 
 def render(template, messages, **options):
+    """The text that transformers renders, or the error of the template."""
     try:
         rendered, _ = render_jinja_template(
             conversations=[messages], chat_template=template, bos_token="<s>", eos_token="</s>", **options)
@@ -103,6 +104,7 @@ def render(template, messages, **options):
 
 
 def main():
+    """Writes every template with every conversation and what transformers renders."""
     OUT.mkdir(parents=True, exist_ok=True)
     cases = []
     builtin = {"bitnet": BITNET, "llama3": LLAMA3, "chatml": CHATML, "falcon3": FALCON3}

@@ -35,6 +35,7 @@ def folder_case(dims, seed, linear, dtype, mode, quantization, activation, stora
     """A folder that transformers itself loads. options: shards, input_norms, extra (config keys)."""
 
     def make(folder):
+        """Writes the case to `folder`."""
         ckpt = random_checkpoint(dims, seed, linear, options.get("input_norms", False))
         names = {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}
         conf = config(dims, dtype=names[dtype], quantization=quantization, **options.get("extra", {}))
@@ -63,6 +64,7 @@ def bitnet_1bitllm(folder):
 
 
 def attention_tensor_mlp_shards(rng, n, k, proj):
+    """Linears with one scale in attention and one per half of the rows in the MLP."""
     return with_scales("shards" if proj.startswith("mlp") else None)(rng, n, k, proj)
 
 
@@ -73,6 +75,7 @@ def gguf_case(dims, seed, linear, arch, kind, embedding, file_type, activation, 
     """A GGUF with its own truth; the seed alone (not the encoding) decides the weights."""
 
     def make(folder):
+        """Writes the case to `folder`."""
         ckpt = random_checkpoint(dims, seed, linear)
         read = write_gguf(folder / "model.gguf", ckpt, arch, kind, embedding, file_type, **options)
         ckpt = Checkpoint(dims, ckpt.tensors | read)
@@ -88,6 +91,7 @@ def gguf_twin(other, dims, seed, linear, arch, kind, embedding, file_type, stora
     facts = options.pop("facts", {})
 
     def make(folder):
+        """Writes the case to `folder`."""
         ckpt = random_checkpoint(dims, seed, linear)
         read = write_gguf(folder / "model.gguf", ckpt, arch, kind, embedding, file_type, **options)
         if embedding in ("F16", "BF16"):
@@ -100,6 +104,7 @@ def gguf_twin(other, dims, seed, linear, arch, kind, embedding, file_type, stora
 
 
 def gguf_of_bitnet_2b(arch, layout, **options):
+    """A GGUF twin of bitnet-2b-packed with the given architecture and layout of I2_S."""
     kind = f"I2_S/{layout}".removesuffix("/canonical")
     return gguf_twin("bitnet-2b-packed", BITNET, 100, packed("multiply"), arch, kind, "F16", 40,
                      "I2_S, token_embd F16", False, facts={"i2s_layout": layout}, **options)
