@@ -3,7 +3,7 @@
 use crate::rust_text::words;
 use crate::{Finding, RustText, Tree};
 
-/// Finds `unsafe` without `SAFETY:` or `# Safety`, except in function pointer types.
+/// Finds `unsafe` without a safety comment, except in function pointer types.
 pub fn check(tree: &Tree) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (path, text) in tree.rust() {
