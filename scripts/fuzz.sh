@@ -19,7 +19,8 @@ if ! command -v "${CXX:-c++}" >/dev/null && ! command -v g++ >/dev/null && ! com
     exit 1
 fi
 
-# Coverage uses LLVM's pass, which stable compilers have. With --target the flags apply to the targets and not to build scripts.
+# Coverage uses LLVM's pass, which stable compilers have. With --target the flags
+# apply to the targets and not to build scripts.
 triple=$(rustc -vV | sed -n 's/^host: //p')
 flags=(
     --cfg fuzzing

@@ -44,6 +44,7 @@ def run(command, folder):
 
 
 def commands(program, model, text):
+    """The commands that read a model, its text or its tokenizer."""
     return [
         [program, "inspect", "--tensors", str(model)],
         [program, "perplexity", "--all", "--file", str(text), "-m", str(model), "--json"],
@@ -52,6 +53,7 @@ def commands(program, model, text):
 
 
 def copy_of(folder, scratch):
+    """A fresh copy of a golden model, with a small tokenizer where it has none."""
     target = scratch / "model"
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir()
@@ -64,6 +66,7 @@ def copy_of(folder, scratch):
 
 
 def mutate(file, rng):
+    """Changes 1 to 4 bytes of a file and says which."""
     data = bytearray(file.read_bytes())
     changed = []
     for _ in range(rng.randint(1, 4)):
@@ -78,6 +81,7 @@ def mutate(file, rng):
 
 
 def main():
+    """Runs the mutants; returns 1 if one failed."""
     program = str(Path(sys.argv[1]).resolve())
     count = int(sys.argv[2]) if len(sys.argv) > 2 else 2000
     rng = random.Random(20260101)

@@ -1,7 +1,7 @@
 //! Benchmarks of BitNet-Rust against its peers, with confidence intervals.
 //!
-//! `cargo bench --package bitnet-benchmarks` runs [`run`]. Every number comes from a separate process, and the processes of
-//! compared subjects take turns.
+//! `cargo bench --package bitnet-benchmarks` runs [`run`]. Every number comes from a separate process, and the
+//! processes of compared subjects take turns.
 #![forbid(unsafe_code)]
 
 pub mod blocks;

@@ -28,7 +28,8 @@ pub(crate) type Outcome = Result<Vec<Vec<Vec<f64>>>, String>;
 /// Time allowance of a process beyond the plan: start, first page faults and slow work.
 const GRACE: Duration = Duration::from_secs(20);
 
-/// Runs a benchmark for all columns in turns (A B C A B C ...), `repetitions` times; returns the outcome of each column.
+/// Runs a benchmark for all columns in turns (A B C A B C ...),
+/// `repetitions` times; returns the outcome of each column.
 pub(crate) fn take_turns(
     bench: &Bench,
     columns: &[Column],

@@ -28,8 +28,8 @@ impl Plan {
 /// Minimum number of samples, even if slow work exceeds the plan's time.
 const FEWEST: usize = 3;
 
-/// Runs `work(rounds)` by `plan`. `work` returns the time of each of its `N` parts, with `operations` operations per round
-/// each. Returns the samples of each part in nanoseconds per operation.
+/// Runs `work(rounds)` by `plan`. `work` returns the time of each of its `N` parts, with `operations` operations per
+/// round each. Returns the samples of each part in nanoseconds per operation.
 ///
 /// # Errors
 /// Errors of `work`.
@@ -97,7 +97,8 @@ mod tests {
 
     #[test]
     fn samples_are_times_of_one_operation() {
-        // Work with a fixed reported time: 30 ns per round for the first part and 10 ns for the second, 5 operations each.
+        // Work with a fixed reported time: 30 ns per round for the first part
+        // and 10 ns for the second, 5 operations each.
         let found = sample::<2, Refused>(&Plan::ONCE, 5.0, |rounds| {
             Ok([30, 10].map(|ns| Duration::from_nanos(ns * rounds)))
         });

@@ -1,9 +1,10 @@
 //! Medians, percentiles and bootstrap confidence intervals.
 //!
-//! Samples are grouped in runs (processes), within which they are more alike than between runs. The two-level bootstrap draws
-//! runs with replacement, then samples of each drawn run with replacement, takes the median of all drawn samples, and repeats
-//! this [`RESAMPLES`] times. The 95 % confidence interval is between the 2.5 % and the 97.5 % percentile of these medians (the
-//! percentile method). For ratios both sides use the same run indices, because runs `i` of all subjects were adjacent in time.
+//! Samples are grouped in runs (processes), within which they are more alike than between runs. The two-level bootstrap
+//! draws runs with replacement, then samples of each drawn run with replacement, takes the median of all drawn samples,
+//! and repeats this [`RESAMPLES`] times. The 95 % confidence interval is between the 2.5 % and the 97.5 % percentile of
+//! these medians (the percentile method). For ratios both sides use the same run indices,
+//! because runs `i` of all subjects were adjacent in time.
 
 use bitnet_core::rng::SplitMix64;
 use serde::{Deserialize, Serialize};
@@ -172,9 +173,9 @@ mod tests {
         assert!(estimate(&[vec![], vec![]]).is_none());
     }
 
-    /// Of 11 values, the chance that a resample's median is at most the k-th smallest is that of at least 6 of 11 draws being
-    /// among the first k: 0.0072 for k = 2, 0.0512 for k = 3, and the same from above. The 2.5 % percentile is therefore the
-    /// third value, and the 97.5 % percentile the third from the top.
+    /// Of 11 values, the chance that a resample's median is at most the k-th smallest is that of at least 6 of 11 draws
+    /// being among the first k: 0.0072 for k = 2, 0.0512 for k = 3, and the same from above. The 2.5 % percentile is
+    /// therefore the third value, and the 97.5 % percentile the third from the top.
     #[test]
     fn interval_of_eleven_values_is_exact() {
         let values = [8.0, 1.0, 2.0, 16.0, 32.0, 4.0, 128.0, 64.0, 1024.0, 256.0, 512.0];
@@ -182,8 +183,8 @@ mod tests {
         assert_eq!(found, Estimate { low: 4.0, median: 32.0, high: 256.0 });
     }
 
-    /// `scipy.stats.bootstrap` (1.17.1) with `method="percentile"`, 200,000 resamples, `np.median` of `X`; and, paired, the ratio of
-    /// the medians of `1.3 X + i mod 5` and `X`.
+    /// `scipy.stats.bootstrap` (1.17.1) with `method="percentile"`, 200,000 resamples, `np.median` of `X`; and, paired,
+    /// the ratio of the medians of `1.3 X + i mod 5` and `X`.
     #[test]
     fn intervals_agree_with_those_of_scipy() {
         let x = [
@@ -215,8 +216,8 @@ mod tests {
         assert!(apart > 4.0 * alike, "{alike} {apart}");
     }
 
-    /// 300 experiments with a known median: 95 % of the intervals should contain it. The bounds are four standard deviations of
-    /// that count, minus one percent, because the percentile method is slightly narrow.
+    /// 300 experiments with a known median: 95 % of the intervals should contain it. The bounds are four standard
+    /// deviations of that count, minus one percent, because the percentile method is slightly narrow.
     #[test]
     fn intervals_have_95_percent_coverage() {
         let mut rng = SplitMix64::new(5);

@@ -59,8 +59,8 @@ pub(crate) fn options(cli: &Cli) -> Result<LoadOptions> {
     })
 }
 
-/// Checks files of options before a model is searched or downloaded. Pipes are not checked, because they can be read only
-/// once.
+/// Checks files of options before a model is searched or downloaded. Pipes are not checked, because they can be read
+/// only once.
 pub(crate) fn check_files(cli: &Cli) -> Result<()> {
     let pipe = |path: &Option<PathBuf>| {
         let data = path.as_ref().and_then(|path| std::fs::metadata(path).ok());

@@ -7,8 +7,8 @@
 //! | `OWNER/NAME…` if there is no `OWNER` in the current folder, and `NAME` has no file extension | a model on a hub |
 //! | anything else | a missing path |
 //!
-//! A model on a hub is searched in the cache, then downloaded. Commands that usually work on files (`inspect`, `verify`,
-//! `convert`, `compare`) download only names with `hf:`, so that a mistyped folder does not start a download.
+//! A model on a hub is searched in the cache, then downloaded. Commands that usually work on files (`inspect`,
+//! `verify`, `convert`, `compare`) download only names with `hf:`, so that a mistyped folder does not start a download.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};

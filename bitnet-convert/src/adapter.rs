@@ -100,7 +100,8 @@ impl Adapter {
         self.pairs.contains_key(&tensor.stem())
     }
 
-    /// Returns the rows of a tensor plus the adapter's contribution, or the rows unchanged if it does not adapt the tensor.
+    /// Returns the rows of a tensor plus the adapter's contribution,
+    /// or the rows unchanged if it does not adapt the tensor.
     pub(crate) fn merged(
         &self,
         tensor: &ModelTensor,

@@ -292,8 +292,9 @@ impl<'a> Chooser<'a> {
         Ok(Storage::Ternary(TernaryStorage::Q2_0 { block }))
     }
 
-    /// Returns the source's type, else the first type that supports shape and scales and that readers interpret like the
-    /// source. Other layers may have finer scales than the first one, so for several scales the finest type comes first.
+    /// Returns the source's type, else the first type that supports shape and scales and that readers interpret like
+    /// the source. Other layers may have finer scales than the first one,
+    /// so for several scales the finest type comes first.
     fn in_gguf(
         &self,
         tensor: &ModelTensor,
@@ -332,7 +333,8 @@ impl<'a> Chooser<'a> {
         })
     }
 
-    /// Returns whether a packed layer's scale multiplies, and its type: as in the source; the default is multiplying f32.
+    /// Returns whether a packed layer's scale multiplies, and its type:
+    /// as in the source; the default is multiplying f32.
     pub(crate) fn scale_form(&self, tensor: &ModelTensor) -> Result<(bool, DenseType)> {
         let Container::HuggingFace { tensors, packing: Some(packing), .. } = self.files.container()
         else {

@@ -56,8 +56,8 @@ enum Numbers {
     Dense(Arc<dyn DenseRows>, f32),
 }
 
-/// Compares every tensor of two models as read by the engine: full-precision masters as trits, rows of query and key heads
-/// in the first model's order. `on_done` receives (finished tensors, total tensors).
+/// Compares every tensor of two models as read by the engine: full-precision masters as trits, rows of query and key
+/// heads in the first model's order. `on_done` receives (finished tensors, total tensors).
 ///
 /// # Errors
 /// Errors of reading either model.

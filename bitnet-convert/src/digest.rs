@@ -14,8 +14,8 @@ impl Digest {
         Self(xxh3_128(bytes))
     }
 
-    /// Returns the digest of a matrix, independent of its scale granularity: the trits, and the scale of each run of up to
-    /// 64 weights of a row, 0 for a run of zeros.
+    /// Returns the digest of a matrix, independent of its scale granularity: the trits, and the scale of each run of up
+    /// to 64 weights of a row, 0 for a run of zeros.
     pub(crate) fn of_weights(matrix: &TernaryMatrix) -> Self {
         let mut state = Xxh3::new();
         let mut bytes = Vec::new();

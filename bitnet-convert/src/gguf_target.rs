@@ -118,8 +118,8 @@ fn architecture(files: &ModelFiles, options: &ConvertOptions) -> Result<String> 
     let config = files.config();
     if !config.architecture.table().native_ternary && config.activation != Activation::Silu {
         let problem = format!(
-            "its activation is {}, and a {} file of GGUF is read with SiLU, for no key names another; write a \
-             folder",
+            "its activation is {}, but llama.cpp runs every {} file with SiLU, whatever its key \
+             `hidden_activation` says: write a folder (--to hf or hf-dense)",
             config.activation, config.architecture
         );
         return Err(Error::refused(files.name(), problem));

@@ -1,8 +1,8 @@
 //! Verified conversion of ternary language models between containers and storage types.
 //!
-//! A conversion has four steps: it plans every tensor ([`inspect`] stops here); it converts one tensor after another, on all
-//! cores, with bounded memory; it opens the result with the engine's loader and compares every trit and every byte; and it
-//! renames the result to its final name. An interrupted conversion resumes.
+//! A conversion has four steps: it plans every tensor ([`inspect`] stops here); it converts one tensor after another,
+//! on all cores, with bounded memory; it opens the result with the engine's loader and compares every trit and every
+//! byte; and it renames the result to its final name. An interrupted conversion resumes.
 //!
 //! ```no_run
 //! use bitnet_convert::{ConvertOptions, convert};
@@ -93,14 +93,14 @@ pub fn inspect(input: &Path, output: &Path, options: &ConvertOptions) -> Result<
 /// `false`.
 ///
 /// # Errors
-/// [`Error::Refused`] for a change of the model that was not requested, or for replacing foreign files; [`Error::Tensor`] for
-/// a tensor that the storage type does not support; [`Error::Unproven`] if verification fails; [`Error::SourceChanged`] if
-/// the source changed; [`Error::Stopped`] and [`Error::Interrupted`] if the conversion was stopped; and errors of reading and
-/// writing.
+/// [`Error::Refused`] for a change of the model that was not requested, or for replacing foreign files;
+/// [`Error::Tensor`] for a tensor that the storage type does not support; [`Error::Unproven`] if verification fails;
+/// [`Error::SourceChanged`] if the source changed; [`Error::Stopped`] and [`Error::Interrupted`] if the conversion was
+/// stopped; and errors of reading and writing.
 ///
-/// `output` is unchanged until the result is complete and verified. A single file is then renamed atomically. The files of a
-/// split model are renamed one after another, the first one last; a replaced folder is moved aside first. Running the same
-/// conversion again repairs an interruption between these steps.
+/// `output` is unchanged until the result is complete and verified. A single file is then renamed atomically. The files
+/// of a split model are renamed one after another, the first one last; a replaced folder is moved aside first. Running
+/// the same conversion again repairs an interruption between these steps.
 pub fn convert(
     input: &Path,
     output: &Path,

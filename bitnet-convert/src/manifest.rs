@@ -67,8 +67,8 @@ impl Manifest {
         Ok(manifest.filter(|m: &Self| m.program == PROGRAM && m.format == FORMAT))
     }
 
-    /// Returns the first entry of `folder` that is not listed or has changed. `check_stop` is called often; its error ends
-    /// the work.
+    /// Returns the first entry of `folder` that is not listed or has changed. `check_stop` is called often; its error
+    /// ends the work.
     pub(crate) fn foreign(
         &self,
         folder: &Path,

@@ -7,8 +7,8 @@
 //! .NAME.partial/replaced/         the replaced folder, while the result is renamed
 //! ```
 //!
-//! Symbolic links in it are not followed. A folder with a foreign file is rejected: foreign files are neither removed nor
-//! moved to the final name.
+//! Symbolic links in it are not followed. A folder with a foreign file is rejected: foreign files are neither removed
+//! nor moved to the final name.
 //!
 //! A step is finished if its line is complete and the digest in the line matches the bytes in the files; data lost in a
 //! crash is converted again.
@@ -171,8 +171,8 @@ impl Partial {
         self.files.iter().try_for_each(|file| lock(file).sync_all()).map_err(failed)
     }
 
-    /// Renames the files to their final names and removes the partial folder. The first file of a split model is renamed
-    /// last. Without `overwrite`, a file that has appeared meanwhile is an error.
+    /// Renames the files to their final names and removes the partial folder. The first file of a split model is
+    /// renamed last. Without `overwrite`, a file that has appeared meanwhile is an error.
     pub(crate) fn finish_files(self, names: &[PathBuf], overwrite: bool) -> Result<()> {
         for to in names.iter().rev() {
             let from = self.destination.files().join(to.file_name().unwrap_or_default());
@@ -236,8 +236,8 @@ impl Partial {
         sync_folder(parent).map_err(Error::io(parent, "flush to disk"))?;
         // Already gone if it became the result; foreign files stay.
         let _ = std::fs::remove_dir(destination.files());
-        // The journal stays locked until all names are removed. It is emptied first: a folder with an empty journal and no
-        // marker is an interrupted removal.
+        // The journal stays locked until all names are removed. It is emptied first: a folder with an empty journal and
+        // no marker is an interrupted removal.
         let path = destination.partial.join("journal");
         lock(&journal).set_len(0).map_err(Error::io(&path, "write"))?;
         remove_file(&destination.partial.join(MARK))?;

@@ -129,8 +129,8 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// Assigns parts to files in order, with at most `limit` bytes per file; without a limit, to one file. Returns the number
-    /// of files. A part larger than the limit gets its own file.
+    /// Assigns parts to files in order, with at most `limit` bytes per file; without a limit, to one file. Returns the
+    /// number of files. A part larger than the limit gets its own file.
     pub(crate) fn share_out(&mut self, limit: Option<u64>) -> usize {
         let (mut file, mut held) = (0, 0);
         for part in &mut self.parts {

@@ -1,5 +1,5 @@
-//! A dry run of the result without weights, opened with the engine's loader, which finds differences in metadata before any
-//! tensor is converted.
+//! A dry run of the result without weights, opened with the engine's loader, which finds differences in metadata before
+//! any tensor is converted.
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};

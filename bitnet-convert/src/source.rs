@@ -82,7 +82,8 @@ impl SourceFiles {
         files.check().map_err(|_| Error::SourceChanged { path: PathBuf::from(files.name()) })
     }
 
-    /// Rejects an `output` that is a file of the source under any name, is inside the source's folder, or contains the source.
+    /// Rejects an `output` that is a file of the source under any name,
+    /// is inside the source's folder, or contains the source.
     pub(crate) fn refuse_as_output(&self, output: &Path, names: &[PathBuf]) -> Result<()> {
         let refused =
             |path: &Path, problem: &str| Err(Error::refused(path.display().to_string(), problem));

@@ -1,9 +1,9 @@
 //! Ids of special tokens, from the JSON files of a folder or the keys of a GGUF file.
 //!
 //! A folder defines a token by its text (a string, or an object with `content`) in `tokenizer_config.json` and
-//! `special_tokens_map.json`, or by its id (a number, or a list of numbers) in `config.json` and `generation_config.json`.
-//! The first of these files with a token of the vocabulary takes precedence, as in the `gguf` package's `SpecialVocab`, which
-//! reads the first and the third.
+//! `special_tokens_map.json`, or by its id (a number, or a list of numbers) in `config.json` and
+//! `generation_config.json`. The first of these files with a token of the vocabulary takes precedence, as in the `gguf`
+//! package's `SpecialVocab`, which reads the first and the third.
 
 use std::path::Path;
 

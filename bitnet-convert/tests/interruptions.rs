@@ -1,4 +1,5 @@
-//! Interrupted, damaged and repeated conversions: the final name never has a wrong result, and the bytes are always equal.
+//! Interrupted, damaged and repeated conversions: the final name never has a
+//! wrong result, and the bytes are always equal.
 
 #![allow(clippy::unwrap_used, reason = "a test may stop at any surprise")]
 

@@ -1,4 +1,5 @@
-//! How a pool returns memory to the system: idle, fragmented, under pressure. Every figure printed is measured in this run.
+//! How a pool returns memory to the system: idle, fragmented, under pressure.
+//! Every figure printed is measured in this run.
 
 use std::time::Duration;
 

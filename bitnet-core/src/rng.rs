@@ -3,8 +3,9 @@
 /// The increment of the state at each step: 2⁶⁴ divided by the golden ratio, made odd.
 const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// SplitMix64: a seed determines the sequence, on every machine and in every version. Its state has 64 bits and period 2⁶⁴
-/// (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014, in Vigna's form). Not for secrets.
+/// SplitMix64: a seed determines the sequence, on every machine and in every version. Its state has 64 bits and period
+/// 2⁶⁴ (Steele, Lea and Flood, "Fast splittable pseudorandom number
+/// generators", 2014, in Vigna's form). Not for secrets.
 ///
 /// ```
 /// use bitnet_core::rng::SplitMix64;

@@ -1,7 +1,8 @@
-//! The code blocks of the project's founding documents, word for word, with `use bitnet_core::prelude::*` and nothing else added;
-//! and one run through all that they name.
+//! The code blocks of the project's founding documents, word for word, with `use bitnet_core::prelude::*` and nothing
+//! else added; and one run through all that they name.
 //!
-//! Blocks about MLX and Metal (`bitnet_core::mlx`, `bitnet_core::metal`, `bitnet_metal`) are not here: those parts don't exist.
+//! Blocks about MLX and Metal (`bitnet_core::mlx`, `bitnet_core::metal`,
+//! `bitnet_metal`) are not here: those parts don't exist.
 
 #![allow(clippy::unwrap_used, reason = "a test may stop at any surprise")]
 #![allow(unused_imports, unused_variables, reason = "the documents name more than they use")]

@@ -107,7 +107,8 @@ fn leaks_are_found_at_level_standard() {
         drop(forgotten);
         assert!(pool.tracker().unwrap().leaks(Duration::ZERO).leaks.is_empty());
     }
-    // Small blocks by the statistics of a page: 2000 of 64 bytes are missed with probability exp(-31), and are estimated.
+    // Small blocks by the statistics of a page: 2000 of 64 bytes are missed
+    // with probability exp(-31), and are estimated.
     let forgotten: Vec<_> =
         (0..2000).map(|_| pool.allocate(64, 64, &Device::Cpu).unwrap()).collect();
     let report = pool.tracker().unwrap().leaks(Duration::ZERO);

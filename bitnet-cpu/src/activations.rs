@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! tokens stand in tiles; a tile holds block 0 of its tokens, then block 1, ...
-//! 8-bit activations: tiles of eight, then one each of four, two and one as the rest needs them; for AMX, tiles of sixteen,
-//! the last one filled up, whose blocks hold one half after the other
+//! 8-bit activations: tiles of eight, then one each of four, two and one as the rest needs them; for AMX, tiles of
+//! sixteen, the last one filled up, whose blocks hold one half after the other
 //! f32 activations: tiles of four, then single tokens
 //! block = 128 elements in four planes: plane i holds element 4b + i at index b; the last one is filled with zeros
 //! ```

@@ -58,8 +58,8 @@ impl CpuBackend {
 
     /// As [`CpuBackend::new`], with all that it holds in `pool`: prepared weights under [`Purpose::Weights`],
     /// scratch buffers under [`Purpose::Activations`]. If the pool is tracked at level Standard or Detailed,
-    /// its tracker's [operations](bitnet_core::memory::Tracker::operations) are those of this back end, with their times and the
-    /// bytes of weights, heads and caches that they read, estimated from
+    /// its tracker's [operations](bitnet_core::memory::Tracker::operations) are those of this back end, with their
+    /// times and the bytes of weights, heads and caches that they read, estimated from
     /// [some of the calls](bitnet_core::memory::Tracker::watch_operation).
     ///
     /// # Errors
@@ -98,8 +98,8 @@ impl CpuBackend {
         ExecContext { isa: chosen.isa, threads, traffic, scratch_pool }
     }
 
-    /// Runs an operation and reports its time and the bytes that it read to the tracker, if that watches it. The bytes are
-    /// counted apart, so that those of concurrent calls do not mix.
+    /// Runs an operation and reports its time and the bytes that it read to the tracker, if that watches it. The bytes
+    /// are counted apart, so that those of concurrent calls do not mix.
     #[inline]
     fn run<T>(
         &self,

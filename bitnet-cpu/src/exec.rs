@@ -22,8 +22,8 @@ pub(crate) struct ExecContext<'a> {
 pub(crate) type RowsFn<'a, T> = dyn Fn(Range<usize>, &mut [T]) -> Result<()> + Sync + 'a;
 
 impl ExecContext<'_> {
-    /// Divides the rows of `out` (`[rows, width]`) among the threads: `f` computes each range of rows. `work` is the number of
-    /// elementary steps of a row.
+    /// Divides the rows of `out` (`[rows, width]`) among the threads: `f` computes each range of rows. `work` is the
+    /// number of elementary steps of a row.
     ///
     /// # Errors
     /// That of the first range, in order, for which `f` fails.

@@ -1,8 +1,9 @@
 //! The CPU back end of BitNet-Rust: ternary and dense kernels for every instruction set, chosen at run time.
 //!
-//! A kernel is written once over three small traits (products of 2-bit codes with 8-bit activations, lanes of f32, products of
-//! 4-bit codes) and compiled for each instruction set; which one runs is decided when a [`CpuBackend`] is made. Integers equal
-//! those of [`bitnet_core::reference`] bit for bit on every level, and no result depends on the number of threads.
+//! A kernel is written once over three small traits (products of 2-bit codes with 8-bit activations, lanes of f32,
+//! products of 4-bit codes) and compiled for each instruction set; which one runs is decided when a [`CpuBackend`] is
+//! made. Integers equal those of [`bitnet_core::reference`] bit for bit on every level,
+//! and no result depends on the number of threads.
 //!
 //! ```
 //! use bitnet_core::backend::{ActivationPrecision, Backend, Operations, Preparation};
@@ -33,9 +34,9 @@
 //! # }
 //! ```
 //!
-//! Inside, from the bottom: `isa` (what an instruction set supplies, and the choice at run time), `self_test` (which levels are
-//! trusted), `threads`, `exec` (what an operation runs on), `activations` (quantised input), `ops` (one file or folder for each
-//! operation), `backend`.
+//! Inside, from the bottom: `isa` (what an instruction set supplies, and the choice at run time), `self_test` (which
+//! levels are trusted), `threads`, `exec` (what an operation runs on), `activations` (quantised input), `ops` (one file
+//! or folder for each operation), `backend`.
 
 mod activations;
 mod backend;

@@ -1,5 +1,5 @@
-//! Self-tests of instruction sets: every level computes a known result before it is trusted, and the choice among those that
-//! do.
+//! Self-tests of instruction sets: every level computes a known result before it is trusted, and the choice among those
+//! that do.
 
 use std::sync::OnceLock;
 
@@ -163,8 +163,8 @@ impl Op for &Int4Input {
     }
 }
 
-/// A panel of the first blocks of an input, each a row, by two of its activation blocks: from both halves, and from the second
-/// half alone.
+/// A panel of the first blocks of an input, each a row, by two of its activation blocks: from both halves, and from the
+/// second half alone.
 struct PanelTest<'a>(&'a Input);
 
 /// The sums from both halves, and those from the second half: of two tokens with all rows.
@@ -321,8 +321,8 @@ impl Known {
     }
 }
 
-/// Returns every level that this processor reports, and whether it passes its self-test; best last. The tests run once per
-/// process. A level that is not reported is not run.
+/// Returns every level that this processor reports, and whether it passes its self-test; best last. The tests run once
+/// per process. A level that is not reported is not run.
 pub fn proven_levels() -> Vec<(IsaLevel, bool)> {
     static PROVEN: OnceLock<Vec<(IsaLevel, bool)>> = OnceLock::new();
     PROVEN
@@ -334,8 +334,8 @@ pub fn proven_levels() -> Vec<(IsaLevel, bool)> {
         .clone()
 }
 
-/// Returns the level to run: the one wanted, which must be proven if it is `forced`, or else the best proven one that is not
-/// above it.
+/// Returns the level to run: the one wanted, which must be proven if it is `forced`, or else the best proven one that
+/// is not above it.
 ///
 /// # Errors
 /// [`Error::IsaUnavailable`] or [`Error::IsaBroken`].

@@ -1,7 +1,7 @@
 //! One table per architecture: the tensors of its models, their names and shapes, and what its files leave unsaid.
 //!
-//! Every family here is Llama with a few differences. To add another, add a variant of [`Architecture`] and its entry in
-//! `TABLES`; a tensor that no family has yet is an entry of `TENSORS` too. Loaders and converters read these tables.
+//! Every family here is Llama with a few differences. To add another, add a variant of [`Architecture`] and its entry
+//! in `TABLES`; a tensor that no family has yet is an entry of `TENSORS` too. Loaders and converters read these tables.
 
 use std::fmt;
 
@@ -175,8 +175,8 @@ pub struct ArchitectureTable {
     pub extra: &'static [Role],
     /// The projections with a bias.
     pub biased: &'static [Role],
-    /// Whether every checkpoint is ternary: ordinary numbers are the full-precision masters of trits, and inputs of ternary
-    /// layers are quantised to 8 bits.
+    /// Whether every checkpoint is ternary: ordinary numbers are the full-precision masters of trits, and inputs of
+    /// ternary layers are quantised to 8 bits.
     pub native_ternary: bool,
     /// Whether GGUF's ternary block types stand for layers whose inputs are quantised to 8 bits.
     pub int8_block_types: bool,
@@ -199,8 +199,8 @@ pub struct GgufArchitecture {
 
 /// A model class of Hugging Face checkpoints, with the defaults of its configuration class.
 ///
-/// Source: transformers 5 (`LlamaConfig`, `Qwen2Config`, `Qwen3Config`, `BitNetConfig`) and the configuration that 1bitLLM published with
-/// its models (`BitnetConfig`).
+/// Source: transformers 5 (`LlamaConfig`, `Qwen2Config`, `Qwen3Config`, `BitNetConfig`) and the configuration that
+/// 1bitLLM published with its models (`BitnetConfig`).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ModelClass {
     /// The class, as `architectures` in `config.json` names it.

@@ -27,9 +27,9 @@ fn require_regular(path: &Path) -> Result<Option<Metadata>> {
     Err(Error::NotRegularFile { file: shown_path(path), kind })
 }
 
-/// Writes `path` through `fill`. `path` is unchanged until `fill` has returned and the data is flushed to disk; on error the
-/// temporary file is removed. A replaced file keeps its permissions, a new file gets the default ones. Of several
-/// concurrent writers the last one wins.
+/// Writes `path` through `fill`. `path` is unchanged until `fill` has returned and the data is flushed to disk; on
+/// error the temporary file is removed. A replaced file keeps its permissions, a new file gets the default ones. Of
+/// several concurrent writers the last one wins.
 pub(crate) fn write_atomically(
     path: &Path,
     fill: impl FnOnce(&mut BufWriter<&File>) -> Result<()>,
@@ -38,8 +38,8 @@ pub(crate) fn write_atomically(
     write_over(path, replaced.map(|found| found.permissions()), true, fill)
 }
 
-/// Like [`write_atomically`], with the permissions of the `replaced` file. A file that appears meanwhile is replaced only if
-/// `overwrite` is set.
+/// Like [`write_atomically`], with the permissions of the `replaced` file. A file that appears meanwhile is replaced
+/// only if `overwrite` is set.
 fn write_over(
     path: &Path,
     replaced: Option<Permissions>,
@@ -93,7 +93,8 @@ fn write_over(
 /// Writes `bytes` to `path` atomically.
 ///
 /// # Errors
-/// [`Error::NotRegularFile`] if `path` is a folder, a symbolic link or a special file; [`Error::Io`] with the file and the failed action. `path` is unchanged on error.
+/// [`Error::NotRegularFile`] if `path` is a folder, a symbolic link or a special file; [`Error::Io`] with the file and
+/// the failed action. `path` is unchanged on error.
 pub fn write_whole_file(path: &Path, bytes: &[u8]) -> Result<()> {
     write_atomically(path, |sink| write_all(path, sink, bytes))
 }

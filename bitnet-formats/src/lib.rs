@@ -1,7 +1,7 @@
 //! GGUF and safetensors containers, memory-mapped and validated.
 //!
-//! This crate reads and writes *containers*: names, types and shapes of tensors, and their bytes without copying. The codecs
-//! of `bitnet-quant` decode the bytes; `bitnet-inference` knows what the tensors mean.
+//! This crate reads and writes *containers*: names, types and shapes of tensors, and their bytes without copying. The
+//! codecs of `bitnet-quant` decode the bytes; `bitnet-inference` knows what the tensors mean.
 //!
 //! # Tour
 //!

@@ -1,8 +1,8 @@
 //! Memory-mapped files, and cheap handles to ranges of their bytes.
 //!
 //! If another process truncates a mapped file, the lost pages read as zeros and [`Region::check`] returns
-//! [`Error::Truncated`]. Loaders call it after decoding. [`FileMap`] implements the mapping and the handler of the signal
-//! that lost pages raise.
+//! [`Error::Truncated`]. Loaders call it after decoding. [`FileMap`] implements the mapping and the handler of the
+//! signal that lost pages raise.
 
 use std::borrow::Cow;
 use std::fmt;

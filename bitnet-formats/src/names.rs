@@ -3,9 +3,9 @@
 //! A name is parsed into [`TensorName`] (layer, role, part) by [`TensorName::from_hf`] or [`TensorName::from_gguf`] and
 //! written by [`TensorName::to_hf`] or [`TensorName::to_gguf`]; [`hf_to_gguf`] and [`gguf_to_hf`] do both steps.
 //!
-//! Only names are mapped. The *values* differ as well: GGUF files of the `llama` architecture permute the rows of `attn_q`
-//! and `attn_k`, and a Hugging Face `weight_scale` multiplies or divides depending on the checkpoint's `linear_class`,
-//! while a GGUF `.scale` always multiplies.
+//! Only names are mapped. The *values* differ as well: GGUF files of the `llama` architecture permute the rows of
+//! `attn_q` and `attn_k`, and a Hugging Face `weight_scale` multiplies or divides depending on the checkpoint's
+//! `linear_class`, while a GGUF `.scale` always multiplies.
 
 use std::fmt;
 
@@ -122,7 +122,8 @@ impl TensorName {
         })
     }
 
-    /// Returns the GGUF name without `.weight`, the name of the tensor in all checkpoints; empty for an invalid combination.
+    /// Returns the GGUF name without `.weight`, the name of the tensor
+    /// in all checkpoints; empty for an invalid combination.
     #[must_use]
     pub fn stem(self) -> String {
         let name = self.to_gguf().unwrap_or_default();
@@ -191,7 +192,8 @@ fn split_hf_part(name: &str) -> Option<(&str, Part)> {
     }
 }
 
-/// Splits the layer off a module: `prefix`, digits without leading zeros and a dot. Modules without the prefix have none.
+/// Splits the layer off a module: `prefix`, digits without leading zeros
+/// and a dot. Modules without the prefix have none.
 fn split_layer<'a>(module: &'a str, prefix: &str) -> Option<(Option<u32>, &'a str)> {
     let Some(rest) = module.strip_prefix(prefix) else { return Some((None, module)) };
     let (digits, inner) = rest.split_once('.')?;

@@ -14,8 +14,8 @@
 //! ```
 //!
 //! Numbers have the byte order of the machine. Files of the other order, or whose length differs from the header, are
-//! rejected. Each access to a section verifies its checksum. Files are written atomically and never modified; a new version
-//! replaces the file.
+//! rejected. Each access to a section verifies its checksum. Files are written atomically and never modified; a new
+//! version replaces the file.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -250,8 +250,8 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// Returns a fast checksum against damage, not against forgery. It detects with certainty any difference within one aligned group of
-/// eight bytes.
+/// Returns a fast checksum against damage, not against forgery. It detects with certainty any difference within one
+/// aligned group of eight bytes.
 #[must_use]
 pub fn checksum(bytes: &[u8]) -> u64 {
     const LANES: usize = 8;

@@ -41,7 +41,8 @@ pub fn save_registry(path: &Path, registry: &TensorRegistry) -> Result<usize> {
 /// Reads all tensors of a file into the pool. Bytes after the snapshot are an error.
 ///
 /// # Errors
-/// Same as [`MappedFile::open`]; [`Error::Memory`] for a file that is no whole snapshot, and where the pool has no room.
+/// Same as [`MappedFile::open`]; [`Error::Memory`] for a file
+/// that is no whole snapshot, and where the pool has no room.
 pub fn load(path: &Path, pool: &HybridMemoryPool) -> Result<Vec<Restored>> {
     let file = MappedFile::open(path)?;
     let mut rest = file.bytes();

@@ -267,7 +267,8 @@ fn shard(tensor: &str) -> Vec<u8> {
 
 const INDEX: &str = "model.safetensors.index.json";
 
-/// Returns the error of an index next to two valid files, `x.safetensors` with tensor a and `y.safetensors` with tensor b.
+/// Returns the error of an index next to two valid files, `x.safetensors`
+/// with tensor a and `y.safetensors` with tensor b.
 fn index_refusal(index: &str) -> Error {
     let folder = tempfile::tempdir().unwrap();
     write(folder.path(), "x.safetensors", shard("a"));

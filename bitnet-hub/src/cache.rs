@@ -6,7 +6,7 @@
 //! CACHE/models--OWNER--NAME/snapshots/COMMIT/PATH          a link to the blob
 //! CACHE/models--OWNER--NAME/refs/REVISION                  the commit of a branch or a tag
 //! CACHE/.locks/models--OWNER--NAME/ETAG.lock               held while a blob is written
-//! CACHE/.locks/models--OWNER--NAME.bitnet.lock             shared by downloads of this program, exclusive for a removal
+//! CACHE/.locks/models--OWNER--NAME.bitnet.lock             shared by our downloads, exclusive for a removal
 //! ```
 
 use std::fs::{self, File};
@@ -66,11 +66,12 @@ impl HubCache {
         }
     }
 
-    /// Returns the cached file or folder to run for `name`: the named file, the only GGUF model, or the folder of a safetensors
-    /// model. Incomplete models are ignored. Does not download.
+    /// Returns the cached file or folder to run for `name`: the named file, the only GGUF model, or the folder of a
+    /// safetensors model. Incomplete models are ignored. Does not download.
     ///
     /// # Errors
-    /// [`Error::NotCached`] if it is missing or incomplete, [`Error::Choose`] if there are several models, [`Error::Io`].
+    /// [`Error::NotCached`] if it is missing or incomplete,
+    /// [`Error::Choose`] if there are several models, [`Error::Io`].
     pub fn find(&self, name: &ModelName) -> Result<PathBuf> {
         let Stored { cache, commit, files, missing } = self.stored(name)?;
         let missing = || self.lacking(name, missing.clone());

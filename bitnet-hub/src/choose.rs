@@ -35,8 +35,8 @@ pub struct Found {
 pub enum Wanted<'a> {
     /// All files needed to run the model.
     Model,
-    /// One file, or all files of a split GGUF model. If the path does not exist, the GGUF file whose name ends with this word,
-    /// ignoring case: `TQ2_0` finds `model-tq2_0.gguf`.
+    /// One file, or all files of a split GGUF model. If the path does not exist, the GGUF file whose name ends with
+    /// this word, ignoring case: `TQ2_0` finds `model-tq2_0.gguf`.
     File(&'a str),
     /// Files that match one of `include` (all files if empty) and none of `exclude`.
     Matching {
@@ -85,7 +85,8 @@ impl Gguf<'_> {
     }
 }
 
-/// Returns the GGUF models among `files`, sorted by path: single and split ones, without auxiliary files of other models.
+/// Returns the GGUF models among `files`, sorted by path: single
+/// and split ones, without auxiliary files of other models.
 pub fn gguf_models(files: &[Found]) -> Vec<Choice> {
     let models = ggufs(files);
     models.iter().filter(|model| !is_part_of_another(model.stem)).map(Gguf::choice).collect()

@@ -24,8 +24,8 @@ pub(crate) struct Complete {
     pub(crate) missing_safetensors: Vec<String>,
 }
 
-/// Removes split GGUF models with missing parts. With `folders`, also removes a safetensors model without `config.json`,
-/// without weights, or without a shard that its index or the shard names require.
+/// Removes split GGUF models with missing parts. With `folders`, also removes a safetensors model without
+/// `config.json`, without weights, or without a shard that its index or the shard names require.
 ///
 /// # Errors
 /// [`Error::Io`] if a shard index can't be read.

@@ -1,8 +1,8 @@
 //! Downloads models from a Hugging Face compatible hub into the cache of `huggingface_hub`.
 //!
-//! [`ModelName`] parses names such as `OWNER/NAME@REVISION:FILE`, [`HubCache`] finds cached models, and [`choose`] selects the
-//! files that a model needs. With the feature `download` (on by default), [`Hub`] lists repositories and downloads files; it
-//! resumes interrupted downloads and verifies length and checksum.
+//! [`ModelName`] parses names such as `OWNER/NAME@REVISION:FILE`, [`HubCache`] finds cached models, and [`choose`]
+//! selects the files that a model needs. With the feature `download` (on by default), [`Hub`] lists repositories and
+//! downloads files; it resumes interrupted downloads and verifies length and checksum.
 //!
 //! ```
 //! use bitnet_hub::{HubCache, ModelName};

@@ -18,8 +18,8 @@ fn symbolic(_target: &Path, _link: &Path) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// Links `link` to `blob`. `relative` is the path from the folder of `link` to `blob`; `links` = false disables symbolic
-/// links.
+/// Links `link` to `blob`. `relative` is the path from the folder of `link` to `blob`; `links` = false disables
+/// symbolic links.
 pub(crate) fn show(blob: &Path, relative: &Path, link: &Path, links: bool) -> io::Result<()> {
     if links && symbolic(relative, link).is_ok() {
         return Ok(());

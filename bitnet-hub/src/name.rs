@@ -16,8 +16,8 @@ const LONGEST_REPOSITORY: usize = 96;
 pub struct Repository(String);
 
 impl Repository {
-    /// Parses a name by the hub's rules: letters, digits, `-`, `_` and `.`, at most 96 characters, neither `--` nor `..`,
-    /// parts that neither begin nor end with `-` or `.`.
+    /// Parses a name by the hub's rules: letters, digits, `-`, `_` and `.`, at most 96 characters, neither `--` nor
+    /// `..`, parts that neither begin nor end with `-` or `.`.
     ///
     /// # Errors
     /// [`Error::Reference`] with the violated rule.
@@ -129,8 +129,8 @@ impl fmt::Display for ModelName {
     }
 }
 
-/// Returns why a file name from a hub is unsafe as a path, if it is. The rules of all systems apply on every system, because
-/// a cache may be shared.
+/// Returns why a file name from a hub is unsafe as a path, if it is. The rules of all systems apply on every system,
+/// because a cache may be shared.
 pub fn path_problem(path: &str) -> Option<&'static str> {
     if path.is_empty() {
         return Some("it is empty");

@@ -1,8 +1,8 @@
 //! Selection of the best model of a repository for a machine.
 //!
-//! Ternary storage types come first, unambiguous ones before I2_S, whose layout the file does not state; then safetensors;
-//! then 16-bit and 32-bit numbers. The first model that fits into memory is selected. Unsupported types are never selected,
-//! because loading would fail only after gigabytes of download.
+//! Ternary storage types come first, unambiguous ones before I2_S, whose layout the file does not state; then
+//! safetensors; then 16-bit and 32-bit numbers. The first model that fits into memory is selected. Unsupported types
+//! are never selected, because loading would fail only after gigabytes of download.
 
 use crate::choose::{Choice, Found, Selection, Wanted, choose, gguf_models};
 use crate::error::{Error, Result};

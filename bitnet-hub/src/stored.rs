@@ -1,4 +1,5 @@
-//! Listing of cached models and their removal. Links are removed, not followed, except to contents of the same repository.
+//! Listing of cached models and their removal. Links are removed,
+//! not followed, except to contents of the same repository.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, Metadata, TryLockError};
@@ -84,8 +85,8 @@ impl HubCache {
         Ok(models)
     }
 
-    /// Plans the removal of `name`: a whole model, a revision or a file. Contents used by another revision stay. Does not
-    /// remove anything.
+    /// Plans the removal of `name`: a whole model, a revision or a file. Contents used by another revision stay. Does
+    /// not remove anything.
     ///
     /// # Errors
     /// [`Error::NotCached`], [`Error::NotRemoved`], [`Error::Io`].
@@ -320,8 +321,8 @@ impl Removal {
         if self.whole { self.remove_rest(held) } else { Ok(()) }
     }
 
-    /// Removes a model's records of absent files, empty folders and locks. Unplanned files stay, because a program with other
-    /// locks may have begun a download.
+    /// Removes a model's records of absent files, empty folders and locks. Unplanned files stay, because a program with
+    /// other locks may have begun a download.
     fn remove_rest(&self, held: &[(PathBuf, File)]) -> Result<()> {
         let folder = &self.cache.folder;
         remove_all(&folder.join(".no_exist"))?;

@@ -85,8 +85,8 @@ impl BatchLogits {
     }
 }
 
-/// Reads the tokens of all items in one pass, and computes the logits that they ask for; other rows do not reach the head.
-/// Each session is left, and each row of logits is, bit for bit as if the session had read its tokens alone.
+/// Reads the tokens of all items in one pass, and computes the logits that they ask for; other rows do not reach the
+/// head. Each session is left, and each row of logits is, bit for bit as if the session had read its tokens alone.
 ///
 /// All tokens go through the model together: a long prompt is best divided over several calls.
 ///
@@ -150,8 +150,8 @@ fn shared_decoder<'a>(
     })
 }
 
-/// Returns an error if a logit of sessions that have not taken their tokens yet is not finite. `rows` are those of the batch
-/// that the logits belong to.
+/// Returns an error if a logit of sessions that have not taken their tokens yet is not finite. `rows` are those of the
+/// batch that the logits belong to.
 fn check_finite(items: &[BatchItem<'_>], logits: &BatchLogits, rows: &[usize]) -> Result<()> {
     let mut first = 0;
     for (index, item) in items.iter().enumerate() {
@@ -164,8 +164,9 @@ fn check_finite(items: &[BatchItem<'_>], logits: &BatchLogits, rows: &[usize]) -
     Ok(())
 }
 
-/// Returns the token that each sampler chooses after the last one of its session, as [`Session::choose`] does for each alone.
-/// Sessions share passes over the head. A session whose logits are not finite, or allow no token, has an error of its own.
+/// Returns the token that each sampler chooses after the last one of its session, as [`Session::choose`] does for each
+/// alone. Sessions share passes over the head. A session whose logits are not
+/// finite, or allow no token, has an error of its own.
 ///
 /// # Errors
 /// [`InferenceError::Parameter`] for a session that has read nothing, or sessions of several models; those of

@@ -1,7 +1,7 @@
 //! Runs ternary language models: files to a model, text to tokens, tokens to logits, logits to text.
 //!
-//! A [`Model`] is opened once and shared. A [`Session`] is one sequence of tokens with its cache; many can read from one
-//! model, on any thread. The tour below compiles and runs with the small model that is part of the crate.
+//! A [`Model`] is opened once and shared. A [`Session`] is one sequence of tokens with its cache; many can read from
+//! one model, on any thread. The tour below compiles and runs with the small model that is part of the crate.
 //!
 //! Text in, text out:
 //!

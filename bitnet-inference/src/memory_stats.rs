@@ -10,8 +10,8 @@ use bitnet_core::memory::report::PurposeUse;
 use bitnet_core::memory::tracking::OperationFigures;
 use bitnet_core::memory::units::bytes;
 
-/// The memory of a model at one moment, by the books of its pool and the counters of its back end. What they do not say is
-/// `None`, or an empty list.
+/// The memory of a model at one moment, by the books of its pool and the counters of its back end. What they do not say
+/// is `None`, or an empty list.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -55,8 +55,8 @@ pub struct MemoryStats {
     pub fragmentation: Option<Fragmentation>,
     /// Bytes of weights, heads and caches that the back end has read since it was made; `None` if it does not count.
     pub bytes_read: Option<u64>,
-    /// The back end's operations, the one that took longest in all first, estimated from some of their runs; none unless its pool is tracked at level Standard
-    /// or Detailed.
+    /// The back end's operations, the one that took longest in all first, estimated from some of their runs; none
+    /// unless its pool is tracked at level Standard or Detailed.
     pub operations: Vec<OperationFigures>,
     /// When this was found.
     pub taken: Instant,
@@ -94,8 +94,8 @@ impl MemoryStats {
         }
     }
 
-    /// Bytes that the back end read in a second of the time that it spent in operations, since it was made; `None` if no
-    /// operation is recorded. Where several threads call at once, their times are added up.
+    /// Bytes that the back end read in a second of the time that it spent in operations, since it was made; `None` if
+    /// no operation is recorded. Where several threads call at once, their times are added up.
     pub fn bandwidth(&self) -> Option<f64> {
         let time: Duration = self.operations.iter().map(|operation| operation.time).sum();
         let read: u64 = self.operations.iter().map(|operation| operation.bytes).sum();
@@ -110,8 +110,8 @@ impl MemoryStats {
         (!time.is_zero()).then(|| read as f64 / time.as_secs_f64())
     }
 
-    /// [`MemoryStats::bandwidth`] as a part of what `machine` reads in a second; more than 1 means that caches hold what
-    /// is read. `None` if either was not measured.
+    /// [`MemoryStats::bandwidth`] as a part of what `machine` reads in a second; more than 1 means that caches hold
+    /// what is read. `None` if either was not measured.
     pub fn bandwidth_utilisation(&self, machine: &DeviceCapabilities) -> Option<f64> {
         let measured = machine.memory_bandwidth?.read;
         (measured > 0.0).then_some(self.bandwidth()? / measured)

@@ -235,8 +235,8 @@ impl Model {
     /// Returns the tokens of a conversation, ending where the assistant's answer begins.
     ///
     /// # Errors
-    /// [`InferenceError::UnsupportedOperation`] if the model has no chat template, [`InferenceError::Template`] if it can't
-    /// be used or refuses the conversation; those of the tokenizer.
+    /// [`InferenceError::UnsupportedOperation`] if the model has no chat template, [`InferenceError::Template`] if it
+    /// can't be used or refuses the conversation; those of the tokenizer.
     pub fn encode_chat(&self, messages: &[Message]) -> Result<Vec<u32>> {
         let tokenizer =
             self.tokenizer.as_ref().ok_or_else(|| InferenceError::no_tokenizer("text"))?;

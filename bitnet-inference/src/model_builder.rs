@@ -30,7 +30,8 @@ pub struct ModelBuilder {
 }
 
 impl ModelBuilder {
-    /// Sets all choices that a file may leave open, and how the head is read, the pool and the cache of prepared weights.
+    /// Sets all choices that a file may leave open, and how the head is
+    /// read, the pool and the cache of prepared weights.
     pub fn options(self, options: LoadOptions) -> Self {
         Self { options, ..self }
     }

@@ -3,6 +3,9 @@
 //! The chain, in this order (the order of llama.cpp's defaults): logit bias, penalties; then, unless greedy,
 //! top-k, typical, top-p, min-p on the softmax of the logits; temperature; draw. A temperature of zero is greedy:
 //! the largest logit wins, the lowest id among equals.
+//!
+//! [`Sampler::plan_query`] names the few logits that suffice, which holds while top-k is the first filter and no filter
+//! needs all logits: one that comes earlier, or needs a mean or a deviation, makes it return `None`, unless greedy.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -160,7 +163,8 @@ impl Sampler {
         Some(LogitQuery { count: largest.saturating_add(extra_tokens.len()), extra_tokens })
     }
 
-    /// Chooses what [`Sampler::sample`] chooses, from the logits that [`Sampler::plan_query`] names for the same history.
+    /// Chooses what [`Sampler::sample`] chooses, from the logits
+    /// that [`Sampler::plan_query`] names for the same history.
     ///
     /// # Errors
     /// Those of [`Sampler::sample`].
@@ -331,8 +335,8 @@ fn normalise(candidates: &mut [Candidate]) {
     }
 }
 
-/// Keeps the shortest prefix whose probability reaches `limit`, then restores the order by logits and probabilities that sum
-/// to one.
+/// Keeps the shortest prefix whose probability reaches `limit`, then restores the order by logits and probabilities
+/// that sum to one.
 fn keep_prefix(candidates: &mut Vec<Candidate>, limit: f64) {
     let mut sum = 0.0;
     let count = candidates.iter().position(|c| {

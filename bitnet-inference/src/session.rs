@@ -114,8 +114,8 @@ impl Session {
     /// Reads more tokens. Returns the session, so that `session.extend(&tokens)?.logits()?` goes on.
     ///
     /// # Errors
-    /// [`InferenceError::Resource`] if they do not fit, [`InferenceError::Parameter`] if there are none: the sequence is
-    /// unchanged then. Those of [`Decoder::forward`].
+    /// [`InferenceError::Resource`] if they do not fit, [`InferenceError::Parameter`] if there are none: the sequence
+    /// is unchanged then. Those of [`Decoder::forward`].
     pub fn extend(&mut self, tokens: &[u32]) -> Result<&mut Self> {
         for chunk in self.prefill(tokens)? {
             chunk?;
@@ -137,8 +137,8 @@ impl Session {
         Ok(Prefill { session: self, tokens, done: 0 })
     }
 
-    /// Makes the sequence `tokens`: keeps the beginning that it has in common with what was read, and reads the rest. At
-    /// least the last token is read again.
+    /// Makes the sequence `tokens`: keeps the beginning that it has in common with what was read, and reads the rest.
+    /// At least the last token is read again.
     ///
     /// # Errors
     /// Those of [`Session::extend`].
@@ -172,7 +172,8 @@ impl Session {
     /// never all in memory.
     ///
     /// # Errors
-    /// Those of [`Session::extend`] and [`Session::logits`]; `on_row` has received the rows before one that is not finite.
+    /// Those of [`Session::extend`] and [`Session::logits`]; `on_row` has
+    /// received the rows before one that is not finite.
     pub fn extend_with_logits(
         &mut self,
         tokens: &[u32],
@@ -202,7 +203,8 @@ impl Session {
         Ok(())
     }
 
-    /// Reads more tokens and shows `observe` what each linear layer reads: `[tokens of a chunk, features]` in each call.
+    /// Reads more tokens and shows `observe` what each linear layer reads:
+    /// `[tokens of a chunk, features]` in each call.
     ///
     /// # Errors
     /// Those of [`Session::extend`] and of `observe`.
@@ -229,8 +231,8 @@ impl Session {
         Ok(logits)
     }
 
-    /// Computes the logits after the last token that `query` asks for; `None` where all of them are computed as fast. See
-    /// [`Decoder::top_logits`].
+    /// Computes the logits after the last token that `query` asks for; `None` where all of them are computed as fast.
+    /// See [`Decoder::top_logits`].
     ///
     /// # Errors
     /// Those of [`Session::logits`] and [`Decoder::top_logits`].
@@ -242,8 +244,8 @@ impl Session {
         }
     }
 
-    /// Returns the token that `sampler` chooses after the last one, from as few logits as it needs. For several sessions
-    /// see [`choose_batch`](crate::choose_batch).
+    /// Returns the token that `sampler` chooses after the last one, from as few logits as it needs. For several
+    /// sessions see [`choose_batch`](crate::choose_batch).
     ///
     /// # Errors
     /// Those of [`Session::top_logits`] and [`Sampler::sample`].

@@ -4,8 +4,10 @@
 //! One model for each process, since the peak is the process's:
 //!
 //! ```text
-//! BITNET_AT_SIZE=DIR BITNET_AT_SIZE_MODEL=hf   cargo test --release -p bitnet-inference --test at_size -- --ignored --nocapture
-//! BITNET_AT_SIZE=DIR BITNET_AT_SIZE_MODEL=gguf cargo test --release -p bitnet-inference --test at_size -- --ignored --nocapture
+//! BITNET_AT_SIZE=DIR BITNET_AT_SIZE_MODEL=hf \
+//!     cargo test --release -p bitnet-inference --test at_size -- --ignored --nocapture
+//! BITNET_AT_SIZE=DIR BITNET_AT_SIZE_MODEL=gguf \
+//!     cargo test --release -p bitnet-inference --test at_size -- --ignored --nocapture
 //! ```
 //!
 //! With `BITNET_AT_SIZE_HEAD=refined|certain|full` the other test writes text with the head read that way.

@@ -133,7 +133,8 @@ const REFUSED: [&str; 12] = [
     "{{ 1234 | filesizeformat }}",
     "{% autoescape true %}{{ '<' }}{% endautoescape %}",
 ];
-/// Templates that Jinja2 refuses and that are rendered here: constants of two types compared, spellings of later versions.
+/// Templates that Jinja2 refuses and that are rendered here: constants
+/// of two types compared, spellings of later versions.
 const RENDERED: [&str; 8] = [
     "{{ 'aaa'.replace('a', 'b', count=2) }}",
     "{{ 'a' < 1 }}",

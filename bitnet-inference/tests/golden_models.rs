@@ -321,8 +321,8 @@ fn logits_differ_by_no_more_than_the_noise_of_the_arithmetic() {
     }
 }
 
-/// llama.cpp quantises activations in blocks of 256 or 32 instead of per token, and rounds them for a 16-bit head: it is
-/// as far from transformers as the golden file records, and from us no farther than that plus our own distance.
+/// llama.cpp quantises activations in blocks of 256 or 32 instead of per token, and rounds them for a 16-bit head: it
+/// is as far from transformers as the golden file records, and from us no farther than that plus our own distance.
 #[test]
 fn llama_cpp_is_as_far_from_us_as_from_transformers() {
     let mut compared = 0;

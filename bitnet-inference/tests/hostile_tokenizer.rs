@@ -1,4 +1,5 @@
-//! Tokenizer files that contradict themselves, or try to make the program panic or stand still, are refused with an error.
+//! Tokenizer files that contradict themselves, or try to make the program
+//! panic or stand still, are refused with an error.
 
 #![allow(clippy::unwrap_used, reason = "a test may stop at any surprise")]
 

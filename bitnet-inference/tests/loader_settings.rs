@@ -1,4 +1,5 @@
-//! Settings of `config.json` that change numbers, against what HF transformers computes with the same weights; and indexes.
+//! Settings of `config.json` that change numbers, against what HF transformers
+//! computes with the same weights; and indexes.
 //!
 //! The cases and the script that makes them: `tests/golden/settings`, `scripts/golden/settings.py`.
 

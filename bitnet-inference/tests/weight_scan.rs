@@ -1,4 +1,5 @@
-//! Numbers that no sound model has are found wherever they stand, in every kind of tensor, and no text follows from them.
+//! Numbers that no sound model has are found wherever they stand,
+//! in every kind of tensor, and no text follows from them.
 
 #![allow(clippy::unwrap_used, reason = "a test may stop at any surprise")]
 

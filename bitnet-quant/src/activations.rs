@@ -88,11 +88,11 @@ impl ActivationQuantizer {
         }
     }
 
-    /// Quantises `x` (`[tokens, width]`) to `q` of the same shape and returns the scale `s` of each token; a quantised value
-    /// represents `q / s`.
+    /// Quantises `x` (`[tokens, width]`) to `q` of the same shape and returns the scale `s` of each token; a quantised
+    /// value represents `q / s`.
     ///
-    /// `s = largest / max(1e-5, magnitude)`, `q = clamp(round_half_even(x * s))`. A token with NaN or infinity gets the scale
-    /// NaN and zeros, so that dequantising it gives NaN.
+    /// `s = largest / max(1e-5, magnitude)`, `q = clamp(round_half_even(x * s))`. A token with NaN or infinity gets the
+    /// scale NaN and zeros, so that dequantising it gives NaN.
     ///
     /// # Errors
     /// [`Error::Core`] if `x` is not whole tokens or `q` differs from `x` in length.

@@ -13,10 +13,10 @@ const SMALLEST_GROUP: usize = 64;
 
 /// Returns the matrix as trits if it is already ternary, else `None`. The trits are in `pool`, if any.
 ///
-/// A matrix is ternary if every weight is `±m` or 0 with one magnitude `m` per matrix, per row, or per group of 256, 128
-/// or 64 weights; the coarsest granularity that fits is chosen. The scale is `m`, or 0 if all weights are zero; every
-/// value is preserved exactly. Detection stops at the first row that fits no granularity, so a full-precision matrix costs
-/// about one row. NaN and infinite weights are not ternary.
+/// A matrix is ternary if every weight is `±m` or 0 with one magnitude `m` per matrix, per row, or per group of 256,
+/// 128 or 64 weights; the coarsest granularity that fits is chosen. The scale is `m`, or 0 if all weights are zero;
+/// every value is preserved exactly. Detection stops at the first row that fits no granularity, so a full-precision
+/// matrix costs about one row. NaN and infinite weights are not ternary.
 ///
 /// # Errors
 /// [`crate::Error::EmptyShape`], and errors of reading `weights`.
@@ -74,7 +74,8 @@ impl Work for Detecting<'_> {
     }
 }
 
-/// Computes the magnitudes of a row's runs and its trits; returns false if a run has two magnitudes or a non-finite one.
+/// Computes the magnitudes of a row's runs and its trits; returns false if
+/// a run has two magnitudes or a non-finite one.
 struct RowOfRuns<'a, S: Stored> {
     values: &'a [S::Raw],
     run: usize,

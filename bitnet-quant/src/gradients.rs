@@ -9,8 +9,8 @@ const NAME: &str = "gradients";
 /// Quantises gradients stochastically to `levels` steps on each side of 0; the expectation is preserved.
 ///
 /// With `s = max|g| / levels`, `|g| / s` rounds to one of the two adjacent integers so that the mean of `q * s` is `g`.
-/// One level gives trits (TernGrad), 7 fit int4, 127 int8 (QSGD). The random numbers follow from the seed and the index of
-/// the gradient in its tensor, so that parts can be quantised separately.
+/// One level gives trits (TernGrad), 7 fit int4, 127 int8 (QSGD). The random numbers follow from the seed and the index
+/// of the gradient in its tensor, so that parts can be quantised separately.
 ///
 /// ```
 /// use bitnet_quant::gradients::GradientQuantizer;

@@ -239,7 +239,8 @@ fn sum_of_pairs(xs: &[f32], ys: &[f32], of: impl Fn(f32, f32) -> f64) -> f64 {
 /// Returns the error of trits and their scales against `original`, read row by row.
 ///
 /// # Errors
-/// [`Error::EmptyShape`] for matrices without weights, [`Error::Core`] for different shapes, and errors of reading rows.
+/// [`Error::EmptyShape`] for matrices without weights, [`Error::Core`]
+/// for different shapes, and errors of reading rows.
 pub fn loss_of_trits(original: &dyn DenseRows, restored: &TernaryMatrix) -> Result<Loss> {
     let (rows, cols) = shape_of("loss", original)?;
     if (restored.rows(), restored.cols()) != (rows, cols) {

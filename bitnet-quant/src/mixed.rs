@@ -55,10 +55,10 @@ pub struct StoragePlan {
 
 /// Returns a near-optimal storage type for each tensor within the budget.
 ///
-/// A greedy algorithm: steps to a costlier candidate are taken in the order of gain per cost, along the convex hull of each
-/// tensor's candidates; the rest of the budget is filled with steps that still fit. The plan is optimal until the first
-/// step that does not fit, so it is at most the gain of that step from the optimum; [`StoragePlan::bound`] is the value that
-/// a fraction of that step would reach.
+/// A greedy algorithm: steps to a costlier candidate are taken in the order of gain per cost, along the convex hull of
+/// each tensor's candidates; the rest of the budget is filled with steps that still fit. The plan is optimal until the
+/// first step that does not fit, so it is at most the gain of that step from the optimum; [`StoragePlan::bound`] is the
+/// value that a fraction of that step would reach.
 ///
 /// ```
 /// use bitnet_quant::mixed::{Budget, Candidate, TensorChoice, plan};
@@ -178,8 +178,8 @@ fn hull(tensor: usize, points: &[Point]) -> Vec<Step> {
     }
 }
 
-/// Takes the steps of all hulls in the order of gain per cost until one does not fit; returns the value that a fraction of it
-/// would reach.
+/// Takes the steps of all hulls in the order of gain per cost until one does not fit; returns the value that a fraction
+/// of it would reach.
 fn follow_hulls(points: &[Vec<Point>], selected: &mut [usize], limit: f64) -> f64 {
     let hulls = points.iter().enumerate().flat_map(|(tensor, points)| hull(tensor, points));
     let mut steps: Vec<Step> = hulls.collect();

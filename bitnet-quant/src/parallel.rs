@@ -7,8 +7,8 @@ use std::thread;
 /// Maximum number of threads.
 const MOST_THREADS: usize = 256;
 
-/// Runs `work` on all units with `threads` threads and returns the results in order. Each thread processes a run of units
-/// and folds the results with `collect`. Returns the error of the first failed unit.
+/// Runs `work` on all units with `threads` threads and returns the results in order. Each thread processes a run of
+/// units and folds the results with `collect`. Returns the error of the first failed unit.
 pub(crate) fn each_unit<I: Send, T: Send>(
     threads: usize,
     mut units: Vec<I>,

@@ -315,7 +315,8 @@ impl<'a> Room<'a> {
         Ok(Self { words, words_per_row, pool })
     }
 
-    /// Iterates over the words of each `rows` rows including padding, with unspecified content. The last part may be shorter.
+    /// Iterates over the words of each `rows` rows including padding,
+    /// with unspecified content. The last part may be shorter.
     pub(crate) fn units(&mut self, rows: usize) -> std::slice::ChunksMut<'_, u32> {
         let len = self.words_per_row * rows;
         match &mut self.words {

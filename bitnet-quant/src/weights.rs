@@ -13,7 +13,8 @@ use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::simd;
 use bitnet_core::ternary::{ScaleGranularity, TernaryMatrix};
 
-/// Absmean quantisation (BitNet b1.58) with one scale per matrix, row or group of a row. The weights are in `pool`, if any.
+/// Absmean quantisation (BitNet b1.58) with one scale per matrix,
+/// row or group of a row. The weights are in `pool`, if any.
 ///
 /// `s = 1 / max(1e-5, mean|W|)`, `trit = clamp(round_half_even(W * s), -1, 1)`, weight `= trit * (1 / s)`, all in f32;
 /// the mean is accumulated in f64, so that its rounding does not depend on the shape. The rows are read twice; plain
@@ -22,8 +23,8 @@ use bitnet_core::ternary::{ScaleGranularity, TernaryMatrix};
 /// Weights that are already ternary would change their scale: call [`detect_ternary`] first.
 ///
 /// # Errors
-/// [`crate::Error::EmptyShape`], [`crate::Error::BadNumber`] for a weight that is NaN or infinite, [`crate::Error::Core`] if the
-/// group size does not divide the columns, and errors of reading `weights`.
+/// [`crate::Error::EmptyShape`], [`crate::Error::BadNumber`] for a weight that is NaN or infinite,
+/// [`crate::Error::Core`] if the group size does not divide the columns, and errors of reading `weights`.
 pub fn absmean(
     weights: &dyn DenseRows,
     granularity: ScaleGranularity,
@@ -32,8 +33,8 @@ pub fn absmean(
     Ok(ternarize(weights, &Absmean, wanted(granularity, pool, false)?)?.0)
 }
 
-/// Like [`absmean`], with the quantisation error. `stored` maps a scale to its value in a storage type that rounds scales:
-/// the trits use the exact scale, matrix and error the stored one.
+/// Like [`absmean`], with the quantisation error. `stored` maps a scale to its value in a storage type that rounds
+/// scales: the trits use the exact scale, matrix and error the stored one.
 ///
 /// ```
 /// use bitnet_core::ternary::ScaleGranularity;

@@ -1,5 +1,5 @@
-//! BitLinear compared with its formula in f64, with PyTorch (`scripts/golden/bit_linear.py`), and with finite differences of
-//! the surrogate.
+//! BitLinear compared with its formula in f64, with PyTorch (`scripts/golden/bit_linear.py`), and with finite
+//! differences of the surrogate.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
 

@@ -1,7 +1,7 @@
-//! Codecs and quantisers compared with other programs; `scripts/golden/codecs.py` lists the program of each file. Codes,
-//! trits, int8 activations, decoded values and stored bytes are equal bit for bit. The exceptions are two scales of
-//! transformers, with one unit in the last place each: its mean is summed in f32 instead of f64, and `127 / tensor` is a
-//! rounded reciprocal times 127 in torch.
+//! Codecs and quantisers compared with other programs; `scripts/golden/codecs.py` lists the program of each file.
+//! Codes, trits, int8 activations, decoded values and stored bytes are equal bit for bit. The exceptions are two scales
+//! of transformers, with one unit in the last place each: its mean is summed in f32 instead of f64, and `127 / tensor`
+//! is a rounded reciprocal times 127 in torch.
 
 use bitnet_core::dense::{DenseRows, PlainType};
 use bitnet_core::ternary::{ScaleGranularity, TernaryMatrix};

@@ -1,5 +1,5 @@
-//! Quantisers compared with NumPy and PyTorch (`scripts/golden/quantizers.py`): trits are equal, scales within one unit in
-//! the last place. Common properties of all quantisers.
+//! Quantisers compared with NumPy and PyTorch (`scripts/golden/quantizers.py`): trits are equal, scales within one unit
+//! in the last place. Common properties of all quantisers.
 
 use bitnet_core::dense::DenseRows;
 use bitnet_core::memory::HybridMemoryPool;

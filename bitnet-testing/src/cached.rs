@@ -216,8 +216,8 @@ fn non_finite_keys_and_values(backend: &dyn Backend) {
     }
 }
 
-/// A value that is not finite reaches no token before it, however many are read at once, and later tokens as if each had been
-/// read alone.
+/// A value that is not finite reaches no token before it, however many are read at once, and later tokens as if each
+/// had been read alone.
 fn non_finite_values_stay_hidden_from_earlier_tokens(backend: &dyn Backend) {
     let pool = pool();
     let head_dim = 16;

@@ -1,4 +1,5 @@
-//! A back end whose memory the host cannot read, as that of a GPU: the reference's arithmetic on tensors and pages of its own.
+//! A back end whose memory the host cannot read, as that of a GPU:
+//! the reference's arithmetic on tensors and pages of its own.
 
 use std::any::Any;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! The conformance suite that every back end runs, against formulas written here.
 //!
-//! Nothing here knows which back end runs. What a back end promises bit for bit is compared bit for bit; the rest within the
-//! bound stated at each case. A case that does not hold panics.
+//! Nothing here knows which back end runs. What a back end promises bit for bit is compared bit for bit; the rest
+//! within the bound stated at each case. A case that does not hold panics.
 //!
 //! ```
 //! use bitnet_core::reference::ReferenceBackend;
@@ -12,7 +12,8 @@
 //! conformance(&ReferenceBackend, &skip);
 //! ```
 //!
-//! [`DeviceBackend`] holds tensors and caches in memory that the host cannot read: what runs on it runs on a GPU's back end.
+//! [`DeviceBackend`] holds tensors and caches in memory that the host cannot
+//! read: what runs on it runs on a GPU's back end.
 //!
 //! Three further checks need more than one back end, or random input:
 //!

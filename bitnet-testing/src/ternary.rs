@@ -87,8 +87,8 @@ fn largest(x: &[f32]) -> f32 {
     largest
 }
 
-/// Quantised activations of one token whose largest magnitude is taken to be this one, and their scale: zeros and NaN where
-/// an activation is not finite.
+/// Quantised activations of one token whose largest magnitude is taken to be this one, and their scale: zeros and NaN
+/// where an activation is not finite.
 fn quantized(x: &[f32], largest: f32) -> (Vec<i8>, f32) {
     if !largest.is_finite() || !x.iter().all(|x| x.is_finite()) {
         return (vec![0; x.len()], f32::NAN);
@@ -199,7 +199,8 @@ fn float_case(backend: &dyn Backend, matrix: &TernaryMatrix, tokens: usize, valu
     assert_close(&case, out.f32().unwrap(), &expected, |i| factor * sizes[i] + smallest);
 }
 
-/// A token that holds NaN or infinity, anywhere, gives NaN in every output; the tokens beside it give what they give alone.
+/// A token that holds NaN or infinity, anywhere, gives NaN in every output;
+/// the tokens beside it give what they give alone.
 fn non_finite_tokens(backend: &dyn Backend) {
     let (pool, mut numbers) = (pool(), Numbers::new(14));
     let (tokens, rows) = (3, 9);

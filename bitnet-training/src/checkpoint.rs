@@ -70,7 +70,8 @@ pub fn save(
     written.map_err(|e| bad(e.to_string()))
 }
 
-/// Reads a checkpoint of `len` parameters and checks that it belongs to `config`; `threads`, `steps` and the intervals may differ.
+/// Reads a checkpoint of `len` parameters and checks that it belongs to `config`;
+/// `threads`, `steps` and the intervals may differ.
 ///
 /// # Errors
 /// [`Error::Checkpoint`] if the file is missing, damaged or of another run, [`Error::Memory`] if memory is exhausted.

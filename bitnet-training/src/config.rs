@@ -132,8 +132,8 @@ pub struct TrainConfig {
     pub vocabulary_stories: u64,
     /// Number of optimiser steps; may be changed when a run is resumed.
     pub steps: u64,
-    /// Step at which the learning rate drops and weight decay ends; usually half of `steps`. Earlier steps do not depend on
-    /// `steps`.
+    /// Step at which the learning rate drops and weight decay ends; usually half of `steps`. Earlier steps do not
+    /// depend on `steps`.
     pub stage_two_step: u64,
     /// Gradient shards of a step, which affect the result (sums run shard by shard), unlike `threads`.
     pub shards: usize,

@@ -1,7 +1,8 @@
-//! Export to GGUF: architecture `bitnet-b1.58`, ternary matrices as I2_S, norms as F32, embedding as F16, with the vocabulary.
+//! Export to GGUF: architecture `bitnet-b1.58`, ternary matrices as I2_S,
+//! norms as F32, embedding as F16, with the vocabulary.
 //!
-//! Trits and scales come from the quantiser of the forward pass, so the file computes what the trainer computed, except for
-//! the rounding of the embedding to half precision.
+//! Trits and scales come from the quantiser of the forward pass, so the file computes what the trainer computed, except
+//! for the rounding of the embedding to half precision.
 use std::{collections::HashMap, path::Path};
 
 use bitnet_core::ternary::{ScaleGranularity, TernaryMatrix};

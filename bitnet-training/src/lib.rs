@@ -2,8 +2,8 @@
 //!
 //! # Tour
 //!
-//! A [`Trainer`] holds a run in memory; [`train_from_config`] runs it in a folder with log and checkpoints. The text comes
-//! from a grammar: [`story`] returns the same story for the same seed.
+//! A [`Trainer`] holds a run in memory; [`train_from_config`] runs it in a folder with log and checkpoints. The text
+//! comes from a grammar: [`story`] returns the same story for the same seed.
 //!
 //! ```no_run
 //! use std::path::Path;

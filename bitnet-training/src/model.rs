@@ -41,7 +41,8 @@ impl Batch {
         Self { inputs: PoolVec::new(&pool), targets: PoolVec::new(&pool), segments: Vec::new() }
     }
 
-    /// Appends one text, truncated to `context` inputs. Texts of fewer than two tokens have no predictions and are skipped.
+    /// Appends one text, truncated to `context` inputs. Texts of fewer than
+    /// two tokens have no predictions and are skipped.
     ///
     /// # Errors
     /// [`crate::Error::Memory`] if memory is exhausted.
@@ -145,7 +146,8 @@ impl LayerState {
 }
 
 impl Workspace {
-    /// Creates an empty workspace in `pool`: activations as [`Purpose::Activations`], their gradients as [`Purpose::Gradients`].
+    /// Creates an empty workspace in `pool`: activations as
+    /// [`Purpose::Activations`], their gradients as [`Purpose::Gradients`].
     #[must_use]
     pub fn new(pool: &HybridMemoryPool) -> Self {
         let activations = pool.for_purpose(Purpose::Activations);

@@ -51,7 +51,8 @@ impl AdamW {
         Ok(Self { m, v, steps: 0, decayed: mask })
     }
 
-    /// Applies one step: `p ← p·(1 - lr·wd) - lr · m̂ / (sqrt(v̂) + 1e-8)`, with the gradient scaled by `factor` (clipping).
+    /// Applies one step: `p ← p·(1 - lr·wd) - lr · m̂ / (sqrt(v̂) + 1e-8)`,
+    /// with the gradient scaled by `factor` (clipping).
     pub fn step(&mut self, parameters: &mut [f32], gradients: &[f32], factor: f32, rates: Rates) {
         self.steps += 1;
         let Rates { learning_rate, weight_decay, beta1, beta2 } = rates;
@@ -80,8 +81,8 @@ impl AdamW {
 
 /// Returns the rates of step `step` (0-based).
 ///
-/// Linear warm-up to the peak; linear decay to 4/5 of the peak at `stage_two_step`; a drop to 2/3 of the peak there; linear
-/// decay to zero at the end. Weight decay applies in the first stage only.
+/// Linear warm-up to the peak; linear decay to 4/5 of the peak at `stage_two_step`; a drop to 2/3 of the peak there;
+/// linear decay to zero at the end. Weight decay applies in the first stage only.
 #[must_use]
 pub fn schedule(config: &TrainConfig, step: u64) -> Rates {
     let peak = f64::from(config.peak_learning_rate);

@@ -113,8 +113,8 @@ impl Layout {
         Self { embedding, layers, output_norm, len }
     }
 
-    /// Writes initial values: gains 1, embedding N(0, 0.04²), matrices N(0, 1/(4·in)), divided by sqrt(2·layers) if they write to
-    /// the residual stream.
+    /// Writes initial values: gains 1, embedding N(0, 0.04²), matrices N(0, 1/(4·in)), divided by sqrt(2·layers) if
+    /// they write to the residual stream.
     ///
     /// # Panics
     /// If `values` is not [`Layout::len`] long.

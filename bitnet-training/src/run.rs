@@ -51,8 +51,8 @@ pub struct TrainReport {
 /// receives every step.
 ///
 /// # Errors
-/// [`Error::Occupied`] if an output file already exists, [`Error::NothingToResume`] if the checkpoint to resume is missing;
-/// else errors of the configuration, the files or a diverging loss.
+/// [`Error::Occupied`] if an output file already exists, [`Error::NothingToResume`] if the checkpoint to resume is
+/// missing; else errors of the configuration, the files or a diverging loss.
 pub fn train_from_config(
     config: &TrainConfig,
     out_dir: &Path,
@@ -64,8 +64,8 @@ pub fn train_from_config(
     train_in_pool(config, out_dir, resume, stop, &pool, on_step, &mut |_| {})
 }
 
-/// Like [`train_from_config`], with all large arrays in `pool`; `on_end` receives the trainer at the end, before its memory is
-/// released.
+/// Like [`train_from_config`], with all large arrays in `pool`; `on_end` receives the trainer at the end, before its
+/// memory is released.
 ///
 /// # Errors
 /// Same as [`train_from_config`].

@@ -1,5 +1,5 @@
-//! Any bytes as a model folder and as an adapter's folder: an error, or a model that processes two tokens and a verified
-//! conversion; never a panic.
+//! Any bytes as a model folder and as an adapter's folder: an error, or a model that processes two tokens and a
+//! verified conversion; never a panic.
 //!
 //! An input is six digits, as many bytes of `config.json`, and the rest of `model.safetensors`.
 #![no_main]

@@ -29,6 +29,7 @@ torch.set_num_threads(1)
 
 
 def check(name: str, distance: float, limit: float) -> None:
+    """Prints whether a distance is within its limit, and counts a failure if not."""
     global failures
     verdict = "ok" if distance <= limit else "FAILED"
     failures += verdict != "ok"
@@ -36,6 +37,7 @@ def check(name: str, distance: float, limit: float) -> None:
 
 
 def convert(bitnet: str, source: Path, output: Path, *options: str) -> Path:
+    """Runs `bitnet convert` and returns the output path."""
     subprocess.run([bitnet, "convert", str(source), str(output), *options], check=True, capture_output=True)
     return output
 
@@ -52,6 +54,8 @@ def farthest(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> float:
 
 
 def llama_logits(path: Path) -> np.ndarray:
+    """Logits `[tokens, vocabulary]` of TOKENS, by llama.cpp."""
+
     import llama_cpp
 
     model = llama_cpp.Llama(str(path), n_ctx=64, n_batch=64, n_threads=1, logits_all=True, verbose=False)
@@ -60,6 +64,7 @@ def llama_logits(path: Path) -> np.ndarray:
 
 
 def torch_logits(folder: Path) -> np.ndarray:
+    """Logits `[8, tokens, vocabulary]` of eight shifts of TOKENS, by transformers in float32."""
     model, info = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
     )
@@ -72,6 +77,7 @@ def torch_logits(folder: Path) -> np.ndarray:
 
 
 def relative(a: np.ndarray, b: np.ndarray) -> float:
+    """The largest difference, over the largest magnitude of `a`."""
     return float(np.abs(a - b).max() / np.abs(a).max())
 
 
@@ -83,6 +89,7 @@ def same(name: str, a: np.ndarray, b: np.ndarray) -> None:
 
 
 def gguf_files(bitnet: str, work: Path) -> None:
+    """GGUF files of each storage type, read by the gguf package and computed with by llama.cpp."""
     source = GOLDEN / "gguf-llama-tq1_0" / "model.gguf"
     numbers, logits = tensors(source), llama_logits(source)
     # Trits keep their values; half precision holds the scale of the source, 8 and 6 bits do not.
@@ -104,6 +111,7 @@ def gguf_files(bitnet: str, work: Path) -> None:
 
 
 def folders(bitnet: str, work: Path) -> None:
+    """Hugging Face folders, packed, from GGUF, in shards and dense, computed with by transformers."""
     for name in ["bitnet-2b-packed", "bitnet-2b-online", "bitnet-1bitllm", "llama-bitlinear-packed", "llama-online"]:
         source = GOLDEN / name
         if json.loads((source / "config.json").read_text())["architectures"] == ["BitnetForCausalLM"]:
@@ -151,6 +159,8 @@ def stretched_rope(bitnet: str, work: Path) -> None:
 
 
 def mlx_folder(bitnet: str, work: Path) -> None:
+    """An MLX folder, dequantised by mlx."""
+
     import mlx.core as mx
 
     dense = GOLDEN / "qwen3-ternary-dense"
@@ -170,6 +180,7 @@ def mlx_folder(bitnet: str, work: Path) -> None:
 
 
 def main() -> None:
+    """Runs every comparison with the program that the first argument names."""
     bitnet = sys.argv[1]
     with tempfile.TemporaryDirectory() as work:
         gguf_files(bitnet, Path(work))

@@ -57,9 +57,11 @@ def names(dims):
 
 
 def safetensors_header(dims):
+    """The header of model.safetensors: its length and JSON, padded to eight bytes."""
     entries, at = {"__metadata__": {"format": "pt"}}, 0
 
     def add(name, dtype, shape, nbytes):
+        """Appends an entry behind the last one."""
         nonlocal at
         entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at + nbytes]}
         at += nbytes
@@ -77,6 +79,7 @@ def safetensors_header(dims):
 
 
 def gguf_header(dims):
+    """The header of model.gguf, up to the first tensor."""
     infos = []
     for name, shape, kind in names(dims):
         size = int(np.prod(shape))
@@ -124,6 +127,7 @@ class Runner:
     """One decoder layer in one precision, refilled with each layer's weights in turn."""
 
     def __init__(self, config, dtype):
+        """Builds one layer without weights, the rotary embedding and the mask, in `dtype`."""
         self.dtype = dtype
         with torch.device("meta"):
             layer = BitNetDecoderLayer(config, 0)
@@ -139,6 +143,7 @@ class Runner:
         self.mask = mask[None, None]
 
     def context(self):
+        """The context in which operations keep float64, where that is the type."""
         return truth.double_arithmetic() if self.dtype == torch.float64 else truth.contextlib.nullcontext()
 
     def run(self, file, i, hidden):
@@ -156,6 +161,7 @@ class Runner:
         return out, q
 
     def head(self, file, hidden):
+        """Logits `[tokens, vocabulary]` of the last hidden state, ROWS rows of the embedding at a time."""
         norm = BitNetRMSNorm(DIMS.hidden, DIMS.eps).requires_grad_(False)
         norm.weight = nn.Parameter(file.get_tensor("model.norm.weight").to(self.dtype), requires_grad=False)
         with self.context():
@@ -180,6 +186,7 @@ def choose_prompt(file):
 
 
 def compute(out):
+    """Computes logits and layer outputs in float32 and float64, writes both files, and returns the noise."""
     conf = json.loads((out / "hf/config.json").read_text())
     conf.pop("quantization_config")
     config = BitNetConfig(**conf)
@@ -220,6 +227,7 @@ def compute(out):
 
 
 def main():
+    """Writes the checkpoints, computes the truth and prints times and memory."""
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("out", type=Path)
     out = ap.parse_args().out

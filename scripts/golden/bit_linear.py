@@ -22,25 +22,30 @@ def formula(start, *shape):
 
 
 def absmean(w):
+    """Weights as ternary values under one scale, with the gradient of the identity."""
     scale = w.abs().double().mean().float().clamp(min=1e-5)
     return w + ((w / scale).round().clamp(-1, 1) * scale - w).detach()
 
 
 def sign(w):
+    """Weights as signs around their mean under one scale, with the gradient of the identity."""
     mean, scale = w.double().mean().float(), w.abs().double().mean().float()
     return w + (torch.where(w > mean, scale, -scale) - w).detach()
 
 
 def activation(x):
+    """Rows rounded to int8 under the absmax of each, with the gradient of the identity."""
     scale = 127 / x.abs().max(dim=-1, keepdim=True).values.clamp(min=1e-5)
     return x + ((x * scale).round().clamp(-128, 127) / scale - x).detach()
 
 
 def rms(x, gain):
+    """RMS norm over the last dimension, times `gain`."""
     return gain * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + EPS)
 
 
 def case(rule, with_norm):
+    """Output and gradients of one layer, for a rule and with or without the norm."""
     x = (4 * formula(0, BATCH, TOKENS, INPUT)).requires_grad_()
     w = (formula(1000, OUT, INPUT) / 4 + 0.015625).requires_grad_()
     bias = formula(3000, OUT).requires_grad_()

@@ -159,6 +159,7 @@ PIECES = [" ", "  ", "\t", "\n", "\n\n", "\r\n", "\r", "a", "b ", " c", "{% if t
 
 
 def random_templates(count):
+    """`count` random templates that transformers renders."""
     rng = random.Random(20260102)
     while count:
         pieces = [rng.choice(PIECES) for _ in range(rng.randint(2, 14))]
@@ -171,6 +172,7 @@ def random_templates(count):
 
 
 def render(template):
+    """The text that transformers renders, or the error."""
     try:
         rendered, _ = render_jinja_template(
             conversations=[[{"role": "user", "content": "hi"}]], chat_template=template, bos_token="<s>", eos_token="</s>")
@@ -180,6 +182,7 @@ def render(template):
 
 
 def main():
+    """Writes expressions.json: every template with its text, or null where transformers refuses it."""
     expressions = [part.strip() for part in EXPRESSIONS.replace("\n", ";;").split(";;") if part.strip()]
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 300
     templates = ["{{ " + part + " }}" for part in expressions] + BLOCKS + list(random_templates(count))

@@ -43,7 +43,8 @@ FALCON3 = (
     "{% else %}{{ '<|assistant|>\n' + message['content'] + eos_token }}{% endif %}{% endif %}"
     "{% if loop.last and add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}{% endfor %}"
 )
-# What templates in the wild use: white-space control, namespaces, slices, methods, JSON, loop controls, macros, refusals.
+# What templates in the wild use: white-space control, namespaces, slices,
+# methods, JSON, loop controls, macros, refusals.
 FEATURES = {
     "blocks": "{% for m in messages %}\n    {% if m.role == 'user' %}\n  U: {{ m.content }}\n    {% else %}\n  O: {{ m.content }}\n    {% endif %}\n{% endfor %}\n",
     "slices": "{%- if messages[0]['role'] == 'system' -%}{%- set system = messages[0]['content'] -%}{%- set rest = messages[1:] -%}"
@@ -93,6 +94,7 @@ CONVERSATIONS = [
 
 
 def render(template, messages, **options):
+    """The text that transformers renders, or the error of the template."""
     try:
         rendered, _ = render_jinja_template(
             conversations=[messages], chat_template=template, bos_token="<s>", eos_token="</s>", **options)
@@ -102,6 +104,7 @@ def render(template, messages, **options):
 
 
 def main():
+    """Writes every template with every conversation and what transformers renders."""
     OUT.mkdir(parents=True, exist_ok=True)
     cases = []
     builtin = {"bitnet": BITNET, "llama3": LLAMA3, "chatml": CHATML, "falcon3": FALCON3}

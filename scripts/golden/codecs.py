@@ -52,14 +52,17 @@ def write(folder, name, array, kind=None):
 
 
 def shaped(rows, cols, name):
+    """The name of a file with its rows and columns."""
     return f"{name}.{rows}x{cols}"
 
 
 def ggml():
+    """The ggml library of llama-cpp-python."""
     return ctypes.CDLL(str(pathlib.Path(llama_cpp.__file__).parent / "lib" / "libggml-base.so"))
 
 
 def ggml_dequantize(name, stored, shape):
+    """What ggml decodes from `stored`, of the given shape."""
     out = np.empty(shape, np.float32)
     stored = np.ascontiguousarray(stored)
     getattr(ggml(), f"dequantize_row_{name}")(
@@ -69,6 +72,7 @@ def ggml_dequantize(name, stored, shape):
 
 
 def ggml_quantize(name, values, size):
+    """The `size` bytes that ggml encodes `values` to."""
     out = np.zeros(size, np.uint8)
     values = np.ascontiguousarray(values)
     getattr(ggml(), f"quantize_row_{name}_ref")(
@@ -78,6 +82,7 @@ def ggml_quantize(name, values, size):
 
 
 def trits(rows, cols):
+    """Random -1, 0 and 1 of shape `[rows, cols]`."""
     return RNG.integers(-1, 2, (rows, cols)).astype(np.float32)
 
 
@@ -91,10 +96,12 @@ def block_scaled(rows, cols, block):
 
 
 def same(a, b):
+    """Asserts that two references agree in every bit, or in every value."""
     assert np.array_equal(a.view(np.uint32), b.view(np.uint32)) or np.array_equal(a, b), "references disagree"
 
 
 def ternary_blocks():
+    """TQ1_0, TQ2_0 and Q2_0: encoded values, and any bytes with what they decode to."""
     for name, qtype, codes in [("tq1_0", Q.TQ1_0, 52), ("tq2_0", Q.TQ2_0, 64)]:
         values = block_scaled(3, 512, 256)
         stored = gguf.quants.quantize(values, qtype)
@@ -120,6 +127,7 @@ def ternary_blocks():
 
 
 def dense_blocks():
+    """Q8_0, Q4_0 and Q6_K: encoded values, and any bytes with what they decode to."""
     values = RNG.normal(0, 0.03, (3, 256)).astype(np.float32)
     values[0, :32] = 0
     values[0, 32:64] = np.arange(-16, 16) + 0.5
@@ -166,6 +174,7 @@ def encoders():
 
 
 def halves():
+    """F16 and BF16: a spread of bit patterns with their values, and rounding of f32."""
     bits = np.unique(np.concatenate([np.arange(0, 1 << 16, 37), [0, 1, 0x3FF, 0x400, 0x7BFF, 0x8001]]))
     bits = bits[: len(bits) // 2 * 2].astype(np.uint16)
     source = RNG.normal(0, 1, 192).astype(np.float32)
@@ -182,6 +191,7 @@ def halves():
 
 
 def i2_s(source):
+    """I2_S in its three layouts, by bitnet.cpp's own function, compiled from `source`."""
     text = source.read_text()
     start = text.index("size_t quantize_i2_s(")
     body = text[start : text.index("\n}\n", start) + 3]
@@ -264,6 +274,7 @@ def tiles(checkout):
 
 
 def mlx():
+    """MLX's 2-bit affine groups: ternary ones, and ordinary ones that are not ternary."""
     rng = np.random.default_rng(1584)
     rows, cols = 3, 256
     for group, dtype in [(64, mx.float16), (128, mx.bfloat16), (64, mx.float32)]:
@@ -284,6 +295,7 @@ def mlx():
 
 
 def packed():
+    """Trits packed by transformers, four rows to a byte."""
     for rows, cols in [(8, 128), (12, 5), (6, 7), (5, 3), (9, 2)]:
         values = torch.from_numpy(trits(rows, cols)).to(torch.int8)
         stored = hf.pack_weights(values.clone())
@@ -294,6 +306,7 @@ def packed():
 
 
 def absmean():
+    """transformers' weight quantiser: trits and scales, with ties and tiny weights."""
     normal = torch.from_numpy(RNG.normal(0.001, 0.02, (16, 200)).astype(np.float32))
     # mean|W| = 1, so W * s = W: exact ties at 0.5, 1.5 and 2.5 in both signs.
     ties = torch.tensor([[0.5, -0.5, 1.5, -1.5, 2.5, -2.5, 0.0, -0.0, 0.5, 0.5, 0.5, 1.5]])
@@ -320,6 +333,7 @@ def absmean():
 
 
 def absmax():
+    """transformers' activation quantiser: codes and scales, with ties and tiny rows."""
     x = RNG.normal(0, 3, (16, 160)).astype(np.float32)
     x[0] = 0
     x[1] *= np.float32(1e-7)
@@ -340,6 +354,7 @@ def absmax():
 
 
 def main():
+    """Writes the golden files of every codec."""
     global OUT
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--bitnet-cpp", required=True, help="checkout of microsoft/BitNet")

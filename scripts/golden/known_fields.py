@@ -175,9 +175,11 @@ class Precompiled:
     """Stands for the normaliser whose table can't be made by hand."""
 
     def __init__(self, table):
+        """Takes the table, which is not used."""
         self.table = table
 
     def __getstate__(self):
+        """The state that the tokenizers library would give, without the table."""
         return json.dumps({"type": "Precompiled", "precompiled_charsmap": None})
 
 
@@ -202,6 +204,7 @@ def gguf_keys():
 
 
 def main():
+    """Writes known_fields.json."""
     config_classes = {
         "LlamaForCausalLM": config(LlamaConfig),
         "Qwen2ForCausalLM": config(Qwen2Config),

@@ -35,6 +35,7 @@ PIECES = (
 
 
 def mixture():
+    """A text of random pieces, by a linear congruential generator that the test repeats."""
     x, pieces = 1, []
     for _ in range(len(PIECES) * PIECE_REPEATS):
         x = (x * 6364136223846793005 + 1442695040888963407) % 2**64
@@ -43,6 +44,7 @@ def mixture():
 
 
 def hashed(tokenizer, text):
+    """The number of tokens of a text, and a hash of them."""
     ids = tokenizer.encode(text, add_special_tokens=False).ids
     value = 0
     for token in ids:
@@ -51,6 +53,7 @@ def hashed(tokenizer, text):
 
 
 def main():
+    """Writes long.json: counts and hashes of the tokens of long texts."""
     strings = json.loads((OUT / "strings.json").read_text(encoding="utf-8"))
     differ = set()
     for name in NAMES:

@@ -22,6 +22,7 @@ from modelkit import cases, codecs  # noqa: E402
 
 
 def main():
+    """Writes the chosen cases."""
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("--out", type=Path, default=HERE.parents[1] / "tests/golden/models")
     ap.add_argument("--only", nargs="*", help="names of cases, all when absent")

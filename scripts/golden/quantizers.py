@@ -25,34 +25,41 @@ ROWS, COLS = 2, 128
 
 
 def mean(values):
+    """The mean in f64, as f32."""
     return np.float32(values.astype(np.float64).mean())
 
 
 def rounded(run, unit):
+    """Trits and scale: round(run / unit) clipped to -1..1, in torch."""
     s = 1 / torch.tensor(max(unit, np.float32(1e-5)))
     trits = (torch.from_numpy(run) * s).round().clamp(-1, 1)
     return trits.numpy(), (1 / s).numpy()
 
 
 def absmean(run):
+    """Trits and scale under mean|W|."""
     return rounded(run, mean(np.abs(run)))
 
 
 def absmedian(run):
+    """Trits and scale under median|W|."""
     return rounded(run, torch.from_numpy(run).abs().median().numpy())
 
 
 def sign(run):
+    """Signs around the mean, and mean|W|."""
     return np.where(run > mean(run), 1, -1), mean(np.abs(run))
 
 
 def half_scale(run):
+    """Trits by the threshold mean|W| / 2, and mean|W|."""
     s = mean(np.abs(run))
     half = s / np.float32(2)
     return (run > half).astype(int) - (run < -half).astype(int), s
 
 
 def least_squares(run):
+    """Trits and scale with the smallest squared error."""
     magnitudes = np.sort(np.abs(run).astype(np.float64))[::-1]
     saved = np.cumsum(magnitudes) ** 2 / np.arange(1, run.size + 1)
     k = int(np.argmax(saved)) + 1
@@ -62,6 +69,7 @@ def least_squares(run):
 
 
 def three_of_four(run):
+    """Signs of the three largest of each four, and the mean of their magnitudes."""
     groups = run.reshape(-1, 4)
     keep = np.ones(groups.shape, bool)
     np.put_along_axis(keep, np.abs(groups).argmin(axis=1, keepdims=True), False, axis=1)
@@ -80,6 +88,7 @@ RULES = {
 
 
 def cases():
+    """The weights `[ROWS, COLS]` of each case."""
     normal = RNG.normal(0.002, 0.02, (ROWS, COLS)).astype(np.float32)
     sparse = (RNG.integers(-1, 2, (ROWS, COLS)) * np.float32(0.037)).astype(np.float32)
     heavy = (RNG.standard_t(2, (ROWS, COLS)) * 0.05).astype(np.float32)
@@ -95,10 +104,12 @@ def cases():
 
 
 def runs(granularity):
+    """The shape in which each row shares a scale."""
     return {"tensor": (1, ROWS * COLS), "row": (ROWS, COLS), "group 64": (ROWS * COLS // 64, 64)}[granularity]
 
 
 def quantised(weights, rule):
+    """Trits and scales of a rule at each granularity."""
     out = {}
     for granularity in ["tensor", "row", "group 64"]:
         results = [rule(run) for run in weights.reshape(runs(granularity))]
@@ -108,6 +119,7 @@ def quantised(weights, rule):
 
 
 def main():
+    """Writes quantizers.json."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", default="tests/golden/quantizers.json")
     out = {"rows": ROWS, "cols": COLS, "cases": {}}

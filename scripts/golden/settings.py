@@ -52,11 +52,13 @@ def weights():
 
 
 def trits(weight):
+    """The trits of a weight and its scale, under absmean."""
     scale = 1.0 / weight.float().abs().mean().clamp(min=1e-5)
     return (weight.float() * scale).round().clamp(-1, 1), 1.0 / scale
 
 
 def pack(values):
+    """Trits packed four rows to a byte."""
     rows = (values.shape[0] + 3) // 4
     out = torch.zeros(rows, values.shape[1], dtype=torch.uint8)
     for part in range(4):
@@ -88,6 +90,7 @@ def unpacked(plain):
 
 
 def config(class_name, **changes):
+    """The config.json of a class with `changes`; ABSENT removes a field."""
     model_type = {"LlamaForCausalLM": "llama", "Qwen3ForCausalLM": "qwen3", "BitNetForCausalLM": "bitnet"}[class_name]
     out = {
         "architectures": [class_name],
@@ -120,10 +123,12 @@ LLAMA, QWEN3, BITNET = "LlamaForCausalLM", "Qwen3ForCausalLM", "BitNetForCausalL
 
 
 def online(**changes):
+    """A quantization_config that quantises when the model is loaded, with `changes`."""
     return {"quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "online", **changes}
 
 
 def cases():
+    """Name, config.json and weights of each case."""
     kept = ["lm_head", "model.layers.0.mlp.down_proj"]
     yield "llama", config(LLAMA), "weights"
     yield "llama-no-rms-norm-eps", config(LLAMA, rms_norm_eps=ABSENT), "weights"
@@ -157,6 +162,7 @@ def cases():
 
 
 def main(folder):
+    """Writes the weights and cases.json to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     plain = weights()
     files = {

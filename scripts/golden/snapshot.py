@@ -11,10 +11,12 @@ OUT = Path(__file__).resolve().parents[2] / "tests" / "golden" / "snapshot" / "v
 
 
 def sealed(record):
+    """A record followed by its CRC-32."""
     return record + struct.pack("<I", zlib.crc32(record))
 
 
 def tensor(snapshot, name, dtype, purpose, shape, data):
+    """The snapshot with one more tensor: a sealed record padded to 64 bytes, and the sealed data."""
     name = name.encode()
     record = struct.pack("<BBBBIQ", 1, dtype, purpose, len(shape), len(name), len(data))
     record += struct.pack(f"<{len(shape)}Q", *shape) + name
@@ -23,6 +25,7 @@ def tensor(snapshot, name, dtype, purpose, shape, data):
 
 
 def main():
+    """Writes a snapshot with a tensor of each dtype."""
     snapshot = sealed(b"BITNETSN" + struct.pack("<I", 1))
     numbers = [0.5, -1.25, 3.0e38, -0.0, 1.0e-45, 7.0]
     snapshot = tensor(snapshot, "weights/f32", 1, 1, [2, 3], struct.pack("<6f", *numbers))

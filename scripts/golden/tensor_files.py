@@ -18,6 +18,7 @@ HERE = Path(__file__).resolve().parents[2] / "tests" / "golden" / "safetensors"
 
 
 def packed_trits(trits):
+    """Trits packed five to a byte, in base 3."""
     bytes_ = [0] * -(-len(trits) // 5)
     for at, trit in enumerate(trits):
         bytes_[at // 5] += (trit + 1) * 3 ** (at % 5)
@@ -25,6 +26,7 @@ def packed_trits(trits):
 
 
 def tensors():
+    """A tensor of each element type by name."""
     numbers = torch.tensor([[0.0, -1.5, 2.0], [448.0, 0.015625, -0.001953125]])
     small = torch.tensor([0, 1, 2, 7, 100, 127])
     return {
@@ -51,6 +53,7 @@ def tensors():
 
 
 def main():
+    """Writes the package's own file, and what the package reads in ours."""
     HERE.mkdir(parents=True, exist_ok=True)
     trits = {"trits": {"dtype": "BITNET158", "shape": [7, 1]}}
     notes = {"bitnet.packed": json.dumps(trits), "origin": "python"}

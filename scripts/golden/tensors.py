@@ -27,9 +27,11 @@ class Arrays:
     """The arrays of one file, by name."""
 
     def __init__(self, path):
+        """Starts an empty file at `path`."""
         self.path, self.data, self.names = path, bytearray(), set()
 
     def put(self, name, array):
+        """Appends an array with its name, type and shape."""
         if isinstance(array, torch.Tensor):
             array = array.detach().numpy()
         array = np.asarray(array)
@@ -41,6 +43,7 @@ class Arrays:
         self.data += array.astype(array.dtype.newbyteorder("<")).tobytes()
 
     def write(self):
+        """Writes the file."""
         self.path.write_bytes(self.data)
 
 
@@ -239,6 +242,7 @@ def activations(out):
     }
 
     def both(name, f, operands, gradient):
+        """Puts the result of `f` on float64 operands, and the gradient of each."""
         operands = [operand.double().requires_grad_() for operand in operands]
         y = f(*operands)
         y.backward(gradient.double())
@@ -261,6 +265,7 @@ def activations(out):
 
 
 def main():
+    """Writes a file of arrays for each group of operations."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("tests/golden/tensors"))
     folder = parser.parse_args().out

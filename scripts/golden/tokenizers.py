@@ -70,6 +70,7 @@ def words(rng):
 
 
 def corpus(rng, english, foreign):
+    """Lines of made-up text to train the tokenizers on."""
     lines = []
     common = rng.sample(english, 400)
     for _ in range(6000):
@@ -119,6 +120,7 @@ def strings(rng, english, foreign):
 
 
 def byte_level(name, lines):
+    """A byte-level BPE tokenizer with the pre-tokenizer of the named family."""
     if name == "falcon":
         pre = [pre_tokenizers.Punctuation("contiguous"), pre_tokenizers.ByteLevel(add_prefix_space=False),
                pre_tokenizers.Digits(individual_digits=False), pre_tokenizers.Split(Regex("[0-9][0-9][0-9]"), "isolated")]
@@ -145,6 +147,7 @@ def byte_level(name, lines):
 
 
 def sentence_piece(lines):
+    """A SentencePiece BPE tokenizer, with its pieces, scores and types."""
     blob = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(lines), model_writer=blob, model_type="bpe", vocab_size=1400, byte_fallback=True,
@@ -156,6 +159,7 @@ def sentence_piece(lines):
     scores = [sp.get_score(i) for i in range(len(sp))]
 
     def kind(i):
+        """The piece's type in GGUF."""
         tests = [(sp.is_unknown, 2), (sp.is_control, 3), (sp.is_unused, 5), (sp.is_byte, 6)]
         return next((k for test, k in tests if test(i)), 4 if pieces[i] == "<tool>" else 1)
 
@@ -173,6 +177,7 @@ def sentence_piece(lines):
 
 
 def write_gguf(path, name, tok, spm=None):
+    """Writes a GGUF file with the vocabulary and without tensors."""
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_context_length(512)
     writer.add_embedding_length(64)
@@ -210,14 +215,17 @@ def write_gguf(path, name, tok, spm=None):
 
 
 def record(name, tok, raw):
+    """Writes the ids of every string by both libraries."""
     llama = llama_cpp.Llama(str(OUT / f"{name}.gguf"), vocab_only=True, verbose=False)
     texts = [r.decode("utf-8", errors="replace") for r in raw]
 
     def hf(text, literal=False, added=False):
+        """Ids by the tokenizers library."""
         tok.encode_special_tokens = literal
         return tok.encode(text, add_special_tokens=added).ids
 
     def cpp(text, literal=False, added=False):
+        """Ids by llama.cpp."""
         return llama.tokenize(text.encode("utf-8"), add_bos=added, special=not literal)
 
     ours = [hf(t) for t in texts]
@@ -238,6 +246,7 @@ def record(name, tok, raw):
 
 
 def main():
+    """Writes the strings, and for each tokenizer its files and ids."""
     OUT.mkdir(parents=True, exist_ok=True)
     rng = random.Random(20260101)
     english, foreign = words(rng)
@@ -245,6 +254,7 @@ def main():
     raw = strings(rng, english, foreign)
 
     def entry(r):
+        """A string for JSON; bytes that are not UTF-8 in hexadecimal."""
         try:
             return r.decode("utf-8")
         except UnicodeDecodeError:

@@ -28,10 +28,12 @@ class Flat:
     """Parameters in the order of `Layout`."""
 
     def __init__(self):
+        """Starts without parameters."""
         self.named = []
         self.offset = 0
 
     def take(self, *shape, gain=False):
+        """The next parameter of the given shape; a gain lies around 1."""
         count = torch.Size(shape).numel()
         values = formula(self.offset, count).reshape(shape)
         self.offset += count
@@ -41,20 +43,24 @@ class Flat:
 
 
 def weight(w):
+    """Ternary weights under absmean, with the gradient of the identity."""
     scale = w.abs().double().mean().float().clamp(min=1e-5)
     return w + ((w / scale).round().clamp(-1, 1) * scale - w).detach()
 
 
 def activation(x):
+    """Rows rounded to int8 under the absmax of each, with the gradient of the identity."""
     scale = 127 / x.abs().max(dim=-1, keepdim=True).values.clamp(min=1e-5)
     return x + ((x * scale).round().clamp(-128, 127) / scale - x).detach()
 
 
 def rms(x, gain):
+    """RMS norm over the last dimension, times `gain`."""
     return gain * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + EPS)
 
 
 def rope(x):
+    """Rotates the halves of each head, `[heads, tokens, HEAD_DIM]`."""
     tokens = x.shape[-2]
     inverse = BASE ** (-torch.arange(0, HEAD_DIM, 2, dtype=torch.float64) / HEAD_DIM)
     angle = torch.outer(torch.arange(tokens, dtype=torch.float64), inverse)
@@ -64,10 +70,12 @@ def rope(x):
 
 
 def heads(x, count):
+    """`[tokens, count * HEAD_DIM]` as `[count, tokens, HEAD_DIM]`."""
     return x.view(x.shape[0], count, HEAD_DIM).transpose(0, 1)
 
 
 def main():
+    """Prints loss, gradients and parameters of one step as JSON."""
     flat = Flat()
     embedding = flat.take(VOCAB, HIDDEN)
     layers = []
@@ -82,6 +90,7 @@ def main():
     output_norm = flat.take(HIDDEN, gain=True)
 
     def forward(tokens):
+        """Logits `[tokens, VOCAB]` of one segment."""
         h = embedding[tokens]
         n = len(tokens)
         for layer in layers:

@@ -29,10 +29,12 @@ FILES = {
 
 
 def is_large(path):
+    """Whether the hub keeps a file in its large storage."""
     return path.endswith(".safetensors")
 
 
 def etag(path):
+    """The ETag of a file: SHA-256 if it is large, else the SHA-1 of its git blob."""
     data = FILES[path]
     if is_large(path):
         return hashlib.sha256(data).hexdigest()
@@ -46,9 +48,11 @@ class Hub(http.server.BaseHTTPRequestHandler):
     contents_sent = []
 
     def log_message(self, *_):
+        """Prints nothing."""
         pass
 
     def send(self, status, headers, body=b""):
+        """Answers with a status, headers and, except to HEAD, a body."""
         self.send_response(status)
         headers.setdefault("Content-Length", str(len(body)))
         for name, value in headers.items():
@@ -58,10 +62,14 @@ class Hub(http.server.BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def send_json(self, value):
+        """Answers with a value as JSON."""
         self.send(200, {"Content-Type": "application/json"}, json.dumps(value).encode())
 
     def describe(self):
+        """The description of the repository at a revision."""
+
         def sibling(path):
+            """The entry of a file in the description."""
             entry = {"rfilename": path, "size": len(FILES[path]), "blobId": etag(path)}
             if is_large(path):
                 entry["lfs"] = {"sha256": etag(path), "size": len(FILES[path]), "pointerSize": 134}
@@ -70,7 +78,10 @@ class Hub(http.server.BaseHTTPRequestHandler):
         return {"id": REPOSITORY, "sha": COMMIT, "siblings": [sibling(path) for path in FILES]}
 
     def tree(self):
+        """The list of the repository's files."""
+
         def entry(path):
+            """The entry of a file in the list."""
             item = {"type": "file", "path": path, "size": len(FILES[path]), "oid": etag(path)}
             if is_large(path):
                 item["lfs"] = {"oid": etag(path), "size": len(FILES[path]), "pointerSize": 134}
@@ -79,9 +90,11 @@ class Hub(http.server.BaseHTTPRequestHandler):
         return [entry(path) for path in FILES]
 
     def do_HEAD(self):
+        """Answers as to GET, without the body."""
         self.do_GET()
 
     def do_GET(self):
+        """Answers the two API calls, redirects large files to their storage, and serves ranges."""
         path = self.path.split("?")[0]
         if path.startswith(f"/api/models/{REPOSITORY}/revision/"):
             return self.send_json(self.describe())
@@ -113,6 +126,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
 
 def main():
+    """Runs the pulls in both directions with the program that the first argument names."""
     bitnet = os.path.abspath(sys.argv[1])
     hub = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=hub.serve_forever, daemon=True).start()
@@ -124,6 +138,7 @@ def main():
     import huggingface_hub  # reads its settings when it is imported
 
     def pull(cache, *arguments, **variables):
+        """Runs `bitnet pull` on a cache and returns what it prints."""
         environment = os.environ | {"HF_HUB_CACHE": str(cache)} | variables
         command = [bitnet, "pull", REPOSITORY, *arguments]
         return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout.strip()

@@ -1,5 +1,5 @@
-//! Prints the metrics of every crate: `cargo run --package xtask --example shape [-- FOLDER]`; FOLDER is a git checkout,
-//! by default this one.
+//! Prints the metrics of every crate: `cargo run --package xtask --example shape [-- FOLDER]`; FOLDER is a git
+//! checkout, by default this one.
 #![forbid(unsafe_code)]
 
 use std::path::Path;

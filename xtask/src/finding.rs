@@ -18,6 +18,15 @@ impl Finding {
     pub fn new(path: &str, line: usize, what: impl Into<String>) -> Self {
         Self { path: path.to_owned(), line, what: what.into() }
     }
+
+    /// Creates a finding at `line` of `path` for each of `problems`.
+    pub fn all(
+        path: &str,
+        line: usize,
+        problems: impl IntoIterator<Item: Into<String>>,
+    ) -> impl Iterator<Item = Self> {
+        problems.into_iter().map(move |what| Self::new(path, line, what))
+    }
 }
 
 impl fmt::Display for Finding {

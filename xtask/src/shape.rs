@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::rust_text::words;
 use crate::{RustText, Tree};
 
 /// The metrics of one crate, without tests inside source files.
@@ -23,26 +24,28 @@ pub struct Shape {
     pub longest: (String, usize),
 }
 
+/// The names of a module or an item from the crate's root.
+type Path = Vec<String>;
+
 /// One file as a module.
 struct Module {
     file: String,
-    lines: Vec<String>,
+    code: usize,
+    public: usize,
     /// Its re-exported names and their paths.
-    exports: BTreeMap<String, Vec<String>>,
-    imports: Vec<Vec<String>>,
+    exports: BTreeMap<String, Path>,
+    imports: Vec<Path>,
 }
 
 /// Returns the shape of every crate of a tree, by name.
 pub fn shapes(tree: &Tree) -> Vec<Shape> {
-    let mut crates: BTreeMap<&str, BTreeMap<Vec<String>, Module>> = BTreeMap::new();
-    let sources: Vec<_> = tree.rust().collect();
-    for (path, text) in &sources {
+    let mut crates: BTreeMap<&str, BTreeMap<Path, Module>> = BTreeMap::new();
+    for (path, text) in tree.rust() {
         let Some((name, inside)) = path.split_once("/src/") else { continue };
-        if name.contains('/') || is_test(inside) {
-            continue;
+        if !name.contains('/') && !is_test(inside) {
+            let module = Module::new(inside, &text);
+            crates.entry(name).or_default().insert(module_path(inside), module);
         }
-        let module = Module::new(inside, text);
-        crates.entry(name).or_default().insert(module_path(inside), module);
     }
     crates.into_iter().map(|(name, modules)| shape(name, &modules)).collect()
 }
@@ -52,204 +55,124 @@ fn is_test(inside: &str) -> bool {
 }
 
 /// Returns the module path: `a/b/mod.rs` and `a/b.rs` are `[a, b]`; `lib.rs` and `main.rs` are `[]`.
-fn module_path(inside: &str) -> Vec<String> {
-    let mut parts: Vec<String> =
-        inside.trim_end_matches(".rs").split('/').map(str::to_owned).collect();
-    if matches!(parts.last().map(String::as_str), Some("mod" | "lib" | "main")) {
-        parts.pop();
-    }
+fn module_path(inside: &str) -> Path {
+    let mut parts: Path = inside.trim_end_matches(".rs").split('/').map(str::to_owned).collect();
+    parts.pop_if(|last| matches!(last.as_str(), "mod" | "lib" | "main"));
     parts
 }
 
 impl Module {
     fn new(inside: &str, text: &RustText) -> Self {
-        let lines: Vec<String> = before_tests(&text.code).to_vec();
-        let own = module_path(inside);
+        let lines = text.without_tests();
         let (mut exports, mut imports) = (BTreeMap::new(), Vec::new());
-        for (public, path) in uses(&lines) {
-            let Some(path) = absolute(&own, &path) else { continue };
+        for (public, path) in uses(&module_path(inside), &lines.join("\n")) {
             match path.last() {
-                Some(name) if public => {
-                    exports.insert(name.clone(), path);
-                }
+                Some(name) if public => _ = exports.insert(name.clone(), path),
                 _ => imports.push(path),
             }
         }
-        Self { file: inside.to_owned(), lines, exports, imports }
-    }
-
-    fn code(&self) -> usize {
-        self.lines.iter().filter(|line| !line.trim().is_empty()).count()
-    }
-
-    fn public(&self) -> usize {
-        const ITEMS: [&str; 10] =
-            ["fn", "struct", "enum", "trait", "const", "type", "mod", "static", "async", "unsafe"];
-        let is_item = |line: &&String| {
-            let rest = line.trim_start().strip_prefix("pub ");
-            rest.and_then(|rest| rest.split(' ').next()).is_some_and(|word| ITEMS.contains(&word))
-        };
-        self.lines.iter().filter(is_item).count()
+        let public = lines.iter().filter(|line| is_public_item(line)).count();
+        Self { file: inside.to_owned(), code: lines.len(), public, exports, imports }
     }
 }
 
-/// Returns the lines before a file's tests.
-fn before_tests(code: &[String]) -> &[String] {
-    let tests = code.iter().position(|line| line.trim() == "#[cfg(test)]");
-    let begins = |at: &usize| code[*at..].iter().take(3).any(|line| line.contains("mod tests {"));
-    &code[..tests.filter(begins).unwrap_or(code.len())]
+fn is_public_item(line: &str) -> bool {
+    const ITEMS: [&str; 10] =
+        ["fn", "struct", "enum", "trait", "const", "type", "mod", "static", "async", "unsafe"];
+    let rest = line.trim_start().strip_prefix("pub ");
+    rest.and_then(|rest| rest.split(' ').next()).is_some_and(|word| ITEMS.contains(&word))
 }
 
-/// Returns every path of a `use`, and whether it is re-exported.
-fn uses(lines: &[String]) -> Vec<(bool, Vec<String>)> {
+/// Returns every path that module `own` uses, and whether it is re-exported.
+fn uses(own: &[String], code: &str) -> Vec<(bool, Path)> {
     let mut found = Vec::new();
-    let mut statement: Option<(bool, String)> = None;
-    for line in lines {
-        let line = line.trim();
-        if statement.is_none() {
-            let (public, rest) = match line.strip_prefix("pub") {
-                Some(rest) if line.contains("use ") => (true, rest),
-                _ => (false, line),
-            };
-            let rest = if public {
-                rest.split_once("use ").map(|(_, rest)| rest)
-            } else {
-                rest.strip_prefix("use ")
-            };
-            statement = rest.map(|rest| (public, rest.to_owned()));
-        } else if let Some((_, text)) = &mut statement {
-            text.push_str(line);
-        }
-        if let Some((public, text)) = statement.take_if(|(_, text)| text.ends_with(';')) {
-            let mut paths = Vec::new();
-            expand(text.trim_end_matches(';'), &[], &mut paths);
-            found.extend(paths.into_iter().map(|path| (public, path)));
+    for statement in code.split(';') {
+        let Some(at) = words(statement, "use").last() else { continue };
+        let before = statement[..at].rsplit('\n').next().unwrap_or_default().trim();
+        if before.is_empty() || before.starts_with("pub") {
+            let paths = expand(own, &statement[at + "use".len()..]);
+            found.extend(paths.into_iter().map(|path| (!before.is_empty(), path)));
         }
     }
     found
 }
 
-/// Expands `a::{b, c::{d, e as f}}`.
-fn expand(text: &str, before: &[String], out: &mut Vec<Vec<String>>) {
-    let (mut depth, mut start) = (0usize, 0);
-    let mut pieces = Vec::new();
-    for (at, c) in text.char_indices() {
-        match c {
-            '{' => depth += 1,
-            '}' => depth = depth.saturating_sub(1),
-            ',' if depth == 0 => {
-                pieces.push(&text[start..at]);
-                start = at + 1;
-            }
-            _ => {}
-        }
-    }
-    pieces.push(&text[start..]);
-    for piece in pieces.into_iter().map(str::trim).filter(|piece| !piece.is_empty()) {
-        let (path, group) = match piece.split_once('{') {
-            Some((path, group)) => (path.trim_end_matches("::"), group.strip_suffix('}')),
-            None => (piece.split(" as ").next().unwrap_or(piece), None),
-        };
-        let parts =
-            path.split("::").filter(|part| !part.is_empty()).map(|part| part.trim().to_owned());
-        let whole: Vec<String> = before.iter().cloned().chain(parts).collect();
-        match group {
-            Some(group) => expand(group, &whole, out),
-            None => out.push(whole),
-        }
-    }
-}
-
-/// Resolves a path from the crate's root; `None` for a path into another crate.
-fn absolute(own: &[String], path: &[String]) -> Option<Vec<String>> {
-    let mut at = own.to_vec();
-    let mut rest = path;
-    match rest.first()?.as_str() {
-        "crate" => {
-            at.clear();
-            rest = &rest[1..];
-        }
-        "self" => rest = &rest[1..],
-        "super" => {
-            while rest.first().is_some_and(|part| part == "super") {
-                at.pop()?;
-                rest = &rest[1..];
+/// Expands `a::{b, c::{d, e as f}}` in module `own` to paths from the crate's root.
+fn expand(own: &[String], tree: &str) -> Vec<Path> {
+    let (mut groups, mut paths) = (vec![own.to_vec()], Vec::new());
+    for piece in tree.split_inclusive(['{', ',', '}']) {
+        let name = piece.trim_end_matches(['{', ',', '}']).trim();
+        let mut path = groups.last().cloned().unwrap_or_default();
+        for part in name.split(" as ").next().unwrap_or_default().split("::") {
+            match part {
+                "crate" => path.clear(),
+                "super" => _ = path.pop(),
+                "" | "self" | "*" => {}
+                part => path.push(part.to_owned()),
             }
         }
-        // A submodule, or another crate.
-        _ => {}
+        if piece.ends_with('{') {
+            groups.push(path);
+        } else if !name.is_empty() {
+            paths.push(path);
+        }
+        if piece.ends_with('}') {
+            groups.pop();
+        }
     }
-    at.extend(rest.iter().filter(|part| *part != "*").cloned());
-    Some(at)
+    paths
 }
 
 /// Returns the module of a path, through re-exports.
-fn resolve(path: &[String], modules: &BTreeMap<Vec<String>, Module>) -> Option<Vec<String>> {
+fn resolve<'a>(path: &[String], modules: &'a BTreeMap<Path, Module>) -> Option<&'a Path> {
     let mut path = path.to_vec();
     for _ in 0..8 {
         let known = (0..=path.len()).rev().find(|&len| modules.contains_key(&path[..len]))?;
-        let module = &modules[&path[..known]];
+        let (own, module) = modules.get_key_value(&path[..known])?;
         match path.get(known).and_then(|name| module.exports.get(name)) {
-            Some(target) if target[..] != path[..] => {
-                let rest = path[known + 1..].to_vec();
-                path = target.iter().cloned().chain(rest).collect();
-            }
+            Some(target) if *target != path => path = [target, &path[known + 1..]].concat(),
             // A path from the root without a module of this crate leads into another crate.
-            _ if known == 0 && path.len() > 1 => return None,
-            _ => return Some(path[..known].to_vec()),
+            _ => return (known > 0 || path.len() <= 1).then_some(own),
         }
     }
     None
 }
 
-fn shape(name: &str, modules: &BTreeMap<Vec<String>, Module>) -> Shape {
-    let mut edges: BTreeMap<&Vec<String>, BTreeSet<Vec<String>>> = BTreeMap::new();
-    for (own, module) in modules {
-        let targets = module
-            .imports
-            .iter()
-            .filter_map(|path| resolve(path, modules).filter(|target| target != own));
-        edges.insert(own, targets.collect());
-    }
-    let longest = modules.values().map(|m| (m.file.clone(), m.code())).max_by_key(|(_, n)| *n);
+fn shape(name: &str, modules: &BTreeMap<Path, Module>) -> Shape {
+    let targets = |(own, module): (_, &Module)| {
+        let targets = module.imports.iter().filter_map(|path| resolve(path, modules));
+        (own, targets.filter(|target| *target != own).collect())
+    };
+    let edges: BTreeMap<&Path, BTreeSet<&Path>> = modules.iter().map(targets).collect();
+    let files = |circle: &BTreeSet<&Path>| {
+        circle.iter().map(|module| modules[*module].file.clone()).collect()
+    };
+    let longest = modules.values().map(|m| (m.file.clone(), m.code)).max_by_key(|(_, n)| *n);
     Shape {
         name: name.to_owned(),
         files: modules.len(),
-        code: modules.values().map(Module::code).sum(),
+        code: modules.values().map(|module| module.code).sum(),
         imports: edges.values().map(BTreeSet::len).sum(),
-        circles: circles(&edges, modules),
-        public: modules.values().map(Module::public).sum(),
+        circles: circles(&edges).iter().map(files).collect(),
+        public: modules.values().map(|module| module.public).sum(),
         longest: longest.unwrap_or_default(),
     }
 }
 
 /// Returns the strongly connected components of more than one module.
-fn circles(
-    edges: &BTreeMap<&Vec<String>, BTreeSet<Vec<String>>>,
-    modules: &BTreeMap<Vec<String>, Module>,
-) -> Vec<Vec<String>> {
-    let reachable = |from: &Vec<String>| {
-        let (mut seen, mut open) = (BTreeSet::new(), vec![from.clone()]);
+fn circles<'a>(edges: &BTreeMap<&'a Path, BTreeSet<&'a Path>>) -> BTreeSet<BTreeSet<&'a Path>> {
+    let reachable = |from: &'a Path| {
+        let (mut seen, mut open) = (BTreeSet::new(), vec![from]);
         while let Some(at) = open.pop() {
-            for next in edges.get(&at).into_iter().flatten() {
-                if seen.insert(next.clone()) {
-                    open.push(next.clone());
-                }
-            }
+            open.extend(edges[at].iter().copied().filter(|&next| seen.insert(next)));
         }
         seen
     };
-    let reach: BTreeMap<&Vec<String>, BTreeSet<Vec<String>>> =
-        modules.keys().map(|module| (module, reachable(module))).collect();
-    let mut found: BTreeSet<Vec<String>> = BTreeSet::new();
-    for (module, others) in &reach {
-        let circle: BTreeSet<&Vec<String>> =
-            others.iter().filter(|other| reach[*other].contains(*module)).collect();
-        if circle.len() > 1 {
-            found.insert(circle.into_iter().map(|module| modules[module].file.clone()).collect());
-        }
-    }
-    found.into_iter().collect()
+    let reach: BTreeMap<_, _> = edges.keys().map(|&module| (module, reachable(module))).collect();
+    let circle = |module: &&Path| {
+        reach[*module].iter().copied().filter(|other| reach[other].contains(*module)).collect()
+    };
+    reach.keys().map(circle).filter(|circle: &BTreeSet<_>| circle.len() > 1).collect()
 }
 
 #[cfg(test)]

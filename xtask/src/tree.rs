@@ -1,12 +1,13 @@
 //! The files of the repository listed by git, with their contents.
 
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::RustText;
+use crate::rust_text::has_word;
+use crate::{Finding, RustText};
 
 /// One file of the repository.
 #[derive(Debug, Clone)]
@@ -18,14 +19,10 @@ pub struct SourceFile {
 }
 
 impl SourceFile {
-    /// Returns the contents as text, or `None` if they are not UTF-8 or contain a NUL (a model, an image, golden bytes).
+    /// Returns the contents as text, or `None` if they are not UTF-8
+    /// or contain a NUL (a model, an image, golden bytes).
     pub fn text(&self) -> Option<&str> {
         if self.bytes.contains(&0) { None } else { std::str::from_utf8(&self.bytes).ok() }
-    }
-
-    /// Returns the last part of the path.
-    pub fn name(&self) -> &str {
-        self.path.rsplit('/').next().unwrap_or(&self.path)
     }
 }
 
@@ -42,7 +39,7 @@ impl Tree {
     /// # Errors
     /// If git is missing, the folder is not a git checkout, or a file can't be read.
     pub fn read() -> Result<Self> {
-        Self::read_at(&root())
+        Self::read_at(&Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
     }
 
     /// Reads the git checkout `root`.
@@ -55,15 +52,11 @@ impl Tree {
             .current_dir(root)
             .output()
             .context("the tree is listed by git: install git")?;
-        ensure!(
-            listing.status.success(),
-            "git ls-files failed in {}: {}",
-            root.display(),
-            String::from_utf8_lossy(&listing.stderr)
-        );
+        let error = String::from_utf8_lossy(&listing.stderr);
+        ensure!(listing.status.success(), "git ls-files failed in {}: {error}", root.display());
         let names = String::from_utf8(listing.stdout).context("a file name is not UTF-8")?;
         let mut files = Vec::new();
-        for path in names.split('\0').filter(|path| !path.is_empty()) {
+        for path in names.split_terminator('\0') {
             match std::fs::read(root.join(path)) {
                 Ok(bytes) => files.push(SourceFile { path: path.to_owned(), bytes }),
                 // Deleted in the working tree but not committed.
@@ -78,14 +71,11 @@ impl Tree {
 
     /// Creates a tree from paths and texts, for tests of the checks.
     pub fn from_texts(files: &[(&str, &str)]) -> Self {
-        let files = files
-            .iter()
-            .map(|&(path, text)| SourceFile {
-                path: path.to_owned(),
-                bytes: text.as_bytes().to_vec(),
-            })
-            .collect();
-        Self { files }
+        let file = |&(path, text): &(&str, &str)| SourceFile {
+            path: path.to_owned(),
+            bytes: text.as_bytes().to_vec(),
+        };
+        Self { files: files.iter().map(file).collect() }
     }
 
     /// Returns every Rust file: its path and its split text.
@@ -96,25 +86,71 @@ impl Tree {
             .filter_map(|file| Some((file.path.as_str(), RustText::new(file.text()?))))
     }
 
+    /// Returns the file at `path`, if it exists.
+    pub fn file(&self, path: &str) -> Option<&SourceFile> {
+        self.files.iter().find(|file| file.path == path)
+    }
+
     /// Returns the text of the file at `path`, if it exists.
     pub fn text_of(&self, path: &str) -> Option<&str> {
-        self.files.iter().find(|file| file.path == path)?.text()
+        self.file(path)?.text()
     }
 
     /// Returns whether `path` is a file of the tree or a folder with files.
     pub fn holds(&self, path: &str) -> bool {
-        path.is_empty()
-            || self.files.iter().any(|file| {
-                file.path
-                    .strip_prefix(path)
-                    .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-            })
+        let inside = |rest: &str| rest.is_empty() || rest.starts_with('/');
+        let mut below = self.files.iter().filter_map(|file| file.path.strip_prefix(path));
+        path.is_empty() || below.any(inside)
     }
-}
 
-/// Returns the root of the repository: the folder above this crate.
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+    /// Returns what `problems` says about each file.
+    pub fn check_files<P: IntoIterator<Item: Into<String>>>(
+        &self,
+        problems: impl Fn(&SourceFile) -> P,
+    ) -> Vec<Finding> {
+        let found = self.files.iter().flat_map(|file| Finding::all(&file.path, 1, problems(file)));
+        found.collect()
+    }
+
+    /// Returns what `problems` says about each line of each text: its file's path, its number from 1, the line.
+    pub fn check_lines<P: IntoIterator<Item: Into<String>>>(
+        &self,
+        mut problems: impl FnMut(&str, usize, &str) -> P,
+    ) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        for file in &self.files {
+            for (line, number) in file.text().unwrap_or_default().lines().zip(1..) {
+                let found = problems(&file.path, number, line);
+                findings.extend(Finding::all(&file.path, number, found));
+            }
+        }
+        findings
+    }
+
+    /// Returns what `problems` says about each line of each Rust file: the file's path, the line's code, its comment.
+    pub fn check_rust<P: IntoIterator<Item: Into<String>>>(
+        &self,
+        problems: impl Fn(&str, &str, &str) -> P,
+    ) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        for (path, text) in self.rust() {
+            for ((code, comment), number) in text.code.iter().zip(&text.comments).zip(1..) {
+                findings.extend(Finding::all(path, number, problems(path, code, comment)));
+            }
+        }
+        findings
+    }
+
+    /// Finds `word` in the code of Rust files outside `places`: folders (with trailing `/`) and files.
+    pub fn check_places(&self, word: &str, places: &[&str]) -> Vec<Finding> {
+        let allowed = |path: &str, place: &str| {
+            path == place || (place.ends_with('/') && path.starts_with(place))
+        };
+        self.check_rust(|path, code, _| {
+            (has_word(code, word) && !places.iter().any(|place| allowed(path, place)))
+                .then(|| format!("`{word}` may stand only in {}", places.join(", ")))
+        })
+    }
 }
 
 #[cfg(test)]
@@ -131,6 +167,6 @@ mod tests {
     #[test]
     fn binary_contents_are_no_text() {
         let file = SourceFile { path: "a/b.bin".into(), bytes: vec![b'x', 0] };
-        assert_eq!((file.text(), file.name()), (None, "b.bin"));
+        assert_eq!(file.text(), None);
     }
 }

@@ -12,10 +12,11 @@ const BYTES: usize = 8;
 /// Writes per block before it is freed.
 const WRITES: u64 = 100;
 
-/// Measures nanoseconds per write: each of `threads` threads allocates a small block, writes to it a hundred times and frees it.
+/// Measures nanoseconds per write: each of `threads` threads allocates a small
+/// block, writes to it a hundred times and frees it.
 ///
-/// With `inherited`, each thread first frees a block that one thread allocated for all: an allocator that reuses adjacent
-/// blocks then causes passive false sharing.
+/// With `inherited`, each thread first frees a block that one thread allocated for all: an allocator that reuses
+/// adjacent blocks then causes passive false sharing.
 ///
 /// # Errors
 /// [`Refused`] if an allocation fails.

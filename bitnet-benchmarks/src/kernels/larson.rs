@@ -1,4 +1,5 @@
-//! Larson's server simulation: each thread replaces random blocks by blocks of random size and passes them to its successor.
+//! Larson's server simulation: each thread replaces random blocks by blocks
+//! of random size and passes them to its successor.
 
 use bitnet_core::rng::SplitMix64;
 
@@ -15,7 +16,8 @@ struct Server<B> {
     rng: SplitMix64,
 }
 
-/// Measures nanoseconds per replacement of a random block by one of `smallest` to `largest` bytes, on each of `threads` threads.
+/// Measures nanoseconds per replacement of a random block by one
+/// of `smallest` to `largest` bytes, on each of `threads` threads.
 ///
 /// New threads run every sample with the blocks of the previous threads.
 ///

@@ -23,8 +23,8 @@ struct Life<B> {
     own: Vec<B>,
 }
 
-/// Measures nanoseconds per step of one thread, including thread creation and exit: a step allocates a block, frees an own
-/// one, or exchanges one for that of another, possibly finished, thread. Half of the blocks outlive their thread.
+/// Measures nanoseconds per step of one thread, including thread creation and exit: a step allocates a block, frees an
+/// own one, or exchanges one for that of another, possibly finished, thread. Half of the blocks outlive their thread.
 ///
 /// # Errors
 /// [`Refused`] if an allocation fails.

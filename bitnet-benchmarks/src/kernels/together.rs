@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use crate::blocks::Refused;
 
-/// Runs `work` once on a thread per state, starting together, and returns the time of the slowest. A single state runs on the
-/// caller's thread.
+/// Runs `work` once on a thread per state, starting together, and returns the time of the slowest. A single state runs
+/// on the caller's thread.
 ///
 /// # Errors
 /// The first error of `work`.

@@ -41,8 +41,8 @@ impl DecoderShape {
     };
 }
 
-/// Returns the allocations of `bitnet_inference::models::Decoder` for one token of one sequence, with ternary projections and
-/// both sub-norms, as in BitNet.
+/// Returns the allocations of `bitnet_inference::models::Decoder` for one token of one sequence, with ternary
+/// projections and both sub-norms, as in BitNet.
 pub fn decode_step(shape: &DecoderShape) -> Trace {
     let mut writer = Writer::default();
     let before = writer.take(shape.hidden);

@@ -74,8 +74,8 @@ struct SavedActivations {
 
 /// Returns the buffers of `bitnet_training::model`, each allocated at its first write and freed after its last read.
 ///
-/// `bitnet-training` reuses these buffers between steps; the trace is that of a trainer without a workspace: a hundred blocks
-/// of 1 KiB to 10 MB, freed in nearly reverse order.
+/// `bitnet-training` reuses these buffers between steps; the trace is that of a trainer without a workspace: a hundred
+/// blocks of 1 KiB to 10 MB, freed in nearly reverse order.
 pub fn training_step(shape: &TrainingShape) -> Trace {
     let mut writer = Writer::default();
     let w = &mut writer;

@@ -130,8 +130,8 @@ pub(crate) fn parse(args: &[OsString]) -> Result<Cli, clap::Error> {
     Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
 }
 
-/// Normalises the spelling of options: `--top_k` becomes `--top-k`, and llama.cpp's options with one dash and several letters
-/// become long options.
+/// Normalises the spelling of options: `--top_k` becomes `--top-k`, and llama.cpp's options with one dash and several
+/// letters become long options.
 pub(crate) fn normalized(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
     let (mut options, mut bench) = (true, false);
     args.map(|arg| {

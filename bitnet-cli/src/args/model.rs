@@ -14,8 +14,8 @@ use super::values::{Choice, one_of, positive};
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Model")]
 pub(crate) struct ModelArgs {
-    /// A GGUF file, a safetensors file, a folder with one model, or OWNER/NAME on a hub (downloaded unless cached) [default: the
-    /// built-in story model]
+    /// A GGUF file, a safetensors file, a folder with one model, or OWNER/NAME on a hub (downloaded unless cached)
+    /// [default: the built-in story model]
     #[arg(short, long, global = true, value_name = "MODEL")]
     pub(crate) model: Option<PathBuf>,
     /// A model on a hub, like --model hf:OWNER/NAME (also -hf)
@@ -69,8 +69,8 @@ pub(crate) struct ModelArgs {
         hide_short_help = true
     )]
     pub(crate) activations: Option<ActivationPrecision>,
-    /// Quantise the inputs of ternary layers with the static ranges in FILE, written by `bitnet calibrate` (`compare`: of the
-    /// second model)
+    /// Quantise the inputs of ternary layers with the static ranges in FILE, written by `bitnet calibrate` (`compare`:
+    /// of the second model)
     #[arg(
         long,
         global = true,

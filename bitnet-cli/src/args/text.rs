@@ -9,8 +9,8 @@ use super::sampling::SamplingArgs;
 /// A text from the command line, a file or standard input.
 #[derive(Debug, Args)]
 pub(crate) struct TextArgs {
-    /// The text; words are joined by spaces, `-` reads standard input. Without a text, standard input is read unless it is a
-    /// terminal
+    /// The text; words are joined by spaces, `-` reads standard input. Without a text, standard input is read unless it
+    /// is a terminal
     #[arg(value_name = "TEXT")]
     pub(crate) words: Vec<String>,
     /// The text, as one argument

@@ -1,7 +1,7 @@
 //! `bitnet compare`: the difference between two models' predictions on a text.
 //!
-//! Both models process the same windows of tokens as in `bitnet perplexity`. The divergence of the second model from the first
-//! is, for every scored prediction, `KL(p || q) = sum p ln(p / q)` over the whole vocabulary, in nats.
+//! Both models process the same windows of tokens as in `bitnet perplexity`. The divergence of the second model from
+//! the first is, for every scored prediction, `KL(p || q) = sum p ln(p / q)` over the whole vocabulary, in nats.
 
 use anyhow::{Result, bail, ensure};
 use bitnet_inference::{LoadOptions, Model, ModelSource, Session};

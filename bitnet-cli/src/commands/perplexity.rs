@@ -1,7 +1,7 @@
 //! `bitnet perplexity`: the perplexity of a model on a text.
 //!
-//! The text is split into windows, which are processed independently. The first token of each is replaced by BOS if the model
-//! has one. The scored predictions of a window:
+//! The text is split into windows, which are processed independently. The first token of each is replaced by BOS if the
+//! model has one. The scored predictions of a window:
 //!
 //! | option | stride | scored |
 //! |---|---|---|

@@ -1,6 +1,6 @@
-//! The JSON document of `--json`. Standard output always ends in one: the result, or an object with `finish_reason` (`error` or
-//! `interrupted`), `error` as text, and the partial result. Commands without a result write `finish_reason` (`done`)
-//! only.
+//! The JSON document of `--json`. Standard output always ends in one: the result, or an object with `finish_reason`
+//! (`error` or `interrupted`), `error` as text, and the partial result. Commands without a result write `finish_reason`
+//! (`done`) only.
 
 use std::io::{self, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};

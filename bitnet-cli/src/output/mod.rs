@@ -134,8 +134,8 @@ impl Output {
         print_line(text)
     }
 
-    /// Prints a piece of generated text immediately. On a terminal, text is wrapped between words, which delays the last word
-    /// until it is complete, and control characters are shown as symbols.
+    /// Prints a piece of generated text immediately. On a terminal, text is wrapped between words, which delays the
+    /// last word until it is complete, and control characters are shown as symbols.
     pub(crate) fn stream(&mut self, text: &str) -> Result<()> {
         let text = match self.stdout_width() {
             Some(width) => self.stream.push(&without_controls(text), width).into(),
@@ -189,8 +189,8 @@ impl Output {
         self.remark(&format!("{label} {}", without_controls(&text)));
     }
 
-    /// Returns a progress display on standard error for long work: a self-overwriting line on a terminal, occasional lines
-    /// elsewhere.
+    /// Returns a progress display on standard error for long work: a self-overwriting line on a terminal, occasional
+    /// lines elsewhere.
     pub(crate) fn progress(&self, what: &str) -> Progress {
         Progress::new(what, self.stderr_is_terminal)
     }
@@ -252,8 +252,8 @@ pub(crate) fn is_closed_pipe(error: &anyhow::Error) -> bool {
         .any(|e| e.kind() == io::ErrorKind::BrokenPipe)
 }
 
-/// Replaces control characters except line breaks and tabs by symbols, because names and texts from files and models must
-/// not control the terminal.
+/// Replaces control characters except line breaks and tabs by symbols, because names and texts from files and models
+/// must not control the terminal.
 pub(crate) fn without_controls(text: &str) -> Cow<'_, str> {
     let commands = |c: char| c.is_control() && c != '\n' && c != '\t';
     if !text.contains(commands) {

@@ -29,8 +29,8 @@ pub(crate) fn wrap(text: &str, width: usize) -> Vec<String> {
     lines
 }
 
-/// Wraps lines longer than `width` columns between words. Shorter lines are unchanged, including spaces; continuation lines
-/// have the indentation of their line.
+/// Wraps lines longer than `width` columns between words. Shorter lines are unchanged, including spaces; continuation
+/// lines have the indentation of their line.
 pub(crate) fn wrap_lines(text: &str, width: usize) -> Cow<'_, str> {
     if text.lines().all(|line| visible_width(line) <= width) {
         return text.into();
@@ -84,8 +84,8 @@ pub(crate) fn visible_width(line: &str) -> usize {
     width + rest.width()
 }
 
-/// Wraps a stream of text between words, independent of its pieces. The last word is delayed until it is complete. Words
-/// longer than a line are split at its end; lines may end between characters of double width (Chinese, Japanese,
+/// Wraps a stream of text between words, independent of its pieces. The last word is delayed until it is complete.
+/// Words longer than a line are split at its end; lines may end between characters of double width (Chinese, Japanese,
 /// Korean).
 #[derive(Debug, Default)]
 pub(crate) struct StreamWrap {

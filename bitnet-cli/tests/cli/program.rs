@@ -67,7 +67,8 @@ pub(crate) fn json(args: &[&str]) -> Value {
         .unwrap_or_else(|e| panic!("{args:?}: {e}: {}", stdout(&output)))
 }
 
-/// Asserts that a command fails: code 2, empty standard output, one line that begins with `error:` and contains `words`.
+/// Asserts that a command fails: code 2, empty standard output,
+/// one line that begins with `error:` and contains `words`.
 pub(crate) fn refused(args: &[&str], words: &[&str]) {
     let output = output(args);
     assert_eq!(output.status.code(), Some(2), "{args:?}: {}", stderr(&output));

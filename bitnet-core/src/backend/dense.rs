@@ -33,8 +33,8 @@ pub trait DenseRows: Send + Sync + std::fmt::Debug {
         None
     }
 
-    /// What a back end made of the matrix, for a downcast by [`Preparation::prepare_dense`](super::Preparation::prepare_dense)'s
-    /// back end.
+    /// What a back end made of the matrix, for a downcast by
+    /// [`Preparation::prepare_dense`](super::Preparation::prepare_dense)'s back end.
     fn prepared(&self) -> Option<&dyn Any> {
         None
     }

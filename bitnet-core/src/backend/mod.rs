@@ -1,11 +1,11 @@
 //! What a back end offers a model: operations, preparation of weights, counters.
 //!
-//! A model is written against [`Backend`] alone: it never asks on which device it runs, and quantisation is a property of a
-//! weight. Four narrow traits make up a back end:
+//! A model is written against [`Backend`] alone: it never asks on which device it runs, and quantisation is a property
+//! of a weight. Four narrow traits make up a back end:
 //!
-//! - [`Operations`]: the closed, short list of operations on tensors. Each has a scalar twin in [`crate::reference`] that
-//!   states the exact arithmetic; integers must equal it bit for bit, floating-point results within the bound that the
-//!   conformance suite states.
+//! - [`Operations`]: the closed, short list of operations on tensors. Each has a scalar twin in [`crate::reference`]
+//!   that states the exact arithmetic; integers must equal it bit for bit, floating-point results within the bound that
+//!   the conformance suite states.
 //! - [`Preparation`]: weights and heads in the layout of the kernels, once, at load.
 //! - [`Tensors`]: memory for results, weights and caches.
 //! - [`Counters`]: what was read.
@@ -136,9 +136,9 @@ pub trait Operations {
 
     /// `out[i] = x · weights[i]ᵀ` for ternary weights that share one input: `x` is `[tokens, cols]`, `out[i]` is
     /// `[tokens, rows_i]`. With [`ActivationPrecision::Int8`] and [`ActivationPrecision::Int8Within`] each token is
-    /// quantised once for all weights, the dot product is exact in i32, and `out = dot / activation_scale * weight_scale`.
-    /// A token that holds NaN or infinity gives NaN in every output, or with [`ActivationPrecision::Float`] what the sum of
-    /// products gives.
+    /// quantised once for all weights, the dot product is exact in i32, and
+    /// `out = dot / activation_scale * weight_scale`. A token that holds NaN or infinity gives NaN in every output, or
+    /// with [`ActivationPrecision::Float`] what the sum of products gives.
     fn bit_linear(
         &self,
         x: &BitNetTensor,
@@ -179,10 +179,11 @@ pub trait Operations {
         out: &mut BitNetTensor,
     ) -> Result<()>;
 
-    /// Finds the largest logits of hidden states `x` (`[queries, hidden]`), one query each: every finite one that is among
-    /// the first `count` in the order of [`TokenLogit::order`](top_logits::TokenLogit::order) or equal to the last of these, and
-    /// those of the extra tokens, finite or not. Each equals that of [`Operations::linear`], bit for bit. How sure it is
-    /// that none is missing is the [`Guarantee`](top_logits::Guarantee) for which the head was prepared.
+    /// Finds the largest logits of hidden states `x` (`[queries, hidden]`), one query each: every finite one that is
+    /// among the first `count` in the order of [`TokenLogit::order`](top_logits::TokenLogit::order) or equal to the
+    /// last of these, and those of the extra tokens, finite or not. Each equals that of [`Operations::linear`], bit for
+    /// bit. How sure it is that none is missing is the [`Guarantee`](top_logits::Guarantee) for which the head was
+    /// prepared.
     ///
     /// # Errors
     /// [`crate::Error::ForeignWeight`] for a head that this back end has not prepared, [`crate::Error::OutOfRange`] for
@@ -194,8 +195,8 @@ pub trait Operations {
         queries: &[LogitQuery],
     ) -> Result<Vec<TopLogits>>;
 
-    /// `out = weight * (x / sqrt(mean(x²) + eps))` over runs of as many components as `weight` (`[n]`) has (a row, or a head), NaN
-    /// throughout a run whose mean square is not finite in f32; `x` and `out` are `[tokens, k * n]`.
+    /// `out = weight * (x / sqrt(mean(x²) + eps))` over runs of as many components as `weight` (`[n]`) has (a row, or a
+    /// head), NaN throughout a run whose mean square is not finite in f32; `x` and `out` are `[tokens, k * n]`.
     fn rms_norm(
         &self,
         x: &BitNetTensor,
@@ -215,8 +216,8 @@ pub trait Operations {
         order: RopeOrder,
     ) -> Result<()>;
 
-    /// Writes keys and values (`[tokens, kv_heads * head_dim]` each) to positions `first..first + tokens` of one layer of a
-    /// cache, which were [reserved](KvCache::reserve). What is stored is the same on every back end, bit for bit.
+    /// Writes keys and values (`[tokens, kv_heads * head_dim]` each) to positions `first..first + tokens` of one layer
+    /// of a cache, which were [reserved](KvCache::reserve). What is stored is the same on every back end, bit for bit.
     fn store(
         &self,
         k: &BitNetTensor,

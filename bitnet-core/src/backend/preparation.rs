@@ -22,7 +22,8 @@ pub trait TernaryWeight: Debug + Send + Sync + Any {
     /// Bytes held.
     fn bytes(&self) -> usize;
 
-    /// Returns the arrays from which [`Preparation::prepare_from_parts`] restores the weight; empty if it cannot be cached.
+    /// Returns the arrays from which [`Preparation::prepare_from_parts`]
+    /// restores the weight; empty if it cannot be cached.
     fn parts(&self) -> PreparedParts {
         PreparedParts::default()
     }
@@ -41,20 +42,20 @@ pub trait Preparation {
     /// Takes a ternary matrix into the layout of this back end's kernels.
     fn prepare(&self, matrix: TernaryMatrix) -> Result<Box<dyn TernaryWeight>>;
 
-    /// As [`Preparation::prepare`], for a layer whose input holds many exact zeros: the back end may hold what it needs to
-    /// skip the weights of zero inputs. Results are those of [`Preparation::prepare`], bit for bit.
+    /// As [`Preparation::prepare`], for a layer whose input holds many exact zeros: the back end may hold what it needs
+    /// to skip the weights of zero inputs. Results are those of [`Preparation::prepare`], bit for bit.
     fn prepare_for_sparse_input(&self, matrix: TernaryMatrix) -> Result<Box<dyn TernaryWeight>> {
         self.prepare(matrix)
     }
 
-    /// Names the layout of [`TernaryWeight::parts`] on this back end; the name changes whenever the parts of the same matrix
-    /// change. `None` if weights of this back end cannot be cached.
+    /// Names the layout of [`TernaryWeight::parts`] on this back end; the name changes whenever the parts of the same
+    /// matrix change. `None` if weights of this back end cannot be cached.
     fn parts_layout(&self) -> Option<String> {
         None
     }
 
-    /// Restores the weight whose [`TernaryWeight::parts`] these are. Parts are not trusted: their lengths and values are
-    /// checked.
+    /// Restores the weight whose [`TernaryWeight::parts`] these are. Parts are not trusted: their lengths and values
+    /// are checked.
     ///
     /// # Errors
     /// [`Error::BadPart`].
@@ -62,8 +63,8 @@ pub trait Preparation {
         Err(unsupported(parts))
     }
 
-    /// Takes a dense matrix (an embedding table, a head, a layer that is not ternary) into the memory of this back end. The
-    /// rows that are returned hold the same numbers.
+    /// Takes a dense matrix (an embedding table, a head, a layer that is not ternary) into the memory of this back end.
+    /// The rows that are returned hold the same numbers.
     ///
     /// # Errors
     /// Those of reading the rows, and [`Error::OutOfMemory`].
@@ -71,8 +72,8 @@ pub trait Preparation {
         Ok(rows)
     }
 
-    /// Prepares an output head for [`Operations::top_logits`](super::Operations::top_logits); `None` if this back end finds
-    /// the largest logits no faster than [`Operations::linear`](super::Operations::linear) computes all of them.
+    /// Prepares an output head for [`Operations::top_logits`](super::Operations::top_logits); `None` if this back end
+    /// finds the largest logits no faster than [`Operations::linear`](super::Operations::linear) computes all of them.
     ///
     /// # Errors
     /// Those of reading the rows, and [`Error::OutOfMemory`].
@@ -85,8 +86,8 @@ pub trait Preparation {
         Ok(None)
     }
 
-    /// Restores the head whose [`HeadWeight::parts`] these are, over the same stored rows. The layout of the parts goes with
-    /// [`Preparation::parts_layout`]. Lengths and values are checked; that the parts belong to these rows is not.
+    /// Restores the head whose [`HeadWeight::parts`] these are, over the same stored rows. The layout of the parts goes
+    /// with [`Preparation::parts_layout`]. Lengths and values are checked; that the parts belong to these rows is not.
     ///
     /// # Errors
     /// [`Error::BadPart`].

@@ -6,10 +6,11 @@ use crate::kv::{KvCache, KvShape};
 use crate::memory::HybridMemoryPool;
 use crate::memory::tensor::BitNetTensor;
 
-/// Memory for results, weights and caches. The default methods use memory of the host, from the caller's pool; a back end of
-/// a device overrides all of them.
+/// Memory for results, weights and caches. The default methods use memory of the host, from the caller's pool; a back
+/// end of a device overrides all of them.
 ///
-/// Operands of [`Operations`](super::Operations) may be on the host as well: a back end of a device copies them there and back.
+/// Operands of [`Operations`](super::Operations) may be on the host as well:
+/// a back end of a device copies them there and back.
 pub trait Tensors {
     /// Returns an f32 tensor of this shape, to be written before it is read.
     ///

@@ -9,8 +9,8 @@ use super::prepared_parts::PreparedParts;
 /// How sure it is that a row which a back end skips is not among the largest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Guarantee {
-    /// For each token, the probability that any skipped row is among the largest is below 2⁻⁶⁴, over the dither with which
-    /// the head was quantised. The dither is fixed and independent of models and texts.
+    /// For each token, the probability that any skipped row is among the largest is below 2⁻⁶⁴, over the dither with
+    /// which the head was quantised. The dither is fixed and independent of models and texts.
     #[default]
     Probabilistic,
     /// Never wrong: by inequalities that hold for all inputs.
@@ -75,8 +75,8 @@ pub struct TopLogits {
     pub top: Vec<TokenLogit>,
     /// The logits of the extra tokens, in the order of the request, finite or not.
     pub extra_tokens: Vec<TokenLogit>,
-    /// The lowest token whose logit is NaN or infinite, if any logit is; such logits are never among the largest. If none of
-    /// the largest are requested (`count` is 0), a back end may consider the extra tokens alone.
+    /// The lowest token whose logit is NaN or infinite, if any logit is; such logits are never among the largest. If
+    /// none of the largest are requested (`count` is 0), a back end may consider the extra tokens alone.
     pub non_finite: Option<TokenLogit>,
     /// What was read for it. Codes that one pass reads for several queries are counted with the first of these.
     pub read: HeadStats,
@@ -107,8 +107,8 @@ pub fn lowest_non_finite(found: &[TokenLogit]) -> Option<TokenLogit> {
     found.iter().filter(|t| !t.logit.is_finite()).min_by_key(|t| t.token).copied()
 }
 
-/// Returns those of `found` that are finite and among the `count` first in the order of [`TokenLogit::order`] or equal to the
-/// last of these as numbers, in that order.
+/// Returns those of `found` that are finite and among the `count` first in the order of [`TokenLogit::order`] or equal
+/// to the last of these as numbers, in that order.
 pub fn largest(mut found: Vec<TokenLogit>, count: usize) -> Vec<TokenLogit> {
     found.retain(|t| t.logit.is_finite());
     if count == 0 || found.is_empty() {

@@ -10,7 +10,8 @@ use crate::os::cpuinfo::CpuInfo;
 use crate::os::files::{Files, kibibytes, system_file};
 use crate::simd::IsaLevel;
 
-/// The capabilities of a device. Values that the system does not report are `None` or empty: on Linux few, elsewhere most.
+/// The capabilities of a device. Values that the system does not report are
+/// `None` or empty: on Linux few, elsewhere most.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct DeviceCapabilities {

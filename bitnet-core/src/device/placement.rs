@@ -86,7 +86,8 @@ impl Requirements {
         Ok(Self { memory_bytes, ..Self::default() })
     }
 
-    /// Returns why `device`, with these capabilities, fails the requirements; `None` if it meets them. Unknown values do.
+    /// Returns why `device`, with these capabilities, fails the
+    /// requirements; `None` if it meets them. Unknown values do.
     fn refused_by(&self, device: &Device, caps: &DeviceCapabilities) -> Option<String> {
         if self.accelerator && !device.kind().is_accelerator() {
             return Some("is no accelerator".into());
@@ -135,7 +136,8 @@ pub fn select_among(devices: &[Device], requirements: &Requirements) -> Result<D
     candidates(devices, requirements).map(|mut devices| devices.swap_remove(0))
 }
 
-/// Those of `devices` that meet the requirements, at least one: by [`DeviceKind`], in the order of `devices` within a kind.
+/// Those of `devices` that meet the requirements, at least one:
+/// by [`DeviceKind`], in the order of `devices` within a kind.
 ///
 /// # Errors
 /// [`Error::NoDevice`] with what each device lacks.

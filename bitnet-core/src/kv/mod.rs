@@ -29,8 +29,8 @@ pub use shape::{KV_BLOCK, KV_PAGE, KV_TILE, KvShape, KvType};
 
 /// Keys (after RoPE) and values of one sequence in every layer.
 ///
-/// Memory is allocated page by page as positions are [reserved](KvCache::reserve). A [fork](KvCache::fork) shares pages with
-/// its origin; a shared page is copied before it is written.
+/// Memory is allocated page by page as positions are [reserved](KvCache::reserve). A [fork](KvCache::fork) shares pages
+/// with its origin; a shared page is copied before it is written.
 #[derive(Debug)]
 pub struct KvCache {
     shape: KvShape,
@@ -96,8 +96,8 @@ impl KvCache {
         Self::in_memory(shape, capacity, Memory::Pool(pool.clone()))
     }
 
-    /// Returns an empty cache for at most `capacity` positions whose pages a device makes and holds. [`KvCache::head`] does not
-    /// reach them: the device's back end finds them with [`KvCache::device_page`].
+    /// Returns an empty cache for at most `capacity` positions whose pages a device makes and holds. [`KvCache::head`]
+    /// does not reach them: the device's back end finds them with [`KvCache::device_page`].
     ///
     /// # Errors
     /// [`Error::SizeOverflow`].

@@ -9,7 +9,8 @@ pub enum KvType {
     #[default]
     F16,
     /// 8-bit integers with one f32 scale for each position and head, of keys and of values:
-    /// `scale = max|x| / 127`, `q = round_half_even(x * (127 / max|x|))`. The scale is NaN where a component is not finite.
+    /// `scale = max|x| / 127`, `q = round_half_even(x * (127 / max|x|))`.
+    /// The scale is NaN where a component is not finite.
     Int8,
 }
 

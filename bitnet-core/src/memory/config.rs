@@ -6,7 +6,8 @@ use super::tracking::TrackingConfig;
 /// Sizes of a pool, and whether it is tracked and cleaned.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MemoryPoolConfig {
-    /// Bytes of address space that are reserved at the start for blocks below 1 MiB. No page is touched before it is used.
+    /// Bytes of address space that are reserved at the start for blocks below
+    /// 1 MiB. No page is touched before it is used.
     pub initial_small_pool_size: usize,
     /// The most bytes that the pool maps for blocks below 1 MiB.
     pub max_small_pool_size: usize,

@@ -1,6 +1,7 @@
 //! Memory with exact accounting: the pool, its handles, and the tensors that live in it.
 //!
-//! A [`HybridMemoryPool`] allocates aligned blocks. Each belongs to one [`MemoryHandle`], and is freed when that is dropped:
+//! A [`HybridMemoryPool`] allocates aligned blocks. Each belongs to one
+//! [`MemoryHandle`], and is freed when that is dropped:
 //!
 //! ```
 //! use bitnet_core::device::Device;
@@ -36,8 +37,9 @@
 //! | [`mapped`], [`shared_memory`] | memory from files, and memory of several processes |
 //! | [`report`] | the resident bytes of the process by purpose and place |
 //!
-//! The heap depends on none of the others: `observer` passes its events to the tracker and the cleaner. Cleanups access tensors
-//! only as targets, a trait that registries implement. One circle remains: a pool owns its cleaner, which cleans that pool.
+//! The heap depends on none of the others: `observer` passes its events to the tracker and the cleaner. Cleanups access
+//! tensors only as targets, a trait that registries implement. One circle remains:
+//! a pool owns its cleaner, which cleans that pool.
 
 mod buffer;
 pub mod cleanup;

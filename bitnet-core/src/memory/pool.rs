@@ -213,10 +213,12 @@ impl HybridMemoryPool {
     /// [`Error::ForeignHandle`] if another pool made the handle (its block then returns to that pool).
     #[inline]
     pub fn deallocate(&self, handle: MemoryHandle) -> Result<()> {
+        // The drop of `handle` at the end frees the block, in whichever pool made it.
         if self.made(&handle) { Ok(()) } else { Err(Error::ForeignHandle) }
     }
 
-    /// Converts a handle to a token. The block outlives even the pool, until [`HybridMemoryPool::from_token`] accepts it.
+    /// Converts a handle to a token. The block outlives even the pool,
+    /// until [`HybridMemoryPool::from_token`] accepts it.
     ///
     /// # Errors
     /// [`Error::ForeignHandle`] if another pool made the handle (its block then returns to that pool).
@@ -230,8 +232,9 @@ impl HybridMemoryPool {
     /// Converts a token back to its handle.
     ///
     /// # Errors
-    /// [`Error::ForeignHandle`] if another pool made the token; [`Error::StaleToken`] if it was accepted before or never made;
-    /// [`Error::BadToken`] if its address or size are not those that it was made with. The token then remains valid.
+    /// [`Error::ForeignHandle`] if another pool made the token; [`Error::StaleToken`] if it was accepted before or
+    /// never made; [`Error::BadToken`] if its address or size are not those
+    /// that it was made with. The token then remains valid.
     pub fn from_token(&self, token: BlockToken) -> Result<MemoryHandle> {
         if token.pool != self.inner().id {
             return Err(Error::ForeignHandle);

@@ -32,7 +32,8 @@ pub(crate) fn kibibytes(text: &str, key: &str) -> Option<u64> {
     digits(value.trim().strip_suffix("kB")?.trim_end())?.checked_mul(1024)
 }
 
-/// Returns the numbers of a list such as `0-3,8`, ascending; `None` if it is not one, or names a number of 65,536 or more.
+/// Returns the numbers of a list such as `0-3,8`, ascending; `None` if it is
+/// not one, or names a number of 65,536 or more.
 pub(crate) fn number_list(text: &str) -> Option<Vec<usize>> {
     const BOUND: usize = 1 << 16;
     let mut numbers = std::collections::BTreeSet::new();

@@ -22,7 +22,8 @@ pub(crate) struct Mapping {
     pub(crate) name: String,
 }
 
-/// Returns the mappings, lowest first, and the resident set of `/proc/self/smaps_rollup`, read one right after the other.
+/// Returns the mappings, lowest first, and the resident set of
+/// `/proc/self/smaps_rollup`, read one right after the other.
 pub(crate) fn read() -> Result<(Vec<Mapping>, u64)> {
     let failed = |file, error: &io::Error| Error::file(file, "read the mappings", error);
     let mut text = String::new();

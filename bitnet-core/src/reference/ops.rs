@@ -32,8 +32,8 @@ pub fn linear(x: &[f32], weight: &dyn DenseRows, out: &mut [f32]) -> Result<()> 
     Ok(())
 }
 
-/// `out = weight * (x / sqrt(mean(x²) + eps))` over each run of `weight.len()` components. NaN throughout where the mean
-/// is not finite in f32: dividing by infinity would give zeros.
+/// `out = weight * (x / sqrt(mean(x²) + eps))` over each run of `weight.len()` components. NaN throughout where the
+/// mean is not finite in f32: dividing by infinity would give zeros.
 ///
 /// # Panics
 /// If the lengths do not fit.

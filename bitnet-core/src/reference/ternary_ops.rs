@@ -6,8 +6,8 @@ use crate::ternary::{ScaleGranularity, TernaryMatrix};
 /// The scale of a token whose largest magnitude is `largest`: 127 / max(1e-5, largest), computed as PyTorch divides
 /// a number by a tensor, by the reciprocal, so that trained models see the very scale they were trained with.
 ///
-/// NaN if `largest` is not finite: every result of a layer is divided by the scale, so a token that holds NaN or infinity
-/// gives NaN everywhere instead of the zeros that its integers would give.
+/// NaN if `largest` is not finite: every result of a layer is divided by the scale, so a token that holds NaN or
+/// infinity gives NaN everywhere instead of the zeros that its integers would give.
 pub fn activation_scale(largest: f32) -> f32 {
     if largest.is_finite() { (1.0 / largest.max(1e-5)) * 127.0 } else { f32::NAN }
 }

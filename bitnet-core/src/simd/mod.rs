@@ -1,7 +1,8 @@
 //! Detection and selection of instruction sets.
 //!
 //! A level is selected once: the best that is available, or the one that `BITNET_ISA` names (`scalar`, `avx2`,
-//! `avxvnni`, `avx512vnni`, `amx`, `neon`, `neon-dotprod`). The CPU back end runs a self-test of each level before it uses it.
+//! `avxvnni`, `avx512vnni`, `amx`, `neon`, `neon-dotprod`). The CPU back end runs
+//! a self-test of each level before it uses it.
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod amx;

@@ -88,9 +88,9 @@ fn blocked(a: Matrix<'_>, b: Matrix<'_>, out: &mut [f32]) {
     let ([a_down, a_across], [b_down, b_across]) = (a.strides, b.strides);
     if m <= MANY_ROWS && (m > FEW_ROWS || !b.runs_along(1)) {
         let gemm = gemm_f32::gemm::f32::get_gemm_fn();
-        // The transposed product of the transposed matrices: the result's columns are then those that `gemm` writes along.
-        // SAFETY: `Matrix::new` has checked that every element of `a` ([m, k]) and `b` ([k, n]) is inside its slice;
-        // `out` has m * n numbers, row-major, and is borrowed mutably, so that it overlaps neither.
+        // The transposed product of the transposed matrices: the result's columns are then those that `gemm` writes
+        // along. SAFETY: `Matrix::new` has checked that every element of `a` ([m, k]) and `b` ([k, n]) is inside its
+        // slice; `out` has m * n numbers, row-major, and is borrowed mutably, so that it overlaps neither.
         unsafe {
             gemm(
                 n,

@@ -39,7 +39,8 @@ pub(super) fn sum(row: &[f32]) -> f64 {
 /// An unshared f32 copy of a float tensor with dimension `axis` last, and its extent.
 ///
 /// # Errors
-/// [`crate::Error::OutOfRange`] for an absent dimension, [`crate::Error::DTypeMismatch`] for integer types, [`crate::Error::OutOfMemory`].
+/// [`crate::Error::OutOfRange`] for an absent dimension, [`crate::Error::DTypeMismatch`]
+/// for integer types, [`crate::Error::OutOfMemory`].
 pub(super) fn rows_of(
     op: &'static str,
     x: &BitNetTensor,

@@ -13,7 +13,8 @@ use std::arch::x86_64::*;
 
 use super::{CodeBlock, ColumnAcc16, ColumnPair, PlaneSums};
 
-/// The codes of a pair of columns at one block, in turn: those of outputs 0..8 and 16..24 of each plane, then the others.
+/// The codes of a pair of columns at one block, in turn: those
+/// of outputs 0..8 and 16..24 of each plane, then the others.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn interleaved(pair: &ColumnPair<'_>, block: usize) -> [__m256i; 2] {

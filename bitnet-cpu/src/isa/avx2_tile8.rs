@@ -14,7 +14,8 @@ use super::{ActivationBlock, CodeBlock};
 /// numbers a block, at most `8 · 128 · 31 = 31744`. What it holds on the way may wrap.
 pub(super) const BLOCKS: usize = 31;
 
-/// The products of one plane with eight tokens: `$load` leaves its codes in `ymm8`; it stands at `$plane` bytes in a block.
+/// The products of one plane with eight tokens: `$load` leaves its codes
+/// in `ymm8`; it stands at `$plane` bytes in a block.
 macro_rules! plane {
     ($load:literal, $plane:literal) => {
         concat!(

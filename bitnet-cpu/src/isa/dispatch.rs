@@ -56,7 +56,8 @@ impl AnyIsa {
         }
     }
 
-    /// Runs `op`, in which no codes are multiplied by 8-bit numbers: levels that differ in nothing else share a function.
+    /// Runs `op`, in which no codes are multiplied by 8-bit numbers:
+    /// levels that differ in nothing else share a function.
     pub(crate) fn run_shared<O: Op>(self, op: O) -> O::Output {
         match self {
             Self::Scalar(isa) => isa.run(op),

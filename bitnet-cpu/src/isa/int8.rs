@@ -40,8 +40,8 @@ impl ColumnAcc16 {
 /// Sums for 128 outputs in four planes: plane `i` holds output `4b + i` at index `b`.
 pub(crate) type PlaneSums = [[i32; 32]; 4];
 
-/// What the sums of eight tokens start from: `-Σ x`, in an order that belongs to the instruction set. The provided algorithm
-/// uses the first two arrays, for the halves of a block; AVX2 uses one array for each token.
+/// What the sums of eight tokens start from: `-Σ x`, in an order that belongs to the instruction set. The provided
+/// algorithm uses the first two arrays, for the halves of a block; AVX2 uses one array for each token.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
 pub(crate) struct Tile8Start(pub(crate) [[i32; 8]; 8]);
@@ -54,8 +54,8 @@ impl Tile8Start {
 /// Rows of a panel.
 pub(crate) const PANEL_ROWS: usize = 32;
 
-/// The codes of [`PANEL_ROWS`] rows over half a block, a byte each, in the order in which they are multiplied: byte `4r + k`
-/// of entry `4i + j` is the code of row `r` that meets byte `4j + k` of plane `i`.
+/// The codes of [`PANEL_ROWS`] rows over half a block, a byte each, in the order in which they are multiplied: byte
+/// `4r + k` of entry `4i + j` is the code of row `r` that meets byte `4j + k` of plane `i`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[repr(C, align(64))]
 pub(crate) struct PanelHalf(pub(crate) [[u8; 4 * PANEL_ROWS]; 16]);
@@ -83,8 +83,8 @@ pub(crate) const SINGLE_BLOCKS: usize = 8;
 
 /// Products of codes and 8-bit activations, summed exactly.
 ///
-/// A sum passes through two accumulators: products are added to [`Int8Dot::Acc16`], which a level may hold in 16 bits, and
-/// [`Int8Dot::flush_acc`] adds that to an [`Int8Dot::Acc32`] before it can overflow. All additions wrap modulo 2³².
+/// A sum passes through two accumulators: products are added to [`Int8Dot::Acc16`], which a level may hold in 16 bits,
+/// and [`Int8Dot::flush_acc`] adds that to an [`Int8Dot::Acc32`] before it can overflow. All additions wrap modulo 2³².
 pub(crate) trait Int8Dot: Copy {
     /// The unpacked codes of a block.
     type Codes: Copy;
@@ -135,8 +135,8 @@ pub(crate) trait Int8Dot: Copy {
         out
     }
 
-    /// Returns `sums + code · x` of one token over `N` blocks, at most [`SINGLE_BLOCKS`], without a branch: codes serve one
-    /// token only, so a level may leave them where they stand in their bytes.
+    /// Returns `sums + code · x` of one token over `N` blocks, at most [`SINGLE_BLOCKS`], without a branch: codes serve
+    /// one token only, so a level may leave them where they stand in their bytes.
     #[inline(always)]
     fn dot_single<const N: usize>(
         self,
@@ -152,8 +152,8 @@ pub(crate) trait Int8Dot: Copy {
         self.flush_acc(sums, acc)
     }
 
-    /// Prepares [`Int8Dot::tile8_dots`] for all rows that meet `x`, at most [`Int8Dot::TILE8_BLOCKS`] blocks of eight tokens;
-    /// `halves` are `-Σ x` over bytes 0..16 and over bytes 16..32 of all blocks.
+    /// Prepares [`Int8Dot::tile8_dots`] for all rows that meet `x`, at most [`Int8Dot::TILE8_BLOCKS`] blocks of eight
+    /// tokens; `halves` are `-Σ x` over bytes 0..16 and over bytes 16..32 of all blocks.
     #[inline(always)]
     fn tile8_start(self, halves: &[[i32; 8]; 2], _x: &[[ActivationBlock; 8]]) -> Tile8Start {
         let mut start = Tile8Start::ZERO;
@@ -204,12 +204,12 @@ pub(crate) trait Int8Dot: Copy {
         halves
     }
 
-    /// Whether tiles of tokens are multiplied by panels: the level broadcasts four activations to a lane for each row, so that
-    /// no sum has to be added across lanes.
+    /// Whether tiles of tokens are multiplied by panels: the level broadcasts four activations to a lane for each row,
+    /// so that no sum has to be added across lanes.
     const PANELS: bool = false;
 
-    /// Unpacks block `block` of up to [`PANEL_ROWS`] rows of `width` blocks each, one after the other, into the two halves. Where
-    /// there are fewer rows, the codes of the others are not specified.
+    /// Unpacks block `block` of up to [`PANEL_ROWS`] rows of `width` blocks each, one after the other, into the two
+    /// halves. Where there are fewer rows, the codes of the others are not specified.
     ///
     /// # Panics
     /// If a row has no such block.
@@ -224,8 +224,8 @@ pub(crate) trait Int8Dot: Copy {
         pack_rows(rows, width, block, panel);
     }
 
-    /// Computes `Σ code·x` of `T` tokens, the first of `sums`, with each row of a panel, whose first half is half `first` of
-    /// the blocks of `x`.
+    /// Computes `Σ code·x` of `T` tokens, the first of `sums`, with each row of a panel, whose first half is half
+    /// `first` of the blocks of `x`.
     #[inline(always)]
     fn panel_dots<const T: usize>(
         self,

@@ -1,8 +1,9 @@
 //! Instruction sets: the few instructions over which every kernel is written once.
 //!
-//! A kernel is an [`Op`] over [`Isa`], which is three narrow traits: [`Int8Dot`] (products of codes and 8-bit activations),
-//! [`FloatLanes`] (sixteen f32 lanes) and [`Int4Dot`] (products of 4-bit codes). Traits also hold the algorithms that most
-//! levels share, as provided methods; a file of a level says only what it does differently. [`AnyIsa`] chooses at run time.
+//! A kernel is an [`Op`] over [`Isa`], which is three narrow traits: [`Int8Dot`] (products of codes and 8-bit
+//! activations), [`FloatLanes`] (sixteen f32 lanes) and [`Int4Dot`] (products of 4-bit codes). Traits also hold the
+//! algorithms that most levels share, as provided methods; a file of a level says only what it does
+//! differently. [`AnyIsa`] chooses at run time.
 
 mod amx;
 mod dispatch;

@@ -1,4 +1,5 @@
-//! The first half of a gated feed-forward layer for one token: rows of the up-projection whose gate is zero are not read.
+//! The first half of a gated feed-forward layer for one token:
+//! rows of the up-projection whose gate is zero are not read.
 
 use std::ops::Range;
 use std::sync::atomic::Ordering;
@@ -85,8 +86,8 @@ impl Op for Relu2<'_> {
         let places = &mut *active;
         let mut len = 0;
         for (index, gate) in out.iter().enumerate() {
-            // Written always, and overwritten if it is zero: a branch would be unpredictable. Bits without the sign, because
-            // comparing floats takes a mask register on AVX-512.
+            // Written always, and overwritten if it is zero: a branch would be unpredictable. Bits without the sign,
+            // because comparing floats takes a mask register on AVX-512.
             places[len] = index as u32;
             len += usize::from(gate.to_bits() << 1 != 0);
         }

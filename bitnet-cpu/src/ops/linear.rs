@@ -19,8 +19,8 @@ use bitnet_core::{Error, Result};
 /// Rows that meet a tile of tokens before the next tile is taken.
 const ROWS: usize = 8;
 
-/// Rows that meet one token together, so that their sums do not wait for one another, where they are short. Of long ones
-/// the processor's own prefetching follows one better than several.
+/// Rows that meet one token together, so that their sums do not wait for one another, where they are short. Of long
+/// ones the processor's own prefetching follows one better than several.
 const TOGETHER: usize = 4;
 
 /// Bytes of a row that is short.

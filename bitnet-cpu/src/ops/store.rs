@@ -145,8 +145,8 @@ impl Element for i8 {
     }
 }
 
-/// The nearest half, ties to even; of finite numbers beyond the largest the largest; infinity of infinity, NaN of NaN. Without branches, so that it
-/// vectorises.
+/// The nearest half, ties to even; of finite numbers beyond the largest the largest; infinity of infinity, NaN of NaN.
+/// Without branches, so that it vectorises.
 #[inline(always)]
 fn to_half(x: f32) -> u16 {
     /// 65504 as f32.

@@ -1,8 +1,8 @@
 //! A pool of threads that lives as long as its back end, and the division of work among them.
 //!
-//! The caller works too, so a pool of `n` threads has `n - 1` workers. Work is divided into more pieces than threads, and an idle
-//! thread takes the next one, so that a descheduled thread delays the others little. Each element of a result is computed by one
-//! thread in one order, so no result depends on the number of threads.
+//! The caller works too, so a pool of `n` threads has `n - 1` workers. Work is divided into more pieces than threads,
+//! and an idle thread takes the next one, so that a descheduled thread delays the others little. Each element of a
+//! result is computed by one thread in one order, so no result depends on the number of threads.
 
 mod workers;
 
@@ -173,8 +173,8 @@ fn capped(cores: usize) -> usize {
     cores.min(MAX_THREADS)
 }
 
-/// Returns the number of physical cores that this process may use: one for each set of sibling processors where the system
-/// lists them, and otherwise every processor that it may use.
+/// Returns the number of physical cores that this process may use: one for each set of sibling processors where the
+/// system lists them, and otherwise every processor that it may use.
 fn usable_cores() -> usize {
     let available = std::thread::available_parallelism().map_or(1, usize::from);
     let cores = allowed_processors().map(|allowed| {
@@ -208,8 +208,8 @@ fn parse_list(list: &str) -> Option<Vec<usize>> {
     Some(numbers)
 }
 
-/// Divides `out` (`[rows, width]`) into one part for each range of columns, which holds that range of every row. The ranges
-/// follow one another and cover the width.
+/// Divides `out` (`[rows, width]`) into one part for each range of columns, which holds that range of every row. The
+/// ranges follow one another and cover the width.
 pub(crate) fn columns<'a>(
     out: &'a mut [f32],
     width: usize,

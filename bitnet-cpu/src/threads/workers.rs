@@ -1,8 +1,8 @@
 //! Workers that wait for work by spinning, then asleep: a task reaches them in less than a microsecond while tasks
 //! follow one another closely, as they do inside a token.
 //!
-//! A worker joins a task if it arrives before the caller has finished it. The caller waits only for those that joined, so a
-//! descheduled worker costs nothing but its help.
+//! A worker joins a task if it arrives before the caller has finished it. The caller waits only for those that joined,
+//! so a descheduled worker costs nothing but its help.
 
 use std::any::Any;
 use std::cell::UnsafeCell;

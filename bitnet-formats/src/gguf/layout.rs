@@ -167,8 +167,8 @@ impl Data<'_> {
         Ok(padded(end))
     }
 
-    /// Selects 64- or 128-weight blocks for every Q2_0 tensor by the distance to the next tensor. Where padding hides the
-    /// difference (small tensors), the other Q2_0 tensors of the file decide.
+    /// Selects 64- or 128-weight blocks for every Q2_0 tensor by the distance to the next tensor. Where padding hides
+    /// the difference (small tensors), the other Q2_0 tensors of the file decide.
     fn settle_types(&self, described: &[Described], order: &[usize]) -> Result<Vec<GgmlType>> {
         let &Self { file, start, alignment, file_len } = self;
         let mut verdicts: Vec<Option<GgmlType>> = described
@@ -221,8 +221,8 @@ impl Data<'_> {
     }
 }
 
-/// Returns the block size whose bytes, padded or not, fill the extent exactly; `None` if both do. If neither does, returns
-/// the upstream type, which the later checks reject.
+/// Returns the block size whose bytes, padded or not, fill the extent exactly; `None` if both do. If neither does,
+/// returns the upstream type, which the later checks reject.
 fn by_room(dims: &[u64], room: u64, alignment: u64) -> Option<GgmlType> {
     let fits = |ggml_type: GgmlType| fills(ggml_type, dims, room, alignment);
     match (fits(GgmlType::Q2_0G64), fits(GgmlType::Q2_0G128)) {

@@ -45,7 +45,8 @@ pub struct GgufFile {
 }
 
 impl GgufFile {
-    /// Maps and validates a file. Opens all files of a split model if `path` is the first one (`NAME-00001-of-0000N.gguf`).
+    /// Maps and validates a file. Opens all files of a split model if `path`
+    /// is the first one (`NAME-00001-of-0000N.gguf`).
     ///
     /// # Errors
     /// Returns an error if the file is unreadable, damaged or unsupported; it names file, field and offset.

@@ -4,8 +4,8 @@ use std::fmt;
 
 /// A supported storage type.
 ///
-/// A type packs `block_weights` consecutive weights of a row into `block_bytes` bytes. The row-scaled types of ik_llama.cpp
-/// add a scale to each row. I2_S stores the packed codes of the whole tensor, then one scale.
+/// A type packs `block_weights` consecutive weights of a row into `block_bytes` bytes. The row-scaled types of
+/// ik_llama.cpp add a scale to each row. I2_S stores the packed codes of the whole tensor, then one scale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum GgmlType {
@@ -25,8 +25,8 @@ pub enum GgmlType {
     Tq1_0,
     /// Ternary, 2 bits, one f16 scale per 256, id 35.
     Tq2_0,
-    /// Ternary, 2 bits, one f32 scale per tensor after the codes, id 36 (bitnet.cpp). The file does not state which of the
-    /// three code layouts it uses.
+    /// Ternary, 2 bits, one f32 scale per tensor after the codes, id 36 (bitnet.cpp). The file does not state which of
+    /// the three code layouts it uses.
     I2S,
     /// 2-bit codes, one f16 scale per 64, id 42 (the upstream meaning of the id).
     Q2_0G64,
@@ -127,8 +127,8 @@ impl GgmlType {
         !matches!(self, Self::F32 | Self::F16 | Self::Bf16 | Self::Q4_0 | Self::Q8_0 | Self::Q6K)
     }
 
-    /// Returns the weights and bytes of one block. I2_S has 4 weights per byte, plus 32 bytes of scale per tensor; row-scaled
-    /// types add [`GgmlType::row_meta`].
+    /// Returns the weights and bytes of one block. I2_S has 4 weights per byte, plus 32 bytes of scale per tensor;
+    /// row-scaled types add [`GgmlType::row_meta`].
     #[must_use]
     pub fn block(self) -> (u64, u64) {
         self.facts().block
@@ -152,8 +152,8 @@ impl GgmlType {
 
     /// Returns the bytes of a tensor with these dimensions (ggml order, `dims[0]` contiguous).
     ///
-    /// `None` if there are not 1 to 4 positive dimensions, a row is not whole blocks (I2_S: the tensor is not whole bytes),
-    /// the second dimension is not a multiple of the interleaved rows, or the size overflows.
+    /// `None` if there are not 1 to 4 positive dimensions, a row is not whole blocks (I2_S: the tensor is not whole
+    /// bytes), the second dimension is not a multiple of the interleaved rows, or the size overflows.
     #[must_use]
     pub fn nbytes(self, dims: &[u64]) -> Option<u64> {
         if dims.is_empty() || dims.len() > 4 || dims.contains(&0) {

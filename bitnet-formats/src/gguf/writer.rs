@@ -187,8 +187,8 @@ impl GgufWriter {
         })
     }
 
-    /// Returns the layout of the file, for writers that fill it out of order. Bytes between tensors and after the last one are
-    /// zero. Error messages call the file `file`.
+    /// Returns the layout of the file, for writers that fill it out of order. Bytes between tensors and after the last
+    /// one are zero. Error messages call the file `file`.
     ///
     /// # Errors
     /// [`Error::Tensor`] if the tensors exceed 2^64 bytes.

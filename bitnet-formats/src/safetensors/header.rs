@@ -1,7 +1,8 @@
 //! The header of a safetensors file, strictly validated and compactly stored.
 //!
-//! A header may describe a million tensors, so that an entry is 32 bytes: names stay in the file, shapes are contiguous in one
-//! vector, names are found by a sorted table of 32-bit hashes. A name written with JSON escapes is copied next to it.
+//! A header may describe a million tensors, so that an entry is 32 bytes: names stay in the file, shapes are contiguous
+//! in one vector, names are found by a sorted table of 32-bit hashes.
+//! A name written with JSON escapes is copied next to it.
 
 use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;

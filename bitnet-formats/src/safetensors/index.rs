@@ -23,8 +23,8 @@ pub struct Index {
 /// Validates an index in memory; error messages call it `name`.
 ///
 /// # Errors
-/// [`Error::Header`], [`Error::Limit`] or [`Error::DuplicateTensor`] for an invalid index, [`Error::Shard`] for a file name
-/// outside the folder.
+/// [`Error::Header`], [`Error::Limit`] or [`Error::DuplicateTensor`] for an invalid index, [`Error::Shard`] for a file
+/// name outside the folder.
 pub fn parse_index(bytes: &[u8], name: &str) -> error::Result<Index> {
     check_limit(name, "length of the index", 0, bytes.len() as u64, JSON_BYTES)?;
     let mut builder = Builder {
@@ -50,8 +50,8 @@ pub fn parse_index(bytes: &[u8], name: &str) -> error::Result<Index> {
     }
 }
 
-/// Opens every file of an index. As in transformers, the tensors of the model are those of the files: tensors missing from
-/// the index are found, and index entries without a tensor are an error only if that tensor is requested.
+/// Opens every file of an index. As in transformers, the tensors of the model are those of the files: tensors missing
+/// from the index are found, and index entries without a tensor are an error only if that tensor is requested.
 pub(super) fn open(path: &Path) -> error::Result<SafeTensors> {
     let file = MappedFile::open(path)?;
     let name = file.name().to_owned();
@@ -114,9 +114,9 @@ fn same(a: Option<&TensorView>, b: Option<&TensorView>) -> bool {
     }
 }
 
-/// Returns the path of a shard in the index's folder. Links are followed inside that folder and, in a Hugging Face cache,
-/// to the blobs of the same model (`models--ORG--NAME/snapshots/REVISION/FILE` → `models--ORG--NAME/blobs/HASH`) or of the
-/// whole cache (→ `blobs/HA/HASH` next to `models--ORG--NAME`, if models share contents).
+/// Returns the path of a shard in the index's folder. Links are followed inside that folder and, in a Hugging Face
+/// cache, to the blobs of the same model (`models--ORG--NAME/snapshots/REVISION/FILE` → `models--ORG--NAME/blobs/HASH`)
+/// or of the whole cache (→ `blobs/HA/HASH` next to `models--ORG--NAME`, if models share contents).
 fn resolve(folder: &Path, shard: &str, index: &str) -> error::Result<PathBuf> {
     let path = folder.join(shard);
     let real = match path.canonicalize() {

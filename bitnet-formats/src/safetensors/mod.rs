@@ -5,8 +5,8 @@
 //! N bytes of JSON: {"NAME": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}, ..., "__metadata__": {...}}
 //! data: every byte belongs to exactly one tensor
 //! ```
-//! Source: the safetensors README. The rules of its security audit are enforced: no gaps, no overlaps, the last offset is the
-//! end of the file, names are unique.
+//! Source: the safetensors README. The rules of its security audit are enforced: no gaps, no overlaps, the last offset
+//! is the end of the file, names are unique.
 
 mod describe;
 mod dtype;

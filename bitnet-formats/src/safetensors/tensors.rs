@@ -40,7 +40,8 @@ struct Packed {
 /// `__metadata__`.
 ///
 /// # Errors
-/// Those of [`write`](fn@super::write); [`Error::Memory`] for a strided view; [`Error::Key`] if `metadata` has the key `bitnet.packed`.
+/// Those of [`write`](fn@super::write); [`Error::Memory`] for a strided view;
+/// [`Error::Key`] if `metadata` has the key `bitnet.packed`.
 pub fn write_tensors(
     path: &Path,
     tensors: &[(&str, &BitNetTensor)],
@@ -87,12 +88,12 @@ pub fn write_tensors(
 impl SafeTensors {
     /// Copies a tensor to the pool.
     ///
-    /// F32, F16, BF16, I8 and packed elements written by [`write_tensors`] keep their type. All others (BOOL as 0 and 1)
-    /// are converted to f32 if every number is exact.
+    /// F32, F16, BF16, I8 and packed elements written by [`write_tensors`] keep their type. All others (BOOL as 0 and
+    /// 1) are converted to f32 if every number is exact.
     ///
     /// # Errors
-    /// [`Error::MissingTensor`]; [`Error::Tensor`] for a number that f32 cannot represent; [`Error::Key`] for an invalid
-    /// description of packed elements; [`Error::Memory`] if the pool is full; and those of
+    /// [`Error::MissingTensor`]; [`Error::Tensor`] for a number that f32 cannot represent; [`Error::Key`] for an
+    /// invalid description of packed elements; [`Error::Memory`] if the pool is full; and those of
     /// [`SafeTensors::check`].
     pub fn load(&self, name: &str, pool: &HybridMemoryPool) -> Result<BitNetTensor> {
         let view = self.tensor(name)?;
@@ -112,8 +113,8 @@ impl SafeTensors {
         Ok(tensor)
     }
 
-    /// Returns a tensor over the bytes of the file, without copying. [`BitNetTensor::check`] checks that the file has not
-    /// changed.
+    /// Returns a tensor over the bytes of the file, without copying. [`BitNetTensor::check`] checks that the file has
+    /// not changed.
     ///
     /// # Errors
     /// [`Error::MissingTensor`]; [`Error::UnsupportedType`] for a type without a tensor type;

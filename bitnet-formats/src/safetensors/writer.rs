@@ -30,12 +30,12 @@ impl TensorSpec {
 
 /// Writes a safetensors file atomically, through a temporary file in the same folder.
 ///
-/// Tensors are sorted by descending element size, so that each is aligned to its type. `data` is called once per tensor in
-/// that order and writes exactly its bytes, little-endian. `metadata`, if not empty, becomes `__metadata__`.
+/// Tensors are sorted by descending element size, so that each is aligned to its type. `data` is called once per tensor
+/// in that order and writes exactly its bytes, little-endian. `metadata`, if not empty, becomes `__metadata__`.
 ///
 /// # Errors
-/// [`Error::DuplicateTensor`], [`Error::Key`] for a duplicate key in `metadata`, [`Error::Io`] if writing or `data` fails,
-/// [`Error::Tensor`] if `data` writes another number of bytes.
+/// [`Error::DuplicateTensor`], [`Error::Key`] for a duplicate key in `metadata`, [`Error::Io`] if writing or `data`
+/// fails, [`Error::Tensor`] if `data` writes another number of bytes.
 pub fn write(
     path: &Path,
     tensors: &[TensorSpec],
@@ -57,8 +57,8 @@ pub fn write(
     })
 }
 
-/// Returns the layout of a safetensors file, for writers that fill it out of order. Offsets are in the order of `tensors`;
-/// the data is sorted by descending element size without gaps. Error messages call the file `file`.
+/// Returns the layout of a safetensors file, for writers that fill it out of order. Offsets are in the order of
+/// `tensors`; the data is sorted by descending element size without gaps. Error messages call the file `file`.
 ///
 /// # Errors
 /// Same as [`write()`], except errors of writing.

@@ -20,6 +20,7 @@ T = gguf.GGMLQuantizationType
 
 
 def write_gguf(path):
+    """Writes a GGUF file with every metadata type and a tensor of each supported type."""
     random = np.random.default_rng(158)
     writer = gguf.GGUFWriter(path, "bitnet")
     writer.add_uint8("tiny.u8", 255)
@@ -52,6 +53,7 @@ def write_gguf(path):
 
 
 def read_gguf(path):
+    """Keys and tensors of a GGUF file as the gguf package reads them, for JSON."""
     reader = gguf.GGUFReader(path)
     keys = {}
     for name, field in reader.fields.items():
@@ -74,6 +76,7 @@ def read_gguf(path):
 
 
 def write_safetensors(path):
+    """Writes a safetensors file with several dtypes, a scalar, an empty tensor and a name with escapes."""
     tensors = {
         "norm": torch.arange(6, dtype=torch.float32).reshape(2, 3) / 4,
         "scale": torch.tensor([1.25], dtype=torch.bfloat16),
@@ -87,6 +90,7 @@ def write_safetensors(path):
 
 
 def read_safetensors(path):
+    """Metadata and tensors of a safetensors file as the safetensors package reads them, for JSON."""
     with safe_open(path, "pt") as opened:
         tensors = [
             {
@@ -101,6 +105,7 @@ def read_safetensors(path):
 
 
 def main():
+    """Writes both files and what the packages read from them."""
     for name, write, read in [("tiny.gguf", write_gguf, read_gguf), ("tiny.safetensors", write_safetensors, read_safetensors)]:
         path = HERE / name
         write(path)

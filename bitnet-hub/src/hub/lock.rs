@@ -11,8 +11,8 @@ use crate::error::{Error, Result};
 /// Poll interval for a lock held by another process.
 const INTERVAL: Duration = Duration::from_millis(200);
 
-/// Takes the lock at `path` in shared mode, waiting for an exclusive holder. If the lock can't be opened or the file system
-/// has no locks, no lock is held: the cache may be read-only.
+/// Takes the lock at `path` in shared mode, waiting for an exclusive holder. If the lock can't be opened or the file
+/// system has no locks, no lock is held: the cache may be read-only.
 pub(crate) fn share(
     path: &Path,
     file: &str,
@@ -34,8 +34,8 @@ pub(crate) fn share(
     }
 }
 
-/// Takes the lock at `path` exclusively, waiting for the current holder; dropping the file releases it. On a file system
-/// without locks two processes may download the same file; the checksum still protects the result.
+/// Takes the lock at `path` exclusively, waiting for the current holder; dropping the file releases it. On a file
+/// system without locks two processes may download the same file; the checksum still protects the result.
 pub(crate) fn hold(
     path: &Path,
     file: &str,

@@ -124,8 +124,8 @@ impl Hub {
         &self.settings
     }
 
-    /// Downloads one file of a listed commit unless it is cached. Resumes an interrupted download, and verifies length and
-    /// checksum.
+    /// Downloads one file of a listed commit unless it is cached. Resumes an interrupted download, and verifies length
+    /// and checksum.
     ///
     /// # Errors
     /// See [`Error`]; [`Error::FileName`] for an unsafe file name.
@@ -172,8 +172,8 @@ impl Hub {
         Ok(Hold { _lock: lock })
     }
 
-    /// Records the listing's commit for its revision. Call this after all requested files are downloaded, so that the ref
-    /// always points to a complete model.
+    /// Records the listing's commit for its revision. Call this after all requested files are downloaded, so that the
+    /// ref always points to a complete model.
     ///
     /// # Errors
     /// [`Error::Io`].

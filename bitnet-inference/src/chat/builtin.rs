@@ -83,8 +83,8 @@ const FALCON3: &str = "\
 {%- endfor -%}
 ";
 
-/// Whether a template is the one embedded in the 2B-4T GGUF files, which ends turns with the end-of-text token and makes the
-/// model talk to itself; use [`Builtin::BitNet`] in its place.
+/// Whether a template is the one embedded in the 2B-4T GGUF files, which ends turns with the end-of-text token and
+/// makes the model talk to itself; use [`Builtin::BitNet`] in its place.
 pub fn is_broken_bitnet_template(source: &str) -> bool {
     source.contains("BITNETAssistant")
 }

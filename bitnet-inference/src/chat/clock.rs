@@ -17,7 +17,8 @@ const MONTHS: [&str; 12] = [
 const DAYS: [&str; 7] =
     ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
 
-/// A moment as year, month 1-12, day 1-31, day of the week 0-6 from Monday, day of the year 1-366 and seconds of the day.
+/// A moment as year, month 1-12, day 1-31, day of the week 0-6 from Monday,
+/// day of the year 1-366 and seconds of the day.
 struct Moment {
     year: i64,
     month: usize,

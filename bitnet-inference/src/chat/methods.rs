@@ -337,7 +337,8 @@ pub(crate) fn padded(
     Ok(Value::from(out))
 }
 
-/// The part of a text between two positions in characters, and the first position; `None` where it begins beyond the end.
+/// The part of a text between two positions in characters, and the first
+/// position; `None` where it begins beyond the end.
 fn part_of<'t>(text: &'t str, bounds: &[Value]) -> Result<Option<(&'t str, usize)>, Error> {
     if bounds.is_empty() {
         return Ok(Some((text, 0)));

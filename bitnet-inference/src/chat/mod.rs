@@ -103,8 +103,8 @@ impl ChatTemplate {
     /// Takes a Jinja source and tries it on a small conversation; `name` is what messages call it.
     ///
     /// # Errors
-    /// [`TemplateError::Syntax`], [`TemplateError::TooLong`] or [`TemplateError::Limit`]. A template that refuses the small
-    /// conversation itself is taken: it may want another one.
+    /// [`TemplateError::Syntax`], [`TemplateError::TooLong`] or [`TemplateError::Limit`]. A template that refuses the
+    /// small conversation itself is taken: it may want another one.
     pub fn new(source: &str, name: &str) -> Result<Self, TemplateError> {
         if source.len() > MAX_SOURCE {
             return Err(TemplateError::TooLong {
@@ -323,7 +323,8 @@ fn newline_after_raw(source: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// `{% generation %}` marks what a trainer learns from and has no bearing on the text: it becomes a condition that holds.
+/// `{% generation %}` marks what a trainer learns from and has no bearing on
+/// the text: it becomes a condition that holds.
 fn without_generation_marks(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;

@@ -78,8 +78,8 @@ pub(crate) fn exchange(instructions: &mut Instructions<'_>) -> Result<(), &'stat
 
 /// Pays for both sides of each comparison within a chain such as `a < b < c` before it is made.
 ///
-/// Jump targets are positions, so nothing can be put between instructions: a comparison becomes a jump to the end of the
-/// program, where its sides are weighed and compared, and a jump back.
+/// Jump targets are positions, so nothing can be put between instructions: a comparison becomes a jump to the end of
+/// the program, where its sides are weighed and compared, and a jump back.
 fn chain_comparisons(instructions: &mut Instructions<'_>, chains: &[u32]) {
     if chains.is_empty() {
         return;

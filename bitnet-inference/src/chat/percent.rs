@@ -25,7 +25,8 @@ struct Conversion {
     kind: char,
 }
 
-/// Fills a format with values: a tuple gives them one after the other, a mapping by name, anything else is the only one.
+/// Fills a format with values: a tuple gives them one after the other,
+/// a mapping by name, anything else is the only one.
 pub(crate) fn fill(meter: &Budget, pattern: &str, values: &Value) -> Result<String, Error> {
     meter.pay_text(pattern.len() as u64)?;
     let list = if values.is_tuple() { meter.list(values)? } else { vec![values.clone()] };

@@ -36,8 +36,8 @@ pub(crate) struct ModelTemplates {
 pub(crate) type Selected = (Option<Result<ChatTemplate, TemplateError>>, String);
 
 impl ModelTemplates {
-    /// The templates of a Hugging Face folder: `chat_template.jinja` and `additional_chat_templates/*.jinja`, or without
-    /// any of these the `chat_template` of `tokenizer_config.json`.
+    /// The templates of a Hugging Face folder: `chat_template.jinja` and `additional_chat_templates/*.jinja`, or
+    /// without any of these the `chat_template` of `tokenizer_config.json`.
     pub(crate) fn in_folder(folder: &Path, tokenizer_config: Option<&Value>) -> Self {
         let mut templates = Self::default();
         let file = folder.join("chat_template.jinja");

@@ -90,8 +90,8 @@ pub struct Generated {
 }
 
 impl Session {
-    /// Makes the sequence `prompt` and writes after it: an iterator of tokens with their text. Nothing is read before the
-    /// first item; dropped early, it leaves the session with the prompt and what was read of the text.
+    /// Makes the sequence `prompt` and writes after it: an iterator of tokens with their text. Nothing is read before
+    /// the first item; dropped early, it leaves the session with the prompt and what was read of the text.
     ///
     /// ```
     /// use bitnet_inference::{GenerateOptions, Model};
@@ -107,8 +107,8 @@ impl Session {
     /// ```
     ///
     /// # Errors
-    /// [`InferenceError::UnsupportedOperation`] without a tokenizer, [`InferenceError::Parameter`] for a sampler value out
-    /// of range. Items are errors for an empty prompt, one that does not fit, and those of [`Session::choose`].
+    /// [`InferenceError::UnsupportedOperation`] without a tokenizer, [`InferenceError::Parameter`] for a sampler value
+    /// out of range. Items are errors for an empty prompt, one that does not fit, and those of [`Session::choose`].
     pub fn generate<'s>(
         &'s mut self,
         prompt: &'s [u32],

@@ -51,8 +51,8 @@ const FIELDS: &[Fields] = &[
 #[cfg(test)]
 pub(super) const TABLES: &[(&str, &str, &[Fields])] = &[("adapter_config.json", "", FIELDS)];
 
-/// Checks the fields of an `adapter_config.json`. A field that this program does not know is an error unless it is empty, false or
-/// zero: what PEFT adds changes what an adapter computes.
+/// Checks the fields of an `adapter_config.json`. A field that this program does not know is an error unless it is
+/// empty, false or zero: what PEFT adds changes what an adapter computes.
 ///
 /// # Errors
 /// The first field whose value is not obeyed and would change the merged weights.

@@ -1,4 +1,5 @@
-//! What is done about each field of a model's files: one decision for each, in tables that documentation and tests read too.
+//! What is done about each field of a model's files: one decision for each,
+//! in tables that documentation and tests read too.
 //!
 //! A file's own reader obeys the fields marked [`Decision::Read`]. The functions here check all others: a value that
 //! would change numbers, prompt or stopping and is not obeyed is an error or an assumption, and so is a field that no

@@ -207,7 +207,8 @@ fn odd_value(inert: &[Inert]) -> Value {
     (*odd.iter().find(same_kind).unwrap_or(&odd[0])).clone()
 }
 
-/// Checks the decisions of a table against what `outcome` makes of a file with one field changed: its assumptions, or its error.
+/// Checks the decisions of a table against what `outcome` makes of a file
+/// with one field changed: its assumptions, or its error.
 fn check_table(
     fields: impl Iterator<Item = (&'static str, Decision)>,
     outcome: impl Fn(&str, Value) -> Result<Vec<String>, String>,

@@ -114,8 +114,8 @@ pub(super) const TABLES: &[(&str, &str, &[Fields])] = &[
 /// Assumptions about the fields of a `tokenizer.json`. Vocabulary, merges and added tokens are passed over unread.
 ///
 /// # Errors
-/// The first field whose value is not obeyed and would change token ids, or the one with which the fields have more than
-/// [`MAX_VALUES`] values. A file that is not JSON is not an error here.
+/// The first field whose value is not obeyed and would change token ids, or the one with which the fields have more
+/// than [`MAX_VALUES`] values. A file that is not JSON is not an error here.
 pub(crate) fn tokenizer_json(bytes: &[u8], file: &str) -> Result<Vec<String>, Refusal> {
     let mut found = Findings::new(file);
     let mut reader = serde_json::Deserializer::from_slice(bytes);

@@ -1,4 +1,5 @@
-//! Builds a decoder from a checkpoint, one layer on each thread: a tensor that is decoded leaves the resident set at once.
+//! Builds a decoder from a checkpoint, one layer on each thread:
+//! a tensor that is decoded leaves the resident set at once.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -26,7 +27,8 @@ pub(crate) struct BuiltDecoder {
     pub(crate) sections: Vec<Section>,
 }
 
-/// Decodes every tensor for `backend`, except those that are `cached`. `on_layer` receives (layers done, layers in all).
+/// Decodes every tensor for `backend`, except those that are `cached`.
+/// `on_layer` receives (layers done, layers in all).
 pub(crate) fn build(
     checkpoint: &dyn Checkpoint,
     backend: Arc<dyn Backend>,

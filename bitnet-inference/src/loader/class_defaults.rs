@@ -6,8 +6,8 @@ use serde_json::Value;
 use super::json_object::Object;
 use crate::{InferenceError, Result};
 
-/// Returns the class that `architectures` names, or that `model_type` stands for where there is no `architectures`; with
-/// what had to be assumed.
+/// Returns the class that `architectures` names, or that `model_type` stands for where there is no `architectures`;
+/// with what had to be assumed.
 pub(super) fn class_of(
     o: &Object<'_>,
     assumptions: &mut Vec<String>,

@@ -40,8 +40,8 @@ pub(crate) struct GgufCheckpoint {
     precision: Option<ActivationPrecision>,
 }
 
-/// The key of the epsilon of norms before single projections, after the architecture's name; without it these norms have the
-/// epsilon of all others.
+/// The key of the epsilon of norms before single projections, after the architecture's name; without it these norms
+/// have the epsilon of all others.
 pub const INPUT_NORM_EPSILON: &str = "attention.input_norm_rms_epsilon";
 
 impl GgufCheckpoint {

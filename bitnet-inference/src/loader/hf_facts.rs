@@ -57,7 +57,8 @@ impl HfCheckpoint {
                 };
             }
         }
-        // With generation_config.json, transformers takes end tokens from it alone; the class default counts only without it.
+        // With generation_config.json, transformers takes end tokens
+        // from it alone; the class default counts only without it.
         let in_range = |token: &u32| (*token as usize) < self.config.model.vocab_size;
         if let (None, Some(token)) = (&generation, self.config.default_eos.filter(in_range)) {
             assumptions.push(format!(

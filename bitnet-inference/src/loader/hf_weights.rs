@@ -161,7 +161,8 @@ impl HfCheckpoint {
         matches!(self.config.quantization, Quantization::BitNet { input_norm_eps: Some(_), .. })
     }
 
-    /// Whether a scale beside the weight is read: with packed codes, and with trits that are stored as ordinary numbers.
+    /// Whether a scale beside the weight is read: with packed codes,
+    /// and with trits that are stored as ordinary numbers.
     pub(super) fn has_scale_beside(&self, name: &str, dtype: Dtype) -> bool {
         let offline =
             matches!(self.config.quantization, Quantization::BitNet { online: false, .. });

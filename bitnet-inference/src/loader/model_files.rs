@@ -149,8 +149,8 @@ impl ModelFiles {
         self.0.stored_names(name)
     }
 
-    /// Whether the settings keep a layer out of quantisation (`modules_to_not_convert`): its weights and inputs stay as they
-    /// are.
+    /// Whether the settings keep a layer out of quantisation (`modules_to_not_convert`): its weights and inputs stay as
+    /// they are.
     pub fn is_kept_dense(&self, name: &str) -> bool {
         self.0.is_kept_dense(name)
     }
@@ -178,8 +178,8 @@ impl ModelFiles {
         weight_scan::scan(&*self.0, threads, on_done)
     }
 
-    /// What loading makes of linear layers that are stored as plain numbers: that they are ternary already, or that they
-    /// are quantised. The same words are among [`ModelFacts::assumptions`] of the loaded model.
+    /// What loading makes of linear layers that are stored as plain numbers: that they are ternary already, or that
+    /// they are quantised. The same words are among [`ModelFacts::assumptions`] of the loaded model.
     ///
     /// # Errors
     /// Those of [`ModelFiles::check`] and of memory.

@@ -1,7 +1,7 @@
 //! JSON as Python writes it: `NaN`, `Infinity` and `-Infinity` stand where other programs allow no such number.
 //!
-//! Each becomes `{"__float__": "Infinity"}`, the form in which transformers 5 writes such numbers; no setting that is read
-//! takes an object, so that one which has to be a number is refused by its name.
+//! Each becomes `{"__float__": "Infinity"}`, the form in which transformers 5 writes such numbers; no setting that is
+//! read takes an object, so that one which has to be a number is refused by its name.
 
 use serde_json::Value;
 

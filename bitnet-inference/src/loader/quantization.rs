@@ -104,8 +104,8 @@ const STEPS: usize = 1000;
 /// expression, or is the end of the name.
 ///
 /// # Errors
-/// [`crate::InferenceError::Config`] for a list that is none, a pattern that is no regular expression, and a list without
-/// the head: transformers quantises it then, which is not supported.
+/// [`crate::InferenceError::Config`] for a list that is none, a pattern that is no regular expression, and a list
+/// without the head: transformers quantises it then, which is not supported.
 pub(super) fn skipped_modules(o: &Object<'_>, modules: &[String]) -> Result<BTreeSet<String>> {
     let Some(value) = o.get("quantization_config") else { return Ok(BTreeSet::new()) };
     let q = Object { file: o.file, value };

@@ -1,4 +1,5 @@
-//! Which tensors of a checkpoint the engine reads: names of the rest, and files with other layers than their settings say.
+//! Which tensors of a checkpoint the engine reads: names of the rest,
+//! and files with other layers than their settings say.
 
 use std::collections::HashSet;
 
@@ -71,7 +72,8 @@ pub(super) fn check_layers(checkpoint: &dyn Checkpoint) -> Result<()> {
     Err(InferenceError::config(checkpoint.file(), &checkpoint.layers_field(), problem))
 }
 
-/// Checks that tensors of plain numbers have the shapes that the settings ask for; dimensions of 1 in front say nothing.
+/// Checks that tensors of plain numbers have the shapes that the settings
+/// ask for; dimensions of 1 in front say nothing.
 ///
 /// # Errors
 /// [`InferenceError::TensorShape`] naming the first that differs.

@@ -59,8 +59,8 @@ impl DenseRows for TernaryRows {
     }
 }
 
-/// A stored layer as the engine runs it. Plain numbers become trits if they are nothing else, and by absmean if they are
-/// the full-precision masters of ternary weights; else they stay an ordinary matrix. Trits are in `pool`.
+/// A stored layer as the engine runs it. Plain numbers become trits if they are nothing else, and by absmean if they
+/// are the full-precision masters of ternary weights; else they stay an ordinary matrix. Trits are in `pool`.
 pub(crate) fn decoded(
     file: &str,
     stored: StoredLinear,
@@ -94,8 +94,8 @@ pub(crate) fn decoded(
     Ok(Decoded { linear, assumption: Some(assumption) })
 }
 
-/// What becomes of plain numbers of a linear layer when the model is loaded, in the words of [`Decoded::assumption`]; `None`
-/// if they stay what they are, or if they can't be quantised.
+/// What becomes of plain numbers of a linear layer when the model is loaded, in the words of [`Decoded::assumption`];
+/// `None` if they stay what they are, or if they can't be quantised.
 pub(super) fn becomes(stored: &StoredLinear, pool: &HybridMemoryPool) -> Option<String> {
     match &stored.weight {
         StoredWeight::Ternary(_) => None,

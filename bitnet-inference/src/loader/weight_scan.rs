@@ -1,4 +1,5 @@
-//! Looks at every stored number of a model: NaN, infinities, magnitudes that no weight has, and data that can't be decoded.
+//! Looks at every stored number of a model: NaN, infinities, magnitudes
+//! that no weight has, and data that can't be decoded.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -15,8 +16,8 @@ use super::{Checkpoint, RawNumbers, RawTensor, tensor_use, ternary_rows};
 use crate::Result;
 use crate::in_parallel::in_parallel;
 
-/// Magnitudes beyond this are out of range whatever the others are: half precision, in which models are trained and run,
-/// holds none.
+/// Magnitudes beyond this are out of range whatever the others are: half precision, in which models are trained and
+/// run, holds none.
 pub const LARGEST_WEIGHT: f32 = 65504.0;
 
 /// Magnitudes beyond so many times the median magnitude of their tensor (zeros left out) are out of range. The largest

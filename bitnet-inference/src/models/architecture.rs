@@ -16,8 +16,8 @@ pub struct TensorSpec {
     pub optional: bool,
 }
 
-/// Returns the tensors that a model of these settings has or may have, in the order of published files: scales excepted,
-/// and each projection followed by its bias and the norm on its input.
+/// Returns the tensors that a model of these settings has or may have, in the order of published files: scales
+/// excepted, and each projection followed by its bias and the norm on its input.
 pub fn tensors(config: &ModelConfig) -> Vec<TensorSpec> {
     let entries = config.architecture.tensors();
     let first_in_layer = entries.clone().take_while(|entry| !entry.in_layer);

@@ -28,8 +28,8 @@ fn projections(layer: &mut Layer) -> impl Iterator<Item = (&'static str, &mut Pr
 }
 
 impl Decoder {
-    /// Quantises the inputs of ternary layers within the ranges of `calibration`, where they were quantised by each token's
-    /// largest magnitude. Layers that read f32 stay as they are.
+    /// Quantises the inputs of ternary layers within the ranges of `calibration`, where they were quantised by each
+    /// token's largest magnitude. Layers that read f32 stay as they are.
     ///
     /// # Errors
     /// [`InferenceError::UnsupportedOperation`] for ranges of 4 bits, [`InferenceError::Calibration`] if it names other

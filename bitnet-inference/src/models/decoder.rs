@@ -9,8 +9,8 @@
 //! logits = head( norm(h) )
 //! ```
 //!
-//! What stands in brackets is there if the weight is: BitNet has the sub-norms, Qwen3 the head norms, Llama none. `L_q`, `L_k`
-//! and `L_v` of Qwen2 add a bias.
+//! What stands in brackets is there if the weight is: BitNet has the sub-norms, Qwen3 the head norms, Llama none.
+//! `L_q`, `L_k` and `L_v` of Qwen2 add a bias.
 //! Sources: BitNet b1.58 2B4T technical report; Llama 2; Qwen2; Qwen3.
 
 use std::sync::Arc;
@@ -81,9 +81,9 @@ impl Decoder {
         self.forward_batch(&mut [Sequence { tokens, cache }], None)
     }
 
-    /// Runs the tokens of several sequences at once, each after what its cache holds, and shows `observe` what each linear
-    /// layer reads. Returns the hidden states `[tokens of all, hidden]`, sequence after sequence; each row equals that of
-    /// [`Decoder::forward`] for its sequence alone.
+    /// Runs the tokens of several sequences at once, each after what its cache holds, and shows `observe` what each
+    /// linear layer reads. Returns the hidden states `[tokens of all, hidden]`, sequence after sequence; each row
+    /// equals that of [`Decoder::forward`] for its sequence alone.
     ///
     /// # Errors
     /// Those of [`Decoder::forward`] and of `observe`; all caches are unchanged then.
@@ -123,8 +123,8 @@ impl Decoder {
         Ok(h)
     }
 
-    /// Runs layer `index` in place: `h` is `[tokens, hidden]`, and the tokens stand after what `cache` holds. The cache is not
-    /// advanced.
+    /// Runs layer `index` in place: `h` is `[tokens, hidden]`, and the tokens stand after what `cache` holds. The cache
+    /// is not advanced.
     ///
     /// # Errors
     /// [`crate::InferenceError::Core`] if shapes do not fit or there is no such layer, and those of
@@ -159,9 +159,9 @@ impl Decoder {
         self.compute.to_host(logits)
     }
 
-    /// Computes some logits of hidden states `h` (`[queries, hidden]`): those that each query asks for, each equal to that of
-    /// [`Decoder::logits`]. `None` where all of them are computed as fast: the mode is [`HeadMode::Full`], or the head is
-    /// small, or ternary, or holds what is not finite.
+    /// Computes some logits of hidden states `h` (`[queries, hidden]`): those that each query asks for, each equal to
+    /// that of [`Decoder::logits`]. `None` where all of them are computed as fast: the mode is [`HeadMode::Full`], or
+    /// the head is small, or ternary, or holds what is not finite.
     ///
     /// # Errors
     /// [`crate::InferenceError::Core`] if shapes do not fit, and those of [`Decoder::prepare_top_logits`] and
@@ -180,8 +180,8 @@ impl Decoder {
         Ok(Some(top))
     }
 
-    /// Prepares the head for [`Decoder::top_logits`], which otherwise does so on the second call. Returns whether the head
-    /// can be prepared.
+    /// Prepares the head for [`Decoder::top_logits`], which otherwise does so on the second call. Returns whether the
+    /// head can be prepared.
     ///
     /// # Errors
     /// If its rows can't be read, or for want of memory.

@@ -14,9 +14,9 @@ impl Decoder {
         self.top_logits.write_cache();
     }
 
-    /// Returns an error if a file that weights are read from has changed since it was loaded. What was computed before an
-    /// `Ok` was computed from the loaded bytes; [`Decoder::forward`], [`Decoder::logits`] and [`Decoder::top_logits`] end
-    /// with this check.
+    /// Returns an error if a file that weights are read from has changed since it was loaded. What was computed before
+    /// an `Ok` was computed from the loaded bytes; [`Decoder::forward`], [`Decoder::logits`] and
+    /// [`Decoder::top_logits`] end with this check.
     ///
     /// # Errors
     /// [`crate::InferenceError::Format`] naming the file and what has changed.

@@ -119,7 +119,8 @@ impl Attention {
     }
 }
 
-/// Stores keys and values, and returns the attention of the queries over all that is stored: `[tokens, heads * head_dim]`.
+/// Stores keys and values, and returns the attention of the queries over all
+/// that is stored: `[tokens, heads * head_dim]`.
 fn attend(
     layer: usize,
     [q, k, v]: [&BitNetTensor; 3],

@@ -83,8 +83,8 @@ impl Compute {
         }?)
     }
 
-    /// Returns the outputs `[tokens, rows]` of projections of one input: neighbours that read it quantised alike have it
-    /// quantised once and multiplied by each.
+    /// Returns the outputs `[tokens, rows]` of projections of one input: neighbours that read it quantised alike have
+    /// it quantised once and multiplied by each.
     pub(super) fn project<const N: usize>(
         &self,
         x: &BitNetTensor,

@@ -9,8 +9,8 @@ use crate::Result;
 
 /// What linear layers read: one of these for all projections that share it.
 ///
-/// Written as `blk.3.attn_qkv`: the layer, and which projections. Projections with norms of their own read different numbers
-/// and have names of their own, `blk.3.attn_q`.
+/// Written as `blk.3.attn_qkv`: the layer, and which projections. Projections with norms of their own read different
+/// numbers and have names of their own, `blk.3.attn_q`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LayerInput {
     /// The layer, from 0 on.

@@ -145,8 +145,8 @@ impl LazyTopLogits {
         }
     }
 
-    /// Returns the source for a query, or `None` where all logits are computed as fast. The first query does not wait for
-    /// the head to be prepared.
+    /// Returns the source for a query, or `None` where all logits are computed as fast. The first query does not wait
+    /// for the head to be prepared.
     pub(crate) fn plan_query<'a>(
         &'a self,
         rows: Option<&'a Arc<dyn DenseRows>>,

@@ -61,8 +61,8 @@ impl Pairs {
     }
 }
 
-/// Whether every byte is a token and no other token holds the name of one: then nothing joins the bytes of characters that
-/// are no tokens.
+/// Whether every byte is a token and no other token holds the name of one: then nothing joins the bytes of characters
+/// that are no tokens.
 pub(crate) fn bytes_stay_apart(vocabulary: &Vocabulary) -> bool {
     let is_byte = |byte| vocabulary.id(&format!("<0x{byte:02X}>")).is_some();
     let named = vocabulary.iter().filter(|(_, piece)| piece.text.contains("<0x")).count();

@@ -17,14 +17,14 @@ use super::vocabulary::{Class, byte_token};
 const UNMERGED: f32 = -1e6;
 
 impl GgufVocabulary<'static> {
-    /// Takes over a tokenizer.json (`name` is what messages call it), filled up with unused tokens to `size`, the rows of
-    /// the embedding table.
+    /// Takes over a tokenizer.json (`name` is what messages call it), filled up with unused tokens to `size`, the rows
+    /// of the embedding table.
     ///
     /// The ids of the tokens that begin and end texts are those that the file puts around a text; others are not in it.
     ///
     /// # Errors
-    /// As [`super::Tokenizer::from_json_bytes`]; [`super::TokenizerError::Unsupported`] for a way of cutting text that GGUF files
-    /// have no name for; [`super::TokenizerError::Invalid`] for more tokens than `size`.
+    /// As [`super::Tokenizer::from_json_bytes`]; [`super::TokenizerError::Unsupported`] for a way of cutting text that
+    /// GGUF files have no name for; [`super::TokenizerError::Invalid`] for more tokens than `size`.
     pub fn from_json_bytes(bytes: &[u8], name: &str, size: usize) -> Result<Self> {
         // What the engine can't read is not converted either.
         super::hf::load(bytes, name)?;

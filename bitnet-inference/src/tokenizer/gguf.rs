@@ -65,7 +65,8 @@ impl<'a> GgufVocabulary<'a> {
     /// Reads the values from a file's metadata, without copying tokens and merges.
     ///
     /// # Errors
-    /// [`TokenizerError::Invalid`] if a key that every vocabulary has is missing, or one has another type than it should.
+    /// [`TokenizerError::Invalid`] if a key that every vocabulary has is
+    /// missing, or one has another type than it should.
     pub fn from_metadata(metadata: &'a Metadata) -> Result<Self> {
         let file = metadata.file_name().to_owned();
         let wrong = |error: bitnet_formats::Error| TokenizerError::Invalid {
@@ -97,8 +98,8 @@ impl<'a> GgufVocabulary<'a> {
         Ok(vocabulary)
     }
 
-    /// Reads the ids of tokens. Those that stand for no token and are not needed are left out: llama.cpp warns about them and
-    /// goes on.
+    /// Reads the ids of tokens. Those that stand for no token and are not needed are left out: llama.cpp warns about
+    /// them and goes on.
     fn read_ids(&mut self, metadata: &Metadata) -> bitnet_formats::Result<()> {
         let count = self.tokens.len();
         let unused_bos = self.add_bos == Some(false);

@@ -18,8 +18,8 @@ pub(super) enum Cutting {
     /// Where the pre-tokenizer ends a word, except between these pairs, which added tokens hold.
     AfterWords(Pairs),
     /// Between characters that no token joins, in a text without added tokens; what follows a cut has this normaliser,
-    /// which puts nothing before it. What tokens join is found out for the first long text: the pairs, and whether characters
-    /// that are no tokens become bytes that stay apart.
+    /// which puts nothing before it. What tokens join is found out for the first long text: the pairs, and whether
+    /// characters that are no tokens become bytes that stay apart.
     WhereNothingJoins {
         pairs: OnceLock<(Pairs, bool)>,
         spells_bytes: bool,

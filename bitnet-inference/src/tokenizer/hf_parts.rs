@@ -1,4 +1,5 @@
-//! The parts of a tokenizer.json that surround its model: normaliser, pre-tokenizer, decoder, added tokens at both ends.
+//! The parts of a tokenizer.json that surround its model: normaliser,
+//! pre-tokenizer, decoder, added tokens at both ends.
 
 use serde::Deserialize;
 use serde_json::Value;

@@ -1,7 +1,7 @@
 //! Joining neighbouring symbols, best pair first, until no pair can be joined: the core of both kinds of vocabulary.
 //!
-//! Symbols form a list over the text; a heap holds every pair that can be joined. A pair whose symbols have changed since it
-//! was put there is recognised by its length and dropped. O(n log n) in the number of characters.
+//! Symbols form a list over the text; a heap holds every pair that can be joined. A pair whose symbols have changed
+//! since it was put there is recognised by its length and dropped. O(n log n) in the number of characters.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -25,8 +25,8 @@ impl Symbol {
     }
 }
 
-/// Joins the characters of `text`. `single` gives the token of a character; `pair` says how good a pair is, greater first,
-/// and which token it becomes. Equally good pairs are joined from the left.
+/// Joins the characters of `text`. `single` gives the token of a character; `pair` says how good a pair is, greater
+/// first, and which token it becomes. Equally good pairs are joined from the left.
 pub(crate) fn merge<P: Ord>(
     text: &str,
     single: impl Fn(&str) -> Option<u32>,

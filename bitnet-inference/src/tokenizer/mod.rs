@@ -102,11 +102,12 @@ impl Tokenizer {
     /// Reads the contents of a tokenizer.json; `name` is what messages call it.
     ///
     /// The special tokens that tokenizer_config.json defines are guessed here until [`Tokenizer::set_special_tokens`]:
-    /// [`Tokenizer::bos_id`] is the last token that the file puts before a text, [`Tokenizer::eos_id`] the first token after
-    /// it or the first that bears an end name.
+    /// [`Tokenizer::bos_id`] is the last token that the file puts before a text, [`Tokenizer::eos_id`] the first token
+    /// after it or the first that bears an end name.
     ///
     /// # Errors
-    /// [`TokenizerError::Syntax`], [`TokenizerError::Invalid`] or [`TokenizerError::Unsupported`], each naming the field.
+    /// [`TokenizerError::Syntax`], [`TokenizerError::Invalid`]
+    /// or [`TokenizerError::Unsupported`], each naming the field.
     pub fn from_json_bytes(bytes: &[u8], name: &str) -> Result<Self> {
         let mut tokenizer = hf::load(bytes, name)?;
         tokenizer.assumptions = known_fields::tokenizer_json(bytes, name)?;
@@ -126,8 +127,8 @@ impl Tokenizer {
     /// [`Tokenizer::assumptions`].
     ///
     /// # Errors
-    /// [`TokenizerError::Invalid`] for values that contradict each other, [`TokenizerError::Unsupported`] for a model or a
-    /// pre-tokenizer that is not known; the message lists the known ones.
+    /// [`TokenizerError::Invalid`] for values that contradict each other, [`TokenizerError::Unsupported`] for a model
+    /// or a pre-tokenizer that is not known; the message lists the known ones.
     pub fn from_vocabulary(source: GgufVocabulary<'_>) -> Result<Self> {
         let mut tokenizer = gguf::load(&source)?;
         tokenizer.find_ends(&[source.eot, source.eom]);
@@ -176,7 +177,8 @@ impl Tokenizer {
         &self.special
     }
 
-    /// Takes the rows of the model's embedding: ids beyond the vocabulary, but not beyond these rows, decode to no text.
+    /// Takes the rows of the model's embedding: ids beyond the vocabulary,
+    /// but not beyond these rows, decode to no text.
     pub fn set_embedding_rows(&mut self, rows: usize) {
         self.rows = rows;
     }

@@ -50,8 +50,8 @@ const CLASS_DEFAULTS: [(&[&str], Defaults); 4] = [
 pub struct SpecialTokens(Map<String, Value>);
 
 impl SpecialTokens {
-    /// Reads `tokenizer_config.json` and `special_tokens_map.json` as transformers does: the second one counts, and wins,
-    /// only where the first one has no `added_tokens_decoder`. A token is a string or an `AddedToken` object.
+    /// Reads `tokenizer_config.json` and `special_tokens_map.json` as transformers does: the second one counts, and
+    /// wins, only where the first one has no `added_tokens_decoder`. A token is a string or an `AddedToken` object.
     /// `in_vocabulary` tells whether a token exists; a default of the tokenizer class that does not is left out.
     pub fn from_settings(
         config: &Value,

@@ -53,14 +53,14 @@ impl BoundedRegex {
         Ok(Self { regex, limit })
     }
 
-    /// Whether the pattern is GPT-2's, Llama 3's or Qwen 2's, which end a match after a letter that neither a letter nor a
-    /// mark follows and do not look beyond that place.
+    /// Whether the pattern is GPT-2's, Llama 3's or Qwen 2's, which end a match after a letter that neither a letter
+    /// nor a mark follows and do not look beyond that place.
     pub(crate) fn ends_words(&self) -> bool {
         [GPT2, LLAMA3, QWEN2].contains(&self.regex.as_str())
     }
 
-    /// The byte ranges of all matches that are not empty and of what lies between them, covering the whole text; the flag
-    /// marks a match.
+    /// The byte ranges of all matches that are not empty and of what lies between them, covering the whole text; the
+    /// flag marks a match.
     pub(crate) fn cuts(&self, text: &str) -> Result<Vec<(usize, usize, bool)>> {
         let (mut cuts, mut at) = (Vec::new(), 0);
         for (steps, found) in self.regex.find_iter(text).enumerate() {

@@ -29,7 +29,8 @@ impl<T: Deref<Target = Tokenizer>> TextStream<T> {
         }
     }
 
-    /// A stream for text that goes on where other text ended, as an answer after a prompt: a space at the beginning stays.
+    /// A stream for text that goes on where other text ended,
+    /// as an answer after a prompt: a space at the beginning stays.
     pub fn continuing(tokenizer: T) -> Self {
         Self { drop_space: false, ..Self::new(tokenizer) }
     }
@@ -43,8 +44,8 @@ impl<T: Deref<Target = Tokenizer>> TextStream<T> {
     /// Takes the next token and returns the text that is complete now; it may be empty.
     ///
     /// # Errors
-    /// [`UnknownId`](super::TokenizerError::UnknownId) for an id beyond the vocabulary and the rows of the embedding; the
-    /// stream is unchanged.
+    /// [`UnknownId`](super::TokenizerError::UnknownId) for an id beyond the vocabulary and the rows of the embedding;
+    /// the stream is unchanged.
     pub fn push(&mut self, id: u32) -> Result<String> {
         let piece = self.tokenizer.piece(id)?;
         if self.skip_special && self.tokenizer.is_special(id) {

@@ -12,11 +12,12 @@ use super::spm::SPACE;
 use super::vocabulary::Class;
 
 impl GgufVocabulary<'_> {
-    /// The same vocabulary as tokenizer.json. `merges` of SentencePiece models, which a GGUF file does not hold, follow from
-    /// the scores.
+    /// The same vocabulary as tokenizer.json. `merges` of SentencePiece models, which a GGUF file does not hold, follow
+    /// from the scores.
     ///
     /// # Errors
-    /// [`super::TokenizerError`] as [`super::Tokenizer::from_vocabulary`], for models other than `gpt2` and `llama` too.
+    /// [`super::TokenizerError`] as [`super::Tokenizer::from_vocabulary`],
+    /// for models other than `gpt2` and `llama` too.
     pub fn to_tokenizer_json(&self) -> Result<Value> {
         // What the engine can't read is not converted either.
         super::gguf::load(self)?;

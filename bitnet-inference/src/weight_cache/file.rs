@@ -144,8 +144,8 @@ impl CacheFile {
         }
     }
 
-    /// Returns what writes `sections`, which were made in `took`: nothing if all is there already, or it is not worth it,
-    /// or the model's files may have changed.
+    /// Returns what writes `sections`, which were made in `took`: nothing if all is there already, or it is not worth
+    /// it, or the model's files may have changed.
     pub(super) fn writer(self, took: Duration, sections: Vec<Section>) -> Option<CacheWriter> {
         let replace = self.replace.into_inner();
         let complete = self.file.is_some() && !replace;

@@ -32,8 +32,8 @@ impl CachedHead {
         Self { cache: cache.clone(), origin: Arc::clone(origin), mode, file: None }
     }
 
-    /// Returns the head over `rows` with the file that it is mapped from, after checking all of it. Nothing is found the
-    /// second time.
+    /// Returns the head over `rows` with the file that it is mapped from, after checking all of it. Nothing is found
+    /// the second time.
     pub(crate) fn find(
         &mut self,
         rows: &Arc<dyn DenseRows>,

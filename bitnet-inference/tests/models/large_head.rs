@@ -1,4 +1,5 @@
-//! A small model with a head that is large enough to be prepared: the embedded one, with more rows in its embedding table.
+//! A small model with a head that is large enough to be prepared:
+//! the embedded one, with more rows in its embedding table.
 
 use std::path::Path;
 use std::time::Duration;

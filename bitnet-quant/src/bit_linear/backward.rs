@@ -23,8 +23,8 @@ pub struct Gradients {
 }
 
 impl BitLinear {
-    /// Returns the gradients at `x` (`[…, in]`) for `dy` (`[…, out]`), in `pool`, of the surrogate defined in the [module](super).
-    /// Intermediate results of the forward pass are recomputed, with the same bits.
+    /// Returns the gradients at `x` (`[…, in]`) for `dy` (`[…, out]`), in `pool`, of the surrogate defined in the
+    /// [module](super). Intermediate results of the forward pass are recomputed, with the same bits.
     ///
     /// # Errors
     /// [`crate::Error::Core`] for operands of the wrong shape, or if memory is exhausted.

@@ -8,15 +8,15 @@
 //! y   = nq · wqᵀ + bias                                     the products of integers are exact
 //! ```
 //!
-//! Weights are `[out, in]`, like PyTorch's linear layers and checkpoints; [`BitLinear::from_input_major`] takes `[in, out]`,
-//! the right operand of `x · w`.
+//! Weights are `[out, in]`, like PyTorch's linear layers and checkpoints; [`BitLinear::from_input_major`] takes
+//! `[in, out]`, the right operand of `x · w`.
 //!
-//! Gradients are straight-through: they are those of the surrogate `y = (n + (nq - n)°) · (W + (wq - W)°)ᵀ + bias`, where
-//! `(…)°` is constant (detached). So `dn = dy · wq`, `dW = dyᵀ · nq`, `dbias = Σ dy`, and the norm has its exact gradient.
-//! Rounding, clamping, sign and scales have no gradient.
+//! Gradients are straight-through: they are those of the surrogate `y = (n + (nq - n)°) · (W + (wq - W)°)ᵀ + bias`,
+//! where `(…)°` is constant (detached). So `dn = dy · wq`, `dW = dyᵀ · nq`, `dbias = Σ dy`, and the norm has its exact
+//! gradient. Rounding, clamping, sign and scales have no gradient.
 //!
-//! Sources: arXiv 2310.11453 (1 bit; inputs are quantised to 127 levels on each side, as in 2402.17764, not to 128 less epsilon,
-//! and the norm is RMSNorm) and arXiv 2402.17764 (b1.58).
+//! Sources: arXiv 2310.11453 (1 bit; inputs are quantised to 127 levels on each side, as in 2402.17764, not to 128 less
+//! epsilon, and the norm is RMSNorm) and arXiv 2402.17764 (b1.58).
 
 mod backward;
 
@@ -147,8 +147,8 @@ impl BitLinear {
         Ok(())
     }
 
-    /// Returns `y` (`[…, out]`) of `x` (`[…, in]`, f32), in `pool`. Each row is a token; its result does not depend on the
-    /// other rows.
+    /// Returns `y` (`[…, out]`) of `x` (`[…, in]`, f32), in `pool`. Each row is a token; its result does not depend on
+    /// the other rows.
     ///
     /// # Errors
     /// [`crate::Error::Core`] for operands that do not fit, or if memory is short.

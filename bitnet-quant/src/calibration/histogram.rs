@@ -7,8 +7,8 @@ const BINS_LOG2: i32 = 11;
 
 /// Counts of magnitudes in equal bins from 0 to a power of two above all of them.
 ///
-/// For a larger magnitude, the range doubles and adjacent bins merge as often as needed. The counts do not depend on the
-/// order of the magnitudes.
+/// For a larger magnitude, the range doubles and adjacent bins merge as often as needed. The counts do not depend on
+/// the order of the magnitudes.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Histogram {
     /// The range is 2^`exponent`.

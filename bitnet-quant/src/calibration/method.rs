@@ -22,8 +22,8 @@ pub enum CalibrationMethod {
     Percentile(f64),
     /// Minimises the mean squared error of rounding and clamping, with a symmetric range.
     Mse,
-    /// Minimises the Kullback-Leibler divergence between the original and the quantised distribution. It weighs frequency, not
-    /// size: where few large numbers carry the signal, as after ReLU², it clamps most of them, and
+    /// Minimises the Kullback-Leibler divergence between the original and the quantised distribution. It weighs
+    /// frequency, not size: where few large numbers carry the signal, as after ReLU², it clamps most of them, and
     /// [`CalibrationMethod::Mse`] is the better choice.
     KlDivergence,
 }
@@ -86,8 +86,8 @@ fn least_squares(histogram: &Histogram, levels: f64) -> f64 {
     best.map_or(0.0, |(_, end)| end as f64 * width)
 }
 
-/// Returns the threshold with the least divergence, among the ends of every few bins. The `zeros` numbers that are exactly 0
-/// are excluded: they stay 0 for any threshold, and would dominate the outputs of ReLU.
+/// Returns the threshold with the least divergence, among the ends of every few bins. The `zeros` numbers that are
+/// exactly 0 are excluded: they stay 0 for any threshold, and would dominate the outputs of ReLU.
 fn least_divergence(histogram: &Histogram, zeros: u64, levels: f64) -> f64 {
     let used = histogram.used();
     let levels = levels as usize + 1;
@@ -102,8 +102,8 @@ fn least_divergence(histogram: &Histogram, zeros: u64, levels: f64) -> f64 {
     best.map_or(0.0, |(_, end)| end as f64 * histogram.width())
 }
 
-/// Returns the divergence of the first `end` bins from their quantisation to `levels` equal parts; later bins are clamped into
-/// the last.
+/// Returns the divergence of the first `end` bins from their quantisation to `levels` equal parts; later bins are
+/// clamped into the last.
 fn divergence(counts: &[u64], end: usize, levels: usize) -> f64 {
     /// The assumed probability of a non-empty bin that quantises to zero.
     const UNLIKELY: f64 = 1e-9;

@@ -46,7 +46,8 @@ impl Observer {
         Self { momentum, ..Self::new() }
     }
 
-    /// Adds activations of a layer; each call is one step of the moving averages. Non-finite numbers are counted separately.
+    /// Adds activations of a layer; each call is one step of the moving
+    /// averages. Non-finite numbers are counted separately.
     pub fn observe(&mut self, layer: &str, values: &[f32]) {
         if !self.layers.contains_key(layer) {
             self.layers.insert(layer.to_owned(), Statistics::new());
@@ -69,8 +70,8 @@ impl Observer {
     /// Returns the range of each layer.
     ///
     /// # Errors
-    /// [`crate::Error::BadParameter`] for an invalid parameter of the method, [`crate::Error::NotCalibrated`] for a layer
-    /// without finite numbers.
+    /// [`crate::Error::BadParameter`] for an invalid parameter of the method, [`crate::Error::NotCalibrated`] for a
+    /// layer without finite numbers.
     pub fn calibrate(
         &self,
         method: CalibrationMethod,

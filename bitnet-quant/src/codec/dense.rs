@@ -273,8 +273,8 @@ fn plain_row(plain: PlainType, values: &[f32], stored: &mut [u8]) -> Result<(), 
 /// Converts one row of plain floats to another plain type directly and appends it. `row` is used in errors only.
 ///
 /// # Errors
-/// [`Error::BadNumber`] for a number that is not finite or out of the range of `to`, [`Error::NotAMultiple`] for bytes that
-/// are not whole numbers. `out` is unchanged on error.
+/// [`Error::BadNumber`] for a number that is not finite or out of the range of `to`, [`Error::NotAMultiple`] for bytes
+/// that are not whole numbers. `out` is unchanged on error.
 pub fn convert_row(
     from: PlainType,
     to: PlainType,

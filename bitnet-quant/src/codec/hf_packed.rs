@@ -1,4 +1,5 @@
-//! Packed weights of Hugging Face `quant_method: bitnet` checkpoints: four rows per byte, planar, with a separate scale.
+//! Packed weights of Hugging Face `quant_method: bitnet` checkpoints:
+//! four rows per byte, planar, with a separate scale.
 //!
 //! ```text
 //! U8 tensor [R, cols], R = ceil(rows / 4)

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Source: ml-explore/mlx, `mlx.core.quantize` with `bits=2`. That function spreads four codes from the smallest to the
-//! largest number and does not preserve ternary weights; programs that publish ternary models choose scale and bias as above.
+//! largest number and does not preserve ternary weights; programs
+//! that publish ternary models choose scale and bias as above.
 
 use super::{plain, scales, shape};
 use crate::{Error, Result};
@@ -47,14 +48,14 @@ pub fn sizes(
     Ok((codes, shape::blocked_size(FORMAT, rows, cols, group, plain::width(scale_type))?))
 }
 
-/// Decodes a `[rows, cols]` matrix whose scales and biases are of `scale_type`; scales that are equal collapse to one per row
-/// or tensor.
+/// Decodes a `[rows, cols]` matrix whose scales and biases are of `scale_type`; scales that are equal collapse to one
+/// per row or tensor.
 /// The weights are in `pool`, if any.
 ///
 /// # Errors
-/// Errors of [`sizes`], [`Error::Length`] if one of the tensors is not exactly that long, [`Error::NotTernary`] for code 3,
-/// [`Error::BadScale`] for a scale that is NaN or infinite, [`Error::NotSymmetric`] for a bias that is not the negative
-/// scale.
+/// Errors of [`sizes`], [`Error::Length`] if one of the tensors is not exactly that long, [`Error::NotTernary`] for
+/// code 3, [`Error::BadScale`] for a scale that is NaN or infinite, [`Error::NotSymmetric`] for a bias that is not the
+/// negative scale.
 pub fn decode<B: AsRef<[u8]>>(
     tensors: &MlxTensors<B>,
     scale_type: PlainType,
@@ -99,8 +100,8 @@ pub fn decode<B: AsRef<[u8]>>(
 /// Encodes a matrix. Scales are rounded to the nearest number of `scale_type`; a group of zeros gets the scale 0.
 ///
 /// # Errors
-/// Errors of [`sizes`], [`Error::ScaleGranularity`] if weights of one group have different scales, [`Error::ScaleRange`] for a
-/// scale that the type can't hold.
+/// Errors of [`sizes`], [`Error::ScaleGranularity`] if weights of one group have different scales,
+/// [`Error::ScaleRange`] for a scale that the type can't hold.
 pub fn encode(
     matrix: &TernaryMatrix,
     scale_type: PlainType,

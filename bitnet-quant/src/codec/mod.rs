@@ -1,7 +1,7 @@
 //! Storage formats, one file each: conversion between bytes and trits or rows of f32.
 //!
-//! Every decoder checks the length first and works row by row, so memory holds only the result and one row. Every `size`
-//! is the exact number of bytes of a stored matrix.
+//! Every decoder checks the length first and works row by row, so memory holds only the result and one row. Every
+//! `size` is the exact number of bytes of a stored matrix.
 
 pub mod archive;
 pub mod dense;

@@ -37,8 +37,8 @@ pub(super) fn scatter_rows(rows: [&[u32]; 4], packed: &mut [u8]) {
     }
 }
 
-/// Converts a row of bytes, which may end within a word, to four rows of words, the inverse of [`scatter_rows`]. `map` is
-/// applied to each word.
+/// Converts a row of bytes, which may end within a word, to four rows of words, the inverse of [`scatter_rows`]. `map`
+/// is applied to each word.
 #[inline(always)]
 pub(super) fn gather_rows(packed: &[u8], rows: [&mut [u32]; 4], map: impl Fn(u32) -> u32) {
     let (sixteens, rest) = packed.as_chunks::<16>();

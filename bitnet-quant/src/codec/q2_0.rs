@@ -65,8 +65,8 @@ pub fn decode(
 /// Scales are rounded to the nearest f16; a block of zeros gets the scale 0.
 ///
 /// # Errors
-/// Errors of [`size`], [`Error::ScaleGranularity`] if weights of one block have different scales, [`Error::ScaleRange`] for
-/// a scale out of range of f16.
+/// Errors of [`size`], [`Error::ScaleGranularity`] if weights of one block have different scales, [`Error::ScaleRange`]
+/// for a scale out of range of f16.
 pub fn encode_into(matrix: &TernaryMatrix, block: usize, out: &mut Vec<u8>) -> Result<()> {
     let (rows, cols) = (matrix.rows(), matrix.cols());
     size(rows, cols, block)?;

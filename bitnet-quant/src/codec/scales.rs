@@ -96,8 +96,8 @@ fn one_scale(values: &[f32], used: &[bool]) -> Option<f32> {
     shared.or_else(|| values.first().copied())
 }
 
-/// Returns the common scale of a run of a row, 0 if all its trits are zero. `words` is the run, the `index`th of its length;
-/// a run that is not whole words is the whole row.
+/// Returns the common scale of a run of a row, 0 if all its trits are zero. `words` is the run, the `index`th of its
+/// length; a run that is not whole words is the whole row.
 #[inline]
 pub(super) fn run_scale(
     format: &'static str,

@@ -56,8 +56,8 @@ const STORAGES: [Entry; 16] = [
 ];
 
 impl Storage {
-    /// Returns the storage of a GGUF type by its id. The files do not tell the layout of I2_S (id 36) and the block of Q2_0
-    /// (id 42), so `layout` and `block` do.
+    /// Returns the storage of a GGUF type by its id. The files do not tell the layout of I2_S (id 36) and the block of
+    /// Q2_0 (id 42), so `layout` and `block` do.
     #[must_use]
     pub fn of_ggml(id: u32, layout: I2sLayout, block: u64) -> Option<Self> {
         let fits = |storage| match storage {

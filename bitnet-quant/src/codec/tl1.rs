@@ -6,8 +6,8 @@
 //! order   bytes of [rows / bm] [cols / bk] [bm / bmm] [bk / by] [bmm / 16] [by / 4] [16 rows], by = 256 / bmm
 //! ```
 //!
-//! The tile sizes `bm`, `bk` and `bmm` come from the `kernel_config.ini` of a build; files do not store them. In a GGUF file
-//! 32 unused bytes follow, and the scale is the tensor `<name>_scale`. Source: microsoft/BitNet,
+//! The tile sizes `bm`, `bk` and `bmm` come from the `kernel_config.ini` of a build; files do not store them. In a GGUF
+//! file 32 unused bytes follow, and the scale is the tensor `<name>_scale`. Source: microsoft/BitNet,
 //! `convert-hf-to-gguf-bitnet.py`, `preprocess_weights_tl1`.
 
 use super::{scales, shape};

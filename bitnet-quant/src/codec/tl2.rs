@@ -12,8 +12,8 @@
 //! rows     of 32, in parts 1 and 3: 0..8, 16..24, 8..16, 24..32
 //! ```
 //!
-//! The tile sizes come from the `kernel_config.ini` of a build; files do not store them. GGUF files pad the tensor further,
-//! and the scale is the tensor `<name>_scale`. Source: microsoft/BitNet, `convert-hf-to-gguf-bitnet.py`,
+//! The tile sizes come from the `kernel_config.ini` of a build; files do not store them. GGUF files pad the tensor
+//! further, and the scale is the tensor `<name>_scale`. Source: microsoft/BitNet, `convert-hf-to-gguf-bitnet.py`,
 //! `preprocess_weights_tl2`, which supports only `bmm` = 32.
 
 use super::{scales, shape};
@@ -80,7 +80,8 @@ impl Parts {
         before + slab * len..before + (slab + 1) * len
     }
 
-    /// Iterates over the row and the first column of each unit in `bm` rows whose tiles have `tile` columns in steps of `step`.
+    /// Iterates over the row and the first column of each unit in `bm` rows whose
+    /// tiles have `tile` columns in steps of `step`.
     fn places(
         &self,
         cols: Range<usize>,

@@ -119,8 +119,8 @@ pub fn encode_into(matrix: &TernaryMatrix, out: &mut Vec<u8>) -> Result<()> {
     })
 }
 
-/// Returns the byte of four codes in bit pairs from the low end, the most significant digit first, and a fifth code in bits
-/// 8, 9.
+/// Returns the byte of four codes in bit pairs from the low end, the most significant digit first, and a fifth code in
+/// bits 8, 9.
 const BYTES: [u8; 1024] = {
     let mut bytes = [0u8; 1024];
     let mut codes = 0;

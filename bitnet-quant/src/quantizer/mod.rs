@@ -82,8 +82,8 @@ pub trait Quantizer: Debug + Send + Sync {
     ///
     /// # Errors
     /// [`crate::Error::EmptyShape`], [`crate::Error::BadNumber`] for a weight that is NaN or infinite,
-    /// [`crate::Error::BadParameter`] for an invalid parameter of the rule, [`crate::Error::Core`] if the group size does
-    /// not divide the columns, and errors of reading `weights`.
+    /// [`crate::Error::BadParameter`] for an invalid parameter of the rule, [`crate::Error::Core`] if the group size
+    /// does not divide the columns, and errors of reading `weights`.
     fn quantize(&self, weights: &dyn DenseRows, settings: &Settings<'_>) -> Result<TernaryMatrix>;
 
     /// Returns the trits and scales of `weights`, and their quantisation error.

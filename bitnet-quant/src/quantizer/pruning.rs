@@ -6,9 +6,9 @@ use crate::{Error, Result};
 
 /// N:M sparsity: of each `of` weights along a row, the `keep` with the largest magnitudes remain.
 ///
-/// As a quantiser, the remaining weights become their sign (0 becomes +1), and the scale is their mean magnitude, which is
-/// optimal for these trits. 3:4 suits the storage with 5 bits per 4 weights: exactly one of four is 0. Of equal magnitudes,
-/// the first is pruned.
+/// As a quantiser, the remaining weights become their sign (0 becomes +1), and the scale is their mean magnitude, which
+/// is optimal for these trits. 3:4 suits the storage with 5 bits per 4 weights: exactly one of four is 0. Of equal
+/// magnitudes, the first is pruned.
 ///
 /// ```
 /// use bitnet_quant::quantizer::KeepLargest;

@@ -6,8 +6,8 @@ use crate::ternarize::{Cut, Rule, Tally, pack_by};
 
 /// The first BitNet (W1A8): `sign(W - mean(W))` with the scale `mean|W|`.
 ///
-/// A weight above the mean becomes +1, all others -1; no trit is 0. Means are computed in f64 over the weights of a scale
-/// and rounded to f32.
+/// A weight above the mean becomes +1, all others -1; no trit is 0. Means are computed in f64 over the weights of a
+/// scale and rounded to f32.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Sign;
 

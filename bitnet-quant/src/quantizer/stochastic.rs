@@ -7,8 +7,8 @@ use bitnet_core::rng::SplitMix64;
 
 /// Stochastic rounding: a weight becomes `sign(W)` with the probability `min(1, |W| / s)`, else 0.
 ///
-/// Weight `i` of the matrix, in row-major order, uses number `i` of the seed's [`SplitMix64`], so the trits depend on the
-/// seed alone.
+/// Weight `i` of the matrix, in row-major order, uses number `i` of the seed's [`SplitMix64`], so the trits depend on
+/// the seed alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stochastic {
     /// The seed.

@@ -117,13 +117,13 @@ impl BitNetQuantizer {
         &self.config
     }
 
-    /// Quantises weights with the fixed parameters, or else with parameters computed from the weights. Returns the integers and
-    /// the parameters.
+    /// Quantises weights with the fixed parameters, or else with parameters computed from the weights. Returns the
+    /// integers and the parameters.
     ///
     /// # Errors
     /// [`Error::BadNumber`] for a weight that is NaN or infinite (row: its channel, column: its index in the channel),
-    /// [`Error::EmptyShape`] for a tensor without elements, [`Error::Core`] for a missing channel axis, an integer tensor or
-    /// exhausted memory.
+    /// [`Error::EmptyShape`] for a tensor without elements, [`Error::Core`] for a missing channel axis, an integer
+    /// tensor or exhausted memory.
     pub fn quantize_weights(
         &self,
         weights: &BitNetTensor,

@@ -28,8 +28,8 @@ impl AttentionShape {
 
 /// Computes attention within one segment of `tokens` rows.
 ///
-/// `qkv[tokens, fused]` is already rotated; `output[tokens, heads·head_dim]` is overwritten; `probabilities[heads, tokens, tokens]`
-/// stores the softmax for the backward pass.
+/// `qkv[tokens, fused]` is already rotated; `output[tokens, heads·head_dim]` is overwritten;
+/// `probabilities[heads, tokens, tokens]` stores the softmax for the backward pass.
 ///
 /// # Panics
 /// If the length of a slice differs from its shape.

@@ -1,7 +1,8 @@
 //! The layers of the model, each an explicit pair `x_forward` / `x_backward` over row-major `f32` slices.
 //!
-//! A backward function takes the gradient of its output and fills or adds to the gradients of its inputs, as documented. Every
-//! pair is tested against finite differences; quantisers use the straight-through estimator (gradient = identity).
+//! A backward function takes the gradient of its output and fills or adds to the gradients of its inputs, as
+//! documented. Every pair is tested against finite differences; quantisers use the
+//! straight-through estimator (gradient = identity).
 mod attention;
 mod cross_entropy;
 mod gate;

@@ -1,4 +1,5 @@
-//! The two fake quantisers of b1.58 training. Their gradient is the identity (straight-through), so they have no backward function.
+//! The two fake quantisers of b1.58 training. Their gradient is the identity
+//! (straight-through), so they have no backward function.
 //!
 //! ```text
 //! weights      s = max(mean|W|, 1e-5)            w' = clamp(rne(W / s), -1, 1) · s         one s per tensor
@@ -54,7 +55,8 @@ mod tests {
 
     #[test]
     fn weights_follow_the_hand_computed_example() {
-        // mean|W| = (0.5 + 0.25 + 0.125 + 0.125) / 4 = 0.25; 0.125 / 0.25 = 0.5 is a tie and goes to even, that is to 0.
+        // mean|W| = (0.5 + 0.25 + 0.125 + 0.125) / 4 = 0.25;
+        // 0.125 / 0.25 = 0.5 is a tie and goes to even, that is to 0.
         let mut out = [9.0; 4];
         let scale = quantize_ternary(&mut out, &[0.5, -0.25, 0.125, -0.125]);
         assert_eq!(scale, 0.25);

@@ -15,7 +15,8 @@ pub fn rms_norm_forward(y: &mut [f32], reciprocal: &mut [f32], x: &[f32], gain: 
     }
 }
 
-/// Adds the gradient with respect to `x` to `dx` (or writes it, if `accumulate` is false) and that of the gain to `dgain`.
+/// Adds the gradient with respect to `x` to `dx` (or writes it,
+/// if `accumulate` is false) and that of the gain to `dgain`.
 ///
 /// With `n = x·r`: `dx = r · (g·dy - n · mean(g·dy·n))`, `dg += dy·n`.
 pub fn rms_norm_backward(

@@ -22,7 +22,8 @@ pub fn story(seed: u64) -> String {
     t.finish()
 }
 
-/// Chooses the hero (`hero`, `she`, `her`, `hers` = possessive), the friend (`friend`, `fhe`, `fhim`, `fhis`), the thing and the place.
+/// Chooses the hero (`hero`, `she`, `her`, `hers` = possessive), the friend (`friend`,
+/// `fhe`, `fhim`, `fhis`), the thing and the place.
 fn cast_characters(t: &mut Teller) {
     let girl = t.rng().chance(0.5);
     let (names, pronouns) =

@@ -13,7 +13,8 @@ ONLINE = OFFLINE | {"quantization_mode": "online"}
 PLAIN = {"modules_to_not_convert": None, "quant_method": "bitnet"}  # no linear_class: the class that divides
 TEMPLATE = "{% for m in messages %}{{ m['role'] | capitalize }}: {{ m['content'] | trim }}<|eot_id|>{% endfor %}"
 
-# Vocabularies: 264 = 256 bytes, 4 merges, 4 control tokens where a GGUF file is made; less where none is, to save bytes.
+# Vocabularies: 264 = 256 bytes, 4 merges, 4 control tokens where a GGUF
+# file is made; less where none is, to save bytes.
 BITNET = Dims("bitnet", vocab=264, act="relu2", rope_theta=500000.0)
 BITNET_SMALL = Dims("bitnet", ffn=128, layers=1, kv_heads=1, vocab=64, act="relu2", rope_theta=500000.0)
 BITNET_SILU = Dims("bitnet", ffn=128, layers=1, kv_heads=4, vocab=64)
@@ -34,6 +35,7 @@ def folder_case(dims, seed, linear, dtype, mode, quantization, activation, stora
     """A folder that transformers itself loads. options: shards, input_norms, extra (config keys)."""
 
     def make(folder):
+        """Writes the case to `folder`."""
         ckpt = random_checkpoint(dims, seed, linear, options.get("input_norms", False))
         names = {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}
         conf = config(dims, dtype=names[dtype], quantization=quantization, **options.get("extra", {}))
@@ -62,6 +64,7 @@ def bitnet_1bitllm(folder):
 
 
 def attention_tensor_mlp_shards(rng, n, k, proj):
+    """Linears with one scale in attention and one per half of the rows in the MLP."""
     return with_scales("shards" if proj.startswith("mlp") else None)(rng, n, k, proj)
 
 
@@ -72,6 +75,7 @@ def gguf_case(dims, seed, linear, arch, kind, embedding, file_type, activation, 
     """A GGUF with its own truth; the seed alone (not the encoding) decides the weights."""
 
     def make(folder):
+        """Writes the case to `folder`."""
         ckpt = random_checkpoint(dims, seed, linear)
         read = write_gguf(folder / "model.gguf", ckpt, arch, kind, embedding, file_type, **options)
         ckpt = Checkpoint(dims, ckpt.tensors | read)
@@ -87,6 +91,7 @@ def gguf_twin(other, dims, seed, linear, arch, kind, embedding, file_type, stora
     facts = options.pop("facts", {})
 
     def make(folder):
+        """Writes the case to `folder`."""
         ckpt = random_checkpoint(dims, seed, linear)
         read = write_gguf(folder / "model.gguf", ckpt, arch, kind, embedding, file_type, **options)
         if embedding in ("F16", "BF16"):
@@ -99,6 +104,7 @@ def gguf_twin(other, dims, seed, linear, arch, kind, embedding, file_type, stora
 
 
 def gguf_of_bitnet_2b(arch, layout, **options):
+    """A GGUF twin of bitnet-2b-packed with the given architecture and layout of I2_S."""
     kind = f"I2_S/{layout}".removesuffix("/canonical")
     return gguf_twin("bitnet-2b-packed", BITNET, 100, packed("multiply"), arch, kind, "F16", 40,
                      "I2_S, token_embd F16", False, facts={"i2s_layout": layout}, **options)

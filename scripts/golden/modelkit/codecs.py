@@ -14,6 +14,7 @@ def round_half_away(x):
 
 
 def f16_bytes(x):
+    """Numbers as little-endian f16."""
     return np.asarray(x, np.float32).astype("<f2").tobytes()
 
 
@@ -92,7 +93,8 @@ def tq1_0_encode(trits, scales):
     codes, d = _blocks(trits, scales, 256)
     codes = codes.astype(np.uint32)
 
-    def base3(part, width):  # part [blocks, trits, width]
+    def base3(part, width):
+        """Five trits to a byte, `part` `[blocks, trits, width]` to `[blocks, width]`."""
         q = np.zeros((part.shape[0], width), np.uint32)
         for n in range(5):
             q = q * 3 + (part[:, n] if n < part.shape[1] else 0)
@@ -125,6 +127,7 @@ def q8_0_encode(x):
 
 
 def q8_0_decode(raw, shape):
+    """Values of Q8_0 blocks: an f16 scale and 32 int8 codes."""
     b = np.frombuffer(raw, np.uint8).reshape(-1, 34)
     d = b[:, :2].copy().view("<f2").astype(np.float32)
     return (d * b[:, 2:].copy().view(np.int8).astype(np.float32)).reshape(shape)
@@ -142,6 +145,7 @@ def q4_0_encode(x):
 
 
 def q4_0_decode(raw, shape):
+    """Values of Q4_0 blocks: an f16 scale and 32 codes of four bits."""
     b = np.frombuffer(raw, np.uint8).reshape(-1, 18)
     d = b[:, :2].copy().view("<f2").astype(np.float32)
     q = np.concatenate([b[:, 2:] & 15, b[:, 2:] >> 4], axis=1).astype(np.float32) - 8
@@ -168,6 +172,7 @@ def q6_k_encode(x):
 
 
 def q6_k_decode(raw, shape):
+    """Values of Q6_K blocks: 256 codes of six bits, 16 int8 scales and an f16 scale."""
     b = np.frombuffer(raw, np.uint8).reshape(-1, 210)
     ql, qh = b[:, :128].reshape(-1, 2, 64), b[:, 128:192].reshape(-1, 2, 32)
     sc = b[:, 192:208].copy().view(np.int8).astype(np.float32)

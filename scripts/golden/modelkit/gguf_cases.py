@@ -20,6 +20,7 @@ NAMES = {
 
 
 def gguf_name(name):
+    """The name in GGUF of a tensor of a Hugging Face checkpoint."""
     if not name.startswith("model.layers."):
         return NAMES[name]
     _, _, i, rest = name.split(".", 3)
@@ -33,6 +34,7 @@ def permute(rows, heads):
 
 
 def permuted(name, value, dims, arch):
+    """The weight with the rows of Q and K in llama.cpp's order, which only `llama` has."""
     if arch != "llama" or not name.endswith(("q_proj", "k_proj")):
         return value
     heads = dims.heads if name.endswith("q_proj") else dims.kv_heads

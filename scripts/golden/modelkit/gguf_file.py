@@ -7,11 +7,13 @@ KINDS = {"u32": (4, "<I"), "i32": (5, "<i"), "f32": (6, "<f"), "bool": (7, "<?")
 
 
 def _string(s):
+    """A string with its length, as GGUF stores it."""
     b = s.encode()
     return struct.pack("<Q", len(b)) + b
 
 
 def _value(kind, v):
+    """A metadata value with its type."""
     if kind == "str":
         return struct.pack("<I", 8) + _string(v)
     if kind.startswith("["):

@@ -24,11 +24,13 @@ WITH_DOWN_TRITS = ("bitnet-2b-packed", "llama-ternary-dense")  # the others leav
 
 
 def write_meta(folder, meta):
+    """Writes meta.json."""
     text = json.dumps(meta, indent=2, ensure_ascii=False)
     Path(folder, "meta.json").write_text(text + "\n")
 
 
 def base_meta(name, dims, seed, **facts):
+    """The entries of meta.json that every case has, and `facts`."""
     return {"case": name, "seed": seed, "dims": dims_json(dims)} | facts | {
         "versions": installed_versions()}
 

@@ -10,6 +10,7 @@ from .weights import Ternary
 
 
 def rms_norm(x, weight, eps):
+    """RMS norm over the last dimension, in the type of `x`."""
     return weight.astype(x.dtype) * (x / np.sqrt((x * x).mean(-1, keepdims=True) + x.dtype.type(eps)))
 
 

@@ -28,6 +28,7 @@ LENGTHS = (5, 9, 16)
 
 
 def load(folder):
+    """The model of a folder by transformers, every parameter in float32."""
     model, info = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
     )
@@ -69,12 +70,15 @@ def double_arithmetic():
     saved = torch.Tensor.float, torch.Tensor.to, nn.functional.softmax
 
     def to64(v):
+        """float64 for float32, anything else as it is."""
         return torch.float64 if v is torch.float32 else v
 
     def to(self, *args, **kwargs):
+        """`Tensor.to` with float64 in place of float32."""
         return saved[1](self, *map(to64, args), **{k: to64(v) for k, v in kwargs.items()})
 
     def softmax(x, *args, **kwargs):
+        """`softmax` with float64 in place of float32."""
         return saved[2](x, *args, **{k: to64(v) for k, v in kwargs.items()})
 
     torch.Tensor.float = lambda self, *a, **k: self.double()
@@ -87,6 +91,7 @@ def double_arithmetic():
 
 
 def double_copy(model, dims):
+    """A copy of the model in float64, with exact inverse frequencies."""
     m = nn.Module.double(copy.deepcopy(model))
     inv = 1.0 / dims.rope_theta ** (torch.arange(0, dims.head_dim, 2, dtype=torch.float64) / dims.head_dim)
     m.model.rotary_emb.inv_freq = inv * torch.from_numpy(dims.stretch())
@@ -97,12 +102,14 @@ def double_copy(model, dims):
 
 
 def logits32(model, tokens):
+    """Logits `[tokens, vocabulary]` of the float32 model."""
     out = model(input_ids=torch.as_tensor(tokens)[None], use_cache=False).logits[0]
     assert out.dtype == torch.float32
     return out.numpy()
 
 
 def logits64(model, tokens):
+    """Logits `[tokens, vocabulary]` of the float64 model."""
     with double_arithmetic():
         out = model(input_ids=torch.as_tensor(tokens)[None], use_cache=False).logits[0]
     assert out.dtype == torch.float64
@@ -110,10 +117,12 @@ def logits64(model, tokens):
 
 
 def bit_linears(model):
+    """The quantised layers of a model by name."""
     return {n: m for n, m in model.named_modules() if isinstance(m, (AutoBitLinear, BitLinear))}
 
 
 def normed(module, x):
+    """The input of a layer after its own norm, if it has one."""
     return x if getattr(module, "rms_norm", None) is None else module.rms_norm(x)
 
 
@@ -127,6 +136,7 @@ def tie_margins(model, batch):
     worst = torch.full((len(batch),), 0.5)
 
     def hook(module, args):
+        """Keeps the smallest distance of an input from a rounding threshold."""
         x = normed(module, args[0])
         y = x * act_scale(x)
         d = ((y - y.floor()) - 0.5).abs().flatten(1).min(1).values
@@ -145,6 +155,7 @@ def int8_activations(model):
     seen = []
 
     def hook(module, args):
+        """Keeps the int8 input of a layer."""
         x = normed(module, args[0])
         seen.append((x * act_scale(x)).round().clamp(-128, 127).to(torch.int8))
 
@@ -197,7 +208,10 @@ def trace(model, tokens, linears):
     got, rec = {}, {}
 
     def keep(name):
+        """A hook that keeps input and output of a module under `name`."""
+
         def hook(module, args, kwargs, out):
+            """Keeps input and output."""
             x = args[0] if args else kwargs["hidden_states"]
             y = out[0] if isinstance(out, tuple) else out
             got[name] = (x[0].clone(), y.reshape(x.shape[1], -1).clone())

@@ -81,10 +81,13 @@ class Ternary:
 
 @dataclass
 class Checkpoint:
+    """The tensors of a random model by Hugging Face name: arrays, and `Ternary` for linears."""
+
     dims: Dims
     tensors: dict = field(default_factory=dict)
 
     def linears(self):
+        """The ternary layers by name."""
         return {k: v for k, v in self.tensors.items() if isinstance(v, Ternary)}
 
 
@@ -155,6 +158,7 @@ def _trits(rng, n, k):
 
 
 def _scale(rng, k, shape=(1, 1)):
+    """A random scale for inputs of width `k`, of the given shape."""
     return (rng.uniform(0.7, 1.8, shape) / np.sqrt(k)).astype(np.float32)
 
 
@@ -162,6 +166,7 @@ def packed(direction):
     """Per-tensor ternaries with a bfloat16 `weight_scale` that is multiplied or divided by."""
 
     def make(rng, n, k, _proj):
+        """A linear of shape `[n, k]`."""
         trits, s = _trits(rng, n, k), _scale(rng, k)
         if direction == "multiply":
             stored = both_halves(s)
@@ -176,6 +181,7 @@ def with_scales(groups=None, round_to=np.float16):
     """Already-ternary values `±s/0`. groups: None = one scale, "row", "shards" (two row halves) or a group size."""
 
     def make(rng, n, k, _proj):
+        """A linear of shape `[n, k]`."""
         trits = _trits(rng, n, k)
         if groups is None:
             s = _scale(rng, k)
@@ -195,6 +201,7 @@ def latents(store):
     """Float latents, stored as "bf16", "f16" or "f32", none of which lies near a rounding threshold."""
 
     def make(rng, n, k, _proj):
+        """A linear of shape `[n, k]`."""
         w = (rng.uniform(0.9, 2.2) / np.sqrt(k) * rng.standard_normal((n, k))).astype(np.float32)
         cast = {"bf16": to_bf16, "f16": lambda x: x.astype(np.float16).astype(np.float32), "f32": lambda x: x}[store]
         w = cast(w)
@@ -300,4 +307,5 @@ def write_folder(folder, conf, tensors, shards=1):
 
 
 def dims_json(dims):
+    """The dimensions that are set, for JSON."""
     return {key: value for key, value in asdict(dims).items() if value is not None}

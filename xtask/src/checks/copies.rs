@@ -7,13 +7,11 @@ const PAIRS: &[(&str, &str)] = &[("models/stories.gguf", "bitnet-inference/model
 
 /// Finds pairs that differ. Pairs with only one existing file are ignored.
 pub fn check(tree: &Tree) -> Vec<Finding> {
-    let bytes =
-        |path: &str| tree.files.iter().find(|file| file.path == path).map(|file| &file.bytes);
-    PAIRS
-        .iter()
-        .filter(|(original, copy)| matches!((bytes(original), bytes(copy)), (Some(a), Some(b)) if a != b))
-        .map(|(original, copy)| Finding::new(copy, 1, format!("differs from {original}: copy it again")))
-        .collect()
+    tree.check_files(|copy| {
+        let (original, _) = PAIRS.iter().find(|(_, path)| *path == copy.path)?;
+        let differs = tree.file(original)?.bytes != copy.bytes;
+        differs.then(|| format!("differs from {original}: copy it again"))
+    })
 }
 
 #[cfg(test)]

@@ -5,23 +5,21 @@ use serde_json::Value;
 
 use crate::Finding;
 
-/// Each library and program of the workspace with its floor.
-const FLOORS: &[(&str, u8)] = &[
-    ("bitnet-core", 0),
-    ("bitnet-quant", 1),
-    ("bitnet-testing", 1),
-    ("bitnet-cpu", 2),
-    ("bitnet-formats", 2),
-    ("bitnet-hub", 2),
-    ("bitnet-inference", 3),
-    ("bitnet-training", 3),
-    ("bitnet-convert", 4),
-    ("bitnet-cli", 5),
-    ("bitnet-benchmarks", 5),
+/// Each library and program of the workspace with its floor; `None`: it depends on no other member and no member on it.
+const FLOORS: &[(&str, Option<u8>)] = &[
+    ("bitnet-core", Some(0)),
+    ("bitnet-quant", Some(1)),
+    ("bitnet-testing", Some(1)),
+    ("bitnet-cpu", Some(2)),
+    ("bitnet-formats", Some(2)),
+    ("bitnet-hub", Some(2)),
+    ("bitnet-inference", Some(3)),
+    ("bitnet-training", Some(3)),
+    ("bitnet-convert", Some(4)),
+    ("bitnet-cli", Some(5)),
+    ("bitnet-benchmarks", Some(5)),
+    ("xtask", None),
 ];
-
-/// The crate outside the floors: it depends on no other member and no member depends on it.
-const OUTSIDE: &str = "xtask";
 
 /// Reads the workspace members and their dependencies from cargo.
 ///
@@ -34,61 +32,51 @@ pub fn metadata() -> Result<Value> {
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .context("cannot run cargo metadata")?;
-    anyhow::ensure!(
-        output.status.success(),
-        "cargo metadata: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    let error = String::from_utf8_lossy(&output.stderr);
+    anyhow::ensure!(output.status.success(), "cargo metadata: {error}");
     serde_json::from_slice(&output.stdout).context("cargo metadata printed no JSON")
 }
 
 /// Checks the output of `cargo metadata --no-deps`, including build and dev dependencies.
 pub fn check(metadata: &Value) -> Vec<Finding> {
-    let packages = metadata["packages"].as_array().map_or(&[][..], Vec::as_slice);
+    let packages = elements(&metadata["packages"]);
     if packages.is_empty() {
         return vec![Finding::new("Cargo.toml", 1, "cargo metadata lists no member")];
     }
-    packages.iter().flat_map(check_package).collect()
-}
-
-fn check_package(package: &Value) -> Vec<Finding> {
-    let name = package["name"].as_str().unwrap_or_default();
-    let manifest = format!("{name}/Cargo.toml");
-    let Some(floor) = floor_of(name) else {
-        return vec![Finding::new(
-            &manifest,
-            1,
-            format!("`{name}` has no floor: add it to xtask/src/checks/floors.rs"),
-        )];
-    };
-    let dependencies = package["dependencies"].as_array().map_or(&[][..], Vec::as_slice);
     let mut findings = Vec::new();
-    for dependency in dependencies {
-        let on = dependency["name"].as_str().unwrap_or_default();
-        let kind = dependency["kind"].as_str().unwrap_or("normal");
-        let allowed = match (floor, floor_of(on)) {
-            // A registry crate.
-            (_, None) => dependency["path"].is_null(),
-            (Some(floor), Some(Some(below))) => below < floor,
-            (_, Some(_)) => false,
+    for package in packages {
+        let name = package["name"].as_str().unwrap_or_default();
+        let problems = match floor_of(name) {
+            Some(floor) => refused(elements(&package["dependencies"]), floor),
+            None => vec!["has no floor: add it to xtask/src/checks/floors.rs".to_owned()],
         };
-        if !allowed {
-            findings.push(Finding::new(
-                &manifest,
-                1,
-                format!("`{name}` may not depend on `{on}` ({kind}): only lower floors"),
-            ));
-        }
+        findings.extend(Finding::all(&format!("{name}/Cargo.toml"), 1, problems));
     }
     findings
 }
 
-/// Returns `Some(Some(floor))` for a member with a floor, `Some(None)` for the crate outside, `None` for unknown names.
+/// Names the dependencies that a crate on `floor` may not have.
+fn refused(dependencies: &[Value], floor: Option<u8>) -> Vec<String> {
+    let problem = |dependency: &Value| {
+        let on = dependency["name"].as_str().unwrap_or_default();
+        let kind = dependency["kind"].as_str().unwrap_or("normal");
+        let allowed = match floor_of(on) {
+            Some(below) => below.is_some() && below < floor,
+            // A registry crate.
+            None => dependency["path"].is_null(),
+        };
+        (!allowed).then(|| format!("may not depend on `{on}` ({kind}): only lower floors"))
+    };
+    dependencies.iter().filter_map(problem).collect()
+}
+
+fn elements(list: &Value) -> &[Value] {
+    list.as_array().map_or(&[], Vec::as_slice)
+}
+
+/// Returns the floor of a member, or `None` for an unknown name.
 fn floor_of(name: &str) -> Option<Option<u8>> {
-    if name == OUTSIDE {
-        return Some(None);
-    }
-    FLOORS.iter().find(|(member, _)| *member == name).map(|&(_, floor)| Some(floor))
+    FLOORS.iter().find(|(member, _)| *member == name).map(|&(_, floor)| floor)
 }
 
 #[cfg(test)]

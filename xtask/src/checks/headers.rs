@@ -4,17 +4,12 @@ use crate::{Finding, Tree};
 
 /// Finds Rust files whose first line is not a `//!` sentence.
 pub fn check(tree: &Tree) -> Vec<Finding> {
-    tree.files
-        .iter()
-        .filter(|file| file.path.ends_with(".rs"))
-        .filter(|file| {
-            let first = file.text().and_then(|text| text.lines().next()).unwrap_or_default();
-            first.strip_prefix("//!").is_none_or(|rest| rest.trim().is_empty())
-        })
-        .map(|file| {
-            Finding::new(&file.path, 1, "begins without a `//!` line that says what the file holds")
-        })
-        .collect()
+    tree.check_files(|file| {
+        let first = file.text().and_then(|text| text.lines().next()).unwrap_or_default();
+        let sentence = first.strip_prefix("//!").is_some_and(|rest| !rest.trim().is_empty());
+        (file.path.ends_with(".rs") && !sentence)
+            .then_some("begins without a `//!` line that says what the file holds")
+    })
 }
 
 #[cfg(test)]

@@ -7,24 +7,14 @@ const SILENT: &str = concat!("#[ig", "nore]");
 
 /// Finds ignored tests with a missing or an empty reason.
 pub fn check(tree: &Tree) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    for (path, text) in tree.rust() {
-        for (at, line) in text.code.iter().enumerate() {
-            // The two quotes of an empty reason remain.
-            let squeezed: String = line.split_whitespace().collect();
-            if squeezed.contains(SILENT)
-                || squeezed.contains(concat!("#[ig", "nore=\"\"]"))
-                || squeezed.contains(",ignore)]")
-            {
-                findings.push(Finding::new(
-                    path,
-                    at + 1,
-                    "write `#[ignore = \"why, and how to run it\"]`",
-                ));
-            }
-        }
-    }
-    findings
+    tree.check_rust(|_, code, _| {
+        // The two quotes of an empty reason remain.
+        let squeezed: String = code.split_whitespace().collect();
+        [SILENT, concat!("#[ig", "nore=\"\"]"), ",ignore)]"]
+            .iter()
+            .any(|silent| squeezed.contains(silent))
+            .then_some("write `#[ignore = \"why, and how to run it\"]`")
+    })
 }
 
 #[cfg(test)]

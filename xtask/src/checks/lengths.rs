@@ -1,23 +1,19 @@
 //! Lengths: a Rust file has fewer than 500 lines of code, without tests, comments and blank lines.
 
-use crate::{Finding, RustText, Tree};
+use crate::{Finding, Tree};
 
 /// The first forbidden count.
 const LIMIT: usize = 500;
 
 /// Finds Rust files with too much code.
 pub fn check(tree: &Tree) -> Vec<Finding> {
-    tree.rust()
-        .filter(|(path, _)| !is_test(path))
-        .filter_map(|(path, text)| {
-            let lines = lines_of_code(&text);
-            (lines >= LIMIT).then(|| {
-                Finding::new(
-                    path,
-                    1,
-                    format!("{lines} lines of code: split it, {LIMIT} is too many"),
-                )
-            })
+    let files = tree.rust().filter(|(path, _)| !is_test(path));
+    files
+        .map(|(path, text)| (path, text.without_tests().len()))
+        .filter(|(_, lines)| *lines >= LIMIT)
+        .map(|(path, lines)| {
+            let what = format!("{lines} lines of code: split it, {LIMIT} is too many");
+            Finding::new(path, 1, what)
         })
         .collect()
 }
@@ -27,49 +23,10 @@ fn is_test(path: &str) -> bool {
     path.contains("/tests/") || path.ends_with("/tests.rs")
 }
 
-/// Counts lines of code without `#[cfg(test)] mod … { … }`.
-fn lines_of_code(text: &RustText) -> usize {
-    let mut count = 0;
-    let mut tests = Tests::Outside;
-    for line in text.code.iter().map(|line| line.trim()).filter(|line| !line.is_empty()) {
-        tests = tests.step(line);
-        if matches!(tests, Tests::Outside) {
-            count += 1;
-        }
-        if matches!(tests, Tests::Inside(0)) {
-            tests = Tests::Outside;
-        }
-    }
-    count
-}
-
-/// The position relative to a test module.
-enum Tests {
-    Outside,
-    /// After `#[cfg(test)]`, before its item.
-    Announced,
-    /// Inside the module at this brace depth; 0 on its last line.
-    Inside(usize),
-}
-
-impl Tests {
-    fn step(self, line: &str) -> Self {
-        match self {
-            Self::Outside if line.starts_with("#[cfg(test)]") => Self::Announced,
-            Self::Announced if line.starts_with("#[") => Self::Announced,
-            Self::Announced if line.starts_with("mod ") && line.ends_with('{') => Self::Inside(1),
-            Self::Announced | Self::Outside => Self::Outside,
-            Self::Inside(depth) => {
-                let opened = line.matches('{').count();
-                Self::Inside((depth + opened).saturating_sub(line.matches('}').count()))
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::RustText;
 
     fn file(code: usize, tests: usize) -> String {
         let code = "fn f() {}\n".repeat(code);
@@ -95,6 +52,6 @@ mod tests {
     #[test]
     fn code_after_the_tests_counts() {
         let text = RustText::new(&format!("{}fn g() {{}}\n", file(3, 2)));
-        assert_eq!(lines_of_code(&text), 4);
+        assert_eq!(text.without_tests().len(), 4);
     }
 }

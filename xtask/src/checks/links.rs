@@ -4,29 +4,19 @@ use crate::{Finding, Tree};
 
 /// Finds Markdown links and images whose target is not in the tree.
 pub fn check(tree: &Tree) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    for file in tree.files.iter().filter(|file| file.path.ends_with(".md")) {
-        let folder = file.path.rsplit_once('/').map_or("", |(folder, _)| folder);
-        let mut fenced = false;
-        for (at, line) in file.text().unwrap_or_default().lines().enumerate() {
-            if line.trim_start().starts_with("```") {
-                fenced = !fenced;
-            }
-            if fenced {
-                continue;
-            }
-            for target in targets(&without_code(line)) {
-                if !resolves(tree, folder, target) {
-                    findings.push(Finding::new(
-                        &file.path,
-                        at + 1,
-                        format!("links to `{target}`, which does not exist"),
-                    ));
-                }
-            }
+    let mut fenced = false;
+    tree.check_lines(|path, number, line| {
+        fenced = (fenced && number > 1) != line.trim_start().starts_with("```");
+        if fenced || !path.ends_with(".md") {
+            return Vec::new();
         }
-    }
-    findings
+        let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+        targets(&without_code(line))
+            .into_iter()
+            .filter(|target| !resolves(tree, folder, target))
+            .map(|target| format!("links to `{target}`, which does not exist"))
+            .collect()
+    })
 }
 
 /// Returns the targets of `[…](target)` and of `[…]: target`.
@@ -46,12 +36,11 @@ fn without_code(line: &str) -> String {
 }
 
 fn resolves(tree: &Tree, folder: &str, target: &str) -> bool {
-    let path = target.split('#').next().unwrap_or_default();
-    let elsewhere =
-        ["https://", "http://", "mailto:"].iter().any(|scheme| target.starts_with(scheme));
-    if elsewhere || (path.is_empty() && target.starts_with('#')) {
+    let elsewhere = ["https://", "http://", "mailto:", "#"];
+    if elsewhere.iter().any(|scheme| target.starts_with(scheme)) {
         return true;
     }
+    let path = target.split('#').next().unwrap_or_default();
     let mut parts: Vec<&str> = folder.split('/').filter(|part| !part.is_empty()).collect();
     for part in path.split('/') {
         match part {

@@ -8,25 +8,19 @@ const INHERITED: &[&str] = &[
     "edition.workspace = true",
     "rust-version.workspace = true",
     "license.workspace = true",
+    "[lints]\nworkspace = true",
 ];
 
 /// Finds members that do not inherit version, edition, minimum Rust version, licence or lints.
 pub fn check(tree: &Tree) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    for file in tree.files.iter().filter(|file| is_member(&file.path)) {
-        let lines: Vec<&str> = file.text().unwrap_or_default().lines().map(str::trim).collect();
-        for key in INHERITED.iter().filter(|key| !lines.contains(key)) {
-            findings.push(Finding::new(&file.path, 1, format!("write `{key}`")));
-        }
-        if !lines.windows(2).any(|pair| pair == ["[lints]", "workspace = true"]) {
-            findings.push(Finding::new(
-                &file.path,
-                1,
-                "take the lints of the workspace: `[lints]`, `workspace = true`",
-            ));
-        }
-    }
-    findings
+    tree.check_files(|file| {
+        let lines =
+            file.text().unwrap_or_default().lines().map(|line| format!("\n{}", line.trim()));
+        let text = lines.collect::<String>() + "\n";
+        let missing = |key: &&&str| is_member(&file.path) && !text.contains(&format!("\n{key}\n"));
+        let write = |key: &&str| format!("write `{}`", key.replace('\n', "`, `"));
+        INHERITED.iter().filter(missing).map(write).collect::<Vec<_>>()
+    })
 }
 
 /// Members are at the root; `fuzz` is a separate workspace.

@@ -10,27 +10,15 @@ const HISTORY: &[&str] = &["_new", "_old", "_backup", "_fixed"];
 
 /// Finds files and folders with forbidden names.
 pub fn check(tree: &Tree) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    for file in &tree.files {
-        for part in file.path.split('/') {
-            let stem = part.split('.').next().unwrap_or(part).to_ascii_lowercase();
-            if EMPTY_NAMES.contains(&stem.as_str()) {
-                findings.push(Finding::new(
-                    &file.path,
-                    1,
-                    format!("`{part}` is generic: name the content"),
-                ));
-            }
-            if HISTORY.iter().any(|ending| stem.ends_with(ending)) {
-                findings.push(Finding::new(
-                    &file.path,
-                    1,
-                    format!("`{part}` is a version suffix: use git instead"),
-                ));
-            }
+    let problem = |part: &str| {
+        let stem = part.split('.').next().unwrap_or(part).to_ascii_lowercase();
+        if EMPTY_NAMES.contains(&stem.as_str()) {
+            return Some(format!("`{part}` is generic: name the content"));
         }
-    }
-    findings
+        let history = HISTORY.iter().any(|ending| stem.ends_with(ending));
+        history.then(|| format!("`{part}` is a version suffix: use git instead"))
+    };
+    tree.check_files(|file| file.path.split('/').filter_map(problem).collect::<Vec<_>>())
 }
 
 #[cfg(test)]

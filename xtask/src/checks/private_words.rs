@@ -1,6 +1,6 @@
 //! Private words: the repository does not depend on or mention the environment where it was written.
 
-use crate::{Finding, RustText, Tree};
+use crate::{Finding, Tree};
 
 /// Path prefixes of single machines, written in two halves so that this file passes its own check.
 const MACHINE_PATHS: &[&str] = &[
@@ -30,39 +30,26 @@ const PRIVATE_HOSTS: &[&str] =
 
 /// Finds machine paths, registry hosts and issue numbers.
 pub fn check(tree: &Tree) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    // Cargo writes the lock file, and other programs wrote the golden files.
-    let ours = |path: &str| !path.ends_with(".lock") && !path.starts_with("tests/golden/");
-    for file in tree.files.iter().filter(|file| ours(&file.path)) {
-        let Some(text) = file.text() else { continue };
-        for (at, line) in text.lines().enumerate() {
-            if let Some(word) = MACHINE_PATHS.iter().find(|path| begins_in(line, path)) {
-                findings.push(Finding::new(
-                    &file.path,
-                    at + 1,
-                    format!("`{word}` is a path of one machine"),
-                ));
-            }
-            if let Some(word) =
-                REGISTRY_HOSTS.iter().chain(PRIVATE_HOSTS).find(|host| line.contains(*host))
-            {
-                findings.push(Finding::new(
-                    &file.path,
-                    at + 1,
-                    format!("`{word}` names a host that the reader may not use"),
-                ));
-            }
+    let mut findings = tree.check_lines(|path, _, line| {
+        // Cargo writes the lock file, and other programs wrote the golden files.
+        if path.ends_with(".lock") || path.starts_with("tests/golden/") {
+            return Vec::new();
         }
-        for (at, line) in
-            prose(&file.path, text).iter().enumerate().filter(|(_, line)| names_an_issue(line))
-        {
-            findings.push(Finding::new(
-                &file.path,
-                at + 1,
-                format!("`{}` names an issue: state the reason instead", line.trim()),
-            ));
-        }
-    }
+        let machine = MACHINE_PATHS.iter().find(|path| begins_in(line, path));
+        let host = REGISTRY_HOSTS.iter().chain(PRIVATE_HOSTS).find(|host| line.contains(*host));
+        let prose = match path.rsplit_once('.') {
+            Some((_, "rs")) => None,
+            Some((_, "md")) => Some(line),
+            _ => line.split_once("# ").map(|(_, comment)| comment),
+        };
+        let problems = [
+            machine.map(|word| format!("`{word}` is a path of one machine")),
+            host.map(|word| format!("`{word}` names a host that the reader may not use")),
+            prose.and_then(issue),
+        ];
+        problems.into_iter().flatten().collect()
+    });
+    findings.extend(tree.check_rust(|_, _, comment| issue(comment)));
     findings
 }
 
@@ -73,21 +60,8 @@ fn begins_in(line: &str, path: &str) -> bool {
     })
 }
 
-/// Returns the lines of prose: comments of Rust files, all of Markdown files.
-fn prose(path: &str, text: &str) -> Vec<String> {
-    if path.ends_with(".rs") {
-        RustText::new(text).comments
-    } else if path.ends_with(".md") {
-        text.lines().map(str::to_owned).collect()
-    } else {
-        text.lines()
-            .map(|line| line.split_once("# ").map_or("", |(_, comment)| comment).to_owned())
-            .collect()
-    }
-}
-
-/// Returns whether `line` contains the number of an issue or a pull request.
-fn names_an_issue(line: &str) -> bool {
+/// Refuses a line of prose that contains the number of an issue or a pull request.
+fn issue(line: &str) -> Option<String> {
     let number =
         |rest: &str| rest.trim_start_matches([' ', '#']).starts_with(|c: char| c.is_ascii_digit());
     let lower = line.to_ascii_lowercase();
@@ -99,7 +73,7 @@ fn names_an_issue(line: &str) -> bool {
         let ends = !line[at + 1 + digits..].starts_with(|c: char| c.is_alphanumeric() || c == '_');
         (at == 0 || line[..at].ends_with([' ', '('])) && (1..=5).contains(&digits) && ends
     });
-    said || hash
+    (said || hash).then(|| format!("`{}` names an issue: state the reason instead", line.trim()))
 }
 
 #[cfg(test)]

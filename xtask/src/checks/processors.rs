@@ -1,28 +1,10 @@
 //! Processors: `cfg(target_arch)` is limited to the folders of instruction sets.
 
-use crate::rust_text::words;
 use crate::{Finding, Tree};
-
-/// The folders that may use `target_arch`.
-const ALLOWED: &[&str] = &["bitnet-core/src/simd/", "bitnet-cpu/src/isa/"];
 
 /// Finds `target_arch` in other files.
 pub fn check(tree: &Tree) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    for (path, text) in
-        tree.rust().filter(|(path, _)| !ALLOWED.iter().any(|folder| path.starts_with(folder)))
-    {
-        for (at, line) in text.code.iter().enumerate() {
-            if words(line, "target_arch").next().is_some() {
-                findings.push(Finding::new(
-                    path,
-                    at + 1,
-                    format!("`target_arch` belongs in {}", ALLOWED.join(" or ")),
-                ));
-            }
-        }
-    }
-    findings
+    tree.check_places("target_arch", &["bitnet-core/src/simd/", "bitnet-cpu/src/isa/"])
 }
 
 #[cfg(test)]

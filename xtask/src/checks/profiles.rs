@@ -7,24 +7,12 @@ use crate::{Finding, Tree};
 
 /// Finds packages named in `[profile.*.package.NAME]` that are not in `Cargo.lock`.
 pub fn check(tree: &Tree) -> Vec<Finding> {
-    let text_of = |path: &str| {
-        let file = tree.files.iter().find(|file| file.path == path);
-        file.and_then(|file| file.text()).unwrap_or_default()
-    };
-    let locked: Vec<&str> =
-        text_of("Cargo.lock").lines().filter_map(|line| quoted(line, "name = ")).collect();
-    let manifest = text_of("Cargo.toml").lines().enumerate();
-    manifest
-        .filter_map(|(at, line)| Some((at, package(line)?)))
-        .filter(|(_, name)| *name != "*" && !locked.contains(name))
-        .map(|(at, name)| {
-            Finding::new(
-                "Cargo.toml",
-                at + 1,
-                format!("a profile names `{name}`, which is not in Cargo.lock"),
-            )
-        })
-        .collect()
+    let lock = tree.text_of("Cargo.lock").unwrap_or_default();
+    let locked = |name: &str| lock.lines().any(|line| line == format!("name = \"{name}\""));
+    tree.check_lines(|path, _, line| {
+        let name = package(line).filter(|name| path == "Cargo.toml" && *name != "*")?;
+        (!locked(name)).then(|| format!("a profile names `{name}`, which is not in Cargo.lock"))
+    })
 }
 
 /// Returns the package of a table header `[profile.PROFILE.package.NAME]`.
@@ -32,11 +20,6 @@ fn package(line: &str) -> Option<&str> {
     let head = line.trim().strip_prefix("[profile.")?.strip_suffix(']')?;
     let (_, name) = head.split_once(".package.")?;
     Some(name.trim_matches('"'))
-}
-
-/// Returns the text between quotes behind `key`.
-fn quoted<'a>(line: &'a str, key: &str) -> Option<&'a str> {
-    line.trim().strip_prefix(key)?.strip_prefix('"')?.strip_suffix('"')
 }
 
 #[cfg(test)]

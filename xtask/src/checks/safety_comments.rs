@@ -1,62 +1,42 @@
-//! Safety comments: every `unsafe` states why it is sound.
+//! Safety comments: every `unsafe` states why it is sound. Clippy holds blocks and impls to `SAFETY:`.
 
 use crate::rust_text::words;
 use crate::{Finding, RustText, Tree};
 
-/// Finds unsafe blocks, impls and extern blocks without `SAFETY:`, and unsafe functions and traits without `# Safety`.
+/// Finds `unsafe` without a safety comment, except in function pointer types.
 pub fn check(tree: &Tree) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (path, text) in tree.rust() {
         for (at, line) in text.code.iter().enumerate() {
-            for column in words(line, "unsafe") {
-                let Some(needed) = needed(&text, at, column + "unsafe".len()) else { continue };
-                if !needed.iter().any(|word| answered(&text, at, word)) {
-                    findings.push(Finding::new(
-                        path,
-                        at + 1,
-                        format!("`unsafe` without `{}` above it", needed[0]),
-                    ));
-                }
+            let mut after = words(line, "unsafe").map(|column| &line[column + "unsafe".len()..]);
+            if after.any(|rest| !is_pointer_type(rest)) && !answered(&text, at) {
+                let what = "`unsafe` without `SAFETY:` or `# Safety` above it";
+                findings.push(Finding::new(path, at + 1, what));
             }
         }
     }
     findings
 }
 
-/// Returns the required text for the `unsafe` that ends at `column` of line `at`; `None` for a type or a lint.
-fn needed(text: &RustText, at: usize, column: usize) -> Option<&'static [&'static str]> {
-    let rest = text.code[at][column..].to_owned();
-    let following = text.code.iter().skip(at + 1).take(2).map(String::as_str);
-    let rest = std::iter::once(rest.as_str()).chain(following).collect::<Vec<_>>().join(" ");
+/// Returns whether `unsafe` before `rest` begins a type: `unsafe fn(…)`, `unsafe extern "C" fn(…)`.
+fn is_pointer_type(rest: &str) -> bool {
     let rest = rest.trim_start();
-    let function = rest.find("fn").filter(|_| rest.starts_with("fn") || rest.starts_with("extern"));
-    let block = rest.find('{').unwrap_or(usize::MAX);
-    match function {
-        // `unsafe fn(…)` is a function pointer type.
-        Some(name) if name < block => {
-            (!rest[name + 2..].trim_start().starts_with('(')).then_some(&["# Safety", "SAFETY:"])
-        }
-        _ if rest.starts_with("trait") => Some(&["# Safety", "SAFETY:"]),
-        _ if ["{", "impl", "extern", "("].iter().any(|word| rest.starts_with(word)) => {
-            Some(&["SAFETY:"])
-        }
-        _ => None,
-    }
+    let function =
+        rest.strip_prefix("extern").map_or(rest, |abi| abi.trim_start_matches([' ', '"']));
+    function.starts_with("fn(")
 }
 
-/// Returns whether `word` is in a comment on line `at`, or above it in the same statement or its leading comments and attributes.
-fn answered(text: &RustText, at: usize, word: &str) -> bool {
-    if text.comments[at].contains(word) {
-        return true;
-    }
-    for line in (0..at).rev() {
+/// Returns whether the reason is in a comment on line `at`, or above it in the same statement or its leading comments
+/// and attributes.
+fn answered(text: &RustText, at: usize) -> bool {
+    for line in (0..=at).rev() {
         let (code, comment) = (text.code[line].trim(), text.comments[line].as_str());
-        let attribute = code.starts_with("#[");
         let over = code.is_empty() && comment.is_empty();
-        if over || (!attribute && code.ends_with([';', '{', '}', ','])) {
+        let ends = !code.starts_with("#[") && code.ends_with([';', '{', '}', ',']);
+        if line < at && (over || ends) {
             return false;
         }
-        if comment.contains(word) {
+        if comment.contains("SAFETY:") || comment.contains("# Safety") {
             return true;
         }
     }
@@ -87,5 +67,6 @@ mod tests {
         assert!(lines("/// # Safety\n/// - aligned\npub unsafe fn f() {}\n").is_empty());
         assert!(lines("// SAFETY: in bounds.\nlet x =\n    unsafe { g() };\n").is_empty());
         assert!(lines("type F = unsafe fn(u8);\n#![forbid(unsafe_code)]\n").is_empty());
+        assert!(lines("type F = unsafe extern \"C\" fn(u8);\n").is_empty());
     }
 }

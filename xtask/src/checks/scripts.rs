@@ -4,25 +4,13 @@ use crate::{Finding, Tree};
 
 /// Finds mentions of missing `scripts/NAME.sh` and `scripts/NAME.py`.
 pub fn check(tree: &Tree) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    for file in tree.files.iter().filter(|file| calls_scripts(&file.path)) {
-        for (at, line) in file.text().unwrap_or_default().lines().enumerate() {
-            for path in mentions(line) {
-                if !tree.files.iter().any(|file| file.path == path) {
-                    findings.push(Finding::new(
-                        &file.path,
-                        at + 1,
-                        format!("calls `{path}`, which does not exist"),
-                    ));
-                }
-            }
-        }
-    }
-    findings
-}
-
-fn calls_scripts(path: &str) -> bool {
-    path.starts_with(".ci/") || [".md", ".sh"].iter().any(|end| path.ends_with(end))
+    tree.check_lines(|path, _, line| {
+        let calls = path.starts_with(".ci/") || path.ends_with(".md") || path.ends_with(".sh");
+        mentions(line)
+            .filter(|script| calls && tree.file(script).is_none())
+            .map(|script| format!("calls `{script}`, which does not exist"))
+            .collect::<Vec<_>>()
+    })
 }
 
 /// Returns the paths of scripts in a line.

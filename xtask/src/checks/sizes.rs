@@ -10,31 +10,21 @@ const GOLDEN: usize = 8_000_000;
 
 /// Finds files above 3 MB, and golden files above 8 MB in total.
 pub fn check(tree: &Tree) -> Vec<Finding> {
-    let sizes: Vec<_> =
-        tree.files.iter().map(|file| (file.path.as_str(), file.bytes.len())).collect();
-    check_sizes(&sizes)
+    let sizes = tree.files.iter().map(|file| (file.path.as_str(), file.bytes.len()));
+    check_sizes(&sizes.collect::<Vec<_>>())
 }
 
 fn check_sizes(sizes: &[(&str, usize)]) -> Vec<Finding> {
-    let large = sizes.iter().filter(|(_, bytes)| *bytes > LARGEST_FILE);
-    let mut findings: Vec<_> = large
-        .map(|(path, bytes)| {
-            Finding::new(path, 1, format!("{bytes} bytes: a file has at most {LARGEST_FILE}"))
+    let golden = sizes.iter().filter(|(path, _)| path.starts_with("tests/golden/"));
+    let golden = golden.map(|(_, bytes)| bytes).sum();
+    let limits = sizes.iter().map(|&(path, bytes)| (path, bytes, LARGEST_FILE));
+    limits
+        .chain([("tests/golden", golden, GOLDEN)])
+        .filter(|(_, bytes, limit)| bytes > limit)
+        .map(|(path, bytes, limit)| {
+            Finding::new(path, 1, format!("{bytes} bytes: at most {limit} are allowed"))
         })
-        .collect();
-    let golden: usize = sizes
-        .iter()
-        .filter(|(path, _)| path.starts_with("tests/golden/"))
-        .map(|(_, bytes)| bytes)
-        .sum();
-    if golden > GOLDEN {
-        findings.push(Finding::new(
-            "tests/golden",
-            1,
-            format!("{golden} bytes: the golden files have at most {GOLDEN} together"),
-        ));
-    }
-    findings
+        .collect()
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Unfinished work: no macros or marks of missing code.
 
-use crate::rust_text::words;
+use crate::rust_text::has_word;
 use crate::{Finding, Tree};
 
 /// Macros for missing code.
@@ -11,25 +11,13 @@ const MARKS: &[&str] = &[concat!("FIX", "ME"), concat!("XX", "X"), concat!("TO",
 
 /// Finds both in Rust files.
 pub fn check(tree: &Tree) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    for (path, text) in tree.rust() {
-        for (at, (code, comment)) in text.code.iter().zip(&text.comments).enumerate() {
-            let called = |name: &&&str| {
-                words(code, name).any(|column| code[column + name.len()..].starts_with('!'))
-            };
-            if let Some(name) = MACROS.iter().find(called) {
-                findings.push(Finding::new(path, at + 1, format!("`{name}!` marks missing code")));
-            }
-            if let Some(mark) = MARKS.iter().find(|mark| words(comment, mark).next().is_some()) {
-                findings.push(Finding::new(
-                    path,
-                    at + 1,
-                    format!("`{mark}`: do it, or write down the bound as a fact"),
-                ));
-            }
-        }
-    }
-    findings
+    tree.check_rust(|_, code, comment| {
+        let called = MACROS.iter().find(|name| has_word(code, &format!("{name}!")));
+        let mark = MARKS.iter().find(|mark| has_word(comment, mark));
+        let called = called.map(|name| format!("`{name}!` marks missing code"));
+        let mark = mark.map(|mark| format!("`{mark}`: do it, or write down the bound as a fact"));
+        called.into_iter().chain(mark)
+    })
 }
 
 #[cfg(test)]

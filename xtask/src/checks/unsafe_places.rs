@@ -1,6 +1,5 @@
 //! Places of `unsafe`: it is limited to listed files, and crates without it forbid it.
 
-use crate::rust_text::words;
 use crate::{Finding, Tree};
 
 /// Allowed places of `unsafe`: folders (with trailing `/`) and files.
@@ -12,54 +11,22 @@ const ALLOWED: &[&str] = &[
     "bitnet-cpu/src/threads/workers.rs",
 ];
 
-/// Crates that forbid `unsafe` in each of their roots.
-const FORBIDDING: &[&str] = &[
-    "bitnet-quant",
-    "bitnet-formats",
-    "bitnet-inference",
-    "bitnet-training",
-    "bitnet-convert",
-    "bitnet-cli",
-    "bitnet-benchmarks",
-    "bitnet-testing",
-    "xtask",
-];
-
-/// Finds `unsafe` in other files, and crate roots that do not forbid it.
+/// Finds `unsafe` in other files, and roots of crates without an allowed place that do not forbid it.
 pub fn check(tree: &Tree) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    for (path, text) in tree.rust() {
-        if is_root_of_a_forbidding_crate(path)
-            && !text.code.iter().any(|line| line.trim() == "#![forbid(unsafe_code)]")
-        {
-            findings.push(Finding::new(
-                path,
-                1,
-                "this crate needs no `unsafe`: write `#![forbid(unsafe_code)]`",
-            ));
-        }
-        if ALLOWED
-            .iter()
-            .any(|place| path == *place || (place.ends_with('/') && path.starts_with(place)))
-        {
-            continue;
-        }
-        for (at, _) in
-            text.code.iter().enumerate().filter(|(_, line)| words(line, "unsafe").next().is_some())
-        {
-            findings.push(Finding::new(
-                path,
-                at + 1,
-                format!("`unsafe` may stand only in {}", ALLOWED.join(", ")),
-            ));
+    let mut findings = tree.check_places("unsafe", ALLOWED);
+    for (path, text) in tree.rust().filter(|(path, _)| is_root_of_a_safe_crate(path)) {
+        if !text.code.iter().any(|line| line.trim() == "#![forbid(unsafe_code)]") {
+            let what = "this crate needs no `unsafe`: write `#![forbid(unsafe_code)]`";
+            findings.push(Finding::new(path, 1, what));
         }
     }
     findings
 }
 
-fn is_root_of_a_forbidding_crate(path: &str) -> bool {
-    FORBIDDING.iter().any(|name| {
-        path.strip_prefix(name).is_some_and(|rest| rest == "/src/lib.rs" || rest == "/src/main.rs")
+fn is_root_of_a_safe_crate(path: &str) -> bool {
+    path.split_once("/src/").is_some_and(|(name, file)| {
+        matches!(file, "lib.rs" | "main.rs")
+            && !ALLOWED.iter().any(|place| place.split('/').next() == Some(name))
     })
 }
 

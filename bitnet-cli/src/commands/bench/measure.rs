@@ -35,8 +35,8 @@ pub(crate) struct Measured {
     pub(crate) traffic: Option<Traffic>,
 }
 
-/// Returns the time of each repetition and the counters; fewer repetitions if the user stopped it. Calls `on_repetition`
-/// after each one.
+/// Returns the time of each repetition and the counters; fewer repetitions if the user stopped it. Calls
+/// `on_repetition` after each one.
 ///
 /// # Errors
 /// Returns errors of the model.

@@ -5,7 +5,8 @@ pub(crate) fn reset_peak() -> bool {
     std::fs::write("/proc/self/clear_refs", "5").is_ok()
 }
 
-/// Returns the bytes of resident memory at the peak, mapped files included; `None` if the operating system does not report it.
+/// Returns the bytes of resident memory at the peak, mapped files included;
+/// `None` if the operating system does not report it.
 pub(crate) fn peak_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     kibibytes(&status, "VmHWM:").map(|kib| kib << 10)

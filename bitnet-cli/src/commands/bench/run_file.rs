@@ -225,8 +225,8 @@ impl Limits {
         self.integer_macs_per_second.iter().copied().reduce(f64::max)
     }
 
-    /// Returns the share of the limit at `rate` tokens per second: of the bandwidth for generation, of the integer peak for
-    /// prompts. `None` for a mixture, or if the limit is unknown.
+    /// Returns the share of the limit at `rate` tokens per second: of the bandwidth for generation, of the integer peak
+    /// for prompts. `None` for a mixture, or if the limit is unknown.
     pub(crate) fn share(&self, test: Test, cost: &Cost, rate: f64) -> Option<f64> {
         match (test.n_prompt, test.n_gen) {
             (0, _) => Some(rate * cost.bytes / self.bandwidth()?),

@@ -20,8 +20,8 @@ use bitnet_core::ternary::TernaryMatrix;
 use bitnet_core::{Error, Result};
 use bitnet_cpu::{CpuBackend, CpuOptions};
 
-/// The tolerance of one operation on the same input: the largest difference in a row, relative to the largest magnitude in
-/// that row of the reference.
+/// The tolerance of one operation on the same input: the largest difference in a row, relative to the largest magnitude
+/// in that row of the reference.
 pub(crate) const OPERATION_BOUND: f64 = 1e-5;
 
 /// Results of the comparisons.
@@ -137,8 +137,8 @@ impl DifferentialBackend {
         self.comparing.load(Ordering::SeqCst)
     }
 
-    /// Runs `operation` on the computing member and, when comparing, on all others, each with its own copy of the original
-    /// `out`.
+    /// Runs `operation` on the computing member and, when comparing, on all others, each with its own copy of the
+    /// original `out`.
     fn compare_all(
         &self,
         name: &'static str,

@@ -5,10 +5,10 @@
 //! Then the model is loaded once, on a [`DifferentialBackend`]: the scalar reference, and the CPU back end at every
 //! instruction set level of this processor.
 //!
-//! 1. While loading, every member multiplies each ternary matrix with one fixed input: quantised activations, their scales
-//!    and the integer dot products must equal the reference's bit for bit.
-//! 2. The reference runs some tokens, and every member gets the same inputs: integers must be equal bit for bit, outputs of
-//!    every operation must be within [`differential::OPERATION_BOUND`].
+//! 1. While loading, every member multiplies each ternary matrix with one fixed input: quantised activations, their
+//!    scales and the integer dot products must equal the reference's bit for bit.
+//! 2. The reference runs some tokens, and every member gets the same inputs: integers must be equal bit for bit,
+//!    outputs of every operation must be within [`differential::OPERATION_BOUND`].
 //! 3. Each member runs the tokens independently, and its logits must be within [`LOGIT_BOUND`] of the reference's.
 
 mod differential;
@@ -30,8 +30,8 @@ use crate::output::{self, Output, row};
 use differential::{DifferentialBackend, Findings};
 
 /// The tolerance of logits: root mean square of the difference, relative to that of the reference's centred logits.
-/// Floating-point sums in another order may round an activation to an adjacent int8, which propagates through the layers;
-/// an incorrect operation gives a difference of the order of 1.
+/// Floating-point sums in another order may round an activation to an adjacent int8, which propagates through the
+/// layers; an incorrect operation gives a difference of the order of 1.
 const LOGIT_BOUND: f64 = 0.02;
 
 /// The test text.
@@ -152,7 +152,8 @@ fn tokens(model: &Model, count: usize) -> Result<Vec<u32>> {
     Ok(tokens)
 }
 
-/// Returns the logits after each token: all but the last are processed as one prompt, the last one alone, as in generation.
+/// Returns the logits after each token: all but the last are processed as one
+/// prompt, the last one alone, as in generation.
 fn logits(model: &Model, tokens: &[u32]) -> Result<Vec<Vec<f32>>> {
     let mut session = model.session(Some(tokens.len()))?;
     let mut rows = Vec::new();

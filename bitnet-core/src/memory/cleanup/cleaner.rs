@@ -165,7 +165,8 @@ impl Time {
     }
 }
 
-/// Returns the resident bytes of the pool, as reported by the OS; `None` if it does not report them before the deadline.
+/// Returns the resident bytes of the pool, as reported by the OS;
+/// `None` if it does not report them before the deadline.
 fn resident(pool: &HybridMemoryPool, deadline: Option<Instant>) -> Option<usize> {
     let pages = &pool.inner().pages;
     let mut sum = 0;
@@ -207,8 +208,9 @@ fn compact(
 }
 
 impl HybridMemoryPool {
-    /// Returns free memory to the system, and moves tensors of attached registries out of sparse memory (with `enable_compaction`) so
-    /// that more becomes free, all within `max_cleanup_time`. Tensors in use are not moved, and no content changes.
+    /// Returns free memory to the system, and moves tensors of attached registries out of sparse memory (with
+    /// `enable_compaction`) so that more becomes free, all within `max_cleanup_time`.
+    /// Tensors in use are not moved, and no content changes.
     ///
     /// ```
     /// use bitnet_core::device::Device;

@@ -32,7 +32,8 @@ impl Compaction<'_> {
         self.pool.made(handle) && handle.is_draining()
     }
 
-    /// Returns the same bytes in another block, if the block is in memory that is being drained; else the handle itself.
+    /// Returns the same bytes in another block, if the block is in memory
+    /// that is being drained; else the handle itself.
     ///
     /// # Errors
     /// [`crate::Error::OutOfMemory`], with the block, unmoved.

@@ -1,8 +1,9 @@
 //! A schedule that cleans a pool when a strategy is due, and the thread that runs it.
 //!
-//! The thread owns the pool only while it observes or cleans it. It sleeps on a condition variable until a strategy can be due,
-//! until pressure is reported, or until the last owner drops the pool. That one wakes the thread and joins it without waiting for
-//! a cleanup: the thread has no pool at that moment. If the thread itself is the last owner, it ends without being joined.
+//! The thread owns the pool only while it observes or cleans it. It sleeps on a condition variable until a strategy can
+//! be due, until pressure is reported, or until the last owner drops the pool. That one wakes the thread and joins it
+//! without waiting for a cleanup: the thread has no pool at that moment.
+//! If the thread itself is the last owner, it ends without being joined.
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};

@@ -68,7 +68,8 @@ impl Region {
         self.orders.store(state.buddy.orders(), Ordering::Relaxed);
     }
 
-    /// Discards the pages of free blocks of at least 64 KiB. Returns the resident bytes released, as reported by the OS.
+    /// Discards the pages of free blocks of at least 64 KiB.
+    /// Returns the resident bytes released, as reported by the OS.
     ///
     /// A block is allocated while its pages are discarded, so that the lock is not held over the call.
     fn discard_free(

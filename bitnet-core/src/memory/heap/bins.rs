@@ -133,7 +133,7 @@ impl Bins {
         Some(last)
     }
 
-    /// Pushes a freed block, uncounted; a full bin spills its older half first.
+    /// Pushes a freed block, uncounted; a full bin first spills its oldest blocks, a batch of the class.
     pub(super) fn push_or_spill(&self, class: usize, block: usize, small: &SmallBlockPool) {
         let bin = &self.0[class];
         if bin.push(block) {

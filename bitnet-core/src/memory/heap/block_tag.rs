@@ -87,7 +87,8 @@ impl Tag {
         Self(line | slow | align_bits(align) | ((skip / LINE) as u64) << SKIP)
     }
 
-    /// A block of whole granules; `size` is below [`SIZE_LIMIT`]. Above 64 MiB, `granules` is exactly what `size` needs.
+    /// A block of whole granules; `size` is below [`SIZE_LIMIT`].
+    /// Above 64 MiB, `granules` is exactly what `size` needs.
     #[inline(always)]
     pub(super) fn large(key: Key, size: usize, align: usize, granules: usize) -> Self {
         let line = u64::from(key.0) | LARGE | align_bits(align);

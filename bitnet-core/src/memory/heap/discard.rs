@@ -12,7 +12,8 @@ pub(in crate::memory) fn past(deadline: Option<Instant>) -> bool {
 }
 
 /// Returns the pages of a part of a mapping to the system, piece by piece, as long as `more`, which is called before
-/// each piece, returns true. Returns the resident bytes released, as reported by the OS, and whether all pieces are done.
+/// each piece, returns true. Returns the resident bytes released,
+/// as reported by the OS, and whether all pieces are done.
 ///
 /// # Safety
 /// As [`Pages::discard`].

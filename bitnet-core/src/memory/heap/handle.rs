@@ -161,6 +161,7 @@ impl Drop for MemoryHandle {
 }
 
 #[cfg(test)]
+#[cfg(target_os = "linux")]
 mod tests {
     use std::time::Duration;
 
@@ -169,7 +170,6 @@ mod tests {
     use crate::memory::heap::discard::PIECE;
     use crate::memory::{HybridMemoryPool, ManualClock, MemoryPoolConfig};
 
-    #[cfg(target_os = "linux")]
     #[test]
     fn discarding_a_block_checks_the_clock_between_pieces() {
         let pool = HybridMemoryPool::with_config(MemoryPoolConfig::unbounded()).unwrap();

@@ -1,4 +1,5 @@
-//! Blocks of 1 MiB and more: regions with a buddy allocator, separate mappings for the largest, and a cache before both.
+//! Blocks of 1 MiB and more: regions with a buddy allocator,
+//! separate mappings for the largest, and a cache before both.
 //!
 //! A freed block enters the cache with its pages resident, and a request of about its size searches there first, which
 //! saves page faults. A purge of the pool returns cached blocks to the buddy allocator.
@@ -136,7 +137,8 @@ impl LargeBlockPool {
         })
     }
 
-    /// Frees a block to the arena or, if it is a mapping of its own, to the system. Returns the resident bytes released.
+    /// Frees a block to the arena or, if it is a mapping of its own,
+    /// to the system. Returns the resident bytes released.
     fn return_span(&self, address: usize, granules: usize, pages: &Pages) -> usize {
         let direct = lock(&self.direct).remove(&address);
         let Some((bytes, align)) = direct else {

@@ -14,7 +14,8 @@ pub struct MemoryMetrics {
     /// The largest value that `total_allocated` has had: exact while one thread allocates, and within 128 KiB for each
     /// further one (4 MiB for one that allocates blocks of 1 MiB and more).
     pub peak_allocated: u64,
-    /// Bytes of address space that the pool has from the system. Pages in it count as memory only once they are touched.
+    /// Bytes of address space that the pool has from the system.
+    /// Pages in it count as memory only once they are touched.
     pub reserved: u64,
     /// Allocations made so far.
     pub allocations: u64,
@@ -65,13 +66,15 @@ pub struct PoolFigures {
 }
 
 impl PoolFigures {
-    /// The part of the occupied bytes that was not requested: (occupied - requested) / occupied. 0 if nothing is occupied.
+    /// The part of the occupied bytes that was not requested:
+    /// (occupied - requested) / occupied. 0 if nothing is occupied.
     pub fn internal_fragmentation(&self) -> f64 {
         part(self.occupied.saturating_sub(self.requested), self.occupied)
     }
 
-    /// The part of the free bytes among large blocks that is scattered: `scattered_free_large` / `total_free_large`. 0 if nothing
-    /// is free, and for an unused pool. Free small blocks don't count: they serve any request of their class.
+    /// The part of the free bytes among large blocks that is scattered: `scattered_free_large` / `total_free_large`. 0
+    /// if nothing is free, and for an unused pool. Free small blocks don't
+    /// count: they serve any request of their class.
     pub fn external_fragmentation(&self) -> f64 {
         part(self.scattered_free_large, self.total_free_large)
     }

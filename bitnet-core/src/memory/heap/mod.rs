@@ -11,8 +11,9 @@
 //!    or a flush is due.
 //! 3. *Pop.* The last address of the [bin](bins) of the request's [size class](size_class).
 //!
-//! The handle is that address and a [tag](block_tag): no store to the block, no locked instruction. A request of 1 MiB to
-//! 64 MiB does the same, but takes its block from the pool's cache of large blocks by one exchange ([`large_block`]).
+//! The handle is that address and a [tag](block_tag): no store to the block, no locked instruction. A request of 1 MiB
+//! to 64 MiB does the same, but takes its block from the pool's cache
+//! of large blocks by one exchange ([`large_block`]).
 //!
 //! Otherwise the slow path, [`PoolInner::allocate`] ([`slow_path`]), works down this list until it has a block:
 //!
@@ -24,21 +25,23 @@
 //! | a new slab, in a free span of a region ([`arena`]) | a mapping of its own, above 32 MiB |
 //! | a new region, from the system ([`crate::os::pages`]) | |
 //!
-//! If the limit or the system refuses all of them, it purges all free memory ([`purge`]) and retries; then it announces the
-//! failure to the observer, whose callbacks may free some, and retries before it returns [`crate::Error::OutOfMemory`].
+//! If the limit or the system refuses all of them, it purges all free memory ([`purge`]) and retries; then it announces
+//! the failure to the observer, whose callbacks may free some,
+//! and retries before it returns [`crate::Error::OutOfMemory`].
 //!
 //! # `free`, step by step
 //!
-//! Dropping a handle compares the key in its tag with the state of this thread's cache, counts the block in
-//! `freed`, the second counter of [`stats`], and pushes the address to the bin ([`fast_path::free`]). It does not matter which thread
-//! allocated the block. A large block enters the cache of large blocks. A thread's first free in a pool takes the slow
-//! path once: it creates the thread's cache ([`PoolInner::cache`]), then pushes the block.
+//! [`HybridMemoryPool::deallocate`](super::HybridMemoryPool::deallocate) only drops the handle. The drop compares the
+//! key in its tag with the state of this thread's cache, counts the block in `freed`, the second counter of [`stats`],
+//! and pushes the address to the bin ([`fast_path::free`]). It does not matter which thread allocated the block. A
+//! large block enters the cache of large blocks. A thread's first free in a pool takes the slow path once: it creates
+//! the thread's cache ([`PoolInner::cache`]), then pushes the block.
 //!
-//! If the keys differ, the bin is full or a report is due, [`PoolInner::free`] takes the slow path. A full bin passes its
-//! older half on as a magazine; when enough magazines wait, blocks return to their slab, and a slab whose blocks have all
-//! returned goes back to its region, except one of each class. A large block
-//! that finds no slot in the cache returns to its region or, if it is a mapping of its own, to the system; all else
-//! returns to the system by [`PoolInner::purge`], or when the pool ends.
+//! If the keys differ, the bin is full or a report is due, [`PoolInner::free`] takes the slow path. A full bin passes
+//! its oldest blocks on as a magazine: a [batch](size_class::batch), about half of them. When enough magazines wait,
+//! blocks return to their slab, and a slab whose blocks have all returned goes back to its region, except one of each
+//! class. A large block that finds no slot in the cache returns to its region or, if it is a mapping of its own, to the
+//! system; all else returns to the system by [`PoolInner::purge`], or when the pool ends.
 //!
 //! # Dependencies
 //!
@@ -54,13 +57,15 @@
 //!                 arena ── buddy ── bitmap
 //! ```
 //!
-//! The heap is independent of trackers, cleaners and tensors: they own handles, call pools, or implement [`HeapObserver`].
+//! The heap is independent of trackers, cleaners and tensors:
+//! they own handles, call pools, or implement [`HeapObserver`].
 //!
 //! # Invariants
 //!
 //! - A block belongs to one handle, and a handle is not copied.
 //! - Only the owning thread changes a cache, but for flags. Totals are read under the lock of [`stats`].
-//! - A pool lives as long as one of its blocks ([`state`]). A thread that has counted a block as freed does not access it.
+//! - A pool lives as long as one of its blocks ([`state`]). A thread
+//!   that has counted a block as freed does not access it.
 //! - In a child that `fork` makes of a process with several threads, a lock that another thread held remains locked.
 //!   Such a child must not use pools.
 

@@ -139,7 +139,8 @@ mod tests {
                 let recorded = (0..count).filter(|_| picks(size)).count();
                 let estimate = recorded as u64 * represented_bytes(size);
                 let true_bytes = (count * size) as f64;
-                // About 6400 are recorded: the standard deviation is 1.3 % of the sum, and 6 % is more than four of them.
+                // About 6400 are recorded: the standard deviation is 1.3 %
+                // of the sum, and 6 % is more than four of them.
                 assert!((estimate as f64 / true_bytes - 1.0).abs() < 0.06, "{size}: {estimate}");
             }
             assert!((0..1000).all(|_| picks(MEAN)));

@@ -1,9 +1,10 @@
 //! The state of a pool, from its start to its end, and the caches of its threads.
 //!
 //! A handle points to the state without counting it, because a counter that all threads change would cost more than the
-//! allocation. Instead the last owner closes the state; from then on blocks are freed under one global lock, and the free
-//! after which the totals show no live block also frees the state. A thread that read the state before it was closed does not
-//! access it after it has counted its block as freed; if that was the last block, the state is freed when the thread ends.
+//! allocation. Instead the last owner closes the state; from then on blocks are freed under one global lock, and the
+//! free after which the totals show no live block also frees the state. A thread that read the state before it was
+//! closed does not access it after it has counted its block as freed;
+//! if that was the last block, the state is freed when the thread ends.
 
 use std::cell::RefCell;
 use std::ptr::NonNull;

@@ -6,11 +6,12 @@
 //! The fast path counts in two 64-bit counters, `allocated` and `freed`, each with a number of blocks in its upper half
 //! and their bytes in its lower half. An allocation writes only the first and a free only the second, so neither waits
 //! for the other. Both count blocks of one purpose, the one in `state`. Before another purpose is counted, and before a
-//! lower half overflows, the counters are flushed into [`Counts`]. Plain counters of blocks and of bytes would need no flush, but
-//! a reader between two stores would see a block without its bytes.
+//! lower half overflows, the counters are flushed into [`Counts`]. Plain counters of blocks and of bytes would need no
+//! flush, but a reader between two stores would see a block without its bytes.
 //!
-//! A flush changes several fields, so it holds a lock that readers also take: the sums of readers are always consistent.
-//! The fast path needs no lock, because each of its stores moves one counter from one consistent state to the next.
+//! A flush changes several fields, so it holds a lock that readers also take: the sums of readers are always
+//! consistent. The fast path needs no lock, because each of its stores moves one
+//! counter from one consistent state to the next.
 //!
 //! A thread reports its live bytes to the pool ([`LiveBytes`]) when they differ from the last report by more than
 //! [`UNREPORTED`]: that bounds the error of the peak.

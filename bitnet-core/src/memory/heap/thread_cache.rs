@@ -30,7 +30,8 @@ static NONE: ThreadCache =
     ThreadCache { stats: LocalStats::none(), shard_hint: 0, bins: Bins::closed() };
 
 thread_local! {
-    /// The cache of the pool that this thread used last. Without a destructor, it is cheap, and usable until the thread ends.
+    /// The cache of the pool that this thread used last. Without a destructor,
+    /// it is cheap, and usable until the thread ends.
     static CURRENT: Cell<*const ThreadCache> = const { Cell::new(&raw const NONE) };
 }
 
@@ -77,8 +78,8 @@ impl ThreadCache {
         self.bins.of(class).pop_if(|| self.stats.count_allocated(size, 0))
     }
 
-    /// Pushes a freed block, of which `size` bytes (below 1 MiB) were requested, and counts it. Returns false if its bin
-    /// is full, or if the slow path has to count it; if true, the pool may have been freed.
+    /// Pushes a freed block, of which `size` bytes (below 1 MiB) were requested, and counts it. Returns false if its
+    /// bin is full, or if the slow path has to count it; if true, the pool may have been freed.
     #[inline(always)]
     pub(super) fn push_counted(&self, class: usize, block: usize, size: usize) -> bool {
         let Some(freed) = self.stats.freed_with(size, 0) else { return false };

@@ -21,13 +21,15 @@ impl Usage {
 }
 
 impl PoolInner {
-    /// Reports the usage of the tighter limit to an observer that watches it. Callbacks may run: the caller holds no lock.
+    /// Reports the usage of the tighter limit to an observer that watches it.
+    /// Callbacks may run: the caller holds no lock.
     #[cold]
     pub(in crate::memory) fn report_usage(&self) {
         if !self.watches_usage || !self.observer.accepts_usage() {
             return;
         }
-        // Free blocks in bins and caches are subtracted only near a limit, since that costs as much as many allocations.
+        // Free blocks in bins and caches are subtracted only near a limit,
+        // since that costs as much as many allocations.
         let most = Usage { used: self.small.out_bytes(), limit: self.small.arena().limit() };
         let is_near = self.observer.is_near_limit(most.ratio());
         let small = if is_near { self.small_usage() } else { most };

@@ -41,7 +41,8 @@ pub struct FileMap {
     range: Range<u64>,
     len: u64,
     modified: Option<SystemTime>,
-    // Declared before `pages`, so that it is dropped first: the address is removed from the registry before it is unmapped.
+    // Declared before `pages`, so that it is dropped first: the address is
+    // removed from the registry before it is unmapped.
     guard: Option<fault::Guard>,
     pages: Pages,
 }
@@ -74,7 +75,8 @@ impl FileMap {
             _ if size == 0 => Pages::Empty,
             MapMode::ReadOnly => {
                 // SAFETY: the mapping is private to this type and read-only. Another process may still change the file;
-                // readers treat the bytes as untrusted at every read, and the SIGBUS that cutting it short raises is handled.
+                // readers treat the bytes as untrusted at every read,
+                // and the SIGBUS that cutting it short raises is handled.
                 let map = unsafe { options.map(&file) };
                 Pages::ReadOnly(map.map_err(refused)?)
             }
@@ -143,7 +145,8 @@ impl FileMap {
         Ok(found)
     }
 
-    /// Checks that the file is unchanged. Bytes read before an `Ok` were in the file (or had been written by this process).
+    /// Checks that the file is unchanged. Bytes read before an `Ok` were
+    /// in the file (or had been written by this process).
     ///
     /// # Errors
     /// [`Error::FileTruncated`] where pages were lost or the file now ends before the mapped part does;
@@ -172,7 +175,8 @@ impl FileMap {
             let end = (range.end.min(map.len()) + skew) / page * page;
             if first + skew < end {
                 let len = end - skew - first;
-                // SAFETY: the range is whole pages of a live, read-only mapping of a file: the next read loads them again.
+                // SAFETY: the range is whole pages of a live, read-only
+                // mapping of a file: the next read loads them again.
                 let advised = unsafe {
                     map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, first, len)
                 };
@@ -181,7 +185,7 @@ impl FileMap {
             }
         }
         #[cfg(not(unix))]
-        drop(range);
+        let _ = range;
     }
 }
 

@@ -1,8 +1,9 @@
 //! The memory of the process: the pool by purpose, and the mappings outside of it.
 //!
-//! A report combines three independent sources: the pool's records of the purpose of each block, `/proc/self/pagemap` for their
-//! resident pages, and `/proc/self/smaps` for the resident bytes of each mapping. The pool's resident bytes by the first two
-//! are compared with those of its mappings by the third, and the sum of all mappings with the resident set of the kernel.
+//! A report combines three independent sources: the pool's records of the purpose of each block, `/proc/self/pagemap`
+//! for their resident pages, and `/proc/self/smaps` for the resident bytes of each mapping. The pool's resident bytes
+//! by the first two are compared with those of its mappings by the third,
+//! and the sum of all mappings with the resident set of the kernel.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -55,7 +56,8 @@ pub struct PoolUse {
     pub peak: u64,
     /// Bytes of its mappings.
     pub mapped: u64,
-    /// Resident bytes that were not requested: free blocks and rounding; all of them unless every allocation is recorded.
+    /// Resident bytes that were not requested: free blocks and rounding;
+    /// all of them unless every allocation is recorded.
     pub kept_resident: u64,
     /// Resident bytes by the page map: live and free.
     pub resident: u64,

@@ -103,7 +103,8 @@ impl Lock {
         if holder.is_alive() {
             return true;
         }
-        // Recorded first, so that no process finds the lock free and the data consistent. Only the first loss is recorded.
+        // Recorded first, so that no process finds the lock free
+        // and the data consistent. Only the first loss is recorded.
         let _ = self.torn.compare_exchange(0, bits, SeqCst, SeqCst);
         // Another process may have been faster.
         let _ = self.writer.compare_exchange(bits, 0, SeqCst, SeqCst);

@@ -59,7 +59,8 @@ pub struct SharedMemory {
 }
 
 struct Object {
-    // Declared before `map`, so that it is dropped first: the address is removed from the registry before it is unmapped.
+    // Declared before `map`, so that it is dropped first: the address is
+    // removed from the registry before it is unmapped.
     guard: fault::Guard,
     map: MmapRaw,
     file: File,
@@ -74,7 +75,8 @@ impl SharedMemory {
     /// name of a dead process is reused.
     ///
     /// # Errors
-    /// [`Error::SharedMemory`] for a bad name, one in use, and where the system has no shared memory left or none at all.
+    /// [`Error::SharedMemory`] for a bad name, one in use, and where the
+    /// system has no shared memory left or none at all.
     pub fn create(name: &str, len: usize) -> Result<Self> {
         require_name(name)?;
         let total = total(name, len)?;
@@ -111,7 +113,8 @@ impl SharedMemory {
         Self::begin(file.map_err(|error| refused(name, &error))?, name.to_owned(), None, len)
     }
 
-    /// The path for [`SharedMemory::open_path`] in other processes of this user, valid while this memory is open (Linux).
+    /// The path for [`SharedMemory::open_path`] in other processes
+    /// of this user, valid while this memory is open (Linux).
     pub fn path(&self) -> Option<PathBuf> {
         #[cfg(target_os = "linux")]
         {
@@ -195,7 +198,8 @@ impl SharedMemory {
         self.object.header().lock.generation()
     }
 
-    /// Locks the data for reading, together with other readers of any process; waits for a writer for at most `timeout`.
+    /// Locks the data for reading, together with other readers
+    /// of any process; waits for a writer for at most `timeout`.
     ///
     /// # Errors
     /// [`Error::LockTimedOut`]; [`Error::PeerDied`] if the last writer ended in the middle of a write;

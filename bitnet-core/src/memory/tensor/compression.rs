@@ -5,7 +5,7 @@
 //! of trits stored as integers) become long runs, which LZ4 compresses:
 //!
 //! ```text
-//! elements of w bytes, groups of eight; plane p = 8 k + b holds bit b of byte k of each element, eight elements to a byte
+//! elements of w bytes, groups of eight; plane p = 8 k + b holds bit b of byte k of each element, eight to a byte
 //! block  = plane 0, plane 1, ... plane 8 w - 1, then the bytes after the last whole group as they were
 //! stored = u32 (little-endian): bytes that follow, with the top bit set where the block is stored plain; those bytes
 //! ```
@@ -247,7 +247,8 @@ fn join_planes(planes: &[u8], width: usize, block: &mut [u8]) {
     block[whole..].copy_from_slice(&planes[whole..]);
 }
 
-/// Bit `b` of byte `i` becomes bit `i` of byte `b`: squares of one, two and four bits are exchanged across the diagonal.
+/// Bit `b` of byte `i` becomes bit `i` of byte `b`: squares of one,
+/// two and four bits are exchanged across the diagonal.
 fn transposed(square: u64) -> u64 {
     let mut x = square;
     for (shift, mask) in

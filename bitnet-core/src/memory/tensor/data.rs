@@ -152,8 +152,9 @@ impl BitNetTensor {
     }
 
     /// Whether the memory under the tensor still is what it was when the tensor was made: a mapped file may have been
-    /// cut short or written to since. Blocks of a pool always are. Methods that read elements notice a file that was cut short
-    /// before they were called; this one, called after a computation, also notices one that was cut short during it.
+    /// cut short or written to since. Blocks of a pool always are. Methods that read elements notice a file that was
+    /// cut short before they were called; this one, called after a computation,
+    /// also notices one that was cut short during it.
     ///
     /// # Errors
     /// What the owner of the memory reports, such as [`Error::FileTruncated`].
@@ -194,8 +195,8 @@ impl BitNetTensor {
 
     /// The bytes of a contiguous tensor. Where elements share bytes, the last one may hold elements after this view's.
     ///
-    /// Each call on a tensor over a mapped file asks the system for the length of the file (one `fstat`), as do all methods that
-    /// read elements: call it once for many elements. Blocks of a pool cost no system call.
+    /// Each call on a tensor over a mapped file asks the system for the length of the file (one `fstat`), as do all
+    /// methods that read elements: call it once for many elements. Blocks of a pool cost no system call.
     ///
     /// # Errors
     /// [`Error::NotContiguous`] for a strided view; what the owner of the memory reports if it can't be read, such as

@@ -173,8 +173,9 @@ impl CleanupTarget for RegistryInner {
 }
 
 impl HybridMemoryPool {
-    /// Registers the tensors of `registry` to be moved and compressed by cleanups of this pool. A registry made from this pool is
-    /// attached already; one with tensors of several pools has to be attached to each. Does not keep the registry alive.
+    /// Registers the tensors of `registry` to be moved and compressed by cleanups of this pool. A registry made from
+    /// this pool is attached already; one with tensors of several pools has to be
+    /// attached to each. Does not keep the registry alive.
     pub fn attach_registry(&self, registry: &TensorRegistry) {
         let inner: Weak<RegistryInner> = Arc::downgrade(&registry.inner);
         self.cleaner().attach(inner);

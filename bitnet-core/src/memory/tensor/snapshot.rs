@@ -102,8 +102,9 @@ impl<W: Write> Writer<W> {
     /// Writes a contiguous tensor under a name.
     ///
     /// # Errors
-    /// [`Error::BadArgument`] for a name that is used twice or longer than 65536 bytes, and for more than 32 dimensions;
-    /// [`Error::NotContiguous`] for a strided view; [`Error::File`] where writing fails, after which the snapshot is of no use.
+    /// [`Error::BadArgument`] for a name that is used twice or longer than 65536 bytes, and for more than 32
+    /// dimensions; [`Error::NotContiguous`] for a strided view; [`Error::File`] where writing
+    /// fails, after which the snapshot is of no use.
     pub fn add(&mut self, name: &str, tensor: &BitNetTensor) -> Result<()> {
         let bytes = tensor.bytes()?;
         let shape = tensor.shape();

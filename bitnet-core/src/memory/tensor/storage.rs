@@ -25,8 +25,8 @@ pub trait ExternalBytes: Send + Sync {
         Ok(())
     }
 
-    /// Whether the bytes can be read now. Tensors ask before each read, so it must be cheap; contents that changed are for
-    /// [`ExternalBytes::check`], which is called unless this is implemented.
+    /// Whether the bytes can be read now. Tensors ask before each read, so it must be cheap; contents that changed are
+    /// for [`ExternalBytes::check`], which is called unless this is implemented.
     ///
     /// # Errors
     /// As [`ExternalBytes::check`].
@@ -35,8 +35,8 @@ pub trait ExternalBytes: Send + Sync {
     }
 }
 
-/// Bytes in the memory of a device, which the host cannot read. The back end of the device finds its own type with a downcast
-/// of `&dyn Any`.
+/// Bytes in the memory of a device, which the host cannot read. The back end of the device finds its own type with a
+/// downcast of `&dyn Any`.
 pub trait DeviceBytes: Any + Debug + Send + Sync {
     /// The number of bytes.
     fn size(&self) -> usize;

@@ -12,7 +12,8 @@ pub(crate) struct Walk<const N: usize> {
 }
 
 impl<const N: usize> Walk<N> {
-    /// `strides` has one list for each operand, as long as `shape`; `starts` is the index of each operand's first element.
+    /// `strides` has one list for each operand, as long as `shape`;
+    /// `starts` is the index of each operand's first element.
     pub(crate) fn new(shape: &[usize], strides: [&[isize]; N], starts: [usize; N]) -> Self {
         let mut joined = Self { shape: Dims::new(), steps: Dims::new(), starts };
         for (dim, &extent) in shape.iter().enumerate() {

@@ -54,7 +54,8 @@ pub struct LeakReport {
     pub older_than: Duration,
     /// Whether allocations are recorded at all; if not, the report is empty.
     pub enabled: bool,
-    /// Whether only a sample of the allocations below 4 KiB is recorded: of s bytes with probability 1 - exp(-s / 4096).
+    /// Whether only a sample of the allocations below 4 KiB is recorded:
+    /// of s bytes with probability 1 - exp(-s / 4096).
     pub sampled: bool,
     /// The allocations, oldest first.
     pub leaks: Vec<Leak>,

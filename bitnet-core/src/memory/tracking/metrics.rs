@@ -16,14 +16,16 @@ use crate::memory::units::{bytes, duration};
 pub struct DetailedMetrics {
     /// How much is recorded.
     pub level: TrackingLevel,
-    /// How scarce memory is, for the pool or on the system; [`MemoryPressureLevel::None`] too if pressure is not watched.
+    /// How scarce memory is, for the pool or on the system;
+    /// [`MemoryPressureLevel::None`] too if pressure is not watched.
     pub pressure_level: MemoryPressureLevel,
     /// The part of the mapped bytes that is lost to rounding or to scattered free pieces (0 to 1):
     /// [`PoolFigures::fragmentation`].
     pub fragmentation_ratio: f64,
     /// The part of the occupied bytes that was not requested: [`PoolFigures::internal_fragmentation`].
     pub internal_fragmentation: f64,
-    /// The part of the free bytes outside the largest free piece of their region: [`PoolFigures::external_fragmentation`].
+    /// The part of the free bytes outside the largest free piece
+    /// of their region: [`PoolFigures::external_fragmentation`].
     pub external_fragmentation: f64,
     /// The figures of the pool: bytes, peaks, classes, purposes.
     pub figures: PoolFigures,

@@ -96,8 +96,9 @@ impl PressureMonitor {
         self.panics.load(Ordering::Relaxed)
     }
 
-    /// Observes that the pool uses `used` of `limit` bytes, reads the system if the last reading is 100 ms old, and runs the
-    /// callbacks if the level changes. A limit of 0 is no limit. The caller holds no lock that a callback might acquire.
+    /// Observes that the pool uses `used` of `limit` bytes, reads the system if the last reading is 100 ms old, and
+    /// runs the callbacks if the level changes. A limit of 0 is no limit.
+    /// The caller holds no lock that a callback might acquire.
     pub fn observe(&self, used: u64, limit: u64) -> MemoryPressureLevel {
         self.read_system();
         let pool = match limit {

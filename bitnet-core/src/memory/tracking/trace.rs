@@ -6,7 +6,8 @@ use std::io::{self, Write};
 use super::{EventKind, Timeline, TimelineEvent, threads};
 
 impl Timeline {
-    /// Writes the timeline in Chrome's trace format: the bytes alive as a counter, each event as an instant on its thread.
+    /// Writes the timeline in Chrome's trace format: the bytes alive as a
+    /// counter, each event as an instant on its thread.
     ///
     /// # Errors
     /// Those of `out`.

@@ -185,7 +185,8 @@ impl Tracker {
         self.profiler.latencies(kind)
     }
 
-    /// Counts a run of the operation `name` that took `nanoseconds` and moved `bytes` from or to memory; not at level None.
+    /// Counts a run of the operation `name` that took `nanoseconds`
+    /// and moved `bytes` from or to memory; not at level None.
     pub fn operation(&self, name: &'static str, bytes: u64, nanoseconds: u64) {
         if self.config.level > TrackingLevel::None {
             self.profiler.operation(name, bytes, nanoseconds, 1);

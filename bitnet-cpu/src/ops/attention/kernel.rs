@@ -349,7 +349,8 @@ fn as_f32<S: Stored, I: Isa>(isa: I, x: &[S::Raw], out: &mut [f32]) {
     }
 }
 
-/// Where to prefetch: the next block, or this one if there is none. An address outside all pages costs a page walk a line.
+/// Where to prefetch: the next block, or this one if there is none.
+/// An address outside all pages costs a page walk a line.
 #[inline(always)]
 fn ahead<T>(next: &[T], this: &[T]) -> *const T {
     if next.is_empty() { this.as_ptr() } else { next.as_ptr() }

@@ -3,8 +3,8 @@
 use crate::isa::{ActivationBlock, CodeBlock, Isa, Op, prefetch};
 use bitnet_core::ternary::TernaryMatrix;
 
-/// Bytes between the codes in use and those that are prefetched: enough for the latency of memory, and near enough for the
-/// processor's own prefetcher to see one stream.
+/// Bytes between the codes in use and those that are prefetched: enough for the latency of memory, and near enough for
+/// the processor's own prefetcher to see one stream.
 const PREFETCH_DISTANCE: usize = 2560;
 
 /// Rows of `blocks` blocks that [`PREFETCH_DISTANCE`] spans.

@@ -17,8 +17,8 @@ use bitnet_core::ternary::{ROW_BLOCK, TernaryMatrix};
 /// A column and its activation, from -128 to 127.
 type Column = [i32; 2];
 
-/// Writes the columns whose activation is not zero to `columns`, in order, and returns them. `columns` has a place for each
-/// column, the padding of the last block included; there are fewer than 2³¹.
+/// Writes the columns whose activation is not zero to `columns`, in order, and returns them. `columns` has a place for
+/// each column, the padding of the last block included; there are fewer than 2³¹.
 fn occupied<'a>(x: &Quantized, columns: &'a mut [Column]) -> &'a [Column] {
     let mut len = 0;
     for (k, block) in x.tile(&(0..1)).iter().enumerate() {
@@ -36,8 +36,8 @@ fn occupied<'a>(x: &Quantized, columns: &'a mut [Column]) -> &'a [Column] {
 /// Percentage of columns that must be zero for columns to be read one by one.
 const SPARSE_PERCENT: usize = 25;
 
-/// Computes one token with a weight that was prepared for sparse inputs; returns `false`, and computes nothing, if the token or
-/// the weight is not sparse.
+/// Computes one token with a weight that was prepared for sparse inputs; returns `false`, and computes nothing, if the
+/// token or the weight is not sparse.
 pub(super) fn sparse_token(
     x: &Quantized,
     tokens: usize,
@@ -122,8 +122,8 @@ fn pair<'a>(transposed: &'a TernaryMatrix, columns: &[Column]) -> ColumnPair<'a>
     ColumnPair { codes, x: [first[1] as i8, second[1] as i8] }
 }
 
-/// Computes `Σ trit·q` of one token for every output into `dots` (`[rows]`), from the transposed matrix and the columns whose
-/// activation is not zero.
+/// Computes `Σ trit·q` of one token for every output into `dots` (`[rows]`), from the transposed matrix and the columns
+/// whose activation is not zero.
 fn column_dots(
     transposed: &TernaryMatrix,
     columns: &[Column],

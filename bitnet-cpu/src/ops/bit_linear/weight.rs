@@ -37,8 +37,8 @@ impl CpuWeight {
         Ok(Self { matrix, transposed })
     }
 
-    /// Restores a weight from its [`TernaryWeight::parts`]. That the columns are those of the rows is not checked: it would
-    /// cost what preparing the weight costs.
+    /// Restores a weight from its [`TernaryWeight::parts`]. That the columns are those of the rows is not checked: it
+    /// would cost what preparing the weight costs.
     pub(crate) fn from_parts(parts: &PreparedParts) -> Result<Self> {
         let matrix = parts.matrix("rows")?;
         let transposed = if parts.has_matrix("columns") {

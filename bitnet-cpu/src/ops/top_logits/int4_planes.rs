@@ -11,8 +11,8 @@
 //! w' ≈ the same + s/65536 · (4096 · second - 30720)                     off by s/65536 · ((a & 4095) - 2048)
 //! ```
 //!
-//! `u` is uniform whatever `Y` is, so the error after either level is uniform, from -1/2 to 1/2 (to 1/32) of `s`, and independent
-//! from column to column. Nothing is clipped.
+//! `u` is uniform whatever `Y` is, so the error after either level is uniform, from -1/2 to 1/2 (to 1/32) of `s`, and
+//! independent from column to column. Nothing is clipped.
 
 use std::ops::Range;
 use std::sync::Mutex;
@@ -206,8 +206,8 @@ fn cut(
     plane.map(|plane| plane.split_at_mut(blocks)).unzip()
 }
 
-/// Chooses the exponents of the columns by their root mean square in a sample of the rows. The choice changes the size of errors,
-/// not their bounds.
+/// Chooses the exponents of the columns by their root mean square in a sample of the rows. The choice changes the size
+/// of errors, not their bounds.
 fn columns(rows: &dyn DenseRows, padded: usize) -> Result<Vec<Column>> {
     let cols = rows.cols();
     let mut squares = vec![0f64; cols];

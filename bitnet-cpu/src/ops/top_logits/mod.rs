@@ -1,5 +1,5 @@
-//! The largest logits of a dense head from few bytes: 4-bit codes of all rows, 4 bits more of the candidates, and the stored rows
-//! of those that remain.
+//! The largest logits of a dense head from few bytes: 4-bit codes of all rows, 4 bits more of the candidates, and the
+//! stored rows of those that remain.
 //!
 //! ```text
 //! 1  all rows, first plane        approximate logits
@@ -180,7 +180,8 @@ struct Search<'a> {
     head: &'a CpuHead,
     x: &'a [f32],
     wanted: &'a LogitQuery,
-    /// The hidden state in 16 bits with its approximate logits `[rows]`; `None` if every row is read, or none is wanted.
+    /// The hidden state in 16 bits with its approximate logits `[rows]`;
+    /// `None` if every row is read, or none is wanted.
     plan: Option<(QuantizedState, PoolBuffer<f32>)>,
     exec: ExecContext<'a>,
     read: HeadStats,

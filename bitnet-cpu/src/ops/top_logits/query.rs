@@ -6,8 +6,8 @@
 //! logit ≈ s t / 65536 · (65536 S - Σ (7 · 65536 + u_j) q_j)
 //! ```
 //!
-//! whose bracket is computed exactly. In units of the row's scale `s`, the logit of the kernel of `linear` differs by at
-//! most the sum of
+//! whose bracket is computed exactly. In units of the row's scale `s`, the logit of the kernel of `linear` differs by
+//! at most the sum of
 //!
 //! - what the codes leave over, times `x'`. These are independent uniform numbers of width `h` (1, or 1/16 after both
 //!   planes) times `x'_j`, so by their moment generating function the sum exceeds `z h |x'| / √12` with a

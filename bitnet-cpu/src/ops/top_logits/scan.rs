@@ -13,7 +13,8 @@ use bitnet_core::Result;
 /// Rows between the codes in use and those that are prefetched.
 const PREFETCH_DISTANCE: usize = 2;
 
-/// Computes the approximate logits of all rows for each query into its slice (`[rows]`), in one pass over the first plane.
+/// Computes the approximate logits of all rows for each query into its slice
+/// (`[rows]`), in one pass over the first plane.
 pub(super) fn first(
     planes: &Int4Planes,
     mut queries: Vec<(&QuantizedState, &mut [f32])>,
@@ -51,7 +52,8 @@ pub(super) fn second(
     Ok(nearer)
 }
 
-/// Computes `Σ code · q` of `count` rows for each query, and calls `each` with the indices of row and query, and the sum.
+/// Computes `Σ code · q` of `count` rows for each query, and calls `each`
+/// with the indices of row and query, and the sum.
 #[inline(always)]
 fn dots<I: Isa>(
     isa: I,

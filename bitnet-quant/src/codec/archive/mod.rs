@@ -16,8 +16,8 @@
 //! ```
 //!
 //! All numbers are little-endian; CRC-32 is that of zlib. Each trit, row by row, is one or two binary decisions: "not
-//! zero", then "positive". Each decision has an adaptive probability whose context is the two previous trits of the row and
-//! the trit above (zero outside the matrix); see `coder.rs`.
+//! zero", then "positive". Each decision has an adaptive probability whose context is the two previous trits of the row
+//! and the trit above (zero outside the matrix); see `coder.rs`.
 
 mod coder;
 
@@ -118,8 +118,8 @@ pub fn stored_shape(bytes: &[u8]) -> Result<(u64, u64)> {
 /// The weights are in `pool`, if any.
 ///
 /// # Errors
-/// [`Error::EmptyShape`] or [`Error::SizeOverflow`] for the shape, [`Error::Archive`] for another shape, a wrong length or a
-/// wrong checksum, and errors of [`TernaryBuilder::finish`].
+/// [`Error::EmptyShape`] or [`Error::SizeOverflow`] for the shape, [`Error::Archive`] for another shape, a wrong length
+/// or a wrong checksum, and errors of [`TernaryBuilder::finish`].
 pub fn decode(
     bytes: &[u8],
     rows: usize,
@@ -166,7 +166,8 @@ pub fn decode(
 /// Archives a matrix with its scales.
 ///
 /// # Errors
-/// [`Error::EmptyShape`] or [`Error::SizeOverflow`] for a matrix without weights, [`Error::Core`] if memory is exhausted.
+/// [`Error::EmptyShape`] or [`Error::SizeOverflow`] for a matrix without
+/// weights, [`Error::Core`] if memory is exhausted.
 pub fn encode(matrix: &TernaryMatrix) -> Result<Vec<u8>> {
     let (rows, cols) = (matrix.rows(), matrix.cols());
     shape::blocked_size(FORMAT, rows, cols, 1, 1)?;
