@@ -167,16 +167,21 @@ pub(super) struct GroupSums(pub(super) [[f64; PANEL_ROWS]; 2 * TILE_TOKENS]);
 pub(super) const EXACT_GROUP: usize = 1 << 22;
 
 /// Adds the dots of a group of at most [`EXACT_GROUP`] elements, after adding each token's `start`, times the scales of
-/// the rows.
+/// `rows` rows.
+///
+/// The number of rows is not a constant, so that compilers unroll no loop over them: they would vectorise the one over
+/// tokens then, whose numbers lie apart.
 #[inline(always)]
 pub(super) fn add_group(
     sums: &mut GroupSums,
     dots: &[[i32; PANEL_ROWS]],
     starts: &[i32],
     scales: &[f64; PANEL_ROWS],
+    rows: usize,
 ) {
     for (sums, (dots, &start)) in sums.0.iter_mut().zip(dots.iter().zip(starts)) {
-        for (sum, (&dot, &scale)) in sums.iter_mut().zip(dots.iter().zip(scales)) {
+        let rows = sums[..rows].iter_mut().zip(dots[..rows].iter().zip(&scales[..rows]));
+        for (sum, (&dot, &scale)) in rows {
             // The product is exact, so fusing changes nothing.
             *sum = f64::from(dot.wrapping_add(start)).mul_add(scale, *sum);
         }

@@ -93,7 +93,7 @@ impl DotSink<'_, '_> {
         sums: &mut GroupSums,
     ) {
         match self {
-            Self::Rescale { .. } => add_group(sums, dots, starts, scales),
+            Self::Rescale { .. } => add_group(sums, dots, starts, scales, tile.rows.len()),
             Self::Integers { all, rows, groups } => {
                 for (token, (dots, start)) in tile.tokens.clone().zip(dots.iter().zip(starts)) {
                     for (row, dot) in tile.rows.clone().zip(dots) {
