@@ -16,13 +16,12 @@ use super::panel::{PANEL_TOKENS, Panel};
 use super::sink::DotSink;
 use super::tile8::{ROWS, TILE_BLOCKS, Tile8Dots, groups_fit_tiles, tile8_by_groups};
 use super::tiles::TileGemm;
-use super::weight::{groups, row_blocks};
+use super::weight::{CpuMatrix, groups};
 use super::{Part, Share};
 use crate::activations::{Quantized, int8_tiles};
 use crate::isa::{ActivationBlock, CodeBlock, Isa, Op};
 use bitnet_core::Result;
 use bitnet_core::memory::HybridMemoryPool;
-use bitnet_core::ternary::TernaryMatrix;
 
 /// `sums + Σ code·x` of `T` tokens over at most [`Int8Dot::ACC16_BLOCKS`] blocks.
 #[inline(always)]
@@ -81,7 +80,7 @@ fn one_row<I: Isa, const T: usize>(
 #[inline(always)]
 fn plain_dots<I: Isa, const T: usize>(
     isa: I,
-    weight: &TernaryMatrix,
+    weight: &CpuMatrix,
     x: &Quantized,
     tile: &Range<usize>,
     rows: &Range<usize>,
@@ -96,7 +95,7 @@ fn plain_dots<I: Isa, const T: usize>(
     for (piece, blocks) in blocks.chunks(len).enumerate() {
         let first = piece * len;
         for (dots, row) in by_row.iter_mut().zip(rows.clone()) {
-            let codes = &row_blocks(weight, row)[first..first + blocks.len()];
+            let codes = &weight.row_blocks(row)[first..first + blocks.len()];
             let sums = one_row::<I, T>(isa, codes, blocks);
             for (dot, sum) in dots.iter_mut().zip(sums) {
                 *dot = dot.wrapping_add(sum);
@@ -115,7 +114,7 @@ fn plain_dots<I: Isa, const T: usize>(
 #[inline(always)]
 fn token_dots<I: Isa>(
     isa: I,
-    weight: &TernaryMatrix,
+    weight: &CpuMatrix,
     x: &Quantized,
     tile: Range<usize>,
     rows: Range<usize>,
@@ -135,7 +134,7 @@ fn token_dots<I: Isa>(
 #[inline(always)]
 fn tile_dots<I: Isa, const T: usize>(
     isa: I,
-    weight: &TernaryMatrix,
+    weight: &CpuMatrix,
     x: &Quantized,
     tile: Range<usize>,
     rows: Range<usize>,
@@ -152,7 +151,7 @@ fn tile_dots<I: Isa, const T: usize>(
 
 /// The dots of all tokens with some rows of a weight.
 struct AllDots<'a, 'b> {
-    weight: &'a TernaryMatrix,
+    weight: &'a CpuMatrix,
     x: &'a Quantized,
     tokens: usize,
     rows: Range<usize>,
@@ -172,6 +171,8 @@ impl Op for AllDots<'_, '_> {
             TileGemm::new(amx, weight, x, tokens, pool)?.dots(isa, rows, &mut sink);
         } else if I::PANELS && tokens >= PANEL_TOKENS && group_halves(weight).is_none() {
             Panel::new(weight, x, tokens, pool)?.dots(isa, rows, &mut sink);
+        } else if let CpuMatrix::Packed(matrix) = weight {
+            matrix.dots(isa, x, tokens, rows, &mut sink);
         } else {
             all_dots(isa, weight, x, tokens, rows, &mut sink);
         }
@@ -182,7 +183,7 @@ impl Op for AllDots<'_, '_> {
 #[inline(always)]
 fn all_dots<I: Isa>(
     isa: I,
-    weight: &TernaryMatrix,
+    weight: &CpuMatrix,
     x: &Quantized,
     tokens: usize,
     rows: Range<usize>,
@@ -246,7 +247,7 @@ impl Op for Int8Gemm<'_> {
 pub(super) struct IntegerDots<'a> {
     pub(super) x: &'a Quantized,
     pub(super) tokens: usize,
-    pub(super) weight: &'a TernaryMatrix,
+    pub(super) weight: &'a CpuMatrix,
     pub(super) pool: &'a HybridMemoryPool,
 }
 

@@ -5,18 +5,18 @@
 use std::ops::Range;
 
 use super::sink::DotSink;
+use super::weight::CpuMatrix;
 use crate::activations::{Quantized, int8_tiles};
 use crate::isa::{CodeBlock, Isa, PANEL_ROWS, PanelHalf, prefetch};
 use bitnet_core::Result;
 use bitnet_core::memory::{HybridMemoryPool, PoolBuffer};
-use bitnet_core::ternary::TernaryMatrix;
 
 /// Tokens from which on unpacking a panel costs less than it saves.
 pub(super) const PANEL_TOKENS: usize = 48;
 
 /// The codes of up to [`PANEL_ROWS`] rows, and what they meet.
 pub(super) struct Panel<'a> {
-    weight: &'a TernaryMatrix,
+    weight: &'a CpuMatrix,
     x: &'a Quantized,
     tokens: usize,
     halves: PoolBuffer<PanelHalf>,
@@ -28,7 +28,7 @@ impl<'a> Panel<'a> {
     /// # Errors
     /// [`bitnet_core::Error::OutOfMemory`].
     pub(super) fn new(
-        weight: &'a TernaryMatrix,
+        weight: &'a CpuMatrix,
         x: &'a Quantized,
         tokens: usize,
         pool: &HybridMemoryPool,
@@ -79,11 +79,15 @@ impl<'a> Panel<'a> {
 #[inline(always)]
 pub(super) fn pack<I: Isa>(
     isa: I,
-    weight: &TernaryMatrix,
+    weight: &CpuMatrix,
     rows: Range<usize>,
     panel: &mut [PanelHalf],
 ) {
     let width = panel.len() / 2;
+    let weight = match weight {
+        CpuMatrix::Canonical(weight) => weight,
+        CpuMatrix::Packed(weight) => return weight.pack_panel(rows, panel),
+    };
     let all: &[CodeBlock] = weight.words().as_chunks().0;
     let (codes, ahead) = (&all[rows.start * width..rows.end * width], rows.end * width);
     for (block, halves) in panel.as_chunks_mut::<2>().0.iter_mut().enumerate() {

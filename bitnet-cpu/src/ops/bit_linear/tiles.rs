@@ -6,14 +6,13 @@ use super::grouped::group_halves;
 use super::panel::pack;
 use super::rescale::{EXACT_GROUP, GroupSums};
 use super::sink::{DotSink, PanelTile};
-use super::weight::{groups, matrix, row_scales};
+use super::weight::{CpuMatrix, groups, matrix, row_scales};
 use crate::activations::Quantized;
 use crate::exec::ExecContext;
 use crate::isa::{Amx, Isa, PANEL_ROWS, PanelHalf, TILE_TOKENS, TileSums, Tiles, TokenTile};
 use bitnet_core::Result;
 use bitnet_core::backend::TernaryWeight;
 use bitnet_core::memory::{HybridMemoryPool, PoolBuffer};
-use bitnet_core::ternary::TernaryMatrix;
 use smallvec::SmallVec;
 
 /// Tokens from which on tiles cost less than other kernels.
@@ -42,7 +41,7 @@ pub(super) fn for_tokens(
 /// The product of all tokens with some rows of a weight.
 pub(super) struct TileGemm<'a> {
     amx: Amx,
-    weight: &'a TernaryMatrix,
+    weight: &'a CpuMatrix,
     x: &'a Quantized,
     tokens: usize,
     /// Tiles of tokens that stay in a cache while all panels pass over them; an even number.
@@ -59,7 +58,7 @@ impl<'a> TileGemm<'a> {
     /// [`bitnet_core::Error::OutOfMemory`].
     pub(super) fn new(
         amx: Amx,
-        weight: &'a TernaryMatrix,
+        weight: &'a CpuMatrix,
         x: &'a Quantized,
         tokens: usize,
         pool: &HybridMemoryPool,
@@ -157,7 +156,7 @@ mod tests {
     use crate::traffic::TrafficCounters;
     use bitnet_core::rng::SplitMix64;
     use bitnet_core::simd::IsaLevel;
-    use bitnet_core::ternary::ScaleGranularity;
+    use bitnet_core::ternary::{ScaleGranularity, TernaryMatrix};
 
     /// Integers of all rows, with few tiles of tokens for each turn over the panels.
     struct Dots<'a>(TileGemm<'a>, &'a mut [i32]);
@@ -188,6 +187,7 @@ mod tests {
             let granularity = ScaleGranularity::Group(group);
             let weight =
                 TernaryMatrix::from_trits(rows, cols, &trits, granularity, scales).unwrap();
+            let weight = CpuMatrix::Canonical(weight);
             let x = Quantized::new(&x, tokens, cols, None, isa.amx(), exec).unwrap();
             let q = x.activations(tokens, cols);
             let mut all = vec![i32::MAX; tokens * rows * cols / group];
