@@ -23,6 +23,10 @@ pub(crate) type ActivationGroup<const T: usize> = [[ActivationBlock; T]; GROUP_B
 
 /// The activations of `T` tokens, in groups.
 #[derive(Debug, Clone, Copy)]
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    allow(dead_code, reason = "only x86-64 has the instructions")
+)]
 pub(crate) struct GroupedActivations<'a, const T: usize> {
     groups: &'a [ActivationGroup<T>],
     /// The blocks behind the last whole group, and zeros.
@@ -40,12 +44,6 @@ impl<'a, const T: usize> GroupedActivations<'a, T> {
             group
         });
         Self { groups, rest }
-    }
-
-    /// Groups of a row.
-    #[inline]
-    pub(crate) fn width(&self) -> usize {
-        self.groups.len() + usize::from(self.rest.is_some())
     }
 }
 
@@ -128,14 +126,11 @@ pub(crate) struct Vbmi(());
 
 impl Vbmi {
     /// Returns the proof, if the processor reports all of them.
+    #[cfg(target_arch = "x86_64")]
     pub(crate) fn detect() -> Option<Self> {
-        #[cfg(target_arch = "x86_64")]
-        if bitnet_core::simd::IsaLevel::Avx512Vnni.is_detected()
-            && std::arch::is_x86_feature_detected!("avx512vbmi")
-        {
-            return Some(Self(()));
-        }
-        None
+        let found = bitnet_core::simd::IsaLevel::Avx512Vnni.is_detected()
+            && std::arch::is_x86_feature_detected!("avx512vbmi");
+        found.then_some(Self(()))
     }
 
     /// Adds `Σ code·x` of one token with each of some rows to `dots`. Row `row(i)` of `codes`, for dot `i`, has the groups that
@@ -336,7 +331,7 @@ mod instructions {
         dots: &mut [i32],
     ) {
         let tables = tables();
-        let (len, width) = (dots.len(), x.width());
+        let (len, width) = (dots.len(), x.groups.len() + x.rest.as_slice().len());
         let distance = PREFETCH_DISTANCE.div_ceil((width * 128).max(1));
         for (index, dots) in dots.chunks_mut(4).enumerate() {
             let mut sums = [_mm512_setzero_si512(); 4];

@@ -6,7 +6,8 @@
 //! From the bottom: `weight` (rows of codes), `dot` (one token), `tile8` (eight tokens), `panel` and `tiles` (prompts)
 //! and `grouped` (scales for groups), and here tiles of four and two and the division of tokens into tiles. A row is
 //! unpacked once for a tile, or with a panel once for all tokens. Long rows are taken in pieces for which the
-//! activations of a tile stay in the nearest cache.
+//! activations of a tile stay in the nearest cache. Weights with five trits in a byte go their own way (`packed`), but for
+//! prompts, which unpack them into the same panels.
 
 use std::ops::Range;
 
