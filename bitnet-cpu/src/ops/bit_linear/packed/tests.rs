@@ -1,3 +1,5 @@
+//! Packed weights beside the same weights in the canonical layout.
+
 use super::super::weight::{CpuMatrix, CpuWeight};
 use super::*;
 use crate::exec::ExecContext;
