@@ -10,6 +10,7 @@ pub mod decoding;
 pub mod filter;
 pub mod footprint;
 pub mod kernels;
+pub mod layers;
 mod machine;
 mod peers;
 mod processes;

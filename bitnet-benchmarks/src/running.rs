@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use bitnet_core::memory::TrackingLevel;
+use bitnet_core::simd::IsaLevel;
 use clap::Parser;
 
 use crate::command_line::{CommandLine, Format};
@@ -178,6 +179,15 @@ fn columns(suite: &Suite, line: &CommandLine) -> Result<(Vec<Column>, Vec<Unavai
         let ours = own("bitnet-quant", Subject::Quantize(Variant::Quantizer));
         return Ok((vec![ours, own("reading", Subject::Quantize(Variant::Reading))], Vec::new()));
     }
+    if suite.columns == Columns::Levels {
+        // The scalar level is there for tests; on large layers it takes longer than a process may.
+        let levels = IsaLevel::available().into_iter().rev();
+        let levels = levels.filter(|level| *level != IsaLevel::Scalar);
+        return Ok((
+            levels.map(|level| own(level.name(), Subject::Level(level))).collect(),
+            Vec::new(),
+        ));
+    }
     let system = if cfg!(target_env = "gnu") { "glibc" } else { "system" };
     let mut columns =
         vec![own("pool", Subject::Pool(TrackingLevel::None)), own(system, Subject::System)];
@@ -254,7 +264,7 @@ impl Measuring<'_> {
         mut outcomes: Vec<Outcome>,
     ) {
         let compare = match suite.columns {
-            Columns::Allocators | Columns::Products | Columns::Quantizers => {
+            Columns::Allocators | Columns::Products | Columns::Quantizers | Columns::Levels => {
                 Compare::FirstWithBestOther
             }
             Columns::TrackingLevels => Compare::OthersWithFirst,

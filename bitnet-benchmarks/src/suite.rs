@@ -1,14 +1,15 @@
 //! The suites: benchmarks, their names, and their compared subjects.
 
 use bitnet_core::memory::TrackingLevel;
-use bitnet_quant::codec::dense::DenseType;
+use bitnet_core::simd::IsaLevel;
 use serde::{Deserialize, Serialize};
 
 use crate::filter::Filter;
 use crate::footprint::Mix;
 use crate::kernels::Touch;
-use crate::products::{Library, Shape};
-use crate::quantizing::{Task, Variant};
+use crate::layers::{self, Layers};
+use crate::products::{self, Library, Shape};
+use crate::quantizing::{self, Task, Variant};
 use crate::trace::{DecoderShape, Trace, TrainingShape, decode_step, training_step};
 
 /// The measured subject of one process.
@@ -22,10 +23,12 @@ pub enum Subject {
     Product(Library),
     /// A quantiser, or its baseline.
     Quantize(Variant),
+    /// Ternary layers on an instruction set level.
+    Level(IsaLevel),
 }
 
 impl Subject {
-    /// Every subject with its name between processes.
+    /// Every other subject than a level, with its name between processes.
     const NAMES: [(&'static str, Self); 9] = [
         ("system", Self::System),
         ("pool-none", Self::Pool(TrackingLevel::None)),
@@ -40,12 +43,18 @@ impl Subject {
 
     /// Returns the name between processes.
     pub fn name(self) -> &'static str {
+        if let Self::Level(level) = self {
+            return level.name();
+        }
         Self::NAMES.iter().find(|(_, subject)| *subject == self).map_or("", |(name, _)| name)
     }
 
     /// Returns the subject named `name`.
     pub fn named(name: &str) -> Option<Self> {
-        Self::NAMES.iter().find(|(other, _)| *other == name).map(|(_, subject)| *subject)
+        let level =
+            || IsaLevel::ALL.into_iter().find(|level| level.name() == name).map(Self::Level);
+        let found = Self::NAMES.iter().find(|(other, _)| *other == name);
+        found.map(|(_, subject)| *subject).or_else(level)
     }
 }
 
@@ -57,6 +66,19 @@ pub enum Unit {
     Nanoseconds,
     /// A share, printed in percent.
     Part,
+    /// Multiply-adds a nanosecond; the larger, the better.
+    GigaMacs,
+    /// Bytes a nanosecond; the larger, the better.
+    Gigabytes,
+    /// A share of what the machine can do, printed in percent; the larger, the better.
+    Utilization,
+}
+
+impl Unit {
+    /// Returns whether a larger number is better.
+    pub fn larger_is_better(self) -> bool {
+        !matches!(self, Self::Nanoseconds | Self::Part)
+    }
 }
 
 /// One row of numbers; a benchmark has one or more.
@@ -138,6 +160,8 @@ pub enum Work {
     Product(Shape),
     /// [`mod@crate::quantizing`].
     Quantize(Task),
+    /// [`mod@crate::layers`].
+    Layers(Layers),
     /// [`crate::decoding`]: token generation with the story model, which allocates from the pool.
     Decode,
     /// [`mod@crate::training`]: steps of a small run, which allocates from the pool.
@@ -157,7 +181,9 @@ impl Work {
             | Self::CacheLines { .. }
             | Self::Replay(..)
             | Self::Footprint(_) => true,
-            Self::Product(_) | Self::Quantize(_) | Self::Decode | Self::Train => false,
+            Self::Product(_) | Self::Quantize(_) | Self::Layers(_) | Self::Decode | Self::Train => {
+                false
+            }
         }
     }
 }
@@ -174,7 +200,7 @@ pub struct Bench {
 }
 
 impl Bench {
-    fn new(group: &'static str, label: impl Into<String>, work: Work) -> Self {
+    pub(crate) fn new(group: &'static str, label: impl Into<String>, work: Work) -> Self {
         let series = vec![Series { group, label: label.into(), unit: Unit::Nanoseconds }];
         Self { series, work, natural: false }
     }
@@ -200,6 +226,8 @@ pub enum Columns {
     Products,
     /// Quantisers, compared with reading the same number of bytes.
     Quantizers,
+    /// The instruction set levels of this processor, the best one first.
+    Levels,
 }
 
 /// Benchmarks with the same columns.
@@ -247,17 +275,25 @@ pub fn about(group: &str) -> &'static str {
             "the same, with the right matrix stored like weights of layers",
         ),
         ("Quantisation", "1024 x 1024 weights, or 64 x 2560 activations, with one thread"),
+        ("Ternary layers, multiply-adds", "8-bit activations, quantised and rescaled, one thread"),
+        ("Ternary layers, bytes of codes", "the same calls"),
+        ("Ternary layers, share of the integer peak", "that of the level's multiply-add"),
     ];
     GROUPS.iter().chain(&own).find(|(name, _)| *name == group).map_or("", |(_, about)| about)
 }
 
 /// Returns all suites.
-pub fn all() -> [Suite; 4] {
+pub fn all() -> [Suite; 5] {
     [
         Suite { name: "memory", columns: Columns::Allocators, benches: memory() },
         Suite { name: "tracking", columns: Columns::TrackingLevels, benches: tracking() },
-        Suite { name: "matmul", columns: Columns::Products, benches: products() },
-        Suite { name: "quantization", columns: Columns::Quantizers, benches: quantizers() },
+        Suite { name: "matmul", columns: Columns::Products, benches: products::benches() },
+        Suite {
+            name: "quantization",
+            columns: Columns::Quantizers,
+            benches: quantizing::benches(),
+        },
+        Suite { name: "tile", columns: Columns::Levels, benches: layers::benches() },
     ]
 }
 
@@ -273,6 +309,7 @@ impl Suite {
             Columns::Allocators | Columns::TrackingLevels => Subject::Pool(TrackingLevel::None),
             Columns::Products => Subject::Product(Library::Core),
             Columns::Quantizers => Subject::Quantize(Variant::Quantizer),
+            Columns::Levels => Subject::Level(IsaLevel::best()),
         }
     }
 
@@ -410,43 +447,6 @@ fn tracking() -> Vec<Bench> {
     benches
 }
 
-/// The measured products: `[m, k, n]`.
-const PRODUCTS: [[usize; 3]; 8] = [
-    [64, 64, 64],
-    [256, 256, 256],
-    [512, 512, 512],
-    [1024, 1024, 1024],
-    [1, 2560, 2560],
-    [8, 2560, 2560],
-    [64, 2560, 2560],
-    [128, 2560, 6912],
-];
-
-fn products() -> Vec<Bench> {
-    let groups = [("Dense products", false), ("Dense products, weights as [n, k]", true)];
-    let bench = |(group, transposed), [m, k, n]: [usize; 3]| {
-        let work = Work::Product(Shape { m, k, n, transposed });
-        Bench::new(group, format!("{m} x {k} x {n}"), work)
-    };
-    groups.into_iter().flat_map(|group| PRODUCTS.map(|shape| bench(group, shape))).collect()
-}
-
-fn quantizers() -> Vec<Bench> {
-    use DenseType::{BF16, F16, F32};
-    let tasks = [
-        ("absmean, BF16", Task::Absmean(BF16)),
-        ("absmean, F16", Task::Absmean(F16)),
-        ("absmean, F32", Task::Absmean(F32)),
-        ("absmean and loss, BF16", Task::Measured(BF16)),
-        ("absmean for each 64, BF16", Task::Grouped(BF16, 64)),
-        ("least squares, BF16", Task::LeastSquares(BF16)),
-        ("detection of trits, BF16", Task::Detect(BF16)),
-        ("trits to f32", Task::Dequantize),
-        ("activations to int8", Task::Activations),
-    ];
-    tasks.map(|(label, task)| Bench::new("Quantisation", label, Work::Quantize(task))).into()
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -469,7 +469,7 @@ mod tests {
 
     #[test]
     fn filter_memory_selects_the_documented_names() {
-        let [memory, tracking, products, quantizers] =
+        let [memory, others @ ..] =
             all().map(|suite| suite.filtered(&Filter::new(&["memory".into()])));
         let names: Vec<_> =
             memory.benches.iter().flat_map(|bench| &bench.series).map(Series::name).collect();
@@ -480,11 +480,7 @@ mod tests {
         ] {
             assert!(names.iter().any(|other| other == name), "{name}");
         }
-        assert!(
-            tracking.benches.is_empty()
-                && products.benches.is_empty()
-                && quantizers.benches.is_empty()
-        );
+        assert!(others.iter().all(|suite| suite.benches.is_empty()));
     }
 
     #[test]
@@ -492,6 +488,9 @@ mod tests {
         for (name, subject) in Subject::NAMES {
             assert_eq!(Subject::named(name), Some(subject));
             assert_eq!(subject.name(), name);
+        }
+        for level in IsaLevel::ALL {
+            assert_eq!(Subject::named(Subject::Level(level).name()), Some(Subject::Level(level)));
         }
         assert_eq!(Subject::named("pool"), None);
     }

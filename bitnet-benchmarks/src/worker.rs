@@ -11,6 +11,7 @@ use crate::blocks::{Blocks, Line, Pair, Pool, System};
 use crate::decoding::decoding;
 use crate::footprint::footprint;
 use crate::kernels::{batch, cache_lines, handover, larson, mstress, pair, replay, xmalloc};
+use crate::layers::layers;
 use crate::products::products;
 use crate::quantizing::quantizing;
 use crate::sampling::Plan;
@@ -118,6 +119,8 @@ pub fn measure(bench: &Bench, subject: Subject, plan: &Plan) -> Result<Vec<Vec<f
         (Subject::Quantize(variant), &Work::Quantize(task)) => {
             Ok(vec![quantizing(variant, task, plan)?])
         }
+        (Subject::Level(level), &Work::Layers(shape)) => layers(level, shape, plan).map(Vec::from),
+        (Subject::Level(_), _) => Err("an instruction set level runs ternary layers only".into()),
         (Subject::Quantize(_), _) => {
             Err("a quantiser is neither an allocator nor a matrix product".into())
         }
@@ -170,6 +173,7 @@ pub fn run<B: Blocks>(bench: &Bench, blocks: &B, plan: &Plan) -> Result<Vec<Vec<
         }
         Work::Product(_) => return Err("products can't be measured with an allocator".into()),
         Work::Quantize(_) => return Err("quantisation can't be measured with an allocator".into()),
+        Work::Layers(_) => return Err("layers can't be measured with an allocator".into()),
         Work::Decode | Work::Train => {
             return Err("decoding and training need a pool".into());
         }

@@ -142,19 +142,21 @@ impl Preparation for CpuBackend {
     }
 
     fn prepare(&self, matrix: TernaryMatrix) -> Result<Box<dyn TernaryWeight>> {
-        Ok(Box::new(CpuWeight::new(matrix)))
+        let vbmi = self.chosen.isa.vbmi();
+        Ok(Box::new(CpuWeight::new(matrix, vbmi, &self.weights)?))
     }
 
     fn prepare_for_sparse_input(&self, matrix: TernaryMatrix) -> Result<Box<dyn TernaryWeight>> {
-        Ok(Box::new(CpuWeight::for_sparse_input(matrix, &self.weights)?))
+        let vbmi = self.chosen.isa.vbmi();
+        Ok(Box::new(CpuWeight::for_sparse_input(matrix, vbmi, &self.weights)?))
     }
 
     fn parts_layout(&self) -> Option<String> {
-        Some(ops::PARTS_LAYOUT.into())
+        Some(ops::parts_layout(self.chosen.isa.vbmi()))
     }
 
     fn prepare_from_parts(&self, parts: &PreparedParts) -> Result<Box<dyn TernaryWeight>> {
-        Ok(Box::new(CpuWeight::from_parts(parts)?))
+        Ok(Box::new(CpuWeight::from_parts(parts, self.chosen.isa.vbmi())?))
     }
 
     fn prepare_head(

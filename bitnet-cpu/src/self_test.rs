@@ -4,9 +4,9 @@
 use std::sync::OnceLock;
 
 use crate::isa::{
-    ActivationBlock, Amx, AnyIsa, CodeBlock, HalfCodeBlock, Isa, LANES, NIBBLES, NibbleBlock, Op,
-    PANEL_ROWS, PanelHalf, TILE_TOKENS, TileSums, TokenTile, WideBlock, f16_to_f32,
-    halves_in_order,
+    ActivationBlock, Amx, AnyIsa, CodeBlock, CodeGroup, GROUP_BLOCKS, GroupedActivations,
+    HalfCodeBlock, Isa, LANES, NIBBLES, NibbleBlock, Op, PANEL_ROWS, PanelHalf, TILE_TOKENS,
+    TileSums, TokenTile, Vbmi, WideBlock, f16_to_f32, halves_in_order, pack_group,
 };
 use crate::ops::{block_sums, int4_dots};
 use bitnet_core::rng::SplitMix64;
@@ -272,6 +272,22 @@ impl TileTest<'_> {
     }
 }
 
+/// Five trits in a byte: the sum over the blocks of an input as a single token and as a tile of one, and whether the panel of
+/// a [`TileTest`] is that of the other layout.
+fn packed_sums(input: &Input, isa: AnyIsa, vbmi: Vbmi) -> [Option<i32>; 2] {
+    let row: Vec<CodeGroup> = input.codes.chunks(GROUP_BLOCKS).map(pack_group).collect();
+    let x = GroupedActivations::new(input.x.as_flattened());
+    let mut sum = [0];
+    vbmi.single(&row, &x, |_| 0, &mut sum);
+    let rows = TileTest(input).rows();
+    let groups: Vec<CodeGroup> = rows.chunks(TILE_BLOCKS).map(pack_group).collect();
+    let mut panels = [[PanelHalf([[0xff; 4 * PANEL_ROWS]; 16]); 2 * TILE_BLOCKS]; 2];
+    isa.run(PackTest { rows: &rows, panel: &mut panels[0] });
+    vbmi.pack_panel(&groups, 1, &mut panels[1]);
+    let same = panels[0] == panels[1];
+    [sum, vbmi.tile(&row, &x)].map(|[sum]| same.then_some(sum))
+}
+
 /// Unpacks the panel of a [`TileTest`].
 struct PackTest<'a> {
     rows: &'a [CodeBlock],
@@ -315,7 +331,10 @@ impl Known {
     fn passes(&self, isa: AnyIsa) -> bool {
         let tiles = TileTest(&self.inputs[0].0);
         self.inputs.iter().all(|(input, results, panel)| {
-            isa.run(input) == *results && isa.run(PanelTest(input)) == *panel
+            let sum = Some(results.0[0] + results.0[1]);
+            isa.run(input) == *results
+                && isa.run(PanelTest(input)) == *panel
+                && isa.vbmi().is_none_or(|vbmi| packed_sums(input, isa, vbmi) == [sum; 2])
         }) && self.int4.iter().all(|(input, sums)| isa.run(input) == *sums)
             && isa.amx().is_none_or(|amx| tiles.sums(isa, amx) == [tiles.expected(); 2])
     }

@@ -52,7 +52,9 @@ impl Scale {
     fn of(unit: Unit, estimates: &[Estimate]) -> Self {
         let largest = estimates.iter().map(|e| e.high).fold(0.0, f64::max);
         match unit {
-            Unit::Part => Self::Linear(largest.max(1e-3)),
+            Unit::Part | Unit::GigaMacs | Unit::Gigabytes | Unit::Utilization => {
+                Self::Linear(largest.max(1e-3))
+            }
             Unit::Nanoseconds => {
                 let smallest = estimates.iter().map(|e| e.low).fold(f64::MAX, f64::min).max(1e-3);
                 let first = smallest.min(largest).log10().floor() as i32;
@@ -161,7 +163,7 @@ fn write_bar(out: &mut String, scale: &Scale, y: f64, column: usize, cell: &Cell
 /// Formats a value of the scale, integers without decimals.
 fn tick(value: f64, unit: Unit) -> String {
     match unit {
-        Unit::Part => number(value, unit),
+        Unit::Part | Unit::GigaMacs | Unit::Gigabytes | Unit::Utilization => number(value, unit),
         Unit::Nanoseconds => {
             let text = number(value, unit);
             let (digits, name) = text.split_once(' ').unwrap_or((&text, ""));

@@ -120,8 +120,10 @@ fn write_cell(out: &mut String, cell: &Cell, row: &Row, best: bool) {
                 of(spread.max)
             );
             let reach = match row.unit {
-                Unit::Nanoseconds => format!(" <small>{}</small>", escaped(&reach(estimate))),
-                Unit::Part => String::new(),
+                Unit::Part | Unit::Utilization => String::new(),
+                Unit::Nanoseconds | Unit::GigaMacs | Unit::Gigabytes => {
+                    format!(" <small>{}</small>", escaped(&reach(estimate)))
+                }
             };
             let _ = write!(
                 out,

@@ -103,7 +103,7 @@ pub struct Row {
     pub unit: Unit,
     /// The numbers, in the order of the columns.
     pub cells: Vec<Cell>,
-    /// The column with the smallest number.
+    /// The column with the best number.
     pub best: Option<usize>,
     /// Comparisons of columns.
     pub comparisons: Vec<Comparison>,
@@ -174,15 +174,15 @@ pub enum Compare {
 impl Row {
     /// Creates a row with its best column and its comparisons.
     pub fn new(label: String, unit: Unit, cells: Vec<Cell>, compare: Compare) -> Self {
-        let best = smallest(&cells, 0);
+        let best = best(&cells, 0, unit);
         let pairs: Vec<(usize, usize)> = match compare {
             Compare::FirstWithBestOther => {
-                smallest(&cells, 1).map(|other| (0, other)).into_iter().collect()
+                self::best(&cells, 1, unit).map(|other| (0, other)).into_iter().collect()
             }
             Compare::OthersWithFirst => (1..cells.len()).map(|other| (other, 0)).collect(),
         };
         let comparisons = pairs.into_iter().filter_map(|(of, against)| {
-            // Shares may be zero or negative, so they have no ratios.
+            // Shares may be zero or negative, so they have no ratios; levels need none.
             let ratio = (unit == Unit::Nanoseconds)
                 .then(|| stats::ratio(cells[of].runs(), cells[against].runs()))??;
             Some(Comparison { of, against, ratio })
@@ -192,19 +192,22 @@ impl Row {
     }
 }
 
-/// Returns the column from `first` on with the smallest median.
-fn smallest(cells: &[Cell], first: usize) -> Option<usize> {
+/// Returns the column from `first` on with the best median.
+fn best(cells: &[Cell], first: usize, unit: Unit) -> Option<usize> {
+    let sign = if unit.larger_is_better() { -1.0 } else { 1.0 };
     let medians = cells.iter().enumerate().skip(first);
     medians
         .filter_map(|(column, cell)| Some((column, cell.estimate()?.median)))
-        .min_by(|a, b| a.1.total_cmp(&b.1))
+        .min_by(|a, b| (sign * a.1).total_cmp(&(sign * b.1)))
         .map(|(column, _)| column)
 }
 
 /// Formats a number with its unit in four digits: `48.21 ns`, `1.203 µs`, `2.1 %`.
 pub fn number(value: f64, unit: Unit) -> String {
     match unit {
-        Unit::Part => format!("{:.1} %", value * 100.0),
+        Unit::Part | Unit::Utilization => format!("{:.1} %", value * 100.0),
+        Unit::GigaMacs => format!("{} GMAC/s", four_digits(value)),
+        Unit::Gigabytes => format!("{} GB/s", four_digits(value)),
         Unit::Nanoseconds => {
             let scales = [(1e3, 1.0, "ns"), (1e6, 1e3, "\u{b5}s"), (1e9, 1e6, "ms")];
             let found = scales.into_iter().find(|(below, ..)| value < below * 0.999_95);
@@ -247,6 +250,9 @@ mod tests {
             assert_eq!(number(value, Unit::Nanoseconds), text);
         }
         assert_eq!(number(0.0213, Unit::Part), "2.1 %");
+        assert_eq!(number(0.87, Unit::Utilization), "87.0 %");
+        assert_eq!(number(152.34, Unit::GigaMacs), "152.3 GMAC/s");
+        assert_eq!(number(12.345, Unit::Gigabytes), "12.35 GB/s");
     }
 
     #[test]
@@ -265,6 +271,13 @@ mod tests {
         let with_first = row(cells, Compare::OthersWithFirst);
         let compared: Vec<_> = with_first.comparisons.iter().map(|c| c.of).collect();
         assert_eq!(compared, [2, 3], "missing results are not compared");
+        let rates = Row::new(
+            "row".into(),
+            Unit::GigaMacs,
+            vec![cell(3.0), cell(4.0)],
+            Compare::FirstWithBestOther,
+        );
+        assert_eq!(rates.best, Some(1), "the larger rate is the better one");
         let none = row(vec![missing(), missing()], Compare::FirstWithBestOther);
         assert_eq!((none.best, none.comparisons.len()), (None, 0));
     }

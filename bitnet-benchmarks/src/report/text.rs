@@ -67,7 +67,7 @@ fn cell_text(cell: &Cell, row: &Row, best: bool) -> String {
     let star = if best { "*" } else { "" };
     match cell {
         Cell::Missing(_) => "-".to_owned(),
-        Cell::Measured { estimate, .. } if row.unit == Unit::Part => {
+        Cell::Measured { estimate, .. } if matches!(row.unit, Unit::Part | Unit::Utilization) => {
             format!("{star}{}", number(estimate.median, row.unit))
         }
         Cell::Measured { estimate, .. } => {

@@ -9,6 +9,7 @@
 use std::arch::x86_64::*;
 
 use super::avx2::Avx2;
+use super::int8::SINGLE_BLOCKS;
 use super::{
     ActivationBlock, CodeBlock, ColumnAcc16, ColumnPair, FloatLanes, HalfCodeBlock, Int8Dot, Isa,
     LANES, Op, PANEL_ROWS, PanelHalf, PlaneSums, avx512_panel,
@@ -93,6 +94,18 @@ impl Int8Dot for Avx512Vnni {
     fn reduce_add_halves8(self, sums: [Self::Acc32; 8]) -> [[i32; 8]; 2] {
         // SAFETY: `self` proves AVX-512 F.
         self.0.reduce_add_halves8(unsafe { fold_each(sums) })
+    }
+
+    #[inline(always)]
+    fn dot_single<const N: usize>(
+        self,
+        sums: Self::Acc32,
+        codes: &[CodeBlock; N],
+        x: &[ActivationBlock; N],
+    ) -> Self::Acc32 {
+        const { assert!(N <= SINGLE_BLOCKS) };
+        // SAFETY: `self` proves AVX-512 F and VNNI.
+        unsafe { dot_single(sums, codes, x) }
     }
 
     #[inline(always)]
@@ -238,6 +251,38 @@ fn multiply_add(mut acc: __m512i, codes: [__m512i; 2], x: &ActivationBlock) -> _
         acc = _mm512_dpbusd_epi32(acc, codes, planes);
     }
     acc
+}
+
+/// Leaves the codes where they stand in their bytes, so that nothing is shifted but sums: those of planes 1, 2 and 3 are 4, 16
+/// and 64 times as large. The products of [`SINGLE_BLOCKS`] blocks fit 32 bits with that.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vnni")]
+fn dot_single<const N: usize>(
+    sums: __m512i,
+    codes: &[CodeBlock; N],
+    x: &[ActivationBlock; N],
+) -> __m512i {
+    let planes = |first, second| {
+        let first = _mm512_castsi256_si512(_mm256_set1_epi8(first));
+        _mm512_inserti64x4::<1>(first, _mm256_set1_epi8(second))
+    };
+    let masks = [planes(0x03, 0x0c), planes(0x30, 0xc0u8 as i8)];
+    let mut accs = [zero(); 2];
+    for (codes, x) in codes.iter().zip(x) {
+        // SAFETY: the array is 32 bytes long, and the load needs no alignment.
+        let bytes = unsafe { _mm256_loadu_si256(codes.as_ptr().cast()) };
+        let twice = _mm512_broadcast_i64x4(bytes);
+        for ((acc, mask), planes) in accs.iter_mut().zip(masks).zip(x.0.as_chunks::<2>().0) {
+            // SAFETY: two planes are 64 bytes, and the load needs no alignment.
+            let planes = unsafe { _mm512_loadu_si512(planes.as_ptr().cast()) };
+            *acc = _mm512_dpbusd_epi32(*acc, _mm512_and_si512(twice, mask), planes);
+        }
+    }
+    let first = _mm512_inserti64x4::<1>(zero(), _mm256_set1_epi32(2));
+    let second = _mm512_add_epi32(first, _mm512_set1_epi32(4));
+    let [low, high] = accs;
+    let sums = add(sums, _mm512_srav_epi32(low, first));
+    add(sums, _mm512_srav_epi32(high, second))
 }
 
 #[inline]

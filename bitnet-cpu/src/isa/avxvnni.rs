@@ -3,6 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::avx2::Avx2;
+use super::int8::SINGLE_BLOCKS;
 use super::{
     ActivationBlock, CodeBlock, ColumnAcc16, ColumnPair, Extension, Int8Dot, Isa, Op, PlaneSums,
 };
@@ -90,6 +91,18 @@ impl Int8Dot for AvxVnni {
     }
 
     #[inline(always)]
+    fn dot_single<const N: usize>(
+        self,
+        sums: Self::Acc32,
+        codes: &[CodeBlock; N],
+        x: &[ActivationBlock; N],
+    ) -> Self::Acc32 {
+        const { assert!(N <= SINGLE_BLOCKS) };
+        // SAFETY: `self` proves AVX2 and AVX-VNNI.
+        unsafe { dot_single(sums, codes, x) }
+    }
+
+    #[inline(always)]
     fn transpose8(self, rows: [[i32; 8]; 8]) -> [[i32; 8]; 8] {
         self.0.transpose8(rows)
     }
@@ -120,4 +133,29 @@ fn multiply_add(mut acc: __m256i, codes: [__m256i; 4], x: &ActivationBlock) -> _
         acc = _mm256_dpbusd_avx_epi32(acc, codes, plane);
     }
     acc
+}
+
+/// Leaves the codes where they stand in their bytes, so that nothing is shifted but sums: those of planes 1, 2 and 3 are 4, 16
+/// and 64 times as large. The products of [`SINGLE_BLOCKS`] blocks fit 32 bits with that.
+#[inline]
+#[target_feature(enable = "avx2,avxvnni")]
+fn dot_single<const N: usize>(
+    sums: __m256i,
+    codes: &[CodeBlock; N],
+    x: &[ActivationBlock; N],
+) -> __m256i {
+    let masks = [0x03, 0x0c, 0x30, 0xc0u8 as i8].map(|mask| _mm256_set1_epi8(mask));
+    let mut accs = [_mm256_setzero_si256(); 4];
+    for (codes, x) in codes.iter().zip(x) {
+        // SAFETY: the array is 32 bytes long, and the load needs no alignment.
+        let bytes = unsafe { _mm256_loadu_si256(codes.as_ptr().cast()) };
+        for ((acc, mask), x) in accs.iter_mut().zip(masks).zip(&x.0) {
+            // SAFETY: the array is 32 bytes long, and the load needs no alignment.
+            let plane = unsafe { _mm256_loadu_si256(x.as_ptr().cast()) };
+            *acc = _mm256_dpbusd_avx_epi32(*acc, _mm256_and_si256(bytes, mask), plane);
+        }
+    }
+    let [first, second, third, fourth] = accs;
+    let first = add(add(sums, first), _mm256_srai_epi32::<2>(second));
+    add(first, add(_mm256_srai_epi32::<4>(third), _mm256_srai_epi32::<6>(fourth)))
 }

@@ -1,6 +1,6 @@
 //! The choice of an instruction set at run time.
 
-use super::{Amx, Extension, Isa, Op, scalar};
+use super::{Amx, Extension, Isa, Op, Vbmi, scalar};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512vnni, avxvnni};
 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
@@ -52,6 +52,15 @@ impl AnyIsa {
         match self {
             #[cfg(target_arch = "x86_64")]
             Self::Amx(_, amx) => Some(amx),
+            _ => None,
+        }
+    }
+
+    /// Returns what unpacks five trits from a byte, if this level is one with 512 bits and the processor has it.
+    pub(crate) fn vbmi(self) -> Option<Vbmi> {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vnni(_) | Self::Amx(..) => Vbmi::detect(),
             _ => None,
         }
     }

@@ -13,6 +13,7 @@ mod int8;
 mod peak;
 mod plain;
 mod scalar;
+mod vbmi;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -46,6 +47,9 @@ pub(crate) use int8::{
 };
 pub use peak::IntegerPeak;
 pub(crate) use peak::measure as measure_integer_peak;
+pub(crate) use vbmi::{
+    CodeGroup, GROUP_BLOCKS, GroupedActivations, Vbmi, pack_group, unpack_group,
+};
 
 /// An instruction set. A value of the type is the proof that the processor has it.
 ///

@@ -4,7 +4,7 @@
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
-use super::bit_linear::{CpuWeight, Rescale, SingleDots, WeightRows, matrix, within};
+use super::bit_linear::{CpuMatrix, CpuWeight, Rescale, SingleDots, WeightRows, matrix, within};
 use crate::activations::Quantized;
 use crate::exec::ExecContext;
 use crate::isa::{Isa, Op};
@@ -13,7 +13,7 @@ use bitnet_core::backend::shape_check;
 use bitnet_core::backend::{ActivationPrecision, TernaryWeight};
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::memory::{HybridMemoryPool, PoolBuffer};
-use bitnet_core::ternary::{ScaleGranularity, TernaryMatrix};
+use bitnet_core::ternary::ScaleGranularity;
 
 /// Returns whether [`relu2`] takes these weights: both of this back end, without scales for groups.
 pub(crate) fn takes(weights: [&dyn TernaryWeight; 2]) -> bool {
@@ -38,11 +38,12 @@ pub(crate) fn relu2(
     shape_check::bit_linear(x, &weights, &[&mut *out, &mut *scratch])?;
     let [gate, up] = [matrix(weights[0])?, matrix(weights[1])?];
     let x = Quantized::new(x.f32()?, 1, gate.cols(), within(precision), None, exec)?;
-    let (row_bytes, traffic, pool) = (gate.row_words(0).len() * 4, exec.traffic, exec.scratch_pool);
+    let (traffic, pool) = (exec.traffic, exec.scratch_pool);
     exec.for_each_rows(out.f32_mut()?, 1, gate.cols() / 8, &|rows, out| {
         let len = rows.len();
         let read = exec.isa.run(Relu2 { x: &x, gate, up, rows, out, pool })?;
-        traffic.ternary_bytes.fetch_add(((len + read) * row_bytes) as u64, Ordering::Relaxed);
+        let bytes = len * gate.row_bytes() + read * up.row_bytes();
+        traffic.ternary_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         traffic.gated_rows.fetch_add(len as u64, Ordering::Relaxed);
         traffic.gated_rows_skipped.fetch_add((len - read) as u64, Ordering::Relaxed);
         Ok(())
@@ -52,8 +53,8 @@ pub(crate) fn relu2(
 /// Some rows; returns how many of the up-projection were read.
 struct Relu2<'a> {
     x: &'a Quantized,
-    gate: &'a TernaryMatrix,
-    up: &'a TernaryMatrix,
+    gate: &'a CpuMatrix,
+    up: &'a CpuMatrix,
     rows: Range<usize>,
     out: &'a mut [f32],
     pool: &'a HybridMemoryPool,

@@ -1,7 +1,7 @@
 //! One token: four rows of codes at once, so that four sums are added across lanes together.
 
+use super::weight::CpuMatrix;
 use crate::isa::{ActivationBlock, CodeBlock, Isa, Op, prefetch};
-use bitnet_core::ternary::TernaryMatrix;
 
 /// Bytes between the codes in use and those that are prefetched: enough for the latency of memory, and near enough for
 /// the processor's own prefetcher to see one stream.
@@ -92,7 +92,7 @@ pub(crate) enum WeightRows<'a> {
 
 impl WeightRows<'_> {
     #[inline(always)]
-    fn row(self, index: usize) -> usize {
+    pub(super) fn row(self, index: usize) -> usize {
         match self {
             Self::From(first) => first + index,
             Self::Listed(first, rest) => first + rest[index] as usize,
@@ -102,7 +102,7 @@ impl WeightRows<'_> {
 
 /// `dots[i] += Σ code·x` of one token with the rows of a weight, one for each dot.
 pub(crate) struct SingleDots<'a> {
-    pub(crate) weight: &'a TernaryMatrix,
+    pub(crate) weight: &'a CpuMatrix,
     pub(crate) x: &'a [ActivationBlock],
     pub(crate) rows: WeightRows<'a>,
     pub(crate) dots: &'a mut [i32],
@@ -115,6 +115,10 @@ impl Op for SingleDots<'_> {
     fn eval<I: Isa>(self, isa: I) {
         let Self { weight, x, rows: of, dots } = self;
         let len = dots.len();
+        let weight = match weight {
+            CpuMatrix::Canonical(weight) => weight,
+            CpuMatrix::Packed(weight) => return weight.single(x, of, dots),
+        };
         let (all, _) = weight.words().as_chunks();
         let codes = |row: usize| &all[row * x.len()..(row + 1) * x.len()];
         let distance = prefetch_rows(x.len());

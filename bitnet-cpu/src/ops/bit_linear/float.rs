@@ -5,12 +5,12 @@
 
 use std::ops::Range;
 
-use super::weight::row_scales;
+use super::weight::{CpuMatrix, row_blocks, row_scales};
 use super::{Part, Share};
 use crate::activations::{FLOAT_BLOCK, TILE, float_width, tiles};
-use crate::isa::{FloatBlock, HalfCodeBlock, Isa, Op};
+use crate::isa::{CodeBlock, FloatBlock, HalfCodeBlock, Isa, Op};
 use crate::ops::dot::fold;
-use bitnet_core::ternary::{ScaleGranularity, TernaryMatrix};
+use bitnet_core::ternary::{ROW_BLOCK, ScaleGranularity};
 
 /// Rows that pass over a tile of tokens before the next tile is taken.
 const ROWS: usize = 32;
@@ -41,11 +41,12 @@ fn block_sums<I: Isa, const T: usize>(
 #[inline(always)]
 fn row_sums<I: Isa, const T: usize>(
     isa: I,
-    weight: &TernaryMatrix,
+    weight: &CpuMatrix,
     row: usize,
+    codes: &[CodeBlock],
     x: &[[FloatBlock; T]],
 ) -> [f64; T] {
-    let (codes, _) = weight.row_words(row).as_chunks();
+    let codes = codes.as_flattened().as_chunks().0;
     let blocks = match weight.granularity() {
         ScaleGranularity::Tensor | ScaleGranularity::Row => codes.len().max(1),
         ScaleGranularity::Group(n) => n / FLOAT_BLOCK,
@@ -76,11 +77,17 @@ impl Float<'_> {
         part: &mut Part<'_>,
         tile: Range<usize>,
         rows: Range<usize>,
+        unpacked: &[CodeBlock],
     ) {
         let width = float_width(part.weight.cols());
         let (x, _) = x[tile.start * width..tile.end * width].as_chunks::<T>();
-        for row in rows {
-            let sums = row_sums::<I, T>(isa, part.weight, row, x);
+        let width_blocks = part.weight.padded_cols() / ROW_BLOCK;
+        for (index, row) in rows.enumerate() {
+            let codes = match part.weight {
+                CpuMatrix::Canonical(matrix) => row_blocks(matrix, row),
+                CpuMatrix::Packed(_) => &unpacked[index * width_blocks..][..width_blocks],
+            };
+            let sums = row_sums::<I, T>(isa, part.weight, row, codes, x);
             for (token, sum) in tile.clone().zip(sums) {
                 part.out[token][row - part.rows.start] = sum as f32;
             }
@@ -94,14 +101,19 @@ impl Op for Float<'_> {
     #[inline(always)]
     fn eval<I: Isa>(self, isa: I) {
         let Self { x, tokens, parts } = self;
+        let mut unpacked = Vec::new();
         for mut part in parts {
             for start in part.rows.clone().step_by(ROWS) {
                 let rows = start..(start + ROWS).min(part.rows.end);
+                if let CpuMatrix::Packed(matrix) = part.weight {
+                    unpacked.resize(ROWS * part.weight.padded_cols() / ROW_BLOCK, [0; 8]);
+                    matrix.unpack(rows.clone(), &mut unpacked);
+                }
                 for tile in tiles(tokens) {
                     if tile.len() == TILE {
-                        Self::tile::<I, TILE>(isa, x, &mut part, tile, rows.clone());
+                        Self::tile::<I, TILE>(isa, x, &mut part, tile, rows.clone(), &unpacked);
                     } else {
-                        Self::tile::<I, 1>(isa, x, &mut part, tile, rows.clone());
+                        Self::tile::<I, 1>(isa, x, &mut part, tile, rows.clone(), &unpacked);
                     }
                 }
             }

@@ -6,7 +6,8 @@
 //! From the bottom: `weight` (rows of codes), `dot` (one token), `tile8` (eight tokens), `panel` (prompts) and
 //! `grouped` (scales for groups), and here tiles of four and two and the division of tokens into tiles. A row is
 //! unpacked once for a tile, or with a panel once for all tokens. Long rows are taken in pieces for which the
-//! activations of a tile stay in the nearest cache.
+//! activations of a tile stay in the nearest cache. Weights with five trits in a byte go their own way (`packed`), but for
+//! prompts, which unpack them into the same panels.
 
 use std::ops::Range;
 
@@ -15,13 +16,12 @@ use super::grouped::{GroupRows, group_halves};
 use super::panel::{PanelGemm, use_panels};
 use super::sink::DotSink;
 use super::tile8::{ROWS, TILE_BLOCKS, Tile8Dots, groups_fit_tiles, tile8_by_groups};
-use super::weight::{groups, row_blocks};
+use super::weight::{CpuMatrix, groups};
 use super::{Part, Share};
 use crate::activations::{Quantized, int8_tiles};
 use crate::isa::{ActivationBlock, CodeBlock, Isa, Op};
 use bitnet_core::Result;
 use bitnet_core::memory::HybridMemoryPool;
-use bitnet_core::ternary::TernaryMatrix;
 
 /// `sums + Σ code·x` of `T` tokens over at most [`Int8Dot::ACC16_BLOCKS`] blocks.
 #[inline(always)]
@@ -80,7 +80,7 @@ fn one_row<I: Isa, const T: usize>(
 #[inline(always)]
 fn plain_dots<I: Isa, const T: usize>(
     isa: I,
-    weight: &TernaryMatrix,
+    weight: &CpuMatrix,
     x: &Quantized,
     tile: &Range<usize>,
     rows: &Range<usize>,
@@ -95,7 +95,7 @@ fn plain_dots<I: Isa, const T: usize>(
     for (piece, blocks) in blocks.chunks(len).enumerate() {
         let first = piece * len;
         for (dots, row) in by_row.iter_mut().zip(rows.clone()) {
-            let codes = &row_blocks(weight, row)[first..first + blocks.len()];
+            let codes = &weight.row_blocks(row)[first..first + blocks.len()];
             let sums = one_row::<I, T>(isa, codes, blocks);
             for (dot, sum) in dots.iter_mut().zip(sums) {
                 *dot = dot.wrapping_add(sum);
@@ -114,7 +114,7 @@ fn plain_dots<I: Isa, const T: usize>(
 #[inline(always)]
 fn token_dots<I: Isa>(
     isa: I,
-    weight: &TernaryMatrix,
+    weight: &CpuMatrix,
     x: &Quantized,
     tile: Range<usize>,
     rows: Range<usize>,
@@ -134,7 +134,7 @@ fn token_dots<I: Isa>(
 #[inline(always)]
 fn tile_dots<I: Isa, const T: usize>(
     isa: I,
-    weight: &TernaryMatrix,
+    weight: &CpuMatrix,
     x: &Quantized,
     tile: Range<usize>,
     rows: Range<usize>,
@@ -151,7 +151,7 @@ fn tile_dots<I: Isa, const T: usize>(
 
 /// The dots of all tokens with some rows of a weight.
 struct AllDots<'a, 'b> {
-    weight: &'a TernaryMatrix,
+    weight: &'a CpuMatrix,
     x: &'a Quantized,
     tokens: usize,
     rows: Range<usize>,
@@ -167,6 +167,8 @@ impl Op for AllDots<'_, '_> {
         let Self { weight, x, tokens, rows, mut sink, pool } = self;
         if use_panels::<I>(weight, x, tokens) {
             PanelGemm::new(weight, x, tokens, pool)?.dots(isa, rows, &mut sink);
+        } else if let CpuMatrix::Packed(matrix) = weight {
+            matrix.dots(isa, x, tokens, rows, &mut sink);
         } else {
             all_dots(isa, weight, x, tokens, rows, &mut sink);
         }
@@ -177,7 +179,7 @@ impl Op for AllDots<'_, '_> {
 #[inline(always)]
 fn all_dots<I: Isa>(
     isa: I,
-    weight: &TernaryMatrix,
+    weight: &CpuMatrix,
     x: &Quantized,
     tokens: usize,
     rows: Range<usize>,
@@ -242,7 +244,7 @@ impl Op for Int8Gemm<'_> {
 pub(super) struct IntegerDots<'a> {
     pub(super) x: &'a Quantized,
     pub(super) tokens: usize,
-    pub(super) weight: &'a TernaryMatrix,
+    pub(super) weight: &'a CpuMatrix,
     pub(super) pool: &'a HybridMemoryPool,
 }
 

@@ -5,13 +5,13 @@ use std::ops::Range;
 use super::dot::prefetch_rows;
 use super::rescale::GROUP_ROWS;
 use super::sink::DotSink;
-use super::weight::{groups, row_blocks};
+use super::weight::{CpuMatrix, groups};
 use crate::activations::Quantized;
 use crate::isa::{ActivationBlock, CodeBlock, Isa, prefetch};
-use bitnet_core::ternary::{ROW_BLOCK, ScaleGranularity, TernaryMatrix};
+use bitnet_core::ternary::{ROW_BLOCK, ScaleGranularity};
 
 /// Returns the number of half blocks that share a scale; `None` if whole rows do.
-pub(super) fn group_halves(weight: &TernaryMatrix) -> Option<usize> {
+pub(super) fn group_halves(weight: &CpuMatrix) -> Option<usize> {
     match weight.granularity() {
         ScaleGranularity::Tensor | ScaleGranularity::Row => None,
         ScaleGranularity::Group(n) => Some(n / (ROW_BLOCK / 2)),
@@ -65,7 +65,7 @@ fn half_sums<I: Isa, const T: usize>(
 
 /// Some rows of a weight whose scales belong to groups, and the activations that they meet.
 pub(super) struct GroupRows<'a> {
-    pub(super) weight: &'a TernaryMatrix,
+    pub(super) weight: &'a CpuMatrix,
     /// Half blocks of a group.
     pub(super) len: usize,
     pub(super) x: &'a Quantized,
@@ -93,7 +93,7 @@ impl GroupRows<'_> {
         for first in rows.clone().step_by(GROUP_ROWS) {
             let few = GROUP_ROWS.min(rows.end - first);
             for index in 0..few {
-                let codes = row_blocks(weight, first + index);
+                let codes = weight.row_blocks(first + index);
                 for line in (0..codes.len()).step_by(2) {
                     prefetch(codes.as_ptr().wrapping_add(distance * codes.len() + line));
                 }

@@ -4,6 +4,7 @@ mod dot;
 mod float;
 mod gemm;
 mod grouped;
+mod packed;
 mod panel;
 mod rescale;
 mod sink;
@@ -13,7 +14,7 @@ mod weight;
 
 pub(crate) use dot::{SingleDots, WeightRows, block_sums};
 pub(crate) use rescale::Rescale;
-pub(crate) use weight::{CpuWeight, PARTS_LAYOUT, matrix};
+pub(crate) use weight::{CpuMatrix, CpuWeight, matrix, parts_layout};
 
 use std::ops::Range;
 use std::sync::atomic::Ordering;
@@ -25,12 +26,11 @@ use crate::threads::{self, Pieces, Rows};
 use bitnet_core::Result;
 use bitnet_core::backend::{ActivationPrecision, BitLinearIntegers, TernaryWeight, shape_check};
 use bitnet_core::memory::tensor::BitNetTensor;
-use bitnet_core::ternary::TernaryMatrix;
 use smallvec::SmallVec;
 
 /// Some rows of one weight, and the places of their results: `out[token][row - rows.start]`.
 struct Part<'a> {
-    weight: &'a TernaryMatrix,
+    weight: &'a CpuMatrix,
     rows: Range<usize>,
     out: Rows<'a>,
 }
@@ -94,7 +94,7 @@ fn pieces<'a>(
     let mut pieces: Pieces<Share<'_>> = Pieces::new();
     for (weight, out) in weights.iter().zip(out) {
         let weight = matrix(*weight)?;
-        exec.traffic.ternary_bytes.fetch_add(weight.words().len() as u64 * 4, Ordering::Relaxed);
+        exec.traffic.ternary_bytes.fetch_add(weight.code_bytes() as u64, Ordering::Relaxed);
         // A multiplication by a trit is a fraction of an elementary step: dozens are one instruction.
         let work = tokens.saturating_mul(weight.cols() / 8);
         let ranges = exec.threads.tile_ranges(weight.rows(), tile, work);

@@ -7,7 +7,7 @@ use std::ops::Range;
 use super::grouped::group_halves;
 use super::rescale::{EXACT_GROUP, GroupSums};
 use super::sink::{DotSink, PanelTile};
-use super::weight::{groups, matrix, row_scales};
+use super::weight::{CpuMatrix, groups, matrix, row_scales};
 use crate::activations::{Quantized, int8_tiles};
 use crate::exec::ExecContext;
 use crate::isa::{
@@ -17,7 +17,6 @@ use crate::isa::{
 use bitnet_core::Result;
 use bitnet_core::backend::TernaryWeight;
 use bitnet_core::memory::{HybridMemoryPool, PoolBuffer};
-use bitnet_core::ternary::TernaryMatrix;
 
 /// Tokens from which on panels cost less than other kernels, without AMX.
 const PANEL_TOKENS: usize = 48;
@@ -47,14 +46,14 @@ pub(super) fn amx_for(
 }
 
 /// Returns whether panels hold whole groups, whose scaled sums are exact.
-fn fits_panels(weight: &TernaryMatrix) -> bool {
+fn fits_panels(weight: &CpuMatrix) -> bool {
     group_halves(weight).is_none_or(|halves| {
         halves == 1 || (halves.is_multiple_of(2) && halves <= EXACT_GROUP / 64)
     })
 }
 
 /// Returns whether panels multiply a weight by these activations in less time than other kernels.
-pub(super) fn use_panels<I: Isa>(weight: &TernaryMatrix, x: &Quantized, tokens: usize) -> bool {
+pub(super) fn use_panels<I: Isa>(weight: &CpuMatrix, x: &Quantized, tokens: usize) -> bool {
     I::PANELS && (x.amx.is_some() || (tokens >= PANEL_TOKENS && fits_panels(weight)))
 }
 
@@ -63,7 +62,7 @@ type AmxOperand<'a> = (Tiles, &'a [TokenTile]);
 
 /// The product of all tokens with some rows of a weight.
 pub(super) struct PanelGemm<'a> {
-    weight: &'a TernaryMatrix,
+    weight: &'a CpuMatrix,
     x: &'a Quantized,
     tokens: usize,
     /// Tokens whose activations stay in a cache while all panels pass over them: a multiple of [`SUMS_TOKENS`].
@@ -79,7 +78,7 @@ impl<'a> PanelGemm<'a> {
     /// # Errors
     /// [`bitnet_core::Error::OutOfMemory`].
     pub(super) fn new(
-        weight: &'a TernaryMatrix,
+        weight: &'a CpuMatrix,
         x: &'a Quantized,
         tokens: usize,
         pool: &HybridMemoryPool,
@@ -208,8 +207,12 @@ fn pieces(range: Range<usize>, len: usize) -> impl Iterator<Item = Range<usize>>
 
 /// Unpacks up to [`PANEL_ROWS`] rows, and prefetches as many that follow them.
 #[inline(always)]
-fn pack<I: Isa>(isa: I, weight: &TernaryMatrix, rows: Range<usize>, panel: &mut [PanelHalf]) {
+fn pack<I: Isa>(isa: I, weight: &CpuMatrix, rows: Range<usize>, panel: &mut [PanelHalf]) {
     let width = panel.len() / 2;
+    let weight = match weight {
+        CpuMatrix::Canonical(weight) => weight,
+        CpuMatrix::Packed(weight) => return weight.pack_panel(rows, panel),
+    };
     let all: &[CodeBlock] = weight.words().as_chunks().0;
     let (codes, ahead) = (&all[rows.start * width..rows.end * width], rows.end * width);
     for (block, halves) in panel.as_chunks_mut::<2>().0.iter_mut().enumerate() {
@@ -229,7 +232,7 @@ mod tests {
     use crate::traffic::TrafficCounters;
     use bitnet_core::rng::SplitMix64;
     use bitnet_core::simd::IsaLevel;
-    use bitnet_core::ternary::ScaleGranularity;
+    use bitnet_core::ternary::{ScaleGranularity, TernaryMatrix};
 
     /// Integers of all rows, with few tokens for each turn over the panels.
     struct Dots<'a>(PanelGemm<'a>, &'a mut [i32]);
@@ -261,6 +264,7 @@ mod tests {
                 let granularity = ScaleGranularity::Group(group);
                 let weight =
                     TernaryMatrix::from_trits(rows, cols, &trits, granularity, scales).unwrap();
+                let weight = CpuMatrix::Canonical(weight);
                 let x = Quantized::new(&x, tokens, cols, None, isa.amx(), exec).unwrap();
                 let q = x.activations(tokens, cols);
                 let mut all = vec![i32::MAX; tokens * rows * cols / group];

@@ -2,16 +2,16 @@
 
 use std::ops::{Mul, Neg};
 
-use super::weight::groups;
+use super::weight::{CpuMatrix, groups};
 use crate::isa::{Isa, Op, PANEL_ROWS, TILE_TOKENS};
-use bitnet_core::ternary::{ScaleGranularity, TernaryMatrix};
+use bitnet_core::ternary::ScaleGranularity;
 
 /// Rows with groups that are summed together, so that their sums do not wait for one another.
 pub(super) const GROUP_ROWS: usize = 4;
 
 /// [`rescale`] as a function of its own, which the kernels share.
 pub(crate) struct Rescale<'a> {
-    pub(crate) weight: &'a TernaryMatrix,
+    pub(crate) weight: &'a CpuMatrix,
     pub(crate) row: usize,
     pub(crate) dots: &'a [i32],
     pub(crate) activation_scale: f32,
@@ -30,7 +30,7 @@ impl Op for Rescale<'_> {
 /// Dots (`[rows, groups]`, rows from `row` on) rescaled into `out` (`[rows]`).
 #[inline(always)]
 pub(crate) fn rescale(
-    weight: &TernaryMatrix,
+    weight: &CpuMatrix,
     row: usize,
     dots: &[i32],
     activation_scale: f32,

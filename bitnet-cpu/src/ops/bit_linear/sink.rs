@@ -5,22 +5,16 @@ use std::ops::Range;
 use super::rescale::{
     Divisor, GroupSums, Rescale, add_group, rescale_groups, rescale_panel, rescale8,
 };
-use super::weight::{groups, panel_scales, row_scales};
+use super::weight::{CpuMatrix, groups, panel_scales, row_scales};
 use crate::activations::Quantized;
 use crate::isa::{Isa, PANEL_ROWS};
-use bitnet_core::ternary::TernaryMatrix;
 
 /// Takes dots: those of some rows from `row` on, `[rows, groups]`, where a weight without groups has one.
 ///
 /// A value and not a type parameter: the kernels are compiled once for both.
 pub(super) enum DotSink<'a, 'b> {
     /// Rescales into `out[token][row - first]`.
-    Rescale {
-        weight: &'a TernaryMatrix,
-        first: usize,
-        x: &'a Quantized,
-        out: &'a mut [&'b mut [f32]],
-    },
+    Rescale { weight: &'a CpuMatrix, first: usize, x: &'a Quantized, out: &'a mut [&'b mut [f32]] },
     /// Copies into `all` (`[tokens, rows, groups]`).
     Integers { all: &'a mut [i32], rows: usize, groups: usize },
 }

@@ -3,10 +3,9 @@
 use std::ops::Range;
 
 use super::sink::DotSink;
-use super::weight::{groups, row_blocks};
+use super::weight::{CpuMatrix, groups};
 use crate::activations::Quantized;
 use crate::isa::Isa;
-use bitnet_core::ternary::TernaryMatrix;
 
 /// Rows that meet a tile of tokens before the next tile is taken: their codes stay in the nearest caches.
 pub(super) const ROWS: usize = 128;
@@ -30,7 +29,7 @@ impl Tile8Dots {
     pub(super) fn compute<I: Isa>(
         &mut self,
         isa: I,
-        weight: &TernaryMatrix,
+        weight: &CpuMatrix,
         x: &Quantized,
         tile: Range<usize>,
         rows: Range<usize>,
@@ -46,7 +45,7 @@ impl Tile8Dots {
             let halves = x.starts8(tile.start, first..first + blocks.len());
             let start = isa.tile8_start(&halves, blocks);
             for (dots, row) in by_row.iter_mut().zip(rows.clone()) {
-                let codes = &row_blocks(weight, row)[first..first + blocks.len()];
+                let codes = &weight.row_blocks(row)[first..first + blocks.len()];
                 let sums = isa.tile8_dots(&start, codes, blocks);
                 if piece == 0 {
                     *dots = sums;
@@ -79,7 +78,7 @@ pub(super) fn groups_fit_tiles<I: Isa>(len: usize) -> bool {
 #[inline(always)]
 pub(super) fn tile8_by_groups<I: Isa>(
     isa: I,
-    weight: &TernaryMatrix,
+    weight: &CpuMatrix,
     len: usize,
     x: &Quantized,
     tile: Range<usize>,
@@ -97,7 +96,7 @@ pub(super) fn tile8_by_groups<I: Isa>(
     }
     let mut dots = vec![[0i32; 8]; blocks.len() * 2];
     for row in rows {
-        let codes = row_blocks(weight, row);
+        let codes = weight.row_blocks(row);
         let parts = codes.chunks(together).zip(blocks.chunks(together)).zip(&starts);
         if len == 1 {
             for (((codes, blocks), start), dots) in parts.zip(dots.as_chunks_mut::<2>().0) {

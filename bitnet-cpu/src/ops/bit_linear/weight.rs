@@ -3,44 +3,144 @@
 use std::any::Any;
 use std::ops::Range;
 
-use crate::isa::{CodeBlock, PANEL_ROWS};
+use super::packed::PackedMatrix;
+use crate::isa::{CodeBlock, PANEL_ROWS, Vbmi};
 use bitnet_core::backend::TernaryWeight;
 use bitnet_core::backend::prepared_parts::PreparedParts;
 use bitnet_core::memory::HybridMemoryPool;
-use bitnet_core::ternary::{ScaleGranularity, TernaryMatrix};
+use bitnet_core::ternary::{ROW_BLOCK, ScaleGranularity, TernaryMatrix};
 use bitnet_core::{Error, Result};
 
-/// The layout of the parts of a [`CpuWeight`], the same for all instruction sets. Its number grows with every change.
-pub(crate) const PARTS_LAYOUT: &str = "cpu 1: rows, columns for sparse inputs";
+/// The layout of the parts of a [`CpuWeight`]. Its number grows with every change.
+pub(crate) fn parts_layout(vbmi: Option<Vbmi>) -> String {
+    let rows = if vbmi.is_some() { "large rows with five trits in a byte" } else { "rows" };
+    format!("cpu 2: {rows}, columns for sparse inputs")
+}
 
-/// A ternary matrix as this back end reads it: the canonical layout, and for sparse inputs its columns as well.
+/// The rows of a ternary matrix, in the layout that the kernels read.
+#[derive(Debug)]
+pub(crate) enum CpuMatrix {
+    /// Two bits a trit: the canonical layout.
+    Canonical(TernaryMatrix),
+    /// 1.6 bits a trit.
+    Packed(PackedMatrix),
+}
+
+impl CpuMatrix {
+    /// Packs a matrix where that makes decoding faster: with VBMI, no scales for groups, and too many weights for a cache.
+    fn new(matrix: TernaryMatrix, vbmi: Option<Vbmi>, pool: &HybridMemoryPool) -> Result<Self> {
+        match vbmi {
+            Some(vbmi) if PackedMatrix::takes(&matrix) => {
+                Ok(Self::Packed(PackedMatrix::new(&matrix, vbmi, pool)?))
+            }
+            _ => Ok(Self::Canonical(matrix)),
+        }
+    }
+
+    pub(crate) fn rows(&self) -> usize {
+        match self {
+            Self::Canonical(matrix) => matrix.rows(),
+            Self::Packed(matrix) => matrix.rows(),
+        }
+    }
+
+    pub(crate) fn cols(&self) -> usize {
+        match self {
+            Self::Canonical(matrix) => matrix.cols(),
+            Self::Packed(matrix) => matrix.cols(),
+        }
+    }
+
+    pub(crate) fn padded_cols(&self) -> usize {
+        self.cols().next_multiple_of(ROW_BLOCK)
+    }
+
+    #[inline]
+    pub(crate) fn granularity(&self) -> ScaleGranularity {
+        match self {
+            Self::Canonical(matrix) => matrix.granularity(),
+            Self::Packed(matrix) => matrix.granularity(),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn scales(&self) -> &[f32] {
+        match self {
+            Self::Canonical(matrix) => matrix.scales(),
+            Self::Packed(matrix) => matrix.scales(),
+        }
+    }
+
+    /// A row as blocks of 128 codes; of a packed matrix there are none.
+    #[inline(always)]
+    pub(super) fn row_blocks(&self, row: usize) -> &[CodeBlock] {
+        match self {
+            Self::Canonical(matrix) => row_blocks(matrix, row),
+            Self::Packed(_) => &[],
+        }
+    }
+
+    /// Bytes of the codes.
+    pub(crate) fn code_bytes(&self) -> usize {
+        match self {
+            Self::Canonical(matrix) => matrix.words().len() * 4,
+            Self::Packed(matrix) => matrix.codes().as_flattened().len(),
+        }
+    }
+
+    /// Bytes of the codes of a row.
+    pub(crate) fn row_bytes(&self) -> usize {
+        self.code_bytes() / self.rows().max(1)
+    }
+
+    fn bytes(&self) -> usize {
+        self.code_bytes() + size_of_val(self.scales())
+    }
+}
+
+/// A ternary matrix as this back end reads it: its rows, and for sparse inputs its columns as well.
 #[derive(Debug)]
 pub(crate) struct CpuWeight {
-    pub(super) matrix: TernaryMatrix,
+    pub(super) matrix: CpuMatrix,
     /// The trits of the transposed matrix, where inputs are sparse.
     pub(super) transposed: Option<TernaryMatrix>,
 }
 
 impl CpuWeight {
-    pub(crate) fn new(matrix: TernaryMatrix) -> Self {
-        Self { matrix, transposed: None }
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub(crate) fn new(
+        matrix: TernaryMatrix,
+        vbmi: Option<Vbmi>,
+        pool: &HybridMemoryPool,
+    ) -> Result<Self> {
+        Ok(Self { matrix: CpuMatrix::new(matrix, vbmi, pool)?, transposed: None })
     }
 
     /// For inputs that hold many zeros. With scales for groups along a row, whole columns cannot be added.
-    pub(crate) fn for_sparse_input(matrix: TernaryMatrix, pool: &HybridMemoryPool) -> Result<Self> {
+    pub(crate) fn for_sparse_input(
+        matrix: TernaryMatrix,
+        vbmi: Option<Vbmi>,
+        pool: &HybridMemoryPool,
+    ) -> Result<Self> {
         let transposed = match matrix.granularity() {
             ScaleGranularity::Group(_) => None,
             ScaleGranularity::Tensor | ScaleGranularity::Row => {
                 Some(matrix.transposed_trits(Some(pool))?)
             }
         };
-        Ok(Self { matrix, transposed })
+        Ok(Self { matrix: CpuMatrix::new(matrix, vbmi, pool)?, transposed })
     }
 
     /// Restores a weight from its [`TernaryWeight::parts`]. That the columns are those of the rows is not checked: it
     /// would cost what preparing the weight costs.
-    pub(crate) fn from_parts(parts: &PreparedParts) -> Result<Self> {
-        let matrix = parts.matrix("rows")?;
+    pub(crate) fn from_parts(parts: &PreparedParts, vbmi: Option<Vbmi>) -> Result<Self> {
+        let matrix = match vbmi {
+            Some(vbmi) if PackedMatrix::is_in(parts) => {
+                CpuMatrix::Packed(PackedMatrix::from_parts(parts, vbmi)?)
+            }
+            _ => CpuMatrix::Canonical(parts.matrix("rows")?),
+        };
         let transposed = if parts.has_matrix("columns") {
             let transposed = parts.matrix("columns")?;
             if transposed.rows() != matrix.cols() || transposed.cols() != matrix.rows() {
@@ -58,7 +158,7 @@ impl CpuWeight {
         Ok(Self { matrix, transposed })
     }
 
-    pub(crate) fn matrix(&self) -> &TernaryMatrix {
+    pub(crate) fn matrix(&self) -> &CpuMatrix {
         &self.matrix
     }
 }
@@ -78,7 +178,10 @@ impl TernaryWeight for CpuWeight {
 
     fn parts(&self) -> PreparedParts {
         let mut parts = PreparedParts::default();
-        parts.put_matrix("rows", &self.matrix);
+        match &self.matrix {
+            CpuMatrix::Canonical(matrix) => parts.put_matrix("rows", matrix),
+            CpuMatrix::Packed(matrix) => matrix.put_in(&mut parts),
+        }
         if let Some(transposed) = &self.transposed {
             parts.put_matrix("columns", transposed);
         }
@@ -95,7 +198,7 @@ pub(super) fn own(weight: &dyn TernaryWeight) -> Result<&CpuWeight> {
     weight.as_any().downcast_ref::<CpuWeight>().ok_or(foreign)
 }
 
-pub(crate) fn matrix(weight: &dyn TernaryWeight) -> Result<&TernaryMatrix> {
+pub(crate) fn matrix(weight: &dyn TernaryWeight) -> Result<&CpuMatrix> {
     own(weight).map(CpuWeight::matrix)
 }
 
@@ -106,7 +209,7 @@ pub(super) fn row_blocks(weight: &TernaryMatrix, row: usize) -> &[CodeBlock] {
 }
 
 /// Runs of elements along a row that share a scale.
-pub(super) fn groups(weight: &TernaryMatrix) -> usize {
+pub(super) fn groups(weight: &CpuMatrix) -> usize {
     match weight.granularity() {
         ScaleGranularity::Group(n) => weight.cols() / n,
         ScaleGranularity::Tensor | ScaleGranularity::Row => 1,
@@ -115,7 +218,7 @@ pub(super) fn groups(weight: &TernaryMatrix) -> usize {
 
 /// The scales of one row, one for each group.
 #[inline(always)]
-pub(super) fn row_scales(weight: &TernaryMatrix, row: usize) -> &[f32] {
+pub(super) fn row_scales(weight: &CpuMatrix, row: usize) -> &[f32] {
     match weight.granularity() {
         ScaleGranularity::Tensor => weight.scales(),
         ScaleGranularity::Row => &weight.scales()[row..row + 1],
@@ -127,10 +230,7 @@ pub(super) fn row_scales(weight: &TernaryMatrix, row: usize) -> &[f32] {
 }
 
 /// The scales of all rows of a panel, of a weight without groups; `None` where there are fewer rows.
-pub(super) fn panel_scales(
-    weight: &TernaryMatrix,
-    rows: Range<usize>,
-) -> Option<[f32; PANEL_ROWS]> {
+pub(super) fn panel_scales(weight: &CpuMatrix, rows: Range<usize>) -> Option<[f32; PANEL_ROWS]> {
     match weight.granularity() {
         _ if rows.len() != PANEL_ROWS => None,
         ScaleGranularity::Tensor => Some([weight.scales()[0]; PANEL_ROWS]),
