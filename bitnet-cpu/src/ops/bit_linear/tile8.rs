@@ -2,10 +2,11 @@
 
 use std::ops::Range;
 
+use super::dot::prefetch_rows;
 use super::sink::DotSink;
 use super::weight::{groups, row_blocks};
 use crate::activations::Quantized;
-use crate::isa::Isa;
+use crate::isa::{Isa, prefetch};
 use bitnet_core::ternary::TernaryMatrix;
 
 /// Rows that meet a tile of tokens before the next tile is taken: their codes stay in the nearest caches.
@@ -44,8 +45,15 @@ impl Tile8Dots {
         for (piece, blocks) in blocks.chunks(len).enumerate() {
             let start = isa.tile8_start(blocks);
             let first = piece * len;
+            let distance = prefetch_rows(blocks.len()) * x.width;
             for (dots, row) in by_row.iter_mut().zip(rows.clone()) {
                 let codes = &row_blocks(weight, row)[first..first + blocks.len()];
+                // The codes are in a cache when the next tile meets them.
+                if tile.start == 0 {
+                    for line in (0..codes.len()).step_by(2) {
+                        prefetch(codes.as_ptr().wrapping_add(distance + line));
+                    }
+                }
                 let sums = isa.tile8_dots(&start, codes, blocks);
                 if piece == 0 {
                     *dots = sums;

@@ -16,8 +16,8 @@ use bitnet_core::memory::{HybridMemoryPool, PoolBuffer};
 use bitnet_core::ternary::TernaryMatrix;
 use smallvec::SmallVec;
 
-/// Tokens from which on tiles cost less than other kernels.
-const TILES_FROM: usize = 8;
+/// Tokens from which on tiles cost less than other kernels, for weights with scales for groups and for others.
+const TILES_FROM: [usize; 2] = [8, 12];
 
 /// Blocks of activations that stay in the second-level cache while all panels pass over them.
 const CACHED_BLOCKS: usize = (1 << 20) / 128;
@@ -28,12 +28,14 @@ pub(super) fn for_tokens(
     tokens: usize,
     weights: &[&dyn TernaryWeight],
 ) -> Result<Option<Amx>> {
-    let Some(amx) = exec.isa.amx().filter(|_| tokens >= TILES_FROM) else { return Ok(None) };
+    let [by_groups, whole] = TILES_FROM;
+    let Some(amx) = exec.isa.amx().filter(|_| tokens >= by_groups) else { return Ok(None) };
     for weight in weights {
         match group_halves(matrix(*weight)?) {
-            None | Some(1) => {}
+            None if tokens >= whole => {}
+            Some(1) => {}
             Some(halves) if halves % 2 == 0 && halves <= EXACT_GROUP / 64 => {}
-            Some(_) => return Ok(None),
+            _ => return Ok(None),
         }
     }
     Ok(Some(amx))
