@@ -173,22 +173,37 @@ pub(crate) fn warn_beyond_training(model: &Model, tokens: usize, output: &mut Ou
 
 /// Rejects a context whose KV cache exceeds free memory.
 fn check_memory(cli: &Cli, model: &Model, context: usize) -> Result<()> {
-    let position = model.decoder().token_cost(cli.model.kv)?.kv_position_bytes as u64;
-    let needed = position.saturating_mul(context as u64);
-    if needed <= SMALL_CONTEXT {
-        return Ok(());
-    }
-    let machine = DeviceCapabilities::without_bandwidth(&Device::Cpu);
-    let limits = [machine.available_memory, machine.memory_limit, machine.address_space_limit];
-    let Some(free) = limits.into_iter().flatten().min() else { return Ok(()) };
-    if needed > free {
-        let (needed, free, most) = (bytes(needed), bytes(free), free / position.max(1));
+    if let Some(Shortage { needed, free, most }) = shortage(cli, model, context as u64)? {
         bail!(
             "--ctx {context} takes {needed} for keys and values, and {free} of memory are free; \
              ask for at most {most} tokens, or store them smaller (--kv int8)"
         );
     }
     Ok(())
+}
+
+/// KV caches that exceed free memory.
+pub(crate) struct Shortage {
+    pub(crate) needed: String,
+    pub(crate) free: String,
+    /// Positions that fit.
+    pub(crate) most: usize,
+}
+
+/// Returns what is missing for the KV caches of `positions` positions, if they exceed free memory.
+pub(crate) fn shortage(cli: &Cli, model: &Model, positions: u64) -> Result<Option<Shortage>> {
+    let position = model.decoder().token_cost(cli.model.kv)?.kv_position_bytes as u64;
+    let needed = position.saturating_mul(positions);
+    if needed <= SMALL_CONTEXT {
+        return Ok(None);
+    }
+    let machine = DeviceCapabilities::without_bandwidth(&Device::Cpu);
+    let limits = [machine.available_memory, machine.memory_limit, machine.address_space_limit];
+    let free = limits.into_iter().flatten().min().filter(|&free| needed > free);
+    Ok(free.map(|free| {
+        let most = usize::try_from(free / position.max(1)).unwrap_or(usize::MAX);
+        Shortage { needed: bytes(needed), free: bytes(free), most }
+    }))
 }
 
 /// Rejects a text that can't fit the context, before tokenization.

@@ -159,7 +159,8 @@ impl Op for &Int4Input {
 
     #[inline(always)]
     fn eval<I: Isa>(self, isa: I) -> Self::Output {
-        int4_dots(isa, &self.codes, &self.x, &self.codes)
+        let [sums] = int4_dots(isa, &self.codes, self.x.as_chunks::<1>().0, &self.codes);
+        sums
     }
 }
 

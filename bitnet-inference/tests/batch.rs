@@ -100,6 +100,23 @@ fn batched_decoding_equals_each_sequence_alone() {
     }
 }
 
+/// Every number of streams around the sizes of the kernels' tiles, on every instruction set of this machine.
+#[test]
+fn streams_equal_each_sequence_alone_on_all_levels() {
+    const STEPS: usize = 12;
+    let reference = model_at(KvType::F16, 1, Some(IsaLevel::Scalar));
+    let prompts = prompts(&reference, 17);
+    let expected: Vec<_> = prompts.iter().map(|prompt| alone(&reference, prompt, STEPS)).collect();
+    for (isa, right) in proven_levels() {
+        assert!(right, "{isa:?}");
+        let model = model_at(KvType::F16, 2, Some(isa));
+        for count in (1..=9).chain([16, 17]) {
+            let found = together(&model, &prompts[..count], STEPS);
+            assert!(found[..] == expected[..count], "{isa:?}, {count} streams");
+        }
+    }
+}
+
 /// 256 tokens and every bit of their logits, whatever the processor does at once: every instruction set of this
 /// machine, one to three threads, alone and beside others, all logits or the likeliest only.
 #[test]

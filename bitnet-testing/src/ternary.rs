@@ -387,7 +387,22 @@ fn gated(backend: &dyn Backend) {
     }
 }
 
+/// Every number of tokens that eights leave over, alone and behind eight, with rows in one piece and in several.
+fn few_tokens(backend: &dyn Backend) {
+    let mut numbers = Numbers::new(16);
+    for (rows, cols) in [(131, 192), (6, 2304), (5, 7680)] {
+        for granularity in granularities(cols) {
+            let matrix = numbers.matrix(rows, cols, granularity);
+            for tokens in (2..8).chain(9..16) {
+                let values = activations(0, tokens * cols, &mut numbers);
+                int8_case(backend, &matrix, tokens, &values);
+            }
+        }
+    }
+}
+
 pub(crate) fn cases(backend: &dyn Backend) {
+    few_tokens(backend);
     let mut numbers = Numbers::new(1);
     for (rows, cols, tokens) in SHAPES {
         for granularity in granularities(cols) {
@@ -409,7 +424,9 @@ pub(crate) fn cases(backend: &dyn Backend) {
             let scales = vec![1.0; granularity.scale_count(2, 8192).unwrap()];
             let matrix = TernaryMatrix::from_trits(2, 8192, &trits, granularity, scales).unwrap();
             for value in [-1.0, 1.0] {
-                int8_case(backend, &matrix, 13, &vec![value; 13 * 8192]);
+                for tokens in [2, 3, 4, 5, 6, 7, 13] {
+                    int8_case(backend, &matrix, tokens, &vec![value; tokens * 8192]);
+                }
             }
         }
     }

@@ -154,6 +154,47 @@ fn account_totals_equal_kernel_counters() {
 }
 
 #[test]
+fn streams_have_a_row_for_each_number() {
+    let args = ["bench", "--streams", "1,3", "-n", "2", "-d", "4", "-r", "2", "-t", "1,2"];
+    let records = json(&[&args[..], &["--json"]].concat());
+    let records = records.as_array().unwrap();
+    let rows = records.iter().map(|r| (r["n_threads"].as_u64(), r["n_streams"].as_u64()));
+    let rows: Vec<_> = rows.map(|(threads, n)| (threads.unwrap(), n.unwrap())).collect();
+    assert_eq!(rows, [(1, 1), (1, 3), (2, 1), (2, 3)]);
+    for pair in records.chunks(2) {
+        assert_eq!(pair[0]["ratio_to_one_stream"], 1.0);
+        let [one, three] = [&pair[0], &pair[1]].map(|r| r["median_ts"].as_f64().unwrap());
+        let close = |found: &Value, expected: f64| {
+            assert!((found.as_f64().unwrap() / expected - 1.0).abs() < 1e-9, "{found} {expected}");
+        };
+        close(&pair[1]["ratio_to_one_stream"], three / one);
+        close(&pair[1]["median_ts_per_stream"], three / 3.0);
+        for (ns, rate) in [0, 1].map(|i| (&pair[1]["samples_ns"][i], &pair[1]["samples_ts"][i])) {
+            close(rate, 3.0 * 2.0 * 1e9 / ns.as_f64().unwrap());
+        }
+    }
+    let output = ok(&args);
+    let table: Vec<&str> =
+        stdout(&output).lines().filter(|l| l.starts_with("| tg2 @ d4")).collect();
+    assert_eq!(table.len(), 4, "{}", stdout(&output));
+    assert!(table[0].ends_with("| 1.00 |"), "{}", table[0]);
+}
+
+#[test]
+fn streams_that_cannot_be_measured_are_refused() {
+    for (list, word) in
+        [("0", "from 1 to 1024"), ("", "number"), ("1,1", "twice"), ("2000", "from 1 to 1024")]
+    {
+        refused(&["bench", "--streams", list], &["--streams", word]);
+    }
+    refused_in_a_line(&["bench", "--streams", "1", "-n", "1,2"], &["one -n"]);
+    refused_in_a_line(&["bench", "--streams", "1", "-o", "csv"], &["-o json"]);
+    refused(&["bench", "--streams", "1", "-p", "4"], &["--n-prompt"]);
+    let endless = ["bench", "--streams", "1,1024", "-n", "1", "-d", "1000000000000"];
+    refused_in_a_line(&endless, &["1024 streams", "--kv int8"]);
+}
+
+#[test]
 fn what_cannot_be_measured_is_refused() {
     refused_in_a_line(&["bench", "--account", "-p", "4", "-n", "4"], &["one test"]);
     refused_in_a_line(&["bench", "--account", "-n", "0"], &["one test"]);

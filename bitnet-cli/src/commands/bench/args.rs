@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::run_file::Test;
+use super::streams::stream_counts;
 use crate::args::values::{positive, threads};
 
 /// `bitnet bench`.
@@ -49,6 +50,12 @@ pub(crate) struct BenchArgs {
     /// Measure the time per operation of a generated token or of a prompt
     #[arg(long, conflicts_with_all = ["limits", "against", "pg", "save"])]
     pub(crate) account: bool,
+    /// Write N texts at once, a token of each in every step; one test per number
+    #[arg(
+        long, value_name = "N,...", value_parser = stream_counts,
+        conflicts_with_all = ["n_prompt", "pg", "limits", "account", "against", "save", "report"]
+    )]
+    pub(crate) streams: Option<Counts>,
     /// Compare with another program in turns; COMMAND is a path and arguments, llama-bench's flags are appended
     #[arg(long, value_name = "NAME=COMMAND", value_parser = peer)]
     pub(crate) against: Vec<Peer>,
@@ -132,7 +139,7 @@ impl BenchArgs {
 const LONGEST_RANGE: usize = 1000;
 
 /// Parses `512`, `128,256`, `first-last`, `first-last+step` or `first-last*factor`.
-fn counts(text: &str) -> Result<Counts, String> {
+pub(crate) fn counts(text: &str) -> Result<Counts, String> {
     let mut all = Vec::new();
     for part in text.split(',') {
         range(part.trim(), &mut all).ok_or_else(|| {

@@ -172,7 +172,7 @@ impl<'a> Runner<'a> {
 }
 
 /// Reads tokens; false if the user stopped it.
-fn read(session: &mut Session, tokens: &[u32], listener: &Listener) -> Result<bool> {
+pub(crate) fn read(session: &mut Session, tokens: &[u32], listener: &Listener) -> Result<bool> {
     for progress in session.prefill(tokens)? {
         let progress = progress?;
         if progress.done < progress.total && listener.asked() {
@@ -183,7 +183,7 @@ fn read(session: &mut Session, tokens: &[u32], listener: &Listener) -> Result<bo
 }
 
 /// Returns random tokens, the same in each run.
-fn tokens(random: &mut SplitMix64, count: usize, vocabulary: usize) -> Vec<u32> {
+pub(crate) fn tokens(random: &mut SplitMix64, count: usize, vocabulary: usize) -> Vec<u32> {
     (0..count).map(|_| (random.next_u64() % vocabulary.max(1) as u64) as u32).collect()
 }
 

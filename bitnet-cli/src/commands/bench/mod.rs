@@ -15,6 +15,7 @@ mod report;
 mod run_file;
 mod single_run;
 mod statistics;
+mod streams;
 mod tables;
 
 use anyhow::{Context, Result, bail};
@@ -48,6 +49,9 @@ pub(crate) fn run(cli: &Cli, args: &BenchArgs, output: &mut Output) -> Result<Ou
         let json = format(args, output) == Format::Json;
         machine::print_limits(&threads(args)?, json, output)?;
         return Ok(Outcome::Done);
+    }
+    if let Some(counts) = &args.streams {
+        return streams::run(cli, args, counts, output);
     }
     if args.account {
         return breakdown::run(cli, args, output);

@@ -73,16 +73,17 @@ pub(super) struct GroupRows<'a> {
 }
 
 impl GroupRows<'_> {
-    /// Computes the dots of a tile of `T` tokens.
+    /// Computes the dots of a tile of `T` tokens, whose activations are `blocks`.
     #[inline(always)]
     pub(super) fn dots<I: Isa, const T: usize>(
         &self,
         isa: I,
         tile: &Range<usize>,
+        blocks: &[[ActivationBlock; T]],
         sink: &mut DotSink<'_, '_>,
     ) {
         let Self { weight, len, x, rows } = self;
-        let (groups, blocks) = (groups(weight), x.tile(tile).as_chunks::<T>().0);
+        let groups = groups(weight);
         let mut sums = vec![0i32; T * groups];
         for (token, sums) in tile.clone().zip(sums.chunks_exact_mut(groups)) {
             group_sums(x.sums(token), *len, sums);

@@ -1,6 +1,7 @@
 //! Ternary layers: activations in 8 bits with exact integer sums, or in f32.
 
 mod dot;
+mod few;
 mod float;
 mod gemm;
 mod grouped;
@@ -18,6 +19,8 @@ pub(crate) use weight::{CpuMatrix, CpuWeight, matrix, parts_layout};
 
 use std::ops::Range;
 use std::sync::atomic::Ordering;
+
+use few::Rest;
 
 use crate::activations::{Quantized, float_blocks};
 use crate::exec::ExecContext;
@@ -58,11 +61,12 @@ pub(crate) fn bit_linear(
             {
                 return Ok(());
             }
-            let tile = if tokens < panel::AMX_TOKENS { 1 } else { PANEL_ROWS };
+            let rest = Rest::new(&x, tokens, exec.scratch_pool)?;
+            let tile = if tokens < panel::GROUPED_AMX_TOKENS { 1 } else { PANEL_ROWS };
             let pieces = pieces(tokens, tile, weights, out, exec)?;
-            let pool = exec.scratch_pool;
+            let (x, rest, pool) = (&x, &rest, exec.scratch_pool);
             exec.threads
-                .each(pieces, |parts| exec.isa.run(gemm::Int8Gemm { x: &x, tokens, parts, pool }))
+                .each(pieces, |parts| exec.isa.run(gemm::Int8Gemm { x, tokens, rest, parts, pool }))
         }
         ActivationPrecision::Float => {
             let x = float_blocks(x, tokens, cols, exec.scratch_pool)?;
@@ -118,8 +122,9 @@ pub(crate) fn bit_linear_integers(
     let weight = matrix(weight)?;
     shape_check::expect_shape("bit_linear", "x", x, tokens, weight.cols())?;
     let quantized = Quantized::new(x.f32()?, tokens, cols, None, amx, exec)?;
-    let pool = exec.scratch_pool;
-    let dots = exec.isa.run(gemm::IntegerDots { x: &quantized, tokens, weight, pool })?;
+    let (x, pool) = (&quantized, exec.scratch_pool);
+    let rest = &Rest::new(x, tokens, pool)?;
+    let dots = exec.isa.run(gemm::IntegerDots { x, tokens, rest, weight, pool })?;
     Ok(BitLinearIntegers {
         activations: quantized.activations(tokens, cols),
         activation_scales: quantized.scales.to_vec(),

@@ -21,8 +21,11 @@ use bitnet_core::memory::{HybridMemoryPool, PoolBuffer};
 /// Tokens from which on panels cost less than other kernels, without AMX.
 const PANEL_TOKENS: usize = 48;
 
-/// Tokens from which on panels cost less than other kernels, with AMX.
-pub(super) const AMX_TOKENS: usize = 8;
+/// Tokens from which on panels cost less than other kernels, with AMX, for weights with scales for groups.
+pub(super) const GROUPED_AMX_TOKENS: usize = 8;
+
+/// The same, for other weights.
+const AMX_TOKENS: usize = 12;
 
 /// Blocks of activations that stay in the second-level cache while all panels pass over them.
 const CACHED_BLOCKS: usize = (1 << 20) / 128;
@@ -36,9 +39,11 @@ pub(super) fn amx_for(
     tokens: usize,
     weights: &[&dyn TernaryWeight],
 ) -> Result<Option<Amx>> {
-    let Some(amx) = exec.isa.amx().filter(|_| tokens >= AMX_TOKENS) else { return Ok(None) };
+    let Some(amx) = exec.isa.amx() else { return Ok(None) };
     for weight in weights {
-        if !fits_panels(matrix(*weight)?) {
+        let weight = matrix(*weight)?;
+        let from = group_halves(weight).map_or(AMX_TOKENS, |_| GROUPED_AMX_TOKENS);
+        if tokens < from || !fits_panels(weight) {
             return Ok(None);
         }
     }

@@ -2,10 +2,11 @@
 
 use std::ops::Range;
 
+use super::dot::prefetch_rows;
 use super::sink::DotSink;
 use super::weight::{CpuMatrix, groups};
 use crate::activations::Quantized;
-use crate::isa::Isa;
+use crate::isa::{Isa, prefetch};
 
 /// Rows that meet a tile of tokens before the next tile is taken: their codes stay in the nearest caches.
 pub(super) const ROWS: usize = 128;
@@ -44,8 +45,15 @@ impl Tile8Dots {
             let first = piece * len;
             let halves = x.starts8(tile.start, first..first + blocks.len());
             let start = isa.tile8_start(&halves, blocks);
+            let distance = prefetch_rows(blocks.len()) * x.width;
             for (dots, row) in by_row.iter_mut().zip(rows.clone()) {
                 let codes = &weight.row_blocks(row)[first..first + blocks.len()];
+                // The codes are in a cache when the next tile meets them.
+                if tile.start == 0 {
+                    for line in (0..codes.len()).step_by(2) {
+                        prefetch(codes.as_ptr().wrapping_add(distance + line));
+                    }
+                }
                 let sums = isa.tile8_dots(&start, codes, blocks);
                 if piece == 0 {
                     *dots = sums;

@@ -80,6 +80,15 @@ impl CpuMatrix {
         }
     }
 
+    /// The blocks of all rows, one row after the other; of a packed matrix there are none.
+    #[inline(always)]
+    pub(super) fn blocks(&self) -> &[CodeBlock] {
+        match self {
+            Self::Canonical(matrix) => matrix.words().as_chunks().0,
+            Self::Packed(_) => &[],
+        }
+    }
+
     /// Bytes of the codes.
     pub(crate) fn code_bytes(&self) -> usize {
         match self {

@@ -6,34 +6,101 @@ use super::int4_dots::int4_dots;
 use super::int4_planes::Int4Planes;
 use super::query::QuantizedState;
 use crate::exec::ExecContext;
-use crate::isa::{Isa, LANES, NibbleBlock, Op};
+use crate::isa::{Isa, LANES, Op, WideBlock};
 use crate::threads::Pieces;
 use bitnet_core::Result;
+use bitnet_core::memory::PoolBuffer;
 
 /// Rows between the codes in use and those that are prefetched.
 const PREFETCH_DISTANCE: usize = 2;
 
-/// Computes the approximate logits of all rows for each query into its slice
-/// (`[rows]`), in one pass over the first plane.
+/// Queries that a row of codes meets at once.
+const TOGETHER: usize = 4;
+
+/// Rows that meet some queries before the next queries are taken: their codes stay in the nearest caches.
+const ROWS: usize = 64;
+
+/// Computes the approximate logits of all rows for each query into its slice (`[rows]`), in one pass over the first
+/// plane.
+///
+/// # Errors
+/// [`bitnet_core::Error::OutOfMemory`].
 pub(super) fn first(
     planes: &Int4Planes,
-    mut queries: Vec<(&QuantizedState, &mut [f32])>,
+    queries: Vec<(&QuantizedState, &mut [f32])>,
     exec: ExecContext<'_>,
 ) -> Result<()> {
+    let work = planes.blocks() * 16 * queries.len();
+    let (queries, mut rest): (Vec<_>, Vec<_>) = queries.into_iter().unzip();
+    let group = |queries| QueryGroup::new(queries, exec);
+    let groups = queries.chunks(TOGETHER).map(group).collect::<Result<Vec<_>>>()?;
     let mut pieces = Pieces::new();
-    for rows in exec.threads.ranges(planes.rows(), planes.blocks() * 16 * queries.len()) {
-        let mut of_rows = Vec::with_capacity(queries.len());
-        for (query, rest) in &mut queries {
-            let (out, tail) = std::mem::take(rest).split_at_mut(rows.len());
+    for rows in exec.threads.ranges(planes.rows(), work) {
+        let mut out = Vec::with_capacity(rest.len());
+        for rest in &mut rest {
+            let (own, tail) = std::mem::take(rest).split_at_mut(rows.len());
             *rest = tail;
-            of_rows.push((*query, out));
+            out.push(own);
         }
-        pieces.push(First { planes, queries: of_rows, rows });
+        pieces.push(First { planes, groups: &groups, out, rows });
     }
     exec.threads.each(pieces, |piece| {
         exec.isa.run(piece);
         Ok(())
     })
+}
+
+/// Up to [`TOGETHER`] queries.
+struct QueryGroup<'a> {
+    queries: &'a [&'a QuantizedState],
+    /// Block 0 of each query, then block 1, ...
+    blocks: PoolBuffer<WideBlock>,
+}
+
+impl<'a> QueryGroup<'a> {
+    fn new(queries: &'a [&'a QuantizedState], exec: ExecContext<'_>) -> Result<Self> {
+        let count = queries.len();
+        let len = queries.iter().map(|query| query.blocks.len()).sum();
+        // Every block is written below.
+        let mut blocks = PoolBuffer::scratch(len, exec.scratch_pool)?;
+        for (index, query) in queries.iter().enumerate() {
+            let places = blocks.iter_mut().skip(index).step_by(count);
+            places.zip(&*query.blocks).for_each(|(place, block)| *place = *block);
+        }
+        Ok(Self { queries, blocks })
+    }
+
+    /// Computes the approximate logits of rows `rows.start + part` for all `Q` queries into `out[query][part]`.
+    #[inline(always)]
+    fn logits<I: Isa, const Q: usize>(
+        &self,
+        isa: I,
+        planes: &Int4Planes,
+        rows: &Range<usize>,
+        part: Range<usize>,
+        out: &mut [&mut [f32]],
+    ) {
+        let (plane, blocks) = (planes.first(), planes.blocks());
+        let x = self.blocks.as_chunks::<Q>().0;
+        for index in part {
+            // Row after row: the processor's own prefetcher follows one stream.
+            let row = rows.start + index;
+            let ahead = (row + PREFETCH_DISTANCE).min(rows.end - 1) * blocks;
+            let codes = &plane[row * blocks..][..blocks];
+            let sums = int4_dots::<I, Q>(isa, codes, x, &plane[ahead..ahead + blocks]);
+            let scale = f64::from(planes.scales()[row]);
+            for ((out, query), sums) in out.iter_mut().zip(self.queries).zip(sums) {
+                let steps = (65536 * joined(sums) - query.centre) as f64;
+                out[index] = (scale * (query.unit * steps)) as f32;
+            }
+        }
+    }
+}
+
+/// `Σ code · q` from its sums over both parts of `q`.
+#[inline(always)]
+fn joined([high, low]: [i32; 2]) -> i64 {
+    256 * i64::from(high) + i64::from(low)
 }
 
 /// Returns nearer approximations of the logits of `rows`, by the second plane.
@@ -52,36 +119,12 @@ pub(super) fn second(
     Ok(nearer)
 }
 
-/// Computes `Σ code · q` of `count` rows for each query, and calls `each`
-/// with the indices of row and query, and the sum.
-#[inline(always)]
-fn dots<I: Isa>(
-    isa: I,
-    plane: &[NibbleBlock],
-    blocks: usize,
-    queries: &[&QuantizedState],
-    count: usize,
-    row: impl Fn(usize) -> usize,
-    mut each: impl FnMut(usize, usize, i64),
-) {
-    for index in 0..count {
-        // Row after row: the processor's own prefetcher follows one stream.
-        let at = row(index) * blocks;
-        let ahead = row((index + PREFETCH_DISTANCE).min(count - 1)) * blocks;
-        let (codes, mut ahead) = (&plane[at..at + blocks], &plane[ahead..ahead + blocks]);
-        for (number, query) in queries.iter().enumerate() {
-            let [high, low] = int4_dots(isa, codes, &query.blocks, ahead);
-            // Once is enough: the lines of this row are in the cache.
-            ahead = codes;
-            each(index, number, 256 * i64::from(high) + i64::from(low));
-        }
-    }
-}
-
 /// Some rows of the first plane.
 struct First<'a> {
     planes: &'a Int4Planes,
-    queries: Vec<(&'a QuantizedState, &'a mut [f32])>,
+    groups: &'a [QueryGroup<'a>],
+    /// Of each query.
+    out: Vec<&'a mut [f32]>,
     rows: Range<usize>,
 }
 
@@ -90,15 +133,19 @@ impl Op for First<'_> {
 
     #[inline(always)]
     fn eval<I: Isa>(self, isa: I) {
-        let Self { planes, queries, rows } = self;
-        let scales = &planes.scales()[rows.clone()];
-        let (plane, row) = (planes.first(), |index| rows.start + index);
-        let (queries, mut out): (Vec<_>, Vec<_>) = queries.into_iter().unzip();
-        dots(isa, plane, planes.blocks(), &queries, rows.len(), row, |index, number, sum| {
-            let steps = (65536 * sum - queries[number].centre) as f64;
-            let logit = f64::from(scales[index]) * (queries[number].unit * steps);
-            out[number][index] = logit as f32;
-        });
+        let Self { planes, groups, mut out, rows } = self;
+        for start in (0..rows.len()).step_by(ROWS) {
+            let part = start..(start + ROWS).min(rows.len());
+            for (group, out) in groups.iter().zip(out.chunks_mut(TOGETHER)) {
+                let part = part.clone();
+                match out.len() {
+                    1 => group.logits::<I, 1>(isa, planes, &rows, part, out),
+                    2 => group.logits::<I, 2>(isa, planes, &rows, part, out),
+                    3 => group.logits::<I, 3>(isa, planes, &rows, part, out),
+                    _ => group.logits::<I, TOGETHER>(isa, planes, &rows, part, out),
+                }
+            }
+        }
     }
 }
 
@@ -117,14 +164,17 @@ impl Op for Second<'_> {
     #[inline(always)]
     fn eval<I: Isa>(self, isa: I) {
         let Self { planes, query, approximate, rows, out } = self;
-        let row = |index: usize| rows[index] as usize;
-        let plane = planes.second();
-        dots(isa, plane, planes.blocks(), &[query], out.len(), row, |index, _, sum| {
-            let steps = 4096 * sum - 30720 * query.sum;
-            let scale = f64::from(planes.scales()[row(index)]);
+        let (plane, blocks) = (planes.second(), planes.blocks());
+        let codes = |index: usize| &plane[rows[index] as usize * blocks..][..blocks];
+        let (x, last) = (query.blocks.as_chunks::<1>().0, rows.len().saturating_sub(1));
+        for (index, (out, &row)) in out.iter_mut().zip(rows).enumerate() {
+            let ahead = codes((index + PREFETCH_DISTANCE).min(last));
+            let [sums] = int4_dots(isa, codes(index), x, ahead);
+            let steps = 4096 * joined(sums) - 30720 * query.sum;
+            let scale = f64::from(planes.scales()[row as usize]);
             let more = scale * (query.unit * steps as f64);
-            out[index] = (f64::from(approximate[row(index)]) + more) as f32;
-        });
+            *out = (f64::from(approximate[row as usize]) + more) as f32;
+        }
     }
 }
 

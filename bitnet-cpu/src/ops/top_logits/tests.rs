@@ -345,6 +345,13 @@ fn queries_together_equal_each_alone_and_read_the_codes_once() {
         }
         let read: u64 = found.iter().map(|found| found.read.first_plane_bytes).sum();
         assert_eq!(read, 3 * (rows * (cols.div_ceil(64) * 32 + 4)) as u64);
+        for few in 2..9 {
+            let (x, queries) = (x.narrow(0, 4..4 + few).unwrap(), &queries[4..4 + few]);
+            let some = backend.top_logits(&x, &*head, queries).unwrap();
+            for (some, found) in some.iter().zip(&found[4..]) {
+                assert_eq!(bits(&some.top), bits(&found.top), "{} {few}", backend.describe());
+            }
+        }
         assert!(backend.top_logits(&x.narrow(0, 0..0).unwrap(), &*head, &[]).unwrap().is_empty());
     }
 }

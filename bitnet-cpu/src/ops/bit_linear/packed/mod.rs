@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::dot::WeightRows;
+use super::few::Rest;
 use super::sink::DotSink;
 use crate::activations::{Quantized, int8_tiles};
 use crate::isa::{
@@ -158,17 +159,17 @@ impl PackedMatrix {
         self.vbmi.pack_panel(&self.codes()[rows.start * width..rows.end * width], width, panel);
     }
 
-    /// The dots of some tokens (one tile) with some rows.
+    /// The dots of `T` tokens, whose activations are `blocks`, with some rows.
     #[inline(always)]
     fn tile<I: Isa, const T: usize>(
         &self,
         isa: I,
         x: &Quantized,
-        tile: Range<usize>,
+        (tokens, blocks): (Range<usize>, &[ActivationBlock]),
         rows: Range<usize>,
         sink: &mut DotSink<'_, '_>,
     ) {
-        let (width, grouped) = (width(self.cols), GroupedActivations::<T>::new(x.tile(&tile)));
+        let (width, grouped) = (width(self.cols), GroupedActivations::<T>::new(blocks));
         let mut dots = [[0; ROWS]; T];
         for (index, row) in rows.clone().enumerate() {
             let sums = self.vbmi.tile(&self.codes()[row * width..][..width], &grouped);
@@ -176,7 +177,7 @@ impl PackedMatrix {
                 dots[index] = sum;
             }
         }
-        for (token, dots) in tile.zip(&mut dots) {
+        for (token, dots) in tokens.zip(&mut dots) {
             let (dots, start) = (&mut dots[..rows.len()], x.starts[token]);
             dots.iter_mut().for_each(|dot| *dot = dot.wrapping_add(start));
             sink.push(isa, token, rows.start, dots);
@@ -189,25 +190,30 @@ impl PackedMatrix {
         &self,
         isa: I,
         x: &Quantized,
-        tokens: usize,
+        rest: &Rest,
         rows: Range<usize>,
         sink: &mut DotSink<'_, '_>,
     ) {
         for start in rows.clone().step_by(ROWS) {
             let rows = start..(start + ROWS).min(rows.end);
-            for tile in int8_tiles(tokens) {
-                let rows = rows.clone();
-                match tile.len() {
-                    8 => self.tile::<I, 8>(isa, x, tile, rows, sink),
-                    4 => self.tile::<I, 4>(isa, x, tile, rows, sink),
-                    2 => self.tile::<I, 2>(isa, x, tile, rows, sink),
-                    _ => {
-                        let mut dots = [x.starts[tile.start]; ROWS];
-                        let dots = &mut dots[..rows.len()];
-                        self.single(x.tile(&tile), WeightRows::From(start), dots);
-                        sink.push(isa, tile.start, start, dots);
-                    }
+            for tile in int8_tiles(rest.tokens.start) {
+                self.tile::<I, 8>(isa, x, (tile.clone(), x.tile(&tile)), rows.clone(), sink);
+            }
+            let tile = (rest.tokens.clone(), rest.blocks(x));
+            match rest.tokens.len() {
+                0 => {}
+                1 => {
+                    let mut dots = [x.starts[rest.tokens.start]; ROWS];
+                    let dots = &mut dots[..rows.len()];
+                    self.single(rest.blocks(x), WeightRows::From(start), dots);
+                    sink.push(isa, rest.tokens.start, start, dots);
                 }
+                2 => self.tile::<I, 2>(isa, x, tile, rows, sink),
+                3 => self.tile::<I, 3>(isa, x, tile, rows, sink),
+                4 => self.tile::<I, 4>(isa, x, tile, rows, sink),
+                5 => self.tile::<I, 5>(isa, x, tile, rows, sink),
+                6 => self.tile::<I, 6>(isa, x, tile, rows, sink),
+                _ => self.tile::<I, 7>(isa, x, tile, rows, sink),
             }
         }
     }
