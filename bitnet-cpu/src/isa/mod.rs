@@ -44,7 +44,7 @@ pub(crate) use int8::{
     PanelHalf, PlaneSums,
 };
 pub use peak::IntegerPeak;
-pub(crate) use peak::measure as measure_integer_peak;
+pub(crate) use peak::{ROUNDS as PEAK_ROUNDS, measure as measure_integer_peak};
 
 /// An instruction set. A value of the type is the proof that the processor has it.
 ///
