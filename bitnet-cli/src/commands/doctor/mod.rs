@@ -55,7 +55,14 @@ fn check(name: &'static str, verdict: Verdict, text: impl Into<String>, data: Va
 }
 
 /// Checks this machine.
+///
+/// # Errors
+/// If the model of `--model` can't be loaded.
 pub(crate) fn run(cli: &Cli, output: &mut Output) -> Result<Outcome> {
+    let chosen = match &cli.model.model {
+        Some(path) => Some((path.display().to_string(), load::model(cli, output)?)),
+        None => None,
+    };
     let device = auto_select_device();
     let caps = DeviceCapabilities::without_bandwidth(&device);
     let threads = cli.general.threads;
@@ -75,9 +82,7 @@ pub(crate) fn run(cli: &Cli, output: &mut Output) -> Result<Outcome> {
         devices(&device),
         embedded_model(threads, &caps),
     ];
-    if let Some(path) = &cli.model.model {
-        checks.push(model(&path.display().to_string(), load::model(cli, output), &caps, limits));
-    }
+    checks.extend(chosen.map(|(name, chosen)| model(&name, &chosen, &caps, limits)));
     if interrupt::asked() {
         return Ok(Outcome::Interrupted);
     }
@@ -289,13 +294,8 @@ fn embedded_model(threads: Option<usize>, caps: &DeviceCapabilities) -> Check {
 }
 
 /// Measures the speed of a loaded model.
-fn model(
-    name: &str,
-    loaded: Result<Model>,
-    caps: &DeviceCapabilities,
-    limits: Option<&Limits>,
-) -> Check {
-    match loaded.and_then(|model| speed::measure(&model, limits, caps.outer_cache_bytes())) {
+fn model(name: &str, model: &Model, caps: &DeviceCapabilities, limits: Option<&Limits>) -> Check {
+    match speed::measure(model, limits, caps.outer_cache_bytes()) {
         Ok(speeds) => {
             let data = json!({ "name": name, "speed": to_list(&speeds) });
             check("model", Verdict::Ok, with_speeds(name.to_owned(), &speeds), data)

@@ -5,7 +5,7 @@ use bitnet_inference::Model;
 use serde_json::{Value, json};
 
 use crate::commands::bench::measure::{self, Protocol};
-use crate::commands::bench::record::percent;
+use crate::commands::bench::record::{percent, quantity};
 use crate::commands::bench::run_file::{Cost, Limits, Test};
 use crate::commands::bench::single_run::SEED;
 use crate::commands::bench::statistics::median;
@@ -69,7 +69,8 @@ impl Speed {
 
     pub(super) fn describe(&self) -> String {
         let (name, limit, each) = if self.is_prefill() {
-            ("prefill", "the integer peak", format!("{:.2} GMAC", self.cost.integer_macs / 1e9))
+            let macs = quantity(self.cost.integer_macs as u64);
+            ("prefill", "the integer peak", format!("{macs} multiply-adds"))
         } else {
             ("decode", "the read bandwidth", output::bytes(self.cost.bytes as u64))
         };
