@@ -227,7 +227,10 @@ fn bandwidth(caps: &DeviceCapabilities, limits: Option<&Limits>) -> Check {
             let threads = output::count(limits.threads, "thread");
             (Verdict::Ok, format!("{text}, read with {threads}"))
         }
-        _ => (Verdict::Warn, "unavailable: not enough memory to measure it".to_owned()),
+        _ => (
+            Verdict::Warn,
+            "unavailable: memory or kernels to measure it with are missing".to_owned(),
+        ),
     };
     check("bandwidth", verdict, text, data)
 }
