@@ -219,6 +219,43 @@ fn memory_of_each_purpose_is_counted_separately() {
     assert_eq!(pool.allocated_by_purpose(), [0; Purpose::ALL.len()]);
 }
 
+/// The flags of the mapping that holds `address`, as Linux reports them.
+fn mapping_flags(address: usize) -> String {
+    let text = std::fs::read_to_string("/proc/self/smaps").unwrap();
+    let mut inside = false;
+    for line in text.lines() {
+        let range = line.split(' ').next().and_then(|range| range.split_once('-'));
+        let bound = |hex: &str| usize::from_str_radix(hex, 16).ok();
+        if let Some((Some(start), Some(end))) = range.map(|(a, b)| (bound(a), bound(b))) {
+            inside = (start..end).contains(&address);
+        } else if let (true, Some(flags)) = (inside, line.strip_prefix("VmFlags:")) {
+            return flags.to_owned();
+        }
+    }
+    panic!("{address:#x} is not mapped")
+}
+
+#[test]
+fn weights_from_2_mib_on_have_huge_pages() {
+    if !std::path::Path::new("/sys/kernel/mm/transparent_hugepage").exists() {
+        return;
+    }
+    let pool = unbounded();
+    let block =
+        |bytes, purpose| pool.for_purpose(purpose).allocate(bytes, 64, &Device::Cpu).unwrap();
+    let is_huge = |handle: &MemoryHandle, at: usize| {
+        let address = handle.bytes().as_ptr() as usize + at;
+        mapping_flags(address).split_whitespace().any(|flag| flag == "hg")
+    };
+    let weights = block(5 * MIB, Purpose::Weights);
+    let others = block(5 * MIB, Purpose::Activations);
+    let small = block(2 * MIB - 1, Purpose::Weights);
+    assert_eq!(weights.bytes().as_ptr() as usize % (2 * MIB), 0);
+    assert!(is_huge(&weights, 0) && is_huge(&weights, 4 * MIB - 1));
+    assert!(!is_huge(&weights, 4 * MIB), "the rest is no whole huge page");
+    assert!(!is_huge(&others, 0) && !is_huge(&small, 0));
+}
+
 #[test]
 fn memory_refused_by_the_system_is_an_error_after_a_purge() {
     let pool = unbounded();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::exec::ExecContext;
-use crate::isa::{IntegerPeak, measure_integer_peak};
+use crate::isa::{IntegerPeak, PEAK_ROUNDS, measure_integer_peak};
 use crate::ops::{self, CpuWeight};
 use crate::self_test::{Chosen, choose, proven_levels};
 use crate::threads::{Threads, default_threads};
@@ -87,10 +87,10 @@ impl CpuBackend {
     }
 
     /// Measures the peak of the integer multiply-add of this back end's instruction set, on as many threads as it
-    /// has: the best of `rounds` rounds of about a millisecond. The additions that sum the products up are part of
-    /// it, because no kernel can do without them. `None` where the level has no such instruction (scalar).
-    pub fn measure_integer_peak(&self, rounds: usize) -> Option<IntegerPeak> {
-        measure_integer_peak(self.level(), self.threads(), rounds)
+    /// has, for a quarter of a second. The additions that sum the products up are part of it, because no kernel can do
+    /// without them. `None` where the level has no such instruction (scalar).
+    pub fn measure_integer_peak(&self) -> Option<IntegerPeak> {
+        measure_integer_peak(self.level(), self.threads(), PEAK_ROUNDS)
     }
 
     pub(crate) fn exec(&self) -> ExecContext<'_> {

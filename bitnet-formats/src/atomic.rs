@@ -6,6 +6,10 @@ use std::path::Path;
 
 use crate::error::{Error, Result, shown_path};
 
+/// Bytes of the buffer. Of what is written in such pieces, at multiples of them, some file systems keep each in a huge
+/// page, and map it as one.
+pub(crate) const PIECE: usize = 2 << 20;
+
 /// Rejects an existing destination that is not a regular file: a rename would replace a pipe, a device or a
 /// symbolic link itself. Returns the metadata of an existing file.
 fn require_regular(path: &Path) -> Result<Option<Metadata>> {
@@ -60,7 +64,7 @@ fn write_over(
         .tempfile_in(folder)
         .map_err(fail.clone()("create a temporary file in its folder"))?;
     {
-        let mut sink = BufWriter::with_capacity(1 << 20, temporary.as_file());
+        let mut sink = BufWriter::with_capacity(PIECE, temporary.as_file());
         fill(&mut sink)?;
         sink.flush().map_err(fail.clone()("write"))?;
     }

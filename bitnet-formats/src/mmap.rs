@@ -52,6 +52,13 @@ impl MappedFile {
         Arc::new(Self { name: name.to_owned(), bytes: Backing::Memory(bytes.into()) })
     }
 
+    /// Asks for huge pages; see [`FileMap::advise_huge`].
+    pub(crate) fn advise_huge(&self) {
+        if let Backing::Mapped(map) = &self.bytes {
+            map.advise_huge();
+        }
+    }
+
     /// Returns the file's name for error messages.
     #[must_use]
     pub fn name(&self) -> &str {

@@ -22,7 +22,7 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::atomic::write_atomically;
+use crate::atomic::{PIECE, write_atomically};
 use crate::error::{Error, Result, check_limit, shown, shown_bytes, shown_path};
 use crate::mmap::{MappedFile, Region};
 
@@ -58,6 +58,7 @@ impl SectionFile {
     /// of another kind or version, with an inconsistent length, or damaged.
     pub fn open(path: &Path) -> Result<Self> {
         let file = MappedFile::open(path)?;
+        file.advise_huge();
         let name = file.name().to_owned();
         let bytes = file.bytes();
         let magic = &bytes[..bytes.len().min(8)];
@@ -165,9 +166,15 @@ pub fn write(path: &Path, key: &[u8], sections: &[(String, &[u8])]) -> Result<()
     header.extend(checksum(&header).to_ne_bytes());
     write_atomically(path, |sink| {
         let mut at = 0;
-        let mut put = |bytes: &[u8]| {
-            at += bytes.len();
-            sink.write_all(bytes).map_err(|source| Error::io(&name, "write", source)).map(|()| at)
+        let mut put = |mut bytes: &[u8]| -> Result<usize> {
+            // In pieces that end where the sink's buffer does, so that it writes whole ones.
+            while !bytes.is_empty() {
+                let (piece, rest) = bytes.split_at(bytes.len().min(PIECE - at % PIECE));
+                sink.write_all(piece).map_err(|source| Error::io(&name, "write", source))?;
+                at += piece.len();
+                bytes = rest;
+            }
+            Ok(at)
         };
         put(&header)?;
         let mut at = put(&directory)?;

@@ -52,6 +52,21 @@ fn sections_round_trip_at_aligned_offsets() {
 }
 
 #[test]
+fn sections_longer_than_a_piece_of_the_file_round_trip() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a");
+    let numbers = |len: usize| (0..len).map(|i| (i * 7 % 251) as u8).collect::<Vec<_>>();
+    let arrays: Vec<_> = [(2 << 20) - 1000, 5 << 20, 1, (4 << 20) + 7].map(numbers).into();
+    let named: Vec<_> =
+        arrays.iter().enumerate().map(|(i, a)| (i.to_string(), a.as_slice())).collect();
+    sections::write(&path, b"key", &named).unwrap();
+    let file = SectionFile::open(&path).unwrap();
+    for (name, array) in &named {
+        assert!(*file.section(name).unwrap().unwrap() == **array, "{name}");
+    }
+}
+
+#[test]
 fn any_byte_that_is_changed_is_noticed() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a");

@@ -72,7 +72,7 @@ pub(crate) enum Command {
     List,
     /// Remove a downloaded model from the cache
     Rm(RmArgs),
-    /// Test the instruction sets and the memory bandwidth of this machine
+    /// Test the instruction sets and the limits of this machine; with --model, compare a model's speed with them
     Doctor,
     /// Train a small ternary model
     Train(TrainArgs),

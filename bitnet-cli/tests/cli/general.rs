@@ -4,6 +4,9 @@ use serde_json::Value;
 
 use crate::program::{bitnet, json, ok, output, refused_in_a_line, stderr, stdout};
 
+const STORIES: &str =
+    concat!(env!("CARGO_MANIFEST_DIR"), "/../bitnet-inference/models/stories.gguf");
+
 const COMMANDS: &[&str] = &[
     "run",
     "chat",
@@ -109,7 +112,36 @@ fn doctor_reports_this_machine() {
     }
     let value = json(&["doctor", "--json"]);
     assert_eq!(value["passed"], true);
-    assert!(value["checks"].as_array().unwrap().iter().all(|c| c["verdict"] != "fail"), "{value}");
+    let checks = value["checks"].as_array().unwrap();
+    assert!(checks.iter().all(|c| c["verdict"] != "fail"), "{value}");
+    let data = |name: &str| &checks.iter().find(|c| c["name"] == name).unwrap()["data"];
+    let rate = |value: &Value| value.as_f64().unwrap();
+    let bandwidth = data("bandwidth");
+    let sustained = rate(&bandwidth["gigabytes_per_second"]);
+    assert!(0.0 < sustained && sustained <= rate(&bandwidth["best_gigabytes_per_second"]));
+    assert!(bandwidth["buffer_bytes"].as_u64().unwrap() > 0);
+    for speed in data("embedded model")["speed"].as_array().unwrap() {
+        assert!(rate(&speed["tokens_per_second"]) > 0.0);
+        assert!(speed["predicted_tokens_per_second"].is_null(), "it fits the caches: {speed}");
+    }
+}
+
+#[test]
+fn doctor_compares_a_model_with_the_limits() {
+    let value = json(&["doctor", "--json", "-t", "1", "-m", STORIES]);
+    let checks = value["checks"].as_array().unwrap();
+    let model = checks.iter().find(|c| c["name"] == "model").unwrap();
+    let speeds = model["data"]["speed"].as_array().unwrap();
+    assert_eq!(speeds.len(), 2, "{value}");
+    let peak = checks.iter().find(|c| c["name"] == "integer peak").unwrap();
+    let number = |value: &Value| value.as_f64().unwrap();
+    let macs = number(&speeds[0]["integer_macs_per_token"]);
+    if let Some(peak) = peak["data"]["macs_per_second"].as_f64() {
+        let predicted = number(&speeds[0]["predicted_tokens_per_second"]);
+        // The last bits are lost in decimal digits.
+        assert!((predicted * macs / peak - 1.0).abs() < 1e-9, "{value}");
+    }
+    refused_in_a_line(&["doctor", "-m", "missing.gguf"], &["missing.gguf"]);
 }
 
 #[test]

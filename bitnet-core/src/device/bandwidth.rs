@@ -1,38 +1,40 @@
 //! Measurement of memory bandwidth.
 
 use std::hint::black_box;
+use std::ops::Range;
 use std::sync::mpsc;
-use std::sync::{Arc, Barrier};
+use std::sync::{Arc, Barrier, OnceLock};
 use std::thread::Builder;
 use std::time::{Duration, Instant};
 
+use super::{Device, DeviceCapabilities};
+use crate::memory::{HybridMemoryPool, MemoryPoolConfig, PoolBuffer};
 use crate::simd::sum_words;
 
-/// Bytes that each thread reads repeatedly in [`read_bandwidth_rounds`].
-const BYTES_PER_THREAD: usize = 128 << 20;
+/// Elements between two checks of the clock: 1 MiB.
+const STRIDE: usize = (1 << 20) / size_of::<f64>();
 
-/// Bytes between two checks of the clock.
-const STRIDE: usize = 1 << 20;
+/// The part of each thread is a multiple of this many elements: a huge page.
+const PART: usize = (2 << 20) / size_of::<f64>();
 
-/// The duration of a round of [`read_bandwidth_rounds`].
-const LONG_ROUND: Duration = Duration::from_millis(20);
+/// How many times the caches the arrays are: of a cyclic traversal of so much, no cache holds a noticeable part.
+const TIMES_CACHES: usize = 4;
 
-/// The most bytes that [`MemoryBandwidth::of_this_machine`] allocates.
-pub(super) const MOST_BYTES: usize = 128 << 20;
+/// The least working set where caches are small or unknown.
+const LEAST_BYTES: usize = 256 << 20;
 
-/// Less memory than this fits in caches.
-const LEAST_BYTES: usize = 16 << 20;
+/// Rounds of reading, and of each other kind of work. The sustained figure is their median.
+const READ_ROUNDS: usize = 25;
+const WRITE_ROUNDS: usize = 5;
 
-/// Rounds of each kind of work, of which the best counts.
-const ROUNDS: usize = 5;
+/// The duration of a round.
+const ROUND: Duration = Duration::from_millis(20);
 
-/// The duration of one of them.
-const SHORT_ROUND: Duration = Duration::from_millis(8);
+/// The longest initial fill of the arrays; the rest of them is not used. A virtual machine may get its memory from the
+/// host only when it touches it first, which can take several times as long.
+const FILL: Duration = Duration::from_millis(1500);
 
-/// The longest initial fill of the buffers; the rest of them is not used.
-const FILL: Duration = Duration::from_millis(100);
-
-/// Memory bandwidth with several threads, in bytes per second: the best of several rounds.
+/// Memory bandwidth with several threads, in bytes per second: the median of rounds of 20 ms, unless stated otherwise.
 ///
 /// Bytes are counted as in STREAM: those that the program reads and writes, without reads for ownership.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -40,176 +42,155 @@ const FILL: Duration = Duration::from_millis(100);
 pub struct MemoryBandwidth {
     /// Reading.
     pub read: f64,
+    /// Reading, in the best round.
+    pub best_read: f64,
     /// `a[i] = b[i]`: 16 bytes for each i.
     pub copy: f64,
     /// `a[i] = b[i] + s · c[i]`: 24 bytes for each i.
     pub triad: f64,
     /// The threads that took part.
     pub threads: usize,
-    /// Bytes of all arrays together. If they fit in the last-level caches, the figures are those of the caches.
+    /// Bytes of the arrays of all threads together. With less than about twice
+    /// [`DeviceCapabilities::outer_cache_bytes`], the figures may be those of the caches.
     pub working_set: usize,
 }
 
 impl MemoryBandwidth {
-    /// Measures with up to `threads` threads and `bytes` bytes in all, for about a quarter of a second. `None` if
-    /// memory or threads are refused, or if `bytes` is less than 16 MiB.
-    pub fn measure(threads: usize, bytes: usize) -> Option<Self> {
-        let threads = threads.clamp(1, (bytes / LEAST_BYTES).max(1) * 16);
-        if bytes < LEAST_BYTES {
+    /// The figures of this machine, measured on the first call with all logical processors; as
+    /// [`MemoryBandwidth::with_threads`].
+    pub fn of_this_machine() -> Option<Self> {
+        static MEASURED: OnceLock<Option<MemoryBandwidth>> = OnceLock::new();
+        *MEASURED.get_or_init(|| {
+            Self::with_threads(std::thread::available_parallelism().map_or(1, usize::from))
+        })
+    }
+
+    /// Measures with up to `threads` threads, for one to three seconds, in arrays of four times the caches and at least
+    /// 256 MiB, but at most a quarter of the available memory. `None` if memory or threads are refused.
+    pub fn with_threads(threads: usize) -> Option<Self> {
+        let machine = DeviceCapabilities::without_bandwidth(&Device::Cpu);
+        Self::measure(threads, bytes_beyond(machine.outer_cache_bytes(), machine.available_memory))
+    }
+
+    /// Measures with up to `threads` threads and `bytes` bytes in all, of which each thread takes whole huge pages, and
+    /// leaves those out that it could not write to in a second and a half. `None` if memory or threads are refused, or if
+    /// `bytes` is less than 2 MiB for each thread.
+    fn measure(threads: usize, bytes: usize) -> Option<Self> {
+        let threads = threads.max(1);
+        let part = bytes / size_of::<f64>() / threads / PART * PART;
+        if part == 0 {
             return None;
         }
-        let elements = bytes / threads / 3 / size_of::<f64>();
-        let parts = together(threads, |barrier| part_of_one(elements, barrier));
-        let parts: Vec<Part> = parts.into_iter().collect::<Option<_>>()?;
-        let best = |kind: usize| {
-            let of_round = |r: usize| parts.iter().map(|part| part.rates[r][kind]).sum::<f64>();
-            (0..ROUNDS).map(of_round).max_by(f64::total_cmp).filter(|&rate| rate > 0.0)
-        };
+        // A pool backs large blocks with huge pages.
+        let pool = HybridMemoryPool::with_config(MemoryPoolConfig::unbounded()).ok()?;
+        let mut array = PoolBuffer::<f64>::scratch(part * threads, &pool).ok()?;
+        let parts = together(array.chunks_exact_mut(part), part_of_one);
+        let [read, copy, triad] = [0, 1, 2].map(|kind| sums(&parts, kind));
         Some(Self {
-            read: best(0)?,
-            copy: best(1)?,
-            triad: best(2)?,
+            read: median(&read)?,
+            best_read: *read.last()?,
+            copy: median(&copy)?,
+            triad: median(&triad)?,
             threads: parts.len(),
             working_set: parts.iter().map(|part| part.bytes).sum(),
         })
     }
 }
 
+/// How many bytes to measure with, given those of the caches and of the available memory.
+fn bytes_beyond(caches: usize, available: Option<u64>) -> usize {
+    let wanted = LEAST_BYTES.max(TIMES_CACHES.saturating_mul(caches));
+    let spare = available.map_or(u64::MAX, |bytes| bytes / 4);
+    usize::try_from(spare).map_or(wanted, |spare| spare.min(wanted))
+}
+
 struct Part {
     bytes: usize,
-    /// Bytes per second of reading, copying and the triad, for each round.
-    rates: [[f64; 3]; ROUNDS],
+    /// Bytes per second of each round: of reading, copying and the triad.
+    rates: [Vec<f64>; 3],
 }
 
-/// One thread's part; `None` if it has no memory.
-fn part_of_one(elements: usize, barrier: &Barrier) -> Option<Part> {
-    // A thread without memory passes the same barriers, so that no other thread waits for it.
-    let [mut a, b, c] = filled(elements).unwrap_or_default();
-    let len = a.len();
-    let mut walks = [Walk { len, at: 0 }; 3];
-    let mut rates = [[0.0; 3]; ROUNDS];
-    for of_round in &mut rates {
-        for (kind, walk) in walks.iter_mut().enumerate() {
-            barrier.wait();
-            let elements_per_second = match kind {
-                0 => walk.rate(SHORT_ROUND, |at| {
-                    black_box(sum_words(bytemuck::cast_slice(&b[at.clone()])));
-                    black_box(sum_words(bytemuck::cast_slice(&c[at])));
-                }),
-                1 => walk.rate(SHORT_ROUND, |at| {
-                    black_box(&mut a[at.clone()]).copy_from_slice(&b[at]);
-                }),
-                _ => walk.rate(SHORT_ROUND, |at| {
-                    let sources = b[at.clone()].iter().zip(&c[at.clone()]);
-                    for (a, (b, c)) in black_box(&mut a[at]).iter_mut().zip(sources) {
-                        *a = b + 3.0 * c;
-                    }
-                }),
-            };
-            let arrays = if kind == 2 { 3 } else { 2 };
-            of_round[kind] = elements_per_second * (arrays * size_of::<f64>()) as f64;
-        }
-    }
-    (len > 0).then_some(Part { bytes: 3 * len * size_of::<f64>(), rates })
+/// The bytes per second of all threads in each round of a kind of work, the slowest first.
+fn sums(parts: &[Part], kind: usize) -> Vec<f64> {
+    let rounds = parts.iter().map(|part| part.rates[kind].len()).min().unwrap_or(0);
+    let of_round = |round: usize| parts.iter().map(|part| part.rates[kind][round]).sum::<f64>();
+    let mut sums: Vec<f64> = (0..rounds).map(of_round).collect();
+    sums.sort_by(f64::total_cmp);
+    sums
 }
 
-/// Three arrays of one length that have been written once; shorter if that took too long, `None` if there is no memory.
-fn filled(elements: usize) -> Option<[Vec<f64>; 3]> {
-    let mut arrays: [Vec<f64>; 3] = Default::default();
-    for array in &mut arrays {
-        array.try_reserve_exact(elements).ok()?;
-    }
+fn median(sorted: &[f64]) -> Option<f64> {
+    sorted.get(sorted.len() / 2).copied()
+}
+
+/// One thread's part, which it fills, so that the pages are on its node.
+fn part_of_one(array: &mut [f64], barrier: &Barrier) -> Part {
     let start = Instant::now();
-    while arrays[0].len() < elements && start.elapsed() < FILL {
-        let len = (arrays[0].len() + STRIDE / size_of::<f64>()).min(elements);
-        for (array, value) in arrays.iter_mut().zip([0.0, 1.0, 2.0]) {
-            array.resize(len, value);
-        }
+    let mut len = 0;
+    while len < array.len() && start.elapsed() < FILL {
+        array[len..len + STRIDE].fill(1.0);
+        len += STRIDE;
     }
-    Some(arrays)
+    let array = &mut array[..len];
+    let read = rates(READ_ROUNDS, barrier, len, 1, |at| {
+        black_box(sum_words(bytemuck::cast_slice(&array[at])));
+    });
+    let (a, b) = array.split_at_mut(len / 2);
+    let copy = rates(WRITE_ROUNDS, barrier, a.len(), 2, |at| {
+        black_box(&mut a[at.clone()]).copy_from_slice(&b[at]);
+    });
+    let (a, rest) = array.split_at_mut(len / 3);
+    let (b, c) = rest.split_at(len / 3);
+    let triad = rates(WRITE_ROUNDS, barrier, a.len(), 3, |at| {
+        let sources = b[at.clone()].iter().zip(&c[at.clone()]);
+        for (a, (b, c)) in black_box(&mut a[at]).iter_mut().zip(sources) {
+            *a = b + 3.0 * c;
+        }
+    });
+    Part { bytes: size_of_val(array), rates: [read, copy, triad] }
 }
 
-/// A cyclic traversal of arrays of `len` eight-byte elements; each round continues where the last one stopped, so that
-/// short rounds do not measure a cache.
-#[derive(Clone, Copy)]
-struct Walk {
+/// The bytes per second of each round of `work` on ranges of `len` elements, in `arrays` arrays, one after another. Each
+/// round continues where the last one stopped, so that short rounds do not measure a cache. All threads begin a round
+/// together: starting them is not timed.
+fn rates(
+    rounds: usize,
+    barrier: &Barrier,
     len: usize,
-    at: usize,
-}
-
-impl Walk {
-    /// Elements per second that `work` processes in a round.
-    fn rate(&mut self, round: Duration, mut work: impl FnMut(std::ops::Range<usize>)) -> f64 {
+    arrays: usize,
+    mut work: impl FnMut(Range<usize>),
+) -> Vec<f64> {
+    let mut at = 0;
+    let mut round = || {
+        barrier.wait();
         let mut elements = 0;
         let start = Instant::now();
         loop {
-            let end = (self.at + STRIDE / size_of::<f64>()).min(self.len);
-            work(self.at..end);
-            elements += end - self.at;
-            self.at = if end == self.len { 0 } else { end };
+            let end = (at + STRIDE).min(len);
+            work(at..end);
+            elements += end - at;
+            at = if end == len { 0 } else { end };
             let elapsed = start.elapsed();
-            if elapsed >= round {
-                return elements as f64 / elapsed.as_secs_f64();
+            if elapsed >= ROUND {
+                return (elements * arrays * size_of::<f64>()) as f64 / elapsed.as_secs_f64();
             }
         }
-    }
-}
-
-/// Measured sequential read bandwidth with `threads` threads, in bytes per second: the best of `rounds` rounds.
-/// `None` if the buffers can't be allocated.
-///
-/// See [`read_bandwidth_rounds`].
-pub fn measure_read_bandwidth(threads: usize, rounds: usize) -> Option<f64> {
-    read_bandwidth_rounds(threads, rounds)?.last().copied()
-}
-
-/// Measured sequential read bandwidth with up to `threads` threads, in bytes per second, of each of `rounds` rounds,
-/// the slowest first. `None` if the buffers of 128 MiB per thread can't be allocated, or no thread can be started.
-///
-/// Threads fill their own buffers (so that each is on its thread's node), wait for one another, and read until a common
-/// end of the round, 20 ms later: starting threads is not timed.
-pub fn read_bandwidth_rounds(threads: usize, rounds: usize) -> Option<Vec<f64>> {
-    let rounds = rounds.max(1);
-    let parts = together(threads.max(1), |barrier| read_rounds(rounds, barrier));
-    let parts: Vec<Vec<f64>> = parts.into_iter().collect::<Option<_>>()?;
-    if parts.is_empty() {
-        return None;
-    }
-    let mut rates: Vec<f64> =
-        (0..rounds).map(|round| parts.iter().map(|part| part[round]).sum()).collect();
-    rates.sort_by(f64::total_cmp);
-    Some(rates)
-}
-
-/// One thread's rate in each round, in bytes per second; `None` if it has no memory.
-fn read_rounds(rounds: usize, barrier: &Barrier) -> Option<Vec<f64>> {
-    let mut buffer: Vec<u64> = Vec::new();
-    let len = BYTES_PER_THREAD / size_of::<u64>();
-    let has_memory = buffer.try_reserve_exact(len).is_ok();
-    if has_memory {
-        buffer.resize(len, 0x0123_4567_89ab_cdef);
-    }
-    let mut walk = Walk { len: buffer.len(), at: 0 };
-    let of_round = |_| {
-        barrier.wait();
-        let elements_per_second = walk.rate(LONG_ROUND, |at| {
-            black_box(sum_words(&buffer[at]));
-        });
-        elements_per_second * size_of::<u64>() as f64
     };
-    let rates = (0..rounds).map(of_round).collect();
-    has_memory.then_some(rates)
+    (0..rounds).map(|_| round()).collect()
 }
 
-/// The results of `work` in up to `threads` concurrent threads, fewer if the system refuses to start more. All of them
-/// share the barrier.
-fn together<R: Send>(threads: usize, work: impl Fn(&Barrier) -> R + Sync) -> Vec<R> {
+/// The results of `work` on each part, in a thread for each; of fewer parts if the system refuses to start more. All of
+/// the threads share the barrier.
+fn together<P: Send, R: Send>(
+    parts: impl Iterator<Item = P>,
+    work: impl Fn(P, &Barrier) -> R + Sync,
+) -> Vec<R> {
     std::thread::scope(|scope| {
         let work = &work;
-        let started: Vec<_> = (0..threads)
-            .map_while(|_| {
+        let started: Vec<_> = parts
+            .map_while(|part| {
                 let (start, started) = mpsc::channel::<Arc<Barrier>>();
-                let body = move || started.recv().ok().map(|barrier| work(&barrier));
+                let body = move || started.recv().ok().map(|barrier| work(part, &barrier));
                 Some((start, Builder::new().spawn_scoped(scope, body).ok()?))
             })
             .collect();
@@ -226,24 +207,33 @@ fn together<R: Send>(threads: usize, work: impl Fn(&Barrier) -> R + Sync) -> Vec
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::{Device, DeviceCapabilities};
 
     #[test]
-    fn read_bandwidth_is_plausible() {
-        let rates = read_bandwidth_rounds(2, 3).unwrap();
-        assert_eq!(rates.len(), 3);
-        assert!(rates.is_sorted() && rates[0] > 1e7, "{rates:?} bytes/s");
-        assert!(measure_read_bandwidth(1, 1).unwrap() > 1e7);
-    }
-
-    #[test]
-    fn device_bandwidth_is_measured_within_its_memory() {
-        let measured = MemoryBandwidth::measure(2, 24 << 20).unwrap();
+    fn bandwidth_is_measured_within_its_memory() {
+        let measured = MemoryBandwidth::measure(2, 25 << 20).unwrap();
         assert!(measured.working_set <= 24 << 20 && measured.threads == 2, "{measured:?}");
+        assert!(measured.best_read >= measured.read, "{measured:?}");
         for rate in [measured.read, measured.copy, measured.triad] {
             assert!(rate.is_finite() && rate > 1e7, "{measured:?}");
         }
-        assert_eq!(MemoryBandwidth::measure(1, 1 << 20), None, "caches are not memory");
+        assert_eq!(MemoryBandwidth::measure(2, 3 << 20), None, "less than a huge page for each");
+        assert_eq!(MemoryBandwidth::measure(1, isize::MAX as usize), None);
+    }
+
+    #[test]
+    fn arrays_exceed_the_caches_within_available_memory() {
+        assert_eq!(bytes_beyond(0, None), 256 << 20);
+        assert_eq!(bytes_beyond(480 << 20, Some(64 << 30)), 1920 << 20);
+        assert_eq!(bytes_beyond(480 << 20, Some(4 << 30)), 1 << 30);
+    }
+
+    #[test]
+    fn sustained_figures_are_medians_of_all_threads_together() {
+        let part = |read: [f64; 3]| Part { bytes: 8, rates: [read.to_vec(), vec![], vec![1.0]] };
+        let parts = [part([1.0, 9.0, 2.0]), part([10.0, 20.0, 70.0])];
+        assert_eq!(sums(&parts, 0), [11.0, 29.0, 72.0]);
+        assert_eq!(median(&sums(&parts, 0)), Some(29.0));
+        assert_eq!((median(&sums(&parts, 1)), median(&sums(&parts, 2))), (None, Some(2.0)));
     }
 
     #[test]
@@ -251,7 +241,8 @@ mod tests {
         let first = DeviceCapabilities::for_device(&Device::Cpu);
         let second = DeviceCapabilities::for_device(&Device::Cpu);
         assert_eq!(first.memory_bandwidth, second.memory_bandwidth);
-        assert_eq!(first.memory_bandwidth_gbps, first.memory_bandwidth.unwrap().read / 1e9);
+        let measured = first.memory_bandwidth.unwrap();
+        assert_eq!(first.memory_bandwidth_gbps, measured.read / 1e9);
         let unmeasured = DeviceCapabilities::without_bandwidth(&Device::Cpu);
         assert_eq!((unmeasured.memory_bandwidth, unmeasured.memory_bandwidth_gbps), (None, 0.0));
     }

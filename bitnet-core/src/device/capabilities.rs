@@ -1,8 +1,5 @@
 //! The capabilities of a device, detected at run time.
 
-use std::sync::OnceLock;
-
-use super::bandwidth::MOST_BYTES;
 use super::topology::{self, Cache, CacheKind, CoreKind, NumaNode};
 use super::{Device, Environment, HugePages, MemoryBandwidth, TransparentHugePages, pages};
 use crate::os::cgroup::Limits;
@@ -58,7 +55,7 @@ pub struct DeviceCapabilities {
     pub address_space_limit: Option<u64>,
     /// Whether there is a Metal device.
     pub supports_metal: bool,
-    /// Measured read bandwidth with all logical processors, in GB/s (10⁹ bytes); zero if it was not measured.
+    /// Sustained read bandwidth with all logical processors, in GB/s (10⁹ bytes); zero if it was not measured.
     pub memory_bandwidth_gbps: f64,
     /// The measured bandwidths; `None` if they were not measured.
     pub memory_bandwidth: Option<MemoryBandwidth>,
@@ -67,8 +64,8 @@ pub struct DeviceCapabilities {
 }
 
 impl DeviceCapabilities {
-    /// Detects the capabilities of `device`. The first call of a process measures the memory bandwidth, for about a
-    /// quarter of a second and with at most 128 MiB, or with less if less memory is available.
+    /// Detects the capabilities of `device`. The first call of a process measures the memory bandwidth
+    /// ([`MemoryBandwidth::of_this_machine`]), which takes one to three seconds and up to a quarter of the available memory.
     pub fn for_device(device: &Device) -> Self {
         let mut found = Self::without_bandwidth(device);
         found.memory_bandwidth = MemoryBandwidth::of_this_machine();
@@ -91,6 +88,13 @@ impl DeviceCapabilities {
                 found.limited_to(limited.threads(), limited.memory_limit() as u64)
             }
         }
+    }
+
+    /// Bytes of all caches from the second level on that this process may use, as the system reports them: those of a
+    /// virtual machine's host, it may be. Zero if it reports none.
+    pub fn outer_cache_bytes(&self) -> usize {
+        let outer = self.caches.iter().filter(|c| c.level > 1 && c.kind != CacheKind::Instruction);
+        outer.map(|cache| cache.bytes.saturating_mul(cache.instances)).sum()
     }
 
     /// Capabilities by files alone, without queries of this processor or process.
@@ -139,20 +143,6 @@ impl DeviceCapabilities {
         self.available_memory = least(self.available_memory);
         self.memory_limit = least(self.memory_limit);
         self
-    }
-}
-
-impl MemoryBandwidth {
-    /// Returns the figures of this machine, measured on the first call with all logical processors and at most 128 MiB,
-    /// or a quarter of the available memory.
-    pub fn of_this_machine() -> Option<Self> {
-        static MEASURED: OnceLock<Option<MemoryBandwidth>> = OnceLock::new();
-        *MEASURED.get_or_init(|| {
-            let machine = DeviceCapabilities::without_bandwidth(&Device::Cpu);
-            let spare = machine.available_memory.map_or(u64::MAX, |bytes| bytes / 4);
-            let bytes = usize::try_from(spare).map_or(MOST_BYTES, |spare| spare.min(MOST_BYTES));
-            Self::measure(machine.logical_cores, bytes)
-        })
     }
 }
 

@@ -34,7 +34,7 @@ mod transfer;
 
 use crate::Result;
 
-pub use bandwidth::{MemoryBandwidth, measure_read_bandwidth, read_bandwidth_rounds};
+pub use bandwidth::MemoryBandwidth;
 pub use capabilities::DeviceCapabilities;
 pub use environment::Environment;
 pub(crate) use fallback::in_a_line;

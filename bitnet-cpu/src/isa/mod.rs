@@ -46,7 +46,7 @@ pub(crate) use int8::{
     PanelHalf, PlaneSums,
 };
 pub use peak::IntegerPeak;
-pub(crate) use peak::measure as measure_integer_peak;
+pub(crate) use peak::{ROUNDS as PEAK_ROUNDS, measure as measure_integer_peak};
 pub(crate) use vbmi::{
     CodeGroup, GROUP_BLOCKS, GroupedActivations, Vbmi, pack_group, unpack_group,
 };

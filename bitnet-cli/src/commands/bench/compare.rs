@@ -115,7 +115,9 @@ fn add_limits(all: &mut Vec<Limits>, more: Limits) {
         None => all.push(more),
         Some(limits) => {
             limits.read_bytes_per_second.extend(more.read_bytes_per_second);
+            limits.sustained_read_bytes_per_second.extend(more.sustained_read_bytes_per_second);
             limits.integer_macs_per_second.extend(more.integer_macs_per_second);
+            limits.sustained_integer_macs_per_second.extend(more.sustained_integer_macs_per_second);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The machine and the limits of its memory and its multiply units.
 
 use anyhow::{Context, Result, bail};
-use bitnet_core::device::{DeviceCapabilities, auto_select_device, read_bandwidth_rounds};
+use bitnet_core::device::{DeviceCapabilities, MemoryBandwidth, auto_select_device};
 use bitnet_cpu::{CpuBackend, CpuOptions};
 use serde_json::json;
 
@@ -11,12 +11,6 @@ use crate::output::{self, Output, or_unavailable};
 
 /// Load average above which a machine is not idle.
 const BUSY: f64 = 0.5;
-
-/// Rounds per bandwidth measurement; 20 ms each.
-const BANDWIDTH_ROUNDS: usize = 15;
-
-/// Rounds per integer peak measurement; about 1 ms each.
-const PEAK_ROUNDS: usize = 60;
 
 /// Returns the build of this program.
 pub(crate) fn program() -> Program {
@@ -61,12 +55,15 @@ pub(crate) fn default_threads() -> Result<usize> {
 /// If no back end is available.
 pub(crate) fn limits(threads: usize) -> Result<Limits> {
     let backend = CpuBackend::new(CpuOptions { threads: Some(threads), isa: None })?;
-    let peak = backend.measure_integer_peak(PEAK_ROUNDS);
-    let rates = read_bandwidth_rounds(threads, BANDWIDTH_ROUNDS).unwrap_or_default();
+    let peak = backend.measure_integer_peak();
+    let memory = MemoryBandwidth::with_threads(threads);
     Ok(Limits {
         threads,
-        read_bytes_per_second: rates.last().copied().into_iter().collect(),
-        integer_macs_per_second: peak.iter().map(|p| p.macs_per_second).collect(),
+        read_bytes_per_second: memory.iter().map(|m| m.best_read).collect(),
+        sustained_read_bytes_per_second: memory.iter().map(|m| m.read).collect(),
+        read_buffer_bytes: memory.map(|m| m.working_set),
+        integer_macs_per_second: peak.iter().map(|p| p.best_macs_per_second).collect(),
+        sustained_integer_macs_per_second: peak.iter().map(|p| p.macs_per_second).collect(),
         integer_instructions: peak.map(|p| p.instructions.into()),
     })
 }
@@ -130,24 +127,37 @@ pub(crate) fn disturbance(machine: &Machine) -> Option<String> {
 
 /// Describes limits in one line.
 pub(crate) fn describe_limits(limits: &Limits) -> String {
-    let bandwidth = limits.bandwidth().map(|best| {
-        let samples = &limits.read_bytes_per_second;
-        let middle = super::statistics::median(samples).unwrap_or(best);
-        match samples.len() {
-            0 | 1 => format!("{:.1} GB/s", best / 1e9),
-            n => format!("{:.1} GB/s (median {:.1} of {n})", best / 1e9, middle / 1e9),
-        }
-    });
-    let peak = limits.integer_peak().map(|best| {
-        let instructions = or_unavailable(limits.integer_instructions.as_deref());
-        format!("{:.0} GMAC/s ({instructions})", best / 1e9)
-    });
     format!(
         "{}: read bandwidth {}; integer multiply-add peak {}",
         output::count(limits.threads, "thread"),
-        or_unavailable(bandwidth),
-        or_unavailable(peak)
+        or_unavailable(describe_bandwidth(limits)),
+        or_unavailable(describe_peak(limits))
     )
+}
+
+/// Describes the read bandwidth and the size of the buffers that were read.
+pub(crate) fn describe_bandwidth(limits: &Limits) -> Option<String> {
+    let written = |rate: f64| format!("{:.1} GB/s", rate / 1e9);
+    let rate = with_best(limits.bandwidth()?, &limits.read_bytes_per_second, written);
+    Some(match limits.read_buffer_bytes {
+        Some(bytes) => format!("{rate} in {}", output::bytes(bytes as u64)),
+        None => rate,
+    })
+}
+
+/// Describes the integer peak and its instructions.
+pub(crate) fn describe_peak(limits: &Limits) -> Option<String> {
+    let written = |rate: f64| format!("{:.0} GMAC/s", rate / 1e9);
+    let rate = with_best(limits.integer_peak()?, &limits.integer_macs_per_second, written);
+    let instructions = or_unavailable(limits.integer_instructions.as_deref());
+    Some(format!("{rate} ({instructions})"))
+}
+
+/// Describes a limit, and the best round where that is more.
+fn with_best(limit: f64, best: &[f64], written: impl Fn(f64) -> String) -> String {
+    let best = best.iter().copied().fold(limit, f64::max);
+    let of_best = if best > limit { format!(" (best {})", written(best)) } else { String::new() };
+    written(limit) + &of_best
 }
 
 fn kernel() -> Option<String> {

@@ -25,7 +25,8 @@ This page is the output of `bitnet bench --report`; `bitnet bench --save` writes
 - The limit of `tg` is the read bandwidth measured with the same number of threads. Bytes of ternary weights and the head
   are counted by the kernels, the KV cache is that of the middle of the test. A model that fits the caches can exceed it.
 - The limit of `pp` is the peak of the kernels' integer multiply-add instructions, including accumulation; it counts only
-  ternary layers but all of the time. Limits are the best of as many measurements as repetitions.
+  ternary layers but all of the time. A limit is the median of as many measurements as repetitions, of each of which the
+  median round counts; of a run that recorded none, the best round of all.
 - Peak memory is the largest resident set of any process of the program, including mapped files.
 ";
 

@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
+use super::statistics::median;
 use crate::input_text;
 use crate::output_file::OutputFile;
 
@@ -65,8 +66,17 @@ pub(crate) struct Limits {
     pub(crate) threads: usize,
     /// Read bandwidth in bytes per second, the best round of each measurement. Empty if memory was exhausted.
     pub(crate) read_bytes_per_second: Vec<f64>,
+    /// The same, the median round of each measurement. Empty in files that older versions wrote.
+    #[serde(default)]
+    pub(crate) sustained_read_bytes_per_second: Vec<f64>,
+    /// Bytes of the buffers that were read, all threads together.
+    #[serde(default)]
+    pub(crate) read_buffer_bytes: Option<usize>,
     /// Integer multiply-adds per second, the best round of each measurement. Empty if the level has none.
     pub(crate) integer_macs_per_second: Vec<f64>,
+    /// The same, the median round of each measurement.
+    #[serde(default)]
+    pub(crate) sustained_integer_macs_per_second: Vec<f64>,
     /// The multiply-add instructions.
     pub(crate) integer_instructions: Option<String>,
 }
@@ -215,25 +225,35 @@ impl RunFile {
 }
 
 impl Limits {
-    /// Returns the highest read bandwidth, in bytes per second.
+    /// Returns the read bandwidth in bytes per second: the median of the sustained figures; of a file without them, the
+    /// best round.
     pub(crate) fn bandwidth(&self) -> Option<f64> {
-        self.read_bytes_per_second.iter().copied().reduce(f64::max)
+        sustained(&self.sustained_read_bytes_per_second, &self.read_bytes_per_second)
     }
 
-    /// Returns the highest rate of integer multiply-adds.
+    /// Returns the rate of integer multiply-adds, likewise.
     pub(crate) fn integer_peak(&self) -> Option<f64> {
-        self.integer_macs_per_second.iter().copied().reduce(f64::max)
+        sustained(&self.sustained_integer_macs_per_second, &self.integer_macs_per_second)
     }
 
-    /// Returns the share of the limit at `rate` tokens per second: of the bandwidth for generation, of the integer peak
-    /// for prompts. `None` for a mixture, or if the limit is unknown.
-    pub(crate) fn share(&self, test: Test, cost: &Cost, rate: f64) -> Option<f64> {
+    /// Returns the tokens per second at the limit: at the bandwidth for generation, at the integer peak for prompts.
+    /// `None` for a mixture, or if the limit is unknown.
+    pub(crate) fn predicted(&self, test: Test, cost: &Cost) -> Option<f64> {
         match (test.n_prompt, test.n_gen) {
-            (0, _) => Some(rate * cost.bytes / self.bandwidth()?),
-            (_, 0) => Some(rate * cost.integer_macs / self.integer_peak()?),
+            (0, _) => Some(self.bandwidth()? / cost.bytes),
+            (_, 0) => Some(self.integer_peak()? / cost.integer_macs),
             _ => None,
         }
     }
+
+    /// Returns the share that `rate` tokens per second are of [`Limits::predicted`].
+    pub(crate) fn share(&self, test: Test, cost: &Cost, rate: f64) -> Option<f64> {
+        Some(rate / self.predicted(test, cost)?)
+    }
+}
+
+fn sustained(medians: &[f64], best: &[f64]) -> Option<f64> {
+    median(medians).or_else(|| best.iter().copied().reduce(f64::max))
 }
 
 #[cfg(test)]
@@ -250,11 +270,14 @@ mod tests {
     }
 
     #[test]
-    fn shares_are_of_the_best_limit_met() {
-        let limits = Limits {
+    fn shares_are_of_the_sustained_limit() {
+        let mut limits = Limits {
             threads: 1,
             read_bytes_per_second: vec![8e9, 10e9],
+            sustained_read_bytes_per_second: vec![],
+            read_buffer_bytes: None,
             integer_macs_per_second: vec![],
+            sustained_integer_macs_per_second: vec![],
             integer_instructions: None,
         };
         let cost = Cost {
@@ -268,8 +291,13 @@ mod tests {
             integer_macs: 1e9,
         };
         let test = |n_prompt, n_gen| Test { n_prompt, n_gen, n_depth: 0 };
-        assert_eq!(limits.share(test(0, 8), &cost, 10.0), Some(0.5));
+        assert_eq!(limits.share(test(0, 8), &cost, 10.0), Some(0.5), "of the best, without others");
         assert_eq!(limits.share(test(8, 0), &cost, 10.0), None);
         assert_eq!(limits.share(test(8, 8), &cost, 10.0), None);
+        limits.sustained_read_bytes_per_second = vec![1e9, 9e9, 5e9];
+        limits.sustained_integer_macs_per_second = vec![4e9];
+        assert_eq!(limits.predicted(test(0, 8), &cost), Some(10.0));
+        assert_eq!(limits.share(test(0, 8), &cost, 5.0), Some(0.5));
+        assert_eq!(limits.share(test(8, 0), &cost, 1.0), Some(0.25));
     }
 }

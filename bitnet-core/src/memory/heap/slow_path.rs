@@ -115,6 +115,11 @@ impl PoolInner {
         } else {
             let span = self.large.allocate(size, align, &self.pages)?;
             let Span { address, granules, used_bytes } = span;
+            // Weights are written once, whole, and read all the time. Other blocks may stay unused in part, and huge
+            // pages would make all of them resident.
+            if purpose == Purpose::Weights {
+                self.pages.advise_huge(address, size);
+            }
             let tag = Tag::large(key, size, align, granules);
             let tag = if self.watches_usage { tag.with_slow_end() } else { tag };
             Block { address, tag, used_bytes }

@@ -163,6 +163,16 @@ impl FileMap {
         Err(Error::FileChanged { file: self.name.clone(), change })
     }
 
+    /// Advises the system to read the file into huge pages, where kernel and file system can: for bytes that are all read,
+    /// again and again. What memory holds of the file already stays as it is.
+    pub fn advise_huge(&self) {
+        #[cfg(target_os = "linux")]
+        if let Pages::ReadOnly(map) = &self.pages {
+            // A refusal leaves small pages.
+            drop(map.advise(memmap2::Advice::HugePage));
+        }
+    }
+
     /// Advises the system that the pages wholly inside `range` are not needed, so that they leave the resident set.
     /// Later reads load them from the file. Does nothing for writable bytes.
     pub fn release(&self, range: Range<usize>) {

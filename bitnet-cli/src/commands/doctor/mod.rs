@@ -1,4 +1,6 @@
-//! `bitnet doctor`: checks of this machine.
+//! `bitnet doctor`: checks of this machine, and the speed that its limits predict for a model.
+
+mod speed;
 
 use std::time::Instant;
 
@@ -9,9 +11,13 @@ use bitnet_cpu::{CpuBackend, CpuOptions, proven_levels};
 use bitnet_inference::{EMBEDDED, LoadOptions, Model, ModelSource, backend_by_name, sampler};
 use serde_json::{Value, json};
 
+use self::speed::Speed;
 use super::Outcome;
+use super::bench::machine;
+use super::bench::run_file::Limits;
 use crate::args::Cli;
 use crate::output::{self, Output, or_unavailable, without_controls};
+use crate::{interrupt, load};
 
 /// Memory below which even small models may not fit.
 const LITTLE_MEMORY: u64 = 512 << 20;
@@ -49,22 +55,37 @@ fn check(name: &'static str, verdict: Verdict, text: impl Into<String>, data: Va
 }
 
 /// Checks this machine.
+///
+/// # Errors
+/// If the model of `--model` can't be loaded.
 pub(crate) fn run(cli: &Cli, output: &mut Output) -> Result<Outcome> {
+    let chosen = match &cli.model.model {
+        Some(path) => Some((path.display().to_string(), load::model(cli, output)?)),
+        None => None,
+    };
     let device = auto_select_device();
-    let caps = DeviceCapabilities::for_device(&device);
+    let caps = DeviceCapabilities::without_bandwidth(&device);
     let threads = cli.general.threads;
-    let checks = [
+    let backend = CpuBackend::new(CpuOptions { threads, isa: None });
+    let limits = backend.as_ref().ok().and_then(|b| machine::limits(b.threads()).ok());
+    let limits = limits.as_ref();
+    let mut checks = vec![
         processor(&caps),
         caches(&caps),
         instruction_sets(),
-        kernels(threads),
+        kernels(&backend),
         memory(&caps),
-        bandwidth(&caps),
+        bandwidth(&caps, limits),
+        integer_peak(limits),
         pages(&caps),
         numa(&caps),
         devices(&device),
-        embedded_model(threads),
+        embedded_model(threads, &caps),
     ];
+    checks.extend(chosen.map(|(name, chosen)| model(&name, &chosen, &caps, limits)));
+    if interrupt::asked() {
+        return Ok(Outcome::Interrupted);
+    }
     if output.json {
         output.json(&to_json(&checks))?;
     } else {
@@ -139,9 +160,9 @@ fn instruction_sets() -> Check {
 }
 
 /// Returns the selected level and the reason.
-fn kernels(threads: Option<usize>) -> Check {
+fn kernels(backend: &bitnet_core::Result<CpuBackend>) -> Check {
     let forced = std::env::var("BITNET_ISA").ok().filter(|name| !name.is_empty());
-    match CpuBackend::new(CpuOptions { threads, isa: None }) {
+    match backend {
         Ok(backend) => {
             let level = backend.level();
             let why = match &forced {
@@ -181,24 +202,56 @@ fn memory(caps: &DeviceCapabilities) -> Check {
     )
 }
 
-fn bandwidth(caps: &DeviceCapabilities) -> Check {
-    let measured = Some(caps.memory_bandwidth_gbps).filter(|&rate| rate > 0.0);
-    let threads = output::count(caps.logical_cores, "thread");
-    let (verdict, text) = match measured {
-        Some(rate) => (Verdict::Ok, format!("{rate:.1} GB/s read, measured with {threads}")),
-        None => (Verdict::Warn, "unavailable: not enough memory to measure it".to_owned()),
+fn bandwidth(caps: &DeviceCapabilities, limits: Option<&Limits>) -> Check {
+    let caches = caps.outer_cache_bytes();
+    let text = limits.and_then(machine::describe_bandwidth);
+    let few = limits.and_then(|l| l.read_buffer_bytes).is_some_and(|bytes| bytes < 2 * caches);
+    let data = json!({
+        "gigabytes_per_second": limits.and_then(Limits::bandwidth).map(|rate| rate / 1e9),
+        "best_gigabytes_per_second":
+            limits.and_then(|l| l.read_bytes_per_second.first()).map(|rate| rate / 1e9),
+        "threads": limits.map(|l| l.threads),
+        "buffer_bytes": limits.and_then(|l| l.read_buffer_bytes),
+        "cache_bytes": caches,
+    });
+    let (verdict, text) = match (text, limits) {
+        (Some(text), Some(limits)) if few => (
+            Verdict::Warn,
+            format!(
+                "{text}, read with {}; may be too high: the caches have {}, and more memory was not available in time",
+                output::count(limits.threads, "thread"),
+                output::bytes(caches as u64)
+            ),
+        ),
+        (Some(text), Some(limits)) => {
+            let threads = output::count(limits.threads, "thread");
+            (Verdict::Ok, format!("{text}, read with {threads}"))
+        }
+        _ => (
+            Verdict::Warn,
+            "unavailable: memory or kernels to measure it with are missing".to_owned(),
+        ),
     };
-    check(
-        "bandwidth",
-        verdict,
-        text,
-        json!({ "gigabytes_per_second": measured, "threads": caps.logical_cores }),
-    )
+    check("bandwidth", verdict, text, data)
+}
+
+fn integer_peak(limits: Option<&Limits>) -> Check {
+    let data = json!({
+        "macs_per_second": limits.and_then(Limits::integer_peak),
+        "best_macs_per_second": limits.and_then(|l| l.integer_macs_per_second.first()),
+        "instructions": limits.and_then(|l| l.integer_instructions.as_deref()),
+        "threads": limits.map(|l| l.threads),
+    });
+    let text = or_unavailable(limits.and_then(machine::describe_peak));
+    check("integer peak", Verdict::Ok, text, data)
 }
 
 fn pages(caps: &DeviceCapabilities) -> Check {
-    let text = or_unavailable(caps.page_bytes.map(|b| output::bytes(b as u64)));
-    check("page size", Verdict::Ok, text, json!({ "bytes": caps.page_bytes }))
+    let size = or_unavailable(caps.page_bytes.map(|b| output::bytes(b as u64)));
+    let huge = caps.transparent_huge_pages.map(|mode| format!("{mode:?}").to_lowercase());
+    let text = format!("{size}; transparent huge pages: {}", or_unavailable(huge.as_deref()));
+    let data = json!({ "bytes": caps.page_bytes, "transparent_huge_pages": huge });
+    check("page size", Verdict::Ok, text, data)
 }
 
 fn numa(caps: &DeviceCapabilities) -> Check {
@@ -223,22 +276,47 @@ fn devices(device: &Device) -> Check {
     check("devices", Verdict::Ok, device.to_string(), json!([device.to_string()]))
 }
 
-/// Loads the embedded model and generates one token.
-fn embedded_model(threads: Option<usize>) -> Check {
-    match write_one_token(threads) {
-        Ok((load, write)) => {
+/// Loads the embedded model, generates one token and measures its speed. Neither limit predicts that: it fits the caches,
+/// and its products take less time than everything around them.
+fn embedded_model(threads: Option<usize>, caps: &DeviceCapabilities) -> Check {
+    let measured = write_one_token(threads).and_then(|(model, load, write)| {
+        Ok((load, write, speed::measure(&model, None, caps.outer_cache_bytes())?))
+    });
+    match measured {
+        Ok((load, write, speeds)) => {
             let size = output::bytes(EMBEDDED.len() as u64);
             let text =
                 format!("{size}, loaded in {load:.1} ms, prompt and one token in {write:.1} ms");
-            let data = json!({ "bytes": EMBEDDED.len(), "load_ms": load, "write_ms": write });
-            check("embedded model", Verdict::Ok, text, data)
+            let data = json!({
+                "bytes": EMBEDDED.len(), "load_ms": load, "write_ms": write, "speed": to_list(&speeds),
+            });
+            check("embedded model", Verdict::Ok, with_speeds(text, &speeds), data)
         }
         Err(error) => check("embedded model", Verdict::Fail, format!("{error:#}"), Value::Null),
     }
 }
 
-/// Returns the milliseconds for loading, and for the prompt and one token.
-fn write_one_token(threads: Option<usize>) -> Result<(f64, f64)> {
+/// Measures the speed of a loaded model.
+fn model(name: &str, model: &Model, caps: &DeviceCapabilities, limits: Option<&Limits>) -> Check {
+    match speed::measure(model, limits, caps.outer_cache_bytes()) {
+        Ok(speeds) => {
+            let data = json!({ "name": name, "speed": to_list(&speeds) });
+            check("model", Verdict::Ok, with_speeds(name.to_owned(), &speeds), data)
+        }
+        Err(error) => check("model", Verdict::Fail, format!("{error:#}"), Value::Null),
+    }
+}
+
+fn with_speeds(text: String, speeds: &[Speed]) -> String {
+    speeds.iter().fold(text, |text, speed| format!("{text}; {}", speed.describe()))
+}
+
+fn to_list(speeds: &[Speed]) -> Vec<Value> {
+    speeds.iter().map(Speed::to_json).collect()
+}
+
+/// Returns the model, and the milliseconds for loading, and for the prompt and one token.
+fn write_one_token(threads: Option<usize>) -> Result<(Model, f64, f64)> {
     let start = Instant::now();
     let backend = backend_by_name("cpu", CpuOptions { threads, isa: None })?;
     let model =
@@ -251,7 +329,7 @@ fn write_one_token(threads: Option<usize>) -> Result<(f64, f64)> {
         bail!("its logits are NaN; run `bitnet verify`");
     }
     sampler::greedy(&logits)?;
-    Ok((load.as_secs_f64() * 1e3, start.elapsed().as_secs_f64() * 1e3))
+    Ok((model, load.as_secs_f64() * 1e3, start.elapsed().as_secs_f64() * 1e3))
 }
 
 fn print(check: &Check, output: &mut Output) -> Result<()> {
