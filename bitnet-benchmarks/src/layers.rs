@@ -93,8 +93,8 @@ pub(crate) fn benches() -> Vec<Bench> {
         (format!("{tokens} tokens, 1024 x 2560"), layers)
     };
     let shapes = [
-        one("1 token, 512 x 2560, from the cache", 512, 1),
-        one("1 token, 64 of 6912 x 2560, from memory", 6912, 64),
+        one("1 token, 384 x 2560, from the cache", 384, 1),
+        one("1 token, 64 of 6912 x 2560 in turns", 6912, 64),
     ];
     let shapes = shapes.into_iter().chain([4, 8, 16, 32, 128, 512].map(tile));
     let units = [
