@@ -24,9 +24,6 @@ pub struct Layers {
     pub tokens: usize,
 }
 
-/// Rounds of about a millisecond in which the integer peak is measured.
-const PEAK_ROUNDS: usize = 10;
-
 /// Measures layers on 8-bit activations, their quantisation and the rescaling of results included: multiply-adds and bytes of
 /// codes a nanosecond, and the share of the peak of the level's integer multiply-add, 0 where it has none.
 ///
@@ -59,7 +56,7 @@ fn measure(
         cpu.bit_linear(&x, ActivationPrecision::Int8, &[weight], &mut [&mut out])
     })?;
     let bytes = (read() - before) / calls as f64;
-    let peak = cpu.measure_integer_peak(PEAK_ROUNDS);
+    let peak = cpu.measure_integer_peak();
     let peak = peak.map_or(f64::INFINITY, |peak| peak.macs_per_second / 1e9);
     let macs = (tokens * rows * cols) as f64;
     let each = |work: f64| times.iter().map(|time| work / time).collect();
