@@ -9,7 +9,6 @@ use bitnet_core::ternary::{ScaleGranularity, TernaryMatrix};
 use bitnet_cpu::{CpuBackend, CpuOptions};
 
 use crate::sampling::{Plan, timed};
-use crate::suite::{Bench, Series, Unit, Work};
 
 /// Layers of `rows` by `cols`, which take turns, and the tokens that meet one of them at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,32 +77,6 @@ fn matrix(rows: usize, cols: usize, random: &mut SplitMix64) -> bitnet_core::Res
         }
     }
     TernaryMatrix::from_words(rows, cols, words.into(), ScaleGranularity::Tensor, vec![0.02])
-}
-
-/// Returns the benchmarks of ternary layers.
-pub(crate) fn benches() -> Vec<Bench> {
-    let one = |label: &str, rows, count| {
-        (label.to_owned(), Layers { rows, cols: 2560, count, tokens: 1 })
-    };
-    let tile = |tokens| {
-        let layers = Layers { rows: 1024, cols: 2560, count: 1, tokens };
-        (format!("{tokens} tokens, 1024 x 2560"), layers)
-    };
-    let shapes = [
-        one("1 token, 384 x 2560, from the cache", 384, 1),
-        one("1 token, 64 of 6912 x 2560 in turns", 6912, 64),
-    ];
-    let shapes = shapes.into_iter().chain([4, 8, 16, 32, 128, 512].map(tile));
-    let units = [
-        ("Ternary layers, multiply-adds", Unit::GigaMacs),
-        ("Ternary layers, bytes of codes", Unit::Gigabytes),
-        ("Ternary layers, share of the integer peak", Unit::Utilization),
-    ];
-    let bench = |(label, layers): (String, Layers)| {
-        let series = units.map(|(group, unit)| Series { group, label: label.clone(), unit });
-        Bench { series: series.into(), work: Work::Layers(layers), natural: false }
-    };
-    shapes.map(bench).collect()
 }
 
 #[cfg(test)]

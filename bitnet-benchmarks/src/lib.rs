@@ -22,6 +22,7 @@ pub mod sampling;
 pub mod smaps;
 pub mod stats;
 pub mod suite;
+pub mod suites;
 pub mod trace;
 pub mod training;
 pub mod worker;

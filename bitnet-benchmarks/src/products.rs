@@ -10,7 +10,6 @@ use ndarray::linalg::general_mat_mul;
 use ndarray::{Array2, ArrayView2};
 
 use crate::sampling::{Plan, timed};
-use crate::suite::{Bench, Work};
 
 /// The measured library.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,28 +103,6 @@ fn in_ndarray<T>(
         Ok(())
     })?;
     Ok((answer, out.iter().copied().collect()))
-}
-
-/// The measured products: `[m, k, n]`.
-const PRODUCTS: [[usize; 3]; 8] = [
-    [64, 64, 64],
-    [256, 256, 256],
-    [512, 512, 512],
-    [1024, 1024, 1024],
-    [1, 2560, 2560],
-    [8, 2560, 2560],
-    [64, 2560, 2560],
-    [128, 2560, 6912],
-];
-
-/// Returns the benchmarks of dense products.
-pub(crate) fn benches() -> Vec<Bench> {
-    let groups = [("Dense products", false), ("Dense products, weights as [n, k]", true)];
-    let bench = |(group, transposed), [m, k, n]: [usize; 3]| {
-        let work = Work::Product(Shape { m, k, n, transposed });
-        Bench::new(group, format!("{m} x {k} x {n}"), work)
-    };
-    groups.into_iter().flat_map(|group| PRODUCTS.map(|shape| bench(group, shape))).collect()
 }
 
 #[cfg(test)]

@@ -12,7 +12,6 @@ use bitnet_quant::quantizer::{Absmean, LeastSquares, Quantizer, Settings};
 use bitnet_quant::weights::{absmean, dequantize_row, detect_ternary};
 
 use crate::sampling::{Plan, timed};
-use crate::suite::{Bench, Work};
 
 /// The measured subject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,23 +139,6 @@ fn with_task<T>(
             with(x.len() * 4, &mut || quantizer.quantize(&x, WIDTH, &mut q).map(drop).map_err(said))
         }
     }
-}
-
-/// Returns the benchmarks of quantisers.
-pub(crate) fn benches() -> Vec<Bench> {
-    use DenseType::{BF16, F16, F32};
-    let tasks = [
-        ("absmean, BF16", Task::Absmean(BF16)),
-        ("absmean, F16", Task::Absmean(F16)),
-        ("absmean, F32", Task::Absmean(F32)),
-        ("absmean and loss, BF16", Task::Measured(BF16)),
-        ("absmean for each 64, BF16", Task::Grouped(BF16, 64)),
-        ("least squares, BF16", Task::LeastSquares(BF16)),
-        ("detection of trits, BF16", Task::Detect(BF16)),
-        ("trits to f32", Task::Dequantize),
-        ("activations to int8", Task::Activations),
-    ];
-    tasks.map(|(label, task)| Bench::new("Quantisation", label, Work::Quantize(task))).into()
 }
 
 #[cfg(test)]

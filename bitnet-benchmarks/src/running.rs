@@ -23,6 +23,7 @@ use crate::report::{
 use crate::sampling::Plan;
 use crate::stats;
 use crate::suite::{self, Bench, Columns, Subject, Suite, Work};
+use crate::suites;
 use crate::worker;
 
 /// Runs the selected benchmarks. The process starts itself as the measuring processes.
@@ -41,7 +42,7 @@ pub fn run() -> ExitCode {
 
 fn run_suites(line: &CommandLine) -> Result<()> {
     let filter = line.filter();
-    let suites: Vec<Suite> = suite::all()
+    let suites: Vec<Suite> = suites::all()
         .into_iter()
         .map(|suite| suite.filtered(&filter))
         .filter(|suite| !suite.benches.is_empty())

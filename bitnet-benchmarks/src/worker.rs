@@ -15,7 +15,8 @@ use crate::layers::layers;
 use crate::products::products;
 use crate::quantizing::quantizing;
 use crate::sampling::Plan;
-use crate::suite::{self, Bench, Subject, Work};
+use crate::suite::{Bench, Subject, Work};
+use crate::suites;
 use crate::training::training;
 
 /// The first argument of a measuring process.
@@ -100,7 +101,7 @@ pub fn main() -> ExitCode {
 }
 
 fn answer(request: &Request) -> Result<Answer, String> {
-    let bench = suite::bench(&request.bench)
+    let bench = suites::bench(&request.bench)
         .ok_or_else(|| format!("there is no benchmark {:?}", request.bench))?;
     let subject = Subject::named(&request.subject)
         .ok_or_else(|| format!("there is no subject {:?}", request.subject))?;

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use bitnet_benchmarks::blocks::{Blocks, Line, Pair, Pool, Refused, System};
 use bitnet_benchmarks::sampling::Plan;
-use bitnet_benchmarks::suite::{self, Bench, Work};
+use bitnet_benchmarks::suite::{Bench, Work};
+use bitnet_benchmarks::suites;
 use bitnet_benchmarks::worker;
 use bitnet_core::memory::{HybridMemoryPool, MemoryPoolConfig};
 
@@ -79,7 +80,7 @@ impl<B: Blocks> Blocks for Watched<B> {
 
 /// Benchmarks that are quick with an empty plan; the footprint touches half a gigabyte.
 fn benches() -> Vec<Bench> {
-    let all = suite::all().into_iter().flat_map(|suite| suite.benches);
+    let all = suites::all().into_iter().flat_map(|suite| suite.benches);
     let slow = |work: &Work| matches!(work, Work::Footprint(_));
     all.filter(|bench| bench.work.is_for_allocators() && !slow(&bench.work)).collect()
 }

@@ -3,11 +3,10 @@
 use std::hint::black_box;
 use std::ops::Range;
 use std::sync::mpsc;
-use std::sync::{Arc, Barrier, OnceLock};
+use std::sync::{Arc, Barrier};
 use std::thread::Builder;
 use std::time::{Duration, Instant};
 
-use super::{Device, DeviceCapabilities};
 use crate::memory::{HybridMemoryPool, MemoryPoolConfig, PoolBuffer};
 use crate::simd::sum_words;
 
@@ -51,31 +50,15 @@ pub struct MemoryBandwidth {
     /// The threads that took part.
     pub threads: usize,
     /// Bytes of the arrays of all threads together. With less than about twice
-    /// [`DeviceCapabilities::outer_cache_bytes`], the figures may be those of the caches.
+    /// [`super::DeviceCapabilities::outer_cache_bytes`], the figures may be those of the caches.
     pub working_set: usize,
 }
 
 impl MemoryBandwidth {
-    /// The figures of this machine, measured on the first call with all logical processors; as
-    /// [`MemoryBandwidth::with_threads`].
-    pub fn of_this_machine() -> Option<Self> {
-        static MEASURED: OnceLock<Option<MemoryBandwidth>> = OnceLock::new();
-        *MEASURED.get_or_init(|| {
-            Self::with_threads(std::thread::available_parallelism().map_or(1, usize::from))
-        })
-    }
-
-    /// Measures with up to `threads` threads, for one to three seconds, in arrays of four times the caches and at least
-    /// 256 MiB, but at most a quarter of the available memory. `None` if memory or threads are refused.
-    pub fn with_threads(threads: usize) -> Option<Self> {
-        let machine = DeviceCapabilities::without_bandwidth(&Device::Cpu);
-        Self::measure(threads, bytes_beyond(machine.outer_cache_bytes(), machine.available_memory))
-    }
-
     /// Measures with up to `threads` threads and `bytes` bytes in all, of which each thread takes whole huge pages, and
     /// leaves those out that it could not write to in a second and a half. `None` if memory or threads are refused, or if
     /// `bytes` is less than 2 MiB for each thread.
-    fn measure(threads: usize, bytes: usize) -> Option<Self> {
+    pub(super) fn measure(threads: usize, bytes: usize) -> Option<Self> {
         let threads = threads.max(1);
         let part = bytes / size_of::<f64>() / threads / PART * PART;
         if part == 0 {
@@ -98,7 +81,7 @@ impl MemoryBandwidth {
 }
 
 /// How many bytes to measure with, given those of the caches and of the available memory.
-fn bytes_beyond(caches: usize, available: Option<u64>) -> usize {
+pub(super) fn bytes_beyond(caches: usize, available: Option<u64>) -> usize {
     let wanted = LEAST_BYTES.max(TIMES_CACHES.saturating_mul(caches));
     let spare = available.map_or(u64::MAX, |bytes| bytes / 4);
     usize::try_from(spare).map_or(wanted, |spare| spare.min(wanted))
@@ -207,6 +190,7 @@ fn together<P: Send, R: Send>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::{Device, DeviceCapabilities};
 
     #[test]
     fn bandwidth_is_measured_within_its_memory() {

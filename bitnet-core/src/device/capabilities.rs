@@ -1,5 +1,8 @@
 //! The capabilities of a device, detected at run time.
 
+use std::sync::OnceLock;
+
+use super::bandwidth::bytes_beyond;
 use super::topology::{self, Cache, CacheKind, CoreKind, NumaNode};
 use super::{Device, Environment, HugePages, MemoryBandwidth, TransparentHugePages, pages};
 use crate::os::cgroup::Limits;
@@ -61,6 +64,24 @@ pub struct DeviceCapabilities {
     pub memory_bandwidth: Option<MemoryBandwidth>,
     /// The environment of the process.
     pub environment: Environment,
+}
+
+impl MemoryBandwidth {
+    /// The figures of this machine, measured on the first call with all logical processors; as
+    /// [`MemoryBandwidth::with_threads`].
+    pub fn of_this_machine() -> Option<Self> {
+        static MEASURED: OnceLock<Option<MemoryBandwidth>> = OnceLock::new();
+        *MEASURED.get_or_init(|| {
+            Self::with_threads(std::thread::available_parallelism().map_or(1, usize::from))
+        })
+    }
+
+    /// Measures with up to `threads` threads, for one to three seconds, in arrays of four times the caches and at least
+    /// 256 MiB, but at most a quarter of the available memory. `None` if memory or threads are refused.
+    pub fn with_threads(threads: usize) -> Option<Self> {
+        let machine = DeviceCapabilities::without_bandwidth(&Device::Cpu);
+        Self::measure(threads, bytes_beyond(machine.outer_cache_bytes(), machine.available_memory))
+    }
 }
 
 impl DeviceCapabilities {

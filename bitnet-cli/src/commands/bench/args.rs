@@ -1,11 +1,11 @@
 //! Arguments of `bitnet bench`: llama-bench's flags with their meanings, and a few more.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
 use super::run_file::Test;
-use super::streams::stream_counts;
 use crate::args::values::{positive, threads};
 
 /// `bitnet bench`.
@@ -209,6 +209,24 @@ fn peer(text: &str) -> Result<Peer, String> {
     Ok(Peer { name: name.into(), command })
 }
 
+/// Most streams of a run.
+const MOST_STREAMS: usize = 1024;
+
+/// Parses the numbers of streams.
+pub(super) fn stream_counts(text: &str) -> Result<Counts, String> {
+    let Counts(all) = counts(text)?;
+    if let Some(wrong) = all.iter().find(|count| !(1..=MOST_STREAMS).contains(*count)) {
+        return Err(format!(
+            "{wrong} streams can't be measured; write numbers from 1 to {MOST_STREAMS}"
+        ));
+    }
+    let mut seen = BTreeSet::new();
+    if let Some(twice) = all.iter().find(|count| !seen.insert(**count)) {
+        return Err(format!("{twice} is there twice; write each number of streams once"));
+    }
+    Ok(Counts(all))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -223,6 +241,24 @@ mod tests {
         assert_eq!(read("1-64*4,7"), Ok(vec![1, 4, 16, 64, 7]));
         for wrong in ["", "x", "1,", "4-1", "1-8*1", "1-8+0", "0-8*2", "-1", "1-99999", "1-2+3*4"] {
             assert!(read(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn numbers_of_streams_are_read() {
+        assert_eq!(stream_counts("1,2, 4-16*2").map(|c| c.0), Ok(vec![1, 2, 4, 8, 16]));
+        for (wrong, word) in [
+            ("", "neither a number"),
+            ("1,", "neither a number"),
+            ("x", "neither a number"),
+            ("0", "from 1 to 1024"),
+            ("1,0", "from 1 to 1024"),
+            ("1025", "from 1 to 1024"),
+            ("1,2,1", "twice"),
+            ("2,1-3", "twice"),
+        ] {
+            let error = stream_counts(wrong).unwrap_err();
+            assert!(error.contains(word), "{wrong:?}: {error}");
         }
     }
 

@@ -6,7 +6,6 @@ use bitnet_cpu::{CpuBackend, CpuOptions};
 use serde_json::json;
 
 use super::run_file::{Limits, Machine, Program};
-use crate::commands::doctor::{cache_sizes, cores};
 use crate::output::{self, Output, or_unavailable};
 
 /// Load average above which a machine is not idle.
@@ -170,4 +169,18 @@ fn kernel() -> Option<String> {
 
 fn load_average() -> Option<f64> {
     std::fs::read_to_string("/proc/loadavg").ok()?.split_whitespace().next()?.parse().ok()
+}
+
+/// Describes the cores of a machine.
+pub(crate) fn cores(physical: Option<usize>, logical: usize) -> String {
+    match physical {
+        Some(physical) => format!("{}, {logical} logical", output::count(physical, "core")),
+        None => output::count(logical, "logical core"),
+    }
+}
+
+/// Describes the L1 data, L2 and last-level cache of a machine.
+pub(crate) fn cache_sizes(bytes: [Option<usize>; 3]) -> String {
+    let [l1, l2, l3] = bytes.map(|size| or_unavailable(size.map(|b| output::bytes(b as u64))));
+    format!("L1 data {l1}, L2 {l2}, L3 {l3}")
 }

@@ -1,6 +1,5 @@
 //! `bitnet bench --streams`: several texts written at once, a token of each in every pass through the model.
 
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -12,7 +11,7 @@ use bitnet_inference::{
 };
 use serde_json::{Value, json};
 
-use super::args::{BenchArgs, Counts, Format, counts};
+use super::args::{BenchArgs, Counts, Format};
 use super::progress::Progress;
 use super::record::{ModelName, peak};
 use super::run_file::{Machine, Test};
@@ -23,24 +22,6 @@ use crate::commands::Outcome;
 use crate::interrupt::Listener;
 use crate::load;
 use crate::output::{self, Output};
-
-/// Most streams of a run.
-const MOST_STREAMS: usize = 1024;
-
-/// Parses the numbers of streams.
-pub(crate) fn stream_counts(text: &str) -> Result<Counts, String> {
-    let Counts(all) = counts(text)?;
-    if let Some(wrong) = all.iter().find(|count| !(1..=MOST_STREAMS).contains(*count)) {
-        return Err(format!(
-            "{wrong} streams can't be measured; write numbers from 1 to {MOST_STREAMS}"
-        ));
-    }
-    let mut seen = BTreeSet::new();
-    if let Some(twice) = all.iter().find(|count| !seen.insert(**count)) {
-        return Err(format!("{twice} is there twice; write each number of streams once"));
-    }
-    Ok(Counts(all))
-}
 
 /// The times of one number of streams with one number of threads.
 #[derive(Debug)]
@@ -296,24 +277,6 @@ impl<'a> Writer<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn numbers_of_streams_are_read() {
-        assert_eq!(stream_counts("1,2, 4-16*2").map(|c| c.0), Ok(vec![1, 2, 4, 8, 16]));
-        for (wrong, word) in [
-            ("", "neither a number"),
-            ("1,", "neither a number"),
-            ("x", "neither a number"),
-            ("0", "from 1 to 1024"),
-            ("1,0", "from 1 to 1024"),
-            ("1025", "from 1 to 1024"),
-            ("1,2,1", "twice"),
-            ("2,1-3", "twice"),
-        ] {
-            let error = stream_counts(wrong).unwrap_err();
-            assert!(error.contains(word), "{wrong:?}: {error}");
-        }
-    }
 
     #[test]
     fn ratios_are_to_one_stream_with_the_same_threads() {

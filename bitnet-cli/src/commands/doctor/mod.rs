@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use self::speed::Speed;
 use super::Outcome;
-use super::bench::machine;
+use super::bench::machine::{self, cache_sizes, cores};
 use super::bench::run_file::Limits;
 use crate::args::Cli;
 use crate::output::{self, Output, or_unavailable, without_controls};
@@ -96,20 +96,6 @@ pub(crate) fn run(cli: &Cli, output: &mut Output) -> Result<Outcome> {
     }
     let failed = checks.iter().any(|c| c.verdict == Verdict::Fail);
     Ok(if failed { Outcome::CheckFailed } else { Outcome::Done })
-}
-
-/// Describes the cores of a machine.
-pub(crate) fn cores(physical: Option<usize>, logical: usize) -> String {
-    match physical {
-        Some(physical) => format!("{}, {logical} logical", output::count(physical, "core")),
-        None => output::count(logical, "logical core"),
-    }
-}
-
-/// Describes the L1 data, L2 and last-level cache of a machine.
-pub(crate) fn cache_sizes(bytes: [Option<usize>; 3]) -> String {
-    let [l1, l2, l3] = bytes.map(|size| or_unavailable(size.map(|b| output::bytes(b as u64))));
-    format!("L1 data {l1}, L2 {l2}, L3 {l3}")
 }
 
 fn processor(caps: &DeviceCapabilities) -> Check {

@@ -1,7 +1,7 @@
 //! One token: four rows of codes at once, so that four sums are added across lanes together.
 
 use super::weight::CpuMatrix;
-use crate::isa::{ActivationBlock, CodeBlock, Isa, Op, prefetch};
+use crate::isa::{ActivationBlock, CodeBlock, GroupedActivations, Isa, Op, prefetch};
 
 /// Bytes between the codes in use and those that are prefetched: enough for the latency of memory, and near enough for
 /// the processor's own prefetcher to see one stream.
@@ -117,7 +117,10 @@ impl Op for SingleDots<'_> {
         let len = dots.len();
         let weight = match weight {
             CpuMatrix::Canonical(weight) => weight,
-            CpuMatrix::Packed(weight) => return weight.single(x, of, dots),
+            CpuMatrix::Packed(weight) => {
+                let x = GroupedActivations::new(x);
+                return weight.vbmi().single(weight.codes(), &x, |index| of.row(index), dots);
+            }
         };
         let (all, _) = weight.words().as_chunks();
         let codes = |row: usize| &all[row * x.len()..(row + 1) * x.len()];

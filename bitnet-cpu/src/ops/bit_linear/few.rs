@@ -11,7 +11,7 @@ use super::sink::DotSink;
 use super::tile8::ROWS;
 use super::weight::CpuMatrix;
 use crate::activations::{INT8_TILE, Quantized, int8_tiles};
-use crate::isa::{ActivationBlock, CodeBlock, Isa, prefetch};
+use crate::isa::{ActivationBlock, CodeBlock, GroupedActivations, Isa, prefetch};
 use bitnet_core::Result;
 use bitnet_core::memory::{HybridMemoryPool, PoolBuffer};
 
@@ -116,6 +116,16 @@ fn add_dots<I: Isa, const T: usize>(
     rows: &Range<usize>,
     dots: &mut [[i32; ROWS]; T],
 ) {
+    if let CpuMatrix::Packed(weight) = weight {
+        let x = GroupedActivations::<T>::new(x.as_flattened());
+        for (index, row) in rows.clone().enumerate() {
+            let sums = weight.vbmi().tile(weight.row(row), &x);
+            for (dots, sum) in dots.iter_mut().zip(sums) {
+                dots[index] = dots[index].wrapping_add(sum);
+            }
+        }
+        return;
+    }
     let (all, width) = (weight.blocks(), x.len());
     let pieces = width.div_ceil(CACHED_BLOCKS / T).max(1);
     let len = width.div_ceil(pieces).max(1);

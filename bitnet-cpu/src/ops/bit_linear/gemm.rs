@@ -6,8 +6,7 @@
 //! From the bottom: `weight` (rows of codes), `dot` (one token), `few` (two to seven tokens), `tile8` (eight tokens),
 //! `panel` (prompts) and `grouped` (scales for groups), and here the division of tokens into tiles. A row is
 //! unpacked once for a tile, or with a panel once for all tokens. Long rows are taken in pieces for which the
-//! activations of a tile stay in the nearest cache. Weights with five trits in a byte go their own way (`packed`), but for
-//! prompts, which unpack them into the same panels.
+//! activations of a tile stay in the nearest cache. Weights with five trits in a byte (`packed`) take the same paths.
 
 use std::ops::Range;
 
@@ -64,8 +63,6 @@ impl Op for AllDots<'_, '_> {
         let Self { weight, x, tokens, rest, rows, mut sink, pool } = self;
         if use_panels::<I>(weight, x, tokens) {
             PanelGemm::new(weight, x, tokens, pool)?.dots(isa, rows, &mut sink);
-        } else if let CpuMatrix::Packed(matrix) = weight {
-            matrix.dots(isa, x, rest, rows, &mut sink);
         } else {
             all_dots(isa, weight, x, rest, rows, &mut sink);
         }

@@ -2,14 +2,7 @@
 
 use std::ops::Range;
 
-use super::dot::WeightRows;
-use super::few::Rest;
-use super::sink::DotSink;
-use crate::activations::{Quantized, int8_tiles};
-use crate::isa::{
-    ActivationBlock, CodeBlock, CodeGroup, GROUP_BLOCKS, GroupedActivations, Isa, PanelHalf, Vbmi,
-    pack_group, unpack_group,
-};
+use crate::isa::{CodeBlock, CodeGroup, GROUP_BLOCKS, PanelHalf, Vbmi, pack_group, unpack_group};
 use bitnet_core::backend::prepared_parts::PreparedParts;
 use bitnet_core::memory::{HybridMemoryPool, PoolBuffer, Shared};
 use bitnet_core::ternary::{ROW_BLOCK, ScaleGranularity, TernaryMatrix};
@@ -18,9 +11,6 @@ use bitnet_core::{Error, Result};
 /// Bytes of codes in the canonical layout from which on a matrix is packed: a model with such matrices exceeds the caches of
 /// a core. From these, codes of two bits are read faster, because they need less unpacking.
 const PACKED_BYTES: usize = 1 << 18;
-
-/// Rows that meet a tile of tokens before the next tile is taken: their codes stay in the nearest caches.
-const ROWS: usize = 128;
 
 /// A `[rows, cols]` matrix of trits, each row in [`CodeGroup`]s, with one scale or one for each row.
 #[derive(Debug)]
@@ -147,75 +137,23 @@ impl PackedMatrix {
         }
     }
 
-    /// Adds `Σ code·x` of one token with some rows to `dots`.
-    pub(super) fn single(&self, x: &[ActivationBlock], rows: WeightRows<'_>, dots: &mut [i32]) {
-        let x = GroupedActivations::new(x);
-        self.vbmi.single(self.codes(), &x, |index| rows.row(index), dots);
-    }
-
     /// Unpacks some rows into a panel.
     pub(super) fn pack_panel(&self, rows: Range<usize>, panel: &mut [PanelHalf]) {
         let width = width(self.cols);
         self.vbmi.pack_panel(&self.codes()[rows.start * width..rows.end * width], width, panel);
     }
 
-    /// The dots of `T` tokens, whose activations are `blocks`, with some rows.
-    #[inline(always)]
-    fn tile<I: Isa, const T: usize>(
-        &self,
-        isa: I,
-        x: &Quantized,
-        (tokens, blocks): (Range<usize>, &[ActivationBlock]),
-        rows: Range<usize>,
-        sink: &mut DotSink<'_, '_>,
-    ) {
-        let (width, grouped) = (width(self.cols), GroupedActivations::<T>::new(blocks));
-        let mut dots = [[0; ROWS]; T];
-        for (index, row) in rows.clone().enumerate() {
-            let sums = self.vbmi.tile(&self.codes()[row * width..][..width], &grouped);
-            for (dots, sum) in dots.iter_mut().zip(sums) {
-                dots[index] = sum;
-            }
-        }
-        for (token, dots) in tokens.zip(&mut dots) {
-            let (dots, start) = (&mut dots[..rows.len()], x.starts[token]);
-            dots.iter_mut().for_each(|dot| *dot = dot.wrapping_add(start));
-            sink.push(isa, token, rows.start, dots);
-        }
+    /// The groups of one row.
+    #[inline]
+    pub(super) fn row(&self, row: usize) -> &[CodeGroup] {
+        let width = width(self.cols);
+        &self.codes()[row * width..][..width]
     }
 
-    /// The dots of all tokens with some rows.
-    #[inline(always)]
-    pub(super) fn dots<I: Isa>(
-        &self,
-        isa: I,
-        x: &Quantized,
-        rest: &Rest,
-        rows: Range<usize>,
-        sink: &mut DotSink<'_, '_>,
-    ) {
-        for start in rows.clone().step_by(ROWS) {
-            let rows = start..(start + ROWS).min(rows.end);
-            for tile in int8_tiles(rest.tokens.start) {
-                self.tile::<I, 8>(isa, x, (tile.clone(), x.tile(&tile)), rows.clone(), sink);
-            }
-            let tile = (rest.tokens.clone(), rest.blocks(x));
-            match rest.tokens.len() {
-                0 => {}
-                1 => {
-                    let mut dots = [x.starts[rest.tokens.start]; ROWS];
-                    let dots = &mut dots[..rows.len()];
-                    self.single(rest.blocks(x), WeightRows::From(start), dots);
-                    sink.push(isa, rest.tokens.start, start, dots);
-                }
-                2 => self.tile::<I, 2>(isa, x, tile, rows, sink),
-                3 => self.tile::<I, 3>(isa, x, tile, rows, sink),
-                4 => self.tile::<I, 4>(isa, x, tile, rows, sink),
-                5 => self.tile::<I, 5>(isa, x, tile, rows, sink),
-                6 => self.tile::<I, 6>(isa, x, tile, rows, sink),
-                _ => self.tile::<I, 7>(isa, x, tile, rows, sink),
-            }
-        }
+    /// What unpacks the codes.
+    #[inline]
+    pub(super) fn vbmi(&self) -> Vbmi {
+        self.vbmi
     }
 }
 
