@@ -6,7 +6,7 @@ use bitnet_core::backend::ActivationPrecision::{Float, Int8, Int8Within};
 use bitnet_core::backend::Backend;
 use bitnet_core::ternary::{ScaleGranularity, TernaryMatrix};
 
-const SHAPES: [(usize, usize, usize); 15] = [
+const SHAPES: [(usize, usize, usize); 16] = [
     (1, 1, 1),
     (1, 1, 0),
     (3, 63, 1),
@@ -22,6 +22,8 @@ const SHAPES: [(usize, usize, usize); 15] = [
     (5, 2304, 8),
     (131, 192, 17),
     (45, 300, 55),
+    // More weights than a back end may keep in a layout for small ones.
+    (1024, 1030, 2),
 ];
 
 fn granularities(cols: usize) -> impl Iterator<Item = ScaleGranularity> {

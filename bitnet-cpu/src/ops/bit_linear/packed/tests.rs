@@ -114,6 +114,10 @@ fn integers_are_those_of_the_canonical_layout() {
             for (tokens, extreme) in [
                 (1, None),
                 (2, None),
+                (3, None),
+                (4, None),
+                (5, None),
+                (6, None),
                 (7, None),
                 (8, Some(-128.0)),
                 (15, None),
