@@ -23,8 +23,8 @@ pub struct Layers {
     pub tokens: usize,
 }
 
-/// Measures layers on 8-bit activations, their quantisation and the rescaling of results included: multiply-adds and bytes of
-/// codes a nanosecond, and the share of the peak of the level's integer multiply-add, 0 where it has none.
+/// Measures layers on 8-bit activations, their quantisation and the rescaling of results included: multiply-adds and
+/// bytes of codes a nanosecond, and the share of the peak of the level's integer multiply-add, 0 where it has none.
 ///
 /// # Errors
 /// A message, if the level is not there or memory is exhausted.

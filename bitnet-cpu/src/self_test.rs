@@ -273,8 +273,8 @@ impl TileTest<'_> {
     }
 }
 
-/// Five trits in a byte: the sum over the blocks of an input as a single token and as a tile of one, and whether the panel of
-/// a [`TileTest`] is that of the other layout.
+/// Five trits in a byte: the sum over the blocks of an input as a single token and as a tile of one, and whether the
+/// panel of a [`TileTest`] is that of the other layout.
 fn packed_sums(input: &Input, isa: AnyIsa, vbmi: Vbmi) -> [Option<i32>; 2] {
     let row: Vec<CodeGroup> = input.codes.chunks(GROUP_BLOCKS).map(pack_group).collect();
     let x = GroupedActivations::new(input.x.as_flattened());

@@ -56,8 +56,8 @@ pub struct MemoryBandwidth {
 
 impl MemoryBandwidth {
     /// Measures with up to `threads` threads and `bytes` bytes in all, of which each thread takes whole huge pages, and
-    /// leaves those out that it could not write to in a second and a half. `None` if memory or threads are refused, or if
-    /// `bytes` is less than 2 MiB for each thread.
+    /// leaves those out that it could not write to in a second and a half. `None` if memory or threads are refused, or
+    /// if `bytes` is less than 2 MiB for each thread.
     pub(super) fn measure(threads: usize, bytes: usize) -> Option<Self> {
         let threads = threads.max(1);
         let part = bytes / size_of::<f64>() / threads / PART * PART;
@@ -133,9 +133,9 @@ fn part_of_one(array: &mut [f64], barrier: &Barrier) -> Part {
     Part { bytes: size_of_val(array), rates: [read, copy, triad] }
 }
 
-/// The bytes per second of each round of `work` on ranges of `len` elements, in `arrays` arrays, one after another. Each
-/// round continues where the last one stopped, so that short rounds do not measure a cache. All threads begin a round
-/// together: starting them is not timed.
+/// The bytes per second of each round of `work` on ranges of `len` elements, in `arrays` arrays, one after another.
+/// Each round continues where the last one stopped, so that short rounds do not measure a cache. All threads begin a
+/// round together: starting them is not timed.
 fn rates(
     rounds: usize,
     barrier: &Barrier,

@@ -86,7 +86,8 @@ impl MemoryBandwidth {
 
 impl DeviceCapabilities {
     /// Detects the capabilities of `device`. The first call of a process measures the memory bandwidth
-    /// ([`MemoryBandwidth::of_this_machine`]), which takes one to three seconds and up to a quarter of the available memory.
+    /// ([`MemoryBandwidth::of_this_machine`]), which takes one to three seconds and up to a quarter of the available
+    /// memory.
     pub fn for_device(device: &Device) -> Self {
         let mut found = Self::without_bandwidth(device);
         found.memory_bandwidth = MemoryBandwidth::of_this_machine();

@@ -253,8 +253,8 @@ fn multiply_add(mut acc: __m512i, codes: [__m512i; 2], x: &ActivationBlock) -> _
     acc
 }
 
-/// Leaves the codes where they stand in their bytes, so that nothing is shifted but sums: those of planes 1, 2 and 3 are 4, 16
-/// and 64 times as large. The products of [`SINGLE_BLOCKS`] blocks fit 32 bits with that.
+/// Leaves the codes where they stand in their bytes, so that nothing is shifted but sums: those of planes 1, 2 and 3
+/// are 4, 16 and 64 times as large. The products of [`SINGLE_BLOCKS`] blocks fit 32 bits with that.
 #[inline]
 #[target_feature(enable = "avx512f,avx512vnni")]
 fn dot_single<const N: usize>(

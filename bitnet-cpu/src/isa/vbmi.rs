@@ -7,8 +7,8 @@
 //! byte     m = c0 + 3·c1 + 9·c2 + 27·c3 of the first four codes: 64·c4 + m if m < 64, else 192 + 17·c4 + (m - 64)
 //! ```
 //!
-//! A permutation takes six bits as its index. Below 192 these are `m`, and the two others are `c4`; from 192 on, other tables
-//! say what the six bits stand for.
+//! A permutation takes six bits as its index. Below 192 these are `m`, and the two others are `c4`; from 192 on, other
+//! tables say what the six bits stand for.
 
 use super::{ActivationBlock, CodeBlock, PanelHalf};
 
@@ -133,8 +133,8 @@ impl Vbmi {
         found.then_some(Self(()))
     }
 
-    /// Adds `Σ code·x` of one token with each of some rows to `dots`. Row `row(i)` of `codes`, for dot `i`, has the groups that
-    /// `x` has.
+    /// Adds `Σ code·x` of one token with each of some rows to `dots`. Row `row(i)` of `codes`, for dot `i`, has the
+    /// groups that `x` has.
     ///
     /// # Panics
     /// If there is no such row.
@@ -171,8 +171,8 @@ impl Vbmi {
         }
     }
 
-    /// Unpacks up to [`super::PANEL_ROWS`] rows of `width` groups each, one after the other, into a panel of as many blocks.
-    /// Where there are fewer rows, the codes of the others are not specified.
+    /// Unpacks up to [`super::PANEL_ROWS`] rows of `width` groups each, one after the other, into a panel of as many
+    /// blocks. Where there are fewer rows, the codes of the others are not specified.
     pub(crate) fn pack_panel(self, rows: &[CodeGroup], width: usize, panel: &mut [PanelHalf]) {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `self` proves the features.
@@ -304,7 +304,8 @@ mod instructions {
         ahead: *const CodeGroup,
         tables: &[__m512i; 3],
     ) -> __m512i {
-        /// Groups whose sums fit 32 bits: one adds at most `2 * 2 * 4 * 128 * 128` to the two sums that are 64 times as large.
+        /// Groups whose sums fit 32 bits: one adds at most `2 * 2 * 4 * 128 * 128` to the two sums that are 64 times as
+        /// large.
         const GROUPS: usize = 1 << 12;
         let mut all = _mm512_setzero_si512();
         let mut at = 0;
@@ -397,8 +398,8 @@ mod instructions {
         ]
     }
 
-    /// See [`Vbmi::pack_panel`]. Words are exchanged first and unpacked then, straight into their places. Prefetches as many
-    /// rows as follow these.
+    /// See [`Vbmi::pack_panel`]. Words are exchanged first and unpacked then, straight into their places. Prefetches as
+    /// many rows as follow these.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
     pub(super) fn pack_panel(rows: &[CodeGroup], width: usize, panel: &mut [PanelHalf]) {
         if rows.len() < width.max(1) {
@@ -418,8 +419,8 @@ mod instructions {
             for (vector, rows) in places.iter().enumerate() {
                 for q in 0..4 {
                     let at = 128 * index;
-                    // SAFETY: each place is that of one of `len` rows of `width` groups of 128 bytes, and `index` is less than
-                    // `width`, because there are no more parts of the panel.
+                    // SAFETY: each place is that of one of `len` rows of `width` groups of 128 bytes, and `index` is
+                    // less than `width`, because there are no more parts of the panel.
                     unsafe { unpack_words::<0>(rows, at, q, vector, panel, &tables) };
                     // SAFETY: the same.
                     unsafe { unpack_words::<1>(rows, at, q, vector, panel, &tables) };

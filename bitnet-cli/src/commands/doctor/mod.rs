@@ -262,8 +262,8 @@ fn devices(device: &Device) -> Check {
     check("devices", Verdict::Ok, device.to_string(), json!([device.to_string()]))
 }
 
-/// Loads the embedded model, generates one token and measures its speed. Neither limit predicts that: it fits the caches,
-/// and its products take less time than everything around them.
+/// Loads the embedded model, generates one token and measures its speed. Neither limit predicts that: it fits the
+/// caches, and its products take less time than everything around them.
 fn embedded_model(threads: Option<usize>, caps: &DeviceCapabilities) -> Check {
     let measured = write_one_token(threads).and_then(|(model, load, write)| {
         Ok((load, write, speed::measure(&model, None, caps.outer_cache_bytes())?))

@@ -163,8 +163,8 @@ impl FileMap {
         Err(Error::FileChanged { file: self.name.clone(), change })
     }
 
-    /// Advises the system to read the file into huge pages, where kernel and file system can: for bytes that are all read,
-    /// again and again. What memory holds of the file already stays as it is.
+    /// Advises the system to read the file into huge pages, where kernel and file system can: for bytes that are all
+    /// read, again and again. What memory holds of the file already stays as it is.
     pub fn advise_huge(&self) {
         #[cfg(target_os = "linux")]
         if let Pages::ReadOnly(map) = &self.pages {

@@ -27,7 +27,8 @@ pub(crate) enum CpuMatrix {
 }
 
 impl CpuMatrix {
-    /// Packs a matrix where that makes decoding faster: with VBMI, no scales for groups, and too many weights for a cache.
+    /// Packs a matrix where that makes decoding faster: with VBMI, no scales for groups, and too many weights for a
+    /// cache.
     fn new(matrix: TernaryMatrix, vbmi: Option<Vbmi>, pool: &HybridMemoryPool) -> Result<Self> {
         match vbmi {
             Some(vbmi) if PackedMatrix::takes(&matrix) => {

@@ -5,8 +5,8 @@ use crate::isa::{Isa, NibbleBlock, WideBlock, prefetch};
 /// Blocks that are summed before accumulators are flushed.
 const BLOCKS: usize = 4;
 
-/// Returns `[Σ code · high, Σ code · low]` of a row of codes over `Q` vectors, whose blocks stand side by side in `x`. Codes
-/// are unpacked once. Prefetches `ahead`. All three are of one length.
+/// Returns `[Σ code · high, Σ code · low]` of a row of codes over `Q` vectors, whose blocks stand side by side in `x`.
+/// Codes are unpacked once. Prefetches `ahead`. All three are of one length.
 #[inline(always)]
 pub(crate) fn int4_dots<I: Isa, const Q: usize>(
     isa: I,

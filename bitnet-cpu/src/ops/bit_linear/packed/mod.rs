@@ -8,8 +8,8 @@ use bitnet_core::memory::{HybridMemoryPool, PoolBuffer, Shared};
 use bitnet_core::ternary::{ROW_BLOCK, ScaleGranularity, TernaryMatrix};
 use bitnet_core::{Error, Result};
 
-/// Bytes of codes in the canonical layout from which on a matrix is packed: a model with such matrices exceeds the caches of
-/// a core. From these, codes of two bits are read faster, because they need less unpacking.
+/// Bytes of codes in the canonical layout from which on a matrix is packed: a model with such matrices exceeds the
+/// caches of a core. From these, codes of two bits are read faster, because they need less unpacking.
 const PACKED_BYTES: usize = 1 << 18;
 
 /// A `[rows, cols]` matrix of trits, each row in [`CodeGroup`]s, with one scale or one for each row.
@@ -90,8 +90,8 @@ impl PackedMatrix {
     }
 
     /// # Errors
-    /// [`Error::BadPart`] for arrays that are missing, of another length, or hold scales that are not finite. Every byte is a
-    /// valid code.
+    /// [`Error::BadPart`] for arrays that are missing, of another length, or hold scales that are not finite. Every
+    /// byte is a valid code.
     pub(super) fn from_parts(parts: &PreparedParts, vbmi: Vbmi) -> Result<Self> {
         let bad = |part: &str, problem: &str| Error::BadPart {
             part: format!("packed.{part}"),
