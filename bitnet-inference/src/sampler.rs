@@ -1,4 +1,4 @@
-//! Samplers: from logits to a token, as pure functions of their arguments.
+//! Samplers: from logits and the tokens before to the next token.
 //!
 //! The chain, in this order (the order of llama.cpp's defaults): logit bias, penalties; then, unless greedy,
 //! top-k, typical, top-p, min-p on the softmax of the logits; temperature; draw. A temperature of zero is greedy:

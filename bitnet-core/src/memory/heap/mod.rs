@@ -33,11 +33,13 @@
 //!
 //! [`HybridMemoryPool::deallocate`](super::HybridMemoryPool::deallocate) only drops the handle. The drop compares the
 //! key in its tag with the state of this thread's cache, counts the block in `freed`, the second counter of [`stats`],
-//! and pushes the address to the bin ([`fast_path::free`]). It does not matter which thread allocated the block. A
+//! and pushes the address to the bin ([`fast_path::free`]). The key is the pool's number and the purpose. The bin is that of the thread
+//! that frees, whichever thread allocated the block: slabs have no owning thread, unlike the pages of mimalloc. A
 //! large block enters the cache of large blocks. A thread's first free in a pool takes the slow path once: it creates
 //! the thread's cache ([`PoolInner::cache`]), then pushes the block.
 //!
-//! If the keys differ, the bin is full or a report is due, [`PoolInner::free`] takes the slow path. A full bin passes
+//! If the keys differ, the bin is full, the block is recorded or counts must be reported, [`PoolInner::free`] takes the
+//! slow path. A block of a closed pool, or of a thread that is ending, returns past the caches under the global lock. A full bin passes
 //! its oldest blocks on as a magazine: a [batch](size_class::batch), about half of them. When enough magazines wait,
 //! blocks return to their slab, and a slab whose blocks have all returned goes back to its region, except one of each
 //! class. A large block that finds no slot in the cache returns to its region or, if it is a mapping of its own, to the
