@@ -286,7 +286,9 @@ fn packed_sums(input: &Input, isa: AnyIsa, vbmi: Vbmi) -> [Option<i32>; 2] {
     isa.run(PackTest { rows: &rows, panel: &mut panels[0] });
     vbmi.pack_panel(&groups, 1, &mut panels[1]);
     let same = panels[0] == panels[1];
-    [sum, vbmi.tile(&row, &x)].map(|[sum]| same.then_some(sum))
+    let mut tile = [[0; 4]];
+    vbmi.rows(&row, &x, &mut tile);
+    [sum[0], tile[0][0]].map(|sum| same.then_some(sum))
 }
 
 /// Unpacks the panel of a [`TileTest`].

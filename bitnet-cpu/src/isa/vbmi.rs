@@ -154,21 +154,21 @@ impl Vbmi {
         let _ = (codes, x, row, dots);
     }
 
-    /// Returns `Σ code·x` of `T` tokens with one row, `codes`, which has the groups that `x` has.
-    #[inline]
-    pub(crate) fn tile<const T: usize>(
+    /// Adds `Σ code·x` of `T` tokens with each of up to `R` rows to `dots`; `R` is a multiple of four. The rows in `codes`
+    /// follow one another, each with the groups that `x` has.
+    pub(crate) fn rows<const T: usize, const R: usize>(
         self,
         codes: &[CodeGroup],
         x: &GroupedActivations<'_, T>,
-    ) -> [i32; T] {
+        dots: &mut [[i32; R]; T],
+    ) {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `self` proves the features.
-        return unsafe { instructions::tile(codes, x) };
-        #[cfg(not(target_arch = "x86_64"))]
-        {
-            let _ = (codes, x);
-            [0; T]
+        unsafe {
+            instructions::rows(codes, x, dots);
         }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (codes, x, dots);
     }
 
     /// Unpacks up to [`super::PANEL_ROWS`] rows of `width` groups each, one after the other, into a panel of as many
@@ -347,30 +347,52 @@ mod instructions {
         }
     }
 
-    /// See [`Vbmi::tile`].
+    /// Lanes of `Σ code·x` of `T` tokens with one row. Prefetches `ahead`.
+    #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
-    pub(super) fn tile<const T: usize>(
+    fn tile_sums<const T: usize>(
         row: &[CodeGroup],
         x: &GroupedActivations<'_, T>,
-    ) -> [i32; T] {
-        let tables = tables();
+        ahead: *const CodeGroup,
+        tables: &[__m512i; 3],
+    ) -> [__m512i; T] {
         let mut sums = [_mm512_setzero_si512(); T];
-        for (group, x) in row.iter().zip(x.groups.iter().chain(&x.rest)) {
+        for (index, (group, x)) in row.iter().zip(x.groups.iter().chain(&x.rest)).enumerate() {
             for (v, bytes) in group.as_chunks::<64>().0.iter().enumerate() {
-                for (t, codes) in codes(load(bytes), &tables).into_iter().enumerate() {
+                prefetch(ahead.wrapping_add(index).cast::<[u8; 64]>().wrapping_add(v));
+                for (t, codes) in codes(load(bytes), tables).into_iter().enumerate() {
                     for (token, sum) in sums.iter_mut().enumerate() {
                         *sum = _mm512_dpbusd_epi32(*sum, codes, activations(x, token, 5 * v + t));
                     }
                 }
             }
         }
-        let mut out = [0; T];
-        for (out, sums) in out.chunks_mut(4).zip(sums.chunks(4)) {
-            let mut four = [_mm512_setzero_si512(); 4];
-            four[..sums.len()].copy_from_slice(sums);
-            out.copy_from_slice(&reduce_add(four)[..out.len()]);
+        sums
+    }
+
+    /// See [`Vbmi::rows`]. Lanes of four rows are added together.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
+    pub(super) fn rows<const T: usize, const R: usize>(
+        codes: &[CodeGroup],
+        x: &GroupedActivations<'_, T>,
+        dots: &mut [[i32; R]; T],
+    ) {
+        let tables = tables();
+        let width = (x.groups.len() + x.rest.as_slice().len()).max(1);
+        let distance = PREFETCH_DISTANCE.div_ceil(width * 128) * width;
+        for (four, codes) in codes.chunks(4 * width).enumerate() {
+            let mut sums = [[_mm512_setzero_si512(); T]; 4];
+            for (sums, row) in sums.iter_mut().zip(codes.chunks_exact(width)) {
+                *sums = tile_sums(row, x, row.as_ptr().wrapping_add(distance), &tables);
+            }
+            for (token, dots) in dots.iter_mut().enumerate() {
+                let sums =
+                    reduce_add([sums[0][token], sums[1][token], sums[2][token], sums[3][token]]);
+                for (dot, sum) in dots.as_chunks_mut::<4>().0[four].iter_mut().zip(sums) {
+                    *dot = dot.wrapping_add(sum);
+                }
+            }
         }
-        out
     }
 
     /// Word `j` of sixteen bytes of sixteen rows, for `j` of 0 to 3: those that begin `at` bytes behind `rows[row]`.

@@ -118,13 +118,7 @@ fn add_dots<I: Isa, const T: usize>(
 ) {
     if let CpuMatrix::Packed(weight) = weight {
         let x = GroupedActivations::<T>::new(x.as_flattened());
-        for (index, row) in rows.clone().enumerate() {
-            let sums = weight.vbmi().tile(weight.row(row), &x);
-            for (dots, sum) in dots.iter_mut().zip(sums) {
-                dots[index] = dots[index].wrapping_add(sum);
-            }
-        }
-        return;
+        return weight.vbmi().rows(weight.codes_of(rows.clone()), &x, dots);
     }
     let (all, width) = (weight.blocks(), x.len());
     let pieces = width.div_ceil(CACHED_BLOCKS / T).max(1);

@@ -128,7 +128,7 @@ impl PackedMatrix {
     /// Unpacks some rows into `blocks`, one after the other in the canonical layout.
     pub(super) fn unpack(&self, rows: Range<usize>, blocks: &mut [CodeBlock]) {
         let (width, row_blocks) = (width(self.cols), self.cols.div_ceil(ROW_BLOCK));
-        let codes = &self.codes()[rows.start * width..rows.end * width];
+        let codes = self.codes_of(rows);
         let rows = blocks.chunks_exact_mut(row_blocks.max(1));
         for (blocks, groups) in rows.zip(codes.chunks_exact(width.max(1))) {
             for (blocks, group) in blocks.chunks_mut(GROUP_BLOCKS).zip(groups) {
@@ -140,14 +140,14 @@ impl PackedMatrix {
     /// Unpacks some rows into a panel.
     pub(super) fn pack_panel(&self, rows: Range<usize>, panel: &mut [PanelHalf]) {
         let width = width(self.cols);
-        self.vbmi.pack_panel(&self.codes()[rows.start * width..rows.end * width], width, panel);
+        self.vbmi.pack_panel(self.codes_of(rows), width, panel);
     }
 
-    /// The groups of one row.
+    /// The groups of some rows.
     #[inline]
-    pub(super) fn row(&self, row: usize) -> &[CodeGroup] {
+    pub(super) fn codes_of(&self, rows: Range<usize>) -> &[CodeGroup] {
         let width = width(self.cols);
-        &self.codes()[row * width..][..width]
+        &self.codes()[rows.start * width..rows.end * width]
     }
 
     /// What unpacks the codes.
