@@ -236,7 +236,7 @@ fn mapping_flags(address: usize) -> String {
 }
 
 #[test]
-fn weights_from_2_mib_on_have_huge_pages() {
+fn weights_and_activations_from_2_mib_on_have_huge_pages() {
     if !std::path::Path::new("/sys/kernel/mm/transparent_hugepage").exists() {
         return;
     }
@@ -248,10 +248,12 @@ fn weights_from_2_mib_on_have_huge_pages() {
         mapping_flags(address).split_whitespace().any(|flag| flag == "hg")
     };
     let weights = block(5 * MIB, Purpose::Weights);
-    let others = block(5 * MIB, Purpose::Activations);
+    let activations = block(5 * MIB, Purpose::Activations);
+    let others = block(5 * MIB, Purpose::KvCache);
     let small = block(2 * MIB - 1, Purpose::Weights);
     assert_eq!(weights.bytes().as_ptr() as usize % (2 * MIB), 0);
     assert!(is_huge(&weights, 0) && is_huge(&weights, 4 * MIB - 1));
+    assert!(is_huge(&activations, 2 * MIB));
     assert!(!is_huge(&weights, 4 * MIB), "the rest is no whole huge page");
     assert!(!is_huge(&others, 0) && !is_huge(&small, 0));
 }

@@ -115,9 +115,9 @@ impl PoolInner {
         } else {
             let span = self.large.allocate(size, align, &self.pages)?;
             let Span { address, granules, used_bytes } = span;
-            // Weights are written once, whole, and read all the time. Other blocks may stay unused in part, and huge
+            // Weights and activations are written whole. Other blocks may stay unused in part, and huge
             // pages would make all of them resident.
-            if purpose == Purpose::Weights {
+            if matches!(purpose, Purpose::Weights | Purpose::Activations) {
                 self.pages.advise_huge(address, size);
             }
             let tag = Tag::large(key, size, align, granules);
