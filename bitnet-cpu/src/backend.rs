@@ -224,6 +224,11 @@ impl Operations for CpuBackend {
             return self
                 .run("gate_up", |exec| ops::relu2(x, precision, weights, out, scratch, exec));
         }
+        if ops::takes_gated(x, precision) {
+            return self.run("gate_up", |exec| {
+                ops::gated(x, precision, activation, weights, out, scratch, exec)
+            });
+        }
         self.bit_linear(x, precision, &weights, &mut [&mut *out, &mut *scratch])?;
         self.gate(activation, out, scratch)
     }

@@ -6,8 +6,8 @@
 //! C  sixteen tokens: sums with sixteen rows, 32 bits
 //! ```
 //!
-//! `TDPBSUD` adds A times B to C. Four tiles C, of 32 tokens by 32 rows, are summed at once: four products for two
-//! loads of A and two of B. The rows of all tiles are 128 bytes apart in memory.
+//! `TDPBSUD` adds A times B to C. Six tiles C, of 32 tokens by 48 rows, are summed at once: six products for two loads
+//! of A and five of B, of which one stays from the first tokens to the second.
 
 use std::marker::PhantomData;
 
@@ -100,7 +100,7 @@ impl Tiles {
 mod instructions {
     use std::arch::asm;
 
-    use super::{Amx, PanelHalf, TileSums, Tiles, TokenTile};
+    use super::{Amx, PANEL_ROWS, PanelHalf, TileSums, Tiles, TokenTile};
 
     /// A configuration of palette 1.
     #[repr(C, align(64))]
@@ -148,48 +148,50 @@ mod instructions {
         unsafe { asm!("tilerelease", options(nomem, nostack, preserves_flags)) };
     }
 
-    /// Four products: two tiles of tokens with both tiles of the rows of a half, which are `$x` and `$panel` bytes from
-    /// the operands.
+    /// Six products: two tiles of tokens with the three tiles of the rows of a half, which are `$x` and `$panel` bytes
+    /// from the operands.
     macro_rules! products {
         ($x:literal, $panel:literal) => {
             concat!(
-                "tileloadd tmm6, [{panel} + {stride}*1 + ",
-                $panel,
-                "]\n",
-                "tileloadd tmm4, [{x0} + {stride}*1 + ",
-                $x,
-                "]\n",
-                "tdpbsud tmm0, tmm4, tmm6\n",
-                "tileloadd tmm7, [{panel} + {stride}*1 + ",
-                $panel,
-                " + 64]\n",
-                "tdpbsud tmm1, tmm4, tmm7\n",
-                "tileloadd tmm5, [{x1} + {stride}*1 + ",
-                $x,
-                "]\n",
-                "tdpbsud tmm2, tmm5, tmm6\n",
-                "tdpbsud tmm3, tmm5, tmm7",
+                concat!("tileloadd tmm6, [{x0} + {stride}*1 + ", $x, "]\n"),
+                concat!("tileloadd tmm7, [{panel} + {row}*1 + ", $panel, "]\n"),
+                "tdpbsud tmm0, tmm6, tmm7\n",
+                concat!("tileloadd tmm7, [{panel} + {row}*1 + ", $panel, " + 64]\n"),
+                "tdpbsud tmm1, tmm6, tmm7\n",
+                concat!("tileloadd tmm7, [{panel} + {row}*1 + ", $panel, " + 128]\n"),
+                "tdpbsud tmm2, tmm6, tmm7\n",
+                concat!("tileloadd tmm6, [{x1} + {stride}*1 + ", $x, "]\n"),
+                "tdpbsud tmm5, tmm6, tmm7\n",
+                concat!("tileloadd tmm7, [{panel} + {row}*1 + ", $panel, " + 64]\n"),
+                "tdpbsud tmm4, tmm6, tmm7\n",
+                concat!("tileloadd tmm7, [{panel} + {row}*1 + ", $panel, "]\n"),
+                "tdpbsud tmm3, tmm6, tmm7",
             )
         };
     }
 
     macro_rules! zeros {
         () => {
-            "tilezero tmm0\ntilezero tmm1\ntilezero tmm2\ntilezero tmm3"
+            "tilezero tmm0\ntilezero tmm1\ntilezero tmm2\ntilezero tmm3\ntilezero tmm4\ntilezero tmm5"
         };
     }
 
-    /// Stores the four tiles of sums.
+    /// Stores the six tiles of sums.
     macro_rules! store {
         () => {
             concat!(
-                "tilestored [{sums} + {stride}*1], tmm0\n",
-                "tilestored [{sums} + {stride}*1 + 64], tmm1\n",
-                "tilestored [{sums} + {stride}*1 + 2048], tmm2\n",
-                "tilestored [{sums} + {stride}*1 + 2112], tmm3",
+                "tilestored [{sums} + {row}*1], tmm0\n",
+                "tilestored [{sums} + {row}*1 + 64], tmm1\n",
+                "tilestored [{sums} + {row}*1 + 128], tmm2\n",
+                "tilestored [{sums} + {row}*1 + 3072], tmm3\n",
+                "tilestored [{sums} + {row}*1 + 3136], tmm4\n",
+                "tilestored [{sums} + {row}*1 + 3200], tmm5",
             )
         };
     }
+
+    /// The bytes of an entry of a panel, and of the sums of a token.
+    const ROW: usize = 4 * PANEL_ROWS;
 
     /// [`Tiles::multiply`] of at least one block of each operand, of which the panel has two halves.
     pub(super) fn multiply_blocks(
@@ -202,14 +204,14 @@ mod instructions {
         debug_assert!(blocks > 0 && x[1].len() == blocks && panel.len() == 2 * blocks);
         // SAFETY: `Tiles` prove AMX, configured as `CONFIG`. The loop runs once for each block, and `Tiles::multiply`
         // cut all operands to as many, at least one: 2 KiB of each tile of tokens, of whose 128 bytes a row the loads
-        // take one half and then the other, and 4 KiB of the panel. The stores write the 4 KiB of `sums`.
+        // take one half and then the other, and 6 KiB of the panel. The stores write the 6 KiB of `sums`.
         unsafe {
             asm!(
                 zeros!(),
                 "2:",
                 products!("0", "0"),
-                products!("64", "2048"),
-                "add {panel}, 4096",
+                products!("64", "3072"),
+                "add {panel}, 6144",
                 "add {x0}, 2048",
                 "add {x1}, 2048",
                 "dec {blocks}",
@@ -221,6 +223,7 @@ mod instructions {
                 blocks = inout(reg) blocks => _,
                 sums = in(reg) sums.0.as_mut_ptr(),
                 stride = in(reg) 128_usize,
+                row = in(reg) ROW,
                 out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                 out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
                 options(nostack),
@@ -237,8 +240,8 @@ mod instructions {
         sums: &mut TileSums,
     ) {
         let [x0, x1] = x.map(|x| x[0].as_ptr().cast::<[u8; 64]>().wrapping_add(half));
-        // SAFETY: `Tiles` prove AMX, configured as `CONFIG`. The loads take 2 KiB of the panel, and of each of the
-        // sixteen tokens of a tile the half `half`, 0 or 1, of its 128 bytes. The stores write the 4 KiB of `sums`.
+        // SAFETY: `Tiles` prove AMX, configured as `CONFIG`. The loads take 3 KiB of the panel, and of each of the
+        // sixteen tokens of a tile the half `half`, 0 or 1, of its 128 bytes. The stores write the 6 KiB of `sums`.
         unsafe {
             asm!(
                 zeros!(),
@@ -249,6 +252,7 @@ mod instructions {
                 x1 = in(reg) x1,
                 sums = in(reg) sums.0.as_mut_ptr(),
                 stride = in(reg) 128_usize,
+                row = in(reg) ROW,
                 out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                 out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
                 options(nostack, preserves_flags),

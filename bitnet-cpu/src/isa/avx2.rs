@@ -174,6 +174,12 @@ impl FloatLanes for Avx2 {
     }
 
     #[inline(always)]
+    fn load_i8(self, x: &[u8; LANES]) -> Self::Floats {
+        // SAFETY: `self` proves AVX2, FMA and F16C.
+        unsafe { load_i8(x) }
+    }
+
+    #[inline(always)]
     fn load_f32(self, x: &[[u8; 4]; LANES]) -> Self::Floats {
         // SAFETY: `self` proves AVX2, FMA and F16C.
         unsafe { load_f32(x) }
@@ -201,6 +207,12 @@ impl FloatLanes for Avx2 {
     fn mul_add(self, a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats {
         // SAFETY: `self` proves AVX2, FMA and F16C.
         unsafe { mul_add(a, b, c) }
+    }
+
+    #[inline(always)]
+    fn max(self, a: Self::Floats, b: Self::Floats) -> Self::Floats {
+        // SAFETY: `self` proves AVX2, FMA and F16C.
+        unsafe { max(a, b) }
     }
 
     #[inline(always)]
@@ -411,9 +423,24 @@ fn trits(codes: &HalfCodeBlock) -> [[__m256; 2]; 4] {
 }
 
 #[inline]
+#[target_feature(enable = "avx2")]
+fn load_i8(x: &[u8; LANES]) -> [__m256; 2] {
+    // SAFETY: the array is 16 bytes long, and the load needs no alignment.
+    let x = unsafe { _mm_loadu_si128(x.as_ptr().cast()) };
+    let high = _mm_unpackhi_epi64(x, x);
+    [x, high].map(|x| _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(x)))
+}
+
+#[inline]
 #[target_feature(enable = "avx2,fma")]
 fn mul_add(a: [__m256; 2], b: [__m256; 2], c: [__m256; 2]) -> [__m256; 2] {
     [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])]
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn max(a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
+    [_mm256_max_ps(a[0], b[0]), _mm256_max_ps(a[1], b[1])]
 }
 
 #[inline]

@@ -1,16 +1,19 @@
-//! AVX-512: panels of 32 rows by tiles of tokens.
+//! AVX-512: panels of 48 rows by tiles of tokens.
 //!
 //! A vector holds four codes of each of sixteen rows. `VPDPBUSD` multiplies them by four activations that are broadcast
-//! to all lanes, so that lane `r` ends with the sum of row `r`. Two vectors of rows by eight tokens are sixteen sums:
-//! enough to hide the latency of the instruction, and each broadcast serves two products.
+//! to all lanes, so that lane `r` ends with the sum of row `r`. Three vectors of rows by eight tokens are 24 sums in
+//! registers, and eleven loads for 24 products.
 
 use std::arch::x86_64::*;
 
 use super::int8::pack_rows;
-use super::{ActivationBlock, CodeBlock, PANEL_ROWS, PanelHalf};
+use super::{ActivationBlock, CodeBlock, PANEL_ROWS, PanelHalf, prefetch};
 
 /// Vectors of a panel.
 const VECTORS: usize = PANEL_ROWS / 16;
+
+/// Halves between the codes in use and those that are requested from the second-level cache.
+const AHEAD: usize = 1;
 
 /// Four activations in each lane.
 #[inline]
@@ -40,8 +43,11 @@ pub(super) fn dots<const T: usize>(
         let x = &x[half / 2];
         for (i, entries) in panel.0.as_chunks::<4>().0.iter().enumerate() {
             for (j, entry) in entries.iter().enumerate() {
-                let codes = entry.as_chunks::<64>().0;
-                let codes = [load(&codes[0]), load(&codes[1])];
+                let mut codes = [_mm512_setzero_si512(); VECTORS];
+                for (codes, bytes) in codes.iter_mut().zip(entry.as_chunks::<64>().0) {
+                    prefetch(bytes.as_ptr().wrapping_add(AHEAD * size_of::<PanelHalf>()));
+                    *codes = load(bytes);
+                }
                 for (sums, x) in sums.iter_mut().zip(x) {
                     let x = broadcast(&x.0[i].as_chunks::<4>().0[4 * (half % 2) + j]);
                     for (sum, codes) in sums.iter_mut().zip(codes) {
@@ -81,17 +87,16 @@ unsafe fn quad(codes: *const CodeBlock, width: usize, h: usize, q: usize) -> __m
 #[inline]
 #[target_feature(enable = "avx512f")]
 pub(super) fn pack(rows: &[CodeBlock], width: usize, block: usize, panel: &mut [PanelHalf; 2]) {
-    if rows.len() < PANEL_ROWS * width {
-        return pack_rows(rows, width, block, panel);
-    }
     assert!(block < width, "a block of the row");
     let mask = _mm512_set1_epi8(3);
-    for vector in 0..VECTORS {
-        let codes = rows.as_ptr().wrapping_add(16 * vector * width + block);
+    let (vectors, rest) = rows.split_at(rows.len() / (16 * width) * (16 * width));
+    pack_rows(rest, width, block, vectors.len() / width, panel);
+    for (vector, rows) in vectors.chunks_exact(16 * width).take(VECTORS).enumerate() {
+        let codes = rows.as_ptr().wrapping_add(block);
         for (h, half) in panel.iter_mut().enumerate() {
             let mut quads = [mask; 4];
             for (q, quads) in quads.iter_mut().enumerate() {
-                // SAFETY: there are `PANEL_ROWS` rows of `width` blocks, this block is one of each, and a half is `h`
+                // SAFETY: there are sixteen rows of `width` blocks, this block is one of each, and a half is `h`
                 // of two.
                 *quads = unsafe { quad(codes, width, h, q) };
             }

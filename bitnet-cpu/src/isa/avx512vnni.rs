@@ -42,6 +42,7 @@ impl Int8Dot for Avx512Vnni {
     type Acc32 = __m512i;
     const ACC16_BLOCKS: usize = usize::MAX;
     const PANELS: bool = true;
+    const EIGHT_BY_FOUR: bool = true;
 
     #[inline(always)]
     fn zero_acc16(self) -> Self::Acc16 {
@@ -150,7 +151,8 @@ impl Int8Dot for Avx512Vnni {
 
 impl FloatLanes for Avx512Vnni {
     type Floats = __m512;
-    const SHARED_QUERIES: usize = 16;
+    const SHARED_QUERIES: usize = 8;
+    const PAIRS: bool = true;
 
     #[inline(always)]
     fn splat(self, x: f32) -> Self::Floats {
@@ -162,6 +164,12 @@ impl FloatLanes for Avx512Vnni {
     fn load(self, x: &[f32; LANES]) -> Self::Floats {
         // SAFETY: `self` proves AVX-512 F.
         unsafe { load(x) }
+    }
+
+    #[inline(always)]
+    fn load_i8(self, x: &[u8; LANES]) -> Self::Floats {
+        // SAFETY: `self` proves AVX-512 F.
+        unsafe { load_i8(x) }
     }
 
     #[inline(always)]
@@ -192,6 +200,12 @@ impl FloatLanes for Avx512Vnni {
     fn mul_add(self, a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats {
         // SAFETY: `self` proves AVX-512 F.
         unsafe { mul_add(a, b, c) }
+    }
+
+    #[inline(always)]
+    fn max(self, a: Self::Floats, b: Self::Floats) -> Self::Floats {
+        // SAFETY: `self` proves AVX-512 F.
+        unsafe { max(a, b) }
     }
 
     #[inline(always)]
@@ -354,8 +368,22 @@ fn trits(codes: &HalfCodeBlock) -> [__m512; 4] {
 
 #[inline]
 #[target_feature(enable = "avx512f")]
+fn load_i8(x: &[u8; LANES]) -> __m512 {
+    // SAFETY: the array is 16 bytes long, and the load needs no alignment.
+    let x = unsafe { _mm_loadu_si128(x.as_ptr().cast()) };
+    _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(x))
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
 fn mul_add(a: __m512, b: __m512, c: __m512) -> __m512 {
     _mm512_fmadd_ps(a, b, c)
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn max(a: __m512, b: __m512) -> __m512 {
+    _mm512_max_ps(a, b)
 }
 
 #[inline]

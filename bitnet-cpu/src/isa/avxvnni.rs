@@ -5,7 +5,8 @@ use std::arch::x86_64::*;
 use super::avx2::Avx2;
 use super::int8::SINGLE_BLOCKS;
 use super::{
-    ActivationBlock, CodeBlock, ColumnAcc16, ColumnPair, Extension, Int8Dot, Isa, Op, PlaneSums,
+    ActivationBlock, CodeBlock, ColumnAcc16, ColumnPair, Extension, Int8Dot, Isa, Op, PANEL_ROWS,
+    PanelHalf, PlaneSums, avxvnni_panel,
 };
 use bitnet_core::simd::IsaLevel;
 
@@ -42,6 +43,7 @@ impl Int8Dot for AvxVnni {
     type Acc16 = __m256i;
     type Acc32 = __m256i;
     const ACC16_BLOCKS: usize = usize::MAX;
+    const PANELS: bool = true;
 
     #[inline(always)]
     fn zero_acc16(self) -> Self::Acc16 {
@@ -100,6 +102,30 @@ impl Int8Dot for AvxVnni {
         const { assert!(N <= SINGLE_BLOCKS) };
         // SAFETY: `self` proves AVX2 and AVX-VNNI.
         unsafe { dot_single(sums, codes, x) }
+    }
+
+    #[inline(always)]
+    fn pack_panel(
+        self,
+        rows: &[CodeBlock],
+        width: usize,
+        block: usize,
+        panel: &mut [PanelHalf; 2],
+    ) {
+        // SAFETY: `self` proves AVX2.
+        unsafe { avxvnni_panel::pack(rows, width, block, panel) }
+    }
+
+    #[inline(always)]
+    fn panel_dots<const T: usize>(
+        self,
+        panel: &[PanelHalf],
+        first: usize,
+        x: &[[ActivationBlock; T]],
+        sums: &mut [[i32; PANEL_ROWS]],
+    ) {
+        // SAFETY: `self` proves AVX2 and AVX-VNNI.
+        unsafe { avxvnni_panel::dots(panel, first, x, sums) }
     }
 
     #[inline(always)]

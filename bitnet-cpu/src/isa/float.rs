@@ -18,14 +18,19 @@ pub(crate) struct FloatBlock(pub(crate) [[f32; LANES]; 4]);
 pub(crate) trait FloatLanes: Copy {
     /// Sixteen f32 numbers.
     type Floats: Copy;
-    /// Queries that share a pass over keys and values: 6 or 16, whose sums leave registers for what is multiplied.
+    /// Queries that share a pass over keys and values: 6 or 8, whose sums leave registers for what is multiplied.
     const SHARED_QUERIES: usize = 6;
+    /// Whether a pass takes two vectors of keys or values: registers hold twice as many sums.
+    const PAIRS: bool = false;
 
     /// Returns `x` in every lane.
     fn splat(self, x: f32) -> Self::Floats;
 
     /// Loads sixteen numbers.
     fn load(self, x: &[f32; LANES]) -> Self::Floats;
+
+    /// Loads sixteen signed bytes.
+    fn load_i8(self, x: &[u8; LANES]) -> Self::Floats;
 
     /// Loads sixteen little-endian f32 numbers.
     fn load_f32(self, x: &[[u8; 4]; LANES]) -> Self::Floats;
@@ -48,6 +53,9 @@ pub(crate) trait FloatLanes: Copy {
 
     /// Returns `a * b + c`, rounded once.
     fn mul_add(self, a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats;
+
+    /// Returns `a` where it is greater than `b`, and `b` elsewhere: also where one of them is NaN.
+    fn max(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
 
     /// Returns the lanes in order.
     fn store(self, x: Self::Floats) -> [f32; LANES];
@@ -92,6 +100,11 @@ impl<I: Extension> FloatLanes for I {
     }
 
     #[inline(always)]
+    fn load_i8(self, x: &[u8; LANES]) -> Self::Floats {
+        self.base().load_i8(x)
+    }
+
+    #[inline(always)]
     fn load_f32(self, x: &[[u8; 4]; LANES]) -> Self::Floats {
         self.base().load_f32(x)
     }
@@ -114,6 +127,11 @@ impl<I: Extension> FloatLanes for I {
     #[inline(always)]
     fn mul_add(self, a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats {
         self.base().mul_add(a, b, c)
+    }
+
+    #[inline(always)]
+    fn max(self, a: Self::Floats, b: Self::Floats) -> Self::Floats {
+        self.base().max(a, b)
     }
 
     #[inline(always)]

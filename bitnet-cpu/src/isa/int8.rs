@@ -52,7 +52,7 @@ impl Tile8Start {
 }
 
 /// Rows of a panel.
-pub(crate) const PANEL_ROWS: usize = 32;
+pub(crate) const PANEL_ROWS: usize = 48;
 
 /// The codes of [`PANEL_ROWS`] rows over half a block, a byte each, in the order in which they are multiplied: byte
 /// `4r + k` of entry `4i + j` is the code of row `r` that meets byte `4j + k` of plane `i`.
@@ -60,14 +60,15 @@ pub(crate) const PANEL_ROWS: usize = 32;
 #[repr(C, align(64))]
 pub(crate) struct PanelHalf(pub(crate) [[u8; 4 * PANEL_ROWS]; 16]);
 
-/// [`Int8Dot::pack_panel`], a code at a time.
+/// [`Int8Dot::pack_panel`], a code at a time, of rows that stand in the panel from `first` on.
 pub(super) fn pack_rows(
     rows: &[CodeBlock],
     width: usize,
     block: usize,
+    first: usize,
     panel: &mut [PanelHalf; 2],
 ) {
-    for (row, codes) in rows.chunks_exact(width).enumerate() {
+    for (row, codes) in (first..).zip(rows.chunks_exact(width)) {
         for (j, word) in codes[block].iter().enumerate() {
             for (k, byte) in word.to_le_bytes().into_iter().enumerate() {
                 for i in 0..4 {
@@ -208,6 +209,9 @@ pub(crate) trait Int8Dot: Copy {
     /// so that no sum has to be added across lanes.
     const PANELS: bool = false;
 
+    /// Whether eight tokens are multiplied by four rows one after another, and not by one: registers hold the sums.
+    const EIGHT_BY_FOUR: bool = false;
+
     /// Unpacks block `block` of up to [`PANEL_ROWS`] rows of `width` blocks each, one after the other, into the two
     /// halves. Where there are fewer rows, the codes of the others are not specified.
     ///
@@ -221,7 +225,7 @@ pub(crate) trait Int8Dot: Copy {
         block: usize,
         panel: &mut [PanelHalf; 2],
     ) {
-        pack_rows(rows, width, block, panel);
+        pack_rows(rows, width, block, 0, panel);
     }
 
     /// Computes `Σ code·x` of `T` tokens, the first of `sums`, with each row of a panel, whose first half is half

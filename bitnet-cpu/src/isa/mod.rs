@@ -29,6 +29,8 @@ mod avx512_panel;
 mod avx512vnni;
 #[cfg(target_arch = "x86_64")]
 mod avxvnni;
+#[cfg(target_arch = "x86_64")]
+mod avxvnni_panel;
 // The kernels read words as bytes, so they are for little-endian processors.
 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
 mod neon;

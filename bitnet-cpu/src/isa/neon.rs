@@ -119,6 +119,12 @@ impl FloatLanes for Neon {
     }
 
     #[inline(always)]
+    fn load_i8(self, x: &[u8; LANES]) -> Self::Floats {
+        // SAFETY: `self` proves Advanced SIMD.
+        unsafe { load_i8(x) }
+    }
+
+    #[inline(always)]
     fn load_f32(self, x: &[[u8; 4]; LANES]) -> Self::Floats {
         // SAFETY: `self` proves Advanced SIMD.
         unsafe { load_f32(x) }
@@ -140,6 +146,12 @@ impl FloatLanes for Neon {
     fn mul_add(self, a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats {
         // SAFETY: `self` proves Advanced SIMD.
         unsafe { mul_add(a, b, c) }
+    }
+
+    #[inline(always)]
+    fn max(self, a: Self::Floats, b: Self::Floats) -> Self::Floats {
+        // SAFETY: `self` proves Advanced SIMD.
+        unsafe { max(a, b) }
     }
 
     #[inline(always)]
@@ -355,6 +367,20 @@ fn trits(codes: &HalfCodeBlock) -> [[float32x4_t; 4]; 4] {
 
 #[inline]
 #[target_feature(enable = "neon")]
+fn load_i8(x: &[u8; LANES]) -> [float32x4_t; 4] {
+    // SAFETY: the array is 16 bytes long, and the load needs no alignment.
+    let x = unsafe { vld1q_s8(x.as_ptr().cast()) };
+    let (low, high) = (vmovl_s8(vget_low_s8(x)), vmovl_s8(vget_high_s8(x)));
+    [
+        vcvtq_f32_s32(vmovl_s16(vget_low_s16(low))),
+        vcvtq_f32_s32(vmovl_s16(vget_high_s16(low))),
+        vcvtq_f32_s32(vmovl_s16(vget_low_s16(high))),
+        vcvtq_f32_s32(vmovl_s16(vget_high_s16(high))),
+    ]
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
 fn mul_add(a: [float32x4_t; 4], b: [float32x4_t; 4], c: [float32x4_t; 4]) -> [float32x4_t; 4] {
     [
         vfmaq_f32(c[0], a[0], b[0]),
@@ -362,6 +388,16 @@ fn mul_add(a: [float32x4_t; 4], b: [float32x4_t; 4], c: [float32x4_t; 4]) -> [fl
         vfmaq_f32(c[2], a[2], b[2]),
         vfmaq_f32(c[3], a[3], b[3]),
     ]
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn max(a: [float32x4_t; 4], b: [float32x4_t; 4]) -> [float32x4_t; 4] {
+    let mut out = b;
+    for (out, a) in out.iter_mut().zip(a) {
+        *out = vbslq_f32(vcgtq_f32(a, *out), a, *out);
+    }
+    out
 }
 
 #[inline]

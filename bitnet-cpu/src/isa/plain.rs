@@ -32,7 +32,7 @@ unsafe impl Pod for FloatBlock {}
 const _: () = {
     assert!(size_of::<ActivationBlock>() == 128 && align_of::<ActivationBlock>() == 64);
     assert!(size_of::<ColumnAcc16>() == 256 && align_of::<ColumnAcc16>() == 64);
-    assert!(size_of::<PanelHalf>() == 2048 && align_of::<PanelHalf>() == 64);
+    assert!(size_of::<PanelHalf>() == 3072 && align_of::<PanelHalf>() == 64);
     assert!(size_of::<WideBlock>() == 128 && align_of::<WideBlock>() == 64);
     assert!(size_of::<FloatBlock>() == 256 && align_of::<FloatBlock>() == 64);
 };

@@ -91,6 +91,11 @@ impl FloatLanes for Scalar {
     }
 
     #[inline(always)]
+    fn load_i8(self, x: &[u8; LANES]) -> Self::Floats {
+        x.map(|byte| f32::from(byte.cast_signed()))
+    }
+
+    #[inline(always)]
     fn load_f32(self, x: &[[u8; 4]; LANES]) -> Self::Floats {
         x.map(f32::from_le_bytes)
     }
@@ -119,6 +124,15 @@ impl FloatLanes for Scalar {
         let mut out = c;
         for ((out, a), &b) in out.iter_mut().zip(a).zip(&b) {
             *out = a.mul_add(b, *out);
+        }
+        out
+    }
+
+    #[inline(always)]
+    fn max(self, a: Self::Floats, b: Self::Floats) -> Self::Floats {
+        let mut out = b;
+        for (out, a) in out.iter_mut().zip(a) {
+            *out = if a > *out { a } else { *out };
         }
         out
     }

@@ -9,12 +9,14 @@ use crate::isa::{Isa, LANES};
 pub(crate) trait Stored {
     /// One number.
     type Raw: Copy + Default;
+    /// Whether they were written just now, so that prefetches are of no use.
+    const CACHED: bool = false;
 
     /// Sixteen of them as f32.
     fn load<I: Isa>(isa: I, raw: &[Self::Raw; LANES]) -> I::Floats;
 }
 
-/// Numbers in memory, as they are.
+/// Results of other kernels.
 pub(crate) struct Plain;
 /// f32, little-endian, at any address.
 pub(crate) struct F32;
@@ -27,6 +29,7 @@ pub(crate) struct Int8;
 
 impl Stored for Plain {
     type Raw = f32;
+    const CACHED: bool = true;
 
     #[inline(always)]
     fn load<I: Isa>(isa: I, raw: &[f32; LANES]) -> I::Floats {
@@ -66,7 +69,7 @@ impl Stored for Int8 {
 
     #[inline(always)]
     fn load<I: Isa>(isa: I, raw: &[u8; LANES]) -> I::Floats {
-        isa.load(&raw.map(|byte| f32::from(byte.cast_signed())))
+        isa.load_i8(raw)
     }
 }
 

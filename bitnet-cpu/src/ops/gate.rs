@@ -27,10 +27,11 @@ pub(crate) fn gate(
     })
 }
 
-struct Gate<'a> {
-    activation: Activation,
-    gate: &'a mut [f32],
-    up: &'a [f32],
+/// Some elements.
+pub(crate) struct Gate<'a> {
+    pub(crate) activation: Activation,
+    pub(crate) gate: &'a mut [f32],
+    pub(crate) up: &'a [f32],
 }
 
 impl Op for Gate<'_> {

@@ -16,7 +16,9 @@ mod top_logits;
 
 pub(crate) use add::add;
 pub(crate) use attention::attention;
-pub(crate) use bit_linear::{CpuWeight, bit_linear, bit_linear_integers, block_sums, parts_layout};
+pub(crate) use bit_linear::{
+    CpuWeight, bit_linear, bit_linear_integers, block_sums, gated, parts_layout, takes_gated,
+};
 pub(crate) use embed::embed;
 pub(crate) use gate::gate;
 pub(crate) use gate_up::{relu2, takes};

@@ -3,6 +3,8 @@
 //! Sixteen lanes are sixteen positions of the scores, then sixteen components of the values, so every sum runs along
 //! one lane in the order of components or positions: the number of queries that share a pass does not change it.
 
+use std::ops::Range;
+
 use super::division::{Queries, TILE_PAGES};
 use super::partial::split;
 use super::scratch::{Group, STRIDE, Scratch, divide, seen};
@@ -63,10 +65,15 @@ struct Tile<'a, S: Stored> {
     v: [&'a [S::Raw]; TILE_PAGES],
 }
 
-/// The blocks of a tile, each `[width, 16]` numbers.
+/// Blocks of keys, and columns of values, that are taken together.
+const fn together<I: Isa>() -> usize {
+    if I::PAIRS { 2 } else { 1 }
+}
+
+/// `0..len` in ranges of `most`.
 #[inline(always)]
-fn blocks<'a, T>(pages: &'a [&'a [T]; TILE_PAGES], width: usize) -> impl Iterator<Item = &'a [T]> {
-    pages.iter().flat_map(move |page| page.chunks_exact(width * LANES))
+fn steps(len: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..len).step_by(most).map(move |start| start..(start + most).min(len))
 }
 
 impl<S: Stored> Tile<'_, S> {
@@ -80,24 +87,35 @@ impl<S: Stored> Tile<'_, S> {
         let seen = seen(queries, start, rows - 1);
         let convert = rows > FEW;
         let used = seen.div_ceil(LANES);
-        // The block after each one: those of neighbouring pages are far apart, so the processor does not foresee them.
-        let mut next = blocks(&self.k, width).take(used).chain(blocks(&self.v, width).take(used));
-        next.next();
-        for (index, k) in blocks(&self.k, width).take(used).enumerate() {
-            let next = next.next().unwrap_or_default();
+        for step in steps(used, together::<I>()) {
+            let index = step.start;
             if convert {
-                let block = &mut block[..width * LANES];
-                as_f32::<S, I>(isa, k, block);
-                isa.run(Scores::<Plain> { k: block, next: &[], dim, index, groups, q, scores });
+                for (at, out) in step.clone().zip(block.chunks_exact_mut(width * LANES)) {
+                    as_f32::<S, I>(isa, self.block(at, used), out);
+                }
+                let (first, second) = block.split_at(width * LANES);
+                let next = &[][..];
+                if step.len() == 2 {
+                    let (k, next) = ([first, &second[..width * LANES]], [next; 2]);
+                    isa.run(Scores::<Plain, 2> { k, next, dim, index, groups, q, scores });
+                } else {
+                    let (k, next) = ([first], [next]);
+                    isa.run(Scores::<Plain, 1> { k, next, dim, index, groups, q, scores });
+                }
+            } else if step.len() == 2 {
+                let [k, next] = [index, index + 2]
+                    .map(|index| [self.block(index, used), self.block(index + 1, used)]);
+                Scores::<S, 2> { k, next, dim, index, groups, q, scores }.eval(isa);
             } else {
-                Scores::<S> { k, next, dim, index, groups, q, scores }.eval(isa);
+                let [k, next] = [index, index + 1].map(|index| [self.block(index, used)]);
+                Scores::<S, 1> { k, next, dim, index, groups, q, scores }.eval(isa);
             }
         }
         let (values, largest, sums) = split(partial, queries);
         isa.run(Weigh { queries, start, pages, scores, used: seen, largest, sums });
         values.fill(0.0);
-        for (index, v) in blocks(&self.v, width).take(used).enumerate() {
-            let next = next.next().unwrap_or_default();
+        for index in 0..used {
+            let [v, next] = [index, index + 1].map(|index| self.block(used + index, used));
             if convert {
                 let columns = block.chunks_exact_mut(KV_TILE * LANES);
                 for (column, v) in columns.zip(v.chunks_exact(LANES * LANES)) {
@@ -111,13 +129,26 @@ impl<S: Stored> Tile<'_, S> {
             isa.run(MixTile { v: block, groups, weights: scores, width, values });
         }
     }
+
+    /// Block `index`, `[width, 16]` numbers, of the `used` blocks of keys and the values that follow them; none behind
+    /// the last one. Blocks of neighbouring pages are far apart, so the processor does not foresee the next one.
+    #[inline(always)]
+    fn block(&self, index: usize, used: usize) -> &[S::Raw] {
+        const PER_PAGE: usize = KV_PAGE / LANES;
+        let len = self.queries.cache.width() * LANES;
+        let (pages, index) = if index < used { (&self.k, index) } else { (&self.v, index - used) };
+        if index >= used {
+            return &[];
+        }
+        &pages[index / PER_PAGE][index % PER_PAGE * len..][..len]
+    }
 }
 
-/// Scores of block `index` for every group that sees some of it.
-struct Scores<'a, S: Stored> {
-    k: &'a [S::Raw],
-    /// The block that will be read next.
-    next: &'a [S::Raw],
+/// Scores of `B` blocks from `index` on for every group that sees some of the first.
+struct Scores<'a, S: Stored, const B: usize> {
+    k: [&'a [S::Raw]; B],
+    /// The blocks that will be read next.
+    next: [&'a [S::Raw]; B],
     /// Components of a key.
     dim: usize,
     index: usize,
@@ -126,7 +157,7 @@ struct Scores<'a, S: Stored> {
     scores: &'a mut [f32],
 }
 
-impl<S: Stored> Op for Scores<'_, S> {
+impl<S: Stored, const B: usize> Op for Scores<'_, S, B> {
     type Output = ();
 
     #[inline(always)]
@@ -137,14 +168,13 @@ impl<S: Stored> Op for Scores<'_, S> {
             if group.most(index * LANES) > 0 {
                 let q = &q[row * dim..(row + size) * dim];
                 let scores = &mut scores[row * STRIDE..(row + size) * STRIDE];
+                let k = [k, next];
                 match size {
-                    16 if I::SHARED_QUERIES == 16 => {
-                        score::<S, I, 16>(isa, [k, next], q, index, scores)
-                    }
-                    6 => score::<S, I, 6>(isa, [k, next], q, index, scores),
-                    4 => score::<S, I, 4>(isa, [k, next], q, index, scores),
-                    2 => score::<S, I, 2>(isa, [k, next], q, index, scores),
-                    _ => score::<S, I, 1>(isa, [k, next], q, index, scores),
+                    8 if I::SHARED_QUERIES == 8 => score::<S, I, 8, B>(isa, k, q, index, scores),
+                    6 => score::<S, I, 6, B>(isa, k, q, index, scores),
+                    4 => score::<S, I, 4, B>(isa, k, q, index, scores),
+                    2 => score::<S, I, 2, B>(isa, k, q, index, scores),
+                    _ => score::<S, I, 1, B>(isa, k, q, index, scores),
                 }
             }
         }
@@ -168,20 +198,21 @@ impl Op for Weigh<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn eval<I: Isa>(self, _: I) {
+    fn eval<I: Isa>(self, isa: I) {
         let Self { queries, start, pages, scores, used, largest, sums } = self;
         let results = largest.iter_mut().zip(sums);
         for (row, (scores, (largest, sum))) in
             scores.chunks_exact_mut(STRIDE).zip(results).enumerate()
         {
-            (*largest, *sum) = weigh(queries, start, pages, row, scores, used);
+            (*largest, *sum) = weigh(isa, queries, start, pages, row, scores, used);
         }
     }
 }
 
 /// [`Weigh`] for one query.
 #[inline(always)]
-fn weigh(
+fn weigh<I: Isa>(
+    isa: I,
     queries: &Queries<'_>,
     start: usize,
     pages: &[KvHead<'_>; TILE_PAGES],
@@ -199,7 +230,7 @@ fn weigh(
     let (blocks, _) = scores[..used.next_multiple_of(LANES)].as_chunks_mut::<LANES>();
     let (own, others) = blocks.split_at_mut(seen.div_ceil(LANES));
     others.as_flattened_mut().fill(0.0);
-    let mut top = [f32::NEG_INFINITY; LANES];
+    let mut top = isa.splat(f32::NEG_INFINITY);
     for (index, block) in own.iter_mut().enumerate() {
         match scales_of(pages[index * LANES / KV_PAGE].k_scales, index) {
             Some(k_scales) => {
@@ -212,11 +243,9 @@ fn weigh(
         if (index + 1) * LANES > seen {
             block[seen - index * LANES..].fill(f32::NEG_INFINITY);
         }
-        for (top, &x) in top.iter_mut().zip(&*block) {
-            *top = if x > *top { x } else { *top };
-        }
+        top = isa.max(isa.load(block), top);
     }
-    let largest = top.into_iter().fold(f32::NEG_INFINITY, f32::max);
+    let largest = largest_of(isa.store(top));
     let mut sums = [0.0; LANES];
     for (index, block) in own.iter_mut().enumerate() {
         for (sum, x) in sums.iter_mut().zip(&mut *block) {
@@ -235,6 +264,18 @@ fn weigh(
     (largest, fold(&sums))
 }
 
+/// The largest of some numbers, none of which is NaN.
+#[inline(always)]
+fn largest_of(mut lanes: [f32; LANES]) -> f32 {
+    for half in [8, 4, 2, 1] {
+        let (low, high) = lanes.split_at_mut(half);
+        for (low, &high) in low.iter_mut().zip(&*high) {
+            *low = if high > *low { high } else { *low };
+        }
+    }
+    lanes[0]
+}
+
 /// Adds the weighted values of block `index` for every group that sees some of it.
 #[inline(always)]
 fn mix_block<S: Stored, I: Isa>(
@@ -247,19 +288,22 @@ fn mix_block<S: Stored, I: Isa>(
     values: &mut [f32],
 ) {
     let (lines, _) = v.as_chunks::<LANES>();
-    let (chunks, _) = lines.as_chunks::<LANES>();
+    let (columns, _) = lines.as_chunks::<LANES>();
     let mut next = ahead(next, v);
-    for (chunk, v) in chunks.iter().enumerate() {
-        for _ in v {
+    for step in steps(columns.len(), together::<I>()) {
+        for _ in 0..step.len() * LANES / per_line::<S>() {
             prefetch(next);
-            next = next.wrapping_add(LANES);
+            next = next.wrapping_add(LANES * per_line::<S>());
         }
-        for group in groups {
-            if group.most(index * LANES) > 0 {
-                let weights = &weights[group.row * STRIDE + index * LANES..];
-                let values = &mut values[group.row * width + chunk * LANES..];
-                mix_group::<S, I>(isa, v, index * LANES, group, weights, width, values);
+        let values = &mut values[step.start * LANES..];
+        let weights = &weights[index * LANES..];
+        match &columns[step] {
+            [a, b] => {
+                let v: [&[_]; 2] = [a, b];
+                mix_groups::<S, I, 2>(isa, v, index * LANES, groups, weights, width, values);
             }
+            [a] => mix_groups::<S, I, 1>(isa, [a], index * LANES, groups, weights, width, values),
+            _ => {}
         }
     }
 }
@@ -280,46 +324,72 @@ impl Op for MixTile<'_> {
     #[inline(always)]
     fn eval<I: Isa>(self, isa: I) {
         let Self { v, groups, weights, width, values } = self;
-        for (chunk, v) in v.chunks_exact(KV_TILE * LANES).enumerate() {
-            let (v, _) = v.as_chunks::<LANES>();
-            for group in groups {
-                let weights = &weights[group.row * STRIDE..];
-                let values = &mut values[group.row * width + chunk * LANES..];
-                mix_group::<Plain, I>(isa, v, 0, group, weights, width, values);
+        let column = |column: usize| v[column * KV_TILE * LANES..][..KV_TILE * LANES].as_chunks().0;
+        for step in steps(v.len() / (KV_TILE * LANES), together::<I>()) {
+            let (first, values) = (step.start, &mut values[step.start * LANES..]);
+            if step.len() == 2 {
+                let v = [column(first), column(first + 1)];
+                mix_groups::<Plain, I, 2>(isa, v, 0, groups, weights, width, values);
+            } else {
+                mix_groups::<Plain, I, 1>(isa, [column(first)], 0, groups, weights, width, values);
             }
         }
     }
 }
 
-/// Adds sixteen components of some values, those at `from` and the positions after it, for one group.
+/// Adds `B` columns of sixteen components of some values, those at `from` and the positions after it, for every group
+/// that sees some of them.
 #[inline(always)]
-fn mix_group<S: Stored, I: Isa>(
+fn mix_groups<S: Stored, I: Isa, const B: usize>(
     isa: I,
-    v: &[[S::Raw; LANES]],
+    v: [&[[S::Raw; LANES]]; B],
+    from: usize,
+    groups: &[Group],
+    weights: &[f32],
+    width: usize,
+    values: &mut [f32],
+) {
+    for group in groups {
+        if group.most(from) > 0 {
+            let (weights, values) =
+                (&weights[group.row * STRIDE..], &mut values[group.row * width..]);
+            mix_group::<S, I, B>(isa, v, from, group, weights, width, values);
+        }
+    }
+}
+
+/// [`mix_groups`] for one group.
+#[inline(always)]
+fn mix_group<S: Stored, I: Isa, const B: usize>(
+    isa: I,
+    v: [&[[S::Raw; LANES]]; B],
     from: usize,
     group: &Group,
     weights: &[f32],
     width: usize,
     values: &mut [f32],
 ) {
-    let v = &v[..group.most(from).min(v.len())];
+    let mut v = v;
+    for v in &mut v {
+        *v = &v[..group.most(from).min(v.len())];
+    }
     // A weight of 0 hides a value from a query that doesn't see it only if the value is finite.
-    let partly_seen = &v[group.least(from).min(v.len())..];
-    if partly_seen.iter().any(|v| isa.store(S::load(isa, v)).iter().any(|x| !x.is_finite())) {
-        return isa.run(MixEach::<S> { v, from, group, weights, width, values });
+    let mut partly_seen = v.iter().flat_map(|v| &v[group.least(from).min(v.len())..]);
+    if partly_seen.any(|v| isa.store(S::load(isa, v)).iter().any(|x| !x.is_finite())) {
+        return isa.run(MixEach::<S, B> { v, from, group, weights, width, values });
     }
     match group.size {
-        16 if I::SHARED_QUERIES == 16 => mix::<S, I, 16>(isa, v, weights, width, values),
-        6 => mix::<S, I, 6>(isa, v, weights, width, values),
-        4 => mix::<S, I, 4>(isa, v, weights, width, values),
-        2 => mix::<S, I, 2>(isa, v, weights, width, values),
-        _ => mix::<S, I, 1>(isa, v, weights, width, values),
+        8 if I::SHARED_QUERIES == 8 => mix::<S, I, 8, B>(isa, v, weights, width, values),
+        6 => mix::<S, I, 6, B>(isa, v, weights, width, values),
+        4 => mix::<S, I, 4, B>(isa, v, weights, width, values),
+        2 => mix::<S, I, 2, B>(isa, v, weights, width, values),
+        _ => mix::<S, I, 1, B>(isa, v, weights, width, values),
     }
 }
 
 /// As [`mix_group`], query by query, with the values that each one sees.
-struct MixEach<'a, S: Stored> {
-    v: &'a [[S::Raw; LANES]],
+struct MixEach<'a, S: Stored, const B: usize> {
+    v: [&'a [[S::Raw; LANES]]; B],
     from: usize,
     group: &'a Group,
     weights: &'a [f32],
@@ -327,16 +397,16 @@ struct MixEach<'a, S: Stored> {
     values: &'a mut [f32],
 }
 
-impl<S: Stored> Op for MixEach<'_, S> {
+impl<S: Stored, const B: usize> Op for MixEach<'_, S, B> {
     type Output = ();
 
     #[inline(always)]
     fn eval<I: Isa>(self, isa: I) {
         let Self { v, from, group, weights, width, values } = self;
         for (member, seen) in group.seen[..group.size].iter().enumerate() {
-            let v = &v[..seen.saturating_sub(from).min(v.len())];
+            let v = v.map(|v| &v[..seen.saturating_sub(from).min(v.len())]);
             let values = &mut values[member * width..];
-            mix::<S, I, 1>(isa, v, &weights[member * STRIDE..], width, values);
+            mix::<S, I, 1, B>(isa, v, &weights[member * STRIDE..], width, values);
         }
     }
 }
@@ -356,57 +426,87 @@ fn ahead<T>(next: &[T], this: &[T]) -> *const T {
     if next.is_empty() { this.as_ptr() } else { next.as_ptr() }
 }
 
-/// Dot products of `R` queries (`[head_dim, R]`) with the sixteen keys of a block.
+/// Runs of sixteen numbers in a cache line.
+const fn per_line<S: Stored>() -> usize {
+    64 / (LANES * size_of::<S::Raw>())
+}
+
+/// Dot products of `R` queries (`[head_dim, R]`) with the sixteen keys of each of `B` blocks.
 #[inline(always)]
-fn score<S: Stored, I: Isa, const R: usize>(
+fn score<S: Stored, I: Isa, const R: usize, const B: usize>(
     isa: I,
-    [k, next]: [&[S::Raw]; 2],
+    [k, next]: [[&[S::Raw]; B]; 2],
     q: &[f32],
     index: usize,
     scores: &mut [f32],
 ) {
-    let mut sums = [isa.splat(0.0); R];
-    let mut next = ahead(next, k);
-    for (k, q) in k.as_chunks::<LANES>().0.iter().zip(q.as_chunks::<R>().0) {
-        prefetch(next);
-        next = next.wrapping_add(LANES);
-        let k = S::load(isa, k);
-        for (sum, &q) in sums.iter_mut().zip(q) {
-            *sum = isa.mul_add(isa.splat(q), k, *sum);
+    let mut sums = [[isa.splat(0.0); B]; R];
+    let mut firsts = [std::ptr::null(); B];
+    let mut lines: [&[[S::Raw; LANES]]; B] = [&[]; B];
+    let len = q.len() / R;
+    for (block, (lines, first)) in lines.iter_mut().zip(&mut firsts).enumerate() {
+        (*lines, *first) = (&k[block].as_chunks().0[..len], ahead(next[block], k[block]));
+    }
+    for (component, q) in q.as_chunks::<R>().0.iter().enumerate() {
+        let mut keys = [isa.splat(0.0); B];
+        for ((key, lines), first) in keys.iter_mut().zip(&lines).zip(&firsts) {
+            if !S::CACHED && component % per_line::<S>() == 0 {
+                prefetch(first.wrapping_add(component * LANES));
+            }
+            *key = S::load(isa, &lines[component]);
+        }
+        for (sums, &q) in sums.iter_mut().zip(q) {
+            let q = isa.splat(q);
+            for (sum, &key) in sums.iter_mut().zip(&keys) {
+                *sum = isa.mul_add(q, key, *sum);
+            }
         }
     }
-    for (scores, sum) in scores.chunks_exact_mut(STRIDE).zip(sums) {
-        scores[index * LANES..][..LANES].copy_from_slice(&isa.store(sum));
+    for (scores, sums) in scores.chunks_exact_mut(STRIDE).zip(sums) {
+        for (scores, sum) in scores[index * LANES..].chunks_exact_mut(LANES).zip(sums) {
+            scores.copy_from_slice(&isa.store(sum));
+        }
     }
 }
 
-/// Adds sixteen components of some values, weighted for `R` queries. Weights of a query are [`STRIDE`] apart from those
-/// of the next, results `width`.
+/// Adds sixteen components of each of `B` columns of some values, weighted for `R` queries. Weights of a query are
+/// [`STRIDE`] apart from those of the next, results `width`.
 #[inline(always)]
-fn mix<S: Stored, I: Isa, const R: usize>(
+fn mix<S: Stored, I: Isa, const R: usize, const B: usize>(
     isa: I,
-    v: &[[S::Raw; LANES]],
+    v: [&[[S::Raw; LANES]]; B],
     weights: &[f32],
     width: usize,
     values: &mut [f32],
 ) {
-    let mut sums = [isa.splat(0.0); R];
-    for (row, sum) in sums.iter_mut().enumerate() {
-        if let Some(values) = values[row * width..].first_chunk() {
+    let mut sums = [[isa.splat(0.0); B]; R];
+    for (row, sums) in sums.iter_mut().enumerate() {
+        for (sum, values) in sums.iter_mut().zip(values[row * width..].as_chunks().0) {
             *sum = isa.load(values);
         }
     }
-    for (index, v) in v.chunks(LANES).enumerate() {
-        // One length for all rows, so that every weight is at a fixed distance from the first.
-        let weights = &weights[index * LANES..][..(R - 1) * STRIDE + LANES];
-        for (position, v) in v.iter().enumerate().take(LANES) {
-            let v = S::load(isa, v);
-            for (row, sum) in sums.iter_mut().enumerate() {
-                *sum = isa.mul_add(isa.splat(weights[row * STRIDE + position]), v, *sum);
+    let seen = v[0].len();
+    let mut lines = v;
+    for lines in &mut lines {
+        *lines = &lines[..seen];
+    }
+    // A window holds the weight of a position for each query, at distances that are constants.
+    let weights = &weights[..(R - 1) * STRIDE + seen];
+    for (position, weights) in weights.windows((R - 1) * STRIDE + 1).enumerate().take(seen) {
+        let mut components = [isa.splat(0.0); B];
+        for (component, lines) in components.iter_mut().zip(&lines) {
+            *component = S::load(isa, &lines[position]);
+        }
+        for (row, sums) in sums.iter_mut().enumerate() {
+            let weight = isa.splat(weights[row * STRIDE]);
+            for (sum, &component) in sums.iter_mut().zip(&components) {
+                *sum = isa.mul_add(weight, component, *sum);
             }
         }
     }
-    for (row, sum) in sums.into_iter().enumerate() {
-        values[row * width..][..LANES].copy_from_slice(&isa.store(sum));
+    for (row, sums) in sums.into_iter().enumerate() {
+        for (values, sum) in values[row * width..].as_chunks_mut().0.iter_mut().zip(sums) {
+            *values = isa.store(sum);
+        }
     }
 }

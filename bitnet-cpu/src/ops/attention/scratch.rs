@@ -9,7 +9,7 @@ use bitnet_core::memory::{HybridMemoryPool, PoolBuffer};
 use smallvec::SmallVec;
 
 /// Most queries that share a pass, on any level.
-const GROUP: usize = 16;
+const GROUP: usize = 8;
 
 /// Numbers from the scores of one query to those of the next: not a power of two, or the rows of a block would meet in
 /// a few lines of a cache.
@@ -107,18 +107,41 @@ fn group<I: Isa>(rest: usize) -> usize {
     }
 }
 
+/// The components of eight queries from `row` on, `[head_dim, 8]`.
+#[inline(always)]
+fn transpose<I: Isa>(isa: I, queries: &Queries<'_>, row: usize, out: &mut [[f32; GROUP]]) {
+    for (start, out) in (0..).step_by(8).zip(out.chunks_mut(8)) {
+        let mut members = [[0; 8]; GROUP];
+        for (index, member) in members.iter_mut().enumerate() {
+            let query = &queries.query(row + index)[start..];
+            for (x, query) in member.iter_mut().zip(query) {
+                *x = query.to_bits().cast_signed();
+            }
+        }
+        for (out, members) in out.iter_mut().zip(isa.transpose8(members)) {
+            *out = members.map(|x| f32::from_bits(x.cast_unsigned()));
+        }
+    }
+}
+
 impl Scratch<'_> {
     /// Takes the queries of a job, in groups.
     #[inline(always)]
-    pub(super) fn load<I: Isa>(&mut self, _: I, queries: &Queries<'_>) {
+    pub(super) fn load<I: Isa>(&mut self, isa: I, queries: &Queries<'_>) {
         let (rows, dim) = (queries.rows(), queries.shape.head_dim);
         let mut row = 0;
         while row < rows {
             let size = group::<I>(rows - row);
-            for member in 0..size {
-                let places = self.q[row * dim + member..].iter_mut().step_by(size);
-                for (place, &x) in places.zip(queries.query(row + member)) {
-                    *place = x;
+            let out = &mut self.q[row * dim..][..size * dim];
+            match out.as_chunks_mut() {
+                (out, []) if size == GROUP => transpose(isa, queries, row, out),
+                _ => {
+                    for member in 0..size {
+                        let places = out[member..].iter_mut().step_by(size);
+                        for (place, &x) in places.zip(queries.query(row + member)) {
+                            *place = x;
+                        }
+                    }
                 }
             }
             row += size;

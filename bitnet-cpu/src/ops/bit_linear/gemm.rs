@@ -13,15 +13,18 @@ use std::ops::Range;
 use super::dot::{SingleDots, WeightRows};
 use super::few::{Rest, few_dots};
 use super::grouped::{GroupRows, group_halves};
-use super::panel::{PanelGemm, use_panels};
+use super::panel::{PanelGemm, pieces, use_panels};
 use super::sink::DotSink;
 use super::tile8::{ROWS, Tile8Dots, groups_fit_tiles, tile8_by_groups};
 use super::weight::{CpuMatrix, groups};
 use super::{Part, Share};
 use crate::activations::{Quantized, int8_tiles};
-use crate::isa::{Isa, Op};
+use crate::isa::{AnyIsa, Isa, Op, PANEL_ROWS};
+use crate::ops::gate::Gate;
+use crate::threads::Rows;
 use bitnet_core::Result;
-use bitnet_core::memory::HybridMemoryPool;
+use bitnet_core::backend::Activation;
+use bitnet_core::memory::{HybridMemoryPool, PoolBuffer};
 
 /// The dots of one token with some rows.
 #[inline(always)]
@@ -44,29 +47,43 @@ fn token_dots<I: Isa>(
     sink.push(isa, tile.start, first, dots);
 }
 
-/// The dots of all tokens with some rows of a weight.
-struct AllDots<'a, 'b> {
+/// How the dots of all tokens with rows of a weight are computed.
+struct Gemm<'a> {
     weight: &'a CpuMatrix,
     x: &'a Quantized,
-    tokens: usize,
     rest: &'a Rest,
-    rows: Range<usize>,
-    sink: DotSink<'a, 'b>,
-    pool: &'a HybridMemoryPool,
+    /// `None` where other kernels take less time.
+    panels: Option<PanelGemm<'a>>,
 }
 
-impl Op for AllDots<'_, '_> {
-    type Output = Result<()>;
+impl<'a> Gemm<'a> {
+    /// # Errors
+    /// [`bitnet_core::Error::OutOfMemory`].
+    fn new<I: Isa>(weight: &'a CpuMatrix, operand: &Operand<'a>) -> Result<Self> {
+        let Operand { x, tokens, rest, pool } = *operand;
+        let panels = use_panels::<I>(weight, x, tokens);
+        let panels = panels.then(|| PanelGemm::new(weight, x, tokens, pool)).transpose()?;
+        Ok(Self { weight, x, rest, panels })
+    }
+}
+
+/// The dots of all tokens with some rows.
+struct AllDots<'g, 'a, 'b, 'c> {
+    gemm: &'g mut Gemm<'a>,
+    rows: Range<usize>,
+    sink: DotSink<'b, 'c>,
+}
+
+impl Op for AllDots<'_, '_, '_, '_> {
+    type Output = ();
 
     #[inline(always)]
-    fn eval<I: Isa>(self, isa: I) -> Result<()> {
-        let Self { weight, x, tokens, rest, rows, mut sink, pool } = self;
-        if use_panels::<I>(weight, x, tokens) {
-            PanelGemm::new(weight, x, tokens, pool)?.dots(isa, rows, &mut sink);
-        } else {
-            all_dots(isa, weight, x, rest, rows, &mut sink);
+    fn eval<I: Isa>(self, isa: I) {
+        let Self { gemm, rows, mut sink } = self;
+        match &mut gemm.panels {
+            Some(panels) => panels.dots(isa, rows, &mut sink),
+            None => all_dots(isa, gemm.weight, gemm.x, gemm.rest, rows, &mut sink),
         }
-        Ok(())
     }
 }
 
@@ -88,8 +105,7 @@ fn all_dots<I: Isa>(
         for tile in int8_tiles(rest.tokens.start) {
             let rows = rows.clone();
             match group_halves(weight) {
-                // Faster than a row by eight tokens where registers hold what four rows need.
-                None if I::PANELS => {
+                None if I::EIGHT_BY_FOUR => {
                     let tile = (tile.clone(), x.tile(&tile));
                     few_dots::<I, 8>(isa, weight, x, tile, rows, sink);
                 }
@@ -120,13 +136,19 @@ fn all_dots<I: Isa>(
     }
 }
 
-/// The kernel of [`super::bit_linear`] on quantised activations.
-pub(super) struct Int8Gemm<'a> {
+/// The activations that meet a weight.
+#[derive(Clone, Copy)]
+pub(super) struct Operand<'a> {
     pub(super) x: &'a Quantized,
     pub(super) tokens: usize,
     pub(super) rest: &'a Rest,
-    pub(super) parts: Share<'a>,
     pub(super) pool: &'a HybridMemoryPool,
+}
+
+/// The kernel of [`super::bit_linear`] on quantised activations.
+pub(super) struct Int8Gemm<'a> {
+    pub(super) operand: Operand<'a>,
+    pub(super) parts: Share<'a>,
 }
 
 impl Op for Int8Gemm<'_> {
@@ -134,14 +156,56 @@ impl Op for Int8Gemm<'_> {
 
     #[inline(always)]
     fn eval<I: Isa>(self, isa: I) -> Result<()> {
-        let Self { x, tokens, rest, parts, pool } = self;
+        let Self { operand, parts } = self;
         for Part { weight, rows, mut out } in parts {
             if weight.cols() == 0 {
                 out.iter_mut().for_each(|out| out.fill(0.0));
                 continue;
             }
-            let sink = DotSink::Rescale { weight, first: rows.start, x, out: &mut out };
-            isa.run(AllDots { weight, x, tokens, rest, rows, sink, pool })?;
+            let sink = DotSink::Rescale { weight, first: rows.start, x: operand.x, out: &mut out };
+            let gemm = &mut Gemm::new::<I>(weight, &operand)?;
+            isa.run(AllDots { gemm, rows, sink });
+        }
+        Ok(())
+    }
+}
+
+/// Rows of both weights of a [`Gated`] that are computed before their product: whole panels, whose results for a prompt
+/// stay in the second-level cache.
+const GATED_ROWS: usize = 2 * PANEL_ROWS;
+
+/// The kernel of [`super::gated`]: `out[token][row - rows.start] = activation(x · gateᵀ) * (x · upᵀ)`.
+pub(super) struct Gated<'a> {
+    pub(super) operand: Operand<'a>,
+    /// The level on which it runs.
+    pub(super) level: AnyIsa,
+    pub(super) activation: Activation,
+    pub(super) weights: [&'a CpuMatrix; 2],
+    pub(super) rows: Range<usize>,
+    pub(super) out: Rows<'a>,
+}
+
+impl Op for Gated<'_> {
+    type Output = Result<()>;
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, isa: I) -> Result<()> {
+        let Self { operand, level, activation, weights: [gate, up], rows, mut out } = self;
+        let Operand { x, tokens, pool, .. } = operand;
+        let mut gates = Gemm::new::<I>(gate, &operand)?;
+        let mut ups = Gemm::new::<I>(up, &operand)?;
+        let mut products = PoolBuffer::scratch(tokens * GATED_ROWS, pool)?;
+        let mut products: Rows<'_> = products.chunks_exact_mut(GATED_ROWS).collect();
+        let first = rows.start;
+        for rows in pieces(rows, GATED_ROWS) {
+            let sink = DotSink::Rescale { weight: gate, first, x, out: &mut out };
+            isa.run(AllDots { gemm: &mut gates, rows: rows.clone(), sink });
+            let sink = DotSink::Rescale { weight: up, first: rows.start, x, out: &mut products };
+            isa.run(AllDots { gemm: &mut ups, rows: rows.clone(), sink });
+            for (out, up) in out.iter_mut().zip(&products) {
+                let gate = &mut out[rows.start - first..rows.end - first];
+                level.run_shared(Gate { activation, gate, up: &up[..rows.len()] });
+            }
         }
         Ok(())
     }
@@ -149,11 +213,8 @@ impl Op for Int8Gemm<'_> {
 
 /// The kernel of [`super::bit_linear_integers`]: `[tokens, rows, groups]`.
 pub(super) struct IntegerDots<'a> {
-    pub(super) x: &'a Quantized,
-    pub(super) tokens: usize,
-    pub(super) rest: &'a Rest,
+    pub(super) operand: Operand<'a>,
     pub(super) weight: &'a CpuMatrix,
-    pub(super) pool: &'a HybridMemoryPool,
 }
 
 impl Op for IntegerDots<'_> {
@@ -161,11 +222,12 @@ impl Op for IntegerDots<'_> {
 
     #[inline(always)]
     fn eval<I: Isa>(self, isa: I) -> Result<Vec<i32>> {
-        let Self { x, tokens, rest, weight, pool } = self;
+        let Self { operand, weight } = self;
         let (rows, groups) = (weight.rows(), groups(weight));
-        let mut all = vec![0; tokens * rows * groups];
+        let mut all = vec![0; operand.tokens * rows * groups];
         let sink = DotSink::Integers { all: &mut all, rows, groups };
-        isa.run(AllDots { weight, x, tokens, rest, rows: 0..rows, sink, pool })?;
+        let gemm = &mut Gemm::new::<I>(weight, &operand)?;
+        isa.run(AllDots { gemm, rows: 0..rows, sink });
         Ok(all)
     }
 }

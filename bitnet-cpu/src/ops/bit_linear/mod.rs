@@ -21,13 +21,16 @@ use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 use few::Rest;
+use gemm::Operand;
 
 use crate::activations::{Quantized, float_blocks};
 use crate::exec::ExecContext;
 use crate::isa::PANEL_ROWS;
 use crate::threads::{self, Pieces, Rows};
 use bitnet_core::Result;
-use bitnet_core::backend::{ActivationPrecision, BitLinearIntegers, TernaryWeight, shape_check};
+use bitnet_core::backend::{
+    Activation, ActivationPrecision, BitLinearIntegers, TernaryWeight, shape_check,
+};
 use bitnet_core::memory::tensor::BitNetTensor;
 use smallvec::SmallVec;
 
@@ -51,25 +54,20 @@ pub(crate) fn bit_linear(
 ) -> Result<()> {
     let tokens = shape_check::bit_linear(x, weights, out)?;
     let cols = x.shape()[1];
-    let x = x.f32()?;
     match precision {
         ActivationPrecision::Int8 | ActivationPrecision::Int8Within(_) => {
-            let amx = panel::amx_for(exec, tokens, weights)?;
-            let x = Quantized::new(x, tokens, cols, within(precision), amx, exec)?;
+            let (x, rest) = quantize(x, tokens, precision, weights, exec)?;
             if let ([weight], [out]) = (weights, &mut *out)
                 && sparse::sparse_token(&x, tokens, weight::own(*weight)?, out.f32_mut()?, exec)?
             {
                 return Ok(());
             }
-            let rest = Rest::new(&x, tokens, exec.scratch_pool)?;
-            let tile = if tokens < panel::GROUPED_AMX_TOKENS { 1 } else { PANEL_ROWS };
-            let pieces = pieces(tokens, tile, weights, out, exec)?;
-            let (x, rest, pool) = (&x, &rest, exec.scratch_pool);
-            exec.threads
-                .each(pieces, |parts| exec.isa.run(gemm::Int8Gemm { x, tokens, rest, parts, pool }))
+            let operand = Operand { x: &x, tokens, rest: &rest, pool: exec.scratch_pool };
+            let pieces = pieces(tokens, rows_tile(tokens), weights, out, exec)?;
+            exec.threads.each(pieces, |parts| exec.isa.run(gemm::Int8Gemm { operand, parts }))
         }
         ActivationPrecision::Float => {
-            let x = float_blocks(x, tokens, cols, exec.scratch_pool)?;
+            let x = float_blocks(x.f32()?, tokens, cols, exec.scratch_pool)?;
             let pieces = pieces(tokens, 1, weights, out, exec)?;
             exec.threads.each(pieces, |parts| {
                 exec.isa.run_shared(float::Float { x: &x, tokens, parts });
@@ -77,6 +75,58 @@ pub(crate) fn bit_linear(
             })
         }
     }
+}
+
+/// Returns whether [`gated`] takes these operands.
+pub(crate) fn takes_gated(x: &BitNetTensor, precision: ActivationPrecision) -> bool {
+    matches!(x.shape(), &[tokens, cols] if tokens >= panel::GROUPED_AMX_TOKENS && cols > 0)
+        && precision != ActivationPrecision::Float
+}
+
+/// `out = activation(x · gateᵀ) * (x · upᵀ)` of a prompt in 8 bits: the two products meet while they are in a cache.
+/// For operands that [`takes_gated`] accepts.
+pub(crate) fn gated(
+    x: &BitNetTensor,
+    precision: ActivationPrecision,
+    activation: Activation,
+    weights: [&dyn TernaryWeight; 2],
+    out: &mut BitNetTensor,
+    scratch: &mut BitNetTensor,
+    exec: ExecContext<'_>,
+) -> Result<()> {
+    let tokens = shape_check::bit_linear(x, &weights, &[&mut *out, scratch])?;
+    let [gate, up] = [matrix(weights[0])?, matrix(weights[1])?];
+    shape_check::expect_same("gate_up", out, scratch)?;
+    let (x, rest) = quantize(x, tokens, precision, &weights, exec)?;
+    let operand = Operand { x: &x, tokens, rest: &rest, pool: exec.scratch_pool };
+    let mut out = [out];
+    let pieces = pieces(tokens, rows_tile(tokens), &weights[..1], &mut out, exec)?;
+    exec.traffic.ternary_bytes.fetch_add(up.code_bytes() as u64, Ordering::Relaxed);
+    let (level, weights) = (exec.isa, [gate, up]);
+    exec.threads.each(pieces, |parts| {
+        parts.into_iter().try_for_each(|Part { rows, out, .. }| {
+            level.run(gemm::Gated { operand, level, activation, weights, rows, out })
+        })
+    })
+}
+
+/// Quantises the activations that meet some weights.
+fn quantize(
+    x: &BitNetTensor,
+    tokens: usize,
+    precision: ActivationPrecision,
+    weights: &[&dyn TernaryWeight],
+    exec: ExecContext<'_>,
+) -> Result<(Quantized, Rest)> {
+    let amx = panel::amx_for(exec, tokens, weights)?;
+    let x = Quantized::new(x.f32()?, tokens, x.shape()[1], within(precision), amx, exec)?;
+    let rest = Rest::new(&x, tokens, exec.scratch_pool)?;
+    Ok((x, rest))
+}
+
+/// The rows in multiples of which weights are divided among threads.
+fn rows_tile(tokens: usize) -> usize {
+    if tokens < panel::GROUPED_AMX_TOKENS { 1 } else { PANEL_ROWS }
 }
 
 /// Returns the magnitude that becomes 127; `None` for each token's largest.
@@ -118,16 +168,13 @@ pub(crate) fn bit_linear_integers(
     exec: ExecContext<'_>,
 ) -> Result<BitLinearIntegers> {
     let (tokens, cols) = x.dims2("bit_linear", "x")?;
-    let amx = panel::amx_for(exec, tokens, &[weight])?;
-    let weight = matrix(weight)?;
-    shape_check::expect_shape("bit_linear", "x", x, tokens, weight.cols())?;
-    let quantized = Quantized::new(x.f32()?, tokens, cols, None, amx, exec)?;
-    let (x, pool) = (&quantized, exec.scratch_pool);
-    let rest = &Rest::new(x, tokens, pool)?;
-    let dots = exec.isa.run(gemm::IntegerDots { x, tokens, rest, weight, pool })?;
+    shape_check::expect_shape("bit_linear", "x", x, tokens, matrix(weight)?.cols())?;
+    let (x, rest) = quantize(x, tokens, ActivationPrecision::Int8, &[weight], exec)?;
+    let operand = Operand { x: &x, tokens, rest: &rest, pool: exec.scratch_pool };
+    let dots = exec.isa.run(gemm::IntegerDots { operand, weight: matrix(weight)? })?;
     Ok(BitLinearIntegers {
-        activations: quantized.activations(tokens, cols),
-        activation_scales: quantized.scales.to_vec(),
+        activations: x.activations(tokens, cols),
+        activation_scales: x.scales.to_vec(),
         dots,
     })
 }

@@ -137,6 +137,7 @@ impl<'a> PanelGemm<'a> {
         sink: &mut DotSink<'_, '_>,
     ) {
         let tokens = tile.tokens.clone();
+        sink.prefetch(tile);
         let mut dots = TileSums([[0; PANEL_ROWS]; SUMS_TOKENS]);
         let Some(halves) = group_halves(self.weight) else {
             self.multiply(isa, amx, 0..self.panel.len(), &tokens, &mut dots);
@@ -205,7 +206,7 @@ impl Op for PanelDots<'_> {
 }
 
 /// A range in pieces of `len` numbers.
-fn pieces(range: Range<usize>, len: usize) -> impl Iterator<Item = Range<usize>> {
+pub(super) fn pieces(range: Range<usize>, len: usize) -> impl Iterator<Item = Range<usize>> {
     let end = range.end;
     range.step_by(len).map(move |start| start..(start + len).min(end))
 }

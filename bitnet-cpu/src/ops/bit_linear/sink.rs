@@ -7,7 +7,7 @@ use super::rescale::{
 };
 use super::weight::{CpuMatrix, groups, panel_scales, row_scales};
 use crate::activations::Quantized;
-use crate::isa::{Isa, PANEL_ROWS};
+use crate::isa::{Isa, LANES, PANEL_ROWS, prefetch};
 
 /// Takes dots: those of some rows from `row` on, `[rows, groups]`, where a weight without groups has one.
 ///
@@ -40,6 +40,17 @@ impl DotSink<'_, '_> {
             Self::Integers { all, rows, groups } => {
                 let at = (token * *rows + row) * *groups;
                 all[at..at + dots.len()].copy_from_slice(dots);
+            }
+        }
+    }
+
+    /// Requests the places of a tile from memory, which arrive while it is computed.
+    #[inline(always)]
+    pub(super) fn prefetch(&self, tile: &PanelTile) {
+        let Self::Rescale { first, out, .. } = self else { return };
+        for out in &out[tile.tokens.clone()] {
+            for line in out[tile.rows.start - *first..][..tile.rows.len()].chunks(LANES) {
+                prefetch(line.as_ptr());
             }
         }
     }
