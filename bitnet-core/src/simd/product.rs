@@ -10,6 +10,9 @@ const LANES: usize = 16;
 /// Up to this many rows are multiplied with a row-major matrix by `matrixmultiply`, which packs it: `gemm` would read
 /// it in strips of a few numbers of each row.
 const FEW_ROWS: usize = 32;
+/// With AVX-512, up to this many rows are multiplied with a column-major matrix by `matrixmultiply` as well: `gemm` has
+/// no kernel for them there.
+const FEW_ROWS_AVX512: usize = 64;
 /// More rows than this are multiplied by `matrixmultiply` too: its blocks are smaller, so that it does not slow down
 /// where other programs use a part of the last cache.
 const MANY_ROWS: usize = 512;
@@ -81,12 +84,25 @@ pub(crate) fn product(level: IsaLevel, a: Matrix<'_>, b: Matrix<'_>, out: &mut [
     true
 }
 
+/// Whether `gemm` takes its kernels for AVX-512.
+fn has_avx512() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::arch::is_x86_feature_detected!("avx512f");
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
 /// As [`product`], for shapes that are known to fit and have no extent of 0.
 fn blocked(a: Matrix<'_>, b: Matrix<'_>, out: &mut [f32]) {
     let ([m, k], [_, n]) = (a.shape, b.shape);
     let (a_first, b_first) = (a.data[a.start..].as_ptr(), b.data[b.start..].as_ptr());
     let ([a_down, a_across], [b_down, b_across]) = (a.strides, b.strides);
-    if m <= MANY_ROWS && (m > FEW_ROWS || !b.runs_along(1)) {
+    let few = match b.runs_along(1) {
+        true => FEW_ROWS,
+        false if has_avx512() => FEW_ROWS_AVX512,
+        false => 0,
+    };
+    if (few + 1..=MANY_ROWS).contains(&m) {
         let gemm = gemm_f32::gemm::f32::get_gemm_fn();
         // The transposed product of the transposed matrices: the result's columns are then those that `gemm` writes
         // along. SAFETY: `Matrix::new` has checked that every element of `a` ([m, k]) and `b` ([k, n]) is inside its
