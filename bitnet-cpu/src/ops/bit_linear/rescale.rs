@@ -209,12 +209,24 @@ pub(super) fn rescale_groups(sums: &[f64; PANEL_ROWS], activation_scale: f32, ou
 /// `Σ dot * scale` of up to [`GROUP_ROWS`] rows, each in the order of its groups.
 #[inline(always)]
 fn scaled_sums(dots: &[i32], scales: &[f32], groups: usize) -> [f64; GROUP_ROWS] {
+    /// Groups whose products are computed before they are added.
+    const CHUNK: usize = 16;
     let mut sums = [0.0; GROUP_ROWS];
     if dots.len() == GROUP_ROWS * groups && scales.len() == dots.len() {
-        for group in 0..groups {
-            for (row, sum) in sums.iter_mut().enumerate() {
-                let at = row * groups + group;
-                *sum += f64::from(dots[at]) * f64::from(scales[at]);
+        for first in (0..groups).step_by(CHUNK) {
+            let count = CHUNK.min(groups - first);
+            let mut products = [[0f64; CHUNK]; GROUP_ROWS];
+            for (row, products) in products.iter_mut().enumerate() {
+                let at = row * groups + first..row * groups + first + count;
+                let factors = dots[at.clone()].iter().zip(&scales[at]);
+                for (product, (&dot, &scale)) in products.iter_mut().zip(factors) {
+                    *product = f64::from(dot) * f64::from(scale);
+                }
+            }
+            for group in 0..count {
+                for (sum, products) in sums.iter_mut().zip(&products) {
+                    *sum += products[group];
+                }
             }
         }
         return sums;
