@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use super::weight::{CpuMatrix, row_blocks, row_scales};
+use super::weight::{CpuMatrix, row_scales};
 use super::{Part, Share};
 use crate::activations::{FLOAT_BLOCK, TILE, float_width, tiles};
 use crate::isa::{CodeBlock, FloatBlock, HalfCodeBlock, Isa, Op};
@@ -15,48 +15,68 @@ use bitnet_core::ternary::{ROW_BLOCK, ScaleGranularity};
 /// Rows that pass over a tile of tokens before the next tile is taken.
 const ROWS: usize = 32;
 
-/// `Σ trit · x` of `T` tokens over some blocks.
+/// Rows that are summed together, so that their sums do not wait for one another.
+const TOGETHER: usize = 4;
+
+/// `Σ trit · x` of `T` tokens with `R` rows over some blocks, as many of each row.
 #[inline(always)]
-fn block_sums<I: Isa, const T: usize>(
+fn block_sums<I: Isa, const T: usize, const R: usize>(
     isa: I,
-    codes: &[HalfCodeBlock],
+    rows: [&[HalfCodeBlock]; R],
     x: &[[FloatBlock; T]],
-) -> [f32; T] {
-    let mut lanes = [isa.splat(0.0); T];
-    for (codes, x) in codes.iter().zip(x) {
-        for (plane, trits) in isa.trits(codes).into_iter().enumerate() {
-            for (lanes, x) in lanes.iter_mut().zip(x) {
-                *lanes = isa.mul_add(trits, isa.load(&x.0[plane]), *lanes);
+) -> [[f32; T]; R] {
+    let mut lanes = [[isa.splat(0.0); T]; R];
+    let mut rows = rows;
+    for codes in &mut rows {
+        *codes = &codes[..x.len()];
+    }
+    for (block, x) in x.iter().enumerate() {
+        for (lanes, codes) in lanes.iter_mut().zip(&rows) {
+            for (plane, trits) in isa.trits(&codes[block]).into_iter().enumerate() {
+                for (lanes, x) in lanes.iter_mut().zip(x) {
+                    *lanes = isa.mul_add(trits, isa.load(&x.0[plane]), *lanes);
+                }
             }
         }
     }
-    let mut sums = [0f32; T];
-    for (sum, lanes) in sums.iter_mut().zip(lanes) {
-        *sum = fold(&isa.store(lanes));
+    let mut sums = [[0f32; T]; R];
+    for (sum, lanes) in sums.as_flattened_mut().iter_mut().zip(lanes.as_flattened()) {
+        *sum = fold(&isa.store(*lanes));
     }
     sums
 }
 
-/// `Σ trit · scale · x` of `T` tokens with one row.
+/// `Σ trit · scale · x` of `T` tokens with `R` rows from `row` on, whose codes are `codes`.
 #[inline(always)]
-fn row_sums<I: Isa, const T: usize>(
+fn row_sums<I: Isa, const T: usize, const R: usize>(
     isa: I,
     weight: &CpuMatrix,
     row: usize,
     codes: &[CodeBlock],
     x: &[[FloatBlock; T]],
-) -> [f64; T] {
-    let codes = codes.as_flattened().as_chunks().0;
+) -> [[f64; T]; R] {
+    let codes: &[HalfCodeBlock] = codes.as_flattened().as_chunks().0;
+    let width = codes.len() / R;
     let blocks = match weight.granularity() {
-        ScaleGranularity::Tensor | ScaleGranularity::Row => codes.len().max(1),
+        ScaleGranularity::Tensor | ScaleGranularity::Row => width.max(1),
         ScaleGranularity::Group(n) => n / FLOAT_BLOCK,
     };
-    let mut sums = [0f64; T];
+    let mut scales: [&[f32]; R] = [&[]; R];
+    for (index, scales) in scales.iter_mut().enumerate() {
+        *scales = row_scales(weight, row + index);
+    }
+    let mut sums = [[0f64; T]; R];
     // The padding of the last block has no scale, and needs none.
-    let groups = codes.chunks(blocks).zip(x.chunks(blocks)).zip(row_scales(weight, row));
-    for ((codes, x), &scale) in groups {
-        for (sum, group) in sums.iter_mut().zip(block_sums(isa, codes, x)) {
-            *sum += f64::from(group) * f64::from(scale);
+    for (group, x) in x.chunks(blocks).enumerate().take(scales[0].len()) {
+        let mut rows: [&[HalfCodeBlock]; R] = [&[]; R];
+        for (index, row) in rows.iter_mut().enumerate() {
+            *row = &codes[index * width + group * blocks..][..x.len()];
+        }
+        let groups = block_sums::<I, T, R>(isa, rows, x);
+        for ((sums, groups), scales) in sums.iter_mut().zip(groups).zip(&scales) {
+            for (sum, dot) in sums.iter_mut().zip(groups) {
+                *sum += f64::from(dot) * f64::from(scales[group]);
+            }
         }
     }
     sums
@@ -70,26 +90,39 @@ pub(super) struct Float<'a> {
 }
 
 impl Float<'_> {
+    /// Some rows, whose codes are `codes`, with a tile of tokens: `R` rows at a time.
     #[inline(always)]
-    fn tile<I: Isa, const T: usize>(
+    fn tile<I: Isa, const T: usize, const R: usize>(
         isa: I,
         x: &[FloatBlock],
         part: &mut Part<'_>,
         tile: Range<usize>,
         rows: Range<usize>,
-        unpacked: &[CodeBlock],
+        codes: &[CodeBlock],
     ) {
         let width = float_width(part.weight.cols());
         let (x, _) = x[tile.start * width..tile.end * width].as_chunks::<T>();
-        let width_blocks = part.weight.padded_cols() / ROW_BLOCK;
-        for (index, row) in rows.enumerate() {
-            let codes = match part.weight {
-                CpuMatrix::Canonical(matrix) => row_blocks(matrix, row),
-                CpuMatrix::Packed(_) => &unpacked[index * width_blocks..][..width_blocks],
-            };
-            let sums = row_sums::<I, T>(isa, part.weight, row, codes, x);
-            for (token, sum) in tile.clone().zip(sums) {
-                part.out[token][row - part.rows.start] = sum as f32;
+        let row_blocks = part.weight.padded_cols() / ROW_BLOCK;
+        let mut row = rows.start;
+        while row < rows.end {
+            let codes = &codes[(row - rows.start) * row_blocks..];
+            let place = row - part.rows.start;
+            if row + R <= rows.end {
+                let codes = &codes[..R * row_blocks];
+                let sums = row_sums::<I, T, R>(isa, part.weight, row, codes, x);
+                for (index, sums) in sums.iter().enumerate() {
+                    for (token, &sum) in tile.clone().zip(sums) {
+                        part.out[token][place + index] = sum as f32;
+                    }
+                }
+                row += R;
+            } else {
+                let codes = &codes[..row_blocks];
+                let [sums] = row_sums::<I, T, 1>(isa, part.weight, row, codes, x);
+                for (token, sum) in tile.clone().zip(sums) {
+                    part.out[token][place] = sum as f32;
+                }
+                row += 1;
             }
         }
     }
@@ -105,15 +138,26 @@ impl Op for Float<'_> {
         for mut part in parts {
             for start in part.rows.clone().step_by(ROWS) {
                 let rows = start..(start + ROWS).min(part.rows.end);
-                if let CpuMatrix::Packed(matrix) = part.weight {
-                    unpacked.resize(ROWS * part.weight.padded_cols() / ROW_BLOCK, [0; 8]);
-                    matrix.unpack(rows.clone(), &mut unpacked);
-                }
+                let row_blocks = part.weight.padded_cols() / ROW_BLOCK;
+                let codes = match part.weight {
+                    CpuMatrix::Canonical(_) => {
+                        &part.weight.blocks()[rows.start * row_blocks..rows.end * row_blocks]
+                    }
+                    CpuMatrix::Packed(matrix) => {
+                        unpacked.resize(rows.len() * row_blocks, [0; 8]);
+                        matrix.unpack(rows.clone(), &mut unpacked);
+                        &unpacked
+                    }
+                };
                 for tile in tiles(tokens) {
-                    if tile.len() == TILE {
-                        Self::tile::<I, TILE>(isa, x, &mut part, tile, rows.clone(), &unpacked);
-                    } else {
-                        Self::tile::<I, 1>(isa, x, &mut part, tile, rows.clone(), &unpacked);
+                    let rows = rows.clone();
+                    match tile.len() {
+                        // Registers hold sixteen sums.
+                        TILE if I::PAIRS => {
+                            Self::tile::<I, TILE, TOGETHER>(isa, x, &mut part, tile, rows, codes);
+                        }
+                        TILE => Self::tile::<I, TILE, 1>(isa, x, &mut part, tile, rows, codes),
+                        _ => Self::tile::<I, 1, TOGETHER>(isa, x, &mut part, tile, rows, codes),
                     }
                 }
             }
