@@ -3,10 +3,10 @@
 //! Sixteen lanes are sixteen positions of the scores, then sixteen components of the values, so every sum runs along
 //! one lane in the order of components or positions: the number of queries that share a pass does not change it.
 
-use std::ops::Range;
-
 use super::division::{Queries, TILE_PAGES};
+use super::mix::{MixTile, mix_block};
 use super::partial::split;
+use super::pass::{ahead, per_line, steps, together};
 use super::scratch::{Group, STRIDE, Scratch, divide, seen};
 use crate::isa::{Isa, LANES, Op, prefetch};
 use crate::ops::dot::{F16, F32, Int8, Plain, Stored, fold};
@@ -63,17 +63,6 @@ struct Tile<'a, S: Stored> {
     pages: &'a [KvHead<'a>; TILE_PAGES],
     k: [&'a [S::Raw]; TILE_PAGES],
     v: [&'a [S::Raw]; TILE_PAGES],
-}
-
-/// Blocks of keys, and columns of values, that are taken together.
-const fn together<I: Isa>() -> usize {
-    if I::PAIRS { 2 } else { 1 }
-}
-
-/// `0..len` in ranges of `most`.
-#[inline(always)]
-fn steps(len: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
-    (0..len).step_by(most).map(move |start| start..(start + most).min(len))
 }
 
 impl<S: Stored> Tile<'_, S> {
@@ -276,159 +265,12 @@ fn largest_of(mut lanes: [f32; LANES]) -> f32 {
     lanes[0]
 }
 
-/// Adds the weighted values of block `index` for every group that sees some of it.
-#[inline(always)]
-fn mix_block<S: Stored, I: Isa>(
-    isa: I,
-    [v, next]: [&[S::Raw]; 2],
-    index: usize,
-    groups: &[Group],
-    weights: &[f32],
-    width: usize,
-    values: &mut [f32],
-) {
-    let (lines, _) = v.as_chunks::<LANES>();
-    let (columns, _) = lines.as_chunks::<LANES>();
-    let mut next = ahead(next, v);
-    for step in steps(columns.len(), together::<I>()) {
-        for _ in 0..step.len() * LANES / per_line::<S>() {
-            prefetch(next);
-            next = next.wrapping_add(LANES * per_line::<S>());
-        }
-        let values = &mut values[step.start * LANES..];
-        let weights = &weights[index * LANES..];
-        match &columns[step] {
-            [a, b] => {
-                let v: [&[_]; 2] = [a, b];
-                mix_groups::<S, I, 2>(isa, v, index * LANES, groups, weights, width, values);
-            }
-            [a] => mix_groups::<S, I, 1>(isa, [a], index * LANES, groups, weights, width, values),
-            _ => {}
-        }
-    }
-}
-
-/// Adds the weighted values of a whole tile, `[width / LANES, KV_TILE, LANES]`, for every group: the sums of a group
-/// stay in registers from the first position to the last.
-struct MixTile<'a> {
-    v: &'a [f32],
-    groups: &'a [Group],
-    weights: &'a [f32],
-    width: usize,
-    values: &'a mut [f32],
-}
-
-impl Op for MixTile<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn eval<I: Isa>(self, isa: I) {
-        let Self { v, groups, weights, width, values } = self;
-        let column = |column: usize| v[column * KV_TILE * LANES..][..KV_TILE * LANES].as_chunks().0;
-        for step in steps(v.len() / (KV_TILE * LANES), together::<I>()) {
-            let (first, values) = (step.start, &mut values[step.start * LANES..]);
-            if step.len() == 2 {
-                let v = [column(first), column(first + 1)];
-                mix_groups::<Plain, I, 2>(isa, v, 0, groups, weights, width, values);
-            } else {
-                mix_groups::<Plain, I, 1>(isa, [column(first)], 0, groups, weights, width, values);
-            }
-        }
-    }
-}
-
-/// Adds `B` columns of sixteen components of some values, those at `from` and the positions after it, for every group
-/// that sees some of them.
-#[inline(always)]
-fn mix_groups<S: Stored, I: Isa, const B: usize>(
-    isa: I,
-    v: [&[[S::Raw; LANES]]; B],
-    from: usize,
-    groups: &[Group],
-    weights: &[f32],
-    width: usize,
-    values: &mut [f32],
-) {
-    for group in groups {
-        if group.most(from) > 0 {
-            let (weights, values) =
-                (&weights[group.row * STRIDE..], &mut values[group.row * width..]);
-            mix_group::<S, I, B>(isa, v, from, group, weights, width, values);
-        }
-    }
-}
-
-/// [`mix_groups`] for one group.
-#[inline(always)]
-fn mix_group<S: Stored, I: Isa, const B: usize>(
-    isa: I,
-    v: [&[[S::Raw; LANES]]; B],
-    from: usize,
-    group: &Group,
-    weights: &[f32],
-    width: usize,
-    values: &mut [f32],
-) {
-    let mut v = v;
-    for v in &mut v {
-        *v = &v[..group.most(from).min(v.len())];
-    }
-    // A weight of 0 hides a value from a query that doesn't see it only if the value is finite.
-    let mut partly_seen = v.iter().flat_map(|v| &v[group.least(from).min(v.len())..]);
-    if partly_seen.any(|v| isa.store(S::load(isa, v)).iter().any(|x| !x.is_finite())) {
-        return isa.run(MixEach::<S, B> { v, from, group, weights, width, values });
-    }
-    match group.size {
-        8 if I::SHARED_QUERIES == 8 => mix::<S, I, 8, B>(isa, v, weights, width, values),
-        6 => mix::<S, I, 6, B>(isa, v, weights, width, values),
-        4 => mix::<S, I, 4, B>(isa, v, weights, width, values),
-        2 => mix::<S, I, 2, B>(isa, v, weights, width, values),
-        _ => mix::<S, I, 1, B>(isa, v, weights, width, values),
-    }
-}
-
-/// As [`mix_group`], query by query, with the values that each one sees.
-struct MixEach<'a, S: Stored, const B: usize> {
-    v: [&'a [[S::Raw; LANES]]; B],
-    from: usize,
-    group: &'a Group,
-    weights: &'a [f32],
-    width: usize,
-    values: &'a mut [f32],
-}
-
-impl<S: Stored, const B: usize> Op for MixEach<'_, S, B> {
-    type Output = ();
-
-    #[inline(always)]
-    fn eval<I: Isa>(self, isa: I) {
-        let Self { v, from, group, weights, width, values } = self;
-        for (member, seen) in group.seen[..group.size].iter().enumerate() {
-            let v = v.map(|v| &v[..seen.saturating_sub(from).min(v.len())]);
-            let values = &mut values[member * width..];
-            mix::<S, I, 1, B>(isa, v, &weights[member * STRIDE..], width, values);
-        }
-    }
-}
-
 /// A block as f32.
 #[inline(always)]
 fn as_f32<S: Stored, I: Isa>(isa: I, x: &[S::Raw], out: &mut [f32]) {
     for (out, x) in out.as_chunks_mut::<LANES>().0.iter_mut().zip(x.as_chunks::<LANES>().0) {
         *out = isa.store(S::load(isa, x));
     }
-}
-
-/// Where to prefetch: the next block, or this one if there is none.
-/// An address outside all pages costs a page walk a line.
-#[inline(always)]
-fn ahead<T>(next: &[T], this: &[T]) -> *const T {
-    if next.is_empty() { this.as_ptr() } else { next.as_ptr() }
-}
-
-/// Runs of sixteen numbers in a cache line.
-const fn per_line<S: Stored>() -> usize {
-    64 / (LANES * size_of::<S::Raw>())
 }
 
 /// Dot products of `R` queries (`[head_dim, R]`) with the sixteen keys of each of `B` blocks.
@@ -465,48 +307,6 @@ fn score<S: Stored, I: Isa, const R: usize, const B: usize>(
     for (scores, sums) in scores.chunks_exact_mut(STRIDE).zip(sums) {
         for (scores, sum) in scores[index * LANES..].chunks_exact_mut(LANES).zip(sums) {
             scores.copy_from_slice(&isa.store(sum));
-        }
-    }
-}
-
-/// Adds sixteen components of each of `B` columns of some values, weighted for `R` queries. Weights of a query are
-/// [`STRIDE`] apart from those of the next, results `width`.
-#[inline(always)]
-fn mix<S: Stored, I: Isa, const R: usize, const B: usize>(
-    isa: I,
-    v: [&[[S::Raw; LANES]]; B],
-    weights: &[f32],
-    width: usize,
-    values: &mut [f32],
-) {
-    let mut sums = [[isa.splat(0.0); B]; R];
-    for (row, sums) in sums.iter_mut().enumerate() {
-        for (sum, values) in sums.iter_mut().zip(values[row * width..].as_chunks().0) {
-            *sum = isa.load(values);
-        }
-    }
-    let seen = v[0].len();
-    let mut lines = v;
-    for lines in &mut lines {
-        *lines = &lines[..seen];
-    }
-    // A window holds the weight of a position for each query, at distances that are constants.
-    let weights = &weights[..(R - 1) * STRIDE + seen];
-    for (position, weights) in weights.windows((R - 1) * STRIDE + 1).enumerate().take(seen) {
-        let mut components = [isa.splat(0.0); B];
-        for (component, lines) in components.iter_mut().zip(&lines) {
-            *component = S::load(isa, &lines[position]);
-        }
-        for (row, sums) in sums.iter_mut().enumerate() {
-            let weight = isa.splat(weights[row * STRIDE]);
-            for (sum, &component) in sums.iter_mut().zip(&components) {
-                *sum = isa.mul_add(weight, component, *sum);
-            }
-        }
-    }
-    for (row, sums) in sums.into_iter().enumerate() {
-        for (values, sum) in values[row * width..].as_chunks_mut().0.iter_mut().zip(sums) {
-            *values = isa.store(sum);
         }
     }
 }

@@ -11,7 +11,9 @@
 
 mod division;
 mod kernel;
+mod mix;
 mod partial;
+mod pass;
 mod scratch;
 
 use std::ops::Range;

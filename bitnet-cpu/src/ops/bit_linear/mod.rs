@@ -21,7 +21,6 @@ use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 use few::Rest;
-use gemm::Operand;
 
 use crate::activations::{Quantized, float_blocks};
 use crate::exec::ExecContext;
@@ -62,7 +61,7 @@ pub(crate) fn bit_linear(
             {
                 return Ok(());
             }
-            let operand = Operand { x: &x, tokens, rest: &rest, pool: exec.scratch_pool };
+            let operand = gemm::Operand { x: &x, tokens, rest: &rest, pool: exec.scratch_pool };
             let pieces = pieces(tokens, rows_tile(tokens), weights, out, exec)?;
             exec.threads.each(pieces, |parts| exec.isa.run(gemm::Int8Gemm { operand, parts }))
         }
@@ -98,7 +97,7 @@ pub(crate) fn gated(
     let [gate, up] = [matrix(weights[0])?, matrix(weights[1])?];
     shape_check::expect_same("gate_up", out, scratch)?;
     let (x, rest) = quantize(x, tokens, precision, &weights, exec)?;
-    let operand = Operand { x: &x, tokens, rest: &rest, pool: exec.scratch_pool };
+    let operand = gemm::Operand { x: &x, tokens, rest: &rest, pool: exec.scratch_pool };
     let mut out = [out];
     let pieces = pieces(tokens, rows_tile(tokens), &weights[..1], &mut out, exec)?;
     exec.traffic.ternary_bytes.fetch_add(up.code_bytes() as u64, Ordering::Relaxed);
@@ -170,7 +169,7 @@ pub(crate) fn bit_linear_integers(
     let (tokens, cols) = x.dims2("bit_linear", "x")?;
     shape_check::expect_shape("bit_linear", "x", x, tokens, matrix(weight)?.cols())?;
     let (x, rest) = quantize(x, tokens, ActivationPrecision::Int8, &[weight], exec)?;
-    let operand = Operand { x: &x, tokens, rest: &rest, pool: exec.scratch_pool };
+    let operand = gemm::Operand { x: &x, tokens, rest: &rest, pool: exec.scratch_pool };
     let dots = exec.isa.run(gemm::IntegerDots { operand, weight: matrix(weight)? })?;
     Ok(BitLinearIntegers {
         activations: x.activations(tokens, cols),
