@@ -13,8 +13,7 @@ use bitnet_core::rng::SplitMix64;
 use bitnet_core::simd::IsaLevel;
 use bitnet_core::{Error, Result};
 
-/// Blocks of [`Input`]: at least the rows of a panel, more than two flushes of any
-/// level, and no multiple of one.
+/// Blocks of [`Input`]: at least the rows of a panel, more than two flushes of any level, and no multiple of one.
 const BLOCKS: usize = 53;
 
 /// Input of the self-test: codes, activations, finite 16-bit numbers and whole numbers.
@@ -115,8 +114,7 @@ fn expected(input: &Input) -> Results {
     (halves, vectors.map(|vector| vector.map(f32::to_bits)))
 }
 
-/// Blocks of [`Int4Input`]: at least the rows of a panel, more than two flushes of any
-/// level, and no multiple of one.
+/// Blocks of [`Int4Input`]: more than two flushes of any level, and no multiple of one.
 const INT4_BLOCKS: usize = 11;
 
 /// Input of the self-test of 4-bit codes.

@@ -115,8 +115,8 @@ impl PoolInner {
         } else {
             let span = self.large.allocate(size, align, &self.pages)?;
             let Span { address, granules, used_bytes } = span;
-            // Weights and activations are written whole. Other blocks may stay unused in part, and huge
-            // pages would make all of them resident.
+            // Weights and activations are written whole. Other blocks may stay unused in part, and huge pages would make
+            // all of them resident.
             if matches!(purpose, Purpose::Weights | Purpose::Activations) {
                 self.pages.advise_huge(address, size);
             }
