@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 use super::dot::{Bf16, F16, F32, Plain, Stored, dots};
+use super::pieces::pieces;
 use crate::activations::{TILE, tiles};
 use crate::exec::ExecContext;
 use crate::isa::{Isa, Op};
@@ -88,7 +89,7 @@ impl Linear<'_> {
     #[inline(always)]
     fn plain<S: Stored, I: Isa>(&mut self, isa: I, weight: &[S::Raw]) {
         let cols = self.weight.cols();
-        for rows in blocks(self.rows.clone()) {
+        for rows in pieces(self.rows.clone(), ROWS) {
             let numbers = &weight[rows.start * cols..rows.end * cols];
             self.block::<S, I>(isa, rows, numbers);
         }
@@ -98,7 +99,7 @@ impl Linear<'_> {
     fn decoded<I: Isa>(&mut self, isa: I) -> Result<()> {
         let cols = self.weight.cols();
         let mut numbers = PoolBuffer::scratch(ROWS.min(self.rows.len()) * cols, self.pool)?;
-        for rows in blocks(self.rows.clone()) {
+        for rows in pieces(self.rows.clone(), ROWS) {
             for (index, row) in rows.clone().enumerate() {
                 self.weight.decode_row(row, &mut numbers[index * cols..(index + 1) * cols])?;
             }
@@ -157,9 +158,4 @@ impl Linear<'_> {
             self.out[token][row - self.rows.start] = sum;
         }
     }
-}
-
-/// `rows` in blocks of [`ROWS`].
-fn blocks(rows: Range<usize>) -> impl Iterator<Item = Range<usize>> {
-    rows.clone().step_by(ROWS).map(move |start| start..(start + ROWS).min(rows.end))
 }

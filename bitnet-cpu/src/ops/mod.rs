@@ -9,6 +9,7 @@ mod exp;
 mod gate;
 mod gate_up;
 mod linear;
+mod pieces;
 mod rms_norm;
 mod rope;
 mod store;

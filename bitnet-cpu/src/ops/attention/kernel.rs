@@ -6,11 +6,12 @@
 use super::division::{Queries, TILE_PAGES};
 use super::mix::{MixTile, mix_block};
 use super::partial::split;
-use super::pass::{ahead, per_line, steps, together};
+use super::pass::{ahead, per_line, together};
 use super::scratch::{Group, STRIDE, Scratch, divide, seen};
 use crate::isa::{Isa, LANES, Op, prefetch};
 use crate::ops::dot::{F16, F32, Int8, Plain, Stored, fold};
 use crate::ops::exp::exp;
+use crate::ops::pieces::pieces;
 use bitnet_core::kv::{KV_PAGE, KV_TILE, KvHead, KvType};
 
 /// Most queries for which keys and values are converted as they are read; for more, a block is converted once.
@@ -72,32 +73,16 @@ impl<S: Stored> Tile<'_, S> {
         let Scratch { q, scores, block, groups } = scratch;
         let Self { queries, start, pages, .. } = *self;
         divide::<I>(queries, start, groups);
-        let (rows, width, dim) = (queries.rows(), queries.cache.width(), queries.shape.head_dim);
+        let (rows, width) = (queries.rows(), queries.cache.width());
         let seen = seen(queries, start, rows - 1);
         let convert = rows > FEW;
         let used = seen.div_ceil(LANES);
-        for step in steps(used, together::<I>()) {
-            let index = step.start;
-            if convert {
-                for (at, out) in step.clone().zip(block.chunks_exact_mut(width * LANES)) {
-                    as_f32::<S, I>(isa, self.block(at, used), out);
-                }
-                let (first, second) = block.split_at(width * LANES);
-                let next = &[][..];
-                if step.len() == 2 {
-                    let (k, next) = ([first, &second[..width * LANES]], [next; 2]);
-                    isa.run(Scores::<Plain, 2> { k, next, dim, index, groups, q, scores });
-                } else {
-                    let (k, next) = ([first], [next]);
-                    isa.run(Scores::<Plain, 1> { k, next, dim, index, groups, q, scores });
-                }
-            } else if step.len() == 2 {
-                let [k, next] = [index, index + 2]
-                    .map(|index| [self.block(index, used), self.block(index + 1, used)]);
-                Scores::<S, 2> { k, next, dim, index, groups, q, scores }.eval(isa);
-            } else {
-                let [k, next] = [index, index + 1].map(|index| [self.block(index, used)]);
-                Scores::<S, 1> { k, next, dim, index, groups, q, scores }.eval(isa);
+        for step in pieces(0..used, together::<I>()) {
+            let first = (step.start, used);
+            let (q, block) = (&**q, convert.then_some(&mut **block));
+            match step.len() {
+                2 => self.score_blocks::<I, 2>(isa, first, groups, q, block, scores),
+                _ => self.score_blocks::<I, 1>(isa, first, groups, q, block, scores),
             }
         }
         let (values, largest, sums) = split(partial, queries);
@@ -117,6 +102,35 @@ impl<S: Stored> Tile<'_, S> {
         if convert {
             isa.run(MixTile { v: block, groups, weights: scores, width, values });
         }
+    }
+
+    /// Scores of `B` blocks from `index` on, of `used`; with `converted` they are converted to f32 there first.
+    #[inline(always)]
+    fn score_blocks<I: Isa, const B: usize>(
+        &self,
+        isa: I,
+        (index, used): (usize, usize),
+        groups: &[Group],
+        q: &[f32],
+        converted: Option<&mut [f32]>,
+        scores: &mut [f32],
+    ) {
+        let (dim, len) = (self.queries.shape.head_dim, self.queries.cache.width() * LANES);
+        if let Some(converted) = converted {
+            let mut k: [&[f32]; B] = [&[]; B];
+            for (at, (k, out)) in k.iter_mut().zip(converted.chunks_exact_mut(len)).enumerate() {
+                as_f32::<S, I>(isa, self.block(index + at, used), out);
+                *k = out;
+            }
+            let next = [&[][..]; B];
+            return isa.run(Scores::<Plain, B> { k, next, dim, index, groups, q, scores });
+        }
+        let mut k: [&[S::Raw]; B] = [&[]; B];
+        let mut next = k;
+        for (at, (k, next)) in k.iter_mut().zip(&mut next).enumerate() {
+            (*k, *next) = (self.block(index + at, used), self.block(index + at + B, used));
+        }
+        Scores::<S, B> { k, next, dim, index, groups, q, scores }.eval(isa);
     }
 
     /// Block `index`, `[width, 16]` numbers, of the `used` blocks of keys and the values that follow them; none behind

@@ -1,9 +1,10 @@
 //! Values of a tile, weighted and added for the queries of a job.
 
-use super::pass::{ahead, per_line, steps, together};
+use super::pass::{ahead, per_line, together};
 use super::scratch::{Group, STRIDE};
 use crate::isa::{Isa, LANES, Op, prefetch};
 use crate::ops::dot::{Plain, Stored};
+use crate::ops::pieces::pieces;
 use bitnet_core::kv::KV_TILE;
 
 /// Adds the weighted values of block `index` for every group that sees some of it.
@@ -20,7 +21,7 @@ pub(super) fn mix_block<S: Stored, I: Isa>(
     let (lines, _) = v.as_chunks::<LANES>();
     let (columns, _) = lines.as_chunks::<LANES>();
     let mut next = ahead(next, v);
-    for step in steps(columns.len(), together::<I>()) {
+    for step in pieces(0..columns.len(), together::<I>()) {
         for _ in 0..step.len() * LANES / per_line::<S>() {
             prefetch(next);
             next = next.wrapping_add(LANES * per_line::<S>());
@@ -55,7 +56,7 @@ impl Op for MixTile<'_> {
     fn eval<I: Isa>(self, isa: I) {
         let Self { v, groups, weights, width, values } = self;
         let column = |column: usize| v[column * KV_TILE * LANES..][..KV_TILE * LANES].as_chunks().0;
-        for step in steps(v.len() / (KV_TILE * LANES), together::<I>()) {
+        for step in pieces(0..v.len() / (KV_TILE * LANES), together::<I>()) {
             let (first, values) = (step.start, &mut values[step.start * LANES..]);
             if step.len() == 2 {
                 let v = [column(first), column(first + 1)];

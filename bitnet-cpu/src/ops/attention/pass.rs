@@ -1,19 +1,11 @@
 //! How a pass takes keys and values: alone or in pairs, with what follows them prefetched.
 
-use std::ops::Range;
-
 use crate::isa::{Isa, LANES};
 use crate::ops::dot::Stored;
 
 /// Blocks of keys, and columns of values, that are taken together.
 pub(super) const fn together<I: Isa>() -> usize {
     if I::PAIRS { 2 } else { 1 }
-}
-
-/// `0..len` in ranges of `most`.
-#[inline(always)]
-pub(super) fn steps(len: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
-    (0..len).step_by(most).map(move |start| start..(start + most).min(len))
 }
 
 /// Where to prefetch: the next block, or this one if there is none.

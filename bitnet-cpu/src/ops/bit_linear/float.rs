@@ -10,6 +10,7 @@ use super::{Part, Share};
 use crate::activations::{FLOAT_BLOCK, TILE, float_width, tiles};
 use crate::isa::{CodeBlock, FloatBlock, HalfCodeBlock, Isa, Op};
 use crate::ops::dot::fold;
+use crate::ops::pieces::pieces;
 use bitnet_core::ternary::{ROW_BLOCK, ScaleGranularity};
 
 /// Rows that pass over a tile of tokens before the next tile is taken.
@@ -103,26 +104,29 @@ impl Float<'_> {
         let width = float_width(part.weight.cols());
         let (x, _) = x[tile.start * width..tile.end * width].as_chunks::<T>();
         let row_blocks = part.weight.padded_cols() / ROW_BLOCK;
-        let mut row = rows.start;
-        while row < rows.end {
-            let codes = &codes[(row - rows.start) * row_blocks..];
-            let place = row - part.rows.start;
-            if row + R <= rows.end {
-                let codes = &codes[..R * row_blocks];
-                let sums = row_sums::<I, T, R>(isa, part.weight, row, codes, x);
-                for (index, sums) in sums.iter().enumerate() {
-                    for (token, &sum) in tile.clone().zip(sums) {
-                        part.out[token][place + index] = sum as f32;
-                    }
-                }
-                row += R;
-            } else {
-                let codes = &codes[..row_blocks];
-                let [sums] = row_sums::<I, T, 1>(isa, part.weight, row, codes, x);
-                for (token, sum) in tile.clone().zip(sums) {
-                    part.out[token][place] = sum as f32;
-                }
-                row += 1;
+        for few in pieces(rows.clone(), R) {
+            let codes = &codes[(few.start - rows.start) * row_blocks..][..few.len() * row_blocks];
+            if few.len() == R {
+                let sums = row_sums::<I, T, R>(isa, part.weight, few.start, codes, x);
+                part.write(&tile, few.start, &sums);
+                continue;
+            }
+            for (index, row) in few.enumerate() {
+                let codes = &codes[index * row_blocks..][..row_blocks];
+                let sums = row_sums::<I, T, 1>(isa, part.weight, row, codes, x);
+                part.write(&tile, row, &sums);
+            }
+        }
+    }
+}
+
+impl Part<'_> {
+    /// Writes the sums of a tile of tokens with the rows from `row` on.
+    #[inline(always)]
+    fn write<const T: usize>(&mut self, tile: &Range<usize>, row: usize, sums: &[[f64; T]]) {
+        for (row, sums) in (row - self.rows.start..).zip(sums) {
+            for (token, &sum) in tile.clone().zip(sums) {
+                self.out[token][row] = sum as f32;
             }
         }
     }
@@ -136,8 +140,7 @@ impl Op for Float<'_> {
         let Self { x, tokens, parts } = self;
         let mut unpacked = Vec::new();
         for mut part in parts {
-            for start in part.rows.clone().step_by(ROWS) {
-                let rows = start..(start + ROWS).min(part.rows.end);
+            for rows in pieces(part.rows.clone(), ROWS) {
                 let row_blocks = part.weight.padded_cols() / ROW_BLOCK;
                 let codes = match part.weight {
                     CpuMatrix::Canonical(_) => {

@@ -13,7 +13,7 @@ use std::ops::Range;
 use super::dot::{SingleDots, WeightRows};
 use super::few::{Rest, few_dots};
 use super::grouped::{GroupRows, group_halves};
-use super::panel::{PanelGemm, pieces, use_panels};
+use super::panel::{PanelGemm, use_panels};
 use super::sink::DotSink;
 use super::tile8::{ROWS, Tile8Dots, groups_fit_tiles, tile8_by_groups};
 use super::weight::{CpuMatrix, groups};
@@ -21,6 +21,7 @@ use super::{Part, Share};
 use crate::activations::{Quantized, int8_tiles};
 use crate::isa::{AnyIsa, Isa, Op, PANEL_ROWS};
 use crate::ops::gate::Gate;
+use crate::ops::pieces::pieces;
 use crate::threads::Rows;
 use bitnet_core::Result;
 use bitnet_core::backend::Activation;
@@ -100,8 +101,7 @@ fn all_dots<I: Isa>(
         return;
     }
     let mut tile8 = None;
-    for start in rows.clone().step_by(ROWS) {
-        let rows = start..(start + ROWS).min(rows.end);
+    for rows in pieces(rows, ROWS) {
         for tile in int8_tiles(rest.tokens.start) {
             let rows = rows.clone();
             match group_halves(weight) {

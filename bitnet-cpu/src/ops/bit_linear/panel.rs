@@ -14,6 +14,7 @@ use crate::isa::{
     Amx, CodeBlock, Isa, Op, PANEL_ROWS, PanelHalf, TILE_TOKENS, TileSums, Tiles, TokenTile,
     prefetch,
 };
+use crate::ops::pieces::pieces;
 use bitnet_core::Result;
 use bitnet_core::backend::TernaryWeight;
 use bitnet_core::memory::{HybridMemoryPool, PoolBuffer};
@@ -203,12 +204,6 @@ impl Op for PanelDots<'_> {
             }
         }
     }
-}
-
-/// A range in pieces of `len` numbers.
-pub(super) fn pieces(range: Range<usize>, len: usize) -> impl Iterator<Item = Range<usize>> {
-    let end = range.end;
-    range.step_by(len).map(move |start| start..(start + len).min(end))
 }
 
 /// Unpacks up to [`PANEL_ROWS`] rows, and prefetches as many that follow them.

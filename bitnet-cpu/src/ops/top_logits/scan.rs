@@ -7,6 +7,7 @@ use super::int4_planes::Int4Planes;
 use super::query::QuantizedState;
 use crate::exec::ExecContext;
 use crate::isa::{Isa, LANES, Op, WideBlock};
+use crate::ops::pieces::pieces;
 use crate::threads::Pieces;
 use bitnet_core::Result;
 use bitnet_core::memory::PoolBuffer;
@@ -134,8 +135,7 @@ impl Op for First<'_> {
     #[inline(always)]
     fn eval<I: Isa>(self, isa: I) {
         let Self { planes, groups, mut out, rows } = self;
-        for start in (0..rows.len()).step_by(ROWS) {
-            let part = start..(start + ROWS).min(rows.len());
+        for part in pieces(0..rows.len(), ROWS) {
             for (group, out) in groups.iter().zip(out.chunks_mut(TOGETHER)) {
                 let part = part.clone();
                 match out.len() {
