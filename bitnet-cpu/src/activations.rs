@@ -1,46 +1,43 @@
-//! Activations in the layout of the kernels: quantised to 8 bits, or f32, in planes.
+//! Activations in the layout of the kernels: quantised to 8 bits, or to three digits of 8 bits each, in planes.
 //!
 //! ```text
-//! tokens stand in tiles; a tile holds block 0 of its tokens, then block 1, ...
-//! 8-bit activations: tiles of eight, then one each of four, two and one as the rest needs them; for AMX, tiles of
-//! sixteen, the last one filled up, whose blocks hold one half after the other
-//! f32 activations: tiles of four, then single tokens
+//! rows stand in tiles; a tile holds block 0 of its rows, then block 1, ...
+//! tiles of eight, then one each of four, two and one as the rest needs them; for AMX, tiles of sixteen, the last one
+//! filled up, whose blocks hold one half after the other
 //! block = 128 elements in four planes: plane i holds element 4b + i at index b; the last one is filled with zeros
+//! a row is a token in 8 bits, or a digit of a token: x * scale = digit 0 + 2⁸ · digit 1 + 2¹⁶ · digit 2, rounded once
 //! ```
 
 use std::ops::Range;
 
 use crate::exec::ExecContext;
 use crate::isa::{
-    ActivationBlock, Amx, CodeBlock, FloatBlock, Isa, LANES, Op, TILE_TOKENS, TokenTile,
-    halves_in_order,
+    ActivationBlock, Amx, CodeBlock, Isa, Op, TILE_TOKENS, TokenTile, halves_in_order,
 };
 use crate::threads::Pieces;
 use bitnet_core::Result;
-use bitnet_core::memory::{HybridMemoryPool, PoolBuffer};
+use bitnet_core::backend::ActivationPrecision;
+use bitnet_core::memory::PoolBuffer;
 use bitnet_core::reference::activation_scale_within;
 use bitnet_core::simd::largest_magnitude;
 use bitnet_core::ternary::ROW_BLOCK;
 use smallvec::SmallVec;
 
-/// Tokens of a tile of f32 activations.
-pub(crate) const TILE: usize = 4;
-
 /// Tokens of a tile of 8-bit activations.
 pub(crate) const INT8_TILE: usize = 8;
 
-/// Elements of a [`FloatBlock`].
-pub(crate) const FLOAT_BLOCK: usize = 4 * LANES;
+/// Digits of an activation that is not quantised to 8 bits.
+pub(crate) const DIGITS: usize = 3;
 
-/// One number for each token, on the stack as long as there are few.
+/// One number for each row, on the stack as long as there are few.
 pub(crate) type Scales = SmallVec<[f32; 16]>;
 
-/// Quantised activations of all tokens.
+/// Quantised activations of all tokens. Each digit of a token takes the place of a token, beside the others.
 #[derive(Debug)]
 pub(crate) struct Quantized {
     /// The blocks, tile after tile.
     pub(crate) blocks: PoolBuffer<ActivationBlock>,
-    /// `127 / max(1e-5, max|x|)` of each token; NaN for one that holds NaN or infinity.
+    /// `127 / max(1e-5, max|x|)` of each token, or [`digit_scales`]; NaN for one that holds NaN or infinity.
     pub(crate) scales: Scales,
     /// `Σ q` over each 64 elements: `[tokens, 2 * blocks]`.
     sums: PoolBuffer<i32>,
@@ -50,22 +47,6 @@ pub(crate) struct Quantized {
     pub(crate) width: usize,
     /// What multiplies the blocks, if they are laid out for AMX.
     pub(crate) amx: Option<Amx>,
-}
-
-/// Returns the tiles of `tokens` tokens: as many of [`TILE`] as fit, then single tokens.
-pub(crate) fn tiles(tokens: usize) -> impl Iterator<Item = Range<usize>> + Clone {
-    let whole = tokens / TILE * TILE;
-    let single = (whole..tokens).map(|token| token..token + 1);
-    (0..whole).step_by(TILE).map(|token| token..token + TILE).chain(single)
-}
-
-/// Returns the index of a token's first block, and the distance to its next one.
-fn place(token: usize, tokens: usize, width: usize) -> (usize, usize) {
-    if token < tokens / TILE * TILE {
-        (token / TILE * TILE * width + token % TILE, TILE)
-    } else {
-        (token * width, 1)
-    }
 }
 
 /// Returns the tiles of `tokens` tokens of 8-bit activations.
@@ -79,7 +60,7 @@ pub(crate) fn int8_tiles(tokens: usize) -> impl Iterator<Item = Range<usize>> + 
     (0..whole).step_by(INT8_TILE).map(|token| token..token + INT8_TILE).chain(rest)
 }
 
-/// As [`place`], for 8-bit activations.
+/// Returns the index of a token's first block, and the distance to its next one.
 fn int8_place(token: usize, tokens: usize, width: usize) -> (usize, usize) {
     let whole = tokens / INT8_TILE * INT8_TILE;
     if token < whole {
@@ -106,53 +87,113 @@ fn quantized_place(token: usize, tokens: usize, width: usize, amx: bool) -> (usi
     }
 }
 
+/// The largest number of three digits, each of which lies between -128 and 127.
+const LARGEST_DIGITS: f32 = 0x7f_7f7f as f32;
+
+/// Returns what multiplies a token before it is divided into digits, a power of two, and that divided by the weight of
+/// each digit: by which the digits' results are divided. NaN for a `largest` magnitude that is not finite.
+///
+/// `largest · scale` reaches 2²² (2²¹ above 0.996 · 2²³), but for magnitudes below 2⁻¹⁰⁴, whose scale is 2¹²⁶: what
+/// rounding takes from an activation is at most 1.01 · 2⁻²³ · `largest`, or 2⁻¹²⁷.
+fn digit_scales(largest: f32) -> [f32; DIGITS] {
+    if !largest.is_finite() {
+        return [f32::NAN; DIGITS];
+    }
+    let exponent = (largest.to_bits() >> 23).cast_signed() - 127;
+    let mut scale = f32::from_bits(((22 - exponent).min(126) + 127).cast_unsigned() << 23);
+    if (largest * scale).round_ties_even() > LARGEST_DIGITS {
+        scale /= 2.0;
+    }
+    [scale, scale / 256.0, scale / 65536.0]
+}
+
+/// Returns the digits of `round_half_even(x * scale)`, the lowest first.
+#[inline(always)]
+fn digits(x: &[f32; ROW_BLOCK], scale: f32) -> [[f32; ROW_BLOCK]; DIGITS] {
+    let mut digits = [[0.0; ROW_BLOCK]; DIGITS];
+    for (index, x) in x.iter().enumerate() {
+        let mut rest = (x * scale).round_ties_even() as i32;
+        for digit in &mut digits {
+            let low = rest as i8;
+            rest = (rest - i32::from(low)) >> 8;
+            digit[index] = f32::from(low);
+        }
+    }
+    digits
+}
+
+/// Returns the number of places that a token takes in [`Quantized`].
+pub(crate) fn places(precision: ActivationPrecision) -> usize {
+    match precision {
+        ActivationPrecision::Int8 | ActivationPrecision::Int8Within(_) => 1,
+        ActivationPrecision::Float => DIGITS,
+    }
+}
+
 impl Quantized {
-    /// Quantises `x` (`[tokens, cols]`) as [`bitnet_core::reference::quantize_activations`] does, or with `within` as
-    /// [`bitnet_core::reference::quantize_activations_within`]. With `amx` they are laid out for its tiles.
+    /// Quantises `x` (`[tokens, cols]`) as [`bitnet_core::reference::quantize_activations`] does, or
+    /// [`bitnet_core::reference::quantize_activations_within`], or divides f32 activations into digits. With `amx` they
+    /// are laid out for its tiles.
     pub(crate) fn new(
         x: &[f32],
         tokens: usize,
         cols: usize,
-        within: Option<f32>,
+        precision: ActivationPrecision,
         amx: Option<Amx>,
         exec: ExecContext<'_>,
     ) -> Result<Self> {
         let ExecContext { isa, threads, scratch_pool: pool, .. } = exec;
-        let width = cols.div_ceil(ROW_BLOCK);
+        let (width, each) = (cols.div_ceil(ROW_BLOCK), places(precision));
         let tile = if amx.is_some() { TILE_TOKENS } else { INT8_TILE };
-        let padded = if amx.is_some() { tokens.next_multiple_of(tile) } else { tokens };
+        let all = tokens * each;
+        let padded = if amx.is_some() { all.next_multiple_of(tile) } else { all };
         // Every block of every token is written below; what fills a tile up may hold anything.
         let mut blocks = PoolBuffer::scratch(padded * width, pool)?;
-        let mut sums = PoolBuffer::scratch(tokens * width * 2, pool)?;
-        let mut starts = PoolBuffer::scratch(tokens, pool)?;
-        let mut scales = Scales::from_elem(0.0, tokens);
+        let mut sums = PoolBuffer::scratch(all * width * 2, pool)?;
+        let mut starts = PoolBuffer::scratch(all, pool)?;
+        starts.fill(0);
+        let mut scales = Scales::from_elem(0.0, all);
         if cols == 0 {
-            starts.fill(0);
             return Ok(Self { blocks, scales, sums, starts, width, amx });
         }
         let mut pieces = Pieces::new();
         let (mut free, mut scales_left) = (&mut blocks[..], &mut scales[..]);
         let (mut sums_left, mut starts_left) = (&mut sums[..], &mut starts[..]);
-        for range in threads.tile_ranges(tokens, tile, cols) {
-            let end = if range.end == tokens { padded } else { range.end };
-            let (head, tail) = free.split_at_mut((end - range.start) * width);
-            free = tail;
-            let (scales, tail) = scales_left.split_at_mut(range.len());
-            scales_left = tail;
-            let (sums, tail) = sums_left.split_at_mut(range.len() * width * 2);
-            sums_left = tail;
-            let (starts, tail) = starts_left.split_at_mut(range.len());
-            starts_left = tail;
+        for range in threads.tile_ranges(tokens, tile, cols * each) {
             let x = &x[range.start * cols..range.end * cols];
+            let len = range.len() * each;
+            let end = if range.end == tokens { padded } else { range.end * each };
+            let (head, tail) = free.split_at_mut((end - range.start * each) * width);
+            free = tail;
+            let (scales, tail) = scales_left.split_at_mut(len);
+            scales_left = tail;
+            let (sums, tail) = sums_left.split_at_mut(len * width * 2);
+            sums_left = tail;
+            let (starts, tail) = starts_left.split_at_mut(len);
+            starts_left = tail;
             let amx = amx.is_some();
-            let blocks = head;
-            pieces.push(Quantize { x, cols, width, within, amx, blocks, scales, sums, starts });
+            pieces.push(Quantize {
+                x,
+                cols,
+                width,
+                precision,
+                amx,
+                blocks: head,
+                scales,
+                sums,
+                starts,
+            });
         }
         threads.each(pieces, |piece| {
             isa.run(piece);
             Ok(())
         })?;
         Ok(Self { blocks, scales, sums, starts, width, amx })
+    }
+
+    /// Returns the number of tokens, or of their digits.
+    pub(crate) fn tokens(&self) -> usize {
+        self.scales.len()
     }
 
     /// Returns the blocks of a tile of tokens.
@@ -210,96 +251,92 @@ struct Quantize<'a> {
     x: &'a [f32],
     cols: usize,
     width: usize,
-    /// The magnitude that becomes 127; `None` for each token's largest.
-    within: Option<f32>,
+    precision: ActivationPrecision,
     /// Whether the tiles are those for AMX.
     amx: bool,
     blocks: &'a mut [ActivationBlock],
     scales: &'a mut [f32],
     sums: &'a mut [i32],
+    /// Zeros, to begin with.
     starts: &'a mut [i32],
+}
+
+impl Quantize<'_> {
+    /// Stores a block of a token, and its sums.
+    #[inline(always)]
+    fn put<I: Isa>(&mut self, isa: I, token: usize, k: usize, block: &ActivationBlock) {
+        /// Codes that are all 1.
+        const ONES: CodeBlock = [0x5555_5555; 8];
+        let (tokens, width) = (self.scales.len(), self.width);
+        let ones = isa.unpack(&ONES);
+        let sum = isa.flush_acc(isa.zero_acc32(), isa.multiply_add(isa.zero_acc16(), ones, block));
+        let halves = isa.reduce_add_halves(sum);
+        let at = 2 * (token * width + k);
+        [self.sums[at], self.sums[at + 1]] = halves;
+        let start = &mut self.starts[token];
+        *start = start.wrapping_sub(halves[0]).wrapping_sub(halves[1]);
+        let (first, stride) = quantized_place(token, tokens, width, self.amx);
+        let block = if self.amx { halves_in_order(block) } else { *block };
+        self.blocks[first + k * stride] = block;
+    }
+
+    /// A token in 8 bits.
+    #[inline(always)]
+    fn token<I: Isa>(&mut self, isa: I, token: usize, x: &[f32], within: Option<f32>) {
+        let largest = largest_magnitude(x);
+        let scale = activation_scale_within(largest, within.unwrap_or(largest));
+        self.scales[token] = scale;
+        for_each_block(x, |k, x| self.put(isa, token, k, &isa.quantize(x, scale)));
+    }
+
+    /// A token in digits.
+    #[inline(always)]
+    fn token_digits<I: Isa>(&mut self, isa: I, token: usize, x: &[f32]) {
+        let first = token * DIGITS;
+        let scales = digit_scales(largest_magnitude(x));
+        self.scales[first..first + DIGITS].copy_from_slice(&scales);
+        for_each_block(x, |k, x| {
+            for (token, digits) in (first..).zip(&digits(x, scales[0])) {
+                self.put(isa, token, k, &isa.quantize(digits, 1.0));
+            }
+        });
+    }
+}
+
+/// Calls `f` with each block of a token, of which the last one is filled up with zeros.
+#[inline(always)]
+fn for_each_block(x: &[f32], mut f: impl FnMut(usize, &[f32; ROW_BLOCK])) {
+    let (blocks, rest) = x.as_chunks();
+    for (k, x) in blocks.iter().enumerate() {
+        f(k, x);
+    }
+    if !rest.is_empty() {
+        let mut padded = [0f32; ROW_BLOCK];
+        padded[..rest.len()].copy_from_slice(rest);
+        f(blocks.len(), &padded);
+    }
 }
 
 impl Op for Quantize<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn eval<I: Isa>(self, isa: I) {
-        /// Codes that are all 1.
-        const ONES: CodeBlock = [0x5555_5555; 8];
-        let Self { x, cols, width, within, amx, blocks, scales, sums, starts } = self;
-        let tokens = scales.len();
-        let ones = isa.unpack(&ONES);
+    fn eval<I: Isa>(mut self, isa: I) {
+        let (x, cols) = (self.x, self.cols);
         for (token, x) in x.chunks_exact(cols).enumerate() {
-            let largest = largest_magnitude(x);
-            let scale = activation_scale_within(largest, within.unwrap_or(largest));
-            scales[token] = scale;
-            let (first, stride) = quantized_place(token, tokens, width, amx);
-            let mut start = 0i32;
-            for (k, x) in x.chunks(ROW_BLOCK).enumerate() {
-                let block = match x.first_chunk() {
-                    Some(x) => isa.quantize(x, scale),
-                    None => {
-                        let mut padded = [0f32; ROW_BLOCK];
-                        padded[..x.len()].copy_from_slice(x);
-                        isa.quantize(&padded, scale)
-                    }
-                };
-                let at = 2 * (token * width + k);
-                let sum = isa
-                    .flush_acc(isa.zero_acc32(), isa.multiply_add(isa.zero_acc16(), ones, &block));
-                let halves = isa.reduce_add_halves(sum);
-                [sums[at], sums[at + 1]] = halves;
-                start = start.wrapping_sub(halves[0]).wrapping_sub(halves[1]);
-                blocks[first + k * stride] = if amx { halves_in_order(&block) } else { block };
-            }
-            starts[token] = start;
-        }
-    }
-}
-
-/// Lays f32 activations (`[tokens, cols]`) out in planes and tiles: [`float_width`] blocks a token.
-pub(crate) fn float_blocks(
-    x: &[f32],
-    tokens: usize,
-    cols: usize,
-    pool: &HybridMemoryPool,
-) -> Result<PoolBuffer<FloatBlock>> {
-    let width = float_width(cols);
-    let mut blocks = PoolBuffer::scratch(tokens * width, pool)?;
-    blocks.fill(FloatBlock([[0.0; LANES]; 4]));
-    if cols == 0 {
-        return Ok(blocks);
-    }
-    for (token, x) in x.chunks_exact(cols).enumerate() {
-        let (first, stride) = place(token, tokens, width);
-        for (k, x) in x.chunks(FLOAT_BLOCK).enumerate() {
-            let block = &mut blocks[first + k * stride];
-            for (index, &x) in x.iter().enumerate() {
-                block.0[index % 4][index / 4] = x;
+            match self.precision {
+                ActivationPrecision::Int8 => self.token(isa, token, x, None),
+                ActivationPrecision::Int8Within(within) => self.token(isa, token, x, Some(within)),
+                ActivationPrecision::Float => self.token_digits(isa, token, x),
             }
         }
     }
-    Ok(blocks)
-}
-
-/// Returns the number of [`FloatBlock`]s of one token, the padding of the weights included.
-pub(crate) fn float_width(cols: usize) -> usize {
-    cols.div_ceil(ROW_BLOCK) * (ROW_BLOCK / FLOAT_BLOCK)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn float_tiles_are_fours_then_ones() {
-        let found: Vec<_> = tiles(6).collect();
-        assert_eq!(found, [0..4, 4..5, 5..6]);
-        assert_eq!(tiles(0).count(), 0);
-        assert_eq!(place(5, 9, 10), (41, 4));
-        assert_eq!(place(8, 9, 10), (80, 1));
-    }
+    use bitnet_core::rng::SplitMix64;
 
     #[test]
     fn int8_tiles_are_eights_then_powers_of_two() {
@@ -320,14 +357,28 @@ mod tests {
     }
 
     #[test]
-    fn float_blocks_are_in_planes() {
-        let x: Vec<f32> = (0..300).map(|i| i as f32).collect();
-        let pool = HybridMemoryPool::new().unwrap();
-        let blocks = float_blocks(&x, 1, 300, &pool).unwrap();
-        assert_eq!(blocks.len(), 6);
-        assert_eq!(blocks[1].0[3][15], 127.0);
-        assert_eq!(blocks[4].0[0][0], 256.0);
-        assert_eq!(blocks[4].0[0][11], 0.0);
-        assert_eq!(blocks[5].0, [[0.0; LANES]; 4]);
+    fn digits_give_the_number_rounded_once() {
+        let mut random = SplitMix64::new(11);
+        for turn in 0..2000u32 {
+            let (size, bits) = (f32::from_bits((turn % 255) << 23), random.next_u64());
+            let largest = size * (1.0 + (bits & 0xff_ffff) as f32 / 16_777_216.0);
+            let scales = digit_scales(largest);
+            let mut x = [0.0; ROW_BLOCK];
+            x[0] = -largest;
+            for x in &mut x[1..] {
+                *x = largest * (random.next_u64() as i32 as f32 / 2_147_483_648.0);
+            }
+            let digits = digits(&x, scales[0]);
+            for (index, x) in x.iter().enumerate() {
+                let mut sum = 0f64;
+                for (digits, scale) in digits.iter().zip(scales) {
+                    assert!((-128.0..=127.0).contains(&digits[index]), "{x} of {largest}");
+                    sum += f64::from(digits[index]) / f64::from(scale);
+                }
+                let bound = (f64::from(largest) * 1.01 * 0.5f64.powi(23)).max(0.5f64.powi(127));
+                assert!((sum - f64::from(*x)).abs() <= bound, "{x} of {largest}: {sum}");
+            }
+        }
+        assert!(digit_scales(f32::NAN)[0].is_nan() && digit_scales(f32::INFINITY)[2].is_nan());
     }
 }

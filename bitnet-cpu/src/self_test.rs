@@ -4,9 +4,9 @@
 use std::sync::OnceLock;
 
 use crate::isa::{
-    ActivationBlock, Amx, AnyIsa, CodeBlock, CodeGroup, GROUP_BLOCKS, GroupedActivations,
-    HalfCodeBlock, Isa, LANES, NIBBLES, NibbleBlock, Op, PANEL_ROWS, PanelHalf, TILE_TOKENS,
-    TileSums, TokenTile, Vbmi, WideBlock, f16_to_f32, halves_in_order, pack_group,
+    ActivationBlock, Amx, AnyIsa, CodeBlock, CodeGroup, GROUP_BLOCKS, GroupedActivations, Isa,
+    LANES, NIBBLES, NibbleBlock, Op, PANEL_ROWS, PanelHalf, TILE_TOKENS, TileSums, TokenTile, Vbmi,
+    WideBlock, f16_to_f32, halves_in_order, pack_group,
 };
 use crate::ops::{block_sums, int4_dots};
 use bitnet_core::rng::SplitMix64;
@@ -55,16 +55,9 @@ impl Input {
     }
 }
 
-/// Results of the self-test: the sums over both halves, and the bits of eight vectors of floats (half precision,
-/// bfloat16, f32, four planes of trits, and a product with a sum), all of which are exact.
-type Results = ([i32; 2], [[u32; LANES]; 8]);
-
-impl Input {
-    /// The first half of the first block.
-    fn trits(&self) -> &HalfCodeBlock {
-        &self.codes[0].as_chunks::<4>().0[0]
-    }
-}
+/// Results of the self-test: the sums over both halves, and the bits of four vectors of floats (half precision,
+/// bfloat16, f32, and a product with a sum), all of which are exact.
+type Results = ([i32; 2], [[u32; LANES]; 4]);
 
 impl Op for &Input {
     type Output = Results;
@@ -72,17 +65,12 @@ impl Op for &Input {
     #[inline(always)]
     fn eval<I: Isa>(self, isa: I) -> Self::Output {
         let halves = block_sums(isa, &self.codes, self.x.as_flattened());
-        let trits = isa.trits(self.trits());
         let whole = isa.load(&self.whole);
         let vectors = [
             isa.load_f16(&self.halves),
             isa.load_bf16(&self.halves),
             isa.load_f32(&self.whole.map(f32::to_le_bytes)),
-            trits[0],
-            trits[1],
-            trits[2],
-            trits[3],
-            isa.mul_add(trits[1], isa.splat(3.0), whole),
+            isa.mul_add(whole, isa.splat(3.0), whole),
         ];
         (halves, vectors.map(|vector| isa.store(vector).map(f32::to_bits)))
     }
@@ -98,19 +86,9 @@ fn expected(input: &Input) -> Results {
             halves[element / 64] += code as i32 * i32::from(x);
         }
     }
-    let mut trits = [[0f32; LANES]; 4];
-    for element in 0..64 {
-        let code = (input.trits()[element / 16] >> (2 * (element % 16))) & 3;
-        trits[element % 4][element / 4] = code as f32 - 1.0;
-    }
     let bits = input.halves.map(u16::from_le_bytes);
-    let mut last = input.whole;
-    for (sum, trit) in last.iter_mut().zip(trits[1]) {
-        *sum += 3.0 * trit;
-    }
     let bfloats = bits.map(|bits| f32::from_bits(u32::from(bits) << 16));
-    let [t0, t1, t2, t3] = trits;
-    let vectors = [bits.map(f16_to_f32), bfloats, input.whole, t0, t1, t2, t3, last];
+    let vectors = [bits.map(f16_to_f32), bfloats, input.whole, input.whole.map(|x| 4.0 * x)];
     (halves, vectors.map(|vector| vector.map(f32::to_bits)))
 }
 

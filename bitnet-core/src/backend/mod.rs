@@ -137,8 +137,10 @@ pub trait Operations {
     /// `out[i] = x · weights[i]ᵀ` for ternary weights that share one input: `x` is `[tokens, cols]`, `out[i]` is
     /// `[tokens, rows_i]`. With [`ActivationPrecision::Int8`] and [`ActivationPrecision::Int8Within`] each token is
     /// quantised once for all weights, the dot product is exact in i32, and
-    /// `out = dot / activation_scale * weight_scale`. A token that holds NaN or infinity gives NaN in every output, or
-    /// with [`ActivationPrecision::Float`] what the sum of products gives.
+    /// `out = dot / activation_scale * weight_scale`. With [`ActivationPrecision::Float`] `out` lies within
+    /// `(cols / 16 + 16) · 2⁻²⁴ · Σ |w·x| + 1.01 · 2⁻²³ · max(|x|, 2⁻¹⁰⁴) · Σ |w|` of `Σ w·x`, where `w` are the
+    /// weights with their scales: the activations of a token may be held to a common exponent, with the bits of an
+    /// f32. A token that holds NaN or infinity gives NaN in every output.
     fn bit_linear(
         &self,
         x: &BitNetTensor,

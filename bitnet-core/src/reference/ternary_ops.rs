@@ -102,7 +102,8 @@ fn rescaled_dots(weight: &TernaryMatrix, q: &[i8], activation_scale: f32, out: &
     }
 }
 
-/// One token through a weight-only ternary layer: `out[row] = Σ trit * scale * x`.
+/// One token through a weight-only ternary layer: `out[row] = Σ trit * scale * x`. NaN or infinity gives NaN in every
+/// output.
 ///
 /// # Panics
 /// If the lengths do not fit.
@@ -110,6 +111,9 @@ pub fn bit_linear_float(weight: &TernaryMatrix, x: &[f32], out: &mut [f32]) {
     assert_eq!(x.len(), weight.cols());
     assert_eq!(out.len(), weight.rows());
     let group = group_len(weight);
+    if x.iter().any(|x| !x.is_finite()) {
+        return out.fill(f32::NAN);
+    }
     let mut trits = vec![0i8; weight.cols()];
     for (row, out) in out.iter_mut().enumerate() {
         weight.unpack_row(row, &mut trits);

@@ -11,8 +11,8 @@ use std::arch::x86_64::*;
 
 use super::int8::{SINGLE_BLOCKS, Tile8Start};
 use super::{
-    ActivationBlock, CodeBlock, ColumnAcc16, ColumnPair, FloatLanes, HalfCodeBlock, Int8Dot, Isa,
-    LANES, Op, PlaneSums, avx2_quantize, avx2_sparse, avx2_tile8,
+    ActivationBlock, CodeBlock, ColumnAcc16, ColumnPair, FloatLanes, Int8Dot, Isa, LANES, Op,
+    PlaneSums, avx2_quantize, avx2_sparse, avx2_tile8,
 };
 use bitnet_core::simd::IsaLevel;
 use bitnet_core::ternary::ROW_BLOCK;
@@ -81,6 +81,12 @@ impl Int8Dot for Avx2 {
     fn reduce_add_halves(self, sums: Self::Acc32) -> [i32; 2] {
         // SAFETY: `self` proves AVX2.
         unsafe { reduce_add_halves(sums) }
+    }
+
+    #[inline(always)]
+    fn lanes(self, sums: Self::Acc32) -> [i32; 8] {
+        // SAFETY: `self` proves AVX2.
+        unsafe { numbers(sums) }
     }
 
     #[inline(always)]
@@ -195,12 +201,6 @@ impl FloatLanes for Avx2 {
     fn load_f16(self, x: &[[u8; 2]; LANES]) -> Self::Floats {
         // SAFETY: `self` proves AVX2, FMA and F16C.
         unsafe { load_f16(x) }
-    }
-
-    #[inline(always)]
-    fn trits(self, codes: &HalfCodeBlock) -> [Self::Floats; 4] {
-        // SAFETY: `self` proves AVX2, FMA and F16C.
-        unsafe { trits(codes) }
     }
 
     #[inline(always)]
@@ -401,25 +401,6 @@ fn load_bf16(x: &[[u8; 2]; LANES]) -> [__m256; 2] {
 fn load_f16(x: &[[u8; 2]; LANES]) -> [__m256; 2] {
     let (halves, _) = x.as_chunks();
     [_mm256_cvtph_ps(eight(&halves[0])), _mm256_cvtph_ps(eight(&halves[1]))]
-}
-
-/// Looks the codes up: the index is three bits, of which the third belongs to the next code, so the table holds
-/// its four entries twice.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn trits(codes: &HalfCodeBlock) -> [[__m256; 2]; 4] {
-    let table = _mm256_setr_ps(-1.0, 0.0, 1.0, 0.0, -1.0, 0.0, 1.0, 0.0);
-    // SAFETY: the array is 16 bytes long, and the load needs no alignment.
-    let bytes = unsafe { _mm_loadu_si128(codes.as_ptr().cast()) };
-    let low = _mm256_cvtepu8_epi32(bytes);
-    let high = _mm256_cvtepu8_epi32(_mm_srli_si128::<8>(bytes));
-    let look = |codes| _mm256_permutevar8x32_ps(table, codes);
-    [
-        [look(low), look(high)],
-        [look(_mm256_srli_epi32::<2>(low)), look(_mm256_srli_epi32::<2>(high))],
-        [look(_mm256_srli_epi32::<4>(low)), look(_mm256_srli_epi32::<4>(high))],
-        [look(_mm256_srli_epi32::<6>(low)), look(_mm256_srli_epi32::<6>(high))],
-    ]
 }
 
 #[inline]

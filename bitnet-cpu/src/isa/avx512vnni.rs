@@ -11,8 +11,8 @@ use std::arch::x86_64::*;
 use super::avx2::Avx2;
 use super::int8::SINGLE_BLOCKS;
 use super::{
-    ActivationBlock, CodeBlock, ColumnAcc16, ColumnPair, FloatLanes, HalfCodeBlock, Int8Dot, Isa,
-    LANES, Op, PANEL_ROWS, PanelHalf, PlaneSums, avx512_panel,
+    ActivationBlock, CodeBlock, ColumnAcc16, ColumnPair, FloatLanes, Int8Dot, Isa, LANES, Op,
+    PANEL_ROWS, PanelHalf, PlaneSums, avx512_panel,
 };
 use bitnet_core::simd::IsaLevel;
 use bitnet_core::ternary::ROW_BLOCK;
@@ -83,6 +83,12 @@ impl Int8Dot for Avx512Vnni {
         // SAFETY: `self` proves AVX-512 F.
         let folded = unsafe { fold(sums) };
         self.0.reduce_add_halves(folded)
+    }
+
+    #[inline(always)]
+    fn lanes(self, sums: Self::Acc32) -> [i32; 8] {
+        // SAFETY: `self` proves AVX-512 F.
+        self.0.lanes(unsafe { fold(sums) })
     }
 
     #[inline(always)]
@@ -188,12 +194,6 @@ impl FloatLanes for Avx512Vnni {
     fn load_f16(self, x: &[[u8; 2]; LANES]) -> Self::Floats {
         // SAFETY: `self` proves AVX-512 F.
         unsafe { load_f16(x) }
-    }
-
-    #[inline(always)]
-    fn trits(self, codes: &HalfCodeBlock) -> [Self::Floats; 4] {
-        // SAFETY: `self` proves AVX-512 F.
-        unsafe { trits(codes) }
     }
 
     #[inline(always)]
@@ -347,23 +347,6 @@ fn load_bf16(x: &[[u8; 2]; LANES]) -> __m512 {
 #[target_feature(enable = "avx512f")]
 fn load_f16(x: &[[u8; 2]; LANES]) -> __m512 {
     _mm512_cvtph_ps(sixteen(x))
-}
-
-/// Looks the codes up: the index is four bits, of which two belong to the next code, so the table holds its four
-/// entries four times.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn trits(codes: &HalfCodeBlock) -> [__m512; 4] {
-    let table = _mm512_broadcast_f32x4(_mm_setr_ps(-1.0, 0.0, 1.0, 0.0));
-    // SAFETY: the array is 16 bytes long, and the load needs no alignment.
-    let bytes = unsafe { _mm_loadu_si128(codes.as_ptr().cast()) };
-    let codes = _mm512_cvtepu8_epi32(bytes);
-    [
-        _mm512_permutexvar_ps(codes, table),
-        _mm512_permutexvar_ps(_mm512_srli_epi32::<2>(codes), table),
-        _mm512_permutexvar_ps(_mm512_srli_epi32::<4>(codes), table),
-        _mm512_permutexvar_ps(_mm512_srli_epi32::<6>(codes), table),
-    ]
 }
 
 #[inline]

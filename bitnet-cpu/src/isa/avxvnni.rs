@@ -83,6 +83,11 @@ impl Int8Dot for AvxVnni {
     }
 
     #[inline(always)]
+    fn lanes(self, sums: Self::Acc32) -> [i32; 8] {
+        self.0.lanes(sums)
+    }
+
+    #[inline(always)]
     fn reduce_add(self, sums: [Self::Acc32; 4]) -> [i32; 4] {
         self.0.reduce_add(sums)
     }

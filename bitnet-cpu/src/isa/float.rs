@@ -6,14 +6,6 @@ use bitnet_core::ternary::ROW_BLOCK;
 /// Numbers that the dense kernels take in one step.
 pub(crate) const LANES: usize = 16;
 
-/// The packed codes of 64 weights.
-pub(crate) type HalfCodeBlock = [u32; 4];
-
-/// 64 f32 activations in planes: plane `i` holds element `4b + i` at index `b`.
-#[derive(Debug, Clone, Copy)]
-#[repr(C, align(64))]
-pub(crate) struct FloatBlock(pub(crate) [[f32; LANES]; 4]);
-
 /// Operations on sixteen f32 lanes.
 pub(crate) trait FloatLanes: Copy {
     /// Sixteen f32 numbers.
@@ -47,9 +39,6 @@ pub(crate) trait FloatLanes: Copy {
         }
         self.load(&out)
     }
-
-    /// Unpacks the trits of 64 weights, plane by plane.
-    fn trits(self, codes: &HalfCodeBlock) -> [Self::Floats; 4];
 
     /// Returns `a * b + c`, rounded once.
     fn mul_add(self, a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats;
@@ -117,11 +106,6 @@ impl<I: Extension> FloatLanes for I {
     #[inline(always)]
     fn load_f16(self, x: &[[u8; 2]; LANES]) -> Self::Floats {
         self.base().load_f16(x)
-    }
-
-    #[inline(always)]
-    fn trits(self, codes: &HalfCodeBlock) -> [Self::Floats; 4] {
-        self.base().trits(codes)
     }
 
     #[inline(always)]

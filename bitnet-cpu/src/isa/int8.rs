@@ -117,6 +117,14 @@ pub(crate) trait Int8Dot: Copy {
     /// Adds the lanes over bytes 0..16 and over bytes 16..32 of all blocks.
     fn reduce_add_halves(self, sums: Self::Acc32) -> [i32; 2];
 
+    /// Returns lanes whose sum is that of all lanes: the first four over bytes 0..16 of all blocks, the others over
+    /// bytes 16..32.
+    #[inline(always)]
+    fn lanes(self, sums: Self::Acc32) -> [i32; 8] {
+        let [low, high] = self.reduce_add_halves(sums);
+        [low, 0, 0, 0, high, 0, 0, 0]
+    }
+
     /// Adds all lanes of each of four sums.
     #[inline(always)]
     fn reduce_add(self, sums: [Self::Acc32; 4]) -> [i32; 4] {

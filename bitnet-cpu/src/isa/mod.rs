@@ -41,7 +41,7 @@ pub(crate) use amx::{Amx, TILE_TOKENS, TileSums, Tiles, TokenTile, halves_in_ord
 pub(crate) use dispatch::AnyIsa;
 #[allow(unused_imports, reason = "only levels of x86-64 and 64-bit Arm extend another one")]
 use float::Extension;
-pub(crate) use float::{FloatBlock, FloatLanes, HalfCodeBlock, LANES, f16_to_f32};
+pub(crate) use float::{FloatLanes, LANES, f16_to_f32};
 pub(crate) use int4::{Int4Dot, MOST_ELEMENTS, NIBBLES, NibbleBlock, WideBlock};
 pub(crate) use int8::{
     ActivationBlock, COLUMN_PAIRS, CodeBlock, ColumnAcc16, ColumnPair, Int8Dot, PANEL_ROWS,
@@ -49,9 +49,9 @@ pub(crate) use int8::{
 };
 pub use peak::IntegerPeak;
 pub(crate) use peak::{ROUNDS as PEAK_ROUNDS, measure as measure_integer_peak};
-pub(crate) use vbmi::{
-    CodeGroup, GROUP_BLOCKS, GroupedActivations, Vbmi, pack_group, unpack_group,
-};
+#[cfg(test)]
+pub(crate) use vbmi::unpack_group;
+pub(crate) use vbmi::{CodeGroup, GROUP_BLOCKS, GroupedActivations, Vbmi, pack_group};
 
 /// An instruction set. A value of the type is the proof that the processor has it.
 ///

@@ -10,7 +10,7 @@
 use std::arch::aarch64::*;
 
 use super::int8::SINGLE_BLOCKS;
-use super::{ActivationBlock, CodeBlock, FloatLanes, HalfCodeBlock, Int8Dot, Isa, LANES, Op};
+use super::{ActivationBlock, CodeBlock, FloatLanes, Int8Dot, Isa, LANES, Op};
 use bitnet_core::simd::IsaLevel;
 
 /// Advanced SIMD.
@@ -79,6 +79,12 @@ impl Int8Dot for Neon {
     }
 
     #[inline(always)]
+    fn lanes(self, sums: Self::Acc32) -> [i32; 8] {
+        // SAFETY: `self` proves Advanced SIMD.
+        unsafe { lanes(sums) }
+    }
+
+    #[inline(always)]
     fn reduce_add(self, sums: [Self::Acc32; 4]) -> [i32; 4] {
         // SAFETY: `self` proves Advanced SIMD.
         unsafe { reduce_add(sums) }
@@ -137,12 +143,6 @@ impl FloatLanes for Neon {
     }
 
     #[inline(always)]
-    fn trits(self, codes: &HalfCodeBlock) -> [Self::Floats; 4] {
-        // SAFETY: `self` proves Advanced SIMD.
-        unsafe { trits(codes) }
-    }
-
-    #[inline(always)]
     fn mul_add(self, a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats {
         // SAFETY: `self` proves Advanced SIMD.
         unsafe { mul_add(a, b, c) }
@@ -177,6 +177,18 @@ fn add(a: [int32x4_t; 2], b: [int32x4_t; 2]) -> [int32x4_t; 2] {
 #[target_feature(enable = "neon")]
 fn reduce_add_halves(sums: [int32x4_t; 2]) -> [i32; 2] {
     [vaddvq_s32(sums[0]), vaddvq_s32(sums[1])]
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn lanes(sums: [int32x4_t; 2]) -> [i32; 8] {
+    let mut out = [[0; 4]; 2];
+    for (out, sums) in out.iter_mut().zip(sums) {
+        // SAFETY: four numbers are 16 bytes, and the store needs no alignment.
+        unsafe { vst1q_s32(out.as_mut_ptr(), sums) };
+    }
+    let [[a, b, c, d], [e, f, g, h]] = out;
+    [a, b, c, d, e, f, g, h]
 }
 
 #[inline]
@@ -342,25 +354,6 @@ fn load_bf16(x: &[[u8; 2]; LANES]) -> [float32x4_t; 4] {
         // SAFETY: four numbers are 8 bytes, and a load of bytes needs no alignment.
         let bytes = unsafe { vld1_u8(x.as_ptr().cast()) };
         *out = vreinterpretq_f32_u32(vshll_n_u16::<16>(vreinterpret_u16_u8(bytes)));
-    }
-    out
-}
-
-#[inline]
-#[target_feature(enable = "neon")]
-fn trits(codes: &HalfCodeBlock) -> [[float32x4_t; 4]; 4] {
-    let one = vdupq_n_s8(1);
-    let planes = planes(codes);
-    let mut out = [splat(0.0); 4];
-    for (out, codes) in out.iter_mut().zip(planes) {
-        let trits = vsubq_s8(codes, one);
-        let (low, high) = (vmovl_s8(vget_low_s8(trits)), vmovl_high_s8(trits));
-        *out = [
-            vcvtq_f32_s32(vmovl_s16(vget_low_s16(low))),
-            vcvtq_f32_s32(vmovl_high_s16(low)),
-            vcvtq_f32_s32(vmovl_s16(vget_low_s16(high))),
-            vcvtq_f32_s32(vmovl_high_s16(high)),
-        ];
     }
     out
 }

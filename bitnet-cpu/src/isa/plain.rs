@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{ActivationBlock, ColumnAcc16, FloatBlock, PanelHalf, WideBlock};
+use super::{ActivationBlock, ColumnAcc16, PanelHalf, WideBlock};
 
 // SAFETY: an array of `i8`, of which zeros are numbers.
 unsafe impl Zeroable for ActivationBlock {}
@@ -24,15 +24,9 @@ unsafe impl Zeroable for WideBlock {}
 // SAFETY: `repr(C)` over 128 bytes of `i8`, a multiple of its alignment of 64: no padding, and any bits are numbers.
 unsafe impl Pod for WideBlock {}
 
-// SAFETY: arrays of `f32`, of which zeros are numbers.
-unsafe impl Zeroable for FloatBlock {}
-// SAFETY: `repr(C)` over 256 bytes of `f32`, a multiple of its alignment of 64: no padding, and any bits are numbers.
-unsafe impl Pod for FloatBlock {}
-
 const _: () = {
     assert!(size_of::<ActivationBlock>() == 128 && align_of::<ActivationBlock>() == 64);
     assert!(size_of::<ColumnAcc16>() == 256 && align_of::<ColumnAcc16>() == 64);
     assert!(size_of::<PanelHalf>() == 3072 && align_of::<PanelHalf>() == 64);
     assert!(size_of::<WideBlock>() == 128 && align_of::<WideBlock>() == 64);
-    assert!(size_of::<FloatBlock>() == 256 && align_of::<FloatBlock>() == 64);
 };

@@ -1,6 +1,6 @@
 //! Plain Rust: the level that is always there.
 
-use super::{ActivationBlock, CodeBlock, FloatLanes, HalfCodeBlock, Int8Dot, Isa, LANES, Op};
+use super::{ActivationBlock, CodeBlock, FloatLanes, Int8Dot, Isa, LANES, Op};
 
 /// No instruction beyond those for which the program is compiled.
 #[derive(Debug, Clone, Copy)]
@@ -103,19 +103,6 @@ impl FloatLanes for Scalar {
     #[inline(always)]
     fn load_bf16(self, x: &[[u8; 2]; LANES]) -> Self::Floats {
         x.map(|bytes| f32::from_bits(u32::from(u16::from_le_bytes(bytes)) << 16))
-    }
-
-    #[inline(always)]
-    fn trits(self, codes: &HalfCodeBlock) -> [Self::Floats; 4] {
-        let mut planes = [[0.0; LANES]; 4];
-        for (word, codes) in codes.iter().enumerate() {
-            for (b, byte) in codes.to_le_bytes().into_iter().enumerate() {
-                for (i, plane) in planes.iter_mut().enumerate() {
-                    plane[4 * word + b] = (f32::from((byte >> (2 * i)) & 3)) - 1.0;
-                }
-            }
-        }
-        planes
     }
 
     #[inline(always)]

@@ -94,7 +94,8 @@ pub(crate) fn pack_group(blocks: &[CodeBlock]) -> CodeGroup {
     group
 }
 
-/// Unpacks the blocks of a group, at most [`GROUP_BLOCKS`].
+/// Unpacks the blocks of a group, at most [`GROUP_BLOCKS`]: what tests compare with.
+#[cfg(test)]
 pub(crate) fn unpack_group(group: &CodeGroup, blocks: &mut [CodeBlock]) {
     let mut planes = [[0u8; 64]; 2 * GROUP_BLOCKS];
     for (planes, bytes) in planes.as_chunks_mut::<5>().0.iter_mut().zip(group.as_chunks::<64>().0) {

@@ -4,7 +4,7 @@
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
-use super::bit_linear::{CpuMatrix, CpuWeight, Rescale, SingleDots, WeightRows, matrix, within};
+use super::bit_linear::{CpuMatrix, CpuWeight, Rescale, SingleDots, WeightRows, matrix};
 use crate::activations::Quantized;
 use crate::exec::ExecContext;
 use crate::isa::{Isa, Op};
@@ -37,7 +37,7 @@ pub(crate) fn relu2(
 ) -> Result<()> {
     shape_check::bit_linear(x, &weights, &[&mut *out, &mut *scratch])?;
     let [gate, up] = [matrix(weights[0])?, matrix(weights[1])?];
-    let x = Quantized::new(x.f32()?, 1, gate.cols(), within(precision), None, exec)?;
+    let x = Quantized::new(x.f32()?, 1, gate.cols(), precision, None, exec)?;
     let (traffic, pool) = (exec.traffic, exec.scratch_pool);
     exec.for_each_rows(out.f32_mut()?, 1, gate.cols() / 8, &|rows, out| {
         let len = rows.len();

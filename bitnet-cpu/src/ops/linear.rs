@@ -7,7 +7,6 @@ use std::sync::atomic::Ordering;
 
 use super::dot::{Bf16, F16, F32, Plain, Stored, dots};
 use super::pieces::pieces;
-use crate::activations::{TILE, tiles};
 use crate::exec::ExecContext;
 use crate::isa::{Isa, Op};
 use crate::threads::{Rows, columns};
@@ -16,6 +15,9 @@ use bitnet_core::dense::{DenseRows, PlainType};
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::memory::{HybridMemoryPool, PoolBuffer};
 use bitnet_core::{Error, Result};
+
+/// Tokens that meet a row together.
+const TILE: usize = 4;
 
 /// Rows that meet a tile of tokens before the next tile is taken.
 const ROWS: usize = 8;
@@ -26,6 +28,13 @@ const TOGETHER: usize = 4;
 
 /// Bytes of a row that is short.
 const SHORT: usize = 1024;
+
+/// Returns the tiles of `tokens` tokens: as many of [`TILE`] as fit, then single tokens.
+fn tiles(tokens: usize) -> impl Iterator<Item = Range<usize>> + Clone {
+    let whole = tokens / TILE * TILE;
+    let single = (whole..tokens).map(|token| token..token + 1);
+    (0..whole).step_by(TILE).map(|token| token..token + TILE).chain(single)
+}
 
 /// `out = x · weightᵀ`. See [`bitnet_core::backend::Operations::linear`].
 pub(crate) fn linear(
@@ -157,5 +166,14 @@ impl Linear<'_> {
         for (token, sum) in tile.clone().zip(sums) {
             self.out[token][row - self.rows.start] = sum;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn tiles_are_fours_then_ones() {
+        assert_eq!(super::tiles(6).collect::<Vec<_>>(), [0..4, 4..5, 5..6]);
+        assert_eq!(super::tiles(0).count(), 0);
     }
 }

@@ -116,7 +116,7 @@ impl Op for SingleDots<'_> {
         let Self { weight, x, rows: of, dots } = self;
         let len = dots.len();
         let weight = match weight {
-            CpuMatrix::Canonical(weight) => weight,
+            CpuMatrix::Canonical { matrix, .. } => matrix,
             CpuMatrix::Packed(weight) => {
                 let x = GroupedActivations::new(x);
                 return weight.vbmi().single(weight.codes(), &x, |index| of.row(index), dots);

@@ -32,7 +32,8 @@ pub(super) struct Rest {
 impl Rest {
     /// # Errors
     /// [`bitnet_core::Error::OutOfMemory`].
-    pub(super) fn new(x: &Quantized, tokens: usize, pool: &HybridMemoryPool) -> Result<Self> {
+    pub(super) fn new(x: &Quantized, pool: &HybridMemoryPool) -> Result<Self> {
+        let tokens = x.tokens();
         let first = tokens / INT8_TILE * INT8_TILE;
         let count = tokens - first;
         if x.amx.is_some() || count == 0 || count.is_power_of_two() {

@@ -14,17 +14,18 @@ use super::dot::{SingleDots, WeightRows};
 use super::few::{Rest, few_dots};
 use super::grouped::{GroupRows, group_halves};
 use super::panel::{PanelGemm, use_panels};
+use super::scaled::{ScaledRows, Starts};
 use super::sink::DotSink;
 use super::tile8::{ROWS, Tile8Dots, groups_fit_tiles, tile8_by_groups};
 use super::weight::{CpuMatrix, groups};
 use super::{Part, Share};
-use crate::activations::{Quantized, int8_tiles};
+use crate::activations::{DIGITS, Quantized, int8_tiles};
 use crate::isa::{AnyIsa, Isa, Op, PANEL_ROWS};
 use crate::ops::gate::Gate;
 use crate::ops::pieces::pieces;
 use crate::threads::Rows;
 use bitnet_core::Result;
-use bitnet_core::backend::Activation;
+use bitnet_core::backend::{Activation, ActivationPrecision};
 use bitnet_core::memory::{HybridMemoryPool, PoolBuffer};
 
 /// The dots of one token with some rows.
@@ -55,16 +56,64 @@ struct Gemm<'a> {
     rest: &'a Rest,
     /// `None` where other kernels take less time.
     panels: Option<PanelGemm<'a>>,
+    /// `None` where they are not known to be exact.
+    scaled: Option<Starts>,
+    /// `None` for activations in 8 bits.
+    digits: Option<DigitSums>,
+}
+
+/// Results of the digits of activations with some rows, before they are added.
+struct DigitSums {
+    rows: usize,
+    /// `[tokens · DIGITS, rows]`
+    results: PoolBuffer<f32>,
+}
+
+impl DigitSums {
+    /// # Errors
+    /// [`bitnet_core::Error::OutOfMemory`].
+    fn new(digits: usize, pool: &HybridMemoryPool) -> Result<Self> {
+        let rows = GATED_ROWS * (DIGIT_RESULTS / GATED_ROWS / digits.max(1)).max(1);
+        Ok(Self { rows, results: PoolBuffer::scratch(digits * rows, pool)? })
+    }
 }
 
 impl<'a> Gemm<'a> {
     /// # Errors
     /// [`bitnet_core::Error::OutOfMemory`].
     fn new<I: Isa>(weight: &'a CpuMatrix, operand: &Operand<'a>) -> Result<Self> {
-        let Operand { x, tokens, rest, pool } = *operand;
-        let panels = use_panels::<I>(weight, x, tokens);
-        let panels = panels.then(|| PanelGemm::new(weight, x, tokens, pool)).transpose()?;
-        Ok(Self { weight, x, rest, panels })
+        let Operand { x, rest, precision, pool } = *operand;
+        let panels = use_panels::<I>(weight, x);
+        let panels = panels.then(|| PanelGemm::new(weight, x, pool)).transpose()?;
+        let digits = (precision == ActivationPrecision::Float)
+            .then(|| DigitSums::new(x.tokens(), pool))
+            .transpose()?;
+        let scaled = if panels.is_none() { Starts::new(weight, x, pool)? } else { None };
+        Ok(Self { weight, x, rest, panels, scaled, digits })
+    }
+
+    /// Computes `out[token][row - first] = x · weightᵀ` for some rows.
+    #[inline(always)]
+    fn rows<I: Isa>(&mut self, isa: I, rows: Range<usize>, first: usize, out: &mut Rows<'_>) {
+        let (weight, x) = (self.weight, self.x);
+        let Some(mut digits) = self.digits.take() else {
+            let sink = DotSink::Rescale { weight, first, x, out };
+            return isa.run(AllDots { gemm: self, rows, sink });
+        };
+        for rows in pieces(rows, digits.rows) {
+            let out = out.iter_mut().map(|out| &mut out[rows.start - first..][..rows.len()]);
+            let mut results: Rows<'_> = digits.results.chunks_exact_mut(digits.rows).collect();
+            let sink = DotSink::Rescale { weight, first: rows.start, x, out: &mut results };
+            isa.run(AllDots { gemm: self, rows: rows.clone(), sink });
+            for (out, digits) in out.zip(results.as_chunks::<DIGITS>().0) {
+                let [low, middle, high] = digits.each_ref().map(|digit| &digit[..out.len()]);
+                for (((out, low), middle), high) in out.iter_mut().zip(low).zip(middle).zip(high) {
+                    // Where the sum overflows, lower digits may do so the other way.
+                    *out = if high.is_infinite() { *high } else { low + middle + high };
+                }
+            }
+        }
+        self.digits = Some(digits);
     }
 }
 
@@ -83,7 +132,13 @@ impl Op for AllDots<'_, '_, '_, '_> {
         let Self { gemm, rows, mut sink } = self;
         match &mut gemm.panels {
             Some(panels) => panels.dots(isa, rows, &mut sink),
-            None => all_dots(isa, gemm.weight, gemm.x, gemm.rest, rows, &mut sink),
+            None => match &gemm.scaled {
+                Some(starts) if matches!(sink, DotSink::Rescale { .. }) => {
+                    let Gemm { weight, x, rest, .. } = gemm;
+                    ScaledRows { weight, x, rows, starts }.results(isa, rest, &mut sink);
+                }
+                _ => all_dots(isa, gemm.weight, gemm.x, gemm.rest, rows, &mut sink),
+            },
         }
     }
 }
@@ -140,8 +195,8 @@ fn all_dots<I: Isa>(
 #[derive(Clone, Copy)]
 pub(super) struct Operand<'a> {
     pub(super) x: &'a Quantized,
-    pub(super) tokens: usize,
     pub(super) rest: &'a Rest,
+    pub(super) precision: ActivationPrecision,
     pub(super) pool: &'a HybridMemoryPool,
 }
 
@@ -162,9 +217,8 @@ impl Op for Int8Gemm<'_> {
                 out.iter_mut().for_each(|out| out.fill(0.0));
                 continue;
             }
-            let sink = DotSink::Rescale { weight, first: rows.start, x: operand.x, out: &mut out };
-            let gemm = &mut Gemm::new::<I>(weight, &operand)?;
-            isa.run(AllDots { gemm, rows, sink });
+            let first = rows.start;
+            Gemm::new::<I>(weight, &operand)?.rows(isa, rows, first, &mut out);
         }
         Ok(())
     }
@@ -173,6 +227,10 @@ impl Op for Int8Gemm<'_> {
 /// Rows of both weights of a [`Gated`] that are computed before their product: whole panels, whose results for a prompt
 /// stay in the second-level cache.
 const GATED_ROWS: usize = 2 * PANEL_ROWS;
+
+/// Results of digits that wait for their sums, if they are no more than those of [`GATED_ROWS`]: they stay in the
+/// nearest cache.
+const DIGIT_RESULTS: usize = 1 << 12;
 
 /// The kernel of [`super::gated`]: `out[token][row - rows.start] = activation(x · gateᵀ) * (x · upᵀ)`.
 pub(super) struct Gated<'a> {
@@ -191,17 +249,14 @@ impl Op for Gated<'_> {
     #[inline(always)]
     fn eval<I: Isa>(self, isa: I) -> Result<()> {
         let Self { operand, level, activation, weights: [gate, up], rows, mut out } = self;
-        let Operand { x, tokens, pool, .. } = operand;
         let mut gates = Gemm::new::<I>(gate, &operand)?;
         let mut ups = Gemm::new::<I>(up, &operand)?;
-        let mut products = PoolBuffer::scratch(tokens * GATED_ROWS, pool)?;
+        let mut products = PoolBuffer::scratch(out.len() * GATED_ROWS, operand.pool)?;
         let mut products: Rows<'_> = products.chunks_exact_mut(GATED_ROWS).collect();
         let first = rows.start;
         for rows in pieces(rows, GATED_ROWS) {
-            let sink = DotSink::Rescale { weight: gate, first, x, out: &mut out };
-            isa.run(AllDots { gemm: &mut gates, rows: rows.clone(), sink });
-            let sink = DotSink::Rescale { weight: up, first: rows.start, x, out: &mut products };
-            isa.run(AllDots { gemm: &mut ups, rows: rows.clone(), sink });
+            gates.rows(isa, rows.clone(), first, &mut out);
+            ups.rows(isa, rows.clone(), rows.start, &mut products);
             for (out, up) in out.iter_mut().zip(&products) {
                 let gate = &mut out[rows.start - first..rows.end - first];
                 level.run_shared(Gate { activation, gate, up: &up[..rows.len()] });
@@ -224,7 +279,7 @@ impl Op for IntegerDots<'_> {
     fn eval<I: Isa>(self, isa: I) -> Result<Vec<i32>> {
         let Self { operand, weight } = self;
         let (rows, groups) = (weight.rows(), groups(weight));
-        let mut all = vec![0; operand.tokens * rows * groups];
+        let mut all = vec![0; operand.x.tokens() * rows * groups];
         let sink = DotSink::Integers { all: &mut all, rows, groups };
         let gemm = &mut Gemm::new::<I>(weight, &operand)?;
         isa.run(AllDots { gemm, rows: 0..rows, sink });

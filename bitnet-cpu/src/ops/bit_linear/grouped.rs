@@ -64,7 +64,7 @@ const TOGETHER: usize = 4;
 
 /// `Σ code·x` of `T` tokens over some blocks.
 #[inline(always)]
-fn lanes<I: Isa, const T: usize, const B: usize>(
+pub(super) fn lanes<I: Isa, const T: usize, const B: usize>(
     isa: I,
     codes: &[CodeBlock; B],
     x: &[[ActivationBlock; T]; B],

@@ -1,13 +1,13 @@
-//! Ternary layers: activations in 8 bits with exact integer sums, or in f32.
+//! Ternary layers: exact integer sums with activations in 8 bits, or in three digits of 8 bits each.
 
 mod dot;
 mod few;
-mod float;
 mod gemm;
 mod grouped;
 mod packed;
 mod panel;
 mod rescale;
+mod scaled;
 mod sink;
 mod sparse;
 mod tile8;
@@ -22,7 +22,7 @@ use std::sync::atomic::Ordering;
 
 use few::Rest;
 
-use crate::activations::{Quantized, float_blocks};
+use crate::activations::{Quantized, places};
 use crate::exec::ExecContext;
 use crate::isa::PANEL_ROWS;
 use crate::threads::{self, Pieces, Rows};
@@ -52,37 +52,24 @@ pub(crate) fn bit_linear(
     exec: ExecContext<'_>,
 ) -> Result<()> {
     let tokens = shape_check::bit_linear(x, weights, out)?;
-    let cols = x.shape()[1];
-    match precision {
-        ActivationPrecision::Int8 | ActivationPrecision::Int8Within(_) => {
-            let (x, rest) = quantize(x, tokens, precision, weights, exec)?;
-            if let ([weight], [out]) = (weights, &mut *out)
-                && sparse::sparse_token(&x, tokens, weight::own(*weight)?, out.f32_mut()?, exec)?
-            {
-                return Ok(());
-            }
-            let operand = gemm::Operand { x: &x, tokens, rest: &rest, pool: exec.scratch_pool };
-            let pieces = pieces(tokens, rows_tile(tokens), weights, out, exec)?;
-            exec.threads.each(pieces, |parts| exec.isa.run(gemm::Int8Gemm { operand, parts }))
-        }
-        ActivationPrecision::Float => {
-            let x = float_blocks(x.f32()?, tokens, cols, exec.scratch_pool)?;
-            let pieces = pieces(tokens, 1, weights, out, exec)?;
-            exec.threads.each(pieces, |parts| {
-                exec.isa.run_shared(float::Float { x: &x, tokens, parts });
-                Ok(())
-            })
-        }
+    let (x, rest) = quantize(x, tokens, precision, weights, exec)?;
+    if let ([weight], [out]) = (weights, &mut *out)
+        && sparse::sparse_token(&x, weight::own(*weight)?, out.f32_mut()?, exec)?
+    {
+        return Ok(());
     }
+    let operand = gemm::Operand { x: &x, rest: &rest, precision, pool: exec.scratch_pool };
+    let pieces = pieces(x.tokens(), weights, out, exec)?;
+    exec.threads.each(pieces, |parts| exec.isa.run(gemm::Int8Gemm { operand, parts }))
 }
 
 /// Returns whether [`gated`] takes these operands.
 pub(crate) fn takes_gated(x: &BitNetTensor, precision: ActivationPrecision) -> bool {
-    matches!(x.shape(), &[tokens, cols] if tokens >= panel::GROUPED_AMX_TOKENS && cols > 0)
-        && precision != ActivationPrecision::Float
+    let least = panel::GROUPED_AMX_TOKENS.div_ceil(places(precision));
+    matches!(x.shape(), &[tokens, cols] if tokens >= least && cols > 0)
 }
 
-/// `out = activation(x · gateᵀ) * (x · upᵀ)` of a prompt in 8 bits: the two products meet while they are in a cache.
+/// `out = activation(x · gateᵀ) * (x · upᵀ)` of a prompt: the two products meet while they are in a cache.
 /// For operands that [`takes_gated`] accepts.
 pub(crate) fn gated(
     x: &BitNetTensor,
@@ -97,9 +84,9 @@ pub(crate) fn gated(
     let [gate, up] = [matrix(weights[0])?, matrix(weights[1])?];
     shape_check::expect_same("gate_up", out, scratch)?;
     let (x, rest) = quantize(x, tokens, precision, &weights, exec)?;
-    let operand = gemm::Operand { x: &x, tokens, rest: &rest, pool: exec.scratch_pool };
+    let operand = gemm::Operand { x: &x, rest: &rest, precision, pool: exec.scratch_pool };
     let mut out = [out];
-    let pieces = pieces(tokens, rows_tile(tokens), &weights[..1], &mut out, exec)?;
+    let pieces = pieces(x.tokens(), &weights[..1], &mut out, exec)?;
     exec.traffic.ternary_bytes.fetch_add(up.code_bytes() as u64, Ordering::Relaxed);
     let (level, weights) = (exec.isa, [gate, up]);
     exec.threads.each(pieces, |parts| {
@@ -117,9 +104,9 @@ fn quantize(
     weights: &[&dyn TernaryWeight],
     exec: ExecContext<'_>,
 ) -> Result<(Quantized, Rest)> {
-    let amx = panel::amx_for(exec, tokens, weights)?;
-    let x = Quantized::new(x.f32()?, tokens, x.shape()[1], within(precision), amx, exec)?;
-    let rest = Rest::new(&x, tokens, exec.scratch_pool)?;
+    let amx = panel::amx_for(exec, tokens * places(precision), weights)?;
+    let x = Quantized::new(x.f32()?, tokens, x.shape()[1], precision, amx, exec)?;
+    let rest = Rest::new(&x, exec.scratch_pool)?;
     Ok((x, rest))
 }
 
@@ -128,18 +115,9 @@ fn rows_tile(tokens: usize) -> usize {
     if tokens < panel::GROUPED_AMX_TOKENS { 1 } else { PANEL_ROWS }
 }
 
-/// Returns the magnitude that becomes 127; `None` for each token's largest.
-pub(crate) fn within(precision: ActivationPrecision) -> Option<f32> {
-    match precision {
-        ActivationPrecision::Int8Within(largest) => Some(largest),
-        ActivationPrecision::Int8 | ActivationPrecision::Float => None,
-    }
-}
-
-/// Divides the rows of all weights among the threads, in multiples of `tile` rows.
+/// Divides the rows of all weights among the threads, for `tokens` tokens or digits.
 fn pieces<'a>(
     tokens: usize,
-    tile: usize,
     weights: &'a [&dyn TernaryWeight],
     out: &'a mut [&mut BitNetTensor],
     exec: ExecContext<'_>,
@@ -150,7 +128,7 @@ fn pieces<'a>(
         exec.traffic.ternary_bytes.fetch_add(weight.code_bytes() as u64, Ordering::Relaxed);
         // A multiplication by a trit is a fraction of an elementary step: dozens are one instruction.
         let work = tokens.saturating_mul(weight.cols() / 8);
-        let ranges = exec.threads.tile_ranges(weight.rows(), tile, work);
+        let ranges = exec.threads.tile_ranges(weight.rows(), rows_tile(tokens), work);
         let parts = threads::columns(out.f32_mut()?, weight.rows(), &ranges);
         pieces.resize_with(pieces.len().max(ranges.len()), SmallVec::new);
         for ((piece, rows), out) in pieces.iter_mut().zip(ranges).zip(parts) {
@@ -168,8 +146,9 @@ pub(crate) fn bit_linear_integers(
 ) -> Result<BitLinearIntegers> {
     let (tokens, cols) = x.dims2("bit_linear", "x")?;
     shape_check::expect_shape("bit_linear", "x", x, tokens, matrix(weight)?.cols())?;
-    let (x, rest) = quantize(x, tokens, ActivationPrecision::Int8, &[weight], exec)?;
-    let operand = gemm::Operand { x: &x, tokens, rest: &rest, pool: exec.scratch_pool };
+    let precision = ActivationPrecision::Int8;
+    let (x, rest) = quantize(x, tokens, precision, &[weight], exec)?;
+    let operand = gemm::Operand { x: &x, rest: &rest, precision, pool: exec.scratch_pool };
     let dots = exec.isa.run(gemm::IntegerDots { operand, weight: matrix(weight)? })?;
     Ok(BitLinearIntegers {
         activations: x.activations(tokens, cols),

@@ -59,8 +59,8 @@ fn fits_panels(weight: &CpuMatrix) -> bool {
 }
 
 /// Returns whether panels multiply a weight by these activations in less time than other kernels.
-pub(super) fn use_panels<I: Isa>(weight: &CpuMatrix, x: &Quantized, tokens: usize) -> bool {
-    I::PANELS && (x.amx.is_some() || (tokens >= PANEL_TOKENS && fits_panels(weight)))
+pub(super) fn use_panels<I: Isa>(weight: &CpuMatrix, x: &Quantized) -> bool {
+    I::PANELS && (x.amx.is_some() || (x.tokens() >= PANEL_TOKENS && fits_panels(weight)))
 }
 
 /// Configured tiles, and the activations in tiles of a block of sixteen tokens each: `[tokens / 16, width]`.
@@ -86,9 +86,9 @@ impl<'a> PanelGemm<'a> {
     pub(super) fn new(
         weight: &'a CpuMatrix,
         x: &'a Quantized,
-        tokens: usize,
         pool: &HybridMemoryPool,
     ) -> Result<Self> {
+        let tokens = x.tokens();
         let panel = PoolBuffer::scratch(2 * x.width, pool)?;
         let groups = group_halves(weight).map_or(0, |_| groups(weight));
         let mut starts = PoolBuffer::scratch(groups * tokens, pool)?;
@@ -211,7 +211,7 @@ impl Op for PanelDots<'_> {
 fn pack<I: Isa>(isa: I, weight: &CpuMatrix, rows: Range<usize>, panel: &mut [PanelHalf]) {
     let width = panel.len() / 2;
     let weight = match weight {
-        CpuMatrix::Canonical(weight) => weight,
+        CpuMatrix::Canonical { matrix, .. } => matrix,
         CpuMatrix::Packed(weight) => return weight.pack_panel(rows, panel),
     };
     let all: &[CodeBlock] = weight.words().as_chunks().0;
@@ -231,6 +231,7 @@ mod tests {
     use crate::isa::AnyIsa;
     use crate::threads::Threads;
     use crate::traffic::TrafficCounters;
+    use bitnet_core::backend::ActivationPrecision::Int8;
     use bitnet_core::rng::SplitMix64;
     use bitnet_core::simd::IsaLevel;
     use bitnet_core::ternary::{ScaleGranularity, TernaryMatrix};
@@ -265,11 +266,11 @@ mod tests {
                 let granularity = ScaleGranularity::Group(group);
                 let weight =
                     TernaryMatrix::from_trits(rows, cols, &trits, granularity, scales).unwrap();
-                let weight = CpuMatrix::Canonical(weight);
-                let x = Quantized::new(&x, tokens, cols, None, isa.amx(), exec).unwrap();
+                let weight = CpuMatrix::canonical(weight);
+                let x = Quantized::new(&x, tokens, cols, Int8, isa.amx(), exec).unwrap();
                 let q = x.activations(tokens, cols);
                 let mut all = vec![i32::MAX; tokens * rows * cols / group];
-                let gemm = PanelGemm::new(&weight, &x, tokens, &pool).unwrap();
+                let gemm = PanelGemm::new(&weight, &x, &pool).unwrap();
                 isa.run(Dots(gemm, &mut all));
                 for (index, dot) in all.iter().enumerate() {
                     let (token, rest) =

@@ -40,12 +40,11 @@ const SPARSE_PERCENT: usize = 25;
 /// token or the weight is not sparse.
 pub(super) fn sparse_token(
     x: &Quantized,
-    tokens: usize,
     weight: &CpuWeight,
     out: &mut [f32],
     exec: ExecContext<'_>,
 ) -> Result<bool> {
-    let (1, Some(transposed)) = (tokens, &weight.transposed) else { return Ok(false) };
+    let (1, Some(transposed)) = (x.tokens(), &weight.transposed) else { return Ok(false) };
     let cols = transposed.rows();
     let mut places = PoolBuffer::scratch(cols.next_multiple_of(ROW_BLOCK), exec.scratch_pool)?;
     let occupied = occupied(x, &mut places);

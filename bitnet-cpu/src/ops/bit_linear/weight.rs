@@ -4,11 +4,12 @@ use std::any::Any;
 use std::ops::Range;
 
 use super::packed::PackedMatrix;
+use super::scaled;
 use crate::isa::{CodeBlock, PANEL_ROWS, Vbmi};
 use bitnet_core::backend::TernaryWeight;
 use bitnet_core::backend::prepared_parts::PreparedParts;
 use bitnet_core::memory::HybridMemoryPool;
-use bitnet_core::ternary::{ROW_BLOCK, ScaleGranularity, TernaryMatrix};
+use bitnet_core::ternary::{ScaleGranularity, TernaryMatrix};
 use bitnet_core::{Error, Result};
 
 /// The layout of the parts of a [`CpuWeight`]. Its number grows with every change.
@@ -21,7 +22,11 @@ pub(crate) fn parts_layout(vbmi: Option<Vbmi>) -> String {
 #[derive(Debug)]
 pub(crate) enum CpuMatrix {
     /// Two bits a trit: the canonical layout.
-    Canonical(TernaryMatrix),
+    Canonical {
+        matrix: TernaryMatrix,
+        /// Whether [`super::scaled`] takes it.
+        exact: bool,
+    },
     /// 1.6 bits a trit.
     Packed(PackedMatrix),
 }
@@ -34,32 +39,33 @@ impl CpuMatrix {
             Some(vbmi) if PackedMatrix::takes(&matrix) => {
                 Ok(Self::Packed(PackedMatrix::new(&matrix, vbmi, pool)?))
             }
-            _ => Ok(Self::Canonical(matrix)),
+            _ => Ok(Self::canonical(matrix)),
         }
+    }
+
+    pub(super) fn canonical(matrix: TernaryMatrix) -> Self {
+        let exact = scaled::is_exact(&matrix);
+        Self::Canonical { matrix, exact }
     }
 
     pub(crate) fn rows(&self) -> usize {
         match self {
-            Self::Canonical(matrix) => matrix.rows(),
+            Self::Canonical { matrix, .. } => matrix.rows(),
             Self::Packed(matrix) => matrix.rows(),
         }
     }
 
     pub(crate) fn cols(&self) -> usize {
         match self {
-            Self::Canonical(matrix) => matrix.cols(),
+            Self::Canonical { matrix, .. } => matrix.cols(),
             Self::Packed(matrix) => matrix.cols(),
         }
-    }
-
-    pub(crate) fn padded_cols(&self) -> usize {
-        self.cols().next_multiple_of(ROW_BLOCK)
     }
 
     #[inline]
     pub(crate) fn granularity(&self) -> ScaleGranularity {
         match self {
-            Self::Canonical(matrix) => matrix.granularity(),
+            Self::Canonical { matrix, .. } => matrix.granularity(),
             Self::Packed(matrix) => matrix.granularity(),
         }
     }
@@ -67,7 +73,7 @@ impl CpuMatrix {
     #[inline]
     pub(crate) fn scales(&self) -> &[f32] {
         match self {
-            Self::Canonical(matrix) => matrix.scales(),
+            Self::Canonical { matrix, .. } => matrix.scales(),
             Self::Packed(matrix) => matrix.scales(),
         }
     }
@@ -76,7 +82,7 @@ impl CpuMatrix {
     #[inline(always)]
     pub(super) fn row_blocks(&self, row: usize) -> &[CodeBlock] {
         match self {
-            Self::Canonical(matrix) => row_blocks(matrix, row),
+            Self::Canonical { matrix, .. } => row_blocks(matrix, row),
             Self::Packed(_) => &[],
         }
     }
@@ -85,7 +91,7 @@ impl CpuMatrix {
     #[inline(always)]
     pub(super) fn blocks(&self) -> &[CodeBlock] {
         match self {
-            Self::Canonical(matrix) => matrix.words().as_chunks().0,
+            Self::Canonical { matrix, .. } => matrix.words().as_chunks().0,
             Self::Packed(_) => &[],
         }
     }
@@ -93,7 +99,7 @@ impl CpuMatrix {
     /// Bytes of the codes.
     pub(crate) fn code_bytes(&self) -> usize {
         match self {
-            Self::Canonical(matrix) => matrix.words().len() * 4,
+            Self::Canonical { matrix, .. } => matrix.words().len() * 4,
             Self::Packed(matrix) => matrix.codes().as_flattened().len(),
         }
     }
@@ -149,7 +155,7 @@ impl CpuWeight {
             Some(vbmi) if PackedMatrix::is_in(parts) => {
                 CpuMatrix::Packed(PackedMatrix::from_parts(parts, vbmi)?)
             }
-            _ => CpuMatrix::Canonical(parts.matrix("rows")?),
+            _ => CpuMatrix::canonical(parts.matrix("rows")?),
         };
         let transposed = if parts.has_matrix("columns") {
             let transposed = parts.matrix("columns")?;
@@ -189,7 +195,7 @@ impl TernaryWeight for CpuWeight {
     fn parts(&self) -> PreparedParts {
         let mut parts = PreparedParts::default();
         match &self.matrix {
-            CpuMatrix::Canonical(matrix) => parts.put_matrix("rows", matrix),
+            CpuMatrix::Canonical { matrix, .. } => parts.put_matrix("rows", matrix),
             CpuMatrix::Packed(matrix) => matrix.put_in(&mut parts),
         }
         if let Some(transposed) = &self.transposed {

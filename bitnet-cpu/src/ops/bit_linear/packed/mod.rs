@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::isa::{CodeBlock, CodeGroup, GROUP_BLOCKS, PanelHalf, Vbmi, pack_group, unpack_group};
+use crate::isa::{CodeBlock, CodeGroup, GROUP_BLOCKS, PanelHalf, Vbmi, pack_group};
 use bitnet_core::backend::prepared_parts::PreparedParts;
 use bitnet_core::memory::{HybridMemoryPool, PoolBuffer, Shared};
 use bitnet_core::ternary::{ROW_BLOCK, ScaleGranularity, TernaryMatrix};
@@ -123,18 +123,6 @@ impl PackedMatrix {
             return Err(bad("codes", "are too many or too few"));
         }
         Ok(Self { rows, cols, granularity, scales, codes, vbmi })
-    }
-
-    /// Unpacks some rows into `blocks`, one after the other in the canonical layout.
-    pub(super) fn unpack(&self, rows: Range<usize>, blocks: &mut [CodeBlock]) {
-        let (width, row_blocks) = (width(self.cols), self.cols.div_ceil(ROW_BLOCK));
-        let codes = self.codes_of(rows);
-        let rows = blocks.chunks_exact_mut(row_blocks.max(1));
-        for (blocks, groups) in rows.zip(codes.chunks_exact(width.max(1))) {
-            for (blocks, group) in blocks.chunks_mut(GROUP_BLOCKS).zip(groups) {
-                unpack_group(group, blocks);
-            }
-        }
     }
 
     /// Unpacks some rows into a panel.

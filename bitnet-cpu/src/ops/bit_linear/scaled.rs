@@ -1,0 +1,182 @@
+//! Scales for groups, where scaled sums are exact in f64: lanes are multiplied by the scale of their group and added
+//! up, so that lanes are added to one another once a row and not once a group.
+//!
+//! The sums of any order are the same then, and those of the reference.
+
+use std::ops::Range;
+
+use super::dot::prefetch_rows;
+use super::few::Rest;
+use super::grouped::lanes;
+use super::sink::DotSink;
+use super::weight::{CpuMatrix, row_scales};
+use crate::activations::Quantized;
+use crate::isa::{ActivationBlock, CodeBlock, Isa, prefetch};
+use bitnet_core::memory::{HybridMemoryPool, PoolBuffer};
+use bitnet_core::ternary::{ScaleGranularity, TernaryMatrix};
+
+/// Most tokens, whose sums stay in registers.
+const MOST_TOKENS: usize = 4;
+
+/// Bits of `Σ |code·q| + Σ |q|` beyond those of the number of columns: 7 of an activation and 2 for `code + 1`.
+const DOT_BITS: i32 = 9;
+
+/// Returns whether `Σ dot · scale` over any of a row's lanes and groups is exact in f64: whether all are multiples of
+/// the lowest bit of the smallest scale, and below 2⁵³ of them.
+pub(super) fn is_exact(matrix: &TernaryMatrix) -> bool {
+    if !matches!(matrix.granularity(), ScaleGranularity::Group(64 | 128 | 256 | 512)) {
+        return false;
+    }
+    let (mut lowest, mut highest) = (i32::MAX, i32::MIN);
+    for scale in matrix.scales().iter().filter(|scale| **scale != 0.0) {
+        let bits = scale.to_bits() & 0x7fff_ffff;
+        let (exponent, mantissa) = ((bits >> 23).cast_signed().max(1), bits & 0x7f_ffff);
+        let mantissa = if bits >> 23 == 0 { mantissa } else { mantissa | 0x80_0000 };
+        lowest = lowest.min(exponent + mantissa.trailing_zeros().cast_signed());
+        highest = highest.max(exponent + (u32::BITS - mantissa.leading_zeros()).cast_signed());
+    }
+    let columns = usize::BITS - matrix.cols().leading_zeros();
+    highest <= lowest || highest - lowest + columns.cast_signed() + DOT_BITS <= 53
+}
+
+/// `-Σ q` of the groups that a step of a row meets, each in the first of its lanes.
+type Start = [i32; 8];
+
+/// Some rows of a weight that [`is_exact`], and what meets them.
+pub(super) struct ScaledRows<'a> {
+    pub(super) weight: &'a CpuMatrix,
+    pub(super) x: &'a Quantized,
+    pub(super) rows: Range<usize>,
+    pub(super) starts: &'a Starts,
+}
+
+/// `-Σ q` of all tokens over each group.
+#[derive(Debug)]
+pub(super) struct Starts {
+    /// `[tokens, steps]`
+    starts: PoolBuffer<Start>,
+    steps: usize,
+    /// Half blocks of a group.
+    len: usize,
+}
+
+impl Starts {
+    /// `None` for a weight or a number of tokens for which other kernels do better.
+    ///
+    /// # Errors
+    /// [`bitnet_core::Error::OutOfMemory`].
+    pub(super) fn new(
+        weight: &CpuMatrix,
+        x: &Quantized,
+        pool: &HybridMemoryPool,
+    ) -> bitnet_core::Result<Option<Self>> {
+        let CpuMatrix::Canonical { exact: true, matrix } = weight else { return Ok(None) };
+        let ScaleGranularity::Group(group) = matrix.granularity() else { return Ok(None) };
+        let (len, groups) = (group / 64, matrix.cols() / group);
+        if x.tokens() > MOST_TOKENS || groups == 0 {
+            return Ok(None);
+        }
+        let steps = if len == 1 { groups.div_ceil(2) } else { groups };
+        let mut starts = PoolBuffer::scratch(x.tokens() * steps, pool)?;
+        for (token, starts) in starts.chunks_exact_mut(steps).enumerate() {
+            let halves = x.sums(token).chunks(len.max(2));
+            for (start, halves) in starts.iter_mut().zip(halves) {
+                *start = Start::default();
+                if len == 1 {
+                    // What a block holds behind the last group is zero.
+                    (start[0], start[4]) = (halves[0].wrapping_neg(), halves[1].wrapping_neg());
+                } else {
+                    let sum = halves.iter().fold(0i32, |sum, half| sum.wrapping_add(*half));
+                    start[0] = sum.wrapping_neg();
+                }
+            }
+        }
+        Ok(Some(Self { starts, steps, len }))
+    }
+}
+
+/// The scale of each lane: of whole groups, or of the two groups of a block.
+#[inline(always)]
+fn lane_scales<const HALVES: bool>(scales: &[f32], step: usize) -> [f64; 8] {
+    if HALVES {
+        let low = f64::from(scales[2 * step]);
+        let high = scales.get(2 * step + 1).map_or(0.0, |scale| f64::from(*scale));
+        [low, low, low, low, high, high, high, high]
+    } else {
+        [f64::from(scales[step]); 8]
+    }
+}
+
+/// `Σ dot · scale` of `T` tokens with one row, `B` blocks a step. Prefetches `ahead`.
+#[inline(always)]
+fn row_sums<I: Isa, const T: usize, const B: usize, const HALVES: bool>(
+    isa: I,
+    codes: &[CodeBlock],
+    x: &[[ActivationBlock; T]],
+    scales: &[f32],
+    starts: &[&[Start]; T],
+    mut ahead: *const CodeBlock,
+) -> [f64; T] {
+    let mut sums = [[0f64; 8]; T];
+    let steps = codes.as_chunks::<B>().0.iter().zip(x.as_chunks::<B>().0);
+    for (step, (codes, x)) in steps.enumerate().take(starts[0].len()) {
+        for line in (0..B).step_by(2) {
+            prefetch(ahead.wrapping_add(line));
+        }
+        ahead = ahead.wrapping_add(B);
+        let scales = lane_scales::<HALVES>(scales, step);
+        for ((sums, lanes), starts) in sums.iter_mut().zip(lanes(isa, codes, x)).zip(starts) {
+            let lanes = isa.lanes(lanes);
+            for (lane, sum) in sums.iter_mut().enumerate() {
+                let dot = lanes[lane].wrapping_add(starts[step][lane]);
+                *sum = f64::from(dot).mul_add(scales[lane], *sum);
+            }
+        }
+    }
+    sums.map(|sums| {
+        let [a, b, c, d, e, f, g, h] = sums;
+        ((a + e) + (b + f)) + ((c + g) + (d + h))
+    })
+}
+
+impl ScaledRows<'_> {
+    /// Computes the results of all tokens.
+    #[inline(always)]
+    pub(super) fn results<I: Isa>(&self, isa: I, rest: &Rest, sink: &mut DotSink<'_, '_>) {
+        let x = rest.blocks(self.x);
+        match self.x.tokens() {
+            1 => self.tile::<I, 1>(isa, x, sink),
+            2 => self.tile::<I, 2>(isa, x, sink),
+            3 => self.tile::<I, 3>(isa, x, sink),
+            _ => self.tile::<I, MOST_TOKENS>(isa, x, sink),
+        }
+    }
+
+    #[inline(always)]
+    fn tile<I: Isa, const T: usize>(
+        &self,
+        isa: I,
+        x: &[ActivationBlock],
+        sink: &mut DotSink<'_, '_>,
+    ) {
+        let Self { weight, starts: Starts { starts, steps, len }, .. } = self;
+        let blocks = x.as_chunks::<T>().0;
+        let mut of_token: [&[Start]; T] = [&[]; T];
+        for (of_token, starts) in of_token.iter_mut().zip(starts.chunks_exact(*steps)) {
+            *of_token = starts;
+        }
+        let starts = &of_token;
+        let distance = prefetch_rows(blocks.len()) * blocks.len();
+        for row in self.rows.clone() {
+            let (codes, scales) = (weight.row_blocks(row), row_scales(weight, row));
+            let ahead = codes.as_ptr().wrapping_add(distance);
+            let sums = match len {
+                1 => row_sums::<I, T, 1, true>(isa, codes, blocks, scales, starts, ahead),
+                2 => row_sums::<I, T, 1, false>(isa, codes, blocks, scales, starts, ahead),
+                4 => row_sums::<I, T, 2, false>(isa, codes, blocks, scales, starts, ahead),
+                _ => row_sums::<I, T, 4, false>(isa, codes, blocks, scales, starts, ahead),
+            };
+            sink.push_scaled(row, sums);
+        }
+    }
+}
