@@ -40,6 +40,7 @@ impl Int8Dot for Avx2 {
     type Codes = [__m256i; 4];
     type Acc16 = __m256i;
     type Acc32 = __m256i;
+    type Doubles = [__m256d; 2];
     const ACC16_BLOCKS: usize = 16;
     const TILE8_BLOCKS: usize = avx2_tile8::BLOCKS;
 
@@ -84,9 +85,27 @@ impl Int8Dot for Avx2 {
     }
 
     #[inline(always)]
-    fn lanes(self, sums: Self::Acc32) -> [i32; 8] {
+    fn zero_doubles(self) -> Self::Doubles {
         // SAFETY: `self` proves AVX2.
-        unsafe { numbers(sums) }
+        unsafe { [_mm256_setzero_pd(); 2] }
+    }
+
+    #[inline(always)]
+    fn add_scaled<const HALVES: bool>(
+        self,
+        doubles: Self::Doubles,
+        sums: Self::Acc32,
+        start: &[i32; 8],
+        scale: [f64; 2],
+    ) -> Self::Doubles {
+        // SAFETY: `self` proves AVX2, FMA and F16C.
+        unsafe { add_scaled(doubles, sums, start, scale) }
+    }
+
+    #[inline(always)]
+    fn reduce_doubles(self, doubles: Self::Doubles) -> f64 {
+        // SAFETY: `self` proves AVX2.
+        unsafe { reduce_doubles(doubles) }
     }
 
     #[inline(always)]
@@ -303,6 +322,33 @@ fn reduce_add_halves(sums: __m256i) -> [i32; 2] {
     let pairs = _mm256_hadd_epi32(sums, sums);
     let sums = _mm256_hadd_epi32(pairs, pairs);
     [_mm256_extract_epi32::<0>(sums), _mm256_extract_epi32::<4>(sums)]
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn add_scaled(
+    [low, high]: [__m256d; 2],
+    sums: __m256i,
+    start: &[i32; 8],
+    scale: [f64; 2],
+) -> [__m256d; 2] {
+    // SAFETY: the array is 32 bytes long, and the load needs no alignment.
+    let start = unsafe { _mm256_loadu_si256(start.as_ptr().cast()) };
+    let dots = _mm256_add_epi32(sums, start);
+    let halves = [_mm256_castsi256_si128(dots), _mm256_extracti128_si256::<1>(dots)];
+    let [first, second] = halves.map(|half| _mm256_cvtepi32_pd(half));
+    [
+        _mm256_fmadd_pd(first, _mm256_set1_pd(scale[0]), low),
+        _mm256_fmadd_pd(second, _mm256_set1_pd(scale[1]), high),
+    ]
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn reduce_doubles([low, high]: [__m256d; 2]) -> f64 {
+    let four = _mm256_add_pd(low, high);
+    let two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd::<1>(four));
+    _mm_cvtsd_f64(two) + _mm_cvtsd_f64(_mm_unpackhi_pd(two, two))
 }
 
 #[inline]

@@ -40,6 +40,7 @@ impl Int8Dot for Avx512Vnni {
     type Codes = [__m512i; 2];
     type Acc16 = __m512i;
     type Acc32 = __m512i;
+    type Doubles = __m512d;
     const ACC16_BLOCKS: usize = usize::MAX;
     const PANELS: bool = true;
     const EIGHT_BY_FOUR: bool = true;
@@ -86,9 +87,27 @@ impl Int8Dot for Avx512Vnni {
     }
 
     #[inline(always)]
-    fn lanes(self, sums: Self::Acc32) -> [i32; 8] {
+    fn zero_doubles(self) -> Self::Doubles {
         // SAFETY: `self` proves AVX-512 F.
-        self.0.lanes(unsafe { fold(sums) })
+        unsafe { _mm512_setzero_pd() }
+    }
+
+    #[inline(always)]
+    fn add_scaled<const HALVES: bool>(
+        self,
+        doubles: Self::Doubles,
+        sums: Self::Acc32,
+        start: &[i32; 8],
+        scale: [f64; 2],
+    ) -> Self::Doubles {
+        // SAFETY: `self` proves AVX-512 F.
+        unsafe { add_scaled::<HALVES>(doubles, sums, start, scale) }
+    }
+
+    #[inline(always)]
+    fn reduce_doubles(self, doubles: Self::Doubles) -> f64 {
+        // SAFETY: `self` proves AVX-512 F.
+        unsafe { _mm512_reduce_add_pd(doubles) }
     }
 
     #[inline(always)]
@@ -230,6 +249,25 @@ fn zero() -> __m512i {
 #[target_feature(enable = "avx512f")]
 fn add(a: __m512i, b: __m512i) -> __m512i {
     _mm512_add_epi32(a, b)
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx2")]
+fn add_scaled<const HALVES: bool>(
+    doubles: __m512d,
+    sums: __m512i,
+    start: &[i32; 8],
+    [low, high]: [f64; 2],
+) -> __m512d {
+    // SAFETY: the array is 32 bytes long, and the load needs no alignment.
+    let start = unsafe { _mm256_loadu_si256(start.as_ptr().cast()) };
+    let dots = _mm512_cvtepi32_pd(_mm256_add_epi32(fold(sums), start));
+    let scale = if HALVES {
+        _mm512_insertf64x4::<1>(_mm512_set1_pd(low), _mm256_set1_pd(high))
+    } else {
+        _mm512_set1_pd(low)
+    };
+    _mm512_fmadd_pd(dots, scale, doubles)
 }
 
 /// Adds lanes 2 and 3 to lanes 0 and 1.

@@ -36,6 +36,7 @@ impl Int8Dot for Neon {
     type Codes = [[int8x16_t; 4]; 2];
     type Acc16 = [int32x4_t; 2];
     type Acc32 = [int32x4_t; 2];
+    type Doubles = [float64x2_t; 4];
     const ACC16_BLOCKS: usize = usize::MAX;
 
     #[inline(always)]
@@ -79,9 +80,27 @@ impl Int8Dot for Neon {
     }
 
     #[inline(always)]
-    fn lanes(self, sums: Self::Acc32) -> [i32; 8] {
+    fn zero_doubles(self) -> Self::Doubles {
         // SAFETY: `self` proves Advanced SIMD.
-        unsafe { lanes(sums) }
+        unsafe { [vdupq_n_f64(0.0); 4] }
+    }
+
+    #[inline(always)]
+    fn add_scaled<const HALVES: bool>(
+        self,
+        doubles: Self::Doubles,
+        sums: Self::Acc32,
+        start: &[i32; 8],
+        scale: [f64; 2],
+    ) -> Self::Doubles {
+        // SAFETY: `self` proves Advanced SIMD.
+        unsafe { add_scaled(doubles, sums, start, scale) }
+    }
+
+    #[inline(always)]
+    fn reduce_doubles(self, doubles: Self::Doubles) -> f64 {
+        // SAFETY: `self` proves Advanced SIMD.
+        unsafe { reduce_doubles(doubles) }
     }
 
     #[inline(always)]
@@ -181,14 +200,29 @@ fn reduce_add_halves(sums: [int32x4_t; 2]) -> [i32; 2] {
 
 #[inline]
 #[target_feature(enable = "neon")]
-fn lanes(sums: [int32x4_t; 2]) -> [i32; 8] {
-    let mut out = [[0; 4]; 2];
-    for (out, sums) in out.iter_mut().zip(sums) {
-        // SAFETY: four numbers are 16 bytes, and the store needs no alignment.
-        unsafe { vst1q_s32(out.as_mut_ptr(), sums) };
+fn add_scaled(
+    mut doubles: [float64x2_t; 4],
+    sums: [int32x4_t; 2],
+    start: &[i32; 8],
+    scale: [f64; 2],
+) -> [float64x2_t; 4] {
+    let starts = start.as_chunks::<4>().0;
+    let halves = sums.into_iter().zip(starts).zip(scale);
+    for (doubles, ((sums, start), scale)) in doubles.as_chunks_mut::<2>().0.iter_mut().zip(halves) {
+        // SAFETY: four numbers are 16 bytes, and the load needs no alignment.
+        let dots = vaddq_s32(sums, unsafe { vld1q_s32(start.as_ptr()) });
+        let scale = vdupq_n_f64(scale);
+        let (low, high) = (vmovl_s32(vget_low_s32(dots)), vmovl_high_s32(dots));
+        doubles[0] = vfmaq_f64(doubles[0], vcvtq_f64_s64(low), scale);
+        doubles[1] = vfmaq_f64(doubles[1], vcvtq_f64_s64(high), scale);
     }
-    let [[a, b, c, d], [e, f, g, h]] = out;
-    [a, b, c, d, e, f, g, h]
+    doubles
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn reduce_doubles([a, b, c, d]: [float64x2_t; 4]) -> f64 {
+    vaddvq_f64(vaddq_f64(vaddq_f64(a, b), vaddq_f64(c, d)))
 }
 
 #[inline]

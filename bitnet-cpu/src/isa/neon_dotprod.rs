@@ -42,6 +42,7 @@ impl Int8Dot for NeonDotprod {
     type Codes = <Neon as Int8Dot>::Codes;
     type Acc16 = [int32x4_t; 2];
     type Acc32 = [int32x4_t; 2];
+    type Doubles = [float64x2_t; 4];
     const ACC16_BLOCKS: usize = usize::MAX;
 
     #[inline(always)]
@@ -81,8 +82,24 @@ impl Int8Dot for NeonDotprod {
     }
 
     #[inline(always)]
-    fn lanes(self, sums: Self::Acc32) -> [i32; 8] {
-        self.0.lanes(sums)
+    fn zero_doubles(self) -> Self::Doubles {
+        self.0.zero_doubles()
+    }
+
+    #[inline(always)]
+    fn add_scaled<const HALVES: bool>(
+        self,
+        doubles: Self::Doubles,
+        sums: Self::Acc32,
+        start: &[i32; 8],
+        scale: [f64; 2],
+    ) -> Self::Doubles {
+        self.0.add_scaled::<HALVES>(doubles, sums, start, scale)
+    }
+
+    #[inline(always)]
+    fn reduce_doubles(self, doubles: Self::Doubles) -> f64 {
+        self.0.reduce_doubles(doubles)
     }
 
     #[inline(always)]

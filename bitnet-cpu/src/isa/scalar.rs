@@ -20,6 +20,7 @@ impl Int8Dot for Scalar {
     type Codes = [[u8; 32]; 4];
     type Acc16 = [i32; 2];
     type Acc32 = [i32; 2];
+    type Doubles = [f64; 2];
     const ACC16_BLOCKS: usize = usize::MAX;
 
     #[inline(always)]
@@ -55,6 +56,30 @@ impl Int8Dot for Scalar {
     #[inline(always)]
     fn flush_acc(self, sums: Self::Acc32, acc: Self::Acc16) -> Self::Acc32 {
         [sums[0].wrapping_add(acc[0]), sums[1].wrapping_add(acc[1])]
+    }
+
+    #[inline(always)]
+    fn zero_doubles(self) -> Self::Doubles {
+        [0.0; 2]
+    }
+
+    #[inline(always)]
+    fn add_scaled<const HALVES: bool>(
+        self,
+        doubles: Self::Doubles,
+        sums: Self::Acc32,
+        start: &[i32; 8],
+        scale: [f64; 2],
+    ) -> Self::Doubles {
+        let dots = [sums[0].wrapping_add(start[0]), sums[1].wrapping_add(start[4])];
+        let [low, high] = doubles;
+        // Both are exact, so fusing them would change nothing.
+        [f64::from(dots[0]) * scale[0] + low, f64::from(dots[1]) * scale[1] + high]
+    }
+
+    #[inline(always)]
+    fn reduce_doubles(self, doubles: Self::Doubles) -> f64 {
+        doubles[0] + doubles[1]
     }
 
     #[inline(always)]

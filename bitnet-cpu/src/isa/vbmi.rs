@@ -56,6 +56,7 @@ fn pack_byte(codes: [u8; 5]) -> u8 {
 }
 
 /// The first four codes of each byte, two bits each, and the last one in the two upper bits.
+#[cfg(any(test, target_arch = "x86_64"))]
 const fn unpack_byte(byte: u8) -> (u8, u8) {
     let (m, last) = if byte < 192 {
         (byte % 64, byte / 64)

@@ -95,15 +95,15 @@ impl Starts {
     }
 }
 
-/// The scale of each lane: of whole groups, or of the two groups of a block.
+/// The scales of both halves of a step: of one group, or of the two groups of a block.
 #[inline(always)]
-fn lane_scales<const HALVES: bool>(scales: &[f32], step: usize) -> [f64; 8] {
+fn step_scales<const HALVES: bool>(scales: &[f32], step: usize) -> [f64; 2] {
     if HALVES {
-        let low = f64::from(scales[2 * step]);
+        // Behind the last group a block holds zeros.
         let high = scales.get(2 * step + 1).map_or(0.0, |scale| f64::from(*scale));
-        [low, low, low, low, high, high, high, high]
+        [f64::from(scales[2 * step]), high]
     } else {
-        [f64::from(scales[step]); 8]
+        [f64::from(scales[step]); 2]
     }
 }
 
@@ -117,26 +117,19 @@ fn row_sums<I: Isa, const T: usize, const B: usize, const HALVES: bool>(
     starts: &[&[Start]; T],
     mut ahead: *const CodeBlock,
 ) -> [f64; T] {
-    let mut sums = [[0f64; 8]; T];
+    let mut doubles = [isa.zero_doubles(); T];
     let steps = codes.as_chunks::<B>().0.iter().zip(x.as_chunks::<B>().0);
     for (step, (codes, x)) in steps.enumerate().take(starts[0].len()) {
         for line in (0..B).step_by(2) {
             prefetch(ahead.wrapping_add(line));
         }
         ahead = ahead.wrapping_add(B);
-        let scales = lane_scales::<HALVES>(scales, step);
-        for ((sums, lanes), starts) in sums.iter_mut().zip(lanes(isa, codes, x)).zip(starts) {
-            let lanes = isa.lanes(lanes);
-            for (lane, sum) in sums.iter_mut().enumerate() {
-                let dot = lanes[lane].wrapping_add(starts[step][lane]);
-                *sum = f64::from(dot).mul_add(scales[lane], *sum);
-            }
+        let scale = step_scales::<HALVES>(scales, step);
+        for ((doubles, sums), starts) in doubles.iter_mut().zip(lanes(isa, codes, x)).zip(starts) {
+            *doubles = isa.add_scaled::<HALVES>(*doubles, sums, &starts[step], scale);
         }
     }
-    sums.map(|sums| {
-        let [a, b, c, d, e, f, g, h] = sums;
-        ((a + e) + (b + f)) + ((c + g) + (d + h))
-    })
+    doubles.map(|doubles| isa.reduce_doubles(doubles))
 }
 
 impl ScaledRows<'_> {
@@ -178,5 +171,33 @@ impl ScaledRows<'_> {
             };
             sink.push_scaled(row, sums);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exact(cols: usize, scales: &[f32]) -> bool {
+        let trits = vec![0; cols * scales.len() * 64 / cols];
+        let rows = trits.len() / cols;
+        let granularity = ScaleGranularity::Group(64);
+        let scales = scales.to_vec();
+        is_exact(&TernaryMatrix::from_trits(rows, cols, &trits, granularity, scales).unwrap())
+    }
+
+    #[test]
+    fn sums_are_exact_where_all_scales_have_their_bits_in_53() {
+        // 7 bits of 64 columns, and 9: 37 are left from the lowest bit of a scale to its highest one.
+        assert!(exact(64, &[0.0]));
+        assert!(exact(64, &[1.0, 0.5f32.powi(36)]));
+        assert!(!exact(64, &[1.0, 0.5f32.powi(37)]));
+        assert!(exact(64, &[1.5, -0.5f32.powi(36)]));
+        assert!(!exact(64, &[1.5, 3.0 * 0.5f32.powi(38)]));
+        // The smallest and the largest number of half precision, with eight more bits of columns.
+        assert!(exact(64, &[0.5f32.powi(24), 4096.0]));
+        assert!(!exact(64, &[0.5f32.powi(24), 65504.0]));
+        assert!(exact(64, &[f32::from_bits(1), f32::from_bits(0x7f_ffff)]));
+        assert!(!exact(64 * 256, &[[1.0f32 + f32::EPSILON; 255].as_slice(), &[0.001]].concat()));
     }
 }
