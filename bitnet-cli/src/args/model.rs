@@ -151,7 +151,11 @@ const HEADS: &[Choice<HeadMode>] = &[
 /// How the inputs of ternary layers are quantised.
 const PRECISIONS: &[Choice<ActivationPrecision>] = &[
     ("int8", "8 bits with one scale per token (W1.58A8)", ActivationPrecision::Int8),
-    ("float", "Not quantised (weight-only quantisation)", ActivationPrecision::Float),
+    (
+        "float",
+        "24 bits with one scale per token (weight-only quantisation)",
+        ActivationPrecision::Float,
+    ),
 ];
 
 /// Data types of the KV cache.

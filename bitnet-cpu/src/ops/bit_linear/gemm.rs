@@ -4,7 +4,8 @@
 //! fit 32 bits up to 2²⁴ columns; sums on the way may wrap without harm.
 //!
 //! From the bottom: `weight` (rows of codes), `dot` (one token), `few` (two to seven tokens), `tile8` (eight tokens),
-//! `panel` (prompts) and `grouped` (scales for groups), and here the division of tokens into tiles. A row is
+//! `panel` (prompts), `grouped` (scales for groups) and `scaled` (those whose sums are exact in f64), and here the
+//! division of tokens into tiles and the sums of digits. A row is
 //! unpacked once for a tile, or with a panel once for all tokens. Long rows are taken in pieces for which the
 //! activations of a tile stay in the nearest cache. Weights with five trits in a byte (`packed`) take the same paths.
 
