@@ -286,7 +286,10 @@ impl Quantize<'_> {
         let largest = largest_magnitude(x);
         let scale = activation_scale_within(largest, within.unwrap_or(largest));
         self.scales[token] = scale;
-        for_each_block(x, |k, x| self.put(isa, token, k, &isa.quantize(x, scale)));
+        let mut last = [0.0; ROW_BLOCK];
+        for (k, x) in blocks_of(x, &mut last).enumerate() {
+            self.put(isa, token, k, &isa.quantize(x, scale));
+        }
     }
 
     /// A token in digits.
@@ -295,26 +298,24 @@ impl Quantize<'_> {
         let first = token * DIGITS;
         let scales = digit_scales(largest_magnitude(x));
         self.scales[first..first + DIGITS].copy_from_slice(&scales);
-        for_each_block(x, |k, x| {
+        let mut last = [0.0; ROW_BLOCK];
+        for (k, x) in blocks_of(x, &mut last).enumerate() {
             for (token, digits) in (first..).zip(&digits(x, scales[0])) {
                 self.put(isa, token, k, &isa.quantize(digits, 1.0));
             }
-        });
+        }
     }
 }
 
-/// Calls `f` with each block of a token, of which the last one is filled up with zeros.
+/// Returns the blocks of a token. `last` are zeros, into which the elements of a block that is not whole are copied.
 #[inline(always)]
-fn for_each_block(x: &[f32], mut f: impl FnMut(usize, &[f32; ROW_BLOCK])) {
+fn blocks_of<'a>(
+    x: &'a [f32],
+    last: &'a mut [f32; ROW_BLOCK],
+) -> impl Iterator<Item = &'a [f32; ROW_BLOCK]> {
     let (blocks, rest) = x.as_chunks();
-    for (k, x) in blocks.iter().enumerate() {
-        f(k, x);
-    }
-    if !rest.is_empty() {
-        let mut padded = [0f32; ROW_BLOCK];
-        padded[..rest.len()].copy_from_slice(rest);
-        f(blocks.len(), &padded);
-    }
+    last[..rest.len()].copy_from_slice(rest);
+    blocks.iter().chain((!rest.is_empty()).then_some(&*last))
 }
 
 impl Op for Quantize<'_> {
