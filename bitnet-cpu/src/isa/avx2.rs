@@ -40,7 +40,6 @@ impl Int8Dot for Avx2 {
     type Codes = [__m256i; 4];
     type Acc16 = __m256i;
     type Acc32 = __m256i;
-    type Doubles = [__m256d; 2];
     const ACC16_BLOCKS: usize = 16;
     const TILE8_BLOCKS: usize = avx2_tile8::BLOCKS;
 
@@ -82,30 +81,6 @@ impl Int8Dot for Avx2 {
     fn reduce_add_halves(self, sums: Self::Acc32) -> [i32; 2] {
         // SAFETY: `self` proves AVX2.
         unsafe { reduce_add_halves(sums) }
-    }
-
-    #[inline(always)]
-    fn zero_doubles(self) -> Self::Doubles {
-        // SAFETY: `self` proves AVX2.
-        unsafe { [_mm256_setzero_pd(); 2] }
-    }
-
-    #[inline(always)]
-    fn add_scaled<const HALVES: bool>(
-        self,
-        doubles: Self::Doubles,
-        sums: Self::Acc32,
-        start: &[i32; 8],
-        scale: [f64; 2],
-    ) -> Self::Doubles {
-        // SAFETY: `self` proves AVX2, FMA and F16C.
-        unsafe { add_scaled(doubles, sums, start, scale) }
-    }
-
-    #[inline(always)]
-    fn reduce_doubles(self, doubles: Self::Doubles) -> f64 {
-        // SAFETY: `self` proves AVX2.
-        unsafe { reduce_doubles(doubles) }
     }
 
     #[inline(always)]
@@ -185,6 +160,8 @@ impl Int8Dot for Avx2 {
 
 impl FloatLanes for Avx2 {
     type Floats = [__m256; 2];
+    type Sums = __m256i;
+    type Doubles = [__m256d; 2];
 
     #[inline(always)]
     fn splat(self, x: f32) -> Self::Floats {
@@ -226,6 +203,30 @@ impl FloatLanes for Avx2 {
     fn mul_add(self, a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats {
         // SAFETY: `self` proves AVX2, FMA and F16C.
         unsafe { mul_add(a, b, c) }
+    }
+
+    #[inline(always)]
+    fn zero_doubles(self) -> Self::Doubles {
+        // SAFETY: `self` proves AVX2.
+        unsafe { [_mm256_setzero_pd(); 2] }
+    }
+
+    #[inline(always)]
+    fn add_scaled<const HALVES: bool>(
+        self,
+        doubles: Self::Doubles,
+        sums: Self::Sums,
+        start: &[i32; 8],
+        scale: [f64; 2],
+    ) -> Self::Doubles {
+        // SAFETY: `self` proves AVX2, FMA and F16C.
+        unsafe { add_scaled(doubles, sums, start, scale) }
+    }
+
+    #[inline(always)]
+    fn reduce_doubles(self, doubles: Self::Doubles) -> f64 {
+        // SAFETY: `self` proves AVX2.
+        unsafe { reduce_doubles(doubles) }
     }
 
     #[inline(always)]

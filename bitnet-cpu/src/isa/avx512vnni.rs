@@ -40,7 +40,6 @@ impl Int8Dot for Avx512Vnni {
     type Codes = [__m512i; 2];
     type Acc16 = __m512i;
     type Acc32 = __m512i;
-    type Doubles = __m512d;
     const ACC16_BLOCKS: usize = usize::MAX;
     const PANELS: bool = true;
     const EIGHT_BY_FOUR: bool = true;
@@ -84,30 +83,6 @@ impl Int8Dot for Avx512Vnni {
         // SAFETY: `self` proves AVX-512 F.
         let folded = unsafe { fold(sums) };
         self.0.reduce_add_halves(folded)
-    }
-
-    #[inline(always)]
-    fn zero_doubles(self) -> Self::Doubles {
-        // SAFETY: `self` proves AVX-512 F.
-        unsafe { _mm512_setzero_pd() }
-    }
-
-    #[inline(always)]
-    fn add_scaled<const HALVES: bool>(
-        self,
-        doubles: Self::Doubles,
-        sums: Self::Acc32,
-        start: &[i32; 8],
-        scale: [f64; 2],
-    ) -> Self::Doubles {
-        // SAFETY: `self` proves AVX-512 F.
-        unsafe { add_scaled::<HALVES>(doubles, sums, start, scale) }
-    }
-
-    #[inline(always)]
-    fn reduce_doubles(self, doubles: Self::Doubles) -> f64 {
-        // SAFETY: `self` proves AVX-512 F.
-        unsafe { _mm512_reduce_add_pd(doubles) }
     }
 
     #[inline(always)]
@@ -176,6 +151,8 @@ impl Int8Dot for Avx512Vnni {
 
 impl FloatLanes for Avx512Vnni {
     type Floats = __m512;
+    type Sums = __m512i;
+    type Doubles = __m512d;
     const SHARED_QUERIES: usize = 8;
     const PAIRS: bool = true;
 
@@ -219,6 +196,30 @@ impl FloatLanes for Avx512Vnni {
     fn mul_add(self, a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats {
         // SAFETY: `self` proves AVX-512 F.
         unsafe { mul_add(a, b, c) }
+    }
+
+    #[inline(always)]
+    fn zero_doubles(self) -> Self::Doubles {
+        // SAFETY: `self` proves AVX-512 F.
+        unsafe { _mm512_setzero_pd() }
+    }
+
+    #[inline(always)]
+    fn add_scaled<const HALVES: bool>(
+        self,
+        doubles: Self::Doubles,
+        sums: Self::Sums,
+        start: &[i32; 8],
+        scale: [f64; 2],
+    ) -> Self::Doubles {
+        // SAFETY: `self` proves AVX-512 F.
+        unsafe { add_scaled::<HALVES>(doubles, sums, start, scale) }
+    }
+
+    #[inline(always)]
+    fn reduce_doubles(self, doubles: Self::Doubles) -> f64 {
+        // SAFETY: `self` proves AVX-512 F.
+        unsafe { _mm512_reduce_add_pd(doubles) }
     }
 
     #[inline(always)]

@@ -42,7 +42,6 @@ impl Int8Dot for AvxVnni {
     type Codes = [__m256i; 4];
     type Acc16 = __m256i;
     type Acc32 = __m256i;
-    type Doubles = [__m256d; 2];
     const ACC16_BLOCKS: usize = usize::MAX;
     const PANELS: bool = true;
 
@@ -81,27 +80,6 @@ impl Int8Dot for AvxVnni {
     #[inline(always)]
     fn reduce_add_halves(self, sums: Self::Acc32) -> [i32; 2] {
         self.0.reduce_add_halves(sums)
-    }
-
-    #[inline(always)]
-    fn zero_doubles(self) -> Self::Doubles {
-        self.0.zero_doubles()
-    }
-
-    #[inline(always)]
-    fn add_scaled<const HALVES: bool>(
-        self,
-        doubles: Self::Doubles,
-        sums: Self::Acc32,
-        start: &[i32; 8],
-        scale: [f64; 2],
-    ) -> Self::Doubles {
-        self.0.add_scaled::<HALVES>(doubles, sums, start, scale)
-    }
-
-    #[inline(always)]
-    fn reduce_doubles(self, doubles: Self::Doubles) -> f64 {
-        self.0.reduce_doubles(doubles)
     }
 
     #[inline(always)]

@@ -10,6 +10,10 @@ pub(crate) const LANES: usize = 16;
 pub(crate) trait FloatLanes: Copy {
     /// Sixteen f32 numbers.
     type Floats: Copy;
+    /// Integer sums: [`super::Int8Dot::Acc32`].
+    type Sums: Copy;
+    /// Integer sums that were scaled, in f64.
+    type Doubles: Copy;
     /// Queries that share a pass over keys and values: 6 or 8, whose sums leave registers for what is multiplied.
     const SHARED_QUERIES: usize = 6;
     /// Whether a pass takes two vectors of keys or values: registers hold twice as many sums.
@@ -42,6 +46,23 @@ pub(crate) trait FloatLanes: Copy {
 
     /// Returns `a * b + c`, rounded once.
     fn mul_add(self, a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats;
+
+    /// Returns empty sums in f64.
+    fn zero_doubles(self) -> Self::Doubles;
+
+    /// Adds the lanes of `sums`, plus `start`, times `scale`: in `HALVES` the lanes over bytes 0..16 of all blocks plus
+    /// `start[0]` times `scale[0]`, those over bytes 16..32 plus `start[4]` times `scale[1]`. `start` has zeros
+    /// elsewhere. Which lanes are added before they are multiplied is not specified.
+    fn add_scaled<const HALVES: bool>(
+        self,
+        doubles: Self::Doubles,
+        sums: Self::Sums,
+        start: &[i32; 8],
+        scale: [f64; 2],
+    ) -> Self::Doubles;
+
+    /// Adds all lanes, in an order that is not specified.
+    fn reduce_doubles(self, doubles: Self::Doubles) -> f64;
 
     /// Returns `a` where it is greater than `b`, and `b` elsewhere: also where one of them is NaN.
     fn max(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
@@ -77,6 +98,8 @@ pub(crate) trait Extension: Copy {
 
 impl<I: Extension> FloatLanes for I {
     type Floats = <I::Base as FloatLanes>::Floats;
+    type Sums = <I::Base as FloatLanes>::Sums;
+    type Doubles = <I::Base as FloatLanes>::Doubles;
 
     #[inline(always)]
     fn splat(self, x: f32) -> Self::Floats {
@@ -111,6 +134,27 @@ impl<I: Extension> FloatLanes for I {
     #[inline(always)]
     fn mul_add(self, a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats {
         self.base().mul_add(a, b, c)
+    }
+
+    #[inline(always)]
+    fn zero_doubles(self) -> Self::Doubles {
+        self.base().zero_doubles()
+    }
+
+    #[inline(always)]
+    fn add_scaled<const HALVES: bool>(
+        self,
+        doubles: Self::Doubles,
+        sums: Self::Sums,
+        start: &[i32; 8],
+        scale: [f64; 2],
+    ) -> Self::Doubles {
+        self.base().add_scaled::<HALVES>(doubles, sums, start, scale)
+    }
+
+    #[inline(always)]
+    fn reduce_doubles(self, doubles: Self::Doubles) -> f64 {
+        self.base().reduce_doubles(doubles)
     }
 
     #[inline(always)]

@@ -93,8 +93,6 @@ pub(crate) trait Int8Dot: Copy {
     type Acc16: Copy;
     /// Sums over any number of blocks.
     type Acc32: Copy;
-    /// Scaled sums in f64.
-    type Doubles: Copy;
     /// Blocks after which an [`Int8Dot::Acc16`] must be flushed.
     const ACC16_BLOCKS: usize;
     /// Most blocks of [`Int8Dot::tile8_dots`].
@@ -118,23 +116,6 @@ pub(crate) trait Int8Dot: Copy {
 
     /// Adds the lanes over bytes 0..16 and over bytes 16..32 of all blocks.
     fn reduce_add_halves(self, sums: Self::Acc32) -> [i32; 2];
-
-    /// Returns empty sums in f64.
-    fn zero_doubles(self) -> Self::Doubles;
-
-    /// Adds the lanes of `sums`, plus `start`, times `scale`: in `HALVES` the lanes over bytes 0..16 of all blocks plus
-    /// `start[0]` times `scale[0]`, those over bytes 16..32 plus `start[4]` times `scale[1]`. `start` has zeros
-    /// elsewhere. Which lanes are added before they are multiplied is not specified.
-    fn add_scaled<const HALVES: bool>(
-        self,
-        doubles: Self::Doubles,
-        sums: Self::Acc32,
-        start: &[i32; 8],
-        scale: [f64; 2],
-    ) -> Self::Doubles;
-
-    /// Adds all lanes, in an order that is not specified.
-    fn reduce_doubles(self, doubles: Self::Doubles) -> f64;
 
     /// Adds all lanes of each of four sums.
     #[inline(always)]

@@ -56,7 +56,9 @@ pub(crate) use vbmi::{CodeGroup, GROUP_BLOCKS, GroupedActivations, Vbmi, pack_gr
 /// An instruction set. A value of the type is the proof that the processor has it.
 ///
 /// Methods of its traits are called only from code that [`Isa::run`] entered, or they do not inline.
-pub(crate) trait Isa: Int8Dot + FloatLanes + Int4Dot + Send + Sync {
+pub(crate) trait Isa:
+    FloatLanes + Int8Dot<Acc32 = <Self as FloatLanes>::Sums> + Int4Dot + Send + Sync
+{
     /// Returns the instruction set, if the processor reports it.
     fn detect() -> Option<Self>;
 

@@ -36,7 +36,6 @@ impl Int8Dot for Neon {
     type Codes = [[int8x16_t; 4]; 2];
     type Acc16 = [int32x4_t; 2];
     type Acc32 = [int32x4_t; 2];
-    type Doubles = [float64x2_t; 4];
     const ACC16_BLOCKS: usize = usize::MAX;
 
     #[inline(always)]
@@ -80,30 +79,6 @@ impl Int8Dot for Neon {
     }
 
     #[inline(always)]
-    fn zero_doubles(self) -> Self::Doubles {
-        // SAFETY: `self` proves Advanced SIMD.
-        unsafe { [vdupq_n_f64(0.0); 4] }
-    }
-
-    #[inline(always)]
-    fn add_scaled<const HALVES: bool>(
-        self,
-        doubles: Self::Doubles,
-        sums: Self::Acc32,
-        start: &[i32; 8],
-        scale: [f64; 2],
-    ) -> Self::Doubles {
-        // SAFETY: `self` proves Advanced SIMD.
-        unsafe { add_scaled(doubles, sums, start, scale) }
-    }
-
-    #[inline(always)]
-    fn reduce_doubles(self, doubles: Self::Doubles) -> f64 {
-        // SAFETY: `self` proves Advanced SIMD.
-        unsafe { reduce_doubles(doubles) }
-    }
-
-    #[inline(always)]
     fn reduce_add(self, sums: [Self::Acc32; 4]) -> [i32; 4] {
         // SAFETY: `self` proves Advanced SIMD.
         unsafe { reduce_add(sums) }
@@ -130,6 +105,8 @@ impl Int8Dot for Neon {
 
 impl FloatLanes for Neon {
     type Floats = [float32x4_t; 4];
+    type Sums = [int32x4_t; 2];
+    type Doubles = [float64x2_t; 4];
 
     #[inline(always)]
     fn splat(self, x: f32) -> Self::Floats {
@@ -165,6 +142,30 @@ impl FloatLanes for Neon {
     fn mul_add(self, a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats {
         // SAFETY: `self` proves Advanced SIMD.
         unsafe { mul_add(a, b, c) }
+    }
+
+    #[inline(always)]
+    fn zero_doubles(self) -> Self::Doubles {
+        // SAFETY: `self` proves Advanced SIMD.
+        unsafe { [vdupq_n_f64(0.0); 4] }
+    }
+
+    #[inline(always)]
+    fn add_scaled<const HALVES: bool>(
+        self,
+        doubles: Self::Doubles,
+        sums: Self::Sums,
+        start: &[i32; 8],
+        scale: [f64; 2],
+    ) -> Self::Doubles {
+        // SAFETY: `self` proves Advanced SIMD.
+        unsafe { add_scaled(doubles, sums, start, scale) }
+    }
+
+    #[inline(always)]
+    fn reduce_doubles(self, doubles: Self::Doubles) -> f64 {
+        // SAFETY: `self` proves Advanced SIMD.
+        unsafe { reduce_doubles(doubles) }
     }
 
     #[inline(always)]

@@ -42,7 +42,6 @@ impl Int8Dot for NeonDotprod {
     type Codes = <Neon as Int8Dot>::Codes;
     type Acc16 = [int32x4_t; 2];
     type Acc32 = [int32x4_t; 2];
-    type Doubles = [float64x2_t; 4];
     const ACC16_BLOCKS: usize = usize::MAX;
 
     #[inline(always)]
@@ -79,27 +78,6 @@ impl Int8Dot for NeonDotprod {
     #[inline(always)]
     fn reduce_add_halves(self, sums: Self::Acc32) -> [i32; 2] {
         self.0.reduce_add_halves(sums)
-    }
-
-    #[inline(always)]
-    fn zero_doubles(self) -> Self::Doubles {
-        self.0.zero_doubles()
-    }
-
-    #[inline(always)]
-    fn add_scaled<const HALVES: bool>(
-        self,
-        doubles: Self::Doubles,
-        sums: Self::Acc32,
-        start: &[i32; 8],
-        scale: [f64; 2],
-    ) -> Self::Doubles {
-        self.0.add_scaled::<HALVES>(doubles, sums, start, scale)
-    }
-
-    #[inline(always)]
-    fn reduce_doubles(self, doubles: Self::Doubles) -> f64 {
-        self.0.reduce_doubles(doubles)
     }
 
     #[inline(always)]

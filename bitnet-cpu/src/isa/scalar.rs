@@ -20,7 +20,6 @@ impl Int8Dot for Scalar {
     type Codes = [[u8; 32]; 4];
     type Acc16 = [i32; 2];
     type Acc32 = [i32; 2];
-    type Doubles = [f64; 2];
     const ACC16_BLOCKS: usize = usize::MAX;
 
     #[inline(always)]
@@ -59,30 +58,6 @@ impl Int8Dot for Scalar {
     }
 
     #[inline(always)]
-    fn zero_doubles(self) -> Self::Doubles {
-        [0.0; 2]
-    }
-
-    #[inline(always)]
-    fn add_scaled<const HALVES: bool>(
-        self,
-        doubles: Self::Doubles,
-        sums: Self::Acc32,
-        start: &[i32; 8],
-        scale: [f64; 2],
-    ) -> Self::Doubles {
-        let dots = [sums[0].wrapping_add(start[0]), sums[1].wrapping_add(start[4])];
-        let [low, high] = doubles;
-        // Both are exact, so fusing them would change nothing.
-        [f64::from(dots[0]) * scale[0] + low, f64::from(dots[1]) * scale[1] + high]
-    }
-
-    #[inline(always)]
-    fn reduce_doubles(self, doubles: Self::Doubles) -> f64 {
-        doubles[0] + doubles[1]
-    }
-
-    #[inline(always)]
     fn reduce_add_halves(self, sums: Self::Acc32) -> [i32; 2] {
         sums
     }
@@ -104,6 +79,8 @@ impl Int8Dot for Scalar {
 
 impl FloatLanes for Scalar {
     type Floats = [f32; LANES];
+    type Sums = [i32; 2];
+    type Doubles = [f64; 2];
 
     #[inline(always)]
     fn splat(self, x: f32) -> Self::Floats {
@@ -138,6 +115,30 @@ impl FloatLanes for Scalar {
             *out = a.mul_add(b, *out);
         }
         out
+    }
+
+    #[inline(always)]
+    fn zero_doubles(self) -> Self::Doubles {
+        [0.0; 2]
+    }
+
+    #[inline(always)]
+    fn add_scaled<const HALVES: bool>(
+        self,
+        doubles: Self::Doubles,
+        sums: Self::Sums,
+        start: &[i32; 8],
+        scale: [f64; 2],
+    ) -> Self::Doubles {
+        let dots = [sums[0].wrapping_add(start[0]), sums[1].wrapping_add(start[4])];
+        let [low, high] = doubles;
+        // Both are exact, so fusing them would change nothing.
+        [f64::from(dots[0]) * scale[0] + low, f64::from(dots[1]) * scale[1] + high]
+    }
+
+    #[inline(always)]
+    fn reduce_doubles(self, doubles: Self::Doubles) -> f64 {
+        doubles[0] + doubles[1]
     }
 
     #[inline(always)]
