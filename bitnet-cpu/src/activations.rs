@@ -240,6 +240,13 @@ impl Quantized {
         starts
     }
 
+    /// Returns `-Σ q` of a token over each group of `halves` half blocks.
+    #[inline]
+    pub(crate) fn group_starts(&self, token: usize, halves: usize) -> impl Iterator<Item = i32> {
+        let groups = self.sums(token).chunks(halves.max(1));
+        groups.map(|group| group.iter().fold(0i32, |start, half| start.wrapping_sub(*half)))
+    }
+
     /// Returns `Σ q` over each 64 elements of a token.
     pub(crate) fn sums(&self, token: usize) -> &[i32] {
         &self.sums[token * self.width * 2..(token + 1) * self.width * 2]
@@ -262,20 +269,31 @@ struct Quantize<'a> {
 }
 
 impl Quantize<'_> {
-    /// Stores a block of a token, and its sums.
+    /// Returns where the blocks of a token belong, see [`quantized_place`].
     #[inline(always)]
-    fn put<I: Isa>(&mut self, isa: I, token: usize, k: usize, block: &ActivationBlock) {
+    fn place(&self, token: usize) -> (usize, usize) {
+        quantized_place(token, self.scales.len(), self.width, self.amx)
+    }
+
+    /// Stores block `k` of a token, whose place is that of [`Quantize::place`], and its sums.
+    #[inline(always)]
+    fn put<I: Isa>(
+        &mut self,
+        isa: I,
+        token: usize,
+        (first, stride): (usize, usize),
+        k: usize,
+        block: &ActivationBlock,
+    ) {
         /// Codes that are all 1.
         const ONES: CodeBlock = [0x5555_5555; 8];
-        let (tokens, width) = (self.scales.len(), self.width);
         let ones = isa.unpack(&ONES);
         let sum = isa.flush_acc(isa.zero_acc32(), isa.multiply_add(isa.zero_acc16(), ones, block));
         let halves = isa.reduce_add_halves(sum);
-        let at = 2 * (token * width + k);
+        let at = 2 * (token * self.width + k);
         [self.sums[at], self.sums[at + 1]] = halves;
         let start = &mut self.starts[token];
         *start = start.wrapping_sub(halves[0]).wrapping_sub(halves[1]);
-        let (first, stride) = quantized_place(token, tokens, width, self.amx);
         let block = if self.amx { halves_in_order(block) } else { *block };
         self.blocks[first + k * stride] = block;
     }
@@ -286,9 +304,9 @@ impl Quantize<'_> {
         let largest = largest_magnitude(x);
         let scale = activation_scale_within(largest, within.unwrap_or(largest));
         self.scales[token] = scale;
-        let mut last = [0.0; ROW_BLOCK];
+        let (place, mut last) = (self.place(token), [0.0; ROW_BLOCK]);
         for (k, x) in blocks_of(x, &mut last).enumerate() {
-            self.put(isa, token, k, &isa.quantize(x, scale));
+            self.put(isa, token, place, k, &isa.quantize(x, scale));
         }
     }
 
@@ -298,10 +316,11 @@ impl Quantize<'_> {
         let first = token * DIGITS;
         let scales = digit_scales(largest_magnitude(x));
         self.scales[first..first + DIGITS].copy_from_slice(&scales);
+        let places: [_; DIGITS] = std::array::from_fn(|digit| self.place(first + digit));
         let mut last = [0.0; ROW_BLOCK];
         for (k, x) in blocks_of(x, &mut last).enumerate() {
-            for (token, digits) in (first..).zip(&digits(x, scales[0])) {
-                self.put(isa, token, k, &isa.quantize(digits, 1.0));
+            for ((token, place), digits) in (first..).zip(places).zip(&digits(x, scales[0])) {
+                self.put(isa, token, place, k, &isa.quantize(digits, 1.0));
             }
         }
     }

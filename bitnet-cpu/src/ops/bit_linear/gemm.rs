@@ -5,9 +5,8 @@
 //!
 //! From the bottom: `weight` (rows of codes), `dot` (one token), `few` (two to seven tokens), `tile8` (eight tokens),
 //! `panel` (prompts), `grouped` (scales for groups) and `scaled` (those whose sums are exact in f64), and here the
-//! division of tokens into tiles and the sums of digits. A row is
-//! unpacked once for a tile, or with a panel once for all tokens. Long rows are taken in pieces for which the
-//! activations of a tile stay in the nearest cache. Weights with five trits in a byte (`packed`) take the same paths.
+//! division of tokens into tiles and the sums of digits. A row is unpacked once for a tile, or with a panel once for
+//! all tokens. Long rows are taken in pieces for which the activations of a tile stay in the nearest cache. Weights with five trits in a byte (`packed`) take the same paths.
 
 use std::ops::Range;
 
@@ -15,7 +14,7 @@ use super::dot::{SingleDots, WeightRows};
 use super::few::{Rest, few_dots};
 use super::grouped::{GroupRows, group_halves};
 use super::panel::{PanelGemm, use_panels};
-use super::scaled::{ScaledRows, Starts};
+use super::scaled::{ScaledGemm, ScaledRows};
 use super::sink::DotSink;
 use super::tile8::{ROWS, Tile8Dots, groups_fit_tiles, tile8_by_groups};
 use super::weight::{CpuMatrix, groups};
@@ -57,64 +56,16 @@ struct Gemm<'a> {
     rest: &'a Rest,
     /// `None` where other kernels take less time.
     panels: Option<PanelGemm<'a>>,
-    /// `None` where they are not known to be exact.
-    scaled: Option<Starts>,
-    /// `None` for activations in 8 bits.
-    digits: Option<DigitSums>,
-}
-
-/// Results of the digits of activations with some rows, before they are added.
-struct DigitSums {
-    rows: usize,
-    /// `[tokens · DIGITS, rows]`
-    results: PoolBuffer<f32>,
-}
-
-impl DigitSums {
-    /// # Errors
-    /// [`bitnet_core::Error::OutOfMemory`].
-    fn new(digits: usize, pool: &HybridMemoryPool) -> Result<Self> {
-        let rows = GATED_ROWS * (DIGIT_RESULTS / GATED_ROWS / digits.max(1)).max(1);
-        Ok(Self { rows, results: PoolBuffer::scratch(digits * rows, pool)? })
-    }
 }
 
 impl<'a> Gemm<'a> {
     /// # Errors
     /// [`bitnet_core::Error::OutOfMemory`].
     fn new<I: Isa>(weight: &'a CpuMatrix, operand: &Operand<'a>) -> Result<Self> {
-        let Operand { x, rest, precision, pool } = *operand;
+        let Operand { x, rest, pool, .. } = *operand;
         let panels = use_panels::<I>(weight, x);
         let panels = panels.then(|| PanelGemm::new(weight, x, pool)).transpose()?;
-        let digits = (precision == ActivationPrecision::Float)
-            .then(|| DigitSums::new(x.tokens(), pool))
-            .transpose()?;
-        let scaled = if panels.is_none() { Starts::new(weight, x, pool)? } else { None };
-        Ok(Self { weight, x, rest, panels, scaled, digits })
-    }
-
-    /// Computes `out[token][row - first] = x · weightᵀ` for some rows.
-    #[inline(always)]
-    fn rows<I: Isa>(&mut self, isa: I, rows: Range<usize>, first: usize, out: &mut Rows<'_>) {
-        let (weight, x) = (self.weight, self.x);
-        let Some(mut digits) = self.digits.take() else {
-            let sink = DotSink::Rescale { weight, first, x, out };
-            return isa.run(AllDots { gemm: self, rows, sink });
-        };
-        for rows in pieces(rows, digits.rows) {
-            let out = out.iter_mut().map(|out| &mut out[rows.start - first..][..rows.len()]);
-            let mut results: Rows<'_> = digits.results.chunks_exact_mut(digits.rows).collect();
-            let sink = DotSink::Rescale { weight, first: rows.start, x, out: &mut results };
-            isa.run(AllDots { gemm: self, rows: rows.clone(), sink });
-            for (out, digits) in out.zip(results.as_chunks::<DIGITS>().0) {
-                let [low, middle, high] = digits.each_ref().map(|digit| &digit[..out.len()]);
-                for (((out, low), middle), high) in out.iter_mut().zip(low).zip(middle).zip(high) {
-                    // Where the sum overflows, lower digits may do so the other way.
-                    *out = if high.is_infinite() { *high } else { low + middle + high };
-                }
-            }
-        }
-        self.digits = Some(digits);
+        Ok(Self { weight, x, rest, panels })
     }
 }
 
@@ -133,13 +84,7 @@ impl Op for AllDots<'_, '_, '_, '_> {
         let Self { gemm, rows, mut sink } = self;
         match &mut gemm.panels {
             Some(panels) => panels.dots(isa, rows, &mut sink),
-            None => match &gemm.scaled {
-                Some(starts) if matches!(sink, DotSink::Rescale { .. }) => {
-                    let Gemm { weight, x, rest, .. } = gemm;
-                    ScaledRows { weight, x, rows, starts }.results(isa, rest, &mut sink);
-                }
-                _ => all_dots(isa, gemm.weight, gemm.x, gemm.rest, rows, &mut sink),
-            },
+            None => all_dots(isa, gemm.weight, gemm.x, gemm.rest, rows, &mut sink),
         }
     }
 }
@@ -201,6 +146,83 @@ pub(super) struct Operand<'a> {
     pub(super) pool: &'a HybridMemoryPool,
 }
 
+/// Results of digits that are computed before they are added, unless those of [`GATED_ROWS`] are more: they stay in the
+/// nearest cache.
+const DIGIT_RESULTS: usize = 1 << 12;
+
+/// Results of the digits of activations with some rows, before they are added.
+struct DigitSums {
+    rows: usize,
+    /// `[tokens · DIGITS, rows]`
+    results: PoolBuffer<f32>,
+}
+
+impl DigitSums {
+    /// # Errors
+    /// [`bitnet_core::Error::OutOfMemory`].
+    fn new(digits: usize, pool: &HybridMemoryPool) -> Result<Self> {
+        let rows = GATED_ROWS * (DIGIT_RESULTS / GATED_ROWS / digits.max(1)).max(1);
+        Ok(Self { rows, results: PoolBuffer::scratch(digits * rows, pool)? })
+    }
+}
+
+/// How the results of all tokens with rows of a weight are computed.
+struct Product<'a> {
+    gemm: Gemm<'a>,
+    /// `None` where other kernels take less time.
+    scaled: Option<ScaledGemm<'a>>,
+    /// `None` for activations in 8 bits.
+    digits: Option<DigitSums>,
+}
+
+impl<'a> Product<'a> {
+    /// # Errors
+    /// [`bitnet_core::Error::OutOfMemory`].
+    fn new<I: Isa>(weight: &'a CpuMatrix, operand: &Operand<'a>) -> Result<Self> {
+        let gemm = Gemm::new::<I>(weight, operand)?;
+        let Operand { x, rest, precision, pool } = *operand;
+        let scaled = match gemm.panels {
+            Some(_) => None,
+            None => ScaledGemm::new(weight, x, rest, pool)?,
+        };
+        let digits = (precision == ActivationPrecision::Float)
+            .then(|| DigitSums::new(x.tokens(), pool))
+            .transpose()?;
+        Ok(Self { gemm, scaled, digits })
+    }
+
+    /// Computes `out[token][row - first] = x · weightᵀ` for some rows.
+    #[inline(always)]
+    fn rows<I: Isa>(&mut self, isa: I, rows: Range<usize>, first: usize, out: &mut Rows<'_>) {
+        let Self { gemm, scaled, digits } = self;
+        let mut results = |rows: Range<usize>, first, out: &mut Rows<'_>| match scaled {
+            Some(gemm) => isa.run(ScaledRows { gemm, rows, first, out }),
+            None => {
+                let sink = DotSink::Rescale { weight: gemm.weight, first, x: gemm.x, out };
+                isa.run(AllDots { gemm: &mut *gemm, rows, sink });
+            }
+        };
+        let Some(digits) = digits else { return results(rows, first, out) };
+        for rows in pieces(rows, digits.rows) {
+            let mut of_digits: Rows<'_> = digits.results.chunks_exact_mut(digits.rows).collect();
+            results(rows.clone(), rows.start, &mut of_digits);
+            let out = out.iter_mut().map(|out| &mut out[rows.start - first..][..rows.len()]);
+            for (out, digits) in out.zip(of_digits.as_chunks::<DIGITS>().0) {
+                add_digits(out, digits.each_ref().map(|digit| &digit[..rows.len()]));
+            }
+        }
+    }
+}
+
+/// Adds the results of the digits, the lowest first.
+#[inline(always)]
+fn add_digits(out: &mut [f32], [low, middle, high]: [&[f32]; DIGITS]) {
+    for (((out, low), middle), high) in out.iter_mut().zip(low).zip(middle).zip(high) {
+        // Where the sum overflows, lower digits may do so the other way.
+        *out = if high.is_infinite() { *high } else { low + middle + high };
+    }
+}
+
 /// The kernel of [`super::bit_linear`] on quantised activations.
 pub(super) struct Int8Gemm<'a> {
     pub(super) operand: Operand<'a>,
@@ -219,7 +241,7 @@ impl Op for Int8Gemm<'_> {
                 continue;
             }
             let first = rows.start;
-            Gemm::new::<I>(weight, &operand)?.rows(isa, rows, first, &mut out);
+            Product::new::<I>(weight, &operand)?.rows(isa, rows, first, &mut out);
         }
         Ok(())
     }
@@ -228,10 +250,6 @@ impl Op for Int8Gemm<'_> {
 /// Rows of both weights of a [`Gated`] that are computed before their product: whole panels, whose results for a prompt
 /// stay in the second-level cache.
 const GATED_ROWS: usize = 2 * PANEL_ROWS;
-
-/// Results of digits that wait for their sums, if they are no more than those of [`GATED_ROWS`]: they stay in the
-/// nearest cache.
-const DIGIT_RESULTS: usize = 1 << 12;
 
 /// The kernel of [`super::gated`]: `out[token][row - rows.start] = activation(x · gateᵀ) * (x · upᵀ)`.
 pub(super) struct Gated<'a> {
@@ -250,8 +268,8 @@ impl Op for Gated<'_> {
     #[inline(always)]
     fn eval<I: Isa>(self, isa: I) -> Result<()> {
         let Self { operand, level, activation, weights: [gate, up], rows, mut out } = self;
-        let mut gates = Gemm::new::<I>(gate, &operand)?;
-        let mut ups = Gemm::new::<I>(up, &operand)?;
+        let mut gates = Product::new::<I>(gate, &operand)?;
+        let mut ups = Product::new::<I>(up, &operand)?;
         let mut products = PoolBuffer::scratch(out.len() * GATED_ROWS, operand.pool)?;
         let mut products: Rows<'_> = products.chunks_exact_mut(GATED_ROWS).collect();
         let first = rows.start;

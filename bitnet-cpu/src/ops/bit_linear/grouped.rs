@@ -140,8 +140,9 @@ impl GroupRows<'_> {
         let groups = groups(weight);
         let mut starts = vec![0i32; T * groups];
         for (token, starts) in tile.clone().zip(starts.chunks_exact_mut(groups)) {
-            add_group_sums(x.sums(token), *len, starts);
-            starts.iter_mut().for_each(|start| *start = start.wrapping_neg());
+            for (start, of_group) in starts.iter_mut().zip(x.group_starts(token, *len)) {
+                *start = of_group;
+            }
         }
         let stride = GROUP_ROWS * groups;
         let mut dots = vec![0i32; T * stride];

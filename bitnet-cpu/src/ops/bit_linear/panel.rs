@@ -95,9 +95,8 @@ impl<'a> PanelGemm<'a> {
         let scales = PoolBuffer::scratch(groups, pool)?;
         if let Some(halves) = group_halves(weight) {
             for token in 0..tokens {
-                for (index, sums) in x.sums(token).chunks(halves).take(groups).enumerate() {
-                    let sum = sums.iter().fold(0i32, |sum, half| sum.wrapping_add(*half));
-                    starts[index * tokens + token] = sum.wrapping_neg();
+                for (index, start) in x.group_starts(token, halves).take(groups).enumerate() {
+                    starts[index * tokens + token] = start;
                 }
             }
         }

@@ -7,11 +7,11 @@ use std::ops::Range;
 
 use super::dot::prefetch_rows;
 use super::few::Rest;
-use super::grouped::lanes;
-use super::sink::DotSink;
-use super::weight::{CpuMatrix, row_scales};
+use super::grouped::{group_halves, lanes};
+use super::weight::{CpuMatrix, groups, row_scales};
 use crate::activations::Quantized;
-use crate::isa::{ActivationBlock, CodeBlock, Isa, prefetch};
+use crate::isa::{ActivationBlock, CodeBlock, Isa, Op, prefetch};
+use bitnet_core::Result;
 use bitnet_core::memory::{HybridMemoryPool, PoolBuffer};
 use bitnet_core::ternary::{ScaleGranularity, TernaryMatrix};
 
@@ -42,56 +42,48 @@ pub(super) fn is_exact(matrix: &TernaryMatrix) -> bool {
 /// `-Σ q` of the groups that a step of a row meets, each in the first of its lanes.
 type Start = [i32; 8];
 
-/// Some rows of a weight that [`is_exact`], and what meets them.
-pub(super) struct ScaledRows<'a> {
-    pub(super) weight: &'a CpuMatrix,
-    pub(super) x: &'a Quantized,
-    pub(super) rows: Range<usize>,
-    pub(super) starts: &'a Starts,
-}
-
-/// `-Σ q` of all tokens over each group.
-#[derive(Debug)]
-pub(super) struct Starts {
-    /// `[tokens, steps]`
+/// The product of a few tokens with rows of a weight that [`is_exact`].
+pub(super) struct ScaledGemm<'a> {
+    weight: &'a CpuMatrix,
+    x: &'a Quantized,
+    rest: &'a Rest,
+    /// `-Σ q` over each group: `[tokens, steps]`.
     starts: PoolBuffer<Start>,
     steps: usize,
     /// Half blocks of a group.
     len: usize,
 }
 
-impl Starts {
-    /// `None` for a weight or a number of tokens for which other kernels do better.
+impl<'a> ScaledGemm<'a> {
+    /// `None` for a weight or a number of tokens for which other kernels do better. `rest` is that of `x`.
     ///
     /// # Errors
     /// [`bitnet_core::Error::OutOfMemory`].
     pub(super) fn new(
-        weight: &CpuMatrix,
-        x: &Quantized,
+        weight: &'a CpuMatrix,
+        x: &'a Quantized,
+        rest: &'a Rest,
         pool: &HybridMemoryPool,
-    ) -> bitnet_core::Result<Option<Self>> {
-        let CpuMatrix::Canonical { exact: true, matrix } = weight else { return Ok(None) };
-        let ScaleGranularity::Group(group) = matrix.granularity() else { return Ok(None) };
-        let (len, groups) = (group / 64, matrix.cols() / group);
+    ) -> Result<Option<Self>> {
+        let CpuMatrix::Canonical { exact: true, .. } = weight else { return Ok(None) };
+        let (Some(len), groups) = (group_halves(weight), groups(weight)) else { return Ok(None) };
         if x.tokens() > MOST_TOKENS || groups == 0 {
             return Ok(None);
         }
         let steps = if len == 1 { groups.div_ceil(2) } else { groups };
         let mut starts = PoolBuffer::scratch(x.tokens() * steps, pool)?;
         for (token, starts) in starts.chunks_exact_mut(steps).enumerate() {
-            let halves = x.sums(token).chunks(len.max(2));
-            for (start, halves) in starts.iter_mut().zip(halves) {
+            let mut of_group = x.group_starts(token, len);
+            for start in starts {
                 *start = Start::default();
+                start[0] = of_group.next().unwrap_or(0);
                 if len == 1 {
                     // What a block holds behind the last group is zero.
-                    (start[0], start[4]) = (halves[0].wrapping_neg(), halves[1].wrapping_neg());
-                } else {
-                    let sum = halves.iter().fold(0i32, |sum, half| sum.wrapping_add(*half));
-                    start[0] = sum.wrapping_neg();
+                    start[4] = of_group.next().unwrap_or(0);
                 }
             }
         }
-        Ok(Some(Self { starts, steps, len }))
+        Ok(Some(Self { weight, x, rest, starts, steps, len }))
     }
 }
 
@@ -132,35 +124,41 @@ fn row_sums<I: Isa, const T: usize, const B: usize, const HALVES: bool>(
     doubles.map(|doubles| isa.reduce_doubles(doubles))
 }
 
-impl ScaledRows<'_> {
-    /// Computes the results of all tokens.
-    #[inline(always)]
-    pub(super) fn results<I: Isa>(&self, isa: I, rest: &Rest, sink: &mut DotSink<'_, '_>) {
-        let x = rest.blocks(self.x);
-        match self.x.tokens() {
-            1 => self.tile::<I, 1>(isa, x, sink),
-            2 => self.tile::<I, 2>(isa, x, sink),
-            3 => self.tile::<I, 3>(isa, x, sink),
-            _ => self.tile::<I, MOST_TOKENS>(isa, x, sink),
-        }
-    }
+/// Some rows of a [`ScaledGemm`]: `out[token][row - first] = x · weightᵀ`.
+pub(super) struct ScaledRows<'g, 'a, 'b> {
+    pub(super) gemm: &'g ScaledGemm<'a>,
+    pub(super) rows: Range<usize>,
+    pub(super) first: usize,
+    pub(super) out: &'g mut [&'b mut [f32]],
+}
+
+impl Op for ScaledRows<'_, '_, '_> {
+    type Output = ();
 
     #[inline(always)]
-    fn tile<I: Isa, const T: usize>(
-        &self,
-        isa: I,
-        x: &[ActivationBlock],
-        sink: &mut DotSink<'_, '_>,
-    ) {
-        let Self { weight, starts: Starts { starts, steps, len }, .. } = self;
-        let blocks = x.as_chunks::<T>().0;
+    fn eval<I: Isa>(self, isa: I) {
+        match self.gemm.x.tokens() {
+            1 => self.tile::<I, 1>(isa),
+            2 => self.tile::<I, 2>(isa),
+            3 => self.tile::<I, 3>(isa),
+            _ => self.tile::<I, MOST_TOKENS>(isa),
+        }
+    }
+}
+
+impl ScaledRows<'_, '_, '_> {
+    #[inline(always)]
+    fn tile<I: Isa, const T: usize>(self, isa: I) {
+        let Self { gemm, rows, first, out } = self;
+        let ScaledGemm { weight, x, rest, starts, steps, len } = gemm;
+        let blocks = rest.blocks(x).as_chunks::<T>().0;
         let mut of_token: [&[Start]; T] = [&[]; T];
         for (of_token, starts) in of_token.iter_mut().zip(starts.chunks_exact(*steps)) {
             *of_token = starts;
         }
         let starts = &of_token;
         let distance = prefetch_rows(blocks.len()) * blocks.len();
-        for row in self.rows.clone() {
+        for row in rows {
             let (codes, scales) = (weight.row_blocks(row), row_scales(weight, row));
             let ahead = codes.as_ptr().wrapping_add(distance);
             let sums = match len {
@@ -169,7 +167,9 @@ impl ScaledRows<'_> {
                 4 => row_sums::<I, T, 2, false>(isa, codes, blocks, scales, starts, ahead),
                 _ => row_sums::<I, T, 4, false>(isa, codes, blocks, scales, starts, ahead),
             };
-            sink.push_scaled(row, sums);
+            for ((out, sum), scale) in out.iter_mut().zip(sums).zip(&x.scales) {
+                out[row - first] = (sum / f64::from(*scale)) as f32;
+            }
         }
     }
 }

@@ -44,16 +44,6 @@ impl DotSink<'_, '_> {
         }
     }
 
-    /// Takes `Σ dot * scale` of the first `T` tokens with one row of a weight with groups.
-    #[inline(always)]
-    pub(super) fn push_scaled<const T: usize>(&mut self, row: usize, sums: [f64; T]) {
-        // Integers are computed by other kernels.
-        let Self::Rescale { first, x, out, .. } = self else { return };
-        for ((out, sum), scale) in out.iter_mut().zip(sums).zip(&x.scales) {
-            out[row - *first] = (sum / f64::from(*scale)) as f32;
-        }
-    }
-
     /// Requests the places of a tile from memory, which arrive while it is computed.
     #[inline(always)]
     pub(super) fn prefetch(&self, tile: &PanelTile) {
