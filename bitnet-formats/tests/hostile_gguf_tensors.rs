@@ -86,7 +86,10 @@ fn rows_that_are_not_whole_blocks() {
         (34, "TQ1_0", [255, 256]),
         (35, "TQ2_0", [128, 2]),
         (36, "I2_S", [3, 5]),
+        (41, "Q1_0", [64, 4]),
         (42, "Q2_0", [32, 4]),
+        (142, "PQ2_0", [64, 4]),
+        (143, "PTQ1_0", [64, 4]),
     ] {
         let file = Gguf::new().tensor(b"t", &dims, id, 0).data(&[0; 8192]);
         refused!(
@@ -112,6 +115,7 @@ fn types_that_are_not_read() {
         (38, "TL1 (bitnet.cpp)", "i2_s"),
         (39, "TL2 (bitnet.cpp) or MXFP4 (ggml)", "i2_s"),
         (43, "unknown type id 43", "newer"),
+        (144, "unknown type id 144", "newer"),
         (u32::MAX, "unknown type id 4294967295", "newer"),
     ] {
         refused!(
@@ -254,6 +258,9 @@ fn q2_0_blocks_are_told_apart_by_room() {
     };
     assert_eq!(types(&model(&[(9, 324)])), [GgmlType::Q2_0G64]);
     assert_eq!(types(&model(&[(9, 306)])), [GgmlType::Q2_0G128]);
+    // The same blocks of 128 under an id of their own need no telling apart.
+    let own = Gguf::new().tensor(b"t", &[128, 1], 142, 0).data(&[0; 64]).bytes();
+    assert_eq!(types(&own), [GgmlType::Pq2_0]);
     // One row is 36 or 34 bytes, 64 padded: its neighbours decide.
     assert_eq!(types(&model(&[(1, 34), (9, 306)])), [GgmlType::Q2_0G128; 2]);
     assert_eq!(types(&model(&[(9, 324), (1, 36)])), [GgmlType::Q2_0G64; 2]);

@@ -232,6 +232,18 @@ pub enum Error {
         /// The bias.
         bias: f32,
     },
+    /// A weight is zero, which a format of two values has no code for.
+    #[error(
+        "{format}: the weight at row {row}, column {col} is 0, and the format has only -scale and +scale; store the tensor in another format"
+    )]
+    NotBinary {
+        /// The storage format.
+        format: &'static str,
+        /// Row of the matrix.
+        row: usize,
+        /// Column of the matrix.
+        col: usize,
+    },
     /// Four weights do not contain exactly one zero.
     #[error(
         "{format}: the four weights at row {row}, column {col} contain {zeros} zeros instead of one; store the tensor in another format"

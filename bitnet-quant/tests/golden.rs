@@ -51,11 +51,15 @@ fn within_one_ulp(a: f32, b: f32) -> bool {
 }
 
 #[test]
-fn ggml_ternary_blocks_equal_ggml() {
+fn ternary_blocks_equal_other_encoders() {
     for (storage, folder, cols) in [
         (TernaryStorage::TQ1_0, "tq1_0", 512),
         (TernaryStorage::TQ2_0, "tq2_0", 512),
         (TernaryStorage::Q2_0 { block: 64 }, "q2_0", 256),
+        (TernaryStorage::Q2_0 { block: 128 }, "pq2_0", 256),
+        (TernaryStorage::PQ2_0, "pq2_0", 256),
+        (TernaryStorage::PTQ1_0, "ptq1_0", 256),
+        (TernaryStorage::Q1_0, "q1_0", 256),
     ] {
         let stored = bytes(&format!("{folder}/stored.3x{cols}.u8"));
         let expected = floats(&format!("{folder}/values.3x{cols}.f32"));
@@ -68,12 +72,17 @@ fn ggml_ternary_blocks_equal_ggml() {
 }
 
 #[test]
-fn all_code_bytes_of_ternary_blocks_decode_like_ggml() {
-    for (storage, folder) in [(TernaryStorage::TQ1_0, "tq1_0"), (TernaryStorage::TQ2_0, "tq2_0")] {
-        let raw = bytes(&format!("{folder}/raw.2x768.u8"));
-        let matrix = storage.decode(&raw, 2, 768, None).unwrap();
-        assert_eq!(matrix.granularity(), ScaleGranularity::Group(256));
-        assert_eq!(values(&matrix), floats(&format!("{folder}/raw_values.2x768.f32")), "{folder}");
+fn all_code_bytes_of_ternary_blocks_decode_like_other_decoders() {
+    for (storage, folder, cols, block) in [
+        (TernaryStorage::TQ1_0, "tq1_0", 768, 256),
+        (TernaryStorage::TQ2_0, "tq2_0", 768, 256),
+        (TernaryStorage::PTQ1_0, "ptq1_0", 640, 128),
+    ] {
+        let raw = bytes(&format!("{folder}/raw.2x{cols}.u8"));
+        let matrix = storage.decode(&raw, 2, cols, None).unwrap();
+        assert_eq!(matrix.granularity(), ScaleGranularity::Group(block));
+        let expected = floats(&format!("{folder}/raw_values.2x{cols}.f32"));
+        assert_eq!(values(&matrix), expected, "{folder}");
     }
 }
 

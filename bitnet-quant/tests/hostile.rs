@@ -10,7 +10,7 @@ use bitnet_quant::weights::{absmean, detect_ternary};
 use half::f16;
 use proptest::prelude::*;
 
-const STORAGES: [TernaryStorage; 10] = [
+const STORAGES: [TernaryStorage; 13] = [
     TernaryStorage::I2S(I2sLayout::X86),
     TernaryStorage::I2S(I2sLayout::Arm64),
     TernaryStorage::I2S(I2sLayout::X4),
@@ -18,6 +18,9 @@ const STORAGES: [TernaryStorage; 10] = [
     TernaryStorage::TQ2_0,
     TernaryStorage::Q2_0 { block: 64 },
     TernaryStorage::Q2_0 { block: 128 },
+    TernaryStorage::PQ2_0,
+    TernaryStorage::PTQ1_0,
+    TernaryStorage::Q1_0,
     TernaryStorage::IQ1_BN,
     TernaryStorage::IQ2_BN,
     TernaryStorage::IQ2_BN_R4,
@@ -139,20 +142,31 @@ fn every_byte_value_has_its_meaning() {
             }
         }
 
-        let mut stored = f16::ONE.to_le_bytes().to_vec();
-        stored.extend([byte; 16]);
-        let storage = TernaryStorage::Q2_0 { block: 64 };
-        match storage.decode(&stored, 1, 64, None) {
-            Ok(matrix) => {
-                assert!(!has_three);
-                for (e, &t) in matrix.to_trits().iter().enumerate() {
-                    assert_eq!(t, trit(pairs[e % 4]));
+        for (storage, format, cols) in [
+            (TernaryStorage::Q2_0 { block: 64 }, "Q2_0", 64),
+            (TernaryStorage::PQ2_0, "PQ2_0", 128),
+        ] {
+            let mut stored = f16::ONE.to_le_bytes().to_vec();
+            stored.resize(2 + cols / 4, byte);
+            match storage.decode(&stored, 1, cols, None) {
+                Ok(matrix) => {
+                    assert!(!has_three);
+                    for (e, &t) in matrix.to_trits().iter().enumerate() {
+                        assert_eq!(t, trit(pairs[e % 4]));
+                    }
+                }
+                Err(error) => {
+                    let col = pairs.iter().position(|&p| p == 3).unwrap();
+                    assert_eq!(error, Error::NotTernary { format, row: 0, col });
                 }
             }
-            Err(error) => {
-                let col = pairs.iter().position(|&p| p == 3).unwrap();
-                assert_eq!(error, Error::NotTernary { format: "Q2_0", row: 0, col });
-            }
+        }
+
+        let mut stored = f16::ONE.to_le_bytes().to_vec();
+        stored.extend([byte; 16]);
+        let trits = TernaryStorage::Q1_0.decode(&stored, 1, 128, None).unwrap().to_trits();
+        for (e, &t) in trits.iter().enumerate() {
+            assert_eq!(t, if (byte >> (e % 8)) & 1 == 1 { 1 } else { -1 });
         }
 
         match hf_packed::decode(&[byte], 4, 1, 1.0, None) {
@@ -177,11 +191,17 @@ fn every_base_3_byte_decodes_to_its_digits() {
         stored.extend(f16::ONE.to_le_bytes());
         TernaryStorage::TQ1_0.decode(&stored, 1, 256, None).unwrap().to_trits()
     };
+    let decode_128 = |byte: u8| {
+        let mut stored = vec![byte; 26];
+        stored.extend(f16::ONE.to_le_bytes());
+        TernaryStorage::PTQ1_0.decode(&stored, 1, 128, None).unwrap().to_trits()
+    };
     for byte in 0..=255 {
-        assert_eq!(decode(byte).len(), 256);
+        assert_eq!((decode(byte).len(), decode_128(byte).len()), (256, 128));
     }
+    let byte = |q: u16| (q * 256).div_ceil(243) as u8;
     for q in 0..243u16 {
-        let trits = decode((q * 256).div_ceil(243) as u8);
+        let trits = decode(byte(q));
         let digits: Vec<i8> = [81, 27, 9, 3, 1].iter().map(|p| (q / p % 3) as i8 - 1).collect();
         for n in 0..5 {
             assert!(trits[n * 32..(n + 1) * 32].iter().all(|&t| t == digits[n]), "{q}");
@@ -189,6 +209,14 @@ fn every_base_3_byte_decodes_to_its_digits() {
         }
         for n in 0..4 {
             assert!(trits[240 + n * 4..244 + n * 4].iter().all(|&t| t == digits[n]), "{q}");
+        }
+        let trits = decode_128(byte(q));
+        for n in 0..5 {
+            assert!(trits[n * 16..(n + 1) * 16].iter().all(|&t| t == digits[n]), "{q}");
+            assert!(trits[80 + n * 8..88 + n * 8].iter().all(|&t| t == digits[n]), "{q}");
+        }
+        for n in 0..4 {
+            assert!(trits[120 + n * 2..122 + n * 2].iter().all(|&t| t == digits[n]), "{q}");
         }
     }
 }
@@ -209,6 +237,9 @@ fn non_finite_scales_are_errors_with_position() {
             (TernaryStorage::TQ1_0, 54, 52),
             (TernaryStorage::TQ2_0, 66, 64),
             (TernaryStorage::Q2_0 { block: 128 }, 34, 0),
+            (TernaryStorage::PQ2_0, 34, 0),
+            (TernaryStorage::PTQ1_0, 28, 26),
+            (TernaryStorage::Q1_0, 18, 0),
         ] {
             let size = storage.size(2, 512).unwrap();
             let mut stored = vec![0; size];
@@ -270,7 +301,14 @@ fn unsupported_scale_granularity_is_an_error() {
         let matrix =
             TernaryMatrix::from_trits(1, 256, &[1; 256], ScaleGranularity::Tensor, vec![scale])
                 .unwrap();
-        for storage in [TernaryStorage::TQ1_0, TernaryStorage::TQ2_0, TernaryStorage::IQ1_BN] {
+        for storage in [
+            TernaryStorage::TQ1_0,
+            TernaryStorage::TQ2_0,
+            TernaryStorage::PQ2_0,
+            TernaryStorage::PTQ1_0,
+            TernaryStorage::Q1_0,
+            TernaryStorage::IQ1_BN,
+        ] {
             assert!(matches!(storage.encode(&matrix), Err(Error::ScaleRange { .. })));
         }
         let stored = i2_s::encode(&matrix, I2sLayout::X86).unwrap();

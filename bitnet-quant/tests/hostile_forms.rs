@@ -1,4 +1,5 @@
-//! Damaged and hostile input of formats with separate scales, tiled formats, MLX tensors and archives.
+//! Damaged and hostile input of formats with separate scales, formats without zero, tiled formats, MLX tensors and
+//! archives.
 
 #![allow(clippy::unwrap_used, reason = "a test may stop at any surprise")]
 
@@ -6,7 +7,7 @@ use bitnet_core::dense::PlainType;
 use bitnet_core::ternary::{ScaleGranularity, TernaryMatrix};
 use bitnet_quant::Error;
 use bitnet_quant::codec::mlx::{self, MlxTensors};
-use bitnet_quant::codec::{archive, hf_packed, sparse34, tl1, tl2};
+use bitnet_quant::codec::{TernaryStorage, archive, hf_packed, sparse34, tl1, tl2};
 use proptest::prelude::*;
 
 const TL1: tl1::Tiles = tl1::Tiles { bm: 32, bk: 64, bmm: 32 };
@@ -16,6 +17,28 @@ const ONE: ScaleGranularity = ScaleGranularity::Tensor;
 fn matrix(rows: usize, cols: usize) -> TernaryMatrix {
     let trits: Vec<i8> = (0..rows * cols).map(|i| (i * i % 7 % 3) as i8 - 1).collect();
     TernaryMatrix::from_trits(rows, cols, &trits, ONE, vec![0.25]).unwrap()
+}
+
+#[test]
+fn zeros_are_refused_by_a_format_without_zero() {
+    let mut trits = vec![1i8; 3 * 256];
+    let encode = |trits: &[i8], scale: f32| {
+        let granularity = ScaleGranularity::Tensor;
+        let matrix = TernaryMatrix::from_trits(3, 256, trits, granularity, vec![scale]).unwrap();
+        let mut out = vec![7];
+        let result = TernaryStorage::Q1_0.encode_into(&matrix, &mut out);
+        assert_eq!(out.len(), if result.is_ok() { 1 + 3 * 36 } else { 1 });
+        result
+    };
+    assert_eq!(encode(&trits, 0.5), Ok(()));
+    trits[2 * 256 + 211] = 0;
+    let error = encode(&trits, 0.5).unwrap_err();
+    assert_eq!(error, Error::NotBinary { format: "Q1_0", row: 2, col: 211 });
+    assert!(error.to_string().contains("is 0") && error.to_string().contains("another format"));
+    // A scale of zero makes no room for zero trits.
+    trits.fill(0);
+    let error = Error::NotBinary { format: "Q1_0", row: 0, col: 0 };
+    assert_eq!(encode(&trits, 0.0), Err(error));
 }
 
 #[test]

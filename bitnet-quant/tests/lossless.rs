@@ -1,4 +1,4 @@
-//! All lossless ternary formats: conversions through any other format round-trip byte for byte, and sizes equal the
+//! All lossless formats of three values: conversions through any other format round-trip byte for byte, and sizes equal the
 //! documentation.
 
 #![allow(clippy::unwrap_used, reason = "a test may stop at any surprise")]
@@ -45,7 +45,7 @@ enum Form {
 }
 
 /// The formats with their names and finest scales.
-const FORMS: [(Form, &str, Scales); 20] = [
+const FORMS: [(Form, &str, Scales); 22] = [
     (Form::Ternary(TernaryStorage::I2S(I2sLayout::X86)), "I2_S", Scales::Tensor),
     (Form::Ternary(TernaryStorage::I2S(I2sLayout::Arm64)), "I2_S, layout arm64", Scales::Tensor),
     (Form::Ternary(TernaryStorage::I2S(I2sLayout::X4)), "I2_S, layout x4", Scales::Tensor),
@@ -59,6 +59,8 @@ const FORMS: [(Form, &str, Scales); 20] = [
     (Form::Ternary(TernaryStorage::TQ2_0), "TQ2_0", Scales::Group),
     (Form::Ternary(TernaryStorage::Q2_0 { block: 64 }), "Q2_0, blocks of 64", Scales::Group),
     (Form::Ternary(TernaryStorage::Q2_0 { block: 128 }), "Q2_0, blocks of 128", Scales::Group),
+    (Form::Ternary(TernaryStorage::PQ2_0), "PQ2_0", Scales::Group),
+    (Form::Ternary(TernaryStorage::PTQ1_0), "PTQ1_0", Scales::Group),
     (Form::Mlx(PlainType::F16, 64), "MLX 2-bit, f16, groups of 64", Scales::Group),
     (Form::Mlx(PlainType::F16, 128), "MLX 2-bit, f16, groups of 128", Scales::Group),
     (Form::Mlx(PlainType::F32, 64), "MLX 2-bit, f32, groups of 64", Scales::Group),

@@ -11,7 +11,7 @@ use half::f16;
 use proptest::prelude::*;
 
 /// A storage type and the required multiples of rows and columns.
-const STORAGES: [(TernaryStorage, usize, usize); 10] = [
+const STORAGES: [(TernaryStorage, usize, usize); 13] = [
     (TernaryStorage::I2S(I2sLayout::X86), 1, 128),
     (TernaryStorage::I2S(I2sLayout::Arm64), 1, 64),
     (TernaryStorage::I2S(I2sLayout::X4), 4, 1),
@@ -22,6 +22,9 @@ const STORAGES: [(TernaryStorage, usize, usize); 10] = [
     (TernaryStorage::TQ2_0, 1, 256),
     (TernaryStorage::Q2_0 { block: 64 }, 1, 64),
     (TernaryStorage::Q2_0 { block: 128 }, 1, 128),
+    (TernaryStorage::PQ2_0, 1, 128),
+    (TernaryStorage::PTQ1_0, 1, 128),
+    (TernaryStorage::Q1_0, 1, 128),
 ];
 
 struct Random(u64);
@@ -34,6 +37,15 @@ impl Random {
 
     fn trits(&mut self, count: usize) -> Vec<i8> {
         (0..count).map(|_| (self.next() % 3) as i8 - 1).collect()
+    }
+
+    /// Returns trits that the storage type holds.
+    fn trits_of(&mut self, storage: TernaryStorage, count: usize) -> Vec<i8> {
+        let mut trits = self.trits(count);
+        if storage == TernaryStorage::Q1_0 {
+            trits.iter_mut().for_each(|t| *t = 2 * (self.next() % 2) as i8 - 1);
+        }
+        trits
     }
 
     /// Returns positive scales representable in f16, mostly different.
@@ -62,7 +74,7 @@ proptest! {
         let (storage, row_multiple, col_multiple) = STORAGES[which];
         let (rows, cols) = (rows * row_multiple, cols * col_multiple);
         let mut random = Random(seed);
-        let trits = random.trits(rows * cols);
+        let trits = random.trits_of(storage, rows * cols);
         prop_assume!(trits.iter().any(|&t| t != 0));
         let matrix =
             TernaryMatrix::from_trits(rows, cols, &trits, ScaleGranularity::Tensor, random.scales(1)).unwrap();
@@ -76,7 +88,7 @@ proptest! {
         let (storage, row_multiple, block) = STORAGES[which];
         let (rows, cols) = (rows * row_multiple, blocks * block);
         let mut random = Random(seed);
-        let trits = random.trits(rows * cols);
+        let trits = random.trits_of(storage, rows * cols);
         let scales = random.scales(rows);
         let matrix =
             TernaryMatrix::from_trits(rows, cols, &trits, ScaleGranularity::Row, scales).unwrap();
@@ -93,7 +105,7 @@ proptest! {
         let (storage, _, block) = STORAGES[which];
         let (cols, group) = (blocks * block, ScaleGranularity::Group(block));
         let mut random = Random(seed);
-        let trits = random.trits(rows * cols);
+        let trits = random.trits_of(storage, rows * cols);
         let scales = random.scales(rows * blocks);
         let matrix = TernaryMatrix::from_trits(rows, cols, &trits, group, scales).unwrap();
         let stored = storage.encode(&matrix).unwrap();

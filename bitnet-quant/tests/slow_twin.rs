@@ -10,7 +10,7 @@ use proptest::prelude::*;
 /// A storage type, the required multiples of rows and columns, and the positions of its codes.
 type Case = (TernaryStorage, usize, usize, fn(&[u8], [usize; 2], usize, usize) -> u8);
 
-const CASES: [Case; 10] = [
+const CASES: [Case; 13] = [
     (TernaryStorage::I2S(I2sLayout::X86), 1, 128, |bytes, [_, cols], row, col| {
         let byte = bytes[row * cols / 4 + col / 128 * 32 + col % 32];
         zero_for_three((byte >> (6 - 2 * (col % 128 / 32))) & 3)
@@ -63,6 +63,24 @@ const CASES: [Case; 10] = [
         let block = &bytes[(row * cols / 128 + col / 128) * 34 + 2..];
         (block[col % 128 / 4] >> (2 * (col % 4))) & 3
     }),
+    (TernaryStorage::PQ2_0, 1, 128, |bytes, [_, cols], row, col| {
+        let block = &bytes[(row * cols / 128 + col / 128) * 34 + 2..];
+        (block[col % 128 / 4] >> (2 * (col % 4))) & 3
+    }),
+    (TernaryStorage::PTQ1_0, 1, 128, |bytes, [_, cols], row, col| {
+        let block = &bytes[(row * cols / 128 + col / 128) * 28..];
+        let (byte, digit) = match col % 128 {
+            w @ 0..80 => (w % 16, w / 16),
+            w @ 80..120 => (16 + (w - 80) % 8, (w - 80) / 8),
+            w => (24 + (w - 120) % 2, (w - 120) / 2),
+        };
+        let shifted = block[byte].wrapping_mul(3u8.pow(digit as u32));
+        ((u16::from(shifted) * 3) >> 8) as u8
+    }),
+    (TernaryStorage::Q1_0, 1, 128, |bytes, [_, cols], row, col| {
+        let block = &bytes[(row * cols / 128 + col / 128) * 18 + 2..];
+        2 * ((block[col % 128 / 8] >> (col % 8)) & 1)
+    }),
 ];
 
 fn zero_for_three(code: u8) -> u8 {
@@ -79,7 +97,13 @@ fn stored(storage: TernaryStorage, rows: usize, cols: usize, seed: u64, threes: 
     let size = storage.size(rows, cols).unwrap();
     let mut bytes: Vec<u8> =
         (0..size).map(|_| (0..4).fold(0u8, |byte, _| (byte << 2) | (next() % 3) as u8)).collect();
-    if matches!(storage, TernaryStorage::TQ1_0 | TernaryStorage::IQ1_BN) {
+    if matches!(
+        storage,
+        TernaryStorage::TQ1_0
+            | TernaryStorage::PTQ1_0
+            | TernaryStorage::IQ1_BN
+            | TernaryStorage::Q1_0
+    ) {
         bytes.iter_mut().for_each(|byte| *byte = next() as u8);
     }
     for _ in 0..threes {
@@ -109,6 +133,15 @@ fn stored(storage: TernaryStorage, rows: usize, cols: usize, seed: u64, threes: 
         }
         TernaryStorage::Q2_0 { block } => {
             bytes.chunks_exact_mut(2 + block / 4).for_each(|b| b[..2].copy_from_slice(&one))
+        }
+        TernaryStorage::PQ2_0 => {
+            bytes.chunks_exact_mut(34).for_each(|b| b[..2].copy_from_slice(&one))
+        }
+        TernaryStorage::PTQ1_0 => {
+            bytes.chunks_exact_mut(28).for_each(|b| b[26..].copy_from_slice(&one))
+        }
+        TernaryStorage::Q1_0 => {
+            bytes.chunks_exact_mut(18).for_each(|b| b[..2].copy_from_slice(&one))
         }
     }
     bytes

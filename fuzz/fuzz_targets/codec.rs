@@ -10,7 +10,7 @@ use bitnet_quant::codec::mlx::{self, MlxTensors};
 use bitnet_quant::codec::{TernaryStorage, archive, hf_packed, sparse34, tl1, tl2};
 use libfuzzer_sys::fuzz_target;
 
-const STORAGES: [TernaryStorage; 10] = [
+const STORAGES: [TernaryStorage; 13] = [
     TernaryStorage::I2S(I2sLayout::X86),
     TernaryStorage::I2S(I2sLayout::Arm64),
     TernaryStorage::I2S(I2sLayout::X4),
@@ -18,6 +18,9 @@ const STORAGES: [TernaryStorage; 10] = [
     TernaryStorage::TQ2_0,
     TernaryStorage::Q2_0 { block: 64 },
     TernaryStorage::Q2_0 { block: 128 },
+    TernaryStorage::PQ2_0,
+    TernaryStorage::PTQ1_0,
+    TernaryStorage::Q1_0,
     TernaryStorage::IQ1_BN,
     TernaryStorage::IQ2_BN,
     TernaryStorage::IQ2_BN_R4,

@@ -6,12 +6,15 @@
 Needs numpy, gguf, torch, transformers, mlx[cpu], llama-cpp-python (for its ggml library) and a C++ compiler. Every file is raw
 and little-endian; its name ends in the matrix's shape and the file's element type: `stored.3x512.u8`,
 `values.3x512.f32`.
-Outputs are the other program's, never computed here:
+Outputs are the other program's, never computed here; pq2_0 and ptq1_0, whose program is not at hand, are those of the NumPy encoders
+of modelkit/codecs.py, which are written from the layouts alone:
 
     tq1_0 tq2_0 q8_0 q4_0    gguf-py `quantize`, and ggml's C `dequantize_row_*`, which must agree with gguf-py's
     q6_k                     random blocks through both; one quantised by ggml's C `quantize_row_q6_K_ref`
     encoders                 ggml's C `quantize_row_*_ref` of numbers that are hard to round
     q2_0                     ggml's C functions (blocks of 64)
+    q1_0                     ggml's C functions, which must agree with modelkit's encoder
+    pq2_0 ptq1_0             modelkit's encoders; bytes of any value through its decoder
     iq1_bn iq2_bn iq2_bn_r4  ik_llama.cpp's C functions
     i2_s                     `quantize_i2_s` of bitnet.cpp, compiled three times for its three layouts
     tiles                    `preprocess_weights_tl1` and `..._tl2` of bitnet.cpp's converter, with tile sizes of our choice
@@ -36,6 +39,7 @@ import llama_cpp
 import mlx.core as mx
 import numpy as np
 import torch
+from modelkit import codecs as layouts
 from transformers.integrations import bitnet as hf
 
 RNG = np.random.default_rng(158)
@@ -124,6 +128,38 @@ def ternary_blocks():
     same(values, ggml_dequantize("q2_0", stored, values.shape))
     write("q2_0", shaped(3, 256, "stored"), stored)
     write("q2_0", shaped(3, 256, "values"), values)
+
+
+def blocks_of_128():
+    """PQ2_0, PTQ1_0 and Q1_0: encoded values, and any bytes of PTQ1_0 with what they decode to."""
+    rng = np.random.default_rng(1585)
+    scales = rng.uniform(0.01, 2, (3, 2)).astype(np.float16).astype(np.float32)
+    scales[-1] = scales[-1, 0]
+    trits = rng.integers(-1, 2, (3, 256)).astype(np.int8)
+    trits[0, :128] = 0
+    spread = np.repeat(np.where(np.abs(trits).reshape(3, 2, 128).any(axis=2), scales, 0), 128, axis=1)
+    for name, encode in [
+        ("pq2_0", lambda *matrix: layouts.q2_0_encode(*matrix, 128)),
+        ("ptq1_0", layouts.ptq1_0_encode),
+    ]:
+        stored = encode(trits, spread[:, ::128])
+        write(name, shaped(3, 256, "stored"), np.frombuffer(stored, np.uint8))
+        write(name, shaped(3, 256, "values"), trits * spread)
+    same(trits * spread, layouts.ptq1_0_decode(stored, (3, 256)))
+    # Every byte value in the place of codes.
+    raw = rng.integers(0, 256, (2 * 5, 26)).astype(np.uint8)
+    raw.reshape(-1)[:256] = np.arange(256)
+    d = rng.uniform(-1, 1, (2 * 5, 1)).astype(np.float16).view(np.uint8)
+    raw = np.concatenate([raw, d], axis=1)
+    write("ptq1_0", shaped(2, 640, "raw"), raw)
+    write("ptq1_0", shaped(2, 640, "raw_values"), layouts.ptq1_0_decode(raw.tobytes(), (2, 640)))
+    signs = (2 * rng.integers(0, 2, (3, 256)) - 1).astype(np.int8)
+    values = signs * np.repeat(scales, 128, axis=1)
+    stored = ggml_quantize("q1_0", values, 3 * 2 * 18)
+    assert stored.tobytes() == layouts.q1_0_encode(signs, scales), "references disagree"
+    same(values, ggml_dequantize("q1_0", stored, values.shape))
+    write("q1_0", shaped(3, 256, "stored"), stored)
+    write("q1_0", shaped(3, 256, "values"), values)
 
 
 def dense_blocks():
@@ -363,6 +399,7 @@ def main():
     args = parser.parse_args()
     OUT = pathlib.Path(args.out)
     ternary_blocks()
+    blocks_of_128()
     dense_blocks()
     encoders()
     halves()

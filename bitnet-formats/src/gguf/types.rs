@@ -32,6 +32,12 @@ pub enum GgmlType {
     Q2_0G64,
     /// 2-bit codes, one f16 scale per 128: the older meaning of id 42, distinguished by the tensor's size.
     Q2_0G128,
+    /// 2-bit codes, one f16 scale per 128, id 142 (PrismML's llama.cpp): the blocks of [`GgmlType::Q2_0G128`].
+    Pq2_0,
+    /// Ternary, base 3, one f16 scale per 128, id 143 (PrismML's llama.cpp).
+    Ptq1_0,
+    /// Signs, one f16 scale per 128, id 41. No weight is zero.
+    Q1_0,
     /// Ternary, base 3, one f16 scale per row, id 134 (ik_llama.cpp).
     Iq1Bn,
     /// Ternary, 2 bits, one f32 scale per row, id 135 (ik_llama.cpp).
@@ -82,7 +88,7 @@ const fn facts(
 }
 
 /// The facts in the order of the variants.
-static FACTS: [Facts; 14] = [
+static FACTS: [Facts; 17] = [
     facts(GgmlType::F32, "F32", 0, (1, 4), Some(0)),
     facts(GgmlType::F16, "F16", 1, (1, 2), Some(1)),
     facts(GgmlType::Bf16, "BF16", 30, (1, 2), Some(32)),
@@ -94,6 +100,9 @@ static FACTS: [Facts; 14] = [
     facts(GgmlType::I2S, "I2_S", 36, (4, 1), Some(40)),
     facts(GgmlType::Q2_0G64, "Q2_0 (64-weight blocks)", 42, (64, 18), None),
     facts(GgmlType::Q2_0G128, "Q2_0 (128-weight blocks)", 42, (128, 34), None),
+    facts(GgmlType::Pq2_0, "PQ2_0", 142, (128, 34), None),
+    facts(GgmlType::Ptq1_0, "PTQ1_0", 143, (128, 28), None),
+    facts(GgmlType::Q1_0, "Q1_0", 41, (128, 18), Some(40)),
     facts(GgmlType::Iq1Bn, "IQ1_BN", 134, (64, 13), None),
     facts(GgmlType::Iq2Bn, "IQ2_BN", 135, (64, 16), None),
     facts(GgmlType::Iq2BnR4, "IQ2_BN_R4", 335, (64, 16), None),
@@ -121,7 +130,7 @@ impl GgmlType {
         self.facts().id
     }
 
-    /// Returns whether every weight is -s, 0 or +s (Q2_0 also has +2s).
+    /// Returns whether every weight is -s, 0 or +s (Q2_0 and PQ2_0 also have +2s).
     #[must_use]
     pub fn is_ternary(self) -> bool {
         !matches!(self, Self::F32 | Self::F16 | Self::Bf16 | Self::Q4_0 | Self::Q8_0 | Self::Q6K)
@@ -215,7 +224,6 @@ impl GgmlType {
             38 => unsupported("TL1 (bitnet.cpp) or IQ4_NL_8_8 (removed from ggml)", TILED),
             39 => unsupported("TL2 (bitnet.cpp) or MXFP4 (ggml), which share the id 39", TILED),
             40 => unsupported("NVFP4", REQUANTISE),
-            41 => unsupported("Q1_0", REQUANTISE),
             42 => Id::Q2_0,
             _ => Self::all().find(|known| known.id() == id).map_or(Id::Unknown, Id::Known),
         }
@@ -249,6 +257,9 @@ mod tests {
         assert_eq!(GgmlType::Tq1_0.nbytes(&[512]), Some(108));
         assert_eq!(GgmlType::Q2_0G64.nbytes(&[128, 2]), Some(72));
         assert_eq!(GgmlType::Q2_0G128.nbytes(&[128, 2]), Some(68));
+        assert_eq!(GgmlType::Pq2_0.nbytes(&[128, 2]), Some(68));
+        assert_eq!(GgmlType::Ptq1_0.nbytes(&[128, 2]), Some(56));
+        assert_eq!(GgmlType::Q1_0.nbytes(&[256, 2]), Some(72));
         assert_eq!(GgmlType::Iq1Bn.nbytes(&[128, 3, 2]), Some(6 * (2 + 26)));
         assert_eq!(GgmlType::Iq2Bn.nbytes(&[64]), Some(4 + 16));
         assert_eq!(GgmlType::Iq2BnR4.nbytes(&[128, 4]), Some(4 * (4 + 32)));
@@ -257,6 +268,8 @@ mod tests {
     #[test]
     fn partial_blocks_and_overflow_have_no_size() {
         assert_eq!(GgmlType::Tq2_0.nbytes(&[128, 2]), None, "a row is half a block");
+        assert_eq!(GgmlType::Ptq1_0.nbytes(&[64, 2]), None, "a row is half a block");
+        assert_eq!(GgmlType::Q1_0.nbytes(&[64, 2]), None, "a row is half a block");
         assert_eq!(GgmlType::I2S.nbytes(&[3, 3]), None, "not whole bytes");
         assert_eq!(GgmlType::Iq2Bn.nbytes(&[32, 2]), None, "a row is half a block");
         assert_eq!(GgmlType::Iq2BnR4.nbytes(&[64, 6]), None, "rows stand in fours");

@@ -13,6 +13,9 @@ pub mod iq2_bn_r4;
 pub mod mlx;
 mod plain;
 mod planes;
+pub mod pq2_0;
+pub mod ptq1_0;
+pub mod q1_0;
 pub mod q2_0;
 mod q4_0;
 mod q6_k;
@@ -37,7 +40,7 @@ use i2_s::I2sLayout;
 
 /// A ternary storage format with embedded scales.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[expect(non_camel_case_types, reason = "ik_llama.cpp's names, as users know them")]
+#[expect(non_camel_case_types, reason = "the programs' names, as users know them")]
 pub enum TernaryStorage {
     /// bitnet.cpp I2_S, one f32 scale: [`i2_s`].
     I2S(I2sLayout),
@@ -50,6 +53,12 @@ pub enum TernaryStorage {
         /// Weights that share a scale: 64 or 128.
         block: usize,
     },
+    /// PrismML's PQ2_0, f16 scales per 128: [`pq2_0`].
+    PQ2_0,
+    /// PrismML's PTQ1_0, f16 scales per 128: [`ptq1_0`].
+    PTQ1_0,
+    /// ggml Q1_0, f16 scales per 128, no zeros: [`q1_0`].
+    Q1_0,
     /// ik_llama.cpp IQ1_BN, f16 scales per row: [`iq1_bn`].
     IQ1_BN,
     /// ik_llama.cpp IQ2_BN, f32 scales per row: [`iq2_bn`].
@@ -66,6 +75,9 @@ impl TernaryStorage {
             Self::TQ1_0 => tq1_0::FORMAT,
             Self::TQ2_0 => tq2_0::FORMAT,
             Self::Q2_0 { .. } => q2_0::FORMAT,
+            Self::PQ2_0 => pq2_0::FORMAT,
+            Self::PTQ1_0 => ptq1_0::FORMAT,
+            Self::Q1_0 => q1_0::FORMAT,
             Self::IQ1_BN => iq1_bn::FORMAT,
             Self::IQ2_BN => iq2_bn::FORMAT,
             Self::IQ2_BN_R4 => iq2_bn_r4::FORMAT,
@@ -82,6 +94,9 @@ impl TernaryStorage {
             Self::TQ1_0 => tq1_0::size(rows, cols),
             Self::TQ2_0 => tq2_0::size(rows, cols),
             Self::Q2_0 { block } => q2_0::size(rows, cols, block),
+            Self::PQ2_0 => pq2_0::size(rows, cols),
+            Self::PTQ1_0 => ptq1_0::size(rows, cols),
+            Self::Q1_0 => q1_0::size(rows, cols),
             Self::IQ1_BN => iq1_bn::size(rows, cols),
             Self::IQ2_BN => iq2_bn::size(rows, cols),
             Self::IQ2_BN_R4 => iq2_bn_r4::size(rows, cols),
@@ -104,6 +119,9 @@ impl TernaryStorage {
             Self::TQ1_0 => tq1_0::decode(bytes, rows, cols, pool),
             Self::TQ2_0 => tq2_0::decode(bytes, rows, cols, pool),
             Self::Q2_0 { block } => q2_0::decode(bytes, rows, cols, block, pool),
+            Self::PQ2_0 => pq2_0::decode(bytes, rows, cols, pool),
+            Self::PTQ1_0 => ptq1_0::decode(bytes, rows, cols, pool),
+            Self::Q1_0 => q1_0::decode(bytes, rows, cols, pool),
             Self::IQ1_BN => iq1_bn::decode(bytes, rows, cols, pool),
             Self::IQ2_BN => iq2_bn::decode(bytes, rows, cols, pool),
             Self::IQ2_BN_R4 => iq2_bn_r4::decode(bytes, rows, cols, pool),
@@ -129,6 +147,9 @@ impl TernaryStorage {
             Self::TQ1_0 => tq1_0::encode_into(matrix, out),
             Self::TQ2_0 => tq2_0::encode_into(matrix, out),
             Self::Q2_0 { block } => q2_0::encode_into(matrix, block, out),
+            Self::PQ2_0 => pq2_0::encode_into(matrix, out),
+            Self::PTQ1_0 => ptq1_0::encode_into(matrix, out),
+            Self::Q1_0 => q1_0::encode_into(matrix, out),
             Self::IQ1_BN => iq1_bn::encode_into(matrix, out),
             Self::IQ2_BN => iq2_bn::encode_into(matrix, out),
             Self::IQ2_BN_R4 => iq2_bn_r4::encode_into(matrix, out),

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Source: ggml, `block_q2_0`; the two block lengths share a type id and differ in the tensor's size. Code 3, twice
-//! the scale, is valid in the format but not ternary.
+//! the scale, is valid in the format but not ternary. [`super::pq2_0`] has the same blocks under its own id.
 
 use super::{scales, shape};
 use crate::{Error, Result};
@@ -18,10 +18,10 @@ use bitnet_core::ternary::{CODES_PER_WORD, TernaryMatrix};
 pub const FORMAT: &str = "Q2_0";
 
 /// Returns the bytes of a block of 64 or 128 weights.
-fn block_bytes(block: usize) -> Result<usize> {
+fn block_bytes(format: &'static str, block: usize) -> Result<usize> {
     match block {
         64 | 128 => Ok(2 + block / 4),
-        _ => Err(Error::UnknownBlock { format: FORMAT, block }),
+        _ => Err(Error::UnknownBlock { format, block }),
     }
 }
 
@@ -31,7 +31,17 @@ fn block_bytes(block: usize) -> Result<usize> {
 /// [`Error::UnknownBlock`], [`Error::EmptyShape`], [`Error::NotAMultiple`] or [`Error::SizeOverflow`] for an
 /// unsupported shape.
 pub fn size(rows: usize, cols: usize, block: usize) -> Result<usize> {
-    shape::blocked_size(FORMAT, rows, cols, block.max(1), block_bytes(block)?)
+    size_of(FORMAT, rows, cols, block)
+}
+
+/// Like [`size`], for a format of such blocks.
+pub(super) fn size_of(
+    format: &'static str,
+    rows: usize,
+    cols: usize,
+    block: usize,
+) -> Result<usize> {
+    shape::blocked_size(format, rows, cols, block.max(1), block_bytes(format, block)?)
 }
 
 /// Decodes a `[rows, cols]` matrix; equal scales are merged to one per row or tensor.
@@ -47,9 +57,20 @@ pub fn decode(
     block: usize,
     pool: Option<&HybridMemoryPool>,
 ) -> Result<TernaryMatrix> {
-    let size = (rows, cols, size(rows, cols, block)?);
-    let block_bytes = block_bytes(block)?;
-    scales::decode_rows(FORMAT, bytes, size, block, pool, |stored, words, scales| {
+    decode_as(FORMAT, bytes, (rows, cols), block, pool)
+}
+
+/// Like [`decode`], for a `(rows, cols)` matrix in a format of such blocks.
+pub(super) fn decode_as(
+    format: &'static str,
+    bytes: &[u8],
+    (rows, cols): (usize, usize),
+    block: usize,
+    pool: Option<&HybridMemoryPool>,
+) -> Result<TernaryMatrix> {
+    let size = (rows, cols, size_of(format, rows, cols, block)?);
+    let block_bytes = block_bytes(format, block)?;
+    scales::decode_rows(format, bytes, size, block, pool, |stored, words, scales| {
         let blocks = words.chunks_exact_mut(block / CODES_PER_WORD);
         for (packed, words) in stored.chunks_exact(block_bytes).zip(blocks) {
             for (word, four) in words.iter_mut().zip(packed[2..].as_chunks::<4>().0) {
@@ -68,16 +89,26 @@ pub fn decode(
 /// Errors of [`size`], [`Error::ScaleGranularity`] if weights of one block have different scales, [`Error::ScaleRange`]
 /// for a scale out of range of f16.
 pub fn encode_into(matrix: &TernaryMatrix, block: usize, out: &mut Vec<u8>) -> Result<()> {
+    encode_as(FORMAT, matrix, block, out)
+}
+
+/// Like [`encode_into`], for a format of such blocks.
+pub(super) fn encode_as(
+    format: &'static str,
+    matrix: &TernaryMatrix,
+    block: usize,
+    out: &mut Vec<u8>,
+) -> Result<()> {
     let (rows, cols) = (matrix.rows(), matrix.cols());
-    size(rows, cols, block)?;
-    let block_bytes = block_bytes(block)?;
+    size_of(format, rows, cols, block)?;
+    let block_bytes = block_bytes(format, block)?;
     let room = if block == 64 { "64 weights" } else { "128 weights" };
     shape::append_rows(out, rows, cols / block * block_bytes, &[], |row, stored| {
         let blocks = stored.chunks_exact_mut(block_bytes);
         let words = matrix.row_words(row).chunks_exact(block / CODES_PER_WORD);
         for (index, (stored, words)) in blocks.zip(words).enumerate() {
-            let scale = scales::run_scale(FORMAT, room, matrix, row, words, index)?;
-            stored[..2].copy_from_slice(&scales::f16_scale(FORMAT, row, index, scale)?);
+            let scale = scales::run_scale(format, room, matrix, row, words, index)?;
+            stored[..2].copy_from_slice(&scales::f16_scale(format, row, index, scale)?);
             let (fours, _) = stored[2..].as_chunks_mut::<4>();
             for (four, word) in fours.iter_mut().zip(words) {
                 *four = word.to_le_bytes();

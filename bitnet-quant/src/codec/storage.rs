@@ -36,7 +36,7 @@ const fn dense(name: &'static str, storage: DenseType, ggml_id: u32) -> Entry {
 }
 
 /// Every storage type.
-const STORAGES: [Entry; 16] = [
+const STORAGES: [Entry; 19] = [
     ternary("i2_s", TernaryStorage::I2S(I2sLayout::X86), 36, false),
     ternary("i2_s-arm64", TernaryStorage::I2S(I2sLayout::Arm64), 36, false),
     ternary("i2_s-x4", TernaryStorage::I2S(I2sLayout::X4), 36, false),
@@ -44,6 +44,9 @@ const STORAGES: [Entry; 16] = [
     ternary("tq2_0", TernaryStorage::TQ2_0, 35, true),
     ternary("q2_0", TernaryStorage::Q2_0 { block: 64 }, 42, true),
     ternary("q2_0-g128", TernaryStorage::Q2_0 { block: 128 }, 42, true),
+    ternary("pq2_0", TernaryStorage::PQ2_0, 142, true),
+    ternary("ptq1_0", TernaryStorage::PTQ1_0, 143, true),
+    ternary("q1_0", TernaryStorage::Q1_0, 41, true),
     ternary("iq1_bn", TernaryStorage::IQ1_BN, 134, true),
     ternary("iq2_bn", TernaryStorage::IQ2_BN, 135, false),
     ternary("iq2_bn_r4", TernaryStorage::IQ2_BN_R4, 335, false),
@@ -138,6 +141,7 @@ mod tests {
             assert_eq!(name.parse::<Storage>().unwrap().to_string(), name);
             assert_eq!(name.to_uppercase().parse::<Storage>().unwrap().name(), name);
         }
+        assert_eq!("PTQ1-0".parse::<Storage>().unwrap().name(), "ptq1_0");
         assert_eq!("Q2_0_G128".parse::<Storage>().unwrap().name(), "q2_0-g128");
         let error = "q3".parse::<Storage>().unwrap_err().to_string();
         assert!(error.contains("q3") && error.contains("tq2_0"), "{error}");

@@ -82,16 +82,22 @@ const DIGITS: ([u8; 256], [u8; 256]) = {
     (four, fifth)
 };
 
+/// Returns the codes of sixteen bytes, one word per digit.
+#[inline(always)]
+pub(super) fn unpack_sixteen(bytes: &[u8; 16]) -> [u32; 5] {
+    let (four, fifth) = (&DIGITS.0, &DIGITS.1);
+    let [a, b, c, d] = planes::gather(&bytes.map(|byte| four[usize::from(byte)]));
+    [a, b, c, d, planes::gather(&bytes.map(|byte| fifth[usize::from(byte)]))[0]]
+}
+
 /// The 256 codes of a block.
 fn unpack(packed: &[u8], words: &mut [u32; BLOCK / CODES_PER_WORD]) {
-    let (four, fifth) = (&DIGITS.0, &DIGITS.1);
+    let four = &DIGITS.0;
     let (sixteens, last) = packed.as_chunks::<16>();
     for (bytes, (first, step)) in sixteens.iter().zip(PLACES) {
-        let digits = planes::gather(&bytes.map(|byte| four[usize::from(byte)]));
-        for (n, word) in digits.into_iter().enumerate() {
+        for (n, word) in unpack_sixteen(bytes).into_iter().enumerate() {
             words[first + n * step] = word;
         }
-        words[first + 4 * step] = planes::gather(&bytes.map(|byte| fifth[usize::from(byte)]))[0];
     }
     let last =
         last.iter().rev().fold(0u32, |x, &byte| (x << 8) | u32::from(four[usize::from(byte)]));
@@ -137,15 +143,21 @@ const BYTES: [u8; 1024] = {
     bytes
 };
 
+/// Returns the sixteen bytes of codes, one word per digit, the inverse of [`unpack_sixteen`].
+#[inline(always)]
+pub(super) fn pack_sixteen([a, b, c, d, fifth]: [u32; 5]) -> [u8; 16] {
+    let mut bytes = planes::scatter([a, b, c, d]);
+    for (j, byte) in bytes.iter_mut().enumerate() {
+        *byte = BYTES[usize::from(*byte) | (((fifth >> (2 * j)) & 3) as usize) << 8];
+    }
+    bytes
+}
+
 /// Returns the code bytes of a block, the inverse of [`unpack`].
 fn pack(words: &[u32; BLOCK / CODES_PER_WORD], packed: &mut [u8]) {
     let (sixteens, last) = packed.as_chunks_mut::<16>();
     for (bytes, (first, step)) in sixteens.iter_mut().zip(PLACES) {
-        let four = planes::scatter([0, 1, 2, 3].map(|n| words[first + n * step]));
-        let fifth = words[first + 4 * step];
-        for (j, (byte, four)) in bytes.iter_mut().zip(four).enumerate() {
-            *byte = BYTES[usize::from(four) | (((fifth >> (2 * j)) & 3) as usize) << 8];
-        }
+        *bytes = pack_sixteen([0, 1, 2, 3, 4].map(|n| words[first + n * step]));
     }
     let four = planes::transpose_four(words[15]).to_le_bytes();
     for (byte, four) in last.iter_mut().zip(four) {

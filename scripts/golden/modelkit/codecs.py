@@ -6,6 +6,7 @@ Trits are int8 arrays `[N, K]` in {-1, 0, +1}; codes are trits + 1. Dense values
 import numpy as np
 
 F32, F16, Q4_0, Q8_0, Q6_K, BF16, TQ1_0, TQ2_0, I2_S, Q2_0 = 0, 1, 2, 8, 14, 30, 34, 35, 36, 42
+Q1_0, PQ2_0, PTQ1_0 = 41, 142, 143
 
 
 def round_half_away(x):
@@ -88,21 +89,26 @@ def tq2_0_encode(trits, scales):
     return np.concatenate([qs, d.astype("<f2").view(np.uint8).reshape(-1, 2)], axis=1).tobytes()
 
 
+def _base3(part):
+    """Codes `[blocks, 4 or 5, width]` to bytes `[blocks, width]`, the first code in the most significant digit."""
+    q = np.zeros((part.shape[0], part.shape[2]), np.uint32)
+    for n in range(5):
+        q = q * 3 + (part[:, n] if n < part.shape[1] else 0)
+    return ((q * 256 + 242) // 243).astype(np.uint8)
+
+
+def _digits(packed, count):
+    """The first `count` codes of bytes `[blocks, width]`, as `[blocks, count * width]`; the inverse of `_base3`."""
+    digits = [(packed * np.uint8(3**n)).astype(np.uint16) * 3 >> 8 for n in range(count)]
+    return np.concatenate(digits, axis=1).astype(np.int8)
+
+
 def tq1_0_encode(trits, scales):
     """54 bytes per 256: base-3 bytes, 5 trits each (32 + 16 bytes), 4 bytes of 4 trits, then the f16 scale."""
     codes, d = _blocks(trits, scales, 256)
-    codes = codes.astype(np.uint32)
-
-    def base3(part, width):
-        """Five trits to a byte, `part` `[blocks, trits, width]` to `[blocks, width]`."""
-        q = np.zeros((part.shape[0], width), np.uint32)
-        for n in range(5):
-            q = q * 3 + (part[:, n] if n < part.shape[1] else 0)
-        return ((q * 256 + 242) // 243).astype(np.uint8)
-
-    a = base3(codes[:, :160].reshape(-1, 5, 32), 32)
-    b = base3(codes[:, 160:240].reshape(-1, 5, 16), 16)
-    h = base3(codes[:, 240:].reshape(-1, 4, 4), 4)
+    a = _base3(codes[:, :160].reshape(-1, 5, 32))
+    b = _base3(codes[:, 160:240].reshape(-1, 5, 16))
+    h = _base3(codes[:, 240:].reshape(-1, 4, 4))
     return np.concatenate([a, b, h, d.astype("<f2").view(np.uint8).reshape(-1, 2)], axis=1).tobytes()
 
 
@@ -111,6 +117,30 @@ def q2_0_encode(trits, scales, group):
     codes, d = _blocks(trits, scales, group)
     g = codes.reshape(-1, group // 4, 4)
     qs = g[:, :, 0] | g[:, :, 1] << 2 | g[:, :, 2] << 4 | g[:, :, 3] << 6
+    return np.concatenate([d.astype("<f2").view(np.uint8).reshape(-1, 2), qs], axis=1).tobytes()
+
+
+def ptq1_0_encode(trits, scales):
+    """28 bytes per 128: base-3 bytes as in TQ1_0, 5 trits each (16 + 8 bytes), 2 bytes of 4 trits, then the f16 scale."""
+    codes, d = _blocks(trits, scales, 128)
+    a = _base3(codes[:, :80].reshape(-1, 5, 16))
+    b = _base3(codes[:, 80:120].reshape(-1, 5, 8))
+    h = _base3(codes[:, 120:].reshape(-1, 4, 2))
+    return np.concatenate([a, b, h, d.astype("<f2").view(np.uint8).reshape(-1, 2)], axis=1).tobytes()
+
+
+def ptq1_0_decode(raw, shape):
+    """Values of PTQ1_0 blocks."""
+    b = np.frombuffer(raw, np.uint8).reshape(-1, 28)
+    codes = [_digits(b[:, :16], 5), _digits(b[:, 16:24], 5), _digits(b[:, 24:26], 4)]
+    d = b[:, 26:].copy().view("<f2").astype(np.float32)
+    return (d * (np.concatenate(codes, axis=1) - 1)).reshape(shape)
+
+
+def q1_0_encode(signs, scales):
+    """18 bytes per 128: f16 scale, then 16 bytes of signs (element j in byte j/8, bit j%8), set for +1."""
+    codes, d = _blocks(signs, scales, 128)
+    qs = np.packbits(codes == 2, axis=1, bitorder="little")
     return np.concatenate([d.astype("<f2").view(np.uint8).reshape(-1, 2), qs], axis=1).tobytes()
 
 
