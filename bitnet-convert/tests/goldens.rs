@@ -110,12 +110,15 @@ fn gguf_results_have_equal_logits() {
 }
 
 /// Targets for the ternary layers of a model: GGUF types, and folders.
-const FORMS: [(Target, &str); 10] = [
+const FORMS: [(Target, &str); 13] = [
     (Target::Gguf, "i2_s"),
     (Target::Gguf, "tq1_0"),
     (Target::Gguf, "tq2_0"),
     (Target::Gguf, "q2_0"),
     (Target::Gguf, "q2_0-g128"),
+    (Target::Gguf, "pq2_0"),
+    (Target::Gguf, "ptq1_0"),
+    (Target::Gguf, "q1_0"),
     (Target::Gguf, "iq1_bn"),
     (Target::Gguf, "iq2_bn"),
     (Target::Gguf, "iq2_bn_r4"),

@@ -38,7 +38,8 @@ enum Form {
 }
 
 /// Ternary types in file names, best first.
-const TERNARY: &[&str] = &["tq2_0", "tq1_0", "q2_0", "iq2_bn", "iq2_bn_r4", "iq1_bn", "i2_s"];
+const TERNARY: &[&str] =
+    &["tq2_0", "tq1_0", "q2_0", "pq2_0", "ptq1_0", "iq2_bn", "iq2_bn_r4", "iq1_bn", "i2_s", "q1_0"];
 
 /// Types of plain numbers.
 const PLAIN: &[&str] = &["bf16", "f16", "fp16", "f32", "fp32"];
@@ -192,8 +193,11 @@ mod tests {
     #[test]
     fn forms_are_read_from_names() {
         for (name, expected) in [
-            ("ggml-model-i2_s.gguf", Form::Ternary(6)),
+            ("ggml-model-i2_s.gguf", Form::Ternary(8)),
             ("x.TQ2_0.gguf", Form::Ternary(0)),
+            ("x-PQ2_0.gguf", Form::Ternary(3)),
+            ("x-PTQ1_0.gguf", Form::Ternary(4)),
+            ("x-Q1_0.gguf", Form::Ternary(9)),
             ("TQ1_0/x-00001-of-00002.gguf", Form::Ternary(1)),
             ("m-BF16.gguf", Form::Plain),
             ("ggml_model_f32.gguf", Form::Plain),

@@ -5,9 +5,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use bitnet_core::backend::ActivationPrecision;
 use bitnet_core::reference::ReferenceBackend;
+use bitnet_core::ternary::TernaryMatrix;
+use bitnet_formats::architecture::Architecture;
 use bitnet_formats::gguf::{GgmlType, GgufFile, GgufWriter};
-use bitnet_inference::loader::{ggml_type_of, storage_of};
+use bitnet_inference::loader::{ggml_type_of, gguf_input_precision, storage_of};
 use bitnet_inference::{LoadOptions, Model, ModelSource};
 use bitnet_quant::codec::i2_s::I2sLayout;
 use bitnet_quant::codec::{Storage, TernaryStorage};
@@ -20,8 +23,13 @@ fn logits(path: &Path) -> Vec<f32> {
     model.session(None).unwrap().extend(&[1, 200, 33, 7]).unwrap().logits().unwrap()
 }
 
-/// The file with its ternary tensors in another storage.
-fn stored_anew(source: &GgufFile, path: &Path, ggml_type: GgmlType, storage: TernaryStorage) {
+/// The file with its ternary tensors in another storage, its zeros replaced by `zero`.
+fn stored_anew(
+    source: &GgufFile,
+    path: &Path,
+    (ggml_type, storage): (GgmlType, TernaryStorage),
+    zero: i8,
+) {
     let mut writer = GgufWriter::new();
     writer.copy_metadata(source.metadata(), |_| true).unwrap();
     for tensor in source.tensors() {
@@ -39,6 +47,11 @@ fn stored_anew(source: &GgufFile, path: &Path, ggml_type: GgmlType, storage: Ter
             let (rows, cols) = (tensor.dims[1] as usize, tensor.dims[0] as usize);
             let matrix =
                 TernaryStorage::I2S(I2sLayout::X86).decode(&bytes, rows, cols, None).unwrap();
+            let trits: Vec<i8> =
+                matrix.to_trits().into_iter().map(|t| if t == 0 { zero } else { t }).collect();
+            let (granularity, scales) = (matrix.granularity(), matrix.scales().to_vec());
+            let matrix =
+                TernaryMatrix::from_trits(rows, cols, &trits, granularity, scales).unwrap();
             sink.write_all(&storage.encode(&matrix).unwrap())
         })
         .unwrap();
@@ -51,6 +64,11 @@ fn a_model_has_the_same_logits_in_every_storage() {
     let source = GgufFile::open(&golden).unwrap();
     let expected = logits(&golden);
     let folder = tempfile::tempdir().unwrap();
+    let without_zeros = folder.path().join("without-zeros.gguf");
+    let i2_s = TernaryStorage::I2S(I2sLayout::X86);
+    stored_anew(&source, &without_zeros, (GgmlType::I2S, i2_s), 1);
+    let expected_without_zeros = logits(&without_zeros);
+    assert_ne!(expected_without_zeros, expected);
     for ggml_type in GgmlType::all().filter(|t| t.is_ternary()) {
         let storage = storage_of(ggml_type, I2sLayout::X86).unwrap();
         let Storage::Ternary(storage) = storage else { panic!("{ggml_type} is ternary") };
@@ -59,8 +77,10 @@ fn a_model_has_the_same_logits_in_every_storage() {
             continue;
         }
         let path = folder.path().join(format!("{storage:?}.gguf"));
-        stored_anew(&source, &path, ggml_type, storage);
-        assert_eq!(logits(&path), expected, "{storage:?}");
+        let two_values = ggml_type == GgmlType::Q1_0;
+        stored_anew(&source, &path, (ggml_type, storage), i8::from(two_values));
+        let expected = if two_values { &expected_without_zeros } else { &expected };
+        assert_eq!(&logits(&path), expected, "{storage:?}");
     }
 }
 
@@ -73,4 +93,23 @@ fn every_gguf_type_has_one_storage() {
         let bytes = storage.size(4, 256).unwrap() as u64;
         assert_eq!(ggml_type.nbytes(&[256, 4]), Some(bytes), "{ggml_type}");
     }
+}
+
+/// Blocks of 128 are read like ggml's ternary blocks: as layers with inputs of 8 bits in families that say so only.
+#[test]
+fn inputs_of_blocks_of_128_stay_as_they_are_unless_the_family_says_otherwise() {
+    for name in Architecture::gguf_names() {
+        let (architecture, _) = Architecture::from_gguf(name).unwrap();
+        let table = architecture.table();
+        let expected = if table.native_ternary || table.int8_block_types {
+            ActivationPrecision::Int8
+        } else {
+            ActivationPrecision::Float
+        };
+        for ggml_type in [GgmlType::Pq2_0, GgmlType::Ptq1_0, GgmlType::Q1_0] {
+            assert_eq!(gguf_input_precision(architecture, ggml_type), expected, "{name}");
+        }
+    }
+    let qwen3 = gguf_input_precision(Architecture::Qwen3, GgmlType::Ptq1_0);
+    assert_eq!(qwen3, ActivationPrecision::Float);
 }

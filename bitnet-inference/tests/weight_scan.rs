@@ -156,7 +156,9 @@ fn gguf_places(folder: &Path) -> Vec<Place> {
             GgmlType::Tq1_0 => places.extend(blocks(54, 52)),
             GgmlType::Tq2_0 => places.extend(blocks(66, 64)),
             GgmlType::Q2_0G64 => places.extend(blocks(18, 0)),
-            GgmlType::Q2_0G128 => places.extend(blocks(34, 0)),
+            GgmlType::Q2_0G128 | GgmlType::Pq2_0 => places.extend(blocks(34, 0)),
+            GgmlType::Ptq1_0 => places.extend(blocks(28, 26)),
+            GgmlType::Q1_0 => places.extend(blocks(18, 0)),
             other => panic!("{}: no golden model had {}", tensor.name, other.name()),
         }
     }

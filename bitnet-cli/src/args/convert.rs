@@ -19,7 +19,7 @@ pub(crate) struct ConvertArgs {
     /// The output format [default: gguf for a name ending in .gguf, else hf]
     #[arg(long, value_name = "WHAT", value_parser = one_of(TARGETS))]
     pub(crate) to: Option<Target>,
-    /// Type of the ternary layers: i2_s, tq1_0, tq2_0, q2_0, f16, ... [default: the first lossless one]
+    /// Type of the ternary layers: i2_s, tq1_0, tq2_0, q2_0, pq2_0, ptq1_0, q1_0, f16, ... [default: the first lossless one]
     #[arg(long = "type", value_name = "TYPE")]
     pub(crate) linear: Option<Storage>,
     /// Type of the embedding table: f32, f16, bf16, q8_0, q6_k, q4_0 [default: unchanged]

@@ -241,7 +241,14 @@ pub fn input_precision(architecture: Architecture, ggml_type: GgmlType) -> Activ
     let table = architecture.table();
     let is_block_type = matches!(
         ggml_type,
-        GgmlType::Tq1_0 | GgmlType::Tq2_0 | GgmlType::Iq1Bn | GgmlType::Iq2Bn | GgmlType::Iq2BnR4
+        GgmlType::Tq1_0
+            | GgmlType::Tq2_0
+            | GgmlType::Pq2_0
+            | GgmlType::Ptq1_0
+            | GgmlType::Q1_0
+            | GgmlType::Iq1Bn
+            | GgmlType::Iq2Bn
+            | GgmlType::Iq2BnR4
     );
     let is_int8 = table.native_ternary
         || ggml_type == GgmlType::I2S

@@ -68,7 +68,8 @@ impl GgufCheckpoint {
         let region = self.file.data(tensor)?;
         let Some(Storage::Ternary(storage)) = storage_of(tensor.ggml_type, self.layout) else {
             let what = format!("tensor {} of type {}", tensor.name, tensor.ggml_type.name());
-            let instead = "use a ternary type: I2_S, TQ1_0, TQ2_0, Q2_0, IQ1_BN, IQ2_BN, IQ2_BN_R4";
+            let instead = "use a ternary type: I2_S, TQ1_0, TQ2_0, Q2_0, PQ2_0, PTQ1_0, Q1_0, IQ1_BN, IQ2_BN, \
+                           IQ2_BN_R4";
             return Err(InferenceError::unsupported(what, instead));
         };
         let matrix = storage.decode(&region, rows, cols, pool);
