@@ -10,6 +10,7 @@ use bitnet_core::backend::ActivationPrecision;
 use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::reference::ReferenceBackend;
 use bitnet_core::ternary::TernaryMatrix;
+use bitnet_formats::gguf::{GgmlType, GgufFile};
 use bitnet_inference::loader::StoredWeight;
 use bitnet_inference::{KvType, LoadOptions, Model, ModelFiles, ModelSource};
 use bitnet_quant::loss::loss_of_trits;
@@ -159,9 +160,9 @@ fn ternary_layers(path: &Path, load: &LoadOptions) -> Vec<(Vec<u8>, TernaryMatri
 #[test]
 fn all_pairs_of_formats_round_trip() {
     for (name, activations, least) in [
-        ("gguf-bitnet-tq2_0", ActivationPrecision::Int8, 81),
-        ("gguf-llama-tq1_0", ActivationPrecision::Float, 64),
-        ("gguf-qwen3-q2_0-g128", ActivationPrecision::Float, 9),
+        ("gguf-bitnet-tq2_0", ActivationPrecision::Int8, 121),
+        ("gguf-llama-tq1_0", ActivationPrecision::Float, 100),
+        ("gguf-qwen3-q2_0-g128", ActivationPrecision::Float, 25),
     ] {
         let case = cases().into_iter().find(|case| case.name == name).unwrap();
         let load = LoadOptions { activations: Some(activations), ..case.load.clone() };
@@ -201,6 +202,53 @@ fn all_pairs_of_formats_round_trip() {
         }
         assert!(pairs >= least, "{name}: {pairs} pairs");
     }
+}
+
+/// A format of two values stores a model without zeros, and refuses one with zeros by the name of the tensor.
+#[test]
+fn weights_without_zeros_round_trip_through_q1_0() {
+    let folder = tempfile::tempdir().unwrap();
+    let case = cases().into_iter().find(|case| case.name == "gguf-bitnet-tq2_0").unwrap();
+    let to = |from: &Path, storage: &str, name: &str| {
+        let output = folder.path().join(name);
+        let options = ConvertOptions { linear: storage.parse().ok(), ..options(&case) };
+        convert(from, &output, &options, &mut |_| true).map(|report| (output, all_exact(&report)))
+    };
+    let error = to(&case.path, "q1_0", "refused.gguf").unwrap_err().to_string();
+    for part in ["blk.0.", "Q1_0", "row 0", "is 0", "another format"] {
+        assert!(error.contains(part), "{part}: {error}");
+    }
+    assert!(!folder.path().join("refused.gguf").exists());
+
+    // The same file with +1 in the place of each zero.
+    let mut bytes = std::fs::read(&case.path).unwrap();
+    for tensor in GgufFile::open(&case.path).unwrap().tensors() {
+        if tensor.ggml_type != GgmlType::Tq2_0 {
+            continue;
+        }
+        let stored = tensor.offset as usize..(tensor.offset + tensor.nbytes) as usize;
+        for block in bytes[stored].chunks_exact_mut(66) {
+            for byte in &mut block[..64] {
+                let zeros = *byte & 0x55;
+                *byte = (*byte & !zeros) | (zeros << 1);
+            }
+        }
+    }
+    let signs = folder.path().join("signs.gguf");
+    std::fs::write(&signs, bytes).unwrap();
+    let (first, exact) = to(&signs, "q1_0", "first.gguf").unwrap();
+    assert!(exact);
+    let types = |path: &Path| {
+        let file = GgufFile::open(path).unwrap();
+        file.tensors().iter().map(|tensor| tensor.ggml_type).collect::<Vec<_>>()
+    };
+    assert!(types(&first).contains(&GgmlType::Q1_0) && !types(&first).contains(&GgmlType::Tq2_0));
+    let (kept, _) = to(&first, "", "kept.gguf").unwrap();
+    assert!(std::fs::read(&first).unwrap() == std::fs::read(kept).unwrap());
+    let (before, _) = to(&signs, "tq2_0", "before.gguf").unwrap();
+    let (back, exact) = to(&first, "tq2_0", "back.gguf").unwrap();
+    assert!(exact && std::fs::read(before).unwrap() == std::fs::read(back).unwrap());
+    assert_same_logits("q1_0", &logits(&signs, &case.load), &logits(&first, &case.load));
 }
 
 /// Llama 3.1's RoPE scaling: settings in a folder, a tensor of factors in a GGUF file.

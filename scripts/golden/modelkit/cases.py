@@ -164,4 +164,10 @@ ALL = {
     "gguf-qwen3-q2_0-g128": gguf_twin(
         "qwen3-ternary-dense", QWEN3, 109, with_scales(128, "bf16"), "qwen3", "Q2_0/128", "BF16", 41,
         "Q2_0 in blocks of 128, token_embd BF16", pre="qwen2"),
+    "gguf-qwen3-pq2_0": gguf_twin(
+        "qwen3-ternary-dense", QWEN3, 109, with_scales(128, "bf16"), "qwen3", "PQ2_0", "BF16", 41,
+        "PQ2_0, token_embd BF16", False, pre="qwen2"),
+    "gguf-qwen3-ptq1_0": gguf_twin(
+        "qwen3-ternary-dense", QWEN3, 109, with_scales(128, "bf16"), "qwen3", "PTQ1_0", "BF16", 41,
+        "PTQ1_0, token_embd BF16", False, pre="qwen2"),
 }

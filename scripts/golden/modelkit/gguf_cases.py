@@ -43,14 +43,21 @@ def permuted(name, value, dims, arch):
 
 
 def encode_linear(kind, v):
-    """(type id, bytes) of one ternary matrix. kind: "I2_S", "I2_S/arm64", "I2_S/x4", "TQ1_0", "TQ2_0", "Q2_0/64", "Q2_0/128"."""
+    """(type id, bytes) of one ternary matrix. kind: "I2_S", "I2_S/arm64", "I2_S/x4", "TQ1_0", "TQ2_0", "Q2_0/64", "Q2_0/128",
+    "PQ2_0", "PTQ1_0"."""
     family, _, variant = kind.partition("/")
     if family == "I2_S":
         padding = {"": "zero", "arm64": "tiled", "x4": "garbage"}[variant]
         return codecs.I2_S, codecs.i2s_encode(v.trits, v.scale.item(), variant or "canonical", padding)
     if family == "Q2_0":
         return codecs.Q2_0, codecs.q2_0_encode(v.trits, v.scale, int(variant))
-    encode, code = {"TQ1_0": (codecs.tq1_0_encode, codecs.TQ1_0), "TQ2_0": (codecs.tq2_0_encode, codecs.TQ2_0)}[family]
+    if family == "PQ2_0":
+        return codecs.PQ2_0, codecs.q2_0_encode(v.trits, v.scale, 128)
+    encode, code = {
+        "TQ1_0": (codecs.tq1_0_encode, codecs.TQ1_0),
+        "TQ2_0": (codecs.tq2_0_encode, codecs.TQ2_0),
+        "PTQ1_0": (codecs.ptq1_0_encode, codecs.PTQ1_0),
+    }[family]
     return code, encode(v.trits, v.scale)
 
 
