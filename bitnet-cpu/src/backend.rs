@@ -13,10 +13,11 @@ use bitnet_core::backend::prepared_parts::PreparedParts;
 use bitnet_core::backend::top_logits::{Guarantee, HeadWeight, LogitQuery, TopLogits};
 use bitnet_core::backend::{
     Activation, ActivationPrecision, AttentionShape, Backend, BitLinearIntegers, Counters,
-    Operations, Preparation, RopeOrder, RopeTable, Tensors, TernaryWeight, Traffic,
+    DeltaInputs, Direction, Operations, Preparation, RopeOrder, RopeTable, Rotation, Tensors,
+    TernaryWeight, Traffic,
 };
 use bitnet_core::dense::DenseRows;
-use bitnet_core::kv::{KvCache, KvSpan};
+use bitnet_core::kv::{KvCache, KvSpan, StateSpan};
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::memory::{HybridMemoryPool, MemoryPoolConfig, Purpose};
 use bitnet_core::simd::IsaLevel;
@@ -291,6 +292,35 @@ impl Operations for CpuBackend {
         out: &mut BitNetTensor,
     ) -> Result<()> {
         self.run("attention", |exec| ops::attention(q, spans, shape, out, exec))
+    }
+
+    fn hadamard(
+        &self,
+        x: &BitNetTensor,
+        rotation: &Rotation,
+        direction: Direction,
+        out: &mut BitNetTensor,
+    ) -> Result<()> {
+        self.run("hadamard", |exec| ops::hadamard(x, rotation, direction, out, exec))
+    }
+
+    fn causal_conv(
+        &self,
+        x: &BitNetTensor,
+        weight: &BitNetTensor,
+        spans: &mut [StateSpan<'_>],
+        out: &mut BitNetTensor,
+    ) -> Result<()> {
+        self.run("causal_conv", |exec| ops::causal_conv(x, weight, spans, out, exec))
+    }
+
+    fn delta_rule(
+        &self,
+        inputs: DeltaInputs<'_>,
+        spans: &mut [StateSpan<'_>],
+        out: &mut BitNetTensor,
+    ) -> Result<()> {
+        self.run("delta_rule", |exec| ops::delta_rule(inputs, spans, out, exec))
     }
 
     fn gate(

@@ -19,6 +19,17 @@ pub enum Architecture {
     Qwen3,
     /// BitNet b1.58: norms before the output and down projections.
     BitNet,
+    /// Qwen3.5: most layers are gated delta networks, the others have a gate on the output of attention.
+    Qwen35,
+}
+
+/// What mixes the tokens of a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LayerKind {
+    /// Attention over keys and values.
+    Attention,
+    /// A gated delta network: a convolution and a recurrent state.
+    Recurrent,
 }
 
 /// What a tensor is in the model.
@@ -59,6 +70,24 @@ pub enum Role {
     Down,
     /// The norm in front of the down projection.
     FeedForwardSubNorm,
+    /// The projection to queries, keys and values of a recurrent layer.
+    DeltaQkv,
+    /// The projection to the gate on the output of a recurrent layer.
+    DeltaGate,
+    /// The projection to the steps of decay.
+    DeltaStep,
+    /// The projection to the shares of corrections that are written.
+    DeltaWrite,
+    /// The convolution's weight.
+    DeltaConv,
+    /// The rate of decay of each value head.
+    DeltaRate,
+    /// What is added to the steps of decay.
+    DeltaStepBias,
+    /// The norm of each value head of a recurrent layer's output.
+    DeltaNorm,
+    /// The output projection of a recurrent layer.
+    DeltaOutput,
 }
 
 impl Role {
@@ -74,6 +103,11 @@ impl Role {
                 | Self::Gate
                 | Self::Up
                 | Self::Down
+                | Self::DeltaQkv
+                | Self::DeltaGate
+                | Self::DeltaStep
+                | Self::DeltaWrite
+                | Self::DeltaOutput
         )
     }
 
@@ -96,12 +130,24 @@ pub enum Dim {
     Intermediate,
     /// Components of all query heads.
     Queries,
+    /// Rows of the query projection: [`Dim::Queries`], twice where it also gives the gate on attention's output.
+    QueryRows,
     /// Components of all key (or value) heads.
     Keys,
     /// Components of a head.
     Head,
-    /// Pairs of components of a head.
+    /// Pairs of components of a head that RoPE rotates.
     HeadPairs,
+    /// Channels of a recurrent layer's convolution.
+    ConvChannels,
+    /// Positions that the convolution reads.
+    ConvTaps,
+    /// Value heads of a recurrent layer.
+    DeltaHeads,
+    /// Components of a value head of a recurrent layer.
+    DeltaHead,
+    /// Components of all value heads of a recurrent layer.
+    DeltaValues,
 }
 
 /// A tensor that models have, in layers or once.
@@ -111,8 +157,12 @@ pub struct TensorSpec {
     pub role: Role,
     /// Rows and columns.
     pub shape: [Dim; 2],
-    /// Whether each layer has one.
+    /// Whether layers have one.
     pub in_layer: bool,
+    /// The kind of layer that has one; `None`: every kind.
+    pub kind: Option<LayerKind>,
+    /// Whether the names below are whole, without `.weight` after them.
+    pub whole_name: bool,
     /// Whether a model may lack it.
     pub optional: bool,
     /// Its name in GGUF files, without layer and part.
@@ -123,7 +173,36 @@ pub struct TensorSpec {
 
 /// A tensor of each layer.
 const fn layer(role: Role, shape: [Dim; 2], gguf: &'static str, hf: &'static str) -> TensorSpec {
-    TensorSpec { role, shape, in_layer: true, optional: false, gguf, hf: Some(hf) }
+    TensorSpec {
+        role,
+        shape,
+        in_layer: true,
+        kind: None,
+        whole_name: false,
+        optional: false,
+        gguf,
+        hf: Some(hf),
+    }
+}
+
+/// A tensor of each layer with attention.
+const fn attention(
+    role: Role,
+    shape: [Dim; 2],
+    gguf: &'static str,
+    hf: &'static str,
+) -> TensorSpec {
+    TensorSpec { kind: Some(LayerKind::Attention), ..layer(role, shape, gguf, hf) }
+}
+
+/// A tensor of each recurrent layer.
+const fn recurrent(
+    role: Role,
+    shape: [Dim; 2],
+    gguf: &'static str,
+    hf: &'static str,
+) -> TensorSpec {
+    TensorSpec { kind: Some(LayerKind::Recurrent), ..layer(role, shape, gguf, hf) }
 }
 
 /// A tensor that is there once.
@@ -138,13 +217,28 @@ pub(crate) const TENSORS: &[TensorSpec] = {
     &[
         once(TokenEmbedding, [Vocabulary, Hidden], "token_embd", "model.embed_tokens"),
         layer(AttentionNorm, [One, Hidden], "attn_norm", "input_layernorm"),
-        layer(Query, [Queries, Hidden], "attn_q", "self_attn.q_proj"),
-        layer(Key, [Keys, Hidden], "attn_k", "self_attn.k_proj"),
-        layer(Value, [Keys, Hidden], "attn_v", "self_attn.v_proj"),
-        layer(QueryNorm, [One, Head], "attn_q_norm", "self_attn.q_norm"),
-        layer(KeyNorm, [One, Head], "attn_k_norm", "self_attn.k_norm"),
-        layer(AttentionSubNorm, [One, Queries], "attn_sub_norm", "self_attn.attn_sub_norm"),
-        layer(AttentionOutput, [Hidden, Queries], "attn_output", "self_attn.o_proj"),
+        attention(Query, [QueryRows, Hidden], "attn_q", "self_attn.q_proj"),
+        attention(Key, [Keys, Hidden], "attn_k", "self_attn.k_proj"),
+        attention(Value, [Keys, Hidden], "attn_v", "self_attn.v_proj"),
+        attention(QueryNorm, [One, Head], "attn_q_norm", "self_attn.q_norm"),
+        attention(KeyNorm, [One, Head], "attn_k_norm", "self_attn.k_norm"),
+        attention(AttentionSubNorm, [One, Queries], "attn_sub_norm", "self_attn.attn_sub_norm"),
+        attention(AttentionOutput, [Hidden, Queries], "attn_output", "self_attn.o_proj"),
+        recurrent(DeltaQkv, [ConvChannels, Hidden], "attn_qkv", "linear_attn.in_proj_qkv"),
+        recurrent(DeltaGate, [DeltaValues, Hidden], "attn_gate", "linear_attn.in_proj_z"),
+        recurrent(DeltaStep, [DeltaHeads, Hidden], "ssm_alpha", "linear_attn.in_proj_a"),
+        recurrent(DeltaWrite, [DeltaHeads, Hidden], "ssm_beta", "linear_attn.in_proj_b"),
+        recurrent(DeltaConv, [ConvChannels, ConvTaps], "ssm_conv1d", "linear_attn.conv1d"),
+        TensorSpec {
+            whole_name: true,
+            ..recurrent(DeltaRate, [One, DeltaHeads], "ssm_a", "linear_attn.A_log")
+        },
+        TensorSpec {
+            whole_name: true,
+            ..recurrent(DeltaStepBias, [One, DeltaHeads], "ssm_dt.bias", "linear_attn.dt_bias")
+        },
+        recurrent(DeltaNorm, [One, DeltaHead], "ssm_norm", "linear_attn.norm"),
+        recurrent(DeltaOutput, [Hidden, DeltaValues], "ssm_out", "linear_attn.out_proj"),
         layer(FeedForwardNorm, [One, Hidden], "ffn_norm", "post_attention_layernorm"),
         layer(Gate, [Intermediate, Hidden], "ffn_gate", "mlp.gate_proj"),
         layer(Up, [Intermediate, Hidden], "ffn_up", "mlp.up_proj"),
@@ -173,6 +267,8 @@ pub struct ArchitectureTable {
     pub classes: &'static [ModelClass],
     /// The tensors of a layer that not every family has.
     pub extra: &'static [Role],
+    /// Names in GGUF files that differ from [`TensorSpec::gguf`].
+    pub gguf_renamed: &'static [(Role, &'static str)],
     /// The projections with a bias.
     pub biased: &'static [Role],
     /// Whether every checkpoint is ternary: ordinary numbers are the full-precision masters of trits, and inputs of
@@ -182,6 +278,14 @@ pub struct ArchitectureTable {
     pub int8_block_types: bool,
     /// Whether layers may attend to a sliding window.
     pub sliding_window: bool,
+    /// Whether some layers are recurrent.
+    pub recurrent: bool,
+    /// Whether the query projection also gives a gate on the output of attention: to each head its query, then its gate.
+    pub gated_attention: bool,
+    /// Whether RoPE may rotate a part of a head.
+    pub partial_rope: bool,
+    /// What is added to the weights of norms in Hugging Face checkpoints, except those of [`Role::DeltaNorm`].
+    pub hf_norm_offset: f32,
     /// Which components of a head GGUF files pair: their rows of Q and K may be permuted.
     pub gguf_rope_order: RopeOrder,
     /// Which components of a head Hugging Face checkpoints pair.
@@ -245,10 +349,15 @@ const LLAMA: ArchitectureTable = ArchitectureTable {
     gguf: &[GgufArchitecture { name: "llama", activation: None }],
     classes: &[LLAMA_CLASS],
     extra: &[],
+    gguf_renamed: &[],
     biased: &[],
     native_ternary: false,
     int8_block_types: true,
     sliding_window: false,
+    recurrent: false,
+    gated_attention: false,
+    partial_rope: false,
+    hf_norm_offset: 0.0,
     gguf_rope_order: RopeOrder::Interleaved,
     hf_rope_order: RopeOrder::Halves,
 };
@@ -361,8 +470,63 @@ const BITNET: ArchitectureTable = ArchitectureTable {
     ..LLAMA
 };
 
+const QWEN35: ArchitectureTable = ArchitectureTable {
+    architecture: Architecture::Qwen35,
+    name: "qwen35",
+    gguf: &[GgufArchitecture { name: "qwen35", activation: None }],
+    classes: &[
+        // The text part of models that also see.
+        ModelClass { name: "Qwen3_5ForConditionalGeneration", ..QWEN35_CLASS },
+        ModelClass {
+            name: "Qwen3_5ForCausalLM",
+            config: "Qwen3_5TextConfig",
+            model_type: "qwen3_5_text",
+            ..QWEN35_CLASS
+        },
+    ],
+    extra: &[
+        Role::QueryNorm,
+        Role::KeyNorm,
+        Role::DeltaQkv,
+        Role::DeltaGate,
+        Role::DeltaStep,
+        Role::DeltaWrite,
+        Role::DeltaConv,
+        Role::DeltaRate,
+        Role::DeltaStepBias,
+        Role::DeltaNorm,
+        Role::DeltaOutput,
+    ],
+    gguf_renamed: &[(Role::FeedForwardNorm, "post_attention_norm")],
+    sliding_window: false,
+    recurrent: true,
+    gated_attention: true,
+    partial_rope: true,
+    hf_norm_offset: 1.0,
+    ..QWEN3
+};
+
+const QWEN35_CLASS: ModelClass = ModelClass {
+    name: "Qwen3_5ForConditionalGeneration",
+    config: "Qwen3_5Config",
+    model_type: "qwen3_5",
+    architecture: Architecture::Qwen35,
+    vocab_size: 248_320,
+    intermediate_size: 12_288,
+    num_attention_heads: 16,
+    num_key_value_heads: Some(4),
+    head_dim: Some(256),
+    ..QWEN3_CLASS
+};
+
 /// The table of each family, in the order of the variants.
-static TABLES: [ArchitectureTable; 4] = [LLAMA, QWEN2, QWEN3, BITNET];
+static TABLES: [ArchitectureTable; 5] = [LLAMA, QWEN2, QWEN3, BITNET, QWEN35];
+
+/// Whether a tensor has that name in the GGUF files of some family.
+pub(crate) fn is_gguf_name(tensor: &TensorSpec, name: &str) -> bool {
+    tensor.gguf == name
+        || TABLES.iter().any(|table| table.gguf_renamed.contains(&(tensor.role, name)))
+}
 
 /// The tensors that some families have and others lack.
 fn is_extra(role: Role) -> bool {
@@ -388,6 +552,12 @@ impl Architecture {
     /// All values of `general.architecture`.
     pub fn gguf_names() -> impl Iterator<Item = &'static str> {
         TABLES.iter().flat_map(|table| table.gguf).map(|gguf| gguf.name)
+    }
+
+    /// Returns the name of a tensor in the family's GGUF files, without layer and part.
+    pub(crate) fn gguf_name(self, tensor: &TensorSpec) -> &'static str {
+        let renamed = self.table().gguf_renamed.iter().find(|(role, _)| *role == tensor.role);
+        renamed.map_or(tensor.gguf, |(_, name)| *name)
     }
 
     /// Whether models of this family have tensors of that role.

@@ -10,7 +10,7 @@
 use std::fmt;
 
 pub use crate::architecture::Role;
-use crate::architecture::{ModelClass, TENSORS, TensorSpec};
+use crate::architecture::{Architecture, ModelClass, TENSORS, TensorSpec, is_gguf_name};
 
 /// The part of a module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -61,12 +61,20 @@ impl TensorName {
     /// `None` for unknown names.
     #[must_use]
     pub fn from_hf(name: &str) -> Option<Self> {
+        let bare = |name| strip_text_prefix(name);
+        let whole = split_layer(bare(name), "layers.").and_then(|(layer, inner)| {
+            let is_named = |t: &&TensorSpec| t.whole_name && t.hf == Some(inner);
+            Some(Self { layer, role: TENSORS.iter().find(is_named)?.role, part: Part::Weight })
+        });
+        if let Some(name) = whole.and_then(Self::checked) {
+            return Some(name);
+        }
         let (module, part) = split_hf_part(name)?;
-        let bare = module.strip_prefix("model.").unwrap_or(module);
-        let (layer, inner) = split_layer(bare, "layers.")?;
+        let (layer, inner) = split_layer(bare(module), "layers.")?;
         let is_named = |tensor: &&TensorSpec| {
             let current = tensor.hf.map(|hf| hf.strip_prefix("model.").unwrap_or(hf));
-            tensor.in_layer == layer.is_some()
+            !tensor.whole_name
+                && tensor.in_layer == layer.is_some()
                 && (current == Some(inner)
                     || ModelClass::all().any(|c| c.renamed.contains(&(tensor.role, inner))))
         };
@@ -76,6 +84,13 @@ impl TensorName {
     /// Parses a GGUF name. `None` for unknown names.
     #[must_use]
     pub fn from_gguf(name: &str) -> Option<Self> {
+        let whole = split_layer(name, "blk.").and_then(|(layer, inner)| {
+            let is_named = |t: &&TensorSpec| t.whole_name && t.gguf == inner;
+            Some(Self { layer, role: TENSORS.iter().find(is_named)?.role, part: Part::Weight })
+        });
+        if let Some(name) = whole.and_then(Self::checked) {
+            return Some(name);
+        }
         let (stem, part) = match name.rsplit_once('.')? {
             (stem, "weight") => match stem.strip_suffix("_norm_in") {
                 Some(projection) => (projection, Part::InputNorm),
@@ -86,31 +101,47 @@ impl TensorName {
             _ => return None,
         };
         let (layer, inner) = split_layer(stem, "blk.")?;
-        let is_named = |t: &&TensorSpec| t.in_layer == layer.is_some() && t.gguf == inner;
+        let is_named = |t: &&TensorSpec| {
+            !t.whole_name && t.in_layer == layer.is_some() && is_gguf_name(t, inner)
+        };
         Self { layer, role: TENSORS.iter().find(is_named)?.role, part }.checked()
     }
 
     /// Returns the Hugging Face name in the spelling of a class; `None` if it has no such tensor.
     #[must_use]
     pub fn to_hf(self, class: &ModelClass) -> Option<String> {
-        let module = class.tensor_name(self.tensor()?)?;
+        let tensor = self.tensor()?;
+        let module = class.tensor_name(tensor)?;
         let part = match self.part {
-            Part::Weight => "weight",
-            Part::Bias => "bias",
-            Part::Scale => "weight_scale",
-            Part::InputNorm => "norm.weight",
+            Part::Weight if tensor.whole_name => "",
+            Part::Weight => ".weight",
+            Part::Bias => ".bias",
+            Part::Scale => ".weight_scale",
+            Part::InputNorm => ".norm.weight",
         };
         Some(match self.layer {
-            Some(layer) => format!("model.layers.{layer}.{module}.{part}"),
-            None => format!("{module}.{part}"),
+            Some(layer) => format!("model.layers.{layer}.{module}{part}"),
+            None => format!("{module}{part}"),
         })
     }
 
     /// Returns the GGUF name; `None` for an invalid combination, such as an embedding with a layer.
     #[must_use]
     pub fn to_gguf(self) -> Option<String> {
-        let stem = self.tensor()?.gguf;
+        let tensor = self.tensor()?;
+        self.written(tensor, tensor.gguf)
+    }
+
+    /// Returns the name in GGUF files of a family; `None` for an invalid combination.
+    #[must_use]
+    pub fn to_gguf_of(self, architecture: Architecture) -> Option<String> {
+        let tensor = self.tensor()?;
+        self.written(tensor, architecture.gguf_name(tensor))
+    }
+
+    fn written(self, tensor: &TensorSpec, stem: &str) -> Option<String> {
         let part = match self.part {
+            Part::Weight if tensor.whole_name => "",
             Part::Weight => ".weight",
             Part::Bias => ".bias",
             Part::Scale => ".scale",
@@ -140,6 +171,9 @@ impl TensorName {
     fn tensor(self) -> Option<&'static TensorSpec> {
         let special = matches!(self.part, Part::Scale | Part::InputNorm);
         let tensor = self.role.tensor()?;
+        if tensor.whole_name && self.part != Part::Weight {
+            return None;
+        }
         let exists = self.layer.is_some() == tensor.in_layer;
         (exists && (!special || self.role.is_projection())).then_some(tensor)
     }
@@ -162,7 +196,15 @@ impl fmt::Display for TensorName {
 /// Returns the GGUF name of a [stem](TensorName::stem).
 #[must_use]
 pub fn gguf_name(stem: &str) -> String {
-    if stem.ends_with(".bias") { stem.to_owned() } else { format!("{stem}.weight") }
+    let inner = split_layer(stem, "blk.").map_or(stem, |(_, inner)| inner);
+    let is_whole = TENSORS.iter().any(|tensor| tensor.whole_name && tensor.gguf == inner);
+    if is_whole || stem.ends_with(".bias") { stem.to_owned() } else { format!("{stem}.weight") }
+}
+
+/// Removes what stands before the names of a text model, also of one that is a part of another.
+fn strip_text_prefix(name: &str) -> &str {
+    let name = name.strip_prefix("model.").unwrap_or(name);
+    name.strip_prefix("language_model.").unwrap_or(name)
 }
 
 /// Returns the GGUF name of a Hugging Face tensor; `None` if the class has no such tensor.
@@ -182,7 +224,7 @@ pub fn gguf_to_hf(name: &str, class: &ModelClass) -> Option<String> {
 fn split_hf_part(name: &str) -> Option<(&str, Part)> {
     let (module, last) = name.rsplit_once('.')?;
     match last {
-        "weight" if module.ends_with(".rms_norm") || module.ends_with("_proj.norm") => {
+        "weight" if module.ends_with(".rms_norm") || is_norm_of_projection(module) => {
             Some((module.rsplit_once('.')?.0, Part::InputNorm))
         }
         "weight" => Some((module, Part::Weight)),
@@ -190,6 +232,12 @@ fn split_hf_part(name: &str) -> Option<(&str, Part)> {
         "weight_scale" => Some((module, Part::Scale)),
         _ => None,
     }
+}
+
+/// Whether a module is `norm` inside a projection.
+fn is_norm_of_projection(module: &str) -> bool {
+    let projection = module.strip_suffix(".norm").and_then(|outer| outer.rsplit('.').next());
+    projection.is_some_and(|name| name.ends_with("_proj") || name.starts_with("in_proj_"))
 }
 
 /// Splits the layer off a module: `prefix`, digits without leading zeros

@@ -92,7 +92,8 @@ impl BatchLogits {
 ///
 /// # Errors
 /// [`InferenceError::Parameter`] for an item without tokens, an index beyond them, or sessions of several models;
-/// [`InferenceError::Resource`] if a session is full; those of [`Session::logits`]. No session has changed then.
+/// [`InferenceError::Resource`] if a session is full; those of [`Session::logits`]. No session has changed then, but for
+/// those of models with recurrent layers, which may have been [cut](Session::truncate).
 pub fn extend_batch(items: &mut [BatchItem<'_>]) -> Result<BatchLogits> {
     let (mut rows, mut wanted, mut first) = (Vec::new(), Vec::new(), 0);
     for item in items.iter() {
@@ -123,7 +124,10 @@ pub fn extend_batch(items: &mut [BatchItem<'_>]) -> Result<BatchLogits> {
         Ok(logits)
     });
     if logits.is_err() {
-        items.iter_mut().for_each(|item| item.session.cache.truncate(item.session.tokens.len()));
+        for item in items {
+            let before = item.session.tokens.len();
+            item.session.truncate(before);
+        }
         return logits;
     }
     let mut end = 0;

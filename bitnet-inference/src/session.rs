@@ -155,17 +155,19 @@ impl Session {
         check_fits(tokens.len(), self.capacity())?;
         let common = self.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
         let common = common.min(tokens.len().saturating_sub(1));
-        self.truncate(common);
-        Ok(common)
+        Ok(self.truncate(common))
     }
 
-    /// Forgets everything from token `len` on.
-    pub fn truncate(&mut self, len: usize) {
+    /// Forgets everything from token `len` on. Returns how many tokens stay: fewer than `len` where the model has
+    /// recurrent layers whose state at `len` is not known any more, as
+    /// [`KvCache::truncate`](bitnet_core::kv::KvCache::truncate) says.
+    pub fn truncate(&mut self, len: usize) -> usize {
+        let len = self.cache.truncate(len);
         if len < self.tokens.len() {
             self.last = None;
         }
         self.tokens.truncate(len);
-        self.cache.truncate(len);
+        len
     }
 
     /// Reads more tokens and gives the logits after each of them to `on_row` (index, `[vocabulary]`), so that they are
@@ -317,6 +319,7 @@ impl Iterator for Prefill<'_> {
             session.tokens.extend_from_slice(chunk);
             *done += chunk.len();
             if *done == tokens.len() {
+                session.cache.checkpoint();
                 session.last = Some(h.narrow(0, chunk.len() - 1..chunk.len())?);
             }
             Ok(Progress { done: *done, total: tokens.len() })

@@ -15,7 +15,7 @@ use bitnet_core::simd::IsaLevel;
 use bitnet_core::ternary::TernaryMatrix;
 use bitnet_cpu::{CpuBackend, CpuOptions};
 use bitnet_formats::safetensors::SafeTensors;
-use bitnet_inference::models::{Head, Linear, Projection};
+use bitnet_inference::models::{Attention, Head, Layer, Linear, Mixer, Projection};
 use bitnet_inference::sampler::greedy;
 use bitnet_inference::{KvType, LoadOptions, Model, ModelSource, Session};
 use serde_json::Value;
@@ -154,12 +154,19 @@ fn absolute(got: &[f32], expected: &[f32]) -> f32 {
     })
 }
 
+fn attention_of(layer: &Layer) -> &Attention {
+    match &layer.mixer {
+        Mixer::Attention(attention) => attention,
+        Mixer::Delta(_) => panic!("a layer without attention"),
+    }
+}
+
 /// The projection that a key of the golden file names.
 fn projection<'m>(model: &'m Model, name: &str) -> &'m Projection {
     let layer = &model.decoder().layers[0];
     match name {
-        "q_proj" => &layer.attention.qkv[0],
-        "k_proj" => &layer.attention.qkv[1],
+        "q_proj" => &attention_of(layer).qkv[0],
+        "k_proj" => &attention_of(layer).qkv[1],
         "down_proj" => &layer.feed_forward.down,
         other => panic!("{other}"),
     }

@@ -9,10 +9,11 @@ use bitnet_core::backend::dense::DenseRows;
 use bitnet_core::backend::top_logits::{Guarantee, HeadWeight, LogitQuery, TopLogits};
 use bitnet_core::backend::{
     Activation, ActivationPrecision, AttentionShape, Backend, BitLinearIntegers, Counters,
-    Operations, Preparation, RopeOrder, RopeTable, Tensors, TernaryWeight,
+    DeltaInputs, Direction, Operations, Preparation, RopeOrder, RopeTable, Rotation, Tensors,
+    TernaryWeight,
 };
 use bitnet_core::device::Device;
-use bitnet_core::kv::{KV_PAGE, KvCache, KvPages, KvShape, KvSpan};
+use bitnet_core::kv::{KV_PAGE, KvCache, KvPages, KvShape, KvSpan, StateSpan};
 use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::memory::tensor::{BitNetDType, BitNetTensor, DeviceBytes, TensorMetadata};
 use bitnet_core::reference::ReferenceBackend;
@@ -368,6 +369,42 @@ impl Operations for DeviceBackend {
             .collect();
         let q = self.read(q)?;
         self.update(out, |out| self.reference.attention(&q, &spans, shape, out))
+    }
+
+    fn hadamard(
+        &self,
+        x: &BitNetTensor,
+        rotation: &Rotation,
+        direction: Direction,
+        out: &mut BitNetTensor,
+    ) -> Result<()> {
+        let x = self.read(x)?;
+        self.update(out, |out| self.reference.hadamard(&x, rotation, direction, out))
+    }
+
+    fn causal_conv(
+        &self,
+        x: &BitNetTensor,
+        weight: &BitNetTensor,
+        spans: &mut [StateSpan<'_>],
+        out: &mut BitNetTensor,
+    ) -> Result<()> {
+        let (x, weight) = (self.read(x)?, self.read(weight)?);
+        self.update(out, |out| self.reference.causal_conv(&x, &weight, spans, out))
+    }
+
+    fn delta_rule(
+        &self,
+        inputs: DeltaInputs<'_>,
+        spans: &mut [StateSpan<'_>],
+        out: &mut BitNetTensor,
+    ) -> Result<()> {
+        let [qkv, step, write] = [inputs.qkv, inputs.step, inputs.write].map(|x| self.read(x));
+        let [rate, step_bias] = [inputs.rate, inputs.step_bias].map(|x| self.read(x));
+        let (qkv, step, write) = (&qkv?, &step?, &write?);
+        let (rate, step_bias) = (&rate?, &step_bias?);
+        let inputs = DeltaInputs { qkv, step, write, rate, step_bias, order: inputs.order };
+        self.update(out, |out| self.reference.delta_rule(inputs, spans, out))
     }
 
     fn gate(

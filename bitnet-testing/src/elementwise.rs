@@ -12,6 +12,9 @@ fn numbers(n: usize) -> Vec<f32> {
     special.into_iter().chain(random).take(n).collect()
 }
 
+const ACTIVATIONS: [Activation; 4] =
+    [Activation::Silu, Activation::Relu2, Activation::GeluTanh, Activation::Sigmoid];
+
 fn exact(activation: Activation, x: f64) -> f64 {
     match activation {
         Activation::Silu => x / (1.0 + (-x).exp()),
@@ -20,12 +23,13 @@ fn exact(activation: Activation, x: f64) -> f64 {
             let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
             0.5 * x * (1.0 + inner.tanh())
         }
+        Activation::Sigmoid => 1.0 / (1.0 + (-x).exp()),
     }
 }
 
 /// Within `2⁻²⁰` of the size of the result, or of `x * up` where GELU subtracts two numbers that are close.
 fn gate(backend: &dyn Backend, pool: &HybridMemoryPool) {
-    for activation in [Activation::Silu, Activation::Relu2, Activation::GeluTanh] {
+    for activation in ACTIVATIONS {
         for (rows, cols) in [(1, 1), (3, 37), (0, 5), (2, 6912)] {
             let x = numbers(rows * cols);
             let up = Numbers::new(10).floats(rows * cols);
@@ -48,7 +52,7 @@ fn gate(backend: &dyn Backend, pool: &HybridMemoryPool) {
 
 /// No activation makes a number of NaN.
 fn gate_of_nan(backend: &dyn Backend, pool: &HybridMemoryPool) {
-    for activation in [Activation::Silu, Activation::Relu2, Activation::GeluTanh] {
+    for activation in ACTIVATIONS {
         let x: Vec<f32> = (0..37).map(|i| if i % 5 == 0 { f32::NAN } else { 1.0 }).collect();
         let mut gate = tensor(1, 37, &x, pool);
         backend.gate(activation, &mut gate, &tensor(1, 37, &[1.0; 37], pool)).unwrap();

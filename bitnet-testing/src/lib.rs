@@ -31,6 +31,7 @@ mod device;
 mod elementwise;
 mod integers;
 mod numbers;
+mod recurrent;
 mod shapes;
 mod ternary;
 
@@ -61,6 +62,7 @@ pub const CASES: &[Case] = &[
     Case { name: "dense", run: dense::cases },
     Case { name: "cached", run: cached::cases },
     Case { name: "elementwise", run: elementwise::cases },
+    Case { name: "recurrent", run: recurrent::cases },
     Case { name: "shapes", run: shapes::cases },
     Case { name: "batches", run: batches::cases },
 ];

@@ -13,10 +13,12 @@
 //! Methods of all four can be called on a `dyn Backend`; on a concrete back end, import the trait that has the method.
 
 mod counters;
+mod delta;
 pub mod dense;
 mod preparation;
 pub mod prepared_parts;
 mod rope;
+mod rotation;
 pub mod shape_check;
 mod tensors;
 pub mod top_logits;
@@ -26,12 +28,14 @@ use std::fmt::Debug;
 use self::dense::DenseRows;
 use self::top_logits::{HeadWeight, LogitQuery, TopLogits};
 use crate::Result;
-use crate::kv::{KvCache, KvSpan};
+use crate::kv::{KvCache, KvSpan, StateSpan};
 use crate::memory::tensor::BitNetTensor;
 
 pub use counters::{Counters, Traffic};
+pub use delta::{DeltaInputs, HeadOrder};
 pub use preparation::{Preparation, TernaryWeight};
 pub use rope::{RopeOrder, RopeTable};
+pub use rotation::{Direction, Rotation};
 pub use tensors::Tensors;
 
 /// How the input of a ternary layer is treated.
@@ -55,6 +59,8 @@ pub enum Activation {
     Relu2,
     /// The tanh form of GELU.
     GeluTanh,
+    /// `1 / (1 + exp(-x))`: the gate on the output of attention, not of a feed-forward layer.
+    Sigmoid,
 }
 
 impl std::fmt::Display for Activation {
@@ -63,6 +69,7 @@ impl std::fmt::Display for Activation {
             Self::Silu => "SiLU",
             Self::Relu2 => "ReLU²",
             Self::GeluTanh => "GELU (tanh)",
+            Self::Sigmoid => "sigmoid",
         })
     }
 }
@@ -237,6 +244,47 @@ pub trait Operations {
         q: &BitNetTensor,
         spans: &[KvSpan<'_>],
         shape: AttentionShape,
+        out: &mut BitNetTensor,
+    ) -> Result<()>;
+
+    /// Rotates each row of `x` (`[tokens, cols]`) into `out`. The butterflies of a block go from neighbours to halves:
+    /// results are the reference's, bit for bit. A component that is not finite makes its block of the row so.
+    fn hadamard(
+        &self,
+        x: &BitNetTensor,
+        rotation: &Rotation,
+        direction: Direction,
+        out: &mut BitNetTensor,
+    ) -> Result<()>;
+
+    /// The causal convolution of each channel, with SiLU: token `t` of a sequence gets
+    /// `out_t = silu(Σ_j weight_j * x_{t + j - (taps - 1)})`, where what stands before the span's first token is in its
+    /// cache, and zero before the sequence. `x` and `out` are `[tokens, channels]`, `weight` is `[taps, channels]`. The
+    /// rows of `x` that later tokens read are stored in the cache. A row's result depends neither on the tokens of its
+    /// span nor on other spans.
+    fn causal_conv(
+        &self,
+        x: &BitNetTensor,
+        weight: &BitNetTensor,
+        spans: &mut [StateSpan<'_>],
+        out: &mut BitNetTensor,
+    ) -> Result<()>;
+
+    /// The gated delta rule over the state `S` of each value head, which is in the spans' caches and zero before the
+    /// sequence. With queries and keys of length 1 (`x / sqrt(Σ x² + 1e-6)`), queries divided by `sqrt(key_dim)`, and
+    /// `decay = exp(rate * softplus(step + step_bias))`, `share = sigmoid(write)`:
+    ///
+    /// ```text
+    /// S_t   = decay_t * S_{t-1} + k_t ⊗ u_t,   u_t = share_t * (v_t - decay_t * S_{t-1}ᵀ k_t)
+    /// out_t = S_tᵀ q_t
+    /// ```
+    ///
+    /// `out` is `[tokens, value_heads * value_dim]`. A row's result depends neither on the tokens of its span nor on
+    /// other spans. The positions must have been given to [`Operations::causal_conv`] of the same layer in this pass.
+    fn delta_rule(
+        &self,
+        inputs: DeltaInputs<'_>,
+        spans: &mut [StateSpan<'_>],
         out: &mut BitNetTensor,
     ) -> Result<()>;
 

@@ -2,8 +2,8 @@
 
 use super::dense::DenseRows;
 use super::top_logits::LogitQuery;
-use super::{AttentionShape, RopeTable, TernaryWeight};
-use crate::kv::{KvCache, KvSpan};
+use super::{AttentionShape, DeltaInputs, RopeTable, Rotation, TernaryWeight};
+use crate::kv::{KvCache, KvSpan, RecurrentShape, RecurrentState, StateSpan};
 use crate::memory::tensor::BitNetTensor;
 use crate::{Error, Result};
 
@@ -201,4 +201,87 @@ pub fn attention(
     expect_shape("attention", "q", q, tokens, heads * head_dim)?;
     expect_same("attention", q, out)?;
     Ok(tokens)
+}
+
+/// Checks `causal_conv`; returns the number of tokens.
+///
+/// # Errors
+/// [`Error::ShapeMismatch`], or [`Error::OutOfRange`] for a layer that a cache lacks or a position that is not reserved.
+pub fn causal_conv(
+    x: &BitNetTensor,
+    weight: &BitNetTensor,
+    spans: &[StateSpan<'_>],
+    out: &BitNetTensor,
+) -> Result<usize> {
+    const OP: &str = "causal_conv";
+    let (tokens, channels) = x.dims2(OP, "x")?;
+    let (taps, _) = weight.dims2(OP, "weight")?;
+    expect_shape(OP, "weight", weight, taps, channels)?;
+    expect_same(OP, x, out)?;
+    expect_state(OP, x, spans, |shape| (shape.channels(), shape.taps) == (channels, taps))?;
+    Ok(tokens)
+}
+
+/// Checks `delta_rule`; returns the number of tokens.
+///
+/// # Errors
+/// As [`causal_conv`].
+pub fn delta_rule(
+    inputs: &DeltaInputs<'_>,
+    spans: &[StateSpan<'_>],
+    out: &BitNetTensor,
+) -> Result<usize> {
+    const OP: &str = "delta_rule";
+    let (tokens, channels) = inputs.qkv.dims2(OP, "qkv")?;
+    let (_, heads) = inputs.step.dims2(OP, "step")?;
+    let (_, values) = out.dims2(OP, "out")?;
+    expect_shape(OP, "step", inputs.step, tokens, heads)?;
+    expect_shape(OP, "write", inputs.write, tokens, heads)?;
+    expect_shape(OP, "out", out, tokens, values)?;
+    for (name, vector) in [("rate", inputs.rate), ("step_bias", inputs.step_bias)] {
+        if *vector.shape() != [heads] {
+            return Err(vector.mismatch(OP, name, format!("{heads} numbers")));
+        }
+    }
+    expect_state(OP, inputs.qkv, spans, |shape| {
+        (shape.channels(), shape.value_heads, shape.values()) == (channels, heads, values)
+    })?;
+    Ok(tokens)
+}
+
+/// That spans hold the rows of `x`, and that each cache has a state of the layer that `fits`.
+fn expect_state(
+    op: &'static str,
+    x: &BitNetTensor,
+    spans: &[StateSpan<'_>],
+    fits: impl Fn(&RecurrentShape) -> bool,
+) -> Result<()> {
+    let mut tokens = 0usize;
+    for span in spans {
+        let shape = span.cache.recurrent_state().map(RecurrentState::shape);
+        let Some(shape) = shape.filter(&fits) else {
+            let expected = "a cache with a recurrent state of these sizes".to_owned();
+            return Err(x.mismatch(op, "x", expected));
+        };
+        if span.layer >= shape.layers {
+            return Err(Error::OutOfRange { op, index: span.layer, len: shape.layers });
+        }
+        let (len, end) = (span.cache.len(), span.first.saturating_add(span.tokens));
+        if span.first != len || end > span.cache.reserved() {
+            return Err(Error::OutOfRange { op, index: end, len: span.cache.reserved() });
+        }
+        tokens = tokens.saturating_add(span.tokens);
+    }
+    let (_, width) = x.dims2(op, "x")?;
+    expect_shape(op, "x", x, tokens, width)
+}
+
+/// Checks `hadamard`.
+///
+/// # Errors
+/// [`Error::ShapeMismatch`].
+pub fn hadamard(x: &BitNetTensor, rotation: &Rotation, out: &BitNetTensor) -> Result<()> {
+    let (tokens, _) = x.dims2("hadamard", "x")?;
+    expect_shape("hadamard", "x", x, tokens, rotation.signs().len())?;
+    expect_same("hadamard", x, out)
 }

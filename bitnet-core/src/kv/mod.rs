@@ -1,4 +1,4 @@
-//! Keys and values of a sequence, in pages that sequences can share.
+//! Keys and values of a sequence, in pages that sequences can share, and the state of recurrent layers beside them.
 //!
 //! ```text
 //! page   64 positions of every layer and key-value head, in one block of memory
@@ -13,6 +13,7 @@
 //! Sixteen neighbours in memory are sixteen scores, or sixteen components of one value, so no kernel adds up lanes.
 
 mod page;
+mod recurrent;
 mod shape;
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,9 @@ use crate::memory::tensor::DeviceBytes;
 use crate::{Error, Result};
 
 pub use page::KvPages;
+pub use recurrent::{
+    LayerChunk, LayerState, RecurrentShape, RecurrentState, STATE_CHUNK, StateNumbers, StateSpan,
+};
 pub use shape::{KV_BLOCK, KV_PAGE, KV_TILE, KvShape, KvType};
 
 /// Keys (after RoPE) and values of one sequence in every layer.
@@ -38,6 +42,7 @@ pub struct KvCache {
     len: usize,
     pages: Vec<Arc<Page>>,
     memory: Memory,
+    recurrent: Option<RecurrentState>,
 }
 
 /// Keys and values of one head in one page.
@@ -110,7 +115,29 @@ impl KvCache {
         if bytes.is_none_or(|bytes| isize::try_from(bytes).is_err()) {
             return Err(Error::SizeOverflow { what: "key-value cache" });
         }
-        Ok(Self { shape, capacity, len: 0, pages: Vec::new(), memory })
+        Ok(Self { shape, capacity, len: 0, pages: Vec::new(), memory, recurrent: None })
+    }
+
+    /// Gives an empty cache the state of recurrent layers, in `pool`.
+    ///
+    /// # Errors
+    /// [`Error::SizeOverflow`] for sizes that no model has.
+    pub fn with_recurrent_state(
+        self,
+        shape: RecurrentShape,
+        pool: &HybridMemoryPool,
+    ) -> Result<Self> {
+        Ok(Self { recurrent: Some(RecurrentState::new(shape, pool)?), ..self })
+    }
+
+    /// Returns the state of recurrent layers, if the model has such layers.
+    pub fn recurrent_state(&self) -> Option<&RecurrentState> {
+        self.recurrent.as_ref()
+    }
+
+    /// Returns the state of recurrent layers for writing.
+    pub fn recurrent_state_mut(&mut self) -> Option<&mut RecurrentState> {
+        self.recurrent.as_mut()
     }
 
     /// Returns how numbers are stored.
@@ -192,7 +219,10 @@ impl KvCache {
         while self.pages.len() < last {
             self.pages.push(Arc::new(self.memory.page(&self.shape)?));
         }
-        Ok(())
+        match &mut self.recurrent {
+            Some(recurrent) => recurrent.reserve(self.len, tokens),
+            None => Ok(()),
+        }
     }
 
     /// Marks `tokens` more positions as filled.
@@ -201,21 +231,42 @@ impl KvCache {
     /// If they were not [reserved](KvCache::reserve).
     pub fn advance(&mut self, tokens: usize) {
         assert!(self.len + tokens <= self.reserved(), "positions must be reserved first");
+        if let Some(recurrent) = &mut self.recurrent {
+            recurrent.advance(self.len, tokens);
+        }
         self.len += tokens;
     }
 
-    /// Forgets everything from position `len` on and frees the pages behind it.
-    pub fn truncate(&mut self, len: usize) {
-        self.len = self.len.min(len);
-        self.pages.truncate(self.len.div_ceil(KV_PAGE));
+    /// Keeps the recurrent state at the present length, so that [`truncate`](KvCache::truncate) can return to it and to
+    /// the position before it. The last four such lengths are kept; keys and values need no such care.
+    pub fn checkpoint(&mut self) {
+        if let Some(recurrent) = &mut self.recurrent {
+            recurrent.checkpoint(self.len);
+        }
     }
 
-    /// Returns a cache with the first `len` positions of this one, or all if there are fewer. Both share their pages.
+    /// Forgets everything from position `len` on and frees the pages behind it. Returns the positions that remain:
+    /// `len`, or fewer where the recurrent state at `len` is not known any more. It is known for at least the last 16
+    /// positions and at [checkpoints](KvCache::checkpoint).
+    pub fn truncate(&mut self, len: usize) -> usize {
+        self.len = self.len.min(len);
+        if let Some(recurrent) = &mut self.recurrent {
+            self.len = recurrent.truncate(self.len);
+        }
+        self.pages.truncate(self.len.div_ceil(KV_PAGE));
+        self.len
+    }
+
+    /// Returns a cache with the first `len` positions of this one, or all if there are fewer, or fewer where
+    /// [`truncate`](KvCache::truncate) says so. Both share their pages.
     #[must_use]
     pub fn fork(&self, len: usize) -> Self {
         let len = len.min(self.len);
         let pages = self.pages[..len.div_ceil(KV_PAGE)].to_vec();
-        Self { len, pages, memory: self.memory.clone(), ..*self }
+        let recurrent = self.recurrent.as_ref().map(RecurrentState::fork);
+        let mut fork = Self { len, pages, memory: self.memory.clone(), recurrent, ..*self };
+        fork.truncate(len);
+        fork
     }
 
     /// Returns one head of page `page`; `None` if there is no such page, layer or head, or the page is on a device.

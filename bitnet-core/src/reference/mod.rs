@@ -6,10 +6,12 @@
 
 mod cached;
 mod ops;
+mod recurrent;
 mod reference_backend;
 mod ternary_ops;
 
 pub use ops::{activate, attention, embed, gate, linear, rms_factor, rms_norm, rope, to_f32};
+pub use recurrent::{DeltaTokens, causal_conv, delta_rule, hadamard, length_factor, log_decay};
 pub use reference_backend::ReferenceBackend;
 pub use ternary_ops::{
     activation_scale, activation_scale_within, bit_linear_float, bit_linear_int8,

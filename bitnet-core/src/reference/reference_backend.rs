@@ -3,14 +3,15 @@
 use std::any::Any;
 use std::sync::Arc;
 
-use super::{cached, ops, ternary_ops};
+use super::{cached, ops, recurrent, ternary_ops};
 use crate::backend::dense::DenseRows;
 use crate::backend::top_logits::{Guarantee, HeadStats, HeadWeight, LogitQuery, TopLogits};
 use crate::backend::{
     Activation, ActivationPrecision, AttentionShape, Backend, BitLinearIntegers, Counters,
-    Operations, Preparation, RopeOrder, RopeTable, Tensors, TernaryWeight, shape_check,
+    DeltaInputs, Direction, Operations, Preparation, RopeOrder, RopeTable, Rotation, Tensors,
+    TernaryWeight, shape_check,
 };
-use crate::kv::{KvCache, KvSpan};
+use crate::kv::{KvCache, KvSpan, StateSpan};
 use crate::memory::tensor::BitNetTensor;
 use crate::ternary::TernaryMatrix;
 use crate::{Error, Result};
@@ -233,6 +234,76 @@ impl Operations for ReferenceBackend {
             let k = cached::keys(span.cache, span.layer, seen)?;
             let v = cached::values(span.cache, span.layer, seen)?;
             ops::attention(own, &k, &v, span.first, shape, result);
+        }
+        Ok(())
+    }
+
+    fn hadamard(
+        &self,
+        x: &BitNetTensor,
+        rotation: &Rotation,
+        direction: Direction,
+        out: &mut BitNetTensor,
+    ) -> Result<()> {
+        shape_check::hadamard(x, rotation, out)?;
+        let cols = rotation.signs().len().max(1);
+        for (x, out) in x.f32()?.chunks_exact(cols).zip(out.f32_mut()?.chunks_exact_mut(cols)) {
+            recurrent::hadamard(x, rotation, direction, out);
+        }
+        Ok(())
+    }
+
+    fn causal_conv(
+        &self,
+        x: &BitNetTensor,
+        weight: &BitNetTensor,
+        spans: &mut [StateSpan<'_>],
+        out: &mut BitNetTensor,
+    ) -> Result<()> {
+        shape_check::causal_conv(x, weight, spans, out)?;
+        let (mut x, weight, mut out) = (x.f32()?, weight.f32()?, out.f32_mut()?);
+        for span in spans {
+            let (first, tokens) = (span.first, span.tokens);
+            let mut state = span.layer_state()?;
+            let (own, rest) = x.split_at(tokens * state.shape.channels());
+            let (result, tail) = out.split_at_mut(own.len());
+            (x, out) = (rest, tail);
+            recurrent::causal_conv(own, weight, &mut state, first, result);
+        }
+        Ok(())
+    }
+
+    fn delta_rule(
+        &self,
+        inputs: DeltaInputs<'_>,
+        spans: &mut [StateSpan<'_>],
+        out: &mut BitNetTensor,
+    ) -> Result<()> {
+        shape_check::delta_rule(&inputs, spans, out)?;
+        let (rate, bias) = (inputs.rate.f32()?, inputs.step_bias.f32()?);
+        let heads = rate.len().max(1);
+        let steps = inputs.step.f32()?.iter().enumerate();
+        let log_decays: Vec<f32> = steps
+            .map(|(i, step)| recurrent::log_decay(rate[i % heads], step + bias[i % heads]))
+            .collect();
+        let share = |&write| ops::activate(Activation::Sigmoid, write);
+        let shares: Vec<f32> = inputs.write.f32()?.iter().map(share).collect();
+        let (mut row, mut out) = (0, out.f32_mut()?);
+        for span in spans {
+            let (first, rows) = (span.first, row..row + span.tokens);
+            row = rows.end;
+            let mut state = span.layer_state()?;
+            let (result, tail) = out.split_at_mut(rows.len() * state.shape.values());
+            out = tail;
+            let of = |width: usize| rows.start * width..rows.end * width;
+            let tokens = recurrent::DeltaTokens {
+                qkv: &inputs.qkv.f32()?[of(state.shape.channels())],
+                log_decays: &log_decays[of(heads)],
+                shares: &shares[of(heads)],
+                first,
+                order: inputs.order,
+            };
+            recurrent::delta_rule(&tokens, &mut state, result);
         }
         Ok(())
     }

@@ -60,6 +60,11 @@ impl Op for Gate<'_> {
                     *gate = x / (1.0 + exp(-2.0 * inner)) * up;
                 }
             }
+            Activation::Sigmoid => {
+                for (gate, up) in pairs {
+                    *gate = 1.0 / (1.0 + exp(-*gate)) * up;
+                }
+            }
         }
     }
 }

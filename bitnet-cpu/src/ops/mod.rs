@@ -3,11 +3,14 @@
 mod add;
 mod attention;
 mod bit_linear;
+mod causal_conv;
+mod delta_rule;
 mod dot;
 mod embed;
 mod exp;
 mod gate;
 mod gate_up;
+mod hadamard;
 mod linear;
 mod pieces;
 mod rms_norm;
@@ -20,9 +23,12 @@ pub(crate) use attention::attention;
 pub(crate) use bit_linear::{
     CpuWeight, bit_linear, bit_linear_integers, block_sums, gated, parts_layout, takes_gated,
 };
+pub(crate) use causal_conv::causal_conv;
+pub(crate) use delta_rule::delta_rule;
 pub(crate) use embed::embed;
 pub(crate) use gate::gate;
 pub(crate) use gate_up::{relu2, takes};
+pub(crate) use hadamard::hadamard;
 pub(crate) use linear::linear;
 pub(crate) use rms_norm::rms_norm;
 pub(crate) use rope::rope;

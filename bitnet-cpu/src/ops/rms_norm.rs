@@ -49,8 +49,9 @@ impl Op for RmsNorm<'_> {
     }
 }
 
+/// Returns `Σ x²` in f64.
 #[inline(always)]
-fn sum_of_squares(x: &[f32]) -> f64 {
+pub(super) fn sum_of_squares(x: &[f32]) -> f64 {
     let mut lanes = [0f64; LANES];
     let (chunks, rest) = x.as_chunks::<LANES>();
     for chunk in chunks {

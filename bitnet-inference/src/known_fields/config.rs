@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::{
-    EMPTY, FALSE, Fields, Findings, Inert, NEVER, ONE, Refusal, ZERO, ZERO_OR_ONE, assumed,
+    EMPTY, FALSE, Fields, Findings, Inert, NEVER, ONE, Refusal, TRUE, ZERO, ZERO_OR_ONE, assumed,
     decision, generation, quantization, read, read_by, refused, unused,
 };
 
@@ -62,6 +62,28 @@ const LLAMA: &[Fields] = &[assumed(
 
 /// Fields of `Qwen2ForCausalLM` and `Qwen3ForCausalLM`.
 const QWEN3: &[Fields] = &[read(&["max_window_layers"])];
+
+/// Fields of `Qwen3_5ForCausalLM` and `Qwen3_5ForConditionalGeneration`, whose text part has an object of its own.
+const QWEN35: &[Fields] = &[
+    read(&["linear_num_key_heads", "linear_num_value_heads", "linear_key_head_dim"]),
+    read(&["linear_value_head_dim", "linear_conv_kernel_dim", "full_attention_interval"]),
+    read(&["partial_rotary_factor", "text_config"]),
+    refused(&["attn_output_gate"], TRUE, "attention has a gate on its output"),
+    refused(&["output_gate_type"], &[Inert::Text("swish")], "the gate of recurrent layers is SiLU"),
+    unused(&["mamba_ssm_dtype"], "states are computed in float32"),
+    unused(&["mtp_num_hidden_layers", "mtp_use_dedicated_embeddings"], DRAFTS),
+    unused(&["vision_config", "image_token_id", "video_token_id"], IMAGES),
+    unused(&["vision_start_token_id", "vision_end_token_id", "language_model_only"], IMAGES),
+];
+
+const DRAFTS: &str = "the layers that draft tokens are not run";
+const IMAGES: &str = "the model reads text only";
+
+/// Fields of `rope_parameters` in these classes.
+const QWEN35_ROPE: &[Fields] = &[unused(
+    &["mrope_section", "mrope_interleaved"],
+    "the positions of text are the same on every axis",
+)];
 
 /// Fields of `BitnetForCausalLM`, remote code of the first ternary checkpoints.
 const LEGACY_BITNET: &[Fields] = &[
@@ -130,6 +152,8 @@ pub(super) const TABLES: &[(&str, &str, &[Fields])] = &[
     ("config.json", "every class", EVERY_CLASS),
     ("config.json", "LlamaForCausalLM, BitnetForCausalLM", LLAMA),
     ("config.json", "Qwen2ForCausalLM, Qwen3ForCausalLM", QWEN3),
+    ("config.json", "Qwen3_5ForCausalLM, Qwen3_5ForConditionalGeneration", QWEN35),
+    ("config.json", "rope_parameters of Qwen3_5 classes", QWEN35_ROPE),
     ("config.json", "BitnetForCausalLM", LEGACY_BITNET),
     ("config.json", "fields of other classes", OTHER_CLASSES),
     ("config.json", "rope_parameters, rope_scaling", ROPE),
@@ -141,6 +165,7 @@ pub(super) fn tables_of(class: &str) -> Vec<&'static [Fields]> {
         "LlamaForCausalLM" => &[LLAMA],
         "BitnetForCausalLM" => &[LEGACY_BITNET, LLAMA],
         "Qwen2ForCausalLM" | "Qwen3ForCausalLM" => &[QWEN3],
+        "Qwen3_5ForCausalLM" | "Qwen3_5ForConditionalGeneration" => &[QWEN35],
         _ => &[],
     };
     [own, &[EVERY_CLASS, OTHER_CLASSES]].concat()
@@ -163,7 +188,9 @@ pub(crate) fn config(class: &str, value: &Value, file: &str) -> Result<Vec<Strin
     }
     for name in ["rope_parameters", "rope_scaling"] {
         if let Some(rope) = fields.get(name).and_then(Value::as_object) {
-            found.object(&[ROPE], &format!("{name}."), rope)?;
+            let own: &[&[Fields]] =
+                if class.starts_with("Qwen3_5") { &[QWEN35_ROPE, ROPE] } else { &[ROPE] };
+            found.object(own, &format!("{name}."), rope)?;
         }
     }
     quantization::fields(fields, &mut found)?;

@@ -1,5 +1,6 @@
 //! Keys of a GGUF file's metadata.
 
+use bitnet_formats::architecture::Architecture;
 use bitnet_formats::gguf::{self, Metadata};
 use serde_json::Value;
 
@@ -53,6 +54,7 @@ const WHOLE_FILE: &[Fields] = &[
     unused(&["general.dataset.*", "general.datasets", "general.tags"], METADATA),
     unused(&["general.languages"], METADATA),
     read(&["split.no", "split.count", "split.tensors.count"]),
+    read_by(&["prism.hadamard.*"], "version 1; any other key that begins with `prism.` is refused"),
     refused(&["adapter.*"], NEVER, ADAPTER),
     unused(&["imatrix.*", "quantize.*"], "how the weights were quantised"),
 ];
@@ -179,11 +181,28 @@ const ARCHITECTURE: &[Fields] = &[
     unused(&["tensor_data_layout"], "the order of rows is the architecture's"),
 ];
 
+/// Keys of architectures with recurrent layers (`qwen35`), without its name before them.
+const RECURRENT: &[Fields] = &[
+    read(&["ssm.conv_kernel", "ssm.inner_size", "ssm.state_size", "ssm.time_step_rank"]),
+    read(&["ssm.group_count", "attention.recurrent_layers", "full_attention_interval"]),
+    unused(&["rope.dimension_sections"], "the positions of text are the same on every axis"),
+    read_by(&["nextn_predict_layers"], "the layers that draft tokens are not run"),
+];
+
+/// The tables of an architecture, its own first.
+fn tables_of(arch: &str) -> &'static [&'static [Fields]] {
+    match Architecture::from_gguf(arch) {
+        Some((architecture, _)) if architecture.table().recurrent => &[RECURRENT, ARCHITECTURE],
+        _ => &[ARCHITECTURE],
+    }
+}
+
 #[cfg(test)]
 pub(super) const TABLES: &[(&str, &str, &[Fields])] = &[
     ("GGUF", "the file", WHOLE_FILE),
     ("GGUF", "the vocabulary", TOKENIZER),
     ("GGUF", "the architecture (after its name)", ARCHITECTURE),
+    ("GGUF", "qwen35 (after its name)", RECURRENT),
 ];
 
 /// Checks the keys of a file of architecture `arch`.
@@ -211,7 +230,7 @@ fn look(
     for (key, value) in metadata.iter() {
         let own = key.strip_prefix(arch).and_then(|rest| rest.strip_prefix('.'));
         let (tables, name): (&[&[Fields]], &str) = match own {
-            Some(name) => (&[ARCHITECTURE], name),
+            Some(name) => (tables_of(arch), name),
             None => (&[WHOLE_FILE, TOKENIZER], key),
         };
         let decision = decision(tables, name);

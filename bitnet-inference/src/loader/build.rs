@@ -4,17 +4,18 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use bitnet_core::backend::{Activation, Backend};
+use bitnet_core::backend::{Activation, ActivationPrecision, Backend, HeadOrder};
+use bitnet_core::dense::DenseRows;
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::memory::{HybridMemoryPool, Purpose};
 
 use bitnet_formats::names::{Part, Role, TensorName};
 
-use super::{Checkpoint, DecodedLinear, ternary_rows};
+use super::{Checkpoint, DecodedLinear, StoredWeight, ternary_rows};
 use crate::in_parallel::in_parallel;
 use crate::models::{
-    Attention, Compute, Decoder, FeedForward, Head, Layer, LazyTopLogits, Linear, Projection,
-    SharedRope, SourceFiles,
+    Attention, Compute, Decoder, DeltaNet, FeedForward, Head, Layer, LayerKind, LazyTopLogits,
+    Linear, Mixer, Projection, SharedRope, SourceFiles,
 };
 use crate::weight_cache::{CachedWeights, Section, sections_of};
 use crate::{InferenceError, Result};
@@ -71,7 +72,13 @@ pub(crate) fn build(
         builder.sections.extend(sections);
     }
     let output_norm = builder.norm(TensorName::outside(Role::OutputNorm))?;
-    let head = builder.head()?;
+    let (head, head_role) = builder.head()?;
+    let rotation_of = |role| {
+        let rotations = config.rotations.as_ref()?;
+        rotations.of(TensorName::outside(role), config.hidden).cloned()
+    };
+    let embedding_rotation = rotation_of(Role::TokenEmbedding);
+    let head_rotation = rotation_of(head_role);
     checkpoint.check()?;
     let assumptions = builder.assumptions.into_iter().collect();
     let sections = builder.sections;
@@ -85,7 +92,9 @@ pub(crate) fn build(
         embedding,
         layers,
         output_norm,
+        embedding_rotation,
         head,
+        head_rotation,
         top_logits,
         files,
         rope,
@@ -127,11 +136,10 @@ impl Builder<'_> {
         is_there.then(|| self.norm(name)).transpose()
     }
 
-    fn layer(&mut self, index: usize) -> Result<Layer> {
-        let name = |role| TensorName::in_layer(index as u32, role);
+    fn attention(&mut self, name: impl Fn(Role) -> TensorName) -> Result<Attention> {
         let norms =
             [self.extra_norm(name(Role::QueryNorm))?, self.extra_norm(name(Role::KeyNorm))?];
-        let attention = Attention {
+        Ok(Attention {
             qkv: [
                 self.projection(name(Role::Query))?,
                 self.projection(name(Role::Key))?,
@@ -142,8 +150,57 @@ impl Builder<'_> {
                 _ => None,
             },
             sub_norm: self.extra_norm(name(Role::AttentionSubNorm))?,
+            is_gated: self.checkpoint.config().architecture.table().gated_attention,
             output: self.projection(name(Role::AttentionOutput))?,
+        })
+    }
+
+    fn delta_net(&mut self, name: impl Fn(Role) -> TensorName) -> Result<DeltaNet> {
+        let config = self.checkpoint.config();
+        let order = config.recurrent.as_ref().map_or(HeadOrder::Grouped, |found| found.order);
+        let grouped = config.rotations.as_ref().is_some_and(|found| found.grouped_values);
+        Ok(DeltaNet {
+            qkv_gate: [
+                self.projection(name(Role::DeltaQkv))?,
+                self.projection(name(Role::DeltaGate))?,
+            ],
+            step_write: [
+                self.projection(name(Role::DeltaStep))?,
+                self.projection(name(Role::DeltaWrite))?,
+            ],
+            conv: self.transposed(name(Role::DeltaConv))?,
+            rate: self.norm(name(Role::DeltaRate))?,
+            step_bias: self.norm(name(Role::DeltaStepBias))?,
+            norm: self.norm(name(Role::DeltaNorm))?,
+            output: self.projection(name(Role::DeltaOutput))?,
+            order,
+            regroups: grouped && order == HeadOrder::Tiled,
+        })
+    }
+
+    /// A small matrix `[rows, cols]` as `[cols, rows]`.
+    fn transposed(&self, tensor: TensorName) -> Result<BitNetTensor> {
+        let ([rows, cols], name) = (self.checkpoint.config().shape(tensor.role), &tensor.stem());
+        let found = self.checkpoint.dense(name, rows, cols, self.weights)?;
+        let found = found.ok_or_else(|| self.missing(name))?;
+        let (mut row, mut numbers) = (vec![0.0; cols], vec![0.0; rows * cols]);
+        for index in 0..rows {
+            found.decode_row(index, &mut row)?;
+            for (col, number) in row.iter().enumerate() {
+                numbers[col * rows + index] = *number;
+            }
+        }
+        self.tensor(&[cols, rows], &numbers)
+    }
+
+    fn layer(&mut self, index: usize) -> Result<Layer> {
+        let name = |role| TensorName::in_layer(index as u32, role);
+        let config = self.checkpoint.config();
+        let mixer = match config.layer_kind(index) {
+            LayerKind::Attention => Mixer::Attention(self.attention(name)?),
+            LayerKind::Recurrent => Mixer::Delta(self.delta_net(name)?),
         };
+        let place_in_cache = config.place_in_cache(index);
         let feed_forward = FeedForward {
             gate_up: [self.projection(name(Role::Gate))?, self.projection(name(Role::Up))?],
             sub_norm: self.extra_norm(name(Role::FeedForwardSubNorm))?,
@@ -151,7 +208,8 @@ impl Builder<'_> {
         };
         Ok(Layer {
             attention_norm: self.norm(name(Role::AttentionNorm))?,
-            attention,
+            mixer,
+            place_in_cache,
             feed_forward_norm: self.norm(name(Role::FeedForwardNorm))?,
             feed_forward,
         })
@@ -185,7 +243,9 @@ impl Builder<'_> {
         };
         let biased = c.architecture.table().biased.contains(&tensor.role);
         let bias = biased.then(|| self.bias(tensor.with(Part::Bias), rows)).transpose()?;
-        Ok(Projection { weight, bias, input_norm })
+        let rotations = c.rotations.as_ref();
+        let rotation = rotations.and_then(|rotations| rotations.of(tensor, cols)).cloned();
+        Ok(Projection { weight, bias, input_norm, rotation })
     }
 
     fn bias(&self, name: TensorName, len: usize) -> Result<BitNetTensor> {
@@ -205,21 +265,44 @@ impl Builder<'_> {
         })
     }
 
-    fn head(&mut self) -> Result<Head> {
-        let c = self.checkpoint.config();
-        if self.checkpoint.tied() == Some(true) {
-            return Ok(Head::Tied);
+    /// The head, and the role of the tensor that it is.
+    fn head(&mut self) -> Result<(Head, Role)> {
+        if self.checkpoint.tied() != Some(true) {
+            if let Some(head) = self.own_head(Role::Output)? {
+                return Ok((head, Role::Output));
+            }
+            if self.checkpoint.tied() == Some(false) {
+                return Err(self.missing("output"));
+            }
+            self.assumptions
+                .insert("no head in the file: the embedding table is used (tied)".into());
         }
-        let own = self.checkpoint.dense("output", c.vocab_size, c.hidden, self.weights)?;
-        match (own, self.checkpoint.tied()) {
-            (Some(rows), _) => Ok(Head::Own(Linear::Dense(self.backend.prepare_dense(rows)?))),
-            (None, Some(false)) => Err(self.missing("output")),
-            (None, _) => {
-                self.assumptions
-                    .insert("no head in the file: the embedding table is used (tied)".into());
-                Ok(Head::Tied)
+        // A ternary table is read as one, in a copy for the kernels.
+        let stored = self.checkpoint.stored_bytes("token_embd")?;
+        if stored.is_some_and(|stored| !stored.storage.is_plain())
+            && let Some(head) = self.own_head(Role::TokenEmbedding)?
+        {
+            return Ok((head, Role::TokenEmbedding));
+        }
+        Ok((Head::Tied, Role::TokenEmbedding))
+    }
+
+    /// A head of its own, `[vocabulary, hidden]`: trits where it is stored as trits.
+    fn own_head(&self, role: Role) -> Result<Option<Head>> {
+        let c = self.checkpoint.config();
+        let name = &TensorName::outside(role).stem();
+        let Some(stored) = self.checkpoint.stored_bytes(name)? else { return Ok(None) };
+        if !stored.storage.is_plain() {
+            let stored = self.checkpoint.stored(name, c.vocab_size, c.hidden, self.weights)?;
+            if let Some(StoredWeight::Ternary(matrix)) = stored.map(|stored| stored.weight) {
+                let weight = self.backend.prepare(matrix)?;
+                return Ok(Some(Head::Own(Linear::Ternary(weight, ActivationPrecision::Float))));
             }
         }
+        let rows: Option<Arc<dyn DenseRows>> =
+            self.checkpoint.dense(name, c.vocab_size, c.hidden, self.weights)?;
+        let Some(rows) = rows else { return Ok(None) };
+        Ok(Some(Head::Own(Linear::Dense(self.backend.prepare_dense(rows)?))))
     }
 }
 

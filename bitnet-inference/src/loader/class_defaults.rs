@@ -13,6 +13,11 @@ pub(super) fn class_of(
     assumptions: &mut Vec<String>,
 ) -> Result<&'static ModelClass> {
     let model_type = o.opt_str("model_type")?;
+    if let Some(rotated) = model_type.filter(|name| name.contains("hadamard")) {
+        let what = format!("{}: model_type {}", o.file, rotated.escape_debug());
+        let instead = "weights that are stored rotated are read from GGUF files";
+        return Err(InferenceError::unsupported(what, instead));
+    }
     let by_type = ModelClass::all().find(|class| Some(class.model_type) == model_type);
     let named = match o.get("architectures") {
         None => None,
@@ -22,7 +27,7 @@ pub(super) fn class_of(
     };
     let Some(named) = named else {
         let Some(class) = by_type else {
-            let problem = "missing, and model_type names no class that is supported (llama, qwen2, qwen3, bitnet)";
+            let problem = "missing, and model_type names no class that is supported (llama, qwen2, qwen3, qwen3_5, bitnet)";
             return Err(o.bad("architectures", problem.into()));
         };
         assumptions.push(format!(

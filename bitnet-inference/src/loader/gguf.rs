@@ -12,12 +12,13 @@ use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::ternary::TernaryMatrix;
 use bitnet_formats::MappedFile;
 use bitnet_formats::gguf::{GgmlType, GgufFile, Metadata, TensorInfo};
-use bitnet_formats::names::gguf_name;
+use bitnet_formats::names::{TensorName, gguf_name};
 use bitnet_quant::codec::i2_s::I2sLayout;
 
 use super::build::head_fact;
 use super::facts::{inputs_fact, rope_fact};
 use super::gguf_config::read_config;
+use super::gguf_rotation::rotations;
 use super::mapped_rows::{MappedRows, finite_row};
 use super::ternary_rows::TernaryRows;
 use super::{
@@ -47,8 +48,9 @@ pub const INPUT_NORM_EPSILON: &str = "attention.input_norm_rms_epsilon";
 impl GgufCheckpoint {
     pub(crate) fn new(file: GgufFile, options: &LoadOptions) -> Result<Self> {
         let arch = file.metadata().get_str("general.architecture")?.to_owned();
-        let config = read_config(&file, &arch)?;
+        let mut config = read_config(&file, &arch)?;
         config.validate(file.name())?;
+        config.rotations = rotations(&file, &config)?.map(Arc::new);
         known_fields::gguf_refusals(file.metadata(), &arch)?;
         let key = format!("{arch}.{INPUT_NORM_EPSILON}");
         let input_norm_eps = file.metadata().opt_f32(&key)?.unwrap_or(config.norm_eps);
@@ -65,7 +67,14 @@ impl GgufCheckpoint {
     }
 
     fn find(&self, name: &str) -> Option<&TensorInfo> {
-        self.file.find(&gguf_name(name))
+        self.file.find(&self.name_of(name))
+    }
+
+    /// The file's name of a tensor.
+    fn name_of(&self, stem: &str) -> String {
+        let own =
+            TensorName::from_stem(stem).and_then(|name| name.to_gguf_of(self.config.architecture));
+        own.unwrap_or_else(|| gguf_name(stem))
     }
 
     /// Checks the shape (rows first) of a tensor.
@@ -241,14 +250,7 @@ pub fn input_precision(architecture: Architecture, ggml_type: GgmlType) -> Activ
     let table = architecture.table();
     let is_block_type = matches!(
         ggml_type,
-        GgmlType::Tq1_0
-            | GgmlType::Tq2_0
-            | GgmlType::Pq2_0
-            | GgmlType::Ptq1_0
-            | GgmlType::Q1_0
-            | GgmlType::Iq1Bn
-            | GgmlType::Iq2Bn
-            | GgmlType::Iq2BnR4
+        GgmlType::Tq1_0 | GgmlType::Tq2_0 | GgmlType::Iq1Bn | GgmlType::Iq2Bn | GgmlType::Iq2BnR4
     );
     let is_int8 = table.native_ternary
         || ggml_type == GgmlType::I2S
@@ -336,7 +338,7 @@ impl Checkpoint for GgufCheckpoint {
     }
 
     fn name_in_file(&self, name: &str) -> String {
-        gguf_name(name)
+        self.name_of(name)
     }
 
     fn tensor_names(&self) -> Vec<String> {
@@ -344,7 +346,7 @@ impl Checkpoint for GgufCheckpoint {
     }
 
     fn stored_names(&self, name: &str) -> Vec<String> {
-        let names = [gguf_name(name), format!("{name}.scale")];
+        let names = [self.name_of(name), format!("{name}.scale")];
         names.into_iter().filter(|name| self.file.find(name).is_some()).collect()
     }
 
@@ -367,7 +369,7 @@ impl Checkpoint for GgufCheckpoint {
     }
 
     fn vector(&self, name: &str, len: usize) -> Result<Option<Vec<f32>>> {
-        self.vector_of(&gguf_name(name), len)
+        self.vector_of(&self.name_of(name), len)
     }
 
     fn stored(

@@ -3,6 +3,7 @@
 use bitnet_core::backend::Activation;
 use bitnet_formats::gguf::{GgufFile, Metadata};
 
+use super::gguf_recurrent::recurrent_config;
 use super::gguf_rope::rope_scaling;
 use crate::models::{
     Architecture, ContextLimit, LimitReason, ModelConfig, activation_by_name, unknown_name,
@@ -35,7 +36,11 @@ pub(super) fn read_config(file: &GgufFile, arch: &str) -> Result<ModelConfig> {
         let problem = format!("{values} differs from the key length {head_dim}");
         return Err(bad("attention.value_length", problem));
     }
-    if let Some(rotated) = opt_count("rope.dimension_count")?.filter(|&n| n != head_dim) {
+    let table = architecture.table();
+    let rope_dim = opt_count("rope.dimension_count")?.unwrap_or(head_dim);
+    let is_possible = rope_dim == head_dim || table.partial_rope && rope_dim < head_dim;
+    if !is_possible {
+        let rotated = rope_dim;
         let problem = format!(
             "{rotated} of {head_dim} components; rotating a part of a head is not supported"
         );
@@ -52,11 +57,20 @@ pub(super) fn read_config(file: &GgufFile, arch: &str) -> Result<ModelConfig> {
     };
     let vocab_size = vocab_size(file, metadata, &key("vocab_size"))?;
     let context = count("context_length")?;
+    // Layers that draft further tokens stand after the model's own.
+    let drafts = if table.recurrent { opt_count("nextn_predict_layers")?.unwrap_or(0) } else { 0 };
+    let blocks = count("block_count")?;
+    let Some(layers) = blocks.checked_sub(drafts).filter(|&layers| layers > 0 && layers <= 512)
+    else {
+        let problem = format!("{blocks}, of which {drafts} draft tokens; 1 to 512 layers are read");
+        return Err(bad("block_count", problem));
+    };
+    let recurrent = table.recurrent.then(|| recurrent_config(file, arch, layers)).transpose()?;
     Ok(ModelConfig {
         architecture,
         vocab_size,
         hidden,
-        layers: count("block_count")?,
+        layers,
         heads,
         kv_heads,
         head_dim,
@@ -67,7 +81,10 @@ pub(super) fn read_config(file: &GgufFile, arch: &str) -> Result<ModelConfig> {
         activation,
         rope_theta: metadata.opt_f32(&key("rope.freq_base"))?.unwrap_or(10_000.0),
         rope_order: architecture.table().gguf_rope_order,
-        rope_scaling: rope_scaling(file, metadata, arch, head_dim)?,
+        rope_scaling: rope_scaling(file, metadata, arch, rope_dim)?,
+        rope_dim,
+        recurrent,
+        rotations: None,
     })
 }
 

@@ -15,6 +15,9 @@ pub(super) fn full_attention_up_to(
     let may_slide = settings.class.architecture.table().sliding_window;
     let window = o.opt_usize("sliding_window")?;
     let uses_window = o.opt_bool("use_sliding_window")?;
+    if settings.class.architecture.table().recurrent {
+        return Ok(None);
+    }
     let types = o.opt_strings("layer_types")?;
     let sliding = match &types {
         None if may_slide => o.opt_usize("max_window_layers")?.unwrap_or(28) < layers,

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::class_defaults::{Settings, class_of};
 use super::hf_attention::full_attention_up_to;
+use super::hf_recurrent::recurrent_config;
 use super::hf_rope::rope;
 use super::json_object::Object;
 use super::quantization::{Quantization, quantization, skipped_modules};
@@ -33,29 +34,43 @@ pub(crate) struct HfConfig {
 
 impl HfConfig {
     pub(crate) fn parse(value: &Value, file: &str) -> Result<Self> {
-        let o = &Object { file, value };
+        let whole = &Object { file, value };
         if !value.is_object() {
-            return Err(o.bad("the file", "not a JSON object".into()));
+            return Err(whole.bad("the file", "not a JSON object".into()));
         }
         let mut assumptions = Vec::new();
-        let class = class_of(o, &mut assumptions)?;
+        let class = class_of(whole, &mut assumptions)?;
+        // A model that also sees has the settings of its text part in an object of their own.
+        let text = value.get("text_config").filter(|text| text.is_object());
+        let text = text.filter(|_| class.architecture.table().recurrent);
+        let o = &Object { file, value: text.unwrap_or(value) };
         let mut settings = Settings { object: o, class, assumptions };
         let model = model(&mut settings)?;
         model.validate(file)?;
-        let quantization = quantization(o, &mut settings.assumptions)?;
+        let quantization = quantization(whole, &mut settings.assumptions)?;
         let skipped = match quantization {
-            Quantization::BitNet { .. } => skipped_modules(o, &modules(class, &model))?,
+            Quantization::BitNet { .. } => skipped_modules(whole, &modules(class, &model))?,
             Quantization::None | Quantization::Mlx { .. } => BTreeSet::new(),
         };
         settings.assumptions.extend(known_fields::config(class.name, value, file)?);
-        let names_eos = value.get("eos_token_id").is_some();
+        if let Some(text) = text {
+            settings.assumptions.extend(known_fields::config(class.name, text, file)?);
+        }
+        let names_eos = [o, whole].iter().any(|o| o.value.get("eos_token_id").is_some());
+        let eos = match whole.token_ids("eos_token_id")? {
+            none if none.is_empty() => o.token_ids("eos_token_id")?,
+            own => own,
+        };
         Ok(Self {
             model,
             class: class.name.into(),
             quantization,
             skipped,
-            tied: o.opt_bool("tie_word_embeddings")?,
-            eos: o.token_ids("eos_token_id")?,
+            tied: match whole.opt_bool("tie_word_embeddings")? {
+                None => o.opt_bool("tie_word_embeddings")?,
+                own => own,
+            },
+            eos,
             default_eos: class.eos_token_id.filter(|_| !names_eos),
             assumptions: settings.assumptions,
         })
@@ -80,7 +95,9 @@ fn model(settings: &mut Settings<'_>) -> Result<ModelConfig> {
     }
     let layers = settings.count("num_hidden_layers", class.num_hidden_layers)?;
     let context = settings.count("max_position_embeddings", class.max_position_embeddings)?;
-    let rope = rope(settings, context)?;
+    let head_dim = settings.head_dim(hidden, heads)?;
+    let rope = rope(settings, context, head_dim)?;
+    let recurrent = recurrent_config(settings, layers)?;
     let window = full_attention_up_to(settings, layers)?
         .map(|positions| ContextLimit { positions, reason: LimitReason::SlidingWindow });
     let dynamic = rope
@@ -97,7 +114,7 @@ fn model(settings: &mut Settings<'_>) -> Result<ModelConfig> {
         layers,
         heads,
         kv_heads: settings.kv_heads(heads)?,
-        head_dim: settings.head_dim(hidden, heads)?,
+        head_dim,
         intermediate: settings.count("intermediate_size", class.intermediate_size)?,
         context,
         context_limit,
@@ -106,6 +123,9 @@ fn model(settings: &mut Settings<'_>) -> Result<ModelConfig> {
         rope_theta: rope.theta,
         rope_order: class.architecture.table().hf_rope_order,
         rope_scaling: rope.scaling,
+        rope_dim: rope.dim,
+        recurrent,
+        rotations: None,
     })
 }
 

@@ -13,12 +13,13 @@ pub(super) struct HfRope {
     pub(super) scaling: RopeScaling,
     /// Whether the frequencies change beyond the trained length.
     pub(super) dynamic: bool,
+    /// Components of a head that are rotated.
+    pub(super) dim: usize,
 }
 
 /// Reads `rope_scaling` or `rope_parameters`, and `rope_theta`; `context` is the trained length.
-pub(super) fn rope(settings: &mut Settings<'_>, context: usize) -> Result<HfRope> {
+pub(super) fn rope(settings: &mut Settings<'_>, context: usize, head_dim: usize) -> Result<HfRope> {
     let o = settings.object;
-    refuse_partial(o)?;
     // transformers 5 keeps everything in `rope_parameters`, earlier versions in two fields. It prefers the older one.
     let found = ["rope_scaling", "rope_parameters"].into_iter().find_map(|field| {
         let value = o.get(field)?;
@@ -26,7 +27,8 @@ pub(super) fn rope(settings: &mut Settings<'_>, context: usize) -> Result<HfRope
     });
     let Some((field, value)) = found else {
         let theta = theta(settings, None)?;
-        return Ok(HfRope { theta, scaling: RopeScaling::None, dynamic: false });
+        let dim = rotated(settings, None, head_dim)?;
+        return Ok(HfRope { theta, scaling: RopeScaling::None, dynamic: false, dim });
     };
     let Some(object) = value.as_object() else {
         return Err(o.bad(field, "not an object".into()));
@@ -39,7 +41,7 @@ pub(super) fn rope(settings: &mut Settings<'_>, context: usize) -> Result<HfRope
         return Err(o.bad(field, problem));
     }
     let p = Object { file: o.file, value };
-    refuse_partial(&p)?;
+    let dim = rotated(settings, Some(&p), head_dim)?;
     let kind = p.opt_str("rope_type")?.or(p.opt_str("type")?).unwrap_or("default");
     let scaling = match kind {
         "default" | "dynamic" => RopeScaling::None,
@@ -56,15 +58,33 @@ pub(super) fn rope(settings: &mut Settings<'_>, context: usize) -> Result<HfRope
             return Err(p.bad(&format!("{field}.rope_type"), problem));
         }
     };
-    Ok(HfRope { theta: theta(settings, Some(value))?, scaling, dynamic: kind == "dynamic" })
+    Ok(HfRope { theta: theta(settings, Some(value))?, scaling, dynamic: kind == "dynamic", dim })
 }
 
-fn refuse_partial(o: &Object<'_>) -> Result<()> {
-    if o.opt_f32("partial_rotary_factor")?.is_some_and(|factor| factor != 1.0) {
-        let problem = "rotating a part of a head is not supported";
-        return Err(o.bad("partial_rotary_factor", problem.into()));
+/// Components of a head that are rotated, by the RoPE settings or by the file itself.
+fn rotated(
+    settings: &Settings<'_>,
+    parameters: Option<&Object<'_>>,
+    head_dim: usize,
+) -> Result<usize> {
+    const FIELD: &str = "partial_rotary_factor";
+    let o = settings.object;
+    let own = parameters.map(|p| p.opt_f32(FIELD)).transpose()?.flatten();
+    let given = own.or(o.opt_f32(FIELD)?);
+    if !settings.class.architecture.table().partial_rope {
+        return match given.filter(|&factor| factor != 1.0) {
+            Some(_) => Err(o.bad(FIELD, "rotating a part of a head is not supported".into())),
+            None => Ok(head_dim),
+        };
     }
-    Ok(())
+    // The default of Qwen3_5TextConfig.
+    let factor = given.unwrap_or(0.25);
+    let dim = (head_dim as f32 * factor) as usize;
+    if !(factor > 0.0 && factor <= 1.0) || dim == 0 || !dim.is_multiple_of(2) {
+        let problem = format!("{factor} of {head_dim} components is not an even number of them");
+        return Err(o.bad(FIELD, problem));
+    }
+    Ok(dim)
 }
 
 /// The base: that of the RoPE settings, else `rope_theta`, else the default of the class.

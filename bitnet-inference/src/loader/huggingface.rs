@@ -9,7 +9,7 @@ use bitnet_core::memory::{HybridMemoryPool, MemoryPoolConfig};
 use bitnet_core::ternary::TernaryMatrix;
 use bitnet_formats::MappedFile;
 use bitnet_formats::architecture::ModelClass;
-use bitnet_formats::names::{Part, TensorName};
+use bitnet_formats::names::{Part, Role, TensorName};
 use bitnet_formats::safetensors::{Dtype, SafeTensors, TensorView};
 use bitnet_quant::codec::mlx;
 use serde_json::Value;
@@ -120,11 +120,30 @@ impl HfCheckpoint {
             {
                 names.push(format!("{stem}.rms_norm.weight"));
             }
-            if let Some(bare) = names[index].strip_prefix("model.") {
-                names.push(bare.to_owned());
+            if let Some(bare) = names[index].strip_prefix("model.").map(str::to_owned) {
+                if self.config.model.recurrent.is_some() {
+                    names.push(format!("model.language_model.{bare}"));
+                }
+                names.push(bare);
             }
         }
         names
+    }
+
+    /// Turns a vector's stored numbers into those that the layers compute with.
+    fn settle_numbers(&self, name: &str, numbers: &mut [f32]) {
+        let offset = self.config.model.architecture.table().hf_norm_offset;
+        match TensorName::from_stem(name).map(|name| name.role) {
+            Some(Role::DeltaRate) => numbers.iter_mut().for_each(|x| *x = -x.exp()),
+            Some(
+                Role::AttentionNorm
+                | Role::FeedForwardNorm
+                | Role::OutputNorm
+                | Role::QueryNorm
+                | Role::KeyNorm,
+            ) if offset != 0.0 => numbers.iter_mut().for_each(|x| *x += offset),
+            _ => {}
+        }
     }
 
     pub(super) fn shape_error(&self, tensor: &TensorView, expected: &[usize]) -> InferenceError {
@@ -243,7 +262,11 @@ impl Checkpoint for HfCheckpoint {
             return Ok(None);
         }
         match self.find(name) {
-            Some(tensor) => self.numbers(&tensor, len).map(Some),
+            Some(tensor) => {
+                let mut numbers = self.numbers(&tensor, len)?;
+                self.settle_numbers(name, &mut numbers);
+                Ok(Some(numbers))
+            }
             None if is_input_norm && self.announces_input_norms() => Err(self.missing(name)),
             None => Ok(None),
         }
@@ -271,7 +294,12 @@ impl Checkpoint for HfCheckpoint {
             let matrix = self.affine(&tensor, rows, cols, pool)?;
             return Ok(Some(Arc::new(TernaryRows::new(matrix, mlx::FORMAT))));
         }
-        if tensor.shape != [rows, cols] {
+        // A convolution of single channels has a dimension of 1 between.
+        let shape = match *tensor.shape {
+            [rows, 1, cols] => vec![rows, cols],
+            _ => tensor.shape.clone(),
+        };
+        if shape != [rows, cols] {
             return Err(self.shape_error(&tensor, &[rows, cols]));
         }
         Ok(Some(self.dense_matrix(&tensor, rows, cols)?))

@@ -73,13 +73,13 @@ pub(super) fn check_layers(checkpoint: &dyn Checkpoint) -> Result<()> {
 }
 
 /// Checks that tensors of plain numbers have the shapes that the settings
-/// ask for; dimensions of 1 in front say nothing.
+/// ask for; dimensions of 1 say nothing.
 ///
 /// # Errors
 /// [`InferenceError::TensorShape`] naming the first that differs.
 pub(super) fn check_shapes(checkpoint: &dyn Checkpoint) -> Result<()> {
-    fn significant(shape: &[usize]) -> &[usize] {
-        &shape[shape.iter().take_while(|&&dim| dim == 1).count()..]
+    fn significant(shape: &[usize]) -> Vec<usize> {
+        shape.iter().copied().filter(|&dim| dim != 1).collect()
     }
     for TensorSpec { name, shape, .. } in tensors(checkpoint.config()) {
         let Some(stored) = checkpoint.stored_bytes(&name.stem())? else { continue };
@@ -95,6 +95,7 @@ pub(super) fn check_shapes(checkpoint: &dyn Checkpoint) -> Result<()> {
 /// The layer in a tensor's name: `model.layers.3.…`, `layers.3.…` or `blk.3.…`.
 fn layer_of(name: &str) -> Option<usize> {
     let bare = name.strip_prefix("model.").unwrap_or(name);
+    let bare = bare.strip_prefix("language_model.").unwrap_or(bare);
     let rest = bare.strip_prefix("layers.").or_else(|| bare.strip_prefix("blk."))?;
     rest.split_once('.')?.0.parse().ok()
 }

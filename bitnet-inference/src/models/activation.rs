@@ -28,6 +28,7 @@ pub fn activation_name(activation: Activation) -> &'static str {
         Activation::Relu2 => "relu2",
         Activation::Silu => "silu",
         Activation::GeluTanh => "gelu_pytorch_tanh",
+        Activation::Sigmoid => "sigmoid",
     }
 }
 

@@ -24,7 +24,10 @@ pub fn tensors(config: &ModelConfig) -> Vec<TensorSpec> {
     let in_layer = entries.clone().filter(|entry| entry.in_layer);
     let after = entries.clone().skip_while(|entry| !entry.in_layer).filter(|entry| !entry.in_layer);
     let layers = (0..config.layers as u32).flat_map(|layer| {
-        in_layer.clone().flat_map(move |entry| {
+        let kind = config.layer_kind(layer as usize);
+        let of_kind =
+            in_layer.clone().filter(move |entry| entry.kind.is_none_or(|own| own == kind));
+        of_kind.flat_map(move |entry| {
             let name = TensorName::in_layer(layer, entry.role);
             let weight = config.tensor(entry, name);
             let norm = TensorSpec {
@@ -64,9 +67,24 @@ impl ModelConfig {
             Dim::Hidden => self.hidden,
             Dim::Intermediate => self.intermediate,
             Dim::Queries => self.heads * self.head_dim,
+            Dim::QueryRows => {
+                let parts = 1 + usize::from(self.architecture.table().gated_attention);
+                parts * self.heads * self.head_dim
+            }
             Dim::Keys => self.kv_heads * self.head_dim,
             Dim::Head => self.head_dim,
-            Dim::HeadPairs => self.head_dim / 2,
+            Dim::HeadPairs => self.rope_dim / 2,
+            Dim::ConvChannels | Dim::ConvTaps | Dim::DeltaHeads | Dim::DeltaHead => {
+                self.recurrent.as_ref().map_or(0, |recurrent| match dim {
+                    Dim::ConvChannels => recurrent.shape.channels(),
+                    Dim::ConvTaps => recurrent.shape.taps,
+                    Dim::DeltaHead => recurrent.shape.value_dim,
+                    _ => recurrent.shape.value_heads,
+                })
+            }
+            Dim::DeltaValues => {
+                self.recurrent.as_ref().map_or(0, |recurrent| recurrent.shape.values())
+            }
         }
     }
 }

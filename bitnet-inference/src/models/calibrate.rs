@@ -6,19 +6,27 @@ use bitnet_core::backend::ActivationPrecision;
 use bitnet_quant::activations::{ActivationBits, ActivationRange};
 use bitnet_quant::calibration::Calibration;
 
-use super::observer::{DOWN, GATE_UP, InputSite, OUTPUT, QKV, name_of};
-use super::{Decoder, Layer, Linear, Projection};
+use super::observer::{
+    DELTA_GATES, DELTA_OUTPUT, DELTA_QKV, DOWN, GATE_UP, InputSite, OUTPUT, QKV, name_of,
+};
+use super::{Decoder, Layer, Linear, Mixer, Projection};
 use crate::{InferenceError, Result};
 
 /// The projections of a layer with the names of what they read.
 fn projections(layer: &mut Layer) -> impl Iterator<Item = (&'static str, &mut Projection)> {
-    let Layer { attention, feed_forward, .. } = layer;
-    let all: [(InputSite, &mut [Projection]); 4] = [
-        (QKV, &mut attention.qkv),
-        (OUTPUT, std::slice::from_mut(&mut attention.output)),
-        (GATE_UP, &mut feed_forward.gate_up),
-        (DOWN, std::slice::from_mut(&mut feed_forward.down)),
-    ];
+    let Layer { mixer, feed_forward, .. } = layer;
+    let mut all: Vec<(InputSite, &mut [Projection])> = match mixer {
+        Mixer::Attention(attention) => {
+            vec![(QKV, &mut attention.qkv), (OUTPUT, std::slice::from_mut(&mut attention.output))]
+        }
+        Mixer::Delta(delta) => vec![
+            (DELTA_QKV, &mut delta.qkv_gate),
+            (DELTA_GATES, &mut delta.step_write),
+            (DELTA_OUTPUT, std::slice::from_mut(&mut delta.output)),
+        ],
+    };
+    all.push((GATE_UP, &mut feed_forward.gate_up));
+    all.push((DOWN, std::slice::from_mut(&mut feed_forward.down)));
     all.into_iter().flat_map(|(site, projections)| {
         let named = projections.iter_mut().enumerate();
         named.map(move |(index, projection)| {

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use bitnet_core::backend::{Activation, RopeOrder};
-use bitnet_formats::architecture::Architecture;
+use bitnet_core::backend::{Activation, HeadOrder, RopeOrder};
+use bitnet_core::kv::RecurrentShape;
+use bitnet_formats::architecture::{Architecture, LayerKind};
 
+use super::rotation::WeightRotations;
 use crate::{InferenceError, Result};
 
 /// How RoPE frequencies are stretched for longer contexts.
@@ -64,6 +66,17 @@ impl std::fmt::Display for ContextLimit {
     }
 }
 
+/// The recurrent layers of a model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RecurrentConfig {
+    /// What mixes the tokens of each layer.
+    pub kinds: Arc<[LayerKind]>,
+    /// The sizes of recurrent layers.
+    pub shape: RecurrentShape,
+    /// Which key head each value head reads.
+    pub order: HeadOrder,
+}
+
 /// Shapes and constants of a model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelConfig {
@@ -97,6 +110,12 @@ pub struct ModelConfig {
     pub rope_order: RopeOrder,
     /// How RoPE is stretched.
     pub rope_scaling: RopeScaling,
+    /// Components of a head that RoPE rotates.
+    pub rope_dim: usize,
+    /// The recurrent layers, if there are any.
+    pub recurrent: Option<RecurrentConfig>,
+    /// The weights that are stored rotated, if there are any.
+    pub rotations: Option<Arc<WeightRotations>>,
 }
 
 /// Bounds beyond which a setting is an error rather than a model.
@@ -142,6 +161,13 @@ impl ModelConfig {
                 format!("{} is odd; RoPE needs an even size", self.head_dim),
             ));
         }
+        if !self.rope_dim.is_multiple_of(2) || !(1..=self.head_dim).contains(&self.rope_dim) {
+            let problem = format!("{} of {} components", self.rope_dim, self.head_dim);
+            return Err(bad("number of rotated components", problem));
+        }
+        if let Some(recurrent) = &self.recurrent {
+            recurrent.validate(self.layers).map_err(|(field, problem)| bad(field, problem))?;
+        }
         if self.heads * self.head_dim > MAX_WIDTH {
             return Err(bad(
                 "number of attention heads",
@@ -178,9 +204,9 @@ impl ModelConfig {
             RopeScaling::Factors(factors) => {
                 let wrong = factors.iter().position(|f| !(f.is_finite() && *f > 0.0));
                 match wrong {
-                    _ if factors.len() != self.head_dim / 2 => Err(bad(
+                    _ if factors.len() != self.rope_dim / 2 => Err(bad(
                         "RoPE frequency factors",
-                        format!("there are {} for heads of {}", factors.len(), self.head_dim),
+                        format!("there are {} for {} components", factors.len(), self.rope_dim),
                     )),
                     Some(j) => Err(bad(
                         "RoPE frequency factors",
@@ -193,9 +219,26 @@ impl ModelConfig {
         }
     }
 
+    /// What mixes the tokens of a layer.
+    pub fn layer_kind(&self, layer: usize) -> LayerKind {
+        let kinds = self.recurrent.as_ref().map(|recurrent| &recurrent.kinds);
+        kinds.and_then(|kinds| kinds.get(layer).copied()).unwrap_or(LayerKind::Attention)
+    }
+
+    /// The number of layers of a kind.
+    pub fn layers_of(&self, kind: LayerKind) -> usize {
+        (0..self.layers).filter(|&layer| self.layer_kind(layer) == kind).count()
+    }
+
+    /// The number of earlier layers of the kind that `layer` is of: its place in a cache.
+    pub(crate) fn place_in_cache(&self, layer: usize) -> usize {
+        let kind = self.layer_kind(layer);
+        (0..layer).filter(|&earlier| self.layer_kind(earlier) == kind).count()
+    }
+
     /// The frequencies before they are stretched.
     fn plain_frequencies(&self) -> impl Iterator<Item = f32> {
-        let (dim, theta) = (self.head_dim, self.rope_theta);
+        let (dim, theta) = (self.rope_dim, self.rope_theta);
         (0..dim / 2).map(move |j| 1.0 / theta.powf((2 * j) as f32 / dim as f32))
     }
 
@@ -218,6 +261,24 @@ impl ModelConfig {
                 factors.iter().any(|&factor| factor != 1.0).then_some(factors)
             }
         }
+    }
+}
+
+impl RecurrentConfig {
+    /// Checks sizes and kinds; an error names the field and its problem.
+    fn validate(&self, layers: usize) -> std::result::Result<(), (&'static str, String)> {
+        let sizes = self.shape;
+        if self.kinds.len() != layers {
+            let problem = format!("{} of them for {layers} layers", self.kinds.len());
+            return Err(("kinds of layers", problem));
+        }
+        if !self.kinds.contains(&LayerKind::Attention) {
+            return Err(("kinds of layers", "no layer has attention".into()));
+        }
+        if sizes.channels() > MAX_WIDTH || sizes.chunk_bytes().is_none() {
+            return Err(("recurrent layers", format!("sizes that no model has: {sizes:?}")));
+        }
+        Ok(())
     }
 }
 
@@ -270,6 +331,9 @@ pub(crate) fn example_config() -> ModelConfig {
         rope_theta: 10000.0,
         rope_order: RopeOrder::Halves,
         rope_scaling: RopeScaling::None,
+        rope_dim: 16,
+        recurrent: None,
+        rotations: None,
     }
 }
 

@@ -1,4 +1,4 @@
-//! The decoder that BitNet, Llama, Qwen2 and Qwen3 share, as their papers write it.
+//! The decoder that all families share, as the papers write it.
 //!
 //! ```text
 //! h  = E[token]
@@ -10,13 +10,14 @@
 //! ```
 //!
 //! What stands in brackets is there if the weight is: BitNet has the sub-norms, Qwen3 the head norms, Llama none.
-//! `L_q`, `L_k` and `L_v` of Qwen2 add a bias.
+//! `L_q`, `L_k` and `L_v` of Qwen2 add a bias. Most layers of Qwen3.5 have a gated delta network in place of attention
+//! (`delta_net.rs`).
 //! Sources: BitNet b1.58 2B4T technical report; Llama 2; Qwen2; Qwen3.
 
 use std::sync::Arc;
 
 use bitnet_core::backend::top_logits::{LogitQuery, TopLogits};
-use bitnet_core::backend::{Backend, RopeTable};
+use bitnet_core::backend::{Backend, Direction, RopeTable, Rotation};
 use bitnet_core::dense::DenseRows;
 use bitnet_core::kv::{KvCache, KvShape, KvType};
 use bitnet_core::memory::tensor::BitNetTensor;
@@ -27,7 +28,7 @@ use super::layer::{Few, Pass, TokenSpan};
 use super::observer::{InputObserver, ObserveFn};
 use super::rope::SharedRope;
 use super::top_logits::LazyTopLogits;
-use super::{HeadMode, Layer, Linear, ModelConfig, SourceFiles};
+use super::{HeadMode, Layer, LayerKind, Linear, ModelConfig, SourceFiles};
 use crate::Result;
 use crate::cache;
 use crate::weight_cache::CacheWriter;
@@ -52,8 +53,12 @@ pub struct Decoder {
     pub layers: Vec<Layer>,
     /// Norm before the head, `[hidden]`.
     pub output_norm: BitNetTensor,
+    /// What turns embedding rows back, where the table is stored rotated.
+    pub embedding_rotation: Option<Arc<Rotation>>,
     /// The head.
     pub head: Head,
+    /// What turns the inputs of the head, where it is stored rotated.
+    pub head_rotation: Option<Arc<Rotation>>,
     pub(crate) top_logits: LazyTopLogits,
     pub(crate) files: SourceFiles,
     pub(crate) rope: SharedRope,
@@ -103,6 +108,11 @@ impl Decoder {
         let pass = self.pass(&rope, &positions);
         let mut h = self.compute.tensor(tokens.len(), self.config.hidden)?;
         self.backend().embed(&*self.embedding, &tokens, &mut h)?;
+        if let Some(rotation) = &self.embedding_rotation {
+            let mut turned = self.compute.tensor(tokens.len(), self.config.hidden)?;
+            self.backend().hadamard(&h, rotation, Direction::Inverse, &mut turned)?;
+            h = turned;
+        }
         let mut spans: Few<_> = sequences
             .iter_mut()
             .map(|sequence| TokenSpan {
@@ -113,7 +123,7 @@ impl Decoder {
             .collect();
         for (index, layer) in self.layers.iter().enumerate() {
             let mut observer = InputObserver::new(index, observe.as_deref_mut());
-            layer.forward(index, &mut h, &mut spans, &pass, &mut observer)?;
+            layer.forward(&mut h, &mut spans, &pass, &mut observer)?;
         }
         drop(spans);
         self.check_files()?;
@@ -138,7 +148,7 @@ impl Decoder {
         let rope = self.rope(first + tokens)?;
         let mut spans = [TokenSpan { cache, first, tokens }];
         let mut observer = InputObserver::new(index, None);
-        layer.forward(index, h, &mut spans, &self.pass(&rope, &positions), &mut observer)
+        layer.forward(h, &mut spans, &self.pass(&rope, &positions), &mut observer)
     }
 
     fn pass<'a>(&'a self, rope: &'a RopeTable, positions: &'a [usize]) -> Pass<'a> {
@@ -150,13 +160,22 @@ impl Decoder {
     /// # Errors
     /// [`crate::InferenceError::Core`] if shapes do not fit, and those of [`Decoder::check_files`].
     pub fn logits(&self, h: &BitNetTensor) -> Result<BitNetTensor> {
-        let x = self.compute.norm(h, &self.output_norm, self.config.norm_eps)?;
+        let x = self.head_input(h)?;
         let logits = match &self.head {
             Head::Own(weight) => self.compute.linear(&x, weight),
             Head::Tied => self.compute.dense(&x, &*self.embedding),
         }?;
         self.check_files()?;
         self.compute.to_host(logits)
+    }
+
+    /// Returns what the head reads.
+    fn head_input(&self, h: &BitNetTensor) -> Result<BitNetTensor> {
+        let x = self.compute.norm(h, &self.output_norm, self.config.norm_eps)?;
+        match &self.head_rotation {
+            Some(rotation) => self.compute.rotate(&x, rotation),
+            None => Ok(x),
+        }
     }
 
     /// Computes some logits of hidden states `h` (`[queries, hidden]`): those that each query asks for, each equal to
@@ -174,7 +193,7 @@ impl Decoder {
         let Some(source) = self.top_logits.plan_query(self.dense_head(), self.backend())? else {
             return Ok(None);
         };
-        let x = self.compute.norm(h, &self.output_norm, self.config.norm_eps)?;
+        let x = self.head_input(h)?;
         let top = source.top(&x, queries, &self.compute)?;
         self.check_files()?;
         Ok(Some(top))
@@ -220,9 +239,14 @@ impl Decoder {
     pub fn new_cache(&self, capacity: usize, kind: KvType) -> Result<KvCache> {
         let c = &self.config;
         let pool = self.pool().for_purpose(Purpose::KvCache);
-        let (layers, kv_heads, head_dim) = (self.layers.len(), c.kv_heads, c.head_dim);
+        let layers = c.layers_of(LayerKind::Attention);
+        let (kv_heads, head_dim) = (c.kv_heads, c.head_dim);
         let shape = KvShape { kind, layers, kv_heads, head_dim };
-        Ok(self.backend().kv_cache(shape, capacity, &pool)?)
+        let cache = self.backend().kv_cache(shape, capacity, &pool)?;
+        Ok(match &c.recurrent {
+            Some(recurrent) => cache.with_recurrent_state(recurrent.shape, &pool)?,
+            None => cache,
+        })
     }
 
     /// Returns the rotation table, which is at least `positions` positions long.

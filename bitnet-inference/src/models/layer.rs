@@ -1,12 +1,13 @@
 //! One layer of the decoder: attention and the gated feed-forward part, as the papers write them.
 
-use bitnet_core::backend::{AttentionShape, RopeTable};
+use bitnet_core::backend::{Activation, AttentionShape, RopeTable};
 use bitnet_core::kv::{KvCache, KvSpan};
 use bitnet_core::memory::tensor::BitNetTensor;
 use smallvec::SmallVec;
 
 use super::ModelConfig;
 use super::compute::Compute;
+use super::delta_net::DeltaNet;
 use super::linear::Projection;
 use super::observer::{DOWN, GATE_UP, InputObserver, OUTPUT, QKV};
 use crate::Result;
@@ -16,19 +17,32 @@ use crate::Result;
 pub struct Layer {
     /// Norm before attention, `[hidden]`.
     pub attention_norm: BitNetTensor,
-    /// Attention.
-    pub attention: Attention,
+    /// What mixes tokens.
+    pub mixer: Mixer,
+    /// The number of earlier layers of the same kind: its place in a cache.
+    pub place_in_cache: usize,
     /// Norm before the feed-forward part, `[hidden]`.
     pub feed_forward_norm: BitNetTensor,
     /// Feed-forward part.
     pub feed_forward: FeedForward,
 }
 
+/// What mixes the tokens of a layer.
+#[derive(Debug)]
+pub enum Mixer {
+    /// Attention over keys and values.
+    Attention(Attention),
+    /// A gated delta network.
+    Delta(DeltaNet),
+}
+
 /// Attention of one layer.
 #[derive(Debug)]
 pub struct Attention {
-    /// Query, key and value projections.
+    /// Query, key and value projections. A gated query projection gives each head its query, then its gate.
     pub qkv: [Projection; 3],
+    /// Whether the query projection gives a gate on the output of attention.
+    pub is_gated: bool,
     /// Norm of each query head and each key head, `[head_dim]` (Qwen3).
     pub head_norms: Option<[BitNetTensor; 2]>,
     /// Norm before the output projection, `[heads * head_dim]` (BitNet).
@@ -68,23 +82,26 @@ pub(super) struct TokenSpan<'a> {
 }
 
 impl Pass<'_> {
-    fn norm(&self, x: &BitNetTensor, weight: &BitNetTensor) -> Result<BitNetTensor> {
+    pub(super) fn norm(&self, x: &BitNetTensor, weight: &BitNetTensor) -> Result<BitNetTensor> {
         self.compute.norm(x, weight, self.config.norm_eps)
     }
 }
 
 impl Layer {
-    /// Adds the two parts of the layer at `index` to `h`, `[tokens of all sequences, hidden]`.
+    /// Adds the two parts of the layer to `h`, `[tokens of all sequences, hidden]`.
     pub(super) fn forward(
         &self,
-        index: usize,
         h: &mut BitNetTensor,
         spans: &mut [TokenSpan<'_>],
         pass: &Pass<'_>,
         observer: &mut InputObserver<'_, '_>,
     ) -> Result<()> {
         let a = pass.norm(h, &self.attention_norm)?;
-        let o = self.attention.forward(index, a, spans, pass, observer)?;
+        let place = self.place_in_cache;
+        let o = match &self.mixer {
+            Mixer::Attention(attention) => attention.forward(place, a, spans, pass, observer),
+            Mixer::Delta(delta) => delta.forward(place, a, spans, pass, observer),
+        }?;
         pass.compute.backend.add(h, &o)?;
         let b = pass.norm(h, &self.feed_forward_norm)?;
         let d = self.feed_forward.forward(b, pass, observer)?;
@@ -93,7 +110,7 @@ impl Layer {
 }
 
 impl Attention {
-    /// `L_o( (sub_norm)( attention(rope(q), rope(k), v) ) )`
+    /// `L_o( (sub_norm)( attention(rope(q), rope(k), v) (* sigmoid(gate)) ) )`
     fn forward(
         &self,
         layer: usize,
@@ -104,6 +121,11 @@ impl Attention {
     ) -> Result<BitNetTensor> {
         let Pass { config: c, compute, rope, positions } = *pass;
         let [mut q, mut k, v] = compute.project(&x, &self.qkv, QKV, observer)?;
+        let mut gate = None;
+        if self.is_gated {
+            let [query, its_gate] = halves_of_heads(&q, c.head_dim, compute)?;
+            (q, gate) = (query, Some(its_gate));
+        }
         if let Some([q_norm, k_norm]) = &self.head_norms {
             q = pass.norm(&q, q_norm)?;
             k = pass.norm(&k, k_norm)?;
@@ -111,12 +133,33 @@ impl Attention {
         compute.backend.rope(&mut q, c.head_dim, positions, rope, c.rope_order)?;
         compute.backend.rope(&mut k, c.head_dim, positions, rope, c.rope_order)?;
         let mut o = attend(layer, [&q, &k, &v], spans, pass)?;
+        if let Some(mut gate) = gate {
+            compute.backend.gate(Activation::Sigmoid, &mut gate, &o)?;
+            o = gate;
+        }
         if let Some(sub_norm) = &self.sub_norm {
             o = pass.norm(&o, sub_norm)?;
         }
         let [out] = compute.project(&o, std::array::from_ref(&self.output), OUTPUT, observer)?;
         Ok(out)
     }
+}
+
+/// Divides `[tokens, heads * 2 * head_dim]` into the first and the second half of each head.
+fn halves_of_heads(
+    x: &BitNetTensor,
+    head_dim: usize,
+    compute: &Compute,
+) -> Result<[BitNetTensor; 2]> {
+    let (tokens, width) = (x.shape()[0], x.shape()[1]);
+    let halves = x.view(&[tokens * width / head_dim, head_dim])?;
+    let every_second = |first: usize| -> Result<BitNetTensor> {
+        let rows: Vec<_> =
+            (first..halves.shape()[0]).step_by(2).map(|row| (&halves, row)).collect();
+        let half = compute.backend.rows(&rows, &compute.pool)?;
+        Ok(half.view(&[tokens, width / 2])?)
+    };
+    Ok([every_second(0)?, every_second(1)?])
 }
 
 /// Stores keys and values, and returns the attention of the queries over all
@@ -178,11 +221,16 @@ impl FeedForward {
         let [gate, up] = &self.gate_up;
         let together = gate.quantised_together(up);
         let together = together.filter(|_| gate.bias.is_none() && up.bias.is_none());
+        let turned = match (together.is_some(), &gate.rotation) {
+            (true, Some(rotation)) => Some(compute.rotate(x, rotation)?),
+            _ => None,
+        };
         let Some((weights, precision)) = together else {
             let [mut out, up] = compute.project(x, &self.gate_up, GATE_UP, observer)?;
             compute.backend.gate(activation, &mut out, &up)?;
             return Ok(out);
         };
+        let x = turned.as_ref().unwrap_or(x);
         observer.show(GATE_UP, 0, false, x, compute)?;
         let mut out = compute.tensor(x.shape()[0], weights[0].rows())?;
         let mut scratch = compute.tensor(x.shape()[0], weights[1].rows())?;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bitnet_core::backend::{ActivationPrecision, TernaryWeight};
+use bitnet_core::backend::{ActivationPrecision, Direction, Rotation, TernaryWeight};
 use bitnet_core::dense::DenseRows;
 use bitnet_core::memory::tensor::BitNetTensor;
 use smallvec::SmallVec;
@@ -39,6 +39,8 @@ pub struct Projection {
     pub bias: Option<BitNetTensor>,
     /// The input norm's weight, `[in_features]`, and its epsilon.
     pub input_norm: Option<(BitNetTensor, f32)>,
+    /// What turns the input, after its norm, where the weight is stored rotated.
+    pub rotation: Option<Arc<Rotation>>,
 }
 
 impl Projection {
@@ -50,13 +52,21 @@ impl Projection {
         }
     }
 
+    fn rotates_like(&self, other: &Self) -> bool {
+        match (&self.rotation, &other.rotation) {
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            (a, b) => a.is_none() && b.is_none(),
+        }
+    }
+
     /// Returns both weights if one quantised input serves both projections.
     pub(super) fn quantised_together<'a>(
         &'a self,
-        other: &'a Self,
+        other_projection: &'a Self,
     ) -> Option<([&'a dyn TernaryWeight; 2], ActivationPrecision)> {
-        let ((a, precision), (b, other)) = (self.plain_ternary()?, other.plain_ternary()?);
-        (precision == other).then_some(([a, b], precision))
+        let ((a, precision), (b, other)) =
+            (self.plain_ternary()?, other_projection.plain_ternary()?);
+        (precision == other && self.rotates_like(other_projection)).then_some(([a, b], precision))
     }
 }
 
@@ -65,6 +75,13 @@ impl Compute {
     pub(super) fn linear(&self, x: &BitNetTensor, weight: &Linear) -> Result<BitNetTensor> {
         let mut out = self.tensor(x.shape()[0], weight.rows())?;
         self.multiply(x, weight, &mut out)?;
+        Ok(out)
+    }
+
+    /// Returns the rotated rows of `x`, which a rotated weight reads.
+    pub(super) fn rotate(&self, x: &BitNetTensor, rotation: &Rotation) -> Result<BitNetTensor> {
+        let mut out = self.tensor(x.shape()[0], x.shape()[1])?;
+        self.backend.hadamard(x, rotation, Direction::Forward, &mut out)?;
         Ok(out)
     }
 
@@ -106,6 +123,9 @@ impl Compute {
                 None => None,
             };
             let input = normed.as_ref().unwrap_or(x);
+            let turned = group[0].rotation.as_ref().map(|rotation| self.rotate(input, rotation));
+            let turned = turned.transpose()?;
+            let input = turned.as_ref().unwrap_or(input);
             observer.show(site, index, normed.is_some(), input, self)?;
             match group[0].plain_ternary() {
                 Some((_, precision)) => {

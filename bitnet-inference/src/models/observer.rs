@@ -41,6 +41,11 @@ pub(super) struct InputSite {
 pub(super) const QKV: InputSite =
     InputSite { shared: "attn_qkv", own: &["attn_q", "attn_k", "attn_v"] };
 pub(super) const OUTPUT: InputSite = InputSite { shared: "attn_output", own: &["attn_output"] };
+pub(super) const DELTA_QKV: InputSite =
+    InputSite { shared: "attn_qkv_gate", own: &["attn_qkv", "attn_gate"] };
+pub(super) const DELTA_GATES: InputSite =
+    InputSite { shared: "ssm_alpha_beta", own: &["ssm_alpha", "ssm_beta"] };
+pub(super) const DELTA_OUTPUT: InputSite = InputSite { shared: "ssm_out", own: &["ssm_out"] };
 pub(super) const GATE_UP: InputSite =
     InputSite { shared: "ffn_gate_up", own: &["ffn_gate", "ffn_up"] };
 pub(super) const DOWN: InputSite = InputSite { shared: "ffn_down", own: &["ffn_down"] };

@@ -1,7 +1,7 @@
 //! What one token costs: the bytes that it makes the processor read, and its multiply-adds.
 
 use crate::Result;
-use crate::models::{Decoder, Head, Layer, Linear, Projection};
+use crate::models::{Decoder, Head, Layer, Linear, Mixer, Projection};
 use bitnet_core::kv::KvType;
 use bitnet_core::memory::tensor::BitNetTensor;
 
@@ -66,16 +66,26 @@ impl TokenCost {
     }
 
     fn add_layer(&mut self, layer: &Layer) {
-        let (attention, feed_forward) = (&layer.attention, &layer.feed_forward);
-        self.add_projections(&attention.qkv);
-        self.add_projections(std::slice::from_ref(&attention.output));
+        let feed_forward = &layer.feed_forward;
+        match &layer.mixer {
+            Mixer::Attention(attention) => {
+                self.add_projections(&attention.qkv);
+                self.add_projections(std::slice::from_ref(&attention.output));
+                let norms = attention.head_norms.iter().flatten().chain(&attention.sub_norm);
+                norms.for_each(|norm| self.add_vector(norm));
+            }
+            Mixer::Delta(delta) => {
+                self.add_projections(&delta.qkv_gate);
+                self.add_projections(&delta.step_write);
+                self.add_projections(std::slice::from_ref(&delta.output));
+                let vectors = [&delta.conv, &delta.rate, &delta.step_bias, &delta.norm];
+                vectors.into_iter().for_each(|vector| self.add_vector(vector));
+            }
+        }
         self.add_projections(&feed_forward.gate_up);
         self.add_projections(std::slice::from_ref(&feed_forward.down));
-        let norms = [&attention.sub_norm, &feed_forward.sub_norm].into_iter().flatten();
-        for norm in norms
-            .chain([&layer.attention_norm, &layer.feed_forward_norm])
-            .chain(attention.head_norms.iter().flatten())
-        {
+        let norms = [&layer.attention_norm, &layer.feed_forward_norm];
+        for norm in norms.into_iter().chain(&feed_forward.sub_norm) {
             self.add_vector(norm);
         }
     }

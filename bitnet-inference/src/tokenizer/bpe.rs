@@ -9,13 +9,14 @@ use super::chunks::{Words, for_each_chunk};
 use super::error::{Result, TokenizerError, shortened};
 use super::hf_parts::At;
 use super::merge::merge;
-use super::split::{BoundedRegex, FALCON, GPT2, LLAMA3, QWEN2};
+use super::split::{BoundedRegex, FALCON, GPT2, LLAMA3, QWEN2, QWEN35};
 use super::vocabulary::Vocabulary;
 
 /// Names of pre-tokenizers, the patterns that they cut with in turn, and whether a word that is a token stays whole.
-const KNOWN: [(&[&str], &[&str], bool); 4] = [
+const KNOWN: [(&[&str], &[&str], bool); 5] = [
     (&["llama3", "llama-v3", "llama-bpe", "falcon3", "falcon_e", "falcon-e"], &[LLAMA3], true),
     (&["qwen2", "deepseek-r1-qwen"], &[QWEN2], false),
+    (&["qwen35"], &[QWEN35], false),
     (&["falcon"], &FALCON, false),
     (&["gpt-2", "phi-2"], &[GPT2], false),
 ];
@@ -25,6 +26,7 @@ pub(super) fn name_of(patterns: &[&str]) -> Option<&'static str> {
     match patterns {
         [LLAMA3] => Some(DEFAULT_PRE),
         [QWEN2] => Some("qwen2"),
+        [QWEN35] => Some("qwen35"),
         [GPT2] => Some("gpt-2"),
         // The library's own part for marks, GPT-2's for words, and digits in threes.
         ["Punctuation", GPT2, "Digits", digits] | ["Punctuation", GPT2, digits]

@@ -11,6 +11,8 @@ pub(crate) const GPT2: &str =
 pub(crate) const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 /// Qwen 2: as Llama 3, but every digit on its own.
 pub(crate) const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+/// Qwen 3.5: as Qwen 2, but words hold the marks on their letters.
+pub(crate) const QWEN35: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// Falcon: marks, then words as GPT-2, then digits in threes, one pattern after the other.
 pub(crate) const FALCON: [&str; 3] = [
@@ -42,7 +44,7 @@ impl BoundedRegex {
                 pattern.len()
             ));
         }
-        let known = [GPT2, LLAMA3, QWEN2].contains(&pattern) || FALCON.contains(&pattern);
+        let known = [GPT2, LLAMA3, QWEN2, QWEN35].contains(&pattern) || FALCON.contains(&pattern);
         let limit = if known { STEPS_KNOWN } else { STEPS };
         let regex = RegexBuilder::new(pattern)
             .backtrack_limit(limit)
@@ -53,10 +55,10 @@ impl BoundedRegex {
         Ok(Self { regex, limit })
     }
 
-    /// Whether the pattern is GPT-2's, Llama 3's or Qwen 2's, which end a match after a letter that neither a letter
+    /// Whether the pattern is GPT-2's, Llama 3's, Qwen 2's or Qwen 3.5's, which end a match after a letter that neither a letter
     /// nor a mark follows and do not look beyond that place.
     pub(crate) fn ends_words(&self) -> bool {
-        [GPT2, LLAMA3, QWEN2].contains(&self.regex.as_str())
+        [GPT2, LLAMA3, QWEN2, QWEN35].contains(&self.regex.as_str())
     }
 
     /// The byte ranges of all matches that are not empty and of what lies between them, covering the whole text; the
@@ -107,6 +109,14 @@ mod tests {
             ["I", "'M", " ", "1", "2", "3", "4", "5", " ", " x"]
         );
         assert_eq!(pieces(GPT2, "I'M 12345  x"), ["I", "'", "M", " 12345", " ", " x"]);
+    }
+
+    #[test]
+    fn qwen35_keeps_marks_in_their_words() {
+        let text = "a\u{301}b \u{915}\u{94d}\u{937} 12";
+        let qwen2 = pieces(QWEN2, text);
+        assert_eq!(qwen2, ["a", "\u{301}b", " \u{915}", "\u{94d}\u{937}", " ", "1", "2"]);
+        assert_eq!(pieces(QWEN35, text), ["a\u{301}b", " \u{915}\u{94d}\u{937}", " ", "1", "2"]);
     }
 
     #[test]

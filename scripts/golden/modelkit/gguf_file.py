@@ -3,7 +3,7 @@
 import struct
 from pathlib import Path
 
-KINDS = {"u32": (4, "<I"), "i32": (5, "<i"), "f32": (6, "<f"), "bool": (7, "<?"), "u64": (10, "<Q")}
+KINDS = {"i8": (1, "<b"), "u32": (4, "<I"), "i32": (5, "<i"), "f32": (6, "<f"), "bool": (7, "<?"), "u64": (10, "<Q")}
 
 
 def _string(s):

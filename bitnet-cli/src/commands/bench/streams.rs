@@ -255,7 +255,9 @@ impl<'a> Writer<'a> {
     fn write(&mut self, streams: usize, n_gen: usize) -> Result<Option<Duration>> {
         // Reading the context may have been stopped.
         let Some(sessions) = self.sessions.get_mut(..streams) else { return Ok(None) };
-        sessions.iter_mut().for_each(|session| session.truncate(self.test.n_depth));
+        for session in &mut *sessions {
+            session.truncate(self.test.n_depth);
+        }
         let mut tokens = self.first[..streams].to_vec();
         let start = Instant::now();
         for _ in 0..n_gen {

@@ -8,10 +8,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bitnet_core::backend::top_logits::{HeadWeight, LogitQuery, TopLogits};
 use bitnet_core::backend::{
     Activation, ActivationPrecision, AttentionShape, Backend, BitLinearIntegers, Counters,
-    Operations, Preparation, RopeOrder, RopeTable, Tensors, TernaryWeight,
+    DeltaInputs, Direction, Operations, Preparation, RopeOrder, RopeTable, Rotation, Tensors,
+    TernaryWeight,
 };
 use bitnet_core::dense::DenseRows;
-use bitnet_core::kv::{KvCache, KvSpan};
+use bitnet_core::kv::{KvCache, KvSpan, StateSpan};
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::memory::{HybridMemoryPool, MemoryPoolConfig};
 use bitnet_core::reference::ReferenceBackend;
@@ -399,6 +400,51 @@ impl Operations for DifferentialBackend {
         out: &mut BitNetTensor,
     ) -> Result<()> {
         self.compare_all("attention", out, |_, member, out| member.attention(q, spans, shape, out))
+    }
+
+    fn hadamard(
+        &self,
+        x: &BitNetTensor,
+        rotation: &Rotation,
+        direction: Direction,
+        out: &mut BitNetTensor,
+    ) -> Result<()> {
+        self.compare_all("hadamard", out, |_, member, out| {
+            member.hadamard(x, rotation, direction, out)
+        })
+    }
+
+    fn causal_conv(
+        &self,
+        x: &BitNetTensor,
+        weight: &BitNetTensor,
+        spans: &mut [StateSpan<'_>],
+        out: &mut BitNetTensor,
+    ) -> Result<()> {
+        // Each member stores the same inputs.
+        let spans = Mutex::new(spans);
+        self.compare_all("causal_conv", out, |_, member, out| {
+            let mut spans = spans.lock().unwrap_or_else(PoisonError::into_inner);
+            member.causal_conv(x, weight, &mut spans, out)
+        })
+    }
+
+    fn delta_rule(
+        &self,
+        inputs: DeltaInputs<'_>,
+        spans: &mut [StateSpan<'_>],
+        out: &mut BitNetTensor,
+    ) -> Result<()> {
+        // Each member overwrites what another wrote for the same positions; the driver's state is to stay.
+        let shared = Mutex::new(&mut *spans);
+        self.compare_all("delta_rule", out, |_, member, out| {
+            let mut spans = shared.lock().unwrap_or_else(PoisonError::into_inner);
+            member.delta_rule(inputs, &mut spans, out)
+        })?;
+        if self.comparing() {
+            self.computing().delta_rule(inputs, spans, out)?;
+        }
+        Ok(())
     }
 
     fn gate(

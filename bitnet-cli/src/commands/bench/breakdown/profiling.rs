@@ -8,10 +8,11 @@ use bitnet_core::backend::prepared_parts::PreparedParts;
 use bitnet_core::backend::top_logits::{Guarantee, HeadWeight, LogitQuery, TopLogits};
 use bitnet_core::backend::{
     Activation, ActivationPrecision, AttentionShape, Backend, BitLinearIntegers, Counters,
-    Operations, Preparation, RopeOrder, RopeTable, Tensors, TernaryWeight, Traffic,
+    DeltaInputs, Direction, Operations, Preparation, RopeOrder, RopeTable, Rotation, Tensors,
+    TernaryWeight, Traffic,
 };
 use bitnet_core::dense::DenseRows;
-use bitnet_core::kv::{KvCache, KvShape, KvSpan};
+use bitnet_core::kv::{KvCache, KvShape, KvSpan, StateSpan};
 use bitnet_core::memory::HybridMemoryPool;
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::ternary::TernaryMatrix;
@@ -284,6 +285,36 @@ impl Operations for ProfilingBackend {
         out: &mut BitNetTensor,
     ) -> Result<()> {
         self.record(|| "attention".into(), 0, |inner| inner.attention(q, spans, shape, out))
+    }
+
+    fn hadamard(
+        &self,
+        x: &BitNetTensor,
+        rotation: &Rotation,
+        direction: Direction,
+        out: &mut BitNetTensor,
+    ) -> Result<()> {
+        let name = || format!("rotation of {}", rotation.block());
+        self.record(name, 0, |inner| inner.hadamard(x, rotation, direction, out))
+    }
+
+    fn causal_conv(
+        &self,
+        x: &BitNetTensor,
+        weight: &BitNetTensor,
+        spans: &mut [StateSpan<'_>],
+        out: &mut BitNetTensor,
+    ) -> Result<()> {
+        self.record(|| "convolution".into(), 0, |inner| inner.causal_conv(x, weight, spans, out))
+    }
+
+    fn delta_rule(
+        &self,
+        inputs: DeltaInputs<'_>,
+        spans: &mut [StateSpan<'_>],
+        out: &mut BitNetTensor,
+    ) -> Result<()> {
+        self.record(|| "delta rule".into(), 0, |inner| inner.delta_rule(inputs, spans, out))
     }
 
     fn gate(
