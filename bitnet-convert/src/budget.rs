@@ -38,7 +38,7 @@ pub(crate) fn within(
     let all = tensors::of(files)?;
     let chooser = Chooser::new(files, options, target, &all)?;
     let matrices: Vec<&ModelTensor> =
-        all.iter().filter(|tensor| tensor.kind != Kind::Vector).collect();
+        all.iter().filter(|tensor| !matches!(tensor.kind, Kind::Vector | Kind::Plain)).collect();
     let pool = HybridMemoryPool::with_config(MemoryPoolConfig::unbounded())?;
     let choice = |index: usize| {
         options.check_stop()?;

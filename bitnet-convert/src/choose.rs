@@ -119,7 +119,7 @@ impl<'a> Chooser<'a> {
             Kind::Embedding => self.options.embedding,
             Kind::Head => self.options.head.or(self.options.embedding),
             Kind::Linear => self.options.linear,
-            Kind::Vector => None,
+            Kind::Vector | Kind::Plain => None,
         };
         let storage = match requested {
             Some(storage) => self.allowed(tensor, stored, storage)?,
@@ -141,7 +141,7 @@ impl<'a> Chooser<'a> {
             (Kind::Linear, None) => self.natural(tensor, stored).ok()?,
             (Kind::Embedding, _) => self.options.embedding?,
             (Kind::Head, _) => self.options.head.or(self.options.embedding)?,
-            (Kind::Vector, _) => return None,
+            (Kind::Vector | Kind::Plain, _) => return None,
         };
         let rule = self.rule_against(tensor, storage)?;
         let (rows, cols) = (tensor.rows, tensor.cols);

@@ -32,7 +32,7 @@ pub(crate) fn plan(
     let names = |tensor: &ModelTensor| {
         tensor
             .name
-            .to_gguf()
+            .to_gguf_of(files.config().architecture)
             .ok_or_else(|| Error::refused(tensor.stem(), "GGUF has no name for this tensor"))
     };
     // Readers of this architecture multiply by a separate f32 scale, which is exact where f16 is not.

@@ -47,7 +47,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use bitnet_core::memory::{HybridMemoryPool, MemoryPoolConfig};
-use bitnet_inference::loader::in_parallel;
+use bitnet_inference::loader::{Container, in_parallel};
 use bitnet_inference::{ModelFiles, ModelSource};
 
 pub use bitnet_quant::codec::Storage;
@@ -192,6 +192,7 @@ fn decide(input: &Path, output: &Path, options: &ConvertOptions) -> Result<Decid
     let mut source = SourceFiles::side_files(input);
     let files = ModelFiles::open(ModelSource::Path(input), &options.load)?;
     source.add_weights(&files);
+    refuse_what_a_target_cannot_say(&files, target)?;
     options.check_stop()?;
     let mut options = options.clone();
     if let Some(budget) = options.budget {
@@ -218,6 +219,24 @@ fn decide(input: &Path, output: &Path, options: &ConvertOptions) -> Result<Decid
     let remarks = rehearse::rehearse(&decided, options)?;
     decided.plan.remarks.extend(remarks);
     Ok(decided)
+}
+
+/// Refuses models whose parts have no form in the target yet.
+fn refuse_what_a_target_cannot_say(files: &ModelFiles, target: Target) -> Result<()> {
+    let config = files.config();
+    let between_gguf = matches!(files.container(), Container::Gguf(_)) && target == Target::Gguf;
+    let problem = if config.draft_layers > 0 {
+        "its layers that draft tokens would be lost; remove them first"
+    } else if between_gguf {
+        return Ok(());
+    } else if config.rotations.is_some() {
+        "its weights are stored rotated, which only GGUF files can say: write a GGUF file"
+    } else if config.recurrent.is_some() {
+        "models with recurrent layers are converted from GGUF to GGUF only"
+    } else {
+        return Ok(());
+    };
+    Err(Error::refused(files.name(), problem))
 }
 
 impl Decided {

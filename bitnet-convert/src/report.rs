@@ -99,6 +99,7 @@ pub(crate) fn tensors(files: &ModelFiles, plan: &Plan, records: &[Record]) -> Ve
             name: target.name.clone(),
             role: match work.tensor.kind {
                 Kind::Vector => "vector",
+                Kind::Plain => "plain matrix",
                 Kind::Linear => "linear",
                 Kind::Embedding => "embedding",
                 Kind::Head => "head",

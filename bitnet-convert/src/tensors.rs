@@ -16,6 +16,8 @@ use crate::{Result, Storage};
 pub(crate) enum Kind {
     /// A norm's gain; never quantised.
     Vector,
+    /// A convolution, or a small projection of a recurrent layer; stays as it is.
+    Plain,
     /// A ternary layer's weight.
     Linear,
     /// The embedding table.
@@ -29,6 +31,9 @@ impl Kind {
         match name.role {
             Role::TokenEmbedding => Self::Embedding,
             Role::Output => Self::Head,
+            Role::DeltaConv | Role::DeltaStep | Role::DeltaWrite if name.part == Part::Weight => {
+                Self::Plain
+            }
             role if role.is_projection() && name.part == Part::Weight => Self::Linear,
             _ => Self::Vector,
         }

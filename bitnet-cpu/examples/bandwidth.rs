@@ -7,7 +7,9 @@ use std::time::Instant;
 
 use bitnet_core::Result;
 use bitnet_core::backend::top_logits::{Guarantee, LogitQuery};
-use bitnet_core::backend::{ActivationPrecision, AttentionShape, Backend, Operations, Preparation};
+use bitnet_core::backend::{
+    ActivationPrecision, AttentionShape, Backend, Direction, Operations, Preparation, Rotation,
+};
 use bitnet_core::dense::{DenseRows, PlainType};
 use bitnet_core::kv::{KvCache, KvShape, KvSpan, KvType};
 use bitnet_core::memory::HybridMemoryPool;
@@ -217,10 +219,27 @@ fn attention(backend: &CpuBackend, kind: KvType, tokens: usize, first: usize) ->
     Ok(())
 }
 
+fn hadamard(backend: &CpuBackend, tokens: usize, direction: Direction) -> Result<()> {
+    let (cols, block) = (5120, 1024);
+    let pool = HybridMemoryPool::new()?;
+    let values: Vec<f32> = (0..tokens * cols).map(|i| (i * 37 % 101) as f32 - 50.0).collect();
+    let signs = (0..cols).map(|i| if i * 31 % 7 < 3 { -1.0 } else { 1.0 }).collect::<Vec<f32>>();
+    let rotation = Rotation::new(block, signs)?;
+    let x = BitNetTensor::from_f32(&[tokens, cols], &values, &pool)?;
+    let mut out = BitNetTensor::zeros(&[tokens, cols], &pool)?;
+    let seconds = measure(backend, || backend.hadamard(&x, &rotation, direction, &mut out))?;
+    println!(
+        "hadamard {direction:?} [{tokens}, {cols}] in blocks of {block}: {:.1} us, {:.1} GB/s of x",
+        seconds * 1e6,
+        (4 * tokens * cols) as f64 / seconds / 1e9,
+    );
+    Ok(())
+}
+
 /// What is measured, by the word with which it is asked for.
 type Measurement = (&'static str, fn(&CpuBackend) -> Result<()>);
 
-const MEASUREMENTS: [Measurement; 8] = [
+const MEASUREMENTS: [Measurement; 9] = [
     ("one", |backend| {
         let (tensor, int8) = (ScaleGranularity::Tensor, ActivationPrecision::Int8);
         ternary(backend, 1, 1, tensor, int8)?;
@@ -261,6 +280,13 @@ const MEASUREMENTS: [Measurement; 8] = [
             attention(backend, kind, 1, 4000)?;
             attention(backend, kind, 64, 0)?;
             attention(backend, kind, 512, 0)?;
+        }
+        Ok(())
+    }),
+    ("hadamard", |backend| {
+        for tokens in [1, 64] {
+            hadamard(backend, tokens, Direction::Forward)?;
+            hadamard(backend, tokens, Direction::Inverse)?;
         }
         Ok(())
     }),

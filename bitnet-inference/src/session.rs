@@ -319,7 +319,10 @@ impl Iterator for Prefill<'_> {
             session.tokens.extend_from_slice(chunk);
             *done += chunk.len();
             if *done == tokens.len() {
-                session.cache.checkpoint();
+                // The end of a prompt is where the next one often departs; that of a written token is not.
+                if tokens.len() > 1 {
+                    session.cache.checkpoint();
+                }
                 session.last = Some(h.narrow(0, chunk.len() - 1..chunk.len())?);
             }
             Ok(Progress { done: *done, total: tokens.len() })

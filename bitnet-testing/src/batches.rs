@@ -2,7 +2,8 @@
 
 use crate::{Numbers, Rows, bits};
 use bitnet_core::backend::{
-    Activation, ActivationPrecision, AttentionShape, Backend, RopeOrder, RopeTable,
+    Activation, ActivationPrecision, AttentionShape, Backend, Direction, RopeOrder, RopeTable,
+    Rotation,
 };
 use bitnet_core::kv::{KvCache, KvShape, KvSpan, KvType};
 use bitnet_core::memory::HybridMemoryPool;
@@ -65,6 +66,12 @@ pub fn large_results(backend: &dyn Backend) -> Vec<Vec<u32>> {
         .rms_norm(&gate, &BitNetTensor::full(&[64], 0.5, &pool).unwrap(), 1e-5, &mut normed)
         .unwrap();
     results.push(bits(&normed));
+    let signs = (0..1280).map(|i| if i % 3 == 0 { -1.0 } else { 1.0 }).collect::<Vec<f32>>();
+    let rotation = Rotation::new(256, signs).unwrap();
+    for direction in [Direction::Forward, Direction::Inverse] {
+        backend.hadamard(&gate, &rotation, direction, &mut normed).unwrap();
+        results.push(bits(&normed));
+    }
     results
 }
 

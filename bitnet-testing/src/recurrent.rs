@@ -42,7 +42,7 @@ fn hadamard(backend: &dyn Backend, pool: &HybridMemoryPool) {
         let size = (block as f64).sqrt();
         let dense = |i: usize| -> f64 {
             let (start, row) = (i / block * block, i % block);
-            let sign = |j: usize| if (row & j).count_ones() % 2 == 0 { 1.0 } else { -1.0 };
+            let sign = |j: usize| if (row & j).count_ones().is_multiple_of(2) { 1.0 } else { -1.0 };
             let x = |j| f64::from(x[start + j]) * f64::from(rotation.signs()[(start + j) % cols]);
             (0..block).map(|j| sign(j) * x(j)).sum::<f64>() / size
         };

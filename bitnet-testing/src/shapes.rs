@@ -4,7 +4,8 @@ use crate::{Numbers, Rows, pool};
 use bitnet_core::Error;
 use bitnet_core::backend::Backend;
 use bitnet_core::backend::{
-    Activation, ActivationPrecision, AttentionShape, RopeOrder, RopeTable, TernaryWeight,
+    Activation, ActivationPrecision, AttentionShape, Direction, RopeOrder, RopeTable, Rotation,
+    TernaryWeight,
 };
 use bitnet_core::kv::{KvCache, KvShape, KvSpan, KvType};
 use bitnet_core::memory::HybridMemoryPool;
@@ -152,9 +153,29 @@ fn pairs(backend: &dyn Backend, pool: &HybridMemoryPool) {
     refused!(backend.rms_norm(&zeros(2, 4), &square, 1e-5, x), Error::ShapeMismatch { .. });
 }
 
+fn rotations(backend: &dyn Backend, pool: &HybridMemoryPool) {
+    let zeros = |rows, cols| BitNetTensor::zeros(&[rows, cols], pool).unwrap();
+    let rotation = Rotation::new(4, vec![1.0; 8]).unwrap();
+    for direction in [Direction::Forward, Direction::Inverse] {
+        let run = |x: &BitNetTensor, out: &mut BitNetTensor| {
+            backend.hadamard(x, &rotation, direction, out)
+        };
+        refused!(run(&zeros(2, 4), &mut zeros(2, 4)), Error::ShapeMismatch { .. });
+        refused!(run(&zeros(2, 8), &mut zeros(1, 8)), Error::ShapeMismatch { .. });
+        refused!(run(&zeros(2, 8), &mut zeros(2, 16)), Error::ShapeMismatch { .. });
+        let flat = BitNetTensor::zeros(&[8], pool).unwrap();
+        refused!(run(&flat, &mut zeros(1, 8)), Error::ShapeMismatch { .. });
+        let strided = zeros(8, 2).transpose(0, 1).unwrap();
+        refused!(run(&strided, &mut zeros(2, 8)), Error::NotContiguous { .. });
+    }
+    let empty = Rotation::new(4, vec![]).unwrap();
+    backend.hadamard(&zeros(2, 0), &empty, Direction::Forward, &mut zeros(2, 0)).unwrap();
+}
+
 pub(crate) fn cases(backend: &dyn Backend) {
     let pool = pool();
     layers(backend, &pool);
     positions(backend, &pool);
     pairs(backend, &pool);
+    rotations(backend, &pool);
 }

@@ -3,7 +3,7 @@
     python scripts/golden/hybrid.py [--out tests/golden/models]
 
 - qwen35-ternary-dense: a Hugging Face folder, ternary values in bfloat16 with one magnitude per 128.
-- gguf-qwen35-pq2_0, gguf-qwen35-ptq1_0: the same values in GGUF files, value heads in the tiled order of llama.cpp.
+- gguf-qwen35-pq2_0: the same values in a GGUF file, value heads in the tiled order of llama.cpp.
 - gguf-qwen35-rotated: weights stored in a basis rotated by signs and Walsh-Hadamard transforms (`prism.hadamard.*`),
   embedding and head included. The truth is transformers on the weights rotated back.
 
@@ -361,12 +361,11 @@ def main():
     write_folder(folder, config(dims, "bfloat16"), folder_tensors(tensors, dims, "bf16"))
     expected(folder, tensors, dims, seed, meta_of(folder.name, dims, seed, "Qwen3_5ForCausalLM",
                                                   "bf16, one magnitude per 128 in a row", format="hf", tokenizer=False))
-    for kind in ("PQ2_0", "PTQ1_0"):
-        twin = out / f"gguf-qwen35-{kind.lower()}"
-        write_gguf(twin / "model.gguf", tensors, dims, kind)
-        meta = meta_of(twin.name, dims, seed, "qwen35", f"{kind}, value heads tiled", format="gguf", file="model.gguf",
-                       tokenizer=True)
-        record.same_truth_of(twin, meta, folder)
+    twin = out / "gguf-qwen35-pq2_0"
+    write_gguf(twin / "model.gguf", tensors, dims, "PQ2_0")
+    meta = meta_of(twin.name, dims, seed, "qwen35", "PQ2_0, value heads tiled", format="gguf", file="model.gguf",
+                   tokenizer=True)
+    record.same_truth_of(twin, meta, folder)
     seed = 301
     stored = random_tensors(dims, seed, True)
     signs = np.random.default_rng(seed + 7).choice([-1.0, 1.0], dims.hidden)
@@ -380,7 +379,7 @@ def main():
     expected(folder, plain, dims, seed, meta_of(folder.name, dims, seed, "qwen35",
                                                 "PTQ1_0 in a rotated basis, embedding and head too", format="gguf",
                                                 file="model.gguf", tokenizer=True), rotated=in_rotated_basis(stored, dims, signs))
-    for case in ("qwen35-ternary-dense", "gguf-qwen35-pq2_0", "gguf-qwen35-ptq1_0", "gguf-qwen35-rotated"):
+    for case in ("qwen35-ternary-dense", "gguf-qwen35-pq2_0", "gguf-qwen35-rotated"):
         print(case, sum(f.stat().st_size for f in (out / case).iterdir()), "bytes")
 
 

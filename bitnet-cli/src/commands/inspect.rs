@@ -2,7 +2,8 @@
 
 use anyhow::Result;
 use bitnet_core::backend::RopeOrder;
-use bitnet_inference::models::{ModelConfig, RopeScaling, activation_name};
+use bitnet_core::kv::RecurrentShape;
+use bitnet_inference::models::{LayerKind, ModelConfig, RopeScaling, activation_name};
 use bitnet_inference::{Inspection, KvType, ModelFacts};
 use serde_json::{Value, json};
 
@@ -98,8 +99,9 @@ fn config_rows(config: &ModelConfig, kv: KvType) -> Vec<(&'static str, String)> 
             format!(", frequencies divided by up to {largest}")
         }
     };
-    let cache = (c.layers * c.kv_heads * kv.bytes_per_position(c.head_dim)) as u64;
-    vec![
+    let cache =
+        (c.layers_of(LayerKind::Attention) * c.kv_heads * kv.bytes_per_position(c.head_dim)) as u64;
+    let mut rows = vec![
         ("layers", format!("{} of width {}, feed-forward {}", c.layers, c.hidden, c.intermediate)),
         (
             "attention",
@@ -108,7 +110,21 @@ fn config_rows(config: &ModelConfig, kv: KvType) -> Vec<(&'static str, String)> 
         ("vocabulary", format!("{} tokens", c.vocab_size)),
         ("context", format!("{} tokens; RoPE base {}{rope}", c.context, c.rope_theta)),
         ("cache", format!("{} per token as {kv}", output::bytes(cache))),
-    ]
+    ];
+    if let Some(recurrent) = &c.recurrent {
+        let RecurrentShape { layers, key_heads, value_heads, value_dim, .. } = recurrent.shape;
+        let bytes = recurrent.shape.chunk_bytes().unwrap_or(0) as u64;
+        let heads = format!("{value_heads} value heads of {value_dim}, {key_heads} key heads");
+        let state = format!("{} for every state kept", output::bytes(bytes));
+        rows.push(("recurrent", format!("{layers} layers: {heads}; {state}")));
+    }
+    if let Some(rotations) = &c.rotations {
+        let block = rotations.by_width.values().next().map_or(0, |rotation| rotation.block());
+        let table = if rotations.embedding { ", and the embedding table" } else { "" };
+        let weights = rotations.weights.len();
+        rows.push(("rotation", format!("{weights} weights in blocks of {block}{table}; undone")));
+    }
+    rows
 }
 
 fn sizes(output: &mut Output, inspection: &Inspection) -> Result<()> {

@@ -85,6 +85,7 @@ pub(super) fn read_config(file: &GgufFile, arch: &str) -> Result<ModelConfig> {
         rope_dim,
         recurrent,
         rotations: None,
+        draft_layers: drafts,
     })
 }
 

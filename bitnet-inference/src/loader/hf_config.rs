@@ -126,6 +126,7 @@ fn model(settings: &mut Settings<'_>) -> Result<ModelConfig> {
         rope_dim: rope.dim,
         recurrent,
         rotations: None,
+        draft_layers: 0,
     })
 }
 

@@ -38,7 +38,11 @@ fn is_rotary_table(name: &str) -> bool {
 /// # Errors
 /// [`InferenceError::UnknownTensor`] naming the first.
 pub(super) fn refuse_unknown(checkpoint: &dyn Checkpoint) -> Result<()> {
-    match unused(checkpoint).into_iter().find(|name| !is_rotary_table(name)) {
+    let config = checkpoint.config();
+    let drafts = config.layers..config.layers + config.draft_layers;
+    let is_of_draft = |name: &str| layer_of(name).is_some_and(|layer| drafts.contains(&layer));
+    let has_use = |name: &String| !is_rotary_table(name) && !is_of_draft(name);
+    match unused(checkpoint).into_iter().find(has_use) {
         None => Ok(()),
         Some(tensor) => Err(InferenceError::UnknownTensor {
             file: checkpoint.file().into(),
@@ -54,8 +58,10 @@ pub(super) fn refuse_unknown(checkpoint: &dyn Checkpoint) -> Result<()> {
 /// [`InferenceError::Config`] naming the setting and a tensor.
 pub(super) fn check_layers(checkpoint: &dyn Checkpoint) -> Result<()> {
     let declared = checkpoint.config().layers;
+    let drafts = declared..declared + checkpoint.config().draft_layers;
     let names = checkpoint.tensor_names();
     let numbered = names.iter().filter_map(|name| Some((layer_of(name)?, name)));
+    let numbered = numbered.filter(|(layer, _)| !drafts.contains(layer));
     let Some((last, name)) = numbered.max_by_key(|(layer, _)| *layer) else { return Ok(()) };
     let problem = if last >= declared {
         format!(

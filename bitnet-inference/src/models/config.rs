@@ -116,6 +116,8 @@ pub struct ModelConfig {
     pub recurrent: Option<RecurrentConfig>,
     /// The weights that are stored rotated, if there are any.
     pub rotations: Option<Arc<WeightRotations>>,
+    /// Layers after the model's own that draft further tokens; they are not run.
+    pub draft_layers: usize,
 }
 
 /// Bounds beyond which a setting is an error rather than a model.
@@ -334,6 +336,7 @@ pub(crate) fn example_config() -> ModelConfig {
         rope_dim: 16,
         recurrent: None,
         rotations: None,
+        draft_layers: 0,
     }
 }
 
@@ -392,6 +395,7 @@ mod tests {
         };
         let config = ModelConfig {
             head_dim: 128,
+            rope_dim: 128,
             rope_theta: 500_000.0,
             rope_scaling: llama3,
             ..example_config()

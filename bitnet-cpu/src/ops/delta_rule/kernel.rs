@@ -198,12 +198,12 @@ impl Row<'_> {
     #[inline(always)]
     fn correct<I: Isa>(&self, isa: I, log: &mut Log<'_>, known: &[f32], read: &mut [f32]) {
         let (row, dim, width) = (self.row, self.key.len(), known.len());
-        let mut factors = [[0f32; STATE_CHUNK]; 2];
-        for j in 0..=row {
-            let decay = exp(log.decays[row] - log.decays[j]);
-            let key = &log.keys[j * dim..][..dim];
-            factors[0][j] = -decay * dot(isa, key, self.key);
-            factors[1][j] = decay * dot(isa, key, self.query);
+        let (mut of_keys, mut of_queries) = ([0f32; STATE_CHUNK], [0f32; STATE_CHUNK]);
+        let factors = of_keys.iter_mut().zip(&mut of_queries).zip(log.keys.chunks_exact(dim));
+        for (((of_key, of_query), key), before) in factors.zip(log.decays).take(row + 1) {
+            let decay = exp(log.decays[row] - before);
+            *of_key = -decay * dot(isa, key, self.key);
+            *of_query = decay * dot(isa, key, self.query);
         }
         let decay = exp(log.decays[row]);
         let (before, own) = log.corrections.split_at_mut(row * width);
@@ -217,14 +217,15 @@ impl Row<'_> {
             value[..rest.len()].copy_from_slice(rest);
             let mut u = isa.mul_add(isa.splat(-decay), isa.load(known), isa.load(&value));
             let mut out = isa.mul_add(isa.splat(decay), isa.load(read), isa.splat(0.0));
-            for (j, correction) in before.chunks_exact(width).enumerate() {
+            let factors = of_keys.iter().zip(&of_queries);
+            for ((of_key, of_query), correction) in factors.zip(before.chunks_exact(width)) {
                 let correction = isa.load(lanes_at(correction, at));
-                u = isa.mul_add(isa.splat(factors[0][j]), correction, u);
-                out = isa.mul_add(isa.splat(factors[1][j]), correction, out);
+                u = isa.mul_add(isa.splat(*of_key), correction, u);
+                out = isa.mul_add(isa.splat(*of_query), correction, out);
             }
             let u = isa.mul_add(isa.splat(self.share), u, isa.splat(0.0));
             *own = isa.store(u);
-            *read = isa.store(isa.mul_add(isa.splat(factors[1][row]), u, out));
+            *read = isa.store(isa.mul_add(isa.splat(of_queries[row]), u, out));
         }
     }
 }
