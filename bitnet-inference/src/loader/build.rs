@@ -197,8 +197,8 @@ impl Builder<'_> {
         let name = |role| TensorName::in_layer(index as u32, role);
         let config = self.checkpoint.config();
         let mixer = match config.layer_kind(index) {
-            LayerKind::Attention => Mixer::Attention(self.attention(name)?),
-            LayerKind::Recurrent => Mixer::Delta(self.delta_net(name)?),
+            LayerKind::Attention => Mixer::Attention(Box::new(self.attention(name)?)),
+            LayerKind::Recurrent => Mixer::Delta(Box::new(self.delta_net(name)?)),
         };
         let place_in_cache = config.place_in_cache(index);
         let feed_forward = FeedForward {

@@ -31,9 +31,9 @@ pub struct Layer {
 #[derive(Debug)]
 pub enum Mixer {
     /// Attention over keys and values.
-    Attention(Attention),
+    Attention(Box<Attention>),
     /// A gated delta network.
-    Delta(DeltaNet),
+    Delta(Box<DeltaNet>),
 }
 
 /// Attention of one layer.
