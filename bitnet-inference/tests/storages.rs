@@ -95,17 +95,13 @@ fn every_gguf_type_has_one_storage() {
     }
 }
 
-/// Blocks of 128 are read like ggml's ternary blocks: as layers with inputs of 8 bits in families that say so only.
+/// The same blocks under another id are read in the same way: as those of Q2_0, whose layers keep their inputs as they are
+/// but in families that always quantise them.
 #[test]
-fn inputs_of_blocks_of_128_stay_as_they_are_unless_the_family_says_otherwise() {
+fn inputs_of_blocks_of_128_are_treated_as_those_of_q2_0() {
     for name in Architecture::gguf_names() {
         let (architecture, _) = Architecture::from_gguf(name).unwrap();
-        let table = architecture.table();
-        let expected = if table.native_ternary || table.int8_block_types {
-            ActivationPrecision::Int8
-        } else {
-            ActivationPrecision::Float
-        };
+        let expected = gguf_input_precision(architecture, GgmlType::Q2_0G128);
         for ggml_type in [GgmlType::Pq2_0, GgmlType::Ptq1_0, GgmlType::Q1_0] {
             assert_eq!(gguf_input_precision(architecture, ggml_type), expected, "{name}");
         }

@@ -62,6 +62,14 @@ fn gate_of_nan(backend: &dyn Backend, pool: &HybridMemoryPool) {
     }
 }
 
+/// An infinite gate does not pass for an open or a closed one.
+fn infinite_gate(backend: &dyn Backend, pool: &HybridMemoryPool) {
+    let mut gate = tensor(1, 3, &[f32::INFINITY, 0.0, f32::NEG_INFINITY], pool);
+    backend.gate(Activation::Sigmoid, &mut gate, &tensor(1, 3, &[1.0; 3], pool)).unwrap();
+    let nan: Vec<bool> = gate.f32().unwrap().iter().map(|x| x.is_nan()).collect();
+    assert_eq!(nan, [true, false, true]);
+}
+
 fn add(backend: &dyn Backend, pool: &HybridMemoryPool) {
     for (rows, cols) in [(1, 1), (0, 3), (3, 100), (2, 2561)] {
         let (x, y) = (numbers(rows * cols), Numbers::new(11).floats(rows * cols));
@@ -76,5 +84,6 @@ pub(crate) fn cases(backend: &dyn Backend) {
     let pool = pool();
     gate(backend, &pool);
     gate_of_nan(backend, &pool);
+    infinite_gate(backend, &pool);
     add(backend, &pool);
 }

@@ -59,7 +59,8 @@ pub enum Activation {
     Relu2,
     /// The tanh form of GELU.
     GeluTanh,
-    /// `1 / (1 + exp(-x))`: the gate on the output of attention, not of a feed-forward layer.
+    /// `1 / (1 + exp(-x))`, NaN of infinity, so that an infinite weight shows: the gate on the output of attention, not
+    /// of a feed-forward layer.
     Sigmoid,
 }
 
@@ -279,7 +280,7 @@ pub trait Operations {
     /// out_t = S_tᵀ q_t
     /// ```
     ///
-    /// `out` is `[tokens, value_heads * value_dim]`. A row's result depends neither on the tokens of its span nor on
+    /// A step or share that is not finite gives NaN. `out` is `[tokens, value_heads * value_dim]`. A row's result depends neither on the tokens of its span nor on
     /// other spans. The positions must have been given to [`Operations::causal_conv`] of the same layer in this pass.
     fn delta_rule(
         &self,

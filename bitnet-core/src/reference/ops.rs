@@ -126,6 +126,7 @@ pub fn activate(activation: Activation, x: f32) -> f32 {
             let inner = 0.797_884_6_f32 * (x + 0.044_715 * x * x * x);
             0.5 * x * (1.0 + inner.tanh())
         }
+        Activation::Sigmoid if x.is_infinite() => f32::NAN,
         Activation::Sigmoid => 1.0 / (1.0 + (-x).exp()),
     }
 }

@@ -55,8 +55,11 @@ pub fn causal_conv(
     }
 }
 
-/// Returns the logarithm of decay of one head: `rate * softplus(step)`.
+/// Returns the logarithm of decay of one head: `rate * softplus(step)`, NaN of infinity.
 pub fn log_decay(rate: f32, step: f32) -> f32 {
+    if step.is_infinite() {
+        return f32::NAN;
+    }
     let step = f64::from(step);
     // Beyond this, the difference is below half a unit of f64.
     let softplus = if step > 40.0 { step } else { step.exp().ln_1p() };

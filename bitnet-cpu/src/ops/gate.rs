@@ -62,7 +62,9 @@ impl Op for Gate<'_> {
             }
             Activation::Sigmoid => {
                 for (gate, up) in pairs {
-                    *gate = 1.0 / (1.0 + exp(-*gate)) * up;
+                    // The difference is NaN for what is not finite, else 0.
+                    let x = *gate;
+                    *gate = (1.0 / (1.0 + exp(-x)) + (x - x)) * up;
                 }
             }
         }

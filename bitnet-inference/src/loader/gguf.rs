@@ -113,6 +113,9 @@ impl GgufCheckpoint {
         pool: Option<&HybridMemoryPool>,
     ) -> Result<Arc<dyn DenseRows>> {
         let Some(dense_type) = weights::dense_type(tensor.ggml_type) else {
+            if let Some(rows) = self.block_rows(tensor, rows, cols)? {
+                return Ok(Arc::new(rows));
+            }
             let matrix = self.decode_ternary(tensor, rows, cols, pool)?;
             return Ok(Arc::new(TernaryRows::new(matrix, tensor.ggml_type.name())));
         };

@@ -1,5 +1,6 @@
 //! From files to a model: what the file declares, what the rules settle, and what had to be assumed.
 
+mod block_rows;
 mod build;
 mod checkpoint;
 mod class_defaults;

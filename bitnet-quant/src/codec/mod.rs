@@ -68,6 +68,11 @@ pub enum TernaryStorage {
 }
 
 impl TernaryStorage {
+    /// Returns whether the bytes of a matrix are those of its rows, one after the other.
+    pub fn is_by_rows(self) -> bool {
+        !matches!(self, Self::I2S(_) | Self::IQ2_BN_R4)
+    }
+
     /// Returns the format's name.
     pub fn name(self) -> &'static str {
         match self {

@@ -7,6 +7,7 @@ use bitnet_quant::codec::dense::DenseType;
 use bitnet_quant::codec::i2_s::I2sLayout;
 use bitnet_quant::codec::{Storage, TernaryStorage};
 
+use super::super::block_rows::BlockRows;
 use super::super::{RawNumbers, RawTensor};
 use super::GgufCheckpoint;
 use crate::{InferenceError, Result};
@@ -57,6 +58,24 @@ pub(super) fn raw_tensors(file: &GgufFile) -> Result<Vec<RawTensor>> {
 }
 
 impl GgufCheckpoint {
+    /// Returns a ternary matrix that is decoded row by row; `None` if its type, or a scale beside it, does not allow that.
+    pub(super) fn block_rows(
+        &self,
+        tensor: &TensorInfo,
+        rows: usize,
+        cols: usize,
+    ) -> Result<Option<BlockRows>> {
+        let stem = tensor.name.strip_suffix(".weight").unwrap_or(&tensor.name);
+        let has_scale = self.file.find(&format!("{stem}.scale")).is_some();
+        let storage = storage_of(tensor.ggml_type, self.layout);
+        let Some(Storage::Ternary(storage)) = storage.filter(|_| !has_scale) else {
+            return Ok(None);
+        };
+        let (name, region) = (tensor.ggml_type.name(), self.file.data(tensor)?);
+        BlockRows::open(storage, name, [rows, cols], region)
+            .map_err(|e| InferenceError::weights(self.file.name(), &tensor.name, e))
+    }
+
     /// Decodes what [`Self::decode_ternary`] decodes, without the scale beside the tensor.
     pub(super) fn decode_trits(
         &self,
