@@ -62,9 +62,8 @@ impl Op for Gate<'_> {
             }
             Activation::Sigmoid => {
                 for (gate, up) in pairs {
-                    // The difference is NaN for what is not finite, else 0.
-                    let x = *gate;
-                    *gate = (1.0 / (1.0 + exp(-x)) + (x - x)) * up;
+                    let open = 1.0 / (1.0 + exp(-*gate));
+                    *gate = if gate.is_infinite() { f32::NAN } else { open } * up;
                 }
             }
         }
