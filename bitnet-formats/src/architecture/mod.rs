@@ -1,11 +1,18 @@
 //! One table per architecture: the tensors of its models, their names and shapes, and what its files leave unsaid.
 //!
 //! Every family here is Llama with a few differences. To add another, add a variant of [`Architecture`] and its entry
-//! in `TABLES`; a tensor that no family has yet is an entry of `TENSORS` too. Loaders and converters read these tables.
+//! in `TABLES` (`tables.rs`); a tensor that no family has yet is an entry of `TENSORS` (`tensors.rs`) too. Loaders and
+//! converters read these tables.
+
+mod tables;
+mod tensors;
 
 use std::fmt;
 
 use bitnet_core::backend::{Activation, RopeOrder};
+
+use self::tables::TABLES;
+pub(crate) use self::tensors::TENSORS;
 
 /// A family of models.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -171,89 +178,6 @@ pub struct TensorSpec {
     pub hf: Option<&'static str>,
 }
 
-/// A tensor of each layer.
-const fn layer(role: Role, shape: [Dim; 2], gguf: &'static str, hf: &'static str) -> TensorSpec {
-    TensorSpec {
-        role,
-        shape,
-        in_layer: true,
-        kind: None,
-        whole_name: false,
-        optional: false,
-        gguf,
-        hf: Some(hf),
-    }
-}
-
-/// A tensor of each layer with attention.
-const fn attention(
-    role: Role,
-    shape: [Dim; 2],
-    gguf: &'static str,
-    hf: &'static str,
-) -> TensorSpec {
-    TensorSpec { kind: Some(LayerKind::Attention), ..layer(role, shape, gguf, hf) }
-}
-
-/// A tensor of each recurrent layer.
-const fn recurrent(
-    role: Role,
-    shape: [Dim; 2],
-    gguf: &'static str,
-    hf: &'static str,
-) -> TensorSpec {
-    TensorSpec { kind: Some(LayerKind::Recurrent), ..layer(role, shape, gguf, hf) }
-}
-
-/// A tensor that is there once.
-const fn once(role: Role, shape: [Dim; 2], gguf: &'static str, hf: &'static str) -> TensorSpec {
-    TensorSpec { in_layer: false, ..layer(role, shape, gguf, hf) }
-}
-
-/// Every tensor that some family has, in the order of published files.
-pub(crate) const TENSORS: &[TensorSpec] = {
-    use Dim::*;
-    use Role::*;
-    &[
-        once(TokenEmbedding, [Vocabulary, Hidden], "token_embd", "model.embed_tokens"),
-        layer(AttentionNorm, [One, Hidden], "attn_norm", "input_layernorm"),
-        attention(Query, [QueryRows, Hidden], "attn_q", "self_attn.q_proj"),
-        attention(Key, [Keys, Hidden], "attn_k", "self_attn.k_proj"),
-        attention(Value, [Keys, Hidden], "attn_v", "self_attn.v_proj"),
-        attention(QueryNorm, [One, Head], "attn_q_norm", "self_attn.q_norm"),
-        attention(KeyNorm, [One, Head], "attn_k_norm", "self_attn.k_norm"),
-        attention(AttentionSubNorm, [One, Queries], "attn_sub_norm", "self_attn.attn_sub_norm"),
-        attention(AttentionOutput, [Hidden, Queries], "attn_output", "self_attn.o_proj"),
-        recurrent(DeltaQkv, [ConvChannels, Hidden], "attn_qkv", "linear_attn.in_proj_qkv"),
-        recurrent(DeltaGate, [DeltaValues, Hidden], "attn_gate", "linear_attn.in_proj_z"),
-        recurrent(DeltaStep, [DeltaHeads, Hidden], "ssm_alpha", "linear_attn.in_proj_a"),
-        recurrent(DeltaWrite, [DeltaHeads, Hidden], "ssm_beta", "linear_attn.in_proj_b"),
-        recurrent(DeltaConv, [ConvChannels, ConvTaps], "ssm_conv1d", "linear_attn.conv1d"),
-        TensorSpec {
-            whole_name: true,
-            ..recurrent(DeltaRate, [One, DeltaHeads], "ssm_a", "linear_attn.A_log")
-        },
-        TensorSpec {
-            whole_name: true,
-            ..recurrent(DeltaStepBias, [One, DeltaHeads], "ssm_dt.bias", "linear_attn.dt_bias")
-        },
-        recurrent(DeltaNorm, [One, DeltaHead], "ssm_norm", "linear_attn.norm"),
-        recurrent(DeltaOutput, [Hidden, DeltaValues], "ssm_out", "linear_attn.out_proj"),
-        layer(FeedForwardNorm, [One, Hidden], "ffn_norm", "post_attention_layernorm"),
-        layer(Gate, [Intermediate, Hidden], "ffn_gate", "mlp.gate_proj"),
-        layer(Up, [Intermediate, Hidden], "ffn_up", "mlp.up_proj"),
-        layer(FeedForwardSubNorm, [One, Intermediate], "ffn_sub_norm", "mlp.ffn_sub_norm"),
-        layer(Down, [Hidden, Intermediate], "ffn_down", "mlp.down_proj"),
-        once(OutputNorm, [One, Hidden], "output_norm", "model.norm"),
-        TensorSpec { optional: true, ..once(Output, [Vocabulary, Hidden], "output", "lm_head") },
-        TensorSpec {
-            optional: true,
-            hf: None,
-            ..once(RopeFrequencies, [One, HeadPairs], "rope_freqs", "")
-        },
-    ]
-};
-
 /// Everything in which a family differs from others.
 #[derive(Debug)]
 pub struct ArchitectureTable {
@@ -342,185 +266,6 @@ pub struct ModelClass {
     /// The token that ends a text.
     pub eos_token_id: Option<u32>,
 }
-
-const LLAMA: ArchitectureTable = ArchitectureTable {
-    architecture: Architecture::Llama,
-    name: "llama",
-    gguf: &[GgufArchitecture { name: "llama", activation: None }],
-    classes: &[LLAMA_CLASS],
-    extra: &[],
-    gguf_renamed: &[],
-    biased: &[],
-    native_ternary: false,
-    int8_block_types: true,
-    sliding_window: false,
-    recurrent: false,
-    gated_attention: false,
-    partial_rope: false,
-    hf_norm_offset: 0.0,
-    gguf_rope_order: RopeOrder::Interleaved,
-    hf_rope_order: RopeOrder::Halves,
-};
-
-const LLAMA_CLASS: ModelClass = ModelClass {
-    name: "LlamaForCausalLM",
-    config: "LlamaConfig",
-    model_type: "llama",
-    architecture: Architecture::Llama,
-    renamed: &[],
-    vocab_size: 32_000,
-    hidden_size: 4096,
-    intermediate_size: 11_008,
-    num_hidden_layers: 32,
-    num_attention_heads: 32,
-    num_key_value_heads: None,
-    head_dim: None,
-    hidden_act: "silu",
-    max_position_embeddings: 2048,
-    rms_norm_eps: 1e-6,
-    rope_theta: 10_000.0,
-    eos_token_id: Some(2),
-};
-
-const QWEN2: ArchitectureTable = ArchitectureTable {
-    architecture: Architecture::Qwen2,
-    name: "qwen2",
-    gguf: &[GgufArchitecture { name: "qwen2", activation: None }],
-    classes: &[ModelClass {
-        name: "Qwen2ForCausalLM",
-        config: "Qwen2Config",
-        model_type: "qwen2",
-        architecture: Architecture::Qwen2,
-        head_dim: None,
-        ..QWEN3_CLASS
-    }],
-    extra: &[],
-    biased: &[Role::Query, Role::Key, Role::Value],
-    ..QWEN3
-};
-
-const QWEN3: ArchitectureTable = ArchitectureTable {
-    architecture: Architecture::Qwen3,
-    name: "qwen3",
-    gguf: &[GgufArchitecture { name: "qwen3", activation: None }],
-    classes: &[QWEN3_CLASS],
-    extra: &[Role::QueryNorm, Role::KeyNorm],
-    int8_block_types: false,
-    sliding_window: true,
-    gguf_rope_order: RopeOrder::Halves,
-    ..LLAMA
-};
-
-const QWEN3_CLASS: ModelClass = ModelClass {
-    name: "Qwen3ForCausalLM",
-    config: "Qwen3Config",
-    model_type: "qwen3",
-    architecture: Architecture::Qwen3,
-    vocab_size: 151_936,
-    intermediate_size: 22_016,
-    num_key_value_heads: Some(32),
-    head_dim: Some(128),
-    max_position_embeddings: 32_768,
-    eos_token_id: None,
-    ..LLAMA_CLASS
-};
-
-const BITNET: ArchitectureTable = ArchitectureTable {
-    architecture: Architecture::BitNet,
-    name: "bitnet",
-    gguf: &[
-        GgufArchitecture { name: "bitnet-b1.58", activation: Some(Activation::Relu2) },
-        GgufArchitecture { name: "bitnet-25", activation: Some(Activation::Relu2) },
-        GgufArchitecture { name: "bitnet", activation: None },
-    ],
-    classes: &[
-        // Microsoft's 2B-4T.
-        ModelClass {
-            name: "BitNetForCausalLM",
-            config: "BitNetConfig",
-            model_type: "bitnet",
-            architecture: Architecture::BitNet,
-            vocab_size: 128_256,
-            hidden_size: 2560,
-            intermediate_size: 6912,
-            num_hidden_layers: 30,
-            num_attention_heads: 20,
-            num_key_value_heads: Some(5),
-            hidden_act: "relu2",
-            rms_norm_eps: 1e-5,
-            rope_theta: 500_000.0,
-            eos_token_id: Some(128_001),
-            ..LLAMA_CLASS
-        },
-        // 1bitLLM's reproduction; its files say `llama` and a class of its own.
-        ModelClass {
-            name: "BitnetForCausalLM",
-            config: "BitnetConfig",
-            architecture: Architecture::BitNet,
-            renamed: &[
-                (Role::AttentionSubNorm, "self_attn.inner_attn_ln"),
-                (Role::FeedForwardSubNorm, "mlp.ffn_layernorm"),
-            ],
-            ..LLAMA_CLASS
-        },
-    ],
-    extra: &[Role::AttentionSubNorm, Role::FeedForwardSubNorm],
-    native_ternary: true,
-    gguf_rope_order: RopeOrder::Halves,
-    ..LLAMA
-};
-
-const QWEN35: ArchitectureTable = ArchitectureTable {
-    architecture: Architecture::Qwen35,
-    name: "qwen35",
-    gguf: &[GgufArchitecture { name: "qwen35", activation: None }],
-    classes: &[
-        // The text part of models that also see.
-        ModelClass { name: "Qwen3_5ForConditionalGeneration", ..QWEN35_CLASS },
-        ModelClass {
-            name: "Qwen3_5ForCausalLM",
-            config: "Qwen3_5TextConfig",
-            model_type: "qwen3_5_text",
-            ..QWEN35_CLASS
-        },
-    ],
-    extra: &[
-        Role::QueryNorm,
-        Role::KeyNorm,
-        Role::DeltaQkv,
-        Role::DeltaGate,
-        Role::DeltaStep,
-        Role::DeltaWrite,
-        Role::DeltaConv,
-        Role::DeltaRate,
-        Role::DeltaStepBias,
-        Role::DeltaNorm,
-        Role::DeltaOutput,
-    ],
-    gguf_renamed: &[(Role::FeedForwardNorm, "post_attention_norm")],
-    sliding_window: false,
-    recurrent: true,
-    gated_attention: true,
-    partial_rope: true,
-    hf_norm_offset: 1.0,
-    ..QWEN3
-};
-
-const QWEN35_CLASS: ModelClass = ModelClass {
-    name: "Qwen3_5ForConditionalGeneration",
-    config: "Qwen3_5Config",
-    model_type: "qwen3_5",
-    architecture: Architecture::Qwen35,
-    vocab_size: 248_320,
-    intermediate_size: 12_288,
-    num_attention_heads: 16,
-    num_key_value_heads: Some(4),
-    head_dim: Some(256),
-    ..QWEN3_CLASS
-};
-
-/// The table of each family, in the order of the variants.
-static TABLES: [ArchitectureTable; 5] = [LLAMA, QWEN2, QWEN3, BITNET, QWEN35];
 
 /// Whether a tensor has that name in the GGUF files of some family.
 pub(crate) fn is_gguf_name(tensor: &TensorSpec, name: &str) -> bool {
