@@ -365,7 +365,7 @@ def main():
     write_gguf(twin / "model.gguf", tensors, dims, "PQ2_0")
     meta = meta_of(twin.name, dims, seed, "qwen35", "PQ2_0, value heads tiled", format="gguf", file="model.gguf",
                    tokenizer=True)
-    record.same_truth_of(twin, meta, folder)
+    record.same_truth(twin, meta, folder.name)
     seed = 301
     stored = random_tensors(dims, seed, True)
     signs = np.random.default_rng(seed + 7).choice([-1.0, 1.0], dims.hidden)

@@ -280,8 +280,9 @@ pub trait Operations {
     /// out_t = S_tᵀ q_t
     /// ```
     ///
-    /// A step or share that is not finite gives NaN. `out` is `[tokens, value_heads * value_dim]`. A row's result depends neither on the tokens of its span nor on
-    /// other spans. The positions must have been given to [`Operations::causal_conv`] of the same layer in this pass.
+    /// A step or share that is not finite gives NaN. `out` is `[tokens, value_heads * value_dim]`. A row's result
+    /// depends neither on the tokens of its span nor on other spans. The positions must have been given to
+    /// [`Operations::causal_conv`] of the same layer in this pass.
     fn delta_rule(
         &self,
         inputs: DeltaInputs<'_>,

@@ -203,7 +203,7 @@ pub fn attention(
     Ok(tokens)
 }
 
-/// Checks `causal_conv`; returns the number of tokens.
+/// Checks `causal_conv`.
 ///
 /// # Errors
 /// [`Error::ShapeMismatch`], or [`Error::OutOfRange`] for a layer that a cache lacks or a position that is not reserved.
@@ -212,17 +212,16 @@ pub fn causal_conv(
     weight: &BitNetTensor,
     spans: &[StateSpan<'_>],
     out: &BitNetTensor,
-) -> Result<usize> {
+) -> Result<()> {
     const OP: &str = "causal_conv";
-    let (tokens, channels) = x.dims2(OP, "x")?;
+    let (_, channels) = x.dims2(OP, "x")?;
     let (taps, _) = weight.dims2(OP, "weight")?;
     expect_shape(OP, "weight", weight, taps, channels)?;
     expect_same(OP, x, out)?;
-    expect_state(OP, x, spans, |shape| (shape.channels(), shape.taps) == (channels, taps))?;
-    Ok(tokens)
+    expect_state(OP, x, spans, |shape| (shape.channels(), shape.taps) == (channels, taps))
 }
 
-/// Checks `delta_rule`; returns the number of tokens.
+/// Checks `delta_rule`.
 ///
 /// # Errors
 /// As [`causal_conv`].
@@ -230,7 +229,7 @@ pub fn delta_rule(
     inputs: &DeltaInputs<'_>,
     spans: &[StateSpan<'_>],
     out: &BitNetTensor,
-) -> Result<usize> {
+) -> Result<()> {
     const OP: &str = "delta_rule";
     let (tokens, channels) = inputs.qkv.dims2(OP, "qkv")?;
     let (_, heads) = inputs.step.dims2(OP, "step")?;
@@ -245,8 +244,7 @@ pub fn delta_rule(
     }
     expect_state(OP, inputs.qkv, spans, |shape| {
         (shape.channels(), shape.value_heads, shape.values()) == (channels, heads, values)
-    })?;
-    Ok(tokens)
+    })
 }
 
 /// That spans hold the rows of `x`, and that each cache has a state of the layer that `fits`.

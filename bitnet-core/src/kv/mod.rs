@@ -28,6 +28,7 @@ use crate::{Error, Result};
 pub use page::KvPages;
 pub use recurrent::{
     LayerChunk, LayerState, RecurrentShape, RecurrentState, STATE_CHUNK, StateNumbers, StateSpan,
+    chunk_start,
 };
 pub use shape::{KV_BLOCK, KV_PAGE, KV_TILE, KvShape, KvType};
 

@@ -192,7 +192,8 @@ impl StateSpan<'_> {
 }
 
 /// Returns the start of the chunk that holds `position`.
-fn chunk_start(position: usize) -> usize {
+#[inline]
+pub fn chunk_start(position: usize) -> usize {
     position / STATE_CHUNK * STATE_CHUNK
 }
 
@@ -210,11 +211,6 @@ impl RecurrentState {
     /// Returns the sizes.
     pub fn shape(&self) -> RecurrentShape {
         self.shape
-    }
-
-    /// Returns the bytes that the state holds now; those that sequences share count in each.
-    pub fn bytes(&self) -> usize {
-        self.chunks.len() * self.shape.chunk_bytes().unwrap_or(usize::MAX)
     }
 
     /// Returns a state that shares its chunks with this one.

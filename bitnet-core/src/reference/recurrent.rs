@@ -1,7 +1,7 @@
 //! Operations of recurrent layers, scalar: rotation, convolution and the gated delta rule, one token at a time.
 
 use crate::backend::{Activation, Direction, HeadOrder, Rotation};
-use crate::kv::{LayerChunk, LayerState, STATE_CHUNK, StateNumbers};
+use crate::kv::{LayerChunk, LayerState, STATE_CHUNK, StateNumbers, chunk_start};
 
 use super::ops::activate;
 
@@ -76,7 +76,7 @@ fn normalised(x: &[f32], factor: f32) -> Vec<f32> {
     x.iter().map(|x| x * length * factor).collect()
 }
 
-/// The gated delta rule for some tokens of one sequence, each after the other.
+/// Tokens of one sequence, with what the gated delta rule reads of them.
 pub struct DeltaTokens<'a> {
     /// Queries, keys and values, `[tokens, channels]`.
     pub qkv: &'a [f32],
@@ -167,7 +167,7 @@ fn chunk_of<'s, 'a>(
     state: &'s mut LayerState<'a>,
     position: usize,
 ) -> Option<&'s mut LayerChunk<'a>> {
-    let start = position / STATE_CHUNK * STATE_CHUNK;
+    let start = chunk_start(position);
     state.chunks.iter_mut().find(|chunk| chunk.start == start)
 }
 

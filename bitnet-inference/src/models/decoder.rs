@@ -109,9 +109,7 @@ impl Decoder {
         let mut h = self.compute.tensor(tokens.len(), self.config.hidden)?;
         self.backend().embed(&*self.embedding, &tokens, &mut h)?;
         if let Some(rotation) = &self.embedding_rotation {
-            let mut turned = self.compute.tensor(tokens.len(), self.config.hidden)?;
-            self.backend().hadamard(&h, rotation, Direction::Inverse, &mut turned)?;
-            h = turned;
+            h = self.compute.rotate(&h, rotation, Direction::Inverse)?;
         }
         let mut spans: Few<_> = sequences
             .iter_mut()
@@ -173,7 +171,7 @@ impl Decoder {
     fn head_input(&self, h: &BitNetTensor) -> Result<BitNetTensor> {
         let x = self.compute.norm(h, &self.output_norm, self.config.norm_eps)?;
         match &self.head_rotation {
-            Some(rotation) => self.compute.rotate(&x, rotation),
+            Some(rotation) => self.compute.rotate(&x, rotation, Direction::Forward),
             None => Ok(x),
         }
     }

@@ -1,6 +1,6 @@
 //! One layer of the decoder: attention and the gated feed-forward part, as the papers write them.
 
-use bitnet_core::backend::{Activation, AttentionShape, RopeTable};
+use bitnet_core::backend::{Activation, AttentionShape, Direction, RopeTable};
 use bitnet_core::kv::{KvCache, KvSpan};
 use bitnet_core::memory::tensor::BitNetTensor;
 use smallvec::SmallVec;
@@ -222,7 +222,7 @@ impl FeedForward {
         let together = gate.quantised_together(up);
         let together = together.filter(|_| gate.bias.is_none() && up.bias.is_none());
         let turned = match (together.is_some(), &gate.rotation) {
-            (true, Some(rotation)) => Some(compute.rotate(x, rotation)?),
+            (true, Some(rotation)) => Some(compute.rotate(x, rotation, Direction::Forward)?),
             _ => None,
         };
         let Some((weights, precision)) = together else {

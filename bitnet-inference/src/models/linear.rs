@@ -78,10 +78,15 @@ impl Compute {
         Ok(out)
     }
 
-    /// Returns the rotated rows of `x`, which a rotated weight reads.
-    pub(super) fn rotate(&self, x: &BitNetTensor, rotation: &Rotation) -> Result<BitNetTensor> {
+    /// Returns the rows of `x`, rotated.
+    pub(super) fn rotate(
+        &self,
+        x: &BitNetTensor,
+        rotation: &Rotation,
+        direction: Direction,
+    ) -> Result<BitNetTensor> {
         let mut out = self.tensor(x.shape()[0], x.shape()[1])?;
-        self.backend.hadamard(x, rotation, Direction::Forward, &mut out)?;
+        self.backend.hadamard(x, rotation, direction, &mut out)?;
         Ok(out)
     }
 
@@ -123,7 +128,10 @@ impl Compute {
                 None => None,
             };
             let input = normed.as_ref().unwrap_or(x);
-            let turned = group[0].rotation.as_ref().map(|rotation| self.rotate(input, rotation));
+            let turned = group[0]
+                .rotation
+                .as_ref()
+                .map(|rotation| self.rotate(input, rotation, Direction::Forward));
             let turned = turned.transpose()?;
             let input = turned.as_ref().unwrap_or(input);
             observer.show(site, index, normed.is_some(), input, self)?;

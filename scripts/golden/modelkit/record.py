@@ -151,11 +151,4 @@ def same_truth(folder, meta, other, file=None):
         rec = load_file(folder.parent / other / "expected.safetensors")
         tokens, logits = rec["prompt.0.tokens"].numpy(), rec["prompt.0.logits"].numpy()
         meta["llama_cpp"], _ = compare_llama(folder, file, tokens, logits)
-    write_meta(folder, meta | {"expected": f"../{other}/expected.safetensors"} | {k: theirs[k] for k in SHARED})
-
-
-def same_truth_of(folder, meta, other):
-    """As `same_truth`, for a case of another script in the folder `other`."""
-    theirs = json.loads(Path(other, "meta.json").read_text())
-    shared = {key: theirs[key] for key in SHARED if key in theirs}
-    write_meta(folder, meta | {"expected": f"../{Path(other).name}/expected.safetensors"} | shared)
+    write_meta(folder, meta | {"expected": f"../{other}/expected.safetensors"} | {k: theirs[k] for k in SHARED if k in theirs})

@@ -3,7 +3,7 @@
 use super::super::exp::exp;
 use crate::isa::{Isa, LANES};
 use crate::threads::Pieces;
-use bitnet_core::kv::{RecurrentShape, STATE_CHUNK};
+use bitnet_core::kv::{RecurrentShape, STATE_CHUNK, chunk_start};
 
 /// Tokens that share a pass over a state.
 const ROWS: usize = 4;
@@ -69,7 +69,7 @@ impl HeadJob<'_> {
         let end = self.first + self.qk.len() / (2 * shape.key_heads * dim);
         let mut from = self.first;
         while from < end {
-            let start = from / STATE_CHUNK * STATE_CHUNK;
+            let start = chunk_start(from);
             if from == start && from > base {
                 next_state(isa, known.unwrap_or(state), &log, next, shape);
                 std::mem::swap(&mut state, &mut next);
