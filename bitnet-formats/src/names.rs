@@ -61,16 +61,12 @@ impl TensorName {
     /// `None` for unknown names.
     #[must_use]
     pub fn from_hf(name: &str) -> Option<Self> {
-        let bare = |name| strip_text_prefix(name);
-        let whole = split_layer(bare(name), "layers.").and_then(|(layer, inner)| {
-            let is_named = |t: &&TensorSpec| t.whole_name && t.hf == Some(inner);
-            Some(Self { layer, role: TENSORS.iter().find(is_named)?.role, part: Part::Weight })
-        });
-        if let Some(name) = whole.and_then(Self::checked) {
+        let bare = strip_text_prefix(name);
+        if let Some(name) = Self::whole(bare, "layers.", |t| t.hf) {
             return Some(name);
         }
-        let (module, part) = split_hf_part(name)?;
-        let (layer, inner) = split_layer(bare(module), "layers.")?;
+        let (module, part) = split_hf_part(bare)?;
+        let (layer, inner) = split_layer(module, "layers.")?;
         let is_named = |tensor: &&TensorSpec| {
             let current = tensor.hf.map(|hf| hf.strip_prefix("model.").unwrap_or(hf));
             !tensor.whole_name
@@ -84,11 +80,7 @@ impl TensorName {
     /// Parses a GGUF name. `None` for unknown names.
     #[must_use]
     pub fn from_gguf(name: &str) -> Option<Self> {
-        let whole = split_layer(name, "blk.").and_then(|(layer, inner)| {
-            let is_named = |t: &&TensorSpec| t.whole_name && t.gguf == inner;
-            Some(Self { layer, role: TENSORS.iter().find(is_named)?.role, part: Part::Weight })
-        });
-        if let Some(name) = whole.and_then(Self::checked) {
+        if let Some(name) = Self::whole(name, "blk.", |t| Some(t.gguf)) {
             return Some(name);
         }
         let (stem, part) = match name.rsplit_once('.')? {
@@ -167,6 +159,18 @@ impl TensorName {
         Self::from_gguf(&gguf_name(stem))
     }
 
+    /// Parses a name that is whole, without a part after it; `of` tells that of a tensor.
+    fn whole(
+        name: &str,
+        prefix: &str,
+        of: impl Fn(&TensorSpec) -> Option<&'static str>,
+    ) -> Option<Self> {
+        let (layer, inner) = split_layer(name, prefix)?;
+        let is_named = |t: &&TensorSpec| t.whole_name && of(t) == Some(inner);
+        let role = TENSORS.iter().find(is_named)?.role;
+        Self { layer, role, part: Part::Weight }.checked()
+    }
+
     /// Returns the tensor of that name if layer, role and part fit together.
     fn tensor(self) -> Option<&'static TensorSpec> {
         let special = matches!(self.part, Part::Scale | Part::InputNorm);
@@ -196,13 +200,13 @@ impl fmt::Display for TensorName {
 /// Returns the GGUF name of a [stem](TensorName::stem).
 #[must_use]
 pub fn gguf_name(stem: &str) -> String {
-    let inner = split_layer(stem, "blk.").map_or(stem, |(_, inner)| inner);
-    let is_whole = TENSORS.iter().any(|tensor| tensor.whole_name && tensor.gguf == inner);
+    let is_whole = TensorName::whole(stem, "blk.", |t| Some(t.gguf)).is_some();
     if is_whole || stem.ends_with(".bias") { stem.to_owned() } else { format!("{stem}.weight") }
 }
 
-/// Removes what stands before the names of a text model, also of one that is a part of another.
-fn strip_text_prefix(name: &str) -> &str {
+/// Removes what stands before the names of a text model in Hugging Face checkpoints, also of one that is a part of another.
+#[must_use]
+pub fn strip_text_prefix(name: &str) -> &str {
     let name = name.strip_prefix("model.").unwrap_or(name);
     name.strip_prefix("language_model.").unwrap_or(name)
 }

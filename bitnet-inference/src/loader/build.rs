@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bitnet_core::backend::{Activation, ActivationPrecision, Backend, HeadOrder};
-use bitnet_core::dense::DenseRows;
 use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::memory::{HybridMemoryPool, Purpose};
 
@@ -268,7 +267,7 @@ impl Builder<'_> {
     /// The head, and the role of the tensor that it is.
     fn head(&mut self) -> Result<(Head, Role)> {
         if self.checkpoint.tied() != Some(true) {
-            if let Some(head) = self.own_head(Role::Output)? {
+            if let Some(head) = self.own_head()? {
                 return Ok((head, Role::Output));
             }
             if self.checkpoint.tied() == Some(false) {
@@ -278,31 +277,35 @@ impl Builder<'_> {
                 .insert("no head in the file: the embedding table is used (tied)".into());
         }
         // A ternary table is read as one, in a copy for the kernels.
-        let stored = self.checkpoint.stored_bytes("token_embd")?;
-        if stored.is_some_and(|stored| !stored.storage.is_plain())
-            && let Some(head) = self.own_head(Role::TokenEmbedding)?
-        {
-            return Ok((head, Role::TokenEmbedding));
-        }
-        Ok((Head::Tied, Role::TokenEmbedding))
+        let ternary = self.ternary_head("token_embd")?;
+        Ok((ternary.unwrap_or(Head::Tied), Role::TokenEmbedding))
     }
 
     /// A head of its own, `[vocabulary, hidden]`: trits where it is stored as trits.
-    fn own_head(&self, role: Role) -> Result<Option<Head>> {
-        let c = self.checkpoint.config();
-        let name = &TensorName::outside(role).stem();
-        let Some(stored) = self.checkpoint.stored_bytes(name)? else { return Ok(None) };
-        if !stored.storage.is_plain() {
-            let stored = self.checkpoint.stored(name, c.vocab_size, c.hidden, self.weights)?;
-            if let Some(StoredWeight::Ternary(matrix)) = stored.map(|stored| stored.weight) {
-                let weight = self.backend.prepare(matrix)?;
-                return Ok(Some(Head::Own(Linear::Ternary(weight, ActivationPrecision::Float))));
-            }
+    fn own_head(&self) -> Result<Option<Head>> {
+        const NAME: &str = "output";
+        if let Some(head) = self.ternary_head(NAME)? {
+            return Ok(Some(head));
         }
-        let rows: Option<Arc<dyn DenseRows>> =
-            self.checkpoint.dense(name, c.vocab_size, c.hidden, self.weights)?;
-        let Some(rows) = rows else { return Ok(None) };
-        Ok(Some(Head::Own(Linear::Dense(self.backend.prepare_dense(rows)?))))
+        let c = self.checkpoint.config();
+        let rows = self.checkpoint.dense(NAME, c.vocab_size, c.hidden, self.weights)?;
+        let rows = rows.map(|rows| self.backend.prepare_dense(rows)).transpose()?;
+        Ok(rows.map(|rows| Head::Own(Linear::Dense(rows))))
+    }
+
+    /// The tensor of that name as a head, `[vocabulary, hidden]`; `None` unless it is stored as trits.
+    fn ternary_head(&self, name: &str) -> Result<Option<Head>> {
+        let stored = self.checkpoint.stored_bytes(name)?;
+        if stored.is_none_or(|stored| stored.storage.is_plain()) {
+            return Ok(None);
+        }
+        let c = self.checkpoint.config();
+        let stored = self.checkpoint.stored(name, c.vocab_size, c.hidden, self.weights)?;
+        let Some(StoredWeight::Ternary(matrix)) = stored.map(|stored| stored.weight) else {
+            return Ok(None);
+        };
+        let weight = self.backend.prepare(matrix)?;
+        Ok(Some(Head::Own(Linear::Ternary(weight, ActivationPrecision::Float))))
     }
 }
 

@@ -35,28 +35,20 @@ pub(super) fn recurrent_config(
         let problem = format!("{key_heads} key heads do not divide the {value_heads} value heads");
         return Err(bad("ssm.group_count", problem));
     }
-    let shape = |layers| -> Result<RecurrentShape> {
-        Ok(RecurrentShape {
-            layers,
-            key_heads,
-            value_heads,
-            key_dim: count("ssm.state_size")?,
-            value_dim: inner / value_heads,
-            taps: count("ssm.conv_kernel")?,
-        })
+    let shape = RecurrentShape {
+        layers,
+        key_heads,
+        value_heads,
+        key_dim: count("ssm.state_size")?,
+        value_dim: inner / value_heads,
+        taps: count("ssm.conv_kernel")?,
     };
-    let kinds = kinds(file, arch, layers)?;
-    let recurrent = kinds.iter().filter(|kind| **kind == LayerKind::Recurrent).count();
-    Ok(RecurrentConfig { kinds: kinds.into(), shape: shape(recurrent)?, order: HeadOrder::Tiled })
+    Ok(RecurrentConfig::new(kinds(file, arch, layers)?, shape, HeadOrder::Tiled))
 }
 
 /// What mixes the tokens of each layer: by a list, or by the interval of layers with attention.
 fn kinds(file: &GgufFile, arch: &str, layers: usize) -> Result<Vec<LayerKind>> {
     let metadata = file.metadata();
-    let kind = |is_recurrent| match is_recurrent {
-        true => LayerKind::Recurrent,
-        false => LayerKind::Attention,
-    };
     let list = format!("{arch}.attention.recurrent_layers");
     if let Some(value) = metadata.value(&list)? {
         let bad = |problem: String| InferenceError::config(file.name(), &list, problem);
@@ -66,6 +58,10 @@ fn kinds(file: &GgufFile, arch: &str, layers: usize) -> Result<Vec<LayerKind>> {
         }
         let flags: Option<Vec<bool>> = array.iter().take(layers).map(flag).collect();
         let flags = flags.ok_or_else(|| bad("not a list of true and false".into()))?;
+        let kind = |is_recurrent| match is_recurrent {
+            true => LayerKind::Recurrent,
+            false => LayerKind::Attention,
+        };
         return Ok(flags.into_iter().map(kind).collect());
     }
     let interval = format!("{arch}.full_attention_interval");
@@ -74,7 +70,8 @@ fn kinds(file: &GgufFile, arch: &str, layers: usize) -> Result<Vec<LayerKind>> {
         let problem = "0; one layer in so many has attention".to_owned();
         return Err(InferenceError::config(file.name(), &interval, problem));
     }
-    Ok((1..=layers as u64).map(|number| kind(!number.is_multiple_of(every))).collect())
+    let every = usize::try_from(every).unwrap_or(usize::MAX);
+    Ok(RecurrentConfig::kinds_by_interval(layers, every))
 }
 
 fn flag(value: Value<'_>) -> Option<bool> {

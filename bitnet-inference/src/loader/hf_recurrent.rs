@@ -24,7 +24,7 @@ pub(super) fn recurrent_config(
         (1..=1 << 20).contains(&value).then_some(value).ok_or_else(problem)
     };
     let shape = RecurrentShape {
-        layers: kinds.iter().filter(|kind| **kind == LayerKind::Recurrent).count(),
+        layers,
         key_heads: count("linear_num_key_heads", 16)?,
         value_heads: count("linear_num_value_heads", 32)?,
         key_dim: count("linear_key_head_dim", 128)?,
@@ -35,7 +35,7 @@ pub(super) fn recurrent_config(
         let problem = format!("{} does not divide the value heads", shape.key_heads);
         return Err(settings.object.bad("linear_num_key_heads", problem));
     }
-    Ok(Some(RecurrentConfig { kinds: kinds.into(), shape, order: HeadOrder::Grouped }))
+    Ok(Some(RecurrentConfig::new(kinds, shape, HeadOrder::Grouped)))
 }
 
 /// What mixes the tokens of each layer: by `layer_types`, or by the interval of layers with attention.
@@ -47,11 +47,7 @@ fn kinds(settings: &Settings<'_>, layers: usize) -> Result<Vec<LayerKind>> {
             let problem = "0; one layer in so many has attention".into();
             return Err(o.bad("full_attention_interval", problem));
         }
-        let kind = |number: usize| match number.is_multiple_of(every) {
-            true => LayerKind::Attention,
-            false => LayerKind::Recurrent,
-        };
-        return Ok((1..=layers).map(kind).collect());
+        return Ok(RecurrentConfig::kinds_by_interval(layers, every));
     };
     if types.len() != layers {
         let problem = format!("{} of them for {layers} layers", types.len());

@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use bitnet_formats::names::{Part, Role};
+use bitnet_formats::names::{Part, Role, strip_text_prefix};
 
 use super::Checkpoint;
 use crate::models::{ModelConfig, TensorSpec, tensors};
@@ -100,8 +100,7 @@ pub(super) fn check_shapes(checkpoint: &dyn Checkpoint) -> Result<()> {
 
 /// The layer in a tensor's name: `model.layers.3.…`, `layers.3.…` or `blk.3.…`.
 fn layer_of(name: &str) -> Option<usize> {
-    let bare = name.strip_prefix("model.").unwrap_or(name);
-    let bare = bare.strip_prefix("language_model.").unwrap_or(bare);
+    let bare = strip_text_prefix(name);
     let rest = bare.strip_prefix("layers.").or_else(|| bare.strip_prefix("blk."))?;
     rest.split_once('.')?.0.parse().ok()
 }

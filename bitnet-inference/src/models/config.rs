@@ -267,6 +267,21 @@ impl ModelConfig {
 }
 
 impl RecurrentConfig {
+    /// Returns the recurrent layers among layers of these kinds; the number of layers in `shape` follows from them.
+    pub(crate) fn new(kinds: Vec<LayerKind>, shape: RecurrentShape, order: HeadOrder) -> Self {
+        let layers = kinds.iter().filter(|kind| **kind == LayerKind::Recurrent).count();
+        Self { kinds: kinds.into(), shape: RecurrentShape { layers, ..shape }, order }
+    }
+
+    /// Returns the kinds of `layers` layers of which one in `interval` has attention.
+    pub(crate) fn kinds_by_interval(layers: usize, interval: usize) -> Vec<LayerKind> {
+        let kind = |number: usize| match number.is_multiple_of(interval) {
+            true => LayerKind::Attention,
+            false => LayerKind::Recurrent,
+        };
+        (1..=layers).map(kind).collect()
+    }
+
     /// Checks sizes and kinds; an error names the field and its problem.
     fn validate(&self, layers: usize) -> std::result::Result<(), (&'static str, String)> {
         let sizes = self.shape;
