@@ -109,6 +109,7 @@ pub fn extend_batch(items: &mut [BatchItem<'_>]) -> Result<BatchLogits> {
         return Ok(BatchLogits { logits: None, vocab_size: 0, items: wanted });
     };
     let vocab_size = decoder.config.vocab_size;
+    items.iter_mut().for_each(|item| item.session.drop_ahead());
     let mut sequences: Vec<_> = items
         .iter_mut()
         .map(|item| Sequence { tokens: item.tokens, cache: &mut item.session.cache })

@@ -67,6 +67,7 @@ mod batch;
 mod bounded_json;
 mod cache;
 pub mod chat;
+mod draft;
 mod error;
 mod generate;
 mod in_parallel;
@@ -76,6 +77,7 @@ mod memory_stats;
 mod model;
 mod model_builder;
 pub mod models;
+mod read_ahead;
 pub mod sampler;
 mod session;
 pub mod tokenizer;
@@ -83,6 +85,7 @@ mod weight_cache;
 
 pub use batch::{BatchItem, BatchLogits, LogitRows, choose_batch, extend_batch};
 pub use bitnet_core::kv::{KvCache, KvType};
+pub use draft::{DraftMode, DraftStats};
 pub use error::{InferenceError, Result};
 pub use generate::{FinishReason, GenerateOptions, Generated, Generation, StopFilter, Token};
 pub use known_fields::{Refusal, adapter_config};
@@ -93,6 +96,7 @@ pub use loader::{
 pub use memory_stats::{Fragmentation, MemoryStats};
 pub use model::{EMBEDDED, EMBEDDED_NAME, Model, ModelSource};
 pub use model_builder::ModelBuilder;
+pub use read_ahead::MAX_DRAFT;
 pub use session::{PREFILL_CHUNK, Prefill, Progress, Session};
 
 #[cfg(doctest)]

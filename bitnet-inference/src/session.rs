@@ -10,6 +10,7 @@ use bitnet_core::simd::largest_magnitude;
 
 use crate::cache::{check_fits, reserve};
 use crate::models::{Decoder, LimitReason, ObserveFn, Sequence};
+use crate::read_ahead::ReadAhead;
 use crate::sampler::Sampler;
 use crate::tokenizer::Tokenizer;
 use crate::{InferenceError, Result};
@@ -43,6 +44,8 @@ pub struct Session {
     pub(crate) tokens: Vec<u32>,
     /// The hidden state after the last token, `[1, hidden]`, if it was the last that was read.
     pub(crate) last: Option<BitNetTensor>,
+    /// What the cache holds beyond `tokens`.
+    pub(crate) ahead: Option<ReadAhead>,
 }
 
 impl Session {
@@ -83,6 +86,7 @@ impl Session {
             cache,
             tokens: Vec::new(),
             last: None,
+            ahead: None,
         })
     }
 
@@ -132,6 +136,7 @@ impl Session {
         if tokens.is_empty() {
             return Err(no_tokens());
         }
+        self.drop_ahead();
         reserve(&mut self.cache, tokens.len())?;
         self.last = None;
         Ok(Prefill { session: self, tokens, done: 0 })
@@ -162,6 +167,7 @@ impl Session {
     /// recurrent layers whose state at `len` is not known any more, as
     /// [`KvCache::truncate`](bitnet_core::kv::KvCache::truncate) says.
     pub fn truncate(&mut self, len: usize) -> usize {
+        self.drop_ahead();
         let len = self.cache.truncate(len);
         if len < self.tokens.len() {
             self.last = None;
@@ -183,6 +189,7 @@ impl Session {
     ) -> Result<()> {
         /// Rows of logits that are in memory together.
         const ROWS: usize = 32;
+        self.drop_ahead();
         reserve(&mut self.cache, tokens.len())?;
         self.last = None;
         let mut index = 0;
@@ -211,6 +218,7 @@ impl Session {
     /// # Errors
     /// Those of [`Session::extend`] and of `observe`.
     pub fn extend_observed(&mut self, tokens: &[u32], observe: &mut ObserveFn<'_>) -> Result<()> {
+        self.drop_ahead();
         reserve(&mut self.cache, tokens.len())?;
         for chunk in tokens.chunks(PREFILL_CHUNK) {
             self.last = None;
@@ -252,12 +260,26 @@ impl Session {
     /// # Errors
     /// Those of [`Session::top_logits`] and [`Sampler::sample`].
     pub fn choose(&self, sampler: &mut Sampler) -> Result<u32> {
-        if let Some(query) = sampler.plan_query(&self.tokens)
-            && let Some(top) = self.top_logits(query)?
-        {
-            return sampler.sample_top(&top, &self.tokens);
+        let ahead = self.ahead.as_ref();
+        if let Some(query) = sampler.plan_query(&self.tokens) {
+            let known = ahead.and_then(|ahead| ahead.top(&query)).cloned();
+            let top = match known {
+                Some(top) => Some(self.check_top(top)?),
+                None if ahead.is_some_and(|ahead| ahead.all().is_some()) => None,
+                None => self.top_logits(query)?,
+            };
+            if let Some(top) = top {
+                return sampler.sample_top(&top, &self.tokens);
+            }
         }
-        sampler.sample(&mut self.logits()?, &self.tokens)
+        let mut logits = match ahead.and_then(ReadAhead::all) {
+            Some(known) => {
+                self.check_logits(known, self.tokens.len())?;
+                known.to_vec()
+            }
+            None => self.logits()?,
+        };
+        sampler.sample(&mut logits, &self.tokens)
     }
 
     pub(crate) fn last(&self) -> Result<&BitNetTensor> {

@@ -4,7 +4,7 @@ use std::hash::{BuildHasher, RandomState};
 
 use bitnet_inference::sampler::SamplerConfig;
 use bitnet_inference::{
-    FinishReason, GenerateOptions, Generated, Generation, InferenceError, Model,
+    DraftStats, FinishReason, GenerateOptions, Generated, Generation, InferenceError, Model,
 };
 use serde_json::{Value, json};
 
@@ -39,6 +39,7 @@ pub(crate) fn options(args: &SamplingArgs, model: &Model, seed: u64) -> Generate
         stop: args.stop.clone(),
         stop_tokens: Vec::new(),
         ignore_end: args.ignore_eos,
+        draft: args.draft.into(),
     }
 }
 
@@ -85,8 +86,12 @@ pub(crate) fn summary(generated: &Generated, options: &GenerateOptions) -> Strin
     } else {
         format!("seed {}", options.sampler.seed)
     };
+    let drafts = match generated.drafts {
+        DraftStats { drafted: 0, .. } => String::new(),
+        DraftStats { drafted, accepted } => format!(", {accepted} of {drafted} drafted"),
+    };
     format!(
-        "[prompt {}{}{}; wrote {}{}; {}; {chance}]",
+        "[prompt {}{}{}; wrote {}{}{drafts}; {}; {chance}]",
         output::count(generated.prompt_tokens, "token"),
         if cached > 0 { format!(" ({cached} cached)") } else { String::new() },
         speed(read, generated.prompt_time),
@@ -116,6 +121,9 @@ pub(crate) fn to_json(generated: &Generated, options: &GenerateOptions) -> Value
         "prompt_tokens_read": generated.prompt_tokens_read,
         "prompt_seconds": generated.prompt_time.as_secs_f64(),
         "prompt_tokens_per_second": output::rate(generated.prompt_tokens_read, generated.prompt_time),
+        "draft": options.draft.name(),
+        "draft_tokens": generated.drafts.drafted,
+        "draft_tokens_accepted": generated.drafts.accepted,
         "write_seconds": generated.write_time.as_secs_f64(),
         "write_tokens_per_second": output::rate(generated.tokens.len(), generated.write_time),
     })

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::draft::{DraftMode, DraftStats, Drafter};
 use crate::sampler::{Sampler, SamplerConfig};
 use crate::session::Session;
 use crate::tokenizer::{TextStream, Tokenizer};
@@ -26,6 +27,8 @@ pub struct GenerateOptions {
     pub stop_tokens: Vec<u32>,
     /// Go on after the model's end tokens.
     pub ignore_end: bool,
+    /// Where tokens come from that are read ahead. They change how fast the text is written, not the text.
+    pub draft: DraftMode,
 }
 
 impl Default for GenerateOptions {
@@ -37,6 +40,7 @@ impl Default for GenerateOptions {
             stop: Vec::new(),
             stop_tokens: Vec::new(),
             ignore_end: false,
+            draft: DraftMode::Off,
         }
     }
 }
@@ -87,6 +91,8 @@ pub struct Generated {
     pub prompt_time: Duration,
     /// Time for writing.
     pub write_time: Duration,
+    /// Tokens that were read ahead, and those of them that were chosen.
+    pub drafts: DraftStats,
 }
 
 impl Session {
@@ -133,6 +139,7 @@ pub struct Generation<'s> {
     prompt: &'s [u32],
     options: &'s GenerateOptions,
     sampler: Sampler,
+    drafter: Drafter,
     stream: TextStream<Arc<Tokenizer>>,
     filter: StopFilter,
     is_cancelled: Box<dyn FnMut() -> bool + 's>,
@@ -170,6 +177,7 @@ impl<'s> Generation<'s> {
         Ok(Self {
             stream: TextStream::continuing(Arc::clone(tokenizer)),
             sampler: Sampler::new(options.sampler.clone(), session.decoder.config.vocab_size)?,
+            drafter: Drafter::new(options.draft),
             filter: StopFilter::new(&options.stop),
             is_cancelled: Box::new(|| false),
             state: State::Prompt,
@@ -181,6 +189,7 @@ impl<'s> Generation<'s> {
                 prompt_tokens_read: prompt.len(),
                 prompt_time: Duration::ZERO,
                 write_time: Duration::ZERO,
+                drafts: DraftStats::default(),
             },
             session,
             prompt,
@@ -199,6 +208,7 @@ impl<'s> Generation<'s> {
         if self.state != State::Done {
             self.end(FinishReason::Cancelled);
         }
+        self.written.drafts = self.drafter.stats();
         self.written
     }
 
@@ -227,8 +237,28 @@ impl<'s> Generation<'s> {
             return Ok(Some(FinishReason::ContextFull));
         }
         self.session.decoder.write_cache();
-        self.session.extend(&[token])?;
+        if !self.drafter.is_on() {
+            self.session.extend(&[token])?;
+        } else if self.session.accept(token)? {
+            self.drafter.accepted();
+        } else {
+            self.read_with_draft(token)?;
+        }
         Ok(None)
+    }
+
+    /// Reads the token that was written last, and a draft of those after it.
+    fn read_with_draft(&mut self, token: u32) -> Result<()> {
+        self.drafter.finished();
+        let start = Instant::now();
+        // After the tokens of a draft one more is written, and the last one is not read.
+        let to_write = self.options.max_tokens - self.written.tokens.len();
+        let room = self.session.capacity() - self.session.tokens().len() - 1;
+        let history = [self.session.tokens(), &[token]].concat();
+        let draft = self.drafter.propose(&history, room.min(to_write.saturating_sub(1)));
+        self.session.extend_with_draft(token, &draft, &self.sampler)?;
+        self.drafter.took(start.elapsed());
+        Ok(())
     }
 
     fn step(&mut self) -> Result<Option<Token>> {
@@ -271,6 +301,7 @@ impl<'s> Generation<'s> {
         self.written.text.push_str(&text);
         if stopped {
             self.written.finish = FinishReason::Stop;
+            self.session.drop_ahead();
             self.state = State::Done;
         } else if let State::Writing { last, .. } = &mut self.state {
             *last = Some(token);
@@ -282,6 +313,7 @@ impl<'s> Generation<'s> {
     fn end(&mut self, reason: FinishReason) -> Option<Token> {
         self.state = State::Done;
         self.written.finish = reason;
+        self.session.drop_ahead();
         let (mut text, _) = self.filter.push(&self.stream.finish());
         text.push_str(&self.filter.finish());
         self.written.text.push_str(&text);

@@ -1,0 +1,111 @@
+//! Drafts: tokens that are likely to come next, read ahead so that the model reads its weights once for several tokens.
+//!
+//! The text with drafts is the text without them, bit for bit, at any temperature: [`crate::Session::accept`] says why.
+//! How many tokens are drafted follows from what drafts have brought so far and what steps have taken ([`pace`]), so that
+//! they are left out where they do not pay.
+
+mod ngram;
+mod pace;
+
+use std::time::Duration;
+
+use self::pace::Pace;
+use crate::read_ahead::MAX_DRAFT;
+
+/// Where drafted tokens come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum DraftMode {
+    /// No tokens are drafted.
+    #[default]
+    Off,
+    /// What followed the same tokens earlier in the sequence (prompt lookup).
+    NGram,
+}
+
+impl DraftMode {
+    /// The name that programs read.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::NGram => "ngram",
+        }
+    }
+}
+
+/// What drafts have brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DraftStats {
+    /// Tokens that were read ahead.
+    pub drafted: usize,
+    /// Those of them that were chosen.
+    pub accepted: usize,
+}
+
+/// A draft: tokens, and how alike the text was that they were taken from.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct Draft {
+    tokens: Vec<u32>,
+    /// A class of drafts that are as likely as each other to be right, below [`pace::CLASSES`].
+    class: usize,
+}
+
+/// Proposes tokens and learns how many pay.
+#[derive(Debug)]
+pub(crate) struct Drafter {
+    mode: DraftMode,
+    pace: Pace,
+    stats: DraftStats,
+    /// The draft that is being read, and how many of its tokens were chosen.
+    reading: Option<(Draft, usize)>,
+}
+
+impl Drafter {
+    pub(crate) fn new(mode: DraftMode) -> Self {
+        Self { mode, pace: Pace::default(), stats: DraftStats::default(), reading: None }
+    }
+
+    pub(crate) fn is_on(&self) -> bool {
+        self.mode != DraftMode::Off
+    }
+
+    pub(crate) fn stats(&self) -> DraftStats {
+        self.stats
+    }
+
+    /// Returns tokens that may follow `tokens`, at most `limit`; none where reading them would not pay.
+    pub(crate) fn propose(&mut self, tokens: &[u32], limit: usize) -> Vec<u32> {
+        let mut draft = match self.mode {
+            DraftMode::Off => Draft::default(),
+            DraftMode::NGram => ngram::propose(tokens, limit.min(MAX_DRAFT)),
+        };
+        draft.tokens.truncate(self.pace.length(draft.class, draft.tokens.len()));
+        self.stats.drafted += draft.tokens.len();
+        let proposed = draft.tokens.clone();
+        self.reading = Some((draft, 0));
+        proposed
+    }
+
+    /// Notes that a drafted token was chosen.
+    pub(crate) fn accepted(&mut self) {
+        self.stats.accepted += 1;
+        if let Some((_, accepted)) = &mut self.reading {
+            *accepted += 1;
+        }
+    }
+
+    /// Notes that the draft that was proposed last is used up, or a token was chosen that it does not have.
+    pub(crate) fn finished(&mut self) {
+        if let Some((draft, accepted)) = self.reading.take() {
+            self.pace.learn(draft.class, draft.tokens.len(), accepted);
+        }
+    }
+
+    /// Notes the time of a step that read one token and the draft that was proposed last.
+    pub(crate) fn took(&mut self, time: Duration) {
+        if let Some((draft, _)) = &self.reading {
+            self.pace.took(draft.tokens.len(), time);
+        }
+    }
+}
