@@ -11,12 +11,12 @@ use bitnet_core::memory::HybridMemoryPool;
 use bitnet_cpu::CpuOptions;
 use bitnet_inference::chat::{Builtin, TemplateChoice};
 use bitnet_inference::{
-    LoadOptions, Model, ModelSource, Notice, PreparedCache, Session, backend_by_name,
-    backend_in_pool,
+    DraftMode, DraftSource, LoadOptions, Model, ModelSource, Notice, PreparedCache, Session,
+    backend_by_name, backend_in_pool,
 };
 use bitnet_quant::calibration::Calibration;
 
-use crate::args::Cli;
+use crate::args::{Cli, Draft, DraftArgs};
 use crate::input_text::{self, LONGEST_SETTINGS};
 use crate::output::{Output, bytes};
 
@@ -112,10 +112,39 @@ pub(crate) fn model(cli: &Cli, output: &mut Output) -> Result<Model> {
     model_on(backend(cli)?, cli, output)
 }
 
-/// Like [`model`], with all memory from `pool`.
-pub(crate) fn model_in(pool: &HybridMemoryPool, cli: &Cli, output: &mut Output) -> Result<Model> {
-    let options = CpuOptions { threads: cli.general.threads, isa: None };
-    model_on(backend_in_pool(cli.model.backend, options, pool)?, cli, output)
+/// Loads the model of `--model` for writing, with all memory from `pool` if there is one, and what drafts its tokens.
+pub(crate) fn with_drafts(
+    pool: Option<&HybridMemoryPool>,
+    cli: &Cli,
+    drafts: &DraftArgs,
+    output: &mut Output,
+) -> Result<(Model, DraftMode)> {
+    let backend = match pool {
+        Some(pool) => {
+            let options = CpuOptions { threads: cli.general.threads, isa: None };
+            backend_in_pool(cli.model.backend, options, pool)?
+        }
+        None => backend(cli)?,
+    };
+    let draft = match (&drafts.draft_model, drafts.draft) {
+        (None, Draft::Auto | Draft::Mtp) => DraftSource::Own,
+        (None, Draft::Ngram | Draft::Off) => DraftSource::None,
+        (Some(file), Draft::Auto | Draft::Mtp) => DraftSource::File(file.clone()),
+        (Some(_), _) => bail!("--draft-model is the layer of --draft mtp; leave one of them out"),
+    };
+    let options = LoadOptions { draft, ..options(cli)? };
+    let model = load(source(cli, None)?, &options, backend, output)?;
+    let has_layer = model.decoder().draft.is_some();
+    let mode = match drafts.draft {
+        Draft::Off => DraftMode::Off,
+        Draft::Auto | Draft::Mtp if has_layer => DraftMode::Mtp,
+        Draft::Auto | Draft::Ngram => DraftMode::NGram,
+        Draft::Mtp => bail!(
+            "{} has no layer that drafts tokens; name a file with one (--draft-model FILE), or use --draft ngram",
+            model.facts().file
+        ),
+    };
+    Ok((model, mode))
 }
 
 /// Loads a model on its own back end, with progress.

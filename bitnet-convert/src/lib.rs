@@ -225,8 +225,10 @@ fn decide(input: &Path, output: &Path, options: &ConvertOptions) -> Result<Decid
 fn refuse_what_a_target_cannot_say(files: &ModelFiles, target: Target) -> Result<()> {
     let config = files.config();
     let between_gguf = matches!(files.container(), Container::Gguf(_)) && target == Target::Gguf;
-    let problem = if config.draft_layers > 0 {
-        "its layers that draft tokens would be lost; remove them first"
+    let problem = if config.draft_layers > 0 && !between_gguf {
+        "its layers that draft tokens would be lost: write a GGUF file, or remove them first"
+    } else if config.draft_layers > config.drafts_read {
+        "it has layers that draft tokens, of which one is read at most and only with `load.draft`; remove the others first"
     } else if between_gguf {
         return Ok(());
     } else if config.rotations.is_some() {

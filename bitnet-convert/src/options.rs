@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use bitnet_inference::LoadOptions;
+use bitnet_inference::{DraftSource, LoadOptions};
 
 use crate::{Error, Result, Storage};
 
@@ -102,7 +102,7 @@ impl Default for ConvertOptions {
             budget: None,
             adapters: Vec::new(),
             split: None,
-            load: LoadOptions::default(),
+            load: LoadOptions { draft: DraftSource::Own, ..LoadOptions::default() },
             threads: None,
             verify: true,
             resume: true,

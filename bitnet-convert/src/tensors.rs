@@ -16,7 +16,7 @@ use crate::{Result, Storage};
 pub(crate) enum Kind {
     /// A norm's gain; never quantised.
     Vector,
-    /// A convolution, or a small projection of a recurrent layer; stays as it is.
+    /// A convolution, a small projection of a recurrent layer, or a matrix of a layer that drafts tokens; stays as it is.
     Plain,
     /// A ternary layer's weight.
     Linear,
@@ -27,10 +27,12 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    fn of(name: TensorName) -> Self {
+    fn of(name: TensorName, layers: usize) -> Self {
+        let drafts = name.layer.is_some_and(|layer| layer as usize >= layers);
         match name.role {
             Role::TokenEmbedding => Self::Embedding,
             Role::Output => Self::Head,
+            role if drafts && role.is_projection() && name.part == Part::Weight => Self::Plain,
             Role::DeltaConv | Role::DeltaStep | Role::DeltaWrite if name.part == Part::Weight => {
                 Self::Plain
             }
@@ -59,17 +61,21 @@ impl ModelTensor {
 /// Returns all required tensors, and the optional ones that `files` has.
 pub(crate) fn of(files: &ModelFiles) -> Result<Vec<ModelTensor>> {
     let mut out = Vec::new();
-    for TensorSpec { name, shape: [rows, cols], optional } in models::tensors(files.config()) {
+    let config = files.config();
+    for TensorSpec { name, shape: [rows, cols], optional } in models::tensors(config) {
         let is_there = match name {
             _ if !optional => true,
             TensorName { role: Role::Output, .. } => {
                 files.tied() != Some(true) && files.stored_bytes("output")?.is_some()
             }
-            TensorName { part: Part::InputNorm, .. } => files.vector(&name.stem(), cols)?.is_some(),
+            TensorName { part: Part::InputNorm, .. }
+            | TensorName { role: Role::DraftOutputNorm, .. } => {
+                files.vector(&name.stem(), cols)?.is_some()
+            }
             _ => false,
         };
         if is_there {
-            out.push(ModelTensor { name, kind: Kind::of(name), rows, cols });
+            out.push(ModelTensor { name, kind: Kind::of(name, config.layers), rows, cols });
         }
     }
     Ok(out)

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bitnet_convert::{ConvertOptions, Storage, Target, convert};
 use bitnet_core::reference::ReferenceBackend;
+use bitnet_formats::gguf::{GgufFile, GgufWriter, Value};
 use bitnet_inference::{LoadOptions, Model, ModelSource};
 use tempfile::TempDir;
 
@@ -52,6 +53,59 @@ fn rotated_weights_come_back_byte_for_byte() {
     assert_eq!(logits(&back), logits(&source));
     convert(&back, &again, &to("pq2_0"), &mut |_| true).unwrap();
     assert!(std::fs::read(&again).unwrap() == std::fs::read(&there).unwrap());
+}
+
+/// A file with the model and the layer that drafts tokens, which the goldens hold apart.
+fn with_layer(folder: &TempDir) -> PathBuf {
+    let files = ["model.gguf", "mtp.gguf"]
+        .map(|name| GgufFile::open(&golden("gguf-qwen35-pq2_0").join(name)).unwrap());
+    let mut writer = GgufWriter::new();
+    writer.copy_metadata(files[0].metadata(), |key| key != "qwen35.block_count").unwrap();
+    writer.put("qwen35.block_count", Value::U32(4)).unwrap();
+    writer.put("qwen35.nextn_predict_layers", Value::U32(1)).unwrap();
+    let of_layer = files[1].tensors().iter().filter(|tensor| tensor.name.starts_with("blk.3."));
+    for tensor in files[0].tensors().iter().chain(of_layer) {
+        writer.add_tensor(&tensor.name, &tensor.dims, tensor.ggml_type).unwrap();
+    }
+    let path = folder.path().join("with-layer.gguf");
+    writer
+        .write(&path, |pending, sink| {
+            let found = files.iter().find_map(|file| Some((file, file.find(&pending.name)?)));
+            let (file, tensor) = found.unwrap();
+            sink.write_all(&file.data(tensor).unwrap())
+        })
+        .unwrap();
+    path
+}
+
+#[test]
+fn a_layer_that_drafts_tokens_is_carried_over_as_it_is() {
+    let folder = TempDir::new().unwrap();
+    let (source, result) = (with_layer(&folder), folder.path().join("result.gguf"));
+    let linear = || ConvertOptions { embedding: None, head: None, ..to("ptq1_0") };
+    convert(&source, &result, &linear(), &mut |_| true).unwrap();
+    assert_eq!(logits(&result), logits(&source));
+    let [source, result] = [&source, &result].map(|path| GgufFile::open(path).unwrap());
+    let mut carried = 0;
+    for tensor in source.tensors().iter().filter(|tensor| tensor.name.starts_with("blk.3.")) {
+        let written = result.find(&tensor.name).unwrap();
+        assert_eq!(written.ggml_type, tensor.ggml_type, "{}", tensor.name);
+        assert!(*result.data(written).unwrap() == *source.data(tensor).unwrap(), "{}", tensor.name);
+        carried += 1;
+    }
+    assert_eq!(carried, 15);
+    assert_eq!(result.metadata().get_u64("qwen35.nextn_predict_layers").unwrap(), 1);
+    // What can't be carried is refused.
+    let folder_of_result = folder.path().join("dense");
+    let options = ConvertOptions { target: Some(Target::Dense), ..ConvertOptions::default() };
+    let error =
+        convert(&folder.path().join("with-layer.gguf"), &folder_of_result, &options, &mut |_| true);
+    assert!(error.unwrap_err().to_string().contains("draft"));
+    let load = LoadOptions::default();
+    let options = ConvertOptions { load, ..linear() };
+    let output = folder.path().join("other.gguf");
+    let error = convert(&folder.path().join("with-layer.gguf"), &output, &options, &mut |_| true);
+    assert!(error.unwrap_err().to_string().contains("load.draft"));
 }
 
 #[test]

@@ -15,8 +15,8 @@ use bitnet_formats::gguf::GgufFile;
 use crate::chat::{ChatTemplate, Message, RenderOptions, TemplateError};
 use crate::generate::{GenerateOptions, Generated};
 use crate::loader::{
-    Checkpoint, GgufCheckpoint, HfCheckpoint, LoadOptions, ModelFacts, SuggestedSampling,
-    backend_by_name, build,
+    Checkpoint, DraftSource, GgufCheckpoint, HfCheckpoint, LoadOptions, ModelFacts,
+    SuggestedSampling, backend_by_name, build,
 };
 use crate::memory_stats::MemoryStats;
 use crate::models::{Decoder, LazyTopLogits, ModelConfig};
@@ -93,6 +93,10 @@ impl Model {
         on_layer: &mut dyn FnMut(usize, usize),
     ) -> Result<Self> {
         let opened = open(source, options)?;
+        let drafts = match &options.draft {
+            DraftSource::File(path) => Some(open_drafts(path, opened.config(), options)?),
+            DraftSource::None | DraftSource::Own => None,
+        };
         let pool = match options.pool.as_ref().or_else(|| backend.pool()) {
             Some(pool) => pool.clone(),
             None => HybridMemoryPool::with_config(MemoryPoolConfig::unbounded())?,
@@ -116,6 +120,7 @@ impl Model {
             let start = Instant::now();
             let built = build(
                 checkpoint,
+                drafts.as_ref().map(|drafts| drafts as &dyn Checkpoint),
                 Arc::clone(&backend),
                 pool,
                 cached.as_ref(),
@@ -270,6 +275,39 @@ impl Model {
         generation.by_ref().try_for_each(|token| token.map(drop))?;
         Ok(generation.finish())
     }
+}
+
+/// Opens a GGUF file with a layer that drafts tokens for a model of these settings.
+///
+/// # Errors
+/// [`InferenceError::Config`] naming the setting in which they differ, or the key that announces such a layer.
+fn open_drafts(path: &Path, model: &ModelConfig, options: &LoadOptions) -> Result<GgufCheckpoint> {
+    let options = LoadOptions { draft: DraftSource::Own, ..options.clone() };
+    let drafts = GgufCheckpoint::new(GgufFile::open(path)?, &options)?;
+    let own = drafts.config();
+    let bad = |field: &str, problem: String| InferenceError::config(drafts.file(), field, problem);
+    if own.architecture != model.architecture {
+        let problem = format!("{}, but the model is {}", own.architecture, model.architecture);
+        return Err(bad("general.architecture", problem));
+    }
+    for (field, found, expected) in [
+        ("embedding_length", own.hidden, model.hidden),
+        ("vocabulary size", own.vocab_size, model.vocab_size),
+        ("attention.head_count", own.heads, model.heads),
+        ("attention.head_count_kv", own.kv_heads, model.kv_heads),
+        ("attention.key_length", own.head_dim, model.head_dim),
+        ("rope.dimension_count", own.rope_dim, model.rope_dim),
+    ] {
+        if found != expected {
+            let problem = format!("{found}, but the model whose tokens it drafts has {expected}");
+            return Err(bad(field, problem));
+        }
+    }
+    if own.drafts_read == 0 {
+        let problem = "missing: the file has no layer that drafts tokens".to_owned();
+        return Err(bad("nextn_predict_layers", problem));
+    }
+    Ok(drafts)
 }
 
 /// Opens a checkpoint: reads the headers, and both tables of a tied folder that stores a head too (they are compared).

@@ -10,6 +10,7 @@ use bitnet_core::kv::STATE_CHUNK;
 use bitnet_core::memory::tensor::BitNetTensor;
 
 use crate::cache::reserve;
+use crate::draft::DraftState;
 use crate::sampler::Sampler;
 use crate::session::Session;
 use crate::{InferenceError, Result};
@@ -119,17 +120,33 @@ impl Session {
         Ok(true)
     }
 
-    /// The hidden states of the tokens that [`Session::extend_with_draft`] read and the sequence has, `[tokens, hidden]`,
-    /// before the output norm.
-    pub(crate) fn accepted_states(&self) -> Option<Result<BitNetTensor>> {
-        let ahead = self.ahead.as_ref()?;
-        Some(ahead.states.narrow(0, 0..ahead.accepted + 1).map_err(Into::into))
+    /// Forgets what was read ahead and did not join the sequence.
+    pub(crate) fn drop_ahead(&mut self) {
+        let Some(ahead) = self.ahead.take() else { return };
+        self.cache.truncate(self.tokens.len());
+        let rows = ahead.accepted + 1;
+        let joined = self.tokens[self.tokens.len() - rows..].to_vec();
+        if let Ok(states) = ahead.states.narrow(0, 0..rows) {
+            self.follow(&joined, &states);
+        }
     }
 
-    /// Forgets what was read ahead.
-    pub(crate) fn drop_ahead(&mut self) {
-        if self.ahead.take().is_some() {
-            self.cache.truncate(self.tokens.len());
+    /// Makes the layer that drafts tokens follow the sequence from here on, if the model has one.
+    pub(crate) fn follow_with_draft_layer(&mut self) -> Result<()> {
+        if self.draft.is_none() && self.decoder.draft.is_some() {
+            let cache = self.decoder.new_draft_cache(self.capacity(), self.cache.kind())?;
+            self.draft = Some(Box::new(DraftState::new(cache)));
+        }
+        Ok(())
+    }
+
+    /// Shows the layer that drafts tokens what was read, with the hidden states after it. Without memory for that,
+    /// there are no drafts by it any more.
+    pub(crate) fn follow(&mut self, tokens: &[u32], h: &BitNetTensor) {
+        if let Some(draft) = &mut self.draft
+            && draft.follow(&self.decoder, tokens, h).is_err()
+        {
+            self.draft = None;
         }
     }
 

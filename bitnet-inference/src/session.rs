@@ -9,6 +9,7 @@ use bitnet_core::memory::tensor::BitNetTensor;
 use bitnet_core::simd::largest_magnitude;
 
 use crate::cache::{check_fits, reserve};
+use crate::draft::DraftState;
 use crate::models::{Decoder, LimitReason, ObserveFn, Sequence};
 use crate::read_ahead::ReadAhead;
 use crate::sampler::Sampler;
@@ -46,6 +47,8 @@ pub struct Session {
     pub(crate) last: Option<BitNetTensor>,
     /// What the cache holds beyond `tokens`.
     pub(crate) ahead: Option<ReadAhead>,
+    /// What the layer that drafts tokens knows of `tokens`, where it is used.
+    pub(crate) draft: Option<Box<DraftState>>,
 }
 
 impl Session {
@@ -87,6 +90,7 @@ impl Session {
             tokens: Vec::new(),
             last: None,
             ahead: None,
+            draft: None,
         })
     }
 
@@ -169,8 +173,12 @@ impl Session {
     pub fn truncate(&mut self, len: usize) -> usize {
         self.drop_ahead();
         let len = self.cache.truncate(len);
-        if len < self.tokens.len() {
+        let cut = self.tokens.len().saturating_sub(len);
+        if cut > 0 {
             self.last = None;
+        }
+        if let Some(draft) = &mut self.draft {
+            draft.cut(cut);
         }
         self.tokens.truncate(len);
         len
@@ -339,6 +347,7 @@ impl Iterator for Prefill<'_> {
         let chunk = tokens[*done..].chunks(PREFILL_CHUNK).next()?;
         let read = session.decoder.forward(chunk, &mut session.cache).and_then(|h| {
             session.tokens.extend_from_slice(chunk);
+            session.follow(chunk, &h);
             *done += chunk.len();
             if *done == tokens.len() {
                 // The end of a prompt is where the next one often departs; that of a written token is not.

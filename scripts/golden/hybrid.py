@@ -55,6 +55,7 @@ class Hybrid(Dims):
 
 DIMS = Hybrid("qwen3_5", hidden=128, ffn=128, layers=3, heads=4, kv_heads=2, head_dim=32, vocab=264, eps=1e-6,
               rope_theta=10000000.0, tied=False)
+SEED = 300
 KINDS = ["linear_attention", "full_attention", "linear_attention"]
 
 
@@ -343,6 +344,17 @@ def meta_of(name, dims, seed, arch, storage, **facts):
     return record.base_meta(name, dims, seed, arch=arch, storage=storage, activation="silu", **facts)
 
 
+def plain_tensors():
+    """The tensors of the cases that are not rotated, exact in bfloat16."""
+    tensors = random_tensors(DIMS, SEED, False)
+    for name, value in tensors.items():
+        if is_offset_norm(name):  # exact as a distance from 1
+            tensors[name] = codecs.to_bf16(value - np.float32(1)) + np.float32(1)
+        elif not isinstance(value, np.ndarray):
+            value.scale = codecs.to_bf16(value.scale)
+    return tensors
+
+
 def main():
     """Writes the cases."""
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -350,13 +362,8 @@ def main():
     out = ap.parse_args().out
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
-    dims, seed = DIMS, 300
-    tensors = random_tensors(dims, seed, False)
-    for name, value in tensors.items():
-        if is_offset_norm(name):  # exact in bfloat16 as a distance from 1
-            tensors[name] = codecs.to_bf16(value - np.float32(1)) + np.float32(1)
-        elif not isinstance(value, np.ndarray):
-            value.scale = codecs.to_bf16(value.scale)
+    dims, seed = DIMS, SEED
+    tensors = plain_tensors()
     folder = out / "qwen35-ternary-dense"
     write_folder(folder, config(dims, "bfloat16"), folder_tensors(tensors, dims, "bf16"))
     expected(folder, tensors, dims, seed, meta_of(folder.name, dims, seed, "Qwen3_5ForCausalLM",

@@ -1,6 +1,7 @@
 //! Command-line arguments.
 
 mod convert;
+mod drafts;
 pub(crate) mod general;
 mod help;
 mod hub;
@@ -18,6 +19,7 @@ use clap::{Args, FromArgMatches, Parser, Subcommand};
 use crate::commands::bench::args::BenchArgs;
 use crate::commands::calibrate::args::CalibrateArgs;
 pub(crate) use convert::ConvertArgs;
+pub(crate) use drafts::{Draft, DraftArgs};
 pub(crate) use general::General;
 pub(crate) use help::command;
 pub(crate) use hub::{PullArgs, RmArgs};

@@ -1,6 +1,5 @@
 //! Sampling options and stop conditions.
 
-use bitnet_inference::DraftMode;
 use clap::Args;
 
 use super::values::{number, token_limit, top_k};
@@ -92,28 +91,6 @@ pub(crate) struct SamplingArgs {
     /// Continue after the model's end tokens
     #[arg(long, hide_short_help = true)]
     pub(crate) ignore_eos: bool,
-    /// Where drafts come from: tokens read ahead so that the weights are read once for several. The text is the same
-    /// with each; drafts are left out where they do not pay
-    #[arg(long, value_name = "MODE", value_enum, default_value_t = Draft::Ngram)]
-    pub(crate) draft: Draft,
-}
-
-/// Where drafted tokens come from.
-#[derive(Debug, Clone, Copy, clap::ValueEnum)]
-pub(crate) enum Draft {
-    /// What followed the same tokens earlier in the text
-    Ngram,
-    /// No drafts
-    Off,
-}
-
-impl From<Draft> for DraftMode {
-    fn from(draft: Draft) -> Self {
-        match draft {
-            Draft::Ngram => Self::NGram,
-            Draft::Off => Self::Off,
-        }
-    }
 }
 
 /// Parses `ID=V`, and llama.cpp's `ID+V` and `ID-V`.

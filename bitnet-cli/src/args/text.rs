@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::drafts::DraftArgs;
 use super::sampling::SamplingArgs;
 
 /// A text from the command line, a file or standard input.
@@ -39,6 +40,8 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     pub(crate) memory_report: bool,
     #[command(flatten)]
+    pub(crate) drafts: DraftArgs,
+    #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
 }
 
@@ -48,6 +51,8 @@ pub(crate) struct ChatArgs {
     /// The system prompt
     #[arg(long, alias = "system-prompt", value_name = "TEXT")]
     pub(crate) system: Option<String>,
+    #[command(flatten)]
+    pub(crate) drafts: DraftArgs,
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
 }

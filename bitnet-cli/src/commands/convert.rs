@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result};
 use bitnet_convert::{Budget, ConvertOptions, Fidelity, Progress, Report, Stage, TensorReport};
+use bitnet_inference::{DraftSource, LoadOptions};
 use serde_json::{Value, json};
 
 use super::Outcome;
@@ -24,7 +25,7 @@ pub(crate) fn run(cli: &Cli, args: &ConvertArgs, output: &mut Output) -> Result<
         budget: args.max_size.map(Budget::Bytes).or(args.min_sqnr.map(Budget::Decibels)),
         adapters: args.lora.clone(),
         split: args.split_max_size,
-        load: load::options(cli)?,
+        load: LoadOptions { draft: DraftSource::Own, ..load::options(cli)? },
         threads: cli.general.threads,
         verify: !args.no_verify,
         resume: !args.no_resume,

@@ -1,7 +1,7 @@
 //! `bitnet run`: continues a text.
 
 use anyhow::{Result, bail};
-use bitnet_inference::FinishReason;
+use bitnet_inference::{FinishReason, GenerateOptions};
 use serde_json::json;
 
 use super::{Outcome, memory, sampling};
@@ -14,12 +14,9 @@ use crate::{input_text, load};
 pub(crate) fn run(cli: &Cli, args: &RunArgs, output: &mut Output) -> Result<Outcome> {
     let prompt = input_text::prompt(&args.text)?;
     let pool = args.memory_report.then(memory::recorded_pool).transpose()?;
-    let model = match &pool {
-        Some(pool) => load::model_in(pool, cli, output)?,
-        None => load::model(cli, output)?,
-    };
+    let (model, draft) = load::with_drafts(pool.as_ref(), cli, &args.drafts, output)?;
     let seed = cli.general.seed().unwrap_or_else(sampling::random_seed);
-    let options = sampling::options(&args.sampling, &model, seed);
+    let options = GenerateOptions { draft, ..sampling::options(&args.sampling, &model, seed) };
     let mut session = load::session(cli, &model, output)?;
     load::check_length(&model, &prompt, session.capacity())?;
     let tokens = model.encode_prompt(&prompt)?;

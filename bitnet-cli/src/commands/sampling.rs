@@ -39,7 +39,7 @@ pub(crate) fn options(args: &SamplingArgs, model: &Model, seed: u64) -> Generate
         stop: args.stop.clone(),
         stop_tokens: Vec::new(),
         ignore_end: args.ignore_eos,
-        draft: args.draft.into(),
+        ..GenerateOptions::default()
     }
 }
 

@@ -53,6 +53,40 @@ fn reference_and_all_thread_counts_give_equal_text() {
 }
 
 #[test]
+fn drafts_do_not_change_the_text() {
+    let prompt = "The dog ran. The dog ran. The dog";
+    for sampling in [["--temp", "0"], ["--temp", "0.8"]] {
+        let run = |draft: &str| {
+            let args = ["run", prompt, "-n", "60", "--seed", "5", "--json", "--draft", draft];
+            json(&[&args[..], &sampling].concat())
+        };
+        let (without, with, chosen) = (run("off"), run("ngram"), run("auto"));
+        assert_eq!(without["draft"], "off");
+        assert_eq!(without["draft_tokens"], 0);
+        assert_eq!((&with["draft"], &chosen["draft"]), (&"ngram".into(), &"ngram".into()));
+        assert_eq!((&with["text"], &with["tokens"]), (&without["text"], &without["tokens"]));
+        assert_eq!(chosen["tokens"], without["tokens"]);
+    }
+}
+
+#[test]
+fn a_layer_that_drafts_tokens_comes_from_a_second_file() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/models/gguf-qwen35-pq2_0");
+    let (model, layer) = (&format!("{folder}/model.gguf"), &format!("{folder}/mtp.gguf"));
+    let args = ["run", "abab", "-m", model, "-n", "30", "--temp", "0", "--ignore-eos", "--json"];
+    let run = |more: &[&str]| json(&[&args[..], more].concat());
+    let (without, with) = (run(&["--draft", "off"]), run(&["--draft-model", layer]));
+    assert_eq!(with["draft"], "mtp");
+    assert!(with["draft_tokens"].as_u64() > Some(0), "{with}");
+    assert_eq!(with["tokens"], without["tokens"]);
+
+    let none = ["run", "a", "-m", model, "--draft", "mtp"];
+    refused_in_a_line(&none, &["model.gguf", "--draft-model"]);
+    let two = ["run", "a", "-m", model, "--draft", "ngram", "--draft-model", layer];
+    refused_in_a_line(&two, &["--draft mtp"]);
+}
+
+#[test]
 fn run_reads_the_prompt_from_standard_input() {
     let expected = ok(&["run", "Once upon a time", "-n", "8", "--temp", "0"]);
     let piped = with_input(&["run", "-", "-n", "8", "--temp", "0"], b"Once upon a time\n");

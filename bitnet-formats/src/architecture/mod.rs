@@ -37,6 +37,16 @@ pub enum LayerKind {
     Attention,
     /// A gated delta network: a convolution and a recurrent state.
     Recurrent,
+    /// Attention in a layer after the model's own, which drafts tokens (multi-token prediction).
+    Draft,
+}
+
+impl LayerKind {
+    /// Whether layers of this kind have the tensors that those of `other` have.
+    #[must_use]
+    pub fn has_tensors_of(self, other: Self) -> bool {
+        self == other || (self, other) == (Self::Draft, Self::Attention)
+    }
 }
 
 /// What a tensor is in the model.
@@ -95,6 +105,14 @@ pub enum Role {
     DeltaNorm,
     /// The output projection of a recurrent layer.
     DeltaOutput,
+    /// The projection of a token's embedding and the state before it to what a layer that drafts tokens reads.
+    DraftJoin,
+    /// The norm of the embedding in front of [`Role::DraftJoin`].
+    DraftEmbeddingNorm,
+    /// The norm of the state in front of [`Role::DraftJoin`].
+    DraftStateNorm,
+    /// The norm between a layer that drafts tokens and the head; absent where it is the model's own.
+    DraftOutputNorm,
 }
 
 impl Role {
@@ -115,6 +133,7 @@ impl Role {
                 | Self::DeltaStep
                 | Self::DeltaWrite
                 | Self::DeltaOutput
+                | Self::DraftJoin
         )
     }
 
@@ -133,6 +152,8 @@ pub enum Dim {
     Vocabulary,
     /// Width of the residual stream.
     Hidden,
+    /// Twice the width of the residual stream.
+    TwiceHidden,
     /// Width of the feed-forward part.
     Intermediate,
     /// Components of all query heads.

@@ -36,6 +36,11 @@ const fn recurrent(
     TensorSpec { kind: Some(LayerKind::Recurrent), ..layer(role, shape, gguf, hf) }
 }
 
+/// A tensor of each layer that drafts tokens.
+const fn draft(role: Role, shape: [Dim; 2], gguf: &'static str) -> TensorSpec {
+    TensorSpec { kind: Some(LayerKind::Draft), hf: None, ..layer(role, shape, gguf, "") }
+}
+
 /// A tensor that is there once.
 const fn once(role: Role, shape: [Dim; 2], gguf: &'static str, hf: &'static str) -> TensorSpec {
     TensorSpec { in_layer: false, ..layer(role, shape, gguf, hf) }
@@ -47,6 +52,9 @@ pub(crate) const TENSORS: &[TensorSpec] = {
     use Role::*;
     &[
         once(TokenEmbedding, [Vocabulary, Hidden], "token_embd", "model.embed_tokens"),
+        draft(DraftEmbeddingNorm, [One, Hidden], "nextn.enorm"),
+        draft(DraftStateNorm, [One, Hidden], "nextn.hnorm"),
+        draft(DraftJoin, [Hidden, TwiceHidden], "nextn.eh_proj"),
         layer(AttentionNorm, [One, Hidden], "attn_norm", "input_layernorm"),
         attention(Query, [QueryRows, Hidden], "attn_q", "self_attn.q_proj"),
         attention(Key, [Keys, Hidden], "attn_k", "self_attn.k_proj"),
@@ -75,6 +83,10 @@ pub(crate) const TENSORS: &[TensorSpec] = {
         layer(Up, [Intermediate, Hidden], "ffn_up", "mlp.up_proj"),
         layer(FeedForwardSubNorm, [One, Intermediate], "ffn_sub_norm", "mlp.ffn_sub_norm"),
         layer(Down, [Hidden, Intermediate], "ffn_down", "mlp.down_proj"),
+        TensorSpec {
+            optional: true,
+            ..draft(DraftOutputNorm, [One, Hidden], "nextn.shared_head_norm")
+        },
         once(OutputNorm, [One, Hidden], "output_norm", "model.norm"),
         TensorSpec { optional: true, ..once(Output, [Vocabulary, Hidden], "output", "lm_head") },
         TensorSpec {

@@ -6,11 +6,22 @@
 
 mod ngram;
 mod pace;
+mod state;
 
 use std::time::Duration;
 
 use self::pace::Pace;
+pub(crate) use self::state::DraftState;
+use crate::Result;
 use crate::read_ahead::MAX_DRAFT;
+use crate::sampler::Sampler;
+use crate::session::Session;
+
+/// The class of matches that are better drafts than those of a layer: of eight tokens or more.
+const LONG_MATCH: usize = 2;
+
+/// The class of drafts by a layer of the model.
+const LAYER_CLASS: usize = ngram::CLASSES;
 
 /// Where drafted tokens come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -21,6 +32,9 @@ pub enum DraftMode {
     Off,
     /// What followed the same tokens earlier in the sequence (prompt lookup).
     NGram,
+    /// The model's layer for multi-token prediction; [`DraftMode::NGram`] where many tokens occurred before, and for a
+    /// model without such a layer.
+    Mtp,
 }
 
 impl DraftMode {
@@ -30,6 +44,7 @@ impl DraftMode {
         match self {
             Self::Off => "off",
             Self::NGram => "ngram",
+            Self::Mtp => "mtp",
         }
     }
 }
@@ -74,17 +89,35 @@ impl Drafter {
         self.stats
     }
 
-    /// Returns tokens that may follow `tokens`, at most `limit`; none where reading them would not pay.
-    pub(crate) fn propose(&mut self, tokens: &[u32], limit: usize) -> Vec<u32> {
+    /// Returns tokens that may follow `history`, at most `limit`; none where reading them would not pay. `history` is the
+    /// session's tokens and one more.
+    pub(crate) fn propose(
+        &mut self,
+        session: &mut Session,
+        history: &[u32],
+        limit: usize,
+        sampler: &Sampler,
+    ) -> Result<Vec<u32>> {
+        let limit = limit.min(MAX_DRAFT);
         let mut draft = match self.mode {
             DraftMode::Off => Draft::default(),
-            DraftMode::NGram => ngram::propose(tokens, limit.min(MAX_DRAFT)),
+            DraftMode::NGram | DraftMode::Mtp => ngram::propose(history, limit),
         };
-        draft.tokens.truncate(self.pace.length(draft.class, draft.tokens.len()));
+        let layer = session.draft.as_mut().filter(|_| self.mode == DraftMode::Mtp);
+        match layer.filter(|_| draft.class < LONG_MATCH) {
+            Some(layer) => {
+                draft.class = LAYER_CLASS;
+                draft.tokens = match self.pace.length(LAYER_CLASS, limit) {
+                    0 => Vec::new(),
+                    count => layer.draft(&session.decoder, history, sampler, count)?,
+                };
+            }
+            None => draft.tokens.truncate(self.pace.length(draft.class, draft.tokens.len())),
+        }
         self.stats.drafted += draft.tokens.len();
         let proposed = draft.tokens.clone();
         self.reading = Some((draft, 0));
-        proposed
+        Ok(proposed)
     }
 
     /// Notes that a drafted token was chosen.

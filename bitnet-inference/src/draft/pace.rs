@@ -7,17 +7,17 @@ use std::time::Duration;
 
 use crate::read_ahead::MAX_DRAFT;
 
-/// Classes of drafts, each with a probability of its own.
-pub(super) const CLASSES: usize = 4;
+/// Classes of drafts, each with a probability of its own: four of repeated text, and one of a layer that drafts.
+pub(super) const CLASSES: usize = 5;
 
-/// Lengths of drafts that are tried: with the token before them these steps fill tiles of 2, 4, 8 and 16.
-const LENGTHS: [usize; 5] = [0, 1, 3, 7, MAX_DRAFT];
+/// Lengths of drafts that are tried.
+const LENGTHS: [usize; 8] = [0, 1, 2, 3, 5, 7, 11, MAX_DRAFT];
 
 /// The weight of a new measurement in a running mean.
 const NEW: f64 = 0.2;
 
 /// Probability of a drafted token of each class before anything was measured: longer matches go on more often.
-const PRIOR: [f64; CLASSES] = [0.6, 0.7, 0.8, 0.9];
+const PRIOR: [f64; CLASSES] = [0.6, 0.7, 0.8, 0.9, 0.75];
 
 /// The share of the way back to its prior that a probability goes with each step without a draft of its class, so that
 /// drafts are tried again as a text goes on.

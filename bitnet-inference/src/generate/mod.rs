@@ -174,8 +174,12 @@ impl<'s> Generation<'s> {
             .tokenizer
             .as_ref()
             .ok_or_else(|| InferenceError::no_tokenizer("writing text"))?;
+        let stream = TextStream::continuing(Arc::clone(tokenizer));
+        if options.draft == DraftMode::Mtp {
+            session.follow_with_draft_layer()?;
+        }
         Ok(Self {
-            stream: TextStream::continuing(Arc::clone(tokenizer)),
+            stream,
             sampler: Sampler::new(options.sampler.clone(), session.decoder.config.vocab_size)?,
             drafter: Drafter::new(options.draft),
             filter: StopFilter::new(&options.stop),
@@ -250,12 +254,14 @@ impl<'s> Generation<'s> {
     /// Reads the token that was written last, and a draft of those after it.
     fn read_with_draft(&mut self, token: u32) -> Result<()> {
         self.drafter.finished();
+        self.session.drop_ahead();
         let start = Instant::now();
         // After the tokens of a draft one more is written, and the last one is not read.
         let to_write = self.options.max_tokens - self.written.tokens.len();
         let room = self.session.capacity() - self.session.tokens().len() - 1;
         let history = [self.session.tokens(), &[token]].concat();
-        let draft = self.drafter.propose(&history, room.min(to_write.saturating_sub(1)));
+        let limit = room.min(to_write.saturating_sub(1));
+        let draft = self.drafter.propose(self.session, &history, limit, &self.sampler)?;
         self.session.extend_with_draft(token, &draft, &self.sampler)?;
         self.drafter.took(start.elapsed());
         Ok(())

@@ -76,7 +76,7 @@ const QWEN35: &[Fields] = &[
     unused(&["vision_start_token_id", "vision_end_token_id", "language_model_only"], IMAGES),
 ];
 
-const DRAFTS: &str = "the layers that draft tokens are not run";
+const DRAFTS: &str = "layers that draft tokens are read from GGUF files only";
 const IMAGES: &str = "the model reads text only";
 
 /// Fields of `rope_parameters` in these classes.

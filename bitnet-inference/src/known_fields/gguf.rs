@@ -186,7 +186,10 @@ const RECURRENT: &[Fields] = &[
     read(&["ssm.conv_kernel", "ssm.inner_size", "ssm.state_size", "ssm.time_step_rank"]),
     read(&["ssm.group_count", "attention.recurrent_layers", "full_attention_interval"]),
     unused(&["rope.dimension_sections"], "the positions of text are the same on every axis"),
-    read_by(&["nextn_predict_layers"], "the layers that draft tokens are not run"),
+    read_by(
+        &["nextn_predict_layers"],
+        "layers that draft tokens; `--draft` says whether they are used",
+    ),
 ];
 
 /// The tables of an architecture, its own first.

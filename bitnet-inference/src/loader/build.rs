@@ -13,8 +13,8 @@ use bitnet_formats::names::{Part, Role, TensorName};
 use super::{Checkpoint, DecodedLinear, StoredWeight, ternary_rows};
 use crate::in_parallel::in_parallel;
 use crate::models::{
-    Attention, Compute, Decoder, DeltaNet, FeedForward, Head, Layer, LayerKind, LazyTopLogits,
-    Linear, Mixer, Projection, SharedRope, SourceFiles,
+    Attention, Compute, Decoder, DeltaNet, DraftHead, FeedForward, Head, Layer, LayerKind,
+    LazyTopLogits, Linear, Mixer, Projection, SharedRope, SourceFiles,
 };
 use crate::weight_cache::{CachedWeights, Section, sections_of};
 use crate::{InferenceError, Result};
@@ -27,10 +27,12 @@ pub(crate) struct BuiltDecoder {
     pub(crate) sections: Vec<Section>,
 }
 
-/// Decodes every tensor for `backend`, except those that are `cached`.
+/// Decodes every tensor for `backend`, except those that are `cached`. The layer that drafts tokens comes from `drafts`,
+/// if that is another checkpoint.
 /// `on_layer` receives (layers done, layers in all).
 pub(crate) fn build(
     checkpoint: &dyn Checkpoint,
+    drafts: Option<&dyn Checkpoint>,
     backend: Arc<dyn Backend>,
     pool: HybridMemoryPool,
     cached: Option<&CachedWeights>,
@@ -71,6 +73,14 @@ pub(crate) fn build(
         builder.sections.extend(sections);
     }
     let output_norm = builder.norm(TensorName::outside(Role::OutputNorm))?;
+    let draft = match drafts {
+        Some(other) => {
+            let (assumptions, sections) = (BTreeSet::new(), Vec::new());
+            let cached = None;
+            Builder { checkpoint: other, cached, assumptions, sections, ..builder }.draft_head()?
+        }
+        None => builder.draft_head()?,
+    };
     let (head, head_role) = builder.head()?;
     let rotation_of = |role| {
         let rotations = config.rotations.as_ref()?;
@@ -82,6 +92,7 @@ pub(crate) fn build(
     let assumptions = builder.assumptions.into_iter().collect();
     let sections = builder.sections;
     let mut files = checkpoint.files();
+    files.extend(drafts.into_iter().flat_map(Checkpoint::files));
     files.extend(cached.and_then(CachedWeights::file).cloned());
     let files = SourceFiles::new(checkpoint.file(), &files);
     let rope = SharedRope::new(config.inverse_frequencies());
@@ -90,6 +101,7 @@ pub(crate) fn build(
         config,
         embedding,
         layers,
+        draft: draft.map(Box::new),
         output_norm,
         embedding_rotation,
         head,
@@ -196,7 +208,9 @@ impl Builder<'_> {
         let name = |role| TensorName::in_layer(index as u32, role);
         let config = self.checkpoint.config();
         let mixer = match config.layer_kind(index) {
-            LayerKind::Attention => Mixer::Attention(Box::new(self.attention(name)?)),
+            LayerKind::Attention | LayerKind::Draft => {
+                Mixer::Attention(Box::new(self.attention(name)?))
+            }
             LayerKind::Recurrent => Mixer::Delta(Box::new(self.delta_net(name)?)),
         };
         let place_in_cache = config.place_in_cache(index);
@@ -212,6 +226,35 @@ impl Builder<'_> {
             feed_forward_norm: self.norm(name(Role::FeedForwardNorm))?,
             feed_forward,
         })
+    }
+
+    /// The layer that drafts tokens, if the settings say that it is read.
+    fn draft_head(&mut self) -> Result<Option<DraftHead>> {
+        /// Tables that such a layer may have in place of the model's own.
+        const OWN_TABLES: [&str; 2] = ["nextn.embed_tokens", "nextn.shared_head_head"];
+        let config = self.checkpoint.config();
+        if config.drafts_read == 0 {
+            return Ok(None);
+        }
+        let layer = config.layers;
+        for table in OWN_TABLES {
+            let tensor = format!("blk.{layer}.{table}.weight");
+            if self.checkpoint.tensor_names().contains(&tensor) {
+                let what = format!("{tensor}: a table of its own for drafts");
+                return Err(InferenceError::unsupported(what, "--draft ngram is"));
+            }
+        }
+        let name = |role| TensorName::in_layer(layer as u32, role);
+        let norm = name(Role::DraftOutputNorm);
+        let [_, len] = config.shape(norm.role);
+        let output_norm = self.checkpoint.vector(&norm.stem(), len)?;
+        Ok(Some(DraftHead {
+            embedding_norm: self.norm(name(Role::DraftEmbeddingNorm))?,
+            state_norm: self.norm(name(Role::DraftStateNorm))?,
+            join: self.projection(name(Role::DraftJoin))?,
+            layer: self.layer(layer)?,
+            output_norm: output_norm.map(|numbers| self.tensor(&[len], &numbers)).transpose()?,
+        }))
     }
 
     fn projection(&mut self, tensor: TensorName) -> Result<Projection> {

@@ -22,8 +22,8 @@ use super::gguf_rotation::rotations;
 use super::mapped_rows::{MappedRows, finite_row};
 use super::ternary_rows::TernaryRows;
 use super::{
-    Checkpoint, Container, Description, LoadOptions, ModelFacts, RawTensor, StoredBytes,
-    StoredLinear, StoredType, StoredWeight, SuggestedSampling, tensor_use,
+    Checkpoint, Container, Description, DraftSource, LoadOptions, ModelFacts, RawTensor,
+    StoredBytes, StoredLinear, StoredType, StoredWeight, SuggestedSampling, tensor_use,
 };
 use crate::chat::{Builtin, ModelTemplates, TemplateChoice, TemplateError};
 use crate::known_fields;
@@ -50,6 +50,8 @@ impl GgufCheckpoint {
         let arch = file.metadata().get_str("general.architecture")?.to_owned();
         let mut config = read_config(&file, &arch)?;
         config.validate(file.name())?;
+        let reads_drafts = options.draft == DraftSource::Own && config.draft_layers > 0;
+        config.drafts_read = usize::from(reads_drafts);
         config.rotations = rotations(&file, &config)?.map(Arc::new);
         known_fields::gguf_refusals(file.metadata(), &arch)?;
         let key = format!("{arch}.{INPUT_NORM_EPSILON}");

@@ -86,6 +86,7 @@ pub(super) fn read_config(file: &GgufFile, arch: &str) -> Result<ModelConfig> {
         recurrent,
         rotations: None,
         draft_layers: drafts,
+        drafts_read: 0,
     })
 }
 

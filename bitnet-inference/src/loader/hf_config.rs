@@ -127,6 +127,7 @@ fn model(settings: &mut Settings<'_>) -> Result<ModelConfig> {
         recurrent,
         rotations: None,
         draft_layers: 0,
+        drafts_read: 0,
     })
 }
 

@@ -29,6 +29,8 @@ mod ternary_rows;
 mod text;
 mod weight_scan;
 
+use std::path::PathBuf;
+
 use bitnet_core::backend::ActivationPrecision;
 use bitnet_core::kv::KvType;
 use bitnet_core::memory::HybridMemoryPool;
@@ -81,4 +83,18 @@ pub struct LoadOptions {
     pub pool: Option<HybridMemoryPool>,
     /// Where prepared weights and heads are stored for the next start; nowhere by default.
     pub cache: Option<PreparedCache>,
+    /// Where a layer that drafts tokens (multi-token prediction) comes from.
+    pub draft: DraftSource,
+}
+
+/// Where a layer that drafts tokens comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum DraftSource {
+    /// None is read.
+    #[default]
+    None,
+    /// The model's own file, if it has one.
+    Own,
+    /// A GGUF file with such a layer for the same model.
+    File(PathBuf),
 }

@@ -23,10 +23,12 @@ pub fn tensors(config: &ModelConfig) -> Vec<TensorSpec> {
     let first_in_layer = entries.clone().take_while(|entry| !entry.in_layer);
     let in_layer = entries.clone().filter(|entry| entry.in_layer);
     let after = entries.clone().skip_while(|entry| !entry.in_layer).filter(|entry| !entry.in_layer);
-    let layers = (0..config.layers as u32).flat_map(|layer| {
+    let read = config.layers + config.drafts_read;
+    let layers = (0..read as u32).flat_map(|layer| {
         let kind = config.layer_kind(layer as usize);
-        let of_kind =
-            in_layer.clone().filter(move |entry| entry.kind.is_none_or(|own| own == kind));
+        let of_kind = in_layer
+            .clone()
+            .filter(move |entry| entry.kind.is_none_or(|own| kind.has_tensors_of(own)));
         of_kind.flat_map(move |entry| {
             let name = TensorName::in_layer(layer, entry.role);
             let weight = config.tensor(entry, name);
@@ -65,6 +67,7 @@ impl ModelConfig {
             Dim::One => 1,
             Dim::Vocabulary => self.vocab_size,
             Dim::Hidden => self.hidden,
+            Dim::TwiceHidden => 2 * self.hidden,
             Dim::Intermediate => self.intermediate,
             Dim::Queries => self.heads * self.head_dim,
             Dim::QueryRows => {

@@ -116,8 +116,10 @@ pub struct ModelConfig {
     pub recurrent: Option<RecurrentConfig>,
     /// The weights that are stored rotated, if there are any.
     pub rotations: Option<Arc<WeightRotations>>,
-    /// Layers after the model's own that draft further tokens; they are not run.
+    /// Layers after the model's own that draft further tokens.
     pub draft_layers: usize,
+    /// How many of them are read: at most one.
+    pub drafts_read: usize,
 }
 
 /// Bounds beyond which a setting is an error rather than a model.
@@ -223,6 +225,9 @@ impl ModelConfig {
 
     /// What mixes the tokens of a layer.
     pub fn layer_kind(&self, layer: usize) -> LayerKind {
+        if layer >= self.layers {
+            return LayerKind::Draft;
+        }
         let kinds = self.recurrent.as_ref().map(|recurrent| &recurrent.kinds);
         kinds.and_then(|kinds| kinds.get(layer).copied()).unwrap_or(LayerKind::Attention)
     }
@@ -352,6 +357,7 @@ pub(crate) fn example_config() -> ModelConfig {
         recurrent: None,
         rotations: None,
         draft_layers: 0,
+        drafts_read: 0,
     }
 }
 

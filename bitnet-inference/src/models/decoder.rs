@@ -28,7 +28,7 @@ use super::layer::{Few, Pass, TokenSpan};
 use super::observer::{InputObserver, ObserveFn};
 use super::rope::SharedRope;
 use super::top_logits::LazyTopLogits;
-use super::{HeadMode, Layer, LayerKind, Linear, ModelConfig, SourceFiles};
+use super::{DraftHead, HeadMode, Layer, LayerKind, Linear, ModelConfig, SourceFiles};
 use crate::Result;
 use crate::cache;
 use crate::weight_cache::CacheWriter;
@@ -51,6 +51,8 @@ pub struct Decoder {
     pub embedding: Arc<dyn DenseRows>,
     /// The layers.
     pub layers: Vec<Layer>,
+    /// The layer that drafts tokens, if it was loaded.
+    pub draft: Option<Box<DraftHead>>,
     /// Norm before the head, `[hidden]`.
     pub output_norm: BitNetTensor,
     /// What turns embedding rows back, where the table is stored rotated.
@@ -106,11 +108,7 @@ impl Decoder {
         }
         let rope = self.rope(positions.iter().max().map_or(0, |last| last + 1))?;
         let pass = self.pass(&rope, &positions);
-        let mut h = self.compute.tensor(tokens.len(), self.config.hidden)?;
-        self.backend().embed(&*self.embedding, &tokens, &mut h)?;
-        if let Some(rotation) = &self.embedding_rotation {
-            h = self.compute.rotate(&h, rotation, Direction::Inverse)?;
-        }
+        let mut h = self.embed(&tokens)?;
         let mut spans: Few<_> = sequences
             .iter_mut()
             .map(|sequence| TokenSpan {
@@ -131,6 +129,16 @@ impl Decoder {
         Ok(h)
     }
 
+    /// Returns the embeddings `[tokens, hidden]`.
+    pub(super) fn embed(&self, tokens: &[u32]) -> Result<BitNetTensor> {
+        let mut h = self.compute.tensor(tokens.len(), self.config.hidden)?;
+        self.backend().embed(&*self.embedding, tokens, &mut h)?;
+        match &self.embedding_rotation {
+            Some(rotation) => self.compute.rotate(&h, rotation, Direction::Inverse),
+            None => Ok(h),
+        }
+    }
+
     /// Runs layer `index` in place: `h` is `[tokens, hidden]`, and the tokens stand after what `cache` holds. The cache
     /// is not advanced.
     ///
@@ -149,7 +157,7 @@ impl Decoder {
         layer.forward(h, &mut spans, &self.pass(&rope, &positions), &mut observer)
     }
 
-    fn pass<'a>(&'a self, rope: &'a RopeTable, positions: &'a [usize]) -> Pass<'a> {
+    pub(super) fn pass<'a>(&'a self, rope: &'a RopeTable, positions: &'a [usize]) -> Pass<'a> {
         Pass { config: &self.config, compute: &self.compute, rope, positions }
     }
 
@@ -158,7 +166,15 @@ impl Decoder {
     /// # Errors
     /// [`crate::InferenceError::Core`] if shapes do not fit, and those of [`Decoder::check_files`].
     pub fn logits(&self, h: &BitNetTensor) -> Result<BitNetTensor> {
-        let x = self.head_input(h)?;
+        self.logits_of_normed(self.normed(h)?)
+    }
+
+    /// Computes what [`Decoder::logits`] computes, of what [`Decoder::normed`] returns.
+    ///
+    /// # Errors
+    /// Those of [`Decoder::logits`].
+    pub fn logits_of_normed(&self, x: BitNetTensor) -> Result<BitNetTensor> {
+        let x = self.head_input(x)?;
         let logits = match &self.head {
             Head::Own(weight) => self.compute.linear(&x, weight),
             Head::Tied => self.compute.dense(&x, &*self.embedding),
@@ -167,9 +183,16 @@ impl Decoder {
         self.compute.to_host(logits)
     }
 
-    /// Returns what the head reads.
-    fn head_input(&self, h: &BitNetTensor) -> Result<BitNetTensor> {
-        let x = self.compute.norm(h, &self.output_norm, self.config.norm_eps)?;
+    /// Returns hidden states `[tokens, hidden]` after the output norm.
+    ///
+    /// # Errors
+    /// [`crate::InferenceError::Core`] if shapes do not fit.
+    pub fn normed(&self, h: &BitNetTensor) -> Result<BitNetTensor> {
+        self.compute.norm(h, &self.output_norm, self.config.norm_eps)
+    }
+
+    /// Returns what the head reads, from what the output norm gives.
+    fn head_input(&self, x: BitNetTensor) -> Result<BitNetTensor> {
         match &self.head_rotation {
             Some(rotation) => self.compute.rotate(&x, rotation, Direction::Forward),
             None => Ok(x),
@@ -188,10 +211,19 @@ impl Decoder {
         h: &BitNetTensor,
         queries: &[LogitQuery],
     ) -> Result<Option<Vec<TopLogits>>> {
+        self.top_logits_of_normed(|| self.normed(h), queries)
+    }
+
+    /// Computes what [`Decoder::top_logits`] computes, after the output norm.
+    pub(crate) fn top_logits_of_normed(
+        &self,
+        normed: impl FnOnce() -> Result<BitNetTensor>,
+        queries: &[LogitQuery],
+    ) -> Result<Option<Vec<TopLogits>>> {
         let Some(source) = self.top_logits.plan_query(self.dense_head(), self.backend())? else {
             return Ok(None);
         };
-        let x = self.head_input(h)?;
+        let x = self.head_input(normed()?)?;
         let top = source.top(&x, queries, &self.compute)?;
         self.check_files()?;
         Ok(Some(top))

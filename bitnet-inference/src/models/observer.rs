@@ -46,6 +46,8 @@ pub(super) const DELTA_QKV: InputSite =
 pub(super) const DELTA_GATES: InputSite =
     InputSite { shared: "ssm_alpha_beta", own: &["ssm_alpha", "ssm_beta"] };
 pub(super) const DELTA_OUTPUT: InputSite = InputSite { shared: "ssm_out", own: &["ssm_out"] };
+pub(super) const DRAFT_JOIN: InputSite =
+    InputSite { shared: "nextn.eh_proj", own: &["nextn.eh_proj"] };
 pub(super) const GATE_UP: InputSite =
     InputSite { shared: "ffn_gate_up", own: &["ffn_gate", "ffn_up"] };
 pub(super) const DOWN: InputSite = InputSite { shared: "ffn_down", own: &["ffn_down"] };

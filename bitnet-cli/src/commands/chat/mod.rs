@@ -27,12 +27,12 @@ const ANSWER_PART: usize = 4;
 
 /// Runs the chat until the user leaves.
 pub(crate) fn run(cli: &Cli, args: &ChatArgs, output: &mut Output) -> Result<Outcome> {
-    let model = load::model(cli, output)?;
+    let (model, draft) = load::with_drafts(None, cli, &args.drafts, output)?;
     if let Some(Err(problem)) = model.template() {
         return Err(problem.clone().into());
     }
     let session = load::session(cli, &model, output)?;
-    let options = sampling::options(&args.sampling, &model, 0);
+    let options = GenerateOptions { draft, ..sampling::options(&args.sampling, &model, 0) };
     options.sampler.validate(model.config().vocab_size)?;
     let interactive = std::io::stdin().is_terminal() && output.stdout_is_terminal && !output.json;
     let mut chat = Chat {

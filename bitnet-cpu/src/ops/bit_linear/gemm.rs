@@ -183,7 +183,7 @@ impl<'a> Product<'a> {
         let Operand { x, rest, precision, pool } = *operand;
         let scaled = match gemm.panels {
             Some(_) => None,
-            None => ScaledGemm::new(weight, x, rest, pool)?,
+            None => ScaledGemm::new::<I>(weight, x, rest, pool)?,
         };
         let digits = (precision == ActivationPrecision::Float)
             .then(|| DigitSums::new(x.tokens(), pool))

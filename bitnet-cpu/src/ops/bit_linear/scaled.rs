@@ -9,14 +9,16 @@ use super::dot::prefetch_rows;
 use super::few::Rest;
 use super::grouped::{group_halves, lanes};
 use super::weight::{CpuMatrix, groups, row_scales};
-use crate::activations::Quantized;
+use crate::activations::{INT8_TILE, Quantized, int8_tiles};
 use crate::isa::{ActivationBlock, CodeBlock, Isa, Op, prefetch};
 use bitnet_core::Result;
 use bitnet_core::memory::{HybridMemoryPool, PoolBuffer};
 use bitnet_core::ternary::{ScaleGranularity, TernaryMatrix};
 
-/// Most tokens, whose sums stay in registers.
-const MOST_TOKENS: usize = 4;
+/// Returns the most tokens for which this takes less time than other kernels: tiles of eight need 32 registers.
+const fn most_tokens<I: Isa>() -> usize {
+    if I::EIGHT_BY_FOUR { 47 } else { 7 }
+}
 
 /// Bits of `Σ |code·q| + Σ |q|` beyond those of the number of columns: 7 of an activation and 2 for `code + 1`.
 const DOT_BITS: i32 = 9;
@@ -59,7 +61,7 @@ impl<'a> ScaledGemm<'a> {
     ///
     /// # Errors
     /// [`bitnet_core::Error::OutOfMemory`].
-    pub(super) fn new(
+    pub(super) fn new<I: Isa>(
         weight: &'a CpuMatrix,
         x: &'a Quantized,
         rest: &'a Rest,
@@ -67,7 +69,7 @@ impl<'a> ScaledGemm<'a> {
     ) -> Result<Option<Self>> {
         let CpuMatrix::Canonical { exact: true, .. } = weight else { return Ok(None) };
         let (Some(len), groups) = (group_halves(weight), groups(weight)) else { return Ok(None) };
-        if x.tokens() > MOST_TOKENS || groups == 0 {
+        if x.tokens() > most_tokens::<I>() || groups == 0 {
             return Ok(None);
         }
         let steps = if len == 1 { groups.div_ceil(2) } else { groups };
@@ -137,39 +139,58 @@ impl Op for ScaledRows<'_, '_, '_> {
 
     #[inline(always)]
     fn eval<I: Isa>(self, isa: I) {
-        match self.gemm.x.tokens() {
-            1 => self.tile::<I, 1>(isa),
-            2 => self.tile::<I, 2>(isa),
-            3 => self.tile::<I, 3>(isa),
-            _ => self.tile::<I, MOST_TOKENS>(isa),
+        let Self { gemm, rows, first, out } = self;
+        let (x, rest) = (gemm.x, gemm.rest);
+        for row in rows {
+            let place = row - first;
+            for tile in int8_tiles(rest.tokens.start) {
+                gemm.row::<I, INT8_TILE>(isa, row, &tile, x.tile(&tile), place, out);
+            }
+            let (tokens, blocks) = (&rest.tokens, rest.blocks(x));
+            match tokens.len() {
+                0 => {}
+                1 => gemm.row::<I, 1>(isa, row, tokens, blocks, place, out),
+                2 => gemm.row::<I, 2>(isa, row, tokens, blocks, place, out),
+                3 => gemm.row::<I, 3>(isa, row, tokens, blocks, place, out),
+                4 => gemm.row::<I, 4>(isa, row, tokens, blocks, place, out),
+                5 => gemm.row::<I, 5>(isa, row, tokens, blocks, place, out),
+                6 => gemm.row::<I, 6>(isa, row, tokens, blocks, place, out),
+                _ => gemm.row::<I, 7>(isa, row, tokens, blocks, place, out),
+            }
         }
     }
 }
 
-impl ScaledRows<'_, '_, '_> {
+impl ScaledGemm<'_> {
+    /// `out[token][place] = x · weightᵀ` of one row and `T` tokens, whose activations are `blocks`.
     #[inline(always)]
-    fn tile<I: Isa, const T: usize>(self, isa: I) {
-        let Self { gemm, rows, first, out } = self;
-        let ScaledGemm { weight, x, rest, starts, steps, len } = gemm;
-        let blocks = rest.blocks(x).as_chunks::<T>().0;
-        let mut of_token: [&[Start]; T] = [&[]; T];
-        for (of_token, starts) in of_token.iter_mut().zip(starts.chunks_exact(*steps)) {
-            *of_token = starts;
+    fn row<I: Isa, const T: usize>(
+        &self,
+        isa: I,
+        row: usize,
+        tokens: &Range<usize>,
+        blocks: &[ActivationBlock],
+        place: usize,
+        out: &mut [&mut [f32]],
+    ) {
+        let (codes, scales) = (self.weight.row_blocks(row), row_scales(self.weight, row));
+        let blocks = blocks.as_chunks::<T>().0;
+        let ahead = codes.as_ptr().wrapping_add(prefetch_rows(blocks.len()) * blocks.len());
+        let mut starts: [&[Start]; T] = [&[]; T];
+        let all = self.starts.chunks_exact(self.steps).skip(tokens.start);
+        for (starts, all) in starts.iter_mut().zip(all) {
+            *starts = all;
         }
-        let starts = &of_token;
-        let distance = prefetch_rows(blocks.len()) * blocks.len();
-        for row in rows {
-            let (codes, scales) = (weight.row_blocks(row), row_scales(weight, row));
-            let ahead = codes.as_ptr().wrapping_add(distance);
-            let sums = match len {
-                1 => row_sums::<I, T, 1, true>(isa, codes, blocks, scales, starts, ahead),
-                2 => row_sums::<I, T, 1, false>(isa, codes, blocks, scales, starts, ahead),
-                4 => row_sums::<I, T, 2, false>(isa, codes, blocks, scales, starts, ahead),
-                _ => row_sums::<I, T, 4, false>(isa, codes, blocks, scales, starts, ahead),
-            };
-            for ((out, sum), scale) in out.iter_mut().zip(sums).zip(&x.scales) {
-                out[row - first] = (sum / f64::from(*scale)) as f32;
-            }
+        let starts = &starts;
+        let sums = match self.len {
+            1 => row_sums::<I, T, 1, true>(isa, codes, blocks, scales, starts, ahead),
+            2 => row_sums::<I, T, 1, false>(isa, codes, blocks, scales, starts, ahead),
+            4 => row_sums::<I, T, 2, false>(isa, codes, blocks, scales, starts, ahead),
+            _ => row_sums::<I, T, 4, false>(isa, codes, blocks, scales, starts, ahead),
+        };
+        let places = out[tokens.clone()].iter_mut().zip(&self.x.scales[tokens.clone()]);
+        for ((out, scale), sum) in places.zip(sums) {
+            out[place] = (sum / f64::from(*scale)) as f32;
         }
     }
 }
