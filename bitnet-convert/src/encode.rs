@@ -190,6 +190,10 @@ impl Encoder<'_> {
         let stored = self.files.linear(&stem, tensor.rows, tensor.cols, self.pool)?;
         let (rows, scale): (Arc<dyn DenseRows>, _) = match stored.ok_or_else(missing)?.weight {
             StoredWeight::Ternary(matrix) => (Arc::new(TernaryRows::new(matrix, "ternary")), None),
+            StoredWeight::Doubled(matrix, doubled) => {
+                let matrix = (matrix, Some(doubled));
+                (Arc::new(TernaryRows::with_doubled(matrix, "ternary")), None)
+            }
             StoredWeight::Dense { rows, scale, .. } => (rows, scale),
         };
         Ok((self.adapted(tensor, rows, scale)?, scale.unwrap_or(1.0)))
@@ -242,7 +246,7 @@ impl Encoder<'_> {
                 let rows = self.adapted(tensor, rows, scale)?;
                 StoredWeight::Dense { rows, latent: latent || self.options.quantize, scale }
             }
-            weight @ StoredWeight::Ternary(_) => weight,
+            weight @ (StoredWeight::Ternary(_) | StoredWeight::Doubled(..)) => weight,
         };
         let stored = StoredLinear { weight, ..stored };
         let (matrix, lost) = engine_trits(stored, rounding, self.pool)?.map_err(|_| {
@@ -307,6 +311,13 @@ pub(crate) type ScaleRounding<'a> = &'a (dyn Fn(f32) -> f32 + Sync);
 /// Dense numbers and their separate factor.
 pub(crate) type Ordinary = (Arc<dyn DenseRows>, Option<f32>);
 
+/// The error for a tensor that trits can't say.
+pub(crate) fn doubled(tensor: &str) -> Error {
+    let problem = "it has weights of +2 (code 3), which ternary types don't hold and conversions don't carry over yet; \
+                   keep the file, or write f16, bf16 or f32";
+    Error::refused(format!("tensor {tensor}"), problem)
+}
+
 /// Returns a stored layer's trits as in the engine, with the stored scales and the error; or its numbers if the engine
 /// leaves the layer dense.
 pub(crate) fn engine_trits(
@@ -316,6 +327,7 @@ pub(crate) fn engine_trits(
 ) -> Result<std::result::Result<(TernaryMatrix, LossMeter), Ordinary>> {
     let (rows, latent, factor) = match stored.weight {
         StoredWeight::Ternary(matrix) => return Ok(Ok(with_rounded_scales(matrix, rounding)?)),
+        StoredWeight::Doubled(..) => return Err(doubled(&stored.tensor)),
         StoredWeight::Dense { rows, latent, scale } => (rows, latent, scale),
     };
     let failed = |source: bitnet_quant::Error| Error::tensor(&stored.tensor, "trits", source);

@@ -57,8 +57,8 @@ fn rotated_weights_come_back_byte_for_byte() {
 
 /// A file with the model and the layer that drafts tokens, which the goldens hold apart.
 fn with_layer(folder: &TempDir) -> PathBuf {
-    let files = ["model.gguf", "mtp.gguf"]
-        .map(|name| GgufFile::open(&golden("gguf-qwen35-pq2_0").join(name)).unwrap());
+    let files = ["gguf-qwen35-pq2_0/model.gguf", "../drafts/gguf-qwen35-mtp.gguf"]
+        .map(|name| GgufFile::open(&golden(name)).unwrap());
     let mut writer = GgufWriter::new();
     writer.copy_metadata(files[0].metadata(), |key| key != "qwen35.block_count").unwrap();
     writer.put("qwen35.block_count", Value::U32(4)).unwrap();
@@ -123,4 +123,6 @@ fn what_a_target_cannot_say_is_refused() {
     refused(rotated, Some(Target::Mlx), "mlx", "stored rotated");
     refused("gguf-qwen35-pq2_0/model.gguf", Some(Target::Dense), "dense", "recurrent layers");
     refused("qwen35-ternary-dense", None, "model.gguf", "recurrent layers");
+    let code3 = "gguf-qwen35-code3/model.gguf";
+    refused(code3, Some(Target::Gguf), "code3.gguf", "weights of +2 (code 3)");
 }

@@ -23,6 +23,11 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/models/gguf-qwen35-pq2_0")
 }
 
+/// The layer, or what transformers computes with it.
+fn layer_file(extension: &str) -> PathBuf {
+    folder().join("../../drafts/gguf-qwen35-mtp").with_extension(extension)
+}
+
 fn load_on(
     path: &Path,
     draft: DraftSource,
@@ -38,13 +43,13 @@ fn load(path: &Path, draft: DraftSource) -> Result<Model, InferenceError> {
 }
 
 fn second_file() -> DraftSource {
-    DraftSource::File(folder().join("mtp.gguf"))
+    DraftSource::File(layer_file("gguf"))
 }
 
 /// One file with the model and the layer, and with other keys.
 fn joined(place: &TempDir, put: &[(&str, Value<'static>)]) -> PathBuf {
-    let files =
-        ["model.gguf", "mtp.gguf"].map(|name| GgufFile::open(&folder().join(name)).unwrap());
+    let files = [folder().join("model.gguf"), layer_file("gguf")];
+    let files = files.map(|path| GgufFile::open(&path).unwrap());
     let own =
         [("qwen35.block_count", Value::U32(4)), ("qwen35.nextn_predict_layers", Value::U32(1))];
     let put: Vec<_> = own.iter().chain(put).copied().collect();
@@ -69,7 +74,7 @@ fn joined(place: &TempDir, put: &[(&str, Value<'static>)]) -> PathBuf {
 
 #[test]
 fn logits_of_drafts_are_those_of_transformers() {
-    let expected = SafeTensors::open(&folder().join("mtp.safetensors")).unwrap();
+    let expected = SafeTensors::open(&layer_file("safetensors")).unwrap();
     let floats = |key: &str| -> Vec<f32> {
         let numbers = expected.find(key).unwrap().data;
         numbers.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
@@ -189,5 +194,5 @@ fn layers_that_do_not_fit_are_refused_by_name() {
     refused(&model, DraftSource::File(narrow), "rope.dimension_count");
     refused(&model, DraftSource::File(place.path().join("none.gguf")), "none.gguf");
     // The file of the layer alone is no model.
-    refused(&folder().join("mtp.gguf"), DraftSource::Own, "blk.0.");
+    refused(&layer_file("gguf"), DraftSource::Own, "blk.0.");
 }

@@ -28,6 +28,7 @@ mod batches;
 mod cached;
 mod dense;
 mod device;
+mod doubled;
 mod elementwise;
 mod integers;
 mod numbers;
@@ -58,6 +59,7 @@ pub struct Case {
 /// All cases of all operations.
 pub const CASES: &[Case] = &[
     Case { name: "ternary layers", run: ternary::cases },
+    Case { name: "weights of +2", run: doubled::cases },
     Case { name: "gated layers", run: ternary::gated_cases },
     Case { name: "dense", run: dense::cases },
     Case { name: "cached", run: cached::cases },

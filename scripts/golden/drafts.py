@@ -1,8 +1,8 @@
 """Writes a layer that drafts tokens (multi-token prediction) for `gguf-qwen35-pq2_0`, and the logits that it gives.
 
-    python scripts/golden/drafts.py [--out tests/golden/models]
+    python scripts/golden/drafts.py [--out tests/golden/drafts]
 
-The layer is in a file of its own, `mtp.gguf`, as community files have it: block 3 of `block_count` 4, of which
+The layer is in a file of its own, `gguf-qwen35-mtp.gguf`, as community files have it: block 3 of `block_count` 4, of which
 `nextn_predict_layers` 1. transformers has no such layer; the truth is its Qwen3_5ForCausalLM with one layer of
 attention on what the projection gives, after DeepSeek-V3's description (2.2): norms of the embedding of a token and of
 the state before it, side by side, the embedding first. The state is that after the output norm, as in llama.cpp.
@@ -20,7 +20,7 @@ from hybrid import DIMS, both_halves, codecs, config, folder_tensors, gguf_file,
 from modelkit import record
 from modelkit.weights import with_scales, write_folder
 
-CASE = "gguf-qwen35-pq2_0"
+NAME = "gguf-qwen35-mtp"
 LENGTHS = (5, 70)
 NAMES = {"eh_proj": "nextn.eh_proj", "enorm": "nextn.enorm", "hnorm": "nextn.hnorm",
          "shared_head_norm": "nextn.shared_head_norm"}
@@ -105,12 +105,13 @@ def write_layer(path, own):
 def main():
     """Writes the file and what it gives."""
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("--out", type=Path, default=hybrid.HERE.parents[1] / "tests/golden/models")
-    folder = ap.parse_args().out / CASE
+    ap.add_argument("--out", type=Path, default=hybrid.HERE.parents[1] / "tests/golden/drafts")
+    folder = ap.parse_args().out
+    folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     tensors, own = hybrid.plain_tensors(), layer_tensors(310)
-    write_layer(folder / "mtp.gguf", own)
+    write_layer(folder / f"{NAME}.gguf", own)
     model, draft = hybrid.load(tensors, DIMS), draft_model(own, tensors)
     wide, wide_draft = hybrid.in_double(model, DIMS), hybrid.in_double(draft, DIMS)
     rng, rec, noise = np.random.default_rng(311), {}, []
@@ -123,9 +124,9 @@ def main():
         rec[f"prompt.{p}.tokens"] = torch.from_numpy(tokens.astype(np.int32))
         rec[f"prompt.{p}.logits"] = torch.from_numpy(logits.astype(np.float32))
     rec["noise"] = torch.tensor(noise, dtype=torch.float32)
-    record.save(folder / "mtp.safetensors", rec)
+    record.save(folder / f"{NAME}.safetensors", rec)
     print("noise", noise, "largest", float(np.abs(exact).max()))
-    for name in ("mtp.gguf", "mtp.safetensors"):
+    for name in (f"{NAME}.gguf", f"{NAME}.safetensors"):
         print(name, (folder / name).stat().st_size, "bytes")
 
 

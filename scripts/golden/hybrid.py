@@ -4,6 +4,7 @@
 
 - qwen35-ternary-dense: a Hugging Face folder, ternary values in bfloat16 with one magnitude per 128.
 - gguf-qwen35-pq2_0: the same values in a GGUF file, value heads in the tiled order of llama.cpp.
+- gguf-qwen35-code3: ternary weights, embedding and head, of which some codes are 3: weights of twice their scale.
 - gguf-qwen35-rotated: weights stored in a basis rotated by signs and Walsh-Hadamard transforms (`prism.hadamard.*`),
   embedding and head included. The truth is transformers on the weights rotated back.
 
@@ -386,7 +387,17 @@ def main():
     expected(folder, plain, dims, seed, meta_of(folder.name, dims, seed, "qwen35",
                                                 "PTQ1_0 in a rotated basis, embedding and head too", format="gguf",
                                                 file="model.gguf", tokenizer=True), rotated=in_rotated_basis(stored, dims, signs))
-    for case in ("qwen35-ternary-dense", "gguf-qwen35-pq2_0", "gguf-qwen35-rotated"):
+    seed = 302
+    tensors = random_tensors(dims, seed, True)
+    rng = np.random.default_rng(seed + 7)
+    for value in tensors.values():
+        if not isinstance(value, np.ndarray):
+            value.trits[(value.trits == 1) & (rng.random(value.trits.shape) < 0.04)] = 2
+    folder = out / "gguf-qwen35-code3"
+    write_gguf(folder / "model.gguf", tensors, dims, "PQ2_0")
+    expected(folder, tensors, dims, seed, meta_of(folder.name, dims, seed, "qwen35", "PQ2_0 with code 3, value heads tiled",
+                                                  format="gguf", file="model.gguf", tokenizer=True))
+    for case in ("qwen35-ternary-dense", "gguf-qwen35-pq2_0", "gguf-qwen35-rotated", "gguf-qwen35-code3"):
         print(case, sum(f.stat().st_size for f in (out / case).iterdir()), "bytes")
 
 

@@ -73,6 +73,7 @@ impl Weights {
             "tensors": self.scan.tensors,
             "numbers": self.scan.numbers,
             "faults": self.scan.faults.iter().map(fault_json).collect::<Vec<_>>(),
+            "doubled": self.scan.doubled.iter().map(|(tensor, count)| json!({ "tensor": tensor, "count": count })).collect::<Vec<_>>(),
         })
     }
 }
@@ -127,9 +128,25 @@ pub(crate) fn notes(facts: &ModelFacts, weights: Option<&Weights>) -> Vec<String
             output::count(weights.rows_beyond, "row")
         ));
     }
+    notes.extend(doubled(&weights.scan));
     let quantised = weights.assumptions.iter().filter(|text| text.contains("quantised at load"));
     notes.extend(quantised.cloned());
     notes
+}
+
+/// Returns a note about weights of twice their scale, if there are any.
+fn doubled(scan: &WeightScan) -> Option<String> {
+    let (first, _) = scan.doubled.first()?;
+    let count: u64 = scan.doubled.iter().map(|(_, count)| count).sum();
+    let share = 100.0 * count as f64 / scan.numbers.max(1) as f64;
+    let more = match scan.doubled.len() {
+        1 => String::new(),
+        tensors => format!(" and {} more", output::count(tensors - 1, "tensor")),
+    };
+    Some(format!(
+        "{count} weights ({share:.2} %) are code 3, read as +2: in {}{more}",
+        without_controls(first)
+    ))
 }
 
 /// Returns whether a name is that of an output head.

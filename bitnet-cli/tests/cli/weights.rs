@@ -150,3 +150,23 @@ fn chat_fails_if_the_model_changes_between_turns() {
     let message = stderr(&ended);
     assert!(message.contains("model.gguf") && message.contains("changed"), "{message}");
 }
+
+#[test]
+fn inspect_counts_weights_of_code_3() {
+    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/models");
+    let model = format!("{golden}/gguf-qwen35-code3/model.gguf");
+    let document = json(&["inspect", &model, "--json"]);
+    let doubled = document["weights"]["doubled"].as_array().unwrap();
+    let count: u64 = doubled.iter().map(|tensor| tensor["count"].as_u64().unwrap()).sum();
+    assert!(doubled.iter().any(|tensor| tensor["tensor"] == "blk.1.attn_q.weight"), "{document}");
+    let text = ok(&["inspect", &model]);
+    let line = format!("{count} weights (");
+    assert!(
+        stdout(&text).contains(&line) && stdout(&text).contains("read as +2"),
+        "{}",
+        stdout(&text)
+    );
+    let other = json(&["inspect", &format!("{golden}/gguf-qwen35-pq2_0/model.gguf"), "--json"]);
+    assert_eq!(other["weights"]["doubled"].as_array().unwrap().len(), 0);
+    assert_eq!(ok(&["verify", "-m", &model]).status.code(), Some(0));
+}

@@ -71,8 +71,9 @@ fn drafts_do_not_change_the_text() {
 
 #[test]
 fn a_layer_that_drafts_tokens_comes_from_a_second_file() {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/models/gguf-qwen35-pq2_0");
-    let (model, layer) = (&format!("{folder}/model.gguf"), &format!("{folder}/mtp.gguf"));
+    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden");
+    let model = &format!("{golden}/models/gguf-qwen35-pq2_0/model.gguf");
+    let layer = &format!("{golden}/drafts/gguf-qwen35-mtp.gguf");
     let args = ["run", "abab", "-m", model, "-n", "30", "--temp", "0", "--ignore-eos", "--json"];
     let run = |more: &[&str]| json(&[&args[..], more].concat());
     let (without, with) = (run(&["--draft", "off"]), run(&["--draft-model", layer]));

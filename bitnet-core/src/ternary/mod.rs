@@ -9,8 +9,10 @@
 //! As bytes, element `j` of a row is in byte `j / 4`, bits `2 (j % 4)`, on every machine.
 
 mod builder;
+mod doubled;
 
 pub use builder::TernaryBuilder;
+pub use doubled::{DoubledWeight, DoubledWeights};
 
 use std::cmp::Ordering;
 

@@ -303,6 +303,9 @@ impl Builder<'_> {
             DecodedLinear::Ternary(matrix, precision) => {
                 Linear::Ternary(self.backend.prepare(matrix)?, precision)
             }
+            DecodedLinear::Doubled(matrix, doubled) => {
+                Linear::Doubled(self.backend.prepare(matrix)?, Arc::new(doubled))
+            }
             DecodedLinear::Dense(rows) => Linear::Dense(self.backend.prepare_dense(rows)?),
         })
     }
@@ -344,11 +347,17 @@ impl Builder<'_> {
         }
         let c = self.checkpoint.config();
         let stored = self.checkpoint.stored(name, c.vocab_size, c.hidden, self.weights)?;
-        let Some(StoredWeight::Ternary(matrix)) = stored.map(|stored| stored.weight) else {
-            return Ok(None);
-        };
-        let weight = self.backend.prepare(matrix)?;
-        Ok(Some(Head::Own(Linear::Ternary(weight, ActivationPrecision::Float))))
+        Ok(match stored.map(|stored| stored.weight) {
+            Some(StoredWeight::Ternary(matrix)) => {
+                let weight = self.backend.prepare(matrix)?;
+                Some(Head::Own(Linear::Ternary(weight, ActivationPrecision::Float)))
+            }
+            Some(StoredWeight::Doubled(matrix, doubled)) => {
+                let weight = self.backend.prepare(matrix)?;
+                Some(Head::Own(Linear::Doubled(weight, Arc::new(doubled))))
+            }
+            Some(StoredWeight::Dense { .. }) | None => None,
+        })
     }
 }
 

@@ -10,7 +10,8 @@ use bitnet_formats::names::TensorName;
 use bitnet_formats::safetensors::{Dtype, TensorView};
 use bitnet_quant::codec::dense::DenseType;
 use bitnet_quant::codec::hf_packed;
-use bitnet_quant::codec::mlx::{self, MlxTensors};
+use bitnet_quant::codec::mlx::MlxTensors;
+use bitnet_quant::codec::{Doubled, decode_mlx};
 use bitnet_quant::weights::{absmean, detect_ternary};
 
 use super::huggingface::HfCheckpoint;
@@ -32,6 +33,7 @@ fn dense_type(dtype: Dtype) -> Option<DenseType> {
 impl HfCheckpoint {
     /// Every tensor, in file order.
     pub(super) fn every_tensor(&self) -> Vec<RawTensor> {
+        let is_mlx = matches!(self.config.quantization, Quantization::Mlx { .. });
         let raw = |TensorView { name, dtype, shape, data }| {
             let cols = shape.last().copied().unwrap_or(1);
             let rows = shape.iter().product::<usize>() / cols.max(1);
@@ -39,6 +41,8 @@ impl HfCheckpoint {
                 Some(dtype) if rows * cols > 0 => {
                     RawNumbers::Dense { dtype, rows, cols, region: data }
                 }
+                // MLX's codes, with scales and biases beside them.
+                None if is_mlx && dtype == Dtype::U32 => RawNumbers::Ternary,
                 _ => RawNumbers::Other,
             };
             RawTensor { name, numbers }
@@ -80,8 +84,11 @@ impl HfCheckpoint {
             return Ok(Some(stored(StoredWeight::Ternary(matrix), ActivationPrecision::Int8)));
         }
         if tensor.dtype == Dtype::U32 {
-            let matrix = self.affine(&tensor, rows, cols, pool)?;
-            return Ok(Some(stored(StoredWeight::Ternary(matrix), ActivationPrecision::Float)));
+            let weight = match self.affine(&tensor, rows, cols, pool)? {
+                (matrix, None) => StoredWeight::Ternary(matrix),
+                (matrix, Some(doubled)) => StoredWeight::Doubled(matrix, doubled),
+            };
+            return Ok(Some(stored(weight, ActivationPrecision::Float)));
         }
         if tensor.shape != [rows, cols] {
             return Err(self.shape_error(&tensor, &[rows, cols]));
@@ -242,7 +249,7 @@ impl HfCheckpoint {
         rows: usize,
         cols: usize,
         pool: &HybridMemoryPool,
-    ) -> Result<TernaryMatrix> {
+    ) -> Result<Doubled> {
         let Quantization::Mlx { group } = self.config.quantization else {
             let problem = format!("missing, but {} has codes of 2 bits", tensor.name);
             return Err(self.bad("quantization", problem));
@@ -273,7 +280,7 @@ impl HfCheckpoint {
             return Err(InferenceError::unsupported(what, instead));
         }
         let stored = MlxTensors { weight: tensor.data.clone(), scales, biases };
-        let matrix = mlx::decode(&stored, scale_type, rows, cols, group, Some(pool))
+        let matrix = decode_mlx(&stored, scale_type, rows, cols, group, Some(pool))
             .map_err(|e| InferenceError::weights(self.tensors.name(), &tensor.name, e))?;
         tensor.data.release();
         Ok(matrix)

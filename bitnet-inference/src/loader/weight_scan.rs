@@ -78,6 +78,8 @@ pub struct WeightScan {
     pub numbers: u64,
     /// Faults, in file order.
     pub faults: Vec<WeightFault>,
+    /// Names of tensors with weights of +2 (code 3 of two bits), and how many these are, in file order.
+    pub doubled: Vec<(String, u64)>,
 }
 
 impl fmt::Display for WeightFault {
@@ -122,6 +124,9 @@ pub(super) fn scan(
     let mut scan = WeightScan { tensors: tensors.len(), ..WeightScan::default() };
     for ((index, _), found) in pieces.iter().zip(found) {
         scan.numbers += found.numbers;
+        if found.doubled > 0 {
+            scan.doubled.push((tensors[*index].name.clone(), found.doubled));
+        }
         for problem in found.problems {
             add(&mut scan.faults, &tensors[*index].name, problem);
         }
@@ -182,6 +187,8 @@ fn pieces(tensor: &RawTensor) -> impl Iterator<Item = Range<usize>> + use<> {
 #[derive(Default)]
 struct Found {
     numbers: u64,
+    /// Weights of +2.
+    doubled: u64,
     problems: Vec<WeightProblem>,
 }
 
@@ -208,7 +215,10 @@ fn look_at(
             Ok(found)
         }
         RawNumbers::Ternary => match checkpoint.decode_raw(&tensor.name, pool) {
-            Ok(matrix) => Ok(look_at_scales(&matrix)),
+            Ok((matrix, doubled)) => {
+                let doubled = doubled.map_or(0, |doubled| doubled.count() as u64);
+                Ok(Found { doubled, ..look_at_scales(&matrix) })
+            }
             Err(crate::InferenceError::Weights { source, .. }) => Ok(undecodable(&source)),
             Err(error) => Err(error),
         },
@@ -217,7 +227,7 @@ fn look_at(
 }
 
 fn undecodable(error: &bitnet_quant::Error) -> Found {
-    Found { numbers: 0, problems: vec![WeightProblem::Undecodable(error.to_string())] }
+    Found { problems: vec![WeightProblem::Undecodable(error.to_string())], ..Found::default() }
 }
 
 /// The largest magnitude of one row.
@@ -245,7 +255,8 @@ fn look_at_rows(matrix: &MappedRows, rows: Range<usize>, limit: f32) -> Result<F
             }
         }
     }
-    Ok(Found { numbers: (rows.len() * numbers.len()) as u64, problems: faults.problems() })
+    let numbers = (rows.len() * numbers.len()) as u64;
+    Ok(Found { numbers, problems: faults.problems(), ..Found::default() })
 }
 
 fn look_at_scales(matrix: &TernaryMatrix) -> Found {
@@ -259,7 +270,8 @@ fn look_at_scales(matrix: &TernaryMatrix) -> Found {
     for (index, &scale) in matrix.scales().iter().enumerate() {
         faults.look(index / groups, index % groups * len, scale);
     }
-    Found { numbers: (matrix.rows() * cols) as u64, problems: faults.problems() }
+    let numbers = (matrix.rows() * cols) as u64;
+    Found { numbers, problems: faults.problems(), ..Found::default() }
 }
 
 /// Faulty numbers while they are counted.

@@ -5,6 +5,7 @@
 
 pub mod archive;
 pub mod dense;
+mod doubled;
 pub mod hf_packed;
 pub mod i2_s;
 pub mod iq1_bn;
@@ -31,6 +32,7 @@ pub mod tq2_0;
 
 pub(crate) use plain::f16_to_f32;
 
+pub use doubled::{Doubled, decode_mlx};
 pub use storage::Storage;
 
 use crate::Result;

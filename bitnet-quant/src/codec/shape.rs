@@ -64,6 +64,12 @@ pub(super) fn exact_len(
     if got == expected { Ok(()) } else { Err(Error::Length { format, rows, cols, got, expected }) }
 }
 
+/// Makes room for one more item.
+pub(super) fn reserve_one<T>(items: &mut Vec<T>) -> Result<()> {
+    let bytes = items.len().saturating_mul(2 * size_of::<T>());
+    Ok(items.try_reserve(1).map_err(|_| bitnet_core::Error::refused_by_system(bytes))?)
+}
+
 /// Returns an empty buffer with capacity for `bytes`.
 pub(super) fn buffer(bytes: usize) -> Result<Vec<u8>> {
     let mut out = Vec::new();
