@@ -55,6 +55,13 @@ fn select(name: &ModelName, listing: &Listing, output: &mut Output) -> Result<Se
     }
     let recommended = recommend(&name.repository, &files, memory())?;
     output.note(&format!("downloading {name}: {}", words(&recommended)));
+    if let Some(draft) = &recommended.draft {
+        let file = without_controls(&draft.file);
+        output.note(&format!(
+            "{file} drafts tokens for it: `bitnet pull {}:{file}` and --draft-model use it",
+            name.repository
+        ));
+    }
     if !recommended.fits {
         output.warning("this model takes more memory than is free; it may be slow or fail");
     }
@@ -64,7 +71,14 @@ fn select(name: &ModelName, listing: &Listing, output: &mut Output) -> Result<Se
 fn words(recommended: &Recommended) -> String {
     let Recommended { choice: Choice { file, bytes }, why, .. } = recommended;
     let size = bytes.map_or_else(|| "size unknown".to_owned(), output::bytes);
-    format!("{} ({size}; {why})", without_controls(file))
+    let memory = match (recommended.needs, memory()) {
+        (Some(needs), Some(free)) => {
+            let (needs, free) = (output::bytes(needs), output::bytes(free));
+            format!("; takes about {needs} of memory, {free} are free")
+        }
+        _ => String::new(),
+    };
+    format!("{} ({size}{memory}; {why})", without_controls(file))
 }
 
 /// Returns the memory available for a model, if known.

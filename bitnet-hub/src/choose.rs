@@ -196,10 +196,28 @@ fn ggufs(files: &[Found]) -> Vec<Gguf<'_>> {
     models
 }
 
-/// Returns whether a GGUF file is auxiliary: an image projector or an importance matrix.
+/// Returns whether a GGUF file is auxiliary: an image projector, an importance matrix, or a model or layer that drafts
+/// tokens for another.
 fn is_part_of_another(stem: &str) -> bool {
     let name = stem.rsplit('/').next().unwrap_or(stem).to_lowercase();
-    name.starts_with("mmproj") || name.contains("imatrix")
+    let is_word = |word: &str| name.split(['-', '_', '.']).any(|part| part == word);
+    name.starts_with("mmproj")
+        || name.contains("imatrix")
+        || is_draft(&name)
+        || ["dspark", "dflash", "eagle3", "draft"].into_iter().any(is_word)
+}
+
+/// Returns whether a GGUF file of that name, in lower case, holds a layer that drafts tokens and no model: `mtp-MODEL`.
+/// Files with both are called `MODEL-MTP`.
+fn is_draft(name: &str) -> bool {
+    name.starts_with("mtp-") || name.starts_with("mtp_") || name == "mtp"
+}
+
+/// Returns the GGUF files among `files` that hold a layer that drafts tokens for a model of the repository.
+pub fn draft_layers(files: &[Found]) -> Vec<Choice> {
+    let name =
+        |model: &Gguf<'_>| model.stem.rsplit('/').next().unwrap_or(model.stem).to_lowercase();
+    ggufs(files).iter().filter(|model| is_draft(&name(model))).map(Gguf::choice).collect()
 }
 
 fn is_shard(path: &str) -> bool {

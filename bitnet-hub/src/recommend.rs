@@ -4,12 +4,12 @@
 //! safetensors; then 16-bit and 32-bit numbers. The first model that fits into memory is selected. Unsupported types
 //! are never selected, because loading would fail only after gigabytes of download.
 
-use crate::choose::{Choice, Found, Selection, Wanted, choose, gguf_models};
+use crate::choose::{Choice, Found, Selection, Wanted, choose, draft_layers, gguf_models};
 use crate::error::{Error, Result};
 use crate::name::Repository;
 
-/// Estimated memory per 100 bytes of a file: weights, context and program.
-const MEMORY_PERCENT: u64 = 125;
+/// Estimated memory per 100 bytes of a file: weights, context and program. A model of 5.9 GB in blocks of 128 took 135.
+const MEMORY_PERCENT: u64 = 135;
 
 /// A selected model and the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,8 +18,12 @@ pub struct Recommended {
     pub selection: Selection,
     /// The file name or `safetensors`, and the total size.
     pub choice: Choice,
+    /// Estimated bytes of memory to run it, if its size is known.
+    pub needs: Option<u64>,
     /// Whether it fits into memory, as far as known.
     pub fits: bool,
+    /// A file with a layer that drafts tokens for it, beside it in the repository.
+    pub draft: Option<Choice>,
     /// The reason for the selection.
     pub why: String,
 }
@@ -67,10 +71,12 @@ pub fn recommend(
         let file = "safetensors".to_owned();
         candidates.push((Form::Safetensors, Choice { file, bytes }, selection));
     }
-    let fits = |choice: &Choice| match (choice.bytes, memory) {
-        (Some(bytes), Some(memory)) => bytes / 100 * MEMORY_PERCENT <= memory,
+    let needs = |choice: &Choice| choice.bytes.map(|bytes| bytes / 100 * MEMORY_PERCENT);
+    let fits = |choice: &Choice| match (needs(choice), memory) {
+        (Some(needs), Some(memory)) => needs <= memory,
         _ => true,
     };
+    let draft = draft_layers(files).into_iter().next();
     // If none fits, the smallest is selected.
     let order = |(form, choice, _): &(Form, Choice, Selection)| {
         let unreadable = *form == Form::Unreadable;
@@ -89,7 +95,8 @@ pub fn recommend(
         // Lists the missing files.
         let selection = choose(repository, files, &Wanted::Model)?;
         let choice = Choice { file: selection.run.clone().unwrap_or_default(), bytes: None };
-        return Ok(Recommended { selection, choice, fits: true, why: "the only model".to_owned() });
+        let why = "the only model".to_owned();
+        return Ok(Recommended { selection, choice, needs: None, fits: true, draft, why });
     };
     let fits = fits(&choice);
     let why = if number == 1 {
@@ -98,7 +105,8 @@ pub fn recommend(
         let reason = if fits { reason(form) } else { "the smallest; none fits into free memory" };
         format!("{reason}; selected from {number}, :FILE selects another")
     };
-    Ok(Recommended { selection, choice, fits, why })
+    let needs = needs(&choice);
+    Ok(Recommended { selection, choice, needs, fits, draft, why })
 }
 
 fn reason(form: Form) -> &'static str {
@@ -118,7 +126,14 @@ fn form(path: &str) -> Form {
     let is = |kind: &&str| {
         words.contains(kind) || words.iter().any(|word| word.ends_with(&format!("_{kind}")))
     };
-    if let Some(index) = TERNARY.iter().position(|kind| words.contains(kind)) {
+    // Files of Q2_0 may say how many weights share a scale.
+    let without_group = |word: &&str| {
+        let word = *word;
+        let of_group = ["_g64", "_g128"].iter().find_map(|group| word.strip_suffix(group));
+        of_group.unwrap_or(word).to_owned()
+    };
+    let storages: Vec<String> = words.iter().map(without_group).collect();
+    if let Some(index) = TERNARY.iter().position(|kind| storages.iter().any(|word| word == kind)) {
         return Form::Ternary(index);
     }
     if PLAIN.iter().any(is) {
@@ -182,10 +197,29 @@ mod tests {
     }
 
     #[test]
+    fn projectors_and_drafts_are_not_the_model() {
+        let files = [
+            ("Ternary-Bonsai-2-9B-PQ2_0.gguf", 2500),
+            ("Ternary-Bonsai-2-9B-PTQ1_0.gguf", 2100),
+            ("mmproj-Ternary-Bonsai-2-9B-F16.gguf", 900),
+            ("mtp-Qwen3.8-9B-Q8_0.gguf", 300),
+            ("Ternary-Bonsai-2-9B-dspark-Q2_0.gguf", 100),
+        ];
+        let found = best(&files, 1 << 30);
+        assert_eq!(found.choice.file, files[0].0);
+        assert!(found.why.contains("from 2"), "{}", found.why);
+        assert_eq!(found.draft.unwrap().file, files[3].0);
+        assert_eq!(best(&files, 3000).choice.file, files[1].0, "the smaller one fits");
+        let together = [("Bonsai-2-9B-MTP-PQ2_0.gguf", 2600), files[2]];
+        assert_eq!(best(&together, 1 << 30).choice.file, together[0].0);
+    }
+
+    #[test]
     fn models_larger_than_memory_are_skipped() {
         let files = [("m-tq2_0.gguf", 1000), ("m-tq1_0.gguf", 800), ("m-q4_0.gguf", 10)];
-        assert_eq!(best(&files, 1250).choice.file, "m-tq2_0.gguf");
-        assert_eq!(best(&files, 1249).choice.file, "m-tq1_0.gguf");
+        assert_eq!(best(&files, 1350).choice.file, "m-tq2_0.gguf");
+        assert_eq!(best(&files, 1349).choice.file, "m-tq1_0.gguf");
+        assert_eq!(best(&files, 1350).needs, Some(1350));
         let none = best(&files, 100);
         assert_eq!((none.choice.file.as_str(), none.fits), ("m-tq1_0.gguf", false));
     }
@@ -198,6 +232,9 @@ mod tests {
             ("x-PQ2_0.gguf", Form::Ternary(3)),
             ("x-PTQ1_0.gguf", Form::Ternary(4)),
             ("x-Q1_0.gguf", Form::Ternary(9)),
+            ("Ternary-Bonsai-8B-Q2_0_g64.gguf", Form::Ternary(2)),
+            ("Ternary-Bonsai-8B-Q2_0_g128.gguf", Form::Ternary(2)),
+            ("Ternary-Bonsai-2-27B-PTQ1_0-MTP.gguf", Form::Ternary(4)),
             ("TQ1_0/x-00001-of-00002.gguf", Form::Ternary(1)),
             ("m-BF16.gguf", Form::Plain),
             ("ggml_model_f32.gguf", Form::Plain),

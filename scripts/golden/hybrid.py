@@ -198,6 +198,17 @@ def expected(folder, tensors, dims, seed, meta, name="expected.safetensors", rot
         "noise": {"max_abs": max(noise), "per_prompt": noise, "logit_max_abs": largest}, "linears": {}})
 
 
+def long_prompt(folder, tensors, dims, seed, length=4096):
+    """Writes the last logits after a long prompt, and the noise of float32 in them."""
+    model = load(tensors, dims)
+    tokens = np.random.default_rng(seed).integers(0, dims.vocab - 4, length)
+    logits = truth.logits32(model, tokens)[-4:]
+    exact = truth.logits64(in_double(model, dims), tokens)[-4:]
+    noise = torch.tensor([np.abs(logits - exact).max()], dtype=torch.float32)
+    record.save(folder / "long.safetensors", {"tokens": torch.from_numpy(tokens.astype(np.int32)),
+                                              "logits": torch.from_numpy(logits.copy()), "noise": noise})
+
+
 # ------------------------------------------------------------------------------------------------ GGUF files
 
 
@@ -374,6 +385,7 @@ def main():
     meta = meta_of(twin.name, dims, seed, "qwen35", "PQ2_0, value heads tiled", format="gguf", file="model.gguf",
                    tokenizer=True)
     record.same_truth(twin, meta, folder.name)
+    long_prompt(twin, tensors, dims, seed + 2)
     seed = 301
     stored = random_tensors(dims, seed, True)
     signs = np.random.default_rng(seed + 7).choice([-1.0, 1.0], dims.hidden)

@@ -115,8 +115,10 @@ mod downloads {
         let endpoint = serve(vec![model("m-Q4_K_M.gguf", 50), model("m-TQ2_0.gguf", 100)]);
         let other = tempfile::tempdir().unwrap();
         let output = run(&["inspect", "hf:own/model"], other.path(), &endpoint);
-        let why = "downloading own/model: m-TQ2_0.gguf (100 B; a ternary storage type";
-        assert!(stderr(&output).starts_with(why), "{}", stderr(&output));
+        let text = stderr(&output);
+        let start = "downloading own/model: m-TQ2_0.gguf (100 B; takes about 135 B of memory, ";
+        assert!(text.starts_with(start), "{text}");
+        assert!(text.contains(" are free; a ternary storage type; selected from 2"), "{text}");
     }
 
     #[test]
