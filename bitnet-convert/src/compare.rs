@@ -119,6 +119,7 @@ fn facts(config: &ModelConfig) -> [(&'static str, String); 15] {
         RopeScaling::None => "none".to_owned(),
         RopeScaling::Linear(factor) => format!("linear by {factor}"),
         RopeScaling::Llama3 { factor, .. } => format!("llama3 by {factor}"),
+        RopeScaling::Yarn(yarn) => format!("{yarn:?}"),
         RopeScaling::Factors(factors) => {
             format!("a factor for each of {} frequencies", factors.len())
         }

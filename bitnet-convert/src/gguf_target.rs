@@ -6,7 +6,9 @@ use std::path::Path;
 use bitnet_core::backend::Activation;
 use bitnet_formats::gguf::{GgmlType, GgufFile, GgufWriter, Value};
 use bitnet_inference::loader::{Container, INPUT_NORM_EPSILON, ModelText};
-use bitnet_inference::models::{ContextLimit, LimitReason, RopeScaling, activation_name};
+use bitnet_inference::models::{
+    ContextLimit, LimitReason, RopeScaling, YarnScaling, activation_name,
+};
 use bitnet_inference::tokenizer::GgufVocabulary;
 use bitnet_inference::{LoadOptions, ModelFiles};
 use serde_json::Value as Json;
@@ -211,6 +213,9 @@ fn model_keys(
         writer.put(&key("rope.scaling.type"), Value::String("linear"))?;
         writer.put(&key("rope.scaling.factor"), Value::F32(factor))?;
     }
+    if let RopeScaling::Yarn(yarn) = c.rope_scaling {
+        yarn_keys(writer, &key, &yarn)?;
+    }
     if let Some(ContextLimit { positions, reason: LimitReason::SlidingWindow }) = c.context_limit {
         let positions = u32::try_from(positions).unwrap_or(u32::MAX);
         writer.put(&key("attention.sliding_window"), Value::U32(positions))?;
@@ -218,6 +223,37 @@ fn model_keys(
     // The official names mean ReLU²; readers of other names assume SiLU.
     if architecture == "bitnet" && c.activation != Activation::Silu {
         writer.put(&key("hidden_activation"), Value::String(activation_name(c.activation)))?;
+    }
+    Ok(())
+}
+
+/// Writes the keys of YaRN, in the meaning of llama.cpp: `attn_factor` multiplies the usual magnitude.
+fn yarn_keys(
+    writer: &mut GgufWriter,
+    key: &dyn Fn(&str) -> String,
+    yarn: &YarnScaling,
+) -> Result<()> {
+    if !yarn.truncate {
+        let problem = "false has no key in GGUF files; write a folder";
+        return Err(Error::refused("rope_parameters.truncate".to_owned(), problem));
+    }
+    let original = yarn.original_context as u32;
+    writer.put(&key("rope.scaling.type"), Value::String("yarn"))?;
+    writer.put(&key("rope.scaling.factor"), Value::F32(yarn.factor))?;
+    writer.put(&key("rope.scaling.original_context_length"), Value::U32(original))?;
+    let usual = YarnScaling::magnitude(yarn.factor, 1.0);
+    let near = yarn.attention_factor / usual;
+    let others = [near, near.next_down(), near.next_up()];
+    let more = others.into_iter().find(|more| usual * more == yarn.attention_factor);
+    let more = more.unwrap_or(near);
+    for (name, value, usual) in [
+        ("attn_factor", more, 1.0),
+        ("yarn_beta_fast", yarn.beta_fast, YarnScaling::BETA_FAST),
+        ("yarn_beta_slow", yarn.beta_slow, YarnScaling::BETA_SLOW),
+    ] {
+        if value != usual {
+            writer.put(&key(&format!("rope.scaling.{name}")), Value::F32(value))?;
+        }
     }
     Ok(())
 }

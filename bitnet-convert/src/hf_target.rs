@@ -337,6 +337,16 @@ fn config_of(files: &ModelFiles) -> Json {
     if let RopeScaling::Linear(factor) = c.rope_scaling {
         config["rope_scaling"] = json!({"rope_type": "linear", "factor": shortest(factor)});
     }
+    if let RopeScaling::Yarn(yarn) = c.rope_scaling {
+        config["rope_scaling"] = json!({
+            "rope_type": "yarn",
+            "factor": shortest(yarn.factor),
+            "original_max_position_embeddings": yarn.original_context as u64,
+            "beta_fast": shortest(yarn.beta_fast),
+            "beta_slow": shortest(yarn.beta_slow),
+            "attention_factor": shortest(yarn.attention_factor),
+        });
+    }
     if let Container::Gguf(file) = files.container() {
         let ids = SpecialIds::of_gguf(file.metadata(), c.vocab_size);
         for (kind, _, id) in ids.iter().filter(|(kind, ..)| !["eot", "eom"].contains(kind)) {

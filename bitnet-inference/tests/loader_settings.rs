@@ -284,7 +284,7 @@ fn settings_that_are_not_obeyed_are_refused_by_name() {
         ("layer_types", json!(["full_attention", "sliding_attention"])),
         ("layer_types", json!(["full_attention"])),
         ("layer_types", json!(["full_attention", "linear_attention"])),
-        ("rope_scaling", json!({"rope_type": "yarn", "factor": 2.0})),
+        ("rope_scaling", json!({"rope_type": "longrope", "factor": 2.0})),
         ("rope_parameters", json!({"full_attention": {"rope_theta": 1e4}})),
         ("rope_scaling", json!({"rope_type": "default", "partial_rotary_factor": 0.5})),
         ("partial_rotary_factor", json!(0.5)),

@@ -147,6 +147,14 @@ def cases():
     ), "weights"
     llama3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
     yield "llama3-no-original-length", config(LLAMA, max_position_embeddings=16, rope_scaling=llama3), "weights"
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 4}
+    yield "yarn", config(QWEN3, rope_scaling=yarn), "weights"
+    yield "yarn-in-parameters", config(
+        LLAMA, rope_theta=ABSENT, rope_parameters=yarn | {"rope_theta": 700.0, "attention_factor": 1.3, "beta_fast": 0.9, "beta_slow": 0.02}
+    ), "weights"
+    yield "yarn-mscale", config(LLAMA, rope_scaling=yarn | {"mscale": 0.7, "mscale_all_dim": 0.4, "beta_fast": 2}), "weights"
+    yield "yarn-not-truncated", config(LLAMA, rope_scaling=yarn | {"truncate": False, "beta_slow": 0.05}), "weights"
+    yield "yarn-no-factor", config(LLAMA, rope_scaling=yarn | {"factor": None}), "weights"
     yield "tied-with-other-head", config(LLAMA, tie_word_embeddings=True), "weights"
     yield "tied-with-head-alone", config(LLAMA, tie_word_embeddings=True), "head-alone"
     yield "no-tie-word-embeddings", config(LLAMA, tie_word_embeddings=ABSENT), "weights"

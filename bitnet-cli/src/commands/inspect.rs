@@ -94,6 +94,9 @@ fn config_rows(config: &ModelConfig, kv: KvType) -> Vec<(&'static str, String)> 
         RopeScaling::None => String::new(),
         RopeScaling::Linear(factor) => format!(", stretched linearly by {factor}"),
         RopeScaling::Llama3 { factor, .. } => format!(", stretched as Llama 3.1 does by {factor}"),
+        RopeScaling::Yarn(yarn) => {
+            format!(", stretched by YaRN {} times from {}", yarn.factor, yarn.original_context)
+        }
         RopeScaling::Factors(factors) => {
             let largest = factors.iter().copied().fold(0.0, f32::max);
             format!(", frequencies divided by up to {largest}")
@@ -239,6 +242,15 @@ fn config_json(c: &ModelConfig) -> Value {
                 "original_context": output::number(*original_context),
             })
         }
+        RopeScaling::Yarn(yarn) => json!({
+            "kind": "yarn",
+            "factor": output::number(yarn.factor),
+            "original_context": output::number(yarn.original_context),
+            "beta_fast": output::number(yarn.beta_fast),
+            "beta_slow": output::number(yarn.beta_slow),
+            "truncate": yarn.truncate,
+            "attention_factor": output::number(yarn.attention_factor),
+        }),
         RopeScaling::Factors(factors) => json!({ "kind": "factors", "factors": **factors }),
     };
     json!({

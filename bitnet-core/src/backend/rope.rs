@@ -29,34 +29,35 @@ impl RopeTable {
     pub fn new(inverse_frequencies: &[f32], positions: usize) -> Self {
         let len = positions * inverse_frequencies.len();
         let (mut cos, mut sin) = (vec![0.0; len], vec![0.0; len]);
-        Self::fill(inverse_frequencies, &mut cos, &mut sin);
+        Self::fill(inverse_frequencies, 1.0, &mut cos, &mut sin);
         Self { dim: 2 * inverse_frequencies.len(), cos: cos.into(), sin: sin.into() }
     }
 
-    /// As [`RopeTable::new`], with the numbers in `pool`.
+    /// As [`RopeTable::new`], with cosines and sines multiplied by `magnitude`, in `pool`.
     ///
     /// # Errors
     /// [`crate::Error::SizeOverflow`] or [`crate::Error::OutOfMemory`].
     pub fn in_pool(
         inverse_frequencies: &[f32],
+        magnitude: f32,
         positions: usize,
         pool: &HybridMemoryPool,
     ) -> Result<Self> {
         let len = positions.checked_mul(inverse_frequencies.len());
         let len = len.ok_or(crate::Error::SizeOverflow { what: "rotation table" })?;
         let (mut cos, mut sin) = (PoolBuffer::scratch(len, pool)?, PoolBuffer::scratch(len, pool)?);
-        Self::fill(inverse_frequencies, &mut cos, &mut sin);
+        Self::fill(inverse_frequencies, magnitude, &mut cos, &mut sin);
         let (cos, sin) = (Shared::new(cos), Shared::new(sin));
         Ok(Self { dim: 2 * inverse_frequencies.len(), cos, sin })
     }
 
-    fn fill(inverse_frequencies: &[f32], cos: &mut [f32], sin: &mut [f32]) {
+    fn fill(inverse_frequencies: &[f32], magnitude: f32, cos: &mut [f32], sin: &mut [f32]) {
         let half = inverse_frequencies.len().max(1);
         let rows = cos.chunks_exact_mut(half).zip(sin.chunks_exact_mut(half));
         for (position, (cos, sin)) in rows.enumerate() {
             for ((cos, sin), &frequency) in cos.iter_mut().zip(sin).zip(inverse_frequencies) {
                 let angle = f64::from(position as f32 * frequency);
-                (*cos, *sin) = (angle.cos() as f32, angle.sin() as f32);
+                (*cos, *sin) = (angle.cos() as f32 * magnitude, angle.sin() as f32 * magnitude);
             }
         }
     }

@@ -136,12 +136,13 @@ const ROPE: &[Fields] = &[
         EMPTY,
         "RoPE that differs between kinds of layers is not supported",
     ),
-    unused(&["attention_factor", "beta_fast", "beta_slow", "short_factor"], SOME_TYPES),
-    unused(&["long_factor", "mscale", "mscale_all_dim", "truncate"], SOME_TYPES),
+    read_by(&["attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim"], "yarn"),
+    read_by(&["truncate"], "yarn"),
+    unused(&["short_factor", "long_factor"], SOME_TYPES),
     unused(&["finetuned"], "metadata of yarn"),
 ];
 
-const SOME_TYPES: &str = "of types of RoPE (yarn, longrope) that are refused";
+const SOME_TYPES: &str = "of a type of RoPE (longrope) that is refused";
 
 /// Why settings for writing text, which older versions of transformers put into `config.json`, change nothing.
 #[cfg(test)]

@@ -5,7 +5,7 @@ use bitnet_formats::gguf::{self, Metadata};
 use serde_json::Value;
 
 use super::{
-    Decision, EMPTY, FALSE, Fields, Findings, Inert, MAX_ELEMENTS, NEVER, ONE, Refusal, TRUE, ZERO,
+    Decision, EMPTY, FALSE, Fields, Findings, Inert, MAX_ELEMENTS, NEVER, Refusal, TRUE, ZERO,
     ZERO_OR_ONE, assumed, decision, read, read_by, refused, shown, unused,
 };
 
@@ -121,12 +121,13 @@ const ARCHITECTURE: &[Fields] = &[
     read(&["attention.layer_norm_rms_epsilon", "attention.input_norm_rms_epsilon"]),
     read(&["rope.dimension_count", "rope.freq_base", "rope.scaling.type", "rope.scaling.factor"]),
     read(&["rope.scale_linear"]),
-    refused(&["rope.scaling.attn_factor"], ONE, SCALED),
+    read_by(&["rope.scaling.attn_factor"], "yarn; other types allow 1 only"),
     refused(&["rope.scaling.alpha"], ZERO_OR_ONE, SCALED),
-    refused(&["rope.scaling.yarn_ext_factor"], &[Inert::Number(0.0), Inert::Number(-1.0)], YARN),
+    read_by(&["rope.scaling.yarn_ext_factor"], "it is 1 for yarn, else 0"),
     refused(&["rope.scaling.yarn_attn_factor"], &[Inert::Number(1.0), Inert::Number(-1.0)], YARN),
-    unused(&["rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow"], YARN),
-    unused(&["rope.scaling.yarn_log_multiplier", "rope.scaling.original_context_length"], YARN),
+    read_by(&["rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow"], "yarn"),
+    read_by(&["rope.scaling.yarn_log_multiplier"], "yarn"),
+    read_by(&["rope.scaling.original_context_length"], "yarn"),
     unused(&["rope.scaling.finetuned"], METADATA),
     refused(&["rope.dimension_sections"], ZERO, "RoPE over several axes is not supported"),
     unused(&["rope.dimension_count_swa", "rope.freq_base_swa"], WINDOW),

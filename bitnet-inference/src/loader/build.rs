@@ -95,7 +95,7 @@ pub(crate) fn build(
     files.extend(drafts.into_iter().flat_map(Checkpoint::files));
     files.extend(cached.and_then(CachedWeights::file).cloned());
     let files = SourceFiles::new(checkpoint.file(), &files);
-    let rope = SharedRope::new(config.inverse_frequencies());
+    let rope = SharedRope::new(config.inverse_frequencies(), config.rope_magnitude());
     let compute = Compute { backend, pool };
     let decoder = Decoder {
         config,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bitnet_formats::gguf::{GgmlType, GgufFile, Metadata};
 
-use crate::models::RopeScaling;
+use crate::models::{RopeScaling, YarnScaling};
 use crate::{InferenceError, Result};
 
 /// The factors that each frequency is divided by, if they are not all 1.
@@ -39,17 +39,21 @@ pub(crate) fn rope_scaling(
     };
     // As in llama.cpp, 0 stands for no factor and a factor without a type is linear.
     let factor = factor.filter(|&factor| factor != 0.0).unwrap_or(1.0);
-    let linear = match metadata.opt_str(&key)?.unwrap_or("linear") {
-        "none" => false,
-        "linear" => factor != 1.0,
+    let scaling = match metadata.opt_str(&key)?.unwrap_or("linear") {
+        "none" => RopeScaling::None,
+        "linear" if factor == 1.0 => RopeScaling::None,
+        "linear" => RopeScaling::Linear(factor),
+        "yarn" => RopeScaling::Yarn(yarn(metadata, arch, factor)?),
         other => {
-            let problem = format!("{other:?} is not supported; none and linear are");
+            let problem = format!("{other:?} is not supported; none, linear and yarn are");
             return Err(InferenceError::config(file.name(), &key, problem));
         }
     };
+    check_factors(file, arch, matches!(scaling, RopeScaling::Yarn(_)))?;
     if let Some(factors) = rope_factors(file, head_dim)? {
-        if linear {
-            let what = format!("{}: rope_freqs.weight together with {key}", file.name());
+        if scaling != RopeScaling::None {
+            let kind = metadata.opt_str(&key)?.unwrap_or("linear");
+            let what = format!("{}: rope_freqs.weight together with {key} {kind}", file.name());
             return Err(InferenceError::unsupported(
                 what,
                 "use the Hugging Face folder of the model",
@@ -57,5 +61,42 @@ pub(crate) fn rope_scaling(
         }
         return Ok(RopeScaling::Factors(factors));
     }
-    Ok(if linear { RopeScaling::Linear(factor) } else { RopeScaling::None })
+    Ok(scaling)
+}
+
+/// Checks the factors that belong to YaRN: how far its ramp acts, and for other types what cosines and sines are multiplied
+/// by. As in llama.cpp, a negative number stands for the usual one.
+fn check_factors(file: &GgufFile, arch: &str, is_yarn: bool) -> Result<()> {
+    let usual = [("yarn_ext_factor", if is_yarn { 1.0 } else { 0.0 }), ("attn_factor", 1.0)];
+    for (name, usual) in usual.into_iter().filter(|(name, _)| !is_yarn || *name != "attn_factor") {
+        let key = format!("{arch}.rope.scaling.{name}");
+        let given = file.metadata().opt_f32(&key)?;
+        if let Some(value) = given.filter(|&value| value >= 0.0 && value != usual) {
+            let problem = format!("{value} is not supported; {usual} is");
+            return Err(InferenceError::config(file.name(), &key, problem));
+        }
+    }
+    Ok(())
+}
+
+/// The settings of YaRN, with the defaults and the meaning of llama.cpp.
+fn yarn(metadata: &Metadata, arch: &str, factor: f32) -> Result<YarnScaling> {
+    let number = |name: &str| metadata.opt_f32(&format!("{arch}.rope.scaling.{name}"));
+    let given = |name: &str| Ok::<_, InferenceError>(number(name)?.filter(|&value| value > 0.0));
+    let original = metadata.opt_u64(&format!("{arch}.rope.scaling.original_context_length"))?;
+    let original = match original.filter(|&original| original > 0) {
+        Some(original) => original,
+        None => metadata.get_u64(&format!("{arch}.context_length"))?,
+    };
+    let below = number("yarn_log_multiplier")?.filter(|&multiplier| multiplier != 0.0);
+    let below = below.map_or(1.0, |multiplier| YarnScaling::magnitude(factor, multiplier));
+    let more = number("attn_factor")?.filter(|&value| value >= 0.0).unwrap_or(1.0);
+    Ok(YarnScaling {
+        factor,
+        original_context: original as f32,
+        beta_fast: given("yarn_beta_fast")?.unwrap_or(YarnScaling::BETA_FAST),
+        beta_slow: given("yarn_beta_slow")?.unwrap_or(YarnScaling::BETA_SLOW),
+        truncate: true,
+        attention_factor: YarnScaling::magnitude(factor, 1.0) / below * more,
+    })
 }

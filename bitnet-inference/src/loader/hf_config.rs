@@ -190,7 +190,7 @@ mod tests {
             ("architectures", json!("LlamaForCausalLM")),
             ("architectures", json!(["EvilForCausalLM"])),
             ("hidden_act", json!("mish")),
-            ("rope_scaling", json!({"rope_type": "yarn"})),
+            ("rope_scaling", json!({"rope_type": "longrope"})),
             ("rope_scaling", json!("linear")),
             ("quantization_config", json!({"quant_method": 3})),
         ] {

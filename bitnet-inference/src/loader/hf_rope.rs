@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::class_defaults::Settings;
 use super::json_object::Object;
 use crate::Result;
-use crate::models::RopeScaling;
+use crate::models::{RopeScaling, YarnScaling};
 
 /// RoPE of a Hugging Face checkpoint.
 pub(super) struct HfRope {
@@ -52,13 +52,40 @@ pub(super) fn rope(settings: &mut Settings<'_>, context: usize, head_dim: usize)
             high_freq_factor: number(&p, "high_freq_factor")?,
             original_context: original_context(settings, &p, context)?,
         },
+        "yarn" => RopeScaling::Yarn(yarn(settings, &p, context)?),
         other => {
-            let problem =
-                format!("{other:?} is not supported; default, linear, dynamic and llama3 are");
+            let problem = format!(
+                "{other:?} is not supported; default, linear, dynamic, yarn and llama3 are"
+            );
             return Err(p.bad(&format!("{field}.rope_type"), problem));
         }
     };
     Ok(HfRope { theta: theta(settings, Some(value))?, scaling, dynamic: kind == "dynamic", dim })
+}
+
+/// The settings of YaRN, with the defaults of transformers.
+fn yarn(settings: &mut Settings<'_>, p: &Object<'_>, context: usize) -> Result<YarnScaling> {
+    let original_context = original_context(settings, p, context)?;
+    let factor = p.opt_f32("factor")?.unwrap_or(context as f32 / original_context);
+    let given = |field: &str| -> Result<Option<f32>> {
+        Ok(p.opt_f32(field)?.filter(|&value| value != 0.0))
+    };
+    let attention_factor =
+        match (p.opt_f32("attention_factor")?, given("mscale")?, given("mscale_all_dim")?) {
+            (Some(factor), ..) => factor,
+            (None, Some(above), Some(below)) => {
+                YarnScaling::magnitude(factor, above) / YarnScaling::magnitude(factor, below)
+            }
+            _ => YarnScaling::magnitude(factor, 1.0),
+        };
+    Ok(YarnScaling {
+        factor,
+        original_context,
+        beta_fast: given("beta_fast")?.unwrap_or(YarnScaling::BETA_FAST),
+        beta_slow: given("beta_slow")?.unwrap_or(YarnScaling::BETA_SLOW),
+        truncate: p.opt_bool("truncate")?.unwrap_or(true),
+        attention_factor,
+    })
 }
 
 /// Components of a head that are rotated, by the RoPE settings or by the file itself.
@@ -97,7 +124,7 @@ fn theta(settings: &mut Settings<'_>, parameters: Option<&Value>) -> Result<f32>
     }
 }
 
-/// The context of Llama 3's first training: a field of the file itself comes before one of the RoPE settings, as in
+/// The context of the first training, before RoPE was stretched: a field of the file itself comes before one of the RoPE settings, as in
 /// transformers; without either it is the trained length.
 fn original_context(settings: &mut Settings<'_>, p: &Object<'_>, context: usize) -> Result<f32> {
     const FIELD: &str = "original_max_position_embeddings";

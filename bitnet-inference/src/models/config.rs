@@ -7,6 +7,7 @@ use bitnet_core::kv::RecurrentShape;
 use bitnet_formats::architecture::{Architecture, LayerKind};
 
 use super::rotation::WeightRotations;
+use super::yarn::YarnScaling;
 use crate::{InferenceError, Result};
 
 /// How RoPE frequencies are stretched for longer contexts.
@@ -27,6 +28,8 @@ pub enum RopeScaling {
         /// The context that the model was first trained for.
         original_context: f32,
     },
+    /// By YaRN.
+    Yarn(YarnScaling),
     /// Each frequency divided by a factor of its own, `[head_dim / 2]`: how GGUF files hold Llama 3.1's.
     Factors(Arc<[f32]>),
 }
@@ -205,6 +208,12 @@ impl ModelConfig {
                 "RoPE scaling",
                 format!("frequency factors {l}, {h} over {o} are not ordered"),
             )),
+            RopeScaling::Yarn(yarn) => match yarn.fault() {
+                Some((name, value)) => {
+                    Err(bad("RoPE scaling", format!("{name} {value} is not a positive number")))
+                }
+                None => Ok(()),
+            },
             RopeScaling::Factors(factors) => {
                 let wrong = factors.iter().position(|f| !(f.is_finite() && *f > 0.0));
                 match wrong {
@@ -251,15 +260,26 @@ impl ModelConfig {
 
     /// Inverse frequencies of RoPE, `[head_dim / 2]`, computed in f32 as the reference implementations do.
     pub fn inverse_frequencies(&self) -> Vec<f32> {
+        if let RopeScaling::Yarn(yarn) = &self.rope_scaling {
+            return yarn.inverse_frequencies(self.rope_dim, self.rope_theta);
+        }
         let plain = self.plain_frequencies().enumerate();
         plain.map(|(j, frequency)| self.rope_scaling.apply(j, frequency)).collect()
+    }
+
+    /// What the cosines and sines of RoPE are multiplied by.
+    pub fn rope_magnitude(&self) -> f32 {
+        match &self.rope_scaling {
+            RopeScaling::Yarn(yarn) => yarn.attention_factor,
+            _ => 1.0,
+        }
     }
 
     /// What each frequency is divided by, `[head_dim / 2]`, where a single factor for all does not say it: as near to
     /// [`ModelConfig::inverse_frequencies`] as a division by an f32 comes.
     pub fn frequency_factors(&self) -> Option<Arc<[f32]>> {
         match &self.rope_scaling {
-            RopeScaling::None | RopeScaling::Linear(_) => None,
+            RopeScaling::None | RopeScaling::Linear(_) | RopeScaling::Yarn(_) => None,
             RopeScaling::Factors(factors) => Some(Arc::clone(factors)),
             RopeScaling::Llama3 { .. } => {
                 let pairs = self.plain_frequencies().zip(self.inverse_frequencies());
@@ -316,7 +336,8 @@ impl RopeScaling {
     /// Stretches frequency `j`.
     fn apply(&self, j: usize, frequency: f32) -> f32 {
         match *self {
-            Self::None => frequency,
+            // YaRN's follow from all of them.
+            Self::None | Self::Yarn(_) => frequency,
             Self::Linear(factor) => frequency / factor,
             Self::Factors(ref factors) => frequency / factors[j],
             Self::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {

@@ -17,6 +17,7 @@ mod rotation;
 mod source_files;
 mod token_cost;
 mod top_logits;
+mod yarn;
 
 pub(crate) use activation::unknown_name;
 pub use activation::{activation_by_name, activation_name};
@@ -36,3 +37,4 @@ pub(crate) use source_files::SourceFiles;
 pub use token_cost::TokenCost;
 pub use top_logits::HeadMode;
 pub(crate) use top_logits::LazyTopLogits;
+pub use yarn::YarnScaling;

@@ -12,14 +12,15 @@ use crate::Result;
 #[derive(Debug)]
 pub(crate) struct SharedRope {
     inverse_frequencies: Vec<f32>,
+    magnitude: f32,
     table: RwLock<Arc<RopeTable>>,
 }
 
 impl SharedRope {
-    /// An empty table for inverse frequencies `[head_dim / 2]`.
-    pub(crate) fn new(inverse_frequencies: Vec<f32>) -> Self {
+    /// An empty table for inverse frequencies `[head_dim / 2]`, with cosines and sines multiplied by `magnitude`.
+    pub(crate) fn new(inverse_frequencies: Vec<f32>, magnitude: f32) -> Self {
         let table = RwLock::new(Arc::new(RopeTable::new(&inverse_frequencies, 0)));
-        Self { inverse_frequencies, table }
+        Self { inverse_frequencies, magnitude, table }
     }
 
     /// Returns a table of at least `positions` positions; its numbers do not depend on its length.
@@ -38,7 +39,9 @@ impl SharedRope {
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
         if positions > table.positions() {
             let positions = positions.max(table.positions().saturating_mul(2));
-            *table = Arc::new(RopeTable::in_pool(&self.inverse_frequencies, positions, pool)?);
+            let own =
+                RopeTable::in_pool(&self.inverse_frequencies, self.magnitude, positions, pool)?;
+            *table = Arc::new(own);
         }
         Ok(Arc::clone(&table))
     }
@@ -51,7 +54,7 @@ mod tests {
     #[test]
     fn the_table_grows_and_keeps_its_numbers() {
         let pool = HybridMemoryPool::new().unwrap();
-        let rope = SharedRope::new(vec![1.0, 0.1]);
+        let rope = SharedRope::new(vec![1.0, 0.1], 1.0);
         let short = rope.at_least(3, &pool).unwrap();
         let long = rope.at_least(4, &pool).unwrap();
         assert_eq!((short.positions(), long.positions()), (3, 6));
