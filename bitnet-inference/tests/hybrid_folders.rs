@@ -1,10 +1,12 @@
-//! Qwen3.5 models beyond the goldens of single prompts: the text part of a model that also sees, and long prompts.
+//! Qwen3.5 models beyond the goldens of single prompts: the text part of a model that also sees, long prompts, and the
+//! memory of the recurrent state.
 
 #![allow(clippy::unwrap_used, reason = "a test may stop at any surprise")]
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bitnet_core::memory::Purpose;
 use bitnet_cpu::{CpuBackend, CpuOptions};
 use bitnet_formats::safetensors::{Dtype, SafeTensors, TensorSpec, write};
 use bitnet_inference::{KvType, LoadOptions, Model, ModelSource};
@@ -74,6 +76,29 @@ fn the_text_part_of_a_model_that_sees_is_the_model() {
     assert_eq!(logits(&sees, &tokens), logits(&text, &tokens));
     assert_eq!(sees.facts().architecture, "Qwen3_5ForConditionalGeneration");
     assert_eq!(sees.facts().unused_tensors, ["model.visual.patch_embed.proj.weight"]);
+}
+
+#[test]
+fn recurrent_state_is_in_the_pool_under_its_purpose_and_leaves_with_the_session() {
+    let model = load(&golden("gguf-qwen35-pq2_0").join("model.gguf"));
+    let live = || {
+        let stats = model.memory_stats();
+        let held = stats.purposes.iter().find(|held| held.purpose == Purpose::KvCache).unwrap();
+        held.live
+    };
+    assert_eq!(live(), 0);
+    let mut session = model.session(Some(200)).unwrap();
+    session.extend(&[1; 20]).unwrap();
+    let chunk = model.config().recurrent.as_ref().unwrap().shape.chunk_bytes().unwrap() as u64;
+    let pages = session.cache().page_bytes() as u64;
+    assert!(live() >= pages + chunk, "{} of {pages} and {chunk}", live());
+    // Chunks do not pile up: two are kept, one is spare, and four that a prompt ends in.
+    for token in 0..100 {
+        session.extend(&[token]).unwrap();
+    }
+    assert!(live() <= 2 * pages + 8 * chunk, "{} of {pages} and {chunk}", live());
+    drop(session);
+    assert_eq!(live(), 0);
 }
 
 #[test]

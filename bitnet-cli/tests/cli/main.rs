@@ -15,6 +15,7 @@ mod memory;
 mod models;
 mod program;
 mod pulling;
+mod untrained;
 mod weight_cache;
 mod weights;
 mod writing;

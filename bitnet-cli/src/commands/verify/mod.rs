@@ -10,8 +10,11 @@
 //! 2. The reference runs some tokens, and every member gets the same inputs: integers must be equal bit for bit,
 //!    outputs of every operation must be within [`differential::OPERATION_BOUND`].
 //! 3. Each member runs the tokens independently, and its logits must be within [`LOGIT_BOUND`] of the reference's.
+//!
+//! A sentence that the model finds no likelier than chance is noted: such weights are untrained, damaged or rotated.
 
 mod differential;
+mod likelihood;
 
 use std::sync::Arc;
 
@@ -28,6 +31,7 @@ use crate::args::{Cli, VerifyArgs};
 use crate::load;
 use crate::output::{self, Output, row};
 use differential::{DifferentialBackend, Findings};
+use likelihood::Likelihood;
 
 /// The tolerance of logits: root mean square of the difference, relative to that of the reference's centred logits.
 /// Floating-point sums in another order may round an activation to an adjacent int8, which propagates through the
@@ -66,7 +70,7 @@ pub(crate) fn run(cli: &Cli, args: &VerifyArgs, output: &mut Output) -> Result<O
         progress.update(done, all);
     })?;
     drop(progress);
-    let notes = weights::notes(model.facts(), Some(&weights));
+    let mut notes = weights::notes(model.facts(), Some(&weights));
 
     let tokens = tokens(&model, args.tokens)?;
     let mut runs = Vec::new();
@@ -82,6 +86,10 @@ pub(crate) fn run(cli: &Cli, args: &VerifyArgs, output: &mut Output) -> Result<O
         runs.push(compare(backend.names[member].clone(), &expected, &got));
     }
     drop(progress);
+    // On the last member that was compared: the reference is slow.
+    let likelihood = Likelihood::of(&model)?;
+    let is_rotated = model.config().rotations.is_some();
+    notes.extend(likelihood.and_then(|likelihood| likelihood.note(is_rotated)));
 
     let findings = backend.findings();
     let passed = findings.mismatches.is_empty()
@@ -91,6 +99,7 @@ pub(crate) fn run(cli: &Cli, args: &VerifyArgs, output: &mut Output) -> Result<O
         let mut value = to_json(&model, &findings, &runs, tokens.len(), passed);
         value["weights"] = weights.to_json();
         value["notes"] = json!(notes);
+        value["text_nats_per_token"] = json!(likelihood.map(|likelihood| likelihood.nats));
         output.json(&value)?;
     } else {
         show_facts(model.facts(), &weights, output)?;
