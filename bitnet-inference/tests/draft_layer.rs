@@ -79,7 +79,7 @@ fn logits_of_drafts_are_those_of_transformers() {
         let numbers = expected.find(key).unwrap().data;
         numbers.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
     };
-    let mut backends: Vec<Arc<dyn Backend>> = vec![Arc::new(ReferenceBackend::default())];
+    let mut backends: Vec<Arc<dyn Backend>> = vec![Arc::new(ReferenceBackend)];
     for isa in IsaLevel::available() {
         let options = CpuOptions { threads: Some(2), isa: Some(isa) };
         backends.push(Arc::new(CpuBackend::new(options).unwrap()));
