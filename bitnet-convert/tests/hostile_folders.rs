@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use bitnet_convert::{ConvertOptions, Target, convert};
 use bitnet_formats::SafeTensors;
 use bitnet_formats::safetensors::{Dtype, TensorSpec, write};
+use bitnet_inference::models::{Linear, Mixer};
 use bitnet_inference::{LoadOptions, Model, ModelSource};
 
 fn golden(name: &str) -> PathBuf {
@@ -53,7 +54,7 @@ fn damaged_mlx_folders_name_the_tensor() {
     fn at(tensors: &[Tensor], name: &str) -> usize {
         tensors.iter().position(|tensor| tensor.spec.name.ends_with(name)).unwrap()
     }
-    let damages: [(&str, &str, Damage); 8] = [
+    let damages: [(&str, &str, Damage); 7] = [
         ("no scales", "q_proj.scales", |tensors| {
             tensors.remove(at(tensors, "q_proj.scales"));
         }),
@@ -71,10 +72,6 @@ fn damaged_mlx_folders_name_the_tensor() {
             let bytes: usize = tensors[index].spec.shape.iter().product::<usize>()
                 * tensors[index].spec.dtype.size();
             tensors[index].bytes.truncate(bytes);
-        }),
-        ("a code 3", "q_proj.weight", |tensors| {
-            let index = at(tensors, "q_proj.weight");
-            tensors[index].bytes[5] = 0xFF;
         }),
         ("biases of another size", "q_proj.weight", |tensors| {
             let index = at(tensors, "q_proj.biases");
@@ -207,4 +204,24 @@ fn a_tensor_of_another_shape_than_the_settings_ask_for_is_refused_before_anythin
             fs::read_dir(work.path()).unwrap().flatten().map(|e| e.file_name()).collect();
         assert_eq!(left, ["folder"], "{name}");
     }
+}
+
+#[test]
+fn code_3_of_an_mlx_folder_is_a_weight_of_twice_its_scale() {
+    let work = tempfile::tempdir().unwrap();
+    let folder = work.path().join("mlx");
+    let options = ConvertOptions { target: Some(Target::Mlx), ..ConvertOptions::default() };
+    convert(&golden("qwen3-ternary-dense"), &folder, &options, &mut |_| true).unwrap();
+    let mut tensors = read(&folder);
+    let index = tensors
+        .iter()
+        .position(|tensor| tensor.spec.name == "model.layers.0.self_attn.q_proj.weight")
+        .unwrap();
+    tensors[index].bytes[5] = 0xFF;
+    write_to(&folder, "model.safetensors", &tensors);
+    let model = Model::load(ModelSource::Path(&folder)).unwrap();
+    let Mixer::Attention(attention) = &model.decoder().layers[0].mixer else { panic!() };
+    let Linear::Doubled(_, doubled) = &attention.qkv[0].weight else { panic!() };
+    let columns: Vec<u32> = doubled.row(0).iter().map(|weight| weight.col).collect();
+    assert_eq!((columns, doubled.count()), (vec![20, 21, 22, 23], 4));
 }
